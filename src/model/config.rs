@@ -1,0 +1,134 @@
+//! The shape of a GPT-2 model, and the names under which the usual shapes are known.
+
+use crate::error::{Error, Result};
+
+/// The numbers that fix every tensor's shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Longest sequence the position table holds, e.g. 1024.
+    pub positions: usize,
+    /// Vocabulary size V, e.g. 50257.
+    pub vocab: usize,
+    /// Number of blocks L, e.g. 12.
+    pub layers: usize,
+    /// Number of attention heads NH, e.g. 12.
+    pub heads: usize,
+    /// Width C of the residual stream, e.g. 768.
+    pub channels: usize,
+}
+
+/// GPT-2's vocabulary size.
+pub const GPT2_VOCAB: usize = 50_257;
+
+impl Config {
+    /// Builds a configuration and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a number is zero, `heads` does not divide `channels`, or a head is not 8 to 128 wide.
+    pub fn new(positions: usize, vocab: usize, layers: usize, heads: usize, channels: usize) -> Result<Self> {
+        let config = Self { positions, vocab, layers, heads, channels };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The checks of [`Config::new`].
+    ///
+    /// # Errors
+    /// [`Error::Usage`], see there.
+    pub fn check(&self) -> Result<()> {
+        for (name, value) in [
+            ("context", self.positions),
+            ("vocab", self.vocab),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("channels", self.channels),
+        ] {
+            if value == 0 {
+                return Err(Error::Usage(format!("model: {name} is 0, expected at least 1")));
+            }
+        }
+        if !self.channels.is_multiple_of(self.heads) {
+            return Err(Error::Usage(format!(
+                "model: {} heads do not divide {} channels; try --heads {}",
+                self.heads,
+                self.channels,
+                nearest_divisor(self.channels, self.heads)
+            )));
+        }
+        if !(8..=128).contains(&self.head_size()) {
+            return Err(Error::Usage(format!(
+                "model: {} channels over {} heads make heads of {} channels, expected 8 to 128",
+                self.channels,
+                self.heads,
+                self.head_size()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads a descriptor as llm.c does: `d12`, `gpt2:d12` (1,024 positions) or `gpt3:c768` (2,048 positions).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the descriptors there are.
+    pub fn from_descriptor(name: &str) -> Result<Self> {
+        let unknown = || {
+            Error::Usage(format!(
+                "--model: unknown model `{name}`, expected one of d6 d12 d24 d36 d48 d60 d72 d84 or gpt3:cN with N one of \
+                 384 768 1024 1536 2048 2560 4096 12288"
+            ))
+        };
+        if let Some(channels) = name.strip_prefix("gpt3:c") {
+            let channels: usize = channels.parse().map_err(|_| unknown())?;
+            // depth and head size of the GPT-3 paper's table, as llm.c reads it
+            let (layers, head_size) = match channels {
+                384 => (6, 64),
+                768 => (12, 64),
+                1024 => (24, 64),
+                1536 => (24, 96),
+                2048 => (24, 128),
+                2560 => (32, 80),
+                4096 => (32, 128),
+                12288 => (96, 128),
+                _ => return Err(unknown()),
+            };
+            return Self::new(2048, GPT2_VOCAB, layers, channels / head_size, channels);
+        }
+        let depth = name.strip_prefix("gpt2:").unwrap_or(name).strip_prefix('d').ok_or_else(unknown)?;
+        let layers: usize = depth.parse().map_err(|_| unknown())?;
+        let (channels, heads) = match layers {
+            6 => (384, 6),
+            12 => (768, 12),
+            24 => (1024, 16),
+            36 => (1280, 20),
+            48 => (1600, 25),
+            60 => (1920, 30),
+            72 => (2880, 30),
+            84 => (3456, 36),
+            _ => return Err(unknown()),
+        };
+        Self::new(1024, GPT2_VOCAB, layers, heads, channels)
+    }
+
+    /// Width of one head, HS = C / NH.
+    #[must_use]
+    pub fn head_size(&self) -> usize {
+        self.channels / self.heads
+    }
+
+    /// Rows of the token embedding as stored: V rounded up to a multiple of 128. The rows past V stay exactly zero.
+    #[must_use]
+    pub fn padded_vocab(&self) -> usize {
+        self.vocab.next_multiple_of(128)
+    }
+
+    /// Number of parameters, the padding of the vocabulary included (124,475,904 for d12).
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        super::params::PARAMS.iter().map(|p| p.elements(self) * p.copies(self)).sum()
+    }
+}
+
+/// The divisor of `n` nearest to `near`, for a hint.
+fn nearest_divisor(n: usize, near: usize) -> usize {
+    (1..=n).filter(|d| n.is_multiple_of(*d)).min_by_key(|d| d.abs_diff(near)).unwrap_or(1)
+}
