@@ -1,0 +1,194 @@
+// attention.wgsl: causal attention, fused: no (T, T) matrix is ever in memory (Dao et al., FlashAttention)
+//   score[t,s] = scale q[t] . k[s] for s <= t;  out[t] = sum over s of softmax(score)[t,s] v[s]
+//   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T): log-sum-exp of a row's scores,
+//   and dout . out of a row
+//   One lane per row, one workgroup per run of rows of one head. The other sequence index is uniform in a workgroup:
+//   its rows are read once for all lanes.
+//   forward         lanes are queries; online softmax over four keys at a time
+//   backward_delta  one invocation per row and head
+//   backward_q      lanes are queries: dq
+//   backward_kv     lanes are keys: dk and dv. Two kernels and not one, so that no sum needs atomics
+// The head size arrives as `const HSV`, its number of V.
+struct P {
+    batch: u32,
+    positions: u32,   // T
+    heads: u32,
+    scale: f32,       // 1 / sqrt(HS)
+}
+var<immediate> p: P;
+
+const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
+
+struct Place { b: u32, h: u32, first: u32, valid: bool }
+
+// Which head and which run of rows a workgroup has.
+fn place(group: u32) -> Place {
+    let runs = (p.positions + WG - 1u) / WG;
+    let bh = group / runs;
+    return Place(bh / p.heads, bh % p.heads, (group % runs) * WG, bh < p.batch * p.heads);
+}
+
+// Index of the first V of one head's q (part 0), k (1) or v (2) at a position.
+fn qkv_at(b: u32, t: u32, part: u32, h: u32) -> u32 { return (((b * p.positions + t) * 3u + part) * p.heads + h) * HSV; }
+fn out_at(b: u32, t: u32, h: u32) -> u32 { return ((b * p.positions + t) * p.heads + h) * HSV; }
+
+@group(0) @binding(0) var<storage, read> qkv: array<V>;
+@group(0) @binding(1) var<storage, read_write> out: array<V>;
+@group(0) @binding(2) var<storage, read_write> lse_out: array<f32>;
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let at = place(group_index(group, groups));
+    if !at.valid { return; }
+    let t = at.first + lane;
+    let row = min(t, p.positions - 1u); // lanes past the end compute the last row and write nothing
+    var q: array<V, HSV>;
+    var o: array<V, HSV>;
+    let q0 = qkv_at(at.b, row, 0u, at.h);
+    for (var i = 0u; i < HSV; i++) {
+        q[i] = qkv[q0 + i] * p.scale;
+        o[i] = V();
+    }
+    var most = LOW;
+    var sum = 0.0;
+    let end = min(at.first + WG, p.positions);
+    for (var s = 0u; s < end; s += 4u) {
+        // past the end the last key is read again and masked away
+        let k0 = qkv_at(at.b, s, 1u, at.h);
+        let k1 = qkv_at(at.b, min(s + 1u, p.positions - 1u), 1u, at.h);
+        let k2 = qkv_at(at.b, min(s + 2u, p.positions - 1u), 1u, at.h);
+        let k3 = qkv_at(at.b, min(s + 3u, p.positions - 1u), 1u, at.h);
+        var a0 = V();
+        var a1 = V();
+        var a2 = V();
+        var a3 = V();
+        for (var i = 0u; i < HSV; i++) {
+            a0 += q[i] * qkv[k0 + i];
+            a1 += q[i] * qkv[k1 + i];
+            a2 += q[i] * qkv[k2 + i];
+            a3 += q[i] * qkv[k3 + i];
+        }
+        let key = vec4(s, s + 1u, s + 2u, s + 3u);
+        let score = select(vec4(LOW), vec4(sum_v(a0), sum_v(a1), sum_v(a2), sum_v(a3)), key <= vec4(row));
+        let above = max(most, max(max(score.x, score.y), max(score.z, score.w)));
+        // a masked score must weigh nothing even while no score has been seen
+        let weight = select(vec4(0.0), exp(score - above), key <= vec4(row));
+        let shrink = exp(most - above);
+        sum = sum * shrink + ((weight.x + weight.y) + (weight.z + weight.w));
+        most = above;
+        let parts = p.heads * HSV; // from a key to its value
+        for (var i = 0u; i < HSV; i++) {
+            o[i] = o[i] * shrink + weight.x * qkv[k0 + parts + i] + weight.y * qkv[k1 + parts + i]
+                + weight.z * qkv[k2 + parts + i] + weight.w * qkv[k3 + parts + i];
+        }
+    }
+    if t >= p.positions { return; }
+    let inverse = 1.0 / sum;
+    let o0 = out_at(at.b, t, at.h);
+    for (var i = 0u; i < HSV; i++) { out[o0 + i] = o[i] * inverse; }
+    lse_out[(at.b * p.heads + at.h) * p.positions + t] = most + log(sum);
+}
+
+@group(0) @binding(0) var<storage, read> dout_d: array<V>;
+@group(0) @binding(1) var<storage, read> out_d: array<V>;
+@group(0) @binding(2) var<storage, read_write> delta_out: array<f32>;
+
+@compute @workgroup_size(WG)
+fn backward_delta(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                  @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane; // (b, t, h)
+    if i >= p.batch * p.positions * p.heads { return; }
+    var sum = 0.0;
+    for (var k = 0u; k < HSV; k++) { sum += dot_v(dout_d[i * HSV + k], out_d[i * HSV + k]); }
+    let h = i % p.heads;
+    let t = (i / p.heads) % p.positions;
+    let b = i / (p.heads * p.positions);
+    delta_out[(b * p.heads + h) * p.positions + t] = sum;
+}
+
+@group(0) @binding(1) var<storage, read> dout: array<V>;
+@group(0) @binding(2) var<storage, read> lse: array<f32>;
+@group(0) @binding(3) var<storage, read> delta: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<V>;
+
+@compute @workgroup_size(WG)
+fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+              @builtin(local_invocation_index) lane: u32) {
+    let at = place(group_index(group, groups));
+    if !at.valid { return; }
+    let t = at.first + lane;
+    let row = min(t, p.positions - 1u);
+    var q: array<V, HSV>;
+    var g: array<V, HSV>;
+    var dq: array<V, HSV>;
+    let q0 = qkv_at(at.b, row, 0u, at.h);
+    let g0 = out_at(at.b, row, at.h);
+    for (var i = 0u; i < HSV; i++) {
+        q[i] = qkv[q0 + i] * p.scale;
+        g[i] = dout[g0 + i];
+        dq[i] = V();
+    }
+    let statistics = (at.b * p.heads + at.h) * p.positions + row;
+    let row_lse = lse[statistics];
+    let row_delta = delta[statistics];
+    let end = min(at.first + WG, p.positions);
+    for (var s = 0u; s < end; s++) {
+        let k0 = qkv_at(at.b, s, 1u, at.h);
+        let v0 = qkv_at(at.b, s, 2u, at.h);
+        var score = V();
+        var dweight = V();
+        for (var i = 0u; i < HSV; i++) {
+            score += q[i] * qkv[k0 + i];
+            dweight += g[i] * qkv[v0 + i];
+        }
+        let weight = select(0.0, exp(min(sum_v(score) - row_lse, 0.0)), s <= row);
+        let dscore = weight * (sum_v(dweight) - row_delta) * p.scale;
+        for (var i = 0u; i < HSV; i++) { dq[i] += dscore * qkv[k0 + i]; }
+    }
+    if t >= p.positions { return; }
+    for (var i = 0u; i < HSV; i++) { dqkv[q0 + i] = dq[i]; }
+}
+
+@compute @workgroup_size(WG)
+fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let at = place(group_index(group, groups));
+    if !at.valid { return; }
+    let s = at.first + lane;
+    let row = min(s, p.positions - 1u);
+    var k: array<V, HSV>;
+    var v: array<V, HSV>;
+    var dk: array<V, HSV>;
+    var dv: array<V, HSV>;
+    let k0 = qkv_at(at.b, row, 1u, at.h);
+    let v0 = qkv_at(at.b, row, 2u, at.h);
+    for (var i = 0u; i < HSV; i++) {
+        k[i] = qkv[k0 + i] * p.scale;
+        v[i] = qkv[v0 + i];
+        dk[i] = V();
+        dv[i] = V();
+    }
+    let statistics = (at.b * p.heads + at.h) * p.positions;
+    for (var t = at.first; t < p.positions; t++) {
+        let q0 = qkv_at(at.b, t, 0u, at.h);
+        let g0 = out_at(at.b, t, at.h);
+        var score = V();
+        var dweight = V();
+        for (var i = 0u; i < HSV; i++) {
+            score += k[i] * qkv[q0 + i];
+            dweight += v[i] * dout[g0 + i];
+        }
+        let weight = select(0.0, exp(min(sum_v(score) - lse[statistics + t], 0.0)), row <= t);
+        let dscore = weight * (sum_v(dweight) - delta[statistics + t]) * p.scale;
+        for (var i = 0u; i < HSV; i++) {
+            dv[i] += weight * dout[g0 + i];
+            dk[i] += dscore * qkv[q0 + i];
+        }
+    }
+    if s >= p.positions { return; }
+    for (var i = 0u; i < HSV; i++) {
+        dqkv[k0 + i] = dk[i];
+        dqkv[v0 + i] = dv[i];
+    }
+}

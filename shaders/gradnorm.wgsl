@@ -1,0 +1,35 @@
+// gradnorm.wgsl: the sum of squares of all gradients, in two stages; stepcontrol.wgsl does the second.
+//   grads (count V);  partials (groups): one sum per workgroup, from `first` on
+struct P {
+    count: u32,    // number of V
+    first: u32,    // where this window's sums begin
+    groups: u32,   // workgroups of this window
+}
+var<immediate> p: P;
+
+@group(0) @binding(0) var<storage, read> grads: array<V>;
+@group(0) @binding(1) var<storage, read_write> partials: array<f32>;
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let g = group_index(group, groups);
+    if g >= p.groups { return; }
+    // four sums: shorter chains of additions, smaller rounding error
+    var s0 = V();
+    var s1 = V();
+    let stride = p.groups * WG;
+    var i = g * WG + lane;
+    for (; i + stride < p.count; i += 2u * stride) {
+        let a = grads[i];
+        let b = grads[i + stride];
+        s0 += a * a;
+        s1 += b * b;
+    }
+    if i < p.count {
+        let a = grads[i];
+        s0 += a * a;
+    }
+    let total = reduce_sum(lane, sum_v(s0 + s1));
+    if lane == 0u { partials[p.first + g] = total; }
+}

@@ -1,0 +1,119 @@
+// layernorm.wgsl: out[n,c] = (inp[n,c] - mean[n]) * rstd[n] * weight[c] + bias[c],  rstd = 1 / sqrt(variance + 1e-5)
+//   inp, out, dout, dinp (N, C);  weight, bias, dweight, dbias (C);  mean, rstd (N)
+//   forward           one workgroup per row; two passes: the mean first, then the centred variance
+//   backward          one workgroup per row; dinp += : the gradient of the residual stream runs on through it
+//   backward_blocks   one invocation per V of a column and block of rows: partial sums of dweight and dbias
+//   backward_params   adds the blocks' sums, in order, to dweight and dbias
+struct P {
+    rows: u32,
+    columns: u32,      // C / VW
+    inverse: f32,      // 1 / C
+    block_rows: u32,   // rows of a block
+    blocks: u32,
+}
+var<immediate> p: P;
+
+@group(0) @binding(0) var<storage, read> inp: array<V>;
+@group(0) @binding(1) var<storage, read> weight: array<V>;
+@group(0) @binding(2) var<storage, read> bias: array<V>;
+@group(0) @binding(3) var<storage, read_write> out: array<V>;
+@group(0) @binding(4) var<storage, read_write> mean_out: array<f32>;
+@group(0) @binding(5) var<storage, read_write> rstd_out: array<f32>;
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let n = group_index(group, groups);
+    if n >= p.rows { return; }
+    let row = n * p.columns;
+    var sum = 0.0;
+    for (var c = lane; c < p.columns; c += WG) { sum += sum_v(inp[row + c]); }
+    let mean = reduce_sum(lane, sum) * p.inverse;
+    sum = 0.0;
+    for (var c = lane; c < p.columns; c += WG) {
+        let d = inp[row + c] - V(mean);
+        sum += dot_v(d, d);
+    }
+    let rstd = 1.0 / sqrt(reduce_sum(lane, sum) * p.inverse + 1e-5);
+    for (var c = lane; c < p.columns; c += WG) {
+        out[row + c] = (inp[row + c] - V(mean)) * rstd * weight[c] + bias[c];
+    }
+    if lane == 0u {
+        mean_out[n] = mean;
+        rstd_out[n] = rstd;
+    }
+}
+
+@group(0) @binding(0) var<storage, read> dout: array<V>;
+@group(0) @binding(1) var<storage, read> inp_b: array<V>;
+@group(0) @binding(2) var<storage, read> weight_b: array<V>;
+@group(0) @binding(3) var<storage, read> mean_in: array<f32>;
+@group(0) @binding(4) var<storage, read> rstd_in: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dinp: array<V>;
+
+@compute @workgroup_size(WG)
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+            @builtin(local_invocation_index) lane: u32) {
+    let n = group_index(group, groups);
+    if n >= p.rows { return; }
+    let row = n * p.columns;
+    let mean = mean_in[n];
+    let rstd = rstd_in[n];
+    var sum = 0.0;
+    var sum_xhat = 0.0;
+    for (var c = lane; c < p.columns; c += WG) {
+        let g = weight_b[c] * dout[row + c];
+        sum += sum_v(g);
+        sum_xhat += dot_v(g, (inp_b[row + c] - V(mean)) * rstd);
+    }
+    let mean_g = reduce_sum(lane, sum) * p.inverse;
+    let mean_g_xhat = reduce_sum(lane, sum_xhat) * p.inverse;
+    for (var c = lane; c < p.columns; c += WG) {
+        let xhat = (inp_b[row + c] - V(mean)) * rstd;
+        dinp[row + c] += (weight_b[c] * dout[row + c] - V(mean_g) - xhat * mean_g_xhat) * rstd;
+    }
+}
+
+@group(0) @binding(0) var<storage, read> dout_p: array<V>;
+@group(0) @binding(1) var<storage, read> inp_p: array<V>;
+@group(0) @binding(2) var<storage, read> mean_p: array<f32>;
+@group(0) @binding(3) var<storage, read> rstd_p: array<f32>;
+@group(0) @binding(4) var<storage, read_write> block_sums: array<V>; // (blocks, 2, C)
+
+@compute @workgroup_size(WG)
+fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                   @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    let block = i / p.columns;
+    let c = i - block * p.columns;
+    if block >= p.blocks { return; }
+    var dweight = V();
+    var dbias = V();
+    let end = min(p.rows, (block + 1u) * p.block_rows);
+    for (var n = block * p.block_rows; n < end; n++) {
+        let g = dout_p[n * p.columns + c];
+        dweight += g * (inp_p[n * p.columns + c] - V(mean_p[n])) * rstd_p[n];
+        dbias += g;
+    }
+    block_sums[2u * block * p.columns + c] = dweight;
+    block_sums[(2u * block + 1u) * p.columns + c] = dbias;
+}
+
+@group(0) @binding(0) var<storage, read> block_sums_in: array<V>;
+@group(0) @binding(1) var<storage, read_write> dweight_out: array<V>;
+@group(0) @binding(2) var<storage, read_write> dbias_out: array<V>;
+
+@compute @workgroup_size(WG)
+fn backward_params(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                   @builtin(local_invocation_index) lane: u32) {
+    let c = group_index(group, groups) * WG + lane;
+    if c >= p.columns { return; }
+    var dweight = V();
+    var dbias = V();
+    for (var block = 0u; block < p.blocks; block++) {
+        dweight += block_sums_in[2u * block * p.columns + c];
+        dbias += block_sums_in[(2u * block + 1u) * p.columns + c];
+    }
+    dweight_out[c] += dweight;
+    dbias_out[c] += dbias;
+}

@@ -1,0 +1,28 @@
+// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+override WG: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WG>;
+
+// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+fn reduce_sum(lane: u32, x: f32) -> f32 {
+    reduce_scratch[lane] = x;
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
+    }
+    workgroupBarrier();
+    let total = reduce_scratch[0];
+    workgroupBarrier();
+    return total;
+}
+
+fn reduce_max(lane: u32, x: f32) -> f32 {
+    reduce_scratch[lane] = x;
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
+    }
+    workgroupBarrier();
+    let most = reduce_scratch[0];
+    workgroupBarrier();
+    return most;
+}

@@ -1,0 +1,26 @@
+//! Text and tokens: from files to the batches that training and validation read. No GPU in here.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`mt19937`] | the random numbers behind initial weights and shuffling |
+//! | [`tokenizer`] | text to token ids and back |
+//! | [`tokens`] | tokens in memory or in a shard file, and their preparation from text files |
+//! | [`loader`] | training batches, in llm.c's order |
+//! | [`rows`] | validation rows, in file order |
+//! | [`stories`] | endless text from a seeded grammar whose entropy is known |
+//! | [`markov`] | the order-2 model that a trained network has to beat |
+
+pub mod loader;
+pub mod markov;
+pub mod mt19937;
+pub mod rows;
+pub mod stories;
+pub mod tokenizer;
+pub mod tokens;
+
+pub use loader::{Loader, LoaderConfig, LoaderState};
+pub use mt19937::{Mt19937, Mt19937State};
+pub use rows::Rows;
+pub use stories::Stories;
+pub use tokenizer::Tokenizer;
+pub use tokens::{TokenSource, open_shards, split, tokens_of_text_files, write_shard};

@@ -1,0 +1,414 @@
+//! Token ids in memory or in llm.c's shard files, and their preparation from text files.
+//!
+//! A shard is 256 little-endian i32 (magic 20240520, version 1, number of tokens, zeros) and then that many
+//! little-endian u16 ids, and not a byte more. Files are read at positions, never mapped: a mapped file that
+//! another process cuts short would kill this one.
+
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// First word of a shard.
+const MAGIC: i32 = 20_240_520;
+/// Second word of a shard.
+const VERSION: i32 = 1;
+/// Words of a shard's header.
+const HEADER_WORDS: usize = 256;
+/// Size of a shard's header.
+const HEADER_BYTES: u64 = 1024;
+
+/// A sequence of token ids with a name, held in memory or read from a shard as needed.
+#[derive(Debug)]
+pub struct TokenSource {
+    name: String,
+    len: usize,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Memory(Vec<u16>),
+    Shard(Shard),
+}
+
+/// A shard whose header was checked. The file is open only while it is in use: a data set may have more shards
+/// than a process may have open files.
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    file: Mutex<Option<File>>,
+}
+
+impl TokenSource {
+    /// Tokens held in memory; `name` is what errors call them.
+    #[must_use]
+    pub fn from_tokens(name: impl Into<String>, tokens: Vec<u16>) -> Self {
+        Self { name: name.into(), len: tokens.len(), kind: Kind::Memory(tokens) }
+    }
+
+    /// Opens a shard file and checks its header and its size.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file, the field, what was expected and what was found.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let file = open_file(path)?;
+        let size = file.metadata().map_err(|e| cannot_read(&name, &e))?.len();
+        let mut header = [0; HEADER_WORDS];
+        if size < HEADER_BYTES {
+            return Err(Error::Data(format!(
+                "{name}: header is cut short, expected at least {HEADER_BYTES} bytes, got {size}; is it a token shard?"
+            )));
+        }
+        read_at(&file, bytemuck::cast_slice_mut(&mut header), 0).map_err(|e| cannot_read(&name, &e))?;
+        let len = check_header(&name, header.map(i32::from_le), size)?;
+        let shard = Shard { path: path.to_owned(), file: Mutex::new(None) };
+        Ok(Self { name, len, kind: Kind::Shard(shard) })
+    }
+
+    /// What errors call it: the path of a shard.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number of tokens.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if it holds no token.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Overwrites `out` with the tokens from position `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the source ends before, or the file cannot be read any more.
+    pub fn read(&self, offset: usize, out: &mut [u16]) -> Result<()> {
+        let end = offset.saturating_add(out.len());
+        if end > self.len {
+            return Err(Error::Data(format!(
+                "{}: read past the end, expected at most {} tokens, got a request for {end}",
+                self.name, self.len
+            )));
+        }
+        match &self.kind {
+            Kind::Memory(tokens) => out.copy_from_slice(&tokens[offset..end]),
+            Kind::Shard(shard) => {
+                let at = HEADER_BYTES + 2 * offset as u64;
+                shard.read(at, bytemuck::cast_slice_mut(out)).map_err(|e| cannot_read(&self.name, &e))?;
+                out.iter_mut().for_each(|id| *id = u16::from_le(*id));
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`read`](Self::read), and checks that every id is below `vocab`: an id outside would read beside the
+    /// embedding table.
+    ///
+    /// # Errors
+    /// [`Error::Data`] as for `read`, or naming source, position, id and vocabulary.
+    pub fn read_checked(&self, offset: usize, out: &mut [u16], vocab: usize) -> Result<()> {
+        self.read(offset, out)?;
+        match out.iter().position(|&id| usize::from(id) >= vocab) {
+            None => Ok(()),
+            Some(i) => Err(Error::Data(format!(
+                "{}: token {} is outside the vocabulary, expected an id below {vocab}, got {}; try the tokenizer that \
+                 made this data",
+                self.name,
+                offset + i,
+                out[i]
+            ))),
+        }
+    }
+
+    /// Closes the file behind a shard until the next read. Nothing happens for tokens in memory.
+    pub fn release(&self) {
+        if let Kind::Shard(shard) = &self.kind {
+            *shard.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+impl Shard {
+    /// Fills `bytes` from byte `at` of the file, opening it first where it is not open.
+    fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        // a reader that panicked leaves nothing half done behind, so a poisoned lock is as good as any
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            *file = Some(File::open(&self.path)?);
+        }
+        file.as_ref().map_or(Ok(()), |file| read_at(file, bytes, at))
+    }
+}
+
+/// Opens every shard that a pattern such as `data/fineweb_train_*.bin` matches, sorted by name as llm.c does.
+///
+/// # Errors
+/// [`Error::Data`] if the pattern is none, nothing matches, or a shard is broken.
+pub fn open_shards(pattern: &str) -> Result<Vec<TokenSource>> {
+    let paths = glob::glob(pattern).map_err(|e| Error::Data(format!("{pattern}: not a file pattern: {}", e.msg)))?;
+    let mut paths: Vec<PathBuf> = paths
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| cannot_read(&e.path().display().to_string(), e.error()))?;
+    if paths.is_empty() {
+        return Err(Error::Data(format!(
+            "{pattern}: no file matches, expected at least one token shard; try `wgpt data prepare`"
+        )));
+    }
+    paths.sort();
+    paths.iter().map(TokenSource::open).collect()
+}
+
+/// Writes a shard file, overwriting what is there.
+///
+/// # Errors
+/// [`Error::Output`] if the file cannot be written, or the tokens are more than a header can count (2³¹−1).
+pub fn write_shard(path: impl AsRef<Path>, tokens: &[u16]) -> Result<()> {
+    let path = path.as_ref();
+    let count = i32::try_from(tokens.len()).map_err(|_| {
+        Error::Output(format!(
+            "{}: too many tokens for a shard, expected at most {}, got {}; try several shards",
+            path.display(),
+            i32::MAX,
+            tokens.len()
+        ))
+    })?;
+    write_words(path, count, tokens)
+        .map_err(|e| Error::Output(format!("{}: cannot be written: {}", path.display(), describe(&e))))
+}
+
+fn write_words(path: &Path, count: i32, tokens: &[u16]) -> io::Result<()> {
+    let mut header = [0_i32; HEADER_WORDS];
+    header[..3].copy_from_slice(&[MAGIC, VERSION, count]);
+    let mut file = io::BufWriter::new(File::create(path)?);
+    file.write_all(bytemuck::cast_slice(&header.map(i32::to_le)))?;
+    for block in tokens.chunks(1 << 15) {
+        let block: Vec<u16> = block.iter().map(|id| id.to_le()).collect();
+        file.write_all(bytemuck::cast_slice(&block))?;
+    }
+    file.flush()
+}
+
+/// The tokens of text files, end of text before each file's own. Each file is one document.
+///
+/// # Errors
+/// [`Error::Data`] if a file is missing, a folder, unreadable or empty, or there is no file at all.
+pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: Tokenizer) -> Result<Vec<u16>> {
+    if paths.is_empty() {
+        return Err(Error::Data("text: no file given, expected at least one".into()));
+    }
+    let mut tokens = Vec::new();
+    for path in paths {
+        let path = path.as_ref();
+        let text = read_text(path)?;
+        let (ids, replaced) = tokenizer.encode_counted(&text);
+        if replaced > 0 {
+            log::warn!("{}: {replaced} places are not valid UTF-8 and were replaced", path.display());
+        }
+        tokens.push(tokenizer.end_of_text());
+        tokens.extend(ids);
+    }
+    Ok(tokens)
+}
+
+/// The bytes of a text file that has some.
+fn read_text(path: &Path) -> Result<Vec<u8>> {
+    let name = path.display();
+    if path.is_dir() {
+        return Err(Error::Data(format!("{name}: is a folder, expected a text file; try one of the files in it")));
+    }
+    let text = std::fs::read(path).map_err(|e| cannot_read(&name.to_string(), &e))?;
+    if text.is_empty() {
+        return Err(Error::Data(format!("{name}: text is empty, expected at least one byte, got 0")));
+    }
+    Ok(text)
+}
+
+/// Splits tokens into training, the head, and validation, the last floor(n/10).
+#[must_use]
+pub fn split(mut tokens: Vec<u16>) -> (Vec<u16>, Vec<u16>) {
+    let validation = tokens.split_off(tokens.len() - tokens.len() / 10);
+    (tokens, validation)
+}
+
+/// Opens a file that must not be a folder.
+fn open_file(path: &Path) -> Result<File> {
+    let name = path.display().to_string();
+    if path.is_dir() {
+        return Err(Error::Data(format!("{name}: is a folder, expected a token shard; try a pattern such as *.bin")));
+    }
+    File::open(path).map_err(|e| cannot_read(&name, &e))
+}
+
+/// Checks a shard's header against the size of its file; the number of tokens.
+fn check_header(name: &str, header: [i32; HEADER_WORDS], size: u64) -> Result<usize> {
+    let [magic, version, count] = [header[0], header[1], header[2]];
+    let wrong = |what: &str, expected: &dyn std::fmt::Display, got: &dyn std::fmt::Display, hint: &str| {
+        Err(Error::Data(format!("{name}: {what}, expected {expected}, got {got}{hint}")))
+    };
+    if magic != MAGIC {
+        return wrong("bad magic", &MAGIC, &magic, "; was it made by `wgpt data prepare`?");
+    }
+    if version != VERSION {
+        return wrong("unknown version", &VERSION, &version, "");
+    }
+    if count < 1 {
+        return wrong("bad number of tokens", &"at least 1", &count, "");
+    }
+    let expected = HEADER_BYTES + 2 * u64::from(count.unsigned_abs());
+    if size != expected {
+        let expected = format!("{expected} bytes for {count} tokens");
+        return wrong("wrong file size", &expected, &size, "; was it copied whole?");
+    }
+    Ok(count.unsigned_abs() as usize)
+}
+
+fn cannot_read(name: &str, error: &io::Error) -> Error {
+    Error::Data(format!("{name}: cannot be read: {}", describe(error)))
+}
+
+/// An I/O error in the style of our own: lower case, one line.
+fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        io::ErrorKind::UnexpectedEof => "it became shorter while in use".into(),
+        io::ErrorKind::StorageFull => "the disk is full".into(),
+        _ => error.to_string().to_lowercase().replace('\n', " "),
+    }
+}
+
+/// Fills `bytes` from position `at`, leaving the file's own position alone.
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+/// Fills `bytes` from position `at`. Moves the file's own position, which nothing here uses.
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                bytes = &mut bytes[n..];
+                at += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
+        match result {
+            Err(Error::Data(message)) => message,
+            other => panic!("expected a data error, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_shard_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.bin");
+        let tokens: Vec<u16> = (0..70_000_u32).map(|i| (i % 50_257) as u16).collect();
+        write_shard(&path, &tokens).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1024 + 140_000);
+        let source = TokenSource::open(&path).unwrap();
+        assert_eq!((source.len(), source.is_empty()), (70_000, false));
+        for offset in [0, 1, 69_990] {
+            let mut out = [0; 10];
+            source.read(offset, &mut out).unwrap();
+            assert_eq!(out, tokens[offset..offset + 10]);
+            source.release();
+        }
+        assert!(message(source.read(69_991, &mut [0; 10])).contains("past the end"));
+    }
+
+    #[test]
+    fn broken_shards_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.bin");
+        let damage = |edit: &dyn Fn(&mut Vec<u8>)| {
+            write_shard(&path, &[1, 2, 3]).unwrap();
+            let mut bytes = std::fs::read(&path).unwrap();
+            edit(&mut bytes);
+            std::fs::write(&path, bytes).unwrap();
+            message(TokenSource::open(&path))
+        };
+        let text = damage(&|b| b[0] = 0);
+        assert!(text.contains("bad magic, expected 20240520, got 20240384") && text.contains("x.bin"), "{text}");
+        assert!(damage(&|b| b[4] = 7).ends_with("unknown version, expected 1, got 7"));
+        assert!(damage(&|b| b[11] = 0xff).contains("bad number of tokens, expected at least 1, got -"));
+        assert!(damage(&|b| b[8] = 0).contains("bad number of tokens, expected at least 1, got 0"));
+        assert!(damage(&|b| b[11] = 0x7f).contains("wrong file size"));
+        assert!(damage(&|b| b.push(0)).contains("expected 1030 bytes for 3 tokens, got 1031"));
+        assert!(damage(&|b| b.truncate(1023)).contains("expected at least 1024 bytes, got 1023"));
+        assert!(message(TokenSource::open(dir.path())).contains("is a folder"));
+        assert!(message(TokenSource::open(dir.path().join("none"))).contains("no such file"));
+    }
+
+    #[test]
+    fn shards_come_sorted() {
+        let dir = tempfile::tempdir().unwrap();
+        for (i, name) in ["b.bin", "a.bin", "c.txt"].iter().enumerate() {
+            write_shard(dir.path().join(name), &vec![0; i + 1]).unwrap();
+        }
+        let shards = open_shards(&dir.path().join("*.bin").display().to_string()).unwrap();
+        assert_eq!(shards.iter().map(TokenSource::len).collect::<Vec<_>>(), [2, 1]);
+        assert!(message(open_shards(&dir.path().join("*.none").display().to_string())).contains("no file matches"));
+        assert!(message(open_shards("a***")).contains("not a file pattern"));
+    }
+
+    #[test]
+    fn ids_outside_the_vocabulary_are_named() {
+        let source = TokenSource::from_tokens("memory", vec![1, 2, 300, 4]);
+        source.read_checked(0, &mut [0; 4], 301).unwrap();
+        let text = message(source.read_checked(1, &mut [0; 3], 257));
+        assert!(text.starts_with("memory: token 2 is outside the vocabulary, expected an id below 257, got 300"));
+    }
+
+    #[test]
+    fn end_of_text_stands_before_each_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = [dir.path().join("a"), dir.path().join("b")];
+        std::fs::write(&paths[0], "ab").unwrap();
+        std::fs::write(&paths[1], [0xff]).unwrap();
+        assert_eq!(tokens_of_text_files(&paths, Tokenizer::Bytes).unwrap(), [256, 97, 98, 256, 255]);
+        let gpt2 = tokens_of_text_files(&paths[..1], Tokenizer::Gpt2).unwrap();
+        assert_eq!(gpt2, [50_256, 397]);
+    }
+
+    #[test]
+    fn texts_that_are_none_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        std::fs::write(&empty, "").unwrap();
+        let of = |path: &Path| message(tokens_of_text_files(&[path], Tokenizer::Bytes));
+        assert!(of(&empty).contains("text is empty"));
+        assert!(of(dir.path()).contains("is a folder"));
+        assert!(of(&dir.path().join("none")).contains("no such file"));
+        assert!(message(tokens_of_text_files(&[] as &[&str], Tokenizer::Bytes)).contains("no file given"));
+    }
+
+    #[test]
+    fn validation_is_the_last_tenth() {
+        let (training, validation) = split((0..19).collect());
+        assert_eq!((training.len(), validation), (18, vec![18]));
+        assert_eq!(split(vec![1; 9]).1.len(), 0);
+    }
+}

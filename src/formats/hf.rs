@@ -1,0 +1,235 @@
+//! Folders in the layout of Hugging Face's GPT-2: config.json and model.safetensors, as `transformers` reads and writes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+pub use super::hf_config::ModelInfo;
+use super::hf_tensors::{ELEMENT_TYPES, PREFIX, Slot, is_buffer, slots};
+use super::{atomic, hf_config, safetensors_file};
+use crate::error::{Error, Result};
+use crate::model::config::Config;
+use crate::model::params::{PARAMS, Weights};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+/// In place of [`WEIGHTS`], where they are spread over several files.
+const INDEX: &str = "model.safetensors.index.json";
+/// The output layer. GPT-2's is `wte`, so nothing of its own is kept of it.
+const LM_HEAD: &str = "lm_head.weight";
+
+/// Reads the model in the folder `dir`.
+///
+/// Weights are f32, f16 or bf16, in one file or several; names with and without `transformer.` before them; an
+/// `lm_head.weight` equal to `wte.weight` and the masks of older files are passed over. Matrices come out as (out, in),
+/// and `wte` with zero rows up to the padded vocabulary. The files must not change while they are read.
+///
+/// # Errors
+/// [`Error::Data`] naming file and tensor: a folder or file is missing or broken, it is not a GPT-2 that this program
+/// computes, a tensor is missing, unknown or contradicts the configuration, or a weight is not finite.
+pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
+    if !dir.is_dir() {
+        let what = if dir.exists() { "is a file" } else { "no such folder" };
+        return Err(data(dir, format!("{what}, expected a folder with {CONFIG} and {WEIGHTS}")));
+    }
+    let (config, info) = hf_config::read(&dir.join(CONFIG))?;
+    let files = weight_files(dir)?;
+    let maps = files.iter().map(|path| map(path)).collect::<Result<Vec<_>>>()?;
+    let tensors = Tensors::new(dir, files.iter().zip(&maps))?;
+    tensors.check(&config)?;
+    let mut weights = Weights::zeros(config);
+    for slot in slots(&config) {
+        tensors.read(&slot, &mut weights)?;
+    }
+    Ok((weights, info))
+}
+
+/// Writes `weights` into the folder `dir`, which is made if it is missing.
+///
+/// Each file is written beside its final name, forced to disk and renamed, model.safetensors before config.json. All
+/// tensors are f32; the padding of the vocabulary is not written. No more than one tensor is held a second time.
+///
+/// # Errors
+/// [`Error::Output`] naming the file if writing fails; [`Error::Usage`] if a token id of `info` lies outside the
+/// vocabulary; [`Error::Shape`] if a tensor of `weights` has the wrong size.
+pub fn save(dir: &Path, weights: &Weights, info: &ModelInfo) -> Result<()> {
+    check_sizes(weights)?;
+    hf_config::check(&weights.config, info)?;
+    fs::create_dir_all(dir).map_err(|e| atomic::output_error(dir, &e))?;
+    let slots: Vec<Slot> = slots(&weights.config).collect();
+    let entries: Vec<_> = slots
+        .iter()
+        .map(|slot| safetensors_file::Entry {
+            name: format!("{PREFIX}{}", slot.name),
+            dtype: Dtype::F32,
+            shape: slot.shape.clone(),
+        })
+        .collect();
+    let metadata = BTreeMap::from([("format", "pt")]);
+    safetensors_file::write(&dir.join(WEIGHTS), &metadata, &entries, |i, out| out.write_all(&slots[i].bytes(weights)))?;
+    hf_config::write(&dir.join(CONFIG), &weights.config, info)
+}
+
+fn data(path: &Path, text: impl std::fmt::Display) -> Error {
+    Error::Data(format!("{}: {text}", path.display()))
+}
+
+fn check_sizes(weights: &Weights) -> Result<()> {
+    for (param, values) in PARAMS.iter().zip(&weights.tensors) {
+        let expected = param.copies(&weights.config) * param.elements(&weights.config);
+        if values.len() != expected {
+            let (name, got) = (param.name, values.len());
+            return Err(Error::Shape(format!("hf.save: `{name}` has {got} values, expected {expected}")));
+        }
+    }
+    Ok(())
+}
+
+/// The files that hold the weights: one, or those that the index of a spread model names.
+fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let single = dir.join(WEIGHTS);
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    let index = dir.join(INDEX);
+    if index.exists() {
+        return indexed_files(dir, &index);
+    }
+    if dir.join("pytorch_model.bin").exists() {
+        return Err(data(
+            &single,
+            "missing, and pytorch_model.bin is not read; try in Python \
+             `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`",
+        ));
+    }
+    Err(data(&single, "missing; try a folder that holds a whole model"))
+}
+
+fn indexed_files(dir: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+    let text = fs::read(index).map_err(|e| data(index, format!("cannot be read ({e})")))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|e| data(index, format!("broken JSON ({e})")))?;
+    let map = value["weight_map"].as_object().filter(|map| !map.is_empty());
+    let map = map.ok_or_else(|| data(index, "no `weight_map`, expected tensor names and their files"))?;
+    let mut files = BTreeSet::new();
+    for file in map.values() {
+        // a plain name: an index is no reason to read outside its folder
+        let name = file.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
+        let name = name.ok_or_else(|| data(index, format!("expected names of files beside it, got {file}")))?;
+        files.insert(dir.join(name));
+    }
+    Ok(files.into_iter().collect())
+}
+
+fn map(path: &Path) -> Result<Mmap> {
+    let broken = |e| data(path, format!("cannot be read ({e})"));
+    let file = File::open(path).map_err(broken)?;
+    // SAFETY: the map is only read, as plain bytes, and dropped before `load` returns. A file that another process
+    // shortens meanwhile ends this process, which the documentation of `load` rules out.
+    unsafe { Mmap::map(&file) }.map_err(broken)
+}
+
+/// A tensor in a file.
+struct Found<'a> {
+    /// The file it is in.
+    path: &'a Path,
+    /// Its name as the file spells it.
+    name: String,
+    view: TensorView<'a>,
+}
+
+impl Found<'_> {
+    fn error(&self, text: impl std::fmt::Display) -> Error {
+        data(self.path, format!("tensor `{}` {text}", self.name))
+    }
+}
+
+/// The tensors of all files, under their names without [`PREFIX`].
+struct Tensors<'a> {
+    dir: &'a Path,
+    found: HashMap<String, Found<'a>>,
+}
+
+impl<'a> Tensors<'a> {
+    fn new(dir: &'a Path, files: impl Iterator<Item = (&'a PathBuf, &'a Mmap)>) -> Result<Self> {
+        let mut found = HashMap::new();
+        for (path, map) in files {
+            let broken = |e| data(path, format!("not a whole safetensors file ({e}); try copying it again"));
+            for (name, view) in SafeTensors::deserialize(map).map_err(broken)?.tensors() {
+                let key = name.strip_prefix(PREFIX).unwrap_or(&name).to_owned();
+                if let Some(twin) = found.insert(key, Found { path, name, view }) {
+                    return Err(twin.error("is there twice, expected once"));
+                }
+            }
+        }
+        Ok(Self { dir, found })
+    }
+
+    /// Everything but the values: each tensor of the configuration is there in its shape, and nothing else is.
+    fn check(&self, config: &Config) -> Result<()> {
+        let mut known = 0;
+        for slot in slots(config) {
+            self.check_slot(&slot)?;
+            known += 1;
+        }
+        self.check_head()?;
+        let extra = |name: &&String| *name != LM_HEAD && !is_buffer(name);
+        if self.found.keys().filter(extra).count() == known {
+            return Ok(());
+        }
+        let names: BTreeSet<String> = slots(config).map(|slot| slot.name).collect();
+        let unknown = self.found.iter().filter(|(key, _)| extra(key) && !names.contains(*key));
+        // of several the first by name, so that the message does not change from run to run
+        unknown.map(|(_, found)| found).min_by_key(|found| &found.name).map_or(Ok(()), |found| {
+            Err(found.error(format!("is unknown, expected a plain GPT-2 of {} layers", config.layers)))
+        })
+    }
+
+    fn check_slot(&self, slot: &Slot) -> Result<()> {
+        let found = self.get(&slot.name)?;
+        if found.view.shape() != slot.shape {
+            let (got, want) = (shape(found.view.shape()), shape(&slot.shape));
+            return Err(found.error(format!("has shape {got}, expected {want} by {CONFIG}")));
+        }
+        if !ELEMENT_TYPES.contains(&found.view.dtype()) {
+            return Err(found.error(format!("has element type {}, expected F32, F16 or BF16", found.view.dtype())));
+        }
+        Ok(())
+    }
+
+    /// An output layer of its own must be the copy of `wte` that GPT-2 takes it for.
+    fn check_head(&self) -> Result<()> {
+        let (Some(head), wte) = (self.found.get(LM_HEAD), self.get("wte.weight")?) else { return Ok(()) };
+        if (head.view.dtype(), head.view.shape(), head.view.data())
+            != (wte.view.dtype(), wte.view.shape(), wte.view.data())
+        {
+            return Err(head.error(format!("differs from `{}`, expected tied embeddings", wte.name)));
+        }
+        Ok(())
+    }
+
+    fn get(&self, name: &str) -> Result<&Found<'a>> {
+        self.found.get(name).ok_or_else(|| data(self.dir, format!("tensor `{name}` is missing, expected by {CONFIG}")))
+    }
+
+    fn read(&self, slot: &Slot, weights: &mut Weights) -> Result<()> {
+        let found = self.get(&slot.name)?;
+        slot.read(found.view.dtype(), found.view.data(), weights).map_err(|(index, value)| {
+            found.error(format!("holds {value} at index {index}, expected finite numbers; try another copy"))
+        })
+    }
+}
+
+/// `(2, 3)`.
+fn shape(shape: &[usize]) -> String {
+    let axes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    format!("({})", axes.join(", "))
+}
+
+#[cfg(test)]
+#[path = "hf_tests.rs"]
+mod tests;

@@ -1,0 +1,257 @@
+//! config.json of a Hugging Face GPT-2 folder.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::atomic;
+use crate::error::{Error, Result};
+use crate::model::config::{Config, GPT2_VOCAB};
+
+/// The one epsilon of the layer norms.
+const EPSILON: f32 = 1e-5;
+
+/// What a folder says about its model beyond shape and weights.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelInfo {
+    /// `gpt2`, `bytes`, or whatever else the folder names; `None` if nothing tells how text becomes ids.
+    pub tokenizer: Option<String>,
+    /// Id that begins a text, below V.
+    pub bos: Option<u32>,
+    /// Id that ends a text, below V.
+    pub eos: Option<u32>,
+}
+
+impl ModelInfo {
+    /// What goes with a tokenizer: for `gpt2` and `bytes` text begins and ends with id 50256 and 256.
+    #[must_use]
+    pub fn for_tokenizer(name: &str) -> Self {
+        let end = match name {
+            "gpt2" => Some(50_256),
+            "bytes" => Some(256),
+            _ => None,
+        };
+        Self { tokenizer: Some(name.to_owned()), bos: end, eos: end }
+    }
+}
+
+/// Reads config.json at `path`; what we cannot compute is refused.
+///
+/// # Errors
+/// [`Error::Data`] if the file is missing, is not JSON, or describes something else than a GPT-2 of ours.
+pub fn read(path: &Path) -> Result<(Config, ModelInfo)> {
+    let place = path.display().to_string();
+    let text = fs::read(path).map_err(|e| {
+        Error::Data(format!("{place}: cannot be read ({e}); try a folder with config.json and model.safetensors"))
+    })?;
+    let value = serde_json::from_slice(&text).map_err(|e| Error::Data(format!("{place}: broken JSON ({e})")))?;
+    Reader { place: &place, value }.read()
+}
+
+/// Writes config.json at `path`, whole or not at all.
+///
+/// # Errors
+/// [`Error::Output`] if writing fails.
+pub fn write(path: &Path, config: &Config, info: &ModelInfo) -> Result<()> {
+    let text = text(config, info);
+    atomic::write(path, |out| out.write_all(text.as_bytes()))
+}
+
+/// Refuses token ids that the vocabulary does not have.
+///
+/// # Errors
+/// [`Error::Usage`] naming the id.
+pub fn check(config: &Config, info: &ModelInfo) -> Result<()> {
+    for (key, id) in [("bos_token_id", info.bos), ("eos_token_id", info.eos)] {
+        if let Some(id) = id.filter(|id| *id as usize >= config.vocab) {
+            let vocab = config.vocab;
+            return Err(Error::Usage(format!("config.json: {key} is {id}, expected below the vocabulary's {vocab}")));
+        }
+    }
+    Ok(())
+}
+
+fn text(config: &Config, info: &ModelInfo) -> String {
+    let mut value = json!({
+        "activation_function": "gelu_new",
+        "architectures": ["GPT2LMHeadModel"],
+        "attn_pdrop": 0.0,
+        "bos_token_id": info.bos,
+        "embd_pdrop": 0.0,
+        "eos_token_id": info.eos,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-5,
+        "model_type": "gpt2",
+        "n_ctx": config.positions,
+        "n_embd": config.channels,
+        "n_head": config.heads,
+        "n_inner": null,
+        "n_layer": config.layers,
+        "n_positions": config.positions,
+        "resid_pdrop": 0.0,
+        "tie_word_embeddings": true,
+        "torch_dtype": "float32",
+        "vocab_size": config.vocab,
+    });
+    if let Some(tokenizer) = &info.tokenizer {
+        value["wgpt_tokenizer"] = json!(tokenizer);
+    }
+    format!("{value:#}\n")
+}
+
+/// The JSON object, with the file's name for messages.
+struct Reader<'a> {
+    place: &'a str,
+    value: Value,
+}
+
+impl Reader<'_> {
+    fn read(&self) -> Result<(Config, ModelInfo)> {
+        self.check_kind()?;
+        let config = Config {
+            positions: self.size("n_positions")?,
+            vocab: self.size("vocab_size")?,
+            layers: self.size("n_layer")?,
+            heads: self.size("n_head")?,
+            channels: self.size("n_embd")?,
+        };
+        config.check().map_err(|e| Error::Data(format!("{}: {e}", self.place)))?;
+        let inner = &self.value["n_inner"];
+        if !inner.is_null() && inner.as_u64() != Some(4 * config.channels as u64) {
+            return Err(self.refuse("n_inner", &format!("null or {}", 4 * config.channels)));
+        }
+        Ok((config, self.info(config.vocab)))
+    }
+
+    /// Everything that changes what the model computes must be as GPT-2 has it. Dropouts do not matter (there are none
+    /// here), nor does `reorder_and_upcast_attn`, which only orders the same maths so that f16 holds it. A key that is
+    /// not there has GPT-2's value.
+    fn check_kind(&self) -> Result<()> {
+        if self.value["model_type"] != "gpt2" {
+            return Err(self.refuse("model_type", "\"gpt2\""));
+        }
+        for (key, wanted) in [
+            ("activation_function", json!("gelu_new")),
+            ("scale_attn_weights", json!(true)),
+            ("scale_attn_by_inverse_layer_idx", json!(false)),
+            ("add_cross_attention", json!(false)),
+            ("tie_word_embeddings", json!(true)),
+        ] {
+            if self.value.get(key).is_some_and(|value| *value != wanted) {
+                return Err(self.refuse(key, &wanted.to_string()));
+            }
+        }
+        let epsilon = &self.value["layer_norm_epsilon"];
+        // compared as f32, in which some programs write it
+        if !epsilon.is_null() && epsilon.as_f64().map(|e| e as f32) != Some(EPSILON) {
+            return Err(self.refuse("layer_norm_epsilon", "1e-5"));
+        }
+        Ok(())
+    }
+
+    /// A size: 1 or more, and small enough that the size of a matrix does not overflow.
+    fn size(&self, key: &str) -> Result<usize> {
+        self.value[key]
+            .as_u64()
+            .filter(|n| (1..1 << 24).contains(n))
+            .map(|n| n as usize)
+            .ok_or_else(|| self.refuse(key, "a whole number from 1 to 16777215"))
+    }
+
+    fn info(&self, vocab: usize) -> ModelInfo {
+        let named = self.value["wgpt_tokenizer"].as_str().map(str::to_owned);
+        let tokenizer = named.or_else(|| (vocab == GPT2_VOCAB).then(|| "gpt2".to_owned()));
+        ModelInfo { tokenizer, bos: self.id("bos_token_id", vocab), eos: self.id("eos_token_id", vocab) }
+    }
+
+    /// A token id, of a list the first. Outside the vocabulary it means nothing: transformers writes GPT-2's 50256 into
+    /// every configuration that does not say otherwise.
+    fn id(&self, key: &str, vocab: usize) -> Option<u32> {
+        let value = &self.value[key];
+        let id = value.as_u64().or_else(|| value[0].as_u64())?;
+        u32::try_from(id).ok().filter(|id| (*id as usize) < vocab)
+    }
+
+    fn refuse(&self, key: &str, expected: &str) -> Error {
+        let got = self.value.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        Error::Data(format!("{}: {key}, expected {expected}, got {got}; try a plain GPT-2", self.place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::new(24, 257, 2, 3, 36).unwrap()
+    }
+
+    fn parse(value: Value) -> Result<(Config, ModelInfo)> {
+        Reader { place: "config.json", value }.read()
+    }
+
+    fn ours() -> Value {
+        serde_json::from_str(&text(&config(), &ModelInfo::for_tokenizer("bytes"))).unwrap()
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        assert_eq!(parse(ours()).unwrap(), (config(), ModelInfo::for_tokenizer("bytes")));
+    }
+
+    #[test]
+    fn bare_openai_config_is_gpt2() {
+        let value = json!({"model_type": "gpt2", "n_positions": 1024, "vocab_size": 50257, "n_layer": 12, "n_head": 12,
+            "n_embd": 768, "bos_token_id": 50256, "eos_token_id": [50256], "resid_pdrop": 0.1,
+            "layer_norm_epsilon": 9.999999747378752e-06});
+        let (config, info) = parse(value).unwrap();
+        assert_eq!(config, Config::from_descriptor("d12").unwrap());
+        assert_eq!(info, ModelInfo::for_tokenizer("gpt2"));
+    }
+
+    #[test]
+    fn ids_outside_the_vocabulary() {
+        let mut value = ours();
+        value["bos_token_id"] = json!(257);
+        value["eos_token_id"] = json!(-1);
+        value.as_object_mut().unwrap().remove("wgpt_tokenizer");
+        assert_eq!(parse(value).unwrap().1, ModelInfo::default());
+        let error = check(&config(), &ModelInfo::for_tokenizer("gpt2")).unwrap_err();
+        assert_eq!(error.to_string(), "config.json: bos_token_id is 50256, expected below the vocabulary's 257");
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_compute() {
+        for (key, bad) in [
+            ("model_type", json!("gpt_neo")),
+            ("activation_function", json!("relu")),
+            ("scale_attn_weights", json!(false)),
+            ("scale_attn_by_inverse_layer_idx", json!(true)),
+            ("add_cross_attention", json!(true)),
+            ("tie_word_embeddings", json!(false)),
+            ("layer_norm_epsilon", json!(1e-6)),
+            ("n_inner", json!(100)),
+            ("n_head", json!(5)),
+            ("n_layer", json!(0)),
+            ("n_embd", json!("36")),
+            ("n_embd", json!(1_u64 << 60)),
+            ("vocab_size", json!(257.5)),
+            ("n_positions", Value::Null),
+        ] {
+            let mut value = ours();
+            value[key] = bad.clone();
+            let error = parse(value).expect_err(key);
+            assert_eq!(error.exit_code(), 3, "{key}: {error}");
+            assert!(error.to_string().starts_with("config.json: "), "{key}: {error}");
+        }
+        assert!(parse(json!([1])).is_err());
+    }
+
+    #[test]
+    fn inner_of_four_times_the_width() {
+        let mut value = ours();
+        value["n_inner"] = json!(144);
+        assert!(parse(value).is_ok());
+    }
+}

@@ -1,0 +1,267 @@
+//! The tensors of Hugging Face's GPT-2: what ours are called there, how they lie, and element types.
+
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use super::transpose::transpose;
+use crate::model::config::Config;
+use crate::model::params::{PARAMS, Weights};
+
+/// What `GPT2LMHeadModel` puts before the names of the model proper; `GPT2Model` and OpenAI's files do without.
+pub const PREFIX: &str = "transformer.";
+
+/// Values that one task of the thread pool decodes.
+const TASK: usize = 1 << 16;
+
+/// How Hugging Face stores a tensor of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// One axis.
+    Vector,
+    /// Rows and columns as ours; of `wte` the first V rows.
+    Rows,
+    /// `Conv1D`: (in, out) where ours is (out, in).
+    Transposed,
+}
+
+/// Hugging Face's name and layout for every entry of [`PARAMS`], in its order. `{}` stands for the layer.
+const NAMES: [(&str, &str, Layout); 16] = [
+    ("wte", "wte.weight", Layout::Rows),
+    ("wpe", "wpe.weight", Layout::Rows),
+    ("ln1w", "h.{}.ln_1.weight", Layout::Vector),
+    ("ln1b", "h.{}.ln_1.bias", Layout::Vector),
+    ("qkvw", "h.{}.attn.c_attn.weight", Layout::Transposed),
+    ("qkvb", "h.{}.attn.c_attn.bias", Layout::Vector),
+    ("attprojw", "h.{}.attn.c_proj.weight", Layout::Transposed),
+    ("attprojb", "h.{}.attn.c_proj.bias", Layout::Vector),
+    ("ln2w", "h.{}.ln_2.weight", Layout::Vector),
+    ("ln2b", "h.{}.ln_2.bias", Layout::Vector),
+    ("fcw", "h.{}.mlp.c_fc.weight", Layout::Transposed),
+    ("fcb", "h.{}.mlp.c_fc.bias", Layout::Vector),
+    ("fcprojw", "h.{}.mlp.c_proj.weight", Layout::Transposed),
+    ("fcprojb", "h.{}.mlp.c_proj.bias", Layout::Vector),
+    ("lnfw", "ln_f.weight", Layout::Vector),
+    ("lnfb", "ln_f.bias", Layout::Vector),
+];
+
+/// One tensor of a file: one copy of one parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Name without [`PREFIX`].
+    pub name: String,
+    /// Shape in the file.
+    pub shape: Vec<usize>,
+    param: usize,
+    layer: usize,
+    layout: Layout,
+}
+
+/// Every tensor a model of this shape has in a file. Lazy: a broken configuration may claim any number of layers.
+pub fn slots(config: &Config) -> impl Iterator<Item = Slot> + use<> {
+    let config = *config;
+    (0..config.layers).flat_map(move |layer| {
+        (0..PARAMS.len()).filter(move |i| layer == 0 || PARAMS[*i].per_layer).map(move |i| slot(&config, i, layer))
+    })
+}
+
+fn slot(config: &Config, param: usize, layer: usize) -> Slot {
+    let (ours, name, layout) = NAMES[param];
+    let [rows, columns] = (PARAMS[param].shape)(config);
+    let shape = match layout {
+        Layout::Vector => vec![columns],
+        Layout::Rows if ours == "wte" => vec![config.vocab, columns],
+        Layout::Rows => vec![rows, columns],
+        Layout::Transposed => vec![columns, rows],
+    };
+    Slot { name: name.replace("{}", &layer.to_string()), shape, param, layer, layout }
+}
+
+impl Slot {
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Where the values stand in [`Weights::tensors`]`[self.param]`: of `wte` without the padding.
+    fn range(&self, config: &Config) -> std::ops::Range<usize> {
+        let start = self.layer * PARAMS[self.param].elements(config);
+        start..start + self.elements()
+    }
+
+    /// Puts the tensor's bytes into `weights`.
+    ///
+    /// # Errors
+    /// The index in the file's order and the value of the first element that is not finite.
+    ///
+    /// # Panics
+    /// If `bytes` are not as many as `shape` and `dtype` say, or `dtype` is none of [`ELEMENT_TYPES`]: both are to be
+    /// checked before.
+    pub fn read(&self, dtype: Dtype, bytes: &[u8], weights: &mut Weights) -> Result<(), (usize, f32)> {
+        let range = self.range(&weights.config);
+        let out = &mut weights.tensors[self.param][range];
+        let [rows, columns] = match self.shape[..] {
+            [rows, columns] if self.layout == Layout::Transposed => [rows, columns],
+            _ => return decode(dtype, bytes, out),
+        };
+        let mut theirs = vec![0.0; out.len()];
+        decode(dtype, bytes, &mut theirs)?;
+        transpose(&theirs, [rows, columns], out, |x| x);
+        Ok(())
+    }
+
+    /// The tensor's bytes, f32 in the file's order.
+    pub fn bytes<'a>(&self, weights: &'a Weights) -> std::borrow::Cow<'a, [u8]> {
+        let values = &weights.tensors[self.param][self.range(&weights.config)];
+        match self.shape[..] {
+            [rows, columns] if self.layout == Layout::Transposed => {
+                let mut bytes = vec![[0; 4]; values.len()];
+                transpose(values, [columns, rows], &mut bytes, f32::to_le_bytes);
+                bytes.into_flattened().into()
+            }
+            _ if cfg!(target_endian = "little") => bytemuck::cast_slice(values).into(),
+            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+}
+
+/// Tensors that a folder may hold and that hold nothing to learn: the causal masks of older files.
+pub fn is_buffer(name: &str) -> bool {
+    let layer = name
+        .strip_prefix("h.")
+        .and_then(|rest| rest.strip_suffix(".attn.bias").or_else(|| rest.strip_suffix(".attn.masked_bias")));
+    layer.is_some_and(|layer| layer.parse::<usize>().is_ok())
+}
+
+/// The element types we read.
+pub const ELEMENT_TYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
+
+/// Decodes little-endian values to f32 and finds the first that is not finite.
+fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
+    match dtype {
+        Dtype::F32 => decode_as(bytes, out, f32::from_le_bytes),
+        Dtype::F16 => decode_as(bytes, out, |b| f16_to_f32(u16::from_le_bytes(b))),
+        Dtype::BF16 => decode_as(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+        other => panic!("decode: element type {other}, expected one of {ELEMENT_TYPES:?}"),
+    }
+}
+
+fn decode_as<const N: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    value: impl Fn([u8; N]) -> f32 + Sync,
+) -> Result<(), (usize, f32)> {
+    assert_eq!(bytes.len(), N * out.len(), "decode: number of bytes");
+    let first = out
+        .par_chunks_mut(TASK)
+        .zip(bytes.par_chunks(TASK * N))
+        .enumerate()
+        .filter_map(|(task, (out, bytes))| {
+            let mut finite = true;
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = value(*bytes);
+                finite &= out.is_finite();
+            }
+            // looked up only when there is one: the loop above has no exit and so runs in vectors
+            let bad = if finite { None } else { out.iter().position(|x| !x.is_finite()) };
+            bad.map(|i| (task * TASK + i, out[i]))
+        })
+        .min_by_key(|(i, _)| *i);
+    first.map_or(Ok(()), Err)
+}
+
+/// IEEE half precision to single, exact.
+fn f16_to_f32(half: u16) -> f32 {
+    let sign = u32::from(half & 0x8000) << 16;
+    let exponent = u32::from(half >> 10 & 0x1f);
+    let mantissa = u32::from(half & 0x3ff);
+    let magnitude = match exponent {
+        // zero and subnormals: multiples of 2^-24
+        0 => return f32::from_bits((mantissa as f32 * (1.0 / 16_777_216.0)).to_bits() | sign),
+        31 => 0x7f80_0000 | mantissa << 13,
+        _ => (exponent + 112) << 23 | mantissa << 13,
+    };
+    f32::from_bits(sign | magnitude)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::new(24, 257, 2, 3, 36).unwrap()
+    }
+
+    #[test]
+    fn table_follows_params() {
+        for (param, (name, _, layout)) in PARAMS.iter().zip(NAMES) {
+            assert_eq!(param.name, name);
+            assert_eq!(layout == Layout::Vector, (param.shape)(&config())[0] == 1, "{name}");
+            assert_eq!(param.per_layer, NAMES.iter().any(|n| n.0 == name && n.1.contains("{}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn slots_cover_every_weight_but_the_padding() {
+        let config = config();
+        let all: Vec<Slot> = slots(&config).collect();
+        assert_eq!(all.len(), 4 + 12 * 2);
+        let elements: usize = all.iter().map(Slot::elements).sum();
+        assert_eq!(elements, config.parameters() - (config.padded_vocab() - config.vocab) * config.channels);
+        let find = |name: &str| all.iter().find(|s| s.name == name).unwrap().shape.clone();
+        assert_eq!(find("wte.weight"), [257, 36]);
+        assert_eq!(find("h.1.attn.c_attn.weight"), [36, 108]);
+        assert_eq!(find("h.1.mlp.c_proj.weight"), [144, 36]);
+        assert_eq!(find("ln_f.bias"), [36]);
+    }
+
+    #[test]
+    fn conv1d_is_transposed() {
+        let mut weights = Weights::zeros(config());
+        let slot = slots(&config()).find(|s| s.name == "h.1.mlp.c_fc.weight").unwrap();
+        let theirs: Vec<f32> = (0..36 * 144).map(|i| i as f32).collect();
+        slot.read(Dtype::F32, bytemuck::cast_slice(&theirs), &mut weights).unwrap();
+        // theirs is (in, out): in = 2, out = 5 is element 2 * 144 + 5; ours is (out, in)
+        assert_eq!(weights.get("fcw", 1)[5 * 36 + 2], (2 * 144 + 5) as f32);
+        assert!(weights.get("fcw", 0).iter().all(|x| *x == 0.0));
+        assert_eq!(&slot.bytes(&weights)[..], bytemuck::cast_slice::<f32, u8>(&theirs));
+    }
+
+    #[test]
+    fn half_precision_is_exact() {
+        for half in 0..=u16::MAX {
+            let (exponent, mantissa) = (i32::from(half >> 10 & 0x1f), f64::from(half & 0x3ff));
+            let magnitude = match exponent {
+                0 => mantissa * 2_f64.powi(-24),
+                31 if mantissa == 0.0 => f64::INFINITY,
+                31 => f64::NAN,
+                _ => (1024.0 + mantissa) * 2_f64.powi(exponent - 25),
+            };
+            let want = if half >> 15 == 1 { -magnitude } else { magnitude };
+            let got = f64::from(f16_to_f32(half));
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{half:#06x}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn finds_the_first_bad_value() {
+        let mut values = vec![1.0_f32; 3 * TASK + 5];
+        let mut out = values.clone();
+        assert_eq!(decode(Dtype::F32, bytemuck::cast_slice(&values), &mut out), Ok(()));
+        values[3 * TASK + 2] = f32::NAN;
+        values[TASK + 7] = f32::NEG_INFINITY;
+        let got = decode(Dtype::F32, bytemuck::cast_slice(&values), &mut out);
+        assert_eq!(got, Err((TASK + 7, f32::NEG_INFINITY)));
+    }
+
+    #[test]
+    fn brain_floats() {
+        let mut out = [0.0; 2];
+        decode(Dtype::BF16, &[0x80, 0x3f, 0x1e, 0xbd], &mut out).unwrap();
+        assert_eq!(out, [1.0, -0.038_574_22]);
+    }
+
+    #[test]
+    fn buffers() {
+        assert!(is_buffer("h.0.attn.bias") && is_buffer("h.11.attn.masked_bias"));
+        assert!(!is_buffer("h.0.attn.c_attn.bias") && !is_buffer("h.x.attn.bias") && !is_buffer("attn.bias"));
+    }
+}

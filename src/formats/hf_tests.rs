@@ -1,0 +1,239 @@
+use safetensors::tensor::serialize_to_file;
+
+use super::*;
+
+const NAME: &str = "model.safetensors: tensor";
+
+fn config() -> Config {
+    Config::new(24, 257, 2, 3, 36).unwrap()
+}
+
+/// A model in which every value is another.
+fn model() -> Weights {
+    let mut weights = Weights::zeros(config());
+    for slot in slots(&config()) {
+        let values = slot.bytes(&weights).len() / 4;
+        let seed = slot.name.len() as f32;
+        let bytes: Vec<u8> = (0..values).flat_map(|i| (seed + i as f32 * 0.001).to_le_bytes()).collect();
+        slot.read(Dtype::F32, &bytes, &mut weights).unwrap();
+    }
+    weights
+}
+
+fn saved() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    save(dir.path(), &model(), &ModelInfo::for_tokenizer("bytes")).unwrap();
+    dir
+}
+
+/// A tensor that owns its bytes, to write broken folders with.
+#[derive(Clone)]
+struct Owned(Dtype, Vec<usize>, Vec<u8>);
+
+impl safetensors::View for &Owned {
+    fn dtype(&self) -> Dtype {
+        self.0
+    }
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.2).into()
+    }
+    fn data_len(&self) -> usize {
+        self.2.len()
+    }
+}
+
+type TensorMap = BTreeMap<String, Owned>;
+
+fn read(path: &Path) -> TensorMap {
+    let bytes = fs::read(path).unwrap();
+    let own = |v: TensorView| Owned(v.dtype(), v.shape().into(), v.data().into());
+    SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(|(name, v)| (name, own(v))).collect()
+}
+
+/// Loads a saved folder whose tensors `change` went over.
+fn load_changed(change: impl FnOnce(&mut TensorMap)) -> Result<(Weights, ModelInfo)> {
+    let dir = saved();
+    let path = dir.path().join(WEIGHTS);
+    let mut file = read(&path);
+    change(&mut file);
+    serialize_to_file(&file, None, &path).unwrap();
+    load(dir.path())
+}
+
+/// Checks for exit code 3 and that the message holds the words.
+fn refused(result: Result<(Weights, ModelInfo)>, words: &[&str]) {
+    let error = result.expect_err("was accepted");
+    assert_eq!(error.exit_code(), 3, "{error}");
+    for word in words {
+        assert!(error.to_string().contains(word), "`{word}` is not in: {error}");
+    }
+}
+
+#[test]
+fn loads_what_it_saves() {
+    let (weights, info) = load(saved().path()).unwrap();
+    assert_eq!(weights, model());
+    assert_eq!(info, ModelInfo::for_tokenizer("bytes"));
+    assert!(weights.get("wte", 0)[257 * 36..].iter().all(|x| x.to_bits() == 0));
+}
+
+#[test]
+fn saving_replaces_and_leaves_two_files() {
+    let dir = saved();
+    let mut weights = model();
+    weights.get_mut("lnfb", 0)[3] = -7.5;
+    save(dir.path(), &weights, &ModelInfo::default()).unwrap();
+    assert_eq!(load(dir.path()).unwrap(), (weights, ModelInfo::default()));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn padding_is_never_written() {
+    let mut weights = model();
+    weights.get_mut("wte", 0)[257 * 36..].fill(9.0);
+    let dir = tempfile::tempdir().unwrap();
+    save(&dir.path().join("a/b"), &weights, &ModelInfo::default()).unwrap();
+    assert_eq!(load(&dir.path().join("a/b")).unwrap().0, model());
+    assert_eq!(read(&dir.path().join("a/b").join(WEIGHTS))["transformer.wte.weight"].1, [257, 36]);
+}
+
+#[test]
+fn names_without_prefix_masks_and_a_tied_head() {
+    let result = load_changed(|file| {
+        let mask = Owned(Dtype::U8, vec![1, 1, 2, 2], vec![1; 4]);
+        let mut bare: TensorMap =
+            file.iter().map(|(name, t)| (name.strip_prefix(PREFIX).unwrap().to_owned(), t.clone())).collect();
+        bare.insert("h.0.attn.bias".into(), mask.clone());
+        bare.insert("h.1.attn.masked_bias".into(), mask);
+        bare.insert(LM_HEAD.into(), bare["wte.weight"].clone());
+        *file = bare;
+    });
+    assert_eq!(result.unwrap().0, model());
+}
+
+#[test]
+fn sixteen_bit_weights() {
+    let result = load_changed(|file| {
+        let tensor = file.get_mut("transformer.ln_f.weight").unwrap();
+        *tensor = Owned(Dtype::BF16, vec![36], [0x80, 0x3f].repeat(36));
+        let tensor = file.get_mut("transformer.h.0.mlp.c_proj.weight").unwrap();
+        let halves = (0..144 * 36_u16).flat_map(|i| (i % 0x7c00).to_le_bytes());
+        *tensor = Owned(Dtype::F16, vec![144, 36], halves.collect());
+    });
+    let (weights, _) = result.unwrap();
+    assert!(weights.get("lnfw", 0).iter().all(|x| *x == 1.0));
+    // row 28, column 16 of theirs is the number 28 * 36 + 16 = 0x400, the smallest normal half
+    assert_eq!(weights.get("fcprojw", 0)[16 * 144 + 28], 2_f32.powi(-14));
+}
+
+#[test]
+fn several_files() {
+    let dir = saved();
+    let (single, index) = (dir.path().join(WEIGHTS), dir.path().join(INDEX));
+    let all = read(&single);
+    fs::remove_file(&single).unwrap();
+    let (first, second): (Vec<_>, Vec<_>) = all.iter().partition(|(name, _)| name.contains("h.0."));
+    serialize_to_file(first, None, &dir.path().join("m-1.safetensors")).unwrap();
+    serialize_to_file(second, None, &dir.path().join("m-2.safetensors")).unwrap();
+    fs::write(&index, r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-1.safetensors"}}"#)
+        .unwrap();
+    assert_eq!(load(dir.path()).unwrap().0, model());
+
+    fs::write(&index, r#"{"weight_map": {"a": "m-1.safetensors"}}"#).unwrap();
+    refused(load(dir.path()), &["tensor `wte.weight` is missing"]);
+    fs::write(&index, r#"{"weight_map": {"a": "../m-1.safetensors"}}"#).unwrap();
+    refused(load(dir.path()), &["index.json", "../m-1.safetensors"]);
+    fs::write(&index, r#"{"weight_map": {"a": "m-3.safetensors"}}"#).unwrap();
+    refused(load(dir.path()), &["m-3.safetensors: cannot be read"]);
+    fs::write(&index, "{}").unwrap();
+    refused(load(dir.path()), &["no `weight_map`"]);
+}
+
+#[test]
+fn missing_files() {
+    let dir = saved();
+    refused(load(&dir.path().join("no")), &["no: no such folder"]);
+    refused(load(&dir.path().join(CONFIG)), &["is a file"]);
+    fs::remove_file(dir.path().join(WEIGHTS)).unwrap();
+    refused(load(dir.path()), &["model.safetensors: missing; try"]);
+    fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
+    refused(load(dir.path()), &["model.safetensors: missing", "save_pretrained"]);
+    fs::remove_file(dir.path().join(CONFIG)).unwrap();
+    refused(load(dir.path()), &["config.json: cannot be read"]);
+}
+
+#[test]
+fn broken_files() {
+    let dir = saved();
+    let path = dir.path().join(WEIGHTS);
+    let bytes = fs::read(&path).unwrap();
+    for part in [&bytes[..bytes.len() - 4], &bytes[..100], &bytes[..5], &[]] {
+        fs::write(&path, part).unwrap();
+        refused(load(dir.path()), &["model.safetensors: ", "not a whole safetensors file"]);
+    }
+    fs::write(dir.path().join(CONFIG), "{").unwrap();
+    refused(load(dir.path()), &["config.json: broken JSON"]);
+}
+
+#[test]
+fn tensors_that_contradict_the_config() {
+    let name = "transformer.h.1.attn.c_attn.weight";
+    let transposed = load_changed(|file| file.get_mut(name).unwrap().1 = vec![108, 36]);
+    refused(transposed, &[NAME, name, "has shape (108, 36), expected (36, 108) by config.json"]);
+    let missing = load_changed(|file| drop(file.remove("transformer.h.1.ln_2.bias")));
+    refused(missing, &["tensor `h.1.ln_2.bias` is missing"]);
+    let deeper = load_changed(|file| {
+        file.insert("transformer.h.2.ln_2.bias".into(), Owned(Dtype::F32, vec![36], vec![0; 144]));
+    });
+    refused(deeper, &[NAME, "`transformer.h.2.ln_2.bias` is unknown, expected a plain GPT-2 of 2 layers"]);
+    let twice = load_changed(|file| drop(file.insert("wte.weight".into(), file["transformer.wte.weight"].clone())));
+    refused(twice, &["wte.weight` is there twice"]);
+    let ints = load_changed(|file| file.get_mut(name).unwrap().0 = Dtype::I32);
+    refused(ints, &[name, "has element type I32, expected F32, F16 or BF16"]);
+}
+
+#[test]
+fn a_head_of_its_own() {
+    let result = load_changed(|file| {
+        let mut head = file["transformer.wte.weight"].clone();
+        head.2[100] ^= 1;
+        file.insert(LM_HEAD.into(), head);
+    });
+    refused(result, &["`lm_head.weight` differs from `transformer.wte.weight`"]);
+}
+
+#[test]
+fn weights_that_are_not_finite() {
+    let name = "transformer.h.0.attn.c_proj.weight";
+    let put = |index: usize, value: f32| {
+        load_changed(|file| {
+            file.get_mut(name).unwrap().2[4 * index..4 * index + 4].copy_from_slice(&value.to_le_bytes())
+        })
+    };
+    refused(put(37, f32::NAN), &[name, "holds NaN at index 37"]);
+    refused(put(0, f32::INFINITY), &[name, "holds inf at index 0"]);
+}
+
+#[test]
+fn saving_checks_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("m");
+    let mut weights = model();
+    assert_eq!(save(&target, &weights, &ModelInfo::for_tokenizer("gpt2")).unwrap_err().exit_code(), 2);
+    weights.tensors[5].pop();
+    let error = save(&target, &weights, &ModelInfo::default()).unwrap_err();
+    assert_eq!(error.to_string(), "hf.save: `qkvb` has 215 values, expected 216");
+    assert!(!target.exists());
+}
+
+#[test]
+fn saving_into_a_file_is_an_output_error() {
+    let dir = saved();
+    let target = dir.path().join(CONFIG);
+    let error = save(&target, &model(), &ModelInfo::default()).unwrap_err();
+    assert_eq!(error.exit_code(), 6);
+    assert!(error.to_string().contains("config.json: cannot be written"), "{error}");
+}

@@ -1,0 +1,159 @@
+//! Writes safetensors files tensor by tensor, so that a model is never held twice.
+//!
+//! The `safetensors` crate can write too, but it neither forces the bytes to disk before it renames nor leaves the file
+//! readable for others than its owner. The layout is small: a u64 with the header's length, the header (JSON, padded with
+//! spaces to a multiple of 8 bytes), then the tensors without gaps; all little-endian.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde::Serialize;
+
+use super::atomic;
+use crate::error::{Error, Result};
+
+/// The key under which the format keeps its metadata; no tensor may be called so.
+const METADATA: &str = "__metadata__";
+
+/// A tensor to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the file.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape, last axis fastest.
+    pub shape: Vec<usize>,
+}
+
+impl Entry {
+    /// Size in the file.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        (self.shape.iter().product::<usize>() * self.dtype.bitsize()).div_ceil(8)
+    }
+}
+
+/// Writes the file `path` whole or not at all, see [`atomic::write`].
+///
+/// The tensors come in the order of their names, which is how Hugging Face's own writer puts them. `data(i, out)` is
+/// called once for every entry and writes the [`Entry::bytes`] bytes of `entries[i]`, little-endian.
+///
+/// # Errors
+/// [`Error::Output`] naming `path` if writing fails; [`Error::Shape`] if two entries share a name or one is called
+/// `__metadata__`.
+///
+/// # Panics
+/// If `data` writes another number of bytes than the entry has: a bug of the caller.
+pub fn write(
+    path: &Path,
+    metadata: &BTreeMap<&str, &str>,
+    entries: &[Entry],
+    mut data: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let mut order: Vec<usize> = (0..entries.len()).collect();
+    order.sort_by_key(|i| &entries[*i].name);
+    let header = header(metadata, entries, &order)?;
+    atomic::write(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        for i in order {
+            let mut counted = Counted { out: &mut *out, bytes: 0 };
+            data(i, &mut counted)?;
+            assert_eq!(counted.bytes, entries[i].bytes(), "bytes of `{}`", entries[i].name);
+        }
+        Ok(())
+    })
+}
+
+/// One value of the header's JSON object.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item<'a> {
+    Metadata(&'a BTreeMap<&'a str, &'a str>),
+    Tensor { dtype: Dtype, shape: &'a [usize], data_offsets: [usize; 2] },
+}
+
+fn header(metadata: &BTreeMap<&str, &str>, entries: &[Entry], order: &[usize]) -> Result<Vec<u8>> {
+    let mut items = BTreeMap::from([(METADATA, Item::Metadata(metadata))]);
+    let mut offset = 0;
+    for entry in order.iter().map(|i| &entries[*i]) {
+        let end = offset + entry.bytes();
+        let item = Item::Tensor { dtype: entry.dtype, shape: &entry.shape, data_offsets: [offset, end] };
+        if items.insert(&entry.name, item).is_some() {
+            return Err(Error::Shape(format!("safetensors: two entries are called `{}`, expected one", entry.name)));
+        }
+        offset = end;
+    }
+    let mut bytes =
+        serde_json::to_vec(&items).map_err(|e| Error::Output(format!("safetensors: header cannot be made ({e})")))?;
+    bytes.resize(bytes.len().next_multiple_of(8), b' ');
+    Ok(bytes)
+}
+
+/// Counts what goes through, so that a tensor of the wrong length cannot shift all that follow.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    bytes: usize,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(buf)?;
+        self.bytes += n;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    fn entry(name: &str, dtype: Dtype, shape: &[usize]) -> Entry {
+        Entry { name: name.into(), dtype, shape: shape.into() }
+    }
+
+    #[test]
+    fn the_crate_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let entries = [entry("b", Dtype::F32, &[2, 1]), entry("\"a\"", Dtype::U8, &[3]), entry("c", Dtype::U32, &[])];
+        let data: [&[u8]; 3] = [&[1, 2, 3, 4, 5, 6, 7, 8], &[9, 10, 11], &[12, 13, 14, 15]];
+        write(&path, &BTreeMap::from([("format", "pt")]), &entries, |i, out| out.write_all(data[i])).unwrap();
+
+        let bytes = std::fs::read(&path).unwrap();
+        let (length, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(length % 8, 0);
+        assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+        let read = SafeTensors::deserialize(&bytes).unwrap();
+        for (entry, data) in entries.iter().zip(data) {
+            let view = read.tensor(&entry.name).unwrap();
+            assert_eq!((view.dtype(), view.shape(), view.data()), (entry.dtype, &entry.shape[..], data));
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for names in [["a", "a"], ["a", METADATA]] {
+            let entries = names.map(|name| entry(name, Dtype::U8, &[0]));
+            let error = write(Path::new("never"), &BTreeMap::new(), &entries, |_, _| Ok(())).unwrap_err();
+            assert!(matches!(error, Error::Shape(_)), "{error}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes of `a`")]
+    fn a_short_tensor_is_a_bug() {
+        let dir = tempfile::tempdir().unwrap();
+        let entries = [entry("a", Dtype::F32, &[2])];
+        let _ = write(&dir.path().join("x"), &BTreeMap::new(), &entries, |_, out| out.write_all(&[0; 4]));
+    }
+}

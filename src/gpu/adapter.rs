@@ -1,0 +1,202 @@
+//! Which adapters there are, which one is taken, and what it can do.
+
+use crate::error::{Error, Result};
+
+/// What an adapter can do, gathered once. Kernels are chosen from this alone, so that choosing is testable without
+/// a GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Caps {
+    /// The adapter's name.
+    pub name: String,
+    /// Vulkan, Metal, DX12.
+    pub backend: String,
+    /// The driver's name and version.
+    pub driver: String,
+    /// True for adapters that compute on the CPU, such as Mesa's lavapipe.
+    pub software: bool,
+    /// True where the GPU shares the system's memory and the display.
+    pub integrated: bool,
+    /// Invocations that a software adapter computes at once; 0 where it does not matter.
+    pub lanes: u32,
+    /// Largest storage binding in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Storage buffers that one kernel may bind.
+    pub max_storage_buffers: u32,
+    /// Workgroup memory in bytes.
+    pub max_workgroup_bytes: u32,
+    /// Invocations in a workgroup.
+    pub max_invocations: u32,
+    /// Workgroups in one dimension of a dispatch.
+    pub max_groups: u32,
+    /// Alignment of a binding's offset in bytes.
+    pub offset_alignment: u64,
+    /// True if kernels may use f16.
+    pub f16: bool,
+    /// True if kernels may use subgroup operations.
+    pub subgroups: bool,
+    /// Smallest and largest subgroup.
+    pub subgroup_sizes: (u32, u32),
+    /// True if passes can be timed on the GPU.
+    pub timestamps: bool,
+    /// Square cooperative matrix shapes with f16 operands and f32 results: their edges.
+    pub matrix_edges: Vec<u32>,
+}
+
+impl Caps {
+    /// The capabilities that WebGPU promises everywhere: for tests and for plans without a device.
+    #[must_use]
+    pub fn webgpu_defaults() -> Self {
+        Self {
+            name: "WebGPU defaults".into(),
+            backend: "none".into(),
+            driver: String::new(),
+            software: false,
+            integrated: false,
+            lanes: 0,
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
+            max_storage_buffers: 8,
+            max_workgroup_bytes: 16 << 10,
+            max_invocations: 256,
+            max_groups: 65_535,
+            offset_alignment: 256,
+            f16: false,
+            subgroups: false,
+            subgroup_sizes: (4, 128),
+            timestamps: false,
+            matrix_edges: Vec::new(),
+        }
+    }
+
+    /// One line for the header of a run.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!(
+            "{} ({}, {}{})",
+            self.name,
+            self.backend,
+            self.driver,
+            if self.software { ", software" } else { "" }
+        )
+    }
+}
+
+/// An adapter as `wgpt devices` lists it.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    /// Position for `--device`.
+    pub index: usize,
+    /// What it can do.
+    pub caps: Caps,
+}
+
+fn instance_descriptor(checked: bool) -> wgpu::InstanceDescriptor {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // Set, not defaulted: debug builds would otherwise compile shaders without optimisation on DX12.
+    descriptor.flags = if checked { wgpu::InstanceFlags::VALIDATION } else { wgpu::InstanceFlags::empty() };
+    descriptor.with_env()
+}
+
+/// All adapters, the one that is taken by default first: real GPUs before software ones.
+pub(super) fn adapters(checked: bool) -> (wgpu::Instance, Vec<wgpu::Adapter>) {
+    let descriptor = instance_descriptor(checked);
+    // GL is left out unless the environment asks for it: it lists software adapters a second time.
+    let backends = wgpu::Backends::from_env()
+        .unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12);
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    (instance, adapters)
+}
+
+/// Lists all adapters.
+#[must_use]
+pub fn list() -> Vec<DeviceInfo> {
+    let (_instance, adapters) = adapters(false);
+    adapters
+        .iter()
+        .enumerate()
+        .map(|(index, adapter)| DeviceInfo { index, caps: caps(adapter, &adapter.limits(), adapter.features()) })
+        .collect()
+}
+
+/// Picks an adapter: by index or by part of the name, else by `WGPU_ADAPTER_NAME`, else the first.
+pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<usize> {
+    if adapters.is_empty() {
+        return Err(Error::Device(
+            "device: no adapter found, expected a GPU with a Vulkan, Metal or DX12 driver; install one, or on Linux start \
+             through tools/run, which fetches software Vulkan"
+                .into(),
+        ));
+    }
+    let wanted = match device {
+        Some(device) => ("--device", device.to_owned()),
+        None => match std::env::var("WGPU_ADAPTER_NAME") {
+            Ok(name) if !name.is_empty() => ("WGPU_ADAPTER_NAME", name),
+            _ => return Ok(0),
+        },
+    };
+    let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+    let unknown = || {
+        let known: Vec<String> = names.iter().enumerate().map(|(i, name)| format!("{i}: {name}")).collect();
+        Error::Device(format!("{}: no adapter is `{}`, expected one of {}", wanted.0, wanted.1, known.join(", ")))
+    };
+    if wanted.0 == "--device"
+        && let Ok(index) = wanted.1.parse::<usize>()
+    {
+        return if index < names.len() { Ok(index) } else { Err(unknown()) };
+    }
+    let needle = wanted.1.to_lowercase();
+    names.iter().position(|name| name.to_lowercase().contains(&needle)).ok_or_else(unknown)
+}
+
+/// Gathers what an adapter can do under the given limits and features.
+pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
+    let info = adapter.get_info();
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    let mut matrix_edges: Vec<u32> = adapter
+        .cooperative_matrix_properties()
+        .iter()
+        .filter(|p| p.m_size == p.n_size && p.n_size == p.k_size)
+        .filter(|p| {
+            p.ab_type == wgpu::CooperativeScalarType::F16 && p.cr_type == wgpu::CooperativeScalarType::F32
+        })
+        .map(|p| p.m_size)
+        .collect();
+    matrix_edges.sort_unstable();
+    matrix_edges.dedup();
+    Caps {
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        name: info.name,
+        backend: format!("{:?}", info.backend),
+        software,
+        integrated: info.device_type == wgpu::DeviceType::IntegratedGpu,
+        lanes: if software { software_lanes() } else { 0 },
+        // wgpu-core caps a binding at 2^31 - 1 bytes; a multiple of 256 keeps windows aligned
+        max_binding_bytes: limits.max_storage_buffer_binding_size.min((1 << 31) - 256),
+        max_buffer_bytes: limits.max_buffer_size,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+        max_groups: limits.max_compute_workgroups_per_dimension,
+        offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        subgroups: features.contains(wgpu::Features::SUBGROUP),
+        subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        matrix_edges,
+    }
+}
+
+/// Lanes of Mesa's software Vulkan: 32-bit lanes of its vector width, 8 unless the environment says otherwise.
+fn software_lanes() -> u32 {
+    std::env::var("LP_NATIVE_VECTOR_WIDTH").ok().and_then(|w| w.parse::<u32>().ok()).map_or(8, |w| (w / 32).clamp(4, 16))
+}

@@ -1,0 +1,464 @@
+//! The device: opened once, it allocates buffers, builds kernels, submits and waits, and turns every failure into an
+//! [`Error`].
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+use super::adapter::{self, Caps};
+use super::kernel::{Kernel, Pipeline};
+use super::tensor::{Buffer, Elem, Tensor};
+
+/// How long a submission may run before the device counts as hung.
+const HANG: Duration = Duration::from_secs(600);
+/// Bytes moved at once between host and device outside a step.
+const CHUNK: u64 = 32 << 20;
+/// Every tensor of an arena starts at a multiple of this: the largest offset alignment of any adapter.
+pub const ALIGNMENT: u64 = 256;
+
+/// How a device is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Index or part of the name; `None` takes `WGPU_ADAPTER_NAME`, else the first real GPU.
+    pub device: Option<String>,
+    /// Keep bounds checks in kernels, zero workgroup memory, and ask for the driver's validation.
+    pub checked: bool,
+    /// Ask for no more than WebGPU's default limits: for tests.
+    pub webgpu_limits: bool,
+}
+
+/// What wgpu holds; absent in a dry run.
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    _instance: wgpu::Instance,
+}
+
+/// Key of a bind group: pipeline, then (buffer, offset, size) of each binding.
+pub(super) type BindKey = (u64, Vec<(u64, u64, u64)>);
+
+/// An open device, or with [`Gpu::dry`] the mere bookkeeping of one.
+#[derive(Debug)]
+pub struct Gpu {
+    /// What the adapter can do.
+    pub caps: Caps,
+    pub(super) raw: Option<Raw>,
+    checked: bool,
+    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    pub(super) bind_groups: Mutex<HashMap<BindKey, wgpu::BindGroup>>,
+    next_id: AtomicU64,
+    buffers_created: AtomicU64,
+    pub(super) bind_groups_created: AtomicU64,
+    allocated_bytes: Arc<AtomicU64>,
+    /// First error that wgpu reported outside a scope.
+    fault: Arc<Mutex<Option<String>>>,
+    lost: Arc<AtomicBool>,
+}
+
+/// A poisoned lock holds nothing half-done here: each is held for one insertion.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    /// Opens an adapter with all the limits it has and the features among those we use that it lists.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is none, the one asked for is unknown, or the driver refuses.
+    pub fn open(options: &Options) -> Result<Self> {
+        let (instance, adapters) = adapter::adapters(options.checked);
+        let index = adapter::pick(&adapters, options.device.as_deref())?;
+        let adapter = &adapters[index];
+        let limits = if options.webgpu_limits {
+            wgpu::Limits { max_immediate_size: 64, ..wgpu::Limits::default() }
+        } else {
+            adapter.limits()
+        };
+        // Only what the adapter lists: wgpu-hal panics on others.
+        let wanted = wgpu::Features::IMMEDIATES
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP;
+        let features = adapter.features() & wanted;
+        let name = adapter.get_info().name;
+        if !features.contains(wgpu::Features::IMMEDIATES) {
+            return Err(Error::Device(format!("device: {name} has no immediates (push constants), which every kernel needs")));
+        }
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("wgpt"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        });
+        let (device, queue) =
+            pollster::block_on(request).map_err(|e| Error::Device(format!("device: {name} cannot be opened: {e}")))?;
+        let fault = Arc::new(Mutex::new(None));
+        let sink = Arc::clone(&fault);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&sink).get_or_insert_with(|| error.to_string());
+        }));
+        let lost = Arc::new(AtomicBool::new(false));
+        let (flag, sink) = (Arc::clone(&lost), Arc::clone(&fault));
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device at the end is no loss.
+            if reason != wgpu::DeviceLostReason::Destroyed || !message.is_empty() {
+                lock(&sink).get_or_insert_with(|| format!("device lost: {message}"));
+            }
+            flag.store(true, Ordering::SeqCst);
+        });
+        let caps = adapter::caps(adapter, &limits, features);
+        Ok(Self {
+            raw: Some(Raw { device, queue, _instance: instance }),
+            checked: options.checked,
+            fault,
+            lost,
+            ..Self::dry(caps)
+        })
+    }
+
+    /// A device that only keeps books: buffers have sizes and no memory, programs can be counted and not run.
+    #[must_use]
+    pub fn dry(caps: Caps) -> Self {
+        Self {
+            caps,
+            raw: None,
+            checked: false,
+            pipelines: Mutex::default(),
+            bind_groups: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            buffers_created: AtomicU64::new(0),
+            bind_groups_created: AtomicU64::new(0),
+            allocated_bytes: Arc::default(),
+            fault: Arc::default(),
+            lost: Arc::default(),
+        }
+    }
+
+    pub(super) fn raw(&self) -> Result<&Raw> {
+        self.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry device was asked to compute".into()))
+    }
+
+    fn id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Buffers created so far.
+    #[must_use]
+    pub fn buffers_created(&self) -> u64 {
+        self.buffers_created.load(Ordering::Relaxed)
+    }
+
+    /// Bind groups created so far.
+    #[must_use]
+    pub fn bind_groups_created(&self) -> u64 {
+        self.bind_groups_created.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all buffers that were created and not dropped.
+    #[must_use]
+    pub fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Allocates a zeroed (rows, columns) tensor in a buffer of its own.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] naming the tensor, if it is larger than any buffer or the driver has no room.
+    pub fn tensor(&self, label: &str, rows: usize, columns: usize, elem: Elem) -> Result<Tensor> {
+        let bytes = (rows * columns) as u64 * elem.bytes();
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        Ok(Tensor::new(self.buffer(label, bytes, usage)?, 0, rows, columns, elem))
+    }
+
+    /// Allocates several tensors behind one another in as few buffers as the adapter's largest allows, each at a
+    /// multiple of 256 bytes. Returns the tensors in order, and each buffer whole as one row.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], as for [`Gpu::tensor`].
+    pub fn arena(&self, label: &str, shapes: &[[usize; 2]], elem: Elem) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+        let largest = self.caps.max_buffer_bytes / ALIGNMENT * ALIGNMENT;
+        let mut segments: Vec<(u64, Vec<(u64, [usize; 2])>)> = Vec::new();
+        for &[rows, columns] in shapes {
+            let bytes = ((rows * columns) as u64 * elem.bytes()).next_multiple_of(ALIGNMENT);
+            match segments.last_mut() {
+                Some((used, members)) if *used + bytes <= largest => {
+                    members.push((*used, [rows, columns]));
+                    *used += bytes;
+                }
+                _ => segments.push((bytes, vec![(0, [rows, columns])])),
+            }
+        }
+        let (mut tensors, mut wholes) = (Vec::with_capacity(shapes.len()), Vec::new());
+        for (bytes, members) in segments {
+            let whole = self.tensor(label, 1, (bytes / elem.bytes()) as usize, elem)?;
+            for (offset, [rows, columns]) in members {
+                tensors.push(Tensor::new(Arc::clone(&whole.buffer), offset, rows, columns, elem));
+            }
+            wholes.push(whole);
+        }
+        Ok((tensors, wholes))
+    }
+
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
+        let size = bytes.next_multiple_of(16).max(16);
+        let refused = |why: &str| {
+            Error::Memory(format!(
+                "memory: `{label}` needs {:.1} MiB, {why}; {:.1} MiB are in use on {}; try a smaller --batch or --context",
+                size as f64 / f64::from(1 << 20),
+                self.allocated_bytes() as f64 / f64::from(1 << 20),
+                self.caps.name
+            ))
+        };
+        if size > self.caps.max_buffer_bytes {
+            return Err(refused(&format!("the adapter's largest buffer has {} MiB", self.caps.max_buffer_bytes >> 20)));
+        }
+        let raw = match &self.raw {
+            None => None,
+            Some(raw) => {
+                let scope = raw.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+                let buffer = raw.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some(label),
+                    size,
+                    usage,
+                    mapped_at_creation: false,
+                });
+                if pollster::block_on(scope.pop()).is_some() {
+                    return Err(refused("the device is out of memory"));
+                }
+                Some(buffer)
+            }
+        };
+        self.buffers_created.fetch_add(1, Ordering::Relaxed);
+        self.allocated_bytes.fetch_add(size, Ordering::Relaxed);
+        let meter = Arc::clone(&self.allocated_bytes);
+        Ok(Arc::new(Buffer { id: self.id(), label: label.to_owned(), size, raw, meter }))
+    }
+
+    /// The built pipeline of a kernel, from the cache if it was built before.
+    pub(super) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        let key = kernel.key();
+        if let Some(pipeline) = lock(&self.pipelines).get(&key) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let reflection = kernel.reflect()?;
+        reflection.check(&kernel.name, &self.caps)?;
+        let raw = match &self.raw {
+            None => None,
+            Some(raw) => Some(self.build(raw, kernel, &reflection)?),
+        };
+        let pipeline = Arc::new(Pipeline { id: self.id(), reflection, raw });
+        lock(&self.pipelines).insert(key, Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn build(
+        &self,
+        raw: &Raw,
+        kernel: &Kernel,
+        reflection: &super::kernel::Reflection,
+    ) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout)> {
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
+            .bindings
+            .iter()
+            .map(|&(binding, writes)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: !writes },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let checks =
+            if self.checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
+        let scope = raw.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        // naga's writers and some drivers panic on what they cannot translate
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            let descriptor = wgpu::ShaderModuleDescriptor {
+                label: Some(&kernel.name),
+                source: wgpu::ShaderSource::Wgsl(kernel.source.as_str().into()),
+            };
+            // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel guards its
+            // indices by the sizes it is given, launchers check those against the tensors, and the tests run all
+            // kernels with guard words round their outputs, in both modes.
+            let module = unsafe { raw.device.create_shader_module_trusted(descriptor, checks) };
+            let bind_layout = raw.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(&kernel.name),
+                entries: &entries,
+            });
+            let layout = raw.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(&kernel.name),
+                bind_group_layouts: &[Some(&bind_layout)],
+                immediate_size: reflection.immediate_bytes,
+            });
+            let pipeline = raw.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&kernel.name),
+                layout: Some(&layout),
+                module: &module,
+                entry_point: Some(kernel.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &kernel.constants,
+                    zero_initialize_workgroup_memory: self.checked,
+                },
+                cache: None,
+            });
+            (pipeline, bind_layout)
+        }));
+        let error = pollster::block_on(scope.pop());
+        let fault = |what: String| Error::Gpu(format!("kernel {}: {} refuses it: {what}", kernel.name, self.caps.name));
+        match (built, error) {
+            (Ok(pipeline), None) => {
+                self.check()?;
+                Ok(pipeline)
+            }
+            (Ok(_), Some(error)) => Err(fault(error.to_string())),
+            (Err(panic), _) => Err(fault(panic_text(&*panic))),
+        }
+    }
+
+    /// Fails if the device is lost or wgpu has reported an error since the last call.
+    ///
+    /// # Errors
+    /// [`Error::Device`] after a loss, [`Error::Memory`] if the driver ran out of memory, else [`Error::Gpu`].
+    pub fn check(&self) -> Result<()> {
+        let fault = lock(&self.fault).take();
+        if self.lost.load(Ordering::SeqCst) {
+            let why = fault.unwrap_or_else(|| "device lost".into());
+            return Err(Error::Device(format!("device: {} was lost: {why}", self.caps.name)));
+        }
+        match fault {
+            None => Ok(()),
+            Some(text) if text.to_lowercase().contains("out of memory") => Err(Error::Memory(format!("memory: {text}"))),
+            Some(text) => Err(Error::Gpu(format!("gpu: {text}"))),
+        }
+    }
+
+    /// Starts a command buffer.
+    pub(super) fn encoder(&self, label: &str) -> Result<wgpu::CommandEncoder> {
+        Ok(self.raw()?.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) }))
+    }
+
+    /// Hands recorded commands to the device.
+    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
+        let raw = self.raw()?;
+        let index = catch_unwind(AssertUnwindSafe(|| raw.queue.submit([encoder.finish()])))
+            .map_err(|panic| Error::Gpu(format!("gpu: submit failed: {}", panic_text(&*panic))))?;
+        self.check()?;
+        Ok(index)
+    }
+
+    /// Runs callbacks that are due; waits for a submission if one is given.
+    pub(super) fn poll(&self, wait: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let raw = self.raw()?;
+        let poll = match wait {
+            None => wgpu::PollType::Poll,
+            Some(index) => wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(HANG) },
+        };
+        // wgpu panics when a lost device is polled
+        match catch_unwind(AssertUnwindSafe(|| raw.device.poll(poll))) {
+            Ok(Ok(_)) => self.check(),
+            Ok(Err(wgpu::PollError::Timeout)) => Err(Error::Device(format!(
+                "device: {} did not finish a submission within {} s",
+                self.caps.name,
+                HANG.as_secs()
+            ))),
+            Ok(Err(error)) => Err(Error::Gpu(format!("gpu: poll failed: {error}"))),
+            Err(panic) => {
+                self.lost.store(true, Ordering::SeqCst);
+                Err(Error::Device(format!("device: {} was lost: {}", self.caps.name, panic_text(&*panic))))
+            }
+        }
+    }
+
+    /// Waits until all that was submitted is done.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn wait(&self) -> Result<()> {
+        let index = self.submit(self.encoder("wait")?)?;
+        self.poll(Some(index))
+    }
+
+    /// Overwrites a tensor from the host. Not for the step: [`super::UploadRing`] is.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the sizes differ, else as [`Gpu::check`].
+    pub fn write(&self, tensor: &Tensor, data: &[u8]) -> Result<()> {
+        if data.len() as u64 != tensor.bytes() {
+            return Err(Error::Shape(format!("write: `{}` has {} bytes, got {}", tensor.label(), tensor.bytes(), data.len())));
+        }
+        let (Some(raw), Some(buffer)) = (&self.raw, &tensor.buffer.raw) else { return Ok(()) };
+        for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {
+            raw.queue.write_buffer(buffer, tensor.offset + i as u64 * CHUNK, chunk);
+            // submitting frees wgpu's staging copy
+            let index = self.submit(self.encoder("write")?)?;
+            if data.len() as u64 > CHUNK {
+                self.poll(Some(index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a tensor back, waiting for all work before it. Not for the step: [`super::ReadRing`] is.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn read(&self, tensor: &Tensor) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(tensor.bytes() as usize);
+        let size = tensor.bytes().min(CHUNK);
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.buffer("read-back", size, usage)?;
+        let source = tensor.buffer.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry tensor was read".into()))?;
+        let target = staging.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry tensor was read".into()))?;
+        let mut done = 0;
+        while done < tensor.bytes() {
+            let n = CHUNK.min(tensor.bytes() - done);
+            let mut encoder = self.encoder("read")?;
+            encoder.copy_buffer_to_buffer(source, tensor.offset + done, target, 0, n);
+            let index = self.submit(encoder)?;
+            let (sender, mut receiver) = futures::channel::oneshot::channel();
+            target.slice(..n).map_async(wgpu::MapMode::Read, move |result| {
+                let _ = sender.send(result);
+            });
+            self.poll(Some(index))?;
+            match receiver.try_recv() {
+                Ok(Some(Ok(()))) => {}
+                other => return Err(Error::Gpu(format!("gpu: reading `{}` back failed: {other:?}", tensor.label()))),
+            }
+            let view = target
+                .slice(..n)
+                .get_mapped_range()
+                .map_err(|e| Error::Gpu(format!("gpu: reading `{}` back failed: {e}", tensor.label())))?;
+            bytes.extend_from_slice(&view);
+            drop(view);
+            target.unmap();
+            done += n;
+        }
+        Ok(bytes)
+    }
+
+    /// [`Gpu::read`] as f32.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn read_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        Ok(bytemuck::pod_collect_to_vec(&self.read(tensor)?))
+    }
+}
+
+/// The words of a caught panic.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "unknown panic".into())
+}

@@ -1,0 +1,194 @@
+//! Kernels: WGSL text put together, reflected by naga, checked against the adapter's limits, built by the driver.
+
+use std::fmt::Write as _;
+
+use crate::error::{Error, Result};
+
+use super::adapter::Caps;
+
+/// One compute kernel as text: pure data, made and translated without a GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kernel {
+    /// Operator, pass and variant: `layernorm.forward`.
+    pub name: String,
+    /// The whole WGSL module.
+    pub source: String,
+    /// Entry point.
+    pub entry: &'static str,
+    /// Values of the module's `override` constants.
+    pub constants: Vec<(&'static str, f64)>,
+}
+
+/// How many elements a kernel moves at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// One f32.
+    Scalar,
+    /// Four f32: 16 bytes. Needs rows whose length 4 divides.
+    Vec4,
+}
+
+impl Width {
+    /// The widest that divides all of `lengths`.
+    #[must_use]
+    pub fn of(lengths: &[usize]) -> Self {
+        if lengths.iter().all(|n| n.is_multiple_of(4)) { Self::Vec4 } else { Self::Scalar }
+    }
+
+    /// Elements moved at once.
+    #[must_use]
+    pub fn elements(self) -> usize {
+        match self {
+            Self::Scalar => 1,
+            Self::Vec4 => 4,
+        }
+    }
+
+    fn header(self) -> &'static str {
+        match self {
+            Self::Scalar => include_str!("../../shaders/shared/scalar.wgsl"),
+            Self::Vec4 => include_str!("../../shaders/shared/vec4.wgsl"),
+        }
+    }
+}
+
+impl Kernel {
+    /// Joins the header of `width`, the shared files and the operator's file. WGSL is order-free at module scope, so
+    /// joining is all that is needed.
+    #[must_use]
+    pub fn new(name: &str, entry: &'static str, width: Width, body: &str) -> Self {
+        let shared = [
+            include_str!("../../shaders/shared/grid.wgsl"),
+            include_str!("../../shaders/shared/reduce.wgsl"),
+        ];
+        let mut source = String::from(width.header());
+        for part in shared.iter().chain(&[body]) {
+            source.push_str(part);
+        }
+        let variant = if width == Width::Scalar { ".scalar" } else { "" };
+        Self { name: format!("{name}{variant}"), source, entry, constants: Vec::new() }
+    }
+
+    /// A kernel whose whole text comes from a generator.
+    #[must_use]
+    pub fn generated(name: String, entry: &'static str, source: String) -> Self {
+        Self { name, source, entry, constants: Vec::new() }
+    }
+
+    /// Sets an `override` constant.
+    #[must_use]
+    pub fn set(mut self, name: &'static str, value: u32) -> Self {
+        self.constants.push((name, f64::from(value)));
+        self
+    }
+
+    /// Puts a `const` before the body: for the lengths of per-invocation arrays, which WGSL wants constant.
+    #[must_use]
+    pub fn with_const(mut self, name: &str, value: u32) -> Self {
+        let _ = writeln!(self.source, "const {name}: u32 = {value}u;");
+        let _ = write!(self.name, ".{}{value}", name.to_lowercase());
+        self
+    }
+
+    /// Key of the pipeline cache.
+    pub(super) fn key(&self) -> String {
+        format!("{}\u{0}{}\u{0}{:?}\u{0}{}", self.name, self.entry, self.constants, self.source)
+    }
+
+    /// Parses and reflects the text.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] with naga's message and the offending lines.
+    pub fn reflect(&self) -> Result<Reflection> {
+        let fault = |what: String| Error::Gpu(format!("kernel {}: {what}", self.name));
+        let module = naga::front::wgsl::parse_str(&self.source)
+            .map_err(|e| fault(format!("does not parse: {}", e.emit_to_string(&self.source))))?;
+        let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
+            .validate(&module)
+            .map_err(|e| fault(format!("is not valid: {}", e.emit_to_string(&self.source))))?;
+        let constants = self.constants.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        let (module, info) = naga::back::pipeline_constants::process_overrides(
+            &module,
+            &info,
+            Some((naga::ShaderStage::Compute, self.entry)),
+            &constants,
+        )
+        .map_err(|e| fault(format!("override constants: {e}")))?;
+        let index = module
+            .entry_points
+            .iter()
+            .position(|e| e.name == self.entry)
+            .ok_or_else(|| fault(format!("has no entry point `{}`", self.entry)))?;
+        let uses = info.get_entry_point(index);
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).map_err(|e| fault(e.to_string()))?;
+        let mut reflection = Reflection {
+            workgroup_size: module.entry_points[index].workgroup_size,
+            workgroup_bytes: 0,
+            immediate_bytes: 0,
+            bindings: Vec::new(),
+        };
+        for (handle, variable) in module.global_variables.iter() {
+            if uses[handle].is_empty() {
+                continue;
+            }
+            let size = layouter[variable.ty].size;
+            match variable.space {
+                naga::AddressSpace::WorkGroup => reflection.workgroup_bytes += size,
+                naga::AddressSpace::Immediate => reflection.immediate_bytes = size,
+                naga::AddressSpace::Storage { access } => {
+                    let Some(binding) = variable.binding else { continue };
+                    reflection.bindings.push((binding.binding, access.contains(naga::StorageAccess::STORE)));
+                }
+                _ => {}
+            }
+        }
+        reflection.bindings.sort_unstable();
+        if reflection.bindings.iter().enumerate().any(|(i, b)| b.0 as usize != i) {
+            return Err(fault(format!("bindings {:?} are not 0, 1, 2, ...", reflection.bindings)));
+        }
+        Ok(reflection)
+    }
+}
+
+/// What a kernel's text says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reflection {
+    /// Invocations in x, y, z.
+    pub workgroup_size: [u32; 3],
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Bytes of immediates.
+    pub immediate_bytes: u32,
+    /// Binding number, and whether the kernel writes to it.
+    pub bindings: Vec<(u32, bool)>,
+}
+
+impl Reflection {
+    /// wgpu checks neither workgroup memory nor sizes that come from overrides; a driver may crash on them.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] naming the limit.
+    pub fn check(&self, name: &str, caps: &Caps) -> Result<()> {
+        let invocations: u32 = self.workgroup_size.iter().product();
+        for (what, need, limit) in [
+            ("invocations in a workgroup", invocations, caps.max_invocations),
+            ("bytes of workgroup memory", self.workgroup_bytes, caps.max_workgroup_bytes),
+            ("storage buffers", self.bindings.len() as u32, caps.max_storage_buffers),
+            ("bytes of immediates", self.immediate_bytes, 64),
+        ] {
+            if need > limit {
+                return Err(Error::Gpu(format!("kernel {name}: {need} {what}, {} allows {limit}", caps.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A kernel that the driver has built.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    pub(super) id: u64,
+    pub(super) reflection: Reflection,
+    pub(super) raw: Option<(wgpu::ComputePipeline, wgpu::BindGroupLayout)>,
+}

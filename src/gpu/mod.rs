@@ -1,0 +1,20 @@
+//! Buffers, kernels, command recording, time and capabilities. Knows nothing of transformers; the only floor that
+//! names wgpu.
+//!
+//! A step is recorded once as a flat [`Program`] of dispatches and encoded anew for every submission. What is
+//! recorded needs no device: with [`Gpu::dry`] the same calls only count.
+
+pub mod adapter;
+pub mod context;
+pub mod kernel;
+pub mod pass;
+pub mod ring;
+pub mod tensor;
+pub mod timing;
+
+pub use adapter::{Caps, DeviceInfo};
+pub use context::{Gpu, Options};
+pub use kernel::Kernel;
+pub use pass::{Dispatch, Pass, Program};
+pub use ring::{ReadRing, UploadRing};
+pub use tensor::{Elem, Tensor};

@@ -1,0 +1,301 @@
+//! Recording: a step is a flat list of dispatches, made once and encoded anew for every submission.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, Result};
+
+use super::context::{Gpu, lock};
+use super::kernel::{Kernel, Pipeline};
+use super::tensor::{Buffer, Tensor, row_windows};
+
+/// One dispatch as an operator asks for it.
+#[derive(Debug)]
+pub struct Dispatch<'a> {
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// Bindings 0, 1, 2, ...
+    pub tensors: &'a [&'a Tensor],
+    /// The kernel's parameters, at most 64 bytes.
+    pub immediates: &'a [u8],
+    /// Number of workgroups. More than one dimension holds are folded into two: see `shared/grid.wgsl`.
+    pub groups: u64,
+    /// Floating-point operations that the operator needs.
+    pub flops: u64,
+    /// Bytes that the operator must move at least: each operand once.
+    pub bytes: u64,
+}
+
+/// One recorded command.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Kernel name, or `clear`.
+    pub name: String,
+    /// Where in the model: `h.3`.
+    pub place: String,
+    /// Workgroups in x, y, z.
+    pub grid: [u32; 3],
+    /// See [`Dispatch::flops`].
+    pub flops: u64,
+    /// See [`Dispatch::bytes`].
+    pub bytes: u64,
+    action: Action,
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Dispatch { pipeline: Arc<Pipeline>, bind_group: Option<wgpu::BindGroup>, immediates: Vec<u8> },
+    Clear { buffer: Arc<Buffer>, offset: u64, size: u64 },
+    Copy { source: Arc<Buffer>, from: u64, target: Arc<Buffer>, to: u64, size: u64 },
+}
+
+/// A recording in progress.
+#[derive(Debug)]
+pub struct Pass<'g> {
+    /// The device that is recorded for.
+    pub gpu: &'g Gpu,
+    commands: Vec<Command>,
+    place: String,
+}
+
+impl<'g> Pass<'g> {
+    /// Starts a recording.
+    #[must_use]
+    pub fn new(gpu: &'g Gpu) -> Self {
+        Self { gpu, commands: Vec::new(), place: String::new() }
+    }
+
+    /// Says where in the model the following commands belong.
+    pub fn at(&mut self, place: impl Into<String>) {
+        self.place = place.into();
+    }
+
+    /// Records a dispatch.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the kernel cannot be built; [`Error::Memory`] if a tensor is larger than the adapter binds.
+    pub fn dispatch(&mut self, dispatch: &Dispatch) -> Result<()> {
+        let pipeline = self.gpu.pipeline(dispatch.kernel)?;
+        let name = &dispatch.kernel.name;
+        if dispatch.groups == 0 {
+            return Ok(());
+        }
+        if pipeline.reflection.immediate_bytes as usize != dispatch.immediates.len() {
+            return Err(Error::Gpu(format!(
+                "{name}: {} bytes of immediates, expected {}",
+                dispatch.immediates.len(),
+                pipeline.reflection.immediate_bytes
+            )));
+        }
+        let bind_group = self.bind(&pipeline, name, dispatch.tensors)?;
+        let limit = u64::from(self.gpu.caps.max_groups);
+        let grid = fold(dispatch.groups, limit)
+            .ok_or_else(|| Error::Gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit)))?;
+        self.commands.push(Command {
+            name: name.clone(),
+            place: self.place.clone(),
+            grid,
+            flops: dispatch.flops,
+            bytes: dispatch.bytes,
+            action: Action::Dispatch { pipeline, bind_group, immediates: dispatch.immediates.to_vec() },
+        });
+        Ok(())
+    }
+
+    /// Records that a tensor becomes all zeros.
+    pub fn clear(&mut self, tensor: &Tensor) {
+        let (buffer, offset, size) = (Arc::clone(&tensor.buffer), tensor.offset, tensor.bytes());
+        self.push("clear", size, Action::Clear { buffer, offset, size });
+    }
+
+    /// Records a copy of `source` over `target`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the sizes differ.
+    pub fn copy(&mut self, source: &Tensor, target: &Tensor) -> Result<()> {
+        if source.bytes() != target.bytes() {
+            return Err(Error::Shape(format!("copy: `{}` has {} bytes, `{}` has {}", source.label(), source.bytes(), target.label(), target.bytes())));
+        }
+        let action = Action::Copy {
+            source: Arc::clone(&source.buffer),
+            from: source.offset,
+            target: Arc::clone(&target.buffer),
+            to: target.offset,
+            size: source.bytes(),
+        };
+        self.push("copy", 2 * source.bytes(), action);
+        Ok(())
+    }
+
+    fn push(&mut self, name: &str, bytes: u64, action: Action) {
+        self.commands.push(Command { name: name.into(), place: self.place.clone(), grid: [0; 3], flops: 0, bytes, action });
+    }
+
+    /// Cuts `rows` rows so that a tensor with the longest row given stays within one binding.
+    #[must_use]
+    pub fn row_windows(&self, rows: usize, row_bytes: u64) -> Vec<std::ops::Range<usize>> {
+        row_windows(rows, row_bytes, self.gpu.caps.max_binding_bytes)
+    }
+
+    /// Ends the recording.
+    #[must_use]
+    pub fn finish(self) -> Program {
+        Program { commands: self.commands }
+    }
+
+    fn bind(&self, pipeline: &Pipeline, name: &str, tensors: &[&Tensor]) -> Result<Option<wgpu::BindGroup>> {
+        let caps = &self.gpu.caps;
+        if tensors.len() != pipeline.reflection.bindings.len() {
+            return Err(Error::Gpu(format!(
+                "{name}: {} tensors given, the kernel binds {}",
+                tensors.len(),
+                pipeline.reflection.bindings.len()
+            )));
+        }
+        for tensor in tensors {
+            if tensor.bytes() > caps.max_binding_bytes {
+                return Err(Error::Memory(format!(
+                    "{name}: `{}` has {} MiB, {} binds at most {} MiB at once; try a smaller --batch",
+                    tensor.label(),
+                    tensor.bytes() >> 20,
+                    caps.name,
+                    caps.max_binding_bytes >> 20
+                )));
+            }
+            if !tensor.offset.is_multiple_of(caps.offset_alignment) {
+                return Err(Error::Gpu(format!(
+                    "{name}: `{}` starts at byte {}, expected a multiple of {}",
+                    tensor.label(),
+                    tensor.offset,
+                    caps.offset_alignment
+                )));
+            }
+        }
+        let Some(raw) = &self.gpu.raw else { return Ok(None) };
+        let Some((_, layout)) = &pipeline.raw else { return Ok(None) };
+        let window = |t: &Tensor| (t.buffer.id, t.offset, t.bytes().max(16).min(t.buffer.size - t.offset));
+        let key = (pipeline.id, tensors.iter().map(|t| window(t)).collect::<Vec<_>>());
+        let mut cache = lock(&self.gpu.bind_groups);
+        if let Some(group) = cache.get(&key) {
+            return Ok(Some(group.clone()));
+        }
+        let mut entries = Vec::with_capacity(tensors.len());
+        for (i, tensor) in tensors.iter().enumerate() {
+            let buffer = tensor.buffer.raw.as_ref().ok_or_else(|| Error::Gpu(format!("{name}: a dry tensor was bound")))?;
+            entries.push(wgpu::BindGroupEntry {
+                binding: i as u32,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer,
+                    offset: tensor.offset,
+                    size: std::num::NonZeroU64::new(key.1[i].2),
+                }),
+            });
+        }
+        let scope = raw.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let group =
+            raw.device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(name), layout, entries: &entries });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(Error::Gpu(format!("{name}: cannot be bound: {error}")));
+        }
+        self.gpu.bind_groups_created.fetch_add(1, Ordering::Relaxed);
+        cache.insert(key, group.clone());
+        Ok(Some(group))
+    }
+}
+
+/// Folds a number of workgroups into two dimensions of at most `limit`, as square as needed to waste few. `None` if
+/// they do not fit. Kernels ignore the groups past the end.
+fn fold(groups: u64, limit: u64) -> Option<[u32; 3]> {
+    if groups <= limit {
+        return Some([groups as u32, 1, 1]);
+    }
+    let rows = groups.div_ceil(limit);
+    (rows <= limit).then(|| [groups.div_ceil(rows) as u32, rows as u32, 1])
+}
+
+/// A recorded list of commands, ready to be run again and again.
+#[derive(Debug, Clone, Default)]
+pub struct Program {
+    /// The commands in order.
+    pub commands: Vec<Command>,
+}
+
+impl Program {
+    /// Encodes all commands.
+    pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        let mut rest = self.commands.as_slice();
+        while let Some(first) = rest.first() {
+            let run = rest.iter().take_while(|c| matches!(c.action, Action::Dispatch { .. })).count();
+            if run == 0 {
+                first.encode_transfer(encoder);
+                rest = &rest[1..];
+                continue;
+            }
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for command in &rest[..run] {
+                command.encode_dispatch(&mut pass);
+            }
+            rest = &rest[run..];
+        }
+    }
+
+    /// Runs the program once, without waiting for it.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn run(&self, gpu: &Gpu) -> Result<()> {
+        let mut encoder = gpu.encoder("program")?;
+        self.encode(&mut encoder);
+        gpu.submit(encoder).map(|_| ())
+    }
+}
+
+impl Command {
+    /// True for a kernel, false for a clear or copy.
+    #[must_use]
+    pub fn is_dispatch(&self) -> bool {
+        matches!(self.action, Action::Dispatch { .. })
+    }
+
+    pub(super) fn encode_dispatch(&self, pass: &mut wgpu::ComputePass) {
+        let Action::Dispatch { pipeline, bind_group, immediates } = &self.action else { return };
+        let Some((raw, _)) = &pipeline.raw else { return };
+        pass.set_pipeline(raw);
+        pass.set_bind_group(0, bind_group.as_ref(), &[]);
+        if !immediates.is_empty() {
+            pass.set_immediates(0, immediates);
+        }
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
+    }
+
+    pub(super) fn encode_transfer(&self, encoder: &mut wgpu::CommandEncoder) {
+        match &self.action {
+            Action::Dispatch { .. } => {}
+            Action::Clear { buffer, offset, size } => {
+                if let Some(raw) = &buffer.raw {
+                    encoder.clear_buffer(raw, *offset, Some(*size));
+                }
+            }
+            Action::Copy { source, from, target, to, size } => {
+                if let (Some(source), Some(target)) = (&source.raw, &target.raw) {
+                    encoder.copy_buffer_to_buffer(source, *from, target, *to, *size);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fold;
+
+    #[test]
+    fn folding_covers_all_groups_within_the_limit() {
+        for groups in [1, 65_535, 65_536, 100_003, 5_000_000] {
+            let [x, y, z] = fold(groups, 65_535).expect("fits");
+            assert!(x <= 65_535 && y <= 65_535 && z == 1);
+            assert!(u64::from(x) * u64::from(y) >= groups);
+        }
+        assert!(fold(65_535 * 65_535 + 1, 65_535).is_none());
+    }
+}

@@ -1,0 +1,187 @@
+//! Two-dimensional windows on GPU buffers.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Element type of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Elem {
+    /// 32-bit float.
+    F32,
+    /// 32-bit unsigned integer: tokens, counters, state.
+    U32,
+}
+
+impl Elem {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 | Self::U32 => 4,
+        }
+    }
+}
+
+/// A GPU buffer. Without a device (a dry run) there is only its size.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    pub(super) id: u64,
+    pub(super) label: String,
+    pub(super) size: u64,
+    pub(super) raw: Option<wgpu::Buffer>,
+    /// The device's count of allocated bytes.
+    pub(super) meter: Arc<AtomicU64>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.meter.fetch_sub(self.size, Ordering::Relaxed);
+    }
+}
+
+/// A (rows, columns) window on a buffer, row-major and dense. Cloning shares the buffer.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    pub(super) buffer: Arc<Buffer>,
+    /// First byte of the window.
+    pub(super) offset: u64,
+    rows: usize,
+    columns: usize,
+    elem: Elem,
+}
+
+impl Tensor {
+    pub(super) fn new(buffer: Arc<Buffer>, offset: u64, rows: usize, columns: usize, elem: Elem) -> Self {
+        Self { buffer, offset, rows, columns, elem }
+    }
+
+    /// Name of the buffer, for messages.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.buffer.label
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// True if there is no element.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn elem(&self) -> Elem {
+        self.elem
+    }
+
+    /// Bytes of the window.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.len() as u64 * self.elem.bytes()
+    }
+
+    /// Bytes of one row.
+    #[must_use]
+    pub fn row_bytes(&self) -> u64 {
+        self.columns as u64 * self.elem.bytes()
+    }
+
+    /// The rows of `range`.
+    ///
+    /// # Panics
+    /// If the range passes the end.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.rows, "{}: rows {range:?} of {}", self.label(), self.rows);
+        let mut window = self.clone();
+        window.offset += range.start as u64 * self.row_bytes();
+        window.rows = range.len();
+        window
+    }
+
+    /// The first `rows * columns` elements of the same memory under another shape.
+    ///
+    /// # Panics
+    /// If that is more than there is.
+    #[must_use]
+    pub fn reshape(&self, rows: usize, columns: usize) -> Self {
+        assert!(rows * columns <= self.len(), "{}: {rows} x {columns} of {} elements", self.label(), self.len());
+        let mut window = self.clone();
+        (window.rows, window.columns) = (rows, columns);
+        window
+    }
+
+    /// `columns` elements from element `start` on, as one row.
+    ///
+    /// # Panics
+    /// If that passes the end.
+    #[must_use]
+    pub fn flat(&self, range: Range<usize>) -> Self {
+        let mut window = self.reshape(1, self.len());
+        assert!(range.end <= self.len(), "{}: elements {range:?} of {}", self.label(), self.len());
+        window.offset += range.start as u64 * self.elem.bytes();
+        window.columns = range.len();
+        window
+    }
+
+    /// Fails unless the shape is `(rows, columns)`; `place` and `name` say where and which.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn expect(&self, place: &str, name: &str, rows: usize, columns: usize) -> Result<()> {
+        if (self.rows, self.columns) == (rows, columns) {
+            return Ok(());
+        }
+        Err(Error::Shape(format!(
+            "{place}: `{name}` has shape ({}, {}), expected ({rows}, {columns})",
+            self.rows, self.columns
+        )))
+    }
+}
+
+/// Cuts `rows` rows into ranges of at most `limit` bytes each, every range starting at a multiple of 256 bytes.
+#[must_use]
+pub fn row_windows(rows: usize, row_bytes: u64, limit: u64) -> Vec<Range<usize>> {
+    let whole = (limit / row_bytes.max(1)) as usize;
+    let step = match whole {
+        _ if whole >= rows => rows,
+        _ if row_bytes.is_multiple_of(256) => whole,
+        _ => whole / 64 * 64,
+    };
+    (0..rows).step_by(step.max(1)).map(|start| start..(start + step).min(rows)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_cover_every_row_once_within_the_limit() {
+        for (rows, row_bytes, limit) in [(1, 4, 256), (50_304, 3072, 128 << 20), (1000, 12, 4096), (64, 1, 1)] {
+            let windows = row_windows(rows, row_bytes, limit);
+            assert_eq!(windows.iter().map(Range::len).sum::<usize>(), rows);
+            assert!(windows.windows(2).all(|w| w[0].end == w[1].start));
+        }
+        assert_eq!(row_windows(50_304, 3072, 128 << 20).len(), 2);
+    }
+}

@@ -1,0 +1,67 @@
+//! AdamW: the update of all parameters from their gradients.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::{group, groups, stepcontrol::StepControl};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    count: u32,
+    decays: u32,
+}
+
+fn kernel(caps: &Caps, width: Width) -> Kernel {
+    Kernel::new("adamw.forward", "forward", width, include_str!("../../shaders/adamw.wgsl")).set("WG", group(caps))
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
+}
+
+/// Tensors of [`forward`]: flat windows of equal length.
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// Updated.
+    pub param: &'a Tensor,
+    /// Read.
+    pub grad: &'a Tensor,
+    /// First moment, updated.
+    pub m: &'a Tensor,
+    /// Second moment, updated.
+    pub v: &'a Tensor,
+    /// Says whether and how.
+    pub control: &'a StepControl,
+    /// True if weight decay applies.
+    pub decays: bool,
+}
+
+/// One AdamW update, or nothing at all in a step that is skipped; see `shaders/adamw.wgsl`.
+///
+/// # Errors
+/// [`Error::Shape`] if the lengths differ.
+pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
+    let n = io.param.len();
+    for (name, tensor) in [("grad", io.grad), ("m", io.m), ("v", io.v)] {
+        if tensor.len() != n {
+            return Err(Error::Shape(format!("adamw.forward: `{name}` has {} elements, expected {n}", tensor.len())));
+        }
+    }
+    let width = Width::of(&[n]);
+    let count = n / width.elements();
+    let kernel = kernel(&pass.gpu.caps, width);
+    pass.dispatch(&Dispatch {
+        kernel: &kernel,
+        tensors: &[io.param, io.grad, io.m, io.v, &io.control.state, &io.control.hyper],
+        immediates: bytemuck::bytes_of(&Params { count: count as u32, decays: u32::from(io.decays) }),
+        groups: groups(count, group(&pass.gpu.caps)),
+        flops: 14 * n as u64,
+        bytes: 7 * io.param.bytes(),
+    })
+}

@@ -1,0 +1,190 @@
+//! Causal self-attention, fused forward and backward (Dao et al., FlashAttention).
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::{group, groups};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    batch: u32,
+    positions: u32,
+    heads: u32,
+    scale: f32,
+}
+
+/// Head sizes whose kernels the translation test sees: the least, odd ones, GPT-2's and GPT-3's.
+const SAMPLE_HEAD_SIZES: [usize; 7] = [8, 11, 13, 64, 80, 96, 128];
+
+/// Rows of a workgroup: one vector of a software adapter, one subgroup of a GPU.
+fn lanes(caps: &Caps) -> u32 {
+    if caps.software { caps.lanes } else { 32 }
+}
+
+fn kernel(caps: &Caps, entry: &'static str, head_size: usize) -> Kernel {
+    let width = Width::of(&[head_size]);
+    let wg = if entry == "backward_delta" { group(caps) } else { lanes(caps) };
+    Kernel::new(&format!("attention.{entry}"), entry, width, include_str!("../../shaders/attention.wgsl"))
+        .with_const("HSV", (head_size / width.elements()) as u32)
+        .set("WG", wg)
+}
+
+/// The kernels an adapter may be given, for some head sizes.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let entries = ["forward", "backward_delta", "backward_q", "backward_kv"];
+    SAMPLE_HEAD_SIZES.iter().flat_map(|&hs| entries.map(|entry| kernel(caps, entry, hs))).collect()
+}
+
+/// The sizes of an attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub positions: usize,
+    /// NH.
+    pub heads: usize,
+}
+
+/// Tensors of [`forward`].
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// B, T, NH.
+    pub shape: Shape,
+    /// (B T, 3 C): queries, keys and values of all heads.
+    pub qkv: &'a Tensor,
+    /// (B T, C), overwritten.
+    pub out: &'a Tensor,
+    /// (B NH, T), overwritten: the log-sum-exp of each row's scores.
+    pub lse: &'a Tensor,
+}
+
+/// Tensors of [`backward`].
+#[derive(Debug)]
+pub struct Backward<'a> {
+    /// B, T, NH.
+    pub shape: Shape,
+    /// (B T, C).
+    pub dout: &'a Tensor,
+    /// (B T, 3 C): what `forward` was given.
+    pub qkv: &'a Tensor,
+    /// (B T, C): what `forward` made.
+    pub out: &'a Tensor,
+    /// (B NH, T): what `forward` kept.
+    pub lse: &'a Tensor,
+    /// (B NH, T), overwritten: scratch for the row sums of `dout out`.
+    pub delta: &'a Tensor,
+    /// (B T, 3 C), overwritten.
+    pub dqkv: &'a Tensor,
+}
+
+/// One run of sequences: everything cut to it.
+struct Cut {
+    params: Params,
+    rows: std::ops::Range<usize>,
+    stats: std::ops::Range<usize>,
+    /// Workgroups with one lane per row.
+    groups: u64,
+    /// Multiply-adds of one product over the causal half, times two.
+    flops: u64,
+}
+
+impl Shape {
+    /// Cuts the batch so that the largest tensor stays within one binding.
+    fn cuts(self, pass: &Pass, qkv: &Tensor, head_size: usize) -> Vec<Cut> {
+        let Self { batch, positions: t, heads } = self;
+        let wg = lanes(&pass.gpu.caps) as usize;
+        pass.row_windows(batch, t as u64 * qkv.row_bytes())
+            .into_iter()
+            .map(|b| Cut {
+                params: Params {
+                    batch: b.len() as u32,
+                    positions: t as u32,
+                    heads: heads as u32,
+                    scale: 1.0 / (head_size as f32).sqrt(),
+                },
+                rows: b.start * t..b.end * t,
+                stats: b.start * heads..b.end * heads,
+                groups: (b.len() * heads * t.div_ceil(wg)) as u64,
+                flops: (b.len() * heads * t * (t + 1) * head_size) as u64,
+            })
+            .collect()
+    }
+
+    fn check(self, place: &str, qkv: &Tensor, out: &Tensor, lse: &Tensor) -> Result<usize> {
+        let (n, c) = (self.batch * self.positions, out.columns());
+        out.expect(place, "out", n, c)?;
+        qkv.expect(place, "qkv", n, 3 * c)?;
+        lse.expect(place, "lse", self.batch * self.heads, self.positions)?;
+        let head_size = c / self.heads.max(1);
+        if self.heads == 0 || !c.is_multiple_of(self.heads) || !(8..=128).contains(&head_size) {
+            return Err(Error::Shape(format!("{place}: {} heads of {c} channels, expected heads of 8 to 128", self.heads)));
+        }
+        Ok(head_size)
+    }
+}
+
+/// `out[t] = sum over s <= t of softmax(q[t] . k[s] / sqrt(HS)) v[s]`, head by head. Overwrites `out` and `lse`.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
+    let head_size = io.shape.check("attention.forward", io.qkv, io.out, io.lse)?;
+    let kernel = kernel(&pass.gpu.caps, "forward", head_size);
+    for cut in io.shape.cuts(pass, io.qkv, head_size) {
+        let (qkv, out, lse) = (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows), io.lse.slice(cut.stats));
+        pass.dispatch(&Dispatch {
+            kernel: &kernel,
+            tensors: &[&qkv, &out, &lse],
+            immediates: bytemuck::bytes_of(&cut.params),
+            groups: cut.groups,
+            flops: 2 * cut.flops,
+            bytes: qkv.bytes() + out.bytes() + lse.bytes(),
+        })?;
+    }
+    Ok(())
+}
+
+/// The gradient of [`forward`] with the weights recomputed from `lse`. Overwrites `dqkv` and `delta`.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
+    let place = "attention.backward";
+    let head_size = io.shape.check(place, io.qkv, io.out, io.lse)?;
+    io.dout.expect(place, "dout", io.out.rows(), io.out.columns())?;
+    io.dqkv.expect(place, "dqkv", io.qkv.rows(), io.qkv.columns())?;
+    io.delta.expect(place, "delta", io.lse.rows(), io.lse.columns())?;
+    let [delta_kernel, q_kernel, kv_kernel] =
+        ["backward_delta", "backward_q", "backward_kv"].map(|entry| kernel(&pass.gpu.caps, entry, head_size));
+    for cut in io.shape.cuts(pass, io.qkv, head_size) {
+        let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
+        let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));
+        let immediates = bytemuck::bytes_of(&cut.params);
+        pass.dispatch(&Dispatch {
+            kernel: &delta_kernel,
+            tensors: &[&dout, &out, &delta],
+            immediates,
+            groups: groups(delta.len(), group(&pass.gpu.caps)),
+            flops: 2 * out.len() as u64,
+            bytes: 2 * out.bytes() + delta.bytes(),
+        })?;
+        // scores, dweights and dq; then scores, dweights, dk and dv
+        for (kernel, products, written) in [(&q_kernel, 3, out.bytes()), (&kv_kernel, 4, 2 * out.bytes())] {
+            pass.dispatch(&Dispatch {
+                kernel,
+                tensors: &[&qkv, &dout, &lse, &delta, &dqkv],
+                immediates,
+                groups: cut.groups,
+                flops: products * cut.flops,
+                bytes: qkv.bytes() + dout.bytes() + 2 * lse.bytes() + written,
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! The gradient of a bias. Its forward is part of the matrix product.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::Result;
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::{group, groups};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    columns: u32,
+    block_rows: u32,
+    blocks: u32,
+}
+
+/// Most blocks of rows that are summed apart: the rows that `scratch` must have.
+pub const BLOCKS: usize = 64;
+/// Fewest rows of a block.
+const BLOCK_ROWS: usize = 32;
+
+/// Rows of a block and number of blocks for N rows: a function of the shape alone, so that sums never change.
+pub(super) fn blocks(rows: usize) -> (usize, usize) {
+    let block_rows = rows.div_ceil(BLOCKS).max(BLOCK_ROWS);
+    (block_rows, rows.div_ceil(block_rows))
+}
+
+fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
+    Kernel::new(&format!("bias.{entry}"), entry, width, include_str!("../../shaders/bias.wgsl")).set("WG", group(caps))
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut list = Vec::new();
+    for width in [Width::Vec4, Width::Scalar] {
+        list.extend(["backward_blocks", "backward"].map(|entry| kernel(caps, entry, width)));
+    }
+    list
+}
+
+/// Tensors of [`backward`].
+#[derive(Debug)]
+pub struct Backward<'a> {
+    /// (N, C).
+    pub dout: &'a Tensor,
+    /// (1, C), accumulated.
+    pub dbias: &'a Tensor,
+    /// At least `BLOCKS * C` elements, overwritten.
+    pub scratch: &'a Tensor,
+}
+
+/// `dbias[c] += sum over n of dout[n,c]`, in two deterministic stages.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] if `dbias` is not (1, C).
+pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
+    let c = io.dout.columns();
+    io.dbias.expect("bias.backward", "dbias", 1, c)?;
+    let width = Width::of(&[c]);
+    let wg = group(&pass.gpu.caps);
+    let (first, second) = (kernel(&pass.gpu.caps, "backward_blocks", width), kernel(&pass.gpu.caps, "backward", width));
+    for rows in pass.row_windows(io.dout.rows(), io.dout.row_bytes()) {
+        let dout = io.dout.slice(rows);
+        let (block_rows, blocks) = blocks(dout.rows());
+        let scratch = io.scratch.reshape(blocks, c);
+        let columns = c / width.elements();
+        let params = Params {
+            rows: dout.rows() as u32,
+            columns: columns as u32,
+            block_rows: block_rows as u32,
+            blocks: blocks as u32,
+        };
+        pass.dispatch(&Dispatch {
+            kernel: &first,
+            tensors: &[&dout, &scratch],
+            immediates: bytemuck::bytes_of(&params),
+            groups: groups(blocks * columns, wg),
+            flops: dout.len() as u64,
+            bytes: dout.bytes() + scratch.bytes(),
+        })?;
+        pass.dispatch(&Dispatch {
+            kernel: &second,
+            tensors: &[&scratch, io.dbias],
+            immediates: bytemuck::bytes_of(&params),
+            groups: groups(columns, wg),
+            flops: scratch.len() as u64,
+            bytes: scratch.bytes() + 2 * io.dbias.bytes(),
+        })?;
+    }
+    Ok(())
+}

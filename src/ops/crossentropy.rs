@@ -1,0 +1,80 @@
+//! Softmax, cross-entropy loss and their gradient, fused over a chunk of rows.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::reduce_group;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    vocab: u32,
+    stride: u32,
+    scale: f32,
+}
+
+/// The target of a row that does not count: its loss and gradient are zero.
+pub const IGNORED: u32 = u32::MAX;
+
+fn kernel(caps: &Caps, entry: &'static str) -> Kernel {
+    let name = format!("crossentropy.{entry}");
+    Kernel::new(&name, entry, Width::Vec4, include_str!("../../shaders/crossentropy.wgsl")).set("WG", reduce_group(caps))
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    ["forward", "forward_backward"].map(|entry| kernel(caps, entry)).into()
+}
+
+/// Tensors of [`forward`] and [`forward_backward`].
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// (n, Vp): a chunk of rows.
+    pub logits: &'a Tensor,
+    /// (n, 1) u32 below `vocab`, or [`IGNORED`].
+    pub targets: &'a Tensor,
+    /// (n, 1), overwritten.
+    pub losses: &'a Tensor,
+    /// V: columns past it are padding.
+    pub vocab: usize,
+}
+
+/// `losses[n] = -log softmax(logits[n, ..V])[targets[n]]`. Overwrites `losses`.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn forward(pass: &mut Pass, io: &Forward) -> Result<()> {
+    run(pass, "forward", io, 0.0)
+}
+
+/// As [`forward`], and overwrites `logits` by their gradient `(softmax - onehot) scale`; padding becomes zero.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn forward_backward(pass: &mut Pass, io: &Forward, scale: f32) -> Result<()> {
+    run(pass, "forward_backward", io, scale)
+}
+
+fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32) -> Result<()> {
+    let (n, stride) = (io.logits.rows(), io.logits.columns());
+    let place = "crossentropy.forward";
+    io.targets.expect(place, "targets", n, 1)?;
+    io.losses.expect(place, "losses", n, 1)?;
+    if io.vocab > stride {
+        return Err(Error::Shape(format!("{place}: `logits` has {stride} columns, expected at least {}", io.vocab)));
+    }
+    let kernel = kernel(&pass.gpu.caps, entry);
+    pass.dispatch(&Dispatch {
+        kernel: &kernel,
+        tensors: &[io.logits, io.targets, io.losses],
+        immediates: bytemuck::bytes_of(&Params { rows: n as u32, vocab: io.vocab as u32, stride: stride as u32, scale }),
+        groups: n as u64,
+        flops: 6 * io.logits.len() as u64,
+        bytes: if entry == "forward" { 1 } else { 2 } * io.logits.bytes(),
+    })
+}

@@ -1,0 +1,78 @@
+//! GELU in its tanh form (Hendrycks and Gimpel; GPT-2's `gelu_new`).
+
+use crate::error::Result;
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::{group, groups};
+
+/// Floating-point operations an element, a transcendental one counted as one.
+const FLOPS: u64 = 10;
+
+fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
+    Kernel::new(&format!("gelu.{entry}"), entry, width, include_str!("../../shaders/gelu.wgsl")).set("WG", group(caps))
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut list = Vec::new();
+    for width in [Width::Vec4, Width::Scalar] {
+        list.extend(["forward", "backward"].map(|entry| kernel(caps, entry, width)));
+    }
+    list
+}
+
+/// Tensors of [`forward`].
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// (N, C).
+    pub inp: &'a Tensor,
+    /// (N, C), overwritten.
+    pub out: &'a Tensor,
+}
+
+/// `out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`. Overwrites `out`.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] if the shapes differ.
+pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
+    io.out.expect("gelu.forward", "out", io.inp.rows(), io.inp.columns())?;
+    elementwise(pass, "forward", io.inp, io.out, 2)
+}
+
+/// Tensors of [`backward`].
+#[derive(Debug)]
+pub struct Backward<'a> {
+    /// (N, C): what `forward` was given.
+    pub inp: &'a Tensor,
+    /// (N, C): the gradient of the output on entry, of the input on return.
+    pub dout: &'a Tensor,
+}
+
+/// `dout *= gelu'(inp)`, in place.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] if the shapes differ.
+pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
+    io.dout.expect("gelu.backward", "dout", io.inp.rows(), io.inp.columns())?;
+    elementwise(pass, "backward", io.inp, io.dout, 3)
+}
+
+fn elementwise(pass: &mut Pass, entry: &'static str, a: &Tensor, b: &Tensor, accesses: u64) -> Result<()> {
+    let width = Width::of(&[a.columns()]);
+    let kernel = kernel(&pass.gpu.caps, entry, width);
+    for rows in pass.row_windows(a.rows(), a.row_bytes()) {
+        let (a, b) = (a.slice(rows.clone()), b.slice(rows));
+        let count = a.len() / width.elements();
+        pass.dispatch(&Dispatch {
+            kernel: &kernel,
+            tensors: &[&a, &b],
+            immediates: bytemuck::bytes_of(&(count as u32)),
+            groups: groups(count, group(&pass.gpu.caps)),
+            flops: FLOPS * a.len() as u64,
+            bytes: accesses * a.bytes(),
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! Layer normalisation (Ba, Kiros and Hinton), with the mean and reciprocal standard deviation kept for the backward.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::Result;
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::{bias, group, groups, reduce_group};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    columns: u32,
+    inverse: f32,
+    block_rows: u32,
+    blocks: u32,
+}
+
+/// Rows of (1, C) that the scratch of [`backward`] must have.
+pub const SCRATCH_ROWS: usize = 2 * bias::BLOCKS;
+
+fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
+    let wg = if matches!(entry, "forward" | "backward") { reduce_group(caps) } else { group(caps) };
+    Kernel::new(&format!("layernorm.{entry}"), entry, width, include_str!("../../shaders/layernorm.wgsl")).set("WG", wg)
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut list = Vec::new();
+    for width in [Width::Vec4, Width::Scalar] {
+        for entry in ["forward", "backward", "backward_blocks", "backward_params"] {
+            list.push(kernel(caps, entry, width));
+        }
+    }
+    list
+}
+
+fn params(rows: usize, c: usize, width: Width) -> Params {
+    let (block_rows, blocks) = bias::blocks(rows);
+    Params {
+        rows: rows as u32,
+        columns: (c / width.elements()) as u32,
+        inverse: 1.0 / c as f32,
+        block_rows: block_rows as u32,
+        blocks: blocks as u32,
+    }
+}
+
+/// Tensors of [`forward`].
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// (N, C).
+    pub inp: &'a Tensor,
+    /// (1, C).
+    pub weight: &'a Tensor,
+    /// (1, C).
+    pub bias: &'a Tensor,
+    /// (N, C), overwritten.
+    pub out: &'a Tensor,
+    /// (N, 1), overwritten.
+    pub mean: &'a Tensor,
+    /// (N, 1), overwritten: 1 / sqrt(variance + 1e-5).
+    pub rstd: &'a Tensor,
+}
+
+/// `out[n,c] = (inp[n,c] - mean[n]) rstd[n] weight[c] + bias[c]`. Overwrites `out`, `mean`, `rstd`.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`].
+pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
+    let (n, c) = (io.inp.rows(), io.inp.columns());
+    let place = "layernorm.forward";
+    io.out.expect(place, "out", n, c)?;
+    io.weight.expect(place, "weight", 1, c)?;
+    io.bias.expect(place, "bias", 1, c)?;
+    io.mean.expect(place, "mean", n, 1)?;
+    io.rstd.expect(place, "rstd", n, 1)?;
+    let width = Width::of(&[c]);
+    let kernel = kernel(&pass.gpu.caps, "forward", width);
+    for rows in pass.row_windows(n, io.inp.row_bytes()) {
+        let (inp, out) = (io.inp.slice(rows.clone()), io.out.slice(rows.clone()));
+        let (mean, rstd) = (io.mean.slice(rows.clone()), io.rstd.slice(rows));
+        pass.dispatch(&Dispatch {
+            kernel: &kernel,
+            tensors: &[&inp, io.weight, io.bias, &out, &mean, &rstd],
+            immediates: bytemuck::bytes_of(&params(inp.rows(), c, width)),
+            groups: inp.rows() as u64,
+            flops: 8 * inp.len() as u64,
+            bytes: 2 * inp.bytes() + 2 * mean.bytes() + 2 * io.weight.bytes(),
+        })?;
+    }
+    Ok(())
+}
+
+/// Tensors of [`backward`].
+#[derive(Debug)]
+pub struct Backward<'a> {
+    /// (N, C).
+    pub dout: &'a Tensor,
+    /// (N, C): what `forward` was given.
+    pub inp: &'a Tensor,
+    /// (1, C).
+    pub weight: &'a Tensor,
+    /// (N, 1): what `forward` kept.
+    pub mean: &'a Tensor,
+    /// (N, 1): what `forward` kept.
+    pub rstd: &'a Tensor,
+    /// (N, C), accumulated: the gradient of the residual stream.
+    pub dinp: &'a Tensor,
+    /// (1, C), accumulated.
+    pub dweight: &'a Tensor,
+    /// (1, C), accumulated.
+    pub dbias: &'a Tensor,
+    /// At least [`SCRATCH_ROWS`] * C elements, overwritten.
+    pub scratch: &'a Tensor,
+}
+
+/// With `x = (inp - mean) rstd` and `g = weight dout`: `dinp += rstd (g - mean(g) - x mean(g x))`,
+/// `dweight += sum over n of dout x`, `dbias += sum over n of dout`.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`].
+pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
+    let (n, c) = (io.inp.rows(), io.inp.columns());
+    let place = "layernorm.backward";
+    io.dout.expect(place, "dout", n, c)?;
+    io.dinp.expect(place, "dinp", n, c)?;
+    for (name, tensor) in [("weight", io.weight), ("dweight", io.dweight), ("dbias", io.dbias)] {
+        tensor.expect(place, name, 1, c)?;
+    }
+    io.mean.expect(place, "mean", n, 1)?;
+    io.rstd.expect(place, "rstd", n, 1)?;
+    let width = Width::of(&[c]);
+    let [rows_kernel, blocks_kernel, params_kernel] =
+        ["backward", "backward_blocks", "backward_params"].map(|entry| kernel(&pass.gpu.caps, entry, width));
+    let wg = group(&pass.gpu.caps);
+    for rows in pass.row_windows(n, io.inp.row_bytes()) {
+        let [dout, inp, mean, rstd, dinp] = [io.dout, io.inp, io.mean, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));
+        let p = params(inp.rows(), c, width);
+        let scratch = io.scratch.reshape(2 * p.blocks as usize, c);
+        pass.dispatch(&Dispatch {
+            kernel: &rows_kernel,
+            tensors: &[&dout, &inp, io.weight, &mean, &rstd, &dinp],
+            immediates: bytemuck::bytes_of(&p),
+            groups: inp.rows() as u64,
+            flops: 12 * inp.len() as u64,
+            bytes: 4 * inp.bytes() + 2 * mean.bytes() + io.weight.bytes(),
+        })?;
+        pass.dispatch(&Dispatch {
+            kernel: &blocks_kernel,
+            tensors: &[&dout, &inp, &mean, &rstd, &scratch],
+            immediates: bytemuck::bytes_of(&p),
+            groups: groups((p.blocks * p.columns) as usize, wg),
+            flops: 5 * inp.len() as u64,
+            bytes: 2 * inp.bytes() + 2 * mean.bytes() + scratch.bytes(),
+        })?;
+        pass.dispatch(&Dispatch {
+            kernel: &params_kernel,
+            tensors: &[&scratch, io.dweight, io.dbias],
+            immediates: bytemuck::bytes_of(&p),
+            groups: groups(p.columns as usize, wg),
+            flops: scratch.len() as u64,
+            bytes: scratch.bytes() + 4 * io.dweight.bytes(),
+        })?;
+    }
+    Ok(())
+}

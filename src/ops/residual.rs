@@ -1,0 +1,53 @@
+//! The residual connection.
+
+use crate::error::Result;
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::{group, groups};
+
+fn kernel(caps: &Caps, width: Width) -> Kernel {
+    Kernel::new("residual.forward", "forward", width, include_str!("../../shaders/residual.wgsl")).set("WG", group(caps))
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
+}
+
+/// Tensors of [`forward`].
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// (N, C): the residual stream.
+    pub inp: &'a Tensor,
+    /// (N, C): what is added to it.
+    pub branch: &'a Tensor,
+    /// (N, C), overwritten.
+    pub out: &'a Tensor,
+}
+
+/// `out = inp + branch`. Overwrites `out`. The gradient of `out` is that of both inputs, so there is no backward.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] if the shapes differ.
+pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
+    let (n, c) = (io.inp.rows(), io.inp.columns());
+    io.branch.expect("residual.forward", "branch", n, c)?;
+    io.out.expect("residual.forward", "out", n, c)?;
+    let width = Width::of(&[c]);
+    let kernel = kernel(&pass.gpu.caps, width);
+    for rows in pass.row_windows(n, io.inp.row_bytes()) {
+        let (inp, branch, out) = (io.inp.slice(rows.clone()), io.branch.slice(rows.clone()), io.out.slice(rows));
+        let count = inp.len() / width.elements();
+        pass.dispatch(&Dispatch {
+            kernel: &kernel,
+            tensors: &[&inp, &branch, &out],
+            immediates: bytemuck::bytes_of(&(count as u32)),
+            groups: groups(count, group(&pass.gpu.caps)),
+            flops: inp.len() as u64,
+            bytes: 3 * inp.bytes(),
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! What happens to a step, decided on the GPU: clipping, the test for non-finite values, skipping, Adam's powers.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::Result;
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Elem, Gpu, Kernel, Pass, Tensor};
+
+use super::reduce_group;
+
+/// What lives on the GPU from step to step. Part of a checkpoint.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub struct State {
+    /// beta1 to the power of the updates applied.
+    pub beta1_power: f32,
+    /// beta2 likewise.
+    pub beta2_power: f32,
+    /// Updates applied: Adam's t.
+    pub updates: u32,
+    /// Updates skipped in all.
+    pub skipped: u32,
+    /// Updates skipped since the last applied one.
+    pub skipped_in_a_row: u32,
+    /// 1 if the current step's update is applied.
+    pub apply: u32,
+    /// The factor of the current step's gradients.
+    pub grad_scale: f32,
+    /// Sum of the current step's losses.
+    pub loss_sum: f32,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { beta1_power: 1.0, beta2_power: 1.0, ..Self::zeroed() }
+    }
+}
+
+/// A step's numbers, sent from the host.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub struct Hyper {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Largest gradient norm; 0 switches clipping off.
+    pub clip: f32,
+    /// 1 / tokens of a step.
+    pub loss_scale: f32,
+    /// The step's number, from 1.
+    pub step: u32,
+}
+
+/// A step's outcome, read back some steps later.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub struct Report {
+    /// The step's number.
+    pub step: u32,
+    /// Mean loss in nats a token.
+    pub loss: f32,
+    /// Gradient norm before clipping.
+    pub grad_norm: f32,
+    /// 1 if this step's update was skipped.
+    pub skipped_now: u32,
+    /// Updates skipped in all.
+    pub skipped: u32,
+    /// Updates skipped since the last applied one.
+    pub skipped_in_a_row: u32,
+    /// Updates applied.
+    pub updates: u32,
+    /// Learning rate.
+    pub lr: f32,
+}
+
+/// The three small tensors of step control.
+#[derive(Debug)]
+pub struct StepControl {
+    /// One [`State`].
+    pub state: Tensor,
+    /// One [`Hyper`].
+    pub hyper: Tensor,
+    /// One [`Report`].
+    pub report: Tensor,
+}
+
+impl StepControl {
+    /// Allocates them, with a fresh state.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn new(gpu: &Gpu) -> Result<Self> {
+        let words = |label: &str, bytes: usize| gpu.tensor(label, bytes / 4, 1, Elem::U32);
+        let control = Self {
+            state: words("step state", size_of::<State>())?,
+            hyper: words("step hyperparameters", size_of::<Hyper>())?,
+            report: words("step report", size_of::<Report>())?,
+        };
+        gpu.write(&control.state, bytemuck::bytes_of(&State::default()))?;
+        Ok(control)
+    }
+}
+
+fn kernel(caps: &Caps, entry: &'static str) -> Kernel {
+    let name = format!("stepcontrol.{entry}");
+    // one workgroup in all: as wide as every adapter allows
+    let wg = if caps.software { reduce_group(caps) } else { 256 };
+    Kernel::new(&name, entry, Width::Vec4, include_str!("../../shaders/stepcontrol.wgsl")).set("WG", wg)
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    ["accumulate", "decide"].map(|entry| kernel(caps, entry)).into()
+}
+
+/// `state.loss_sum += sum of losses`; `losses` is (N, 1).
+///
+/// # Errors
+/// [`crate::error::Error::Gpu`] if the kernel cannot be built.
+pub fn accumulate(pass: &mut Pass, control: &StepControl, losses: &Tensor) -> Result<()> {
+    let kernel = kernel(&pass.gpu.caps, "accumulate");
+    pass.dispatch(&Dispatch {
+        kernel: &kernel,
+        tensors: &[losses, &control.state],
+        immediates: bytemuck::bytes_of(&(losses.len() as u32)),
+        groups: 1,
+        flops: losses.len() as u64,
+        bytes: losses.bytes(),
+    })
+}
+
+/// Decides from the norm's `partials` (P, 1) and the state's loss sum what happens to the step, and writes the report.
+///
+/// # Errors
+/// [`crate::error::Error::Gpu`] if the kernel cannot be built.
+pub fn decide(pass: &mut Pass, control: &StepControl, partials: &Tensor) -> Result<()> {
+    let kernel = kernel(&pass.gpu.caps, "decide");
+    pass.dispatch(&Dispatch {
+        kernel: &kernel,
+        tensors: &[partials, &control.state, &control.hyper, &control.report],
+        immediates: bytemuck::bytes_of(&(partials.len() as u32)),
+        groups: 1,
+        flops: partials.len() as u64,
+        bytes: partials.bytes(),
+    })
+}

@@ -1,0 +1,90 @@
+//! Layer normalisation over the channels of each row.
+
+/// Added to the variance, as in GPT-2.
+pub const EPS: f64 = 1e-5;
+
+/// What [`forward`] returns.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// (N, C).
+    pub out: Vec<f64>,
+    /// (N): mean of each row.
+    pub mean: Vec<f64>,
+    /// (N): 1 / sqrt(variance + [`EPS`]) of each row.
+    pub rstd: Vec<f64>,
+}
+
+/// `out[n,c] = (inp[n,c] - mean[n]) * rstd[n] * weight[c] + bias[c]`. Returns `out`, `mean`, `rstd`.
+///
+/// The variance is the biased one (divided by C), summed in a second pass over `inp - mean`.
+///
+/// `inp`: (N, C). `weight`, `bias`: (C).
+/// Source: Ba et al. 2016, arXiv:1607.06450.
+#[must_use]
+pub fn forward(inp: &[f64], weight: &[f64], bias: &[f64], C: usize) -> Forward {
+    assert_eq!(inp.len() % C, 0, "layernorm.forward: inp");
+    assert_eq!((weight.len(), bias.len()), (C, C), "layernorm.forward: weight, bias");
+    let N = inp.len() / C;
+    let (mut out, mut mean, mut rstd) = (vec![0.0; N * C], vec![0.0; N], vec![0.0; N]);
+    for n in 0..N {
+        let row = &inp[n * C..(n + 1) * C];
+
+        let mut sum = 0.0;
+        for c in 0..C {
+            sum += row[c];
+        }
+        mean[n] = sum / C as f64;
+
+        let mut squares = 0.0;
+        for c in 0..C {
+            squares += (row[c] - mean[n]).powi(2);
+        }
+        rstd[n] = 1.0 / (squares / C as f64 + EPS).sqrt();
+
+        for c in 0..C {
+            out[n * C + c] = (row[c] - mean[n]) * rstd[n] * weight[c] + bias[c];
+        }
+    }
+    Forward { out, mean, rstd }
+}
+
+/// With `x̂ = (inp - mean) * rstd` and `g = weight * dout`, for each row:
+/// `dinp[c] = rstd * (g[c] - avg(g) - x̂[c] * avg(g * x̂))`; `dweight[c] += Σₙ dout * x̂`; `dbias[c] += Σₙ dout`.
+///
+/// Returns `dinp` alone: in the model it is added to the gradient of the residual stream.
+/// Accumulates into `dweight` and `dbias`.
+///
+/// `dout`, `inp`, `dinp`: (N, C). `weight`, `dweight`, `dbias`: (C). `mean` and `rstd` are computed afresh from `inp`.
+/// Source: `avg` and `x̂` are what the mean and the variance feed back; llm.c's `layernorm_backward`.
+#[must_use]
+pub fn backward(
+    dout: &[f64],
+    inp: &[f64],
+    weight: &[f64],
+    dweight: &mut [f64],
+    dbias: &mut [f64],
+    C: usize,
+) -> Vec<f64> {
+    assert_eq!(dout.len(), inp.len(), "layernorm.backward: dout");
+    assert_eq!((dweight.len(), dbias.len()), (C, C), "layernorm.backward: dweight, dbias");
+    let N = inp.len() / C;
+    let Forward { mean, rstd, .. } = forward(inp, weight, &vec![0.0; C], C);
+    let mut dinp = vec![0.0; N * C];
+    for n in 0..N {
+        let xhat = |c: usize| (inp[n * C + c] - mean[n]) * rstd[n];
+        let g = |c: usize| weight[c] * dout[n * C + c];
+
+        let (mut avg_g, mut avg_g_xhat) = (0.0, 0.0);
+        for c in 0..C {
+            avg_g += g(c) / C as f64;
+            avg_g_xhat += g(c) * xhat(c) / C as f64;
+        }
+
+        for c in 0..C {
+            dinp[n * C + c] = rstd[n] * (g(c) - avg_g - xhat(c) * avg_g_xhat);
+            dweight[c] += dout[n * C + c] * xhat(c);
+            dbias[c] += dout[n * C + c];
+        }
+    }
+    dinp
+}
