@@ -10,3 +10,4 @@ pub mod gpu;
 pub mod model;
 pub mod ops;
 pub mod reference;
+pub mod train;

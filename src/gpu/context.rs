@@ -55,6 +55,8 @@ pub struct Gpu {
     buffers_created: AtomicU64,
     pub(super) bind_groups_created: AtomicU64,
     allocated_bytes: Arc<AtomicU64>,
+    /// Bytes ever allocated under each label, in the order of the first allocation.
+    ledger: Mutex<Vec<(String, u64)>>,
     /// First error that wgpu reported outside a scope.
     fault: Arc<Mutex<Option<String>>>,
     lost: Arc<AtomicBool>,
@@ -135,6 +137,7 @@ impl Gpu {
             buffers_created: AtomicU64::new(0),
             bind_groups_created: AtomicU64::new(0),
             allocated_bytes: Arc::default(),
+            ledger: Mutex::default(),
             fault: Arc::default(),
             lost: Arc::default(),
         }
@@ -164,6 +167,12 @@ impl Gpu {
     #[must_use]
     pub fn allocated_bytes(&self) -> u64 {
         self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes allocated under each label so far, in the order of the first allocation: the table of what needs how much.
+    #[must_use]
+    pub fn ledger(&self) -> Vec<(String, u64)> {
+        lock(&self.ledger).clone()
     }
 
     /// Allocates a zeroed (rows, columns) tensor in a buffer of its own.
@@ -236,6 +245,12 @@ impl Gpu {
         };
         self.buffers_created.fetch_add(1, Ordering::Relaxed);
         self.allocated_bytes.fetch_add(size, Ordering::Relaxed);
+        let mut ledger = lock(&self.ledger);
+        match ledger.iter_mut().find(|(known, _)| known == label) {
+            Some((_, bytes)) => *bytes += size,
+            None => ledger.push((label.to_owned(), size)),
+        }
+        drop(ledger);
         let meter = Arc::clone(&self.allocated_bytes);
         Ok(Arc::new(Buffer { id: self.id(), label: label.to_owned(), size, raw, meter }))
     }

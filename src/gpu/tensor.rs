@@ -159,14 +159,15 @@ impl Tensor {
     }
 }
 
-/// Cuts `rows` rows into ranges of at most `limit` bytes each, every range starting at a multiple of 256 bytes.
+/// Cuts `rows` rows into ranges of at most `limit` bytes each. Where 64 rows fit, every range starts at a multiple of
+/// 64: then windows of f32 and u32 tensors with these rows start at multiples of 256 bytes, however few their columns.
 #[must_use]
 pub fn row_windows(rows: usize, row_bytes: u64, limit: u64) -> Vec<Range<usize>> {
     let whole = (limit / row_bytes.max(1)) as usize;
     let step = match whole {
         _ if whole >= rows => rows,
-        _ if row_bytes.is_multiple_of(256) => whole,
-        _ => whole / 64 * 64,
+        _ if whole >= 64 => whole / 64 * 64,
+        _ => whole,
     };
     (0..rows).step_by(step.max(1)).map(|start| start..(start + step).min(rows)).collect()
 }

@@ -1,8 +1,12 @@
 //! GPT-2: which tensors exist, how they start, and the order of operators.
 
+pub mod backward;
 pub mod config;
+pub mod forward;
 pub mod init;
 pub mod params;
+pub mod tensors;
 
 pub use config::Config;
 pub use params::{PARAMS, Param, Weights};
+pub use tensors::{Activations, Backward, Params};

@@ -1,0 +1,83 @@
+//! GPT-2 forward: one line an operator.
+
+use crate::error::Result;
+use crate::gpu::{Pass, Tensor};
+use crate::ops::{attention, crossentropy, embedding, gelu, layernorm, matmul, residual};
+
+use super::config::Config;
+use super::tensors::{Activations, Params};
+
+/// From `tokens` to `lnf`.
+///
+/// # Errors
+/// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
+pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Result<()> {
+    let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
+    pass.at("embedding");
+    embedding::forward(
+        pass,
+        embedding::Forward {
+            tokens: &a.tokens,
+            wte: p.get("wte", 0),
+            wpe: p.get("wpe", 0),
+            out: &a.encoded,
+            positions: a.positions,
+        },
+    )?;
+    let mut inp = &a.encoded;
+    for (l, b) in a.blocks.iter().enumerate() {
+        pass.at(format!("h.{l}"));
+        let w = |name| p.get(name, l);
+        norm(pass, inp, w("ln1w"), w("ln1b"), [&b.ln1, &b.ln1_mean, &b.ln1_rstd])?;
+        linear(pass, &b.ln1, w("qkvw"), w("qkvb"), &b.qkv)?;
+        attention::forward(pass, attention::Forward { shape, qkv: &b.qkv, out: &b.atty, lse: &b.lse })?;
+        linear(pass, &b.atty, w("attprojw"), w("attprojb"), &a.branch)?;
+        residual::forward(pass, residual::Forward { inp, branch: &a.branch, out: &b.residual2 })?;
+        norm(pass, &b.residual2, w("ln2w"), w("ln2b"), [&b.ln2, &b.ln2_mean, &b.ln2_rstd])?;
+        linear(pass, &b.ln2, w("fcw"), w("fcb"), &b.fch)?;
+        gelu::forward(pass, gelu::Forward { inp: &b.fch, out: &b.fch_gelu })?;
+        linear(pass, &b.fch_gelu, w("fcprojw"), w("fcprojb"), &a.branch)?;
+        residual::forward(pass, residual::Forward { inp: &b.residual2, branch: &a.branch, out: &b.residual3 })?;
+        inp = &b.residual3;
+    }
+    pass.at("final");
+    norm(pass, inp, p.get("lnfw", 0), p.get("lnfb", 0), [&a.lnf, &a.lnf_mean, &a.lnf_rstd])
+}
+
+/// From `lnf` to `losses`, a chunk of logits at a time.
+///
+/// # Errors
+/// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
+pub fn losses(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Result<()> {
+    pass.at("head");
+    for start in (0..a.rows()).step_by(a.logits.rows()) {
+        let rows = start..(start + a.logits.rows()).min(a.rows());
+        let logits = a.logits.slice(0..rows.len());
+        let lnf = a.lnf.slice(rows.clone());
+        matmul::forward(pass, matmul::Forward { inp: &lnf, weight: p.get("wte", 0), bias: None, out: &logits })?;
+        let (targets, losses) = (a.targets.slice(rows.clone()), a.losses.slice(rows));
+        let io = crossentropy::Forward { logits: &logits, targets: &targets, losses: &losses, vocab: config.vocab };
+        crossentropy::forward(pass, &io)?;
+    }
+    Ok(())
+}
+
+fn norm(
+    pass: &mut Pass,
+    inp: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    [out, mean, rstd]: [&Tensor; 3],
+) -> Result<()> {
+    layernorm::forward(pass, layernorm::Forward { inp, weight, bias, out, mean, rstd })
+}
+
+fn linear(
+    pass: &mut Pass,
+    inp: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    out: &Tensor,
+) -> Result<()> {
+    matmul::forward(pass, matmul::Forward { inp, weight, bias: Some(bias), out })
+}

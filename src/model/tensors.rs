@@ -1,0 +1,300 @@
+//! The model's tensors on the GPU: parameters (and, in the same layout, their gradients and moments), activations,
+//! and the scratch of the backward pass.
+
+use crate::error::Result;
+use crate::gpu::tensor::row_windows;
+use crate::gpu::{Elem, Gpu, Tensor};
+use crate::ops::{bias, layernorm};
+
+use super::config::Config;
+use super::params::{PARAMS, Weights, index};
+
+/// One value for every parameter: the parameters themselves, their gradients, or a moment. All tensors that decay lie
+/// behind one another, then all that do not, block by block, so that a pass over all parameters is a few dispatches.
+#[derive(Debug)]
+pub struct Params {
+    config: Config,
+    /// For entry i of [`PARAMS`], its copies.
+    tensors: Vec<Vec<Tensor>>,
+    /// The buffers, each whole, and whether weight decay applies to it.
+    wholes: Vec<(Tensor, bool)>,
+}
+
+impl Params {
+    /// Allocates zeros for every parameter.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn new(gpu: &Gpu, label: &str, config: Config) -> Result<Self> {
+        let mut tensors: Vec<Vec<Tensor>> = PARAMS.iter().map(|_| Vec::new()).collect();
+        let mut wholes = Vec::new();
+        for decays in [true, false] {
+            // the embeddings first, then block by block: a block's gradients are then neighbours
+            let once = PARAMS.iter().enumerate().filter(|(_, p)| !p.per_layer && p.decays == decays).map(|(i, _)| i);
+            let layered = (0..config.layers).flat_map(|_| {
+                PARAMS.iter().enumerate().filter(|(_, p)| p.per_layer && p.decays == decays).map(|(i, _)| i)
+            });
+            let order: Vec<usize> = once.chain(layered).collect();
+            let shapes: Vec<[usize; 2]> = order.iter().map(|&i| (PARAMS[i].shape)(&config)).collect();
+            let (members, buffers) = gpu.arena(label, &shapes, Elem::F32)?;
+            for (i, tensor) in order.into_iter().zip(members) {
+                tensors[i].push(tensor);
+            }
+            wholes.extend(buffers.into_iter().map(|buffer| (buffer, decays)));
+        }
+        Ok(Self { config, tensors, wholes })
+    }
+
+    /// A parameter by name; `layer` is 0 for those that the model has once.
+    #[must_use]
+    pub fn get(&self, name: &str, layer: usize) -> &Tensor {
+        &self.tensors[index(name)][layer]
+    }
+
+    /// Everything, cut into flat windows that can be bound, each with whether it decays. Two sets of the same model
+    /// are cut alike.
+    #[must_use]
+    pub fn windows(&self, gpu: &Gpu) -> Vec<(Tensor, bool)> {
+        let cut = |(whole, decays): &(Tensor, bool)| {
+            // 64 elements are 256 bytes: row_windows counts them as one row
+            let ranges = row_windows(whole.len() / 64, 256, gpu.caps.max_binding_bytes);
+            ranges.into_iter().map(|r| (whole.flat(r.start * 64..r.end * 64), *decays)).collect::<Vec<_>>()
+        };
+        self.wholes.iter().flat_map(cut).collect()
+    }
+
+    /// The buffers, each whole.
+    pub fn wholes(&self) -> impl Iterator<Item = &Tensor> {
+        self.wholes.iter().map(|(whole, _)| whole)
+    }
+
+    /// Overwrites all from the host.
+    ///
+    /// # Errors
+    /// As [`Gpu::write`].
+    pub fn upload(&self, gpu: &Gpu, weights: &Weights) -> Result<()> {
+        for (param, copies) in PARAMS.iter().zip(&self.tensors) {
+            for (layer, tensor) in copies.iter().enumerate() {
+                gpu.write(tensor, bytemuck::cast_slice(weights.get(param.name, layer)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all back.
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub fn download(&self, gpu: &Gpu) -> Result<Weights> {
+        let mut weights = Weights::zeros(self.config);
+        for (param, copies) in PARAMS.iter().zip(&self.tensors) {
+            for (layer, tensor) in copies.iter().enumerate() {
+                weights.get_mut(param.name, layer).copy_from_slice(&gpu.read_f32(tensor)?);
+            }
+        }
+        Ok(weights)
+    }
+}
+
+/// Bytes of a chunk of logits at most: large enough for an efficient product, far below a batch's logits.
+const LOGITS_BYTES: u64 = 256 << 20;
+
+/// What the forward pass keeps of one block. N = B T rows.
+#[derive(Debug)]
+pub struct Block {
+    /// (N, C).
+    pub ln1: Tensor,
+    /// (N, 1).
+    pub ln1_mean: Tensor,
+    /// (N, 1).
+    pub ln1_rstd: Tensor,
+    /// (N, 3 C).
+    pub qkv: Tensor,
+    /// (N, C).
+    pub atty: Tensor,
+    /// (B NH, T): log-sum-exp of the attention scores.
+    pub lse: Tensor,
+    /// (N, C).
+    pub residual2: Tensor,
+    /// (N, C).
+    pub ln2: Tensor,
+    /// (N, 1).
+    pub ln2_mean: Tensor,
+    /// (N, 1).
+    pub ln2_rstd: Tensor,
+    /// (N, 4 C).
+    pub fch: Tensor,
+    /// (N, 4 C).
+    pub fch_gelu: Tensor,
+    /// (N, C).
+    pub residual3: Tensor,
+}
+
+/// What the forward pass makes, for a batch of B sequences of T tokens; N = B T.
+#[derive(Debug)]
+pub struct Activations {
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub positions: usize,
+    /// (N, 1) u32.
+    pub tokens: Tensor,
+    /// (N, 1) u32.
+    pub targets: Tensor,
+    /// (N, C).
+    pub encoded: Tensor,
+    /// Block by block.
+    pub blocks: Vec<Block>,
+    /// (N, C): a branch before it joins the residual stream.
+    pub branch: Tensor,
+    /// (N, C).
+    pub lnf: Tensor,
+    /// (N, 1).
+    pub lnf_mean: Tensor,
+    /// (N, 1).
+    pub lnf_rstd: Tensor,
+    /// (chunk, Vp): the logits of a chunk of rows, then their gradient.
+    pub logits: Tensor,
+    /// (N, 1).
+    pub losses: Tensor,
+}
+
+impl Activations {
+    /// Allocates for B sequences of T tokens.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn new(gpu: &Gpu, config: &Config, batch: usize, positions: usize) -> Result<Self> {
+        let (n, c) = (batch * positions, config.channels);
+        let f32 = |label: &str, rows: usize, columns: usize| gpu.tensor(label, rows, columns, Elem::F32);
+        let u32 = |label: &str| gpu.tensor(label, n, 1, Elem::U32);
+        let blocks = (0..config.layers)
+            .map(|_| {
+                Ok(Block {
+                    ln1: f32("activations: ln1", n, c)?,
+                    ln1_mean: f32("activations: statistics", n, 1)?,
+                    ln1_rstd: f32("activations: statistics", n, 1)?,
+                    qkv: f32("activations: qkv", n, 3 * c)?,
+                    atty: f32("activations: atty", n, c)?,
+                    lse: f32("activations: statistics", batch * config.heads, positions)?,
+                    residual2: f32("activations: residual2", n, c)?,
+                    ln2: f32("activations: ln2", n, c)?,
+                    ln2_mean: f32("activations: statistics", n, 1)?,
+                    ln2_rstd: f32("activations: statistics", n, 1)?,
+                    fch: f32("activations: fch", n, 4 * c)?,
+                    fch_gelu: f32("activations: fch_gelu", n, 4 * c)?,
+                    residual3: f32("activations: residual3", n, c)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let vp = config.padded_vocab();
+        Ok(Self {
+            batch,
+            positions,
+            tokens: u32("tokens")?,
+            targets: u32("tokens")?,
+            encoded: f32("activations: encoded", n, c)?,
+            blocks,
+            branch: f32("activations: branch", n, c)?,
+            lnf: f32("activations: lnf", n, c)?,
+            lnf_mean: f32("activations: statistics", n, 1)?,
+            lnf_rstd: f32("activations: statistics", n, 1)?,
+            logits: f32("logits chunk", logits_rows(gpu, n, vp), vp)?,
+            losses: f32("losses", n, 1)?,
+        })
+    }
+
+    /// The first B sequences of T tokens of these activations, for a smaller batch in the same memory.
+    ///
+    /// # Panics
+    /// If that is more than there is room for.
+    #[must_use]
+    pub fn shrink(&self, config: &Config, batch: usize, positions: usize) -> Self {
+        let n = batch * positions;
+        let rows = |tensor: &Tensor| tensor.slice(0..n);
+        let blocks = self.blocks.iter().map(|b| Block {
+            ln1: rows(&b.ln1),
+            ln1_mean: rows(&b.ln1_mean),
+            ln1_rstd: rows(&b.ln1_rstd),
+            qkv: rows(&b.qkv),
+            atty: rows(&b.atty),
+            lse: b.lse.reshape(batch * config.heads, positions),
+            residual2: rows(&b.residual2),
+            ln2: rows(&b.ln2),
+            ln2_mean: rows(&b.ln2_mean),
+            ln2_rstd: rows(&b.ln2_rstd),
+            fch: rows(&b.fch),
+            fch_gelu: rows(&b.fch_gelu),
+            residual3: rows(&b.residual3),
+        });
+        Self {
+            batch,
+            positions,
+            tokens: rows(&self.tokens),
+            targets: rows(&self.targets),
+            encoded: rows(&self.encoded),
+            blocks: blocks.collect(),
+            branch: rows(&self.branch),
+            lnf: rows(&self.lnf),
+            lnf_mean: rows(&self.lnf_mean),
+            lnf_rstd: rows(&self.lnf_rstd),
+            logits: self.logits.slice(0..self.logits.rows().min(n)),
+            losses: rows(&self.losses),
+        }
+    }
+
+    /// B T.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.batch * self.positions
+    }
+
+    /// What comes out of the last block.
+    #[must_use]
+    pub fn last(&self) -> &Tensor {
+        self.blocks.last().map_or(&self.encoded, |block| &block.residual3)
+    }
+}
+
+/// Rows of a chunk of logits: a multiple of 64 within one binding and the budget, or all N.
+fn logits_rows(gpu: &Gpu, n: usize, vp: usize) -> usize {
+    let limit = LOGITS_BYTES.min(gpu.caps.max_binding_bytes);
+    row_windows(n, vp as u64 * 4, limit).first().map_or(n, std::ops::Range::len)
+}
+
+/// Gradients of activations and the scratch of the backward pass, shared by all blocks.
+#[derive(Debug)]
+pub struct Backward {
+    /// (N, C): the gradient of the residual stream.
+    pub dresidual: Tensor,
+    /// (N, C): the gradient of a layernorm's output, or of attention's.
+    pub dbranch: Tensor,
+    /// (N, 3 C).
+    pub dqkv: Tensor,
+    /// (N, 4 C).
+    pub dfch: Tensor,
+    /// (B NH, T): attention's row sums.
+    pub delta: Tensor,
+    /// Partial sums of bias and layernorm gradients.
+    pub scratch: Tensor,
+}
+
+impl Backward {
+    /// Allocates for B sequences of T tokens.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn new(gpu: &Gpu, config: &Config, batch: usize, positions: usize) -> Result<Self> {
+        let (n, c) = (batch * positions, config.channels);
+        let f32 = |rows: usize, columns: usize| gpu.tensor("gradients of activations", rows, columns, Elem::F32);
+        let scratch_rows = layernorm::SCRATCH_ROWS.max(4 * bias::BLOCKS);
+        Ok(Self {
+            dresidual: f32(n, c)?,
+            dbranch: f32(n, c)?,
+            dqkv: f32(n, 3 * c)?,
+            dfch: f32(n, 4 * c)?,
+            delta: f32(batch * config.heads, positions)?,
+            scratch: f32(scratch_rows, c)?,
+        })
+    }
+}

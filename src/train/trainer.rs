@@ -1,0 +1,349 @@
+//! One training step on the GPU: recorded once, then only uploads and read-backs.
+
+use std::collections::VecDeque;
+
+use crate::data::{Loader, Rows};
+use crate::error::{Error, Result};
+use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, UploadRing};
+use crate::model::{Activations, Backward, Config, Params, Weights, backward, forward};
+use crate::ops::stepcontrol::{self, Hyper, Report, StepControl};
+use crate::ops::{adamw, crossentropy, embedding, gradnorm};
+
+/// Submissions in flight: the host records and reads ahead while the GPU computes.
+const IN_FLIGHT: usize = 3;
+
+/// What AdamW and the step control are given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Optimizer {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay of the two-dimensional tensors.
+    pub weight_decay: f32,
+    /// Largest gradient norm; 0 switches clipping off.
+    pub clip: f32,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 }
+    }
+}
+
+/// The sizes of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// B, sequences of a micro-step.
+    pub batch: usize,
+    /// T, tokens of a sequence.
+    pub context: usize,
+    /// Micro-steps of a step.
+    pub accumulation: usize,
+}
+
+impl Sizes {
+    /// Tokens of a step.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.batch * self.context * self.accumulation
+    }
+}
+
+/// A model in training: its tensors and the programs of a step.
+pub struct Trainer<'g> {
+    gpu: &'g Gpu,
+    config: Config,
+    sizes: Sizes,
+    optimizer: Optimizer,
+    params: Params,
+    grads: Params,
+    moments: [Params; 2],
+    acts: Activations,
+    scratch: Backward,
+    buckets: embedding::Buckets,
+    control: StepControl,
+    /// Clears the gradients: the first thing of a step.
+    begin: Program,
+    /// One micro-step: forward and backward.
+    micro: Program,
+    /// Norm, decision, update: the last thing of a step.
+    end: Program,
+    /// Forward and losses.
+    eval: Program,
+    uploads: UploadRing,
+    reports: ReadRing,
+    losses: ReadRing,
+    inputs: Vec<u32>,
+    targets: Vec<u32>,
+    done: VecDeque<Report>,
+}
+
+impl<'g> Trainer<'g> {
+    /// Allocates everything and records the programs; after this a step creates nothing. On a dry device this is the
+    /// plan: [`Gpu::allocated_bytes`] and [`Gpu::ledger`] tell what it takes.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] naming the tensor that does not fit; [`Error::Gpu`] if a kernel cannot be built.
+    pub fn new(gpu: &'g Gpu, config: Config, sizes: Sizes, optimizer: Optimizer) -> Result<Self> {
+        let Sizes { batch, context, .. } = sizes;
+        let params = Params::new(gpu, "weights", config)?;
+        let grads = Params::new(gpu, "gradients", config)?;
+        let moments = [Params::new(gpu, "AdamW m", config)?, Params::new(gpu, "AdamW v", config)?];
+        let acts = Activations::new(gpu, &config, batch, context)?;
+        let scratch = Backward::new(gpu, &config, batch, context)?;
+        let buckets = embedding::Buckets::new(gpu, batch * context)?;
+        let control = StepControl::new(gpu)?;
+        let windows: Vec<Tensor> = grads.windows(gpu).into_iter().map(|(window, _)| window).collect();
+        let partials = gpu.tensor("norm partials", gradnorm::partials(&windows), 1, Elem::F32)?;
+
+        let mut pass = Pass::new(gpu);
+        pass.at("begin");
+        grads.wholes().for_each(|whole| pass.clear(whole));
+        let begin = pass.finish();
+
+        let mut pass = Pass::new(gpu);
+        let scale = 1.0 / sizes.tokens() as f32;
+        forward::body(&mut pass, &config, &params, &acts)?;
+        backward::head(&mut pass, &config, &params, &grads, &acts, &scratch, scale)?;
+        backward::body(&mut pass, &config, &params, &grads, &acts, &scratch, &buckets)?;
+        pass.at("step");
+        stepcontrol::accumulate(&mut pass, &control, &acts.losses)?;
+        let micro = pass.finish();
+
+        let mut pass = Pass::new(gpu);
+        pass.at("step");
+        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &windows, partials: &partials })?;
+        stepcontrol::decide(&mut pass, &control, &partials)?;
+        let [m, v] = [moments[0].windows(gpu), moments[1].windows(gpu)];
+        for (i, (param, decays)) in params.windows(gpu).iter().enumerate() {
+            let io =
+                adamw::Forward { param, grad: &windows[i], m: &m[i].0, v: &v[i].0, control: &control, decays: *decays };
+            adamw::forward(&mut pass, io)?;
+        }
+        let end = pass.finish();
+
+        let mut pass = Pass::new(gpu);
+        forward::body(&mut pass, &config, &params, &acts)?;
+        forward::losses(&mut pass, &config, &params, &acts)?;
+        let eval = pass.finish();
+
+        let rows = batch * context;
+        let upload_bytes =
+            2 * acts.tokens.bytes() + buckets.table.bytes() + buckets.order.bytes() + control.hyper.bytes();
+        Ok(Self {
+            gpu,
+            config,
+            sizes,
+            optimizer,
+            uploads: UploadRing::new(gpu, IN_FLIGHT, upload_bytes)?,
+            reports: ReadRing::new(gpu, IN_FLIGHT, &control.report)?,
+            losses: ReadRing::new(gpu, IN_FLIGHT, &acts.losses)?,
+            params,
+            grads,
+            moments,
+            acts,
+            scratch,
+            buckets,
+            control,
+            begin,
+            micro,
+            end,
+            eval,
+            inputs: vec![0; rows],
+            targets: vec![0; rows],
+            done: VecDeque::new(),
+        })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn gpu(&self) -> &'g Gpu {
+        self.gpu
+    }
+
+    /// The model's shape.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The sizes of a step.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// The parameters on the GPU.
+    #[must_use]
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The gradients on the GPU, as the last micro-step left them.
+    #[must_use]
+    pub fn grads(&self) -> &Params {
+        &self.grads
+    }
+
+    /// AdamW's first and second moments on the GPU.
+    #[must_use]
+    pub fn moments(&self) -> &[Params; 2] {
+        &self.moments
+    }
+
+    /// The activations on the GPU.
+    #[must_use]
+    pub fn activations(&self) -> &Activations {
+        &self.acts
+    }
+
+    /// The scratch of the backward pass.
+    #[must_use]
+    pub fn scratch(&self) -> &Backward {
+        &self.scratch
+    }
+
+    /// Adam's counters and the skipped steps, on the GPU.
+    #[must_use]
+    pub fn control(&self) -> &StepControl {
+        &self.control
+    }
+
+    /// The programs of a step in order: begin once, micro for every micro-step, end once.
+    #[must_use]
+    pub fn programs(&self) -> [&Program; 3] {
+        [&self.begin, &self.micro, &self.end]
+    }
+
+    /// Overwrites the weights.
+    ///
+    /// # Errors
+    /// As [`Gpu::write`].
+    pub fn load(&self, weights: &Weights) -> Result<()> {
+        self.params.upload(self.gpu, weights)
+    }
+
+    /// Reads the weights back, after all submitted steps.
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub fn weights(&self) -> Result<Weights> {
+        self.params.download(self.gpu)
+    }
+
+    /// Submits step `step` (from 1) on the loader's next batches, without waiting for it. Its report comes out of
+    /// [`Trainer::report`] later; at most [`IN_FLIGHT`] may be outstanding, so take them in between.
+    ///
+    /// # Errors
+    /// [`Error::Data`] from the loader; else as [`Gpu::check`].
+    pub fn step(&mut self, loader: &mut Loader, step: usize, lr: f32) -> Result<()> {
+        let hyper = Hyper {
+            lr,
+            beta1: self.optimizer.beta1,
+            beta2: self.optimizer.beta2,
+            eps: self.optimizer.eps,
+            weight_decay: self.optimizer.weight_decay,
+            clip: self.optimizer.clip,
+            loss_scale: 1.0 / self.sizes.tokens() as f32,
+            step: step as u32,
+        };
+        for micro in 0..self.sizes.accumulation {
+            loader.next_batch(&mut self.inputs, &mut self.targets)?;
+            let (table, order) = embedding::sort(&self.inputs);
+            let (first, last) = (micro == 0, micro + 1 == self.sizes.accumulation);
+            if last && self.reports.is_full() {
+                self.collect(true)?;
+            }
+            let uploads: [(&Tensor, &[u8]); 5] = [
+                (&self.acts.tokens, bytemuck::cast_slice(&self.inputs)),
+                (&self.acts.targets, bytemuck::cast_slice(&self.targets)),
+                (&self.buckets.table, bytemuck::cast_slice(&table)),
+                (&self.buckets.order, bytemuck::cast_slice(&order)),
+                (&self.control.hyper, bytemuck::bytes_of(&hyper)),
+            ];
+            let mut programs = Vec::with_capacity(3);
+            programs.extend(first.then_some(&self.begin));
+            programs.push(&self.micro);
+            programs.extend(last.then_some(&self.end));
+            let mut reads = Vec::with_capacity(1);
+            reads.extend(last.then_some(&mut self.reports));
+            self.uploads.submit(self.gpu, &uploads, &programs, &mut reads)?;
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self, wait: bool) -> Result<bool> {
+        let Some(bytes) = self.reports.take(self.gpu, wait)? else { return Ok(false) };
+        self.done.push_back(bytemuck::pod_read_unaligned(&bytes));
+        Ok(true)
+    }
+
+    /// The oldest step's report that was not yet returned: waits for it if `wait`, else `None` while it is not there.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn report(&mut self, wait: bool) -> Result<Option<Report>> {
+        if self.done.is_empty() {
+            self.collect(wait)?;
+        }
+        Ok(self.done.pop_front())
+    }
+
+    /// Mean loss in nats a token over the first `count` rows of T tokens. Waits for all steps before it.
+    ///
+    /// # Errors
+    /// [`Error::Data`] from the rows; else as [`Gpu::check`].
+    pub fn evaluate(&mut self, rows: &mut Rows, count: usize) -> Result<f64> {
+        let count = count.min(rows.len());
+        let (mut sum, mut at) = (0.0, 0);
+        while at < count {
+            if self.losses.is_full() {
+                sum += self.take_losses()?;
+            }
+            let filled = rows.batch(at, &mut self.inputs, &mut self.targets)?.min(count - at);
+            // rows past the end are computed and do not count
+            let used = filled * self.sizes.context;
+            self.inputs[used..].fill(0);
+            self.targets[used..].fill(crossentropy::IGNORED);
+            let uploads: [(&Tensor, &[u8]); 2] = [
+                (&self.acts.tokens, bytemuck::cast_slice(&self.inputs)),
+                (&self.acts.targets, bytemuck::cast_slice(&self.targets)),
+            ];
+            self.uploads.submit(self.gpu, &uploads, &[&self.eval], &mut [&mut self.losses])?;
+            at += filled;
+        }
+        while self.losses.pending() > 0 {
+            sum += self.take_losses()?;
+        }
+        Ok(sum / (count * self.sizes.context).max(1) as f64)
+    }
+
+    fn take_losses(&mut self) -> Result<f64> {
+        let bytes = self.losses.take(self.gpu, true)?.unwrap_or_default();
+        Ok(bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).iter().map(|&loss| f64::from(loss)).sum())
+    }
+
+    /// Runs one micro-step's forward and backward on a given batch and waits: gradients accumulate on what is there.
+    /// For tests and tools; returns the losses.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the batch is not B T long; else as [`Gpu::check`].
+    pub fn probe(&mut self, inputs: &[u32], targets: &[u32], clear: bool) -> Result<Vec<f32>> {
+        if inputs.len() != self.acts.rows() || targets.len() != inputs.len() {
+            return Err(Error::Shape(format!("probe: {} tokens, expected {}", inputs.len(), self.acts.rows())));
+        }
+        let (table, order) = embedding::sort(inputs);
+        let uploads: [(&Tensor, &[u8]); 4] = [
+            (&self.acts.tokens, bytemuck::cast_slice(inputs)),
+            (&self.acts.targets, bytemuck::cast_slice(targets)),
+            (&self.buckets.table, bytemuck::cast_slice(&table)),
+            (&self.buckets.order, bytemuck::cast_slice(&order)),
+        ];
+        let programs: &[&Program] = if clear { &[&self.begin, &self.micro] } else { &[&self.micro] };
+        self.uploads.submit(self.gpu, &uploads, programs, &mut [])?;
+        self.gpu.read_f32(&self.acts.losses)
+    }
+}

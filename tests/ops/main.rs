@@ -1,0 +1,23 @@
+//! Every operator on the GPU against its f64 reference, through one harness: see [`harness`].
+//!
+//! Each test runs in release mode, in checked mode, under WebGPU's default limits, and with the kernels that this kind
+//! of adapter would not choose by itself. Software Vulkan runs everything again with vectors of 4 and 16 lanes.
+
+mod adamw;
+mod attention;
+mod bias;
+mod coverage;
+mod crossentropy;
+mod embedding;
+mod gelu;
+mod gradnorm;
+mod harness;
+mod lanes;
+mod layernorm;
+mod matmul;
+mod planted;
+mod program;
+mod residual;
+mod rings;
+mod shapes;
+mod stepcontrol;

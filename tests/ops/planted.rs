@@ -1,0 +1,257 @@
+//! The harness itself: deliberately wrong kernels must turn it red, and the report must say what is wrong.
+
+use wgpt::error::Result;
+use wgpt::gpu::kernel::Width;
+use wgpt::gpu::{Dispatch, Elem, Kernel, Options, Pass, Tensor};
+use wgpt::ops::matmul::generate::{self, Algorithm, Product, Spec};
+use wgpt::reference;
+
+use crate::harness::{Case, Device, Inputs, absolute, input, near, overwritten, updated, verify, wide};
+
+const ROWS: usize = 37;
+const COLUMNS: usize = 12;
+const COUNT: usize = ROWS * COLUMNS;
+
+/// The residual connection's kernel with `from` replaced by `to` in its text, launched as its operator does.
+fn residual(device: &Device, from: &str, to: &str) -> Result<(), String> {
+    let text = include_str!("../../shaders/residual.wgsl");
+    assert!(text.contains(from), "shaders/residual.wgsl has no `{from}`");
+    let kernel = Kernel::new("residual.planted", "forward", Width::Vec4, &text.replace(from, to)).set("WG", 64);
+    let mut inputs = Inputs::new();
+    let (inp, branch) = (inputs.values(COUNT), inputs.values(COUNT));
+    let want = reference::residual::forward(&wide(&inp), &wide(&branch));
+    let magnitude = absolute(&want);
+    let shape = [ROWS, COLUMNS];
+    let slots = [
+        input("inp", shape, &inp),
+        input("branch", shape, &branch),
+        overwritten("out", shape, near(want, 1.0, &magnitude)),
+    ];
+    let launch = |pass: &mut Pass, tensors: &[Tensor; 3]| {
+        pass.dispatch(&Dispatch {
+            kernel: &kernel,
+            tensors: &tensors.each_ref(),
+            immediates: bytemuck::bytes_of(&(COUNT as u32 / 4)),
+            groups: (COUNT as u64 / 4).div_ceil(64),
+            flops: 0,
+            bytes: 0,
+        })
+    };
+    verify(device, &Case { kernel: "planted", shape: &shape, slots, launch: &launch })
+}
+
+fn modes() -> [Device; 2] {
+    [("release", false), ("checked", true)]
+        .map(|(mode, checked)| Device::open(mode, &Options { checked, ..Options::default() }))
+}
+
+#[track_caller]
+fn red(outcome: Result<(), String>, words: &[&str]) {
+    let report = outcome.expect_err("the harness took a wrong kernel for a right one");
+    for word in words {
+        assert!(report.contains(word), "the report does not say `{word}`: {report}");
+    }
+}
+
+#[test]
+fn the_unchanged_kernel_is_green() {
+    for device in modes() {
+        residual(&device, "+", "+").unwrap_or_else(|report| panic!("{report}"));
+    }
+}
+
+#[test]
+fn wrong_values_are_red() {
+    let sum = "inp[i] + branch[i]";
+    for device in modes() {
+        for wrong in [
+            "inp[i] - branch[i]",
+            "inp[i] + branch[i + 1u - 2u * (i % 2u)]",
+            "inp[i] + branch[0]",
+            "(inp[i] + branch[i]) * 1.000001",
+            "inp[i] + branch[i] + select(V(), V(1.0), i == 110u)",
+            "inp[i] + branch[i].xyzx",
+        ] {
+            red(residual(&device, sum, wrong), &["planted [37, 12]", device.mode, "residual.planted", "`out`[", "got", "want"]);
+        }
+    }
+}
+
+#[test]
+fn one_wrong_element_is_named() {
+    for device in modes() {
+        let fault = "inp[i] + branch[i] + select(V(), V(0.0, 0.0, 1.0, 0.0), i == 50u)";
+        red(residual(&device, "inp[i] + branch[i]", fault), &["`out`[16, 10]", "; 1 of 444 elements"]);
+    }
+}
+
+#[test]
+fn nan_and_infinity_are_red() {
+    for device in modes() {
+        for bits in ["0x7fc00000u", "0x7f800000u", "0xff800000u"] {
+            let fault = format!("inp[i] + branch[i] + select(V(), V(bitcast<f32>({bits} + p.count - 111u)), i == 3u)");
+            red(residual(&device, "inp[i] + branch[i]", &fault), &["`out`[1, 0]"]);
+        }
+    }
+}
+
+#[test]
+fn an_unwritten_element_is_red() {
+    for device in modes() {
+        red(residual(&device, "if i >= p.count", "if i + 1u >= p.count"), &["`out`[36, 8]", "never written", "; 4 of 444"]);
+        red(residual(&device, "out[i] =", "if i == 77u { return; } out[i] ="), &["`out`[25, 8]", "never written"]);
+    }
+}
+
+#[test]
+fn accumulating_what_is_to_be_overwritten_is_red() {
+    for device in modes() {
+        red(residual(&device, "out[i] =", "out[i] +="), &["`out`[0, 0]"]);
+    }
+}
+
+/// The kernel is given a window that reaches into the guards, as a driver without bounds checks would see it.
+#[test]
+fn writing_past_either_end_is_red() {
+    let text = "struct P { count: u32 } var<immediate> p: P;
+        @group(0) @binding(0) var<storage, read> inp: array<f32>;
+        @group(0) @binding(1) var<storage, read_write> out: array<f32>;
+        @compute @workgroup_size(64)
+        fn forward(@builtin(global_invocation_id) id: vec3<u32>) { if id.x < p.count { out[id.x] = inp[0]; } }";
+    let kernel = Kernel::generated("planted.fill".into(), "forward", text.into());
+    let n = 100;
+    for device in modes() {
+        let gpu = &device.gpu;
+        // `out` is the first 100 elements of a tensor of 160; the harness is shown the rest as guards
+        for (count, red_at) in [(100, None), (101, Some("100")), (133, Some("100"))] {
+            let launch = |pass: &mut Pass, [inp, out]: &[Tensor; 2]| {
+                let reaching = reach(out, 64);
+                assert_eq!(reaching.len(), n + 64);
+                pass.dispatch(&Dispatch {
+                    kernel: &kernel,
+                    tensors: &[inp, &reaching],
+                    immediates: bytemuck::bytes_of(&(count as u32)),
+                    groups: (count as u64).div_ceil(64),
+                    flops: 0,
+                    bytes: 0,
+                })
+            };
+            let slots = [
+                input("inp", [1, 1], &[1.5]),
+                overwritten("out", [1, n], near(vec![1.5; n], 0.0, &vec![0.0; n])),
+            ];
+            let outcome = verify(&device, &Case { kernel: "planted", shape: &[count], slots, launch: &launch });
+            match red_at {
+                None => outcome.unwrap_or_else(|report| panic!("{report}")),
+                Some(at) => red(outcome, &["guard word", &format!("at {at} ")]),
+            }
+        }
+        gpu.check().expect("no fault");
+    }
+}
+
+/// The same memory with `more` elements behind it.
+fn reach(tensor: &Tensor, more: usize) -> Tensor {
+    tensor.unguarded(tensor.len() + more)
+}
+
+#[test]
+fn overwriting_what_is_to_be_accumulated_is_red() {
+    let text = include_str!("../../shaders/bias.wgsl");
+    for device in modes() {
+        for (to, is_red) in [("dbias[c] += sum;", false), ("dbias[c] = sum;", true), ("dbias[c] -= sum;", true)] {
+            let kernel = Kernel::new("bias.planted", "backward", Width::Scalar, &text.replace("dbias[c] += sum;", to))
+                .set("WG", 64);
+            let mut inputs = Inputs::new();
+            let (sums, before) = (inputs.values(3 * 5), inputs.values(5));
+            let mut want = wide(&before);
+            reference::bias::backward(&wide(&sums), &mut want);
+            let slots = [input("sums", [3, 5], &sums), updated("dbias", [1, 5], &before, near(want, 4.0, &[4.0; 5]))];
+            let launch = |pass: &mut Pass, tensors: &[Tensor; 2]| {
+                pass.dispatch(&Dispatch {
+                    kernel: &kernel,
+                    tensors: &tensors.each_ref(),
+                    immediates: bytemuck::cast_slice(&[3u32, 5, 1, 3]),
+                    groups: 1,
+                    flops: 0,
+                    bytes: 0,
+                })
+            };
+            let outcome = verify(&device, &Case { kernel: "planted", shape: &[3, 5], slots, launch: &launch });
+            if is_red {
+                red(outcome, &["`dbias`[0, 0]"]);
+            } else {
+                outcome.unwrap_or_else(|report| panic!("{report}"));
+            }
+        }
+    }
+}
+
+/// A kernel that counts its runs and lets the count into the last bit: within every tolerance, and still red.
+#[test]
+fn a_kernel_that_differs_from_run_to_run_is_red() {
+    let text = "@group(0) @binding(0) var<storage, read> inp: array<f32>;
+        @group(0) @binding(1) var<storage, read_write> out: array<f32>;
+        @group(0) @binding(2) var<storage, read_write> runs: array<u32>;
+        @compute @workgroup_size(1)
+        fn forward() { out[0] = bitcast<f32>(bitcast<u32>(inp[0]) + runs[0]); runs[0] += 1u; }";
+    let kernel = Kernel::generated("planted.counter".into(), "forward", text.into());
+    for device in modes() {
+        let runs = device.gpu.tensor("runs", 1, 1, Elem::U32).expect("memory");
+        let launch = |pass: &mut Pass, [inp, out]: &[Tensor; 2]| {
+            let tensors = [inp, out, &runs];
+            pass.dispatch(&Dispatch { kernel: &kernel, tensors: &tensors, immediates: &[], groups: 1, flops: 0, bytes: 0 })
+        };
+        let slots = [input("inp", [1, 1], &[1.5]), overwritten("out", [1, 1], near(vec![1.5], 4.0, &[1.5]))];
+        red(
+            verify(&device, &Case { kernel: "planted", shape: &[1], slots, launch: &launch }),
+            &["`out` word 0", "in a second run", "same bits"],
+        );
+    }
+}
+
+/// Faults in the text of the generated matrix kernels.
+#[test]
+fn a_wrong_matrix_kernel_is_red() {
+    let (m, n, k) = (37, 41, 43);
+    let mut inputs = Inputs::new();
+    let (a, b) = (inputs.values(m * k), inputs.values(n * k));
+    let want = reference::matmul::forward(&wide(&a), &wide(&b), None, m, n, k);
+    let magnitude = reference::matmul::forward(&absolute(&wide(&a)), &absolute(&wide(&b)), None, m, n, k);
+    let tiled = Algorithm::Tiled { tile_m: 64, tile_n: 64, tile_k: 16, thread_m: 4, thread_n: 4 };
+    let rows = Algorithm::Rows { width: 8, rows: 32, columns: 4, unroll: 4 };
+    for device in modes() {
+        for algorithm in [tiled, rows] {
+            let spec = Spec { product: Product::Forward, algorithm, bias: false, accumulate: false, vec4: false };
+            let (x, y) = generate::workgroups(&spec, m as u32, n as u32);
+            for (params, is_red) in [
+                ([m, n, k, k, k, n, 0, 0, 0, 0], false),
+                ([m, n, k - 1, k, k, n, 0, 0, 0, 0], true),
+                ([m - 1, n, k, k, k, n, 0, 0, 0, 0], true),
+                ([m, n - 1, k, k, k, n, 0, 0, 0, 0], true),
+                ([m, n, k, k, k, n, 1, 0, 0, 0], true),
+                ([m, n, k, k, k - 1, n, 0, 0, 0, 0], true),
+            ] {
+                let kernel = Kernel::generated("matmul.planted".into(), "main", generate::wgsl(&spec));
+                let launch = |pass: &mut Pass, tensors: &[Tensor; 3]| {
+                    pass.dispatch(&Dispatch {
+                        kernel: &kernel,
+                        tensors: &tensors.each_ref(),
+                        immediates: bytemuck::cast_slice(&params.map(|p| p as u32)),
+                        groups: u64::from(x) * u64::from(y),
+                        flops: 0,
+                        bytes: 0,
+                    })
+                };
+                let want = near(want.clone(), crate::harness::rounding(k), &magnitude);
+                let slots = [input("a", [m, k], &a), input("b", [n, k], &b), overwritten("out", [m, n], want)];
+                let outcome = verify(&device, &Case { kernel: "planted", shape: &[m, n, k], slots, launch: &launch });
+                if is_red {
+                    red(outcome, &["`out`["]);
+                } else {
+                    outcome.unwrap_or_else(|report| panic!("{report}"));
+                }
+            }
+        }
+    }
+}

