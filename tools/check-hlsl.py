@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles HLSL compute shaders with Slang: a second front end for what naga writes for DX12.
 
-tools/check-hlsl.py FILE:ENTRY...
+tools/check-hlsl.py FILE:ENTRY...     or --probe, which only says whether Slang is there
 
 Each file is parsed, checked and compiled to SPIR-V, with no GPU and no device. Needs Slang's library: the package
 `slangpy` in the Python that runs this (pip install slangpy), or the path of libslang in SLANG_LIBRARY.
@@ -79,7 +79,8 @@ def check(slang, session, profile, path, entry):
 
 
 def main(arguments):
-    if not arguments or any(":" not in a for a in arguments):
+    probe = arguments == ["--probe"]
+    if not arguments or not (probe or all(":" in a for a in arguments)):
         print("check-hlsl: expected FILE:ENTRY..., got " + (" ".join(arguments) or "nothing"), file=sys.stderr)
         return 2
     path = library()
@@ -87,6 +88,9 @@ def main(arguments):
         print("check-hlsl: no Slang found, expected the package slangpy or SLANG_LIBRARY", file=sys.stderr)
         return 3
     slang = load(path)
+    if probe:
+        print(os.path.basename(path))
+        return 0
     session = slang.spCreateSession(None)
     profile = slang.spFindProfile(session, b"sm_6_2")
     failed = 0

@@ -58,7 +58,8 @@ impl UploadRing {
         let slots = (0..slots)
             .map(|_| {
                 let buffer = gpu.buffer("upload ring", bytes, usage)?;
-                let mapped = map(raw(&buffer)?, wgpu::MapMode::Write);
+                // a dry ring is never mapped: it only counts
+                let mapped = buffer.raw.as_ref().map_or_else(|| oneshot::channel().1, |b| map(b, wgpu::MapMode::Write));
                 Ok(UploadSlot { buffer, mapped, submission: None })
             })
             .collect::<Result<_>>()?;

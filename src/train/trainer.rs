@@ -218,6 +218,16 @@ impl<'g> Trainer<'g> {
         [&self.begin, &self.micro, &self.end]
     }
 
+    /// The matrix and attention kernels of a step, each once: what decides its speed.
+    #[must_use]
+    pub fn kernel_summary(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.micro.commands.iter().map(|c| c.name.clone()).collect();
+        names.retain(|name| name.starts_with("matmul") || name.starts_with("attention"));
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// Overwrites the weights.
     ///
     /// # Errors

@@ -121,12 +121,22 @@ pub struct Slot {
     elem: Elem,
     before: Vec<u32>,
     want: Option<Want>,
+    /// Guard words before and after that the operator is handed with the tensor: for planted faults.
+    reach: [usize; 2],
 }
 
 impl Slot {
     fn new(name: &'static str, shape: [usize; 2], elem: Elem, before: Vec<u32>, want: Option<Want>) -> Self {
         assert_eq!(before.len(), shape[0] * shape[1], "harness: `{name}`");
-        Self { name, shape, elem, before, want }
+        Self { name, shape, elem, before, want, reach: [0; 2] }
+    }
+
+    /// Hands the operator the tensor as one row together with guard words, so that a fault can reach them on drivers
+    /// that clamp accesses to what is bound.
+    pub fn reaching(mut self, head: bool, tail: usize) -> Self {
+        assert!(tail <= TAIL, "harness: only {TAIL} guard words");
+        self.reach = [if head { HEAD } else { 0 }, tail];
+        self
     }
 }
 
@@ -229,7 +239,7 @@ pub fn windowed(bytes: u64) -> Vec<Device> {
         .collect()
 }
 
-/// A device whose grids end at 5 workgroups in one dimension, so that most are folded.
+/// A device whose grids end at 61 workgroups in one dimension, so that most are folded.
 pub fn folded() -> Vec<Device> {
     if listing() {
         return Vec::new();
@@ -308,7 +318,11 @@ struct Guarded {
 
 fn allocate(gpu: &Gpu, slot: &Slot) -> Result<Guarded> {
     let (mut tensors, mut wholes) = gpu.arena(slot.name, &[[1, HEAD], slot.shape, [1, TAIL]], slot.elem)?;
-    Ok(Guarded { whole: wholes.remove(0), tensor: tensors.remove(1) })
+    let (whole, mut tensor) = (wholes.remove(0), tensors.remove(1));
+    if slot.reach != [0; 2] {
+        tensor = whole.flat(HEAD - slot.reach[0]..HEAD + tensor.len() + slot.reach[1]);
+    }
+    Ok(Guarded { whole, tensor })
 }
 
 fn record<const N: usize>(

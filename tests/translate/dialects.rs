@@ -202,7 +202,7 @@ pub fn spirv(form: &Form, lang_version: (u8, u8), checks: Checks) -> Result<Vec<
 /// As wgpu-hal 30, metal/device.rs: immediates in buffer 0, then the bindings, then the sizes of the arrays.
 pub fn msl(form: &Form, checks: Checks) -> Result<String, String> {
     let on = checks == Checks::On;
-    let mut next = 0;
+    let mut next = 0u8;
     let mut slot = || -> Result<u8, String> {
         let slot = next;
         next = next.checked_add(1).ok_or("more than 255 buffers")?;

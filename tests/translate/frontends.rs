@@ -132,6 +132,7 @@ pub fn slang(texts: &[(&str, &str, &str, &str)]) -> Outcome {
         for (i, ((text, entry), name)) in texts.iter().enumerate() {
             let file = folder.join(format!("{i}.hlsl"));
             fs::write(&file, text)?;
+            let _ = fs::write(format!("/work/tmp/tr/{}.hlsl", name.replace([' ','/'], "_")), text);
             arguments.push(format!("{}:{entry}", file.display()));
             names.insert(file.display().to_string(), name);
         }

@@ -78,9 +78,16 @@ fn translate(kernel: &Kernel) -> Result<Vec<Translation>, Vec<String>> {
             });
         }
     }
-    let broken = rules::everywhere(&form).into_iter();
-    let broken = broken.chain(form.for_metal().then(|| rules::metal(&form)).into_iter().flatten());
-    faults.extend(broken.map(|rule| format!("{}: {rule}", kernel.name)));
+    let mut broken = rules::everywhere(&form);
+    if form.for_metal() {
+        broken.extend(rules::metal(&form));
+    }
+    if !form.shader_models().is_empty() {
+        broken.extend(rules::dx12(&form));
+    }
+    broken.sort();
+    broken.dedup();
+    faults.extend(broken.iter().map(|rule| format!("{}: {rule}", kernel.name)));
     if faults.is_empty() { Ok(texts) } else { Err(faults) }
 }
 

@@ -64,6 +64,8 @@ pub enum Algorithm {
         columns: u32,
         /// Steps of k per turn of the loop; a multiple of 4.
         unroll: u32,
+        /// With [`Spec::vec4`]: read `a` and `b` as `u64`, two f32 at a time. Needs the device feature SHADER_INT64.
+        pairs: bool,
     },
 }
 
@@ -137,9 +139,27 @@ pub fn workgroups(spec: &Spec, m: u32, n: u32) -> (u32, u32) {
 }
 
 /// The fastest algorithm on software Vulkan whose vectors have `native_lanes` f32 lanes (4, 8 or 16).
+///
+/// Without pairs, which every adapter can do; see [`Algorithm::with_pairs`].
 pub fn software_default(product: Product, native_lanes: u32) -> Algorithm {
     let _ = product;
-    Algorithm::Rows { width: native_lanes.max(4), rows: 32, columns: 4, unroll: 4 }
+    Algorithm::Rows {
+        width: native_lanes.max(4),
+        rows: 32,
+        columns: 8,
+        unroll: if native_lanes >= 16 { 8 } else { 4 },
+        pairs: false,
+    }
+}
+
+impl Algorithm {
+    /// The same, reading two f32 at a time where the algorithm can: for devices with SHADER_INT64.
+    pub fn with_pairs(self) -> Self {
+        match self {
+            Self::Tiled { .. } => self,
+            Self::Rows { width, rows, columns, unroll, .. } => Self::Rows { width, rows, columns, unroll, pairs: true },
+        }
+    }
 }
 
 /// The kernel's WGSL text.
@@ -148,7 +168,7 @@ pub fn wgsl(spec: &Spec) -> String {
         Algorithm::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n } => {
             Tiled { spec: *spec, tile_m, tile_n, tile_k, thread_m, thread_n }.write()
         }
-        Algorithm::Rows { width, rows, columns, unroll } => Rows::new(*spec, width, rows, columns, unroll).write(),
+        Algorithm::Rows { .. } => Rows::new(*spec).write(),
     }
 }
 
@@ -193,6 +213,8 @@ impl Text {
 enum Element {
     F32,
     Vec4,
+    /// Two f32 in a u64; read as vec4 by a function of the kernel.
+    Pair,
 }
 
 impl Display for Element {
@@ -200,16 +222,30 @@ impl Display for Element {
         f.write_str(match self {
             Element::F32 => "f32",
             Element::Vec4 => "vec4<f32>",
+            Element::Pair => "u64",
         })
     }
 }
 
 impl Element {
-    /// `expr`, a count of f32, in this element's units.
+    /// `expr`, a count of f32, in the units that one read moves.
     fn units(self, expr: impl Display) -> String {
         match self {
             Element::F32 => format!("{expr}"),
-            Element::Vec4 => format!("({expr}) / 4u"),
+            Element::Vec4 | Element::Pair => format!("({expr}) / 4u"),
+        }
+    }
+
+    /// How many f32 one read moves.
+    fn width(self) -> u32 {
+        if self == Element::F32 { 1 } else { 4 }
+    }
+
+    /// Element `index` of binding `name`.
+    fn read(self, name: &str, index: impl Display) -> String {
+        match self {
+            Element::F32 | Element::Vec4 => format!("{name}[{index}]"),
+            Element::Pair => format!("read_{name}({index})"),
         }
     }
 }
@@ -249,6 +285,19 @@ fn prologue(spec: &Spec, idea: &str, a: Element, b: Element, out: Element) -> Te
         t.line(format_args!("@group(0) @binding(3) var<storage, read> bias: array<{out}>;"));
     }
     t.line("");
+    if a == Element::Pair || b == Element::Pair {
+        t.line("fn low(pair: u64) -> f32 { return bitcast<f32>(u32(pair)); }");
+        t.line("fn high(pair: u64) -> f32 { return bitcast<f32>(u32(pair >> 32u)); }");
+    }
+    for (name, element) in [("a", a), ("b", b)] {
+        if element == Element::Pair {
+            t.open(format_args!("fn read_{name}(index: u32) -> vec4<f32>"));
+            t.line(format_args!("let first = {name}[index * 2u];"));
+            t.line(format_args!("let second = {name}[index * 2u + 1u];"));
+            t.line("return vec4(low(first), high(first), low(second), high(second));");
+            t.close();
+        }
+    }
     t
 }
 
@@ -283,44 +332,46 @@ struct Rows {
     unroll: u32,
     /// Type of one slot, of `out` and of `bias`.
     slot: Element,
-    /// Type of `a`: vec4 along K for `Forward`, along M for `BackwardWeight`.
+    /// How `a` is read: along M for `BackwardWeight`, otherwise along K.
     a: Element,
-    /// Type of `b`: vec4 along K for `Forward`, along N otherwise.
+    /// How `b` is read: along K for `Forward`, otherwise along N.
     b: Element,
 }
 
-impl Rows {
-    fn new(spec: Spec, width: u32, rows: u32, columns: u32, unroll: u32) -> Self {
-        let wide = if spec.vec4 { Element::Vec4 } else { Element::F32 };
-        let whole_slots = columns.is_multiple_of(4);
-        let (slot, a, b) = match spec.product {
-            Product::Forward => (Element::F32, wide, wide),
-            _ if !whole_slots => (Element::F32, wide, Element::F32),
-            _ => (wide, wide, wide),
-        };
-        Self { spec, width, rows, columns, unroll, slot, a, b }
-    }
+/// Rows of [`Rows`] that stand in one block of code.
+///
+/// The block's condition holds but for rows beyond the matrix. It is there for the compiler below: within a block of
+/// four rows it keeps accumulators in registers, while with all rows in one block it mixes them up and spills.
+const BLOCK_ROWS: u32 = 4;
 
-    /// Columns in a slot of one invocation.
-    fn slot_columns(&self) -> u32 {
-        if self.slot == Element::Vec4 { 4 } else { 1 }
+impl Rows {
+    fn new(spec: Spec) -> Self {
+        let Algorithm::Rows { width, rows, columns, unroll, pairs } = spec.algorithm else {
+            unreachable!("the caller matched Algorithm::Rows")
+        };
+        let slot = if spec.vec4 { Element::Vec4 } else { Element::F32 };
+        let operand = if spec.vec4 && pairs { Element::Pair } else { slot };
+        let (slot, b) = match spec.product {
+            Product::Forward => (Element::F32, operand),
+            _ if columns.is_multiple_of(4) => (slot, operand),
+            _ => (Element::F32, Element::F32),
+        };
+        Self { spec, width, rows, columns, unroll, slot, a: operand, b }
     }
 
     fn slots(&self) -> u32 {
-        self.columns / self.slot_columns()
+        self.columns / self.slot.width()
     }
 
-    /// Steps of k that the loads of one operand bring at once.
+    /// Steps of k that the reads of one operand bring at once.
     fn step(&self) -> u32 {
-        let along_k = self.spec.vec4 && self.spec.product != Product::BackwardWeight;
-        if along_k { 4 } else { 1 }
+        if self.spec.product == Product::BackwardWeight { 1 } else { self.a.width() }
     }
 
     fn write(&self) -> String {
         let Self { spec, width, rows, columns, unroll, .. } = self;
-        let idea = format!(
-            "One invocation: {rows} rows, {columns} columns; rows and k are uniform over the {width} invocations."
-        );
+        let idea =
+            format!("{rows} rows, {columns} columns an invocation; rows and k are uniform over the {width} lanes.");
         let t = &mut prologue(spec, &idea, self.a, self.b, self.slot);
         entry(t, spec);
         t.line("// row tiles are innermost: a panel of b stays in cache while all rows pass over it");
@@ -352,38 +403,33 @@ impl Rows {
 
     /// The column of each slot, and the nearest one inside the matrix, for loads.
     fn columns_of_invocation(&self, t: &mut Text) {
-        let width = self.slot_columns();
+        let width = self.slot.width();
         for s in 0..self.slots() {
-            let first = s * width * self.width;
-            let thread = if width == 1 { "thread".to_owned() } else { format!("thread * {width}u") };
-            t.line(format_args!("let column{s} = first_column + {first}u + {thread};"));
+            t.line(format_args!("let column{s} = first_column + {}u + thread * {width}u;", s * width * self.width));
             t.line(format_args!("let inside{s} = min(column{s}, p.n - {width}u);"));
         }
     }
 
-    /// Where the loads start.
+    /// Where the reads of each slot and row start.
     fn starts(&self, t: &mut Text) {
         for s in 0..self.slots() {
-            let from = match self.spec.product {
+            let start = match self.spec.product {
                 Product::Forward => format!("p.b_offset + inside{s} * p.b_stride"),
                 _ => format!("p.b_offset + inside{s}"),
             };
-            t.line(format_args!("let b_start{s} = {};", self.b.units(from)));
+            t.line(format_args!("let b_start{s} = {};", self.b.units(start)));
         }
-        match self.spec.product {
-            Product::BackwardWeight => {
-                let width = if self.a == Element::Vec4 { 4 } else { 1 };
-                for r in (0..self.rows).step_by(width as usize) {
-                    let from = format!("p.a_offset + min(row + {r}u, p.m - {width}u)");
-                    t.line(format_args!("let a_start{r} = {};", self.a.units(from)));
-                }
-                t.line(format_args!("let a_stride = {};", self.a.units("p.a_stride")));
+        if self.spec.product == Product::BackwardWeight {
+            let width = self.a.width();
+            for r in (0..self.rows).step_by(width as usize) {
+                let start = format!("p.a_offset + min(row + {r}u, p.m - {width}u)");
+                t.line(format_args!("let a_start{r} = {};", self.a.units(start)));
             }
-            _ => {
-                for r in 0..self.rows {
-                    let from = format!("p.a_offset + min(row + {r}u, p.m - 1u) * p.a_stride");
-                    t.line(format_args!("let a_start{r} = {};", self.a.units(from)));
-                }
+            t.line(format_args!("let a_stride = {};", self.a.units("p.a_stride")));
+        } else {
+            for r in 0..self.rows {
+                let start = format!("p.a_offset + min(row + {r}u, p.m - 1u) * p.a_stride");
+                t.line(format_args!("let a_start{r} = {};", self.a.units(start)));
             }
         }
         if self.spec.product != Product::Forward {
@@ -393,97 +439,77 @@ impl Rows {
 
     /// `count` steps of k, a multiple of [`Self::step`].
     fn steps(&self, t: &mut Text, count: u32) {
-        self.loads_of_b(t, count);
-        match self.spec.product {
-            Product::BackwardWeight => self.steps_along_rows(t, count),
-            _ => self.steps_along_k(t, count),
-        }
-    }
-
-    /// Names `b{s}_{j}`: slot `s` of row k + j of `b` (as the product sees it).
-    fn loads_of_b(&self, t: &mut Text, count: u32) {
         for s in 0..self.slots() {
-            match (self.spec.product, self.b) {
-                (Product::Forward, Element::Vec4) => {
-                    for j in (0..count).step_by(4) {
-                        t.line(format_args!("let b{s}_{j} = b[b_start{s} + k / 4u + {}u];", j / 4));
-                    }
-                }
-                (Product::Forward, Element::F32) => {
-                    for j in 0..count {
-                        t.line(format_args!("let b{s}_{j} = b[b_start{s} + k + {j}u];"));
-                    }
-                }
-                _ => {
-                    for j in 0..count {
-                        t.line(format_args!("let b{s}_{j} = b[b_start{s} + (k + {j}u) * b_stride];"));
-                    }
+            self.reads_of_b(t, s, count);
+        }
+        for first in (0..self.rows).step_by(BLOCK_ROWS as usize) {
+            t.open(format_args!("if row + {first}u < p.m"));
+            self.reads_of_a(t, first, count);
+            for r in first..(first + BLOCK_ROWS).min(self.rows) {
+                for j in 0..count {
+                    self.multiply(t, r, j);
                 }
             }
+            t.close();
         }
     }
 
-    /// Slot `s` of row k + j of `b`, as loaded by [`Self::loads_of_b`].
-    fn b_value(&self, s: u32, j: u32) -> String {
-        match (self.spec.product, self.b) {
-            (Product::Forward, Element::Vec4) => format!("b{s}_{}.{}", j / 4 * 4, component(j)),
-            _ => format!("b{s}_{j}"),
+    /// Names `b{s}_{j}`: slot `s` of step k + j of `b`, or of four steps from there.
+    fn reads_of_b(&self, t: &mut Text, s: u32, count: u32) {
+        let forward = self.spec.product == Product::Forward;
+        let width = if forward { self.b.width() } else { 1 };
+        for j in (0..count).step_by(width as usize) {
+            let index = if forward {
+                format!("b_start{s} + {}", self.b.units(format_args!("k + {j}u")))
+            } else {
+                format!("b_start{s} + (k + {j}u) * b_stride")
+            };
+            t.line(format_args!("let b{s}_{j} = {};", self.b.read("b", index)));
+        }
+    }
+
+    /// Names `a{r}_{j}`: row `r`, or four rows from there, of step k + j of `a`, or of four steps from there.
+    fn reads_of_a(&self, t: &mut Text, first: u32, count: u32) {
+        let along_rows = self.spec.product == Product::BackwardWeight;
+        let width = self.a.width() as usize;
+        let (rows, steps) = if along_rows { (width, 1) } else { (1, width) };
+        for r in (first..(first + BLOCK_ROWS).min(self.rows)).step_by(rows) {
+            for j in (0..count).step_by(steps) {
+                let index = if along_rows {
+                    format!("a_start{r} + (k + {j}u) * a_stride")
+                } else {
+                    format!("a_start{r} + {}", self.a.units(format_args!("k + {j}u")))
+                };
+                t.line(format_args!("let a{r}_{j} = {};", self.a.read("a", index)));
+            }
         }
     }
 
     /// One multiplication and addition for every slot of row `r`.
-    fn multiply(&self, t: &mut Text, r: u32, j: u32, a: &str) {
+    fn multiply(&self, t: &mut Text, r: u32, j: u32) {
+        let a = match (self.spec.product, self.a.width()) {
+            (_, 1) => format!("a{r}_{j}"),
+            (Product::BackwardWeight, _) => format!("a{}_{j}.{}", r / 4 * 4, component(r)),
+            _ => format!("a{r}_{}.{}", j / 4 * 4, component(j)),
+        };
+        let a = if self.slot == Element::Vec4 { format!("vec4({a})") } else { a };
         for s in 0..self.slots() {
-            let b = self.b_value(s, j);
-            let a = if self.slot == Element::Vec4 { format!("vec4({a})") } else { a.to_owned() };
+            let b = match (self.spec.product, self.b.width()) {
+                (Product::Forward, 4) => format!("b{s}_{}.{}", j / 4 * 4, component(j)),
+                _ => format!("b{s}_{j}"),
+            };
             t.line(format_args!("acc{r}_{s} = fma({a}, {b}, acc{r}_{s});"));
         }
     }
 
-    /// `a` is (M,K): a row's steps stand together.
-    fn steps_along_k(&self, t: &mut Text, count: u32) {
-        for r in 0..self.rows {
-            for j in 0..count {
-                if self.a == Element::Vec4 {
-                    if j % 4 == 0 {
-                        t.line(format_args!("let a{r}_{j} = a[a_start{r} + k / 4u + {}u];", j / 4));
-                    }
-                    self.multiply(t, r, j, &format!("a{r}_{}.{}", j / 4 * 4, component(j)));
-                } else {
-                    self.multiply(t, r, j, &format!("a[a_start{r} + k + {j}u]"));
-                }
-            }
-        }
-    }
-
-    /// `a` is (K,M): four rows' elements stand together.
-    fn steps_along_rows(&self, t: &mut Text, count: u32) {
-        for group in (0..self.rows).step_by(4) {
-            if self.a == Element::Vec4 {
-                for j in 0..count {
-                    t.line(format_args!("let a{group}_{j} = a[a_start{group} + (k + {j}u) * a_stride];"));
-                }
-            }
-            for r in group..(group + 4).min(self.rows) {
-                for j in 0..count {
-                    if self.a == Element::Vec4 {
-                        self.multiply(t, r, j, &format!("a{group}_{j}.{}", component(r)));
-                    } else {
-                        self.multiply(t, r, j, &format!("a[a_start{r} + (k + {j}u) * a_stride]"));
-                    }
-                }
-            }
-        }
-    }
-
     fn stores(&self, t: &mut Text) {
-        let bias_of = |s: u32| self.slot.units(format!("p.bias_offset + column{s}"));
         for s in 0..self.slots() {
+            let bias_at = self.slot.units(format_args!("p.bias_offset + column{s}"));
             t.open(format_args!("if column{s} < p.n"));
             for r in 0..self.rows {
-                let at = self.slot.units(format!("p.out_offset + (row + {r}u) * p.out_stride + column{s}"));
+                let at = self.slot.units(format_args!("p.out_offset + (row + {r}u) * p.out_stride + column{s}"));
                 t.open(format_args!("if row + {r}u < p.m"));
-                store(t, &self.spec, &at, &bias_of(s), &format!("acc{r}_{s}"));
+                store(t, &self.spec, &at, &bias_at, &format!("acc{r}_{s}"));
                 t.close();
             }
             t.close();

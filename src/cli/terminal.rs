@@ -1,0 +1,53 @@
+//! The status lines and, on a terminal, a progress bar.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use wgpt::train::Screen;
+use wgpt::train::run::clock_text;
+
+/// Plain lines on standard output; on a terminal a bar below them on standard error.
+pub struct Terminal {
+    bar: Option<ProgressBar>,
+}
+
+impl Terminal {
+    /// A bar only where somebody looks at it.
+    pub fn new(steps: usize) -> Self {
+        let bar = (std::io::stderr().is_terminal() && std::io::stdout().is_terminal()).then(|| {
+            let bar = ProgressBar::new(steps as u64);
+            if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar }
+    }
+}
+
+impl Screen for Terminal {
+    fn line(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| println!("{text}")),
+            None => println!("{text}"),
+        }
+    }
+
+    fn progress(&mut self, step: usize, _steps: usize, eta: Option<Duration>) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_position(step as u64);
+        if let Some(eta) = eta {
+            bar.set_message(format!("{} left", clock_text(eta)));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

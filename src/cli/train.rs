@@ -1,0 +1,398 @@
+//! `wgpt train`.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use wgpt::data::Tokenizer;
+use wgpt::error::{Error, Result};
+use wgpt::formats::hf;
+use wgpt::gpu::{Gpu, Options};
+use wgpt::model::{Config, Weights, init};
+use wgpt::train::dataset::noted_tokenizer;
+use wgpt::train::folder::{self, Folder, State};
+use wgpt::train::run::{check_memory, known_words};
+use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
+use wgpt::train::{Dataset, Run, Trainer};
+
+use super::generate::tokenizer_of;
+use super::terminal::Terminal;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TokenizerName {
+    /// GPT-2's byte pairs, 50,257 ids
+    Gpt2,
+    /// One id a byte, 257 ids
+    Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Precision {
+    /// 32-bit floats throughout
+    F32,
+    /// The best that the adapter offers: f32 for now
+    Auto,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  wgpt train
+  wgpt train --text book.txt --tokenizer bytes --layers 4 --heads 4 --channels 128 --context 64 --batch 16 --steps 300
+  wgpt train --data 'fineweb_train_*.bin' --val 'fineweb_val_*.bin' --model d12 --batch 64 --tokens-per-step 524288")]
+pub struct Args {
+    /// Text file to train on, one document (repeatable); its last tenth is for validation
+    #[arg(long, value_name = "FILE", help_heading = "Data", conflicts_with_all = ["data", "val"])]
+    text: Vec<PathBuf>,
+    /// Token shards to train on, as a pattern
+    #[arg(long, value_name = "GLOB", help_heading = "Data")]
+    data: Option<String>,
+    /// Token shards for validation, as a pattern
+    #[arg(long, value_name = "GLOB", help_heading = "Data", requires = "data")]
+    val: Option<String>,
+    /// How text becomes tokens [default: what --init or the shards say, else gpt2]
+    #[arg(long, help_heading = "Data")]
+    tokenizer: Option<TokenizerName>,
+    /// Batches in file order, not shuffled
+    #[arg(long, help_heading = "Data")]
+    no_shuffle: bool,
+
+    /// Model by name: d6 d12 d24 d36 d48 d60 d72 d84, gpt3:cN [default: d12]
+    #[arg(long, help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab", "init"])]
+    model: Option<String>,
+    /// Blocks of a model of your own
+    #[arg(long, help_heading = "Model", requires = "channels", requires = "heads")]
+    layers: Option<usize>,
+    /// Attention heads; must divide the channels
+    #[arg(long, help_heading = "Model", requires = "layers", requires = "channels")]
+    heads: Option<usize>,
+    /// Width of the residual stream
+    #[arg(long, help_heading = "Model", requires = "layers", requires = "heads")]
+    channels: Option<usize>,
+    /// Vocabulary [default: the tokenizer's]
+    #[arg(long, help_heading = "Model", requires = "layers")]
+    vocab: Option<usize>,
+    /// Start from the weights of a Hugging Face folder
+    #[arg(long, value_name = "DIR", help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
+    init: Option<PathBuf>,
+
+    /// Tokens of a sequence [default: all positions of a named model, at most 1024; 256 for one of your own]
+    #[arg(long, help_heading = "Training")]
+    context: Option<usize>,
+    /// Sequences of a micro-step [default: 4]
+    #[arg(long, help_heading = "Training")]
+    batch: Option<usize>,
+    /// Tokens of a step, a multiple of batch times context [default: one micro-step]
+    #[arg(long, help_heading = "Training")]
+    tokens_per_step: Option<usize>,
+    /// Steps of the run [default: one epoch]
+    #[arg(long, help_heading = "Training")]
+    steps: Option<usize>,
+    /// Peak learning rate [default: 6e-4]
+    #[arg(long, help_heading = "Training", allow_negative_numbers = true)]
+    lr: Option<f32>,
+    /// Steps of linear warm-up; a cosine follows [default: 0]
+    #[arg(long, help_heading = "Training")]
+    warmup: Option<usize>,
+    /// Final learning rate over the peak
+    #[arg(long, default_value_t = 0.0, help_heading = "Training", allow_negative_numbers = true)]
+    final_lr_frac: f32,
+    /// Decoupled weight decay of two-dimensional tensors
+    #[arg(long, default_value_t = 0.1, help_heading = "Training", allow_negative_numbers = true)]
+    weight_decay: f32,
+    /// Largest gradient norm; 0 switches clipping off
+    #[arg(long, default_value_t = 1.0, help_heading = "Training", allow_negative_numbers = true)]
+    clip: f32,
+    /// Decay of AdamW's first moment
+    #[arg(long, default_value_t = 0.9, help_heading = "Training", allow_negative_numbers = true)]
+    beta1: f32,
+    /// Decay of AdamW's second moment
+    #[arg(long, default_value_t = 0.95, help_heading = "Training", allow_negative_numbers = true)]
+    beta2: f32,
+    /// Added to the root of AdamW's second moment
+    #[arg(long, default_value_t = 1e-8, help_heading = "Training", allow_negative_numbers = true)]
+    eps: f32,
+    /// Element type of matrix operands
+    #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Training")]
+    precision: Precision,
+    /// Seed of the first weights, the order of batches, and the samples
+    #[arg(long, default_value_t = 42, help_heading = "Training")]
+    seed: u32,
+
+    /// Steps between validations; 0 for none but the first and the last [default: 250]
+    #[arg(long, help_heading = "Run")]
+    val_every: Option<usize>,
+    /// Batches of a validation [default: all, of shards at most 10,485,760 tokens]
+    #[arg(long, help_heading = "Run")]
+    val_steps: Option<usize>,
+    /// Tokens of a validation; wins over --val-steps
+    #[arg(long, value_name = "TOKENS", help_heading = "Run")]
+    val_limit: Option<usize>,
+    /// Steps between samples, one more at the end; 0 for none [default: 0]
+    #[arg(long, help_heading = "Run")]
+    sample_every: Option<usize>,
+    /// Memory that the run may use, as 24GiB or 800MB [default: what is free, on a software adapter]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Run")]
+    memory: Option<u64>,
+    /// Folder of the run [default: runs/N]
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    out: Option<PathBuf>,
+    /// Rename a run that lies in --out to DIR.N and begin anew
+    #[arg(long, help_heading = "Run")]
+    restart: bool,
+    /// Adapter by index or part of its name: see `wgpt devices`
+    #[arg(long, help_heading = "Run")]
+    device: Option<String>,
+    /// Keep bounds checks in kernels and the driver's validation on: slow, for hunting defects
+    #[arg(long, help_heading = "Run")]
+    checked: bool,
+}
+
+/// A number of bytes: `800MB`, `24GiB`, `1073741824`.
+fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| format!("`{text}`, expected a number and a unit, such as 24GiB"))?;
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("unknown unit `{other}`, expected KiB, MiB, GiB, kB, MB or GB")),
+    };
+    Ok((number * factor) as u64)
+}
+
+/// The run that `wgpt train` makes with no data given: small enough for two CPU cores and three minutes.
+mod stories {
+    pub const BYTES: usize = 2 << 20;
+    pub const LAYERS: usize = 3;
+    pub const HEADS: usize = 4;
+    pub const CHANNELS: usize = 128;
+    pub const CONTEXT: usize = 128;
+    pub const BATCH: usize = 8;
+    pub const STEPS: usize = 400;
+    pub const LR: f32 = 4e-3;
+    pub const WARMUP: usize = 30;
+    pub const VAL_EVERY: usize = 100;
+    pub const VAL_STEPS: usize = 16;
+}
+
+/// Positions of a free model when --context does not say.
+const FREE_CONTEXT: usize = 256;
+/// Validation tokens of shards when nothing is said: llm.c's 20 steps of 524,288.
+const VAL_TOKENS: usize = 10_485_760;
+
+impl Args {
+    fn uses_stories(&self) -> bool {
+        self.text.is_empty() && self.data.is_none()
+    }
+
+    /// The tokenizer that is asked for or follows from the data; weights may know better.
+    fn tokenizer(&self, weights: Option<(&Path, &Weights, &hf::ModelInfo)>) -> Result<Option<Tokenizer>> {
+        match self.tokenizer {
+            Some(TokenizerName::Gpt2) => return Ok(Some(Tokenizer::Gpt2)),
+            Some(TokenizerName::Bytes) => return Ok(Some(Tokenizer::Bytes)),
+            None => {}
+        }
+        if let Some((dir, weights, info)) = weights {
+            return Ok(tokenizer_of(dir, info, weights.config.vocab).ok());
+        }
+        if let Some(pattern) = &self.data {
+            let noted = noted_tokenizer(pattern)?;
+            return Ok(if noted.is_none() && self.vocab.is_some() { None } else { noted.or(Some(Tokenizer::Gpt2)) });
+        }
+        let small = self.uses_stories() && self.model.is_none();
+        Ok(Some(if small { Tokenizer::Bytes } else { Tokenizer::Gpt2 }))
+    }
+
+    fn config(&self, weights: Option<&Weights>, tokenizer: Option<Tokenizer>) -> Result<Config> {
+        if let Some(weights) = weights {
+            return Ok(weights.config);
+        }
+        if let (Some(layers), Some(heads), Some(channels)) = (self.layers, self.heads, self.channels) {
+            let vocab = match (self.vocab, tokenizer) {
+                (Some(vocab), _) => vocab,
+                (None, Some(tokenizer)) => tokenizer.vocab(),
+                (None, None) => return Err(Error::Usage("--vocab: nothing says how many tokens there are; try --vocab N".into())),
+            };
+            let context = if self.uses_stories() { stories::CONTEXT } else { FREE_CONTEXT };
+            return Config::new(self.context.unwrap_or(context), vocab, layers, heads, channels);
+        }
+        match &self.model {
+            None if self.uses_stories() => Config::new(
+                self.context.unwrap_or(stories::CONTEXT),
+                tokenizer.unwrap_or(Tokenizer::Bytes).vocab(),
+                stories::LAYERS,
+                stories::HEADS,
+                stories::CHANNELS,
+            ),
+            name => Config::from_descriptor(name.as_deref().unwrap_or("d12")),
+        }
+    }
+
+    /// Everything but the steps of an epoch and the rows of a validation, which depend on the data.
+    fn settings(&self, config: Config, tokenizer: Option<Tokenizer>) -> Settings {
+        let own = self.uses_stories();
+        let context = self.context.unwrap_or(config.positions.min(1024));
+        let batch = self.batch.unwrap_or(if own { stories::BATCH } else { 4 });
+        let path = |p: &PathBuf| p.display().to_string();
+        Settings {
+            model: ModelSettings {
+                positions: config.positions,
+                vocab: config.vocab,
+                layers: config.layers,
+                heads: config.heads,
+                channels: config.channels,
+                init: self.init.as_ref().map(path),
+            },
+            data: DataSettings {
+                text: self.text.iter().map(path).collect(),
+                shards: self.data.clone(),
+                validation: self.val.clone(),
+                stories_bytes: own.then_some(stories::BYTES),
+                tokenizer: tokenizer.map(|t| t.name().to_owned()),
+                shuffle: !self.no_shuffle,
+            },
+            train: TrainSettings {
+                batch,
+                context,
+                tokens_per_step: self.tokens_per_step.unwrap_or(batch.saturating_mul(context)),
+                steps: self.steps.unwrap_or(if own { stories::STEPS } else { u32::MAX as usize }),
+                lr: self.lr.unwrap_or(if own { stories::LR } else { 6e-4 }),
+                warmup: self.warmup.unwrap_or(if own && self.steps.is_none() { stories::WARMUP } else { 0 }),
+                final_lr_frac: self.final_lr_frac,
+                weight_decay: self.weight_decay,
+                clip: self.clip,
+                beta1: self.beta1,
+                beta2: self.beta2,
+                eps: self.eps,
+                precision: "f32".into(),
+                seed: self.seed,
+                val_every: self.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 }),
+                val_rows: None,
+            },
+            run: RunSettings {
+                sample_every: self.sample_every.unwrap_or(if own { usize::MAX } else { 0 }),
+                device: self.device.clone(),
+            },
+        }
+    }
+
+    /// Rows of a validation: the limit in tokens wins over the number of batches.
+    fn val_rows(&self, settings: &TrainSettings) -> Option<usize> {
+        let steps = self.val_steps.or(self.uses_stories().then_some(stories::VAL_STEPS));
+        match (self.val_limit, steps, &self.data) {
+            (Some(tokens), _, _) => Some((tokens / settings.context).max(1)),
+            (None, Some(steps), _) => Some(steps.saturating_mul(settings.batch).max(1)),
+            (None, None, Some(_)) => Some((VAL_TOKENS / settings.context).max(1)),
+            (None, None, None) => None,
+        }
+    }
+}
+
+/// Trains.
+pub fn run(args: &Args) -> Result<()> {
+    let loaded = args.init.as_ref().map(|dir| hf::load(dir).map(|(weights, info)| (dir, weights, info))).transpose()?;
+    let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
+    let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
+    let mut settings = args.settings(config, tokenizer);
+    settings.check()?;
+    settings.train.val_rows = args.val_rows(&settings.train);
+
+    let dataset = Dataset::open(&settings.data, tokenizer, args.seed)?;
+    let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
+    let shuffle = (!args.no_shuffle).then_some(args.seed);
+    let t = &settings.train;
+    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, shuffle)?;
+    if args.steps.is_none() && !args.uses_stories() {
+        settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
+    }
+    settings.check()?;
+
+    let out = args.out.clone().unwrap_or_else(|| folder::next_free(Path::new("runs")));
+    if !begin(&out, &settings, args.restart)? {
+        return Ok(());
+    }
+
+    let gpu = Gpu::open(&Options { device: args.device.clone(), checked: args.checked, webgpu_limits: false })?;
+    check_memory(&gpu.caps, &settings, args.memory)?;
+    let weights = loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights);
+    let mut trainer = Trainer::new(&gpu, config, settings.sizes(), settings.optimizer())?;
+    trainer.load(&weights)?;
+    drop(weights);
+
+    if args.restart && out.exists() {
+        println!("{} is now {}", out.display(), folder::put_aside(&out)?.display());
+    }
+    let folder = Folder::create(&out, &settings)?;
+    header(&gpu, &settings, &summary, &trainer, &out);
+    let mut terminal = Terminal::new(settings.train.steps);
+    let mut run = Run { settings: &settings, loader, rows, tokenizer, baseline, folder };
+    let outcome = run.go(&mut trainer, &mut terminal)?;
+    drop(terminal);
+
+    println!("saved {}", out.join("model").display());
+    if let (Some(baseline), Some(loss)) = (baseline, outcome.val_loss) {
+        println!(
+            "validation {loss:.4} nats a byte; order-2 Markov model {:.4}; entropy rate of the text {:.4}",
+            baseline.markov, baseline.entropy
+        );
+    }
+    if let Some(sample) = outcome.sample {
+        println!("sample:\n{sample}");
+        if baseline.is_some() {
+            let (known, all) = known_words(&sample);
+            println!("{known} of the sample's {all} words are words of the grammar");
+        }
+    }
+    println!("go on: wgpt generate --from {} \"...\"", out.display());
+    Ok(())
+}
+
+/// Whether the run may begin in `out`; false if it is finished there already.
+fn begin(out: &Path, settings: &Settings, restart: bool) -> Result<bool> {
+    if restart && out.join("config.toml").exists() {
+        return Ok(true);
+    }
+    match folder::inspect(out, settings)? {
+        State::Free => Ok(true),
+        State::Finished => {
+            println!("{} holds this run, finished; --restart begins anew", out.display());
+            Ok(false)
+        }
+        State::Unfinished => Err(Error::Usage(format!(
+            "--out: {} holds this run, unfinished, and it cannot be gone on with; try --restart to put it aside and begin anew",
+            out.display()
+        ))),
+    }
+}
+
+fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out: &Path) {
+    let (m, t, config) = (&settings.model, &settings.train, trainer.config());
+    println!("device   {}", gpu.caps.summary());
+    println!(
+        "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",
+        m.layers,
+        m.heads,
+        m.channels,
+        m.positions,
+        m.vocab,
+        config.parameters() as f64 / 1e6,
+        t.precision
+    );
+    println!("data     {summary}");
+    println!(
+        "step     {} tokens: batch {} x context {} x {} micro-steps; {} steps",
+        t.tokens_per_step,
+        t.batch,
+        t.context,
+        settings.sizes().accumulation,
+        t.steps
+    );
+    println!("kernels  {}", trainer.kernel_summary().join(", "));
+    println!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
+    println!("folder   {}", out.display());
+}

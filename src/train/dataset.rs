@@ -1,0 +1,96 @@
+//! From a run's data settings to the loader of its batches and the rows of its validation.
+
+use std::path::Path;
+
+use crate::data::{Loader, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, open_shards, split, tokens_of_text_files};
+use crate::error::{Error, Result};
+
+use super::settings::DataSettings;
+
+/// What a byte-level model of generated stories is measured against, in nats a byte.
+#[derive(Debug, Clone, Copy)]
+pub struct Baseline {
+    /// An order-2 Markov model's validation loss.
+    pub markov: f64,
+    /// The entropy rate of the grammar: no model can do better.
+    pub entropy: f64,
+}
+
+/// The tokens of a run, before they are cut into batches.
+pub struct Dataset {
+    train: Vec<TokenSource>,
+    validation: Vec<TokenSource>,
+    /// One line for the header.
+    pub summary: String,
+    /// For generated stories.
+    pub baseline: Option<Baseline>,
+}
+
+fn source_tokens(sources: &[TokenSource]) -> usize {
+    sources.iter().map(TokenSource::len).sum()
+}
+
+/// The tokenizer that `data prepare` noted beside the shards, if it did.
+///
+/// # Errors
+/// [`Error::Data`] if the note is broken.
+pub fn noted_tokenizer(pattern: &str) -> Result<Option<Tokenizer>> {
+    let path = Path::new(pattern).parent().unwrap_or(Path::new("")).join("dataset.json");
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+    let broken = |what: String| Error::Data(format!("{}: {what}; was it made by `wgpt data prepare`?", path.display()));
+    let note: serde_json::Value = serde_json::from_str(&text).map_err(|e| broken(format!("broken JSON ({e})")))?;
+    let name = note["tokenizer"].as_str().ok_or_else(|| broken("no `tokenizer`".into()))?;
+    name.parse().map(Some).map_err(|_| broken(format!("unknown tokenizer `{name}`, expected gpt2 or bytes")))
+}
+
+impl Dataset {
+    /// Opens or makes the tokens.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file and what is wrong with it.
+    pub fn open(settings: &DataSettings, tokenizer: Option<Tokenizer>, seed: u32) -> Result<Self> {
+        if let Some(pattern) = &settings.shards {
+            let train = open_shards(pattern)?;
+            let validation = settings.validation.as_deref().map_or(Ok(Vec::new()), open_shards)?;
+            let summary = format!(
+                "{} tokens in {} shards, {} for validation",
+                source_tokens(&train),
+                train.len(),
+                source_tokens(&validation)
+            );
+            return Ok(Self { train, validation, summary, baseline: None });
+        }
+        let tokenizer = tokenizer.ok_or_else(|| {
+            Error::Usage("--tokenizer: the weights do not say which tokenizer they are for; try --tokenizer gpt2 or bytes".into())
+        })?;
+        let (tokens, name) = match settings.stories_bytes {
+            Some(bytes) => {
+                let mut tokens = vec![tokenizer.end_of_text()];
+                tokens.extend(tokenizer.encode(Stories::new(seed).text(bytes)));
+                (tokens, "generated stories".to_owned())
+            }
+            None => (tokens_of_text_files(&settings.text, tokenizer)?, settings.text.join(", ")),
+        };
+        let (train, validation) = split(tokens);
+        let baseline = settings.stories_bytes.map(|_| Baseline {
+            markov: markov::nats_per_token(&train, &validation, tokenizer.vocab()),
+            entropy: Stories::nats_per_byte(),
+        });
+        let summary =
+            format!("{name}: {} {} tokens, the last {} for validation", train.len() + validation.len(), tokenizer.name(), validation.len());
+        let source = |tokens| vec![TokenSource::from_tokens(name.clone(), tokens)];
+        Ok(Self { train: source(train), validation: source(validation), summary, baseline })
+    }
+
+    /// Cuts the tokens into batches and validation rows.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if a shard is shorter than one batch, or validation shorter than one row.
+    pub fn cut(self, batch: usize, context: usize, vocab: usize, shuffle: Option<u32>) -> Result<(Loader, Option<Rows>)> {
+        let loader = Loader::new(self.train, LoaderConfig::new(batch, context, vocab, shuffle))?;
+        if self.validation.is_empty() {
+            return Ok((loader, None));
+        }
+        Ok((loader, Some(Rows::new(self.validation, context, vocab)?)))
+    }
+}

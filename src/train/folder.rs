@@ -1,0 +1,189 @@
+//! A run's folder: whether it may be used, and the files that grow in it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::formats::atomic::output_error;
+
+use super::settings::Settings;
+
+/// What a folder holds, seen from a run that wants it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing: the run may begin.
+    Free,
+    /// The same run, finished.
+    Finished,
+    /// The same run, not finished.
+    Unfinished,
+}
+
+/// The next free `runs/N`.
+#[must_use]
+pub fn next_free(parent: &Path) -> PathBuf {
+    let taken = fs::read_dir(parent).into_iter().flatten().flatten();
+    let most = taken.filter_map(|e| e.file_name().to_str()?.parse::<u64>().ok()).max().unwrap_or(0);
+    parent.join((most + 1).to_string())
+}
+
+/// The next free `DIR.N`.
+fn aside(dir: &Path) -> PathBuf {
+    let name = |n: u64| {
+        let mut path = dir.as_os_str().to_owned();
+        path.push(format!(".{n}"));
+        PathBuf::from(path)
+    };
+    let mut n = 1;
+    while name(n).exists() {
+        n += 1;
+    }
+    name(n)
+}
+
+/// Looks at a folder before anything is written.
+///
+/// # Errors
+/// [`Error::Usage`] if it holds another run or other files, [`Error::Output`] if it cannot be read.
+pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
+    if !dir.exists() {
+        return Ok(State::Free);
+    }
+    if !dir.is_dir() {
+        return Err(Error::Usage(format!("--out: {} is a file, expected a folder; try another name", dir.display())));
+    }
+    let config = dir.join("config.toml");
+    if !config.exists() {
+        let empty = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.next().is_none();
+        return if empty {
+            Ok(State::Free)
+        } else {
+            Err(Error::Usage(format!(
+                "--out: {} holds files and no run, expected an empty folder; try another name",
+                dir.display()
+            )))
+        };
+    }
+    let text = fs::read_to_string(&config).map_err(|e| output_error(&config, &e))?;
+    let there: toml::Table = text
+        .parse()
+        .map_err(|e| Error::Usage(format!("{}: is not a run's configuration ({e}); try another --out", config.display())))?;
+    let differences = settings.differences(&there)?;
+    if !differences.is_empty() {
+        return Err(Error::Usage(format!(
+            "--out: {} holds another run ({}); try another folder, or --restart to put that one aside",
+            dir.display(),
+            differences.join("; ")
+        )));
+    }
+    let done = last_step(&dir.join("metrics.jsonl")) == Some(settings.train.steps as u64);
+    let saved = dir.join("model").join("config.json").exists();
+    Ok(if done && saved { State::Finished } else { State::Unfinished })
+}
+
+/// The step of the last whole line of a metrics file.
+fn last_step(path: &Path) -> Option<u64> {
+    let lines = BufReader::new(File::open(path).ok()?).lines();
+    let last = lines.map_while(std::io::Result::ok).filter_map(|l| serde_json::from_str::<serde_json::Value>(&l).ok()).last()?;
+    last["step"].as_u64()
+}
+
+/// Renames a folder to the next free `DIR.N`, and returns that name.
+///
+/// # Errors
+/// [`Error::Output`].
+pub fn put_aside(dir: &Path) -> Result<PathBuf> {
+    let to = aside(dir);
+    fs::rename(dir, &to).map_err(|e| output_error(dir, &e))?;
+    Ok(to)
+}
+
+/// One line of `metrics.jsonl`. Non-finite numbers become null.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Metric {
+    /// From 1; 0 for the validation before training.
+    pub step: usize,
+    /// Mean training loss in nats a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f32>,
+    /// Gradient norm before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f32>,
+    /// Learning rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f32>,
+    /// Milliseconds from the end of the step before to the end of this one; validation, samples and saves excluded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ms: Option<f32>,
+    /// Tokens of the step over its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<f32>,
+    /// Validation loss after the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f32>,
+    /// True if the update was skipped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
+}
+
+/// The growing files of a run.
+#[derive(Debug)]
+pub struct Folder {
+    /// The folder.
+    pub dir: PathBuf,
+    metrics: File,
+    log: File,
+    samples: Option<File>,
+}
+
+impl Folder {
+    /// Makes the folder with its configuration and empty records.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn create(dir: &Path, settings: &Settings) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(|e| output_error(dir, &e))?;
+        let path = dir.join("config.toml");
+        fs::write(&path, settings.to_toml()?).map_err(|e| output_error(&path, &e))?;
+        let fresh = |name: &str| {
+            let path = dir.join(name);
+            File::create(&path).map_err(|e| output_error(&path, &e))
+        };
+        Ok(Self { dir: dir.to_owned(), metrics: fresh("metrics.jsonl")?, log: fresh("main.log")?, samples: None })
+    }
+
+    /// Appends a step to `metrics.jsonl` and, in llm.c's form with steps from 0, to `main.log`.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn step(&mut self, metric: &Metric) -> Result<()> {
+        let path = self.dir.join("metrics.jsonl");
+        let mut line = serde_json::to_string(metric).map_err(|e| Error::Output(format!("{}: {e}", path.display())))?;
+        line.push('\n');
+        self.metrics.write_all(line.as_bytes()).map_err(|e| output_error(&path, &e))?;
+        let mut log = String::new();
+        if let (Some(loss), Some(lr), Some(norm)) = (metric.loss, metric.lr, metric.grad_norm) {
+            log += &format!("s:{} trl:{loss:.4} lr:{lr:.6} norm:{norm:.2}\n", metric.step - 1);
+        }
+        if let Some(loss) = metric.val_loss {
+            log += &format!("s:{} tel:{loss:.4}\n", metric.step);
+        }
+        self.log.write_all(log.as_bytes()).map_err(|e| output_error(&self.dir.join("main.log"), &e))
+    }
+
+    /// Appends a sample to `samples.txt`.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn sample(&mut self, step: usize, text: &str) -> Result<()> {
+        let path = self.dir.join("samples.txt");
+        let file = match &mut self.samples {
+            Some(file) => file,
+            none => none.insert(File::create(&path).map_err(|e| output_error(&path, &e))?),
+        };
+        writeln!(file, "--- step {step} ---\n{text}").map_err(|e| output_error(&path, &e))
+    }
+}

@@ -1,0 +1,317 @@
+//! A whole run: steps, validation, samples, records and the status line.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::data::{Loader, Rows, Stories, Tokenizer};
+use crate::error::{Error, Result};
+use crate::formats::hf::{self, ModelInfo};
+use crate::gpu::Gpu;
+use crate::model::Weights;
+use crate::ops::stepcontrol::Report;
+
+use super::dataset::Baseline;
+use super::folder::{Folder, Metric};
+use super::generator::{Generator, Sampling};
+use super::settings::Settings;
+use super::trainer::Trainer;
+
+/// Skipped steps in a row that end a run.
+const MOST_SKIPPED: u32 = 8;
+/// Tokens of a sample.
+const SAMPLE_TOKENS: usize = 300;
+/// Sharpens a sample: a small model's rare mistakes are drawn more rarely still.
+const SAMPLE_TEMPERATURE: f32 = 0.7;
+
+/// Where a run shows what happens.
+pub trait Screen {
+    /// A line that stays.
+    fn line(&mut self, text: &str);
+    /// How far the run is: steps done, and what is known of the current speed.
+    fn progress(&mut self, step: usize, steps: usize, eta: Option<Duration>);
+}
+
+/// What a run needs besides its trainer.
+pub struct Run<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// Batches.
+    pub loader: Loader,
+    /// Validation, if there is any.
+    pub rows: Option<Rows>,
+    /// For samples and the saved model.
+    pub tokenizer: Option<Tokenizer>,
+    /// For generated stories.
+    pub baseline: Option<Baseline>,
+    /// The records.
+    pub folder: Folder,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Last validation loss, if there is validation.
+    pub val_loss: Option<f64>,
+    /// Last sample, if samples were asked for.
+    pub sample: Option<String>,
+}
+
+/// Time between the ends of steps, without validation, samples and saves.
+struct Clock {
+    last: Instant,
+    pause: Duration,
+    /// Milliseconds of a step, smoothed as llm.c does: an average that forgets, corrected for its start.
+    smooth: f64,
+    weight: f64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { last: Instant::now(), pause: Duration::ZERO, smooth: 0.0, weight: 0.0 }
+    }
+
+    fn pause<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begin = Instant::now();
+        let result = work();
+        self.pause += begin.elapsed();
+        result
+    }
+
+    /// Milliseconds of the step that ends now.
+    fn tick(&mut self, first: bool) -> f64 {
+        let now = Instant::now();
+        let ms = now.duration_since(self.last).saturating_sub(self.pause).as_secs_f64() * 1e3;
+        (self.last, self.pause) = (now, Duration::ZERO);
+        if !first {
+            // the first step compiles and allocates
+            self.smooth = 0.95 * self.smooth + 0.05 * ms;
+            self.weight = 0.95 * self.weight + 0.05;
+        }
+        ms
+    }
+
+    fn mean_ms(&self) -> Option<f64> {
+        (self.weight > 0.0).then(|| self.smooth / self.weight)
+    }
+}
+
+impl Run<'_> {
+    /// Trains to the end and saves the model.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] after eight skipped steps in a row; whatever data, GPU or disk bring.
+    pub fn go(&mut self, trainer: &mut Trainer, screen: &mut dyn Screen) -> Result<Outcome> {
+        let steps = self.settings.train.steps;
+        let schedule = self.settings.schedule();
+        let mut generator = match self.settings.run.sample_every {
+            0 => None,
+            _ => Some(self.generator(trainer)?),
+        };
+        let mut outcome = Outcome { val_loss: None, sample: None };
+        if let Some(loss) = self.validate(trainer)? {
+            outcome.val_loss = Some(loss);
+            self.folder.step(&Metric { val_loss: Some(loss as f32), ..empty(0) })?;
+            screen.line(&format!("step 0/{steps} | val {loss:.4}{}", self.beside()));
+        }
+        let mut clock = Clock::new();
+        for step in 1..=steps {
+            trainer.step(&mut self.loader, step, schedule.at(step - 1))?;
+            let every = |n: usize| n > 0 && step.is_multiple_of(n);
+            let last = step == steps;
+            let validates = self.rows.is_some() && (every(self.settings.train.val_every) || last);
+            let samples = generator.is_some() && (every(self.settings.run.sample_every) || last);
+            if !(validates || samples || last) {
+                while let Some(report) = trainer.report(false)? {
+                    self.record(&report, None, &mut clock, screen)?;
+                }
+                continue;
+            }
+            // the reports of all steps but this one, then this one, with what was measured after it
+            let mut own = None;
+            while let Some(report) = trainer.report(true)? {
+                if report.step as usize == step {
+                    own = Some((report, clock.tick(step == 1)));
+                    break;
+                }
+                self.record(&report, None, &mut clock, screen)?;
+            }
+            let val_loss = if validates { clock.pause(|| self.validate(trainer))? } else { None };
+            outcome.val_loss = val_loss.or(outcome.val_loss);
+            if let Some((report, ms)) = own {
+                self.write(&report, val_loss, ms, &clock, screen)?;
+            }
+            if let (true, Some(generator)) = (samples, &mut generator) {
+                let text = clock.pause(|| self.sample(generator))?;
+                self.folder.sample(step, &text)?;
+                outcome.sample = Some(text);
+            }
+        }
+        self.save(&trainer.weights()?)?;
+        Ok(outcome)
+    }
+
+    fn validate(&mut self, trainer: &mut Trainer) -> Result<Option<f64>> {
+        let Some(rows) = &mut self.rows else { return Ok(None) };
+        let count = self.settings.train.val_rows.unwrap_or(usize::MAX).min(rows.len());
+        trainer.evaluate(rows, count).map(Some)
+    }
+
+    /// What a loss stands beside, for generated stories.
+    fn beside(&self) -> String {
+        self.baseline.map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
+    }
+
+    fn record(&mut self, report: &Report, val_loss: Option<f64>, clock: &mut Clock, screen: &mut dyn Screen) -> Result<()> {
+        let ms = clock.tick(report.step == 1);
+        self.write(report, val_loss, ms, clock, screen)
+    }
+
+    fn write(&mut self, report: &Report, val_loss: Option<f64>, ms: f64, clock: &Clock, screen: &mut dyn Screen) -> Result<()> {
+        let train = &self.settings.train;
+        let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
+        let skipped = report.skipped_now == 1;
+        self.folder.step(&Metric {
+            loss: Some(report.loss),
+            grad_norm: Some(report.grad_norm),
+            lr: Some(report.lr),
+            ms: Some(ms as f32),
+            tokens_per_s: Some(tokens_per_s as f32),
+            val_loss: val_loss.map(|l| l as f32),
+            skipped,
+            ..empty(report.step as usize)
+        })?;
+        let left = train.steps - report.step as usize;
+        let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
+        let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
+        if let Some(loss) = val_loss {
+            line += &format!(" | val {loss:.4}{}", self.beside());
+        }
+        line += &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
+        if let Some(eta) = eta {
+            line += &format!(" | ETA {}", clock_text(eta));
+        }
+        if skipped {
+            line += &format!(" | skipped: loss or gradient norm is not finite ({} in a row)", report.skipped_in_a_row);
+        }
+        screen.line(&line);
+        screen.progress(report.step as usize, train.steps, eta);
+        if report.skipped_in_a_row >= MOST_SKIPPED {
+            return Err(Error::Diverged(format!(
+                "train: step {}: loss or gradient norm was not finite {} times in a row, expected finite ones; the weights \
+                 are those after update {}; try a lower --lr or a longer --warmup",
+                report.step, report.skipped_in_a_row, report.updates
+            )));
+        }
+        Ok(())
+    }
+
+    fn generator<'g>(&self, trainer: &Trainer<'g>) -> Result<Generator<'g>> {
+        let context = trainer.sizes().context;
+        Generator::new(trainer.gpu(), *trainer.config(), trainer.params(), trainer.activations(), context)
+    }
+
+    fn sample(&self, generator: &mut Generator) -> Result<String> {
+        let Some(tokenizer) = self.tokenizer else { return Ok(String::new()) };
+        let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, top_k: 0, seed: u64::from(self.settings.train.seed) };
+        let end = u32::from(tokenizer.end_of_text());
+        // stories follow a blank line; other texts begin after an end of text
+        let prompt: Vec<u32> = if self.baseline.is_some() {
+            tokenizer.encode("\n\n").into_iter().map(u32::from).collect()
+        } else {
+            vec![end]
+        };
+        let mut tokens = Vec::new();
+        generator.generate(&prompt, SAMPLE_TOKENS, Some(end), &sampling, |token| {
+            tokens.push(token);
+            Ok(())
+        })?;
+        let mut text = String::from_utf8_lossy(&tokenizer.decode(&tokens)).into_owned();
+        if self.baseline.is_some() {
+            // the last word may be cut off
+            let end = text.rfind(|c: char| !c.is_ascii_alphabetic()).map_or(text.len(), |i| i + 1);
+            text.truncate(end);
+        }
+        Ok(text)
+    }
+
+    fn save(&self, weights: &Weights) -> Result<()> {
+        let info = self.tokenizer.map_or_else(ModelInfo::default, |t| ModelInfo::for_tokenizer(t.name()));
+        hf::save(&self.folder.dir.join("model"), weights, &info)
+    }
+}
+
+fn empty(step: usize) -> Metric {
+    Metric {
+        step,
+        loss: None,
+        grad_norm: None,
+        lr: None,
+        ms: None,
+        tokens_per_s: None,
+        val_loss: None,
+        skipped: false,
+    }
+}
+
+/// A duration as `1:02:03` or `2:03`.
+#[must_use]
+pub fn clock_text(duration: Duration) -> String {
+    let s = duration.as_secs_f64().round() as u64;
+    match s / 3600 {
+        0 => format!("{}:{:02}", s / 60, s % 60),
+        h => format!("{h}:{:02}:{:02}", s / 60 % 60, s % 60),
+    }
+}
+
+/// How many of a text's words are words of the stories' grammar: (known, all).
+#[must_use]
+pub fn known_words(text: &str) -> (usize, usize) {
+    let words = Stories::words();
+    let lower = text.to_lowercase();
+    let found: Vec<&str> =
+        lower.split(|c: char| !(c.is_ascii_alphabetic() || c == '\'')).filter(|w| !w.is_empty()).collect();
+    (found.iter().filter(|w| words.contains(**w)).count(), found.len())
+}
+
+/// What a plan needs, as a table: the ledger of a dry run of the trainer, and the weights on the host while it starts.
+///
+/// # Errors
+/// As [`Trainer::new`].
+pub fn plan(caps: &crate::gpu::Caps, settings: &Settings) -> Result<(u64, String)> {
+    let gpu = Gpu::dry(caps.clone());
+    let config = settings.config()?;
+    let _trainer = Trainer::new(&gpu, config, settings.sizes(), settings.optimizer())?;
+    let mut rows = gpu.ledger();
+    if caps.software {
+        rows.push(("weights on the host while starting".into(), 4 * config.parameters() as u64));
+    }
+    let total = rows.iter().map(|(_, bytes)| bytes).sum();
+    let mib = |bytes: u64| format!("{:>10.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let mut table: String = rows.iter().map(|(label, bytes)| format!("  {} {label}\n", mib(*bytes))).collect();
+    table += &format!("  {} in all", mib(total));
+    Ok((total, table))
+}
+
+/// Fails if a plan passes what there is.
+///
+/// # Errors
+/// [`Error::Memory`] with the table.
+pub fn check_memory(caps: &crate::gpu::Caps, settings: &Settings, limit: Option<u64>) -> Result<()> {
+    let (total, table) = plan(caps, settings)?;
+    let Some(limit) = limit.or_else(|| if caps.software { available_memory() } else { None }) else { return Ok(()) };
+    if total <= limit {
+        return Ok(());
+    }
+    Err(Error::Memory(format!(
+        "memory: the run needs {} MiB, expected at most {} MiB; try a smaller --batch, --context or model\n{table}",
+        total.div_ceil(1 << 20),
+        limit >> 20
+    )))
+}
+
+/// Bytes of memory that the system can still give, where it says so.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,240 @@
+//! Everything that decides a run, resolved: written into the run's folder, compared when a folder is used again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::Config;
+
+use super::schedule::Schedule;
+use super::trainer::{Optimizer, Sizes};
+
+/// A run's settings. What lies under `run` moves no loss and may differ when a folder is used again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The model.
+    pub model: ModelSettings,
+    /// The data.
+    pub data: DataSettings,
+    /// The training.
+    pub train: TrainSettings,
+    /// Everything that moves no loss.
+    pub run: RunSettings,
+}
+
+/// The model's shape and where its weights start from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelSettings {
+    /// Longest sequence.
+    pub positions: usize,
+    /// Vocabulary.
+    pub vocab: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width.
+    pub channels: usize,
+    /// Folder of the first weights; without it they are drawn from the seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+}
+
+/// Where tokens come from.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct DataSettings {
+    /// Text files, or none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<String>,
+    /// Pattern of training shards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shards: Option<String>,
+    /// Pattern of validation shards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<String>,
+    /// Bytes of generated stories, if nothing else is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stories_bytes: Option<usize>,
+    /// `gpt2` or `bytes`, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// Batches in llm.c's random order, else in file order.
+    pub shuffle: bool,
+}
+
+/// The optimizer, the schedule, the sizes of a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    /// Sequences of a micro-step.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub context: usize,
+    /// Tokens of a step.
+    pub tokens_per_step: usize,
+    /// Steps of the run.
+    pub steps: usize,
+    /// Peak learning rate.
+    pub lr: f32,
+    /// Steps of linear warm-up.
+    pub warmup: usize,
+    /// Final learning rate over the peak.
+    pub final_lr_frac: f32,
+    /// Decoupled weight decay of two-dimensional tensors.
+    pub weight_decay: f32,
+    /// Largest gradient norm; 0 switches clipping off.
+    pub clip: f32,
+    /// AdamW.
+    pub beta1: f32,
+    /// AdamW.
+    pub beta2: f32,
+    /// AdamW.
+    pub eps: f32,
+    /// Element type of matrix operands.
+    pub precision: String,
+    /// Seed of the first weights, the order of batches and the samples.
+    pub seed: u32,
+    /// Steps between validations; 0 for none in between.
+    pub val_every: usize,
+    /// Rows of the context's length in a validation; absent for all there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_rows: Option<usize>,
+}
+
+/// Settings that move no loss.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RunSettings {
+    /// Steps between samples; 0 for none.
+    pub sample_every: usize,
+    /// The device asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+}
+
+impl Settings {
+    /// The model's shape.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the shape is impossible.
+    pub fn config(&self) -> Result<Config> {
+        let m = &self.model;
+        Config::new(m.positions, m.vocab, m.layers, m.heads, m.channels)
+    }
+
+    /// The sizes of a step.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let t = &self.train;
+        Sizes { batch: t.batch, context: t.context, accumulation: t.tokens_per_step / (t.batch * t.context) }
+    }
+
+    /// The learning rates.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        let t = &self.train;
+        Schedule { lr: t.lr, warmup: t.warmup, final_frac: t.final_lr_frac, steps: t.steps }
+    }
+
+    /// AdamW and clipping.
+    #[must_use]
+    pub fn optimizer(&self) -> Optimizer {
+        let t = &self.train;
+        Optimizer { beta1: t.beta1, beta2: t.beta2, eps: t.eps, weight_decay: t.weight_decay, clip: t.clip }
+    }
+
+    /// Checks what does not depend on the data.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the flag.
+    pub fn check(&self) -> Result<()> {
+        let (config, t) = (self.config()?, &self.train);
+        let usage = |message: String| Err(Error::Usage(message));
+        if t.batch == 0 || t.context == 0 {
+            return usage(format!("--batch {} and --context {}: expected both to be at least 1", t.batch, t.context));
+        }
+        if t.context > config.positions {
+            return usage(format!(
+                "--context: {} tokens, the model has {} positions; try --context {}",
+                t.context, config.positions, config.positions
+            ));
+        }
+        let micro = t.batch.saturating_mul(t.context);
+        if u32::try_from(micro).is_err() || micro as u64 * 3 >= 1 << 32 {
+            return usage(format!("--batch {} times --context {}: {micro} tokens in one batch, expected under 2^30", t.batch, t.context));
+        }
+        if t.tokens_per_step == 0 || !t.tokens_per_step.is_multiple_of(micro) {
+            return usage(format!(
+                "--tokens-per-step: {} is not a multiple of --batch {} times --context {} = {micro}; try {}",
+                t.tokens_per_step,
+                t.batch,
+                t.context,
+                t.tokens_per_step.next_multiple_of(micro).max(micro)
+            ));
+        }
+        if t.steps == 0 || u32::try_from(t.steps).is_err() {
+            return usage(format!("--steps: {}, expected 1 to 2^32 - 1", t.steps));
+        }
+        if t.warmup > t.steps {
+            return usage(format!("--warmup: {} steps, the run has {}; try fewer", t.warmup, t.steps));
+        }
+        for (name, value, most) in [
+            ("--lr", t.lr, f32::MAX),
+            ("--final-lr-frac", t.final_lr_frac, 1.0),
+            ("--weight-decay", t.weight_decay, f32::MAX),
+            ("--clip", t.clip, f32::MAX),
+            ("--beta1", t.beta1, 1.0 - f32::EPSILON),
+            ("--beta2", t.beta2, 1.0 - f32::EPSILON),
+            ("--eps", t.eps, f32::MAX),
+        ] {
+            if !(value.is_finite() && (0.0..=most).contains(&value)) {
+                let most = if most > 1.0 { String::from("any finite number") } else { format!("{most}") };
+                return usage(format!("{name}: {value}, expected 0 to {most}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings as TOML.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if they cannot be written as such.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::Output(format!("config.toml: cannot be written: {e}")))
+    }
+
+    /// What differs from another run's settings in anything that moves a loss, as `train.lr: 0.001 there, 0.002 here`.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if the settings cannot be written as TOML.
+    pub fn differences(&self, there: &toml::Table) -> Result<Vec<String>> {
+        let here: toml::Table = self
+            .to_toml()?
+            .parse()
+            .map_err(|e| Error::Output(format!("config.toml: cannot be read back: {e}")))?;
+        let (here, there) = (flatten(&here), flatten(there));
+        let mut keys: Vec<&String> = here.iter().chain(&there).map(|(key, _)| key).collect();
+        keys.sort();
+        keys.dedup();
+        let find = |list: &[(String, String)], key: &str| {
+            list.iter().find(|(k, _)| k == key).map_or("nothing".to_owned(), |(_, value)| value.clone())
+        };
+        let differs = |key: &&&String| find(&here, key) != find(&there, key);
+        Ok(keys
+            .iter()
+            .filter(differs)
+            .map(|key| format!("{key}: {} there, {} here", find(&there, key), find(&here, key)))
+            .collect())
+    }
+}
+
+/// `section.key` and value of everything outside `run`.
+fn flatten(table: &toml::Table) -> Vec<(String, String)> {
+    let mut list = Vec::new();
+    for (section, values) in table.iter().filter(|(section, _)| *section != "run") {
+        match values {
+            toml::Value::Table(values) => {
+                list.extend(values.iter().map(|(key, value)| (format!("{section}.{key}"), value.to_string())));
+            }
+            value => list.push((section.clone(), value.to_string())),
+        }
+    }
+    list
+}

@@ -1,0 +1,174 @@
+use wgpt::ops::attention::{self, Backward, Forward, Shape};
+use wgpt::reference;
+
+use crate::harness::{
+    Device, EPS, Inputs, check, devices, folded, input, overwritten, rounding, scratch, wide, windowed, within,
+};
+
+/// B, T, NH, HS.
+type Sizes = [usize; 4];
+
+/// Tolerances, and the reference itself in the layouts of the operator.
+struct Expected {
+    out: Vec<f64>,
+    lse: Vec<f64>,
+    dqkv: Vec<f64>,
+    out_off: Vec<f64>,
+    lse_off: Vec<f64>,
+    dqkv_off: Vec<f64>,
+}
+
+/// Follows rounding errors through the formulas. A score is off by its own sum's rounding; its weight by that and by
+/// exp, whose error WGSL bounds by 3 + 2 |x| units; sums over positions add theirs.
+fn expect([b, t, heads, hs]: Sizes, qkv: &[f64], dout: &[f64]) -> Expected {
+    let c = heads * hs;
+    let reference::attention::Forward { out, lse } = reference::attention::forward(qkv, b, t, c, heads);
+    let dqkv = reference::attention::backward(dout, qkv, b, t, c, heads);
+    let (mut out_off, mut lse_off, mut dqkv_off) = (vec![0.0; out.len()], vec![0.0; lse.len()], vec![0.0; qkv.len()]);
+    let scale = 1.0 / (hs as f64).sqrt();
+    let sums = (rounding(t) + rounding(hs) + 12.0) * EPS;
+    for bi in 0..b {
+        for h in 0..heads {
+            let at = |part: usize, i: usize| (bi * t + i) * 3 * c + part * c + h * hs;
+            let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+            let dot_abs = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x * y).abs()).sum::<f64>();
+            for i in 0..t {
+                let row = (bi * heads + h) * t + i;
+                let (q, o) = (at(0, i), (bi * t + i) * c + h * hs);
+                let scores: Vec<f64> =
+                    (0..=i).map(|j| scale * dot(&qkv[q..q + hs], &qkv[at(1, j)..][..hs])).collect();
+                // twice: once for the product, once for q * scale and k * scale, which differ between the passes
+                let score_off = |j: usize| 2.0 * (rounding(hs) + 1.0) * EPS * scale * dot_abs(&qkv[q..q + hs], &qkv[at(1, j)..][..hs]);
+                let worst = (0..=i).map(score_off).fold(0.0, f64::max);
+                lse_off[row] = worst + sums + 2.0 * EPS * (lse[row].abs() + worst);
+                let dout_row = &dout[o..o + hs];
+                let out_abs: Vec<f64> = (0..hs)
+                    .map(|e| (0..=i).map(|j| (scores[j] - lse[row]).exp() * qkv[at(2, j) + e].abs()).sum())
+                    .collect();
+                for e in 0..hs {
+                    out_off[o + e] += (2.0 * worst).exp_m1().min(2.0) * out_abs[e];
+                }
+                let delta_abs = dot_abs(dout_row, &out_abs);
+                for j in 0..=i {
+                    let below = scores[j] - lse[row];
+                    let weight = below.exp();
+                    // of one weight: its score, its maximum or log-sum-exp, exp itself
+                    let off = (score_off(j) + lse_off[row]).exp_m1().min(1.0 / weight.max(1e-300)) + (3.0 + 4.0 * below.abs()) * EPS + sums;
+                    let (k, v) = (at(1, j), at(2, j));
+                    for e in 0..hs {
+                        out_off[o + e] += off * weight * qkv[v + e].abs();
+                    }
+                    let dscore = weight * (dot_abs(dout_row, &qkv[v..v + hs]) + delta_abs) * scale;
+                    let dscore_off = dscore * (2.0 * off + sums);
+                    for e in 0..hs {
+                        dqkv_off[q + e] += dscore_off * qkv[k + e].abs();
+                        dqkv_off[k + e] += dscore_off * qkv[q + e].abs();
+                        dqkv_off[v + e] += off * weight * dout_row[e].abs();
+                    }
+                }
+            }
+        }
+    }
+    Expected { out, lse, dqkv, out_off, lse_off, dqkv_off }
+}
+
+fn run(devices: &[Device], sizes: Sizes, qkv: &[f32]) {
+    let [b, t, heads, hs] = sizes;
+    let (n, c) = (b * t, heads * hs);
+    let shape = Shape { batch: b, positions: t, heads };
+    let dout = Inputs::new().values(n * c);
+    let want = expect(sizes, &wide(qkv), &wide(&dout));
+    let round = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let (out, lse) = (round(&want.out), round(&want.lse));
+    let slots = [
+        input("qkv", [n, 3 * c], qkv),
+        overwritten("out", [n, c], within(want.out, want.out_off)),
+        overwritten("lse", [b * heads, t], within(want.lse, want.lse_off)),
+    ];
+    check(devices, "attention.forward", &sizes, slots, |pass, [qkv, out, lse]| {
+        attention::forward(pass, Forward { shape, qkv, out, lse })
+    });
+    let slots = [
+        input("dout", [n, c], &dout),
+        input("qkv", [n, 3 * c], qkv),
+        input("out", [n, c], &out),
+        input("lse", [b * heads, t], &lse),
+        scratch("delta", [b * heads, t]),
+        overwritten("dqkv", [n, 3 * c], within(want.dqkv, want.dqkv_off)),
+    ];
+    check(devices, "attention.backward", &sizes, slots, |pass, [dout, qkv, out, lse, delta, dqkv]| {
+        attention::backward(pass, Backward { shape, dout, qkv, out, lse, delta, dqkv })
+    });
+}
+
+fn random(devices: &[Device], sizes: Sizes) {
+    let [b, t, heads, hs] = sizes;
+    run(devices, sizes, &Inputs::new().scaled(b * t * 3 * heads * hs, 2.0));
+}
+
+#[test]
+pub fn small_heads() {
+    let devices = devices();
+    for sizes in [[1, 1, 1, 8], [2, 13, 3, 11], [1, 33, 2, 11], [3, 7, 2, 13], [1, 31, 2, 16], [2, 130, 1, 8]] {
+        random(&devices, sizes);
+    }
+}
+
+#[test]
+pub fn large_heads() {
+    let devices = devices();
+    for sizes in [[1, 2, 1, 64], [1, 65, 1, 80], [1, 17, 2, 96], [1, 32, 1, 128], [1, 33, 2, 128]] {
+        random(&devices, sizes);
+    }
+}
+
+/// GPT-2's 768 channels in 12 heads, and a long sequence.
+#[test]
+fn real_sizes() {
+    let devices = devices();
+    random(&devices, [1, 127, 12, 64]);
+    random(&devices[..1], [1, 1024, 1, 16]);
+}
+
+/// `q . k` is +-1e4 before it is scaled: weights are 0 and 1, or equal. The sums are exact.
+#[test]
+fn hard_scores() {
+    let devices = devices();
+    for sizes in [[1, 37, 2, 16], [1, 37, 2, 11]] {
+        let [b, t, heads, hs] = sizes;
+        let c = heads * hs;
+        let mut qkv = Inputs::new().values(b * t * 3 * c);
+        for (i, x) in qkv.iter_mut().enumerate() {
+            let (row, part, e) = (i / (3 * c), i % (3 * c) / c, i % hs);
+            match part {
+                0 => *x = if e == row % 3 { 100.0 } else { 0.0 },
+                1 => *x = if e < 3 { [100.0, -100.0][(row + e) % 2] } else { 0.0 },
+                _ => {}
+            }
+        }
+        run(&devices, sizes, &qkv);
+    }
+}
+
+/// All keys alike: every position attends evenly to those before it.
+#[test]
+fn equal_scores() {
+    let sizes = [2, 67, 1, 8];
+    let mut qkv = Inputs::new().values(2 * 67 * 24);
+    for row in qkv.chunks_mut(24) {
+        row[8..16].fill(0.25);
+    }
+    run(&devices(), sizes, &qkv);
+}
+
+/// One or two sequences a window.
+#[test]
+fn windows() {
+    random(&windowed(64 * 24 * 4), [3, 64, 1, 8]);
+    random(&windowed(2 * 64 * 33 * 4 + 1), [5, 64, 1, 11]);
+}
+
+#[test]
+fn folded_grids() {
+    random(&folded(), [3, 67, 7, 8]);
+}

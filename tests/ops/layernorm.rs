@@ -1,0 +1,156 @@
+use wgpt::ops::layernorm::{self, Backward, Forward};
+use wgpt::reference;
+
+use crate::harness::{
+    Device, EPS, Inputs, check, devices, folded, input, overwritten, rounding, scratch, updated, wide, windowed, within,
+};
+
+fn average(values: impl Iterator<Item = f64>, c: usize) -> f64 {
+    values.sum::<f64>() / c as f64
+}
+
+/// Budgets of the forward: of the mean, then of what is divided by the deviation, then of the deviation.
+struct Budgets {
+    mean: Vec<f64>,
+    rstd: Vec<f64>,
+    out: Vec<f64>,
+}
+
+fn budgets(inp: &[f64], weight: &[f64], want: &reference::layernorm::Forward, c: usize) -> Budgets {
+    let sum = rounding(c) * EPS;
+    let mut budgets = Budgets { mean: vec![], rstd: vec![], out: vec![] };
+    for (n, row) in inp.chunks(c).enumerate() {
+        let (mean, rstd) = (want.mean[n], want.rstd[n]);
+        let mean_off = (sum + EPS) * average(row.iter().map(|x| x.abs()), c);
+        let off = |x: f64| mean_off + EPS * (x - mean).abs();
+        let variance = average(row.iter().map(|x| (x - mean).powi(2)), c);
+        let variance_off =
+            average(row.iter().map(|&x| (2.0 * (x - mean).abs() + off(x)) * off(x)), c) + sum * variance;
+        // WGSL allows 2.5 ulp for a division and some for the root
+        let rstd_off = 0.5 * variance_off * rstd * rstd + 6.0 * EPS;
+        budgets.mean.push(mean_off);
+        budgets.rstd.push(rstd_off * rstd);
+        for (i, &x) in row.iter().enumerate() {
+            let xhat = (x - mean) * rstd;
+            let scaled = weight[i].abs() * (rstd * off(x) + xhat.abs() * (rstd_off + 3.0 * EPS));
+            budgets.out.push(scaled + EPS * want.out[n * c + i].abs());
+        }
+    }
+    budgets
+}
+
+fn run(devices: &[Device], [n, c]: [usize; 2], inp: &[f32]) {
+    let mut inputs = Inputs::new();
+    let [weight, bias, dweight, dbias] = [(); 4].map(|()| inputs.values(c));
+    let (dout, dinp) = (inputs.values(n * c), inputs.values(n * c));
+    let (x, w, g) = (wide(inp), wide(&weight), wide(&dout));
+    let want = reference::layernorm::forward(&x, &w, &wide(&bias), c);
+    let budget = budgets(&x, &w, &want, c);
+    let slots = [
+        input("inp", [n, c], inp),
+        input("weight", [1, c], &weight),
+        input("bias", [1, c], &bias),
+        overwritten("out", [n, c], within(want.out.clone(), budget.out)),
+        overwritten("mean", [n, 1], within(want.mean.clone(), budget.mean)),
+        overwritten("rstd", [n, 1], within(want.rstd.clone(), budget.rstd)),
+    ];
+    check(devices, "layernorm.forward", &[n, c], slots, |pass, [inp, weight, bias, out, mean, rstd]| {
+        layernorm::forward(pass, Forward { inp, weight, bias, out, mean, rstd })
+    });
+
+    let (mut want_dweight, mut want_dbias) = (wide(&dweight), wide(&dbias));
+    let delta = reference::layernorm::backward(&g, &x, &w, &mut want_dweight, &mut want_dbias, c);
+    let want_dinp: Vec<f64> = wide(&dinp).iter().zip(&delta).map(|(before, delta)| before + delta).collect();
+    // the kernel is given f32 means and deviations: what that does to a normalised value comes first
+    let (mut dinp_off, mut dweight_off, mut dbias_off) = (vec![], vec![0.0; c], vec![0.0; c]);
+    let (sum, column) = (rounding(c + 8) * EPS, rounding(n + 8) * EPS);
+    for i in 0..c {
+        dweight_off[i] = column * f64::from(dweight[i].abs());
+        dbias_off[i] = column * f64::from(dbias[i].abs());
+    }
+    for r in 0..n {
+        let (mean, rstd) = (want.mean[r], want.rstd[r]);
+        let xhat = |i: usize| (x[r * c + i] - mean) * rstd;
+        let xhat_off = |i: usize| EPS * (mean.abs() * rstd + 2.0 * xhat(i).abs());
+        let scaled = |i: usize| (w[i] * g[r * c + i]).abs();
+        let average_g = average((0..c).map(scaled), c);
+        let average_gx = average((0..c).map(|i| scaled(i) * xhat(i).abs()), c);
+        let average_off = average((0..c).map(|i| scaled(i) * xhat_off(i)), c);
+        for i in 0..c {
+            let parts = scaled(i) + average_g + xhat(i).abs() * average_gx;
+            let off = rstd * (sum * parts + xhat(i).abs() * average_off + xhat_off(i) * average_gx);
+            dinp_off.push(off + EPS * (want_dinp[r * c + i].abs() + f64::from(dinp[r * c + i].abs())));
+            dweight_off[i] += g[r * c + i].abs() * (column * xhat(i).abs() + xhat_off(i));
+            dbias_off[i] += column * g[r * c + i].abs();
+        }
+    }
+    let round = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let slots = [
+        input("dout", [n, c], &dout),
+        input("inp", [n, c], inp),
+        input("weight", [1, c], &weight),
+        input("mean", [n, 1], &round(&want.mean)),
+        input("rstd", [n, 1], &round(&want.rstd)),
+        updated("dinp", [n, c], &dinp, within(want_dinp, dinp_off)),
+        updated("dweight", [1, c], &dweight, within(want_dweight, dweight_off)),
+        updated("dbias", [1, c], &dbias, within(want_dbias, dbias_off)),
+        scratch("scratch", [layernorm::SCRATCH_ROWS, c]),
+    ];
+    check(
+        devices,
+        "layernorm.backward",
+        &[n, c],
+        slots,
+        |pass, [dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch]| {
+            layernorm::backward(pass, Backward { dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch })
+        },
+    );
+}
+
+fn random(devices: &[Device], shape: [usize; 2]) {
+    run(devices, shape, &Inputs::new().values(shape[0] * shape[1]));
+}
+
+#[test]
+pub fn forward_and_backward() {
+    let devices = devices();
+    for shape in [[1, 1], [3, 5], [7, 13], [2, 127], [33, 128], [31, 129], [3, 516], [2049, 7], [65, 768]] {
+        random(&devices, shape);
+    }
+}
+
+#[test]
+fn constant_rows_and_rows_far_from_zero() {
+    let devices = devices();
+    for c in [13, 768] {
+        let mut inp = Inputs::new().values(6 * c);
+        for (i, x) in inp.iter_mut().enumerate() {
+            match i / c {
+                0 => *x = 0.0,
+                1 => *x = 3.0,
+                2 => *x = -0.1,
+                3 => *x += 100.0,
+                4 => *x *= 1e4,
+                _ => *x *= 1e-6,
+            }
+        }
+        run(&devices, [6, c], &inp);
+    }
+}
+
+#[test]
+fn forward_and_backward_in_windows() {
+    random(&windowed(64 * 13 * 4), [161, 13]);
+}
+
+#[test]
+fn forward_and_backward_in_a_folded_grid() {
+    random(&folded(), [401, 44]);
+    random(&folded(), [401, 13]);
+}
+
+/// Rows of 256 bytes would allow windows of any number of rows; those of `mean` have 4 bytes.
+#[test]
+fn windows_of_wide_rows_begin_aligned_in_narrow_tensors() {
+    random(&windowed(100 * 256), [257, 64]);
+}

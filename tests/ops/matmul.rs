@@ -1,0 +1,152 @@
+use wgpt::ops::matmul::{self, BackwardInp, BackwardWeight, Forward};
+use wgpt::reference;
+
+use crate::harness::{
+    Device, Inputs, absolute, check, devices, folded, input, near, overwritten, rounding, updated, wide, windowed,
+};
+
+/// M rows, N outputs, K inputs of the linear layer.
+type Shape = [usize; 3];
+
+fn run_forward(devices: &[Device], shape: Shape) {
+    let [m, n, k] = shape;
+    let mut inputs = Inputs::new();
+    let (inp, weight, bias) = (inputs.values(m * k), inputs.values(n * k), inputs.values(n));
+    let product = |bias: Option<&[f64]>, of: &dyn Fn(&[f32]) -> Vec<f64>| {
+        reference::matmul::forward(&of(&inp), &of(&weight), bias, m, n, k)
+    };
+    let magnitude = |x: &[f32]| absolute(&wide(x));
+    let slots = [
+        input("inp", [m, k], &inp),
+        input("weight", [n, k], &weight),
+        overwritten("out", [m, n], near(product(None, &wide), rounding(k), &product(None, &magnitude))),
+    ];
+    check(devices, "matmul.forward", &shape, slots, |pass, [inp, weight, out]| {
+        matmul::forward(pass, Forward { inp, weight, bias: None, out })
+    });
+    let want = near(
+        product(Some(&wide(&bias)), &wide),
+        rounding(k + 1),
+        &product(Some(&absolute(&wide(&bias))), &magnitude),
+    );
+    let slots = [
+        input("inp", [m, k], &inp),
+        input("weight", [n, k], &weight),
+        input("bias", [1, n], &bias),
+        overwritten("out", [m, n], want),
+    ];
+    check(devices, "matmul.forward with bias", &shape, slots, |pass, [inp, weight, bias, out]| {
+        matmul::forward(pass, Forward { inp, weight, bias: Some(bias), out })
+    });
+}
+
+fn run_backward_inp(devices: &[Device], shape: Shape) {
+    let [m, n, k] = shape;
+    let mut inputs = Inputs::new();
+    let (dout, weight) = (inputs.values(m * n), inputs.values(n * k));
+    let want = reference::matmul::backward_inp(&wide(&dout), &wide(&weight), m, n, k);
+    let magnitude = reference::matmul::backward_inp(&absolute(&wide(&dout)), &absolute(&wide(&weight)), m, n, k);
+    let slots = [
+        input("dout", [m, n], &dout),
+        input("weight", [n, k], &weight),
+        overwritten("dinp", [m, k], near(want, rounding(n), &magnitude)),
+    ];
+    check(devices, "matmul.backward_inp", &shape, slots, |pass, [dout, weight, dinp]| {
+        matmul::backward_inp(pass, BackwardInp { dout, weight, dinp })
+    });
+}
+
+fn run_backward_weight(devices: &[Device], shape: Shape) {
+    let [m, n, k] = shape;
+    let mut inputs = Inputs::new();
+    let (dout, inp, before) = (inputs.values(m * n), inputs.values(m * k), inputs.values(n * k));
+    let (mut want, mut magnitude) = (wide(&before), absolute(&wide(&before)));
+    reference::matmul::backward_weight(&wide(&dout), &wide(&inp), &mut want, m, n, k);
+    reference::matmul::backward_weight(&absolute(&wide(&dout)), &absolute(&wide(&inp)), &mut magnitude, m, n, k);
+    let slots = [
+        input("dout", [m, n], &dout),
+        input("inp", [m, k], &inp),
+        updated("dweight", [n, k], &before, near(want, rounding(m + 1), &magnitude)),
+    ];
+    check(devices, "matmul.backward_weight", &shape, slots, |pass, [dout, inp, dweight]| {
+        matmul::backward_weight(pass, BackwardWeight { dout, inp, dweight })
+    });
+}
+
+/// Ones, primes, one under and one over the tiles of 32, 64 and 128, and all remainders of 4; then C = 768.
+const SHAPES: [Shape; 15] = [
+    [1, 1, 1],
+    [1, 4, 4],
+    [3, 5, 7],
+    [13, 17, 19],
+    [31, 33, 32],
+    [33, 31, 36],
+    [32, 32, 32],
+    [63, 64, 65],
+    [64, 63, 12],
+    [65, 65, 8],
+    [64, 64, 64],
+    [68, 124, 132],
+    [127, 129, 6],
+    [131, 6, 127],
+    [33, 768, 768],
+];
+
+#[test]
+pub fn forward() {
+    let devices = devices();
+    SHAPES.iter().for_each(|&shape| run_forward(&devices, shape));
+}
+
+#[test]
+pub fn backward_inp() {
+    let devices = devices();
+    SHAPES.iter().for_each(|&shape| run_backward_inp(&devices, shape));
+}
+
+#[test]
+pub fn backward_weight() {
+    let devices = devices();
+    SHAPES.iter().for_each(|&shape| run_backward_weight(&devices, shape));
+}
+
+/// Results so large that adapters with GPU kernels take their largest tiles, of 128 by 128.
+#[test]
+fn large_tiles() {
+    let devices = devices();
+    for [m, n] in [[1030, 2050], [1028, 2052]] {
+        run_forward(&devices[1..2], [m, n, 9]);
+        run_backward_inp(&devices[1..2], [m, 9, n]);
+        run_backward_weight(&devices[1..2], [9, m, n]);
+    }
+}
+
+/// The output layer: many rows of weights, which are bound in windows of 64, and rows of the batch likewise.
+#[test]
+pub fn windows() {
+    for [m, n, k] in [[5, 200, 13], [3, 131, 16], [150, 13, 12], [150, 16, 13]] {
+        let devices = windowed((64 * 16 * 4).max(4 * (m * k).min(64 * k)).max(4 * n.max(k) as u64 as usize) as u64);
+        run_forward(&devices, [m, n, k]);
+        run_backward_inp(&devices, [m, n, k]);
+        run_backward_weight(&devices, [m, n, k]);
+    }
+}
+
+#[test]
+fn folded_grids() {
+    let devices = folded();
+    for shape in [[257, 260, 12], [1030, 66, 7]] {
+        run_forward(&devices, shape);
+        run_backward_inp(&devices, shape);
+        run_backward_weight(&devices, shape);
+    }
+}
+
+/// Rows of 256 bytes would allow windows of any number of rows; those of the result have 20 bytes.
+#[test]
+fn windows_of_wide_rows_begin_aligned_in_narrow_tensors() {
+    let devices = windowed(100 * 256);
+    run_forward(&devices, [150, 5, 64]);
+    run_backward_inp(&devices, [150, 64, 5]);
+    run_backward_weight(&devices, [150, 64, 5]);
+}
