@@ -15,18 +15,20 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
            @builtin(local_invocation_index) lane: u32) {
     let g = group_index(group, groups);
     if g >= p.groups { return; }
-    // four sums: shorter chains of additions, smaller rounding error
+    // a workgroup's share is one run of memory: pages and caches like that on every machine
+    let share = (p.count + p.groups - 1u) / p.groups;
+    let end = min(p.count, (g + 1u) * share);
+    // two sums: shorter chains of additions, smaller rounding error
     var s0 = V();
     var s1 = V();
-    let stride = p.groups * WG;
-    var i = g * WG + lane;
-    for (; i + stride < p.count; i += 2u * stride) {
+    var i = g * share + lane;
+    for (; i + WG < end; i += 2u * WG) {
         let a = grads[i];
-        let b = grads[i + stride];
+        let b = grads[i + WG];
         s0 += a * a;
         s1 += b * b;
     }
-    if i < p.count {
+    if i < end {
         let a = grads[i];
         s0 += a * a;
     }

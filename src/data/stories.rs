@@ -60,8 +60,8 @@ const fn slot(name: &'static str, span: Span, values: &'static [&'static str]) -
 
 /// First sentence: the hero.
 const HEROES: [&str; 4] = [
-    "Once there was a small {kind} named {name}.",
-    "A kind {kind} named {name} lived in a small house.",
+    "Once there was a young {kind} named {name}.",
+    "A kind {kind} named {name} lived in a big house.",
     "{name} was a brave {kind} with a big smile.",
     "Long ago a {kind} named {name} lived by the sea.",
 ];
@@ -71,7 +71,7 @@ const FRIENDS: [&str; 4] = [
     "{He} had a {animal}, and they played every {time}.",
     "{His} best friend was a clever {animal}.",
     "{He} lived with a {animal} and loved it very much.",
-    "{He} liked to play with a soft young {animal}.",
+    "{He} liked to play with a soft old {animal}.",
 ];
 
 /// Third sentence: the thing and the place.

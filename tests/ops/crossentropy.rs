@@ -2,7 +2,7 @@ use wgpt::ops::crossentropy::{self, Forward, IGNORED};
 use wgpt::reference;
 
 use crate::harness::{
-    Device, EPS, Inputs, bits, check, devices, folded, input, integers, overwritten, rounding, updated, wide, within,
+    Device, EPS, Inputs, bits, check, devices, folded, integers, overwritten, rounding, updated, wide, within,
 };
 
 /// The weight of a row, as in a step of 1,000 tokens.

@@ -2,8 +2,8 @@
 
 use wgpt::error::Result;
 use wgpt::gpu::kernel::Width;
-use wgpt::gpu::{Dispatch, Elem, Kernel, Options, Pass, Tensor};
-use wgpt::ops::matmul::generate::{self, Algorithm, Product, Spec};
+use wgpt::gpu::{Caps, Dispatch, Elem, Kernel, Options, Pass, Tensor};
+use wgpt::ops::matmul::{self, Product, Spec, generate};
 use wgpt::reference;
 
 use crate::harness::{Case, Device, Inputs, absolute, input, near, overwritten, updated, verify, wide};
@@ -214,10 +214,12 @@ fn a_wrong_matrix_kernel_is_red() {
     let (a, b) = (inputs.values(m * k), inputs.values(n * k));
     let want = reference::matmul::forward(&wide(&a), &wide(&b), None, m, n, k);
     let magnitude = reference::matmul::forward(&absolute(&wide(&a)), &absolute(&wide(&b)), None, m, n, k);
-    let tiled = Algorithm::Tiled { tile_m: 64, tile_n: 64, tile_k: 16, thread_m: 4, thread_n: 4 };
-    let rows = Algorithm::Rows { width: 8, rows: 32, columns: 4, unroll: 4 };
+    let algorithms = [false, true].map(|software| {
+        let lanes = if software { 8 } else { 0 };
+        matmul::choose(&Caps { software, lanes, ..Caps::webgpu_defaults() }, Product::Forward, m, n)
+    });
     for device in modes() {
-        for algorithm in [tiled, rows] {
+        for algorithm in algorithms {
             let spec = Spec { product: Product::Forward, algorithm, bias: false, accumulate: false, vec4: false };
             let (x, y) = generate::workgroups(&spec, m as u32, n as u32);
             for (params, is_red) in [

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
-use naga::valid::{
-    Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator,
-};
+use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, Handle, Module, ResourceBinding, ShaderStage, StorageAccess, TypeInner};
 use wgpt::gpu::Kernel;
 
@@ -150,7 +148,9 @@ impl Form {
         let mut buffers: Vec<_> = self
             .globals()
             .filter_map(|(_, variable)| match (variable.space, variable.binding) {
-                (AddressSpace::Storage { access }, Some(binding)) => Some((binding, access.contains(StorageAccess::STORE))),
+                (AddressSpace::Storage { access }, Some(binding)) => {
+                    Some((binding, access.contains(StorageAccess::STORE)))
+                }
                 _ => None,
             })
             .collect();
@@ -165,7 +165,12 @@ impl Form {
 
 fn bounds(checks: Checks) -> BoundsCheckPolicies {
     let policy = if checks == Checks::On { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
-    BoundsCheckPolicies { index: policy, buffer: policy, image_load: policy, binding_array: BoundsCheckPolicy::Unchecked }
+    BoundsCheckPolicies {
+        index: policy,
+        buffer: policy,
+        image_load: policy,
+        binding_array: BoundsCheckPolicy::Unchecked,
+    }
 }
 
 /// As wgpu-hal 30, vulkan/device.rs, `compile_stage`.
@@ -229,8 +234,7 @@ pub fn msl(form: &Form, checks: Checks) -> Result<String, String> {
         entry_point: Some((ShaderStage::Compute, form.entry.to_owned())),
         ..msl::PipelineOptions::default()
     };
-    let (text, info) =
-        msl::write_string(&form.module, &form.info, &options, &pipeline).map_err(|e| e.to_string())?;
+    let (text, info) = msl::write_string(&form.module, &form.info, &options, &pipeline).map_err(|e| e.to_string())?;
     // the writer's success says nothing about the entry point
     written(info.entry_point_names)?;
     if let Some(line) = text.lines().find(|line| line.contains("fake")) {

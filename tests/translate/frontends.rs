@@ -11,22 +11,30 @@ use rayon::prelude::*;
 
 use crate::spirv::without_local_layouts;
 
+/// Bytes of an HLSL text that Slang reads slowly.
+const LARGE: usize = 64 << 10;
+
 /// What a front end made of the texts.
 pub struct Outcome {
     /// One line: what ran on how much, or that it was not run and why.
     pub summary: String,
     pub faults: Vec<String>,
+    pub ran: bool,
 }
 
 impl Outcome {
+    fn ran(summary: String, faults: Vec<String>) -> Self {
+        Self { summary, faults, ran: true }
+    }
+
     fn not_run(why: &str) -> Self {
-        Self { summary: format!("not run: {why}"), faults: Vec::new() }
+        Self { summary: format!("not run: {why}"), faults: Vec::new(), ran: false }
     }
 
     /// Somebody named a program that cannot be used: that is no reason to pass.
     fn unusable(variable: &str, why: &str) -> Self {
         let summary = format!("{variable}: {why}");
-        Self { faults: vec![summary.clone()], summary }
+        Self { faults: vec![summary.clone()], summary, ran: false }
     }
 }
 
@@ -58,9 +66,11 @@ pub fn spirv_val(modules: &[(&str, &[u32], &str)]) -> Outcome {
         Ok((program, output)) => (program, first_line(&output.stdout)),
         Err(outcome) => return outcome,
     };
-    let modules = distinct(modules.iter().map(|(name, words, environment)| {
-        ((without_local_layouts(words), *environment), (*name).to_owned())
-    }));
+    let modules = distinct(
+        modules
+            .iter()
+            .map(|(name, words, environment)| ((without_local_layouts(words), *environment), (*name).to_owned())),
+    );
     let faults = in_folder(|folder| {
         let faults: Result<Vec<_>, Error> = modules
             .par_iter()
@@ -76,7 +86,7 @@ pub fn spirv_val(modules: &[(&str, &[u32], &str)]) -> Outcome {
         Ok(faults?.into_iter().flatten().collect())
     });
     let summary = format!("spirv-val ran on {} distinct modules, {} faults ({version})", modules.len(), faults.len());
-    Outcome { summary, faults }
+    Outcome::ran(summary, faults)
 }
 
 /// Runs Microsoft's compiler on (name, text, entry point, shader model): on those of a model that it knows.
@@ -108,7 +118,7 @@ pub fn dxc(texts: &[(&str, &str, &str, &str)]) -> Outcome {
         Ok(faults?.into_iter().flatten().collect())
     });
     let summary = format!("dxc ran on {} distinct HLSL texts, {} faults ({version})", texts.len(), faults.len());
-    Outcome { summary, faults }
+    Outcome::ran(summary, faults)
 }
 
 /// Runs Slang, through `tools/check-hlsl.py`, on (name, text, entry point, shader model).
@@ -125,6 +135,9 @@ pub fn slang(texts: &[(&str, &str, &str, &str)]) -> Outcome {
         Err(outcome) => return outcome,
     };
     let texts = distinct(texts.iter().map(|(name, text, entry, _)| ((*text, *entry), (*name).to_owned())));
+    // the largest would take as long as all others together; the same kernel without checks stays
+    let (large, texts): (Vec<_>, Vec<_>) =
+        texts.into_iter().partition(|((text, _), name)| text.len() > LARGE && name.ends_with("checks On"));
     let mut library = String::new();
     let faults = in_folder(|folder| {
         let mut arguments = Vec::new();
@@ -132,13 +145,12 @@ pub fn slang(texts: &[(&str, &str, &str, &str)]) -> Outcome {
         for (i, ((text, entry), name)) in texts.iter().enumerate() {
             let file = folder.join(format!("{i}.hlsl"));
             fs::write(&file, text)?;
-            let _ = fs::write(format!("/work/tmp/tr/{}.hlsl", name.replace([' ','/'], "_")), text);
             arguments.push(format!("{}:{entry}", file.display()));
             names.insert(file.display().to_string(), name);
         }
         // one start of the library serves many files
         let outputs: Result<Vec<Output>, Error> = arguments
-            .par_chunks(texts.len().div_ceil(rayon::current_num_threads()).clamp(1, 200))
+            .par_chunks(texts.len().div_ceil(4 * rayon::current_num_threads()).clamp(1, 200))
             .map(|files| Command::new(&python).arg(&script).args(files).output())
             .collect();
         let mut faults = Vec::new();
@@ -156,13 +168,20 @@ pub fn slang(texts: &[(&str, &str, &str, &str)]) -> Outcome {
         Ok(faults)
     });
     let failed = if faults.is_empty() { "no faults".to_owned() } else { format!("faults in {} batches", faults.len()) };
-    Outcome { summary: format!("Slang ran on {} distinct HLSL texts, {failed} ({library})", texts.len()), faults }
+    let summary = format!(
+        "Slang ran on {} distinct HLSL texts, {failed} ({library}); not on {} over {LARGE} bytes with checks on",
+        texts.len(),
+        large.len()
+    );
+    Outcome::ran(summary, faults)
 }
 
 /// Runs `work` with a folder of its own; failing to is a fault too.
 fn in_folder(work: impl FnOnce(&Path) -> Result<Vec<String>, Error>) -> Vec<String> {
     let result = tempfile::tempdir().and_then(|folder| work(folder.path()));
-    result.unwrap_or_else(|e| vec![format!("cannot run it: {e}{}", if e.kind() == ErrorKind::NotFound { " (gone?)" } else { "" })])
+    result.unwrap_or_else(|e| {
+        vec![format!("cannot run it: {e}{}", if e.kind() == ErrorKind::NotFound { " (gone?)" } else { "" })]
+    })
 }
 
 fn both(output: &Output) -> String {

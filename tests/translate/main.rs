@@ -123,9 +123,7 @@ fn every_kernel_translates() -> Result<(), String> {
     let names = |is: fn(&Form) -> bool| -> Vec<&str> {
         kernels.iter().filter(|k| Form::new(k).is_ok_and(|f| is(&f))).map(|k| k.name.as_str()).collect()
     };
-    for (platform, out) in
-        [("Metal", names(|f| !f.for_metal())), ("DX12", names(|f| f.shader_models().is_empty()))]
-    {
+    for (platform, out) in [("Metal", names(|f| !f.for_metal())), ("DX12", names(|f| f.shader_models().is_empty()))] {
         if !out.is_empty() {
             say(&format!("{platform} not run, cooperative matrices it lacks: {}", out.join(" ")));
         }
@@ -146,7 +144,11 @@ fn every_kernel_translates() -> Result<(), String> {
         })
         .collect();
     let mut faults = Vec::new();
-    for outcome in [frontends::spirv_val(&spirv), frontends::dxc(&hlsl), frontends::slang(&hlsl)] {
+    let [spirv_val, dxc, slang] = [frontends::spirv_val(&spirv), frontends::dxc(&hlsl), frontends::slang(&hlsl)];
+    if !dxc.ran && !slang.ran {
+        say("not run: no HLSL front end found");
+    }
+    for outcome in [spirv_val, dxc, slang] {
         say(&outcome.summary);
         faults.extend(outcome.faults);
     }

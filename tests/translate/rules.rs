@@ -37,7 +37,9 @@ pub fn workgroup_memory(form: &Form) -> Vec<String> {
         .filter(|(_, variable)| variable.space == AddressSpace::WorkGroup)
         .map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16))
         .sum();
-    fault(bytes > WORKGROUP_BYTES, || format!("{bytes} bytes of workgroup memory, Metal and DX12 allow {WORKGROUP_BYTES}"))
+    fault(bytes > WORKGROUP_BYTES, || {
+        format!("{bytes} bytes of workgroup memory, Metal and DX12 allow {WORKGROUP_BYTES}")
+    })
 }
 
 /// At most 29 storage buffers.
@@ -69,8 +71,9 @@ pub fn matrix_pointees(form: &Form) -> Vec<String> {
 pub fn matrix_arithmetic(form: &Form) -> Vec<String> {
     let mut faults = Vec::new();
     for (function, info) in form.functions() {
-        let is_matrix =
-            |e: &Handle<Expression>| matches!(info[*e].ty.inner_with(&form.module.types), TypeInner::CooperativeMatrix { .. });
+        let is_matrix = |e: &Handle<Expression>| {
+            matches!(info[*e].ty.inner_with(&form.module.types), TypeInner::CooperativeMatrix { .. })
+        };
         for (_, expression) in function.expressions.iter() {
             let operator = match expression {
                 Expression::Binary { op, left, right } if is_matrix(left) || is_matrix(right) => format!("{op:?}"),

@@ -1,0 +1,69 @@
+//! The program from outside: what it prints, writes and ends with. It is started through tools/run, as a user's is.
+
+mod bad_input;
+mod runs;
+mod stories;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What a run of the program left.
+pub struct Outcome {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+    pub seconds: f64,
+}
+
+/// Starts `wgpt` with arguments in a folder.
+pub fn wgpt(dir: &Path, args: &[&str]) -> Outcome {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = env!("CARGO_BIN_EXE_wgpt");
+    let mut command = if cfg!(target_os = "linux") {
+        let mut command = Command::new(root.join("tools/run"));
+        command.arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    let begin = std::time::Instant::now();
+    let output = command.args(args).current_dir(dir).env("WGPT_QUIET", "1").output().expect("the program starts");
+    Outcome {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        seconds: begin.elapsed().as_secs_f64(),
+    }
+}
+
+impl Outcome {
+    /// Panics unless the exit code is `code`.
+    #[track_caller]
+    pub fn ends_with(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "standard output:\n{}\nstandard error:\n{}", self.out, self.err);
+        self
+    }
+}
+
+/// Words to train on: any text will do.
+pub fn text_file(dir: &Path, name: &str, bytes: usize) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, wgpt::data::Stories::new(7).text(bytes)).expect("the test's folder can be written");
+    path
+}
+
+/// A small model's flags.
+pub const SMALL: [&str; 8] = ["--tokenizer", "bytes", "--layers", "1", "--heads", "2", "--channels", "32"];
+
+/// `wgpt train` on a text with a small model, batch 2, context 16 and more flags.
+pub fn train(dir: &Path, more: &[&str]) -> Outcome {
+    let base = ["train", "--text", "text.txt", "--batch", "2", "--context", "16"];
+    let args: Vec<&str> = base.iter().chain(&SMALL).chain(more).copied().collect();
+    wgpt(dir, &args)
+}
+
+/// The lines of a run's metrics.
+pub fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
