@@ -3,6 +3,8 @@
 use wgpt::error::{Error, Result};
 use wgpt::gpu::adapter;
 
+use super::terminal::say;
+
 /// Lists the adapters; the first is the one that is taken by default.
 pub fn run() -> Result<()> {
     let devices = adapter::list();
@@ -15,8 +17,8 @@ pub fn run() -> Result<()> {
     }
     for device in devices {
         let c = device.caps;
-        println!("{}: {}", device.index, c.summary());
-        println!(
+        say!("{}: {}", device.index, c.summary());
+        say!(
             "   binding {} MiB, buffer {} MiB, workgroup {} KiB and {} invocations, {} storage buffers",
             c.max_binding_bytes.div_ceil(1 << 20),
             c.max_buffer_bytes.div_ceil(1 << 20),
@@ -26,7 +28,7 @@ pub fn run() -> Result<()> {
         );
         let yes = |have: bool| if have { "yes" } else { "no" };
         let edges: Vec<String> = c.matrix_edges.iter().map(|e| format!("{e}x{e}x{e} f16 to f32")).collect();
-        println!(
+        say!(
             "   f16 {}, subgroups {} ({} to {}), timestamps {}, cooperative matrices {}",
             yes(c.f16),
             yes(c.subgroups),

@@ -3,6 +3,8 @@
 use wgpt::error::{Error, Result};
 use wgpt::ops;
 
+use super::terminal::say;
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Kernel to print, as `wgpt shader` lists it; without it all names
@@ -16,13 +18,13 @@ pub fn run(args: &Args) -> Result<()> {
         let mut names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        names.iter().for_each(|name| println!("{name}"));
+        names.iter().for_each(|name| say!("{name}"));
         return Ok(());
     };
     let kernel = kernels
         .iter()
         .find(|k| k.name == *name)
         .ok_or_else(|| Error::Usage(format!("shader: no kernel is called `{name}`; `wgpt shader` lists them")))?;
-    println!("// entry point {}, overrides {:?}\n{}", kernel.entry, kernel.constants, kernel.source);
+    say!("// entry point {}, overrides {:?}\n{}", kernel.entry, kernel.constants, kernel.source);
     Ok(())
 }

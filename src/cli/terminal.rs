@@ -8,6 +8,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgpt::train::Screen;
 use wgpt::train::run::clock_text;
 
+/// `println!`, but a reader that has gone away, as `head` does, must not end a run.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+pub(super) use say;
+
 /// Plain lines on standard output; on a terminal a bar below them on standard error.
 pub struct Terminal {
     bar: Option<ProgressBar>,
@@ -30,8 +39,8 @@ impl Terminal {
 impl Screen for Terminal {
     fn line(&mut self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+            Some(bar) => bar.suspend(|| say!("{text}")),
+            None => say!("{text}"),
         }
     }
 

@@ -16,7 +16,7 @@ use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, 
 use wgpt::train::{Dataset, Run, Trainer};
 
 use super::generate::tokenizer_of;
-use super::terminal::Terminal;
+use super::terminal::{Terminal, say};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TokenizerName {
@@ -173,9 +173,9 @@ mod stories {
     pub const CHANNELS: usize = 128;
     pub const CONTEXT: usize = 128;
     pub const BATCH: usize = 8;
-    pub const STEPS: usize = 400;
-    pub const LR: f32 = 4e-3;
-    pub const WARMUP: usize = 30;
+    pub const STEPS: usize = 700;
+    pub const LR: f32 = 5e-3;
+    pub const WARMUP: usize = 40;
     pub const VAL_EVERY: usize = 100;
     pub const VAL_STEPS: usize = 16;
 }
@@ -325,7 +325,7 @@ pub fn run(args: &Args) -> Result<()> {
     drop(weights);
 
     if args.restart && out.exists() {
-        println!("{} is now {}", out.display(), folder::put_aside(&out)?.display());
+        say!("{} is now {}", out.display(), folder::put_aside(&out)?.display());
     }
     let folder = Folder::create(&out, &settings)?;
     header(&gpu, &settings, &summary, &trainer, &out);
@@ -334,21 +334,21 @@ pub fn run(args: &Args) -> Result<()> {
     let outcome = run.go(&mut trainer, &mut terminal)?;
     drop(terminal);
 
-    println!("saved {}", out.join("model").display());
+    say!("saved {}", out.join("model").display());
     if let (Some(baseline), Some(loss)) = (baseline, outcome.val_loss) {
-        println!(
+        say!(
             "validation {loss:.4} nats a byte; order-2 Markov model {:.4}; entropy rate of the text {:.4}",
             baseline.markov, baseline.entropy
         );
     }
     if let Some(sample) = outcome.sample {
-        println!("sample:\n{sample}");
+        say!("sample:\n{sample}");
         if baseline.is_some() {
             let (known, all) = known_words(&sample);
-            println!("{known} of the sample's {all} words are words of the grammar");
+            say!("{known} of the sample's {all} words are words of the grammar");
         }
     }
-    println!("go on: wgpt generate --from {} \"...\"", out.display());
+    say!("go on: wgpt generate --from {} \"...\"", out.display());
     Ok(())
 }
 
@@ -360,7 +360,7 @@ fn begin(out: &Path, settings: &Settings, restart: bool) -> Result<bool> {
     match folder::inspect(out, settings)? {
         State::Free => Ok(true),
         State::Finished => {
-            println!("{} holds this run, finished; --restart begins anew", out.display());
+            say!("{} holds this run, finished; --restart begins anew", out.display());
             Ok(false)
         }
         State::Unfinished => Err(Error::Usage(format!(
@@ -372,8 +372,8 @@ fn begin(out: &Path, settings: &Settings, restart: bool) -> Result<bool> {
 
 fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out: &Path) {
     let (m, t, config) = (&settings.model, &settings.train, trainer.config());
-    println!("device   {}", gpu.caps.summary());
-    println!(
+    say!("device   {}", gpu.caps.summary());
+    say!(
         "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",
         m.layers,
         m.heads,
@@ -383,8 +383,8 @@ fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out:
         config.parameters() as f64 / 1e6,
         t.precision
     );
-    println!("data     {summary}");
-    println!(
+    say!("data     {summary}");
+    say!(
         "step     {} tokens: batch {} x context {} x {} micro-steps; {} steps",
         t.tokens_per_step,
         t.batch,
@@ -392,7 +392,7 @@ fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out:
         settings.sizes().accumulation,
         t.steps
     );
-    println!("kernels  {}", trainer.kernel_summary().join(", "));
-    println!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
-    println!("folder   {}", out.display());
+    say!("kernels  {}", trainer.kernel_summary().join(", "));
+    say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
+    say!("folder   {}", out.display());
 }

@@ -13,7 +13,7 @@ use super::adapter::{self, Caps};
 use super::kernel::{Kernel, Pipeline};
 use super::tensor::{Buffer, Elem, Tensor};
 
-/// How long a submission may run before the device counts as hung.
+/// How long a submission may run before a GPU counts as hung. A software adapter may take as long as it needs.
 const HANG: Duration = Duration::from_secs(600);
 /// Bytes moved at once between host and device outside a step.
 const CHUNK: u64 = 32 << 20;
@@ -375,7 +375,10 @@ impl Gpu {
         let raw = self.raw()?;
         let poll = match wait {
             None => wgpu::PollType::Poll,
-            Some(index) => wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(HANG) },
+            Some(index) => {
+                let timeout = (!self.caps.software).then_some(HANG);
+                wgpu::PollType::Wait { submission_index: Some(index), timeout }
+            }
         };
         // wgpu panics when a lost device is polled
         match catch_unwind(AssertUnwindSafe(|| raw.device.poll(poll))) {

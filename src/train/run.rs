@@ -21,7 +21,7 @@ const MOST_SKIPPED: u32 = 8;
 /// Tokens of a sample.
 const SAMPLE_TOKENS: usize = 300;
 /// Sharpens a sample: a small model's rare mistakes are drawn more rarely still.
-const SAMPLE_TEMPERATURE: f32 = 0.7;
+const SAMPLE_TEMPERATURE: f32 = 0.6;
 
 /// Where a run shows what happens.
 pub trait Screen {
@@ -77,13 +77,13 @@ impl Clock {
         result
     }
 
-    /// Milliseconds of the step that ends now.
-    fn tick(&mut self, first: bool) -> f64 {
+    /// Milliseconds of each of the steps whose reports have come in together, the last of them now.
+    fn tick(&mut self, reports: &[Report]) -> f64 {
         let now = Instant::now();
-        let ms = now.duration_since(self.last).saturating_sub(self.pause).as_secs_f64() * 1e3;
+        let ms = now.duration_since(self.last).saturating_sub(self.pause).as_secs_f64() * 1e3 / reports.len().max(1) as f64;
         (self.last, self.pause) = (now, Duration::ZERO);
-        if !first {
-            // the first step compiles and allocates
+        // the first step compiles and allocates
+        for _ in reports.iter().filter(|r| r.step > 1) {
             self.smooth = 0.95 * self.smooth + 0.05 * ms;
             self.weight = 0.95 * self.weight + 0.05;
         }
@@ -120,24 +120,19 @@ impl Run<'_> {
             let last = step == steps;
             let validates = self.rows.is_some() && (every(self.settings.train.val_every) || last);
             let samples = generator.is_some() && (every(self.settings.run.sample_every) || last);
+            self.record(trainer, false, &mut clock, screen)?;
             if !(validates || samples || last) {
-                while let Some(report) = trainer.report(false)? {
-                    self.record(&report, None, &mut clock, screen)?;
-                }
                 continue;
             }
-            // the reports of all steps but this one, then this one, with what was measured after it
-            let mut own = None;
-            while let Some(report) = trainer.report(true)? {
-                if report.step as usize == step {
-                    own = Some((report, clock.tick(step == 1)));
-                    break;
-                }
-                self.record(&report, None, &mut clock, screen)?;
+            // all steps before this one, then this one with what is measured after it
+            while trainer.outstanding() > 1 {
+                self.record(trainer, true, &mut clock, screen)?;
             }
+            let own = trainer.report(true)?;
+            let ms = clock.tick(own.as_slice());
             let val_loss = if validates { clock.pause(|| self.validate(trainer))? } else { None };
             outcome.val_loss = val_loss.or(outcome.val_loss);
-            if let Some((report, ms)) = own {
+            if let Some(report) = own {
                 self.write(&report, val_loss, ms, &clock, screen)?;
             }
             if let (true, Some(generator)) = (samples, &mut generator) {
@@ -161,9 +156,20 @@ impl Run<'_> {
         self.baseline.map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
     }
 
-    fn record(&mut self, report: &Report, val_loss: Option<f64>, clock: &mut Clock, screen: &mut dyn Screen) -> Result<()> {
-        let ms = clock.tick(report.step == 1);
-        self.write(report, val_loss, ms, clock, screen)
+    /// Writes the steps whose reports are there, waiting for one if `wait`; never the newest step's, which may be
+    /// waiting for its validation.
+    fn record(&mut self, trainer: &mut Trainer, wait: bool, clock: &mut Clock, screen: &mut dyn Screen) -> Result<()> {
+        let mut reports = Vec::new();
+        while trainer.outstanding() > 1
+            && let Some(report) = trainer.report(wait && reports.is_empty())?
+        {
+            reports.push(report);
+        }
+        if reports.is_empty() {
+            return Ok(());
+        }
+        let ms = clock.tick(&reports);
+        reports.iter().try_for_each(|report| self.write(report, None, ms, clock, screen))
     }
 
     fn write(&mut self, report: &Report, val_loss: Option<f64>, ms: f64, clock: &Clock, screen: &mut dyn Screen) -> Result<()> {

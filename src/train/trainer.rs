@@ -291,6 +291,12 @@ impl<'g> Trainer<'g> {
         Ok(true)
     }
 
+    /// Steps submitted whose reports were not yet returned.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.done.len() + self.reports.pending()
+    }
+
     /// The oldest step's report that was not yet returned: waits for it if `wait`, else `None` while it is not there.
     ///
     /// # Errors
