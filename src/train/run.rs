@@ -309,9 +309,9 @@ pub fn check_memory(caps: &crate::gpu::Caps, settings: &Settings, limit: Option<
         return Ok(());
     }
     Err(Error::Memory(format!(
-        "memory: the run needs {} MiB, expected at most {} MiB; try a smaller --batch, --context or model\n{table}",
-        total.div_ceil(1 << 20),
-        limit >> 20
+        "memory: the run needs {:.1} MiB, expected at most {:.1} MiB; try a smaller --batch, --context or model\n{table}",
+        total as f64 / f64::from(1 << 20),
+        limit as f64 / f64::from(1 << 20)
     )))
 }
 
