@@ -1,12 +1,14 @@
 //! Endless short stories for children from a seeded grammar, written for this project.
 //!
 //! Training needs text that is there without a download, is too large to memorise, and whose best possible loss is
-//! known. A story has a hero, an animal, a thing with a colour, and a place, which stay the same through its 4 to 8
-//! sentences: a model that looks back over sentences can know them, one that sees two bytes cannot. No word has a double letter
-//! (a model must learn to count for those), so that a small one soon spells.
+//! known. A story has a hero, an animal, a thing with a look, and a place, which stay the same through its 4 to 8
+//! sentences: a model that looks back over sentences can know them, one that sees two bytes cannot.
 //!
-//! Every choice is uniform, independent of all others, and visible in the text, so the text's entropy is the sum of
-//! the choices' entropies and [`nats_per_byte`](Stories::nats_per_byte) is exact, not measured.
+//! So that a small model soon spells, no word has a double letter (it would have to count them), and the values that
+//! a story keeps begin with different letters.
+//!
+//! Every choice is uniform and visible in the text, so the text's entropy is the sum of the choices' entropies and
+//! [`nats_per_byte`](Stories::nats_per_byte) is exact, not measured.
 
 use crate::data::mt19937::Mt19937;
 use std::collections::BTreeSet;
@@ -28,7 +30,7 @@ struct Slot {
     values: &'static [&'static str],
 }
 
-/// Number of values of each choice that a story keeps: hero, animal, colour, thing, place.
+/// Number of values of each choice that a story keeps: hero, animal, look, thing, place.
 const KEPT: [usize; 5] = [8; 5];
 
 const HERO: Span = Span::Story(0);
@@ -36,17 +38,17 @@ const HERO: Span = Span::Story(0);
 /// All slots. Heroes alternate between girls and boys, so a slot with two values is filled by the hero's number
 /// modulo 2.
 const SLOTS: [Slot; 16] = [
-    slot("name", HERO, &["Lily", "Tom", "Kate", "Ben", "Mia", "Max", "Rose", "Sam"]),
+    slot("name", HERO, &["Lily", "Tom", "Kate", "Ben", "Nora", "Max", "Rose", "Sam"]),
     slot("kind", HERO, &["girl", "boy"]),
     slot("he", HERO, &["she", "he"]),
     slot("He", HERO, &["She", "He"]),
     slot("him", HERO, &["her", "him"]),
     slot("his", HERO, &["her", "his"]),
     slot("His", HERO, &["Her", "His"]),
-    slot("animal", Span::Story(1), &["dog", "cat", "duck", "frog", "pig", "mouse", "goat", "fox"]),
-    slot("colour", Span::Story(2), &["red", "blue", "gray", "gold", "white", "black", "pink", "brown"]),
-    slot("thing", Span::Story(3), &["kite", "hat", "drum", "boat", "lamp", "ring", "cup", "coin"]),
-    slot("place", Span::Story(4), &["park", "garden", "farm", "forest", "lake", "river", "cave", "barn"]),
+    slot("animal", Span::Story(1), &["dog", "cat", "bird", "frog", "pig", "mouse", "goat", "hen"]),
+    slot("look", Span::Story(2), &["red", "blue", "gold", "white", "pink", "silver", "new", "tiny"]),
+    slot("thing", Span::Story(3), &["kite", "hat", "drum", "boat", "lamp", "ring", "cup", "map"]),
+    slot("place", Span::Story(4), &["park", "garden", "farm", "town", "lake", "river", "cave", "barn"]),
     slot("weather", Span::Once, &["bright", "windy", "cold", "warm"]),
     slot("feeling", Span::Once, &["glad", "sad", "tired", "proud"]),
     slot("food", Span::Once, &["cake", "bread", "soup", "rice"]),
@@ -76,26 +78,26 @@ const FRIENDS: [&str; 4] = [
 
 /// Third sentence: the thing and the place.
 const FINDS: [&str; 4] = [
-    "One {weather} day {he} went to the {place} and found a {colour} {thing}.",
-    "One {time} {name} saw a {colour} {thing} near the {place}.",
-    "{His} mother gave {him} a {colour} {thing} to take to the {place}.",
-    "They {move} to the {place} to find a {colour} {thing}.",
+    "One {weather} day {he} went to the {place} and found a {look} {thing}.",
+    "One {time} {name} saw a {look} {thing} near the {place}.",
+    "{His} mother gave {him} a {look} {thing} to take to the {place}.",
+    "They {move} to the {place} to find a {look} {thing}.",
 ];
 
 /// Then none to [`MOST_EVENTS`] of these, all different.
 const EVENTS: [&str; 14] = [
     "{He} showed the {thing} to the {animal}.",
     "The {animal} {move} to the {place} as fast as it could.",
-    "{name} gave the {colour} {thing} to the {animal}.",
-    "The {animal} wanted to play with the {colour} {thing}.",
-    "\"Come and see my {thing}!\" said {name}.",
+    "{name} gave the {look} {thing} to the {animal}.",
+    "The {animal} wanted to play with the {look} {thing}.",
+    "\"Come and play with my {thing}!\" said {name}.",
     "They put the {thing} under a big rock.",
     "Then the {animal} hid the {thing} behind the rock.",
     "It was {weather} at the {place} that {time}.",
     "{name} was {feeling}, but the {animal} was {feeling}.",
     "{He} asked the {animal} to help {him} with the {thing}.",
     "They sat down near the {place} and ate the {food}.",
-    "The {animal} was not afraid of the {colour} {thing}.",
+    "The {animal} was not afraid of the {look} {thing}.",
     "\"Can we share the {thing}?\" said the {animal}.",
     "\"I want some {food},\" said the {animal}.",
 ];
@@ -106,7 +108,7 @@ const MOST_EVENTS: usize = 4;
 /// The last sentence.
 const ENDS: [&str; 5] = [
     "At night {name} and the {animal} went home.",
-    "In the end {he} gave the {colour} {thing} to {his} mother.",
+    "In the end {he} gave the {look} {thing} to {his} mother.",
     "{name} loved the {animal}, and the {animal} loved {name}.",
     "After that {time} they were the best of friends.",
     "They were {feeling}, and they came back to the {place} every day.",
@@ -329,6 +331,17 @@ mod tests {
         assert!((120..=180).contains(&words.len()), "{}", words.len());
         let rarest = counts.iter().min_by_key(|(_, count)| **count);
         assert!(rarest.is_some_and(|(_, &count)| count > 100), "{rarest:?}");
+    }
+
+    #[test]
+    fn words_are_easy_to_spell() {
+        for word in Stories::words() {
+            assert!(word.as_bytes().windows(2).all(|pair| pair[0] != pair[1]), "{word}");
+        }
+        for slot in SLOTS.iter().filter(|slot| slot.values.len() == 8) {
+            let first: BTreeSet<u8> = slot.values.iter().map(|value| value.as_bytes()[0]).collect();
+            assert_eq!(first.len(), 8, "{}", slot.name);
+        }
     }
 
     #[test]
