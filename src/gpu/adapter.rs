@@ -34,6 +34,8 @@ pub struct Caps {
     pub offset_alignment: u64,
     /// True if kernels may use f16.
     pub f16: bool,
+    /// True if kernels may use 64-bit integers.
+    pub int64: bool,
     /// True if kernels may use subgroup operations.
     pub subgroups: bool,
     /// Smallest and largest subgroup.
@@ -63,6 +65,7 @@ impl Caps {
             max_groups: 65_535,
             offset_alignment: 256,
             f16: false,
+            int64: false,
             subgroups: false,
             subgroup_sizes: (4, 128),
             timestamps: false,
@@ -189,6 +192,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         max_groups: limits.max_compute_workgroups_per_dimension,
         offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
         f16: features.contains(wgpu::Features::SHADER_F16),
+        int64: features.contains(wgpu::Features::SHADER_INT64),
         subgroups: features.contains(wgpu::Features::SUBGROUP),
         subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),

@@ -86,6 +86,8 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP;
+        // no browser has 64-bit integers
+        let wanted = if options.webgpu_limits { wanted } else { wanted | wgpu::Features::SHADER_INT64 };
         let features = adapter.features() & wanted;
         let name = adapter.get_info().name;
         if !features.contains(wgpu::Features::IMMEDIATES) {

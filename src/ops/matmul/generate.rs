@@ -10,10 +10,10 @@
 //! matrix.
 //!
 //! # Interface of every kernel
-//! Entry point `main`. Bindings of group 0: 0 `a`, 1 `b` (storage, read), 2 `out` (storage, read_write), and with
-//! [`Spec::bias`] 3 `bias` (storage, read). Whether a binding is `array<f32>` or `array<vec4<f32>>` is the generator's
-//! own affair: the caller binds plain buffers of f32. Parameters are immediates, ten `u32` in this order, strides and
-//! offsets in elements: `m n k a_stride b_stride out_stride a_offset b_offset out_offset bias_offset`.
+//! Entry point `main`. Bindings of group 0: 0 `a`, 1 `b` (storage, read), 2 `out` (storage, `read_write`), and with
+//! [`Spec::bias`] 3 `bias` (storage, read). Whether a binding is an array of `f32`, `vec4<f32>` or `u64` is the
+//! generator's own affair: the caller binds plain buffers of f32. Parameters are immediates, ten `u32` in this order,
+//! strides and offsets in elements: `m n k a_stride b_stride out_stride a_offset b_offset out_offset bias_offset`.
 //!
 //! Reads and writes stay inside the windows for any M, N, K, so kernels may be built without bounds checks. There are
 //! no atomics, and one output is summed in one fixed order (ascending k): results do not depend on the schedule.
@@ -24,6 +24,30 @@
 //!
 //! [`Algorithm::Rows`] is for software adapters, where workgroup memory and barriers are slow. A workgroup is one CPU
 //! vector wide. Row and k indices are uniform, so `a` is read as scalars; a vector of `b` is read once for all rows.
+//!
+//! # What is fast on software Vulkan
+//! Measured on Mesa 26.1.6 (lavapipe), two cores of an EPYC with AVX-512, GPT-2 124M's layers at 256 rows; GFLOP/s of
+//! both cores by CPU time, best of 5 or 6, the four shapes of a block together (4 lanes: (256,768,768) alone). The
+//! machine was shared: ratios count.
+//!
+//! | lanes | product | rows, columns, unroll | with pairs | without | 32, 4, 4, all rows in one block |
+//! |---|---|---|---|---|---|
+//! | 16 | `Forward` | 64, 8, 8 | 100 | 82 | 64 |
+//! | 16 | `BackwardInp` | 64, 8, 8 | 89 | 66 | 55 |
+//! | 16 | `BackwardWeight` | 48, 8, 8 | 86 | 76 | 37 |
+//! | 8 | `Forward` | 32, 8, 4 | 82 | 71 | 57 |
+//! | 8 | `BackwardInp` | 32, 8, 8 | 62 | 50 | 47 |
+//! | 8 | `BackwardWeight` | 16, 12, 4 | 63 | 50 | 36 |
+//! | 4 | all | 32, 8, 4 | 42 to 52 | 31 to 46 | not run |
+//!
+//! - A read of `b` is a masked gather, a load for every lane: many rows must share it, and a gather of u64 brings two
+//!   vectors at once. A scalar of `a` costs two branches (the driver's range check, there whatever the module asks
+//!   for), so many columns must share it, and again a u64 brings two.
+//! - The sums do not fit the registers. A block of code for every four rows makes the driver's compiler load, use and
+//!   store them once a turn of the loop, and many steps of k make turns rare.
+//! - Lanes of `Forward` own neighbouring columns, not fours of columns: rows of `b` four apart fall into the same sets
+//!   of the cache (0.75 of the speed).
+//! - One dispatch should not be deeper than [`SOFTWARE_DEPTH`] where `b` is (K,N).
 
 use std::fmt::{self, Display, Write as _};
 
@@ -64,7 +88,7 @@ pub enum Algorithm {
         columns: u32,
         /// Steps of k per turn of the loop; a multiple of 4.
         unroll: u32,
-        /// With [`Spec::vec4`]: read `a` and `b` as `u64`, two f32 at a time. Needs the device feature SHADER_INT64.
+        /// With [`Spec::vec4`]: read `a` and `b` as `u64`, two f32 at a time. Needs the device feature `SHADER_INT64`.
         pairs: bool,
     },
 }
@@ -87,11 +111,17 @@ pub struct Spec {
 /// The largest count of workgroups WebGPU allows in one dimension.
 const MAX_WORKGROUPS: u32 = 65535;
 
+/// The depth up to which one dispatch of [`Algorithm::Rows`] keeps a panel of a (K,N) `b` in a core's cache. Deeper
+/// products are faster as several dispatches that accumulate: the classifier's `BackwardInp` (K = 25152, 256 rows) ran
+/// at 88 GFLOP/s in pieces of 1024, at 63 whole.
+pub const SOFTWARE_DEPTH: u32 = 1024;
+
 /// Row tiles that [`Algorithm::Tiled`] walks before the next column tile: both operands' tiles stay in a GPU's L2.
 const BAND: u32 = 8;
 
 /// Whether a kernel with [`Spec::vec4`] may compute this product: all strides and offsets, and those extents that lie
 /// along rows in memory, are multiples of 4.
+#[must_use]
 pub fn vec4_fits(product: Product, m: u32, n: u32, k: u32, strides_and_offsets: &[u32]) -> bool {
     let extents = match product {
         Product::Forward | Product::BackwardInp => [n, k],
@@ -101,6 +131,7 @@ pub fn vec4_fits(product: Product, m: u32, n: u32, k: u32, strides_and_offsets: 
 }
 
 /// The kernel's name, as `matmul_rows.forward`: the algorithm's file and the product.
+#[must_use]
 pub fn name(spec: &Spec) -> String {
     let algorithm = match spec.algorithm {
         Algorithm::Tiled { .. } => "matmul_tiled",
@@ -115,6 +146,7 @@ pub fn name(spec: &Spec) -> String {
 }
 
 /// Invocations of a workgroup.
+#[must_use]
 pub fn workgroup_size(spec: &Spec) -> u32 {
     match spec.algorithm {
         Algorithm::Tiled { tile_m, tile_n, thread_m, thread_n, .. } => (tile_m / thread_m) * (tile_n / thread_n),
@@ -123,6 +155,7 @@ pub fn workgroup_size(spec: &Spec) -> u32 {
 }
 
 /// Bytes of workgroup memory.
+#[must_use]
 pub fn workgroup_bytes(spec: &Spec) -> u32 {
     match spec.algorithm {
         Algorithm::Tiled { tile_m, tile_n, tile_k, .. } => tile_k * (padded(tile_m) + padded(tile_n)) * 16,
@@ -131,6 +164,7 @@ pub fn workgroup_bytes(spec: &Spec) -> u32 {
 }
 
 /// The grid that covers an (m, n) output: a count of tiles, folded where it exceeds what one dimension may hold.
+#[must_use]
 pub fn workgroups(spec: &Spec, m: u32, n: u32) -> (u32, u32) {
     let (tile_m, tile_n) = tile(spec);
     let tiles = m.div_ceil(tile_m) * n.div_ceil(tile_n);
@@ -141,19 +175,21 @@ pub fn workgroups(spec: &Spec, m: u32, n: u32) -> (u32, u32) {
 /// The fastest algorithm on software Vulkan whose vectors have `native_lanes` f32 lanes (4, 8 or 16).
 ///
 /// Without pairs, which every adapter can do; see [`Algorithm::with_pairs`].
+#[must_use]
 pub fn software_default(product: Product, native_lanes: u32) -> Algorithm {
-    let _ = product;
-    Algorithm::Rows {
-        width: native_lanes.max(4),
-        rows: 32,
-        columns: 8,
-        unroll: if native_lanes >= 16 { 8 } else { 4 },
-        pairs: false,
-    }
+    let (rows, columns, unroll) = match (native_lanes, product) {
+        (16.., Product::Forward | Product::BackwardInp) => (64, 8, 8),
+        (16.., Product::BackwardWeight) => (48, 8, 8),
+        (8..16, Product::BackwardInp) => (32, 8, 8),
+        (8..16, Product::BackwardWeight) => (16, 12, 4),
+        _ => (32, 8, 4),
+    };
+    Algorithm::Rows { width: native_lanes.clamp(4, 16), rows, columns, unroll, pairs: false }
 }
 
 impl Algorithm {
-    /// The same, reading two f32 at a time where the algorithm can: for devices with SHADER_INT64.
+    /// The same, reading two f32 at a time where the algorithm can: for devices with `SHADER_INT64`.
+    #[must_use]
     pub fn with_pairs(self) -> Self {
         match self {
             Self::Tiled { .. } => self,
@@ -163,6 +199,7 @@ impl Algorithm {
 }
 
 /// The kernel's WGSL text.
+#[must_use]
 pub fn wgsl(spec: &Spec) -> String {
     match spec.algorithm {
         Algorithm::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n } => {
@@ -241,6 +278,14 @@ impl Element {
         if self == Element::F32 { 1 } else { 4 }
     }
 
+    /// The statement that sets element `index` of binding `name`.
+    fn write(self, name: &str, index: impl Display, value: impl Display) -> String {
+        match self {
+            Element::F32 | Element::Vec4 => format!("{name}[{index}] = {value};"),
+            Element::Pair => format!("write_{name}({index}, {value});"),
+        }
+    }
+
     /// Element `index` of binding `name`.
     fn read(self, name: &str, index: impl Display) -> String {
         match self {
@@ -255,8 +300,17 @@ fn component(i: u32) -> &'static str {
     ["x", "y", "z", "w"][i as usize % 4]
 }
 
+/// How a kernel sees its bindings.
+struct Bindings {
+    a: Element,
+    b: Element,
+    out: Element,
+    bias: Element,
+}
+
 /// Header comment, parameters and bindings.
-fn prologue(spec: &Spec, idea: &str, a: Element, b: Element, out: Element) -> Text {
+fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
+    let Bindings { a, b, out, bias } = bindings;
     let mut t = Text { text: String::new(), depth: 0 };
     let formula = match spec.product {
         Product::Forward => "a(M,K)·b(N,K)ᵀ",
@@ -264,8 +318,8 @@ fn prologue(spec: &Spec, idea: &str, a: Element, b: Element, out: Element) -> Te
         Product::BackwardWeight => "a(K,M)ᵀ·b(K,N)",
     };
     let equals = if spec.accumulate { "+=" } else { "=" };
-    let bias = if spec.bias { " + bias(N)" } else { "" };
-    t.line(format_args!("// {}: out(M,N) {equals} {formula}{bias}", name(spec)));
+    let plus_bias = if spec.bias { " + bias(N)" } else { "" };
+    t.line(format_args!("// {}: out(M,N) {equals} {formula}{plus_bias}", name(spec)));
     t.line(format_args!("// {idea}"));
     t.line("// Generated by src/ops/matmul/generate.rs.");
     t.line("");
@@ -282,21 +336,34 @@ fn prologue(spec: &Spec, idea: &str, a: Element, b: Element, out: Element) -> Te
     t.line(format_args!("@group(0) @binding(1) var<storage, read> b: array<{b}>;"));
     t.line(format_args!("@group(0) @binding(2) var<storage, read_write> out: array<{out}>;"));
     if spec.bias {
-        t.line(format_args!("@group(0) @binding(3) var<storage, read> bias: array<{out}>;"));
+        t.line(format_args!("@group(0) @binding(3) var<storage, read> bias: array<{bias}>;"));
     }
     t.line("");
-    if a == Element::Pair || b == Element::Pair {
+    if [a, b, out].contains(&&Element::Pair) {
         t.line("fn low(pair: u64) -> f32 { return bitcast<f32>(u32(pair)); }");
         t.line("fn high(pair: u64) -> f32 { return bitcast<f32>(u32(pair >> 32u)); }");
+        t.line("");
     }
-    for (name, element) in [("a", a), ("b", b)] {
-        if element == Element::Pair {
+    for (name, element) in [("a", a), ("b", b), ("out", out)] {
+        if *element == Element::Pair && (name != "out" || spec.accumulate) {
             t.open(format_args!("fn read_{name}(index: u32) -> vec4<f32>"));
             t.line(format_args!("let first = {name}[index * 2u];"));
             t.line(format_args!("let second = {name}[index * 2u + 1u];"));
             t.line("return vec4(low(first), high(first), low(second), high(second));");
             t.close();
+            t.line("");
         }
+    }
+    if *out == Element::Pair {
+        t.line(
+            "fn pair(low: f32, high: f32) -> u64 { return u64(bitcast<u32>(low)) | (u64(bitcast<u32>(high)) << 32u); }",
+        );
+        t.line("");
+        t.open("fn write_out(index: u32, four: vec4<f32>)");
+        t.line("out[index * 2u] = pair(four.x, four.y);");
+        t.line("out[index * 2u + 1u] = pair(four.z, four.w);");
+        t.close();
+        t.line("");
     }
     t
 }
@@ -314,28 +381,27 @@ fn entry(t: &mut Text, spec: &Spec) {
 }
 
 /// `out[index] = value` with bias and accumulation.
-fn store(t: &mut Text, spec: &Spec, index: &str, bias_index: &str, value: &str) {
+fn store(t: &mut Text, spec: &Spec, out: Element, index: &str, bias_index: &str, value: &str) {
     let bias = if spec.bias { format!(" + bias[{bias_index}]") } else { String::new() };
-    let before = if spec.accumulate { format!("out[{index}] + ") } else { String::new() };
-    t.line(format_args!("out[{index}] = {before}{value}{bias};"));
+    let before = if spec.accumulate { format!("{} + ", out.read("out", index)) } else { String::new() };
+    t.line(out.write("out", index, format_args!("{before}{value}{bias}")));
 }
 
 /// The kernel for software adapters.
 ///
-/// A *slot* is one vector register's worth of columns to the CPU: an f32 per invocation, or four of them where an
-/// invocation owns four neighbouring columns and moves them as a vec4.
+/// A *slot* is what an invocation owns of a row at once: four neighbouring columns with vec4, else one column. For
+/// `Forward` it is always one, since a read of `b` brings neighbours in k; its slots lie `width` columns apart, so that
+/// the lanes' rows of `b` fall into different sets of the CPU's cache.
 struct Rows {
     spec: Spec,
     width: u32,
     rows: u32,
     columns: u32,
     unroll: u32,
-    /// Type of one slot, of `out` and of `bias`.
+    /// Type of one slot.
     slot: Element,
-    /// How `a` is read: along M for `BackwardWeight`, otherwise along K.
-    a: Element,
-    /// How `b` is read: along K for `Forward`, otherwise along N.
-    b: Element,
+    /// `a` is read along M for `BackwardWeight`, otherwise along K; `b` along K for `Forward`, otherwise along N.
+    bindings: Bindings,
 }
 
 /// Rows of [`Rows`] that stand in one block of code.
@@ -349,14 +415,14 @@ impl Rows {
         let Algorithm::Rows { width, rows, columns, unroll, pairs } = spec.algorithm else {
             unreachable!("the caller matched Algorithm::Rows")
         };
-        let slot = if spec.vec4 { Element::Vec4 } else { Element::F32 };
-        let operand = if spec.vec4 && pairs { Element::Pair } else { slot };
-        let (slot, b) = match spec.product {
-            Product::Forward => (Element::F32, operand),
-            _ if columns.is_multiple_of(4) => (slot, operand),
-            _ => (Element::F32, Element::F32),
+        let element = if spec.vec4 { Element::Vec4 } else { Element::F32 };
+        let operand = if spec.vec4 && pairs { Element::Pair } else { element };
+        let (slot, b, out) = match spec.product {
+            Product::Forward => (Element::F32, operand, Element::F32),
+            _ if columns.is_multiple_of(4) => (element, operand, operand),
+            _ => (Element::F32, Element::F32, Element::F32),
         };
-        Self { spec, width, rows, columns, unroll, slot, a: operand, b }
+        Self { spec, width, rows, columns, unroll, slot, bindings: Bindings { a: operand, b, out, bias: slot } }
     }
 
     fn slots(&self) -> u32 {
@@ -365,14 +431,14 @@ impl Rows {
 
     /// Steps of k that the reads of one operand bring at once.
     fn step(&self) -> u32 {
-        if self.spec.product == Product::BackwardWeight { 1 } else { self.a.width() }
+        if self.spec.product == Product::BackwardWeight { 1 } else { self.bindings.a.width() }
     }
 
     fn write(&self) -> String {
         let Self { spec, width, rows, columns, unroll, .. } = self;
         let idea =
             format!("{rows} rows, {columns} columns an invocation; rows and k are uniform over the {width} lanes.");
-        let t = &mut prologue(spec, &idea, self.a, self.b, self.slot);
+        let t = &mut prologue(spec, &idea, &self.bindings);
         entry(t, spec);
         t.line("// row tiles are innermost: a panel of b stays in cache while all rows pass over it");
         t.line("let tile = group.y * groups.x + group.x;");
@@ -401,7 +467,7 @@ impl Rows {
         std::mem::take(&mut t.text)
     }
 
-    /// The column of each slot, and the nearest one inside the matrix, for loads.
+    /// The column of each slot, and the nearest one inside the matrix, for reads.
     fn columns_of_invocation(&self, t: &mut Text) {
         let width = self.slot.width();
         for s in 0..self.slots() {
@@ -417,23 +483,23 @@ impl Rows {
                 Product::Forward => format!("p.b_offset + inside{s} * p.b_stride"),
                 _ => format!("p.b_offset + inside{s}"),
             };
-            t.line(format_args!("let b_start{s} = {};", self.b.units(start)));
+            t.line(format_args!("let b_start{s} = {};", self.bindings.b.units(start)));
         }
         if self.spec.product == Product::BackwardWeight {
-            let width = self.a.width();
+            let width = self.bindings.a.width();
             for r in (0..self.rows).step_by(width as usize) {
                 let start = format!("p.a_offset + min(row + {r}u, p.m - {width}u)");
-                t.line(format_args!("let a_start{r} = {};", self.a.units(start)));
+                t.line(format_args!("let a_start{r} = {};", self.bindings.a.units(start)));
             }
-            t.line(format_args!("let a_stride = {};", self.a.units("p.a_stride")));
+            t.line(format_args!("let a_stride = {};", self.bindings.a.units("p.a_stride")));
         } else {
             for r in 0..self.rows {
                 let start = format!("p.a_offset + min(row + {r}u, p.m - 1u) * p.a_stride");
-                t.line(format_args!("let a_start{r} = {};", self.a.units(start)));
+                t.line(format_args!("let a_start{r} = {};", self.bindings.a.units(start)));
             }
         }
         if self.spec.product != Product::Forward {
-            t.line(format_args!("let b_stride = {};", self.b.units("p.b_stride")));
+            t.line(format_args!("let b_stride = {};", self.bindings.b.units("p.b_stride")));
         }
     }
 
@@ -444,8 +510,8 @@ impl Rows {
         }
         for first in (0..self.rows).step_by(BLOCK_ROWS as usize) {
             t.open(format_args!("if row + {first}u < p.m"));
-            self.reads_of_a(t, first, count);
             for r in first..(first + BLOCK_ROWS).min(self.rows) {
+                self.reads_of_a(t, r, count);
                 for j in 0..count {
                     self.multiply(t, r, j);
                 }
@@ -457,44 +523,45 @@ impl Rows {
     /// Names `b{s}_{j}`: slot `s` of step k + j of `b`, or of four steps from there.
     fn reads_of_b(&self, t: &mut Text, s: u32, count: u32) {
         let forward = self.spec.product == Product::Forward;
-        let width = if forward { self.b.width() } else { 1 };
+        let width = if forward { self.bindings.b.width() } else { 1 };
         for j in (0..count).step_by(width as usize) {
             let index = if forward {
-                format!("b_start{s} + {}", self.b.units(format_args!("k + {j}u")))
+                format!("b_start{s} + {}", self.bindings.b.units(format_args!("k + {j}u")))
             } else {
                 format!("b_start{s} + (k + {j}u) * b_stride")
             };
-            t.line(format_args!("let b{s}_{j} = {};", self.b.read("b", index)));
+            t.line(format_args!("let b{s}_{j} = {};", self.bindings.b.read("b", index)));
         }
     }
 
-    /// Names `a{r}_{j}`: row `r`, or four rows from there, of step k + j of `a`, or of four steps from there.
-    fn reads_of_a(&self, t: &mut Text, first: u32, count: u32) {
+    /// Names `a{r}_{j}`: row `r` of step k + j of `a`. A vec4 brings four steps or four rows from there; the rows after
+    /// the first have nothing left to read.
+    fn reads_of_a(&self, t: &mut Text, r: u32, count: u32) {
+        let a = self.bindings.a;
         let along_rows = self.spec.product == Product::BackwardWeight;
-        let width = self.a.width() as usize;
-        let (rows, steps) = if along_rows { (width, 1) } else { (1, width) };
-        for r in (first..(first + BLOCK_ROWS).min(self.rows)).step_by(rows) {
-            for j in (0..count).step_by(steps) {
-                let index = if along_rows {
-                    format!("a_start{r} + (k + {j}u) * a_stride")
-                } else {
-                    format!("a_start{r} + {}", self.a.units(format_args!("k + {j}u")))
-                };
-                t.line(format_args!("let a{r}_{j} = {};", self.a.read("a", index)));
-            }
+        if along_rows && !r.is_multiple_of(a.width()) {
+            return;
+        }
+        for j in (0..count).step_by(if along_rows { 1 } else { a.width() as usize }) {
+            let index = if along_rows {
+                format!("a_start{r} + (k + {j}u) * a_stride")
+            } else {
+                format!("a_start{r} + {}", a.units(format_args!("k + {j}u")))
+            };
+            t.line(format_args!("let a{r}_{j} = {};", a.read("a", index)));
         }
     }
 
     /// One multiplication and addition for every slot of row `r`.
     fn multiply(&self, t: &mut Text, r: u32, j: u32) {
-        let a = match (self.spec.product, self.a.width()) {
+        let a = match (self.spec.product, self.bindings.a.width()) {
             (_, 1) => format!("a{r}_{j}"),
             (Product::BackwardWeight, _) => format!("a{}_{j}.{}", r / 4 * 4, component(r)),
             _ => format!("a{r}_{}.{}", j / 4 * 4, component(j)),
         };
         let a = if self.slot == Element::Vec4 { format!("vec4({a})") } else { a };
         for s in 0..self.slots() {
-            let b = match (self.spec.product, self.b.width()) {
+            let b = match (self.spec.product, self.bindings.b.width()) {
                 (Product::Forward, 4) => format!("b{s}_{}.{}", j / 4 * 4, component(j)),
                 _ => format!("b{s}_{j}"),
             };
@@ -503,13 +570,14 @@ impl Rows {
     }
 
     fn stores(&self, t: &mut Text) {
+        let Bindings { out, bias, .. } = self.bindings;
         for s in 0..self.slots() {
-            let bias_at = self.slot.units(format_args!("p.bias_offset + column{s}"));
+            let bias_at = bias.units(format_args!("p.bias_offset + column{s}"));
             t.open(format_args!("if column{s} < p.n"));
             for r in 0..self.rows {
-                let at = self.slot.units(format_args!("p.out_offset + (row + {r}u) * p.out_stride + column{s}"));
+                let at = out.units(format_args!("p.out_offset + (row + {r}u) * p.out_stride + column{s}"));
                 t.open(format_args!("if row + {r}u < p.m"));
-                store(t, &self.spec, &at, &bias_at, &format!("acc{r}_{s}"));
+                store(t, &self.spec, out, &at, &bias_at, &format!("acc{r}_{s}"));
                 t.close();
             }
             t.close();
@@ -574,7 +642,7 @@ impl Tiled {
             "One workgroup: {tile_m} rows, {tile_n} columns; one invocation: {thread_m} by {thread_n} of them."
         );
         let element = if spec.vec4 { Element::Vec4 } else { Element::F32 };
-        let t = &mut prologue(spec, &idea, element, element, element);
+        let t = &mut prologue(spec, &idea, &Bindings { a: element, b: element, out: element, bias: element });
         for o in self.operands() {
             let length = tile_k * padded(o.tile);
             t.line(format_args!("var<workgroup> {}_tile: array<vec4<f32>, {length}>;", o.name));
@@ -771,6 +839,7 @@ impl Tiled {
                     store(
                         t,
                         &self.spec,
+                        Element::Vec4,
                         &Element::Vec4.units(at),
                         &Element::Vec4.units(bias_at),
                         &format!("acc{r}_{c}"),
@@ -780,7 +849,14 @@ impl Tiled {
                     for i in 0..4 {
                         t.open(format_args!("if column{c} + {i}u < p.n"));
                         let value = format!("acc{r}_{c}.{}", component(i));
-                        store(t, &self.spec, &format!("{at} + {i}u"), &format!("{bias_at} + {i}u"), &value);
+                        store(
+                            t,
+                            &self.spec,
+                            Element::F32,
+                            &format!("{at} + {i}u"),
+                            &format!("{bias_at} + {i}u"),
+                            &value,
+                        );
                         t.close();
                     }
                 }

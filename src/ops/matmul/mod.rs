@@ -40,7 +40,8 @@ const BUSY: u64 = 128;
 #[must_use]
 pub fn choose(caps: &Caps, product: Product, m: usize, n: usize) -> Algorithm {
     if caps.software {
-        return generate::software_default(product, caps.lanes);
+        let rows = generate::software_default(product, caps.lanes);
+        return if caps.int64 { rows.with_pairs() } else { rows };
     }
     let large = m.div_ceil(128) as u64 * n.div_ceil(128) as u64;
     if m >= 128 && n >= 128 && large >= BUSY { LARGE } else { SMALL }
@@ -48,7 +49,8 @@ pub fn choose(caps: &Caps, product: Product, m: usize, n: usize) -> Algorithm {
 
 fn kernel(spec: &Spec) -> Kernel {
     let mut name = generate::name(spec);
-    for (set, suffix) in [(spec.bias, ".bias"), (spec.accumulate, ".add"), (!spec.vec4, ".scalar")] {
+    let pairs = matches!(spec.algorithm, Algorithm::Rows { pairs: true, .. });
+    for (set, suffix) in [(spec.bias, ".bias"), (spec.accumulate, ".add"), (!spec.vec4, ".scalar"), (pairs, ".pairs")] {
         if set {
             name.push_str(suffix);
         }
@@ -61,7 +63,12 @@ fn kernel(spec: &Spec) -> Kernel {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
     for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
-        let algorithms = if caps.software { vec![choose(caps, product, 1, 1)] } else { vec![LARGE, SMALL] };
+        let algorithms = if caps.software {
+            let rows = generate::software_default(product, caps.lanes);
+            vec![rows, rows.with_pairs()]
+        } else {
+            vec![LARGE, SMALL]
+        };
         for algorithm in algorithms {
             for vec4 in [true, false] {
                 for (bias, accumulate) in variants(product) {
@@ -116,6 +123,13 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
         flops: 2 * m * n * k,
         bytes: 4 * (m * k + n * k + m * n * if *accumulate { 2 } else { 1 }),
     })
+}
+
+/// Windows of `rows` rows, and on a software adapter no deeper than its caches like: for products that sum over them.
+fn depths(pass: &Pass, rows: usize, row_bytes: u64) -> Vec<Range<usize>> {
+    let most = if pass.gpu.caps.software { generate::SOFTWARE_DEPTH as usize } else { rows.max(1) };
+    let cut = |w: Range<usize>| w.clone().step_by(most).map(move |start| start..(start + most).min(w.end));
+    pass.row_windows(rows, row_bytes).into_iter().flat_map(cut).collect()
 }
 
 /// Elements as a kernel's parameter.
@@ -191,7 +205,7 @@ pub fn backward_inp(pass: &mut Pass, io: BackwardInp) -> Result<()> {
     io.weight.expect("matmul.backward_inp", "weight", n, k)?;
     io.dinp.expect("matmul.backward_inp", "dinp", m, k)?;
     for rows in pass.row_windows(m, io.dout.row_bytes().max(io.dinp.row_bytes())) {
-        for (i, depth) in pass.row_windows(n, io.weight.row_bytes()).into_iter().enumerate() {
+        for (i, depth) in depths(pass, n, io.weight.row_bytes()).into_iter().enumerate() {
             let (dout, dinp) = (io.dout.slice(rows.clone()), io.dinp.slice(rows.clone()));
             let weight = io.weight.slice(depth.clone());
             let params = Params {
@@ -204,7 +218,7 @@ pub fn backward_inp(pass: &mut Pass, io: BackwardInp) -> Result<()> {
                 a_offset: count(depth.start)?,
                 ..Params::default()
             };
-            // the first window of the weight overwrites, the others add their part of the sum
+            // the first piece overwrites, the others add their part of the sum
             let accumulate = i > 0;
             dispatch(
                 pass,
@@ -234,7 +248,7 @@ pub fn backward_weight(pass: &mut Pass, io: BackwardWeight) -> Result<()> {
     let (m, n, k) = (io.dout.rows(), io.dout.columns(), io.inp.columns());
     io.inp.expect("matmul.backward_weight", "inp", m, k)?;
     io.dweight.expect("matmul.backward_weight", "dweight", n, k)?;
-    for rows in pass.row_windows(m, io.dout.row_bytes().max(io.inp.row_bytes())) {
+    for rows in depths(pass, m, io.dout.row_bytes().max(io.inp.row_bytes())) {
         for window in pass.row_windows(n, io.dweight.row_bytes()) {
             let Range { start, .. } = window;
             let (dout, inp) = (io.dout.slice(rows.clone()), io.inp.slice(rows.clone()));
