@@ -76,8 +76,8 @@ impl Dataset {
             markov: markov::nats_per_token(&train, &validation, tokenizer.vocab()),
             entropy: Stories::nats_per_byte(),
         });
-        let summary =
-            format!("{name}: {} {} tokens, the last {} for validation", train.len() + validation.len(), tokenizer.name(), validation.len());
+        let (all, kept) = (train.len() + validation.len(), validation.len());
+        let summary = format!("{name}: {all} tokens ({}), the last {kept} for validation", tokenizer.name());
         let source = |tokens| vec![TokenSource::from_tokens(name.clone(), tokens)];
         Ok(Self { train: source(train), validation: source(validation), summary, baseline })
     }
