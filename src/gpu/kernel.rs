@@ -9,7 +9,7 @@ use super::adapter::Caps;
 /// One compute kernel as text: pure data, made and translated without a GPU.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kernel {
-    /// Operator, pass and variant: `layernorm.forward`.
+    /// Operator, pass and variant: `residual.forward`.
     pub name: String,
     /// The whole WGSL module.
     pub source: String,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 pub enum Elem {
     /// 32-bit float.
     F32,
-    /// 32-bit unsigned integer: tokens, counters, state.
+    /// 32-bit unsigned integer: indices, counters, state.
     U32,
 }
 

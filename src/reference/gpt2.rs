@@ -48,7 +48,9 @@ impl Params {
         let config = self.config;
         let indices = names.map(params::index);
         let [n0, n1] = indices.map(|i| PARAMS[i].elements(&config));
-        let [first, second] = self.tensors.get_disjoint_mut(indices).expect("two different parameters");
+        let Ok([first, second]) = self.tensors.get_disjoint_mut(indices) else {
+            panic!("expected two different parameters, got {names:?}");
+        };
         [&mut first[layer * n0..(layer + 1) * n0], &mut second[layer * n1..(layer + 1) * n1]]
     }
 }
