@@ -275,7 +275,7 @@ impl Args {
                 val_rows: None,
             },
             run: RunSettings {
-                sample_every: self.sample_every.unwrap_or(if own { usize::MAX } else { 0 }),
+                sample_every: self.sample_every.unwrap_or(if own { self.steps.unwrap_or(stories::STEPS) } else { 0 }),
                 device: self.device.clone(),
             },
         }

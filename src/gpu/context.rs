@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 use super::adapter::{self, Caps};
-use super::kernel::{Kernel, Pipeline};
+use super::kernel::{Built, Kernel, Pipeline};
 use super::tensor::{Buffer, Elem, Tensor};
 
 /// How long a submission may run before a GPU counts as hung. A software adapter may take as long as it needs.
@@ -279,7 +279,7 @@ impl Gpu {
         raw: &Raw,
         kernel: &Kernel,
         reflection: &super::kernel::Reflection,
-    ) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout)> {
+    ) -> Result<Built> {
         let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
             .bindings
             .iter()

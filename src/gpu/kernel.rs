@@ -185,10 +185,13 @@ impl Reflection {
     }
 }
 
+/// What the driver has made of a kernel, and the layout of its bindings.
+pub(super) type Built = (wgpu::ComputePipeline, wgpu::BindGroupLayout);
+
 /// A kernel that the driver has built.
 #[derive(Debug)]
 pub(super) struct Pipeline {
     pub(super) id: u64,
     pub(super) reflection: Reflection,
-    pub(super) raw: Option<(wgpu::ComputePipeline, wgpu::BindGroupLayout)>,
+    pub(super) raw: Option<Built>,
 }

@@ -26,16 +26,18 @@ pub struct Form {
     pub claims: Capabilities,
 }
 
-/// What a kernel may use. One that claims nothing must run on any adapter; the claims are in its text, except that
-/// naga 30 refuses `enable subgroups;`, so there the kernel's name must say it.
+/// What a kernel may use. One that claims nothing must run on any adapter. The claims are in its text; where naga 30
+/// has no `enable` for a feature (it refuses `enable subgroups;`, and 64-bit integers have none), in its name.
 fn claims(kernel: &Kernel) -> Capabilities {
     let enables = |what: &str| {
         kernel.source.lines().map(str::trim).any(|l| l.strip_prefix("enable ").is_some_and(|l| l.contains(what)))
     };
+    let named = |what: &str| kernel.name.split(['.', '_']).any(|part| part == what);
     let mut claims = Capabilities::empty();
     claims.set(Capabilities::SHADER_FLOAT16, enables("f16"));
     claims.set(Capabilities::COOPERATIVE_MATRIX, enables("wgpu_cooperative_matrix"));
-    claims.set(Capabilities::SUBGROUP, kernel.name.contains("subgroup"));
+    claims.set(Capabilities::SUBGROUP, named("subgroup"));
+    claims.set(Capabilities::SHADER_INT64, named("pairs"));
     claims
 }
 
@@ -50,6 +52,7 @@ impl Form {
                 .subgroup_stages(ShaderStages::COMPUTE)
                 .subgroup_operations(SubgroupOperationSet::all())
                 .validate(module)
+                .map_err(Box::new)
         };
         let info = validate(&module, Capabilities::IMMEDIATES | claims)
             .map_err(|e| format!("is not valid with {claims:?}: {}", e.emit_to_string(&kernel.source)))?;
@@ -67,30 +70,29 @@ impl Form {
             .position(|e| e.name == kernel.entry)
             .ok_or_else(|| format!("has no entry point `{}`", kernel.entry))?;
         let form = Self { module: module.into_owned(), info: info.into_owned(), index, entry: kernel.entry, claims };
-        // each dialect's writer knows less than the validator
+        // each dialect's writer knows less than the validator; of the portable part all know all
         for (dialect, supported, is_for) in [
-            ("SPIR-V", spv::supported_capabilities(), true),
-            ("MSL", msl::supported_capabilities(), form.for_metal()),
-            ("HLSL", hlsl::supported_capabilities(), !form.shader_models().is_empty()),
+            ("SPIR-V", spv::supported_capabilities(), !claims.is_empty()),
+            ("MSL", msl::supported_capabilities(), !claims.is_empty() && form.for_metal()),
+            ("HLSL", hlsl::supported_capabilities(), !claims.is_empty() && !form.shader_models().is_empty()),
         ] {
             if is_for {
                 validate(&form.module, (Capabilities::IMMEDIATES | claims) & supported)
-                    .map_err(|e| format!("is not valid for {dialect}: {:?}", e.into_inner()))?;
+                    .map_err(|e| format!("is not valid for {dialect}: {:?}", e.as_inner()))?;
             }
         }
         Ok(form)
     }
 
-    /// The versions that wgpu asks for: by Vulkan 1.0 the oldest, by 1.3 the newest. Cooperative matrices need the
-    /// memory model of 1.2.
+    /// The newest and the oldest version that wgpu asks for, by Vulkan 1.3 and 1.0. Cooperative matrices need the memory
+    /// model of 1.2, subgroups 1.1, of which wgpu asks SPIR-V 1.3.
     pub fn spirv_versions(&self) -> &'static [((u8, u8), &'static str)] {
-        let all = &[((1, 6), "vulkan1.3"), ((1, 5), "vulkan1.2"), ((1, 0), "vulkan1.0")];
         if self.claims.contains(Capabilities::COOPERATIVE_MATRIX) {
-            &all[..2]
-        } else if self.claims.intersects(Capabilities::SUBGROUP) {
-            &all[..1]
+            &[((1, 6), "vulkan1.3"), ((1, 5), "vulkan1.2")]
+        } else if self.claims.contains(Capabilities::SUBGROUP) {
+            &[((1, 6), "vulkan1.3"), ((1, 3), "vulkan1.1")]
         } else {
-            all
+            &[((1, 6), "vulkan1.3"), ((1, 0), "vulkan1.0")]
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
-use std::io::{Error, ErrorKind};
+use std::io::Error;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -179,9 +179,7 @@ pub fn slang(texts: &[(&str, &str, &str, &str)]) -> Outcome {
 /// Runs `work` with a folder of its own; failing to is a fault too.
 fn in_folder(work: impl FnOnce(&Path) -> Result<Vec<String>, Error>) -> Vec<String> {
     let result = tempfile::tempdir().and_then(|folder| work(folder.path()));
-    result.unwrap_or_else(|e| {
-        vec![format!("cannot run it: {e}{}", if e.kind() == ErrorKind::NotFound { " (gone?)" } else { "" })]
-    })
+    result.unwrap_or_else(|e| vec![format!("cannot run it: {e}")])
 }
 
 fn both(output: &Output) -> String {

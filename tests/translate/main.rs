@@ -48,8 +48,16 @@ enum Text {
     Hlsl { text: String, entry: String, model: &'static str },
 }
 
-/// Translates a kernel to every dialect it is for and returns the texts, or all that is wrong with it.
-fn translate(kernel: &Kernel) -> Result<Vec<Translation>, Vec<String>> {
+/// A kernel in all dialects that it is for.
+struct Translated {
+    name: String,
+    texts: Vec<Translation>,
+    /// The platforms that it is not for.
+    lacks: Vec<&'static str>,
+}
+
+/// Translates a kernel to every dialect it is for, or says all that is wrong with it.
+fn translate(kernel: &Kernel) -> Result<Translated, Vec<String>> {
     let form = Form::new(kernel).map_err(|e| vec![format!("{}: {e}", kernel.name)])?;
     let mut texts = Vec::new();
     let mut faults = Vec::new();
@@ -79,16 +87,21 @@ fn translate(kernel: &Kernel) -> Result<Vec<Translation>, Vec<String>> {
         }
     }
     let mut broken = rules::everywhere(&form);
+    let mut lacks = Vec::new();
     if form.for_metal() {
         broken.extend(rules::metal(&form));
+    } else {
+        lacks.push("Metal");
     }
-    if !form.shader_models().is_empty() {
+    if form.shader_models().is_empty() {
+        lacks.push("DX12");
+    } else {
         broken.extend(rules::dx12(&form));
     }
     broken.sort();
     broken.dedup();
     faults.extend(broken.iter().map(|rule| format!("{}: {rule}", kernel.name)));
-    if faults.is_empty() { Ok(texts) } else { Err(faults) }
+    if faults.is_empty() { Ok(Translated { name: kernel.name.clone(), texts, lacks }) } else { Err(faults) }
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
@@ -96,21 +109,17 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("no message").to_owned()
 }
 
-/// All translations of all kernels.
-fn translations() -> Result<Vec<Translation>, String> {
-    let (texts, faults): (Vec<_>, Vec<_>) = kernels().par_iter().map(translate).partition(Result::is_ok);
-    let faults: Vec<String> = faults.into_iter().filter_map(Result::err).flatten().collect();
+#[test]
+fn every_kernel_translates() -> Result<(), String> {
+    let kernels = kernels();
+    let results: Vec<_> = kernels.par_iter().map(translate).collect();
+    let faults: Vec<&str> = results.iter().filter_map(|r| r.as_ref().err()).flatten().map(String::as_str).collect();
     if !faults.is_empty() {
         return Err(format!("{} faults:\n{}", faults.len(), faults.join("\n")));
     }
-    Ok(texts.into_iter().filter_map(Result::ok).flatten().collect())
-}
-
-#[test]
-fn every_kernel_translates() -> Result<(), String> {
-    let texts = translations()?;
+    let done: Vec<Translated> = results.into_iter().filter_map(Result::ok).collect();
+    let texts: Vec<&Translation> = done.iter().flat_map(|d| &d.texts).collect();
     let count = |is: fn(&Text) -> bool| texts.iter().filter(|t| is(&t.text)).count();
-    let kernels = kernels();
     assert!(kernels.len() >= 50, "{} kernels, expected those of a dozen operators", kernels.len());
     say(&format!(
         "{} kernels, {} of them distinct: {} SPIR-V modules, {} MSL texts, {} HLSL texts",
@@ -120,12 +129,10 @@ fn every_kernel_translates() -> Result<(), String> {
         count(|t| matches!(t, Text::Msl)),
         count(|t| matches!(t, Text::Hlsl { .. })),
     ));
-    let names = |is: fn(&Form) -> bool| -> Vec<&str> {
-        kernels.iter().filter(|k| Form::new(k).is_ok_and(|f| is(&f))).map(|k| k.name.as_str()).collect()
-    };
-    for (platform, out) in [("Metal", names(|f| !f.for_metal())), ("DX12", names(|f| f.shader_models().is_empty()))] {
-        if !out.is_empty() {
-            say(&format!("{platform} not run, cooperative matrices it lacks: {}", out.join(" ")));
+    for platform in ["Metal", "DX12"] {
+        let names: Vec<&str> = done.iter().filter(|d| d.lacks.contains(&platform)).map(|d| d.name.as_str()).collect();
+        if !names.is_empty() {
+            say(&format!("not run for {platform}, which lacks their cooperative matrices: {}", names.join(" ")));
         }
     }
 

@@ -121,14 +121,18 @@ fn thirty_buffers_are_refused() {
 }
 
 #[test]
-fn f16_and_subgroups_must_be_claimed() {
+fn what_not_every_adapter_has_must_be_claimed() {
     let half = plain().replace("var sum = 0.0;", "var sum = f32(f16(p.scale));");
     let claimed = format!("enable f16;\n{half}");
     refuses(&claimed, &half, &["planted"]);
-    let lanes = plain().replace("shared_words[lane.x] = sum", "shared_words[lane.x] = subgroupAdd(sum)");
-    assert!(faults(&lanes).contains("is not valid"), "{}", faults(&lanes));
-    let named = Kernel { name: "planted.subgroup".into(), ..kernel(lanes) };
-    assert_eq!(translate(&named).err().unwrap_or_default(), Vec::<String>::new());
+    for (name, expression) in
+        [("planted_subgroup.forward", "subgroupAdd(sum)"), ("planted.forward.pairs", "sum * f32(u64(p.n))")]
+    {
+        let source = plain().replace("shared_words[lane.x] = sum", &format!("shared_words[lane.x] = {expression}"));
+        assert!(faults(&source).contains("is not valid"), "{}", faults(&source));
+        let named = Kernel { name: name.into(), ..kernel(source) };
+        assert_eq!(translate(&named).err().unwrap_or_default(), Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -194,8 +198,8 @@ fn a_panic_of_nagas_writer_is_a_fault() {
 
 /// The words of a shader and their environment.
 fn words_of(source: String) -> Result<(Vec<u32>, &'static str), String> {
-    let texts = translate(&kernel(source)).map_err(|faults| faults.join("\n"))?;
-    let first = texts.into_iter().find_map(|t| match t.text {
+    let translated = translate(&kernel(source)).map_err(|faults| faults.join("\n"))?;
+    let first = translated.texts.into_iter().find_map(|t| match t.text {
         Text::Spirv { words, environment } => Some((words, environment)),
         _ => None,
     });

@@ -49,6 +49,10 @@ pub fn choose(caps: &Caps, product: Product, m: usize, n: usize) -> Algorithm {
 
 fn kernel(spec: &Spec) -> Kernel {
     let mut name = generate::name(spec);
+    name += &match spec.algorithm {
+        Algorithm::Tiled { tile_m, tile_n, .. } => format!(".{tile_m}x{tile_n}"),
+        Algorithm::Rows { width, .. } => format!(".{width}"),
+    };
     let pairs = matches!(spec.algorithm, Algorithm::Rows { pairs: true, .. });
     for (set, suffix) in [(spec.bias, ".bias"), (spec.accumulate, ".add"), (!spec.vec4, ".scalar"), (pairs, ".pairs")] {
         if set {
