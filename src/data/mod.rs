@@ -6,10 +6,12 @@
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`tokens`] | tokens in memory or in a shard file, and their preparation from text files |
 //! | [`loader`] | training batches, in llm.c's order |
+//! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
 //! | [`rows`] | validation rows, in file order |
 //! | [`stories`] | endless text from a seeded grammar whose entropy is known |
 //! | [`markov`] | the order-2 model that a trained network has to beat |
 
+pub mod batches;
 pub mod loader;
 pub mod markov;
 pub mod mt19937;
@@ -18,6 +20,7 @@ pub mod stories;
 pub mod tokenizer;
 pub mod tokens;
 
+pub use batches::{BatchSource, Batches, BatchesState};
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use mt19937::{Mt19937, Mt19937State};
 pub use rows::Rows;
