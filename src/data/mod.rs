@@ -7,6 +7,7 @@
 //! | [`tokens`] | tokens in memory or in a shard file, and their preparation from text files |
 //! | [`loader`] | training batches, in llm.c's order |
 //! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
+//! | [`prepare`] | shards from text, JSON Lines and Parquet |
 //! | [`rows`] | validation rows, in file order |
 //! | [`stories`] | endless text from a seeded grammar whose entropy is known |
 //! | [`markov`] | the order-2 model that a trained network has to beat |
@@ -15,6 +16,7 @@ pub mod batches;
 pub mod loader;
 pub mod markov;
 pub mod mt19937;
+pub mod prepare;
 pub mod rows;
 pub mod stories;
 pub mod tokenizer;
