@@ -8,11 +8,13 @@
 //! | [`loader`] | training batches, in llm.c's order |
 //! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
 //! | [`prepare`] | shards from text, JSON Lines and Parquet |
+//! | [`inspect`] | what lies in shards, and whether it is sound |
 //! | [`rows`] | validation rows, in file order |
 //! | [`stories`] | endless text from a seeded grammar whose entropy is known |
 //! | [`markov`] | the order-2 model that a trained network has to beat |
 
 pub mod batches;
+pub mod inspect;
 pub mod loader;
 pub mod markov;
 pub mod mt19937;
