@@ -9,11 +9,13 @@
 //! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
 //! | [`prepare`] | shards from text, JSON Lines and Parquet |
 //! | [`inspect`] | what lies in shards, and whether it is sound |
+//! | [`fetch`] | data sets and weights from the Hugging Face hub, into its cache |
 //! | [`rows`] | validation rows, in file order |
 //! | [`stories`] | endless text from a seeded grammar whose entropy is known |
 //! | [`markov`] | the order-2 model that a trained network has to beat |
 
 pub mod batches;
+pub mod fetch;
 pub mod inspect;
 pub mod loader;
 pub mod markov;
