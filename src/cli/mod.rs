@@ -1,5 +1,6 @@
 //! The command line: parses, prints the configuration, calls. No logic.
 
+mod data;
 mod devices;
 mod generate;
 mod shader;
@@ -27,6 +28,8 @@ enum Command {
     Train(Box<train::Args>),
     /// Continue a text with a trained model
     Generate(generate::Args),
+    /// Prepare, fetch and inspect data
+    Data(data::Args),
     /// List the adapters and what each can do
     Devices,
     /// Print the WGSL of a kernel, or the names of all
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Devices => devices::run(),
         Command::Shader(args) => shader::run(&args),
     };

@@ -55,6 +55,10 @@ pub struct Args {
     /// Batches in file order, not shuffled
     #[arg(long, help_heading = "Data")]
     no_shuffle: bool,
+    /// See the batches of llm.c on N devices: micro-steps take the streams of ranks 0 to N-1 in turn (seeds --seed to
+    /// --seed + N-1, samples of N times batch times context tokens)
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    emulate_ranks: Option<usize>,
 
     /// Model by name: d6 d12 d24 d36 d48 d60 d72 d84, gpt3:cN [default: d12]
     #[arg(long, help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab", "init"])]
@@ -81,7 +85,7 @@ pub struct Args {
     /// Sequences of a micro-step [default: 4]
     #[arg(long, help_heading = "Training")]
     batch: Option<usize>,
-    /// Tokens of a step, a multiple of batch times context [default: one micro-step]
+    /// Tokens of a step, a multiple of batch times context [default: one micro-step, of each rank]
     #[arg(long, help_heading = "Training")]
     tokens_per_step: Option<usize>,
     /// Steps of the run [default: one epoch]
@@ -255,11 +259,14 @@ impl Args {
                 stories_bytes: own.then_some(stories::BYTES),
                 tokenizer: tokenizer.map(|t| t.name().to_owned()),
                 shuffle: !self.no_shuffle,
+                emulate_ranks: self.emulate_ranks.filter(|&ranks| ranks != 1),
             },
             train: TrainSettings {
                 batch,
                 context,
-                tokens_per_step: self.tokens_per_step.unwrap_or(batch.saturating_mul(context)),
+                tokens_per_step: self
+                    .tokens_per_step
+                    .unwrap_or(batch.saturating_mul(context).saturating_mul(self.emulate_ranks.unwrap_or(1).max(1))),
                 steps: self.steps.unwrap_or(if own { stories::STEPS } else { u32::MAX as usize }),
                 lr: self.lr.unwrap_or(if own { stories::LR } else { 6e-4 }),
                 warmup: self.warmup.unwrap_or(if own && self.steps.is_none() { stories::WARMUP } else { 0 }),
@@ -306,7 +313,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
     let shuffle = (!args.no_shuffle).then_some(args.seed);
     let t = &settings.train;
-    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, shuffle)?;
+    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
     if args.steps.is_none() && !args.uses_stories() {
         settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
     }

@@ -123,14 +123,32 @@ impl Loader {
     pub fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
         let n = self.config.batch * self.config.context;
         check_slices("loader.next_batch", n, inputs, targets)?;
+        self.advance_to_batch()?;
+        widen(&self.tokens, inputs, targets);
+        self.sample += 1;
+        Ok(())
+    }
+
+    /// The B·T+1 tokens of the next batch: targets stand one further than inputs.
+    pub(super) fn next_tokens(&mut self) -> Result<Vec<u16>> {
+        self.advance_to_batch()?;
+        self.sample += 1;
+        Ok(self.tokens.clone())
+    }
+
+    /// Epoch, shard and samples handed out of it, as in [`LoaderState`].
+    pub(super) fn place(&self) -> (u64, usize, usize) {
+        (self.epoch, self.shard, self.sample)
+    }
+
+    /// Reads the batch at hand.
+    fn advance_to_batch(&mut self) -> Result<()> {
+        let n = self.config.batch * self.config.context;
         if self.sample >= self.samples_in(self.source()) {
             self.advance();
         }
         let at = self.sample_index() * self.config.sample_tokens() + self.config.rank * n;
-        self.sources[self.source()].read_checked(at, &mut self.tokens, self.config.vocab)?;
-        widen(&self.tokens, inputs, targets);
-        self.sample += 1;
-        Ok(())
+        self.sources[self.source()].read_checked(at, &mut self.tokens, self.config.vocab)
     }
 
     /// The settings it was made with.

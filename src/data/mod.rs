@@ -6,18 +6,27 @@
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`tokens`] | tokens in memory or in a shard file, and their preparation from text files |
 //! | [`loader`] | training batches, in llm.c's order |
+//! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
+//! | [`prepare`] | shards from text, JSON Lines and Parquet |
+//! | [`inspect`] | what lies in shards, and whether it is sound |
+//! | [`fetch`] | data sets and weights from the Hugging Face hub, into its cache |
 //! | [`rows`] | validation rows, in file order |
 //! | [`stories`] | endless text from a seeded grammar whose entropy is known |
 //! | [`markov`] | the order-2 model that a trained network has to beat |
 
+pub mod batches;
+pub mod fetch;
+pub mod inspect;
 pub mod loader;
 pub mod markov;
 pub mod mt19937;
+pub mod prepare;
 pub mod rows;
 pub mod stories;
 pub mod tokenizer;
 pub mod tokens;
 
+pub use batches::{BatchSource, Batches, BatchesState};
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use mt19937::{Mt19937, Mt19937State};
 pub use rows::Rows;

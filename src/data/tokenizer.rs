@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 /// How text becomes token ids. All ids fit in 16 bits, as shard files need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,6 +20,10 @@ const END_OF_TEXT: &[u8] = b"<|endoftext|>";
 
 /// Bytes that one task encodes: large beside the cost of a task, small beside a file.
 const PIECE_BYTES: usize = 1 << 16;
+
+/// Longest stretch without whitespace that is encoded whole. Beyond a million characters of whitespace the splitting
+/// pattern would give up.
+pub(crate) const UNBROKEN_BYTES: usize = 1 << 19;
 
 impl Tokenizer {
     /// Number of ids V.
@@ -68,6 +73,16 @@ impl Tokenizer {
         }
     }
 
+    /// Appends the ids of a text on this thread alone; the number of invalid UTF-8 sequences that were replaced.
+    pub(crate) fn encode_into(self, text: &[u8], ids: &mut Vec<u16>) -> usize {
+        if self == Self::Bytes {
+            ids.extend(text.iter().map(|&byte| u16::from(byte)));
+            return 0;
+        }
+        pieces(&String::from_utf8_lossy(text), PIECE_BYTES).into_iter().for_each(|piece| encode_piece(piece, ids));
+        text.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count()
+    }
+
     /// The bytes of a sequence of ids. End of text is written out as `<|endoftext|>`, an id outside the vocabulary
     /// as U+FFFD: a model may have more rows than its tokenizer has ids, and a sample should not fail for it.
     #[must_use]
@@ -115,25 +130,38 @@ impl FromStr for Tokenizer {
 
 /// GPT-2's ids of a text, encoded in parallel pieces of some `piece_bytes`.
 fn encode_gpt2(text: &str, piece_bytes: usize) -> Vec<u16> {
-    let bpe = tiktoken_rs::r50k_base_singleton();
-    let pieces: Vec<Vec<u16>> = pieces(text, piece_bytes)
+    let encoded: Vec<Vec<u16>> = pieces(text, piece_bytes)
         .par_iter()
-        // every id is below 50,257, so the cast keeps it
-        .map(|piece| bpe.encode_ordinary(piece).into_iter().map(|id| id as u16).collect())
+        .map(|piece| {
+            let mut ids = Vec::new();
+            encode_piece(piece, &mut ids);
+            ids
+        })
         .collect();
-    pieces.concat()
+    encoded.concat()
 }
 
-/// Cuts a text into pieces of at least `bytes` bytes (but the last), each cut before whitespace that follows
-/// something else.
+/// Appends the ids of one piece, which is at most [`UNBROKEN_BYTES`] long where no cut could be made.
+fn encode_piece(piece: &str, ids: &mut Vec<u16>) {
+    // a word of half a megabyte needs some 60 bytes a byte while it is merged, so only one at a time may be
+    static LONG_WORDS: Mutex<()> = Mutex::new(());
+    let _turn = (piece.len() >= 2 * PIECE_BYTES).then(|| LONG_WORDS.lock().unwrap_or_else(PoisonError::into_inner));
+    let bpe = tiktoken_rs::r50k_base_singleton();
+    // every id is below 50,257, so the cast keeps it
+    ids.extend(bpe.encode_ordinary(piece).into_iter().map(|id| id as u16));
+}
+
+/// Cuts a text into pieces of some `bytes` bytes, each cut before whitespace that follows something else.
 ///
 /// Such a cut never changes the ids: no word of GPT-2's splitting pattern goes from non-whitespace on to
-/// whitespace, and its only look-ahead is from whitespace forwards.
+/// whitespace, and its only look-ahead is from whitespace forwards. A stretch of [`UNBROKEN_BYTES`] without such a
+/// place is cut where it is: there a word is split that no model needs whole, and memory stays bounded.
 fn pieces(text: &str, bytes: usize) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
-    while let Some(at) = cut(rest, bytes) {
-        let (piece, later) = rest.split_at(at);
+    while rest.len() > bytes {
+        let at = piece_end(rest.as_bytes(), bytes);
+        let (piece, later) = rest.split_at(rest.floor_char_boundary(at));
         pieces.push(piece);
         rest = later;
     }
@@ -141,20 +169,41 @@ fn pieces(text: &str, bytes: usize) -> Vec<&str> {
     pieces
 }
 
-/// The first place at or after byte `from` where whitespace follows non-whitespace.
-fn cut(text: &str, from: usize) -> Option<usize> {
-    if from >= text.len() {
-        return None;
+/// Where a piece of some `bytes` ends: the last cut up to there, else the first after it, else
+/// [`UNBROKEN_BYTES`], else the end of the text. Never 0.
+#[must_use]
+pub(crate) fn piece_end(text: &[u8], bytes: usize) -> usize {
+    let near = bytes.clamp(1, UNBROKEN_BYTES).min(text.len());
+    let far = UNBROKEN_BYTES.min(text.len());
+    let back = (1..=near).rev().find(|&at| is_cut(text, at));
+    let end = back.or_else(|| (near + 1..far).find(|&at| is_cut(text, at))).unwrap_or(far);
+    if end == far && far < text.len() && !is_cut(text, end) { floor_sequence(text, end) } else { end }
+}
+
+/// Whether ASCII whitespace stands at `at`, behind a character that is not whitespace. It sees bytes, so that a
+/// text need not be valid; cuts before other whitespace are not needed.
+fn is_cut(text: &[u8], at: usize) -> bool {
+    let space = |byte: u8| byte.is_ascii_whitespace() || byte == 0x0b;
+    if at == 0 || at >= text.len() || !space(text[at]) || space(text[at - 1]) {
+        return false;
     }
-    let start = text.floor_char_boundary(from);
-    let mut after_word = false;
-    for (i, c) in text[start..].char_indices() {
-        if c.is_whitespace() && after_word {
-            return Some(start + i);
-        }
-        after_word = !c.is_whitespace();
+    match text[at - 1] {
+        0..0x80 => true,
+        // the last byte of a longer character: is it whitespace?
+        _ => !matches!(
+            text[at.saturating_sub(3)..at],
+            [.., 0xc2, 0x85 | 0xa0]
+                | [0xe1, 0x9a, 0x80]
+                | [0xe2, 0x80, 0x80..=0x8a | 0xa8 | 0xa9 | 0xaf]
+                | [0xe2, 0x81, 0x9f]
+                | [0xe3, 0x80, 0x80]
+        ),
     }
-    None
+}
+
+/// The last place up to `at` where a UTF-8 sequence begins, if one does within four bytes.
+fn floor_sequence(text: &[u8], at: usize) -> usize {
+    (at.saturating_sub(3).max(1)..=at).rev().find(|&i| text[i] & 0xc0 != 0x80).unwrap_or(at)
 }
 
 #[cfg(test)]
@@ -190,6 +239,32 @@ mod tests {
                 assert_eq!(encode_gpt2(&text, bytes), whole, "seed {seed}, pieces of {bytes}");
             }
         }
+    }
+
+    #[test]
+    fn long_runs_of_one_kind_are_encoded() {
+        // two million spaces before a letter once made the splitting pattern give up
+        for (run, last) in [(" ", "x"), ("\n", "x"), ("a", " b"), ("\u{3000}", "x"), ("?", "")] {
+            let text = run.repeat(2_000_000 / run.len()) + last;
+            let ids: Vec<u32> = Tokenizer::Gpt2.encode(&text).into_iter().map(u32::from).collect();
+            assert!(Tokenizer::Gpt2.decode(&ids) == text.as_bytes(), "{run:?}");
+            let mut serial = Vec::new();
+            Tokenizer::Gpt2.encode_into(text.as_bytes(), &mut serial);
+            assert!(serial.into_iter().map(u32::from).eq(ids), "{run:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_end_at_cuts_or_where_nothing_else_helps() {
+        let end = |text: &str, bytes| piece_end(text.as_bytes(), bytes);
+        assert_eq!(end("ab cd ef", 6), 5);
+        assert_eq!(end("abcdef gh", 3), 6);
+        assert_eq!(end("ab  cd", 3), 2);
+        assert_eq!(end("abc", 2), 3);
+        assert_eq!(end("a\u{a0} b\u{3000} c\u{2009} é d", 16), 16);
+        let word = "é".repeat(UNBROKEN_BYTES / 2) + "é";
+        assert_eq!(end(&word, 9), UNBROKEN_BYTES);
+        assert_eq!(end(&format!("x{word}"), 9), UNBROKEN_BYTES - 1);
     }
 
     #[test]

@@ -9,28 +9,30 @@ use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// First word of a shard.
-const MAGIC: i32 = 20_240_520;
+pub(crate) const MAGIC: i32 = 20_240_520;
 /// Second word of a shard.
-const VERSION: i32 = 1;
+pub(crate) const VERSION: i32 = 1;
 /// Words of a shard's header.
-const HEADER_WORDS: usize = 256;
+pub(crate) const HEADER_WORDS: usize = 256;
 /// Size of a shard's header.
-const HEADER_BYTES: u64 = 1024;
+pub(crate) const HEADER_BYTES: u64 = 1024;
 
 /// A sequence of token ids with a name, held in memory or read from a shard as needed.
-#[derive(Debug)]
+///
+/// A clone shares tokens in memory, and opens a file of its own.
+#[derive(Debug, Clone)]
 pub struct TokenSource {
     name: String,
     len: usize,
     kind: Kind,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Kind {
-    Memory(Vec<u16>),
+    Memory(Arc<[u16]>),
     Shard(Shard),
 }
 
@@ -46,7 +48,7 @@ impl TokenSource {
     /// Tokens held in memory; `name` is what errors call them.
     #[must_use]
     pub fn from_tokens(name: impl Into<String>, tokens: Vec<u16>) -> Self {
-        Self { name: name.into(), len: tokens.len(), kind: Kind::Memory(tokens) }
+        Self { name: name.into(), len: tokens.len(), kind: Kind::Memory(tokens.into()) }
     }
 
     /// Opens a shard file and checks its header and its size.
@@ -138,6 +140,12 @@ impl TokenSource {
     }
 }
 
+impl Clone for Shard {
+    fn clone(&self) -> Self {
+        Self { path: self.path.clone(), file: Mutex::new(None) }
+    }
+}
+
 impl Shard {
     /// Fills `bytes` from byte `at` of the file, opening it first where it is not open.
     fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
@@ -187,15 +195,26 @@ pub fn write_shard(path: impl AsRef<Path>, tokens: &[u16]) -> Result<()> {
 }
 
 fn write_words(path: &Path, count: i32, tokens: &[u16]) -> io::Result<()> {
-    let mut header = [0_i32; HEADER_WORDS];
-    header[..3].copy_from_slice(&[MAGIC, VERSION, count]);
     let mut file = io::BufWriter::new(File::create(path)?);
-    file.write_all(bytemuck::cast_slice(&header.map(i32::to_le)))?;
+    file.write_all(&header(count))?;
+    write_tokens(&mut file, tokens)?;
+    file.flush()
+}
+
+/// The bytes of a header for `count` tokens.
+pub(crate) fn header(count: i32) -> [u8; HEADER_BYTES as usize] {
+    let mut words = [0_i32; HEADER_WORDS];
+    words[..3].copy_from_slice(&[MAGIC, VERSION, count]);
+    bytemuck::cast(words.map(i32::to_le))
+}
+
+/// Writes ids as they stand in a shard.
+pub(crate) fn write_tokens(out: &mut dyn Write, tokens: &[u16]) -> io::Result<()> {
     for block in tokens.chunks(1 << 15) {
         let block: Vec<u16> = block.iter().map(|id| id.to_le()).collect();
-        file.write_all(bytemuck::cast_slice(&block))?;
+        out.write_all(bytemuck::cast_slice(&block))?;
     }
-    file.flush()
+    Ok(())
 }
 
 /// The tokens of text files, end of text before each file's own. Each file is one document.
@@ -256,7 +275,7 @@ fn check_header(name: &str, header: [i32; HEADER_WORDS], size: u64) -> Result<us
         Err(Error::Data(format!("{name}: {what}, expected {expected}, got {got}{hint}")))
     };
     if magic != MAGIC {
-        return wrong("bad magic", &MAGIC, &magic, "; was it made by `wgpt data prepare`?");
+        return wrong("bad magic", &MAGIC, &magic, hint_of_magic(magic));
     }
     if version != VERSION {
         return wrong("unknown version", &VERSION, &version, "");
@@ -272,12 +291,25 @@ fn check_header(name: &str, header: [i32; HEADER_WORDS], size: u64) -> Result<us
     Ok(count.unsigned_abs() as usize)
 }
 
-fn cannot_read(name: &str, error: &io::Error) -> Error {
+/// What a file with another magic is.
+fn hint_of_magic(magic: i32) -> &'static str {
+    match magic {
+        20_240_326 => ": these are llm.c weights; try `wgpt convert`",
+        20_240_327 => ": this is llm.c's debug state",
+        20_240_328 => ": this is llm.c's tokenizer",
+        20_240_522 => ": this is llm.c's HellaSwag; try `wgpt eval`",
+        20_240_527 => ": this is llm.c's optimizer state",
+        20_240_801 => ": these are tokens of Llama 3, 32 bits each",
+        _ => "; was it made by `wgpt data prepare`?",
+    }
+}
+
+pub(crate) fn cannot_read(name: &str, error: &io::Error) -> Error {
     Error::Data(format!("{name}: cannot be read: {}", describe(error)))
 }
 
 /// An I/O error in the style of our own: lower case, one line.
-fn describe(error: &io::Error) -> String {
+pub(crate) fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file".into(),
         io::ErrorKind::PermissionDenied => "permission denied".into(),
@@ -289,13 +321,13 @@ fn describe(error: &io::Error) -> String {
 
 /// Fills `bytes` from position `at`, leaving the file's own position alone.
 #[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+pub(crate) fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
 }
 
 /// Fills `bytes` from position `at`. Moves the file's own position, which nothing here uses.
 #[cfg(windows)]
-fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+pub(crate) fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match std::os::windows::fs::FileExt::seek_read(file, bytes, at) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -1,8 +1,8 @@
-//! From a run's data settings to the loader of its batches and the rows of its validation.
+//! From a run's data settings to its batches and the rows of its validation.
 
 use std::path::Path;
 
-use crate::data::{Loader, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, open_shards, split, tokens_of_text_files};
+use crate::data::{Batches, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, open_shards, split, tokens_of_text_files};
 use crate::error::{Error, Result};
 
 use super::settings::DataSettings;
@@ -82,12 +82,19 @@ impl Dataset {
         Ok(Self { train: source(train), validation: source(validation), summary, baseline })
     }
 
-    /// Cuts the tokens into batches and validation rows.
+    /// Cuts the tokens into batches, those of `ranks` ranks in turn, and validation rows.
     ///
     /// # Errors
     /// [`Error::Data`] if a shard is shorter than one batch, or validation shorter than one row.
-    pub fn cut(self, batch: usize, context: usize, vocab: usize, shuffle: Option<u32>) -> Result<(Loader, Option<Rows>)> {
-        let loader = Loader::new(self.train, LoaderConfig::new(batch, context, vocab, shuffle))?;
+    pub fn cut(
+        self,
+        batch: usize,
+        context: usize,
+        vocab: usize,
+        shuffle: Option<u32>,
+        ranks: usize,
+    ) -> Result<(Batches, Option<Rows>)> {
+        let loader = Batches::new(self.train, LoaderConfig { ranks, ..LoaderConfig::new(batch, context, vocab, shuffle) })?;
         if self.validation.is_empty() {
             return Ok((loader, None));
         }

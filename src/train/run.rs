@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::data::{Loader, Rows, Stories, Tokenizer};
+use crate::data::{Batches, Rows, Stories, Tokenizer};
 use crate::error::{Error, Result};
 use crate::formats::hf::{self, ModelInfo};
 use crate::gpu::Gpu;
@@ -36,7 +36,7 @@ pub struct Run<'a> {
     /// The settings.
     pub settings: &'a Settings,
     /// Batches.
-    pub loader: Loader,
+    pub loader: Batches,
     /// Validation, if there is any.
     pub rows: Option<Rows>,
     /// For samples and the saved model.

@@ -59,6 +59,9 @@ pub struct DataSettings {
     pub tokenizer: Option<String>,
     /// Batches in llm.c's random order, else in file order.
     pub shuffle: bool,
+    /// Ranks whose batches are taken in turn, if more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emulate_ranks: Option<usize>,
 }
 
 /// The optimizer, the schedule, the sizes of a step.
@@ -168,6 +171,19 @@ impl Settings {
                 t.context,
                 t.tokens_per_step.next_multiple_of(micro).max(micro)
             ));
+        }
+        if let Some(ranks) = self.data.emulate_ranks {
+            let sample = micro.saturating_mul(ranks);
+            if ranks == 0 || !t.tokens_per_step.is_multiple_of(sample) {
+                return usage(format!(
+                    "--emulate-ranks: {ranks} ranks of --batch {} times --context {} tokens do not make a step of {}; try \
+                     --tokens-per-step {}",
+                    t.batch,
+                    t.context,
+                    t.tokens_per_step,
+                    t.tokens_per_step.next_multiple_of(sample.max(1)).max(sample.max(1))
+                ));
+            }
         }
         if t.steps == 0 || u32::try_from(t.steps).is_err() {
             return usage(format!("--steps: {}, expected 1 to 2^32 - 1", t.steps));

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::data::{Loader, Rows};
+use crate::data::{BatchSource, Rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, UploadRing};
 use crate::model::{Activations, Backward, Config, Params, Weights, backward, forward};
@@ -249,7 +249,7 @@ impl<'g> Trainer<'g> {
     ///
     /// # Errors
     /// [`Error::Data`] from the loader; else as [`Gpu::check`].
-    pub fn step(&mut self, loader: &mut Loader, step: usize, lr: f32) -> Result<()> {
+    pub fn step(&mut self, loader: &mut dyn BatchSource, step: usize, lr: f32) -> Result<()> {
         let hyper = Hyper {
             lr,
             beta1: self.optimizer.beta1,

@@ -1,0 +1,389 @@
+//! `wgpt data`.
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use wgpt::data::fetch::{Files, Hub, Watch, names};
+use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
+use wgpt::data::{Tokenizer, inspect};
+use wgpt::error::{Error, Result};
+use wgpt::train::run::clock_text;
+
+/// Time between two lines where no bar is shown.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn text, JSON Lines or Parquet into token shards
+    #[command(after_long_help = PREPARE_HELP)]
+    Prepare(PrepareArgs),
+    /// Fetch a data set or weights from the Hugging Face hub into its cache
+    #[command(after_help = fetch_help())]
+    Fetch(FetchArgs),
+    /// Show what lies in token shards, and check them from end to end
+    Inspect(InspectArgs),
+}
+
+const PREPARE_HELP: &str =
+    "A text file is one document, a line of JSON Lines and a row of Parquet are one each; text and \
+JSON Lines may be packed as .gz or .zst. Of a folder all such files are taken, sorted by path.
+
+End of text stands before every document. The first shard is for validation; of a corpus smaller than two shards it is \
+the last tenth. Killed and run again, the same command goes on where it stood.
+
+Examples:
+  wgpt data prepare book.txt --out data/book
+  wgpt data prepare fineweb/sample/10BT --out data/fineweb
+  wgpt train --data 'data/book/book_train_*.bin' --val 'data/book/book_val_*.bin'";
+
+fn fetch_help() -> String {
+    format!(
+        "{}\n\nFiles go into the cache that Python's huggingface_hub uses too. HF_HOME or HF_HUB_CACHE says where it is, \
+         HF_ENDPOINT names a mirror, HF_TOKEN opens repositories that want one, HF_HUB_OFFLINE=1 uses the cache alone.",
+        names::table()
+    )
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TokenizerName {
+    /// GPT-2's byte pairs, 50,257 ids
+    Gpt2,
+    /// One id a byte, 257 ids
+    Bytes,
+}
+
+impl From<TokenizerName> for Tokenizer {
+    fn from(name: TokenizerName) -> Self {
+        match name {
+            TokenizerName::Gpt2 => Self::Gpt2,
+            TokenizerName::Bytes => Self::Bytes,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct PrepareArgs {
+    /// Text, JSON Lines and Parquet files, and folders of them
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    /// Folder for the shards and dataset.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// What the shards are called [default: the name of --out]
+    #[arg(long)]
+    name: Option<String>,
+    /// How text becomes tokens
+    #[arg(long, value_enum, default_value_t = TokenizerName::Gpt2)]
+    tokenizer: TokenizerName,
+    /// Field of JSON Lines, column of Parquet
+    #[arg(long, default_value = "text")]
+    field: String,
+    /// Tokens of validation; 0 for none [default: the first shard, of a small corpus the last tenth]
+    #[arg(long, value_name = "TOKENS")]
+    val_tokens: Option<u64>,
+    /// Leave the corpus after so many tokens
+    #[arg(long, value_name = "TOKENS")]
+    max_tokens: Option<u64>,
+    /// Tokens of a shard
+    #[arg(long, value_name = "TOKENS", default_value_t = prepare::SHARD_TOKENS)]
+    shard_tokens: u64,
+    /// Threads that encode [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Remove what an earlier preparation of this name left in --out and begin anew
+    #[arg(long)]
+    restart: bool,
+    /// Milliseconds between two states to go on from
+    #[arg(long, hide = true, default_value_t = 2000)]
+    save_ms: u64,
+}
+
+#[derive(Debug, clap::Args)]
+struct FetchArgs {
+    /// What to fetch: see the table below
+    name: String,
+    /// Training shards, of names that have them [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    shards: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+struct InspectArgs {
+    /// A shard, a folder of shards, or a pattern
+    path: String,
+    /// Tokenizer of the shards [default: what dataset.json says, else gpt2]
+    #[arg(long, value_enum)]
+    tokenizer: Option<TokenizerName>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<()> {
+    match &args.command {
+        Command::Prepare(args) => prepare(args),
+        Command::Fetch(args) => fetch(args),
+        Command::Inspect(args) => show(args),
+    }
+}
+
+fn prepare(args: &PrepareArgs) -> Result<()> {
+    let name = args.name.clone().unwrap_or_else(|| name_of(&args.out));
+    let defaults = Options::new(args.inputs.clone(), args.out.clone(), name);
+    let options = Options {
+        tokenizer: args.tokenizer.into(),
+        field: args.field.clone(),
+        shard_tokens: args.shard_tokens,
+        val_tokens: args.val_tokens,
+        max_tokens: args.max_tokens,
+        threads: args.threads.map_or(defaults.threads, usize::from),
+        restart: args.restart,
+        save_every: Duration::from_millis(args.save_ms),
+        ..defaults
+    };
+    let begin = Instant::now();
+    let mut meter = Meter::new();
+    let mut now = 0;
+    let outcome = prepare::prepare(&options, &mut |progress: &Progress| {
+        now = progress.text_bytes_now;
+        let rate = now as f64 / 1e6 / begin.elapsed().as_secs_f64().max(1e-9);
+        let text = format!("{} tokens | {} documents | {rate:.1} MB/s", progress.tokens, progress.counts.documents);
+        meter.at(progress.file_bytes, progress.total_bytes, &text);
+        ControlFlow::Continue(())
+    })?;
+    drop(meter);
+    let note = match &outcome {
+        Outcome::Stopped => return Ok(()),
+        Outcome::There(note) => {
+            println!("{} holds this data set already; --restart prepares it anew", options.out.display());
+            note
+        }
+        Outcome::Done(note) => note,
+    };
+    summary(note, &options.out);
+    if matches!(outcome, Outcome::Done(_)) {
+        let seconds = begin.elapsed().as_secs_f64();
+        println!(
+            "{:.1} MB of text in {seconds:.1} s, {:.1} MB/s",
+            now as f64 / 1e6,
+            now as f64 / 1e6 / seconds.max(1e-9)
+        );
+    }
+    Ok(())
+}
+
+/// The name of a folder, for its shards.
+fn name_of(folder: &Path) -> String {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let name = whole.file_name().map_or_else(|| "data".into(), |n| n.to_string_lossy().into_owned());
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' }).collect()
+}
+
+fn summary(note: &Note, out: &Path) {
+    println!(
+        "{} {} tokens of {} documents: {} for training, {} for validation, in {} shards",
+        note.tokens,
+        note.tokenizer,
+        note.counts.documents,
+        note.train_tokens,
+        note.val_tokens,
+        note.shards.len()
+    );
+    if note.counts.replaced > 0 {
+        println!("{} places are not valid UTF-8 and were replaced", note.counts.replaced);
+    }
+    if note.counts.missing > 0 {
+        println!("{} rows have no text and were left out", note.counts.missing);
+    }
+    let name = &note.recipe.name;
+    let pattern = |part: &str| out.join(format!("{name}_{part}_*.bin")).display().to_string();
+    let val = if note.val_tokens > 0 { format!(" --val '{}'", pattern("val")) } else { String::new() };
+    println!("go on: wgpt train --data '{}'{val}", pattern("train"));
+}
+
+fn fetch(args: &FetchArgs) -> Result<()> {
+    let entry = names::find(&args.name).ok_or_else(|| {
+        let known: Vec<&str> = names::NAMES.iter().map(|e| e.name).collect();
+        Error::Usage(format!(
+            "fetch: unknown name `{}`, expected one of {}",
+            args.name.escape_debug(),
+            known.join(", ")
+        ))
+    })?;
+    let most = match (entry.files, args.shards) {
+        (Files::Shards(_, most), Some(n)) if usize::from(n) > most => {
+            return Err(Error::Usage(format!("--shards: {n}, {} has {most}", entry.name)));
+        }
+        (Files::Shards(_, most), None) => most,
+        (Files::Shards(..), Some(n)) => usize::from(n),
+        (_, Some(_)) => {
+            return Err(Error::Usage(format!("--shards: {} has none, expected a name with token shards", entry.name)));
+        }
+        (_, None) => 0,
+    };
+    let hub = Hub::from_env()?;
+    if !entry.verified && !hub.offline {
+        eprintln!(
+            "{}: https://huggingface.co/{} was not reached when this program was written; if it has moved, the error below says so",
+            entry.name, entry.repo
+        );
+    }
+    let mut screen = FetchScreen { meter: Meter::new(), path: String::new(), size: 0 };
+    let fetched = hub.fetch(entry, most, &mut screen)?;
+    drop(screen);
+    println!(
+        "{} files in {} ({:.1} MB received)",
+        fetched.files.len(),
+        fetched.folder.display(),
+        fetched.received as f64 / 1e6
+    );
+    let folder = fetched.folder.display();
+    match (entry.name, entry.files) {
+        (_, Files::Shards(prefix, _)) => {
+            println!("go on: wgpt train --data '{folder}/{prefix}_train_*.bin' --val '{folder}/{prefix}_val_*.bin'");
+        }
+        ("tinyshakespeare", _) => {
+            println!(
+                "go on: wgpt train --data '{folder}/tiny_shakespeare_train.bin' --val '{folder}/tiny_shakespeare_val.bin'"
+            );
+        }
+        (name, Files::Folder(path, _)) => println!("go on: wgpt data prepare '{folder}/{path}' --out data/{name}"),
+        _ => {}
+    }
+    Ok(())
+}
+
+struct FetchScreen {
+    meter: Meter,
+    path: String,
+    size: u64,
+}
+
+impl Watch for FetchScreen {
+    fn file(&mut self, path: &str, done: u64, size: u64) {
+        self.meter.line(&format!(
+            "{path} ({:.1} MB){}",
+            size as f64 / 1e6,
+            if done == size { ", there already" } else { "" }
+        ));
+        (self.path, self.size) = (path.to_owned(), size);
+    }
+
+    fn bytes(&mut self, done: u64) {
+        self.meter.at(
+            done,
+            self.size,
+            &format!("{}: {:.1} of {:.1} MB", self.path, done as f64 / 1e6, self.size as f64 / 1e6),
+        );
+    }
+
+    fn trouble(&mut self, text: &str) {
+        self.meter.line(&format!("trying again: {text}"));
+    }
+}
+
+fn show(args: &InspectArgs) -> Result<()> {
+    let report = inspect::inspect(&inspect::shards(&args.path)?, args.tokenizer.map(Into::into))?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&report).map_err(|e| Error::Output(format!("inspect: {e}")))?;
+        println!("{text}");
+        return Ok(());
+    }
+    for shard in &report.shards {
+        println!(
+            "{}: {} tokens, {} documents, ids {} to {}",
+            shard.path.display(),
+            shard.tokens,
+            shard.documents,
+            shard.lowest,
+            shard.highest
+        );
+        println!("  {}", shard.first_text.escape_debug());
+    }
+    println!(
+        "{} tokens, {} documents in {} shards; tokenizer {} ({}), vocabulary {}; all ids inside",
+        report.tokens,
+        report.documents,
+        report.shards.len(),
+        report.tokenizer,
+        if report.noted { "dataset.json agrees" } else { "no dataset.json" },
+        report.vocab
+    );
+    Ok(())
+}
+
+/// A bar on a terminal, else a line now and then, both on standard error.
+struct Meter {
+    bar: Option<ProgressBar>,
+    begin: Instant,
+    first: Option<u64>,
+    last: Instant,
+}
+
+impl Meter {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+            if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}% {msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar, begin: Instant::now(), first: None, last: Instant::now() }
+    }
+
+    /// How far it is, and what to say beside it.
+    fn at(&mut self, done: u64, total: u64, text: &str) {
+        let now = Instant::now();
+        let first = *self.first.get_or_insert(done);
+        let due = if self.bar.is_some() { Duration::from_millis(200) } else { LINE_EVERY };
+        if now.duration_since(self.last) < due {
+            return;
+        }
+        self.last = now;
+        let gone = now.duration_since(self.begin).as_secs_f64();
+        let left = total.saturating_sub(done) as f64 * gone / done.saturating_sub(first).max(1) as f64;
+        let eta = if done > first {
+            format!(" | ETA {}", clock_text(Duration::from_secs_f64(left.min(1e8))))
+        } else {
+            String::new()
+        };
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(total);
+                bar.set_position(done);
+                bar.set_message(format!("{text}{eta}"));
+            }
+            None => eprintln!("{:.0}% | {text}{eta}", 100.0 * done as f64 / total.max(1) as f64),
+        }
+    }
+
+    /// A line that stays.
+    fn line(&mut self, text: &str) {
+        (self.first, self.begin) = (None, Instant::now());
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

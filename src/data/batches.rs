@@ -1,0 +1,342 @@
+//! Training batches read ahead of the GPU, of one rank or of several in turn.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::loader::{Loader, LoaderConfig, LoaderState, check_slices, widen};
+use crate::data::tokens::TokenSource;
+use crate::error::{Error, Result};
+
+/// Bytes of tokens that wait to be used: far more than a step takes while a disk answers.
+const AHEAD_BYTES: usize = 8 << 20;
+/// Fewest and most batches that wait.
+const AHEAD: [usize; 2] = [4, 256];
+
+/// Whatever hands out training batches, one after the other.
+pub trait BatchSource {
+    /// Overwrites `inputs` and `targets`, both (B, T) and row-major, with the next batch; a target is the token
+    /// after its input. An error leaves the position where it was.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a slice is not B·T long. [`Error::Data`] if a file cannot be read any more, or an id is
+    /// outside the vocabulary.
+    fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()>;
+}
+
+impl BatchSource for Loader {
+    fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
+        Self::next_batch(self, inputs, targets)
+    }
+}
+
+/// Where [`Batches`] stand, for a checkpoint: the place of the next batch to be handed out, not of the one read last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchesState {
+    /// The rank whose batch comes next.
+    pub rank: usize,
+    /// Where each rank's loader stands.
+    pub ranks: Vec<LoaderState>,
+}
+
+/// The batches of all ranks in turn (0, 1, … P−1, 0, …), read and checked by a thread of their own.
+///
+/// One device that takes them as micro-steps sees in P of them what P devices of llm.c see in one: rank r shuffles
+/// with seed + r and reads the r-th B·T of each sample of P·B·T tokens.
+#[derive(Debug)]
+pub struct Batches {
+    config: LoaderConfig,
+    tokens: usize,
+    batches_per_epoch: usize,
+    /// The next rank, and each rank's place.
+    next: usize,
+    places: Vec<Place>,
+    reader: Option<Reader>,
+    /// What stopped the reader: it is told again and again.
+    broken: Option<Error>,
+}
+
+/// A rank's place: the state at the first batch of its shard, shared by all batches of that shard, and the samples
+/// handed out since. A state holds the order of a whole shard, too much to copy for every batch.
+#[derive(Debug, Clone)]
+struct Place {
+    shard: Arc<LoaderState>,
+    sample: usize,
+}
+
+impl Place {
+    fn state(&self) -> LoaderState {
+        LoaderState { sample: self.sample, ..LoaderState::clone(&self.shard) }
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    batches: Receiver<Result<(Vec<u16>, Place)>>,
+    thread: JoinHandle<Vec<Loader>>,
+}
+
+impl Batches {
+    /// The batches of `config.ranks` ranks in turn, from the start of the first epoch (`config.rank` is not used).
+    /// Reading begins at once.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn new(sources: Vec<TokenSource>, config: LoaderConfig) -> Result<Self> {
+        let loaders = (0..config.ranks.max(1))
+            .map(|rank| Loader::new(sources.clone(), LoaderConfig { rank, ..config }))
+            .collect::<Result<Vec<_>>>()?;
+        let mut batches = Self {
+            config,
+            tokens: loaders[0].tokens(),
+            batches_per_epoch: loaders[0].batches_per_epoch() * loaders.len(),
+            next: 0,
+            places: loaders.iter().map(place).collect(),
+            reader: None,
+            broken: None,
+        };
+        batches.start(loaders)?;
+        Ok(batches)
+    }
+
+    /// The settings it was made with.
+    #[must_use]
+    pub fn config(&self) -> &LoaderConfig {
+        &self.config
+    }
+
+    /// Tokens in all sources, the unused tails included.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Batches of B·T tokens that all ranks together hand out in an epoch.
+    #[must_use]
+    pub fn batches_per_epoch(&self) -> usize {
+        self.batches_per_epoch
+    }
+
+    /// Where the next batch stands.
+    #[must_use]
+    pub fn state(&self) -> BatchesState {
+        BatchesState { rank: self.next, ranks: self.places.iter().map(Place::state).collect() }
+    }
+
+    /// Goes on where `state` was taken, batch for batch.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the state does not fit these sources and settings; the position is then unchanged.
+    pub fn restore(&mut self, state: BatchesState) -> Result<()> {
+        let ranks = self.places.len();
+        if state.ranks.len() != ranks || state.rank >= ranks {
+            return Err(Error::Data(format!(
+                "loader.restore: another number of ranks, expected {ranks}, got {} (the next is {})",
+                state.ranks.len(),
+                state.rank
+            )));
+        }
+        let mut loaders = self.stop()?;
+        let old = self.state();
+        let result = loaders.iter_mut().zip(state.ranks).try_for_each(|(loader, state)| loader.restore(state));
+        if result.is_err() {
+            // the places are those of batches handed out, which always fit
+            loaders.iter_mut().zip(old.ranks).try_for_each(|(loader, state)| loader.restore(state))?;
+        } else {
+            self.next = state.rank;
+            self.places = loaders.iter().map(place).collect();
+            self.broken = None;
+        }
+        self.start(loaders)?;
+        result
+    }
+
+    fn start(&mut self, mut loaders: Vec<Loader>) -> Result<()> {
+        let n = self.config.batch * self.config.context;
+        let (sender, batches) = sync_channel((AHEAD_BYTES / (2 * n)).clamp(AHEAD[0], AHEAD[1]));
+        let (first, mut places) = (self.next, self.places.clone());
+        let thread = std::thread::Builder::new()
+            .name("data".into())
+            .spawn(move || {
+                read_ahead(&mut loaders, &mut places, first, &sender);
+                loaders
+            })
+            .map_err(|e| Error::Data(format!("loader: no thread can be started ({e})")))?;
+        self.reader = Some(Reader { batches, thread });
+        Ok(())
+    }
+
+    /// Ends the reader; its loaders, which stand somewhere ahead.
+    fn stop(&mut self) -> Result<Vec<Loader>> {
+        let ended = || Error::Data("loader: the thread that reads ahead ended without a word".into());
+        let Reader { batches, thread } = self.reader.take().ok_or_else(ended)?;
+        drop(batches); // the thread's next send fails
+        thread.join().map_err(|_| ended())
+    }
+}
+
+impl BatchSource for Batches {
+    fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
+        check_slices("batches.next_batch", self.config.batch * self.config.context, inputs, targets)?;
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let received = self.reader.as_ref().and_then(|reader| reader.batches.recv().ok());
+        match received
+            .unwrap_or_else(|| Err(Error::Data("loader: the thread that reads ahead ended without a word".into())))
+        {
+            Ok((tokens, place)) => {
+                widen(&tokens, inputs, targets);
+                self.places[self.next] = place;
+                self.next = (self.next + 1) % self.places.len();
+                Ok(())
+            }
+            Err(error) => {
+                self.broken = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        // a thread that panicked has said so already
+        let _ = self.stop();
+    }
+}
+
+fn place(loader: &Loader) -> Place {
+    let state = loader.state();
+    Place { sample: state.sample, shard: Arc::new(state) }
+}
+
+/// Sends batch after batch, until nobody wants them any more or one cannot be read.
+fn read_ahead(
+    loaders: &mut [Loader],
+    places: &mut [Place],
+    first: usize,
+    sender: &SyncSender<Result<(Vec<u16>, Place)>>,
+) {
+    let mut rank = first;
+    loop {
+        let loader = &mut loaders[rank];
+        let batch = loader.next_tokens().map(|tokens| {
+            let place = &mut places[rank];
+            let (epoch, shard, sample) = loader.place();
+            if (place.shard.epoch, place.shard.shard) != (epoch, shard) {
+                place.shard = Arc::new(loader.state());
+            }
+            place.sample = sample;
+            (tokens, place.clone())
+        });
+        let failed = batch.is_err();
+        if sender.send(batch).is_err() || failed {
+            return;
+        }
+        rank = (rank + 1) % loaders.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources() -> Vec<TokenSource> {
+        let shard =
+            |i: u16| TokenSource::from_tokens(format!("shard {i}"), (i * 1000..i * 1000 + 300 - 40 * i).collect());
+        (0..3).map(shard).collect()
+    }
+
+    fn config(ranks: usize, shuffle: Option<u32>) -> LoaderConfig {
+        LoaderConfig { ranks, ..LoaderConfig::new(2, 4, 65_536, shuffle) }
+    }
+
+    fn next(source: &mut dyn BatchSource) -> (Vec<u32>, Vec<u32>) {
+        let (mut inputs, mut targets) = (vec![0; 8], vec![0; 8]);
+        source.next_batch(&mut inputs, &mut targets).unwrap();
+        (inputs, targets)
+    }
+
+    #[test]
+    fn the_ranks_streams_come_in_turn() {
+        for shuffle in [None, Some(42)] {
+            for ranks in [1, 2, 8] {
+                let mut batches = Batches::new(sources(), config(ranks, shuffle)).unwrap();
+                let one = |rank| Loader::new(sources(), LoaderConfig { rank, ..config(ranks, shuffle) }).unwrap();
+                let mut loaders: Vec<Loader> = (0..ranks).map(one).collect();
+                assert_eq!(batches.batches_per_epoch(), loaders[0].batches_per_epoch() * ranks);
+                for i in 0..3 * batches.batches_per_epoch() {
+                    assert_eq!(next(&mut batches), next(&mut loaders[i % ranks]), "batch {i} of {ranks} ranks");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_is_that_of_the_batches_handed_out() {
+        let mut batches = Batches::new(sources(), config(2, Some(42))).unwrap();
+        let mut restored = Batches::new(sources(), config(2, Some(42))).unwrap();
+        for _ in 0..90 {
+            let state = batches.state();
+            restored.restore(serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap()).unwrap();
+            assert_eq!(restored.state(), state);
+            assert_eq!(next(&mut restored), next(&mut batches));
+        }
+    }
+
+    #[test]
+    fn a_state_that_does_not_fit_changes_nothing() {
+        let mut batches = Batches::new(sources(), config(2, Some(42))).unwrap();
+        for _ in 0..5 {
+            next(&mut batches);
+        }
+        let mut other = Batches::new(sources(), config(2, Some(42))).unwrap();
+        other.restore(batches.state()).unwrap();
+        let mut broken = batches.state();
+        broken.ranks[1].shard = 7;
+        assert!(matches!(batches.restore(broken), Err(Error::Data(_))));
+        let mut broken = batches.state();
+        broken.ranks.pop();
+        assert!(matches!(batches.restore(broken), Err(Error::Data(_))));
+        assert_eq!(batches.state(), other.state());
+        for _ in 0..50 {
+            assert_eq!(next(&mut batches), next(&mut other));
+        }
+    }
+
+    #[test]
+    fn batches_are_read_before_they_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.bin");
+        crate::data::write_shard(&path, &[7; 1000]).unwrap();
+        let mut batches = Batches::new(vec![TokenSource::open(&path).unwrap()], config(1, None)).unwrap();
+        // the file may go as soon as the first batch is here: some others have been read by then, or the error is clean
+        next(&mut batches);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::fs::write(&path, b"cut short").unwrap();
+        for _ in 0..AHEAD[0] {
+            next(&mut batches);
+        }
+    }
+
+    #[test]
+    fn an_error_comes_in_its_turn_and_stays() {
+        let mut tokens = vec![1; 100];
+        tokens[30] = 9;
+        let source = TokenSource::from_tokens("memory", tokens);
+        let mut batches = Batches::new(vec![source], LoaderConfig { vocab: 9, ..config(1, None) }).unwrap();
+        for _ in 0..3 {
+            next(&mut batches);
+        }
+        for _ in 0..2 {
+            let state = batches.state();
+            let error = batches.next_batch(&mut [0; 8], &mut [0; 8]).unwrap_err();
+            assert!(error.to_string().contains("token 30 is outside the vocabulary"), "{error}");
+            assert_eq!(batches.state(), state);
+        }
+        assert!(matches!(batches.next_batch(&mut [0; 8], &mut [0; 3]), Err(Error::Shape(_))));
+    }
+}

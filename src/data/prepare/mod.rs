@@ -1,0 +1,333 @@
+//! `wgpt data prepare`: a corpus becomes shards.
+//!
+//! One thread reads the files and cuts them into [units](unit) of some 256 KiB, all cores turn units into tokens, and
+//! the calling thread writes them in order. Queues of fixed length between them bound the memory. What is written
+//! depends on the files alone; the state saved every few seconds says up to which unit it is safely there, so that a
+//! run that was killed goes on from that unit and ends with the same bytes.
+
+pub mod note;
+mod pages;
+mod reader;
+pub mod source;
+mod stage;
+mod table;
+mod unit;
+
+pub use note::{Note, Recipe, ShardNote};
+pub use unit::Counts;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reader::Reader;
+use stage::{Stage, State};
+use unit::{Place, Unit};
+
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+
+/// Tokens of a shard.
+pub const SHARD_TOKENS: u64 = 100_000_000;
+
+/// What to prepare, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Files and folders.
+    pub inputs: Vec<PathBuf>,
+    /// Where the shards go.
+    pub out: PathBuf,
+    /// What they are called.
+    pub name: String,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+    /// Field of JSON Lines, column of Parquet.
+    pub field: String,
+    /// Tokens of a shard.
+    pub shard_tokens: u64,
+    /// Tokens of validation, if not one shard or a tenth.
+    pub val_tokens: Option<u64>,
+    /// Tokens after which the rest of the corpus is left.
+    pub max_tokens: Option<u64>,
+    /// Threads that encode.
+    pub threads: usize,
+    /// Begin anew in a folder that holds a preparation.
+    pub restart: bool,
+    /// Time between two states.
+    pub save_every: Duration,
+}
+
+impl Options {
+    /// Options with every default.
+    #[must_use]
+    pub fn new(inputs: Vec<PathBuf>, out: PathBuf, name: impl Into<String>) -> Self {
+        Self {
+            inputs,
+            out,
+            name: name.into(),
+            tokenizer: Tokenizer::Gpt2,
+            field: "text".into(),
+            shard_tokens: SHARD_TOKENS,
+            val_tokens: None,
+            max_tokens: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            restart: false,
+            save_every: Duration::from_secs(2),
+        }
+    }
+
+    fn recipe(&self) -> Result<Recipe> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
+            return Err(Error::Usage(format!(
+                "--name: `{}`, expected letters, digits, `-`, `_` and `.`",
+                self.name.escape_debug()
+            )));
+        }
+        let most = i32::MAX.unsigned_abs().into();
+        for (flag, least, tokens) in
+            [("--shard-tokens", 1, Some(self.shard_tokens)), ("--val-tokens", 0, self.val_tokens)]
+        {
+            if tokens.is_some_and(|n| n < least || n > most) {
+                return Err(Error::Usage(format!("{flag}: {}, expected {least} to {most}", tokens.unwrap_or(0))));
+            }
+        }
+        if self.max_tokens == Some(0) {
+            return Err(Error::Usage("--max-tokens: 0, expected at least 1".into()));
+        }
+        Ok(Recipe {
+            name: self.name.clone(),
+            tokenizer: self.tokenizer.name().into(),
+            field: self.field.clone(),
+            shard_tokens: self.shard_tokens,
+            val_tokens: self.val_tokens,
+            max_tokens: self.max_tokens,
+            sources: source::sources(&self.inputs)?,
+        })
+    }
+}
+
+/// How far a preparation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read of all files.
+    pub file_bytes: u64,
+    /// Bytes of all files.
+    pub total_bytes: u64,
+    /// Tokens so far.
+    pub tokens: u64,
+    /// Documents and bytes of text so far.
+    pub counts: Counts,
+    /// Of them, those of this run: the others were there from an earlier one.
+    pub text_bytes_now: u64,
+}
+
+/// How a preparation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is written.
+    Done(Note),
+    /// It was all there already, from an earlier run.
+    There(Note),
+    /// It was stopped: what is saved is where the next run goes on.
+    Stopped,
+}
+
+/// Prepares a corpus. `watch` sees every unit written and may stop.
+///
+/// # Errors
+/// [`Error::Usage`] for options that make no sense, or a folder that holds another data set. [`Error::Data`] naming
+/// the file that is broken, or if there is no text at all. [`Error::Output`], [`Error::Locked`].
+pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<Outcome> {
+    let recipe = options.recipe()?;
+    if !options.restart
+        && let Some(note) = look(options, &recipe)?
+    {
+        return Ok(Outcome::There(note));
+    }
+    let (mut stage, state) = Stage::take(&options.out, &recipe.name, options.restart)?;
+    if options.restart {
+        discard(options, &recipe);
+        look(options, &recipe)?;
+    }
+    if let Some(state) = &state {
+        refuse(options, &recipe, &state.recipe, "an unfinished preparation of something else")?;
+    }
+    let fresh = State { recipe, place: Place::default(), tokens: 0, counts: Counts::default(), note: None };
+    let mut state = state.unwrap_or(fresh);
+    if state.note.is_none() {
+        stage.rewind(&state.recipe, state.tokens)?;
+        if fill(options, &mut stage, &mut state, watch)?.is_break() {
+            return Ok(Outcome::Stopped);
+        }
+        if state.counts.text_bytes == 0 {
+            stage.leave();
+            return Err(Error::Data(format!(
+                "{}: the corpus is empty, expected at least one byte of text in {} files",
+                options.inputs[0].display(),
+                state.recipe.sources.len()
+            )));
+        }
+        stage.seal(&mut state, options.tokenizer)?;
+    }
+    let Some(note) = state.note else { return Ok(Outcome::Stopped) };
+    stage.publish(&note)?;
+    Ok(Outcome::Done(note))
+}
+
+/// Looks at the folder before anything is written: the note of the same data set, if it is there.
+fn look(options: &Options, recipe: &Recipe) -> Result<Option<Note>> {
+    let out = &options.out;
+    let partial = out.join(format!("{}.partial", recipe.name));
+    if let Some(note) = Note::read(out)? {
+        refuse(options, recipe, &note.recipe, "another data set")?;
+        // left by a run that was killed in its last moment
+        let _ = std::fs::remove_dir_all(&partial);
+        return Ok(Some(note));
+    }
+    let strange = std::fs::read_dir(out).into_iter().flatten().flatten().find(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let rest = name.strip_prefix(recipe.name.as_str()).unwrap_or("");
+        (rest.starts_with("_train_") || rest.starts_with("_val_")) && name.ends_with(".bin")
+    });
+    match strange {
+        // a preparation that was killed while it gave files their names goes on with that
+        Some(entry) if !partial.join("state.json").exists() => Err(Error::Usage(format!(
+            "--out: {} is there and no {} tells what it is; try another --out or --name",
+            entry.path().display(),
+            note::NOTE
+        ))),
+        _ => Ok(None),
+    }
+}
+
+/// Removes the data set that a folder's note describes.
+fn discard(options: &Options, recipe: &Recipe) {
+    let note = Note::read(&options.out).ok().flatten();
+    for shard in note.iter().flat_map(|n| &n.shards) {
+        // a note could name anything: only a plain name in this folder is ours
+        if shard.file.starts_with(&recipe.name) && !shard.file.contains(['/', '\\']) {
+            let _ = std::fs::remove_file(options.out.join(&shard.file));
+        }
+    }
+    let _ = std::fs::remove_file(Note::path(&options.out));
+}
+
+fn refuse(options: &Options, here: &Recipe, there: &Recipe, what: &str) -> Result<()> {
+    let differences = here.differences(there);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "--out: {} holds {what} ({}); try another folder, or --restart to begin anew",
+        options.out.display(),
+        differences.join("; ")
+    )))
+}
+
+type Encoded = Result<(Vec<u16>, Counts)>;
+/// A unit in the queue of the writer: what it becomes arrives later.
+type Promise = Result<(Receiver<Encoded>, Place, u64)>;
+
+/// Reads, encodes and writes the corpus from the state's place on.
+fn fill(
+    options: &Options,
+    stage: &mut Stage,
+    state: &mut State,
+    watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>> {
+    let recipe = state.recipe.clone();
+    let threads = options.threads.max(1);
+    let (unit_sender, units) = sync_channel::<(Unit, SyncSender<Encoded>)>(threads);
+    let (promise_sender, promises) = sync_channel::<Promise>(2 * threads);
+    let units = Mutex::new(units);
+    let place = state.place;
+    std::thread::scope(|scope| {
+        let recipe = &recipe;
+        // the senders go with the reader: their end is the end of the corpus
+        scope.spawn(move || read(recipe, place, &unit_sender, &promise_sender));
+        for _ in 0..threads {
+            scope.spawn(|| encode(&units, options));
+        }
+        let result = write(options, recipe, stage, state, &promises, watch);
+        drop(promises); // ends a reader that still waits for room, and with it the others
+        result
+    })
+}
+
+fn read(
+    recipe: &Recipe,
+    place: Place,
+    units: &SyncSender<(Unit, SyncSender<Encoded>)>,
+    promises: &SyncSender<Promise>,
+) {
+    let mut reader = Reader::new(&recipe.sources, &recipe.field, place);
+    loop {
+        match reader.next() {
+            Ok(None) => return,
+            Ok(Some(unit)) => {
+                let (sender, receiver) = sync_channel(1);
+                let promise = (receiver, unit.end, unit.file_bytes);
+                if promises.send(Ok(promise)).is_err() || units.send((unit, sender)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                let _ = promises.send(Err(error));
+                return;
+            }
+        }
+    }
+}
+
+fn encode(units: &Mutex<Receiver<(Unit, SyncSender<Encoded>)>>, options: &Options) {
+    loop {
+        let next = units.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((unit, sender)) = next else { return };
+        // nobody waits for it any more if the writer has stopped
+        let _ = sender.send(unit.work.encode(options.tokenizer, &options.field));
+    }
+}
+
+fn write(
+    options: &Options,
+    recipe: &Recipe,
+    stage: &mut Stage,
+    state: &mut State,
+    promises: &Receiver<Promise>,
+    watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>> {
+    let total_bytes = recipe.sources.iter().map(|s| s.bytes).sum();
+    let most = recipe.max_tokens.unwrap_or(u64::MAX);
+    let before = state.counts.text_bytes;
+    let mut saved = Instant::now();
+    while state.tokens < most {
+        let Ok(promise) = promises.recv() else { break };
+        let (receiver, place, file_bytes) = promise?;
+        let (mut tokens, mut counts) = receiver
+            .recv()
+            .unwrap_or_else(|_| Err(Error::Data("prepare: a thread that encodes ended without a word".into())))?;
+        let room = usize::try_from(most - state.tokens).unwrap_or(usize::MAX);
+        if tokens.len() > room {
+            tokens.truncate(room);
+            // no text gives this id
+            counts.documents = tokens.iter().filter(|&&id| id == options.tokenizer.end_of_text()).count() as u64;
+        }
+        stage.append(recipe, state.tokens, &tokens)?;
+        state.tokens += tokens.len() as u64;
+        state.counts += counts;
+        state.place = place;
+        if saved.elapsed() >= options.save_every {
+            stage.save(state)?;
+            saved = Instant::now();
+        }
+        let text_bytes_now = state.counts.text_bytes - before;
+        let progress = Progress { file_bytes, total_bytes, tokens: state.tokens, counts: state.counts, text_bytes_now };
+        if watch(&progress).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}

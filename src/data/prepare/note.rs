@@ -1,0 +1,136 @@
+//! `dataset.json`: what lies in a folder of shards, and what it was made from.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::source::Source;
+use super::unit::Counts;
+use crate::data::tokens::{cannot_read, describe};
+use crate::error::{Error, Result};
+use crate::formats::atomic;
+
+/// The file's name.
+pub const NOTE: &str = "dataset.json";
+
+/// Everything that decides what the shards hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Shards are called `NAME_train_000001.bin`.
+    pub name: String,
+    /// `gpt2` or `bytes`.
+    pub tokenizer: String,
+    /// Field or column of the text.
+    pub field: String,
+    /// Tokens of a shard.
+    pub shard_tokens: u64,
+    /// Tokens of validation, if not one shard or a tenth.
+    pub val_tokens: Option<u64>,
+    /// Tokens after which the corpus was left, if any.
+    pub max_tokens: Option<u64>,
+    /// The files, in order.
+    pub sources: Vec<Source>,
+}
+
+impl Recipe {
+    /// What differs from `there`, as `field: text there, body here`.
+    #[must_use]
+    pub fn differences(&self, there: &Self) -> Vec<String> {
+        let text = |value: Option<u64>| value.map_or("none".to_owned(), |v| v.to_string());
+        let pairs = [
+            ("--name", there.name.clone(), self.name.clone()),
+            ("--tokenizer", there.tokenizer.clone(), self.tokenizer.clone()),
+            ("--field", there.field.clone(), self.field.clone()),
+            ("--shard-tokens", there.shard_tokens.to_string(), self.shard_tokens.to_string()),
+            ("--val-tokens", text(there.val_tokens), text(self.val_tokens)),
+            ("--max-tokens", text(there.max_tokens), text(self.max_tokens)),
+            ("files", there.sources.len().to_string(), self.sources.len().to_string()),
+        ];
+        let mut list: Vec<String> = pairs
+            .into_iter()
+            .filter(|(_, there, here)| there != here)
+            .map(|(what, there, here)| format!("{what}: {there} there, {here} here"))
+            .collect();
+        let changed = there.sources.iter().zip(&self.sources).find(|(there, here)| there != here);
+        list.extend(changed.map(|(there, here)| {
+            if there.path == here.path {
+                format!("{}: changed since", there.name())
+            } else {
+                format!("files: {} there, {} here", there.name(), here.name())
+            }
+        }));
+        list
+    }
+}
+
+/// A shard of the data set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardNote {
+    /// Its name in the folder.
+    pub file: String,
+    /// Tokens in it.
+    pub tokens: u64,
+}
+
+/// The contents of `dataset.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The tokenizer's name: what training looks for.
+    pub tokenizer: String,
+    /// Vocabulary V.
+    pub vocab: usize,
+    /// Tokens in all shards.
+    pub tokens: u64,
+    /// Tokens in training shards.
+    pub train_tokens: u64,
+    /// Tokens in the validation shard.
+    pub val_tokens: u64,
+    /// Documents, bytes and what was replaced.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// The shards, validation first.
+    pub shards: Vec<ShardNote>,
+    /// What they were made from.
+    pub recipe: Recipe,
+}
+
+impl Note {
+    /// Where the note of a folder lies.
+    #[must_use]
+    pub fn path(folder: &Path) -> PathBuf {
+        folder.join(NOTE)
+    }
+
+    /// The note of a folder, none if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if it is broken.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = Self::path(folder);
+        match std::fs::read_to_string(&path) {
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(cannot_read(&path.display().to_string(), &e)),
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {
+                Error::Data(format!(
+                    "{}: is not a note of `wgpt data prepare`: {e}; try --restart or another folder",
+                    path.display()
+                ))
+            }),
+        }
+    }
+
+    /// Writes the note, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        write_json(&Self::path(folder), self)
+    }
+}
+
+/// Writes a value as JSON, whole or not at all.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::Output(format!("{}: cannot be written: {}", path.display(), describe(&e.into()))))?;
+    atomic::write(path, |out| out.write_all(text.as_bytes()))
+}

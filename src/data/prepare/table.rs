@@ -1,0 +1,197 @@
+//! A column of texts in a Parquet file.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parquet::basic::{Compression, Type};
+use parquet::column::reader::ColumnReaderImpl;
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+
+use super::pages;
+use super::source::Source;
+use super::unit::{Place, UNIT_BYTES, Work};
+use crate::data::tokens::cannot_read;
+use crate::error::{Error, Result};
+
+/// Rows that are read at once: few, because a row may be a book.
+const ROWS: usize = 16;
+
+/// One column of a Parquet file, read row by row.
+pub(super) struct Table {
+    file: File,
+    reader: SerializedFileReader<File>,
+    column: usize,
+    nullable: bool,
+    rows: u64,
+    group: usize,
+    /// Rows of the groups up to the current one.
+    group_end: u64,
+    /// The rest of the current group.
+    texts: Option<ColumnReaderImpl<ByteArrayType>>,
+}
+
+impl Table {
+    /// Opens a file at row `row`.
+    pub(super) fn open(source: &Source, field: &str, row: u64) -> Result<Self> {
+        let file = File::open(&source.path).map_err(|e| cannot_read(&source.name(), &e))?;
+        let own = file.try_clone().map_err(|e| cannot_read(&source.name(), &e))?;
+        let reader = guard(source, || SerializedFileReader::new(file).map_err(|e| broken(source, &e)))?;
+        let meta = reader.metadata();
+        let columns = meta.file_metadata().schema_descr().columns();
+        let Some(column) = columns.iter().position(|c| c.path().string() == field) else {
+            let names: Vec<String> = columns.iter().take(12).map(|c| c.path().string()).collect();
+            return Err(Error::Data(format!(
+                "{}: no column `{field}`, expected one of {}; try --field NAME",
+                source.name(),
+                names.join(", ")
+            )));
+        };
+        let found = &columns[column];
+        if found.physical_type() != Type::BYTE_ARRAY || found.max_rep_level() > 0 || found.max_def_level() > 1 {
+            return Err(Error::Data(format!(
+                "{}: column `{field}` has the wrong type, expected one text a row, got {}{}",
+                source.name(),
+                found.physical_type(),
+                if found.max_rep_level() > 0 { " in lists" } else { "" }
+            )));
+        }
+        let rows = meta.row_groups().iter().map(|g| u64::try_from(g.num_rows()).unwrap_or(0)).sum();
+        let nullable = found.max_def_level() > 0;
+        let mut table = Self { file: own, reader, column, nullable, rows, group: 0, group_end: 0, texts: None };
+        table.seek(source, row)?;
+        Ok(table)
+    }
+
+    fn seek(&mut self, source: &Source, row: u64) -> Result<()> {
+        loop {
+            let start = self.group_end;
+            if !self.next_group(source)? {
+                return Ok(());
+            }
+            if row >= self.group_end {
+                self.texts = None;
+                continue;
+            }
+            let mut left = row - start;
+            while left > 0 {
+                let (read, _, _) = self.read(source, usize::try_from(left).unwrap_or(ROWS).min(ROWS))?;
+                left -= (read as u64).min(left);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Begins the next group of rows; false after the last.
+    fn next_group(&mut self, source: &Source) -> Result<bool> {
+        if self.group == self.reader.num_row_groups() {
+            return Ok(false);
+        }
+        let group = self.reader.metadata().row_group(self.group);
+        let chunk = group.column(self.column);
+        match chunk.compression() {
+            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => {}
+            other => {
+                return Err(Error::Data(format!(
+                    "{}: compressed with {other}, expected none, SNAPPY or ZSTD; try writing it anew with one of them",
+                    source.name()
+                )));
+            }
+        }
+        pages::check(&self.file, &source.name(), chunk.byte_range_checked(source)?)?;
+        self.group_end += u64::try_from(group.num_rows()).unwrap_or(0);
+        self.texts = Some(guard(source, || {
+            let group = self.reader.get_row_group(self.group).map_err(|e| broken(source, &e))?;
+            let pages = group.get_column_page_reader(self.column).map_err(|e| broken(source, &e))?;
+            let column = group.metadata().column(self.column).column_descr_ptr();
+            Ok(ColumnReaderImpl::new(column, pages))
+        })?);
+        self.group += 1;
+        Ok(true)
+    }
+
+    /// Reads up to `rows` rows of the current group: how many there were, the texts, and how many were null.
+    fn read(&mut self, source: &Source, rows: usize) -> Result<(usize, Vec<ByteArray>, usize)> {
+        let Some(texts) = &mut self.texts else { return Ok((0, Vec::new(), 0)) };
+        let (mut values, mut levels) = (Vec::new(), Vec::new());
+        let levels_out = self.nullable.then_some(&mut levels);
+        let (read, found, _) =
+            guard(source, || texts.read_records(rows, levels_out, None, &mut values).map_err(|e| broken(source, &e)))?;
+        if read == 0 || found > read {
+            return Err(Error::Data(format!(
+                "{}: broken Parquet data, expected {} rows in {} groups, got fewer; was it copied whole?",
+                source.name(),
+                self.rows,
+                self.reader.num_row_groups()
+            )));
+        }
+        Ok((read, values, read - found))
+    }
+
+    /// The next documents, none at the end.
+    pub(super) fn next(&mut self, source: &Source, place: &mut Place, taken: &Arc<AtomicU64>) -> Result<Option<Work>> {
+        let (mut bytes, mut ends, mut missing) = (Vec::new(), Vec::new(), 0);
+        while bytes.len() < UNIT_BYTES {
+            if self.texts.is_none() || place.at >= self.group_end {
+                if !self.next_group(source)? {
+                    break;
+                }
+                continue;
+            }
+            let left = usize::try_from(self.group_end - place.at).unwrap_or(ROWS);
+            let (read, values, nulls) = self.read(source, left.min(ROWS))?;
+            for value in values {
+                bytes.extend_from_slice(value.data());
+                ends.push(bytes.len());
+            }
+            missing += nulls as u64;
+            place.at += read as u64;
+        }
+        // a table is not read from end to end: the share of its rows stands for the bytes
+        let share = u128::from(source.bytes) * u128::from(place.at) / u128::from(self.rows.max(1));
+        taken.store(u64::try_from(share).unwrap_or(source.bytes), Ordering::Relaxed);
+        let empty = ends.is_empty() && missing == 0;
+        Ok((!empty).then_some(Work::Documents { bytes, ends, missing }))
+    }
+}
+
+/// The bytes of a file that hold a column of a group, checked.
+trait ByteRange {
+    fn byte_range_checked(&self, source: &Source) -> Result<std::ops::Range<u64>>;
+}
+
+impl ByteRange for parquet::file::metadata::ColumnChunkMetaData {
+    fn byte_range_checked(&self, source: &Source) -> Result<std::ops::Range<u64>> {
+        let start = self.dictionary_page_offset().filter(|&at| at > 0).unwrap_or(self.data_page_offset());
+        let range = u64::try_from(start).ok().zip(u64::try_from(self.compressed_size()).ok());
+        range
+            .and_then(|(start, len)| Some(start..start.checked_add(len)?))
+            .filter(|r| r.end <= source.bytes)
+            .ok_or_else(|| {
+                Error::Data(format!(
+                    "{}: broken Parquet data, expected a column within the file's {} bytes, got {} bytes at {start}",
+                    source.name(),
+                    source.bytes,
+                    self.compressed_size()
+                ))
+            })
+    }
+}
+
+/// Calls the Parquet library. It is written for files that are what they say they are: should it panic over one that
+/// is not, this is an error like any other.
+fn guard<T>(source: &Source, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::Data(format!(
+            "{}: broken Parquet data, expected a valid file, got one that cannot be decoded",
+            source.name()
+        )))
+    })
+}
+
+fn broken(source: &Source, error: &ParquetError) -> Error {
+    let text = error.to_string().to_lowercase().replace('\n', " ");
+    Error::Data(format!("{}: broken Parquet data, expected a valid file, got: {text}", source.name()))
+}

@@ -1,0 +1,266 @@
+//! Preparation: what is in the shards, and that a run which was stopped anywhere ends with the same bytes.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use wgpt::data::prepare::{Note, Options, Outcome, prepare};
+use wgpt::data::{Tokenizer, inspect};
+use wgpt::error::Error;
+
+use crate::made::{bins, command, parquet, prose, tokens, wgpt, zstd};
+
+fn run(options: &Options) -> Note {
+    match prepare(options, &mut |_| ControlFlow::Continue(())).unwrap() {
+        Outcome::Done(note) => note,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn options(inputs: &[PathBuf], out: PathBuf) -> Options {
+    Options { threads: 2, ..Options::new(inputs.to_vec(), out, "x") }
+}
+
+/// A corpus of every format, and its documents in order.
+fn corpus(root: &Path) -> (Vec<PathBuf>, Vec<String>) {
+    let mut documents = vec![prose(1, 700_000)];
+    std::fs::write(root.join("a.txt"), &documents[0]).unwrap();
+    let lines =
+        |seed: u32, n: u32| -> Vec<String> { (0..n).map(|i| prose(seed + i, 300 + 40 * (i as usize % 90))).collect() };
+    let json = |texts: &[String]| -> String {
+        texts.iter().map(|t| serde_json::json!({"id": 1, "text": t, "meta": {"text": 3}}).to_string() + "\n").collect()
+    };
+    let some = lines(100, 300);
+    let mut gz = flate2::write::GzEncoder::new(
+        std::fs::File::create(root.join("b.jsonl.gz")).unwrap(),
+        flate2::Compression::fast(),
+    );
+    gz.write_all(json(&some).as_bytes()).unwrap();
+    gz.finish().unwrap();
+    documents.extend(some);
+    let some = lines(1000, 200);
+    std::fs::write(root.join("c.jsonl.zst"), zstd::encode_all(json(&some).as_bytes(), 1).unwrap()).unwrap();
+    documents.extend(some);
+    let groups: Vec<Vec<Option<String>>> = (0..3)
+        .map(|g| lines(2000 + 500 * g, 150).into_iter().enumerate().map(|(i, t)| (i % 50 != 7).then_some(t)).collect())
+        .collect();
+    parquet(&root.join("d.parquet"), &groups, zstd(), true);
+    documents.extend(groups.into_iter().flatten().flatten());
+    (["a.txt", "b.jsonl.gz", "c.jsonl.zst", "d.parquet"].map(|n| root.join(n)).to_vec(), documents)
+}
+
+fn expected(documents: &[String], tokenizer: Tokenizer) -> Vec<u16> {
+    let mut tokens = Vec::new();
+    for text in documents {
+        tokens.push(tokenizer.end_of_text());
+        tokens.extend(tokenizer.encode(text));
+    }
+    tokens
+}
+
+#[test]
+fn a_small_corpus_keeps_its_last_tenth_for_validation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inputs, documents) = corpus(dir.path());
+    let out = dir.path().join("out");
+    let note = run(&options(&inputs, out.clone()));
+    let all = expected(&documents, Tokenizer::Gpt2);
+    let (val, train) = tokens(&out);
+    assert!([train.clone(), val.clone()].concat() == all);
+    assert_eq!(val.len(), all.len() / 10);
+    assert_eq!(
+        bins(&out).iter().map(|p| p.file_name().unwrap()).collect::<Vec<_>>(),
+        ["x_train_000001.bin", "x_val_000000.bin"]
+    );
+    assert_eq!((note.counts.documents, note.counts.missing), (documents.len() as u64, 9));
+    assert_eq!(note.counts.text_bytes, documents.iter().map(|d| d.len() as u64).sum::<u64>());
+    let report = inspect::inspect(&inspect::shards(out.to_str().unwrap()).unwrap(), None).unwrap();
+    assert_eq!((report.tokens, report.documents, report.noted), (all.len() as u64, documents.len() as u64, true));
+    assert_eq!(report.vocab, 50_257);
+    assert!(!out.join("x.partial").exists());
+}
+
+#[test]
+fn a_large_corpus_gives_its_first_shard_to_validation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inputs, documents) = corpus(dir.path());
+    let all = expected(&documents, Tokenizer::Bytes);
+    let small = |out: &str| Options {
+        shard_tokens: 300_000,
+        tokenizer: Tokenizer::Bytes,
+        ..options(&inputs, dir.path().join(out))
+    };
+    let layouts = [
+        (small("plain"), 300_000, 300_000),
+        (Options { val_tokens: Some(1000), ..small("some") }, 1000, 300_000),
+        (Options { val_tokens: Some(0), ..small("none") }, 0, 300_000),
+    ];
+    for (options, val_tokens, first) in layouts {
+        let note = run(&options);
+        let (val, train) = tokens(&options.out);
+        assert!([val.clone(), train].concat() == all, "{:?}", options.out);
+        assert_eq!(val.len(), val_tokens);
+        let sizes: Vec<u64> = note.shards.iter().filter(|s| s.file.contains("train")).map(|s| s.tokens).collect();
+        assert!(
+            sizes[..sizes.len() - 1].iter().all(|&n| n == first)
+                && note.shards.iter().any(|s| s.file == "x_train_000001.bin")
+        );
+    }
+    let capped = Options { max_tokens: Some(123_456), val_tokens: Some(456), ..small("capped") };
+    let note = run(&capped);
+    let (val, train) = tokens(&capped.out);
+    assert!([train, val].concat() == all[..123_456] && note.val_tokens == 456);
+    assert_eq!(note.counts.documents, all[..123_456].iter().filter(|&&id| id == 256).count() as u64);
+}
+
+#[test]
+fn stopped_after_every_unit_it_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inputs, _) = corpus(dir.path());
+    let with = |out: &str, shard_tokens| Options {
+        shard_tokens,
+        tokenizer: Tokenizer::Bytes,
+        save_every: Duration::ZERO,
+        ..options(&inputs, dir.path().join(out))
+    };
+    for (name, shard_tokens) in [("small", 100_000_000), ("large", 300_000)] {
+        let whole = with(&format!("{name}-whole"), shard_tokens);
+        run(&whole);
+        let pieces = with(&format!("{name}-pieces"), shard_tokens);
+        let mut runs = 0;
+        loop {
+            runs += 1;
+            // what is not saved is lost: a run that stops before its first state begins where it began
+            let mut units = 0;
+            let outcome = prepare(&pieces, &mut |_| {
+                units += 1;
+                if units > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            if let Outcome::Done(_) = outcome.unwrap() {
+                break;
+            }
+        }
+        assert!(runs > 4, "{runs}");
+        same(&whole.out, &pieces.out);
+    }
+}
+
+fn same(a: &Path, b: &Path) {
+    let (a, b) = (bins(a), bins(b));
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(&b) {
+        assert_eq!(a.file_name(), b.file_name());
+        assert!(std::fs::read(a).unwrap() == std::fs::read(b).unwrap(), "{}", a.display());
+    }
+}
+
+#[test]
+fn killed_and_run_again_it_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("big.txt");
+    std::fs::write(&text, prose(5, 12_000_000)).unwrap();
+    let arguments = |out: &str| -> Vec<String> {
+        let out = dir.path().join(out);
+        let of = |p: &Path| p.display().to_string();
+        ["data", "prepare", &of(&text), "--out", &of(&out), "--name", "x", "--shard-tokens", "700000"]
+            .map(String::from)
+            .to_vec()
+    };
+    fn refs(list: &[String]) -> Vec<&str> {
+        list.iter().map(String::as_str).collect()
+    }
+    let whole = arguments("whole");
+    let output = wgpt(&refs(&whole));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let pieces = arguments("pieces");
+    let mut kills = 0;
+    for i in 0.. {
+        let mut child =
+            command(&refs(&pieces)).args(["--save-ms", "20"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(40 + 35 * i));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    assert!(kills >= 2, "{kills} kills");
+    same(&dir.path().join("whole"), &dir.path().join("pieces"));
+}
+
+#[test]
+fn a_folder_that_holds_something_else_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("t.txt");
+    std::fs::write(&text, "some text, long enough to have a tenth").unwrap();
+    let first = options(std::slice::from_ref(&text), dir.path().join("out"));
+    run(&first);
+    let again = prepare(&first, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(matches!(again, Outcome::There(_)));
+    let other = Options { tokenizer: Tokenizer::Bytes, ..first.clone() };
+    let error = prepare(&other, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, Error::Usage(t) if t.contains("--tokenizer: gpt2 there, bytes here")), "{error}");
+    run(&Options { restart: true, ..other });
+    // shards of nobody we know
+    std::fs::remove_file(first.out.join("dataset.json")).unwrap();
+    let error = prepare(&first, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, Error::Usage(t) if t.contains("no dataset.json tells what it is")), "{error}");
+    // a preparation that was stopped, of a file that has changed since
+    let stopped =
+        Options { save_every: Duration::ZERO, ..options(std::slice::from_ref(&text), dir.path().join("stopped")) };
+    prepare(&stopped, &mut |_| ControlFlow::Break(())).unwrap();
+    std::fs::write(&text, "another text").unwrap();
+    let error = prepare(&stopped, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, Error::Usage(t) if t.contains("changed since") && t.contains("--restart")), "{error}");
+    run(&Options { restart: true, ..stopped });
+}
+
+#[test]
+fn two_at_once_do_not_mix() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("t.txt");
+    std::fs::write(&text, prose(1, 1000)).unwrap();
+    let one = options(&[text], dir.path().join("out"));
+    let mut second = None;
+    prepare(&one, &mut |_| {
+        second = Some(prepare(&one, &mut |_| ControlFlow::Continue(())));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(matches!(second, Some(Err(Error::Locked(_)))), "{second:?}");
+}
+
+#[test]
+fn validation_must_leave_something_for_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("t.txt");
+    std::fs::write(&text, "ten bytes!").unwrap();
+    let one = Options { tokenizer: Tokenizer::Bytes, val_tokens: Some(11), ..options(&[text], dir.path().join("out")) };
+    let error = prepare(&one, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, Error::Usage(t) if t.contains("--val-tokens: 11")), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any bytes at all are a text: the tokens are those of the whole, whatever units it was cut into.
+    #[test]
+    fn any_bytes_are_a_text(parts in prop::collection::vec((any::<Vec<u8>>(), 0..30_000_usize), 1..12)) {
+        let dir = tempfile::tempdir().unwrap();
+        let text: Vec<u8> = parts.iter().flat_map(|(part, times)| part.iter().copied().cycle().take(if part.is_empty() { 0 } else { *times })).collect();
+        prop_assume!(!text.is_empty());
+        let path = dir.path().join("t.txt");
+        std::fs::write(&path, &text).unwrap();
+        let out = dir.path().join("out");
+        let note = run(&options(&[path], out.clone()));
+        let (val, train) = tokens(&out);
+        let (mut all, replaced) = Tokenizer::Gpt2.encode_counted(&text);
+        all.insert(0, 50_256);
+        prop_assert!([train, val].concat() == all);
+        prop_assert_eq!(note.counts.replaced, replaced as u64);
+    }
+}
