@@ -5,9 +5,7 @@ use wgpt::ops::{gradnorm, stepcontrol as control_ops};
 use wgpt::reference;
 use wgpt::reference::adamw::Settings;
 
-use crate::harness::{
-    Device, EPS, Inputs, bits, check, devices, folded, input, integers, updated, wide, within,
-};
+use crate::harness::{Device, EPS, Inputs, bits, check, devices, folded, input, integers, updated, wide, within};
 use crate::stepcontrol::{HYPER, as_words, state};
 
 fn to_bits(values: &[f32]) -> Vec<u32> {
@@ -135,7 +133,8 @@ impl<'g> Training<'g> {
         gradnorm::forward(&mut pass, gradnorm::Forward { grads: &grads, partials: &partials }).expect("recorded");
         stepcontrol::decide(&mut pass, &control, &partials).expect("recorded");
         let [param, m, v] = &weights;
-        adamw::forward(&mut pass, Forward { param, grad: &grad, m, v, control: &control, decays: true }).expect("recorded");
+        adamw::forward(&mut pass, Forward { param, grad: &grad, m, v, control: &control, decays: true })
+            .expect("recorded");
         let program = pass.finish();
         Self { gpu, control, losses, grad, weights, program }
     }
@@ -195,10 +194,15 @@ fn steps_follow_the_reference_and_spoilt_ones_leave_no_trace() {
                 assert_eq!((report.step, report.lr.to_bits()), (step, hyper.lr.to_bits()), "{place}");
                 if spoilt {
                     skipped += 1;
-                    assert_eq!([report.skipped_now, report.skipped, report.skipped_in_a_row], [1, skipped, 1], "{place}");
+                    assert_eq!(
+                        [report.skipped_now, report.skipped, report.skipped_in_a_row],
+                        [1, skipped, 1],
+                        "{place}"
+                    );
                     assert!(!(report.loss.is_finite() && report.grad_norm.is_finite()), "{place}: {report:?}");
                     assert!(before == training.bits(), "{place}: a skipped step changed parameters or moments");
-                    let want = State { skipped, skipped_in_a_row: 1, apply: 0, grad_scale: 1.0, loss_sum: 0.0, ..state };
+                    let want =
+                        State { skipped, skipped_in_a_row: 1, apply: 0, grad_scale: 1.0, loss_sum: 0.0, ..state };
                     assert_eq!(training.state(), want, "{place}");
                     continue;
                 }
@@ -206,7 +210,7 @@ fn steps_follow_the_reference_and_spoilt_ones_leave_no_trace() {
                 assert_eq!([report.skipped_now, report.skipped, report.skipped_in_a_row], [0, skipped, 0], "{place}");
                 assert_eq!(report.updates, updates, "{place}");
                 let g = wide(&grad);
-                let norm = reference::gradnorm::forward(&[g.clone()]);
+                let norm = reference::gradnorm::forward(std::slice::from_ref(&g));
                 let clip = reference::gradnorm::clip_scale(norm, hyper.clip.into());
                 close(&format!("{place}: loss"), report.loss.into(), 3.1, 8.0 * EPS * 3.1);
                 close(&format!("{place}: norm"), report.grad_norm.into(), norm, 16.0 * EPS * norm);

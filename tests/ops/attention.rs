@@ -35,10 +35,11 @@ fn expect([b, t, heads, hs]: Sizes, qkv: &[f64], dout: &[f64]) -> Expected {
             for i in 0..t {
                 let row = (bi * heads + h) * t + i;
                 let (q, o) = (at(0, i), (bi * t + i) * c + h * hs);
-                let scores: Vec<f64> =
-                    (0..=i).map(|j| scale * dot(&qkv[q..q + hs], &qkv[at(1, j)..][..hs])).collect();
+                let scores: Vec<f64> = (0..=i).map(|j| scale * dot(&qkv[q..q + hs], &qkv[at(1, j)..][..hs])).collect();
                 // twice: once for the product, once for q * scale and k * scale, which differ between the passes
-                let score_off = |j: usize| 2.0 * (rounding(hs) + 1.0) * EPS * scale * dot_abs(&qkv[q..q + hs], &qkv[at(1, j)..][..hs]);
+                let score_off = |j: usize| {
+                    2.0 * (rounding(hs) + 1.0) * EPS * scale * dot_abs(&qkv[q..q + hs], &qkv[at(1, j)..][..hs])
+                };
                 let worst = (0..=i).map(score_off).fold(0.0, f64::max);
                 lse_off[row] = worst + sums + 2.0 * EPS * (lse[row].abs() + worst);
                 let dout_row = &dout[o..o + hs];
@@ -49,11 +50,13 @@ fn expect([b, t, heads, hs]: Sizes, qkv: &[f64], dout: &[f64]) -> Expected {
                     out_off[o + e] += (2.0 * worst).exp_m1().min(2.0) * out_abs[e];
                 }
                 let delta_abs = dot_abs(dout_row, &out_abs);
-                for j in 0..=i {
-                    let below = scores[j] - lse[row];
+                for (j, score) in scores.iter().enumerate() {
+                    let below = score - lse[row];
                     let weight = below.exp();
                     // of one weight: its score, its maximum or log-sum-exp, exp itself
-                    let off = (score_off(j) + lse_off[row]).exp_m1().min(1.0 / weight.max(1e-300)) + (3.0 + 4.0 * below.abs()) * EPS + sums;
+                    let off = (score_off(j) + lse_off[row]).exp_m1().min(1.0 / weight.max(1e-300))
+                        + (3.0 + 4.0 * below.abs()) * EPS
+                        + sums;
                     let (k, v) = (at(1, j), at(2, j));
                     for e in 0..hs {
                         out_off[o + e] += off * weight * qkv[v + e].abs();
@@ -117,14 +120,18 @@ pub fn small_heads() {
 #[test]
 pub fn large_heads() {
     let devices = devices();
-    for sizes in [[1, 2, 1, 64], [1, 65, 1, 80], [1, 17, 2, 96], [1, 32, 1, 128], [1, 33, 2, 128]] {
+    for sizes in [[1, 1, 2, 128], [1, 33, 1, 128]] {
         random(&devices, sizes);
+    }
+    // drivers take long over these
+    for sizes in [[1, 65, 1, 80], [1, 17, 2, 96]] {
+        random(&devices[..1], sizes);
     }
 }
 
 /// GPT-2's 768 channels in 12 heads, and a long sequence.
 #[test]
-fn real_sizes() {
+pub fn real_sizes() {
     let devices = devices();
     random(&devices, [1, 127, 12, 64]);
     random(&devices[..1], [1, 1024, 1, 16]);

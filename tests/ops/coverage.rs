@@ -10,6 +10,7 @@ fn every_kernel_is_run_against_its_reference() {
         crate::adamw::forward();
         crate::attention::small_heads();
         crate::attention::large_heads();
+        crate::attention::real_sizes();
         crate::bias::backward();
         crate::crossentropy::forward_and_backward();
         crate::embedding::forward_and_backward();
@@ -19,7 +20,7 @@ fn every_kernel_is_run_against_its_reference() {
         crate::matmul::forward();
         crate::matmul::backward_inp();
         crate::matmul::backward_weight();
-        crate::matmul::windows();
+        crate::matmul::windows_and_folded_grids();
         crate::residual::forward();
         crate::stepcontrol::accumulate();
         crate::stepcontrol::decide_clips_and_counts();

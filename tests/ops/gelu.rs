@@ -1,7 +1,9 @@
 use wgpt::ops::gelu::{self, Backward, Forward};
 use wgpt::reference;
 
-use crate::harness::{Device, Inputs, check, devices, folded, input, overwritten, updated, wide, windowed, within, EPS};
+use crate::harness::{
+    Device, EPS, Inputs, check, devices, folded, input, overwritten, updated, wide, windowed, within,
+};
 
 /// Rounding errors of the tanh in units of EPS: WGSL allows exp(u) 3 + 2 |u| of them, of which those at |u| > 9 count
 /// for nothing since exp(-2 |u|) is below EPS there; then the argument's own, one division and some multiplications.

@@ -8,16 +8,12 @@
 //! Tolerances are budgets, stated where they are made as multiples of [`EPS`] times a magnitude: what the sum would be
 //! without cancellation. `planted.rs` holds the harness itself to account.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-
 use wgpt::error::Result;
-use wgpt::gpu::{Caps, Elem, Gpu, Options, Pass, Tensor};
+use wgpt::gpu::{Elem, Gpu, Pass, Program, Tensor};
 
-/// Distance from 1 to the next f32: twice the largest relative error of one rounding.
-pub const EPS: f64 = f32::EPSILON as f64;
-/// Absolute part of every budget: GPUs may flush what is below 1e-38 to zero, before it is multiplied by something.
-const FLOOR: f64 = 1e-30;
+pub use crate::devices::*;
+pub use crate::values::*;
+
 /// Bits of the words round every tensor: a NaN.
 const GUARD: u32 = 0x7fc0_5afe;
 /// Bits of an output that is not written yet: another NaN.
@@ -26,92 +22,6 @@ const UNWRITTEN: u32 = 0x7fc0_0bad;
 const HEAD: usize = 64;
 /// Guard words after a tensor, at least.
 const TAIL: usize = 256;
-
-/// The relative error that `n` additions may make, in units of [`EPS`].
-///
-/// The certain bound is n. A long sum's errors have random signs and stay below 8 sqrt(n) with odds of 1 - 1e-13
-/// (Higham and Mary 2019, doi:10.1137/18M1226312).
-pub fn rounding(n: usize) -> f64 {
-    let n = n.max(1) as f64;
-    n.min(8.0 * n.sqrt())
-}
-
-/// What an output must hold.
-#[derive(Clone)]
-pub enum Want {
-    /// Each element within its tolerance.
-    Near { want: Vec<f64>, tolerance: Vec<f64> },
-    /// The sum of all elements.
-    Total { want: f64, tolerance: f64 },
-    /// Integers and floats mixed: a struct.
-    Words(Vec<Word>),
-    /// Anything: scratch.
-    Anything,
-}
-
-/// One word of [`Want::Words`].
-#[derive(Clone, Copy, Debug)]
-pub enum Word {
-    /// These bits.
-    Bits(u32),
-    /// This float within a tolerance.
-    Near(f64, f64),
-    /// NaN or infinite.
-    NonFinite,
-}
-
-/// `want` within `budget` times [`EPS`] times the magnitude of each element.
-pub fn near(want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
-    assert_eq!(want.len(), magnitude.len(), "harness: magnitudes");
-    let tolerance = magnitude.iter().map(|m| budget * EPS * m + FLOOR).collect();
-    Want::Near { want, tolerance }
-}
-
-/// `want` within an absolute tolerance of each element's own.
-pub fn within(want: Vec<f64>, tolerance: Vec<f64>) -> Want {
-    assert_eq!(want.len(), tolerance.len(), "harness: tolerances");
-    Want::Near { want, tolerance: tolerance.into_iter().map(|t| t + FLOOR).collect() }
-}
-
-/// Exactly these bits.
-pub fn bits(want: &[u32]) -> Want {
-    Want::Words(want.iter().map(|&w| Word::Bits(w)).collect())
-}
-
-/// As f64, exactly.
-pub fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&x| f64::from(x)).collect()
-}
-
-/// Absolute values.
-pub fn absolute(values: &[f64]) -> Vec<f64> {
-    values.iter().map(|x| x.abs()).collect()
-}
-
-/// Repeatable inputs, rounded to f32 before anyone sees them.
-pub struct Inputs(wgpt::reference::random::Random);
-
-impl Inputs {
-    /// The fixed seed.
-    pub fn new() -> Self {
-        Self(wgpt::reference::random::Random::new(20_240_520))
-    }
-
-    /// `n` bell-shaped values in (-1, 1).
-    pub fn values(&mut self, n: usize) -> Vec<f32> {
-        self.scaled(n, 1.0)
-    }
-
-    /// `n` bell-shaped values in (-scale, scale).
-    pub fn scaled(&mut self, n: usize, scale: f64) -> Vec<f32> {
-        (0..n).map(|_| (self.0.value() * scale) as f32).collect()
-    }
-
-    /// `n` tokens below `vocab`.
-    pub fn tokens(&mut self, n: usize, vocab: usize) -> Vec<u32> {
-        self.0.tokens(n, vocab)
-    }
-}
 
 /// One tensor of a case.
 #[derive(Clone)]
@@ -174,104 +84,6 @@ pub fn scratch(name: &'static str, shape: [usize; 2]) -> Slot {
     overwritten(name, shape, Want::Anything)
 }
 
-/// A device in one mode.
-pub struct Device {
-    /// Which mode.
-    pub mode: &'static str,
-    /// The device; a dry one where kernels are only listed.
-    pub gpu: Gpu,
-}
-
-impl Device {
-    /// Opens the default adapter. None at all is a failure.
-    pub fn open(mode: &'static str, options: &Options) -> Self {
-        Self { mode, gpu: Gpu::open(options).unwrap_or_else(|e| panic!("{e}")) }
-    }
-
-    /// The same with other capabilities, from which kernels and windows are chosen.
-    pub fn with(mut self, mode: &'static str, change: impl FnOnce(&mut Caps)) -> Self {
-        self.mode = mode;
-        change(&mut self.gpu.caps);
-        self
-    }
-}
-
-/// Set in the processes that `lanes.rs` starts: their vectors have another width, their modes are fewer.
-pub const CHILD: &str = "WGPT_TEST_LANES";
-
-/// Exchanges the kernels for GPUs and those for software adapters.
-fn other_kernels(caps: &mut Caps) {
-    caps.software = !caps.software;
-    caps.lanes = if caps.software { 8 } else { 0 };
-}
-
-/// Every mode the suite runs in.
-pub fn devices() -> Vec<Device> {
-    if listing() {
-        return dry_devices(|_| {});
-    }
-    let release = Options::default();
-    let checked = Options { checked: true, ..Options::default() };
-    let webgpu = Options { webgpu_limits: true, ..Options::default() };
-    let mut list = vec![
-        Device::open("release", &release),
-        Device::open("webgpu limits, other kernels", &webgpu).with("webgpu limits, other kernels", other_kernels),
-    ];
-    if std::env::var_os(CHILD).is_none() {
-        list.push(Device::open("checked", &checked));
-        list.push(Device::open("webgpu limits", &webgpu));
-        list.push(Device::open("checked", &checked).with("checked, other kernels", other_kernels));
-    }
-    list
-}
-
-/// A device whose bindings hold few bytes, so that operators must work in windows.
-pub fn windowed(bytes: u64) -> Vec<Device> {
-    if listing() {
-        return dry_devices(|caps| caps.max_binding_bytes = bytes);
-    }
-    [("windows", false), ("windows, checked", true)]
-        .into_iter()
-        .map(|(mode, checked)| {
-            let options = Options { checked, webgpu_limits: true, ..Options::default() };
-            Device::open(mode, &options).with(mode, |caps| caps.max_binding_bytes = bytes)
-        })
-        .collect()
-}
-
-/// A device whose grids end at 61 workgroups in one dimension, so that most are folded.
-pub fn folded() -> Vec<Device> {
-    vec![Device::open("folded grids", &Options::default()).with("folded grids", |caps| caps.max_groups = 61)]
-}
-
-thread_local! {
-    /// Names of the kernels recorded, while this thread lists them instead of running them.
-    static LISTED: RefCell<Option<BTreeSet<String>>> = const { RefCell::new(None) };
-}
-
-fn listing() -> bool {
-    LISTED.with_borrow(Option::is_some)
-}
-
-/// Names of the kernels that the checks in `tests` would run on any adapter.
-pub fn list_kernels(tests: impl FnOnce()) -> BTreeSet<String> {
-    LISTED.set(Some(BTreeSet::new()));
-    tests();
-    LISTED.take().unwrap_or_default()
-}
-
-/// Adapters with GPU kernels and with those of software adapters, without a device behind them.
-fn dry_devices(change: impl Fn(&mut Caps)) -> Vec<Device> {
-    [0, 8]
-        .map(|lanes| {
-            let mut caps = Caps::webgpu_defaults();
-            (caps.software, caps.lanes) = (lanes > 0, lanes);
-            change(&mut caps);
-            Device { mode: "dry", gpu: Gpu::dry(caps) }
-        })
-        .into()
-}
-
 /// One operator, one shape, all its tensors.
 pub struct Case<'a, const N: usize> {
     /// Operator and pass.
@@ -296,8 +108,8 @@ pub fn check<const N: usize>(
     let case = Case { kernel, shape, slots, launch: &launch };
     for device in devices {
         if listing() {
-            let (_, names) = record(device, &case).unwrap_or_else(|report| panic!("{report}"));
-            LISTED.with_borrow_mut(|listed| listed.as_mut().map(|set| set.extend(names)));
+            let (.., names) = record(device, &case).unwrap_or_else(|report| panic!("{report}"));
+            list(names);
             continue;
         }
         if let Err(report) = verify(device, &case) {
@@ -321,16 +133,20 @@ fn allocate(gpu: &Gpu, slot: &Slot) -> Result<Guarded> {
     Ok(Guarded { whole, tensor })
 }
 
-fn record<const N: usize>(
-    device: &Device,
-    case: &Case<N>,
-) -> Result<(([Guarded; N], wgpt::gpu::Program), Vec<String>), String> {
-    let place = || {
-        let caps = &device.gpu.caps;
-        let kind = if caps.software { format!("{} lanes", caps.lanes) } else { "GPU kernels".into() };
-        format!("{} {:?} on {} ({}, {kind})", case.kernel, case.shape, caps.name, device.mode)
-    };
-    let fault = |e: wgpt::error::Error| format!("{}: {e}", place());
+/// The operator, its shape, the adapter, the mode, and the kernels that were chosen.
+fn place<const N: usize>(device: &Device, case: &Case<N>, names: &[String]) -> String {
+    let caps = &device.gpu.caps;
+    let kind = if caps.software { format!("{} lanes", caps.lanes) } else { "GPU kernels".into() };
+    let mut names = names.to_vec();
+    names.dedup();
+    format!("{} {:?} on {} ({}, {kind}; {})", case.kernel, case.shape, caps.name, device.mode, names.join(" "))
+}
+
+/// What [`record`] makes: the tensors, the program, the names of its kernels.
+type Recorded<const N: usize> = ([Guarded; N], Program, Vec<String>);
+
+fn record<const N: usize>(device: &Device, case: &Case<N>) -> Result<Recorded<N>, String> {
+    let fault = |e: wgpt::error::Error| format!("{}: {e}", place(device, case, &[]));
     let mut guarded = Vec::with_capacity(N);
     for slot in &case.slots {
         guarded.push(allocate(&device.gpu, slot).map_err(fault)?);
@@ -341,20 +157,14 @@ fn record<const N: usize>(
     (case.launch)(&mut pass, &tensors).map_err(fault)?;
     let program = pass.finish();
     let names: Vec<String> = program.commands.iter().map(|c| c.name.clone()).collect();
-    Ok(((guarded, program), names))
+    Ok((guarded, program, names))
 }
 
 /// Runs a case on one device; says what is wrong.
 pub fn verify<const N: usize>(device: &Device, case: &Case<N>) -> Result<(), String> {
-    let ((guarded, program), names) = record(device, case)?;
+    let (guarded, program, names) = record(device, case)?;
     let gpu = &device.gpu;
-    let place = || {
-        let caps = &gpu.caps;
-        let kind = if caps.software { format!("{} lanes", caps.lanes) } else { "GPU kernels".into() };
-        let mut names = names.clone();
-        names.dedup();
-        format!("{} {:?} on {} ({}, {kind}; {})", case.kernel, case.shape, caps.name, device.mode, names.join(" "))
-    };
+    let place = || place(device, case, &names);
     let fault = |e: wgpt::error::Error| format!("{}: {e}", place());
     let mut first: Vec<Vec<u32>> = Vec::new();
     for round in 0..2 {
@@ -447,10 +257,4 @@ fn judge(slot: &Slot, want: &Want, words: &[u32]) -> Result<(), String> {
         None => Ok(()),
         Some(report) => Err(format!("{report}; {wrong} of {n} elements are wrong")),
     }
-}
-
-/// Prints past the capture of the test runner: what was not run must be seen.
-pub fn not_run(what: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "not run: {what}");
 }

@@ -5,6 +5,10 @@ use std::process::Command;
 
 use crate::harness::{CHILD, Device, not_run};
 
+/// What has nothing to do with lanes: these very tests, the harness, the host's windows, programs and rings.
+const SAME: [&str; 7] =
+    ["software_vulkan_at", "planted::", "coverage::", "shapes::", "windows", "program::", "rings::"];
+
 fn again_with(lanes: u32) {
     if std::env::var_os(CHILD).is_some() {
         return;
@@ -27,7 +31,8 @@ fn again_with(lanes: u32) {
         command.arg(&program);
     }
     let output = command
-        .args(["--test-threads=1", "--skip", "software_vulkan_at", "--skip", "planted::", "--skip", "coverage::"])
+        .arg("--test-threads=1")
+        .args(SAME.iter().flat_map(|test| ["--skip", test]))
         .env("LP_NATIVE_VECTOR_WIDTH", (lanes * 32).to_string())
         .env(CHILD, lanes.to_string())
         .output()

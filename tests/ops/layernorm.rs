@@ -24,8 +24,7 @@ fn budgets(inp: &[f64], weight: &[f64], want: &reference::layernorm::Forward, c:
         let mean_off = (sum + EPS) * average(row.iter().map(|x| x.abs()), c);
         let off = |x: f64| mean_off + EPS * (x - mean).abs();
         let variance = average(row.iter().map(|x| (x - mean).powi(2)), c);
-        let variance_off =
-            average(row.iter().map(|&x| (2.0 * (x - mean).abs() + off(x)) * off(x)), c) + sum * variance;
+        let variance_off = average(row.iter().map(|&x| (2.0 * (x - mean).abs() + off(x)) * off(x)), c) + sum * variance;
         // WGSL allows 2.5 ulp for a division and some for the root
         let rstd_off = 0.5 * variance_off * rstd * rstd + 6.0 * EPS;
         budgets.mean.push(mean_off);

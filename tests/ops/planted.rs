@@ -72,7 +72,10 @@ fn wrong_values_are_red() {
             "inp[i] + branch[i] + select(V(), V(1.0), i == 110u)",
             "inp[i] + branch[i].xyzx",
         ] {
-            red(residual(&device, sum, wrong), &["planted [37, 12]", device.mode, "residual.planted", "`out`[", "got", "want"]);
+            red(
+                residual(&device, sum, wrong),
+                &["planted [37, 12]", device.mode, "residual.planted", "`out`[", "got", "want"],
+            );
         }
     }
 }
@@ -98,7 +101,10 @@ fn nan_and_infinity_are_red() {
 #[test]
 fn an_unwritten_element_is_red() {
     for device in modes() {
-        red(residual(&device, "if i >= p.count", "if i + 1u >= p.count"), &["`out`[36, 8]", "never written", "; 4 of 444"]);
+        red(
+            residual(&device, "if i >= p.count", "if i + 1u >= p.count"),
+            &["`out`[36, 8]", "never written", "; 4 of 444"],
+        );
         red(residual(&device, "out[i] =", "if i == 77u { return; } out[i] ="), &["`out`[25, 8]", "never written"]);
     }
 }
@@ -142,7 +148,8 @@ fn writing_past_either_end_is_red() {
                 })
             };
             let out = overwritten("out", [1, n], near(vec![1.5; n], 0.0, &[0.0; 100])).reaching(head, 100);
-            let case = Case { kernel: "planted", shape: &[end], slots: [input("inp", [1, 1], &[1.5]), out], launch: &launch };
+            let case =
+                Case { kernel: "planted", shape: &[end], slots: [input("inp", [1, 1], &[1.5]), out], launch: &launch };
             match at {
                 None => verify(&device, &case).unwrap_or_else(|report| panic!("{report}")),
                 Some(at) => red(verify(&device, &case), &["guard word", at]),
@@ -196,7 +203,14 @@ fn a_kernel_that_differs_from_run_to_run_is_red() {
         let runs = device.gpu.tensor("runs", 1, 1, Elem::U32).expect("memory");
         let launch = |pass: &mut Pass, [inp, out]: &[Tensor; 2]| {
             let tensors = [inp, out, &runs];
-            pass.dispatch(&Dispatch { kernel: &kernel, tensors: &tensors, immediates: &[], groups: 1, flops: 0, bytes: 0 })
+            pass.dispatch(&Dispatch {
+                kernel: &kernel,
+                tensors: &tensors,
+                immediates: &[],
+                groups: 1,
+                flops: 0,
+                bytes: 0,
+            })
         };
         let slots = [input("inp", [1, 1], &[1.5]), overwritten("out", [1, 1], near(vec![1.5], 4.0, &[1.5]))];
         red(

@@ -21,7 +21,8 @@ fn record(gpu: &Gpu) -> Layer {
     let mut pass = Pass::new(gpu);
     pass.at("h.0");
     pass.clear(&fch);
-    matmul::forward(&mut pass, matmul::Forward { inp: &inp, weight: &weight, bias: None, out: &fch }).expect("recorded");
+    matmul::forward(&mut pass, matmul::Forward { inp: &inp, weight: &weight, bias: None, out: &fch })
+        .expect("recorded");
     gelu::forward(&mut pass, gelu::Forward { inp: &fch, out: &act }).expect("recorded");
     pass.copy(&sum, &before).expect("recorded");
     residual::forward(&mut pass, residual::Forward { inp: &before, branch: &act, out: &sum }).expect("recorded");
@@ -100,7 +101,12 @@ fn a_dry_program_counts_as_a_real_one() {
     let dry = Gpu::dry(real.caps.clone());
     let (a, b) = (record(&real), record(&dry));
     let facts = |layer: &Layer| {
-        layer.program.commands.iter().map(|c| (c.name.clone(), c.place.clone(), c.grid, c.flops, c.bytes)).collect::<Vec<_>>()
+        layer
+            .program
+            .commands
+            .iter()
+            .map(|c| (c.name.clone(), c.place.clone(), c.grid, c.flops, c.bytes))
+            .collect::<Vec<_>>()
     };
     assert_eq!(facts(&a), facts(&b));
     assert_eq!(real.allocated_bytes(), dry.allocated_bytes());

@@ -22,7 +22,8 @@ fn wrong_shapes_are_refused_by_name() {
     let (full, row, column) = (&t(n, c), &t(1, c), &t(n, 1));
     let (other, long_row, long_column) = (&t(n, c + 1), &t(1, c + 1), &t(n + 1, 1));
 
-    let residual = |branch, out| move |pass: &mut Pass| residual::forward(pass, residual::Forward { inp: full, branch, out });
+    let residual =
+        |branch, out| move |pass: &mut Pass| residual::forward(pass, residual::Forward { inp: full, branch, out });
     refused(gpu, "residual.forward: `branch` has shape (6, 17), expected (6, 16)", residual(other, full));
     refused(gpu, "residual.forward: `out`", residual(full, other));
 

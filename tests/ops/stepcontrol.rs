@@ -1,7 +1,7 @@
 use bytemuck::Zeroable;
 use wgpt::ops::stepcontrol::{self, Hyper, Report, State, StepControl};
 
-use crate::harness::{Device, EPS, Inputs, Want, Word, bits, check, devices, input, integers, rounding, wide, words};
+use crate::harness::{Device, EPS, Inputs, Want, Word, check, devices, input, integers, rounding, wide, words};
 
 pub const HYPER: Hyper = Hyper {
     lr: 3e-4,
@@ -84,14 +84,16 @@ fn run_decide(devices: &[Device], partials: &[f32], before: State, hyper: Hyper)
     // the root halves the relative error; WGSL allows it and the division some ulp
     let norm_off = (0.5 * rounding(n) + 4.0) * EPS;
     let norm = squares.sqrt();
-    let number = |value: f64, off: f64| if value.is_finite() { Word::Near(value, off * value) } else { Word::NonFinite };
+    let number =
+        |value: f64, off: f64| if value.is_finite() { Word::Near(value, off * value) } else { Word::NonFinite };
     let clipped = good && hyper.clip > 0.0 && norm > f64::from(hyper.clip);
     let (updates, skipped, in_a_row) = if good {
         (before.updates + 1, before.skipped, 0)
     } else {
         (before.updates, before.skipped + 1, before.skipped_in_a_row + 1)
     };
-    let power = |power: f32, beta: f32| if good { number(f64::from(power) * f64::from(beta), EPS) } else { exact(power) };
+    let power =
+        |power: f32, beta: f32| if good { number(f64::from(power) * f64::from(beta), EPS) } else { exact(power) };
     let state = vec![
         power(before.beta1_power, hyper.beta1),
         power(before.beta2_power, hyper.beta2),
@@ -159,5 +161,4 @@ fn a_fresh_control_has_a_fresh_state() {
     let device = Device::open("release", &wgpt::gpu::Options::default());
     let control = StepControl::new(&device.gpu).expect("memory");
     assert_eq!(device.gpu.read(&control.state).expect("read"), bytemuck::bytes_of(&State::default()));
-    let _ = bits(&[]);
 }

@@ -1,0 +1,117 @@
+//! The modes that the suite runs in, and the lists of kernels that `coverage.rs` wants.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use wgpt::gpu::{Caps, Gpu, Options};
+
+/// A device in one mode.
+pub struct Device {
+    /// Which mode.
+    pub mode: &'static str,
+    /// The device; a dry one where kernels are only listed.
+    pub gpu: Gpu,
+}
+
+impl Device {
+    /// Opens the default adapter. None at all is a failure.
+    pub fn open(mode: &'static str, options: &Options) -> Self {
+        Self { mode, gpu: Gpu::open(options).unwrap_or_else(|e| panic!("{e}")) }
+    }
+
+    /// The same with other capabilities, from which kernels and windows are chosen.
+    pub fn with(mut self, change: impl FnOnce(&mut Caps)) -> Self {
+        change(&mut self.gpu.caps);
+        self
+    }
+}
+
+/// Set in the processes that `lanes.rs` starts: their vectors have another width, their modes are fewer.
+pub const CHILD: &str = "WGPT_TEST_LANES";
+
+/// Exchanges the kernels for GPUs and those for software adapters.
+fn other_kernels(caps: &mut Caps) {
+    caps.software = !caps.software;
+    caps.lanes = if caps.software { 8 } else { 0 };
+}
+
+/// Every mode the suite runs in. The last three are left out in processes with other vectors.
+pub fn devices() -> Vec<Device> {
+    if listing() {
+        return dry_devices(|_| {});
+    }
+    let release = Options::default();
+    let [webgpu, checked] = [false, true].map(|checked| Options { checked, webgpu_limits: true, ..Options::default() });
+    let mut list = vec![Device::open("release", &release)];
+    if std::env::var_os(CHILD).is_none() {
+        list.push(Device::open("release, WebGPU's limits", &webgpu).with(other_kernels));
+        list.push(Device::open("checked, WebGPU's limits", &checked));
+        list.push(Device::open("checked, WebGPU's limits", &checked).with(other_kernels));
+    }
+    list
+}
+
+/// [`devices`], and one without 64-bit integers if the adapter has them: some kernels read pairs of numbers as one.
+pub fn devices_with_and_without_int64() -> Vec<Device> {
+    let mut list = devices();
+    if !listing() && std::env::var_os(CHILD).is_none() && list[0].gpu.caps.int64 {
+        list.push(Device::open("release, no 64-bit integers", &Options::default()).with(|caps| caps.int64 = false));
+    }
+    list
+}
+
+/// A device whose bindings hold few bytes, so that operators must work in windows.
+pub fn windowed(bytes: u64) -> Vec<Device> {
+    if listing() {
+        return dry_devices(|caps| caps.max_binding_bytes = bytes);
+    }
+    let options = Options { webgpu_limits: true, ..Options::default() };
+    vec![Device::open("small bindings", &options).with(|caps| caps.max_binding_bytes = bytes)]
+}
+
+/// Workgroups that one dimension of [`folded`] holds.
+pub const FOLD: u32 = 61;
+
+/// A device whose grids end at [`FOLD`] workgroups in one dimension, so that most are folded.
+pub fn folded() -> Vec<Device> {
+    vec![Device::open("folded grids", &Options::default()).with(|caps| caps.max_groups = FOLD)]
+}
+
+thread_local! {
+    /// Names of the kernels recorded, while this thread lists them instead of running them.
+    static LISTED: RefCell<Option<BTreeSet<String>>> = const { RefCell::new(None) };
+}
+
+pub fn listing() -> bool {
+    LISTED.with_borrow(Option::is_some)
+}
+
+/// Names of the kernels that the checks in `tests` would run on any adapter.
+pub fn list_kernels(tests: impl FnOnce()) -> BTreeSet<String> {
+    LISTED.set(Some(BTreeSet::new()));
+    tests();
+    LISTED.take().unwrap_or_default()
+}
+
+/// Adapters with GPU kernels and with those of software adapters, without a device behind them.
+fn dry_devices(change: impl Fn(&mut Caps)) -> Vec<Device> {
+    [(0, false), (4, false), (4, true), (8, false), (8, true), (16, false), (16, true)]
+        .map(|(lanes, int64)| {
+            let mut caps = Caps::webgpu_defaults();
+            (caps.software, caps.lanes, caps.int64) = (lanes > 0, lanes, int64);
+            change(&mut caps);
+            Device { mode: "dry", gpu: Gpu::dry(caps) }
+        })
+        .into()
+}
+
+/// Adds to the list of [`list_kernels`].
+pub fn list(names: Vec<String>) {
+    LISTED.with_borrow_mut(|listed| listed.as_mut().map(|set| set.extend(names)));
+}
+
+/// Prints past the capture of the test runner: what was not run must be seen.
+pub fn not_run(what: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "not run: {what}");
+}
