@@ -8,14 +8,14 @@ use std::path::Path;
 /// Files that an operator's stem would ask for and that are missing on purpose.
 const NO_FILE: [(&str, &str); 1] = [(
     "src/reference/stepcontrol.rs",
-    "moves the step counter, the loss and the clip factor on the GPU; what it computes is the reference's gradnorm and \
-     adamw, and its test holds it against those",
+    "decides about a step (clip, apply or skip, Adam's powers) and computes no tensor; tests/ops/stepcontrol.rs writes \
+     the decisions out",
 )];
 
 /// Operators that know another one on purpose.
 const NEIGHBOURS: [(&str, &str, &str); 2] = [
-    ("adamw", "stepcontrol", "takes the learning rate, the step and the clip factor from the tensor that it writes"),
-    ("layernorm", "bias", "sums gradients over rows in the same blocks, so that one scratch serves both"),
+    ("adamw", "stepcontrol", "binds the state and the hyper-parameters that it keeps on the GPU"),
+    ("layernorm", "bias", "sums its parameters' gradients over the same blocks of rows, so that one scratch fits both"),
 ];
 
 /// What each floor may import from the crate. `reference` is for tests and benches, so no floor has it.
@@ -304,10 +304,8 @@ fn neighbours(files: &[File]) -> Vec<String> {
     for file in files.iter().filter(|f| !f.is_test()) {
         let [floor, own, ..] = file.module()[..] else { continue };
         for (place, path) in crate_paths(file) {
-            let ("ops", ["ops", other, ..]) = (floor, path.iter().map(String::as_str).collect::<Vec<_>>().as_slice())
-            else {
-                continue;
-            };
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            let ("ops", ["ops", other, ..]) = (floor, path.as_slice()) else { continue };
             let meant = NEIGHBOURS.iter().any(|(a, b, _)| *a == own && b == other);
             if *other != own && operators.contains(other) && !meant {
                 faults.push(format!("{place}: operator {own} knows operator {other}"));
