@@ -11,6 +11,7 @@ fn every_kernel_is_run_against_its_reference() {
         crate::attention::small_heads();
         crate::attention::large_heads();
         crate::bias::backward();
+        crate::compare::forward();
         crate::crossentropy::forward_and_backward();
         crate::embedding::forward_and_backward();
         crate::gelu::forward_and_backward();
@@ -21,6 +22,9 @@ fn every_kernel_is_run_against_its_reference() {
         crate::matmul::backward_weight();
         crate::matmul::windows();
         crate::residual::forward();
+        crate::roof::copy();
+        crate::roof::fused();
+        crate::roof::matrix();
         crate::stepcontrol::accumulate();
         crate::stepcontrol::decide_clips_and_counts();
     });
