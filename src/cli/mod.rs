@@ -2,6 +2,7 @@
 
 mod devices;
 mod generate;
+mod profile;
 mod shader;
 mod terminal;
 mod train;
@@ -29,6 +30,8 @@ enum Command {
     Generate(generate::Args),
     /// List the adapters and what each can do
     Devices,
+    /// Show where the time of a step goes, or only count what it asks for
+    Profile(Box<profile::Args>),
     /// Print the WGSL of a kernel, or the names of all
     Shader(shader::Args),
 }
@@ -42,11 +45,12 @@ pub fn main() -> ExitCode {
         _ => "debug",
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
-    use_wide_vectors();
+    wgpt::gpu::use_wide_vectors();
     let result = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Devices => devices::run(),
+        Command::Profile(args) => profile::run(&args),
         Command::Shader(args) => shader::run(&args),
     };
     match result {
@@ -55,20 +59,5 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
         }
-    }
-}
-
-/// Mesa's software Vulkan computes f32 kernels some 1.3 times faster with vectors of 512 bits where the CPU has them;
-/// by itself it uses 256. A value that the user has set stays.
-fn use_wide_vectors() {
-    #[cfg(target_arch = "x86_64")]
-    if std::env::var_os("LP_NATIVE_VECTOR_WIDTH").is_none()
-        && std::arch::is_x86_feature_detected!("avx512f")
-        && std::arch::is_x86_feature_detected!("avx512dq")
-        && std::arch::is_x86_feature_detected!("avx512vl")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-    {
-        // SAFETY: nothing else runs yet: this is the first thing after parsing, before any thread is started.
-        unsafe { std::env::set_var("LP_NATIVE_VECTOR_WIDTH", "512") };
     }
 }
