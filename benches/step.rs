@@ -2,13 +2,14 @@
 //! memory. Criterion times them on the wall clock, so that baselines can be saved and compared.
 //!
 //! Environment: `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends), `WGPT_CONTEXT`,
-//! `WGPT_DEVICE`, `WGPT_BENCH_SECONDS` (for each configuration), `WGPT_BENCH_JSON`.
+//! `WGPT_DEVICE`, `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON`.
 
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode};
 use serde_json::{Value, json};
 
+use wgpt::data::Loader;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Gpu, Options};
 use wgpt::model::{Config, init};
@@ -83,30 +84,25 @@ fn jobs(gpu: &Gpu) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-fn measure(
-    gpu: &Gpu,
-    roofs: &Roofs,
-    job: &Job,
-    precision: &str,
-    criterion: &mut Criterion,
-    time: Duration,
-) -> Result<Option<Value>> {
-    let Job { name, config, sizes } = job;
-    let id = format!("{name} {precision}/{}x{}", sizes.batch, sizes.context);
-    let mut state: Option<Result<(Trainer, wgpt::data::Loader)>> = None;
+/// A trainer after its first step, and its batches.
+fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Loader)> {
+    let mut trainer = Trainer::new(gpu, job.config, job.sizes, Optimizer::default())?;
+    trainer.load(&init::init(job.config, 42))?;
+    let mut loader = random_batches(&job.config, &job.sizes, 8)?;
+    trainer.step(&mut loader, 1, 0.0)?;
+    trainer.report(true)?;
+    Ok((trainer, loader))
+}
+
+/// Ten samples by criterion, so that a baseline can be saved and compared with. `None` if its filter leaves the job out.
+fn sample<'g>(gpu: &'g Gpu, job: &Job, id: &str, criterion: &mut Criterion) -> Result<Option<(Trainer<'g>, Loader)>> {
+    let mut state = None;
+    let mut fault = None;
     let mut group = criterion.benchmark_group("step");
     group.sampling_mode(SamplingMode::Flat);
-    let mut fault = None;
-    group.bench_function(&id, |b| {
+    group.bench_function(id, |b| {
         b.iter_custom(|iterations| {
-            let ready = state.get_or_insert_with(|| {
-                let mut trainer = Trainer::new(gpu, *config, *sizes, Optimizer::default())?;
-                trainer.load(&init::init(*config, 42))?;
-                let mut loader = random_batches(config, sizes, 8)?;
-                trainer.step(&mut loader, 1, 0.0)?;
-                trainer.report(true)?;
-                Ok((trainer, loader))
-            });
+            let ready = state.get_or_insert_with(|| ready(gpu, job));
             let begin = Instant::now();
             let outcome = match ready {
                 Ok((trainer, loader)) => (0..iterations).try_for_each(|_| {
@@ -115,20 +111,34 @@ fn measure(
                 }),
                 Err(error) => Err(error.clone()),
             };
-            if let Err(error) = outcome {
-                fault = Some(error);
-            }
+            fault = outcome.err().or(fault.take());
             begin.elapsed()
         });
     });
     group.finish();
-    if let Some(fault) = fault {
-        return Err(fault);
+    match fault {
+        Some(fault) => Err(fault),
+        None => state.transpose(),
     }
-    let Some(Ok((mut trainer, mut loader))) = state else { return Ok(None) };
+}
+
+fn measure(
+    gpu: &Gpu,
+    roofs: &Roofs,
+    job: &Job,
+    precision: &str,
+    criterion: &mut Criterion,
+    time: Option<Duration>,
+) -> Result<Option<Value>> {
+    let Job { name, config, sizes } = job;
+    let id = format!("{name} {precision}/{}x{}", sizes.batch, sizes.context);
+    let state = if time.is_some() { Some(ready(gpu, job)?) } else { sample(gpu, job, &id, criterion)? };
+    let Some((mut trainer, mut loader)) = state else { return Ok(None) };
+    // a third for the profile's runs
+    let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
     let planned = Count::new(gpu.caps.clone(), *config, *sizes)?;
     let before = gpu.allocated_bytes();
-    let steps = Steps::run(&mut trainer, &mut loader, 1, 50, time)?;
+    let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
     let facts = Facts::new(&steps, &trainer, &planned);
     let (roof, rate) = roofs.flops(precision);
     println!("\n{id}");
@@ -139,7 +149,7 @@ fn measure(
         gpu.allocated_bytes()
     );
     let kernels_ms = if gpu.caps.timestamps {
-        let profile = Profile::run(&trainer, 2)?;
+        let profile = Profile::run(&trainer, 1)?;
         println!(
             "device  kernels {} ms, gaps {} ms, of {} ms a step",
             number(profile.commands_ms()),
@@ -160,6 +170,7 @@ fn measure(
 }
 
 fn run() -> Result<()> {
+    let begin = Instant::now();
     wgpt::gpu::use_wide_vectors();
     let mut criterion =
         Criterion::default().sample_size(SAMPLES).nresamples(2000).warm_up_time(Duration::from_millis(100));
@@ -173,18 +184,23 @@ fn run() -> Result<()> {
     println!("adapter {}", gpu.caps.summary());
     let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
     println!("roofs   {}", roofs.summary());
-    let time = Duration::from_secs_f64(number_from("WGPT_BENCH_SECONDS")?.map_or(5.0, |s| s as f64));
+    let end = number_from("WGPT_BENCH_SECONDS")?.map(|s| begin + Duration::from_secs(s as u64));
+    let jobs = jobs(&gpu)?;
     let mut figures = Vec::new();
-    for job in &jobs(&gpu)? {
-        for precision in PRECISIONS {
+    for (i, job) in jobs.iter().enumerate() {
+        for (k, precision) in PRECISIONS.iter().enumerate() {
+            let left = jobs.len() * PRECISIONS.len() - i * PRECISIONS.len() - k;
+            let time = end.map(|end| end.saturating_duration_since(Instant::now()) / left as u32);
             figures.extend(measure(&gpu, &roofs, job, precision, &mut criterion, time)?);
+            // after each: who is ended by others keeps what there is
+            if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
+                let value =
+                    json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "roofs": roofs, "steps": figures});
+                std::fs::write(&path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{path}: {e}")))?;
+            }
         }
     }
     criterion.final_summary();
-    if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
-        let value = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "roofs": roofs, "steps": figures});
-        std::fs::write(&path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{path}: {e}")))?;
-    }
     Ok(())
 }
 

@@ -27,6 +27,21 @@ struct Outcome {
     fault: Option<String>,
 }
 
+impl Outcome {
+    fn not_run(case: &Case, kernels: Vec<String>) -> Self {
+        let (operator, shape) = (case.operator.to_owned(), case.what.clone());
+        Self { operator, shape, kernels, repeats: 0, differing: 0, fault: None }
+    }
+
+    fn verdict(&self) -> String {
+        match &self.fault {
+            Some(fault) => fault.clone(),
+            None if self.repeats == 0 => "not run: out of time".into(),
+            None => format!("{} repeats, {} words differ", self.repeats, self.differing),
+        }
+    }
+}
+
 /// Checks every case once against the reference, then `repeats` times against its first run; a case that takes too long
 /// gets fewer, and says so.
 pub fn run(
@@ -50,20 +65,22 @@ pub fn run(
         let kernels =
             rows.iter().filter(|r| (r.case, r.variant) == (case, variant)).map(|r| r.kernel.clone()).collect();
         let time = share.map(|s| Duration::from_secs_f64(s.max(0.0)));
-        outcomes.push(one(&gpu, &cases[case], kernels, repeats, time));
-        gpu.caps = variants[0].clone();
+        let outcome = if time.is_some_and(|time| time.is_zero()) {
+            Outcome::not_run(&cases[case], kernels)
+        } else {
+            gpu.caps = variants[variant].clone();
+            let outcome = one(&gpu, &cases[case], kernels, repeats, time);
+            gpu.caps = variants[0].clone();
+            outcome
+        };
+        println!("{} {}: {}", outcome.operator, outcome.shape, outcome.verdict());
+        outcomes.push(outcome);
     }
-    let mut table = Table::new(&["<name", "<shape", "repeats", "differing words", "<kernels"]);
+    let mut table = Table::new(&["<name", "<shape", "<", "<kernels"]);
     for o in &outcomes {
-        table.row([
-            o.operator.clone(),
-            o.shape.clone(),
-            o.repeats.to_string(),
-            o.fault.clone().unwrap_or_else(|| o.differing.to_string()),
-            o.kernels.join(" "),
-        ]);
+        table.row([o.operator.clone(), o.shape.clone(), o.verdict(), o.kernels.join(" ")]);
     }
-    println!("{table}");
+    println!("\n{table}");
     let wrong = outcomes.iter().filter(|o| o.fault.is_some() || o.differing > 0).count();
     println!("{} cases, {wrong} wrong, in {:.0} s", outcomes.len(), begin.elapsed().as_secs_f64());
     if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
