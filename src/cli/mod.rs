@@ -3,6 +3,7 @@
 mod data;
 mod devices;
 mod generate;
+mod profile;
 mod shader;
 mod terminal;
 mod train;
@@ -32,6 +33,8 @@ enum Command {
     Data(data::Args),
     /// List the adapters and what each can do
     Devices,
+    /// Show where the time of a step goes, or only count what it asks for
+    Profile(Box<profile::Args>),
     /// Print the WGSL of a kernel, or the names of all
     Shader(shader::Args),
 }
@@ -45,12 +48,13 @@ pub fn main() -> ExitCode {
         _ => "debug",
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
-    use_wide_vectors();
+    wgpt::gpu::use_wide_vectors();
     let result = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Devices => devices::run(),
+        Command::Profile(args) => profile::run(&args),
         Command::Shader(args) => shader::run(&args),
     };
     match result {
@@ -59,20 +63,5 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
         }
-    }
-}
-
-/// Mesa's software Vulkan computes f32 kernels some 1.3 times faster with vectors of 512 bits where the CPU has them;
-/// by itself it uses 256. A value that the user has set stays.
-fn use_wide_vectors() {
-    #[cfg(target_arch = "x86_64")]
-    if std::env::var_os("LP_NATIVE_VECTOR_WIDTH").is_none()
-        && std::arch::is_x86_feature_detected!("avx512f")
-        && std::arch::is_x86_feature_detected!("avx512dq")
-        && std::arch::is_x86_feature_detected!("avx512vl")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-    {
-        // SAFETY: nothing else runs yet: this is the first thing after parsing, before any thread is started.
-        unsafe { std::env::set_var("LP_NATIVE_VECTOR_WIDTH", "512") };
     }
 }

@@ -324,7 +324,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
 
-    let gpu = Gpu::open(&Options { device: args.device.clone(), checked: args.checked, webgpu_limits: false })?;
+    let gpu = Gpu::open(&Options { device: args.device.clone(), checked: args.checked, ..Options::default() })?;
     check_memory(&gpu.caps, &settings, args.memory)?;
     let weights = loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights);
     let mut trainer = Trainer::new(&gpu, config, settings.sizes(), settings.optimizer())?;

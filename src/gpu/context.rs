@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 
 use super::adapter::{self, Caps};
 use super::kernel::{Built, Kernel, Pipeline};
+use super::spans::Span;
 use super::tensor::{Buffer, Elem, Tensor};
 
 /// How long a submission may run before a GPU counts as hung. A software adapter may take as long as it needs.
@@ -29,6 +30,8 @@ pub struct Options {
     pub checked: bool,
     /// Ask for no more than WebGPU's default limits: for tests.
     pub webgpu_limits: bool,
+    /// Ask for cooperative matrices where the adapter lists them. wgpu calls them experimental.
+    pub matrices: bool,
 }
 
 /// What wgpu holds; absent in a dry run.
@@ -54,6 +57,8 @@ pub struct Gpu {
     next_id: AtomicU64,
     buffers_created: AtomicU64,
     pub(super) bind_groups_created: AtomicU64,
+    submissions: AtomicU64,
+    pub(super) spans: Mutex<Option<Vec<Span>>>,
     allocated_bytes: Arc<AtomicU64>,
     /// Bytes ever allocated under each label, in the order of the first allocation.
     ledger: Mutex<Vec<(String, u64)>>,
@@ -82,13 +87,23 @@ impl Gpu {
             adapter.limits()
         };
         // Only what the adapter lists: wgpu-hal panics on others.
-        let wanted = wgpu::Features::IMMEDIATES
+        let mut wanted = wgpu::Features::IMMEDIATES
             | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP;
+        wanted.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, options.matrices);
         // no browser has 64-bit integers
-        let wanted = if options.webgpu_limits { wanted } else { wanted | wgpu::Features::SHADER_INT64 };
+        wanted.set(wgpu::Features::SHADER_INT64, !options.webgpu_limits);
         let features = adapter.features() & wanted;
+        let experimental = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            // SAFETY: this only says that we know of wgpu's unfinished checks of cooperative matrices. The kernels that
+            // use them keep inside their buffers and load only matrices of the element type that they declare; both
+            // are tested (tests/ops, tests/translate).
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
+        };
         let name = adapter.get_info().name;
         if !features.contains(wgpu::Features::IMMEDIATES) {
             return Err(Error::Device(format!("device: {name} has no immediates (push constants), which every kernel needs")));
@@ -97,6 +112,7 @@ impl Gpu {
             label: Some("wgpt"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features: experimental,
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
         });
@@ -138,6 +154,8 @@ impl Gpu {
             next_id: AtomicU64::new(1),
             buffers_created: AtomicU64::new(0),
             bind_groups_created: AtomicU64::new(0),
+            submissions: AtomicU64::new(0),
+            spans: Mutex::default(),
             allocated_bytes: Arc::default(),
             ledger: Mutex::default(),
             fault: Arc::default(),
@@ -163,6 +181,20 @@ impl Gpu {
     #[must_use]
     pub fn bind_groups_created(&self) -> u64 {
         self.bind_groups_created.load(Ordering::Relaxed)
+    }
+
+    /// Command buffers handed to the device so far.
+    #[must_use]
+    pub fn submissions(&self) -> u64 {
+        self.submissions.load(Ordering::Relaxed)
+    }
+
+    /// Device memory that wgpu's allocator holds, where the backend tells: what our buffers take, and what it has
+    /// reserved for them and others.
+    #[must_use]
+    pub fn driver_bytes(&self) -> Option<(u64, u64)> {
+        let report = self.raw.as_ref()?.device.generate_allocator_report()?;
+        Some((report.total_allocated_bytes, report.total_reserved_bytes))
     }
 
     /// Bytes of all buffers that were created and not dropped.
@@ -368,6 +400,7 @@ impl Gpu {
         let raw = self.raw()?;
         let index = catch_unwind(AssertUnwindSafe(|| raw.queue.submit([encoder.finish()])))
             .map_err(|panic| Error::Gpu(format!("gpu: submit failed: {}", panic_text(&*panic))))?;
+        self.submissions.fetch_add(1, Ordering::Relaxed);
         self.check()?;
         Ok(index)
     }

@@ -9,12 +9,15 @@ pub mod context;
 pub mod kernel;
 pub mod pass;
 pub mod ring;
+pub mod spans;
 pub mod tensor;
 pub mod timing;
 
-pub use adapter::{Caps, DeviceInfo};
+pub use adapter::{Caps, DeviceInfo, use_wide_vectors};
 pub use context::{Gpu, Options};
 pub use kernel::Kernel;
 pub use pass::{Dispatch, Pass, Program};
 pub use ring::{ReadRing, UploadRing};
+pub use spans::Span;
 pub use tensor::{Elem, Tensor};
+pub use timing::{Timing, Timings};

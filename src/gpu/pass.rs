@@ -221,6 +221,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// One program that does what several do, one after the other.
+    #[must_use]
+    pub fn join<'p>(programs: impl IntoIterator<Item = &'p Self>) -> Self {
+        Self { commands: programs.into_iter().flat_map(|program| program.commands.iter().cloned()).collect() }
+    }
+
     /// Encodes all commands.
     pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
         let mut rest = self.commands.as_slice();

@@ -81,7 +81,7 @@ impl UploadRing {
         let Some(mut slot) = self.slots.pop_front() else { return Err(Error::Gpu("gpu: an upload ring without slots".into())) };
         gpu.poll(None)?;
         if !is_mapped(&mut slot.mapped, "the upload ring")? {
-            gpu.poll(slot.submission.take())?;
+            gpu.span("wait for a free upload slot", || gpu.poll(slot.submission.take()))?;
             if !is_mapped(&mut slot.mapped, "the upload ring")? {
                 return Err(Error::Device("device: the upload ring was not given back; the device may be lost".into()));
             }
@@ -115,13 +115,11 @@ impl UploadRing {
             encoder.copy_buffer_to_buffer(source, at, target, tensor.offset, data.len() as u64);
             at += data.len() as u64;
         }
-        for program in programs {
-            program.encode(&mut encoder);
-        }
+        gpu.span("encode", || programs.iter().for_each(|program| program.encode(&mut encoder)));
         for read in reads.iter_mut() {
             read.encode(gpu, &mut encoder)?;
         }
-        slot.submission = Some(gpu.submit(encoder)?);
+        slot.submission = Some(gpu.span("submit", || gpu.submit(encoder))?);
         slot.mapped = map(source, wgpu::MapMode::Write);
         for read in reads.iter_mut() {
             read.submitted(slot.submission.clone())?;
@@ -196,7 +194,11 @@ impl ReadRing {
     /// As [`Gpu::check`].
     pub fn take(&mut self, gpu: &Gpu, wait: bool) -> Result<Option<Vec<u8>>> {
         let Some(slot) = self.flying.front_mut() else { return Ok(None) };
-        gpu.poll(if wait { slot.submission.clone() } else { None })?;
+        if wait {
+            gpu.span("wait for a read-back", || gpu.poll(slot.submission.clone()))?;
+        } else {
+            gpu.poll(None)?;
+        }
         let Some(mapped) = &mut slot.mapped else { return Ok(None) };
         if !is_mapped(mapped, "a read-back")? {
             if wait {

@@ -5,6 +5,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod bias;
+pub mod compare;
 pub mod crossentropy;
 pub mod embedding;
 pub mod gelu;
@@ -12,6 +13,7 @@ pub mod gradnorm;
 pub mod layernorm;
 pub mod matmul;
 pub mod residual;
+pub mod roof;
 pub mod stepcontrol;
 
 use crate::gpu::{Caps, Kernel};
@@ -45,6 +47,7 @@ pub fn all_kernels() -> Vec<Kernel> {
                 adamw::kernels(&caps),
                 attention::kernels(&caps),
                 bias::kernels(&caps),
+                compare::kernels(&caps),
                 crossentropy::kernels(&caps),
                 embedding::kernels(&caps),
                 gelu::kernels(&caps),
@@ -52,6 +55,7 @@ pub fn all_kernels() -> Vec<Kernel> {
                 layernorm::kernels(&caps),
                 matmul::kernels(&caps),
                 residual::kernels(&caps),
+                roof::kernels(&caps),
                 stepcontrol::kernels(&caps),
             ] {
                 kernels.extend(list);

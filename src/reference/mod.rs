@@ -16,6 +16,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod bias;
+pub mod compare;
 pub mod crossentropy;
 pub mod embedding;
 pub mod gelu;
@@ -25,3 +26,4 @@ pub mod layernorm;
 pub mod matmul;
 pub mod random;
 pub mod residual;
+pub mod roof;

@@ -3,6 +3,7 @@
 pub mod dataset;
 pub mod folder;
 pub mod generator;
+pub mod measure;
 pub mod run;
 pub mod schedule;
 pub mod settings;

@@ -261,8 +261,8 @@ impl<'g> Trainer<'g> {
             step: step as u32,
         };
         for micro in 0..self.sizes.accumulation {
-            loader.next_batch(&mut self.inputs, &mut self.targets)?;
-            let (table, order) = embedding::sort(&self.inputs);
+            self.gpu.span("read a batch", || loader.next_batch(&mut self.inputs, &mut self.targets))?;
+            let (table, order) = self.gpu.span("sort tokens", || embedding::sort(&self.inputs));
             let (first, last) = (micro == 0, micro + 1 == self.sizes.accumulation);
             if last && self.reports.is_full() {
                 self.collect(true)?;

@@ -12,6 +12,7 @@ fn every_kernel_is_run_against_its_reference() {
         crate::attention::large_heads();
         crate::attention::real_sizes();
         crate::bias::backward();
+        crate::compare::forward();
         crate::crossentropy::forward_and_backward();
         crate::embedding::forward_and_backward();
         crate::gelu::forward_and_backward();
@@ -22,6 +23,9 @@ fn every_kernel_is_run_against_its_reference() {
         crate::matmul::backward_weight();
         crate::matmul::windows_and_folded_grids();
         crate::residual::forward();
+        crate::roof::copy();
+        crate::roof::fused();
+        crate::roof::matrix();
         crate::stepcontrol::accumulate();
         crate::stepcontrol::decide_clips_and_counts();
     });

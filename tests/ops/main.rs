@@ -6,6 +6,7 @@
 mod adamw;
 mod attention;
 mod bias;
+mod compare;
 mod coverage;
 mod crossentropy;
 mod devices;
@@ -20,6 +21,7 @@ mod planted;
 mod program;
 mod residual;
 mod rings;
+mod roof;
 mod shapes;
 mod stepcontrol;
 mod values;

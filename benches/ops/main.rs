@@ -1,0 +1,376 @@
+//! `cargo bench`: one row per kernel that the adapter is given at the shapes of GPT-2 124M, each held against its f64
+//! reference before it is timed, and against roofs measured in the same run.
+//!
+//! `cargo bench -- matmul` filters. `cargo bench -- --save-baseline before`, then `cargo bench -- --baseline before`,
+//! compares. `cargo bench --bench ops -- --races 1000` runs every kernel a thousand times on the same data and counts on
+//! the GPU the words that differ from the first run.
+//!
+//! Environment: `WGPT_BATCH`, `WGPT_CONTEXT` (default 8 x 1024, on a software adapter 1 x 64); `WGPT_DEVICE` (as
+//! `--device`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures).
+
+mod case;
+mod independent;
+mod operators;
+mod races;
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, SamplingMode};
+use serde::Serialize;
+use serde_json::json;
+
+use wgpt::error::{Error, Result};
+use wgpt::gpu::{Caps, Gpu, Options, Program};
+use wgpt::model::Config;
+use wgpt::train::measure::count::operator_of;
+use wgpt::train::measure::roofs::run_ms;
+use wgpt::train::measure::steps::{median, spread};
+use wgpt::train::measure::{Roofs, Table, table::number};
+
+use case::{Case, Set};
+use operators::Shape;
+
+/// Samples of a row.
+const SAMPLES: usize = 10;
+
+/// A positive number from the environment.
+fn setting<T: std::str::FromStr>(name: &str) -> Result<Option<T>> {
+    match std::env::var(name) {
+        Err(_) => Ok(None),
+        Ok(text) if text.is_empty() => Ok(None),
+        Ok(text) => text.parse().map(Some).map_err(|_| Error::Usage(format!("{name}: `{text}`, expected a number"))),
+    }
+}
+
+/// The sizes that rows are measured at.
+fn shape(caps: &Caps) -> Result<Shape> {
+    let config = Config::from_descriptor("d12")?;
+    let small = caps.software;
+    let batch = setting("WGPT_BATCH")?.unwrap_or(if small { 1 } else { 8 });
+    let context = setting("WGPT_CONTEXT")?.unwrap_or(if small { 64 } else { 1024 });
+    // as the model cuts its logits: 256 MiB at most, within one binding
+    let limit = (256 << 20).min(caps.max_binding_bytes);
+    let rows = wgpt::gpu::tensor::row_windows(batch * context, config.padded_vocab() as u64 * 4, limit);
+    let chunk = rows.first().map_or(1, std::iter::ExactSizeIterator::len);
+    Ok(Shape { config, batch, context, chunk, flat: if small { 4 << 20 } else { 64 << 20 } })
+}
+
+/// Bytes that no cache of this adapter holds.
+fn uncached_bytes(caps: &Caps) -> u64 {
+    if !caps.software {
+        return 256 << 20;
+    }
+    let size = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size").ok();
+    let kib = size.and_then(|text| text.trim().trim_end_matches('K').parse::<u64>().ok()).unwrap_or(32 << 10);
+    // software Vulkan on a large server's cache would take minutes to fill
+    (2 * kib * 1024).min(128 << 20)
+}
+
+/// Capabilities under which an operator may choose another kernel: the adapter's own first. A variant that is made for
+/// something an adapter may lack joins the rows by being chosen under one of these.
+fn variants(caps: &Caps) -> Vec<Caps> {
+    let change = |change: fn(&mut Caps)| {
+        let mut caps = caps.clone();
+        change(&mut caps);
+        caps
+    };
+    vec![
+        caps.clone(),
+        change(|caps| caps.matrix_edges.clear()),
+        change(|caps| {
+            caps.matrix_edges.clear();
+            caps.f16 = false;
+        }),
+        change(|caps| {
+            caps.software = !caps.software;
+            caps.lanes = if caps.software { 8 } else { 0 };
+        }),
+    ]
+}
+
+/// One kernel of one case.
+pub struct Row {
+    pub kernel: String,
+    /// Position of the case.
+    pub case: usize,
+    /// Position in [`variants`].
+    pub variant: usize,
+    pub flops: u64,
+    pub bytes: u64,
+}
+
+/// Every kernel once at every shape.
+fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut seen = HashSet::new();
+    for (case, definition) in cases.iter().enumerate() {
+        for (variant, caps) in variants.iter().enumerate() {
+            if variant > 0 && !definition.all_variants {
+                continue;
+            }
+            let program = definition.dry(caps)?;
+            for command in &program.commands {
+                // the backward of attention records its forward too
+                let own = operator_of(&command.name) == definition.operator;
+                if own && seen.insert((command.name.clone(), case)) {
+                    let of = |f: fn(&wgpt::gpu::pass::Command) -> u64| {
+                        program.commands.iter().filter(|c| c.name == command.name).map(f).sum()
+                    };
+                    let (flops, bytes) = (of(|c| c.flops), of(|c| c.bytes));
+                    rows.push(Row { kernel: command.name.clone(), case, variant, flops, bytes });
+                }
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// What a row came to.
+#[derive(Debug, Serialize)]
+struct Figure {
+    operator: String,
+    shape: String,
+    kernel: String,
+    element: &'static str,
+    /// True if the adapter takes this kernel by itself.
+    chosen: bool,
+    median_ms: f64,
+    spread: f64,
+    bytes: u64,
+    flops: u64,
+    reached: f64,
+    roof: &'static str,
+    /// Sets that the runs went round.
+    sets: usize,
+}
+
+/// A case in memory with its checked sets, under one variant.
+struct Prepared {
+    key: (usize, usize),
+    sets: Vec<Set>,
+}
+
+fn prepare(gpu: &Gpu, case: &Case) -> Result<Vec<Set>> {
+    let contents = case.contents();
+    let first = case.set(gpu, &contents)?;
+    case.verify(gpu, &first, &contents)?;
+    let count = uncached_bytes(&gpu.caps).div_ceil(case.bytes()).clamp(1, 16);
+    let mut sets = vec![first];
+    for _ in 1..count {
+        sets.push(case.set(gpu, &contents)?);
+    }
+    Ok(sets)
+}
+
+/// The time of `iterations` runs of one kernel, round and round the sets.
+fn sample(gpu: &Gpu, sets: &[Set], kernel: &str, iterations: u64) -> Result<Duration> {
+    for set in sets {
+        set.restore.run(gpu)?;
+    }
+    let only = |set: &Set| {
+        let mut program = set.program.clone();
+        program.commands.retain(|command| command.name == kernel);
+        program
+    };
+    let programs: Vec<Program> = sets.iter().map(only).collect();
+    let joined = Program::join((0..iterations as usize).map(|i| &programs[i % programs.len()]));
+    gpu.wait()?;
+    Ok(Duration::from_secs_f64(run_ms(gpu, &joined)? / 1e3))
+}
+
+struct Bench {
+    gpu: Gpu,
+    roofs: Roofs,
+    cases: Vec<Case>,
+    variants: Vec<Caps>,
+    prepared: Option<Prepared>,
+    figures: Vec<Figure>,
+    faults: Vec<String>,
+    end: Option<Instant>,
+}
+
+impl Bench {
+    /// Verifies the row's case if that was not just done, and times one sample.
+    fn sample(&mut self, row: &Row, iterations: u64) -> Result<Duration> {
+        let key = (row.case, row.variant);
+        if self.prepared.as_ref().is_none_or(|p| p.key != key) {
+            // first, so that two cases never lie in memory at once
+            self.prepared = None;
+            self.gpu.caps = self.variants[row.variant].clone();
+            let sets = prepare(&self.gpu, &self.cases[row.case]);
+            self.gpu.caps = self.variants[0].clone();
+            self.prepared = Some(Prepared { key, sets: sets? });
+        }
+        let sets = self.prepared.as_ref().map_or(&[][..], |p| &p.sets);
+        sample(&self.gpu, sets, &row.kernel, iterations)
+    }
+
+    fn figure(&mut self, row: &Row, samples: &[f64]) {
+        let case = &self.cases[row.case];
+        let median_ms = median(samples);
+        let (reached, roof) = self.roofs.reached(&row.kernel, row.flops, row.bytes, median_ms);
+        self.figures.push(Figure {
+            operator: case.operator.into(),
+            shape: case.what.clone(),
+            kernel: row.kernel.clone(),
+            element: if row.kernel.contains("f16") { "f16" } else { "f32" },
+            chosen: row.variant == 0,
+            median_ms,
+            spread: spread(samples),
+            bytes: row.bytes,
+            flops: row.flops,
+            reached,
+            roof,
+            sets: self.prepared.as_ref().map_or(0, |p| p.sets.len()),
+        });
+    }
+
+    fn report(&self) -> Table {
+        let mut table = Table::new(&[
+            "<name",
+            "<shape",
+            "<variant",
+            "<type",
+            "ms",
+            "+-%",
+            "GB/s",
+            "TFLOP/s",
+            "% of roof",
+            "<roof",
+            "<",
+        ]);
+        for f in &self.figures {
+            let seconds = f.median_ms / 1e3;
+            table.row([
+                f.operator.clone(),
+                f.shape.clone(),
+                f.kernel.clone(),
+                f.element.into(),
+                number(f.median_ms),
+                format!("{:.0}", 100.0 * f.spread),
+                number(f.bytes as f64 / 1e9 / seconds),
+                number(f.flops as f64 / 1e12 / seconds),
+                format!("{:.0}", 100.0 * f.reached),
+                f.roof.into(),
+                if f.chosen { String::new() } else { "not chosen here".into() },
+            ]);
+        }
+        table
+    }
+}
+
+/// Name of a row for criterion: no more slashes than the one between kernel and shape.
+fn id(row: &Row, case: &Case) -> String {
+    format!("{}/{}", row.kernel, case.what)
+}
+
+fn open() -> Result<Gpu> {
+    let device = std::env::var("WGPT_DEVICE").ok().filter(|device| !device.is_empty());
+    Gpu::open(&Options { device, matrices: true, ..Options::default() })
+}
+
+fn run() -> Result<()> {
+    let begin = Instant::now();
+    wgpt::gpu::use_wide_vectors();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut criterion =
+        Criterion::default().sample_size(SAMPLES).nresamples(2000).warm_up_time(Duration::from_millis(150));
+    criterion = criterion.measurement_time(Duration::from_secs(1)).without_plots();
+    let gpu = open()?;
+    let shape = shape(&gpu.caps)?;
+    let cases = operators::cases(&shape);
+    let variants = variants(&gpu.caps);
+    let rows = rows(&cases, &variants)?;
+    if let Some(at) = arguments.iter().position(|a| a == "--races") {
+        let repeats = arguments.get(at + 1).and_then(|n| n.parse().ok()).unwrap_or(1000);
+        return races::run(gpu, &cases, &variants, &rows, repeats, setting("WGPT_BENCH_SECONDS")?);
+    }
+    let criterion = criterion.configure_from_args();
+    if arguments.iter().any(|a| a == "--list") {
+        rows.iter().for_each(|row| println!("{}: benchmark", id(row, &cases[row.case])));
+        return Ok(());
+    }
+    println!("adapter {}", gpu.caps.summary());
+    println!("shapes  GPT-2 124M, batch {} x context {}", shape.batch, shape.context);
+    let roofs = Roofs::measure(&gpu, Duration::from_millis(400))?;
+    let pairs = independent::pairs(&gpu.caps, &roofs, Duration::from_millis(400));
+    print!("{}", independent::report(&pairs));
+    roofs.notes.iter().for_each(|note| println!("{note}"));
+    println!();
+    let end = setting::<f64>("WGPT_BENCH_SECONDS")?.map(|seconds| begin + Duration::from_secs_f64(seconds));
+    let bench = Bench { gpu, roofs, cases, variants, prepared: None, figures: vec![], faults: vec![], end };
+    let bench = Rc::new(RefCell::new(bench));
+    all(criterion, &bench, &rows);
+    let bench = bench.borrow();
+    println!("\n{}", bench.report());
+    bench.faults.iter().for_each(|fault| println!("{fault}"));
+    println!("{} rows in {:.0} s", bench.figures.len(), begin.elapsed().as_secs_f64());
+    if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
+        let caps = &bench.gpu.caps;
+        let value = json!({
+            "adapter": caps.name, "driver": caps.driver, "backend": caps.backend, "version": env!("CARGO_PKG_VERSION"),
+            "batch": shape.batch, "context": shape.context, "roofs": bench.roofs, "independent": pairs,
+            "rows": bench.figures, "faults": bench.faults,
+        });
+        std::fs::write(&path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{path}: {e}")))?;
+    }
+    if bench.faults.iter().any(|fault| !fault.starts_with("not run")) {
+        return Err(Error::Gpu(format!("{} rows failed", bench.faults.len())));
+    }
+    Ok(())
+}
+
+/// Hands every row to criterion, which calls for samples if the row passes its filter.
+fn all(mut criterion: Criterion, bench: &Rc<RefCell<Bench>>, rows: &[Row]) {
+    let mut group = criterion.benchmark_group("ops");
+    group.sampling_mode(SamplingMode::Flat);
+    for row in rows {
+        let name = id(row, &bench.borrow().cases[row.case]);
+        if bench.borrow().end.is_some_and(|end| Instant::now() > end) {
+            bench.borrow_mut().faults.push(format!("not run: {name}: out of time"));
+            continue;
+        }
+        let mut samples: Vec<f64> = Vec::new();
+        let mut fault = None;
+        group.bench_function(&name, |b| {
+            b.iter_custom(|iterations| {
+                if fault.is_some() {
+                    return Duration::from_millis(iterations);
+                }
+                match bench.borrow_mut().sample(row, iterations) {
+                    Ok(time) => {
+                        samples.push(time.as_secs_f64() * 1e3 / iterations as f64);
+                        time.max(Duration::from_nanos(1))
+                    }
+                    Err(error) => {
+                        fault = Some(error.to_string());
+                        Duration::from_millis(iterations)
+                    }
+                }
+            });
+        });
+        let mut bench = bench.borrow_mut();
+        if let Some(fault) = fault {
+            bench.faults.push(format!("failed: {name}: {fault}"));
+        } else if !samples.is_empty() {
+            // the warm-up's come first
+            let own = &samples[samples.len().saturating_sub(SAMPLES)..];
+            bench.figure(row, own);
+        }
+    }
+    group.finish();
+    criterion.final_summary();
+}
+
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            std::process::ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Whole training steps of GPT-2 124M, on a software adapter of a small model too: tokens a second, where the time goes,
+//! memory. Criterion times them on the wall clock, so that baselines can be saved and compared.
+//!
+//! Environment: `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends), `WGPT_CONTEXT`,
+//! `WGPT_DEVICE`, `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON`.
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, SamplingMode};
+use serde_json::{Value, json};
+
+use wgpt::data::Loader;
+use wgpt::error::{Error, Result};
+use wgpt::gpu::{Gpu, Options};
+use wgpt::model::{Config, init};
+use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
+use wgpt::train::{Optimizer, Sizes, Trainer};
+
+/// Samples of a row.
+const SAMPLES: usize = 10;
+
+/// What steps can be computed in; one entry more is one row more.
+const PRECISIONS: [&str; 1] = ["f32"];
+
+struct Job {
+    name: String,
+    config: Config,
+    sizes: Sizes,
+}
+
+fn number_from(name: &str) -> Result<Option<usize>> {
+    match std::env::var(name).ok().filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| Error::Usage(format!("{name}: `{text}`, expected a number"))),
+    }
+}
+
+/// Tokens a second of two steps after one to warm up.
+fn try_out(gpu: &Gpu, config: Config, sizes: Sizes) -> Result<f64> {
+    let mut trainer = Trainer::new(gpu, config, sizes, Optimizer::default())?;
+    let mut loader = random_batches(&config, &sizes, 2)?;
+    let steps = Steps::run(&mut trainer, &mut loader, 1, 4, Duration::from_secs(5))?;
+    Ok(sizes.tokens() as f64 / steps.median_ms() * 1e3)
+}
+
+/// The batch with the most tokens a second, by doubling.
+fn best_batch(gpu: &Gpu, config: Config, context: usize) -> Result<usize> {
+    let (mut best, mut rate, mut batch) = (4, 0.0, 4);
+    while batch <= 128 {
+        match try_out(gpu, config, Sizes { batch, context, accumulation: 1 }) {
+            Ok(found) => {
+                println!("  batch {batch}: {} tokens/s", number(found));
+                if found < 1.02 * rate {
+                    break;
+                }
+                (best, rate) = (batch, found);
+            }
+            Err(Error::Memory(why)) => {
+                println!("  batch {batch}: {why}");
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+        batch *= 2;
+    }
+    Ok(best)
+}
+
+fn jobs(gpu: &Gpu) -> Result<Vec<Job>> {
+    let software = gpu.caps.software;
+    let d12 = Config::from_descriptor("d12")?;
+    let context = number_from("WGPT_CONTEXT")?.unwrap_or(if software { 64 } else { 1024 });
+    let batch = match std::env::var("WGPT_BATCH").as_deref() {
+        Ok("best") => best_batch(gpu, d12, context)?,
+        _ => number_from("WGPT_BATCH")?.unwrap_or(if software { 1 } else { 8 }),
+    };
+    let mut jobs = Vec::new();
+    if software {
+        let sizes = Sizes { batch: 8, context: 128, accumulation: 1 };
+        jobs.push(Job { name: "d3 128 channels, bytes".into(), config: Config::new(128, 257, 3, 4, 128)?, sizes });
+    }
+    let sizes = Sizes { batch, context: context.min(d12.positions), accumulation: 1 };
+    jobs.push(Job { name: "d12".into(), config: d12, sizes });
+    Ok(jobs)
+}
+
+/// A trainer after its first step, and its batches.
+fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Loader)> {
+    let mut trainer = Trainer::new(gpu, job.config, job.sizes, Optimizer::default())?;
+    trainer.load(&init::init(job.config, 42))?;
+    let mut loader = random_batches(&job.config, &job.sizes, 8)?;
+    trainer.step(&mut loader, 1, 0.0)?;
+    trainer.report(true)?;
+    Ok((trainer, loader))
+}
+
+/// Ten samples by criterion, so that a baseline can be saved and compared with. `None` if its filter leaves the job out.
+fn sample<'g>(gpu: &'g Gpu, job: &Job, id: &str, criterion: &mut Criterion) -> Result<Option<(Trainer<'g>, Loader)>> {
+    let mut state = None;
+    let mut fault = None;
+    let mut group = criterion.benchmark_group("step");
+    group.sampling_mode(SamplingMode::Flat);
+    group.bench_function(id, |b| {
+        b.iter_custom(|iterations| {
+            let ready = state.get_or_insert_with(|| ready(gpu, job));
+            let begin = Instant::now();
+            let outcome = match ready {
+                Ok((trainer, loader)) => (0..iterations).try_for_each(|_| {
+                    trainer.step(loader, 1, 0.0)?;
+                    trainer.report(true).map(|_| ())
+                }),
+                Err(error) => Err(error.clone()),
+            };
+            fault = outcome.err().or(fault.take());
+            begin.elapsed()
+        });
+    });
+    group.finish();
+    match fault {
+        Some(fault) => Err(fault),
+        None => state.transpose(),
+    }
+}
+
+fn measure(
+    gpu: &Gpu,
+    roofs: &Roofs,
+    job: &Job,
+    precision: &str,
+    criterion: &mut Criterion,
+    time: Option<Duration>,
+) -> Result<Option<Value>> {
+    let Job { name, config, sizes } = job;
+    let id = format!("{name} {precision}/{}x{}", sizes.batch, sizes.context);
+    let state = if time.is_some() { Some(ready(gpu, job)?) } else { sample(gpu, job, &id, criterion)? };
+    let Some((mut trainer, mut loader)) = state else { return Ok(None) };
+    // a third for the profile's runs
+    let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
+    let planned = Count::new(gpu.caps.clone(), *config, *sizes)?;
+    let before = gpu.allocated_bytes();
+    let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
+    let facts = Facts::new(&steps, &trainer, &planned);
+    let (roof, rate) = roofs.flops(precision);
+    println!("\n{id}");
+    print!("{}", facts.report());
+    println!(
+        "rate    {:.1} % of the roof {roof}; buffers before and after these steps {before} and {} bytes",
+        100.0 * facts.flops / rate,
+        gpu.allocated_bytes()
+    );
+    let kernels_ms = if gpu.caps.timestamps {
+        let profile = Profile::run(&trainer, 1)?;
+        println!(
+            "device  kernels {} ms, gaps {} ms, of {} ms a step",
+            number(profile.commands_ms()),
+            number(profile.gaps_ms()),
+            number(facts.ms)
+        );
+        Some((profile.commands_ms(), profile.gaps_ms(), profile.plain_ms))
+    } else {
+        println!("device  not timed: the adapter has no timestamps");
+        None
+    };
+    println!();
+    Ok(Some(json!({
+        "name": name, "precision": precision, "batch": sizes.batch, "context": sizes.context, "facts": facts,
+        "of_roof": facts.flops / rate, "kernels_ms": kernels_ms.map(|k| k.0), "gaps_ms": kernels_ms.map(|k| k.1),
+        "device_ms": kernels_ms.and_then(|k| k.2),
+    })))
+}
+
+fn run() -> Result<()> {
+    let begin = Instant::now();
+    wgpt::gpu::use_wide_vectors();
+    let mut criterion =
+        Criterion::default().sample_size(SAMPLES).nresamples(2000).warm_up_time(Duration::from_millis(100));
+    criterion = criterion.measurement_time(Duration::from_secs(1)).without_plots().configure_from_args();
+    if std::env::args().any(|a| a == "--list") {
+        println!("step: benchmark");
+        return Ok(());
+    }
+    let device = std::env::var("WGPT_DEVICE").ok().filter(|device| !device.is_empty());
+    let gpu = Gpu::open(&Options { device, matrices: true, ..Options::default() })?;
+    println!("adapter {}", gpu.caps.summary());
+    let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
+    println!("roofs   {}", roofs.summary());
+    let end = number_from("WGPT_BENCH_SECONDS")?.map(|s| begin + Duration::from_secs(s as u64));
+    let jobs = jobs(&gpu)?;
+    let mut figures = Vec::new();
+    for (i, job) in jobs.iter().enumerate() {
+        for (k, precision) in PRECISIONS.iter().enumerate() {
+            let left = jobs.len() * PRECISIONS.len() - i * PRECISIONS.len() - k;
+            let time = end.map(|end| end.saturating_duration_since(Instant::now()) / left as u32);
+            figures.extend(measure(&gpu, &roofs, job, precision, &mut criterion, time)?);
+            // after each: who is ended by others keeps what there is
+            if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
+                let value =
+                    json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "roofs": roofs, "steps": figures});
+                std::fs::write(&path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{path}: {e}")))?;
+            }
+        }
+    }
+    criterion.final_summary();
+    Ok(())
+}
+
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            std::process::ExitCode::from(error.exit_code())
+        }
+    }
+}

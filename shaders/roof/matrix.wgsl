@@ -1,0 +1,43 @@
+// roof/matrix.wgsl: the most that an adapter multiplies in cooperative matrices, all operands in registers.
+//   operands (4 EDGE, EDGE) f16: a0, a1, b0, b1, each EDGE x EDGE;  out (4 groups EDGE, EDGE) f32
+//   matrix   one workgroup of one subgroup per four tiles of out: ROUNDS times a0 b0, a0 b1, a1 b0, a1 b1
+// MA, MB and MC are matrices of EDGE x EDGE. No workgroup memory: wgpu 30 does not order it for these matrices.
+struct P { groups: u32, rounds: u32 }
+var<immediate> p: P;
+
+@group(0) @binding(0) var<storage, read> operands: array<f16>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(WG)
+fn matrix(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    // not by group_index(): naga takes a function's arguments for different in each invocation
+    let index = group.y * groups.x + group.x;
+    if index >= p.groups { return; }
+    let a0 = coopLoadT<MA>(&operands[0], EDGE);
+    let a1 = coopLoadT<MA>(&operands[EDGE * EDGE], EDGE);
+    let b0 = coopLoadT<MB>(&operands[2u * EDGE * EDGE], EDGE);
+    let b1 = coopLoadT<MB>(&operands[3u * EDGE * EDGE], EDGE);
+    var c00 = MC();
+    var c01 = MC();
+    var c10 = MC();
+    var c11 = MC();
+    for (var round = 0u; round < p.rounds; round++) {
+        c00 = coopMultiplyAdd(a0, b0, c00);
+        c01 = coopMultiplyAdd(a0, b1, c01);
+        c10 = coopMultiplyAdd(a1, b0, c10);
+        c11 = coopMultiplyAdd(a1, b1, c11);
+    }
+    // naga writes a store's arguments in the wrong order unless each has a name
+    let first = 4u * index * EDGE * EDGE;
+    let second = first + EDGE * EDGE;
+    let third = second + EDGE * EDGE;
+    let fourth = third + EDGE * EDGE;
+    let r00 = c00;
+    let r01 = c01;
+    let r10 = c10;
+    let r11 = c11;
+    coopStoreT(r00, &out[first], EDGE);
+    coopStoreT(r01, &out[second], EDGE);
+    coopStoreT(r10, &out[third], EDGE);
+    coopStoreT(r11, &out[fourth], EDGE);
+}

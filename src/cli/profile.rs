@@ -1,0 +1,178 @@
+//! `wgpt profile`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use wgpt::data::{Loader, LoaderConfig, open_shards};
+use wgpt::error::{Error, Result};
+use wgpt::gpu::{Caps, Gpu, Options};
+use wgpt::model::{Config, init};
+use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
+use wgpt::train::{Optimizer, Sizes, Trainer};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  wgpt profile --model d12 --batch 4 --context 64
+  wgpt profile --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 --context 128 --trace trace.json
+  wgpt profile --count --model d12 --batch 64 --context 1024")]
+pub struct Args {
+    /// Model by name: d6 d12 d24 d36 d48 d60 d72 d84, gpt3:cN [default: d12]
+    #[arg(long, help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
+    model: Option<String>,
+    /// Blocks of a model of your own
+    #[arg(long, help_heading = "Model", requires = "channels", requires = "heads")]
+    layers: Option<usize>,
+    /// Attention heads; must divide the channels
+    #[arg(long, help_heading = "Model", requires = "layers", requires = "channels")]
+    heads: Option<usize>,
+    /// Width of the residual stream
+    #[arg(long, help_heading = "Model", requires = "layers", requires = "heads")]
+    channels: Option<usize>,
+    /// Vocabulary
+    #[arg(long, help_heading = "Model", requires = "layers", default_value_t = 50_257)]
+    vocab: usize,
+
+    /// Sequences of a micro-step
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Tokens of a sequence [default: 1024, on a software adapter 64]
+    #[arg(long)]
+    context: Option<usize>,
+    /// Micro-steps of a step
+    #[arg(long, default_value_t = 1)]
+    accumulation: usize,
+    /// Token shards to read batches from, as a pattern [default: random tokens]
+    #[arg(long, value_name = "GLOB")]
+    data: Option<String>,
+    /// Steps on the wall clock at most
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Seconds for them, and for three steps with every kernel timed at most as many again each
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Write a Chrome trace, for ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write all figures as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only time whole steps on the wall clock
+    #[arg(long, conflicts_with = "count")]
+    wall: bool,
+    /// Only count dispatches, bytes and operations: needs no GPU
+    #[arg(long)]
+    count: bool,
+    /// Adapter by index or part of its name
+    #[arg(long)]
+    device: Option<String>,
+}
+
+impl Args {
+    fn config(&self, context: usize) -> Result<Config> {
+        match (self.layers, self.heads, self.channels) {
+            (Some(layers), Some(heads), Some(channels)) => Config::new(context, self.vocab, layers, heads, channels),
+            _ => Config::from_descriptor(self.model.as_deref().unwrap_or("d12")),
+        }
+    }
+
+    fn sizes(&self, context: usize) -> Result<(Config, Sizes)> {
+        let sizes = Sizes { batch: self.batch, context, accumulation: self.accumulation };
+        for (flag, value) in [("--batch", self.batch), ("--context", context), ("--accumulation", self.accumulation)] {
+            if value == 0 {
+                return Err(Error::Usage(format!("{flag}: 0, expected at least 1")));
+            }
+        }
+        let config = self.config(context)?;
+        if context > config.positions {
+            return Err(Error::Usage(format!(
+                "--context: {context}, expected at most the model's {}",
+                config.positions
+            )));
+        }
+        Ok((config, sizes))
+    }
+}
+
+fn write(path: &Path, value: &serde_json::Value) -> Result<()> {
+    std::fs::write(path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{}: {e}", path.display())))?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+/// Counts or measures.
+pub fn run(args: &Args) -> Result<()> {
+    if args.count {
+        return count(args);
+    }
+    let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
+    let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
+    let (config, sizes) = args.sizes(context)?;
+    let mut loader = match &args.data {
+        Some(pattern) => {
+            Loader::new(open_shards(pattern)?, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
+        }
+        None => measure::random_batches(&config, &sizes, 8)?,
+    };
+    let planned = Count::new(gpu.caps.clone(), config, sizes)?;
+    let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default())?;
+    trainer.load(&init::init(config, 42))?;
+    let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
+    let steps = Steps::run(&mut trainer, &mut loader, 2, args.steps, time)?;
+    println!("device  {}", gpu.caps.summary());
+    println!(
+        "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}",
+        config.layers, config.channels, config.vocab, sizes.batch, sizes.accumulation
+    );
+    let facts = measure::steps::Facts::new(&steps, &trainer, &planned);
+    print!("{}", facts.report());
+    let about = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "version": env!("CARGO_PKG_VERSION")});
+    let profile = if args.wall {
+        None
+    } else if gpu.caps.timestamps {
+        let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
+        println!("roofs   {}\n", roofs.summary());
+        let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
+        let profile = Profile::run(&trainer, runs)?;
+        print!("{}", profile.report(&roofs));
+        Some((profile, roofs))
+    } else {
+        println!("kernels not timed: the adapter has no timestamps");
+        None
+    };
+    if let Some(path) = &args.json {
+        let timed = profile.as_ref().map(|(profile, roofs)| {
+            json!({
+                "roofs": roofs, "kernels": profile.kernels(roofs), "gaps": profile.gaps(), "places": profile.places(),
+                "commands_ms": profile.commands_ms(), "gaps_ms": profile.gaps_ms(), "span_ms": profile.timings.span_ms,
+                "plain_ms": profile.plain_ms,
+            })
+        });
+        write(path, &json!({"about": about, "step": facts, "profile": timed}))?;
+    }
+    if let Some(path) = &args.trace {
+        write(path, &trace::trace(&steps, profile.as_ref().map(|(profile, _)| profile), &about))?;
+    }
+    if let Some((profile, _)) = &profile {
+        println!("sum of kernels {} ms of a step's {} ms", number(profile.commands_ms()), number(steps.median_ms()));
+    }
+    Ok(())
+}
+
+fn count(args: &Args) -> Result<()> {
+    let (config, sizes) = args.sizes(args.context.unwrap_or(1024))?;
+    // a GPU as they come: WebGPU's limits but for the size of buffers, which would refuse large models
+    let mut caps = Caps::webgpu_defaults();
+    (caps.name, caps.max_binding_bytes, caps.max_buffer_bytes) = ("no device".into(), (1 << 31) - 256, 1 << 40);
+    let count = Count::new(caps, config, sizes)?;
+    println!(
+        "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, f32, bindings to 2 GiB\n",
+        config.layers, config.channels, config.vocab, sizes.batch, sizes.context, sizes.accumulation
+    );
+    print!("{}", count.report());
+    match &args.json {
+        Some(path) => write(path, &json!(count)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,192 @@
+//! The most that an adapter can do: bytes copied, multiply-adds in f32 and f16, products of cooperative matrices. What
+//! every measured kernel is held against.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::{group, groups};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    count: u32,
+    rounds: u32,
+    a: f32,
+    b: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MatrixParams {
+    groups: u32,
+    rounds: u32,
+}
+
+/// Multiply-adds of one invocation of [`fused`] in one round: 16 chains of 8.
+pub const FUSED_A_ROUND: u64 = 16 * 8;
+/// Tiles that a workgroup of [`matrix`] computes.
+pub const TILES: usize = 4;
+
+/// What [`fused`] computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scalar {
+    /// 32 bits: every adapter.
+    F32,
+    /// 16 bits: adapters with [`Caps::f16`].
+    F16,
+}
+
+impl Scalar {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+fn text(head: &str, body: &str) -> String {
+    format!("{head}override WG: u32 = 64u;\n{}{body}", include_str!("../../shaders/shared/grid.wgsl"))
+}
+
+fn kernel(caps: &Caps, entry: &'static str, scalar: Scalar) -> Kernel {
+    let name = if entry == "fused" { format!("roof.fused.{}", scalar.name()) } else { format!("roof.{entry}") };
+    let enable = if scalar == Scalar::F16 { "enable f16;\n" } else { "" };
+    let head = format!("{enable}alias S = {0};\nalias E = vec4<{0}>;\n", scalar.name());
+    Kernel::generated(name, entry, text(&head, include_str!("../../shaders/roof.wgsl"))).set("WG", group(caps))
+}
+
+fn matrix_kernel(caps: &Caps, edge: u32) -> Kernel {
+    let head = format!(
+        "enable f16;\nenable wgpu_cooperative_matrix;\nalias MA = coop_mat{edge}x{edge}<f16, A>;\n\
+         alias MB = coop_mat{edge}x{edge}<f16, B>;\nalias MC = coop_mat{edge}x{edge}<f32, C>;\nconst EDGE = {edge}u;\n"
+    );
+    let source = text(&head, include_str!("../../shaders/roof/matrix.wgsl"));
+    Kernel::generated(format!("roof.matrix.{edge}x{edge}"), "matrix", source).set("WG", matrix_group(caps))
+}
+
+/// Invocations of a workgroup of [`matrix`]: one subgroup. Where subgroups come in several sizes it is the largest; a
+/// workgroup may then be two of them that compute the same, and the rate comes out at half of what it is.
+fn matrix_group(caps: &Caps) -> u32 {
+    caps.subgroup_sizes.1.clamp(8, 128)
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    vec![
+        kernel(caps, "copy", Scalar::F32),
+        kernel(caps, "fused", Scalar::F32),
+        kernel(caps, "fused", Scalar::F16),
+        matrix_kernel(caps, 8),
+        matrix_kernel(caps, 16),
+    ]
+}
+
+/// Tensors of [`copy`].
+#[derive(Debug)]
+pub struct Copy<'a> {
+    /// Any shape with a multiple of 16 bytes, within one binding.
+    pub inp: &'a Tensor,
+    /// The same, overwritten.
+    pub out: &'a Tensor,
+    /// How many 16 bytes an invocation copies, each a workgroup's width from the one before.
+    pub each: u32,
+}
+
+/// `out = inp`. Overwrites `out`.
+///
+/// # Errors
+/// [`Error::Shape`] if the sizes differ or 16 bytes do not divide them.
+pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
+    io.out.expect("roof.copy", "out", io.inp.rows(), io.inp.columns())?;
+    if !io.inp.bytes().is_multiple_of(16) {
+        return Err(Error::Shape(format!("roof.copy: `inp` has {} bytes, expected a multiple of 16", io.inp.bytes())));
+    }
+    let count = (io.inp.bytes() / 16) as usize;
+    pass.dispatch(&Dispatch {
+        kernel: &kernel(&pass.gpu.caps, "copy", Scalar::F32),
+        tensors: &[io.inp, io.out],
+        immediates: bytemuck::bytes_of(&Params { count: count as u32, rounds: io.each, a: 0.0, b: 0.0 }),
+        groups: groups(count, io.each * group(&pass.gpu.caps)),
+        flops: 0,
+        bytes: 2 * io.inp.bytes(),
+    })
+}
+
+/// Tensors and numbers of [`fused`].
+#[derive(Debug)]
+pub struct Fused<'a> {
+    /// Any shape, f32, overwritten: one invocation an element.
+    pub out: &'a Tensor,
+    /// What is computed in.
+    pub scalar: Scalar,
+    /// Turns of the loop; software Vulkan ends loops after 65,535.
+    pub rounds: u32,
+    /// Factor, below 1 so that numbers stay small.
+    pub a: f32,
+    /// Summand.
+    pub b: f32,
+}
+
+/// `out[i] = sum of x`, for 16 numbers x that each go `8 rounds` times through `x = x a + b`. Overwrites `out`.
+///
+/// # Errors
+/// [`Error::Gpu`] if the adapter lacks the type.
+pub fn fused(pass: &mut Pass, io: Fused) -> Result<()> {
+    if io.scalar == Scalar::F16 && !pass.gpu.caps.f16 {
+        return Err(Error::Gpu(format!("roof.fused: {} has no f16", pass.gpu.caps.name)));
+    }
+    let n = io.out.len();
+    pass.dispatch(&Dispatch {
+        kernel: &kernel(&pass.gpu.caps, "fused", io.scalar),
+        tensors: &[io.out],
+        immediates: bytemuck::bytes_of(&Params { count: n as u32, rounds: io.rounds, a: io.a, b: io.b }),
+        groups: groups(n, group(&pass.gpu.caps)),
+        flops: 2 * FUSED_A_ROUND * u64::from(io.rounds) * n as u64,
+        bytes: io.out.bytes(),
+    })
+}
+
+/// Tensors and numbers of [`matrix`].
+#[derive(Debug)]
+pub struct Matrix<'a> {
+    /// 4 E² values of f16, two in a word: a0, a1, b0, b1.
+    pub operands: &'a Tensor,
+    /// (4 groups E, E) f32, overwritten.
+    pub out: &'a Tensor,
+    /// E: one of [`Caps::matrix_edges`].
+    pub edge: u32,
+    /// Products of each tile.
+    pub rounds: u32,
+}
+
+/// In every workgroup `rounds` times `a0 b0`, `a0 b1`, `a1 b0`, `a1 b1`. Overwrites `out`.
+///
+/// # Errors
+/// [`Error::Gpu`] if the device lacks such matrices; [`Error::Shape`].
+pub fn matrix(pass: &mut Pass, io: Matrix) -> Result<()> {
+    let e = io.edge as usize;
+    if !pass.gpu.caps.matrix_edges.contains(&io.edge) {
+        return Err(Error::Gpu(format!("roof.matrix: {} has no cooperative matrices of {e}x{e}", pass.gpu.caps.name)));
+    }
+    if io.operands.bytes() != 8 * (e * e) as u64 {
+        return Err(Error::Shape(format!(
+            "roof.matrix: `operands` has {} bytes, expected {}",
+            io.operands.bytes(),
+            8 * e * e
+        )));
+    }
+    let count = io.out.rows() / (TILES * e);
+    io.out.expect("roof.matrix", "out", count * TILES * e, e)?;
+    pass.dispatch(&Dispatch {
+        kernel: &matrix_kernel(&pass.gpu.caps, io.edge),
+        tensors: &[io.operands, io.out],
+        immediates: bytemuck::bytes_of(&MatrixParams { groups: count as u32, rounds: io.rounds }),
+        groups: count as u64,
+        flops: 2 * (e * e * e * TILES * count) as u64 * u64::from(io.rounds),
+        bytes: io.operands.bytes() + io.out.bytes(),
+    })
+}

@@ -1,0 +1,37 @@
+//! What the kernels of the roofs compute, which is nobody's business but that they do compute it.
+
+/// The sum of 16 numbers, 0/16 to 15/16 at first, after each went `8 * rounds` times through `x = x a + b`.
+#[must_use]
+pub fn fused(rounds: u32, a: f64, b: f64) -> f64 {
+    let mut sum = 0.0;
+    for start in 0..16 {
+        let mut x = f64::from(start) / 16.0;
+        for _ in 0..8 * rounds {
+            x = x * a + b;
+        }
+        sum += x;
+    }
+    sum
+}
+
+/// `rounds` times `a0 b0`, `a0 b1`, `a1 b0` and `a1 b1`, one behind the other. Returns (4 E, E).
+///
+/// `operands`: (4 E, E), the matrices a0, a1, b0, b1.
+#[must_use]
+pub fn matrix(operands: &[f64], rounds: u32, E: usize) -> Vec<f64> {
+    assert_eq!(operands.len(), 4 * E * E, "roof.matrix: operands");
+    let at = |matrix: usize, row: usize, column: usize| operands[(matrix * E + row) * E + column];
+    let mut out = Vec::new();
+    for (a, b) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        for m in 0..E {
+            for n in 0..E {
+                let mut sum = 0.0;
+                for k in 0..E {
+                    sum += at(a, m, k) * at(b, k, n);
+                }
+                out.push(sum * f64::from(rounds));
+            }
+        }
+    }
+    out
+}
