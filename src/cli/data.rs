@@ -235,10 +235,7 @@ fn fetch(args: &FetchArgs) -> Result<()> {
     };
     let hub = Hub::from_env()?;
     if !entry.verified && !hub.offline {
-        eprintln!(
-            "{}: https://huggingface.co/{} was not reached when this program was written; if it has moved, the error below says so",
-            entry.name, entry.repo
-        );
+        eprintln!("{}: the repository {} could not be reached when this program was written", entry.name, entry.repo);
     }
     let mut screen = FetchScreen { meter: Meter::new(), path: String::new(), size: 0 };
     let fetched = hub.fetch(entry, most, &mut screen)?;

@@ -275,6 +275,32 @@ mod tests {
         }
     }
 
+    /// FNV-1a over inputs and targets in turn, as llm.c's own loader gave it for the same shards and 2,000 batches.
+    #[test]
+    fn batches_are_those_of_llmcs_loader() {
+        let shard = |(s, n): (usize, usize)| {
+            let ids = (0..n).map(|i| ((i * 7919 + s * 104_729 + i * i % 4099) % 50_257) as u16);
+            TokenSource::from_tokens(format!("shard {s}"), ids.collect())
+        };
+        let sources: Vec<TokenSource> =
+            [20_000, 12_345, 16_385, 9_000, 31_111].into_iter().enumerate().map(shard).collect();
+        for (ranks, expected) in [(8, 0x7807_35d0_5af5_23ce_u64), (1, 0x50af_a5d9_7e4f_8da6)] {
+            let config = LoaderConfig { ranks, ..LoaderConfig::new(2, 64, 50_257, Some(42)) };
+            let mut batches = Batches::new(sources.clone(), config).unwrap();
+            let (mut inputs, mut targets) = (vec![0; 128], vec![0; 128]);
+            let mut hash = 1_469_598_103_934_665_603_u64;
+            for _ in 0..2000 {
+                batches.next_batch(&mut inputs, &mut targets).unwrap();
+                for (&input, &target) in inputs.iter().zip(&targets) {
+                    for id in [input, target] {
+                        hash = (hash ^ u64::from(id)).wrapping_mul(1_099_511_628_211);
+                    }
+                }
+            }
+            assert_eq!(hash, expected, "{ranks} ranks");
+        }
+    }
+
     #[test]
     fn a_state_is_that_of_the_batches_handed_out() {
         let mut batches = Batches::new(sources(), config(2, Some(42))).unwrap();

@@ -155,7 +155,7 @@ impl Stream {
                 return Ok(searched + at + 1);
             }
             searched = self.buffer.len();
-            if searched > LINE_BYTES {
+            if searched >= LINE_BYTES {
                 return Err(Error::Data(format!(
                     "{}: line {}: too long, expected at most {LINE_BYTES} bytes; is it JSON Lines, one object a line?",
                     source.name(),
