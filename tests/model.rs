@@ -178,8 +178,7 @@ fn twelve_steps_follow_pytorch(case: &str) {
     let size = |key: &str| h[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize;
     let sizes = Sizes { batch: size("B"), context: size("T"), accumulation: size("accumulation") };
     let optimizer = Optimizer { weight_decay: real("weight_decay"), clip: real("clip"), ..Optimizer::default() };
-    let schedule =
-        Schedule { lr: real("lr"), warmup: size("warmup"), final_frac: real("final_lr_frac"), steps: 12 };
+    let schedule = Schedule { lr: real("lr"), warmup: size("warmup"), final_frac: real("final_lr_frac"), steps: 12 };
     let mut trainer = Trainer::new(&gpu, weights.config, sizes, optimizer).expect("trainer");
     trainer.load(&weights).expect("load");
     let source = TokenSource::open(golden(case).join("tokens.bin")).expect("golden tokens");
@@ -294,8 +293,7 @@ fn the_same_seed_gives_the_same_bits_and_nothing_is_created_after_the_first_step
         let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default()).expect("trainer");
         trainer.load(&init::init(config, 42)).expect("load");
         let source = TokenSource::from_tokens("random", tokens.clone());
-        let mut loader =
-            Loader::new(vec![source], LoaderConfig::new(2, 24, 257, Some(42))).expect("loader");
+        let mut loader = Loader::new(vec![source], LoaderConfig::new(2, 24, 257, Some(42))).expect("loader");
         let schedule = Schedule { lr: 1e-3, warmup: 2, final_frac: 0.0, steps: 1 };
         let mut reports = run(&mut trainer, &mut loader, &schedule);
         let created = (gpu.buffers_created(), gpu.bind_groups_created());

@@ -62,7 +62,11 @@ pub fn run(args: &Args) -> Result<()> {
         prompt.push(u32::from(tokenizer.end_of_text()));
     }
     if let Some(id) = prompt.iter().find(|&&id| id as usize >= config.vocab) {
-        return Err(Error::Data(format!("{}: token {id} of the prompt, expected below {}", dir.display(), config.vocab)));
+        return Err(Error::Data(format!(
+            "{}: token {id} of the prompt, expected below {}",
+            dir.display(),
+            config.vocab
+        )));
     }
     let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
     let params = Params::new(&gpu, "weights", config)?;

@@ -35,10 +35,16 @@ enum Precision {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "With neither --text nor --data the program trains on stories that it makes up, with defaults of their own: 3 layers, \
+4 heads, 128 channels, context 128, batch 8, 700 steps, lr 5e-3, warmup 40, byte tokens, validation every 100 steps on 16 \
+batches, one sample at the end.
+
+Examples:
   wgpt train
   wgpt train --text book.txt --tokenizer bytes --layers 4 --heads 4 --channels 128 --context 64 --batch 16 --steps 300
-  wgpt train --data 'fineweb_train_*.bin' --val 'fineweb_val_*.bin' --model d12 --batch 64 --tokens-per-step 524288")]
+  wgpt train --data 'fineweb_train_*.bin' --val 'fineweb_val_*.bin' --model d12 --batch 64 --tokens-per-step 524288"
+)]
 pub struct Args {
     /// Text file to train on, one document (repeatable); its last tenth is for validation
     #[arg(long, value_name = "FILE", help_heading = "Data", conflicts_with_all = ["data", "val"])]
@@ -220,7 +226,9 @@ impl Args {
             let vocab = match (self.vocab, tokenizer) {
                 (Some(vocab), _) => vocab,
                 (None, Some(tokenizer)) => tokenizer.vocab(),
-                (None, None) => return Err(Error::Usage("--vocab: nothing says how many tokens there are; try --vocab N".into())),
+                (None, None) => {
+                    return Err(Error::Usage("--vocab: nothing says how many tokens there are; try --vocab N".into()));
+                }
             };
             let context = if self.uses_stories() { stories::CONTEXT } else { FREE_CONTEXT };
             return Config::new(self.context.unwrap_or(context), vocab, layers, heads, channels);
@@ -239,7 +247,7 @@ impl Args {
 
     /// Everything but the steps of an epoch and the rows of a validation, which depend on the data.
     fn settings(&self, config: Config, tokenizer: Option<Tokenizer>) -> Settings {
-        let own = self.uses_stories();
+        let own = self.uses_stories() && self.init.is_none();
         let context = self.context.unwrap_or(config.positions.min(1024));
         let batch = self.batch.unwrap_or(if own { stories::BATCH } else { 4 });
         let path = |p: &PathBuf| p.display().to_string();
@@ -256,7 +264,7 @@ impl Args {
                 text: self.text.iter().map(path).collect(),
                 shards: self.data.clone(),
                 validation: self.val.clone(),
-                stories_bytes: own.then_some(stories::BYTES),
+                stories_bytes: self.uses_stories().then_some(stories::BYTES),
                 tokenizer: tokenizer.map(|t| t.name().to_owned()),
                 shuffle: !self.no_shuffle,
                 emulate_ranks: self.emulate_ranks.filter(|&ranks| ranks != 1),
@@ -293,7 +301,7 @@ impl Args {
         let steps = self.val_steps.or(self.uses_stories().then_some(stories::VAL_STEPS));
         match (self.val_limit, steps, &self.data) {
             (Some(tokens), _, _) => Some((tokens / settings.context).max(1)),
-            (None, Some(steps), _) => Some(steps.saturating_mul(settings.batch).max(1)),
+            (None, Some(steps), _) => Some(steps.saturating_mul(settings.batch)),
             (None, None, Some(_)) => Some((VAL_TOKENS / settings.context).max(1)),
             (None, None, None) => None,
         }
@@ -302,27 +310,47 @@ impl Args {
 
 /// Trains.
 pub fn run(args: &Args) -> Result<()> {
-    let loaded = args.init.as_ref().map(|dir| hf::load(dir).map(|(weights, info)| (dir, weights, info))).transpose()?;
+    let init_dir = args.init.as_ref().map(|dir| {
+        // a run's folder holds its weights one deeper
+        let inner = dir.join("model");
+        if inner.join("config.json").exists() { inner } else { dir.clone() }
+    });
+    let loaded = init_dir.as_ref().map(|dir| hf::load(dir).map(|(weights, info)| (dir, weights, info))).transpose()?;
     let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
     let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
     let mut settings = args.settings(config, tokenizer);
     settings.check()?;
     settings.train.val_rows = args.val_rows(&settings.train);
+    if let Some(tokenizer) = tokenizer.filter(|t| args.data.is_none() && t.vocab() > config.vocab) {
+        return Err(Error::Usage(format!(
+            "--tokenizer: {} has {} ids, the model's vocabulary {}; try --vocab {} or the tokenizer that the weights were \
+             trained with",
+            tokenizer.name(),
+            tokenizer.vocab(),
+            config.vocab,
+            tokenizer.vocab()
+        )));
+    }
 
     let dataset = Dataset::open(&settings.data, tokenizer, args.seed)?;
     let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
     let shuffle = (!args.no_shuffle).then_some(args.seed);
     let t = &settings.train;
-    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
+    let (loader, rows) =
+        dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
     if args.steps.is_none() && !args.uses_stories() {
         settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
     }
     settings.check()?;
 
-    let out = args.out.clone().unwrap_or_else(|| folder::next_free(Path::new("runs")));
-    if !begin(&out, &settings, args.restart)? {
+    // without a trailing slash, which would put DIR.N inside DIR
+    let out: Option<PathBuf> = args.out.as_ref().map(|out| out.components().collect());
+    if let Some(out) = &out
+        && !begin(out, &settings, args.restart)?
+    {
         return Ok(());
     }
+    folder::check_writable(out.as_deref().unwrap_or(Path::new("runs")))?;
 
     let gpu = Gpu::open(&Options { device: args.device.clone(), checked: args.checked, ..Options::default() })?;
     check_memory(&gpu.caps, &settings, args.memory)?;
@@ -331,10 +359,16 @@ pub fn run(args: &Args) -> Result<()> {
     trainer.load(&weights)?;
     drop(weights);
 
-    if args.restart && out.exists() {
-        say!("{} is now {}", out.display(), folder::put_aside(&out)?.display());
-    }
-    let folder = Folder::create(&out, &settings)?;
+    let folder = match &out {
+        None => Folder::create_next(Path::new("runs"), &settings)?,
+        Some(out) => {
+            if args.restart && out.exists() {
+                say!("{} is now {}", out.display(), folder::put_aside(out)?.display());
+            }
+            Folder::create(out, &settings)?
+        }
+    };
+    let out = folder.dir.clone();
     header(&gpu, &settings, &summary, &trainer, &out);
     let mut terminal = Terminal::new(settings.train.steps);
     let mut run = Run { settings: &settings, loader, rows, tokenizer, baseline, folder };
@@ -345,7 +379,8 @@ pub fn run(args: &Args) -> Result<()> {
     if let (Some(baseline), Some(loss)) = (baseline, outcome.val_loss) {
         say!(
             "validation {loss:.4} nats a byte; order-2 Markov model {:.4}; entropy rate of the text {:.4}",
-            baseline.markov, baseline.entropy
+            baseline.markov,
+            baseline.entropy
         );
     }
     if let Some(sample) = outcome.sample {
@@ -371,7 +406,7 @@ fn begin(out: &Path, settings: &Settings, restart: bool) -> Result<bool> {
             Ok(false)
         }
         State::Unfinished => Err(Error::Usage(format!(
-            "--out: {} holds this run, unfinished, and it cannot be gone on with; try --restart to put it aside and begin anew",
+            "--out: {} holds this run, unfinished, and runs cannot be resumed yet; try --restart to put it aside and begin anew",
             out.display()
         ))),
     }

@@ -80,13 +80,7 @@ impl Caps {
     /// One line for the header of a run.
     #[must_use]
     pub fn summary(&self) -> String {
-        format!(
-            "{} ({}, {}{})",
-            self.name,
-            self.backend,
-            self.driver,
-            if self.software { ", software" } else { "" }
-        )
+        format!("{} ({}, {}{})", self.name, self.backend, self.driver, if self.software { ", software" } else { "" })
     }
 }
 
@@ -110,8 +104,8 @@ fn instance_descriptor(checked: bool) -> wgpu::InstanceDescriptor {
 pub(super) fn adapters(checked: bool) -> (wgpu::Instance, Vec<wgpu::Adapter>) {
     let descriptor = instance_descriptor(checked);
     // GL is left out unless the environment asks for it: it lists software adapters a second time.
-    let backends = wgpu::Backends::from_env()
-        .unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12);
+    let backends =
+        wgpu::Backends::from_env().unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12);
     let instance = wgpu::Instance::new(descriptor);
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
@@ -177,9 +171,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
     let mut matrix_edges: Vec<u32> = listed
         .iter()
         .filter(|p| p.m_size == p.n_size && p.n_size == p.k_size)
-        .filter(|p| {
-            p.ab_type == wgpu::CooperativeScalarType::F16 && p.cr_type == wgpu::CooperativeScalarType::F32
-        })
+        .filter(|p| p.ab_type == wgpu::CooperativeScalarType::F16 && p.cr_type == wgpu::CooperativeScalarType::F32)
         .map(|p| p.m_size)
         .collect();
     matrix_edges.sort_unstable();
@@ -211,7 +203,10 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
 
 /// Lanes of Mesa's software Vulkan: 32-bit lanes of its vector width, 8 unless the environment says otherwise.
 fn software_lanes() -> u32 {
-    std::env::var("LP_NATIVE_VECTOR_WIDTH").ok().and_then(|w| w.parse::<u32>().ok()).map_or(8, |w| (w / 32).clamp(4, 16))
+    std::env::var("LP_NATIVE_VECTOR_WIDTH")
+        .ok()
+        .and_then(|w| w.parse::<u32>().ok())
+        .map_or(8, |w| (w / 32).clamp(4, 16))
 }
 
 /// Lets Mesa's software Vulkan compute with vectors of 512 bits where the CPU has them, which makes f32 kernels some 1.3

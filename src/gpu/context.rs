@@ -62,6 +62,8 @@ pub struct Gpu {
     allocated_bytes: Arc<AtomicU64>,
     /// Bytes ever allocated under each label, in the order of the first allocation.
     ledger: Mutex<Vec<(String, u64)>>,
+    /// In a dry run, the first buffer that the adapter could not make.
+    oversized: Mutex<Option<(String, u64)>>,
     /// First error that wgpu reported outside a scope.
     fault: Arc<Mutex<Option<String>>>,
     lost: Arc<AtomicBool>,
@@ -106,7 +108,9 @@ impl Gpu {
         };
         let name = adapter.get_info().name;
         if !features.contains(wgpu::Features::IMMEDIATES) {
-            return Err(Error::Device(format!("device: {name} has no immediates (push constants), which every kernel needs")));
+            return Err(Error::Device(format!(
+                "device: {name} has no immediates (push constants), which every kernel needs"
+            )));
         }
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("wgpt"),
@@ -158,6 +162,7 @@ impl Gpu {
             spans: Mutex::default(),
             allocated_bytes: Arc::default(),
             ledger: Mutex::default(),
+            oversized: Mutex::default(),
             fault: Arc::default(),
             lost: Arc::default(),
         }
@@ -209,6 +214,12 @@ impl Gpu {
         lock(&self.ledger).clone()
     }
 
+    /// In a dry run: label and bytes of the first buffer that is larger than any the adapter makes.
+    #[must_use]
+    pub fn oversized(&self) -> Option<(String, u64)> {
+        lock(&self.oversized).clone()
+    }
+
     /// Allocates a zeroed (rows, columns) tensor in a buffer of its own.
     ///
     /// # Errors
@@ -258,7 +269,10 @@ impl Gpu {
                 self.caps.name
             ))
         };
-        if size > self.caps.max_buffer_bytes {
+        if size > self.caps.max_buffer_bytes && self.raw.is_none() {
+            // a plan goes on to its end, so that it can be shown whole
+            lock(&self.oversized).get_or_insert_with(|| (label.to_owned(), size));
+        } else if size > self.caps.max_buffer_bytes {
             return Err(refused(&format!("the adapter's largest buffer has {} MiB", self.caps.max_buffer_bytes >> 20)));
         }
         let raw = match &self.raw {
@@ -306,12 +320,7 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    fn build(
-        &self,
-        raw: &Raw,
-        kernel: &Kernel,
-        reflection: &super::kernel::Reflection,
-    ) -> Result<Built> {
+    fn build(&self, raw: &Raw, kernel: &Kernel, reflection: &super::kernel::Reflection) -> Result<Built> {
         let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
             .bindings
             .iter()
@@ -385,7 +394,9 @@ impl Gpu {
         }
         match fault {
             None => Ok(()),
-            Some(text) if text.to_lowercase().contains("out of memory") => Err(Error::Memory(format!("memory: {text}"))),
+            Some(text) if text.to_lowercase().contains("out of memory") => {
+                Err(Error::Memory(format!("memory: {text}")))
+            }
             Some(text) => Err(Error::Gpu(format!("gpu: {text}"))),
         }
     }
@@ -446,7 +457,12 @@ impl Gpu {
     /// [`Error::Shape`] if the sizes differ, else as [`Gpu::check`].
     pub fn write(&self, tensor: &Tensor, data: &[u8]) -> Result<()> {
         if data.len() as u64 != tensor.bytes() {
-            return Err(Error::Shape(format!("write: `{}` has {} bytes, got {}", tensor.label(), tensor.bytes(), data.len())));
+            return Err(Error::Shape(format!(
+                "write: `{}` has {} bytes, got {}",
+                tensor.label(),
+                tensor.bytes(),
+                data.len()
+            )));
         }
         let (Some(raw), Some(buffer)) = (&self.raw, &tensor.buffer.raw) else { return Ok(()) };
         for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {

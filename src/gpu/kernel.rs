@@ -57,10 +57,7 @@ impl Kernel {
     /// joining is all that is needed.
     #[must_use]
     pub fn new(name: &str, entry: &'static str, width: Width, body: &str) -> Self {
-        let shared = [
-            include_str!("../../shaders/shared/grid.wgsl"),
-            include_str!("../../shaders/shared/reduce.wgsl"),
-        ];
+        let shared = [include_str!("../../shaders/shared/grid.wgsl"), include_str!("../../shaders/shared/reduce.wgsl")];
         let mut source = String::from(width.header());
         for part in shared.iter().chain(&[body]) {
             source.push_str(part);

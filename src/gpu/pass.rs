@@ -89,8 +89,9 @@ impl<'g> Pass<'g> {
         }
         let bind_group = self.bind(&pipeline, name, dispatch.tensors)?;
         let limit = u64::from(self.gpu.caps.max_groups);
-        let grid = fold(dispatch.groups, limit)
-            .ok_or_else(|| Error::Gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit)))?;
+        let grid = fold(dispatch.groups, limit).ok_or_else(|| {
+            Error::Gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit))
+        })?;
         self.commands.push(Command {
             name: name.clone(),
             place: self.place.clone(),
@@ -114,7 +115,13 @@ impl<'g> Pass<'g> {
     /// [`Error::Shape`] if the sizes differ.
     pub fn copy(&mut self, source: &Tensor, target: &Tensor) -> Result<()> {
         if source.bytes() != target.bytes() {
-            return Err(Error::Shape(format!("copy: `{}` has {} bytes, `{}` has {}", source.label(), source.bytes(), target.label(), target.bytes())));
+            return Err(Error::Shape(format!(
+                "copy: `{}` has {} bytes, `{}` has {}",
+                source.label(),
+                source.bytes(),
+                target.label(),
+                target.bytes()
+            )));
         }
         let action = Action::Copy {
             source: Arc::clone(&source.buffer),
@@ -128,7 +135,14 @@ impl<'g> Pass<'g> {
     }
 
     fn push(&mut self, name: &str, bytes: u64, action: Action) {
-        self.commands.push(Command { name: name.into(), place: self.place.clone(), grid: [0; 3], flops: 0, bytes, action });
+        self.commands.push(Command {
+            name: name.into(),
+            place: self.place.clone(),
+            grid: [0; 3],
+            flops: 0,
+            bytes,
+            action,
+        });
     }
 
     /// Cuts `rows` rows so that a tensor with the longest row given stays within one binding.
@@ -181,7 +195,8 @@ impl<'g> Pass<'g> {
         }
         let mut entries = Vec::with_capacity(tensors.len());
         for (i, tensor) in tensors.iter().enumerate() {
-            let buffer = tensor.buffer.raw.as_ref().ok_or_else(|| Error::Gpu(format!("{name}: a dry tensor was bound")))?;
+            let buffer =
+                tensor.buffer.raw.as_ref().ok_or_else(|| Error::Gpu(format!("{name}: a dry tensor was bound")))?;
             entries.push(wgpu::BindGroupEntry {
                 binding: i as u32,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {

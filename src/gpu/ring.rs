@@ -32,8 +32,12 @@ fn is_mapped(mapped: &mut Mapped, what: &str) -> Result<bool> {
     match mapped.try_recv() {
         Ok(None) => Ok(false),
         Ok(Some(Ok(()))) => Ok(true),
-        Ok(Some(Err(error))) => Err(Error::Device(format!("device: mapping {what} failed: {error}; the device may be lost"))),
-        Err(oneshot::Canceled) => Err(Error::Device(format!("device: mapping {what} was dropped; the device may be lost"))),
+        Ok(Some(Err(error))) => {
+            Err(Error::Device(format!("device: mapping {what} failed: {error}; the device may be lost")))
+        }
+        Err(oneshot::Canceled) => {
+            Err(Error::Device(format!("device: mapping {what} was dropped; the device may be lost")))
+        }
     }
 }
 
@@ -78,7 +82,9 @@ impl UploadRing {
         programs: &[&Program],
         reads: &mut [&mut ReadRing],
     ) -> Result<()> {
-        let Some(mut slot) = self.slots.pop_front() else { return Err(Error::Gpu("gpu: an upload ring without slots".into())) };
+        let Some(mut slot) = self.slots.pop_front() else {
+            return Err(Error::Gpu("gpu: an upload ring without slots".into()));
+        };
         gpu.poll(None)?;
         if !is_mapped(&mut slot.mapped, "the upload ring")? {
             gpu.span("wait for a free upload slot", || gpu.poll(slot.submission.take()))?;
@@ -152,7 +158,9 @@ impl ReadRing {
     pub fn new(gpu: &Gpu, slots: usize, tensor: &Tensor) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let free = (0..slots)
-            .map(|_| Ok(ReadSlot { buffer: gpu.buffer("read ring", tensor.bytes(), usage)?, mapped: None, submission: None }))
+            .map(|_| {
+                Ok(ReadSlot { buffer: gpu.buffer("read ring", tensor.bytes(), usage)?, mapped: None, submission: None })
+            })
             .collect::<Result<_>>()?;
         Ok(Self { tensor: tensor.clone(), free, encoded: None, flying: VecDeque::new() })
     }
@@ -174,7 +182,13 @@ impl ReadRing {
             .free
             .pop_front()
             .ok_or_else(|| Error::Gpu("gpu: the read ring is full, its results must be taken first".into()))?;
-        encoder.copy_buffer_to_buffer(raw(&self.tensor.buffer)?, self.tensor.offset, raw(&slot.buffer)?, 0, self.tensor.bytes());
+        encoder.copy_buffer_to_buffer(
+            raw(&self.tensor.buffer)?,
+            self.tensor.offset,
+            raw(&slot.buffer)?,
+            0,
+            self.tensor.bytes(),
+        );
         self.encoded = Some(slot);
         Ok(())
     }

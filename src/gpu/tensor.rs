@@ -112,7 +112,12 @@ impl Tensor {
     /// If the range passes the end.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.rows, "{}: rows {range:?} of {}", self.label(), self.rows);
+        assert!(
+            range.start <= range.end && range.end <= self.rows,
+            "{}: rows {range:?} of {}",
+            self.label(),
+            self.rows
+        );
         let mut window = self.clone();
         window.offset += range.start as u64 * self.row_bytes();
         window.rows = range.len();

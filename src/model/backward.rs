@@ -31,7 +31,10 @@ pub fn head(
         let io = crossentropy::Forward { logits: &logits, targets: &targets, losses: &losses, vocab: config.vocab };
         crossentropy::forward_backward(pass, &io, scale)?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: &logits, weight: p.get("wte", 0), dinp: &dlnf })?;
-        matmul::backward_weight(pass, matmul::BackwardWeight { dout: &logits, inp: &lnf, dweight: grads.get("wte", 0) })?;
+        matmul::backward_weight(
+            pass,
+            matmul::BackwardWeight { dout: &logits, inp: &lnf, dweight: grads.get("wte", 0) },
+        )?;
     }
     Ok(())
 }

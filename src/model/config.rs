@@ -47,6 +47,17 @@ impl Config {
                 return Err(Error::Usage(format!("model: {name} is 0, expected at least 1")));
             }
         }
+        for (name, value, most) in [
+            ("context", self.positions, 1 << 24),
+            ("vocab", self.vocab, 1 << 24),
+            ("layers", self.layers, 1 << 12),
+            ("heads", self.heads, 1 << 20),
+            ("channels", self.channels, 1 << 20),
+        ] {
+            if value > most {
+                return Err(Error::Usage(format!("model: {name} is {value}, expected at most {most}")));
+            }
+        }
         if !self.channels.is_multiple_of(self.heads) {
             return Err(Error::Usage(format!(
                 "model: {} heads do not divide {} channels; try --heads {}",

@@ -62,22 +62,10 @@ pub fn losses(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> 
     Ok(())
 }
 
-fn norm(
-    pass: &mut Pass,
-    inp: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    [out, mean, rstd]: [&Tensor; 3],
-) -> Result<()> {
+fn norm(pass: &mut Pass, inp: &Tensor, weight: &Tensor, bias: &Tensor, [out, mean, rstd]: [&Tensor; 3]) -> Result<()> {
     layernorm::forward(pass, layernorm::Forward { inp, weight, bias, out, mean, rstd })
 }
 
-fn linear(
-    pass: &mut Pass,
-    inp: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    out: &Tensor,
-) -> Result<()> {
+fn linear(pass: &mut Pass, inp: &Tensor, weight: &Tensor, bias: &Tensor, out: &Tensor) -> Result<()> {
     matmul::forward(pass, matmul::Forward { inp, weight, bias: Some(bias), out })
 }

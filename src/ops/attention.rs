@@ -18,7 +18,7 @@ struct Params {
 }
 
 /// Head sizes whose kernels the translation test sees: the least, odd ones, GPT-2's and GPT-3's.
-const SAMPLE_HEAD_SIZES: [usize; 7] = [8, 11, 13, 64, 80, 96, 128];
+const SAMPLE_HEAD_SIZES: [usize; 9] = [8, 11, 13, 16, 32, 64, 80, 96, 128];
 
 /// Rows of a workgroup: one vector of a software adapter, one subgroup of a GPU.
 fn lanes(caps: &Caps) -> u32 {
@@ -83,6 +83,11 @@ pub struct Backward<'a> {
     pub dqkv: &'a Tensor,
 }
 
+/// The greatest common divisor.
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// One run of sequences: everything cut to it.
 struct Cut {
     params: Params,
@@ -99,8 +104,15 @@ impl Shape {
     fn cuts(self, pass: &Pass, qkv: &Tensor, head_size: usize) -> Vec<Cut> {
         let Self { batch, positions: t, heads } = self;
         let wg = lanes(&pass.gpu.caps) as usize;
-        pass.row_windows(batch, t as u64 * qkv.row_bytes())
-            .into_iter()
+        // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 64 elements
+        let aligned = |elements: usize| 64 / gcd(64, elements);
+        let multiple = aligned(t * head_size * heads).max(aligned(t * heads));
+        let bytes = t as u64 * qkv.row_bytes();
+        let whole = (pass.gpu.caps.max_binding_bytes / bytes.max(1)) as usize;
+        let step = if whole >= batch { batch } else { (whole / multiple * multiple).max(1) };
+        (0..batch)
+            .step_by(step)
+            .map(|first| first..(first + step).min(batch))
             .map(|b| Cut {
                 params: Params {
                     batch: b.len() as u32,
@@ -123,7 +135,10 @@ impl Shape {
         lse.expect(place, "lse", self.batch * self.heads, self.positions)?;
         let head_size = c / self.heads.max(1);
         if self.heads == 0 || !c.is_multiple_of(self.heads) || !(8..=128).contains(&head_size) {
-            return Err(Error::Shape(format!("{place}: {} heads of {c} channels, expected heads of 8 to 128", self.heads)));
+            return Err(Error::Shape(format!(
+                "{place}: {} heads of {c} channels, expected heads of 8 to 128",
+                self.heads
+            )));
         }
         Ok(head_size)
     }

@@ -22,7 +22,8 @@ pub const IGNORED: u32 = u32::MAX;
 
 fn kernel(caps: &Caps, entry: &'static str) -> Kernel {
     let name = format!("crossentropy.{entry}");
-    Kernel::new(&name, entry, Width::Vec4, include_str!("../../shaders/crossentropy.wgsl")).set("WG", reduce_group(caps))
+    Kernel::new(&name, entry, Width::Vec4, include_str!("../../shaders/crossentropy.wgsl"))
+        .set("WG", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.
@@ -72,7 +73,12 @@ fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32) -> Result
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &[io.logits, io.targets, io.losses],
-        immediates: bytemuck::bytes_of(&Params { rows: n as u32, vocab: io.vocab as u32, stride: stride as u32, scale }),
+        immediates: bytemuck::bytes_of(&Params {
+            rows: n as u32,
+            vocab: io.vocab as u32,
+            stride: stride as u32,
+            scale,
+        }),
         groups: n as u64,
         flops: 6 * io.logits.len() as u64,
         bytes: if entry == "forward" { 1 } else { 2 } * io.logits.bytes(),

@@ -60,6 +60,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     if io.wpe.rows() < io.positions || io.wpe.columns() != c {
         io.wpe.expect("embedding.forward", "wpe", io.positions, c)?;
     }
+    let wpe = io.wpe.slice(0..io.positions);
     let width = Width::of(&[c]);
     let kernel = kernel(&pass.gpu.caps, "forward", width);
     for rows in pass.row_windows(n, io.out.row_bytes()) {
@@ -76,7 +77,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             };
             pass.dispatch(&Dispatch {
                 kernel: &kernel,
-                tensors: &[&tokens, &wte, io.wpe, &out],
+                tensors: &[&tokens, &wte, &wpe, &out],
                 immediates: bytemuck::bytes_of(&params),
                 groups: groups(out.len() / width.elements(), group(&pass.gpu.caps)),
                 flops: out.len() as u64,
@@ -151,7 +152,11 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.buckets.order.expect(place, "order", n, 1)?;
     io.dwte.expect(place, "dwte", io.dwte.rows(), c)?;
     if io.positions == 0 || io.dwpe.rows() < io.positions || io.dwpe.columns() != c {
-        return Err(Error::Shape(format!("{place}: `dwpe` has {} rows, expected at least {}", io.dwpe.rows(), io.positions)));
+        return Err(Error::Shape(format!(
+            "{place}: `dwpe` has {} rows, expected at least {}",
+            io.dwpe.rows(),
+            io.positions
+        )));
     }
     let width = Width::of(&[c]);
     let (wte_kernel, wpe_kernel) =

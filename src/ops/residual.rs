@@ -7,7 +7,8 @@ use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
 use super::{group, groups};
 
 fn kernel(caps: &Caps, width: Width) -> Kernel {
-    Kernel::new("residual.forward", "forward", width, include_str!("../../shaders/residual.wgsl")).set("WG", group(caps))
+    Kernel::new("residual.forward", "forward", width, include_str!("../../shaders/residual.wgsl"))
+        .set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::data::{Batches, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, open_shards, split, tokens_of_text_files};
+use crate::data::{
+    Batches, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, open_shards, split, tokens_of_text_files,
+};
 use crate::error::{Error, Result};
 
 use super::settings::DataSettings;
@@ -25,6 +27,9 @@ pub struct Dataset {
     /// For generated stories.
     pub baseline: Option<Baseline>,
 }
+
+/// Tokens of each source that are checked before the device is opened.
+const LOOK: usize = 1 << 16;
 
 fn source_tokens(sources: &[TokenSource]) -> usize {
     sources.iter().map(TokenSource::len).sum()
@@ -61,7 +66,10 @@ impl Dataset {
             return Ok(Self { train, validation, summary, baseline: None });
         }
         let tokenizer = tokenizer.ok_or_else(|| {
-            Error::Usage("--tokenizer: the weights do not say which tokenizer they are for; try --tokenizer gpt2 or bytes".into())
+            Error::Usage(
+                "--tokenizer: the weights do not say which tokenizer they are for; try --tokenizer gpt2 or bytes"
+                    .into(),
+            )
         })?;
         let (tokens, name) = match settings.stories_bytes {
             Some(bytes) => {
@@ -85,7 +93,8 @@ impl Dataset {
     /// Cuts the tokens into batches, those of `ranks` ranks in turn, and validation rows.
     ///
     /// # Errors
-    /// [`Error::Data`] if a shard is shorter than one batch, or validation shorter than one row.
+    /// [`Error::Data`] if a shard is shorter than one batch, validation shorter than one row, or a token id among the
+    /// first of a shard past the vocabulary.
     pub fn cut(
         self,
         batch: usize,
@@ -94,7 +103,15 @@ impl Dataset {
         shuffle: Option<u32>,
         ranks: usize,
     ) -> Result<(Batches, Option<Rows>)> {
-        let loader = Batches::new(self.train, LoaderConfig { ranks, ..LoaderConfig::new(batch, context, vocab, shuffle) })?;
+        // a look into every shard before anything else is made; the rest is checked batch by batch
+        let mut head = vec![0u16; LOOK];
+        for source in self.train.iter().chain(&self.validation) {
+            let n = source.len().min(LOOK);
+            source.read_checked(0, &mut head[..n], vocab)?;
+            source.release();
+        }
+        let loader =
+            Batches::new(self.train, LoaderConfig { ranks, ..LoaderConfig::new(batch, context, vocab, shuffle) })?;
         if self.validation.is_empty() {
             return Ok((loader, None));
         }

@@ -26,8 +26,8 @@ pub enum State {
 #[must_use]
 pub fn next_free(parent: &Path) -> PathBuf {
     let taken = fs::read_dir(parent).into_iter().flatten().flatten();
-    let most = taken.filter_map(|e| e.file_name().to_str()?.parse::<u64>().ok()).max().unwrap_or(0);
-    parent.join((most + 1).to_string())
+    let most = taken.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()).max().unwrap_or(0);
+    parent.join((u64::from(most) + 1).to_string())
 }
 
 /// The next free `DIR.N`.
@@ -68,9 +68,9 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
         };
     }
     let text = fs::read_to_string(&config).map_err(|e| output_error(&config, &e))?;
-    let there: toml::Table = text
-        .parse()
-        .map_err(|e| Error::Usage(format!("{}: is not a run's configuration ({e}); try another --out", config.display())))?;
+    let there: toml::Table = text.parse().map_err(|e| {
+        Error::Usage(format!("{}: is not a run's configuration ({e}); try another --out", config.display()))
+    })?;
     let differences = settings.differences(&there)?;
     if !differences.is_empty() {
         return Err(Error::Usage(format!(
@@ -87,7 +87,10 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
 /// The step of the last whole line of a metrics file.
 fn last_step(path: &Path) -> Option<u64> {
     let lines = BufReader::new(File::open(path).ok()?).lines();
-    let last = lines.map_while(std::io::Result::ok).filter_map(|l| serde_json::from_str::<serde_json::Value>(&l).ok()).last()?;
+    let last = lines
+        .map_while(std::io::Result::ok)
+        .filter_map(|l| serde_json::from_str::<serde_json::Value>(&l).ok())
+        .last()?;
     last["step"].as_u64()
 }
 
@@ -129,6 +132,18 @@ pub struct Metric {
     pub skipped: bool,
 }
 
+/// Fails unless a folder can be made and written where `dir` is to be.
+///
+/// # Errors
+/// [`Error::Output`] naming the folder that refuses.
+pub fn check_writable(dir: &Path) -> Result<()> {
+    let absolute = std::path::absolute(dir).map_err(|e| output_error(dir, &e))?;
+    let existing = absolute.ancestors().find(|a| a.exists()).unwrap_or(&absolute);
+    // permissions do not tell: the superuser, read-only mounts and special file systems have rules of their own
+    let probe = existing.join(format!(".wgpt-probe-{}", std::process::id()));
+    File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|e| output_error(existing, &e))
+}
+
 /// The growing files of a run.
 #[derive(Debug)]
 pub struct Folder {
@@ -147,12 +162,36 @@ impl Folder {
     pub fn create(dir: &Path, settings: &Settings) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|e| output_error(dir, &e))?;
         let path = dir.join("config.toml");
-        fs::write(&path, settings.to_toml()?).map_err(|e| output_error(&path, &e))?;
+        // whoever makes this file has the folder: of two runs started at once only one succeeds
+        let mut config = File::create_new(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::Usage(format!(
+                "--out: {} holds another run that has just begun; try another folder",
+                dir.display()
+            )),
+            _ => output_error(&path, &e),
+        })?;
+        config.write_all(settings.to_toml()?.as_bytes()).map_err(|e| output_error(&path, &e))?;
         let fresh = |name: &str| {
             let path = dir.join(name);
             File::create(&path).map_err(|e| output_error(&path, &e))
         };
         Ok(Self { dir: dir.to_owned(), metrics: fresh("metrics.jsonl")?, log: fresh("main.log")?, samples: None })
+    }
+
+    /// [`Folder::create`] in the next free `parent/N`, which no other run gets.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn create_next(parent: &Path, settings: &Settings) -> Result<Self> {
+        fs::create_dir_all(parent).map_err(|e| output_error(parent, &e))?;
+        loop {
+            let dir = next_free(parent);
+            match fs::create_dir(&dir) {
+                Ok(()) => return Self::create(&dir, settings),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(output_error(&dir, &e)),
+            }
+        }
     }
 
     /// Appends a step to `metrics.jsonl` and, in llm.c's form with steps from 0, to `main.log`.

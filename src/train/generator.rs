@@ -106,7 +106,10 @@ impl<'a> Generator<'a> {
         let last = gpu.tensor("sampling", 1, config.channels, Elem::F32)?;
         let row = gpu.tensor("sampling", 1, config.padded_vocab(), Elem::F32)?;
         let mut pass = Pass::new(gpu);
-        matmul::forward(&mut pass, matmul::Forward { inp: &last, weight: params.get("wte", 0), bias: None, out: &row })?;
+        matmul::forward(
+            &mut pass,
+            matmul::Forward { inp: &last, weight: params.get("wte", 0), bias: None, out: &row },
+        )?;
         Ok(Self {
             gpu,
             config,

@@ -80,7 +80,8 @@ impl Clock {
     /// Milliseconds of each of the steps whose reports have come in together, the last of them now.
     fn tick(&mut self, reports: &[Report]) -> f64 {
         let now = Instant::now();
-        let ms = now.duration_since(self.last).saturating_sub(self.pause).as_secs_f64() * 1e3 / reports.len().max(1) as f64;
+        let ms =
+            now.duration_since(self.last).saturating_sub(self.pause).as_secs_f64() * 1e3 / reports.len().max(1) as f64;
         (self.last, self.pause) = (now, Duration::ZERO);
         // the first step compiles and allocates
         for _ in reports.iter().filter(|r| r.step > 1) {
@@ -101,6 +102,19 @@ impl Run<'_> {
     /// # Errors
     /// [`Error::Diverged`] after eight skipped steps in a row; whatever data, GPU or disk bring.
     pub fn go(&mut self, trainer: &mut Trainer, screen: &mut dyn Screen) -> Result<Outcome> {
+        let mut clock = Clock::new();
+        let result = self.steps(trainer, &mut clock, screen);
+        if result.is_err() {
+            // the records end with the last step that was computed
+            while let Ok(Some(report)) = trainer.report(true) {
+                let ms = clock.tick(&[report]);
+                let _ = self.write(&report, None, ms, &clock, screen);
+            }
+        }
+        result
+    }
+
+    fn steps(&mut self, trainer: &mut Trainer, clock: &mut Clock, screen: &mut dyn Screen) -> Result<Outcome> {
         let steps = self.settings.train.steps;
         let schedule = self.settings.schedule();
         let mut generator = match self.settings.run.sample_every {
@@ -113,27 +127,31 @@ impl Run<'_> {
             self.folder.step(&Metric { val_loss: Some(loss as f32), ..empty(0) })?;
             screen.line(&format!("step 0/{steps} | val {loss:.4}{}", self.beside()));
         }
-        let mut clock = Clock::new();
+        *clock = Clock::new();
         for step in 1..=steps {
             trainer.step(&mut self.loader, step, schedule.at(step - 1))?;
             let every = |n: usize| n > 0 && step.is_multiple_of(n);
             let last = step == steps;
             let validates = self.rows.is_some() && (every(self.settings.train.val_every) || last);
             let samples = generator.is_some() && (every(self.settings.run.sample_every) || last);
-            self.record(trainer, false, &mut clock, screen)?;
+            self.record(trainer, false, clock, screen)?;
             if !(validates || samples || last) {
                 continue;
             }
             // all steps before this one, then this one with what is measured after it
             while trainer.outstanding() > 1 {
-                self.record(trainer, true, &mut clock, screen)?;
+                self.record(trainer, true, clock, screen)?;
             }
             let own = trainer.report(true)?;
             let ms = clock.tick(own.as_slice());
             let val_loss = if validates { clock.pause(|| self.validate(trainer))? } else { None };
             outcome.val_loss = val_loss.or(outcome.val_loss);
             if let Some(report) = own {
-                self.write(&report, val_loss, ms, &clock, screen)?;
+                self.write(&report, val_loss, ms, clock, screen)?;
+            }
+            if last {
+                // before the last sample: nothing that shows a run may cost its result
+                self.save(&trainer.weights()?)?;
             }
             if let (true, Some(generator)) = (samples, &mut generator) {
                 let text = clock.pause(|| self.sample(generator))?;
@@ -141,7 +159,6 @@ impl Run<'_> {
                 outcome.sample = Some(text);
             }
         }
-        self.save(&trainer.weights()?)?;
         Ok(outcome)
     }
 
@@ -153,7 +170,8 @@ impl Run<'_> {
 
     /// What a loss stands beside, for generated stories.
     fn beside(&self) -> String {
-        self.baseline.map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
+        self.baseline
+            .map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
     }
 
     /// Writes the steps whose reports are there, waiting for one if `wait`; never the newest step's, which may be
@@ -172,7 +190,14 @@ impl Run<'_> {
         reports.iter().try_for_each(|report| self.write(report, None, ms, clock, screen))
     }
 
-    fn write(&mut self, report: &Report, val_loss: Option<f64>, ms: f64, clock: &Clock, screen: &mut dyn Screen) -> Result<()> {
+    fn write(
+        &mut self,
+        report: &Report,
+        val_loss: Option<f64>,
+        ms: f64,
+        clock: &Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<()> {
         let train = &self.settings.train;
         let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
         let skipped = report.skipped_now == 1;
@@ -192,7 +217,8 @@ impl Run<'_> {
         if let Some(loss) = val_loss {
             line += &format!(" | val {loss:.4}{}", self.beside());
         }
-        line += &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
+        line +=
+            &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
         if let Some(eta) = eta {
             line += &format!(" | ETA {}", clock_text(eta));
         }
@@ -203,9 +229,9 @@ impl Run<'_> {
         screen.progress(report.step as usize, train.steps, eta);
         if report.skipped_in_a_row >= MOST_SKIPPED {
             return Err(Error::Diverged(format!(
-                "train: step {}: loss or gradient norm was not finite {} times in a row, expected finite ones; the weights \
-                 are those after update {}; try a lower --lr or a longer --warmup",
-                report.step, report.skipped_in_a_row, report.updates
+                "train: step {}: loss or gradient norm was not finite {} times in a row, expected finite ones; try a \
+                 lower --lr or a longer --warmup",
+                report.step, report.skipped_in_a_row
             )));
         }
         Ok(())
@@ -218,7 +244,8 @@ impl Run<'_> {
 
     fn sample(&self, generator: &mut Generator) -> Result<String> {
         let Some(tokenizer) = self.tokenizer else { return Ok(String::new()) };
-        let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, top_k: 0, seed: u64::from(self.settings.train.seed) };
+        let sampling =
+            Sampling { temperature: SAMPLE_TEMPERATURE, top_k: 0, seed: u64::from(self.settings.train.seed) };
         let end = u32::from(tokenizer.end_of_text());
         // stories follow a blank line; other texts begin after an end of text
         let prompt: Vec<u32> = if self.baseline.is_some() {
@@ -234,29 +261,23 @@ impl Run<'_> {
         let mut text = String::from_utf8_lossy(&tokenizer.decode(&tokens)).into_owned();
         if self.baseline.is_some() {
             // the last word may be cut off
-            let end = text.rfind(|c: char| !c.is_ascii_alphabetic()).map_or(text.len(), |i| i + 1);
-            text.truncate(end);
+            let whole = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
+            text.truncate(if whole == 0 { text.len() } else { whole });
         }
         Ok(text)
     }
 
     fn save(&self, weights: &Weights) -> Result<()> {
-        let info = self.tokenizer.map_or_else(ModelInfo::default, |t| ModelInfo::for_tokenizer(t.name()));
+        let mut info = self.tokenizer.map_or_else(ModelInfo::default, |t| ModelInfo::for_tokenizer(t.name()));
+        // shards may use fewer ids than their tokenizer has
+        let inside = |id: &u32| (*id as usize) < weights.config.vocab;
+        (info.bos, info.eos) = (info.bos.filter(inside), info.eos.filter(inside));
         hf::save(&self.folder.dir.join("model"), weights, &info)
     }
 }
 
 fn empty(step: usize) -> Metric {
-    Metric {
-        step,
-        loss: None,
-        grad_norm: None,
-        lr: None,
-        ms: None,
-        tokens_per_s: None,
-        val_loss: None,
-        skipped: false,
-    }
+    Metric { step, loss: None, grad_norm: None, lr: None, ms: None, tokens_per_s: None, val_loss: None, skipped: false }
 }
 
 /// A duration as `1:02:03` or `2:03`.
@@ -291,7 +312,17 @@ pub fn plan(caps: &crate::gpu::Caps, settings: &Settings) -> Result<(u64, String
     if caps.software {
         rows.push(("weights on the host while starting".into(), 4 * config.parameters() as u64));
     }
-    let total = rows.iter().map(|(_, bytes)| bytes).sum();
+    let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
+    if let Some((label, bytes)) = gpu.oversized() {
+        let largest = caps.max_buffer_bytes >> 20;
+        return Err(Error::Memory(format!(
+            "memory: `{label}` needs {} MiB, {} has buffers of at most {largest} MiB; try a smaller --batch, --context or \
+             model (the run needs {} MiB in all)",
+            bytes >> 20,
+            caps.name,
+            total >> 20
+        )));
+    }
     let mib = |bytes: u64| format!("{:>10.1} MiB", bytes as f64 / f64::from(1 << 20));
     let mut table: String = rows.iter().map(|(label, bytes)| format!("  {} {label}\n", mib(*bytes))).collect();
     table += &format!("  {} in all", mib(total));

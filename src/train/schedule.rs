@@ -37,8 +37,18 @@ mod tests {
         let schedule = Schedule { lr: 1e-3, warmup: 3, final_frac: 0.1, steps: 12 };
         // the learning rates of tests/golden, computed by llm.c's formula in Python
         let want = [
-            3.333_333e-4, 6.666_667e-4, 1e-3, 1e-3, 9.728_617e-4, 8.947_2e-4, 7.75e-4, 6.281_416e-4, 4.718_583e-4, 3.25e-4,
-            2.052_8e-4, 1.271_383e-4,
+            3.333_333e-4,
+            6.666_667e-4,
+            1e-3,
+            1e-3,
+            9.728_617e-4,
+            8.947_2e-4,
+            7.75e-4,
+            6.281_416e-4,
+            4.718_583e-4,
+            3.25e-4,
+            2.052_8e-4,
+            1.271_383e-4,
         ];
         for (step, want) in want.into_iter().enumerate() {
             let got = schedule.at(step);

@@ -161,7 +161,10 @@ impl Settings {
         }
         let micro = t.batch.saturating_mul(t.context);
         if u32::try_from(micro).is_err() || micro as u64 * 3 >= 1 << 32 {
-            return usage(format!("--batch {} times --context {}: {micro} tokens in one batch, expected under 2^30", t.batch, t.context));
+            return usage(format!(
+                "--batch {} times --context {}: {micro} tokens in one batch, expected under 2^30",
+                t.batch, t.context
+            ));
         }
         if t.tokens_per_step == 0 || !t.tokens_per_step.is_multiple_of(micro) {
             return usage(format!(
@@ -188,21 +191,31 @@ impl Settings {
         if t.steps == 0 || u32::try_from(t.steps).is_err() {
             return usage(format!("--steps: {}, expected 1 to 2^32 - 1", t.steps));
         }
-        if t.warmup > t.steps {
-            return usage(format!("--warmup: {} steps, the run has {}; try fewer", t.warmup, t.steps));
-        }
-        for (name, value, most) in [
-            ("--lr", t.lr, f32::MAX),
-            ("--final-lr-frac", t.final_lr_frac, 1.0),
-            ("--weight-decay", t.weight_decay, f32::MAX),
-            ("--clip", t.clip, f32::MAX),
-            ("--beta1", t.beta1, 1.0 - f32::EPSILON),
-            ("--beta2", t.beta2, 1.0 - f32::EPSILON),
-            ("--eps", t.eps, f32::MAX),
+        for (name, value) in [
+            ("--warmup", t.warmup),
+            ("--val-every", t.val_every),
+            ("--sample-every", self.run.sample_every),
+            ("--tokens-per-step", t.tokens_per_step),
+            ("--val-steps", t.val_rows.unwrap_or(1)),
         ] {
-            if !(value.is_finite() && (0.0..=most).contains(&value)) {
+            if value >= 1 << 50 || (name == "--val-steps" && value == 0) {
+                let least = usize::from(name == "--val-steps");
+                return usage(format!("{name}: {value}, expected {least} to 2^50"));
+            }
+        }
+        // eps above zero: the padding of the vocabulary, which never moves, would become 0 / 0
+        for (name, value, least, most) in [
+            ("--lr", t.lr, 0.0, f32::MAX),
+            ("--final-lr-frac", t.final_lr_frac, 0.0, 1.0),
+            ("--weight-decay", t.weight_decay, 0.0, f32::MAX),
+            ("--clip", t.clip, 0.0, f32::MAX),
+            ("--beta1", t.beta1, 0.0, 1.0 - f32::EPSILON),
+            ("--beta2", t.beta2, 0.0, 1.0 - f32::EPSILON),
+            ("--eps", t.eps, 1e-37, f32::MAX),
+        ] {
+            if !(value.is_finite() && (least..=most).contains(&value)) {
                 let most = if most > 1.0 { String::from("any finite number") } else { format!("{most}") };
-                return usage(format!("{name}: {value}, expected 0 to {most}"));
+                return usage(format!("{name}: {value}, expected {least} to {most}"));
             }
         }
         Ok(())
@@ -221,10 +234,8 @@ impl Settings {
     /// # Errors
     /// [`Error::Output`] if the settings cannot be written as TOML.
     pub fn differences(&self, there: &toml::Table) -> Result<Vec<String>> {
-        let here: toml::Table = self
-            .to_toml()?
-            .parse()
-            .map_err(|e| Error::Output(format!("config.toml: cannot be read back: {e}")))?;
+        let here: toml::Table =
+            self.to_toml()?.parse().map_err(|e| Error::Output(format!("config.toml: cannot be read back: {e}")))?;
         let (here, there) = (flatten(&here), flatten(there));
         let mut keys: Vec<&String> = here.iter().chain(&there).map(|(key, _)| key).collect();
         keys.sort();

@@ -43,7 +43,11 @@ fn flags_and_shapes_that_contradict() {
     text_file(dir, "text.txt", 4000);
     let text = ["train", "--text", "text.txt"];
     let with = |more: &[&str]| wgpt(dir, &[&text[..], more].concat());
-    refused(with(&["--tokenizer", "bytes", "--layers", "1", "--heads", "3", "--channels", "32"]), 2, &["heads", "32 channels"]);
+    refused(
+        with(&["--tokenizer", "bytes", "--layers", "1", "--heads", "3", "--channels", "32"]),
+        2,
+        &["heads", "32 channels"],
+    );
     refused(with(&["--model", "d12", "--context", "1025"]), 2, &["--context", "1024"]);
     refused(with(&["--model", "d13"]), 2, &["d13", "d12"]);
     refused(with(&["--model", "gpt3:c5140"]), 2, &["gpt3:c5140"]);
@@ -58,7 +62,20 @@ fn flags_and_shapes_that_contradict() {
     refused(with(&["--memory", "lots"]), 2, &["lots"]);
     refused(with(&["--nonsense"]), 2, &["--nonsense"]);
     refused(train(dir, &["--tokens-per-step", "33"]), 2, &["--tokens-per-step", "33", "64"]);
-    refused(train(dir, &["--steps", "3", "--warmup", "4"]), 2, &["--warmup"]);
+    refused(train(dir, &["--eps", "0"]), 2, &["--eps"]);
+    refused(train(dir, &["--val-steps", "0"]), 2, &["--val-steps"]);
+    refused(train(dir, &["--sample-every", "18446744073709551615"]), 2, &["--sample-every"]);
+    refused(train(dir, &["--vocab", "256"]), 2, &["--tokenizer", "257", "256"]);
+    for (flag, value) in [("--vocab", "18446744073709551615"), ("--layers", "100000000"), ("--channels", "99999999999")]
+    {
+        let mut args = vec!["train", "--text", "text.txt", "--tokenizer", "bytes", flag, value];
+        for (other, small) in [("--layers", "1"), ("--heads", "2"), ("--channels", "32")] {
+            if other != flag {
+                args.extend([other, small]);
+            }
+        }
+        refused(wgpt(dir, &args), 2, &[flag.trim_start_matches('-'), value]);
+    }
     untouched(dir);
 }
 
@@ -78,7 +95,19 @@ fn no_adapter_at_all() {
     text_file(dir.path(), "text.txt", 4000);
     // a driver file that does not exist hides every adapter: the program is started past tools/run
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_wgpt"))
-        .args(["train", "--text", "text.txt", "--tokenizer", "bytes", "--layers", "1", "--heads", "2", "--channels", "32"])
+        .args([
+            "train",
+            "--text",
+            "text.txt",
+            "--tokenizer",
+            "bytes",
+            "--layers",
+            "1",
+            "--heads",
+            "2",
+            "--channels",
+            "32",
+        ])
         .args(["--batch", "2", "--context", "16"])
         .current_dir(dir.path())
         .env("VK_DRIVER_FILES", "/nonexistent")
@@ -123,8 +152,23 @@ fn shards_that_are_broken() {
     let dir = dir.path();
     let tokens: Vec<u16> = (0..500).map(|i| i % 90).collect();
     let args = [
-        "train", "--data", "train_*.bin", "--vocab", "100", "--layers", "1", "--heads", "2", "--channels", "32", "--batch",
-        "2", "--context", "16", "--steps", "1",
+        "train",
+        "--data",
+        "train_*.bin",
+        "--vocab",
+        "100",
+        "--layers",
+        "1",
+        "--heads",
+        "2",
+        "--channels",
+        "32",
+        "--batch",
+        "2",
+        "--context",
+        "16",
+        "--steps",
+        "1",
     ];
     let with = |header, tokens: &[u16]| {
         shard(&dir.join("train_1.bin"), header, tokens);
@@ -142,6 +186,15 @@ fn shards_that_are_broken() {
     let wide: Vec<&str> = args.iter().copied().chain(["--no-shuffle"]).collect();
     shard(&dir.join("train_1.bin"), [20_240_520, 1, 500], &wrong);
     refused(wgpt(dir, &wide), 3, &["train_1.bin", "100", "vocabulary"]);
+    untouched(dir);
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 4000);
+    refused(train(dir, &["--out", "text.txt/run"]), 6, &["text.txt"]);
 }
 
 #[test]

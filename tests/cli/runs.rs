@@ -17,7 +17,8 @@ fn a_run_writes_its_records_and_the_same_seed_gives_the_same_bits() {
     let (a, b) = (metrics(&dir.join("a")), metrics(&dir.join("b")));
     let steps: Vec<u64> = a.iter().map(|m| m["step"].as_u64().expect("step")).collect();
     assert_eq!(steps, [0, 1, 2, 3, 4, 5, 6, 7]);
-    let validated: Vec<u64> = a.iter().filter(|m| m["val_loss"].is_number()).filter_map(|m| m["step"].as_u64()).collect();
+    let validated: Vec<u64> =
+        a.iter().filter(|m| m["val_loss"].is_number()).filter_map(|m| m["step"].as_u64()).collect();
     assert_eq!(validated, [0, 3, 6, 7]);
     for (a, b) in a.iter().zip(&b) {
         for key in ["loss", "grad_norm", "lr", "val_loss"] {
@@ -37,7 +38,7 @@ fn a_run_writes_its_records_and_the_same_seed_gives_the_same_bits() {
     let first = wgpt(dir, &prompt).ends_with(0).out;
     assert!(first.starts_with("Once upon"), "{first}");
     assert_eq!(first, wgpt(dir, &prompt).ends_with(0).out);
-    let init = ["train", "--text", "text.txt", "--init", "a/model", "--batch", "2", "--steps", "1", "--out", "c"];
+    let init = ["train", "--text", "text.txt", "--init", "a", "--batch", "2", "--steps", "1", "--out", "c"];
     wgpt(dir, &init).ends_with(0);
     let loss = |m: &serde_json::Value, key: &str| m[key].as_f64().expect("a number");
     let (was, is) = (loss(&a[7], "val_loss"), loss(&metrics(&dir.join("c"))[0], "val_loss"));
@@ -62,7 +63,8 @@ fn a_folder_that_holds_a_run_is_respected() {
     assert!(foreign.err.contains("holds files and no run"), "{}", foreign.err);
     assert!(before == snapshot(&dir.join("run")), "a refused run changed the folder");
 
-    train(dir, &["--steps", "2", "--lr", "0.01", "--out", "run", "--restart"]).ends_with(0);
+    // with the slash that a shell's completion adds
+    train(dir, &["--steps", "2", "--lr", "0.01", "--out", "run/", "--restart"]).ends_with(0);
     assert!(before == snapshot(&dir.join("run.1")), "the run put aside has changed");
 
     // what was cut short says so and is left alone
@@ -100,6 +102,61 @@ fn runs_number_themselves() {
         train(dir, &["--steps", "1"]).ends_with(0);
     }
     assert!(dir.join("runs/1/model").exists() && dir.join("runs/2/model").exists());
+}
+
+#[test]
+fn two_runs_started_at_once_get_folders_of_their_own() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 20_000);
+    std::thread::scope(|scope| {
+        for seed in ["1", "2"] {
+            scope.spawn(move || train(dir, &["--steps", "3", "--seed", seed]).ends_with(0));
+        }
+    });
+    for run in ["runs/1", "runs/2"] {
+        assert_eq!(metrics(&dir.join(run)).len(), 4, "{run}");
+        assert!(dir.join(run).join("model").exists(), "{run}");
+    }
+}
+
+#[test]
+fn a_sample_that_is_garbage_costs_nothing() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    // untrained, the model writes bytes that are no text
+    let args = [
+        "train",
+        "--layers",
+        "1",
+        "--heads",
+        "2",
+        "--channels",
+        "16",
+        "--batch",
+        "2",
+        "--context",
+        "16",
+        "--steps",
+        "2",
+    ];
+    let args: Vec<&str> = args.iter().copied().chain(["--val-steps", "2", "--out", "run"]).collect();
+    wgpt(dir, &args).ends_with(0);
+    assert!(dir.join("run/model/model.safetensors").exists());
+    let again = wgpt(dir, &args).ends_with(0);
+    assert!(again.out.contains("finished"), "{}", again.out);
+}
+
+#[test]
+fn shards_with_fewer_ids_than_their_tokenizer_are_saved() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    let tokens: Vec<u16> = (0..500).map(|i| i % 90).collect();
+    wgpt::data::write_shard(dir.join("a.bin"), &tokens).expect("shard");
+    let args = ["train", "--data", "a.bin", "--tokenizer", "gpt2", "--vocab", "257", "--layers", "1", "--heads", "2"];
+    let more = ["--channels", "16", "--batch", "2", "--context", "16", "--steps", "2", "--out", "run"];
+    wgpt(dir, &[&args[..], &more].concat()).ends_with(0);
+    assert!(dir.join("run/model/config.json").exists());
 }
 
 #[test]

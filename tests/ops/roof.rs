@@ -11,7 +11,6 @@ const EPS16: f64 = 1.0 / 1024.0;
 
 /// A device that only lists kernels is given all that there are.
 fn offering(device: Device, change: impl FnOnce(&mut wgpt::gpu::Caps)) -> Device {
-    let mode = device.mode;
     if device.gpu.caps.backend == "none" { device.with(change) } else { device }
 }
 

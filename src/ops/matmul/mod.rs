@@ -182,7 +182,15 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             };
             dispatch(
                 pass,
-                &Window { product: Product::Forward, a: &inp, b: &weight, out: &out, bias: io.bias, accumulate: false, params },
+                &Window {
+                    product: Product::Forward,
+                    a: &inp,
+                    b: &weight,
+                    out: &out,
+                    bias: io.bias,
+                    accumulate: false,
+                    params,
+                },
             )?;
         }
     }
@@ -226,7 +234,15 @@ pub fn backward_inp(pass: &mut Pass, io: BackwardInp) -> Result<()> {
             let accumulate = i > 0;
             dispatch(
                 pass,
-                &Window { product: Product::BackwardInp, a: &dout, b: &weight, out: &dinp, bias: None, accumulate, params },
+                &Window {
+                    product: Product::BackwardInp,
+                    a: &dout,
+                    b: &weight,
+                    out: &dinp,
+                    bias: None,
+                    accumulate,
+                    params,
+                },
             )?;
         }
     }
