@@ -1,11 +1,15 @@
 //! The command line: parses, prints the configuration, calls. No logic.
 
+mod convert;
 mod data;
 mod devices;
+mod eval;
 mod generate;
+mod model;
 mod profile;
 mod shader;
 mod terminal;
+mod text;
 mod train;
 
 use std::process::ExitCode;
@@ -31,6 +35,10 @@ enum Command {
     Generate(generate::Args),
     /// Prepare, fetch and inspect data
     Data(data::Args),
+    /// Measure a model: its loss on token shards, its accuracy on HellaSwag
+    Eval(eval::Args),
+    /// Write a model's weights in another layout: Hugging Face's or llm.c's
+    Convert(convert::Args),
     /// List the adapters and what each can do
     Devices,
     /// Show where the time of a step goes, or only count what it asks for
@@ -53,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Devices => devices::run(),
         Command::Profile(args) => profile::run(&args),
         Command::Shader(args) => shader::run(&args),

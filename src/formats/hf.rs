@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 pub use super::hf_config::ModelInfo;
+use super::element::Element;
 use super::hf_tensors::{ELEMENT_TYPES, PREFIX, Slot, is_buffer, slots};
 use super::{atomic, hf_config, safetensors_file};
 use crate::error::{Error, Result};
@@ -49,16 +50,25 @@ pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
     Ok((weights, info))
 }
 
-/// Writes `weights` into the folder `dir`, which is made if it is missing.
+/// Writes `weights` into the folder `dir`, which is made if it is missing; all tensors are f32.
 ///
-/// Each file is written beside its final name, forced to disk and renamed, model.safetensors before config.json. All
-/// tensors are f32; the padding of the vocabulary is not written. No more than one tensor is held a second time.
+/// Each file is written beside its final name, forced to disk and renamed, model.safetensors before config.json. The
+/// padding of the vocabulary is not written. No more than one tensor is held a second time.
 ///
 /// # Errors
 /// [`Error::Output`] naming the file if writing fails; [`Error::Usage`] if a token id of `info` lies outside the
 /// vocabulary; [`Error::Shape`] if a tensor of `weights` has the wrong size.
 pub fn save(dir: &Path, weights: &Weights, info: &ModelInfo) -> Result<()> {
+    save_as(dir, weights, info, Element::F32)
+}
+
+/// As [`save`], in another element type.
+///
+/// # Errors
+/// As [`save`]; [`Error::Data`] if a weight becomes infinite in bf16.
+pub fn save_as(dir: &Path, weights: &Weights, info: &ModelInfo, element: Element) -> Result<()> {
     check_sizes(weights)?;
+    element.check(weights)?;
     hf_config::check(&weights.config, info)?;
     fs::create_dir_all(dir).map_err(|e| atomic::output_error(dir, &e))?;
     let slots: Vec<Slot> = slots(&weights.config).collect();
@@ -66,13 +76,15 @@ pub fn save(dir: &Path, weights: &Weights, info: &ModelInfo) -> Result<()> {
         .iter()
         .map(|slot| safetensors_file::Entry {
             name: format!("{PREFIX}{}", slot.name),
-            dtype: Dtype::F32,
+            dtype: element.dtype(),
             shape: slot.shape.clone(),
         })
         .collect();
     let metadata = BTreeMap::from([("format", "pt")]);
-    safetensors_file::write(&dir.join(WEIGHTS), &metadata, &entries, |i, out| out.write_all(&slots[i].bytes(weights)))?;
-    hf_config::write(&dir.join(CONFIG), &weights.config, info)
+    safetensors_file::write(&dir.join(WEIGHTS), &metadata, &entries, |i, out| {
+        element.write(&slots[i].values(weights), out)
+    })?;
+    hf_config::write(&dir.join(CONFIG), &weights.config, info, element)
 }
 
 fn data(path: &Path, text: impl std::fmt::Display) -> Error {

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::atomic;
+use super::element::Element;
 use crate::error::{Error, Result};
 use crate::model::config::{Config, GPT2_VOCAB};
 
@@ -53,8 +54,8 @@ pub fn read(path: &Path) -> Result<(Config, ModelInfo)> {
 ///
 /// # Errors
 /// [`Error::Output`] if writing fails.
-pub fn write(path: &Path, config: &Config, info: &ModelInfo) -> Result<()> {
-    let text = text(config, info);
+pub fn write(path: &Path, config: &Config, info: &ModelInfo, element: Element) -> Result<()> {
+    let text = text(config, info, element);
     atomic::write(path, |out| out.write_all(text.as_bytes()))
 }
 
@@ -72,7 +73,7 @@ pub fn check(config: &Config, info: &ModelInfo) -> Result<()> {
     Ok(())
 }
 
-fn text(config: &Config, info: &ModelInfo) -> String {
+fn text(config: &Config, info: &ModelInfo, element: Element) -> String {
     let mut value = json!({
         "activation_function": "gelu_new",
         "architectures": ["GPT2LMHeadModel"],
@@ -91,7 +92,7 @@ fn text(config: &Config, info: &ModelInfo) -> String {
         "n_positions": config.positions,
         "resid_pdrop": 0.0,
         "tie_word_embeddings": true,
-        "torch_dtype": "float32",
+        "torch_dtype": if element == Element::F32 { "float32" } else { "bfloat16" },
         "vocab_size": config.vocab,
     });
     if let Some(tokenizer) = &info.tokenizer {
@@ -192,7 +193,7 @@ mod tests {
     }
 
     fn ours() -> Value {
-        serde_json::from_str(&text(&config(), &ModelInfo::for_tokenizer("bytes"))).unwrap()
+        serde_json::from_str(&text(&config(), &ModelInfo::for_tokenizer("bytes"), Element::F32)).unwrap()
     }
 
     #[test]

@@ -108,17 +108,16 @@ impl Slot {
         Ok(())
     }
 
-    /// The tensor's bytes, f32 in the file's order.
-    pub fn bytes<'a>(&self, weights: &'a Weights) -> std::borrow::Cow<'a, [u8]> {
+    /// The tensor's values in the file's order.
+    pub fn values<'a>(&self, weights: &'a Weights) -> std::borrow::Cow<'a, [f32]> {
         let values = &weights.tensors[self.param][self.range(&weights.config)];
         match self.shape[..] {
             [rows, columns] if self.layout == Layout::Transposed => {
-                let mut bytes = vec![[0; 4]; values.len()];
-                transpose(values, [columns, rows], &mut bytes, f32::to_le_bytes);
-                bytes.into_flattened().into()
+                let mut theirs = vec![0.0; values.len()];
+                transpose(values, [columns, rows], &mut theirs, |x| x);
+                theirs.into()
             }
-            _ if cfg!(target_endian = "little") => bytemuck::cast_slice(values).into(),
-            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            _ => values.into(),
         }
     }
 }
@@ -134,8 +133,14 @@ pub fn is_buffer(name: &str) -> bool {
 /// The element types we read.
 pub const ELEMENT_TYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
-/// Decodes little-endian values to f32 and finds the first that is not finite.
-fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
+/// Decodes little-endian values to f32.
+///
+/// # Errors
+/// Index and value of the first that is not finite.
+///
+/// # Panics
+/// As [`Slot::read`].
+pub fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
     match dtype {
         Dtype::F32 => decode_as(bytes, out, f32::from_le_bytes),
         Dtype::F16 => decode_as(bytes, out, |b| f16_to_f32(u16::from_le_bytes(b))),
@@ -222,7 +227,7 @@ mod tests {
         // theirs is (in, out): in = 2, out = 5 is element 2 * 144 + 5; ours is (out, in)
         assert_eq!(weights.get("fcw", 1)[5 * 36 + 2], (2 * 144 + 5) as f32);
         assert!(weights.get("fcw", 0).iter().all(|x| *x == 0.0));
-        assert_eq!(&slot.bytes(&weights)[..], bytemuck::cast_slice::<f32, u8>(&theirs));
+        assert_eq!(slot.values(&weights), theirs);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
+use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+
+use super::reduce_group;
 
 pub use generate::{Algorithm, Product, Spec};
 
@@ -62,10 +65,21 @@ fn kernel(spec: &Spec) -> Kernel {
     Kernel::generated(name, "main", generate::wgsl(spec))
 }
 
+/// The kernel for a single row of `inp`, where tiles of rows would compute mostly nothing.
+fn row_kernel(caps: &Caps, bias: bool, vec4: bool) -> Kernel {
+    let (name, entry) =
+        if bias { ("matmul_row.forward.bias", "forward_bias") } else { ("matmul_row.forward", "forward") };
+    let width = if vec4 { Width::Vec4 } else { Width::Scalar };
+    Kernel::new(name, entry, width, include_str!("../../../shaders/matmul_row.wgsl")).set("WG", reduce_group(caps))
+}
+
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
+    for (bias, vec4) in [(false, false), (false, true), (true, false), (true, true)] {
+        list.push(row_kernel(caps, bias, vec4));
+    }
     for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
         let algorithms = if caps.software {
             let rows = generate::software_default(product, caps.lanes);
@@ -114,8 +128,14 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
         accumulate: *accumulate,
         vec4: generate::vec4_fits(*product, p.m, p.n, p.k, &strides),
     };
-    let kernel = kernel(&spec);
-    let (x, y) = generate::workgroups(&spec, p.m, p.n);
+    let (kernel, groups) = if *product == Product::Forward && p.m == 1 {
+        // only what lies along k is read four at a time here
+        let vec4 = [p.k, p.b_stride, p.a_offset, p.b_offset].iter().all(|x| x % 4 == 0);
+        (row_kernel(&pass.gpu.caps, spec.bias, vec4), u64::from(p.n))
+    } else {
+        let (x, y) = generate::workgroups(&spec, p.m, p.n);
+        (kernel(&spec), u64::from(x) * u64::from(y))
+    };
     let (m, n, k) = (u64::from(p.m), u64::from(p.n), u64::from(p.k));
     let mut tensors = vec![*a, *b, *out];
     tensors.extend(*bias);
@@ -123,7 +143,7 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
         kernel: &kernel,
         tensors: &tensors,
         immediates: bytemuck::bytes_of(p),
-        groups: u64::from(x) * u64::from(y),
+        groups,
         flops: 2 * m * n * k,
         bytes: 4 * (m * k + n * k + m * n * if *accumulate { 2 } else { 1 }),
     })
