@@ -12,6 +12,7 @@ use wgpt::formats::{Element, ModelInfo, hf, llmc, tokenizer_files};
 use wgpt::model::Weights;
 
 use super::model::{Loaded, summary};
+use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "FROM is a run, a folder in Hugging Face's layout, a .bin of llm.c, or a name such as gpt2 from Hugging Face's
@@ -71,13 +72,13 @@ pub fn run(args: &Args) -> Result<()> {
         }
         loaded.info = ModelInfo::for_tokenizer(tokenizer.name());
     }
-    println!("{}: {}", loaded.place.path().display(), summary(&loaded.weights.config));
+    say!("{}: {}", loaded.place.path().display(), summary(&loaded.weights.config));
     let note = if args.to.extension().is_some_and(|extension| extension == "bin") {
         write_llmc(args, &loaded.weights, element)?
     } else {
         write_folder(args, &loaded, element)?
     };
-    println!("{}: {note}", args.to.display());
+    say!("{}: {note}", args.to.display());
     Ok(())
 }
 

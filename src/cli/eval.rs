@@ -1,12 +1,12 @@
 //! `wgpt eval`.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use wgpt::data::{Rows, Tokenizer, hellaswag, open_shards};
+use wgpt::data::{Rows, Tokenizer, fetch, hellaswag, open_shards};
 use wgpt::error::{Error, Result};
 use wgpt::formats::atomic;
 use wgpt::gpu::{Gpu, Options};
@@ -14,6 +14,7 @@ use wgpt::model::Config;
 use wgpt::train::evaluate::{Answer, Evaluator};
 
 use super::model::{From, Loaded, summary};
+use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "HellaSwag is scored as llm.c does: of four endings the model chooses the one whose tokens have the smallest mean
@@ -30,7 +31,7 @@ pub struct Args {
     /// Token shards to measure the loss on, as a pattern
     #[arg(long, value_name = "GLOB", required_unless_present = "hellaswag")]
     data: Option<String>,
-    /// HellaSwag's validation set: .bin of llm.c, .jsonl or .parquet
+    /// HellaSwag's validation set: .bin of llm.c, .jsonl or .parquet, or `hellaswag` once `wgpt data fetch` has it
     #[arg(long, value_name = "FILE")]
     hellaswag: Option<PathBuf>,
     /// Tokens of a row [default: all positions of the model, at most 1024]
@@ -101,14 +102,14 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let set = args.hellaswag.as_ref().map(|path| {
         let tokenizer = loaded.tokenizer()?;
-        hellaswag::read(path, tokenizer, args.limit.unwrap_or(usize::MAX).max(1))
+        hellaswag::read(&fetched(path), tokenizer, args.limit.unwrap_or(usize::MAX).max(1))
     });
     let set = set.transpose()?;
     let rows = args.data.as_ref().map(|pattern| Rows::new(open_shards(pattern)?, context, config.vocab)).transpose()?;
     let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
     if !args.json {
-        println!("device     {}", gpu.caps.summary());
-        println!("model      {}", summary(&config));
+        say!("device     {}", gpu.caps.summary());
+        say!("model      {}", summary(&config));
     }
     let model = loaded.place.path().display().to_string();
     let tokenizer = loaded.tokenizer().ok();
@@ -125,9 +126,9 @@ pub fn run(args: &Args) -> Result<()> {
         let tokens = count * context;
         report["validation"] = json!({ "loss": loss, "tokens": tokens, "context": context });
         if !args.json {
-            println!("validation {loss:.4} nats a token, over {tokens} tokens in rows of {context}");
+            say!("validation {loss:.4} nats a token, over {tokens} tokens in rows of {context}");
             if comparable(&config, tokenizer) {
-                println!("           published for FineWeb's first {VAL_TOKENS} in rows of 1024: {FINEWEB}");
+                say!("           published for FineWeb's first {VAL_TOKENS} in rows of 1024: {FINEWEB}");
             }
         }
     }
@@ -142,27 +143,37 @@ pub fn run(args: &Args) -> Result<()> {
         let accuracy = correct as f64 / answers.len() as f64;
         report["hellaswag"] = json!({ "accuracy": accuracy, "correct": correct, "examples": answers.len(), "cut": cut });
         if !args.json {
-            println!("hellaswag  {accuracy:.4}: {correct} of {} examples", answers.len());
+            say!("hellaswag  {accuracy:.4}: {correct} of {} examples", answers.len());
             if cut > 0 {
-                println!("           {cut} examples are longer than the model's {context} positions and lost their beginning");
+                say!("           {cut} examples are longer than the model's {context} positions and lost their beginning");
             }
-            println!("           published for all 10042: {HELLASWAG}; guessing 0.25");
+            say!("           published for all 10042: {HELLASWAG}; guessing 0.25");
         }
         if let Some(path) = &args.answers {
             write_answers(path, &answers)?;
         }
     }
     if args.json {
-        println!("{report}");
+        say!("{report}");
     }
     Ok(())
+}
+
+/// The file that a name stands for in the cache, or the path itself.
+fn fetched(path: &Path) -> PathBuf {
+    let name = path.to_str().filter(|_| !path.exists()).and_then(fetch::names::find);
+    let file = name.and_then(|entry| {
+        let file = entry.required(0).into_iter().next()?;
+        Some(fetch::Hub::from_env().ok()?.cached(entry, 0)?.join(file))
+    });
+    file.unwrap_or_else(|| path.to_owned())
 }
 
 fn comparable(config: &Config, tokenizer: Option<Tokenizer>) -> bool {
     tokenizer == Some(Tokenizer::Gpt2) && config.positions >= 1024
 }
 
-fn write_answers(path: &std::path::Path, answers: &[Answer]) -> Result<()> {
+fn write_answers(path: &Path, answers: &[Answer]) -> Result<()> {
     atomic::write(path, |out| {
         for (i, answer) in answers.iter().enumerate() {
             let line = json!({ "example": i, "label": answer.label, "choice": answer.choice, "losses": answer.losses });

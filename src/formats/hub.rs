@@ -13,7 +13,7 @@ const OPENAI: [&str; 4] = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"];
 #[must_use]
 pub fn cache() -> Option<PathBuf> {
     let var = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(cache) = var("HF_HUB_CACHE").or_else(|| var("HUGGINGFACE_HUB_CACHE")) {
+    if let Some(cache) = var("HF_HUB_CACHE") {
         return Some(cache);
     }
     let home = var("HF_HOME")
@@ -42,8 +42,8 @@ fn repositories(cache: &Path, name: &str) -> Vec<PathBuf> {
     list
 }
 
-/// The folder of a model's newest snapshot in `cache` that has a config.json: the one that `refs/main` names, else the
-/// youngest. `None` if the cache does not have the model.
+/// The folder of a model's snapshot in `cache` that has a configuration and weights: the one that `refs/main` names, else
+/// the youngest, be it one that was put there by hand. `None` if the cache does not have the model.
 #[must_use]
 pub fn find(cache: &Path, name: &str) -> Option<PathBuf> {
     repositories(cache, name).iter().find_map(|repository| snapshot(repository))
@@ -53,7 +53,10 @@ pub fn find(cache: &Path, name: &str) -> Option<PathBuf> {
 #[must_use]
 pub fn snapshot(repository: &Path) -> Option<PathBuf> {
     let snapshots = repository.join("snapshots");
-    let whole = |dir: &PathBuf| dir.join("config.json").exists();
+    let weights = ["model.safetensors", "model.safetensors.index.json"];
+    let whole = |dir: &PathBuf| {
+        dir.join("config.json").exists() && weights.iter().any(|name| dir.join(name).exists())
+    };
     let main = fs::read_to_string(repository.join("refs").join("main")).ok();
     // one plain name: a ref is no reason to read elsewhere
     let main = main.as_deref().map(str::trim).filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
@@ -72,6 +75,7 @@ mod tests {
         let dir = repository.join("snapshots").join(revision);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("config.json"), "{}").unwrap();
+        fs::write(dir.join("model.safetensors"), "").unwrap();
         dir
     }
 
@@ -91,6 +95,9 @@ mod tests {
             fs::write(repository.join("refs/main"), astray).unwrap();
             assert!([&first, &second].contains(&find(cache.path(), "gpt2").as_ref().unwrap()));
         }
+        // a configuration alone is no model
+        let half = put(&cache.path().join("models--gpt2-medium"), "a");
+        fs::remove_file(half.join("model.safetensors")).unwrap();
         assert_eq!(find(cache.path(), "gpt2-medium"), None);
         let own = put(&cache.path().join("models--somebody--tiny"), "c");
         assert_eq!(find(cache.path(), "somebody/tiny"), Some(own));
