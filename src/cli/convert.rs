@@ -99,8 +99,8 @@ fn write_folder(args: &Args, loaded: &Loaded, element: Element) -> Result<String
     hf::save_as(&args.to, &loaded.weights, &loaded.info, element)?;
     let tokenizer = match copy_tokenizer(&loaded.place, &args.to)? {
         0 => match &loaded.info.tokenizer {
-            Some(name) if tokenizer_files::write(&args.to, name, loaded.weights.config.positions)? => format!("tokenizer {name}"),
-            Some(name) => format!("no tokenizer files: {name} is not known"),
+            Some(name) if tokenizer_files::write(&args.to, name, &loaded.weights.config)? => format!("tokenizer {name}"),
+            Some(name) => format!("no tokenizer files: {name} is not known, or has more ids"),
             None => "no tokenizer files: nothing says which it is; try --tokenizer".into(),
         },
         count => format!("{count} tokenizer files as they were"),

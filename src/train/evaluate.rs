@@ -105,12 +105,13 @@ impl<'a> Evaluator<'a> {
     pub fn loss(&mut self, rows: &mut Rows, count: usize, mut progress: impl FnMut(usize)) -> Result<f64> {
         let [batch, context] = [self.acts.batch, self.acts.positions];
         let count = count.min(rows.len());
-        let (mut sum, mut at) = (0.0, 0);
+        let (mut sum, mut at, mut done) = (0.0, 0, 0);
         while at < count || self.losses.pending() > 0 {
-            if at == count || self.losses.is_full() {
+            if at >= count || self.losses.is_full() {
                 // rows past the end were submitted with targets that do not count: their losses are zero
                 sum += self.take()?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-                progress((at - self.losses.pending() * batch).min(count));
+                done = (done + batch).min(count);
+                progress(done);
                 continue;
             }
             let used = rows.batch(at, &mut self.inputs, &mut self.targets)?.min(count - at) * context;

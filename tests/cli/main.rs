@@ -1,6 +1,7 @@
 //! The program from outside: what it prints, writes and ends with. It is started through tools/run, as a user's is.
 
 mod bad_input;
+mod models;
 mod runs;
 mod stories;
 
