@@ -112,10 +112,10 @@ pub fn backward_weight() {
 #[test]
 pub fn large_tiles() {
     let devices: Vec<Device> = devices().into_iter().filter(|device| !device.gpu.caps.software).take(1).collect();
-    for [m, n] in [[1030, 2050], [1028, 2052]] {
-        run_forward(&devices, [m, n, 9]);
-        run_backward_inp(&devices, [m, 9, n]);
-        run_backward_weight(&devices, [9, m, n]);
+    for [m, n, depth] in [[1030, 2050, 9], [1028, 2052, 12]] {
+        run_forward(&devices, [m, n, depth]);
+        run_backward_inp(&devices, [m, depth, n]);
+        run_backward_weight(&devices, [depth, m, n]);
     }
 }
 
