@@ -94,8 +94,9 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP;
-        // software Vulkan at 4 lanes has the feature's bit, no shape, and refuses it
-        let matrices = options.matrices && !adapter.cooperative_matrix_properties().is_empty();
+        // software Vulkan lists the feature at 4 lanes, and refuses it
+        let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
+        let matrices = options.matrices && !(software && adapter::software_lanes() < 8);
         wanted.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, matrices);
         // no browser has 64-bit integers
         wanted.set(wgpu::Features::SHADER_INT64, !options.webgpu_limits);
