@@ -240,7 +240,8 @@ impl Gpu {
     /// [`Error::Memory`], as for [`Gpu::tensor`].
     pub fn arena(&self, label: &str, shapes: &[[usize; 2]], elem: Elem) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let largest = self.caps.max_buffer_bytes / ALIGNMENT * ALIGNMENT;
-        let mut segments: Vec<(u64, Vec<(u64, [usize; 2])>)> = Vec::new();
+        type Member = (u64, [usize; 2]); // offset and shape
+        let mut segments: Vec<(u64, Vec<Member>)> = Vec::new();
         for &[rows, columns] in shapes {
             let bytes = ((rows * columns) as u64 * elem.bytes()).next_multiple_of(ALIGNMENT);
             match segments.last_mut() {
