@@ -137,17 +137,12 @@ fn measure(
     // a third for the profile's runs
     let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
     let planned = Count::new(gpu.caps.clone(), *config, *sizes)?;
-    let before = gpu.allocated_bytes();
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
     let facts = Facts::new(&steps, &trainer, &planned);
     let (roof, rate) = roofs.flops(precision);
     println!("\n{id}");
     print!("{}", facts.report());
-    println!(
-        "rate    {:.1} % of the roof {roof}; buffers before and after these steps {before} and {} bytes",
-        100.0 * facts.flops / rate,
-        gpu.allocated_bytes()
-    );
+    println!("rate    {:.1} % of the roof {roof}", 100.0 * facts.flops / rate);
     let kernels_ms = if gpu.caps.timestamps {
         let profile = Profile::run(&trainer, 1)?;
         println!(

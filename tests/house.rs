@@ -26,7 +26,7 @@ const FLOORS: [(&str, &[&str]); 9] = [
     ("model", &["error", "gpu", "ops", "data"]),
     ("train", &["error", "gpu", "ops", "model", "data", "formats"]),
     ("cli", &["error", "gpu", "ops", "model", "train", "data", "formats"]),
-    ("data", &["error"]),
+    ("data", &["error", "formats"]),
     ("formats", &["error", "model"]),
     ("reference", &[]),
 ];

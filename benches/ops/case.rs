@@ -1,6 +1,7 @@
 //! One operator at one shape: its tensors, how it is recorded, and what it must compute.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu, Pass, Program, Tensor};
@@ -151,19 +152,19 @@ pub fn expect(
 }
 
 /// Results by row or head, computed once.
-pub struct Memo<T>(RefCell<Vec<(usize, T)>>);
+pub struct Memo<T>(RefCell<Vec<(usize, Rc<T>)>>);
 
-impl<T: Clone> Memo<T> {
+impl<T> Memo<T> {
     pub fn new() -> Self {
         Self(RefCell::new(Vec::new()))
     }
 
-    pub fn get(&self, key: usize, make: impl FnOnce() -> T) -> T {
+    pub fn get(&self, key: usize, make: impl FnOnce() -> T) -> Rc<T> {
         if let Some((_, value)) = self.0.borrow().iter().find(|(known, _)| *known == key) {
-            return value.clone();
+            return Rc::clone(value);
         }
-        let value = make();
-        self.0.borrow_mut().push((key, value.clone()));
+        let value = Rc::new(make());
+        self.0.borrow_mut().push((key, Rc::clone(&value)));
         value
     }
 }

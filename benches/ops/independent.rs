@@ -124,7 +124,7 @@ fn host(time: Duration) -> Others {
         f32: f32.map(|(_, rate)| rate),
         matrix: None,
         means: ["threaded copy", f32.map_or("none", |(name, _)| name), "none"],
-        missing: "no loop was written for this processor, nor one for f16 matrices".into(),
+        missing: "no loop of this kind was written for this processor".into(),
     }
 }
 

@@ -54,8 +54,10 @@ fn shape(caps: &Caps) -> Result<Shape> {
     // as the model cuts its logits: 256 MiB at most, within one binding
     let limit = (256 << 20).min(caps.max_binding_bytes);
     let rows = wgpt::gpu::tensor::row_windows(batch * context, config.padded_vocab() as u64 * 4, limit);
+    let flat = (limit / 4) as usize;
+    let flat = flat.min(if small { 4 << 20 } else { 64 << 20 }) / 64 * 64;
     let chunk = rows.first().map_or(1, std::iter::ExactSizeIterator::len);
-    Ok(Shape { config, batch, context, chunk, flat: if small { 4 << 20 } else { 64 << 20 } })
+    Ok(Shape { config, batch, context, chunk, flat })
 }
 
 /// Bytes that no cache of this adapter holds.
@@ -77,18 +79,19 @@ fn variants(caps: &Caps) -> Vec<Caps> {
         change(&mut caps);
         caps
     };
-    vec![
+    let mut list = vec![
         caps.clone(),
         change(|caps| caps.matrix_edges.clear()),
         change(|caps| {
             caps.matrix_edges.clear();
             caps.f16 = false;
         }),
-        change(|caps| {
-            caps.software = !caps.software;
-            caps.lanes = if caps.software { 8 } else { 0 };
-        }),
-    ]
+    ];
+    if caps.software {
+        // the kernels for GPUs, which run here too
+        list.push(change(|caps| (caps.software, caps.lanes) = (false, 0)));
+    }
+    list
 }
 
 /// One kernel of one case.

@@ -119,7 +119,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default())?;
     trainer.load(&init::init(config, 42))?;
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
-    let steps = Steps::run(&mut trainer, &mut loader, 2, args.steps, time)?;
+    let steps = Steps::run(&mut trainer, &mut loader, 1, args.steps, time)?;
     println!("device  {}", gpu.caps.summary());
     println!(
         "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}",

@@ -202,7 +202,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
 }
 
 /// Lanes of Mesa's software Vulkan: 32-bit lanes of its vector width, 8 unless the environment says otherwise.
-fn software_lanes() -> u32 {
+pub(super) fn software_lanes() -> u32 {
     std::env::var("LP_NATIVE_VECTOR_WIDTH")
         .ok()
         .and_then(|w| w.parse::<u32>().ok())

@@ -94,7 +94,10 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP;
-        wanted.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, options.matrices);
+        // software Vulkan lists the feature at 4 lanes, and refuses it
+        let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
+        let matrices = options.matrices && !(software && adapter::software_lanes() < 8);
+        wanted.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, matrices);
         // no browser has 64-bit integers
         wanted.set(wgpu::Features::SHADER_INT64, !options.webgpu_limits);
         let features = adapter.features() & wanted;
@@ -237,7 +240,8 @@ impl Gpu {
     /// [`Error::Memory`], as for [`Gpu::tensor`].
     pub fn arena(&self, label: &str, shapes: &[[usize; 2]], elem: Elem) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let largest = self.caps.max_buffer_bytes / ALIGNMENT * ALIGNMENT;
-        let mut segments: Vec<(u64, Vec<(u64, [usize; 2])>)> = Vec::new();
+        type Member = (u64, [usize; 2]); // offset and shape
+        let mut segments: Vec<(u64, Vec<Member>)> = Vec::new();
         for &[rows, columns] in shapes {
             let bytes = ((rows * columns) as u64 * elem.bytes()).next_multiple_of(ALIGNMENT);
             match segments.last_mut() {

@@ -82,6 +82,23 @@ impl UploadRing {
         programs: &[&Program],
         reads: &mut [&mut ReadRing],
     ) -> Result<()> {
+        // before a slot is taken: a refused upload leaves the ring whole
+        if reads.iter().any(|read| read.is_full()) {
+            return Err(Error::Gpu("gpu: the read ring is full, its results must be taken first".into()));
+        }
+        let room = self.slots.front().map_or(0, |slot| slot.buffer.size);
+        let mut need = 0;
+        for (tensor, data) in uploads {
+            need += data.len() as u64;
+            if data.len() as u64 != tensor.bytes() || need > room {
+                return Err(Error::Shape(format!(
+                    "upload: `{}` has {} bytes, got {}, {need} of {room} in the slot",
+                    tensor.label(),
+                    tensor.bytes(),
+                    data.len()
+                )));
+            }
+        }
         let Some(mut slot) = self.slots.pop_front() else {
             return Err(Error::Gpu("gpu: an upload ring without slots".into()));
         };
@@ -100,16 +117,8 @@ impl UploadRing {
                 .slice(..)
                 .get_mapped_range_mut()
                 .map_err(|e| Error::Gpu(format!("gpu: the upload ring cannot be written: {e}")))?;
-            for (tensor, data) in uploads {
+            for (_, data) in uploads {
                 let bytes = data.len() as u64;
-                if bytes != tensor.bytes() || at + bytes > slot.buffer.size {
-                    return Err(Error::Shape(format!(
-                        "upload: `{}` has {} bytes, got {bytes} at {at} of {}",
-                        tensor.label(),
-                        tensor.bytes(),
-                        slot.buffer.size
-                    )));
-                }
                 view.slice(at as usize..(at + bytes) as usize).copy_from_slice(data);
                 at += bytes;
             }

@@ -125,7 +125,7 @@ pub fn large_heads() {
         random(&devices, sizes);
     }
     // drivers take long over these
-    for sizes in [[1, 65, 1, 80], [1, 17, 2, 96]] {
+    for sizes in [[1, 19, 1, 32], [1, 65, 1, 80], [1, 17, 2, 96]] {
         random(&devices[..1], sizes);
     }
 }

@@ -23,6 +23,8 @@ fn every_kernel_is_run_against_its_reference() {
         crate::matmul::forward();
         crate::matmul::backward_inp();
         crate::matmul::backward_weight();
+        crate::matmul::large_tiles();
+        crate::matmul::large_tiles_in_windows();
         crate::matmul::windows_and_folded_grids();
         crate::residual::forward();
         crate::roof::copy();

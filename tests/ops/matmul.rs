@@ -110,12 +110,24 @@ pub fn backward_weight() {
 
 /// Results so large that adapters with GPU kernels take their largest tiles, of 128 by 128.
 #[test]
-fn large_tiles() {
+pub fn large_tiles() {
     let devices: Vec<Device> = devices().into_iter().filter(|device| !device.gpu.caps.software).take(1).collect();
-    for [m, n] in [[1030, 2050], [1028, 2052]] {
-        run_forward(&devices, [m, n, 9]);
-        run_backward_inp(&devices, [m, 9, n]);
-        run_backward_weight(&devices, [9, m, n]);
+    for [m, n, depth] in [[1030, 2050, 9], [1028, 2052, 12]] {
+        run_forward(&devices, [m, n, depth]);
+        run_backward_inp(&devices, [m, depth, n]);
+        run_backward_weight(&devices, [depth, m, n]);
+    }
+}
+
+/// The same where the weight comes in two windows, of which the second adds its part of the sum.
+#[test]
+pub fn large_tiles_in_windows() {
+    for [m, n, k] in [[128, 132, 16_260], [128, 130, 16_258]] {
+        let mut devices = windowed((m * k * 4) as u64);
+        for device in &mut devices {
+            device.gpu.caps.software = false;
+        }
+        run_backward_inp(&devices, [m, n, k]);
     }
 }
 

@@ -107,7 +107,7 @@ impl Stage {
         let mut start = 0;
         for i in 0..index {
             start += file_tokens(recipe, i);
-            self.expect(i, file_tokens(recipe, i))?;
+            self.check_length(i, file_tokens(recipe, i))?;
         }
         debug_assert_eq!(start + inside, tokens);
         if inside > 0 {
@@ -128,7 +128,7 @@ impl Stage {
         Ok(())
     }
 
-    fn expect(&self, index: u64, tokens: u64) -> Result<()> {
+    fn check_length(&self, index: u64, tokens: u64) -> Result<()> {
         let path = self.file(index);
         let (expected, got) = (HEADER_BYTES + 2 * tokens, fs::metadata(&path).map_or(0, |m| m.len()));
         if got == expected {

@@ -67,7 +67,7 @@ pub struct PlaceRow {
 }
 
 /// The row with this key, made if it is not there: few rows, so a search will do.
-fn entry<'r, T>(rows: &'r mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> &'r mut T {
+fn entry<T>(rows: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> &mut T {
     let at = rows.iter().position(is).unwrap_or_else(|| {
         rows.push(make());
         rows.len() - 1

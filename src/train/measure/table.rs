@@ -49,7 +49,7 @@ impl fmt::Display for Table {
 #[must_use]
 pub fn number(x: f64) -> String {
     match x.abs() {
-        a if a == 0.0 => "0".into(),
+        0.0 => "0".into(),
         a if a < 0.1 => format!("{x:.4}"),
         a if a < 10.0 => format!("{x:.3}"),
         a if a < 100.0 => format!("{x:.2}"),
