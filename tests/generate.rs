@@ -32,10 +32,9 @@ fn load(gpu: &Gpu, weights: &Weights) -> Params {
 fn with_generators(config: Config, context: usize, test: impl Fn(&Gpu, &mut Generator)) {
     let gpu = open();
     let params = load(&gpu, &model(config));
-    for acts in [
-        Activations::inference(&gpu, &config, [1, context], true, 1),
-        Activations::new(&gpu, &config, 2, context + 3),
-    ] {
+    for acts in
+        [Activations::inference(&gpu, &config, [1, context], true, 1), Activations::new(&gpu, &config, 2, context + 3)]
+    {
         let acts = acts.expect("memory");
         test(&gpu, &mut Generator::new(&gpu, config, &params, &acts, context).expect("recorded"));
     }

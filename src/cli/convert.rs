@@ -15,7 +15,8 @@ use super::model::{Loaded, summary};
 use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "FROM is a run, a folder in Hugging Face's layout, a .bin of llm.c, or a name such as gpt2 from Hugging Face's
+#[command(
+    after_help = "FROM is a run, a folder in Hugging Face's layout, a .bin of llm.c, or a name such as gpt2 from Hugging Face's
 cache. TO is a .bin of llm.c (version 3 in f32, version 5 in bf16) if it ends in .bin, else a folder in Hugging
 Face's layout with its tokenizer's files, which transformers reads without a network.
 
@@ -23,7 +24,8 @@ Examples:
   wgpt convert runs/1 my-model
   wgpt convert gpt2 gpt2_124M.bin
   wgpt convert gpt2_124M.bin gpt2_124M_bf16.bin --dtype bf16
-  wgpt convert model_00018865.bin gpt2-mine")]
+  wgpt convert model_00018865.bin gpt2-mine"
+)]
 pub struct Args {
     /// The model to read
     from: PathBuf,
@@ -57,7 +59,9 @@ pub fn run(args: &Args) -> Result<()> {
     };
     if taken && !args.force {
         let to = args.to.display();
-        return Err(Error::Usage(format!("convert: {to} is there already, expected a new name; try another, or --force")));
+        return Err(Error::Usage(format!(
+            "convert: {to} is there already, expected a new name; try another, or --force"
+        )));
     }
     let element = match args.dtype {
         Dtype::F32 => Element::F32,
@@ -68,7 +72,9 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(tokenizer) = args.tokenizer.map(super::train::TokenizerName::tokenizer) {
         if vocab < tokenizer.vocab() {
             let ids = tokenizer.vocab();
-            return Err(Error::Usage(format!("--tokenizer: {tokenizer} has {ids} ids, the model's vocabulary is {vocab}")));
+            return Err(Error::Usage(format!(
+                "--tokenizer: {tokenizer} has {ids} ids, the model's vocabulary is {vocab}"
+            )));
         }
         loaded.info = ModelInfo::for_tokenizer(tokenizer.name());
     }
@@ -84,7 +90,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn write_llmc(args: &Args, weights: &Weights, element: Element) -> Result<String> {
     if args.to.is_dir() {
-        return Err(Error::Usage(format!("convert: {} is a folder, expected a file; try another name", args.to.display())));
+        return Err(Error::Usage(format!(
+            "convert: {} is a folder, expected a file; try another name",
+            args.to.display()
+        )));
     }
     llmc::save(&args.to, weights, element)?;
     let bytes = fs::metadata(&args.to).map_err(|e| output_error(&args.to, &e))?.len();
@@ -94,12 +103,17 @@ fn write_llmc(args: &Args, weights: &Weights, element: Element) -> Result<String
 
 fn write_folder(args: &Args, loaded: &Loaded, element: Element) -> Result<String> {
     if args.to.is_file() {
-        return Err(Error::Usage(format!("convert: {} is a file, expected a folder; try another name", args.to.display())));
+        return Err(Error::Usage(format!(
+            "convert: {} is a file, expected a folder; try another name",
+            args.to.display()
+        )));
     }
     hf::save_as(&args.to, &loaded.weights, &loaded.info, element)?;
     let tokenizer = match copy_tokenizer(&loaded.place, &args.to)? {
         0 => match &loaded.info.tokenizer {
-            Some(name) if tokenizer_files::write(&args.to, name, &loaded.weights.config)? => format!("tokenizer {name}"),
+            Some(name) if tokenizer_files::write(&args.to, name, &loaded.weights.config)? => {
+                format!("tokenizer {name}")
+            }
             Some(name) => format!("no tokenizer files: {name} is not known, or has more ids"),
             None => "no tokenizer files: nothing says which it is; try --tokenizer".into(),
         },

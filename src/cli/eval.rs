@@ -17,14 +17,16 @@ use super::model::{From, Loaded, summary};
 use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "HellaSwag is scored as llm.c does: of four endings the model chooses the one whose tokens have the smallest mean
+#[command(
+    after_help = "HellaSwag is scored as llm.c does: of four endings the model chooses the one whose tokens have the smallest mean
 loss after the context. Its file is llm.c's hellaswag_val.bin, the original hellaswag_val.jsonl, or the Parquet file of
 Hugging Face's hub. The validation loss is over rows of --context tokens from the start of the shards.
 
 Examples:
   wgpt eval --from gpt2 --hellaswag hellaswag_val.jsonl
   wgpt eval --from runs/1 --data 'fineweb_val_*.bin'
-  wgpt eval --from gpt2_124M.bin --data 'fineweb_val_*.bin' --hellaswag hellaswag_val.bin --limit 1000 --json")]
+  wgpt eval --from gpt2_124M.bin --data 'fineweb_val_*.bin' --hellaswag hellaswag_val.bin --limit 1000 --json"
+)]
 pub struct Args {
     #[command(flatten)]
     from: From,
@@ -98,7 +100,10 @@ pub fn run(args: &Args) -> Result<()> {
     let config = loaded.weights.config;
     let context = args.context.unwrap_or(config.positions.min(1024));
     if context == 0 || context > config.positions || args.batch == Some(0) {
-        return Err(Error::Usage(format!("--context: {context}, expected 1 to the model's {} positions, and a --batch", config.positions)));
+        return Err(Error::Usage(format!(
+            "--context: {context}, expected 1 to the model's {} positions, and a --batch",
+            config.positions
+        )));
     }
     let set = args.hellaswag.as_ref().map(|path| {
         let tokenizer = loaded.tokenizer()?;
@@ -141,11 +146,14 @@ pub fn run(args: &Args) -> Result<()> {
         drop(bar);
         let correct = answers.iter().filter(|answer| answer.choice == answer.label).count();
         let accuracy = correct as f64 / answers.len() as f64;
-        report["hellaswag"] = json!({ "accuracy": accuracy, "correct": correct, "examples": answers.len(), "cut": cut });
+        report["hellaswag"] =
+            json!({ "accuracy": accuracy, "correct": correct, "examples": answers.len(), "cut": cut });
         if !args.json {
             say!("hellaswag  {accuracy:.4}: {correct} of {} examples", answers.len());
             if cut > 0 {
-                say!("           {cut} examples are longer than the model's {context} positions and lost their beginning");
+                say!(
+                    "           {cut} examples are longer than the model's {context} positions and lost their beginning"
+                );
             }
             say!("           published for all 10042: {HELLASWAG}; guessing 0.25");
         }

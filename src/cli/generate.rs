@@ -160,7 +160,9 @@ fn tokens(text: &[u8], tokenizer: Tokenizer, vocab: usize) -> Result<Vec<u32>> {
         tokens.push(u32::from(tokenizer.end_of_text()));
     }
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
-        return Err(Error::Data(format!("prompt: token {id} is outside the model's vocabulary, expected below {vocab}")));
+        return Err(Error::Data(format!(
+            "prompt: token {id} is outside the model's vocabulary, expected below {vocab}"
+        )));
     }
     Ok(tokens)
 }

@@ -64,7 +64,9 @@ pub fn read(path: &Path, tokenizer: Tokenizer, limit: usize) -> Result<Set> {
     let reader = Reader { name: &name, tokenizer, limit };
     let set = if start == MAGIC.to_le_bytes() || path.extension().is_some_and(|extension| extension == "bin") {
         if tokenizer != Tokenizer::Gpt2 {
-            return Err(Error::Usage(format!("{name}: holds tokens of gpt2, the model's tokenizer is {tokenizer}; try the JSON Lines file")));
+            return Err(Error::Usage(format!(
+                "{name}: holds tokens of gpt2, the model's tokenizer is {tokenizer}; try the JSON Lines file"
+            )));
         }
         reader.llmc(start, file)?
     } else if start == b"PAR1" {
@@ -96,12 +98,17 @@ impl Reader<'_> {
         let endings: &[String; ENDINGS] =
             endings.try_into().map_err(|_| wrong(format!("{} endings, expected {ENDINGS}", endings.len())))?;
         let label = label.parse().ok().filter(|label| *label < ENDINGS);
-        let label = label.ok_or_else(|| wrong("no label from 0 to 3; try the validation set, whose answers are known".into()))?;
+        let label = label
+            .ok_or_else(|| wrong("no label from 0 to 3; try the validation set, whose answers are known".into()))?;
         let context = self.tokenizer.encode(context);
         if context.is_empty() {
             return Err(wrong("an empty context, expected text".into()));
         }
-        Ok(Example { context, endings: endings.each_ref().map(|ending| self.tokenizer.encode(format!(" {ending}"))), label })
+        Ok(Example {
+            context,
+            endings: endings.each_ref().map(|ending| self.tokenizer.encode(format!(" {ending}"))),
+            label,
+        })
     }
 
     fn lines(&self, mut reader: impl BufRead) -> Result<Set> {
@@ -112,7 +119,9 @@ impl Reader<'_> {
             let read = reader.by_ref().take(LINE_BYTES + 1).read_until(b'\n', &mut line);
             read.map_err(|e| self.fault(format!("cannot be read ({e})")))?;
             if line.len() as u64 > LINE_BYTES {
-                return Err(self.fault(format!("line {number} has more than {LINE_BYTES} bytes, expected an example of HellaSwag")));
+                return Err(self.fault(format!(
+                    "line {number} has more than {LINE_BYTES} bytes, expected an example of HellaSwag"
+                )));
             }
             if line.is_empty() || set.examples.len() == self.limit {
                 break;
@@ -121,12 +130,15 @@ impl Reader<'_> {
                 continue;
             }
             set.replaced += line.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
-            let value: Value = serde_json::from_str(&String::from_utf8_lossy(&line))
-                .map_err(|e| self.fault(format!("line {number}: broken JSON ({e}), expected an example of HellaSwag")))?;
-            let missing = |key: &str| self.fault(format!("line {number}: no `{key}`, expected the keys ctx, endings and label"));
+            let value: Value = serde_json::from_str(&String::from_utf8_lossy(&line)).map_err(|e| {
+                self.fault(format!("line {number}: broken JSON ({e}), expected an example of HellaSwag"))
+            })?;
+            let missing =
+                |key: &str| self.fault(format!("line {number}: no `{key}`, expected the keys ctx, endings and label"));
             let context = value["ctx"].as_str().ok_or_else(|| missing("ctx"))?;
             let endings = value["endings"].as_array().ok_or_else(|| missing("endings"))?;
-            let endings: Option<Vec<String>> = endings.iter().map(|ending| ending.as_str().map(str::to_owned)).collect();
+            let endings: Option<Vec<String>> =
+                endings.iter().map(|ending| ending.as_str().map(str::to_owned)).collect();
             let endings = endings.ok_or_else(|| missing("endings"))?;
             let label = value["label"].as_u64().map(|label| label.to_string());
             let label = label.or_else(|| value["label"].as_str().map(str::to_owned)).ok_or_else(|| missing("label"))?;
@@ -142,7 +154,8 @@ impl Reader<'_> {
     }
 
     fn parquet_rows(&self, path: &Path) -> Result<Set> {
-        let broken = |e: &dyn std::fmt::Display| self.fault(format!("not a whole Parquet file ({e}); try copying it again"));
+        let broken =
+            |e: &dyn std::fmt::Display| self.fault(format!("not a whole Parquet file ({e}); try copying it again"));
         let file = File::open(path).map_err(|e| self.fault(format!("cannot be read ({e})")))?;
         let reader = SerializedFileReader::new(file).map_err(|e| broken(&e))?;
         let schema = reader.metadata().file_metadata().schema();
@@ -168,7 +181,9 @@ impl Reader<'_> {
                 }
             }
             let (Some(context), Some(endings), Some(label)) = (context, endings, label) else {
-                return Err(self.fault(format!("example {}: ctx and label are no texts or endings no list of them", i + 1)));
+                return Err(
+                    self.fault(format!("example {}: ctx and label are no texts or endings no list of them", i + 1))
+                );
             };
             set.examples.push(self.example(i + 1, &context, &endings, &label)?);
         }
@@ -192,7 +207,9 @@ impl Reader<'_> {
         }
         let count = word(2);
         if !body.len().is_multiple_of(2) || count < 1 {
-            return Err(self.fault(format!("{count} examples in {} bytes, expected at least 1 in whole words", bytes.len())));
+            return Err(
+                self.fault(format!("{count} examples in {} bytes, expected at least 1 in whole words", bytes.len()))
+            );
         }
         let words: Vec<u16> = body.as_chunks().0.iter().map(|word| u16::from_le_bytes(*word)).collect();
         let mut words = Words { reader: self, rest: &words, number: 0 };

@@ -10,7 +10,11 @@ use parquet::schema::parser::parse_message_type;
 use super::*;
 
 const TEXTS: [(&str, [&str; 4], usize); 3] = [
-    ("A man sits on a roof. He", ["is using wrap.", "is ripping level tiles off.", "holds a cube.", "starts pulling."], 3),
+    (
+        "A man sits on a roof. He",
+        ["is using wrap.", "is ripping level tiles off.", "holds a cube.", "starts pulling."],
+        3,
+    ),
     ("Then, naïve 日本", ["one", "two two", "three three three", "é"], 0),
     ("The", ["end.", "start", "x", "y"], 2),
 ];
@@ -112,7 +116,12 @@ fn all_three_layouts_say_the_same() {
     let files = Files::new();
     let lines = files.put("h.jsonl", lines().as_bytes());
     for path in [files.put("h.bin", &llmc()), lines.clone(), files.put("h.parquet", &parquet())] {
-        assert_eq!(read(&path, Tokenizer::Gpt2, usize::MAX).unwrap().examples, want(Tokenizer::Gpt2), "{}", path.display());
+        assert_eq!(
+            read(&path, Tokenizer::Gpt2, usize::MAX).unwrap().examples,
+            want(Tokenizer::Gpt2),
+            "{}",
+            path.display()
+        );
         assert_eq!(read(&path, Tokenizer::Gpt2, 2).unwrap().examples, want(Tokenizer::Gpt2)[..2]);
     }
     assert_eq!(read(&lines, Tokenizer::Bytes, 9).unwrap().examples, want(Tokenizer::Bytes));

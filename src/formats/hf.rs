@@ -5,12 +5,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::TensorView;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
-pub use super::hf_config::ModelInfo;
 use super::element::Element;
+pub use super::hf_config::ModelInfo;
 use super::hf_tensors::{ELEMENT_TYPES, PREFIX, Slot, is_buffer, slots};
 use super::{atomic, hf_config, safetensors_file};
 use crate::error::{Error, Result};

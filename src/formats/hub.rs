@@ -54,9 +54,7 @@ pub fn find(cache: &Path, name: &str) -> Option<PathBuf> {
 pub fn snapshot(repository: &Path) -> Option<PathBuf> {
     let snapshots = repository.join("snapshots");
     let weights = ["model.safetensors", "model.safetensors.index.json"];
-    let whole = |dir: &PathBuf| {
-        dir.join("config.json").exists() && weights.iter().any(|name| dir.join(name).exists())
-    };
+    let whole = |dir: &PathBuf| dir.join("config.json").exists() && weights.iter().any(|name| dir.join(name).exists());
     let main = fs::read_to_string(repository.join("refs").join("main")).ok();
     // one plain name: a ref is no reason to read elsewhere
     let main = main.as_deref().map(str::trim).filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
@@ -106,6 +104,13 @@ mod tests {
     #[test]
     fn names() {
         assert!(is_name("gpt2") && is_name("openai-community/gpt2") && is_name("a_b.c/d-e"));
-        assert!(!is_name("") && !is_name("../gpt2") && !is_name("a/b/c") && !is_name("a//b") && !is_name("/a") && !is_name("a b"));
+        assert!(
+            !is_name("")
+                && !is_name("../gpt2")
+                && !is_name("a/b/c")
+                && !is_name("a//b")
+                && !is_name("/a")
+                && !is_name("a b")
+        );
     }
 }

@@ -47,7 +47,10 @@ pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
     let file = File::open(path).map_err(cannot)?;
     let size = file.metadata().map_err(cannot)?.len();
     if size < HEADER_BYTES as u64 {
-        return Err(data(path, format!("header is cut short, expected at least {HEADER_BYTES} bytes, got {size}; is it a model of llm.c?")));
+        return Err(data(
+            path,
+            format!("header is cut short, expected at least {HEADER_BYTES} bytes, got {size}; is it a model of llm.c?"),
+        ));
     }
     // SAFETY: the map is only read, as plain bytes, and dropped before this returns. A file that another process
     // shortens meanwhile ends this process, which the documentation rules out.
@@ -74,7 +77,8 @@ pub fn save(path: &Path, weights: &Weights, element: Element) -> Result<()> {
     let fields = [c.positions, c.vocab, c.layers, c.heads, c.channels, c.padded_vocab()];
     header[..2].copy_from_slice(&[MAGIC, version]);
     for (word, (field, value)) in header[2..].iter_mut().zip(FIELDS.iter().zip(fields)) {
-        *word = i32::try_from(value).map_err(|_| Error::Usage(format!("convert: {field} is {value}, expected below 2^31")))?;
+        *word = i32::try_from(value)
+            .map_err(|_| Error::Usage(format!("convert: {field} is {value}, expected below 2^31")))?;
     }
     atomic::write(path, |out: &mut dyn Write| {
         out.write_all(&header.map(i32::to_le_bytes).concat())?;
@@ -95,7 +99,10 @@ fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
         3 => Element::F32,
         5 => Element::Bf16,
         other => {
-            return Err(data(path, format!("version {other}, expected 3 (f32) or 5 (bf16); try a newer export of llm.c's train_gpt2.py")));
+            return Err(data(
+                path,
+                format!("version {other}, expected 3 (f32) or 5 (bf16); try a newer export of llm.c's train_gpt2.py"),
+            ));
         }
     };
     for (field, value) in FIELDS.iter().zip(&words[2..]) {
@@ -127,10 +134,13 @@ fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
 /// Weights in the file: all of [`PARAMS`], `wte` with the file's padding. Sizes are below 2^24 each.
 fn elements(config: &Config, padded_vocab: usize) -> u128 {
     let padding = (padded_vocab as i128 - config.padded_vocab() as i128) * config.channels as i128;
-    let ours: i128 = PARAMS.iter().map(|p| {
-        let [rows, columns] = (p.shape)(config);
-        rows as i128 * columns as i128 * p.copies(config) as i128
-    }).sum();
+    let ours: i128 = PARAMS
+        .iter()
+        .map(|p| {
+            let [rows, columns] = (p.shape)(config);
+            rows as i128 * columns as i128 * p.copies(config) as i128
+        })
+        .sum();
     (ours + padding) as u128
 }
 
@@ -147,7 +157,10 @@ fn read(path: &Path, header: &Header, body: &[u8]) -> Result<Weights> {
         let out = &mut values[..kept];
         hf_tensors::decode(header.element.dtype(), &tensor[..kept * width], out).map_err(|(index, value)| {
             let name = param.name;
-            data(path, format!("tensor `{name}` holds {value} at index {index}, expected finite numbers; try another copy"))
+            data(
+                path,
+                format!("tensor `{name}` holds {value} at index {index}, expected finite numbers; try another copy"),
+            )
         })?;
     }
     Ok(weights)

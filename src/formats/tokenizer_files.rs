@@ -178,7 +178,10 @@ mod tests {
     #[test]
     fn bytes_are_spelt_as_gpt2_does() {
         let all: Vec<String> = (0..=255).map(|byte| spell(&[byte])).collect();
-        assert_eq!((&*all[b' ' as usize], &*all[b'\n' as usize], &*all[0], &*all[0xad], &*all[b'A' as usize]), ("Ġ", "Ċ", "Ā", "Ń", "A"));
+        assert_eq!(
+            (&*all[b' ' as usize], &*all[b'\n' as usize], &*all[0], &*all[0xad], &*all[b'A' as usize]),
+            ("Ġ", "Ċ", "Ā", "Ń", "A")
+        );
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 256);
     }
 

@@ -46,7 +46,9 @@ pub fn find(from: &Path) -> Result<Place> {
         return missing("no such file or folder, expected a model's folder or a .bin of llm.c".into());
     };
     let Some(cache) = hub::cache() else {
-        return missing("no such file or folder, and no home folder in which a cache might have it; try setting HF_HOME".into());
+        return missing(
+            "no such file or folder, and no home folder in which a cache might have it; try setting HF_HOME".into(),
+        );
     };
     match hub::find(&cache, name) {
         Some(dir) => Ok(Place::Folder(dir)),
@@ -105,7 +107,9 @@ fn file(path: &Path) -> Result<Place> {
         // its own reader says best what is wrong with it
         return Ok(Place::Llmc(path.to_owned()));
     }
-    Err(fault("no model that is known, expected a folder with config.json and model.safetensors, or a .bin of llm.c".into()))
+    Err(fault(
+        "no model that is known, expected a folder with config.json and model.safetensors, or a .bin of llm.c".into(),
+    ))
 }
 
 /// Finds and reads a model.

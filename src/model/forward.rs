@@ -34,7 +34,14 @@ pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Re
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
-pub fn step(pass: &mut Pass, config: &Config, p: &Params, a: &Activations, at: &Tensor, kept: &Activations) -> Result<()> {
+pub fn step(
+    pass: &mut Pass,
+    config: &Config,
+    p: &Params,
+    a: &Activations,
+    at: &Tensor,
+    kept: &Activations,
+) -> Result<()> {
     pass.at("embedding");
     let (wte, wpe) = (p.get("wte", 0), p.get("wpe", 0));
     let io = embedding::Forward { tokens: &a.tokens, wte, wpe, out: &a.encoded, positions: kept.positions };

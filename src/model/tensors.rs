@@ -239,7 +239,10 @@ impl Activations {
         let blocks = (0..config.layers)
             .map(|l| {
                 let own = keep_qkv && l > 0;
-                Ok(Block { qkv: if own { f32("activations: qkv", n, 3 * c)? } else { shared.qkv.clone() }, ..shared.clone() })
+                Ok(Block {
+                    qkv: if own { f32("activations: qkv", n, 3 * c)? } else { shared.qkv.clone() },
+                    ..shared.clone()
+                })
             })
             .collect::<Result<_>>()?;
         Ok(Self {

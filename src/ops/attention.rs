@@ -254,8 +254,7 @@ pub fn step(pass: &mut Pass, io: Step) -> Result<()> {
     io.at.expect(place, "at", 1, 1)?;
     io.cache.expect(place, "cache", t.max(1), 3 * c)?;
     let head_size = head_size(place, c, io.heads)?;
-    let params =
-        StepParams { positions: t as u32, heads: io.heads as u32, scale: 1.0 / (head_size as f32).sqrt() };
+    let params = StepParams { positions: t as u32, heads: io.heads as u32, scale: 1.0 / (head_size as f32).sqrt() };
     pass.dispatch(&Dispatch {
         kernel: &step_kernel(&pass.gpu.caps, head_size),
         tensors: &[io.qkv, io.at, io.cache, io.out],

@@ -122,7 +122,9 @@ impl<'a> Evaluator<'a> {
         }
         let mean = sum / (count * context) as f64;
         if !mean.is_finite() {
-            return Err(Error::Diverged(format!("eval: the loss is {mean}, expected a finite one; the weights are of no use")));
+            return Err(Error::Diverged(format!(
+                "eval: the loss is {mean}, expected a finite one; the weights are of no use"
+            )));
         }
         Ok(mean)
     }
@@ -191,7 +193,10 @@ impl<'a> Evaluator<'a> {
                 let mut tokens = [example.context.as_slice(), tokens].concat();
                 let scored = tokens.len() - example.context.len();
                 if let Some(id) = tokens.iter().find(|id| usize::from(**id) >= vocab) {
-                    return Err(Error::Data(format!("hellaswag: example {}: token {id}, expected below the model's {vocab}", i + 1)));
+                    return Err(Error::Data(format!(
+                        "hellaswag: example {}: token {id}, expected below the model's {vocab}",
+                        i + 1
+                    )));
                 }
                 if scored >= most {
                     return Err(Error::Data(format!(

@@ -115,7 +115,9 @@ impl<'a> Generator<'a> {
     pub fn next_logits(&mut self, token: u32) -> Result<Vec<f32>> {
         if self.kept == 0 || self.kept >= self.context {
             let (kept, most) = (self.kept, self.context - 1);
-            return Err(Error::Shape(format!("generate: {kept} positions are kept, expected 1 to {most} before one more")));
+            return Err(Error::Shape(format!(
+                "generate: {kept} positions are kept, expected 1 to {most} before one more"
+            )));
         }
         let position = self.kept as u32;
         let uploads: [(&Tensor, &[u8]); 2] =

@@ -43,13 +43,16 @@ fn weights_go_round_bit_for_bit() {
     let same = |a: &str, b: &str| assert!(bytes(&dir.join(a)) == bytes(&dir.join(b)), "{a} and {b} differ");
     same("a.bin", "c.bin");
     same("d.bin", "f.bin");
-    for file in ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+    for file in
+        ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    {
         same(&format!("run/model/{file}"), &format!("b/{file}"));
     }
     assert!(!dir.join("e/tokenizer.json").exists(), "nothing says what e's tokenizer is");
 
     // any of them is a beginning; without a tokenizer no text can be read
-    let text = |from: &str| run(dir, &format!("generate --from {from} Once --max-tokens 8 --temperature 0")).ends_with(0).out;
+    let text =
+        |from: &str| run(dir, &format!("generate --from {from} Once --max-tokens 8 --temperature 0")).ends_with(0).out;
     assert_eq!(text("run"), text("b"));
     refused(run(dir, "generate --from a.bin Once"), 3, &["a.bin", "no tokenizer is known"]);
     run(dir, "train --text text.txt --init a.bin --tokenizer bytes --batch 2 --steps 1 --out g").ends_with(0);
@@ -100,7 +103,8 @@ fn texts_go_on() {
     let dir = dir.path();
     trained(dir);
     let generate = |more: &[&str]| wgpt(dir, &[&["generate", "--from", "run", "--max-tokens", "30"], more].concat());
-    let three = generate(&["Once", "--samples", "3", "--seed", "5", "--top-p", "0.9", "--top-k", "40"]).ends_with(0).out;
+    let three =
+        generate(&["Once", "--samples", "3", "--seed", "5", "--top-p", "0.9", "--top-k", "40"]).ends_with(0).out;
     let parts: Vec<&str> = three.split("--- sample ").skip(1).collect();
     assert_eq!(parts.len(), 3);
     for (i, part) in parts.iter().enumerate() {
