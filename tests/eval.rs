@@ -1,7 +1,11 @@
 //! Measuring: the same losses whatever the batches, and answers that padding does not change.
 
-use wgpt::data::hellaswag::Example;
-use wgpt::data::{Rows, TokenSource};
+use std::path::Path;
+
+use serde_json::Value;
+use wgpt::data::hellaswag::{self, Example};
+use wgpt::data::{Rows, TokenSource, Tokenizer};
+use wgpt::formats::hf;
 use wgpt::gpu::{Gpu, Options};
 use wgpt::model::{Config, Params, Weights, init};
 use wgpt::train::sampler::Coins;
@@ -92,6 +96,53 @@ fn padding_changes_no_answer() {
     let mut few = Evaluator::new(&gpu, weights.config, &params, 1, 40).expect("evaluator");
     let (again, _) = few.answers(&examples[..4], |_| ()).expect("answered");
     assert!(again.iter().zip(&answers).all(|(a, b)| a.choice == b.choice));
+}
+
+/// What transformers says to 220 questions: see tools/reference/hellaswag.py.
+#[test]
+fn every_answer_is_that_of_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny");
+    let (weights, _) = hf::load(&folder).expect("golden folder");
+    let file = folder.join("hellaswag.jsonl");
+    let text = std::fs::read_to_string(&file).expect("golden file");
+    let golden: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let set = hellaswag::read(&file, Tokenizer::Bytes, usize::MAX).expect("read");
+    let gpu = open();
+    let params = load(&gpu, &weights);
+    let context = weights.config.positions;
+    let mut evaluator = Evaluator::new(&gpu, weights.config, &params, 16, context).expect("evaluator");
+    let (answers, cut) = evaluator.answers(&set.examples, |_| ()).expect("answered");
+    assert_eq!((answers.len(), golden.len()), (220, 220));
+    assert!((1..220).contains(&cut), "{cut} are cut, expected some");
+    for (i, (answer, golden)) in answers.iter().zip(&golden).enumerate() {
+        for (loss, want) in answer.losses.iter().zip(golden["losses"].as_array().expect("losses")) {
+            let want = want.as_f64().expect("a loss");
+            assert!((loss - want).abs() < TOLERANCE, "question {i}: {loss}, expected {want}");
+        }
+        assert_eq!(golden["choice"], answer.choice, "question {i}");
+    }
+}
+
+/// Batches of one row each and of all rows: the twins fall into different ones.
+#[test]
+fn of_equal_endings_the_first_is_chosen() {
+    let (gpu, weights) = (open(), weights());
+    let params = load(&gpu, &weights);
+    let mut twins = examples(&[1, 30, 2, 17, 9, 5, 31, 8]);
+    for example in &mut twins {
+        example.endings[3] = example.endings[1].clone();
+        example.endings[2] = example.endings[1].clone();
+        example.endings[0] = vec![200; 4];
+    }
+    for batch in [1, 7] {
+        let mut evaluator = Evaluator::new(&gpu, weights.config, &params, batch, 40).expect("evaluator");
+        let (answers, _) = evaluator.answers(&twins, |_| ()).expect("answered");
+        assert!(answers.iter().any(|answer| answer.choice == 1), "{answers:?}");
+        for answer in &answers {
+            let [_, first, second, third] = answer.losses;
+            assert!(first == second && first == third && answer.choice < 2, "{answer:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Generation: keeping keys and values changes nothing but the work.
 
+use std::time::Instant;
+
 use wgpt::gpu::{Gpu, Options};
 use wgpt::model::{Activations, Config, Params, Weights, init};
 use wgpt::train::sampler::{Coins, draw};
@@ -102,6 +104,31 @@ fn five_hundred_greedy_tokens() {
         }
         assert!(close < 25, "{close} of 500 are too close to tell");
     });
+}
+
+/// A token costs one position's work: attention over more keys is all that grows.
+#[test]
+fn a_late_token_costs_hardly_more_than_an_early_one() {
+    let config = Config::new(1024, 257, 4, 4, 128).expect("config");
+    let gpu = open();
+    let params = load(&gpu, &model(config));
+    let acts = Activations::inference(&gpu, &config, [1, 1024], true, 1).expect("memory");
+    let mut generator = Generator::new(&gpu, config, &params, &acts, 1024).expect("recorded");
+    let text = tokens(1010, 257);
+    // the quickest of 15 tokens around each of the two, both twice: what else the machine does only ever adds
+    let mut quickest = |kept: usize| {
+        generator.logits(&text[..kept]).expect("logits");
+        let one = |generator: &mut Generator| {
+            let begin = Instant::now();
+            generator.next_logits(7).expect("logits");
+            begin.elapsed().as_secs_f64()
+        };
+        (0..15).map(|_| one(&mut generator)).fold(f64::MAX, f64::min)
+    };
+    let early = quickest(3).min(quickest(3));
+    let late = quickest(993).min(quickest(993));
+    println!("token 10: {:.2} ms, token 1000: {:.2} ms, ratio {:.2}", 1e3 * early, 1e3 * late, late / early);
+    assert!(late <= 1.5 * early, "token 1000 took {late} s, token 10 {early} s");
 }
 
 fn texts(generator: &mut Generator, prompt: &[u32], seeds: &[u64], count: usize) -> Vec<Vec<u32>> {

@@ -1,5 +1,6 @@
 //! `wgpt generate`.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal as _, Read as _, Write};
 
 use wgpt::data::Tokenizer;
@@ -22,7 +23,7 @@ the seed S + N - 1. On a terminal, control characters in the text are shown and 
 pub struct Args {
     /// Text to continue; `-` reads it from standard input, and none begins a new text
     #[arg(default_value = "", hide_default_value = true)]
-    prompt: String,
+    prompt: OsString,
     #[command(flatten)]
     from: From,
     /// Tokens to add at most; the end of a text ends it earlier
@@ -133,7 +134,7 @@ fn check(args: &Args) -> Result<()> {
 /// The prompt's bytes: the argument, or all of standard input without the line feed at its end.
 fn prompt(args: &Args) -> Result<Vec<u8>> {
     if args.prompt != "-" {
-        return Ok(args.prompt.as_bytes().to_vec());
+        return Ok(args.prompt.as_encoded_bytes().to_vec());
     }
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(PROMPT_BYTES + 1).read_to_end(&mut bytes);

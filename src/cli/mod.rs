@@ -70,7 +70,12 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // names of files and tensors may hold anything; only the table of a memory plan has lines
+            let mut text = text::harmless(&error.to_string());
+            if matches!(error, wgpt::error::Error::Data(_)) {
+                text = text.replace('\n', "\u{240a}");
+            }
+            eprintln!("error: {text}");
             ExitCode::from(error.exit_code())
         }
     }

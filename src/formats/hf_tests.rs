@@ -1,6 +1,7 @@
 use safetensors::Dtype;
 use safetensors::tensor::serialize_to_file;
 
+use super::super::hf_tensors::decode;
 use super::*;
 
 const NAME: &str = "model.safetensors: tensor";
@@ -16,7 +17,7 @@ fn model() -> Weights {
         let values = slot.values(&weights).len();
         let seed = slot.name.len() as f32;
         let bytes: Vec<u8> = (0..values).flat_map(|i| (seed + i as f32 * 0.001).to_le_bytes()).collect();
-        slot.read(Dtype::F32, &bytes, &mut weights).unwrap();
+        slot.read(&mut weights, |out| decode(Dtype::F32, &bytes, out)).unwrap();
     }
     weights
 }

@@ -1,14 +1,12 @@
 //! llm.c's model files, such as `gpt2_124M.bin`: 256 little-endian i32, then the 16 tensors of [`PARAMS`] behind one
 //! another, in version 3 as f32 and in version 5 as bf16.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use memmap2::Mmap;
-
 use super::element::Element;
-use super::{ModelInfo, atomic, hf_tensors};
+use super::mapped::Mapped;
+use super::{ModelInfo, atomic};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, GPT2_VOCAB};
 use crate::model::params::{PARAMS, Weights};
@@ -35,7 +33,7 @@ struct Header {
     element: Element,
 }
 
-/// Reads a model file. It is mapped and each weight decoded once; it must not change meanwhile.
+/// Reads a model file. It is mapped, each weight decoded once and its bytes given back; it must not change meanwhile.
 ///
 /// The padding rows of `wte` are passed over, however many the file has. A vocabulary of 50,257 is GPT-2's.
 ///
@@ -44,20 +42,17 @@ struct Header {
 /// says, or a weight is not finite.
 pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
     let cannot = |e| data(path, format!("cannot be read ({e})"));
-    let file = File::open(path).map_err(cannot)?;
-    let size = file.metadata().map_err(cannot)?.len();
-    if size < HEADER_BYTES as u64 {
+    let map = Mapped::open(path).map_err(cannot)?;
+    let size = map.len();
+    if size < HEADER_BYTES {
         return Err(data(
             path,
             format!("header is cut short, expected at least {HEADER_BYTES} bytes, got {size}; is it a model of llm.c?"),
         ));
     }
-    // SAFETY: the map is only read, as plain bytes, and dropped before this returns. A file that another process
-    // shortens meanwhile ends this process, which the documentation rules out.
-    let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
     let (head, body) = map.split_at(HEADER_BYTES);
     let header = header(path, head, body.len())?;
-    let weights = read(path, &header, body)?;
+    let weights = read(path, &header, &map, body)?;
     let info = if header.config.vocab == GPT2_VOCAB { ModelInfo::for_tokenizer("gpt2") } else { ModelInfo::default() };
     Ok((weights, info))
 }
@@ -144,7 +139,7 @@ fn elements(config: &Config, padded_vocab: usize) -> u128 {
     (ours + padding) as u128
 }
 
-fn read(path: &Path, header: &Header, body: &[u8]) -> Result<Weights> {
+fn read(path: &Path, header: &Header, map: &Mapped, body: &[u8]) -> Result<Weights> {
     let (config, width) = (header.config, header.element.bytes());
     let mut weights = Weights::zeros(config);
     let mut rest = body;
@@ -155,7 +150,7 @@ fn read(path: &Path, header: &Header, body: &[u8]) -> Result<Weights> {
         let (tensor, later) = rest.split_at(stored * width);
         rest = later;
         let out = &mut values[..kept];
-        hf_tensors::decode(header.element.dtype(), &tensor[..kept * width], out).map_err(|(index, value)| {
+        map.decode(header.element.dtype(), &tensor[..kept * width], out).map_err(|(index, value)| {
             let name = param.name;
             data(
                 path,

@@ -4,7 +4,7 @@
 //! Hugging Face's GPT-2; with `hf_config`, config.json, and `hf_tensors`, which tensor is called what, and lies how),
 //! `llmc` (llm.c's `.bin`) and `hub` (where Hugging Face's cache keeps a model). `tokenizer_files` writes what
 //! `AutoTokenizer` reads. Below them `safetensors_file` (a writer that never holds more than one tensor), `element`
-//! (element types) and `atomic` (files that are either whole or not there).
+//! (element types), `mapped` (files of weights, in memory only while they are read) and `atomic` (files that are either whole or not there).
 
 pub mod atomic;
 mod element;
@@ -13,6 +13,7 @@ mod hf_config;
 mod hf_tensors;
 pub mod hub;
 pub mod llmc;
+mod mapped;
 pub mod safetensors_file;
 pub mod tokenizer_files;
 mod transpose;

@@ -119,3 +119,63 @@ fn texts_go_on() {
     refused(generate(&["--temperature", "-1"]), 2, &["--temperature"]);
     refused(generate(&["--samples", "0"]), 2, &["--samples"]);
 }
+
+/// The program with bytes on standard input; standard output is closed after `lines` lines, if any are given.
+#[cfg(target_os = "linux")]
+fn piped(dir: &Path, args: &[&std::ffi::OsStr], input: &[u8], lines: Option<usize>) -> (Option<i32>, String, String) {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::process::{Command, Stdio};
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(root.join("tools/run"));
+    command.arg(env!("CARGO_BIN_EXE_wgpt")).args(args).current_dir(dir).env("WGPT_QUIET", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(input).expect("written");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut text = Vec::new();
+    match lines {
+        Some(lines) => (0..lines).for_each(|_| drop(out.read_until(b'\n', &mut text).expect("read"))),
+        None => drop(out.read_to_end(&mut text).expect("read")),
+    }
+    drop(out);
+    let mut err = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut err).expect("read");
+    let code = child.wait().expect("ended").code();
+    (code, String::from_utf8(text).expect("UTF-8"), err)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn prompts_of_any_bytes_and_readers_that_leave() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    trained(dir);
+    let generate = |prompt: &[u8], max: &str, input: &[u8], lines| {
+        let words = ["generate", "--from", "run", "--temperature", "0", "--max-tokens", max].map(OsStr::new);
+        piped(dir, &[&words[..], &[OsStr::from_bytes(prompt)]].concat(), input, lines)
+    };
+    let (code, named, err) = generate(b"Once upon", "12", b"", None);
+    assert_eq!((code, &*err), (Some(0), ""));
+    assert!(named.starts_with("Once upon") && named.ends_with('\n'), "{named}");
+    for input in [&b"Once upon"[..], b"Once upon\n", b"Once upon\r\n"] {
+        assert_eq!(generate(b"-", "12", input, None), (code, named.clone(), String::new()));
+    }
+    // no prompt begins a new text
+    assert_eq!(generate(b"", "5", b"", None).0, Some(0));
+    assert_eq!(generate(b"-", "5", b"", None), generate(b"", "5", b"", None));
+    // what is no UTF-8 is replaced and counted
+    for (prompt, input) in [(&b"a\xff b\xc3"[..], &b""[..]), (b"-", b"a\xff b\xc3")] {
+        let (code, out, err) = generate(prompt, "3", input, None);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.starts_with("a\u{fffd} b\u{fffd}") && err.contains("2 sequences are not UTF-8"), "{out} {err}");
+    }
+    // in a pipe control characters go on as they are
+    assert!(generate(b"\x1b[31m\x07red", "1", b"", None).1.starts_with("\u{1b}[31m\u{7}red"));
+    // as `head` does
+    let (code, text, err) = generate(b"one\ntwo\nthree", "1000000000", b"", Some(2));
+    assert_eq!((code, &*text, &*err), (Some(0), "one\ntwo\n", ""));
+    // longer than the context of 16
+    assert_eq!(generate(b"-", "40", "Once upon a time. ".repeat(50).as_bytes(), None).0, Some(0));
+}
