@@ -3,6 +3,8 @@
 //   out (NH, HS): out = sum over s <= t of softmax(scale q . k[s]) v[s];  at (1) u32: t
 //   forward   one workgroup per head. WG keys at a time: a lane is a key for the scores, then a V of the output for the
 //             sums. With more lanes than the output has V, each run of CHANNELS lanes sums every PARTS-th key.
+//   forward_alone   the same for software adapters: every lane does all the work of a head. A load at an address that all
+//             lanes share is one scalar load there, any other is a slow gather; four keys at a time share two exponentials
 //   The head size arrives as `const HSV`, its number of V; CHANNELS is a power of two, PARTS = WG / CHANNELS, and a lane
 //   has OUTS V of the output.
 struct P {
@@ -85,5 +87,61 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             out[head + c] = total * inverse;
         }
         workgroupBarrier(); // before the next V takes the place of this one
+    }
+}
+
+@compute @workgroup_size(WG)
+fn forward_alone(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                 @builtin(local_invocation_index) lane: u32) {
+    let h = group_index(group, groups);
+    if h >= p.heads { return; }
+    let part = p.heads * HSV;
+    let row = 3u * part;
+    let head = h * HSV;
+    let t = min(at[0], p.positions - 1u);
+
+    var q: array<V, HSV>;
+    var o: array<V, HSV>;
+    var own = V();
+    for (var i = 0u; i < HSV; i++) {
+        q[i] = fresh[head + i] * p.scale;
+        o[i] = fresh[2u * part + head + i];
+        own += q[i] * fresh[part + head + i];
+    }
+    var most = sum_v(own);
+    var sum = 1.0;
+    for (var first = 0u; first < t; first += 4u) {
+        // past the end the last key is read again and masked away
+        let key = min(vec4(first) + vec4(0u, 1u, 2u, 3u), vec4(t - 1u)) * row + part + head;
+        var a = V();
+        var b = V();
+        var c = V();
+        var d = V();
+        for (var i = 0u; i < HSV; i++) {
+            a += q[i] * cache[key.x + i];
+            b += q[i] * cache[key.y + i];
+            c += q[i] * cache[key.z + i];
+            d += q[i] * cache[key.w + i];
+        }
+        let inside = vec4(first) + vec4(0u, 1u, 2u, 3u) < vec4(t);
+        let scores = select(vec4(LOW), vec4(sum_v(a), sum_v(b), sum_v(c), sum_v(d)), inside);
+        let above = max(most, max(max(scores.x, scores.y), max(scores.z, scores.w)));
+        let weight = select(vec4(0.0), exp(scores - above), inside);
+        let shrink = exp(most - above);
+        sum = sum * shrink + ((weight.x + weight.y) + (weight.z + weight.w));
+        most = above;
+        let value = key + part;
+        for (var i = 0u; i < HSV; i++) {
+            o[i] = o[i] * shrink + ((weight.x * cache[value.x + i] + weight.y * cache[value.y + i])
+                + (weight.z * cache[value.z + i] + weight.w * cache[value.w + i]));
+        }
+    }
+    if lane == 0u {
+        let inverse = 1.0 / sum;
+        for (var i = 0u; i < HSV; i++) {
+            cache[t * row + part + head + i] = fresh[part + head + i];
+            cache[t * row + 2u * part + head + i] = fresh[2u * part + head + i];
+            out[head + i] = o[i] * inverse;
+        }
     }
 }

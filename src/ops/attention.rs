@@ -41,12 +41,17 @@ fn kernel(caps: &Caps, entry: &'static str, head_size: usize) -> Kernel {
         .set("WG", wg)
 }
 
-/// The kernel of [`step`]: as many lanes as reduce together, spread over the V of the output, then over keys.
+/// The kernel of [`step`]: as many lanes as reduce together, spread over the V of the output, then over keys. On a
+/// software adapter one whose loads are the same for all lanes.
 fn step_kernel(caps: &Caps, head_size: usize) -> Kernel {
     let width = Width::of(&[head_size]);
     let (wg, hsv) = (reduce_group(caps), (head_size / width.elements()) as u32);
     let channels = hsv.next_power_of_two().min(wg);
-    Kernel::new("attention_step.forward", "forward", width, include_str!("../../shaders/attention_step.wgsl"))
+    let (name, entry) = match caps.software {
+        true => ("attention_step.forward_alone", "forward_alone"),
+        false => ("attention_step.forward", "forward"),
+    };
+    Kernel::new(name, entry, width, include_str!("../../shaders/attention_step.wgsl"))
         .with_const("HSV", hsv)
         .with_const("CHANNELS", channels)
         .with_const("PARTS", wg / channels)
