@@ -87,6 +87,12 @@ impl Kernel {
         self
     }
 
+    /// True if the kernel needs cooperative matrices.
+    #[must_use]
+    pub fn uses_matrices(&self) -> bool {
+        self.source.contains("enable wgpu_cooperative_matrix;")
+    }
+
     /// Key of the pipeline cache.
     pub(super) fn key(&self) -> String {
         format!("{}\u{0}{}\u{0}{:?}\u{0}{}", self.name, self.entry, self.constants, self.source)
