@@ -165,6 +165,17 @@ impl Tensor {
             self.rows, self.columns
         )))
     }
+
+    /// That the elements are of the type `elem`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming what was found.
+    pub fn expect_elem(&self, place: &str, name: &str, elem: Elem) -> Result<()> {
+        if self.elem == elem {
+            return Ok(());
+        }
+        Err(Error::Shape(format!("{place}: `{name}` holds {:?}, expected {elem:?}", self.elem)))
+    }
 }
 
 /// Cuts `rows` rows into ranges of at most `limit` bytes each. Where 128 rows fit, every range starts at a multiple of
