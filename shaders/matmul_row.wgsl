@@ -13,6 +13,7 @@ struct P {
     b_offset: u32,
     out_offset: u32,
     bias_offset: u32,
+    part_depth: u32,
 }
 var<immediate> p: P;
 

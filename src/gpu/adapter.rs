@@ -47,6 +47,9 @@ pub struct Caps {
     /// Square cooperative matrix shapes with f16 operands and f32 results: their edges. Of an open device those that
     /// kernels may use: none unless it was opened with [`super::Options::matrices`].
     pub matrix_edges: Vec<u32>,
+    /// Put matrices of this edge together from the smaller ones that the adapter has: for tests of kernels for other
+    /// adapters.
+    pub emulated_edge: Option<u32>,
 }
 
 impl Caps {
@@ -74,6 +77,7 @@ impl Caps {
             timestamps: false,
             encoder_timestamps: false,
             matrix_edges: Vec::new(),
+            emulated_edge: None,
         }
     }
 
@@ -198,6 +202,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         encoder_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS),
         matrix_edges,
+        emulated_edge: None,
     }
 }
 

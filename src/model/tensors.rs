@@ -56,9 +56,9 @@ impl Params {
     #[must_use]
     pub fn windows(&self, gpu: &Gpu) -> Vec<(Tensor, bool)> {
         let cut = |(whole, decays): &(Tensor, bool)| {
-            // 64 elements are 256 bytes: row_windows counts them as one row
-            let ranges = row_windows(whole.len() / 64, 256, gpu.caps.max_binding_bytes);
-            ranges.into_iter().map(|r| (whole.flat(r.start * 64..r.end * 64), *decays)).collect::<Vec<_>>()
+            // counted as rows of 128 elements: 256 bytes of f16; cut alike whatever the elements are
+            let ranges = row_windows(whole.len() / 128, 512, gpu.caps.max_binding_bytes);
+            ranges.into_iter().map(|r| (whole.flat(r.start * 128..r.end * 128), *decays)).collect::<Vec<_>>()
         };
         self.wholes.iter().flat_map(cut).collect()
     }

@@ -131,8 +131,8 @@ impl Shape {
     fn cuts(self, pass: &Pass, qkv: &Tensor, head_size: usize) -> Vec<Cut> {
         let Self { batch, positions: t, heads } = self;
         let wg = lanes(&pass.gpu.caps) as usize;
-        // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 64 elements
-        let aligned = |elements: usize| 64 / gcd(64, elements);
+        // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 128 elements of f16
+        let aligned = |elements: usize| 128 / gcd(128, elements);
         let multiple = aligned(t * head_size * heads).max(aligned(t * heads));
         let bytes = t as u64 * qkv.row_bytes();
         let whole = (pass.gpu.caps.max_binding_bytes / bytes.max(1)) as usize;

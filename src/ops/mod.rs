@@ -16,7 +16,7 @@ pub mod residual;
 pub mod roof;
 pub mod stepcontrol;
 
-use crate::gpu::{Caps, Kernel};
+use crate::gpu::{Caps, Elem, Kernel};
 
 /// Invocations of a workgroup in kernels where each computes alone.
 fn group(_caps: &Caps) -> u32 {
@@ -27,6 +27,11 @@ fn group(_caps: &Caps) -> u32 {
 /// without ever switching between invocations at a barrier.
 fn reduce_group(caps: &Caps) -> u32 {
     if caps.software { caps.lanes } else { 128 }
+}
+
+/// The types that activations may be stored as on this adapter.
+fn stored(caps: &Caps) -> Vec<Elem> {
+    if caps.f16 { vec![Elem::F32, Elem::F16] } else { vec![Elem::F32] }
 }
 
 /// Workgroups of `group` invocations for `count` invocations.

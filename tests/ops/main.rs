@@ -17,6 +17,7 @@ mod harness;
 mod lanes;
 mod layernorm;
 mod matmul;
+mod matmul_half;
 mod planted;
 mod program;
 mod residual;

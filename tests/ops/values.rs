@@ -44,6 +44,15 @@ pub fn near(want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
     Want::Near { want, tolerance }
 }
 
+/// [`near`], and rounded to f16 at the end: half a unit in the last place, or of the smallest f16.
+pub fn near_half(want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
+    let half = want.iter().map(|w| (w.abs() * 2f64.powi(-11)).max(2f64.powi(-25))).collect::<Vec<_>>();
+    let Want::Near { want, tolerance } = near(want, budget, magnitude) else { unreachable!("near makes Near") };
+    // what is rounded is itself off by the tolerance, which may carry it over the middle
+    let tolerance = tolerance.iter().zip(half).map(|(t, h)| t * (1.0 + 2f64.powi(-10)) + h).collect();
+    Want::Near { want, tolerance }
+}
+
 /// `want` within an absolute tolerance of each element's own.
 pub fn within(want: Vec<f64>, tolerance: Vec<f64>) -> Want {
     assert_eq!(want.len(), tolerance.len(), "harness: tolerances");
@@ -82,6 +91,16 @@ impl Inputs {
     /// `n` bell-shaped values in (-scale, scale).
     pub fn scaled(&mut self, n: usize, scale: f64) -> Vec<f32> {
         (0..n).map(|_| (self.0.value() * scale) as f32).collect()
+    }
+
+    /// `n` bell-shaped f16 numbers in (-1, 1).
+    pub fn halves(&mut self, n: usize) -> Vec<f32> {
+        self.scaled_halves(n, 1.0)
+    }
+
+    /// `n` bell-shaped f16 numbers in (-scale, scale).
+    pub fn scaled_halves(&mut self, n: usize, scale: f64) -> Vec<f32> {
+        (0..n).map(|_| half::f16::from_f64(self.0.value() * scale).to_f32()).collect()
     }
 
     /// `n` tokens below `vocab`.
