@@ -133,6 +133,16 @@ pub fn list() -> Vec<DeviceInfo> {
         .collect()
 }
 
+/// What the adapter that [`super::Gpu::open`] would take can do, without opening it.
+///
+/// # Errors
+/// [`Error::Device`] if there is none or the one asked for is unknown.
+pub fn find(device: Option<&str>) -> Result<Caps> {
+    let (_instance, adapters) = adapters(false);
+    let adapter = &adapters[pick(&adapters, device)?];
+    Ok(caps(adapter, &adapter.limits(), adapter.features()))
+}
+
 /// Picks an adapter: by index or by part of the name, else by `WGPU_ADAPTER_NAME`, else the first.
 pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<usize> {
     if adapters.is_empty() {

@@ -133,9 +133,9 @@ fn writing_past_either_end_is_red() {
             (false, 0, n, None),
             (false, 0, n + 1, Some("at 100 ")),
             (false, 0, n + 64, Some("at 100 ")),
-            (true, 64, n + 64, None),
-            (true, 63, n + 64, Some("at -1 ")),
-            (true, 64, n + 65, Some("at 100 ")),
+            (true, 128, n + 128, None),
+            (true, 127, n + 128, Some("at -1 ")),
+            (true, 128, n + 129, Some("at 100 ")),
         ] {
             let launch = |pass: &mut Pass, tensors: &[Tensor; 2]| {
                 pass.dispatch(&Dispatch {

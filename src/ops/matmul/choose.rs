@@ -149,6 +149,7 @@ fn variants(product: Product, elem: Elem, coop: bool) -> Vec<(Epilogue, Elem, bo
             (Epilogue::Bias, elem, false),
             (Epilogue::BiasGelu, elem, false),
             (Epilogue::BiasResidual, Elem::F32, false),
+            (Epilogue::None, Elem::F32, false),
         ],
         Product::BackwardInp => vec![
             (Epilogue::None, elem, false),

@@ -154,12 +154,7 @@ pub fn forward_residual(pass: &mut Pass, io: Forward, residual: &Tensor) -> Resu
     forward_with(pass, &io, Epilogue::BiasResidual, Some(("residual", residual, Elem::F32)))
 }
 
-fn forward_with(
-    pass: &mut Pass,
-    io: &Forward,
-    epilogue: Epilogue,
-    other: Option<(&str, &Tensor, Elem)>,
-) -> Result<()> {
+fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option<(&str, &Tensor, Elem)>) -> Result<()> {
     let place = "matmul.forward";
     let (m, k, n) = (io.inp.rows(), io.inp.columns(), io.weight.rows());
     io.weight.expect(place, "weight", n, k)?;
@@ -193,8 +188,17 @@ fn forward_with(
                 ..Params::default()
             };
             let (product, parts) = (Product::Forward, 1);
-            let window =
-                Window { product, a: &inp, b: &weight, out: &out, more: &more, epilogue, accumulate: false, parts, params };
+            let window = Window {
+                product,
+                a: &inp,
+                b: &weight,
+                out: &out,
+                more: &more,
+                epilogue,
+                accumulate: false,
+                parts,
+                params,
+            };
             dispatch(pass, &window)?;
         }
     }
