@@ -7,6 +7,7 @@ mod profile;
 mod shader;
 mod terminal;
 mod train;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Command {
     Devices,
     /// Show where the time of a step goes, or only count what it asks for
     Profile(Box<profile::Args>),
+    /// Try matrix kernels at a model's shapes and keep a record of the fastest
+    Tune(Box<tune::Args>),
     /// Print the WGSL of a kernel, or the names of all
     Shader(shader::Args),
 }
@@ -49,7 +52,12 @@ pub fn main() -> ExitCode {
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
     // software Vulkan has cooperative matrices, which f16 wants, at its own width only
-    if !matches!(&cli.command, Command::Train(args) if !args.may_be_f32()) {
+    let wide = match &cli.command {
+        Command::Train(args) => args.may_be_f32(),
+        Command::Tune(args) => args.may_be_f32(),
+        _ => true,
+    };
+    if wide {
         wgpt::gpu::use_wide_vectors();
     }
     let result = match cli.command {
@@ -58,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Data(args) => data::run(&args),
         Command::Devices => devices::run(),
         Command::Profile(args) => profile::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Shader(args) => shader::run(&args),
     };
     match result {

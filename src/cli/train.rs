@@ -14,6 +14,7 @@ use wgpt::train::dataset::noted_tokenizer;
 use wgpt::train::folder::{self, Folder, State};
 use wgpt::train::run::{check_memory, known_words};
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
+use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Run, Trainer};
 
 use super::generate::tokenizer_of;
@@ -27,8 +28,9 @@ enum TokenizerName {
     Bytes,
 }
 
+/// What matrix operands are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Precision {
+pub enum Precision {
     /// 32-bit floats throughout
     F32,
     /// Mixed: 16-bit floats for matrix operands and stored activations, on matrix units where the adapter has them
@@ -369,7 +371,7 @@ pub fn run(args: &Args) -> Result<()> {
     folder::check_writable(out.as_deref().unwrap_or(Path::new("runs")))?;
 
     let mixed = settings.elem() == Elem::F16;
-    let gpu = Gpu::open(&Options {
+    let mut gpu = Gpu::open(&Options {
         device: args.device.clone(),
         checked: args.checked,
         matrices: mixed,
@@ -382,6 +384,7 @@ pub fn run(args: &Args) -> Result<()> {
             gpu.caps.name
         )));
     }
+    let tuned = tune::load(&mut gpu.caps);
     check_memory(&gpu.caps, &settings, args.memory)?;
     let weights = loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights);
     let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
@@ -399,6 +402,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let out = folder.dir.clone();
     header(&gpu, &settings, &summary, &trainer, &out);
+    match tuned {
+        Found::Nothing => {}
+        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
+        Found::Ignored(why) => say!("tuned    no: {why}"),
+    }
     let mut terminal = Terminal::new(settings.train.steps);
     let mut run = Run { settings: &settings, loader, rows, tokenizer, baseline, folder };
     let outcome = run.go(&mut trainer, &mut terminal)?;

@@ -1,5 +1,8 @@
 //! Which adapters there are, which one is taken, and what it can do.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 
 /// What an adapter can do, gathered once. Kernels are chosen from this alone, so that choosing is testable without
@@ -50,6 +53,9 @@ pub struct Caps {
     /// Put matrices of this edge together from the smaller ones that the adapter has: for tests of kernels for other
     /// adapters.
     pub emulated_edge: Option<u32>,
+    /// What `wgpt tune` found on this adapter: for an operator and shape, as the operator words it, the kernel to take.
+    /// Empty unless somebody loads a record.
+    pub tuned: Arc<BTreeMap<String, String>>,
 }
 
 impl Caps {
@@ -78,6 +84,7 @@ impl Caps {
             encoder_timestamps: false,
             matrix_edges: Vec::new(),
             emulated_edge: None,
+            tuned: Arc::default(),
         }
     }
 
@@ -213,6 +220,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         encoder_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS),
         matrix_edges,
         emulated_edge: None,
+        tuned: Arc::default(),
     }
 }
 

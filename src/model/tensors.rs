@@ -317,7 +317,8 @@ impl Activations {
 }
 
 /// Rows of a chunk of logits: a multiple of 64 within one binding and the budget, or all N.
-fn logits_rows(gpu: &Gpu, n: usize, vp: usize, elem: Elem) -> usize {
+#[must_use]
+pub fn logits_rows(gpu: &Gpu, n: usize, vp: usize, elem: Elem) -> usize {
     let limit = LOGITS_BYTES.min(gpu.caps.max_binding_bytes);
     row_windows(n, vp as u64 * elem.bytes(), limit).first().map_or(n, std::ops::Range::len)
 }

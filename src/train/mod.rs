@@ -8,6 +8,7 @@ pub mod run;
 pub mod schedule;
 pub mod settings;
 pub mod trainer;
+pub mod tune;
 
 pub use dataset::Dataset;
 pub use generator::{Generator, Sampling};

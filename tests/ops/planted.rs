@@ -230,7 +230,12 @@ fn a_wrong_matrix_kernel_is_red() {
     let magnitude = reference::matmul::forward(&absolute(&wide(&a)), &absolute(&wide(&b)), None, m, n, k);
     let algorithms = [false, true].map(|software| {
         let lanes = if software { 8 } else { 0 };
-        matmul::choose::choose(&Caps { software, lanes, ..Caps::webgpu_defaults() }, Product::Forward, Elem::F32, m, n)
+        matmul::choose::choose(
+            &Caps { software, lanes, ..Caps::webgpu_defaults() },
+            Product::Forward,
+            Elem::F32,
+            [m, n, k],
+        )
     });
     for device in modes() {
         for algorithm in algorithms {

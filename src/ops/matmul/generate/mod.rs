@@ -58,6 +58,8 @@ mod tiled;
 
 use std::fmt::{self, Display, Write as _};
 
+use serde::{Deserialize, Serialize};
+
 use crate::gpu::Elem;
 
 use coop::CoopKernel;
@@ -76,7 +78,7 @@ pub enum Product {
 }
 
 /// How the product is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Algorithm {
     /// For GPUs: tiles in workgroup memory, register tiles. All sizes are multiples of 4.
     Tiled {
@@ -109,7 +111,7 @@ pub enum Algorithm {
 }
 
 /// The shape of a kernel with cooperative matrices. Tiles are multiples of the subgroups' grid times the edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Coop {
     /// Rows of `out` a workgroup computes.
     pub tile_m: u32,
@@ -326,6 +328,26 @@ pub fn software_default(product: Product, native_lanes: u32) -> Algorithm {
         _ => (32, 8, 4),
     };
     Algorithm::Rows { width: native_lanes.clamp(4, 16), rows, columns, unroll, pairs: false }
+}
+
+impl Display for Algorithm {
+    /// Kind and sizes: `coop 128x128x32 by 2x4 subgroups, matrices of 16`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n } => {
+                write!(f, "tiled {tile_m}x{tile_n}x{tile_k}, {thread_m}x{thread_n} an invocation")
+            }
+            Self::Rows { width, rows, columns, unroll, pairs } => {
+                let pairs = if *pairs { " in pairs" } else { "" };
+                write!(f, "rows {rows}x{columns}, {width} lanes, {unroll} steps{pairs}")
+            }
+            Self::Coop(c) => write!(
+                f,
+                "coop {}x{}x{} by {}x{} subgroups, matrices of {}",
+                c.tile_m, c.tile_n, c.tile_k, c.grid_m, c.grid_n, c.edge
+            ),
+        }
+    }
 }
 
 impl Algorithm {
