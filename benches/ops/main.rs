@@ -317,8 +317,9 @@ fn run() -> Result<()> {
     println!("adapter {}", gpu.caps.summary());
     println!("shapes  GPT-2 124M, batch {} x context {}", shape.batch, shape.context);
     println!("memory  each row goes round at most {MOST_SETS} copies of its tensors, up to {}", rotation(&gpu.caps).1);
-    // on a shared processor the best run is a matter of patience
-    let time = Duration::from_millis(if gpu.caps.software { 1000 } else { 400 });
+    // on a shared processor the best run is a matter of patience; but most of the time is for the rows
+    let patience = Duration::from_millis(if gpu.caps.software { 1000 } else { 400 });
+    let time = common::seconds()?.map_or(patience, |all| patience.min(all / 60));
     let roofs = Roofs::measure(&gpu, time)?;
     let pairs = independent::pairs(&gpu.caps, &roofs, time);
     print!("{}", independent::report(&pairs));
