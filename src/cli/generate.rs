@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::formats::hf;
-use wgpt::gpu::{Gpu, Options};
+use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Activations, Params};
 use wgpt::train::{Generator, Sampling};
 
@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
     let params = Params::new(&gpu, "weights", config)?;
     params.upload(&gpu, &weights)?;
     drop(weights);
-    let acts = Activations::new(&gpu, &config, 1, config.positions)?;
+    let acts = Activations::new(&gpu, &config, 1, config.positions, Elem::F32)?;
     let mut generator = Generator::new(&gpu, config, &params, &acts, config.positions)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, seed: args.seed };
     let mut out = std::io::stdout().lock();

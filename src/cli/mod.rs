@@ -48,7 +48,10 @@ pub fn main() -> ExitCode {
         _ => "debug",
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
-    wgpt::gpu::use_wide_vectors();
+    // software Vulkan has cooperative matrices, which f16 wants, at its own width only
+    if !matches!(&cli.command, Command::Train(args) if !args.may_be_f32()) {
+        wgpt::gpu::use_wide_vectors();
+    }
     let result = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),

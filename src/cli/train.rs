@@ -7,8 +7,9 @@ use clap::ValueEnum;
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::formats::hf;
-use wgpt::gpu::{Gpu, Options};
+use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::model::{Config, Weights, init};
+use wgpt::ops::matmul;
 use wgpt::train::dataset::noted_tokenizer;
 use wgpt::train::folder::{self, Folder, State};
 use wgpt::train::run::{check_memory, known_words};
@@ -30,7 +31,9 @@ enum TokenizerName {
 enum Precision {
     /// 32-bit floats throughout
     F32,
-    /// The best that the adapter offers: f32 for now
+    /// Mixed: 16-bit floats for matrix operands and stored activations, on matrix units where the adapter has them
+    F16,
+    /// f16 on GPUs with matrix units, else f32
     Auto,
 }
 
@@ -155,6 +158,16 @@ pub struct Args {
     /// Keep bounds checks in kernels and the driver's validation on: slow, for hunting defects
     #[arg(long, help_heading = "Run")]
     checked: bool,
+    /// Hand kernels with matrix units to Vulkan as naga writes them, without what the memory model wants: to compare
+    #[arg(long, help_heading = "Run")]
+    no_spirv_repair: bool,
+}
+
+impl Args {
+    /// True if f32 is asked for, or may come of it: such runs compute with the widest vectors of a software adapter.
+    pub fn may_be_f32(&self) -> bool {
+        self.precision != Precision::F16
+    }
 }
 
 /// A number of bytes: `800MB`, `24GiB`, `1073741824`.
@@ -284,7 +297,7 @@ impl Args {
                 beta1: self.beta1,
                 beta2: self.beta2,
                 eps: self.eps,
-                precision: "f32".into(),
+                precision: if self.precision == Precision::F16 { "f16" } else { "f32" }.into(),
                 seed: self.seed,
                 val_every: self.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 }),
                 val_rows: None,
@@ -319,6 +332,9 @@ pub fn run(args: &Args) -> Result<()> {
     let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
     let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
     let mut settings = args.settings(config, tokenizer);
+    if args.precision == Precision::Auto && offers_matrices(args.device.as_deref())? {
+        settings.train.precision = "f16".into();
+    }
     settings.check()?;
     settings.train.val_rows = args.val_rows(&settings.train);
     if let Some(tokenizer) = tokenizer.filter(|t| args.data.is_none() && t.vocab() > config.vocab) {
@@ -352,10 +368,23 @@ pub fn run(args: &Args) -> Result<()> {
     }
     folder::check_writable(out.as_deref().unwrap_or(Path::new("runs")))?;
 
-    let gpu = Gpu::open(&Options { device: args.device.clone(), checked: args.checked, ..Options::default() })?;
+    let mixed = settings.elem() == Elem::F16;
+    let gpu = Gpu::open(&Options {
+        device: args.device.clone(),
+        checked: args.checked,
+        matrices: mixed,
+        unrepaired: args.no_spirv_repair,
+        ..Options::default()
+    })?;
+    if mixed && !gpu.caps.f16 {
+        return Err(Error::Device(format!(
+            "--precision: {} has no f16, expected an adapter that has; try --precision f32",
+            gpu.caps.name
+        )));
+    }
     check_memory(&gpu.caps, &settings, args.memory)?;
     let weights = loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights);
-    let mut trainer = Trainer::new(&gpu, config, settings.sizes(), settings.optimizer())?;
+    let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
     trainer.load(&weights)?;
     drop(weights);
 
@@ -392,6 +421,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     say!("go on: wgpt generate --from {} \"...\"", out.display());
     Ok(())
+}
+
+/// Whether the adapter is one for which `auto` means f16: a GPU with matrix units that the kernels can use.
+fn offers_matrices(device: Option<&str>) -> Result<bool> {
+    let caps = gpu::adapter::find(device)?;
+    Ok(caps.f16 && !caps.software && matmul::choose::without_matrices(&caps).is_none())
 }
 
 /// Whether the run may begin in `out`; false if it is finished there already.
@@ -435,6 +470,9 @@ fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out:
         t.steps
     );
     say!("kernels  {}", trainer.kernel_summary().join(", "));
+    if let (Elem::F16, Some(why)) = (trainer.elem(), matmul::choose::without_matrices(&gpu.caps)) {
+        say!("         no matrix units: {why}");
+    }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
 }

@@ -47,6 +47,9 @@ pub struct Caps {
     /// Square cooperative matrix shapes with f16 operands and f32 results: their edges. Of an open device those that
     /// kernels may use: none unless it was opened with [`super::Options::matrices`].
     pub matrix_edges: Vec<u32>,
+    /// Put matrices of this edge together from the smaller ones that the adapter has: for tests of kernels for other
+    /// adapters.
+    pub emulated_edge: Option<u32>,
 }
 
 impl Caps {
@@ -74,6 +77,7 @@ impl Caps {
             timestamps: false,
             encoder_timestamps: false,
             matrix_edges: Vec::new(),
+            emulated_edge: None,
         }
     }
 
@@ -127,6 +131,16 @@ pub fn list() -> Vec<DeviceInfo> {
         .enumerate()
         .map(|(index, adapter)| DeviceInfo { index, caps: caps(adapter, &adapter.limits(), adapter.features()) })
         .collect()
+}
+
+/// What the adapter that [`super::Gpu::open`] would take can do, without opening it.
+///
+/// # Errors
+/// [`Error::Device`] if there is none or the one asked for is unknown.
+pub fn find(device: Option<&str>) -> Result<Caps> {
+    let (_instance, adapters) = adapters(false);
+    let adapter = &adapters[pick(&adapters, device)?];
+    Ok(caps(adapter, &adapter.limits(), adapter.features()))
 }
 
 /// Picks an adapter: by index or by part of the name, else by `WGPU_ADAPTER_NAME`, else the first.
@@ -198,6 +212,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         encoder_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS),
         matrix_edges,
+        emulated_edge: None,
     }
 }
 

@@ -18,8 +18,9 @@ use super::tensor::{Buffer, Elem, Tensor};
 const HANG: Duration = Duration::from_secs(600);
 /// Bytes moved at once between host and device outside a step.
 const CHUNK: u64 = 32 << 20;
-/// Every tensor of an arena starts at a multiple of this: the largest offset alignment of any adapter.
-pub const ALIGNMENT: u64 = 256;
+/// Elements at whose multiples the tensors of an arena start: at least 256 bytes, the largest offset alignment of any
+/// adapter, and the same for elements of 2 and of 4 bytes, so that arenas of both are laid out alike.
+pub const ALIGNMENT: u64 = 128;
 
 /// How a device is opened.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,8 @@ pub struct Options {
     pub webgpu_limits: bool,
     /// Ask for cooperative matrices where the adapter lists them. wgpu calls them experimental.
     pub matrices: bool,
+    /// Hand kernels with cooperative matrices to Vulkan as naga writes them, without [`super::spirv::repair`]: to compare.
+    pub unrepaired: bool,
 }
 
 /// What wgpu holds; absent in a dry run.
@@ -52,6 +55,8 @@ pub struct Gpu {
     pub caps: Caps,
     pub(super) raw: Option<Raw>,
     checked: bool,
+    /// Kernels with cooperative matrices go through [`super::spirv::repair`].
+    repairs: bool,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     pub(super) bind_groups: Mutex<HashMap<BindKey, wgpu::BindGroup>>,
     next_id: AtomicU64,
@@ -94,10 +99,12 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP;
-        // software Vulkan lists the feature at 4 lanes, and refuses it
+        let vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;
+        // software Vulkan lists the feature at 4 lanes and refuses it; at 16 it crashes on it
         let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
-        let matrices = options.matrices && !(software && adapter::software_lanes() < 8);
+        let matrices = options.matrices && !(software && adapter::software_lanes() != 8);
         wanted.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, matrices);
+        wanted.set(wgpu::Features::PASSTHROUGH_SHADERS, matrices && vulkan && !options.unrepaired);
         // no browser has 64-bit integers
         wanted.set(wgpu::Features::SHADER_INT64, !options.webgpu_limits);
         let features = adapter.features() & wanted;
@@ -143,6 +150,7 @@ impl Gpu {
         Ok(Self {
             raw: Some(Raw { device, queue, _instance: instance }),
             checked: options.checked,
+            repairs: features.contains(wgpu::Features::PASSTHROUGH_SHADERS),
             fault,
             lost,
             ..Self::dry(caps)
@@ -156,6 +164,7 @@ impl Gpu {
             caps,
             raw: None,
             checked: false,
+            repairs: false,
             pipelines: Mutex::default(),
             bind_groups: Mutex::default(),
             next_id: AtomicU64::new(1),
@@ -234,29 +243,30 @@ impl Gpu {
     }
 
     /// Allocates several tensors behind one another in as few buffers as the adapter's largest allows, each at a
-    /// multiple of 256 bytes. Returns the tensors in order, and each buffer whole as one row.
+    /// multiple of [`ALIGNMENT`] elements. Returns the tensors in order, and each buffer whole as one row.
     ///
     /// # Errors
     /// [`Error::Memory`], as for [`Gpu::tensor`].
     pub fn arena(&self, label: &str, shapes: &[[usize; 2]], elem: Elem) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
-        let largest = self.caps.max_buffer_bytes / ALIGNMENT * ALIGNMENT;
-        type Member = (u64, [usize; 2]); // offset and shape
+        // in elements of 4 bytes whatever the elements are
+        let largest = self.caps.max_buffer_bytes / 4 / ALIGNMENT * ALIGNMENT;
+        type Member = (u64, [usize; 2]); // first element and shape
         let mut segments: Vec<(u64, Vec<Member>)> = Vec::new();
         for &[rows, columns] in shapes {
-            let bytes = ((rows * columns) as u64 * elem.bytes()).next_multiple_of(ALIGNMENT);
+            let length = ((rows * columns) as u64).next_multiple_of(ALIGNMENT);
             match segments.last_mut() {
-                Some((used, members)) if *used + bytes <= largest => {
+                Some((used, members)) if *used + length <= largest => {
                     members.push((*used, [rows, columns]));
-                    *used += bytes;
+                    *used += length;
                 }
-                _ => segments.push((bytes, vec![(0, [rows, columns])])),
+                _ => segments.push((length, vec![(0, [rows, columns])])),
             }
         }
         let (mut tensors, mut wholes) = (Vec::with_capacity(shapes.len()), Vec::new());
-        for (bytes, members) in segments {
-            let whole = self.tensor(label, 1, (bytes / elem.bytes()) as usize, elem)?;
-            for (offset, [rows, columns]) in members {
-                tensors.push(Tensor::new(Arc::clone(&whole.buffer), offset, rows, columns, elem));
+        for (length, members) in segments {
+            let whole = self.tensor(label, 1, length as usize, elem)?;
+            for (first, [rows, columns]) in members {
+                tensors.push(Tensor::new(Arc::clone(&whole.buffer), first * elem.bytes(), rows, columns, elem));
             }
             wholes.push(whole);
         }
@@ -344,14 +354,33 @@ impl Gpu {
         let scope = raw.device.push_error_scope(wgpu::ErrorFilter::Validation);
         // naga's writers and some drivers panic on what they cannot translate
         let built = catch_unwind(AssertUnwindSafe(|| {
-            let descriptor = wgpu::ShaderModuleDescriptor {
-                label: Some(&kernel.name),
-                source: wgpu::ShaderSource::Wgsl(kernel.source.as_str().into()),
+            let repaired = self.repairs && kernel.uses_matrices();
+            let module = if repaired {
+                let words = super::spirv::repair(&super::spirv::written(kernel, self.checked)?);
+                let [x, y, z] = reflection.workgroup_size;
+                let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+                    label: Some(&kernel.name),
+                    entry_points: vec![wgpu::PassthroughShaderEntryPoint {
+                        name: kernel.entry.into(),
+                        workgroup_size: (x, y, z),
+                    }]
+                    .into(),
+                    spirv: Some(words.into()),
+                    ..Default::default()
+                };
+                // SAFETY: the words are naga's own for this kernel; `repair` only adds what the memory model wants. What
+                // is said below of indices and loops holds here too.
+                unsafe { raw.device.create_shader_module_passthrough(descriptor) }
+            } else {
+                let descriptor = wgpu::ShaderModuleDescriptor {
+                    label: Some(&kernel.name),
+                    source: wgpu::ShaderSource::Wgsl(kernel.source.as_str().into()),
+                };
+                // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel guards
+                // its indices by the sizes it is given, launchers check those against the tensors, and the tests run
+                // all kernels with guard words round their outputs, in both modes.
+                unsafe { raw.device.create_shader_module_trusted(descriptor, checks) }
             };
-            // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel guards its
-            // indices by the sizes it is given, launchers check those against the tensors, and the tests run all
-            // kernels with guard words round their outputs, in both modes.
-            let module = unsafe { raw.device.create_shader_module_trusted(descriptor, checks) };
             let bind_layout = raw.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: Some(&kernel.name),
                 entries: &entries,
@@ -367,21 +396,23 @@ impl Gpu {
                 module: &module,
                 entry_point: Some(kernel.entry),
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &kernel.constants,
+                    // the repaired module has them in its text
+                    constants: if repaired { &[] } else { &kernel.constants },
                     zero_initialize_workgroup_memory: self.checked,
                 },
                 cache: None,
             });
-            (pipeline, bind_layout)
+            Ok((pipeline, bind_layout))
         }));
         let error = pollster::block_on(scope.pop());
         let fault = |what: String| Error::Gpu(format!("kernel {}: {} refuses it: {what}", kernel.name, self.caps.name));
         match (built, error) {
-            (Ok(pipeline), None) => {
+            (Ok(Err(error)), _) => Err(error),
+            (Ok(Ok(pipeline)), None) => {
                 self.check()?;
                 Ok(pipeline)
             }
-            (Ok(_), Some(error)) => Err(fault(error.to_string())),
+            (Ok(Ok(_)), Some(error)) => Err(fault(error.to_string())),
             (Err(panic), _) => Err(fault(panic_text(&*panic))),
         }
     }
@@ -470,7 +501,15 @@ impl Gpu {
         }
         let (Some(raw), Some(buffer)) = (&self.raw, &tensor.buffer.raw) else { return Ok(()) };
         for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {
-            raw.queue.write_buffer(buffer, tensor.offset + i as u64 * CHUNK, chunk);
+            let at = tensor.offset + i as u64 * CHUNK;
+            if chunk.len().is_multiple_of(4) {
+                raw.queue.write_buffer(buffer, at, chunk);
+            } else {
+                // an odd number of f16: no copy ends within a word, and what follows is nobody's
+                let mut padded = chunk.to_vec();
+                padded.resize(chunk.len().next_multiple_of(4), 0);
+                raw.queue.write_buffer(buffer, at, &padded);
+            }
             // submitting frees wgpu's staging copy
             let index = self.submit(self.encoder("write")?)?;
             if data.len() as u64 > CHUNK {
@@ -486,14 +525,15 @@ impl Gpu {
     /// As [`Gpu::check`].
     pub fn read(&self, tensor: &Tensor) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(tensor.bytes() as usize);
-        let size = tensor.bytes().min(CHUNK);
+        let size = tensor.bytes().next_multiple_of(4).min(CHUNK);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.buffer("read-back", size, usage)?;
         let source = tensor.buffer.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry tensor was read".into()))?;
         let target = staging.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry tensor was read".into()))?;
         let mut done = 0;
         while done < tensor.bytes() {
-            let n = CHUNK.min(tensor.bytes() - done);
+            // no copy ends within a word
+            let n = CHUNK.min(tensor.bytes() - done).next_multiple_of(4);
             let mut encoder = self.encoder("read")?;
             encoder.copy_buffer_to_buffer(source, tensor.offset + done, target, 0, n);
             let index = self.submit(encoder)?;
@@ -515,15 +555,20 @@ impl Gpu {
             target.unmap();
             done += n;
         }
+        bytes.truncate(tensor.bytes() as usize);
         Ok(bytes)
     }
 
-    /// [`Gpu::read`] as f32.
+    /// [`Gpu::read`] as f32, f16 widened.
     ///
     /// # Errors
     /// As [`Gpu::check`].
     pub fn read_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        Ok(bytemuck::pod_collect_to_vec(&self.read(tensor)?))
+        let bytes = self.read(tensor)?;
+        Ok(match tensor.elem() {
+            Elem::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            Elem::F32 | Elem::U32 => bytemuck::pod_collect_to_vec(&bytes),
+        })
     }
 }
 

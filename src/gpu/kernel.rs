@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::error::{Error, Result};
 
 use super::adapter::Caps;
+use super::tensor::Elem;
 
 /// One compute kernel as text: pure data, made and translated without a GPU.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +23,9 @@ pub struct Kernel {
 /// How many elements a kernel moves at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Width {
-    /// One f32.
+    /// One element.
     Scalar,
-    /// Four f32: 16 bytes. Needs rows whose length 4 divides.
+    /// Four elements: 16 bytes of f32, 8 of f16. Needs rows whose length 4 divides.
     Vec4,
 }
 
@@ -57,13 +58,29 @@ impl Kernel {
     /// joining is all that is needed.
     #[must_use]
     pub fn new(name: &str, entry: &'static str, width: Width, body: &str) -> Self {
+        Self::stored(name, entry, width, Elem::F32, body)
+    }
+
+    /// The same with the types `S` and `E` for what is stored as `elem`, f32 or f16: as wide as `V`, and one element.
+    /// `S(x)` and `V(x)` convert.
+    #[must_use]
+    pub fn stored(name: &str, entry: &'static str, width: Width, elem: Elem, body: &str) -> Self {
+        let half = elem == Elem::F16;
+        let mut source = String::from(if half { "enable f16;\n" } else { "" });
+        source.push_str(width.header());
+        source.push_str(match (half, width) {
+            (false, _) => "alias S = V;\n",
+            (true, Width::Scalar) => "alias S = f16;\n",
+            (true, Width::Vec4) => "alias S = vec4<f16>;\n",
+        });
+        source.push_str(if half { "alias E = f16;\n" } else { "alias E = f32;\n" });
         let shared = [include_str!("../../shaders/shared/grid.wgsl"), include_str!("../../shaders/shared/reduce.wgsl")];
-        let mut source = String::from(width.header());
         for part in shared.iter().chain(&[body]) {
             source.push_str(part);
         }
         let variant = if width == Width::Scalar { ".scalar" } else { "" };
-        Self { name: format!("{name}{variant}"), source, entry, constants: Vec::new() }
+        let stored = if half { ".f16" } else { "" };
+        Self { name: format!("{name}{stored}{variant}"), source, entry, constants: Vec::new() }
     }
 
     /// A kernel whose whole text comes from a generator.
@@ -85,6 +102,12 @@ impl Kernel {
         let _ = writeln!(self.source, "const {name}: u32 = {value}u;");
         let _ = write!(self.name, ".{}{value}", name.to_lowercase());
         self
+    }
+
+    /// True if the kernel needs cooperative matrices.
+    #[must_use]
+    pub fn uses_matrices(&self) -> bool {
+        self.source.contains("enable wgpu_cooperative_matrix;")
     }
 
     /// Key of the pipeline cache.

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod pass;
 pub mod ring;
 pub mod spans;
+pub mod spirv;
 pub mod tensor;
 pub mod timing;
 

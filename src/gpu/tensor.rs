@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 pub enum Elem {
     /// 32-bit float.
     F32,
+    /// 16-bit float.
+    F16,
     /// 32-bit unsigned integer: indices, counters, state.
     U32,
 }
@@ -20,6 +22,7 @@ impl Elem {
     #[must_use]
     pub fn bytes(self) -> u64 {
         match self {
+            Self::F16 => 2,
             Self::F32 | Self::U32 => 4,
         }
     }
@@ -162,16 +165,29 @@ impl Tensor {
             self.rows, self.columns
         )))
     }
+
+    /// That the elements are of the type `elem`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming what was found.
+    pub fn expect_elem(&self, place: &str, name: &str, elem: Elem) -> Result<()> {
+        if self.elem == elem {
+            return Ok(());
+        }
+        Err(Error::Shape(format!("{place}: `{name}` holds {:?}, expected {elem:?}", self.elem)))
+    }
 }
 
-/// Cuts `rows` rows into ranges of at most `limit` bytes each. Where 64 rows fit, every range starts at a multiple of
-/// 64: then windows of f32 and u32 tensors with these rows start at multiples of 256 bytes, however few their columns.
+/// Cuts `rows` rows into ranges of at most `limit` bytes each. Where 128 rows fit, every range starts at a multiple of
+/// 128: then windows of tensors with these rows start at multiples of 256 bytes, however few their columns and whatever
+/// their elements. Where 64 fit, the same holds for elements of 4 bytes.
 #[must_use]
 pub fn row_windows(rows: usize, row_bytes: u64, limit: u64) -> Vec<Range<usize>> {
     let whole = (limit / row_bytes.max(1)) as usize;
     let step = match whole {
         _ if whole >= rows => rows,
-        _ if whole >= 64 => whole / 64 * 64,
+        _ if whole >= 128 => whole / 128 * 128,
+        _ if whole >= 64 => 64,
         _ => whole,
     };
     (0..rows).step_by(step.max(1)).map(|start| start..(start + step).min(rows)).collect()

@@ -4,9 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups};
+use super::{group, groups, stored};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -25,10 +25,10 @@ fn lanes(caps: &Caps) -> u32 {
     if caps.software { caps.lanes } else { 32 }
 }
 
-fn kernel(caps: &Caps, entry: &'static str, head_size: usize) -> Kernel {
+fn kernel(caps: &Caps, entry: &'static str, head_size: usize, elem: Elem) -> Kernel {
     let width = Width::of(&[head_size]);
     let wg = if entry == "backward_delta" { group(caps) } else { lanes(caps) };
-    Kernel::new(&format!("attention.{entry}"), entry, width, include_str!("../../shaders/attention.wgsl"))
+    Kernel::stored(&format!("attention.{entry}"), entry, width, elem, include_str!("../../shaders/attention.wgsl"))
         .with_const("HSV", (head_size / width.elements()) as u32)
         .set("WG", wg)
 }
@@ -37,7 +37,11 @@ fn kernel(caps: &Caps, entry: &'static str, head_size: usize) -> Kernel {
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let entries = ["forward", "backward_delta", "backward_q", "backward_kv"];
-    SAMPLE_HEAD_SIZES.iter().flat_map(|&hs| entries.map(|entry| kernel(caps, entry, hs))).collect()
+    let mut list = Vec::new();
+    for elem in stored(caps) {
+        list.extend(SAMPLE_HEAD_SIZES.iter().flat_map(|&hs| entries.map(|entry| kernel(caps, entry, hs, elem))));
+    }
+    list
 }
 
 /// The sizes of an attention.
@@ -51,7 +55,7 @@ pub struct Shape {
     pub heads: usize,
 }
 
-/// Tensors of [`forward`].
+/// Tensors of [`forward`]: `qkv` and `out` are both f32 or both f16.
 #[derive(Debug)]
 pub struct Forward<'a> {
     /// B, T, NH.
@@ -64,7 +68,7 @@ pub struct Forward<'a> {
     pub lse: &'a Tensor,
 }
 
-/// Tensors of [`backward`].
+/// Tensors of [`backward`]: all but `lse` and `delta`, which are f32, hold the same elements, f32 or f16.
 #[derive(Debug)]
 pub struct Backward<'a> {
     /// B, T, NH.
@@ -104,8 +108,8 @@ impl Shape {
     fn cuts(self, pass: &Pass, qkv: &Tensor, head_size: usize) -> Vec<Cut> {
         let Self { batch, positions: t, heads } = self;
         let wg = lanes(&pass.gpu.caps) as usize;
-        // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 64 elements
-        let aligned = |elements: usize| 64 / gcd(64, elements);
+        // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 128 elements of f16
+        let aligned = |elements: usize| 128 / gcd(128, elements);
         let multiple = aligned(t * head_size * heads).max(aligned(t * heads));
         let bytes = t as u64 * qkv.row_bytes();
         let whole = (pass.gpu.caps.max_binding_bytes / bytes.max(1)) as usize;
@@ -133,6 +137,7 @@ impl Shape {
         out.expect(place, "out", n, c)?;
         qkv.expect(place, "qkv", n, 3 * c)?;
         lse.expect(place, "lse", self.batch * self.heads, self.positions)?;
+        out.expect_elem(place, "out", qkv.elem())?;
         let head_size = c / self.heads.max(1);
         if self.heads == 0 || !c.is_multiple_of(self.heads) || !(8..=128).contains(&head_size) {
             return Err(Error::Shape(format!(
@@ -150,7 +155,7 @@ impl Shape {
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let head_size = io.shape.check("attention.forward", io.qkv, io.out, io.lse)?;
-    let kernel = kernel(&pass.gpu.caps, "forward", head_size);
+    let kernel = kernel(&pass.gpu.caps, "forward", head_size, io.qkv.elem());
     for cut in io.shape.cuts(pass, io.qkv, head_size) {
         let (qkv, out, lse) = (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows), io.lse.slice(cut.stats));
         pass.dispatch(&Dispatch {
@@ -175,8 +180,10 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.dout.expect(place, "dout", io.out.rows(), io.out.columns())?;
     io.dqkv.expect(place, "dqkv", io.qkv.rows(), io.qkv.columns())?;
     io.delta.expect(place, "delta", io.lse.rows(), io.lse.columns())?;
-    let [delta_kernel, q_kernel, kv_kernel] =
-        ["backward_delta", "backward_q", "backward_kv"].map(|entry| kernel(&pass.gpu.caps, entry, head_size));
+    io.dout.expect_elem(place, "dout", io.qkv.elem())?;
+    io.dqkv.expect_elem(place, "dqkv", io.qkv.elem())?;
+    let [delta_kernel, q_kernel, kv_kernel] = ["backward_delta", "backward_q", "backward_kv"]
+        .map(|entry| kernel(&pass.gpu.caps, entry, head_size, io.qkv.elem()));
     for cut in io.shape.cuts(pass, io.qkv, head_size) {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
         let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));

@@ -2,23 +2,26 @@
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups};
+use super::{group, groups, stored};
 
 /// Floating-point operations an element, a transcendental one counted as one.
 const FLOPS: u64 = 10;
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
-    Kernel::new(&format!("gelu.{entry}"), entry, width, include_str!("../../shaders/gelu.wgsl")).set("WG", group(caps))
+fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel {
+    let body = concat!(include_str!("../../shaders/shared/gelu.wgsl"), include_str!("../../shaders/gelu.wgsl"));
+    Kernel::stored(&format!("gelu.{entry}"), entry, width, elem, body).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
-    for width in [Width::Vec4, Width::Scalar] {
-        list.extend(["forward", "backward"].map(|entry| kernel(caps, entry, width)));
+    for elem in stored(caps) {
+        for width in [Width::Vec4, Width::Scalar] {
+            list.extend(["forward", "backward"].map(|entry| kernel(caps, entry, width, elem)));
+        }
     }
     list
 }
@@ -61,7 +64,8 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
 
 fn elementwise(pass: &mut Pass, entry: &'static str, a: &Tensor, b: &Tensor, accesses: u64) -> Result<()> {
     let width = Width::of(&[a.columns()]);
-    let kernel = kernel(&pass.gpu.caps, entry, width);
+    b.expect_elem("gelu", b.label(), a.elem())?;
+    let kernel = kernel(&pass.gpu.caps, entry, width, a.elem());
     for rows in pass.row_windows(a.rows(), a.row_bytes()) {
         let (a, b) = (a.slice(rows.clone()), b.slice(rows));
         let count = a.len() / width.elements();

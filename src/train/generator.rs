@@ -103,12 +103,13 @@ impl<'a> Generator<'a> {
                 Ok(Recorded { acts, body: pass.finish() })
             })
             .collect::<Result<_>>()?;
-        let last = gpu.tensor("sampling", 1, config.channels, Elem::F32)?;
-        let row = gpu.tensor("sampling", 1, config.padded_vocab(), Elem::F32)?;
+        // two rows: a row of an odd number of f16 does not begin at a word
+        let last = gpu.tensor("sampling", context.min(2), config.channels, acts.lnf.elem())?;
+        let row = gpu.tensor("sampling", last.rows(), config.padded_vocab(), Elem::F32)?;
         let mut pass = Pass::new(gpu);
         matmul::forward(
             &mut pass,
-            matmul::Forward { inp: &last, weight: params.get("wte", 0), bias: None, out: &row },
+            matmul::Forward { inp: &last, weight: params.matrix("wte", 0), bias: None, out: &row },
         )?;
         Ok(Self {
             gpu,
@@ -138,14 +139,16 @@ impl<'a> Generator<'a> {
         let mut padded = tokens.to_vec();
         padded.resize(acts.positions, 0); // causal attention never looks at them
         let mut pass = Pass::new(self.gpu);
-        pass.copy(&acts.lnf.slice(n - 1..n), &self.last)?;
+        let first = (n - 1) / 2 * 2;
+        let first = first.min(acts.positions - self.last.rows());
+        pass.copy(&acts.lnf.slice(first..first + self.last.rows()), &self.last)?;
         let copy = pass.finish();
         let uploads: [(&Tensor, &[u8]); 1] = [(&acts.tokens, bytemuck::cast_slice(&padded))];
         self.uploads.submit(self.gpu, &uploads, &[body, &copy, &self.head], &mut [&mut self.logits])?;
         let bytes = self.logits.take(self.gpu, true)?.unwrap_or_default();
-        let mut logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        logits.truncate(self.config.vocab);
-        Ok(logits)
+        let rows: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        let start = (n - 1 - first) * self.config.padded_vocab();
+        Ok(rows[start..start + self.config.vocab].to_vec())
     }
 
     /// Continues `prompt` (of at least one token) by up to `count` tokens, handing each to `emit`; ends early at

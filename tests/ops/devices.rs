@@ -51,12 +51,75 @@ pub fn devices() -> Vec<Device> {
     list
 }
 
+/// [`devices`] whose adapter has f16.
+pub fn devices_with_f16() -> Vec<Device> {
+    let mut list = devices();
+    list.retain(|device| device.gpu.caps.f16);
+    if list.is_empty() {
+        not_run("kernels that store f16: the adapter has none");
+    }
+    list
+}
+
 /// [`devices`], and one without 64-bit integers if the adapter has them: some kernels read pairs of numbers as one.
 pub fn devices_with_and_without_int64() -> Vec<Device> {
     let mut list = devices();
     if !listing() && std::env::var_os(CHILD).is_none() && list[0].gpu.caps.int64 {
         list.push(Device::open("release, no 64-bit integers", &Options::default()).with(|caps| caps.int64 = false));
     }
+    list
+}
+
+/// Every mode for kernels of f16: on cooperative matrices with and without the repair of the SPIR-V, as if they had an
+/// edge of 16, with subgroups that may be smaller than they are, with Metal's tiles, and without matrices. Adapters
+/// without f16 have none, which is said.
+pub fn half_devices() -> Vec<Device> {
+    if listing() {
+        let caps = |change: fn(&mut Caps)| {
+            let mut caps = Caps { f16: true, subgroups: true, ..Caps::webgpu_defaults() };
+            change(&mut caps);
+            Device { mode: "dry", gpu: Gpu::dry(caps) }
+        };
+        let large: fn(&mut Caps) = |caps| {
+            (caps.matrix_edges, caps.subgroup_sizes) = (vec![16], (32, 32));
+            (caps.max_workgroup_bytes, caps.max_invocations) = (32 << 10, 1024);
+        };
+        return vec![
+            caps(|_| {}),
+            caps(large),
+            caps(|caps| (caps.matrix_edges, caps.subgroup_sizes) = (vec![16], (32, 32))),
+            caps(|caps| (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8))),
+            caps(|caps| {
+                (caps.software, caps.lanes) = (true, 8);
+                (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8));
+            }),
+            caps(|caps| {
+                (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8));
+                (caps.max_workgroup_bytes, caps.max_invocations) = (32 << 10, 1024);
+            }),
+            caps(|caps| (caps.matrix_edges, caps.subgroup_sizes, caps.emulated_edge) = (vec![8], (8, 8), Some(16))),
+        ];
+    }
+    let matrices = Options { matrices: true, ..Options::default() };
+    let first = Device::open("release", &matrices);
+    if !first.gpu.caps.f16 {
+        not_run(&format!("kernels of f16: {} has none", first.gpu.caps.name));
+        return Vec::new();
+    }
+    let mut list = vec![Device::open("no matrices", &Options::default())];
+    if first.gpu.caps.matrix_edges.is_empty() {
+        not_run(&format!("kernels with cooperative matrices: {} has none", first.gpu.caps.name));
+        return list;
+    }
+    let unrepaired = Options { unrepaired: true, ..matrices.clone() };
+    list.push(Device::open("SPIR-V as naga writes it", &unrepaired));
+    list.push(Device::open("checked", &Options { checked: true, ..matrices.clone() }));
+    list.push(Device::open("tiles for Metal", &matrices).with(|caps| caps.backend = "Metal".into()));
+    list.push(Device::open("subgroups of several sizes", &matrices).with(|caps| caps.subgroup_sizes.0 /= 2));
+    if first.gpu.caps.matrix_edges == [8] {
+        list.push(Device::open("edge 16 of 8", &matrices).with(|caps| caps.emulated_edge = Some(16)));
+    }
+    list.push(first);
     list
 }
 
@@ -98,7 +161,7 @@ fn dry_devices(change: impl Fn(&mut Caps)) -> Vec<Device> {
     [(0, false), (4, false), (4, true), (8, false), (8, true), (16, false), (16, true)]
         .map(|(lanes, int64)| {
             let mut caps = Caps::webgpu_defaults();
-            (caps.software, caps.lanes, caps.int64) = (lanes > 0, lanes, int64);
+            (caps.software, caps.lanes, caps.int64, caps.f16) = (lanes > 0, lanes, int64, true);
             change(&mut caps);
             Device { mode: "dry", gpu: Gpu::dry(caps) }
         })

@@ -1,7 +1,7 @@
 //! The only code that runs an operator in tests.
 //!
 //! [`check`] records the operator once for every device of [`devices`] and runs the recording twice. Inputs are f32
-//! numbers of a fixed seed, which the f64 reference sees as they are. Overwritten outputs begin as NaN, accumulated
+//! or f16 numbers of a fixed seed, which the f64 reference sees as they are. Overwritten outputs begin as NaN, accumulated
 //! ones as numbers other than zero. Every tensor lies between guard words, NaN too, that must keep their bits. Both
 //! runs must give the same bits. Comparisons are `!(difference <= tolerance)`, so that NaN fails.
 //!
@@ -14,13 +14,19 @@ use wgpt::gpu::{Elem, Gpu, Pass, Program, Tensor};
 pub use crate::devices::*;
 pub use crate::values::*;
 
-/// Bits of the words round every tensor: a NaN.
-const GUARD: u32 = 0x7fc0_5afe;
+/// Bits of the elements round every tensor: a NaN.
+fn guard(elem: Elem) -> u32 {
+    if elem == Elem::F16 { 0x7e5a } else { 0x7fc0_5afe }
+}
+
 /// Bits of an output that is not written yet: another NaN.
-const UNWRITTEN: u32 = 0x7fc0_0bad;
-/// Guard words before a tensor: what alignment asks for.
-const HEAD: usize = 64;
-/// Guard words after a tensor, at least.
+fn unwritten(elem: Elem) -> u32 {
+    if elem == Elem::F16 { 0x7ead } else { 0x7fc0_0bad }
+}
+
+/// Guard elements before a tensor: what alignment asks for.
+const HEAD: usize = 128;
+/// Guard elements after a tensor, at least.
 const TAIL: usize = 256;
 
 /// One tensor of a case.
@@ -59,6 +65,109 @@ pub fn input(name: &'static str, shape: [usize; 2], values: &[f32]) -> Slot {
     Slot::new(name, shape, Elem::F32, to_bits(values), None)
 }
 
+/// What activations are stored as: inputs, slots and budgets of f32 or f16.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Kind(pub Elem);
+
+/// f32.
+pub const FULL: Kind = Kind(Elem::F32);
+/// f16.
+pub const HALF: Kind = Kind(Elem::F16);
+
+impl Kind {
+    fn is_half(self) -> bool {
+        self == HALF
+    }
+
+    /// The largest relative error of storing a number.
+    pub fn rounding(self) -> f64 {
+        if self.is_half() { 2f64.powi(-11) } else { 2f64.powi(-24) }
+    }
+
+    /// `n` bell-shaped numbers in (-1, 1).
+    pub fn values(self, inputs: &mut Inputs, n: usize) -> Vec<f32> {
+        self.scaled(inputs, n, 1.0)
+    }
+
+    /// `n` bell-shaped numbers in (-scale, scale).
+    pub fn scaled(self, inputs: &mut Inputs, n: usize, scale: f64) -> Vec<f32> {
+        if self.is_half() { inputs.scaled_halves(n, scale) } else { inputs.scaled(n, scale) }
+    }
+
+    /// Numbers as they are stored.
+    pub fn round(self, values: &[f64]) -> Vec<f32> {
+        let half = |x: f64| half::f16::from_f64(x).to_f32();
+        values.iter().map(|&x| if self.is_half() { half(x) } else { x as f32 }).collect()
+    }
+
+    fn slot(self, name: &'static str, shape: [usize; 2], values: &[f32], want: Option<Want>) -> Slot {
+        Slot::new(name, shape, self.0, self.bits(values), want)
+    }
+
+    /// The bits of numbers that can be stored.
+    pub fn bits(self, values: &[f32]) -> Vec<u32> {
+        if self.is_half() { to_half_bits(values) } else { to_bits(values) }
+    }
+
+    /// A tensor that is read.
+    pub fn input(self, name: &'static str, shape: [usize; 2], values: &[f32]) -> Slot {
+        self.slot(name, shape, values, None)
+    }
+
+    /// A tensor that is overwritten: NaN before.
+    pub fn overwritten(self, name: &'static str, shape: [usize; 2], want: Want) -> Slot {
+        Slot::new(name, shape, self.0, vec![unwritten(self.0); shape[0] * shape[1]], Some(want))
+    }
+
+    /// A tensor that is updated from what it holds.
+    pub fn updated(self, name: &'static str, shape: [usize; 2], before: &[f32], want: Want) -> Slot {
+        self.slot(name, shape, before, Some(want))
+    }
+
+    /// [`near`], then stored.
+    pub fn near(self, want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
+        if self.is_half() { near_half(want, budget, magnitude) } else { near(want, budget, magnitude) }
+    }
+
+    /// [`within`], then stored.
+    pub fn within(self, want: Vec<f64>, tolerance: Vec<f64>) -> Want {
+        if self.is_half() { within_half(want, tolerance) } else { within(want, tolerance) }
+    }
+}
+
+fn to_half_bits(values: &[f32]) -> Vec<u32> {
+    let exact = |x: f32| {
+        let half = half::f16::from_f32(x);
+        assert!(half.to_f32() == x || x.is_nan(), "harness: {x:e} is no f16");
+        u32::from(half.to_bits())
+    };
+    values.iter().map(|&x| exact(x)).collect()
+}
+
+/// Elements as they lie in memory.
+fn to_bytes(elem: Elem, elements: &[u32]) -> Vec<u8> {
+    match elem {
+        Elem::F16 => elements.iter().flat_map(|&e| (e as u16).to_le_bytes()).collect(),
+        Elem::F32 | Elem::U32 => elements.iter().flat_map(|&e| e.to_le_bytes()).collect(),
+    }
+}
+
+/// The bits of each element, from memory.
+fn from_bytes(elem: Elem, bytes: &[u8]) -> Vec<u32> {
+    match elem {
+        Elem::F16 => bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))).collect(),
+        Elem::F32 | Elem::U32 => bytemuck::pod_collect_to_vec(bytes),
+    }
+}
+
+/// What an element's bits mean.
+fn float(elem: Elem, bits: u32) -> f64 {
+    match elem {
+        Elem::F16 => half::f16::from_bits(bits as u16).to_f64(),
+        Elem::F32 | Elem::U32 => f64::from(f32::from_bits(bits)),
+    }
+}
+
 /// A tensor of integers that is read.
 pub fn integers(name: &'static str, shape: [usize; 2], values: &[u32]) -> Slot {
     Slot::new(name, shape, Elem::U32, values.to_vec(), None)
@@ -66,7 +175,7 @@ pub fn integers(name: &'static str, shape: [usize; 2], values: &[u32]) -> Slot {
 
 /// A tensor that is overwritten: NaN before.
 pub fn overwritten(name: &'static str, shape: [usize; 2], want: Want) -> Slot {
-    Slot::new(name, shape, Elem::F32, vec![UNWRITTEN; shape[0] * shape[1]], Some(want))
+    Slot::new(name, shape, Elem::F32, vec![unwritten(Elem::F32); shape[0] * shape[1]], Some(want))
 }
 
 /// A tensor that is updated from what it holds.
@@ -172,9 +281,9 @@ pub fn verify<const N: usize>(device: &Device, case: &Case<N>) -> Result<(), Str
             if round > 0 && slot.want.is_none() {
                 continue;
             }
-            let mut words = vec![GUARD; guarded.whole.len()];
+            let mut words = vec![guard(slot.elem); guarded.whole.len()];
             words[HEAD..HEAD + slot.before.len()].copy_from_slice(&slot.before);
-            gpu.write(&guarded.whole, bytemuck::cast_slice(&words)).map_err(fault)?;
+            gpu.write(&guarded.whole, &to_bytes(slot.elem, &words)).map_err(fault)?;
         }
         program.run(gpu).map_err(fault)?;
         for (i, (slot, guarded)) in case.slots.iter().zip(&guarded).enumerate() {
@@ -182,12 +291,12 @@ pub fn verify<const N: usize>(device: &Device, case: &Case<N>) -> Result<(), Str
                 first.push(Vec::new());
                 continue;
             };
-            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&gpu.read(&guarded.whole).map_err(fault)?);
+            let words = from_bytes(slot.elem, &gpu.read(&guarded.whole).map_err(fault)?);
             if round == 0 {
                 judge(slot, want, &words).map_err(|what| format!("{}: {what}", place()))?;
                 first.push(words);
             } else if let Some(at) = words.iter().zip(&first[i]).position(|(a, b)| a != b) {
-                let [a, b] = [first[i][at], words[at]].map(f32::from_bits);
+                let [a, b] = [first[i][at], words[at]].map(|bits| float(slot.elem, bits));
                 return Err(format!(
                     "{}: `{}` word {}: {a:e}, in a second run {b:e}, expected the same bits",
                     place(),
@@ -203,12 +312,13 @@ pub fn verify<const N: usize>(device: &Device, case: &Case<N>) -> Result<(), Str
 /// Compares what one output holds, guards first.
 fn judge(slot: &Slot, want: &Want, words: &[u32]) -> Result<(), String> {
     let n = slot.before.len();
-    if let Some(at) = (0..words.len()).find(|&i| !(HEAD..HEAD + n).contains(&i) && words[i] != GUARD) {
-        let (at, got) = (at as i64 - HEAD as i64, f32::from_bits(words[at]));
+    if let Some(at) = (0..words.len()).find(|&i| !(HEAD..HEAD + n).contains(&i) && words[i] != guard(slot.elem)) {
+        let (at, got) = (at as i64 - HEAD as i64, float(slot.elem, words[at]));
         return Err(format!("`{}` of {n} elements: guard word at {at} was overwritten with {got:e}", slot.name));
     }
     let got = &words[HEAD..HEAD + n];
-    let float = |i: usize| f64::from(f32::from_bits(got[i]));
+    let float = |i: usize| float(slot.elem, got[i]);
+    let unwritten = unwritten(slot.elem);
     let mut wrong = 0;
     let mut report = None;
     let mut compare = |i: usize, fine: bool, want: &dyn Fn() -> String| {
@@ -219,8 +329,8 @@ fn judge(slot: &Slot, want: &Want, words: &[u32]) -> Result<(), String> {
         report.get_or_insert_with(|| {
             let (row, column) = (i / slot.shape[1], i % slot.shape[1]);
             let got = match got[i] {
-                UNWRITTEN => "nothing: never written".into(),
-                word => format!("{:e} ({word:#x})", f32::from_bits(word)),
+                word if word == unwritten => "nothing: never written".into(),
+                word => format!("{:e} ({word:#x})", float(i)),
             };
             format!("`{}`[{row}, {column}]: got {got}, want {}", slot.name, want())
         });
@@ -239,7 +349,7 @@ fn judge(slot: &Slot, want: &Want, words: &[u32]) -> Result<(), String> {
                 let fine = match *word {
                     Word::Bits(bits) => got[i] == bits,
                     Word::Near(want, tolerance) => (float(i) - want).abs() <= tolerance,
-                    Word::NonFinite => !float(i).is_finite() && got[i] != UNWRITTEN,
+                    Word::NonFinite => !float(i).is_finite() && got[i] != unwritten,
                 };
                 compare(i, fine, &|| format!("{word:?}"));
             }

@@ -6,6 +6,7 @@
 mod adamw;
 mod attention;
 mod bias;
+mod cast;
 mod compare;
 mod coverage;
 mod crossentropy;
@@ -17,6 +18,7 @@ mod harness;
 mod lanes;
 mod layernorm;
 mod matmul;
+mod matmul_half;
 mod planted;
 mod program;
 mod residual;

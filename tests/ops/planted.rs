@@ -3,7 +3,7 @@
 use wgpt::error::Result;
 use wgpt::gpu::kernel::Width;
 use wgpt::gpu::{Caps, Dispatch, Elem, Kernel, Options, Pass, Tensor};
-use wgpt::ops::matmul::{self, Product, Spec, generate};
+use wgpt::ops::matmul::{self, Epilogue, Product, Spec, generate};
 use wgpt::reference;
 
 use crate::harness::{Case, Device, Inputs, absolute, input, near, overwritten, updated, verify, wide};
@@ -133,9 +133,9 @@ fn writing_past_either_end_is_red() {
             (false, 0, n, None),
             (false, 0, n + 1, Some("at 100 ")),
             (false, 0, n + 64, Some("at 100 ")),
-            (true, 64, n + 64, None),
-            (true, 63, n + 64, Some("at -1 ")),
-            (true, 64, n + 65, Some("at 100 ")),
+            (true, 128, n + 128, None),
+            (true, 127, n + 128, Some("at -1 ")),
+            (true, 128, n + 129, Some("at 100 ")),
         ] {
             let launch = |pass: &mut Pass, tensors: &[Tensor; 2]| {
                 pass.dispatch(&Dispatch {
@@ -230,19 +230,28 @@ fn a_wrong_matrix_kernel_is_red() {
     let magnitude = reference::matmul::forward(&absolute(&wide(&a)), &absolute(&wide(&b)), None, m, n, k);
     let algorithms = [false, true].map(|software| {
         let lanes = if software { 8 } else { 0 };
-        matmul::choose(&Caps { software, lanes, ..Caps::webgpu_defaults() }, Product::Forward, m, n)
+        matmul::choose::choose(&Caps { software, lanes, ..Caps::webgpu_defaults() }, Product::Forward, Elem::F32, m, n)
     });
     for device in modes() {
         for algorithm in algorithms {
-            let spec = Spec { product: Product::Forward, algorithm, bias: false, accumulate: false, vec4: false };
+            let spec = Spec {
+                product: Product::Forward,
+                algorithm,
+                operands: Elem::F32,
+                out: Elem::F32,
+                epilogue: Epilogue::None,
+                accumulate: false,
+                vec4: false,
+                ragged: true,
+            };
             let (x, y) = generate::workgroups(&spec, m as u32, n as u32);
             for (params, is_red) in [
-                ([m, n, k, k, k, n, 0, 0, 0, 0], false),
-                ([m, n, k - 1, k, k, n, 0, 0, 0, 0], true),
-                ([m - 1, n, k, k, k, n, 0, 0, 0, 0], true),
-                ([m, n - 1, k, k, k, n, 0, 0, 0, 0], true),
-                ([m, n, k, k, k, n, 1, 0, 0, 0], true),
-                ([m, n, k, k, k - 1, n, 0, 0, 0, 0], true),
+                ([m, n, k, k, k, n, 0, 0, 0, 0, k], false),
+                ([m, n, k - 1, k, k, n, 0, 0, 0, 0, k], true),
+                ([m - 1, n, k, k, k, n, 0, 0, 0, 0, k], true),
+                ([m, n - 1, k, k, k, n, 0, 0, 0, 0, k], true),
+                ([m, n, k, k, k, n, 1, 0, 0, 0, k], true),
+                ([m, n, k, k, k - 1, n, 0, 0, 0, 0, k], true),
             ] {
                 let kernel = Kernel::generated("matmul.planted".into(), "main", generate::wgsl(&spec));
                 let launch = |pass: &mut Pass, tensors: &[Tensor; 3]| {

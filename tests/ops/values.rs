@@ -44,6 +44,20 @@ pub fn near(want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
     Want::Near { want, tolerance }
 }
 
+/// [`near`], and rounded to f16 at the end: half a unit in the last place, or of the smallest f16. What is rounded is
+/// itself off by the tolerance, which may carry it over the middle.
+pub fn near_half(want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
+    let Want::Near { want, tolerance } = near(want, budget, magnitude) else { unreachable!("near makes Near") };
+    within_half(want, tolerance)
+}
+
+/// [`within`], and rounded to f16 at the end.
+pub fn within_half(want: Vec<f64>, tolerance: Vec<f64>) -> Want {
+    let half = |w: &f64| (w.abs() * 2f64.powi(-11)).max(2f64.powi(-25));
+    let tolerance = want.iter().zip(&tolerance).map(|(w, t)| t * (1.0 + 2f64.powi(-10)) + half(w)).collect();
+    within(want, tolerance)
+}
+
 /// `want` within an absolute tolerance of each element's own.
 pub fn within(want: Vec<f64>, tolerance: Vec<f64>) -> Want {
     assert_eq!(want.len(), tolerance.len(), "harness: tolerances");
@@ -82,6 +96,11 @@ impl Inputs {
     /// `n` bell-shaped values in (-scale, scale).
     pub fn scaled(&mut self, n: usize, scale: f64) -> Vec<f32> {
         (0..n).map(|_| (self.0.value() * scale) as f32).collect()
+    }
+
+    /// `n` bell-shaped f16 numbers in (-scale, scale).
+    pub fn scaled_halves(&mut self, n: usize, scale: f64) -> Vec<f32> {
+        (0..n).map(|_| half::f16::from_f64(self.0.value() * scale).to_f32()).collect()
     }
 
     /// `n` tokens below `vocab`.

@@ -1,6 +1,7 @@
 //! The three matrix products of a linear layer: `out = inp weightᵀ + bias`, `dinp = dout weight`,
-//! `dweight += doutᵀ inp`.
+//! `dweight += doutᵀ inp`, with what comes right before or after them done on the way. Operands are f32 or f16, sums f32.
 
+pub mod choose;
 pub mod generate;
 
 use std::ops::Range;
@@ -8,9 +9,14 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-pub use generate::{Algorithm, Product, Spec};
+use super::{group, groups};
+
+pub use choose::kernels;
+use choose::part_depth;
+pub use generate::{Algorithm, Coop, Epilogue, Product, Spec};
 
 /// Immediates of every matrix kernel, in elements: see [`generate`].
 #[repr(C)]
@@ -26,71 +32,11 @@ struct Params {
     b_offset: u32,
     out_offset: u32,
     bias_offset: u32,
-}
-
-/// Two tile shapes for GPUs: the large one moves half the bytes, the small one keeps more workgroups busy. Both fit
-/// WebGPU's 16 KiB of workgroup memory and 256 invocations.
-const LARGE: Algorithm = Algorithm::Tiled { tile_m: 128, tile_n: 128, tile_k: 8, thread_m: 8, thread_n: 8 };
-const SMALL: Algorithm = Algorithm::Tiled { tile_m: 64, tile_n: 64, tile_k: 16, thread_m: 4, thread_n: 4 };
-
-/// Workgroups that keep a large GPU busy.
-const BUSY: u64 = 128;
-
-/// Picks the algorithm for an (m, n) result.
-#[must_use]
-pub fn choose(caps: &Caps, product: Product, m: usize, n: usize) -> Algorithm {
-    if caps.software {
-        let rows = generate::software_default(product, caps.lanes);
-        return if caps.int64 { rows.with_pairs() } else { rows };
-    }
-    let large = m.div_ceil(128) as u64 * n.div_ceil(128) as u64;
-    if m >= 128 && n >= 128 && large >= BUSY { LARGE } else { SMALL }
+    part_depth: u32,
 }
 
 fn kernel(spec: &Spec) -> Kernel {
-    let mut name = generate::name(spec);
-    name += &match spec.algorithm {
-        Algorithm::Tiled { tile_m, tile_n, .. } => format!(".{tile_m}x{tile_n}"),
-        Algorithm::Rows { width, .. } => format!(".{width}"),
-    };
-    let pairs = matches!(spec.algorithm, Algorithm::Rows { pairs: true, .. });
-    for (set, suffix) in [(spec.bias, ".bias"), (spec.accumulate, ".add"), (!spec.vec4, ".scalar"), (pairs, ".pairs")] {
-        if set {
-            name.push_str(suffix);
-        }
-    }
-    Kernel::generated(name, "main", generate::wgsl(spec))
-}
-
-/// The kernels an adapter may be given.
-#[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let mut list = Vec::new();
-    for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
-        let algorithms = if caps.software {
-            let rows = generate::software_default(product, caps.lanes);
-            vec![rows, rows.with_pairs()]
-        } else {
-            vec![LARGE, SMALL]
-        };
-        for algorithm in algorithms {
-            for vec4 in [true, false] {
-                for (bias, accumulate) in variants(product) {
-                    list.push(kernel(&Spec { product, algorithm, bias, accumulate, vec4 }));
-                }
-            }
-        }
-    }
-    list
-}
-
-/// The (bias, accumulate) pairs that a product occurs with.
-fn variants(product: Product) -> Vec<(bool, bool)> {
-    match product {
-        Product::Forward => vec![(false, false), (true, false)],
-        Product::BackwardInp => vec![(false, false), (false, true)],
-        Product::BackwardWeight => vec![(false, true)],
-    }
+    Kernel::generated(generate::full_name(spec), "main", generate::wgsl(spec))
 }
 
 /// One dispatch: a window of the product.
@@ -99,41 +45,70 @@ struct Window<'a> {
     a: &'a Tensor,
     b: &'a Tensor,
     out: &'a Tensor,
-    bias: Option<&'a Tensor>,
+    /// Bindings 3 and on.
+    more: &'a [&'a Tensor],
+    epilogue: Epilogue,
     accumulate: bool,
+    /// Parts of the depth, whose sums lie behind one another in `out`.
+    parts: u32,
     params: Params,
 }
 
 fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
-    let Window { product, a, b, out, bias, accumulate, params: p } = window;
+    let Window { product, a, b, out, more, epilogue, accumulate, parts, params } = window;
+    let mut p = *params;
+    let algorithm = choose::choose(&pass.gpu.caps, *product, a.elem(), p.m as usize, p.n as usize);
     let strides = [p.a_stride, p.b_stride, p.out_stride, p.a_offset, p.b_offset, p.out_offset, p.bias_offset];
+    let vec4 = generate::vec4_fits(*product, p.m, p.n, p.k, &strides);
+    p.part_depth = part_depth(&algorithm, p.k, *parts);
     let spec = Spec {
         product: *product,
-        algorithm: choose(&pass.gpu.caps, *product, p.m as usize, p.n as usize),
-        bias: bias.is_some(),
+        algorithm,
+        operands: a.elem(),
+        out: out.elem(),
+        epilogue: *epilogue,
         accumulate: *accumulate,
-        vec4: generate::vec4_fits(*product, p.m, p.n, p.k, &strides),
+        vec4,
+        ragged: !vec4 || generate::is_ragged(&algorithm, p.m, p.n, p.k, p.part_depth),
     };
     let kernel = kernel(&spec);
     let (x, y) = generate::workgroups(&spec, p.m, p.n);
     let (m, n, k) = (u64::from(p.m), u64::from(p.n), u64::from(p.k));
     let mut tensors = vec![*a, *b, *out];
-    tensors.extend(*bias);
+    tensors.extend(*more);
+    let written = m * n * u64::from(*parts) * out.elem().bytes();
+    // a bias is read once, everything else that an epilogue wants has the shape of the result
+    let extra: u64 = more.iter().map(|t| if t.rows() == 1 { n } else { m * n } * t.elem().bytes()).sum();
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
-        immediates: bytemuck::bytes_of(p),
-        groups: u64::from(x) * u64::from(y),
+        immediates: bytemuck::bytes_of(&p),
+        groups: u64::from(x) * u64::from(y) * u64::from(*parts),
         flops: 2 * m * n * k,
-        bytes: 4 * (m * k + n * k + m * n * if *accumulate { 2 } else { 1 }),
+        bytes: (m * k + n * k) * a.elem().bytes() + written * if *accumulate { 2 } else { 1 } + extra,
     })
 }
 
 /// Windows of `rows` rows, and on a software adapter no deeper than its caches like: for products that sum over them.
-fn depths(pass: &Pass, rows: usize, row_bytes: u64) -> Vec<Range<usize>> {
-    let most = if pass.gpu.caps.software { generate::SOFTWARE_DEPTH as usize } else { rows.max(1) };
+fn depths(pass: &Pass, rows: usize, row_bytes: u64, elem: Elem) -> Vec<Range<usize>> {
+    let software = pass.gpu.caps.software && elem == Elem::F32;
+    let most = if software { generate::SOFTWARE_DEPTH as usize } else { rows.max(1) };
     let cut = |w: Range<usize>| w.clone().step_by(most).map(move |start| start..(start + most).min(w.end));
     pass.row_windows(rows, row_bytes).into_iter().flat_map(cut).collect()
+}
+
+/// That both operands of a product have the same elements, f32 or f16.
+fn same_elements(place: &str, a: &Tensor, b: &Tensor) -> Result<()> {
+    if a.elem() == b.elem() && a.elem() != Elem::U32 {
+        return Ok(());
+    }
+    Err(Error::Shape(format!(
+        "{place}: operands `{}` and `{}` hold {:?} and {:?}, expected both f32 or both f16",
+        a.label(),
+        b.label(),
+        a.elem(),
+        b.elem()
+    )))
 }
 
 /// Elements as a kernel's parameter.
@@ -159,13 +134,45 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
+    let epilogue = if io.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+    forward_with(pass, &io, epilogue, None)
+}
+
+/// `out = inp weightᵀ + bias`, `gelu = GELU(out)`. Overwrites `out` and `gelu`, which hold the same elements.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn forward_gelu(pass: &mut Pass, io: Forward, gelu: &Tensor) -> Result<()> {
+    forward_with(pass, &io, Epilogue::BiasGelu, Some(("gelu", gelu, io.out.elem())))
+}
+
+/// `out = residual + inp weightᵀ + bias`; `residual` (M, N) is f32. Overwrites `out`.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn forward_residual(pass: &mut Pass, io: Forward, residual: &Tensor) -> Result<()> {
+    forward_with(pass, &io, Epilogue::BiasResidual, Some(("residual", residual, Elem::F32)))
+}
+
+fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option<(&str, &Tensor, Elem)>) -> Result<()> {
+    let place = "matmul.forward";
     let (m, k, n) = (io.inp.rows(), io.inp.columns(), io.weight.rows());
-    io.weight.expect("matmul.forward", "weight", n, k)?;
-    io.out.expect("matmul.forward", "out", m, n)?;
+    io.weight.expect(place, "weight", n, k)?;
+    io.out.expect(place, "out", m, n)?;
+    same_elements(place, io.inp, io.weight)?;
     if let Some(bias) = io.bias {
-        bias.expect("matmul.forward", "bias", 1, n)?;
+        bias.expect(place, "bias", 1, n)?;
+    } else if epilogue != Epilogue::None {
+        return Err(Error::Shape(format!("{place}: {epilogue:?} without a bias")));
     }
-    for rows in pass.row_windows(m, io.out.row_bytes().max(io.inp.row_bytes())) {
+    if let Some((name, tensor, elem)) = other {
+        tensor.expect(place, name, m, n)?;
+        tensor.expect_elem(place, name, elem)?;
+    }
+    let row_bytes = [Some(io.out), Some(io.inp), other.map(|o| o.1)].into_iter().flatten().map(Tensor::row_bytes).max();
+    for rows in pass.row_windows(m, row_bytes.unwrap_or(0)) {
+        let other = other.map(|(_, tensor, _)| tensor.slice(rows.clone()));
+        let more: Vec<&Tensor> = io.bias.into_iter().chain(&other).collect();
         for columns in pass.row_windows(n, io.weight.row_bytes()) {
             let (inp, out) = (io.inp.slice(rows.clone()), io.out.slice(rows.clone()));
             let weight = io.weight.slice(columns.clone());
@@ -180,18 +187,19 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
                 bias_offset: count(columns.start)?,
                 ..Params::default()
             };
-            dispatch(
-                pass,
-                &Window {
-                    product: Product::Forward,
-                    a: &inp,
-                    b: &weight,
-                    out: &out,
-                    bias: io.bias,
-                    accumulate: false,
-                    params,
-                },
-            )?;
+            let (product, parts) = (Product::Forward, 1);
+            let window = Window {
+                product,
+                a: &inp,
+                b: &weight,
+                out: &out,
+                more: &more,
+                epilogue,
+                accumulate: false,
+                parts,
+                params,
+            };
+            dispatch(pass, &window)?;
         }
     }
     Ok(())
@@ -213,11 +221,33 @@ pub struct BackwardInp<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn backward_inp(pass: &mut Pass, io: BackwardInp) -> Result<()> {
+    backward_inp_with(pass, &io, None)
+}
+
+/// `dinp = (dout weight) GELU'(pre)`: back through a linear layer and the GELU before it. `pre` (M, K) holds the same
+/// elements as `dinp`. Overwrites `dinp`.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn backward_inp_gelu(pass: &mut Pass, io: BackwardInp, pre: &Tensor) -> Result<()> {
+    backward_inp_with(pass, &io, Some(pre))
+}
+
+fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) -> Result<()> {
+    let place = "matmul.backward_inp";
     let (m, n, k) = (io.dout.rows(), io.dout.columns(), io.weight.columns());
-    io.weight.expect("matmul.backward_inp", "weight", n, k)?;
-    io.dinp.expect("matmul.backward_inp", "dinp", m, k)?;
+    io.weight.expect(place, "weight", n, k)?;
+    io.dinp.expect(place, "dinp", m, k)?;
+    same_elements(place, io.dout, io.weight)?;
+    if let Some(pre) = pre {
+        pre.expect(place, "pre", m, k)?;
+        pre.expect_elem(place, "pre", io.dinp.elem())?;
+    }
     for rows in pass.row_windows(m, io.dout.row_bytes().max(io.dinp.row_bytes())) {
-        for (i, depth) in depths(pass, n, io.weight.row_bytes()).into_iter().enumerate() {
+        let pre = pre.map(|tensor| tensor.slice(rows.clone()));
+        let pieces = depths(pass, n, io.weight.row_bytes(), io.dout.elem());
+        let last = pieces.len() - 1;
+        for (i, depth) in pieces.into_iter().enumerate() {
             let (dout, dinp) = (io.dout.slice(rows.clone()), io.dinp.slice(rows.clone()));
             let weight = io.weight.slice(depth.clone());
             let params = Params {
@@ -230,20 +260,20 @@ pub fn backward_inp(pass: &mut Pass, io: BackwardInp) -> Result<()> {
                 a_offset: count(depth.start)?,
                 ..Params::default()
             };
-            // the first piece overwrites, the others add their part of the sum
-            let accumulate = i > 0;
-            dispatch(
-                pass,
-                &Window {
-                    product: Product::BackwardInp,
-                    a: &dout,
-                    b: &weight,
-                    out: &dinp,
-                    bias: None,
-                    accumulate,
-                    params,
-                },
-            )?;
+            // the first piece overwrites, the others add their part of the sum; the last one ends it
+            let more: Vec<&Tensor> = pre.iter().filter(|_| i == last).collect();
+            let window = Window {
+                product: Product::BackwardInp,
+                a: &dout,
+                b: &weight,
+                out: &dinp,
+                epilogue: if more.is_empty() { Epilogue::None } else { Epilogue::GeluBackward },
+                more: &more,
+                accumulate: i > 0,
+                parts: 1,
+                params,
+            };
+            dispatch(pass, &window)?;
         }
     }
     Ok(())
@@ -265,10 +295,35 @@ pub struct BackwardWeight<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn backward_weight(pass: &mut Pass, io: BackwardWeight) -> Result<()> {
+    backward_weight_with(pass, &io, None)
+}
+
+/// The same with room for partial sums: where the result has too few tiles to keep a GPU busy, its depth is cut into
+/// parts that are summed apart and added in order, a function of the shape alone. `partials` has at least
+/// [`partials`] elements of f32 and is overwritten.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn backward_weight_in_parts(pass: &mut Pass, io: BackwardWeight, partials: &Tensor) -> Result<()> {
+    partials.expect_elem("matmul.backward_weight", "partials", Elem::F32)?;
+    backward_weight_with(pass, &io, Some(partials))
+}
+
+/// Elements of f32 that [`backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
+#[must_use]
+pub fn partials(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
+    let parts = choose::parts(caps, elem, n, k, m);
+    if parts > 1 { parts as usize * n * k } else { 0 }
+}
+
+fn backward_weight_with(pass: &mut Pass, io: &BackwardWeight, partials: Option<&Tensor>) -> Result<()> {
+    let place = "matmul.backward_weight";
     let (m, n, k) = (io.dout.rows(), io.dout.columns(), io.inp.columns());
-    io.inp.expect("matmul.backward_weight", "inp", m, k)?;
-    io.dweight.expect("matmul.backward_weight", "dweight", n, k)?;
-    for rows in depths(pass, m, io.dout.row_bytes().max(io.inp.row_bytes())) {
+    io.inp.expect(place, "inp", m, k)?;
+    io.dweight.expect(place, "dweight", n, k)?;
+    same_elements(place, io.dout, io.inp)?;
+    let elem = io.dout.elem();
+    for rows in depths(pass, m, io.dout.row_bytes().max(io.inp.row_bytes()), elem) {
         for window in pass.row_windows(n, io.dweight.row_bytes()) {
             let Range { start, .. } = window;
             let (dout, inp) = (io.dout.slice(rows.clone()), io.inp.slice(rows.clone()));
@@ -283,19 +338,45 @@ pub fn backward_weight(pass: &mut Pass, io: BackwardWeight) -> Result<()> {
                 a_offset: count(start)?,
                 ..Params::default()
             };
-            dispatch(
-                pass,
-                &Window {
-                    product: Product::BackwardWeight,
-                    a: &dout,
-                    b: &inp,
-                    out: &dweight,
-                    bias: None,
-                    accumulate: true,
-                    params,
-                },
-            )?;
+            let wanted = choose::parts(&pass.gpu.caps, elem, window.len(), k, rows.len());
+            let room = partials.map_or(0, |p| p.len().min((pass.gpu.caps.max_binding_bytes / 4) as usize));
+            let parts = if wanted as usize * dweight.len() <= room { wanted } else { 1 };
+            let product = Product::BackwardWeight;
+            let (a, b, more) = (&dout, &inp, &[] as &[&Tensor]);
+            let epilogue = Epilogue::None;
+            match partials.filter(|_| parts > 1) {
+                None => {
+                    let whole =
+                        Window { product, a, b, out: &dweight, more, epilogue, accumulate: true, parts: 1, params };
+                    dispatch(pass, &whole)?;
+                }
+                Some(partials) => {
+                    let out = &partials.reshape(parts as usize * window.len(), k);
+                    let apart = Window { product, a, b, out, more, epilogue, accumulate: false, parts, params };
+                    dispatch(pass, &apart)?;
+                    add_parts(pass, out, parts, &dweight)?;
+                }
+            }
         }
     }
     Ok(())
+}
+
+fn parts_kernel(caps: &Caps, width: Width) -> Kernel {
+    Kernel::new("matmul_parts.add", "add", width, include_str!("../../../shaders/matmul_parts.wgsl"))
+        .set("WG", group(caps))
+}
+
+/// `dweight += partials[0] + partials[1] + ...`, in order.
+fn add_parts(pass: &mut Pass, partials: &Tensor, parts: u32, dweight: &Tensor) -> Result<()> {
+    let width = Width::of(&[dweight.len()]);
+    let count = dweight.len() / width.elements();
+    pass.dispatch(&Dispatch {
+        kernel: &parts_kernel(&pass.gpu.caps, width),
+        tensors: &[partials, dweight],
+        immediates: bytemuck::cast_slice(&[count as u32, parts]),
+        groups: groups(count, group(&pass.gpu.caps)),
+        flops: partials.len() as u64,
+        bytes: partials.bytes() + 2 * dweight.bytes(),
+    })
 }

@@ -1,0 +1,202 @@
+//! The kernel for software adapters.
+
+use super::{Algorithm, Bindings, Element, Product, Spec, Text, component, entry, prologue, store};
+
+/// The kernel for software adapters.
+///
+/// A *slot* is what an invocation owns of a row at once: four neighbouring columns with vec4, else one column. For
+/// `Forward` it is always one, since a read of `b` brings neighbours in k; its slots lie `width` columns apart, so that
+/// the lanes' rows of `b` fall into different sets of the CPU's cache.
+pub(super) struct Rows {
+    spec: Spec,
+    width: u32,
+    rows: u32,
+    columns: u32,
+    unroll: u32,
+    /// Type of one slot.
+    slot: Element,
+    /// `a` is read along M for `BackwardWeight`, otherwise along K; `b` along K for `Forward`, otherwise along N.
+    bindings: Bindings,
+}
+
+/// Rows of [`Rows`] that stand in one block of code.
+///
+/// The block's condition holds but for rows beyond the matrix. It is there for the compiler below: within a block of
+/// four rows it keeps accumulators in registers, while with all rows in one block it mixes them up and spills.
+const BLOCK_ROWS: u32 = 4;
+
+impl Rows {
+    pub(super) fn new(spec: Spec) -> Self {
+        let Algorithm::Rows { width, rows, columns, unroll, pairs } = spec.algorithm else {
+            unreachable!("the caller matched Algorithm::Rows")
+        };
+        let element = if spec.vec4 { Element::Vec4 } else { Element::F32 };
+        let operand = if spec.vec4 && pairs { Element::Pair } else { element };
+        let (slot, b, out) = match spec.product {
+            Product::Forward => (Element::F32, operand, Element::F32),
+            _ if columns.is_multiple_of(4) => (element, operand, operand),
+            _ => (Element::F32, Element::F32, Element::F32),
+        };
+        Self { spec, width, rows, columns, unroll, slot, bindings: Bindings { a: operand, b, out } }
+    }
+
+    fn slots(&self) -> u32 {
+        self.columns / self.slot.width()
+    }
+
+    /// Steps of k that the reads of one operand bring at once.
+    fn step(&self) -> u32 {
+        if self.spec.product == Product::BackwardWeight { 1 } else { self.bindings.a.width() }
+    }
+
+    pub(super) fn write(&self) -> String {
+        let Self { spec, width, rows, columns, unroll, .. } = self;
+        let idea =
+            format!("{rows} rows, {columns} columns an invocation; rows and k are uniform over the {width} lanes.");
+        let t = &mut prologue(spec, &idea, &self.bindings);
+        entry(t, spec);
+        t.line("// row tiles are innermost: a panel of b stays in cache while all rows pass over it");
+        t.line("let tile = group.y * groups.x + group.x;");
+        t.line(format_args!("let row_tiles = (p.m + {}u) / {rows}u;", rows - 1));
+        t.line(format_args!("let row = (tile % row_tiles) * {rows}u;"));
+        t.line(format_args!("let first_column = (tile / row_tiles) * {}u;", width * columns));
+        self.columns_of_invocation(t);
+        self.starts(t);
+        for r in 0..*rows {
+            for s in 0..self.slots() {
+                t.line(format_args!("var acc{r}_{s} = {}();", self.slot));
+            }
+        }
+        t.line("var k = 0u;");
+        t.open(format_args!("for (; k + {unroll}u <= p.k; k += {unroll}u)"));
+        self.steps(t, *unroll);
+        t.close();
+        let step = self.step();
+        if *unroll > step {
+            t.open(format_args!("for (; k < p.k; k += {step}u)"));
+            self.steps(t, step);
+            t.close();
+        }
+        self.stores(t);
+        t.close();
+        std::mem::take(&mut t.text)
+    }
+
+    /// The column of each slot, and the nearest one inside the matrix, for reads.
+    fn columns_of_invocation(&self, t: &mut Text) {
+        let width = self.slot.width();
+        for s in 0..self.slots() {
+            t.line(format_args!("let column{s} = first_column + {}u + thread * {width}u;", s * width * self.width));
+            t.line(format_args!("let inside{s} = min(column{s}, p.n - {width}u);"));
+        }
+    }
+
+    /// Where the reads of each slot and row start.
+    fn starts(&self, t: &mut Text) {
+        for s in 0..self.slots() {
+            let start = match self.spec.product {
+                Product::Forward => format!("p.b_offset + inside{s} * p.b_stride"),
+                _ => format!("p.b_offset + inside{s}"),
+            };
+            t.line(format_args!("let b_start{s} = {};", self.bindings.b.units(start)));
+        }
+        if self.spec.product == Product::BackwardWeight {
+            let width = self.bindings.a.width();
+            for r in (0..self.rows).step_by(width as usize) {
+                let start = format!("p.a_offset + min(row + {r}u, p.m - {width}u)");
+                t.line(format_args!("let a_start{r} = {};", self.bindings.a.units(start)));
+            }
+            t.line(format_args!("let a_stride = {};", self.bindings.a.units("p.a_stride")));
+        } else {
+            for r in 0..self.rows {
+                let start = format!("p.a_offset + min(row + {r}u, p.m - 1u) * p.a_stride");
+                t.line(format_args!("let a_start{r} = {};", self.bindings.a.units(start)));
+            }
+        }
+        if self.spec.product != Product::Forward {
+            t.line(format_args!("let b_stride = {};", self.bindings.b.units("p.b_stride")));
+        }
+    }
+
+    /// `count` steps of k, a multiple of [`Self::step`].
+    fn steps(&self, t: &mut Text, count: u32) {
+        for s in 0..self.slots() {
+            self.reads_of_b(t, s, count);
+        }
+        for first in (0..self.rows).step_by(BLOCK_ROWS as usize) {
+            t.open(format_args!("if row + {first}u < p.m"));
+            for r in first..(first + BLOCK_ROWS).min(self.rows) {
+                self.reads_of_a(t, r, count);
+                for j in 0..count {
+                    self.multiply(t, r, j);
+                }
+            }
+            t.close();
+        }
+    }
+
+    /// Names `b{s}_{j}`: slot `s` of step k + j of `b`, or of four steps from there.
+    fn reads_of_b(&self, t: &mut Text, s: u32, count: u32) {
+        let forward = self.spec.product == Product::Forward;
+        let width = if forward { self.bindings.b.width() } else { 1 };
+        for j in (0..count).step_by(width as usize) {
+            let index = if forward {
+                format!("b_start{s} + {}", self.bindings.b.units(format_args!("k + {j}u")))
+            } else {
+                format!("b_start{s} + (k + {j}u) * b_stride")
+            };
+            t.line(format_args!("let b{s}_{j} = {};", self.bindings.b.read("b", index)));
+        }
+    }
+
+    /// Names `a{r}_{j}`: row `r` of step k + j of `a`. A vec4 brings four steps or four rows from there; the rows after
+    /// the first have nothing left to read.
+    fn reads_of_a(&self, t: &mut Text, r: u32, count: u32) {
+        let a = self.bindings.a;
+        let along_rows = self.spec.product == Product::BackwardWeight;
+        if along_rows && !r.is_multiple_of(a.width()) {
+            return;
+        }
+        for j in (0..count).step_by(if along_rows { 1 } else { a.width() as usize }) {
+            let index = if along_rows {
+                format!("a_start{r} + (k + {j}u) * a_stride")
+            } else {
+                format!("a_start{r} + {}", a.units(format_args!("k + {j}u")))
+            };
+            t.line(format_args!("let a{r}_{j} = {};", a.read("a", index)));
+        }
+    }
+
+    /// One multiplication and addition for every slot of row `r`.
+    fn multiply(&self, t: &mut Text, r: u32, j: u32) {
+        let a = match (self.spec.product, self.bindings.a.width()) {
+            (_, 1) => format!("a{r}_{j}"),
+            (Product::BackwardWeight, _) => format!("a{}_{j}.{}", r / 4 * 4, component(r)),
+            _ => format!("a{r}_{}.{}", j / 4 * 4, component(j)),
+        };
+        let a = if self.slot == Element::Vec4 { format!("vec4({a})") } else { a };
+        for s in 0..self.slots() {
+            let b = match (self.spec.product, self.bindings.b.width()) {
+                (Product::Forward, 4) => format!("b{s}_{}.{}", j / 4 * 4, component(j)),
+                _ => format!("b{s}_{j}"),
+            };
+            t.line(format_args!("acc{r}_{s} = fma({a}, {b}, acc{r}_{s});"));
+        }
+    }
+
+    fn stores(&self, t: &mut Text) {
+        let Bindings { out, .. } = self.bindings;
+        let bias = out.value();
+        for s in 0..self.slots() {
+            let bias_at = bias.units(format_args!("p.bias_offset + column{s}"));
+            t.open(format_args!("if column{s} < p.n"));
+            for r in 0..self.rows {
+                let at = out.units(format_args!("p.out_offset + (row + {r}u) * p.out_stride + column{s}"));
+                t.open(format_args!("if row + {r}u < p.m"));
+                store(t, &self.spec, out, &at, &bias_at, &format!("acc{r}_{s}"));
+                t.close();
+            }
+            t.close();
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The kernel for GPUs.
+
+use super::{Bindings, Element, Product, Spec, Text, component, entry, padded, place, prologue, store, workgroup_size};
+
+/// The kernel for GPUs.
+///
+/// Both tiles lie in workgroup memory k-major, `[tile_k][tile]`, as vec4 along the tile, whatever the operand's own
+/// order: the inner loop reads nothing but vec4. The next tile is fetched into registers while the current one is
+/// multiplied.
+pub(super) struct Tiled {
+    pub(super) spec: Spec,
+    pub(super) tile_m: u32,
+    pub(super) tile_n: u32,
+    pub(super) tile_k: u32,
+    pub(super) thread_m: u32,
+    pub(super) thread_n: u32,
+}
+
+/// One operand of [`Tiled`].
+#[derive(Clone, Copy)]
+struct Operand {
+    /// `a` or `b`.
+    name: &'static str,
+    /// The parameter that bounds its rows or columns: `m` or `n`.
+    extent: &'static str,
+    /// Length of its tile along that extent.
+    tile: u32,
+    /// Stored (extent, K), so that a tile must be transposed; otherwise (K, extent).
+    along_k: bool,
+    /// The first thread that fetches it.
+    first_thread: u32,
+}
+
+impl Tiled {
+    fn threads(&self) -> u32 {
+        workgroup_size(&self.spec)
+    }
+
+    fn operand(&self) -> Element {
+        Element::of(self.spec.operands, self.spec.vec4)
+    }
+
+    /// Blocks of four vec4 (transposed tiles) or single vec4 in one tile of the operand.
+    fn pieces(&self, o: Operand) -> u32 {
+        if o.along_k { o.tile / 4 * (self.tile_k / 4) } else { o.tile / 4 * self.tile_k }
+    }
+
+    fn operands(&self) -> [Operand; 2] {
+        let a_along_k = self.spec.product != Product::BackwardWeight;
+        let b_along_k = self.spec.product == Product::Forward;
+        let a = Operand { name: "a", extent: "m", tile: self.tile_m, along_k: a_along_k, first_thread: 0 };
+        let mut b = Operand { name: "b", extent: "n", tile: self.tile_n, along_k: b_along_k, first_thread: 0 };
+        // two small fetches are done by different threads
+        if self.pieces(a) + self.pieces(b) <= self.threads() {
+            b.first_thread = self.pieces(a);
+        }
+        [a, b]
+    }
+
+    pub(super) fn write(&self) -> String {
+        let Self { spec, tile_m, tile_n, tile_k, thread_m, thread_n } = self;
+        let idea = format!(
+            "One workgroup: {tile_m} rows, {tile_n} columns; one invocation: {thread_m} by {thread_n} of them."
+        );
+        let operand = self.operand();
+        let out = Element::of(spec.out, spec.vec4);
+        let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out });
+        for o in self.operands() {
+            let length = tile_k * padded(o.tile);
+            t.line(format_args!("var<workgroup> {}_tile: array<vec4<f32>, {length}>;", o.name));
+        }
+        t.line("");
+        for o in self.operands() {
+            self.fetch_function(t, o);
+        }
+        entry(t, spec);
+        self.place(t);
+        for r in 0..*thread_m {
+            for c in 0..thread_n / 4 {
+                t.line(format_args!("var acc{r}_{c} = vec4<f32>();"));
+            }
+        }
+        self.places_of_pieces(t);
+        self.fetches(t, "0u");
+        t.open(format_args!("for (var k = 0u; k < p.k; k += {tile_k}u)"));
+        self.fill_tiles(t);
+        t.line("// the tiles are complete before anyone reads them");
+        t.line("workgroupBarrier();");
+        self.fetches(t, &format!("k + {tile_k}u"));
+        self.multiply(t);
+        t.line("// everyone has read the tiles before they are overwritten");
+        t.line("workgroupBarrier();");
+        t.close();
+        self.stores(t);
+        t.close();
+        std::mem::take(&mut t.text)
+    }
+
+    /// `fetch_a(line, at)`: four neighbours in memory, zero outside the matrix.
+    fn fetch_function(&self, t: &mut Text, o: Operand) {
+        let name = o.name;
+        let (line, at) = if o.along_k { (o.extent, "k") } else { ("k", o.extent) };
+        t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> vec4<f32>"));
+        t.line("var four = vec4<f32>();");
+        t.open(format_args!("if line < p.{line}"));
+        let from = format!("p.{name}_offset + line * p.{name}_stride + at");
+        if self.spec.vec4 {
+            t.open(format_args!("if at < p.{at}"));
+            let element = self.operand();
+            t.line(format_args!("four = {};", element.read(name, element.units(&from))));
+            t.close();
+        } else {
+            t.line(format_args!("let start = {from};"));
+            for i in 0..4 {
+                let c = component(i);
+                let value = self.operand().read(name, format_args!("start + {i}u"));
+                t.line(format_args!("if at + {i}u < p.{at} {{ four.{c} = {value}; }}"));
+            }
+        }
+        t.close();
+        t.line("return four;");
+        t.close();
+        t.line("");
+    }
+
+    /// The workgroup's tile and the invocation's place in it.
+    fn place(&self, t: &mut Text) {
+        let Self { tile_m, tile_n, thread_n, .. } = self;
+        place(t, *tile_m, *tile_n, false);
+        t.line(format_args!("let thread_row = thread / {}u;", tile_n / thread_n));
+        t.line(format_args!("let thread_column = thread % {}u;", tile_n / thread_n));
+    }
+
+    /// Pieces of the operand's tile that each thread moves, as (index, guard if not all threads take part).
+    fn rounds(&self, o: Operand) -> Vec<(u32, Option<String>)> {
+        let (pieces, threads) = (self.pieces(o), self.threads());
+        let whole = o.first_thread == 0 && pieces.is_multiple_of(threads);
+        (0..pieces.div_ceil(threads))
+            .map(|i| (i, (!whole).then(|| format!("{}_piece{i} < {pieces}u", o.name))))
+            .collect()
+    }
+
+    /// Where a thread's pieces lie: `line` counts vec4 along the tile, `depth` is k.
+    fn places_of_pieces(&self, t: &mut Text) {
+        for o in self.operands() {
+            let (name, threads) = (o.name, self.threads());
+            for (i, _) in self.rounds(o) {
+                let from = match (i, o.first_thread) {
+                    (0, 0) => "thread".to_owned(),
+                    (0, first) => format!("thread - {first}u"),
+                    (i, _) => format!("thread + {}u", i * threads),
+                };
+                t.line(format_args!("let {name}_piece{i} = {from};"));
+                if o.along_k {
+                    let across = self.tile_k / 4;
+                    t.line(format_args!("let {name}_line{i} = {name}_piece{i} / {across}u;"));
+                    t.line(format_args!("let {name}_depth{i} = ({name}_piece{i} % {across}u) * 4u;"));
+                } else {
+                    let across = o.tile / 4;
+                    t.line(format_args!("let {name}_line{i} = {name}_piece{i} % {across}u;"));
+                    t.line(format_args!("let {name}_depth{i} = {name}_piece{i} / {across}u;"));
+                }
+                for j in 0..if o.along_k { 4 } else { 1 } {
+                    t.line(format_args!("var {name}_next{i}_{j} = vec4<f32>();"));
+                }
+            }
+        }
+    }
+
+    /// Fetches this thread's pieces of the tiles that start at `k`.
+    fn fetches(&self, t: &mut Text, k: &str) {
+        for o in self.operands() {
+            let name = o.name;
+            let first = if o.name == "a" { "first_row" } else { "first_column" };
+            for (i, guard) in self.rounds(o) {
+                if let Some(guard) = &guard {
+                    t.open(format_args!("if {guard}"));
+                }
+                let extent = format!("{first} + {name}_line{i} * 4u");
+                let depth = format!("{k} + {name}_depth{i}");
+                if o.along_k {
+                    for j in 0..4 {
+                        t.line(format_args!("{name}_next{i}_{j} = fetch_{name}({extent} + {j}u, {depth});"));
+                    }
+                } else {
+                    t.line(format_args!("{name}_next{i}_0 = fetch_{name}({depth}, {extent});"));
+                }
+                if guard.is_some() {
+                    t.close();
+                }
+            }
+        }
+    }
+
+    /// Puts the fetched pieces into workgroup memory.
+    fn fill_tiles(&self, t: &mut Text) {
+        for o in self.operands() {
+            let (name, stride) = (o.name, padded(o.tile));
+            for (i, guard) in self.rounds(o) {
+                if let Some(guard) = &guard {
+                    t.open(format_args!("if {guard}"));
+                }
+                for j in 0..if o.along_k { 4 } else { 1 } {
+                    let value = if o.along_k {
+                        let column: Vec<_> = (0..4).map(|r| format!("{name}_next{i}_{r}.{}", component(j))).collect();
+                        format!("vec4({})", column.join(", "))
+                    } else {
+                        format!("{name}_next{i}_0")
+                    };
+                    let at = format!("({name}_depth{i} + {j}u) * {stride}u + {name}_line{i}");
+                    t.line(format_args!("{name}_tile[{at}] = {value};"));
+                }
+                if guard.is_some() {
+                    t.close();
+                }
+            }
+        }
+    }
+
+    /// The product of the two tiles. A thread's rows and columns come in fours that lie apart, so that neighbouring
+    /// threads read neighbouring vec4.
+    fn multiply(&self, t: &mut Text) {
+        let (m_step, n_step) = (self.tile_m / self.thread_m, self.tile_n / self.thread_n);
+        for j in 0..self.tile_k {
+            for g in 0..self.thread_m / 4 {
+                let at = j * padded(self.tile_m) + g * m_step;
+                t.line(format_args!("let a{j}_{g} = a_tile[{at}u + thread_row];"));
+            }
+            for c in 0..self.thread_n / 4 {
+                let at = j * padded(self.tile_n) + c * n_step;
+                t.line(format_args!("let b{j}_{c} = b_tile[{at}u + thread_column];"));
+            }
+            for r in 0..self.thread_m {
+                for c in 0..self.thread_n / 4 {
+                    let a = format!("vec4(a{j}_{}.{})", r / 4, component(r));
+                    t.line(format_args!("acc{r}_{c} = fma({a}, b{j}_{c}, acc{r}_{c});"));
+                }
+            }
+        }
+    }
+
+    fn stores(&self, t: &mut Text) {
+        let (m_step, n_step) = (self.tile_m / self.thread_m, self.tile_n / self.thread_n);
+        let out = Element::of(self.spec.out, self.spec.vec4);
+        for c in 0..self.thread_n / 4 {
+            t.line(format_args!("let column{c} = first_column + ({}u + thread_column) * 4u;", c * n_step));
+        }
+        for r in 0..self.thread_m {
+            t.line(format_args!("let row{r} = first_row + ({}u + thread_row) * 4u + {}u;", r / 4 * m_step, r % 4));
+            t.open(format_args!("if row{r} < p.m"));
+            for c in 0..self.thread_n / 4 {
+                let at = format!("p.out_offset + row{r} * p.out_stride + column{c}");
+                let bias_at = format!("p.bias_offset + column{c}");
+                if self.spec.vec4 {
+                    t.open(format_args!("if column{c} < p.n"));
+                    store(t, &self.spec, out, &out.units(at), &out.units(bias_at), &format!("acc{r}_{c}"));
+                    t.close();
+                } else {
+                    for i in 0..4 {
+                        t.open(format_args!("if column{c} + {i}u < p.n"));
+                        let value = format!("acc{r}_{c}.{}", component(i));
+                        store(t, &self.spec, out, &format!("{at} + {i}u"), &format!("{bias_at} + {i}u"), &value);
+                        t.close();
+                    }
+                }
+            }
+            t.close();
+        }
+    }
+}
