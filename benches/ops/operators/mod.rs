@@ -6,11 +6,12 @@ mod update;
 
 use wgpt::gpu::Elem;
 use wgpt::model::Config;
+use wgpt::ops::stepcontrol::{Hyper, Report, State};
 use wgpt::ops::{bias, crossentropy, embedding, gelu, layernorm, residual};
 use wgpt::reference;
 use wgpt::reference::random::Random;
 
-use crate::case::{Case, EPS, Memo, Slot, expect, samples, samples_in_rows};
+use crate::case::{Case, EPS, Memo, Role, Slot, expect, samples, samples_in_rows};
 
 /// The sizes that rows are measured at.
 #[derive(Debug, Clone, Copy)]
@@ -180,7 +181,7 @@ fn layernorm_backward(n: usize, c: usize) -> Case {
                 [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|i| &t[i]);
             layernorm::backward(
                 pass,
-                layernorm::Backward { dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch },
+                layernorm::Backward { dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch, copy: None },
             )
         }),
         check: Box::new(move |d| {
@@ -310,11 +311,14 @@ fn crossentropy_case(shape: &Shape, with_gradient: bool) -> Case {
             if with_gradient { Slot::updated("logits", [n, vp]) } else { Slot::input("logits", [n, vp]) },
             Slot::input("targets", [n, 1]).holding(Elem::U32, tokens),
             Slot::output("losses", [n, 1]),
+            update::struct_slot::<State>("state", Role::Input, update::applied),
+            update::struct_slot::<Hyper>("hyper", Role::Input, update::hyper),
+            update::struct_slot::<Report>("report", Role::Scratch, zero),
         ],
         launch: Box::new(move |pass, t| {
             let io = crossentropy::Forward { logits: &t[0], targets: &t[1], losses: &t[2], vocab: v };
             if with_gradient {
-                crossentropy::forward_backward(pass, &io, scale)
+                crossentropy::forward_backward(pass, &io, &update::control(&t[3], &t[4], &t[5]), scale)
             } else {
                 crossentropy::forward(pass, &io)
             }

@@ -1,7 +1,7 @@
 //! What ends a step: the norm of the gradients, the decision about the step, AdamW.
 
 use wgpt::gpu::{Elem, Tensor};
-use wgpt::ops::stepcontrol::{Hyper, State, StepControl};
+use wgpt::ops::stepcontrol::{Hyper, Report, State, StepControl};
 use wgpt::ops::{adamw, gradnorm, stepcontrol};
 use wgpt::reference;
 use wgpt::reference::random::Random;
@@ -18,9 +18,17 @@ pub fn gradnorm_forward(flat: usize) -> Case {
         operator: "gradnorm.forward",
         what: format!("{flat}"),
         all_variants: true,
-        slots: vec![Slot::input("grads", [1, flat]), Slot::output("partials", [partials, 1])],
+        slots: vec![
+            Slot::input("grads", [1, flat]),
+            Slot::output("partials", [partials, 1]),
+            struct_slot::<State>("state", Role::Input, applied),
+            struct_slot::<Hyper>("hyper", Role::Input, hyper),
+            struct_slot::<Report>("report", Role::Scratch, zero),
+        ],
         launch: Box::new(|pass, t| {
-            gradnorm::forward(pass, gradnorm::Forward { grads: std::slice::from_ref(&t[0]), partials: &t[1] })
+            let control = control(&t[2], &t[3], &t[4]);
+            let io = gradnorm::Forward { grads: std::slice::from_ref(&t[0]), partials: &t[1], control: &control };
+            gradnorm::forward(pass, io)
         }),
         check: Box::new(move |d| {
             let want: f64 = d.row(0, 0, flat).iter().map(|g| g * g).sum();
@@ -31,24 +39,34 @@ pub fn gradnorm_forward(flat: usize) -> Case {
     }
 }
 
-fn applied(_: &mut Random, _: usize) -> Vec<u32> {
+pub fn applied(_: &mut Random, _: usize) -> Vec<u32> {
     let state =
         State { beta1_power: 0.9, beta2_power: 0.95, updates: 1, apply: 1, grad_scale: 0.5, ..State::default() };
     bytemuck::pod_collect_to_vec(bytemuck::bytes_of(&state))
 }
 
-fn hyper(_: &mut Random, _: usize) -> Vec<u32> {
-    let hyper =
-        Hyper { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, loss_scale: 1.0, step: 1 };
+pub fn hyper(_: &mut Random, _: usize) -> Vec<u32> {
+    let hyper = Hyper {
+        lr: 1e-3,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        clip: 1.0,
+        loss_scale: 1.0,
+        step: 1,
+        grad_unit: 1.0,
+        dynamic: 0,
+    };
     bytemuck::pod_collect_to_vec(bytemuck::bytes_of(&hyper))
 }
 
-fn control(state: &Tensor, hyper: &Tensor, report: &Tensor) -> StepControl {
+pub fn control(state: &Tensor, hyper: &Tensor, report: &Tensor) -> StepControl {
     StepControl { state: state.clone(), hyper: hyper.clone(), report: report.clone() }
 }
 
-fn struct_slot(name: &'static str, role: Role, before: fn(&mut Random, usize) -> Vec<u32>) -> Slot {
-    Slot::new(name, [8, 1], role).holding(Elem::U32, before)
+pub fn struct_slot<T>(name: &'static str, role: Role, before: fn(&mut Random, usize) -> Vec<u32>) -> Slot {
+    Slot::new(name, [size_of::<T>() / 4, 1], role).holding(Elem::U32, before)
 }
 
 pub fn adamw_forward(flat: usize) -> Case {
@@ -61,13 +79,21 @@ pub fn adamw_forward(flat: usize) -> Case {
             Slot::input("grad", [1, flat]),
             Slot::updated("m", [1, flat]),
             Slot::updated("v", [1, flat]).holding(Elem::F32, positive),
-            struct_slot("state", Role::Input, applied),
-            struct_slot("hyper", Role::Input, hyper),
-            struct_slot("report", Role::Scratch, zero),
+            struct_slot::<State>("state", Role::Input, applied),
+            struct_slot::<Hyper>("hyper", Role::Input, hyper),
+            struct_slot::<Report>("report", Role::Scratch, zero),
         ],
         launch: Box::new(|pass, t| {
             let control = control(&t[4], &t[5], &t[6]);
-            let io = adamw::Forward { param: &t[0], grad: &t[1], m: &t[2], v: &t[3], control: &control, decays: true };
+            let io = adamw::Forward {
+                param: &t[0],
+                grad: &t[1],
+                m: &t[2],
+                v: &t[3],
+                control: &control,
+                decays: true,
+                copy: None,
+            };
             adamw::forward(pass, io)
         }),
         check: Box::new(move |d| {
@@ -103,9 +129,9 @@ pub fn accumulate(n: usize) -> Case {
         all_variants: true,
         slots: vec![
             Slot::input("losses", [n, 1]).holding(Elem::F32, positive),
-            struct_slot("state", Role::Updated, applied),
-            struct_slot("hyper", Role::Input, hyper),
-            struct_slot("report", Role::Scratch, zero),
+            struct_slot::<State>("state", Role::Updated, applied),
+            struct_slot::<Hyper>("hyper", Role::Input, hyper),
+            struct_slot::<Report>("report", Role::Scratch, zero),
         ],
         launch: Box::new(|pass, t| stepcontrol::accumulate(pass, &control(&t[1], &t[2], &t[3]), &t[0])),
         check: Box::new(move |d| {
@@ -125,9 +151,9 @@ pub fn decide() -> Case {
         all_variants: true,
         slots: vec![
             Slot::input("partials", [PARTIALS, 1]).holding(Elem::F32, positive),
-            struct_slot("state", Role::Updated, applied),
-            struct_slot("hyper", Role::Input, hyper),
-            struct_slot("report", Role::Output, zero),
+            struct_slot::<State>("state", Role::Updated, applied),
+            struct_slot::<Hyper>("hyper", Role::Input, hyper),
+            struct_slot::<Report>("report", Role::Output, zero),
         ],
         launch: Box::new(|pass, t| stepcontrol::decide(pass, &control(&t[1], &t[2], &t[3]), &t[0])),
         check: Box::new(|d| {
