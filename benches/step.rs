@@ -2,7 +2,11 @@
 //! memory. Criterion times them on the wall clock, so that baselines can be saved and compared.
 //!
 //! Environment: `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends), `WGPT_CONTEXT`,
-//! `WGPT_DEVICE`, `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON`.
+//! `WGPT_DEVICE`, `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a
+//! file for all figures, or a folder for step.json).
+
+#[path = "common/mod.rs"]
+mod common;
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +15,12 @@ use serde_json::{Value, json};
 
 use wgpt::data::Loader;
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Gpu, Options};
+use wgpt::gpu::Gpu;
 use wgpt::model::{Config, init};
 use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
 use wgpt::train::{Optimizer, Sizes, Trainer};
+
+use common::Batch;
 
 /// Samples of a row.
 const SAMPLES: usize = 10;
@@ -26,13 +32,6 @@ struct Job {
     name: String,
     config: Config,
     sizes: Sizes,
-}
-
-fn number_from(name: &str) -> Result<Option<usize>> {
-    match std::env::var(name).ok().filter(|text| !text.is_empty()) {
-        None => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| Error::Usage(format!("{name}: `{text}`, expected a number"))),
-    }
 }
 
 /// Tokens a second of two steps after one to warm up.
@@ -69,17 +68,24 @@ fn best_batch(gpu: &Gpu, config: Config, context: usize) -> Result<usize> {
 fn jobs(gpu: &Gpu) -> Result<Vec<Job>> {
     let software = gpu.caps.software;
     let d12 = Config::from_descriptor("d12")?;
-    let context = number_from("WGPT_CONTEXT")?.unwrap_or(if software { 64 } else { 1024 });
-    let batch = match std::env::var("WGPT_BATCH").as_deref() {
-        Ok("best") => best_batch(gpu, d12, context)?,
-        _ => number_from("WGPT_BATCH")?.unwrap_or(if software { 1 } else { 8 }),
+    let context = common::context(d12.positions)?.unwrap_or(if software { 64 } else { 1024 });
+    let batch = match common::batch()? {
+        Batch::Best => best_batch(gpu, d12, context)?,
+        Batch::Fixed(batch) => batch,
+        Batch::Unset => {
+            if software {
+                1
+            } else {
+                8
+            }
+        }
     };
     let mut jobs = Vec::new();
     if software {
         let sizes = Sizes { batch: 8, context: 128, accumulation: 1 };
         jobs.push(Job { name: "d3 128 channels, bytes".into(), config: Config::new(128, 257, 3, 4, 128)?, sizes });
     }
-    let sizes = Sizes { batch, context: context.min(d12.positions), accumulation: 1 };
+    let sizes = Sizes { batch, context, accumulation: 1 };
     jobs.push(Job { name: "d12".into(), config: d12, sizes });
     Ok(jobs)
 }
@@ -130,11 +136,13 @@ fn measure(
     criterion: &mut Criterion,
     time: Option<Duration>,
 ) -> Result<Option<Value>> {
+    let begin = Instant::now();
     let Job { name, config, sizes } = job;
     let id = format!("{name} {precision}/{}x{}", sizes.batch, sizes.context);
     let state = if time.is_some() { Some(ready(gpu, job)?) } else { sample(gpu, job, &id, criterion)? };
     let Some((mut trainer, mut loader)) = state else { return Ok(None) };
     // a third for the profile's runs
+    let limit = time;
     let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
     let planned = Count::new(gpu.caps.clone(), *config, *sizes)?;
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
@@ -143,7 +151,12 @@ fn measure(
     println!("\n{id}");
     print!("{}", facts.report());
     println!("rate    {:.1} % of the roof {roof}", 100.0 * facts.flops / rate);
-    let kernels_ms = if gpu.caps.timestamps {
+    // a profile runs the step four times, some of them slowly
+    let no_time = limit.is_some_and(|limit| begin.elapsed() + Duration::from_secs_f64(facts.ms * 5e-3) > limit);
+    let kernels_ms = if no_time {
+        println!("device  not timed: no time is left");
+        None
+    } else if gpu.caps.timestamps {
         let profile = Profile::run(&trainer, 1)?;
         println!(
             "device  kernels {} ms, gaps {} ms, of {} ms a step",
@@ -174,12 +187,11 @@ fn run() -> Result<()> {
         println!("step: benchmark");
         return Ok(());
     }
-    let device = std::env::var("WGPT_DEVICE").ok().filter(|device| !device.is_empty());
-    let gpu = Gpu::open(&Options { device, matrices: true, ..Options::default() })?;
+    let gpu = common::open()?;
     println!("adapter {}", gpu.caps.summary());
     let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
     println!("roofs   {}", roofs.summary());
-    let end = number_from("WGPT_BENCH_SECONDS")?.map(|s| begin + Duration::from_secs(s as u64));
+    let end = common::seconds()?.map(|time| begin + time);
     let jobs = jobs(&gpu)?;
     let mut figures = Vec::new();
     for (i, job) in jobs.iter().enumerate() {
@@ -188,11 +200,10 @@ fn run() -> Result<()> {
             let time = end.map(|end| end.saturating_duration_since(Instant::now()) / left as u32);
             figures.extend(measure(&gpu, &roofs, job, precision, &mut criterion, time)?);
             // after each: who is ended by others keeps what there is
-            if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
-                let value =
-                    json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "roofs": roofs, "steps": figures});
-                std::fs::write(&path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{path}: {e}")))?;
-            }
+            common::write(
+                "step",
+                &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "roofs": roofs, "steps": figures}),
+            )?;
         }
     }
     criterion.final_summary();

@@ -12,6 +12,11 @@ use wgpt::model::{Config, init};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
+/// Tokens of a micro-step at most.
+const MOST_TOKENS: usize = 1 << 20;
+/// Micro-steps at most.
+const MOST_MICRO_STEPS: usize = 1024;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   wgpt profile --model d12 --batch 4 --context 64
@@ -53,7 +58,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// Write a Chrome trace, for ui.perfetto.dev
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "count")]
     trace: Option<PathBuf>,
     /// Write all figures as JSON
     #[arg(long, value_name = "FILE")]
@@ -84,6 +89,15 @@ impl Args {
                 return Err(Error::Usage(format!("{flag}: 0, expected at least 1")));
             }
         }
+        // a count is recorded command by command: sizes that no machine trains would take forever
+        let tokens = self.batch.checked_mul(context).filter(|tokens| *tokens <= MOST_TOKENS);
+        if tokens.is_none() || self.accumulation > MOST_MICRO_STEPS {
+            return Err(Error::Usage(format!(
+                "profile: batch {} x context {context} x {} micro-steps, expected at most {MOST_TOKENS} tokens a micro-step \
+                 and {MOST_MICRO_STEPS} micro-steps",
+                self.batch, self.accumulation
+            )));
+        }
         let config = self.config(context)?;
         if context > config.positions {
             return Err(Error::Usage(format!(
@@ -109,15 +123,22 @@ pub fn run(args: &Args) -> Result<()> {
     let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
     let (config, sizes) = args.sizes(context)?;
+    if !args.seconds.is_finite() || args.seconds < 0.0 {
+        return Err(Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
+    }
+    // before anything is made: sizes that no memory holds end here
+    let planned = Count::new(gpu.caps.clone(), config, sizes)?;
     let mut loader = match &args.data {
         Some(pattern) => {
             Loader::new(open_shards(pattern)?, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
         }
         None => measure::random_batches(&config, &sizes, 8)?,
     };
-    let planned = Count::new(gpu.caps.clone(), config, sizes)?;
     let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default())?;
     trainer.load(&init::init(config, 42))?;
+    // before the steps, so that the timed step follows them in the trace
+    let timed = gpu.caps.timestamps && !args.wall;
+    let roofs = if timed { Some(Roofs::measure(&gpu, Duration::from_millis(300))?) } else { None };
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
     let steps = Steps::run(&mut trainer, &mut loader, 1, args.steps, time)?;
     println!("device  {}", gpu.caps.summary());
@@ -130,8 +151,7 @@ pub fn run(args: &Args) -> Result<()> {
     let about = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "version": env!("CARGO_PKG_VERSION")});
     let profile = if args.wall {
         None
-    } else if gpu.caps.timestamps {
-        let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
+    } else if let Some(roofs) = roofs {
         println!("roofs   {}\n", roofs.summary());
         let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
         let profile = Profile::run(&trainer, runs)?;

@@ -170,12 +170,12 @@ fn mark_accesses(list: &mut [Instruction], bound: &mut u32) -> Vec<(u32, u32, u3
             COOPERATIVE_STORE => Some((0, 4)),
             _ => None,
         };
-        if let Some((pointer, memory)) = places {
-            if i.operands.get(pointer).is_some_and(|p| is_shared(*p)) {
-                match i.operands.get_mut(memory) {
-                    Some(mask) => *mask |= NON_PRIVATE,
-                    None => i.operands.push(NON_PRIVATE),
-                }
+        if let Some((pointer, memory)) = places
+            && i.operands.get(pointer).is_some_and(|p| is_shared(*p))
+        {
+            match i.operands.get_mut(memory) {
+                Some(mask) => *mask |= NON_PRIVATE,
+                None => i.operands.push(NON_PRIVATE),
             }
         }
         let semantics = match i.code {
