@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 
 use wgpt::data::Loader;
 use wgpt::error::{Error, Result};
-use wgpt::gpu::Gpu;
+use wgpt::gpu::{Elem, Gpu};
 use wgpt::model::{Config, init};
+use wgpt::ops::matmul;
 use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
@@ -25,30 +26,46 @@ use common::Batch;
 /// Samples of a row.
 const SAMPLES: usize = 10;
 
-/// What steps can be computed in; one entry more is one row more.
-const PRECISIONS: [&str; 1] = ["f32"];
+/// What steps can be computed in on this adapter.
+fn precisions(gpu: &Gpu) -> Vec<Elem> {
+    let mut list = vec![Elem::F32];
+    if gpu.caps.f16 && (!gpu.caps.software || matmul::choose::without_matrices(&gpu.caps).is_none()) {
+        list.push(Elem::F16);
+    } else {
+        println!("f16     not run: {}", if gpu.caps.f16 { NO_MATRICES } else { "the adapter has none" });
+    }
+    list
+}
+
+/// Why software Vulkan runs no f16 by itself.
+const NO_MATRICES: &str = "cooperative matrices need LP_NATIVE_VECTOR_WIDTH=256, f32 is faster with more";
+
+fn name_of(elem: Elem) -> &'static str {
+    if elem == Elem::F16 { "f16" } else { "f32" }
+}
 
 struct Job {
     name: String,
     config: Config,
     sizes: Sizes,
+    elem: Elem,
 }
 
 /// Tokens a second of two steps after one to warm up.
-fn try_out(gpu: &Gpu, config: Config, sizes: Sizes) -> Result<f64> {
-    let mut trainer = Trainer::new(gpu, config, sizes, Optimizer::default())?;
+fn try_out(gpu: &Gpu, config: Config, sizes: Sizes, elem: Elem) -> Result<f64> {
+    let mut trainer = Trainer::with_precision(gpu, config, sizes, Optimizer::default(), elem)?;
     let mut loader = random_batches(&config, &sizes, 2)?;
     let steps = Steps::run(&mut trainer, &mut loader, 1, 4, Duration::from_secs(5))?;
     Ok(sizes.tokens() as f64 / steps.median_ms() * 1e3)
 }
 
 /// The batch with the most tokens a second, by doubling.
-fn best_batch(gpu: &Gpu, config: Config, context: usize) -> Result<usize> {
+fn best_batch(gpu: &Gpu, config: Config, context: usize, elem: Elem) -> Result<usize> {
     let (mut best, mut rate, mut batch) = (4, 0.0, 4);
     while batch <= 128 {
-        match try_out(gpu, config, Sizes { batch, context, accumulation: 1 }) {
+        match try_out(gpu, config, Sizes { batch, context, accumulation: 1 }, elem) {
             Ok(found) => {
-                println!("  batch {batch}: {} tokens/s", number(found));
+                println!("  {} batch {batch}: {} tokens/s", name_of(elem), number(found));
                 if found < 1.02 * rate {
                     break;
                 }
@@ -65,12 +82,12 @@ fn best_batch(gpu: &Gpu, config: Config, context: usize) -> Result<usize> {
     Ok(best)
 }
 
-fn jobs(gpu: &Gpu) -> Result<Vec<Job>> {
+fn jobs(gpu: &Gpu, elem: Elem) -> Result<Vec<Job>> {
     let software = gpu.caps.software;
     let d12 = Config::from_descriptor("d12")?;
     let context = common::context(d12.positions)?.unwrap_or(if software { 64 } else { 1024 });
     let batch = match common::batch()? {
-        Batch::Best => best_batch(gpu, d12, context)?,
+        Batch::Best => best_batch(gpu, d12, context, elem)?,
         Batch::Fixed(batch) => batch,
         Batch::Unset => {
             if software {
@@ -83,16 +100,24 @@ fn jobs(gpu: &Gpu) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     if software {
         let sizes = Sizes { batch: 8, context: 128, accumulation: 1 };
-        jobs.push(Job { name: "d3 128 channels, bytes".into(), config: Config::new(128, 257, 3, 4, 128)?, sizes });
+        jobs.push(Job {
+            name: "d3 128 channels, bytes".into(),
+            config: Config::new(128, 257, 3, 4, 128)?,
+            sizes,
+            elem,
+        });
     }
     let sizes = Sizes { batch, context, accumulation: 1 };
-    jobs.push(Job { name: "d12".into(), config: d12, sizes });
+    // in f16 software Vulkan would take minutes for a step
+    if !software || elem == Elem::F32 {
+        jobs.push(Job { name: "d12".into(), config: d12, sizes, elem });
+    }
     Ok(jobs)
 }
 
 /// A trainer after its first step, and its batches.
 fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Loader)> {
-    let mut trainer = Trainer::new(gpu, job.config, job.sizes, Optimizer::default())?;
+    let mut trainer = Trainer::with_precision(gpu, job.config, job.sizes, Optimizer::default(), job.elem)?;
     trainer.load(&init::init(job.config, 42))?;
     let mut loader = random_batches(&job.config, &job.sizes, 8)?;
     trainer.step(&mut loader, 1, 0.0)?;
@@ -132,19 +157,19 @@ fn measure(
     gpu: &Gpu,
     roofs: &Roofs,
     job: &Job,
-    precision: &str,
     criterion: &mut Criterion,
     time: Option<Duration>,
 ) -> Result<Option<Value>> {
     let begin = Instant::now();
-    let Job { name, config, sizes } = job;
+    let Job { name, config, sizes, elem } = job;
+    let precision = name_of(*elem);
     let id = format!("{name} {precision}/{}x{}", sizes.batch, sizes.context);
     let state = if time.is_some() { Some(ready(gpu, job)?) } else { sample(gpu, job, &id, criterion)? };
     let Some((mut trainer, mut loader)) = state else { return Ok(None) };
     // a third for the profile's runs
     let limit = time;
     let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
-    let planned = Count::new(gpu.caps.clone(), *config, *sizes)?;
+    let planned = Count::new(gpu.caps.clone(), *config, *sizes, *elem)?;
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
     let facts = Facts::new(&steps, &trainer, &planned);
     let (roof, rate) = roofs.flops(precision);
@@ -192,13 +217,14 @@ fn run() -> Result<()> {
     let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
     println!("roofs   {}", roofs.summary());
     let end = common::seconds()?.map(|time| begin + time);
-    let jobs = jobs(&gpu)?;
     let mut figures = Vec::new();
-    for (i, job) in jobs.iter().enumerate() {
-        for (k, precision) in PRECISIONS.iter().enumerate() {
-            let left = jobs.len() * PRECISIONS.len() - i * PRECISIONS.len() - k;
+    let precisions = precisions(&gpu);
+    for (i, elem) in precisions.iter().enumerate() {
+        let jobs = jobs(&gpu, *elem)?;
+        for (k, job) in jobs.iter().enumerate() {
+            let left = jobs.len() * (precisions.len() - i) - k;
             let time = end.map(|end| end.saturating_duration_since(Instant::now()) / left as u32);
-            figures.extend(measure(&gpu, &roofs, job, precision, &mut criterion, time)?);
+            figures.extend(measure(&gpu, &roofs, job, &mut criterion, time)?);
             // after each: who is ended by others keeps what there is
             common::write(
                 "step",

@@ -55,6 +55,7 @@ pub fn main() -> ExitCode {
     let wide = match &cli.command {
         Command::Train(args) => args.may_be_f32(),
         Command::Tune(args) => args.may_be_f32(),
+        Command::Profile(args) => args.may_be_f32(),
         _ => true,
     };
     if wide {

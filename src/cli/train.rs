@@ -39,6 +39,21 @@ pub enum Precision {
     Auto,
 }
 
+impl Precision {
+    /// The element type that is meant on an adapter: `auto` is f16 on a GPU with matrix units that the kernels can use.
+    pub fn resolve(self, device: Option<&str>) -> Result<Elem> {
+        match self {
+            Self::F32 => Ok(Elem::F32),
+            Self::F16 => Ok(Elem::F16),
+            Self::Auto => {
+                let caps = gpu::adapter::find(device)?;
+                let offered = caps.f16 && !caps.software && matmul::choose::without_matrices(&caps).is_none();
+                Ok(if offered { Elem::F16 } else { Elem::F32 })
+            }
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "With neither --text nor --data the program trains on stories that it makes up, with defaults of their own: 3 layers, \
@@ -334,7 +349,7 @@ pub fn run(args: &Args) -> Result<()> {
     let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
     let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
     let mut settings = args.settings(config, tokenizer);
-    if args.precision == Precision::Auto && offers_matrices(args.device.as_deref())? {
+    if args.precision.resolve(args.device.as_deref())? == Elem::F16 {
         settings.train.precision = "f16".into();
     }
     settings.check()?;
@@ -429,12 +444,6 @@ pub fn run(args: &Args) -> Result<()> {
     }
     say!("go on: wgpt generate --from {} \"...\"", out.display());
     Ok(())
-}
-
-/// Whether the adapter is one for which `auto` means f16: a GPU with matrix units that the kernels can use.
-fn offers_matrices(device: Option<&str>) -> Result<bool> {
-    let caps = gpu::adapter::find(device)?;
-    Ok(caps.f16 && !caps.software && matmul::choose::without_matrices(&caps).is_none())
 }
 
 /// Whether the run may begin in `out`; false if it is finished there already.

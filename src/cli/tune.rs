@@ -60,12 +60,8 @@ impl Args {
 /// Tries kernels and keeps a record.
 pub fn run(args: &Args) -> Result<()> {
     let listed = gpu::adapter::find(args.device.as_deref())?;
-    let mixed = match args.precision {
-        Precision::F32 => false,
-        Precision::F16 => true,
-        Precision::Auto => listed.f16 && !listed.software && choose::without_matrices(&listed).is_none(),
-    };
-    let elem = if mixed { Elem::F16 } else { Elem::F32 };
+    let elem = args.precision.resolve(args.device.as_deref())?;
+    let mixed = elem == Elem::F16;
     let context = args.context.unwrap_or(if listed.software { 64 } else { 1024 });
     let config = match (args.layers, args.heads, args.channels) {
         (Some(layers), Some(heads), Some(channels)) => Config::new(context, args.vocab, layers, heads, channels)?,
