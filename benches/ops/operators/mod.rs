@@ -4,7 +4,7 @@ mod attention;
 mod matmul;
 mod update;
 
-use wgpt::gpu::Elem;
+use wgpt::gpu::{Caps, Elem};
 use wgpt::model::Config;
 use wgpt::ops::stepcontrol::{Hyper, Report, State};
 use wgpt::ops::{bias, crossentropy, embedding, gelu, layernorm, residual};
@@ -40,7 +40,7 @@ fn rounding(n: usize) -> f64 {
 }
 
 /// All cases.
-pub fn cases(shape: &Shape) -> Vec<Case> {
+pub fn cases(shape: &Shape, caps: &Caps) -> Vec<Case> {
     let (n, c) = (shape.rows(), shape.config.channels);
     let vp = shape.config.padded_vocab();
     let mut cases = vec![residual_forward(n, c), gelu_forward(n, 4 * c), gelu_backward(n, 4 * c)];
@@ -58,9 +58,17 @@ pub fn cases(shape: &Shape) -> Vec<Case> {
         ("fcproj", n, 4 * c, c, true),
         ("head", shape.chunk, c, vp, false),
     ] {
-        cases.push(matmul::forward(name, [rows, outputs, k], with_bias));
-        cases.push(matmul::backward_inp(name, [rows, outputs, k]));
-        cases.push(matmul::backward_weight(name, [rows, outputs, k]));
+        for elem in [Elem::F32, Elem::F16] {
+            // software Vulkan multiplies f16 slowly: one layer of it there
+            if elem == Elem::F16 && (!caps.f16 || caps.software && name != "qkv") {
+                continue;
+            }
+            let sizes = [rows, outputs, k];
+            cases.push(matmul::forward(name, sizes, with_bias, elem));
+            cases.push(matmul::backward_inp(name, sizes, elem));
+            let partials = wgpt::ops::matmul::partials(caps, elem, rows, outputs, k);
+            cases.push(matmul::backward_weight(name, sizes, elem, partials));
+        }
     }
     cases
 }
