@@ -2,7 +2,11 @@
 //! memory. Criterion times them on the wall clock, so that baselines can be saved and compared.
 //!
 //! Environment: `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends), `WGPT_CONTEXT`,
-//! `WGPT_DEVICE`, `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON`.
+//! `WGPT_DEVICE`, `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a
+//! file for all figures, or a folder for step.json).
+
+#[path = "common/mod.rs"]
+mod common;
 
 use std::time::{Duration, Instant};
 
@@ -11,45 +15,57 @@ use serde_json::{Value, json};
 
 use wgpt::data::Loader;
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Gpu, Options};
+use wgpt::gpu::{Elem, Gpu};
 use wgpt::model::{Config, init};
+use wgpt::ops::matmul;
 use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
 use wgpt::train::{Optimizer, Sizes, Trainer};
+
+use common::Batch;
 
 /// Samples of a row.
 const SAMPLES: usize = 10;
 
-/// What steps can be computed in; one entry more is one row more.
-const PRECISIONS: [&str; 1] = ["f32"];
+/// What steps can be computed in on this adapter.
+fn precisions(gpu: &Gpu) -> Vec<Elem> {
+    let mut list = vec![Elem::F32];
+    if gpu.caps.f16 && (!gpu.caps.software || matmul::choose::without_matrices(&gpu.caps).is_none()) {
+        list.push(Elem::F16);
+    } else {
+        println!("f16     not run: {}", if gpu.caps.f16 { NO_MATRICES } else { "the adapter has none" });
+    }
+    list
+}
+
+/// Why software Vulkan runs no f16 by itself.
+const NO_MATRICES: &str = "cooperative matrices need LP_NATIVE_VECTOR_WIDTH=256, f32 is faster with more";
+
+fn name_of(elem: Elem) -> &'static str {
+    if elem == Elem::F16 { "f16" } else { "f32" }
+}
 
 struct Job {
     name: String,
     config: Config,
     sizes: Sizes,
-}
-
-fn number_from(name: &str) -> Result<Option<usize>> {
-    match std::env::var(name).ok().filter(|text| !text.is_empty()) {
-        None => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| Error::Usage(format!("{name}: `{text}`, expected a number"))),
-    }
+    elem: Elem,
 }
 
 /// Tokens a second of two steps after one to warm up.
-fn try_out(gpu: &Gpu, config: Config, sizes: Sizes) -> Result<f64> {
-    let mut trainer = Trainer::new(gpu, config, sizes, Optimizer::default())?;
+fn try_out(gpu: &Gpu, config: Config, sizes: Sizes, elem: Elem) -> Result<f64> {
+    let mut trainer = Trainer::with_precision(gpu, config, sizes, Optimizer::default(), elem)?;
     let mut loader = random_batches(&config, &sizes, 2)?;
     let steps = Steps::run(&mut trainer, &mut loader, 1, 4, Duration::from_secs(5))?;
     Ok(sizes.tokens() as f64 / steps.median_ms() * 1e3)
 }
 
 /// The batch with the most tokens a second, by doubling.
-fn best_batch(gpu: &Gpu, config: Config, context: usize) -> Result<usize> {
+fn best_batch(gpu: &Gpu, config: Config, context: usize, elem: Elem) -> Result<usize> {
     let (mut best, mut rate, mut batch) = (4, 0.0, 4);
     while batch <= 128 {
-        match try_out(gpu, config, Sizes { batch, context, accumulation: 1 }) {
+        match try_out(gpu, config, Sizes { batch, context, accumulation: 1 }, elem) {
             Ok(found) => {
-                println!("  batch {batch}: {} tokens/s", number(found));
+                println!("  {} batch {batch}: {} tokens/s", name_of(elem), number(found));
                 if found < 1.02 * rate {
                     break;
                 }
@@ -66,27 +82,42 @@ fn best_batch(gpu: &Gpu, config: Config, context: usize) -> Result<usize> {
     Ok(best)
 }
 
-fn jobs(gpu: &Gpu) -> Result<Vec<Job>> {
+fn jobs(gpu: &Gpu, elem: Elem) -> Result<Vec<Job>> {
     let software = gpu.caps.software;
     let d12 = Config::from_descriptor("d12")?;
-    let context = number_from("WGPT_CONTEXT")?.unwrap_or(if software { 64 } else { 1024 });
-    let batch = match std::env::var("WGPT_BATCH").as_deref() {
-        Ok("best") => best_batch(gpu, d12, context)?,
-        _ => number_from("WGPT_BATCH")?.unwrap_or(if software { 1 } else { 8 }),
+    let context = common::context(d12.positions)?.unwrap_or(if software { 64 } else { 1024 });
+    let batch = match common::batch()? {
+        Batch::Best => best_batch(gpu, d12, context, elem)?,
+        Batch::Fixed(batch) => batch,
+        Batch::Unset => {
+            if software {
+                1
+            } else {
+                8
+            }
+        }
     };
     let mut jobs = Vec::new();
     if software {
         let sizes = Sizes { batch: 8, context: 128, accumulation: 1 };
-        jobs.push(Job { name: "d3 128 channels, bytes".into(), config: Config::new(128, 257, 3, 4, 128)?, sizes });
+        jobs.push(Job {
+            name: "d3 128 channels, bytes".into(),
+            config: Config::new(128, 257, 3, 4, 128)?,
+            sizes,
+            elem,
+        });
     }
-    let sizes = Sizes { batch, context: context.min(d12.positions), accumulation: 1 };
-    jobs.push(Job { name: "d12".into(), config: d12, sizes });
+    let sizes = Sizes { batch, context, accumulation: 1 };
+    // in f16 software Vulkan would take minutes for a step
+    if !software || elem == Elem::F32 {
+        jobs.push(Job { name: "d12".into(), config: d12, sizes, elem });
+    }
     Ok(jobs)
 }
 
 /// A trainer after its first step, and its batches.
 fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Loader)> {
-    let mut trainer = Trainer::new(gpu, job.config, job.sizes, Optimizer::default())?;
+    let mut trainer = Trainer::with_precision(gpu, job.config, job.sizes, Optimizer::default(), job.elem)?;
     trainer.load(&init::init(job.config, 42))?;
     let mut loader = random_batches(&job.config, &job.sizes, 8)?;
     trainer.step(&mut loader, 1, 0.0)?;
@@ -126,24 +157,31 @@ fn measure(
     gpu: &Gpu,
     roofs: &Roofs,
     job: &Job,
-    precision: &str,
     criterion: &mut Criterion,
     time: Option<Duration>,
 ) -> Result<Option<Value>> {
-    let Job { name, config, sizes } = job;
+    let begin = Instant::now();
+    let Job { name, config, sizes, elem } = job;
+    let precision = name_of(*elem);
     let id = format!("{name} {precision}/{}x{}", sizes.batch, sizes.context);
     let state = if time.is_some() { Some(ready(gpu, job)?) } else { sample(gpu, job, &id, criterion)? };
     let Some((mut trainer, mut loader)) = state else { return Ok(None) };
     // a third for the profile's runs
+    let limit = time;
     let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
-    let planned = Count::new(gpu.caps.clone(), *config, *sizes)?;
+    let planned = Count::new(gpu.caps.clone(), *config, *sizes, *elem)?;
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
     let facts = Facts::new(&steps, &trainer, &planned);
     let (roof, rate) = roofs.flops(precision);
     println!("\n{id}");
     print!("{}", facts.report());
     println!("rate    {:.1} % of the roof {roof}", 100.0 * facts.flops / rate);
-    let kernels_ms = if gpu.caps.timestamps {
+    // a profile runs the step four times, some of them slowly
+    let no_time = limit.is_some_and(|limit| begin.elapsed() + Duration::from_secs_f64(facts.ms * 5e-3) > limit);
+    let kernels_ms = if no_time {
+        println!("device  not timed: no time is left");
+        None
+    } else if gpu.caps.timestamps {
         let profile = Profile::run(&trainer, 1)?;
         println!(
             "device  kernels {} ms, gaps {} ms, of {} ms a step",
@@ -174,25 +212,24 @@ fn run() -> Result<()> {
         println!("step: benchmark");
         return Ok(());
     }
-    let device = std::env::var("WGPT_DEVICE").ok().filter(|device| !device.is_empty());
-    let gpu = Gpu::open(&Options { device, matrices: true, ..Options::default() })?;
+    let gpu = common::open()?;
     println!("adapter {}", gpu.caps.summary());
     let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
     println!("roofs   {}", roofs.summary());
-    let end = number_from("WGPT_BENCH_SECONDS")?.map(|s| begin + Duration::from_secs(s as u64));
-    let jobs = jobs(&gpu)?;
+    let end = common::seconds()?.map(|time| begin + time);
     let mut figures = Vec::new();
-    for (i, job) in jobs.iter().enumerate() {
-        for (k, precision) in PRECISIONS.iter().enumerate() {
-            let left = jobs.len() * PRECISIONS.len() - i * PRECISIONS.len() - k;
+    let precisions = precisions(&gpu);
+    for (i, elem) in precisions.iter().enumerate() {
+        let jobs = jobs(&gpu, *elem)?;
+        for (k, job) in jobs.iter().enumerate() {
+            let left = jobs.len() * (precisions.len() - i) - k;
             let time = end.map(|end| end.saturating_duration_since(Instant::now()) / left as u32);
-            figures.extend(measure(&gpu, &roofs, job, precision, &mut criterion, time)?);
+            figures.extend(measure(&gpu, &roofs, job, &mut criterion, time)?);
             // after each: who is ended by others keeps what there is
-            if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
-                let value =
-                    json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "roofs": roofs, "steps": figures});
-                std::fs::write(&path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{path}: {e}")))?;
-            }
+            common::write(
+                "step",
+                &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "roofs": roofs, "steps": figures}),
+            )?;
         }
     }
     criterion.final_summary();

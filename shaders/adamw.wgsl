@@ -1,7 +1,9 @@
 // adamw.wgsl: AdamW with decoupled weight decay (Loshchilov and Hutter), as llm.c's adamw.cuh
 //   g = grad * grad_scale;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   param -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + wd param)
-//   param, grad, m, v (count V);  one invocation per V. Does nothing at all in a step that is skipped.
+//   param, grad, m, v, copy (count V);  one invocation per V. Does nothing at all in a step that is skipped.
+//   forward          param, m and v
+//   forward_copied   the same, and copy = param for the matrix products
 struct State {
     beta1_power: f32,
     beta2_power: f32,
@@ -11,6 +13,8 @@ struct State {
     apply: u32,
     grad_scale: f32,
     loss_sum: f32,
+    loss_scale: f32,
+    clean_steps: u32,
 }
 struct Hyper {
     lr: f32,
@@ -21,6 +25,8 @@ struct Hyper {
     clip: f32,
     loss_scale: f32,
     step: u32,
+    grad_unit: f32,
+    dynamic: u32,
 }
 struct P {
     count: u32,    // number of V
@@ -35,11 +41,9 @@ var<immediate> p: P;
 @group(0) @binding(4) var<storage, read> state: State;
 @group(0) @binding(5) var<storage, read> hyper: Hyper;
 
-@compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-           @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count || state.apply == 0u { return; }
+@group(0) @binding(6) var<storage, read_write> copy: array<S>;
+
+fn update(i: u32) -> V {
     let g = grad[i] * state.grad_scale;
     let first = hyper.beta1 * m[i] + (1.0 - hyper.beta1) * g;
     let second = hyper.beta2 * v[i] + (1.0 - hyper.beta2) * g * g;
@@ -48,5 +52,23 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let mean = first / (1.0 - state.beta1_power);
     let spread = sqrt(second / (1.0 - state.beta2_power)) + V(hyper.eps);
     let decay = select(0.0, hyper.weight_decay, p.decays == 1u);
-    param[i] -= hyper.lr * (mean / spread + decay * param[i]);
+    let now = param[i] - hyper.lr * (mean / spread + decay * param[i]);
+    param[i] = now;
+    return now;
+}
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    if i >= p.count || state.apply == 0u { return; }
+    _ = update(i);
+}
+
+@compute @workgroup_size(WG)
+fn forward_copied(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                  @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    if i >= p.count || state.apply == 0u { return; }
+    copy[i] = S(update(i));
 }

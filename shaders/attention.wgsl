@@ -8,7 +8,7 @@
 //   backward_delta  one invocation per row and head
 //   backward_q      lanes are queries: dq
 //   backward_kv     lanes are keys: dk and dv. Two kernels and not one, so that no sum needs atomics
-// The head size arrives as `const HSV`, its number of V.
+// The head size arrives as `const HSV`, its number of V. qkv, out and their gradients are stored as S.
 struct P {
     batch: u32,
     positions: u32,   // T
@@ -32,8 +32,8 @@ fn place(group: u32) -> Place {
 fn qkv_at(b: u32, t: u32, part: u32, h: u32) -> u32 { return (((b * p.positions + t) * 3u + part) * p.heads + h) * HSV; }
 fn out_at(b: u32, t: u32, h: u32) -> u32 { return ((b * p.positions + t) * p.heads + h) * HSV; }
 
-@group(0) @binding(0) var<storage, read> qkv: array<V>;
-@group(0) @binding(1) var<storage, read_write> out: array<V>;
+@group(0) @binding(0) var<storage, read> qkv: array<S>;
+@group(0) @binding(1) var<storage, read_write> out: array<S>;
 @group(0) @binding(2) var<storage, read_write> lse_out: array<f32>;
 
 @compute @workgroup_size(WG)
@@ -47,7 +47,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     var o: array<V, HSV>;
     let q0 = qkv_at(at.b, row, 0u, at.h);
     for (var i = 0u; i < HSV; i++) {
-        q[i] = qkv[q0 + i] * p.scale;
+        q[i] = V(qkv[q0 + i]) * p.scale;
         o[i] = V();
     }
     var most = LOW;
@@ -64,10 +64,10 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         var a2 = V();
         var a3 = V();
         for (var i = 0u; i < HSV; i++) {
-            a0 += q[i] * qkv[k0 + i];
-            a1 += q[i] * qkv[k1 + i];
-            a2 += q[i] * qkv[k2 + i];
-            a3 += q[i] * qkv[k3 + i];
+            a0 += q[i] * V(qkv[k0 + i]);
+            a1 += q[i] * V(qkv[k1 + i]);
+            a2 += q[i] * V(qkv[k2 + i]);
+            a3 += q[i] * V(qkv[k3 + i]);
         }
         let key = vec4(s, s + 1u, s + 2u, s + 3u);
         let score = select(vec4(LOW), vec4(sum_v(a0), sum_v(a1), sum_v(a2), sum_v(a3)), key <= vec4(row));
@@ -79,19 +79,19 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         most = above;
         let parts = p.heads * HSV; // from a key to its value
         for (var i = 0u; i < HSV; i++) {
-            o[i] = o[i] * shrink + weight.x * qkv[k0 + parts + i] + weight.y * qkv[k1 + parts + i]
-                + weight.z * qkv[k2 + parts + i] + weight.w * qkv[k3 + parts + i];
+            o[i] = o[i] * shrink + weight.x * V(qkv[k0 + parts + i]) + weight.y * V(qkv[k1 + parts + i])
+                + weight.z * V(qkv[k2 + parts + i]) + weight.w * V(qkv[k3 + parts + i]);
         }
     }
     if t >= p.positions { return; }
     let inverse = 1.0 / sum;
     let o0 = out_at(at.b, t, at.h);
-    for (var i = 0u; i < HSV; i++) { out[o0 + i] = o[i] * inverse; }
+    for (var i = 0u; i < HSV; i++) { out[o0 + i] = S(o[i] * inverse); }
     lse_out[(at.b * p.heads + at.h) * p.positions + t] = most + log(sum);
 }
 
-@group(0) @binding(0) var<storage, read> dout_d: array<V>;
-@group(0) @binding(1) var<storage, read> out_d: array<V>;
+@group(0) @binding(0) var<storage, read> dout_d: array<S>;
+@group(0) @binding(1) var<storage, read> out_d: array<S>;
 @group(0) @binding(2) var<storage, read_write> delta_out: array<f32>;
 
 @compute @workgroup_size(WG)
@@ -100,17 +100,17 @@ fn backward_delta(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     let i = group_index(group, groups) * WG + lane; // (b, t, h)
     if i >= p.batch * p.positions * p.heads { return; }
     var sum = 0.0;
-    for (var k = 0u; k < HSV; k++) { sum += dot_v(dout_d[i * HSV + k], out_d[i * HSV + k]); }
+    for (var k = 0u; k < HSV; k++) { sum += dot_v(V(dout_d[i * HSV + k]), V(out_d[i * HSV + k])); }
     let h = i % p.heads;
     let t = (i / p.heads) % p.positions;
     let b = i / (p.heads * p.positions);
     delta_out[(b * p.heads + h) * p.positions + t] = sum;
 }
 
-@group(0) @binding(1) var<storage, read> dout: array<V>;
+@group(0) @binding(1) var<storage, read> dout: array<S>;
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<V>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<S>;
 
 @compute @workgroup_size(WG)
 fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -125,8 +125,8 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let q0 = qkv_at(at.b, row, 0u, at.h);
     let g0 = out_at(at.b, row, at.h);
     for (var i = 0u; i < HSV; i++) {
-        q[i] = qkv[q0 + i] * p.scale;
-        g[i] = dout[g0 + i];
+        q[i] = V(qkv[q0 + i]) * p.scale;
+        g[i] = V(dout[g0 + i]);
         dq[i] = V();
     }
     let statistics = (at.b * p.heads + at.h) * p.positions + row;
@@ -139,15 +139,15 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
         var score = V();
         var dweight = V();
         for (var i = 0u; i < HSV; i++) {
-            score += q[i] * qkv[k0 + i];
-            dweight += g[i] * qkv[v0 + i];
+            score += q[i] * V(qkv[k0 + i]);
+            dweight += g[i] * V(qkv[v0 + i]);
         }
         let weight = select(0.0, exp(min(sum_v(score) - row_lse, 0.0)), s <= row);
         let dscore = weight * (sum_v(dweight) - row_delta) * p.scale;
-        for (var i = 0u; i < HSV; i++) { dq[i] += dscore * qkv[k0 + i]; }
+        for (var i = 0u; i < HSV; i++) { dq[i] += dscore * V(qkv[k0 + i]); }
     }
     if t >= p.positions { return; }
-    for (var i = 0u; i < HSV; i++) { dqkv[q0 + i] = dq[i]; }
+    for (var i = 0u; i < HSV; i++) { dqkv[q0 + i] = S(dq[i]); }
 }
 
 @compute @workgroup_size(WG)
@@ -164,8 +164,8 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     let k0 = qkv_at(at.b, row, 1u, at.h);
     let v0 = qkv_at(at.b, row, 2u, at.h);
     for (var i = 0u; i < HSV; i++) {
-        k[i] = qkv[k0 + i] * p.scale;
-        v[i] = qkv[v0 + i];
+        k[i] = V(qkv[k0 + i]) * p.scale;
+        v[i] = V(qkv[v0 + i]);
         dk[i] = V();
         dv[i] = V();
     }
@@ -176,19 +176,19 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         var score = V();
         var dweight = V();
         for (var i = 0u; i < HSV; i++) {
-            score += k[i] * qkv[q0 + i];
-            dweight += v[i] * dout[g0 + i];
+            score += k[i] * V(qkv[q0 + i]);
+            dweight += v[i] * V(dout[g0 + i]);
         }
         let weight = select(0.0, exp(min(sum_v(score) - lse[statistics + t], 0.0)), row <= t);
         let dscore = weight * (sum_v(dweight) - delta[statistics + t]) * p.scale;
         for (var i = 0u; i < HSV; i++) {
-            dv[i] += weight * dout[g0 + i];
-            dk[i] += dscore * qkv[q0 + i];
+            dv[i] += weight * V(dout[g0 + i]);
+            dk[i] += dscore * V(qkv[q0 + i]);
         }
     }
     if s >= p.positions { return; }
     for (var i = 0u; i < HSV; i++) {
-        dqkv[k0 + i] = dk[i];
-        dqkv[v0 + i] = dv[i];
+        dqkv[k0 + i] = S(dk[i]);
+        dqkv[v0 + i] = S(dv[i]);
     }
 }

@@ -10,7 +10,7 @@ struct P {
 }
 var<immediate> p: P;
 
-@group(0) @binding(0) var<storage, read> dout: array<V>;
+@group(0) @binding(0) var<storage, read> dout: array<S>;
 @group(0) @binding(1) var<storage, read_write> block_sums: array<V>; // (blocks, C)
 
 @compute @workgroup_size(WG)
@@ -22,7 +22,7 @@ fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     if block >= p.blocks { return; }
     var sum = V();
     let end = min(p.rows, (block + 1u) * p.block_rows);
-    for (var n = block * p.block_rows; n < end; n++) { sum += dout[n * p.columns + c]; }
+    for (var n = block * p.block_rows; n < end; n++) { sum += V(dout[n * p.columns + c]); }
     block_sums[i] = sum;
 }
 

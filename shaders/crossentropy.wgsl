@@ -6,15 +6,29 @@ struct P {
     rows: u32,
     vocab: u32,    // V
     stride: u32,   // Vp
-    scale: f32,    // 1 / tokens of a step
+    scale: f32,    // times the state's loss scale: what the gradient is multiplied by
 }
 var<immediate> p: P;
 
+struct State {
+    beta1_power: f32,
+    beta2_power: f32,
+    updates: u32,
+    skipped: u32,
+    skipped_in_a_row: u32,
+    apply: u32,
+    grad_scale: f32,
+    loss_sum: f32,
+    loss_scale: f32,
+    clean_steps: u32,
+}
+
 const IGNORED = 0xffffffffu;
 
-@group(0) @binding(0) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(0) var<storage, read_write> logits: array<E>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> losses: array<f32>;
+@group(0) @binding(3) var<storage, read> state: State;
 
 // The row's largest logit, and the sum of exponentials below it.
 fn softmax_row(row: u32, lane: u32) -> vec2<f32> {
@@ -22,7 +36,7 @@ fn softmax_row(row: u32, lane: u32) -> vec2<f32> {
     var most = -3.0e38;
     var sum = 0.0;
     for (var c = lane; c < p.vocab; c += WG) {
-        let x = logits[row + c];
+        let x = f32(logits[row + c]);
         if x > most {
             sum *= exp(most - x);
             most = x;
@@ -45,7 +59,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
 fn row_loss(n: u32, s: vec2<f32>) -> f32 {
     let target_token = targets[n];
     if target_token == IGNORED { return 0.0; }
-    return log(s.y) + s.x - logits[n * p.stride + target_token];
+    return log(s.y) + s.x - f32(logits[n * p.stride + target_token]);
 }
 
 @compute @workgroup_size(WG)
@@ -60,14 +74,14 @@ fn forward_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     storageBarrier();
     workgroupBarrier();
     let target_token = targets[n];
-    let scale = select(p.scale, 0.0, target_token == IGNORED);
+    let scale = select(p.scale * state.loss_scale, 0.0, target_token == IGNORED);
     let factor = scale / s.y;
     for (var c = lane; c < p.stride; c += WG) {
         var d = 0.0;
         if c < p.vocab {
-            d = exp(logits[row + c] - s.x) * factor;
+            d = exp(f32(logits[row + c]) - s.x) * factor;
             if c == target_token { d -= scale; }
         }
-        logits[row + c] = d;
+        logits[row + c] = E(d);
     }
 }

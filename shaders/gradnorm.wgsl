@@ -1,5 +1,31 @@
 // gradnorm.wgsl: the sum of squares of all gradients, in two stages; stepcontrol.wgsl does the second.
+//   Gradients are multiples of what they stand for, by hyper.grad_unit and the loss scale; squared is what they stand
+//   for, which cannot overflow where the multiple would.
 //   grads (count V);  partials (groups): one sum per workgroup, from `first` on
+struct State {
+    beta1_power: f32,
+    beta2_power: f32,
+    updates: u32,
+    skipped: u32,
+    skipped_in_a_row: u32,
+    apply: u32,
+    grad_scale: f32,
+    loss_sum: f32,
+    loss_scale: f32,
+    clean_steps: u32,
+}
+struct Hyper {
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    weight_decay: f32,
+    clip: f32,
+    loss_scale: f32,
+    step: u32,
+    grad_unit: f32,
+    dynamic: u32,
+}
 struct P {
     count: u32,    // number of V
     first: u32,    // where this window's sums begin
@@ -9,6 +35,8 @@ var<immediate> p: P;
 
 @group(0) @binding(0) var<storage, read> grads: array<V>;
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(2) var<storage, read> state: State;
+@group(0) @binding(3) var<storage, read> hyper: Hyper;
 
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -18,18 +46,19 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     // a workgroup's share is one run of memory: pages and caches like that on every machine
     let share = (p.count + p.groups - 1u) / p.groups;
     let end = min(p.count, (g + 1u) * share);
+    let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     // two sums: shorter chains of additions, smaller rounding error
     var s0 = V();
     var s1 = V();
     var i = g * share + lane;
     for (; i + WG < end; i += 2u * WG) {
-        let a = grads[i];
-        let b = grads[i + WG];
+        let a = grads[i] * unscale;
+        let b = grads[i + WG] * unscale;
         s0 += a * a;
         s1 += b * b;
     }
     if i < end {
-        let a = grads[i];
+        let a = grads[i] * unscale;
         s0 += a * a;
     }
     let total = reduce_sum(lane, sum_v(s0 + s1));

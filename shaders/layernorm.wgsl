@@ -1,7 +1,8 @@
 // layernorm.wgsl: out[n,c] = (inp[n,c] - mean[n]) * rstd[n] * weight[c] + bias[c],  rstd = 1 / sqrt(variance + 1e-5)
-//   inp, out, dout, dinp (N, C);  weight, bias, dweight, dbias (C);  mean, rstd (N)
+//   inp, out, dout, dinp, copy (N, C);  weight, bias, dweight, dbias (C);  mean, rstd (N)
 //   forward           one workgroup per row; two passes: the mean first, then the centred variance
 //   backward          one workgroup per row; dinp += : the gradient of the residual stream runs on through it
+//   backward_copied   the same, and copy = dinp for the matrix products
 //   backward_blocks   one invocation per V of a column and block of rows: partial sums of dweight and dbias
 //   backward_params   adds the blocks' sums, in order, to dweight and dbias
 struct P {
@@ -16,7 +17,7 @@ var<immediate> p: P;
 @group(0) @binding(0) var<storage, read> inp: array<V>;
 @group(0) @binding(1) var<storage, read> weight: array<V>;
 @group(0) @binding(2) var<storage, read> bias: array<V>;
-@group(0) @binding(3) var<storage, read_write> out: array<V>;
+@group(0) @binding(3) var<storage, read_write> out: array<S>;
 @group(0) @binding(4) var<storage, read_write> mean_out: array<f32>;
 @group(0) @binding(5) var<storage, read_write> rstd_out: array<f32>;
 
@@ -36,7 +37,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     let rstd = 1.0 / sqrt(reduce_sum(lane, sum) * p.inverse + 1e-5);
     for (var c = lane; c < p.columns; c += WG) {
-        out[row + c] = (inp[row + c] - V(mean)) * rstd * weight[c] + bias[c];
+        out[row + c] = S((inp[row + c] - V(mean)) * rstd * weight[c] + bias[c]);
     }
     if lane == 0u {
         mean_out[n] = mean;
@@ -44,37 +45,60 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
 }
 
-@group(0) @binding(0) var<storage, read> dout: array<V>;
+@group(0) @binding(0) var<storage, read> dout: array<S>;
 @group(0) @binding(1) var<storage, read> inp_b: array<V>;
 @group(0) @binding(2) var<storage, read> weight_b: array<V>;
 @group(0) @binding(3) var<storage, read> mean_in: array<f32>;
 @group(0) @binding(4) var<storage, read> rstd_in: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dinp: array<V>;
+@group(0) @binding(6) var<storage, read_write> copy: array<S>;
 
-@compute @workgroup_size(WG)
-fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-            @builtin(local_invocation_index) lane: u32) {
-    let n = group_index(group, groups);
-    if n >= p.rows { return; }
+// Means of g and of g x over the row, where x = (inp - mean) rstd and g = weight dout.
+fn row_means(n: u32, lane: u32) -> vec2<f32> {
     let row = n * p.columns;
     let mean = mean_in[n];
     let rstd = rstd_in[n];
     var sum = 0.0;
     var sum_xhat = 0.0;
     for (var c = lane; c < p.columns; c += WG) {
-        let g = weight_b[c] * dout[row + c];
+        let g = weight_b[c] * V(dout[row + c]);
         sum += sum_v(g);
         sum_xhat += dot_v(g, (inp_b[row + c] - V(mean)) * rstd);
     }
     let mean_g = reduce_sum(lane, sum) * p.inverse;
-    let mean_g_xhat = reduce_sum(lane, sum_xhat) * p.inverse;
+    return vec2(mean_g, reduce_sum(lane, sum_xhat) * p.inverse);
+}
+
+fn gradient(n: u32, c: u32, means: vec2<f32>) -> V {
+    let rstd = rstd_in[n];
+    let i = n * p.columns + c;
+    let xhat = (inp_b[i] - V(mean_in[n])) * rstd;
+    return (weight_b[c] * V(dout[i]) - V(means.x) - xhat * means.y) * rstd;
+}
+
+@compute @workgroup_size(WG)
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+            @builtin(local_invocation_index) lane: u32) {
+    let n = group_index(group, groups);
+    if n >= p.rows { return; }
+    let means = row_means(n, lane);
+    for (var c = lane; c < p.columns; c += WG) { dinp[n * p.columns + c] += gradient(n, c, means); }
+}
+
+@compute @workgroup_size(WG)
+fn backward_copied(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                   @builtin(local_invocation_index) lane: u32) {
+    let n = group_index(group, groups);
+    if n >= p.rows { return; }
+    let means = row_means(n, lane);
     for (var c = lane; c < p.columns; c += WG) {
-        let xhat = (inp_b[row + c] - V(mean)) * rstd;
-        dinp[row + c] += (weight_b[c] * dout[row + c] - V(mean_g) - xhat * mean_g_xhat) * rstd;
+        let d = dinp[n * p.columns + c] + gradient(n, c, means);
+        dinp[n * p.columns + c] = d;
+        copy[n * p.columns + c] = S(d);
     }
 }
 
-@group(0) @binding(0) var<storage, read> dout_p: array<V>;
+@group(0) @binding(0) var<storage, read> dout_p: array<S>;
 @group(0) @binding(1) var<storage, read> inp_p: array<V>;
 @group(0) @binding(2) var<storage, read> mean_p: array<f32>;
 @group(0) @binding(3) var<storage, read> rstd_p: array<f32>;
@@ -91,7 +115,7 @@ fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     var dbias = V();
     let end = min(p.rows, (block + 1u) * p.block_rows);
     for (var n = block * p.block_rows; n < end; n++) {
-        let g = dout_p[n * p.columns + c];
+        let g = V(dout_p[n * p.columns + c]);
         dweight += g * (inp_p[n * p.columns + c] - V(mean_p[n])) * rstd_p[n];
         dbias += g;
     }

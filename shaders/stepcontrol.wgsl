@@ -1,7 +1,9 @@
 // stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
 //   accumulate   one workgroup; state.loss_sum += sum of a micro-step's losses (N)
 //   decide       one workgroup; sums the norm's partials, tests for non-finite values, sets the clip factor, counts
-//                skipped steps, advances Adam's powers, and writes the step's report
+//                skipped steps, advances Adam's powers, moves the loss scale, and writes the step's report
+// The loss scale is halved when a step overflows and doubled after a run of clean steps. A step that overflowed above
+// the floor is skipped but does not count among those that end a run: its scale was wrong, not the model.
 // Non-finite is tested on the exponent bits: Metal compiles with fast math, which may drop comparisons with NaN.
 struct State {
     beta1_power: f32,      // beta1 ^ updates applied
@@ -10,8 +12,10 @@ struct State {
     skipped: u32,          // updates skipped in all
     skipped_in_a_row: u32,
     apply: u32,            // 1 if this step's update is applied
-    grad_scale: f32,       // what gradients are multiplied by: the clip factor
+    grad_scale: f32,       // what gradients are multiplied by: their unit taken out, then clipped
     loss_sum: f32,         // over the step's micro-steps
+    loss_scale: f32,       // a power of two that the gradients are multiplied by; 1 in f32
+    clean_steps: u32,      // updates since the loss scale last changed
 }
 struct Hyper {
     lr: f32,
@@ -22,6 +26,8 @@ struct Hyper {
     clip: f32,             // largest gradient norm; 0 switches clipping off
     loss_scale: f32,       // 1 / tokens of a step
     step: u32,
+    grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
+    dynamic: u32,          // 1 if the state's loss scale follows overflows
 }
 struct Report {
     step: u32,
@@ -32,6 +38,7 @@ struct Report {
     skipped_in_a_row: u32,
     updates: u32,
     lr: f32,
+    loss_scale: f32,       // what this step's gradients were multiplied by
 }
 struct P { count: u32 } // losses, or partials
 var<immediate> p: P;
@@ -40,6 +47,23 @@ var<immediate> p: P;
 @group(0) @binding(1) var<storage, read_write> state: State;
 @group(0) @binding(2) var<storage, read> hyper: Hyper;
 @group(0) @binding(3) var<storage, read_write> report: Report;
+
+const LEAST_SCALE = 1.0;
+const LARGEST_SCALE = 32768.0;
+const CLEAN_STEPS = 2000u; // before the scale is doubled
+
+fn move_scale(good: bool) {
+    if !good {
+        state.loss_scale = max(state.loss_scale * 0.5, LEAST_SCALE);
+        state.clean_steps = 0u;
+        return;
+    }
+    state.clean_steps += 1u;
+    if state.clean_steps >= CLEAN_STEPS {
+        state.loss_scale = min(state.loss_scale * 2.0, LARGEST_SCALE);
+        state.clean_steps = 0u;
+    }
+}
 
 fn finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 
@@ -63,17 +87,21 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
     let loss = state.loss_sum * hyper.loss_scale;
     let good = finite(squares) && finite(loss);
     state.apply = select(0u, 1u, good);
-    state.grad_scale = 1.0;
+    let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
+    state.grad_scale = unscale;
+    report.loss_scale = state.loss_scale;
+    let above_floor = hyper.dynamic == 1u && state.loss_scale > LEAST_SCALE;
     if good {
-        if hyper.clip > 0.0 && norm > hyper.clip { state.grad_scale = hyper.clip / norm; }
+        if hyper.clip > 0.0 && norm > hyper.clip { state.grad_scale = unscale * (hyper.clip / norm); }
         state.updates += 1u;
         state.beta1_power *= hyper.beta1;
         state.beta2_power *= hyper.beta2;
         state.skipped_in_a_row = 0u;
     } else {
         state.skipped += 1u;
-        state.skipped_in_a_row += 1u;
+        if !above_floor { state.skipped_in_a_row += 1u; }
     }
+    if hyper.dynamic == 1u { move_scale(good); }
     report.step = hyper.step;
     report.loss = loss;
     report.grad_norm = norm;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use wgpt::gpu::{Gpu, Options};
+use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Activations, Config, Params, Weights, init};
 use wgpt::train::sampler::{Coins, draw};
 use wgpt::train::{Generator, Sampling};
@@ -34,9 +34,10 @@ fn load(gpu: &Gpu, weights: &Weights) -> Params {
 fn with_generators(config: Config, context: usize, test: impl Fn(&Gpu, &mut Generator)) {
     let gpu = open();
     let params = load(&gpu, &model(config));
-    for acts in
-        [Activations::inference(&gpu, &config, [1, context], true, 1), Activations::new(&gpu, &config, 2, context + 3)]
-    {
+    for acts in [
+        Activations::inference(&gpu, &config, [1, context], true, 1),
+        Activations::new(&gpu, &config, 2, context + 3, Elem::F32),
+    ] {
         let acts = acts.expect("memory");
         test(&gpu, &mut Generator::new(&gpu, config, &params, &acts, context).expect("recorded"));
     }

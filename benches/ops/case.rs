@@ -46,6 +46,17 @@ pub fn positive(random: &mut Random, n: usize) -> Vec<u32> {
     values(random, n).into_iter().map(|w| (f32::from_bits(w).abs() + 0.5).to_bits()).collect()
 }
 
+/// The same in f16, two in a word.
+pub fn half_values(random: &mut Random, n: usize) -> Vec<u32> {
+    let mut half = || u32::from(half::f16::from_f64(random.value()).to_bits());
+    let block: Vec<u32> = (0..n.min(65_521)).map(|_| half() | half() << 16).collect();
+    block.iter().copied().cycle().take(n).collect()
+}
+
+fn no_halves(_: &mut Random, n: usize) -> Vec<u32> {
+    vec![0x7e00_7e00; n]
+}
+
 fn nothing(_: &mut Random, n: usize) -> Vec<u32> {
     vec![f32::NAN.to_bits(); n]
 }
@@ -72,6 +83,15 @@ impl Slot {
         Self::new(name, shape, Role::Scratch)
     }
 
+    /// Stored as f32 or f16.
+    pub fn stored(mut self, elem: Elem) -> Self {
+        if elem == Elem::F16 {
+            let unwritten = matches!(self.role, Role::Output | Role::Scratch);
+            (self.elem, self.before) = (elem, if unwritten { no_halves } else { half_values });
+        }
+        self
+    }
+
     /// Other contents.
     pub fn holding(mut self, elem: Elem, before: fn(&mut Random, usize) -> Vec<u32>) -> Self {
         (self.elem, self.before) = (elem, before);
@@ -79,7 +99,7 @@ impl Slot {
     }
 
     fn words(&self) -> usize {
-        (self.shape[0] * self.shape[1]) * self.elem.bytes() as usize / 4
+        (self.shape[0] * self.shape[1] * self.elem.bytes() as usize).div_ceil(4)
     }
 }
 
@@ -87,20 +107,29 @@ impl Slot {
 pub struct Data {
     pub before: Vec<Vec<u32>>,
     pub after: Vec<Vec<u32>>,
+    pub elems: Vec<Elem>,
+}
+
+/// An element among words.
+fn element(elem: Elem, words: &[u32], at: usize) -> f64 {
+    match elem {
+        Elem::F16 => half::f16::from_bits((words[at / 2] >> (at % 2 * 16)) as u16).to_f64(),
+        Elem::F32 | Elem::U32 => f64::from(f32::from_bits(words[at])),
+    }
 }
 
 impl Data {
     pub fn was(&self, slot: usize, at: usize) -> f64 {
-        f64::from(f32::from_bits(self.before[slot][at]))
+        element(self.elems[slot], &self.before[slot], at)
     }
 
     pub fn is(&self, slot: usize, at: usize) -> f64 {
-        f64::from(f32::from_bits(self.after[slot][at]))
+        element(self.elems[slot], &self.after[slot], at)
     }
 
     /// A run of elements before.
     pub fn row(&self, slot: usize, start: usize, len: usize) -> Vec<f64> {
-        self.before[slot][start..start + len].iter().map(|&w| f64::from(f32::from_bits(w))).collect()
+        (start..start + len).map(|at| self.was(slot, at)).collect()
     }
 }
 
@@ -248,7 +277,8 @@ impl Case {
             let read = matches!(slot.role, Role::Output | Role::Updated);
             after.push(if read { bytemuck::pod_collect_to_vec(&gpu.read(tensor)?) } else { Vec::new() });
         }
-        let data = Data { before: contents.to_vec(), after };
+        let elems = self.slots.iter().map(|slot| slot.elem).collect();
+        let data = Data { before: contents.to_vec(), after, elems };
         (self.check)(&data).map_err(|what| Error::Gpu(format!("{} {}: {what}", self.operator, self.what)))
     }
 }

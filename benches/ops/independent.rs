@@ -1,11 +1,11 @@
 //! The same rates by other means in the same run: on a software adapter a threaded copy and a threaded loop of
 //! multiply-adds, on a GPU PyTorch's copy and matrix product.
 
-use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::Value;
 use wgpt::gpu::Caps;
 use wgpt::train::measure::{Roofs, Table, table::number};
 
@@ -28,35 +28,42 @@ struct Others {
     f32: Option<f64>,
     matrix: Option<f64>,
     means: [&'static str; 3],
-    /// Why some are missing.
-    missing: String,
+    /// Why each is missing, if it is.
+    missing: [String; 3],
 }
 
 /// Sets every roof beside its independent figure.
 pub fn pairs(caps: &Caps, roofs: &Roofs, time: Duration) -> Vec<Pair> {
-    let others = if caps.software { host(time) } else { pytorch() };
-    let mut pairs = vec![pair("copy", roofs.copy, others.copy, others.means[0], &others.missing)];
-    pairs.push(pair("fma f32", roofs.fused_f32, others.f32, others.means[1], &others.missing));
+    let others = if caps.software { host(time, roofs.fuses) } else { pytorch(&caps.name) };
+    let mut pairs = vec![pair(caps.software, "copy", roofs.copy, others.copy, others.means[0], &others.missing[0])];
+    pairs.push(pair(caps.software, "fma f32", roofs.fused_f32, others.f32, others.means[1], &others.missing[1]));
     if let Some(rate) = roofs.fused_f16 {
-        pairs.push(pair("fma f16", rate, None, "none", "nobody else here makes plain multiply-adds in f16"));
+        pairs.push(pair(
+            caps.software,
+            "fma f16",
+            rate,
+            None,
+            "none",
+            "nobody else here makes plain multiply-adds in f16",
+        ));
     }
     if let Some(rate) = roofs.matrix {
-        pairs.push(pair("matrix", rate, others.matrix, others.means[2], &others.missing));
+        pairs.push(pair(caps.software, "matrix", rate, others.matrix, others.means[2], &others.missing[2]));
     }
     pairs
 }
 
-fn pair(roof: &'static str, ours: f64, theirs: Option<f64>, means: &str, missing: &str) -> Pair {
+fn pair(software: bool, roof: &'static str, ours: f64, theirs: Option<f64>, means: &str, missing: &str) -> Pair {
     let verdict = match theirs.map(|theirs| ours / theirs) {
         None => missing.to_owned(),
         Some(ratio) if (0.8..=1.25).contains(&ratio) => "agree within 20 %".into(),
-        Some(ratio) => format!("differ: {}", reason(roof, ratio)),
+        Some(ratio) => format!("differ: {}", reason(roof, ratio, software)),
     };
     Pair { roof, ours, theirs, means: means.into(), verdict }
 }
 
 /// The likeliest cause of a difference of more than a fifth.
-fn reason(roof: &str, ratio: f64) -> String {
+fn reason(roof: &str, ratio: f64, software: bool) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let load =
         std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
@@ -69,6 +76,9 @@ fn reason(roof: &str, ratio: f64) -> String {
         }
         "matrix" if ratio < 1.0 => {
             "a GPU may have matrix instructions for more than one subgroup, which the library uses and WGSL has not".into()
+        }
+        "fma f32" if software => {
+            "the driver's code for a loop of multiply-adds is slower than the same loop written for this processor".into()
         }
         "fma f32" if ratio > 1.0 => "a whole matrix product also loads and stores".into(),
         _ => "for no reason known to this program: look into it before trusting percentages of this roof".into(),
@@ -107,9 +117,9 @@ fn best(time: Duration, mut work: impl FnMut() -> f64) -> f64 {
     best
 }
 
-fn host(time: Duration) -> Others {
+fn host(time: Duration, fuses: Option<bool>) -> Others {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let f32 = fused_loop().map(|(name, flops_a_round, run)| {
+    let f32 = arithmetic(fuses != Some(false)).map(|(name, flops_a_round, run)| {
         let rounds = 2_000_000;
         let rate = best(time, || {
             std::thread::scope(|scope| {
@@ -124,7 +134,11 @@ fn host(time: Duration) -> Others {
         f32: f32.map(|(_, rate)| rate),
         matrix: None,
         means: ["threaded copy", f32.map_or("none", |(name, _)| name), "none"],
-        missing: "no loop of this kind was written for this processor".into(),
+        missing: [
+            String::new(),
+            "no loop of this kind was written for this processor".into(),
+            "nothing else here multiplies matrices of f16".into(),
+        ],
     }
 }
 
@@ -146,84 +160,110 @@ fn copy(time: Duration, threads: usize) -> f64 {
     })
 }
 
-type FusedLoop = (&'static str, f64, fn(usize) -> f32);
+type Loop = (&'static str, f64, fn(usize) -> f32);
 
-/// A loop of multiply-adds for this processor: its name, its operations a round, and itself.
+/// A loop of multiply-adds for this processor, each one instruction or a product and a sum as the adapter makes them: its
+/// name, its operations a round, and itself.
 #[cfg(target_arch = "x86_64")]
-fn fused_loop() -> Option<FusedLoop> {
+fn arithmetic(fused: bool) -> Option<Loop> {
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_set1_ps, _mm512_cvtss_f32, _mm512_fmadd_ps,
-        _mm512_set1_ps,
+        __m256, __m512, _mm256_add_ps, _mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_mul_ps, _mm256_set1_ps, _mm512_add_ps,
+        _mm512_cvtss_f32, _mm512_fmadd_ps, _mm512_mul_ps, _mm512_set1_ps,
     };
 
     #[target_feature(enable = "avx512f")]
-    fn wide(rounds: usize) -> f32 {
+    fn wide<const FUSED: bool>(rounds: usize) -> f32 {
         let (a, b) = (_mm512_set1_ps(std::hint::black_box(0.75)), _mm512_set1_ps(std::hint::black_box(0.125)));
         let mut x: [__m512; 12] = [_mm512_set1_ps(0.5); 12];
         for _ in 0..rounds {
             for x in &mut x {
-                *x = _mm512_fmadd_ps(*x, a, b);
+                *x = if FUSED { _mm512_fmadd_ps(*x, a, b) } else { _mm512_add_ps(_mm512_mul_ps(*x, a), b) };
             }
         }
         x.iter().map(|&x| _mm512_cvtss_f32(x)).sum()
     }
 
     #[target_feature(enable = "avx2,fma")]
-    fn narrow(rounds: usize) -> f32 {
+    fn narrow<const FUSED: bool>(rounds: usize) -> f32 {
         let (a, b) = (_mm256_set1_ps(std::hint::black_box(0.75)), _mm256_set1_ps(std::hint::black_box(0.125)));
         let mut x: [__m256; 12] = [_mm256_set1_ps(0.5); 12];
         for _ in 0..rounds {
             for x in &mut x {
-                *x = _mm256_fmadd_ps(*x, a, b);
+                *x = if FUSED { _mm256_fmadd_ps(*x, a, b) } else { _mm256_add_ps(_mm256_mul_ps(*x, a), b) };
             }
         }
         x.iter().map(|&x| _mm256_cvtss_f32(x)).sum()
     }
 
+    const WIDE: f64 = 12.0 * 16.0 * 2.0;
+    const NARROW: f64 = 12.0 * 8.0 * 2.0;
+    // SAFETY of all four: the processor has what the function was compiled for.
     if std::arch::is_x86_feature_detected!("avx512f") {
-        // SAFETY: the processor has what the function was compiled for.
-        return Some(("threaded AVX-512 loop", 12.0 * 16.0 * 2.0, |rounds| unsafe { wide(rounds) }));
+        return Some(match fused {
+            true => ("threaded AVX-512 loop", WIDE, |rounds| unsafe { wide::<true>(rounds) }),
+            false => ("threaded AVX-512 loop of products and sums", WIDE, |rounds| unsafe { wide::<false>(rounds) }),
+        });
     }
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        // SAFETY: the processor has what the function was compiled for.
-        return Some(("threaded AVX2 loop", 12.0 * 8.0 * 2.0, |rounds| unsafe { narrow(rounds) }));
+        return Some(match fused {
+            true => ("threaded AVX2 loop", NARROW, |rounds| unsafe { narrow::<true>(rounds) }),
+            false => ("threaded AVX2 loop of products and sums", NARROW, |rounds| unsafe { narrow::<false>(rounds) }),
+        });
     }
     None
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn fused_loop() -> Option<FusedLoop> {
+fn arithmetic(_fused: bool) -> Option<Loop> {
     None
 }
 
-/// PyTorch's copy and matrix products, where there is a Python with PyTorch that sees a GPU.
-fn pytorch() -> Others {
-    let script = Path::new("tools/peers/roofs.py");
+/// Time for PyTorch, which takes its own to start.
+const PYTORCH: Duration = Duration::from_secs(60);
+
+/// PyTorch's copy and matrix products, where there is a Python with PyTorch that sees the same GPU.
+fn pytorch(adapter: &str) -> Others {
+    let means = ["PyTorch copy", "PyTorch f32 product", "PyTorch f16 product"];
+    match figures(adapter) {
+        Ok(figures) => {
+            let [copy, f32, matrix] = ["copy", "f32", "f16"].map(|name| figures[name].as_f64());
+            let missing = std::array::from_fn(|_| "PyTorch gave no such figure".into());
+            Others { copy, f32, matrix, means, missing }
+        }
+        Err(why) => {
+            let missing = std::array::from_fn(|_| format!("PyTorch not run: {why}"));
+            Others { copy: None, f32: None, matrix: None, means, missing }
+        }
+    }
+}
+
+/// What tools/peers/roofs.py prints, or why there is nothing.
+fn figures(adapter: &str) -> Result<Value, String> {
     let python = std::env::var("WGPT_PYTHON").unwrap_or_else(|_| "python3".into());
-    let mut others = Others {
-        copy: None,
-        f32: None,
-        matrix: None,
-        means: ["PyTorch copy", "PyTorch f32 product", "PyTorch f16 product"],
-        missing: String::new(),
-    };
-    let output = match Command::new(&python).arg(script).output() {
-        Ok(output) if output.status.success() => output,
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stderr);
-            others.missing = format!("PyTorch not run: {}", text.trim().lines().last().unwrap_or("no reason given"));
-            return others;
+    let mut command = Command::new(&python);
+    command.arg("tools/peers/roofs.py").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("{python}: {error}"))?;
+    let end = Instant::now() + PYTORCH;
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if Instant::now() > end {
+            child.kill().and_then(|()| child.wait()).map_err(|error| error.to_string())?;
+            return Err(format!("it took longer than {} s", PYTORCH.as_secs()));
         }
-        Err(error) => {
-            others.missing = format!("PyTorch not run: {python}: {error}");
-            return others;
-        }
-    };
-    let Ok(figures) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
-        others.missing = "PyTorch not run: tools/peers/roofs.py printed no JSON".into();
-        return others;
-    };
-    (others.copy, others.f32, others.matrix) =
-        (figures["copy"].as_f64(), figures["f32"].as_f64(), figures["f16"].as_f64());
-    others
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        return Err(text.trim().lines().last().unwrap_or("no reason given").to_owned());
+    }
+    let figures: Value = serde_json::from_slice(&output.stdout).map_err(|_| "roofs.py printed no JSON".to_owned())?;
+    same_device(adapter, figures["device"].as_str().unwrap_or_default())?;
+    Ok(figures)
+}
+
+/// Names differ by what drivers append to them; a machine may have a second GPU that PyTorch sees and we do not use.
+fn same_device(adapter: &str, theirs: &str) -> Result<(), String> {
+    let (a, b) = (adapter.to_lowercase(), theirs.to_lowercase());
+    let same = !b.is_empty() && (a.contains(&b) || b.contains(&a));
+    if same { Ok(()) } else { Err(format!("it sees `{theirs}`, not `{adapter}`")) }
 }

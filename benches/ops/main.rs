@@ -6,9 +6,12 @@
 //! the GPU the words that differ from the first run.
 //!
 //! Environment: `WGPT_BATCH`, `WGPT_CONTEXT` (default 8 x 1024, on a software adapter 1 x 64); `WGPT_DEVICE` (as
-//! `--device`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures).
+//! `--device`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures, or a
+//! folder for ops.json).
 
 mod case;
+#[path = "../common/mod.rs"]
+mod common;
 mod independent;
 mod operators;
 mod races;
@@ -20,10 +23,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Caps, Gpu, Options, Program};
+use wgpt::gpu::{Caps, Elem, Gpu, Program};
 use wgpt::model::Config;
 use wgpt::train::measure::count::operator_of;
 use wgpt::train::measure::roofs::run_ms;
@@ -31,26 +34,29 @@ use wgpt::train::measure::steps::{median, spread};
 use wgpt::train::measure::{Roofs, Table, table::number};
 
 use case::{Case, Set};
+use common::Batch;
 use operators::Shape;
 
 /// Samples of a row.
 const SAMPLES: usize = 10;
-
-/// A positive number from the environment.
-fn setting<T: std::str::FromStr>(name: &str) -> Result<Option<T>> {
-    match std::env::var(name) {
-        Err(_) => Ok(None),
-        Ok(text) if text.is_empty() => Ok(None),
-        Ok(text) => text.parse().map(Some).map_err(|_| Error::Usage(format!("{name}: `{text}`, expected a number"))),
-    }
-}
+/// Copies of a row's tensors, so that small ones are not copied without end.
+const MOST_SETS: u64 = 16;
 
 /// The sizes that rows are measured at.
 fn shape(caps: &Caps) -> Result<Shape> {
     let config = Config::from_descriptor("d12")?;
     let small = caps.software;
-    let batch = setting("WGPT_BATCH")?.unwrap_or(if small { 1 } else { 8 });
-    let context = setting("WGPT_CONTEXT")?.unwrap_or(if small { 64 } else { 1024 });
+    let batch = match common::batch()? {
+        Batch::Fixed(batch) => batch,
+        Batch::Unset | Batch::Best => {
+            if small {
+                1
+            } else {
+                8
+            }
+        }
+    };
+    let context = common::context(config.positions)?.unwrap_or(if small { 64 } else { 1024 });
     // as the model cuts its logits: 256 MiB at most, within one binding
     let limit = (256 << 20).min(caps.max_binding_bytes);
     let rows = wgpt::gpu::tensor::row_windows(batch * context, config.padded_vocab() as u64 * 4, limit);
@@ -60,15 +66,19 @@ fn shape(caps: &Caps) -> Result<Shape> {
     Ok(Shape { config, batch, context, chunk, flat })
 }
 
-/// Bytes that no cache of this adapter holds.
-fn uncached_bytes(caps: &Caps) -> u64 {
+/// Bytes that the copies of a row's tensors exceed together, and whether that is more than this adapter's caches hold.
+fn rotation(caps: &Caps) -> (u64, String) {
     if !caps.software {
-        return 256 << 20;
+        return (256 << 20, "256 MiB, more than the caches of GPUs known so far".into());
     }
     let size = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size").ok();
-    let kib = size.and_then(|text| text.trim().trim_end_matches('K').parse::<u64>().ok()).unwrap_or(32 << 10);
-    // software Vulkan on a large server's cache would take minutes to fill
-    (2 * kib * 1024).min(128 << 20)
+    let Some(kib) = size.and_then(|text| text.trim().trim_end_matches('K').parse::<u64>().ok()) else {
+        return (64 << 20, "64 MiB; the size of the last cache is not known".into());
+    };
+    // software Vulkan would take minutes to fill a large server's cache
+    let bytes = (2 * kib * 1024).min(128 << 20);
+    let than = if bytes > kib * 1024 { "more" } else { "not more" };
+    (bytes, format!("{} MiB, {than} than the last cache's {} MiB", bytes >> 20, kib >> 10))
 }
 
 /// Capabilities under which an operator may choose another kernel: the adapter's own first. A variant that is made for
@@ -112,6 +122,11 @@ fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
     for (case, definition) in cases.iter().enumerate() {
         for (variant, caps) in variants.iter().enumerate() {
             if variant > 0 && !definition.all_variants {
+                continue;
+            }
+            // kernels of f16 need it, and those for GPUs take software adapters minutes to compile
+            let half = definition.slots.iter().any(|slot| slot.elem == Elem::F16);
+            if half && (!caps.f16 || caps.software != variants[0].software) {
                 continue;
             }
             let program = definition.dry(caps)?;
@@ -160,10 +175,13 @@ fn prepare(gpu: &Gpu, case: &Case) -> Result<Vec<Set>> {
     let contents = case.contents();
     let first = case.set(gpu, &contents)?;
     case.verify(gpu, &first, &contents)?;
-    let count = uncached_bytes(&gpu.caps).div_ceil(case.bytes()).clamp(1, 16);
+    let count = rotation(&gpu.caps).0.div_ceil(case.bytes()).clamp(1, MOST_SETS);
     let mut sets = vec![first];
     for _ in 1..count {
-        sets.push(case.set(gpu, &contents)?);
+        let set = case.set(gpu, &contents)?;
+        // what a later kernel reads of an earlier one is there in every set
+        set.program.run(gpu)?;
+        sets.push(set);
     }
     Ok(sets)
 }
@@ -187,6 +205,8 @@ fn sample(gpu: &Gpu, sets: &[Set], kernel: &str, iterations: u64) -> Result<Dura
 struct Bench {
     gpu: Gpu,
     roofs: Roofs,
+    /// Adapter, sizes and roofs, for the file of figures.
+    about: Value,
     cases: Vec<Case>,
     variants: Vec<Caps>,
     prepared: Option<Prepared>,
@@ -219,7 +239,7 @@ impl Bench {
             operator: case.operator.into(),
             shape: case.what.clone(),
             kernel: row.kernel.clone(),
-            element: if row.kernel.contains("f16") { "f16" } else { "f32" },
+            element: if row.kernel.contains("f16") || row.kernel.contains("coop") { "f16" } else { "f32" },
             chosen: row.variant == 0,
             median_ms,
             spread: spread(samples),
@@ -229,6 +249,14 @@ impl Bench {
             roof,
             sets: self.prepared.as_ref().map_or(0, |p| p.sets.len()),
         });
+    }
+
+    /// All figures so far.
+    fn write(&self) -> Result<()> {
+        let mut value = self.about.clone();
+        value["rows"] = json!(self.figures);
+        value["faults"] = json!(self.faults);
+        common::write("ops", &value)
     }
 
     fn report(&self) -> Table {
@@ -270,11 +298,6 @@ fn id(row: &Row, case: &Case) -> String {
     format!("{}/{}", row.kernel, case.what)
 }
 
-fn open() -> Result<Gpu> {
-    let device = std::env::var("WGPT_DEVICE").ok().filter(|device| !device.is_empty());
-    Gpu::open(&Options { device, matrices: true, ..Options::default() })
-}
-
 fn run() -> Result<()> {
     let begin = Instant::now();
     wgpt::gpu::use_wide_vectors();
@@ -282,14 +305,14 @@ fn run() -> Result<()> {
     let mut criterion =
         Criterion::default().sample_size(SAMPLES).nresamples(2000).warm_up_time(Duration::from_millis(150));
     criterion = criterion.measurement_time(Duration::from_secs(1)).without_plots();
-    let gpu = open()?;
+    let gpu = common::open()?;
     let shape = shape(&gpu.caps)?;
-    let cases = operators::cases(&shape);
+    let cases = operators::cases(&shape, &gpu.caps);
     let variants = variants(&gpu.caps);
     let rows = rows(&cases, &variants)?;
     if let Some(at) = arguments.iter().position(|a| a == "--races") {
         let repeats = arguments.get(at + 1).and_then(|n| n.parse().ok()).unwrap_or(1000);
-        return races::run(gpu, &cases, &variants, &rows, repeats, setting("WGPT_BENCH_SECONDS")?);
+        return races::run(gpu, &cases, &variants, &rows, repeats, common::seconds()?);
     }
     let criterion = criterion.configure_from_args();
     if arguments.iter().any(|a| a == "--list") {
@@ -298,30 +321,32 @@ fn run() -> Result<()> {
     }
     println!("adapter {}", gpu.caps.summary());
     println!("shapes  GPT-2 124M, batch {} x context {}", shape.batch, shape.context);
-    let roofs = Roofs::measure(&gpu, Duration::from_millis(400))?;
-    let pairs = independent::pairs(&gpu.caps, &roofs, Duration::from_millis(400));
+    println!("memory  each row goes round at most {MOST_SETS} copies of its tensors, up to {}", rotation(&gpu.caps).1);
+    // on a shared processor the best run is a matter of patience; but most of the time is for the rows
+    let patience = Duration::from_millis(if gpu.caps.software { 1000 } else { 400 });
+    let time = common::seconds()?.map_or(patience, |all| patience.min(all / 60));
+    let roofs = Roofs::measure(&gpu, time)?;
+    let pairs = independent::pairs(&gpu.caps, &roofs, time);
     print!("{}", independent::report(&pairs));
     roofs.notes.iter().for_each(|note| println!("{note}"));
     println!();
-    let end = setting::<f64>("WGPT_BENCH_SECONDS")?.map(|seconds| begin + Duration::from_secs_f64(seconds));
-    let bench = Bench { gpu, roofs, cases, variants, prepared: None, figures: vec![], faults: vec![], end };
+    let end = common::seconds()?.map(|time| begin + time);
+    let about = json!({
+        "adapter": gpu.caps.name, "driver": gpu.caps.driver, "backend": gpu.caps.backend,
+        "version": env!("CARGO_PKG_VERSION"), "batch": shape.batch, "context": shape.context,
+        "roofs": roofs, "independent": pairs,
+    });
+    let bench = Bench { gpu, roofs, about, cases, variants, prepared: None, figures: vec![], faults: vec![], end };
     let bench = Rc::new(RefCell::new(bench));
     all(criterion, &bench, &rows);
     let bench = bench.borrow();
     println!("\n{}", bench.report());
     bench.faults.iter().for_each(|fault| println!("{fault}"));
     println!("{} rows in {:.0} s", bench.figures.len(), begin.elapsed().as_secs_f64());
-    if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
-        let caps = &bench.gpu.caps;
-        let value = json!({
-            "adapter": caps.name, "driver": caps.driver, "backend": caps.backend, "version": env!("CARGO_PKG_VERSION"),
-            "batch": shape.batch, "context": shape.context, "roofs": bench.roofs, "independent": pairs,
-            "rows": bench.figures, "faults": bench.faults,
-        });
-        std::fs::write(&path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{path}: {e}")))?;
-    }
+    bench.write()?;
     if bench.faults.iter().any(|fault| !fault.starts_with("not run")) {
-        return Err(Error::Gpu(format!("{} rows failed", bench.faults.len())));
+        let failed = bench.faults.iter().filter(|fault| !fault.starts_with("not run")).count();
+        return Err(Error::Gpu(format!("{failed} rows failed")));
     }
     Ok(())
 }
@@ -362,6 +387,10 @@ fn all(mut criterion: Criterion, bench: &Rc<RefCell<Bench>>, rows: &[Row]) {
             // the warm-up's come first
             let own = &samples[samples.len().saturating_sub(SAMPLES)..];
             bench.figure(row, own);
+            // after each: who is ended by others keeps what there is
+            if let Err(error) = bench.write() {
+                bench.faults.push(format!("failed: {error}"));
+            }
         }
     }
     group.finish();

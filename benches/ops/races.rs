@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::json;
 
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu, Pass, Program};
@@ -12,6 +13,7 @@ use wgpt::train::measure::Table;
 
 use crate::Row;
 use crate::case::{Case, Role};
+use crate::common;
 
 /// What the repeats of a case came to.
 #[derive(Debug, Serialize)]
@@ -50,7 +52,7 @@ pub fn run(
     variants: &[Caps],
     rows: &[Row],
     repeats: usize,
-    seconds: Option<f64>,
+    seconds: Option<Duration>,
 ) -> Result<()> {
     println!("adapter {}", gpu.caps.summary());
     println!("races   {repeats} repeats of every case, compared with its first run word by word on the device");
@@ -60,16 +62,15 @@ pub fn run(
     let mut outcomes = Vec::new();
     for (done, &(case, variant)) in jobs.iter().enumerate() {
         // what is left of the time, shared by what is left of the cases
-        let share = seconds.map(|s| (s - begin.elapsed().as_secs_f64()) / (jobs.len() - done) as f64);
+        let share = seconds.map(|s| s.saturating_sub(begin.elapsed()) / (jobs.len() - done) as u32);
         gpu.caps = variants[variant].clone();
         let kernels =
             rows.iter().filter(|r| (r.case, r.variant) == (case, variant)).map(|r| r.kernel.clone()).collect();
-        let time = share.map(|s| Duration::from_secs_f64(s.max(0.0)));
-        let outcome = if time.is_some_and(|time| time.is_zero()) {
+        let outcome = if share.is_some_and(|share| share.is_zero()) {
             Outcome::not_run(&cases[case], kernels)
         } else {
             gpu.caps = variants[variant].clone();
-            let outcome = one(&gpu, &cases[case], kernels, repeats, time);
+            let outcome = one(&gpu, &cases[case], kernels, repeats, share);
             gpu.caps = variants[0].clone();
             outcome
         };
@@ -83,10 +84,7 @@ pub fn run(
     println!("\n{table}");
     let wrong = outcomes.iter().filter(|o| o.fault.is_some() || o.differing > 0).count();
     println!("{} cases, {wrong} wrong, in {:.0} s", outcomes.len(), begin.elapsed().as_secs_f64());
-    if let Ok(path) = std::env::var("WGPT_BENCH_JSON") {
-        let value = serde_json::json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "cases": outcomes});
-        std::fs::write(&path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{path}: {e}")))?;
-    }
+    common::write("races", &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "cases": outcomes}))?;
     if wrong == 0 { Ok(()) } else { Err(Error::Gpu(format!("{wrong} cases are wrong"))) }
 }
 

@@ -11,6 +11,7 @@ mod shader;
 mod terminal;
 mod text;
 mod train;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Devices,
     /// Show where the time of a step goes, or only count what it asks for
     Profile(Box<profile::Args>),
+    /// Try matrix kernels at a model's shapes and keep a record of the fastest
+    Tune(Box<tune::Args>),
     /// Print the WGSL of a kernel, or the names of all
     Shader(shader::Args),
 }
@@ -56,8 +59,17 @@ pub fn main() -> ExitCode {
         _ => "debug",
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
-    wgpt::gpu::use_wide_vectors();
     expect_broken_tables();
+    // software Vulkan has cooperative matrices, which f16 wants, at its own width only
+    let wide = match &cli.command {
+        Command::Train(args) => args.may_be_f32(),
+        Command::Tune(args) => args.may_be_f32(),
+        Command::Profile(args) => args.may_be_f32(),
+        _ => true,
+    };
+    if wide {
+        wgpt::gpu::use_wide_vectors();
+    }
     let result = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
@@ -66,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Devices => devices::run(),
         Command::Profile(args) => profile::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Shader(args) => shader::run(&args),
     };
     match result {

@@ -7,10 +7,17 @@ use serde_json::json;
 
 use wgpt::data::{Loader, LoaderConfig, open_shards};
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Caps, Gpu, Options};
+use wgpt::gpu::{Caps, Elem, Gpu, Options};
 use wgpt::model::{Config, init};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
 use wgpt::train::{Optimizer, Sizes, Trainer};
+
+use super::train::Precision;
+
+/// Tokens of a micro-step at most.
+const MOST_TOKENS: usize = 1 << 20;
+/// Micro-steps at most.
+const MOST_MICRO_STEPS: usize = 1024;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -43,6 +50,9 @@ pub struct Args {
     /// Micro-steps of a step
     #[arg(long, default_value_t = 1)]
     accumulation: usize,
+    /// Element type of matrix operands
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
     /// Token shards to read batches from, as a pattern [default: random tokens]
     #[arg(long, value_name = "GLOB")]
     data: Option<String>,
@@ -53,7 +63,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// Write a Chrome trace, for ui.perfetto.dev
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "count")]
     trace: Option<PathBuf>,
     /// Write all figures as JSON
     #[arg(long, value_name = "FILE")]
@@ -84,6 +94,15 @@ impl Args {
                 return Err(Error::Usage(format!("{flag}: 0, expected at least 1")));
             }
         }
+        // a count is recorded command by command: sizes that no machine trains would take forever
+        let tokens = self.batch.checked_mul(context).filter(|tokens| *tokens <= MOST_TOKENS);
+        if tokens.is_none() || self.accumulation > MOST_MICRO_STEPS {
+            return Err(Error::Usage(format!(
+                "profile: batch {} x context {context} x {} micro-steps, expected at most {MOST_TOKENS} tokens a micro-step \
+                 and {MOST_MICRO_STEPS} micro-steps",
+                self.batch, self.accumulation
+            )));
+        }
         let config = self.config(context)?;
         if context > config.positions {
             return Err(Error::Usage(format!(
@@ -101,23 +120,42 @@ fn write(path: &Path, value: &serde_json::Value) -> Result<()> {
     Ok(())
 }
 
+impl Args {
+    /// See [`super::train::Args::may_be_f32`].
+    pub fn may_be_f32(&self) -> bool {
+        self.precision != Precision::F16
+    }
+}
+
 /// Counts or measures.
 pub fn run(args: &Args) -> Result<()> {
     if args.count {
         return count(args);
     }
-    let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
+    let elem = args.precision.resolve(args.device.as_deref())?;
+    let matrices = elem == Elem::F16;
+    let gpu = Gpu::open(&Options { device: args.device.clone(), matrices, ..Options::default() })?;
+    if matrices && !gpu.caps.f16 {
+        return Err(Error::Device(format!("--precision: {} has no f16, expected an adapter that has", gpu.caps.name)));
+    }
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
     let (config, sizes) = args.sizes(context)?;
+    if !args.seconds.is_finite() || args.seconds < 0.0 {
+        return Err(Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
+    }
+    // before anything is made: sizes that no memory holds end here
+    let planned = Count::new(gpu.caps.clone(), config, sizes, elem)?;
     let mut loader = match &args.data {
         Some(pattern) => {
             Loader::new(open_shards(pattern)?, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
         }
         None => measure::random_batches(&config, &sizes, 8)?,
     };
-    let planned = Count::new(gpu.caps.clone(), config, sizes)?;
-    let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default())?;
+    let mut trainer = Trainer::with_precision(&gpu, config, sizes, Optimizer::default(), elem)?;
     trainer.load(&init::init(config, 42))?;
+    // before the steps, so that the timed step follows them in the trace
+    let timed = gpu.caps.timestamps && !args.wall;
+    let roofs = if timed { Some(Roofs::measure(&gpu, Duration::from_millis(300))?) } else { None };
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
     let steps = Steps::run(&mut trainer, &mut loader, 1, args.steps, time)?;
     println!("device  {}", gpu.caps.summary());
@@ -130,8 +168,7 @@ pub fn run(args: &Args) -> Result<()> {
     let about = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "version": env!("CARGO_PKG_VERSION")});
     let profile = if args.wall {
         None
-    } else if gpu.caps.timestamps {
-        let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
+    } else if let Some(roofs) = roofs {
         println!("roofs   {}\n", roofs.summary());
         let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
         let profile = Profile::run(&trainer, runs)?;
@@ -165,10 +202,22 @@ fn count(args: &Args) -> Result<()> {
     // a GPU as they come: WebGPU's limits but for the size of buffers, which would refuse large models
     let mut caps = Caps::webgpu_defaults();
     (caps.name, caps.max_binding_bytes, caps.max_buffer_bytes) = ("no device".into(), (1 << 31) - 256, 1 << 40);
-    let count = Count::new(caps, config, sizes)?;
+    let elem = if args.precision == Precision::F16 { Elem::F16 } else { Elem::F32 };
+    if elem == Elem::F16 {
+        // matrix units as NVIDIA's
+        (caps.f16, caps.subgroups, caps.matrix_edges, caps.subgroup_sizes) = (true, true, vec![16], (32, 32));
+        (caps.max_workgroup_bytes, caps.max_invocations) = (48 << 10, 1024);
+    }
+    let count = Count::new(caps, config, sizes, elem)?;
     println!(
-        "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, f32, bindings to 2 GiB\n",
-        config.layers, config.channels, config.vocab, sizes.batch, sizes.context, sizes.accumulation
+        "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, {}, bindings to 2 GiB\n",
+        config.layers,
+        config.channels,
+        config.vocab,
+        sizes.batch,
+        sizes.context,
+        sizes.accumulation,
+        if elem == Elem::F16 { "f16 on matrix units" } else { "f32" }
     );
     print!("{}", count.report());
     match &args.json {

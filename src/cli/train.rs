@@ -7,12 +7,14 @@ use clap::ValueEnum;
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
-use wgpt::gpu::{Gpu, Options};
+use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::model::{Config, Weights, init};
+use wgpt::ops::matmul;
 use wgpt::train::dataset::noted_tokenizer;
 use wgpt::train::folder::{self, Folder, State};
 use wgpt::train::run::{check_memory, known_words};
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
+use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Run, Trainer};
 
 use super::model::tokenizer_of;
@@ -35,12 +37,30 @@ impl TokenizerName {
     }
 }
 
+/// What matrix operands are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Precision {
+pub enum Precision {
     /// 32-bit floats throughout
     F32,
-    /// The best that the adapter offers: f32 for now
+    /// Mixed: 16-bit floats for matrix operands and stored activations, on matrix units where the adapter has them
+    F16,
+    /// f16 on GPUs with matrix units, else f32
     Auto,
+}
+
+impl Precision {
+    /// The element type that is meant on an adapter: `auto` is f16 on a GPU with matrix units that the kernels can use.
+    pub fn resolve(self, device: Option<&str>) -> Result<Elem> {
+        match self {
+            Self::F32 => Ok(Elem::F32),
+            Self::F16 => Ok(Elem::F16),
+            Self::Auto => {
+                let caps = gpu::adapter::find(device)?;
+                let offered = caps.f16 && !caps.software && matmul::choose::without_matrices(&caps).is_none();
+                Ok(if offered { Elem::F16 } else { Elem::F32 })
+            }
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -164,6 +184,16 @@ pub struct Args {
     /// Keep bounds checks in kernels and the driver's validation on: slow, for hunting defects
     #[arg(long, help_heading = "Run")]
     checked: bool,
+    /// Hand kernels with matrix units to Vulkan as naga writes them, without what the memory model wants: to compare
+    #[arg(long, help_heading = "Run")]
+    no_spirv_repair: bool,
+}
+
+impl Args {
+    /// True if f32 is asked for, or may come of it: such runs compute with the widest vectors of a software adapter.
+    pub fn may_be_f32(&self) -> bool {
+        self.precision != Precision::F16
+    }
 }
 
 /// A number of bytes: `800MB`, `24GiB`, `1073741824`.
@@ -291,7 +321,7 @@ impl Args {
                 beta1: self.beta1,
                 beta2: self.beta2,
                 eps: self.eps,
-                precision: "f32".into(),
+                precision: if self.precision == Precision::F16 { "f16" } else { "f32" }.into(),
                 seed: self.seed,
                 val_every: self.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 }),
                 val_rows: None,
@@ -322,6 +352,9 @@ pub fn run(args: &Args) -> Result<()> {
     let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
     let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
     let mut settings = args.settings(config, tokenizer);
+    if args.precision.resolve(args.device.as_deref())? == Elem::F16 {
+        settings.train.precision = "f16".into();
+    }
     settings.check()?;
     settings.train.val_rows = args.val_rows(&settings.train);
     if let Some(tokenizer) = tokenizer.filter(|t| args.data.is_none() && t.vocab() > config.vocab) {
@@ -355,10 +388,24 @@ pub fn run(args: &Args) -> Result<()> {
     }
     folder::check_writable(out.as_deref().unwrap_or(Path::new("runs")))?;
 
-    let gpu = Gpu::open(&Options { device: args.device.clone(), checked: args.checked, ..Options::default() })?;
+    let mixed = settings.elem() == Elem::F16;
+    let mut gpu = Gpu::open(&Options {
+        device: args.device.clone(),
+        checked: args.checked,
+        matrices: mixed,
+        unrepaired: args.no_spirv_repair,
+        ..Options::default()
+    })?;
+    if mixed && !gpu.caps.f16 {
+        return Err(Error::Device(format!(
+            "--precision: {} has no f16, expected an adapter that has; try --precision f32",
+            gpu.caps.name
+        )));
+    }
+    let tuned = tune::load(&mut gpu.caps);
     check_memory(&gpu.caps, &settings, args.memory)?;
     let weights = loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights);
-    let mut trainer = Trainer::new(&gpu, config, settings.sizes(), settings.optimizer())?;
+    let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
     trainer.load(&weights)?;
     drop(weights);
 
@@ -373,6 +420,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let out = folder.dir.clone();
     header(&gpu, &settings, &summary, &trainer, &out);
+    match tuned {
+        Found::Nothing => {}
+        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
+        Found::Ignored(why) => say!("tuned    no: {why}"),
+    }
     let mut terminal = Terminal::new(settings.train.steps);
     let mut run = Run { settings: &settings, loader, rows, tokenizer, baseline, folder };
     let outcome = run.go(&mut trainer, &mut terminal)?;
@@ -438,6 +490,9 @@ fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out:
         t.steps
     );
     say!("kernels  {}", trainer.kernel_summary().join(", "));
+    if let (Elem::F16, Some(why)) = (trainer.elem(), matmul::choose::without_matrices(&gpu.caps)) {
+        say!("         no matrix units: {why}");
+    }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
 }

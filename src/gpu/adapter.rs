@@ -1,5 +1,8 @@
 //! Which adapters there are, which one is taken, and what it can do.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 
 /// What an adapter can do, gathered once. Kernels are chosen from this alone, so that choosing is testable without
@@ -50,6 +53,9 @@ pub struct Caps {
     /// Put matrices of this edge together from the smaller ones that the adapter has: for tests of kernels for other
     /// adapters.
     pub emulated_edge: Option<u32>,
+    /// What `wgpt tune` found on this adapter: for an operator and shape, as the operator words it, the kernel to take.
+    /// Empty unless somebody loads a record.
+    pub tuned: Arc<BTreeMap<String, String>>,
 }
 
 impl Caps {
@@ -78,6 +84,7 @@ impl Caps {
             encoder_timestamps: false,
             matrix_edges: Vec::new(),
             emulated_edge: None,
+            tuned: Arc::default(),
         }
     }
 
@@ -131,6 +138,16 @@ pub fn list() -> Vec<DeviceInfo> {
         .enumerate()
         .map(|(index, adapter)| DeviceInfo { index, caps: caps(adapter, &adapter.limits(), adapter.features()) })
         .collect()
+}
+
+/// What the adapter that [`super::Gpu::open`] would take can do, without opening it.
+///
+/// # Errors
+/// [`Error::Device`] if there is none or the one asked for is unknown.
+pub fn find(device: Option<&str>) -> Result<Caps> {
+    let (_instance, adapters) = adapters(false);
+    let adapter = &adapters[pick(&adapters, device)?];
+    Ok(caps(adapter, &adapter.limits(), adapter.features()))
 }
 
 /// Picks an adapter: by index or by part of the name, else by `WGPU_ADAPTER_NAME`, else the first.
@@ -203,6 +220,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         encoder_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS),
         matrix_edges,
         emulated_edge: None,
+        tuned: Arc::default(),
     }
 }
 

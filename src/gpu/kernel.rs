@@ -61,7 +61,8 @@ impl Kernel {
         Self::stored(name, entry, width, Elem::F32, body)
     }
 
-    /// The same with the type `S` for what is stored as `elem`, f32 or f16; `S(x)` and `V(x)` convert.
+    /// The same with the types `S` and `E` for what is stored as `elem`, f32 or f16: as wide as `V`, and one element.
+    /// `S(x)` and `V(x)` convert.
     #[must_use]
     pub fn stored(name: &str, entry: &'static str, width: Width, elem: Elem, body: &str) -> Self {
         let half = elem == Elem::F16;
@@ -72,6 +73,7 @@ impl Kernel {
             (true, Width::Scalar) => "alias S = f16;\n",
             (true, Width::Vec4) => "alias S = vec4<f16>;\n",
         });
+        source.push_str(if half { "alias E = f16;\n" } else { "alias E = f32;\n" });
         let shared = [include_str!("../../shaders/shared/grid.wgsl"), include_str!("../../shaders/shared/reduce.wgsl")];
         for part in shared.iter().chain(&[body]) {
             source.push_str(part);

@@ -188,7 +188,8 @@ impl<'g> Pass<'g> {
         }
         let Some(raw) = &self.gpu.raw else { return Ok(None) };
         let Some((_, layout)) = &pipeline.raw else { return Ok(None) };
-        let window = |t: &Tensor| (t.buffer.id, t.offset, t.bytes().next_multiple_of(4).max(16).min(t.buffer.size - t.offset));
+        let window =
+            |t: &Tensor| (t.buffer.id, t.offset, t.bytes().next_multiple_of(4).max(16).min(t.buffer.size - t.offset));
         let key = (pipeline.id, tensors.iter().map(|t| window(t)).collect::<Vec<_>>());
         let mut cache = lock(&self.gpu.bind_groups);
         if let Some(group) = cache.get(&key) {

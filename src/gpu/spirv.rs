@@ -170,12 +170,12 @@ fn mark_accesses(list: &mut [Instruction], bound: &mut u32) -> Vec<(u32, u32, u3
             COOPERATIVE_STORE => Some((0, 4)),
             _ => None,
         };
-        if let Some((pointer, memory)) = places {
-            if i.operands.get(pointer).is_some_and(|p| is_shared(*p)) {
-                match i.operands.get_mut(memory) {
-                    Some(mask) => *mask |= NON_PRIVATE,
-                    None => i.operands.push(NON_PRIVATE),
-                }
+        if let Some((pointer, memory)) = places
+            && i.operands.get(pointer).is_some_and(|p| is_shared(*p))
+        {
+            match i.operands.get_mut(memory) {
+                Some(mask) => *mask |= NON_PRIVATE,
+                None => i.operands.push(NON_PRIVATE),
             }
         }
         let semantics = match i.code {
@@ -253,18 +253,19 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         let marked = |i: &Instruction| {
             [LOAD, STORE, COOPERATIVE_LOAD, COOPERATIVE_STORE].contains(&i.code)
                 && i.operands.last().is_some_and(|mask| mask & NON_PRIVATE != 0)
-                && i.operands.len() > [2, 3, 5, 4][[STORE, LOAD, COOPERATIVE_LOAD, COOPERATIVE_STORE].iter().position(|c| *c == i.code).unwrap_or(0)]
+                && i.operands.len()
+                    > [2, 3, 5, 4][[STORE, LOAD, COOPERATIVE_LOAD, COOPERATIVE_STORE]
+                        .iter()
+                        .position(|c| *c == i.code)
+                        .unwrap_or(0)]
         };
         assert_eq!(count(&before, marked), 0);
         // two loads and two stores of the tile's filling, two cooperative loads, one cooperative store
         assert_eq!(count(&after, marked), 7);
         let barriers: Vec<u32> =
             parse(&after).iter().filter(|i| i.code == CONTROL_BARRIER).map(|i| i.operands[2]).collect();
-        let values: HashMap<u32, u32> = parse(&after)
-            .iter()
-            .filter(|i| i.code == CONSTANT)
-            .map(|i| (i.operands[1], i.operands[2]))
-            .collect();
+        let values: HashMap<u32, u32> =
+            parse(&after).iter().filter(|i| i.code == CONSTANT).map(|i| (i.operands[1], i.operands[2])).collect();
         assert_eq!(barriers.len(), 1);
         assert!(barriers.iter().all(|id| values[id] & MAKE_AVAILABLE_AND_VISIBLE == MAKE_AVAILABLE_AND_VISIBLE));
         let strides = |i: &Instruction| i.code == DECORATE && i.operands.get(1) == Some(&DECORATION_ARRAY_STRIDE);

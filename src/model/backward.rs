@@ -2,13 +2,14 @@
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
-use crate::ops::{attention, bias, crossentropy, embedding, gelu, layernorm, matmul};
+use crate::ops::{attention, bias, crossentropy, embedding, layernorm, matmul, stepcontrol};
 
 use super::config::Config;
 use super::tensors::{Activations, Backward, Params};
 
 /// From `lnf` to `losses`, `d.dbranch` (the gradient of `lnf`) and the head's part of `grads.wte`, a chunk of logits
-/// at a time: the logits of a batch never exist as a whole. `scale` is 1 / tokens of a step.
+/// at a time: the logits of a batch never exist as a whole. Gradients are multiplied by `scale` and the loss scale of
+/// `control`.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -19,18 +20,18 @@ pub fn head(
     grads: &Params,
     a: &Activations,
     d: &Backward,
-    scale: f32,
+    (control, scale): (&stepcontrol::StepControl, f32),
 ) -> Result<()> {
     pass.at("head");
     for start in (0..a.rows()).step_by(a.logits.rows()) {
         let rows = start..(start + a.logits.rows()).min(a.rows());
         let logits = a.logits.slice(0..rows.len());
         let (lnf, dlnf) = (a.lnf.slice(rows.clone()), d.dbranch.slice(rows.clone()));
-        matmul::forward(pass, matmul::Forward { inp: &lnf, weight: p.get("wte", 0), bias: None, out: &logits })?;
+        matmul::forward(pass, matmul::Forward { inp: &lnf, weight: p.matrix("wte", 0), bias: None, out: &logits })?;
         let (targets, losses) = (a.targets.slice(rows.clone()), a.losses.slice(rows));
         let io = crossentropy::Forward { logits: &logits, targets: &targets, losses: &losses, vocab: config.vocab };
-        crossentropy::forward_backward(pass, &io, scale)?;
-        matmul::backward_inp(pass, matmul::BackwardInp { dout: &logits, weight: p.get("wte", 0), dinp: &dlnf })?;
+        crossentropy::forward_backward(pass, &io, control, scale)?;
+        matmul::backward_inp(pass, matmul::BackwardInp { dout: &logits, weight: p.matrix("wte", 0), dinp: &dlnf })?;
         matmul::backward_weight(
             pass,
             matmul::BackwardWeight { dout: &logits, inp: &lnf, dweight: grads.get("wte", 0) },
@@ -62,11 +63,16 @@ pub fn body(
         let inp = if l == 0 { &a.encoded } else { &a.blocks[l - 1].residual3 };
         let w = |name| p.get(name, l);
         let dw = |name| grads.get(name, l);
-        linear(pass, d, &d.dresidual, &b.fch_gelu, w("fcprojw"), (dw("fcprojw"), dw("fcprojb")), &d.dfch)?;
-        gelu::backward(pass, gelu::Backward { inp: &b.fch, dout: &d.dfch })?;
-        linear(pass, d, &d.dfch, &b.ln2, w("fcw"), (dw("fcw"), dw("fcb")), &d.dbranch)?;
+        let m = |name| p.matrix(name, l);
+        let dresidual = d.dresidual_operand();
+        let fcproj = matmul::BackwardInp { dout: dresidual, weight: m("fcprojw"), dinp: &d.dfch };
+        matmul::backward_inp_gelu(pass, fcproj, &b.fch)?;
+        parameters(pass, d, dresidual, &b.fch_gelu, (dw("fcprojw"), dw("fcprojb")))?;
+        matmul::backward_inp(pass, matmul::BackwardInp { dout: &d.dfch, weight: m("fcw"), dinp: &d.dbranch })?;
+        parameters(pass, d, &d.dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
         norm(pass, d, &b.residual2, (&b.ln2_mean, &b.ln2_rstd), w("ln2w"), (dw("ln2w"), dw("ln2b")))?;
-        linear(pass, d, &d.dresidual, &b.atty, w("attprojw"), (dw("attprojw"), dw("attprojb")), &d.dbranch)?;
+        matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: &d.dbranch })?;
+        parameters(pass, d, dresidual, &b.atty, (dw("attprojw"), dw("attprojb")))?;
         attention::backward(
             pass,
             attention::Backward {
@@ -79,7 +85,8 @@ pub fn body(
                 dqkv: &d.dqkv,
             },
         )?;
-        linear(pass, d, &d.dqkv, &b.ln1, w("qkvw"), (dw("qkvw"), dw("qkvb")), &d.dbranch)?;
+        matmul::backward_inp(pass, matmul::BackwardInp { dout: &d.dqkv, weight: m("qkvw"), dinp: &d.dbranch })?;
+        parameters(pass, d, &d.dqkv, &b.ln1, (dw("qkvw"), dw("qkvb")))?;
         norm(pass, d, inp, (&b.ln1_mean, &b.ln1_rstd), w("ln1w"), (dw("ln1w"), dw("ln1b")))?;
     }
     pass.at("embedding");
@@ -95,18 +102,19 @@ pub fn body(
     )
 }
 
-/// A linear layer: `dinp` overwritten, `dweight` and `dbias` accumulated.
-fn linear(
+/// A linear layer's `dweight` and `dbias`, accumulated.
+fn parameters(
     pass: &mut Pass,
     d: &Backward,
     dout: &Tensor,
     inp: &Tensor,
-    weight: &Tensor,
     (dweight, dbias): (&Tensor, &Tensor),
-    dinp: &Tensor,
 ) -> Result<()> {
-    matmul::backward_inp(pass, matmul::BackwardInp { dout, weight, dinp })?;
-    matmul::backward_weight(pass, matmul::BackwardWeight { dout, inp, dweight })?;
+    let io = matmul::BackwardWeight { dout, inp, dweight };
+    match &d.partials {
+        Some(partials) => matmul::backward_weight_in_parts(pass, io, partials)?,
+        None => matmul::backward_weight(pass, io)?,
+    }
     bias::backward(pass, bias::Backward { dout, dbias, scratch: &d.scratch })
 }
 
@@ -129,6 +137,7 @@ fn norm(
         dweight,
         dbias,
         scratch: &d.scratch,
+        copy: d.dresidual_copy.as_ref(),
     };
     layernorm::backward(pass, io)
 }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
-use crate::ops::{attention, crossentropy, embedding, gelu, layernorm, matmul, residual};
+use crate::ops::{attention, crossentropy, embedding, layernorm, matmul};
 
 use super::config::Config;
 use super::tensors::{Activations, Block, Params};
@@ -64,15 +64,14 @@ fn blocks(
         pass.at(format!("h.{l}"));
         let w = |name| p.get(name, l);
         norm(pass, inp, w("ln1w"), w("ln1b"), [&b.ln1, &b.ln1_mean, &b.ln1_rstd])?;
-        linear(pass, &b.ln1, w("qkvw"), w("qkvb"), &b.qkv)?;
+        let linear =
+            |inp, name, bias, out| matmul::Forward { inp, weight: p.matrix(name, l), bias: Some(w(bias)), out };
+        matmul::forward(pass, linear(&b.ln1, "qkvw", "qkvb", &b.qkv))?;
         attend(pass, l, b)?;
-        linear(pass, &b.atty, w("attprojw"), w("attprojb"), &a.branch)?;
-        residual::forward(pass, residual::Forward { inp, branch: &a.branch, out: &b.residual2 })?;
+        matmul::forward_residual(pass, linear(&b.atty, "attprojw", "attprojb", &b.residual2), inp)?;
         norm(pass, &b.residual2, w("ln2w"), w("ln2b"), [&b.ln2, &b.ln2_mean, &b.ln2_rstd])?;
-        linear(pass, &b.ln2, w("fcw"), w("fcb"), &b.fch)?;
-        gelu::forward(pass, gelu::Forward { inp: &b.fch, out: &b.fch_gelu })?;
-        linear(pass, &b.fch_gelu, w("fcprojw"), w("fcprojb"), &a.branch)?;
-        residual::forward(pass, residual::Forward { inp: &b.residual2, branch: &a.branch, out: &b.residual3 })?;
+        matmul::forward_gelu(pass, linear(&b.ln2, "fcw", "fcb", &b.fch), &b.fch_gelu)?;
+        matmul::forward_residual(pass, linear(&b.fch_gelu, "fcprojw", "fcprojb", &b.residual3), &b.residual2)?;
         inp = &b.residual3;
     }
     pass.at("final");
@@ -89,7 +88,7 @@ pub fn losses(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> 
         let rows = start..(start + a.logits.rows()).min(a.rows());
         let logits = a.logits.slice(0..rows.len());
         let lnf = a.lnf.slice(rows.clone());
-        matmul::forward(pass, matmul::Forward { inp: &lnf, weight: p.get("wte", 0), bias: None, out: &logits })?;
+        matmul::forward(pass, matmul::Forward { inp: &lnf, weight: p.matrix("wte", 0), bias: None, out: &logits })?;
         let (targets, losses) = (a.targets.slice(rows.clone()), a.losses.slice(rows));
         let io = crossentropy::Forward { logits: &logits, targets: &targets, losses: &losses, vocab: config.vocab };
         crossentropy::forward(pass, &io)?;
@@ -99,8 +98,4 @@ pub fn losses(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> 
 
 fn norm(pass: &mut Pass, inp: &Tensor, weight: &Tensor, bias: &Tensor, [out, mean, rstd]: [&Tensor; 3]) -> Result<()> {
     layernorm::forward(pass, layernorm::Forward { inp, weight, bias, out, mean, rstd })
-}
-
-fn linear(pass: &mut Pass, inp: &Tensor, weight: &Tensor, bias: &Tensor, out: &Tensor) -> Result<()> {
-    matmul::forward(pass, matmul::Forward { inp, weight, bias: Some(bias), out })
 }

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
 use super::{group, groups, stepcontrol::StepControl};
 
@@ -15,14 +15,17 @@ struct Params {
     decays: u32,
 }
 
-fn kernel(caps: &Caps, width: Width) -> Kernel {
-    Kernel::new("adamw.forward", "forward", width, include_str!("../../shaders/adamw.wgsl")).set("WG", group(caps))
+fn kernel(caps: &Caps, width: Width, copied: bool) -> Kernel {
+    let (entry, elem) = if copied { ("forward_copied", Elem::F16) } else { ("forward", Elem::F32) };
+    let body = include_str!("../../shaders/adamw.wgsl");
+    Kernel::stored(&format!("adamw.{entry}"), entry, width, elem, body).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
+    let copied: &[bool] = if caps.f16 { &[false, true] } else { &[false] };
+    copied.iter().flat_map(|c| [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width, *c))).collect()
 }
 
 /// Tensors of [`forward`]: flat windows of equal length.
@@ -36,6 +39,8 @@ pub struct Forward<'a> {
     pub m: &'a Tensor,
     /// Second moment, updated.
     pub v: &'a Tensor,
+    /// Overwritten by the parameters as f16, if given.
+    pub copy: Option<&'a Tensor>,
     /// Says whether and how.
     pub control: &'a StepControl,
     /// True if weight decay applies.
@@ -48,20 +53,26 @@ pub struct Forward<'a> {
 /// [`Error::Shape`] if the lengths differ.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let n = io.param.len();
-    for (name, tensor) in [("grad", io.grad), ("m", io.m), ("v", io.v)] {
+    if let Some(copy) = io.copy {
+        copy.expect_elem("adamw.forward", "copy", Elem::F16)?;
+    }
+    let others = [("grad", Some(io.grad)), ("m", Some(io.m)), ("v", Some(io.v)), ("copy", io.copy)];
+    for (name, tensor) in others.into_iter().filter_map(|(name, t)| t.map(|t| (name, t))) {
         if tensor.len() != n {
             return Err(Error::Shape(format!("adamw.forward: `{name}` has {} elements, expected {n}", tensor.len())));
         }
     }
     let width = Width::of(&[n]);
     let count = n / width.elements();
-    let kernel = kernel(&pass.gpu.caps, width);
+    let kernel = kernel(&pass.gpu.caps, width, io.copy.is_some());
+    let mut tensors = vec![io.param, io.grad, io.m, io.v, &io.control.state, &io.control.hyper];
+    tensors.extend(io.copy);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
-        tensors: &[io.param, io.grad, io.m, io.v, &io.control.state, &io.control.hyper],
+        tensors: &tensors,
         immediates: bytemuck::bytes_of(&Params { count: count as u32, decays: u32::from(io.decays) }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: 14 * n as u64,
-        bytes: 7 * io.param.bytes(),
+        bytes: 7 * io.param.bytes() + io.copy.map_or(0, Tensor::bytes),
     })
 }

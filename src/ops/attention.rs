@@ -4,9 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups, reduce_group};
+use super::{group, groups, reduce_group, stored};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -33,10 +33,10 @@ fn lanes(caps: &Caps) -> u32 {
     if caps.software { caps.lanes } else { 32 }
 }
 
-fn kernel(caps: &Caps, entry: &'static str, head_size: usize) -> Kernel {
+fn kernel(caps: &Caps, entry: &'static str, head_size: usize, elem: Elem) -> Kernel {
     let width = Width::of(&[head_size]);
     let wg = if entry == "backward_delta" { group(caps) } else { lanes(caps) };
-    Kernel::new(&format!("attention.{entry}"), entry, width, include_str!("../../shaders/attention.wgsl"))
+    Kernel::stored(&format!("attention.{entry}"), entry, width, elem, include_str!("../../shaders/attention.wgsl"))
         .with_const("HSV", (head_size / width.elements()) as u32)
         .set("WG", wg)
 }
@@ -63,8 +63,11 @@ fn step_kernel(caps: &Caps, head_size: usize) -> Kernel {
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let entries = ["forward", "backward_delta", "backward_q", "backward_kv"];
-    let of_size = |&hs: &usize| entries.map(|entry| kernel(caps, entry, hs)).into_iter().chain([step_kernel(caps, hs)]);
-    SAMPLE_HEAD_SIZES.iter().flat_map(of_size).collect()
+    let mut list: Vec<Kernel> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
+    for elem in stored(caps) {
+        list.extend(SAMPLE_HEAD_SIZES.iter().flat_map(|&hs| entries.map(|entry| kernel(caps, entry, hs, elem))));
+    }
+    list
 }
 
 /// The sizes of an attention.
@@ -78,7 +81,7 @@ pub struct Shape {
     pub heads: usize,
 }
 
-/// Tensors of [`forward`].
+/// Tensors of [`forward`]: `qkv` and `out` are both f32 or both f16.
 #[derive(Debug)]
 pub struct Forward<'a> {
     /// B, T, NH.
@@ -91,7 +94,7 @@ pub struct Forward<'a> {
     pub lse: &'a Tensor,
 }
 
-/// Tensors of [`backward`].
+/// Tensors of [`backward`]: all but `lse` and `delta`, which are f32, hold the same elements, f32 or f16.
 #[derive(Debug)]
 pub struct Backward<'a> {
     /// B, T, NH.
@@ -160,6 +163,7 @@ impl Shape {
         out.expect(place, "out", n, c)?;
         qkv.expect(place, "qkv", n, 3 * c)?;
         lse.expect(place, "lse", self.batch * self.heads, self.positions)?;
+        out.expect_elem(place, "out", qkv.elem())?;
         head_size(place, c, self.heads)
     }
 }
@@ -178,7 +182,7 @@ fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let head_size = io.shape.check("attention.forward", io.qkv, io.out, io.lse)?;
-    let kernel = kernel(&pass.gpu.caps, "forward", head_size);
+    let kernel = kernel(&pass.gpu.caps, "forward", head_size, io.qkv.elem());
     for cut in io.shape.cuts(pass, io.qkv, head_size) {
         let (qkv, out, lse) = (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows), io.lse.slice(cut.stats));
         pass.dispatch(&Dispatch {
@@ -203,8 +207,10 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.dout.expect(place, "dout", io.out.rows(), io.out.columns())?;
     io.dqkv.expect(place, "dqkv", io.qkv.rows(), io.qkv.columns())?;
     io.delta.expect(place, "delta", io.lse.rows(), io.lse.columns())?;
-    let [delta_kernel, q_kernel, kv_kernel] =
-        ["backward_delta", "backward_q", "backward_kv"].map(|entry| kernel(&pass.gpu.caps, entry, head_size));
+    io.dout.expect_elem(place, "dout", io.qkv.elem())?;
+    io.dqkv.expect_elem(place, "dqkv", io.qkv.elem())?;
+    let [delta_kernel, q_kernel, kv_kernel] = ["backward_delta", "backward_q", "backward_kv"]
+        .map(|entry| kernel(&pass.gpu.caps, entry, head_size, io.qkv.elem()));
     for cut in io.shape.cuts(pass, io.qkv, head_size) {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
         let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));

@@ -4,9 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups};
+use super::{group, groups, stored};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -28,8 +28,9 @@ pub(super) fn blocks(rows: usize) -> (usize, usize) {
     (block_rows, rows.div_ceil(block_rows))
 }
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
-    Kernel::new(&format!("bias.{entry}"), entry, width, include_str!("../../shaders/bias.wgsl")).set("WG", group(caps))
+fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel {
+    let body = include_str!("../../shaders/bias.wgsl");
+    Kernel::stored(&format!("bias.{entry}"), entry, width, elem, body).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
@@ -37,7 +38,8 @@ fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
     for width in [Width::Vec4, Width::Scalar] {
-        list.extend(["backward_blocks", "backward"].map(|entry| kernel(caps, entry, width)));
+        list.extend(stored(caps).into_iter().map(|elem| kernel(caps, "backward_blocks", width, elem)));
+        list.push(kernel(caps, "backward", width, Elem::F32));
     }
     list
 }
@@ -45,7 +47,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
 /// Tensors of [`backward`].
 #[derive(Debug)]
 pub struct Backward<'a> {
-    /// (N, C).
+    /// (N, C), f32 or f16.
     pub dout: &'a Tensor,
     /// (1, C), accumulated.
     pub dbias: &'a Tensor,
@@ -62,7 +64,8 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.dbias.expect("bias.backward", "dbias", 1, c)?;
     let width = Width::of(&[c]);
     let wg = group(&pass.gpu.caps);
-    let (first, second) = (kernel(&pass.gpu.caps, "backward_blocks", width), kernel(&pass.gpu.caps, "backward", width));
+    let first = kernel(&pass.gpu.caps, "backward_blocks", width, io.dout.elem());
+    let second = kernel(&pass.gpu.caps, "backward", width, Elem::F32);
     for rows in pass.row_windows(io.dout.rows(), io.dout.row_bytes()) {
         let dout = io.dout.slice(rows);
         let (block_rows, blocks) = blocks(dout.rows());

@@ -4,9 +4,10 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::reduce_group;
+use super::stepcontrol::StepControl;
+use super::{reduce_group, stored};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -20,22 +21,22 @@ struct Params {
 /// The target of a row that does not count: its loss and gradient are zero.
 pub const IGNORED: u32 = u32::MAX;
 
-fn kernel(caps: &Caps, entry: &'static str) -> Kernel {
-    let name = format!("crossentropy.{entry}");
-    Kernel::new(&name, entry, Width::Vec4, include_str!("../../shaders/crossentropy.wgsl"))
-        .set("WG", reduce_group(caps))
+fn kernel(caps: &Caps, entry: &'static str, elem: Elem) -> Kernel {
+    let (name, body) = (format!("crossentropy.{entry}"), include_str!("../../shaders/crossentropy.wgsl"));
+    Kernel::stored(&name, entry, Width::Vec4, elem, body).set("WG", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    ["forward", "forward_backward"].map(|entry| kernel(caps, entry)).into()
+    let entries = ["forward", "forward_backward"];
+    stored(caps).into_iter().flat_map(|elem| entries.map(|entry| kernel(caps, entry, elem))).collect()
 }
 
 /// Tensors of [`forward`] and [`forward_backward`].
 #[derive(Debug)]
 pub struct Forward<'a> {
-    /// (n, Vp): a chunk of rows.
+    /// (n, Vp), f32 or f16: a chunk of rows.
     pub logits: &'a Tensor,
     /// (n, 1) u32 below `vocab`, or [`IGNORED`].
     pub targets: &'a Tensor,
@@ -50,18 +51,19 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: &Forward) -> Result<()> {
-    run(pass, "forward", io, 0.0)
+    run(pass, "forward", io, 0.0, None)
 }
 
-/// As [`forward`], and overwrites `logits` by their gradient `(softmax - onehot) scale`; padding becomes zero.
+/// As [`forward`], and overwrites `logits` by their gradient `(softmax - onehot) scale loss_scale`, with the loss scale
+/// of `control`; padding becomes zero.
 ///
 /// # Errors
 /// [`Error::Shape`].
-pub fn forward_backward(pass: &mut Pass, io: &Forward, scale: f32) -> Result<()> {
-    run(pass, "forward_backward", io, scale)
+pub fn forward_backward(pass: &mut Pass, io: &Forward, control: &StepControl, scale: f32) -> Result<()> {
+    run(pass, "forward_backward", io, scale, Some(&control.state))
 }
 
-fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32) -> Result<()> {
+fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32, state: Option<&Tensor>) -> Result<()> {
     let (n, stride) = (io.logits.rows(), io.logits.columns());
     let place = "crossentropy.forward";
     io.targets.expect(place, "targets", n, 1)?;
@@ -69,10 +71,12 @@ fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32) -> Result
     if io.vocab > stride {
         return Err(Error::Shape(format!("{place}: `logits` has {stride} columns, expected at least {}", io.vocab)));
     }
-    let kernel = kernel(&pass.gpu.caps, entry);
+    let kernel = kernel(&pass.gpu.caps, entry, io.logits.elem());
+    let mut tensors = vec![io.logits, io.targets, io.losses];
+    tensors.extend(state);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
-        tensors: &[io.logits, io.targets, io.losses],
+        tensors: &tensors,
         immediates: bytemuck::bytes_of(&Params {
             rows: n as u32,
             vocab: io.vocab as u32,

@@ -7,6 +7,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
 
 use super::reduce_group;
+use super::stepcontrol::StepControl;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -49,9 +50,12 @@ pub struct Forward<'a> {
     pub grads: &'a [Tensor],
     /// (partials, 1), overwritten; `partials` as [`partials`] says.
     pub partials: &'a Tensor,
+    /// Says of what the gradients are multiples: `grad_unit loss_scale`.
+    pub control: &'a StepControl,
 }
 
-/// `partials[g] = sum of squares of workgroup g's share`. Their sum is the squared norm.
+/// `partials[g] = sum of squares of workgroup g's share`, each gradient divided by `grad_unit loss_scale`. Their sum is
+/// the squared norm.
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] if `partials` has another length.
@@ -66,7 +70,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             Params { count: (grads.len() / width.elements()) as u32, first: first as u32, groups: groups as u32 };
         pass.dispatch(&Dispatch {
             kernel: &kernel,
-            tensors: &[grads, io.partials],
+            tensors: &[grads, io.partials, &io.control.state, &io.control.hyper],
             immediates: bytemuck::bytes_of(&params),
             groups: groups as u64,
             flops: 2 * grads.len() as u64,

@@ -2,11 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{bias, group, groups, reduce_group};
+use super::{bias, group, groups, reduce_group, stored};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -21,9 +21,11 @@ struct Params {
 /// Rows of (1, C) that the scratch of [`backward`] must have.
 pub const SCRATCH_ROWS: usize = 2 * bias::BLOCKS;
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
-    let wg = if matches!(entry, "forward" | "backward") { reduce_group(caps) } else { group(caps) };
-    Kernel::new(&format!("layernorm.{entry}"), entry, width, include_str!("../../shaders/layernorm.wgsl")).set("WG", wg)
+fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel {
+    let by_rows = matches!(entry, "forward" | "backward" | "backward_copied");
+    let wg = if by_rows { reduce_group(caps) } else { group(caps) };
+    let body = include_str!("../../shaders/layernorm.wgsl");
+    Kernel::stored(&format!("layernorm.{entry}"), entry, width, elem, body).set("WG", wg)
 }
 
 /// The kernels an adapter may be given.
@@ -31,9 +33,11 @@ fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
     for width in [Width::Vec4, Width::Scalar] {
-        for entry in ["forward", "backward", "backward_blocks", "backward_params"] {
-            list.push(kernel(caps, entry, width));
+        for elem in stored(caps) {
+            let backward = if elem == Elem::F16 { "backward_copied" } else { "backward" };
+            list.extend(["forward", backward, "backward_blocks"].map(|entry| kernel(caps, entry, width, elem)));
         }
+        list.push(kernel(caps, "backward_params", width, Elem::F32));
     }
     list
 }
@@ -58,7 +62,7 @@ pub struct Forward<'a> {
     pub weight: &'a Tensor,
     /// (1, C).
     pub bias: &'a Tensor,
-    /// (N, C), overwritten.
+    /// (N, C), f32 or f16, overwritten.
     pub out: &'a Tensor,
     /// (N, 1), overwritten.
     pub mean: &'a Tensor,
@@ -69,7 +73,7 @@ pub struct Forward<'a> {
 /// `out[n,c] = (inp[n,c] - mean[n]) rstd[n] weight[c] + bias[c]`. Overwrites `out`, `mean`, `rstd`.
 ///
 /// # Errors
-/// [`crate::error::Error::Shape`].
+/// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let (n, c) = (io.inp.rows(), io.inp.columns());
     let place = "layernorm.forward";
@@ -79,7 +83,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     io.mean.expect(place, "mean", n, 1)?;
     io.rstd.expect(place, "rstd", n, 1)?;
     let width = Width::of(&[c]);
-    let kernel = kernel(&pass.gpu.caps, "forward", width);
+    let kernel = kernel(&pass.gpu.caps, "forward", width, io.out.elem());
     for rows in pass.row_windows(n, io.inp.row_bytes()) {
         let (inp, out) = (io.inp.slice(rows.clone()), io.out.slice(rows.clone()));
         let (mean, rstd) = (io.mean.slice(rows.clone()), io.rstd.slice(rows));
@@ -89,7 +93,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             immediates: bytemuck::bytes_of(&params(inp.rows(), c, width)),
             groups: inp.rows() as u64,
             flops: 8 * inp.len() as u64,
-            bytes: 2 * inp.bytes() + 2 * mean.bytes() + 2 * io.weight.bytes(),
+            bytes: inp.bytes() + out.bytes() + 2 * mean.bytes() + 2 * io.weight.bytes(),
         })?;
     }
     Ok(())
@@ -98,7 +102,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 /// Tensors of [`backward`].
 #[derive(Debug)]
 pub struct Backward<'a> {
-    /// (N, C).
+    /// (N, C), f32 or f16.
     pub dout: &'a Tensor,
     /// (N, C): what `forward` was given.
     pub inp: &'a Tensor,
@@ -110,6 +114,8 @@ pub struct Backward<'a> {
     pub rstd: &'a Tensor,
     /// (N, C), accumulated: the gradient of the residual stream.
     pub dinp: &'a Tensor,
+    /// (N, C) of f16, overwritten by `dinp`; there if and only if `dout` is f16.
+    pub copy: Option<&'a Tensor>,
     /// (1, C), accumulated.
     pub dweight: &'a Tensor,
     /// (1, C), accumulated.
@@ -122,7 +128,7 @@ pub struct Backward<'a> {
 /// `dweight += sum over n of dout x`, `dbias += sum over n of dout`.
 ///
 /// # Errors
-/// [`crate::error::Error::Shape`].
+/// [`Error::Shape`].
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let (n, c) = (io.inp.rows(), io.inp.columns());
     let place = "layernorm.backward";
@@ -134,20 +140,34 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.mean.expect(place, "mean", n, 1)?;
     io.rstd.expect(place, "rstd", n, 1)?;
     let width = Width::of(&[c]);
-    let [rows_kernel, blocks_kernel, params_kernel] =
-        ["backward", "backward_blocks", "backward_params"].map(|entry| kernel(&pass.gpu.caps, entry, width));
+    let elem = io.dout.elem();
+    if io.copy.is_some() != (elem == Elem::F16) {
+        return Err(Error::Shape(format!("{place}: `dout` holds {elem:?}, a copy is for f16 and only for it")));
+    }
+    if let Some(copy) = io.copy {
+        copy.expect(place, "copy", n, c)?;
+        copy.expect_elem(place, "copy", elem)?;
+    }
+    let caps = &pass.gpu.caps;
+    let rows_kernel = kernel(caps, if io.copy.is_some() { "backward_copied" } else { "backward" }, width, elem);
+    let blocks_kernel = kernel(caps, "backward_blocks", width, elem);
+    let params_kernel = kernel(caps, "backward_params", width, Elem::F32);
     let wg = group(&pass.gpu.caps);
     for rows in pass.row_windows(n, io.inp.row_bytes()) {
         let [dout, inp, mean, rstd, dinp] = [io.dout, io.inp, io.mean, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));
         let p = params(inp.rows(), c, width);
         let scratch = io.scratch.reshape(2 * p.blocks as usize, c);
+        let copy = io.copy.map(|t| t.slice(rows.clone()));
+        let mut tensors = vec![&dout, &inp, io.weight, &mean, &rstd, &dinp];
+        tensors.extend(&copy);
+        let copied = copy.as_ref().map_or(0, Tensor::bytes);
         pass.dispatch(&Dispatch {
             kernel: &rows_kernel,
-            tensors: &[&dout, &inp, io.weight, &mean, &rstd, &dinp],
+            tensors: &tensors,
             immediates: bytemuck::bytes_of(&p),
             groups: inp.rows() as u64,
             flops: 12 * inp.len() as u64,
-            bytes: 4 * inp.bytes() + 2 * mean.bytes() + io.weight.bytes(),
+            bytes: dout.bytes() + 3 * inp.bytes() + copied + 2 * mean.bytes() + io.weight.bytes(),
         })?;
         pass.dispatch(&Dispatch {
             kernel: &blocks_kernel,
@@ -155,7 +175,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
             immediates: bytemuck::bytes_of(&p),
             groups: groups((p.blocks * p.columns) as usize, wg),
             flops: 5 * inp.len() as u64,
-            bytes: 2 * inp.bytes() + 2 * mean.bytes() + scratch.bytes(),
+            bytes: dout.bytes() + inp.bytes() + 2 * mean.bytes() + scratch.bytes(),
         })?;
         pass.dispatch(&Dispatch {
             kernel: &params_kernel,

@@ -5,6 +5,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod bias;
+pub mod cast;
 pub mod compare;
 pub mod crossentropy;
 pub mod embedding;
@@ -39,32 +40,53 @@ fn groups(count: usize, group: u32) -> u64 {
     (count as u64).div_ceil(u64::from(group))
 }
 
+/// Adapters of every kind that kernels are chosen by: GPUs and software adapters of every width, each with and without
+/// f16; and with f16 those with matrix units of both edges, with much and little workgroup memory, with subgroups of one
+/// and of several sizes.
+fn sample_adapters() -> Vec<Caps> {
+    let plain = Caps::webgpu_defaults();
+    let mut adapters = vec![plain.clone(), Caps { f16: true, ..plain.clone() }];
+    adapters.extend([4, 8, 16].map(|lanes| Caps { software: true, lanes, ..plain.clone() }));
+    adapters.push(Caps { software: true, lanes: 16, f16: true, ..plain.clone() });
+    let matrices = |edge, subgroup_sizes| Caps {
+        f16: true,
+        subgroups: true,
+        matrix_edges: vec![edge],
+        subgroup_sizes,
+        max_workgroup_bytes: 32 << 10,
+        max_invocations: 1024,
+        ..plain.clone()
+    };
+    adapters.push(matrices(16, (32, 32)));
+    adapters.push(matrices(16, (32, 64)));
+    adapters.push(Caps { max_workgroup_bytes: 16 << 10, ..matrices(16, (32, 32)) });
+    adapters.push(Caps { backend: "Metal".into(), ..matrices(8, (32, 32)) });
+    adapters.push(Caps { software: true, lanes: 8, ..matrices(8, (8, 8)) });
+    adapters
+}
+
 /// Every kernel that any adapter may be given: for translation tests and `wgpt shader`.
 #[must_use]
 pub fn all_kernels() -> Vec<Kernel> {
     let mut kernels = Vec::new();
-    for software in [false, true] {
-        let mut caps = Caps::webgpu_defaults();
-        caps.software = software;
-        for lanes in if software { vec![4, 8, 16] } else { vec![0] } {
-            caps.lanes = lanes;
-            for list in [
-                adamw::kernels(&caps),
-                attention::kernels(&caps),
-                bias::kernels(&caps),
-                compare::kernels(&caps),
-                crossentropy::kernels(&caps),
-                embedding::kernels(&caps),
-                gelu::kernels(&caps),
-                gradnorm::kernels(&caps),
-                layernorm::kernels(&caps),
-                matmul::kernels(&caps),
-                residual::kernels(&caps),
-                roof::kernels(&caps),
-                stepcontrol::kernels(&caps),
-            ] {
-                kernels.extend(list);
-            }
+    for caps in sample_adapters() {
+        for list in [
+            adamw::kernels(&caps),
+            attention::kernels(&caps),
+            bias::kernels(&caps),
+            cast::kernels(&caps),
+            compare::kernels(&caps),
+            crossentropy::kernels(&caps),
+            embedding::kernels(&caps),
+            gelu::kernels(&caps),
+            gradnorm::kernels(&caps),
+            layernorm::kernels(&caps),
+            matmul::kernels(&caps),
+            residual::kernels(&caps),
+            roof::kernels(&caps),
+            stepcontrol::kernels(&caps),
+        ] {
+            kernels.extend(list);
         }
     }
     // many do not depend on the adapter

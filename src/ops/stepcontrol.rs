@@ -24,16 +24,25 @@ pub struct State {
     pub skipped_in_a_row: u32,
     /// 1 if the current step's update is applied.
     pub apply: u32,
-    /// The factor of the current step's gradients.
+    /// The factor of the current step's gradients: their unit taken out, then clipped.
     pub grad_scale: f32,
     /// Sum of the current step's losses.
     pub loss_sum: f32,
+    /// What gradients are multiplied by beside [`Hyper::grad_unit`]: a power of two, 1 in f32.
+    pub loss_scale: f32,
+    /// Updates applied since the loss scale last changed.
+    pub clean_steps: u32,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { beta1_power: 1.0, beta2_power: 1.0, ..Self::zeroed() }
+        Self { beta1_power: 1.0, beta2_power: 1.0, loss_scale: 1.0, ..Self::zeroed() }
     }
+}
+
+impl State {
+    /// The loss scale that mixed precision starts with.
+    pub const FIRST_LOSS_SCALE: f32 = 1024.0;
 }
 
 /// A step's numbers, sent from the host.
@@ -56,6 +65,10 @@ pub struct Hyper {
     pub loss_scale: f32,
     /// The step's number, from 1.
     pub step: u32,
+    /// Gradients are multiples of this and of [`State::loss_scale`].
+    pub grad_unit: f32,
+    /// 1 if the loss scale follows overflows.
+    pub dynamic: u32,
 }
 
 /// A step's outcome, read back some steps later.
@@ -72,12 +85,14 @@ pub struct Report {
     pub skipped_now: u32,
     /// Updates skipped in all.
     pub skipped: u32,
-    /// Updates skipped since the last applied one.
+    /// Updates skipped since the last applied one, overflows of a loss scale above its floor not counted.
     pub skipped_in_a_row: u32,
     /// Updates applied.
     pub updates: u32,
     /// Learning rate.
     pub lr: f32,
+    /// The loss scale that the step was computed with.
+    pub loss_scale: f32,
 }
 
 /// The three small tensors of step control.

@@ -17,6 +17,26 @@ struct Recorded {
     body: Program,
 }
 
+/// The work of one position after those that are kept.
+struct Cached {
+    /// Its activations.
+    one: Activations,
+    /// (1, 1) u32: which position it is.
+    at: Tensor,
+    /// From the token in `one` to its `lnf`.
+    step: Program,
+}
+
+impl Cached {
+    fn new(gpu: &Gpu, config: &Config, params: &Params, acts: &Activations, context: usize) -> Result<Self> {
+        let one = Activations::inference(gpu, config, [1, 1], false, 1)?;
+        let at = gpu.tensor("tokens", 1, 1, Elem::U32)?;
+        let mut pass = Pass::new(gpu);
+        forward::step(&mut pass, config, params, &one, &at, &acts.shrink(config, 1, context))?;
+        Ok(Self { one, at, step: pass.finish() })
+    }
+}
+
 /// Continues sequences of tokens with a model's parameters.
 pub struct Generator<'a> {
     gpu: &'a Gpu,
@@ -24,24 +44,24 @@ pub struct Generator<'a> {
     context: usize,
     /// One for each length that is a power of two, and the whole context: in ascending order, all in the same memory.
     recorded: Vec<Recorded>,
-    /// The activations of a single position; `lnf` also of the last of a sequence.
-    one: Activations,
-    /// (1, 1) u32: the position of the next token.
-    at: Tensor,
-    /// From the token in `one` to its logits.
-    step: Program,
+    /// Going on by one position; not where activations are f16.
+    cached: Option<Cached>,
+    /// The normalised activations of the last position, or of the two that it is among.
+    last: Tensor,
+    /// From `last` to logits.
     head: Program,
     uploads: UploadRing,
     logits: ReadRing,
-    /// Positions whose keys and values are kept.
-    kept: usize,
+    /// The tokens whose keys and values are kept.
+    kept: Vec<u32>,
     /// The prompt, the logits after it, and whether its keys and values are still kept.
     prompt: (Vec<u32>, Vec<f32>, bool),
 }
 
 impl<'a> Generator<'a> {
     /// Records the forward pass for sequences up to `context` tokens, in the memory of `acts` (of at least as many),
-    /// whose blocks must have a `qkv` each: there keys and values are kept.
+    /// whose blocks must have a `qkv` each: there keys and values are kept. In those of mixed precision they are not
+    /// read again: each token costs the work of the whole sequence.
     ///
     /// # Errors
     /// [`Error::Memory`], [`Error::Gpu`].
@@ -58,26 +78,34 @@ impl<'a> Generator<'a> {
                 Ok(Recorded { acts, body: pass.finish() })
             })
             .collect::<Result<_>>()?;
-        let one = Activations::inference(gpu, &config, [1, 1], false, 1)?;
-        let at = gpu.tensor("tokens", 1, 1, Elem::U32)?;
+        // with keys and values of f32 a token costs one position's work
+        let cached =
+            if acts.lnf.elem() == Elem::F32 { Some(Cached::new(gpu, &config, params, acts, context)?) } else { None };
+        // of f16 two rows: a row of an odd number of them does not begin at a word
+        let (last, row) = match &cached {
+            Some(cached) => (cached.one.lnf.clone(), cached.one.logits.clone()),
+            None => {
+                let last = gpu.tensor("sampling", context.min(2), config.channels, acts.lnf.elem())?;
+                let row = gpu.tensor("sampling", last.rows(), config.padded_vocab(), Elem::F32)?;
+                (last, row)
+            }
+        };
         let mut pass = Pass::new(gpu);
-        forward::step(&mut pass, &config, params, &one, &at, &acts.shrink(&config, 1, context))?;
-        let step = pass.finish();
-        let mut pass = Pass::new(gpu);
-        let io = matmul::Forward { inp: &one.lnf, weight: params.get("wte", 0), bias: None, out: &one.logits };
-        matmul::forward(&mut pass, io)?;
+        matmul::forward(
+            &mut pass,
+            matmul::Forward { inp: &last, weight: params.matrix("wte", 0), bias: None, out: &row },
+        )?;
         Ok(Self {
             gpu,
             config,
             context,
             recorded,
-            at,
-            step,
+            cached,
             head: pass.finish(),
             uploads: UploadRing::new(gpu, 1, context.max(2) as u64 * 4)?,
-            logits: ReadRing::new(gpu, 1, &one.logits)?,
-            one,
-            kept: 0,
+            logits: ReadRing::new(gpu, 1, &row)?,
+            last,
+            kept: Vec::new(),
             prompt: (Vec::new(), Vec::new(), false),
         })
     }
@@ -100,12 +128,14 @@ impl<'a> Generator<'a> {
         let mut padded = tokens.to_vec();
         padded.resize(acts.positions, 0); // causal attention never looks at them
         let mut pass = Pass::new(self.gpu);
-        pass.copy(&acts.lnf.slice(n - 1..n), &self.one.lnf)?;
+        let rows = self.last.rows();
+        let first = ((n - 1) / rows * rows).min(acts.positions - rows);
+        pass.copy(&acts.lnf.slice(first..first + rows), &self.last)?;
         let copy = pass.finish();
         let uploads: [(&Tensor, &[u8]); 1] = [(&acts.tokens, bytemuck::cast_slice(&padded))];
         self.uploads.submit(self.gpu, &uploads, &[body, &copy, &self.head], &mut [&mut self.logits])?;
-        self.kept = n;
-        self.take()
+        self.kept = tokens.to_vec();
+        self.take(n - 1 - first)
     }
 
     /// Appends a token to what is kept and returns the logits (V) that follow: the work of one position.
@@ -113,25 +143,33 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// [`Error::Shape`] if the context is full or nothing was encoded, else as [`Gpu::check`].
     pub fn next_logits(&mut self, token: u32) -> Result<Vec<f32>> {
-        if self.kept == 0 || self.kept >= self.context {
-            let (kept, most) = (self.kept, self.context - 1);
+        let position = self.kept.len();
+        if position == 0 || position >= self.context {
+            let most = self.context - 1;
             return Err(Error::Shape(format!(
-                "generate: {kept} positions are kept, expected 1 to {most} before one more"
+                "generate: {position} positions are kept, expected 1 to {most} before one more"
             )));
         }
-        let position = self.kept as u32;
+        self.kept.push(token);
+        let Some(Cached { one, at, step }) = &self.cached else {
+            let all = std::mem::take(&mut self.kept);
+            return self.logits(&all);
+        };
+        let position = position as u32;
         let uploads: [(&Tensor, &[u8]); 2] =
-            [(&self.one.tokens, bytemuck::bytes_of(&token)), (&self.at, bytemuck::bytes_of(&position))];
-        self.uploads.submit(self.gpu, &uploads, &[&self.step, &self.head], &mut [&mut self.logits])?;
-        self.kept += 1;
-        self.take()
+            [(&one.tokens, bytemuck::bytes_of(&token)), (at, bytemuck::bytes_of(&position))];
+        self.uploads.submit(self.gpu, &uploads, &[step, &self.head], &mut [&mut self.logits])?;
+        self.take(0)
     }
 
-    fn take(&mut self) -> Result<Vec<f32>> {
+    /// Row `row` of the logits that come back next.
+    fn take(&mut self, row: usize) -> Result<Vec<f32>> {
         let bytes = self.logits.take(self.gpu, true)?.unwrap_or_default();
-        let mut logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        logits.truncate(self.config.vocab);
-        Ok(logits)
+        let rows: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        let start = row * self.config.padded_vocab();
+        rows.get(start..start + self.config.vocab)
+            .map(<[f32]>::to_vec)
+            .ok_or_else(|| Error::Shape(format!("generate: {} logits came back, expected row {row}", rows.len())))
     }
 
     /// Encodes a prompt (of at least one token) for [`Generator::sample`]; of one past the context the last half of the
@@ -169,11 +207,11 @@ impl<'a> Generator<'a> {
             self.prompt(&tokens)?;
         }
         let mut logits = self.prompt.1.clone();
-        self.kept = self.window(&tokens).len();
+        self.kept = self.window(&tokens).to_vec();
         for i in 0..count {
             if i > 0 {
                 let last = tokens.last().copied().unwrap_or_default();
-                logits = if self.kept == self.context {
+                logits = if self.kept.len() == self.context {
                     let keep = (self.context / 2).max(1);
                     self.logits(&tokens[tokens.len() - keep..])?
                 } else {

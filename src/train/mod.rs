@@ -10,6 +10,7 @@ pub mod sampler;
 pub mod schedule;
 pub mod settings;
 pub mod trainer;
+pub mod tune;
 
 pub use dataset::Dataset;
 pub use evaluate::Evaluator;

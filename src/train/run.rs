@@ -7,7 +7,7 @@ use crate::data::{Batches, Rows, Stories, Tokenizer};
 use crate::error::{Error, Result};
 use crate::formats::hf::{self, ModelInfo};
 use crate::formats::tokenizer_files;
-use crate::gpu::Gpu;
+use crate::gpu::{Elem, Gpu};
 use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
 
@@ -210,6 +210,7 @@ impl Run<'_> {
             ms: Some(ms as f32),
             tokens_per_s: Some(tokens_per_s as f32),
             val_loss: val_loss.map(|l| l as f32),
+            loss_scale: (self.settings.elem() == Elem::F16).then_some(report.loss_scale),
             skipped,
             ..empty(report.step as usize)
         })?;
@@ -224,7 +225,9 @@ impl Run<'_> {
         if let Some(eta) = eta {
             line += &format!(" | ETA {}", clock_text(eta));
         }
-        if skipped {
+        if skipped && self.settings.elem() == Elem::F16 && report.loss_scale > 1.0 {
+            line += &format!(" | skipped: overflow at loss scale {}, which is halved", report.loss_scale);
+        } else if skipped {
             line += &format!(" | skipped: loss or gradient norm is not finite ({} in a row)", report.skipped_in_a_row);
         }
         screen.line(&line);
@@ -281,7 +284,17 @@ impl Run<'_> {
 }
 
 fn empty(step: usize) -> Metric {
-    Metric { step, loss: None, grad_norm: None, lr: None, ms: None, tokens_per_s: None, val_loss: None, skipped: false }
+    Metric {
+        step,
+        loss: None,
+        grad_norm: None,
+        lr: None,
+        ms: None,
+        tokens_per_s: None,
+        val_loss: None,
+        loss_scale: None,
+        skipped: false,
+    }
 }
 
 /// A duration as `1:02:03` or `2:03`.
@@ -311,7 +324,7 @@ pub fn known_words(text: &str) -> (usize, usize) {
 pub fn plan(caps: &crate::gpu::Caps, settings: &Settings) -> Result<(u64, String)> {
     let gpu = Gpu::dry(caps.clone());
     let config = settings.config()?;
-    let _trainer = Trainer::new(&gpu, config, settings.sizes(), settings.optimizer())?;
+    let _trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
     let mut rows = gpu.ledger();
     if caps.software {
         rows.push(("weights on the host while starting".into(), 4 * config.parameters() as u64));

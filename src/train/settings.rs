@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::gpu::Elem;
 use crate::model::Config;
 
 use super::schedule::Schedule;
@@ -91,7 +92,7 @@ pub struct TrainSettings {
     pub beta2: f32,
     /// AdamW.
     pub eps: f32,
-    /// Element type of matrix operands.
+    /// Element type of matrix operands: `f32` or `f16`.
     pub precision: String,
     /// Seed of the first weights, the order of batches and the samples.
     pub seed: u32,
@@ -113,6 +114,12 @@ pub struct RunSettings {
 }
 
 impl Settings {
+    /// The element type of matrix operands.
+    #[must_use]
+    pub fn elem(&self) -> Elem {
+        if self.train.precision == "f16" { Elem::F16 } else { Elem::F32 }
+    }
+
     /// The model's shape.
     ///
     /// # Errors

@@ -58,6 +58,8 @@ pub struct Trainer<'g> {
     config: Config,
     sizes: Sizes,
     optimizer: Optimizer,
+    /// What matrix operands are stored as: f16 in mixed precision.
+    elem: Elem,
     params: Params,
     grads: Params,
     moments: [Params; 2],
@@ -88,14 +90,36 @@ impl<'g> Trainer<'g> {
     /// # Errors
     /// [`Error::Memory`] naming the tensor that does not fit; [`Error::Gpu`] if a kernel cannot be built.
     pub fn new(gpu: &'g Gpu, config: Config, sizes: Sizes, optimizer: Optimizer) -> Result<Self> {
+        Self::with_precision(gpu, config, sizes, optimizer, Elem::F32)
+    }
+
+    /// [`Trainer::new`] with matrix operands and stored activations of `elem`: with f16, mixed precision. Sums, the
+    /// residual stream, statistics, losses, gradients of parameters, master weights and moments are f32 in either; the
+    /// loss scale starts at [`stepcontrol::State::FIRST_LOSS_SCALE`] and follows overflows.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn with_precision(
+        gpu: &'g Gpu,
+        config: Config,
+        sizes: Sizes,
+        optimizer: Optimizer,
+        elem: Elem,
+    ) -> Result<Self> {
         let Sizes { batch, context, .. } = sizes;
-        let params = Params::new(gpu, "weights", config)?;
+        let mixed = elem == Elem::F16;
+        let params =
+            if mixed { Params::with_copy(gpu, "weights", config)? } else { Params::new(gpu, "weights", config)? };
         let grads = Params::new(gpu, "gradients", config)?;
         let moments = [Params::new(gpu, "AdamW m", config)?, Params::new(gpu, "AdamW v", config)?];
-        let acts = Activations::new(gpu, &config, batch, context)?;
-        let scratch = Backward::new(gpu, &config, batch, context)?;
+        let acts = Activations::new(gpu, &config, batch, context, elem)?;
+        let scratch = Backward::new(gpu, &config, batch, context, elem)?;
         let buckets = embedding::Buckets::new(gpu, batch * context)?;
         let control = StepControl::new(gpu)?;
+        if mixed {
+            let state = stepcontrol::State { loss_scale: stepcontrol::State::FIRST_LOSS_SCALE, ..Default::default() };
+            gpu.write(&control.state, bytemuck::bytes_of(&state))?;
+        }
         let windows: Vec<Tensor> = grads.windows(gpu).into_iter().map(|(window, _)| window).collect();
         let partials = gpu.tensor("norm partials", gradnorm::partials(&windows), 1, Elem::F32)?;
 
@@ -105,9 +129,10 @@ impl<'g> Trainer<'g> {
         let begin = pass.finish();
 
         let mut pass = Pass::new(gpu);
-        let scale = 1.0 / sizes.tokens() as f32;
+        // a mean's gradient in f32; in f16 a sum's, so that the right loss scale does not depend on the batch
+        let scale = if mixed { 1.0 } else { 1.0 / sizes.tokens() as f32 };
         forward::body(&mut pass, &config, &params, &acts)?;
-        backward::head(&mut pass, &config, &params, &grads, &acts, &scratch, scale)?;
+        backward::head(&mut pass, &config, &params, &grads, &acts, &scratch, (&control, scale))?;
         backward::body(&mut pass, &config, &params, &grads, &acts, &scratch, &buckets)?;
         pass.at("step");
         stepcontrol::accumulate(&mut pass, &control, &acts.losses)?;
@@ -115,13 +140,13 @@ impl<'g> Trainer<'g> {
 
         let mut pass = Pass::new(gpu);
         pass.at("step");
-        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &windows, partials: &partials })?;
+        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &windows, partials: &partials, control: &control })?;
         stepcontrol::decide(&mut pass, &control, &partials)?;
         let [m, v] = [moments[0].windows(gpu), moments[1].windows(gpu)];
+        let copies = params.copy_windows(gpu);
         for (i, (param, decays)) in params.windows(gpu).iter().enumerate() {
-            let io =
-                adamw::Forward { param, grad: &windows[i], m: &m[i].0, v: &v[i].0, control: &control, decays: *decays };
-            adamw::forward(&mut pass, io)?;
+            let (grad, m, v, copy) = (&windows[i], &m[i].0, &v[i].0, copies[i].as_ref());
+            adamw::forward(&mut pass, adamw::Forward { param, grad, m, v, copy, control: &control, decays: *decays })?;
         }
         let end = pass.finish();
 
@@ -138,6 +163,7 @@ impl<'g> Trainer<'g> {
             config,
             sizes,
             optimizer,
+            elem,
             uploads: UploadRing::new(gpu, IN_FLIGHT, upload_bytes)?,
             reports: ReadRing::new(gpu, IN_FLIGHT, &control.report)?,
             losses: ReadRing::new(gpu, IN_FLIGHT, &acts.losses)?,
@@ -168,6 +194,12 @@ impl<'g> Trainer<'g> {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What matrix operands are stored as: f16 in mixed precision.
+    #[must_use]
+    pub fn elem(&self) -> Elem {
+        self.elem
     }
 
     /// The sizes of a step.
@@ -233,7 +265,10 @@ impl<'g> Trainer<'g> {
     /// # Errors
     /// As [`Gpu::write`].
     pub fn load(&self, weights: &Weights) -> Result<()> {
-        self.params.upload(self.gpu, weights)
+        self.params.upload(self.gpu, weights)?;
+        let mut pass = Pass::new(self.gpu);
+        self.params.refresh(&mut pass)?;
+        pass.finish().run(self.gpu)
     }
 
     /// Reads the weights back, after all submitted steps.
@@ -259,6 +294,8 @@ impl<'g> Trainer<'g> {
             clip: self.optimizer.clip,
             loss_scale: 1.0 / self.sizes.tokens() as f32,
             step: step as u32,
+            grad_unit: if self.elem == Elem::F16 { self.sizes.tokens() as f32 } else { 1.0 },
+            dynamic: u32::from(self.elem == Elem::F16),
         };
         for micro in 0..self.sizes.accumulation {
             self.gpu.span("read a batch", || loader.next_batch(&mut self.inputs, &mut self.targets))?;

@@ -1,6 +1,7 @@
 //! The program from outside: what it prints, writes and ends with. It is started through tools/run, as a user's is.
 
 mod bad_input;
+mod mixed;
 mod models;
 mod runs;
 mod stories;
@@ -28,7 +29,9 @@ pub fn wgpt(dir: &Path, args: &[&str]) -> Outcome {
         Command::new(program)
     };
     let begin = std::time::Instant::now();
-    let output = command.args(args).current_dir(dir).env("WGPT_QUIET", "1").output().expect("the program starts");
+    // no record of a user's own tuning, but one of the test's
+    command.args(args).current_dir(dir).env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
+    let output = command.output().expect("the program starts");
     Outcome {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),

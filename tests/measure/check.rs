@@ -145,6 +145,7 @@ fn the_real_programs_end_in_time() {
         Command::new(root().join("tools/gpu-check")).arg("--build").arg(&bin).output().expect("gpu-check starts");
     let built = succeeded(&output);
     assert!(built.contains("MB together"), "{built}");
+    a_slowed_kernel_shows_against_a_baseline(&bin);
     let arguments = ["--bin", &bin.to_string_lossy(), "--seconds", "16", "--python", "/nonexistent/python3"];
     let (record, printed, _, seconds) = check(dir.path(), &arguments, &[("WGPT_CHECK_FAIL", "peers")]);
     assert!(seconds < 40.0, "{seconds} s\n{printed}");
@@ -153,4 +154,23 @@ fn the_real_programs_end_in_time() {
         let (status, note, _) = stage(&record, name);
         assert!(status == "ok" || status == "timeout", "{name}: {status}: {note}\n{printed}");
     }
+}
+
+/// The same kernel on one thread and a quarter of the lanes, which software Vulkan can be told: slower several times over.
+fn a_slowed_kernel_shows_against_a_baseline(bin: &Path) {
+    let devices = succeeded(&started(&bin.join("wgpt")).arg("devices").output().expect("the program starts"));
+    if !devices.lines().any(|line| line.starts_with("0: ") && line.contains(", software)")) {
+        eprintln!("not run: only software Vulkan can be told to be slow\n{devices}");
+        return;
+    }
+    let bench = |baseline: &str, environment: &[(&str, &str)]| {
+        let mut command = started(&bin.join("ops"));
+        command.args(["--bench", "--noplot", "matmul_tiled.forward", baseline, "before"]);
+        command.env("CRITERION_HOME", bin.join("criterion")).env("WGPT_BENCH_SECONDS", "30");
+        succeeded(&command.envs(environment.iter().copied()).output().expect("the program starts"))
+    };
+    let before = bench("--save-baseline", &[]);
+    assert!(before.contains("1 rows in") && !before.contains("regressed"), "{before}");
+    let slow = bench("--baseline", &[("LP_NATIVE_VECTOR_WIDTH", "128"), ("LP_NUM_THREADS", "1")]);
+    assert!(slow.contains("Performance has regressed"), "{before}\n{slow}");
 }

@@ -5,7 +5,9 @@ use wgpt::ops::{gradnorm, stepcontrol as control_ops};
 use wgpt::reference;
 use wgpt::reference::adamw::Settings;
 
-use crate::harness::{Device, EPS, Inputs, bits, check, devices, folded, input, integers, updated, wide, within};
+use crate::harness::{
+    Device, EPS, HALF, Inputs, bits, check, devices, devices_with_f16, folded, input, integers, updated, wide, within,
+};
 use crate::stepcontrol::{HYPER, as_words, state};
 
 fn to_bits(values: &[f32]) -> Vec<u32> {
@@ -17,7 +19,7 @@ fn control(state: &Tensor, hyper: &Tensor) -> StepControl {
 }
 
 /// One update in the middle of a run, or none if `state` says so.
-fn run(devices: &[Device], n: usize, state: State, decays: bool) {
+fn run(devices: &[Device], n: usize, state: State, decays: bool, copied: bool) {
     let mut inputs = Inputs::new();
     let [param, grad, m] = [(); 3].map(|()| inputs.values(n));
     let v: Vec<f32> = inputs.values(n).iter().map(|x| x * x).collect();
@@ -39,14 +41,17 @@ fn run(devices: &[Device], n: usize, state: State, decays: bool) {
         let decay = settings.lr * settings.weight_decay * f64::from(param[i].abs());
         p_off.push((16.0 * EPS + magnify) * step + 4.0 * EPS * decay + EPS * f64::from(param[i].abs()));
     }
+    // the f16 copy of a skipped step stays what it was, even if it was no copy
+    let old = HALF.values(&mut inputs, n);
+    let copy = if state.apply == 1 { HALF.within(p.clone(), p_off.clone()) } else { bits(&HALF.bits(&old)) };
     let slots = if state.apply == 1 {
         [
             updated("param", [1, n], &param, within(p, p_off)),
             input("grad", [1, n], &grad),
             updated("m", [1, n], &m, within(first, m_off)),
             updated("v", [1, n], &v, within(second, v_off)),
-            integers("state", [8, 1], &as_words(&state)),
-            integers("hyper", [8, 1], &as_words(&HYPER)),
+            integers("state", [as_words(&state).len(), 1], &as_words(&state)),
+            integers("hyper", [as_words(&HYPER).len(), 1], &as_words(&HYPER)),
         ]
     } else {
         [
@@ -54,12 +59,22 @@ fn run(devices: &[Device], n: usize, state: State, decays: bool) {
             input("grad", [1, n], &vec![f32::NAN; n]),
             updated("m", [1, n], &m, bits(&to_bits(&m))),
             updated("v", [1, n], &v, bits(&to_bits(&v))),
-            integers("state", [8, 1], &as_words(&state)),
-            integers("hyper", [8, 1], &as_words(&HYPER)),
+            integers("state", [as_words(&state).len(), 1], &as_words(&state)),
+            integers("hyper", [as_words(&HYPER).len(), 1], &as_words(&HYPER)),
         ]
     };
-    check(devices, "adamw.forward", &[n], slots, |pass, [param, grad, m, v, state, hyper]| {
-        adamw::forward(pass, Forward { param, grad, m, v, control: &control(state, hyper), decays })
+    if !copied {
+        check(devices, "adamw.forward", &[n], slots, |pass, [param, grad, m, v, state, hyper]| {
+            let (copy, control) = (None, &control(state, hyper));
+            adamw::forward(pass, Forward { param, grad, m, v, copy, control, decays })
+        });
+        return;
+    }
+    let [param, grad, m, v, state, hyper] = slots;
+    let slots = [param, grad, m, v, HALF.updated("copy", [1, n], &old, copy), state, hyper];
+    check(devices, "adamw.forward with a copy", &[n], slots, |pass, [param, grad, m, v, copy, state, hyper]| {
+        let (copy, control) = (Some(copy), &control(state, hyper));
+        adamw::forward(pass, Forward { param, grad, m, v, copy, control, decays })
     });
 }
 
@@ -85,8 +100,12 @@ fn third() -> State {
 pub fn forward() {
     let devices = devices();
     for n in [1, 3, 4, 63, 64, 255, 256, 260, 257 * 768] {
-        run(&devices, n, third(), true);
-        run(&devices, n, third(), false);
+        run(&devices, n, third(), true, false);
+        run(&devices, n, third(), false, false);
+    }
+    let devices = devices_with_f16();
+    for n in [1, 3, 4, 260] {
+        run(&devices, n, third(), true, true);
     }
 }
 
@@ -94,14 +113,15 @@ pub fn forward() {
 fn a_skipped_update_changes_no_bit() {
     let devices = devices();
     for n in [13, 260] {
-        run(&devices, n, State { apply: 0, ..third() }, true);
+        run(&devices, n, State { apply: 0, ..third() }, true, false);
+        run(&devices_with_f16(), n, State { apply: 0, ..third() }, true, true);
     }
 }
 
 #[test]
 fn forward_in_a_folded_grid() {
-    run(&folded(), 64 * 300 + 1, third(), true);
-    run(&folded(), 64 * 4 * 300 + 4, third(), true);
+    run(&folded(), 64 * 300 + 1, third(), true, false);
+    run(&folded(), 64 * 4 * 300 + 4, third(), true, false);
 }
 
 /// Everything that ends a step, on one parameter tensor.
@@ -130,10 +150,11 @@ impl<'g> Training<'g> {
         let partials = tensor("partials", count).reshape(count, 1);
         let mut pass = Pass::new(gpu);
         control_ops::accumulate(&mut pass, &control, &losses).expect("recorded");
-        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &grads, partials: &partials }).expect("recorded");
+        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &grads, partials: &partials, control: &control })
+            .expect("recorded");
         stepcontrol::decide(&mut pass, &control, &partials).expect("recorded");
         let [param, m, v] = &weights;
-        adamw::forward(&mut pass, Forward { param, grad: &grad, m, v, control: &control, decays: true })
+        adamw::forward(&mut pass, Forward { param, grad: &grad, m, v, copy: None, control: &control, decays: true })
             .expect("recorded");
         let program = pass.finish();
         Self { gpu, control, losses, grad, weights, program }
@@ -179,7 +200,8 @@ fn steps_follow_the_reference_and_spoilt_ones_leave_no_trace() {
             for step in 1..=12_u32 {
                 // clipped in even steps: the norm of n values with deviation 1/3 is some sqrt(n) / 3
                 let scale = if step % 2 == 0 { 1.0 } else { 0.1 / (n as f64).sqrt() };
-                let hyper = Hyper { step, lr: 1e-2 / step as f32, loss_scale: 1.0 / LOSSES as f32, ..HYPER };
+                let lr = 1e-2 / step as f32;
+                let hyper = Hyper { step, lr, loss_scale: 1.0 / LOSSES as f32, grad_unit: 1.0, ..HYPER };
                 let mut grad = inputs.scaled(n, scale);
                 let mut losses = [1.0, 2.0, 3.0, 4.0, 5.5];
                 let (before, state) = (training.bits(), training.state());

@@ -2,8 +2,8 @@ use wgpt::ops::attention::{self, Backward, Forward, Shape, Step};
 use wgpt::reference;
 
 use crate::harness::{
-    Device, EPS, Inputs, bits, check, devices, folded, input, integers, overwritten, rounding, scratch, updated, wide,
-    windowed, within,
+    Device, EPS, FULL, HALF, Inputs, Kind, bits, check, devices, devices_with_f16, folded, input, integers, listing,
+    overwritten, rounding, scratch, updated, wide, windowed, within,
 };
 
 /// B, T, NH, HS.
@@ -21,7 +21,7 @@ struct Expected {
 
 /// Follows rounding errors through the formulas. A score is off by its own sum's rounding; its weight by that and by
 /// exp, whose error WGSL bounds by 3 + 2 |x| units; sums over positions add theirs.
-fn expect([b, t, heads, hs]: Sizes, qkv: &[f64], dout: &[f64]) -> Expected {
+fn expect(kind: Kind, [b, t, heads, hs]: Sizes, qkv: &[f64], dout: &[f64]) -> Expected {
     let c = heads * hs;
     let reference::attention::Forward { out, lse } = reference::attention::forward(qkv, b, t, c, heads);
     let dqkv = reference::attention::backward(dout, qkv, b, t, c, heads);
@@ -63,7 +63,8 @@ fn expect([b, t, heads, hs]: Sizes, qkv: &[f64], dout: &[f64]) -> Expected {
                         out_off[o + e] += off * weight * qkv[v + e].abs();
                     }
                     let dscore = weight * (dot_abs(dout_row, &qkv[v..v + hs]) + delta_abs) * scale;
-                    let dscore_off = dscore * (2.0 * off + sums);
+                    // the stored output, of which the row's sum is made, is rounded
+                    let dscore_off = dscore * (2.0 * off + sums) + weight * scale * kind.rounding() * delta_abs;
                     for e in 0..hs {
                         dqkv_off[q + e] += dscore_off * qkv[k + e].abs();
                         dqkv_off[k + e] += dscore_off * qkv[q + e].abs();
@@ -76,45 +77,44 @@ fn expect([b, t, heads, hs]: Sizes, qkv: &[f64], dout: &[f64]) -> Expected {
     Expected { out, lse, dqkv, out_off, lse_off, dqkv_off }
 }
 
-fn run(devices: &[Device], sizes: Sizes, qkv: &[f32]) {
+fn run(devices: &[Device], kind: Kind, sizes: Sizes, qkv: &[f32]) {
     let [b, t, heads, hs] = sizes;
     let (n, c) = (b * t, heads * hs);
     let shape = Shape { batch: b, positions: t, heads };
-    let dout = Inputs::new().values(n * c);
-    let want = expect(sizes, &wide(qkv), &wide(&dout));
-    let round = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
-    let (out, lse) = (round(&want.out), round(&want.lse));
+    let dout = kind.values(&mut Inputs::new(), n * c);
+    let want = expect(kind, sizes, &wide(qkv), &wide(&dout));
+    let (out, lse) = (kind.round(&want.out), FULL.round(&want.lse));
     let slots = [
-        input("qkv", [n, 3 * c], qkv),
-        overwritten("out", [n, c], within(want.out, want.out_off)),
+        kind.input("qkv", [n, 3 * c], qkv),
+        kind.overwritten("out", [n, c], kind.within(want.out, want.out_off)),
         overwritten("lse", [b * heads, t], within(want.lse, want.lse_off)),
     ];
     check(devices, "attention.forward", &sizes, slots, |pass, [qkv, out, lse]| {
         attention::forward(pass, Forward { shape, qkv, out, lse })
     });
     let slots = [
-        input("dout", [n, c], &dout),
-        input("qkv", [n, 3 * c], qkv),
-        input("out", [n, c], &out),
+        kind.input("dout", [n, c], &dout),
+        kind.input("qkv", [n, 3 * c], qkv),
+        kind.input("out", [n, c], &out),
         input("lse", [b * heads, t], &lse),
         scratch("delta", [b * heads, t]),
-        overwritten("dqkv", [n, 3 * c], within(want.dqkv, want.dqkv_off)),
+        kind.overwritten("dqkv", [n, 3 * c], kind.within(want.dqkv, want.dqkv_off)),
     ];
     check(devices, "attention.backward", &sizes, slots, |pass, [dout, qkv, out, lse, delta, dqkv]| {
         attention::backward(pass, Backward { shape, dout, qkv, out, lse, delta, dqkv })
     });
 }
 
-fn random(devices: &[Device], sizes: Sizes) {
+fn random(devices: &[Device], kind: Kind, sizes: Sizes) {
     let [b, t, heads, hs] = sizes;
-    run(devices, sizes, &Inputs::new().scaled(b * t * 3 * heads * hs, 2.0));
+    run(devices, kind, sizes, &kind.scaled(&mut Inputs::new(), b * t * 3 * heads * hs, 2.0));
 }
 
 #[test]
 pub fn small_heads() {
     let devices = devices();
     for sizes in [[1, 1, 1, 8], [2, 13, 3, 11], [1, 33, 2, 11], [3, 7, 2, 13], [1, 31, 2, 16], [2, 130, 1, 8]] {
-        random(&devices, sizes);
+        random(&devices, FULL, sizes);
     }
 }
 
@@ -122,20 +122,34 @@ pub fn small_heads() {
 pub fn large_heads() {
     let devices = devices();
     for sizes in [[1, 1, 2, 128], [1, 33, 1, 128]] {
-        random(&devices, sizes);
+        random(&devices, FULL, sizes);
     }
     // drivers take long over these
     for sizes in [[1, 19, 1, 32], [1, 65, 1, 80], [1, 17, 2, 96]] {
-        random(&devices[..1], sizes);
+        random(&devices[..1], FULL, sizes);
     }
+}
+
+#[test]
+pub fn heads_of_half() {
+    let devices = devices_with_f16();
+    for sizes in [[1, 1, 1, 8], [2, 13, 3, 11], [3, 7, 2, 13], [1, 31, 2, 16]] {
+        random(&devices, HALF, sizes);
+    }
+    for sizes in [[1, 19, 1, 32], [1, 127, 2, 64], [1, 65, 1, 80], [1, 17, 2, 96], [1, 33, 1, 128]] {
+        // drivers take long over these; where kernels are only listed, all are
+        let some = if listing() { devices.len() } else { devices.len().min(1) };
+        random(&devices[..some], HALF, sizes);
+    }
+    random(&windowed(2 * 64 * 33 * 4 + 1), HALF, [9, 64, 1, 11]);
 }
 
 /// GPT-2's 768 channels in 12 heads, and a long sequence.
 #[test]
 pub fn real_sizes() {
     let devices = devices();
-    random(&devices, [1, 127, 12, 64]);
-    random(&devices[..1], [1, 1024, 1, 16]);
+    random(&devices, FULL, [1, 127, 12, 64]);
+    random(&devices[..1], FULL, [1, 1024, 1, 16]);
 }
 
 /// `q . k` is +-1e4 before it is scaled: weights are 0 and 1, or equal. The sums are exact.
@@ -154,7 +168,7 @@ fn hard_scores() {
                 _ => {}
             }
         }
-        run(&devices, sizes, &qkv);
+        run(&devices, FULL, sizes, &qkv);
     }
 }
 
@@ -166,26 +180,26 @@ fn equal_scores() {
     for row in qkv.chunks_mut(24) {
         row[8..16].fill(0.25);
     }
-    run(&devices(), sizes, &qkv);
+    run(&devices(), FULL, sizes, &qkv);
 }
 
 /// One or two sequences a window.
 #[test]
 fn windows() {
-    random(&windowed(64 * 24 * 4), [3, 64, 1, 8]);
-    random(&windowed(2 * 64 * 33 * 4 + 1), [5, 64, 1, 11]);
+    random(&windowed(64 * 24 * 4), FULL, [3, 64, 1, 8]);
+    random(&windowed(2 * 64 * 33 * 4 + 1), FULL, [5, 64, 1, 11]);
 }
 
 #[test]
 fn folded_grids() {
-    random(&folded(), [3, 67, 7, 8]);
+    random(&folded(), FULL, [3, 67, 7, 8]);
 }
 
 /// Position t of T, NH, HS: what the reference makes of the last of t + 1 positions. The cache holds NaN where nothing
 /// may be read: in row t, which gets its keys and values, and in the rows past it.
 fn step(devices: &[Device], [t, positions, heads, hs]: Sizes, qkv: &[f32]) {
     let c = heads * hs;
-    let want = expect([1, t + 1, heads, hs], &wide(qkv), &vec![0.0; (t + 1) * c]);
+    let want = expect(FULL, [1, t + 1, heads, hs], &wide(qkv), &vec![0.0; (t + 1) * c]);
     let mut cache = qkv[..t * 3 * c].to_vec();
     cache.resize(positions * 3 * c, f32::NAN);
     let mut after: Vec<u32> = cache.iter().map(|x| x.to_bits()).collect();

@@ -1,15 +1,19 @@
 use wgpt::ops::crossentropy::{self, Forward, IGNORED};
+use wgpt::ops::stepcontrol::{State, StepControl};
 use wgpt::reference;
 
 use crate::harness::{
-    Device, EPS, Inputs, bits, check, devices, folded, integers, overwritten, rounding, updated, wide, within,
+    Device, EPS, FULL, HALF, Inputs, Kind, bits, check, devices, devices_with_f16, folded, integers, overwritten,
+    rounding, wide, within,
 };
+use crate::stepcontrol::{as_words, state};
 
-/// The weight of a row, as in a step of 1,000 tokens.
+/// The weight of a row, as in a step of 500 tokens with a loss scale of 2; in f16 with one of 4,096 as well.
 const SCALE: f32 = 1e-3;
+const LOSS_SCALE: [f32; 2] = [2.0, 4096.0];
 
 /// n, V, Vp. Padding is NaN, so that reading it shows.
-fn run(devices: &[Device], shape: [usize; 3], logits: &[f32], targets: &[u32]) {
+fn run(devices: &[Device], kind: Kind, shape: [usize; 3], logits: &[f32], targets: &[u32]) {
     let [n, v, vp] = shape;
     let mut padded = vec![f32::NAN; n * vp];
     for (row, values) in padded.chunks_mut(vp).zip(logits.chunks(v)) {
@@ -17,7 +21,9 @@ fn run(devices: &[Device], shape: [usize; 3], logits: &[f32], targets: &[u32]) {
     }
     let x = wide(&padded);
     let losses = reference::crossentropy::forward(&x, targets, v, vp);
-    let dlogits = reference::crossentropy::backward(&x, targets, f64::from(SCALE), v, vp);
+    let loss_scale = LOSS_SCALE[usize::from(kind == HALF)];
+    let scale = f64::from(SCALE) * f64::from(loss_scale);
+    let dlogits = reference::crossentropy::backward(&x, targets, scale, v, vp);
     // The sum of exponentials: its additions, and in each term the errors of its argument d and of exp, which WGSL
     // allows 3 + 2 |d|. Weighted by the terms themselves the mean of |d| is at most ln V.
     let spread = (v as f64).ln();
@@ -30,9 +36,9 @@ fn run(devices: &[Device], shape: [usize; 3], logits: &[f32], targets: &[u32]) {
         losses_off[r] = EPS * (sum + 8.0 + 3.0 * spread + 2.0 * most.abs() + 2.0 * row[target].abs());
         for c in 0..v {
             let onehot = if c == target { 1.0 } else { 0.0 };
-            let weight = (dlogits[r * vp + c] / f64::from(SCALE) + onehot).abs();
+            let weight = (dlogits[r * vp + c] / scale + onehot).abs();
             let off = weight * (sum + 8.0 + 3.0 * (most - row[c])) + 2.0 * onehot;
-            dlogits_off[r * vp + c] = EPS * f64::from(SCALE) * off + 1e-30;
+            dlogits_off[r * vp + c] = EPS * scale * off + 1e-30;
         }
     }
     let losses = || {
@@ -41,16 +47,19 @@ fn run(devices: &[Device], shape: [usize; 3], logits: &[f32], targets: &[u32]) {
         exact_zeros(&mut want, &losses_off);
         overwritten("losses", [n, 1], want)
     };
-    let before: Vec<u32> = padded.iter().map(|x| x.to_bits()).collect();
-    let slots = [updated("logits", [n, vp], &padded, bits(&before)), integers("targets", [n, 1], targets), losses()];
+    let logits = |want| kind.updated("logits", [n, vp], &padded, want);
+    let slots = [logits(bits(&kind.bits(&padded))), integers("targets", [n, 1], targets), losses()];
     check(devices, "crossentropy.forward", &shape, slots, |pass, [logits, targets, losses]| {
         crossentropy::forward(pass, &Forward { logits, targets, losses, vocab: v })
     });
-    let mut want = within(dlogits, dlogits_off.clone());
+    let mut want = kind.within(dlogits, dlogits_off.clone());
     exact_zeros(&mut want, &dlogits_off);
-    let slots = [updated("logits", [n, vp], &padded, want), integers("targets", [n, 1], targets), losses()];
-    check(devices, "crossentropy.forward_backward", &shape, slots, |pass, [logits, targets, losses]| {
-        crossentropy::forward_backward(pass, &Forward { logits, targets, losses, vocab: v }, SCALE)
+    let state = as_words(&State { loss_scale, ..state() });
+    let slots =
+        [logits(want), integers("targets", [n, 1], targets), losses(), integers("state", [state.len(), 1], &state)];
+    check(devices, "crossentropy.forward_backward", &shape, slots, |pass, [logits, targets, losses, state]| {
+        let control = StepControl { state: state.clone(), hyper: state.clone(), report: state.clone() };
+        crossentropy::forward_backward(pass, &Forward { logits, targets, losses, vocab: v }, &control, SCALE)
     });
 }
 
@@ -65,22 +74,26 @@ fn exact_zeros(want: &mut crate::harness::Want, budgets: &[f64]) {
     }
 }
 
-fn random(devices: &[Device], shape: [usize; 3]) {
+fn random(devices: &[Device], kind: Kind, shape: [usize; 3]) {
     let [n, v, _] = shape;
     let mut inputs = Inputs::new();
-    let logits = inputs.scaled(n * v, 8.0);
+    let logits = kind.scaled(&mut inputs, n * v, 8.0);
     let mut targets = inputs.tokens(n, v);
     for row in (2..n).step_by(3) {
         targets[row] = IGNORED;
     }
-    run(devices, shape, &logits, &targets);
+    run(devices, kind, shape, &logits, &targets);
 }
 
 #[test]
 pub fn forward_and_backward() {
     let devices = devices();
     for shape in [[1, 1, 1], [1, 1, 4], [3, 7, 8], [5, 127, 128], [4, 129, 256], [33, 257, 384], [2, 50_257, 50_304]] {
-        random(&devices, shape);
+        random(&devices, FULL, shape);
+    }
+    let devices = devices_with_f16();
+    for shape in [[1, 1, 1], [3, 7, 8], [5, 127, 128], [33, 257, 384], [2, 50_257, 50_304]] {
+        random(&devices, HALF, shape);
     }
 }
 
@@ -103,11 +116,11 @@ fn hard_logits() {
         }));
     }
     let targets = [0, 300, 1, 0, 300, 300, 0, 3, IGNORED];
-    run(&devices, [9, v, vp], &logits, &targets);
-    run(&devices, [9, v, vp], &logits, &[IGNORED; 9]);
+    run(&devices, FULL, [9, v, vp], &logits, &targets);
+    run(&devices, FULL, [9, v, vp], &logits, &[IGNORED; 9]);
 }
 
 #[test]
 fn forward_and_backward_in_a_folded_grid() {
-    random(&folded(), [131, 67, 68]);
+    random(&folded(), FULL, [131, 67, 68]);
 }

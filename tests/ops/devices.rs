@@ -51,6 +51,16 @@ pub fn devices() -> Vec<Device> {
     list
 }
 
+/// [`devices`] whose adapter has f16.
+pub fn devices_with_f16() -> Vec<Device> {
+    let mut list = devices();
+    list.retain(|device| device.gpu.caps.f16);
+    if list.is_empty() {
+        not_run("kernels that store f16: the adapter has none");
+    }
+    list
+}
+
 /// [`devices`], and one without 64-bit integers if the adapter has them: some kernels read pairs of numbers as one.
 pub fn devices_with_and_without_int64() -> Vec<Device> {
     let mut list = devices();
@@ -79,6 +89,10 @@ pub fn half_devices() -> Vec<Device> {
             caps(large),
             caps(|caps| (caps.matrix_edges, caps.subgroup_sizes) = (vec![16], (32, 32))),
             caps(|caps| (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8))),
+            caps(|caps| {
+                (caps.software, caps.lanes) = (true, 8);
+                (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8));
+            }),
             caps(|caps| {
                 (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8));
                 (caps.max_workgroup_bytes, caps.max_invocations) = (32 << 10, 1024);
@@ -147,7 +161,7 @@ fn dry_devices(change: impl Fn(&mut Caps)) -> Vec<Device> {
     [(0, false), (4, false), (4, true), (8, false), (8, true), (16, false), (16, true)]
         .map(|(lanes, int64)| {
             let mut caps = Caps::webgpu_defaults();
-            (caps.software, caps.lanes, caps.int64) = (lanes > 0, lanes, int64);
+            (caps.software, caps.lanes, caps.int64, caps.f16) = (lanes > 0, lanes, int64, true);
             change(&mut caps);
             Device { mode: "dry", gpu: Gpu::dry(caps) }
         })

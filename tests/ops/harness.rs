@@ -65,25 +65,80 @@ pub fn input(name: &'static str, shape: [usize; 2], values: &[f32]) -> Slot {
     Slot::new(name, shape, Elem::F32, to_bits(values), None)
 }
 
-/// A tensor of f16 that is read; `values` are f16 numbers.
-pub fn input_half(name: &'static str, shape: [usize; 2], values: &[f32]) -> Slot {
-    Slot::new(name, shape, Elem::F16, to_half_bits(values), None)
-}
+/// What activations are stored as: inputs, slots and budgets of f32 or f16.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Kind(pub Elem);
 
-/// A tensor of f16 that is overwritten: NaN before.
-pub fn overwritten_half(name: &'static str, shape: [usize; 2], want: Want) -> Slot {
-    Slot::new(name, shape, Elem::F16, vec![unwritten(Elem::F16); shape[0] * shape[1]], Some(want))
-}
+/// f32.
+pub const FULL: Kind = Kind(Elem::F32);
+/// f16.
+pub const HALF: Kind = Kind(Elem::F16);
 
-/// A tensor of f16 that is updated from what it holds.
-pub fn updated_half(name: &'static str, shape: [usize; 2], before: &[f32], want: Want) -> Slot {
-    Slot::new(name, shape, Elem::F16, to_half_bits(before), Some(want))
+impl Kind {
+    fn is_half(self) -> bool {
+        self == HALF
+    }
+
+    /// The largest relative error of storing a number.
+    pub fn rounding(self) -> f64 {
+        if self.is_half() { 2f64.powi(-11) } else { 2f64.powi(-24) }
+    }
+
+    /// `n` bell-shaped numbers in (-1, 1).
+    pub fn values(self, inputs: &mut Inputs, n: usize) -> Vec<f32> {
+        self.scaled(inputs, n, 1.0)
+    }
+
+    /// `n` bell-shaped numbers in (-scale, scale).
+    pub fn scaled(self, inputs: &mut Inputs, n: usize, scale: f64) -> Vec<f32> {
+        if self.is_half() { inputs.scaled_halves(n, scale) } else { inputs.scaled(n, scale) }
+    }
+
+    /// Numbers as they are stored.
+    pub fn round(self, values: &[f64]) -> Vec<f32> {
+        let half = |x: f64| half::f16::from_f64(x).to_f32();
+        values.iter().map(|&x| if self.is_half() { half(x) } else { x as f32 }).collect()
+    }
+
+    fn slot(self, name: &'static str, shape: [usize; 2], values: &[f32], want: Option<Want>) -> Slot {
+        Slot::new(name, shape, self.0, self.bits(values), want)
+    }
+
+    /// The bits of numbers that can be stored.
+    pub fn bits(self, values: &[f32]) -> Vec<u32> {
+        if self.is_half() { to_half_bits(values) } else { to_bits(values) }
+    }
+
+    /// A tensor that is read.
+    pub fn input(self, name: &'static str, shape: [usize; 2], values: &[f32]) -> Slot {
+        self.slot(name, shape, values, None)
+    }
+
+    /// A tensor that is overwritten: NaN before.
+    pub fn overwritten(self, name: &'static str, shape: [usize; 2], want: Want) -> Slot {
+        Slot::new(name, shape, self.0, vec![unwritten(self.0); shape[0] * shape[1]], Some(want))
+    }
+
+    /// A tensor that is updated from what it holds.
+    pub fn updated(self, name: &'static str, shape: [usize; 2], before: &[f32], want: Want) -> Slot {
+        self.slot(name, shape, before, Some(want))
+    }
+
+    /// [`near`], then stored.
+    pub fn near(self, want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
+        if self.is_half() { near_half(want, budget, magnitude) } else { near(want, budget, magnitude) }
+    }
+
+    /// [`within`], then stored.
+    pub fn within(self, want: Vec<f64>, tolerance: Vec<f64>) -> Want {
+        if self.is_half() { within_half(want, tolerance) } else { within(want, tolerance) }
+    }
 }
 
 fn to_half_bits(values: &[f32]) -> Vec<u32> {
     let exact = |x: f32| {
         let half = half::f16::from_f32(x);
-        assert!(half.to_f32() == x, "harness: {x:e} is no f16");
+        assert!(half.to_f32() == x || x.is_nan(), "harness: {x:e} is no f16");
         u32::from(half.to_bits())
     };
     values.iter().map(|&x| exact(x)).collect()

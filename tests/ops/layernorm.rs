@@ -2,7 +2,8 @@ use wgpt::ops::layernorm::{self, Backward, Forward};
 use wgpt::reference;
 
 use crate::harness::{
-    Device, EPS, Inputs, check, devices, folded, input, overwritten, rounding, scratch, updated, wide, windowed, within,
+    Device, EPS, FULL, HALF, Inputs, Kind, check, devices, devices_with_f16, folded, input, overwritten, rounding,
+    scratch, updated, wide, windowed, within,
 };
 
 fn average(values: impl Iterator<Item = f64>, c: usize) -> f64 {
@@ -38,10 +39,10 @@ fn budgets(inp: &[f64], weight: &[f64], want: &reference::layernorm::Forward, c:
     budgets
 }
 
-fn run(devices: &[Device], [n, c]: [usize; 2], inp: &[f32]) {
+fn run(devices: &[Device], kind: Kind, [n, c]: [usize; 2], inp: &[f32]) {
     let mut inputs = Inputs::new();
     let [weight, bias, dweight, dbias] = [(); 4].map(|()| inputs.values(c));
-    let (dout, dinp) = (inputs.values(n * c), inputs.values(n * c));
+    let (dout, dinp) = (kind.values(&mut inputs, n * c), inputs.values(n * c));
     let (x, w, g) = (wide(inp), wide(&weight), wide(&dout));
     let want = reference::layernorm::forward(&x, &w, &wide(&bias), c);
     let budget = budgets(&x, &w, &want, c);
@@ -49,7 +50,7 @@ fn run(devices: &[Device], [n, c]: [usize; 2], inp: &[f32]) {
         input("inp", [n, c], inp),
         input("weight", [1, c], &weight),
         input("bias", [1, c], &bias),
-        overwritten("out", [n, c], within(want.out.clone(), budget.out)),
+        kind.overwritten("out", [n, c], kind.within(want.out.clone(), budget.out)),
         overwritten("mean", [n, 1], within(want.mean.clone(), budget.mean)),
         overwritten("rstd", [n, 1], within(want.rstd.clone(), budget.rstd)),
     ];
@@ -84,8 +85,9 @@ fn run(devices: &[Device], [n, c]: [usize; 2], inp: &[f32]) {
         }
     }
     let round = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let copy = HALF.overwritten("copy", [n, c], HALF.within(want_dinp.clone(), dinp_off.clone()));
     let slots = [
-        input("dout", [n, c], &dout),
+        kind.input("dout", [n, c], &dout),
         input("inp", [n, c], inp),
         input("weight", [1, c], &weight),
         input("mean", [n, 1], &round(&want.mean)),
@@ -95,26 +97,48 @@ fn run(devices: &[Device], [n, c]: [usize; 2], inp: &[f32]) {
         updated("dbias", [1, c], &dbias, within(want_dbias, dbias_off)),
         scratch("scratch", [layernorm::SCRATCH_ROWS, c]),
     ];
+    if kind == FULL {
+        check(
+            devices,
+            "layernorm.backward",
+            &[n, c],
+            slots,
+            |pass, [dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch]| {
+                let copy = None;
+                layernorm::backward(
+                    pass,
+                    Backward { dout, inp, weight, mean, rstd, dinp, copy, dweight, dbias, scratch },
+                )
+            },
+        );
+        return;
+    }
+    let [dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch] = slots;
     check(
         devices,
-        "layernorm.backward",
+        "layernorm.backward with a copy",
         &[n, c],
-        slots,
-        |pass, [dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch]| {
-            layernorm::backward(pass, Backward { dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch })
+        [dout, inp, weight, mean, rstd, dinp, copy, dweight, dbias, scratch],
+        |pass, [dout, inp, weight, mean, rstd, dinp, copy, dweight, dbias, scratch]| {
+            let copy = Some(copy);
+            layernorm::backward(pass, Backward { dout, inp, weight, mean, rstd, dinp, copy, dweight, dbias, scratch })
         },
     );
 }
 
-fn random(devices: &[Device], shape: [usize; 2]) {
-    run(devices, shape, &Inputs::new().values(shape[0] * shape[1]));
+fn random(devices: &[Device], kind: Kind, shape: [usize; 2]) {
+    run(devices, kind, shape, &Inputs::new().values(shape[0] * shape[1]));
 }
 
 #[test]
 pub fn forward_and_backward() {
     let devices = devices();
     for shape in [[1, 1], [3, 5], [7, 13], [2, 127], [33, 128], [31, 129], [3, 516], [2049, 7], [65, 768]] {
-        random(&devices, shape);
+        random(&devices, FULL, shape);
+    }
+    let devices = devices_with_f16();
+    for shape in [[1, 1], [3, 5], [33, 128], [31, 129], [65, 768]] {
+        random(&devices, HALF, shape);
     }
 }
 
@@ -133,23 +157,24 @@ fn constant_rows_and_rows_far_from_zero() {
                 _ => *x *= 1e-6,
             }
         }
-        run(&devices, [6, c], &inp);
+        run(&devices, FULL, [6, c], &inp);
     }
 }
 
 #[test]
 fn forward_and_backward_in_windows() {
-    random(&windowed(64 * 13 * 4), [161, 13]);
+    random(&windowed(64 * 13 * 4), FULL, [161, 13]);
+    random(&windowed(128 * 13 * 4), HALF, [261, 13]);
 }
 
 #[test]
 fn forward_and_backward_in_a_folded_grid() {
-    random(&folded(), [401, 44]);
-    random(&folded(), [401, 13]);
+    random(&folded(), FULL, [401, 44]);
+    random(&folded(), FULL, [401, 13]);
 }
 
 /// Rows of 256 bytes would allow windows of any number of rows; those of `mean` have 4 bytes.
 #[test]
 fn windows_of_wide_rows_begin_aligned_in_narrow_tensors() {
-    random(&windowed(100 * 256), [257, 64]);
+    random(&windowed(100 * 256), FULL, [257, 64]);
 }

@@ -6,6 +6,7 @@
 mod adamw;
 mod attention;
 mod bias;
+mod cast;
 mod compare;
 mod coverage;
 mod crossentropy;

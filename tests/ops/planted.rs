@@ -133,9 +133,9 @@ fn writing_past_either_end_is_red() {
             (false, 0, n, None),
             (false, 0, n + 1, Some("at 100 ")),
             (false, 0, n + 64, Some("at 100 ")),
-            (true, 64, n + 64, None),
-            (true, 63, n + 64, Some("at -1 ")),
-            (true, 64, n + 65, Some("at 100 ")),
+            (true, 128, n + 128, None),
+            (true, 127, n + 128, Some("at -1 ")),
+            (true, 128, n + 129, Some("at 100 ")),
         ] {
             let launch = |pass: &mut Pass, tensors: &[Tensor; 2]| {
                 pass.dispatch(&Dispatch {
@@ -230,7 +230,12 @@ fn a_wrong_matrix_kernel_is_red() {
     let magnitude = reference::matmul::forward(&absolute(&wide(&a)), &absolute(&wide(&b)), None, m, n, k);
     let algorithms = [false, true].map(|software| {
         let lanes = if software { 8 } else { 0 };
-        matmul::choose::choose(&Caps { software, lanes, ..Caps::webgpu_defaults() }, Product::Forward, Elem::F32, m, n)
+        matmul::choose::choose(
+            &Caps { software, lanes, ..Caps::webgpu_defaults() },
+            Product::Forward,
+            Elem::F32,
+            [m, n, k],
+        )
     });
     for device in modes() {
         for algorithm in algorithms {

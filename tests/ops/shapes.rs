@@ -53,6 +53,7 @@ fn wrong_shapes_are_refused_by_name() {
         mean: column,
         rstd: column,
         dinp: full,
+        copy: None,
         dweight: row,
         dbias: row,
         scratch: big,
@@ -147,13 +148,13 @@ fn wrong_shapes_are_refused_by_name() {
         refused(gpu, &format!("crossentropy.forward: `{name}`"), |pass| crossentropy::forward(pass, &io));
     }
 
+    let control = &StepControl::new(gpu).expect("memory");
     let grads = [full.clone()];
     refused(gpu, "gradnorm.forward: `partials`", |pass| {
-        gradnorm::forward(pass, gradnorm::Forward { grads: &grads, partials: column })
+        gradnorm::forward(pass, gradnorm::Forward { grads: &grads, partials: column, control })
     });
 
-    let control = &StepControl::new(gpu).expect("memory");
-    let forward = || adamw::Forward { param: full, grad: full, m: full, v: full, control, decays: false };
+    let forward = || adamw::Forward { param: full, grad: full, m: full, v: full, copy: None, control, decays: false };
     for (name, io) in [
         ("grad", adamw::Forward { grad: other, ..forward() }),
         ("m", adamw::Forward { m: other, ..forward() }),

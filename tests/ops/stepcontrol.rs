@@ -12,6 +12,8 @@ pub const HYPER: Hyper = Hyper {
     clip: 1.0,
     loss_scale: 1.0 / 512.0,
     step: 7,
+    grad_unit: 3.0,
+    dynamic: 0,
 };
 
 /// A state in the middle of a run.
@@ -25,6 +27,8 @@ pub fn state() -> State {
         apply: 1,
         grad_scale: 0.5,
         loss_sum: 2560.0,
+        loss_scale: 64.0,
+        clean_steps: 5,
     }
 }
 
@@ -87,11 +91,21 @@ fn run_decide(devices: &[Device], partials: &[f32], before: State, hyper: Hyper)
     let number =
         |value: f64, off: f64| if value.is_finite() { Word::Near(value, off * value) } else { Word::NonFinite };
     let clipped = good && hyper.clip > 0.0 && norm > f64::from(hyper.clip);
+    let dynamic = hyper.dynamic == 1;
+    // an overflow above the floor is the scale's fault, not the model's
+    let blamed = u32::from(!(dynamic && before.loss_scale > 1.0));
     let (updates, skipped, in_a_row) = if good {
         (before.updates + 1, before.skipped, 0)
     } else {
-        (before.updates, before.skipped + 1, before.skipped_in_a_row + 1)
+        (before.updates, before.skipped + 1, before.skipped_in_a_row + blamed)
     };
+    let (loss_scale, clean_steps) = match (dynamic, good) {
+        (false, _) => (before.loss_scale, before.clean_steps),
+        (true, false) => ((before.loss_scale / 2.0).max(1.0), 0),
+        (true, true) if before.clean_steps + 1 >= 2000 => ((before.loss_scale * 2.0).min(32_768.0), 0),
+        (true, true) => (before.loss_scale, before.clean_steps + 1),
+    };
+    let unscale = 1.0 / (f64::from(hyper.grad_unit) * f64::from(before.loss_scale));
     let power =
         |power: f32, beta: f32| if good { number(f64::from(power) * f64::from(beta), EPS) } else { exact(power) };
     let state = vec![
@@ -101,8 +115,14 @@ fn run_decide(devices: &[Device], partials: &[f32], before: State, hyper: Hyper)
         Word::Bits(skipped),
         Word::Bits(in_a_row),
         Word::Bits(u32::from(good)),
-        if clipped { number(f64::from(hyper.clip) / norm, norm_off + 3.0 * EPS) } else { exact(1.0) },
+        if clipped {
+            number(unscale * f64::from(hyper.clip) / norm, norm_off + 8.0 * EPS)
+        } else {
+            number(unscale, 4.0 * EPS)
+        },
         exact(0.0),
+        exact(loss_scale),
+        Word::Bits(clean_steps),
     ];
     let report = vec![
         Word::Bits(hyper.step),
@@ -113,11 +133,12 @@ fn run_decide(devices: &[Device], partials: &[f32], before: State, hyper: Hyper)
         Word::Bits(in_a_row),
         Word::Bits(updates),
         exact(hyper.lr),
+        exact(before.loss_scale),
     ];
     let slots = [
         input("partials", [n, 1], partials),
         words("state", &as_words(&before), Want::Words(state)),
-        integers("hyper", [8, 1], &as_words(&hyper)),
+        integers("hyper", [as_words(&hyper).len(), 1], &as_words(&hyper)),
         words("report", &as_words(&Report { step: 99, ..Report::zeroed() }), Want::Words(report)),
     ];
     check(devices, "stepcontrol.decide", &[n], slots, |pass, [partials, state, hyper, report]| {
@@ -154,6 +175,21 @@ fn decide_skips_what_is_not_finite() {
     }
     // squares that overflow only in their sum
     run_decide(&devices, &[3e38, 3e38], state(), HYPER);
+}
+
+/// Halved by an overflow, doubled after 2,000 clean steps, within its limits.
+#[test]
+fn decide_moves_the_loss_scale() {
+    let devices = devices();
+    let hyper = Hyper { dynamic: 1, ..HYPER };
+    for bad in [false, true] {
+        let partials = [1.0, if bad { f32::INFINITY } else { 0.5 }];
+        for loss_scale in [1.0, 2.0, 1024.0, 16_384.0, 32_768.0] {
+            for clean_steps in [0, 1998, 1999] {
+                run_decide(&devices, &partials, State { loss_scale, clean_steps, ..state() }, hyper);
+            }
+        }
+    }
 }
 
 #[test]

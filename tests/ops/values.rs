@@ -44,13 +44,18 @@ pub fn near(want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
     Want::Near { want, tolerance }
 }
 
-/// [`near`], and rounded to f16 at the end: half a unit in the last place, or of the smallest f16.
+/// [`near`], and rounded to f16 at the end: half a unit in the last place, or of the smallest f16. What is rounded is
+/// itself off by the tolerance, which may carry it over the middle.
 pub fn near_half(want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
-    let half = want.iter().map(|w| (w.abs() * 2f64.powi(-11)).max(2f64.powi(-25))).collect::<Vec<_>>();
     let Want::Near { want, tolerance } = near(want, budget, magnitude) else { unreachable!("near makes Near") };
-    // what is rounded is itself off by the tolerance, which may carry it over the middle
-    let tolerance = tolerance.iter().zip(half).map(|(t, h)| t * (1.0 + 2f64.powi(-10)) + h).collect();
-    Want::Near { want, tolerance }
+    within_half(want, tolerance)
+}
+
+/// [`within`], and rounded to f16 at the end.
+pub fn within_half(want: Vec<f64>, tolerance: Vec<f64>) -> Want {
+    let half = |w: &f64| (w.abs() * 2f64.powi(-11)).max(2f64.powi(-25));
+    let tolerance = want.iter().zip(&tolerance).map(|(w, t)| t * (1.0 + 2f64.powi(-10)) + half(w)).collect();
+    within(want, tolerance)
 }
 
 /// `want` within an absolute tolerance of each element's own.
@@ -91,11 +96,6 @@ impl Inputs {
     /// `n` bell-shaped values in (-scale, scale).
     pub fn scaled(&mut self, n: usize, scale: f64) -> Vec<f32> {
         (0..n).map(|_| (self.0.value() * scale) as f32).collect()
-    }
-
-    /// `n` bell-shaped f16 numbers in (-1, 1).
-    pub fn halves(&mut self, n: usize) -> Vec<f32> {
-        self.scaled_halves(n, 1.0)
     }
 
     /// `n` bell-shaped f16 numbers in (-scale, scale).

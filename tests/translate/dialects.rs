@@ -36,7 +36,7 @@ fn claims(kernel: &Kernel) -> Capabilities {
     let mut claims = Capabilities::empty();
     claims.set(Capabilities::SHADER_FLOAT16, enables("f16"));
     claims.set(Capabilities::COOPERATIVE_MATRIX, enables("wgpu_cooperative_matrix"));
-    claims.set(Capabilities::SUBGROUP, named("subgroup"));
+    claims.set(Capabilities::SUBGROUP, named("subgroup") || kernel.source.contains("@builtin(subgroup"));
     claims.set(Capabilities::SHADER_INT64, named("pairs"));
     claims
 }
@@ -96,9 +96,16 @@ impl Form {
         }
     }
 
-    /// False for kernels with 16×16 cooperative matrices, which Metal has not.
+    /// False for kernels with 16×16 cooperative matrices, which Metal has not, and for those that load matrices from
+    /// workgroup memory of vectors, which its loads do not take: adapters of other backends get them.
     pub fn for_metal(&self) -> bool {
-        self.edges().iter().all(|edge| *edge == 8)
+        let vectors = |variable: &naga::GlobalVariable| {
+            let TypeInner::Array { base, .. } = self.module.types[variable.ty].inner else { return false };
+            variable.space == AddressSpace::WorkGroup
+                && matches!(self.module.types[base].inner, TypeInner::Vector { scalar, .. } if scalar.width == 2)
+        };
+        let edges = self.edges();
+        edges.iter().all(|edge| *edge == 8) && (edges.is_empty() || !self.globals().any(|(_, g)| vectors(g)))
     }
 
     /// 5.1 is what FXC can do, where Windows has no DXC: neither f16 nor subgroups. Cooperative matrices are in none.

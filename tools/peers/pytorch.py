@@ -67,7 +67,7 @@ def measure(args, device, compiled, precision, tf32, seconds):
     decays = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.95), fused=device == "cuda")
+    optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.95), fused=True)
     run = torch.compile(model) if compiled else model
     tokens = torch.randint(50257, (args.batch, args.context + 1), device=device)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()

@@ -1,4 +1,4 @@
-//! Which kernel computes a product: a pure function of what the adapter can do and of the shape.
+//! Which kernel computes a product: a pure function of what the adapter can do, what was measured on it, and the shape.
 
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, Kernel};
@@ -18,13 +18,66 @@ const WHOLE: u32 = 256;
 /// The least depth of a part, in tiles: less, and writing the parts takes longer than computing them.
 const PART_TILES: u32 = 16;
 
-/// Picks the algorithm for an (m, n) result of operands of `elem`.
+/// How a record of `wgpt tune` names a product of operands of `elem` with an (m, n) result and depth k.
 #[must_use]
-pub fn choose(caps: &Caps, product: Product, elem: Elem, m: usize, n: usize) -> Algorithm {
-    let busy = m >= 128 && n >= 128 && m.div_ceil(128) as u64 * n.div_ceil(128) as u64 >= BUSY;
+pub fn key(product: Product, elem: Elem, [m, n, k]: [usize; 3]) -> String {
+    format!("matmul {product:?} {elem:?} {m} {n} {k}")
+}
+
+/// Picks the algorithm for an (m, n) result of depth k of operands of `elem`: what was found by tuning if the adapter
+/// can still run it, else the table's.
+#[must_use]
+pub fn choose(caps: &Caps, product: Product, elem: Elem, shape: [usize; 3]) -> Algorithm {
+    let tuned = caps.tuned.get(&key(product, elem, shape)).and_then(|text| serde_json::from_str(text).ok());
+    match tuned {
+        Some(algorithm) if runs(caps, elem, &algorithm) => algorithm,
+        _ => by_table(caps, product, elem, shape),
+    }
+}
+
+/// Whether this adapter can run an algorithm on operands of `elem`. Records come from disk.
+fn runs(caps: &Caps, elem: Elem, algorithm: &Algorithm) -> bool {
+    candidates(caps, elem).contains(algorithm)
+}
+
+/// What may be tried for products of operands of `elem` on this adapter. All of it runs there.
+#[must_use]
+pub fn candidates(caps: &Caps, elem: Elem) -> Vec<Algorithm> {
+    let mut list = Vec::new();
     if elem == Elem::F16 {
-        let large = coop(caps, true).filter(|_| busy);
-        if let Some(coop) = large.or_else(|| coop(caps, false)) {
+        for (tile_m, tile_n, grid_m, grid_n) in
+            [(32, 32, 2, 2), (64, 64, 2, 2), (64, 128, 2, 2), (128, 64, 2, 2), (128, 128, 2, 2), (128, 128, 2, 4)]
+                .into_iter()
+                .chain([(128, 128, 4, 2), (128, 256, 2, 4), (256, 128, 4, 2), (256, 64, 4, 2)])
+        {
+            for tile_k in [16, 32, 64] {
+                list.extend(coop(caps, Tile { tile_m, tile_n, tile_k, grid_m, grid_n }).map(Algorithm::Coop));
+            }
+        }
+    }
+    let rows = caps.software && elem == Elem::F32;
+    for (rows, columns, unroll) in [(16, 12, 4), (32, 8, 4), (32, 8, 8), (48, 8, 8), (64, 8, 8)].iter().filter(|_| rows)
+    {
+        for pairs in [false, true].into_iter().filter(|pairs| caps.int64 || !pairs) {
+            let (rows, columns, unroll) = (*rows, *columns, *unroll);
+            list.push(Algorithm::Rows { width: caps.lanes.clamp(4, 16), rows, columns, unroll, pairs });
+        }
+    }
+    if !caps.software || elem == Elem::F16 {
+        list.extend([LARGE, SMALL]);
+    }
+    list
+}
+
+fn by_table(caps: &Caps, product: Product, elem: Elem, [m, n, k]: [usize; 3]) -> Algorithm {
+    // a product that works in parts has as many tiles more
+    let in_parts = product == Product::BackwardWeight && elem == Elem::F16;
+    let parts = if in_parts { k / (PART_TILES * LARGE_COOP.tile_k) as usize } else { 1 };
+    let tiles = m.div_ceil(128) as u64 * n.div_ceil(128) as u64;
+    let busy = m >= 128 && n >= 128 && tiles * parts.max(1) as u64 >= BUSY;
+    if elem == Elem::F16 {
+        let large = coop(caps, LARGE_COOP).filter(|_| busy && !by_compiler(caps));
+        if let Some(coop) = large.or_else(|| coop(caps, small_coop(caps))) {
             return Algorithm::Coop(coop);
         }
     } else if caps.software {
@@ -41,29 +94,48 @@ pub fn without_matrices(caps: &Caps) -> Option<&'static str> {
         Some("the adapter offers no square f16 matrices with f32 sums")
     } else if !caps.subgroups {
         Some("the adapter has no subgroups")
-    } else if coop(caps, false).is_none() {
+    } else if coop(caps, small_coop(caps)).is_none() {
         Some("the adapter's workgroups are too small")
     } else {
         None
     }
 }
 
-/// The cooperative kernel's shape on this adapter, if it has room for it.
-fn coop(caps: &Caps, large: bool) -> Option<Coop> {
+/// Tiles and subgroups of a kernel with cooperative matrices.
+#[derive(Clone, Copy)]
+struct Tile {
+    tile_m: u32,
+    tile_n: u32,
+    tile_k: u32,
+    grid_m: u32,
+    grid_n: u32,
+}
+
+/// For results of many tiles, and for others; 32 KiB and 16 KiB of workgroup memory hold them.
+const LARGE_COOP: Tile = Tile { tile_m: 128, tile_n: 128, tile_k: 32, grid_m: 2, grid_n: 4 };
+const SMALL_COOP: Tile = Tile { tile_m: 64, tile_n: 64, tile_k: 32, grid_m: 2, grid_n: 2 };
+/// What a software adapter compiles in a second or two.
+const TINY_COOP: Tile = Tile { tile_m: 32, tile_n: 32, tile_k: 32, grid_m: 2, grid_n: 2 };
+
+/// Whether the time that the driver takes to compile a kernel decides its size.
+fn by_compiler(caps: &Caps) -> bool {
+    caps.software && caps.emulated_edge.is_none()
+}
+
+fn small_coop(caps: &Caps) -> Tile {
+    if by_compiler(caps) { TINY_COOP } else { SMALL_COOP }
+}
+
+/// The kernel of a shape on this adapter, if it has room for it.
+fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
     let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
     let edge = caps.emulated_edge.unwrap_or(native).max(native);
-    let (tile, grid_m, grid_n) = match large {
-        true if caps.software && edge == 8 => return None,
-        true => (128, 2, 4),
-        // what a software adapter compiles in less than seconds
-        false if caps.software && edge == 8 => (32, 2, 2),
-        false => (64, 2, 2),
-    };
+    let Tile { tile_m, tile_n, tile_k, grid_m, grid_n } = tile;
     let (least, lanes) = caps.subgroup_sizes;
     let coop = Coop {
-        tile_m: tile,
-        tile_n: tile,
-        tile_k: 32,
+        tile_m,
+        tile_n,
+        tile_k,
         grid_m,
         grid_n,
         edge,
@@ -73,22 +145,29 @@ fn coop(caps: &Caps, large: bool) -> Option<Coop> {
         unrolled: !caps.software,
         wide_tiles: caps.backend != "Metal",
     };
+    let whole = tile_m.is_multiple_of(grid_m * edge) && tile_n.is_multiple_of(grid_n * edge);
     let fits = [Product::Forward, Product::BackwardInp, Product::BackwardWeight]
         .iter()
         .all(|product| generate::coop_bytes(*product, &coop) <= caps.max_workgroup_bytes);
-    (caps.subgroups && fits && grid_m * grid_n * lanes <= caps.max_invocations).then_some(coop)
+    (caps.subgroups && whole && fits && grid_m * grid_n * lanes <= caps.max_invocations).then_some(coop)
 }
 
 /// Parts of the depth `k` of an (m, n) result, 1 for kernels that do not work in parts.
 #[must_use]
 pub fn parts(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> u32 {
-    let Algorithm::Coop(coop) = choose(caps, Product::BackwardWeight, elem, m, n) else { return 1 };
+    parts_of(&choose(caps, Product::BackwardWeight, elem, [m, n, k]), m, n, k)
+}
+
+/// [`parts`] for a given algorithm.
+#[must_use]
+pub fn parts_of(algorithm: &Algorithm, m: usize, n: usize, k: usize) -> u32 {
+    let Algorithm::Coop(coop) = algorithm else { return 1 };
     let tiles = m.div_ceil(coop.tile_m as usize) * n.div_ceil(coop.tile_n as usize);
     let wanted = (WHOLE as usize).div_ceil(tiles.max(1));
     let most = k / (PART_TILES * coop.tile_k) as usize;
     let parts = wanted.min(most).max(1) as u32;
     // the last part must not be empty
-    let depth = part_depth(&Algorithm::Coop(coop), k as u32, parts);
+    let depth = part_depth(algorithm, k as u32, parts);
     (k as u32).div_ceil(depth.max(1)).max(1)
 }
 
@@ -131,7 +210,8 @@ fn algorithms(caps: &Caps, product: Product, elem: Elem) -> Vec<Algorithm> {
     match elem {
         Elem::F16 if !caps.f16 => Vec::new(),
         Elem::F16 => {
-            let coops: Vec<_> = [true, false].into_iter().filter_map(|large| coop(caps, large)).collect();
+            let tiles = if by_compiler(caps) { vec![TINY_COOP] } else { vec![LARGE_COOP, SMALL_COOP] };
+            let coops: Vec<_> = tiles.into_iter().filter_map(|tile| coop(caps, tile)).collect();
             if coops.is_empty() { vec![LARGE, SMALL] } else { coops.into_iter().map(Algorithm::Coop).collect() }
         }
         _ if caps.software => {
@@ -150,6 +230,7 @@ fn variants(product: Product, elem: Elem, coop: bool) -> Vec<(Epilogue, Elem, bo
             (Epilogue::Bias, elem, false),
             (Epilogue::BiasGelu, elem, false),
             (Epilogue::BiasResidual, Elem::F32, false),
+            (Epilogue::None, Elem::F32, false),
         ],
         Product::BackwardInp => vec![
             (Epilogue::None, elem, false),
@@ -181,7 +262,7 @@ mod tests {
     #[test]
     fn f16_runs_on_matrices_where_they_are_and_f32_never() {
         let nvidia = gpu(&[16], (32, 32));
-        let chosen = |caps: &Caps, elem| choose(caps, Product::Forward, elem, 65_536, 768);
+        let chosen = |caps: &Caps, elem| choose(caps, Product::Forward, elem, [65_536, 768, 768]);
         assert!(matches!(chosen(&nvidia, Elem::F16), Algorithm::Coop(Coop { edge: 16, tile_m: 128, .. })));
         assert!(matches!(chosen(&nvidia, Elem::F32), Algorithm::Tiled { .. }));
         assert!(matches!(chosen(&gpu(&[], (32, 32)), Elem::F16), Algorithm::Tiled { .. }));
@@ -191,15 +272,37 @@ mod tests {
     }
 
     #[test]
+    fn a_tuned_kernel_is_taken_where_it_runs_and_only_there() {
+        let plain = gpu(&[16], (32, 32));
+        let shape = [16_384, 768, 768];
+        let choice = |caps: &Caps| choose(caps, Product::Forward, Elem::F16, shape);
+        let table = choice(&plain);
+        let other = candidates(&plain, Elem::F16).into_iter().find(|a| *a != table).expect("more than one");
+        let with = |text: String| {
+            let record = [(key(Product::Forward, Elem::F16, shape), text)].into_iter().collect();
+            Caps { tuned: std::sync::Arc::new(record), ..plain.clone() }
+        };
+        let tuned = with(serde_json::to_string(&other).expect("serialises"));
+        assert_eq!(choice(&tuned), other);
+        assert_eq!(choose(&tuned, Product::Forward, Elem::F16, [16_384, 768, 769]), table);
+        // one that this adapter has no room for, one that nobody would try, and no algorithm at all
+        let narrow = Caps { max_workgroup_bytes: 4 << 10, ..tuned };
+        assert!(matches!(choice(&narrow), Algorithm::Tiled { .. }));
+        let absurd = Algorithm::Tiled { tile_m: 4, tile_n: 4, tile_k: 4, thread_m: 4, thread_n: 4 };
+        assert_eq!(choice(&with(serde_json::to_string(&absurd).expect("serialises"))), table);
+        assert_eq!(choice(&with("{\"Coop\":".into())), table);
+    }
+
+    #[test]
     fn parts_cover_the_depth_once_and_keep_a_gpu_busy() {
         let caps = gpu(&[16], (32, 32));
         for (m, n, k) in [(768, 768, 65_536), (3072, 768, 65_536), (768, 768, 16_384), (64, 64, 100_003), (65, 7, 31)] {
             let parts = parts(&caps, Elem::F16, m, n, k);
-            let algorithm = choose(&caps, Product::BackwardWeight, Elem::F16, m, n);
+            let algorithm = choose(&caps, Product::BackwardWeight, Elem::F16, [m, n, k]);
             let depth = part_depth(&algorithm, k as u32, parts) as usize;
             assert!(depth * parts as usize >= k && depth * (parts as usize - 1) < k, "{m} {n} {k}: {parts} of {depth}");
         }
-        assert!(parts(&caps, Elem::F16, 768, 768, 65_536) * 36 >= 256);
+        assert!(parts(&caps, Elem::F16, 768, 768, 65_536) * 36 >= 256, "36 tiles of 128 by 128");
         assert_eq!(parts(&caps, Elem::F16, 50_304, 768, 65_536), 1);
         assert_eq!(parts(&caps, Elem::F32, 768, 768, 65_536), 1);
     }

@@ -58,7 +58,7 @@ struct Window<'a> {
 fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
     let Window { product, a, b, out, more, epilogue, accumulate, parts, params } = window;
     let mut p = *params;
-    let algorithm = choose::choose(&pass.gpu.caps, *product, a.elem(), p.m as usize, p.n as usize);
+    let algorithm = choose::choose(&pass.gpu.caps, *product, a.elem(), [p.m, p.n, p.k].map(|x| x as usize));
     let strides = [p.a_stride, p.b_stride, p.out_stride, p.a_offset, p.b_offset, p.out_offset, p.bias_offset];
     let vec4 = generate::vec4_fits(*product, p.m, p.n, p.k, &strides);
     p.part_depth = part_depth(&algorithm, p.k, *parts);

@@ -11,6 +11,9 @@ use crate::train::Trainer;
 use super::roofs::Roofs;
 use super::table::{Table, number};
 
+/// Rows of the table of gaps; what comes after is one more.
+const GAPS: usize = 12;
+
 /// One step, every command timed by itself.
 #[derive(Debug, Clone)]
 pub struct Profile {
@@ -214,7 +217,14 @@ impl Profile {
             ]);
         }
         let mut gaps = Table::new(&["<gap before", "count", "ms", "us each"]);
-        for row in self.gaps().into_iter().take(12) {
+        let mut rows = self.gaps();
+        if rows.len() > GAPS {
+            // the table adds up, short as it is
+            let others = rows.split_off(GAPS);
+            let (count, ms) = others.iter().fold((0, 0.0), |(count, ms), row| (count + row.count, ms + row.ms));
+            rows.push(GapRow { before: format!("{} other kernels", others.len()), count, ms });
+        }
+        for row in rows {
             gaps.row([row.before, row.count.to_string(), number(row.ms), number(1e3 * row.ms / row.count as f64)]);
         }
         let mut places = Table::new(&["<place", "ms", "gaps ms", "gaps %"]);

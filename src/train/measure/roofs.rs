@@ -21,6 +21,9 @@ pub struct Roofs {
     pub fused_f16: Option<f64>,
     /// Likewise in cooperative matrices of f16 with f32 sums, where the device has them; the best edge.
     pub matrix: Option<f64>,
+    /// True if an `fma` in f32 is one instruction that rounds once, false if the adapter makes a product and a sum of it;
+    /// none if it does neither.
+    pub fuses: Option<bool>,
     /// Why a rate is missing or what it was measured with.
     pub notes: Vec<String>,
 }
@@ -81,6 +84,13 @@ fn rate(gpu: &Gpu, time: Duration, record: impl Fn(&mut Pass, u32) -> Result<()>
     Ok(flops as f64 / best_ms(gpu, &program, time)? * 1e3)
 }
 
+/// What one round of [`roof::fused`] comes to with this way of making a step, its sums in the kernel's order.
+fn fused_on_host(a: f32, b: f32, step: fn(f32, f32, f32) -> f32) -> f32 {
+    let chain = |i: u8| (0..roof::FUSED_A_ROUND / 16).fold(f32::from(i) / 16.0, |x, _| step(x, a, b));
+    let column = |i: u8| chain(i) + chain(4 + i) + chain(8 + i) + chain(12 + i);
+    (column(0) + column(1)) + (column(2) + column(3))
+}
+
 impl Roofs {
     /// Measures all, some `time` each.
     ///
@@ -102,6 +112,10 @@ impl Roofs {
             })
         };
         let fused_f32 = fused(Scalar::F32)?;
+        let fuses = Self::fuses(gpu)?;
+        if fuses == Some(false) {
+            notes.push("fma f32: the adapter makes a product and a sum of every multiply-add".into());
+        }
         let fused_f16 = if gpu.caps.f16 { Some(fused(Scalar::F16)?) } else { None };
         if fused_f16.is_none() {
             notes.push("f16 not run: the adapter has none".into());
@@ -124,7 +138,25 @@ impl Roofs {
         if !gpu.caps.timestamps {
             notes.push("by the wall clock: the adapter has no timestamps".into());
         }
-        Ok(Self { copy, copy_kernel, fused_f32, fused_f16, matrix, notes })
+        Ok(Self { copy, copy_kernel, fused_f32, fused_f16, matrix, fuses, notes })
+    }
+
+    /// Whether multiply-adds round once or twice, told from the bits of one result.
+    fn fuses(gpu: &Gpu) -> Result<Option<bool>> {
+        let (a, b) = (0.7f32, 0.1f32);
+        let out = gpu.tensor("roofs: bits", 1, 1, Elem::F32)?;
+        let mut pass = Pass::new(gpu);
+        roof::fused(&mut pass, roof::Fused { out: &out, scalar: Scalar::F32, rounds: 1, a, b })?;
+        pass.finish().run(gpu)?;
+        let found: Vec<f32> = bytemuck::pod_collect_to_vec(&gpu.read(&out)?);
+        let is = |step: fn(f32, f32, f32) -> f32| found == [fused_on_host(a, b, step)];
+        Ok(if is(f32::mul_add) {
+            Some(true)
+        } else if is(|x, a, b| x * a + b) {
+            Some(false)
+        } else {
+            None
+        })
     }
 
     /// Bytes a second of the best copying kernel and of the device's copy command.
@@ -193,5 +225,16 @@ impl Roofs {
             tera(self.fused_f16),
             tera(self.matrix)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_a_multiply_add_differ_in_bits() {
+        let apart = fused_on_host(0.7, 0.1, |x, a, b| x * a + b);
+        assert_ne!(fused_on_host(0.7, 0.1, f32::mul_add).to_bits(), apart.to_bits());
     }
 }

@@ -74,6 +74,12 @@ fn main() {
         session.wait();
         times.push(before.elapsed().as_secs_f64() * 1e3);
     }
+    // a time says nothing where nothing was computed
+    let loss = session.read_loss();
+    if !(loss.is_finite() && loss > 0.0) {
+        eprintln!("the loss is {loss}, expected a positive number");
+        std::process::exit(1);
+    }
     times.sort_by(f64::total_cmp);
     let remark =
         format!("meganeura 0.3.0, 1 x {tokens}, {} steps, {} dispatches", times.len(), session.plan().dispatches.len());

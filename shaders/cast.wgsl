@@ -1,0 +1,15 @@
+// cast.wgsl: out = inp, rounded to what is stored
+//   inp (count V);  out (count S);  one invocation per V
+struct P { count: u32 } // number of V
+var<immediate> p: P;
+
+@group(0) @binding(0) var<storage, read> inp: array<V>;
+@group(0) @binding(1) var<storage, read_write> out: array<S>;
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    if i >= p.count { return; }
+    out[i] = S(inp[i]);
+}

@@ -1,0 +1,114 @@
+//! `wgpt tune`.
+
+use std::time::Duration;
+
+use wgpt::error::{Error, Result};
+use wgpt::gpu::{self, Elem, Gpu, Options};
+use wgpt::model::Config;
+use wgpt::ops::matmul::choose;
+use wgpt::train::tune;
+
+use super::terminal::say;
+use super::train::Precision;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  wgpt tune --model d12 --batch 16
+  wgpt tune --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 --context 128 --precision f32
+
+The record lies in the user's cache folder, or in WGPT_CACHE; `wgpt train` takes its kernels for the same shapes.")]
+pub struct Args {
+    /// Model by name: d6 d12 d24 d36 d48 d60 d72 d84, gpt3:cN [default: d12]
+    #[arg(long, help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
+    model: Option<String>,
+    /// Blocks of a model of your own
+    #[arg(long, help_heading = "Model", requires = "channels", requires = "heads")]
+    layers: Option<usize>,
+    /// Attention heads; must divide the channels
+    #[arg(long, help_heading = "Model", requires = "layers", requires = "channels")]
+    heads: Option<usize>,
+    /// Width of the residual stream
+    #[arg(long, help_heading = "Model", requires = "layers", requires = "heads")]
+    channels: Option<usize>,
+    /// Vocabulary
+    #[arg(long, help_heading = "Model", requires = "layers", default_value_t = 50_257)]
+    vocab: usize,
+    /// Sequences of a micro-step
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Tokens of a sequence [default: 1024, on a software adapter 64]
+    #[arg(long)]
+    context: Option<usize>,
+    /// Element type of matrix operands
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    precision: Precision,
+    /// Seconds for the kernels of one product
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Adapter by index or part of its name: see `wgpt devices`
+    #[arg(long)]
+    device: Option<String>,
+}
+
+impl Args {
+    /// See [`super::train::Args::may_be_f32`].
+    pub fn may_be_f32(&self) -> bool {
+        self.precision != Precision::F16
+    }
+}
+
+/// Tries kernels and keeps a record.
+pub fn run(args: &Args) -> Result<()> {
+    let listed = gpu::adapter::find(args.device.as_deref())?;
+    let elem = args.precision.resolve(args.device.as_deref())?;
+    let mixed = elem == Elem::F16;
+    let context = args.context.unwrap_or(if listed.software { 64 } else { 1024 });
+    let config = match (args.layers, args.heads, args.channels) {
+        (Some(layers), Some(heads), Some(channels)) => Config::new(context, args.vocab, layers, heads, channels)?,
+        _ => Config::from_descriptor(args.model.as_deref().unwrap_or("d12"))?,
+    };
+    let rows =
+        args.batch.checked_mul(context).filter(|rows| (1..=1 << 24).contains(rows)).ok_or_else(|| {
+            Error::Usage(format!("--batch: {} x {context} tokens, expected 1 to 16,777,216", args.batch))
+        })?;
+    let seconds = Duration::try_from_secs_f64(args.seconds)
+        .map_err(|_| Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)))?;
+    let mut gpu = Gpu::open(&Options { device: args.device.clone(), matrices: mixed, ..Options::default() })?;
+    if mixed && !gpu.caps.f16 {
+        let name = &gpu.caps.name;
+        return Err(Error::Device(format!("--precision: {name} has no f16, expected an adapter that has")));
+    }
+    say!("device   {}", gpu.caps.summary());
+    if let (true, Some(why)) = (mixed, choose::without_matrices(&gpu.caps)) {
+        say!("         no matrix units: {why}");
+    }
+    let chunk = wgpt::model::tensors::logits_rows(&gpu, rows, config.padded_vocab(), elem);
+    let mut found = Vec::new();
+    for job in tune::jobs(&config, rows, chunk) {
+        let trials = tune::try_all(&mut gpu, &job, elem, seconds)?;
+        for trial in &trials {
+            if let Err(why) = &trial.outcome {
+                say!("refused  {:?} of {} {:?}: {}: {why}", job.product, job.layer, job.shape, trial.algorithm);
+            }
+        }
+        let Some((algorithm, ms)) = tune::best(&trials) else {
+            return Err(Error::Gpu(format!("tune: no kernel computes {:?} of {} rightly", job.product, job.layer)));
+        };
+        let rate = |ms: f64| job.flops() / ms * 1e-6;
+        let first = trials[0].outcome.as_ref().ok();
+        say!(
+            "{:>8} {:14} {:?}: {:.3} ms, {:.1} GFLOP/s, {} by the table; {} of {} kernels right; {algorithm}",
+            job.layer,
+            format!("{:?}", job.product),
+            job.shape,
+            ms,
+            rate(ms),
+            first.map_or("wrong".into(), |ms| format!("{:.1}", rate(*ms))),
+            trials.iter().filter(|t| t.outcome.is_ok()).count(),
+            trials.len()
+        );
+        found.push((job, elem, algorithm));
+    }
+    say!("saved {}", tune::save(&gpu.caps, &found)?.display());
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! Mixed precision on the whole model: f16 operands on whatever the adapter multiplies them with, against PyTorch's f32
+//! steps, the f64 reference, and runs in f32.
+
+use std::path::{Path, PathBuf};
+
+use wgpt::data::{Loader, LoaderConfig, TokenSource};
+use wgpt::formats::hf;
+use wgpt::gpu::{Elem, Gpu, Options};
+use wgpt::model::{Config, PARAMS, Weights, init};
+use wgpt::ops::stepcontrol::{Report, State};
+use wgpt::reference::{gpt2, random::Random};
+use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
+}
+
+/// Devices with f16: on matrix units where there are some, once as naga writes the kernels, and without matrix units.
+/// What an adapter lacks is said.
+fn devices() -> Vec<Gpu> {
+    let say = |what: &str| {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "not run: {what}");
+    };
+    let open = |matrices, unrepaired| {
+        Gpu::open(&Options { matrices, unrepaired, ..Options::default() })
+            .expect("these tests need an adapter; tools/run brings a software one")
+    };
+    let plain = open(false, false);
+    if !plain.caps.f16 {
+        say(&format!("mixed precision: {} has no f16", plain.caps.name));
+        return Vec::new();
+    }
+    let matrices = open(true, false);
+    if matrices.caps.matrix_edges.is_empty() {
+        say(&format!("mixed precision on matrix units: {} has none", plain.caps.name));
+        return vec![plain];
+    }
+    vec![matrices, open(true, true), plain]
+}
+
+fn first_device() -> Option<Gpu> {
+    devices().into_iter().next()
+}
+
+fn mixed<'g>(gpu: &'g Gpu, weights: &Weights, sizes: Sizes, optimizer: Optimizer) -> Trainer<'g> {
+    let trainer = Trainer::with_precision(gpu, weights.config, sizes, optimizer, Elem::F16).expect("trainer");
+    trainer.load(weights).expect("load");
+    trainer
+}
+
+fn run(trainer: &mut Trainer, loader: &mut Loader, schedule: &Schedule) -> Vec<Report> {
+    let mut reports = Vec::new();
+    for step in 0..schedule.steps {
+        trainer.step(loader, step + 1, schedule.at(step)).expect("step");
+        while let Some(report) = trainer.report(false).expect("report") {
+            reports.push(report);
+        }
+    }
+    while let Some(report) = trainer.report(true).expect("report") {
+        reports.push(report);
+    }
+    reports
+}
+
+fn state(trainer: &Trainer) -> State {
+    bytemuck::pod_read_unaligned(&trainer.gpu().read(&trainer.control().state).expect("read"))
+}
+
+fn set_loss_scale(trainer: &Trainer, loss_scale: f32) {
+    let state = State { loss_scale, ..state(trainer) };
+    trainer.gpu().write(&trainer.control().state, bytemuck::bytes_of(&state)).expect("written");
+}
+
+fn loader(tokens: &[u16], sizes: Sizes, vocab: usize) -> Loader {
+    let source = TokenSource::from_tokens("made", tokens.to_vec());
+    Loader::new(vec![source], LoaderConfig::new(sizes.batch, sizes.context, vocab, Some(42))).expect("loader")
+}
+
+fn twelve_steps_follow_pytorch(case: &str) {
+    let json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(golden(case).join("steps.json")).expect("golden file"))
+            .expect("golden file");
+    let h = &json["hyperparameters"];
+    let real = |key: &str| h[key].as_f64().unwrap_or_else(|| panic!("{key}")) as f32;
+    let size = |key: &str| h[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize;
+    let (weights, _) = hf::load(&golden(case)).expect("golden folder");
+    let sizes = Sizes { batch: size("B"), context: size("T"), accumulation: size("accumulation") };
+    let optimizer = Optimizer { weight_decay: real("weight_decay"), clip: real("clip"), ..Optimizer::default() };
+    let schedule = Schedule { lr: real("lr"), warmup: size("warmup"), final_frac: real("final_lr_frac"), steps: 12 };
+    for gpu in devices() {
+        let mut trainer = mixed(&gpu, &weights, sizes, optimizer);
+        let source = TokenSource::open(golden(case).join("tokens.bin")).expect("golden tokens");
+        let config = LoaderConfig::new(sizes.batch, sizes.context, weights.config.vocab, None);
+        let mut loader = Loader::new(vec![source], config).expect("loader");
+        let reports = run(&mut trainer, &mut loader, &schedule);
+        assert_eq!(reports.len(), 12);
+        for (report, want) in reports.iter().zip(json["steps"].as_array().expect("steps")) {
+            // an f16 number is within 5e-4 of what it stands for; errors of many average out
+            for (name, got, tolerance) in [("loss", report.loss, 2e-3), ("grad_norm", report.grad_norm, 2e-2)] {
+                let want = want[name].as_f64().expect(name);
+                let d = (f64::from(got) - want).abs() / want;
+                let step = report.step;
+                assert!(d <= tolerance, "{case}, step {step}: {name} {got}, expected {want}, off by {d:.1e}");
+            }
+            assert_eq!((report.skipped_now, report.loss_scale), (0, State::FIRST_LOSS_SCALE));
+        }
+    }
+}
+
+#[test]
+fn twelve_steps_of_tiny_follow_pytorch() {
+    twelve_steps_follow_pytorch("tiny");
+}
+
+#[test]
+fn twelve_steps_of_odd_follow_pytorch() {
+    twelve_steps_follow_pytorch("odd");
+}
+
+/// Weights that are not small and biases that are not zero, so that no term hides.
+fn lively(config: Config) -> Weights {
+    let mut weights = init::init(config, 42);
+    let mut random = Random::new(5);
+    for (param, values) in PARAMS.iter().zip(&mut weights.tensors) {
+        let real = if param.name == "wte" { config.vocab * config.channels } else { values.len() };
+        for value in &mut values[..real] {
+            *value += (0.3 * random.value()) as f32;
+        }
+    }
+    weights
+}
+
+/// Every gradient of odd shapes: each tensor as a whole within 1 % of the reference's.
+#[test]
+fn gradients_of_odd_shapes_match_the_reference() {
+    for (positions, vocab, layers, heads, channels, batch, context) in
+        [(1, 2, 1, 1, 8, 1, 1), (7, 130, 2, 2, 18, 3, 5), (40, 300, 1, 3, 39, 2, 37), (16, 64, 1, 1, 64, 70, 16)]
+    {
+        let config = Config::new(positions, vocab, layers, heads, channels).expect("config");
+        let weights = lively(config);
+        let mut random = Random::new(9);
+        let [tokens, targets] = [(); 2].map(|()| random.tokens(batch * context, vocab));
+        let params = gpt2::Params::from_weights(&weights);
+        let made = gpt2::Batch { tokens: &tokens, targets: &targets, T: context };
+        let want = gpt2::forward(&params, &made);
+        let mut grads = gpt2::Params::zeros(config);
+        gpt2::backward(&params, &made, &want, 1.0, &mut grads);
+        let all = grads.tensors.iter().flatten().map(|g| g * g).sum::<f64>().sqrt();
+        for gpu in devices() {
+            let sizes = Sizes { batch, context, accumulation: 1 };
+            let mut trainer = mixed(&gpu, &weights, sizes, Optimizer::default());
+            trainer.probe(&tokens, &targets, true).expect("probe");
+            for param in &PARAMS {
+                for layer in 0..param.copies(&config) {
+                    let got = gpu.read_f32(trainer.grads().get(param.name, layer)).expect("read");
+                    let want = grads.get(param.name, layer);
+                    let scale = f64::from(State::FIRST_LOSS_SCALE);
+                    let off =
+                        got.iter().zip(want).map(|(g, w)| (f64::from(*g) / scale - w).powi(2)).sum::<f64>().sqrt();
+                    let size = want.iter().map(|w| w * w).sum::<f64>().sqrt().max(1e-3 * all);
+                    assert!(off <= 1e-2 * size, "{config:?}: d{}[{layer}] is off by {:.1e}", param.name, off / size);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_overflow_halves_the_scale_skips_the_update_and_training_goes_on() {
+    let Some(gpu) = first_device() else { return };
+    let config = Config::new(16, 60, 1, 2, 16).expect("config");
+    let sizes = Sizes { batch: 2, context: 16, accumulation: 2 };
+    let mut trainer = mixed(&gpu, &init::init(config, 42), sizes, Optimizer::default());
+    let tokens: Vec<u16> = Random::new(3).tokens(400, 60).into_iter().map(|t| t as u16).collect();
+    let mut loader = loader(&tokens, sizes, 60);
+    let schedule = Schedule { lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 1 };
+    assert_eq!(run(&mut trainer, &mut loader, &schedule)[0].skipped_now, 0);
+    // a gradient of one half becomes 65,536 or more, which f16 does not hold
+    set_loss_scale(&trainer, 131_072.0 * 4.0);
+    let bits = |w: Weights| w.tensors.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let held = |t: &Trainer| {
+        let moments = t.moments().each_ref().map(|m| bits(m.download(&gpu).expect("moments")));
+        let copies: Vec<Vec<u8>> = [("wte", 0), ("qkvw", 0), ("fcprojw", 0)]
+            .map(|(name, layer)| gpu.read(t.params().matrix(name, layer)).expect("read"))
+            .into();
+        (bits(t.weights().expect("weights")), moments, copies)
+    };
+    let (before, was) = (held(&trainer), state(&trainer));
+    let report = run(&mut trainer, &mut loader, &schedule)[0];
+    assert_eq!((report.skipped_now, report.skipped_in_a_row, report.loss_scale), (1, 0, 524_288.0));
+    assert!(report.loss.is_finite(), "the loss does not overflow: {}", report.loss);
+    assert!(held(&trainer) == before, "a skipped step changed weights, moments or copies");
+    let now = state(&trainer);
+    assert_eq!((now.loss_scale, now.updates, now.beta1_power), (262_144.0, was.updates, was.beta1_power));
+    // never counted towards the end of the run, however many it takes
+    let reports = run(&mut trainer, &mut loader, &Schedule { steps: 12, ..schedule });
+    let skipped = reports.iter().take_while(|r| r.skipped_now == 1).count();
+    assert!((1..12).contains(&skipped), "{skipped} of 12 steps were skipped");
+    assert!(reports[skipped..].iter().all(|r| r.skipped_now == 0 && r.loss.is_finite()));
+    assert!(reports.iter().all(|r| r.skipped_in_a_row == 0));
+    assert_eq!(state(&trainer).loss_scale, 262_144.0 / 2f32.powi(skipped as i32));
+    assert!(held(&trainer).0 != before.0, "training did not go on");
+}
+
+/// NaN in a weight is the model's fault: at the floor of the scale every skipped step counts.
+#[test]
+fn overflows_at_the_floor_count() {
+    let Some(gpu) = first_device() else { return };
+    let config = Config::new(16, 60, 1, 2, 16).expect("config");
+    let sizes = Sizes { batch: 2, context: 16, accumulation: 1 };
+    let mut weights = init::init(config, 42);
+    weights.get_mut("fcw", 0)[7] = f32::NAN;
+    let mut trainer = mixed(&gpu, &weights, sizes, Optimizer::default());
+    set_loss_scale(&trainer, 2.0);
+    let tokens: Vec<u16> = Random::new(3).tokens(400, 60).into_iter().map(|t| t as u16).collect();
+    let schedule = Schedule { lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 3 };
+    let reports = run(&mut trainer, &mut loader(&tokens, sizes, 60), &schedule);
+    assert_eq!(reports.iter().map(|r| r.loss_scale).collect::<Vec<_>>(), [2.0, 1.0, 1.0]);
+    assert_eq!(reports.iter().map(|r| r.skipped_in_a_row).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+/// A step whose gradients are so small that f16 would lose them unscaled: a model that is sure of every next token.
+#[test]
+fn a_scale_of_4096_keeps_gradients_that_unscaled_f16_loses() {
+    let Some(gpu) = first_device() else { return };
+    // every token follows itself with odds of e^22: what is left for the others is 3e-10, far below the least f16
+    let config = Config::new(8, 16, 1, 1, 16).expect("config");
+    let mut weights = Weights::zeros(config);
+    for i in 0..16 {
+        weights.get_mut("wte", 0)[i * 16 + i] = 1.0;
+    }
+    // layernorm of a unit vector is about 3.87 at its one and -0.26 elsewhere
+    weights.get_mut("lnfw", 0).fill(22.0 / 4.13);
+    weights.get_mut("ln1w", 0).fill(1.0);
+    weights.get_mut("ln2w", 0).fill(1.0);
+    let tokens: Vec<u32> = (0..8).collect();
+    let sizes = Sizes { batch: 1, context: 8, accumulation: 1 };
+    let mut trainer = mixed(&gpu, &weights, sizes, Optimizer::default());
+    let mut of = |loss_scale: f32| {
+        set_loss_scale(&trainer, loss_scale);
+        trainer.probe(&tokens, &tokens, true).expect("probe");
+        let grads = gpu.read_f32(trainer.grads().get("wte", 0)).expect("read");
+        grads.iter().filter(|g| **g != 0.0).count()
+    };
+    assert_eq!(of(1.0), 0, "unscaled, everything is lost");
+    let kept = of(4096.0);
+    assert!(kept > 100, "{kept} gradients are kept, expected those of 8 rows by 16 columns at least");
+}
+
+/// The order-2 structure of generated stories, learnt in both precisions.
+#[test]
+fn a_hundred_steps_end_where_those_of_f32_end() {
+    let Some(gpu) = first_device() else { return };
+    let config = Config::new(64, 257, 2, 2, 64).expect("config");
+    let sizes = Sizes { batch: 8, context: 64, accumulation: 1 };
+    let text = wgpt::data::Stories::new(7).text(120_000);
+    let tokens: Vec<u16> = text.bytes().map(u16::from).collect();
+    let (train, val) = tokens.split_at(100_000);
+    let schedule = Schedule { lr: 3e-3, warmup: 10, final_frac: 0.0, steps: 100 };
+    let mut ends = [Elem::F32, Elem::F16].map(|elem| {
+        let mut trainer = Trainer::with_precision(&gpu, config, sizes, Optimizer::default(), elem).expect("trainer");
+        trainer.load(&init::init(config, 42)).expect("load");
+        let reports = run(&mut trainer, &mut loader(train, sizes, 257), &schedule);
+        assert!(reports.iter().all(|r| r.skipped_now == 0), "{elem:?}: a step was skipped");
+        let source = TokenSource::from_tokens("validation", val.to_vec());
+        let mut rows = wgpt::data::Rows::new(vec![source], sizes.context, 257).expect("rows");
+        trainer.evaluate(&mut rows, 64).expect("evaluate")
+    });
+    ends.iter_mut().for_each(|end| *end = (*end * 1e6).round() / 1e6);
+    let [full, half] = ends;
+    assert!(full < 3.0, "f32 learns: {full}");
+    assert!((half - full).abs() <= 0.01 * full, "f16 ends at {half}, f32 at {full}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_and_nothing_is_created_after_the_first_step() {
+    let config = Config::new(24, 257, 2, 3, 36).expect("config");
+    let sizes = Sizes { batch: 2, context: 24, accumulation: 2 };
+    let tokens: Vec<u16> = Random::new(3).tokens(4000, 257).into_iter().map(|t| t as u16).collect();
+    let once = |gpu: &Gpu| {
+        let mut trainer = mixed(gpu, &init::init(config, 42), sizes, Optimizer::default());
+        let mut loader = loader(&tokens, sizes, 257);
+        let schedule = Schedule { lr: 1e-3, warmup: 2, final_frac: 0.0, steps: 1 };
+        let mut reports = run(&mut trainer, &mut loader, &schedule);
+        let created = (gpu.buffers_created(), gpu.bind_groups_created());
+        reports.extend(run(&mut trainer, &mut loader, &Schedule { steps: 6, ..schedule }));
+        assert_eq!((gpu.buffers_created(), gpu.bind_groups_created()), created, "a step created something");
+        reports.iter().map(|r| (r.loss.to_bits(), r.grad_norm.to_bits())).collect::<Vec<_>>()
+    };
+    let Some(gpu) = first_device() else { return };
+    assert_eq!(once(&gpu), once(&gpu));
+}
