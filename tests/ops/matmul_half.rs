@@ -208,7 +208,7 @@ pub fn half_in_windows_and_folded_grids() {
 #[test]
 pub fn fused_ends() {
     let devices = devices();
-    for shape in [[1, 1, 1], [3, 5, 7], [31, 33, 32], [65, 36, 8], [68, 124, 132]] {
+    for shape in [[1, 1, 1], [1, 12, 20], [1, 68, 132], [3, 5, 7], [31, 33, 32], [65, 36, 8], [68, 124, 132]] {
         run_forward(&devices, FULL, shape);
         run_backward_inp(&devices, FULL, shape);
     }
