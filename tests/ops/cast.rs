@@ -1,11 +1,13 @@
 use wgpt::ops::cast;
+use wgpt::reference;
 
-use crate::harness::{Device, HALF, Inputs, Want, Word, check, devices_with_f16, folded, input};
+use crate::harness::{Device, HALF, Inputs, Want, Word, check, devices_with_f16, folded, input, wide};
 
 /// The nearest f16, ties to even; past the largest, infinity.
 fn run(devices: &[Device], values: &[f32]) {
     let n = values.len();
-    let want = values.iter().map(|&x| Word::Bits(u32::from(half::f16::from_f32(x).to_bits()))).collect();
+    let want = reference::cast::forward(&wide(values));
+    let want = want.iter().map(|&x| Word::Bits(u32::from(half::f16::from_f64(x).to_bits()))).collect();
     let slots = [input("inp", [1, n], values), HALF.overwritten("out", [1, n], Want::Words(want))];
     check(devices, "cast.forward", &[n], slots, |pass, [inp, out]| cast::forward(pass, inp, out));
 }
