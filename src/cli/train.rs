@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
-use wgpt::formats::hf;
+use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::model::{Config, Weights, init};
 use wgpt::ops::matmul;
@@ -17,15 +17,24 @@ use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, 
 use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Run, Trainer};
 
-use super::generate::tokenizer_of;
+use super::model::tokenizer_of;
 use super::terminal::{Terminal, say};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum TokenizerName {
+pub enum TokenizerName {
     /// GPT-2's byte pairs, 50,257 ids
     Gpt2,
     /// One id a byte, 257 ids
     Bytes,
+}
+
+impl TokenizerName {
+    pub fn tokenizer(self) -> Tokenizer {
+        match self {
+            Self::Gpt2 => Tokenizer::Gpt2,
+            Self::Bytes => Tokenizer::Bytes,
+        }
+    }
 }
 
 /// What matrix operands are stored as.
@@ -101,8 +110,8 @@ pub struct Args {
     /// Vocabulary [default: the tokenizer's]
     #[arg(long, help_heading = "Model", requires = "layers")]
     vocab: Option<usize>,
-    /// Start from the weights of a Hugging Face folder
-    #[arg(long, value_name = "DIR", help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
+    /// Start from weights: a run, a Hugging Face folder, a .bin of llm.c, or a name such as gpt2 from the cache
+    #[arg(long, value_name = "MODEL", help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
     init: Option<PathBuf>,
 
     /// Tokens of a sequence [default: all positions of a named model, at most 1024; 256 for one of your own]
@@ -231,11 +240,9 @@ impl Args {
     }
 
     /// The tokenizer that is asked for or follows from the data; weights may know better.
-    fn tokenizer(&self, weights: Option<(&Path, &Weights, &hf::ModelInfo)>) -> Result<Option<Tokenizer>> {
-        match self.tokenizer {
-            Some(TokenizerName::Gpt2) => return Ok(Some(Tokenizer::Gpt2)),
-            Some(TokenizerName::Bytes) => return Ok(Some(Tokenizer::Bytes)),
-            None => {}
+    fn tokenizer(&self, weights: Option<(&Path, &Weights, &ModelInfo)>) -> Result<Option<Tokenizer>> {
+        if let Some(name) = self.tokenizer {
+            return Ok(Some(name.tokenizer()));
         }
         if let Some((dir, weights, info)) = weights {
             return Ok(tokenizer_of(dir, info, weights.config.vocab).ok());
@@ -340,12 +347,8 @@ impl Args {
 
 /// Trains.
 pub fn run(args: &Args) -> Result<()> {
-    let init_dir = args.init.as_ref().map(|dir| {
-        // a run's folder holds its weights one deeper
-        let inner = dir.join("model");
-        if inner.join("config.json").exists() { inner } else { dir.clone() }
-    });
-    let loaded = init_dir.as_ref().map(|dir| hf::load(dir).map(|(weights, info)| (dir, weights, info))).transpose()?;
+    let load = |dir: &PathBuf| weights::load(dir).map(|(weights, info, _)| (dir.clone(), weights, info));
+    let loaded = args.init.as_ref().map(load).transpose()?;
     let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
     let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
     let mut settings = args.settings(config, tokenizer);

@@ -1,18 +1,22 @@
 //! Steps, schedules, evaluation, sampling and reporting.
 
 pub mod dataset;
+pub mod evaluate;
 pub mod folder;
 pub mod generator;
 pub mod measure;
 pub mod run;
+pub mod sampler;
 pub mod schedule;
 pub mod settings;
 pub mod trainer;
 pub mod tune;
 
 pub use dataset::Dataset;
-pub use generator::{Generator, Sampling};
+pub use evaluate::Evaluator;
+pub use generator::Generator;
 pub use run::{Run, Screen};
+pub use sampler::Sampling;
 pub use schedule::Schedule;
 pub use settings::Settings;
 pub use trainer::{Optimizer, Sizes, Trainer};

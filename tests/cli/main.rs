@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod mixed;
+mod models;
 mod runs;
 mod stories;
 

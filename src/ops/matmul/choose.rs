@@ -4,7 +4,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, Kernel};
 
 use super::generate::{self, Algorithm, Coop, Epilogue, Product, Spec};
-use super::{kernel, parts_kernel};
+use super::{kernel, parts_kernel, row};
 
 /// Two tile shapes for GPUs: the large one moves half the bytes, the small one keeps more workgroups busy. Both fit
 /// WebGPU's 16 KiB of workgroup memory and 256 invocations.
@@ -181,6 +181,7 @@ pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list: Vec<Kernel> = [Width::Vec4, Width::Scalar].map(|width| parts_kernel(caps, width)).into();
+    list.extend(row::kernels(caps));
     for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
         for elem in [Elem::F32, Elem::F16] {
             for algorithm in algorithms(caps, product, elem) {
