@@ -8,8 +8,8 @@ use wgpt::model::Config;
 use wgpt::ops::matmul::choose;
 use wgpt::train::tune;
 
+use super::precision::Precision;
 use super::terminal::say;
-use super::train::Precision;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -51,7 +51,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// See [`super::train::Args::may_be_f32`].
+    /// See `train`.
     pub fn may_be_f32(&self) -> bool {
         self.precision != Precision::F16
     }
