@@ -327,10 +327,10 @@ pub fn run(args: &Args) -> Result<()> {
     let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
     let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
     let mut settings = args.settings(config, tokenizer);
+    settings.check()?;
     if args.precision.resolve(args.device.as_deref())? == Elem::F16 {
         settings.train.precision = "f16".into();
     }
-    settings.check()?;
     settings.train.val_rows = args.val_rows(&settings.train);
     if let Some(tokenizer) = tokenizer.filter(|t| args.data.is_none() && t.vocab() > config.vocab) {
         return Err(Error::Usage(format!(

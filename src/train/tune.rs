@@ -171,9 +171,10 @@ impl Bench {
         let mut value = || (0..3).map(|_| f64::from(random.next_u32()) / 6_442_450_944.0).sum::<f64>() - 1.0;
         // numbers that f16 holds exactly: both kernels get the same
         let mut make = |label: &str, rows: usize, columns: usize, elem: Elem| -> Result<(Tensor, Vec<half::f16>)> {
+            // the device says no before the host makes the numbers
+            let tensor = gpu.tensor(label, rows, columns, elem)?;
             let block: Vec<half::f16> = (0..65_521).map(|_| half::f16::from_f64(value())).collect();
             let values: Vec<half::f16> = block.into_iter().cycle().take(rows * columns).collect();
-            let tensor = gpu.tensor(label, rows, columns, elem)?;
             write(gpu, &tensor, &values)?;
             Ok((tensor, values))
         };
