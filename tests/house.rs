@@ -13,8 +13,10 @@ const NO_FILE: [(&str, &str); 1] = [(
 )];
 
 /// Operators that know another one on purpose.
-const NEIGHBOURS: [(&str, &str, &str); 2] = [
+const NEIGHBOURS: [(&str, &str, &str); 4] = [
     ("adamw", "stepcontrol", "binds the state and the hyper-parameters that it keeps on the GPU"),
+    ("crossentropy", "stepcontrol", "binds the state, whose loss scale its gradient is multiplied by"),
+    ("gradnorm", "stepcontrol", "binds the state and the hyper-parameters, which say what gradients are multiples of"),
     ("layernorm", "bias", "sums its parameters' gradients over the same blocks of rows, so that one scratch fits both"),
 ];
 
@@ -383,7 +385,8 @@ fn stems(paths: &BTreeSet<String>) -> Vec<String> {
     let shaders: BTreeSet<String> = shaders.into_iter().filter(|s| !is_variant(s)).collect();
     let mut faults = Vec::new();
     for stem in shaders.union(&operators) {
-        let generated = paths.contains(&format!("src/ops/{stem}/generate.rs"));
+        let generated = paths.contains(&format!("src/ops/{stem}/generate.rs"))
+            || paths.contains(&format!("src/ops/{stem}/generate/mod.rs"));
         let shader = shaders.contains(stem) || generated;
         for (exists, file) in [
             (shader, format!("shaders/{stem}.wgsl")),

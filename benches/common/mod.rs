@@ -61,7 +61,9 @@ pub fn seconds() -> Result<Option<Duration>> {
 
 /// The adapter that `WGPT_DEVICE` names, with everything that it offers.
 pub fn open() -> Result<Gpu> {
-    Gpu::open(&Options { device: text("WGPT_DEVICE"), matrices: true, ..Options::default() })
+    // as naga writes kernels with matrix units, to compare: see src/gpu/spirv.rs
+    let unrepaired = text("WGPT_NO_SPIRV_REPAIR").is_some();
+    Gpu::open(&Options { device: text("WGPT_DEVICE"), matrices: true, unrepaired, ..Options::default() })
 }
 
 /// Writes a bench's figures to the file that `WGPT_BENCH_JSON` names, or as `BENCH.json` into the folder.

@@ -6,6 +6,7 @@ mod devices;
 mod eval;
 mod generate;
 mod model;
+mod precision;
 mod profile;
 mod shader;
 mod terminal;

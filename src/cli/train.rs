@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
-use wgpt::gpu::{self, Elem, Gpu, Options};
+use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Weights, init};
 use wgpt::ops::matmul;
 use wgpt::train::dataset::noted_tokenizer;
@@ -18,6 +18,7 @@ use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Run, Trainer};
 
 use super::model::tokenizer_of;
+use super::precision::Precision;
 use super::terminal::{Terminal, say};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,32 +34,6 @@ impl TokenizerName {
         match self {
             Self::Gpt2 => Tokenizer::Gpt2,
             Self::Bytes => Tokenizer::Bytes,
-        }
-    }
-}
-
-/// What matrix operands are stored as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// 32-bit floats throughout
-    F32,
-    /// Mixed: 16-bit floats for matrix operands and stored activations, on matrix units where the adapter has them
-    F16,
-    /// f16 on GPUs with matrix units, else f32
-    Auto,
-}
-
-impl Precision {
-    /// The element type that is meant on an adapter: `auto` is f16 on a GPU with matrix units that the kernels can use.
-    pub fn resolve(self, device: Option<&str>) -> Result<Elem> {
-        match self {
-            Self::F32 => Ok(Elem::F32),
-            Self::F16 => Ok(Elem::F16),
-            Self::Auto => {
-                let caps = gpu::adapter::find(device)?;
-                let offered = caps.f16 && !caps.software && matmul::choose::without_matrices(&caps).is_none();
-                Ok(if offered { Elem::F16 } else { Elem::F32 })
-            }
         }
     }
 }
@@ -352,10 +327,10 @@ pub fn run(args: &Args) -> Result<()> {
     let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
     let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
     let mut settings = args.settings(config, tokenizer);
+    settings.check()?;
     if args.precision.resolve(args.device.as_deref())? == Elem::F16 {
         settings.train.precision = "f16".into();
     }
-    settings.check()?;
     settings.train.val_rows = args.val_rows(&settings.train);
     if let Some(tokenizer) = tokenizer.filter(|t| args.data.is_none() && t.vocab() > config.vocab) {
         return Err(Error::Usage(format!(

@@ -410,8 +410,10 @@ impl Backward {
         let (n, c) = (batch * positions, config.channels);
         let f32 = |rows: usize, columns: usize| gpu.tensor("gradients of activations", rows, columns, Elem::F32);
         let stored = |rows: usize, columns: usize| gpu.tensor("gradients of activations", rows, columns, elem);
-        let parts = [(3 * c, c), (c, c), (4 * c, c), (c, 4 * c)]
-            .map(|(out, inp)| matmul::partials(&gpu.caps, elem, n, out, inp))
+        let vp = config.padded_vocab();
+        let chunk = logits_rows(gpu, n, vp, elem);
+        let parts = [(n, 3 * c, c), (n, c, c), (n, 4 * c, c), (n, c, 4 * c), (chunk, vp, c)]
+            .map(|(rows, out, inp)| matmul::partials(&gpu.caps, elem, rows, out, inp))
             .into_iter()
             .max()
             .filter(|most| *most > 0);

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, UploadRing};
 use crate::model::{Activations, Config, Params, forward};
-use crate::ops::matmul;
+use crate::ops::{cast, matmul};
 
 use super::sampler::{Coins, Sampling, draw};
 
@@ -46,7 +46,7 @@ pub struct Generator<'a> {
     recorded: Vec<Recorded>,
     /// Going on by one position; not where activations are f16.
     cached: Option<Cached>,
-    /// The normalised activations of the last position, or of the two that it is among.
+    /// The normalised activations of the last position, as f32.
     last: Tensor,
     /// From `last` to logits.
     head: Program,
@@ -81,19 +81,17 @@ impl<'a> Generator<'a> {
         // with keys and values of f32 a token costs one position's work
         let cached =
             if acts.lnf.elem() == Elem::F32 { Some(Cached::new(gpu, &config, params, acts, context)?) } else { None };
-        // of f16 two rows: a row of an odd number of them does not begin at a word
         let (last, row) = match &cached {
             Some(cached) => (cached.one.lnf.clone(), cached.one.logits.clone()),
             None => {
-                let last = gpu.tensor("sampling", context.min(2), config.channels, acts.lnf.elem())?;
-                let row = gpu.tensor("sampling", last.rows(), config.padded_vocab(), Elem::F32)?;
-                (last, row)
+                let last = gpu.tensor("sampling", 1, config.channels, Elem::F32)?;
+                (last, gpu.tensor("sampling", 1, config.padded_vocab(), Elem::F32)?)
             }
         };
         let mut pass = Pass::new(gpu);
         matmul::forward(
             &mut pass,
-            matmul::Forward { inp: &last, weight: params.matrix("wte", 0), bias: None, out: &row },
+            matmul::Forward { inp: &last, weight: params.get("wte", 0), bias: None, out: &row },
         )?;
         Ok(Self {
             gpu,
@@ -128,14 +126,16 @@ impl<'a> Generator<'a> {
         let mut padded = tokens.to_vec();
         padded.resize(acts.positions, 0); // causal attention never looks at them
         let mut pass = Pass::new(self.gpu);
-        let rows = self.last.rows();
-        let first = ((n - 1) / rows * rows).min(acts.positions - rows);
-        pass.copy(&acts.lnf.slice(first..first + rows), &self.last)?;
+        if acts.lnf.elem() == Elem::F16 {
+            cast::widen(&mut pass, &acts.lnf, n - 1, &self.last)?;
+        } else {
+            pass.copy(&acts.lnf.slice(n - 1..n), &self.last)?;
+        }
         let copy = pass.finish();
         let uploads: [(&Tensor, &[u8]); 1] = [(&acts.tokens, bytemuck::cast_slice(&padded))];
         self.uploads.submit(self.gpu, &uploads, &[body, &copy, &self.head], &mut [&mut self.logits])?;
         self.kept = tokens.to_vec();
-        self.take(n - 1 - first)
+        self.take()
     }
 
     /// Appends a token to what is kept and returns the logits (V) that follow: the work of one position.
@@ -159,17 +159,15 @@ impl<'a> Generator<'a> {
         let uploads: [(&Tensor, &[u8]); 2] =
             [(&one.tokens, bytemuck::bytes_of(&token)), (at, bytemuck::bytes_of(&position))];
         self.uploads.submit(self.gpu, &uploads, &[step, &self.head], &mut [&mut self.logits])?;
-        self.take(0)
+        self.take()
     }
 
-    /// Row `row` of the logits that come back next.
-    fn take(&mut self, row: usize) -> Result<Vec<f32>> {
+    /// The logits that come back next.
+    fn take(&mut self) -> Result<Vec<f32>> {
         let bytes = self.logits.take(self.gpu, true)?.unwrap_or_default();
-        let rows: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        let start = row * self.config.padded_vocab();
-        rows.get(start..start + self.config.vocab)
-            .map(<[f32]>::to_vec)
-            .ok_or_else(|| Error::Shape(format!("generate: {} logits came back, expected row {row}", rows.len())))
+        let mut logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        logits.truncate(self.config.vocab);
+        Ok(logits)
     }
 
     /// Encodes a prompt (of at least one token) for [`Generator::sample`]; of one past the context the last half of the

@@ -134,7 +134,7 @@ fn piped(dir: &Path, args: &[&std::ffi::OsStr], input: &[u8], lines: Option<usiz
     let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut text = Vec::new();
     match lines {
-        Some(lines) => (0..lines).for_each(|_| drop(out.read_until(b'\n', &mut text).expect("read"))),
+        Some(lines) => (0..lines).for_each(|_| _ = out.read_until(b'\n', &mut text).expect("read")),
         None => drop(out.read_to_end(&mut text).expect("read")),
     }
     drop(out);

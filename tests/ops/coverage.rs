@@ -15,6 +15,7 @@ fn every_kernel_is_run_against_its_reference() {
         crate::attention::heads_of_half();
         crate::bias::backward();
         crate::cast::forward();
+        crate::cast::widen();
         crate::compare::forward();
         crate::crossentropy::forward_and_backward();
         crate::embedding::forward_and_backward();

@@ -131,7 +131,8 @@ fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
     let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
     let edge = caps.emulated_edge.unwrap_or(native).max(native);
     let Tile { tile_m, tile_n, tile_k, grid_m, grid_n } = tile;
-    let (least, lanes) = caps.subgroup_sizes;
+    // wgpu says 4 to 64 of Metal, whose GPUs with matrix units have 32
+    let (least, lanes) = if caps.backend == "Metal" { (32, 32) } else { caps.subgroup_sizes };
     let coop = Coop {
         tile_m,
         tile_n,
