@@ -63,6 +63,14 @@ pub fn run(args: &Args) -> Result<()> {
             "convert: {to} is there already, expected a new name; try another, or --force"
         )));
     }
+    // only a model is replaced, and no run: its folder reads the weights inside `model`
+    if taken && args.to.is_dir() && (args.to.join("config.toml").exists() || !args.to.join("config.json").exists()) {
+        let what = if args.to.join("config.toml").exists() { "a run" } else { "no model" };
+        return Err(Error::Usage(format!(
+            "convert: {} is a folder that holds {what}, expected a model's folder to replace; try another name",
+            args.to.display()
+        )));
+    }
     let element = match args.dtype {
         Dtype::F32 => Element::F32,
         Dtype::Bf16 => Element::Bf16,

@@ -99,15 +99,20 @@ pub fn run(args: &Args) -> Result<()> {
     let loaded = Loaded::open(&args.from.from)?;
     let config = loaded.weights.config;
     let context = args.context.unwrap_or(config.positions.min(1024));
-    if context == 0 || context > config.positions || args.batch == Some(0) {
+    if context == 0 || context > config.positions {
         return Err(Error::Usage(format!(
-            "--context: {context}, expected 1 to the model's {} positions, and a --batch",
+            "--context: {context}, expected 1 to the model's {} positions",
             config.positions
         )));
     }
+    for (flag, value) in [("--batch", args.batch), ("--limit", args.limit)] {
+        if value == Some(0) {
+            return Err(Error::Usage(format!("{flag}: 0, expected at least 1")));
+        }
+    }
     let set = args.hellaswag.as_ref().map(|path| {
         let tokenizer = loaded.tokenizer()?;
-        hellaswag::read(&fetched(path), tokenizer, args.limit.unwrap_or(usize::MAX).max(1))
+        hellaswag::read(&fetched(path), tokenizer, args.limit.unwrap_or(usize::MAX))
     });
     let set = set.transpose()?;
     let rows = args.data.as_ref().map(|pattern| Rows::new(open_shards(pattern)?, context, config.vocab)).transpose()?;
