@@ -4,30 +4,6 @@
 //   param, grad, m, v, copy (count V);  one invocation per V. Does nothing at all in a step that is skipped.
 //   forward          param, m and v
 //   forward_copied   the same, and copy = param for the matrix products
-struct State {
-    beta1_power: f32,
-    beta2_power: f32,
-    updates: u32,
-    skipped: u32,
-    skipped_in_a_row: u32,
-    apply: u32,
-    grad_scale: f32,
-    loss_sum: f32,
-    loss_scale: f32,
-    clean_steps: u32,
-}
-struct Hyper {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    weight_decay: f32,
-    clip: f32,
-    loss_scale: f32,
-    step: u32,
-    grad_unit: f32,
-    dynamic: u32,
-}
 struct P {
     count: u32,    // number of V
     decays: u32,   // 1 if weight decay applies

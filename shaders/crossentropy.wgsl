@@ -10,18 +10,6 @@ struct P {
 }
 var<immediate> p: P;
 
-struct State {
-    beta1_power: f32,
-    beta2_power: f32,
-    updates: u32,
-    skipped: u32,
-    skipped_in_a_row: u32,
-    apply: u32,
-    grad_scale: f32,
-    loss_sum: f32,
-    loss_scale: f32,
-    clean_steps: u32,
-}
 
 const IGNORED = 0xffffffffu;
 

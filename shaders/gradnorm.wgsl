@@ -2,30 +2,6 @@
 //   Gradients are multiples of what they stand for, by hyper.grad_unit and the loss scale; squared is what they stand
 //   for, which cannot overflow where the multiple would.
 //   grads (count V);  partials (groups): one sum per workgroup, from `first` on
-struct State {
-    beta1_power: f32,
-    beta2_power: f32,
-    updates: u32,
-    skipped: u32,
-    skipped_in_a_row: u32,
-    apply: u32,
-    grad_scale: f32,
-    loss_sum: f32,
-    loss_scale: f32,
-    clean_steps: u32,
-}
-struct Hyper {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    weight_decay: f32,
-    clip: f32,
-    loss_scale: f32,
-    step: u32,
-    grad_unit: f32,
-    dynamic: u32,
-}
 struct P {
     count: u32,    // number of V
     first: u32,    // where this window's sums begin

@@ -5,30 +5,6 @@
 // The loss scale is halved when a step overflows and doubled after a run of clean steps. A step that overflowed above
 // the floor is skipped but does not count among those that end a run: its scale was wrong, not the model.
 // Non-finite is tested on the exponent bits: Metal compiles with fast math, which may drop comparisons with NaN.
-struct State {
-    beta1_power: f32,      // beta1 ^ updates applied
-    beta2_power: f32,
-    updates: u32,          // updates applied: Adam's t
-    skipped: u32,          // updates skipped in all
-    skipped_in_a_row: u32,
-    apply: u32,            // 1 if this step's update is applied
-    grad_scale: f32,       // what gradients are multiplied by: their unit taken out, then clipped
-    loss_sum: f32,         // over the step's micro-steps
-    loss_scale: f32,       // a power of two that the gradients are multiplied by; 1 in f32
-    clean_steps: u32,      // updates since the loss scale last changed
-}
-struct Hyper {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    weight_decay: f32,
-    clip: f32,             // largest gradient norm; 0 switches clipping off
-    loss_scale: f32,       // 1 / tokens of a step
-    step: u32,
-    grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
-    dynamic: u32,          // 1 if the state's loss scale follows overflows
-}
 struct Report {
     step: u32,
     loss: f32,

@@ -17,7 +17,7 @@ struct Params {
 
 fn kernel(caps: &Caps, width: Width, copied: bool) -> Kernel {
     let (entry, elem) = if copied { ("forward_copied", Elem::F16) } else { ("forward", Elem::F32) };
-    let body = include_str!("../../shaders/adamw.wgsl");
+    let body = concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/adamw.wgsl"));
     Kernel::stored(&format!("adamw.{entry}"), entry, width, elem, body).set("WG", group(caps))
 }
 

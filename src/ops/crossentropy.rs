@@ -22,7 +22,10 @@ struct Params {
 pub const IGNORED: u32 = u32::MAX;
 
 fn kernel(caps: &Caps, entry: &'static str, elem: Elem) -> Kernel {
-    let (name, body) = (format!("crossentropy.{entry}"), include_str!("../../shaders/crossentropy.wgsl"));
+    let (name, body) = (
+        format!("crossentropy.{entry}"),
+        concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/crossentropy.wgsl")),
+    );
     Kernel::stored(&name, entry, Width::Vec4, elem, body).set("WG", reduce_group(caps))
 }
 

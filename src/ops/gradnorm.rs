@@ -23,8 +23,13 @@ const SHARE: usize = 16_384;
 const MOST: usize = 1024;
 
 fn kernel(caps: &Caps, width: Width) -> Kernel {
-    Kernel::new("gradnorm.forward", "forward", width, include_str!("../../shaders/gradnorm.wgsl"))
-        .set("WG", reduce_group(caps))
+    Kernel::new(
+        "gradnorm.forward",
+        "forward",
+        width,
+        concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/gradnorm.wgsl")),
+    )
+    .set("WG", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -127,7 +127,13 @@ fn kernel(caps: &Caps, entry: &'static str) -> Kernel {
     let name = format!("stepcontrol.{entry}");
     // one workgroup in all: as wide as every adapter allows
     let wg = if caps.software { reduce_group(caps) } else { 256 };
-    Kernel::new(&name, entry, Width::Vec4, include_str!("../../shaders/stepcontrol.wgsl")).set("WG", wg)
+    Kernel::new(
+        &name,
+        entry,
+        Width::Vec4,
+        concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/stepcontrol.wgsl")),
+    )
+    .set("WG", wg)
 }
 
 /// The kernels an adapter may be given.
