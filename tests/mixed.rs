@@ -1,19 +1,16 @@
 //! Mixed precision on the whole model: f16 operands on whatever the adapter multiplies them with, against PyTorch's f32
 //! steps, the f64 reference, and runs in f32.
 
-use std::path::{Path, PathBuf};
+mod training;
 
 use wgpt::data::{Loader, LoaderConfig, TokenSource};
-use wgpt::formats::hf;
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, PARAMS, Weights, init};
-use wgpt::ops::stepcontrol::{Report, State};
+use wgpt::ops::stepcontrol::State;
 use wgpt::reference::{gpt2, random::Random};
 use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
 
-fn golden(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
-}
+use training::{GoldenRun, lively, run};
 
 /// Devices with f16: on matrix units where there are some, once as naga writes the kernels, and without matrix units.
 /// What an adapter lacks is said.
@@ -49,20 +46,6 @@ fn mixed<'g>(gpu: &'g Gpu, weights: &Weights, sizes: Sizes, optimizer: Optimizer
     trainer
 }
 
-fn run(trainer: &mut Trainer, loader: &mut Loader, schedule: &Schedule) -> Vec<Report> {
-    let mut reports = Vec::new();
-    for step in 0..schedule.steps {
-        trainer.step(loader, step + 1, schedule.at(step)).expect("step");
-        while let Some(report) = trainer.report(false).expect("report") {
-            reports.push(report);
-        }
-    }
-    while let Some(report) = trainer.report(true).expect("report") {
-        reports.push(report);
-    }
-    reports
-}
-
 fn state(trainer: &Trainer) -> State {
     bytemuck::pod_read_unaligned(&trainer.gpu().read(&trainer.control().state).expect("read"))
 }
@@ -78,24 +61,12 @@ fn loader(tokens: &[u16], sizes: Sizes, vocab: usize) -> Loader {
 }
 
 fn twelve_steps_follow_pytorch(case: &str) {
-    let json: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(golden(case).join("steps.json")).expect("golden file"))
-            .expect("golden file");
-    let h = &json["hyperparameters"];
-    let real = |key: &str| h[key].as_f64().unwrap_or_else(|| panic!("{key}")) as f32;
-    let size = |key: &str| h[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize;
-    let (weights, _) = hf::load(&golden(case)).expect("golden folder");
-    let sizes = Sizes { batch: size("B"), context: size("T"), accumulation: size("accumulation") };
-    let optimizer = Optimizer { weight_decay: real("weight_decay"), clip: real("clip"), ..Optimizer::default() };
-    let schedule = Schedule { lr: real("lr"), warmup: size("warmup"), final_frac: real("final_lr_frac"), steps: 12 };
+    let golden = GoldenRun::read(case);
     for gpu in devices() {
-        let mut trainer = mixed(&gpu, &weights, sizes, optimizer);
-        let source = TokenSource::open(golden(case).join("tokens.bin")).expect("golden tokens");
-        let config = LoaderConfig::new(sizes.batch, sizes.context, weights.config.vocab, None);
-        let mut loader = Loader::new(vec![source], config).expect("loader");
-        let reports = run(&mut trainer, &mut loader, &schedule);
+        let mut trainer = mixed(&gpu, &golden.weights, golden.sizes, golden.optimizer);
+        let reports = run(&mut trainer, &mut golden.loader(case), &golden.schedule);
         assert_eq!(reports.len(), 12);
-        for (report, want) in reports.iter().zip(json["steps"].as_array().expect("steps")) {
+        for (report, want) in reports.iter().zip(golden.json["steps"].as_array().expect("steps")) {
             // an f16 number is within 5e-4 of what it stands for; errors of many average out
             for (name, got, tolerance) in [("loss", report.loss, 2e-3), ("grad_norm", report.grad_norm, 2e-2)] {
                 let want = want[name].as_f64().expect(name);
@@ -118,19 +89,6 @@ fn twelve_steps_of_odd_follow_pytorch() {
     twelve_steps_follow_pytorch("odd");
 }
 
-/// Weights that are not small and biases that are not zero, so that no term hides.
-fn lively(config: Config) -> Weights {
-    let mut weights = init::init(config, 42);
-    let mut random = Random::new(5);
-    for (param, values) in PARAMS.iter().zip(&mut weights.tensors) {
-        let real = if param.name == "wte" { config.vocab * config.channels } else { values.len() };
-        for value in &mut values[..real] {
-            *value += (0.3 * random.value()) as f32;
-        }
-    }
-    weights
-}
-
 /// Every gradient of odd shapes: each tensor as a whole within 1 % of the reference's.
 #[test]
 fn gradients_of_odd_shapes_match_the_reference() {
@@ -138,7 +96,7 @@ fn gradients_of_odd_shapes_match_the_reference() {
         [(1, 2, 1, 1, 8, 1, 1), (7, 130, 2, 2, 18, 3, 5), (40, 300, 1, 3, 39, 2, 37), (16, 64, 1, 1, 64, 70, 16)]
     {
         let config = Config::new(positions, vocab, layers, heads, channels).expect("config");
-        let weights = lively(config);
+        let weights = lively(config, 5);
         let mut random = Random::new(9);
         let [tokens, targets] = [(); 2].map(|()| random.tokens(batch * context, vocab));
         let params = gpt2::Params::from_weights(&weights);

@@ -1,27 +1,19 @@
 //! The whole model on the GPU: logits, loss, every gradient and twelve training steps against PyTorch's golden files
 //! (tools/reference/make_golden.py), and against the f64 reference on shapes that have none.
 
-use std::path::{Path, PathBuf};
+mod training;
 
 use wgpt::data::{Loader, LoaderConfig, TokenSource};
 use wgpt::formats::hf;
 use wgpt::gpu::{Gpu, Options, Pass};
 use wgpt::model::{Config, PARAMS, Weights, forward, init};
-use wgpt::ops::stepcontrol::Report;
 use wgpt::reference::{gpt2, random::Random};
 use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
 
-fn golden(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
-}
+use training::{GoldenRun, golden, lively, run, steps_json};
 
 fn gpu() -> Gpu {
     Gpu::open(&Options::default()).expect("these tests need an adapter; tools/run brings a software one")
-}
-
-fn steps_json(case: &str) -> serde_json::Value {
-    let text = std::fs::read_to_string(golden(case).join("steps.json")).expect("golden file");
-    serde_json::from_str(&text).expect("golden file")
 }
 
 /// Largest difference over the largest value of the two.
@@ -155,36 +147,13 @@ fn first_batch_of_odd_matches_pytorch_with_checks_on() {
     first_batch_matches("odd", true);
 }
 
-fn run(trainer: &mut Trainer, loader: &mut Loader, schedule: &Schedule) -> Vec<Report> {
-    let mut reports = Vec::new();
-    for step in 0..schedule.steps {
-        trainer.step(loader, step + 1, schedule.at(step)).expect("step");
-        while let Some(report) = trainer.report(false).expect("report") {
-            reports.push(report);
-        }
-    }
-    while let Some(report) = trainer.report(true).expect("report") {
-        reports.push(report);
-    }
-    reports
-}
-
 fn twelve_steps_follow_pytorch(case: &str) {
     let gpu = gpu();
-    let (weights, _) = hf::load(&golden(case)).expect("golden folder");
-    let json = steps_json(case);
-    let h = &json["hyperparameters"];
-    let real = |key: &str| h[key].as_f64().unwrap_or_else(|| panic!("{key}")) as f32;
-    let size = |key: &str| h[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize;
-    let sizes = Sizes { batch: size("B"), context: size("T"), accumulation: size("accumulation") };
-    let optimizer = Optimizer { weight_decay: real("weight_decay"), clip: real("clip"), ..Optimizer::default() };
-    let schedule = Schedule { lr: real("lr"), warmup: size("warmup"), final_frac: real("final_lr_frac"), steps: 12 };
-    let mut trainer = Trainer::new(&gpu, weights.config, sizes, optimizer).expect("trainer");
-    trainer.load(&weights).expect("load");
-    let source = TokenSource::open(golden(case).join("tokens.bin")).expect("golden tokens");
-    let config = LoaderConfig::new(sizes.batch, sizes.context, weights.config.vocab, None);
-    let mut loader = Loader::new(vec![source], config).expect("loader");
-    let reports = run(&mut trainer, &mut loader, &schedule);
+    let golden = GoldenRun::read(case);
+    let GoldenRun { json, weights, .. } = &golden;
+    let mut trainer = Trainer::new(&gpu, weights.config, golden.sizes, golden.optimizer).expect("trainer");
+    trainer.load(weights).expect("load");
+    let reports = run(&mut trainer, &mut golden.loader(case), &golden.schedule);
 
     assert_eq!(reports.len(), 12);
     for (report, want) in reports.iter().zip(json["steps"].as_array().expect("steps")) {
@@ -217,19 +186,6 @@ fn twelve_steps_of_tiny_follow_pytorch() {
 #[test]
 fn twelve_steps_of_odd_follow_pytorch() {
     twelve_steps_follow_pytorch("odd");
-}
-
-/// Weights that are not small and biases that are not zero, so that no term hides.
-fn lively(config: Config, seed: u64) -> Weights {
-    let mut weights = init::init(config, 42);
-    let mut random = Random::new(seed);
-    for (param, values) in PARAMS.iter().zip(&mut weights.tensors) {
-        let real = if param.name == "wte" { config.vocab * config.channels } else { values.len() };
-        for value in &mut values[..real] {
-            *value += (0.3 * random.value()) as f32;
-        }
-    }
-    weights
 }
 
 fn gradients_match_the_reference(config: Config, batch: usize, context: usize, binding: Option<u64>) {

@@ -9,6 +9,7 @@ mod model;
 mod precision;
 mod profile;
 mod shader;
+mod shape;
 mod terminal;
 mod text;
 mod train;
@@ -63,9 +64,9 @@ pub fn main() -> ExitCode {
     expect_broken_tables();
     // software Vulkan has cooperative matrices, which f16 wants, at its own width only
     let wide = match &cli.command {
-        Command::Train(args) => args.may_be_f32(),
-        Command::Tune(args) => args.may_be_f32(),
-        Command::Profile(args) => args.may_be_f32(),
+        Command::Train(args) => args.precision.may_be_f32(),
+        Command::Tune(args) => args.precision.may_be_f32(),
+        Command::Profile(args) => args.precision.may_be_f32(),
         _ => true,
     };
     if wide {

@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 
-use wgpt::error::Result;
-use wgpt::gpu::{self, Elem};
+use wgpt::error::{Error, Result};
+use wgpt::gpu::{self, Caps, Elem};
 use wgpt::ops::matmul;
 
 /// What matrix operands are stored as.
@@ -18,16 +18,35 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The element type that is meant on an adapter: `auto` is f16 on a GPU with matrix units that the kernels can use.
+    /// The element type that is meant on the adapter that a run takes.
     pub fn resolve(self, device: Option<&str>) -> Result<Elem> {
         match self {
             Self::F32 => Ok(Elem::F32),
             Self::F16 => Ok(Elem::F16),
-            Self::Auto => {
-                let caps = gpu::adapter::find(device)?;
-                let offered = caps.f16 && !caps.software && matmul::choose::without_matrices(&caps).is_none();
-                Ok(if offered { Elem::F16 } else { Elem::F32 })
-            }
+            Self::Auto => Ok(self.on(&gpu::adapter::find(device)?)),
         }
     }
+
+    /// The same on a known adapter: `auto` is f16 on a GPU with matrix units that the kernels can use.
+    pub fn on(self, caps: &Caps) -> Elem {
+        let offered = caps.f16 && !caps.software && matmul::choose::without_matrices(caps).is_none();
+        if self == Self::F16 || self == Self::Auto && offered { Elem::F16 } else { Elem::F32 }
+    }
+
+    /// True if f32 is asked for, or may come of it: such runs compute with the widest vectors of a software adapter,
+    /// which has cooperative matrices, that f16 wants, at its own width only.
+    pub fn may_be_f32(self) -> bool {
+        self != Self::F16
+    }
+}
+
+/// That an open adapter stores this element type.
+pub fn check(elem: Elem, caps: &Caps) -> Result<()> {
+    if elem == Elem::F16 && !caps.f16 {
+        return Err(Error::Device(format!(
+            "--precision: {} has no f16, expected an adapter that has; try --precision f32",
+            caps.name
+        )));
+    }
+    Ok(())
 }

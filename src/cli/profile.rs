@@ -12,7 +12,8 @@ use wgpt::model::{Config, init};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
-use super::precision::Precision;
+use super::precision::{self, Precision};
+use super::shape::Shape;
 
 /// Tokens of a micro-step at most.
 const MOST_TOKENS: usize = 1 << 20;
@@ -25,21 +26,8 @@ const MOST_MICRO_STEPS: usize = 1024;
   wgpt profile --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 --context 128 --trace trace.json
   wgpt profile --count --model d12 --batch 64 --context 1024")]
 pub struct Args {
-    /// Model by name: d6 d12 d24 d36 d48 d60 d72 d84, gpt3:cN [default: d12]
-    #[arg(long, help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
-    model: Option<String>,
-    /// Blocks of a model of your own
-    #[arg(long, help_heading = "Model", requires = "channels", requires = "heads")]
-    layers: Option<usize>,
-    /// Attention heads; must divide the channels
-    #[arg(long, help_heading = "Model", requires = "layers", requires = "channels")]
-    heads: Option<usize>,
-    /// Width of the residual stream
-    #[arg(long, help_heading = "Model", requires = "layers", requires = "heads")]
-    channels: Option<usize>,
-    /// Vocabulary
-    #[arg(long, help_heading = "Model", requires = "layers", default_value_t = 50_257)]
-    vocab: usize,
+    #[command(flatten)]
+    shape: Shape,
 
     /// Sequences of a micro-step
     #[arg(long, default_value_t = 4)]
@@ -52,7 +40,7 @@ pub struct Args {
     accumulation: usize,
     /// Element type of matrix operands
     #[arg(long, value_enum, default_value_t = Precision::F32)]
-    precision: Precision,
+    pub precision: Precision,
     /// Token shards to read batches from, as a pattern [default: random tokens]
     #[arg(long, value_name = "GLOB")]
     data: Option<String>,
@@ -80,13 +68,6 @@ pub struct Args {
 }
 
 impl Args {
-    fn config(&self, context: usize) -> Result<Config> {
-        match (self.layers, self.heads, self.channels) {
-            (Some(layers), Some(heads), Some(channels)) => Config::new(context, self.vocab, layers, heads, channels),
-            _ => Config::from_descriptor(self.model.as_deref().unwrap_or("d12")),
-        }
-    }
-
     fn sizes(&self, context: usize) -> Result<(Config, Sizes)> {
         let sizes = Sizes { batch: self.batch, context, accumulation: self.accumulation };
         for (flag, value) in [("--batch", self.batch), ("--context", context), ("--accumulation", self.accumulation)] {
@@ -103,7 +84,7 @@ impl Args {
                 self.batch, self.accumulation
             )));
         }
-        let config = self.config(context)?;
+        let config = self.shape.config(context)?;
         if context > config.positions {
             return Err(Error::Usage(format!(
                 "--context: {context}, expected at most the model's {}",
@@ -120,13 +101,6 @@ fn write(path: &Path, value: &serde_json::Value) -> Result<()> {
     Ok(())
 }
 
-impl Args {
-    /// See `train`.
-    pub fn may_be_f32(&self) -> bool {
-        self.precision != Precision::F16
-    }
-}
-
 /// Counts or measures.
 pub fn run(args: &Args) -> Result<()> {
     if args.count {
@@ -135,9 +109,7 @@ pub fn run(args: &Args) -> Result<()> {
     let elem = args.precision.resolve(args.device.as_deref())?;
     let matrices = elem == Elem::F16;
     let gpu = Gpu::open(&Options { device: args.device.clone(), matrices, ..Options::default() })?;
-    if matrices && !gpu.caps.f16 {
-        return Err(Error::Device(format!("--precision: {} has no f16, expected an adapter that has", gpu.caps.name)));
-    }
+    precision::check(elem, &gpu.caps)?;
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
     let (config, sizes) = args.sizes(context)?;
     if !args.seconds.is_finite() || args.seconds < 0.0 {

@@ -18,7 +18,7 @@ use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Run, Trainer};
 
 use super::model::tokenizer_of;
-use super::precision::Precision;
+use super::precision::{self, Precision};
 use super::terminal::{Terminal, say};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -127,7 +127,7 @@ pub struct Args {
     eps: f32,
     /// Element type of matrix operands
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Training")]
-    precision: Precision,
+    pub precision: Precision,
     /// Seed of the first weights, the order of batches, and the samples
     #[arg(long, default_value_t = 42, help_heading = "Training")]
     seed: u32,
@@ -162,13 +162,6 @@ pub struct Args {
     /// Hand kernels with matrix units to Vulkan as naga writes them, without what the memory model wants: to compare
     #[arg(long, help_heading = "Run")]
     no_spirv_repair: bool,
-}
-
-impl Args {
-    /// True if f32 is asked for, or may come of it: such runs compute with the widest vectors of a software adapter.
-    pub fn may_be_f32(&self) -> bool {
-        self.precision != Precision::F16
-    }
 }
 
 /// A number of bytes: `800MB`, `24GiB`, `1073741824`.
@@ -371,12 +364,7 @@ pub fn run(args: &Args) -> Result<()> {
         unrepaired: args.no_spirv_repair,
         ..Options::default()
     })?;
-    if mixed && !gpu.caps.f16 {
-        return Err(Error::Device(format!(
-            "--precision: {} has no f16, expected an adapter that has; try --precision f32",
-            gpu.caps.name
-        )));
-    }
+    precision::check(settings.elem(), &gpu.caps)?;
     let tuned = tune::load(&mut gpu.caps);
     check_memory(&gpu.caps, &settings, args.memory)?;
     let weights = loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights);

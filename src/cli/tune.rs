@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{self, Elem, Gpu, Options};
-use wgpt::model::Config;
 use wgpt::ops::matmul::choose;
 use wgpt::train::tune;
 
-use super::precision::Precision;
+use super::precision::{self, Precision};
+use super::shape::Shape;
 use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
@@ -18,21 +18,8 @@ use super::terminal::say;
 
 The record lies in the user's cache folder, or in WGPT_CACHE; `wgpt train` takes its kernels for the same shapes.")]
 pub struct Args {
-    /// Model by name: d6 d12 d24 d36 d48 d60 d72 d84, gpt3:cN [default: d12]
-    #[arg(long, help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
-    model: Option<String>,
-    /// Blocks of a model of your own
-    #[arg(long, help_heading = "Model", requires = "channels", requires = "heads")]
-    layers: Option<usize>,
-    /// Attention heads; must divide the channels
-    #[arg(long, help_heading = "Model", requires = "layers", requires = "channels")]
-    heads: Option<usize>,
-    /// Width of the residual stream
-    #[arg(long, help_heading = "Model", requires = "layers", requires = "heads")]
-    channels: Option<usize>,
-    /// Vocabulary
-    #[arg(long, help_heading = "Model", requires = "layers", default_value_t = 50_257)]
-    vocab: usize,
+    #[command(flatten)]
+    shape: Shape,
     /// Sequences of a micro-step
     #[arg(long, default_value_t = 4)]
     batch: usize,
@@ -41,7 +28,7 @@ pub struct Args {
     context: Option<usize>,
     /// Element type of matrix operands
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    precision: Precision,
+    pub precision: Precision,
     /// Seconds for the kernels of one product
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -50,23 +37,13 @@ pub struct Args {
     device: Option<String>,
 }
 
-impl Args {
-    /// See `train`.
-    pub fn may_be_f32(&self) -> bool {
-        self.precision != Precision::F16
-    }
-}
-
 /// Tries kernels and keeps a record.
 pub fn run(args: &Args) -> Result<()> {
     let listed = gpu::adapter::find(args.device.as_deref())?;
-    let elem = args.precision.resolve(args.device.as_deref())?;
+    let elem = args.precision.on(&listed);
     let mixed = elem == Elem::F16;
     let context = args.context.unwrap_or(if listed.software { 64 } else { 1024 });
-    let config = match (args.layers, args.heads, args.channels) {
-        (Some(layers), Some(heads), Some(channels)) => Config::new(context, args.vocab, layers, heads, channels)?,
-        _ => Config::from_descriptor(args.model.as_deref().unwrap_or("d12"))?,
-    };
+    let config = args.shape.config(context)?;
     let rows =
         args.batch.checked_mul(context).filter(|rows| (1..=1 << 18).contains(rows)).ok_or_else(|| {
             Error::Usage(format!("--batch: {} x {context} tokens, expected 1 to 262,144", args.batch))
@@ -76,10 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
         .filter(|seconds| *seconds <= Duration::from_secs(86_400))
         .ok_or_else(|| Error::Usage(format!("--seconds: {:e}, expected 0 to 86400", args.seconds)))?;
     let mut gpu = Gpu::open(&Options { device: args.device.clone(), matrices: mixed, ..Options::default() })?;
-    if mixed && !gpu.caps.f16 {
-        let name = &gpu.caps.name;
-        return Err(Error::Device(format!("--precision: {name} has no f16, expected an adapter that has")));
-    }
+    precision::check(elem, &gpu.caps)?;
     say!("device   {}", gpu.caps.summary());
     if let (true, Some(why)) = (mixed, choose::without_matrices(&gpu.caps)) {
         say!("         no matrix units: {why}");

@@ -115,12 +115,12 @@ impl Kernel {
         format!("{}\u{0}{}\u{0}{:?}\u{0}{}", self.name, self.entry, self.constants, self.source)
     }
 
-    /// Parses and reflects the text.
+    /// Parses and validates the text, and fills in the values of its `override` constants.
     ///
     /// # Errors
     /// [`Error::Gpu`] with naga's message and the offending lines.
-    pub fn reflect(&self) -> Result<Reflection> {
-        let fault = |what: String| Error::Gpu(format!("kernel {}: {what}", self.name));
+    pub(super) fn module(&self) -> Result<(naga::Module, naga::valid::ModuleInfo)> {
+        let fault = |what: String| self.fault(&what);
         let module = naga::front::wgsl::parse_str(&self.source)
             .map_err(|e| fault(format!("does not parse: {}", e.emit_to_string(&self.source))))?;
         let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
@@ -134,6 +134,21 @@ impl Kernel {
             &constants,
         )
         .map_err(|e| fault(format!("override constants: {e}")))?;
+        Ok((module.into_owned(), info.into_owned()))
+    }
+
+    /// An error that names the kernel.
+    pub(super) fn fault(&self, what: &str) -> Error {
+        Error::Gpu(format!("kernel {}: {what}", self.name))
+    }
+
+    /// Parses and reflects the text.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] with naga's message and the offending lines.
+    pub fn reflect(&self) -> Result<Reflection> {
+        let fault = |what: String| self.fault(&what);
+        let (module, info) = self.module()?;
         let index = module
             .entry_points
             .iter()

@@ -13,6 +13,7 @@ pub mod spans;
 pub mod spirv;
 pub mod tensor;
 pub mod timing;
+mod transfer;
 
 pub use adapter::{Caps, DeviceInfo, use_wide_vectors};
 pub use context::{Gpu, Options};

@@ -8,10 +8,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use naga::back::{pipeline_constants, spv};
+use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 use super::kernel::Kernel;
 
@@ -47,21 +47,9 @@ const MAKE_AVAILABLE_AND_VISIBLE: u32 = 0x2000 | 0x4000;
 /// A kernel's module as naga writes it for Vulkan 1.2, bindings in group 0 by their numbers.
 ///
 /// # Errors
-/// [`Error::Gpu`] with naga's message.
+/// [`crate::error::Error::Gpu`] with naga's message.
 pub fn written(kernel: &Kernel, checked: bool) -> Result<Vec<u32>> {
-    let fault = |what: String| Error::Gpu(format!("kernel {}: {what}", kernel.name));
-    let module = naga::front::wgsl::parse_str(&kernel.source)
-        .map_err(|e| fault(format!("does not parse: {}", e.emit_to_string(&kernel.source))))?;
-    let capabilities = spv::supported_capabilities();
-    let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
-        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
-        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
-        .validate(&module)
-        .map_err(|e| fault(format!("is not valid: {}", e.emit_to_string(&kernel.source))))?;
-    let constants = kernel.constants.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-    let entry = Some((naga::ShaderStage::Compute, kernel.entry));
-    let (module, info) = pipeline_constants::process_overrides(&module, &info, entry, &constants)
-        .map_err(|e| fault(format!("override constants: {e}")))?;
+    let (module, info) = kernel.module()?;
     let policy = if checked { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
     let options = spv::Options {
         lang_version: (1, 5),
@@ -85,7 +73,7 @@ pub fn written(kernel: &Kernel, checked: bool) -> Result<Vec<u32>> {
     };
     let pipeline =
         spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: kernel.entry.to_owned() };
-    spv::write_vec(&module, &info, &options, Some(&pipeline)).map_err(|e| fault(e.to_string()))
+    spv::write_vec(&module, &info, &options, Some(&pipeline)).map_err(|e| kernel.fault(&e.to_string()))
 }
 
 /// One instruction: its code and its operands.

@@ -406,14 +406,14 @@ mod tests {
         let all = [
             ("HOME", "/h"),
             ("HF_HOME", "/f"),
-            ("HF_ENDPOINT", "https://mirror.example/"),
+            ("HF_ENDPOINT", "https://hub.example/"),
             ("HF_TOKEN", " t\n"),
             ("HF_HUB_OFFLINE", "True"),
         ];
         let all = hub(&all).unwrap();
         assert_eq!(
             (all.endpoint.as_str(), all.token.as_deref(), all.offline),
-            ("https://mirror.example", Some("t"), true)
+            ("https://hub.example", Some("t"), true)
         );
         assert_eq!(all.cache, Path::new("/f/hub"));
         assert_eq!(hub(&[("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c")]).unwrap().cache, Path::new("/c"));

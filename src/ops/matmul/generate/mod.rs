@@ -295,16 +295,6 @@ pub fn workgroup_size(spec: &Spec) -> u32 {
     }
 }
 
-/// Bytes of workgroup memory.
-#[must_use]
-pub fn workgroup_bytes(spec: &Spec) -> u32 {
-    match spec.algorithm {
-        Algorithm::Tiled { tile_m, tile_n, tile_k, .. } => tile_k * (padded(tile_m) + padded(tile_n)) * 16,
-        Algorithm::Rows { .. } => 0,
-        Algorithm::Coop(coop) => coop::workgroup_bytes(spec.product, &coop),
-    }
-}
-
 /// The grid that covers an (m, n) output: a count of tiles, folded where it exceeds what one dimension may hold.
 #[must_use]
 pub fn workgroups(spec: &Spec, m: u32, n: u32) -> (u32, u32) {
