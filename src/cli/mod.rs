@@ -4,10 +4,12 @@ mod data;
 mod devices;
 mod generate;
 mod profile;
+mod resume;
 mod shader;
 mod terminal;
 mod train;
 mod tune;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -38,6 +40,8 @@ enum Command {
     Profile(Box<profile::Args>),
     /// Try matrix kernels at a model's shapes and keep a record of the fastest
     Tune(Box<tune::Args>),
+    /// Compare every checkpoint of a run with its manifest
+    Verify(verify::Args),
     /// Print the WGSL of a kernel, or the names of all
     Shader(shader::Args),
 }
@@ -68,12 +72,14 @@ pub fn main() -> ExitCode {
         Command::Devices => devices::run(),
         Command::Profile(args) => profile::run(&args),
         Command::Tune(args) => tune::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Shader(args) => shader::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let kind = if matches!(error, wgpt::error::Error::Stopped(_)) { "" } else { "error: " };
+            eprintln!("{kind}{error}");
             ExitCode::from(error.exit_code())
         }
     }

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod mixed;
+#[cfg(unix)]
+mod resume;
 mod runs;
 mod stories;
 
