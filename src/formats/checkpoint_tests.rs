@@ -310,7 +310,7 @@ fn every_power_cut_leaves_a_checkpoint() {
     let (states, lost) = cuts(&start, &ops);
     println!("{states} states after {} calls", ops.len());
     assert!(lost.is_none(), "no checkpoint: {}", lost.unwrap_or_default());
-    assert!(states >= 5_000, "{states}");
+    assert!(states >= 10_000, "{states}");
 }
 
 #[test]
