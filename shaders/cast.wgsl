@@ -1,6 +1,10 @@
-// cast.wgsl: out = inp, rounded to what is stored
-//   inp (count V);  out (count S);  one invocation per V
-struct P { count: u32 } // number of V
+// cast.wgsl: between f32 and what is stored
+//   forward   out = inp, rounded;  inp (count V);  out (count S);  one invocation per V
+//   widen     wide[i] = stored[first + i];  stored (any number of S);  wide (count V);  one invocation per V
+struct P {
+    count: u32,   // number of V
+    first: u32,
+}
 var<immediate> p: P;
 
 @group(0) @binding(0) var<storage, read> inp: array<V>;
@@ -12,4 +16,15 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let i = group_index(group, groups) * WG + lane;
     if i >= p.count { return; }
     out[i] = S(inp[i]);
+}
+
+@group(0) @binding(0) var<storage, read> stored: array<S>;
+@group(0) @binding(1) var<storage, read_write> wide: array<V>;
+
+@compute @workgroup_size(WG)
+fn widen(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+         @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    if i >= p.count { return; }
+    wide[i] = V(stored[p.first + i]);
 }

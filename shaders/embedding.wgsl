@@ -1,6 +1,7 @@
 // embedding.wgsl: out[n,c] = wte[token[n],c] + wpe[n % T,c]
 //   tokens (N) u32;  wte rows first.. of (V, C);  wpe (T, C);  out, dout (N, C);  dwte like wte;  dwpe like wpe
 //   forward        one invocation per V of out. wte comes in windows of rows: a token outside the window is left alone
+//   forward_at     the same for positions from `at` on, which the GPU knows and the recording does not
 //   backward_wte   one workgroup per bucket of equal tokens, in the order of n: no atomics, same sum every time
 //   backward_wpe   one invocation per V of dwpe; sums over the batch
 struct P {
@@ -28,6 +29,21 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let token = tokens[n];
     if token < p.first || token >= p.first + p.tokens { return; }
     let t = (p.row0 + n) % p.positions;
+    out[i] = wte[(token - p.first) * p.columns + c] + wpe[t * p.columns + c];
+}
+
+@group(0) @binding(4) var<storage, read> at: array<u32>;
+
+@compute @workgroup_size(WG)
+fn forward_at(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+              @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    if i >= p.rows * p.columns { return; }
+    let n = i / p.columns;
+    let c = i - n * p.columns;
+    let token = tokens[n];
+    if token < p.first || token >= p.first + p.tokens { return; }
+    let t = min(at[0] + p.row0 + n, p.positions - 1u);
     out[i] = wte[(token - p.first) * p.columns + c] + wpe[t * p.columns + c];
 }
 

@@ -1,32 +1,46 @@
 //! `wgpt generate`.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::io::{ErrorKind, IsTerminal as _, Read as _, Write};
 
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
-use wgpt::formats::hf;
-use wgpt::gpu::{Elem, Gpu, Options};
-use wgpt::model::{Activations, Params};
+use wgpt::gpu::{Gpu, Options};
+use wgpt::model::Activations;
 use wgpt::train::{Generator, Sampling};
 
+use super::model::{From, Loaded};
+use super::text::Characters;
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  wgpt generate --from runs/1 \"Once upon a time\"
+  wgpt generate --from gpt2 --top-k 50 --top-p 0.95 --samples 3 \"The meaning of life is\"
+  wgpt generate --from gpt2_124M.bin --temperature 0 - < prompt.txt
+
+The same model, prompt, seed and settings give the same text on the same adapter. Sample N of several is drawn with
+the seed S + N - 1. On a terminal, control characters in the text are shown and not obeyed.")]
 pub struct Args {
-    /// Text to continue; empty begins a new one
-    #[arg(default_value = "")]
-    prompt: String,
-    /// Folder of a run, or of a Hugging Face model
-    #[arg(long, value_name = "DIR")]
-    from: PathBuf,
-    /// Tokens to add at most
+    /// Text to continue; `-` reads it from standard input, and none begins a new text
+    #[arg(default_value = "", hide_default_value = true)]
+    prompt: OsString,
+    #[command(flatten)]
+    from: From,
+    /// Tokens to add at most; the end of a text ends it earlier
     #[arg(long, default_value_t = 200)]
     max_tokens: usize,
     /// Divides the logits; 0 always takes the likeliest token
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Draw from the k likeliest tokens only; 0 allows all
     #[arg(long, default_value_t = 0)]
     top_k: usize,
+    /// Draw from the likeliest tokens only that together have this probability
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f32,
+    /// Number of continuations
+    #[arg(long, default_value_t = 1)]
+    samples: u32,
     /// Seed of the draws
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -35,61 +49,121 @@ pub struct Args {
     device: Option<String>,
 }
 
-/// The tokenizer that a model was trained with: as its configuration says, else GPT-2's for GPT-2's vocabulary.
-pub fn tokenizer_of(dir: &Path, info: &hf::ModelInfo, vocab: usize) -> Result<Tokenizer> {
-    let unknown = |what: String| {
-        Error::Data(format!("{}: {what}, expected `wgpt_tokenizer` in config.json to be gpt2 or bytes", dir.display()))
-    };
-    match info.tokenizer.as_deref() {
-        Some(name) => name.parse().map_err(|_| unknown(format!("unknown tokenizer `{name}`"))),
-        None if vocab == Tokenizer::Gpt2.vocab() => Ok(Tokenizer::Gpt2),
-        None => Err(unknown(format!("no tokenizer is known for a vocabulary of {vocab}"))),
-    }
-}
+/// Bytes of a prompt at most: far beyond any context.
+const PROMPT_BYTES: u64 = 64 << 20;
 
 /// Continues the prompt on standard output.
 pub fn run(args: &Args) -> Result<()> {
+    match print(args, &mut std::io::stdout().lock(), std::io::stdout().is_terminal()) {
+        // whoever read the output has seen enough
+        Err(Failure::Closed) => Ok(()),
+        Err(Failure::Other(error)) => Err(error),
+        Ok(()) => Ok(()),
+    }
+}
+
+enum Failure {
+    Closed,
+    Other(Error),
+}
+
+impl std::convert::From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+fn print(args: &Args, out: &mut dyn Write, terminal: bool) -> std::result::Result<(), Failure> {
+    check(args)?;
+    let text = prompt(args)?;
+    let loaded = Loaded::open(&args.from.from)?;
+    let tokenizer = loaded.tokenizer()?;
+    let tokens = tokens(&text, tokenizer, loaded.weights.config.vocab)?;
+    let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
+    let (config, params) = loaded.upload(&gpu)?;
+    let acts = Activations::inference(&gpu, &config, [1, config.positions], true, 1)?;
+    let mut generator = Generator::new(&gpu, config, &params, &acts, config.positions)?;
+    generator.prompt(&tokens)?;
+
+    let stop = Some(u32::from(tokenizer.end_of_text()));
+    let mut closed = false;
+    for sample in 0..args.samples {
+        let seed = args.seed.wrapping_add(u64::from(sample));
+        let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed };
+        let mut characters = Characters::new(terminal);
+        // the reader may leave at any time: then nothing more is generated, and nothing is wrong
+        let mut write = |text: &str| {
+            out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
+                closed |= e.kind() == ErrorKind::BrokenPipe;
+                Error::Output(format!("standard output: cannot be written ({e})"))
+            })
+        };
+        let mut result = Ok(());
+        if args.samples > 1 {
+            let gap = if sample > 0 { "\n" } else { "" };
+            result = write(&format!("{gap}--- sample {}, seed {seed} ---\n", sample + 1));
+        }
+        let result = result
+            .and_then(|()| write(&characters.push(&text)))
+            .and_then(|()| {
+                let emit = |token| write(&characters.push(&tokenizer.decode(&[token])));
+                generator.sample(args.max_tokens, stop, &sampling, emit)
+            })
+            .and_then(|()| write(&format!("{}\n", characters.end())));
+        if closed {
+            return Err(Failure::Closed);
+        }
+        result?;
+    }
+    Ok(())
+}
+
+fn check(args: &Args) -> Result<()> {
     if !(args.temperature.is_finite() && args.temperature >= 0.0) {
         return Err(Error::Usage(format!("--temperature: {}, expected a number from 0 on", args.temperature)));
     }
-    let inner = args.from.join("model");
-    let dir = if inner.join("config.json").exists() { inner } else { args.from.clone() };
-    let (weights, info) = hf::load(&dir)?;
-    let config = weights.config;
-    let tokenizer = tokenizer_of(&dir, &info, config.vocab)?;
-    let mut prompt: Vec<u32> = tokenizer.encode(&args.prompt).into_iter().map(u32::from).collect();
-    if prompt.is_empty() {
-        prompt.push(u32::from(tokenizer.end_of_text()));
+    if !(0.0..=1.0).contains(&args.top_p) {
+        return Err(Error::Usage(format!("--top-p: {}, expected 0 to 1", args.top_p)));
     }
-    if let Some(id) = prompt.iter().find(|&&id| id as usize >= config.vocab) {
+    if args.samples == 0 {
+        return Err(Error::Usage("--samples: 0, expected at least 1".into()));
+    }
+    Ok(())
+}
+
+/// The prompt's bytes: the argument, or all of standard input without the line feed at its end.
+fn prompt(args: &Args) -> Result<Vec<u8>> {
+    if args.prompt != "-" {
+        return Ok(args.prompt.as_encoded_bytes().to_vec());
+    }
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(PROMPT_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|e| Error::Data(format!("standard input: cannot be read ({e})")))?;
+    if bytes.len() as u64 > PROMPT_BYTES {
+        return Err(Error::Data(format!("standard input: more than {} MiB, expected a prompt", PROMPT_BYTES >> 20)));
+    }
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    Ok(bytes)
+}
+
+fn tokens(text: &[u8], tokenizer: Tokenizer, vocab: usize) -> Result<Vec<u32>> {
+    let (tokens, replaced) = tokenizer.encode_counted(text);
+    if replaced > 0 {
+        log::warn!("prompt: {replaced} sequences are not UTF-8 and were replaced");
+    }
+    let mut tokens: Vec<u32> = tokens.into_iter().map(u32::from).collect();
+    if tokens.is_empty() {
+        tokens.push(u32::from(tokenizer.end_of_text()));
+    }
+    if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
         return Err(Error::Data(format!(
-            "{}: token {id} of the prompt, expected below {}",
-            dir.display(),
-            config.vocab
+            "prompt: token {id} is outside the model's vocabulary, expected below {vocab}"
         )));
     }
-    let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
-    let params = Params::new(&gpu, "weights", config)?;
-    params.upload(&gpu, &weights)?;
-    drop(weights);
-    let acts = Activations::new(&gpu, &config, 1, config.positions, Elem::F32)?;
-    let mut generator = Generator::new(&gpu, config, &params, &acts, config.positions)?;
-    let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, seed: args.seed };
-    let mut out = std::io::stdout().lock();
-    let failed = |e: std::io::Error| Error::Output(format!("standard output: {e}"));
-    out.write_all(args.prompt.as_bytes()).map_err(failed)?;
-    let mut bytes = Vec::new();
-    generator.generate(&prompt, args.max_tokens, Some(u32::from(tokenizer.end_of_text())), &sampling, |token| {
-        bytes.extend(tokenizer.decode(&[token]));
-        // a character may be cut between tokens: what is whole goes out
-        let whole = match std::str::from_utf8(&bytes) {
-            Ok(text) => text.len(),
-            Err(e) if e.error_len().is_none() => e.valid_up_to(),
-            Err(_) => bytes.len(),
-        };
-        let text = String::from_utf8_lossy(&bytes[..whole]).into_owned();
-        bytes.drain(..whole);
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(failed)
-    })?;
-    out.write_all(String::from_utf8_lossy(&bytes).as_bytes()).and_then(|()| writeln!(out)).map_err(failed)
+    Ok(tokens)
 }

@@ -1,12 +1,17 @@
 //! The command line: parses, prints the configuration, calls. No logic.
 
+mod convert;
 mod data;
 mod devices;
+mod eval;
 mod generate;
+mod model;
+mod precision;
 mod profile;
 mod resume;
 mod shader;
 mod terminal;
+mod text;
 mod train;
 mod tune;
 mod verify;
@@ -34,6 +39,10 @@ enum Command {
     Generate(generate::Args),
     /// Prepare, fetch and inspect data
     Data(data::Args),
+    /// Measure a model: its loss on token shards, its accuracy on HellaSwag
+    Eval(eval::Args),
+    /// Write a model's weights in another layout: Hugging Face's or llm.c's
+    Convert(convert::Args),
     /// List the adapters and what each can do
     Devices,
     /// Show where the time of a step goes, or only count what it asks for
@@ -55,6 +64,7 @@ pub fn main() -> ExitCode {
         _ => "debug",
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    expect_broken_tables();
     // software Vulkan has cooperative matrices, which f16 wants, at its own width only
     let wide = match &cli.command {
         Command::Train(args) => args.may_be_f32(),
@@ -69,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Devices => devices::run(),
         Command::Profile(args) => profile::run(&args),
         Command::Tune(args) => tune::run(&args),
@@ -78,9 +90,24 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // names of files and tensors may hold anything; only the table of a memory plan has lines
+            let mut text = text::harmless(&error.to_string());
+            if matches!(error, wgpt::error::Error::Data(_)) {
+                text = text.replace('\n', "\u{240a}");
+            }
             let kind = if matches!(error, wgpt::error::Error::Stopped(_)) { "" } else { "error: " };
-            eprintln!("{kind}{error}");
+            eprintln!("{kind}{text}");
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// The Parquet library panics over some broken files. What reads them makes an error of that: it is not to be told twice.
+fn expect_broken_tables() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.location().is_some_and(|place| place.file().contains("parquet")) {
+            tell(info);
+        }
+    }));
 }

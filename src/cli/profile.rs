@@ -12,7 +12,7 @@ use wgpt::model::{Config, init};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
-use super::train::Precision;
+use super::precision::Precision;
 
 /// Tokens of a micro-step at most.
 const MOST_TOKENS: usize = 1 << 20;
@@ -121,7 +121,7 @@ fn write(path: &Path, value: &serde_json::Value) -> Result<()> {
 }
 
 impl Args {
-    /// See [`super::train::Args::may_be_f32`].
+    /// See `train`.
     pub fn may_be_f32(&self) -> bool {
         self.precision != Precision::F16
     }

@@ -7,8 +7,8 @@ use clap::ValueEnum;
 
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
-use wgpt::formats::hf;
-use wgpt::gpu::{self, Elem, Gpu, Options};
+use wgpt::formats::{ModelInfo, weights};
+use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Weights, init};
 use wgpt::ops::matmul;
 use wgpt::train::checkpoint::{Interval, MadeBy, Saver};
@@ -19,40 +19,24 @@ use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, 
 use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Run, Trainer};
 
-use super::generate::tokenizer_of;
+use super::model::tokenizer_of;
+use super::precision::Precision;
 use super::resume::{self, Begin};
 use super::terminal::{Terminal, say};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum TokenizerName {
+pub enum TokenizerName {
     /// GPT-2's byte pairs, 50,257 ids
     Gpt2,
     /// One id a byte, 257 ids
     Bytes,
 }
 
-/// What matrix operands are stored as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// 32-bit floats throughout
-    F32,
-    /// Mixed: 16-bit floats for matrix operands and stored activations, on matrix units where the adapter has them
-    F16,
-    /// f16 on GPUs with matrix units, else f32
-    Auto,
-}
-
-impl Precision {
-    /// The element type that is meant on an adapter: `auto` is f16 on a GPU with matrix units that the kernels can use.
-    pub fn resolve(self, device: Option<&str>) -> Result<Elem> {
+impl TokenizerName {
+    pub fn tokenizer(self) -> Tokenizer {
         match self {
-            Self::F32 => Ok(Elem::F32),
-            Self::F16 => Ok(Elem::F16),
-            Self::Auto => {
-                let caps = gpu::adapter::find(device)?;
-                let offered = caps.f16 && !caps.software && matmul::choose::without_matrices(&caps).is_none();
-                Ok(if offered { Elem::F16 } else { Elem::F32 })
-            }
+            Self::Gpt2 => Tokenizer::Gpt2,
+            Self::Bytes => Tokenizer::Bytes,
         }
     }
 }
@@ -104,8 +88,8 @@ pub struct Args {
     /// Vocabulary [default: the tokenizer's]
     #[arg(long, help_heading = "Model", requires = "layers")]
     vocab: Option<usize>,
-    /// Start from the weights of a Hugging Face folder
-    #[arg(long, value_name = "DIR", help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
+    /// Start from weights: a run, a Hugging Face folder, a .bin of llm.c, or a name such as gpt2 from the cache
+    #[arg(long, value_name = "MODEL", help_heading = "Model", conflicts_with_all = ["layers", "heads", "channels", "vocab"])]
     init: Option<PathBuf>,
 
     /// Tokens of a sequence [default: all positions of a named model, at most 1024; 256 for one of your own]
@@ -243,11 +227,9 @@ impl Args {
     }
 
     /// The tokenizer that is asked for or follows from the data; weights may know better.
-    fn tokenizer(&self, weights: Option<(&Path, &Weights, &hf::ModelInfo)>) -> Result<Option<Tokenizer>> {
-        match self.tokenizer {
-            Some(TokenizerName::Gpt2) => return Ok(Some(Tokenizer::Gpt2)),
-            Some(TokenizerName::Bytes) => return Ok(Some(Tokenizer::Bytes)),
-            None => {}
+    fn tokenizer(&self, weights: Option<(&Path, &Weights, &ModelInfo)>) -> Result<Option<Tokenizer>> {
+        if let Some(name) = self.tokenizer {
+            return Ok(Some(name.tokenizer()));
         }
         if let Some((dir, weights, info)) = weights {
             return Ok(tokenizer_of(dir, info, weights.config.vocab).ok());
@@ -355,19 +337,15 @@ impl Args {
 
 /// Trains.
 pub fn run(args: &Args) -> Result<()> {
-    let init_dir = args.init.as_ref().map(|dir| {
-        // a run's folder holds its weights one deeper
-        let inner = dir.join("model");
-        if inner.join("config.json").exists() { inner } else { dir.clone() }
-    });
-    let loaded = init_dir.as_ref().map(|dir| hf::load(dir).map(|(weights, info)| (dir, weights, info))).transpose()?;
+    let load = |dir: &PathBuf| weights::load(dir).map(|(weights, info, _)| (dir.clone(), weights, info));
+    let loaded = args.init.as_ref().map(load).transpose()?;
     let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
     let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
     let mut settings = args.settings(config, tokenizer);
+    settings.check()?;
     if args.precision.resolve(args.device.as_deref())? == Elem::F16 {
         settings.train.precision = "f16".into();
     }
-    settings.check()?;
     settings.train.val_rows = args.val_rows(&settings.train);
     if let Some(tokenizer) = tokenizer.filter(|t| args.data.is_none() && t.vocab() > config.vocab) {
         return Err(Error::Usage(format!(

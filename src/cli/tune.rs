@@ -8,8 +8,8 @@ use wgpt::model::Config;
 use wgpt::ops::matmul::choose;
 use wgpt::train::tune;
 
+use super::precision::Precision;
 use super::terminal::say;
-use super::train::Precision;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -51,7 +51,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// See [`super::train::Args::may_be_f32`].
+    /// See `train`.
     pub fn may_be_f32(&self) -> bool {
         self.precision != Precision::F16
     }
@@ -68,11 +68,13 @@ pub fn run(args: &Args) -> Result<()> {
         _ => Config::from_descriptor(args.model.as_deref().unwrap_or("d12"))?,
     };
     let rows =
-        args.batch.checked_mul(context).filter(|rows| (1..=1 << 24).contains(rows)).ok_or_else(|| {
-            Error::Usage(format!("--batch: {} x {context} tokens, expected 1 to 16,777,216", args.batch))
+        args.batch.checked_mul(context).filter(|rows| (1..=1 << 18).contains(rows)).ok_or_else(|| {
+            Error::Usage(format!("--batch: {} x {context} tokens, expected 1 to 262,144", args.batch))
         })?;
     let seconds = Duration::try_from_secs_f64(args.seconds)
-        .map_err(|_| Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)))?;
+        .ok()
+        .filter(|seconds| *seconds <= Duration::from_secs(86_400))
+        .ok_or_else(|| Error::Usage(format!("--seconds: {:e}, expected 0 to 86400", args.seconds)))?;
     let mut gpu = Gpu::open(&Options { device: args.device.clone(), matrices: mixed, ..Options::default() })?;
     if mixed && !gpu.caps.f16 {
         let name = &gpu.caps.name;
@@ -83,7 +85,8 @@ pub fn run(args: &Args) -> Result<()> {
         say!("         no matrix units: {why}");
     }
     let chunk = wgpt::model::tensors::logits_rows(&gpu, rows, config.padded_vocab(), elem);
-    let mut found = Vec::new();
+    // that the record can be written is known before minutes are spent, and what is found stays found
+    let mut path = tune::save(&gpu.caps, &[])?;
     for job in tune::jobs(&config, rows, chunk) {
         let trials = tune::try_all(&mut gpu, &job, elem, seconds)?;
         for trial in &trials {
@@ -107,8 +110,8 @@ pub fn run(args: &Args) -> Result<()> {
             trials.iter().filter(|t| t.outcome.is_ok()).count(),
             trials.len()
         );
-        found.push((job, elem, algorithm));
+        path = tune::save(&gpu.caps, &[(job, elem, algorithm)])?;
     }
-    say!("saved {}", tune::save(&gpu.caps, &found)?.display());
+    say!("saved {}", path.display());
     Ok(())
 }

@@ -11,11 +11,13 @@
 //! | [`inspect`] | what lies in shards, and whether it is sound |
 //! | [`fetch`] | data sets and weights from the Hugging Face hub, into its cache |
 //! | [`rows`] | validation rows, in file order |
+//! | [`hellaswag`] | questions with four endings |
 //! | [`stories`] | endless text from a seeded grammar whose entropy is known |
 //! | [`markov`] | the order-2 model that a trained network has to beat |
 
 pub mod batches;
 pub mod fetch;
+pub mod hellaswag;
 pub mod inspect;
 pub mod loader;
 pub mod markov;

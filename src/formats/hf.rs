@@ -1,16 +1,17 @@
 //! Folders in the layout of Hugging Face's GPT-2: config.json and model.safetensors, as `transformers` reads and writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use super::element::Element;
 pub use super::hf_config::ModelInfo;
 use super::hf_tensors::{ELEMENT_TYPES, PREFIX, Slot, is_buffer, slots};
+use super::mapped::Mapped;
 use super::{atomic, hf_config, safetensors_file};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
@@ -20,6 +21,8 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 /// In place of [`WEIGHTS`], where they are spread over several files.
 const INDEX: &str = "model.safetensors.index.json";
+/// The longest header of a safetensors file that is read.
+const HEADER_BYTES: u64 = 4 << 20;
 /// The output layer. GPT-2's is `wte`, so nothing of its own is kept of it.
 const LM_HEAD: &str = "lm_head.weight";
 
@@ -39,9 +42,11 @@ pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
     }
     let (config, info) = hf_config::read(&dir.join(CONFIG))?;
     let files = weight_files(dir)?;
-    let maps = files.iter().map(|path| map(path)).collect::<Result<Vec<_>>>()?;
+    let map = |path: &PathBuf| Mapped::open(path).map_err(|e| data(path, format!("cannot be read ({e})")));
+    let maps = files.iter().map(map).collect::<Result<Vec<_>>>()?;
     let tensors = Tensors::new(dir, files.iter().zip(&maps))?;
     tensors.check(&config)?;
+    // so far only headers were read; each tensor's bytes are given back once they are decoded
     let mut weights = Weights::zeros(config);
     for slot in slots(&config) {
         tensors.read(&slot, &mut weights)?;
@@ -49,16 +54,25 @@ pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
     Ok((weights, info))
 }
 
-/// Writes `weights` into the folder `dir`, which is made if it is missing.
+/// Writes `weights` into the folder `dir`, which is made if it is missing; all tensors are f32.
 ///
-/// Each file is written beside its final name, forced to disk and renamed, model.safetensors before config.json. All
-/// tensors are f32; the padding of the vocabulary is not written. No more than one tensor is held a second time.
+/// Each file is written beside its final name, forced to disk and renamed, model.safetensors before config.json. The
+/// padding of the vocabulary is not written. No more than one tensor is held a second time.
 ///
 /// # Errors
 /// [`Error::Output`] naming the file if writing fails; [`Error::Usage`] if a token id of `info` lies outside the
 /// vocabulary; [`Error::Shape`] if a tensor of `weights` has the wrong size.
 pub fn save(dir: &Path, weights: &Weights, info: &ModelInfo) -> Result<()> {
+    save_as(dir, weights, info, Element::F32)
+}
+
+/// As [`save`], in another element type.
+///
+/// # Errors
+/// As [`save`]; [`Error::Data`] if a weight becomes infinite in bf16.
+pub fn save_as(dir: &Path, weights: &Weights, info: &ModelInfo, element: Element) -> Result<()> {
     check_sizes(weights)?;
+    element.check(weights)?;
     hf_config::check(&weights.config, info)?;
     fs::create_dir_all(dir).map_err(|e| atomic::output_error(dir, &e))?;
     let slots: Vec<Slot> = slots(&weights.config).collect();
@@ -66,13 +80,15 @@ pub fn save(dir: &Path, weights: &Weights, info: &ModelInfo) -> Result<()> {
         .iter()
         .map(|slot| safetensors_file::Entry {
             name: format!("{PREFIX}{}", slot.name),
-            dtype: Dtype::F32,
+            dtype: element.dtype(),
             shape: slot.shape.clone(),
         })
         .collect();
     let metadata = BTreeMap::from([("format", "pt")]);
-    safetensors_file::write(&dir.join(WEIGHTS), &metadata, &entries, |i, out| out.write_all(&slots[i].bytes(weights)))?;
-    hf_config::write(&dir.join(CONFIG), &weights.config, info)
+    safetensors_file::write(&dir.join(WEIGHTS), &metadata, &entries, |i, out| {
+        element.write(&slots[i].values(weights), out)
+    })?;
+    hf_config::write(&dir.join(CONFIG), &weights.config, info, element)
 }
 
 fn data(path: &Path, text: impl std::fmt::Display) -> Error {
@@ -111,7 +127,7 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn indexed_files(dir: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let text = fs::read(index).map_err(|e| data(index, format!("cannot be read ({e})")))?;
+    let text = hf_config::read_small(index).map_err(|e| data(index, format!("cannot be read ({e})")))?;
     let value: Value = serde_json::from_slice(&text).map_err(|e| data(index, format!("broken JSON ({e})")))?;
     let map = value["weight_map"].as_object().filter(|map| !map.is_empty());
     let map = map.ok_or_else(|| data(index, "no `weight_map`, expected tensor names and their files"))?;
@@ -125,12 +141,14 @@ fn indexed_files(dir: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     Ok(files.into_iter().collect())
 }
 
-fn map(path: &Path) -> Result<Mmap> {
-    let broken = |e| data(path, format!("cannot be read ({e})"));
-    let file = File::open(path).map_err(broken)?;
-    // SAFETY: the map is only read, as plain bytes, and dropped before `load` returns. A file that another process
-    // shortens meanwhile ends this process, which the documentation of `load` rules out.
-    unsafe { Mmap::map(&file) }.map_err(broken)
+/// A header of absurd length is refused before anything is made of it: that of GPT-2 with 96 layers has some 150 KB.
+fn check_header(path: &Path, bytes: &[u8]) -> Result<()> {
+    let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if length > HEADER_BYTES {
+        let text = format!("not a whole safetensors file: a header of {length} bytes, expected at most {HEADER_BYTES}");
+        return Err(data(path, text + "; try copying it again"));
+    }
+    Ok(())
 }
 
 /// A tensor in a file.
@@ -140,6 +158,7 @@ struct Found<'a> {
     /// Its name as the file spells it.
     name: String,
     view: TensorView<'a>,
+    map: &'a Mapped,
 }
 
 impl Found<'_> {
@@ -155,13 +174,14 @@ struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    fn new(dir: &'a Path, files: impl Iterator<Item = (&'a PathBuf, &'a Mmap)>) -> Result<Self> {
+    fn new(dir: &'a Path, files: impl Iterator<Item = (&'a PathBuf, &'a Mapped)>) -> Result<Self> {
         let mut found = HashMap::new();
         for (path, map) in files {
+            check_header(path, map)?;
             let broken = |e| data(path, format!("not a whole safetensors file ({e}); try copying it again"));
             for (name, view) in SafeTensors::deserialize(map).map_err(broken)?.tensors() {
                 let key = name.strip_prefix(PREFIX).unwrap_or(&name).to_owned();
-                if let Some(twin) = found.insert(key, Found { path, name, view }) {
+                if let Some(twin) = found.insert(key, Found { path, name, view, map }) {
                     return Err(twin.error("is there twice, expected once"));
                 }
             }
@@ -209,6 +229,9 @@ impl<'a> Tensors<'a> {
         {
             return Err(head.error(format!("differs from `{}`, expected tied embeddings", wte.name)));
         }
+        for found in [head, wte] {
+            found.map.release(found.view.data());
+        }
         Ok(())
     }
 
@@ -218,7 +241,8 @@ impl<'a> Tensors<'a> {
 
     fn read(&self, slot: &Slot, weights: &mut Weights) -> Result<()> {
         let found = self.get(&slot.name)?;
-        slot.read(found.view.dtype(), found.view.data(), weights).map_err(|(index, value)| {
+        let (dtype, bytes) = (found.view.dtype(), found.view.data());
+        slot.read(weights, |out| found.map.decode(dtype, bytes, out)).map_err(|(index, value)| {
             found.error(format!("holds {value} at index {index}, expected finite numbers; try another copy"))
         })
     }

@@ -1,14 +1,18 @@
 //! config.json of a Hugging Face GPT-2 folder.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::atomic;
+use super::element::Element;
 use crate::error::{Error, Result};
 use crate::model::config::{Config, GPT2_VOCAB};
 
+/// The longest file of JSON that is read.
+const JSON_BYTES: u64 = 2 << 20;
 /// The one epsilon of the layer norms.
 const EPSILON: f32 = 1e-5;
 
@@ -42,19 +46,32 @@ impl ModelInfo {
 /// [`Error::Data`] if the file is missing, is not JSON, or describes something else than a GPT-2 of ours.
 pub fn read(path: &Path) -> Result<(Config, ModelInfo)> {
     let place = path.display().to_string();
-    let text = fs::read(path).map_err(|e| {
+    let text = read_small(path).map_err(|e| {
         Error::Data(format!("{place}: cannot be read ({e}); try a folder with config.json and model.safetensors"))
     })?;
     let value = serde_json::from_slice(&text).map_err(|e| Error::Data(format!("{place}: broken JSON ({e})")))?;
     Reader { place: &place, value }.read()
 }
 
+/// Reads a file of JSON that describes a model.
+///
+/// # Errors
+/// What the system says, or that the file has more than 2 MiB: parsed, JSON takes many times its length.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(JSON_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > JSON_BYTES {
+        return Err(io::Error::other(format!("more than {JSON_BYTES} bytes, expected a description of a model")));
+    }
+    Ok(bytes)
+}
+
 /// Writes config.json at `path`, whole or not at all.
 ///
 /// # Errors
 /// [`Error::Output`] if writing fails.
-pub fn write(path: &Path, config: &Config, info: &ModelInfo) -> Result<()> {
-    let text = text(config, info);
+pub fn write(path: &Path, config: &Config, info: &ModelInfo, element: Element) -> Result<()> {
+    let text = text(config, info, element);
     atomic::write(path, |out| out.write_all(text.as_bytes()))
 }
 
@@ -72,7 +89,7 @@ pub fn check(config: &Config, info: &ModelInfo) -> Result<()> {
     Ok(())
 }
 
-fn text(config: &Config, info: &ModelInfo) -> String {
+fn text(config: &Config, info: &ModelInfo, element: Element) -> String {
     let mut value = json!({
         "activation_function": "gelu_new",
         "architectures": ["GPT2LMHeadModel"],
@@ -91,7 +108,7 @@ fn text(config: &Config, info: &ModelInfo) -> String {
         "n_positions": config.positions,
         "resid_pdrop": 0.0,
         "tie_word_embeddings": true,
-        "torch_dtype": "float32",
+        "torch_dtype": if element == Element::F32 { "float32" } else { "bfloat16" },
         "vocab_size": config.vocab,
     });
     if let Some(tokenizer) = &info.tokenizer {
@@ -192,7 +209,7 @@ mod tests {
     }
 
     fn ours() -> Value {
-        serde_json::from_str(&text(&config(), &ModelInfo::for_tokenizer("bytes"))).unwrap()
+        serde_json::from_str(&text(&config(), &ModelInfo::for_tokenizer("bytes"), Element::F32)).unwrap()
     }
 
     #[test]

@@ -87,38 +87,37 @@ impl Slot {
         start..start + self.elements()
     }
 
-    /// Puts the tensor's bytes into `weights`.
+    /// Puts the tensor into `weights`; `decode` fills in its values in the file's order and is called once.
     ///
     /// # Errors
-    /// The index in the file's order and the value of the first element that is not finite.
-    ///
-    /// # Panics
-    /// If `bytes` are not as many as `shape` and `dtype` say, or `dtype` is none of [`ELEMENT_TYPES`]: both are to be
-    /// checked before.
-    pub fn read(&self, dtype: Dtype, bytes: &[u8], weights: &mut Weights) -> Result<(), (usize, f32)> {
+    /// As `decode`: the index in the file's order and the value of the first element that is not finite.
+    pub fn read(
+        &self,
+        weights: &mut Weights,
+        decode: impl FnOnce(&mut [f32]) -> Result<(), (usize, f32)>,
+    ) -> Result<(), (usize, f32)> {
         let range = self.range(&weights.config);
         let out = &mut weights.tensors[self.param][range];
         let [rows, columns] = match self.shape[..] {
             [rows, columns] if self.layout == Layout::Transposed => [rows, columns],
-            _ => return decode(dtype, bytes, out),
+            _ => return decode(out),
         };
         let mut theirs = vec![0.0; out.len()];
-        decode(dtype, bytes, &mut theirs)?;
+        decode(&mut theirs)?;
         transpose(&theirs, [rows, columns], out, |x| x);
         Ok(())
     }
 
-    /// The tensor's bytes, f32 in the file's order.
-    pub fn bytes<'a>(&self, weights: &'a Weights) -> std::borrow::Cow<'a, [u8]> {
+    /// The tensor's values in the file's order.
+    pub fn values<'a>(&self, weights: &'a Weights) -> std::borrow::Cow<'a, [f32]> {
         let values = &weights.tensors[self.param][self.range(&weights.config)];
         match self.shape[..] {
             [rows, columns] if self.layout == Layout::Transposed => {
-                let mut bytes = vec![[0; 4]; values.len()];
-                transpose(values, [columns, rows], &mut bytes, f32::to_le_bytes);
-                bytes.into_flattened().into()
+                let mut theirs = vec![0.0; values.len()];
+                transpose(values, [columns, rows], &mut theirs, |x| x);
+                theirs.into()
             }
-            _ if cfg!(target_endian = "little") => bytemuck::cast_slice(values).into(),
-            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            _ => values.into(),
         }
     }
 }
@@ -134,8 +133,15 @@ pub fn is_buffer(name: &str) -> bool {
 /// The element types we read.
 pub const ELEMENT_TYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
-/// Decodes little-endian values to f32 and finds the first that is not finite.
-fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
+/// Decodes little-endian values to f32.
+///
+/// # Errors
+/// Index and value of the first that is not finite.
+///
+/// # Panics
+/// If `bytes` are not as many as `out` and `dtype` say, or `dtype` is none of [`ELEMENT_TYPES`]: both are to be checked
+/// before.
+pub fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
     match dtype {
         Dtype::F32 => decode_as(bytes, out, f32::from_le_bytes),
         Dtype::F16 => decode_as(bytes, out, |b| f16_to_f32(u16::from_le_bytes(b))),
@@ -218,11 +224,11 @@ mod tests {
         let mut weights = Weights::zeros(config());
         let slot = slots(&config()).find(|s| s.name == "h.1.mlp.c_fc.weight").unwrap();
         let theirs: Vec<f32> = (0..36 * 144).map(|i| i as f32).collect();
-        slot.read(Dtype::F32, bytemuck::cast_slice(&theirs), &mut weights).unwrap();
+        slot.read(&mut weights, |out| decode(Dtype::F32, bytemuck::cast_slice(&theirs), out)).unwrap();
         // theirs is (in, out): in = 2, out = 5 is element 2 * 144 + 5; ours is (out, in)
         assert_eq!(weights.get("fcw", 1)[5 * 36 + 2], (2 * 144 + 5) as f32);
         assert!(weights.get("fcw", 0).iter().all(|x| *x == 0.0));
-        assert_eq!(&slot.bytes(&weights)[..], bytemuck::cast_slice::<f32, u8>(&theirs));
+        assert_eq!(slot.values(&weights), theirs);
     }
 
     #[test]

@@ -1,5 +1,7 @@
+use safetensors::Dtype;
 use safetensors::tensor::serialize_to_file;
 
+use super::super::hf_tensors::decode;
 use super::*;
 
 const NAME: &str = "model.safetensors: tensor";
@@ -12,10 +14,10 @@ fn config() -> Config {
 fn model() -> Weights {
     let mut weights = Weights::zeros(config());
     for slot in slots(&config()) {
-        let values = slot.bytes(&weights).len() / 4;
+        let values = slot.values(&weights).len();
         let seed = slot.name.len() as f32;
         let bytes: Vec<u8> = (0..values).flat_map(|i| (seed + i as f32 * 0.001).to_le_bytes()).collect();
-        slot.read(Dtype::F32, &bytes, &mut weights).unwrap();
+        slot.read(&mut weights, |out| decode(Dtype::F32, &bytes, out)).unwrap();
     }
     weights
 }
@@ -127,6 +129,20 @@ fn sixteen_bit_weights() {
     assert!(weights.get("lnfw", 0).iter().all(|x| *x == 1.0));
     // row 28, column 16 of theirs is the number 28 * 36 + 16 = 0x400, the smallest normal half
     assert_eq!(weights.get("fcprojw", 0)[16 * 144 + 28], 2_f32.powi(-14));
+}
+
+#[test]
+fn saving_in_bf16() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rounded = model();
+    let round = |x: &mut f32| *x = f32::from_bits((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) & 0xffff_0000);
+    rounded.tensors.iter_mut().flatten().for_each(round);
+    for weights in [model(), rounded.clone()] {
+        save_as(dir.path(), &weights, &ModelInfo::default(), Element::Bf16).unwrap();
+        assert_eq!(load(dir.path()).unwrap().0, rounded);
+    }
+    assert_eq!(read(&dir.path().join(WEIGHTS))["transformer.wpe.weight"].0, Dtype::BF16);
+    assert!(fs::read_to_string(dir.path().join(CONFIG)).unwrap().contains("\"torch_dtype\": \"bfloat16\""));
 }
 
 #[test]

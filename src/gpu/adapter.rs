@@ -184,6 +184,7 @@ pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<u
 pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
     let info = adapter.get_info();
     let software = info.device_type == wgpu::DeviceType::Cpu;
+    let lanes = software_lanes(&info);
     let listed = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
         adapter.cooperative_matrix_properties()
     } else {
@@ -203,7 +204,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         backend: format!("{:?}", info.backend),
         software,
         integrated: info.device_type == wgpu::DeviceType::IntegratedGpu,
-        lanes: if software { software_lanes() } else { 0 },
+        lanes: if software { lanes } else { 0 },
         // wgpu-core caps a binding at 2^31 - 1 bytes; a multiple of 256 keeps windows aligned
         max_binding_bytes: limits.max_storage_buffer_binding_size.min((1 << 31) - 256),
         max_buffer_bytes: limits.max_buffer_size,
@@ -224,12 +225,9 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
     }
 }
 
-/// Lanes of Mesa's software Vulkan: 32-bit lanes of its vector width, 8 unless the environment says otherwise.
-pub(super) fn software_lanes() -> u32 {
-    std::env::var("LP_NATIVE_VECTOR_WIDTH")
-        .ok()
-        .and_then(|w| w.parse::<u32>().ok())
-        .map_or(8, |w| (w / 32).clamp(4, 16))
+/// Lanes of a software adapter: a subgroup of Mesa's software Vulkan is one vector.
+pub(super) fn software_lanes(info: &wgpu::AdapterInfo) -> u32 {
+    info.subgroup_max_size.clamp(4, 16)
 }
 
 /// Lets Mesa's software Vulkan compute with vectors of 512 bits where the CPU has them, which makes f32 kernels some 1.3

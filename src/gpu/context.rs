@@ -102,7 +102,7 @@ impl Gpu {
         let vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;
         // software Vulkan lists the feature at 4 lanes and refuses it; at 16 it crashes on it
         let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
-        let matrices = options.matrices && !(software && adapter::software_lanes() != 8);
+        let matrices = options.matrices && !(software && adapter::software_lanes(&adapter.get_info()) != 8);
         wanted.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, matrices);
         wanted.set(wgpu::Features::PASSTHROUGH_SHADERS, matrices && vulkan && !options.unrepaired);
         // no browser has 64-bit integers

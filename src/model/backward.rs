@@ -32,10 +32,7 @@ pub fn head(
         let io = crossentropy::Forward { logits: &logits, targets: &targets, losses: &losses, vocab: config.vocab };
         crossentropy::forward_backward(pass, &io, control, scale)?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: &logits, weight: p.matrix("wte", 0), dinp: &dlnf })?;
-        matmul::backward_weight(
-            pass,
-            matmul::BackwardWeight { dout: &logits, inp: &lnf, dweight: grads.get("wte", 0) },
-        )?;
+        weight(pass, d, matmul::BackwardWeight { dout: &logits, inp: &lnf, dweight: grads.get("wte", 0) })?;
     }
     Ok(())
 }
@@ -110,12 +107,16 @@ fn parameters(
     inp: &Tensor,
     (dweight, dbias): (&Tensor, &Tensor),
 ) -> Result<()> {
-    let io = matmul::BackwardWeight { dout, inp, dweight };
-    match &d.partials {
-        Some(partials) => matmul::backward_weight_in_parts(pass, io, partials)?,
-        None => matmul::backward_weight(pass, io)?,
-    }
+    weight(pass, d, matmul::BackwardWeight { dout, inp, dweight })?;
     bias::backward(pass, bias::Backward { dout, dbias, scratch: &d.scratch })
+}
+
+/// A weight's gradient, in parts where there is room for them.
+fn weight(pass: &mut Pass, d: &Backward, io: matmul::BackwardWeight) -> Result<()> {
+    match &d.partials {
+        Some(partials) => matmul::backward_weight_in_parts(pass, io, partials),
+        None => matmul::backward_weight(pass, io),
+    }
 }
 
 /// A layernorm whose output's gradient is `d.dbranch`: `d.dresidual`, `dweight` and `dbias` accumulated.

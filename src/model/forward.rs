@@ -1,13 +1,13 @@
-//! GPT-2 forward: one line an operator.
+//! GPT-2 forward: one line an operator. Whole sequences, or one position after those that are kept.
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::{attention, crossentropy, embedding, layernorm, matmul};
 
 use super::config::Config;
-use super::tensors::{Activations, Params};
+use super::tensors::{Activations, Block, Params};
 
-/// From `tokens` to `lnf`.
+/// From `tokens` to `lnf`, for whole sequences.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -24,6 +24,41 @@ pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Re
             positions: a.positions,
         },
     )?;
+    blocks(pass, p, a, |pass, _, b| {
+        attention::forward(pass, attention::Forward { shape, qkv: &b.qkv, out: &b.atty, lse: &b.lse })
+    })
+}
+
+/// From `tokens` to `lnf` for one position, `at` (1, 1) u32, after the positions whose `qkv` the blocks of `kept` hold.
+/// Its keys and values join them.
+///
+/// # Errors
+/// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
+pub fn step(
+    pass: &mut Pass,
+    config: &Config,
+    p: &Params,
+    a: &Activations,
+    at: &Tensor,
+    kept: &Activations,
+) -> Result<()> {
+    pass.at("embedding");
+    let (wte, wpe) = (p.get("wte", 0), p.get("wpe", 0));
+    let io = embedding::Forward { tokens: &a.tokens, wte, wpe, out: &a.encoded, positions: kept.positions };
+    embedding::forward_at(pass, io, at)?;
+    blocks(pass, p, a, |pass, l, b| {
+        let (heads, cache) = (config.heads, &kept.blocks[l].qkv);
+        attention::step(pass, attention::Step { heads, qkv: &b.qkv, at, cache, out: &b.atty })
+    })
+}
+
+/// From `encoded` to `lnf`; `attend` makes a block's `atty` of its `qkv`.
+fn blocks(
+    pass: &mut Pass,
+    p: &Params,
+    a: &Activations,
+    attend: impl Fn(&mut Pass, usize, &Block) -> Result<()>,
+) -> Result<()> {
     let mut inp = &a.encoded;
     for (l, b) in a.blocks.iter().enumerate() {
         pass.at(format!("h.{l}"));
@@ -32,7 +67,7 @@ pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Re
         let linear =
             |inp, name, bias, out| matmul::Forward { inp, weight: p.matrix(name, l), bias: Some(w(bias)), out };
         matmul::forward(pass, linear(&b.ln1, "qkvw", "qkvb", &b.qkv))?;
-        attention::forward(pass, attention::Forward { shape, qkv: &b.qkv, out: &b.atty, lse: &b.lse })?;
+        attend(pass, l, b)?;
         matmul::forward_residual(pass, linear(&b.atty, "attprojw", "attprojb", &b.residual2), inp)?;
         norm(pass, &b.residual2, w("ln2w"), w("ln2b"), [&b.ln2, &b.ln2_mean, &b.ln2_rstd])?;
         matmul::forward_gelu(pass, linear(&b.ln2, "fcw", "fcb", &b.fch), &b.fch_gelu)?;

@@ -162,7 +162,7 @@ const LOGITS_BYTES: u64 = 256 << 20;
 
 /// What the forward pass keeps of one block. N = B T rows; `ln1`, `qkv`, `atty`, `ln2`, `fch` and `fch_gelu` are f16 in
 /// mixed precision.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Block {
     /// (N, C).
     pub ln1: Tensor,
@@ -265,6 +265,62 @@ impl Activations {
         })
     }
 
+    /// The same of f32 for the forward pass alone: all blocks share one block's tensors, but for `qkv` if `keep_qkv`, so that a
+    /// sequence can be gone on with. At most `logits_rows` rows of logits are held.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn inference(
+        gpu: &Gpu,
+        config: &Config,
+        [batch, positions]: [usize; 2],
+        keep_qkv: bool,
+        logits_rows: usize,
+    ) -> Result<Self> {
+        let (n, c, vp) = (batch * positions, config.channels, config.padded_vocab());
+        let f32 = |label: &str, rows: usize, columns: usize| gpu.tensor(label, rows, columns, Elem::F32);
+        let u32 = |label: &str| gpu.tensor(label, n, 1, Elem::U32);
+        let statistics = f32("activations: statistics", n, 1)?;
+        let [normed, stream] = [f32("activations: ln", n, c)?, f32("activations: residual", n, c)?];
+        let shared = Block {
+            ln1: normed.clone(),
+            ln1_mean: statistics.clone(),
+            ln1_rstd: f32("activations: statistics", n, 1)?,
+            qkv: f32("activations: qkv", n, 3 * c)?,
+            atty: f32("activations: atty", n, c)?,
+            lse: f32("activations: statistics", batch * config.heads, positions)?,
+            residual2: f32("activations: residual", n, c)?,
+            ln2: normed.clone(),
+            ln2_mean: statistics.clone(),
+            ln2_rstd: f32("activations: statistics", n, 1)?,
+            fch: f32("activations: fch", n, 4 * c)?,
+            fch_gelu: f32("activations: fch_gelu", n, 4 * c)?,
+            residual3: stream.clone(),
+        };
+        let blocks = (0..config.layers)
+            .map(|l| {
+                let own = keep_qkv && l > 0;
+                Ok(Block {
+                    qkv: if own { f32("activations: qkv", n, 3 * c)? } else { shared.qkv.clone() },
+                    ..shared.clone()
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            batch,
+            positions,
+            tokens: u32("tokens")?,
+            targets: u32("tokens")?,
+            encoded: stream,
+            blocks,
+            lnf: normed,
+            lnf_mean: statistics,
+            lnf_rstd: f32("activations: statistics", n, 1)?,
+            logits: f32("logits chunk", self::logits_rows(gpu, n, vp, Elem::F32).min(logits_rows), vp)?,
+            losses: f32("losses", n, 1)?,
+        })
+    }
+
     /// The first B sequences of T tokens of these activations, for a smaller batch in the same memory.
     ///
     /// # Panics
@@ -354,8 +410,10 @@ impl Backward {
         let (n, c) = (batch * positions, config.channels);
         let f32 = |rows: usize, columns: usize| gpu.tensor("gradients of activations", rows, columns, Elem::F32);
         let stored = |rows: usize, columns: usize| gpu.tensor("gradients of activations", rows, columns, elem);
-        let parts = [(3 * c, c), (c, c), (4 * c, c), (c, 4 * c)]
-            .map(|(out, inp)| matmul::partials(&gpu.caps, elem, n, out, inp))
+        let vp = config.padded_vocab();
+        let chunk = logits_rows(gpu, n, vp, elem);
+        let parts = [(n, 3 * c, c), (n, c, c), (n, 4 * c, c), (n, c, 4 * c), (chunk, vp, c)]
+            .map(|(rows, out, inp)| matmul::partials(&gpu.caps, elem, rows, out, inp))
             .into_iter()
             .max()
             .filter(|most| *most > 0);

@@ -6,12 +6,20 @@ use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups, stored};
+use super::{group, groups, reduce_group, stored};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     batch: u32,
+    positions: u32,
+    heads: u32,
+    scale: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct StepParams {
     positions: u32,
     heads: u32,
     scale: f32,
@@ -33,11 +41,29 @@ fn kernel(caps: &Caps, entry: &'static str, head_size: usize, elem: Elem) -> Ker
         .set("WG", wg)
 }
 
+/// The kernel of [`step`]: as many lanes as reduce together, spread over the V of the output, then over keys. On a
+/// software adapter one whose loads are the same for all lanes.
+fn step_kernel(caps: &Caps, head_size: usize) -> Kernel {
+    let width = Width::of(&[head_size]);
+    let (wg, hsv) = (reduce_group(caps), (head_size / width.elements()) as u32);
+    let channels = hsv.next_power_of_two().min(wg);
+    let (name, entry) = match caps.software {
+        true => ("attention_step.forward_alone", "forward_alone"),
+        false => ("attention_step.forward", "forward"),
+    };
+    Kernel::new(name, entry, width, include_str!("../../shaders/attention_step.wgsl"))
+        .with_const("HSV", hsv)
+        .with_const("CHANNELS", channels)
+        .with_const("PARTS", wg / channels)
+        .with_const("OUTS", hsv.div_ceil(channels))
+        .set("WG", wg)
+}
+
 /// The kernels an adapter may be given, for some head sizes.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let entries = ["forward", "backward_delta", "backward_q", "backward_kv"];
-    let mut list = Vec::new();
+    let mut list: Vec<Kernel> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
     for elem in stored(caps) {
         list.extend(SAMPLE_HEAD_SIZES.iter().flat_map(|&hs| entries.map(|entry| kernel(caps, entry, hs, elem))));
     }
@@ -138,15 +164,16 @@ impl Shape {
         qkv.expect(place, "qkv", n, 3 * c)?;
         lse.expect(place, "lse", self.batch * self.heads, self.positions)?;
         out.expect_elem(place, "out", qkv.elem())?;
-        let head_size = c / self.heads.max(1);
-        if self.heads == 0 || !c.is_multiple_of(self.heads) || !(8..=128).contains(&head_size) {
-            return Err(Error::Shape(format!(
-                "{place}: {} heads of {c} channels, expected heads of 8 to 128",
-                self.heads
-            )));
-        }
-        Ok(head_size)
+        head_size(place, c, self.heads)
     }
+}
+
+fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
+    let head_size = channels / heads.max(1);
+    if heads == 0 || !channels.is_multiple_of(heads) || !(8..=128).contains(&head_size) {
+        return Err(Error::Shape(format!("{place}: {heads} heads of {channels} channels, expected heads of 8 to 128")));
+    }
+    Ok(head_size)
 }
 
 /// `out[t] = sum over s <= t of softmax(q[t] . k[s] / sqrt(HS)) v[s]`, head by head. Overwrites `out` and `lse`.
@@ -209,4 +236,43 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Tensors of [`step`].
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// NH.
+    pub heads: usize,
+    /// (1, 3 C): query, key and value of all heads at the new position.
+    pub qkv: &'a Tensor,
+    /// (1, 1) u32: the new position t, below T. On the GPU, so that one recording serves every position.
+    pub at: &'a Tensor,
+    /// (T, 3 C), as [`forward`]'s `qkv`: keys and values of rows 0 to t - 1 are read, those of row t written.
+    pub cache: &'a Tensor,
+    /// (1, C), overwritten.
+    pub out: &'a Tensor,
+}
+
+/// The last row of [`forward`] alone: `out = sum over s <= t of softmax(q . k[s] / sqrt(HS)) v[s]`, head by head.
+/// Overwrites `out` and the keys and values of row t in `cache`.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn step(pass: &mut Pass, io: Step) -> Result<()> {
+    let (place, c, t) = ("attention.step", io.out.columns(), io.cache.rows());
+    io.out.expect(place, "out", 1, c)?;
+    io.qkv.expect(place, "qkv", 1, 3 * c)?;
+    io.at.expect(place, "at", 1, 1)?;
+    io.cache.expect(place, "cache", t.max(1), 3 * c)?;
+    let head_size = head_size(place, c, io.heads)?;
+    let params = StepParams { positions: t as u32, heads: io.heads as u32, scale: 1.0 / (head_size as f32).sqrt() };
+    pass.dispatch(&Dispatch {
+        kernel: &step_kernel(&pass.gpu.caps, head_size),
+        tensors: &[io.qkv, io.at, io.cache, io.out],
+        immediates: bytemuck::bytes_of(&params),
+        groups: io.heads as u64,
+        // of a full cache: how much of it is in use only the GPU knows
+        flops: (4 * t * c) as u64,
+        bytes: io.cache.bytes() / 3 * 2,
+    })
 }

@@ -1,4 +1,4 @@
-//! The working copy of weights for matrix products: f32 rounded to f16.
+//! Between f32 and f16: the working copy of weights for matrix products, and a row of activations for sampling.
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
@@ -6,9 +6,9 @@ use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
 use super::{group, groups};
 
-fn kernel(caps: &Caps, width: Width) -> Kernel {
+fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
     let body = include_str!("../../shaders/cast.wgsl");
-    Kernel::stored("cast.forward", "forward", width, Elem::F16, body).set("WG", group(caps))
+    Kernel::stored(&format!("cast.{entry}"), entry, width, Elem::F16, body).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
@@ -17,7 +17,9 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     if !caps.f16 {
         return Vec::new();
     }
-    [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
+    let mut list: Vec<Kernel> = [Width::Vec4, Width::Scalar].map(|width| kernel(caps, "forward", width)).into();
+    list.push(kernel(caps, "widen", Width::Scalar));
+    list
 }
 
 /// `out = inp`, f32 rounded to the nearest f16, of flat windows of equal length. Overwrites `out`.
@@ -34,11 +36,34 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     let width = Width::of(&[inp.len()]);
     let count = inp.len() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, width),
+        kernel: &kernel(&pass.gpu.caps, "forward", width),
         tensors: &[inp, out],
-        immediates: bytemuck::bytes_of(&(count as u32)),
+        immediates: bytemuck::cast_slice(&[count as u32, 0]),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: inp.len() as u64,
         bytes: inp.bytes() + out.bytes(),
+    })
+}
+
+/// `out = inp[row]`: one row of f16 (N, C) as f32 (1, C). A copy could not: rows of an odd number of f16 begin within
+/// words. Overwrites `out`.
+///
+/// # Errors
+/// [`Error::Shape`] if shapes or types are others.
+pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<()> {
+    inp.expect_elem("cast.widen", "inp", Elem::F16)?;
+    out.expect_elem("cast.widen", "out", Elem::F32)?;
+    out.expect("cast.widen", "out", 1, inp.columns())?;
+    if row >= inp.rows() {
+        return Err(Error::Shape(format!("cast.widen: row {row}, expected below {}", inp.rows())));
+    }
+    let count = inp.columns();
+    pass.dispatch(&Dispatch {
+        kernel: &kernel(&pass.gpu.caps, "widen", Width::Scalar),
+        tensors: &[inp, out],
+        immediates: bytemuck::cast_slice(&[count as u32, (row * count) as u32]),
+        groups: groups(count, group(&pass.gpu.caps)),
+        flops: 0,
+        bytes: inp.row_bytes() + out.bytes(),
     })
 }

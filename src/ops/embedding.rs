@@ -29,7 +29,7 @@ fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
     for width in [Width::Vec4, Width::Scalar] {
-        list.extend(["forward", "backward_wte", "backward_wpe"].map(|entry| kernel(caps, entry, width)));
+        list.extend(["forward", "forward_at", "backward_wte", "backward_wpe"].map(|entry| kernel(caps, entry, width)));
     }
     list
 }
@@ -54,6 +54,20 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
+    run(pass, "forward", io, None)
+}
+
+/// `out[n,c] = wte[tokens[n],c] + wpe[at + n,c]`, with `at` a (1, 1) u32 on the GPU, so that one recording serves
+/// every position. Overwrites `out`. Positions past T are taken for the last.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn forward_at(pass: &mut Pass, io: Forward, at: &Tensor) -> Result<()> {
+    at.expect("embedding.forward_at", "at", 1, 1)?;
+    run(pass, "forward_at", io, Some(at))
+}
+
+fn run(pass: &mut Pass, entry: &'static str, io: Forward, at: Option<&Tensor>) -> Result<()> {
     let (n, c) = (io.out.rows(), io.out.columns());
     io.tokens.expect("embedding.forward", "tokens", n, 1)?;
     io.wte.expect("embedding.forward", "wte", io.wte.rows(), c)?;
@@ -62,7 +76,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     }
     let wpe = io.wpe.slice(0..io.positions);
     let width = Width::of(&[c]);
-    let kernel = kernel(&pass.gpu.caps, "forward", width);
+    let kernel = kernel(&pass.gpu.caps, entry, width);
     for rows in pass.row_windows(n, io.out.row_bytes()) {
         for window in pass.row_windows(io.wte.rows(), io.wte.row_bytes()) {
             let (tokens, out) = (io.tokens.slice(rows.clone()), io.out.slice(rows.clone()));
@@ -75,9 +89,11 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
                 first: window.start as u32,
                 tokens: window.len() as u32,
             };
+            let mut tensors = vec![&tokens, &wte, &wpe, &out];
+            tensors.extend(at);
             pass.dispatch(&Dispatch {
                 kernel: &kernel,
-                tensors: &[&tokens, &wte, &wpe, &out],
+                tensors: &tensors,
                 immediates: bytemuck::bytes_of(&params),
                 groups: groups(out.len() / width.elements(), group(&pass.gpu.caps)),
                 flops: out.len() as u64,

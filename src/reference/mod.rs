@@ -16,6 +16,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod bias;
+pub mod cast;
 pub mod compare;
 pub mod crossentropy;
 pub mod embedding;

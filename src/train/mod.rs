@@ -3,11 +3,13 @@
 pub mod checkpoint;
 mod clock;
 pub mod dataset;
+pub mod evaluate;
 pub mod folder;
 pub mod generator;
 pub mod lock;
 pub mod measure;
 pub mod run;
+pub mod sampler;
 pub mod schedule;
 pub mod settings;
 pub mod snapshot;
@@ -15,8 +17,10 @@ pub mod trainer;
 pub mod tune;
 
 pub use dataset::Dataset;
-pub use generator::{Generator, Sampling};
+pub use evaluate::Evaluator;
+pub use generator::Generator;
 pub use run::{Run, Screen};
+pub use sampler::Sampling;
 pub use schedule::Schedule;
 pub use settings::Settings;
 pub use snapshot::Snapshot;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::data::{Batches, Mark, Rows, Stories, Tokenizer};
 use crate::error::{Error, Result};
 use crate::formats::hf::{self, ModelInfo};
+use crate::formats::tokenizer_files;
 use crate::gpu::{Elem, Gpu};
 use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
@@ -15,7 +16,8 @@ use super::clock::Clock;
 pub use super::clock::clock_text;
 use super::dataset::Baseline;
 use super::folder::{Folder, Metric};
-use super::generator::{Generator, Sampling};
+use super::generator::Generator;
+use super::sampler::Sampling;
 use super::settings::Settings;
 use super::trainer::Trainer;
 
@@ -272,8 +274,8 @@ impl Run<'_> {
 
     fn sample(&self, generator: &mut Generator) -> Result<String> {
         let Some(tokenizer) = self.tokenizer else { return Ok(String::new()) };
-        let sampling =
-            Sampling { temperature: SAMPLE_TEMPERATURE, top_k: 0, seed: u64::from(self.settings.train.seed) };
+        let seed = u64::from(self.settings.train.seed);
+        let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, seed, ..Sampling::default() };
         let end = u32::from(tokenizer.end_of_text());
         // stories follow a blank line; other texts begin after an end of text
         let prompt: Vec<u32> = if self.baseline.is_some() {
@@ -300,7 +302,9 @@ impl Run<'_> {
         // shards may use fewer ids than their tokenizer has
         let inside = |id: &u32| (*id as usize) < weights.config.vocab;
         (info.bos, info.eos) = (info.bos.filter(inside), info.eos.filter(inside));
-        hf::save(&self.folder.dir.join("model"), weights, &info)
+        let dir = self.folder.dir.join("model");
+        hf::save(&dir, weights, &info)?;
+        self.tokenizer.map_or(Ok(false), |t| tokenizer_files::write(&dir, t.name(), &weights.config)).map(drop)
     }
 }
 

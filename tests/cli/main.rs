@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod mixed;
+mod models;
 #[cfg(unix)]
 mod resume;
 mod runs;

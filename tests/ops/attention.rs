@@ -1,9 +1,9 @@
-use wgpt::ops::attention::{self, Backward, Forward, Shape};
+use wgpt::ops::attention::{self, Backward, Forward, Shape, Step};
 use wgpt::reference;
 
 use crate::harness::{
-    Device, EPS, FULL, HALF, Inputs, Kind, check, devices, devices_with_f16, folded, input, listing, overwritten,
-    rounding, scratch, wide, windowed, within,
+    Device, EPS, FULL, HALF, Inputs, Kind, bits, check, devices, devices_with_f16, folded, input, integers, listing,
+    overwritten, rounding, scratch, updated, wide, windowed, within,
 };
 
 /// B, T, NH, HS.
@@ -193,4 +193,69 @@ fn windows() {
 #[test]
 fn folded_grids() {
     random(&folded(), FULL, [3, 67, 7, 8]);
+}
+
+/// Position t of T, NH, HS: what the reference makes of the last of t + 1 positions. The cache holds NaN where nothing
+/// may be read: in row t, which gets its keys and values, and in the rows past it.
+fn step(devices: &[Device], [t, positions, heads, hs]: Sizes, qkv: &[f32]) {
+    let c = heads * hs;
+    let want = expect(FULL, [1, t + 1, heads, hs], &wide(qkv), &vec![0.0; (t + 1) * c]);
+    let mut cache = qkv[..t * 3 * c].to_vec();
+    cache.resize(positions * 3 * c, f32::NAN);
+    let mut after: Vec<u32> = cache.iter().map(|x| x.to_bits()).collect();
+    for i in t * 3 * c + c..(t + 1) * 3 * c {
+        after[i] = qkv[i].to_bits();
+    }
+    let slots = [
+        input("qkv", [1, 3 * c], &qkv[t * 3 * c..]),
+        integers("at", [1, 1], &[t as u32]),
+        updated("cache", [positions, 3 * c], &cache, bits(&after)),
+        overwritten("out", [1, c], within(want.out[t * c..].to_vec(), want.out_off[t * c..].to_vec())),
+    ];
+    check(devices, "attention.step", &[t, positions, heads, hs], slots, |pass, [qkv, at, cache, out]| {
+        attention::step(pass, Step { heads, qkv, at, cache, out })
+    });
+}
+
+fn random_step(devices: &[Device], sizes: Sizes) {
+    let [t, _, heads, hs] = sizes;
+    step(devices, sizes, &Inputs::new().scaled((t + 1) * 3 * heads * hs, 2.0));
+}
+
+/// All head sizes whose kernels are listed; fewer keys than lanes, as many, one more.
+#[test]
+pub fn steps() {
+    let devices = devices();
+    for sizes in [
+        [0, 1, 1, 8],
+        [1, 4, 3, 11],
+        [15, 16, 2, 13],
+        [16, 40, 2, 64],
+        [9, 10, 2, 16],
+        [33, 40, 1, 32],
+        [17, 18, 1, 80],
+        [128, 129, 2, 96],
+        [129, 140, 1, 128],
+        [300, 300 + 1, 2, 8],
+    ] {
+        random_step(&devices, sizes);
+    }
+    random_step(&devices[..devices.len().min(1)], [1023, 1024, 12, 64]);
+}
+
+/// As [`hard_scores`].
+#[test]
+fn hard_steps() {
+    let [t, _, heads, hs] = [50, 51, 2, 16];
+    let c = heads * hs;
+    let mut qkv = Inputs::new().values((t + 1) * 3 * c);
+    for (i, x) in qkv.iter_mut().enumerate() {
+        let (row, part, e) = (i / (3 * c), i % (3 * c) / c, i % hs);
+        match part {
+            0 => *x = if e == row % 3 { 100.0 } else { 0.0 },
+            1 => *x = if e < 3 { [100.0, -100.0][(row + e) % 2] } else { 0.0 },
+            _ => {}
+        }
+    }
+    step(&devices(), [t, t + 1, heads, hs], &qkv);
 }

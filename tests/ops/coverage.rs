@@ -11,12 +11,15 @@ fn every_kernel_is_run_against_its_reference() {
         crate::attention::small_heads();
         crate::attention::large_heads();
         crate::attention::real_sizes();
+        crate::attention::steps();
         crate::attention::heads_of_half();
         crate::bias::backward();
         crate::cast::forward();
+        crate::cast::widen();
         crate::compare::forward();
         crate::crossentropy::forward_and_backward();
         crate::embedding::forward_and_backward();
+        crate::embedding::positions_from_a_start();
         crate::gelu::forward_and_backward();
         crate::gradnorm::forward();
         crate::layernorm::forward_and_backward();

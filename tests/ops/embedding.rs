@@ -90,3 +90,31 @@ fn forward_and_backward_in_a_folded_grid() {
 fn windows_of_wide_rows_begin_aligned_in_narrow_tensors() {
     run(&windowed(100 * 256), [150, 13, 10, 64]);
 }
+
+/// B = 1: rows are positions from `at` on.
+fn run_forward_at(devices: &[Device], [v, t, n, c]: Shape, at: usize) {
+    let tokens = Inputs::new().tokens(n, v);
+    let mut inputs = Inputs::new();
+    let (wte, wpe) = (inputs.values(v * c), inputs.values((t + 3) * c));
+    let out = reference::embedding::forward(&tokens, &wide(&wte), &wide(&wpe[at * c..]), n, c);
+    let magnitude = absolute(&out);
+    let slots = [
+        integers("tokens", [n, 1], &tokens),
+        input("wte", [v, c], &wte),
+        input("wpe", [t + 3, c], &wpe),
+        integers("at", [1, 1], &[at as u32]),
+        overwritten("out", [n, c], near(out, 1.0, &magnitude)),
+    ];
+    check(devices, "embedding.forward_at", &[v, t, n, c], slots, |pass, [tokens, wte, wpe, at, out]| {
+        embedding::forward_at(pass, Forward { tokens, wte, wpe, out, positions: t }, at)
+    });
+}
+
+#[test]
+pub fn positions_from_a_start() {
+    let devices = devices();
+    for (shape, at) in [([5, 1, 1, 1], 0), ([7, 9, 1, 12], 8), ([257, 70, 65, 13], 5), ([3, 1024, 1, 768], 1023)] {
+        run_forward_at(&devices, shape, at);
+    }
+    run_forward_at(&windowed(64 * 12 * 4), [200, 61, 58, 12], 3);
+}

@@ -189,7 +189,7 @@ pub fn large_tiles_of_half() {
 /// The weight in windows of 128 rows, of which all but the first add to the sum; then folded grids.
 #[test]
 pub fn half_in_windows_and_folded_grids() {
-    let mut devices = modes(&["release", "no matrices"]);
+    let mut devices = modes(&["release", "checked", "no matrices"]);
     for device in &mut devices {
         device.gpu.caps.max_binding_bytes = 128 * 64 * 2;
     }

@@ -4,7 +4,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, Kernel};
 
 use super::generate::{self, Algorithm, Coop, Epilogue, Product, Spec};
-use super::{kernel, parts_kernel};
+use super::{kernel, parts_kernel, row};
 
 /// Two tile shapes for GPUs: the large one moves half the bytes, the small one keeps more workgroups busy. Both fit
 /// WebGPU's 16 KiB of workgroup memory and 256 invocations.
@@ -131,7 +131,8 @@ fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
     let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
     let edge = caps.emulated_edge.unwrap_or(native).max(native);
     let Tile { tile_m, tile_n, tile_k, grid_m, grid_n } = tile;
-    let (least, lanes) = caps.subgroup_sizes;
+    // wgpu says 4 to 64 of Metal, whose GPUs with matrix units have 32
+    let (least, lanes) = if caps.backend == "Metal" { (32, 32) } else { caps.subgroup_sizes };
     let coop = Coop {
         tile_m,
         tile_n,
@@ -181,6 +182,7 @@ pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list: Vec<Kernel> = [Width::Vec4, Width::Scalar].map(|width| parts_kernel(caps, width)).into();
+    list.extend(row::kernels(caps));
     for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
         for elem in [Elem::F32, Elem::F16] {
             for algorithm in algorithms(caps, product, elem) {

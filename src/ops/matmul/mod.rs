@@ -3,6 +3,7 @@
 
 pub mod choose;
 pub mod generate;
+mod row;
 
 use std::ops::Range;
 
@@ -71,8 +72,10 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
         vec4,
         ragged: !vec4 || generate::is_ragged(&algorithm, p.m, p.n, p.k, p.part_depth),
     };
-    let kernel = kernel(&spec);
-    let (x, y) = generate::workgroups(&spec, p.m, p.n);
+    let (kernel, groups) = row::choose(&pass.gpu.caps, window, &spec, &p).unwrap_or_else(|| {
+        let (x, y) = generate::workgroups(&spec, p.m, p.n);
+        (kernel(&spec), u64::from(x) * u64::from(y) * u64::from(*parts))
+    });
     let (m, n, k) = (u64::from(p.m), u64::from(p.n), u64::from(p.k));
     let mut tensors = vec![*a, *b, *out];
     tensors.extend(*more);
@@ -83,7 +86,7 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
         kernel: &kernel,
         tensors: &tensors,
         immediates: bytemuck::bytes_of(&p),
-        groups: u64::from(x) * u64::from(y) * u64::from(*parts),
+        groups,
         flops: 2 * m * n * k,
         bytes: (m * k + n * k) * a.elem().bytes() + written * if *accumulate { 2 } else { 1 } + extra,
     })

@@ -1,0 +1,166 @@
+//! llm.c's model files, such as `gpt2_124M.bin`: 256 little-endian i32, then the 16 tensors of [`PARAMS`] behind one
+//! another, in version 3 as f32 and in version 5 as bf16.
+
+use std::io::Write;
+use std::path::Path;
+
+use super::element::Element;
+use super::mapped::Mapped;
+use super::{ModelInfo, atomic};
+use crate::error::{Error, Result};
+use crate::model::config::{Config, GPT2_VOCAB};
+use crate::model::params::{PARAMS, Weights};
+
+/// First word of the file.
+const MAGIC: i32 = 20_240_326;
+/// Bytes of the header.
+const HEADER_BYTES: usize = 1024;
+/// The number of positions, vocabulary, layers, heads, channels and padded vocabulary stand from word 2 on.
+const FIELDS: [&str; 6] = ["max_seq_len", "vocab_size", "num_layers", "num_heads", "channels", "padded_vocab_size"];
+/// More than any model has, and small enough that no product of sizes overflows a u128.
+const MOST: i32 = 1 << 24;
+
+/// True if a file begins as one of llm.c's models.
+#[must_use]
+pub fn is_magic(start: &[u8]) -> bool {
+    start.starts_with(&MAGIC.to_le_bytes())
+}
+
+/// What a header says.
+struct Header {
+    config: Config,
+    padded_vocab: usize,
+    element: Element,
+}
+
+/// Reads a model file. It is mapped, each weight decoded once and its bytes given back; it must not change meanwhile.
+///
+/// The padding rows of `wte` are passed over, however many the file has. A vocabulary of 50,257 is GPT-2's.
+///
+/// # Errors
+/// [`Error::Data`] naming file and field: it cannot be read, is no such file, is shorter or longer than its header
+/// says, or a weight is not finite.
+pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
+    let cannot = |e| data(path, format!("cannot be read ({e})"));
+    let map = Mapped::open(path).map_err(cannot)?;
+    let size = map.len();
+    if size < HEADER_BYTES {
+        return Err(data(
+            path,
+            format!("header is cut short, expected at least {HEADER_BYTES} bytes, got {size}; is it a model of llm.c?"),
+        ));
+    }
+    let (head, body) = map.split_at(HEADER_BYTES);
+    let header = header(path, head, body.len())?;
+    let weights = read(path, &header, &map, body)?;
+    let info = if header.config.vocab == GPT2_VOCAB { ModelInfo::for_tokenizer("gpt2") } else { ModelInfo::default() };
+    Ok((weights, info))
+}
+
+/// Writes a model file, whole or not at all: version 3 for f32, version 5 for bf16.
+///
+/// # Errors
+/// [`Error::Output`] naming the file if writing fails; [`Error::Data`] if a weight becomes infinite in bf16.
+pub fn save(path: &Path, weights: &Weights, element: Element) -> Result<()> {
+    element.check(weights)?;
+    let c = weights.config;
+    let mut header = [0; HEADER_BYTES / 4];
+    let version = match element {
+        Element::F32 => 3,
+        Element::Bf16 => 5,
+    };
+    let fields = [c.positions, c.vocab, c.layers, c.heads, c.channels, c.padded_vocab()];
+    header[..2].copy_from_slice(&[MAGIC, version]);
+    for (word, (field, value)) in header[2..].iter_mut().zip(FIELDS.iter().zip(fields)) {
+        *word = i32::try_from(value)
+            .map_err(|_| Error::Usage(format!("convert: {field} is {value}, expected below 2^31")))?;
+    }
+    atomic::write(path, |out: &mut dyn Write| {
+        out.write_all(&header.map(i32::to_le_bytes).concat())?;
+        weights.tensors.iter().try_for_each(|values| element.write(values, out))
+    })
+}
+
+fn data(path: &Path, text: impl std::fmt::Display) -> Error {
+    Error::Data(format!("{}: {text}", path.display()))
+}
+
+fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
+    let words: Vec<i32> = bytes.as_chunks().0.iter().map(|word| i32::from_le_bytes(*word)).collect();
+    if words[0] != MAGIC {
+        return Err(data(path, format!("bad magic {}, expected {MAGIC}; is it a model of llm.c?", words[0])));
+    }
+    let element = match words[1] {
+        3 => Element::F32,
+        5 => Element::Bf16,
+        other => {
+            return Err(data(
+                path,
+                format!("version {other}, expected 3 (f32) or 5 (bf16); try a newer export of llm.c's train_gpt2.py"),
+            ));
+        }
+    };
+    for (field, value) in FIELDS.iter().zip(&words[2..]) {
+        if !(1..MOST).contains(value) {
+            return Err(data(path, format!("{field} is {value}, expected 1 to {}", MOST - 1)));
+        }
+    }
+    let [positions, vocab, layers, heads, channels, padded_vocab] = std::array::from_fn(|i| words[2 + i] as usize);
+    if padded_vocab < vocab {
+        return Err(data(path, format!("padded_vocab_size is {padded_vocab}, expected at least vocab_size {vocab}")));
+    }
+    // size first: a broken header must not decide how much is allocated
+    let config = Config { positions, vocab, layers, heads, channels };
+    let want = elements(&config, padded_vocab) * element.bytes() as u128;
+    if want != body as u128 {
+        return Err(data(
+            path,
+            format!(
+                "{} bytes, expected {} for {layers} layers of {channels} channels; try copying it again",
+                HEADER_BYTES + body,
+                HEADER_BYTES as u128 + want
+            ),
+        ));
+    }
+    config.check().map_err(|e| data(path, e))?;
+    Ok(Header { config, padded_vocab, element })
+}
+
+/// Weights in the file: all of [`PARAMS`], `wte` with the file's padding. Sizes are below 2^24 each.
+fn elements(config: &Config, padded_vocab: usize) -> u128 {
+    let padding = (padded_vocab as i128 - config.padded_vocab() as i128) * config.channels as i128;
+    let ours: i128 = PARAMS
+        .iter()
+        .map(|p| {
+            let [rows, columns] = (p.shape)(config);
+            rows as i128 * columns as i128 * p.copies(config) as i128
+        })
+        .sum();
+    (ours + padding) as u128
+}
+
+fn read(path: &Path, header: &Header, map: &Mapped, body: &[u8]) -> Result<Weights> {
+    let (config, width) = (header.config, header.element.bytes());
+    let mut weights = Weights::zeros(config);
+    let mut rest = body;
+    for (param, values) in PARAMS.iter().zip(&mut weights.tensors) {
+        let wte = param.name == "wte";
+        let stored = if wte { header.padded_vocab * config.channels } else { values.len() };
+        let kept = if wte { config.vocab * config.channels } else { stored };
+        let (tensor, later) = rest.split_at(stored * width);
+        rest = later;
+        let out = &mut values[..kept];
+        map.decode(header.element.dtype(), &tensor[..kept * width], out).map_err(|(index, value)| {
+            let name = param.name;
+            data(
+                path,
+                format!("tensor `{name}` holds {value} at index {index}, expected finite numbers; try another copy"),
+            )
+        })?;
+    }
+    Ok(weights)
+}
+
+#[cfg(test)]
+#[path = "llmc_tests.rs"]
+mod tests;

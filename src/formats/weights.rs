@@ -1,0 +1,182 @@
+//! A model's weights by path or by name, in whatever layout they are.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::{ModelInfo, hf, hub, llmc};
+use crate::error::{Error, Result};
+use crate::model::params::Weights;
+
+/// Where a model was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A folder in Hugging Face's layout.
+    Folder(PathBuf),
+    /// A `.bin` of llm.c.
+    Llmc(PathBuf),
+}
+
+impl Place {
+    /// The folder or file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::Llmc(path) => path,
+        }
+    }
+}
+
+/// Finds the model that `from` means:
+/// - a folder in Hugging Face's layout, a run's folder (its `model/`), or a model's folder in Hugging Face's cache;
+/// - a file: a `.bin` of llm.c, or `model.safetensors` with its config.json beside it;
+/// - else a name such as `gpt2` or `OWNER/NAME`, in Hugging Face's cache.
+///
+/// # Errors
+/// [`Error::Data`] if there is no such model, or it is one in pickle files, which say how to convert them.
+pub fn find(from: &Path) -> Result<Place> {
+    if from.is_dir() {
+        return Ok(Place::Folder(folder(from)));
+    }
+    if from.exists() {
+        return file(from);
+    }
+    let missing = |text: String| Err(Error::Data(format!("{}: {text}", from.display())));
+    let Some(name) = from.to_str().filter(|name| hub::is_name(name)) else {
+        return missing("no such file or folder, expected a model's folder or a .bin of llm.c".into());
+    };
+    let Some(cache) = hub::cache() else {
+        return missing(
+            "no such file or folder, and no home folder in which a cache might have it; try setting HF_HOME".into(),
+        );
+    };
+    match hub::find(&cache, name) {
+        Some(dir) => Ok(Place::Folder(dir)),
+        None => missing(format!(
+            "no such file or folder, and no model of this name in {}; try `wgpt data fetch {name}`",
+            cache.display()
+        )),
+    }
+}
+
+/// The model inside a folder: of a run its `model`, of a repository in the cache its snapshot.
+fn folder(dir: &Path) -> PathBuf {
+    let inner = dir.join("model");
+    if inner.join("config.json").exists() {
+        return inner;
+    }
+    if dir.join("config.json").exists() {
+        return dir.to_owned();
+    }
+    hub::snapshot(dir).unwrap_or_else(|| dir.to_owned())
+}
+
+/// What a file is, by its first bytes.
+fn file(path: &Path) -> Result<Place> {
+    let fault = |text: String| Error::Data(format!("{}: {text}", path.display()));
+    let mut start = [0; 8];
+    let mut read = 0;
+    let mut file = File::open(path).map_err(|e| fault(format!("cannot be read ({e})")))?;
+    while read < start.len() {
+        match file.read(&mut start[read..]).map_err(|e| fault(format!("cannot be read ({e})")))? {
+            0 => break,
+            n => read += n,
+        }
+    }
+    let start = &start[..read];
+    if llmc::is_magic(start) {
+        return Ok(Place::Llmc(path.to_owned()));
+    }
+    // a zip, or a bare pickle: what torch.save writes, now and formerly
+    if start.starts_with(b"PK\x03\x04") || start.starts_with(&[0x80, 2]) {
+        return Err(fault(
+            "a pickle file, which can run any program when it is read, expected safetensors or a .bin of llm.c; try in \
+             Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`"
+                .into(),
+        ));
+    }
+    let beside = path.parent().unwrap_or(Path::new(""));
+    let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
+    if is_weights && fs::exists(beside.join("config.json")).unwrap_or(false) && path.ends_with("model.safetensors") {
+        return Ok(Place::Folder(if beside.as_os_str().is_empty() { ".".into() } else { beside.to_owned() }));
+    }
+    if is_weights {
+        return Err(fault("weights without a shape, expected a folder with config.json and model.safetensors".into()));
+    }
+    if path.extension().is_some_and(|extension| extension == "bin") {
+        // its own reader says best what is wrong with it
+        return Ok(Place::Llmc(path.to_owned()));
+    }
+    Err(fault(
+        "no model that is known, expected a folder with config.json and model.safetensors, or a .bin of llm.c".into(),
+    ))
+}
+
+/// Finds and reads a model.
+///
+/// # Errors
+/// [`Error::Data`] naming the file and what is wrong with it.
+pub fn load(from: &Path) -> Result<(Weights, ModelInfo, Place)> {
+    let place = find(from)?;
+    let (weights, info) = match &place {
+        Place::Folder(dir) => hf::load(dir)?,
+        Place::Llmc(path) => llmc::load(path)?,
+    };
+    Ok((weights, info, place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::Element;
+    use crate::model::config::Config;
+
+    fn weights() -> Weights {
+        let mut weights = Weights::zeros(Config::new(4, 257, 1, 1, 8).unwrap());
+        weights.get_mut("lnfw", 0)[1] = 2.5;
+        weights
+    }
+
+    #[test]
+    fn every_layout_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let info = ModelInfo::for_tokenizer("bytes");
+        hf::save(&at("run/model"), &weights(), &info).unwrap();
+        hf::save(&at("models--a--b/snapshots/1"), &weights(), &info).unwrap();
+        llmc::save(&at("weights.any"), &weights(), Element::F32).unwrap();
+        for name in ["run", "run/model", "run/model/model.safetensors", "models--a--b", "weights.any"] {
+            let (read, _, place) = load(&at(name)).unwrap();
+            assert_eq!(read, weights(), "{name}");
+            assert_eq!(matches!(place, Place::Llmc(_)), name == "weights.any");
+        }
+    }
+
+    #[test]
+    fn what_is_no_model() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes, part) in [
+            ("pytorch_model.bin", &b"PK\x03\x04...."[..], "save_pretrained"),
+            ("old.bin", &[0x80, 2, b'c', 0, 0, 0, 0, 0], "a pickle file"),
+            ("a.bin", &[1, 2], "header is cut short"),
+            ("b.bin", &[7; 2000], "bad magic"),
+            ("model.safetensors", &[0; 9], "weights without a shape"),
+            ("notes.txt", b"hello", "no model that is known"),
+            ("empty", b"", "no model that is known"),
+        ] {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            let error = load(&path).unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains(part) && !text.contains('\n'), "{text}");
+        }
+        for name in ["no/such/folder", "wgpt-no-such-model"] {
+            let error = load(Path::new(name)).unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.to_string().starts_with(&format!("{name}: no such file or folder")), "{error}");
+        }
+        let error = load(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("config.json: cannot be read"), "{error}");
+    }
+}

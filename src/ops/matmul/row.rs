@@ -1,0 +1,41 @@
+//! The product of a single row: what generating a token asks for.
+
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Elem, Kernel};
+use crate::ops::reduce_group;
+
+use super::generate::{Epilogue, Product, Spec};
+use super::{Params, Window};
+
+/// The kernel for a single row, where tiles of rows would compute mostly nothing, and its workgroups; `None` for any
+/// other product.
+pub(super) fn choose(caps: &Caps, window: &Window, spec: &Spec, p: &Params) -> Option<(Kernel, u64)> {
+    let single = p.m == 1 && window.parts == 1 && spec.product == Product::Forward && !spec.accumulate;
+    if !single || spec.epilogue == Epilogue::GeluBackward || spec.operands != Elem::F32 || spec.out != Elem::F32 {
+        return None;
+    }
+    // only what lies along k is read four at a time here
+    let vec4 = [p.k, p.b_stride, p.a_offset, p.b_offset].iter().all(|x| x % 4 == 0);
+    Some((kernel(caps, spec.epilogue, vec4), u64::from(p.n)))
+}
+
+fn kernel(caps: &Caps, epilogue: Epilogue, vec4: bool) -> Kernel {
+    let (name, entry) = match epilogue {
+        Epilogue::Bias => ("matmul_row.forward.bias", "forward_bias"),
+        Epilogue::BiasGelu => ("matmul_row.forward.bias_gelu", "forward_bias_gelu"),
+        Epilogue::BiasResidual => ("matmul_row.forward.bias_residual", "forward_bias_residual"),
+        Epilogue::None | Epilogue::GeluBackward => ("matmul_row.forward", "forward"),
+    };
+    let width = if vec4 { Width::Vec4 } else { Width::Scalar };
+    let body =
+        concat!(include_str!("../../../shaders/shared/gelu.wgsl"), include_str!("../../../shaders/matmul_row.wgsl"));
+    Kernel::new(name, entry, width, body).set("WG", reduce_group(caps))
+}
+
+/// The kernels an adapter may be given.
+pub(super) fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let of = |vec4| {
+        [Epilogue::None, Epilogue::Bias, Epilogue::BiasGelu, Epilogue::BiasResidual].map(|e| kernel(caps, e, vec4))
+    };
+    [of(true), of(false)].concat()
+}

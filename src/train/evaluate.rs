@@ -1,0 +1,222 @@
+//! Measuring a model: its loss on tokens, its choices on HellaSwag.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::data::Rows;
+use crate::data::hellaswag::{ENDINGS, Example};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Pass, Program, ReadRing, Tensor, UploadRing};
+use crate::model::{Activations, Config, Params, forward};
+use crate::ops::crossentropy::IGNORED;
+
+/// Submissions in flight.
+const IN_FLIGHT: usize = 3;
+/// Lengths of rows that share a program: rows of HellaSwag are padded to a multiple of this.
+const STEP: usize = 8;
+
+/// A recorded forward pass with losses, for one shape of batches.
+struct Recorded {
+    acts: Activations,
+    program: Program,
+}
+
+/// Runs a model forward over batches and brings their losses back.
+pub struct Evaluator<'a> {
+    gpu: &'a Gpu,
+    config: Config,
+    params: &'a Params,
+    acts: Activations,
+    recorded: HashMap<[usize; 2], Recorded>,
+    uploads: UploadRing,
+    losses: ReadRing,
+    inputs: Vec<u32>,
+    targets: Vec<u32>,
+}
+
+/// What a model made of an example.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Answer {
+    /// Mean loss of each ending's tokens, in nats.
+    pub losses: [f64; ENDINGS],
+    /// The ending of the smallest loss, of equals the first.
+    pub choice: usize,
+    /// The ending that is right.
+    pub label: usize,
+}
+
+/// One ending of one example as a row of a batch.
+struct Row {
+    example: usize,
+    ending: usize,
+    tokens: Vec<u16>,
+    /// Tokens of the ending that are in the row: its last ones.
+    scored: usize,
+}
+
+impl<'a> Evaluator<'a> {
+    /// Allocates for batches of at most `batch` rows of `context` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn new(gpu: &'a Gpu, config: Config, params: &'a Params, batch: usize, context: usize) -> Result<Self> {
+        let acts = Activations::inference(gpu, &config, [batch, context], false, usize::MAX)?;
+        let n = acts.rows();
+        Ok(Self {
+            gpu,
+            config,
+            params,
+            recorded: HashMap::new(),
+            uploads: UploadRing::new(gpu, IN_FLIGHT, 2 * acts.tokens.bytes())?,
+            losses: ReadRing::new(gpu, IN_FLIGHT, &acts.losses)?,
+            acts,
+            inputs: vec![0; n],
+            targets: vec![0; n],
+        })
+    }
+
+    /// Submits the first B T of `inputs` and `targets`.
+    fn submit(&mut self, shape: [usize; 2]) -> Result<()> {
+        let [batch, positions] = shape;
+        if !self.recorded.contains_key(&shape) {
+            let acts = self.acts.shrink(&self.config, batch, positions);
+            let mut pass = Pass::new(self.gpu);
+            forward::body(&mut pass, &self.config, self.params, &acts)?;
+            forward::losses(&mut pass, &self.config, self.params, &acts)?;
+            self.recorded.insert(shape, Recorded { acts, program: pass.finish() });
+        }
+        let Recorded { acts, program } = &self.recorded[&shape];
+        let n = batch * positions;
+        let uploads: [(&Tensor, &[u8]); 2] = [
+            (&acts.tokens, bytemuck::cast_slice(&self.inputs[..n])),
+            (&acts.targets, bytemuck::cast_slice(&self.targets[..n])),
+        ];
+        self.uploads.submit(self.gpu, &uploads, &[program], &mut [&mut self.losses])
+    }
+
+    fn take(&mut self) -> Result<Vec<f32>> {
+        Ok(bytemuck::pod_collect_to_vec(&self.losses.take(self.gpu, true)?.unwrap_or_default()))
+    }
+
+    /// Mean loss in nats a token over the first `count` rows, which must have as many tokens as the context given.
+    /// `progress` is told the rows done.
+    ///
+    /// # Errors
+    /// [`Error::Data`] from the rows; [`Error::Diverged`] if the loss is not finite; else as [`Gpu::check`].
+    pub fn loss(&mut self, rows: &mut Rows, count: usize, mut progress: impl FnMut(usize)) -> Result<f64> {
+        let [batch, context] = [self.acts.batch, self.acts.positions];
+        let count = count.min(rows.len());
+        let (mut sum, mut at, mut done) = (0.0, 0, 0);
+        while at < count || self.losses.pending() > 0 {
+            if at >= count || self.losses.is_full() {
+                // rows past the end were submitted with targets that do not count: their losses are zero
+                sum += self.take()?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+                done = (done + batch).min(count);
+                progress(done);
+                continue;
+            }
+            let used = rows.batch(at, &mut self.inputs, &mut self.targets)?.min(count - at) * context;
+            self.inputs[used..].fill(0);
+            self.targets[used..].fill(IGNORED);
+            self.submit([batch, context])?;
+            at += batch;
+        }
+        let mean = sum / (count * context) as f64;
+        if !mean.is_finite() {
+            return Err(Error::Diverged(format!(
+                "eval: the loss is {mean}, expected a finite one; the weights are of no use"
+            )));
+        }
+        Ok(mean)
+    }
+
+    /// The model's answers by llm.c's rule: of four endings the one whose tokens have the smallest mean loss after the
+    /// context. Rows are as long as the longest of their batch, not as the context. What is longer than the model's
+    /// context loses its beginning; the number of such examples is returned too. `progress` is told the rows done.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if an id is outside the vocabulary or an ending alone is longer than the context; else as
+    /// [`Gpu::check`].
+    pub fn answers(&mut self, examples: &[Example], mut progress: impl FnMut(usize)) -> Result<(Vec<Answer>, usize)> {
+        let (mut rows, cut) = self.rows(examples)?;
+        // by length, so that rows of a batch are alike; the longest first, so that what does not fit fails at once
+        rows.sort_by_key(|row| std::cmp::Reverse(row.tokens.len()));
+        let mut losses = vec![[f64::NAN; ENDINGS]; examples.len()];
+        let mut flying: VecDeque<(std::ops::Range<usize>, usize)> = VecDeque::new();
+        let mut at = 0;
+        while at < rows.len() || !flying.is_empty() {
+            if at == rows.len() || self.losses.is_full() {
+                let Some((range, positions)) = flying.pop_front() else { break };
+                let values = self.take()?;
+                for (row, values) in rows[range.clone()].iter().zip(values.chunks(positions)) {
+                    let end = row.tokens.len() - 1;
+                    let sum: f64 = values[end - row.scored..end].iter().map(|&loss| f64::from(loss)).sum();
+                    losses[row.example][row.ending] = sum / row.scored as f64;
+                }
+                progress(range.end);
+                continue;
+            }
+            let longest = rows[at].tokens.len() - 1;
+            let positions = longest.next_multiple_of(STEP).min(self.acts.positions);
+            let batch = self.acts.rows() / positions;
+            let range = at..rows.len().min(at + batch);
+            let (inputs, targets) = (&mut self.inputs[..batch * positions], &mut self.targets[..batch * positions]);
+            inputs.fill(0);
+            targets.fill(IGNORED);
+            for (i, row) in rows[range.clone()].iter().enumerate() {
+                let last = row.tokens.len() - 1;
+                for (t, pair) in row.tokens.windows(2).enumerate() {
+                    inputs[i * positions + t] = u32::from(pair[0]);
+                    if t >= last - row.scored {
+                        targets[i * positions + t] = u32::from(pair[1]);
+                    }
+                }
+            }
+            self.submit([batch, positions])?;
+            at = range.end;
+            flying.push_back((range, positions));
+        }
+        let answer = |(mut losses, example): ([f64; ENDINGS], &Example)| {
+            for i in 1..ENDINGS {
+                // the same tokens in another batch may round differently, and equals shall be equal
+                if let Some(twin) = (0..i).find(|&twin| example.endings[twin] == example.endings[i]) {
+                    losses[i] = losses[twin];
+                }
+            }
+            let smaller = |best: usize, i: usize| if losses[i] < losses[best] { i } else { best };
+            Answer { losses, choice: (1..ENDINGS).fold(0, smaller), label: example.label }
+        };
+        Ok((losses.into_iter().zip(examples).map(answer).collect(), cut))
+    }
+
+    /// All endings as rows, and the number of examples that had to be cut.
+    fn rows(&self, examples: &[Example]) -> Result<(Vec<Row>, usize)> {
+        let (vocab, most) = (self.config.vocab, self.acts.positions + 1);
+        let mut rows = Vec::with_capacity(examples.len() * ENDINGS);
+        let mut cut = 0;
+        for (i, example) in examples.iter().enumerate() {
+            let mut is_cut = false;
+            for (ending, tokens) in example.endings.iter().enumerate() {
+                let mut tokens = [example.context.as_slice(), tokens].concat();
+                let scored = tokens.len() - example.context.len();
+                if let Some(id) = tokens.iter().find(|id| usize::from(**id) >= vocab) {
+                    return Err(Error::Data(format!(
+                        "hellaswag: example {}: token {id}, expected below the model's {vocab}",
+                        i + 1
+                    )));
+                }
+                if scored >= most {
+                    return Err(Error::Data(format!(
+                        "hellaswag: example {}: an ending of {scored} tokens, expected fewer than the model's {} positions",
+                        i + 1,
+                        most - 1
+                    )));
+                }
+                is_cut |= tokens.len() > most;
+                tokens.drain(..tokens.len().saturating_sub(most));
+                rows.push(Row { example: i, ending, tokens, scored });
+            }
+            cut += usize::from(is_cut);
+        }
+        Ok((rows, cut))
+    }
+}
