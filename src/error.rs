@@ -28,6 +28,9 @@ pub enum Error {
     /// Another process holds the run's folder.
     #[error("{0}")]
     Locked(String),
+    /// A signal ended the run, which was saved: the same command goes on.
+    #[error("{0}")]
+    Stopped(String),
     /// Training diverged: too many non-finite steps in a row.
     #[error("{0}")]
     Diverged(String),
@@ -54,6 +57,7 @@ impl Error {
             Self::Output(_) => 6,
             Self::Locked(_) => 7,
             Self::Diverged(_) => 8,
+            Self::Stopped(_) => 75,
             Self::Shape(_) | Self::Gpu(_) | Self::Network(_) => 1,
         }
     }

@@ -8,12 +8,14 @@ mod generate;
 mod model;
 mod precision;
 mod profile;
+mod resume;
 mod shader;
 mod shape;
 mod terminal;
 mod text;
 mod train;
 mod tune;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,8 @@ enum Command {
     Profile(Box<profile::Args>),
     /// Try matrix kernels at a model's shapes and keep a record of the fastest
     Tune(Box<tune::Args>),
+    /// Compare every checkpoint of a run with its manifest
+    Verify(verify::Args),
     /// Print the WGSL of a kernel, or the names of all
     Shader(shader::Args),
 }
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Devices => devices::run(),
         Command::Profile(args) => profile::run(&args),
         Command::Tune(args) => tune::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Shader(args) => shader::run(&args),
     };
     match result {
@@ -91,7 +96,8 @@ pub fn main() -> ExitCode {
             if matches!(error, wgpt::error::Error::Data(_)) {
                 text = text.replace('\n', "\u{240a}");
             }
-            eprintln!("error: {text}");
+            let kind = if matches!(error, wgpt::error::Error::Stopped(_)) { "" } else { "error: " };
+            eprintln!("{kind}{text}");
             ExitCode::from(error.exit_code())
         }
     }

@@ -1,5 +1,6 @@
 //! `wgpt train`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -10,8 +11,9 @@ use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Weights, init};
 use wgpt::ops::matmul;
+use wgpt::train::checkpoint::{Interval, MadeBy, Saver};
 use wgpt::train::dataset::noted_tokenizer;
-use wgpt::train::folder::{self, Folder, State};
+use wgpt::train::folder::{self, Folder};
 use wgpt::train::run::{check_memory, known_words};
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
 use wgpt::train::tune::{self, Found};
@@ -19,6 +21,7 @@ use wgpt::train::{Dataset, Run, Trainer};
 
 use super::model::tokenizer_of;
 use super::precision::{self, Precision};
+use super::resume::{self, Begin};
 use super::terminal::{Terminal, say};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -153,6 +156,15 @@ pub struct Args {
     /// Rename a run that lies in --out to DIR.N and begin anew
     #[arg(long, help_heading = "Run")]
     restart: bool,
+    /// Steps between checkpoints, or minutes as 10m; 0 for none but on a signal
+    #[arg(long, value_name = "STEPS", default_value = "250", help_heading = "Run")]
+    checkpoint_every: Interval,
+    /// Checkpoints that are kept, the newest
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Run")]
+    keep: u32,
+    /// Keep checkpoints of steps that are multiples of M too; 0 for none
+    #[arg(long, value_name = "M", default_value_t = 0, help_heading = "Run")]
+    keep_every: u32,
     /// Adapter by index or part of its name: see `wgpt devices`
     #[arg(long, help_heading = "Run")]
     device: Option<String>,
@@ -297,6 +309,9 @@ impl Args {
             run: RunSettings {
                 sample_every: self.sample_every.unwrap_or(if own { self.steps.unwrap_or(stories::STEPS) } else { 0 }),
                 device: self.device.clone(),
+                checkpoint_every: self.checkpoint_every.to_string(),
+                keep: self.keep as usize,
+                keep_every: self.keep_every as usize,
             },
         }
     }
@@ -340,7 +355,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
     let shuffle = (!args.no_shuffle).then_some(args.seed);
     let t = &settings.train;
-    let (loader, rows) =
+    let (mut loader, rows) =
         dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
     if args.steps.is_none() && !args.uses_stories() {
         settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
@@ -349,9 +364,12 @@ pub fn run(args: &Args) -> Result<()> {
 
     // without a trailing slash, which would put DIR.N inside DIR
     let out: Option<PathBuf> = args.out.as_ref().map(|out| out.components().collect());
-    if let Some(out) = &out
-        && !begin(out, &settings, args.restart)?
-    {
+    let stop = resume::signals()?;
+    let begin = match &out {
+        Some(out) => resume::begin(out, &settings, config, args.restart)?,
+        None => Begin::Anew(None),
+    };
+    if matches!(begin, Begin::Finished) {
         return Ok(());
     }
     folder::check_writable(out.as_deref().unwrap_or(Path::new("runs")))?;
@@ -367,21 +385,40 @@ pub fn run(args: &Args) -> Result<()> {
     precision::check(settings.elem(), &gpu.caps)?;
     let tuned = tune::load(&mut gpu.caps);
     check_memory(&gpu.caps, &settings, args.memory)?;
-    let weights = loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights);
     let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
-    trainer.load(&weights)?;
-    drop(weights);
+    let begun = matches!(begin, Begin::Resume(..));
+    let (lock, saved) = match begin {
+        Begin::Resume(lock, saved) => (Some(lock), saved),
+        Begin::Anew(lock) => (lock, None),
+        Begin::Finished => (None, None),
+    };
+    match &saved {
+        Some(saved) => {
+            trainer.restore(&saved.snapshot)?;
+            loader.restore(saved.state.batches.clone())?;
+        }
+        None => {
+            trainer.load(&loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights))?;
+        }
+    }
+    let state = saved.as_ref().map(|saved| &saved.state);
 
-    let folder = match &out {
-        None => Folder::create_next(Path::new("runs"), &settings)?,
-        Some(out) => {
+    let folder = match (&out, lock) {
+        (None, _) => Folder::create_next(Path::new("runs"), &settings)?,
+        (Some(out), Some(lock)) if begun => {
+            let (none, lines) = (BTreeMap::new(), state.map_or(0, |state| state.metric_lines));
+            Folder::resume(out, &settings, lock, state.map_or(&none, |state| &state.records), lines)?
+        }
+        (Some(out), old) => {
             if args.restart && out.exists() {
                 say!("{} is now {}", out.display(), folder::put_aside(out)?.display());
             }
+            drop(old);
             Folder::create(out, &settings)?
         }
     };
     let out = folder.dir.clone();
+    let made_by = MadeBy::new(&gpu, &trainer, &settings.train.precision);
     header(&gpu, &settings, &summary, &trainer, &out);
     match tuned {
         Found::Nothing => {}
@@ -389,7 +426,14 @@ pub fn run(args: &Args) -> Result<()> {
         Found::Ignored(why) => say!("tuned    no: {why}"),
     }
     let mut terminal = Terminal::new(settings.train.steps);
-    let mut run = Run { settings: &settings, loader, rows, tokenizer, baseline, folder };
+    if begun {
+        resume::announce(saved.as_deref(), &made_by);
+    }
+    let done = state.map(|state| state.step);
+    let saver = Saver::new(&out, settings.interval()?, settings.keep(), done);
+    drop(saved);
+    let stop = &stop;
+    let mut run = Run { settings: &settings, loader, rows, tokenizer, baseline, folder, saver, done, made_by, stop };
     let outcome = run.go(&mut trainer, &mut terminal)?;
     drop(terminal);
 
@@ -410,24 +454,6 @@ pub fn run(args: &Args) -> Result<()> {
     }
     say!("go on: wgpt generate --from {} \"...\"", out.display());
     Ok(())
-}
-
-/// Whether the run may begin in `out`; false if it is finished there already.
-fn begin(out: &Path, settings: &Settings, restart: bool) -> Result<bool> {
-    if restart && out.join("config.toml").exists() {
-        return Ok(true);
-    }
-    match folder::inspect(out, settings)? {
-        State::Free => Ok(true),
-        State::Finished => {
-            say!("{} holds this run, finished; --restart begins anew", out.display());
-            Ok(false)
-        }
-        State::Unfinished => Err(Error::Usage(format!(
-            "--out: {} holds this run, unfinished, and runs cannot be resumed yet; try --restart to put it aside and begin anew",
-            out.display()
-        ))),
-    }
 }
 
 fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out: &Path) {

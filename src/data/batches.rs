@@ -72,6 +72,21 @@ impl Place {
     }
 }
 
+/// Where [`Batches`] stood: cheap to take at every step.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    next: usize,
+    places: Vec<Place>,
+}
+
+impl Mark {
+    /// The same for a checkpoint.
+    #[must_use]
+    pub fn state(&self) -> BatchesState {
+        BatchesState { rank: self.next, ranks: self.places.iter().map(Place::state).collect() }
+    }
+}
+
 #[derive(Debug)]
 struct Reader {
     batches: Receiver<Result<(Vec<u16>, Place)>>,
@@ -122,7 +137,13 @@ impl Batches {
     /// Where the next batch stands.
     #[must_use]
     pub fn state(&self) -> BatchesState {
-        BatchesState { rank: self.next, ranks: self.places.iter().map(Place::state).collect() }
+        self.mark().state()
+    }
+
+    /// Remembers where the next batch stands, without a copy of the shards' orders.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { next: self.next, places: self.places.clone() }
     }
 
     /// Goes on where `state` was taken, batch for batch.

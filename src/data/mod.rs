@@ -28,7 +28,7 @@ pub mod stories;
 pub mod tokenizer;
 pub mod tokens;
 
-pub use batches::{BatchSource, Batches, BatchesState};
+pub use batches::{BatchSource, Batches, BatchesState, Mark};
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use mt19937::{Mt19937, Mt19937State};
 pub use rows::Rows;

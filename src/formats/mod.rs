@@ -5,8 +5,11 @@
 //! `llmc` (llm.c's `.bin`) and `hub` (where Hugging Face's cache keeps a model). `tokenizer_files` writes what
 //! `AutoTokenizer` reads. Below them `safetensors_file` (a writer that never holds more than one tensor), `element`
 //! (element types), `mapped` (files of weights, in memory only while they are read) and `atomic` (files that are either whole or not there).
+//! `checkpoint` does for folders what `atomic` does for files, through `disk`, whose calls tests record and let fail.
 
 pub mod atomic;
+pub mod checkpoint;
+pub mod disk;
 mod element;
 pub mod hf;
 mod hf_config;

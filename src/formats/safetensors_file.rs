@@ -51,21 +51,51 @@ pub fn write(
     path: &Path,
     metadata: &BTreeMap<&str, &str>,
     entries: &[Entry],
-    mut data: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
+    data: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    let mut order: Vec<usize> = (0..entries.len()).collect();
-    order.sort_by_key(|i| &entries[*i].name);
-    let header = header(metadata, entries, &order)?;
-    atomic::write(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        for i in order {
+    let layout = Layout::new(metadata, entries)?;
+    atomic::write(path, |out| layout.put(out, entries, data))
+}
+
+/// Header and order of a file's tensors.
+pub struct Layout {
+    header: Vec<u8>,
+    order: Vec<usize>,
+}
+
+impl Layout {
+    /// Makes the header.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if two entries share a name or one is called `__metadata__`.
+    pub fn new(metadata: &BTreeMap<&str, &str>, entries: &[Entry]) -> Result<Self> {
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_by_key(|i| &entries[*i].name);
+        Ok(Self { header: header(metadata, entries, &order)?, order })
+    }
+
+    /// Puts out the whole file: see [`write`].
+    ///
+    /// # Errors
+    /// Whatever `out` or `data` bring.
+    ///
+    /// # Panics
+    /// If `data` writes another number of bytes than the entry has: a bug of the caller.
+    pub fn put(
+        &self,
+        out: &mut dyn Write,
+        entries: &[Entry],
+        mut data: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        out.write_all(&(self.header.len() as u64).to_le_bytes())?;
+        out.write_all(&self.header)?;
+        for &i in &self.order {
             let mut counted = Counted { out: &mut *out, bytes: 0 };
             data(i, &mut counted)?;
             assert_eq!(counted.bytes, entries[i].bytes(), "bytes of `{}`", entries[i].name);
         }
         Ok(())
-    })
+    }
 }
 
 /// One value of the header's JSON object.

@@ -1,15 +1,22 @@
 //! A run's folder: whether it may be used, and the files that grow in it.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::formats::atomic::output_error;
+use crate::formats::atomic::{self, output_error};
 
+use super::lock::{LOCK, Lock};
 use super::settings::Settings;
+
+const CONFIG: &str = "config.toml";
+const METRICS: &str = "metrics.jsonl";
+const LOG: &str = "main.log";
+const SAMPLES: &str = "samples.txt";
 
 /// What a folder holds, seen from a run that wants it.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,9 +62,12 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
     if !dir.is_dir() {
         return Err(Error::Usage(format!("--out: {} is a file, expected a folder; try another name", dir.display())));
     }
-    let config = dir.join("config.toml");
+    let config = dir.join(CONFIG);
     if !config.exists() {
-        let empty = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.next().is_none();
+        // a run that was killed as it began leaves no more than this
+        let own = [LOCK.to_owned(), format!("{CONFIG}.tmp")];
+        let mut names = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.flatten().map(|entry| entry.file_name());
+        let empty = names.all(|name| own.iter().any(|own| name == own.as_str()));
         return if empty {
             Ok(State::Free)
         } else {
@@ -79,7 +89,7 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
             differences.join("; ")
         )));
     }
-    let done = last_step(&dir.join("metrics.jsonl")) == Some(settings.train.steps as u64);
+    let done = last_step(&dir.join(METRICS)) == Some(settings.train.steps as u64);
     let saved = dir.join("model").join("config.json").exists();
     Ok(if done && saved { State::Finished } else { State::Unfinished })
 }
@@ -147,38 +157,86 @@ pub fn check_writable(dir: &Path) -> Result<()> {
     File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|e| output_error(existing, &e))
 }
 
-/// The growing files of a run.
+/// The growing files of a run, in a folder that is locked as long as this lives.
 #[derive(Debug)]
 pub struct Folder {
     /// The folder.
     pub dir: PathBuf,
     metrics: File,
+    metric_lines: usize,
     log: File,
-    samples: Option<File>,
+    samples: File,
+    _lock: Lock,
 }
 
 impl Folder {
     /// Makes the folder with its configuration and empty records.
     ///
     /// # Errors
-    /// [`Error::Output`].
+    /// [`Error::Output`]; [`Error::Locked`] or [`Error::Usage`] if another run has just begun in it.
     pub fn create(dir: &Path, settings: &Settings) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|e| output_error(dir, &e))?;
-        let path = dir.join("config.toml");
-        // whoever makes this file has the folder: of two runs started at once only one succeeds
-        let mut config = File::create_new(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::Usage(format!(
+        let lock = Lock::take(dir)?;
+        if inspect(dir, settings)? != State::Free {
+            return Err(Error::Usage(format!(
                 "--out: {} holds another run that has just begun; try another folder",
                 dir.display()
-            )),
-            _ => output_error(&path, &e),
-        })?;
-        config.write_all(settings.to_toml()?.as_bytes()).map_err(|e| output_error(&path, &e))?;
-        let fresh = |name: &str| {
+            )));
+        }
+        Self::resume(dir, settings, lock, &BTreeMap::new(), 0)
+    }
+
+    /// Goes on in a folder whose records are cut back to the bytes in `records`, nothing if they are not in it, and
+    /// `metrics.jsonl` to so many lines. The configuration is written anew, since what lies under `run` may differ.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn resume(
+        dir: &Path,
+        settings: &Settings,
+        mut lock: Lock,
+        records: &BTreeMap<String, u64>,
+        metric_lines: usize,
+    ) -> Result<Self> {
+        lock.sign()?;
+        let text = settings.to_toml()?;
+        atomic::write(&dir.join(CONFIG), |out| out.write_all(text.as_bytes()))?;
+        let open = |name: &str| {
             let path = dir.join(name);
-            File::create(&path).map_err(|e| output_error(&path, &e))
+            cut_back(&path, records.get(name).copied().unwrap_or(0)).map_err(|e| output_error(&path, &e))
         };
-        Ok(Self { dir: dir.to_owned(), metrics: fresh("metrics.jsonl")?, log: fresh("main.log")?, samples: None })
+        let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
+        Ok(Self { dir: dir.to_owned(), metrics, metric_lines, log, samples, _lock: lock })
+    }
+
+    /// Bytes of each record so far.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn positions(&self) -> Result<BTreeMap<String, u64>> {
+        let files = [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)];
+        let position = |(name, mut file): (&str, &File)| match file.stream_position() {
+            Ok(bytes) => Ok((name.to_owned(), bytes)),
+            Err(e) => Err(output_error(&self.dir.join(name), &e)),
+        };
+        files.into_iter().map(position).collect()
+    }
+
+    /// Lines of `metrics.jsonl` so far.
+    #[must_use]
+    pub fn metric_lines(&self) -> usize {
+        self.metric_lines
+    }
+
+    /// Forces the records to disk.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn sync(&self) -> Result<()> {
+        for (name, file) in [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)] {
+            file.sync_all().map_err(|e| output_error(&self.dir.join(name), &e))?;
+        }
+        Ok(())
     }
 
     /// [`Folder::create`] in the next free `parent/N`, which no other run gets.
@@ -202,10 +260,11 @@ impl Folder {
     /// # Errors
     /// [`Error::Output`].
     pub fn step(&mut self, metric: &Metric) -> Result<()> {
-        let path = self.dir.join("metrics.jsonl");
+        let path = self.dir.join(METRICS);
         let mut line = serde_json::to_string(metric).map_err(|e| Error::Output(format!("{}: {e}", path.display())))?;
         line.push('\n');
         self.metrics.write_all(line.as_bytes()).map_err(|e| output_error(&path, &e))?;
+        self.metric_lines += 1;
         let mut log = String::new();
         if let (Some(loss), Some(lr), Some(norm)) = (metric.loss, metric.lr, metric.grad_norm) {
             log += &format!("s:{} trl:{loss:.4} lr:{lr:.6} norm:{norm:.2}\n", metric.step - 1);
@@ -213,7 +272,7 @@ impl Folder {
         if let Some(loss) = metric.val_loss {
             log += &format!("s:{} tel:{loss:.4}\n", metric.step);
         }
-        self.log.write_all(log.as_bytes()).map_err(|e| output_error(&self.dir.join("main.log"), &e))
+        self.log.write_all(log.as_bytes()).map_err(|e| output_error(&self.dir.join(LOG), &e))
     }
 
     /// Appends a sample to `samples.txt`.
@@ -221,11 +280,18 @@ impl Folder {
     /// # Errors
     /// [`Error::Output`].
     pub fn sample(&mut self, step: usize, text: &str) -> Result<()> {
-        let path = self.dir.join("samples.txt");
-        let file = match &mut self.samples {
-            Some(file) => file,
-            none => none.insert(File::create(&path).map_err(|e| output_error(&path, &e))?),
-        };
-        writeln!(file, "--- step {step} ---\n{text}").map_err(|e| output_error(&path, &e))
+        writeln!(self.samples, "--- step {step} ---\n{text}").map_err(|e| output_error(&self.dir.join(SAMPLES), &e))
     }
+}
+
+/// Opens a growing file at `bytes`, behind which nothing is left; a shorter file is as long as it is.
+fn cut_back(path: &Path, bytes: u64) -> std::io::Result<File> {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let there = file.metadata()?.len();
+    if there < bytes {
+        log::warn!("{}: has {there} bytes, expected {bytes}; it goes on with a gap", path.display());
+    }
+    file.set_len(there.min(bytes))?;
+    file.seek(SeekFrom::End(0))?;
+    Ok(file)
 }

@@ -1,14 +1,18 @@
 //! Steps, schedules, evaluation, sampling and reporting.
 
+pub mod checkpoint;
+mod clock;
 pub mod dataset;
 pub mod evaluate;
 pub mod folder;
 pub mod generator;
+pub mod lock;
 pub mod measure;
 pub mod run;
 pub mod sampler;
 pub mod schedule;
 pub mod settings;
+pub mod snapshot;
 pub mod trainer;
 pub mod tune;
 
@@ -19,4 +23,5 @@ pub use run::{Run, Screen};
 pub use sampler::Sampling;
 pub use schedule::Schedule;
 pub use settings::Settings;
+pub use snapshot::Snapshot;
 pub use trainer::{Optimizer, Sizes, Trainer};

@@ -1,9 +1,9 @@
 //! A whole run: steps, validation, samples, records and the status line.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::data::{Batches, Rows, Stories, Tokenizer};
+use crate::data::{Batches, Mark, Rows, Stories, Tokenizer};
 use crate::error::{Error, Result};
 use crate::formats::hf::{self, ModelInfo};
 use crate::formats::tokenizer_files;
@@ -11,6 +11,9 @@ use crate::gpu::{Elem, Gpu};
 use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
 
+use super::checkpoint::{MadeBy, Saved, Saver, StateFile};
+use super::clock::Clock;
+pub use super::clock::clock_text;
 use super::dataset::Baseline;
 use super::folder::{Folder, Metric};
 use super::generator::Generator;
@@ -47,6 +50,14 @@ pub struct Run<'a> {
     pub baseline: Option<Baseline>,
     /// The records.
     pub folder: Folder,
+    /// Writes checkpoints.
+    pub saver: Saver,
+    /// Steps of an earlier process that this one goes on from; none for a run that begins.
+    pub done: Option<usize>,
+    /// What the bits of the steps depend on beside settings and data.
+    pub made_by: MadeBy,
+    /// The name of a signal that asks the run to end, once there is one.
+    pub stop: &'a dyn Fn() -> Option<&'static str>,
 }
 
 /// How a run ended.
@@ -58,53 +69,13 @@ pub struct Outcome {
     pub sample: Option<String>,
 }
 
-/// Time between the ends of steps, without validation, samples and saves.
-struct Clock {
-    last: Instant,
-    pause: Duration,
-    /// Milliseconds of a step, smoothed as llm.c does: an average that forgets, corrected for its start.
-    smooth: f64,
-    weight: f64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self { last: Instant::now(), pause: Duration::ZERO, smooth: 0.0, weight: 0.0 }
-    }
-
-    fn pause<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let begin = Instant::now();
-        let result = work();
-        self.pause += begin.elapsed();
-        result
-    }
-
-    /// Milliseconds of each of the steps whose reports have come in together, the last of them now.
-    fn tick(&mut self, reports: &[Report]) -> f64 {
-        let now = Instant::now();
-        let ms =
-            now.duration_since(self.last).saturating_sub(self.pause).as_secs_f64() * 1e3 / reports.len().max(1) as f64;
-        (self.last, self.pause) = (now, Duration::ZERO);
-        // the first step compiles and allocates
-        for _ in reports.iter().filter(|r| r.step > 1) {
-            self.smooth = 0.95 * self.smooth + 0.05 * ms;
-            self.weight = 0.95 * self.weight + 0.05;
-        }
-        ms
-    }
-
-    fn mean_ms(&self) -> Option<f64> {
-        (self.weight > 0.0).then(|| self.smooth / self.weight)
-    }
-}
-
 impl Run<'_> {
     /// Trains to the end and saves the model.
     ///
     /// # Errors
     /// [`Error::Diverged`] after eight skipped steps in a row; whatever data, GPU or disk bring.
     pub fn go(&mut self, trainer: &mut Trainer, screen: &mut dyn Screen) -> Result<Outcome> {
-        let mut clock = Clock::new();
+        let mut clock = Clock::new(self.done.unwrap_or(0) + 1);
         let result = self.steps(trainer, &mut clock, screen);
         if result.is_err() {
             // the records end with the last step that was computed
@@ -124,20 +95,28 @@ impl Run<'_> {
             _ => Some(self.generator(trainer)?),
         };
         let mut outcome = Outcome { val_loss: None, sample: None };
-        if let Some(loss) = self.validate(trainer)? {
+        if self.done.is_none()
+            && let Some(loss) = self.validate(trainer)?
+        {
             outcome.val_loss = Some(loss);
             self.folder.step(&Metric { val_loss: Some(loss as f32), ..empty(0) })?;
             screen.line(&format!("step 0/{steps} | val {loss:.4}{}", self.beside()));
         }
-        *clock = Clock::new();
-        for step in 1..=steps {
-            trainer.step(&mut self.loader, step, schedule.at(step - 1))?;
+        let begin = self.done.unwrap_or(0);
+        *clock = Clock::new(begin + 1);
+        for step in begin + 1..=steps {
+            let (mark, stop) = (self.loader.mark(), self.stop);
+            if !trainer.step_unless(&mut self.loader, step, schedule.at(step - 1), &|| stop().is_some())? {
+                return Err(self.leave(trainer, step - 1, &mark, clock, screen)?);
+            }
+            self.saver.check()?;
             let every = |n: usize| n > 0 && step.is_multiple_of(n);
             let last = step == steps;
             let validates = self.rows.is_some() && (every(self.settings.train.val_every) || last);
             let samples = generator.is_some() && (every(self.settings.run.sample_every) || last);
+            let saves = !last && self.saver.is_due(step);
             self.record(trainer, false, clock, screen)?;
-            if !(validates || samples || last) {
+            if !(validates || samples || saves || last) {
                 continue;
             }
             // all steps before this one, then this one with what is measured after it
@@ -153,6 +132,8 @@ impl Run<'_> {
             }
             if last {
                 // before the last sample: nothing that shows a run may cost its result
+                self.saver.wait()?;
+                self.folder.sync()?;
                 self.save(&trainer.weights()?)?;
             }
             if let (true, Some(generator)) = (samples, &mut generator) {
@@ -160,8 +141,52 @@ impl Run<'_> {
                 self.folder.sample(step, &text)?;
                 outcome.sample = Some(text);
             }
+            if saves {
+                clock.pause(|| self.checkpoint(trainer, step, &self.loader.mark()))?;
+            }
         }
         Ok(outcome)
+    }
+
+    /// Saves what a signal interrupts, as it was after `step` with the next batch at `mark`; tells so as an error.
+    fn leave(
+        &mut self,
+        trainer: &mut Trainer,
+        step: usize,
+        mark: &Mark,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<Error> {
+        while let Some(report) = trainer.report(true)? {
+            let ms = clock.tick(&[report]);
+            self.write(&report, None, ms, clock, screen)?;
+        }
+        if self.saver.last() != Some(step) {
+            self.checkpoint(trainer, step, mark)?;
+        }
+        self.saver.wait()?;
+        let (signal, dir) = ((self.stop)().unwrap_or("a signal"), self.folder.dir.display());
+        Ok(Error::Stopped(format!("{signal}: stopped after step {step} and saved in {dir}; the same command goes on")))
+    }
+
+    /// Starts to save; training waits only for the copy out of the GPU.
+    fn checkpoint(&mut self, trainer: &Trainer, step: usize, mark: &Mark) -> Result<()> {
+        let snapshot = trainer.snapshot()?;
+        let control = snapshot.control;
+        let state = StateFile {
+            step,
+            control: bytemuck::cast_slice(std::slice::from_ref(&control)).to_vec(),
+            updates: control.updates,
+            skipped: control.skipped,
+            loss_scale: control.loss_scale,
+            batches: mark.state(),
+            records: self.folder.positions()?,
+            metric_lines: self.folder.metric_lines(),
+            schedule: self.settings.schedule(),
+            seed: self.settings.train.seed,
+            made_by: self.made_by.clone(),
+        };
+        self.saver.save(Saved { snapshot, state })
     }
 
     fn validate(&mut self, trainer: &mut Trainer) -> Result<Option<f64>> {
@@ -294,16 +319,6 @@ fn empty(step: usize) -> Metric {
         val_loss: None,
         loss_scale: None,
         skipped: false,
-    }
-}
-
-/// A duration as `1:02:03` or `2:03`.
-#[must_use]
-pub fn clock_text(duration: Duration) -> String {
-    let s = duration.as_secs_f64().round() as u64;
-    match s / 3600 {
-        0 => format!("{}:{:02}", s / 60, s % 60),
-        h => format!("{h}:{:02}:{:02}", s / 60 % 60, s % 60),
     }
 }
 

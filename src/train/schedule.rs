@@ -1,7 +1,9 @@
 //! The learning rate over the steps of a run.
 
+use serde::{Deserialize, Serialize};
+
 /// Linear warm-up, then a cosine down to a fraction of the peak, as llm.c's `schedulers.h`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// Peak learning rate.
     pub lr: f32,

@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::formats::checkpoint::Keep;
 use crate::gpu::Elem;
 use crate::model::Config;
 
+use super::checkpoint::Interval;
 use super::schedule::Schedule;
 use super::trainer::{Optimizer, Sizes};
 
@@ -108,6 +110,15 @@ pub struct TrainSettings {
 pub struct RunSettings {
     /// Steps between samples; 0 for none.
     pub sample_every: usize,
+    /// Steps between checkpoints, or minutes as `10m`.
+    #[serde(default)]
+    pub checkpoint_every: String,
+    /// How many of the newest checkpoints are kept.
+    #[serde(default)]
+    pub keep: usize,
+    /// Checkpoints of multiples of so many steps are kept too; 0 for none.
+    #[serde(default)]
+    pub keep_every: usize,
     /// The device asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -127,6 +138,23 @@ impl Settings {
     pub fn config(&self) -> Result<Config> {
         let m = &self.model;
         Config::new(m.positions, m.vocab, m.layers, m.heads, m.channels)
+    }
+
+    /// When checkpoints are made: every 250 steps if nothing is said.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it is neither steps nor minutes.
+    pub fn interval(&self) -> Result<Interval> {
+        match self.run.checkpoint_every.as_str() {
+            "" => Ok(Interval::Steps(250)),
+            text => text.parse().map_err(|e| Error::Usage(format!("--checkpoint-every: {e}"))),
+        }
+    }
+
+    /// Which checkpoints stay.
+    #[must_use]
+    pub fn keep(&self) -> Keep {
+        Keep { newest: self.run.keep.max(1), every: self.run.keep_every }
     }
 
     /// The sizes of a step.
@@ -156,6 +184,7 @@ impl Settings {
     /// [`Error::Usage`] naming the flag.
     pub fn check(&self) -> Result<()> {
         let (config, t) = (self.config()?, &self.train);
+        self.interval()?;
         let usage = |message: String| Err(Error::Usage(message));
         if t.batch == 0 || t.context == 0 {
             return usage(format!("--batch {} and --context {}: expected both to be at least 1", t.batch, t.context));

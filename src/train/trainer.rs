@@ -285,6 +285,21 @@ impl<'g> Trainer<'g> {
     /// # Errors
     /// [`Error::Data`] from the loader; else as [`Gpu::check`].
     pub fn step(&mut self, loader: &mut dyn BatchSource, step: usize, lr: f32) -> Result<()> {
+        self.step_unless(loader, step, lr, &|| false).map(|_| ())
+    }
+
+    /// [`Trainer::step`], but before every micro-step `stop` is asked. If it says yes the step is given up and false
+    /// returned: weights, moments and Adam's counters are those after the step before, and the loader has moved.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_unless(
+        &mut self,
+        loader: &mut dyn BatchSource,
+        step: usize,
+        lr: f32,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<bool> {
         let hyper = Hyper {
             lr,
             beta1: self.optimizer.beta1,
@@ -298,6 +313,9 @@ impl<'g> Trainer<'g> {
             dynamic: u32::from(self.elem == Elem::F16),
         };
         for micro in 0..self.sizes.accumulation {
+            if stop() {
+                return Ok(false);
+            }
             self.gpu.span("read a batch", || loader.next_batch(&mut self.inputs, &mut self.targets))?;
             let (table, order) = self.gpu.span("sort tokens", || embedding::sort(&self.inputs));
             let (first, last) = (micro == 0, micro + 1 == self.sizes.accumulation);
@@ -319,7 +337,7 @@ impl<'g> Trainer<'g> {
             reads.extend(last.then_some(&mut self.reports));
             self.uploads.submit(self.gpu, &uploads, &programs, &mut reads)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn collect(&mut self, wait: bool) -> Result<bool> {

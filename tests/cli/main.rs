@@ -3,6 +3,8 @@
 mod bad_input;
 mod mixed;
 mod models;
+#[cfg(unix)]
+mod resume;
 mod runs;
 mod stories;
 

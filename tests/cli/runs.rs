@@ -67,12 +67,13 @@ fn a_folder_that_holds_a_run_is_respected() {
     train(dir, &["--steps", "2", "--lr", "0.01", "--out", "run/", "--restart"]).ends_with(0);
     assert!(before == snapshot(&dir.join("run.1")), "the run put aside has changed");
 
-    // what was cut short says so and is left alone
+    // what was cut short before anything was saved begins again from the start
     let text = fs::read_to_string(dir.join("run/metrics.jsonl")).expect("metrics");
     let cut: Vec<&str> = text.lines().take(2).collect();
     fs::write(dir.join("run/metrics.jsonl"), cut.join("\n") + "\n").expect("write");
-    let unfinished = train(dir, &["--steps", "2", "--lr", "0.01", "--out", "run"]).ends_with(2);
-    assert!(unfinished.err.contains("unfinished"), "{}", unfinished.err);
+    let unfinished = train(dir, &["--steps", "2", "--lr", "0.01", "--out", "run"]).ends_with(0);
+    assert!(unfinished.out.contains("from the start"), "{}", unfinished.out);
+    assert_eq!(metrics(&dir.join("run")).len(), 3);
 }
 
 /// Every file of a folder with its contents.

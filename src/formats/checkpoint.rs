@@ -1,0 +1,336 @@
+//! Checkpoints: folders that are either whole or not there, and that know of every changed byte.
+//!
+//! `checkpoints/step-00000250/` holds files and `manifest.json`, which has the size and the BLAKE3 of each of them and of
+//! itself. A save, in this order, so that at every moment one whole checkpoint is on disk:
+//!
+//! 1. the run's growing records are forced to disk;
+//! 2. the files are written into `step-00000250.tmp/` and each is forced to disk, the manifest last;
+//! 3. that folder is forced to disk, renamed, and its parent forced to disk;
+//! 4. everything is read back and compared with the manifest;
+//! 5. older checkpoints that are not to be kept are renamed to `….tmp` and removed.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::atomic::output_error;
+use super::disk::{Disk, DiskFile};
+use crate::error::{Error, Result};
+
+/// The manifest's name.
+pub const MANIFEST: &str = "manifest.json";
+/// The layout of manifests and of the files that they list.
+const VERSION: u32 = 1;
+/// Bytes gathered before a write reaches the system, and read at once.
+const BUFFER_BYTES: usize = 1 << 20;
+/// The largest manifest that is read.
+const MANIFEST_BYTES: u64 = 1 << 20;
+
+/// What a file of a checkpoint is filled with.
+pub type Fill<'a> = &'a dyn Fn(&mut dyn Write) -> Result<()>;
+
+/// Size and BLAKE3 of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    bytes: u64,
+    blake3: String,
+}
+
+/// What `manifest.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Manifest {
+    version: u32,
+    step: usize,
+    files: BTreeMap<String, Entry>,
+    /// BLAKE3 of this manifest with nothing here.
+    blake3: String,
+}
+
+impl Manifest {
+    fn new(step: usize, files: BTreeMap<String, Entry>) -> Result<Self> {
+        let mut manifest = Self { version: VERSION, step, files, blake3: String::new() };
+        manifest.blake3 = blake3::hash(&manifest.text()?).to_hex().to_string();
+        Ok(manifest)
+    }
+
+    fn text(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self).map_err(|e| Error::Output(format!("{MANIFEST}: cannot be made ({e})")))
+    }
+
+    /// Only the very bytes that [`Manifest::text`] makes: a changed blank is a change.
+    fn parse(text: &[u8]) -> Result<Self> {
+        let broken = |what: String| Error::Data(format!("{MANIFEST}: {what}"));
+        let found: Self = serde_json::from_slice(text).map_err(|e| broken(format!("is no manifest ({e})")))?;
+        if found.version != VERSION {
+            return Err(broken(format!("has version {}, expected {VERSION}; try a newer wgpt", found.version)));
+        }
+        let expected = Self::new(found.step, found.files)?;
+        if expected.text()? != text {
+            return Err(broken(format!("does not have its own BLAKE3 {}", expected.blake3)));
+        }
+        Ok(expected)
+    }
+}
+
+/// Which checkpoints stay when a newer one is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest so many, at least 1.
+    pub newest: usize,
+    /// All of steps that are multiples of this; 0 for none.
+    pub every: usize,
+}
+
+/// A folder's checkpoints.
+pub struct Checkpoints<'d> {
+    disk: &'d dyn Disk,
+    /// `RUN/checkpoints`.
+    dir: PathBuf,
+}
+
+/// `step-00000250`.
+#[must_use]
+pub fn name(step: usize) -> String {
+    format!("step-{step:08}")
+}
+
+/// The step of `step-00000250`.
+fn step_of(name_there: &str) -> Option<usize> {
+    let step = name_there.strip_prefix("step-")?.parse().ok()?;
+    (name(step) == name_there).then_some(step)
+}
+
+impl<'d> Checkpoints<'d> {
+    /// Those of a run's folder, which need not have any yet.
+    #[must_use]
+    pub fn new(disk: &'d dyn Disk, run: &Path) -> Self {
+        Self { disk, dir: run.join("checkpoints") }
+    }
+
+    /// The folder of a step's checkpoint.
+    #[must_use]
+    pub fn path(&self, step: usize) -> PathBuf {
+        self.dir.join(name(step))
+    }
+
+    /// Steps that have a checkpoint, sound or not, the newest first.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if the folder cannot be read.
+    pub fn steps(&self) -> Result<Vec<usize>> {
+        let names = match self.disk.list(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            names => names.map_err(|e| output_error(&self.dir, &e))?,
+        };
+        let mut steps: Vec<usize> = names.iter().filter_map(|name| step_of(name)).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(steps)
+    }
+
+    /// Saves a checkpoint of `step` as the module's text says; `records` are files that others write and that have to be
+    /// on disk before it counts.
+    ///
+    /// # Errors
+    /// [`Error::Output`] naming the file, after which older checkpoints are as they were.
+    pub fn save(&self, step: usize, files: &[(&str, Fill)], records: &[PathBuf], keep: Keep) -> Result<()> {
+        for record in records {
+            self.disk.sync_file(record).map_err(|e| output_error(record, &e))?;
+        }
+        self.make_parent()?;
+        self.sweep()?;
+        let (path, temporary) = (self.path(step), self.dir.join(name(step) + ".tmp"));
+        let result = self.write(&temporary, step, files).and_then(|()| {
+            self.disk.rename(&temporary, &path).map_err(|e| output_error(&path, &e))?;
+            self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))
+        });
+        if result.is_err() {
+            // the first error is the one to tell; the next save sweeps what is left
+            let _ = self.disk.remove_folder(&temporary);
+            return result;
+        }
+        self.verify(step).map_err(|e| Error::Output(format!("{e}, right after it was written; try another disk")))?;
+        self.forget(step, keep)
+    }
+
+    fn make_parent(&self) -> Result<()> {
+        match self.disk.make_folder(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(output_error(&self.dir, &e)),
+            Ok(()) => {
+                let run = self.dir.parent().filter(|run| !run.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                self.disk.sync_folder(run).map_err(|e| output_error(run, &e))
+            }
+        }
+    }
+
+    /// Removes what a killed save left.
+    fn sweep(&self) -> Result<()> {
+        for litter in self.disk.list(&self.dir).map_err(|e| output_error(&self.dir, &e))? {
+            if litter.strip_suffix(".tmp").and_then(step_of).is_some() {
+                let path = self.dir.join(litter);
+                self.disk.remove_folder(&path).map_err(|e| output_error(&path, &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, dir: &Path, step: usize, files: &[(&str, Fill)]) -> Result<()> {
+        self.disk.make_folder(dir).map_err(|e| output_error(dir, &e))?;
+        let mut entries = BTreeMap::new();
+        for (name, fill) in files {
+            entries.insert((*name).to_owned(), self.write_file(&dir.join(name), *fill)?);
+        }
+        let manifest = Manifest::new(step, entries)?.text()?;
+        let path = dir.join(MANIFEST);
+        self.write_file(&path, &|out| out.write_all(&manifest).map_err(|e| output_error(&path, &e)))?;
+        self.disk.sync_folder(dir).map_err(|e| output_error(dir, &e))
+    }
+
+    fn write_file(&self, path: &Path, fill: Fill) -> Result<Entry> {
+        let fail = |e: &io::Error| output_error(path, e);
+        let file = self.disk.create(path).map_err(|e| fail(&e))?;
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, Hashed { file, hasher: blake3::Hasher::new(), bytes: 0 });
+        fill(&mut out)?;
+        let mut hashed = out.into_inner().map_err(|e| fail(e.error()))?;
+        hashed.file.sync().map_err(|e| fail(&e))?;
+        Ok(Entry { bytes: hashed.bytes, blake3: hashed.hasher.finalize().to_hex().to_string() })
+    }
+
+    /// Removes what need not be kept beside `step`'s checkpoint, the newest.
+    fn forget(&self, step: usize, keep: Keep) -> Result<()> {
+        let older = self.steps()?.into_iter().filter(|&s| s < step).skip(keep.newest.max(1) - 1);
+        for old in older.filter(|&s| keep.every == 0 || !s.is_multiple_of(keep.every)) {
+            // under another name first: a checkpoint is never there in part
+            let (path, temporary) = (self.path(old), self.dir.join(name(old) + ".tmp"));
+            self.disk.rename(&path, &temporary).map_err(|e| output_error(&path, &e))?;
+            self.disk.remove_folder(&temporary).map_err(|e| output_error(&temporary, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Compares a checkpoint with its manifest; returns its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file that is missing, too short, too long or changed.
+    pub fn verify(&self, step: usize) -> Result<u64> {
+        let dir = self.path(step);
+        let damaged = |name: &str, what: String| Error::Data(format!("{}: {what}", dir.join(name).display()));
+        let mut text = Vec::new();
+        let opened =
+            self.disk.open(&dir.join(MANIFEST)).map_err(|e| damaged(MANIFEST, format!("cannot be read ({e})")))?;
+        opened
+            .take(MANIFEST_BYTES)
+            .read_to_end(&mut text)
+            .map_err(|e| damaged(MANIFEST, format!("cannot be read ({e})")))?;
+        let manifest = Manifest::parse(&text).map_err(|e| Error::Data(format!("{}: {e}", dir.display())))?;
+        if manifest.step != step {
+            return Err(damaged(MANIFEST, format!("is of step {}, expected {step}", manifest.step)));
+        }
+        let mut bytes = text.len() as u64;
+        for (name, expected) in &manifest.files {
+            let found = self.measure(&dir.join(name)).map_err(|e| damaged(name, format!("cannot be read ({e})")))?;
+            if found.bytes != expected.bytes {
+                return Err(damaged(name, format!("has {} bytes, expected {}", found.bytes, expected.bytes)));
+            }
+            if found.blake3 != expected.blake3 {
+                return Err(damaged(name, format!("has BLAKE3 {}, expected {}", found.blake3, expected.blake3)));
+            }
+            bytes += found.bytes;
+        }
+        Ok(bytes)
+    }
+
+    fn measure(&self, path: &Path) -> io::Result<Entry> {
+        let mut file = self.disk.open(path)?;
+        let (mut hasher, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; BUFFER_BYTES]);
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Entry { bytes, blake3: hasher.finalize().to_hex().to_string() }),
+                Ok(n) => {
+                    hasher.update(&buffer[..n]);
+                    bytes += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The newest step whose checkpoint verifies, and what is wrong with every newer one.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if the folder cannot be read.
+    pub fn newest(&self) -> Result<(Option<usize>, Vec<Damaged>)> {
+        let mut damaged = Vec::new();
+        for step in self.steps()? {
+            match self.verify(step) {
+                Ok(_) => return Ok((Some(step), damaged)),
+                Err(error) => damaged.push(Damaged { step, error }),
+            }
+        }
+        Ok((None, damaged))
+    }
+
+    /// Renames a step's checkpoint to `….damaged`, so that the step can be saved again; one of that name is removed.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn put_aside(&self, step: usize) -> Result<PathBuf> {
+        let (path, to) = (self.path(step), self.dir.join(name(step) + ".damaged"));
+        match self.disk.remove_folder(&to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(output_error(&to, &e)),
+            _ => {}
+        }
+        self.disk.rename(&path, &to).map_err(|e| output_error(&path, &e))?;
+        Ok(to)
+    }
+
+    /// A file of a checkpoint, whole.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if it cannot be read.
+    pub fn read(&self, step: usize, file: &str) -> Result<Vec<u8>> {
+        let path = self.path(step).join(file);
+        let mut bytes = Vec::new();
+        self.disk
+            .open(&path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(|e| Error::Data(format!("{}: cannot be read ({e})", path.display())))?;
+        Ok(bytes)
+    }
+}
+
+/// A checkpoint that does not verify.
+#[derive(Debug)]
+pub struct Damaged {
+    /// Its step.
+    pub step: usize,
+    /// What is wrong.
+    pub error: Error,
+}
+
+/// Hashes what goes through.
+struct Hashed<'d> {
+    file: Box<dyn DiskFile + 'd>,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(buf)?;
+        self.hasher.update(&buf[..n]);
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

@@ -1,0 +1,356 @@
+//! The save of a checkpoint through a disk that records, and one that fails at a given call.
+
+use std::collections::BTreeMap;
+use std::io::{self, Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::*;
+
+const KEEP: Keep = Keep { newest: 1, every: 0 };
+const RUN: &str = "run";
+
+/// One call of the save, with what it needs to be done again.
+#[derive(Debug, Clone)]
+enum Op {
+    MakeFolder(PathBuf),
+    Create(PathBuf),
+    Write(PathBuf, Vec<u8>),
+    Sync(PathBuf),
+    SyncFolder(PathBuf),
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+    Read,
+}
+
+/// Files in memory by path, folders as `None`; keeps every call, and fails at one of them.
+#[derive(Default)]
+struct Memory {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    there: BTreeMap<PathBuf, Option<Vec<u8>>>,
+    ops: Vec<Op>,
+    fail_at: Option<(usize, io::ErrorKind)>,
+}
+
+impl Inner {
+    fn call(&mut self, op: Op) -> io::Result<()> {
+        self.ops.push(op);
+        match self.fail_at {
+            Some((at, kind)) if at + 1 == self.ops.len() => Err(kind.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) {
+        let moved: Vec<PathBuf> = self.there.keys().filter(|path| path.starts_with(from)).cloned().collect();
+        for path in moved {
+            let tail = path.strip_prefix(from).unwrap();
+            let new = if tail.as_os_str().is_empty() { to.to_owned() } else { to.join(tail) };
+            let content = self.there.remove(&path).unwrap();
+            self.there.insert(new, content);
+        }
+    }
+}
+
+impl Memory {
+    fn new() -> Self {
+        let disk = Self::default();
+        disk.inner().there.insert(RUN.into(), None);
+        disk.inner().there.insert(record(), Some(b"a line".to_vec()));
+        disk
+    }
+
+    fn with(there: BTreeMap<PathBuf, Option<Vec<u8>>>) -> Self {
+        Self { inner: Mutex::new(Inner { there, ..Inner::default() }) }
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, path: &Path) -> io::Result<()> {
+        if self.inner().there.contains_key(path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+}
+
+struct MemoryFile<'m>(&'m Memory, PathBuf);
+
+impl Write for MemoryFile<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let mut inner = self.0.inner();
+        inner.call(Op::Write(self.1.clone(), buf.to_vec()))?;
+        inner.there.get_mut(&self.1).unwrap().as_mut().unwrap().extend(buf);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl DiskFile for MemoryFile<'_> {
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.inner().call(Op::Sync(self.1.clone()))
+    }
+}
+
+impl Disk for Memory {
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.call(Op::MakeFolder(path.into()))?;
+        match inner.there.insert(path.into(), None) {
+            None => Ok(()),
+            Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        }
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile + '_>> {
+        let mut inner = self.inner();
+        inner.call(Op::Create(path.into()))?;
+        assert!(inner.there.insert(path.into(), Some(Vec::new())).is_none(), "{} is there", path.display());
+        Ok(Box::new(MemoryFile(self, path.into())))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>> {
+        self.inner().call(Op::Read)?;
+        let bytes = self.inner().there.get(path).cloned().flatten();
+        Ok(Box::new(Cursor::new(bytes.ok_or(io::ErrorKind::NotFound)?)))
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.has(path)?;
+        self.inner().call(Op::Sync(path.into()))
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        self.has(path)?;
+        self.inner().call(Op::SyncFolder(path.into()))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.has(from)?;
+        let mut inner = self.inner();
+        inner.call(Op::Rename(from.into(), to.into()))?;
+        assert!(!inner.there.contains_key(to), "{} is there", to.display());
+        inner.rename(from, to);
+        Ok(())
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        self.has(path)?;
+        let mut inner = self.inner();
+        inner.call(Op::Remove(path.into()))?;
+        inner.there.retain(|there, _| !there.starts_with(path));
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.inner().call(Op::Read)?;
+        self.has(path)?;
+        let inner = self.inner();
+        let inside = inner.there.keys().filter(|there| there.parent() == Some(path));
+        Ok(inside.map(|there| there.file_name().unwrap().to_str().unwrap().to_owned()).collect())
+    }
+}
+
+fn record() -> PathBuf {
+    Path::new(RUN).join("metrics.jsonl")
+}
+
+/// Saves two files that tell the step; one is longer than a sector.
+fn save(disk: &dyn Disk, step: usize, keep: Keep) -> Result<()> {
+    let fill = |n: usize| {
+        move |out: &mut dyn Write| {
+            let text = vec![step as u8; n];
+            out.write_all(&text).map_err(|e| output_error(Path::new("fill"), &e))
+        }
+    };
+    let files: [(&str, Fill); 2] = [("a", &fill(1300)), ("b", &fill(7))];
+    Checkpoints::new(disk, Path::new(RUN)).save(step, &files, &[record()], keep)
+}
+
+fn newest(disk: &dyn Disk) -> Option<usize> {
+    Checkpoints::new(disk, Path::new(RUN)).newest().unwrap().0
+}
+
+#[test]
+fn what_is_to_be_kept_is_kept() {
+    let disk = Memory::new();
+    for step in (2..=12).step_by(2) {
+        save(&disk, step, Keep { newest: 2, every: 4 }).unwrap();
+    }
+    let checkpoints = Checkpoints::new(&disk, Path::new(RUN));
+    assert_eq!(checkpoints.steps().unwrap(), [12, 10, 8, 4]);
+    assert!(checkpoints.steps().unwrap().into_iter().all(|step| checkpoints.verify(step).is_ok()));
+    assert_eq!(checkpoints.read(8, "b").unwrap(), [8; 7]);
+    assert!(disk.inner().there.keys().all(|path| path.extension().is_none_or(|end| end != "tmp")));
+}
+
+#[test]
+fn an_error_at_any_call_leaves_a_checkpoint_and_the_next_save_works() {
+    let calls = {
+        let disk = Memory::new();
+        save(&disk, 1, KEEP).unwrap();
+        let before = disk.inner().ops.len();
+        save(&disk, 2, KEEP).unwrap();
+        let after = disk.inner().ops.len();
+        after - before
+    };
+    assert!(calls > 20, "{calls}");
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+        for at in 0..calls {
+            let disk = Memory::new();
+            save(&disk, 1, KEEP).unwrap();
+            let before = disk.inner().ops.len();
+            disk.inner().fail_at = Some((before + at, kind));
+            let error = save(&disk, 2, KEEP).map_or_else(|e| e, |()| panic!("call {at} of {calls} may fail unnoticed"));
+            assert_eq!(error.exit_code(), 6, "call {at}: {error}");
+            disk.inner().fail_at = None;
+            assert!(newest(&disk).is_some_and(|step| step == 1 || step == 2), "call {at}");
+            save(&disk, 3, KEEP).unwrap();
+            assert_eq!(newest(&disk), Some(3), "call {at}");
+        }
+    }
+}
+
+/// What a power cut may leave: every call so far has been made, but of `lost` ones, which nothing has forced to disk,
+/// writes are lost or torn to a number of bytes, and names and renames are as before.
+fn after_a_cut(start: &BTreeMap<PathBuf, Option<Vec<u8>>>, ops: &[Op], lost: &[(usize, usize)]) -> Memory {
+    let disk = Memory::with(start.clone());
+    let mut inner = disk.inner();
+    // where a file is now that had a name when it was written
+    for (i, op) in ops.iter().enumerate() {
+        let torn = lost.iter().find(|(at, _)| *at == i).map(|(_, bytes)| *bytes);
+        match (op, torn) {
+            (Op::Write(path, bytes), torn) => {
+                let kept = torn.unwrap_or(bytes.len()).min(bytes.len());
+                // a file whose name is lost has no bytes either
+                if let Some(Some(content)) = inner.there.get_mut(path) {
+                    content.extend(&bytes[..kept]);
+                    // a hole reads as zeros
+                    content.resize(content.len() + bytes.len() - kept, 0);
+                }
+            }
+            (_, Some(_)) => {}
+            (Op::MakeFolder(path), None) => drop(inner.there.insert(path.clone(), None)),
+            // a file in a folder whose name is lost cannot be reached
+            (Op::Create(path), None) if !path.parent().is_some_and(|dir| inner.there.contains_key(dir)) => {}
+            (Op::Create(path), None) => drop(inner.there.insert(path.clone(), Some(Vec::new()))),
+            (Op::Rename(from, to), None) => inner.rename(from, to),
+            (Op::Remove(path), None) => inner.there.retain(|there, _| !there.starts_with(path)),
+            (Op::Sync(_) | Op::SyncFolder(_) | Op::Read, None) => {}
+        }
+    }
+    drop(inner);
+    disk
+}
+
+/// Calls that nothing before `ops`' end has forced to disk.
+fn unsynced(ops: &[Op]) -> Vec<usize> {
+    let is_forced = |at: usize| {
+        ops[at + 1..].iter().any(|later| match (&ops[at], later) {
+            (Op::Write(path, _), Op::Sync(synced)) => path == synced,
+            // names are in their parent
+            (Op::MakeFolder(path) | Op::Create(path) | Op::Remove(path), Op::SyncFolder(folder)) => {
+                path.parent() == Some(folder)
+            }
+            (Op::Rename(_, to), Op::SyncFolder(folder)) => to.parent() == Some(folder),
+            _ => false,
+        })
+    };
+    let loses = |op: &Op| !matches!(op, Op::Sync(_) | Op::SyncFolder(_) | Op::Read);
+    (0..ops.len()).filter(|&at| loses(&ops[at]) && !is_forced(at)).collect()
+}
+
+/// Goes through the disks that a power cut may leave at any call; returns how many there are, and of the first without
+/// a checkpoint the calls and what was lost of them.
+fn cuts(start: &BTreeMap<PathBuf, Option<Vec<u8>>>, ops: &[Op]) -> (usize, Option<String>) {
+    let mut states = 0;
+    for end in 0..=ops.len() {
+        let open = unsynced(&ops[..end]);
+        // of many unsynced calls the newest eight
+        let open = &open[open.len().saturating_sub(8)..];
+        for subset in 0..1_usize << open.len() {
+            for torn in [0, 512, 1024] {
+                let is_lost = |i: usize| subset >> i & 1 == 1;
+                let lost: Vec<(usize, usize)> =
+                    open.iter().enumerate().filter(|(i, _)| is_lost(*i)).map(|(_, at)| (*at, torn)).collect();
+                let disk = after_a_cut(start, &ops[..end], &lost);
+                states += 1;
+                if newest(&disk).is_none() {
+                    return (states, Some(format!("lost {lost:?} of {:#?}", &ops[..end])));
+                }
+                // whatever lies about, the next save works
+                save(&disk, 9, KEEP).unwrap();
+                assert_eq!(newest(&disk), Some(9), "lost {lost:?} of {:#?}", &ops[..end]);
+            }
+        }
+    }
+    (states, None)
+}
+
+/// The disk after a first save, and the calls of three more.
+fn recorded() -> (BTreeMap<PathBuf, Option<Vec<u8>>>, Vec<Op>) {
+    let disk = Memory::new();
+    save(&disk, 1, KEEP).unwrap();
+    let start = disk.inner().there.clone();
+    disk.inner().ops.clear();
+    (2..=4).for_each(|step| save(&disk, step, KEEP).unwrap());
+    let ops = disk.inner().ops.clone();
+    (start, ops)
+}
+
+#[test]
+fn every_power_cut_leaves_a_checkpoint() {
+    let (start, ops) = recorded();
+    let (states, lost) = cuts(&start, &ops);
+    println!("{states} states after {} calls", ops.len());
+    assert!(lost.is_none(), "no checkpoint: {}", lost.unwrap_or_default());
+    assert!(states >= 10_000, "{states}");
+}
+
+#[test]
+fn a_save_that_forces_nothing_to_disk_is_seen_to_lose_checkpoints() {
+    let (start, ops) = recorded();
+    let without = |is_left_out: fn(&Op) -> bool| {
+        let ops: Vec<Op> = ops.iter().filter(|op| !is_left_out(op)).cloned().collect();
+        cuts(&start, &ops).1.is_some()
+    };
+    assert!(without(|op| matches!(op, Op::Sync(_))), "files");
+    assert!(without(|op| matches!(op, Op::SyncFolder(_))), "folders");
+}
+
+#[test]
+fn every_changed_byte_and_every_truncation_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("metrics.jsonl"), "a line").unwrap();
+    let system = crate::formats::disk::System;
+    let checkpoints = Checkpoints::new(&system, dir.path());
+    let fill = |out: &mut dyn Write| out.write_all(b"some bytes").map_err(|e| output_error(Path::new("fill"), &e));
+    checkpoints.save(7, &[("a", &fill), ("b", &fill)], &[dir.path().join("metrics.jsonl")], KEEP).unwrap();
+    checkpoints.verify(7).unwrap();
+    for name in ["a", "b", MANIFEST] {
+        let path = checkpoints.path(7).join(name);
+        let sound = std::fs::read(&path).unwrap();
+        for at in 0..sound.len() {
+            for change in [1, 0x20, 0x80] {
+                let mut changed = sound.clone();
+                changed[at] ^= change;
+                std::fs::write(&path, changed).unwrap();
+                assert!(checkpoints.verify(7).is_err(), "{name}: byte {at} by {change}");
+            }
+            std::fs::write(&path, &sound[..at]).unwrap();
+            assert!(checkpoints.verify(7).is_err(), "{name}: {at} bytes");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(checkpoints.verify(7).is_err(), "{name}: removed");
+        std::fs::write(&path, sound).unwrap();
+        checkpoints.verify(7).unwrap();
+    }
+    let aside = checkpoints.put_aside(7).unwrap();
+    assert!(aside.exists() && checkpoints.newest().unwrap().0.is_none());
+}

@@ -1,0 +1,302 @@
+//! What a checkpoint of a run holds, and the thread that writes it while training goes on.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use crate::data::BatchesState;
+use crate::error::{Error, Result};
+use crate::formats::atomic::output_error;
+use crate::formats::checkpoint::{Checkpoints, Damaged, Keep};
+use crate::formats::disk::{Disk, System};
+use crate::formats::safetensors_file::{Entry, Layout};
+use crate::gpu::Gpu;
+use crate::model::params::PARAMS;
+use crate::model::{Config, Weights};
+use crate::ops::stepcontrol;
+
+use super::schedule::Schedule;
+use super::snapshot::Snapshot;
+use super::trainer::Trainer;
+
+/// The files, with llm.c's names of parameters; the copies of all blocks are one tensor (L, rows, columns).
+const WEIGHTS: &str = "model.safetensors";
+/// The same with `m.` and `v.` before the names: AdamW's moments, never sharded.
+const MOMENTS: &str = "optimizer.safetensors";
+/// A [`StateFile`].
+const STATE: &str = "state.json";
+
+/// What is neither weight nor moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// Steps done.
+    pub step: usize,
+    /// [`stepcontrol::State`] as 32-bit words: bits, since decimal numbers may round.
+    pub control: Vec<u32>,
+    /// For readers: updates applied, updates skipped, what gradients are multiplied by.
+    pub updates: u32,
+    /// See above.
+    pub skipped: u32,
+    /// See above.
+    pub loss_scale: f32,
+    /// Where the next batch stands, in each rank's stream.
+    pub batches: BatchesState,
+    /// Bytes of each growing record that belong to these steps.
+    pub records: BTreeMap<String, u64>,
+    /// Lines of `metrics.jsonl` that do.
+    pub metric_lines: usize,
+    /// Peak learning rate, warm-up, final fraction, steps.
+    pub schedule: Schedule,
+    /// Seed of the run.
+    pub seed: u32,
+    /// What the bits of the steps depend on beside all this.
+    pub made_by: MadeBy,
+}
+
+/// Program, adapter and kernels: with others, steps may round differently.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeBy {
+    /// This program's version.
+    pub version: String,
+    /// Name, backend and driver of the adapter.
+    pub adapter: String,
+    /// Invocations that a software adapter computes at once.
+    pub lanes: u32,
+    /// `f32` or `f16`.
+    pub precision: String,
+    /// Matrix and attention kernels of a step.
+    pub kernels: Vec<String>,
+}
+
+impl MadeBy {
+    /// Of this program and an open device.
+    #[must_use]
+    pub fn new(gpu: &Gpu, trainer: &Trainer, precision: &str) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            adapter: gpu.caps.summary(),
+            lanes: gpu.caps.lanes,
+            precision: precision.into(),
+            kernels: trainer.kernel_summary(),
+        }
+    }
+
+    /// What differs, as `adapter: A there, B here`; empty if a resumed run has the bits of an undisturbed one.
+    #[must_use]
+    pub fn differences(&self, there: &Self) -> Vec<String> {
+        let words = |m: &Self| {
+            let kernels = m.kernels.join(", ");
+            [m.version.clone(), m.adapter.clone(), m.lanes.to_string(), m.precision.clone(), kernels]
+        };
+        let names = ["version", "adapter", "lanes", "precision", "kernels"];
+        let pairs = names.into_iter().zip(words(there).into_iter().zip(words(self)));
+        pairs.filter(|(_, (a, b))| a != b).map(|(name, (a, b))| format!("{name}: {a} there, {b} here")).collect()
+    }
+}
+
+/// A checkpoint in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saved {
+    /// Weights, moments, step control.
+    pub snapshot: Snapshot,
+    /// The rest.
+    pub state: StateFile,
+}
+
+/// Finds the newest checkpoint of a run that verifies, and reads it. Damaged ones that are newer come as sentences, and
+/// get other names, since the run will save those steps again. `None` if there is no sound one.
+///
+/// # Errors
+/// [`Error::Output`] if the folder cannot be read or changed; [`Error::Data`] if a sound checkpoint is of another model.
+pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<String>)> {
+    let checkpoints = Checkpoints::new(&System, run);
+    let (newest, damaged) = checkpoints.newest()?;
+    let mut passed = Vec::new();
+    for Damaged { step, error } in damaged {
+        let to = checkpoints.put_aside(step)?;
+        passed
+            .push(format!("checkpoint of step {step} is damaged and passed over: {error}; it is now {}", to.display()));
+    }
+    let Some(step) = newest else { return Ok((None, passed)) };
+    let place = checkpoints.path(step);
+    let state: StateFile = serde_json::from_slice(&checkpoints.read(step, STATE)?).map_err(|e| {
+        Error::Data(format!("{}: {STATE} is not a run's state ({e}); try another wgpt", place.display()))
+    })?;
+    let words: &[u8] = bytemuck::cast_slice(&state.control);
+    if words.len() != size_of::<stepcontrol::State>() {
+        let (found, expected) = (state.control.len(), size_of::<stepcontrol::State>() / 4);
+        return Err(Error::Data(format!("{}: {found} words of step control, expected {expected}", place.display())));
+    }
+    let control = bytemuck::pod_read_unaligned(words);
+    let weights = checkpoints.read(step, WEIGHTS)?;
+    let weights = tensors(&place.join(WEIGHTS), &weights, config, "")?;
+    let bytes = checkpoints.read(step, MOMENTS)?;
+    let moment = |prefix| tensors(&place.join(MOMENTS), &bytes, config, prefix);
+    let snapshot = Snapshot { weights, moments: [moment("m.")?, moment("v.")?], control };
+    Ok((Some(Saved { snapshot, state }), passed))
+}
+
+/// One value for every parameter, from tensors whose names begin with `prefix`.
+fn tensors(path: &Path, bytes: &[u8], config: Config, prefix: &str) -> Result<Weights> {
+    let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
+    let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("is not safetensors ({e})")))?;
+    let mut weights = Weights::zeros(config);
+    for (param, values) in PARAMS.iter().zip(&mut weights.tensors) {
+        let name = format!("{prefix}{}", param.name);
+        let tensor = file.tensor(&name).map_err(|e| wrong(format!("has no `{name}` ({e})")))?;
+        if tensor.dtype() != Dtype::F32 || tensor.data().len() != 4 * values.len() {
+            let found = tensor.shape();
+            return Err(wrong(format!("`{name}` has shape {found:?}, expected {} f32", values.len())));
+        }
+        values.copy_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data()));
+    }
+    Ok(weights)
+}
+
+/// Puts out sets of values, each under its prefix.
+fn put(path: &Path, sets: &[(&str, &Weights)], out: &mut dyn Write) -> Result<()> {
+    let (mut entries, mut values): (Vec<Entry>, Vec<&[f32]>) = (Vec::new(), Vec::new());
+    for (prefix, set) in sets {
+        for (param, tensor) in PARAMS.iter().zip(&set.tensors) {
+            let [rows, columns] = (param.shape)(&set.config);
+            let shape = vec![param.copies(&set.config), rows, columns];
+            entries.push(Entry { name: format!("{prefix}{}", param.name), dtype: Dtype::F32, shape });
+            values.push(tensor);
+        }
+    }
+    let metadata = BTreeMap::from([("format", "wgpt")]);
+    Layout::new(&metadata, &entries)?
+        .put(out, &entries, |i, out| out.write_all(bytemuck::cast_slice(values[i])))
+        .map_err(|e| output_error(path, &e))
+}
+
+/// Writes checkpoints of one run, one at a time, on a thread of its own.
+pub struct Saver {
+    run: PathBuf,
+    keep: Keep,
+    interval: Interval,
+    at_work: Option<JoinHandle<Result<()>>>,
+    last: Option<usize>,
+    since: Instant,
+}
+
+impl Saver {
+    /// For a run's folder; `last` is the step that has a checkpoint already.
+    #[must_use]
+    pub fn new(run: &Path, interval: Interval, keep: Keep, last: Option<usize>) -> Self {
+        Self { run: run.to_owned(), keep, interval, at_work: None, last, since: Instant::now() }
+    }
+
+    /// True if a checkpoint is to be made after `step`.
+    #[must_use]
+    pub fn is_due(&self, step: usize) -> bool {
+        match self.interval {
+            Interval::Steps(steps) => steps > 0 && step.is_multiple_of(steps),
+            Interval::Minutes(minutes) => self.since.elapsed().as_secs_f64() >= 60.0 * minutes,
+        }
+    }
+
+    /// The step saved last.
+    #[must_use]
+    pub fn last(&self) -> Option<usize> {
+        self.last
+    }
+
+    /// Starts to write; waits for the checkpoint before it first.
+    ///
+    /// # Errors
+    /// [`Error::Output`] of the checkpoint before it.
+    pub fn save(&mut self, saved: Saved) -> Result<()> {
+        self.wait()?;
+        (self.last, self.since) = (Some(saved.state.step), Instant::now());
+        let (run, keep) = (self.run.clone(), self.keep);
+        let thread = std::thread::Builder::new().name("checkpoint".into());
+        let thread = thread.spawn(move || write(&System, &run, keep, &saved));
+        self.at_work = Some(thread.map_err(|e| Error::Output(format!("checkpoint: no thread can be started ({e})")))?);
+        Ok(())
+    }
+
+    /// Tells of a checkpoint that has failed meanwhile.
+    ///
+    /// # Errors
+    /// As [`Saver::wait`].
+    pub fn check(&mut self) -> Result<()> {
+        if self.at_work.as_ref().is_some_and(JoinHandle::is_finished) { self.wait() } else { Ok(()) }
+    }
+
+    /// Waits until the checkpoint at hand is on disk and verified.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it could not be written; older ones are then as they were.
+    pub fn wait(&mut self) -> Result<()> {
+        let Some(thread) = self.at_work.take() else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(Error::Output("checkpoint: the thread that writes it panicked".into())))
+    }
+}
+
+impl Drop for Saver {
+    fn drop(&mut self) {
+        // an error of the run is told first
+        let _ = self.wait();
+    }
+}
+
+/// Writes one checkpoint.
+fn write(disk: &dyn Disk, run: &Path, keep: Keep, saved: &Saved) -> Result<()> {
+    let checkpoints = Checkpoints::new(disk, run);
+    let step = saved.state.step;
+    let place = checkpoints.path(step);
+    let records: Vec<PathBuf> = saved.state.records.keys().map(|name| run.join(name)).collect();
+    let Snapshot { weights, moments: [m, v], .. } = &saved.snapshot;
+    let state =
+        serde_json::to_vec(&saved.state).map_err(|e| Error::Output(format!("{STATE}: cannot be made ({e})")))?;
+    checkpoints.save(
+        step,
+        &[
+            (WEIGHTS, &|out| put(&place.join(WEIGHTS), &[("", weights)], out)),
+            (MOMENTS, &|out| put(&place.join(MOMENTS), &[("m.", m), ("v.", v)], out)),
+            (STATE, &|out| out.write_all(&state).map_err(|e| output_error(&place.join(STATE), &e))),
+        ],
+        &records,
+        keep,
+    )
+}
+
+/// When checkpoints are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Interval {
+    /// Every so many steps; 0 for none but on a signal.
+    Steps(usize),
+    /// When so many minutes have gone by since the last.
+    Minutes(f64),
+}
+
+impl std::str::FromStr for Interval {
+    type Err = String;
+
+    /// `250` is steps, `10m` minutes.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || format!("`{text}`, expected steps, such as 250, or minutes, such as 10m");
+        match text.strip_suffix('m') {
+            None => text.parse().map(Self::Steps).map_err(|_| wrong()),
+            Some(minutes) => match minutes.parse::<f64>() {
+                Ok(minutes) if minutes > 0.0 && minutes.is_finite() => Ok(Self::Minutes(minutes)),
+                _ => Err(wrong()),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Interval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Steps(steps) => write!(f, "{steps}"),
+            Self::Minutes(minutes) => write!(f, "{minutes}m"),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! A trainer's tensors on the host, and back.
+
+use crate::error::{Error, Result};
+use crate::model::Weights;
+use crate::ops::stepcontrol;
+
+use super::trainer::Trainer;
+
+/// What a trainer has learnt: enough to go on with the same bits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// The parameters.
+    pub weights: Weights,
+    /// AdamW's first and second moments.
+    pub moments: [Weights; 2],
+    /// Adam's counters, the skipped steps, the loss scale.
+    pub control: stepcontrol::State,
+}
+
+impl Trainer<'_> {
+    /// Everything that the next step depends on beside its batches, after all whole steps that were submitted: of a
+    /// step that [`Trainer::step_unless`] gave up nothing is in it.
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let state = self.gpu().read(&self.control().state)?;
+        let state: stepcontrol::State = bytemuck::pod_read_unaligned(&state);
+        Ok(Snapshot {
+            weights: self.weights()?,
+            moments: [self.moments()[0].download(self.gpu())?, self.moments()[1].download(self.gpu())?],
+            // a given-up step has summed the losses of some micro-steps
+            control: stepcontrol::State { loss_sum: 0.0, ..state },
+        })
+    }
+
+    /// Goes on where `snapshot` was taken, with the same bits. The f16 copy of mixed precision is made anew from the
+    /// weights, as every update makes it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the snapshot is of another model; else as [`Gpu::write`].
+    pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
+        for part in [&snapshot.weights, &snapshot.moments[0], &snapshot.moments[1]] {
+            if part.config != *self.config() {
+                let (found, expected) = (&part.config, self.config());
+                return Err(Error::Shape(format!("trainer.restore: snapshot of {found:?}, expected {expected:?}")));
+            }
+        }
+        self.load(&snapshot.weights)?;
+        for (moment, values) in self.moments().iter().zip(&snapshot.moments) {
+            moment.upload(self.gpu(), values)?;
+        }
+        self.gpu().write(&self.control().state, bytemuck::bytes_of(&snapshot.control))
+    }
+}

@@ -1,0 +1,138 @@
+//! Runs that end before their end, and go on when the same command is given again.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::{SMALL, metrics, text_file, train, wgpt};
+
+const STEPS: &str = "30";
+const FLAGS: [&str; 10] = [
+    "--steps",
+    STEPS,
+    "--val-every",
+    "7",
+    "--tokens-per-step",
+    "64",
+    "--sample-every",
+    "11",
+    "--checkpoint-every",
+    "2",
+];
+
+/// Starts a run without waiting for it.
+fn start(dir: &Path, out: &str, more: &[&str]) -> Child {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(root.join("tools/run"));
+    command.arg(env!("CARGO_BIN_EXE_wgpt"));
+    command.args(["train", "--text", "text.txt", "--batch", "2", "--context", "16"]).args(SMALL).args(FLAGS);
+    command.args(["--out", out]).args(more).current_dir(dir);
+    command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
+/// Reads a run's lines until one begins with `text`; false if it ends before that.
+fn wait_for(child: &mut Child, text: &str) -> bool {
+    let out = BufReader::new(child.stdout.take().expect("piped"));
+    let mut lines = out.lines().map_while(std::io::Result::ok);
+    let found = lines.any(|line| line.starts_with(text));
+    // nobody may be stopped by a full pipe
+    std::thread::spawn(move || lines.for_each(drop));
+    found
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill");
+    assert!(status.success());
+}
+
+/// Panics unless two runs have the same steps with the same bits, the same logs, samples and weights.
+#[track_caller]
+fn same(a: &Path, b: &Path) {
+    let (lines_a, lines_b) = (metrics(a), metrics(b));
+    let steps = |lines: &[serde_json::Value]| lines.iter().map(|m| m["step"].to_string()).collect::<Vec<_>>();
+    assert_eq!(steps(&lines_a), steps(&lines_b));
+    for (a, b) in lines_a.iter().zip(&lines_b) {
+        for key in ["loss", "grad_norm", "lr", "val_loss", "loss_scale", "skipped"] {
+            assert_eq!(a[key].to_string(), b[key].to_string(), "step {}: {key}", a["step"]);
+        }
+    }
+    for file in ["main.log", "samples.txt", "model/model.safetensors"] {
+        assert!(fs::read(a.join(file)).expect(file) == fs::read(b.join(file)).expect(file), "{file} differs");
+    }
+}
+
+#[test]
+fn a_run_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 20_000);
+    train(dir, &[&FLAGS[..], &["--out", "whole"]].concat()).ends_with(0);
+    let mut kills = 0;
+    // a step that the run must have passed, so that it gets on
+    for step in [1, 2, 5, 9, 14, 15, 22, 29] {
+        let mut child = start(dir, "run", &[]);
+        if wait_for(&mut child, &format!("step {step}/")) {
+            child.kill().expect("kill");
+            kills += 1;
+        }
+        child.wait().expect("wait");
+    }
+    assert!(kills >= 6, "{kills}");
+    let mut child = start(dir, "run", &[]);
+    assert!(wait_for(&mut child, "resumed  after step "));
+    assert!(child.wait().expect("wait").success());
+    same(&dir.join("whole"), &dir.join("run"));
+    wgpt(dir, &["verify", "run"]).ends_with(0);
+    let again = train(dir, &[&FLAGS[..], &["--out", "run"]].concat()).ends_with(0);
+    assert!(again.out.contains("finished"), "{}", again.out);
+}
+
+#[test]
+fn a_signal_saves_and_a_damaged_checkpoint_is_passed_over() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 20_000);
+    train(dir, &[&FLAGS[..], &["--out", "whole"]].concat()).ends_with(0);
+    for (name, step) in [("-TERM", 3), ("-INT", 8), ("-HUP", 12)] {
+        let mut child = start(dir, "run", &[]);
+        assert!(wait_for(&mut child, &format!("step {step}/")));
+        signal(&child, name);
+        assert_eq!(child.wait().expect("wait").code(), Some(75), "{name}");
+    }
+
+    // a flipped bit in the newest
+    let mut steps: Vec<_> = fs::read_dir(dir.join("run/checkpoints")).expect("checkpoints").flatten().collect();
+    steps.sort_by_key(fs::DirEntry::file_name);
+    let newest = steps.last().expect("a checkpoint").path();
+    let weights = newest.join("model.safetensors");
+    let mut bytes = fs::read(&weights).expect("weights");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&weights, bytes).expect("write");
+    let verify = wgpt(dir, &["verify", "run"]).ends_with(3);
+    assert!(verify.out.contains("damaged") && verify.out.contains("sound"), "{}", verify.out);
+
+    // changed settings are refused, all but those that move no loss
+    let other = train(dir, &[&FLAGS[..], &["--lr", "0.01", "--out", "run"]].concat()).ends_with(2);
+    assert!(other.err.contains("train.lr"), "{}", other.err);
+    let more = ["--steps", STEPS, "--val-every", "7", "--tokens-per-step", "64", "--sample-every", "11"];
+    let out =
+        train(dir, &[&more[..], &["--checkpoint-every", "5", "--keep", "9", "--out", "run"]].concat()).ends_with(0).out;
+    assert!(out.contains("damaged and passed over"), "{out}");
+    same(&dir.join("whole"), &dir.join("run"));
+}
+
+#[test]
+fn a_second_run_in_the_folder_is_told_who_is_there() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 20_000);
+    let mut child = start(dir, "run", &["--keep", "3"]);
+    assert!(wait_for(&mut child, "step 1/"));
+    let second = train(dir, &[&FLAGS[..], &["--out", "run"]].concat()).ends_with(7);
+    assert!(second.err.contains(&format!("process {} on ", child.id())), "{}", second.err);
+    assert!(second.seconds < 5.0, "{} s", second.seconds);
+    assert!(child.wait().expect("wait").success());
+}
