@@ -12,6 +12,8 @@ use wgpt::data::fetch::{Files, Hub, Watch, names};
 use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
 use wgpt::data::{Tokenizer, inspect};
 use wgpt::error::{Error, Result};
+
+use super::signals;
 use wgpt::train::run::clock_text;
 
 /// Time between two lines where no bar is shown.
@@ -153,6 +155,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
         save_every: Duration::from_millis(args.save_ms),
         ..defaults
     };
+    let stop = signals::listen()?;
     let begin = Instant::now();
     let mut meter = Meter::new();
     let mut now = 0;
@@ -161,11 +164,14 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
         let rate = now as f64 / 1e6 / begin.elapsed().as_secs_f64().max(1e-9);
         let text = format!("{} tokens | {} documents | {rate:.1} MB/s", progress.tokens, progress.counts.documents);
         meter.at(progress.file_bytes, progress.total_bytes, &text);
-        ControlFlow::Continue(())
+        if stop().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     drop(meter);
     let note = match &outcome {
-        Outcome::Stopped => return Ok(()),
+        Outcome::Stopped => {
+            let (signal, out) = (stop().unwrap_or("a signal"), options.out.display());
+            return Err(Error::Stopped(format!("{signal}: stopped and saved in {out}; the same command goes on")));
+        }
         Outcome::There(note) => {
             println!("{} holds this data set already; --restart prepares it anew", options.out.display());
             note

@@ -375,7 +375,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
     let shuffle = (!args.no_shuffle).then_some(args.seed);
     let t = &settings.train;
-    let (mut loader, rows) =
+    let (loader, rows) =
         dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
     if args.steps.is_none() && !args.uses_stories() {
         settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);

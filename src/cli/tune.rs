@@ -9,6 +9,7 @@ use wgpt::train::tune;
 
 use super::precision::{self, Precision};
 use super::shape::Shape;
+use super::signals;
 use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
@@ -59,10 +60,15 @@ pub fn run(args: &Args) -> Result<()> {
         say!("         no matrix units: {why}");
     }
     let chunk = wgpt::model::tensors::logits_rows(&gpu, rows, config.padded_vocab(), elem);
+    let stop = signals::listen()?;
     // that the record can be written is known before minutes are spent, and what is found stays found
     let mut path = tune::save(&gpu.caps, &[])?;
     for job in tune::jobs(&config, rows, chunk) {
-        let trials = tune::try_all(&mut gpu, &job, elem, seconds)?;
+        let trials = tune::try_all(&mut gpu, &job, elem, seconds, &|| stop().is_some())?;
+        if let Some(signal) = stop() {
+            let path = path.display();
+            return Err(Error::Stopped(format!("tune: {signal}: stopped; what was found before is in {path}")));
+        }
         for trial in &trials {
             if let Err(why) = &trial.outcome {
                 say!("refused  {:?} of {} {:?}: {}: {why}", job.product, job.layer, job.shape, trial.algorithm);

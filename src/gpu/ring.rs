@@ -25,8 +25,9 @@ fn map(gpu: &Gpu, buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Mapped {
     receiver
 }
 
-fn raw(buffer: &Buffer) -> Result<&wgpu::Buffer> {
-    buffer.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry ring was used".into()))
+/// The memory of a buffer.
+pub(super) fn raw(buffer: &Buffer) -> Result<&wgpu::Buffer> {
+    buffer.raw.as_ref().ok_or_else(|| Error::Gpu(format!("gpu: `{}` of a dry device was used", buffer.label)))
 }
 
 /// Checks on a mapping without waiting.

@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 
 use super::context::Gpu;
 use super::faults::Call;
-use super::tensor::{Elem, Tensor};
+use super::ring::raw;
+use super::tensor::{Buffer, Elem, Tensor};
 
 /// Bytes moved at once between host and device outside a step.
 const CHUNK: u64 = 32 << 20;
@@ -15,30 +16,42 @@ impl Gpu {
     /// # Errors
     /// [`Error::Shape`] if the sizes differ, else as [`Gpu::check`].
     pub fn write(&self, tensor: &Tensor, data: &[u8]) -> Result<()> {
-        if data.len() as u64 != tensor.bytes() {
-            return Err(Error::Shape(format!(
-                "write: `{}` has {} bytes, got {}",
-                tensor.label(),
-                tensor.bytes(),
-                data.len()
-            )));
+        self.write_all(&[(tensor, data)])
+    }
+
+    /// [`Gpu::write`] of several tensors, in as few submissions as their bytes allow.
+    ///
+    /// # Errors
+    /// As [`Gpu::write`].
+    pub fn write_all(&self, list: &[(&Tensor, &[u8])]) -> Result<()> {
+        let mut waiting = 0;
+        for (tensor, data) in list {
+            let (label, expected, found) = (tensor.label(), tensor.bytes(), data.len());
+            if found as u64 != expected {
+                return Err(Error::Shape(format!("write: `{label}` has {expected} bytes, got {found}")));
+            }
+            let (Some(raw), Some(buffer)) = (&self.raw, &tensor.buffer.raw) else { continue };
+            for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {
+                if waiting > 0 && waiting + chunk.len() as u64 > CHUNK {
+                    // wgpu's staging copies are freed when they are done
+                    let index = self.submit(self.encoder("write")?)?;
+                    self.poll(Some(index))?;
+                    waiting = 0;
+                }
+                let at = tensor.offset + i as u64 * CHUNK;
+                if chunk.len().is_multiple_of(4) {
+                    raw.queue.write_buffer(buffer, at, chunk);
+                } else {
+                    // an odd number of f16: no copy ends within a word, and what follows is nobody's
+                    let mut padded = chunk.to_vec();
+                    padded.resize(chunk.len().next_multiple_of(4), 0);
+                    raw.queue.write_buffer(buffer, at, &padded);
+                }
+                waiting += chunk.len() as u64;
+            }
         }
-        let (Some(raw), Some(buffer)) = (&self.raw, &tensor.buffer.raw) else { return Ok(()) };
-        for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {
-            let at = tensor.offset + i as u64 * CHUNK;
-            if chunk.len().is_multiple_of(4) {
-                raw.queue.write_buffer(buffer, at, chunk);
-            } else {
-                // an odd number of f16: no copy ends within a word, and what follows is nobody's
-                let mut padded = chunk.to_vec();
-                padded.resize(chunk.len().next_multiple_of(4), 0);
-                raw.queue.write_buffer(buffer, at, &padded);
-            }
-            // submitting frees wgpu's staging copy
-            let index = self.submit(self.encoder("write")?)?;
-            if data.len() as u64 > CHUNK {
-                self.poll(Some(index))?;
-            }
+        if waiting > 0 {
+            self.submit(self.encoder("write")?)?;
         }
         Ok(())
     }
@@ -49,39 +62,87 @@ impl Gpu {
     /// As [`Gpu::check`].
     pub fn read(&self, tensor: &Tensor) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(tensor.bytes() as usize);
-        let size = tensor.bytes().next_multiple_of(4).min(CHUNK);
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.buffer("read-back", size, usage)?;
-        let source = tensor.buffer.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry tensor was read".into()))?;
-        let target = staging.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry tensor was read".into()))?;
-        let mut done = 0;
-        while done < tensor.bytes() {
-            // no copy ends within a word
-            let n = CHUNK.min(tensor.bytes() - done).next_multiple_of(4);
-            let mut encoder = self.encoder("read")?;
-            encoder.copy_buffer_to_buffer(source, tensor.offset + done, target, 0, n);
-            let index = self.submit(encoder)?;
-            let (sender, mut receiver) = futures::channel::oneshot::channel();
-            let _failed = self.fails(Call::Map);
-            target.slice(..n).map_async(wgpu::MapMode::Read, move |result| {
-                let _ = sender.send(result);
-            });
-            self.poll(Some(index))?;
-            match receiver.try_recv() {
-                Ok(Some(Ok(()))) => {}
-                other => return Err(self.loss(&format!("reading `{}` back failed: {other:?}", tensor.label()))),
-            }
-            let view = target
-                .slice(..n)
-                .get_mapped_range()
-                .map_err(|e| Error::Gpu(format!("gpu: reading `{}` back failed: {e}", tensor.label())))?;
-            bytes.extend_from_slice(&view);
-            drop(view);
-            target.unmap();
-            done += n;
-        }
-        bytes.truncate(tensor.bytes() as usize);
+        self.read_all(&[tensor], |_, part| bytes.extend_from_slice(part))?;
         Ok(bytes)
+    }
+
+    /// [`Gpu::read`] of several tensors, in as few submissions as their bytes allow: `take` is given the number of a
+    /// tensor and the bytes that follow those it was given before.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn read_all(&self, tensors: &[&Tensor], mut take: impl FnMut(usize, &[u8])) -> Result<()> {
+        /// A part of a tensor on its way.
+        struct Part {
+            tensor: usize,
+            first: u64,
+            bytes: u64,
+        }
+        // no copy ends within a word
+        let words = |bytes: u64| bytes.next_multiple_of(4);
+        let total: u64 = tensors.iter().map(|tensor| words(tensor.bytes())).sum();
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.buffer("read-back", total.min(CHUNK), usage)?;
+        let end = tensors.iter().rposition(|tensor| tensor.bytes() > 0);
+        let (mut load, mut filled) = (Vec::<Part>::new(), 0);
+        for (number, tensor) in tensors.iter().enumerate() {
+            let mut first = 0;
+            while first < tensor.bytes() {
+                let bytes = (CHUNK - filled).min(tensor.bytes() - first);
+                load.push(Part { tensor: number, first, bytes });
+                (first, filled) = (first + bytes, filled + words(bytes));
+                let last = Some(number) == end && first == tensor.bytes();
+                if filled < CHUNK && !last {
+                    continue;
+                }
+                let mut encoder = self.encoder("read")?;
+                let mut at = 0;
+                for part in &load {
+                    let (from, to) = (raw(&tensors[part.tensor].buffer)?, raw(&staging)?);
+                    let start = tensors[part.tensor].offset + part.first;
+                    encoder.copy_buffer_to_buffer(from, start, to, at, words(part.bytes));
+                    at += words(part.bytes);
+                }
+                let index = self.submit(encoder)?;
+                self.map_and(&staging, at, index, |view| {
+                    let mut at = 0;
+                    for part in &load {
+                        take(part.tensor, &view[at as usize..(at + part.bytes) as usize]);
+                        at += words(part.bytes);
+                    }
+                })?;
+                load.clear();
+                filled = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a submission, and hands over what it has put into the first `bytes` bytes of a buffer.
+    fn map_and(
+        &self,
+        buffer: &Buffer,
+        bytes: u64,
+        index: wgpu::SubmissionIndex,
+        work: impl FnOnce(&[u8]),
+    ) -> Result<()> {
+        let target = raw(buffer)?;
+        let _failed = self.fails(Call::Map);
+        let (sender, mut receiver) = futures::channel::oneshot::channel();
+        target.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
+            let _ = sender.send(result);
+        });
+        self.poll(Some(index))?;
+        match receiver.try_recv() {
+            Ok(Some(Ok(()))) => {}
+            other => return Err(self.loss(&format!("reading back failed: {other:?}"))),
+        }
+        let view = target.slice(..bytes).get_mapped_range();
+        let view = view.map_err(|e| Error::Gpu(format!("gpu: reading back failed: {e}")))?;
+        work(&view);
+        drop(view);
+        target.unmap();
+        Ok(())
     }
 
     /// [`Gpu::read`] as f32, f16 widened.

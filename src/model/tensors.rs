@@ -105,12 +105,15 @@ impl Params {
     /// # Errors
     /// As [`Gpu::write`].
     pub fn upload(&self, gpu: &Gpu, weights: &Weights) -> Result<()> {
-        for (param, copies) in PARAMS.iter().zip(&self.tensors) {
-            for (layer, tensor) in copies.iter().enumerate() {
-                gpu.write(tensor, bytemuck::cast_slice(weights.get(param.name, layer)))?;
-            }
-        }
-        Ok(())
+        let list: Vec<(&Tensor, &[u8])> = PARAMS
+            .iter()
+            .zip(&self.tensors)
+            .flat_map(|(param, copies)| {
+                let of = |(layer, tensor)| (tensor, bytemuck::cast_slice(weights.get(param.name, layer)));
+                copies.iter().enumerate().map(of)
+            })
+            .collect();
+        gpu.write_all(&list)
     }
 
     /// Reads all back.
@@ -119,11 +122,21 @@ impl Params {
     /// As [`Gpu::read`].
     pub fn download(&self, gpu: &Gpu) -> Result<Weights> {
         let mut weights = Weights::zeros(self.config);
-        for (param, copies) in PARAMS.iter().zip(&self.tensors) {
-            for (layer, tensor) in copies.iter().enumerate() {
-                weights.get_mut(param.name, layer).copy_from_slice(&gpu.read_f32(tensor)?);
-            }
-        }
+        // those of a parameter lie behind one another in a set of weights, layer by layer
+        let all: Vec<(usize, &Tensor)> = self
+            .tensors
+            .iter()
+            .enumerate()
+            .flat_map(|(param, copies)| copies.iter().map(move |t| (param, t)))
+            .collect();
+        let tensors: Vec<&Tensor> = all.iter().map(|(_, tensor)| *tensor).collect();
+        let mut filled = vec![0; self.tensors.len()];
+        gpu.read_all(&tensors, |number, bytes| {
+            let (param, at) = (all[number].0, &mut filled[all[number].0]);
+            let values: &mut [f32] = &mut weights.tensors[param][*at..*at + bytes.len() / 4];
+            bytemuck::cast_slice_mut(values).copy_from_slice(bytes);
+            *at += bytes.len() / 4;
+        })?;
         Ok(weights)
     }
 }

@@ -122,12 +122,16 @@ impl<'a> Session<'a> {
             Begin::Anew(lock) => (lock, None, false),
             Begin::Resume(lock, saved) => (Some(lock), saved, true),
         };
-        check_free(&parent, self.settings, config, if resumes { folder::checkpoints(&parent) } else { 0 })?;
         let start = self.loader.as_ref().map(Batches::state);
         let mut run: Option<Run<'a>> = None;
         loop {
             let rebuilt = run.as_ref().is_some_and(|run| run.rebuilt);
             let mut gpu = (self.open)()?;
+            if run.is_none() {
+                // a model that fits no memory is told as that
+                let there = if resumes { folder::checkpoints(&parent) } else { 0 };
+                check_free(&parent, self.settings, config, there)?;
+            }
             if let Some(saved) = &saved {
                 gpu.caps.tuned = Arc::new(saved.state.tuned.clone());
             }

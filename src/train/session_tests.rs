@@ -145,10 +145,19 @@ fn faulty(at: (Call, u64), opened: &Cell<u32>) -> impl Fn() -> Result<Gpu> {
 }
 
 #[test]
-fn a_device_lost_at_any_submission_or_mapping_is_opened_again() {
+fn a_device_lost_at_any_submission_is_opened_again() {
+    lose_at_every(Call::Submit);
+}
+
+#[test]
+fn a_device_lost_at_any_mapping_is_opened_again() {
+    lose_at_every(Call::Map);
+}
+
+fn lose_at_every(call: Call) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    // short, so that every call can have its turn; a snapshot has half a hundred of them
+    // short, so that every call can have its turn
     let short = |settings: &mut Settings| {
         (settings.train.steps, settings.train.val_every) = (3, 2);
         settings.run.sample_every = 0;
@@ -162,30 +171,25 @@ fn a_device_lost_at_any_submission_or_mapping_is_opened_again() {
     };
     train_with(dir, "whole", &short, &counting, &|| None).0.unwrap();
     let calls = calls.take().unwrap();
-    for call in [Call::Submit, Call::Map] {
-        let most = calls[call as usize].load(std::sync::atomic::Ordering::SeqCst);
-        assert!(most > 16, "{call:?}: {most}");
-        let (mut noticed, mut went_on) = (0, 0);
-        for number in 0..most {
-            let (opened, name) = (Cell::new(0), format!("{call:?}-{number}"));
-            let (done, lines) = train_with(dir, &name, &short, &faulty((call, number), &opened), &|| None);
-            noticed += u64::from(opened.get() == 2);
-            match done {
-                Ok(_) => went_on += u64::from(lines.iter().any(|line| line.contains("was lost"))),
-                // before the run's folder is there, there is nothing to go on from
-                Err(error) => {
-                    assert_eq!((error.exit_code(), opened.get()), (4, 1), "{name}: {error}\n{lines:?}");
-                    train_with(dir, &name, &short, &open, &|| None).0.unwrap();
-                }
+    let most = calls[call as usize].load(std::sync::atomic::Ordering::SeqCst);
+    assert!(most > 16, "{call:?}: {most}");
+    let (mut noticed, mut went_on) = (0, 0);
+    for number in 0..most {
+        let (opened, name) = (Cell::new(0), format!("{call:?}-{number}"));
+        let (done, lines) = train_with(dir, &name, &short, &faulty((call, number), &opened), &|| None);
+        noticed += u64::from(opened.get() == 2);
+        match done {
+            Ok(_) => went_on += u64::from(lines.iter().any(|line| line.contains("was lost"))),
+            // before the run's folder is there, there is nothing to go on from
+            Err(error) => {
+                assert_eq!((error.exit_code(), opened.get()), (4, 1), "{name}: {error}\n{lines:?}");
+                train_with(dir, &name, &short, &open, &|| None).0.unwrap();
             }
-            same(dir, &name, &name);
-            fs::remove_dir_all(dir.join(&name)).unwrap();
         }
-        assert!(
-            noticed == went_on && went_on >= most / 2,
-            "{call:?}: {most} calls, {noticed} noticed, {went_on} mended"
-        );
+        same(dir, &name, &name);
+        fs::remove_dir_all(dir.join(&name)).unwrap();
     }
+    assert!(noticed == went_on && went_on >= most / 2, "{call:?}: {most} calls, {noticed} noticed, {went_on} mended");
 }
 
 /// Every allocation of a run, and the largest of those that come later, finds no memory once.
@@ -217,7 +221,17 @@ fn no_memory_at_any_allocation_is_told_with_the_plan() {
     assert_eq!(gpu.allocated_bytes(), 0);
 
     // later ones: of the sample's tensors, of read-backs for a checkpoint
-    for number in [allocations, allocations + 3, allocations + 40] {
+    let calls = Cell::new(None);
+    let counting = || {
+        let gpu = open()?;
+        gpu.fail_at(None);
+        calls.set(Some(gpu.counters()));
+        Ok(gpu)
+    };
+    train_with(dir, "counted", &|_| (), &counting, &|| None).0.unwrap();
+    let all = calls.take().unwrap()[Call::Allocate as usize].load(std::sync::atomic::Ordering::SeqCst);
+    assert!(all > allocations + 2, "{all}");
+    for number in [allocations, allocations + 1, (allocations + all) / 2, all - 1] {
         let (opened, name) = (Cell::new(0), format!("memory-{number}"));
         let (done, _) = train_with(dir, &name, &|_| (), &faulty((Call::Allocate, number), &opened), &|| None);
         assert_eq!(done.unwrap_err().exit_code(), 5, "{name}");

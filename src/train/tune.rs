@@ -295,12 +295,12 @@ fn write(gpu: &Gpu, tensor: &Tensor, values: &[half::f16]) -> Result<()> {
     gpu.write(tensor, &bytes)
 }
 
-/// Tries the kernels that this adapter runs on a job, the chosen one first, until `time` is over. A kernel that cannot be
+/// Tries the kernels that this adapter runs on a job, the chosen one first, until `time` is over or `stop` says so. A kernel that cannot be
 /// built or computes something else is reported and never taken.
 ///
 /// # Errors
-/// [`Error::Memory`] if the operands do not fit; [`Error::Device`] if the device is lost.
-pub fn try_all(gpu: &mut Gpu, job: &Job, elem: Elem, time: Duration) -> Result<Vec<Trial>> {
+/// [`Error::Memory`] if the operands do not fit; [`Error::Lost`] if the device is lost.
+pub fn try_all(gpu: &mut Gpu, job: &Job, elem: Elem, time: Duration, stop: &dyn Fn() -> bool) -> Result<Vec<Trial>> {
     let bench = Bench::new(gpu, job, elem)?;
     let chosen = choose::choose(&gpu.caps, job.product, elem, job.shape);
     let mut list = choose::candidates(&gpu.caps, elem);
@@ -308,11 +308,11 @@ pub fn try_all(gpu: &mut Gpu, job: &Job, elem: Elem, time: Duration) -> Result<V
     list.insert(0, chosen);
     let (begin, mut trials) = (Instant::now(), Vec::new());
     for algorithm in list {
-        if !trials.is_empty() && begin.elapsed() > time {
+        if !trials.is_empty() && (begin.elapsed() > time || stop()) {
             break;
         }
         let outcome = match bench.try_one(gpu, &algorithm) {
-            Err(e @ Error::Device(_)) => return Err(e),
+            Err(e @ (Error::Device(_) | Error::Lost(_))) => return Err(e),
             Err(e) => Err(e.to_string()),
             Ok(ms) => Ok(ms),
         };

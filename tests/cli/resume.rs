@@ -64,32 +64,6 @@ fn same(a: &Path, b: &Path) {
 }
 
 #[test]
-fn a_run_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one() {
-    let dir = tempfile::tempdir().expect("folder");
-    let dir = dir.path();
-    text_file(dir, "text.txt", 20_000);
-    train(dir, &[&FLAGS[..], &["--out", "whole"]].concat()).ends_with(0);
-    let mut kills = 0;
-    // a step that the run must have passed, so that it gets on
-    for step in [1, 2, 5, 9, 14, 15, 22, 29] {
-        let mut child = start(dir, "run", &[]);
-        if wait_for(&mut child, &format!("step {step}/")) {
-            child.kill().expect("kill");
-            kills += 1;
-        }
-        child.wait().expect("wait");
-    }
-    assert!(kills >= 6, "{kills}");
-    let mut child = start(dir, "run", &[]);
-    assert!(wait_for(&mut child, "resumed  after step "));
-    assert!(child.wait().expect("wait").success());
-    same(&dir.join("whole"), &dir.join("run"));
-    wgpt(dir, &["verify", "run"]).ends_with(0);
-    let again = train(dir, &[&FLAGS[..], &["--out", "run"]].concat()).ends_with(0);
-    assert!(again.out.contains("finished"), "{}", again.out);
-}
-
-#[test]
 fn a_signal_saves_and_a_damaged_checkpoint_is_passed_over() {
     let dir = tempfile::tempdir().expect("folder");
     let dir = dir.path();

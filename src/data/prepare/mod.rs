@@ -326,6 +326,7 @@ fn write(
         let text_bytes_now = state.counts.text_bytes - before;
         let progress = Progress { file_bytes, total_bytes, tokens: state.tokens, counts: state.counts, text_bytes_now };
         if watch(&progress).is_break() {
+            stage.save(state)?;
             return Ok(ControlFlow::Break(()));
         }
     }
