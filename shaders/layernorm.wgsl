@@ -1,6 +1,7 @@
-// layernorm.wgsl: out[n,c] = (inp[n,c] - mean[n]) * rstd[n] * weight[c] + bias[c],  rstd = 1 / sqrt(variance + 1e-5)
-//   inp, out, dout, dinp, copy (N, C);  weight, bias, dweight, dbias (C);  mean, rstd (N)
+// layernorm.wgsl: out[n,c] = xhat[n,c] * weight[c] + bias[c],  xhat = (inp - mean) * rstd,  rstd = 1 / sqrt(variance + 1e-5)
+//   inp, xhat, out, dout, dinp, copy (N, C);  weight, bias, dweight, dbias (C);  rstd (N)
 //   forward           one workgroup per row; two passes: the mean first, then the centred variance
+//   affine            one invocation per V: out from xhat, with the bits of forward's
 //   backward          one workgroup per row; dinp += : the gradient of the residual stream runs on through it
 //   backward_copied   the same, and copy = dinp for the matrix products
 //   backward_blocks   one invocation per V of a column and block of rows: partial sums of dweight and dbias
@@ -17,8 +18,8 @@ var<immediate> p: P;
 @group(0) @binding(0) var<storage, read> inp: array<V>;
 @group(0) @binding(1) var<storage, read> weight: array<V>;
 @group(0) @binding(2) var<storage, read> bias: array<V>;
-@group(0) @binding(3) var<storage, read_write> out: array<S>;
-@group(0) @binding(4) var<storage, read_write> mean_out: array<f32>;
+@group(0) @binding(3) var<storage, read_write> xhat_out: array<S>;
+@group(0) @binding(4) var<storage, read_write> out: array<S>;
 @group(0) @binding(5) var<storage, read_write> rstd_out: array<f32>;
 
 @compute @workgroup_size(WG)
@@ -37,43 +38,50 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     let rstd = 1.0 / sqrt(reduce_sum(lane, sum) * p.inverse + 1e-5);
     for (var c = lane; c < p.columns; c += WG) {
-        out[row + c] = S((inp[row + c] - V(mean)) * rstd * weight[c] + bias[c]);
+        // from the normalised value as it is stored, so that affine gives the same
+        let x = as_stored((inp[row + c] - V(mean)) * rstd);
+        xhat_out[row + c] = S(x);
+        out[row + c] = S(x * weight[c] + bias[c]);
     }
-    if lane == 0u {
-        mean_out[n] = mean;
-        rstd_out[n] = rstd;
-    }
+    if lane == 0u { rstd_out[n] = rstd; }
+}
+
+@group(0) @binding(0) var<storage, read> xhat_a: array<S>;
+@group(0) @binding(3) var<storage, read_write> out_a: array<S>;
+
+@compute @workgroup_size(WG)
+fn affine(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+          @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    if i >= p.rows * p.columns { return; }
+    let c = i % p.columns;
+    out_a[i] = S(V(xhat_a[i]) * weight[c] + bias[c]);
 }
 
 @group(0) @binding(0) var<storage, read> dout: array<S>;
-@group(0) @binding(1) var<storage, read> inp_b: array<V>;
+@group(0) @binding(1) var<storage, read> xhat: array<S>;
 @group(0) @binding(2) var<storage, read> weight_b: array<V>;
-@group(0) @binding(3) var<storage, read> mean_in: array<f32>;
-@group(0) @binding(4) var<storage, read> rstd_in: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dinp: array<V>;
-@group(0) @binding(6) var<storage, read_write> copy: array<S>;
+@group(0) @binding(3) var<storage, read> rstd_in: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dinp: array<V>;
+@group(0) @binding(5) var<storage, read_write> copy: array<S>;
 
-// Means of g and of g x over the row, where x = (inp - mean) rstd and g = weight dout.
+// Means of g and of g xhat over the row, where g = weight dout.
 fn row_means(n: u32, lane: u32) -> vec2<f32> {
     let row = n * p.columns;
-    let mean = mean_in[n];
-    let rstd = rstd_in[n];
     var sum = 0.0;
     var sum_xhat = 0.0;
     for (var c = lane; c < p.columns; c += WG) {
         let g = weight_b[c] * V(dout[row + c]);
         sum += sum_v(g);
-        sum_xhat += dot_v(g, (inp_b[row + c] - V(mean)) * rstd);
+        sum_xhat += dot_v(g, V(xhat[row + c]));
     }
     let mean_g = reduce_sum(lane, sum) * p.inverse;
     return vec2(mean_g, reduce_sum(lane, sum_xhat) * p.inverse);
 }
 
 fn gradient(n: u32, c: u32, means: vec2<f32>) -> V {
-    let rstd = rstd_in[n];
     let i = n * p.columns + c;
-    let xhat = (inp_b[i] - V(mean_in[n])) * rstd;
-    return (weight_b[c] * V(dout[i]) - V(means.x) - xhat * means.y) * rstd;
+    return (weight_b[c] * V(dout[i]) - V(means.x) - V(xhat[i]) * means.y) * rstd_in[n];
 }
 
 @compute @workgroup_size(WG)
@@ -99,10 +107,8 @@ fn backward_copied(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
 }
 
 @group(0) @binding(0) var<storage, read> dout_p: array<S>;
-@group(0) @binding(1) var<storage, read> inp_p: array<V>;
-@group(0) @binding(2) var<storage, read> mean_p: array<f32>;
-@group(0) @binding(3) var<storage, read> rstd_p: array<f32>;
-@group(0) @binding(4) var<storage, read_write> block_sums: array<V>; // (blocks, 2, C)
+@group(0) @binding(1) var<storage, read> xhat_p: array<S>;
+@group(0) @binding(2) var<storage, read_write> block_sums: array<V>; // (blocks, 2, C)
 
 @compute @workgroup_size(WG)
 fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -116,7 +122,7 @@ fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     let end = min(p.rows, (block + 1u) * p.block_rows);
     for (var n = block * p.block_rows; n < end; n++) {
         let g = V(dout_p[n * p.columns + c]);
-        dweight += g * (inp_p[n * p.columns + c] - V(mean_p[n])) * rstd_p[n];
+        dweight += g * V(xhat_p[n * p.columns + c]);
         dbias += g;
     }
     block_sums[2u * block * p.columns + c] = dweight;

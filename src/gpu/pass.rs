@@ -26,6 +26,28 @@ pub struct Dispatch<'a> {
     pub bytes: u64,
 }
 
+/// A window of a buffer that a command uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// Which buffer: see [`Tensor::buffer_id`].
+    pub buffer: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Elements that a kernel may index: of 2 or 4 bytes.
+    pub elements: u64,
+    /// True if the command may write to it.
+    pub writes: bool,
+}
+
+impl Binding {
+    fn new(tensor: &Tensor, writes: bool) -> Self {
+        let (buffer, offset) = (tensor.buffer.id, tensor.offset);
+        Self { buffer, offset, bytes: tensor.bytes(), elements: tensor.len() as u64, writes }
+    }
+}
+
 /// One recorded command.
 #[derive(Debug, Clone)]
 pub struct Command {
@@ -39,6 +61,8 @@ pub struct Command {
     pub flops: u64,
     /// See [`Dispatch::bytes`].
     pub bytes: u64,
+    /// What it reads and writes, bindings 0, 1, 2, ... of a dispatch.
+    pub bindings: Vec<Binding>,
     action: Action,
 }
 
@@ -88,6 +112,9 @@ impl<'g> Pass<'g> {
             )));
         }
         let bind_group = self.bind(&pipeline, name, dispatch.tensors)?;
+        let writes = pipeline.reflection.bindings.iter().map(|(_, writes)| *writes);
+        let bindings =
+            dispatch.tensors.iter().zip(writes).map(|(tensor, writes)| Binding::new(tensor, writes)).collect();
         let limit = u64::from(self.gpu.caps.max_groups);
         let grid = fold(dispatch.groups, limit).ok_or_else(|| {
             Error::Gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit))
@@ -98,6 +125,7 @@ impl<'g> Pass<'g> {
             grid,
             flops: dispatch.flops,
             bytes: dispatch.bytes,
+            bindings,
             action: Action::Dispatch { pipeline, bind_group, immediates: dispatch.immediates.to_vec() },
         });
         Ok(())
@@ -107,7 +135,7 @@ impl<'g> Pass<'g> {
     pub fn clear(&mut self, tensor: &Tensor) {
         // no clear ends within a word: behind an odd number of f16 there is only padding
         let (buffer, offset, size) = (Arc::clone(&tensor.buffer), tensor.offset, tensor.bytes().next_multiple_of(4));
-        self.push("clear", size, Action::Clear { buffer, offset, size });
+        self.push("clear", size, vec![Binding::new(tensor, true)], Action::Clear { buffer, offset, size });
     }
 
     /// Records a copy of `source` over `target`.
@@ -131,17 +159,19 @@ impl<'g> Pass<'g> {
             to: target.offset,
             size: source.bytes(),
         };
-        self.push("copy", 2 * source.bytes(), action);
+        let bindings = vec![Binding::new(source, false), Binding::new(target, true)];
+        self.push("copy", 2 * source.bytes(), bindings, action);
         Ok(())
     }
 
-    fn push(&mut self, name: &str, bytes: u64, action: Action) {
+    fn push(&mut self, name: &str, bytes: u64, bindings: Vec<Binding>, action: Action) {
         self.commands.push(Command {
             name: name.into(),
             place: self.place.clone(),
             grid: [0; 3],
             flops: 0,
             bytes,
+            bindings,
             action,
         });
     }

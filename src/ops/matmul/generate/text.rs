@@ -186,6 +186,11 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
         t.line(format_args!("alias V = {value};"));
         include_str!("../../../../shaders/shared/gelu.wgsl").lines().for_each(|line| t.line(line));
         t.line("");
+        if spec.epilogue == Epilogue::BiasGelu && matches!(out, Element::Half | Element::Half4) {
+            t.line(format_args!("alias U = {};", value.to_string().replace("f32", "u32")));
+            include_str!("../../../../shaders/shared/half.wgsl").lines().for_each(|line| t.line(line));
+            t.line("");
+        }
     }
     if [a, b, out].contains(&&Element::Pair) {
         t.line("fn low(pair: u64) -> f32 { return bitcast<f32>(u32(pair)); }");
@@ -242,7 +247,7 @@ pub(super) fn store(t: &mut Text, spec: &Spec, out: Element, index: &str, bias_i
         Epilogue::BiasGelu => {
             // of what is kept, not of what is rounded away: so it can be computed again from it
             let kept = match out {
-                Element::Half | Element::Half4 => format!("{}({out}({sum}))", out.value()),
+                Element::Half | Element::Half4 => format!("as_stored({sum})"),
                 _ => sum,
             };
             t.line(format_args!("let kept = {kept};"));
