@@ -1,11 +1,13 @@
 //! The command line: parses, prints the configuration, calls. No logic.
 
+mod batch;
 mod convert;
 mod data;
 mod devices;
 mod eval;
 mod generate;
 mod model;
+mod plan;
 mod precision;
 mod profile;
 mod resume;
@@ -48,6 +50,8 @@ enum Command {
     Devices,
     /// Show where the time of a step goes, or only count what it asks for
     Profile(Box<profile::Args>),
+    /// Show what a model takes of memory, time and money, without a GPU
+    Plan(Box<plan::Args>),
     /// Try matrix kernels at a model's shapes and keep a record of the fastest
     Tune(Box<tune::Args>),
     /// Compare every checkpoint of a run with its manifest
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Devices => devices::run(),
         Command::Profile(args) => profile::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Shader(args) => shader::run(&args),

@@ -9,12 +9,13 @@ use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::{Elem, Gpu, Options};
-use wgpt::model::{Config, Weights, init};
+use wgpt::model::{Config, Recompute, Weights, init};
 use wgpt::ops::matmul;
 use wgpt::train::checkpoint::{Interval, MadeBy, Saver};
 use wgpt::train::dataset::noted_tokenizer;
 use wgpt::train::folder::{self, Folder};
-use wgpt::train::run::{check_memory, known_words};
+use wgpt::train::plan::check_memory;
+use wgpt::train::run::known_words;
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
 use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Run, Trainer};
@@ -131,6 +132,9 @@ pub struct Args {
     /// Element type of matrix operands
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Training")]
     pub precision: Precision,
+    /// What the backward pass computes again instead of keeping it: none, gelu, ln or block; bits stay the same
+    #[arg(long, value_name = "LEVEL", default_value = "none", help_heading = "Training")]
+    recompute: Recompute,
     /// Seed of the first weights, the order of batches, and the samples
     #[arg(long, default_value_t = 42, help_heading = "Training")]
     seed: u32,
@@ -177,7 +181,7 @@ pub struct Args {
 }
 
 /// A number of bytes: `800MB`, `24GiB`, `1073741824`.
-fn parse_size(text: &str) -> std::result::Result<u64, String> {
+pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number: f64 = number.parse().map_err(|_| format!("`{text}`, expected a number and a unit, such as 24GiB"))?;
@@ -312,6 +316,7 @@ impl Args {
                 checkpoint_every: self.checkpoint_every.to_string(),
                 keep: self.keep as usize,
                 keep_every: self.keep_every as usize,
+                recompute: self.recompute.name().into(),
             },
         }
     }
@@ -385,7 +390,8 @@ pub fn run(args: &Args) -> Result<()> {
     precision::check(settings.elem(), &gpu.caps)?;
     let tuned = tune::load(&mut gpu.caps);
     check_memory(&gpu.caps, &settings, args.memory)?;
-    let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
+    let stored = (settings.elem(), settings.recompute()?);
+    let mut trainer = Trainer::with_recompute(&gpu, config, settings.sizes(), settings.optimizer(), stored)?;
     let begun = matches!(begin, Begin::Resume(..));
     let (lock, saved) = match begin {
         Begin::Resume(lock, saved) => (Some(lock), saved),

@@ -55,7 +55,7 @@ pub struct Gpu {
     checked: bool,
     /// Kernels with cooperative matrices go through [`super::spirv::repair`].
     repairs: bool,
-    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    pipelines: Arc<Mutex<HashMap<String, Arc<Pipeline>>>>,
     pub(super) bind_groups: Mutex<HashMap<BindKey, wgpu::BindGroup>>,
     next_id: AtomicU64,
     buffers_created: AtomicU64,
@@ -163,7 +163,7 @@ impl Gpu {
             raw: None,
             checked: false,
             repairs: false,
-            pipelines: Mutex::default(),
+            pipelines: Arc::default(),
             bind_groups: Mutex::default(),
             next_id: AtomicU64::new(1),
             buffers_created: AtomicU64::new(0),
@@ -176,6 +176,14 @@ impl Gpu {
             fault: Arc::default(),
             lost: Arc::default(),
         }
+    }
+
+    /// Another device that only keeps books, on the same adapter. The books of this one are not its own; kernels that one
+    /// of two without a device has read the other need not read again.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        let pipelines = if self.raw.is_none() { Arc::clone(&self.pipelines) } else { Arc::default() };
+        Self { pipelines, ..Self::dry(self.caps.clone()) }
     }
 
     pub(super) fn raw(&self) -> Result<&Raw> {

@@ -19,6 +19,8 @@ pub struct Pool<'g> {
     gpu: &'g Gpu,
     /// Handed out so far.
     tensors: Vec<Tensor>,
+    /// Those of them that have a buffer of their own, which others only borrow.
+    owners: Vec<usize>,
     /// The buffers, and for each tensor to come which of them; absent while each has its own.
     plan: Option<(Vec<Tensor>, Vec<usize>)>,
 }
@@ -43,7 +45,7 @@ impl<'g> Pool<'g> {
     /// A pool in which every tensor has a buffer of its own.
     #[must_use]
     pub fn separate(gpu: &'g Gpu) -> Self {
-        Self { gpu, tensors: Vec::new(), plan: None }
+        Self { gpu, tensors: Vec::new(), owners: Vec::new(), plan: None }
     }
 
     /// A pool on `gpu` that hands out what this one did, in buffers shared by tensors of which `program` uses one only
@@ -60,7 +62,7 @@ impl<'g> Pool<'g> {
                 gpu.tensor(like.label(), like.rows(), like.columns(), like.elem())
             })
             .collect::<Result<_>>()?;
-        Ok(Pool { gpu, tensors: Vec::new(), plan: Some((buffers, places)) })
+        Ok(Pool { plan: Some((buffers, places)), ..Pool::separate(gpu) })
     }
 
     /// The device that tensors are made on.
@@ -90,7 +92,20 @@ impl<'g> Pool<'g> {
         Ok(tensor)
     }
 
-    /// Buffers, and for each tensor which one: the largest tensors first, each goes where nothing lies while it lives,
+    /// The same for a tensor that is to be found in tables of memory: its buffer is as large as itself, and others lie in
+    /// it only while it is not in use.
+    ///
+    /// # Errors
+    /// As [`Pool::tensor`].
+    ///
+    /// # Panics
+    /// As [`Pool::tensor`].
+    pub fn owner(&mut self, label: &str, rows: usize, columns: usize, elem: Elem) -> Result<Tensor> {
+        self.owners.push(self.tensors.len());
+        self.tensor(label, rows, columns, elem)
+    }
+
+    /// Buffers, and for each tensor which one: owners have theirs, then the largest tensors first, each goes where nothing lies while it lives,
     /// into the smallest such buffer, of equals the one that is idle for longest before, so that commands that are near
     /// to each other write to different ones and may run at once.
     fn plan(&self, program: &Program) -> (Vec<Slot>, Vec<usize>) {
@@ -105,11 +120,15 @@ impl<'g> Pool<'g> {
         let lives: Vec<(usize, usize)> = lives.into_iter().map(|life| life.unwrap_or((0, usize::MAX))).collect();
         let bytes = |i: usize| self.tensors[i].bytes();
         let mut order: Vec<usize> = (0..lives.len()).collect();
-        order.sort_by_key(|&i| (Reverse(bytes(i)), lives[i].0));
+        order.sort_by_key(|&i| (!self.owners.contains(&i), Reverse(bytes(i)), lives[i].0));
         let (mut slots, mut places): (Vec<Slot>, Vec<usize>) = (Vec::new(), vec![0; lives.len()]);
         for i in order {
-            let idle = slots.iter().enumerate().filter_map(|(at, slot)| Some((at, slot, slot.idle_before(lives[i])?)));
-            let best = idle.min_by_key(|(_, slot, idle)| (bytes(slot.like), Reverse(*idle))).map(|(at, ..)| at);
+            let large = slots.iter().enumerate().filter(|(_, slot)| bytes(slot.like) >= bytes(i));
+            let idle = large.filter_map(|(at, slot)| Some((at, slot, slot.idle_before(lives[i])?)));
+            let best = idle
+                .filter(|_| !self.owners.contains(&i))
+                .min_by_key(|(_, slot, idle)| (bytes(slot.like), Reverse(*idle)))
+                .map(|(at, ..)| at);
             places[i] = best.unwrap_or_else(|| {
                 slots.push(Slot { like: i, lives: Vec::new() });
                 slots.len() - 1

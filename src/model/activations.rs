@@ -201,7 +201,7 @@ impl Activations {
             lnf_xhat: shape.stored(pool, "activations: lnf", 1)?,
             lnf: shape.stored(pool, "activations: lnf", 1)?,
             lnf_rstd: shape.column(pool)?,
-            logits: pool.tensor(LOGITS_LABEL, chunk, vp, elem)?,
+            logits: pool.owner(LOGITS_LABEL, chunk, vp, elem)?,
             losses: gpu.tensor("losses", n, 1, Elem::F32)?,
         })
     }

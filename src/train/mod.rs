@@ -8,6 +8,7 @@ pub mod folder;
 pub mod generator;
 pub mod lock;
 pub mod measure;
+pub mod plan;
 pub mod run;
 pub mod sampler;
 pub mod schedule;

@@ -1,13 +1,12 @@
 //! A whole run: steps, validation, samples, records and the status line.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::data::{Batches, Mark, Rows, Stories, Tokenizer};
 use crate::error::{Error, Result};
 use crate::formats::hf::{self, ModelInfo};
 use crate::formats::tokenizer_files;
-use crate::gpu::{Elem, Gpu};
+use crate::gpu::Elem;
 use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
 
@@ -330,57 +329,4 @@ pub fn known_words(text: &str) -> (usize, usize) {
     let found: Vec<&str> =
         lower.split(|c: char| !(c.is_ascii_alphabetic() || c == '\'')).filter(|w| !w.is_empty()).collect();
     (found.iter().filter(|w| words.contains(**w)).count(), found.len())
-}
-
-/// What a plan needs, as a table: the ledger of a dry run of the trainer, and the weights on the host while it starts.
-///
-/// # Errors
-/// As [`Trainer::new`].
-pub fn plan(caps: &crate::gpu::Caps, settings: &Settings) -> Result<(u64, String)> {
-    let gpu = Gpu::dry(caps.clone());
-    let config = settings.config()?;
-    let _trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
-    let mut rows = gpu.ledger();
-    if caps.software {
-        rows.push(("weights on the host while starting".into(), 4 * config.parameters() as u64));
-    }
-    let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
-    if let Some((label, bytes)) = gpu.oversized() {
-        let largest = caps.max_buffer_bytes >> 20;
-        return Err(Error::Memory(format!(
-            "memory: `{label}` needs {} MiB, {} has buffers of at most {largest} MiB; try a smaller --batch, --context or \
-             model (the run needs {} MiB in all)",
-            bytes >> 20,
-            caps.name,
-            total >> 20
-        )));
-    }
-    let mib = |bytes: u64| format!("{:>10.1} MiB", bytes as f64 / f64::from(1 << 20));
-    let mut table: String = rows.iter().map(|(label, bytes)| format!("  {} {label}\n", mib(*bytes))).collect();
-    table += &format!("  {} in all", mib(total));
-    Ok((total, table))
-}
-
-/// Fails if a plan passes what there is.
-///
-/// # Errors
-/// [`Error::Memory`] with the table.
-pub fn check_memory(caps: &crate::gpu::Caps, settings: &Settings, limit: Option<u64>) -> Result<()> {
-    let (total, table) = plan(caps, settings)?;
-    let Some(limit) = limit.or_else(|| if caps.software { available_memory() } else { None }) else { return Ok(()) };
-    if total <= limit {
-        return Ok(());
-    }
-    Err(Error::Memory(format!(
-        "memory: the run needs {:.1} MiB, expected at most {:.1} MiB; try a smaller --batch, --context or model\n{table}",
-        total as f64 / f64::from(1 << 20),
-        limit as f64 / f64::from(1 << 20)
-    )))
-}
-
-/// Bytes of memory that the system can still give, where it says so.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

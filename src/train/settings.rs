@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Keep;
 use crate::gpu::Elem;
-use crate::model::Config;
+use crate::model::{Config, Recompute};
 
 use super::checkpoint::Interval;
 use super::schedule::Schedule;
@@ -119,6 +119,9 @@ pub struct RunSettings {
     /// Checkpoints of multiples of so many steps are kept too; 0 for none.
     #[serde(default)]
     pub keep_every: usize,
+    /// What the backward pass computes again: `none`, `gelu`, `ln` or `block`. Moves no bit.
+    #[serde(default)]
+    pub recompute: String,
     /// The device asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -129,6 +132,17 @@ impl Settings {
     #[must_use]
     pub fn elem(&self) -> Elem {
         if self.train.precision == "f16" { Elem::F16 } else { Elem::F32 }
+    }
+
+    /// What the backward pass computes again: nothing if nothing is said.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it is no level.
+    pub fn recompute(&self) -> Result<Recompute> {
+        match self.run.recompute.as_str() {
+            "" => Ok(Recompute::None),
+            text => text.parse(),
+        }
     }
 
     /// The model's shape.
@@ -185,6 +199,7 @@ impl Settings {
     pub fn check(&self) -> Result<()> {
         let (config, t) = (self.config()?, &self.train);
         self.interval()?;
+        self.recompute()?;
         let usage = |message: String| Err(Error::Usage(message));
         if t.batch == 0 || t.context == 0 {
             return usage(format!("--batch {} and --context {}: expected both to be at least 1", t.batch, t.context));

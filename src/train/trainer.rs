@@ -169,7 +169,7 @@ impl<'g> Trainer<'g> {
         (elem, recompute): (Elem, Recompute),
     ) -> Result<Self> {
         // recorded once without a device, to see which tensors may lie in the same memory
-        let dry = Gpu::dry(gpu.caps.clone());
+        let dry = gpu.twin();
         let apart = Micro::record(&dry, &Model::new(&dry, config, elem)?, sizes, recompute, Pool::separate(&dry))?;
         Self::around(gpu, config, sizes, optimizer, (elem, recompute), apart.pool.share(&apart.program, gpu)?)
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::gpu::{Caps, Elem, Gpu, Program};
-use crate::model::{Config, PARAMS};
+use crate::model::{Config, PARAMS, Recompute};
 use crate::train::{Optimizer, Sizes, Trainer};
 
 use super::table::{Table, number};
@@ -137,9 +137,9 @@ impl Count {
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`] if a tensor is larger than such an adapter binds.
-    pub fn new(caps: Caps, config: Config, sizes: Sizes, elem: Elem) -> Result<Self> {
+    pub fn new(caps: Caps, config: Config, sizes: Sizes, elem: Elem, recompute: Recompute) -> Result<Self> {
         let gpu = Gpu::dry(caps);
-        let trainer = Trainer::with_precision(&gpu, config, sizes, Optimizer::default(), elem)?;
+        let trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, recompute))?;
         let [begin, micro, end] = trainer.programs();
         let micros = std::iter::repeat_n(micro, sizes.accumulation);
         let step = Program::join(std::iter::once(begin).chain(micros).chain([end]));
@@ -262,11 +262,11 @@ mod tests {
         let mut caps = Caps::webgpu_defaults();
         (caps.max_binding_bytes, caps.max_buffer_bytes, caps.f16) = (1 << 31, 1 << 40, true);
         for elem in [Elem::F32, Elem::F16] {
-            agree(&Count::new(caps.clone(), config, sizes, elem).expect("counted"));
+            agree(&Count::new(caps.clone(), config, sizes, elem, Recompute::None).expect("counted"));
         }
         // with matrix units the weights' gradients are summed in parts, which takes more
         caps = Caps { matrix_edges: vec![16], subgroups: true, subgroup_sizes: (32, 32), ..caps };
-        let count = Count::new(caps, config, sizes, Elem::F16).expect("counted");
+        let count = Count::new(caps, config, sizes, Elem::F16, Recompute::None).expect("counted");
         assert!(count.kernels.iter().any(|k| k.name.starts_with("matmul_coop.")));
     }
 
