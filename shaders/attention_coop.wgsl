@@ -1,7 +1,8 @@
 // attention_coop.wgsl: causal attention of f16 on matrix units; src/ops/attention/coop.rs writes the rest and says why
 //   A workgroup has ROWS of one head, whose f16 matrices stay in registers, and walks over blocks of COLUMNS:
 //   forward       rows are queries, columns keys;  weights = exp(score - most);  out += weights v
-//   backward_q    rows are queries, columns keys;  dscores = weights (dout v - delta);  dq += dscores k
+//   backward_q    rows are queries, columns keys;  dscores = weights (dout v - delta);  dq += dscores k;  before that
+//                 delta = dout . out
 //   backward_kv   rows are keys, columns queries;  dv += weights dout;  dk += dscores q
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T)
 //   x_tile, y_tile: what belongs to the columns;  sums, slopes: products in f32;  weights, dscores: products to come
@@ -24,6 +25,9 @@ const LAZY = 8.0;    // how far scores may outgrow what they are compared to: ex
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<f16>>;
+
+@group(0) @binding(3) var<storage, read_write> delta_out: array<f32>;
+@group(0) @binding(5) var<storage, read> out_in: array<vec4<f16>>;
 
 var<workgroup> most: array<f32, ITEMS>;       // what a row's scores are compared to, once for each of its parts
 var<workgroup> total: array<f32, ITEMS>;      // sums of a part's weights
@@ -104,6 +108,32 @@ fn fill_queries(at: Place, first_column: u32, thread: u32) {
         put_y(line * LINE + c * 4u, g);
     }
     keep(at, first_column, thread);
+}
+
+// Sums of dout out over a row: four invocations a row leave theirs in `sums`, then one adds them.
+fn begin_delta(at: Place, thread: u32) {
+    for (var item = thread; item < ROWS * 4u; item += THREADS) {
+        let r = item / 4u;
+        var sum = vec4(0.0);
+        if at.first + r < p.positions {
+            let start = out_at(at, at.first + r);
+            for (var c = item % 4u; c < HEAD / 4u; c += 4u) {
+                sum += vec4<f32>(dout[start + c]) * vec4<f32>(out_in[start + c]);
+            }
+        }
+        put_sums(r * SUMS + item % 4u * 4u, sum);
+    }
+}
+
+fn keep_delta(at: Place, thread: u32) {
+    for (var r = thread; r < ROWS; r += THREADS) {
+        let i = r * SUMS;
+        let four = (sum_at(i) + sum_at(i + 4u)) + (sum_at(i + 8u) + sum_at(i + 12u));
+        kept_delta[r] = (four.x + four.y) + (four.z + four.w);
+        let t = at.first + r;
+        kept_lse[r] = lse[statistics_at(at, min(t, p.positions - 1u))];
+        if t < p.positions { delta_out[statistics_at(at, t)] = kept_delta[r]; }
+    }
 }
 
 // What was kept of the queries from `first` on.

@@ -207,9 +207,18 @@ fn folded_grids() {
     random(&folded(), FULL, [3, 67, 7, 8]);
 }
 
-/// Devices with matrix units in some of the modes of [`half_devices`].
-fn with_matrices(modes: &[&str]) -> Vec<Device> {
-    half_devices().into_iter().filter(|d| d.mode == "dry" || modes.contains(&d.mode)).collect()
+/// Devices with matrix units in a mode of [`half_devices`], with kernels for GPUs of an edge and so much workgroup memory.
+/// Where kernels are only listed, all adapters that have such matrices.
+fn with_matrices(mode: &str, edge: u32, kib: u32) -> Vec<Device> {
+    let mut devices: Vec<Device> = half_devices().into_iter().filter(|d| d.mode == "dry" || d.mode == mode).collect();
+    for device in devices.iter_mut().filter(|d| !d.gpu.caps.matrix_edges.is_empty()) {
+        let caps = &mut device.gpu.caps;
+        caps.max_workgroup_bytes = kib << 10;
+        if !listing() {
+            caps.emulated_edge = Some(edge);
+        }
+    }
+    devices
 }
 
 fn random_halves(devices: &[Device], sizes: Sizes) {
@@ -218,20 +227,73 @@ fn random_halves(devices: &[Device], sizes: Sizes) {
     run_with(devices, HALF, ROUNDED, sizes, &qkv);
 }
 
+/// One position, primes, one under and over the blocks, and a long sequence.
 #[test]
 pub fn on_matrices() {
-    let devices = with_matrices(&["release"]);
+    let devices = with_matrices("release", 8, 16);
     for t in [1, 2, 7, 31, 64, 65, 127, 257] {
         random_halves(&devices, [2, t, 3, 16]);
+    }
+    random_halves(&devices, [1, 2048, 1, 16]);
+}
+
+/// Two subgroups share rows in some of these. Software adapters take seconds to compile each.
+#[test]
+pub fn large_heads_on_matrices() {
+    for hs in [32, 64, 80, 96, 128] {
+        random_halves(&with_matrices("release", 8, 16), [1, 67, 2, hs]);
+    }
+}
+
+/// Blocks for more workgroup memory, and for matrices of 16, put together from 8.
+#[test]
+pub fn matrices_in_all_sizes_of_workgroup_memory() {
+    for (edge, kib) in [(16, 16), (16, 32), (8, 32), (16, 48), (8, 48)] {
+        let devices = with_matrices("release", edge, kib);
+        if listing() {
+            [16, 32, 64, 80, 96, 128].iter().for_each(|&hs| random_halves(&devices, [1, 3, 1, hs]));
+        } else {
+            random_halves(&devices, [1, 150, 2, 16]);
+        }
     }
 }
 
 #[test]
-pub fn large_heads_on_matrices() {
-    let devices = with_matrices(&["release"]);
-    for hs in [64, 80, 96, 128] {
-        random_halves(&devices, [1, 67, 2, hs]);
+pub fn matrices_in_other_modes() {
+    for mode in ["SPIR-V as naga writes it", "checked", "tiles for Metal", "subgroups of several sizes"] {
+        random_halves(&with_matrices(mode, 8, 16), [2, 67, 2, 16]);
     }
+}
+
+/// Scores that outgrow what came before, by thousands and by a little, again and again; equal ones; and sums that are
+/// rescaled in every block.
+#[test]
+fn hard_scores_on_matrices() {
+    let devices = with_matrices("release", 8, 16);
+    let sizes = [1, 131, 2, 16];
+    let [b, t, heads, hs] = sizes;
+    let c = heads * hs;
+    let values = HALF.values(&mut Inputs::new(), b * t * 3 * c);
+    let run = |of: &dyn Fn(usize, usize, usize) -> Option<f32>| {
+        let mut qkv = values.clone();
+        for (i, x) in qkv.iter_mut().enumerate() {
+            *x = of(i / (3 * c), i % (3 * c) / c, i % hs).unwrap_or(*x);
+        }
+        run_with(&devices, HALF, ROUNDED, sizes, &qkv);
+    };
+    // +-1e4 before they are scaled
+    run(&|row, part, e| match part {
+        0 => Some(if e == row % 3 { 100.0 } else { 0.0 }),
+        1 => Some(if e < 3 { [100.0, -100.0][(row + e) % 2] } else { 0.0 }),
+        _ => None,
+    });
+    // growing from key to key by a quarter: 32 in all
+    run(&|row, part, e| match part {
+        0 => Some(if e == 0 { 1.0 } else { 0.0 }),
+        1 => Some(if e == 0 { row as f32 } else { 0.0 }),
+        _ => None,
+    });
+    run(&|_, part, _| (part == 1).then_some(0.25));
 }
 
 /// Position t of T, NH, HS: what the reference makes of the last of t + 1 positions. The cache holds NaN where nothing

@@ -239,23 +239,32 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
         let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));
         let immediates = bytemuck::bytes_of(&cut.params);
-        pass.dispatch(&Dispatch {
-            kernel: &delta_kernel,
-            tensors: &[&dout, &out, &delta],
-            immediates,
-            groups: groups(delta.len(), group(&pass.gpu.caps)),
-            flops: 2 * out.len() as u64,
-            bytes: 2 * out.bytes() + delta.bytes(),
-        })?;
+        // on matrix units the kernel of dq makes delta itself
+        let by_q = q.0.uses_matrices();
+        if !by_q {
+            pass.dispatch(&Dispatch {
+                kernel: &delta_kernel,
+                tensors: &[&dout, &out, &delta],
+                immediates,
+                groups: groups(delta.len(), group(&pass.gpu.caps)),
+                flops: 2 * out.len() as u64,
+                bytes: 2 * out.bytes() + delta.bytes(),
+            })?;
+        }
         // scores, dweights and dq; then scores, dweights, dk and dv
-        for ((kernel, rows), products, written) in [(&q, 3, out.bytes()), (&kv, 4, 2 * out.bytes())] {
+        let tensors = [&qkv, &dout, &lse, &delta, &dqkv, &out];
+        let reads = qkv.bytes() + dout.bytes() + 2 * lse.bytes();
+        let (of_q, more) = if by_q { (&tensors[..], out.bytes()) } else { (&tensors[..5], 0) };
+        for ((kernel, rows), products, tensors, bytes) in
+            [(&q, 3, of_q, more + out.bytes()), (&kv, 4, &tensors[..5], 2 * out.bytes())]
+        {
             pass.dispatch(&Dispatch {
                 kernel,
-                tensors: &[&qkv, &dout, &lse, &delta, &dqkv],
+                tensors,
                 immediates,
                 groups: cut.groups(*rows),
                 flops: products * cut.flops,
-                bytes: qkv.bytes() + dout.bytes() + 2 * lse.bytes() + written,
+                bytes: reads + bytes,
             })?;
         }
     }
