@@ -119,6 +119,12 @@ pub struct Args {
     /// Largest gradient norm; 0 switches clipping off
     #[arg(long, default_value_t = 1.0, help_heading = "Training", allow_negative_numbers = true)]
     clip: f32,
+    /// Skip a step whose loss has a z-score above Z among the last 128; 0 for never
+    #[arg(long, value_name = "Z", default_value_t = 0.0, help_heading = "Training", allow_negative_numbers = true)]
+    skip_loss_z: f32,
+    /// Skip a step whose gradient norm has one
+    #[arg(long, value_name = "Z", default_value_t = 0.0, help_heading = "Training", allow_negative_numbers = true)]
+    skip_norm_z: f32,
     /// Decay of AdamW's first moment
     #[arg(long, default_value_t = 0.9, help_heading = "Training", allow_negative_numbers = true)]
     beta1: f32,
@@ -298,6 +304,8 @@ impl Args {
                 final_lr_frac: self.final_lr_frac,
                 weight_decay: self.weight_decay,
                 clip: self.clip,
+                skip_loss_z: self.skip_loss_z,
+                skip_norm_z: self.skip_norm_z,
                 beta1: self.beta1,
                 beta2: self.beta2,
                 eps: self.eps,

@@ -1,6 +1,7 @@
 //! The device: opened once, it allocates buffers, builds kernels, submits and waits, and turns every failure into an
 //! [`Error`].
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -372,7 +373,7 @@ impl Gpu {
             } else {
                 let descriptor = wgpu::ShaderModuleDescriptor {
                     label: Some(&kernel.name),
-                    source: wgpu::ShaderSource::Wgsl(kernel.source.as_str().into()),
+                    source: wgpu::ShaderSource::Naga(Cow::Owned(kernel.take_module()?)),
                 };
                 // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel guards
                 // its indices by the sizes it is given, launchers check those against the tensors, and the tests run

@@ -18,7 +18,6 @@ use crate::formats::safetensors_file::{Entry, Layout};
 use crate::gpu::Gpu;
 use crate::model::params::PARAMS;
 use crate::model::{Config, Weights};
-use crate::ops::stepcontrol;
 
 use super::schedule::Schedule;
 use super::snapshot::Snapshot;
@@ -36,8 +35,10 @@ const STATE: &str = "state.json";
 pub struct StateFile {
     /// Steps done.
     pub step: usize,
-    /// [`stepcontrol::State`] as 32-bit words: bits, since decimal numbers may round.
+    /// [`crate::ops::stepcontrol::State`] as 32-bit words: bits, since decimal numbers may round.
     pub control: Vec<u32>,
+    /// Two [`crate::ops::stepcontrol::Window`]s, likewise.
+    pub windows: Vec<u32>,
     /// For readers: updates applied, updates skipped, what gradients are multiplied by.
     pub updates: u32,
     /// See above.
@@ -127,18 +128,23 @@ pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<Str
     let state: StateFile = serde_json::from_slice(&checkpoints.read(step, STATE)?).map_err(|e| {
         Error::Data(format!("{}: {STATE} is not a run's state ({e}); try another wgpt", place.display()))
     })?;
-    let words: &[u8] = bytemuck::cast_slice(&state.control);
-    if words.len() != size_of::<stepcontrol::State>() {
-        let (found, expected) = (state.control.len(), size_of::<stepcontrol::State>() / 4);
-        return Err(Error::Data(format!("{}: {found} words of step control, expected {expected}", place.display())));
-    }
-    let control = bytemuck::pod_read_unaligned(words);
+    let control = from_words(&place, &state.control, "step control")?;
+    let windows = from_words(&place, &state.windows, "windows")?;
     let weights = checkpoints.read(step, WEIGHTS)?;
     let weights = tensors(&place.join(WEIGHTS), &weights, config, "")?;
     let bytes = checkpoints.read(step, MOMENTS)?;
     let moment = |prefix| tensors(&place.join(MOMENTS), &bytes, config, prefix);
-    let snapshot = Snapshot { weights, moments: [moment("m.")?, moment("v.")?], control };
+    let snapshot = Snapshot { weights, moments: [moment("m.")?, moment("v.")?], control, windows };
     Ok((Some(Saved { snapshot, state }), passed))
+}
+
+/// What was written as 32-bit words.
+fn from_words<T: bytemuck::AnyBitPattern>(place: &Path, words: &[u32], what: &str) -> Result<T> {
+    let (found, expected) = (words.len(), size_of::<T>() / 4);
+    if found == expected {
+        return Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(words)));
+    }
+    Err(Error::Data(format!("{}: {STATE}: {found} words of {what}, expected {expected}", place.display())))
 }
 
 /// One value for every parameter, from tensors whose names begin with `prefix`.

@@ -176,6 +176,7 @@ impl Run<'_> {
         let state = StateFile {
             step,
             control: bytemuck::cast_slice(std::slice::from_ref(&control)).to_vec(),
+            windows: bytemuck::cast_slice(&snapshot.windows).to_vec(),
             updates: control.updates,
             skipped: control.skipped,
             loss_scale: control.loss_scale,
