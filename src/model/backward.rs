@@ -54,7 +54,9 @@ pub fn body(
     pass.at("final");
     pass.clear(&d.dresidual);
     let statistics = (&a.lnf_mean, &a.lnf_rstd);
-    norm(pass, d, a.last(), statistics, p.get("lnfw", 0), (grads.get("lnfw", 0), grads.get("lnfb", 0)))?;
+    let lnf = Norm { weight: p.get("lnfw", 0), dweight: grads.get("lnfw", 0), dbias: grads.get("lnfb", 0) };
+    // the last projection before a norm gets its bias's gradient from there
+    norm(pass, d, a.last(), statistics, lnf, config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last)))?;
     for (l, b) in a.blocks.iter().enumerate().rev() {
         pass.at(format!("h.{l}"));
         let inp = if l == 0 { &a.encoded } else { &a.blocks[l - 1].residual3 };
@@ -64,12 +66,14 @@ pub fn body(
         let dresidual = d.dresidual_operand();
         let fcproj = matmul::BackwardInp { dout: dresidual, weight: m("fcprojw"), dinp: &d.dfch };
         matmul::backward_inp_gelu(pass, fcproj, &b.fch)?;
-        parameters(pass, d, dresidual, &b.fch_gelu, (dw("fcprojw"), dw("fcprojb")))?;
+        let fcprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.fch_gelu, dweight: dw("fcprojw") };
+        weight(pass, d, fcprojw)?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: &d.dfch, weight: m("fcw"), dinp: &d.dbranch })?;
         parameters(pass, d, &d.dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
-        norm(pass, d, &b.residual2, (&b.ln2_mean, &b.ln2_rstd), w("ln2w"), (dw("ln2w"), dw("ln2b")))?;
+        let ln2 = Norm { weight: w("ln2w"), dweight: dw("ln2w"), dbias: dw("ln2b") };
+        norm(pass, d, &b.residual2, (&b.ln2_mean, &b.ln2_rstd), ln2, Some(dw("attprojb")))?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: &d.dbranch })?;
-        parameters(pass, d, dresidual, &b.atty, (dw("attprojw"), dw("attprojb")))?;
+        weight(pass, d, matmul::BackwardWeight { dout: dresidual, inp: &b.atty, dweight: dw("attprojw") })?;
         attention::backward(
             pass,
             attention::Backward {
@@ -84,7 +88,9 @@ pub fn body(
         )?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: &d.dqkv, weight: m("qkvw"), dinp: &d.dbranch })?;
         parameters(pass, d, &d.dqkv, &b.ln1, (dw("qkvw"), dw("qkvb")))?;
-        norm(pass, d, inp, (&b.ln1_mean, &b.ln1_rstd), w("ln1w"), (dw("ln1w"), dw("ln1b")))?;
+        let ln1 = Norm { weight: w("ln1w"), dweight: dw("ln1w"), dbias: dw("ln1b") };
+        let before = l.checked_sub(1).map(|before| grads.get("fcprojb", before));
+        norm(pass, d, inp, (&b.ln1_mean, &b.ln1_rstd), ln1, before)?;
     }
     pass.at("embedding");
     embedding::backward(
@@ -119,14 +125,22 @@ fn weight(pass: &mut Pass, d: &Backward, io: matmul::BackwardWeight) -> Result<(
     }
 }
 
-/// A layernorm whose output's gradient is `d.dbranch`: `d.dresidual`, `dweight` and `dbias` accumulated.
+/// A layernorm's weight and the gradients of its parameters.
+struct Norm<'a> {
+    weight: &'a Tensor,
+    dweight: &'a Tensor,
+    dbias: &'a Tensor,
+}
+
+/// A layernorm whose output's gradient is `d.dbranch`: `d.dresidual`, and accumulated the gradients of its parameters and
+/// of the bias in `dsum`, which was added to its input last.
 fn norm(
     pass: &mut Pass,
     d: &Backward,
     inp: &Tensor,
     (mean, rstd): (&Tensor, &Tensor),
-    weight: &Tensor,
-    (dweight, dbias): (&Tensor, &Tensor),
+    Norm { weight, dweight, dbias }: Norm,
+    dsum: Option<&Tensor>,
 ) -> Result<()> {
     let io = layernorm::Backward {
         dout: &d.dbranch,
@@ -137,6 +151,7 @@ fn norm(
         dinp: &d.dresidual,
         dweight,
         dbias,
+        dsum,
         scratch: &d.scratch,
         copy: d.dresidual_copy.as_ref(),
     };

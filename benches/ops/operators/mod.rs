@@ -189,7 +189,19 @@ fn layernorm_backward(n: usize, c: usize) -> Case {
                 [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|i| &t[i]);
             layernorm::backward(
                 pass,
-                layernorm::Backward { dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch, copy: None },
+                layernorm::Backward {
+                    dout,
+                    inp,
+                    weight,
+                    mean,
+                    rstd,
+                    dinp,
+                    dweight,
+                    dbias,
+                    dsum: None,
+                    scratch,
+                    copy: None,
+                },
             )
         }),
         check: Box::new(move |d| {
