@@ -13,6 +13,7 @@ pub mod ring;
 pub mod spans;
 pub mod spirv;
 pub mod tensor;
+pub mod text;
 pub mod timing;
 mod transfer;
 

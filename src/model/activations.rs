@@ -375,7 +375,7 @@ impl Backward {
             })
         });
         let blocks = blocks.collect::<Result<_>>()?;
-        let scratch_rows = layernorm::SCRATCH_ROWS.max(4 * bias::BLOCKS);
+        let scratch_rows = layernorm::scratch_rows(n).max(4 * bias::BLOCKS);
         Ok(Self {
             dresidual: shape.residual(pool)?,
             dresidual_copy: if elem == Elem::F16 { Some(shape.stored(pool, label, 1)?) } else { None },

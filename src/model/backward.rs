@@ -56,7 +56,9 @@ pub fn body(
     pass.at("final");
     pass.clear(&d.dresidual);
     let kept = (&a.lnf_xhat, &a.lnf_rstd);
-    norm(pass, d, &d.dlnf, kept, p.get("lnfw", 0), (grads.get("lnfw", 0), grads.get("lnfb", 0)))?;
+    let lnf = Norm { weight: p.get("lnfw", 0), dweight: grads.get("lnfw", 0), dbias: grads.get("lnfb", 0) };
+    // the last projection before a norm gets its bias's gradient from there
+    norm(pass, d, &d.dlnf, kept, lnf, config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last)))?;
     for (l, BlockBackward { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in d.blocks.iter().enumerate().rev() {
         pass.at(format!("h.{l}"));
         let w = |name| p.get(name, l);
@@ -74,21 +76,25 @@ pub fn body(
             _ => Ok(()),
         };
         // its gradient first: what it reads has no use after it, and may give its memory to what follows
-        parameters(pass, d, dresidual, &b.fch_gelu, (dw("fcprojw"), dw("fcprojb")))?;
+        let fcprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.fch_gelu, dweight: dw("fcprojw") };
+        weight(pass, d, fcprojw)?;
         let fcproj = matmul::BackwardInp { dout: dresidual, weight: m("fcprojw"), dinp: dfch };
         matmul::backward_inp_gelu(pass, fcproj, &b.fch)?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dfch, weight: m("fcw"), dinp: dln2 })?;
         scaled(pass, &b.ln2_xhat, "ln2w", "ln2b", &b.ln2)?;
         parameters(pass, d, dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
-        norm(pass, d, dln2, (&b.ln2_xhat, &b.ln2_rstd), w("ln2w"), (dw("ln2w"), dw("ln2b")))?;
+        let ln2 = Norm { weight: w("ln2w"), dweight: dw("ln2w"), dbias: dw("ln2b") };
+        norm(pass, d, dln2, (&b.ln2_xhat, &b.ln2_rstd), ln2, Some(dw("attprojb")))?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: datty })?;
-        parameters(pass, d, dresidual, &b.atty, (dw("attprojw"), dw("attprojb")))?;
+        weight(pass, d, matmul::BackwardWeight { dout: dresidual, inp: &b.atty, dweight: dw("attprojw") })?;
         let (qkv, out, lse) = (&b.qkv, &b.atty, &b.lse);
         attention::backward(pass, attention::Backward { shape, dout: datty, qkv, out, lse, delta, dqkv })?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dqkv, weight: m("qkvw"), dinp: dln1 })?;
         scaled(pass, &b.ln1_xhat, "ln1w", "ln1b", &b.ln1)?;
         parameters(pass, d, dqkv, &b.ln1, (dw("qkvw"), dw("qkvb")))?;
-        norm(pass, d, dln1, (&b.ln1_xhat, &b.ln1_rstd), w("ln1w"), (dw("ln1w"), dw("ln1b")))?;
+        let ln1 = Norm { weight: w("ln1w"), dweight: dw("ln1w"), dbias: dw("ln1b") };
+        let before = l.checked_sub(1).map(|before| grads.get("fcprojb", before));
+        norm(pass, d, dln1, (&b.ln1_xhat, &b.ln1_rstd), ln1, before)?;
     }
     pass.at("embedding");
     embedding::backward(
@@ -123,16 +129,24 @@ fn weight(pass: &mut Pass, d: &Backward, io: matmul::BackwardWeight) -> Result<(
     }
 }
 
-/// A layernorm whose output's gradient is `dout`: `d.dresidual`, `dweight` and `dbias` accumulated.
+/// A layernorm's weight and the gradients of its parameters.
+struct Norm<'a> {
+    weight: &'a Tensor,
+    dweight: &'a Tensor,
+    dbias: &'a Tensor,
+}
+
+/// A layernorm whose output's gradient is `dout`: `d.dresidual`, and accumulated the gradients of its parameters and of the
+/// bias in `dsum`, which was added to its input last.
 fn norm(
     pass: &mut Pass,
     d: &Backward,
     dout: &Tensor,
     (xhat, rstd): (&Tensor, &Tensor),
-    weight: &Tensor,
-    (dweight, dbias): (&Tensor, &Tensor),
+    Norm { weight, dweight, dbias }: Norm,
+    dsum: Option<&Tensor>,
 ) -> Result<()> {
     let (dinp, copy, scratch) = (&d.dresidual, d.dresidual_copy.as_ref(), &d.scratch);
-    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, copy, dweight, dbias, scratch };
+    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, copy, dweight, dbias, dsum, scratch };
     layernorm::backward(pass, io)
 }

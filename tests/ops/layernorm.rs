@@ -2,8 +2,8 @@ use wgpt::ops::layernorm::{self, Affine, Backward, Forward};
 use wgpt::reference;
 
 use crate::harness::{
-    Device, EPS, FULL, HALF, Inputs, Kind, check, devices, devices_with_f16, folded, input, overwritten, rounding,
-    scratch, updated, wide, windowed, within,
+    Device, EPS, FULL, HALF, Inputs, Kind, bits, check, devices, devices_with_f16, folded, input, overwritten,
+    rounding, scratch, updated, wide, windowed, within,
 };
 
 fn average(values: impl Iterator<Item = f64>, c: usize) -> f64 {
@@ -44,7 +44,7 @@ fn budgets(kind: Kind, inp: &[f64], weight: &[f64], want: &reference::layernorm:
 
 fn run(devices: &[Device], kind: Kind, [n, c]: [usize; 2], inp: &[f32]) {
     let mut inputs = Inputs::new();
-    let [weight, bias, dweight, dbias] = [(); 4].map(|()| inputs.values(c));
+    let [weight, bias, dweight, dbias, dsum] = [(); 5].map(|()| inputs.values(c));
     let (dout, dinp) = (kind.values(&mut inputs, n * c), inputs.values(n * c));
     let (x, w, g) = (wide(inp), wide(&weight), wide(&dout));
     let want = reference::layernorm::forward(&x, &w, &wide(&bias), c);
@@ -80,10 +80,12 @@ fn run(devices: &[Device], kind: Kind, [n, c]: [usize; 2], inp: &[f32]) {
     let delta = reference::layernorm::backward(&g, &kept, &deviations, &w, &mut want_dweight, &mut want_dbias, c);
     let want_dinp: Vec<f64> = wide(&dinp).iter().zip(&delta).map(|(before, delta)| before + delta).collect();
     let (mut dinp_off, mut dweight_off, mut dbias_off) = (vec![], vec![0.0; c], vec![0.0; c]);
+    let (mut want_dsum, mut dsum_off) = (wide(&dsum), vec![0.0; c]);
     let (sum, column) = (rounding(c + 8) * EPS, rounding(n + 8) * EPS);
     for i in 0..c {
         dweight_off[i] = column * f64::from(dweight[i].abs());
         dbias_off[i] = column * f64::from(dbias[i].abs());
+        dsum_off[i] = column * f64::from(dsum[i].abs());
     }
     for r in 0..n {
         let xhat = |i: usize| kept[r * c + i].abs();
@@ -93,45 +95,44 @@ fn run(devices: &[Device], kind: Kind, [n, c]: [usize; 2], inp: &[f32]) {
         for i in 0..c {
             let off = deviations[r] * sum * (scaled(i) + average_g + xhat(i) * average_gx);
             dinp_off.push(off + EPS * (want_dinp[r * c + i].abs() + f64::from(dinp[r * c + i].abs())));
+            want_dsum[i] += want_dinp[r * c + i];
+            dsum_off[i] += dinp_off[r * c + i] + column * want_dinp[r * c + i].abs();
             dweight_off[i] += column * g[r * c + i].abs() * xhat(i);
             dbias_off[i] += column * g[r * c + i].abs();
         }
     }
     let copy = HALF.overwritten("copy", [n, c], HALF.within(want_dinp.clone(), dinp_off.clone()));
+    let dinp_slot = updated("dinp", [n, c], &dinp, within(want_dinp, dinp_off));
     let slots = [
         kind.input("dout", [n, c], &dout),
         kind.input("xhat", [n, c], &xhat),
         input("weight", [1, c], &weight),
         input("rstd", [n, 1], &rstd),
-        updated("dinp", [n, c], &dinp, within(want_dinp, dinp_off)),
+        dinp_slot,
+        // where there is none, nothing is written
+        if kind == HALF { copy } else { scratch("no copy", [1, 1]) },
         updated("dweight", [1, c], &dweight, within(want_dweight, dweight_off)),
         updated("dbias", [1, c], &dbias, within(want_dbias, dbias_off)),
+        updated("dsum", [1, c], &dsum, within(want_dsum, dsum_off)),
         scratch("scratch", [layernorm::SCRATCH_ROWS, c]),
     ];
-    if kind == FULL {
+    for summed in [true, false] {
+        let mut slots = slots.clone();
+        if !summed {
+            slots[8] = updated("dsum", [1, c], &dsum, bits(&dsum.iter().map(|x| x.to_bits()).collect::<Vec<_>>()));
+        }
         check(
             devices,
-            "layernorm.backward",
+            if summed { "layernorm.backward" } else { "layernorm.backward without dsum" },
             &[n, c],
             slots,
-            |pass, [dout, xhat, weight, rstd, dinp, dweight, dbias, scratch]| {
-                let copy = None;
-                layernorm::backward(pass, Backward { dout, xhat, weight, rstd, dinp, copy, dweight, dbias, scratch })
+            |pass, [dout, xhat, weight, rstd, dinp, copy, dweight, dbias, dsum, scratch]| {
+                let (copy, dsum) = ((kind == HALF).then_some(copy), summed.then_some(dsum));
+                let io = Backward { dout, xhat, weight, rstd, dinp, copy, dweight, dbias, dsum, scratch };
+                layernorm::backward(pass, io)
             },
         );
-        return;
     }
-    let [dout, xhat, weight, rstd, dinp, dweight, dbias, scratch] = slots;
-    check(
-        devices,
-        "layernorm.backward with a copy",
-        &[n, c],
-        [dout, xhat, weight, rstd, dinp, copy, dweight, dbias, scratch],
-        |pass, [dout, xhat, weight, rstd, dinp, copy, dweight, dbias, scratch]| {
-            let copy = Some(copy);
-            layernorm::backward(pass, Backward { dout, xhat, weight, rstd, dinp, copy, dweight, dbias, scratch })
-        },
-    );
 }
 
 fn random(devices: &[Device], kind: Kind, shape: [usize; 2]) {

@@ -63,6 +63,7 @@ fn wrong_shapes_are_refused_by_name() {
         copy: None,
         dweight: row,
         dbias: row,
+        dsum: None,
         scratch: big,
     };
     for (name, io) in [
@@ -72,6 +73,7 @@ fn wrong_shapes_are_refused_by_name() {
         ("dinp", layernorm::Backward { dinp: other, ..backward() }),
         ("dweight", layernorm::Backward { dweight: long_row, ..backward() }),
         ("dbias", layernorm::Backward { dbias: long_row, ..backward() }),
+        ("dsum", layernorm::Backward { dsum: Some(long_row), ..backward() }),
     ] {
         refused(gpu, &format!("layernorm.backward: `{name}`"), |pass| layernorm::backward(pass, io));
     }

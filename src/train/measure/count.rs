@@ -121,7 +121,7 @@ fn least(config: &Config, sizes: &Sizes, elem: Elem) -> Vec<(&'static str, u64, 
         (
             "layernorm.backward",
             micro * norms * (f * (2 * n * c + n + 5 * c) + (2 * s + copy) * n * c),
-            micro * norms * 13 * n * c,
+            micro * norms * 16 * n * c,
         ),
         ("bias.backward", micro * (s * n + f * 2) * outputs, micro * n * outputs),
         ("attention.backward", micro * l * (s * 8 * n * c + f * rows), micro * l * (5 * half + 2 * n * c)),

@@ -1,35 +1,14 @@
 //! What all matrix kernels share of their text: lines, elements, the prologue, the fused ends.
 
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 
 use crate::gpu::Elem;
+pub(super) use crate::gpu::text::Text;
 
 use super::{Algorithm, Epilogue, Product, Spec, name, workgroup_size};
 
 /// Row tiles that [`Algorithm::Tiled`] walks before the next column tile: both operands' tiles stay in a GPU's L2.
 const BAND: u32 = 8;
-
-/// Indented lines.
-pub(super) struct Text {
-    pub(super) text: String,
-    depth: usize,
-}
-
-impl Text {
-    pub(super) fn line(&mut self, line: impl Display) {
-        let _ = writeln!(self.text, "{:1$}{line}", "", 4 * self.depth);
-    }
-
-    pub(super) fn open(&mut self, line: impl Display) {
-        self.line(format_args!("{line} {{"));
-        self.depth += 1;
-    }
-
-    pub(super) fn close(&mut self) {
-        self.depth -= 1;
-        self.line("}");
-    }
-}
 
 /// The element type of a binding.
 #[derive(Clone, Copy, PartialEq)]
@@ -125,7 +104,7 @@ pub(super) struct Bindings {
 /// Header comment, parameters and bindings.
 pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     let Bindings { a, b, out } = bindings;
-    let mut t = Text { text: String::new(), depth: 0 };
+    let mut t = Text::default();
     if [a, b, out].iter().any(|e| matches!(e, Element::Half | Element::Half4)) {
         t.line("enable f16;");
     }
