@@ -176,6 +176,65 @@ fn commands(elem: Elem, recompute: Recompute) -> Vec<Command> {
     trainer.expect("planned").programs().iter().flat_map(|program| program.commands.clone()).collect()
 }
 
+/// Names, elements that kernels index and bytes they bind, for every dispatch of a step.
+fn dispatches(caps: &Caps, subject: &Subject, batch: usize) -> Vec<Command> {
+    let Subject { config, context, elem, recompute } = *subject;
+    let gpu = Gpu::dry(caps.clone());
+    let optimizer = Optimizer::default();
+    let trainer =
+        Trainer::with_recompute(&gpu, config, sizes(batch, context), optimizer, (elem, recompute)).expect("planned");
+    let all = trainer.programs().into_iter().flat_map(|program| program.commands.clone());
+    all.filter(Command::is_dispatch).collect()
+}
+
+#[test]
+fn dispatches_of_integrated_gpus_are_short() {
+    for (name, batch, elem, recompute) in [
+        ("d12", 1, Elem::F32, Recompute::None),
+        ("d12", 64, Elem::F32, Recompute::Gelu),
+        ("d12", 64, Elem::F16, Recompute::None),
+        ("d24", 32, Elem::F16, Recompute::Ln),
+        ("d36", 16, Elem::F16, Recompute::Block),
+        ("d48", 16, Elem::F32, Recompute::Block),
+        ("d48", 16, Elem::F16, Recompute::None),
+    ] {
+        let caps = nvidia().integrated();
+        for command in dispatches(&caps, &subject(name, 1024, elem, recompute), batch) {
+            let (flops, bytes) = (command.flops, command.bytes);
+            let what = format!("{name}, batch {batch}, {elem:?}: {} at {}", command.name, command.place);
+            assert!(flops <= 1 << 35, "{what}: {flops} operations");
+            assert!(bytes <= 2 << 30, "{what}: {bytes} bytes");
+            let bound: u64 = command.bindings.iter().map(|binding| binding.bytes).sum();
+            assert!(bound <= 2 << 30, "{what}: {bound} bytes bound");
+        }
+    }
+}
+
+/// Large models, large batches: every element that a kernel may index is below 2^32, every window within a binding.
+#[test]
+fn no_index_and_no_binding_overflows() {
+    for (name, batch, elem, recompute) in [
+        ("d48", 64, Elem::F32, Recompute::None),
+        ("d48", 128, Elem::F16, Recompute::Block),
+        ("d84", 16, Elem::F16, Recompute::Block),
+        ("d36", 64, Elem::F32, Recompute::Ln),
+        ("d12", 1024, Elem::F16, Recompute::Block),
+    ] {
+        for binding in [(1 << 31) - 256, 128 << 20] {
+            let caps = Caps { max_binding_bytes: binding, ..nvidia() };
+            for command in dispatches(&caps, &subject(name, 1024, elem, recompute), batch) {
+                let what = format!("{name}, batch {batch}, {elem:?}: {} at {}", command.name, command.place);
+                for window in &command.bindings {
+                    assert!(window.bytes <= binding, "{what}: {} bytes of {binding}", window.bytes);
+                    assert!(window.elements < 1 << 32, "{what}: {} elements", window.elements);
+                    assert!(window.offset.is_multiple_of(256), "{what}: starts at byte {}", window.offset);
+                }
+                assert!(command.grid.iter().all(|groups| *groups <= caps.max_groups), "{what}: {:?}", command.grid);
+            }
+        }
+    }
+}
+
 /// wgpu refuses a dispatch that reads and writes one buffer; no kernel is made to write one twice.
 #[test]
 fn no_dispatch_finds_a_written_buffer_twice() {

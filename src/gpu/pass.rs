@@ -1,5 +1,6 @@
 //! Recording: a step is a flat list of dispatches, made once and encoded anew for every submission.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -176,10 +177,18 @@ impl<'g> Pass<'g> {
         });
     }
 
-    /// Cuts `rows` rows so that a tensor with the longest row given stays within one binding.
+    /// Cuts `rows` rows so that a tensor with the longest row given stays within what one dispatch uses of it.
     #[must_use]
-    pub fn row_windows(&self, rows: usize, row_bytes: u64) -> Vec<std::ops::Range<usize>> {
-        row_windows(rows, row_bytes, self.gpu.caps.max_binding_bytes)
+    pub fn row_windows(&self, rows: usize, row_bytes: u64) -> Vec<Range<usize>> {
+        row_windows(rows, row_bytes, self.gpu.caps.window_bytes())
+    }
+
+    /// The same, of at most so many rows that they hold no more operations than a dispatch may; 128 it may in any case.
+    #[must_use]
+    pub fn row_windows_of(&self, rows: usize, row_bytes: u64, row_flops: u64) -> Vec<Range<usize>> {
+        let caps = &self.gpu.caps;
+        let most = (caps.most_flops / row_flops.max(1)).max(128).saturating_mul(row_bytes);
+        row_windows(rows, row_bytes, caps.window_bytes().min(most))
     }
 
     /// Ends the recording.

@@ -307,7 +307,7 @@ pub const LOGITS_LABEL: &str = "logits chunk";
 /// Rows of a chunk of logits: a multiple of 64 within one binding and the budget, or all N.
 #[must_use]
 pub fn logits_rows(caps: &Caps, n: usize, vp: usize, elem: Elem) -> usize {
-    let limit = LOGITS_BYTES.min(caps.max_binding_bytes);
+    let limit = LOGITS_BYTES.min(caps.window_bytes());
     row_windows(n, vp as u64 * elem.bytes(), limit).first().map_or(n, std::ops::Range::len)
 }
 

@@ -152,6 +152,6 @@ fn arena(
 /// Flat windows of a buffer that can be bound, the same elements whatever their type: counted as rows of 128 elements,
 /// 256 bytes of f16.
 fn cut(gpu: &Gpu, whole: &Tensor) -> Vec<Tensor> {
-    let ranges = row_windows(whole.len() / 128, 512, gpu.caps.max_binding_bytes);
+    let ranges = row_windows(whole.len() / 128, 512, gpu.caps.window_bytes());
     ranges.into_iter().map(|r| whole.flat(r.start * 128..r.end * 128)).collect()
 }

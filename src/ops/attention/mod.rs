@@ -153,14 +153,16 @@ impl Cut {
 }
 
 impl Shape {
-    /// Cuts the batch so that the largest tensor stays within one binding.
+    /// Cuts the batch so that the largest tensor stays within what one dispatch uses of it, and the four products of the
+    /// longest kernel within the operations that it may have.
     fn cuts(self, pass: &Pass, qkv: &Tensor, head_size: usize) -> Vec<Cut> {
         let Self { batch, positions: t, heads } = self;
         // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 128 elements of f16
         let aligned = |elements: usize| 128 / gcd(128, elements);
         let multiple = aligned(t * head_size * heads).max(aligned(t * heads));
         let bytes = t as u64 * qkv.row_bytes();
-        let whole = (pass.gpu.caps.max_binding_bytes / bytes.max(1)) as usize;
+        let (caps, flops) = (&pass.gpu.caps, 4 * (heads * t * (t + 1) * head_size) as u64);
+        let whole = (caps.window_bytes() / bytes.max(1)).min(caps.most_flops / flops.max(1)) as usize;
         let step = if whole >= batch { batch } else { (whole / multiple * multiple).max(1) };
         (0..batch)
             .step_by(step)

@@ -92,12 +92,18 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
     })
 }
 
-/// Windows of `rows` rows, and on a software adapter no deeper than its caches like: for products that sum over them.
-fn depths(pass: &Pass, rows: usize, row_bytes: u64, elem: Elem) -> Vec<Range<usize>> {
+/// Windows of `rows` rows of so many bytes and operations, and on a software adapter no deeper than its caches like: for
+/// products that sum over them.
+fn depths(pass: &Pass, rows: usize, row_bytes: u64, row_flops: u64, elem: Elem) -> Vec<Range<usize>> {
     let software = pass.gpu.caps.software && elem == Elem::F32;
     let most = if software { generate::SOFTWARE_DEPTH as usize } else { rows.max(1) };
     let cut = |w: Range<usize>| w.clone().step_by(most).map(move |start| start..(start + most).min(w.end));
-    pass.row_windows(rows, row_bytes).into_iter().flat_map(cut).collect()
+    pass.row_windows_of(rows, row_bytes, row_flops).into_iter().flat_map(cut).collect()
+}
+
+/// Operations of an (m, n) product of depth k.
+fn operations(m: usize, n: usize, k: usize) -> u64 {
+    2 * m as u64 * n as u64 * k as u64
 }
 
 /// That both operands of a product have the same elements, f32 or f16.
@@ -173,10 +179,10 @@ fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option
         tensor.expect_elem(place, name, elem)?;
     }
     let row_bytes = [Some(io.out), Some(io.inp), other.map(|o| o.1)].into_iter().flatten().map(Tensor::row_bytes).max();
-    for rows in pass.row_windows(m, row_bytes.unwrap_or(0)) {
+    for rows in pass.row_windows_of(m, row_bytes.unwrap_or(0), operations(1, n, k)) {
         let other = other.map(|(_, tensor, _)| tensor.slice(rows.clone()));
         let more: Vec<&Tensor> = io.bias.into_iter().chain(&other).collect();
-        for columns in pass.row_windows(n, io.weight.row_bytes()) {
+        for columns in pass.row_windows_of(n, io.weight.row_bytes(), operations(rows.len(), 1, k)) {
             let (inp, out) = (io.inp.slice(rows.clone()), io.out.slice(rows.clone()));
             let weight = io.weight.slice(columns.clone());
             let params = Params {
@@ -246,9 +252,9 @@ fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) ->
         pre.expect(place, "pre", m, k)?;
         pre.expect_elem(place, "pre", io.dinp.elem())?;
     }
-    for rows in pass.row_windows(m, io.dout.row_bytes().max(io.dinp.row_bytes())) {
+    for rows in pass.row_windows_of(m, io.dout.row_bytes().max(io.dinp.row_bytes()), operations(1, n, k)) {
         let pre = pre.map(|tensor| tensor.slice(rows.clone()));
-        let pieces = depths(pass, n, io.weight.row_bytes(), io.dout.elem());
+        let pieces = depths(pass, n, io.weight.row_bytes(), operations(rows.len(), 1, k), io.dout.elem());
         let last = pieces.len() - 1;
         for (i, depth) in pieces.into_iter().enumerate() {
             let (dout, dinp) = (io.dout.slice(rows.clone()), io.dinp.slice(rows.clone()));
@@ -326,8 +332,11 @@ fn backward_weight_with(pass: &mut Pass, io: &BackwardWeight, partials: Option<&
     io.dweight.expect(place, "dweight", n, k)?;
     same_elements(place, io.dout, io.inp)?;
     let elem = io.dout.elem();
-    for rows in depths(pass, m, io.dout.row_bytes().max(io.inp.row_bytes()), elem) {
-        for window in pass.row_windows(n, io.dweight.row_bytes()) {
+    // as much of the result as leaves a depth of 128
+    let windows = pass.row_windows_of(n, io.dweight.row_bytes(), operations(128, 1, k));
+    let widest = windows.first().map_or(0, Range::len);
+    for rows in depths(pass, m, io.dout.row_bytes().max(io.inp.row_bytes()), operations(1, widest, k), elem) {
+        for window in windows.clone() {
             let Range { start, .. } = window;
             let (dout, inp) = (io.dout.slice(rows.clone()), io.inp.slice(rows.clone()));
             let dweight = io.dweight.slice(window.clone());
@@ -342,7 +351,7 @@ fn backward_weight_with(pass: &mut Pass, io: &BackwardWeight, partials: Option<&
                 ..Params::default()
             };
             let wanted = choose::parts(&pass.gpu.caps, elem, window.len(), k, rows.len());
-            let room = partials.map_or(0, |p| p.len().min((pass.gpu.caps.max_binding_bytes / 4) as usize));
+            let room = partials.map_or(0, |p| p.len().min((pass.gpu.caps.window_bytes() / 4) as usize));
             let parts = if wanted as usize * dweight.len() <= room { wanted } else { 1 };
             let product = Product::BackwardWeight;
             let (a, b, more) = (&dout, &inp, &[] as &[&Tensor]);
