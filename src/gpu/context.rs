@@ -484,6 +484,15 @@ impl Gpu {
         }
     }
 
+    /// Calls `call` once all that was submitted so far is done; the device says so when it is next polled.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] on a dry device.
+    pub fn when_done(&self, call: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.raw()?.queue.on_submitted_work_done(call);
+        Ok(())
+    }
+
     /// Waits until all that was submitted is done.
     ///
     /// # Errors

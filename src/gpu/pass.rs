@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -299,6 +300,21 @@ impl Program {
             }
             rest = &rest[run..];
         }
+    }
+
+    /// Encodes and finishes all commands for nothing: how long the host takes for them.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn time_encoding(&self, gpu: &Gpu) -> Result<Duration> {
+        let begin = Instant::now();
+        let mut encoder = gpu.encoder("timed")?;
+        self.encode(&mut encoder);
+        let buffer = encoder.finish();
+        let time = begin.elapsed();
+        drop(buffer);
+        gpu.check()?;
+        Ok(time)
     }
 
     /// Runs the program once, without waiting for it.
