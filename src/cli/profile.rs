@@ -7,11 +7,12 @@ use serde_json::json;
 
 use wgpt::data::{Loader, LoaderConfig, open_shards};
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Caps, Elem, Gpu, Options};
+use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, init};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
+use super::dry_run::assumed_gpu;
 use super::precision::{self, Precision};
 use super::shape::Shape;
 
@@ -171,16 +172,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn count(args: &Args) -> Result<()> {
     let (config, sizes) = args.sizes(args.context.unwrap_or(1024))?;
-    // a GPU as they come: WebGPU's limits but for the size of buffers, which would refuse large models
-    let mut caps = Caps::webgpu_defaults();
-    (caps.name, caps.max_binding_bytes, caps.max_buffer_bytes) = ("no device".into(), (1 << 31) - 256, 1 << 40);
     let elem = if args.precision == Precision::F16 { Elem::F16 } else { Elem::F32 };
-    if elem == Elem::F16 {
-        // matrix units as NVIDIA's
-        (caps.f16, caps.subgroups, caps.matrix_edges, caps.subgroup_sizes) = (true, true, vec![16], (32, 32));
-        (caps.max_workgroup_bytes, caps.max_invocations) = (48 << 10, 1024);
-    }
-    let count = Count::new(caps, config, sizes, elem)?;
+    let count = Count::new(assumed_gpu(elem), config, sizes, elem)?;
     println!(
         "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, {}, bindings to 2 GiB\n",
         config.layers,

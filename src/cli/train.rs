@@ -1,20 +1,24 @@
 //! `wgpt train`.
 
+mod resolve;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use wgpt::data::Tokenizer;
+use wgpt::data::{Repeat, Tokenizer};
 use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::{Elem, Gpu, Options};
-use wgpt::model::{Config, Weights, init};
+use wgpt::model::{Config, init};
 use wgpt::ops::matmul;
 use wgpt::train::checkpoint::{Interval, MadeBy, Saver};
 use wgpt::train::dataset::noted_tokenizer;
 use wgpt::train::folder::{self, Folder};
 use wgpt::train::run::{check_memory, known_words};
+use wgpt::train::schedule::Shape;
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
 use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Run, Trainer};
@@ -23,6 +27,8 @@ use super::model::tokenizer_of;
 use super::precision::{self, Precision};
 use super::resume::{self, Begin};
 use super::terminal::{Terminal, say};
+pub use resolve::Resolved;
+use resolve::{Look, Start};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TokenizerName {
@@ -53,6 +59,18 @@ Examples:
   wgpt train --data 'fineweb_train_*.bin' --val 'fineweb_val_*.bin' --model d12 --batch 64 --tokens-per-step 524288"
 )]
 pub struct Args {
+    /// TOML file of flags, written as keys without their dashes; flags and --set are stronger
+    recipe: Option<PathBuf>,
+    /// A flag as a recipe has it, stronger than the recipe (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print every value and where it comes from, as a recipe, and end
+    #[arg(long, conflicts_with = "dry_run")]
+    pub print_config: bool,
+    /// Print the run and what it needs of memory, without its data and without a device, and end
+    #[arg(long)]
+    pub dry_run: bool,
+
     /// Text file to train on, one document (repeatable); its last tenth is for validation
     #[arg(long, value_name = "FILE", help_heading = "Data", conflicts_with_all = ["data", "val"])]
     text: Vec<PathBuf>,
@@ -68,6 +86,9 @@ pub struct Args {
     /// Batches in file order, not shuffled
     #[arg(long, help_heading = "Data")]
     no_shuffle: bool,
+    /// The batches of the first step in every step, those of --val if it is given: the loss must go to zero
+    #[arg(long, help_heading = "Data")]
+    overfit_one_batch: bool,
     /// See the batches of llm.c on N devices: micro-steps take the streams of ranks 0 to N-1 in turn (seeds --seed to
     /// --seed + N-1, samples of N times batch times context tokens)
     #[arg(long, value_name = "N", help_heading = "Data")]
@@ -107,7 +128,10 @@ pub struct Args {
     /// Peak learning rate [default: 6e-4]
     #[arg(long, help_heading = "Training", allow_negative_numbers = true)]
     lr: Option<f32>,
-    /// Steps of linear warm-up; a cosine follows [default: 0]
+    /// How the learning rate goes on after the warm-up; wsd stays at the peak for four fifths of the steps
+    #[arg(long, value_parser = schedule_names(), default_value = Shape::Cosine.name(), help_heading = "Training")]
+    schedule: Shape,
+    /// Steps of linear warm-up; none with --schedule constant [default: 0]
     #[arg(long, help_heading = "Training")]
     warmup: Option<usize>,
     /// Final learning rate over the peak
@@ -144,12 +168,27 @@ pub struct Args {
     /// Tokens of a validation; wins over --val-steps
     #[arg(long, value_name = "TOKENS", help_heading = "Run")]
     val_limit: Option<usize>,
+    /// Measure the accuracy on HellaSwag: .bin of llm.c, .jsonl or .parquet, or `hellaswag` once `wgpt data fetch` has it
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    hellaswag: Option<PathBuf>,
+    /// Steps between its measurements, one more at the end; 0 for that alone [default: as --val-every]
+    #[arg(long, value_name = "N", requires = "hellaswag", help_heading = "Run")]
+    hellaswag_every: Option<usize>,
     /// Steps between samples, one more at the end; 0 for none [default: 0]
     #[arg(long, help_heading = "Run")]
     sample_every: Option<usize>,
     /// Memory that the run may use, as 24GiB or 800MB [default: what is free, on a software adapter]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Run")]
-    memory: Option<u64>,
+    pub memory: Option<u64>,
+    /// A run's folder, or a main.log of llm.c's form, whose curve stands beside this one's in report.html
+    #[arg(long, value_name = "RUN", help_heading = "Run")]
+    compare: Option<PathBuf>,
+    /// What the adapter can do, which MFU is a part of, or `measure`
+    #[arg(long, value_name = "TFLOPS", help_heading = "Run")]
+    peak_tflops: Option<Peak>,
+    /// Dollars an hour, for the status line and report.html
+    #[arg(long, value_name = "DOLLARS", value_parser = parse_positive, help_heading = "Run")]
+    price_per_hour: Option<f64>,
     /// Folder of the run [default: runs/N]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     out: Option<PathBuf>,
@@ -174,6 +213,35 @@ pub struct Args {
     /// Hand kernels with matrix units to Vulkan as naga writes them, without what the memory model wants: to compare
     #[arg(long, help_heading = "Run")]
     no_spirv_repair: bool,
+}
+
+/// The value of `--peak-tflops`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Peak {
+    Given(f64),
+    Measure,
+}
+
+impl std::str::FromStr for Peak {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "measure" {
+            return Ok(Self::Measure);
+        }
+        parse_positive(text).map(Self::Given).map_err(|e| format!("{e}, or `measure`"))
+    }
+}
+
+/// A number above zero.
+pub fn parse_positive(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| format!("`{text}`, expected a number above 0"))
+}
+
+fn schedule_names() -> impl TypedValueParser<Value = Shape> {
+    let names = PossibleValuesParser::new(Shape::ALL.map(Shape::name));
+    names.map(|name| Shape::ALL.into_iter().find(|shape| shape.name() == name).unwrap_or_default())
 }
 
 /// A number of bytes: `800MB`, `24GiB`, `1073741824`.
@@ -211,6 +279,8 @@ mod stories {
 
 /// Positions of a free model when --context does not say.
 const FREE_CONTEXT: usize = 256;
+/// Steps until the data has been looked at.
+pub const UNKNOWN_STEPS: usize = u32::MAX as usize;
 /// Validation tokens of shards when nothing is said: llm.c's 20 steps of 524,288.
 const VAL_TOKENS: usize = 10_485_760;
 
@@ -220,12 +290,12 @@ impl Args {
     }
 
     /// The tokenizer that is asked for or follows from the data; weights may know better.
-    fn tokenizer(&self, weights: Option<(&Path, &Weights, &ModelInfo)>) -> Result<Option<Tokenizer>> {
+    fn tokenizer(&self, start: Option<&Start>) -> Result<Option<Tokenizer>> {
         if let Some(name) = self.tokenizer {
             return Ok(Some(name.tokenizer()));
         }
-        if let Some((dir, weights, info)) = weights {
-            return Ok(tokenizer_of(dir, info, weights.config.vocab).ok());
+        if let Some(start) = start {
+            return Ok(tokenizer_of(&start.path, &start.info, start.config.vocab).ok());
         }
         if let Some(pattern) = &self.data {
             let noted = noted_tokenizer(pattern)?;
@@ -235,9 +305,9 @@ impl Args {
         Ok(Some(if small { Tokenizer::Bytes } else { Tokenizer::Gpt2 }))
     }
 
-    fn config(&self, weights: Option<&Weights>, tokenizer: Option<Tokenizer>) -> Result<Config> {
-        if let Some(weights) = weights {
-            return Ok(weights.config);
+    fn config(&self, start: Option<&Start>, tokenizer: Option<Tokenizer>) -> Result<Config> {
+        if let Some(start) = start {
+            return Ok(start.config);
         }
         if let (Some(layers), Some(heads), Some(channels)) = (self.layers, self.heads, self.channels) {
             let vocab = match (self.vocab, tokenizer) {
@@ -267,6 +337,7 @@ impl Args {
         let own = self.uses_stories() && self.init.is_none();
         let context = self.context.unwrap_or(config.positions.min(1024));
         let batch = self.batch.unwrap_or(if own { stories::BATCH } else { 4 });
+        let val_every = self.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 });
         let path = |p: &PathBuf| p.display().to_string();
         Settings {
             model: ModelSettings {
@@ -283,7 +354,8 @@ impl Args {
                 validation: self.val.clone(),
                 stories_bytes: self.uses_stories().then_some(stories::BYTES),
                 tokenizer: tokenizer.map(|t| t.name().to_owned()),
-                shuffle: !self.no_shuffle,
+                shuffle: !(self.no_shuffle || self.overfit_one_batch),
+                overfit_one_batch: self.overfit_one_batch,
                 emulate_ranks: self.emulate_ranks.filter(|&ranks| ranks != 1),
             },
             train: TrainSettings {
@@ -292,7 +364,8 @@ impl Args {
                 tokens_per_step: self
                     .tokens_per_step
                     .unwrap_or(batch.saturating_mul(context).saturating_mul(self.emulate_ranks.unwrap_or(1).max(1))),
-                steps: self.steps.unwrap_or(if own { stories::STEPS } else { u32::MAX as usize }),
+                steps: self.steps.unwrap_or(if own { stories::STEPS } else { UNKNOWN_STEPS }),
+                schedule: self.schedule,
                 lr: self.lr.unwrap_or(if own { stories::LR } else { 6e-4 }),
                 warmup: self.warmup.unwrap_or(if own && self.steps.is_none() { stories::WARMUP } else { 0 }),
                 final_lr_frac: self.final_lr_frac,
@@ -303,12 +376,21 @@ impl Args {
                 eps: self.eps,
                 precision: if self.precision == Precision::F16 { "f16" } else { "f32" }.into(),
                 seed: self.seed,
-                val_every: self.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 }),
+                val_every,
                 val_rows: None,
             },
             run: RunSettings {
                 sample_every: self.sample_every.unwrap_or(if own { self.steps.unwrap_or(stories::STEPS) } else { 0 }),
+                hellaswag: self.hellaswag.as_ref().map(path),
+                hellaswag_every: self.hellaswag.as_ref().map(|_| self.hellaswag_every.unwrap_or(val_every)),
                 device: self.device.clone(),
+                adapter: None,
+                compare: self.compare.as_ref().map(path),
+                peak_tflops: self.peak_tflops.and_then(|peak| match peak {
+                    Peak::Given(tflops) => Some(tflops),
+                    Peak::Measure => None,
+                }),
+                price_per_hour: self.price_per_hour,
                 checkpoint_every: self.checkpoint_every.to_string(),
                 keep: self.keep as usize,
                 keep_every: self.keep_every as usize,
@@ -329,38 +411,26 @@ impl Args {
 }
 
 /// Trains.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     let load = |dir: &PathBuf| weights::load(dir).map(|(weights, info, _)| (dir.clone(), weights, info));
     let loaded = args.init.as_ref().map(load).transpose()?;
-    let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
-    let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
-    let mut settings = args.settings(config, tokenizer);
-    settings.check()?;
+    let start = loaded.as_ref().map(|(path, weights, info)| Start {
+        path: path.clone(),
+        config: weights.config,
+        info: info.clone(),
+    });
+    let Resolved { mut settings, config, tokenizer } = args.resolve(start.as_ref())?;
     if args.precision.resolve(args.device.as_deref())? == Elem::F16 {
         settings.train.precision = "f16".into();
     }
-    settings.train.val_rows = args.val_rows(&settings.train);
-    if let Some(tokenizer) = tokenizer.filter(|t| args.data.is_none() && t.vocab() > config.vocab) {
-        return Err(Error::Usage(format!(
-            "--tokenizer: {} has {} ids, the model's vocabulary {}; try --vocab {} or the tokenizer that the weights were \
-             trained with",
-            tokenizer.name(),
-            tokenizer.vocab(),
-            config.vocab,
-            tokenizer.vocab()
-        )));
-    }
+    aside.iter().for_each(|text| say!("recipe   {text}"));
 
-    let dataset = Dataset::open(&settings.data, tokenizer, args.seed)?;
-    let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
-    let shuffle = (!args.no_shuffle).then_some(args.seed);
+    let Look { mut loader, rows, baseline, summary } = args.look(&mut settings, &config, tokenizer)?;
     let t = &settings.train;
-    let (mut loader, rows) =
-        dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
-    if args.steps.is_none() && !args.uses_stories() {
-        settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
-    }
-    settings.check()?;
+    let repeats = settings.data.overfit_one_batch;
+    let repeat =
+        repeats.then(|| Repeat::new(&mut loader, settings.sizes().accumulation, t.batch * t.context)).transpose()?;
+    let questions = args.questions(tokenizer, &config, t.context)?;
 
     // without a trailing slash, which would put DIR.N inside DIR
     let out: Option<PathBuf> = args.out.as_ref().map(|out| out.components().collect());
@@ -433,7 +503,20 @@ pub fn run(args: &Args) -> Result<()> {
     let saver = Saver::new(&out, settings.interval()?, settings.keep(), done);
     drop(saved);
     let stop = &stop;
-    let mut run = Run { settings: &settings, loader, rows, tokenizer, baseline, folder, saver, done, made_by, stop };
+    let mut run = Run {
+        settings: &settings,
+        loader,
+        repeat,
+        rows,
+        questions,
+        tokenizer,
+        baseline,
+        folder,
+        saver,
+        done,
+        made_by,
+        stop,
+    };
     let outcome = run.go(&mut trainer, &mut terminal)?;
     drop(terminal);
 

@@ -137,6 +137,9 @@ pub struct Metric {
     /// Validation loss after the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f32>,
+    /// Accuracy on HellaSwag after the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hellaswag: Option<f32>,
     /// What gradients were multiplied by, in mixed precision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
@@ -271,6 +274,9 @@ impl Folder {
         }
         if let Some(loss) = metric.val_loss {
             log += &format!("s:{} tel:{loss:.4}\n", metric.step);
+        }
+        if let Some(accuracy) = metric.hellaswag {
+            log += &format!("s:{} eval:{accuracy:.4}\n", metric.step);
         }
         self.log.write_all(log.as_bytes()).map_err(|e| output_error(&self.dir.join(LOG), &e))
     }

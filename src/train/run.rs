@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::data::{Batches, Mark, Rows, Stories, Tokenizer};
+use crate::data::hellaswag::Example;
+use crate::data::{BatchSource, Batches, Mark, Repeat, Rows, Stories, Tokenizer};
 use crate::error::{Error, Result};
 use crate::formats::hf::{self, ModelInfo};
 use crate::formats::tokenizer_files;
@@ -15,6 +16,7 @@ use super::checkpoint::{MadeBy, Saved, Saver, StateFile};
 use super::clock::Clock;
 pub use super::clock::clock_text;
 use super::dataset::Baseline;
+use super::evaluate::Evaluator;
 use super::folder::{Folder, Metric};
 use super::generator::Generator;
 use super::sampler::Sampling;
@@ -42,8 +44,12 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     /// Batches.
     pub loader: Batches,
+    /// The batches of one step, if every step takes the same.
+    pub repeat: Option<Repeat>,
     /// Validation, if there is any.
     pub rows: Option<Rows>,
+    /// HellaSwag's questions, if the run is measured on them.
+    pub questions: Vec<Example>,
     /// For samples and the saved model.
     pub tokenizer: Option<Tokenizer>,
     /// For generated stories.
@@ -58,6 +64,13 @@ pub struct Run<'a> {
     pub made_by: MadeBy,
     /// The name of a signal that asks the run to end, once there is one.
     pub stop: &'a dyn Fn() -> Option<&'static str>,
+}
+
+/// What is measured after a step, if it is its turn.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    val_loss: Option<f64>,
+    hellaswag: Option<f64>,
 }
 
 /// How a run ended.
@@ -81,7 +94,7 @@ impl Run<'_> {
             // the records end with the last step that was computed
             while let Ok(Some(report)) = trainer.report(true) {
                 let ms = clock.tick(&[report]);
-                let _ = self.write(&report, None, ms, &clock, screen);
+                let _ = self.write(&report, Measured::default(), ms, &clock, screen);
             }
         }
         result
@@ -106,17 +119,26 @@ impl Run<'_> {
         *clock = Clock::new(begin + 1);
         for step in begin + 1..=steps {
             let (mark, stop) = (self.loader.mark(), self.stop);
-            if !trainer.step_unless(&mut self.loader, step, schedule.at(step - 1), &|| stop().is_some())? {
+            let source: &mut dyn BatchSource = match &mut self.repeat {
+                Some(repeat) => {
+                    repeat.rewind();
+                    repeat
+                }
+                None => &mut self.loader,
+            };
+            if !trainer.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
                 return Err(self.leave(trainer, step - 1, &mark, clock, screen)?);
             }
             self.saver.check()?;
             let every = |n: usize| n > 0 && step.is_multiple_of(n);
             let last = step == steps;
             let validates = self.rows.is_some() && (every(self.settings.train.val_every) || last);
+            let hellaswag_every = self.settings.run.hellaswag_every.unwrap_or(0);
+            let asks = !self.questions.is_empty() && (every(hellaswag_every) || last);
             let samples = generator.is_some() && (every(self.settings.run.sample_every) || last);
             let saves = !last && self.saver.is_due(step);
             self.record(trainer, false, clock, screen)?;
-            if !(validates || samples || saves || last) {
+            if !(validates || asks || samples || saves || last) {
                 continue;
             }
             // all steps before this one, then this one with what is measured after it
@@ -127,8 +149,9 @@ impl Run<'_> {
             let ms = clock.tick(own.as_slice());
             let val_loss = if validates { clock.pause(|| self.validate(trainer))? } else { None };
             outcome.val_loss = val_loss.or(outcome.val_loss);
+            let hellaswag = if asks { Some(clock.pause(|| self.ask(trainer))?) } else { None };
             if let Some(report) = own {
-                self.write(&report, val_loss, ms, clock, screen)?;
+                self.write(&report, Measured { val_loss, hellaswag }, ms, clock, screen)?;
             }
             if last {
                 // before the last sample: nothing that shows a run may cost its result
@@ -159,7 +182,7 @@ impl Run<'_> {
     ) -> Result<Error> {
         while let Some(report) = trainer.report(true)? {
             let ms = clock.tick(&[report]);
-            self.write(&report, None, ms, clock, screen)?;
+            self.write(&report, Measured::default(), ms, clock, screen)?;
         }
         if self.saver.last() != Some(step) {
             self.checkpoint(trainer, step, mark)?;
@@ -195,6 +218,15 @@ impl Run<'_> {
         trainer.evaluate(rows, count).map(Some)
     }
 
+    /// Accuracy on HellaSwag, in the memory of the step's activations.
+    fn ask(&self, trainer: &Trainer) -> Result<f64> {
+        let (gpu, params) = (trainer.gpu(), trainer.params());
+        let mut evaluator = Evaluator::within(gpu, *trainer.config(), params, trainer.activations())?;
+        let (answers, _) = evaluator.answers(&self.questions, |_| ())?;
+        let correct = answers.iter().filter(|answer| answer.choice == answer.label).count();
+        Ok(correct as f64 / answers.len() as f64)
+    }
+
     /// What a loss stands beside, for generated stories.
     fn beside(&self) -> String {
         self.baseline
@@ -214,17 +246,18 @@ impl Run<'_> {
             return Ok(());
         }
         let ms = clock.tick(&reports);
-        reports.iter().try_for_each(|report| self.write(report, None, ms, clock, screen))
+        reports.iter().try_for_each(|report| self.write(report, Measured::default(), ms, clock, screen))
     }
 
     fn write(
         &mut self,
         report: &Report,
-        val_loss: Option<f64>,
+        measured: Measured,
         ms: f64,
         clock: &Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
+        let Measured { val_loss, hellaswag } = measured;
         let train = &self.settings.train;
         let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
         let skipped = report.skipped_now == 1;
@@ -235,6 +268,7 @@ impl Run<'_> {
             ms: Some(ms as f32),
             tokens_per_s: Some(tokens_per_s as f32),
             val_loss: val_loss.map(|l| l as f32),
+            hellaswag: hellaswag.map(|a| a as f32),
             loss_scale: (self.settings.elem() == Elem::F16).then_some(report.loss_scale),
             skipped,
             ..empty(report.step as usize)
@@ -244,6 +278,9 @@ impl Run<'_> {
         let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
         if let Some(loss) = val_loss {
             line += &format!(" | val {loss:.4}{}", self.beside());
+        }
+        if let Some(accuracy) = hellaswag {
+            line += &format!(" | hellaswag {accuracy:.4}");
         }
         line +=
             &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
@@ -317,6 +354,7 @@ fn empty(step: usize) -> Metric {
         ms: None,
         tokens_per_s: None,
         val_loss: None,
+        hellaswag: None,
         loss_scale: None,
         skipped: false,
     }
