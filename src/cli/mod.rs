@@ -10,6 +10,7 @@ mod model;
 mod precision;
 mod profile;
 mod recipe;
+mod report;
 mod resume;
 mod shader;
 mod shape;
@@ -54,6 +55,8 @@ enum Command {
     Tune(Box<tune::Args>),
     /// Compare every checkpoint of a run with its manifest
     Verify(verify::Args),
+    /// Write a page of one run, or of several over one another
+    Report(report::Args),
     /// Print the WGSL of a kernel, or the names of all
     Shader(shader::Args),
 }
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Profile(args) => profile::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Shader(args) => shader::run(&args),
     };
     match result {

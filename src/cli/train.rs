@@ -4,6 +4,7 @@ mod resolve;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -17,6 +18,8 @@ use wgpt::ops::matmul;
 use wgpt::train::checkpoint::{Interval, MadeBy, Saver};
 use wgpt::train::dataset::noted_tokenizer;
 use wgpt::train::folder::{self, Folder};
+use wgpt::train::measure::Roofs;
+use wgpt::train::report::{History, Reporter};
 use wgpt::train::run::{check_memory, known_words};
 use wgpt::train::schedule::Shape;
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
@@ -432,6 +435,8 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
         repeats.then(|| Repeat::new(&mut loader, settings.sizes().accumulation, t.batch * t.context)).transpose()?;
     let questions = args.questions(tokenizer, &config, t.context)?;
 
+    let reference = args.compare.as_deref().map(History::read).transpose()?;
+
     // without a trailing slash, which would put DIR.N inside DIR
     let out: Option<PathBuf> = args.out.as_ref().map(|out| out.components().collect());
     let stop = resume::signals()?;
@@ -455,6 +460,11 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     precision::check(settings.elem(), &gpu.caps)?;
     let tuned = tune::load(&mut gpu.caps);
     check_memory(&gpu.caps, &settings, args.memory)?;
+    settings.run.adapter = Some(gpu.caps.summary());
+    if args.peak_tflops == Some(Peak::Measure) {
+        let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
+        settings.run.peak_tflops = Some(roofs.matrix.filter(|_| mixed).unwrap_or(roofs.fused_f32) / 1e12);
+    }
     let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
     let begun = matches!(begin, Begin::Resume(..));
     let (lock, saved) = match begin {
@@ -488,6 +498,7 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
         }
     };
     let out = folder.dir.clone();
+    let reporter = Reporter::new(&out, &settings, reference)?;
     let made_by = MadeBy::new(&gpu, &trainer, &settings.train.precision);
     header(&gpu, &settings, &summary, &trainer, &out);
     match tuned {
@@ -512,6 +523,7 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
         tokenizer,
         baseline,
         folder,
+        reporter,
         saver,
         done,
         made_by,

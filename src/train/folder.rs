@@ -5,13 +5,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::formats::atomic::{self, output_error};
 
 use super::lock::{LOCK, Lock};
 use super::settings::Settings;
+use super::tensorboard::Events;
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -115,7 +116,7 @@ pub fn put_aside(dir: &Path) -> Result<PathBuf> {
 }
 
 /// One line of `metrics.jsonl`. Non-finite numbers become null.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// From 1; 0 for the validation before training.
     pub step: usize,
@@ -131,6 +132,9 @@ pub struct Metric {
     /// Milliseconds from the end of the step before to the end of this one; validation, samples and saves excluded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms: Option<f32>,
+    /// Milliseconds before that, since the end of the step before, in which no step ran: validation, samples, saves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<f32>,
     /// Tokens of the step over its time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_s: Option<f32>,
@@ -144,8 +148,25 @@ pub struct Metric {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
     /// True if the update was skipped.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+}
+
+impl Metric {
+    /// Every value with its name in TensorBoard.
+    fn scalars(&self) -> Vec<(&'static str, f32)> {
+        let all = [
+            ("train/loss", self.loss),
+            ("train/grad_norm", self.grad_norm),
+            ("train/lr", self.lr),
+            ("train/loss_scale", self.loss_scale),
+            ("val/loss", self.val_loss),
+            ("val/hellaswag", self.hellaswag),
+            ("speed/ms", self.ms),
+            ("speed/tokens_per_s", self.tokens_per_s),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
 }
 
 /// Fails unless a folder can be made and written where `dir` is to be.
@@ -169,6 +190,7 @@ pub struct Folder {
     metric_lines: usize,
     log: File,
     samples: File,
+    events: Events,
     _lock: Lock,
 }
 
@@ -209,7 +231,8 @@ impl Folder {
             cut_back(&path, records.get(name).copied().unwrap_or(0)).map_err(|e| output_error(&path, &e))
         };
         let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
-        Ok(Self { dir: dir.to_owned(), metrics, metric_lines, log, samples, _lock: lock })
+        let events = Events::begin(dir, records)?;
+        Ok(Self { dir: dir.to_owned(), metrics, metric_lines, log, samples, events, _lock: lock })
     }
 
     /// Bytes of each record so far.
@@ -222,7 +245,11 @@ impl Folder {
             Ok(bytes) => Ok((name.to_owned(), bytes)),
             Err(e) => Err(output_error(&self.dir.join(name), &e)),
         };
-        files.into_iter().map(position).collect()
+        let mut all = self.events.positions()?;
+        for file in files {
+            all.extend([position(file)?]);
+        }
+        Ok(all)
     }
 
     /// Lines of `metrics.jsonl` so far.
@@ -239,7 +266,7 @@ impl Folder {
         for (name, file) in [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)] {
             file.sync_all().map_err(|e| output_error(&self.dir.join(name), &e))?;
         }
-        Ok(())
+        self.events.sync()
     }
 
     /// [`Folder::create`] in the next free `parent/N`, which no other run gets.
@@ -278,7 +305,8 @@ impl Folder {
         if let Some(accuracy) = metric.hellaswag {
             log += &format!("s:{} eval:{accuracy:.4}\n", metric.step);
         }
-        self.log.write_all(log.as_bytes()).map_err(|e| output_error(&self.dir.join(LOG), &e))
+        self.log.write_all(log.as_bytes()).map_err(|e| output_error(&self.dir.join(LOG), &e))?;
+        self.events.scalars(metric.step, &metric.scalars())
     }
 
     /// Appends a sample to `samples.txt`.

@@ -8,11 +8,13 @@ pub mod folder;
 pub mod generator;
 pub mod lock;
 pub mod measure;
+pub mod report;
 pub mod run;
 pub mod sampler;
 pub mod schedule;
 pub mod settings;
 pub mod snapshot;
+pub mod tensorboard;
 pub mod trainer;
 pub mod tune;
 

@@ -19,6 +19,7 @@ use super::dataset::Baseline;
 use super::evaluate::Evaluator;
 use super::folder::{Folder, Metric};
 use super::generator::Generator;
+use super::report::Reporter;
 use super::sampler::Sampling;
 use super::settings::Settings;
 use super::trainer::Trainer;
@@ -56,6 +57,8 @@ pub struct Run<'a> {
     pub baseline: Option<Baseline>,
     /// The records.
     pub folder: Folder,
+    /// The status line's figures and report.html.
+    pub reporter: Reporter,
     /// Writes checkpoints.
     pub saver: Saver,
     /// Steps of an earlier process that this one goes on from; none for a run that begins.
@@ -94,8 +97,9 @@ impl Run<'_> {
             // the records end with the last step that was computed
             while let Ok(Some(report)) = trainer.report(true) {
                 let ms = clock.tick(&[report]);
-                let _ = self.write(&report, Measured::default(), ms, &clock, screen);
+                let _ = self.write(&report, Measured::default(), ms, &mut clock, screen);
             }
+            self.reporter.write(true);
         }
         result
     }
@@ -112,7 +116,9 @@ impl Run<'_> {
             && let Some(loss) = self.validate(trainer)?
         {
             outcome.val_loss = Some(loss);
-            self.folder.step(&Metric { val_loss: Some(loss as f32), ..empty(0) })?;
+            let metric = Metric { val_loss: Some(loss as f32), ..empty(0) };
+            self.folder.step(&metric)?;
+            self.reporter.push(&metric);
             screen.line(&format!("step 0/{steps} | val {loss:.4}{}", self.beside()));
         }
         let begin = self.done.unwrap_or(0);
@@ -139,6 +145,9 @@ impl Run<'_> {
             let saves = !last && self.saver.is_due(step);
             self.record(trainer, false, clock, screen)?;
             if !(validates || asks || samples || saves || last) {
+                if self.reporter.is_due() {
+                    self.report(false, clock)?;
+                }
                 continue;
             }
             // all steps before this one, then this one with what is measured after it
@@ -167,6 +176,7 @@ impl Run<'_> {
             if saves {
                 clock.pause(|| self.checkpoint(trainer, step, &self.loader.mark()))?;
             }
+            self.report(last, clock)?;
         }
         Ok(outcome)
     }
@@ -227,6 +237,14 @@ impl Run<'_> {
         Ok(correct as f64 / answers.len() as f64)
     }
 
+    /// Writes report.html; training waits for it.
+    fn report(&mut self, last: bool, clock: &mut Clock) -> Result<()> {
+        clock.pause(|| {
+            self.reporter.write(last);
+            Ok(())
+        })
+    }
+
     /// What a loss stands beside, for generated stories.
     fn beside(&self) -> String {
         self.baseline
@@ -254,25 +272,28 @@ impl Run<'_> {
         report: &Report,
         measured: Measured,
         ms: f64,
-        clock: &Clock,
+        clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
         let Measured { val_loss, hellaswag } = measured;
         let train = &self.settings.train;
         let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
         let skipped = report.skipped_now == 1;
-        self.folder.step(&Metric {
+        let metric = Metric {
             loss: Some(report.loss),
             grad_norm: Some(report.grad_norm),
             lr: Some(report.lr),
             ms: Some(ms as f32),
+            pause_ms: clock.take_pause_ms(),
             tokens_per_s: Some(tokens_per_s as f32),
             val_loss: val_loss.map(|l| l as f32),
             hellaswag: hellaswag.map(|a| a as f32),
             loss_scale: (self.settings.elem() == Elem::F16).then_some(report.loss_scale),
             skipped,
             ..empty(report.step as usize)
-        })?;
+        };
+        self.folder.step(&metric)?;
+        self.reporter.push(&metric);
         let left = train.steps - report.step as usize;
         let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
         let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
@@ -284,9 +305,7 @@ impl Run<'_> {
         }
         line +=
             &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
-        if let Some(eta) = eta {
-            line += &format!(" | ETA {}", clock_text(eta));
-        }
+        line += &self.reporter.status(tokens_per_s, eta);
         if skipped && self.settings.elem() == Elem::F16 && report.loss_scale > 1.0 {
             line += &format!(" | skipped: overflow at loss scale {}, which is halved", report.loss_scale);
         } else if skipped {
@@ -352,6 +371,7 @@ fn empty(step: usize) -> Metric {
         grad_norm: None,
         lr: None,
         ms: None,
+        pause_ms: None,
         tokens_per_s: None,
         val_loss: None,
         hellaswag: None,
