@@ -27,10 +27,10 @@ pub struct Args {
     #[arg(long, value_name = "RUN")]
     compare: Option<PathBuf>,
     /// What the adapter can do, which MFU is a part of [default: what the run was given]
-    #[arg(long, value_name = "TFLOPS", value_parser = parse_positive)]
+    #[arg(long, value_name = "TFLOPS", value_parser = parse_positive, allow_negative_numbers = true)]
     peak_tflops: Option<f64>,
     /// Dollars an hour [default: what the run was given]
-    #[arg(long, value_name = "DOLLARS", value_parser = parse_positive)]
+    #[arg(long, value_name = "DOLLARS", value_parser = parse_positive, allow_negative_numbers = true)]
     price_per_hour: Option<f64>,
 }
 

@@ -1,13 +1,11 @@
 //! `wgpt train`.
 
 mod resolve;
+mod values;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use clap::ValueEnum;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use wgpt::data::{Repeat, Tokenizer};
 use wgpt::error::{Error, Result};
@@ -32,23 +30,8 @@ use super::resume::{self, Begin};
 use super::terminal::{Terminal, say};
 pub use resolve::Resolved;
 use resolve::{Look, Start};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TokenizerName {
-    /// GPT-2's byte pairs, 50,257 ids
-    Gpt2,
-    /// One id a byte, 257 ids
-    Bytes,
-}
-
-impl TokenizerName {
-    pub fn tokenizer(self) -> Tokenizer {
-        match self {
-            Self::Gpt2 => Tokenizer::Gpt2,
-            Self::Bytes => Tokenizer::Bytes,
-        }
-    }
-}
+use values::{Peak, parse_size, schedule_names};
+pub use values::{TokenizerName, parse_positive};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -187,10 +170,10 @@ pub struct Args {
     #[arg(long, value_name = "RUN", help_heading = "Run")]
     compare: Option<PathBuf>,
     /// What the adapter can do, which MFU is a part of, or `measure`
-    #[arg(long, value_name = "TFLOPS", help_heading = "Run")]
+    #[arg(long, value_name = "TFLOPS", allow_negative_numbers = true, help_heading = "Run")]
     peak_tflops: Option<Peak>,
     /// Dollars an hour, for the status line and report.html
-    #[arg(long, value_name = "DOLLARS", value_parser = parse_positive, help_heading = "Run")]
+    #[arg(long, value_name = "DOLLARS", value_parser = parse_positive, allow_negative_numbers = true, help_heading = "Run")]
     price_per_hour: Option<f64>,
     /// Folder of the run [default: runs/N]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
@@ -216,53 +199,6 @@ pub struct Args {
     /// Hand kernels with matrix units to Vulkan as naga writes them, without what the memory model wants: to compare
     #[arg(long, help_heading = "Run")]
     no_spirv_repair: bool,
-}
-
-/// The value of `--peak-tflops`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Peak {
-    Given(f64),
-    Measure,
-}
-
-impl std::str::FromStr for Peak {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        if text == "measure" {
-            return Ok(Self::Measure);
-        }
-        parse_positive(text).map(Self::Given).map_err(|e| format!("{e}, or `measure`"))
-    }
-}
-
-/// A number above zero.
-pub fn parse_positive(text: &str) -> std::result::Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
-    number.ok_or_else(|| format!("`{text}`, expected a number above 0"))
-}
-
-fn schedule_names() -> impl TypedValueParser<Value = Shape> {
-    let names = PossibleValuesParser::new(Shape::ALL.map(Shape::name));
-    names.map(|name| Shape::ALL.into_iter().find(|shape| shape.name() == name).unwrap_or_default())
-}
-
-/// A number of bytes: `800MB`, `24GiB`, `1073741824`.
-fn parse_size(text: &str) -> std::result::Result<u64, String> {
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| format!("`{text}`, expected a number and a unit, such as 24GiB"))?;
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "k" | "kib" => 1024.0,
-        "m" | "mib" => 1024.0 * 1024.0,
-        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
-        other => return Err(format!("unknown unit `{other}`, expected KiB, MiB, GiB, kB, MB or GB")),
-    };
-    Ok((number * factor) as u64)
 }
 
 /// The run that `wgpt train` makes with no data given: small enough for two CPU cores and three minutes.

@@ -3,6 +3,8 @@
 mod bad_input;
 mod mixed;
 mod models;
+mod recipes;
+mod report;
 #[cfg(unix)]
 mod resume;
 mod runs;

@@ -35,15 +35,24 @@ fn every_recipe_is_parsed_and_planned_without_its_data() {
     let dir = tempfile::tempdir().expect("folder");
     let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/recipes");
     let expected = [
-        ("gpt2-124M", "12 layers, 12 heads, 768 channels, 1024 positions", "batch 64 x context 1024 x 8 micro-steps; one epoch"),
+        (
+            "gpt2-124M",
+            "12 layers, 12 heads, 768 channels, 1024 positions",
+            "batch 64 x context 1024 x 8 micro-steps; one epoch",
+        ),
         ("gpt2-350M", "24 layers, 16 heads, 1024 channels", "batch 64 x context 1024 x 8 micro-steps; 60000 steps"),
         ("gpt2-774M", "36 layers, 20 heads, 1280 channels", "batch 32 x context 1024 x 16 micro-steps; 286102 steps"),
         ("gpt2-1558M", "48 layers, 25 heads, 1600 channels", "batch 16 x context 1024 x 64 micro-steps; 32000 steps"),
-        ("gpt3-125M", "12 layers, 12 heads, 768 channels, 2048 positions", "batch 32 x context 2048 x 8 micro-steps; 572204"),
+        (
+            "gpt3-125M",
+            "12 layers, 12 heads, 768 channels, 2048 positions",
+            "batch 32 x context 2048 x 8 micro-steps; 572204",
+        ),
         ("laptop", "6 layers, 6 heads, 384 channels", "batch 16 x context 256 x 4 micro-steps; 5000 steps"),
         ("shakespeare", "12 layers, 12 heads, 768 channels", "batch 4 x context 1024 x 1 micro-steps; one epoch"),
     ];
-    let names = fs::read_dir(&recipes).expect("recipes").flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let names =
+        fs::read_dir(&recipes).expect("recipes").flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     assert_eq!(names.filter(|name| name.ends_with(".toml")).count(), expected.len());
     for (name, model, step) in expected {
         let path = recipes.join(format!("{name}.toml")).display().to_string();
@@ -51,7 +60,11 @@ fn every_recipe_is_parsed_and_planned_without_its_data() {
         for words in [model, step, "not here", "memory   in f16", "memory   in f32", "weights", "AdamW v", "in all"] {
             assert!(out.contains(words), "{name}: expected `{words}` in\n{out}");
         }
-        refused(wgpt(dir.path(), &["train", &path, "--dry-run", "--memory", "64MiB"]), 5, &["expected at most 64.0 MiB"]);
+        refused(
+            wgpt(dir.path(), &["train", &path, "--dry-run", "--memory", "64MiB"]),
+            5,
+            &["expected at most 64.0 MiB"],
+        );
     }
     let eight = fs::read_to_string(recipes.join("gpt2-124M.toml")).expect("recipe");
     assert!(eight.contains("emulate-ranks = 8"));
@@ -133,14 +146,25 @@ fn one_batch_again_and_again_and_hellaswag_beside_it() {
     let question = "{\"ctx\": \"Once upon\", \"endings\": [\"a time\", \"the sea\", \"b\", \"it\"], \"label\": 1}\n";
     fs::write(dir.join("q.jsonl"), question.repeat(3)).expect("write");
     recipe(dir, &TINY.replace("steps = 4", "steps = 40").replace("val_every = 2", "val_every = 20"));
-    let more = ["--overfit-one-batch", "--set", "lr=1e-2", "--hellaswag", "q.jsonl", "--hellaswag-every", "15", "--out", "run"];
+    let more = [
+        "--overfit-one-batch",
+        "--set",
+        "lr=1e-2",
+        "--hellaswag",
+        "q.jsonl",
+        "--hellaswag-every",
+        "15",
+        "--out",
+        "run",
+    ];
     let out = wgpt(dir, &[&["train", "r.toml"][..], &more].concat()).ends_with(0).out;
     let lines = metrics(&dir.join("run"));
     let loss = |step: usize| lines[step]["loss"].as_f64().expect("loss");
     // 32 tokens are learnt by heart, those of the validation are not
     assert!(loss(40) < 0.5 * loss(1), "{} to {}", loss(1), loss(40));
     assert!(lines[40]["val_loss"].as_f64().expect("validation") > 1.5 * loss(40));
-    let asked: Vec<u64> = lines.iter().filter(|m| m["hellaswag"].is_number()).filter_map(|m| m["step"].as_u64()).collect();
+    let asked: Vec<u64> =
+        lines.iter().filter(|m| m["hellaswag"].is_number()).filter_map(|m| m["step"].as_u64()).collect();
     assert_eq!(asked, [15, 30, 40]);
     let accuracy = lines[40]["hellaswag"].as_f64().expect("accuracy");
     assert!(accuracy == 0.0 || accuracy == 1.0, "three times the same question: {accuracy}");

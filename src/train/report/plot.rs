@@ -21,6 +21,17 @@ pub enum Style {
     Dashes,
 }
 
+impl Style {
+    /// Its class in the page, behind another.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Line => "",
+            Self::Dots => " bold",
+            Self::Dashes => " dashes",
+        }
+    }
+}
+
 /// A curve.
 #[derive(Debug, Clone)]
 pub struct Curve<'a> {
@@ -193,8 +204,8 @@ pub fn chart(title: &str, unit: &str, curves: &[Curve], scale: Scale) -> String 
     // one curve without a name needs no legend; references are drawn first and named last
     let (own, others): (Vec<&Curve>, Vec<&Curve>) = shown.iter().partition(|curve| curve.colour != 0);
     for curve in own.into_iter().chain(others).filter(|curve| !curve.name.is_empty()) {
-        let dashes = if curve.style == Style::Dashes { " dashes" } else { "" };
-        let _ = write!(html, "<span class=\"c{}{dashes}\"><i></i>{}</span>", curve.colour, escape(&curve.name));
+        let style = curve.style.class();
+        let _ = write!(html, "<span class=\"c{}{style}\"><i></i>{}</span>", curve.colour, escape(&curve.name));
     }
     let y_ticks = if frame.log { log_ticks(frame.y[0], frame.y[1]) } else { ticks(frame.y[0], frame.y[1], 7) };
     for tick in y_ticks {
@@ -208,11 +219,11 @@ pub fn chart(title: &str, unit: &str, curves: &[Curve], scale: Scale) -> String 
         let _ = write!(labels, "<b class=x style=\"left:{:.2}%\">{}</b>", left * 100.0, short(tick));
     }
     for curve in &shown {
-        let dashes = if curve.style == Style::Dashes { " dashes" } else { "" };
+        let style = curve.style.class();
         let thin = if curve.points.len() > 400 { " thin" } else { "" };
         let _ = write!(
             lines,
-            "<path class=\"curve c{}{dashes}{thin}\" data-name=\"{}\" d=\"{}\"/>",
+            "<path class=\"curve c{}{style}{thin}\" data-name=\"{}\" d=\"{}\"/>",
             curve.colour,
             escape(&curve.name),
             frame.path(curve.points, curve.factor, false)
