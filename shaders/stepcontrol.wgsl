@@ -2,6 +2,9 @@
 //   accumulate   one workgroup; state.loss_sum += sum of a micro-step's losses (N)
 //   decide       one workgroup; sums the norm's partials, tests for non-finite values, sets the clip factor, counts
 //                skipped steps, advances Adam's powers, moves the loss scale, and writes the step's report
+// Outliers are skipped as llm.c does: z = (x - mean) / deviation over the last 128 values, x among them, taken only once
+// there are 128. Two passes over values less x: sums of squares of raw values would cancel in f32. Values that are not
+// finite do not enter, or they would stay for 128 steps.
 // The loss scale is halved when a step overflows and doubled after a run of clean steps. A step that overflowed above
 // the floor is skipped but does not count among those that end a run: its scale was wrong, not the model.
 // Non-finite is tested on the exponent bits: Metal compiles with fast math, which may drop comparisons with NaN.
@@ -9,12 +12,20 @@ struct Report {
     step: u32,
     loss: f32,
     grad_norm: f32,
-    skipped_now: u32,
+    skipped_now: u32,      // 0 no, 1 loss or norm not finite, 2 loss an outlier, 3 norm an outlier
     skipped: u32,
     skipped_in_a_row: u32,
     updates: u32,
     lr: f32,
     loss_scale: f32,       // what this step's gradients were multiplied by
+    loss_z: f32,           // 0 while the window fills
+    norm_z: f32,
+}
+const WINDOW = 128u;
+struct Window {
+    count: u32,            // values so far, at most WINDOW
+    next: u32,             // where the next one goes: the oldest is there
+    values: array<f32, 128>,
 }
 struct P { count: u32 } // losses, or partials
 var<immediate> p: P;
@@ -23,6 +34,7 @@ var<immediate> p: P;
 @group(0) @binding(1) var<storage, read_write> state: State;
 @group(0) @binding(2) var<storage, read> hyper: Hyper;
 @group(0) @binding(3) var<storage, read_write> report: Report;
+@group(0) @binding(4) var<storage, read_write> windows: array<Window, 2>; // of losses, of norms
 
 const LEAST_SCALE = 1.0;
 const LARGEST_SCALE = 32768.0;
@@ -43,6 +55,29 @@ fn move_scale(good: bool) {
 
 fn finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 
+// The z-score of x in its window, which it enters if it is finite.
+fn enter(lane: u32, which: u32, x: f32) -> f32 {
+    let slot = windows[which].next;
+    let full = windows[which].count == WINDOW;
+    var sum = 0.0;
+    for (var i = lane; i < WINDOW; i += WG) { sum += select(windows[which].values[i] - x, 0.0, i == slot); }
+    let mean = reduce_sum(lane, sum) / f32(WINDOW); // less x
+    var squares = 0.0;
+    for (var i = lane; i < WINDOW; i += WG) {
+        let d = select(windows[which].values[i] - x, 0.0, i == slot) - mean;
+        squares += d * d;
+    }
+    let deviation = sqrt(reduce_sum(lane, squares) / f32(WINDOW));
+    if !finite(x) { return 0.0; }
+    if lane == 0u {
+        windows[which].values[slot] = x;
+        windows[which].next = (slot + 1u) % WINDOW;
+        windows[which].count = min(windows[which].count + 1u, WINDOW);
+    }
+    if !full || deviation == 0.0 { return 0.0; }
+    return -mean / deviation;
+}
+
 fn sum_values(lane: u32) -> f32 {
     var sum = 0.0;
     for (var i = lane; i < p.count; i += WG) { sum += values[i]; }
@@ -58,10 +93,16 @@ fn accumulate(@builtin(local_invocation_index) lane: u32) {
 @compute @workgroup_size(WG)
 fn decide(@builtin(local_invocation_index) lane: u32) {
     let squares = sum_values(lane);
-    if lane != 0u { return; }
     let norm = sqrt(squares);
     let loss = state.loss_sum * hyper.loss_scale;
-    let good = finite(squares) && finite(loss);
+    let loss_z = enter(lane, 0u, loss);
+    let norm_z = enter(lane, 1u, norm);
+    if lane != 0u { return; }
+    let sound = finite(squares) && finite(loss);
+    var why = select(1u, 0u, sound);
+    if sound && hyper.skip_norm_z > 0.0 && norm_z > hyper.skip_norm_z { why = 3u; }
+    if sound && hyper.skip_loss_z > 0.0 && loss_z > hyper.skip_loss_z { why = 2u; }
+    let good = why == 0u;
     state.apply = select(0u, 1u, good);
     let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     state.grad_scale = unscale;
@@ -75,13 +116,15 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
         state.skipped_in_a_row = 0u;
     } else {
         state.skipped += 1u;
-        if !above_floor { state.skipped_in_a_row += 1u; }
+        if sound || !above_floor { state.skipped_in_a_row += 1u; }
     }
-    if hyper.dynamic == 1u { move_scale(good); }
+    if hyper.dynamic == 1u { move_scale(sound); }
     report.step = hyper.step;
     report.loss = loss;
     report.grad_norm = norm;
-    report.skipped_now = select(1u, 0u, good);
+    report.skipped_now = why;
+    report.loss_z = loss_z;
+    report.norm_z = norm_z;
     report.skipped = state.skipped;
     report.skipped_in_a_row = state.skipped_in_a_row;
     report.updates = state.updates;

@@ -23,4 +23,6 @@ struct Hyper {
     step: u32,
     grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
     dynamic: u32,          // 1 if the state's loss scale follows overflows
+    skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
+    skip_norm_z: f32,      // the same of its gradient norm
 }

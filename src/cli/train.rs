@@ -3,34 +3,32 @@
 mod resolve;
 mod values;
 
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use wgpt::data::{Repeat, Tokenizer};
+use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, init};
 use wgpt::ops::matmul;
-use wgpt::train::checkpoint::{Interval, MadeBy, Saver};
+use wgpt::train::checkpoint::Interval;
 use wgpt::train::dataset::noted_tokenizer;
-use wgpt::train::folder::{self, Folder};
-use wgpt::train::measure::Roofs;
-use wgpt::train::report::{History, Reporter};
+use wgpt::train::report::History;
 use wgpt::train::run::{check_memory, known_words};
 use wgpt::train::schedule::Shape;
+use wgpt::train::session::Beside;
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
 use wgpt::train::tune::{self, Found};
-use wgpt::train::{Dataset, Run, Trainer};
+use wgpt::train::{Dataset, Session, Trainer};
 
 use super::model::tokenizer_of;
 use super::precision::{self, Precision};
-use super::resume::{self, Begin};
+use super::signals;
 use super::terminal::{Terminal, say};
 pub use resolve::Resolved;
 use resolve::{Look, Start};
-use values::{Peak, parse_size, schedule_names};
+use values::{Peak, WhenFull, parse_size, schedule_names};
 pub use values::{TokenizerName, parse_positive};
 
 #[derive(Debug, clap::Args)]
@@ -129,6 +127,12 @@ pub struct Args {
     /// Largest gradient norm; 0 switches clipping off
     #[arg(long, default_value_t = 1.0, help_heading = "Training", allow_negative_numbers = true)]
     clip: f32,
+    /// Skip a step whose loss has a z-score above Z among the last 128; 0 for never
+    #[arg(long, value_name = "Z", default_value_t = 0.0, help_heading = "Training", allow_negative_numbers = true)]
+    skip_loss_z: f32,
+    /// Skip a step whose gradient norm has one
+    #[arg(long, value_name = "Z", default_value_t = 0.0, help_heading = "Training", allow_negative_numbers = true)]
+    skip_norm_z: f32,
     /// Decay of AdamW's first moment
     #[arg(long, default_value_t = 0.9, help_heading = "Training", allow_negative_numbers = true)]
     beta1: f32,
@@ -190,6 +194,9 @@ pub struct Args {
     /// Keep checkpoints of steps that are multiples of M too; 0 for none
     #[arg(long, value_name = "M", default_value_t = 0, help_heading = "Run")]
     keep_every: u32,
+    /// What a full disk or a write error does to the run: pause until it is gone, or stop
+    #[arg(long, value_enum, default_value_t = WhenFull::Pause, help_heading = "Run")]
+    on_disk_full: WhenFull,
     /// Adapter by index or part of its name: see `wgpt devices`
     #[arg(long, help_heading = "Run")]
     device: Option<String>,
@@ -310,6 +317,8 @@ impl Args {
                 final_lr_frac: self.final_lr_frac,
                 weight_decay: self.weight_decay,
                 clip: self.clip,
+                skip_loss_z: self.skip_loss_z,
+                skip_norm_z: self.skip_norm_z,
                 beta1: self.beta1,
                 beta2: self.beta2,
                 eps: self.eps,
@@ -333,6 +342,8 @@ impl Args {
                 checkpoint_every: self.checkpoint_every.to_string(),
                 keep: self.keep as usize,
                 keep_every: self.keep_every as usize,
+                on_disk_full: if self.on_disk_full == WhenFull::Stop { "stop" } else { "pause" }.into(),
+                finished: false,
             },
         }
     }
@@ -364,110 +375,59 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     }
     aside.iter().for_each(|text| say!("recipe   {text}"));
 
-    let Look { mut loader, rows, baseline, summary } = args.look(&mut settings, &config, tokenizer)?;
-    let t = &settings.train;
-    let repeats = settings.data.overfit_one_batch;
-    let repeat =
-        repeats.then(|| Repeat::new(&mut loader, settings.sizes().accumulation, t.batch * t.context)).transpose()?;
-    let questions = args.questions(tokenizer, &config, t.context)?;
-
-    let reference = args.compare.as_deref().map(History::read).transpose()?;
-
-    // without a trailing slash, which would put DIR.N inside DIR
-    let out: Option<PathBuf> = args.out.as_ref().map(|out| out.components().collect());
-    let stop = resume::signals()?;
-    let begin = match &out {
-        Some(out) => resume::begin(out, &settings, config, args.restart)?,
-        None => Begin::Anew(None),
+    let Look { loader, rows, baseline, summary } = args.look(&mut settings, &config, tokenizer)?;
+    let beside = Beside {
+        questions: args.questions(tokenizer, &config, settings.train.context)?,
+        reference: args.compare.as_deref().map(History::read).transpose()?,
+        measures_peak: args.peak_tflops == Some(Peak::Measure),
     };
-    if matches!(begin, Begin::Finished) {
-        return Ok(());
-    }
-    folder::check_writable(out.as_deref().unwrap_or(Path::new("runs")))?;
 
-    let mixed = settings.elem() == Elem::F16;
-    let mut gpu = Gpu::open(&Options {
-        device: args.device.clone(),
-        checked: args.checked,
-        matrices: mixed,
-        unrepaired: args.no_spirv_repair,
-        ..Options::default()
-    })?;
-    precision::check(settings.elem(), &gpu.caps)?;
-    let tuned = tune::load(&mut gpu.caps);
-    check_memory(&gpu.caps, &settings, args.memory)?;
-    settings.run.adapter = Some(gpu.caps.summary());
-    if args.peak_tflops == Some(Peak::Measure) {
-        let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
-        settings.run.peak_tflops = Some(roofs.matrix.filter(|_| mixed).unwrap_or(roofs.fused_f32) / 1e12);
-    }
-    let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
-    let begun = matches!(begin, Begin::Resume(..));
-    let (lock, saved) = match begin {
-        Begin::Resume(lock, saved) => (Some(lock), saved),
-        Begin::Anew(lock) => (lock, None),
-        Begin::Finished => (None, None),
+    let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
+    let open = || {
+        let mut gpu = Gpu::open(&Options {
+            device: args.device.clone(),
+            checked: args.checked,
+            matrices: settings.elem() == Elem::F16,
+            unrepaired: args.no_spirv_repair,
+            ..Options::default()
+        })?;
+        precision::check(settings.elem(), &gpu.caps)?;
+        tuned.replace(tune::load(&mut gpu.caps));
+        check_memory(&gpu.caps, &settings, args.memory)?;
+        Ok(gpu)
     };
-    match &saved {
-        Some(saved) => {
-            trainer.restore(&saved.snapshot)?;
-            loader.restore(saved.state.batches.clone())?;
-        }
-        None => {
-            trainer.load(&loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights))?;
-        }
-    }
-    let state = saved.as_ref().map(|saved| &saved.state);
-
-    let folder = match (&out, lock) {
-        (None, _) => Folder::create_next(Path::new("runs"), &settings)?,
-        (Some(out), Some(lock)) if begun => {
-            let (none, lines) = (BTreeMap::new(), state.map_or(0, |state| state.metric_lines));
-            Folder::resume(out, &settings, lock, state.map_or(&none, |state| &state.records), lines)?
-        }
-        (Some(out), old) => {
-            if args.restart && out.exists() {
-                say!("{} is now {}", out.display(), folder::put_aside(out)?.display());
-            }
-            drop(old);
-            Folder::create(out, &settings)?
-        }
+    // what was read for its shape, once; after that it is read again
+    let loaded = Cell::new(loaded.map(|(_, weights, _)| weights));
+    let first = || match (loaded.take(), &args.init) {
+        (Some(weights), _) => Ok(weights),
+        (None, Some(path)) => weights::load(path).map(|(weights, ..)| weights),
+        (None, None) => Ok(init::init(config, args.seed)),
     };
-    let out = folder.dir.clone();
-    let reporter = Reporter::new(&out, &settings, reference)?;
-    let made_by = MadeBy::new(&gpu, &trainer, &settings.train.precision);
-    header(&gpu, &settings, &summary, &trainer, &out);
-    match tuned {
-        Found::Nothing => {}
-        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
-        Found::Ignored(why) => say!("tuned    no: {why}"),
-    }
-    let mut terminal = Terminal::new(settings.train.steps);
-    if begun {
-        resume::announce(saved.as_deref(), &made_by);
-    }
-    let done = state.map(|state| state.step);
-    let saver = Saver::new(&out, settings.interval()?, settings.keep(), done);
-    drop(saved);
-    let stop = &stop;
-    let mut run = Run {
+    let stop = signals::listen()?;
+    let header = |trainer: &Trainer, dir: &Path| {
+        folder.replace(dir.to_owned());
+        header(&settings, &summary, trainer, dir, &tuned.replace(Found::Nothing));
+    };
+    let mut terminal = Terminal::new(settings.train.steps, &header);
+    let session = Session {
         settings: &settings,
-        loader,
-        repeat,
+        loader: Some(loader),
         rows,
-        questions,
         tokenizer,
         baseline,
-        folder,
-        reporter,
-        saver,
-        done,
-        made_by,
-        stop,
+        beside,
+        // without a trailing slash, which would put DIR.N inside DIR
+        out: args.out.as_ref().map(|out| out.components().collect()),
+        restart: args.restart,
+        open: &open,
+        weights: &first,
+        stop: &stop,
+        hang: Some(hang),
     };
-    let outcome = run.go(&mut trainer, &mut terminal)?;
+    let Some(outcome) = session.train(&mut terminal)? else { return Ok(()) };
     drop(terminal);
 
+    let out = folder.take();
     say!("saved {}", out.join("model").display());
     if let (Some(baseline), Some(loss)) = (baseline, outcome.val_loss) {
         say!(
@@ -487,7 +447,16 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out: &Path) {
+/// Ends the process: the thread that waits for the device may never come back.
+fn hang(dir: &Path, what: &str) {
+    let text = format!("train: {what}; the same command goes on from the last checkpoint in {}", dir.display());
+    let _ = std::fs::write(dir.join("hang.txt"), format!("{text}\n"));
+    eprintln!("error: {text}");
+    std::process::exit(4);
+}
+
+fn header(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, tuned: &Found) {
+    let gpu = trainer.gpu();
     let (m, t, config) = (&settings.model, &settings.train, trainer.config());
     say!("device   {}", gpu.caps.summary());
     say!(
@@ -515,4 +484,9 @@ fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out:
     }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
+    match tuned {
+        Found::Nothing => {}
+        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
+        Found::Ignored(why) => say!("tuned    no: {why}"),
+    }
 }

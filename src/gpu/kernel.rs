@@ -1,10 +1,13 @@
 //! Kernels: WGSL text put together, reflected by naga, checked against the adapter's limits, built by the driver.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::{LazyLock, Mutex};
 
 use crate::error::{Error, Result};
 
 use super::adapter::Caps;
+use super::context::lock;
 use super::tensor::Elem;
 
 /// One compute kernel as text: pure data, made and translated without a GPU.
@@ -19,6 +22,19 @@ pub struct Kernel {
     /// Values of the module's `override` constants.
     pub constants: Vec<(&'static str, f64)>,
 }
+
+/// A text that naga has read.
+struct Parsed {
+    reflection: Reflection,
+    /// As long as there are not too many.
+    module: Option<naga::Module>,
+}
+
+/// All texts that naga has read in this process. Parsing takes most of the time before a first step, since naga 30 passes
+/// over all expressions of a function for each new one; a plan the device after it and one that is opened again need not all do it.
+static PARSED: LazyLock<Mutex<HashMap<String, Parsed>>> = LazyLock::new(Mutex::default);
+/// Modules kept at once: more than a model has kernels. They take megabytes.
+const MOST_MODULES: usize = 64;
 
 /// How many elements a kernel moves at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,25 +131,40 @@ impl Kernel {
         format!("{}\u{0}{}\u{0}{:?}\u{0}{}", self.name, self.entry, self.constants, self.source)
     }
 
-    /// Parses and validates the text, and fills in the values of its `override` constants.
+    /// What naga reads in the text.
     ///
     /// # Errors
     /// [`Error::Gpu`] with naga's message and the offending lines.
-    pub(super) fn module(&self) -> Result<(naga::Module, naga::valid::ModuleInfo)> {
-        let fault = |what: String| self.fault(&what);
-        let module = naga::front::wgsl::parse_str(&self.source)
-            .map_err(|e| fault(format!("does not parse: {}", e.emit_to_string(&self.source))))?;
+    fn parse(&self) -> Result<naga::Module> {
+        naga::front::wgsl::parse_str(&self.source)
+            .map_err(|e| self.fault(&format!("does not parse: {}", e.emit_to_string(&self.source))))
+    }
+
+    /// The parsed text for a driver: the one that [`Kernel::reflect`] has kept, if it still has.
+    ///
+    /// # Errors
+    /// As [`Kernel::reflect`].
+    pub(super) fn parsed(&self) -> Result<naga::Module> {
+        let kept = lock(&PARSED).get(&self.key()).and_then(|parsed| parsed.module.clone());
+        kept.map_or_else(|| self.parse(), Ok)
+    }
+
+    /// Validates a parsed text, and fills in the values of its `override` constants.
+    ///
+    /// # Errors
+    /// As [`Kernel::reflect`].
+    pub(super) fn specialize(&self, module: &naga::Module) -> Result<(naga::Module, naga::valid::ModuleInfo)> {
         let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
-            .validate(&module)
-            .map_err(|e| fault(format!("is not valid: {}", e.emit_to_string(&self.source))))?;
+            .validate(module)
+            .map_err(|e| self.fault(&format!("is not valid: {}", e.emit_to_string(&self.source))))?;
         let constants = self.constants.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
         let (module, info) = naga::back::pipeline_constants::process_overrides(
-            &module,
+            module,
             &info,
             Some((naga::ShaderStage::Compute, self.entry)),
             &constants,
         )
-        .map_err(|e| fault(format!("override constants: {e}")))?;
+        .map_err(|e| self.fault(&format!("override constants: {e}")))?;
         Ok((module.into_owned(), info.into_owned()))
     }
 
@@ -142,13 +173,28 @@ impl Kernel {
         Error::Gpu(format!("kernel {}: {what}", self.name))
     }
 
-    /// Parses and reflects the text.
+    /// Parses and reflects the text; the second time it is remembered.
     ///
     /// # Errors
     /// [`Error::Gpu`] with naga's message and the offending lines.
     pub fn reflect(&self) -> Result<Reflection> {
+        let key = self.key();
+        if let Some(parsed) = lock(&PARSED).get(&key) {
+            return Ok(parsed.reflection.clone());
+        }
+        let module = self.parse()?;
+        let reflection = self.reflection(&module)?;
+        let mut all = lock(&PARSED);
+        if all.values().filter(|parsed| parsed.module.is_some()).count() >= MOST_MODULES {
+            all.values_mut().for_each(|parsed| parsed.module = None);
+        }
+        all.insert(key, Parsed { reflection: reflection.clone(), module: Some(module) });
+        Ok(reflection)
+    }
+
+    fn reflection(&self, module: &naga::Module) -> Result<Reflection> {
         let fault = |what: String| self.fault(&what);
-        let (module, info) = self.module()?;
+        let (module, info) = self.specialize(module)?;
         let index = module
             .entry_points
             .iter()

@@ -69,6 +69,22 @@ pub struct Hyper {
     pub grad_unit: f32,
     /// 1 if the loss scale follows overflows.
     pub dynamic: u32,
+    /// A step is skipped if its loss's z-score is above this; 0 switches it off.
+    pub skip_loss_z: f32,
+    /// The same of its gradient norm.
+    pub skip_norm_z: f32,
+}
+
+/// The last finite losses or gradient norms, among which outliers show. Part of a checkpoint.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub struct Window {
+    /// Values so far, at most as many as there is room for.
+    pub count: u32,
+    /// Where the next one goes: the oldest is there.
+    pub next: u32,
+    /// The values; zeros where none was yet.
+    pub values: [f32; 128],
 }
 
 /// A step's outcome, read back some steps later.
@@ -81,7 +97,8 @@ pub struct Report {
     pub loss: f32,
     /// Gradient norm before clipping.
     pub grad_norm: f32,
-    /// 1 if this step's update was skipped.
+    /// 0 if this step's update was applied; one of [`Report::NOT_FINITE`], [`Report::LOSS_OUTLIER`] and
+    /// [`Report::NORM_OUTLIER`] if it was skipped.
     pub skipped_now: u32,
     /// Updates skipped in all.
     pub skipped: u32,
@@ -93,9 +110,22 @@ pub struct Report {
     pub lr: f32,
     /// The loss scale that the step was computed with.
     pub loss_scale: f32,
+    /// The loss's z-score among the last 128; 0 while there are fewer.
+    pub loss_z: f32,
+    /// The gradient norm's.
+    pub norm_z: f32,
 }
 
-/// The three small tensors of step control.
+impl Report {
+    /// Skipped: loss or gradient norm was not finite.
+    pub const NOT_FINITE: u32 = 1;
+    /// Skipped: the loss's z-score was above [`Hyper::skip_loss_z`].
+    pub const LOSS_OUTLIER: u32 = 2;
+    /// Skipped: the norm's was above [`Hyper::skip_norm_z`].
+    pub const NORM_OUTLIER: u32 = 3;
+}
+
+/// The four small tensors of step control.
 #[derive(Debug)]
 pub struct StepControl {
     /// One [`State`].
@@ -104,6 +134,8 @@ pub struct StepControl {
     pub hyper: Tensor,
     /// One [`Report`].
     pub report: Tensor,
+    /// Two [`Window`]s: of losses, of norms.
+    pub windows: Tensor,
 }
 
 impl StepControl {
@@ -117,6 +149,7 @@ impl StepControl {
             state: words("step state", size_of::<State>())?,
             hyper: words("step hyperparameters", size_of::<Hyper>())?,
             report: words("step report", size_of::<Report>())?,
+            windows: words("step windows", 2 * size_of::<Window>())?,
         };
         gpu.write(&control.state, bytemuck::bytes_of(&State::default()))?;
         Ok(control)
@@ -166,7 +199,7 @@ pub fn decide(pass: &mut Pass, control: &StepControl, partials: &Tensor) -> Resu
     let kernel = kernel(&pass.gpu.caps, "decide");
     pass.dispatch(&Dispatch {
         kernel: &kernel,
-        tensors: &[partials, &control.state, &control.hyper, &control.report],
+        tensors: &[partials, &control.state, &control.hyper, &control.report, &control.windows],
         immediates: bytemuck::bytes_of(&(partials.len() as u32)),
         groups: 1,
         flops: partials.len() as u64,

@@ -100,6 +100,12 @@ pub struct TrainSettings {
     pub beta2: f32,
     /// AdamW.
     pub eps: f32,
+    /// Steps whose loss has a z-score above this are skipped; 0 for none.
+    #[serde(default)]
+    pub skip_loss_z: f32,
+    /// The same of the gradient norm.
+    #[serde(default)]
+    pub skip_norm_z: f32,
     /// Element type of matrix operands: `f32` or `f16`.
     pub precision: String,
     /// Seed of the first weights, the order of batches and the samples.
@@ -131,6 +137,12 @@ pub struct RunSettings {
     /// Checkpoints of multiples of so many steps are kept too; 0 for none.
     #[serde(default)]
     pub keep_every: usize,
+    /// What a full disk or a write error does: `pause` until it is gone, or `stop`.
+    #[serde(default)]
+    pub on_disk_full: String,
+    /// True once the run has come to its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
     /// The device asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -199,7 +211,15 @@ impl Settings {
     #[must_use]
     pub fn optimizer(&self) -> Optimizer {
         let t = &self.train;
-        Optimizer { beta1: t.beta1, beta2: t.beta2, eps: t.eps, weight_decay: t.weight_decay, clip: t.clip }
+        Optimizer {
+            beta1: t.beta1,
+            beta2: t.beta2,
+            eps: t.eps,
+            weight_decay: t.weight_decay,
+            clip: t.clip,
+            skip_loss_z: t.skip_loss_z,
+            skip_norm_z: t.skip_norm_z,
+        }
     }
 
     /// Checks what does not depend on the data.
@@ -269,6 +289,8 @@ impl Settings {
             ("--final-lr-frac", t.final_lr_frac, 0.0, 1.0),
             ("--weight-decay", t.weight_decay, 0.0, f32::MAX),
             ("--clip", t.clip, 0.0, f32::MAX),
+            ("--skip-loss-z", t.skip_loss_z, 0.0, f32::MAX),
+            ("--skip-norm-z", t.skip_norm_z, 0.0, f32::MAX),
             ("--beta1", t.beta1, 0.0, 1.0 - f32::EPSILON),
             ("--beta2", t.beta2, 0.0, 1.0 - f32::EPSILON),
             ("--eps", t.eps, 1e-37, f32::MAX),

@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub moments: [Weights; 2],
     /// Adam's counters, the skipped steps, the loss scale.
     pub control: stepcontrol::State,
+    /// The last losses and gradient norms.
+    pub windows: [stepcontrol::Window; 2],
 }
 
 impl Trainer<'_> {
@@ -31,6 +33,7 @@ impl Trainer<'_> {
             moments: [self.moments()[0].download(self.gpu())?, self.moments()[1].download(self.gpu())?],
             // a given-up step has summed the losses of some micro-steps
             control: stepcontrol::State { loss_sum: 0.0, ..state },
+            windows: bytemuck::pod_read_unaligned(&self.gpu().read(&self.control().windows)?),
         })
     }
 
@@ -50,6 +53,7 @@ impl Trainer<'_> {
         for (moment, values) in self.moments().iter().zip(&snapshot.moments) {
             moment.upload(self.gpu(), values)?;
         }
+        self.gpu().write(&self.control().windows, bytemuck::bytes_of(&snapshot.windows))?;
         self.gpu().write(&self.control().state, bytemuck::bytes_of(&snapshot.control))
     }
 }

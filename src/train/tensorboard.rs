@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::formats::atomic::output_error;
+
+use super::folder::append;
 
 /// The folder of event files in a run's.
 const FOLDER: &str = "tb";
@@ -71,14 +73,13 @@ impl Events {
     /// Adds the scalars of one step.
     ///
     /// # Errors
-    /// [`Error::Output`].
+    /// [`Error::Output`], after which nothing of them is there.
     pub fn scalars(&mut self, step: usize, scalars: &[(&str, f32)]) -> Result<()> {
         if scalars.is_empty() { Ok(()) } else { self.put(&summary(now(), step, scalars)) }
     }
 
     fn put(&mut self, event: &[u8]) -> Result<()> {
-        // one call, so that a kill leaves whole records wherever the system allows
-        self.file.write_all(&record(event)).map_err(|e| output_error(&self.run.join(&self.name), &e))
+        append(&mut self.file, &record(event)).map_err(|e| output_error(&self.run.join(&self.name), &e))
     }
 
     /// Bytes of every event file so far, by names seen from the run's folder.

@@ -25,11 +25,15 @@ pub struct Optimizer {
     pub weight_decay: f32,
     /// Largest gradient norm; 0 switches clipping off.
     pub clip: f32,
+    /// A step is skipped if the z-score of its loss among the last 128 is above this; 0 switches it off.
+    pub skip_loss_z: f32,
+    /// The same of its gradient norm.
+    pub skip_norm_z: f32,
 }
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 }
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, skip_loss_z: 0.0, skip_norm_z: 0.0 }
     }
 }
 
@@ -311,6 +315,8 @@ impl<'g> Trainer<'g> {
             step: step as u32,
             grad_unit: if self.elem == Elem::F16 { self.sizes.tokens() as f32 } else { 1.0 },
             dynamic: u32::from(self.elem == Elem::F16),
+            skip_loss_z: self.optimizer.skip_loss_z,
+            skip_norm_z: self.optimizer.skip_norm_z,
         };
         for micro in 0..self.sizes.accumulation {
             if stop() {
@@ -368,9 +374,21 @@ impl<'g> Trainer<'g> {
     /// # Errors
     /// [`Error::Data`] from the rows; else as [`Gpu::check`].
     pub fn evaluate(&mut self, rows: &mut Rows, count: usize) -> Result<f64> {
+        Ok(self.evaluate_unless(rows, count, &|| false)?.unwrap_or(f64::NAN))
+    }
+
+    /// [`Trainer::evaluate`], but before every batch `stop` is asked. If it says yes, there is no loss.
+    ///
+    /// # Errors
+    /// As [`Trainer::evaluate`].
+    pub fn evaluate_unless(&mut self, rows: &mut Rows, count: usize, stop: &dyn Fn() -> bool) -> Result<Option<f64>> {
         let count = count.min(rows.len());
-        let (mut sum, mut at) = (0.0, 0);
+        let (mut sum, mut at, mut given_up) = (0.0, 0, false);
         while at < count {
+            given_up = stop();
+            if given_up {
+                break;
+            }
             if self.losses.is_full() {
                 sum += self.take_losses()?;
             }
@@ -389,7 +407,7 @@ impl<'g> Trainer<'g> {
         while self.losses.pending() > 0 {
             sum += self.take_losses()?;
         }
-        Ok(sum / (count * self.sizes.context).max(1) as f64)
+        Ok((!given_up).then(|| sum / (count * self.sizes.context).max(1) as f64))
     }
 
     fn take_losses(&mut self) -> Result<f64> {

@@ -15,7 +15,7 @@ fn to_bits(values: &[f32]) -> Vec<u32> {
 }
 
 fn control(state: &Tensor, hyper: &Tensor) -> StepControl {
-    StepControl { state: state.clone(), hyper: hyper.clone(), report: hyper.clone() }
+    StepControl { state: state.clone(), hyper: hyper.clone(), report: hyper.clone(), windows: hyper.clone() }
 }
 
 /// One update in the middle of a run, or none if `state` says so.

@@ -58,7 +58,8 @@ fn run(devices: &[Device], kind: Kind, shape: [usize; 3], logits: &[f32], target
     let slots =
         [logits(want), integers("targets", [n, 1], targets), losses(), integers("state", [state.len(), 1], &state)];
     check(devices, "crossentropy.forward_backward", &shape, slots, |pass, [logits, targets, losses, state]| {
-        let control = StepControl { state: state.clone(), hyper: state.clone(), report: state.clone() };
+        let control =
+            StepControl { state: state.clone(), hyper: state.clone(), report: state.clone(), windows: state.clone() };
         crossentropy::forward_backward(pass, &Forward { logits, targets, losses, vocab: v }, &control, SCALE)
     });
 }

@@ -26,7 +26,8 @@ fn run(devices: &[Device], lengths: [usize; 3], scale: f64) {
         integers("hyper", [hyper.len(), 1], &hyper),
     ];
     check(devices, "gradnorm.forward", &lengths, slots, |pass, [a, b, c, partials, state, hyper]| {
-        let control = &StepControl { state: state.clone(), hyper: hyper.clone(), report: hyper.clone() };
+        let control =
+            &StepControl { state: state.clone(), hyper: hyper.clone(), report: hyper.clone(), windows: hyper.clone() };
         let grads = [a, b, c].map(Clone::clone);
         assert_eq!(gradnorm::partials(&grads), groups, "gradnorm.partials of {lengths:?}");
         gradnorm::forward(pass, Forward { grads: &grads, partials, control })

@@ -1,5 +1,5 @@
 use bytemuck::Zeroable;
-use wgpt::ops::stepcontrol::{self, Hyper, Report, State, StepControl};
+use wgpt::ops::stepcontrol::{self, Hyper, Report, State, StepControl, Window};
 
 use crate::harness::{Device, EPS, Inputs, Want, Word, check, devices, input, integers, rounding, wide, words};
 
@@ -14,6 +14,8 @@ pub const HYPER: Hyper = Hyper {
     step: 7,
     grad_unit: 3.0,
     dynamic: 0,
+    skip_loss_z: 0.0,
+    skip_norm_z: 0.0,
 };
 
 /// A state in the middle of a run.
@@ -54,7 +56,7 @@ fn run_accumulate(devices: &[Device], losses: &[f32]) {
     let slots = [input("losses", [n, 1], losses), words("state", &as_words(&before), Want::Words(want))];
     check(devices, "stepcontrol.accumulate", &[n], slots, |pass, [losses, state]| {
         let other = wgpt::gpu::Gpu::dry(pass.gpu.caps.clone()).tensor("unused", 1, 1, wgpt::gpu::Elem::U32)?;
-        let control = StepControl { state: state.clone(), hyper: other.clone(), report: other };
+        let control = StepControl { state: state.clone(), hyper: other.clone(), report: other.clone(), windows: other };
         stepcontrol::accumulate(pass, &control, losses)
     });
 }
@@ -134,15 +136,32 @@ fn run_decide(devices: &[Device], partials: &[f32], before: State, hyper: Hyper)
         Word::Bits(updates),
         exact(hyper.lr),
         exact(before.loss_scale),
+        exact(0.0),
+        exact(0.0),
     ];
+    // both windows were empty: a finite value is their first
+    let entered = |value: f64, off: f64| {
+        let mut window = vec![Word::Bits(0); size_of::<Window>() / 4];
+        if value.is_finite() {
+            (window[0], window[1], window[2]) = (Word::Bits(1), Word::Bits(1), number(value, off));
+        }
+        window
+    };
+    let windows = [entered(loss, EPS), entered(norm, norm_off)].concat();
     let slots = [
         input("partials", [n, 1], partials),
         words("state", &as_words(&before), Want::Words(state)),
         integers("hyper", [as_words(&hyper).len(), 1], &as_words(&hyper)),
         words("report", &as_words(&Report { step: 99, ..Report::zeroed() }), Want::Words(report)),
+        words("windows", &as_words(&[Window::zeroed(); 2]), Want::Words(windows)),
     ];
-    check(devices, "stepcontrol.decide", &[n], slots, |pass, [partials, state, hyper, report]| {
-        let control = StepControl { state: state.clone(), hyper: hyper.clone(), report: report.clone() };
+    check(devices, "stepcontrol.decide", &[n], slots, |pass, [partials, state, hyper, report, windows]| {
+        let control = StepControl {
+            state: state.clone(),
+            hyper: hyper.clone(),
+            report: report.clone(),
+            windows: windows.clone(),
+        };
         stepcontrol::decide(pass, &control, partials)
     });
 }
@@ -197,4 +216,108 @@ fn a_fresh_control_has_a_fresh_state() {
     let device = Device::open("release", &wgpt::gpu::Options::default());
     let control = StepControl::new(&device.gpu).expect("memory");
     assert_eq!(device.gpu.read(&control.state).expect("read"), bytemuck::bytes_of(&State::default()));
+}
+
+/// llm.c's detector: running sums over a ring of doubles. Its first 128 values have no z-score, 0 here.
+#[derive(Default)]
+struct Ring {
+    values: Vec<f64>,
+    next: usize,
+}
+
+impl Ring {
+    fn enter(&mut self, x: f64) -> f64 {
+        if !x.is_finite() {
+            return 0.0;
+        }
+        if self.values.len() < 128 {
+            self.values.push(x);
+            return 0.0;
+        }
+        self.values[self.next] = x;
+        self.next = (self.next + 1) % 128;
+        let [sum, squares] = [1, 2].map(|power| self.values.iter().map(|v| v.powi(power)).sum::<f64>() / 128.0);
+        let deviation = (squares - sum * sum).max(0.0).sqrt();
+        if deviation == 0.0 { 0.0 } else { (x - sum) / deviation }
+    }
+}
+
+/// Series with spikes, and the steps that a threshold skips: the same as llm.c's formula finds.
+#[test]
+fn outliers_are_those_of_llm_c() {
+    let device = Device::open("release", &wgpt::gpu::Options::default());
+    let gpu = &device.gpu;
+    let partials = gpu.tensor("partials", 1, 1, wgpt::gpu::Elem::F32).expect("memory");
+    for (skip_loss_z, skip_norm_z) in [(0.0, 0.0), (5.0, 0.0), (0.0, 4.0), (3.0, 3.5)] {
+        let control = StepControl::new(gpu).expect("memory");
+        let mut pass = wgpt::gpu::Pass::new(gpu);
+        stepcontrol::decide(&mut pass, &control, &partials).expect("kernel");
+        let program = pass.finish();
+        let noise = Inputs::new().values(800);
+        let (mut losses, mut norms, mut skipped) = (Ring::default(), Ring::default(), [0; 4]);
+        for step in 1..=400_usize {
+            let mut loss = 3.0 + 0.3 * noise[step] - step as f32 / 400.0;
+            let mut norm = (1.0 + 0.2 * noise[400 + step - 1]).max(0.1);
+            match step {
+                140 | 141 | 250 => loss += 2.0,
+                150 | 300 => norm = 9.0,
+                160 => loss = f32::NAN,
+                170 => norm = f32::INFINITY,
+                301 => (loss, norm) = (40.0, 40.0),
+                _ => {}
+            }
+            let before = gpu.read(&control.state).expect("read");
+            let state = State { loss_sum: loss, ..bytemuck::pod_read_unaligned(&before) };
+            let hyper = Hyper {
+                step: step as u32,
+                loss_scale: 1.0,
+                grad_unit: 1.0,
+                clip: 0.0,
+                skip_loss_z,
+                skip_norm_z,
+                ..HYPER
+            };
+            gpu.write(&control.state, bytemuck::bytes_of(&state)).expect("write");
+            gpu.write(&control.hyper, bytemuck::bytes_of(&hyper)).expect("write");
+            gpu.write(&partials, bytemuck::bytes_of(&(norm * norm))).expect("write");
+            program.run(gpu).expect("run");
+            let report: Report = bytemuck::pod_read_unaligned(&gpu.read(&control.report).expect("read"));
+            let (loss_z, norm_z) = (losses.enter(loss.into()), norms.enter(report.grad_norm.into()));
+            let place = format!("step {step}: {report:?}, expected {loss_z} and {norm_z}");
+            assert!((f64::from(report.loss_z) - loss_z).abs() < 1e-4, "{place}");
+            assert!((f64::from(report.norm_z) - norm_z).abs() < 1e-4, "{place}");
+            let above = |z: f64, threshold: f32| threshold > 0.0 && z > f64::from(threshold);
+            let why = match () {
+                () if !(loss.is_finite() && norm.is_finite()) => Report::NOT_FINITE,
+                () if above(loss_z, skip_loss_z) => Report::LOSS_OUTLIER,
+                () if above(norm_z, skip_norm_z) => Report::NORM_OUTLIER,
+                () => 0,
+            };
+            assert_eq!(report.skipped_now, why, "{place}");
+            skipped[why as usize] += 1;
+        }
+        assert_eq!(skipped[Report::NOT_FINITE as usize], 2);
+        assert_eq!(skipped[Report::LOSS_OUTLIER as usize] > 0, skip_loss_z > 0.0);
+        assert_eq!(skipped[Report::NORM_OUTLIER as usize] > 0, skip_norm_z > 0.0);
+    }
+}
+
+/// A constant series has no deviation: no outlier, whatever rounding does to its mean.
+#[test]
+fn equal_losses_are_no_outliers() {
+    let device = Device::open("release", &wgpt::gpu::Options::default());
+    let gpu = &device.gpu;
+    let partials = gpu.tensor("partials", 1, 1, wgpt::gpu::Elem::F32).expect("memory");
+    gpu.write(&partials, bytemuck::bytes_of(&0.1_f32)).expect("write");
+    let control = StepControl::new(gpu).expect("memory");
+    let hyper = Hyper { loss_scale: 1.0, skip_loss_z: 0.01, skip_norm_z: 0.01, ..HYPER };
+    gpu.write(&control.hyper, bytemuck::bytes_of(&hyper)).expect("write");
+    let mut pass = wgpt::gpu::Pass::new(gpu);
+    stepcontrol::decide(&mut pass, &control, &partials).expect("kernel");
+    let program = pass.finish();
+    for _ in 0..300 {
+        program.run(gpu).expect("run");
+        let report: Report = bytemuck::pod_read_unaligned(&gpu.read(&control.report).expect("read"));
+        assert_eq!((report.skipped_now, report.loss_z, report.norm_z), (0, 0.0, 0.0));
+    }
 }

@@ -1,7 +1,7 @@
 //! What ends a step: the norm of the gradients, the decision about the step, AdamW.
 
 use wgpt::gpu::{Elem, Tensor};
-use wgpt::ops::stepcontrol::{Hyper, Report, State, StepControl};
+use wgpt::ops::stepcontrol::{Hyper, Report, State, StepControl, Window};
 use wgpt::ops::{adamw, gradnorm, stepcontrol};
 use wgpt::reference;
 use wgpt::reference::random::Random;
@@ -57,12 +57,15 @@ pub fn hyper(_: &mut Random, _: usize) -> Vec<u32> {
         step: 1,
         grad_unit: 1.0,
         dynamic: 0,
+        skip_loss_z: 0.0,
+        skip_norm_z: 0.0,
     };
     bytemuck::pod_collect_to_vec(bytemuck::bytes_of(&hyper))
 }
 
+/// Step control for kernels that do not look at the windows.
 pub fn control(state: &Tensor, hyper: &Tensor, report: &Tensor) -> StepControl {
-    StepControl { state: state.clone(), hyper: hyper.clone(), report: report.clone() }
+    StepControl { state: state.clone(), hyper: hyper.clone(), report: report.clone(), windows: report.clone() }
 }
 
 pub fn struct_slot<T>(name: &'static str, role: Role, before: fn(&mut Random, usize) -> Vec<u32>) -> Slot {
@@ -154,8 +157,12 @@ pub fn decide() -> Case {
             struct_slot::<State>("state", Role::Updated, applied),
             struct_slot::<Hyper>("hyper", Role::Input, hyper),
             struct_slot::<Report>("report", Role::Output, zero),
+            struct_slot::<[Window; 2]>("windows", Role::Updated, zero),
         ],
-        launch: Box::new(|pass, t| stepcontrol::decide(pass, &control(&t[1], &t[2], &t[3]), &t[0])),
+        launch: Box::new(|pass, t| {
+            let control = StepControl { windows: t[4].clone(), ..control(&t[1], &t[2], &t[3]) };
+            stepcontrol::decide(pass, &control, &t[0])
+        }),
         check: Box::new(|d| {
             let norm = d.row(0, 0, PARTIALS).iter().sum::<f64>().sqrt();
             expect(d, 3, "report.grad_norm", &[2], |_| (norm, rounding(PARTIALS) * norm))

@@ -24,6 +24,15 @@ impl TokenizerName {
     }
 }
 
+/// `--on-disk-full`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WhenFull {
+    /// Try again until there is room
+    Pause,
+    /// End with exit code 6
+    Stop,
+}
+
 /// The value of `--peak-tflops`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Peak {

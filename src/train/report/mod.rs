@@ -40,10 +40,19 @@ impl Reporter {
     ///
     /// # Errors
     /// [`crate::error::Error::Data`] if `dir` holds no run.
-    pub fn new(dir: &Path, settings: &Settings, reference: Option<History>) -> Result<Self> {
+    pub fn new(dir: &Path, settings: Settings, reference: Option<History>) -> Result<Self> {
         let mut sheet = Sheet::read(dir)?;
-        sheet.settings = Some(settings.clone());
+        sheet.settings = Some(settings);
         Ok(Self { dir: dir.to_owned(), sheet, reference, written: None, warned: false })
+    }
+
+    /// Reads the records again, after they were cut back.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Data`] if they are gone.
+    pub fn rewind(&mut self) -> Result<()> {
+        self.sheet.history = History::read(&self.dir)?;
+        Ok(())
     }
 
     /// Adds a line of the metrics.
