@@ -127,8 +127,8 @@ fn value_of(arg: &Arg, matches: &ArgMatches, expanded: &Expanded, settings: &Set
     let given = expanded.origins.get(id).cloned();
     let origin = match source {
         Some(ValueSource::CommandLine) => given.unwrap_or_else(|| "flag".into()),
-        Some(_) => "default".into(),
-        // a switch that a recipe turns off
+        Some(_) => given.unwrap_or_else(|| "default".into()),
+        // what --set empties
         None => given.unwrap_or_else(|| "not given".into()),
     };
     if matches!(arg.get_action(), ArgAction::SetTrue) {

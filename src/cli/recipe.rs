@@ -232,7 +232,8 @@ fn long(arg: &Arg) -> String {
     arg.get_long().unwrap_or_default().to_owned()
 }
 
-/// Adds the values of `--set`: of one given twice the last counts, but for flags that may be repeated.
+/// Adds the values of `--set`: of one given twice the last counts, but for flags that may be repeated; an
+/// empty one stands for nothing.
 fn set(train: &Command, sets: &[&String], entries: &mut Vec<Entry>) -> Result<()> {
     for text in sets {
         let Some((key, value)) = text.split_once('=') else {
@@ -248,6 +249,8 @@ fn set(train: &Command, sets: &[&String], entries: &mut Vec<Entry>) -> Result<()
             (ArgAction::SetTrue, other) => {
                 return Err(Error::Usage(format!("{place}: `{other}`, expected true or false")));
             }
+            // as if it were not given
+            (_, "") => Vec::new(),
             (_, value) => vec![Some(value.to_owned())],
         };
         let (id, repeats) = (arg.get_id().to_string(), matches!(arg.get_action(), ArgAction::Append));

@@ -1,5 +1,6 @@
 //! `wgpt train`.
 
+mod header;
 mod resolve;
 mod values;
 
@@ -11,7 +12,6 @@ use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, init};
-use wgpt::ops::matmul;
 use wgpt::train::checkpoint::Interval;
 use wgpt::train::dataset::noted_tokenizer;
 use wgpt::train::report::History;
@@ -45,7 +45,7 @@ Examples:
 pub struct Args {
     /// TOML file of flags, written as keys without their dashes; flags and --set are stronger
     recipe: Option<PathBuf>,
-    /// A flag as a recipe has it, stronger than the recipe (repeatable)
+    /// A flag as a recipe has it, stronger than the recipe; without a VALUE it is unset (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Print every value and where it comes from, as a recipe, and end
@@ -406,7 +406,7 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     let stop = signals::listen()?;
     let header = |trainer: &Trainer, dir: &Path| {
         folder.replace(dir.to_owned());
-        header(&settings, &summary, trainer, dir, &tuned.replace(Found::Nothing));
+        header::print(&settings, &summary, trainer, dir, &tuned.replace(Found::Nothing));
     };
     let mut terminal = Terminal::new(settings.train.steps, &header);
     let session = Session {
@@ -453,40 +453,4 @@ fn hang(dir: &Path, what: &str) {
     let _ = std::fs::write(dir.join("hang.txt"), format!("{text}\n"));
     eprintln!("error: {text}");
     std::process::exit(4);
-}
-
-fn header(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, tuned: &Found) {
-    let gpu = trainer.gpu();
-    let (m, t, config) = (&settings.model, &settings.train, trainer.config());
-    say!("device   {}", gpu.caps.summary());
-    say!(
-        "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",
-        m.layers,
-        m.heads,
-        m.channels,
-        m.positions,
-        m.vocab,
-        config.parameters() as f64 / 1e6,
-        t.precision
-    );
-    say!("data     {summary}");
-    say!(
-        "step     {} tokens: batch {} x context {} x {} micro-steps; {} steps",
-        t.tokens_per_step,
-        t.batch,
-        t.context,
-        settings.sizes().accumulation,
-        t.steps
-    );
-    say!("kernels  {}", trainer.kernel_summary().join(", "));
-    if let (Elem::F16, Some(why)) = (trainer.elem(), matmul::choose::without_matrices(&gpu.caps)) {
-        say!("         no matrix units: {why}");
-    }
-    say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
-    say!("folder   {}", out.display());
-    match tuned {
-        Found::Nothing => {}
-        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
-        Found::Ignored(why) => say!("tuned    no: {why}"),
-    }
 }

@@ -107,7 +107,15 @@ impl Args {
         let tokenizer = tokenizer.ok_or_else(|| {
             Error::Usage("--hellaswag: nothing says which tokenizer the model is for; try --tokenizer gpt2".into())
         })?;
-        let set = hellaswag::read(&crate::cli::eval::fetched(file), tokenizer, usize::MAX)?;
+        let found = crate::cli::eval::fetched(file);
+        if !found.exists() {
+            return Err(Error::Data(format!(
+                "--hellaswag: {}: no such file, and none of this name in the cache; try `wgpt data fetch hellaswag`, or `--set \
+                 hellaswag=` to go without",
+                file.display()
+            )));
+        }
+        let set = hellaswag::read(&found, tokenizer, usize::MAX)?;
         evaluate::check(&set.examples, config.vocab, context)?;
         Ok(set.examples)
     }
