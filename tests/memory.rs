@@ -10,6 +10,7 @@ use wgpt::model::{Config, PARAMS, Recompute, init};
 use wgpt::reference::random::Random;
 use wgpt::train::measure;
 use wgpt::train::plan::Subject;
+use wgpt::train::schedule::Shape;
 use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
 
 use training::{lively, run};
@@ -85,7 +86,7 @@ fn plans_hold_within_three_percent_of_what_is_allocated() {
         let mut trainer = Trainer::with_recompute(&gpu, config, sizes, optimizer, (elem, recompute)).expect("trainer");
         trainer.load(&init::init(config, 42)).expect("load");
         let mut batches = measure::random_batches(&config, &sizes, 2).expect("batches");
-        let schedule = Schedule { lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 2 };
+        let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 2 };
         run(&mut trainer, &mut batches, &schedule);
         gpu.wait().expect("done");
         let (after, _) = gpu.driver_bytes().expect("reported");

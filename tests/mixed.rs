@@ -8,6 +8,7 @@ use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, PARAMS, Weights, init};
 use wgpt::ops::stepcontrol::State;
 use wgpt::reference::{gpt2, random::Random};
+use wgpt::train::schedule::Shape;
 use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
 
 use training::{GoldenRun, lively, run};
@@ -132,7 +133,7 @@ fn an_overflow_halves_the_scale_skips_the_update_and_training_goes_on() {
     let mut trainer = mixed(&gpu, &init::init(config, 42), sizes, Optimizer::default());
     let tokens: Vec<u16> = Random::new(3).tokens(400, 60).into_iter().map(|t| t as u16).collect();
     let mut loader = loader(&tokens, sizes, 60);
-    let schedule = Schedule { lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 1 };
+    let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 1 };
     assert_eq!(run(&mut trainer, &mut loader, &schedule)[0].skipped_now, 0);
     // a gradient of one half becomes 65,536 or more, which f16 does not hold
     set_loss_scale(&trainer, 131_072.0 * 4.0);
@@ -172,7 +173,7 @@ fn overflows_at_the_floor_count() {
     let mut trainer = mixed(&gpu, &weights, sizes, Optimizer::default());
     set_loss_scale(&trainer, 2.0);
     let tokens: Vec<u16> = Random::new(3).tokens(400, 60).into_iter().map(|t| t as u16).collect();
-    let schedule = Schedule { lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 3 };
+    let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 3 };
     let reports = run(&mut trainer, &mut loader(&tokens, sizes, 60), &schedule);
     assert_eq!(reports.iter().map(|r| r.loss_scale).collect::<Vec<_>>(), [2.0, 1.0, 1.0]);
     assert_eq!(reports.iter().map(|r| r.skipped_in_a_row).collect::<Vec<_>>(), [0, 1, 2]);
@@ -215,7 +216,7 @@ fn a_hundred_steps_end_where_those_of_f32_end() {
     let text = wgpt::data::Stories::new(7).text(120_000);
     let tokens: Vec<u16> = text.bytes().map(u16::from).collect();
     let (train, val) = tokens.split_at(100_000);
-    let schedule = Schedule { lr: 3e-3, warmup: 10, final_frac: 0.0, steps: 100 };
+    let schedule = Schedule { shape: Shape::Cosine, lr: 3e-3, warmup: 10, final_frac: 0.0, steps: 100 };
     let mut ends = [Elem::F32, Elem::F16].map(|elem| {
         let mut trainer = Trainer::with_precision(&gpu, config, sizes, Optimizer::default(), elem).expect("trainer");
         trainer.load(&init::init(config, 42)).expect("load");
@@ -239,7 +240,7 @@ fn the_same_seed_gives_the_same_bits_and_nothing_is_created_after_the_first_step
     let once = |gpu: &Gpu| {
         let mut trainer = mixed(gpu, &init::init(config, 42), sizes, Optimizer::default());
         let mut loader = loader(&tokens, sizes, 257);
-        let schedule = Schedule { lr: 1e-3, warmup: 2, final_frac: 0.0, steps: 1 };
+        let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 2, final_frac: 0.0, steps: 1 };
         let mut reports = run(&mut trainer, &mut loader, &schedule);
         let created = (gpu.buffers_created(), gpu.bind_groups_created());
         reports.extend(run(&mut trainer, &mut loader, &Schedule { steps: 6, ..schedule }));

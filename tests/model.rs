@@ -8,6 +8,7 @@ use wgpt::formats::hf;
 use wgpt::gpu::{Caps, Gpu, Options, Pass};
 use wgpt::model::{Config, PARAMS, Weights, forward, init};
 use wgpt::reference::{gpt2, random::Random};
+use wgpt::train::schedule::Shape;
 use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
 
 use training::{GoldenRun, golden, lively, run, steps_json};
@@ -263,7 +264,7 @@ fn the_same_seed_gives_the_same_bits_and_nothing_is_created_after_the_first_step
         trainer.load(&init::init(config, 42)).expect("load");
         let source = TokenSource::from_tokens("random", tokens.clone());
         let mut loader = Loader::new(vec![source], LoaderConfig::new(2, 24, 257, Some(42))).expect("loader");
-        let schedule = Schedule { lr: 1e-3, warmup: 2, final_frac: 0.0, steps: 1 };
+        let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 2, final_frac: 0.0, steps: 1 };
         let mut reports = run(&mut trainer, &mut loader, &schedule);
         let created = (gpu.buffers_created(), gpu.bind_groups_created());
         reports.extend(run(&mut trainer, &mut loader, &Schedule { steps: 12, ..schedule }));
@@ -284,7 +285,7 @@ fn a_step_with_a_nan_changes_nothing_and_the_next_one_trains() {
     let tokens: Vec<u16> = Random::new(3).tokens(400, 60).into_iter().map(|t| t as u16).collect();
     let source = TokenSource::from_tokens("random", tokens);
     let mut loader = Loader::new(vec![source], LoaderConfig::new(2, 16, 60, Some(42))).expect("loader");
-    let schedule = Schedule { lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 2 };
+    let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 2 };
     assert!(run(&mut trainer, &mut loader, &schedule).iter().all(|r| r.skipped_now == 0));
 
     // one weight becomes NaN; the update must leave every bit of weights and moments alone

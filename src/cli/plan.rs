@@ -6,13 +6,13 @@ use wgpt::error::{Error, Result};
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::model::Recompute;
 use wgpt::train::measure::{self, table::number};
-use wgpt::train::plan::{self, MOST_TOKENS, Plan, Subject, mib};
+use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
 
 use super::batch::Batch;
 use super::precision::Precision;
 use super::shape::Shape;
 use super::terminal::say;
-use super::train::parse_size;
+use super::train::{parse_positive, parse_size};
 
 /// Batches that are shown when none is asked for.
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
@@ -68,11 +68,6 @@ pub struct Args {
     price_per_hour: Option<f64>,
 }
 
-fn parse_positive(text: &str) -> std::result::Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
-    number.ok_or_else(|| format!("`{text}`, expected a number above 0"))
-}
-
 impl Args {
     fn subject(&self) -> Result<Subject> {
         let free = self.context.unwrap_or(1024);
@@ -110,7 +105,7 @@ fn median_speed(run: &Path) -> Result<f64> {
 /// Plans.
 pub fn run(args: &Args) -> Result<()> {
     let subject = args.subject()?;
-    let binding = args.binding.unwrap_or((1 << 31) - 256).min((1 << 31) - 256) / 256 * 256;
+    let binding = args.binding.unwrap_or(LARGEST_BINDING).min(LARGEST_BINDING) / 256 * 256;
     if binding == 0 {
         return Err(Error::Usage("--binding: expected at least 256 bytes".into()));
     }

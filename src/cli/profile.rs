@@ -10,7 +10,7 @@ use wgpt::error::{Error, Result};
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
-use wgpt::train::plan::{self, MOST_TOKENS};
+use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
 use super::precision::{self, Precision};
@@ -174,7 +174,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn count(args: &Args) -> Result<()> {
     let (config, sizes) = args.sizes(args.context.unwrap_or(1024))?;
     let elem = if args.precision == Precision::F16 { Elem::F16 } else { Elem::F32 };
-    let count = Count::new(plan::assumed(elem, (1 << 31) - 256), config, sizes, elem, args.recompute)?;
+    let count = Count::new(plan::assumed(elem, LARGEST_BINDING), config, sizes, elem, args.recompute)?;
     println!(
         "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, {}, bindings to 2 GiB\n",
         config.layers,

@@ -106,6 +106,9 @@ impl Plan {
     }
 }
 
+/// The largest binding of GPUs as they come: 2 GiB, less what keeps windows aligned.
+pub const LARGEST_BINDING: u64 = (1 << 31) - 256;
+
 /// A GPU as they come, for plans without one: WebGPU's limits but for the size of buffers, which would refuse large
 /// models; with f16, matrix units as NVIDIA's.
 #[must_use]
@@ -145,13 +148,18 @@ pub fn table(plans: &[(usize, Plan)]) -> Table {
     table
 }
 
-/// Fails if a run does not fit: into `limit` bytes if given, else on a software adapter into what is free.
+/// What a run needs, in all and as a table: its plan, and the weights on the host while it starts, which on a software
+/// adapter are in the same memory.
 ///
 /// # Errors
-/// [`Error::Memory`] with the table.
-pub fn check_memory(caps: &Caps, settings: &Settings, limit: Option<u64>) -> Result<()> {
+/// [`Error::Memory`] if a buffer is larger than any the adapter makes; else as [`Trainer::new`].
+pub fn plan(caps: &Caps, settings: &Settings) -> Result<(u64, String)> {
     let plan = subject(settings)?.plan(&Gpu::dry(caps.clone()), settings.train.batch)?;
-    let (total, mut rows) = with_host(caps, settings, &plan)?;
+    let mut rows = plan.rows;
+    if caps.software {
+        rows.push(("weights on the host while starting".into(), host_bytes(caps, &settings.config()?)));
+    }
+    let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
     if let Some((label, bytes)) = &plan.oversized {
         let largest = caps.max_buffer_bytes >> 20;
         return Err(Error::Memory(format!(
@@ -162,18 +170,26 @@ pub fn check_memory(caps: &Caps, settings: &Settings, limit: Option<u64>) -> Res
             total >> 20
         )));
     }
-    let Some(limit) = limit_on(caps, limit) else { return Ok(()) };
+    let mut table: String = rows.iter().map(|(label, bytes)| format!("  {:>10} MiB {label}\n", mib(*bytes))).collect();
+    table += &format!("  {:>10} MiB in all", mib(total));
+    Ok((total, table))
+}
+
+/// Fails if a run does not fit: into `limit` bytes if given, else on a software adapter into what is free.
+///
+/// # Errors
+/// [`Error::Memory`] with the table.
+pub fn check_memory(caps: &Caps, settings: &Settings, limit: Option<u64>) -> Result<()> {
+    let (total, table) = plan(caps, settings)?;
+    let Some(limit) = limit.or_else(|| free_memory(caps)) else { return Ok(()) };
     if total <= limit {
         return Ok(());
     }
-    rows.push(("in all".into(), total));
-    let lines: Vec<String> = rows.iter().map(|(label, bytes)| format!("  {:>10} MiB {label}", mib(*bytes))).collect();
     Err(Error::Memory(format!(
         "memory: the run needs {} MiB, expected at most {} MiB; try a smaller --batch, --context or model, or \
-         --recompute block\n{}",
+         --recompute block\n{table}",
         mib(total),
-        mib(limit),
-        lines.join("\n")
+        mib(limit)
     )))
 }
 
@@ -187,14 +203,15 @@ pub fn auto_batch(
     limit: Option<u64>,
     tokens_per_step: Option<usize>,
 ) -> Result<usize> {
-    let Some(limit) = limit_on(caps, limit) else {
+    // what is free now may be a little less when the run begins
+    let Some(limit) = limit.or_else(|| free_memory(caps).map(|free| free / 10 * 9)) else {
         return Err(Error::Usage(format!(
             "--batch auto: {} does not say how much memory it has; try --memory 24GiB",
             caps.name
         )));
     };
     let subject = subject(settings)?;
-    let host = if caps.software { 4 * subject.config.parameters() as u64 } else { 0 };
+    let host = host_bytes(caps, &subject.config);
     let rank = settings.train.context * settings.data.emulate_ranks.unwrap_or(1).max(1);
     let divides = |batch: usize| tokens_per_step.is_none_or(|tokens| tokens.is_multiple_of((batch * rank).max(1)));
     let found = subject.largest_batch(&Gpu::dry(caps.clone()), limit.saturating_sub(host), divides)?;
@@ -213,18 +230,13 @@ fn subject(settings: &Settings) -> Result<Subject> {
     Ok(Subject { config, context, elem: settings.elem(), recompute: settings.recompute()? })
 }
 
-/// A plan's rows and total with the weights on the host while a run starts, which on a software adapter are in the same
-/// memory.
-fn with_host(caps: &Caps, settings: &Settings, plan: &Plan) -> Result<(u64, Vec<(String, u64)>)> {
-    let mut rows = plan.rows.clone();
-    if caps.software {
-        rows.push(("weights on the host while starting".into(), 4 * settings.config()?.parameters() as u64));
-    }
-    Ok((rows.iter().map(|(_, bytes)| bytes).sum(), rows))
+/// Bytes of the weights on the host while a run starts, where they are in the adapter's memory.
+fn host_bytes(caps: &Caps, config: &Config) -> u64 {
+    if caps.software { 4 * config.parameters() as u64 } else { 0 }
 }
 
-fn limit_on(caps: &Caps, limit: Option<u64>) -> Option<u64> {
-    limit.or_else(|| if caps.software { available_memory() } else { None })
+fn free_memory(caps: &Caps) -> Option<u64> {
+    if caps.software { available_memory() } else { None }
 }
 
 /// Bytes of memory that the system can still give, where it says so.

@@ -8,7 +8,7 @@ use crate::gpu::Elem;
 use crate::model::{Config, Recompute};
 
 use super::checkpoint::Interval;
-use super::schedule::Schedule;
+use super::schedule::{Schedule, Shape};
 use super::trainer::{Optimizer, Sizes};
 
 /// A run's settings. What lies under `run` moves no loss and may differ when a folder is used again.
@@ -62,6 +62,9 @@ pub struct DataSettings {
     pub tokenizer: Option<String>,
     /// Batches in llm.c's random order, else in file order.
     pub shuffle: bool,
+    /// The batches of the first step in every step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overfit_one_batch: bool,
     /// Ranks whose batches are taken in turn, if more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emulate_ranks: Option<usize>,
@@ -78,6 +81,9 @@ pub struct TrainSettings {
     pub tokens_per_step: usize,
     /// Steps of the run.
     pub steps: usize,
+    /// How the learning rate goes.
+    #[serde(default)]
+    pub schedule: Shape,
     /// Peak learning rate.
     pub lr: f32,
     /// Steps of linear warm-up.
@@ -116,6 +122,12 @@ pub struct TrainSettings {
 pub struct RunSettings {
     /// Steps between samples; 0 for none.
     pub sample_every: usize,
+    /// HellaSwag's file, if the run is measured on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hellaswag: Option<String>,
+    /// Steps between its measurements, one more at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hellaswag_every: Option<usize>,
     /// Steps between checkpoints, or minutes as `10m`.
     #[serde(default)]
     pub checkpoint_every: String,
@@ -128,9 +140,27 @@ pub struct RunSettings {
     /// What the backward pass computes again: `none`, `gelu`, `ln` or `block`. Moves no bit.
     #[serde(default)]
     pub recompute: String,
+    /// What a full disk or a write error does: `pause` until it is gone, or `stop`.
+    #[serde(default)]
+    pub on_disk_full: String,
+    /// True once the run has come to its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
     /// The device asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The adapter that the run was last made on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// The run or llm.c's main.log whose curve stands beside this run's in its report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compare: Option<String>,
+    /// TFLOP/s of the adapter, which MFU is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_tflops: Option<f64>,
+    /// Dollars an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_per_hour: Option<f64>,
 }
 
 impl Settings {
@@ -188,7 +218,7 @@ impl Settings {
     #[must_use]
     pub fn schedule(&self) -> Schedule {
         let t = &self.train;
-        Schedule { lr: t.lr, warmup: t.warmup, final_frac: t.final_lr_frac, steps: t.steps }
+        Schedule { shape: t.schedule, lr: t.lr, warmup: t.warmup, final_frac: t.final_lr_frac, steps: t.steps }
     }
 
     /// AdamW and clipping.
