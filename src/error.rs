@@ -19,6 +19,9 @@ pub enum Error {
     /// There is no adapter, the one asked for is unknown, or it is lost for good.
     #[error("{0}")]
     Device(String),
+    /// The device went away while it was used.
+    #[error("{0}")]
+    Lost(String),
     /// The model or a batch does not fit.
     #[error("{0}")]
     Memory(String),
@@ -52,7 +55,7 @@ impl Error {
         match self {
             Self::Usage(_) => 2,
             Self::Data(_) => 3,
-            Self::Device(_) => 4,
+            Self::Device(_) | Self::Lost(_) => 4,
             Self::Memory(_) => 5,
             Self::Output(_) => 6,
             Self::Locked(_) => 7,

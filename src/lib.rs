@@ -3,6 +3,19 @@
 //! Floors, each using only those before it: `error`, `gpu`, `ops`, `model`, `train`, `cli`; beside them `data` and
 //! `formats` (files, no GPU) and `reference` (the f64 meaning of every operator, for tests and benches).
 
+#[cfg(test)]
+#[path = "killpoint_tests.rs"]
+mod killpoint;
+
+/// A named place at which a test ends the process as `kill -9` does. In the program there is nothing of it.
+macro_rules! kill_point {
+    ($name:literal) => {
+        #[cfg(test)]
+        $crate::killpoint::visit($name);
+    };
+}
+pub(crate) use kill_point;
+
 pub mod data;
 pub mod error;
 pub mod formats;

@@ -1,12 +1,13 @@
 //! The status lines and, on a terminal, a progress bar.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use wgpt::train::Screen;
 use wgpt::train::run::clock_text;
+use wgpt::train::{Screen, Trainer};
 
 /// `println!`, but a reader that has gone away, as `head` does, must not end a run.
 macro_rules! say {
@@ -18,13 +19,14 @@ macro_rules! say {
 pub(super) use say;
 
 /// Plain lines on standard output; on a terminal a bar below them on standard error.
-pub struct Terminal {
+pub struct Terminal<'a> {
     bar: Option<ProgressBar>,
+    header: &'a dyn Fn(&Trainer, &Path),
 }
 
-impl Terminal {
+impl<'a> Terminal<'a> {
     /// A bar only where somebody looks at it.
-    pub fn new(steps: usize) -> Self {
+    pub fn new(steps: usize, header: &'a dyn Fn(&Trainer, &Path)) -> Self {
         let bar = (std::io::stderr().is_terminal() && std::io::stdout().is_terminal()).then(|| {
             let bar = ProgressBar::new(steps as u64);
             if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}") {
@@ -32,11 +34,18 @@ impl Terminal {
             }
             bar
         });
-        Self { bar }
+        Self { bar, header }
     }
 }
 
-impl Screen for Terminal {
+impl Screen for Terminal<'_> {
+    fn begins(&mut self, trainer: &Trainer, dir: &Path) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| (self.header)(trainer, dir)),
+            None => (self.header)(trainer, dir),
+        }
+    }
+
     fn line(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| say!("{text}")),
@@ -53,7 +62,7 @@ impl Screen for Terminal {
     }
 }
 
-impl Drop for Terminal {
+impl Drop for Terminal<'_> {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,6 +1,6 @@
 //! `wgpt train`.
 
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -11,17 +11,16 @@ use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Weights, init};
 use wgpt::ops::matmul;
-use wgpt::train::checkpoint::{Interval, MadeBy, Saver};
+use wgpt::train::checkpoint::Interval;
 use wgpt::train::dataset::noted_tokenizer;
-use wgpt::train::folder::{self, Folder};
 use wgpt::train::run::{check_memory, known_words};
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
 use wgpt::train::tune::{self, Found};
-use wgpt::train::{Dataset, Run, Trainer};
+use wgpt::train::{Dataset, Session, Trainer};
 
 use super::model::tokenizer_of;
 use super::precision::{self, Precision};
-use super::resume::{self, Begin};
+use super::signals;
 use super::terminal::{Terminal, say};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,6 +29,14 @@ pub enum TokenizerName {
     Gpt2,
     /// One id a byte, 257 ids
     Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WhenFull {
+    /// Try again until there is room
+    Pause,
+    /// End with exit code 6
+    Stop,
 }
 
 impl TokenizerName {
@@ -171,6 +178,9 @@ pub struct Args {
     /// Keep checkpoints of steps that are multiples of M too; 0 for none
     #[arg(long, value_name = "M", default_value_t = 0, help_heading = "Run")]
     keep_every: u32,
+    /// What a full disk or a write error does to the run: pause until it is gone, or stop
+    #[arg(long, value_enum, default_value_t = WhenFull::Pause, help_heading = "Run")]
+    on_disk_full: WhenFull,
     /// Adapter by index or part of its name: see `wgpt devices`
     #[arg(long, help_heading = "Run")]
     device: Option<String>,
@@ -320,6 +330,8 @@ impl Args {
                 checkpoint_every: self.checkpoint_every.to_string(),
                 keep: self.keep as usize,
                 keep_every: self.keep_every as usize,
+                on_disk_full: if self.on_disk_full == WhenFull::Stop { "stop" } else { "pause" }.into(),
+                finished: false,
             },
         }
     }
@@ -370,81 +382,51 @@ pub fn run(args: &Args) -> Result<()> {
     }
     settings.check()?;
 
-    // without a trailing slash, which would put DIR.N inside DIR
-    let out: Option<PathBuf> = args.out.as_ref().map(|out| out.components().collect());
-    let stop = resume::signals()?;
-    let begin = match &out {
-        Some(out) => resume::begin(out, &settings, config, args.restart)?,
-        None => Begin::Anew(None),
+    let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
+    let open = || {
+        let mut gpu = Gpu::open(&Options {
+            device: args.device.clone(),
+            checked: args.checked,
+            matrices: settings.elem() == Elem::F16,
+            unrepaired: args.no_spirv_repair,
+            ..Options::default()
+        })?;
+        precision::check(settings.elem(), &gpu.caps)?;
+        tuned.replace(tune::load(&mut gpu.caps));
+        check_memory(&gpu.caps, &settings, args.memory)?;
+        Ok(gpu)
     };
-    if matches!(begin, Begin::Finished) {
-        return Ok(());
-    }
-    folder::check_writable(out.as_deref().unwrap_or(Path::new("runs")))?;
-
-    let mixed = settings.elem() == Elem::F16;
-    let mut gpu = Gpu::open(&Options {
-        device: args.device.clone(),
-        checked: args.checked,
-        matrices: mixed,
-        unrepaired: args.no_spirv_repair,
-        ..Options::default()
-    })?;
-    precision::check(settings.elem(), &gpu.caps)?;
-    let tuned = tune::load(&mut gpu.caps);
-    check_memory(&gpu.caps, &settings, args.memory)?;
-    let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
-    let begun = matches!(begin, Begin::Resume(..));
-    let (lock, saved) = match begin {
-        Begin::Resume(lock, saved) => (Some(lock), saved),
-        Begin::Anew(lock) => (lock, None),
-        Begin::Finished => (None, None),
+    // what was read for its shape, once; after that it is read again
+    let loaded = Cell::new(loaded.map(|(_, weights, _)| weights));
+    let first = || match (loaded.take(), &args.init) {
+        (Some(weights), _) => Ok(weights),
+        (None, Some(path)) => weights::load(path).map(|(weights, ..)| weights),
+        (None, None) => Ok(init::init(config, args.seed)),
     };
-    match &saved {
-        Some(saved) => {
-            trainer.restore(&saved.snapshot)?;
-            loader.restore(saved.state.batches.clone())?;
-        }
-        None => {
-            trainer.load(&loaded.map_or_else(|| init::init(config, args.seed), |(_, weights, _)| weights))?;
-        }
-    }
-    let state = saved.as_ref().map(|saved| &saved.state);
-
-    let folder = match (&out, lock) {
-        (None, _) => Folder::create_next(Path::new("runs"), &settings)?,
-        (Some(out), Some(lock)) if begun => {
-            let (none, lines) = (BTreeMap::new(), state.map_or(0, |state| state.metric_lines));
-            Folder::resume(out, &settings, lock, state.map_or(&none, |state| &state.records), lines)?
-        }
-        (Some(out), old) => {
-            if args.restart && out.exists() {
-                say!("{} is now {}", out.display(), folder::put_aside(out)?.display());
-            }
-            drop(old);
-            Folder::create(out, &settings)?
-        }
+    let stop = signals::listen()?;
+    let header = |trainer: &Trainer, dir: &Path| {
+        folder.replace(dir.to_owned());
+        header(&settings, &summary, trainer, dir, &tuned.replace(Found::Nothing));
     };
-    let out = folder.dir.clone();
-    let made_by = MadeBy::new(&gpu, &trainer, &settings.train.precision);
-    header(&gpu, &settings, &summary, &trainer, &out);
-    match tuned {
-        Found::Nothing => {}
-        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
-        Found::Ignored(why) => say!("tuned    no: {why}"),
-    }
-    let mut terminal = Terminal::new(settings.train.steps);
-    if begun {
-        resume::announce(saved.as_deref(), &made_by);
-    }
-    let done = state.map(|state| state.step);
-    let saver = Saver::new(&out, settings.interval()?, settings.keep(), done);
-    drop(saved);
-    let stop = &stop;
-    let mut run = Run { settings: &settings, loader, rows, tokenizer, baseline, folder, saver, done, made_by, stop };
-    let outcome = run.go(&mut trainer, &mut terminal)?;
+    let mut terminal = Terminal::new(settings.train.steps, &header);
+    let session = Session {
+        settings: &settings,
+        loader: Some(loader),
+        rows,
+        tokenizer,
+        baseline,
+        // without a trailing slash, which would put DIR.N inside DIR
+        out: args.out.as_ref().map(|out| out.components().collect()),
+        restart: args.restart,
+        open: &open,
+        weights: &first,
+        stop: &stop,
+        hang: Some(hang),
+    };
+    let Some(outcome) = session.train(&mut terminal)? else { return Ok(()) };
     drop(terminal);
 
+    let out = folder.take();
     say!("saved {}", out.join("model").display());
     if let (Some(baseline), Some(loss)) = (baseline, outcome.val_loss) {
         say!(
@@ -464,7 +446,16 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out: &Path) {
+/// Ends the process: the thread that waits for the device may never come back.
+fn hang(dir: &Path, what: &str) {
+    let text = format!("train: {what}; the same command goes on from the last checkpoint in {}", dir.display());
+    let _ = std::fs::write(dir.join("hang.txt"), format!("{text}\n"));
+    eprintln!("error: {text}");
+    std::process::exit(4);
+}
+
+fn header(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, tuned: &Found) {
+    let gpu = trainer.gpu();
     let (m, t, config) = (&settings.model, &settings.train, trainer.config());
     say!("device   {}", gpu.caps.summary());
     say!(
@@ -492,4 +483,9 @@ fn header(gpu: &Gpu, settings: &Settings, summary: &str, trainer: &Trainer, out:
     }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
+    match tuned {
+        Found::Nothing => {}
+        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
+        Found::Ignored(why) => say!("tuned    no: {why}"),
+    }
 }

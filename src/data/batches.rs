@@ -48,6 +48,7 @@ pub struct BatchesState {
 #[derive(Debug)]
 pub struct Batches {
     config: LoaderConfig,
+    names: Vec<String>,
     tokens: usize,
     batches_per_epoch: usize,
     /// The next rank, and each rank's place.
@@ -105,6 +106,7 @@ impl Batches {
             .collect::<Result<Vec<_>>>()?;
         let mut batches = Self {
             config,
+            names: sources.iter().map(|source| source.name().to_owned()).collect(),
             tokens: loaders[0].tokens(),
             batches_per_epoch: loaders[0].batches_per_epoch() * loaders.len(),
             next: 0,
@@ -144,6 +146,19 @@ impl Batches {
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark { next: self.next, places: self.places.clone() }
+    }
+
+    /// The place of the batch that comes next at a mark: `sample 12 of shard 3, FILE, in epoch 2`.
+    #[must_use]
+    pub fn describe(&self, mark: &Mark) -> String {
+        let place = &mark.places[mark.next];
+        let state = &place.shard;
+        let shard = state.shards.get(state.shard).map_or(0, |shard| *shard as usize);
+        // a shuffled shard hands its samples out in an order of its own
+        let sample = state.samples.get(place.sample).map_or(place.sample, |sample| *sample as usize);
+        let name = self.names.get(shard).map_or("", String::as_str);
+        let rank = if mark.places.len() > 1 { format!(", rank {}", mark.next) } else { String::new() };
+        format!("its batches begin at sample {sample} of {name} in epoch {}{rank}", state.epoch + 1)
     }
 
     /// Goes on where `state` was taken, batch for batch.

@@ -138,11 +138,14 @@ impl<'d> Checkpoints<'d> {
         for record in records {
             self.disk.sync_file(record).map_err(|e| output_error(record, &e))?;
         }
+        crate::kill_point!("save: records on disk");
         self.make_parent()?;
         self.sweep()?;
         let (path, temporary) = (self.path(step), self.dir.join(name(step) + ".tmp"));
         let result = self.write(&temporary, step, files).and_then(|()| {
+            crate::kill_point!("save: before the rename");
             self.disk.rename(&temporary, &path).map_err(|e| output_error(&path, &e))?;
+            crate::kill_point!("save: renamed");
             self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))
         });
         if result.is_err() {
@@ -151,6 +154,7 @@ impl<'d> Checkpoints<'d> {
             return result;
         }
         self.verify(step).map_err(|e| Error::Output(format!("{e}, right after it was written; try another disk")))?;
+        crate::kill_point!("save: verified");
         self.forget(step, keep)
     }
 
@@ -178,13 +182,16 @@ impl<'d> Checkpoints<'d> {
 
     fn write(&self, dir: &Path, step: usize, files: &[(&str, Fill)]) -> Result<()> {
         self.disk.make_folder(dir).map_err(|e| output_error(dir, &e))?;
+        crate::kill_point!("save: folder made");
         let mut entries = BTreeMap::new();
         for (name, fill) in files {
             entries.insert((*name).to_owned(), self.write_file(&dir.join(name), *fill)?);
+            crate::kill_point!("save: a file written");
         }
         let manifest = Manifest::new(step, entries)?.text()?;
         let path = dir.join(MANIFEST);
         self.write_file(&path, &|out| out.write_all(&manifest).map_err(|e| output_error(&path, &e)))?;
+        crate::kill_point!("save: manifest written");
         self.disk.sync_folder(dir).map_err(|e| output_error(dir, &e))
     }
 
@@ -205,6 +212,7 @@ impl<'d> Checkpoints<'d> {
             // under another name first: a checkpoint is never there in part
             let (path, temporary) = (self.path(old), self.dir.join(name(old) + ".tmp"));
             self.disk.rename(&path, &temporary).map_err(|e| output_error(&path, &e))?;
+            crate::kill_point!("save: an older one renamed");
             self.disk.remove_folder(&temporary).map_err(|e| output_error(&temporary, &e))?;
         }
         Ok(())

@@ -112,3 +112,11 @@ impl Disk for System {
         Ok(names)
     }
 }
+
+/// Bytes that may still be written where `path` is or is to be, where the system tells.
+#[must_use]
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let existing = absolute.ancestors().find(|ancestor| ancestor.exists())?;
+    fs4::available_space(existing).ok()
+}

@@ -11,12 +11,16 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 use super::adapter::{self, Caps};
+use super::faults::Call;
 use super::kernel::{Built, Kernel, Pipeline};
 use super::spans::Span;
 use super::tensor::{Buffer, Elem, Tensor};
+use super::waits::Waits;
 
 /// How long a submission may run before a GPU counts as hung. A software adapter may take as long as it needs.
 const HANG: Duration = Duration::from_secs(600);
+/// How long to wait for what was submitted, to see whether the device is lost.
+const LOSS: Duration = Duration::from_secs(10);
 /// Elements at whose multiples the tensors of an arena start: at least 256 bytes, the largest offset alignment of any
 /// adapter, and the same for elements of 2 and of 4 bytes, so that arenas of both are laid out alike.
 pub const ALIGNMENT: u64 = 128;
@@ -71,6 +75,10 @@ pub struct Gpu {
     /// First error that wgpu reported outside a scope.
     fault: Arc<Mutex<Option<String>>>,
     lost: Arc<AtomicBool>,
+    /// Since when the host waits for the device, for a watchdog.
+    waits: Waits,
+    #[cfg(test)]
+    pub(super) faults: super::faults::Faults,
 }
 
 /// A poisoned lock holds nothing half-done here: each is held for one insertion.
@@ -176,6 +184,9 @@ impl Gpu {
             oversized: Mutex::default(),
             fault: Arc::default(),
             lost: Arc::default(),
+            waits: Waits::default(),
+            #[cfg(test)]
+            faults: super::faults::Faults::default(),
         }
     }
 
@@ -298,7 +309,7 @@ impl Gpu {
                     usage,
                     mapped_at_creation: false,
                 });
-                if pollster::block_on(scope.pop()).is_some() {
+                if pollster::block_on(scope.pop()).is_some() || self.fails(Call::Allocate) {
                     return Err(refused("the device is out of memory"));
                 }
                 Some(buffer)
@@ -373,7 +384,7 @@ impl Gpu {
             } else {
                 let descriptor = wgpu::ShaderModuleDescriptor {
                     label: Some(&kernel.name),
-                    source: wgpu::ShaderSource::Naga(Cow::Owned(kernel.take_module()?)),
+                    source: wgpu::ShaderSource::Naga(Cow::Owned(kernel.parsed()?)),
                 };
                 // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel guards
                 // its indices by the sizes it is given, launchers check those against the tensors, and the tests run
@@ -416,15 +427,44 @@ impl Gpu {
         }
     }
 
+    /// True once the device is lost: all calls from then on do nothing and say nothing.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    /// The waits of the host, for a [`crate::train::watchdog`].
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        self.waits.clone()
+    }
+
+    /// A loss that a call has found.
+    pub(super) fn loss(&self, why: &str) -> Error {
+        self.lost.store(true, Ordering::SeqCst);
+        Error::Lost(format!("device: {} was lost: {why}", self.caps.name))
+    }
+
+    /// What looks like a mistake of ours may be a loss: wgpu tells of one only when it is polled, and only when all that
+    /// was submitted is done.
+    fn look_for_loss(&self) {
+        if let (Some(raw), false) = (&self.raw, self.is_lost()) {
+            let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(LOSS) };
+            let _ = catch_unwind(AssertUnwindSafe(|| raw.device.poll(all)));
+        }
+    }
+
     /// Fails if the device is lost or wgpu has reported an error since the last call.
     ///
     /// # Errors
-    /// [`Error::Device`] after a loss, [`Error::Memory`] if the driver ran out of memory, else [`Error::Gpu`].
+    /// [`Error::Lost`] after a loss, [`Error::Memory`] if the driver ran out of memory, else [`Error::Gpu`].
     pub fn check(&self) -> Result<()> {
         let fault = lock(&self.fault).take();
-        if self.lost.load(Ordering::SeqCst) {
-            let why = fault.unwrap_or_else(|| "device lost".into());
-            return Err(Error::Device(format!("device: {} was lost: {why}", self.caps.name)));
+        if fault.is_some() {
+            self.look_for_loss();
+        }
+        if self.is_lost() {
+            return Err(self.loss(fault.as_deref().unwrap_or("the driver does not say why")));
         }
         match fault {
             None => Ok(()),
@@ -443,8 +483,12 @@ impl Gpu {
     /// Hands recorded commands to the device.
     pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
         let raw = self.raw()?;
-        let index = catch_unwind(AssertUnwindSafe(|| raw.queue.submit([encoder.finish()])))
-            .map_err(|panic| Error::Gpu(format!("gpu: submit failed: {}", panic_text(&*panic))))?;
+        let _failed = self.fails(Call::Submit);
+        let submitted = self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.queue.submit([encoder.finish()]))));
+        let index = submitted.map_err(|panic| {
+            let why = panic_text(&*panic);
+            if self.is_lost() { self.loss(&why) } else { Error::Gpu(format!("gpu: submit failed: {why}")) }
+        })?;
         self.submissions.fetch_add(1, Ordering::Relaxed);
         self.check()?;
         Ok(index)
@@ -461,18 +505,17 @@ impl Gpu {
             }
         };
         // wgpu panics when a lost device is polled
-        match catch_unwind(AssertUnwindSafe(|| raw.device.poll(poll))) {
+        let polled = self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.device.poll(poll))));
+        match polled {
             Ok(Ok(_)) => self.check(),
             Ok(Err(wgpu::PollError::Timeout)) => Err(Error::Device(format!(
                 "device: {} did not finish a submission within {} s",
                 self.caps.name,
                 HANG.as_secs()
             ))),
-            Ok(Err(error)) => Err(Error::Gpu(format!("gpu: poll failed: {error}"))),
-            Err(panic) => {
-                self.lost.store(true, Ordering::SeqCst);
-                Err(Error::Device(format!("device: {} was lost: {}", self.caps.name, panic_text(&*panic))))
-            }
+            // submissions of ours that wgpu does not know: it dropped them without a word, as it does after a loss
+            Ok(Err(error)) => Err(self.loss(&format!("poll failed: {error}"))),
+            Err(panic) => Err(self.loss(&panic_text(&*panic))),
         }
     }
 

@@ -26,14 +26,14 @@ pub struct Kernel {
 /// A text that naga has read.
 struct Parsed {
     reflection: Reflection,
-    /// Until a device takes it.
+    /// As long as there are not too many.
     module: Option<naga::Module>,
 }
 
 /// All texts that naga has read in this process. Parsing takes most of the time before a first step, since naga 30 passes
-/// over all expressions of a function for each new one; a plan and the device after it need not both do it.
+/// over all expressions of a function for each new one; a plan the device after it and one that is opened again need not all do it.
 static PARSED: LazyLock<Mutex<HashMap<String, Parsed>>> = LazyLock::new(Mutex::default);
-/// Modules kept at once: more than a model has kernels. They take megabytes, and a plan alone takes none away.
+/// Modules kept at once: more than a model has kernels. They take megabytes.
 const MOST_MODULES: usize = 64;
 
 /// How many elements a kernel moves at once.
@@ -140,12 +140,12 @@ impl Kernel {
             .map_err(|e| self.fault(&format!("does not parse: {}", e.emit_to_string(&self.source))))
     }
 
-    /// The parsed text for a driver: the one that [`Kernel::reflect`] has left, if nobody has taken it.
+    /// The parsed text for a driver: the one that [`Kernel::reflect`] has kept, if it still has.
     ///
     /// # Errors
     /// As [`Kernel::reflect`].
-    pub(super) fn take_module(&self) -> Result<naga::Module> {
-        let kept = lock(&PARSED).get_mut(&self.key()).and_then(|parsed| parsed.module.take());
+    pub(super) fn parsed(&self) -> Result<naga::Module> {
+        let kept = lock(&PARSED).get(&self.key()).and_then(|parsed| parsed.module.clone());
         kept.map_or_else(|| self.parse(), Ok)
     }
 

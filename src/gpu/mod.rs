@@ -6,6 +6,7 @@
 
 pub mod adapter;
 pub mod context;
+pub(crate) mod faults;
 pub mod kernel;
 pub mod pass;
 pub mod ring;
@@ -15,6 +16,7 @@ pub mod tensor;
 pub mod text;
 pub mod timing;
 mod transfer;
+pub mod waits;
 
 pub use adapter::{Caps, DeviceInfo, use_wide_vectors};
 pub use context::{Gpu, Options};
@@ -24,3 +26,4 @@ pub use ring::{ReadRing, UploadRing};
 pub use spans::Span;
 pub use tensor::{Elem, Tensor};
 pub use timing::{Timing, Timings};
+pub use waits::Waits;

@@ -9,13 +9,15 @@ use futures::channel::oneshot;
 use crate::error::{Error, Result};
 
 use super::context::Gpu;
+use super::faults::Call;
 use super::pass::Program;
 use super::tensor::{Buffer, Tensor};
 
 type Mapped = oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>;
 
 /// Asks for a mapping; the receiver fires when the GPU has let go of the buffer.
-fn map(buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Mapped {
+fn map(gpu: &Gpu, buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Mapped {
+    let _failed = gpu.fails(Call::Map);
     let (sender, receiver) = oneshot::channel();
     buffer.slice(..).map_async(mode, move |result| {
         let _ = sender.send(result);
@@ -28,16 +30,12 @@ fn raw(buffer: &Buffer) -> Result<&wgpu::Buffer> {
 }
 
 /// Checks on a mapping without waiting.
-fn is_mapped(mapped: &mut Mapped, what: &str) -> Result<bool> {
+fn is_mapped(gpu: &Gpu, mapped: &mut Mapped, what: &str) -> Result<bool> {
     match mapped.try_recv() {
         Ok(None) => Ok(false),
         Ok(Some(Ok(()))) => Ok(true),
-        Ok(Some(Err(error))) => {
-            Err(Error::Device(format!("device: mapping {what} failed: {error}; the device may be lost")))
-        }
-        Err(oneshot::Canceled) => {
-            Err(Error::Device(format!("device: mapping {what} was dropped; the device may be lost")))
-        }
+        Ok(Some(Err(error))) => Err(gpu.loss(&format!("mapping {what} failed ({error})"))),
+        Err(oneshot::Canceled) => Err(gpu.loss(&format!("mapping {what} was dropped"))),
     }
 }
 
@@ -63,7 +61,8 @@ impl UploadRing {
             .map(|_| {
                 let buffer = gpu.buffer("upload ring", bytes, usage)?;
                 // a dry ring is never mapped: it only counts
-                let mapped = buffer.raw.as_ref().map_or_else(|| oneshot::channel().1, |b| map(b, wgpu::MapMode::Write));
+                let mapped =
+                    buffer.raw.as_ref().map_or_else(|| oneshot::channel().1, |b| map(gpu, b, wgpu::MapMode::Write));
                 Ok(UploadSlot { buffer, mapped, submission: None })
             })
             .collect::<Result<_>>()?;
@@ -103,10 +102,10 @@ impl UploadRing {
             return Err(Error::Gpu("gpu: an upload ring without slots".into()));
         };
         gpu.poll(None)?;
-        if !is_mapped(&mut slot.mapped, "the upload ring")? {
+        if !is_mapped(gpu, &mut slot.mapped, "the upload ring")? {
             gpu.span("wait for a free upload slot", || gpu.poll(slot.submission.take()))?;
-            if !is_mapped(&mut slot.mapped, "the upload ring")? {
-                return Err(Error::Device("device: the upload ring was not given back; the device may be lost".into()));
+            if !is_mapped(gpu, &mut slot.mapped, "the upload ring")? {
+                return Err(gpu.loss("the upload ring was not given back"));
             }
         }
         let mut encoder = gpu.encoder("step")?;
@@ -135,9 +134,9 @@ impl UploadRing {
             read.encode(gpu, &mut encoder)?;
         }
         slot.submission = Some(gpu.span("submit", || gpu.submit(encoder))?);
-        slot.mapped = map(source, wgpu::MapMode::Write);
+        slot.mapped = map(gpu, source, wgpu::MapMode::Write);
         for read in reads.iter_mut() {
-            read.submitted(slot.submission.clone())?;
+            read.submitted(gpu, slot.submission.clone())?;
         }
         self.slots.push_back(slot);
         Ok(())
@@ -202,9 +201,9 @@ impl ReadRing {
         Ok(())
     }
 
-    fn submitted(&mut self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+    fn submitted(&mut self, gpu: &Gpu, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
         if let Some(mut slot) = self.encoded.take() {
-            slot.mapped = Some(map(raw(&slot.buffer)?, wgpu::MapMode::Read));
+            slot.mapped = Some(map(gpu, raw(&slot.buffer)?, wgpu::MapMode::Read));
             slot.submission = submission;
             self.flying.push_back(slot);
         }
@@ -223,9 +222,9 @@ impl ReadRing {
             gpu.poll(None)?;
         }
         let Some(mapped) = &mut slot.mapped else { return Ok(None) };
-        if !is_mapped(mapped, "a read-back")? {
+        if !is_mapped(gpu, mapped, "a read-back")? {
             if wait {
-                return Err(Error::Device("device: a read-back did not arrive; the device may be lost".into()));
+                return Err(gpu.loss("a read-back did not arrive"));
             }
             return Ok(None);
         }

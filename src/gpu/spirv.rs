@@ -49,7 +49,7 @@ const MAKE_AVAILABLE_AND_VISIBLE: u32 = 0x2000 | 0x4000;
 /// # Errors
 /// [`crate::error::Error::Gpu`] with naga's message.
 pub fn written(kernel: &Kernel, checked: bool) -> Result<Vec<u32>> {
-    let (module, info) = kernel.specialize(&kernel.take_module()?)?;
+    let (module, info) = kernel.specialize(&kernel.parsed()?)?;
     let policy = if checked { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
     let options = spv::Options {
         lang_version: (1, 5),

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 
 use super::context::Gpu;
+use super::faults::Call;
 use super::tensor::{Elem, Tensor};
 
 /// Bytes moved at once between host and device outside a step.
@@ -61,13 +62,14 @@ impl Gpu {
             encoder.copy_buffer_to_buffer(source, tensor.offset + done, target, 0, n);
             let index = self.submit(encoder)?;
             let (sender, mut receiver) = futures::channel::oneshot::channel();
+            let _failed = self.fails(Call::Map);
             target.slice(..n).map_async(wgpu::MapMode::Read, move |result| {
                 let _ = sender.send(result);
             });
             self.poll(Some(index))?;
             match receiver.try_recv() {
                 Ok(Some(Ok(()))) => {}
-                other => return Err(Error::Gpu(format!("gpu: reading `{}` back failed: {other:?}", tensor.label()))),
+                other => return Err(self.loss(&format!("reading `{}` back failed: {other:?}", tensor.label()))),
             }
             let view = target
                 .slice(..n)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -18,6 +19,8 @@ use crate::formats::safetensors_file::{Entry, Layout};
 use crate::gpu::Gpu;
 use crate::model::params::PARAMS;
 use crate::model::{Config, Weights};
+
+use crate::ops::stepcontrol::Report;
 
 use super::schedule::Schedule;
 use super::snapshot::Snapshot;
@@ -57,6 +60,41 @@ pub struct StateFile {
     pub seed: u32,
     /// What the bits of the steps depend on beside all this.
     pub made_by: MadeBy,
+    /// What a tuning record said of this adapter's kernels: used again, whatever it says now.
+    pub tuned: BTreeMap<String, String>,
+    /// What a signal has left undone after the last of these steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+}
+
+/// What is left to do after a step: its line of the records with what is measured for it, or what comes after that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// [`crate::ops::stepcontrol::Report`] as 32-bit words; none for what comes before the first step.
+    report: Vec<u32>,
+    /// Milliseconds of the step.
+    pub ms: f64,
+    /// True if the line is written.
+    pub written: bool,
+}
+
+impl Pending {
+    /// What comes before the first step.
+    pub const BEFORE_TRAINING: Self = Self { report: Vec::new(), ms: 0.0, written: false };
+
+    /// All that comes after a step with this report, which took so many milliseconds.
+    #[must_use]
+    pub fn new(report: Option<Report>, ms: f64) -> Self {
+        let words = report.map_or_else(Vec::new, |r| bytemuck::cast_slice(std::slice::from_ref(&r)).to_vec());
+        Self { report: words, ms, written: false }
+    }
+
+    /// The step's report.
+    #[must_use]
+    pub fn report(&self) -> Option<Report> {
+        let bytes: &[u8] = bytemuck::cast_slice(&self.report);
+        bytemuck::try_pod_read_unaligned(bytes).ok()
+    }
 }
 
 /// Program, adapter and kernels: with others, steps may round differently.
@@ -186,7 +224,9 @@ pub struct Saver {
     run: PathBuf,
     keep: Keep,
     interval: Interval,
-    at_work: Option<JoinHandle<Result<()>>>,
+    at_work: Option<(Arc<Saved>, JoinHandle<Result<()>>)>,
+    /// Taken from the GPU and not yet on disk, though it was tried.
+    failed: Option<Arc<Saved>>,
     last: Option<usize>,
     since: Instant,
 }
@@ -195,7 +235,7 @@ impl Saver {
     /// For a run's folder; `last` is the step that has a checkpoint already.
     #[must_use]
     pub fn new(run: &Path, interval: Interval, keep: Keep, last: Option<usize>) -> Self {
-        Self { run: run.to_owned(), keep, interval, at_work: None, last, since: Instant::now() }
+        Self { run: run.to_owned(), keep, interval, at_work: None, failed: None, last, since: Instant::now() }
     }
 
     /// True if a checkpoint is to be made after `step`.
@@ -220,35 +260,62 @@ impl Saver {
     pub fn save(&mut self, saved: Saved) -> Result<()> {
         self.wait()?;
         (self.last, self.since) = (Some(saved.state.step), Instant::now());
-        let (run, keep) = (self.run.clone(), self.keep);
+        self.start(Arc::new(saved))
+    }
+
+    fn start(&mut self, saved: Arc<Saved>) -> Result<()> {
+        let (run, keep, own) = (self.run.clone(), self.keep, Arc::clone(&saved));
         let thread = std::thread::Builder::new().name("checkpoint".into());
-        let thread = thread.spawn(move || write(&System, &run, keep, &saved));
-        self.at_work = Some(thread.map_err(|e| Error::Output(format!("checkpoint: no thread can be started ({e})")))?);
+        let thread = thread.spawn(move || write(&System, &run, keep, &own));
+        let thread = thread.map_err(|e| Error::Output(format!("checkpoint: no thread can be started ({e})")))?;
+        self.at_work = Some((saved, thread));
         Ok(())
     }
 
-    /// Tells of a checkpoint that has failed meanwhile.
+    /// Tells of a checkpoint that has failed meanwhile; if it is called again, tries it again.
     ///
     /// # Errors
     /// As [`Saver::wait`].
     pub fn check(&mut self) -> Result<()> {
-        if self.at_work.as_ref().is_some_and(JoinHandle::is_finished) { self.wait() } else { Ok(()) }
+        let ended = self.at_work.as_ref().is_some_and(|(_, thread)| thread.is_finished());
+        if ended || self.failed.is_some() { self.wait() } else { Ok(()) }
     }
 
-    /// Waits until the checkpoint at hand is on disk and verified.
+    /// Waits until the checkpoint at hand is on disk and verified; one that failed is tried again.
     ///
     /// # Errors
     /// [`Error::Output`] if it could not be written; older ones are then as they were.
     pub fn wait(&mut self) -> Result<()> {
-        let Some(thread) = self.at_work.take() else { return Ok(()) };
-        thread.join().unwrap_or_else(|_| Err(Error::Output("checkpoint: the thread that writes it panicked".into())))
+        if let Some(saved) = self.failed.take() {
+            self.start(saved)?;
+        }
+        let Some((saved, thread)) = self.at_work.take() else { return Ok(()) };
+        let panicked = |_| Err(Error::Output("checkpoint: the thread that writes it panicked".into()));
+        let result = thread.join().unwrap_or_else(panicked);
+        if result.is_err() {
+            self.failed = Some(saved);
+        }
+        result
+    }
+
+    /// Waits for the checkpoint at hand and forgets one that failed: the run goes back to what is on disk.
+    pub fn settle(&mut self) {
+        let _ = self.wait();
+        self.failed = None;
+    }
+
+    /// Goes on from the checkpoint of a step.
+    pub fn rewind(&mut self, last: Option<usize>) {
+        (self.last, self.since) = (last, Instant::now());
     }
 }
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        // an error of the run is told first
-        let _ = self.wait();
+        // an error of the run is told first, and a checkpoint that failed is not tried again
+        if let Some((_, thread)) = self.at_work.take() {
+            let _ = thread.join();
+        }
     }
 }
 

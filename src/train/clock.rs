@@ -28,6 +28,11 @@ impl Clock {
         result
     }
 
+    /// Takes out the time since `begin`.
+    pub(super) fn pause_since(&mut self, begin: Instant) {
+        self.pause += begin.elapsed();
+    }
+
     /// Milliseconds of each of the steps whose reports have come in together, the last of them now.
     pub(super) fn tick(&mut self, reports: &[Report]) -> f64 {
         let now = Instant::now();

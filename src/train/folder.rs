@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::formats::atomic::{self, output_error};
+use crate::formats::checkpoint::Checkpoints;
+use crate::formats::disk::System;
 
 use super::lock::{LOCK, Lock};
-use super::settings::Settings;
+use super::settings::{RunSettings, Settings};
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -49,6 +51,18 @@ fn aside(dir: &Path) -> PathBuf {
         n += 1;
     }
     name(n)
+}
+
+/// True if a folder holds a run.
+#[must_use]
+pub fn is_run(dir: &Path) -> bool {
+    dir.join(CONFIG).exists()
+}
+
+/// How many checkpoints a run's folder holds.
+#[must_use]
+pub fn checkpoints(dir: &Path) -> usize {
+    Checkpoints::new(&System, dir).steps().map_or(0, |steps| steps.len())
 }
 
 /// Looks at a folder before anything is written.
@@ -89,19 +103,8 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
             differences.join("; ")
         )));
     }
-    let done = last_step(&dir.join(METRICS)) == Some(settings.train.steps as u64);
-    let saved = dir.join("model").join("config.json").exists();
-    Ok(if done && saved { State::Finished } else { State::Unfinished })
-}
-
-/// The step of the last whole line of a metrics file.
-fn last_step(path: &Path) -> Option<u64> {
-    let lines = BufReader::new(File::open(path).ok()?).lines();
-    let last = lines
-        .map_while(std::io::Result::ok)
-        .filter_map(|l| serde_json::from_str::<serde_json::Value>(&l).ok())
-        .last()?;
-    last["step"].as_u64()
+    let finished = there.get("run").and_then(|run| run.get("finished")).and_then(toml::Value::as_bool);
+    Ok(if finished == Some(true) { State::Finished } else { State::Unfinished })
 }
 
 /// Renames a folder to the next free `DIR.N`, and returns that name.
@@ -115,7 +118,7 @@ pub fn put_aside(dir: &Path) -> Result<PathBuf> {
 }
 
 /// One line of `metrics.jsonl`. Non-finite numbers become null.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Metric {
     /// From 1; 0 for the validation before training.
     pub step: usize,
@@ -140,9 +143,23 @@ pub struct Metric {
     /// What gradients were multiplied by, in mixed precision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
+    /// The loss's z-score, where outliers are skipped; 0 while its window fills.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_z: Option<f32>,
+    /// The gradient norm's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_z: Option<f32>,
     /// True if the update was skipped.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+}
+
+impl Metric {
+    /// A line of which only the step is known.
+    #[must_use]
+    pub fn of_step(step: usize) -> Self {
+        Self { step, ..Self::default() }
+    }
 }
 
 /// Fails unless a folder can be made and written where `dir` is to be.
@@ -199,14 +216,23 @@ impl Folder {
         metric_lines: usize,
     ) -> Result<Self> {
         lock.sign()?;
-        let text = settings.to_toml()?;
-        atomic::write(&dir.join(CONFIG), |out| out.write_all(text.as_bytes()))?;
+        configure(dir, settings)?;
         let open = |name: &str| {
             let path = dir.join(name);
             cut_back(&path, records.get(name).copied().unwrap_or(0)).map_err(|e| output_error(&path, &e))
         };
         let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
         Ok(Self { dir: dir.to_owned(), metrics, metric_lines, log, samples, _lock: lock })
+    }
+
+    /// Notes that the run has come to its end, the last thing that it does.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn finish(&self, settings: &Settings) -> Result<()> {
+        self.sync()?;
+        let run = RunSettings { finished: true, ..settings.run.clone() };
+        configure(&self.dir, &Settings { run, ..settings.clone() })
     }
 
     /// Bytes of each record so far.
@@ -263,8 +289,6 @@ impl Folder {
         let path = self.dir.join(METRICS);
         let mut line = serde_json::to_string(metric).map_err(|e| Error::Output(format!("{}: {e}", path.display())))?;
         line.push('\n');
-        self.metrics.write_all(line.as_bytes()).map_err(|e| output_error(&path, &e))?;
-        self.metric_lines += 1;
         let mut log = String::new();
         if let (Some(loss), Some(lr), Some(norm)) = (metric.loss, metric.lr, metric.grad_norm) {
             log += &format!("s:{} trl:{loss:.4} lr:{lr:.6} norm:{norm:.2}\n", metric.step - 1);
@@ -272,21 +296,68 @@ impl Folder {
         if let Some(loss) = metric.val_loss {
             log += &format!("s:{} tel:{loss:.4}\n", metric.step);
         }
-        self.log.write_all(log.as_bytes()).map_err(|e| output_error(&self.dir.join(LOG), &e))
+        let before = self.metrics.stream_position().map_err(|e| output_error(&path, &e))?;
+        append(&mut self.metrics, line.as_bytes()).map_err(|e| output_error(&path, &e))?;
+        crate::kill_point!("records: between metrics and log");
+        let log_path = self.dir.join(LOG);
+        if let Err(error) = append(&mut self.log, log.as_bytes()) {
+            // both or none, so that the step can be written again
+            shorten(&mut self.metrics, before).map_err(|e| output_error(&path, &e))?;
+            return Err(output_error(&log_path, &error));
+        }
+        self.metric_lines += 1;
+        Ok(())
     }
 
     /// Appends a sample to `samples.txt`.
     ///
     /// # Errors
-    /// [`Error::Output`].
+    /// [`Error::Output`], after which nothing of it is there.
     pub fn sample(&mut self, step: usize, text: &str) -> Result<()> {
-        writeln!(self.samples, "--- step {step} ---\n{text}").map_err(|e| output_error(&self.dir.join(SAMPLES), &e))
+        let text = format!("--- step {step} ---\n{text}\n");
+        append(&mut self.samples, text.as_bytes()).map_err(|e| output_error(&self.dir.join(SAMPLES), &e))
     }
+
+    /// Cuts the records back, as [`Folder::resume`] does, in a run that goes on in the same process.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn rewind(&mut self, records: &BTreeMap<String, u64>, metric_lines: usize) -> Result<()> {
+        for (name, file) in [(METRICS, &mut self.metrics), (LOG, &mut self.log), (SAMPLES, &mut self.samples)] {
+            let bytes = records.get(name).copied().unwrap_or(0);
+            shorten(file, bytes).map_err(|e| output_error(&self.dir.join(name), &e))?;
+        }
+        self.metric_lines = metric_lines;
+        Ok(())
+    }
+}
+
+/// Writes a run's configuration.
+fn configure(dir: &Path, settings: &Settings) -> Result<()> {
+    let text = settings.to_toml()?;
+    atomic::write(&dir.join(CONFIG), |out| out.write_all(text.as_bytes()))
+}
+
+/// Appends all of `bytes`, or nothing.
+fn append(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+    let before = file.stream_position()?;
+    let written = file.write_all(bytes);
+    if written.is_err() {
+        shorten(file, before)?;
+    }
+    written
+}
+
+/// Cuts a file and goes to its end.
+fn shorten(file: &mut File, bytes: u64) -> std::io::Result<()> {
+    file.set_len(bytes)?;
+    file.seek(SeekFrom::Start(bytes)).map(drop)
 }
 
 /// Opens a growing file at `bytes`, behind which nothing is left; a shorter file is as long as it is.
 fn cut_back(path: &Path, bytes: u64) -> std::io::Result<File> {
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    crate::kill_point!("resume: before a record is cut back");
     let there = file.metadata()?.len();
     if there < bytes {
         log::warn!("{}: has {there} bytes, expected {bytes}; it goes on with a gap", path.display());

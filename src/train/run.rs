@@ -1,7 +1,8 @@
 //! A whole run: steps, validation, samples, records and the status line.
 
+use std::collections::VecDeque;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::data::{Batches, Mark, Rows, Stories, Tokenizer};
 use crate::error::{Error, Result};
@@ -11,7 +12,7 @@ use crate::gpu::{Elem, Gpu};
 use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
 
-use super::checkpoint::{MadeBy, Saved, Saver, StateFile};
+use super::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
 use super::clock::Clock;
 pub use super::clock::clock_text;
 use super::dataset::Baseline;
@@ -23,6 +24,14 @@ use super::trainer::Trainer;
 
 /// Skipped steps in a row that end a run.
 const MOST_SKIPPED: u32 = 8;
+/// Steps whose place in the data is remembered: more than are in flight.
+const PLACES: usize = 16;
+/// The setting of `--on-disk-full` that ends a run.
+const STOP: &str = "stop";
+/// Time between tries to write.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often a pause is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Tokens of a sample.
 const SAMPLE_TOKENS: usize = 300;
 /// Sharpens a sample: a small model's rare mistakes are drawn more rarely still.
@@ -34,6 +43,8 @@ pub trait Screen {
     fn line(&mut self, text: &str);
     /// How far the run is: steps done, and what is known of the current speed.
     fn progress(&mut self, step: usize, steps: usize, eta: Option<Duration>);
+    /// The run begins or goes on: what it computes on, and where its folder is.
+    fn begins(&mut self, trainer: &Trainer, dir: &Path);
 }
 
 /// What a run needs besides its trainer.
@@ -52,16 +63,21 @@ pub struct Run<'a> {
     pub folder: Folder,
     /// Writes checkpoints.
     pub saver: Saver,
-    /// Steps of an earlier process that this one goes on from; none for a run that begins.
-    pub done: Option<usize>,
+    /// Steps that this process does not compute, with what is left to do after the last of them; none for a run that
+    /// begins.
+    pub done: Option<(usize, Option<Pending>)>,
     /// What the bits of the steps depend on beside settings and data.
     pub made_by: MadeBy,
     /// The name of a signal that asks the run to end, once there is one.
     pub stop: &'a dyn Fn() -> Option<&'static str>,
+    /// Where the batches of the last steps begin.
+    pub places: VecDeque<(usize, Mark)>,
+    /// True if the device was lost and opened again.
+    pub rebuilt: bool,
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
     /// Last validation loss, if there is validation.
     pub val_loss: Option<f64>,
@@ -69,54 +85,77 @@ pub struct Outcome {
     pub sample: Option<String>,
 }
 
+/// What comes after a step, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct After {
+    validates: bool,
+    last: bool,
+    samples: bool,
+    saves: bool,
+}
+
+impl After {
+    fn any(self) -> bool {
+        self.validates || self.last || self.samples || self.saves
+    }
+}
+
 impl Run<'_> {
     /// Trains to the end and saves the model.
     ///
     /// # Errors
-    /// [`Error::Diverged`] after eight skipped steps in a row; whatever data, GPU or disk bring.
+    /// [`Error::Diverged`] after eight skipped steps in a row; [`Error::Stopped`] after a signal; whatever data, GPU or
+    /// disk bring.
     pub fn go(&mut self, trainer: &mut Trainer, screen: &mut dyn Screen) -> Result<Outcome> {
-        let mut clock = Clock::new(self.done.unwrap_or(0) + 1);
-        let result = self.steps(trainer, &mut clock, screen);
+        let first = self.done.as_ref().map_or(0, |(step, _)| *step) + 1;
+        let mut clock = Clock::new(first);
+        let result = self.steps(trainer, first, &mut clock, screen);
         if result.is_err() {
             // the records end with the last step that was computed
             while let Ok(Some(report)) = trainer.report(true) {
                 let ms = clock.tick(&[report]);
-                let _ = self.write(&report, None, ms, &clock, screen);
+                let _ = self.write(&report, None, ms, &mut clock, screen);
             }
         }
         result
     }
 
-    fn steps(&mut self, trainer: &mut Trainer, clock: &mut Clock, screen: &mut dyn Screen) -> Result<Outcome> {
+    fn steps(
+        &mut self,
+        trainer: &mut Trainer,
+        first: usize,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<Outcome> {
         let steps = self.settings.train.steps;
         let schedule = self.settings.schedule();
         let mut generator = match self.settings.run.sample_every {
             0 => None,
             _ => Some(self.generator(trainer)?),
         };
-        let mut outcome = Outcome { val_loss: None, sample: None };
-        if self.done.is_none()
-            && let Some(loss) = self.validate(trainer)?
-        {
-            outcome.val_loss = Some(loss);
-            self.folder.step(&Metric { val_loss: Some(loss as f32), ..empty(0) })?;
-            screen.line(&format!("step 0/{steps} | val {loss:.4}{}", self.beside()));
+        let mut outcome = Outcome::default();
+        let pending = self.done.take().map_or(Some(Pending::BEFORE_TRAINING), |(_, pending)| pending);
+        if let Some(pending) = pending {
+            let after = if first == 1 {
+                After { validates: self.rows.is_some(), last: false, samples: false, saves: false }
+            } else {
+                // the checkpoint that this process began with stands for the one that was due
+                After { saves: false, ..self.after(first - 1, generator.is_some()) }
+            };
+            self.finish(trainer, &mut generator, first - 1, after, pending, &mut outcome, clock, screen)?;
         }
-        let begin = self.done.unwrap_or(0);
-        *clock = Clock::new(begin + 1);
-        for step in begin + 1..=steps {
+        crate::kill_point!("run: first step");
+        *clock = Clock::new(first);
+        for step in first..=steps {
             let (mark, stop) = (self.loader.mark(), self.stop);
             if !trainer.step_unless(&mut self.loader, step, schedule.at(step - 1), &|| stop().is_some())? {
-                return Err(self.leave(trainer, step - 1, &mark, clock, screen)?);
+                return Err(self.leave(trainer, step - 1, None, &mark, clock, screen)?);
             }
-            self.saver.check()?;
-            let every = |n: usize| n > 0 && step.is_multiple_of(n);
-            let last = step == steps;
-            let validates = self.rows.is_some() && (every(self.settings.train.val_every) || last);
-            let samples = generator.is_some() && (every(self.settings.run.sample_every) || last);
-            let saves = !last && self.saver.is_due(step);
+            self.note_place(step, &mark);
+            self.patiently(clock, screen, |run| run.saver.check())?;
+            let after = self.after(step, generator.is_some());
             self.record(trainer, false, clock, screen)?;
-            if !(validates || samples || saves || last) {
+            if !after.any() {
                 continue;
             }
             // all steps before this one, then this one with what is measured after it
@@ -125,27 +164,130 @@ impl Run<'_> {
             }
             let own = trainer.report(true)?;
             let ms = clock.tick(own.as_slice());
-            let val_loss = if validates { clock.pause(|| self.validate(trainer))? } else { None };
+            self.finish(trainer, &mut generator, step, after, Pending::new(own, ms), &mut outcome, clock, screen)?;
+        }
+        self.patiently(clock, screen, |run| run.folder.finish(run.settings))?;
+        Ok(outcome)
+    }
+
+    /// What comes after `step`.
+    fn after(&self, step: usize, samples: bool) -> After {
+        let every = |n: usize| n > 0 && step.is_multiple_of(n);
+        let last = step == self.settings.train.steps;
+        After {
+            validates: self.rows.is_some() && (every(self.settings.train.val_every) || last),
+            last,
+            samples: samples && (every(self.settings.run.sample_every) || last),
+            saves: !last && self.saver.is_due(step),
+        }
+    }
+
+    /// Does what comes after a step whose report is there. A signal meanwhile saves what is left of it.
+    #[allow(clippy::too_many_arguments)]
+    fn finish(
+        &mut self,
+        trainer: &mut Trainer,
+        generator: &mut Option<Generator>,
+        step: usize,
+        after: After,
+        mut pending: Pending,
+        outcome: &mut Outcome,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<()> {
+        if !pending.written {
+            let mut val_loss = None;
+            if after.validates {
+                val_loss = clock.pause(|| self.validate(trainer))?;
+                if val_loss.is_none() {
+                    return self.give_up(trainer, step, pending, clock, screen);
+                }
+            }
             outcome.val_loss = val_loss.or(outcome.val_loss);
-            if let Some(report) = own {
-                self.write(&report, val_loss, ms, clock, screen)?;
+            crate::kill_point!("run: validated");
+            match (pending.report(), val_loss) {
+                (Some(report), _) => self.write(&report, val_loss, pending.ms, clock, screen)?,
+                (None, Some(loss)) => {
+                    let metric = Metric { val_loss: Some(loss as f32), ..Metric::of_step(step) };
+                    self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+                    let steps = self.settings.train.steps;
+                    screen.line(&format!("step {step}/{steps} | val {loss:.4}{}", self.beside()));
+                }
+                (None, None) => {}
             }
-            if last {
-                // before the last sample: nothing that shows a run may cost its result
-                self.saver.wait()?;
-                self.folder.sync()?;
-                self.save(&trainer.weights()?)?;
+            pending.written = true;
+        }
+        if after.last {
+            // before the last sample: nothing that shows a run may cost its result
+            self.patiently(clock, screen, |run| run.saver.wait())?;
+            self.folder.sync()?;
+            let weights = trainer.weights()?;
+            crate::kill_point!("run: before the model");
+            self.patiently(clock, screen, |run| run.save(&weights))?;
+            crate::kill_point!("run: after the model");
+        }
+        if let (true, Some(generator)) = (after.samples, generator) {
+            let Some(text) = clock.pause(|| self.sample(generator))? else {
+                return self.give_up(trainer, step, pending, clock, screen);
+            };
+            self.patiently(clock, screen, |run| run.folder.sample(step, &text))?;
+            outcome.sample = Some(text);
+            crate::kill_point!("run: sampled");
+        }
+        if after.saves {
+            let mark = self.loader.mark();
+            self.patiently(clock, screen, |run| run.saver.wait())?;
+            clock.pause(|| self.checkpoint(trainer, step, None, &mark))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the run in the middle of what comes after `step`.
+    fn give_up(
+        &mut self,
+        trainer: &mut Trainer,
+        step: usize,
+        pending: Pending,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<()> {
+        let mark = self.loader.mark();
+        Err(self.leave(trainer, step, Some(pending), &mark, clock, screen)?)
+    }
+
+    /// Does what writes, until the disk takes it: a full disk, or one that is gone, costs time and no run. Ends with the
+    /// first error if that is what the settings say, or on a signal.
+    fn patiently<T>(
+        &mut self,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+        mut work: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let (begin, mut told) = (Instant::now(), None::<Instant>);
+        loop {
+            let why = match work(self) {
+                Err(Error::Output(why)) if self.settings.run.on_disk_full != STOP => why,
+                done => {
+                    if told.is_some() {
+                        clock.pause_since(begin);
+                        screen.line("goes on: the disk takes it again");
+                    }
+                    return done;
+                }
+            };
+            if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                screen.line(&format!("paused: {why}; it is tried again every second, Ctrl-C ends the run"));
+                told = Some(Instant::now());
             }
-            if let (true, Some(generator)) = (samples, &mut generator) {
-                let text = clock.pause(|| self.sample(generator))?;
-                self.folder.sample(step, &text)?;
-                outcome.sample = Some(text);
-            }
-            if saves {
-                clock.pause(|| self.checkpoint(trainer, step, &self.loader.mark()))?;
+            for _ in 0..10 {
+                if let Some(signal) = (self.stop)() {
+                    return Err(Error::Output(format!(
+                        "{why}; {signal} ended the run while it waited; the same command goes on from the last checkpoint"
+                    )));
+                }
+                std::thread::sleep(RETRY / 10);
             }
         }
-        Ok(outcome)
     }
 
     /// Saves what a signal interrupts, as it was after `step` with the next batch at `mark`; tells so as an error.
@@ -153,6 +295,7 @@ impl Run<'_> {
         &mut self,
         trainer: &mut Trainer,
         step: usize,
+        pending: Option<Pending>,
         mark: &Mark,
         clock: &mut Clock,
         screen: &mut dyn Screen,
@@ -161,16 +304,19 @@ impl Run<'_> {
             let ms = clock.tick(&[report]);
             self.write(&report, None, ms, clock, screen)?;
         }
+        // one that is there already does as well: what is left to do after it comes out the same again
         if self.saver.last() != Some(step) {
-            self.checkpoint(trainer, step, mark)?;
+            self.checkpoint(trainer, step, pending, mark)?;
         }
+        // a signal has come: no waiting for a disk that is full
         self.saver.wait()?;
         let (signal, dir) = ((self.stop)().unwrap_or("a signal"), self.folder.dir.display());
         Ok(Error::Stopped(format!("{signal}: stopped after step {step} and saved in {dir}; the same command goes on")))
     }
 
     /// Starts to save; training waits only for the copy out of the GPU.
-    fn checkpoint(&mut self, trainer: &Trainer, step: usize, mark: &Mark) -> Result<()> {
+    fn checkpoint(&mut self, trainer: &Trainer, step: usize, pending: Option<Pending>, mark: &Mark) -> Result<()> {
+        crate::kill_point!("run: before a snapshot");
         let snapshot = trainer.snapshot()?;
         let control = snapshot.control;
         let state = StateFile {
@@ -186,14 +332,18 @@ impl Run<'_> {
             schedule: self.settings.schedule(),
             seed: self.settings.train.seed,
             made_by: self.made_by.clone(),
+            tuned: trainer.gpu().caps.tuned.as_ref().clone(),
+            pending,
         };
         self.saver.save(Saved { snapshot, state })
     }
 
+    /// The validation loss; none if a signal came first.
     fn validate(&mut self, trainer: &mut Trainer) -> Result<Option<f64>> {
         let Some(rows) = &mut self.rows else { return Ok(None) };
         let count = self.settings.train.val_rows.unwrap_or(usize::MAX).min(rows.len());
-        trainer.evaluate(rows, count).map(Some)
+        let stop = self.stop;
+        trainer.evaluate_unless(rows, count, &|| stop().is_some())
     }
 
     /// What a loss stands beside, for generated stories.
@@ -223,13 +373,15 @@ impl Run<'_> {
         report: &Report,
         val_loss: Option<f64>,
         ms: f64,
-        clock: &Clock,
+        clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
         let train = &self.settings.train;
         let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
-        let skipped = report.skipped_now == 1;
-        self.folder.step(&Metric {
+        let skipped = report.skipped_now != 0;
+        let looks_at_z = train.skip_loss_z > 0.0 || train.skip_norm_z > 0.0;
+        let z = |z: f32| looks_at_z.then_some(z);
+        let metric = Metric {
             loss: Some(report.loss),
             grad_norm: Some(report.grad_norm),
             lr: Some(report.lr),
@@ -237,12 +389,15 @@ impl Run<'_> {
             tokens_per_s: Some(tokens_per_s as f32),
             val_loss: val_loss.map(|l| l as f32),
             loss_scale: (self.settings.elem() == Elem::F16).then_some(report.loss_scale),
+            loss_z: z(report.loss_z),
+            norm_z: z(report.norm_z),
             skipped,
-            ..empty(report.step as usize)
-        })?;
+            ..Metric::of_step(report.step as usize)
+        };
         let left = train.steps - report.step as usize;
-        let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
         let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
+        self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+        let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
         if let Some(loss) = val_loss {
             line += &format!(" | val {loss:.4}{}", self.beside());
         }
@@ -251,21 +406,51 @@ impl Run<'_> {
         if let Some(eta) = eta {
             line += &format!(" | ETA {}", clock_text(eta));
         }
-        if skipped && self.settings.elem() == Elem::F16 && report.loss_scale > 1.0 {
-            line += &format!(" | skipped: overflow at loss scale {}, which is halved", report.loss_scale);
-        } else if skipped {
-            line += &format!(" | skipped: loss or gradient norm is not finite ({} in a row)", report.skipped_in_a_row);
+        if let Some(why) = self.why_skipped(report) {
+            line += &format!(" | skipped: {why}; {}", self.place_of(report.step as usize));
         }
         screen.line(&line);
         screen.progress(report.step as usize, train.steps, eta);
         if report.skipped_in_a_row >= MOST_SKIPPED {
             return Err(Error::Diverged(format!(
-                "train: step {}: loss or gradient norm was not finite {} times in a row, expected finite ones; try a \
-                 lower --lr or a longer --warmup",
-                report.step, report.skipped_in_a_row
+                "train: step {}: {} steps in a row were skipped, the last because {}; try a lower --lr or a longer \
+                 --warmup; the checkpoints before them are kept",
+                report.step,
+                report.skipped_in_a_row,
+                self.why_skipped(report).unwrap_or_default()
             )));
         }
         Ok(())
+    }
+
+    /// Why a step's update was skipped, if it was.
+    fn why_skipped(&self, report: &Report) -> Option<String> {
+        let train = &self.settings.train;
+        Some(match report.skipped_now {
+            0 => return None,
+            Report::LOSS_OUTLIER => format!("the loss's z-score {:.2} is above {}", report.loss_z, train.skip_loss_z),
+            Report::NORM_OUTLIER => {
+                format!("the gradient norm's z-score {:.2} is above {}", report.norm_z, train.skip_norm_z)
+            }
+            _ if self.settings.elem() == Elem::F16 && report.loss_scale > 1.0 => {
+                format!("overflow at loss scale {}, which is halved", report.loss_scale)
+            }
+            _ => format!("loss or gradient norm is not finite ({} in a row)", report.skipped_in_a_row),
+        })
+    }
+
+    /// Remembers where a step's batches begin, until its report is there.
+    fn note_place(&mut self, step: usize, mark: &Mark) {
+        self.places.push_back((step, mark.clone()));
+        while self.places.len() > PLACES {
+            self.places.pop_front();
+        }
+    }
+
+    /// Where a step's batches begin, in words.
+    fn place_of(&self, step: usize) -> String {
+        let mark = self.places.iter().find(|(s, _)| *s == step).map(|(_, mark)| mark);
+        mark.map_or_else(|| "its batches are those of the step before".into(), |mark| self.loader.describe(mark))
     }
 
     fn generator<'g>(&self, trainer: &Trainer<'g>) -> Result<Generator<'g>> {
@@ -273,8 +458,9 @@ impl Run<'_> {
         Generator::new(trainer.gpu(), *trainer.config(), trainer.params(), trainer.activations(), context)
     }
 
-    fn sample(&self, generator: &mut Generator) -> Result<String> {
-        let Some(tokenizer) = self.tokenizer else { return Ok(String::new()) };
+    /// A sample; none if a signal came first.
+    fn sample(&self, generator: &mut Generator) -> Result<Option<String>> {
+        let Some(tokenizer) = self.tokenizer else { return Ok(Some(String::new())) };
         let seed = u64::from(self.settings.train.seed);
         let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, seed, ..Sampling::default() };
         let end = u32::from(tokenizer.end_of_text());
@@ -285,17 +471,24 @@ impl Run<'_> {
             vec![end]
         };
         let mut tokens = Vec::new();
-        generator.generate(&prompt, SAMPLE_TOKENS, Some(end), &sampling, |token| {
+        let made = generator.generate(&prompt, SAMPLE_TOKENS, Some(end), &sampling, |token| {
             tokens.push(token);
-            Ok(())
-        })?;
+            match (self.stop)() {
+                Some(signal) => Err(Error::Stopped(signal.into())),
+                None => Ok(()),
+            }
+        });
+        match made {
+            Err(Error::Stopped(_)) => return Ok(None),
+            made => made?,
+        }
         let mut text = String::from_utf8_lossy(&tokenizer.decode(&tokens)).into_owned();
         if self.baseline.is_some() {
             // the last word may be cut off
             let whole = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
             text.truncate(if whole == 0 { text.len() } else { whole });
         }
-        Ok(text)
+        Ok(Some(text))
     }
 
     fn save(&self, weights: &Weights) -> Result<()> {
@@ -306,20 +499,6 @@ impl Run<'_> {
         let dir = self.folder.dir.join("model");
         hf::save(&dir, weights, &info)?;
         self.tokenizer.map_or(Ok(false), |t| tokenizer_files::write(&dir, t.name(), &weights.config)).map(drop)
-    }
-}
-
-fn empty(step: usize) -> Metric {
-    Metric {
-        step,
-        loss: None,
-        grad_norm: None,
-        lr: None,
-        ms: None,
-        tokens_per_s: None,
-        val_loss: None,
-        loss_scale: None,
-        skipped: false,
     }
 }
 

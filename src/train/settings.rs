@@ -125,6 +125,12 @@ pub struct RunSettings {
     /// Checkpoints of multiples of so many steps are kept too; 0 for none.
     #[serde(default)]
     pub keep_every: usize,
+    /// What a full disk or a write error does: `pause` until it is gone, or `stop`.
+    #[serde(default)]
+    pub on_disk_full: String,
+    /// True once the run has come to its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
     /// The device asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,

@@ -374,9 +374,21 @@ impl<'g> Trainer<'g> {
     /// # Errors
     /// [`Error::Data`] from the rows; else as [`Gpu::check`].
     pub fn evaluate(&mut self, rows: &mut Rows, count: usize) -> Result<f64> {
+        Ok(self.evaluate_unless(rows, count, &|| false)?.unwrap_or(f64::NAN))
+    }
+
+    /// [`Trainer::evaluate`], but before every batch `stop` is asked. If it says yes, there is no loss.
+    ///
+    /// # Errors
+    /// As [`Trainer::evaluate`].
+    pub fn evaluate_unless(&mut self, rows: &mut Rows, count: usize, stop: &dyn Fn() -> bool) -> Result<Option<f64>> {
         let count = count.min(rows.len());
-        let (mut sum, mut at) = (0.0, 0);
+        let (mut sum, mut at, mut given_up) = (0.0, 0, false);
         while at < count {
+            given_up = stop();
+            if given_up {
+                break;
+            }
             if self.losses.is_full() {
                 sum += self.take_losses()?;
             }
@@ -395,7 +407,7 @@ impl<'g> Trainer<'g> {
         while self.losses.pending() > 0 {
             sum += self.take_losses()?;
         }
-        Ok(sum / (count * self.sizes.context).max(1) as f64)
+        Ok((!given_up).then(|| sum / (count * self.sizes.context).max(1) as f64))
     }
 
     fn take_losses(&mut self) -> Result<f64> {

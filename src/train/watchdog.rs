@@ -1,0 +1,103 @@
+//! Tells when the host waits for the device far longer than it ever did: a driver that hangs says nothing itself.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use crate::gpu::{Gpu, Waits};
+
+/// Waits after which the longest of them tells what is usual.
+const KNOWN: u64 = 16;
+/// A wait is a hang from this many times the longest one before it.
+const TIMES: u32 = 20;
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// From when on a wait is a hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// While little is known of the device's waits; `None` for ever.
+    pub at_first: Option<Duration>,
+    /// Never less than this.
+    pub least: Duration,
+}
+
+impl Patience {
+    /// Of a device: a software adapter may take as long as it needs for its first submissions.
+    #[must_use]
+    pub fn of(gpu: &Gpu) -> Self {
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        if gpu.caps.software {
+            Self { at_first: None, least: minutes(10) }
+        } else {
+            Self { at_first: Some(minutes(10)), least: minutes(1) }
+        }
+    }
+
+    /// How long a wait may last after `ended` waits, of which the longest took `longest`.
+    #[must_use]
+    fn limit(self, ended: u64, longest: Duration) -> Option<Duration> {
+        if ended < KNOWN { self.at_first } else { Some(self.least.max(longest * TIMES)) }
+    }
+}
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub struct Watchdog {
+    _end: Sender<()>,
+}
+
+impl Watchdog {
+    /// Watches a device's waits; on a hang `bark` is called once, on the watching thread, with what was seen.
+    #[must_use]
+    pub fn new(waits: Waits, patience: Patience, bark: impl FnOnce(String) + Send + 'static) -> Self {
+        let (end, ended) = channel::<()>();
+        std::thread::spawn(move || {
+            loop {
+                match ended.recv_timeout(LOOK) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    _ => return,
+                }
+                let limit = patience.limit(waits.ended(), waits.longest());
+                let (Some(limit), Some(current)) = (limit, waits.current()) else { continue };
+                if current > limit {
+                    bark(format!(
+                        "the device has not answered for {:.0} s, expected at most {:.0} s (its longest answer took {:.1} s)",
+                        current.as_secs_f64(),
+                        limit.as_secs_f64(),
+                        waits.longest().as_secs_f64()
+                    ));
+                    return;
+                }
+            }
+        });
+        Self { _end: end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_follows_what_is_usual() {
+        let seconds = Duration::from_secs;
+        let patience = Patience { at_first: Some(seconds(600)), least: seconds(60) };
+        assert_eq!(patience.limit(0, seconds(0)), Some(seconds(600)));
+        assert_eq!(patience.limit(100, Duration::from_millis(700)), Some(seconds(60)));
+        assert_eq!(patience.limit(100, seconds(9)), Some(seconds(180)));
+        assert_eq!(Patience { at_first: None, ..patience }.limit(3, seconds(1)), None);
+    }
+
+    #[test]
+    fn a_wait_that_does_not_end_is_told_and_others_are_not() {
+        let waits = Waits::default();
+        (0..KNOWN).for_each(|_| waits.during(|| ()));
+        let patience = Patience { at_first: None, least: Duration::from_secs(1) };
+        let (sender, barks) = channel();
+        let _dog = Watchdog::new(waits.clone(), patience, move |text| sender.send(text).unwrap());
+        std::thread::sleep(3 * LOOK);
+        assert!(barks.try_recv().is_err(), "nothing waits");
+        let text = waits.during(|| barks.recv_timeout(Duration::from_secs(60)).unwrap());
+        assert!(text.contains("has not answered for"), "{text}");
+    }
+}
