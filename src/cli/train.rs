@@ -10,7 +10,7 @@ use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Weights, init};
-use wgpt::ops::matmul;
+use wgpt::ops::{attention, matmul};
 use wgpt::train::checkpoint::Interval;
 use wgpt::train::dataset::noted_tokenizer;
 use wgpt::train::run::{check_memory, known_words};
@@ -375,7 +375,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
     let shuffle = (!args.no_shuffle).then_some(args.seed);
     let t = &settings.train;
-    let (mut loader, rows) =
+    let (loader, rows) =
         dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
     if args.steps.is_none() && !args.uses_stories() {
         settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
@@ -478,8 +478,12 @@ fn header(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, tun
         t.steps
     );
     say!("kernels  {}", trainer.kernel_summary().join(", "));
-    if let (Elem::F16, Some(why)) = (trainer.elem(), matmul::choose::without_matrices(&gpu.caps)) {
-        say!("         no matrix units: {why}");
+    if trainer.elem() == Elem::F16 {
+        if let Some(why) = matmul::choose::without_matrices(&gpu.caps) {
+            say!("         no matrix units: {why}");
+        } else if let Some(why) = attention::without_matrices(&gpu.caps, config.head_size()) {
+            say!("         attention without matrix units: {why}");
+        }
     }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());

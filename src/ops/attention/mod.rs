@@ -90,6 +90,12 @@ fn step_kernel(caps: &Caps, head_size: usize) -> Kernel {
         .set("WG", wg)
 }
 
+/// Why attention of f16 heads of `head_size` does not run on the matrix units that the adapter has, or `None` if it does.
+#[must_use]
+pub fn without_matrices(caps: &Caps, head_size: usize) -> Option<&'static str> {
+    coop::without(caps, head_size)
+}
+
 /// The kernels an adapter may be given, for some head sizes.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
