@@ -520,7 +520,7 @@ fn planted_neighbours_are_found() {
     for (path, text, faults) in [
         ("src/ops/attention.rs", "use super::{bias, group};", 1),
         ("src/ops/attention.rs", "use crate::ops::gelu::forward;", 1),
-        ("src/ops/layernorm.rs", "use super::{bias, gelu};", 1),
+        ("src/ops/gradnorm.rs", "use super::{stepcontrol, gelu};", 1),
         ("src/ops/bias.rs", "use super::group; fn f() { self::f(); super::bias::f() }", 0),
         ("src/ops/mod.rs", "pub mod bias; fn f() { self::bias::f() }", 0),
         ("src/model/forward.rs", "use crate::ops::bias;", 0),

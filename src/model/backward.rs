@@ -117,8 +117,13 @@ fn parameters(
     inp: &Tensor,
     (dweight, dbias): (&Tensor, &Tensor),
 ) -> Result<()> {
-    weight(pass, d, matmul::BackwardWeight { dout, inp, dweight })?;
-    bias::backward(pass, bias::Backward { dout, dbias, scratch: &d.scratch })
+    let io = matmul::BackwardWeight { dout, inp, dweight };
+    let scratch = &d.scratch;
+    let with_bias = match &d.partials {
+        Some(partials) => matmul::backward_weight_and_bias(pass, io, dbias, matmul::Room { partials, scratch })?,
+        None => matmul::backward_weight(pass, io).map(|()| false)?,
+    };
+    if with_bias { Ok(()) } else { bias::backward(pass, bias::Backward { dout, dbias, scratch }) }
 }
 
 /// A weight's gradient, in parts where there is room for them.

@@ -46,7 +46,9 @@ pub fn cases(shape: &Shape, caps: &Caps) -> Vec<Case> {
     let mut cases = vec![residual_forward(n, c), gelu_forward(n, 4 * c), gelu_backward(n, 4 * c)];
     cases.extend([layernorm_forward(n, c), layernorm_backward(n, c), bias_backward(n, 4 * c)]);
     cases.extend([embedding_forward(shape), embedding_backward(shape)]);
-    cases.extend([attention::forward(shape), attention::backward(shape)]);
+    for elem in [Elem::F32, Elem::F16].into_iter().filter(|elem| caps.f16 || *elem == Elem::F32) {
+        cases.extend([attention::forward(shape, elem), attention::backward(shape, elem)]);
+    }
     cases.extend([update::gradnorm_forward(shape.flat), update::adamw_forward(shape.flat)]);
     cases.extend([update::accumulate(n), update::decide()]);
     cases.push(crossentropy_case(shape, false));

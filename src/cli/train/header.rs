@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use wgpt::gpu::Elem;
-use wgpt::ops::matmul;
+use wgpt::ops::{attention, matmul};
 use wgpt::train::Trainer;
 use wgpt::train::settings::Settings;
 use wgpt::train::tune::Found;
@@ -35,8 +35,12 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, 
         t.steps
     );
     say!("kernels  {}", trainer.kernel_summary().join(", "));
-    if let (Elem::F16, Some(why)) = (trainer.elem(), matmul::choose::without_matrices(&gpu.caps)) {
-        say!("         no matrix units: {why}");
+    if trainer.elem() == Elem::F16 {
+        if let Some(why) = matmul::choose::without_matrices(&gpu.caps) {
+            say!("         no matrix units: {why}");
+        } else if let Some(why) = attention::without_matrices(&gpu.caps, config.head_size()) {
+            say!("         attention without matrix units: {why}");
+        }
     }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());

@@ -137,6 +137,19 @@ pub(super) fn choose(caps: &Caps, entry: Entry, head_size: usize) -> Option<Coop
     sizes.iter().map(make).find(fits)
 }
 
+/// Why attention of f16 heads of `head_size` does not run on matrix units though there are some, or `None`.
+pub(super) fn without(caps: &Caps, head_size: usize) -> Option<&'static str> {
+    if choose(caps, Entry::Forward, head_size).is_some() && choose(caps, Entry::BackwardKv, head_size).is_some() {
+        None
+    } else if caps.software && caps.emulated_edge.is_none() {
+        Some("a software adapter is faster without")
+    } else if !head_size.is_multiple_of(16) || head_size > 128 {
+        Some("the heads' size is no multiple of 16 up to 128")
+    } else {
+        Some("the adapter's workgroups are too small")
+    }
+}
+
 impl Coop {
     fn threads(&self) -> u32 {
         self.grid_m * self.grid_n * self.lanes
@@ -496,4 +509,52 @@ impl Coop {
 /// All (i, j) of a grid, row by row.
 fn grid(rows: u32, columns: u32) -> impl Iterator<Item = (u32, u32)> {
     (0..rows).flat_map(move |i| (0..columns).map(move |j| (i, j)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(edge: u32, kib: u32) -> Caps {
+        Caps {
+            f16: true,
+            subgroups: true,
+            matrix_edges: vec![edge],
+            subgroup_sizes: (32, 32),
+            max_workgroup_bytes: kib << 10,
+            max_invocations: 1024,
+            ..Caps::webgpu_defaults()
+        }
+    }
+
+    #[test]
+    fn every_size_of_workgroup_memory_has_a_kernel_that_says_what_it_takes() {
+        for (edge, kib, head_size) in [8, 16]
+            .iter()
+            .flat_map(|&edge| [16, 32, 48].map(|kib| (edge, kib)))
+            .flat_map(|(edge, kib)| [64, 80, 96, 128].map(|head_size| (edge, kib, head_size)))
+        {
+            for entry in Entry::ALL {
+                let coop = choose(&gpu(edge, kib), entry, head_size).expect("a kernel");
+                let taken = coop.kernel().reflect().expect("reflects").workgroup_bytes;
+                let told = coop.workgroup_bytes();
+                assert!((taken..=taken + 64).contains(&told) && told <= kib << 10, "{}: {taken}, {told}", coop.name());
+                assert!(coop.sums_a_lane() / coop.grid_n <= 2 * MANY_SUMS, "{}: registers", coop.name());
+            }
+        }
+    }
+
+    #[test]
+    fn more_workgroup_memory_means_larger_blocks() {
+        let rows = |kib| choose(&gpu(16, kib), Entry::Forward, 64).map(|c| [c.rows, c.columns]);
+        assert_eq!([16, 32, 48].map(rows), [Some([64, 16]), Some([64, 32]), Some([128, 32])]);
+    }
+
+    #[test]
+    fn heads_that_16_does_not_divide_and_software_do_without() {
+        let software = Caps { software: true, ..gpu(8, 32) };
+        assert!(choose(&gpu(16, 48), Entry::Forward, 72).is_none() && without(&gpu(16, 48), 72).is_some());
+        assert!(choose(&software, Entry::Forward, 64).is_none() && without(&software, 64).is_some());
+        assert!(without(&gpu(16, 16), 128).is_none());
+    }
 }

@@ -32,17 +32,35 @@ struct StepParams {
 /// Head sizes whose kernels the translation test sees: the least, odd ones, GPT-2's and GPT-3's.
 const SAMPLE_HEAD_SIZES: [usize; 9] = [8, 11, 13, 16, 32, 64, 80, 96, 128];
 
-/// Rows of a workgroup: one vector of a software adapter, one subgroup of a GPU.
-fn lanes(caps: &Caps) -> u32 {
-    if caps.software { caps.lanes } else { 32 }
+/// V of a head that an invocation of the tiled kernels has at most.
+const OWN: usize = 4;
+/// Invocations of a workgroup of the tiled kernels.
+const TILED_THREADS: usize = 128;
+
+/// The kernel of an entry without matrices, and the rows of a workgroup: on a software adapter one vector of rows, on a GPU
+/// as many as there are lanes for.
+fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (Kernel, usize) {
+    let width = Width::of(&[head_size]);
+    let units = head_size / width.elements();
+    if caps.software {
+        let body = include_str!("../../../shaders/attention.wgsl");
+        let name = format!("attention.{}", entry.name());
+        let kernel = Kernel::stored(&name, entry.name(), width, elem, body);
+        return (kernel.with_const("HSV", units as u32).set("WG", caps.lanes), caps.lanes as usize);
+    }
+    let lanes = units.div_ceil(OWN).next_power_of_two();
+    let body = include_str!("../../../shaders/attention_tiled.wgsl");
+    let kernel = Kernel::stored(&format!("attention_tiled.{}", entry.name()), entry.name(), width, elem, body);
+    (kernel.with_const("HSV", units as u32).with_const("LANES", lanes as u32), TILED_THREADS / lanes)
 }
 
-fn kernel(caps: &Caps, entry: &'static str, head_size: usize, elem: Elem) -> Kernel {
+/// The kernel that sums `dout out` over rows.
+fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> Kernel {
     let width = Width::of(&[head_size]);
-    let wg = if entry == "backward_delta" { group(caps) } else { lanes(caps) };
-    Kernel::stored(&format!("attention.{entry}"), entry, width, elem, include_str!("../../../shaders/attention.wgsl"))
+    let body = include_str!("../../../shaders/attention.wgsl");
+    Kernel::stored("attention.backward_delta", "backward_delta", width, elem, body)
         .with_const("HSV", (head_size / width.elements()) as u32)
-        .set("WG", wg)
+        .set("WG", group(caps))
 }
 
 /// The kernel of an entry and the rows that a workgroup of it has: with matrices where elements are f16 and the adapter has
@@ -50,7 +68,7 @@ fn kernel(caps: &Caps, entry: &'static str, head_size: usize, elem: Elem) -> Ker
 fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (Kernel, usize) {
     match coop::choose(caps, entry, head_size).filter(|_| elem == Elem::F16) {
         Some(coop) => (coop.kernel(), coop.rows as usize),
-        None => (kernel(caps, entry.name(), head_size, elem), lanes(caps) as usize),
+        None => kernel(caps, entry, head_size, elem),
     }
 }
 
@@ -72,16 +90,22 @@ fn step_kernel(caps: &Caps, head_size: usize) -> Kernel {
         .set("WG", wg)
 }
 
+/// Why attention of f16 heads of `head_size` does not run on the matrix units that the adapter has, or `None` if it does.
+#[must_use]
+pub fn without_matrices(caps: &Caps, head_size: usize) -> Option<&'static str> {
+    coop::without(caps, head_size)
+}
+
 /// The kernels an adapter may be given, for some head sizes.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let entries = ["forward", "backward_delta", "backward_q", "backward_kv"];
     let mut list: Vec<Kernel> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
     for head_size in SAMPLE_HEAD_SIZES {
         list.extend(Entry::ALL.iter().filter_map(|&entry| Some(coop::choose(caps, entry, head_size)?.kernel())));
     }
-    for elem in stored(caps) {
-        list.extend(SAMPLE_HEAD_SIZES.iter().flat_map(|&hs| entries.map(|entry| kernel(caps, entry, hs, elem))));
+    for (elem, hs) in stored(caps).into_iter().flat_map(|elem| SAMPLE_HEAD_SIZES.map(|hs| (elem, hs))) {
+        list.push(delta_kernel(caps, hs, elem));
+        list.extend(Entry::ALL.map(|entry| kernel(caps, entry, hs, elem).0));
     }
     list
 }
@@ -234,7 +258,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.delta.expect(place, "delta", io.lse.rows(), io.lse.columns())?;
     io.dout.expect_elem(place, "dout", io.qkv.elem())?;
     io.dqkv.expect_elem(place, "dqkv", io.qkv.elem())?;
-    let delta_kernel = kernel(&pass.gpu.caps, "backward_delta", head_size, io.qkv.elem());
+    let delta_kernel = delta_kernel(&pass.gpu.caps, head_size, io.qkv.elem());
     let [q, kv] =
         [Entry::BackwardQ, Entry::BackwardKv].map(|entry| chosen(&pass.gpu.caps, entry, head_size, io.qkv.elem()));
     for cut in io.shape.cuts(pass, io.qkv, head_size) {

@@ -120,7 +120,7 @@ fn least(config: &Config, sizes: &Sizes, elem: Elem) -> Vec<(&'static str, u64, 
         ),
         (
             "layernorm.backward",
-            micro * norms * (f * (2 * n * c + n + 5 * c) + (2 * s + copy) * n * c),
+            micro * norms * (f * (2 * n * c + n + 7 * c) + (2 * s + copy) * n * c),
             micro * norms * 16 * n * c,
         ),
         // those of the projections come out of the norms
@@ -246,7 +246,7 @@ mod tests {
             ("matmul_parts.add", "matmul.backward_weight"),
             ("adamw.forward_copied.f16", "adamw.forward"),
             ("attention.backward_kv.hsv16", "attention.backward"),
-            ("layernorm.backward_blocks", "layernorm.backward"),
+            ("layernorm.backward_params_summed.team32", "layernorm.backward"),
             ("crossentropy.forward_backward", "crossentropy.forward_backward"),
             ("clear", "clear"),
         ] {

@@ -148,6 +148,7 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     let third = match spec.epilogue {
         Epilogue::None => None,
         Epilogue::GeluBackward => Some(format!("<storage, read> pre: array<{kept}>")),
+        Epilogue::ColumnSums => Some(format!("<storage, read_write> column_sums: array<{kept}>")),
         _ => Some(format!("<storage, read> bias: array<{value}>")),
     };
     let fourth = match spec.epilogue {
@@ -221,7 +222,7 @@ pub(super) fn store(t: &mut Text, spec: &Spec, out: Element, index: &str, bias_i
     let before = if spec.accumulate { format!("{} + ", out.read("out", index)) } else { String::new() };
     let sum = format!("{before}{value}{bias}");
     match spec.epilogue {
-        Epilogue::None | Epilogue::Bias => t.line(out.write("out", index, sum)),
+        Epilogue::None | Epilogue::Bias | Epilogue::ColumnSums => t.line(out.write("out", index, sum)),
         Epilogue::BiasResidual => t.line(out.write("out", index, format_args!("residual[{index}] + ({sum})"))),
         Epilogue::BiasGelu => {
             // of what is kept, not of what is rounded away: so it can be computed again from it
