@@ -165,6 +165,13 @@ pub fn real_sizes() {
 }
 
 /// `q . k` is +-1e4 before it is scaled: weights are 0 and 1, or equal. The sums are exact.
+/// The 25 heads of 1558M.
+#[test]
+fn heads_of_1558m() {
+    let devices: Vec<Device> = devices().into_iter().take(1).collect();
+    random(&devices, FULL, [1, 64, 25, 64]);
+}
+
 #[test]
 fn hard_scores() {
     let devices = devices();

@@ -142,7 +142,7 @@ fn random(devices: &[Device], kind: Kind, shape: [usize; 2]) {
 #[test]
 pub fn forward_and_backward() {
     let devices = devices();
-    for shape in [[1, 1], [3, 5], [7, 13], [2, 127], [33, 128], [31, 129], [3, 516], [2049, 7], [65, 768]] {
+    for shape in [[1, 1], [3, 5], [7, 13], [2, 127], [33, 128], [31, 129], [3, 516], [2049, 7], [65, 768], [64, 1600]] {
         random(&devices, FULL, shape);
     }
     let devices = devices_with_f16();
