@@ -1,4 +1,5 @@
-// attention_coop.wgsl: causal attention of f16 on matrix units; src/ops/attention/coop.rs writes the rest and says why
+// attention_coop.wgsl: causal attention of f16 on matrix units; src/ops/attention/coop.rs says why
+//   it is as it is, generate.rs writes the rest
 //   A workgroup has ROWS of one head, whose f16 matrices stay in registers, and walks over blocks of COLUMNS:
 //   forward       rows are queries, columns keys;  weights = exp(score - most);  out += weights v
 //   backward_q    rows are queries, columns keys;  dscores = weights (dout v - delta);  dq += dscores k;  before that
@@ -107,7 +108,11 @@ fn fill_queries(at: Place, first_column: u32, thread: u32) {
         put_x(line * LINE + c * 4u, q);
         put_y(line * LINE + c * 4u, g);
     }
-    keep(at, first_column, thread);
+    for (var i = thread; i < COLUMNS; i += THREADS) {
+        let t = min(first_column + i, p.positions - 1u);
+        kept_lse[i] = lse[statistics_at(at, t)];
+        kept_delta[i] = delta[statistics_at(at, t)];
+    }
 }
 
 // Sums of dout out over a row: four invocations a row leave theirs in `sums`, then one adds them.
@@ -133,15 +138,6 @@ fn keep_delta(at: Place, thread: u32) {
         let t = at.first + r;
         kept_lse[r] = lse[statistics_at(at, min(t, p.positions - 1u))];
         if t < p.positions { delta_out[statistics_at(at, t)] = kept_delta[r]; }
-    }
-}
-
-// What was kept of the queries from `first` on.
-fn keep(at: Place, first: u32, thread: u32) {
-    for (var i = thread; i < KEPT; i += THREADS) {
-        let t = min(first + i, p.positions - 1u);
-        kept_lse[i] = lse[statistics_at(at, t)];
-        kept_delta[i] = delta[statistics_at(at, t)];
     }
 }
 

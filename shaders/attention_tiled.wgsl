@@ -18,10 +18,11 @@ const ROWS = THREADS / LANES;
 const COLUMNS = 8u;
 const OWN = (HSV + LANES - 1u) / LANES;
 
-var<workgroup> x_tile: array<V, COLUMNS * HSV>;
-var<workgroup> y_tile: array<V, COLUMNS * HSV>;
-var<workgroup> x_dots: array<vec4<f32>, 2u * THREADS>; // of four columns each
-var<workgroup> y_dots: array<vec4<f32>, 2u * THREADS>;
+// Two tiles of columns, X and Y, and what lanes have of their dot products, four columns each.
+const X = 0u;
+const Y = 1u;
+var<workgroup> tiles: array<V, 2u * COLUMNS * HSV>;
+var<workgroup> dots: array<vec4<f32>, 4u * THREADS>;
 
 struct Place { b: u32, h: u32, first: u32, valid: bool }
 
@@ -54,22 +55,22 @@ fn have(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
 fn fill_keys(at: Place, first: u32, lane: u32) {
     for (var i = lane; i < COLUMNS * HSV; i += THREADS) {
         let t = min(first + i / HSV, p.positions - 1u);
-        x_tile[i] = V(qkv[qkv_at(at, t, 1u) + i % HSV]);
-        y_tile[i] = V(qkv[qkv_at(at, t, 2u) + i % HSV]);
+        tiles[i] = V(qkv[qkv_at(at, t, 1u) + i % HSV]);
+        tiles[COLUMNS * HSV + i] = V(qkv[qkv_at(at, t, 2u) + i % HSV]);
     }
 }
 
 fn fill_queries(at: Place, first: u32, lane: u32) {
     for (var i = lane; i < COLUMNS * HSV; i += THREADS) {
         let t = min(first + i / HSV, p.positions - 1u);
-        x_tile[i] = V(qkv[qkv_at(at, t, 0u) + i % HSV]);
-        y_tile[i] = V(dout[out_at(at, t) + i % HSV]);
+        tiles[i] = V(qkv[qkv_at(at, t, 0u) + i % HSV]);
+        tiles[COLUMNS * HSV + i] = V(dout[out_at(at, t) + i % HSV]);
     }
 }
 
 alias Own = array<V, OWN>;
 
-fn x_dot(own: ptr<function, Own>, lane: u32) {
+fn dot_with(tile: u32, own: ptr<function, Own>, lane: u32) {
     for (var four = 0u; four < 2u; four++) {
         var a0 = V();
         var a1 = V();
@@ -78,59 +79,29 @@ fn x_dot(own: ptr<function, Own>, lane: u32) {
         for (var i = 0u; i < OWN; i++) {
             let j = mine(lane, i);
             if !have(j) { continue; }
-            let at = four * 4u * HSV + j;
-            a0 += (*own)[i] * x_tile[at];
-            a1 += (*own)[i] * x_tile[at + HSV];
-            a2 += (*own)[i] * x_tile[at + 2u * HSV];
-            a3 += (*own)[i] * x_tile[at + 3u * HSV];
+            let at = (tile * COLUMNS + four * 4u) * HSV + j;
+            a0 += (*own)[i] * tiles[at];
+            a1 += (*own)[i] * tiles[at + HSV];
+            a2 += (*own)[i] * tiles[at + 2u * HSV];
+            a3 += (*own)[i] * tiles[at + 3u * HSV];
         }
-        x_dots[four * THREADS + lane] = vec4(sum_v(a0), sum_v(a1), sum_v(a2), sum_v(a3));
-    }
-}
-
-fn y_dot(own: ptr<function, Own>, lane: u32) {
-    for (var four = 0u; four < 2u; four++) {
-        var a0 = V();
-        var a1 = V();
-        var a2 = V();
-        var a3 = V();
-        for (var i = 0u; i < OWN; i++) {
-            let j = mine(lane, i);
-            if !have(j) { continue; }
-            let at = four * 4u * HSV + j;
-            a0 += (*own)[i] * y_tile[at];
-            a1 += (*own)[i] * y_tile[at + HSV];
-            a2 += (*own)[i] * y_tile[at + 2u * HSV];
-            a3 += (*own)[i] * y_tile[at + 3u * HSV];
-        }
-        y_dots[four * THREADS + lane] = vec4(sum_v(a0), sum_v(a1), sum_v(a2), sum_v(a3));
+        dots[(tile * 2u + four) * THREADS + lane] = vec4(sum_v(a0), sum_v(a1), sum_v(a2), sum_v(a3));
     }
 }
 
 // The dot products of a row with four columns: what its lanes have, in order.
-fn x_dots_of(four: u32, lane: u32) -> vec4<f32> {
+fn dots_of(tile: u32, four: u32, lane: u32) -> vec4<f32> {
+    let first = (tile * 2u + four) * THREADS + lane / LANES * LANES;
     var sum = vec4(0.0);
-    for (var i = 0u; i < LANES; i++) { sum += x_dots[four * THREADS + lane / LANES * LANES + i]; }
-    return sum;
-}
-
-fn y_dots_of(four: u32, lane: u32) -> vec4<f32> {
-    var sum = vec4(0.0);
-    for (var i = 0u; i < LANES; i++) { sum += y_dots[four * THREADS + lane / LANES * LANES + i]; }
+    for (var i = 0u; i < LANES; i++) { sum += dots[first + i]; }
     return sum;
 }
 
 // The sum over four columns of their weight times V j of theirs.
-fn x_weighed(weight: vec4<f32>, four: u32, j: u32) -> V {
-    let at = four * 4u * HSV + j;
-    return weight.x * x_tile[at] + weight.y * x_tile[at + HSV] + weight.z * x_tile[at + 2u * HSV]
-        + weight.w * x_tile[at + 3u * HSV];
-}
-
-fn y_weighed(weight: vec4<f32>, four: u32, j: u32) -> V {
-    let at = four * 4u * HSV + j;
-    return weight.x * y_tile[at] + weight.y * y_tile[at + HSV] + weight.z * y_tile[at + 2u * HSV]
-        + weight.w * y_tile[at + 3u * HSV];
+fn weighed(weight: vec4<f32>, tile: u32, four: u32, j: u32) -> V {
+    let at = (tile * COLUMNS + four * 4u) * HSV + j;
+    return weight.x * tiles[at] + weight.y * tiles[at + HSV] + weight.z * tiles[at + 2u * HSV]
+        + weight.w * tiles[at + 3u * HSV];
 }
 
 @compute @workgroup_size(THREADS)
@@ -154,11 +125,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     for (var s = 0u; s < end; s += COLUMNS) {
         fill_keys(at, s, lane);
         workgroupBarrier();
-        x_dot(&q, lane);
+        dot_with(X, &q, lane);
         workgroupBarrier();
         for (var four = 0u; four < 2u; four++) {
             let visible = vec4(s + four * 4u) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
-            let score = select(vec4(LOW), x_dots_of(four, lane), visible);
+            let score = select(vec4(LOW), dots_of(X, four, lane), visible);
             let above = max(most, max(max(score.x, score.y), max(score.z, score.w)));
             let weight = select(vec4(0.0), exp(score - above), visible);
             let shrink = exp(most - above);
@@ -166,7 +137,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             most = above;
             for (var i = 0u; i < OWN; i++) {
                 let j = mine(lane, i);
-                if have(j) { o[i] = o[i] * shrink + y_weighed(weight, four, j); }
+                if have(j) { o[i] = o[i] * shrink + weighed(weight, Y, four, j); }
             }
         }
         // everyone has read the tiles before they are overwritten
@@ -207,16 +178,16 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     for (var s = 0u; s < end; s += COLUMNS) {
         fill_keys(at, s, lane);
         workgroupBarrier();
-        x_dot(&q, lane);
-        y_dot(&g, lane);
+        dot_with(X, &q, lane);
+        dot_with(Y, &g, lane);
         workgroupBarrier();
         for (var four = 0u; four < 2u; four++) {
             let visible = vec4(s + four * 4u) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
-            let weight = select(vec4(0.0), exp(min(x_dots_of(four, lane) - row_lse, vec4(0.0))), visible);
-            let dscore = weight * (y_dots_of(four, lane) - row_delta) * p.scale;
+            let weight = select(vec4(0.0), exp(min(dots_of(X, four, lane) - row_lse, vec4(0.0))), visible);
+            let dscore = weight * (dots_of(Y, four, lane) - row_delta) * p.scale;
             for (var i = 0u; i < OWN; i++) {
                 let j = mine(lane, i);
-                if have(j) { dq[i] += x_weighed(dscore, four, j); }
+                if have(j) { dq[i] += weighed(dscore, X, four, j); }
             }
         }
         workgroupBarrier();
@@ -254,8 +225,8 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     for (var t = at.first / COLUMNS * COLUMNS; t < p.positions; t += COLUMNS) {
         fill_queries(at, t, lane);
         workgroupBarrier();
-        x_dot(&k, lane);
-        y_dot(&v, lane);
+        dot_with(X, &k, lane);
+        dot_with(Y, &v, lane);
         workgroupBarrier();
         for (var four = 0u; four < 2u; four++) {
             let query = vec4(t + four * 4u) + vec4(0u, 1u, 2u, 3u);
@@ -263,13 +234,13 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
             let last = min(query, vec4(p.positions - 1u)) + vec4(statistics);
             let query_lse = vec4(lse[last.x], lse[last.y], lse[last.z], lse[last.w]);
             let query_delta = vec4(delta[last.x], delta[last.y], delta[last.z], delta[last.w]);
-            let weight = select(vec4(0.0), exp(min(x_dots_of(four, lane) - query_lse, vec4(0.0))), visible);
-            let dscore = weight * (y_dots_of(four, lane) - query_delta) * p.scale;
+            let weight = select(vec4(0.0), exp(min(dots_of(X, four, lane) - query_lse, vec4(0.0))), visible);
+            let dscore = weight * (dots_of(Y, four, lane) - query_delta) * p.scale;
             for (var i = 0u; i < OWN; i++) {
                 let j = mine(lane, i);
                 if have(j) {
-                    dv[i] += y_weighed(weight, four, j);
-                    dk[i] += x_weighed(dscore, four, j);
+                    dv[i] += weighed(weight, Y, four, j);
+                    dk[i] += weighed(dscore, X, four, j);
                 }
             }
         }

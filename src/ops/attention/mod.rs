@@ -1,6 +1,7 @@
 //! Causal self-attention, fused forward and backward (Dao et al., FlashAttention).
 
 mod coop;
+mod generate;
 
 use bytemuck::{Pod, Zeroable};
 
