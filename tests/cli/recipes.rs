@@ -66,6 +66,8 @@ fn every_recipe_is_parsed_and_planned_without_its_data() {
             &["expected at most 64.0 MiB"],
         );
     }
+    let own = wgpt(dir.path(), &["train", "--dry-run"]).ends_with(0).out;
+    assert!(own.contains("data     generated stories\n") && own.contains("700 steps"), "{own}");
     let eight = fs::read_to_string(recipes.join("gpt2-124M.toml")).expect("recipe");
     assert!(eight.contains("emulate-ranks = 8"));
     assert_eq!(fs::read_dir(dir.path()).expect("folder").count(), 0, "a dry run left files");
