@@ -24,6 +24,8 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     let files = args.files_are_here();
     let summary_of_data = if files {
         args.look(&mut settings, &config, tokenizer)?.summary
+    } else if args.uses_stories() {
+        args.data_names()
     } else {
         format!("{}: not here", args.data_names())
     };

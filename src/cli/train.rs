@@ -43,6 +43,7 @@ batches, one sample at the end.
 Examples:
   wgpt train
   wgpt train --text book.txt --tokenizer bytes --layers 4 --heads 4 --channels 128 --context 64 --batch 16 --steps 300
+  wgpt train tools/recipes/gpt2-124M.toml --set batch=32 --dry-run
   wgpt train --data 'fineweb_train_*.bin' --val 'fineweb_val_*.bin' --model d12 --batch 64 --tokens-per-step 524288"
 )]
 pub struct Args {
@@ -237,7 +238,8 @@ pub const UNKNOWN_STEPS: usize = u32::MAX as usize;
 const VAL_TOKENS: usize = 10_485_760;
 
 impl Args {
-    fn uses_stories(&self) -> bool {
+    /// True if the data are yet to be made up.
+    pub fn uses_stories(&self) -> bool {
         self.text.is_empty() && self.data.is_none()
     }
 

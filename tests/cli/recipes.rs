@@ -66,6 +66,8 @@ fn every_recipe_is_parsed_and_planned_without_its_data() {
             &["expected at most 64.0 MiB"],
         );
     }
+    let own = wgpt(dir.path(), &["train", "--dry-run"]).ends_with(0).out;
+    assert!(own.contains("data     generated stories\n") && own.contains("700 steps"), "{own}");
     let eight = fs::read_to_string(recipes.join("gpt2-124M.toml")).expect("recipe");
     assert!(eight.contains("emulate-ranks = 8"));
     assert_eq!(fs::read_dir(dir.path()).expect("folder").count(), 0, "a dry run left files");
@@ -139,6 +141,28 @@ fn a_run_follows_its_recipe_and_the_same_command_goes_on() {
     assert!(again.contains("finished"), "{again}");
     let other = wgpt(dir, &["train", "r.toml", "--set", "lr=2e-3", "--schedule", "wsd", "--out", "run"]);
     refused(other, 2, &["train.schedule: \"linear\" there, \"wsd\" here"]);
+}
+
+#[test]
+fn without_steps_a_run_is_one_epoch_and_an_overfitted_batch_is_that_of_the_validation() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    let shard = |name: &str, tokens: &[u16]| wgpt::data::write_shard(dir.join(name), tokens).expect("shard");
+    let random: Vec<u16> = (0..500_u32).map(|i| (i * i * 7919 % 257) as u16).collect();
+    shard("train.bin", &random);
+    shard("val.bin", &[[7; 100], [9; 100]].concat());
+    let data = "data = \"train.bin\"\nval = \"val.bin\"";
+    recipe(dir, &TINY.replace("text = [\"text.txt\"]", data).replace("steps = 4\n", "tokens-per-step = 64\n"));
+    // of 500 tokens 15 batches of 32, two to a step
+    let out = wgpt(dir, &["train", "r.toml", "--dry-run"]).ends_with(0).out;
+    assert!(out.contains("batch 2 x context 16 x 2 micro-steps; 7 steps"), "{out}");
+    let args = ["train", "r.toml", "--overfit-one-batch", "--steps", "12", "--lr", "1e-2", "--out", "run"];
+    wgpt(dir, &args).ends_with(0);
+    // a seven follows a seven: that is learnt at once, the random tokens of the training are not
+    let last = metrics(&dir.join("run"))[12]["loss"].as_f64().expect("loss");
+    assert!(last < 1.0, "{last}");
+    let config = fs::read_to_string(dir.join("run/config.toml")).expect("config");
+    assert!(config.contains("overfit_one_batch = true") && config.contains("shuffle = false"), "{config}");
 }
 
 #[test]

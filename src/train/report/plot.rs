@@ -116,6 +116,7 @@ pub fn short(value: f64) -> String {
     let size = value.abs();
     match size {
         0.0 => "0".into(),
+        _ if size >= 1e12 => format!("{value:.1e}"),
         _ if size >= 1e9 => format!("{}G", digits(value / 1e9, 2)),
         _ if size >= 1e6 => format!("{}M", digits(value / 1e6, 2)),
         _ if size >= 1e4 => format!("{}k", digits(value / 1e3, 1)),
@@ -282,6 +283,7 @@ mod tests {
             (15_000.0, "15k"),
             (177_968.0, "178k"),
             (3_745_000.0, "3.75M"),
+            (3e38, "3.0e38"),
             (-2.0, "-2"),
         ] {
             assert_eq!(short(value), text);
