@@ -138,8 +138,8 @@ struct Frame {
 
 impl Frame {
     fn new(curves: &[Curve], scale: Scale) -> Option<Self> {
-        let first = curves.iter().filter_map(|c| c.points.first()).map(|p| p.0).min()?;
-        let last = curves.iter().filter_map(|c| c.points.last()).map(|p| p.0).max()?;
+        let steps = || curves.iter().flat_map(|c| c.points.iter().map(|p| p.0));
+        let (first, last) = (steps().min()?, steps().max()?);
         // the frame is that of what comes after the first fortieth of the steps
         let settled = if scale == Scale::Near { first + (last - first) / 40 } else { first };
         let log = scale == Scale::Log;
@@ -155,11 +155,11 @@ impl Frame {
         }
         let room = if low == high { low.abs().max(1e-6) * 0.1 } else { (high - low) * 0.05 };
         let y = match scale {
-            Scale::Zero => [0.0, high + if high > 0.0 { high * 0.05 } else { 1.0 }],
+            Scale::Zero => [0.0, if high > 0.0 { high * 1.05 } else { 1.0 }],
             Scale::Near => [low - room, high + room],
             Scale::Log => [low / 1.1, high * 1.1],
         };
-        Some(Self { x: [f64::from(first), f64::from(last.max(first + 1))], y, log })
+        Some(Self { x: [f64::from(first), f64::from(last).max(f64::from(first) + 1.0)], y, log })
     }
 
     fn across(&self, x: f64) -> f64 {
@@ -168,7 +168,7 @@ impl Frame {
 
     /// From the top, 0 to 1 within the frame.
     fn down(&self, y: f64) -> f64 {
-        let f = |y: f64| if self.log { y.max(1e-30).log10() } else { y };
+        let f = |y: f64| if self.log { y.max(f64::MIN_POSITIVE).log10() } else { y };
         1.0 - (f(y) - f(self.y[0])) / (f(self.y[1]) - f(self.y[0]))
     }
 
@@ -313,7 +313,15 @@ mod tests {
         assert!(html.contains("<b class=x style=\"left:100.00%\">10</b>"), "{html}");
         assert_eq!(chart("Loss", "nats", &[curve(&[])], Scale::Zero), "");
         for scale in [Scale::Near, Scale::Zero, Scale::Log] {
-            for points in [&[(3, 0.0)][..], &[(3, 1.0), (4, 1.0)], &[(0, 1e-30), (1, 1e30)]] {
+            for points in [
+                &[(3, 0.0)][..],
+                &[(3, 1.0), (4, 1.0)],
+                &[(0, 1e-30), (1, 1e30)],
+                &[(u32::MAX, 1.0)],
+                &[(3, -1.0)],
+                &[(3, 1e-45)],
+                &[(9, 1.0), (2, 3.0)],
+            ] {
                 let html = chart("x", "", &[curve(points)], scale);
                 assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
             }
