@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use wgpt::data::Loader;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Elem, Gpu};
-use wgpt::model::{Config, init};
+use wgpt::model::{Config, Recompute, init};
 use wgpt::ops::matmul;
 use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
 use wgpt::train::{Optimizer, Sizes, Trainer};
@@ -169,7 +169,7 @@ fn measure(
     // a third for the profile's runs
     let limit = time;
     let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
-    let planned = Count::new(gpu.caps.clone(), *config, *sizes, *elem)?;
+    let planned = Count::new(gpu.caps.clone(), *config, *sizes, *elem, Recompute::None)?;
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
     let facts = Facts::new(&steps, &trainer, &planned);
     let (roof, rate) = roofs.flops(precision);

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 use wgpt::data::hellaswag::{self, Example};
-use wgpt::data::{Rows, TokenSource, Tokenizer};
+use wgpt::data::{Loader, LoaderConfig, Rows, TokenSource, Tokenizer};
 use wgpt::formats::hf;
-use wgpt::gpu::{Gpu, Options};
+use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Params, Weights, init};
 use wgpt::train::sampler::Coins;
 use wgpt::train::{Evaluator, Optimizer, Sizes, Trainer};
@@ -51,6 +51,47 @@ fn the_loss_is_that_of_training_whatever_the_batch() {
             let got = evaluator.loss(&mut rows(40), count, |done| told.push(done)).expect("evaluated");
             assert!((got - want).abs() < TOLERANCE, "{count} rows by {batch}: {got}, expected {want}");
             assert!(told.is_sorted() && told.last() == Some(&count.min(17)), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn a_model_in_training_answers_in_the_memory_of_its_step() {
+    let weights = weights();
+    let examples = examples(&[3, 17, 1, 39, 8, 12, 5]);
+    for elem in [Elem::F32, Elem::F16] {
+        let gpu = open();
+        if elem == Elem::F16 && !gpu.caps.f16 {
+            println!("not run: the adapter has no f16");
+            continue;
+        }
+        let params = load(&gpu, &weights);
+        let mut alone = Evaluator::new(&gpu, weights.config, &params, 4, 40).expect("evaluator");
+        let (expected, cut_alone) = alone.answers(&examples, |_| ()).expect("answers");
+        let sizes = Sizes { batch: 4, context: 40, accumulation: 1 };
+        // without an update: the answers are those of the weights that were loaded
+        let optimizer = Optimizer { weight_decay: 0.0, ..Optimizer::default() };
+        let mut trainer = Trainer::with_precision(&gpu, weights.config, sizes, optimizer, elem).expect("trainer");
+        trainer.load(&weights).expect("loaded");
+        let tokens = (0..400).map(|i| i % 257).collect();
+        let source = vec![TokenSource::from_tokens("made", tokens)];
+        let mut loader = Loader::new(source, LoaderConfig::new(4, 40, 257, None)).expect("loader");
+        for step in 1..=2 {
+            let mut within =
+                Evaluator::within(&gpu, weights.config, trainer.params(), trainer.activations()).expect("evaluator");
+            let (found, cut) = within.answers(&examples, |_| ()).expect("answers");
+            assert_eq!(cut, cut_alone);
+            for (found, expected) in found.iter().zip(&expected) {
+                for (a, b) in found.losses.iter().zip(&expected.losses) {
+                    // of a loss of about 6
+                    let budget = if elem == Elem::F16 { 2e-2 } else { TOLERANCE };
+                    assert!((a - b).abs() < budget, "{elem:?}, before step {step}: {a}, expected {b}");
+                }
+            }
+            drop(within);
+            // what lay in the activations is no part of a step
+            trainer.step(&mut loader, step, 0.0).expect("step");
+            assert!(trainer.report(true).expect("report").expect("one").loss.is_finite());
         }
     }
 }

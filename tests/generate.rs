@@ -3,8 +3,8 @@
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
-use wgpt::gpu::{Elem, Gpu, Options};
-use wgpt::model::{Activations, Config, Params, Weights, init};
+use wgpt::gpu::{Elem, Gpu, Options, Pool};
+use wgpt::model::{Activations, Config, Params, Recompute, Weights, init};
 use wgpt::train::sampler::{Coins, draw};
 use wgpt::train::{Generator, Sampling};
 
@@ -45,7 +45,7 @@ fn with_generators(config: Config, context: usize, test: impl Fn(&Gpu, &mut Gene
     let params = load(&gpu, &model(config));
     for acts in [
         Activations::inference(&gpu, &config, [1, context], true, 1),
-        Activations::new(&gpu, &config, 2, context + 3, Elem::F32),
+        Activations::new(&mut Pool::separate(&gpu), &config, [2, context + 3], Elem::F32, Recompute::None),
     ] {
         let acts = acts.expect("memory");
         test(&gpu, &mut Generator::new(&gpu, config, &params, &acts, context).expect("recorded"));

@@ -13,11 +13,10 @@ const NO_FILE: [(&str, &str); 1] = [(
 )];
 
 /// Operators that know another one on purpose.
-const NEIGHBOURS: [(&str, &str, &str); 4] = [
+const NEIGHBOURS: [(&str, &str, &str); 3] = [
     ("adamw", "stepcontrol", "binds the state and the hyper-parameters that it keeps on the GPU"),
     ("crossentropy", "stepcontrol", "binds the state, whose loss scale its gradient is multiplied by"),
     ("gradnorm", "stepcontrol", "binds the state and the hyper-parameters, which say what gradients are multiples of"),
-    ("layernorm", "bias", "sums its parameters' gradients over the same blocks of rows, so that one scratch fits both"),
 ];
 
 /// What each floor may import from the crate. `reference` is for tests and benches, so no floor has it.
@@ -521,7 +520,7 @@ fn planted_neighbours_are_found() {
     for (path, text, faults) in [
         ("src/ops/attention.rs", "use super::{bias, group};", 1),
         ("src/ops/attention.rs", "use crate::ops::gelu::forward;", 1),
-        ("src/ops/layernorm.rs", "use super::{bias, gelu};", 1),
+        ("src/ops/gradnorm.rs", "use super::{stepcontrol, gelu};", 1),
         ("src/ops/bias.rs", "use super::group; fn f() { self::f(); super::bias::f() }", 0),
         ("src/ops/mod.rs", "pub mod bias; fn f() { self::bias::f() }", 0),
         ("src/model/forward.rs", "use crate::ops::bias;", 0),

@@ -128,15 +128,19 @@ fn layernorm() {
     let rstd = 1.0 / 3.500_01_f64.sqrt();
     same("mean", &known.mean, &[3.0]);
     same("rstd", &known.rstd, &[rstd]);
+    same("xhat", &known.xhat, &[-2.0 * rstd, -rstd, 0.0, 3.0 * rstd]);
     same("out", &known.out, &[-2.0 * rstd, -rstd, 0.0, 5.0 + 3.0 * rstd]);
 
     for (n, c) in [(1, 1), (5, 3), (2, 7), (3, 31)] {
         let mut random = Random::new(3);
         let (inp, weight, bias) = (random.values(n * c), random.values(c), random.values(c));
         let dout = random.values(n * c);
+        let layernorm::Forward { xhat, rstd, .. } = layernorm::forward(&inp, &weight, &bias, c);
         let (mut dinp, mut dbias) = (Vec::new(), Vec::new());
         let dweight = added(&mut random.clone(), c, |dweight| {
-            dbias = added(&mut random, c, |dbias| dinp = layernorm::backward(&dout, &inp, &weight, dweight, dbias, c));
+            dbias = added(&mut random, c, |dbias| {
+                dinp = layernorm::backward(&dout, &xhat, &rstd, &weight, dweight, dbias, c);
+            });
         });
         check("dinp", &inp, &dinp, |inp| dot(&dout, &layernorm::forward(inp, &weight, &bias, c).out));
         check("dweight", &weight, &dweight, |weight| dot(&dout, &layernorm::forward(&inp, weight, &bias, c).out));
@@ -149,7 +153,8 @@ fn layernorm_of_a_constant_row_is_the_bias() {
     let out = layernorm::forward(&[1e4; 6], &[3.0; 6], &[0.5; 6], 6);
     assert_eq!(out.out, [0.5; 6]);
     let (mut dweight, mut dbias) = ([0.0; 6], [0.0; 6]);
-    let dinp = layernorm::backward(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[1e4; 6], &[3.0; 6], &mut dweight, &mut dbias, 6);
+    let dout = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    let dinp = layernorm::backward(&dout, &out.xhat, &out.rstd, &[3.0; 6], &mut dweight, &mut dbias, 6);
     assert!(dinp.iter().all(|d| d.is_finite()));
 }
 

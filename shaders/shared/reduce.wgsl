@@ -26,3 +26,17 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     workgroupBarrier();
     return most;
 }
+
+// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
+    pair_scratch[lane] = x;
+    for (var half = team / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane % team < half { pair_scratch[lane] += pair_scratch[lane + half]; }
+    }
+    workgroupBarrier();
+    let total = pair_scratch[lane / team * team];
+    workgroupBarrier();
+    return total;
+}

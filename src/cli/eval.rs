@@ -173,7 +173,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The file that a name stands for in the cache, or the path itself.
-fn fetched(path: &Path) -> PathBuf {
+pub(super) fn fetched(path: &Path) -> PathBuf {
     let name = path.to_str().filter(|_| !path.exists()).and_then(fetch::names::find);
     let file = name.and_then(|entry| {
         let file = entry.required(0).into_iter().next()?;

@@ -1,13 +1,18 @@
 //! The command line: parses, prints the configuration, calls. No logic.
 
+mod batch;
 mod convert;
 mod data;
 mod devices;
+mod dry_run;
 mod eval;
 mod generate;
 mod model;
+mod plan;
 mod precision;
 mod profile;
+mod recipe;
+mod report;
 mod shader;
 mod shape;
 mod signals;
@@ -19,7 +24,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A portable GPT-2 trainer: every operator is a WGSL compute shader.
 #[derive(Debug, Parser)]
@@ -48,17 +53,26 @@ enum Command {
     Devices,
     /// Show where the time of a step goes, or only count what it asks for
     Profile(Box<profile::Args>),
+    /// Show what a model takes of memory, time and money, without a GPU
+    Plan(Box<plan::Args>),
     /// Try matrix kernels at a model's shapes and keep a record of the fastest
     Tune(Box<tune::Args>),
     /// Compare every checkpoint of a run with its manifest
     Verify(verify::Args),
+    /// Write a page of one run, or of several over one another
+    Report(report::Args),
     /// Print the WGSL of a kernel, or the names of all
     Shader(shader::Args),
 }
 
 /// Parses the arguments and runs the command; the exit code says what went wrong.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let expanded = match recipe::expand(&Cli::command(), std::env::args_os().collect()) {
+        Ok(expanded) => expanded,
+        Err(error) => return tell(&error),
+    };
+    let matches = Cli::command().get_matches_from(&expanded.args);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let filter = match cli.verbose {
         0 => "warn,wgpu_hal=error,wgpu_core=error,naga=error",
         1 => "info,wgpu_hal=warn,wgpu_core=warn,naga=warn",
@@ -77,30 +91,40 @@ pub fn main() -> ExitCode {
         wgpt::gpu::use_wide_vectors();
     }
     let result = match cli.command {
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) if args.print_config => {
+            let train = matches.subcommand_matches("train").unwrap_or(&matches);
+            dry_run::print_config(&args, &Cli::command(), train, &expanded)
+        }
+        Command::Train(args) if args.dry_run => dry_run::run(&args, &expanded.aside),
+        Command::Train(args) => train::run(&args, &expanded.aside),
         Command::Generate(args) => generate::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Devices => devices::run(),
         Command::Profile(args) => profile::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Shader(args) => shader::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // names of files and tensors may hold anything; only the table of a memory plan has lines
-            let mut text = text::harmless(&error.to_string());
-            if matches!(error, wgpt::error::Error::Data(_)) {
-                text = text.replace('\n', "\u{240a}");
-            }
-            let kind = if matches!(error, wgpt::error::Error::Stopped(_)) { "" } else { "error: " };
-            eprintln!("{kind}{text}");
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => tell(&error),
     }
+}
+
+/// One line for an error; its exit code.
+fn tell(error: &wgpt::error::Error) -> ExitCode {
+    // names of files and tensors may hold anything; only the table of a memory plan has lines
+    let mut text = text::harmless(&error.to_string());
+    if matches!(error, wgpt::error::Error::Data(_)) {
+        text = text.replace('\n', "\u{240a}");
+    }
+    let kind = if matches!(error, wgpt::error::Error::Stopped(_)) { "" } else { "error: " };
+    eprintln!("{kind}{text}");
+    ExitCode::from(error.exit_code())
 }
 
 /// The Parquet library panics over some broken files. What reads them makes an error of that: it is not to be told twice.

@@ -7,16 +7,15 @@ use serde_json::json;
 
 use wgpt::data::{Loader, LoaderConfig, open_shards};
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Caps, Elem, Gpu, Options};
-use wgpt::model::{Config, init};
+use wgpt::gpu::{Elem, Gpu, Options};
+use wgpt::model::{Config, Recompute, init};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
+use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
 use super::precision::{self, Precision};
 use super::shape::Shape;
 
-/// Tokens of a micro-step at most.
-const MOST_TOKENS: usize = 1 << 20;
 /// Micro-steps at most.
 const MOST_MICRO_STEPS: usize = 1024;
 
@@ -41,6 +40,9 @@ pub struct Args {
     /// Element type of matrix operands
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
+    /// What the backward pass computes again instead of keeping it: none, gelu, ln or block
+    #[arg(long, value_name = "LEVEL", default_value = "none")]
+    recompute: Recompute,
     /// Token shards to read batches from, as a pattern [default: random tokens]
     #[arg(long, value_name = "GLOB")]
     data: Option<String>,
@@ -116,14 +118,14 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
     }
     // before anything is made: sizes that no memory holds end here
-    let planned = Count::new(gpu.caps.clone(), config, sizes, elem)?;
+    let planned = Count::new(gpu.caps.clone(), config, sizes, elem, args.recompute)?;
     let mut loader = match &args.data {
         Some(pattern) => {
             Loader::new(open_shards(pattern)?, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
         }
         None => measure::random_batches(&config, &sizes, 8)?,
     };
-    let mut trainer = Trainer::with_precision(&gpu, config, sizes, Optimizer::default(), elem)?;
+    let mut trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, args.recompute))?;
     trainer.load(&init::init(config, 42))?;
     // before the steps, so that the timed step follows them in the trace
     let timed = gpu.caps.timestamps && !args.wall;
@@ -171,16 +173,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn count(args: &Args) -> Result<()> {
     let (config, sizes) = args.sizes(args.context.unwrap_or(1024))?;
-    // a GPU as they come: WebGPU's limits but for the size of buffers, which would refuse large models
-    let mut caps = Caps::webgpu_defaults();
-    (caps.name, caps.max_binding_bytes, caps.max_buffer_bytes) = ("no device".into(), (1 << 31) - 256, 1 << 40);
     let elem = if args.precision == Precision::F16 { Elem::F16 } else { Elem::F32 };
-    if elem == Elem::F16 {
-        // matrix units as NVIDIA's
-        (caps.f16, caps.subgroups, caps.matrix_edges, caps.subgroup_sizes) = (true, true, vec![16], (32, 32));
-        (caps.max_workgroup_bytes, caps.max_invocations) = (48 << 10, 1024);
-    }
-    let count = Count::new(caps, config, sizes, elem)?;
+    let count = Count::new(plan::assumed(elem, LARGEST_BINDING), config, sizes, elem, args.recompute)?;
     println!(
         "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, {}, bindings to 2 GiB\n",
         config.layers,

@@ -1,52 +1,38 @@
 //! `wgpt train`.
 
+mod fit;
+mod header;
+mod resolve;
+mod values;
+
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
-
-use clap::ValueEnum;
 
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
-use wgpt::gpu::{Elem, Gpu, Options};
-use wgpt::model::{Config, Weights, init};
-use wgpt::ops::matmul;
+use wgpt::gpu::{self, Elem, Gpu, Options};
+use wgpt::model::{Config, Recompute, init};
 use wgpt::train::checkpoint::Interval;
 use wgpt::train::dataset::noted_tokenizer;
-use wgpt::train::run::{check_memory, known_words};
+use wgpt::train::plan::check_memory;
+use wgpt::train::report::History;
+use wgpt::train::run::known_words;
+use wgpt::train::schedule::Shape;
+use wgpt::train::session::Beside;
 use wgpt::train::settings::{DataSettings, ModelSettings, RunSettings, Settings, TrainSettings};
 use wgpt::train::tune::{self, Found};
 use wgpt::train::{Dataset, Session, Trainer};
 
+use super::batch::Batch;
 use super::model::tokenizer_of;
 use super::precision::{self, Precision};
 use super::signals;
 use super::terminal::{Terminal, say};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TokenizerName {
-    /// GPT-2's byte pairs, 50,257 ids
-    Gpt2,
-    /// One id a byte, 257 ids
-    Bytes,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WhenFull {
-    /// Try again until there is room
-    Pause,
-    /// End with exit code 6
-    Stop,
-}
-
-impl TokenizerName {
-    pub fn tokenizer(self) -> Tokenizer {
-        match self {
-            Self::Gpt2 => Tokenizer::Gpt2,
-            Self::Bytes => Tokenizer::Bytes,
-        }
-    }
-}
+pub use resolve::Resolved;
+use resolve::{Look, Start};
+use values::{Peak, WhenFull, schedule_names};
+pub use values::{TokenizerName, parse_positive, parse_size};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -57,9 +43,22 @@ batches, one sample at the end.
 Examples:
   wgpt train
   wgpt train --text book.txt --tokenizer bytes --layers 4 --heads 4 --channels 128 --context 64 --batch 16 --steps 300
+  wgpt train tools/recipes/gpt2-124M.toml --set batch=32 --dry-run
   wgpt train --data 'fineweb_train_*.bin' --val 'fineweb_val_*.bin' --model d12 --batch 64 --tokens-per-step 524288"
 )]
 pub struct Args {
+    /// TOML file of flags, written as keys without their dashes; flags and --set are stronger
+    recipe: Option<PathBuf>,
+    /// A flag as a recipe has it, stronger than the recipe; without a VALUE it is unset (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print every value and where it comes from, as a recipe, and end
+    #[arg(long, conflicts_with = "dry_run")]
+    pub print_config: bool,
+    /// Print the run and what it needs of memory, without its data and without a device, and end
+    #[arg(long)]
+    pub dry_run: bool,
+
     /// Text file to train on, one document (repeatable); its last tenth is for validation
     #[arg(long, value_name = "FILE", help_heading = "Data", conflicts_with_all = ["data", "val"])]
     text: Vec<PathBuf>,
@@ -75,6 +74,9 @@ pub struct Args {
     /// Batches in file order, not shuffled
     #[arg(long, help_heading = "Data")]
     no_shuffle: bool,
+    /// The batches of the first step in every step, those of --val if it is given: the loss must go to zero
+    #[arg(long, help_heading = "Data")]
+    overfit_one_batch: bool,
     /// See the batches of llm.c on N devices: micro-steps take the streams of ranks 0 to N-1 in turn (seeds --seed to
     /// --seed + N-1, samples of N times batch times context tokens)
     #[arg(long, value_name = "N", help_heading = "Data")]
@@ -102,9 +104,9 @@ pub struct Args {
     /// Tokens of a sequence [default: all positions of a named model, at most 1024; 256 for one of your own]
     #[arg(long, help_heading = "Training")]
     context: Option<usize>,
-    /// Sequences of a micro-step [default: 4]
+    /// Sequences of a micro-step, or `auto` for the most that memory holds [default: 4]
     #[arg(long, help_heading = "Training")]
-    batch: Option<usize>,
+    pub batch: Option<Batch>,
     /// Tokens of a step, a multiple of batch times context [default: one micro-step, of each rank]
     #[arg(long, help_heading = "Training")]
     tokens_per_step: Option<usize>,
@@ -114,7 +116,10 @@ pub struct Args {
     /// Peak learning rate [default: 6e-4]
     #[arg(long, help_heading = "Training", allow_negative_numbers = true)]
     lr: Option<f32>,
-    /// Steps of linear warm-up; a cosine follows [default: 0]
+    /// How the learning rate goes on after the warm-up; wsd stays at the peak for four fifths of the steps
+    #[arg(long, value_parser = schedule_names(), default_value = Shape::Cosine.name(), help_heading = "Training")]
+    schedule: Shape,
+    /// Steps of linear warm-up; none with --schedule constant [default: 0]
     #[arg(long, help_heading = "Training")]
     warmup: Option<usize>,
     /// Final learning rate over the peak
@@ -144,6 +149,9 @@ pub struct Args {
     /// Element type of matrix operands
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = "Training")]
     pub precision: Precision,
+    /// What the backward pass computes again instead of keeping it: none, gelu, ln or block; bits stay the same
+    #[arg(long, value_name = "LEVEL", default_value = "none", help_heading = "Training")]
+    recompute: Recompute,
     /// Seed of the first weights, the order of batches, and the samples
     #[arg(long, default_value_t = 42, help_heading = "Training")]
     seed: u32,
@@ -157,12 +165,27 @@ pub struct Args {
     /// Tokens of a validation; wins over --val-steps
     #[arg(long, value_name = "TOKENS", help_heading = "Run")]
     val_limit: Option<usize>,
+    /// Measure the accuracy on HellaSwag: .bin of llm.c, .jsonl or .parquet, or `hellaswag` once `wgpt data fetch` has it
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    hellaswag: Option<PathBuf>,
+    /// Steps between its measurements, one more at the end; 0 for that alone [default: as --val-every]
+    #[arg(long, value_name = "N", requires = "hellaswag", help_heading = "Run")]
+    hellaswag_every: Option<usize>,
     /// Steps between samples, one more at the end; 0 for none [default: 0]
     #[arg(long, help_heading = "Run")]
     sample_every: Option<usize>,
     /// Memory that the run may use, as 24GiB or 800MB [default: what is free, on a software adapter]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Run")]
-    memory: Option<u64>,
+    pub memory: Option<u64>,
+    /// A run's folder, or a main.log of llm.c's form, whose curve stands beside this one's in report.html
+    #[arg(long, value_name = "RUN", help_heading = "Run")]
+    compare: Option<PathBuf>,
+    /// What the adapter can do, which MFU is a part of, or `measure`
+    #[arg(long, value_name = "TFLOPS", allow_negative_numbers = true, help_heading = "Run")]
+    peak_tflops: Option<Peak>,
+    /// Dollars an hour, for the status line and report.html
+    #[arg(long, value_name = "DOLLARS", value_parser = parse_positive, allow_negative_numbers = true, help_heading = "Run")]
+    price_per_hour: Option<f64>,
     /// Folder of the run [default: runs/N]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     out: Option<PathBuf>,
@@ -192,24 +215,6 @@ pub struct Args {
     no_spirv_repair: bool,
 }
 
-/// A number of bytes: `800MB`, `24GiB`, `1073741824`.
-fn parse_size(text: &str) -> std::result::Result<u64, String> {
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| format!("`{text}`, expected a number and a unit, such as 24GiB"))?;
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "k" | "kib" => 1024.0,
-        "m" | "mib" => 1024.0 * 1024.0,
-        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
-        other => return Err(format!("unknown unit `{other}`, expected KiB, MiB, GiB, kB, MB or GB")),
-    };
-    Ok((number * factor) as u64)
-}
-
 /// The run that `wgpt train` makes with no data given: small enough for two CPU cores and three minutes.
 mod stories {
     pub const BYTES: usize = 2 << 20;
@@ -227,21 +232,24 @@ mod stories {
 
 /// Positions of a free model when --context does not say.
 const FREE_CONTEXT: usize = 256;
+/// Steps until the data has been looked at.
+pub const UNKNOWN_STEPS: usize = u32::MAX as usize;
 /// Validation tokens of shards when nothing is said: llm.c's 20 steps of 524,288.
 const VAL_TOKENS: usize = 10_485_760;
 
 impl Args {
-    fn uses_stories(&self) -> bool {
+    /// True if the data are yet to be made up.
+    pub fn uses_stories(&self) -> bool {
         self.text.is_empty() && self.data.is_none()
     }
 
     /// The tokenizer that is asked for or follows from the data; weights may know better.
-    fn tokenizer(&self, weights: Option<(&Path, &Weights, &ModelInfo)>) -> Result<Option<Tokenizer>> {
+    fn tokenizer(&self, start: Option<&Start>) -> Result<Option<Tokenizer>> {
         if let Some(name) = self.tokenizer {
             return Ok(Some(name.tokenizer()));
         }
-        if let Some((dir, weights, info)) = weights {
-            return Ok(tokenizer_of(dir, info, weights.config.vocab).ok());
+        if let Some(start) = start {
+            return Ok(tokenizer_of(&start.path, &start.info, start.config.vocab).ok());
         }
         if let Some(pattern) = &self.data {
             let noted = noted_tokenizer(pattern)?;
@@ -251,9 +259,9 @@ impl Args {
         Ok(Some(if small { Tokenizer::Bytes } else { Tokenizer::Gpt2 }))
     }
 
-    fn config(&self, weights: Option<&Weights>, tokenizer: Option<Tokenizer>) -> Result<Config> {
-        if let Some(weights) = weights {
-            return Ok(weights.config);
+    fn config(&self, start: Option<&Start>, tokenizer: Option<Tokenizer>) -> Result<Config> {
+        if let Some(start) = start {
+            return Ok(start.config);
         }
         if let (Some(layers), Some(heads), Some(channels)) = (self.layers, self.heads, self.channels) {
             let vocab = match (self.vocab, tokenizer) {
@@ -282,7 +290,14 @@ impl Args {
     fn settings(&self, config: Config, tokenizer: Option<Tokenizer>) -> Settings {
         let own = self.uses_stories() && self.init.is_none();
         let context = self.context.unwrap_or(config.positions.min(1024));
-        let batch = self.batch.unwrap_or(if own { stories::BATCH } else { 4 });
+        let batch = match self.batch {
+            None if own => stories::BATCH,
+            None => 4,
+            Some(Batch::Count(batch)) => batch,
+            // until it is chosen
+            Some(Batch::Auto) => 1,
+        };
+        let val_every = self.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 });
         let path = |p: &PathBuf| p.display().to_string();
         Settings {
             model: ModelSettings {
@@ -299,7 +314,8 @@ impl Args {
                 validation: self.val.clone(),
                 stories_bytes: self.uses_stories().then_some(stories::BYTES),
                 tokenizer: tokenizer.map(|t| t.name().to_owned()),
-                shuffle: !self.no_shuffle,
+                shuffle: !(self.no_shuffle || self.overfit_one_batch),
+                overfit_one_batch: self.overfit_one_batch,
                 emulate_ranks: self.emulate_ranks.filter(|&ranks| ranks != 1),
             },
             train: TrainSettings {
@@ -308,7 +324,8 @@ impl Args {
                 tokens_per_step: self
                     .tokens_per_step
                     .unwrap_or(batch.saturating_mul(context).saturating_mul(self.emulate_ranks.unwrap_or(1).max(1))),
-                steps: self.steps.unwrap_or(if own { stories::STEPS } else { u32::MAX as usize }),
+                steps: self.steps.unwrap_or(if own { stories::STEPS } else { UNKNOWN_STEPS }),
+                schedule: self.schedule,
                 lr: self.lr.unwrap_or(if own { stories::LR } else { 6e-4 }),
                 warmup: self.warmup.unwrap_or(if own && self.steps.is_none() { stories::WARMUP } else { 0 }),
                 final_lr_frac: self.final_lr_frac,
@@ -321,15 +338,25 @@ impl Args {
                 eps: self.eps,
                 precision: if self.precision == Precision::F16 { "f16" } else { "f32" }.into(),
                 seed: self.seed,
-                val_every: self.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 }),
+                val_every,
                 val_rows: None,
             },
             run: RunSettings {
                 sample_every: self.sample_every.unwrap_or(if own { self.steps.unwrap_or(stories::STEPS) } else { 0 }),
+                hellaswag: self.hellaswag.as_ref().map(path),
+                hellaswag_every: self.hellaswag.as_ref().map(|_| self.hellaswag_every.unwrap_or(val_every)),
                 device: self.device.clone(),
+                adapter: None,
+                compare: self.compare.as_ref().map(path),
+                peak_tflops: self.peak_tflops.and_then(|peak| match peak {
+                    Peak::Given(tflops) => Some(tflops),
+                    Peak::Measure => None,
+                }),
+                price_per_hour: self.price_per_hour,
                 checkpoint_every: self.checkpoint_every.to_string(),
                 keep: self.keep as usize,
                 keep_every: self.keep_every as usize,
+                recompute: self.recompute.name().into(),
                 on_disk_full: if self.on_disk_full == WhenFull::Stop { "stop" } else { "pause" }.into(),
                 finished: false,
             },
@@ -349,38 +376,27 @@ impl Args {
 }
 
 /// Trains.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     let load = |dir: &PathBuf| weights::load(dir).map(|(weights, info, _)| (dir.clone(), weights, info));
     let loaded = args.init.as_ref().map(load).transpose()?;
-    let tokenizer = args.tokenizer(loaded.as_ref().map(|(dir, weights, info)| (dir.as_path(), weights, info)))?;
-    let config = args.config(loaded.as_ref().map(|(_, weights, _)| weights), tokenizer)?;
-    let mut settings = args.settings(config, tokenizer);
-    settings.check()?;
+    let start = loaded.as_ref().map(|(path, weights, info)| Start {
+        path: path.clone(),
+        config: weights.config,
+        info: info.clone(),
+    });
+    let Resolved { mut settings, config, tokenizer } = args.resolve(start.as_ref())?;
     if args.precision.resolve(args.device.as_deref())? == Elem::F16 {
         settings.train.precision = "f16".into();
     }
-    settings.train.val_rows = args.val_rows(&settings.train);
-    if let Some(tokenizer) = tokenizer.filter(|t| args.data.is_none() && t.vocab() > config.vocab) {
-        return Err(Error::Usage(format!(
-            "--tokenizer: {} has {} ids, the model's vocabulary {}; try --vocab {} or the tokenizer that the weights were \
-             trained with",
-            tokenizer.name(),
-            tokenizer.vocab(),
-            config.vocab,
-            tokenizer.vocab()
-        )));
-    }
+    args.choose_batch(&mut settings, || gpu::adapter::find(args.device.as_deref()))?;
+    aside.iter().for_each(|text| say!("recipe   {text}"));
 
-    let dataset = Dataset::open(&settings.data, tokenizer, args.seed)?;
-    let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
-    let shuffle = (!args.no_shuffle).then_some(args.seed);
-    let t = &settings.train;
-    let (loader, rows) =
-        dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
-    if args.steps.is_none() && !args.uses_stories() {
-        settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
-    }
-    settings.check()?;
+    let Look { loader, rows, baseline, summary } = args.look(&mut settings, &config, tokenizer)?;
+    let beside = Beside {
+        questions: args.questions(tokenizer, &config, settings.train.context)?,
+        reference: args.compare.as_deref().map(History::read).transpose()?,
+        measures_peak: args.peak_tflops == Some(Peak::Measure),
+    };
 
     let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
     let open = || {
@@ -406,7 +422,7 @@ pub fn run(args: &Args) -> Result<()> {
     let stop = signals::listen()?;
     let header = |trainer: &Trainer, dir: &Path| {
         folder.replace(dir.to_owned());
-        header(&settings, &summary, trainer, dir, &tuned.replace(Found::Nothing));
+        header::print(&settings, &summary, trainer, dir, &tuned.replace(Found::Nothing));
     };
     let mut terminal = Terminal::new(settings.train.steps, &header);
     let session = Session {
@@ -415,6 +431,7 @@ pub fn run(args: &Args) -> Result<()> {
         rows,
         tokenizer,
         baseline,
+        beside,
         // without a trailing slash, which would put DIR.N inside DIR
         out: args.out.as_ref().map(|out| out.components().collect()),
         restart: args.restart,
@@ -452,40 +469,4 @@ fn hang(dir: &Path, what: &str) {
     let _ = std::fs::write(dir.join("hang.txt"), format!("{text}\n"));
     eprintln!("error: {text}");
     std::process::exit(4);
-}
-
-fn header(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, tuned: &Found) {
-    let gpu = trainer.gpu();
-    let (m, t, config) = (&settings.model, &settings.train, trainer.config());
-    say!("device   {}", gpu.caps.summary());
-    say!(
-        "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",
-        m.layers,
-        m.heads,
-        m.channels,
-        m.positions,
-        m.vocab,
-        config.parameters() as f64 / 1e6,
-        t.precision
-    );
-    say!("data     {summary}");
-    say!(
-        "step     {} tokens: batch {} x context {} x {} micro-steps; {} steps",
-        t.tokens_per_step,
-        t.batch,
-        t.context,
-        settings.sizes().accumulation,
-        t.steps
-    );
-    say!("kernels  {}", trainer.kernel_summary().join(", "));
-    if let (Elem::F16, Some(why)) = (trainer.elem(), matmul::choose::without_matrices(&gpu.caps)) {
-        say!("         no matrix units: {why}");
-    }
-    say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
-    say!("folder   {}", out.display());
-    match tuned {
-        Found::Nothing => {}
-        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
-        Found::Ignored(why) => say!("tuned    no: {why}"),
-    }
 }

@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let (true, Some(why)) = (mixed, choose::without_matrices(&gpu.caps)) {
         say!("         no matrix units: {why}");
     }
-    let chunk = wgpt::model::tensors::logits_rows(&gpu, rows, config.padded_vocab(), elem);
+    let chunk = wgpt::model::activations::logits_rows(&gpu.caps, rows, config.padded_vocab(), elem);
     let stop = signals::listen()?;
     // that the record can be written is known before minutes are spent, and what is found stays found
     let mut path = tune::save(&gpu.caps, &[])?;

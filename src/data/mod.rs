@@ -7,6 +7,7 @@
 //! | [`tokens`] | tokens in memory or in a shard file, and their preparation from text files |
 //! | [`loader`] | training batches, in llm.c's order |
 //! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
+//! | [`repeat`] | the same few batches again and again |
 //! | [`prepare`] | shards from text, JSON Lines and Parquet |
 //! | [`inspect`] | what lies in shards, and whether it is sound |
 //! | [`fetch`] | data sets and weights from the Hugging Face hub, into its cache |
@@ -23,6 +24,7 @@ pub mod loader;
 pub mod markov;
 pub mod mt19937;
 pub mod prepare;
+pub mod repeat;
 pub mod rows;
 pub mod stories;
 pub mod tokenizer;
@@ -31,6 +33,7 @@ pub mod tokens;
 pub use batches::{BatchSource, Batches, BatchesState, Mark};
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use mt19937::{Mt19937, Mt19937State};
+pub use repeat::Repeat;
 pub use rows::Rows;
 pub use stories::Stories;
 pub use tokenizer::Tokenizer;

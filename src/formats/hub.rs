@@ -5,8 +5,23 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::model::Config;
+
 /// OpenAI's models by the names that everybody calls them by.
 const OPENAI: [&str; 4] = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"];
+
+/// The shape of one of OpenAI's models, known without its files.
+#[must_use]
+pub fn config(name: &str) -> Option<Config> {
+    let depth = match name.strip_prefix("openai-community/").unwrap_or(name) {
+        "gpt2" => "d12",
+        "gpt2-medium" => "d24",
+        "gpt2-large" => "d36",
+        "gpt2-xl" => "d48",
+        _ => return None,
+    };
+    Config::from_descriptor(depth).ok()
+}
 
 /// The cache's folder: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `XDG_CACHE_HOME/huggingface`, else in
 /// `~/.cache/huggingface`. `None` if nothing says where the home folder is.

@@ -23,6 +23,11 @@ pub struct Caps {
     pub lanes: u32,
     /// Largest storage binding in bytes.
     pub max_binding_bytes: u64,
+    /// Floating-point operations that one dispatch should not exceed: on adapters that draw the screen too, where a
+    /// system takes a long one for a hung one (Windows after two seconds).
+    pub most_flops: u64,
+    /// Bytes that one dispatch should not move more of, on the same adapters.
+    pub most_bytes: u64,
     /// Largest buffer in bytes.
     pub max_buffer_bytes: u64,
     /// Storage buffers that one kernel may bind.
@@ -70,6 +75,8 @@ impl Caps {
             integrated: false,
             lanes: 0,
             max_binding_bytes: 128 << 20,
+            most_flops: u64::MAX,
+            most_bytes: u64::MAX,
             max_buffer_bytes: 256 << 20,
             max_storage_buffers: 8,
             max_workgroup_bytes: 16 << 10,
@@ -86,6 +93,19 @@ impl Caps {
             emulated_edge: None,
             tuned: Arc::default(),
         }
+    }
+
+    /// The same where the GPU shares the display: its dispatches are short.
+    #[must_use]
+    pub fn integrated(self) -> Self {
+        Self { integrated: true, most_flops: 1 << 35, most_bytes: 2 << 30, ..self }
+    }
+
+    /// Bytes of a tensor that one dispatch uses: what is bound at once, and less where a dispatch of eight tensors would
+    /// move too much.
+    #[must_use]
+    pub fn window_bytes(&self) -> u64 {
+        self.max_binding_bytes.min(self.most_bytes / 8)
     }
 
     /// One line for the header of a run.
@@ -198,15 +218,18 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         .collect();
     matrix_edges.sort_unstable();
     matrix_edges.dedup();
-    Caps {
+    let integrated = info.device_type == wgpu::DeviceType::IntegratedGpu;
+    let caps = Caps {
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         name: info.name,
         backend: format!("{:?}", info.backend),
         software,
-        integrated: info.device_type == wgpu::DeviceType::IntegratedGpu,
+        integrated,
         lanes: if software { lanes } else { 0 },
         // wgpu-core caps a binding at 2^31 - 1 bytes; a multiple of 256 keeps windows aligned
         max_binding_bytes: limits.max_storage_buffer_binding_size.min((1 << 31) - 256),
+        most_flops: u64::MAX,
+        most_bytes: u64::MAX,
         max_buffer_bytes: limits.max_buffer_size,
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -222,7 +245,8 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         matrix_edges,
         emulated_edge: None,
         tuned: Arc::default(),
-    }
+    };
+    if integrated { caps.integrated() } else { caps }
 }
 
 /// Lanes of a software adapter: a subgroup of Mesa's software Vulkan is one vector.

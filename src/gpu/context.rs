@@ -60,7 +60,7 @@ pub struct Gpu {
     checked: bool,
     /// Kernels with cooperative matrices go through [`super::spirv::repair`].
     repairs: bool,
-    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    pipelines: Arc<Mutex<HashMap<String, Arc<Pipeline>>>>,
     pub(super) bind_groups: Mutex<HashMap<BindKey, wgpu::BindGroup>>,
     next_id: AtomicU64,
     buffers_created: AtomicU64,
@@ -172,7 +172,7 @@ impl Gpu {
             raw: None,
             checked: false,
             repairs: false,
-            pipelines: Mutex::default(),
+            pipelines: Arc::default(),
             bind_groups: Mutex::default(),
             next_id: AtomicU64::new(1),
             buffers_created: AtomicU64::new(0),
@@ -188,6 +188,14 @@ impl Gpu {
             #[cfg(test)]
             faults: super::faults::Faults::default(),
         }
+    }
+
+    /// Another device that only keeps books, on the same adapter. The books of this one are not its own; kernels that one
+    /// of two without a device has read the other need not read again.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        let pipelines = if self.raw.is_none() { Arc::clone(&self.pipelines) } else { Arc::default() };
+        Self { pipelines, ..Self::dry(self.caps.clone()) }
     }
 
     pub(super) fn raw(&self) -> Result<&Raw> {
@@ -517,6 +525,15 @@ impl Gpu {
             Ok(Err(error)) => Err(self.loss(&format!("poll failed: {error}"))),
             Err(panic) => Err(self.loss(&panic_text(&*panic))),
         }
+    }
+
+    /// Calls `call` once all that was submitted so far is done; the device says so when it is next polled.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] on a dry device.
+    pub fn when_done(&self, call: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.raw()?.queue.on_submitted_work_done(call);
+        Ok(())
     }
 
     /// Waits until all that was submitted is done.

@@ -78,7 +78,7 @@ impl Kernel {
     }
 
     /// The same with the types `S` and `E` for what is stored as `elem`, f32 or f16: as wide as `V`, and one element.
-    /// `S(x)` and `V(x)` convert.
+    /// `S(x)` and `V(x)` convert; `as_stored(x)` is what is left of a V there and back.
     #[must_use]
     pub fn stored(name: &str, entry: &'static str, width: Width, elem: Elem, body: &str) -> Self {
         let half = elem == Elem::F16;
@@ -90,6 +90,11 @@ impl Kernel {
             (true, Width::Vec4) => "alias S = vec4<f16>;\n",
         });
         source.push_str(if half { "alias E = f16;\n" } else { "alias E = f32;\n" });
+        source.push_str(if half {
+            include_str!("../../shaders/shared/half.wgsl")
+        } else {
+            "fn as_stored(x: V) -> V { return x; }\n"
+        });
         let shared = [include_str!("../../shaders/shared/grid.wgsl"), include_str!("../../shaders/shared/reduce.wgsl")];
         for part in shared.iter().chain(&[body]) {
             source.push_str(part);

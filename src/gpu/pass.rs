@@ -1,7 +1,9 @@
 //! Recording: a step is a flat list of dispatches, made once and encoded anew for every submission.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -26,6 +28,28 @@ pub struct Dispatch<'a> {
     pub bytes: u64,
 }
 
+/// A window of a buffer that a command uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// Which buffer: see [`Tensor::buffer_id`].
+    pub buffer: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Elements that a kernel may index: of 2 or 4 bytes.
+    pub elements: u64,
+    /// True if the command may write to it.
+    pub writes: bool,
+}
+
+impl Binding {
+    fn new(tensor: &Tensor, writes: bool) -> Self {
+        let (buffer, offset) = (tensor.buffer.id, tensor.offset);
+        Self { buffer, offset, bytes: tensor.bytes(), elements: tensor.len() as u64, writes }
+    }
+}
+
 /// One recorded command.
 #[derive(Debug, Clone)]
 pub struct Command {
@@ -39,6 +63,8 @@ pub struct Command {
     pub flops: u64,
     /// See [`Dispatch::bytes`].
     pub bytes: u64,
+    /// What it reads and writes, bindings 0, 1, 2, ... of a dispatch.
+    pub bindings: Vec<Binding>,
     action: Action,
 }
 
@@ -88,6 +114,9 @@ impl<'g> Pass<'g> {
             )));
         }
         let bind_group = self.bind(&pipeline, name, dispatch.tensors)?;
+        let writes = pipeline.reflection.bindings.iter().map(|(_, writes)| *writes);
+        let bindings =
+            dispatch.tensors.iter().zip(writes).map(|(tensor, writes)| Binding::new(tensor, writes)).collect();
         let limit = u64::from(self.gpu.caps.max_groups);
         let grid = fold(dispatch.groups, limit).ok_or_else(|| {
             Error::Gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit))
@@ -98,6 +127,7 @@ impl<'g> Pass<'g> {
             grid,
             flops: dispatch.flops,
             bytes: dispatch.bytes,
+            bindings,
             action: Action::Dispatch { pipeline, bind_group, immediates: dispatch.immediates.to_vec() },
         });
         Ok(())
@@ -107,7 +137,7 @@ impl<'g> Pass<'g> {
     pub fn clear(&mut self, tensor: &Tensor) {
         // no clear ends within a word: behind an odd number of f16 there is only padding
         let (buffer, offset, size) = (Arc::clone(&tensor.buffer), tensor.offset, tensor.bytes().next_multiple_of(4));
-        self.push("clear", size, Action::Clear { buffer, offset, size });
+        self.push("clear", size, vec![Binding::new(tensor, true)], Action::Clear { buffer, offset, size });
     }
 
     /// Records a copy of `source` over `target`.
@@ -131,25 +161,35 @@ impl<'g> Pass<'g> {
             to: target.offset,
             size: source.bytes(),
         };
-        self.push("copy", 2 * source.bytes(), action);
+        let bindings = vec![Binding::new(source, false), Binding::new(target, true)];
+        self.push("copy", 2 * source.bytes(), bindings, action);
         Ok(())
     }
 
-    fn push(&mut self, name: &str, bytes: u64, action: Action) {
+    fn push(&mut self, name: &str, bytes: u64, bindings: Vec<Binding>, action: Action) {
         self.commands.push(Command {
             name: name.into(),
             place: self.place.clone(),
             grid: [0; 3],
             flops: 0,
             bytes,
+            bindings,
             action,
         });
     }
 
-    /// Cuts `rows` rows so that a tensor with the longest row given stays within one binding.
+    /// Cuts `rows` rows so that a tensor with the longest row given stays within what one dispatch uses of it.
     #[must_use]
-    pub fn row_windows(&self, rows: usize, row_bytes: u64) -> Vec<std::ops::Range<usize>> {
-        row_windows(rows, row_bytes, self.gpu.caps.max_binding_bytes)
+    pub fn row_windows(&self, rows: usize, row_bytes: u64) -> Vec<Range<usize>> {
+        row_windows(rows, row_bytes, self.gpu.caps.window_bytes())
+    }
+
+    /// The same, of at most so many rows that they hold no more operations than a dispatch may; 128 it may in any case.
+    #[must_use]
+    pub fn row_windows_of(&self, rows: usize, row_bytes: u64, row_flops: u64) -> Vec<Range<usize>> {
+        let caps = &self.gpu.caps;
+        let most = (caps.most_flops / row_flops.max(1)).max(128).saturating_mul(row_bytes);
+        row_windows(rows, row_bytes, caps.window_bytes().min(most))
     }
 
     /// Ends the recording.
@@ -260,6 +300,21 @@ impl Program {
             }
             rest = &rest[run..];
         }
+    }
+
+    /// Encodes and finishes all commands for nothing: how long the host takes for them.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn time_encoding(&self, gpu: &Gpu) -> Result<Duration> {
+        let begin = Instant::now();
+        let mut encoder = gpu.encoder("timed")?;
+        self.encode(&mut encoder);
+        let buffer = encoder.finish();
+        let time = begin.elapsed();
+        drop(buffer);
+        gpu.check()?;
+        Ok(time)
     }
 
     /// Runs the program once, without waiting for it.

@@ -67,6 +67,12 @@ impl Tensor {
         &self.buffer.label
     }
 
+    /// Which buffer it lies in.
+    #[must_use]
+    pub fn buffer_id(&self) -> u64 {
+        self.buffer.id
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {

@@ -2,12 +2,14 @@
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
-use crate::ops::{attention, bias, crossentropy, embedding, layernorm, matmul, stepcontrol};
+use crate::ops::{attention, bias, crossentropy, embedding, gelu, layernorm, matmul, stepcontrol};
 
+use super::activations::{Activations, Backward, BlockBackward, Recompute};
 use super::config::Config;
-use super::tensors::{Activations, Backward, Params};
+use super::forward;
+use super::tensors::Params;
 
-/// From `lnf` to `losses`, `d.dbranch` (the gradient of `lnf`) and the head's part of `grads.wte`, a chunk of logits
+/// From `lnf` to `losses`, `d.dlnf` and the head's part of `grads.wte`, a chunk of logits
 /// at a time: the logits of a batch never exist as a whole. Gradients are multiplied by `scale` and the loss scale of
 /// `control`.
 ///
@@ -26,7 +28,7 @@ pub fn head(
     for start in (0..a.rows()).step_by(a.logits.rows()) {
         let rows = start..(start + a.logits.rows()).min(a.rows());
         let logits = a.logits.slice(0..rows.len());
-        let (lnf, dlnf) = (a.lnf.slice(rows.clone()), d.dbranch.slice(rows.clone()));
+        let (lnf, dlnf) = (a.lnf.slice(rows.clone()), d.dlnf.slice(rows.clone()));
         matmul::forward(pass, matmul::Forward { inp: &lnf, weight: p.matrix("wte", 0), bias: None, out: &logits })?;
         let (targets, losses) = (a.targets.slice(rows.clone()), a.losses.slice(rows));
         let io = crossentropy::Forward { logits: &logits, targets: &targets, losses: &losses, vocab: config.vocab };
@@ -37,7 +39,7 @@ pub fn head(
     Ok(())
 }
 
-/// From `d.dbranch` to all other gradients.
+/// From `d.dlnf` to all other gradients.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -53,38 +55,46 @@ pub fn body(
     let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
     pass.at("final");
     pass.clear(&d.dresidual);
-    let statistics = (&a.lnf_mean, &a.lnf_rstd);
-    norm(pass, d, a.last(), statistics, p.get("lnfw", 0), (grads.get("lnfw", 0), grads.get("lnfb", 0)))?;
-    for (l, b) in a.blocks.iter().enumerate().rev() {
+    let kept = (&a.lnf_xhat, &a.lnf_rstd);
+    let lnf = Norm { weight: p.get("lnfw", 0), dweight: grads.get("lnfw", 0), dbias: grads.get("lnfb", 0) };
+    // the last projection before a norm gets its bias's gradient from there
+    norm(pass, d, &d.dlnf, kept, lnf, config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last)))?;
+    for (l, BlockBackward { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in d.blocks.iter().enumerate().rev() {
         pass.at(format!("h.{l}"));
-        let inp = if l == 0 { &a.encoded } else { &a.blocks[l - 1].residual3 };
         let w = |name| p.get(name, l);
         let dw = |name| grads.get(name, l);
         let m = |name| p.matrix(name, l);
         let dresidual = d.dresidual_operand();
-        let fcproj = matmul::BackwardInp { dout: dresidual, weight: m("fcprojw"), dinp: &d.dfch };
+        if a.recompute == Recompute::Block {
+            let inp = if l == 0 { &a.encoded } else { &a.blocks[l - 1].residual3 };
+            forward::again(pass, shape, p, (l, b), inp)?;
+        } else if a.recompute >= Recompute::Gelu {
+            gelu::forward(pass, gelu::Forward { inp: &b.fch, out: &b.fch_gelu })?;
+        }
+        let scaled = |pass: &mut Pass, xhat, weight, bias, out| match a.recompute {
+            Recompute::Ln => layernorm::affine(pass, layernorm::Affine { xhat, weight: w(weight), bias: w(bias), out }),
+            _ => Ok(()),
+        };
+        // its gradient first: what it reads has no use after it, and may give its memory to what follows
+        let fcprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.fch_gelu, dweight: dw("fcprojw") };
+        weight(pass, d, fcprojw)?;
+        let fcproj = matmul::BackwardInp { dout: dresidual, weight: m("fcprojw"), dinp: dfch };
         matmul::backward_inp_gelu(pass, fcproj, &b.fch)?;
-        parameters(pass, d, dresidual, &b.fch_gelu, (dw("fcprojw"), dw("fcprojb")))?;
-        matmul::backward_inp(pass, matmul::BackwardInp { dout: &d.dfch, weight: m("fcw"), dinp: &d.dbranch })?;
-        parameters(pass, d, &d.dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
-        norm(pass, d, &b.residual2, (&b.ln2_mean, &b.ln2_rstd), w("ln2w"), (dw("ln2w"), dw("ln2b")))?;
-        matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: &d.dbranch })?;
-        parameters(pass, d, dresidual, &b.atty, (dw("attprojw"), dw("attprojb")))?;
-        attention::backward(
-            pass,
-            attention::Backward {
-                shape,
-                dout: &d.dbranch,
-                qkv: &b.qkv,
-                out: &b.atty,
-                lse: &b.lse,
-                delta: &d.delta,
-                dqkv: &d.dqkv,
-            },
-        )?;
-        matmul::backward_inp(pass, matmul::BackwardInp { dout: &d.dqkv, weight: m("qkvw"), dinp: &d.dbranch })?;
-        parameters(pass, d, &d.dqkv, &b.ln1, (dw("qkvw"), dw("qkvb")))?;
-        norm(pass, d, inp, (&b.ln1_mean, &b.ln1_rstd), w("ln1w"), (dw("ln1w"), dw("ln1b")))?;
+        matmul::backward_inp(pass, matmul::BackwardInp { dout: dfch, weight: m("fcw"), dinp: dln2 })?;
+        scaled(pass, &b.ln2_xhat, "ln2w", "ln2b", &b.ln2)?;
+        parameters(pass, d, dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
+        let ln2 = Norm { weight: w("ln2w"), dweight: dw("ln2w"), dbias: dw("ln2b") };
+        norm(pass, d, dln2, (&b.ln2_xhat, &b.ln2_rstd), ln2, Some(dw("attprojb")))?;
+        matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: datty })?;
+        weight(pass, d, matmul::BackwardWeight { dout: dresidual, inp: &b.atty, dweight: dw("attprojw") })?;
+        let (qkv, out, lse) = (&b.qkv, &b.atty, &b.lse);
+        attention::backward(pass, attention::Backward { shape, dout: datty, qkv, out, lse, delta, dqkv })?;
+        matmul::backward_inp(pass, matmul::BackwardInp { dout: dqkv, weight: m("qkvw"), dinp: dln1 })?;
+        scaled(pass, &b.ln1_xhat, "ln1w", "ln1b", &b.ln1)?;
+        parameters(pass, d, dqkv, &b.ln1, (dw("qkvw"), dw("qkvb")))?;
+        let ln1 = Norm { weight: w("ln1w"), dweight: dw("ln1w"), dbias: dw("ln1b") };
+        let before = l.checked_sub(1).map(|before| grads.get("fcprojb", before));
+        norm(pass, d, dln1, (&b.ln1_xhat, &b.ln1_rstd), ln1, before)?;
     }
     pass.at("embedding");
     embedding::backward(
@@ -107,8 +117,13 @@ fn parameters(
     inp: &Tensor,
     (dweight, dbias): (&Tensor, &Tensor),
 ) -> Result<()> {
-    weight(pass, d, matmul::BackwardWeight { dout, inp, dweight })?;
-    bias::backward(pass, bias::Backward { dout, dbias, scratch: &d.scratch })
+    let io = matmul::BackwardWeight { dout, inp, dweight };
+    let scratch = &d.scratch;
+    let with_bias = match &d.partials {
+        Some(partials) => matmul::backward_weight_and_bias(pass, io, dbias, matmul::Room { partials, scratch })?,
+        None => matmul::backward_weight(pass, io).map(|()| false)?,
+    };
+    if with_bias { Ok(()) } else { bias::backward(pass, bias::Backward { dout, dbias, scratch }) }
 }
 
 /// A weight's gradient, in parts where there is room for them.
@@ -119,26 +134,24 @@ fn weight(pass: &mut Pass, d: &Backward, io: matmul::BackwardWeight) -> Result<(
     }
 }
 
-/// A layernorm whose output's gradient is `d.dbranch`: `d.dresidual`, `dweight` and `dbias` accumulated.
+/// A layernorm's weight and the gradients of its parameters.
+struct Norm<'a> {
+    weight: &'a Tensor,
+    dweight: &'a Tensor,
+    dbias: &'a Tensor,
+}
+
+/// A layernorm whose output's gradient is `dout`: `d.dresidual`, and accumulated the gradients of its parameters and of the
+/// bias in `dsum`, which was added to its input last.
 fn norm(
     pass: &mut Pass,
     d: &Backward,
-    inp: &Tensor,
-    (mean, rstd): (&Tensor, &Tensor),
-    weight: &Tensor,
-    (dweight, dbias): (&Tensor, &Tensor),
+    dout: &Tensor,
+    (xhat, rstd): (&Tensor, &Tensor),
+    Norm { weight, dweight, dbias }: Norm,
+    dsum: Option<&Tensor>,
 ) -> Result<()> {
-    let io = layernorm::Backward {
-        dout: &d.dbranch,
-        inp,
-        weight,
-        mean,
-        rstd,
-        dinp: &d.dresidual,
-        dweight,
-        dbias,
-        scratch: &d.scratch,
-        copy: d.dresidual_copy.as_ref(),
-    };
+    let (dinp, copy, scratch) = (&d.dresidual, d.dresidual_copy.as_ref(), &d.scratch);
+    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, copy, dweight, dbias, dsum, scratch };
     layernorm::backward(pass, io)
 }

@@ -4,8 +4,9 @@ use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::{attention, crossentropy, embedding, layernorm, matmul};
 
+use super::activations::{Activations, Block};
 use super::config::Config;
-use super::tensors::{Activations, Block, Params};
+use super::tensors::Params;
 
 /// From `tokens` to `lnf`, for whole sequences.
 ///
@@ -24,9 +25,7 @@ pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Re
             positions: a.positions,
         },
     )?;
-    blocks(pass, p, a, |pass, _, b| {
-        attention::forward(pass, attention::Forward { shape, qkv: &b.qkv, out: &b.atty, lse: &b.lse })
-    })
+    blocks(pass, p, a, |pass, _, b| whole(pass, shape, b))
 }
 
 /// From `tokens` to `lnf` for one position, `at` (1, 1) u32, after the positions whose `qkv` the blocks of `kept` hold.
@@ -62,20 +61,59 @@ fn blocks(
     let mut inp = &a.encoded;
     for (l, b) in a.blocks.iter().enumerate() {
         pass.at(format!("h.{l}"));
-        let w = |name| p.get(name, l);
-        norm(pass, inp, w("ln1w"), w("ln1b"), [&b.ln1, &b.ln1_mean, &b.ln1_rstd])?;
-        let linear =
-            |inp, name, bias, out| matmul::Forward { inp, weight: p.matrix(name, l), bias: Some(w(bias)), out };
-        matmul::forward(pass, linear(&b.ln1, "qkvw", "qkvb", &b.qkv))?;
-        attend(pass, l, b)?;
-        matmul::forward_residual(pass, linear(&b.atty, "attprojw", "attprojb", &b.residual2), inp)?;
-        norm(pass, &b.residual2, w("ln2w"), w("ln2b"), [&b.ln2, &b.ln2_mean, &b.ln2_rstd])?;
-        matmul::forward_gelu(pass, linear(&b.ln2, "fcw", "fcb", &b.fch), &b.fch_gelu)?;
-        matmul::forward_residual(pass, linear(&b.fch_gelu, "fcprojw", "fcprojb", &b.residual3), &b.residual2)?;
+        inside(pass, p, (l, b), inp, &attend)?;
+        let fcproj = linear(p, l, &b.fch_gelu, ("fcprojw", "fcprojb"), &b.residual3);
+        matmul::forward_residual(pass, fcproj, &b.residual2)?;
         inp = &b.residual3;
     }
     pass.at("final");
-    norm(pass, inp, p.get("lnfw", 0), p.get("lnfb", 0), [&a.lnf, &a.lnf_mean, &a.lnf_rstd])
+    norm(pass, inp, p.get("lnfw", 0), p.get("lnfb", 0), [&a.lnf_xhat, &a.lnf, &a.lnf_rstd])
+}
+
+/// From a block's input to its `fch_gelu`.
+fn inside(
+    pass: &mut Pass,
+    p: &Params,
+    (l, b): (usize, &Block),
+    inp: &Tensor,
+    attend: impl Fn(&mut Pass, usize, &Block) -> Result<()>,
+) -> Result<()> {
+    let w = |name| p.get(name, l);
+    norm(pass, inp, w("ln1w"), w("ln1b"), [&b.ln1_xhat, &b.ln1, &b.ln1_rstd])?;
+    matmul::forward(pass, linear(p, l, &b.ln1, ("qkvw", "qkvb"), &b.qkv))?;
+    attend(pass, l, b)?;
+    matmul::forward_residual(pass, linear(p, l, &b.atty, ("attprojw", "attprojb"), &b.residual2), inp)?;
+    norm(pass, &b.residual2, w("ln2w"), w("ln2b"), [&b.ln2_xhat, &b.ln2, &b.ln2_rstd])?;
+    matmul::forward_gelu(pass, linear(p, l, &b.ln2, ("fcw", "fcb"), &b.fch), &b.fch_gelu)
+}
+
+/// Block `l` once more for the backward pass, from its input to its `fch_gelu`: the same kernels, the same bits.
+///
+/// # Errors
+/// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
+pub fn again(
+    pass: &mut Pass,
+    shape: attention::Shape,
+    p: &Params,
+    (l, b): (usize, &Block),
+    inp: &Tensor,
+) -> Result<()> {
+    inside(pass, p, (l, b), inp, |pass, _, b| whole(pass, shape, b))
+}
+
+/// Attention over whole sequences.
+fn whole(pass: &mut Pass, shape: attention::Shape, b: &Block) -> Result<()> {
+    attention::forward(pass, attention::Forward { shape, qkv: &b.qkv, out: &b.atty, lse: &b.lse })
+}
+
+fn linear<'a>(
+    p: &'a Params,
+    l: usize,
+    inp: &'a Tensor,
+    (weight, bias): (&str, &str),
+    out: &'a Tensor,
+) -> matmul::Forward<'a> {
+    matmul::Forward { inp, weight: p.matrix(weight, l), bias: Some(p.get(bias, l)), out }
 }
 
 /// From `lnf` to `losses`, a chunk of logits at a time.
@@ -96,6 +134,6 @@ pub fn losses(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> 
     Ok(())
 }
 
-fn norm(pass: &mut Pass, inp: &Tensor, weight: &Tensor, bias: &Tensor, [out, mean, rstd]: [&Tensor; 3]) -> Result<()> {
-    layernorm::forward(pass, layernorm::Forward { inp, weight, bias, out, mean, rstd })
+fn norm(pass: &mut Pass, inp: &Tensor, weight: &Tensor, bias: &Tensor, [xhat, out, rstd]: [&Tensor; 3]) -> Result<()> {
+    layernorm::forward(pass, layernorm::Forward { inp, weight, bias, xhat, out, rstd })
 }

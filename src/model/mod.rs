@@ -1,5 +1,6 @@
 //! GPT-2: which tensors exist, how they start, and the order of operators.
 
+pub mod activations;
 pub mod backward;
 pub mod config;
 pub mod forward;
@@ -7,6 +8,7 @@ pub mod init;
 pub mod params;
 pub mod tensors;
 
+pub use activations::{Activations, Backward, Recompute};
 pub use config::Config;
 pub use params::{PARAMS, Param, Weights};
-pub use tensors::{Activations, Backward, Params};
+pub use tensors::Params;

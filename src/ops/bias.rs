@@ -23,7 +23,7 @@ pub const BLOCKS: usize = 64;
 const BLOCK_ROWS: usize = 32;
 
 /// Rows of a block and number of blocks for N rows: a function of the shape alone, so that sums never change.
-pub(super) fn blocks(rows: usize) -> (usize, usize) {
+fn blocks(rows: usize) -> (usize, usize) {
     let block_rows = rows.div_ceil(BLOCKS).max(BLOCK_ROWS);
     (block_rows, rows.div_ceil(block_rows))
 }

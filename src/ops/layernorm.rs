@@ -1,4 +1,5 @@
-//! Layer normalisation (Ba, Kiros and Hinton), with the mean and reciprocal standard deviation kept for the backward.
+//! Layer normalisation (Ba, Kiros and Hinton), with the normalised input and its reciprocal standard deviation kept for
+//! the backward.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -6,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{bias, group, groups, reduce_group, stored};
+use super::{group, groups, reduce_group, stored};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -18,35 +19,97 @@ struct Params {
     blocks: u32,
 }
 
-/// Rows of (1, C) that the scratch of [`backward`] must have.
-pub const SCRATCH_ROWS: usize = 2 * bias::BLOCKS;
+/// Most blocks of rows whose parameters' gradients are summed apart.
+const BLOCKS: usize = 512;
+/// Fewest rows of a block.
+const BLOCK_ROWS: usize = 16;
+/// Rows of (1, C) that the scratch of [`backward`] has at most.
+pub const SCRATCH_ROWS: usize = 3 * BLOCKS;
+/// V of a row that an invocation keeps at most, while a wider team can share the row.
+const KEPT: usize = 8;
+/// Row lengths whose kernels the translation test sees.
+const SAMPLE_COLUMNS: [usize; 2] = [768, 129];
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel {
-    let by_rows = matches!(entry, "forward" | "backward" | "backward_copied");
-    let wg = if by_rows { reduce_group(caps) } else { group(caps) };
-    let body = include_str!("../../shaders/layernorm.wgsl");
-    Kernel::stored(&format!("layernorm.{entry}"), entry, width, elem, body).set("WG", wg)
+/// Rows of a block and number of blocks for N rows: a function of the shape alone, so that sums never change.
+fn blocks(rows: usize) -> (usize, usize) {
+    let block_rows = rows.div_ceil(BLOCKS).max(BLOCK_ROWS);
+    (block_rows, rows.div_ceil(block_rows))
 }
 
-/// The kernels an adapter may be given.
+/// Rows of (1, C) that the scratch of [`backward`] must have for N rows, in however many windows.
+#[must_use]
+pub fn scratch_rows(rows: usize) -> usize {
+    3 * rows.div_ceil(BLOCK_ROWS).min(BLOCKS)
+}
+
+/// Invocations that share a row of `units` V.
+fn team(caps: &Caps, units: usize) -> u32 {
+    let wg = reduce_group(caps);
+    if caps.software { wg } else { (units.div_ceil(KEPT) as u32).next_power_of_two().clamp(32, wg) }
+}
+
+fn text(caps: &Caps, name: &str, entry: &'static str, c: usize, elem: Elem) -> Kernel {
+    let width = Width::of(&[c]);
+    let units = c / width.elements();
+    let team = team(caps, units);
+    let body = include_str!("../../shaders/layernorm.wgsl");
+    Kernel::stored(&format!("layernorm.{name}"), entry, width, elem, body)
+        .with_const("TEAM", team)
+        .with_const("COLS", units.div_ceil(team as usize) as u32)
+}
+
+fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> Kernel {
+    with_ends(text(caps, "forward", "forward", c, elem), caps, false, false).set("WG", reduce_group(caps))
+}
+
+fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> Kernel {
+    with_ends(text(caps, "affine", "affine", c, elem), caps, false, false).set("WG", group(caps))
+}
+
+fn backward_kernel(caps: &Caps, c: usize, elem: Elem) -> Kernel {
+    let copied = elem == Elem::F16;
+    let name = if copied { "backward_copied" } else { "backward" };
+    with_ends(text(caps, name, "backward", c, elem), caps, copied, false).set("WG", reduce_group(caps))
+}
+
+fn params_kernel(caps: &Caps, c: usize, summed: bool) -> Kernel {
+    let name = if summed { "backward_params_summed" } else { "backward_params" };
+    let wg = if caps.software { group(caps) } else { reduce_group(caps) };
+    with_ends(text(caps, name, "backward_params", c, Elem::F32), caps, false, summed).set("WG", wg)
+}
+
+/// What not every variant binds.
+fn with_ends(mut kernel: Kernel, caps: &Caps, copied: bool, summed: bool) -> Kernel {
+    kernel.source +=
+        if copied { "fn put_copy(i: u32, x: V) { copy[i] = S(x); }\n" } else { "fn put_copy(i: u32, x: V) {}\n" };
+    kernel.source +=
+        if summed { "fn put_sum(c: u32, x: V) { dsum_out[c] += x; }\n" } else { "fn put_sum(c: u32, x: V) {}\n" };
+    let parts = if caps.software { 1 } else { PARTS };
+    kernel.source += &format!("const PARTS = {parts}u;\n");
+    kernel
+}
+
+/// Invocations of a GPU that share a column of the blocks' sums.
+const PARTS: u32 = 16;
+
+/// The kernels an adapter may be given, for some row lengths.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
-    for width in [Width::Vec4, Width::Scalar] {
+    for c in SAMPLE_COLUMNS {
         for elem in stored(caps) {
-            let backward = if elem == Elem::F16 { "backward_copied" } else { "backward" };
-            list.extend(["forward", backward, "backward_blocks"].map(|entry| kernel(caps, entry, width, elem)));
+            list.extend([forward_kernel, affine_kernel, backward_kernel].map(|kernel| kernel(caps, c, elem)));
         }
-        list.push(kernel(caps, "backward_params", width, Elem::F32));
+        list.extend([false, true].map(|summed| params_kernel(caps, c, summed)));
     }
     list
 }
 
-fn params(rows: usize, c: usize, width: Width) -> Params {
-    let (block_rows, blocks) = bias::blocks(rows);
+fn params(rows: usize, c: usize) -> Params {
+    let (block_rows, blocks) = blocks(rows);
     Params {
         rows: rows as u32,
-        columns: (c / width.elements()) as u32,
+        columns: (c / Width::of(&[c]).elements()) as u32,
         inverse: 1.0 / c as f32,
         block_rows: block_rows as u32,
         blocks: blocks as u32,
@@ -62,38 +125,80 @@ pub struct Forward<'a> {
     pub weight: &'a Tensor,
     /// (1, C).
     pub bias: &'a Tensor,
+    /// (N, C), of the elements of `out`, overwritten: the normalised input.
+    pub xhat: &'a Tensor,
     /// (N, C), f32 or f16, overwritten.
     pub out: &'a Tensor,
-    /// (N, 1), overwritten.
-    pub mean: &'a Tensor,
     /// (N, 1), overwritten: 1 / sqrt(variance + 1e-5).
     pub rstd: &'a Tensor,
 }
 
-/// `out[n,c] = (inp[n,c] - mean[n]) rstd[n] weight[c] + bias[c]`. Overwrites `out`, `mean`, `rstd`.
+/// `xhat[n,c] = (inp[n,c] - mean[n]) rstd[n]`, `out[n,c] = xhat[n,c] weight[c] + bias[c]`. Overwrites `xhat`, `out`, `rstd`.
 ///
 /// # Errors
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let (n, c) = (io.inp.rows(), io.inp.columns());
     let place = "layernorm.forward";
-    io.out.expect(place, "out", n, c)?;
-    io.weight.expect(place, "weight", 1, c)?;
-    io.bias.expect(place, "bias", 1, c)?;
-    io.mean.expect(place, "mean", n, 1)?;
+    check_affine(place, [n, c], [io.weight, io.bias, io.xhat, io.out])?;
     io.rstd.expect(place, "rstd", n, 1)?;
-    let width = Width::of(&[c]);
-    let kernel = kernel(&pass.gpu.caps, "forward", width, io.out.elem());
+    let caps = &pass.gpu.caps;
+    let kernel = forward_kernel(caps, c, io.out.elem());
+    let rows_a_group = reduce_group(caps) / team(caps, c / Width::of(&[c]).elements());
     for rows in pass.row_windows(n, io.inp.row_bytes()) {
-        let (inp, out) = (io.inp.slice(rows.clone()), io.out.slice(rows.clone()));
-        let (mean, rstd) = (io.mean.slice(rows.clone()), io.rstd.slice(rows));
+        let [inp, xhat, out, rstd] = [io.inp, io.xhat, io.out, io.rstd].map(|t| t.slice(rows.clone()));
         pass.dispatch(&Dispatch {
             kernel: &kernel,
-            tensors: &[&inp, io.weight, io.bias, &out, &mean, &rstd],
-            immediates: bytemuck::bytes_of(&params(inp.rows(), c, width)),
-            groups: inp.rows() as u64,
+            tensors: &[&inp, io.weight, io.bias, &xhat, &out, &rstd],
+            immediates: bytemuck::bytes_of(&params(inp.rows(), c)),
+            groups: groups(inp.rows(), rows_a_group),
             flops: 8 * inp.len() as u64,
-            bytes: inp.bytes() + out.bytes() + 2 * mean.bytes() + 2 * io.weight.bytes(),
+            bytes: inp.bytes() + xhat.bytes() + out.bytes() + rstd.bytes() + 2 * io.weight.bytes(),
+        })?;
+    }
+    Ok(())
+}
+
+/// That `weight`, `bias`, `xhat` and `out` fit (N, C) rows.
+fn check_affine(place: &str, [n, c]: [usize; 2], [weight, bias, xhat, out]: [&Tensor; 4]) -> Result<()> {
+    weight.expect(place, "weight", 1, c)?;
+    bias.expect(place, "bias", 1, c)?;
+    xhat.expect(place, "xhat", n, c)?;
+    out.expect(place, "out", n, c)?;
+    xhat.expect_elem(place, "xhat", out.elem())
+}
+
+/// Tensors of [`affine`].
+#[derive(Debug)]
+pub struct Affine<'a> {
+    /// (N, C): what [`forward`] kept.
+    pub xhat: &'a Tensor,
+    /// (1, C).
+    pub weight: &'a Tensor,
+    /// (1, C).
+    pub bias: &'a Tensor,
+    /// (N, C), of the elements of `xhat`, overwritten.
+    pub out: &'a Tensor,
+}
+
+/// `out[n,c] = xhat[n,c] weight[c] + bias[c]`: [`forward`]'s `out` once more, bit by bit. Overwrites `out`.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
+    let (n, c) = (io.xhat.rows(), io.xhat.columns());
+    check_affine("layernorm.affine", [n, c], [io.weight, io.bias, io.xhat, io.out])?;
+    let width = Width::of(&[c]);
+    let kernel = affine_kernel(&pass.gpu.caps, c, io.out.elem());
+    for rows in pass.row_windows(n, io.xhat.row_bytes()) {
+        let [xhat, out] = [io.xhat, io.out].map(|t| t.slice(rows.clone()));
+        pass.dispatch(&Dispatch {
+            kernel: &kernel,
+            tensors: &[&xhat, io.weight, io.bias, &out],
+            immediates: bytemuck::bytes_of(&params(xhat.rows(), c)),
+            groups: groups(xhat.len() / width.elements(), group(&pass.gpu.caps)),
+            flops: 2 * xhat.len() as u64,
+            bytes: xhat.bytes() + out.bytes() + 2 * io.weight.bytes(),
         })?;
     }
     Ok(())
@@ -104,12 +209,10 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 pub struct Backward<'a> {
     /// (N, C), f32 or f16.
     pub dout: &'a Tensor,
-    /// (N, C): what `forward` was given.
-    pub inp: &'a Tensor,
+    /// (N, C), of the elements of `dout`: what `forward` kept.
+    pub xhat: &'a Tensor,
     /// (1, C).
     pub weight: &'a Tensor,
-    /// (N, 1): what `forward` kept.
-    pub mean: &'a Tensor,
     /// (N, 1): what `forward` kept.
     pub rstd: &'a Tensor,
     /// (N, C), accumulated: the gradient of the residual stream.
@@ -120,27 +223,31 @@ pub struct Backward<'a> {
     pub dweight: &'a Tensor,
     /// (1, C), accumulated.
     pub dbias: &'a Tensor,
-    /// At least [`SCRATCH_ROWS`] * C elements, overwritten.
+    /// (1, C), accumulated if there: the sums over n of `dinp`, which is the gradient of the bias of what was added to the
+    /// residual stream before.
+    pub dsum: Option<&'a Tensor>,
+    /// At least [`scratch_rows`] * C elements, overwritten.
     pub scratch: &'a Tensor,
 }
 
-/// With `x = (inp - mean) rstd` and `g = weight dout`: `dinp += rstd (g - mean(g) - x mean(g x))`,
-/// `dweight += sum over n of dout x`, `dbias += sum over n of dout`.
+/// With `g = weight dout`: `dinp += rstd (g - mean(g) - xhat mean(g xhat))`, `dweight += sum over n of dout xhat`,
+/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. In two deterministic stages.
 ///
 /// # Errors
 /// [`Error::Shape`].
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
-    let (n, c) = (io.inp.rows(), io.inp.columns());
+    let (n, c) = (io.xhat.rows(), io.xhat.columns());
     let place = "layernorm.backward";
     io.dout.expect(place, "dout", n, c)?;
     io.dinp.expect(place, "dinp", n, c)?;
-    for (name, tensor) in [("weight", io.weight), ("dweight", io.dweight), ("dbias", io.dbias)] {
-        tensor.expect(place, name, 1, c)?;
+    let rows =
+        [("weight", Some(io.weight)), ("dweight", Some(io.dweight)), ("dbias", Some(io.dbias)), ("dsum", io.dsum)];
+    for (name, tensor) in rows {
+        tensor.map_or(Ok(()), |tensor| tensor.expect(place, name, 1, c))?;
     }
-    io.mean.expect(place, "mean", n, 1)?;
     io.rstd.expect(place, "rstd", n, 1)?;
-    let width = Width::of(&[c]);
     let elem = io.dout.elem();
+    io.xhat.expect_elem(place, "xhat", elem)?;
     if io.copy.is_some() != (elem == Elem::F16) {
         return Err(Error::Shape(format!("{place}: `dout` holds {elem:?}, a copy is for f16 and only for it")));
     }
@@ -149,41 +256,40 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         copy.expect_elem(place, "copy", elem)?;
     }
     let caps = &pass.gpu.caps;
-    let rows_kernel = kernel(caps, if io.copy.is_some() { "backward_copied" } else { "backward" }, width, elem);
-    let blocks_kernel = kernel(caps, "backward_blocks", width, elem);
-    let params_kernel = kernel(caps, "backward_params", width, Elem::F32);
-    let wg = group(&pass.gpu.caps);
-    for rows in pass.row_windows(n, io.inp.row_bytes()) {
-        let [dout, inp, mean, rstd, dinp] = [io.dout, io.inp, io.mean, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));
-        let p = params(inp.rows(), c, width);
-        let scratch = io.scratch.reshape(2 * p.blocks as usize, c);
+    let (rows_kernel, params_kernel) = (backward_kernel(caps, c, elem), params_kernel(caps, c, io.dsum.is_some()));
+    let columns_a_group = if caps.software { group(caps) } else { reduce_group(caps) / PARTS };
+    for rows in pass.row_windows(n, io.dinp.row_bytes()) {
+        let [dout, xhat, rstd, dinp] = [io.dout, io.xhat, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));
+        let p = params(xhat.rows(), c);
+        let scratch = io.scratch.reshape(3 * p.blocks as usize, c);
         let copy = io.copy.map(|t| t.slice(rows.clone()));
-        let mut tensors = vec![&dout, &inp, io.weight, &mean, &rstd, &dinp];
+        let mut tensors = vec![&dout, &xhat, io.weight, &rstd, &dinp, &scratch];
         tensors.extend(&copy);
         let copied = copy.as_ref().map_or(0, Tensor::bytes);
         pass.dispatch(&Dispatch {
             kernel: &rows_kernel,
             tensors: &tensors,
             immediates: bytemuck::bytes_of(&p),
-            groups: inp.rows() as u64,
-            flops: 12 * inp.len() as u64,
-            bytes: dout.bytes() + 3 * inp.bytes() + copied + 2 * mean.bytes() + io.weight.bytes(),
+            groups: u64::from(p.blocks),
+            flops: 16 * xhat.len() as u64,
+            bytes: dout.bytes()
+                + xhat.bytes()
+                + 2 * dinp.bytes()
+                + copied
+                + rstd.bytes()
+                + io.weight.bytes()
+                + scratch.bytes(),
         })?;
-        pass.dispatch(&Dispatch {
-            kernel: &blocks_kernel,
-            tensors: &[&dout, &inp, &mean, &rstd, &scratch],
-            immediates: bytemuck::bytes_of(&p),
-            groups: groups((p.blocks * p.columns) as usize, wg),
-            flops: 5 * inp.len() as u64,
-            bytes: dout.bytes() + inp.bytes() + 2 * mean.bytes() + scratch.bytes(),
-        })?;
+        let mut tensors = vec![&scratch, io.dweight, io.dbias];
+        tensors.extend(io.dsum);
+        let sums = tensors.len() - 1;
         pass.dispatch(&Dispatch {
             kernel: &params_kernel,
-            tensors: &[&scratch, io.dweight, io.dbias],
+            tensors: &tensors,
             immediates: bytemuck::bytes_of(&p),
-            groups: groups(p.columns as usize, wg),
-            flops: scratch.len() as u64,
-            bytes: scratch.bytes() + 4 * io.dweight.bytes(),
+            groups: sums as u64 * groups(p.columns as usize, columns_a_group),
+            flops: scratch.len() as u64 / 3 * sums as u64,
+            bytes: scratch.bytes() / 3 * sums as u64 + 2 * sums as u64 * io.dweight.bytes(),
         })?;
     }
     Ok(())

@@ -59,6 +59,7 @@ fn sample_adapters() -> Vec<Caps> {
     };
     adapters.push(matrices(16, (32, 32)));
     adapters.push(matrices(16, (32, 64)));
+    adapters.push(Caps { max_workgroup_bytes: 48 << 10, ..matrices(16, (32, 32)) });
     adapters.push(Caps { max_workgroup_bytes: 16 << 10, ..matrices(16, (32, 32)) });
     adapters.push(Caps { backend: "Metal".into(), ..matrices(8, (4, 64)) });
     adapters.push(Caps { software: true, lanes: 8, ..matrices(8, (8, 8)) });

@@ -164,12 +164,10 @@ pub fn backward(p: &Params, batch: &Batch, acts: &Forward, dloss: f64, grads: &m
     let dlogits = crossentropy::backward(&acts.logits, batch.targets, dloss, V, Vp);
     matmul::backward_weight(&dlogits, &acts.lnf.out, grads.get_mut("wte", 0), N, Vp, C);
     let dlnf = matmul::backward_inp(&dlogits, p.get("wte", 0), N, Vp, C);
-    let last = acts.blocks.last().map_or(&acts.encoded, |block| &block.residual3);
     let [dlnfw, dlnfb] = grads.pair_mut(["lnfw", "lnfb"], 0);
-    let mut dresidual = layernorm::backward(&dlnf, last, p.get("lnfw", 0), dlnfw, dlnfb, C);
+    let mut dresidual = layernorm::backward(&dlnf, &acts.lnf.xhat, &acts.lnf.rstd, p.get("lnfw", 0), dlnfw, dlnfb, C);
     for layer in (0..p.config.layers).rev() {
-        let inp = if layer == 0 { &acts.encoded } else { &acts.blocks[layer - 1].residual3 };
-        dresidual = block_backward(p, layer, inp, &acts.blocks[layer], dresidual, batch.T, grads);
+        dresidual = block_backward(p, layer, &acts.blocks[layer], dresidual, batch.T, grads);
     }
     let [dwte, dwpe] = grads.pair_mut(["wte", "wpe"], 0);
     embedding::backward(&dresidual, batch.tokens, dwte, dwpe, batch.T, C);
@@ -179,14 +177,13 @@ pub fn backward(p: &Params, batch: &Batch, acts: &Forward, dloss: f64, grads: &m
 fn block_backward(
     p: &Params,
     layer: usize,
-    inp: &[f64],
     acts: &Block,
     dresidual3: Vec<f64>,
     T: usize,
     grads: &mut Params,
 ) -> Vec<f64> {
     let (C, NH) = (p.config.channels, p.config.heads);
-    let N = inp.len() / C;
+    let N = dresidual3.len() / C;
     let get = |name: &str| p.get(name, layer);
 
     // residual3 = residual2 + fcproj: both get dresidual3
@@ -198,7 +195,7 @@ fn block_backward(
     matmul::backward_weight(&dfch, &acts.ln2.out, grads.get_mut("fcw", layer), N, 4 * C, C);
     let dln2 = matmul::backward_inp(&dfch, get("fcw"), N, 4 * C, C);
     let [dln2w, dln2b] = grads.pair_mut(["ln2w", "ln2b"], layer);
-    let through_ln2 = layernorm::backward(&dln2, &acts.residual2, get("ln2w"), dln2w, dln2b, C);
+    let through_ln2 = layernorm::backward(&dln2, &acts.ln2.xhat, &acts.ln2.rstd, get("ln2w"), dln2w, dln2b, C);
     let dresidual2 = residual::forward(&dresidual3, &through_ln2);
 
     // residual2 = inp + attproj: both get dresidual2
@@ -210,7 +207,7 @@ fn block_backward(
     matmul::backward_weight(&dqkv, &acts.ln1.out, grads.get_mut("qkvw", layer), N, 3 * C, C);
     let dln1 = matmul::backward_inp(&dqkv, get("qkvw"), N, 3 * C, C);
     let [dln1w, dln1b] = grads.pair_mut(["ln1w", "ln1b"], layer);
-    let through_ln1 = layernorm::backward(&dln1, inp, get("ln1w"), dln1w, dln1b, C);
+    let through_ln1 = layernorm::backward(&dln1, &acts.ln1.xhat, &acts.ln1.rstd, get("ln1w"), dln1w, dln1b, C);
     residual::forward(&dresidual2, &through_ln1)
 }
 

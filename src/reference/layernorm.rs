@@ -6,6 +6,8 @@ pub const EPS: f64 = 1e-5;
 /// What [`forward`] returns.
 #[derive(Debug, Clone)]
 pub struct Forward {
+    /// (N, C): the normalised input, `(inp - mean) * rstd`.
+    pub xhat: Vec<f64>,
     /// (N, C).
     pub out: Vec<f64>,
     /// (N): mean of each row.
@@ -14,7 +16,7 @@ pub struct Forward {
     pub rstd: Vec<f64>,
 }
 
-/// `out[n,c] = (inp[n,c] - mean[n]) * rstd[n] * weight[c] + bias[c]`. Returns `out`, `mean`, `rstd`.
+/// `out[n,c] = (inp[n,c] - mean[n]) * rstd[n] * weight[c] + bias[c]`. Returns what is multiplied by `weight` too.
 ///
 /// The variance is the biased one (divided by C), summed in a second pass over `inp - mean`.
 ///
@@ -25,7 +27,7 @@ pub fn forward(inp: &[f64], weight: &[f64], bias: &[f64], C: usize) -> Forward {
     assert_eq!(inp.len() % C, 0, "layernorm.forward: inp");
     assert_eq!((weight.len(), bias.len()), (C, C), "layernorm.forward: weight, bias");
     let N = inp.len() / C;
-    let (mut out, mut mean, mut rstd) = (vec![0.0; N * C], vec![0.0; N], vec![0.0; N]);
+    let (mut xhat, mut mean, mut rstd) = (vec![0.0; N * C], vec![0.0; N], vec![0.0; N]);
     for n in 0..N {
         let row = &inp[n * C..(n + 1) * C];
 
@@ -42,36 +44,44 @@ pub fn forward(inp: &[f64], weight: &[f64], bias: &[f64], C: usize) -> Forward {
         rstd[n] = 1.0 / (squares / C as f64 + EPS).sqrt();
 
         for c in 0..C {
-            out[n * C + c] = (row[c] - mean[n]) * rstd[n] * weight[c] + bias[c];
+            xhat[n * C + c] = (row[c] - mean[n]) * rstd[n];
         }
     }
-    Forward { out, mean, rstd }
+    Forward { out: affine(&xhat, weight, bias, C), xhat, mean, rstd }
 }
 
-/// With `x̂ = (inp - mean) * rstd` and `g = weight * dout`, for each row:
-/// `dinp[c] = rstd * (g[c] - avg(g) - x̂[c] * avg(g * x̂))`; `dweight[c] += Σₙ dout * x̂`; `dbias[c] += Σₙ dout`.
+/// `out[n,c] = xhat[n,c] * weight[c] + bias[c]`.
+///
+/// `xhat`: (N, C). `weight`, `bias`: (C).
+#[must_use]
+pub fn affine(xhat: &[f64], weight: &[f64], bias: &[f64], C: usize) -> Vec<f64> {
+    xhat.iter().enumerate().map(|(i, x)| x * weight[i % C] + bias[i % C]).collect()
+}
+
+/// With `g = weight * dout`, for each row: `dinp[c] = rstd * (g[c] - avg(g) - xhat[c] * avg(g * xhat))`;
+/// `dweight[c] += Σₙ dout * xhat`; `dbias[c] += Σₙ dout`.
 ///
 /// Returns `dinp` alone: in the model it is added to the gradient of the residual stream.
 /// Accumulates into `dweight` and `dbias`.
 ///
-/// `dout`, `inp`, `dinp`: (N, C). `weight`, `dweight`, `dbias`: (C). `mean` and `rstd` are computed afresh from `inp`.
-/// Source: `avg` and `x̂` are what the mean and the variance feed back; llm.c's `layernorm_backward`.
+/// `dout`, `xhat`, `dinp`: (N, C). `rstd`: (N). `weight`, `dweight`, `dbias`: (C). `xhat` and `rstd` are [`forward`]'s.
+/// Source: `avg` and `xhat` are what the mean and the variance feed back; llm.c's `layernorm_backward`.
 #[must_use]
 pub fn backward(
     dout: &[f64],
-    inp: &[f64],
+    xhat: &[f64],
+    rstd: &[f64],
     weight: &[f64],
     dweight: &mut [f64],
     dbias: &mut [f64],
     C: usize,
 ) -> Vec<f64> {
-    assert_eq!(dout.len(), inp.len(), "layernorm.backward: dout");
+    assert_eq!(dout.len(), xhat.len(), "layernorm.backward: dout");
     assert_eq!((dweight.len(), dbias.len()), (C, C), "layernorm.backward: dweight, dbias");
-    let N = inp.len() / C;
-    let Forward { mean, rstd, .. } = forward(inp, weight, &vec![0.0; C], C);
+    let N = xhat.len() / C;
     let mut dinp = vec![0.0; N * C];
     for n in 0..N {
-        let xhat = |c: usize| (inp[n * C + c] - mean[n]) * rstd[n];
+        let xhat = |c: usize| xhat[n * C + c];
         let g = |c: usize| weight[c] * dout[n * C + c];
 
         let (mut avg_g, mut avg_g_xhat) = (0.0, 0.0);

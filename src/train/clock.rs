@@ -11,6 +11,8 @@ pub(super) struct Clock {
     first: usize,
     last: Instant,
     pause: Duration,
+    /// Pauses before the last tick that nobody was told of.
+    paused: Duration,
     /// Milliseconds of a step, smoothed as llm.c does: an average that forgets, corrected for its start.
     smooth: f64,
     weight: f64,
@@ -18,7 +20,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(first: usize) -> Self {
-        Self { first, last: Instant::now(), pause: Duration::ZERO, smooth: 0.0, weight: 0.0 }
+        Self { first, last: Instant::now(), pause: Duration::ZERO, paused: Duration::ZERO, smooth: 0.0, weight: 0.0 }
     }
 
     pub(super) fn pause<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -38,12 +40,19 @@ impl Clock {
         let now = Instant::now();
         let ms =
             now.duration_since(self.last).saturating_sub(self.pause).as_secs_f64() * 1e3 / reports.len().max(1) as f64;
+        self.paused += self.pause;
         (self.last, self.pause) = (now, Duration::ZERO);
         for _ in reports.iter().filter(|r| r.step as usize > self.first) {
             self.smooth = 0.95 * self.smooth + 0.05 * ms;
             self.weight = 0.95 * self.weight + 0.05;
         }
         ms
+    }
+
+    /// Milliseconds of the pauses before the last tick, once; less than one is none.
+    pub(super) fn take_pause_ms(&mut self) -> Option<f32> {
+        let ms = std::mem::take(&mut self.paused).as_secs_f32() * 1e3;
+        (ms >= 1.0).then_some(ms)
     }
 
     pub(super) fn mean_ms(&self) -> Option<f64> {

@@ -55,8 +55,10 @@ impl Dataset {
     /// [`Error::Data`] naming the file and what is wrong with it.
     pub fn open(settings: &DataSettings, tokenizer: Option<Tokenizer>, seed: u32) -> Result<Self> {
         if let Some(pattern) = &settings.shards {
-            let train = open_shards(pattern)?;
             let validation = settings.validation.as_deref().map_or(Ok(Vec::new()), open_shards)?;
+            // as llm.c does: the batch to be overfitted is the first of the validation
+            let overfits = settings.overfit_one_batch && !validation.is_empty();
+            let train = if overfits { validation.clone() } else { open_shards(pattern)? };
             let summary = format!(
                 "{} tokens in {} shards, {} for validation",
                 source_tokens(&train),

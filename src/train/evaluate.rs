@@ -59,7 +59,18 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// [`Error::Memory`].
     pub fn new(gpu: &'a Gpu, config: Config, params: &'a Params, batch: usize, context: usize) -> Result<Self> {
-        let acts = Activations::inference(gpu, &config, [batch, context], false, usize::MAX)?;
+        Self::with(gpu, config, params, Activations::inference(gpu, &config, [batch, context], false, usize::MAX)?)
+    }
+
+    /// An evaluator in the memory of `acts`, which a model in training has: what lies there is overwritten.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn within(gpu: &'a Gpu, config: Config, params: &'a Params, acts: &Activations) -> Result<Self> {
+        Self::with(gpu, config, params, acts.shrink(&config, acts.batch, acts.positions))
+    }
+
+    fn with(gpu: &'a Gpu, config: Config, params: &'a Params, acts: Activations) -> Result<Self> {
         let n = acts.rows();
         Ok(Self {
             gpu,
@@ -137,7 +148,7 @@ impl<'a> Evaluator<'a> {
     /// [`Error::Data`] if an id is outside the vocabulary or an ending alone is longer than the context; else as
     /// [`Gpu::check`].
     pub fn answers(&mut self, examples: &[Example], mut progress: impl FnMut(usize)) -> Result<(Vec<Answer>, usize)> {
-        let (mut rows, cut) = self.rows(examples)?;
+        let (mut rows, cut) = rows(examples, self.config.vocab, self.acts.positions)?;
         // by length, so that rows of a batch are alike; the longest first, so that what does not fit fails at once
         rows.sort_by_key(|row| std::cmp::Reverse(row.tokens.len()));
         let mut losses = vec![[f64::NAN; ENDINGS]; examples.len()];
@@ -187,36 +198,44 @@ impl<'a> Evaluator<'a> {
         };
         Ok((losses.into_iter().zip(examples).map(answer).collect(), cut))
     }
+}
 
-    /// All endings as rows, and the number of examples that had to be cut.
-    fn rows(&self, examples: &[Example]) -> Result<(Vec<Row>, usize)> {
-        let (vocab, most) = (self.config.vocab, self.acts.positions + 1);
-        let mut rows = Vec::with_capacity(examples.len() * ENDINGS);
-        let mut cut = 0;
-        for (i, example) in examples.iter().enumerate() {
-            let mut is_cut = false;
-            for (ending, tokens) in example.endings.iter().enumerate() {
-                let mut tokens = [example.context.as_slice(), tokens].concat();
-                let scored = tokens.len() - example.context.len();
-                if let Some(id) = tokens.iter().find(|id| usize::from(**id) >= vocab) {
-                    return Err(Error::Data(format!(
-                        "hellaswag: example {}: token {id}, expected below the model's {vocab}",
-                        i + 1
-                    )));
-                }
-                if scored >= most {
-                    return Err(Error::Data(format!(
-                        "hellaswag: example {}: an ending of {scored} tokens, expected fewer than the model's {} positions",
-                        i + 1,
-                        most - 1
-                    )));
-                }
-                is_cut |= tokens.len() > most;
-                tokens.drain(..tokens.len().saturating_sub(most));
-                rows.push(Row { example: i, ending, tokens, scored });
+/// That a model of `vocab` tokens can answer the examples in rows of `positions` tokens.
+///
+/// # Errors
+/// [`Error::Data`] naming an example whose ids are outside the vocabulary or one of whose endings alone is longer.
+pub fn check(examples: &[Example], vocab: usize, positions: usize) -> Result<()> {
+    rows(examples, vocab, positions).map(|_| ())
+}
+
+/// All endings as rows, and the number of examples that had to be cut.
+fn rows(examples: &[Example], vocab: usize, positions: usize) -> Result<(Vec<Row>, usize)> {
+    let most = positions + 1;
+    let mut rows = Vec::with_capacity(examples.len() * ENDINGS);
+    let mut cut = 0;
+    for (i, example) in examples.iter().enumerate() {
+        let mut is_cut = false;
+        for (ending, tokens) in example.endings.iter().enumerate() {
+            let mut tokens = [example.context.as_slice(), tokens].concat();
+            let scored = tokens.len() - example.context.len();
+            if let Some(id) = tokens.iter().find(|id| usize::from(**id) >= vocab) {
+                return Err(Error::Data(format!(
+                    "hellaswag: example {}: token {id}, expected below the model's {vocab}",
+                    i + 1
+                )));
             }
-            cut += usize::from(is_cut);
+            if scored >= most {
+                return Err(Error::Data(format!(
+                    "hellaswag: example {}: an ending of {scored} tokens, expected fewer than the model's {} positions",
+                    i + 1,
+                    most - 1
+                )));
+            }
+            is_cut |= tokens.len() > most;
+            tokens.drain(..tokens.len().saturating_sub(most));
+            rows.push(Row { example: i, ending, tokens, scored });
         }
-        Ok((rows, cut))
+        cut += usize::from(is_cut);
     }
+    Ok((rows, cut))
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::formats::atomic::{self, output_error};
@@ -14,6 +14,7 @@ use crate::formats::disk::System;
 
 use super::lock::{LOCK, Lock};
 use super::settings::{RunSettings, Settings};
+use super::tensorboard::Events;
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -118,7 +119,7 @@ pub fn put_aside(dir: &Path) -> Result<PathBuf> {
 }
 
 /// One line of `metrics.jsonl`. Non-finite numbers become null.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// From 1; 0 for the validation before training.
     pub step: usize,
@@ -134,12 +135,18 @@ pub struct Metric {
     /// Milliseconds from the end of the step before to the end of this one; validation, samples and saves excluded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms: Option<f32>,
+    /// Milliseconds before that, since the end of the step before, in which no step ran: validation, samples, saves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<f32>,
     /// Tokens of the step over its time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_s: Option<f32>,
     /// Validation loss after the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f32>,
+    /// Accuracy on HellaSwag after the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hellaswag: Option<f32>,
     /// What gradients were multiplied by, in mixed precision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
@@ -150,7 +157,7 @@ pub struct Metric {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub norm_z: Option<f32>,
     /// True if the update was skipped.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
 }
 
@@ -159,6 +166,23 @@ impl Metric {
     #[must_use]
     pub fn of_step(step: usize) -> Self {
         Self { step, ..Self::default() }
+    }
+
+    /// Every value with its name in TensorBoard.
+    fn scalars(&self) -> Vec<(&'static str, f32)> {
+        let all = [
+            ("train/loss", self.loss),
+            ("train/grad_norm", self.grad_norm),
+            ("train/lr", self.lr),
+            ("train/loss_scale", self.loss_scale),
+            ("train/loss_z", self.loss_z),
+            ("train/norm_z", self.norm_z),
+            ("val/loss", self.val_loss),
+            ("val/hellaswag", self.hellaswag),
+            ("speed/ms", self.ms),
+            ("speed/tokens_per_s", self.tokens_per_s),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 
@@ -183,6 +207,9 @@ pub struct Folder {
     metric_lines: usize,
     log: File,
     samples: File,
+    events: Events,
+    /// What lies under `run` in the configuration.
+    run: RunSettings,
     _lock: Lock,
 }
 
@@ -222,7 +249,17 @@ impl Folder {
             cut_back(&path, records.get(name).copied().unwrap_or(0)).map_err(|e| output_error(&path, &e))
         };
         let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
-        Ok(Self { dir: dir.to_owned(), metrics, metric_lines, log, samples, _lock: lock })
+        let (dir, run, events) = (dir.to_owned(), settings.run.clone(), Events::begin(dir, records)?);
+        Ok(Self { dir, metrics, metric_lines, log, samples, events, run, _lock: lock })
+    }
+
+    /// Notes in the configuration what is known once there is a device.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn note(&mut self, settings: &Settings, run: RunSettings) -> Result<()> {
+        self.run = run.clone();
+        configure(&self.dir, &Settings { run, ..settings.clone() })
     }
 
     /// Notes that the run has come to its end, the last thing that it does.
@@ -231,7 +268,7 @@ impl Folder {
     /// [`Error::Output`].
     pub fn finish(&self, settings: &Settings) -> Result<()> {
         self.sync()?;
-        let run = RunSettings { finished: true, ..settings.run.clone() };
+        let run = RunSettings { finished: true, ..self.run.clone() };
         configure(&self.dir, &Settings { run, ..settings.clone() })
     }
 
@@ -245,7 +282,11 @@ impl Folder {
             Ok(bytes) => Ok((name.to_owned(), bytes)),
             Err(e) => Err(output_error(&self.dir.join(name), &e)),
         };
-        files.into_iter().map(position).collect()
+        let mut all = self.events.positions()?;
+        for file in files {
+            all.extend([position(file)?]);
+        }
+        Ok(all)
     }
 
     /// Lines of `metrics.jsonl` so far.
@@ -262,7 +303,7 @@ impl Folder {
         for (name, file) in [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)] {
             file.sync_all().map_err(|e| output_error(&self.dir.join(name), &e))?;
         }
-        Ok(())
+        self.events.sync()
     }
 
     /// [`Folder::create`] in the next free `parent/N`, which no other run gets.
@@ -296,14 +337,20 @@ impl Folder {
         if let Some(loss) = metric.val_loss {
             log += &format!("s:{} tel:{loss:.4}\n", metric.step);
         }
+        if let Some(accuracy) = metric.hellaswag {
+            log += &format!("s:{} eval:{accuracy:.4}\n", metric.step);
+        }
         let before = self.metrics.stream_position().map_err(|e| output_error(&path, &e))?;
         append(&mut self.metrics, line.as_bytes()).map_err(|e| output_error(&path, &e))?;
         crate::kill_point!("records: between metrics and log");
         let log_path = self.dir.join(LOG);
-        if let Err(error) = append(&mut self.log, log.as_bytes()) {
-            // both or none, so that the step can be written again
+        let log_before = self.log.stream_position().map_err(|e| output_error(&log_path, &e))?;
+        let logged = append(&mut self.log, log.as_bytes()).map_err(|e| output_error(&log_path, &e));
+        if let Err(error) = logged.and_then(|()| self.events.scalars(metric.step, &metric.scalars())) {
+            // all or none, so that the step can be written again
             shorten(&mut self.metrics, before).map_err(|e| output_error(&path, &e))?;
-            return Err(output_error(&log_path, &error));
+            shorten(&mut self.log, log_before).map_err(|e| output_error(&log_path, &e))?;
+            return Err(error);
         }
         self.metric_lines += 1;
         Ok(())
@@ -327,6 +374,7 @@ impl Folder {
             let bytes = records.get(name).copied().unwrap_or(0);
             shorten(file, bytes).map_err(|e| output_error(&self.dir.join(name), &e))?;
         }
+        self.events = Events::begin(&self.dir, records)?;
         self.metric_lines = metric_lines;
         Ok(())
     }
@@ -339,7 +387,7 @@ fn configure(dir: &Path, settings: &Settings) -> Result<()> {
 }
 
 /// Appends all of `bytes`, or nothing.
-fn append(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn append(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     let before = file.stream_position()?;
     let written = file.write_all(bytes);
     if written.is_err() {

@@ -60,8 +60,8 @@ pub struct Generator<'a> {
 
 impl<'a> Generator<'a> {
     /// Records the forward pass for sequences up to `context` tokens, in the memory of `acts` (of at least as many),
-    /// whose blocks must have a `qkv` each: there keys and values are kept. In those of mixed precision they are not
-    /// read again: each token costs the work of the whole sequence.
+    /// whose blocks must have a `qkv` each: there keys and values are kept. In those of mixed precision, and where blocks
+    /// are computed again in the backward pass, they are not: each token costs the work of the whole sequence.
     ///
     /// # Errors
     /// [`Error::Memory`], [`Error::Gpu`].
@@ -79,8 +79,8 @@ impl<'a> Generator<'a> {
             })
             .collect::<Result<_>>()?;
         // with keys and values of f32 a token costs one position's work
-        let cached =
-            if acts.lnf.elem() == Elem::F32 { Some(Cached::new(gpu, &config, params, acts, context)?) } else { None };
+        let keeps = acts.lnf.elem() == Elem::F32 && acts.holds_keys();
+        let cached = if keeps { Some(Cached::new(gpu, &config, params, acts, context)?) } else { None };
         let (last, row) = match &cached {
             Some(cached) => (cached.one.lnf.clone(), cached.one.logits.clone()),
             None => {

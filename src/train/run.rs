@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::data::{Batches, Mark, Rows, Stories, Tokenizer};
+use crate::data::hellaswag::Example;
+use crate::data::{BatchSource, Batches, Mark, Repeat, Rows, Stories, Tokenizer};
 use crate::error::{Error, Result};
 use crate::formats::hf::{self, ModelInfo};
 use crate::formats::tokenizer_files;
-use crate::gpu::{Elem, Gpu};
+use crate::gpu::Elem;
 use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
 
@@ -16,8 +17,10 @@ use super::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
 use super::clock::Clock;
 pub use super::clock::clock_text;
 use super::dataset::Baseline;
+use super::evaluate::Evaluator;
 use super::folder::{Folder, Metric};
 use super::generator::Generator;
+use super::report::Reporter;
 use super::sampler::Sampling;
 use super::settings::Settings;
 use super::trainer::Trainer;
@@ -32,6 +35,8 @@ const STOP: &str = "stop";
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a pause is told again.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Questions of HellaSwag between two looks for a signal.
+const QUESTIONS: usize = 64;
 /// Tokens of a sample.
 const SAMPLE_TOKENS: usize = 300;
 /// Sharpens a sample: a small model's rare mistakes are drawn more rarely still.
@@ -53,14 +58,20 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     /// Batches.
     pub loader: Batches,
+    /// The batches of one step, if every step takes the same.
+    pub repeat: Option<Repeat>,
     /// Validation, if there is any.
     pub rows: Option<Rows>,
+    /// HellaSwag's questions, if the run is measured on them.
+    pub questions: Vec<Example>,
     /// For samples and the saved model.
     pub tokenizer: Option<Tokenizer>,
     /// For generated stories.
     pub baseline: Option<Baseline>,
     /// The records.
     pub folder: Folder,
+    /// The status line's figures and report.html.
+    pub reporter: Reporter,
     /// Writes checkpoints.
     pub saver: Saver,
     /// Steps that this process does not compute, with what is left to do after the last of them; none for a run that
@@ -85,10 +96,18 @@ pub struct Outcome {
     pub sample: Option<String>,
 }
 
+/// What is measured after a step, if it is its turn.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    val_loss: Option<f64>,
+    hellaswag: Option<f64>,
+}
+
 /// What comes after a step, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct After {
     validates: bool,
+    asks: bool,
     last: bool,
     samples: bool,
     saves: bool,
@@ -96,7 +115,7 @@ struct After {
 
 impl After {
     fn any(self) -> bool {
-        self.validates || self.last || self.samples || self.saves
+        self.validates || self.asks || self.last || self.samples || self.saves
     }
 }
 
@@ -114,8 +133,9 @@ impl Run<'_> {
             // the records end with the last step that was computed
             while let Ok(Some(report)) = trainer.report(true) {
                 let ms = clock.tick(&[report]);
-                let _ = self.write(&report, None, ms, &mut clock, screen);
+                let _ = self.write(&report, Measured::default(), ms, &mut clock, screen);
             }
+            self.reporter.write(true);
         }
         result
     }
@@ -137,7 +157,7 @@ impl Run<'_> {
         let pending = self.done.take().map_or(Some(Pending::BEFORE_TRAINING), |(_, pending)| pending);
         if let Some(pending) = pending {
             let after = if first == 1 {
-                After { validates: self.rows.is_some(), last: false, samples: false, saves: false }
+                After { validates: self.rows.is_some(), asks: false, last: false, samples: false, saves: false }
             } else {
                 // the checkpoint that this process began with stands for the one that was due
                 After { saves: false, ..self.after(first - 1, generator.is_some()) }
@@ -148,7 +168,14 @@ impl Run<'_> {
         *clock = Clock::new(first);
         for step in first..=steps {
             let (mark, stop) = (self.loader.mark(), self.stop);
-            if !trainer.step_unless(&mut self.loader, step, schedule.at(step - 1), &|| stop().is_some())? {
+            let source: &mut dyn BatchSource = match &mut self.repeat {
+                Some(repeat) => {
+                    repeat.rewind();
+                    repeat
+                }
+                None => &mut self.loader,
+            };
+            if !trainer.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
                 return Err(self.leave(trainer, step - 1, None, &mark, clock, screen)?);
             }
             self.note_place(step, &mark);
@@ -156,6 +183,9 @@ impl Run<'_> {
             let after = self.after(step, generator.is_some());
             self.record(trainer, false, clock, screen)?;
             if !after.any() {
+                if self.reporter.is_due() {
+                    self.report(false, clock)?;
+                }
                 continue;
             }
             // all steps before this one, then this one with what is measured after it
@@ -176,6 +206,7 @@ impl Run<'_> {
         let last = step == self.settings.train.steps;
         After {
             validates: self.rows.is_some() && (every(self.settings.train.val_every) || last),
+            asks: !self.questions.is_empty() && (every(self.settings.run.hellaswag_every.unwrap_or(0)) || last),
             last,
             samples: samples && (every(self.settings.run.sample_every) || last),
             saves: !last && self.saver.is_due(step),
@@ -196,20 +227,26 @@ impl Run<'_> {
         screen: &mut dyn Screen,
     ) -> Result<()> {
         if !pending.written {
-            let mut val_loss = None;
+            let (mut val_loss, mut hellaswag) = (None, None);
             if after.validates {
                 val_loss = clock.pause(|| self.validate(trainer))?;
-                if val_loss.is_none() {
-                    return self.give_up(trainer, step, pending, clock, screen);
-                }
+            }
+            if after.asks && val_loss.is_some() == after.validates {
+                hellaswag = clock.pause(|| self.ask(trainer))?;
+            }
+            if val_loss.is_some() != after.validates || hellaswag.is_some() != after.asks {
+                return self.give_up(trainer, step, pending, clock, screen);
             }
             outcome.val_loss = val_loss.or(outcome.val_loss);
             crate::kill_point!("run: validated");
             match (pending.report(), val_loss) {
-                (Some(report), _) => self.write(&report, val_loss, pending.ms, clock, screen)?,
+                (Some(report), _) => {
+                    self.write(&report, Measured { val_loss, hellaswag }, pending.ms, clock, screen)?;
+                }
                 (None, Some(loss)) => {
                     let metric = Metric { val_loss: Some(loss as f32), ..Metric::of_step(step) };
                     self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+                    self.reporter.push(&metric);
                     let steps = self.settings.train.steps;
                     screen.line(&format!("step {step}/{steps} | val {loss:.4}{}", self.beside()));
                 }
@@ -239,7 +276,7 @@ impl Run<'_> {
             self.patiently(clock, screen, |run| run.saver.wait())?;
             clock.pause(|| self.checkpoint(trainer, step, None, &mark))?;
         }
-        Ok(())
+        self.report(after.last, clock)
     }
 
     /// Ends the run in the middle of what comes after `step`.
@@ -302,7 +339,7 @@ impl Run<'_> {
     ) -> Result<Error> {
         while let Some(report) = trainer.report(true)? {
             let ms = clock.tick(&[report]);
-            self.write(&report, None, ms, clock, screen)?;
+            self.write(&report, Measured::default(), ms, clock, screen)?;
         }
         // one that is there already does as well: what is left to do after it comes out the same again
         if self.saver.last() != Some(step) {
@@ -346,6 +383,29 @@ impl Run<'_> {
         trainer.evaluate_unless(rows, count, &|| stop().is_some())
     }
 
+    /// Accuracy on HellaSwag, in the memory of the step's activations; none if a signal came first.
+    fn ask(&self, trainer: &Trainer) -> Result<Option<f64>> {
+        let (gpu, params) = (trainer.gpu(), trainer.params());
+        let mut evaluator = Evaluator::within(gpu, *trainer.config(), params, trainer.activations())?;
+        let mut correct = 0;
+        for part in self.questions.chunks(QUESTIONS) {
+            if (self.stop)().is_some() {
+                return Ok(None);
+            }
+            let (answers, _) = evaluator.answers(part, |_| ())?;
+            correct += answers.iter().filter(|answer| answer.choice == answer.label).count();
+        }
+        Ok(Some(correct as f64 / self.questions.len() as f64))
+    }
+
+    /// Writes report.html; training waits for it.
+    fn report(&mut self, last: bool, clock: &mut Clock) -> Result<()> {
+        clock.pause(|| {
+            self.reporter.write(last);
+            Ok(())
+        })
+    }
+
     /// What a loss stands beside, for generated stories.
     fn beside(&self) -> String {
         self.baseline
@@ -365,17 +425,18 @@ impl Run<'_> {
             return Ok(());
         }
         let ms = clock.tick(&reports);
-        reports.iter().try_for_each(|report| self.write(report, None, ms, clock, screen))
+        reports.iter().try_for_each(|report| self.write(report, Measured::default(), ms, clock, screen))
     }
 
     fn write(
         &mut self,
         report: &Report,
-        val_loss: Option<f64>,
+        measured: Measured,
         ms: f64,
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
+        let Measured { val_loss, hellaswag } = measured;
         let train = &self.settings.train;
         let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
         let skipped = report.skipped_now != 0;
@@ -386,8 +447,10 @@ impl Run<'_> {
             grad_norm: Some(report.grad_norm),
             lr: Some(report.lr),
             ms: Some(ms as f32),
+            pause_ms: clock.take_pause_ms(),
             tokens_per_s: Some(tokens_per_s as f32),
             val_loss: val_loss.map(|l| l as f32),
+            hellaswag: hellaswag.map(|a| a as f32),
             loss_scale: (self.settings.elem() == Elem::F16).then_some(report.loss_scale),
             loss_z: z(report.loss_z),
             norm_z: z(report.norm_z),
@@ -397,15 +460,17 @@ impl Run<'_> {
         let left = train.steps - report.step as usize;
         let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
         self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+        self.reporter.push(&metric);
         let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
         if let Some(loss) = val_loss {
             line += &format!(" | val {loss:.4}{}", self.beside());
         }
+        if let Some(accuracy) = hellaswag {
+            line += &format!(" | hellaswag {accuracy:.4}");
+        }
         line +=
             &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
-        if let Some(eta) = eta {
-            line += &format!(" | ETA {}", clock_text(eta));
-        }
+        line += &self.reporter.status(tokens_per_s, eta);
         if let Some(why) = self.why_skipped(report) {
             line += &format!(" | skipped: {why}; {}", self.place_of(report.step as usize));
         }
@@ -510,57 +575,4 @@ pub fn known_words(text: &str) -> (usize, usize) {
     let found: Vec<&str> =
         lower.split(|c: char| !(c.is_ascii_alphabetic() || c == '\'')).filter(|w| !w.is_empty()).collect();
     (found.iter().filter(|w| words.contains(**w)).count(), found.len())
-}
-
-/// What a plan needs, as a table: the ledger of a dry run of the trainer, and the weights on the host while it starts.
-///
-/// # Errors
-/// As [`Trainer::new`].
-pub fn plan(caps: &crate::gpu::Caps, settings: &Settings) -> Result<(u64, String)> {
-    let gpu = Gpu::dry(caps.clone());
-    let config = settings.config()?;
-    let _trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), settings.elem())?;
-    let mut rows = gpu.ledger();
-    if caps.software {
-        rows.push(("weights on the host while starting".into(), 4 * config.parameters() as u64));
-    }
-    let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
-    if let Some((label, bytes)) = gpu.oversized() {
-        let largest = caps.max_buffer_bytes >> 20;
-        return Err(Error::Memory(format!(
-            "memory: `{label}` needs {} MiB, {} has buffers of at most {largest} MiB; try a smaller --batch, --context or \
-             model (the run needs {} MiB in all)",
-            bytes >> 20,
-            caps.name,
-            total >> 20
-        )));
-    }
-    let mib = |bytes: u64| format!("{:>10.1} MiB", bytes as f64 / f64::from(1 << 20));
-    let mut table: String = rows.iter().map(|(label, bytes)| format!("  {} {label}\n", mib(*bytes))).collect();
-    table += &format!("  {} in all", mib(total));
-    Ok((total, table))
-}
-
-/// Fails if a plan passes what there is.
-///
-/// # Errors
-/// [`Error::Memory`] with the table.
-pub fn check_memory(caps: &crate::gpu::Caps, settings: &Settings, limit: Option<u64>) -> Result<()> {
-    let (total, table) = plan(caps, settings)?;
-    let Some(limit) = limit.or_else(|| if caps.software { available_memory() } else { None }) else { return Ok(()) };
-    if total <= limit {
-        return Ok(());
-    }
-    Err(Error::Memory(format!(
-        "memory: the run needs {:.1} MiB, expected at most {:.1} MiB; try a smaller --batch, --context or model\n{table}",
-        total as f64 / f64::from(1 << 20),
-        limit as f64 / f64::from(1 << 20)
-    )))
-}
-
-/// Bytes of memory that the system can still give, where it says so.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

@@ -3,21 +3,37 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::data::{Batches, BatchesState, Rows, Tokenizer};
+use crate::data::hellaswag::Example;
+use crate::data::{Batches, BatchesState, Repeat, Rows, Tokenizer};
 use crate::error::{Error, Result};
 use crate::formats::disk::free_bytes;
-use crate::gpu::Gpu;
+use crate::gpu::{Elem, Gpu};
 use crate::model::{Config, Weights};
 
 use super::checkpoint::{Interval, MadeBy, Saved, Saver, StateFile, load_newest};
 use super::dataset::Baseline;
 use super::folder::{self, Folder, State};
 use super::lock::Lock;
-use super::run::{Outcome, Run, Screen, plan};
+use super::measure::Roofs;
+use super::plan::plan;
+use super::report::{History, Reporter};
+use super::run::{Outcome, Run, Screen};
 use super::settings::Settings;
 use super::trainer::Trainer;
 use super::watchdog::{Patience, Watchdog};
+
+/// What a run is measured by and shown beside; nothing unless it is asked for.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// HellaSwag's questions, checked.
+    pub questions: Vec<Example>,
+    /// The curves that the report compares the run with.
+    pub reference: Option<History>,
+    /// Measure what the adapter can do, for MFU.
+    pub measures_peak: bool,
+}
 
 /// A run that has not begun, or not begun again.
 pub struct Session<'a> {
@@ -31,6 +47,8 @@ pub struct Session<'a> {
     pub tokenizer: Option<Tokenizer>,
     /// For generated stories.
     pub baseline: Option<Baseline>,
+    /// What it is measured by and shown beside.
+    pub beside: Beside,
     /// The run's folder; without one it is the next free `runs/N`.
     pub out: Option<PathBuf>,
     /// Put aside a run that lies in the folder.
@@ -162,8 +180,11 @@ impl<'a> Session<'a> {
         screen: &mut dyn Screen,
     ) -> Result<Outcome> {
         let settings = self.settings;
+        // while the memory is free
+        let peak = if run.is_none() && self.beside.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
+        let stored = (settings.elem(), settings.recompute()?);
         let mut trainer =
-            Trainer::with_precision(gpu, settings.config()?, settings.sizes(), settings.optimizer(), settings.elem())
+            Trainer::with_recompute(gpu, settings.config()?, settings.sizes(), settings.optimizer(), stored)
                 .map_err(|error| with_plan(error, gpu, settings))?;
         crate::kill_point!("resume: before the first weights");
         match saved.as_deref() {
@@ -174,7 +195,7 @@ impl<'a> Session<'a> {
         let state = saved.take().map(|saved| saved.state);
         let run = match run {
             Some(run) => run,
-            None => run.insert(self.run(lock, state.as_ref(), resumes, &made_by, screen)?),
+            None => run.insert(self.run(lock, state.as_ref(), resumes, (&made_by, peak), screen)?),
         };
         run.done = state.as_ref().map(|state| (state.step, state.pending.clone()));
         screen.begins(&trainer, &run.folder.dir);
@@ -194,16 +215,22 @@ impl<'a> Session<'a> {
         lock: &mut Option<Lock>,
         state: Option<&StateFile>,
         resumes: bool,
-        made_by: &MadeBy,
+        (made_by, peak): (&MadeBy, Option<f64>),
         screen: &mut dyn Screen,
     ) -> Result<Run<'a>> {
         let settings = self.settings;
         let gone = || Error::Data("session: its batches are in use by another run".into());
         let mut loader = self.loader.take().ok_or_else(gone)?;
+        let sizes = settings.sizes();
+        let repeat = if settings.data.overfit_one_batch {
+            Some(Repeat::new(&mut loader, sizes.accumulation, sizes.batch * sizes.context)?)
+        } else {
+            None
+        };
         if let Some(state) = state {
             loader.restore(state.batches.clone())?;
         }
-        let folder = match (&self.out, lock.take()) {
+        let mut folder = match (&self.out, lock.take()) {
             (None, _) => Folder::create_next(Path::new("runs"), settings)?,
             (Some(out), Some(lock)) if resumes => {
                 let (records, lines) = records_of(state);
@@ -217,14 +244,22 @@ impl<'a> Session<'a> {
                 Folder::create(out, settings)?
             }
         };
+        let mut noted = settings.clone();
+        noted.run.adapter = Some(made_by.adapter.clone());
+        noted.run.peak_tflops = noted.run.peak_tflops.or(peak);
+        folder.note(settings, noted.run.clone())?;
+        let reporter = Reporter::new(&folder.dir, noted, self.beside.reference.take())?;
         let saver = Saver::new(&folder.dir, settings.interval()?, settings.keep(), state.map(|state| state.step));
         Ok(Run {
             settings,
             loader,
+            repeat,
             rows: self.rows.take(),
+            questions: std::mem::take(&mut self.beside.questions),
             tokenizer: self.tokenizer,
             baseline: self.baseline,
             folder,
+            reporter,
             saver,
             done: None,
             made_by: made_by.clone(),
@@ -233,6 +268,13 @@ impl<'a> Session<'a> {
             rebuilt: false,
         })
     }
+}
+
+/// What the adapter can do, in the arithmetic of the run's matrix products.
+fn peak_tflops(gpu: &Gpu, settings: &Settings) -> Result<f64> {
+    let roofs = Roofs::measure(gpu, Duration::from_millis(300))?;
+    let matrix = roofs.matrix.filter(|_| settings.elem() == Elem::F16);
+    Ok(matrix.unwrap_or(roofs.fused_f32) / 1e12)
 }
 
 /// A plan that the driver has no room for is shown whole.
@@ -271,6 +313,7 @@ fn rewind(run: &mut Run, config: Config, start: &BatchesState, screen: &mut dyn 
     run.saver.rewind(state.map(|state| state.step));
     let (records, lines) = records_of(state);
     run.folder.rewind(&records, lines)?;
+    run.reporter.rewind()?;
     run.loader.restore(state.map_or(start, |state| &state.batches).clone())?;
     Ok(saved.map(Box::new))
 }

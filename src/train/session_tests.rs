@@ -30,6 +30,7 @@ fn settings(text: &Path) -> Settings {
             context: 8,
             tokens_per_step: 16,
             steps: 6,
+            schedule: crate::train::schedule::Shape::Cosine,
             lr: 1e-2,
             warmup: 2,
             final_lr_frac: 0.0,
@@ -89,6 +90,7 @@ fn train_with(
         rows,
         tokenizer: Some(Tokenizer::Bytes),
         baseline: None,
+        beside: Beside::default(),
         out: Some(dir.join(name)),
         restart: false,
         open,
@@ -109,10 +111,13 @@ fn result(run: &Path) -> (Vec<String>, Vec<Vec<u8>>) {
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let lines = metrics.lines().map(|line| {
         let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().retain(|key, _| key != "ms" && key != "tokens_per_s");
+        line.as_object_mut().unwrap().retain(|key, _| !["ms", "pause_ms", "tokens_per_s"].contains(&key.as_str()));
         line.to_string()
     });
     let files = ["main.log", "samples.txt", "model/model.safetensors"];
+    // the values of the same steps have the same size, behind an event of forty bytes that every file begins with
+    let events = fs::read_dir(run.join("tb")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len() - 40);
+    let lines = lines.chain([format!("{} bytes of events", events.sum::<u64>())]);
     (lines.collect(), files.map(|file| fs::read(run.join(file)).unwrap()).into())
 }
 

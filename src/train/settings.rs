@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Keep;
 use crate::gpu::Elem;
-use crate::model::Config;
+use crate::model::{Config, Recompute};
 
 use super::checkpoint::Interval;
-use super::schedule::Schedule;
+use super::schedule::{Schedule, Shape};
 use super::trainer::{Optimizer, Sizes};
 
 /// A run's settings. What lies under `run` moves no loss and may differ when a folder is used again.
@@ -62,6 +62,9 @@ pub struct DataSettings {
     pub tokenizer: Option<String>,
     /// Batches in llm.c's random order, else in file order.
     pub shuffle: bool,
+    /// The batches of the first step in every step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overfit_one_batch: bool,
     /// Ranks whose batches are taken in turn, if more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emulate_ranks: Option<usize>,
@@ -78,6 +81,9 @@ pub struct TrainSettings {
     pub tokens_per_step: usize,
     /// Steps of the run.
     pub steps: usize,
+    /// How the learning rate goes.
+    #[serde(default)]
+    pub schedule: Shape,
     /// Peak learning rate.
     pub lr: f32,
     /// Steps of linear warm-up.
@@ -116,6 +122,12 @@ pub struct TrainSettings {
 pub struct RunSettings {
     /// Steps between samples; 0 for none.
     pub sample_every: usize,
+    /// HellaSwag's file, if the run is measured on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hellaswag: Option<String>,
+    /// Steps between its measurements, one more at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hellaswag_every: Option<usize>,
     /// Steps between checkpoints, or minutes as `10m`.
     #[serde(default)]
     pub checkpoint_every: String,
@@ -125,6 +137,9 @@ pub struct RunSettings {
     /// Checkpoints of multiples of so many steps are kept too; 0 for none.
     #[serde(default)]
     pub keep_every: usize,
+    /// What the backward pass computes again: `none`, `gelu`, `ln` or `block`. Moves no bit.
+    #[serde(default)]
+    pub recompute: String,
     /// What a full disk or a write error does: `pause` until it is gone, or `stop`.
     #[serde(default)]
     pub on_disk_full: String,
@@ -134,6 +149,18 @@ pub struct RunSettings {
     /// The device asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The adapter that the run was last made on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// The run or llm.c's main.log whose curve stands beside this run's in its report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compare: Option<String>,
+    /// TFLOP/s of the adapter, which MFU is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_tflops: Option<f64>,
+    /// Dollars an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_per_hour: Option<f64>,
 }
 
 impl Settings {
@@ -141,6 +168,17 @@ impl Settings {
     #[must_use]
     pub fn elem(&self) -> Elem {
         if self.train.precision == "f16" { Elem::F16 } else { Elem::F32 }
+    }
+
+    /// What the backward pass computes again: nothing if nothing is said.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it is no level.
+    pub fn recompute(&self) -> Result<Recompute> {
+        match self.run.recompute.as_str() {
+            "" => Ok(Recompute::None),
+            text => text.parse(),
+        }
     }
 
     /// The model's shape.
@@ -180,7 +218,7 @@ impl Settings {
     #[must_use]
     pub fn schedule(&self) -> Schedule {
         let t = &self.train;
-        Schedule { lr: t.lr, warmup: t.warmup, final_frac: t.final_lr_frac, steps: t.steps }
+        Schedule { shape: t.schedule, lr: t.lr, warmup: t.warmup, final_frac: t.final_lr_frac, steps: t.steps }
     }
 
     /// AdamW and clipping.
@@ -205,6 +243,7 @@ impl Settings {
     pub fn check(&self) -> Result<()> {
         let (config, t) = (self.config()?, &self.train);
         self.interval()?;
+        self.recompute()?;
         let usage = |message: String| Err(Error::Usage(message));
         if t.batch == 0 || t.context == 0 {
             return usage(format!("--batch {} and --context {}: expected both to be at least 1", t.batch, t.context));

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use crate::data::{BatchSource, Rows};
 use crate::error::{Error, Result};
-use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, UploadRing};
-use crate::model::{Activations, Backward, Config, Params, Weights, backward, forward};
+use crate::gpu::{Elem, Gpu, Pass, Pool, Program, ReadRing, Tensor, UploadRing};
+use crate::model::{Activations, Backward, Config, Params, Recompute, Weights, backward, forward};
 use crate::ops::stepcontrol::{self, Hyper, Report, StepControl};
 use crate::ops::{adamw, crossentropy, embedding, gradnorm};
 
@@ -53,6 +53,54 @@ impl Sizes {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.batch * self.context * self.accumulation
+    }
+}
+
+/// What a micro-step needs of a model.
+struct Model {
+    config: Config,
+    elem: Elem,
+    params: Params,
+    grads: Params,
+    control: StepControl,
+}
+
+impl Model {
+    fn new(gpu: &Gpu, config: Config, elem: Elem) -> Result<Self> {
+        let params = match elem {
+            Elem::F16 => Params::with_copy(gpu, "weights", config)?,
+            _ => Params::new(gpu, "weights", config)?,
+        };
+        let (grads, control) = (Params::new(gpu, "gradients", config)?, StepControl::new(gpu)?);
+        Ok(Self { config, elem, params, grads, control })
+    }
+}
+
+/// A recorded micro-step, forward and backward, and the tensors it goes through.
+struct Micro<'g> {
+    program: Program,
+    acts: Activations,
+    scratch: Backward,
+    buckets: embedding::Buckets,
+    pool: Pool<'g>,
+}
+
+impl<'g> Micro<'g> {
+    fn record(gpu: &'g Gpu, model: &Model, sizes: Sizes, recompute: Recompute, mut pool: Pool<'g>) -> Result<Self> {
+        let Model { config, elem, params, grads, control } = model;
+        let shape = [sizes.batch, sizes.context];
+        let acts = Activations::new(&mut pool, config, shape, *elem, recompute)?;
+        let scratch = Backward::new(&mut pool, config, &acts)?;
+        let buckets = embedding::Buckets::new(gpu, acts.rows())?;
+        let mut pass = Pass::new(gpu);
+        // a mean's gradient in f32; in f16 a sum's, so that the right loss scale does not depend on the batch
+        let scale = if *elem == Elem::F16 { 1.0 } else { 1.0 / sizes.tokens() as f32 };
+        forward::body(&mut pass, config, params, &acts)?;
+        backward::head(&mut pass, config, params, grads, &acts, &scratch, (control, scale))?;
+        backward::body(&mut pass, config, params, grads, &acts, &scratch, &buckets)?;
+        pass.at("step");
+        stepcontrol::accumulate(&mut pass, control, &acts.losses)?;
+        Ok(Self { program: pass.finish(), acts, scratch, buckets, pool })
     }
 }
 
@@ -110,17 +158,54 @@ impl<'g> Trainer<'g> {
         optimizer: Optimizer,
         elem: Elem,
     ) -> Result<Self> {
+        Self::with_recompute(gpu, config, sizes, optimizer, (elem, Recompute::None))
+    }
+
+    /// [`Trainer::with_precision`], keeping less of the forward pass for the backward pass, which computes it again.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn with_recompute(
+        gpu: &'g Gpu,
+        config: Config,
+        sizes: Sizes,
+        optimizer: Optimizer,
+        (elem, recompute): (Elem, Recompute),
+    ) -> Result<Self> {
+        // recorded once without a device, to see which tensors may lie in the same memory
+        let dry = gpu.twin();
+        let apart = Micro::record(&dry, &Model::new(&dry, config, elem)?, sizes, recompute, Pool::separate(&dry))?;
+        Self::around(gpu, config, sizes, optimizer, (elem, recompute), apart.pool.share(&apart.program, gpu)?)
+    }
+
+    /// The same with a buffer for every tensor: what sharing must not differ from.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn unshared(
+        gpu: &'g Gpu,
+        config: Config,
+        sizes: Sizes,
+        optimizer: Optimizer,
+        (elem, recompute): (Elem, Recompute),
+    ) -> Result<Self> {
+        Self::around(gpu, config, sizes, optimizer, (elem, recompute), Pool::separate(gpu))
+    }
+
+    fn around(
+        gpu: &'g Gpu,
+        config: Config,
+        sizes: Sizes,
+        optimizer: Optimizer,
+        (elem, recompute): (Elem, Recompute),
+        pool: Pool<'g>,
+    ) -> Result<Self> {
         let Sizes { batch, context, .. } = sizes;
-        let mixed = elem == Elem::F16;
-        let params =
-            if mixed { Params::with_copy(gpu, "weights", config)? } else { Params::new(gpu, "weights", config)? };
-        let grads = Params::new(gpu, "gradients", config)?;
+        let model = Model::new(gpu, config, elem)?;
+        let Micro { program: micro, acts, scratch, buckets, .. } = Micro::record(gpu, &model, sizes, recompute, pool)?;
+        let Model { params, grads, control, .. } = model;
         let moments = [Params::new(gpu, "AdamW m", config)?, Params::new(gpu, "AdamW v", config)?];
-        let acts = Activations::new(gpu, &config, batch, context, elem)?;
-        let scratch = Backward::new(gpu, &config, batch, context, elem)?;
-        let buckets = embedding::Buckets::new(gpu, batch * context)?;
-        let control = StepControl::new(gpu)?;
-        if mixed {
+        if elem == Elem::F16 {
             let state = stepcontrol::State { loss_scale: stepcontrol::State::FIRST_LOSS_SCALE, ..Default::default() };
             gpu.write(&control.state, bytemuck::bytes_of(&state))?;
         }
@@ -131,16 +216,6 @@ impl<'g> Trainer<'g> {
         pass.at("begin");
         grads.wholes().for_each(|whole| pass.clear(whole));
         let begin = pass.finish();
-
-        let mut pass = Pass::new(gpu);
-        // a mean's gradient in f32; in f16 a sum's, so that the right loss scale does not depend on the batch
-        let scale = if mixed { 1.0 } else { 1.0 / sizes.tokens() as f32 };
-        forward::body(&mut pass, &config, &params, &acts)?;
-        backward::head(&mut pass, &config, &params, &grads, &acts, &scratch, (&control, scale))?;
-        backward::body(&mut pass, &config, &params, &grads, &acts, &scratch, &buckets)?;
-        pass.at("step");
-        stepcontrol::accumulate(&mut pass, &control, &acts.losses)?;
-        let micro = pass.finish();
 
         let mut pass = Pass::new(gpu);
         pass.at("step");

@@ -7,7 +7,7 @@ use super::{Outcome, text_file, train, wgpt};
 
 /// One mistake: the exit code, and words that the line must have.
 #[track_caller]
-fn refused(outcome: Outcome, code: i32, words: &[&str]) {
+pub fn refused(outcome: Outcome, code: i32, words: &[&str]) {
     let outcome = outcome.ends_with(code);
     for word in words {
         assert!(outcome.err.contains(word), "expected `{word}` in: {}", outcome.err);

@@ -3,6 +3,9 @@
 mod bad_input;
 mod mixed;
 mod models;
+mod plan;
+mod recipes;
+mod report;
 #[cfg(unix)]
 mod resume;
 mod runs;

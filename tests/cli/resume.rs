@@ -58,6 +58,11 @@ fn same(a: &Path, b: &Path) {
             assert_eq!(a[key].to_string(), b[key].to_string(), "step {}: {key}", a["step"]);
         }
     }
+    let values = |run: &Path| -> Vec<String> {
+        let all = super::report::scalars(run);
+        all.iter().filter(|s| !s.1.starts_with("speed/")).map(|s| format!("{s:?}")).collect()
+    };
+    assert_eq!(values(a), values(b), "event files differ");
     for file in ["main.log", "samples.txt", "model/model.safetensors"] {
         assert!(fs::read(a.join(file)).expect(file) == fs::read(b.join(file)).expect(file), "{file} differs");
     }

@@ -51,7 +51,7 @@ fn counting_needs_no_device() {
         .output()
         .expect("the program starts");
     let out = succeeded(&output);
-    for word in ["dispatches", "least MB", "attention.backward_kv", "adamw.forward", "llm.c's formula"] {
+    for word in ["dispatches", "least MB", "attention_tiled.backward_kv", "adamw.forward", "llm.c's formula"] {
         assert!(out.contains(word), "no `{word}` in\n{out}");
     }
     let count = read_json(&path);

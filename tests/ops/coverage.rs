@@ -13,6 +13,9 @@ fn every_kernel_is_run_against_its_reference() {
         crate::attention::real_sizes();
         crate::attention::steps();
         crate::attention::heads_of_half();
+        crate::attention::on_matrices();
+        crate::attention::large_heads_on_matrices();
+        crate::attention::matrices_in_all_sizes_of_workgroup_memory();
         crate::bias::backward();
         crate::cast::forward();
         crate::cast::widen();

@@ -1,25 +1,25 @@
-use wgpt::ops::layernorm::{self, Backward, Forward};
+use wgpt::ops::layernorm::{self, Affine, Backward, Forward};
 use wgpt::reference;
 
 use crate::harness::{
-    Device, EPS, FULL, HALF, Inputs, Kind, check, devices, devices_with_f16, folded, input, overwritten, rounding,
-    scratch, updated, wide, windowed, within,
+    Device, EPS, FULL, HALF, Inputs, Kind, bits, check, devices, devices_with_f16, folded, input, overwritten,
+    rounding, scratch, updated, wide, windowed, within,
 };
 
 fn average(values: impl Iterator<Item = f64>, c: usize) -> f64 {
     values.sum::<f64>() / c as f64
 }
 
-/// Budgets of the forward: of the mean, then of what is divided by the deviation, then of the deviation.
+/// Budgets of the forward: of what is divided by the deviation, of the deviation, of the result.
 struct Budgets {
-    mean: Vec<f64>,
+    xhat: Vec<f64>,
     rstd: Vec<f64>,
     out: Vec<f64>,
 }
 
-fn budgets(inp: &[f64], weight: &[f64], want: &reference::layernorm::Forward, c: usize) -> Budgets {
+fn budgets(kind: Kind, inp: &[f64], weight: &[f64], want: &reference::layernorm::Forward, c: usize) -> Budgets {
     let sum = rounding(c) * EPS;
-    let mut budgets = Budgets { mean: vec![], rstd: vec![], out: vec![] };
+    let mut budgets = Budgets { xhat: vec![], rstd: vec![], out: vec![] };
     for (n, row) in inp.chunks(c).enumerate() {
         let (mean, rstd) = (want.mean[n], want.rstd[n]);
         let mean_off = (sum + EPS) * average(row.iter().map(|x| x.abs()), c);
@@ -28,11 +28,14 @@ fn budgets(inp: &[f64], weight: &[f64], want: &reference::layernorm::Forward, c:
         let variance_off = average(row.iter().map(|&x| (2.0 * (x - mean).abs() + off(x)) * off(x)), c) + sum * variance;
         // WGSL allows 2.5 ulp for a division and some for the root
         let rstd_off = 0.5 * variance_off * rstd * rstd + 6.0 * EPS;
-        budgets.mean.push(mean_off);
         budgets.rstd.push(rstd_off * rstd);
         for (i, &x) in row.iter().enumerate() {
             let xhat = (x - mean) * rstd;
-            let scaled = weight[i].abs() * (rstd * off(x) + xhat.abs() * (rstd_off + 3.0 * EPS));
+            let xhat_off = rstd * off(x) + xhat.abs() * (rstd_off + 2.0 * EPS);
+            // the result comes from the normalised value as it is stored
+            let stored = (xhat.abs() + xhat_off) * kind.rounding() + if kind == HALF { 2f64.powi(-25) } else { 0.0 };
+            budgets.xhat.push(xhat_off);
+            let scaled = weight[i].abs() * (xhat_off + stored + EPS * xhat.abs());
             budgets.out.push(scaled + EPS * want.out[n * c + i].abs());
         }
     }
@@ -41,89 +44,95 @@ fn budgets(inp: &[f64], weight: &[f64], want: &reference::layernorm::Forward, c:
 
 fn run(devices: &[Device], kind: Kind, [n, c]: [usize; 2], inp: &[f32]) {
     let mut inputs = Inputs::new();
-    let [weight, bias, dweight, dbias] = [(); 4].map(|()| inputs.values(c));
+    let [weight, bias, dweight, dbias, dsum] = [(); 5].map(|()| inputs.values(c));
     let (dout, dinp) = (kind.values(&mut inputs, n * c), inputs.values(n * c));
     let (x, w, g) = (wide(inp), wide(&weight), wide(&dout));
     let want = reference::layernorm::forward(&x, &w, &wide(&bias), c);
-    let budget = budgets(&x, &w, &want, c);
+    let budget = budgets(kind, &x, &w, &want, c);
     let slots = [
         input("inp", [n, c], inp),
         input("weight", [1, c], &weight),
         input("bias", [1, c], &bias),
+        kind.overwritten("xhat", [n, c], kind.within(want.xhat.clone(), budget.xhat)),
         kind.overwritten("out", [n, c], kind.within(want.out.clone(), budget.out)),
-        overwritten("mean", [n, 1], within(want.mean.clone(), budget.mean)),
         overwritten("rstd", [n, 1], within(want.rstd.clone(), budget.rstd)),
     ];
-    check(devices, "layernorm.forward", &[n, c], slots, |pass, [inp, weight, bias, out, mean, rstd]| {
-        layernorm::forward(pass, Forward { inp, weight, bias, out, mean, rstd })
+    check(devices, "layernorm.forward", &[n, c], slots, |pass, [inp, weight, bias, xhat, out, rstd]| {
+        layernorm::forward(pass, Forward { inp, weight, bias, xhat, out, rstd })
+    });
+
+    // what the forward keeps, as it is stored
+    let (xhat, rstd) = (kind.round(&want.xhat), FULL.round(&want.rstd));
+    let (kept, deviations) = (wide(&xhat), wide(&rstd));
+    let out = reference::layernorm::affine(&kept, &w, &wide(&bias), c);
+    let magnitude: Vec<f64> = (0..n * c).map(|i| (kept[i] * w[i % c]).abs() + out[i].abs()).collect();
+    let slots = [
+        kind.input("xhat", [n, c], &xhat),
+        input("weight", [1, c], &weight),
+        input("bias", [1, c], &bias),
+        kind.overwritten("out", [n, c], kind.near(out, 1.0, &magnitude)),
+    ];
+    check(devices, "layernorm.affine", &[n, c], slots, |pass, [xhat, weight, bias, out]| {
+        layernorm::affine(pass, Affine { xhat, weight, bias, out })
     });
 
     let (mut want_dweight, mut want_dbias) = (wide(&dweight), wide(&dbias));
-    let delta = reference::layernorm::backward(&g, &x, &w, &mut want_dweight, &mut want_dbias, c);
+    let delta = reference::layernorm::backward(&g, &kept, &deviations, &w, &mut want_dweight, &mut want_dbias, c);
     let want_dinp: Vec<f64> = wide(&dinp).iter().zip(&delta).map(|(before, delta)| before + delta).collect();
-    // the kernel is given f32 means and deviations: what that does to a normalised value comes first
     let (mut dinp_off, mut dweight_off, mut dbias_off) = (vec![], vec![0.0; c], vec![0.0; c]);
+    let (mut want_dsum, mut dsum_off) = (wide(&dsum), vec![0.0; c]);
     let (sum, column) = (rounding(c + 8) * EPS, rounding(n + 8) * EPS);
     for i in 0..c {
         dweight_off[i] = column * f64::from(dweight[i].abs());
         dbias_off[i] = column * f64::from(dbias[i].abs());
+        dsum_off[i] = column * f64::from(dsum[i].abs());
     }
     for r in 0..n {
-        let (mean, rstd) = (want.mean[r], want.rstd[r]);
-        let xhat = |i: usize| (x[r * c + i] - mean) * rstd;
-        let xhat_off = |i: usize| EPS * (mean.abs() * rstd + 2.0 * xhat(i).abs());
+        let xhat = |i: usize| kept[r * c + i].abs();
         let scaled = |i: usize| (w[i] * g[r * c + i]).abs();
         let average_g = average((0..c).map(scaled), c);
-        let average_gx = average((0..c).map(|i| scaled(i) * xhat(i).abs()), c);
-        let average_off = average((0..c).map(|i| scaled(i) * xhat_off(i)), c);
+        let average_gx = average((0..c).map(|i| scaled(i) * xhat(i)), c);
         for i in 0..c {
-            let parts = scaled(i) + average_g + xhat(i).abs() * average_gx;
-            let off = rstd * (sum * parts + xhat(i).abs() * average_off + xhat_off(i) * average_gx);
+            let off = deviations[r] * sum * (scaled(i) + average_g + xhat(i) * average_gx);
             dinp_off.push(off + EPS * (want_dinp[r * c + i].abs() + f64::from(dinp[r * c + i].abs())));
-            dweight_off[i] += g[r * c + i].abs() * (column * xhat(i).abs() + xhat_off(i));
+            want_dsum[i] += want_dinp[r * c + i];
+            dsum_off[i] += dinp_off[r * c + i] + column * want_dinp[r * c + i].abs();
+            dweight_off[i] += column * g[r * c + i].abs() * xhat(i);
             dbias_off[i] += column * g[r * c + i].abs();
         }
     }
-    let round = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
     let copy = HALF.overwritten("copy", [n, c], HALF.within(want_dinp.clone(), dinp_off.clone()));
+    let dinp_slot = updated("dinp", [n, c], &dinp, within(want_dinp, dinp_off));
     let slots = [
         kind.input("dout", [n, c], &dout),
-        input("inp", [n, c], inp),
+        kind.input("xhat", [n, c], &xhat),
         input("weight", [1, c], &weight),
-        input("mean", [n, 1], &round(&want.mean)),
-        input("rstd", [n, 1], &round(&want.rstd)),
-        updated("dinp", [n, c], &dinp, within(want_dinp, dinp_off)),
+        input("rstd", [n, 1], &rstd),
+        dinp_slot,
+        // where there is none, nothing is written
+        if kind == HALF { copy } else { scratch("no copy", [1, 1]) },
         updated("dweight", [1, c], &dweight, within(want_dweight, dweight_off)),
         updated("dbias", [1, c], &dbias, within(want_dbias, dbias_off)),
+        updated("dsum", [1, c], &dsum, within(want_dsum, dsum_off)),
         scratch("scratch", [layernorm::SCRATCH_ROWS, c]),
     ];
-    if kind == FULL {
+    for summed in [true, false] {
+        let mut slots = slots.clone();
+        if !summed {
+            slots[8] = updated("dsum", [1, c], &dsum, bits(&dsum.iter().map(|x| x.to_bits()).collect::<Vec<_>>()));
+        }
         check(
             devices,
-            "layernorm.backward",
+            if summed { "layernorm.backward" } else { "layernorm.backward without dsum" },
             &[n, c],
             slots,
-            |pass, [dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch]| {
-                let copy = None;
-                layernorm::backward(
-                    pass,
-                    Backward { dout, inp, weight, mean, rstd, dinp, copy, dweight, dbias, scratch },
-                )
+            |pass, [dout, xhat, weight, rstd, dinp, copy, dweight, dbias, dsum, scratch]| {
+                let (copy, dsum) = ((kind == HALF).then_some(copy), summed.then_some(dsum));
+                let io = Backward { dout, xhat, weight, rstd, dinp, copy, dweight, dbias, dsum, scratch };
+                layernorm::backward(pass, io)
             },
         );
-        return;
     }
-    let [dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch] = slots;
-    check(
-        devices,
-        "layernorm.backward with a copy",
-        &[n, c],
-        [dout, inp, weight, mean, rstd, dinp, copy, dweight, dbias, scratch],
-        |pass, [dout, inp, weight, mean, rstd, dinp, copy, dweight, dbias, scratch]| {
-            let copy = Some(copy);
-            layernorm::backward(pass, Backward { dout, inp, weight, mean, rstd, dinp, copy, dweight, dbias, scratch })
-        },
-    );
 }
 
 fn random(devices: &[Device], kind: Kind, shape: [usize; 2]) {
@@ -133,7 +142,7 @@ fn random(devices: &[Device], kind: Kind, shape: [usize; 2]) {
 #[test]
 pub fn forward_and_backward() {
     let devices = devices();
-    for shape in [[1, 1], [3, 5], [7, 13], [2, 127], [33, 128], [31, 129], [3, 516], [2049, 7], [65, 768]] {
+    for shape in [[1, 1], [3, 5], [7, 13], [2, 127], [33, 128], [31, 129], [3, 516], [2049, 7], [65, 768], [64, 1600]] {
         random(&devices, FULL, shape);
     }
     let devices = devices_with_f16();

@@ -137,6 +137,15 @@ fn run_all(devices: &[Device], shape: Shape) {
     run_backward_weight(devices, shape);
 }
 
+/// The products of a block of 1558M on 64 tokens, which is too large a model to train here.
+#[test]
+pub fn products_of_1558m() {
+    let devices: Vec<Device> = devices().into_iter().take(1).collect();
+    for [n, k] in [[4800, 1600], [1600, 1600], [6400, 1600], [1600, 6400]] {
+        run_all(&devices, [64, n, k]);
+    }
+}
+
 /// Weights and batches in windows of 64 rows, as an output layer's. Then rows of 256 bytes, which would allow windows
 /// of any number of rows, beside rows of 20 bytes, which begin aligned only every 64. Then folded grids.
 #[test]

@@ -124,6 +124,34 @@ fn run_backward_weight(devices: &[Device], kind: Kind, shape: Shape) {
     check(devices, "matmul.backward_weight_in_parts", &shape, slots, |pass, [dout, inp, partials, dweight]| {
         matmul::backward_weight_in_parts(pass, BackwardWeight { dout, inp, dweight }, partials)
     });
+
+    // the bias's gradient on the way, by all devices that compute this in parts
+    let bias = inputs.values(n);
+    let (mut want_bias, mut size) = (wide(&bias), absolute(&wide(&bias)));
+    for (i, g) in wide(&dout).iter().enumerate() {
+        want_bias[i % n] += g;
+        size[i % n] += g.abs();
+    }
+    for device in devices.iter().filter(|d| matmul::partials(&d.gpu.caps, kind.0, m, n, k) > 0) {
+        let [dout_slot, inp_slot] = operands();
+        let parts = matmul::partials(&device.gpu.caps, kind.0, m, n, k) / (n * k);
+        let dbias = updated("dbias", [1, n], &bias, near(want_bias.clone(), rounding(m + 1), &size));
+        let (partials, sums) = (scratch("partials", [1, room]), scratch("scratch", [1, parts * n]));
+        let slots = [dout_slot, inp_slot, partials, sums, dweight(), dbias];
+        let shape = [m, n, k];
+        check(
+            std::slice::from_ref(device),
+            "matmul.backward_weight_and_bias",
+            &shape,
+            slots,
+            |pass, [dout, inp, partials, scratch, dweight, dbias]| {
+                let room = matmul::Room { partials, scratch };
+                let done = matmul::backward_weight_and_bias(pass, BackwardWeight { dout, inp, dweight }, dbias, room)?;
+                assert!(done, "the bias was left out");
+                Ok(())
+            },
+        );
+    }
 }
 
 fn run_all(devices: &[Device], kind: Kind, shape: Shape) {

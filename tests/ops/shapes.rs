@@ -35,37 +35,45 @@ fn wrong_shapes_are_refused_by_name() {
         bias::backward(pass, bias::Backward { dout: full, dbias: long_row, scratch: big })
     });
 
-    let forward = || layernorm::Forward { inp: full, weight: row, bias: row, out: full, mean: column, rstd: column };
+    let forward = || layernorm::Forward { inp: full, weight: row, bias: row, xhat: full, out: full, rstd: column };
     let place = "layernorm.forward: ";
     for (name, io) in [
         ("out", layernorm::Forward { out: other, ..forward() }),
         ("weight", layernorm::Forward { weight: long_row, ..forward() }),
         ("bias", layernorm::Forward { bias: long_row, ..forward() }),
-        ("mean", layernorm::Forward { mean: long_column, ..forward() }),
+        ("xhat", layernorm::Forward { xhat: other, ..forward() }),
         ("rstd", layernorm::Forward { rstd: long_column, ..forward() }),
     ] {
         refused(gpu, &format!("{place}`{name}`"), |pass| layernorm::forward(pass, io));
     }
+    let affine = || layernorm::Affine { xhat: full, weight: row, bias: row, out: full };
+    for (name, io) in [
+        ("out", layernorm::Affine { out: other, ..affine() }),
+        ("weight", layernorm::Affine { weight: long_row, ..affine() }),
+        ("bias", layernorm::Affine { bias: long_row, ..affine() }),
+    ] {
+        refused(gpu, &format!("layernorm.affine: `{name}`"), |pass| layernorm::affine(pass, io));
+    }
     let backward = || layernorm::Backward {
         dout: full,
-        inp: full,
+        xhat: full,
         weight: row,
-        mean: column,
         rstd: column,
         dinp: full,
         copy: None,
         dweight: row,
         dbias: row,
+        dsum: None,
         scratch: big,
     };
     for (name, io) in [
         ("dout", layernorm::Backward { dout: other, ..backward() }),
         ("weight", layernorm::Backward { weight: long_row, ..backward() }),
-        ("mean", layernorm::Backward { mean: long_column, ..backward() }),
         ("rstd", layernorm::Backward { rstd: long_column, ..backward() }),
         ("dinp", layernorm::Backward { dinp: other, ..backward() }),
         ("dweight", layernorm::Backward { dweight: long_row, ..backward() }),
         ("dbias", layernorm::Backward { dbias: long_row, ..backward() }),
+        ("dsum", layernorm::Backward { dsum: Some(long_row), ..backward() }),
     ] {
         refused(gpu, &format!("layernorm.backward: `{name}`"), |pass| layernorm::backward(pass, io));
     }

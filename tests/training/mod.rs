@@ -7,6 +7,7 @@ use wgpt::formats::hf;
 use wgpt::model::{Config, PARAMS, Weights, init};
 use wgpt::ops::stepcontrol::Report;
 use wgpt::reference::random::Random;
+use wgpt::train::schedule::Shape;
 use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
 
 pub fn golden(case: &str) -> PathBuf {
@@ -37,7 +38,13 @@ impl GoldenRun {
             weights: hf::load(&golden(case)).expect("golden folder").0,
             sizes: Sizes { batch: size("B"), context: size("T"), accumulation: size("accumulation") },
             optimizer: Optimizer { weight_decay: real("weight_decay"), clip: real("clip"), ..Optimizer::default() },
-            schedule: Schedule { lr: real("lr"), warmup: size("warmup"), final_frac: real("final_lr_frac"), steps: 12 },
+            schedule: Schedule {
+                shape: Shape::Cosine,
+                lr: real("lr"),
+                warmup: size("warmup"),
+                final_frac: real("final_lr_frac"),
+                steps: 12,
+            },
             json,
         }
     }

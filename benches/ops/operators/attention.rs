@@ -1,5 +1,6 @@
 //! Attention: a few heads of it are held against the reference.
 
+use wgpt::gpu::Elem;
 use wgpt::ops::attention;
 use wgpt::reference;
 
@@ -33,14 +34,28 @@ fn attention_shape(shape: &Shape) -> attention::Shape {
     attention::Shape { batch: shape.batch, positions: shape.context, heads: shape.config.heads }
 }
 
-pub fn forward(shape: &Shape) -> Case {
+fn what(shape: &Shape, elem: Elem) -> String {
+    let f16 = if elem == Elem::F16 { " f16" } else { "" };
+    format!("{}x{}x{} heads of {}{f16}", shape.batch, shape.context, shape.config.heads, shape.config.head_size())
+}
+
+/// What f16 adds to a tolerance for numbers up to 1: weights, the stored output and the result are rounded.
+fn stored(elem: Elem) -> f64 {
+    if elem == Elem::F16 { 4.0 * 2f64.powi(-11) } else { 0.0 }
+}
+
+pub fn forward(shape: &Shape, elem: Elem) -> Case {
     let (shape, n, c) = (*shape, shape.rows(), shape.config.channels);
     let (t, hs, rows) = (shape.context, shape.config.head_size(), shape.batch * shape.config.heads);
     Case {
         operator: "attention.forward",
-        what: format!("{}x{t}x{} heads of {hs}", shape.batch, shape.config.heads),
+        what: what(&shape, elem),
         all_variants: true,
-        slots: vec![Slot::input("qkv", [n, 3 * c]), Slot::output("out", [n, c]), Slot::output("lse", [rows, t])],
+        slots: vec![
+            Slot::input("qkv", [n, 3 * c]).stored(elem),
+            Slot::output("out", [n, c]).stored(elem),
+            Slot::output("lse", [rows, t]),
+        ],
         launch: Box::new(move |pass, s| {
             attention::forward(
                 pass,
@@ -52,7 +67,7 @@ pub fn forward(shape: &Shape) -> Case {
             let want = |key| memo.get(key, || reference::attention::forward(&head(d, &shape, key), 1, t, hs, 1));
             let tolerance = 4.0 * (rounding(t) + rounding(hs));
             for (at, key, inside) in in_heads(&shape, 1) {
-                expect(d, 1, "out", &[at], |_| (want(key).out[inside], tolerance))?;
+                expect(d, 1, "out", &[at], |_| (want(key).out[inside], tolerance + stored(elem)))?;
                 let row = inside / hs;
                 expect(d, 2, "lse", &[key * t + row], |_| (want(key).lse[row], tolerance * 8.0))?;
             }
@@ -61,20 +76,20 @@ pub fn forward(shape: &Shape) -> Case {
     }
 }
 
-pub fn backward(shape: &Shape) -> Case {
+pub fn backward(shape: &Shape, elem: Elem) -> Case {
     let (shape, n, c) = (*shape, shape.rows(), shape.config.channels);
     let (t, hs, rows) = (shape.context, shape.config.head_size(), shape.batch * shape.config.heads);
     Case {
         operator: "attention.backward",
-        what: format!("{}x{t}x{} heads of {hs}", shape.batch, shape.config.heads),
+        what: what(&shape, elem),
         all_variants: true,
         slots: vec![
-            Slot::input("qkv", [n, 3 * c]),
-            Slot::input("dout", [n, c]),
-            Slot::scratch("out", [n, c]),
+            Slot::input("qkv", [n, 3 * c]).stored(elem),
+            Slot::input("dout", [n, c]).stored(elem),
+            Slot::scratch("out", [n, c]).stored(elem),
             Slot::scratch("lse", [rows, t]),
             Slot::scratch("delta", [rows, t]),
-            Slot::output("dqkv", [n, 3 * c]),
+            Slot::output("dqkv", [n, 3 * c]).stored(elem),
         ],
         launch: Box::new(move |pass, s| {
             let at = attention_shape(&shape);
@@ -92,7 +107,7 @@ pub fn backward(shape: &Shape) -> Case {
                 })
             };
             // dv sums over up to T queries
-            let tolerance = 8.0 * (rounding(t) + rounding(hs)) * (1.0 + (t as f64).ln());
+            let tolerance = (8.0 * (rounding(t) + rounding(hs)) + stored(elem)) * (1.0 + (t as f64).ln());
             for (at, key, inside) in in_heads(&shape, 3) {
                 expect(d, 5, "dqkv", &[at], |_| (want(key)[inside], tolerance))?;
             }

@@ -46,7 +46,9 @@ pub fn cases(shape: &Shape, caps: &Caps) -> Vec<Case> {
     let mut cases = vec![residual_forward(n, c), gelu_forward(n, 4 * c), gelu_backward(n, 4 * c)];
     cases.extend([layernorm_forward(n, c), layernorm_backward(n, c), bias_backward(n, 4 * c)]);
     cases.extend([embedding_forward(shape), embedding_backward(shape)]);
-    cases.extend([attention::forward(shape), attention::backward(shape)]);
+    for elem in [Elem::F32, Elem::F16].into_iter().filter(|elem| caps.f16 || *elem == Elem::F32) {
+        cases.extend([attention::forward(shape, elem), attention::backward(shape, elem)]);
+    }
     cases.extend([update::gradnorm_forward(shape.flat), update::adamw_forward(shape.flat)]);
     cases.extend([update::accumulate(n), update::decide()]);
     cases.push(crossentropy_case(shape, false));
@@ -136,13 +138,13 @@ fn layernorm_forward(n: usize, c: usize) -> Case {
             Slot::input("inp", [n, c]),
             row("weight"),
             row("bias"),
+            Slot::output("xhat", [n, c]),
             Slot::output("out", [n, c]),
-            Slot::output("mean", [n, 1]),
             Slot::output("rstd", [n, 1]),
         ],
         launch: Box::new(|pass, t| {
             let io =
-                layernorm::Forward { inp: &t[0], weight: &t[1], bias: &t[2], out: &t[3], mean: &t[4], rstd: &t[5] };
+                layernorm::Forward { inp: &t[0], weight: &t[1], bias: &t[2], xhat: &t[3], out: &t[4], rstd: &t[5] };
             layernorm::forward(pass, io)
         }),
         check: Box::new(move |d| {
@@ -150,15 +152,15 @@ fn layernorm_forward(n: usize, c: usize) -> Case {
             let memo = Memo::new();
             let want = |r: usize| memo.get(r, || reference::layernorm::forward(&d.row(0, r * c, c), &weight, &bias, c));
             let tolerance = 4.0 * rounding(c);
-            expect(d, 3, "out", &samples_in_rows(n, c, 64), |i| (want(i / c).out[i % c], tolerance))?;
+            expect(d, 3, "xhat", &samples_in_rows(n, c, 64), |i| (want(i / c).xhat[i % c], tolerance))?;
+            expect(d, 4, "out", &samples_in_rows(n, c, 64), |i| (want(i / c).out[i % c], tolerance))?;
             let rows: Vec<usize> = samples(n).into_iter().take(256).collect();
-            expect(d, 4, "mean", &rows, |r| (want(r).mean[0], tolerance))?;
             expect(d, 5, "rstd", &rows, |r| (want(r).rstd[0], tolerance * want(r).rstd[0]))
         }),
     }
 }
 
-/// Mean and reciprocal deviation of the rows of [`crate::case::values`], near enough to be any row's.
+/// A reciprocal deviation as that of the rows of [`crate::case::values`].
 fn third(_: &mut Random, n: usize) -> Vec<u32> {
     vec![3.0f32.to_bits(); n]
 }
@@ -175,9 +177,8 @@ fn layernorm_backward(n: usize, c: usize) -> Case {
         all_variants: true,
         slots: vec![
             Slot::input("dout", [n, c]),
-            Slot::input("inp", [n, c]),
+            Slot::input("xhat", [n, c]),
             Slot::input("weight", [1, c]),
-            Slot::input("mean", [n, 1]).holding(Elem::F32, zero),
             Slot::input("rstd", [n, 1]).holding(Elem::F32, third),
             Slot::updated("dinp", [n, c]),
             row("dweight"),
@@ -185,36 +186,32 @@ fn layernorm_backward(n: usize, c: usize) -> Case {
             Slot::scratch("scratch", [layernorm::SCRATCH_ROWS, c]),
         ],
         launch: Box::new(|pass, t| {
-            let [dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch] =
-                [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|i| &t[i]);
+            let [dout, xhat, weight, rstd, dinp, dweight, dbias, scratch] = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| &t[i]);
             layernorm::backward(
                 pass,
-                layernorm::Backward { dout, inp, weight, mean, rstd, dinp, dweight, dbias, scratch, copy: None },
+                layernorm::Backward { dout, xhat, weight, rstd, dinp, dweight, dbias, dsum: None, scratch, copy: None },
             )
         }),
         check: Box::new(move |d| {
-            // with the mean and deviation that it was given: 0 and 1/3
+            // with the deviation that it was given, 1/3
             let weight = d.row(2, 0, c);
             let memo = Memo::new();
             let want = |r: usize| {
                 memo.get(r, || {
-                    let (g, x) = (d.row(0, r * c, c), d.row(1, r * c, c));
-                    let xhat: Vec<f64> = x.iter().map(|x| 3.0 * x).collect();
+                    let (g, xhat) = (d.row(0, r * c, c), d.row(1, r * c, c));
                     let mean_g = (0..c).map(|i| weight[i] * g[i]).sum::<f64>() / c as f64;
                     let mean_gx = (0..c).map(|i| weight[i] * g[i] * xhat[i]).sum::<f64>() / c as f64;
                     (0..c).map(|i| 3.0 * (weight[i] * g[i] - mean_g - xhat[i] * mean_gx)).collect::<Vec<f64>>()
                 })
             };
             let tolerance = 16.0 * rounding(c);
-            expect(d, 5, "dinp", &samples_in_rows(n, c, 64), |i| (d.was(5, i) + want(i / c)[i % c], tolerance))?;
+            expect(d, 4, "dinp", &samples_in_rows(n, c, 64), |i| (d.was(4, i) + want(i / c)[i % c], tolerance))?;
             let column = |at: usize, scaled: bool| {
-                (0..n)
-                    .map(|r| d.was(0, r * c + at) * if scaled { 3.0 * d.was(1, r * c + at) } else { 1.0 })
-                    .sum::<f64>()
+                (0..n).map(|r| d.was(0, r * c + at) * if scaled { d.was(1, r * c + at) } else { 1.0 }).sum::<f64>()
             };
             let tolerance = 3.0 * rounding(n) * n as f64;
-            expect(d, 6, "dweight", &samples(c), |i| (d.was(6, i) + column(i, true), tolerance))?;
-            expect(d, 7, "dbias", &samples(c), |i| (d.was(7, i) + column(i, false), tolerance))
+            expect(d, 5, "dweight", &samples(c), |i| (d.was(5, i) + column(i, true), tolerance))?;
+            expect(d, 6, "dbias", &samples(c), |i| (d.was(6, i) + column(i, false), tolerance))
         }),
     }
 }

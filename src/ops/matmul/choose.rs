@@ -172,6 +172,13 @@ pub fn parts_of(algorithm: &Algorithm, m: usize, n: usize, k: usize) -> u32 {
     (k as u32).div_ceil(depth.max(1)).max(1)
 }
 
+/// Whether a product in parts can sum the columns of its first operand on the way: if an invocation fetches the same
+/// columns throughout.
+#[must_use]
+pub fn sums_columns(algorithm: &Algorithm) -> bool {
+    matches!(algorithm, Algorithm::Coop(c) if (c.grid_m * c.grid_n * c.lanes).is_multiple_of(c.tile_m / 4))
+}
+
 /// Depth of each of `parts` parts but perhaps the last: a multiple of the tile's, so that no tile lies in two.
 pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
     let tile_k = if let Algorithm::Coop(coop) = algorithm { coop.tile_k } else { 1 };
@@ -239,7 +246,11 @@ fn variants(product: Product, elem: Elem, coop: bool) -> Vec<(Epilogue, Elem, bo
             (Epilogue::GeluBackward, elem, false),
             (Epilogue::GeluBackward, elem, true),
         ],
-        Product::BackwardWeight if coop => vec![(Epilogue::None, Elem::F32, true), (Epilogue::None, Elem::F32, false)],
+        Product::BackwardWeight if coop => vec![
+            (Epilogue::None, Elem::F32, true),
+            (Epilogue::None, Elem::F32, false),
+            (Epilogue::ColumnSums, Elem::F32, false),
+        ],
         Product::BackwardWeight => vec![(Epilogue::None, Elem::F32, true)],
     }
 }

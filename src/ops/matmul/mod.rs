@@ -81,7 +81,10 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
     tensors.extend(*more);
     let written = m * n * u64::from(*parts) * out.elem().bytes();
     // a bias is read once, everything else that an epilogue wants has the shape of the result
-    let extra: u64 = more.iter().map(|t| if t.rows() == 1 { n } else { m * n } * t.elem().bytes()).sum();
+    let extra: u64 = match epilogue {
+        Epilogue::ColumnSums => more.iter().map(|t| t.bytes()).sum(),
+        _ => more.iter().map(|t| if t.rows() == 1 { n } else { m * n } * t.elem().bytes()).sum(),
+    };
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
@@ -92,12 +95,18 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
     })
 }
 
-/// Windows of `rows` rows, and on a software adapter no deeper than its caches like: for products that sum over them.
-fn depths(pass: &Pass, rows: usize, row_bytes: u64, elem: Elem) -> Vec<Range<usize>> {
+/// Windows of `rows` rows of so many bytes and operations, and on a software adapter no deeper than its caches like: for
+/// products that sum over them.
+fn depths(pass: &Pass, rows: usize, row_bytes: u64, row_flops: u64, elem: Elem) -> Vec<Range<usize>> {
     let software = pass.gpu.caps.software && elem == Elem::F32;
     let most = if software { generate::SOFTWARE_DEPTH as usize } else { rows.max(1) };
     let cut = |w: Range<usize>| w.clone().step_by(most).map(move |start| start..(start + most).min(w.end));
-    pass.row_windows(rows, row_bytes).into_iter().flat_map(cut).collect()
+    pass.row_windows_of(rows, row_bytes, row_flops).into_iter().flat_map(cut).collect()
+}
+
+/// Operations of an (m, n) product of depth k.
+fn operations(m: usize, n: usize, k: usize) -> u64 {
+    2 * m as u64 * n as u64 * k as u64
 }
 
 /// That both operands of a product have the same elements, f32 or f16.
@@ -173,10 +182,10 @@ fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option
         tensor.expect_elem(place, name, elem)?;
     }
     let row_bytes = [Some(io.out), Some(io.inp), other.map(|o| o.1)].into_iter().flatten().map(Tensor::row_bytes).max();
-    for rows in pass.row_windows(m, row_bytes.unwrap_or(0)) {
+    for rows in pass.row_windows_of(m, row_bytes.unwrap_or(0), operations(1, n, k)) {
         let other = other.map(|(_, tensor, _)| tensor.slice(rows.clone()));
         let more: Vec<&Tensor> = io.bias.into_iter().chain(&other).collect();
-        for columns in pass.row_windows(n, io.weight.row_bytes()) {
+        for columns in pass.row_windows_of(n, io.weight.row_bytes(), operations(rows.len(), 1, k)) {
             let (inp, out) = (io.inp.slice(rows.clone()), io.out.slice(rows.clone()));
             let weight = io.weight.slice(columns.clone());
             let params = Params {
@@ -246,9 +255,9 @@ fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) ->
         pre.expect(place, "pre", m, k)?;
         pre.expect_elem(place, "pre", io.dinp.elem())?;
     }
-    for rows in pass.row_windows(m, io.dout.row_bytes().max(io.dinp.row_bytes())) {
+    for rows in pass.row_windows_of(m, io.dout.row_bytes().max(io.dinp.row_bytes()), operations(1, n, k)) {
         let pre = pre.map(|tensor| tensor.slice(rows.clone()));
-        let pieces = depths(pass, n, io.weight.row_bytes(), io.dout.elem());
+        let pieces = depths(pass, n, io.weight.row_bytes(), operations(rows.len(), 1, k), io.dout.elem());
         let last = pieces.len() - 1;
         for (i, depth) in pieces.into_iter().enumerate() {
             let (dout, dinp) = (io.dout.slice(rows.clone()), io.dinp.slice(rows.clone()));
@@ -298,7 +307,7 @@ pub struct BackwardWeight<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn backward_weight(pass: &mut Pass, io: BackwardWeight) -> Result<()> {
-    backward_weight_with(pass, &io, None)
+    backward_weight_with(pass, &io, None, None).map(|_| ())
 }
 
 /// The same with room for partial sums: where the result has too few tiles to keep a GPU busy, its depth is cut into
@@ -309,7 +318,28 @@ pub fn backward_weight(pass: &mut Pass, io: BackwardWeight) -> Result<()> {
 /// [`Error::Shape`].
 pub fn backward_weight_in_parts(pass: &mut Pass, io: BackwardWeight, partials: &Tensor) -> Result<()> {
     partials.expect_elem("matmul.backward_weight", "partials", Elem::F32)?;
-    backward_weight_with(pass, &io, Some(partials))
+    backward_weight_with(pass, &io, Some(partials), None).map(|_| ())
+}
+
+/// Room for what [`backward_weight_and_bias`] sums in parts.
+#[derive(Debug, Clone, Copy)]
+pub struct Room<'a> {
+    /// As that of [`backward_weight_in_parts`].
+    pub partials: &'a Tensor,
+    /// Elements of f32, overwritten: (parts, N) of them are needed.
+    pub scratch: &'a Tensor,
+}
+
+/// [`backward_weight_in_parts`], and `dbias += sum over m of dout` in the same reading of `dout`. Says whether it did that:
+/// where the product is not computed in parts, or `dout` not bound whole, `dbias` stays as it is.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn backward_weight_and_bias(pass: &mut Pass, io: BackwardWeight, dbias: &Tensor, room: Room) -> Result<bool> {
+    dbias.expect("matmul.backward_weight", "dbias", 1, io.dout.columns())?;
+    room.partials.expect_elem("matmul.backward_weight", "partials", Elem::F32)?;
+    room.scratch.expect_elem("matmul.backward_weight", "scratch", Elem::F32)?;
+    backward_weight_with(pass, &io, Some(room.partials), Some((dbias, room.scratch)))
 }
 
 /// Elements of f32 that [`backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
@@ -319,15 +349,26 @@ pub fn partials(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize 
     if parts > 1 { parts as usize * n * k } else { 0 }
 }
 
-fn backward_weight_with(pass: &mut Pass, io: &BackwardWeight, partials: Option<&Tensor>) -> Result<()> {
+/// Says whether the bias's gradient was summed too.
+fn backward_weight_with(
+    pass: &mut Pass,
+    io: &BackwardWeight,
+    partials: Option<&Tensor>,
+    bias: Option<(&Tensor, &Tensor)>,
+) -> Result<bool> {
     let place = "matmul.backward_weight";
     let (m, n, k) = (io.dout.rows(), io.dout.columns(), io.inp.columns());
     io.inp.expect(place, "inp", m, k)?;
     io.dweight.expect(place, "dweight", n, k)?;
     same_elements(place, io.dout, io.inp)?;
     let elem = io.dout.elem();
-    for rows in depths(pass, m, io.dout.row_bytes().max(io.inp.row_bytes()), elem) {
-        for window in pass.row_windows(n, io.dweight.row_bytes()) {
+    let mut summed = false;
+    // as much of the result as leaves a depth of 128
+    let windows = pass.row_windows_of(n, io.dweight.row_bytes(), operations(128, 1, k));
+    let widest = windows.first().map_or(0, Range::len);
+    for rows in depths(pass, m, io.dout.row_bytes().max(io.inp.row_bytes()), operations(1, widest, k), elem) {
+        for window in windows.clone() {
+            let whole = rows.len() == m && window.len() == n;
             let Range { start, .. } = window;
             let (dout, inp) = (io.dout.slice(rows.clone()), io.inp.slice(rows.clone()));
             let dweight = io.dweight.slice(window.clone());
@@ -342,7 +383,7 @@ fn backward_weight_with(pass: &mut Pass, io: &BackwardWeight, partials: Option<&
                 ..Params::default()
             };
             let wanted = choose::parts(&pass.gpu.caps, elem, window.len(), k, rows.len());
-            let room = partials.map_or(0, |p| p.len().min((pass.gpu.caps.max_binding_bytes / 4) as usize));
+            let room = partials.map_or(0, |p| p.len().min((pass.gpu.caps.window_bytes() / 4) as usize));
             let parts = if wanted as usize * dweight.len() <= room { wanted } else { 1 };
             let product = Product::BackwardWeight;
             let (a, b, more) = (&dout, &inp, &[] as &[&Tensor]);
@@ -355,14 +396,24 @@ fn backward_weight_with(pass: &mut Pass, io: &BackwardWeight, partials: Option<&
                 }
                 Some(partials) => {
                     let out = &partials.reshape(parts as usize * window.len(), k);
-                    let apart = Window { product, a, b, out, more, epilogue, accumulate: false, parts, params };
+                    let algorithm = choose::choose(&pass.gpu.caps, product, elem, [n, k, m]);
+                    let fits = |scratch: &Tensor| whole && scratch.len() >= parts as usize * n;
+                    let bias = bias.filter(|(_, s)| choose::sums_columns(&algorithm) && fits(s));
+                    let sums = bias.map(|(dbias, scratch)| (dbias, scratch.reshape(parts as usize, n)));
+                    let more: Vec<&Tensor> = sums.iter().map(|(_, sums)| sums).collect();
+                    let epilogue = if sums.is_some() { Epilogue::ColumnSums } else { epilogue };
+                    let apart = Window { product, a, b, out, more: &more, epilogue, accumulate: false, parts, params };
                     dispatch(pass, &apart)?;
                     add_parts(pass, out, parts, &dweight)?;
+                    if let Some((dbias, sums)) = sums {
+                        add_parts(pass, &sums, parts, dbias)?;
+                        summed = true;
+                    }
                 }
             }
         }
     }
-    Ok(())
+    Ok(summed)
 }
 
 fn parts_kernel(caps: &Caps, width: Width) -> Kernel {

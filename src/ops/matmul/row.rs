@@ -24,7 +24,7 @@ fn kernel(caps: &Caps, epilogue: Epilogue, vec4: bool) -> Kernel {
         Epilogue::Bias => ("matmul_row.forward.bias", "forward_bias"),
         Epilogue::BiasGelu => ("matmul_row.forward.bias_gelu", "forward_bias_gelu"),
         Epilogue::BiasResidual => ("matmul_row.forward.bias_residual", "forward_bias_residual"),
-        Epilogue::None | Epilogue::GeluBackward => ("matmul_row.forward", "forward"),
+        Epilogue::None | Epilogue::GeluBackward | Epilogue::ColumnSums => ("matmul_row.forward", "forward"),
     };
     let width = if vec4 { Width::Vec4 } else { Width::Scalar };
     let body =

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::gpu::{Caps, Elem, Gpu, Program};
-use crate::model::{Config, PARAMS};
+use crate::model::{Config, PARAMS, Recompute};
 use crate::train::{Optimizer, Sizes, Trainer};
 
 use super::table::{Table, number};
@@ -108,7 +108,7 @@ fn least(config: &Config, sizes: &Sizes, elem: Elem) -> Vec<(&'static str, u64, 
     let residual = l * 2 * n * (2 * c);
     vec![
         ("embedding.forward", micro * f * (n + 2 * n * c + t * c), micro * n * c),
-        ("layernorm.forward", micro * norms * (f * (n * c + 2 * n + 2 * c) + s * n * c), micro * norms * 8 * n * c),
+        ("layernorm.forward", micro * norms * (f * (n * c + n + 2 * c) + s * 2 * n * c), micro * norms * 8 * n * c),
         ("matmul.forward", micro * (s * (operands + stored) + f * (residual + outputs)), micro * flops),
         ("attention.forward", micro * l * (s * 4 * n * c + f * rows), micro * l * 2 * half),
         ("crossentropy.forward_backward", micro * (s * 2 * n * v + f * 2 * n), micro * 6 * n * v),
@@ -120,10 +120,11 @@ fn least(config: &Config, sizes: &Sizes, elem: Elem) -> Vec<(&'static str, u64, 
         ),
         (
             "layernorm.backward",
-            micro * norms * (f * (3 * n * c + 2 * n + 5 * c) + (s + copy) * n * c),
-            micro * norms * 17 * n * c,
+            micro * norms * (f * (2 * n * c + n + 7 * c) + (2 * s + copy) * n * c),
+            micro * norms * 16 * n * c,
         ),
-        ("bias.backward", micro * (s * n + f * 2) * outputs, micro * n * outputs),
+        // those of the projections come out of the norms
+        ("bias.backward", micro * (s * n + f * 2) * l * 7 * c, micro * n * l * 7 * c),
         ("attention.backward", micro * l * (s * 8 * n * c + f * rows), micro * l * (5 * half + 2 * n * c)),
         ("embedding.backward", micro * f * (n + n * c + 2 * n * c + 2 * t * c), micro * 2 * n * c),
         ("stepcontrol.accumulate", micro * f * n, micro * n),
@@ -137,9 +138,9 @@ impl Count {
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`] if a tensor is larger than such an adapter binds.
-    pub fn new(caps: Caps, config: Config, sizes: Sizes, elem: Elem) -> Result<Self> {
+    pub fn new(caps: Caps, config: Config, sizes: Sizes, elem: Elem, recompute: Recompute) -> Result<Self> {
         let gpu = Gpu::dry(caps);
-        let trainer = Trainer::with_precision(&gpu, config, sizes, Optimizer::default(), elem)?;
+        let trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, recompute))?;
         let [begin, micro, end] = trainer.programs();
         let micros = std::iter::repeat_n(micro, sizes.accumulation);
         let step = Program::join(std::iter::once(begin).chain(micros).chain([end]));
@@ -245,7 +246,7 @@ mod tests {
             ("matmul_parts.add", "matmul.backward_weight"),
             ("adamw.forward_copied.f16", "adamw.forward"),
             ("attention.backward_kv.hsv16", "attention.backward"),
-            ("layernorm.backward_blocks", "layernorm.backward"),
+            ("layernorm.backward_params_summed.team32", "layernorm.backward"),
             ("crossentropy.forward_backward", "crossentropy.forward_backward"),
             ("clear", "clear"),
         ] {
@@ -262,11 +263,11 @@ mod tests {
         let mut caps = Caps::webgpu_defaults();
         (caps.max_binding_bytes, caps.max_buffer_bytes, caps.f16) = (1 << 31, 1 << 40, true);
         for elem in [Elem::F32, Elem::F16] {
-            agree(&Count::new(caps.clone(), config, sizes, elem).expect("counted"));
+            agree(&Count::new(caps.clone(), config, sizes, elem, Recompute::None).expect("counted"));
         }
         // with matrix units the weights' gradients are summed in parts, which takes more
         caps = Caps { matrix_edges: vec![16], subgroups: true, subgroup_sizes: (32, 32), ..caps };
-        let count = Count::new(caps, config, sizes, Elem::F16).expect("counted");
+        let count = Count::new(caps, config, sizes, Elem::F16, Recompute::None).expect("counted");
         assert!(count.kernels.iter().any(|k| k.name.starts_with("matmul_coop.")));
     }
 

@@ -11,7 +11,9 @@
 //!
 //! naga 30 wants every argument of `coopStore` bound by `let` first; otherwise it writes them in the wrong order.
 
-use super::{Bindings, Coop, Element, Product, Spec, Text, component, entry, place, prologue, store, workgroup_size};
+use super::{
+    Bindings, Coop, Element, Epilogue, Product, Spec, Text, component, entry, place, prologue, store, workgroup_size,
+};
 
 /// Elements that a line in workgroup memory is longer than its tile.
 const PAD: u32 = 8;
@@ -103,11 +105,21 @@ impl CoopKernel {
             t.line(format_args!("var c{i}_{j} = MatrixC();"));
         }
         self.places_of_pieces(t);
+        if spec.epilogue == Epilogue::ColumnSums {
+            t.line("var column_sum = vec4<f32>();");
+        }
         t.line("let depth = part * p.part_depth;");
         t.line("let depth_end = min(p.k, depth + p.part_depth);");
         self.fetches(t, "depth");
         t.open(format_args!("for (var k = depth; k < depth_end; k += {}u)", coop.tile_k));
         self.fill_tiles(t);
+        if spec.epilogue == Epilogue::ColumnSums {
+            // all pieces of an invocation lie in the same columns
+            let a = operands(spec.product, coop)[0];
+            for (i, _) in self.rounds(a) {
+                t.line(format_args!("column_sum += vec4<f32>(a_next{i});"));
+            }
+        }
         t.line("// the tiles are complete before anyone reads them");
         t.line("workgroupBarrier();");
         if spec.ragged {
@@ -121,6 +133,9 @@ impl CoopKernel {
         t.line("// everyone has read the tiles before they are overwritten");
         t.line("workgroupBarrier();");
         t.close();
+        if spec.epilogue == Epilogue::ColumnSums {
+            self.column_sums(t);
+        }
         t.line("let out_start = p.out_offset + part * p.m * p.out_stride;");
         for (i, j) in grid(rows, columns) {
             self.in_the_grid(t, |t| self.leave(t, i, j));
@@ -296,6 +311,51 @@ impl CoopKernel {
         if !self.coop.unrolled {
             t.close();
         }
+    }
+
+    /// Adds what the invocations have of `a`'s columns, one line of them after the other, and stores it: done by the
+    /// workgroups with the first columns of the result.
+    fn column_sums(&self, t: &mut Text) {
+        let (threads, across) = (workgroup_size(&self.spec), self.coop.tile_m / 4);
+        t.open("if first_column == 0u");
+        for turn in 0..threads / across {
+            t.open(format_args!("if thread / {across}u == {turn}u"));
+            let at = format!("(thread % {across}u)");
+            if self.coop.wide_tiles {
+                let before = if turn == 0 { String::new() } else { format!("sums[{at}] + ") };
+                t.line(format_args!("sums[{at}] = {before}column_sum;"));
+            } else {
+                for i in 0..4 {
+                    let at = format!("{at} * 4u + {i}u");
+                    let before = if turn == 0 { String::new() } else { format!("sums[{at}] + ") };
+                    t.line(format_args!("sums[{at}] = {before}column_sum.{};", component(i)));
+                }
+            }
+            t.close();
+            t.line("workgroupBarrier();");
+        }
+        t.line("let summed = first_row + thread * 4u;");
+        t.open(format_args!("if thread < {across}u && summed < p.m"));
+        if self.coop.wide_tiles {
+            t.line("let four = sums[thread];");
+        } else {
+            t.line("let s = thread * 4u;");
+            t.line("let four = vec4(sums[s], sums[s + 1u], sums[s + 2u], sums[s + 3u]);");
+        }
+        if self.spec.vec4 {
+            t.line("column_sums[(part * p.m + summed) / 4u] = four;");
+        } else {
+            for i in 0..4 {
+                let c = component(i);
+                t.line(format_args!(
+                    "if summed + {i}u < p.m {{ column_sums[part * p.m + summed + {i}u] = four.{c}; }}"
+                ));
+            }
+        }
+        t.close();
+        t.line("// `sums` is free again");
+        t.line("workgroupBarrier();");
+        t.close();
     }
 
     /// Puts the subgroup's matrix (i, j) into its place among the sums.

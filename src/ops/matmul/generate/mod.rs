@@ -154,6 +154,9 @@ pub enum Epilogue {
     BiasResidual,
     /// `out = sum GELU'(pre)`. Binding 3 is `pre` (M,N), with elements as `out`.
     GeluBackward,
+    /// [`Product::BackwardWeight`] of [`Algorithm::Coop`] in parts: also the sums over the depth of every column of `a`,
+    /// which are a bias's gradient. Binding 3 is (parts, M), f32, overwritten.
+    ColumnSums,
 }
 
 impl Epilogue {
@@ -173,6 +176,7 @@ impl Epilogue {
             Self::BiasGelu => ".bias_gelu",
             Self::BiasResidual => ".bias_residual",
             Self::GeluBackward => ".gelu_backward",
+            Self::ColumnSums => ".column_sums",
         }
     }
 }

@@ -1,35 +1,14 @@
 //! What all matrix kernels share of their text: lines, elements, the prologue, the fused ends.
 
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 
 use crate::gpu::Elem;
+pub(super) use crate::gpu::text::Text;
 
 use super::{Algorithm, Epilogue, Product, Spec, name, workgroup_size};
 
 /// Row tiles that [`Algorithm::Tiled`] walks before the next column tile: both operands' tiles stay in a GPU's L2.
 const BAND: u32 = 8;
-
-/// Indented lines.
-pub(super) struct Text {
-    pub(super) text: String,
-    depth: usize,
-}
-
-impl Text {
-    pub(super) fn line(&mut self, line: impl Display) {
-        let _ = writeln!(self.text, "{:1$}{line}", "", 4 * self.depth);
-    }
-
-    pub(super) fn open(&mut self, line: impl Display) {
-        self.line(format_args!("{line} {{"));
-        self.depth += 1;
-    }
-
-    pub(super) fn close(&mut self) {
-        self.depth -= 1;
-        self.line("}");
-    }
-}
 
 /// The element type of a binding.
 #[derive(Clone, Copy, PartialEq)]
@@ -125,7 +104,7 @@ pub(super) struct Bindings {
 /// Header comment, parameters and bindings.
 pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     let Bindings { a, b, out } = bindings;
-    let mut t = Text { text: String::new(), depth: 0 };
+    let mut t = Text::default();
     if [a, b, out].iter().any(|e| matches!(e, Element::Half | Element::Half4)) {
         t.line("enable f16;");
     }
@@ -169,6 +148,7 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     let third = match spec.epilogue {
         Epilogue::None => None,
         Epilogue::GeluBackward => Some(format!("<storage, read> pre: array<{kept}>")),
+        Epilogue::ColumnSums => Some(format!("<storage, read_write> column_sums: array<{kept}>")),
         _ => Some(format!("<storage, read> bias: array<{value}>")),
     };
     let fourth = match spec.epilogue {
@@ -186,6 +166,11 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
         t.line(format_args!("alias V = {value};"));
         include_str!("../../../../shaders/shared/gelu.wgsl").lines().for_each(|line| t.line(line));
         t.line("");
+        if spec.epilogue == Epilogue::BiasGelu && matches!(out, Element::Half | Element::Half4) {
+            t.line(format_args!("alias U = {};", value.to_string().replace("f32", "u32")));
+            include_str!("../../../../shaders/shared/half.wgsl").lines().for_each(|line| t.line(line));
+            t.line("");
+        }
     }
     if [a, b, out].contains(&&Element::Pair) {
         t.line("fn low(pair: u64) -> f32 { return bitcast<f32>(u32(pair)); }");
@@ -237,12 +222,12 @@ pub(super) fn store(t: &mut Text, spec: &Spec, out: Element, index: &str, bias_i
     let before = if spec.accumulate { format!("{} + ", out.read("out", index)) } else { String::new() };
     let sum = format!("{before}{value}{bias}");
     match spec.epilogue {
-        Epilogue::None | Epilogue::Bias => t.line(out.write("out", index, sum)),
+        Epilogue::None | Epilogue::Bias | Epilogue::ColumnSums => t.line(out.write("out", index, sum)),
         Epilogue::BiasResidual => t.line(out.write("out", index, format_args!("residual[{index}] + ({sum})"))),
         Epilogue::BiasGelu => {
             // of what is kept, not of what is rounded away: so it can be computed again from it
             let kept = match out {
-                Element::Half | Element::Half4 => format!("{}({out}({sum}))", out.value()),
+                Element::Half | Element::Half4 => format!("as_stored({sum})"),
                 _ => sum,
             };
             t.line(format_args!("let kept = {kept};"));

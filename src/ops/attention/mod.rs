@@ -1,5 +1,8 @@
 //! Causal self-attention, fused forward and backward (Dao et al., FlashAttention).
 
+mod coop;
+mod generate;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
@@ -7,6 +10,8 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
 use super::{group, groups, reduce_group, stored};
+
+use coop::Entry;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -28,17 +33,44 @@ struct StepParams {
 /// Head sizes whose kernels the translation test sees: the least, odd ones, GPT-2's and GPT-3's.
 const SAMPLE_HEAD_SIZES: [usize; 9] = [8, 11, 13, 16, 32, 64, 80, 96, 128];
 
-/// Rows of a workgroup: one vector of a software adapter, one subgroup of a GPU.
-fn lanes(caps: &Caps) -> u32 {
-    if caps.software { caps.lanes } else { 32 }
+/// V of a head that an invocation of the tiled kernels has at most.
+const OWN: usize = 4;
+/// Invocations of a workgroup of the tiled kernels.
+const TILED_THREADS: usize = 128;
+
+/// The kernel of an entry without matrices, and the rows of a workgroup: on a software adapter one vector of rows, on a GPU
+/// as many as there are lanes for.
+fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (Kernel, usize) {
+    let width = Width::of(&[head_size]);
+    let units = head_size / width.elements();
+    if caps.software {
+        let body = include_str!("../../../shaders/attention.wgsl");
+        let name = format!("attention.{}", entry.name());
+        let kernel = Kernel::stored(&name, entry.name(), width, elem, body);
+        return (kernel.with_const("HSV", units as u32).set("WG", caps.lanes), caps.lanes as usize);
+    }
+    let lanes = units.div_ceil(OWN).next_power_of_two();
+    let body = include_str!("../../../shaders/attention_tiled.wgsl");
+    let kernel = Kernel::stored(&format!("attention_tiled.{}", entry.name()), entry.name(), width, elem, body);
+    (kernel.with_const("HSV", units as u32).with_const("LANES", lanes as u32), TILED_THREADS / lanes)
 }
 
-fn kernel(caps: &Caps, entry: &'static str, head_size: usize, elem: Elem) -> Kernel {
+/// The kernel that sums `dout out` over rows.
+fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> Kernel {
     let width = Width::of(&[head_size]);
-    let wg = if entry == "backward_delta" { group(caps) } else { lanes(caps) };
-    Kernel::stored(&format!("attention.{entry}"), entry, width, elem, include_str!("../../shaders/attention.wgsl"))
+    let body = include_str!("../../../shaders/attention.wgsl");
+    Kernel::stored("attention.backward_delta", "backward_delta", width, elem, body)
         .with_const("HSV", (head_size / width.elements()) as u32)
-        .set("WG", wg)
+        .set("WG", group(caps))
+}
+
+/// The kernel of an entry and the rows that a workgroup of it has: with matrices where elements are f16 and the adapter has
+/// them.
+fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (Kernel, usize) {
+    match coop::choose(caps, entry, head_size).filter(|_| elem == Elem::F16) {
+        Some(coop) => (coop.kernel(), coop.rows as usize),
+        None => kernel(caps, entry, head_size, elem),
+    }
 }
 
 /// The kernel of [`step`]: as many lanes as reduce together, spread over the V of the output, then over keys. On a
@@ -51,7 +83,7 @@ fn step_kernel(caps: &Caps, head_size: usize) -> Kernel {
         true => ("attention_step.forward_alone", "forward_alone"),
         false => ("attention_step.forward", "forward"),
     };
-    Kernel::new(name, entry, width, include_str!("../../shaders/attention_step.wgsl"))
+    Kernel::new(name, entry, width, include_str!("../../../shaders/attention_step.wgsl"))
         .with_const("HSV", hsv)
         .with_const("CHANNELS", channels)
         .with_const("PARTS", wg / channels)
@@ -59,13 +91,22 @@ fn step_kernel(caps: &Caps, head_size: usize) -> Kernel {
         .set("WG", wg)
 }
 
+/// Why attention of f16 heads of `head_size` does not run on the matrix units that the adapter has, or `None` if it does.
+#[must_use]
+pub fn without_matrices(caps: &Caps, head_size: usize) -> Option<&'static str> {
+    coop::without(caps, head_size)
+}
+
 /// The kernels an adapter may be given, for some head sizes.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let entries = ["forward", "backward_delta", "backward_q", "backward_kv"];
     let mut list: Vec<Kernel> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
-    for elem in stored(caps) {
-        list.extend(SAMPLE_HEAD_SIZES.iter().flat_map(|&hs| entries.map(|entry| kernel(caps, entry, hs, elem))));
+    for head_size in SAMPLE_HEAD_SIZES {
+        list.extend(Entry::ALL.iter().filter_map(|&entry| Some(coop::choose(caps, entry, head_size)?.kernel())));
+    }
+    for (elem, hs) in stored(caps).into_iter().flat_map(|elem| SAMPLE_HEAD_SIZES.map(|hs| (elem, hs))) {
+        list.push(delta_kernel(caps, hs, elem));
+        list.extend(Entry::ALL.map(|entry| kernel(caps, entry, hs, elem).0));
     }
     list
 }
@@ -123,22 +164,30 @@ struct Cut {
     params: Params,
     rows: std::ops::Range<usize>,
     stats: std::ops::Range<usize>,
-    /// Workgroups with one lane per row.
-    groups: u64,
+    /// Heads of all sequences.
+    heads: usize,
     /// Multiply-adds of one product over the causal half, times two.
     flops: u64,
 }
 
+impl Cut {
+    /// Workgroups of `rows` rows.
+    fn groups(&self, rows: usize) -> u64 {
+        (self.heads * (self.params.positions as usize).div_ceil(rows)) as u64
+    }
+}
+
 impl Shape {
-    /// Cuts the batch so that the largest tensor stays within one binding.
+    /// Cuts the batch so that the largest tensor stays within what one dispatch uses of it, and the four products of the
+    /// longest kernel within the operations that it may have.
     fn cuts(self, pass: &Pass, qkv: &Tensor, head_size: usize) -> Vec<Cut> {
         let Self { batch, positions: t, heads } = self;
-        let wg = lanes(&pass.gpu.caps) as usize;
         // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 128 elements of f16
         let aligned = |elements: usize| 128 / gcd(128, elements);
         let multiple = aligned(t * head_size * heads).max(aligned(t * heads));
         let bytes = t as u64 * qkv.row_bytes();
-        let whole = (pass.gpu.caps.max_binding_bytes / bytes.max(1)) as usize;
+        let (caps, flops) = (&pass.gpu.caps, 4 * (heads * t * (t + 1) * head_size) as u64);
+        let whole = (caps.window_bytes() / bytes.max(1)).min(caps.most_flops / flops.max(1)) as usize;
         let step = if whole >= batch { batch } else { (whole / multiple * multiple).max(1) };
         (0..batch)
             .step_by(step)
@@ -152,7 +201,7 @@ impl Shape {
                 },
                 rows: b.start * t..b.end * t,
                 stats: b.start * heads..b.end * heads,
-                groups: (b.len() * heads * t.div_ceil(wg)) as u64,
+                heads: b.len() * heads,
                 flops: (b.len() * heads * t * (t + 1) * head_size) as u64,
             })
             .collect()
@@ -182,14 +231,15 @@ fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let head_size = io.shape.check("attention.forward", io.qkv, io.out, io.lse)?;
-    let kernel = kernel(&pass.gpu.caps, "forward", head_size, io.qkv.elem());
+    let (kernel, rows) = chosen(&pass.gpu.caps, Entry::Forward, head_size, io.qkv.elem());
     for cut in io.shape.cuts(pass, io.qkv, head_size) {
-        let (qkv, out, lse) = (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows), io.lse.slice(cut.stats));
+        let (qkv, out, lse) =
+            (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows.clone()), io.lse.slice(cut.stats.clone()));
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&qkv, &out, &lse],
             immediates: bytemuck::bytes_of(&cut.params),
-            groups: cut.groups,
+            groups: cut.groups(rows),
             flops: 2 * cut.flops,
             bytes: qkv.bytes() + out.bytes() + lse.bytes(),
         })?;
@@ -209,29 +259,39 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.delta.expect(place, "delta", io.lse.rows(), io.lse.columns())?;
     io.dout.expect_elem(place, "dout", io.qkv.elem())?;
     io.dqkv.expect_elem(place, "dqkv", io.qkv.elem())?;
-    let [delta_kernel, q_kernel, kv_kernel] = ["backward_delta", "backward_q", "backward_kv"]
-        .map(|entry| kernel(&pass.gpu.caps, entry, head_size, io.qkv.elem()));
+    let delta_kernel = delta_kernel(&pass.gpu.caps, head_size, io.qkv.elem());
+    let [q, kv] =
+        [Entry::BackwardQ, Entry::BackwardKv].map(|entry| chosen(&pass.gpu.caps, entry, head_size, io.qkv.elem()));
     for cut in io.shape.cuts(pass, io.qkv, head_size) {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
         let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));
         let immediates = bytemuck::bytes_of(&cut.params);
-        pass.dispatch(&Dispatch {
-            kernel: &delta_kernel,
-            tensors: &[&dout, &out, &delta],
-            immediates,
-            groups: groups(delta.len(), group(&pass.gpu.caps)),
-            flops: 2 * out.len() as u64,
-            bytes: 2 * out.bytes() + delta.bytes(),
-        })?;
+        // on matrix units the kernel of dq makes delta itself
+        let by_q = q.0.uses_matrices();
+        if !by_q {
+            pass.dispatch(&Dispatch {
+                kernel: &delta_kernel,
+                tensors: &[&dout, &out, &delta],
+                immediates,
+                groups: groups(delta.len(), group(&pass.gpu.caps)),
+                flops: 2 * out.len() as u64,
+                bytes: 2 * out.bytes() + delta.bytes(),
+            })?;
+        }
         // scores, dweights and dq; then scores, dweights, dk and dv
-        for (kernel, products, written) in [(&q_kernel, 3, out.bytes()), (&kv_kernel, 4, 2 * out.bytes())] {
+        let tensors = [&qkv, &dout, &lse, &delta, &dqkv, &out];
+        let reads = qkv.bytes() + dout.bytes() + 2 * lse.bytes();
+        let (of_q, more) = if by_q { (&tensors[..], out.bytes()) } else { (&tensors[..5], 0) };
+        for ((kernel, rows), products, tensors, bytes) in
+            [(&q, 3, of_q, more + out.bytes()), (&kv, 4, &tensors[..5], 2 * out.bytes())]
+        {
             pass.dispatch(&Dispatch {
                 kernel,
-                tensors: &[&qkv, &dout, &lse, &delta, &dqkv],
+                tensors,
                 immediates,
-                groups: cut.groups,
+                groups: cut.groups(*rows),
                 flops: products * cut.flops,
-                bytes: qkv.bytes() + dout.bytes() + 2 * lse.bytes() + written,
+                bytes: reads + bytes,
             })?;
         }
     }

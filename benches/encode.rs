@@ -1,0 +1,59 @@
+//! What the host takes to encode and finish one micro-step of GPT-2 124M, nothing of it submitted: the median. An adapter
+//! that binds less than a GPU cuts operators into more dispatches, so the batch is the least one that makes as many of
+//! them as batch 64 makes on a GPU. Buffers are made and never touched.
+
+use wgpt::gpu::{Elem, Gpu, Options};
+use wgpt::model::{Config, Recompute};
+use wgpt::train::plan::assumed;
+use wgpt::train::{Optimizer, Sizes, Trainer};
+
+/// Command buffers that are timed.
+const SAMPLES: usize = 101;
+
+fn sizes(batch: usize) -> Sizes {
+    Sizes { batch, context: 1024, accumulation: 1 }
+}
+
+fn dispatches(trainer: &Trainer) -> usize {
+    trainer.programs()[1].commands.iter().filter(|command| command.is_dispatch()).count()
+}
+
+fn main() -> wgpt::error::Result<()> {
+    // cargo test gives benches its own flags
+    if std::env::args().any(|arg| arg == "--test") {
+        return Ok(());
+    }
+    let config = Config::from_descriptor("d12")?;
+    let gpu = Gpu::open(&Options::default())?;
+    println!("device  {}", gpu.caps.summary());
+    for elem in [Elem::F32, Elem::F16] {
+        if elem == Elem::F16 && !gpu.caps.f16 {
+            println!("f16     not run: the adapter has none");
+            continue;
+        }
+        let planned = |caps, batch| -> wgpt::error::Result<usize> {
+            let dry = Gpu::dry(caps);
+            let stored = (elem, Recompute::None);
+            Ok(dispatches(&Trainer::with_recompute(&dry, config, sizes(batch), Optimizer::default(), stored)?))
+        };
+        let goal = planned(assumed(elem, (1 << 31) - 256), 64)?;
+        let mut batch = 1;
+        while batch < 64 && planned(gpu.caps.clone(), batch)? < goal {
+            batch += 1;
+        }
+        let trainer = Trainer::with_precision(&gpu, config, sizes(batch), Optimizer::default(), elem)?;
+        let micro = trainer.programs()[1];
+        let mut times = (0..SAMPLES).map(|_| micro.time_encoding(&gpu)).collect::<wgpt::error::Result<Vec<_>>>()?;
+        times.sort();
+        println!(
+            "{elem:?}     {} dispatches at batch {batch} (a GPU at batch 64: {goal}): median {:.3} ms, least {:.3}, most {:.3}; \
+             {:.2} us a dispatch",
+            dispatches(&trainer),
+            1e3 * times[SAMPLES / 2].as_secs_f64(),
+            1e3 * times[0].as_secs_f64(),
+            1e3 * times[SAMPLES - 1].as_secs_f64(),
+            1e6 * times[SAMPLES / 2].as_secs_f64() / dispatches(&trainer) as f64
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! `wgpt plan`.
+
+use std::path::{Path, PathBuf};
+
+use wgpt::error::{Error, Result};
+use wgpt::gpu::{Elem, Gpu};
+use wgpt::model::Recompute;
+use wgpt::train::measure::{self, table::number};
+use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
+
+use super::batch::Batch;
+use super::precision::Precision;
+use super::shape::Shape;
+use super::terminal::say;
+use super::train::{parse_positive, parse_size};
+
+/// Batches that are shown when none is asked for.
+const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// Tokens whose hours are shown when nothing is said.
+const TOKENS: f64 = 1e9;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  wgpt plan --model d12
+  wgpt plan --model d48 --recompute block --memory 80GiB
+  wgpt plan --model d12 --batch 64 --tokens-per-second 200000 --tokens 1e10 --price-per-hour 2.5")]
+pub struct Args {
+    #[command(flatten)]
+    shape: Shape,
+    /// Sequences of a micro-step, or `auto` for the most that --memory holds [default: a table of several]
+    #[arg(long)]
+    batch: Option<Batch>,
+    /// Tokens of a sequence [default: all positions of a named model, at most 1024]
+    #[arg(long)]
+    context: Option<usize>,
+    /// Element type of matrix operands; auto is that of GPUs with matrix units, f16
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    precision: Precision,
+    /// What the backward pass computes again instead of keeping it: none, gelu, ln or block
+    #[arg(long, value_name = "LEVEL", default_value = "none")]
+    recompute: Recompute,
+    /// Memory that there is, as 24GiB or 800MB: fails with 5 if it is too little
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Bytes that the adapter binds at once [default: 2GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    binding: Option<u64>,
+    /// Speed, for hours
+    #[arg(long, value_name = "TOKENS", value_parser = parse_positive, conflicts_with_all = ["tflops", "like"])]
+    tokens_per_second: Option<f64>,
+    /// Speed as TFLOP/s by llm.c's formula, for hours
+    #[arg(long, value_parser = parse_positive, conflicts_with = "like")]
+    tflops: Option<f64>,
+    /// Folder of a run whose measured speed is taken: the median of its steps
+    #[arg(long, value_name = "RUN")]
+    like: Option<PathBuf>,
+    /// Tokens to train on [default: 1e9]
+    #[arg(long, value_parser = parse_positive)]
+    tokens: Option<f64>,
+    /// Steps of --tokens-per-step tokens, instead of --tokens
+    #[arg(long, value_parser = parse_positive, conflicts_with = "tokens", requires = "tokens_per_step")]
+    steps: Option<f64>,
+    /// Tokens of a step
+    #[arg(long, value_parser = parse_positive)]
+    tokens_per_step: Option<f64>,
+    /// Price of the machine, for what hours cost
+    #[arg(long, value_name = "DOLLARS", value_parser = parse_positive)]
+    price_per_hour: Option<f64>,
+}
+
+impl Args {
+    fn subject(&self) -> Result<Subject> {
+        let free = self.context.unwrap_or(1024);
+        let config = self.shape.config(free)?;
+        let context = self.context.unwrap_or(config.positions.min(1024));
+        if !(1..=config.positions).contains(&context) {
+            let most = config.positions;
+            return Err(Error::Usage(format!("--context: {context}, expected 1 to the model's {most}")));
+        }
+        let elem = if self.precision == Precision::F32 { Elem::F32 } else { Elem::F16 };
+        Ok(Subject { config, context, elem, recompute: self.recompute })
+    }
+
+    /// Tokens a second, if anything says so.
+    fn speed(&self, subject: &Subject) -> Result<Option<f64>> {
+        if let Some(run) = &self.like {
+            return median_speed(run).map(Some);
+        }
+        let of_tflops = |tflops: f64| 1e12 * tflops / measure::flops_per_token(&subject.config, subject.context);
+        Ok(self.tokens_per_second.or(self.tflops.map(of_tflops)))
+    }
+}
+
+/// The median of a run's tokens a second.
+fn median_speed(run: &Path) -> Result<f64> {
+    let path = run.join("metrics.jsonl");
+    let missing = |why: String| Error::Data(format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(&path).map_err(|e| missing(format!("cannot be read: {e}")))?;
+    let speed = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["tokens_per_s"].as_f64();
+    let mut speeds: Vec<f64> = text.lines().filter_map(speed).filter(|speed| *speed > 0.0).collect();
+    speeds.sort_by(f64::total_cmp);
+    speeds.get(speeds.len() / 2).copied().ok_or_else(|| missing("no step with tokens_per_s, expected one".into()))
+}
+
+/// Plans.
+pub fn run(args: &Args) -> Result<()> {
+    let subject = args.subject()?;
+    let binding = args.binding.unwrap_or(LARGEST_BINDING).min(LARGEST_BINDING) / 256 * 256;
+    if binding == 0 {
+        return Err(Error::Usage("--binding: expected at least 256 bytes".into()));
+    }
+    let gpu = Gpu::dry(plan::assumed(subject.elem, binding));
+    let batches = batches(args, &subject, &gpu)?;
+    let planned = batches.iter().map(|&batch| Ok((batch, subject.plan(&gpu, batch)?)));
+    let plans: Vec<(usize, Plan)> = planned.collect::<Result<_>>()?;
+    let c = &subject.config;
+    say!(
+        "model    {} layers, {} heads, {} channels, vocabulary {}: {:.1} M parameters",
+        c.layers,
+        c.heads,
+        c.channels,
+        c.vocab,
+        c.parameters() as f64 / 1e6
+    );
+    say!(
+        "plan     context {}, {}, --recompute {}, bindings of {} MiB; MiB\n",
+        subject.context,
+        if subject.elem == Elem::F16 { "f16 on matrix units" } else { "f32" },
+        subject.recompute.name(),
+        mib(binding)
+    );
+    say!("{}", plan::table(&plans));
+    fit(args, &subject, &gpu, &plans)?;
+    cost(args, &subject)
+}
+
+/// The batches to show.
+fn batches(args: &Args, subject: &Subject, gpu: &Gpu) -> Result<Vec<usize>> {
+    let most = MOST_TOKENS / subject.context;
+    match (args.batch, args.memory) {
+        (Some(Batch::Count(batch)), _) if (1..=most).contains(&batch) => Ok(vec![batch]),
+        (Some(Batch::Count(batch)), _) => Err(Error::Usage(format!("--batch: {batch}, expected 1 to {most}"))),
+        (Some(Batch::Auto), None) => {
+            Err(Error::Usage("--batch auto: expected --memory, such as --memory 24GiB".into()))
+        }
+        (Some(Batch::Auto), Some(memory)) => {
+            let found = subject.largest_batch(gpu, memory, |_| true)?;
+            found.map(|batch| vec![batch]).ok_or_else(|| too_little(subject, gpu, memory, 1))
+        }
+        (None, _) => Ok(BATCHES.into_iter().filter(|batch| *batch <= most).collect()),
+    }
+}
+
+fn too_little(subject: &Subject, gpu: &Gpu, memory: u64, batch: usize) -> Error {
+    match subject.plan(gpu, batch) {
+        Ok(plan) => Error::Memory(format!(
+            "memory: batch {batch} needs {} MiB, expected at most {} MiB; try a smaller --batch or --context, or \
+             --recompute block",
+            mib(plan.total()),
+            mib(memory)
+        )),
+        Err(error) => error,
+    }
+}
+
+/// With --memory: what fits.
+fn fit(args: &Args, subject: &Subject, gpu: &Gpu, plans: &[(usize, Plan)]) -> Result<()> {
+    let Some(memory) = args.memory else { return Ok(()) };
+    if let Some(Batch::Count(batch)) = args.batch {
+        if plans[0].1.total() > memory {
+            return Err(too_little(subject, gpu, memory, batch));
+        }
+        say!("batch {batch} fits into {} MiB", mib(memory));
+        return Ok(());
+    }
+    let largest = match args.batch {
+        Some(_) => plans.first().map(|(batch, _)| *batch),
+        None => subject.largest_batch(gpu, memory, |_| true)?,
+    };
+    let largest = largest.ok_or_else(|| too_little(subject, gpu, memory, 1))?;
+    say!("largest batch in {} MiB: {largest}", mib(memory));
+    Ok(())
+}
+
+/// With a speed: hours, and with a price dollars.
+fn cost(args: &Args, subject: &Subject) -> Result<()> {
+    let Some(speed) = args.speed(subject)? else {
+        if args.price_per_hour.is_some() {
+            return Err(Error::Usage(
+                "--price-per-hour: expected a speed: --tokens-per-second, --tflops or --like RUN".into(),
+            ));
+        }
+        return Ok(());
+    };
+    let stepwise = args.steps.zip(args.tokens_per_step).map(|(steps, tokens)| steps * tokens);
+    let tokens = args.tokens.or(stepwise).unwrap_or(TOKENS);
+    let hours = tokens / speed / 3600.0;
+    let dollars = args.price_per_hour.map_or(String::new(), |price| format!(", {:.2} dollars", hours * price));
+    say!("{tokens:e} tokens at {} tokens/s: {} hours{dollars}", number(speed), number(hours));
+    Ok(())
+}

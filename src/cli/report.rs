@@ -1,0 +1,77 @@
+//! `wgpt report`.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use wgpt::error::{Error, Result};
+use wgpt::formats::atomic;
+use wgpt::train::report::page::{MARK, page};
+use wgpt::train::report::{History, REPORT, Sheet};
+
+use super::terminal::say;
+use super::train::parse_positive;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  wgpt report runs/1
+  wgpt report runs/1 --compare llmc/main.log --peak-tflops 312 --price-per-hour 1.29
+  wgpt report runs/1 runs/2 --out both.html")]
+pub struct Args {
+    /// Folders of runs, at work or finished, or logs in the form of llm.c's main.log
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// The page [default: report.html in the run's folder; of several runs, here]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// A run or log whose curve stands beside theirs
+    #[arg(long, value_name = "RUN")]
+    compare: Option<PathBuf>,
+    /// What the adapter can do, which MFU is a part of [default: what the run was given]
+    #[arg(long, value_name = "TFLOPS", value_parser = parse_positive, allow_negative_numbers = true)]
+    peak_tflops: Option<f64>,
+    /// Dollars an hour [default: what the run was given]
+    #[arg(long, value_name = "DOLLARS", value_parser = parse_positive, allow_negative_numbers = true)]
+    price_per_hour: Option<f64>,
+}
+
+/// Writes the page.
+pub fn run(args: &Args) -> Result<()> {
+    let mut sheets = args.runs.iter().map(|run| Sheet::read(run)).collect::<Result<Vec<_>>>()?;
+    for settings in sheets.iter_mut().filter_map(|sheet| sheet.settings.as_mut()) {
+        settings.run.peak_tflops = args.peak_tflops.or(settings.run.peak_tflops);
+        settings.run.price_per_hour = args.price_per_hour.or(settings.run.price_per_hour);
+    }
+    let theirs = match sheets.as_slice() {
+        [one] => one.settings.as_ref().and_then(|settings| settings.run.compare.as_ref()).map(PathBuf::from),
+        _ => None,
+    };
+    // what a run was compared with may be gone since; what is asked for now may not
+    let reference = match (&args.compare, theirs) {
+        (Some(path), _) => Some(History::read(path)?),
+        (None, theirs) => theirs.and_then(|path| History::read(&path).ok()),
+    };
+    let out = args.out.clone().unwrap_or_else(|| match args.runs.as_slice() {
+        [run] if run.is_dir() => run.join(REPORT),
+        _ => PathBuf::from(REPORT),
+    });
+    replaceable(&out)?;
+    let html = page(&sheets, reference.as_ref());
+    atomic::write(&out, |file| file.write_all(html.as_bytes()))?;
+    say!("wrote {}", out.display());
+    Ok(())
+}
+
+/// That nothing is overwritten but a page of ours.
+fn replaceable(out: &Path) -> Result<()> {
+    let mut start = Vec::new();
+    let Ok(file) = std::fs::File::open(out) else { return Ok(()) };
+    // a folder opens and cannot be read: writing will say so
+    let read = file.take(1024).read_to_end(&mut start);
+    if read.is_err() || start.is_empty() || String::from_utf8_lossy(&start).contains(MARK) {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "--out: {} holds something else, expected a page of `wgpt report` or a new name",
+        out.display()
+    )))
+}

@@ -1,0 +1,52 @@
+//! The lines that a run begins with.
+
+use std::path::Path;
+
+use wgpt::gpu::Elem;
+use wgpt::ops::{attention, matmul};
+use wgpt::train::Trainer;
+use wgpt::train::settings::Settings;
+use wgpt::train::tune::Found;
+
+use crate::cli::terminal::say;
+
+/// Prints device, model, data, step, kernels, memory and folder.
+pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, tuned: &Found) {
+    let gpu = trainer.gpu();
+    let (m, t, config) = (&settings.model, &settings.train, trainer.config());
+    say!("device   {}", gpu.caps.summary());
+    say!(
+        "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",
+        m.layers,
+        m.heads,
+        m.channels,
+        m.positions,
+        m.vocab,
+        config.parameters() as f64 / 1e6,
+        t.precision
+    );
+    say!("data     {summary}");
+    say!(
+        "step     {} tokens: batch {} x context {} x {} micro-steps; {} steps",
+        t.tokens_per_step,
+        t.batch,
+        t.context,
+        settings.sizes().accumulation,
+        t.steps
+    );
+    say!("kernels  {}", trainer.kernel_summary().join(", "));
+    if trainer.elem() == Elem::F16 {
+        if let Some(why) = matmul::choose::without_matrices(&gpu.caps) {
+            say!("         no matrix units: {why}");
+        } else if let Some(why) = attention::without_matrices(&gpu.caps, config.head_size()) {
+            say!("         attention without matrix units: {why}");
+        }
+    }
+    say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
+    say!("folder   {}", out.display());
+    match tuned {
+        Found::Nothing => {}
+        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
+        Found::Ignored(why) => say!("tuned    no: {why}"),
+    }
+}

@@ -1,0 +1,31 @@
+//! Lines of a kernel's text, for operators that generate theirs.
+
+use std::fmt::{Display, Write as _};
+
+/// Indented lines.
+#[derive(Debug, Default)]
+pub struct Text {
+    /// What is written so far.
+    pub text: String,
+    /// Levels of indentation.
+    pub depth: usize,
+}
+
+impl Text {
+    /// Adds a line.
+    pub fn line(&mut self, line: impl Display) {
+        let _ = writeln!(self.text, "{:1$}{line}", "", 4 * self.depth);
+    }
+
+    /// Adds a line that opens a block.
+    pub fn open(&mut self, line: impl Display) {
+        self.line(format_args!("{line} {{"));
+        self.depth += 1;
+    }
+
+    /// Closes a block.
+    pub fn close(&mut self) {
+        self.depth -= 1;
+        self.line("}");
+    }
+}

@@ -1,0 +1,236 @@
+//! Attention on matrix units: which kernel an adapter gets, and why it is made as it is.
+//!
+//! A workgroup keeps a block of rows as f16 matrices in registers and walks over blocks of columns, which lie in workgroup
+//! memory. A cooperative matrix is opaque: products go through workgroup memory as f32, invocations turn them into weights
+//! there, and those are loaded as f16 matrices of the next product. `shaders/attention_coop.wgsl` has all but the matrices.
+//!
+//! # How the forward's sums follow the largest score
+//! A row's sums must shrink when a larger score comes, and nothing can be done to a cooperative matrix row by row. For each
+//! score of a head of 64, with 64 rows a workgroup and 16 a subgroup:
+//!
+//! | | FLOP | bytes of workgroup memory | f32 a lane for sums |
+//! |---|---|---|---|
+//! | sums owned by invocations, products added through workgroup memory | 256 | 12 scores, 4 weights, 16 tiles, 8 products: 40 | 32 + 8 |
+//! | a first pass for the log-sum-exp, then weights that are final | 384 | 20 scores, 4 weights, 24 tiles: 48 | 32 |
+//! | sums as matrices, rescaled only when scores outgrow `LAZY` | 256 | 12 scores, 4 weights, 16 tiles: 32 | 32 |
+//!
+//! The third is taken: with little arithmetic a byte, workgroup memory is what binds. A score may exceed what its row is
+//! compared to by 8 before anything moves: weights are then at most exp(8), which f16 and f32 hold with the same relative
+//! precision as 1, and the log-sum-exp does not care. When some row outgrows it, the whole workgroup's sums go through workgroup
+//! memory once. The first block never needs it, and later ones rarely do. These are counts; on a GPU none of it has been timed.
+//!
+//! The backward knows the log-sum-exp and has no such trouble. Its two kernels are summed by one workgroup each in the order of
+//! the columns, so bits repeat. dscores are stored without the scale, which dq and dk are multiplied by at the end: eight
+//! times less of them falls below f16's least number.
+
+use crate::gpu::Caps;
+
+/// Elements that a line in workgroup memory is longer than its tile: matrix loads start at multiples of 16 bytes, and
+/// consecutive lines fall into different banks.
+pub(super) const PAD: u32 = 8;
+/// The same of lines of f32.
+pub(super) const SUM_PAD: u32 = 4;
+/// Sums in f32 a lane from which two subgroups share the rows.
+const MANY_SUMS: u32 = 64;
+
+/// Which kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Forward,
+    BackwardQ,
+    BackwardKv,
+}
+
+impl Entry {
+    pub(super) const ALL: [Self; 3] = [Self::Forward, Self::BackwardQ, Self::BackwardKv];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::BackwardQ => "backward_q",
+            Self::BackwardKv => "backward_kv",
+        }
+    }
+
+    /// Products that the rows' matrices take part in: scores, and dout v.
+    pub(super) fn products(self) -> u32 {
+        if self == Self::Forward { 1 } else { 2 }
+    }
+
+    /// Results as wide as a head.
+    pub(super) fn outs(self) -> u32 {
+        if self == Self::BackwardKv { 2 } else { 1 }
+    }
+}
+
+/// One kernel: everything its text depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Coop {
+    pub(super) entry: Entry,
+    pub(super) head_size: u32,
+    /// Rows of a workgroup.
+    pub(super) rows: u32,
+    /// Columns of a block.
+    pub(super) columns: u32,
+    /// Subgroups along the rows.
+    pub(super) grid_m: u32,
+    /// Subgroups that share rows: each has its part of the columns, then of the head.
+    pub(super) grid_n: u32,
+    /// Edge of a matrix that the sizes are made for.
+    edge: u32,
+    /// Edge of the adapter's matrices.
+    pub(super) native: u32,
+    /// Invocations of a subgroup, of the largest where there are several sizes.
+    lanes: u32,
+    /// Subgroups may be smaller than `lanes`: there may then be more of them than the grid has places.
+    pub(super) varying: bool,
+    /// Tiles in workgroup memory are vectors, which Metal's matrix loads cannot take.
+    pub(super) wide_tiles: bool,
+}
+
+/// (rows, columns) that are tried one after the other until workgroup memory holds them.
+const FORWARD: [[u32; 2]; 7] = [[128, 32], [64, 64], [64, 32], [64, 16], [32, 32], [32, 16], [16, 16]];
+const BACKWARD: [[u32; 2]; 5] = [[64, 32], [64, 16], [32, 32], [32, 16], [16, 16]];
+
+/// The kernel for heads of `head_size` on this adapter, or `None` if attention must do without matrices there: on software
+/// adapters, where the scalar kernels take a third of the time (two layers of 4 heads of 64, 512 positions: 107 ms, these
+/// 386 ms), and for heads whose size 16 does not divide.
+pub(super) fn choose(caps: &Caps, entry: Entry, head_size: usize) -> Option<Coop> {
+    let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
+    let slow = caps.software && caps.emulated_edge.is_none();
+    if slow || !caps.f16 || !caps.subgroups || !head_size.is_multiple_of(16) || !(16..=128).contains(&head_size) {
+        return None;
+    }
+    // wgpu says 4 to 64 of Metal, whose GPUs with matrix units have 32
+    let lanes = if caps.backend == "Metal" { 32 } else { caps.subgroup_sizes.1 };
+    let sizes: &[[u32; 2]] = match entry {
+        Entry::Forward => &FORWARD,
+        _ => &BACKWARD,
+    };
+    let make = |&[rows, columns]: &[u32; 2]| {
+        let edge = caps.emulated_edge.unwrap_or(native).max(native);
+        let mut coop = Coop {
+            entry,
+            head_size: head_size as u32,
+            rows,
+            columns,
+            grid_m: (rows / edge).min(4),
+            grid_n: 1,
+            edge,
+            native,
+            lanes,
+            varying: caps.subgroup_sizes.0 != lanes,
+            wide_tiles: caps.backend != "Metal",
+        };
+        let two = columns.is_multiple_of(2 * edge) && coop.head_size.is_multiple_of(2 * edge);
+        if two && coop.sums_a_lane() > MANY_SUMS {
+            coop.grid_n = 2;
+        }
+        coop
+    };
+    let fits = |coop: &Coop| {
+        coop.workgroup_bytes() <= caps.max_workgroup_bytes && coop.threads() <= caps.max_invocations.min(1024)
+    };
+    sizes.iter().map(make).find(fits)
+}
+
+/// Why attention of f16 heads of `head_size` does not run on matrix units though there are some, or `None`.
+pub(super) fn without(caps: &Caps, head_size: usize) -> Option<&'static str> {
+    if choose(caps, Entry::Forward, head_size).is_some() && choose(caps, Entry::BackwardKv, head_size).is_some() {
+        None
+    } else if caps.software && caps.emulated_edge.is_none() {
+        Some("a software adapter is faster without")
+    } else if !head_size.is_multiple_of(16) || head_size > 128 {
+        Some("the heads' size is no multiple of 16 up to 128")
+    } else {
+        Some("the adapter's workgroups are too small")
+    }
+}
+
+impl Coop {
+    pub(super) fn threads(&self) -> u32 {
+        self.grid_m * self.grid_n * self.lanes
+    }
+
+    fn sums_a_lane(&self) -> u32 {
+        self.rows / self.grid_m * self.head_size * self.entry.outs() / self.lanes
+    }
+
+    /// Invocations that share a row of weights.
+    pub(super) fn parts(&self) -> u32 {
+        (self.threads() / self.rows).clamp(1, self.columns / 4)
+    }
+
+    /// Queries whose log-sum-exp and row sum are kept in workgroup memory.
+    pub(super) fn kept(&self) -> u32 {
+        if self.entry == Entry::BackwardKv { self.columns } else { self.rows }
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        let Self { rows, columns, head_size, entry, .. } = self;
+        let tiles = 2 * 2 * columns * (head_size + PAD);
+        let sums = entry.products() * 4 * rows * (columns + SUM_PAD);
+        let weights = entry.outs() * 2 * rows * (columns + PAD);
+        let statistics = match entry {
+            Entry::Forward => 4 * (2 * rows * self.parts() + rows) + 4,
+            _ => 2 * 4 * self.kept(),
+        };
+        // every variable may start at a multiple of 16 bytes
+        tiles + sums + weights + statistics.next_multiple_of(16) + 3 * 16
+    }
+
+    /// Entry, sizes and edge: `attention_coop.forward.hs64.128x32.e16`.
+    pub(super) fn name(&self) -> String {
+        let Self { entry, head_size, rows, columns, edge, native, .. } = self;
+        let of = if edge == native { String::new() } else { format!("of{native}") };
+        format!("attention_coop.{}.hs{head_size}.{rows}x{columns}.e{edge}{of}", entry.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(edge: u32, kib: u32) -> Caps {
+        Caps {
+            f16: true,
+            subgroups: true,
+            matrix_edges: vec![edge],
+            subgroup_sizes: (32, 32),
+            max_workgroup_bytes: kib << 10,
+            max_invocations: 1024,
+            ..Caps::webgpu_defaults()
+        }
+    }
+
+    #[test]
+    fn every_size_of_workgroup_memory_has_a_kernel_that_says_what_it_takes() {
+        for (edge, kib, head_size) in [8, 16]
+            .iter()
+            .flat_map(|&edge| [16, 32, 48].map(|kib| (edge, kib)))
+            .flat_map(|(edge, kib)| [64, 80, 96, 128].map(|head_size| (edge, kib, head_size)))
+        {
+            for entry in Entry::ALL {
+                let coop = choose(&gpu(edge, kib), entry, head_size).expect("a kernel");
+                let taken = coop.kernel().reflect().expect("reflects").workgroup_bytes;
+                let told = coop.workgroup_bytes();
+                assert!((taken..=taken + 64).contains(&told) && told <= kib << 10, "{}: {taken}, {told}", coop.name());
+                assert!(coop.sums_a_lane() / coop.grid_n <= 2 * MANY_SUMS, "{}: registers", coop.name());
+            }
+        }
+    }
+
+    #[test]
+    fn more_workgroup_memory_means_larger_blocks() {
+        let rows = |kib| choose(&gpu(16, kib), Entry::Forward, 64).map(|c| [c.rows, c.columns]);
+        assert_eq!([16, 32, 48].map(rows), [Some([64, 16]), Some([64, 32]), Some([128, 32])]);
+    }
+
+    #[test]
+    fn heads_that_16_does_not_divide_and_software_do_without() {
+        let software = Caps { software: true, ..gpu(8, 32) };
+        assert!(choose(&gpu(16, 48), Entry::Forward, 72).is_none() && without(&gpu(16, 48), 72).is_some());
+        assert!(choose(&software, Entry::Forward, 64).is_none() && without(&software, 64).is_some());
+        assert!(without(&gpu(16, 16), 128).is_none());
+    }
+}

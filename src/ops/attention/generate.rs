@@ -1,0 +1,332 @@
+//! The text of [`Coop`]: constants and tiles, what `shaders/attention_coop.wgsl` has, and the entry point, whose matrices
+//! must have names.
+
+use std::fmt::Display;
+
+use crate::gpu::Kernel;
+use crate::gpu::text::Text;
+
+use super::coop::{Coop, Entry, PAD, SUM_PAD};
+
+impl Coop {
+    /// Matrices of a subgroup along the rows, and along its part of the head.
+    fn matrices(&self) -> (u32, u32) {
+        (self.rows / self.grid_m / self.native, self.head_size / self.grid_n / self.native)
+    }
+
+    pub(super) fn kernel(&self) -> Kernel {
+        let mut t = Text::default();
+        t.line("enable f16;");
+        t.line("enable wgpu_cooperative_matrix;");
+        // matrix operations under conditions that all invocations of a subgroup share, which naga does not see
+        t.line("diagnostic(off, derivative_uniformity);");
+        self.declarations(&mut t);
+        for line in include_str!("../../../shaders/attention_coop.wgsl").lines() {
+            t.line(line);
+        }
+        for line in include_str!("../../../shaders/shared/grid.wgsl").lines() {
+            t.line(line);
+        }
+        self.main(&mut t);
+        Kernel::generated(self.name(), "main", t.text)
+    }
+
+    fn declarations(&self, t: &mut Text) {
+        let Self { rows, columns, head_size, grid_n, native, .. } = self;
+        for (name, value) in [
+            ("HEAD", *head_size),
+            ("ROWS", *rows),
+            ("COLUMNS", *columns),
+            ("THREADS", self.threads()),
+            ("GRID_N", *grid_n),
+            ("PARTS", self.parts()),
+            ("ITEMS", rows * self.parts()),
+            ("KEPT", self.kept()),
+            ("LINE", head_size + PAD),
+            ("SUMS", columns + SUM_PAD),
+            ("WEIGHTS", columns + PAD),
+        ] {
+            t.line(format_args!("const {name} = {value}u;"));
+        }
+        t.line(format_args!("const LAST_FIRST = {};", self.entry != Entry::BackwardKv));
+        for (name, scalar) in [("A", "f16"), ("B", "f16"), ("C", "f32")] {
+            t.line(format_args!("alias Matrix{name} = coop_mat{native}x{native}<{scalar}, {name}>;"));
+        }
+        let (tile, sums, weights) = (columns * (head_size + PAD), rows * (columns + SUM_PAD), rows * (columns + PAD));
+        for (name, get, put, scalar, elements) in [
+            ("x_tile", None, Some("put_x"), "f16", tile),
+            ("y_tile", None, Some("put_y"), "f16", tile),
+            ("sums", Some("sum_at"), Some("put_sums"), "f32", sums),
+            ("slopes", Some("slope_at"), None, "f32", sums),
+            ("weights", None, Some("put_weights"), "f16", weights),
+            ("dscores", None, Some("put_dscores"), "f16", weights),
+        ] {
+            let (element, length) =
+                if self.wide_tiles { (format!("vec4<{scalar}>"), elements / 4) } else { (scalar.into(), elements) };
+            t.line(format_args!("var<workgroup> {name}: array<{element}, {length}>;"));
+            if let Some(get) = get {
+                let value = if self.wide_tiles {
+                    format!("{name}[i / 4u]")
+                } else {
+                    format!("vec4({name}[i], {name}[i + 1u], {name}[i + 2u], {name}[i + 3u])")
+                };
+                t.line(format_args!("fn {get}(i: u32) -> vec4<{scalar}> {{ return {value}; }}"));
+            }
+            if let Some(put) = put {
+                t.open(format_args!("fn {put}(i: u32, four: vec4<{scalar}>)"));
+                if self.wide_tiles {
+                    t.line(format_args!("{name}[i / 4u] = four;"));
+                } else {
+                    for (i, c) in ["x", "y", "z", "w"].iter().enumerate() {
+                        t.line(format_args!("{name}[i + {i}u] = four.{c};"));
+                    }
+                }
+                t.close();
+            }
+        }
+    }
+
+    /// An index or a stride in workgroup memory, in the units of its array.
+    fn units(&self, elements: impl Display) -> String {
+        if self.wide_tiles { format!("({elements}) / 4u") } else { format!("{elements}") }
+    }
+
+    /// A matrix loaded from a tile: `coopLoadT` by rows, `coopLoad` by columns.
+    fn load(&self, by: &str, matrix: &str, tile: &str, at: impl Display, stride: &str) -> String {
+        format!("{by}<Matrix{matrix}>(&{tile}[{}], {})", self.units(at), self.units(stride))
+    }
+
+    /// What only the subgroups of the grid do.
+    fn in_the_grid(&self, t: &mut Text, what: impl FnOnce(&mut Text)) {
+        if self.varying {
+            t.open(format_args!("if subgroup < {}u", self.grid_m * self.grid_n));
+        }
+        what(t);
+        if self.varying {
+            t.close();
+        }
+    }
+
+    fn main(&self, t: &mut Text) {
+        let Self { rows, columns, grid_m, grid_n, head_size, entry, .. } = self;
+        t.line(format_args!("@compute @workgroup_size({})", self.threads()));
+        t.line("fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,");
+        t.line("        @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32)");
+        t.open("");
+        t.line("let at = place(group_index(group, groups));");
+        t.line("if !at.valid { return; }");
+        t.line(format_args!("let subgroup_row = (subgroup / {grid_n}u) * {}u;", rows / grid_m));
+        t.line(format_args!("let score_column = (subgroup % {grid_n}u) * {}u;", columns / grid_n));
+        t.line(format_args!("let head_start = (subgroup % {grid_n}u) * {}u;", head_size / grid_n));
+        let (first, second) = match entry {
+            Entry::Forward => ("stage_qkv(at, 0u,", None),
+            Entry::BackwardQ => ("stage_qkv(at, 0u,", Some("stage_dout(at,")),
+            Entry::BackwardKv => ("stage_qkv(at, 1u,", Some("stage_qkv(at, 2u,")),
+        };
+        self.stage(t, "r", first);
+        if let Some(second) = second {
+            self.stage(t, "s", second);
+        }
+        let (tall, wide) = self.matrices();
+        for (i, j) in grid(tall, wide) {
+            for o in 0..entry.outs() {
+                t.line(format_args!("var o{o}_{i}_{j} = MatrixC();"));
+            }
+        }
+        match entry {
+            Entry::Forward => t.line("begin(thread);"),
+            Entry::BackwardQ => {
+                t.line("begin_delta(at, thread);");
+                t.line("workgroupBarrier();");
+                t.line("keep_delta(at, thread);");
+                t.line("// everyone has added before `sums` is overwritten");
+                t.line("workgroupBarrier();");
+            }
+            Entry::BackwardKv => {}
+        }
+        let (start, end) = match entry {
+            Entry::BackwardKv => ("at.first / COLUMNS * COLUMNS", "p.positions"),
+            _ => ("0u", "min(at.first + ROWS, p.positions)"),
+        };
+        t.line(format_args!("let end = {end};"));
+        t.open(format_args!("for (var first_column = {start}; first_column < end; first_column += COLUMNS)"));
+        self.block(t);
+        t.close();
+        self.finish(t);
+        t.close();
+    }
+
+    /// The rows' matrices: put into `weights` as many columns at a time as fit there, and loaded as `name`i_k.
+    fn stage(&self, t: &mut Text, name: &str, call: &str) {
+        let (tall, n) = (self.matrices().0, self.native);
+        for (i, k) in grid(tall, self.head_size / n) {
+            t.line(format_args!("var {name}{i}_{k} = MatrixA();"));
+        }
+        for start in (0..self.head_size).step_by(self.columns as usize) {
+            let width = self.columns.min(self.head_size - start);
+            t.line(format_args!("{call} {start}u, {width}u, thread);"));
+            t.line("workgroupBarrier();");
+            self.in_the_grid(t, |t| {
+                for (i, k) in grid(tall, width / n) {
+                    let at = format!("(subgroup_row + {}u) * WEIGHTS + {}u", i * n, k * n);
+                    let load = self.load("coopLoadT", "A", "weights", at, "WEIGHTS");
+                    t.line(format_args!("{name}{i}_{} = {load};", start / n + k));
+                }
+            });
+            t.line("// everyone has loaded before `weights` is overwritten");
+            t.line("workgroupBarrier();");
+        }
+    }
+
+    /// One block of columns.
+    fn block(&self, t: &mut Text) {
+        match self.entry {
+            Entry::Forward => {
+                t.line("if thread == 0u { atomicStore(&grown, 0u); }");
+                t.line("fill_keys(at, first_column, thread);");
+            }
+            Entry::BackwardQ => t.line("fill_keys(at, first_column, thread);"),
+            Entry::BackwardKv => t.line("fill_queries(at, first_column, thread);"),
+        }
+        t.line("// the tiles are complete before anyone reads them");
+        t.line("workgroupBarrier();");
+        self.in_the_grid(t, |t| self.scores(t, "r", "x_tile", "sums"));
+        if self.entry.products() == 2 {
+            self.in_the_grid(t, |t| self.scores(t, "s", "y_tile", "slopes"));
+        }
+        t.line("workgroupBarrier();");
+        match self.entry {
+            Entry::Forward => t.line("weigh(at, first_column, thread);"),
+            Entry::BackwardQ => t.line("slope_of_queries(at, first_column, thread);"),
+            Entry::BackwardKv => t.line("slope_of_keys(at, first_column, thread);"),
+        }
+        t.line("workgroupBarrier();");
+        match self.entry {
+            Entry::Forward => {
+                self.rescale(t);
+                self.in_the_grid(t, |t| self.accumulate(t, &[("weights", "y_tile")]));
+            }
+            Entry::BackwardQ => self.in_the_grid(t, |t| self.accumulate(t, &[("weights", "x_tile")])),
+            Entry::BackwardKv => {
+                self.in_the_grid(t, |t| self.accumulate(t, &[("dscores", "x_tile"), ("weights", "y_tile")]));
+            }
+        }
+        t.line("// everyone has read the tiles before they are overwritten");
+        t.line("workgroupBarrier();");
+    }
+
+    /// The rows' matrices times the transposed columns in `tile`.
+    fn scores(&self, t: &mut Text, name: &str, tile: &str, to: &str) {
+        let (tall, n) = (self.matrices().0, self.native);
+        t.open(format_args!("for (var c = 0u; c < {}u; c += {n}u)", self.columns / self.grid_n));
+        for i in 0..tall {
+            t.line(format_args!("var p{i} = MatrixC();"));
+        }
+        for k in 0..self.head_size / n {
+            let load = self.load("coopLoad", "B", tile, format_args!("(score_column + c) * LINE + {}u", k * n), "LINE");
+            t.line(format_args!("let b{k} = {load};"));
+            for i in 0..tall {
+                t.line(format_args!("p{i} = coopMultiplyAdd({name}{i}_{k}, b{k}, p{i});"));
+            }
+        }
+        for i in 0..tall {
+            let at = format!("(subgroup_row + {}u) * SUMS + score_column + c", i * n);
+            self.store(t, &format!("p{i}"), to, &at);
+        }
+        t.close();
+    }
+
+    /// Stores a matrix of f32; every argument is bound first, or naga 30 writes them in the wrong order.
+    fn store(&self, t: &mut Text, matrix: &str, to: &str, at: &str) {
+        t.line(format_args!("let left_{matrix} = {matrix};"));
+        t.line(format_args!("let at_{matrix} = {};", self.units(at)));
+        t.line(format_args!("let stride_{matrix} = {};", self.units("SUMS")));
+        t.line(format_args!("coopStoreT(left_{matrix}, &{to}[at_{matrix}], stride_{matrix});"));
+    }
+
+    /// Adds the products of rows in the first with columns in the second to each of the sums.
+    fn accumulate(&self, t: &mut Text, products: &[(&str, &str)]) {
+        let ((tall, wide), n) = (self.matrices(), self.native);
+        t.open(format_args!("for (var k = 0u; k < COLUMNS; k += {n}u)"));
+        for (o, (from, tile)) in products.iter().enumerate() {
+            for i in 0..tall {
+                let at = format!("(subgroup_row + {}u) * WEIGHTS + k", i * n);
+                t.line(format_args!("let a{o}_{i} = {};", self.load("coopLoadT", "A", from, at, "WEIGHTS")));
+            }
+            for j in 0..wide {
+                let at = format!("k * LINE + head_start + {}u", j * n);
+                t.line(format_args!("let b{o}_{j} = {};", self.load("coopLoadT", "B", tile, at, "LINE")));
+                for i in 0..tall {
+                    t.line(format_args!("o{o}_{i}_{j} = coopMultiplyAdd(a{o}_{i}, b{o}_{j}, o{o}_{i}_{j});"));
+                }
+            }
+        }
+        t.close();
+    }
+
+    /// Matrices of a subgroup along the head that fit into `sums` at a time, as (first, count).
+    fn chunks(&self) -> impl Iterator<Item = (u32, u32)> {
+        let wide = self.matrices().1;
+        let most = self.columns / self.grid_n / self.native;
+        (0..wide).step_by(most as usize).map(move |first| (first, most.min(wide - first)))
+    }
+
+    /// Puts a chunk of a result into `sums`.
+    fn leave(&self, t: &mut Text, out: u32, (first, count): (u32, u32)) {
+        let (tall, n) = (self.matrices().0, self.native);
+        self.in_the_grid(t, |t| {
+            for (i, j) in grid(tall, count) {
+                let left = format!("(subgroup % {}u) * {}u + {}u", self.grid_n, count * n, j * n);
+                let at = format!("(subgroup_row + {}u) * SUMS + {left}", i * n);
+                self.store(t, &format!("o{out}_{i}_{}", first + j), "sums", &at);
+            }
+        });
+    }
+
+    /// Where some row's scores have outgrown what they are compared to, its sums shrink.
+    fn rescale(&self, t: &mut Text) {
+        let (tall, n) = (self.matrices().0, self.native);
+        t.open("if first_column > 0u && atomicLoad(&grown) != 0u");
+        for (first, count) in self.chunks() {
+            self.leave(t, 0, (first, count));
+            t.line("workgroupBarrier();");
+            t.line(format_args!("rescale({}u, thread);", count * n));
+            t.line("workgroupBarrier();");
+            self.in_the_grid(t, |t| {
+                for (i, j) in grid(tall, count) {
+                    let left = format!("(subgroup % {}u) * {}u + {}u", self.grid_n, count * n, j * n);
+                    let at = format!("(subgroup_row + {}u) * SUMS + {left}", i * n);
+                    let load = self.load("coopLoadT", "C", "sums", at, "SUMS");
+                    t.line(format_args!("o0_{i}_{} = {load};", first + j));
+                }
+            });
+            t.line("workgroupBarrier();");
+        }
+        t.close();
+    }
+
+    /// Stores the results by way of `sums`.
+    fn finish(&self, t: &mut Text) {
+        let calls: &[&str] = match self.entry {
+            Entry::Forward => &["finish_out(at"],
+            Entry::BackwardQ => &["finish_dqkv(at, 0u, p.scale"],
+            Entry::BackwardKv => &["finish_dqkv(at, 1u, p.scale", "finish_dqkv(at, 2u, 1.0"],
+        };
+        if self.entry == Entry::Forward {
+            t.line("finish_lse(at, thread);");
+        }
+        for (out, call) in calls.iter().enumerate() {
+            for (first, count) in self.chunks() {
+                self.leave(t, out as u32, (first, count));
+                t.line("workgroupBarrier();");
+                t.line(format_args!("{call}, {}u, {}u, thread);", first * self.native, count * self.native));
+                t.line("workgroupBarrier();");
+            }
+        }
+    }
+}
+
+/// All (i, j) of a grid, row by row.
+fn grid(rows: u32, columns: u32) -> impl Iterator<Item = (u32, u32)> {
+    (0..rows).flat_map(move |i| (0..columns).map(move |j| (i, j)))
+}

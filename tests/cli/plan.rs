@@ -1,0 +1,108 @@
+//! `wgpt plan`, `--batch auto` and `--recompute` from outside.
+
+use std::path::Path;
+
+use super::{text_file, wgpt};
+
+/// Cells of the table's row of a batch.
+fn row(out: &str, batch: usize) -> Vec<f64> {
+    let words = |line: &str| line.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>().ok();
+    let found = out.lines().filter_map(words).find(|cells| cells.len() == 8 && cells[0] == batch as f64);
+    found.unwrap_or_else(|| panic!("no row of batch {batch}:\n{out}"))
+}
+
+#[test]
+fn plans_need_no_device() {
+    let dir = tempfile::tempdir().expect("folder");
+    let plan = |args: &[&str]| wgpt(dir.path(), &[&["plan"], args].concat());
+    let out = plan(&["--model", "d12", "--precision", "f32"]).ends_with(0).out;
+    let cells = row(&out, 4);
+    // 124,475,904 parameters of four bytes, their gradients, two moments
+    assert!(
+        (cells[1] - 474.8).abs() < 0.2 && (cells[2] - 474.8).abs() < 0.2 && (cells[3] - 949.7).abs() < 0.2,
+        "{out}"
+    );
+    assert!((cells[1..7].iter().sum::<f64>() - cells[7]).abs() < 0.5, "{out}");
+    let totals = ["none", "gelu", "ln", "block"]
+        .map(|level| row(&plan(&["--model", "d12", "--batch", "8", "--recompute", level]).ends_with(0).out, 8)[7]);
+    assert!(totals.is_sorted_by(|a, b| a > b), "{totals:?}");
+    let small = plan(&["--model", "d12", "--batch", "8", "--binding", "128MiB"]).ends_with(0).out;
+    assert!(small.contains("bindings of 128.0 MiB"), "{small}");
+
+    let out = plan(&["--model", "d12", "--memory", "24GiB", "--batch", "auto"]).ends_with(0).out;
+    let largest: usize = out.split("MiB: ").nth(1).and_then(|text| text.trim().parse().ok()).expect("a batch");
+    assert!(row(&out, largest)[7] <= 24.0 * 1024.0, "{out}");
+    plan(&["--model", "d12", "--memory", "24GiB", "--batch", &largest.to_string()]).ends_with(0);
+    plan(&["--model", "d12", "--memory", "24GiB", "--batch", &(largest + 1).to_string()]).ends_with(5);
+    plan(&["--model", "d12", "--memory", "1GiB"]).ends_with(5);
+    // without --memory nothing is too large
+    plan(&["--model", "d84", "--batch", "64"]).ends_with(0);
+    plan(&["--model", "d12", "--batch", "auto"]).ends_with(2);
+    plan(&["--model", "d12", "--recompute", "all"]).ends_with(2);
+    plan(&["--price-per-hour", "2"]).ends_with(2);
+}
+
+#[test]
+fn plans_tell_hours_and_dollars() {
+    let dir = tempfile::tempdir().expect("folder");
+    let plan = |args: &[&str]| wgpt(dir.path(), &[&["plan", "--model", "d12", "--batch", "1"], args].concat());
+    let out = plan(&["--tokens-per-second", "100000", "--tokens", "3.6e9", "--price-per-hour", "2"]).ends_with(0).out;
+    assert!(out.contains(": 10.00 hours, 20.00 dollars"), "{out}");
+    // 6 N + 6 L C T is 803.5 million operations a token
+    let out = plan(&["--tflops", "80.35", "--steps", "1000", "--tokens-per-step", "360000"]).ends_with(0).out;
+    assert!(out.contains(": 1.000 hours") && !out.contains("dollars"), "{out}");
+    std::fs::create_dir(dir.path().join("run")).expect("folder");
+    let lines = [50.0, 2e5, 1e5].map(|speed| format!("{{\"step\":1,\"tokens_per_s\":{speed}}}\n")).concat();
+    std::fs::write(dir.path().join("run/metrics.jsonl"), lines).expect("written");
+    let out = plan(&["--like", "run", "--tokens", "3.6e8"]).ends_with(0).out;
+    assert!(out.contains(": 1.000 hours"), "{out}");
+    plan(&["--like", "nowhere"]).ends_with(3);
+}
+
+fn train(dir: &Path, out: &str, more: &[&str]) -> super::Outcome {
+    let flags = ["train", "--text", "text.txt", "--tokenizer", "bytes", "--layers", "2", "--heads", "2", "--channels"];
+    let rest = ["32", "--context", "16", "--steps", "4", "--precision", "f32", "--out", out];
+    wgpt(dir, &[&flags[..], &rest, more].concat())
+}
+
+#[test]
+fn an_automatic_batch_fits_is_noted_and_used_again() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 60_000);
+    let noted = |out: &str| -> usize {
+        let config = std::fs::read_to_string(dir.join(out).join("config.toml")).expect("config.toml");
+        let table: toml::Table = config.parse().expect("TOML");
+        table["train"]["batch"].as_integer().expect("a number") as usize
+    };
+    train(dir, "a", &["--batch", "auto", "--memory", "8MiB"]).ends_with(0);
+    let batch = noted("a");
+    assert!(batch > 1, "{batch}");
+    train(dir, "b", &["--batch", &(batch + 1).to_string(), "--memory", "8MiB"]).ends_with(5);
+    // the same run whatever there is of memory now
+    let again = train(dir, "a", &["--batch", "auto", "--memory", "16MiB"]).ends_with(0);
+    assert!(again.out.contains("finished"), "{}", again.out);
+    // steps of given tokens are whole micro-steps
+    train(dir, "c", &["--batch", "auto", "--memory", "8MiB", "--tokens-per-step", "256"]).ends_with(0);
+    assert!(noted("c") <= 16 && 16 % noted("c") == 0, "{}", noted("c"));
+    train(dir, "d", &["--batch", "auto", "--memory", "300KiB"]).ends_with(5);
+}
+
+/// Every level trains with the same bits, and a run may go on at another.
+#[test]
+fn recomputing_moves_no_bit_of_a_run() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 20_000);
+    let losses = |out: &str| -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(dir.join(out).join("metrics.jsonl")).expect("metrics");
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["loss"].clone();
+        text.lines().map(line).collect()
+    };
+    train(dir, "none", &[]).ends_with(0);
+    train(dir, "block", &["--recompute", "block"]).ends_with(0);
+    assert_eq!(losses("none"), losses("block"));
+    let again = train(dir, "none", &["--recompute", "gelu"]).ends_with(0);
+    assert!(again.out.contains("finished"), "{}", again.out);
+    train(dir, "none", &["--recompute", "much"]).ends_with(2);
+}

@@ -1,0 +1,114 @@
+//! No idle GPU: the host is ahead of the device, and what may run at once shares no written buffer.
+
+#[expect(dead_code, reason = "no golden runs here")]
+mod training;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use wgpt::gpu::{Command, Elem, Gpu, Options, Span};
+use wgpt::model::{Config, Recompute, init};
+use wgpt::train::measure::random_batches;
+use wgpt::train::plan::assumed;
+use wgpt::train::{Optimizer, Sizes, Trainer};
+
+const STEPS: usize = 20;
+
+#[test]
+fn the_next_step_is_handed_over_before_this_one_is_done() {
+    let gpu = Gpu::open(&Options::default()).expect("adapter");
+    let config = Config::new(64, 2000, 4, 4, 256).expect("config");
+    let sizes = Sizes { batch: 4, context: 64, accumulation: 1 };
+    let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default()).expect("trainer");
+    trainer.load(&init::init(config, 42)).expect("load");
+    let mut batches = random_batches(&config, &sizes, STEPS + 2).expect("batches");
+    // kernels are built by the first
+    trainer.step(&mut batches, 1, 1e-4).expect("step");
+    gpu.wait().expect("done");
+
+    let mut before: Option<Arc<AtomicBool>> = None;
+    let (mut handed, mut returned) = (0, 0);
+    for step in 2..STEPS + 3 {
+        // asks the device, so that the flag is up to date
+        while trainer.report(false).expect("report").is_some() {}
+        let runs = |done: &Option<Arc<AtomicBool>>| done.as_ref().is_some_and(|done| !done.load(Ordering::SeqCst));
+        handed += usize::from(runs(&before));
+        gpu.record_spans();
+        trainer.step(&mut batches, step, 1e-4).expect("step");
+        returned += usize::from(runs(&before));
+        let results: Vec<Span> = gpu.take_spans().into_iter().filter(|span| span.name.contains("read-back")).collect();
+        assert!(results.is_empty(), "step {step} waited for a result: {results:?}");
+        let done = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&done);
+        gpu.when_done(move || flag.store(true, Ordering::SeqCst)).expect("asked");
+        before = Some(done);
+    }
+    while trainer.report(true).expect("report").is_some() {}
+    assert_eq!(handed, STEPS, "of {STEPS} steps so many were handed over while the one before was running");
+    if gpu.caps.software {
+        // wgpu chains submissions by semaphores, and Mesa's software driver takes a submission when the one before has
+        // signalled
+        println!(
+            "not asked: that the driver returns from a submission while the one before is running: {returned} of {STEPS}"
+        );
+    } else {
+        assert_eq!(returned, STEPS, "of {STEPS} submissions so many returned while the step before was running");
+    }
+}
+
+/// The commands of a micro-step of 124M at batch 64 on a GPU.
+fn commands(elem: Elem) -> Vec<Command> {
+    let gpu = Gpu::dry(assumed(elem, (1 << 31) - 256));
+    let config = Config::from_descriptor("d12").expect("a model");
+    let sizes = Sizes { batch: 64, context: 1024, accumulation: 1 };
+    let stored = (elem, Recompute::None);
+    let trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), stored).expect("planned");
+    trainer.programs()[1].commands.clone()
+}
+
+/// A product writes its result and what its fused end makes, and nothing else: operands are bound to be read.
+#[test]
+fn products_bind_what_they_read_as_read_only() {
+    for elem in [Elem::F32, Elem::F16] {
+        for command in commands(elem).iter().filter(|command| command.name.starts_with("matmul_")) {
+            let writes: Vec<bool> = command.bindings.iter().map(|binding| binding.writes).collect();
+            let want: &[bool] = match command.name.as_str() {
+                name if name.starts_with("matmul_parts") => &[false, true],
+                name if name.contains(".column_sums") => &[false, false, true, true],
+                name if name.contains(".bias_gelu") => &[false, false, true, false, true],
+                _ => &[false, false, true],
+            };
+            assert!(writes.starts_with(want) && !writes[want.len()..].contains(&true), "{}: {writes:?}", command.name);
+        }
+    }
+}
+
+/// The gradients of a linear layer's input and weight: neither writes what the other uses, so a GPU may overlap them.
+#[test]
+fn both_gradients_of_a_layer_may_run_at_once() {
+    for elem in [Elem::F32, Elem::F16] {
+        let commands = commands(elem);
+        let written = |command: &Command| -> HashSet<u64> {
+            command.bindings.iter().filter(|binding| binding.writes).map(|binding| binding.buffer).collect()
+        };
+        let used =
+            |command: &Command| -> HashSet<u64> { command.bindings.iter().map(|binding| binding.buffer).collect() };
+        let (mut pairs, mut apart) = (0, 0);
+        let products: Vec<&Command> = commands.iter().filter(|command| command.name.contains(".backward_")).collect();
+        for pair in products.windows(2) {
+            let both =
+                pair.iter().any(|c| c.name.contains("backward_inp")) && pair.iter().any(|c| c.name.contains("weight"));
+            // the two of one layer read the same gradient
+            if !both || pair[0].bindings[0].buffer != pair[1].bindings[0].buffer || pair[0].place != pair[1].place {
+                continue;
+            }
+            pairs += 1;
+            let free = written(pair[0]).is_disjoint(&used(pair[1])) && written(pair[1]).is_disjoint(&used(pair[0]));
+            apart += usize::from(free);
+        }
+        assert!(pairs >= 12 * 3, "{elem:?}: {pairs} pairs");
+        // the last block's projection gives its memory to the gradient that follows
+        assert!(apart + 1 >= pairs, "{elem:?}: {apart} of {pairs} pairs");
+    }
+}
