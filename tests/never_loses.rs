@@ -67,8 +67,23 @@ enum End {
     Done,
 }
 
-/// Starts the run once and kills it: `after` its first step, or if that is none, at some time from its start.
-fn kill_once(dir: &Path, out: &str, steps: u32, from_start: bool, after: Duration) -> End {
+/// What the time of a kill is counted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    FromStart,
+    FromFirstStep,
+    /// From a save that is seen to have begun.
+    InSave,
+}
+
+/// True if a checkpoint has not got its name yet: it is being written, or its save was cut off.
+fn saves(run: &Path) -> bool {
+    let names = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    names.into_iter().any(|name| name.file_name().to_string_lossy().ends_with(".tmp"))
+}
+
+/// Starts the run once and kills it some time `after`.
+fn kill_once(dir: &Path, out: &str, steps: u32, when: When, after: Duration) -> End {
     let begin = Instant::now();
     let mut child = start(dir, out, steps);
     let text = BufReader::new(child.stdout.take().expect("piped"));
@@ -83,12 +98,13 @@ fn kill_once(dir: &Path, out: &str, steps: u32, from_start: bool, after: Duratio
             }
         });
     });
-    let mut since = from_start.then_some(begin);
+    let mut since = (when == When::FromStart).then_some(begin);
     let status = loop {
         if let Some(status) = child.try_wait().expect("wait") {
             break status;
         }
-        if since.is_none() && stepped.load(Ordering::SeqCst) {
+        let steps_now = stepped.load(Ordering::SeqCst);
+        if since.is_none() && steps_now && (when != When::InSave || saves(&dir.join(out))) {
             since = Some(Instant::now());
         }
         if since.is_some_and(|since| since.elapsed() >= after) {
@@ -114,7 +130,9 @@ fn steps_of(run: &Path) -> Vec<String> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
     let line = |line: &str| {
         let mut line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
-        line.as_object_mut().expect("an object").retain(|key, _| key != "ms" && key != "tokens_per_s");
+        line.as_object_mut()
+            .expect("an object")
+            .retain(|key, _| !["ms", "tokens_per_s", "pause_ms"].contains(&key.as_str()));
         line.to_string()
     };
     text.lines().map(line).collect()
@@ -125,17 +143,18 @@ fn chain(dir: &Path, out: &str, steps: u32, kills: u32, seed: u32) -> (u32, u32)
     let mut random = Mt19937::new(seed);
     let (mut killed, mut in_saves) = (0, 0);
     while killed < kills {
-        // one in eight at any time of the start, the others among the steps
-        let from_start = random.next_u32().is_multiple_of(8);
-        let most = if from_start { 1200 } else { 60 };
-        let after = Duration::from_micros(u64::from(random.next_u32()) % (1000 * most));
-        match kill_once(dir, out, steps, from_start, after) {
+        // one in eight at any time of the start, one in four soon after a save was seen, the others among the steps
+        let (when, most) = match random.next_u32() % 8 {
+            0 => (When::FromStart, 1_200_000),
+            1 | 2 => (When::InSave, 4_000),
+            _ => (When::FromFirstStep, 60_000),
+        };
+        let after = Duration::from_micros(u64::from(random.next_u32()) % most);
+        match kill_once(dir, out, steps, when, after) {
             End::Killed => killed += 1,
             End::Done => panic!("{out} was done after {killed} kills: give it more steps"),
         }
-        let names = fs::read_dir(dir.join(out).join("checkpoints")).into_iter().flatten().flatten();
-        // a folder that has not got its name yet: the save was cut off
-        in_saves += u32::from(names.into_iter().any(|name| name.file_name().to_string_lossy().ends_with(".tmp")));
+        in_saves += u32::from(saves(&dir.join(out)));
     }
     (killed, in_saves)
 }
@@ -148,7 +167,7 @@ fn two_hundred_kills_change_no_bit() {
     let dir = dir.path();
     fs::write(dir.join("text.txt"), Stories::new(7).text(20_000)).expect("text");
     // two chains side by side, each with steps enough for its kills
-    let steps = 15 * kills;
+    let steps = 10 * kills;
     let begin = Instant::now();
     let (left, right) = std::thread::scope(|scope| {
         let left = scope.spawn(|| chain(dir, "a", steps, kills.div_ceil(2), seed));
