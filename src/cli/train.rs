@@ -385,9 +385,7 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
         info: info.clone(),
     });
     let Resolved { mut settings, config, tokenizer } = args.resolve(start.as_ref())?;
-    if args.precision.resolve(args.device.as_deref())? == Elem::F16 {
-        settings.train.precision = "f16".into();
-    }
+    args.choose_precision(&mut settings)?;
     args.choose_batch(&mut settings, || gpu::adapter::find(args.device.as_deref()))?;
     aside.iter().for_each(|text| say!("recipe   {text}"));
 

@@ -1,11 +1,11 @@
-//! `--batch auto`.
+//! `--batch auto` and `--precision auto`.
 
 use wgpt::error::Result;
-use wgpt::gpu::Caps;
+use wgpt::gpu::{Caps, Elem};
 use wgpt::train::plan::auto_batch;
 use wgpt::train::settings::Settings;
 
-use super::{Args, Batch};
+use super::{Args, Batch, Precision};
 
 impl Args {
     /// With `--batch auto` the largest batch that memory holds on the adapter that `caps` tells of: that of the run in
@@ -26,11 +26,30 @@ impl Args {
         settings.check()
     }
 
+    /// What `--precision auto` comes to: a run that goes on keeps its own, else what the adapter is fast in.
+    ///
+    /// # Errors
+    /// As [`Precision::resolve`].
+    pub fn choose_precision(&self, settings: &mut Settings) -> Result<()> {
+        let noted = self.noted("precision").filter(|_| self.precision == Precision::Auto);
+        let elem = match noted.as_ref().and_then(toml::Value::as_str) {
+            Some("f16") => Elem::F16,
+            Some("f32") => Elem::F32,
+            _ => self.precision.resolve(self.device.as_deref())?,
+        };
+        settings.train.precision = if elem == Elem::F16 { "f16" } else { "f32" }.into();
+        Ok(())
+    }
+
     /// The batch of the run that --out holds.
     fn noted_batch(&self) -> Option<usize> {
+        usize::try_from(self.noted("batch")?.as_integer()?).ok().filter(|batch| *batch > 0)
+    }
+
+    /// A training setting of the run that --out holds.
+    fn noted(&self, key: &str) -> Option<toml::Value> {
         let out = self.out.as_ref().filter(|_| !self.restart)?;
         let text = std::fs::read_to_string(out.join("config.toml")).ok()?;
-        let batch = text.parse::<toml::Table>().ok()?.get("train")?.get("batch")?.as_integer()?;
-        usize::try_from(batch).ok().filter(|batch| *batch > 0)
+        text.parse::<toml::Table>().ok()?.get("train")?.get(key).cloned()
     }
 }
