@@ -1,34 +1,28 @@
 //! A whole run: steps, validation, samples, records and the status line.
 
+mod samples;
+mod status;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::data::hellaswag::Example;
-use crate::data::{BatchSource, Batches, Mark, Repeat, Rows, Stories, Tokenizer};
+use crate::data::{BatchSource, Batches, Mark, Repeat, Rows, Tokenizer};
 use crate::error::{Error, Result};
-use crate::formats::hf::{self, ModelInfo};
-use crate::formats::tokenizer_files;
-use crate::gpu::Elem;
-use crate::model::Weights;
-use crate::ops::stepcontrol::Report;
 
-use super::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
-use super::clock::Clock;
-pub use super::clock::clock_text;
-use super::dataset::Baseline;
-use super::evaluate::Evaluator;
-use super::folder::{Folder, Metric};
-use super::generator::Generator;
-use super::report::Reporter;
-use super::sampler::Sampling;
-use super::settings::Settings;
-use super::trainer::Trainer;
+use crate::train::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
+use crate::train::clock::Clock;
+pub use crate::train::clock::clock_text;
+use crate::train::dataset::Baseline;
+use crate::train::evaluate::Evaluator;
+use crate::train::folder::{Folder, Metric};
+use crate::train::generator::Generator;
+use crate::train::report::Reporter;
+use crate::train::settings::Settings;
+use crate::train::trainer::Trainer;
+pub use samples::known_words;
 
-/// Skipped steps in a row that end a run.
-const MOST_SKIPPED: u32 = 8;
-/// Steps whose place in the data is remembered: more than are in flight.
-const PLACES: usize = 16;
 /// The setting of `--on-disk-full` that ends a run.
 const STOP: &str = "stop";
 /// Time between tries to write.
@@ -37,10 +31,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Questions of HellaSwag between two looks for a signal.
 const QUESTIONS: usize = 64;
-/// Tokens of a sample.
-const SAMPLE_TOKENS: usize = 300;
-/// Sharpens a sample: a small model's rare mistakes are drawn more rarely still.
-const SAMPLE_TEMPERATURE: f32 = 0.6;
 
 /// Where a run shows what happens.
 pub trait Screen {
@@ -405,174 +395,4 @@ impl Run<'_> {
             Ok(())
         })
     }
-
-    /// What a loss stands beside, for generated stories.
-    fn beside(&self) -> String {
-        self.baseline
-            .map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
-    }
-
-    /// Writes the steps whose reports are there, waiting for one if `wait`; never the newest step's, which may be
-    /// waiting for its validation.
-    fn record(&mut self, trainer: &mut Trainer, wait: bool, clock: &mut Clock, screen: &mut dyn Screen) -> Result<()> {
-        let mut reports = Vec::new();
-        while trainer.outstanding() > 1
-            && let Some(report) = trainer.report(wait && reports.is_empty())?
-        {
-            reports.push(report);
-        }
-        if reports.is_empty() {
-            return Ok(());
-        }
-        let ms = clock.tick(&reports);
-        reports.iter().try_for_each(|report| self.write(report, Measured::default(), ms, clock, screen))
-    }
-
-    fn write(
-        &mut self,
-        report: &Report,
-        measured: Measured,
-        ms: f64,
-        clock: &mut Clock,
-        screen: &mut dyn Screen,
-    ) -> Result<()> {
-        let Measured { val_loss, hellaswag } = measured;
-        let train = &self.settings.train;
-        let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
-        let skipped = report.skipped_now != 0;
-        let looks_at_z = train.skip_loss_z > 0.0 || train.skip_norm_z > 0.0;
-        let z = |z: f32| looks_at_z.then_some(z);
-        let metric = Metric {
-            loss: Some(report.loss),
-            grad_norm: Some(report.grad_norm),
-            lr: Some(report.lr),
-            ms: Some(ms as f32),
-            pause_ms: clock.take_pause_ms(),
-            tokens_per_s: Some(tokens_per_s as f32),
-            val_loss: val_loss.map(|l| l as f32),
-            hellaswag: hellaswag.map(|a| a as f32),
-            loss_scale: (self.settings.elem() == Elem::F16).then_some(report.loss_scale),
-            loss_z: z(report.loss_z),
-            norm_z: z(report.norm_z),
-            skipped,
-            ..Metric::of_step(report.step as usize)
-        };
-        let left = train.steps - report.step as usize;
-        let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
-        self.patiently(clock, screen, |run| run.folder.step(&metric))?;
-        self.reporter.push(&metric);
-        let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
-        if let Some(loss) = val_loss {
-            line += &format!(" | val {loss:.4}{}", self.beside());
-        }
-        if let Some(accuracy) = hellaswag {
-            line += &format!(" | hellaswag {accuracy:.4}");
-        }
-        line +=
-            &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
-        line += &self.reporter.status(tokens_per_s, eta);
-        if let Some(why) = self.why_skipped(report) {
-            line += &format!(" | skipped: {why}; {}", self.place_of(report.step as usize));
-        }
-        screen.line(&line);
-        screen.progress(report.step as usize, train.steps, eta);
-        if report.skipped_in_a_row >= MOST_SKIPPED {
-            return Err(Error::Diverged(format!(
-                "train: step {}: {} steps in a row were skipped, the last because {}; try a lower --lr or a longer \
-                 --warmup; the checkpoints before them are kept",
-                report.step,
-                report.skipped_in_a_row,
-                self.why_skipped(report).unwrap_or_default()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Why a step's update was skipped, if it was.
-    fn why_skipped(&self, report: &Report) -> Option<String> {
-        let train = &self.settings.train;
-        Some(match report.skipped_now {
-            0 => return None,
-            Report::LOSS_OUTLIER => format!("the loss's z-score {:.2} is above {}", report.loss_z, train.skip_loss_z),
-            Report::NORM_OUTLIER => {
-                format!("the gradient norm's z-score {:.2} is above {}", report.norm_z, train.skip_norm_z)
-            }
-            _ if self.settings.elem() == Elem::F16 && report.loss_scale > 1.0 => {
-                format!("overflow at loss scale {}, which is halved", report.loss_scale)
-            }
-            _ => format!("loss or gradient norm is not finite ({} in a row)", report.skipped_in_a_row),
-        })
-    }
-
-    /// Remembers where a step's batches begin, until its report is there.
-    fn note_place(&mut self, step: usize, mark: &Mark) {
-        self.places.push_back((step, mark.clone()));
-        while self.places.len() > PLACES {
-            self.places.pop_front();
-        }
-    }
-
-    /// Where a step's batches begin, in words.
-    fn place_of(&self, step: usize) -> String {
-        let mark = self.places.iter().find(|(s, _)| *s == step).map(|(_, mark)| mark);
-        mark.map_or_else(|| "its batches are those of the step before".into(), |mark| self.loader.describe(mark))
-    }
-
-    fn generator<'g>(&self, trainer: &Trainer<'g>) -> Result<Generator<'g>> {
-        let context = trainer.sizes().context;
-        Generator::new(trainer.gpu(), *trainer.config(), trainer.params(), trainer.activations(), context)
-    }
-
-    /// A sample; none if a signal came first.
-    fn sample(&self, generator: &mut Generator) -> Result<Option<String>> {
-        let Some(tokenizer) = self.tokenizer else { return Ok(Some(String::new())) };
-        let seed = u64::from(self.settings.train.seed);
-        let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, seed, ..Sampling::default() };
-        let end = u32::from(tokenizer.end_of_text());
-        // stories follow a blank line; other texts begin after an end of text
-        let prompt: Vec<u32> = if self.baseline.is_some() {
-            tokenizer.encode("\n\n").into_iter().map(u32::from).collect()
-        } else {
-            vec![end]
-        };
-        let mut tokens = Vec::new();
-        let made = generator.generate(&prompt, SAMPLE_TOKENS, Some(end), &sampling, |token| {
-            tokens.push(token);
-            match (self.stop)() {
-                Some(signal) => Err(Error::Stopped(signal.into())),
-                None => Ok(()),
-            }
-        });
-        match made {
-            Err(Error::Stopped(_)) => return Ok(None),
-            made => made?,
-        }
-        let mut text = String::from_utf8_lossy(&tokenizer.decode(&tokens)).into_owned();
-        if self.baseline.is_some() {
-            // the last word may be cut off
-            let whole = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
-            text.truncate(if whole == 0 { text.len() } else { whole });
-        }
-        Ok(Some(text))
-    }
-
-    fn save(&self, weights: &Weights) -> Result<()> {
-        let mut info = self.tokenizer.map_or_else(ModelInfo::default, |t| ModelInfo::for_tokenizer(t.name()));
-        // shards may use fewer ids than their tokenizer has
-        let inside = |id: &u32| (*id as usize) < weights.config.vocab;
-        (info.bos, info.eos) = (info.bos.filter(inside), info.eos.filter(inside));
-        let dir = self.folder.dir.join("model");
-        hf::save(&dir, weights, &info)?;
-        self.tokenizer.map_or(Ok(false), |t| tokenizer_files::write(&dir, t.name(), &weights.config)).map(drop)
-    }
-}
-
-/// How many of a text's words are words of the stories' grammar: (known, all).
-#[must_use]
-pub fn known_words(text: &str) -> (usize, usize) {
-    let words = Stories::words();
-    let lower = text.to_lowercase();
-    let found: Vec<&str> =
-        lower.split(|c: char| !(c.is_ascii_alphabetic() || c == '\'')).filter(|w| !w.is_empty()).collect();
-    (found.iter().filter(|w| words.contains(**w)).count(), found.len())
 }

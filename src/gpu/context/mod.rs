@@ -1,6 +1,8 @@
 //! The device: opened once, it allocates buffers, builds kernels, submits and waits, and turns every failure into an
 //! [`Error`].
 
+mod submit;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,12 +12,12 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-use super::adapter::{self, Caps};
-use super::faults::Call;
-use super::kernel::{Built, Kernel, Pipeline};
-use super::spans::Span;
-use super::tensor::{Buffer, Elem, Tensor};
-use super::waits::Waits;
+use crate::gpu::adapter::{self, Caps};
+use crate::gpu::faults::Call;
+use crate::gpu::kernel::{Built, Kernel, Pipeline};
+use crate::gpu::spans::Span;
+use crate::gpu::tensor::{Buffer, Elem, Tensor};
+use crate::gpu::waits::Waits;
 
 /// How long a submission may run before a GPU counts as hung. A software adapter may take as long as it needs.
 const HANG: Duration = Duration::from_secs(600);
@@ -36,37 +38,37 @@ pub struct Options {
     pub webgpu_limits: bool,
     /// Ask for cooperative matrices where the adapter lists them. wgpu calls them experimental.
     pub matrices: bool,
-    /// Hand kernels with cooperative matrices to Vulkan as naga writes them, without [`super::spirv::repair`]: to compare.
+    /// Hand kernels with cooperative matrices to Vulkan as naga writes them, without [`crate::gpu::spirv::repair`]: to compare.
     pub unrepaired: bool,
 }
 
 /// What wgpu holds; absent in a dry run.
 #[derive(Debug)]
-pub(super) struct Raw {
-    pub(super) device: wgpu::Device,
-    pub(super) queue: wgpu::Queue,
+pub(in crate::gpu) struct Raw {
+    pub(in crate::gpu) device: wgpu::Device,
+    pub(in crate::gpu) queue: wgpu::Queue,
     _instance: wgpu::Instance,
 }
 
 /// Key of a bind group: pipeline, then (buffer, offset, size) of each binding.
-pub(super) type BindKey = (u64, Vec<(u64, u64, u64)>);
+pub(in crate::gpu) type BindKey = (u64, Vec<(u64, u64, u64)>);
 
 /// An open device, or with [`Gpu::dry`] the mere bookkeeping of one.
 #[derive(Debug)]
 pub struct Gpu {
     /// What the adapter can do.
     pub caps: Caps,
-    pub(super) raw: Option<Raw>,
+    pub(in crate::gpu) raw: Option<Raw>,
     checked: bool,
-    /// Kernels with cooperative matrices go through [`super::spirv::repair`].
+    /// Kernels with cooperative matrices go through [`crate::gpu::spirv::repair`].
     repairs: bool,
     pipelines: Arc<Mutex<HashMap<String, Arc<Pipeline>>>>,
-    pub(super) bind_groups: Mutex<HashMap<BindKey, wgpu::BindGroup>>,
+    pub(in crate::gpu) bind_groups: Mutex<HashMap<BindKey, wgpu::BindGroup>>,
     next_id: AtomicU64,
     buffers_created: AtomicU64,
-    pub(super) bind_groups_created: AtomicU64,
+    pub(in crate::gpu) bind_groups_created: AtomicU64,
     submissions: AtomicU64,
-    pub(super) spans: Mutex<Option<Vec<Span>>>,
+    pub(in crate::gpu) spans: Mutex<Option<Vec<Span>>>,
     allocated_bytes: Arc<AtomicU64>,
     /// Bytes ever allocated under each label, in the order of the first allocation.
     ledger: Mutex<Vec<(String, u64)>>,
@@ -78,11 +80,11 @@ pub struct Gpu {
     /// Since when the host waits for the device, for a watchdog.
     waits: Waits,
     #[cfg(test)]
-    pub(super) faults: super::faults::Faults,
+    pub(in crate::gpu) faults: crate::gpu::faults::Faults,
 }
 
 /// A poisoned lock holds nothing half-done here: each is held for one insertion.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::gpu) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -186,7 +188,7 @@ impl Gpu {
             lost: Arc::default(),
             waits: Waits::default(),
             #[cfg(test)]
-            faults: super::faults::Faults::default(),
+            faults: crate::gpu::faults::Faults::default(),
         }
     }
 
@@ -198,7 +200,7 @@ impl Gpu {
         Self { pipelines, ..Self::dry(self.caps.clone()) }
     }
 
-    pub(super) fn raw(&self) -> Result<&Raw> {
+    pub(in crate::gpu) fn raw(&self) -> Result<&Raw> {
         self.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry device was asked to compute".into()))
     }
 
@@ -291,7 +293,7 @@ impl Gpu {
         Ok((tensors, wholes))
     }
 
-    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
+    pub(in crate::gpu) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
         let size = bytes.next_multiple_of(16).max(16);
         let refused = |why: &str| {
             Error::Memory(format!(
@@ -336,7 +338,7 @@ impl Gpu {
     }
 
     /// The built pipeline of a kernel, from the cache if it was built before.
-    pub(super) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+    pub(in crate::gpu) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         let key = kernel.key();
         if let Some(pipeline) = lock(&self.pipelines).get(&key) {
             return Ok(Arc::clone(pipeline));
@@ -352,7 +354,7 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    fn build(&self, raw: &Raw, kernel: &Kernel, reflection: &super::kernel::Reflection) -> Result<Built> {
+    fn build(&self, raw: &Raw, kernel: &Kernel, reflection: &crate::gpu::kernel::Reflection) -> Result<Built> {
         let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
             .bindings
             .iter()
@@ -374,7 +376,7 @@ impl Gpu {
         let built = catch_unwind(AssertUnwindSafe(|| {
             let repaired = self.repairs && kernel.uses_matrices();
             let module = if repaired {
-                let words = super::spirv::repair(&super::spirv::written(kernel, self.checked)?);
+                let words = crate::gpu::spirv::repair(&crate::gpu::spirv::written(kernel, self.checked)?);
                 let [x, y, z] = reflection.workgroup_size;
                 let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
                     label: Some(&kernel.name),
@@ -433,116 +435,6 @@ impl Gpu {
             (Ok(Ok(_)), Some(error)) => Err(fault(error.to_string())),
             (Err(panic), _) => Err(fault(panic_text(&*panic))),
         }
-    }
-
-    /// True once the device is lost: all calls from then on do nothing and say nothing.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::SeqCst)
-    }
-
-    /// The waits of the host, for a [`crate::train::watchdog`].
-    #[must_use]
-    pub fn waits(&self) -> Waits {
-        self.waits.clone()
-    }
-
-    /// A loss that a call has found.
-    pub(super) fn loss(&self, why: &str) -> Error {
-        self.lost.store(true, Ordering::SeqCst);
-        Error::Lost(format!("device: {} was lost: {why}", self.caps.name))
-    }
-
-    /// What looks like a mistake of ours may be a loss: wgpu tells of one only when it is polled, and only when all that
-    /// was submitted is done.
-    fn look_for_loss(&self) {
-        if let (Some(raw), false) = (&self.raw, self.is_lost()) {
-            let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(LOSS) };
-            let _ = catch_unwind(AssertUnwindSafe(|| raw.device.poll(all)));
-        }
-    }
-
-    /// Fails if the device is lost or wgpu has reported an error since the last call.
-    ///
-    /// # Errors
-    /// [`Error::Lost`] after a loss, [`Error::Memory`] if the driver ran out of memory, else [`Error::Gpu`].
-    pub fn check(&self) -> Result<()> {
-        let fault = lock(&self.fault).take();
-        if fault.is_some() {
-            self.look_for_loss();
-        }
-        if self.is_lost() {
-            return Err(self.loss(fault.as_deref().unwrap_or("the driver does not say why")));
-        }
-        match fault {
-            None => Ok(()),
-            Some(text) if text.to_lowercase().contains("out of memory") => {
-                Err(Error::Memory(format!("memory: {text}")))
-            }
-            Some(text) => Err(Error::Gpu(format!("gpu: {text}"))),
-        }
-    }
-
-    /// Starts a command buffer.
-    pub(super) fn encoder(&self, label: &str) -> Result<wgpu::CommandEncoder> {
-        Ok(self.raw()?.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) }))
-    }
-
-    /// Hands recorded commands to the device.
-    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
-        let raw = self.raw()?;
-        let _failed = self.fails(Call::Submit);
-        let submitted = self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.queue.submit([encoder.finish()]))));
-        let index = submitted.map_err(|panic| {
-            let why = panic_text(&*panic);
-            if self.is_lost() { self.loss(&why) } else { Error::Gpu(format!("gpu: submit failed: {why}")) }
-        })?;
-        self.submissions.fetch_add(1, Ordering::Relaxed);
-        self.check()?;
-        Ok(index)
-    }
-
-    /// Runs callbacks that are due; waits for a submission if one is given.
-    pub(super) fn poll(&self, wait: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let raw = self.raw()?;
-        let poll = match wait {
-            None => wgpu::PollType::Poll,
-            Some(index) => {
-                let timeout = (!self.caps.software).then_some(HANG);
-                wgpu::PollType::Wait { submission_index: Some(index), timeout }
-            }
-        };
-        // wgpu panics when a lost device is polled
-        let polled = self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.device.poll(poll))));
-        match polled {
-            Ok(Ok(_)) => self.check(),
-            Ok(Err(wgpu::PollError::Timeout)) => Err(Error::Device(format!(
-                "device: {} did not finish a submission within {} s",
-                self.caps.name,
-                HANG.as_secs()
-            ))),
-            // submissions of ours that wgpu does not know: it dropped them without a word, as it does after a loss
-            Ok(Err(error)) => Err(self.loss(&format!("poll failed: {error}"))),
-            Err(panic) => Err(self.loss(&panic_text(&*panic))),
-        }
-    }
-
-    /// Calls `call` once all that was submitted so far is done; the device says so when it is next polled.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] on a dry device.
-    pub fn when_done(&self, call: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.raw()?.queue.on_submitted_work_done(call);
-        Ok(())
-    }
-
-    /// Waits until all that was submitted is done.
-    ///
-    /// # Errors
-    /// As [`Gpu::check`].
-    pub fn wait(&self) -> Result<()> {
-        let index = self.submit(self.encoder("wait")?)?;
-        self.poll(Some(index))
     }
 }
 
