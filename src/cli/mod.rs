@@ -22,6 +22,7 @@ mod train;
 mod tune;
 mod verify;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -123,7 +124,7 @@ fn tell(error: &wgpt::error::Error) -> ExitCode {
         text = text.replace('\n', "\u{240a}");
     }
     let kind = if matches!(error, wgpt::error::Error::Stopped(_)) { "" } else { "error: " };
-    eprintln!("{kind}{text}");
+    let _ = writeln!(std::io::stderr(), "{kind}{text}");
     ExitCode::from(error.exit_code())
 }
 

@@ -6,6 +6,7 @@ mod resolve;
 mod values;
 
 use std::cell::{Cell, RefCell};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use wgpt::data::Tokenizer;
@@ -377,6 +378,7 @@ impl Args {
 
 /// Trains.
 pub fn run(args: &Args, aside: &[String]) -> Result<()> {
+    let stop = signals::listen()?;
     let load = |dir: &PathBuf| weights::load(dir).map(|(weights, info, _)| (dir.clone(), weights, info));
     let loaded = args.init.as_ref().map(load).transpose()?;
     let start = loaded.as_ref().map(|(path, weights, info)| Start {
@@ -417,7 +419,6 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
         (None, Some(path)) => weights::load(path).map(|(weights, ..)| weights),
         (None, None) => Ok(init::init(config, args.seed)),
     };
-    let stop = signals::listen()?;
     let header = |trainer: &Trainer, dir: &Path| {
         folder.replace(dir.to_owned());
         header::print(&settings, &summary, trainer, dir, &tuned.replace(Found::Nothing));
@@ -431,7 +432,7 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
         baseline,
         beside,
         // without a trailing slash, which would put DIR.N inside DIR
-        out: args.out.as_ref().map(|out| out.components().collect()),
+        out: args.out.as_ref().map(|out| out.canonicalize().unwrap_or_else(|_| out.components().collect())),
         restart: args.restart,
         open: &open,
         weights: &first,
@@ -464,7 +465,12 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
 /// Ends the process: the thread that waits for the device may never come back.
 fn hang(dir: &Path, what: &str) {
     let text = format!("train: {what}; the same command goes on from the last checkpoint in {}", dir.display());
-    let _ = std::fs::write(dir.join("hang.txt"), format!("{text}\n"));
-    eprintln!("error: {text}");
+    let (path, note) = (dir.join("hang.txt"), format!("{text}\n"));
+    // on a thread of its own: the disk may hang too
+    let noted = std::thread::spawn(move || std::fs::write(path, note));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    drop(noted);
+    // a reader that has gone away must not keep the process
+    let _ = writeln!(std::io::stderr(), "error: {text}");
     std::process::exit(4);
 }

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 
 /// Bytes of tokens that wait to be used: far more than a step takes while a disk answers.
 const AHEAD_BYTES: usize = 8 << 20;
+/// Tokens at one place of a source that its fingerprint looks at.
+const FINGERPRINT: usize = 1 << 16;
 /// Fewest and most batches that wait.
 const AHEAD: [usize; 2] = [4, 256];
 
@@ -49,6 +51,7 @@ pub struct BatchesState {
 pub struct Batches {
     config: LoaderConfig,
     names: Vec<String>,
+    fingerprint: String,
     tokens: usize,
     batches_per_epoch: usize,
     /// The next rank, and each rank's place.
@@ -106,6 +109,7 @@ impl Batches {
             .collect::<Result<Vec<_>>>()?;
         let mut batches = Self {
             config,
+            fingerprint: fingerprint(&sources)?,
             names: sources.iter().map(|source| source.name().to_owned()).collect(),
             tokens: loaders[0].tokens(),
             batches_per_epoch: loaders[0].batches_per_epoch() * loaders.len(),
@@ -122,6 +126,12 @@ impl Batches {
     #[must_use]
     pub fn config(&self) -> &LoaderConfig {
         &self.config
+    }
+
+    /// What the sources hold, in a few words: other tokens give another one.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Tokens in all sources, the unused tails included.
@@ -242,6 +252,21 @@ impl Drop for Batches {
         // a thread that panicked has said so already
         let _ = self.stop();
     }
+}
+
+/// BLAKE3 of each source's length and of tokens at its start, middle and end: all of a terabyte takes too long to read.
+fn fingerprint(sources: &[TokenSource]) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for source in sources {
+        let n = source.len();
+        hasher.update(&(n as u64).to_le_bytes());
+        for at in [0, (n / 2).saturating_sub(FINGERPRINT / 2), n.saturating_sub(FINGERPRINT)] {
+            let mut tokens = vec![0; FINGERPRINT.min(n - at)];
+            source.read(at, &mut tokens)?;
+            hasher.update(bytemuck::cast_slice(&tokens));
+        }
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 fn place(loader: &Loader) -> Place {

@@ -74,6 +74,18 @@ impl Manifest {
     }
 }
 
+/// The layout of a manifest that is whole and of a later program.
+fn newer_version(text: &[u8]) -> Option<u64> {
+    let version = serde_json::from_slice::<serde_json::Value>(text).ok()?.get("version")?.as_u64()?;
+    let text = std::str::from_utf8(text).ok()?;
+    let key = "\"blake3\": \"";
+    let at = text.rfind(key)? + key.len();
+    let digest = text.get(at..at + 64)?;
+    let without = [&text[..at], &text[at + 64..]].concat();
+    let whole = blake3::hash(without.as_bytes()).to_hex().as_str() == digest;
+    (whole && version > u64::from(VERSION)).then_some(version)
+}
+
 /// Which checkpoints stay when a newer one is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
@@ -136,12 +148,27 @@ impl<'d> Checkpoints<'d> {
     /// [`Error::Output`] naming the file, after which older checkpoints are as they were.
     pub fn save(&self, step: usize, files: &[(&str, Fill)], records: &[PathBuf], keep: Keep) -> Result<()> {
         for record in records {
-            self.disk.sync_file(record).map_err(|e| output_error(record, &e))?;
+            match self.disk.sync_file(record) {
+                // somebody has removed it: no reason to lose the run too
+                Err(e) if e.kind() == io::ErrorKind::NotFound => log::warn!("{}: is gone", record.display()),
+                synced => synced.map_err(|e| output_error(record, &e))?,
+            }
         }
         crate::kill_point!("save: records on disk");
         self.make_parent()?;
         self.sweep()?;
         let (path, temporary) = (self.path(step), self.dir.join(name(step) + ".tmp"));
+        if self.steps()?.contains(&step) {
+            // a save that failed after its rename is tried again: what it wrote may be whole
+            match self.verify(step) {
+                Ok(_) => {
+                    self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))?;
+                    return self.forget(step, keep);
+                }
+                Err(Error::Data(_)) => drop(self.put_aside(step)?),
+                Err(error) => return Err(error),
+            }
+        }
         let result = self.write(&temporary, step, files).and_then(|()| {
             crate::kill_point!("save: before the rename");
             self.disk.rename(&temporary, &path).map_err(|e| output_error(&path, &e))?;
@@ -208,7 +235,7 @@ impl<'d> Checkpoints<'d> {
     /// Removes what need not be kept beside `step`'s checkpoint, the newest.
     fn forget(&self, step: usize, keep: Keep) -> Result<()> {
         let older = self.steps()?.into_iter().filter(|&s| s < step).skip(keep.newest.max(1) - 1);
-        for old in older.filter(|&s| keep.every == 0 || !s.is_multiple_of(keep.every)) {
+        for old in older.filter(|&s| keep.every == 0 || s == 0 || !s.is_multiple_of(keep.every)) {
             // under another name first: a checkpoint is never there in part
             let (path, temporary) = (self.path(old), self.dir.join(name(old) + ".tmp"));
             self.disk.rename(&path, &temporary).map_err(|e| output_error(&path, &e))?;
@@ -221,24 +248,34 @@ impl<'d> Checkpoints<'d> {
     /// Compares a checkpoint with its manifest; returns its bytes.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file that is missing, too short, too long or changed.
+    /// [`Error::Data`] naming the file that is missing, too short, too long or changed; [`Error::Output`] if the disk does
+    /// not let us see; [`Error::Usage`] if a newer program has made it.
     pub fn verify(&self, step: usize) -> Result<u64> {
         let dir = self.path(step);
         let damaged = |name: &str, what: String| Error::Data(format!("{}: {what}", dir.join(name).display()));
+        let unread = |name: &str, e: &io::Error| match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+                damaged(name, format!("cannot be read ({e})"))
+            }
+            // a disk that is away does not make a checkpoint a bad one
+            _ => Error::Output(format!("{}: cannot be read ({e}); try again", dir.join(name).display())),
+        };
         let mut text = Vec::new();
-        let opened =
-            self.disk.open(&dir.join(MANIFEST)).map_err(|e| damaged(MANIFEST, format!("cannot be read ({e})")))?;
-        opened
-            .take(MANIFEST_BYTES)
-            .read_to_end(&mut text)
-            .map_err(|e| damaged(MANIFEST, format!("cannot be read ({e})")))?;
+        let opened = self.disk.open(&dir.join(MANIFEST)).map_err(|e| unread(MANIFEST, &e))?;
+        opened.take(MANIFEST_BYTES).read_to_end(&mut text).map_err(|e| unread(MANIFEST, &e))?;
+        if let Some(version) = newer_version(&text) {
+            return Err(Error::Usage(format!(
+                "{}: is a checkpoint of a newer wgpt (layout {version}, expected {VERSION}); try that one",
+                dir.display()
+            )));
+        }
         let manifest = Manifest::parse(&text).map_err(|e| Error::Data(format!("{}: {e}", dir.display())))?;
         if manifest.step != step {
             return Err(damaged(MANIFEST, format!("is of step {}, expected {step}", manifest.step)));
         }
         let mut bytes = text.len() as u64;
         for (name, expected) in &manifest.files {
-            let found = self.measure(&dir.join(name)).map_err(|e| damaged(name, format!("cannot be read ({e})")))?;
+            let found = self.measure(&dir.join(name)).map_err(|e| unread(name, &e))?;
             if found.bytes != expected.bytes {
                 return Err(damaged(name, format!("has {} bytes, expected {}", found.bytes, expected.bytes)));
             }
@@ -269,13 +306,14 @@ impl<'d> Checkpoints<'d> {
     /// The newest step whose checkpoint verifies, and what is wrong with every newer one.
     ///
     /// # Errors
-    /// [`Error::Output`] if the folder cannot be read.
+    /// [`Error::Output`] if the folder cannot be read; [`Error::Usage`] if a newer program has made one.
     pub fn newest(&self) -> Result<(Option<usize>, Vec<Damaged>)> {
         let mut damaged = Vec::new();
         for step in self.steps()? {
             match self.verify(step) {
                 Ok(_) => return Ok((Some(step), damaged)),
-                Err(error) => damaged.push(Damaged { step, error }),
+                Err(error @ Error::Data(_)) => damaged.push(Damaged { step, error }),
+                Err(error) => return Err(error),
             }
         }
         Ok((None, damaged))

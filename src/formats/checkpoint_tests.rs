@@ -211,6 +211,10 @@ fn an_error_at_any_call_leaves_a_checkpoint_and_the_next_save_works() {
             assert_eq!(error.exit_code(), 6, "call {at}: {error}");
             disk.inner().fail_at = None;
             assert!(newest(&disk).is_some_and(|step| step == 1 || step == 2), "call {at}");
+            // the same again, as a paused run does, and the next
+            save(&disk, 2, KEEP).unwrap_or_else(|e| panic!("call {at}: {e}"));
+            assert_eq!(newest(&disk), Some(2), "call {at}");
+            assert!(disk.inner().there.keys().all(|path| !path.to_string_lossy().contains(".tmp")), "call {at}");
             save(&disk, 3, KEEP).unwrap();
             assert_eq!(newest(&disk), Some(3), "call {at}");
         }
@@ -353,4 +357,24 @@ fn every_changed_byte_and_every_truncation_is_found() {
     }
     let aside = checkpoints.put_aside(7).unwrap();
     assert!(aside.exists() && checkpoints.newest().unwrap().0.is_none());
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_program_is_not_damaged() {
+    let disk = Memory::new();
+    save(&disk, 1, KEEP).unwrap();
+    let path = Path::new(RUN).join("checkpoints/step-00000001/manifest.json");
+    let text = String::from_utf8(disk.inner().there[&path].clone().unwrap()).unwrap();
+    let (old, new) = ("\"version\": 1", "\"version\": 2,\n  \"more\": true");
+    let digest = text.rfind("\"blake3\": \"").unwrap() + 11;
+    let unsigned = [&text[..digest], &text[digest + 64..]].concat().replace(old, new);
+    let hash = blake3::hash(unsigned.as_bytes()).to_hex().to_string();
+    let at = unsigned.rfind("\"blake3\": \"").unwrap() + 11;
+    let signed = [&unsigned[..at], &hash, &unsigned[at..]].concat();
+    disk.inner().there.insert(path.clone(), Some(signed.into_bytes()));
+    let error = Checkpoints::new(&disk, Path::new(RUN)).newest().map(|_| ()).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("newer wgpt"), "{error}");
+    // a version that only a flipped bit has made is damage
+    disk.inner().there.insert(path, Some(text.replace(old, "\"version\": 3").into_bytes()));
+    assert!(newest(&disk).is_none());
 }

@@ -20,7 +20,7 @@ use crate::gpu::Gpu;
 use crate::model::params::PARAMS;
 use crate::model::{Config, Weights};
 
-use crate::ops::stepcontrol::Report;
+use crate::ops::stepcontrol::{self, Report};
 
 use super::schedule::Schedule;
 use super::snapshot::Snapshot;
@@ -50,6 +50,8 @@ pub struct StateFile {
     pub loss_scale: f32,
     /// Where the next batch stands, in each rank's stream.
     pub batches: BatchesState,
+    /// [`crate::data::Batches::fingerprint`].
+    pub data: String,
     /// Bytes of each growing record that belong to these steps.
     pub records: BTreeMap<String, u64>,
     /// Lines of `metrics.jsonl` that do.
@@ -110,6 +112,9 @@ pub struct MadeBy {
     pub precision: String,
     /// Matrix and attention kernels of a step.
     pub kernels: Vec<String>,
+    /// How kernels are built, where it is not as usual.
+    #[serde(default)]
+    pub built: String,
 }
 
 impl MadeBy {
@@ -122,6 +127,7 @@ impl MadeBy {
             lanes: gpu.caps.lanes,
             precision: precision.into(),
             kernels: trainer.kernel_summary(),
+            built: gpu.built().into(),
         }
     }
 
@@ -130,9 +136,9 @@ impl MadeBy {
     pub fn differences(&self, there: &Self) -> Vec<String> {
         let words = |m: &Self| {
             let kernels = m.kernels.join(", ");
-            [m.version.clone(), m.adapter.clone(), m.lanes.to_string(), m.precision.clone(), kernels]
+            [m.version.clone(), m.adapter.clone(), m.lanes.to_string(), m.precision.clone(), kernels, m.built.clone()]
         };
-        let names = ["version", "adapter", "lanes", "precision", "kernels"];
+        let names = ["version", "adapter", "lanes", "precision", "kernels", "built"];
         let pairs = names.into_iter().zip(words(there).into_iter().zip(words(self)));
         pairs.filter(|(_, (a, b))| a != b).map(|(name, (a, b))| format!("{name}: {a} there, {b} here")).collect()
     }
@@ -155,6 +161,14 @@ pub struct Saved {
 pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<String>)> {
     let checkpoints = Checkpoints::new(&System, run);
     let (newest, damaged) = checkpoints.newest()?;
+    if let (None, [first, ..]) = (newest, damaged.as_slice()) {
+        return Err(Error::Data(format!(
+            "{}: none of its {} checkpoints is sound, expected one ({}); bring one back, or --restart to begin anew",
+            run.display(),
+            damaged.len(),
+            first.error
+        )));
+    }
     let mut passed = Vec::new();
     for Damaged { step, error } in damaged {
         let to = checkpoints.put_aside(step)?;
@@ -166,8 +180,23 @@ pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<Str
     let state: StateFile = serde_json::from_slice(&checkpoints.read(step, STATE)?).map_err(|e| {
         Error::Data(format!("{}: {STATE} is not a run's state ({e}); try another wgpt", place.display()))
     })?;
+    let wrong = |what: String| Err(Error::Data(format!("{}: {STATE}: {what}", place.display())));
+    if state.step != step {
+        return wrong(format!("is of step {}, expected {step}", state.step));
+    }
+    if let Some(pending) = &state.pending
+        && !(pending.report.is_empty() || pending.report().is_some_and(|report| report.step as usize == step))
+    {
+        return wrong(format!("what is left to do is not of step {step}"));
+    }
     let control = from_words(&place, &state.control, "step control")?;
     let windows = from_words(&place, &state.windows, "windows")?;
+    let windows: [stepcontrol::Window; 2] = windows;
+    if let Some(window) =
+        windows.iter().find(|w| w.count as usize > w.values.len() || w.next as usize >= w.values.len())
+    {
+        return wrong(format!("a window of {} values goes on at {}", window.count, window.next));
+    }
     let weights = checkpoints.read(step, WEIGHTS)?;
     let weights = tensors(&place.join(WEIGHTS), &weights, config, "")?;
     let bytes = checkpoints.read(step, MOMENTS)?;
@@ -266,10 +295,16 @@ impl Saver {
     fn start(&mut self, saved: Arc<Saved>) -> Result<()> {
         let (run, keep, own) = (self.run.clone(), self.keep, Arc::clone(&saved));
         let thread = std::thread::Builder::new().name("checkpoint".into());
-        let thread = thread.spawn(move || write(&System, &run, keep, &own));
-        let thread = thread.map_err(|e| Error::Output(format!("checkpoint: no thread can be started ({e})")))?;
-        self.at_work = Some((saved, thread));
-        Ok(())
+        match thread.spawn(move || write(&System, &run, keep, &own)) {
+            Ok(thread) => {
+                self.at_work = Some((saved, thread));
+                Ok(())
+            }
+            Err(e) => {
+                self.failed = Some(saved);
+                Err(Error::Output(format!("checkpoint: no thread can be started ({e})")))
+            }
+        }
     }
 
     /// Tells of a checkpoint that has failed meanwhile; if it is called again, tries it again.

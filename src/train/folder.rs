@@ -20,6 +20,8 @@ const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 const LOG: &str = "main.log";
 const SAMPLES: &str = "samples.txt";
+/// How the file begins that tells whether a folder can be written.
+const PROBE: &str = ".wgpt-probe-";
 
 /// What a folder holds, seen from a run that wants it.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,6 +73,12 @@ pub fn checkpoints(dir: &Path) -> usize {
 /// # Errors
 /// [`Error::Usage`] if it holds another run or other files, [`Error::Output`] if it cannot be read.
 pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
+    if dir.symlink_metadata().is_ok() && !dir.exists() {
+        return Err(Error::Usage(format!(
+            "--out: {} is a link to nothing, expected a folder; try another name",
+            dir.display()
+        )));
+    }
     if !dir.exists() {
         return Ok(State::Free);
     }
@@ -80,9 +88,9 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
     let config = dir.join(CONFIG);
     if !config.exists() {
         // a run that was killed as it began leaves no more than this
-        let own = [LOCK.to_owned(), format!("{CONFIG}.tmp")];
+        let own = |name: &str| name == LOCK || name == format!("{CONFIG}.tmp") || name.starts_with(PROBE);
         let mut names = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.flatten().map(|entry| entry.file_name());
-        let empty = names.all(|name| own.iter().any(|own| name == own.as_str()));
+        let empty = names.all(|name| own(&name.to_string_lossy()));
         return if empty {
             Ok(State::Free)
         } else {
@@ -194,7 +202,7 @@ pub fn check_writable(dir: &Path) -> Result<()> {
     let absolute = std::path::absolute(dir).map_err(|e| output_error(dir, &e))?;
     let existing = absolute.ancestors().find(|a| a.exists()).unwrap_or(&absolute);
     // permissions do not tell: the superuser, read-only mounts and special file systems have rules of their own
-    let probe = existing.join(format!(".wgpt-probe-{}", std::process::id()));
+    let probe = existing.join(format!("{PROBE}{}", std::process::id()));
     File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|e| output_error(existing, &e))
 }
 
@@ -208,6 +216,8 @@ pub struct Folder {
     log: File,
     samples: File,
     events: Events,
+    /// Bytes of metrics and log before a step that may have been written in part.
+    torn: Option<(u64, u64)>,
     /// What lies under `run` in the configuration.
     run: RunSettings,
     _lock: Lock,
@@ -250,7 +260,7 @@ impl Folder {
         };
         let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
         let (dir, run, events) = (dir.to_owned(), settings.run.clone(), Events::begin(dir, records)?);
-        Ok(Self { dir, metrics, metric_lines, log, samples, events, run, _lock: lock })
+        Ok(Self { dir, metrics, metric_lines, log, samples, events, torn: None, run, _lock: lock })
     }
 
     /// Notes in the configuration what is known once there is a device.
@@ -340,11 +350,17 @@ impl Folder {
         if let Some(accuracy) = metric.hellaswag {
             log += &format!("s:{} eval:{accuracy:.4}\n", metric.step);
         }
+        let log_path = self.dir.join(LOG);
+        if let Some((metrics, log)) = self.torn {
+            // what could not even be cut back, the last time
+            shorten(&mut self.metrics, metrics).map_err(|e| output_error(&path, &e))?;
+            shorten(&mut self.log, log).map_err(|e| output_error(&log_path, &e))?;
+        }
         let before = self.metrics.stream_position().map_err(|e| output_error(&path, &e))?;
+        let log_before = self.log.stream_position().map_err(|e| output_error(&log_path, &e))?;
+        self.torn = Some((before, log_before));
         append(&mut self.metrics, line.as_bytes()).map_err(|e| output_error(&path, &e))?;
         crate::kill_point!("records: between metrics and log");
-        let log_path = self.dir.join(LOG);
-        let log_before = self.log.stream_position().map_err(|e| output_error(&log_path, &e))?;
         let logged = append(&mut self.log, log.as_bytes()).map_err(|e| output_error(&log_path, &e));
         if let Err(error) = logged.and_then(|()| self.events.scalars(metric.step, &metric.scalars())) {
             // all or none, so that the step can be written again
@@ -353,6 +369,7 @@ impl Folder {
             return Err(error);
         }
         self.metric_lines += 1;
+        self.torn = None;
         Ok(())
     }
 
@@ -375,7 +392,7 @@ impl Folder {
             shorten(file, bytes).map_err(|e| output_error(&self.dir.join(name), &e))?;
         }
         self.events = Events::begin(&self.dir, records)?;
-        self.metric_lines = metric_lines;
+        (self.metric_lines, self.torn) = (metric_lines, None);
         Ok(())
     }
 }

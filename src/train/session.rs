@@ -76,6 +76,10 @@ enum Begin {
 
 /// Looks at a folder, which nobody else may use meanwhile.
 fn begin(out: &Path, settings: &Settings, config: Config, restart: bool, screen: &mut dyn Screen) -> Result<Begin> {
+    // a file, or a link to nothing, is told before anything is locked
+    if out.symlink_metadata().is_ok() && !out.is_dir() {
+        return folder::inspect(out, settings).map(|_| Begin::Anew(None));
+    }
     let lock = Lock::take_known(out)?;
     if restart && folder::is_run(out) {
         return Ok(Begin::Anew(lock));
@@ -97,16 +101,47 @@ fn begin(out: &Path, settings: &Settings, config: Config, restart: bool, screen:
     }
 }
 
+/// Fails unless a checkpoint is one of this run, on these data.
+fn check_saved(state: &StateFile, loader: &Batches, settings: &Settings) -> Result<()> {
+    if state.data != loader.fingerprint() {
+        return Err(Error::Data(format!(
+            "--text or --data: the tokens are not those that the run was begun with (step {}), expected the same; bring them \
+             back, or --restart to begin anew",
+            state.step
+        )));
+    }
+    if state.step > settings.train.steps {
+        let (found, expected) = (state.step, settings.train.steps);
+        return Err(Error::Data(format!("checkpoint: is of step {found}, expected at most {expected}; try --restart")));
+    }
+    Ok(())
+}
+
 /// Fails if a run's checkpoints cannot all lie on its disk. `there` of them lie there already.
 fn check_free(out: &Path, settings: &Settings, config: Config, there: usize) -> Result<()> {
     let tensor_bytes = 4 * config.parameters() as u64;
+    let steps = settings.train.steps as u64;
     let checkpoints = match settings.interval()? {
         Interval::Steps(0) => 1,
-        // one more while the newest is written
-        _ => (settings.keep().newest as u64 + 1).saturating_sub(there as u64),
+        interval => {
+            let most = match interval {
+                Interval::Steps(every) => steps / every as u64 + 1,
+                Interval::Minutes(_) => u64::MAX,
+            };
+            let kept = match settings.keep().every as u64 {
+                0 => 0,
+                every => (steps / every).min(most),
+            };
+            // one more while the newest is written
+            (settings.keep().newest as u64)
+                .saturating_add(1)
+                .min(most)
+                .saturating_add(kept)
+                .saturating_sub(there as u64)
+        }
     };
     // weights and two moments each; the model; records
-    let needed = (3 * checkpoints + 1) * tensor_bytes + (1 << 20);
+    let needed = (checkpoints.saturating_mul(3).saturating_add(1)).saturating_mul(tensor_bytes).saturating_add(1 << 20);
     let Some(free) = free_bytes(out) else { return Ok(()) };
     if free >= needed {
         return Ok(());
@@ -114,7 +149,7 @@ fn check_free(out: &Path, settings: &Settings, config: Config, there: usize) -> 
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     Err(Error::Output(format!(
         "--out: {}: {:.1} MiB are free, expected {:.1} MiB for {checkpoints} checkpoints and the model; try another disk or a \
-         smaller --keep",
+         smaller --keep or larger --keep-every",
         out.display(),
         mib(free),
         mib(needed)
@@ -141,6 +176,9 @@ impl<'a> Session<'a> {
             Begin::Resume(lock, saved) => (Some(lock), saved, true),
         };
         let start = self.loader.as_ref().map(Batches::state);
+        if let (Some(saved), Some(loader)) = (&saved, &self.loader) {
+            check_saved(&saved.state, loader, self.settings)?;
+        }
         let mut run: Option<Run<'a>> = None;
         loop {
             let rebuilt = run.as_ref().is_some_and(|run| run.rebuilt);
@@ -237,7 +275,7 @@ impl<'a> Session<'a> {
                 Folder::resume(out, settings, lock, &records, lines)?
             }
             (Some(out), old) => {
-                if self.restart && out.exists() {
+                if self.restart && folder::is_run(out) {
                     screen.line(&format!("{} is now {}", out.display(), folder::put_aside(out)?.display()));
                 }
                 drop(old);

@@ -433,3 +433,65 @@ fn every_kill_point_is_visited() {
         }
     }
 }
+
+/// What cannot be gone on from is told, and nothing of it is touched.
+#[test]
+fn other_data_and_damage_everywhere_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let long = |settings: &mut Settings| {
+        settings.train.steps = 4;
+        settings.run.checkpoint_every = "2".into();
+    };
+    // stopped after a checkpoint
+    let asked = Cell::new(0);
+    let stop = || {
+        asked.set(asked.get() + 1);
+        (asked.get() > 9).then_some("SIGTERM")
+    };
+    assert_eq!(train_with(dir, "run", &long, &open, &stop).0.unwrap_err().exit_code(), 75);
+    let everything = |run: &Path| {
+        let mut all: Vec<(String, Vec<u8>)> = Vec::new();
+        for name in ["metrics.jsonl", "main.log", "config.toml"] {
+            all.push((name.into(), fs::read(run.join(name)).unwrap()));
+        }
+        let names = fs::read_dir(run.join("checkpoints")).unwrap().flatten();
+        all.extend(names.map(|entry| (entry.file_name().to_string_lossy().into_owned(), Vec::new())));
+        all
+    };
+    let run = dir.join("run");
+    let before = everything(&run);
+
+    // a text of the same length
+    let text = dir.join("text.txt");
+    let words = fs::read_to_string(&text).unwrap();
+    fs::write(&text, words.replace('a', "e")).unwrap();
+    let error = train_with(dir, "run", &long, &open, &|| None).0.unwrap_err();
+    assert!(error.exit_code() == 3 && error.to_string().contains("not those"), "{error}");
+    assert!(everything(&run) == before);
+    fs::write(&text, words).unwrap();
+
+    // no sound checkpoint
+    let states = fs::read_dir(run.join("checkpoints")).unwrap().flatten().map(|entry| entry.path().join("state.json"));
+    let whole: Vec<(std::path::PathBuf, Vec<u8>)> =
+        states.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    for (path, bytes) in &whole {
+        let mut broken = bytes.clone();
+        broken[40] ^= 1;
+        fs::write(path, broken).unwrap();
+    }
+    let error = train_with(dir, "run", &long, &open, &|| None).0.unwrap_err();
+    assert!(error.exit_code() == 3 && error.to_string().contains("is sound"), "{error}");
+    assert!(everything(&run) == before);
+    whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    train_with(dir, "run", &long, &open, &|| None).0.unwrap().unwrap();
+
+    // a file, and a link to nothing, are no folders
+    fs::write(dir.join("file"), "").unwrap();
+    assert_eq!(train(dir, "file").0.unwrap_err().exit_code(), 2);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(dir.join("nothing"), dir.join("link")).unwrap();
+        assert_eq!(train(dir, "link").0.unwrap_err().exit_code(), 2);
+    }
+}

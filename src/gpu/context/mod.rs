@@ -208,6 +208,16 @@ impl Gpu {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// How kernels are built, where it is not as usual: other code rounds differently.
+    #[must_use]
+    pub fn built(&self) -> &'static str {
+        match (self.checked, self.repairs || self.caps.matrix_edges.is_empty()) {
+            (true, _) => "checked",
+            (false, true) => "",
+            (false, false) => "matrices as naga writes them",
+        }
+    }
+
     /// Buffers created so far.
     #[must_use]
     pub fn buffers_created(&self) -> u64 {

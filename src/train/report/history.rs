@@ -53,7 +53,8 @@ impl History {
         }
         self.step = self.step.max(metric.step);
         self.skipped += usize::from(metric.skipped);
-        let ms = metric.ms.unwrap_or(0.0) + metric.pause_ms.unwrap_or(0.0);
+        let ms =
+            [metric.ms, metric.pause_ms].into_iter().flatten().filter(|ms| ms.is_finite() && *ms > 0.0).sum::<f32>();
         self.seconds += f64::from(ms) / 1e3;
     }
 

@@ -247,7 +247,7 @@ impl Run<'_> {
         if after.last {
             // before the last sample: nothing that shows a run may cost its result
             self.patiently(clock, screen, |run| run.saver.wait())?;
-            self.folder.sync()?;
+            self.patiently(clock, screen, |run| run.folder.sync())?;
             let weights = trainer.weights()?;
             crate::kill_point!("run: before the model");
             self.patiently(clock, screen, |run| run.save(&weights))?;
@@ -356,6 +356,7 @@ impl Run<'_> {
             batches: mark.state(),
             records: self.folder.positions()?,
             metric_lines: self.folder.metric_lines(),
+            data: self.loader.fingerprint().to_owned(),
             schedule: self.settings.schedule(),
             seed: self.settings.train.seed,
             made_by: self.made_by.clone(),
