@@ -115,3 +115,58 @@ fn a_second_run_in_the_folder_is_told_who_is_there() {
     assert!(second.seconds < 5.0, "{} s", second.seconds);
     assert!(child.wait().expect("wait").success());
 }
+
+/// Starts any command without waiting for it.
+fn spawn(dir: &Path, args: &[&str]) -> Child {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(root.join("tools/run"));
+    command.arg(env!("CARGO_BIN_EXE_wgpt")).args(args).current_dir(dir);
+    command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
+#[test]
+fn a_signal_stops_the_preparation_of_data_which_then_goes_on() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 24_000_000);
+    let prepare = |out: &'static str| ["data", "prepare", "text.txt", "--out", out, "--threads", "1"];
+    let mut child = spawn(dir, &prepare("data"));
+    while !dir.join("data").exists() && child.try_wait().expect("wait").is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    signal(&child, "-TERM");
+    let output = child.wait_with_output().expect("wait");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(75), "{text}");
+    assert!(text.contains("SIGTERM: stopped and saved"), "{text}");
+    wgpt(dir, &prepare("data")).ends_with(0);
+    wgpt(dir, &prepare("whole")).ends_with(0);
+    let shards = |out: &str| {
+        let names = fs::read_dir(dir.join(out)).expect(out).flatten().map(|entry| entry.path());
+        let mut shards: Vec<Vec<u8>> = names
+            .filter(|path| path.extension().is_some_and(|e| e == "bin"))
+            .map(|p| fs::read(p).expect("shard"))
+            .collect();
+        shards.sort();
+        shards
+    };
+    assert!(!shards("whole").is_empty() && shards("data") == shards("whole"));
+}
+
+#[test]
+fn a_signal_stops_tuning_and_keeps_what_was_found() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    let mut child = spawn(
+        dir,
+        &["tune", "--layers", "1", "--heads", "2", "--channels", "64", "--precision", "f32", "--seconds", "30"],
+    );
+    // the first product is done, and there are many more
+    assert!(wait_for(&mut child, "device"));
+    signal(&child, "-INT");
+    let output = child.wait_with_output().expect("wait");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(75), "{text}");
+    assert!(text.contains("SIGINT: stopped"), "{text}");
+}
