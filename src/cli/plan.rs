@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use wgpt::error::{Error, Result};
+use wgpt::formats::checkpoint_weights;
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::model::Recompute;
 use wgpt::train::measure::{self, table::number};
@@ -84,7 +85,13 @@ impl Args {
     /// Tokens a second, if anything says so.
     fn speed(&self, subject: &Subject) -> Result<Option<f64>> {
         if let Some(run) = &self.like {
-            return median_speed(run).map(Some);
+            // as many FLOP a second as that run, whose model may be another
+            let (config, table) = checkpoint_weights::run_config(run)?;
+            let context = table.get("train").and_then(|train| train.get("context")).and_then(toml::Value::as_integer);
+            let context = context.and_then(|n| usize::try_from(n).ok()).unwrap_or(config.positions);
+            let there = measure::flops_per_token(&config, context);
+            let here = measure::flops_per_token(&subject.config, subject.context);
+            return Ok(Some(median_speed(run)? * there / here));
         }
         let of_tflops = |tflops: f64| 1e12 * tflops / measure::flops_per_token(&subject.config, subject.context);
         Ok(self.tokens_per_second.or(self.tflops.map(of_tflops)))

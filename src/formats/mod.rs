@@ -9,6 +9,7 @@
 
 pub mod atomic;
 pub mod checkpoint;
+pub mod checkpoint_weights;
 pub mod disk;
 mod element;
 pub mod hf;

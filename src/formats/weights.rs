@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{ModelInfo, hf, hub, llmc};
+use super::{ModelInfo, checkpoint_weights, hf, hub, llmc};
 use crate::error::{Error, Result};
 use crate::model::params::Weights;
 
@@ -15,6 +15,8 @@ pub enum Place {
     Folder(PathBuf),
     /// A `.bin` of llm.c.
     Llmc(PathBuf),
+    /// A checkpoint of a run.
+    Checkpoint(PathBuf),
 }
 
 impl Place {
@@ -22,13 +24,14 @@ impl Place {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            Self::Folder(path) | Self::Llmc(path) => path,
+            Self::Folder(path) | Self::Llmc(path) | Self::Checkpoint(path) => path,
         }
     }
 }
 
 /// Finds the model that `from` means:
-/// - a folder in Hugging Face's layout, a run's folder (its `model/`), or a model's folder in Hugging Face's cache;
+/// - a folder in Hugging Face's layout, a run's folder (its `model/`, else its newest checkpoint that verifies), a
+///   checkpoint's folder, or a model's folder in Hugging Face's cache;
 /// - a file: a `.bin` of llm.c, or `model.safetensors` with its config.json beside it;
 /// - else a name such as `gpt2` or `OWNER/NAME`, in Hugging Face's cache.
 ///
@@ -36,7 +39,14 @@ impl Place {
 /// [`Error::Data`] if there is no such model, or it is one in pickle files, which say how to convert them.
 pub fn find(from: &Path) -> Result<Place> {
     if from.is_dir() {
-        return Ok(Place::Folder(folder(from)));
+        let inner = folder(from);
+        if inner.join("config.json").exists() {
+            return Ok(Place::Folder(inner));
+        }
+        if checkpoint_weights::is_one(from) {
+            return Ok(Place::Checkpoint(from.to_owned()));
+        }
+        return Ok(checkpoint_weights::newest(from)?.map_or(Place::Folder(inner), Place::Checkpoint));
     }
     if from.exists() {
         return file(from);
@@ -121,6 +131,7 @@ pub fn load(from: &Path) -> Result<(Weights, ModelInfo, Place)> {
     let (weights, info) = match &place {
         Place::Folder(dir) => hf::load(dir)?,
         Place::Llmc(path) => llmc::load(path)?,
+        Place::Checkpoint(dir) => checkpoint_weights::load(dir)?,
     };
     Ok((weights, info, place))
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::data::BatchesState;
 use crate::error::{Error, Result};
 use crate::formats::atomic::output_error;
 use crate::formats::checkpoint::{Checkpoints, Damaged, Keep};
+use crate::formats::checkpoint_weights::{self, WEIGHTS};
 use crate::formats::disk::{Disk, System};
 use crate::formats::safetensors_file::{Entry, Layout};
 use crate::gpu::Gpu;
@@ -26,9 +27,7 @@ use super::schedule::Schedule;
 use super::snapshot::Snapshot;
 use super::trainer::Trainer;
 
-/// The files, with llm.c's names of parameters; the copies of all blocks are one tensor (L, rows, columns).
-const WEIGHTS: &str = "model.safetensors";
-/// The same with `m.` and `v.` before the names: AdamW's moments, never sharded.
+/// The layout of [`WEIGHTS`] with `m.` and `v.` before the names: AdamW's moments, never sharded.
 const MOMENTS: &str = "optimizer.safetensors";
 /// A [`StateFile`].
 const STATE: &str = "state.json";
@@ -198,9 +197,9 @@ pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<Str
         return wrong(format!("a window of {} values goes on at {}", window.count, window.next));
     }
     let weights = checkpoints.read(step, WEIGHTS)?;
-    let weights = tensors(&place.join(WEIGHTS), &weights, config, "")?;
+    let weights = checkpoint_weights::read(&place.join(WEIGHTS), &weights, config, "")?;
     let bytes = checkpoints.read(step, MOMENTS)?;
-    let moment = |prefix| tensors(&place.join(MOMENTS), &bytes, config, prefix);
+    let moment = |prefix| checkpoint_weights::read(&place.join(MOMENTS), &bytes, config, prefix);
     let snapshot = Snapshot { weights, moments: [moment("m.")?, moment("v.")?], control, windows };
     Ok((Some(Saved { snapshot, state }), passed))
 }
@@ -212,23 +211,6 @@ fn from_words<T: bytemuck::AnyBitPattern>(place: &Path, words: &[u32], what: &st
         return Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(words)));
     }
     Err(Error::Data(format!("{}: {STATE}: {found} words of {what}, expected {expected}", place.display())))
-}
-
-/// One value for every parameter, from tensors whose names begin with `prefix`.
-fn tensors(path: &Path, bytes: &[u8], config: Config, prefix: &str) -> Result<Weights> {
-    let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
-    let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("is not safetensors ({e})")))?;
-    let mut weights = Weights::zeros(config);
-    for (param, values) in PARAMS.iter().zip(&mut weights.tensors) {
-        let name = format!("{prefix}{}", param.name);
-        let tensor = file.tensor(&name).map_err(|e| wrong(format!("has no `{name}` ({e})")))?;
-        if tensor.dtype() != Dtype::F32 || tensor.data().len() != 4 * values.len() {
-            let found = tensor.shape();
-            return Err(wrong(format!("`{name}` has shape {found:?}, expected {} f32", values.len())));
-        }
-        values.copy_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data()));
-    }
-    Ok(weights)
 }
 
 /// Puts out sets of values, each under its prefix.

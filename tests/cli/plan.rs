@@ -54,7 +54,17 @@ fn plans_tell_hours_and_dollars() {
     std::fs::create_dir(dir.path().join("run")).expect("folder");
     let lines = [50.0, 2e5, 1e5].map(|speed| format!("{{\"step\":1,\"tokens_per_s\":{speed}}}\n")).concat();
     std::fs::write(dir.path().join("run/metrics.jsonl"), lines).expect("written");
+    let config = |layers: u32| {
+        let shape = format!("positions = 1024\nvocab = 50257\nlayers = {layers}\nheads = 12\nchannels = 768\n");
+        let text = format!("[model]\n{shape}[train]\ncontext = 1024\n");
+        std::fs::write(dir.path().join("run/config.toml"), text).expect("written");
+    };
+    config(12);
     let out = plan(&["--like", "run", "--tokens", "3.6e8"]).ends_with(0).out;
+    assert!(out.contains(": 1.000 hours"), "{out}");
+    // twice the layers: 1,370.4 million operations a token, so a run at that speed does d12 1.7056 times as fast
+    config(24);
+    let out = plan(&["--like", "run", "--tokens", "6.14027e8"]).ends_with(0).out;
     assert!(out.contains(": 1.000 hours"), "{out}");
     plan(&["--like", "nowhere"]).ends_with(3);
 }

@@ -42,6 +42,12 @@ fn wait_for(child: &mut Child, text: &str) -> bool {
     found
 }
 
+fn newest_checkpoint(run: &Path) -> std::path::PathBuf {
+    let mut steps: Vec<_> = fs::read_dir(run.join("checkpoints")).expect("checkpoints").flatten().collect();
+    steps.sort_by_key(fs::DirEntry::file_name);
+    steps.last().expect("a checkpoint").path()
+}
+
 fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill");
     assert!(status.success());
@@ -81,10 +87,13 @@ fn a_signal_saves_and_a_damaged_checkpoint_is_passed_over() {
         assert_eq!(child.wait().expect("wait").code(), Some(75), "{name}");
     }
 
+    // a model before there is a `model/`: the newest checkpoint's
+    for from in ["run".to_owned(), newest_checkpoint(&dir.join("run")).display().to_string()] {
+        wgpt(dir, &["generate", "--from", &from, "ab", "--max-tokens", "3"]).ends_with(0);
+    }
+
     // a flipped bit in the newest
-    let mut steps: Vec<_> = fs::read_dir(dir.join("run/checkpoints")).expect("checkpoints").flatten().collect();
-    steps.sort_by_key(fs::DirEntry::file_name);
-    let newest = steps.last().expect("a checkpoint").path();
+    let newest = newest_checkpoint(&dir.join("run"));
     let weights = newest.join("model.safetensors");
     let mut bytes = fs::read(&weights).expect("weights");
     let middle = bytes.len() / 2;
