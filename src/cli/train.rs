@@ -380,12 +380,15 @@ impl Args {
 pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     let stop = signals::listen()?;
     let load = |dir: &PathBuf| weights::load(dir).map(|(weights, info, _)| (dir.clone(), weights, info));
-    let loaded = args.init.as_ref().map(load).transpose()?;
-    let start = loaded.as_ref().map(|(path, weights, info)| Start {
+    // a run that has checkpoints does without the weights it began with, which may be gone
+    let noted = args.noted_start();
+    let loaded = args.init.as_ref().filter(|_| noted.is_none()).map(load).transpose()?;
+    let read = loaded.as_ref().map(|(path, weights, info)| Start {
         path: path.clone(),
         config: weights.config,
         info: info.clone(),
     });
+    let start = noted.or(read);
     let Resolved { mut settings, config, tokenizer } = args.resolve(start.as_ref())?;
     args.choose_precision(&mut settings)?;
     args.choose_batch(&mut settings, || gpu::adapter::find(args.device.as_deref()))?;

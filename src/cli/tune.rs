@@ -40,6 +40,7 @@ pub struct Args {
 
 /// Tries kernels and keeps a record.
 pub fn run(args: &Args) -> Result<()> {
+    let stop = signals::listen()?;
     let listed = gpu::adapter::find(args.device.as_deref())?;
     let elem = args.precision.on(&listed);
     let mixed = elem == Elem::F16;
@@ -60,7 +61,6 @@ pub fn run(args: &Args) -> Result<()> {
         say!("         no matrix units: {why}");
     }
     let chunk = wgpt::model::activations::logits_rows(&gpu.caps, rows, config.padded_vocab(), elem);
-    let stop = signals::listen()?;
     // that the record can be written is known before minutes are spent, and what is found stays found
     let mut path = tune::save(&gpu.caps, &[])?;
     for job in tune::jobs(&config, rows, chunk) {

@@ -125,6 +125,26 @@ fn a_second_run_in_the_folder_is_told_who_is_there() {
     assert!(child.wait().expect("wait").success());
 }
 
+#[test]
+fn a_run_goes_on_without_the_weights_that_it_began_with() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 20_000);
+    train(dir, &["--steps", "1", "--out", "first"]).ends_with(0);
+    let flags = ["train", "--text", "text.txt", "--batch", "2", "--context", "16", "--steps", "40", "--val-steps", "1"];
+    let rest = ["--checkpoint-every", "2", "--init", "first/model", "--out"];
+    let args = |out: &'static str| [&flags[..], &rest, &[out]].concat();
+    wgpt(dir, &args("whole")).ends_with(0);
+    let mut child = spawn(dir, &args("run"));
+    assert!(wait_for(&mut child, "step 5/"));
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().expect("wait").code(), Some(75));
+    fs::rename(dir.join("first"), dir.join("away")).expect("rename");
+    wgpt(dir, &args("run")).ends_with(0);
+    let weights = |out: &str| fs::read(dir.join(out).join("model/model.safetensors")).expect("weights");
+    assert!(weights("run") == weights("whole"));
+}
+
 /// Starts any command without waiting for it.
 fn spawn(dir: &Path, args: &[&str]) -> Child {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,10 +1,13 @@
-//! `--batch auto` and `--precision auto`.
+//! What a run that goes on keeps: `--batch auto`, `--precision auto`, the shape of `--init`.
 
 use wgpt::error::Result;
+use wgpt::formats::{ModelInfo, checkpoint_weights};
 use wgpt::gpu::{Caps, Elem};
+use wgpt::train::folder;
 use wgpt::train::plan::auto_batch;
 use wgpt::train::settings::Settings;
 
+use super::resolve::Start;
 use super::{Args, Batch, Precision};
 
 impl Args {
@@ -44,6 +47,17 @@ impl Args {
     /// The batch of the run that --out holds.
     fn noted_batch(&self) -> Option<usize> {
         usize::try_from(self.noted("batch")?.as_integer()?).ok().filter(|batch| *batch > 0)
+    }
+
+    /// What the run in --out notes of the weights that it began with, if it can go on from a checkpoint.
+    pub fn noted_start(&self) -> Option<Start> {
+        let out = self.out.as_ref().filter(|_| !self.restart && self.init.is_some())?;
+        let path = self.init.clone()?;
+        let (config, table) = checkpoint_weights::run_config(out).ok()?;
+        let noted = |section: &str, key: &str| table.get(section)?.get(key)?.as_str().map(str::to_owned);
+        let same = noted("model", "init")? == path.display().to_string();
+        let info = noted("data", "tokenizer").map_or_else(ModelInfo::default, |name| ModelInfo::for_tokenizer(&name));
+        (same && folder::checkpoints(out) > 0).then_some(Start { path, config, info })
     }
 
     /// A training setting of the run that --out holds.
