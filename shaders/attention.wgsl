@@ -9,17 +9,6 @@
 //   backward_q      lanes are queries: dq
 //   backward_kv     lanes are keys: dk and dv. Two kernels and not one, so that no sum needs atomics
 // The head size arrives as `const HSV`, its number of V. qkv, out and their gradients are stored as S.
-struct P {
-    batch: u32,
-    positions: u32,   // T
-    heads: u32,
-    scale: f32,       // 1 / sqrt(HS)
-}
-var<immediate> p: P;
-
-const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
-
-struct Place { b: u32, h: u32, first: u32, valid: bool }
 
 // Which head and which run of rows a workgroup has.
 fn place(group: u32) -> Place {

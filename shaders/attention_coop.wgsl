@@ -7,15 +7,6 @@
 //   backward_kv   rows are keys, columns queries;  dv += weights dout;  dk += dscores q
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T)
 //   x_tile, y_tile: what belongs to the columns;  sums, slopes: products in f32;  weights, dscores: products to come
-struct P {
-    batch: u32,
-    positions: u32,   // T
-    heads: u32,
-    scale: f32,       // 1 / sqrt(HS)
-}
-var<immediate> p: P;
-
-const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 const LAZY = 8.0;    // how far scores may outgrow what they are compared to: exp(8) is far from f16's largest number
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f16>>;
@@ -36,8 +27,6 @@ var<workgroup> shrink: array<f32, ROWS>;      // what the row's sums so far must
 var<workgroup> grown: atomic<u32>;            // 1 if that is not 1 in some row
 var<workgroup> kept_lse: array<f32, KEPT>;    // of queries, be they rows or columns
 var<workgroup> kept_delta: array<f32, KEPT>;
-
-struct Place { b: u32, h: u32, first: u32, valid: bool }
 
 // Which head and which rows a workgroup has; those with the most columns come first.
 fn place(group: u32) -> Place {

@@ -4,15 +4,6 @@
 //   workgroup. What the lanes of a row have of its dot products goes through workgroup memory, where every lane adds all.
 //   forward, backward_q   rows are queries
 //   backward_kv           rows are keys
-struct P {
-    batch: u32,
-    positions: u32,   // T
-    heads: u32,
-    scale: f32,       // 1 / sqrt(HS)
-}
-var<immediate> p: P;
-
-const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 const THREADS = 128u;
 const ROWS = THREADS / LANES;
 const COLUMNS = 8u;
@@ -23,8 +14,6 @@ const X = 0u;
 const Y = 1u;
 var<workgroup> tiles: array<V, 2u * COLUMNS * HSV>;
 var<workgroup> dots: array<vec4<f32>, 4u * THREADS>;
-
-struct Place { b: u32, h: u32, first: u32, valid: bool }
 
 fn place(group: u32) -> Place {
     let runs = (p.positions + ROWS - 1u) / ROWS;

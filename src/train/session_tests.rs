@@ -138,6 +138,17 @@ fn undisturbed() -> tempfile::TempDir {
     dir
 }
 
+/// The numbers of a device's calls, by kind.
+type Calls = std::sync::Arc<[std::sync::atomic::AtomicU64; 3]>;
+
+/// A device whose calls are counted.
+fn counted(calls: &Cell<Option<Calls>>) -> Result<Gpu> {
+    let gpu = open()?;
+    gpu.fail_at(None);
+    calls.set(Some(gpu.counters()));
+    Ok(gpu)
+}
+
 /// A device with a fault, and after it one without.
 fn faulty(at: (Call, u64), opened: &Cell<u32>) -> impl Fn() -> Result<Gpu> {
     move || {
@@ -168,12 +179,7 @@ fn lose_at_every(call: Call) {
         settings.run.sample_every = 0;
     };
     let calls = Cell::new(None);
-    let counting = || {
-        let gpu = open()?;
-        gpu.fail_at(None);
-        calls.set(Some(gpu.counters()));
-        Ok(gpu)
-    };
+    let counting = || counted(&calls);
     train_with(dir, "whole", &short, &counting, &|| None).0.unwrap();
     let calls = calls.take().unwrap();
     let most = calls[call as usize].load(std::sync::atomic::Ordering::SeqCst);
@@ -227,12 +233,7 @@ fn no_memory_at_any_allocation_is_told_with_the_plan() {
 
     // later ones: of the sample's tensors, of read-backs for a checkpoint
     let calls = Cell::new(None);
-    let counting = || {
-        let gpu = open()?;
-        gpu.fail_at(None);
-        calls.set(Some(gpu.counters()));
-        Ok(gpu)
-    };
+    let counting = || counted(&calls);
     train_with(dir, "counted", &|_| (), &counting, &|| None).0.unwrap();
     let all = calls.take().unwrap()[Call::Allocate as usize].load(std::sync::atomic::Ordering::SeqCst);
     assert!(all > allocations + 2, "{all}");

@@ -21,11 +21,12 @@ impl Coop {
         // matrix operations under conditions that all invocations of a subgroup share, which naga does not see
         t.line("diagnostic(off, derivative_uniformity);");
         self.declarations(&mut t);
-        for line in include_str!("../../../shaders/attention_coop.wgsl").lines() {
-            t.line(line);
-        }
-        for line in include_str!("../../../shaders/shared/grid.wgsl").lines() {
-            t.line(line);
+        for part in [
+            include_str!("../../../shaders/shared/attention.wgsl"),
+            include_str!("../../../shaders/attention_coop.wgsl"),
+            include_str!("../../../shaders/shared/grid.wgsl"),
+        ] {
+            part.lines().for_each(|line| t.line(line));
         }
         self.main(&mut t);
         Kernel::generated(self.name(), "main", t.text)

@@ -38,19 +38,28 @@ const OWN: usize = 4;
 /// Invocations of a workgroup of the tiled kernels.
 const TILED_THREADS: usize = 128;
 
+/// The kernels that keep a row in a lane.
+const ROWS: &str =
+    concat!(include_str!("../../../shaders/shared/attention.wgsl"), include_str!("../../../shaders/attention.wgsl"));
+/// Those that share a row among lanes.
+const TILED: &str = concat!(
+    include_str!("../../../shaders/shared/attention.wgsl"),
+    include_str!("../../../shaders/attention_tiled.wgsl")
+);
+
 /// The kernel of an entry without matrices, and the rows of a workgroup: on a software adapter one vector of rows, on a GPU
 /// as many as there are lanes for.
 fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (Kernel, usize) {
     let width = Width::of(&[head_size]);
     let units = head_size / width.elements();
     if caps.software {
-        let body = include_str!("../../../shaders/attention.wgsl");
+        let body = ROWS;
         let name = format!("attention.{}", entry.name());
         let kernel = Kernel::stored(&name, entry.name(), width, elem, body);
         return (kernel.with_const("HSV", units as u32).set("WG", caps.lanes), caps.lanes as usize);
     }
     let lanes = units.div_ceil(OWN).next_power_of_two();
-    let body = include_str!("../../../shaders/attention_tiled.wgsl");
+    let body = TILED;
     let kernel = Kernel::stored(&format!("attention_tiled.{}", entry.name()), entry.name(), width, elem, body);
     (kernel.with_const("HSV", units as u32).with_const("LANES", lanes as u32), TILED_THREADS / lanes)
 }
@@ -58,7 +67,7 @@ fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (Kernel, u
 /// The kernel that sums `dout out` over rows.
 fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> Kernel {
     let width = Width::of(&[head_size]);
-    let body = include_str!("../../../shaders/attention.wgsl");
+    let body = ROWS;
     Kernel::stored("attention.backward_delta", "backward_delta", width, elem, body)
         .with_const("HSV", (head_size / width.elements()) as u32)
         .set("WG", group(caps))
