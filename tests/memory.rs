@@ -9,7 +9,7 @@ use wgpt::gpu::{Caps, Command, Elem, Gpu, Options};
 use wgpt::model::{Config, PARAMS, Recompute, init};
 use wgpt::reference::random::Random;
 use wgpt::train::measure;
-use wgpt::train::plan::Subject;
+use wgpt::train::plan::{self, Subject};
 use wgpt::train::schedule::Shape;
 use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
 
@@ -17,17 +17,7 @@ use training::{lively, run};
 
 /// A GPU with matrix units that binds 2 GiB, of which there is only the bookkeeping.
 fn nvidia() -> Caps {
-    Caps {
-        f16: true,
-        subgroups: true,
-        matrix_edges: vec![16],
-        subgroup_sizes: (32, 32),
-        max_workgroup_bytes: 48 << 10,
-        max_invocations: 1024,
-        max_binding_bytes: (1 << 31) - 256,
-        max_buffer_bytes: 1 << 40,
-        ..Caps::webgpu_defaults()
-    }
+    plan::assumed(Elem::F16, (1 << 31) - 256)
 }
 
 fn sizes(batch: usize, context: usize) -> Sizes {

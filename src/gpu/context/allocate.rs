@@ -1,0 +1,96 @@
+//! Buffers: one a tensor, or several tensors in one; what does not fit is named.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{ALIGNMENT, Gpu, lock};
+use crate::error::{Error, Result};
+use crate::gpu::faults::Call;
+use crate::gpu::tensor::{Buffer, Elem, Tensor};
+
+impl Gpu {
+    /// Allocates a zeroed (rows, columns) tensor in a buffer of its own.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] naming the tensor, if it is larger than any buffer or the driver has no room.
+    pub fn tensor(&self, label: &str, rows: usize, columns: usize, elem: Elem) -> Result<Tensor> {
+        let bytes = (rows * columns) as u64 * elem.bytes();
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        Ok(Tensor::new(self.buffer(label, bytes, usage)?, 0, rows, columns, elem))
+    }
+
+    /// Allocates several tensors behind one another in as few buffers as the adapter's largest allows, each at a
+    /// multiple of [`ALIGNMENT`] elements. Returns the tensors in order, and each buffer whole as one row.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], as for [`Gpu::tensor`].
+    pub fn arena(&self, label: &str, shapes: &[[usize; 2]], elem: Elem) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+        // in elements of 4 bytes whatever the elements are
+        let largest = self.caps.max_buffer_bytes / 4 / ALIGNMENT * ALIGNMENT;
+        type Member = (u64, [usize; 2]); // first element and shape
+        let mut segments: Vec<(u64, Vec<Member>)> = Vec::new();
+        for &[rows, columns] in shapes {
+            let length = ((rows * columns) as u64).next_multiple_of(ALIGNMENT);
+            match segments.last_mut() {
+                Some((used, members)) if *used + length <= largest => {
+                    members.push((*used, [rows, columns]));
+                    *used += length;
+                }
+                _ => segments.push((length, vec![(0, [rows, columns])])),
+            }
+        }
+        let (mut tensors, mut wholes) = (Vec::with_capacity(shapes.len()), Vec::new());
+        for (length, members) in segments {
+            let whole = self.tensor(label, 1, length as usize, elem)?;
+            for (first, [rows, columns]) in members {
+                tensors.push(Tensor::new(Arc::clone(&whole.buffer), first * elem.bytes(), rows, columns, elem));
+            }
+            wholes.push(whole);
+        }
+        Ok((tensors, wholes))
+    }
+
+    pub(in crate::gpu) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
+        let size = bytes.next_multiple_of(16).max(16);
+        let refused = |why: &str| {
+            Error::Memory(format!(
+                "memory: `{label}` needs {:.1} MiB, {why}; {:.1} MiB are in use on {}; try a smaller --batch or --context",
+                size as f64 / f64::from(1 << 20),
+                self.allocated_bytes() as f64 / f64::from(1 << 20),
+                self.caps.name
+            ))
+        };
+        if size > self.caps.max_buffer_bytes && self.raw.is_none() {
+            // a plan goes on to its end, so that it can be shown whole
+            lock(&self.oversized).get_or_insert_with(|| (label.to_owned(), size));
+        } else if size > self.caps.max_buffer_bytes {
+            return Err(refused(&format!("the adapter's largest buffer has {} MiB", self.caps.max_buffer_bytes >> 20)));
+        }
+        let raw = match &self.raw {
+            None => None,
+            Some(raw) => {
+                let scope = raw.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+                let buffer = raw.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some(label),
+                    size,
+                    usage,
+                    mapped_at_creation: false,
+                });
+                if pollster::block_on(scope.pop()).is_some() || self.fails(Call::Allocate) {
+                    return Err(refused("the device is out of memory"));
+                }
+                Some(buffer)
+            }
+        };
+        self.buffers_created.fetch_add(1, Ordering::Relaxed);
+        self.allocated_bytes.fetch_add(size, Ordering::Relaxed);
+        let mut ledger = lock(&self.ledger);
+        match ledger.iter_mut().find(|(known, _)| known == label) {
+            Some((_, bytes)) => *bytes += size,
+            None => ledger.push((label.to_owned(), size)),
+        }
+        drop(ledger);
+        let meter = Arc::clone(&self.allocated_bytes);
+        Ok(Arc::new(Buffer { id: self.id(), label: label.to_owned(), size, raw, meter }))
+    }
+}
