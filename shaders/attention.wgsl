@@ -10,13 +10,6 @@
 //   backward_kv     lanes are keys: dk and dv. Two kernels and not one, so that no sum needs atomics
 // The head size arrives as `const HSV`, its number of V. qkv, out and their gradients are stored as S.
 
-// Which head and which run of rows a workgroup has.
-fn place(group: u32) -> Place {
-    let runs = (p.positions + WG - 1u) / WG;
-    let bh = group / runs;
-    return Place(bh / p.heads, bh % p.heads, (group % runs) * WG, bh < p.batch * p.heads);
-}
-
 // Index of the first V of one head's q (part 0), k (1) or v (2) at a position.
 fn qkv_at(b: u32, t: u32, part: u32, h: u32) -> u32 { return (((b * p.positions + t) * 3u + part) * p.heads + h) * HSV; }
 fn out_at(b: u32, t: u32, h: u32) -> u32 { return ((b * p.positions + t) * p.heads + h) * HSV; }
@@ -28,7 +21,7 @@ fn out_at(b: u32, t: u32, h: u32) -> u32 { return ((b * p.positions + t) * p.hea
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let at = place(group_index(group, groups));
+    let at = place(group_index(group, groups), WG, false);
     if !at.valid { return; }
     let t = at.first + lane;
     let row = min(t, p.positions - 1u); // lanes past the end compute the last row and write nothing
@@ -76,7 +69,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let inverse = 1.0 / sum;
     let o0 = out_at(at.b, t, at.h);
     for (var i = 0u; i < HSV; i++) { out[o0 + i] = S(o[i] * inverse); }
-    lse_out[(at.b * p.heads + at.h) * p.positions + t] = most + log(sum);
+    lse_out[at.statistics + t] = most + log(sum);
 }
 
 @group(0) @binding(0) var<storage, read> dout_d: array<S>;
@@ -87,13 +80,13 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
 fn backward_delta(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WG + lane; // (b, t, h)
-    if i >= p.batch * p.positions * p.heads { return; }
+    if i >= p.end { return; }
     var sum = 0.0;
     for (var k = 0u; k < HSV; k++) { sum += dot_v(V(dout_d[i * HSV + k]), V(out_d[i * HSV + k])); }
     let h = i % p.heads;
     let t = (i / p.heads) % p.positions;
     let b = i / (p.heads * p.positions);
-    delta_out[(b * p.heads + h) * p.positions + t] = sum;
+    delta_out[(p.first_head + b * p.heads + h) * p.positions + t] = sum;
 }
 
 @group(0) @binding(1) var<storage, read> dout: array<S>;
@@ -104,7 +97,7 @@ fn backward_delta(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
 @compute @workgroup_size(WG)
 fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
-    let at = place(group_index(group, groups));
+    let at = place(group_index(group, groups), WG, false);
     if !at.valid { return; }
     let t = at.first + lane;
     let row = min(t, p.positions - 1u);
@@ -118,7 +111,7 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
         g[i] = V(dout[g0 + i]);
         dq[i] = V();
     }
-    let statistics = (at.b * p.heads + at.h) * p.positions + row;
+    let statistics = at.statistics + row;
     let row_lse = lse[statistics];
     let row_delta = delta[statistics];
     let end = min(at.first + WG, p.positions);
@@ -142,7 +135,7 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
 @compute @workgroup_size(WG)
 fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
-    let at = place(group_index(group, groups));
+    let at = place(group_index(group, groups), WG, false);
     if !at.valid { return; }
     let s = at.first + lane;
     let row = min(s, p.positions - 1u);
@@ -158,7 +151,7 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         dk[i] = V();
         dv[i] = V();
     }
-    let statistics = (at.b * p.heads + at.h) * p.positions;
+    let statistics = at.statistics;
     for (var t = at.first; t < p.positions; t++) {
         let q0 = qkv_at(at.b, t, 0u, at.h);
         let g0 = out_at(at.b, t, at.h);

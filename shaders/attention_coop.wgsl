@@ -9,17 +9,20 @@
 //   x_tile, y_tile: what belongs to the columns;  sums, slopes: products in f32;  weights, dscores: products to come
 const LAZY = 8.0;    // how far scores may outgrow what they are compared to: exp(8) is far from f16's largest number
 
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<f16>>;
-@group(0) @binding(1) var<storage, read_write> out: array<vec4<f16>>;
+// Eight neighbours, moved at once: 16 bytes.
+struct Half8 { low: vec4<f16>, high: vec4<f16> }
+
+@group(0) @binding(0) var<storage, read> qkv: array<Half8>;
+@group(0) @binding(1) var<storage, read_write> out: array<Half8>;
 @group(0) @binding(2) var<storage, read_write> lse_out: array<f32>;
 
-@group(0) @binding(1) var<storage, read> dout: array<vec4<f16>>;
+@group(0) @binding(1) var<storage, read> dout: array<Half8>;
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<f16>>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<Half8>;
 
 @group(0) @binding(3) var<storage, read_write> delta_out: array<f32>;
-@group(0) @binding(5) var<storage, read> out_in: array<vec4<f16>>;
+@group(0) @binding(5) var<storage, read> out_in: array<Half8>;
 
 var<workgroup> most: array<f32, ITEMS>;       // what a row's scores are compared to, once for each of its parts
 var<workgroup> total: array<f32, ITEMS>;      // sums of a part's weights
@@ -28,79 +31,78 @@ var<workgroup> grown: atomic<u32>;            // 1 if that is not 1 in some row
 var<workgroup> kept_lse: array<f32, KEPT>;    // of queries, be they rows or columns
 var<workgroup> kept_delta: array<f32, KEPT>;
 
-// Which head and which rows a workgroup has; those with the most columns come first.
-fn place(group: u32) -> Place {
-    let blocks = (p.positions + ROWS - 1u) / ROWS;
-    let bh = group / blocks;
-    let block = group % blocks;
-    return Place(bh / p.heads, bh % p.heads, select(block, blocks - 1u - block, LAST_FIRST) * ROWS,
-                 bh < p.batch * p.heads);
-}
-
-// Index of the first vec4 of a position's q (part 0), k (1) or v (2), and of its out.
+// Index of the first Half8 of a position's q (part 0), k (1) or v (2), and of its out.
 fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
-    return (((at.b * p.positions + t) * 3u + part) * p.heads + at.h) * (HEAD / 4u);
+    return (((at.b * p.positions + t) * 3u + part) * p.heads + at.h) * (HEAD / 8u);
 }
-fn out_at(at: Place, t: u32) -> u32 { return ((at.b * p.positions + t) * p.heads + at.h) * (HEAD / 4u); }
-fn statistics_at(at: Place, t: u32) -> u32 { return (at.b * p.heads + at.h) * p.positions + t; }
+fn out_at(at: Place, t: u32) -> u32 { return ((at.b * p.positions + t) * p.heads + at.h) * (HEAD / 8u); }
 
 // Puts `width` elements of every row's q, k or v into `weights`, from where matrices are loaded; zeros past the end.
 fn stage_qkv(at: Place, part: u32, start: u32, width: u32, thread: u32) {
-    for (var piece = thread; piece < ROWS * width / 4u; piece += THREADS) {
-        let r = piece / (width / 4u);
-        let c = piece % (width / 4u);
-        var four = vec4<f16>();
-        if at.first + r < p.positions { four = qkv[qkv_at(at, at.first + r, part) + start / 4u + c]; }
-        put_weights(r * WEIGHTS + c * 4u, four);
+    for (var piece = thread; piece < ROWS * width / 8u; piece += THREADS) {
+        let r = piece / (width / 8u);
+        let c = piece % (width / 8u);
+        var eight = Half8();
+        if at.first + r < p.positions { eight = qkv[qkv_at(at, at.first + r, part) + start / 8u + c]; }
+        put_weights(r * WEIGHTS + c * 8u, eight.low);
+        put_weights(r * WEIGHTS + c * 8u + 4u, eight.high);
     }
 }
 
 fn stage_dout(at: Place, start: u32, width: u32, thread: u32) {
-    for (var piece = thread; piece < ROWS * width / 4u; piece += THREADS) {
-        let r = piece / (width / 4u);
-        let c = piece % (width / 4u);
-        var four = vec4<f16>();
-        if at.first + r < p.positions { four = dout[out_at(at, at.first + r) + start / 4u + c]; }
-        put_weights(r * WEIGHTS + c * 4u, four);
+    for (var piece = thread; piece < ROWS * width / 8u; piece += THREADS) {
+        let r = piece / (width / 8u);
+        let c = piece % (width / 8u);
+        var eight = Half8();
+        if at.first + r < p.positions { eight = dout[out_at(at, at.first + r) + start / 8u + c]; }
+        put_weights(r * WEIGHTS + c * 8u, eight.low);
+        put_weights(r * WEIGHTS + c * 8u + 4u, eight.high);
     }
+}
+
+// One piece of a line of both tiles.
+fn put_tiles(line: u32, c: u32, x: Half8, y: Half8) {
+    let i = line * LINE + c * 8u;
+    put_x(i, x.low);
+    put_x(i + 4u, x.high);
+    put_y(i, y.low);
+    put_y(i + 4u, y.high);
 }
 
 // Keys and values of the columns; zeros past the end.
 fn fill_keys(at: Place, first_column: u32, thread: u32) {
-    for (var piece = thread; piece < COLUMNS * (HEAD / 4u); piece += THREADS) {
-        let line = piece / (HEAD / 4u);
-        let c = piece % (HEAD / 4u);
+    for (var piece = thread; piece < COLUMNS * (HEAD / 8u); piece += THREADS) {
+        let line = piece / (HEAD / 8u);
+        let c = piece % (HEAD / 8u);
         let t = first_column + line;
-        var k = vec4<f16>();
-        var v = vec4<f16>();
+        var k = Half8();
+        var v = Half8();
         if t < p.positions {
             k = qkv[qkv_at(at, t, 1u) + c];
             v = qkv[qkv_at(at, t, 2u) + c];
         }
-        put_x(line * LINE + c * 4u, k);
-        put_y(line * LINE + c * 4u, v);
+        put_tiles(line, c, k, v);
     }
 }
 
 // Queries and gradients of the columns, and what is kept of them; zeros past the end.
 fn fill_queries(at: Place, first_column: u32, thread: u32) {
-    for (var piece = thread; piece < COLUMNS * (HEAD / 4u); piece += THREADS) {
-        let line = piece / (HEAD / 4u);
-        let c = piece % (HEAD / 4u);
+    for (var piece = thread; piece < COLUMNS * (HEAD / 8u); piece += THREADS) {
+        let line = piece / (HEAD / 8u);
+        let c = piece % (HEAD / 8u);
         let t = first_column + line;
-        var q = vec4<f16>();
-        var g = vec4<f16>();
+        var q = Half8();
+        var g = Half8();
         if t < p.positions {
             q = qkv[qkv_at(at, t, 0u) + c];
             g = dout[out_at(at, t) + c];
         }
-        put_x(line * LINE + c * 4u, q);
-        put_y(line * LINE + c * 4u, g);
+        put_tiles(line, c, q, g);
     }
     for (var i = thread; i < COLUMNS; i += THREADS) {
         let t = min(first_column + i, p.positions - 1u);
-        kept_lse[i] = lse[statistics_at(at, t)];
-        kept_delta[i] = delta[statistics_at(at, t)];
+        kept_lse[i] = lse[at.statistics + t];
+        kept_delta[i] = delta[at.statistics + t];
     }
 }
 
@@ -111,8 +113,10 @@ fn begin_delta(at: Place, thread: u32) {
         var sum = vec4(0.0);
         if at.first + r < p.positions {
             let start = out_at(at, at.first + r);
-            for (var c = item % 4u; c < HEAD / 4u; c += 4u) {
-                sum += vec4<f32>(dout[start + c]) * vec4<f32>(out_in[start + c]);
+            for (var c = item % 4u; c < HEAD / 8u; c += 4u) {
+                let d = dout[start + c];
+                let o = out_in[start + c];
+                sum += vec4<f32>(d.low) * vec4<f32>(o.low) + vec4<f32>(d.high) * vec4<f32>(o.high);
             }
         }
         put_sums(r * SUMS + item % 4u * 4u, sum);
@@ -125,8 +129,8 @@ fn keep_delta(at: Place, thread: u32) {
         let four = (sum_at(i) + sum_at(i + 4u)) + (sum_at(i + 8u) + sum_at(i + 12u));
         kept_delta[r] = (four.x + four.y) + (four.z + four.w);
         let t = at.first + r;
-        kept_lse[r] = lse[statistics_at(at, min(t, p.positions - 1u))];
-        if t < p.positions { delta_out[statistics_at(at, t)] = kept_delta[r]; }
+        kept_lse[r] = lse[at.statistics + min(t, p.positions - 1u)];
+        if t < p.positions { delta_out[at.statistics + t] = kept_delta[r]; }
     }
 }
 
@@ -188,19 +192,24 @@ fn row_total(r: u32) -> f32 {
 fn finish_lse(at: Place, thread: u32) {
     for (var r = thread; r < ROWS; r += THREADS) {
         if at.first + r < p.positions {
-            lse_out[statistics_at(at, at.first + r)] = most[r * PARTS] + log(row_total(r));
+            lse_out[at.statistics + at.first + r] = most[r * PARTS] + log(row_total(r));
         }
     }
 }
 
+// Eight of `sums` from element i on, times `factor`.
+fn eight_sums(i: u32, factor: f32) -> Half8 {
+    return Half8(vec4<f16>(sum_at(i) * factor), vec4<f16>(sum_at(i + 4u) * factor));
+}
+
 fn finish_out(at: Place, start: u32, width: u32, thread: u32) {
-    let across = GRID_N * width / 4u;
+    let across = GRID_N * width / 8u;
     for (var piece = thread; piece < ROWS * across; piece += THREADS) {
         let r = piece / across;
-        let c = piece % across * 4u;
+        let c = piece % across * 8u;
         if at.first + r >= p.positions { continue; }
-        let i = out_at(at, at.first + r) + head_column(c, start, width) / 4u;
-        out[i] = vec4<f16>(sum_at(r * SUMS + c) * (1.0 / row_total(r)));
+        let i = out_at(at, at.first + r) + head_column(c, start, width) / 8u;
+        out[i] = eight_sums(r * SUMS + c, 1.0 / row_total(r));
     }
 }
 
@@ -233,12 +242,12 @@ fn slope_of_keys(at: Place, first_column: u32, thread: u32) {
 }
 
 fn finish_dqkv(at: Place, part: u32, factor: f32, start: u32, width: u32, thread: u32) {
-    let across = GRID_N * width / 4u;
+    let across = GRID_N * width / 8u;
     for (var piece = thread; piece < ROWS * across; piece += THREADS) {
         let r = piece / across;
-        let c = piece % across * 4u;
+        let c = piece % across * 8u;
         if at.first + r >= p.positions { continue; }
-        let i = qkv_at(at, at.first + r, part) + head_column(c, start, width) / 4u;
-        dqkv[i] = vec4<f16>(sum_at(r * SUMS + c) * factor);
+        let i = qkv_at(at, at.first + r, part) + head_column(c, start, width) / 8u;
+        dqkv[i] = eight_sums(r * SUMS + c, factor);
     }
 }

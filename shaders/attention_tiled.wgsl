@@ -15,12 +15,6 @@ const Y = 1u;
 var<workgroup> tiles: array<V, 2u * COLUMNS * HSV>;
 var<workgroup> dots: array<vec4<f32>, 4u * THREADS>;
 
-fn place(group: u32) -> Place {
-    let runs = (p.positions + ROWS - 1u) / ROWS;
-    let bh = group / runs;
-    return Place(bh / p.heads, bh % p.heads, (group % runs) * ROWS, bh < p.batch * p.heads);
-}
-
 // Index of the first V of one head's q (part 0), k (1) or v (2) at a position, and of its out.
 fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
     return (((at.b * p.positions + t) * 3u + part) * p.heads + at.h) * HSV;
@@ -96,7 +90,7 @@ fn weighed(weight: vec4<f32>, tile: u32, four: u32, j: u32) -> V {
 @compute @workgroup_size(THREADS)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let at = place(group_index(group, groups));
+    let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let t = at.first + lane / LANES;
     let row = min(t, p.positions - 1u); // rows past the end compute the last one and write nothing
@@ -137,13 +131,13 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let j = mine(lane, i);
         if have(j) { out[out_at(at, t) + j] = S(o[i] * (1.0 / sum)); }
     }
-    if lane % LANES == 0u { lse_out[(at.b * p.heads + at.h) * p.positions + t] = most + log(sum); }
+    if lane % LANES == 0u { lse_out[at.statistics + t] = most + log(sum); }
 }
 
 @compute @workgroup_size(THREADS)
 fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
-    let at = place(group_index(group, groups));
+    let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let t = at.first + lane / LANES;
     let row = min(t, p.positions - 1u);
@@ -160,7 +154,7 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
             g[i] = V(dout[out_at(at, row) + j]);
         }
     }
-    let statistics = (at.b * p.heads + at.h) * p.positions + row;
+    let statistics = at.statistics + row;
     let row_lse = vec4(lse[statistics]);
     let row_delta = vec4(delta[statistics]);
     let end = min(at.first + ROWS, p.positions);
@@ -191,7 +185,7 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
 @compute @workgroup_size(THREADS)
 fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
-    let at = place(group_index(group, groups));
+    let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let s = at.first + lane / LANES;
     let row = min(s, p.positions - 1u);
@@ -210,7 +204,7 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
             v[i] = V(qkv[qkv_at(at, row, 2u) + j]);
         }
     }
-    let statistics = (at.b * p.heads + at.h) * p.positions;
+    let statistics = at.statistics;
     for (var t = at.first / COLUMNS * COLUMNS; t < p.positions; t += COLUMNS) {
         fill_queries(at, t, lane);
         workgroupBarrier();

@@ -1,13 +1,25 @@
 // shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
 struct P {
-    batch: u32,
-    positions: u32,   // T
+    positions: u32,    // T
     heads: u32,
-    scale: f32,       // 1 / sqrt(HS)
+    scale: f32,        // 1 / sqrt(HS)
+    first: u32,        // a dispatch has workgroups `first` to `end` of those that all rows of all heads take
+    end: u32,
+    first_head: u32,   // of lse and delta, which may begin before the sequences at hand
 }
 var<immediate> p: P;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
-// Which head and which run of rows a workgroup has, if any.
-struct Place { b: u32, h: u32, first: u32, valid: bool }
+// Which head of which sequence and which run of rows a workgroup has, if any; and where the head is in lse and delta.
+struct Place { b: u32, h: u32, statistics: u32, first: u32, valid: bool }
+
+// Of `rows` rows a workgroup; with `last_first` those with the most keys come first.
+fn place(index: u32, rows: u32, last_first: bool) -> Place {
+    let group = p.first + index;
+    let blocks = (p.positions + rows - 1u) / rows;
+    let bh = group / blocks;
+    let block = group % blocks;
+    let first = select(block, blocks - 1u - block, last_first) * rows;
+    return Place(bh / p.heads, bh % p.heads, (p.first_head + bh) * p.positions, first, group < p.end);
+}

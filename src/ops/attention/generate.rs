@@ -114,7 +114,7 @@ impl Coop {
         t.line("fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,");
         t.line("        @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32)");
         t.open("");
-        t.line("let at = place(group_index(group, groups));");
+        t.line("let at = place(group_index(group, groups), ROWS, LAST_FIRST);");
         t.line("if !at.valid { return; }");
         t.line(format_args!("let subgroup_row = (subgroup / {grid_n}u) * {}u;", rows / grid_m));
         t.line(format_args!("let score_column = (subgroup % {grid_n}u) * {}u;", columns / grid_n));

@@ -3,6 +3,8 @@
 mod coop;
 mod generate;
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
@@ -16,10 +18,12 @@ use coop::Entry;
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    batch: u32,
     positions: u32,
     heads: u32,
     scale: f32,
+    first: u32,
+    end: u32,
+    first_head: u32,
 }
 
 #[repr(C)]
@@ -171,47 +175,83 @@ fn gcd(a: usize, b: usize) -> usize {
 /// One run of sequences: everything cut to it.
 struct Cut {
     params: Params,
-    rows: std::ops::Range<usize>,
-    stats: std::ops::Range<usize>,
+    rows: Range<usize>,
+    /// Heads of lse and delta that are bound.
+    stats: Range<usize>,
     /// Heads of all sequences.
     heads: usize,
-    /// Multiply-adds of one product over the causal half, times two.
-    flops: u64,
+    /// Multiply-adds of one product over a head's causal half, times two.
+    head_flops: u64,
+}
+
+/// What [`Cut::launch`] is told of a kernel.
+struct Launch<'a> {
+    kernel: &'a Kernel,
+    /// Rows of a workgroup.
+    rows: usize,
+    /// Products over the causal half.
+    products: u64,
+    tensors: &'a [&'a Tensor],
+    bytes: u64,
 }
 
 impl Cut {
-    /// Workgroups of `rows` rows.
-    fn groups(&self, rows: usize) -> u64 {
-        (self.heads * (self.params.positions as usize).div_ceil(rows)) as u64
+    /// Bytes of the sequences' part of lse, or of delta.
+    fn stats_bytes(&self) -> u64 {
+        4 * self.heads as u64 * u64::from(self.params.positions)
+    }
+
+    /// Dispatches all workgroups of a kernel, no more at once than the operations that a dispatch may have: whole heads, and
+    /// where one head has too many runs of its rows.
+    fn launch(&self, pass: &mut Pass, launch: &Launch) -> Result<()> {
+        let blocks = (self.params.positions as usize).div_ceil(launch.rows);
+        let (all, head) = (self.heads * blocks, launch.products * self.head_flops);
+        let most = pass.gpu.caps.most_flops;
+        let heads = (most / head.max(1)).min(self.heads as u64) as usize;
+        // the rows with the most keys have twice the mean
+        let step = if heads > 0 { heads * blocks } else { (blocks as u64 * (most / 2) / head) as usize };
+        for first in (0..all).step_by(step.max(1)) {
+            let end = (first + step.max(1)).min(all);
+            let part = |whole: u64| (u128::from(whole) * (end - first) as u128 / all as u128) as u64;
+            pass.dispatch(&Dispatch {
+                kernel: launch.kernel,
+                tensors: launch.tensors,
+                immediates: bytemuck::bytes_of(&Params { first: first as u32, end: end as u32, ..self.params }),
+                groups: (end - first) as u64,
+                flops: part(head * self.heads as u64),
+                bytes: part(launch.bytes),
+            })?;
+        }
+        Ok(())
     }
 }
 
 impl Shape {
-    /// Cuts the batch so that the largest tensor stays within what one dispatch uses of it, and the four products of the
-    /// longest kernel within the operations that it may have.
-    fn cuts(self, pass: &Pass, qkv: &Tensor, head_size: usize) -> Vec<Cut> {
+    /// Cuts the batch so that the largest tensor stays within what one dispatch uses of it.
+    fn cuts(self, pass: &Pass, qkv: &Tensor, lse: &Tensor, head_size: usize) -> Vec<Cut> {
         let Self { batch, positions: t, heads } = self;
+        let window = pass.gpu.caps.window_bytes();
+        let whole_stats = lse.bytes() <= window;
         // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 128 elements of f16
         let aligned = |elements: usize| 128 / gcd(128, elements);
-        let multiple = aligned(t * head_size * heads).max(aligned(t * heads));
-        let bytes = t as u64 * qkv.row_bytes();
-        let (caps, flops) = (&pass.gpu.caps, 4 * (heads * t * (t + 1) * head_size) as u64);
-        let whole = (caps.window_bytes() / bytes.max(1)).min(caps.most_flops / flops.max(1)) as usize;
+        let multiple = aligned(t * head_size * heads).max(if whole_stats { 1 } else { aligned(t * heads) });
+        let whole = (window / (t as u64 * qkv.row_bytes()).max(1)) as usize;
         let step = if whole >= batch { batch } else { (whole / multiple * multiple).max(1) };
         (0..batch)
             .step_by(step)
             .map(|first| first..(first + step).min(batch))
             .map(|b| Cut {
                 params: Params {
-                    batch: b.len() as u32,
                     positions: t as u32,
                     heads: heads as u32,
                     scale: 1.0 / (head_size as f32).sqrt(),
+                    first_head: if whole_stats { (b.start * heads) as u32 } else { 0 },
+                    ..Params::zeroed()
                 },
                 rows: b.start * t..b.end * t,
-                stats: b.start * heads..b.end * heads,
+                stats: if whole_stats { 0..batch * heads } else { b.start * heads..b.end * heads },
                 heads: b.len() * heads,
-                flops: (b.len() * heads * t * (t + 1) * head_size) as u64,
+                head_flops: (t * (t + 1) * head_size) as u64,
             })
             .collect()
     }
@@ -241,17 +281,12 @@ fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let head_size = io.shape.check("attention.forward", io.qkv, io.out, io.lse)?;
     let (kernel, rows) = chosen(&pass.gpu.caps, Entry::Forward, head_size, io.qkv.elem());
-    for cut in io.shape.cuts(pass, io.qkv, head_size) {
+    for cut in io.shape.cuts(pass, io.qkv, io.lse, head_size) {
         let (qkv, out, lse) =
             (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows.clone()), io.lse.slice(cut.stats.clone()));
-        pass.dispatch(&Dispatch {
-            kernel: &kernel,
-            tensors: &[&qkv, &out, &lse],
-            immediates: bytemuck::bytes_of(&cut.params),
-            groups: cut.groups(rows),
-            flops: 2 * cut.flops,
-            bytes: qkv.bytes() + out.bytes() + lse.bytes(),
-        })?;
+        let bytes = qkv.bytes() + out.bytes() + cut.stats_bytes();
+        let tensors = &[&qkv, &out, &lse];
+        cut.launch(pass, &Launch { kernel: &kernel, rows, products: 2, tensors, bytes })?;
     }
     Ok(())
 }
@@ -271,37 +306,30 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let delta_kernel = delta_kernel(&pass.gpu.caps, head_size, io.qkv.elem());
     let [q, kv] =
         [Entry::BackwardQ, Entry::BackwardKv].map(|entry| chosen(&pass.gpu.caps, entry, head_size, io.qkv.elem()));
-    for cut in io.shape.cuts(pass, io.qkv, head_size) {
+    for cut in io.shape.cuts(pass, io.qkv, io.lse, head_size) {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
         let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));
-        let immediates = bytemuck::bytes_of(&cut.params);
         // on matrix units the kernel of dq makes delta itself
         let by_q = q.0.uses_matrices();
         if !by_q {
+            let all = cut.rows.len() * io.shape.heads;
             pass.dispatch(&Dispatch {
                 kernel: &delta_kernel,
                 tensors: &[&dout, &out, &delta],
-                immediates,
-                groups: groups(delta.len(), group(&pass.gpu.caps)),
+                immediates: bytemuck::bytes_of(&Params { end: all as u32, ..cut.params }),
+                groups: groups(all, group(&pass.gpu.caps)),
                 flops: 2 * out.len() as u64,
-                bytes: 2 * out.bytes() + delta.bytes(),
+                bytes: 2 * out.bytes() + cut.stats_bytes(),
             })?;
         }
         // scores, dweights and dq; then scores, dweights, dk and dv
         let tensors = [&qkv, &dout, &lse, &delta, &dqkv, &out];
-        let reads = qkv.bytes() + dout.bytes() + 2 * lse.bytes();
+        let reads = qkv.bytes() + dout.bytes() + 2 * cut.stats_bytes();
         let (of_q, more) = if by_q { (&tensors[..], out.bytes()) } else { (&tensors[..5], 0) };
         for ((kernel, rows), products, tensors, bytes) in
             [(&q, 3, of_q, more + out.bytes()), (&kv, 4, &tensors[..5], 2 * out.bytes())]
         {
-            pass.dispatch(&Dispatch {
-                kernel,
-                tensors,
-                immediates,
-                groups: cut.groups(*rows),
-                flops: products * cut.flops,
-                bytes: reads + bytes,
-            })?;
+            cut.launch(pass, &Launch { kernel, rows: *rows, products, tensors, bytes: reads + bytes })?;
         }
     }
     Ok(())
