@@ -1,11 +1,11 @@
 // adamw.wgsl: AdamW with decoupled weight decay (Loshchilov and Hutter), as llm.c's adamw.cuh
 //   g = grad * grad_scale;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   param -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + wd param)
-//   param, grad, m, v, copy (count V);  one invocation per V. Does nothing at all in a step that is skipped.
+//   param, grad, m, v, copy (count S);  one invocation per S. Does nothing at all in a step that is skipped.
 //   forward          param, m and v
 //   forward_copied   the same, and copy = param for the matrix products
 struct P {
-    count: u32,    // number of V
+    count: u32,    // number of S
     decays: u32,   // 1 if weight decay applies
 }
 var<immediate> p: P;
@@ -38,7 +38,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
            @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WG + lane;
     if i >= p.count || state.apply == 0u { return; }
-    _ = update(i);
+    for (var k = 0u; k < K; k++) { _ = update(i * K + k); }
 }
 
 @compute @workgroup_size(WG)
@@ -46,5 +46,7 @@ fn forward_copied(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
                   @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WG + lane;
     if i >= p.count || state.apply == 0u { return; }
-    copy[i] = S(update(i));
+    var now: array<V, K>;
+    for (var k = 0u; k < K; k++) { now[k] = update(i * K + k); }
+    copy[i] = whole(now[0], now[K - 1u]);
 }

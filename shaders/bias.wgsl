@@ -1,10 +1,10 @@
 // bias.wgsl: the gradient of a bias, dbias[c] += sum over n of dout[n,c]
 //   dout (N, C);  dbias (C)
-//   backward_blocks   one invocation per V of a column and block of rows: partial sums
+//   backward_blocks   one invocation per S of a row and block of rows: partial sums
 //   backward          adds the blocks' sums, in order, to dbias
 struct P {
     rows: u32,
-    columns: u32,      // C / VW
+    columns: u32,      // S of a row; of `backward` V
     block_rows: u32,
     blocks: u32,
 }
@@ -20,10 +20,14 @@ fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     let block = i / p.columns;
     let c = i - block * p.columns;
     if block >= p.blocks { return; }
-    var sum = V();
+    var sums: array<V, K>;
+    for (var k = 0u; k < K; k++) { sums[k] = V(); }
     let end = min(p.rows, (block + 1u) * p.block_rows);
-    for (var n = block * p.block_rows; n < end; n++) { sum += V(dout[n * p.columns + c]); }
-    block_sums[i] = sum;
+    for (var n = block * p.block_rows; n < end; n++) {
+        let d = dout[n * p.columns + c];
+        for (var k = 0u; k < K; k++) { sums[k] += part(d, k); }
+    }
+    for (var k = 0u; k < K; k++) { block_sums[i * K + k] = sums[k]; }
 }
 
 @group(0) @binding(0) var<storage, read> block_sums_in: array<V>;

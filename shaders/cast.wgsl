@@ -1,8 +1,8 @@
 // cast.wgsl: between f32 and what is stored
-//   forward   out = inp, rounded;  inp (count V);  out (count S);  one invocation per V
-//   widen     wide[i] = stored[first + i];  stored (any number of S);  wide (count V);  one invocation per V
+//   forward   out = inp, rounded;  inp, out (count S);  one invocation per S
+//   widen     wide[i] = stored[first + i];  stored (any number of S);  wide (count S);  one invocation per S
 struct P {
-    count: u32,   // number of V
+    count: u32,   // number of S
     first: u32,
 }
 var<immediate> p: P;
@@ -15,7 +15,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
            @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WG + lane;
     if i >= p.count { return; }
-    out[i] = S(inp[i]);
+    out[i] = whole(inp[i * K], inp[i * K + K - 1u]);
 }
 
 @group(0) @binding(0) var<storage, read> stored: array<S>;
@@ -26,5 +26,6 @@ fn widen(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
          @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WG + lane;
     if i >= p.count { return; }
-    wide[i] = V(stored[p.first + i]);
+    let s = stored[p.first + i];
+    for (var k = 0u; k < K; k++) { wide[i * K + k] = part(s, k); }
 }

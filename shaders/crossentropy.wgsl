@@ -5,31 +5,38 @@
 struct P {
     rows: u32,
     vocab: u32,    // V
-    stride: u32,   // Vp
+    stride: u32,   // S of a row
     scale: f32,    // times the state's loss scale: what the gradient is multiplied by
 }
 var<immediate> p: P;
 
-
 const IGNORED = 0xffffffffu;
 
-@group(0) @binding(0) var<storage, read_write> logits: array<E>;
+@group(0) @binding(0) var<storage, read_write> logits: array<S>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(3) var<storage, read> state: State;
 
+const LOW = -3.0e38; // stands for minus infinity, which fast math may drop
+const ELEMENTS = VW * K; // of an S
+
 // The row's largest logit, and the sum of exponentials below it.
 fn softmax_row(row: u32, lane: u32) -> vec2<f32> {
     // one pass: each lane keeps its own maximum and rescales its sum when that grows
-    var most = -3.0e38;
+    var most = LOW;
     var sum = 0.0;
-    for (var c = lane; c < p.vocab; c += WG) {
-        let x = f32(logits[row + c]);
-        if x > most {
-            sum *= exp(most - x);
-            most = x;
+    for (var c = lane; c * ELEMENTS < p.vocab; c += WG) {
+        let all = logits[row + c];
+        for (var k = 0u; k < K; k++) {
+            let counts = columns_v(c * ELEMENTS + k * VW) < U(p.vocab);
+            let x = select(V(LOW), part(all, k), counts);
+            let largest = max_v(x);
+            if largest > most {
+                sum *= exp(most - largest);
+                most = largest;
+            }
+            sum += sum_v(select(V(), exp(x - V(most)), counts));
         }
-        sum += exp(x - most);
     }
     let row_most = reduce_max(lane, most);
     return vec2(row_most, reduce_sum(lane, sum * exp(most - row_most)));
@@ -47,7 +54,8 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
 fn row_loss(n: u32, s: vec2<f32>) -> f32 {
     let target_token = targets[n];
     if target_token == IGNORED { return 0.0; }
-    return log(s.y) + s.x - f32(logits[n * p.stride + target_token]);
+    let v = part(logits[n * p.stride + target_token / ELEMENTS], target_token / VW % K);
+    return log(s.y) + s.x - pick_v(v, target_token % VW);
 }
 
 @compute @workgroup_size(WG)
@@ -65,11 +73,13 @@ fn forward_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     let scale = select(p.scale * state.loss_scale, 0.0, target_token == IGNORED);
     let factor = scale / s.y;
     for (var c = lane; c < p.stride; c += WG) {
-        var d = 0.0;
-        if c < p.vocab {
-            d = exp(f32(logits[row + c]) - s.x) * factor;
-            if c == target_token { d -= scale; }
+        let all = logits[row + c];
+        var d: array<V, K>;
+        for (var k = 0u; k < K; k++) {
+            let columns = columns_v(c * ELEMENTS + k * VW);
+            let slope = exp(part(all, k) - V(s.x)) * factor - select(V(), V(scale), columns == U(target_token));
+            d[k] = select(V(), slope, columns < U(p.vocab));
         }
-        logits[row + c] = E(d);
+        logits[row + c] = whole(d[0], d[K - 1u]);
     }
 }

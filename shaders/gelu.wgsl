@@ -13,7 +13,10 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
            @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WG + lane;
     if i >= p.count { return; }
-    out[i] = S(gelu(V(inp[i])));
+    let x = inp[i];
+    var y: array<V, K>;
+    for (var k = 0u; k < K; k++) { y[k] = gelu(part(x, k)); }
+    out[i] = whole(y[0], y[K - 1u]);
 }
 
 @group(0) @binding(1) var<storage, read_write> dout: array<S>;
@@ -23,5 +26,9 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
             @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WG + lane;
     if i >= p.count { return; }
-    dout[i] = S(V(dout[i]) * gelu_slope(V(inp[i])));
+    let x = inp[i];
+    let d = dout[i];
+    var dx: array<V, K>;
+    for (var k = 0u; k < K; k++) { dx[k] = part(d, k) * gelu_slope(part(x, k)); }
+    dout[i] = whole(dx[0], dx[K - 1u]);
 }

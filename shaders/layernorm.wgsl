@@ -1,19 +1,25 @@
 // layernorm.wgsl: out[n,c] = xhat[n,c] * weight[c] + bias[c],  xhat = (inp - mean) * rstd,  rstd = 1 / sqrt(variance + 1e-5)
-//   inp, xhat, out, dout, dinp, copy (N, C);  weight, bias, dweight, dbias, dsum (C);  rstd (N)
-//   A row belongs to a team of TEAM invocations, each of which keeps COLS of its V: everything is read once.
+//   inp, xhat, out, dout, dinp, wide (N, C);  weight, bias, dweight, dbias, dsum (C);  rstd (N)
+//   A row belongs to a team of TEAM invocations, each of which keeps COLS of its S: everything is read once.
 //   forward           the mean first, then the centred variance
-//   affine            one invocation per V: out from xhat, with the bits of forward's
-//   backward          one workgroup per block of rows; dinp += : the gradient of the residual stream runs on through it;
-//                     partial sums of dweight, dbias and dinp; in a variant also copy = dinp for the matrix products
+//   affine            one invocation per S: out from xhat, with the bits of forward's
+//   backward          one workgroup per block of rows; dinp += : the gradient of the residual stream runs on through it; in
+//                     variants dinp = , where it begins, and wide = dinp + , where it ends; partial sums of dweight, dbias
+//                     and of what is stored
 //   backward_params   adds the blocks' sums, in order, to dweight and dbias; in a variant also to dsum
 struct P {
     rows: u32,
-    columns: u32,      // C / VW
+    columns: u32,      // S of a row
     inverse: f32,      // 1 / C
     block_rows: u32,   // rows of a block
     blocks: u32,
 }
 var<immediate> p: P;
+
+const KEPT = COLS * K; // V that an invocation keeps of a row
+
+// The column, in V, of what member `member` of a team keeps i-th: K neighbours of every S.
+fn column(member: u32, i: u32) -> u32 { return (member + i / K * TEAM) * K + i % K; }
 
 @group(0) @binding(0) var<storage, read> inp: array<V>;
 @group(0) @binding(1) var<storage, read> weight: array<V>;
@@ -28,20 +34,20 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let n = group_index(group, groups) * (WG / TEAM) + lane / TEAM;
     let row = min(n, p.rows - 1u) * p.columns; // past the end the last row is read and nothing written
     let member = lane % TEAM;
-    var x: array<V, COLS>;
+    var x: array<V, KEPT>;
     var sum = 0.0;
-    for (var i = 0u; i < COLS; i++) {
-        let c = member + i * TEAM;
+    for (var i = 0u; i < KEPT; i++) {
+        let c = column(member, i);
         x[i] = V();
-        if c < p.columns {
-            x[i] = inp[row + c];
+        if c < p.columns * K {
+            x[i] = inp[row * K + c];
             sum += sum_v(x[i]);
         }
     }
     let mean = reduce_pairs(lane, TEAM, vec2(sum, 0.0)).x * p.inverse;
     sum = 0.0;
-    for (var i = 0u; i < COLS; i++) {
-        if member + i * TEAM < p.columns {
+    for (var i = 0u; i < KEPT; i++) {
+        if column(member, i) < p.columns * K {
             x[i] -= V(mean);
             sum += dot_v(x[i], x[i]);
         }
@@ -52,9 +58,14 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let c = member + i * TEAM;
         if c < p.columns {
             // from the normalised value as it is stored, so that affine gives the same
-            let xhat = as_stored(x[i] * rstd);
-            xhat_out[row + c] = S(xhat);
-            out[row + c] = S(xhat * weight[c] + bias[c]);
+            var xhat: array<V, K>;
+            var y: array<V, K>;
+            for (var k = 0u; k < K; k++) {
+                xhat[k] = as_stored(x[i * K + k] * rstd);
+                y[k] = xhat[k] * weight[c * K + k] + bias[c * K + k];
+            }
+            xhat_out[row + c] = whole(xhat[0], xhat[K - 1u]);
+            out[row + c] = whole(y[0], y[K - 1u]);
         }
     }
     if member == 0u { rstd_out[n] = rstd; }
@@ -69,16 +80,19 @@ fn affine(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
     let i = group_index(group, groups) * WG + lane;
     if i >= p.rows * p.columns { return; }
     let c = i % p.columns;
-    out_a[i] = S(V(xhat_a[i]) * weight[c] + bias[c]);
+    let xhat = xhat_a[i];
+    var y: array<V, K>;
+    for (var k = 0u; k < K; k++) { y[k] = part(xhat, k) * weight[c * K + k] + bias[c * K + k]; }
+    out_a[i] = whole(y[0], y[K - 1u]);
 }
 
 @group(0) @binding(0) var<storage, read> dout: array<S>;
 @group(0) @binding(1) var<storage, read> xhat_in: array<S>;
 @group(0) @binding(2) var<storage, read> weight_b: array<V>;
 @group(0) @binding(3) var<storage, read> rstd_in: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dinp: array<V>;
+@group(0) @binding(4) var<storage, read_write> dinp: array<S>;
 @group(0) @binding(5) var<storage, read_write> block_sums: array<V>; // (blocks, 3, C): dweight, dbias, sums of dinp
-@group(0) @binding(6) var<storage, read_write> copy: array<S>; // of put_copy, which the launcher writes, as put_sum
+@group(0) @binding(6) var<storage, read_write> wide: array<V>;
 
 var<workgroup> team_sums: array<V, WG>;
 
@@ -99,10 +113,10 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     let block = group_index(group, groups);
     if block >= p.blocks { return; }
     let member = lane % TEAM;
-    var dweight: array<V, COLS>;
-    var dbias: array<V, COLS>;
-    var dsum: array<V, COLS>;
-    for (var i = 0u; i < COLS; i++) {
+    var dweight: array<V, KEPT>;
+    var dbias: array<V, KEPT>;
+    var dsum: array<V, KEPT>;
+    for (var i = 0u; i < KEPT; i++) {
         dweight[i] = V();
         dbias[i] = V();
         dsum[i] = V();
@@ -113,43 +127,55 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
         let last = min(n, p.rows - 1u); // past the end a row is read again and nothing comes of it
         let row = last * p.columns;
         let rstd = rstd_in[last];
-        var xhat: array<V, COLS>;
-        var g: array<V, COLS>;
+        var xhat: array<V, KEPT>;
+        var g: array<V, KEPT>;
         var sums = vec2(0.0);
         for (var i = 0u; i < COLS; i++) {
             let c = member + i * TEAM;
-            xhat[i] = V();
-            g[i] = V();
-            if c < p.columns && n < end {
-                let d = V(dout[row + c]);
-                xhat[i] = V(xhat_in[row + c]);
-                g[i] = weight_b[c] * d;
-                dweight[i] += d * xhat[i];
-                dbias[i] += d;
-                sums += vec2(sum_v(g[i]), dot_v(g[i], xhat[i]));
+            let inside = c < p.columns && n < end;
+            let at = row + select(0u, c, inside);
+            let d_all = dout[at];
+            let xhat_all = xhat_in[at];
+            for (var k = 0u; k < K; k++) {
+                let j = i * K + k;
+                xhat[j] = V();
+                g[j] = V();
+                if inside {
+                    let d = part(d_all, k);
+                    xhat[j] = part(xhat_all, k);
+                    g[j] = weight_b[c * K + k] * d;
+                    dweight[j] += d * xhat[j];
+                    dbias[j] += d;
+                    sums += vec2(sum_v(g[j]), dot_v(g[j], xhat[j]));
+                }
             }
         }
         let means = reduce_pairs(lane, TEAM, sums) * p.inverse; // of g, of g xhat
         for (var i = 0u; i < COLS; i++) {
             let c = member + i * TEAM;
             if c < p.columns && n < end {
-                let d = dinp[row + c] + (g[i] - V(means.x) - xhat[i] * means.y) * rstd;
-                dinp[row + c] = d;
-                put_copy(row + c, d);
-                dsum[i] += d;
+                let before = dinp_before(row + c); // which the launcher writes, as put_dinp and put_sum
+                var d: array<V, K>;
+                for (var k = 0u; k < K; k++) {
+                    let j = i * K + k;
+                    d[k] = part(before, k) + (g[j] - V(means.x) - xhat[j] * means.y) * rstd;
+                    dsum[j] += d[k];
+                }
+                put_dinp(row + c, d[0], d[K - 1u]);
             }
         }
     }
-    for (var i = 0u; i < COLS; i++) {
-        let c = member + i * TEAM;
-        let to = 3u * block * p.columns + c;
+    let columns = p.columns * K;
+    for (var i = 0u; i < KEPT; i++) {
+        let c = column(member, i);
+        let to = 3u * block * columns + c;
         let weight_sum = over_teams(lane, dweight[i]);
         let bias_sum = over_teams(lane, dbias[i]);
         let dinp_sum = over_teams(lane, dsum[i]);
-        if lane < TEAM && c < p.columns {
+        if lane < TEAM && c < columns {
             block_sums[to] = weight_sum;
-            block_sums[to + p.columns] = bias_sum;
-            block_sums[to + 2u * p.columns] = dinp_sum;
+            block_sums[to + columns] = bias_sum;
+            block_sums[to + 2u * columns] = dinp_sum;
         }
     }
 }

@@ -43,6 +43,8 @@ pub enum Width {
     Scalar,
     /// Four elements: 16 bytes of f32, 8 of f16. Needs rows whose length 4 divides.
     Vec4,
+    /// Eight elements of f16: 16 bytes. Needs rows whose length 8 divides.
+    Vec8,
 }
 
 impl Width {
@@ -52,19 +54,47 @@ impl Width {
         if lengths.iter().all(|n| n.is_multiple_of(4)) { Self::Vec4 } else { Self::Scalar }
     }
 
+    /// The widest for what is stored as `elem` that divides all of `lengths`: 16 bytes where it can be.
+    #[must_use]
+    pub fn stored(elem: Elem, lengths: &[usize]) -> Self {
+        let eight = elem == Elem::F16 && lengths.iter().all(|n| n.is_multiple_of(8));
+        if eight { Self::Vec8 } else { Self::of(lengths) }
+    }
+
     /// Elements moved at once.
     #[must_use]
     pub fn elements(self) -> usize {
         match self {
             Self::Scalar => 1,
             Self::Vec4 => 4,
+            Self::Vec8 => 8,
+        }
+    }
+
+    /// The end of a kernel's name.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Scalar => ".scalar",
+            Self::Vec4 => "",
+            Self::Vec8 => ".wide",
         }
     }
 
     fn header(self) -> &'static str {
         match self {
             Self::Scalar => include_str!("../../shaders/shared/scalar.wgsl"),
-            Self::Vec4 => include_str!("../../shaders/shared/vec4.wgsl"),
+            Self::Vec4 | Self::Vec8 => include_str!("../../shaders/shared/vec4.wgsl"),
+        }
+    }
+
+    /// The type `S` of what is stored, and how it is made of V.
+    fn unit(self, half: bool) -> &'static [&'static str] {
+        const SINGLE: &str = include_str!("../../shaders/shared/single.wgsl");
+        match (half, self) {
+            (false, _) => &["alias S = V;\n", SINGLE],
+            (true, Self::Scalar) => &["alias S = f16;\n", SINGLE],
+            (true, Self::Vec4) => &["alias S = vec4<f16>;\n", SINGLE],
+            (true, Self::Vec8) => &[include_str!("../../shaders/shared/pair.wgsl")],
         }
     }
 }
@@ -77,19 +107,14 @@ impl Kernel {
         Self::stored(name, entry, width, Elem::F32, body)
     }
 
-    /// The same with the types `S` and `E` for what is stored as `elem`, f32 or f16: as wide as `V`, and one element.
-    /// `S(x)` and `V(x)` convert; `as_stored(x)` is what is left of a V there and back.
+    /// The same with the type `S` for what is stored as `elem`, f32 or f16: K neighbouring V, moved at once. `part(s, k)` is
+    /// one of them, `whole(first, last)` makes an S; `as_stored(x)` is what is left of a V there and back.
     #[must_use]
     pub fn stored(name: &str, entry: &'static str, width: Width, elem: Elem, body: &str) -> Self {
         let half = elem == Elem::F16;
         let mut source = String::from(if half { "enable f16;\n" } else { "" });
         source.push_str(width.header());
-        source.push_str(match (half, width) {
-            (false, _) => "alias S = V;\n",
-            (true, Width::Scalar) => "alias S = f16;\n",
-            (true, Width::Vec4) => "alias S = vec4<f16>;\n",
-        });
-        source.push_str(if half { "alias E = f16;\n" } else { "alias E = f32;\n" });
+        width.unit(half).iter().for_each(|part| source.push_str(part));
         source.push_str(if half {
             include_str!("../../shaders/shared/half.wgsl")
         } else {
@@ -99,9 +124,8 @@ impl Kernel {
         for part in shared.iter().chain(&[body]) {
             source.push_str(part);
         }
-        let variant = if width == Width::Scalar { ".scalar" } else { "" };
         let stored = if half { ".f16" } else { "" };
-        Self { name: format!("{name}{stored}{variant}"), source, entry, constants: Vec::new() }
+        Self { name: format!("{name}{stored}{}", width.suffix()), source, entry, constants: Vec::new() }
     }
 
     /// A kernel whose whole text comes from a generator.

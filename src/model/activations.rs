@@ -10,8 +10,9 @@ use crate::ops::{bias, layernorm, matmul};
 
 use super::config::Config;
 
-/// Bytes of a chunk of logits at most: large enough for an efficient product, far below a batch's logits.
-const LOGITS_BYTES: u64 = 256 << 20;
+/// Bytes of a chunk of logits at most, far below a batch's logits. Every chunk reads the embedding twice, and reads and writes
+/// its gradient: chunks of half the size would move 6 GB more of a step of 124M at batch 64.
+const LOGITS_BYTES: u64 = 512 << 20;
 
 /// What the backward pass computes again instead of keeping it, each including those before it: llm.c's levels and one
 /// more. None changes a bit of the gradients.
@@ -334,10 +335,10 @@ pub struct BlockBackward {
 /// Gradients of activations and the scratch of the backward pass.
 #[derive(Debug)]
 pub struct Backward {
-    /// (N, C): the gradient of the residual stream.
+    /// (N, C), f16 in mixed precision: the gradient of the residual stream.
     pub dresidual: Tensor,
-    /// (N, C) of f16 in mixed precision: what the matrix products read of it.
-    pub dresidual_copy: Option<Tensor>,
+    /// (N, C) of f32, in mixed precision: what it is at the embedding, where it is largest and would be the first to overflow.
+    pub dencoded: Option<Tensor>,
     /// (N, C), f16 in mixed precision.
     pub dlnf: Tensor,
     /// Block by block.
@@ -377,8 +378,8 @@ impl Backward {
         let blocks = blocks.collect::<Result<_>>()?;
         let scratch_rows = layernorm::scratch_rows(n).max(4 * bias::BLOCKS);
         Ok(Self {
-            dresidual: shape.residual(pool)?,
-            dresidual_copy: if elem == Elem::F16 { Some(shape.stored(pool, label, 1)?) } else { None },
+            dresidual: shape.stored(pool, label, 1)?,
+            dencoded: (elem == Elem::F16).then(|| pool.tensor(label, n, c, Elem::F32)).transpose()?,
             dlnf: shape.stored(pool, label, 1)?,
             blocks,
             scratch: pool.tensor("partial sums", scratch_rows, c, Elem::F32)?,
@@ -400,11 +401,5 @@ impl Backward {
             kept.ln2 = shape.stored(pool, "activations: ln2", 1)?;
         }
         Ok(kept)
-    }
-
-    /// The gradient of the residual stream as matrix products read it.
-    #[must_use]
-    pub fn dresidual_operand(&self) -> &Tensor {
-        self.dresidual_copy.as_ref().unwrap_or(&self.dresidual)
     }
 }

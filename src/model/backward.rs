@@ -54,17 +54,17 @@ pub fn body(
 ) -> Result<()> {
     let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
     pass.at("final");
-    pass.clear(&d.dresidual);
     let kept = (&a.lnf_xhat, &a.lnf_rstd);
     let lnf = Norm { weight: p.get("lnfw", 0), dweight: grads.get("lnfw", 0), dbias: grads.get("lnfb", 0) };
     // the last projection before a norm gets its bias's gradient from there
-    norm(pass, d, &d.dlnf, kept, lnf, config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last)))?;
+    let last = config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last));
+    norm(pass, d, &d.dlnf, Along::Begins, kept, lnf, last)?;
     for (l, BlockBackward { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in d.blocks.iter().enumerate().rev() {
         pass.at(format!("h.{l}"));
         let w = |name| p.get(name, l);
         let dw = |name| grads.get(name, l);
         let m = |name| p.matrix(name, l);
-        let dresidual = d.dresidual_operand();
+        let dresidual = &d.dresidual;
         if a.recompute == Recompute::Block {
             let inp = if l == 0 { &a.encoded } else { &a.blocks[l - 1].residual3 };
             forward::again(pass, shape, p, (l, b), inp)?;
@@ -84,7 +84,7 @@ pub fn body(
         scaled(pass, &b.ln2_xhat, "ln2w", "ln2b", &b.ln2)?;
         parameters(pass, d, dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
         let ln2 = Norm { weight: w("ln2w"), dweight: dw("ln2w"), dbias: dw("ln2b") };
-        norm(pass, d, dln2, (&b.ln2_xhat, &b.ln2_rstd), ln2, Some(dw("attprojb")))?;
+        norm(pass, d, dln2, Along::Runs, (&b.ln2_xhat, &b.ln2_rstd), ln2, Some(dw("attprojb")))?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: datty })?;
         weight(pass, d, matmul::BackwardWeight { dout: dresidual, inp: &b.atty, dweight: dw("attprojw") })?;
         let (qkv, out, lse) = (&b.qkv, &b.atty, &b.lse);
@@ -94,14 +94,15 @@ pub fn body(
         parameters(pass, d, dqkv, &b.ln1, (dw("qkvw"), dw("qkvb")))?;
         let ln1 = Norm { weight: w("ln1w"), dweight: dw("ln1w"), dbias: dw("ln1b") };
         let before = l.checked_sub(1).map(|before| grads.get("fcprojb", before));
-        norm(pass, d, dln1, (&b.ln1_xhat, &b.ln1_rstd), ln1, before)?;
+        let along = if l == 0 { Along::Ends } else { Along::Runs };
+        norm(pass, d, dln1, along, (&b.ln1_xhat, &b.ln1_rstd), ln1, before)?;
     }
     pass.at("embedding");
     embedding::backward(
         pass,
         embedding::Backward {
             buckets,
-            dout: &d.dresidual,
+            dout: d.dencoded.as_ref().unwrap_or(&d.dresidual),
             dwte: grads.get("wte", 0),
             dwpe: grads.get("wpe", 0),
             positions: a.positions,
@@ -141,17 +142,27 @@ struct Norm<'a> {
     dbias: &'a Tensor,
 }
 
-/// A layernorm whose output's gradient is `dout`: `d.dresidual`, and accumulated the gradients of its parameters and of the
-/// bias in `dsum`, which was added to its input last.
+/// Where the gradient of the residual stream is.
+#[derive(Clone, Copy, PartialEq)]
+enum Along {
+    Begins,
+    Runs,
+    Ends,
+}
+
+/// A layernorm whose output's gradient is `dout`: `d.dresidual`, or `d.dencoded` in the end, and accumulated the gradients of
+/// its parameters and of the bias in `dsum`, which was added to its input last.
 fn norm(
     pass: &mut Pass,
     d: &Backward,
     dout: &Tensor,
+    along: Along,
     (xhat, rstd): (&Tensor, &Tensor),
     Norm { weight, dweight, dbias }: Norm,
     dsum: Option<&Tensor>,
 ) -> Result<()> {
-    let (dinp, copy, scratch) = (&d.dresidual, d.dresidual_copy.as_ref(), &d.scratch);
-    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, copy, dweight, dbias, dsum, scratch };
+    let (dinp, scratch, first) = (&d.dresidual, &d.scratch, along == Along::Begins);
+    let wide = d.dencoded.as_ref().filter(|_| along == Along::Ends);
+    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum, scratch };
     layernorm::backward(pass, io)
 }

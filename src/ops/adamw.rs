@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups, stepcontrol::StepControl};
+use super::{group, groups, stepcontrol::StepControl, widths};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -15,8 +15,14 @@ struct Params {
     decays: u32,
 }
 
+/// What an S of the kernel holds.
+fn stored_copy(copied: bool) -> Elem {
+    if copied { Elem::F16 } else { Elem::F32 }
+}
+
 fn kernel(caps: &Caps, width: Width, copied: bool) -> Kernel {
-    let (entry, elem) = if copied { ("forward_copied", Elem::F16) } else { ("forward", Elem::F32) };
+    let entry = if copied { "forward_copied" } else { "forward" };
+    let elem = stored_copy(copied);
     let body = concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/adamw.wgsl"));
     Kernel::stored(&format!("adamw.{entry}"), entry, width, elem, body).set("WG", group(caps))
 }
@@ -25,7 +31,8 @@ fn kernel(caps: &Caps, width: Width, copied: bool) -> Kernel {
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let copied: &[bool] = if caps.f16 { &[false, true] } else { &[false] };
-    copied.iter().flat_map(|c| [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width, *c))).collect()
+    let of = |&c: &bool| widths(stored_copy(c)).iter().map(move |&width| kernel(caps, width, c));
+    copied.iter().flat_map(of).collect()
 }
 
 /// Tensors of [`forward`]: flat windows of equal length.
@@ -62,7 +69,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             return Err(Error::Shape(format!("adamw.forward: `{name}` has {} elements, expected {n}", tensor.len())));
         }
     }
-    let width = Width::of(&[n]);
+    let width = Width::stored(stored_copy(io.copy.is_some()), &[n]);
     let count = n / width.elements();
     let kernel = kernel(&pass.gpu.caps, width, io.copy.is_some());
     let mut tensors = vec![io.param, io.grad, io.m, io.v, &io.control.state, &io.control.hyper];

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups, stored};
+use super::{group, groups, stored, widths};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -37,10 +37,10 @@ fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel 
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
-    for width in [Width::Vec4, Width::Scalar] {
-        list.extend(stored(caps).into_iter().map(|elem| kernel(caps, "backward_blocks", width, elem)));
-        list.push(kernel(caps, "backward", width, Elem::F32));
+    for elem in stored(caps) {
+        list.extend(widths(elem).iter().map(|&width| kernel(caps, "backward_blocks", width, elem)));
     }
+    list.extend(widths(Elem::F32).iter().map(|&width| kernel(caps, "backward", width, Elem::F32)));
     list
 }
 
@@ -62,16 +62,16 @@ pub struct Backward<'a> {
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let c = io.dout.columns();
     io.dbias.expect("bias.backward", "dbias", 1, c)?;
-    let width = Width::of(&[c]);
+    let [wide, width] = [io.dout.elem(), Elem::F32].map(|elem| Width::stored(elem, &[c]));
     let wg = group(&pass.gpu.caps);
-    let first = kernel(&pass.gpu.caps, "backward_blocks", width, io.dout.elem());
+    let first = kernel(&pass.gpu.caps, "backward_blocks", wide, io.dout.elem());
     let second = kernel(&pass.gpu.caps, "backward", width, Elem::F32);
     for rows in pass.row_windows(io.dout.rows(), io.dout.row_bytes()) {
         let dout = io.dout.slice(rows);
         let (block_rows, blocks) = blocks(dout.rows());
         let scratch = io.scratch.reshape(blocks, c);
-        let columns = c / width.elements();
-        let params = Params {
+        let [units, columns] = [wide, width].map(|width| c / width.elements());
+        let params = |columns: usize| Params {
             rows: dout.rows() as u32,
             columns: columns as u32,
             block_rows: block_rows as u32,
@@ -80,15 +80,15 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &first,
             tensors: &[&dout, &scratch],
-            immediates: bytemuck::bytes_of(&params),
-            groups: groups(blocks * columns, wg),
+            immediates: bytemuck::bytes_of(&params(units)),
+            groups: groups(blocks * units, wg),
             flops: dout.len() as u64,
             bytes: dout.bytes() + scratch.bytes(),
         })?;
         pass.dispatch(&Dispatch {
             kernel: &second,
             tensors: &[&scratch, io.dbias],
-            immediates: bytemuck::bytes_of(&params),
+            immediates: bytemuck::bytes_of(&params(columns)),
             groups: groups(columns, wg),
             flops: scratch.len() as u64,
             bytes: scratch.bytes() + 2 * io.dbias.bytes(),

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups};
+use super::{group, groups, widths};
 
 fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
     let body = include_str!("../../shaders/cast.wgsl");
@@ -17,9 +17,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     if !caps.f16 {
         return Vec::new();
     }
-    let mut list: Vec<Kernel> = [Width::Vec4, Width::Scalar].map(|width| kernel(caps, "forward", width)).into();
-    list.push(kernel(caps, "widen", Width::Scalar));
-    list
+    let entries = ["forward", "widen"];
+    widths(Elem::F16).iter().flat_map(|&width| entries.map(|entry| kernel(caps, entry, width))).collect()
 }
 
 /// `out = inp`, f32 rounded to the nearest f16, of flat windows of equal length. Overwrites `out`.
@@ -33,7 +32,7 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
         let (n, found) = (inp.len(), out.len());
         return Err(Error::Shape(format!("cast.forward: `out` has {found} elements, expected {n}")));
     }
-    let width = Width::of(&[inp.len()]);
+    let width = Width::stored(Elem::F16, &[inp.len()]);
     let count = inp.len() / width.elements();
     pass.dispatch(&Dispatch {
         kernel: &kernel(&pass.gpu.caps, "forward", width),
@@ -57,9 +56,10 @@ pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<
     if row >= inp.rows() {
         return Err(Error::Shape(format!("cast.widen: row {row}, expected below {}", inp.rows())));
     }
-    let count = inp.columns();
+    let width = Width::stored(Elem::F16, &[inp.columns()]);
+    let count = inp.columns() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, "widen", Width::Scalar),
+        kernel: &kernel(&pass.gpu.caps, "widen", width),
         tensors: &[inp, out],
         immediates: bytemuck::cast_slice(&[count as u32, (row * count) as u32]),
         groups: groups(count, group(&pass.gpu.caps)),

@@ -7,7 +7,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
 use super::stepcontrol::StepControl;
-use super::{reduce_group, stored};
+use super::{reduce_group, stored, widths};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -21,19 +21,24 @@ struct Params {
 /// The target of a row that does not count: its loss and gradient are zero.
 pub const IGNORED: u32 = u32::MAX;
 
-fn kernel(caps: &Caps, entry: &'static str, elem: Elem) -> Kernel {
+fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel {
     let (name, body) = (
         format!("crossentropy.{entry}"),
         concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/crossentropy.wgsl")),
     );
-    Kernel::stored(&name, entry, Width::Vec4, elem, body).set("WG", reduce_group(caps))
+    Kernel::stored(&name, entry, width, elem, body).set("WG", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let entries = ["forward", "forward_backward"];
-    stored(caps).into_iter().flat_map(|elem| entries.map(|entry| kernel(caps, entry, elem))).collect()
+    let mut list = Vec::new();
+    for elem in stored(caps) {
+        for &width in widths(elem) {
+            list.extend(["forward", "forward_backward"].map(|entry| kernel(caps, entry, width, elem)));
+        }
+    }
+    list
 }
 
 /// Tensors of [`forward`] and [`forward_backward`].
@@ -74,7 +79,8 @@ fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32, state: Op
     if io.vocab > stride {
         return Err(Error::Shape(format!("{place}: `logits` has {stride} columns, expected at least {}", io.vocab)));
     }
-    let kernel = kernel(&pass.gpu.caps, entry, io.logits.elem());
+    let width = Width::stored(io.logits.elem(), &[stride]);
+    let kernel = kernel(&pass.gpu.caps, entry, width, io.logits.elem());
     let mut tensors = vec![io.logits, io.targets, io.losses];
     tensors.extend(state);
     pass.dispatch(&Dispatch {
@@ -83,7 +89,7 @@ fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32, state: Op
         immediates: bytemuck::bytes_of(&Params {
             rows: n as u32,
             vocab: io.vocab as u32,
-            stride: stride as u32,
+            stride: (stride / width.elements()) as u32,
             scale,
         }),
         groups: n as u64,

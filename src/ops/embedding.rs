@@ -97,7 +97,7 @@ fn run(pass: &mut Pass, entry: &'static str, io: Forward, at: Option<&Tensor>) -
                 immediates: bytemuck::bytes_of(&params),
                 groups: groups(out.len() / width.elements(), group(&pass.gpu.caps)),
                 flops: out.len() as u64,
-                bytes: 3 * out.bytes(),
+                bytes: 2 * out.bytes() + wpe.bytes(),
             })?;
         }
     }
@@ -196,7 +196,8 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
                 immediates: bytemuck::bytes_of(&params(window.start, window.len())),
                 groups: n as u64,
                 flops: dout.len() as u64,
-                bytes: 3 * dout.bytes(),
+                // no more rows than tokens, or than there are
+                bytes: dout.bytes() + 2 * dwte.row_bytes() * dout.rows().min(dwte.rows()) as u64,
             })?;
         }
         pass.dispatch(&Dispatch {

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
-use super::{group, groups, stored};
+use super::{group, groups, stored, widths};
 
 /// Floating-point operations an element, a transcendental one counted as one.
 const FLOPS: u64 = 10;
@@ -19,7 +19,7 @@ fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel 
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
     for elem in stored(caps) {
-        for width in [Width::Vec4, Width::Scalar] {
+        for &width in widths(elem) {
             list.extend(["forward", "backward"].map(|entry| kernel(caps, entry, width, elem)));
         }
     }
@@ -63,7 +63,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
 }
 
 fn elementwise(pass: &mut Pass, entry: &'static str, a: &Tensor, b: &Tensor, accesses: u64) -> Result<()> {
-    let width = Width::of(&[a.columns()]);
+    let width = Width::stored(a.elem(), &[a.columns()]);
     b.expect_elem("gelu", b.label(), a.elem())?;
     let kernel = kernel(&pass.gpu.caps, entry, width, a.elem());
     for rows in pass.row_windows(a.rows(), a.row_bytes()) {

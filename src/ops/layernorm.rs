@@ -26,9 +26,9 @@ const BLOCK_ROWS: usize = 16;
 /// Rows of (1, C) that the scratch of [`backward`] has at most.
 pub const SCRATCH_ROWS: usize = 3 * BLOCKS;
 /// V of a row that an invocation keeps at most, while a wider team can share the row.
-const KEPT: usize = 8;
+const MOST_KEPT: usize = 8;
 /// Row lengths whose kernels the translation test sees.
-const SAMPLE_COLUMNS: [usize; 2] = [768, 129];
+const SAMPLE_COLUMNS: [usize; 3] = [768, 132, 129];
 
 /// Rows of a block and number of blocks for N rows: a function of the shape alone, so that sums never change.
 fn blocks(rows: usize) -> (usize, usize) {
@@ -42,50 +42,67 @@ pub fn scratch_rows(rows: usize) -> usize {
     3 * rows.div_ceil(BLOCK_ROWS).min(BLOCKS)
 }
 
-/// Invocations that share a row of `units` V.
-fn team(caps: &Caps, units: usize) -> u32 {
-    let wg = reduce_group(caps);
-    if caps.software { wg } else { (units.div_ceil(KEPT) as u32).next_power_of_two().clamp(32, wg) }
+/// Invocations that share a row of C.
+fn team(caps: &Caps, c: usize) -> u32 {
+    let (wg, units) = (reduce_group(caps), c / Width::of(&[c]).elements());
+    if caps.software { wg } else { (units.div_ceil(MOST_KEPT) as u32).next_power_of_two().clamp(32, wg) }
 }
 
 fn text(caps: &Caps, name: &str, entry: &'static str, c: usize, elem: Elem) -> Kernel {
-    let width = Width::of(&[c]);
+    let width = Width::stored(elem, &[c]);
     let units = c / width.elements();
-    let team = team(caps, units);
+    let team = team(caps, c);
     let body = include_str!("../../shaders/layernorm.wgsl");
     Kernel::stored(&format!("layernorm.{name}"), entry, width, elem, body)
         .with_const("TEAM", team)
         .with_const("COLS", units.div_ceil(team as usize) as u32)
 }
 
+/// What is not the same in every variant of the backward.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    /// `dinp` is overwritten, not added to.
+    first: bool,
+    /// What would be stored in `dinp` goes to `wide`.
+    last: bool,
+    /// The sums of `dinp` are a bias's gradient.
+    summed: bool,
+}
+
 fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> Kernel {
-    with_ends(text(caps, "forward", "forward", c, elem), caps, false, false).set("WG", reduce_group(caps))
+    with_ends(text(caps, "forward", "forward", c, elem), caps, Ends::default()).set("WG", reduce_group(caps))
 }
 
 fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> Kernel {
-    with_ends(text(caps, "affine", "affine", c, elem), caps, false, false).set("WG", group(caps))
+    with_ends(text(caps, "affine", "affine", c, elem), caps, Ends::default()).set("WG", group(caps))
 }
 
-fn backward_kernel(caps: &Caps, c: usize, elem: Elem) -> Kernel {
-    let copied = elem == Elem::F16;
-    let name = if copied { "backward_copied" } else { "backward" };
-    with_ends(text(caps, name, "backward", c, elem), caps, copied, false).set("WG", reduce_group(caps))
+fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> Kernel {
+    let name = match (ends.first, ends.last) {
+        (true, _) => "backward_first",
+        (_, true) => "backward_last",
+        _ => "backward",
+    };
+    with_ends(text(caps, name, "backward", c, elem), caps, ends).set("WG", reduce_group(caps))
 }
 
 fn params_kernel(caps: &Caps, c: usize, summed: bool) -> Kernel {
     let name = if summed { "backward_params_summed" } else { "backward_params" };
     let wg = if caps.software { group(caps) } else { reduce_group(caps) };
-    with_ends(text(caps, name, "backward_params", c, Elem::F32), caps, false, summed).set("WG", wg)
+    let ends = Ends { summed, ..Ends::default() };
+    with_ends(text(caps, name, "backward_params", c, Elem::F32), caps, ends).set("WG", wg)
 }
 
-/// What not every variant binds.
-fn with_ends(mut kernel: Kernel, caps: &Caps, copied: bool, summed: bool) -> Kernel {
-    kernel.source +=
-        if copied { "fn put_copy(i: u32, x: V) { copy[i] = S(x); }\n" } else { "fn put_copy(i: u32, x: V) {}\n" };
-    kernel.source +=
-        if summed { "fn put_sum(c: u32, x: V) { dsum_out[c] += x; }\n" } else { "fn put_sum(c: u32, x: V) {}\n" };
+fn with_ends(mut kernel: Kernel, caps: &Caps, ends: Ends) -> Kernel {
+    let Ends { first, last, summed } = ends;
+    let before = if first { "whole(V(), V())" } else { "dinp[i]" };
+    let put = if last { "wide[i * K] = first; wide[i * K + K - 1u] = last;" } else { "dinp[i] = whole(first, last);" };
+    let sum = if summed { "dsum_out[c] += x;" } else { "" };
     let parts = if caps.software { 1 } else { PARTS };
-    kernel.source += &format!("const PARTS = {parts}u;\n");
+    kernel.source += &format!(
+        "fn dinp_before(i: u32) -> S {{ return {before}; }}\nfn put_dinp(i: u32, first: V, last: V) {{ {put} }}\n\
+         fn put_sum(c: u32, x: V) {{ {sum} }}\nconst PARTS = {parts}u;\n"
+    );
     kernel
 }
 
@@ -98,18 +115,23 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list = Vec::new();
     for c in SAMPLE_COLUMNS {
         for elem in stored(caps) {
-            list.extend([forward_kernel, affine_kernel, backward_kernel].map(|kernel| kernel(caps, c, elem)));
+            list.extend([forward_kernel, affine_kernel].map(|kernel| kernel(caps, c, elem)));
+            let ends =
+                [(false, false), (true, false), (false, true)].map(|(first, last)| Ends { first, last, summed: false });
+            let possible = ends.into_iter().filter(|ends| elem == Elem::F16 || !ends.last);
+            list.extend(possible.map(|ends| backward_kernel(caps, c, elem, ends)));
         }
         list.extend([false, true].map(|summed| params_kernel(caps, c, summed)));
     }
     list
 }
 
-fn params(rows: usize, c: usize) -> Params {
+/// Of a kernel whose elements are stored as `elem`.
+fn params(rows: usize, c: usize, elem: Elem) -> Params {
     let (block_rows, blocks) = blocks(rows);
     Params {
         rows: rows as u32,
-        columns: (c / Width::of(&[c]).elements()) as u32,
+        columns: (c / Width::stored(elem, &[c]).elements()) as u32,
         inverse: 1.0 / c as f32,
         block_rows: block_rows as u32,
         blocks: blocks as u32,
@@ -144,13 +166,13 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     io.rstd.expect(place, "rstd", n, 1)?;
     let caps = &pass.gpu.caps;
     let kernel = forward_kernel(caps, c, io.out.elem());
-    let rows_a_group = reduce_group(caps) / team(caps, c / Width::of(&[c]).elements());
+    let rows_a_group = reduce_group(caps) / team(caps, c);
     for rows in pass.row_windows(n, io.inp.row_bytes()) {
         let [inp, xhat, out, rstd] = [io.inp, io.xhat, io.out, io.rstd].map(|t| t.slice(rows.clone()));
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&inp, io.weight, io.bias, &xhat, &out, &rstd],
-            immediates: bytemuck::bytes_of(&params(inp.rows(), c)),
+            immediates: bytemuck::bytes_of(&params(inp.rows(), c, out.elem())),
             groups: groups(inp.rows(), rows_a_group),
             flops: 8 * inp.len() as u64,
             bytes: inp.bytes() + xhat.bytes() + out.bytes() + rstd.bytes() + 2 * io.weight.bytes(),
@@ -188,14 +210,14 @@ pub struct Affine<'a> {
 pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
     let (n, c) = (io.xhat.rows(), io.xhat.columns());
     check_affine("layernorm.affine", [n, c], [io.weight, io.bias, io.xhat, io.out])?;
-    let width = Width::of(&[c]);
+    let width = Width::stored(io.out.elem(), &[c]);
     let kernel = affine_kernel(&pass.gpu.caps, c, io.out.elem());
     for rows in pass.row_windows(n, io.xhat.row_bytes()) {
         let [xhat, out] = [io.xhat, io.out].map(|t| t.slice(rows.clone()));
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&xhat, io.weight, io.bias, &out],
-            immediates: bytemuck::bytes_of(&params(xhat.rows(), c)),
+            immediates: bytemuck::bytes_of(&params(xhat.rows(), c, out.elem())),
             groups: groups(xhat.len() / width.elements(), group(&pass.gpu.caps)),
             flops: 2 * xhat.len() as u64,
             bytes: xhat.bytes() + out.bytes() + 2 * io.weight.bytes(),
@@ -215,10 +237,13 @@ pub struct Backward<'a> {
     pub weight: &'a Tensor,
     /// (N, 1): what `forward` kept.
     pub rstd: &'a Tensor,
-    /// (N, C), accumulated: the gradient of the residual stream.
+    /// (N, C), of the elements of `dout`, accumulated: the gradient of the residual stream.
     pub dinp: &'a Tensor,
-    /// (N, C) of f16, overwritten by `dinp`; there if and only if `dout` is f16.
-    pub copy: Option<&'a Tensor>,
+    /// `dinp` is overwritten: the gradient begins here.
+    pub first: bool,
+    /// (N, C) of f32, overwritten by what would become of `dinp`, which stays as it is: the gradient ends here. Only where
+    /// `dinp` is f16, and not where it begins.
+    pub wide: Option<&'a Tensor>,
     /// (1, C), accumulated.
     pub dweight: &'a Tensor,
     /// (1, C), accumulated.
@@ -231,7 +256,7 @@ pub struct Backward<'a> {
 }
 
 /// With `g = weight dout`: `dinp += rstd (g - mean(g) - xhat mean(g xhat))`, `dweight += sum over n of dout xhat`,
-/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. In two deterministic stages.
+/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. In two deterministic stages. With `first` it is `dinp = `.
 ///
 /// # Errors
 /// [`Error::Shape`].
@@ -248,24 +273,27 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.rstd.expect(place, "rstd", n, 1)?;
     let elem = io.dout.elem();
     io.xhat.expect_elem(place, "xhat", elem)?;
-    if io.copy.is_some() != (elem == Elem::F16) {
-        return Err(Error::Shape(format!("{place}: `dout` holds {elem:?}, a copy is for f16 and only for it")));
-    }
-    if let Some(copy) = io.copy {
-        copy.expect(place, "copy", n, c)?;
-        copy.expect_elem(place, "copy", elem)?;
+    io.dinp.expect_elem(place, "dinp", elem)?;
+    if let Some(wide) = io.wide {
+        wide.expect(place, "wide", n, c)?;
+        wide.expect_elem(place, "wide", Elem::F32)?;
+        io.dinp.expect_elem(place, "dinp", Elem::F16)?;
+        if io.first {
+            return Err(Error::Shape(format!("{place}: the gradient begins and ends here, `wide` is `dinp` then")));
+        }
     }
     let caps = &pass.gpu.caps;
-    let (rows_kernel, params_kernel) = (backward_kernel(caps, c, elem), params_kernel(caps, c, io.dsum.is_some()));
+    let ends = Ends { first: io.first, last: io.wide.is_some(), summed: io.dsum.is_some() };
+    let (rows_kernel, params_kernel) = (backward_kernel(caps, c, elem, ends), params_kernel(caps, c, ends.summed));
     let columns_a_group = if caps.software { group(caps) } else { reduce_group(caps) / PARTS };
-    for rows in pass.row_windows(n, io.dinp.row_bytes()) {
+    for rows in pass.row_windows(n, io.wide.unwrap_or(io.dinp).row_bytes()) {
         let [dout, xhat, rstd, dinp] = [io.dout, io.xhat, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));
-        let p = params(xhat.rows(), c);
+        let p = params(xhat.rows(), c, elem);
         let scratch = io.scratch.reshape(3 * p.blocks as usize, c);
-        let copy = io.copy.map(|t| t.slice(rows.clone()));
+        let wide = io.wide.map(|t| t.slice(rows.clone()));
         let mut tensors = vec![&dout, &xhat, io.weight, &rstd, &dinp, &scratch];
-        tensors.extend(&copy);
-        let copied = copy.as_ref().map_or(0, Tensor::bytes);
+        tensors.extend(&wide);
+        let stored = wide.as_ref().unwrap_or(&dinp).bytes();
         pass.dispatch(&Dispatch {
             kernel: &rows_kernel,
             tensors: &tensors,
@@ -274,8 +302,8 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
             flops: 16 * xhat.len() as u64,
             bytes: dout.bytes()
                 + xhat.bytes()
-                + 2 * dinp.bytes()
-                + copied
+                + stored
+                + if io.first { 0 } else { dinp.bytes() }
                 + rstd.bytes()
                 + io.weight.bytes()
                 + scratch.bytes(),
@@ -283,6 +311,8 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         let mut tensors = vec![&scratch, io.dweight, io.dbias];
         tensors.extend(io.dsum);
         let sums = tensors.len() - 1;
+        // parameters and their sums are f32
+        let p = params(xhat.rows(), c, Elem::F32);
         pass.dispatch(&Dispatch {
             kernel: &params_kernel,
             tensors: &tensors,

@@ -17,6 +17,7 @@ pub mod residual;
 pub mod roof;
 pub mod stepcontrol;
 
+use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, Kernel};
 
 /// Invocations of a workgroup in kernels where each computes alone.
@@ -33,6 +34,11 @@ fn reduce_group(caps: &Caps) -> u32 {
 /// The types that activations may be stored as on this adapter.
 fn stored(caps: &Caps) -> Vec<Elem> {
     if caps.f16 { vec![Elem::F32, Elem::F16] } else { vec![Elem::F32] }
+}
+
+/// The widths of kernels whose elements are stored as `elem`.
+fn widths(elem: Elem) -> &'static [Width] {
+    if elem == Elem::F16 { &[Width::Vec8, Width::Vec4, Width::Scalar] } else { &[Width::Vec4, Width::Scalar] }
 }
 
 /// Workgroups of `group` invocations for `count` invocations.

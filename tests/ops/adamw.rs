@@ -104,7 +104,7 @@ pub fn forward() {
         run(&devices, n, third(), false, false);
     }
     let devices = devices_with_f16();
-    for n in [1, 3, 4, 260] {
+    for n in [1, 3, 4, 260, 264] {
         run(&devices, n, third(), true, true);
     }
 }
@@ -112,7 +112,7 @@ pub fn forward() {
 #[test]
 fn a_skipped_update_changes_no_bit() {
     let devices = devices();
-    for n in [13, 260] {
+    for n in [13, 260, 264] {
         run(&devices, n, State { apply: 0, ..third() }, true, false);
         run(&devices_with_f16(), n, State { apply: 0, ..third() }, true, true);
     }

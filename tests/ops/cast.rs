@@ -30,7 +30,7 @@ pub fn forward() {
 #[test]
 pub fn widen() {
     let devices = devices_with_f16();
-    for [n, c] in [[1, 1], [3, 9], [5, 12], [7, 65]] {
+    for [n, c] in [[1, 1], [3, 9], [5, 12], [5, 24], [7, 65]] {
         let values = HALF.values(&mut Inputs::new(), n * c);
         for row in [0, n / 2, n - 1] {
             let want: Vec<u32> = values[row * c..(row + 1) * c].iter().map(|x| x.to_bits()).collect();

@@ -93,7 +93,7 @@ pub fn forward_and_backward() {
         random(&devices, FULL, shape);
     }
     let devices = devices_with_f16();
-    for shape in [[1, 1, 1], [3, 7, 8], [5, 127, 128], [33, 257, 384], [2, 50_257, 50_304]] {
+    for shape in [[1, 1, 1], [3, 7, 8], [3, 11, 12], [5, 127, 128], [33, 257, 384], [2, 50_257, 50_304]] {
         random(&devices, HALF, shape);
     }
 }

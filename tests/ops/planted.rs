@@ -246,7 +246,7 @@ fn a_wrong_matrix_kernel_is_red() {
                 out: Elem::F32,
                 epilogue: Epilogue::None,
                 accumulate: false,
-                vec4: false,
+                width: Width::Scalar,
                 ragged: true,
             };
             let (x, y) = generate::workgroups(&spec, m as u32, n as u32);

@@ -189,7 +189,19 @@ fn layernorm_backward(n: usize, c: usize) -> Case {
             let [dout, xhat, weight, rstd, dinp, dweight, dbias, scratch] = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| &t[i]);
             layernorm::backward(
                 pass,
-                layernorm::Backward { dout, xhat, weight, rstd, dinp, dweight, dbias, dsum: None, scratch, copy: None },
+                layernorm::Backward {
+                    dout,
+                    xhat,
+                    weight,
+                    rstd,
+                    dinp,
+                    dweight,
+                    dbias,
+                    dsum: None,
+                    scratch,
+                    first: false,
+                    wide: None,
+                },
             )
         }),
         check: Box::new(move |d| {

@@ -193,8 +193,16 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
         for elem in [Elem::F32, Elem::F16] {
             for algorithm in algorithms(caps, product, elem) {
-                for (epilogue, out, accumulate) in variants(product, elem, matches!(algorithm, Algorithm::Coop(_))) {
-                    for (vec4, ragged) in [(true, false), (true, true), (false, true)] {
+                let coop = matches!(algorithm, Algorithm::Coop(_));
+                for (epilogue, out, accumulate) in variants(product, elem, coop) {
+                    // as `dispatch` chooses
+                    let kinds = if coop {
+                        [(Width::Vec8, false), (Width::Vec8, true), (Width::Vec4, true), (Width::Scalar, true)]
+                            .as_slice()
+                    } else {
+                        &[(Width::Vec4, false), (Width::Vec4, true), (Width::Scalar, true)]
+                    };
+                    for &(width, ragged) in kinds {
                         let operands = elem;
                         list.push(kernel(&Spec {
                             product,
@@ -203,7 +211,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
                             out,
                             epilogue,
                             accumulate,
-                            vec4,
+                            width,
                             ragged,
                         }));
                     }

@@ -60,7 +60,11 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
     let mut p = *params;
     let algorithm = choose::choose(&pass.gpu.caps, *product, a.elem(), [p.m, p.n, p.k].map(|x| x as usize));
     let strides = [p.a_stride, p.b_stride, p.out_stride, p.a_offset, p.b_offset, p.out_offset, p.bias_offset];
-    let vec4 = generate::vec4_fits(*product, p.m, p.n, p.k, &strides);
+    // only the generator of cooperative matrices knows pieces of eight
+    let wide = a.elem() == Elem::F16 && matches!(algorithm, Algorithm::Coop(_));
+    let mut widths = [Width::Vec8, Width::Vec4].into_iter().filter(|width| wide || *width == Width::Vec4);
+    let fits = |width: &Width| generate::fits(*width, *product, [p.m, p.n, p.k], &strides);
+    let width = widths.find(fits).unwrap_or(Width::Scalar);
     p.part_depth = part_depth(&algorithm, p.k, *parts);
     let spec = Spec {
         product: *product,
@@ -69,8 +73,11 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
         out: out.elem(),
         epilogue: *epilogue,
         accumulate: *accumulate,
-        vec4,
-        ragged: !vec4 || generate::is_ragged(&algorithm, p.m, p.n, p.k, p.part_depth),
+        width,
+        // of cooperative matrices only the widest kernel is there for whole tiles: those have rows of 16
+        ragged: width == Width::Scalar
+            || wide && width == Width::Vec4
+            || generate::is_ragged(&algorithm, p.m, p.n, p.k, p.part_depth),
     };
     let (kernel, groups) = row::choose(&pass.gpu.caps, window, &spec, &p).unwrap_or_else(|| {
         let (x, y) = generate::workgroups(&spec, p.m, p.n);

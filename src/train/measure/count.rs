@@ -7,6 +7,7 @@ use crate::gpu::{Caps, Elem, Gpu, Program};
 use crate::model::{Config, PARAMS, Recompute};
 use crate::train::{Optimizer, Sizes, Trainer};
 
+use super::beside::Beside;
 use super::table::{Table, number};
 
 /// All dispatches of one kernel in a step.
@@ -58,6 +59,10 @@ pub struct Count {
     pub formula_flops_per_token: f64,
     /// Tokens a step.
     pub tokens: usize,
+    /// Beside the matrix products.
+    pub beside: Beside,
+    /// The same of llm.c, in mixed precision, which is all it has.
+    pub llmc: Option<Beside>,
 }
 
 /// `matmul_rows.forward.bias` belongs to `matmul.forward`, `attention.backward_kv.hsv16` to `attention.backward`.
@@ -99,7 +104,7 @@ fn least(config: &Config, sizes: &Sizes, elem: Elem) -> Vec<(&'static str, u64, 
     let f = 4;
     // what matrix products and attention read and write; the residual stream and parameter gradients are f32
     let s = elem.bytes();
-    // a copy of the residual stream's gradient and one of the matrices, in mixed precision
+    // a copy of the matrices, in mixed precision
     let copy = if elem == Elem::F16 { s } else { 0 };
     let matrices: u64 = PARAMS.iter().filter(|p| p.decays).map(|p| of(p.elements(config) * p.copies(config))).sum();
     // a product's result is stored; attproj and fcproj add it to the residual stream; fc keeps its GELU too
@@ -120,13 +125,14 @@ fn least(config: &Config, sizes: &Sizes, elem: Elem) -> Vec<(&'static str, u64, 
         ),
         (
             "layernorm.backward",
-            micro * norms * (f * (2 * n * c + n + 7 * c) + (2 * s + copy) * n * c),
+            // the first does not read the gradient, the last writes it as f32
+            micro * (norms * (f * (n + 7 * c) + 4 * s * n * c) + f * n * c - 2 * s * n * c),
             micro * norms * 16 * n * c,
         ),
         // those of the projections come out of the norms
         ("bias.backward", micro * (s * n + f * 2) * l * 7 * c, micro * n * l * 7 * c),
         ("attention.backward", micro * l * (s * 8 * n * c + f * rows), micro * l * (5 * half + 2 * n * c)),
-        ("embedding.backward", micro * f * (n + n * c + 2 * n * c + 2 * t * c), micro * 2 * n * c),
+        ("embedding.backward", micro * f * (n + n * c + 2 * n.min(v) * c + 2 * t * c), micro * 2 * n * c),
         ("stepcontrol.accumulate", micro * f * n, micro * n),
         ("gradnorm.forward", f * parameters, 2 * parameters),
         ("adamw.forward", 7 * f * parameters + copy * matrices, 14 * parameters),
@@ -153,6 +159,8 @@ impl Count {
             memory_bytes: gpu.allocated_bytes(),
             formula_flops_per_token: super::flops_per_token(&config, sizes.context),
             tokens: sizes.tokens(),
+            beside: Beside::of(&config, &sizes, elem, &step, micro),
+            llmc: (elem == Elem::F16).then(|| Beside::of_llmc(&config, &sizes)),
         };
         let least = least(&config, &sizes, elem);
         for command in &step.commands {
@@ -217,9 +225,18 @@ impl Count {
                 ratio(o.flops, o.least_flops),
             ]);
         }
+        let llmc =
+            |of: fn(&Beside) -> String| self.llmc.as_ref().map_or(String::new(), |b| format!(", llm.c {}", of(b)));
+        let beside = format!(
+            "beside products' operands and results {} GB{}; {} dispatches a layer{}",
+            giga(self.beside.bytes),
+            llmc(|b| number(b.bytes as f64 / 1e9)),
+            self.beside.layer_launches,
+            llmc(|b| b.layer_launches.to_string())
+        );
         format!(
             "{kernels}\n{operators}\nstep: {} dispatches, {} clears and copies, {} submissions, {} tokens\nrecorded {} GB, {} \
-             TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\nbuffers {:.1} MiB\n",
+             TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\n{beside}\nbuffers {:.1} MiB\n",
             self.dispatches,
             self.transfers,
             self.submissions,

@@ -1,6 +1,7 @@
 //! What a step costs and where its time goes: roofs, profiles, counts, traces. Prints nothing; reports are values and
 //! their texts.
 
+pub mod beside;
 pub mod count;
 pub mod profile;
 pub mod roofs;
@@ -8,6 +9,7 @@ pub mod steps;
 pub mod table;
 pub mod trace;
 
+pub use beside::Beside;
 pub use count::Count;
 pub use profile::Profile;
 pub use roofs::Roofs;

@@ -11,8 +11,11 @@
 //!
 //! naga 30 wants every argument of `coopStore` bound by `let` first; otherwise it writes them in the wrong order.
 
+use crate::gpu::kernel::Width;
+
 use super::{
-    Bindings, Coop, Element, Epilogue, Product, Spec, Text, component, entry, place, prologue, store, workgroup_size,
+    Bindings, Coop, Element, Epilogue, Product, Spec, Text, component, entry, place, prologue, store, store_wide,
+    workgroup_size,
 };
 
 /// Elements that a line in workgroup memory is longer than its tile.
@@ -76,6 +79,20 @@ impl CoopKernel {
         (tile_m / grid_m / edge, tile_n / grid_n / edge)
     }
 
+    /// Elements that an invocation moves at once.
+    fn piece(&self) -> u32 {
+        if self.spec.width == Width::Vec8 { 8 } else { 4 }
+    }
+
+    /// Its type, and what the names of its vec4 end in.
+    fn piece_type(&self) -> &'static str {
+        if self.spec.width == Width::Vec8 { "Half8" } else { "vec4<f16>" }
+    }
+
+    fn halves(&self) -> &'static [&'static str] {
+        if self.spec.width == Width::Vec8 { &["_low", "_high"] } else { &[""] }
+    }
+
     /// Matrices of the adapter along one side of ours.
     fn blocks(&self) -> u32 {
         self.coop.edge / self.coop.native
@@ -87,8 +104,8 @@ impl CoopKernel {
             "One workgroup: {} rows, {} columns, by {} x {} subgroups; matrices of {}.",
             coop.tile_m, coop.tile_n, coop.grid_m, coop.grid_n, coop.edge
         );
-        let operand = Element::of(spec.operands, spec.vec4);
-        let out = Element::of(spec.out, spec.vec4);
+        let operand = Element::of(spec.operands, spec.width);
+        let out = Element::of(spec.out, spec.width);
         let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out });
         self.declarations(t);
         for o in operands(spec.product, coop) {
@@ -106,7 +123,9 @@ impl CoopKernel {
         }
         self.places_of_pieces(t);
         if spec.epilogue == Epilogue::ColumnSums {
-            t.line("var column_sum = vec4<f32>();");
+            for half in self.halves() {
+                t.line(format_args!("var column_sum{half} = vec4<f32>();"));
+            }
         }
         t.line("let depth = part * p.part_depth;");
         t.line("let depth_end = min(p.k, depth + p.part_depth);");
@@ -117,7 +136,10 @@ impl CoopKernel {
             // all pieces of an invocation lie in the same columns
             let a = operands(spec.product, coop)[0];
             for (i, _) in self.rounds(a) {
-                t.line(format_args!("column_sum += vec4<f32>(a_next{i});"));
+                for half in self.halves() {
+                    let part = half.replace('_', ".");
+                    t.line(format_args!("column_sum{half} += vec4<f32>(a_next{i}{part});"));
+                }
             }
         }
         t.line("// the tiles are complete before anyone reads them");
@@ -184,18 +206,13 @@ impl CoopKernel {
         }
     }
 
-    /// `fetch_a(line, at)`: four neighbours in memory, zero outside the matrix.
+    /// `fetch_a(line, at)`: a piece of neighbours in memory, zero outside the matrix.
     fn fetch_function(&self, t: &mut Text, o: Operand, element: Element) {
-        let name = o.name;
+        let (name, piece) = (o.name, self.piece_type());
         let (line, at) = if o.along_k { (o.extent, "k") } else { ("k", o.extent) };
         let from = format!("p.{name}_offset + line * p.{name}_stride + at");
-        t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> vec4<f16>"));
-        if self.spec.vec4 && !self.spec.ragged {
-            t.line(format_args!("return {name}[{}];", element.units(from)));
-        } else if self.spec.vec4 {
-            t.line(format_args!("if line >= p.{line} || at >= p.{at} {{ return vec4<f16>(); }}"));
-            t.line(format_args!("return {name}[{}];", element.units(from)));
-        } else {
+        t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> {piece}"));
+        if self.spec.width == Width::Scalar {
             t.line("var four = vec4<f16>();");
             t.line(format_args!("if line >= p.{line} {{ return four; }}"));
             t.line(format_args!("let start = {from};"));
@@ -204,14 +221,19 @@ impl CoopKernel {
                 t.line(format_args!("if at + {i}u < p.{at} {{ four.{c} = {name}[start + {i}u]; }}"));
             }
             t.line("return four;");
+        } else {
+            if self.spec.ragged {
+                t.line(format_args!("if line >= p.{line} || at >= p.{at} {{ return {piece}(); }}"));
+            }
+            t.line(format_args!("return {name}[{}];", element.units(from)));
         }
         t.close();
         t.line("");
     }
 
-    /// Vec4 of an operand's tile that each invocation moves, as (number, guard if not all take part).
+    /// Pieces of an operand's tile that each invocation moves, as (number, guard if not all take part).
     fn rounds(&self, o: Operand) -> Vec<(u32, Option<String>)> {
-        let (pieces, threads) = (o.lines * o.length / 4, workgroup_size(&self.spec));
+        let (pieces, threads) = (o.lines * o.length / self.piece(), workgroup_size(&self.spec));
         (0..pieces.div_ceil(threads))
             .map(|i| (i, ((i + 1) * threads > pieces).then(|| format!("thread + {}u < {pieces}u", i * threads))))
             .collect()
@@ -220,11 +242,12 @@ impl CoopKernel {
     fn places_of_pieces(&self, t: &mut Text) {
         let threads = workgroup_size(&self.spec);
         for o in operands(self.spec.product, &self.coop) {
-            let (name, across) = (o.name, o.length / 4);
+            let (name, piece) = (o.name, self.piece());
+            let across = o.length / piece;
             for (i, _) in self.rounds(o) {
                 t.line(format_args!("let {name}_line{i} = (thread + {}u) / {across}u;", i * threads));
-                t.line(format_args!("let {name}_at{i} = ((thread + {}u) % {across}u) * 4u;", i * threads));
-                t.line(format_args!("var {name}_next{i} = vec4<f16>();"));
+                t.line(format_args!("let {name}_at{i} = ((thread + {}u) % {across}u) * {piece}u;", i * threads));
+                t.line(format_args!("var {name}_next{i} = {}();", self.piece_type()));
             }
         }
     }
@@ -254,11 +277,15 @@ impl CoopKernel {
                     t.open(format_args!("if {guard}"));
                 }
                 let at = format!("{name}_line{i} * {stride}u + {name}_at{i}");
-                if self.coop.wide_tiles {
-                    t.line(format_args!("{name}_tile[({at}) / 4u] = {name}_next{i};"));
-                } else {
-                    for j in 0..4 {
-                        t.line(format_args!("{name}_tile[{at} + {j}u] = {name}_next{i}.{};", component(j)));
+                for (h, half) in (0..).zip(self.halves()) {
+                    let part = half.replace('_', ".");
+                    if self.coop.wide_tiles {
+                        t.line(format_args!("{name}_tile[({at}) / 4u + {h}u] = {name}_next{i}{part};"));
+                    } else {
+                        for j in 0..4 {
+                            let to = 4 * h + j;
+                            t.line(format_args!("{name}_tile[{at} + {to}u] = {name}_next{i}{part}.{};", component(j)));
+                        }
                     }
                 }
                 if guard.is_some() {
@@ -313,36 +340,43 @@ impl CoopKernel {
         }
     }
 
+    /// A vec4 of the sums in workgroup memory, from element `at` on.
+    fn sum_at(&self, at: &str) -> String {
+        if self.coop.wide_tiles {
+            format!("sums[({at}) / 4u]")
+        } else {
+            format!("vec4(sums[{at}], sums[{at} + 1u], sums[{at} + 2u], sums[{at} + 3u])")
+        }
+    }
+
     /// Adds what the invocations have of `a`'s columns, one line of them after the other, and stores it: done by the
     /// workgroups with the first columns of the result.
     fn column_sums(&self, t: &mut Text) {
-        let (threads, across) = (workgroup_size(&self.spec), self.coop.tile_m / 4);
+        let (threads, piece) = (workgroup_size(&self.spec), self.piece());
+        let across = self.coop.tile_m / piece;
         t.open("if first_column == 0u");
+        t.line(format_args!("let own = (thread % {across}u) * {piece}u;"));
         for turn in 0..threads / across {
             t.open(format_args!("if thread / {across}u == {turn}u"));
-            let at = format!("(thread % {across}u)");
-            if self.coop.wide_tiles {
-                let before = if turn == 0 { String::new() } else { format!("sums[{at}] + ") };
-                t.line(format_args!("sums[{at}] = {before}column_sum;"));
-            } else {
-                for i in 0..4 {
-                    let at = format!("{at} * 4u + {i}u");
-                    let before = if turn == 0 { String::new() } else { format!("sums[{at}] + ") };
-                    t.line(format_args!("sums[{at}] = {before}column_sum.{};", component(i)));
+            for (h, half) in (0..).zip(self.halves()) {
+                let at = format!("own + {}u", 4 * h);
+                let before = if turn == 0 { String::new() } else { format!("{} + ", self.sum_at(&at)) };
+                t.line(format_args!("let sum{half} = {before}column_sum{half};"));
+                if self.coop.wide_tiles {
+                    t.line(format_args!("sums[({at}) / 4u] = sum{half};"));
+                } else {
+                    for i in 0..4 {
+                        t.line(format_args!("sums[{at} + {i}u] = sum{half}.{};", component(i)));
+                    }
                 }
             }
             t.close();
             t.line("workgroupBarrier();");
         }
         t.line("let summed = first_row + thread * 4u;");
-        t.open(format_args!("if thread < {across}u && summed < p.m"));
-        if self.coop.wide_tiles {
-            t.line("let four = sums[thread];");
-        } else {
-            t.line("let s = thread * 4u;");
-            t.line("let four = vec4(sums[s], sums[s + 1u], sums[s + 2u], sums[s + 3u]);");
-        }
-        if self.spec.vec4 {
+        t.open(format_args!("if thread < {}u && summed < p.m", self.coop.tile_m / 4));
+        t.line(format_args!("let four = {};", self.sum_at("thread * 4u")));
+        if self.spec.vec4() {
             t.line("column_sums[(part * p.m + summed) / 4u] = four;");
         } else {
             for i in 0..4 {
@@ -376,36 +410,35 @@ impl CoopKernel {
     /// belongs at (row, column).
     fn finish_function(&self, t: &mut Text, out: Element) {
         let Self { spec, coop } = self;
-        let (e, stride) = (coop.edge, coop.edge + SUM_PAD);
-        let (pieces, threads) = (coop.grid_m * coop.grid_n * e * e / 4, workgroup_size(spec));
+        let (e, stride, piece) = (coop.edge, coop.edge + SUM_PAD, self.piece());
+        let (pieces, threads) = (coop.grid_m * coop.grid_n * e * e / piece, workgroup_size(spec));
         t.open("fn finish(start: u32, first_row: u32, first_column: u32, thread: u32)");
         t.open(format_args!("for (var piece = thread; piece < {pieces}u; piece += {threads}u)"));
-        t.line(format_args!("let owner = piece / {}u;", e * e / 4));
-        t.line(format_args!("let r = (piece / {}u) % {e}u;", e / 4));
-        t.line(format_args!("let c = (piece % {}u) * 4u;", e / 4));
+        t.line(format_args!("let owner = piece / {}u;", e * e / piece));
+        t.line(format_args!("let r = (piece / {}u) % {e}u;", e / piece));
+        t.line(format_args!("let c = (piece % {}u) * {piece}u;", e / piece));
         let (m_step, n_step) = (coop.tile_m / coop.grid_m, coop.tile_n / coop.grid_n);
         t.line(format_args!("let row = first_row + (owner / {}u) * {m_step}u + r;", coop.grid_n));
         t.line(format_args!("let column = first_column + (owner % {}u) * {n_step}u + c;", coop.grid_n));
         if spec.ragged {
             t.line("if row >= p.m || column >= p.n { continue; }");
         }
-        let at = format!("owner * {}u + r * {stride}u + c", e * stride);
-        if coop.wide_tiles {
-            t.line(format_args!("let sum = sums[({at}) / 4u];"));
-        } else {
-            t.line(format_args!("let at = {at};"));
-            t.line("let sum = vec4(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]);");
+        t.line(format_args!("let s = owner * {}u + r * {stride}u + c;", e * stride));
+        for (h, half) in (0..).zip(self.halves()) {
+            t.line(format_args!("let sum{half} = {};", self.sum_at(&format!("s + {}u", 4 * h))));
         }
         let (to, bias_at) = ("start + row * p.out_stride + column", "p.bias_offset + column");
-        if spec.vec4 {
-            store(t, spec, out, &out.units(to), &out.units(bias_at), "sum");
-        } else {
-            for i in 0..4 {
-                let inside = if spec.ragged { format!("if column + {i}u < p.n") } else { String::new() };
-                t.open(inside);
-                let value = format!("sum.{}", component(i));
-                store(t, spec, out, &format!("{to} + {i}u"), &format!("{bias_at} + {i}u"), &value);
-                t.close();
+        match spec.width {
+            Width::Vec8 => store_wide(t, spec, out, to, bias_at),
+            Width::Vec4 => store(t, spec, out, &out.units(to), &out.units(bias_at), "sum"),
+            Width::Scalar => {
+                for i in 0..4 {
+                    let inside = if spec.ragged { format!("if column + {i}u < p.n") } else { String::new() };
+                    t.open(inside);
+                    let value = format!("sum.{}", component(i));
+                    store(t, spec, out, &format!("{to} + {i}u"), &format!("{bias_at} + {i}u"), &value);
+                    t.close();
+                }
             }
         }
         t.close();

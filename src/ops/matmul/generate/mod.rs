@@ -62,10 +62,11 @@ use std::fmt::{self, Display, Write as _};
 use serde::{Deserialize, Serialize};
 
 use crate::gpu::Elem;
+use crate::gpu::kernel::Width;
 
 use coop::CoopKernel;
 use rows::Rows;
-use text::{Bindings, Element, Text, component, entry, place, prologue, store};
+use text::{Bindings, Element, Text, component, entry, place, prologue, store, store_wide};
 use tiled::Tiled;
 
 /// Which of the three products of a linear layer.
@@ -105,7 +106,7 @@ pub enum Algorithm {
         columns: u32,
         /// Steps of k per turn of the loop; a multiple of 4.
         unroll: u32,
-        /// With [`Spec::vec4`]: read `a` and `b` as `u64`, two f32 at a time. Needs the device feature `SHADER_INT64`.
+        /// In vec4: read `a` and `b` as `u64`, two f32 at a time. Needs the device feature `SHADER_INT64`.
         pairs: bool,
     },
     /// For adapters with matrix units: f16 operands, f32 sums.
@@ -198,8 +199,15 @@ pub struct Spec {
     pub accumulate: bool,
     /// [`Algorithm::Coop`] only: some extent is no multiple of its tile, or the depth of a part's.
     pub ragged: bool,
-    /// Memory is read and written in vec4: the caller guarantees [`vec4_fits`].
-    pub vec4: bool,
+    /// What memory is read and written in: the caller guarantees [`fits`]. [`Width::Vec8`] for [`Algorithm::Coop`] only.
+    pub width: Width,
+}
+
+impl Spec {
+    /// Memory is read and written in vec4 or more.
+    fn vec4(&self) -> bool {
+        self.width != Width::Scalar
+    }
 }
 
 /// The largest count of workgroups WebGPU allows in one dimension.
@@ -210,15 +218,15 @@ const MAX_WORKGROUPS: u32 = 65535;
 /// at 88 GFLOP/s in pieces of 1024, at 63 whole.
 pub const SOFTWARE_DEPTH: u32 = 1024;
 
-/// Whether a kernel with [`Spec::vec4`] may compute this product: all strides and offsets, and those extents that lie
-/// along rows in memory, are multiples of 4.
+/// Whether a kernel of this width may compute this product: all strides and offsets, and those extents that lie along rows
+/// in memory, are multiples of its elements.
 #[must_use]
-pub fn vec4_fits(product: Product, m: u32, n: u32, k: u32, strides_and_offsets: &[u32]) -> bool {
+pub fn fits(width: Width, product: Product, [m, n, k]: [u32; 3], strides_and_offsets: &[u32]) -> bool {
     let extents = match product {
         Product::Forward | Product::BackwardInp => [n, k],
         Product::BackwardWeight => [n, m],
     };
-    extents.iter().chain(strides_and_offsets).all(|x| x % 4 == 0)
+    extents.iter().chain(strides_and_offsets).all(|x| x.is_multiple_of(width.elements() as u32))
 }
 
 /// The kernel's name, as `matmul_rows.forward`: the algorithm's file and the product.
@@ -261,8 +269,9 @@ pub fn full_name(spec: &Spec) -> String {
         (widened, ".to_f32"),
         (spec.accumulate, ".add"),
         (apart, ".parts"),
-        (!spec.vec4, ".scalar"),
-        (coop && spec.vec4 && spec.ragged, ".ragged"),
+        (!spec.vec4(), ".scalar"),
+        (spec.width == Width::Vec8, ".wide"),
+        (coop && spec.vec4() && spec.ragged, ".ragged"),
         (pairs, ".pairs"),
     ] {
         if set {

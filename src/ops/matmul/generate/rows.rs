@@ -30,8 +30,8 @@ impl Rows {
         let Algorithm::Rows { width, rows, columns, unroll, pairs } = spec.algorithm else {
             unreachable!("the caller matched Algorithm::Rows")
         };
-        let element = if spec.vec4 { Element::Vec4 } else { Element::F32 };
-        let operand = if spec.vec4 && pairs { Element::Pair } else { element };
+        let element = if spec.vec4() { Element::Vec4 } else { Element::F32 };
+        let operand = if spec.vec4() && pairs { Element::Pair } else { element };
         let (slot, b, out) = match spec.product {
             Product::Forward => (Element::F32, operand, Element::F32),
             _ if columns.is_multiple_of(4) => (element, operand, operand),

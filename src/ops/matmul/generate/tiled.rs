@@ -37,7 +37,7 @@ impl Tiled {
     }
 
     fn operand(&self) -> Element {
-        Element::of(self.spec.operands, self.spec.vec4)
+        Element::of(self.spec.operands, self.spec.width)
     }
 
     /// Blocks of four vec4 (transposed tiles) or single vec4 in one tile of the operand.
@@ -63,7 +63,7 @@ impl Tiled {
             "One workgroup: {tile_m} rows, {tile_n} columns; one invocation: {thread_m} by {thread_n} of them."
         );
         let operand = self.operand();
-        let out = Element::of(spec.out, spec.vec4);
+        let out = Element::of(spec.out, spec.width);
         let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out });
         for o in self.operands() {
             let length = tile_k * padded(o.tile);
@@ -104,7 +104,7 @@ impl Tiled {
         t.line("var four = vec4<f32>();");
         t.open(format_args!("if line < p.{line}"));
         let from = format!("p.{name}_offset + line * p.{name}_stride + at");
-        if self.spec.vec4 {
+        if self.spec.vec4() {
             t.open(format_args!("if at < p.{at}"));
             let element = self.operand();
             t.line(format_args!("four = {};", element.read(name, element.units(&from))));
@@ -241,7 +241,7 @@ impl Tiled {
 
     fn stores(&self, t: &mut Text) {
         let (m_step, n_step) = (self.tile_m / self.thread_m, self.tile_n / self.thread_n);
-        let out = Element::of(self.spec.out, self.spec.vec4);
+        let out = Element::of(self.spec.out, self.spec.width);
         for c in 0..self.thread_n / 4 {
             t.line(format_args!("let column{c} = first_column + ({}u + thread_column) * 4u;", c * n_step));
         }
@@ -251,7 +251,7 @@ impl Tiled {
             for c in 0..self.thread_n / 4 {
                 let at = format!("p.out_offset + row{r} * p.out_stride + column{c}");
                 let bias_at = format!("p.bias_offset + column{c}");
-                if self.spec.vec4 {
+                if self.spec.vec4() {
                     t.open(format_args!("if column{c} < p.n"));
                     store(t, &self.spec, out, &out.units(at), &out.units(bias_at), &format!("acc{r}_{c}"));
                     t.close();
