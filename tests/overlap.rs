@@ -6,6 +6,7 @@ mod training;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use wgpt::gpu::{Command, Elem, Gpu, Options, Span};
 use wgpt::model::{Config, Recompute, init};
@@ -28,7 +29,8 @@ fn the_next_step_is_handed_over_before_this_one_is_done() {
     gpu.wait().expect("done");
 
     let mut before: Option<Arc<AtomicBool>> = None;
-    let (mut handed, mut returned) = (0, 0);
+    let (mut handed, mut returned, mut submitting_ms) = (0, 0, 0.0);
+    let begin = Instant::now();
     for step in 2..STEPS + 3 {
         // asks the device, so that the flag is up to date
         while trainer.report(false).expect("report").is_some() {}
@@ -37,7 +39,9 @@ fn the_next_step_is_handed_over_before_this_one_is_done() {
         gpu.record_spans();
         trainer.step(&mut batches, step, 1e-4).expect("step");
         returned += usize::from(runs(&before));
-        let results: Vec<Span> = gpu.take_spans().into_iter().filter(|span| span.name.contains("read-back")).collect();
+        let spans = gpu.take_spans();
+        submitting_ms += spans.iter().filter(|span| span.name == "submit").map(Span::ms).sum::<f64>();
+        let results: Vec<&Span> = spans.iter().filter(|span| span.name.contains("read-back")).collect();
         assert!(results.is_empty(), "step {step} waited for a result: {results:?}");
         let done = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&done);
@@ -45,16 +49,16 @@ fn the_next_step_is_handed_over_before_this_one_is_done() {
         before = Some(done);
     }
     while trainer.report(true).expect("report").is_some() {}
+    let ms = begin.elapsed().as_secs_f64() * 1e3;
+    println!(
+        "{submitting_ms:.1} of {ms:.1} ms in submissions; {returned} of {STEPS} returned before the step before was done"
+    );
     assert_eq!(handed, STEPS, "of {STEPS} steps so many were handed over while the one before was running");
-    if gpu.caps.software {
-        // wgpu chains submissions by semaphores, and Mesa's software driver takes a submission when the one before has
-        // signalled
-        println!(
-            "not asked: that the driver returns from a submission while the one before is running: {returned} of {STEPS}"
-        );
-    } else {
-        assert_eq!(returned, STEPS, "of {STEPS} submissions so many returned while the step before was running");
-    }
+    assert_eq!(returned, STEPS, "of {STEPS} submissions so many returned while the step before was running");
+    assert!(submitting_ms < ms / 4.0, "{submitting_ms} of {ms} ms in submissions: the host waited for the device");
+    // the last step's callback comes too
+    gpu.wait().expect("done");
+    assert!(before.is_some_and(|done| done.load(Ordering::SeqCst)));
 }
 
 /// The commands of a micro-step of 124M at batch 64 on a GPU.

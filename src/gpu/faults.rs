@@ -15,11 +15,16 @@ pub(crate) enum Call {
 }
 
 #[cfg(not(test))]
+#[allow(clippy::unused_self)]
 impl Gpu {
     /// True if this call is to fail: never.
-    #[allow(clippy::unused_self)]
     pub(super) fn fails(&self, _: Call) -> bool {
         false
+    }
+
+    /// Lets this call fail when it is made: never.
+    pub(super) fn fault(&self, _: Call) -> impl FnOnce() + Send + use<> {
+        || ()
     }
 }
 
@@ -52,13 +57,17 @@ impl Gpu {
     /// True if this call is to fail.
     pub(super) fn fails(&self, call: Call) -> bool {
         let number = self.faults.calls[call as usize].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let fails = *super::context::lock(&self.faults.at) == Some((call, number));
-        if fails
-            && matches!(call, Call::Submit | Call::Map)
-            && let Some(raw) = &self.raw
-        {
-            raw.device.destroy();
+        *super::context::lock(&self.faults.at) == Some((call, number))
+    }
+
+    /// Counts a call now; what is returned loses the device, if the call is to fail, where the call is really made.
+    pub(super) fn fault(&self, call: Call) -> impl FnOnce() + Send + use<> {
+        let fails = self.fails(call);
+        let device = self.raw.as_ref().filter(|_| fails).map(|raw| raw.device.clone());
+        move || {
+            if let Some(device) = device {
+                device.destroy();
+            }
         }
-        fails
     }
 }

@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod context;
 pub(crate) mod faults;
 pub mod kernel;
+mod mapping;
 pub mod pass;
 pub mod pool;
 pub mod ring;

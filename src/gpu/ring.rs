@@ -4,46 +4,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::channel::oneshot;
-
 use crate::error::{Error, Result};
 
-use super::context::Gpu;
-use super::faults::Call;
+use super::context::{Gpu, Ticket};
+use super::mapping::{After, Mapping, raw};
 use super::pass::Program;
 use super::tensor::{Buffer, Tensor};
 
-type Mapped = oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>;
-
-/// Asks for a mapping; the receiver fires when the GPU has let go of the buffer.
-fn map(gpu: &Gpu, buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Mapped {
-    let _failed = gpu.fails(Call::Map);
-    let (sender, receiver) = oneshot::channel();
-    buffer.slice(..).map_async(mode, move |result| {
-        let _ = sender.send(result);
-    });
-    receiver
-}
-
-/// The memory of a buffer.
-pub(super) fn raw(buffer: &Buffer) -> Result<&wgpu::Buffer> {
-    buffer.raw.as_ref().ok_or_else(|| Error::Gpu(format!("gpu: `{}` of a dry device was used", buffer.label)))
-}
-
-/// Checks on a mapping without waiting.
-fn is_mapped(gpu: &Gpu, mapped: &mut Mapped, what: &str) -> Result<bool> {
-    match mapped.try_recv() {
-        Ok(None) => Ok(false),
-        Ok(Some(Ok(()))) => Ok(true),
-        Ok(Some(Err(error))) => Err(gpu.loss(&format!("mapping {what} failed ({error})"))),
-        Err(oneshot::Canceled) => Err(gpu.loss(&format!("mapping {what} was dropped"))),
-    }
-}
+const UPLOAD: &str = "the upload ring";
 
 struct UploadSlot {
     buffer: Arc<Buffer>,
-    mapped: Mapped,
-    submission: Option<wgpu::SubmissionIndex>,
+    mapping: Mapping,
+    submission: Option<Ticket>,
 }
 
 /// Sends small data ahead of a program. One slot is in use for each submission in flight.
@@ -61,10 +34,12 @@ impl UploadRing {
         let slots = (0..slots)
             .map(|_| {
                 let buffer = gpu.buffer("upload ring", bytes, usage)?;
-                // a dry ring is never mapped: it only counts
-                let mapped =
-                    buffer.raw.as_ref().map_or_else(|| oneshot::channel().1, |b| map(gpu, b, wgpu::MapMode::Write));
-                Ok(UploadSlot { buffer, mapped, submission: None })
+                let Some(raw) = &buffer.raw else {
+                    return Ok(UploadSlot { buffer, mapping: Mapping::never(UPLOAD), submission: None });
+                };
+                let (mapping, ask) = Mapping::new(gpu, UPLOAD, raw, raw.size(), wgpu::MapMode::Write);
+                ask();
+                Ok(UploadSlot { buffer, mapping, submission: None })
             })
             .collect::<Result<_>>()?;
         Ok(Self { slots })
@@ -102,12 +77,9 @@ impl UploadRing {
         let Some(mut slot) = self.slots.pop_front() else {
             return Err(Error::Gpu("gpu: an upload ring without slots".into()));
         };
-        gpu.poll(None)?;
-        if !is_mapped(gpu, &mut slot.mapped, "the upload ring")? {
-            gpu.span("wait for a free upload slot", || gpu.poll(slot.submission.take()))?;
-            if !is_mapped(gpu, &mut slot.mapped, "the upload ring")? {
-                return Err(gpu.loss("the upload ring was not given back"));
-            }
+        gpu.poll()?;
+        if !slot.mapping.is_there(gpu)? {
+            gpu.span("wait for a free upload slot", || slot.mapping.wait(gpu, slot.submission.take()))?;
         }
         let mut encoder = gpu.encoder("step")?;
         let source = raw(&slot.buffer)?;
@@ -116,7 +88,7 @@ impl UploadRing {
             let mut view = source
                 .slice(..)
                 .get_mapped_range_mut()
-                .map_err(|e| Error::Gpu(format!("gpu: the upload ring cannot be written: {e}")))?;
+                .map_err(|e| gpu.failure(format!("the upload ring cannot be written: {e}")))?;
             for (_, data) in uploads {
                 let bytes = data.len() as u64;
                 view.slice(at as usize..(at + bytes) as usize).copy_from_slice(data);
@@ -131,32 +103,36 @@ impl UploadRing {
             at += data.len() as u64;
         }
         gpu.span("encode", || programs.iter().for_each(|program| program.encode(&mut encoder)));
+        let mut after: Vec<After> = Vec::with_capacity(reads.len() + 1);
         for read in reads.iter_mut() {
-            read.encode(gpu, &mut encoder)?;
+            after.push(read.encode(gpu, &mut encoder)?);
         }
-        slot.submission = Some(gpu.span("submit", || gpu.submit(encoder))?);
-        slot.mapped = map(gpu, source, wgpu::MapMode::Write);
-        for read in reads.iter_mut() {
-            read.submitted(gpu, slot.submission.clone())?;
-        }
+        // last: who finds this slot free finds the results there as well
+        let (mapping, ask) = Mapping::new(gpu, UPLOAD, source, source.size(), wgpu::MapMode::Write);
+        after.push(ask);
+        let ask = move || after.into_iter().for_each(|ask| ask());
+        let submission = gpu.span("submit", || gpu.submit_then(encoder, ask))?;
+        reads.iter_mut().for_each(|read| read.submitted(&submission));
+        (slot.mapping, slot.submission) = (mapping, Some(submission));
         self.slots.push_back(slot);
         Ok(())
     }
 }
 
-struct ReadSlot {
+/// A copy on its way.
+struct Flight {
     buffer: Arc<Buffer>,
-    mapped: Option<Mapped>,
-    submission: Option<wgpu::SubmissionIndex>,
+    mapping: Mapping,
+    submission: Ticket,
 }
 
 /// Brings one small tensor back after every submission that names the ring, in order, some steps later.
 pub struct ReadRing {
     tensor: Tensor,
-    free: VecDeque<ReadSlot>,
+    free: VecDeque<Arc<Buffer>>,
     /// Encoded, not yet submitted.
-    encoded: Option<ReadSlot>,
-    flying: VecDeque<ReadSlot>,
+    encoded: Option<(Arc<Buffer>, Mapping)>,
+    flying: VecDeque<Flight>,
 }
 
 impl ReadRing {
@@ -166,11 +142,7 @@ impl ReadRing {
     /// [`Error::Memory`].
     pub fn new(gpu: &Gpu, slots: usize, tensor: &Tensor) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let free = (0..slots)
-            .map(|_| {
-                Ok(ReadSlot { buffer: gpu.buffer("read ring", tensor.bytes(), usage)?, mapped: None, submission: None })
-            })
-            .collect::<Result<_>>()?;
+        let free = (0..slots).map(|_| gpu.buffer("read ring", tensor.bytes(), usage)).collect::<Result<_>>()?;
         Ok(Self { tensor: tensor.clone(), free, encoded: None, flying: VecDeque::new() })
     }
 
@@ -186,29 +158,23 @@ impl ReadRing {
         self.free.is_empty()
     }
 
-    fn encode(&mut self, _gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        let slot = self
+    /// What is returned asks for the result, once the encoder is submitted.
+    fn encode(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) -> Result<After> {
+        let buffer = self
             .free
             .pop_front()
             .ok_or_else(|| Error::Gpu("gpu: the read ring is full, its results must be taken first".into()))?;
-        encoder.copy_buffer_to_buffer(
-            raw(&self.tensor.buffer)?,
-            self.tensor.offset,
-            raw(&slot.buffer)?,
-            0,
-            self.tensor.bytes(),
-        );
-        self.encoded = Some(slot);
-        Ok(())
+        let target = raw(&buffer)?;
+        encoder.copy_buffer_to_buffer(raw(&self.tensor.buffer)?, self.tensor.offset, target, 0, self.tensor.bytes());
+        let (mapping, ask) = Mapping::new(gpu, "a read-back", target, target.size(), wgpu::MapMode::Read);
+        self.encoded = Some((buffer, mapping));
+        Ok(ask)
     }
 
-    fn submitted(&mut self, gpu: &Gpu, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        if let Some(mut slot) = self.encoded.take() {
-            slot.mapped = Some(map(gpu, raw(&slot.buffer)?, wgpu::MapMode::Read));
-            slot.submission = submission;
-            self.flying.push_back(slot);
+    fn submitted(&mut self, submission: &Ticket) {
+        if let Some((buffer, mapping)) = self.encoded.take() {
+            self.flying.push_back(Flight { buffer, mapping, submission: submission.clone() });
         }
-        Ok(())
     }
 
     /// The oldest result: waits for it if `wait`, else `None` while it is not there.
@@ -216,31 +182,22 @@ impl ReadRing {
     /// # Errors
     /// As [`Gpu::check`].
     pub fn take(&mut self, gpu: &Gpu, wait: bool) -> Result<Option<Vec<u8>>> {
-        let Some(slot) = self.flying.front_mut() else { return Ok(None) };
-        if wait {
-            gpu.span("wait for a read-back", || gpu.poll(slot.submission.clone()))?;
-        } else {
-            gpu.poll(None)?;
-        }
-        let Some(mapped) = &mut slot.mapped else { return Ok(None) };
-        if !is_mapped(gpu, mapped, "a read-back")? {
-            if wait {
-                return Err(gpu.loss("a read-back did not arrive"));
+        let Some(flight) = self.flying.front_mut() else { return Ok(None) };
+        gpu.poll()?;
+        if !flight.mapping.is_there(gpu)? {
+            if !wait {
+                return Ok(None);
             }
-            return Ok(None);
+            let submission = flight.submission.clone();
+            gpu.span("wait for a read-back", || flight.mapping.wait(gpu, Some(submission)))?;
         }
-        let Some(mut slot) = self.flying.pop_front() else { return Ok(None) };
-        let buffer = raw(&slot.buffer)?;
-        let mut bytes = buffer
-            .slice(..)
-            .get_mapped_range()
-            .map_err(|e| Error::Gpu(format!("gpu: a read-back failed: {e}")))?
-            .to_vec();
-        buffer.unmap();
+        let Some(Flight { buffer, .. }) = self.flying.pop_front() else { return Ok(None) };
+        let target = raw(&buffer)?;
+        let view = target.slice(..).get_mapped_range();
+        let mut bytes = view.map_err(|e| gpu.failure(format!("a read-back failed: {e}")))?.to_vec();
+        target.unmap();
         bytes.truncate(self.tensor.bytes() as usize);
-        slot.mapped = None;
-        slot.submission = None;
-        self.free.push_back(slot);
+        self.free.push_back(buffer);
         Ok(Some(bytes))
     }
 }

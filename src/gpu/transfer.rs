@@ -3,9 +3,8 @@
 use crate::error::{Error, Result};
 
 use super::context::Gpu;
-use super::faults::Call;
-use super::ring::raw;
-use super::tensor::{Buffer, Elem, Tensor};
+use super::mapping::{Mapping, raw};
+use super::tensor::{Elem, Tensor};
 
 /// Bytes moved at once between host and device outside a step.
 const CHUNK: u64 = 32 << 20;
@@ -24,6 +23,8 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::write`].
     pub fn write_all(&self, list: &[(&Tensor, &[u8])]) -> Result<()> {
+        // wgpu puts these bytes before the next submission that it is given
+        self.drain()?;
         let mut waiting = 0;
         for (tensor, data) in list {
             let (label, expected, found) = (tensor.label(), tensor.bytes(), data.len());
@@ -34,8 +35,8 @@ impl Gpu {
             for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {
                 if waiting > 0 && waiting + chunk.len() as u64 > CHUNK {
                     // wgpu's staging copies are freed when they are done
-                    let index = self.submit(self.encoder("write")?)?;
-                    self.poll(Some(index))?;
+                    let ticket = self.submit(self.encoder("write")?)?;
+                    self.wait_for(&ticket)?;
                     waiting = 0;
                 }
                 let at = tensor.offset + i as u64 * CHUNK;
@@ -103,45 +104,23 @@ impl Gpu {
                     encoder.copy_buffer_to_buffer(from, start, to, at, words(part.bytes));
                     at += words(part.bytes);
                 }
-                let index = self.submit(encoder)?;
-                self.map_and(&staging, at, index, |view| {
-                    let mut at = 0;
-                    for part in &load {
-                        take(part.tensor, &view[at as usize..(at + part.bytes) as usize]);
-                        at += words(part.bytes);
-                    }
-                })?;
+                let target = raw(&staging)?;
+                let (mut mapping, ask) = Mapping::new(self, "a read-back", target, at, wgpu::MapMode::Read);
+                let ticket = self.submit_then(encoder, ask)?;
+                mapping.wait(self, Some(ticket))?;
+                let view = target.slice(..at).get_mapped_range();
+                let view = view.map_err(|e| self.failure(format!("reading back failed: {e}")))?;
+                at = 0;
+                for part in &load {
+                    take(part.tensor, &view[at as usize..(at + part.bytes) as usize]);
+                    at += words(part.bytes);
+                }
+                drop(view);
+                target.unmap();
                 load.clear();
                 filled = 0;
             }
         }
-        Ok(())
-    }
-
-    /// Waits for a submission, and hands over what it has put into the first `bytes` bytes of a buffer.
-    fn map_and(
-        &self,
-        buffer: &Buffer,
-        bytes: u64,
-        index: wgpu::SubmissionIndex,
-        work: impl FnOnce(&[u8]),
-    ) -> Result<()> {
-        let target = raw(buffer)?;
-        let _failed = self.fails(Call::Map);
-        let (sender, mut receiver) = futures::channel::oneshot::channel();
-        target.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
-            let _ = sender.send(result);
-        });
-        self.poll(Some(index))?;
-        match receiver.try_recv() {
-            Ok(Some(Ok(()))) => {}
-            other => return Err(self.loss(&format!("reading back failed: {other:?}"))),
-        }
-        let view = target.slice(..bytes).get_mapped_range();
-        let view = view.map_err(|e| Error::Gpu(format!("gpu: reading back failed: {e}")))?;
-        work(&view);
-        drop(view);
-        target.unmap();
         Ok(())
     }
 

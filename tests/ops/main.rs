@@ -19,6 +19,7 @@ mod lanes;
 mod layernorm;
 mod matmul;
 mod matmul_half;
+mod order;
 mod planted;
 mod program;
 mod residual;

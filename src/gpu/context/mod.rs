@@ -3,6 +3,7 @@
 
 mod allocate;
 mod submit;
+mod submitter;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,8 +19,11 @@ use crate::gpu::kernel::{Built, Kernel, Pipeline};
 use crate::gpu::spans::Span;
 use crate::gpu::waits::Waits;
 
+use submitter::Submitter;
+pub(in crate::gpu) use submitter::Ticket;
+
 /// How long a submission may run before a GPU counts as hung. A software adapter may take as long as it needs.
-const HANG: Duration = Duration::from_secs(600);
+pub(in crate::gpu) const HANG: Duration = Duration::from_secs(600);
 /// How long to wait for what was submitted, to see whether the device is lost.
 const LOSS: Duration = Duration::from_secs(10);
 /// Elements at whose multiples the tensors of an arena start: at least 256 bytes, the largest offset alignment of any
@@ -44,6 +48,8 @@ pub struct Options {
 /// What wgpu holds; absent in a dry run.
 #[derive(Debug)]
 pub(in crate::gpu) struct Raw {
+    /// First, so that what was handed over is done before the device goes.
+    submitter: Submitter,
     pub(in crate::gpu) device: wgpu::Device,
     pub(in crate::gpu) queue: wgpu::Queue,
     _instance: wgpu::Instance,
@@ -154,9 +160,11 @@ impl Gpu {
             }
             flag.store(true, Ordering::SeqCst);
         });
+        let submitter = Submitter::new(queue.clone(), Arc::clone(&fault))
+            .map_err(|e| Error::Device(format!("device: no thread can be started: {e}")))?;
         let caps = adapter::caps(adapter, &limits, features);
         Ok(Self {
-            raw: Some(Raw { device, queue, _instance: instance }),
+            raw: Some(Raw { submitter, device, queue, _instance: instance }),
             checked: options.checked,
             repairs: features.contains(wgpu::Features::PASSTHROUGH_SHADERS),
             fault,

@@ -2,8 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::{Gpu, HANG, LOSS, lock, panic_text};
+use super::submitter::Driver;
+use super::{Gpu, HANG, LOSS, Raw, Ticket, lock, panic_text};
 use crate::error::{Error, Result};
 use crate::gpu::Waits;
 use crate::gpu::faults::Call;
@@ -27,13 +29,23 @@ impl Gpu {
         Error::Lost(format!("device: {} was lost: {why}", self.caps.name))
     }
 
+    /// What went wrong: a loss, if that is the reason.
+    pub(in crate::gpu) fn failure(&self, what: String) -> Error {
+        lock(&self.fault).get_or_insert_with(|| what.clone());
+        self.check().err().unwrap_or_else(|| Error::Gpu(format!("gpu: {what}")))
+    }
+
     /// What looks like a mistake of ours may be a loss: wgpu tells of one only when it is polled, and only when all that
     /// was submitted is done.
     fn look_for_loss(&self) {
-        if let (Some(raw), false) = (&self.raw, self.is_lost()) {
-            let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(LOSS) };
-            let _ = catch_unwind(AssertUnwindSafe(|| raw.device.poll(all)));
+        let (Some(raw), false) = (&self.raw, self.is_lost()) else { return };
+        let handed = raw.submitter.newest().map_or(0, |newest| newest.number);
+        if raw.submitter.wait(handed, Some(LOSS)) < handed {
+            // the driver holds the thread, and would hold us
+            return;
         }
+        let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(LOSS) };
+        let _ = catch_unwind(AssertUnwindSafe(|| raw.device.poll(all)));
     }
 
     /// Fails if the device is lost or wgpu has reported an error since the last call.
@@ -62,43 +74,111 @@ impl Gpu {
         Ok(self.raw()?.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) }))
     }
 
-    /// Hands recorded commands to the device.
-    pub(in crate::gpu) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
-        let raw = self.raw()?;
-        let _failed = self.fails(Call::Submit);
-        let submitted = self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.queue.submit([encoder.finish()]))));
-        let index = submitted.map_err(|panic| {
-            let why = panic_text(&*panic);
-            if self.is_lost() { self.loss(&why) } else { Error::Gpu(format!("gpu: submit failed: {why}")) }
-        })?;
-        self.submissions.fetch_add(1, Ordering::Relaxed);
-        self.check()?;
-        Ok(index)
+    /// Hands recorded commands over: they reach the device behind all that was handed over before, without the caller
+    /// waiting for that.
+    pub(in crate::gpu) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<Ticket> {
+        self.submit_then(encoder, || ())
     }
 
-    /// Runs callbacks that are due; waits for a submission if one is given.
-    pub(in crate::gpu) fn poll(&self, wait: Option<wgpu::SubmissionIndex>) -> Result<()> {
+    /// The same; `after` is called when the driver has the commands.
+    pub(in crate::gpu) fn submit_then(
+        &self,
+        encoder: wgpu::CommandEncoder,
+        after: impl FnOnce() + Send + 'static,
+    ) -> Result<Ticket> {
         let raw = self.raw()?;
-        let poll = match wait {
-            None => wgpu::PollType::Poll,
-            Some(index) => {
-                let timeout = (!self.caps.software).then_some(HANG);
-                wgpu::PollType::Wait { submission_index: Some(index), timeout }
-            }
+        let fault = self.fault(Call::Submit);
+        let commands = catch_unwind(AssertUnwindSafe(|| encoder.finish()))
+            .map_err(|panic| self.failure(format!("submit failed: {}", panic_text(&*panic))))?;
+        let work = move |driver: &Driver| {
+            fault();
+            let index = driver.submit(commands);
+            after();
+            Some(index)
         };
+        // waits only if many are handed over and none is taken
+        let ticket = self.waits.during(|| raw.submitter.hand(work));
+        self.submissions.fetch_add(1, Ordering::Relaxed);
+        self.check()?;
+        Ok(ticket)
+    }
+
+    /// What was handed over last.
+    pub(in crate::gpu) fn newest(&self) -> Option<Ticket> {
+        self.raw.as_ref()?.submitter.newest()
+    }
+
+    /// Waits until the driver has all that was handed over. What goes to wgpu's queue directly would overtake it.
+    pub(in crate::gpu) fn drain(&self) -> Result<()> {
+        let (Some(raw), Some(Ticket { number, .. })) = (&self.raw, self.newest()) else { return Ok(()) };
+        let done = self.waits.during(|| raw.submitter.wait(number, self.patience()));
+        if done < number { Err(self.hangs()) } else { Ok(()) }
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        (!self.caps.software).then_some(HANG)
+    }
+
+    fn hangs(&self) -> Error {
+        let seconds = HANG.as_secs();
+        Error::Device(format!("device: {} did not finish a submission within {seconds} s", self.caps.name))
+    }
+
+    /// Runs callbacks that are due.
+    pub(in crate::gpu) fn poll(&self) -> Result<()> {
+        let raw = self.raw()?;
+        // beside the thread it would wait for the driver; wgpu polls itself when the driver lets go
+        if let Some(_held) = raw.submitter.try_pause() {
+            self.polled(raw, wgpu::PollType::Poll)?;
+        }
+        self.check()
+    }
+
+    fn polled(&self, raw: &Raw, how: wgpu::PollType) -> Result<()> {
         // wgpu panics when a lost device is polled
-        let polled = self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.device.poll(poll))));
-        match polled {
-            Ok(Ok(_)) => self.check(),
-            Ok(Err(wgpu::PollError::Timeout)) => Err(Error::Device(format!(
-                "device: {} did not finish a submission within {} s",
-                self.caps.name,
-                HANG.as_secs()
-            ))),
-            // submissions of ours that wgpu does not know: it dropped them without a word, as it does after a loss
-            Ok(Err(error)) => Err(self.loss(&format!("poll failed: {error}"))),
+        match self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.device.poll(how)))) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(wgpu::PollError::Timeout)) => Err(self.hangs()),
+            // submissions of ours that wgpu does not know: refused, which it has told, or dropped without a word, as
+            // it does after a loss
+            Ok(Err(error)) => {
+                self.check()?;
+                Err(self.loss(&format!("poll failed: {error}")))
+            }
             Err(panic) => Err(self.loss(&panic_text(&*panic))),
         }
+    }
+
+    /// Waits until a submission is done.
+    pub(in crate::gpu) fn wait_for(&self, ticket: &Ticket) -> Result<()> {
+        self.wait_until(ticket, || Ok(false))
+    }
+
+    /// Waits until a submission is done, or `there` says that it was.
+    pub(in crate::gpu) fn wait_until(&self, ticket: &Ticket, mut there: impl FnMut() -> Result<bool>) -> Result<()> {
+        let raw = self.raw()?;
+        let last = self.newest().map_or(0, |newest| newest.number);
+        let mut number = ticket.number;
+        loop {
+            let done = self.waits.during(|| raw.submitter.wait(number, self.patience()));
+            if done < number {
+                return Err(self.hangs());
+            }
+            if done >= last {
+                break;
+            }
+            // a poll beside those that are queued would wait for the driver each time; but whenever it has taken one, the
+            // thread has told what was done until then
+            if there()? {
+                return self.check();
+            }
+            number = done + 1;
+        }
+        let Some(index) = ticket.index() else {
+            return Err(self.failure("a submission did not reach the driver".into()));
+        };
+        self.polled(raw, wgpu::PollType::Wait { submission_index: Some(index), timeout: self.patience() })?;
+        self.check()
     }
 
     /// Calls `call` once all that was submitted so far is done; the device says so when it is next polled.
@@ -106,7 +186,10 @@ impl Gpu {
     /// # Errors
     /// [`Error::Gpu`] on a dry device.
     pub fn when_done(&self, call: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.raw()?.queue.on_submitted_work_done(call);
+        self.raw()?.submitter.hand(|driver| {
+            driver.queue.on_submitted_work_done(call);
+            None
+        });
         Ok(())
     }
 
@@ -115,7 +198,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::check`].
     pub fn wait(&self) -> Result<()> {
-        let index = self.submit(self.encoder("wait")?)?;
-        self.poll(Some(index))
+        let ticket = self.submit(self.encoder("wait")?)?;
+        self.wait_for(&ticket)
     }
 }

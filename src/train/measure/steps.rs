@@ -129,7 +129,7 @@ pub struct Facts {
     pub tokens_per_s: f64,
     /// Operations a second by llm.c's formula.
     pub flops: f64,
-    /// Milliseconds of a step in which the host did not wait for the device. Software adapters may compute in `submit`.
+    /// Milliseconds of a step in which the host did not wait for the device.
     pub host_ms: f64,
     /// Milliseconds a step of each thing that the host did.
     pub host: Vec<(&'static str, f64)>,

@@ -246,7 +246,8 @@ impl<'g> Trainer<'g> {
             optimizer,
             elem,
             uploads: UploadRing::new(gpu, IN_FLIGHT, upload_bytes)?,
-            reports: ReadRing::new(gpu, IN_FLIGHT, &control.report)?,
+            // one more than uploads: the host, far ahead, waits for an upload's slot and never for a result
+            reports: ReadRing::new(gpu, IN_FLIGHT + 1, &control.report)?,
             losses: ReadRing::new(gpu, IN_FLIGHT, &acts.losses)?,
             params,
             grads,
@@ -361,7 +362,8 @@ impl<'g> Trainer<'g> {
     }
 
     /// Submits step `step` (from 1) on the loader's next batches, without waiting for it. Its report comes out of
-    /// [`Trainer::report`] later; at most [`IN_FLIGHT`] may be outstanding, so take them in between.
+    /// [`Trainer::report`] later. The ring of reports holds one more than may be in flight, so take those that are
+    /// there in between: a full one is waited for.
     ///
     /// # Errors
     /// [`Error::Data`] from the loader; else as [`Gpu::check`].
