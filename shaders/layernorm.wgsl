@@ -5,7 +5,7 @@
 //   affine            one invocation per S: out from xhat, with the bits of forward's
 //   backward          one workgroup per block of rows; dinp += : the gradient of the residual stream runs on through it; in
 //                     variants dinp = , where it begins, and wide = dinp + , where it ends; partial sums of dweight, dbias
-//                     and of what is stored
+//                     and of dinp before it is rounded
 //   backward_params   adds the blocks' sums, in order, to dweight and dbias; in a variant also to dsum
 struct P {
     rows: u32,
