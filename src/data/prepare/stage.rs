@@ -52,7 +52,16 @@ impl Stage {
         fs::create_dir_all(&partial).map_err(|e| output_error(&partial, &e))?;
         let path = partial.join("lock");
         let lock = File::create(&path).map_err(|e| output_error(&path, &e))?;
-        match lock.try_lock() {
+        // a process that this one is just starting holds copies of its files for a moment
+        let mut locked = lock.try_lock();
+        for _ in 0..20 {
+            if !matches!(locked, Err(fs::TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            locked = lock.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 return Err(Error::Locked(format!(
