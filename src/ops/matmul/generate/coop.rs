@@ -84,11 +84,12 @@ impl CoopKernel {
         if self.spec.width == Width::Vec8 { 8 } else { 4 }
     }
 
-    /// Its type, and what the names of its vec4 end in.
+    /// Its type.
     fn piece_type(&self) -> &'static str {
         if self.spec.width == Width::Vec8 { "Half8" } else { "vec4<f16>" }
     }
 
+    /// What the names of its vec4 end in.
     fn halves(&self) -> &'static [&'static str] {
         if self.spec.width == Width::Vec8 { &["_low", "_high"] } else { &[""] }
     }
