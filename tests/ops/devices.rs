@@ -29,6 +29,11 @@ impl Device {
 /// Set in the processes that `lanes.rs` starts: their vectors have another width, their modes are fewer.
 pub const CHILD: &str = "WGPT_TEST_LANES";
 
+/// True in a process that [`CHILD`] is set for.
+pub fn with_other_vectors() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
 /// Exchanges the kernels for GPUs and those for software adapters.
 fn other_kernels(caps: &mut Caps) {
     caps.software = !caps.software;
@@ -43,7 +48,7 @@ pub fn devices() -> Vec<Device> {
     let release = Options::default();
     let [webgpu, checked] = [false, true].map(|checked| Options { checked, webgpu_limits: true, ..Options::default() });
     let mut list = vec![Device::open("release", &release)];
-    if std::env::var_os(CHILD).is_none() {
+    if !with_other_vectors() {
         list.push(Device::open("release, WebGPU's limits", &webgpu).with(other_kernels));
         list.push(Device::open("checked, WebGPU's limits", &checked));
         list.push(Device::open("checked, WebGPU's limits", &checked).with(other_kernels));
@@ -64,7 +69,7 @@ pub fn devices_with_f16() -> Vec<Device> {
 /// [`devices`], and one without 64-bit integers if the adapter has them: some kernels read pairs of numbers as one.
 pub fn devices_with_and_without_int64() -> Vec<Device> {
     let mut list = devices();
-    if !listing() && std::env::var_os(CHILD).is_none() && list[0].gpu.caps.int64 {
+    if !listing() && !with_other_vectors() && list[0].gpu.caps.int64 {
         list.push(Device::open("release, no 64-bit integers", &Options::default()).with(|caps| caps.int64 = false));
     }
     list
@@ -72,7 +77,8 @@ pub fn devices_with_and_without_int64() -> Vec<Device> {
 
 /// Every mode for kernels of f16: on cooperative matrices with and without the repair of the SPIR-V, as if they had an
 /// edge of 16, with subgroups that may be smaller than they are, with Metal's tiles, and without matrices. Adapters
-/// without f16 have none, which is said.
+/// without f16 have none, which is said. In processes with other vectors only those that users have: with matrices and
+/// without.
 pub fn half_devices() -> Vec<Device> {
     if listing() {
         let caps = |change: fn(&mut Caps)| {
@@ -109,6 +115,10 @@ pub fn half_devices() -> Vec<Device> {
     let mut list = vec![Device::open("no matrices", &Options::default())];
     if first.gpu.caps.matrix_edges.is_empty() {
         not_run(&format!("kernels with cooperative matrices: {} has none", first.gpu.caps.name));
+        return list;
+    }
+    if with_other_vectors() {
+        list.push(first);
         return list;
     }
     let unrepaired = Options { unrepaired: true, ..matrices.clone() };

@@ -162,12 +162,19 @@ pub fn forward_and_backward() {
     for shape in
         [[1, 1], [3, 5], [7, 13], [2, 127], [33, 128], [31, 129], [7, 132], [3, 516], [2049, 7], [65, 768], [64, 1600]]
     {
-        random(&devices, FULL, shape);
+        random(some_of(&devices, shape[1]), FULL, shape);
     }
     let devices = devices_with_f16();
     for shape in [[1, 1], [3, 5], [33, 128], [7, 132], [31, 129], [65, 768]] {
-        random(&devices, HALF, shape);
+        random(some_of(&devices, shape[1]), HALF, shape);
     }
+}
+
+/// Each number of columns is another kernel, and drivers take long over wide rows: the checked modes have narrow ones, one
+/// over a tile too.
+fn some_of(devices: &[Device], c: usize) -> &[Device] {
+    let narrow = listing() || c <= 132 && c != 127;
+    if narrow { devices } else { &devices[..devices.len().min(2)] }
 }
 
 #[test]
@@ -185,7 +192,7 @@ fn constant_rows_and_rows_far_from_zero() {
                 _ => *x *= 1e-6,
             }
         }
-        run(&devices, FULL, [6, c], &inp);
+        run(some_of(&devices, c), FULL, [6, c], &inp);
     }
 }
 

@@ -6,7 +6,7 @@ use wgpt::reference;
 
 use crate::harness::{
     Device, FOLD, FULL, HALF, Inputs, Kind, Want, absolute, bits, check, devices, half_devices, input, listing, near,
-    overwritten, rounding, scratch, updated, wide, windowed,
+    overwritten, rounding, scratch, updated, wide, windowed, with_other_vectors,
 };
 
 type Shape = [usize; 3];
@@ -14,7 +14,19 @@ type Shape = [usize; 3];
 /// The largest slope of GELU is 1.13; a value's error passes on by it, and the formula adds a few roundings.
 const SLOPE: f64 = 1.2;
 
+/// What a product ends with.
+#[derive(Clone, Copy, PartialEq)]
+enum Ends {
+    All,
+    /// One of each product, the one that reads and writes most.
+    Widest,
+}
+
 fn run_forward(devices: &[Device], kind: Kind, shape: Shape) {
+    run_forward_with(Ends::All, devices, kind, shape);
+}
+
+fn run_forward_with(ends: Ends, devices: &[Device], kind: Kind, shape: Shape) {
     let [m, n, k] = shape;
     let mut inputs = Inputs::new();
     let (inp, weight) = (kind.values(&mut inputs, m * k), kind.values(&mut inputs, n * k));
@@ -25,14 +37,16 @@ fn run_forward(devices: &[Device], kind: Kind, shape: Shape) {
     };
     let operands = || [kind.input("inp", [m, k], &inp), kind.input("weight", [n, k], &weight)];
 
-    let [inp_slot, weight_slot] = operands();
-    let plain = kind.near(sum(None), rounding(k), &size(None));
-    let slots = [inp_slot, weight_slot, kind.overwritten("out", [m, n], plain)];
-    check(devices, "matmul.forward", &shape, slots, |pass, [inp, weight, out]| {
-        matmul::forward(pass, Forward { inp, weight, bias: None, out })
-    });
+    if ends == Ends::All {
+        let [inp_slot, weight_slot] = operands();
+        let plain = kind.near(sum(None), rounding(k), &size(None));
+        let slots = [inp_slot, weight_slot, kind.overwritten("out", [m, n], plain)];
+        check(devices, "matmul.forward", &shape, slots, |pass, [inp, weight, out]| {
+            matmul::forward(pass, Forward { inp, weight, bias: None, out })
+        });
+    }
 
-    if kind == HALF {
+    if kind == HALF && ends == Ends::All {
         let [inp_slot, weight_slot] = operands();
         let slots = [inp_slot, weight_slot, overwritten("out", [m, n], near(sum(None), rounding(k), &size(None)))];
         check(devices, "matmul.forward to f32", &shape, slots, |pass, [inp, weight, out]| {
@@ -42,11 +56,13 @@ fn run_forward(devices: &[Device], kind: Kind, shape: Shape) {
 
     let (want, magnitude) = (sum(Some(&wide(&bias))), size(Some(&absolute(&wide(&bias)))));
     let biased = || kind.overwritten("out", [m, n], kind.near(want.clone(), rounding(k + 1), &magnitude));
-    let [inp_slot, weight_slot] = operands();
-    let slots = [inp_slot, weight_slot, input("bias", [1, n], &bias), biased()];
-    check(devices, "matmul.forward with bias", &shape, slots, |pass, [inp, weight, bias, out]| {
-        matmul::forward(pass, Forward { inp, weight, bias: Some(bias), out })
-    });
+    if ends == Ends::All {
+        let [inp_slot, weight_slot] = operands();
+        let slots = [inp_slot, weight_slot, input("bias", [1, n], &bias), biased()];
+        check(devices, "matmul.forward with bias", &shape, slots, |pass, [inp, weight, bias, out]| {
+            matmul::forward(pass, Forward { inp, weight, bias: Some(bias), out })
+        });
+    }
 
     // GELU of what is kept: f16 adds its own rounding, half a unit, to the argument
     let gelu = reference::gelu::forward(&want);
@@ -58,6 +74,9 @@ fn run_forward(devices: &[Device], kind: Kind, shape: Shape) {
     check(devices, "matmul.forward_gelu", &shape, slots, |pass, [inp, weight, bias, out, gelu]| {
         matmul::forward_gelu(pass, Forward { inp, weight, bias: Some(bias), out }, gelu)
     });
+    if ends == Ends::Widest {
+        return;
+    }
 
     let total: Vec<f64> = want.iter().zip(&residual).map(|(x, r)| x + f64::from(*r)).collect();
     let size: Vec<f64> = magnitude.iter().zip(&residual).map(|(x, r)| x + f64::from(r.abs())).collect();
@@ -70,6 +89,10 @@ fn run_forward(devices: &[Device], kind: Kind, shape: Shape) {
 }
 
 fn run_backward_inp(devices: &[Device], kind: Kind, shape: Shape) {
+    run_backward_inp_with(Ends::All, devices, kind, shape);
+}
+
+fn run_backward_inp_with(ends: Ends, devices: &[Device], kind: Kind, shape: Shape) {
     let [m, n, k] = shape;
     let mut inputs = Inputs::new();
     let (dout, weight) = (kind.values(&mut inputs, m * n), kind.values(&mut inputs, n * k));
@@ -82,12 +105,14 @@ fn run_backward_inp(devices: &[Device], kind: Kind, shape: Shape) {
     let pieces = |caps: &wgpt::gpu::Caps| (n * k * kind.0.bytes() as usize).div_ceil(caps.max_binding_bytes as usize);
     let kept = devices.iter().map(|d| pieces(&d.gpu.caps) - 1).max().unwrap_or(0) as f64;
     let rounded = if kind == HALF { kept * 2f64.powi(-11) / f64::from(f32::EPSILON) } else { kept };
-    let [dout_slot, weight_slot] = operands();
-    let plain = kind.near(want.clone(), rounding(n) + rounded, &magnitude);
-    let slots = [dout_slot, weight_slot, kind.overwritten("dinp", [m, k], plain)];
-    check(devices, "matmul.backward_inp", &shape, slots, |pass, [dout, weight, dinp]| {
-        matmul::backward_inp(pass, BackwardInp { dout, weight, dinp })
-    });
+    if ends == Ends::All {
+        let [dout_slot, weight_slot] = operands();
+        let plain = kind.near(want.clone(), rounding(n) + rounded, &magnitude);
+        let slots = [dout_slot, weight_slot, kind.overwritten("dinp", [m, k], plain)];
+        check(devices, "matmul.backward_inp", &shape, slots, |pass, [dout, weight, dinp]| {
+            matmul::backward_inp(pass, BackwardInp { dout, weight, dinp })
+        });
+    }
 
     let back = reference::gelu::backward(&want, &wide(&pre));
     let slots_of = |want: Want| {
@@ -101,6 +126,10 @@ fn run_backward_inp(devices: &[Device], kind: Kind, shape: Shape) {
 }
 
 fn run_backward_weight(devices: &[Device], kind: Kind, shape: Shape) {
+    run_backward_weight_with(Ends::All, devices, kind, shape);
+}
+
+fn run_backward_weight_with(ends: Ends, devices: &[Device], kind: Kind, shape: Shape) {
     let [m, n, k] = shape;
     let mut inputs = Inputs::new();
     let (dout, inp) = (kind.values(&mut inputs, m * n), kind.values(&mut inputs, m * k));
@@ -116,7 +145,7 @@ fn run_backward_weight(devices: &[Device], kind: Kind, shape: Shape) {
     });
 
     let room = devices.iter().map(|d| matmul::partials(&d.gpu.caps, kind.0, m, n, k)).max().unwrap_or(0);
-    if room == 0 {
+    if room == 0 || ends == Ends::Widest {
         return;
     }
     let [dout_slot, inp_slot] = operands();
@@ -183,14 +212,24 @@ fn modes(wanted: &[&str]) -> Vec<Device> {
 #[test]
 pub fn products_of_half() {
     let devices = modes(&["release", "no matrices"]);
-    SHAPES.iter().for_each(|&shape| run_all(&devices, HALF, shape));
+    // with other vectors the least regular: each kernel is compiled anew there
+    let shapes = if with_other_vectors() { &[[13, 17, 19], [68, 124, 132]][..] } else { &SHAPES };
+    shapes.iter().for_each(|&shape| run_all(&devices, HALF, shape));
 }
 
-/// The other dialects and the checked mode. Software adapters take seconds to compile each kernel: one ragged shape.
+/// The other dialects and the checked mode. Software adapters take seconds to compile each kernel: one ragged shape. Checked
+/// they take ten times as long: one end of each product there, of those that [`fused_ends`] runs all checked.
 #[test]
 pub fn products_of_half_in_other_modes() {
-    let devices = modes(&["SPIR-V as naga writes it", "checked", "tiles for Metal", "subgroups of several sizes"]);
-    run_all(&devices, HALF, [68, 120, 136]);
+    let shape = [68, 120, 136];
+    let devices = modes(&["SPIR-V as naga writes it", "tiles for Metal", "subgroups of several sizes"]);
+    run_all(&devices, HALF, shape);
+    if !listing() {
+        let devices = modes(&["checked"]);
+        run_forward_with(Ends::Widest, &devices, HALF, shape);
+        run_backward_inp_with(Ends::Widest, &devices, HALF, shape);
+        run_backward_weight_with(Ends::Widest, &devices, HALF, shape);
+    }
 }
 
 /// Matrices of 16 put together from 8.
@@ -236,7 +275,7 @@ pub fn half_in_windows_and_folded_grids() {
     for device in &mut checked {
         device.gpu.caps.max_groups = FOLD;
     }
-    run_backward_inp(&checked, HALF, [64 * 66, 7, 64]);
+    run_backward_inp_with(Ends::Widest, &checked, HALF, [64 * 66, 7, 64]);
 }
 
 /// The fused ends of f32 products, whose plain forms `matmul.rs` tests.
