@@ -53,8 +53,11 @@ fn every_kill_point_is_visited() {
                 "" => assert_eq!(killed.status.signal(), Some(9), "{point} is never visited: {text}"),
                 _ => assert!(killed.status.signal() == Some(9) || killed.status.success(), "{point}: {text}"),
             }
-            let whole = child(None);
-            assert!(whole.status.success(), "{point}: {}", String::from_utf8_lossy(&whole.stdout));
+            // a run that comes by less often is done already
+            if !killed.status.success() {
+                let whole = child(None);
+                assert!(whole.status.success(), "{point}: {}", String::from_utf8_lossy(&whole.stdout));
+            }
             same(dir, "run", point);
         }
     }
