@@ -327,6 +327,17 @@ fn wgpu_in_gpu_only(files: &[File]) -> Vec<String> {
     faults
 }
 
+/// Only one file calls Vulkan.
+fn ash_in_one_file(files: &[File]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for file in files.iter().filter(|file| file.path != "src/gpu/vulkan.rs") {
+        for (at, _) in names(&file.code).into_iter().filter(|(_, name)| *name == "ash") {
+            faults.push(format!("{}: names ash, expected only src/gpu/vulkan.rs to", file.line(at)));
+        }
+    }
+    faults
+}
+
 /// `gpu` holds not one word of transformers, comments included.
 fn gpu_is_general(files: &[File]) -> Vec<String> {
     let mut faults = Vec::new();
@@ -449,8 +460,9 @@ fn no_operator_knows_another() -> std::io::Result<()> {
 }
 
 #[test]
-fn only_gpu_names_wgpu() -> std::io::Result<()> {
+fn only_gpu_names_wgpu_and_one_file_vulkan() -> std::io::Result<()> {
     none(&wgpu_in_gpu_only(&sources()?));
+    none(&ash_in_one_file(&sources()?));
     Ok(())
 }
 
@@ -535,6 +547,8 @@ fn planted_words_are_found() {
     assert_eq!(says(wgpu_in_gpu_only, "src/train/run.rs", "use wgpu as w;"), 1);
     assert_eq!(says(wgpu_in_gpu_only, "src/train/run.rs", "// not wgpu::Device\nlet s = \"wgpu\";"), 0);
     assert_eq!(says(wgpu_in_gpu_only, "src/gpu/pass.rs", "use wgpu::Device;"), 0);
+    assert_eq!(says(ash_in_one_file, "src/gpu/pass.rs", "use ash::vk;"), 1);
+    assert_eq!(says(ash_in_one_file, "src/gpu/vulkan.rs", "use ash::vk;"), 0);
     assert_eq!(
         says(gpu_is_general, "src/gpu/pass.rs", "// the Attention kernel\nlet n_tokens = vocab;\n// wgpt's own"),
         3

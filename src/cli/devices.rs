@@ -37,6 +37,9 @@ pub fn run() -> Result<()> {
             yes(c.timestamps),
             if edges.is_empty() { "no".into() } else { edges.join(", ") }
         );
+        if !device.kind.is_empty() {
+            say!("   opened as: {}", device.kind);
+        }
     }
     Ok(())
 }

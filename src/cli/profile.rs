@@ -23,7 +23,8 @@ const MOST_MICRO_STEPS: usize = 1024;
 #[command(after_help = "Examples:
   wgpt profile --model d12 --batch 4 --context 64
   wgpt profile --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 --context 128 --trace trace.json
-  wgpt profile --count --model d12 --batch 64 --context 1024")]
+  wgpt profile --count --model d12 --batch 64 --context 1024
+  wgpt profile --statistics --model d12 --batch 16")]
 pub struct Args {
     #[command(flatten)]
     shape: Shape,
@@ -64,6 +65,15 @@ pub struct Args {
     /// Only count dispatches, bytes and operations: needs no GPU
     #[arg(long)]
     count: bool,
+    /// Print what the driver reports of each kernel: registers, spills, workgroup memory, in its own words
+    #[arg(long, conflicts_with = "count")]
+    statistics: bool,
+    /// Leave the driver's bounds checks on, which wgpt switches off on Vulkan
+    #[arg(long, conflicts_with = "count")]
+    driver_checks: bool,
+    /// Keep bounds checks in all kernels and in the driver
+    #[arg(long, conflicts_with_all = ["count", "statistics", "driver_checks"])]
+    checked: bool,
     /// Adapter by index or part of its name
     #[arg(long)]
     device: Option<String>,
@@ -110,8 +120,18 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let elem = args.precision.resolve(args.device.as_deref())?;
     let matrices = elem == Elem::F16;
-    let gpu = Gpu::open(&Options { device: args.device.clone(), matrices, ..Options::default() })?;
+    let gpu = Gpu::open(&Options {
+        device: args.device.clone(),
+        matrices,
+        checked: args.checked,
+        driver_checks: args.driver_checks,
+        statistics: args.statistics,
+        ..Options::default()
+    })?;
     precision::check(elem, &gpu.caps)?;
+    if args.statistics && gpu.statistics().is_none() {
+        return Err(no_statistics(&gpu));
+    }
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
     let (config, sizes) = args.sizes(context)?;
     if !args.seconds.is_finite() || args.seconds < 0.0 {
@@ -126,13 +146,16 @@ pub fn run(args: &Args) -> Result<()> {
         None => measure::random_batches(&config, &sizes, 8)?,
     };
     let mut trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, args.recompute))?;
+    if args.statistics {
+        return statistics(args, &gpu);
+    }
     trainer.load(&init::init(config, 42))?;
     // before the steps, so that the timed step follows them in the trace
     let timed = gpu.caps.timestamps && !args.wall;
     let roofs = if timed { Some(Roofs::measure(&gpu, Duration::from_millis(300))?) } else { None };
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
     let steps = Steps::run(&mut trainer, &mut loader, 1, args.steps, time)?;
-    println!("device  {}", gpu.caps.summary());
+    say_device(&gpu);
     println!(
         "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}",
         config.layers, config.channels, config.vocab, sizes.batch, sizes.accumulation
@@ -169,6 +192,38 @@ pub fn run(args: &Args) -> Result<()> {
         println!("sum of kernels {} ms of a step's {} ms", number(profile.commands_ms()), number(steps.median_ms()));
     }
     Ok(())
+}
+
+/// Prints the driver's figures on the kernels that the trainer has built.
+fn statistics(args: &Args, gpu: &Gpu) -> Result<()> {
+    say_device(gpu);
+    let kernels = gpu.statistics().filter(|kernels| kernels.iter().any(|(_, figures)| !figures.is_empty()));
+    let Some(kernels) = kernels else { return Err(no_statistics(gpu)) };
+    print!("{}", measure::statistics::table(&kernels));
+    let Some(path) = &args.json else { return Ok(()) };
+    let all: Vec<_> = kernels
+        .iter()
+        .map(|(kernel, figures)| {
+            let figures: serde_json::Map<_, _> = figures.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
+            json!({"kernel": kernel, "figures": figures})
+        })
+        .collect();
+    write(path, &json!(all))
+}
+
+fn no_statistics(gpu: &Gpu) -> Error {
+    Error::Device(format!(
+        "profile: the driver of {} reports no figures on kernels (it lacks VK_KHR_pipeline_executable_properties); try \
+         tools/isa, which asks Mesa's compilers and needs no GPU",
+        gpu.caps.name
+    ))
+}
+
+fn say_device(gpu: &Gpu) {
+    println!("device  {}", gpu.caps.summary());
+    if !gpu.device().is_empty() {
+        println!("        {}", gpu.device());
+    }
 }
 
 fn count(args: &Args) -> Result<()> {

@@ -208,10 +208,11 @@ pub struct Args {
     /// Adapter by index or part of its name: see `wgpt devices`
     #[arg(long, help_heading = "Run")]
     device: Option<String>,
-    /// Keep bounds checks in kernels and the driver's validation on: slow, for hunting defects
+    /// Keep bounds checks in all kernels and in the driver, and Vulkan's validation layer on if it is installed: slow, for
+    /// hunting defects
     #[arg(long, help_heading = "Run")]
     checked: bool,
-    /// Hand kernels with matrix units to Vulkan as naga writes them, without what the memory model wants: to compare
+    /// Hand kernels to Vulkan as naga writes them, to compare: see src/gpu/spirv
     #[arg(long, help_heading = "Run")]
     no_spirv_repair: bool,
 }

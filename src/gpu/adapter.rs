@@ -48,6 +48,8 @@ pub struct Caps {
     pub subgroups: bool,
     /// Smallest and largest subgroup.
     pub subgroup_sizes: (u32, u32),
+    /// True if a kernel can require a subgroup size: on a device of our own, see [`super::Gpu::device`].
+    pub subgroup_control: bool,
     /// True if passes can be timed on the GPU.
     pub timestamps: bool,
     /// True if what lies between passes, clears and copies, can be timed too.
@@ -87,6 +89,7 @@ impl Caps {
             int64: false,
             subgroups: false,
             subgroup_sizes: (4, 128),
+            subgroup_control: false,
             timestamps: false,
             encoder_timestamps: false,
             matrix_edges: Vec::new(),
@@ -108,6 +111,13 @@ impl Caps {
         self.max_binding_bytes.min(self.most_bytes / 8)
     }
 
+    /// True if a kernel can require subgroups of so many invocations.
+    #[must_use]
+    pub fn can_require_subgroups_of(&self, lanes: u32) -> bool {
+        let (least, most) = self.subgroup_sizes;
+        self.subgroup_control && lanes.is_power_of_two() && (least..=most).contains(&lanes)
+    }
+
     /// One line for the header of a run.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -122,6 +132,8 @@ pub struct DeviceInfo {
     pub index: usize,
     /// What it can do.
     pub caps: Caps,
+    /// See [`super::Gpu::device`].
+    pub kind: String,
 }
 
 fn instance_descriptor(checked: bool) -> wgpu::InstanceDescriptor {
@@ -156,7 +168,11 @@ pub fn list() -> Vec<DeviceInfo> {
     adapters
         .iter()
         .enumerate()
-        .map(|(index, adapter)| DeviceInfo { index, caps: caps(adapter, &adapter.limits(), adapter.features()) })
+        .map(|(index, adapter)| DeviceInfo {
+            index,
+            caps: caps(adapter, &adapter.limits(), adapter.features()),
+            kind: super::context::kind(adapter),
+        })
         .collect()
 }
 
@@ -240,6 +256,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         int64: features.contains(wgpu::Features::SHADER_INT64),
         subgroups: features.contains(wgpu::Features::SUBGROUP),
         subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
+        subgroup_control: false,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         encoder_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS),
         matrix_edges,

@@ -6,8 +6,8 @@ use std::sync::{LazyLock, Mutex};
 
 use crate::error::{Error, Result};
 
-use super::adapter::Caps;
 use super::context::lock;
+pub use super::reflection::{Needs, Reflection};
 use super::tensor::Elem;
 
 /// One compute kernel as text: pure data, made and translated without a GPU.
@@ -21,6 +21,8 @@ pub struct Kernel {
     pub entry: &'static str,
     /// Values of the module's `override` constants.
     pub constants: Vec<(&'static str, f64)>,
+    /// Invocations that each subgroup must have, all of them active, where the device can be told so.
+    pub subgroup_size: Option<u32>,
 }
 
 /// A text that naga has read.
@@ -125,13 +127,19 @@ impl Kernel {
             source.push_str(part);
         }
         let stored = if half { ".f16" } else { "" };
-        Self { name: format!("{name}{stored}{}", width.suffix()), source, entry, constants: Vec::new() }
+        Self {
+            name: format!("{name}{stored}{}", width.suffix()),
+            source,
+            entry,
+            constants: Vec::new(),
+            subgroup_size: None,
+        }
     }
 
     /// A kernel whose whole text comes from a generator.
     #[must_use]
     pub fn generated(name: String, entry: &'static str, source: String) -> Self {
-        Self { name, source, entry, constants: Vec::new() }
+        Self { name, source, entry, constants: Vec::new(), subgroup_size: None }
     }
 
     /// Sets an `override` constant.
@@ -149,6 +157,13 @@ impl Kernel {
         self
     }
 
+    /// Requires subgroups of `lanes` invocations.
+    #[must_use]
+    pub fn with_subgroups_of(mut self, lanes: u32) -> Self {
+        self.subgroup_size = Some(lanes);
+        self
+    }
+
     /// True if the kernel needs cooperative matrices.
     #[must_use]
     pub fn uses_matrices(&self) -> bool {
@@ -157,7 +172,8 @@ impl Kernel {
 
     /// Key of the pipeline cache.
     pub(super) fn key(&self) -> String {
-        format!("{}\u{0}{}\u{0}{:?}\u{0}{}", self.name, self.entry, self.constants, self.source)
+        let Self { name, entry, constants, subgroup_size, source } = self;
+        format!("{name}\u{0}{entry}\u{0}{constants:?}\u{0}{subgroup_size:?}\u{0}{source}")
     }
 
     /// What naga reads in the text.
@@ -212,86 +228,14 @@ impl Kernel {
             return Ok(parsed.reflection.clone());
         }
         let module = self.parse()?;
-        let reflection = self.reflection(&module)?;
+        let (specialized, info) = self.specialize(&module)?;
+        let reflection = Reflection::of(&specialized, &info, self.entry).map_err(|e| self.fault(&e))?;
         let mut all = lock(&PARSED);
         if all.values().filter(|parsed| parsed.module.is_some()).count() >= MOST_MODULES {
             all.values_mut().for_each(|parsed| parsed.module = None);
         }
         all.insert(key, Parsed { reflection: reflection.clone(), module: Some(module) });
         Ok(reflection)
-    }
-
-    fn reflection(&self, module: &naga::Module) -> Result<Reflection> {
-        let fault = |what: String| self.fault(&what);
-        let (module, info) = self.specialize(module)?;
-        let index = module
-            .entry_points
-            .iter()
-            .position(|e| e.name == self.entry)
-            .ok_or_else(|| fault(format!("has no entry point `{}`", self.entry)))?;
-        let uses = info.get_entry_point(index);
-        let mut layouter = naga::proc::Layouter::default();
-        layouter.update(module.to_ctx()).map_err(|e| fault(e.to_string()))?;
-        let mut reflection = Reflection {
-            workgroup_size: module.entry_points[index].workgroup_size,
-            workgroup_bytes: 0,
-            immediate_bytes: 0,
-            bindings: Vec::new(),
-        };
-        for (handle, variable) in module.global_variables.iter() {
-            if uses[handle].is_empty() {
-                continue;
-            }
-            let size = layouter[variable.ty].size;
-            match variable.space {
-                naga::AddressSpace::WorkGroup => reflection.workgroup_bytes += size,
-                naga::AddressSpace::Immediate => reflection.immediate_bytes = size,
-                naga::AddressSpace::Storage { access } => {
-                    let Some(binding) = variable.binding else { continue };
-                    reflection.bindings.push((binding.binding, access.contains(naga::StorageAccess::STORE)));
-                }
-                _ => {}
-            }
-        }
-        reflection.bindings.sort_unstable();
-        if reflection.bindings.iter().enumerate().any(|(i, b)| b.0 as usize != i) {
-            return Err(fault(format!("bindings {:?} are not 0, 1, 2, ...", reflection.bindings)));
-        }
-        Ok(reflection)
-    }
-}
-
-/// What a kernel's text says about itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reflection {
-    /// Invocations in x, y, z.
-    pub workgroup_size: [u32; 3],
-    /// Bytes of workgroup memory.
-    pub workgroup_bytes: u32,
-    /// Bytes of immediates.
-    pub immediate_bytes: u32,
-    /// Binding number, and whether the kernel writes to it.
-    pub bindings: Vec<(u32, bool)>,
-}
-
-impl Reflection {
-    /// wgpu checks neither workgroup memory nor sizes that come from overrides; a driver may crash on them.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] naming the limit.
-    pub fn check(&self, name: &str, caps: &Caps) -> Result<()> {
-        let invocations: u32 = self.workgroup_size.iter().product();
-        for (what, need, limit) in [
-            ("invocations in a workgroup", invocations, caps.max_invocations),
-            ("bytes of workgroup memory", self.workgroup_bytes, caps.max_workgroup_bytes),
-            ("storage buffers", self.bindings.len() as u32, caps.max_storage_buffers),
-            ("bytes of immediates", self.immediate_bytes, 64),
-        ] {
-            if need > limit {
-                return Err(Error::Gpu(format!("kernel {name}: {need} {what}, {} allows {limit}", caps.name)));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ pub mod kernel;
 mod mapping;
 pub mod pass;
 pub mod pool;
+mod reflection;
 pub mod ring;
 pub mod spans;
 pub mod spirv;
@@ -18,6 +19,11 @@ pub mod tensor;
 pub mod text;
 pub mod timing;
 mod transfer;
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
+mod vulkan;
+#[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
+#[path = "no_vulkan.rs"]
+mod vulkan;
 pub mod waits;
 
 pub use adapter::{Caps, DeviceInfo, use_wide_vectors};

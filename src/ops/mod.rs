@@ -48,7 +48,7 @@ fn groups(count: usize, group: u32) -> u64 {
 
 /// Adapters of every kind that kernels are chosen by: GPUs and software adapters of every width, each with and without
 /// f16; and with f16 those with matrix units of both edges, with much and little workgroup memory, with subgroups of one
-/// and of several sizes.
+/// and of several sizes, which a kernel can choose between or not.
 fn sample_adapters() -> Vec<Caps> {
     let plain = Caps::webgpu_defaults();
     let mut adapters = vec![plain.clone(), Caps { f16: true, ..plain.clone() }];
@@ -65,6 +65,9 @@ fn sample_adapters() -> Vec<Caps> {
     };
     adapters.push(matrices(16, (32, 32)));
     adapters.push(matrices(16, (32, 64)));
+    let many_lanes = Caps { max_workgroup_bytes: 64 << 10, ..matrices(16, (32, 64)) };
+    adapters.push(Caps { subgroup_control: true, ..many_lanes.clone() });
+    adapters.push(many_lanes);
     adapters.push(Caps { max_workgroup_bytes: 48 << 10, ..matrices(16, (32, 32)) });
     adapters.push(Caps { max_workgroup_bytes: 16 << 10, ..matrices(16, (32, 32)) });
     adapters.push(Caps { backend: "Metal".into(), ..matrices(8, (4, 64)) });

@@ -64,7 +64,8 @@ fn matrix_kernel(caps: &Caps, edge: u32) -> Kernel {
          alias MB = coop_mat{edge}x{edge}<f16, B>;\nalias MC = coop_mat{edge}x{edge}<f32, C>;\nconst EDGE = {edge}u;\n"
     );
     let source = text(&head, include_str!("../../shaders/roof/matrix.wgsl"));
-    Kernel::generated(format!("roof.matrix.{edge}x{edge}"), "matrix", source).set("WG", matrix_group(caps))
+    let lanes = matrix_group(caps);
+    Kernel::generated(format!("roof.matrix.{edge}x{edge}"), "matrix", source).set("WG", lanes).with_subgroups_of(lanes)
 }
 
 /// Invocations of a workgroup of [`matrix`]: one subgroup. Where subgroups come in several sizes it is the largest; a

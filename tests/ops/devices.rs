@@ -125,7 +125,10 @@ pub fn half_devices() -> Vec<Device> {
     list.push(Device::open("SPIR-V as naga writes it", &unrepaired));
     list.push(Device::open("checked", &Options { checked: true, ..matrices.clone() }));
     list.push(Device::open("tiles for Metal", &matrices).with(|caps| caps.backend = "Metal".into()));
-    list.push(Device::open("subgroups of several sizes", &matrices).with(|caps| caps.subgroup_sizes.1 *= 2));
+    list.push(Device::open("subgroups of several sizes", &matrices).with(|caps| {
+        caps.subgroup_sizes.1 *= 2;
+        caps.subgroup_control = false;
+    }));
     if first.gpu.caps.matrix_edges == [8] {
         list.push(Device::open("edge 16 of 8", &matrices).with(|caps| caps.emulated_edge = Some(16)));
     }

@@ -182,37 +182,6 @@ fn bounds(checks: Checks) -> BoundsCheckPolicies {
     }
 }
 
-/// As wgpu-hal 30, vulkan/device.rs, `compile_stage`.
-pub fn spirv(form: &Form, lang_version: (u8, u8), checks: Checks) -> Result<Vec<u32>, String> {
-    let on = checks == Checks::On;
-    let binding_map = form
-        .buffers()
-        .into_iter()
-        .enumerate()
-        .map(|(i, (b, _))| {
-            (b, spv::BindingInfo { descriptor_set: b.group, binding: i as u32, binding_array_size: None })
-        })
-        .collect();
-    let options = spv::Options {
-        lang_version,
-        flags: spv::WriterFlags::empty(),
-        fake_missing_bindings: false,
-        binding_map,
-        bounds_check_policies: bounds(checks),
-        zero_initialize_workgroup_memory: if on {
-            spv::ZeroInitializeWorkgroupMemoryMode::Polyfill
-        } else {
-            spv::ZeroInitializeWorkgroupMemoryMode::None
-        },
-        force_loop_bounding: on,
-        emit_int_div_checks: on,
-        use_storage_input_output_16: false,
-        ..spv::Options::default()
-    };
-    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: form.entry.to_owned() };
-    spv::write_vec(&form.module, &form.info, &options, Some(&pipeline)).map_err(|e| e.to_string())
-}
-
 /// As wgpu-hal 30, metal/device.rs: immediates in buffer 0, then the bindings, then the sizes of the arrays.
 pub fn msl(form: &Form, checks: Checks) -> Result<String, String> {
     let on = checks == Checks::On;

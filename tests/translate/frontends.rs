@@ -9,12 +9,11 @@ use std::process::{Command, Output};
 
 use rayon::prelude::*;
 
-use crate::spirv::without_local_layouts;
-
 /// Bytes of an HLSL text that Slang reads slowly.
 const LARGE: usize = 64 << 10;
 
 /// What a front end made of the texts.
+#[derive(Debug, Clone)]
 pub struct Outcome {
     /// One line: what ran on how much, or that it was not run and why.
     pub summary: String,
@@ -23,16 +22,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn ran(summary: String, faults: Vec<String>) -> Self {
+    pub fn ran(summary: String, faults: Vec<String>) -> Self {
         Self { summary, faults, ran: true }
     }
 
-    fn not_run(why: &str) -> Self {
+    pub fn not_run(why: &str) -> Self {
         Self { summary: format!("not run: {why}"), faults: Vec::new(), ran: false }
     }
 
     /// Somebody named a program that cannot be used: that is no reason to pass.
-    fn unusable(variable: &str, why: &str) -> Self {
+    pub fn unusable(variable: &str, why: &str) -> Self {
         let summary = format!("{variable}: {why}");
         Self { faults: vec![summary.clone()], summary, ran: false }
     }
@@ -50,7 +49,7 @@ fn find(variable: &str, name: &str, arguments: &[&str]) -> Result<(String, Outpu
 }
 
 /// The first name of each distinct text.
-fn distinct<K: std::hash::Hash + Eq>(texts: impl Iterator<Item = (K, String)>) -> Vec<(K, String)> {
+pub fn distinct<K: std::hash::Hash + Eq>(texts: impl Iterator<Item = (K, String)>) -> Vec<(K, String)> {
     let mut first = HashMap::new();
     for (key, name) in texts {
         first.entry(key).or_insert(name);
@@ -58,35 +57,6 @@ fn distinct<K: std::hash::Hash + Eq>(texts: impl Iterator<Item = (K, String)>) -
     let mut list: Vec<_> = first.into_iter().collect();
     list.sort_by(|a, b| a.1.cmp(&b.1));
     list
-}
-
-/// Runs `spirv-val` on (name, words, target environment).
-pub fn spirv_val(modules: &[(&str, &[u32], &str)]) -> Outcome {
-    let (program, version) = match find("SPIRV_VAL", "spirv-val", &["--version"]) {
-        Ok((program, output)) => (program, first_line(&output.stdout)),
-        Err(outcome) => return outcome,
-    };
-    let modules = distinct(
-        modules
-            .iter()
-            .map(|(name, words, environment)| ((without_local_layouts(words), *environment), (*name).to_owned())),
-    );
-    let faults = in_folder(|folder| {
-        let faults: Result<Vec<_>, Error> = modules
-            .par_iter()
-            .enumerate()
-            .map(|(i, ((words, environment), name))| {
-                let file = folder.join(format!("{i}.spv"));
-                let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-                fs::write(&file, bytes)?;
-                let output = Command::new(&program).args(["--target-env", environment]).arg(&file).output()?;
-                Ok((!output.status.success()).then(|| format!("{name}: {program} ({environment}): {}", both(&output))))
-            })
-            .collect();
-        Ok(faults?.into_iter().flatten().collect())
-    });
-    let summary = format!("spirv-val ran on {} distinct modules, {} faults ({version})", modules.len(), faults.len());
-    Outcome::ran(summary, faults)
 }
 
 /// Runs Microsoft's compiler on (name, text, entry point, shader model): on those of a model that it knows.
@@ -177,16 +147,16 @@ pub fn slang(texts: &[(&str, &str, &str, &str)]) -> Outcome {
 }
 
 /// Runs `work` with a folder of its own; failing to is a fault too.
-fn in_folder(work: impl FnOnce(&Path) -> Result<Vec<String>, Error>) -> Vec<String> {
+pub fn in_folder(work: impl FnOnce(&Path) -> Result<Vec<String>, Error>) -> Vec<String> {
     let result = tempfile::tempdir().and_then(|folder| work(folder.path()));
     result.unwrap_or_else(|e| vec![format!("cannot run it: {e}")])
 }
 
-fn both(output: &Output) -> String {
+pub fn both(output: &Output) -> String {
     let text = [output.stdout.as_slice(), &output.stderr].map(String::from_utf8_lossy).concat();
     format!("{}, {}", text.trim(), output.status)
 }
 
-fn first_line(bytes: &[u8]) -> String {
+pub fn first_line(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().trim().to_owned()
 }

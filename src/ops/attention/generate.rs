@@ -29,7 +29,7 @@ impl Coop {
             part.lines().for_each(|line| t.line(line));
         }
         self.main(&mut t);
-        Kernel::generated(self.name(), "main", t.text)
+        Kernel::generated(self.name(), "main", t.text).with_subgroups_of(self.lanes)
     }
 
     fn declarations(&self, t: &mut Text) {

@@ -142,7 +142,7 @@ fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
         edge,
         native,
         lanes,
-        varying: least != lanes,
+        varying: least != lanes && !caps.can_require_subgroups_of(lanes),
         unrolled: !caps.software,
         wide_tiles: caps.backend != "Metal",
     };

@@ -37,7 +37,11 @@ struct Params {
 }
 
 fn kernel(spec: &Spec) -> Kernel {
-    Kernel::generated(generate::full_name(spec), "main", generate::wgsl(spec))
+    let kernel = Kernel::generated(generate::full_name(spec), "main", generate::wgsl(spec));
+    match spec.algorithm {
+        generate::Algorithm::Coop(coop) => kernel.with_subgroups_of(coop.lanes),
+        _ => kernel,
+    }
 }
 
 /// One dispatch: a window of the product.

@@ -5,6 +5,7 @@ pub mod beside;
 pub mod count;
 pub mod profile;
 pub mod roofs;
+pub mod statistics;
 pub mod steps;
 pub mod table;
 pub mod trace;

@@ -133,7 +133,8 @@ pub struct Coop {
     pub native: u32,
     /// Invocations of a subgroup, of the largest where there are several sizes.
     pub lanes: u32,
-    /// Subgroups may be smaller than `lanes`: there may then be more of them than the grid has places.
+    /// Subgroups may be smaller than `lanes`, which the device cannot forbid: there may then be more of them than the grid
+    /// has places.
     pub varying: bool,
     /// The steps of k within a tile are written out, not a loop: loops are slow on Metal, and long texts take software
     /// adapters minutes to compile.

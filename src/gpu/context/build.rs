@@ -1,0 +1,139 @@
+//! Builds kernels: hands modules to the driver, and turns its refusals into errors.
+
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::gpu::kernel::{Built, Kernel, Pipeline, Reflection};
+use crate::gpu::{spirv, vulkan};
+
+use super::{Gpu, Raw, lock};
+
+impl Gpu {
+    /// The built pipeline of a kernel, from the cache if it was built before.
+    pub(in crate::gpu) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        let key = kernel.key();
+        if let Some(pipeline) = lock(&self.pipelines).get(&key) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let reflection = kernel.reflect()?;
+        reflection.check(&kernel.name, &self.caps)?;
+        let raw = match &self.raw {
+            None => None,
+            Some(raw) => {
+                // a driver may crash on a module whose features it lacks, whatever tests have made `caps` promise
+                reflection.needs.check(&kernel.name, &self.granted)?;
+                Some(self.build(raw, kernel, &reflection)?)
+            }
+        };
+        let pipeline = Arc::new(Pipeline { id: self.id(), reflection, raw });
+        lock(&self.pipelines).insert(key, Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn build(&self, raw: &Raw, kernel: &Kernel, reflection: &Reflection) -> Result<Built> {
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
+            .bindings
+            .iter()
+            .map(|&(binding, writes)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: !writes },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let order = vulkan::Order {
+            subgroup_size: self.required_subgroups(kernel),
+            statistics: lock(&self.statistics).is_some(),
+        };
+        let scope = raw.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        // naga's writers and some drivers panic on modules that they cannot translate
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            let module = self.module(raw, kernel, reflection)?;
+            let bind_layout = raw.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(&kernel.name),
+                entries: &entries,
+            });
+            let layout = raw.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(&kernel.name),
+                bind_group_layouts: &[Some(&bind_layout)],
+                immediate_size: reflection.immediate_bytes,
+            });
+            let descriptor = wgpu::ComputePipelineDescriptor {
+                label: Some(&kernel.name),
+                layout: Some(&layout),
+                module: &module,
+                entry_point: Some(kernel.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // our SPIR-V has them in its text
+                    constants: if self.spirv.is_some() { &[] } else { &kernel.constants },
+                    zero_initialize_workgroup_memory: self.checked,
+                },
+                cache: None,
+            };
+            let (pipeline, report) = vulkan::ordered(order, || raw.device.create_compute_pipeline(&descriptor));
+            if let Some(all) = lock(&self.statistics).as_mut() {
+                all.push((kernel.name.clone(), report));
+            }
+            Ok((pipeline, bind_layout))
+        }));
+        let error = pollster::block_on(scope.pop());
+        let fault = |what: String| Error::Gpu(format!("kernel {}: {} refuses it: {what}", kernel.name, self.caps.name));
+        match (built, error) {
+            (Ok(Err(error)), _) => Err(error),
+            (Ok(Ok(pipeline)), None) => {
+                self.check()?;
+                Ok(pipeline)
+            }
+            (Ok(Ok(_)), Some(error)) => Err(fault(error.to_string())),
+            (Err(panic), _) => Err(fault(panic_text(&*panic))),
+        }
+    }
+
+    /// The kernel's module: on Vulkan our SPIR-V, else naga's module, which wgpu translates.
+    fn module(&self, raw: &Raw, kernel: &Kernel, reflection: &Reflection) -> Result<wgpu::ShaderModule> {
+        if let Some(version) = self.spirv {
+            let words = spirv::repair(&spirv::written(kernel, version, self.checked)?).map_err(|e| kernel.fault(&e))?;
+            let [x, y, z] = reflection.workgroup_size;
+            let entry = wgpu::PassthroughShaderEntryPoint { name: kernel.entry.into(), workgroup_size: (x, y, z) };
+            let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+                label: Some(&kernel.name),
+                entry_points: vec![entry].into(),
+                spirv: Some(words.into()),
+                ..Default::default()
+            };
+            // SAFETY: the words are naga's own for this kernel, and `Reflection::check` has found that the device can run
+            // it; `repair` only changes how data move. The reasons below for indices and loops hold here too.
+            return Ok(unsafe { raw.device.create_shader_module_passthrough(descriptor) });
+        }
+        let checks =
+            if self.checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&kernel.name),
+            source: wgpu::ShaderSource::Naga(Cow::Owned(kernel.parsed()?)),
+        };
+        // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel guards its indices
+        // by the sizes it is given, launchers check those against the tensors, and the tests run all kernels with guard
+        // words round their outputs, in both modes.
+        Ok(unsafe { raw.device.create_shader_module_trusted(descriptor, checks) })
+    }
+
+    /// The subgroup size that a kernel requires, where the device takes such orders.
+    fn required_subgroups(&self, kernel: &Kernel) -> Option<u32> {
+        kernel.subgroup_size.filter(|lanes| self.granted.can_require_subgroups_of(*lanes))
+    }
+}
+
+/// The words of a caught panic.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "unknown panic".into())
+}

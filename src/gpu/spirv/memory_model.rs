@@ -1,0 +1,66 @@
+//! Marks memory accesses and barriers as the Vulkan memory model wants them.
+//!
+//! A module with cooperative matrices declares that model, in which nothing is shared between invocations unless each
+//! access says so. naga 30 says it nowhere (gfx-rs/wgpu issue 8805): formally a workgroup's memory is then never
+//! synchronised, and drivers that believe it may reorder.
+
+use std::collections::HashMap;
+
+use spirv::{MemoryAccess, MemoryModel, MemorySemantics, Op, StorageClass};
+
+use super::module::{Instruction, Module, Type};
+
+/// Marks every access to memory that invocations share as non-private, and lets every barrier make writes available and
+/// visible. Leaves modules of another memory model as they are.
+pub(super) fn mark(module: &mut Module) {
+    if !module.all(Op::MemoryModel).any(|o| o.get(1) == Some(&(MemoryModel::Vulkan as u32))) {
+        return;
+    }
+    let (types, pointers, constants) = (module.types(), module.pointers(), module.constants());
+    let is_shared = |pointer: &u32| {
+        let class = pointers.get(pointer).and_then(|ty| types.get(ty));
+        matches!(
+            class,
+            Some(Type::Pointer(StorageClass::Uniform | StorageClass::Workgroup | StorageClass::StorageBuffer, _))
+        )
+    };
+    let mut made: HashMap<u32, u32> = HashMap::new();
+    let mut list = std::mem::take(&mut module.list);
+    let mut new = Vec::new();
+    for i in &mut list {
+        // the places of the pointer and, if there are any, of the memory operands
+        let places = match i.op() {
+            Op::Load => Some((2, 3)),
+            Op::Store => Some((0, 2)),
+            Op::CooperativeMatrixLoadKHR => Some((2, 5)),
+            Op::CooperativeMatrixStoreKHR => Some((0, 4)),
+            _ => None,
+        };
+        if let Some((pointer, memory)) = places
+            && i.operands.get(pointer).is_some_and(is_shared)
+        {
+            let mask = MemoryAccess::NON_PRIVATE_POINTER.bits();
+            match i.operands.get_mut(memory) {
+                Some(operands) => *operands |= mask,
+                None => i.operands.push(mask),
+            }
+        }
+        let semantics = match i.op() {
+            Op::ControlBarrier => 2,
+            Op::MemoryBarrier => 1,
+            _ => continue,
+        };
+        let Some(&(ty, value)) = i.operands.get(semantics).and_then(|id| constants.get(id)) else { continue };
+        let both = (MemorySemantics::MAKE_AVAILABLE | MemorySemantics::MAKE_VISIBLE).bits();
+        if value & both == both {
+            continue;
+        }
+        i.operands[semantics] = *made.entry(value).or_insert_with(|| {
+            let id = module.id();
+            new.push(Instruction::new(Op::Constant, [ty, id, value | both]));
+            id
+        });
+    }
+    module.list = list;
+    module.declare_last(new);
+}

@@ -1,0 +1,95 @@
+//! SPIR-V for Vulkan: naga writes it, three passes change how it moves data.
+//!
+//! On Vulkan every kernel is handed to the driver as SPIR-V, written here by naga with the options that wgpu would use,
+//! then changed by [`repair`]. WGSL stays the only source of what is computed: the passes move and convert data, and
+//! results keep their bits.
+//!
+//! | pass | change | reason |
+//! |---|---|---|
+//! | `words` | buffers of eight f16 become buffers of `vec4<u32>` | one access of 16 bytes |
+//! | `layouts` | no layout on types of workgroup and function memory | Vulkan forbids it |
+//! | `memory_model` | accesses and barriers marked, in modules with cooperative matrices | the Vulkan memory model |
+
+mod layouts;
+mod memory_model;
+mod module;
+mod words;
+
+use naga::back::spv;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+
+use crate::error::Result;
+
+use super::kernel::Kernel;
+use module::Module;
+
+/// Returns a kernel's module as naga writes it: SPIR-V of `version`, bindings in group 0 by their numbers.
+///
+/// # Errors
+/// [`crate::error::Error::Gpu`] with naga's message.
+pub fn written(kernel: &Kernel, version: (u8, u8), checked: bool) -> Result<Vec<u32>> {
+    let (module, info) = kernel.specialize(&kernel.parsed()?)?;
+    write(&module, &info, kernel.entry, version, checked).map_err(|e| kernel.fault(&e))
+}
+
+/// Returns the same of a module that has been validated and whose `override` constants have values.
+///
+/// # Errors
+/// naga's message.
+pub fn write(
+    module: &naga::Module,
+    info: &naga::valid::ModuleInfo,
+    entry: &str,
+    version: (u8, u8),
+    checked: bool,
+) -> std::result::Result<Vec<u32>, String> {
+    let policy = if checked { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
+    let options = spv::Options {
+        lang_version: version,
+        flags: spv::WriterFlags::empty(),
+        fake_missing_bindings: true,
+        bounds_check_policies: BoundsCheckPolicies {
+            index: policy,
+            buffer: policy,
+            image_load: BoundsCheckPolicy::Unchecked,
+            binding_array: BoundsCheckPolicy::Unchecked,
+        },
+        zero_initialize_workgroup_memory: if checked {
+            spv::ZeroInitializeWorkgroupMemoryMode::Polyfill
+        } else {
+            spv::ZeroInitializeWorkgroupMemoryMode::None
+        },
+        force_loop_bounding: checked,
+        emit_int_div_checks: checked,
+        use_storage_input_output_16: false,
+        ..spv::Options::default()
+    };
+    let pipeline = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.to_owned() };
+    spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|e| e.to_string())
+}
+
+/// Returns the module after all passes.
+///
+/// # Errors
+/// A message if the module holds what a pass cannot change.
+pub fn repair(words: &[u32]) -> std::result::Result<Vec<u32>, String> {
+    let mut module = Module::new(words);
+    words::widen(&mut module)?;
+    layouts::strip(&mut module)?;
+    memory_model::mark(&mut module);
+    Ok(module.words())
+}
+
+/// Returns the SPIR-V version that wgpu uses for a device of a Vulkan version `(major, minor)`.
+#[must_use]
+pub fn version_for(vulkan: (u32, u32)) -> (u8, u8) {
+    match vulkan {
+        (1, 0) => (1, 0),
+        (1, 1) => (1, 3),
+        (1, 2) => (1, 5),
+        _ => (1, 6),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! A Vulkan device of our own, opened through wgpu-hal and handed to wgpu. All of the project's calls into Vulkan.
+//!
+//! wgpu-hal 30 switches `robustBufferAccess` and `robustBufferAccess2` on wherever a driver lists them. Drivers then check
+//! every access of every kernel: Mesa's compiler for NVIDIA splits a vector into its elements and branches round each,
+//! which doubles the instructions of a step. This device has both off, and `nullDescriptor`, which brings the checks back.
+//! It departs from what `device_from_raw` documents ("created using `physical_device_features()`"): wgpu still believes
+//! that the driver checks and puts no checks into any module, so that **every index in a kernel is our own
+//! responsibility**. A checked run ([`super::Options::checked`]) takes wgpu's device instead.
+//!
+//! wgpu lends out no pipeline. Required subgroup sizes and the driver's statistics therefore go through the device's
+//! function table, in which `vkCreateComputePipelines` is [`create_pipelines`].
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CStr, c_void};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use ash::{khr, vk};
+use wgpu::hal;
+
+use super::context::{KernelStatistics as Statistics, lock};
+
+/// Options for the pipelines that a call of [`ordered`] builds, beyond those that wgpu knows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Order {
+    /// Invocations that each subgroup must have, all of them active.
+    pub(super) subgroup_size: Option<u32>,
+    /// Keep the driver's statistics.
+    pub(super) statistics: bool,
+}
+
+/// Options of our device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    /// Keep the bounds checks that wgpu asks for: to compare.
+    pub(super) driver_checks: bool,
+    /// Pipelines can have statistics, if the driver keeps some.
+    pub(super) statistics: bool,
+}
+
+/// Abilities of our device beyond wgpu's.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Abilities {
+    /// Pipelines may require a subgroup size.
+    pub(super) subgroup_control: bool,
+    /// Pipelines have statistics: only if they were asked for.
+    pub(super) statistics: bool,
+}
+
+/// A device's own function, and the functions that read statistics.
+struct Table {
+    create: vk::PFN_vkCreateComputePipelines,
+    statistics: Option<khr::pipeline_executable_properties::Device>,
+}
+
+/// The wrapper is a C function that gets a device's handle and nothing else, so what belongs to it must lie in a static.
+/// Entries of closed devices stay until another device gets the handle: wgpu-hal does not say when it closes one.
+static TABLES: LazyLock<Mutex<HashMap<vk::Device, Arc<Table>>>> = LazyLock::new(Mutex::default);
+
+thread_local! {
+    /// wgpu builds a pipeline on the thread that asks for it, so the order for it and the report on it stay there.
+    static ORDER: RefCell<Option<(Order, Statistics)>> = const { RefCell::new(None) };
+}
+
+/// Builds pipelines by an order. Returns the result of `build`, and the statistics of the last pipeline.
+pub(super) fn ordered<T>(order: Order, build: impl FnOnce() -> T) -> (T, Statistics) {
+    /// Takes the order back, also when a driver panics, or it would hold for whatever this thread builds next.
+    struct Back;
+    impl Drop for Back {
+        fn drop(&mut self) {
+            ORDER.with_borrow_mut(Option::take);
+        }
+    }
+    ORDER.with_borrow_mut(|slot| *slot = Some((order, Vec::new())));
+    let back = Back;
+    let built = build();
+    let report = ORDER.with_borrow_mut(Option::take).unwrap_or_default().1;
+    drop(back);
+    (built, report)
+}
+
+/// The version of Vulkan `(major, minor)` that an adapter's devices have, if it is one of Vulkan.
+pub(super) fn version(adapter: &wgpu::Adapter) -> Option<(u32, u32)> {
+    // SAFETY: the guard is only read, and dropped at the end of this function.
+    let hal = unsafe { adapter.as_hal::<hal::api::Vulkan>() }?;
+    let device = hal.physical_device_capabilities().properties().api_version;
+    let version = device.min(hal.shared_instance().instance_api_version());
+    Some((vk::api_version_major(version), vk::api_version_minor(version)))
+}
+
+/// Opens an adapter as the module says.
+///
+/// # Errors
+/// The reason why not; wgpu's own device may still open.
+pub(super) fn open(
+    adapter: &wgpu::Adapter,
+    descriptor: &wgpu::DeviceDescriptor,
+    wish: Wish,
+) -> Result<(wgpu::Device, wgpu::Queue, Abilities), String> {
+    // SAFETY: the guard lives until the device is open; nothing destroys what it lends.
+    let hal = unsafe { adapter.as_hal::<hal::api::Vulkan>() }.ok_or("not a Vulkan adapter")?;
+    let (physical, instance) = (hal.raw_physical_device(), hal.shared_instance().raw_instance());
+    let features = descriptor.required_features;
+
+    let mut extensions = hal.required_device_extensions(features);
+    let listed = hal.physical_device_capabilities();
+    let statistics = wish.statistics && listed.supports_extension(khr::pipeline_executable_properties::NAME);
+    if statistics {
+        extensions.push(khr::pipeline_executable_properties::NAME);
+    }
+    let names: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
+    let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
+    let mut wanted = hal.physical_device_features(&extensions, features);
+    let mut executables =
+        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+    let mut info = wanted.add_to_device_create(
+        vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_extension_names(&names),
+    );
+    if statistics {
+        info = info.push_next(&mut executables);
+    }
+
+    // SAFETY: `enabled_features` was set from `wanted` by `add_to_device_create` and is alive. It is copied, since it is
+    // borrowed as shared there.
+    let mut core = unsafe { info.p_enabled_features.as_ref() }.copied().unwrap_or_default();
+    if !wish.driver_checks {
+        core.robust_buffer_access = vk::FALSE;
+    }
+    info.p_enabled_features = &raw const core;
+    let lanes = version(adapter) >= Some((1, 1)) && subgroup_control(instance, physical);
+    let mut subgroup_control = false;
+    let mut next = info.p_next.cast::<vk::BaseOutStructure>().cast_mut();
+    while !next.is_null() {
+        // SAFETY: the chain consists of the structs that `add_to_device_create` and `push_next` linked by exclusive
+        // borrows, all alive until `info` is used. Each begins with its type and the next pointer; both are copied.
+        let (kind, following) = unsafe { ((*next).s_type, (*next).p_next) };
+        match kind {
+            vk::StructureType::PHYSICAL_DEVICE_ROBUSTNESS_2_FEATURES_EXT if !wish.driver_checks => {
+                // SAFETY: as above; the struct is of the type that it names, and nothing else refers to it meanwhile.
+                let robust = unsafe { &mut *next.cast::<vk::PhysicalDeviceRobustness2FeaturesEXT>() };
+                robust.robust_buffer_access2 = vk::FALSE;
+                robust.null_descriptor = vk::FALSE;
+            }
+            vk::StructureType::PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES if lanes => {
+                // SAFETY: as for the one before.
+                let control = unsafe { &mut *next.cast::<vk::PhysicalDeviceSubgroupSizeControlFeatures>() };
+                // wgpu leaves the second off, and full subgroups are what our kernels count on
+                control.subgroup_size_control = vk::TRUE;
+                control.compute_full_subgroups = vk::TRUE;
+                subgroup_control = true;
+            }
+            _ => {}
+        }
+        next = following;
+    }
+
+    let mut device = vk::Device::null();
+    // SAFETY: `info` and all it points to are alive, its extensions and features are listed by the adapter: those that
+    // wgpu-hal would ask for, less some, and those looked up here.
+    unsafe { (instance.fp_v1_0().create_device)(physical, &raw const info, std::ptr::null(), &raw mut device) }
+        .result()
+        .map_err(|e| format!("vkCreateDevice: {e}"))?;
+    let get = |name: &CStr| {
+        // SAFETY: the handle is the one just made, and the name ends in a zero.
+        unsafe { (instance.fp_v1_0().get_device_proc_addr)(device, name.as_ptr()) }
+    };
+    let own = |name: &CStr| match get(name) {
+        Some(_) if name == c"vkCreateComputePipelines" => create_pipelines as *const c_void,
+        Some(function) => function as *const c_void,
+        None => std::ptr::null(),
+    };
+    // SAFETY: every function comes from the driver for this device, or has the signature of the one that it stands for.
+    let raw = unsafe { ash::Device::load_with(own, device) };
+    let Some(create) = get(c"vkCreateComputePipelines") else {
+        // SAFETY: nothing was made from the device yet.
+        unsafe { raw.destroy_device(None) };
+        return Err("the driver has no vkCreateComputePipelines".into());
+    };
+    let table = Table {
+        // SAFETY: this is the function of that name.
+        create: unsafe { std::mem::transmute::<unsafe extern "system" fn(), vk::PFN_vkCreateComputePipelines>(create) },
+        statistics: statistics.then(|| khr::pipeline_executable_properties::Device::new(instance, &raw)),
+    };
+    lock(&TABLES).insert(device, Arc::new(table));
+    // SAFETY: the device is of this adapter, with these extensions and queue family 0. Of the features of
+    // `physical_device_features` those named at the head of this file are off, on purpose. wgpu-hal owns it from here on.
+    let open = unsafe {
+        hal.device_from_raw(
+            raw,
+            None,
+            &extensions,
+            features,
+            &descriptor.required_limits,
+            &descriptor.memory_hints,
+            0,
+            0,
+        )
+    }
+    .map_err(|e| format!("wgpu-hal: {e}"))?;
+    // SAFETY: the device was made from this adapter, with all features of the descriptor.
+    let (device, queue) =
+        unsafe { adapter.create_device_from_hal(open, descriptor) }.map_err(|e| format!("wgpu: {e}"))?;
+    Ok((device, queue, Abilities { subgroup_control, statistics }))
+}
+
+/// Whether compute pipelines may require a subgroup size, and that all its invocations are active. Needs Vulkan 1.1.
+fn subgroup_control(instance: &ash::Instance, physical: vk::PhysicalDevice) -> bool {
+    let mut can = vk::PhysicalDeviceSubgroupSizeControlFeatures::default();
+    let mut sizes = vk::PhysicalDeviceSubgroupSizeControlProperties::default();
+    // SAFETY: the handle is the adapter's, whose Vulkan is 1.1 at least and has both functions; drivers ignore what they do
+    // not know in the chains, which are alive.
+    unsafe {
+        let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut can);
+        instance.get_physical_device_features2(physical, &mut features);
+        let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut sizes);
+        instance.get_physical_device_properties2(physical, &mut properties);
+    }
+    can.subgroup_size_control == vk::TRUE
+        && can.compute_full_subgroups == vk::TRUE
+        && sizes.required_subgroup_size_stages.contains(vk::ShaderStageFlags::COMPUTE)
+}
+
+/// `vkCreateComputePipelines` by this thread's order.
+unsafe extern "system" fn create_pipelines(
+    device: vk::Device,
+    cache: vk::PipelineCache,
+    count: u32,
+    infos: *const vk::ComputePipelineCreateInfo<'_>,
+    allocator: *const vk::AllocationCallbacks<'_>,
+    pipelines: *mut vk::Pipeline,
+) -> vk::Result {
+    let Some(table) = lock(&TABLES).get(&device).cloned() else { return vk::Result::ERROR_UNKNOWN };
+    // one pipeline at a time is all that wgpu-hal builds
+    let order = ORDER.with_borrow(|slot| slot.as_ref().map(|(order, _)| *order)).filter(|_| count == 1);
+    let Some(order) = order else {
+        // SAFETY: the caller's own arguments.
+        return unsafe { (table.create)(device, cache, count, infos, allocator, pipelines) };
+    };
+    // SAFETY: the caller hands over one valid struct.
+    let mut info = unsafe { *infos };
+    let mut required = vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default();
+    if let Some(lanes) = order.subgroup_size {
+        // the two exclude each other
+        info.stage.flags &= !vk::PipelineShaderStageCreateFlags::ALLOW_VARYING_SUBGROUP_SIZE;
+        info.stage.flags |= vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS;
+        required.required_subgroup_size = lanes;
+        required.p_next = info.stage.p_next.cast_mut();
+        info.stage.p_next = (&raw const required).cast();
+    }
+    if order.statistics && table.statistics.is_some() {
+        info.flags |= vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR;
+    }
+    // SAFETY: the caller's arguments, but for a copy of the one struct, which lives until the call returns.
+    let result = unsafe { (table.create)(device, cache, 1, &raw const info, allocator, pipelines) };
+    if let (vk::Result::SUCCESS, true, Some(executables)) = (result, order.statistics, &table.statistics) {
+        // SAFETY: the driver has just written the pipeline, and it was made to keep statistics.
+        let report = unsafe { read(executables, *pipelines) };
+        ORDER.with_borrow_mut(|slot| *slot = Some((order, report)));
+    }
+    result
+}
+
+/// Reads the driver's figures on a pipeline.
+///
+/// # Safety
+/// The pipeline must be alive and made with `CAPTURE_STATISTICS_KHR` on the device of `executables`.
+unsafe fn read(executables: &khr::pipeline_executable_properties::Device, pipeline: vk::Pipeline) -> Statistics {
+    let mut report = Statistics::new();
+    let which = vk::PipelineInfoKHR::default().pipeline(pipeline);
+    // SAFETY: as the function's.
+    let Ok(parts) = (unsafe { executables.get_pipeline_executable_properties(&which) }) else { return report };
+    for (index, part) in (0..).zip(&parts) {
+        let part_info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline).executable_index(index);
+        // SAFETY: as the function's; the index is one of the parts.
+        let list = unsafe { executables.get_pipeline_executable_statistics(&part_info) }.unwrap_or_default();
+        report.push(("subgroup size".into(), part.subgroup_size.to_string()));
+        for statistic in list {
+            let name = statistic.name_as_c_str().map_or_else(|_| "?".into(), |n| n.to_string_lossy().into_owned());
+            // SAFETY: the driver says which member of the union it has written.
+            let value = unsafe {
+                match statistic.format {
+                    vk::PipelineExecutableStatisticFormatKHR::BOOL32 => (statistic.value.b32 != 0).to_string(),
+                    vk::PipelineExecutableStatisticFormatKHR::INT64 => statistic.value.i64.to_string(),
+                    vk::PipelineExecutableStatisticFormatKHR::UINT64 => statistic.value.u64.to_string(),
+                    _ => statistic.value.f64.to_string(),
+                }
+            };
+            report.push((name, value));
+        }
+    }
+    report
+}
