@@ -31,6 +31,11 @@ var<workgroup> grown: atomic<u32>;            // 1 if that is not 1 in some row
 var<workgroup> kept_lse: array<f32, KEPT>;    // of queries, be they rows or columns
 var<workgroup> kept_delta: array<f32, KEPT>;
 
+// A loop over `count` pieces, a workgroup's width of them a turn: how many turns, and whether the last is not full. A
+// constant number of turns lets drivers write them out; of `piece < count` they write the body twice and branch.
+fn turns(count: u32) -> u32 { return (count + THREADS - 1u) / THREADS; }
+fn uneven(count: u32) -> bool { return count % THREADS != 0u; }
+
 // Index of the first Half8 of a position's q (part 0), k (1) or v (2), and of its out.
 fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
     return (((at.b * p.positions + t) * 3u + part) * p.heads + at.h) * (HEAD / 8u);
@@ -39,7 +44,9 @@ fn out_at(at: Place, t: u32) -> u32 { return ((at.b * p.positions + t) * p.heads
 
 // Puts `width` elements of every row's q, k or v into `weights`, from where matrices are loaded; zeros past the end.
 fn stage_qkv(at: Place, part: u32, start: u32, width: u32, thread: u32) {
-    for (var piece = thread; piece < ROWS * width / 8u; piece += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS * width / 8u); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * width / 8u) && piece >= ROWS * width / 8u { break; }
         let r = piece / (width / 8u);
         let c = piece % (width / 8u);
         var eight = Half8();
@@ -50,7 +57,9 @@ fn stage_qkv(at: Place, part: u32, start: u32, width: u32, thread: u32) {
 }
 
 fn stage_dout(at: Place, start: u32, width: u32, thread: u32) {
-    for (var piece = thread; piece < ROWS * width / 8u; piece += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS * width / 8u); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * width / 8u) && piece >= ROWS * width / 8u { break; }
         let r = piece / (width / 8u);
         let c = piece % (width / 8u);
         var eight = Half8();
@@ -71,7 +80,9 @@ fn put_tiles(line: u32, c: u32, x: Half8, y: Half8) {
 
 // Keys and values of the columns; zeros past the end.
 fn fill_keys(at: Place, first_column: u32, thread: u32) {
-    for (var piece = thread; piece < COLUMNS * (HEAD / 8u); piece += THREADS) {
+    for (var turn = 0u; turn < turns(COLUMNS * (HEAD / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(COLUMNS * (HEAD / 8u)) && piece >= COLUMNS * (HEAD / 8u) { break; }
         let line = piece / (HEAD / 8u);
         let c = piece % (HEAD / 8u);
         let t = first_column + line;
@@ -87,7 +98,9 @@ fn fill_keys(at: Place, first_column: u32, thread: u32) {
 
 // Queries and gradients of the columns, and what is kept of them; zeros past the end.
 fn fill_queries(at: Place, first_column: u32, thread: u32) {
-    for (var piece = thread; piece < COLUMNS * (HEAD / 8u); piece += THREADS) {
+    for (var turn = 0u; turn < turns(COLUMNS * (HEAD / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(COLUMNS * (HEAD / 8u)) && piece >= COLUMNS * (HEAD / 8u) { break; }
         let line = piece / (HEAD / 8u);
         let c = piece % (HEAD / 8u);
         let t = first_column + line;
@@ -99,7 +112,9 @@ fn fill_queries(at: Place, first_column: u32, thread: u32) {
         }
         put_tiles(line, c, q, g);
     }
-    for (var i = thread; i < COLUMNS; i += THREADS) {
+    for (var turn = 0u; turn < turns(COLUMNS); turn++) {
+        let i = thread + turn * THREADS;
+        if uneven(COLUMNS) && i >= COLUMNS { break; }
         let t = min(first_column + i, p.positions - 1u);
         kept_lse[i] = lse[at.statistics + t];
         kept_delta[i] = delta[at.statistics + t];
@@ -108,12 +123,16 @@ fn fill_queries(at: Place, first_column: u32, thread: u32) {
 
 // Sums of dout out over a row: four invocations a row leave theirs in `sums`, then one adds them.
 fn begin_delta(at: Place, thread: u32) {
-    for (var item = thread; item < ROWS * 4u; item += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS * 4u); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(ROWS * 4u) && item >= ROWS * 4u { break; }
         let r = item / 4u;
         var sum = vec4(0.0);
         if at.first + r < p.positions {
             let start = out_at(at, at.first + r);
-            for (var c = item % 4u; c < HEAD / 8u; c += 4u) {
+            for (var turn_of_row = 0u; turn_of_row < (HEAD / 8u + 3u) / 4u; turn_of_row++) {
+                let c = item % 4u + turn_of_row * 4u;
+                if HEAD % 32u != 0u && c >= HEAD / 8u { break; }
                 let d = dout[start + c];
                 let o = out_in[start + c];
                 sum += vec4<f32>(d.low) * vec4<f32>(o.low) + vec4<f32>(d.high) * vec4<f32>(o.high);
@@ -124,7 +143,9 @@ fn begin_delta(at: Place, thread: u32) {
 }
 
 fn keep_delta(at: Place, thread: u32) {
-    for (var r = thread; r < ROWS; r += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS); turn++) {
+        let r = thread + turn * THREADS;
+        if uneven(ROWS) && r >= ROWS { break; }
         let i = r * SUMS;
         let four = (sum_at(i) + sum_at(i + 4u)) + (sum_at(i + 8u) + sum_at(i + 12u));
         kept_delta[r] = (four.x + four.y) + (four.z + four.w);
@@ -135,7 +156,9 @@ fn keep_delta(at: Place, thread: u32) {
 }
 
 fn begin(thread: u32) {
-    for (var item = thread; item < ITEMS; item += THREADS) {
+    for (var turn = 0u; turn < turns(ITEMS); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(ITEMS) && item >= ITEMS { break; }
         most[item] = LOW;
         total[item] = 0.0;
     }
@@ -144,7 +167,9 @@ fn begin(thread: u32) {
 // From scores in `sums` to weights. A row is shared by PARTS invocations, each of which looks for its largest score by
 // itself, so that nobody waits for another one.
 fn weigh(at: Place, first_column: u32, thread: u32) {
-    for (var item = thread; item < ITEMS; item += THREADS) {
+    for (var turn = 0u; turn < turns(ITEMS); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(ITEMS) && item >= ITEMS { break; }
         let r = item / PARTS;
         let row = at.first + r;
         var largest = vec4(LOW);
@@ -157,7 +182,9 @@ fn weigh(at: Place, first_column: u32, thread: u32) {
         let now = select(before, above, above > before + LAZY);
         let factor = exp(before - now);
         var sum = vec4(0.0);
-        for (var c = item % PARTS * 4u; c < COLUMNS; c += PARTS * 4u) {
+        for (var turn_of_row = 0u; turn_of_row < (COLUMNS / 4u + PARTS - 1u) / PARTS; turn_of_row++) {
+            let c = (item % PARTS + turn_of_row * PARTS) * 4u;
+            if COLUMNS / 4u % PARTS != 0u && c >= COLUMNS { break; }
             let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
             let weight = select(vec4(0.0), exp(sum_at(r * SUMS + c) * p.scale - vec4(now)), visible);
             put_weights(r * WEIGHTS + c, vec4<f16>(weight));
@@ -176,7 +203,9 @@ fn head_column(c: u32, start: u32, width: u32) -> u32 { return (c / width) * (HE
 // Multiplies what lies in `sums` by what its row has shrunk to.
 fn rescale(width: u32, thread: u32) {
     let across = GRID_N * width / 4u;
-    for (var piece = thread; piece < ROWS * across; piece += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * across) && piece >= ROWS * across { break; }
         let r = piece / across;
         let i = r * SUMS + piece % across * 4u;
         put_sums(i, sum_at(i) * shrink[r]);
@@ -190,7 +219,9 @@ fn row_total(r: u32) -> f32 {
 }
 
 fn finish_lse(at: Place, thread: u32) {
-    for (var r = thread; r < ROWS; r += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS); turn++) {
+        let r = thread + turn * THREADS;
+        if uneven(ROWS) && r >= ROWS { break; }
         if at.first + r < p.positions {
             lse_out[at.statistics + at.first + r] = most[r * PARTS] + log(row_total(r));
         }
@@ -204,7 +235,9 @@ fn eight_sums(i: u32, factor: f32) -> Half8 {
 
 fn finish_out(at: Place, start: u32, width: u32, thread: u32) {
     let across = GRID_N * width / 8u;
-    for (var piece = thread; piece < ROWS * across; piece += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * across) && piece >= ROWS * across { break; }
         let r = piece / across;
         let c = piece % across * 8u;
         if at.first + r >= p.positions { continue; }
@@ -215,7 +248,9 @@ fn finish_out(at: Place, start: u32, width: u32, thread: u32) {
 
 // From scores in `sums` and dout v in `slopes` to dscores, for queries as rows.
 fn slope_of_queries(at: Place, first_column: u32, thread: u32) {
-    for (var piece = thread; piece < ROWS * COLUMNS / 4u; piece += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS * COLUMNS / 4u); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * COLUMNS / 4u) && piece >= ROWS * COLUMNS / 4u { break; }
         let r = piece / (COLUMNS / 4u);
         let c = piece % (COLUMNS / 4u) * 4u;
         let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(at.first + r);
@@ -227,7 +262,9 @@ fn slope_of_queries(at: Place, first_column: u32, thread: u32) {
 
 // The same, and the weights, for keys as rows.
 fn slope_of_keys(at: Place, first_column: u32, thread: u32) {
-    for (var piece = thread; piece < ROWS * COLUMNS / 4u; piece += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS * COLUMNS / 4u); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * COLUMNS / 4u) && piece >= ROWS * COLUMNS / 4u { break; }
         let r = piece / (COLUMNS / 4u);
         let c = piece % (COLUMNS / 4u) * 4u;
         let query = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u);
@@ -243,7 +280,9 @@ fn slope_of_keys(at: Place, first_column: u32, thread: u32) {
 
 fn finish_dqkv(at: Place, part: u32, factor: f32, start: u32, width: u32, thread: u32) {
     let across = GRID_N * width / 8u;
-    for (var piece = thread; piece < ROWS * across; piece += THREADS) {
+    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * across) && piece >= ROWS * across { break; }
         let r = piece / across;
         let c = piece % across * 8u;
         if at.first + r >= p.positions { continue; }

@@ -35,9 +35,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let t = min(at[0], p.positions - 1u);
 
     // The new position is never read back from the cache: no other lane has to see what is written here.
-    for (var i = lane; i < HSV; i += WG) {
-        cache[t * row + part + head + i] = fresh[part + head + i];
-        cache[t * row + 2u * part + head + i] = fresh[2u * part + head + i];
+    for (var turn = 0u; turn < (HSV + WG - 1u) / WG; turn++) {
+        let i = lane + turn * WG;
+        if i < HSV {
+            cache[t * row + part + head + i] = fresh[part + head + i];
+            cache[t * row + 2u * part + head + i] = fresh[2u * part + head + i];
+        }
     }
     var q: array<V, HSV>;
     var own = V();

@@ -36,7 +36,9 @@ fn have(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
 
 // Past the end the last position comes again and is masked away.
 fn fill_keys(at: Place, first: u32, lane: u32) {
-    for (var i = lane; i < COLUMNS * HSV; i += THREADS) {
+    for (var turn = 0u; turn < (COLUMNS * HSV + THREADS - 1u) / THREADS; turn++) {
+        let i = lane + turn * THREADS;
+        if COLUMNS * HSV % THREADS != 0u && i >= COLUMNS * HSV { break; }
         let t = min(first + i / HSV, p.positions - 1u);
         tiles[i] = V(qkv[qkv_at(at, t, 1u) + i % HSV]);
         tiles[COLUMNS * HSV + i] = V(qkv[qkv_at(at, t, 2u) + i % HSV]);
@@ -44,7 +46,9 @@ fn fill_keys(at: Place, first: u32, lane: u32) {
 }
 
 fn fill_queries(at: Place, first: u32, lane: u32) {
-    for (var i = lane; i < COLUMNS * HSV; i += THREADS) {
+    for (var turn = 0u; turn < (COLUMNS * HSV + THREADS - 1u) / THREADS; turn++) {
+        let i = lane + turn * THREADS;
+        if COLUMNS * HSV % THREADS != 0u && i >= COLUMNS * HSV { break; }
         let t = min(first + i / HSV, p.positions - 1u);
         tiles[i] = V(qkv[qkv_at(at, t, 0u) + i % HSV]);
         tiles[COLUMNS * HSV + i] = V(dout[out_at(at, t) + i % HSV]);

@@ -102,7 +102,7 @@ fn over_teams(lane: u32, x: V) -> V {
     team_sums[lane] = x;
     workgroupBarrier();
     var sum = V();
-    for (var i = lane % TEAM; i < WG; i += TEAM) { sum += team_sums[i]; }
+    for (var team = 0u; team < WG / TEAM; team++) { sum += team_sums[team * TEAM + lane % TEAM]; }
     return sum;
 }
 

@@ -60,12 +60,18 @@ fn enter(lane: u32, which: u32, x: f32) -> f32 {
     let slot = windows[which].next;
     let full = windows[which].count == WINDOW;
     var sum = 0.0;
-    for (var i = lane; i < WINDOW; i += WG) { sum += select(windows[which].values[i] - x, 0.0, i == slot); }
+    for (var turn = 0u; turn < (WINDOW + WG - 1u) / WG; turn++) {
+        let i = lane + turn * WG;
+        if i < WINDOW { sum += select(windows[which].values[i] - x, 0.0, i == slot); }
+    }
     let mean = reduce_sum(lane, sum) / f32(WINDOW); // less x
     var squares = 0.0;
-    for (var i = lane; i < WINDOW; i += WG) {
-        let d = select(windows[which].values[i] - x, 0.0, i == slot) - mean;
-        squares += d * d;
+    for (var turn = 0u; turn < (WINDOW + WG - 1u) / WG; turn++) {
+        let i = lane + turn * WG;
+        if i < WINDOW {
+            let d = select(windows[which].values[i] - x, 0.0, i == slot) - mean;
+            squares += d * d;
+        }
     }
     let deviation = sqrt(reduce_sum(lane, squares) / f32(WINDOW));
     if !finite(x) { return 0.0; }

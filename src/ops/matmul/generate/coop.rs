@@ -414,7 +414,19 @@ impl CoopKernel {
         let (e, stride, piece) = (coop.edge, coop.edge + SUM_PAD, self.piece());
         let (pieces, threads) = (coop.grid_m * coop.grid_n * e * e / piece, workgroup_size(spec));
         t.open("fn finish(start: u32, first_row: u32, first_column: u32, thread: u32)");
-        t.open(format_args!("for (var piece = thread; piece < {pieces}u; piece += {threads}u)"));
+        // a constant number of turns: of a loop until `piece < pieces` drivers write the body twice and branch
+        let turns = pieces.div_ceil(threads);
+        let (begin, leave) = match turns {
+            1 => ("let piece = thread;".to_owned(), "return"),
+            _ => (format!("let piece = thread + turn * {threads}u;"), "continue"),
+        };
+        if turns > 1 {
+            t.open(format_args!("for (var turn = 0u; turn < {turns}u; turn++)"));
+        }
+        t.line(begin);
+        if !pieces.is_multiple_of(threads) {
+            t.line(format_args!("if piece >= {pieces}u {{ {leave}; }}"));
+        }
         t.line(format_args!("let owner = piece / {}u;", e * e / piece));
         t.line(format_args!("let r = (piece / {}u) % {e}u;", e / piece));
         t.line(format_args!("let c = (piece % {}u) * {piece}u;", e / piece));
@@ -422,7 +434,7 @@ impl CoopKernel {
         t.line(format_args!("let row = first_row + (owner / {}u) * {m_step}u + r;", coop.grid_n));
         t.line(format_args!("let column = first_column + (owner % {}u) * {n_step}u + c;", coop.grid_n));
         if spec.ragged {
-            t.line("if row >= p.m || column >= p.n { continue; }");
+            t.line(format_args!("if row >= p.m || column >= p.n {{ {leave}; }}"));
         }
         t.line(format_args!("let s = owner * {}u + r * {stride}u + c;", e * stride));
         for (h, half) in (0..).zip(self.halves()) {
@@ -442,7 +454,9 @@ impl CoopKernel {
                 }
             }
         }
-        t.close();
+        if turns > 1 {
+            t.close();
+        }
         t.close();
         t.line("");
     }
