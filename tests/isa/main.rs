@@ -1,0 +1,211 @@
+//! Budgets of machine code: tools/isa compiles d12's kernels for GPUs that the machine lacks, and what the compilers
+//! make of them is held against tests/isa/budgets.txt and the rules of [`rules`]. Nothing here needs a GPU; where Debian
+//! cannot be reached the test says that it was not run.
+
+mod budgets;
+#[path = "../../tools/machine-code/kernel.rs"]
+mod kernel;
+#[path = "../../tools/machine-code/parse.rs"]
+mod parse;
+mod planted;
+mod rules;
+mod samples;
+#[path = "../../tools/machine-code/table.rs"]
+mod table;
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use budgets::Table;
+use rules::Row;
+
+/// Turing has Ampere's compiler, RDNA4 RDNA3's; Adreno has no matrix units and no f16 here.
+const GPUS: [&str; 5] = ["ampere", "ada", "hopper", "navi31", "apple-m1"];
+
+/// Prints past the test harness, which swallows the output of tests that pass: what did not run must be seen.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "isa: {line}");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A run of tools/isa: its rows, Mesa's version, and the folder with its files.
+struct Printed {
+    rows: Vec<Row>,
+    mesa: String,
+    out: tempfile::TempDir,
+}
+
+/// Runs tools/isa. `Ok(Err(why))` if there are no compilers to be had.
+fn compile(gpus: &[&str], command: &[&str]) -> Result<Result<Printed, String>, String> {
+    let out_folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let json = out_folder.path().join("kernels.json");
+    let output = Command::new(root().join("tools/isa"))
+        .args(["--gpu", &gpus.join(","), "--json"])
+        .arg(&json)
+        .args(if command.is_empty() { &[][..] } else { &["--"] })
+        .args(command)
+        .env("WGPT", env!("CARGO_BIN_EXE_wgpt"))
+        .env("WGPT_ISA_OUT", out_folder.path().join("out"))
+        .output()
+        .map_err(|e| format!("tools/isa: {e}"))?;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    match output.status.code() {
+        Some(0) => {}
+        Some(4) => return Ok(Err(err.lines().last().unwrap_or("tools/isa ended with exit code 4").to_owned())),
+        code => return Err(format!("tools/isa ended with exit code {code:?}:\n{err}{out}")),
+    }
+    let text = std::fs::read_to_string(&json).map_err(|e| format!("{}: {e}", json.display()))?;
+    let mesa = out.split("Mesa ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or("unknown");
+    Ok(Ok(Printed { rows: rules::read(&text)?, mesa: mesa.to_owned(), out: out_folder }))
+}
+
+/// The names of the kernels that a GPU's steps in f16 use: JSON does not tell them from those of f32.
+fn kernels_of_f16(printed: &Printed, gpu: &str) -> Result<BTreeSet<String>, String> {
+    let folder = printed.out.path().join("out").join(gpu).join("f16");
+    let fault = |e: std::io::Error| format!("{}: {e}", folder.display());
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(&folder).map_err(fault)? {
+        let path = entry.map_err(fault)?.path();
+        if path.extension().is_some_and(|e| e == "name") {
+            names.insert(std::fs::read_to_string(&path).map_err(fault)?.trim().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Kernels of a d12 step at batch 64 on a GPU with matrix units, as `wgpt profile` counts them without a device.
+fn counted(precision: &str) -> Result<Vec<String>, String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let json = folder.path().join("count.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_wgpt"))
+        .args(["profile", "--count", "--model", "d12", "--batch", "64", "--context", "1024", "--precision", precision])
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .map_err(|e| format!("wgpt profile --count: {e}"))?;
+    let text = std::fs::read_to_string(&json)
+        .map_err(|e| format!("wgpt profile --count: {e}: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let count: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let kernels =
+        count["kernels"].as_array().ok_or_else(|| format!("wgpt profile --count names no kernels: {text}"))?;
+    let names = kernels.iter().filter_map(|k| k["name"].as_str()).filter(|name| *name != "clear");
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// One test, since each GPU's compiler takes seconds of every core. `WGPT_BLESS=1` writes the found numbers into
+/// budgets.txt where they are better, and lines for new kernels.
+#[test]
+fn kernels_stay_within_their_budgets() -> Result<(), String> {
+    if !cfg!(target_os = "linux") {
+        say("not run: Mesa's stand-ins for GPUs are for Linux");
+        return Ok(());
+    }
+    let printed = match compile(&GPUS, &[])? {
+        Ok(printed) => printed,
+        Err(why) => {
+            say(&format!("not run: {why}"));
+            return Ok(());
+        }
+    };
+    let file = root().join("tests/isa/budgets.txt");
+    let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let mut table = Table::read(&text)?;
+    if std::env::var_os("WGPT_BLESS").is_some() {
+        table.bless(&printed.rows, &printed.mesa);
+        std::fs::write(&file, table.text()).map_err(|e| format!("{}: {e}", file.display()))?;
+        say("tests/isa/budgets.txt is written anew");
+    }
+    let of_f16 = kernels_of_f16(&printed, "ampere")?;
+    let mut faults = table.check(&printed.rows, &printed.mesa);
+    faults.extend(rules::check(&printed.rows));
+    faults.extend(rules::check_step("ampere", &printed.rows, &of_f16, table.tenths(&printed.mesa)));
+    for precision in ["f16", "f32"] {
+        // tools/isa compiles a smaller step, which has to have the kernels of the real one
+        let is_there = |name: &String| printed.rows.iter().any(|row| row.gpu == "ampere" && row.kernel == *name);
+        let missing = counted(precision)?.into_iter().filter(|name| !is_there(name));
+        faults.extend(
+            missing.map(|name| format!("ampere: {name}: a step at batch 64 in {precision} needs it: not compiled")),
+        );
+    }
+    let sum = rules::step(&printed.rows, "ampere", &of_f16).map(|row| row.instructions).sum::<u64>();
+    say(&format!(
+        "{} kernels on {}, Mesa {}; the {} of a d12 step in f16 have {sum} instructions on Ampere",
+        printed.rows.len(),
+        GPUS.join(" "),
+        printed.mesa,
+        of_f16.len()
+    ));
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    Ok(())
+}
+
+/// Statistics on NVIDIA's own driver are seen through `wgpt profile --statistics` alone, so its table must have what the
+/// compiler says; and the driver's bounds checks, which a device of our own switches off, must show in it.
+#[test]
+fn profile_prints_the_drivers_statistics_with_and_without_its_checks() -> Result<(), String> {
+    if !cfg!(target_os = "linux") {
+        say("not run: Mesa's stand-ins for GPUs are for Linux");
+        return Ok(());
+    }
+    let sizes = "--layers 1 --heads 1 --channels 64 --vocab 257 --batch 1 --context 64 --precision f32";
+    let mut instructions = Vec::new();
+    for checks in [None, Some("--driver-checks")] {
+        let arguments = ["profile", "--statistics"].into_iter().chain(sizes.split(' ')).chain(checks);
+        let printed = match compile(&["turing"], &arguments.collect::<Vec<_>>())? {
+            Ok(printed) => printed,
+            Err(why) => {
+                say(&format!("not run: {why}"));
+                return Ok(());
+            }
+        };
+        let log = printed.out.path().join("out/turing/command/log");
+        let log = std::fs::read_to_string(&log).map_err(|e| format!("{}: {e}", log.display()))?;
+        let on = if checks.is_some() { "on" } else { "off" };
+        assert!(log.contains(&format!("bounds checks by the driver: {on}")), "{log}");
+        let heading = log.lines().find(|line| line.starts_with("kernel ")).ok_or("no table")?;
+        assert!(
+            ["Number of GPRs", "Spills to memory", "SLM size"].iter().all(|name| heading.contains(name)),
+            "{heading}"
+        );
+        let registers = heading.find("Number of GPRs").ok_or("no registers")? + "Number of GPRs".len();
+        for row in &printed.rows {
+            let line = log.lines().find(|line| line.starts_with(&format!("{} ", row.kernel)));
+            let line = line.ok_or_else(|| format!("no line for {}: {log}", row.kernel))?;
+            let column = line.get(..registers).and_then(|line| line.rsplit(' ').next());
+            assert_eq!(column, Some(row.registers.to_string().as_str()), "{line}");
+        }
+        instructions.push(printed.rows.iter().map(|row| row.instructions).sum::<u64>());
+    }
+    // 1.46 times as many when this was written
+    assert!(instructions[1] * 4 > instructions[0] * 5, "{instructions:?} instructions without and with checks");
+    Ok(())
+}
+
+/// Wrong arguments are refused before anything is fetched or built.
+#[test]
+#[cfg(unix)]
+fn wrong_arguments_of_the_tool_end_with_one_line() {
+    for (arguments, what) in [
+        (&["--predict", "h100"][..], "unknown option `--predict`"),
+        (&["--gpu", "hopper,voodoo2"], "unknown GPU `voodoo2`"),
+        (&["--gpu"], "--gpu needs a value"),
+        (&["--gpu", ","], "--gpu names no GPU"),
+        (&["--"], "no arguments for wgpt"),
+        (&["--json", "/nowhere/kernels.json"], "cannot write /nowhere/kernels.json"),
+    ] {
+        let output = Command::new(root().join("tools/isa")).args(arguments).output().expect("tools/isa starts");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {err}");
+        assert!(
+            err.starts_with("tools/isa: ") && err.contains(what) && err.lines().count() == 1,
+            "{arguments:?}: {err}"
+        );
+    }
+    let output = Command::new(root().join("tools/isa")).arg("--help").output().expect("tools/isa starts");
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("--gpu LIST"));
+}

@@ -1,0 +1,159 @@
+//! Rules for machine code that hold beside the numbers in budgets.txt.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use serde_json::Value;
+
+/// GPUs whose drivers show statistics alone.
+const STATISTICS_ALONE: [&str; 2] = ["apple-m1", "adreno740"];
+
+/// Instructions of a GPU's kernels together that their names have in common. Parts of a kernel that is split keep its
+/// name, so that they count together. These numbers only ever go down.
+const TOGETHER: [(&str, &str, u64); 2] = [("ampere", "", 26_500), ("ampere", "bias_gelu", 2_550)];
+
+/// A kernel on a GPU, as tools/isa's JSON has it.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub gpu: String,
+    pub kernel: String,
+    pub registers: u64,
+    pub spills: u64,
+    pub warps: u64,
+    pub instructions: u64,
+    /// Figures from machine code, where the driver shows it.
+    pub code: Option<Code>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Code {
+    pub global: Widths,
+    /// The main loop's.
+    pub loop_global: Widths,
+}
+
+/// Accesses to buffers by their bits.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Widths {
+    pub bits16: u64,
+    pub bits32: u64,
+    pub bits64: u64,
+    pub bits128: u64,
+}
+
+/// Reads tools/isa's JSON, every key of it.
+pub fn read(text: &str) -> Result<Vec<Row>, String> {
+    let json: Value = serde_json::from_str(text).map_err(|e| format!("tools/isa's JSON: {e}"))?;
+    json.as_array().ok_or("tools/isa's JSON is no list")?.iter().map(Row::read).collect()
+}
+
+fn number(value: &Value, key: &str) -> Result<u64, String> {
+    value[key].as_u64().ok_or_else(|| format!("tools/isa's JSON: `{key}` is no number in {value}"))
+}
+
+impl Widths {
+    fn read(value: &Value) -> Result<Self, String> {
+        let [bits16, bits32, bits64, bits128] = ["16", "32", "64", "128"].map(|key| number(value, key));
+        Ok(Self { bits16: bits16?, bits32: bits32?, bits64: bits64?, bits128: bits128? })
+    }
+}
+
+impl Row {
+    fn read(value: &Value) -> Result<Self, String> {
+        let text = |key: &str| {
+            value[key].as_str().map(str::to_owned).ok_or_else(|| format!("tools/isa's JSON: no `{key}` in {value}"))
+        };
+        let gpu = text("gpu")?;
+        let code = if STATISTICS_ALONE.contains(&gpu.as_str()) {
+            None
+        } else {
+            let main = &value["loop"];
+            for key in ["matrix", "barriers"] {
+                number(value, key)?;
+            }
+            for key in ["instructions", "moves", "matrix"] {
+                number(main, key)?;
+            }
+            for workgroup in [&value["workgroup"], &main["workgroup"]] {
+                Widths::read(workgroup)?;
+            }
+            Some(Code { global: Widths::read(&value["global"])?, loop_global: Widths::read(&main["global"])? })
+        };
+        Ok(Self {
+            gpu,
+            kernel: text("kernel")?,
+            registers: number(value, "registers")?,
+            spills: number(value, "spills")?,
+            warps: number(value, "warps")?,
+            instructions: number(value, "instructions")?,
+            code,
+        })
+    }
+
+    /// One line: which kernel, what, and how much of it.
+    pub fn fault(&self, what: &str, most: impl Display, found: impl Display) -> String {
+        format!("{}: {}: {what}: expected at most {most}, found {found}", self.gpu, self.kernel)
+    }
+
+    /// True for kernels that move f16 in vectors of eight.
+    fn is_wide(&self) -> bool {
+        self.kernel.split(['.', '#']).any(|part| part == "wide") || self.is("attention_coop")
+    }
+
+    fn is(&self, operator: &str) -> bool {
+        self.kernel.split('.').next() == Some(operator)
+    }
+}
+
+/// Faults of single kernels.
+pub fn check(rows: &[Row]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for row in rows {
+        let Some(code) = &row.code else { continue };
+        if row.spills > 0 {
+            faults.push(row.fault("spills", 0, row.spills));
+        }
+        if row.is_wide() && code.global.bits16 > 0 {
+            faults.push(row.fault("16-bit accesses to buffers", 0, code.global.bits16));
+        }
+        if row.is("matmul_coop") || row.is("attention_coop") {
+            let narrow = code.loop_global.bits16 + code.loop_global.bits64;
+            // attention's loops also read a row's scalars, whose number budgets.txt limits
+            let narrow = narrow + if row.is("matmul_coop") { code.loop_global.bits32 } else { 0 };
+            if narrow > 0 {
+                faults.push(row.fault("accesses to buffers of less than 16 bytes in the main loop", 0, narrow));
+            }
+            if code.loop_global.bits128 == 0 {
+                faults.push(format!(
+                    "{}: {}: accesses to buffers of 16 bytes in the main loop: expected some, found 0: is it the main loop?",
+                    row.gpu, row.kernel
+                ));
+            }
+        }
+    }
+    faults
+}
+
+/// A GPU's kernels among those with some names.
+pub fn step<'a>(rows: &'a [Row], gpu: &'a str, names: &'a BTreeSet<String>) -> impl Iterator<Item = &'a Row> {
+    rows.iter().filter(move |row| row.gpu == gpu && names.contains(row.kernel.split('#').next().unwrap_or("")))
+}
+
+/// Faults of kernels together, which may cost so many tenths of their budget.
+pub fn check_step(gpu: &str, rows: &[Row], names: &BTreeSet<String>, tenths: u64) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (_, part, most) in TOGETHER.iter().filter(|(of, ..)| *of == gpu) {
+        let (mut count, mut sum) = (0, 0);
+        for row in step(rows, gpu, names).filter(|row| row.kernel.contains(part)) {
+            count += 1;
+            sum += row.instructions;
+        }
+        let what = if part.is_empty() { "a d12 step in f16" } else { part };
+        let most = most * tenths / 10;
+        if sum > most || count == 0 {
+            faults
+                .push(format!("{gpu}: {what}: instructions of {count} kernels: expected at most {most}, found {sum}"));
+        }
+    }
+    faults
+}

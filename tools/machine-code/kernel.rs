@@ -1,0 +1,126 @@
+//! A kernel as a driver made it: what its statistics and its machine code say, read from what layer.c wrote.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::parse::{self, Code};
+
+/// One row of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    pub name: String,
+    /// Vector registers of an invocation: of 32 bits, on Apple of 16.
+    pub registers: u64,
+    /// Accesses to memory that takes the place of registers; its words where a driver counts no accesses.
+    pub spills: u64,
+    /// Warps (waves, subgroups) that fit at once: on an NVIDIA SM, on an AMD SIMD, on an Apple or Adreno core.
+    pub warps: u64,
+    pub instructions: u64,
+    /// Nothing where the driver shows statistics alone.
+    pub code: Option<Code>,
+}
+
+impl Kernel {
+    /// Reads a driver's statistics, lines of a name, a tab and a number, and its machine code.
+    ///
+    /// # Errors
+    /// A statistic that is missing, or machine code that nothing here reads.
+    pub fn new(name: &str, statistics: &str, assembly: Option<&str>) -> Result<Self, String> {
+        let all: BTreeMap<&str, &str> = statistics.lines().filter_map(|line| line.split_once('\t')).collect();
+        let get = |key: &str| {
+            let text = all.get(key).ok_or_else(|| format!("{name}: the driver tells no `{key}`"))?;
+            text.parse::<u64>().map_err(|_| format!("{name}: `{key}` is {text}, expected a whole number"))
+        };
+        let needs = |code: Option<Code>| code.ok_or_else(|| format!("{name}: the driver shows no machine code"));
+        let name = name.to_owned();
+        if all.contains_key("Max warps/SM") {
+            let code = needs(assembly.map(parse::nak))?;
+            let told = get("Spills to memory")? + get("Fills from memory")?;
+            let spills = spills(told.max(code.all.scratch), get("SLM size")?);
+            let (registers, warps) = (get("Number of GPRs")?, get("Max warps/SM")?);
+            return Ok(Self { name, registers, spills, warps, instructions: code.all.instructions, code: Some(code) });
+        }
+        if all.contains_key("Subgroups per SIMD") {
+            let code = needs(assembly.map(parse::aco))?;
+            let told = get("Spilled VGPRs")? + get("Spilled SGPRs")?;
+            let spills = spills(told.max(code.all.scratch), get("Scratch size")?);
+            let (registers, warps) = (get("VGPRs")?, get("Subgroups per SIMD")?);
+            return Ok(Self { name, registers, spills, warps, instructions: code.all.instructions, code: Some(code) });
+        }
+        if all.contains_key("GPRs") {
+            let spills = spills(get("Spills")? + get("Fills")?, get("Scratch")?);
+            // told in threads
+            let warps = get("Threads")? / get("subgroup size")?.max(1);
+            return Ok(Self {
+                registers: get("GPRs")?,
+                spills,
+                warps,
+                instructions: get("Instructions")?,
+                code: None,
+                name,
+            });
+        }
+        let spills = get("STP Count")? + get("LDP Count")?;
+        let (registers, warps) = (get("Registers used")?, get("Max Waves Per Core")?);
+        Ok(Self { registers, spills, warps, instructions: get("Instruction Count")?, code: None, name })
+    }
+}
+
+/// Registers may also lie in memory that no counted instruction reads: an array with a computed index.
+fn spills(accesses: u64, bytes: u64) -> u64 {
+    if accesses > 0 { accesses } else { bytes.div_ceil(4) }
+}
+
+/// The kernels of a GPU. Each folder in `folder` is one run of a program; a kernel that several runs compile counts
+/// once, as in the first, and where one run compiles two under one name, the second is called `name#2`.
+///
+/// # Errors
+/// A file that cannot be read, or [`Kernel::new`]'s.
+pub fn read(folder: &Path) -> Result<Vec<Kernel>, String> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    for run in sorted(folder)?.iter().filter(|path| path.is_dir()) {
+        let known: Vec<String> = kernels.iter().map(|k| k.name.clone()).collect();
+        let mut own: Vec<Kernel> = Vec::new();
+        for file in sorted(run)?.iter().filter(|path| path.extension().is_some_and(|e| e == "name")) {
+            let name = text(file)?.trim().to_owned();
+            if known.contains(&name) {
+                continue;
+            }
+            let assembly = ["NAK_assembly.txt", "Assembly.txt"].map(|kind| file.with_extension(kind));
+            let assembly = assembly.iter().find(|path| path.exists()).map(|path| text(path)).transpose()?;
+            let mut kernel = Kernel::new(&name, &text(&file.with_extension("stats"))?, assembly.as_deref())?;
+            let mut count = 1;
+            loop {
+                match own.iter().find(|other| other.name == kernel.name) {
+                    Some(other) if *other == kernel => break,
+                    Some(_) => {
+                        count += 1;
+                        kernel.name = format!("{name}#{count}");
+                    }
+                    None => {
+                        own.push(kernel);
+                        break;
+                    }
+                }
+            }
+        }
+        kernels.extend(own);
+    }
+    kernels.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(kernels)
+}
+
+fn sorted(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let fault = |e: std::io::Error| format!("{}: {e}", folder.display());
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fault)? {
+        paths.push(entry.map_err(fault)?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
+}
