@@ -72,10 +72,9 @@ pub(super) fn ordered<T>(order: Order, build: impl FnOnce() -> T) -> (T, Statist
         }
     }
     ORDER.with_borrow_mut(|slot| *slot = Some((order, Vec::new())));
-    let back = Back;
+    let _back = Back;
     let built = build();
     let report = ORDER.with_borrow_mut(Option::take).unwrap_or_default().1;
-    drop(back);
     (built, report)
 }
 
@@ -169,7 +168,8 @@ pub(super) fn open(
         Some(function) => function as *const c_void,
         None => std::ptr::null(),
     };
-    // SAFETY: every function comes from the driver for this device, or has the signature of the one that it stands for.
+    // SAFETY: the driver returned every function for this device, but `create_pipelines`, which has the signature of the
+    // function that it replaces.
     let raw = unsafe { ash::Device::load_with(own, device) };
     let Some(create) = get(c"vkCreateComputePipelines") else {
         // SAFETY: nothing was made from the device yet.
@@ -203,7 +203,7 @@ pub(super) fn open(
     Ok((device, queue, Abilities { subgroup_control, statistics }))
 }
 
-/// Whether compute pipelines may require a subgroup size, and that all its invocations are active. Needs Vulkan 1.1.
+/// Returns true if compute pipelines may require a subgroup size and full subgroups. Needs Vulkan 1.1.
 fn subgroup_control(instance: &ash::Instance, physical: vk::PhysicalDevice) -> bool {
     let mut can = vk::PhysicalDeviceSubgroupSizeControlFeatures::default();
     let mut sizes = vk::PhysicalDeviceSubgroupSizeControlProperties::default();

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use spirv::{Decoration, Op, StorageClass};
 
-use super::module::{Instruction, Module, Type};
+use super::module::{Instruction, Module, Type, with_parts};
 
 /// Leaves explicit layouts on types of buffers and immediates alone.
 ///
@@ -42,24 +42,11 @@ fn is_local(class: StorageClass) -> bool {
 /// it. Returns clones by the original.
 fn clone_types(module: &mut Module, laid_out: &HashSet<u32>) -> Result<HashMap<u32, u32>, String> {
     let (types, constants) = (module.types(), module.constants());
-    // local pointees and their parts
-    let mut pending: Vec<u32> = types
-        .values()
-        .filter_map(|ty| match ty {
-            Type::Pointer(class, to) if is_local(*class) => Some(*to),
-            _ => None,
-        })
-        .collect();
-    let mut local = HashSet::new();
-    while let Some(id) = pending.pop() {
-        if local.insert(id) {
-            match types.get(&id) {
-                Some(Type::Array(element, _)) => pending.push(*element),
-                Some(Type::Struct(members)) => pending.extend(members),
-                _ => {}
-            }
-        }
-    }
+    let pointees = types.values().filter_map(|ty| match ty {
+        Type::Pointer(class, to) if is_local(*class) => Some(*to),
+        _ => None,
+    });
+    let local = with_parts(&types, pointees.collect());
     // aggregates in the order of their declaration, so that parts are cloned before the whole; an aggregate that is only
     // local must hold the clones of parts that are both
     let mut clones = HashMap::new();
@@ -110,7 +97,7 @@ fn convert_values(module: &mut Module, clones: &HashMap<u32, u32>) -> Result<(),
         Some(Type::Pointer(class, to)) if is_local(*class) && originals.contains_key(to) => Some(*to),
         _ => None,
     };
-    let nulls: HashMap<u32, u32> = module.all(Op::ConstantNull).map(|o| (o[1], o[0])).collect();
+    let nulls: HashSet<u32> = module.all(Op::ConstantNull).map(|o| o[1]).collect();
     let mut converter = Converter { types: &types, constants: &constants, out: Vec::new() };
     let mut zeros: BTreeMap<u32, u32> = BTreeMap::new();
     for mut i in std::mem::take(&mut module.list) {
@@ -133,7 +120,7 @@ fn convert_values(module: &mut Module, clones: &HashMap<u32, u32>) -> Result<(),
             }
             (Op::Variable, [_, id, _, initial]) => {
                 if let Some(clone) = clone_at(id) {
-                    if !nulls.contains_key(initial) {
+                    if !nulls.contains(initial) {
                         return Err(
                             "a local variable of a type that buffers hold too starts with a constant; assign it after \
                              its declaration"

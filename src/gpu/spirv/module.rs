@@ -118,30 +118,15 @@ impl Module {
 
     /// All types that a buffer or the immediates hold, directly or within others: those with an explicit layout.
     pub(super) fn laid_out(&self) -> HashSet<u32> {
-        let types = self.types();
-        let mut pending: Vec<u32> = self
-            .all(Op::Decorate)
-            .filter_map(|o| match o {
-                [id, decoration, ..] if *decoration == Decoration::Block as u32 => Some(*id),
-                _ => None,
-            })
-            .collect();
-        let mut found = HashSet::new();
-        while let Some(id) = pending.pop() {
-            if found.insert(id) {
-                match types.get(&id) {
-                    Some(Type::Array(element, _)) => pending.push(*element),
-                    Some(Type::Struct(members)) => pending.extend(members),
-                    _ => {}
-                }
-            }
-        }
-        found
+        let blocks = self.all(Op::Decorate).filter_map(|o| match o {
+            [id, decoration, ..] if *decoration == Decoration::Block as u32 => Some(*id),
+            _ => None,
+        });
+        with_parts(&self.types(), blocks.collect())
     }
 
     /// Inserts instructions where the first type is declared.
     pub(super) fn declare_first(&mut self, new: Vec<Instruction>) {
-        let is_type = |i: &Instruction| (Op::TypeVoid as u32..=Op::TypePipe as u32).contains(&i.code);
         let at = self.list.iter().position(is_type).unwrap_or(self.list.len());
         self.list.splice(at..at, new);
     }
@@ -154,13 +139,28 @@ impl Module {
 
     /// Inserts instructions right behind the declaration of `id`.
     pub(super) fn declare_after(&mut self, id: u32, new: Vec<Instruction>) {
-        let at = self.list.iter().position(|i| i.operands.first() == Some(&id) && types_begin(i));
+        let at = self.list.iter().position(|i| i.operands.first() == Some(&id) && is_type(i));
         let at = at.map_or(0, |at| at + 1);
         self.list.splice(at..at, new);
     }
 }
 
+/// Returns the types in `pending` and all that they hold, directly or within others.
+pub(super) fn with_parts(types: &HashMap<u32, Type>, mut pending: Vec<u32>) -> HashSet<u32> {
+    let mut found = HashSet::new();
+    while let Some(id) = pending.pop() {
+        if found.insert(id) {
+            match types.get(&id) {
+                Some(Type::Array(element, _)) => pending.push(*element),
+                Some(Type::Struct(members)) => pending.extend(members),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
 /// True for declarations of types, whose first operand is their id.
-fn types_begin(i: &Instruction) -> bool {
+fn is_type(i: &Instruction) -> bool {
     (Op::TypeVoid as u32..=Op::TypePipe as u32).contains(&i.code)
 }

@@ -3,7 +3,7 @@
 //! WGSL has no vector of eight f16, and naga 30 no bitcast from `vec4<u32>` to f16, so kernels say `struct { vec4<f16>,
 //! vec4<f16> }`. Mesa's compiler for NVIDIA loads such a struct as two halves of 8 bytes, with bounds checks even as
 //! eight single f16. This pass turns buffers of such structs into buffers of `vec4<u32>` and converts the bits at every
-//! load and store. The values and their order in memory stay.
+//! load and store. The values and their order in memory stay. The `layouts` pass then strips the struct's own layout.
 
 use std::collections::{HashMap, HashSet};
 
@@ -36,12 +36,6 @@ pub(super) fn widen(module: &mut Module) -> Result<(), String> {
         match (i.op(), i.operands.as_slice()) {
             (Op::TypeRuntimeArray, [id, ..]) if arrays.contains(id) => i.operands[1] = uint4,
             (Op::TypePointer, [id, ..]) if to_pair(id) => i.operands[2] = uint4,
-            // the struct no longer lies in memory with a layout
-            (Op::MemberDecorate, [id, _, decoration, ..])
-                if pairs.contains(id) && *decoration == Decoration::Offset as u32 =>
-            {
-                continue;
-            }
             (Op::Load, [ty, result, pointer, memory @ ..]) if is_pair(pointer) => {
                 let [all, low, high, first, second] = [(); 5].map(|()| module.id());
                 list.push(Instruction::new(Op::Load, [&[uint4, all, *pointer], memory].concat()));
