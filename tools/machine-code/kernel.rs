@@ -32,22 +32,23 @@ impl Kernel {
             let text = all.get(key).ok_or_else(|| format!("{name}: the driver tells no `{key}`"))?;
             text.parse::<u64>().map_err(|_| format!("{name}: `{key}` is {text}, expected a whole number"))
         };
-        let needs = |code: Option<Code>| code.ok_or_else(|| format!("{name}: the driver shows no machine code"));
-        let name = name.to_owned();
+        // drivers that show machine code: each under its own names
+        let shown = |code: Option<Code>, [stored, loaded, bytes, registers, warps]: [&str; 5]| {
+            let code = code.ok_or_else(|| format!("{name}: the driver shows no machine code"))?;
+            let told = get(stored)? + get(loaded)?;
+            let spills = spills(told.max(code.all.scratch), get(bytes)?);
+            let (registers, warps, instructions) = (get(registers)?, get(warps)?, code.all.instructions);
+            Ok(Self { name: name.to_owned(), registers, spills, warps, instructions, code: Some(code) })
+        };
         if all.contains_key("Max warps/SM") {
-            let code = needs(assembly.map(parse::nak))?;
-            let told = get("Spills to memory")? + get("Fills from memory")?;
-            let spills = spills(told.max(code.all.scratch), get("SLM size")?);
-            let (registers, warps) = (get("Number of GPRs")?, get("Max warps/SM")?);
-            return Ok(Self { name, registers, spills, warps, instructions: code.all.instructions, code: Some(code) });
+            let names = ["Spills to memory", "Fills from memory", "SLM size", "Number of GPRs", "Max warps/SM"];
+            return shown(assembly.map(parse::nak), names);
         }
         if all.contains_key("Subgroups per SIMD") {
-            let code = needs(assembly.map(parse::aco))?;
-            let told = get("Spilled VGPRs")? + get("Spilled SGPRs")?;
-            let spills = spills(told.max(code.all.scratch), get("Scratch size")?);
-            let (registers, warps) = (get("VGPRs")?, get("Subgroups per SIMD")?);
-            return Ok(Self { name, registers, spills, warps, instructions: code.all.instructions, code: Some(code) });
+            let names = ["Spilled VGPRs", "Spilled SGPRs", "Scratch size", "VGPRs", "Subgroups per SIMD"];
+            return shown(assembly.map(parse::aco), names);
         }
+        let name = name.to_owned();
         if all.contains_key("GPRs") {
             let spills = spills(get("Spills")? + get("Fills")?, get("Scratch")?);
             // told in threads

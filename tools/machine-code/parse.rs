@@ -20,7 +20,7 @@ impl Widths {
     }
 }
 
-/// What the instructions of a kernel, or of a loop, do.
+/// The instructions of a kernel or of a loop, counted by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     pub instructions: u64,
