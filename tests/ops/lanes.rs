@@ -5,8 +5,8 @@ use std::process::Command;
 
 use crate::harness::{CHILD, Device, not_run};
 
-/// What has nothing to do with lanes: these very tests, the harness, the host's windows, programs, queue and rings; and more
-/// sizes of kernels for GPUs, of which others run, and which a driver of the CPU takes minutes to compile.
+/// Tests that the other widths skip. The number of lanes changes nothing in these tests themselves, the harness, windows,
+/// programs, the queue and rings. The rest are further sizes of GPU kernels, which a CPU driver takes minutes to compile.
 const SAME: [&str; 12] = [
     "software_vulkan_at",
     "planted::",

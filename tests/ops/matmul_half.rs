@@ -14,7 +14,7 @@ type Shape = [usize; 3];
 /// The largest slope of GELU is 1.13; a value's error passes on by it, and the formula adds a few roundings.
 const SLOPE: f64 = 1.2;
 
-/// What a product ends with.
+/// The fused ends of a product that a test runs.
 #[derive(Clone, Copy, PartialEq)]
 enum Ends {
     All,
