@@ -92,12 +92,12 @@ impl Table {
         for ((gpu, kernel), b) in &self.lines {
             if gpu != last {
                 let head = ["instructions", "registers", "spills", "warps", "32-bit"];
-                let _ = write!(text, "\n{:<9} {:<64}", "GPU", "kernel");
+                let _ = write!(text, "\n{:<9} {:<72}", "GPU", "kernel");
                 let _ = writeln!(text, " {:>12} {:>9} {:>6} {:>5} {:>6}", head[0], head[1], head[2], head[3], head[4]);
                 last = gpu;
             }
             let words = b.words.map_or("-".to_owned(), |n| n.to_string());
-            let _ = write!(text, "{gpu:<9} {kernel:<64} {:>12} {:>9}", b.instructions, b.registers);
+            let _ = write!(text, "{gpu:<9} {kernel:<72} {:>12} {:>9}", b.instructions, b.registers);
             let _ = writeln!(text, " {:>6} {:>5} {words:>6}", b.spills, b.warps);
         }
         text

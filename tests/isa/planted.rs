@@ -8,8 +8,8 @@ use super::rules::{self, Row};
 const KERNELS: [&str; 4] = [
     "adamw.forward",
     "attention_coop.forward.hs64.128x32.e16",
-    "matmul_coop.forward.128x128.e16.bias_gelu.wide",
-    "matmul_tiled.forward.128x128",
+    "matmul_coop.forward.128x128x32.2x4.e16.bias_gelu.wide",
+    "matmul_tiled.forward.128x128x8.8x8",
 ];
 
 /// Kernels without a fault: three of a step in f16, one of f32; the same on a GPU that shows statistics alone.

@@ -60,8 +60,7 @@ fn every_kernel_is_run_against_its_reference() {
 
 /// A matrix kernel's name without its tiles and edge, and its algorithm with them.
 fn without_tiles(name: &str) -> (String, String) {
-    let is_tile =
-        |part: &str| part.split_once('x').is_some_and(|(m, n)| m.parse::<u32>().is_ok() && n.parse::<u32>().is_ok());
+    let is_tile = |part: &str| part.contains('x') && part.split('x').all(|size| size.parse::<u32>().is_ok());
     let is_edge = |part: &str| part.strip_prefix('e').is_some_and(|edge| edge.parse::<u32>().is_ok());
     let (tiles, text): (Vec<&str>, Vec<&str>) = name.split('.').partition(|part| is_tile(part) || is_edge(part));
     (text.join("."), format!("{} {}", name.split('.').next().unwrap_or_default(), tiles.join(".")))

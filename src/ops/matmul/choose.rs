@@ -195,14 +195,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
             for algorithm in algorithms(caps, product, elem) {
                 let coop = matches!(algorithm, Algorithm::Coop(_));
                 for (epilogue, out, accumulate) in variants(product, elem, coop) {
-                    // as `dispatch` chooses
-                    let kinds = if coop {
-                        [(Width::Vec8, false), (Width::Vec8, true), (Width::Vec4, true), (Width::Scalar, true)]
-                            .as_slice()
-                    } else {
-                        &[(Width::Vec4, false), (Width::Vec4, true), (Width::Scalar, true)]
-                    };
-                    for &(width, ragged) in kinds {
+                    for &(width, ragged) in kinds(coop) {
                         let operands = elem;
                         list.push(kernel(&Spec {
                             product,
@@ -238,6 +231,15 @@ fn algorithms(caps: &Caps, product: Product, elem: Elem) -> Vec<Algorithm> {
     }
 }
 
+/// The (width, ragged) that `dispatch` chooses from.
+fn kinds(coop: bool) -> &'static [(Width, bool)] {
+    if coop {
+        &[(Width::Vec8, false), (Width::Vec8, true), (Width::Vec4, true), (Width::Scalar, true)]
+    } else {
+        &[(Width::Vec4, false), (Width::Vec4, true), (Width::Scalar, true)]
+    }
+}
+
 /// The (epilogue, result, accumulate) that a product occurs with.
 fn variants(product: Product, elem: Elem, coop: bool) -> Vec<(Epilogue, Elem, bool)> {
     match product {
@@ -264,66 +266,5 @@ fn variants(product: Product, elem: Elem, coop: bool) -> Vec<(Epilogue, Elem, bo
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gpu(edges: &[u32], lanes: (u32, u32)) -> Caps {
-        Caps {
-            f16: true,
-            subgroups: true,
-            matrix_edges: edges.to_vec(),
-            subgroup_sizes: lanes,
-            max_workgroup_bytes: 48 << 10,
-            max_invocations: 1024,
-            ..Caps::webgpu_defaults()
-        }
-    }
-
-    #[test]
-    fn f16_runs_on_matrices_where_they_are_and_f32_never() {
-        let nvidia = gpu(&[16], (32, 32));
-        let chosen = |caps: &Caps, elem| choose(caps, Product::Forward, elem, [65_536, 768, 768]);
-        assert!(matches!(chosen(&nvidia, Elem::F16), Algorithm::Coop(Coop { edge: 16, tile_m: 128, .. })));
-        assert!(matches!(chosen(&nvidia, Elem::F32), Algorithm::Tiled { .. }));
-        assert!(matches!(chosen(&gpu(&[], (32, 32)), Elem::F16), Algorithm::Tiled { .. }));
-        assert!(without_matrices(&nvidia).is_none() && without_matrices(&gpu(&[], (32, 32))).is_some());
-        let narrow = Caps { max_workgroup_bytes: 16 << 10, ..nvidia };
-        assert!(matches!(chosen(&narrow, Elem::F16), Algorithm::Coop(Coop { tile_m: 64, .. })));
-    }
-
-    #[test]
-    fn a_tuned_kernel_is_taken_where_it_runs_and_only_there() {
-        let plain = gpu(&[16], (32, 32));
-        let shape = [16_384, 768, 768];
-        let choice = |caps: &Caps| choose(caps, Product::Forward, Elem::F16, shape);
-        let table = choice(&plain);
-        let other = candidates(&plain, Elem::F16).into_iter().find(|a| *a != table).expect("more than one");
-        let with = |text: String| {
-            let record = [(key(Product::Forward, Elem::F16, shape), text)].into_iter().collect();
-            Caps { tuned: std::sync::Arc::new(record), ..plain.clone() }
-        };
-        let tuned = with(serde_json::to_string(&other).expect("serialises"));
-        assert_eq!(choice(&tuned), other);
-        assert_eq!(choose(&tuned, Product::Forward, Elem::F16, [16_384, 768, 769]), table);
-        // one that this adapter has no room for, one that nobody would try, and no algorithm at all
-        let narrow = Caps { max_workgroup_bytes: 4 << 10, ..tuned };
-        assert!(matches!(choice(&narrow), Algorithm::Tiled { .. }));
-        let absurd = Algorithm::Tiled { tile_m: 4, tile_n: 4, tile_k: 4, thread_m: 4, thread_n: 4 };
-        assert_eq!(choice(&with(serde_json::to_string(&absurd).expect("serialises"))), table);
-        assert_eq!(choice(&with("{\"Coop\":".into())), table);
-    }
-
-    #[test]
-    fn parts_cover_the_depth_once_and_keep_a_gpu_busy() {
-        let caps = gpu(&[16], (32, 32));
-        for (m, n, k) in [(768, 768, 65_536), (3072, 768, 65_536), (768, 768, 16_384), (64, 64, 100_003), (65, 7, 31)] {
-            let parts = parts(&caps, Elem::F16, m, n, k);
-            let algorithm = choose(&caps, Product::BackwardWeight, Elem::F16, [m, n, k]);
-            let depth = part_depth(&algorithm, k as u32, parts) as usize;
-            assert!(depth * parts as usize >= k && depth * (parts as usize - 1) < k, "{m} {n} {k}: {parts} of {depth}");
-        }
-        assert!(parts(&caps, Elem::F16, 768, 768, 65_536) * 36 >= 256, "36 tiles of 128 by 128");
-        assert_eq!(parts(&caps, Elem::F16, 50_304, 768, 65_536), 1);
-        assert_eq!(parts(&caps, Elem::F32, 768, 768, 65_536), 1);
-    }
-}
+#[path = "choose_tests.rs"]
+mod tests;

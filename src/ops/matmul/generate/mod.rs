@@ -247,15 +247,23 @@ pub fn name(spec: &Spec) -> String {
     format!("{algorithm}.{product}")
 }
 
-/// The kernel's name with all that sets it apart: `matmul_coop.forward.128x128.e16.bias_gelu`.
+/// The kernel's name with everything that sets it apart from the adapter's other kernels. Sizes are
+/// - of cooperative matrices the tile, the grid of subgroups and the edge: `matmul_coop.forward.128x128x32.2x4.e16`;
+/// - of tiles the tile and an invocation's part of it: `matmul_tiled.forward.128x128x8.8x8`;
+/// - of rows the rows, columns and unrolled steps of an invocation and the lanes: `matmul_rows.forward.64x8x8.16`.
 #[must_use]
 pub fn full_name(spec: &Spec) -> String {
     let mut name = name(spec);
     match spec.algorithm {
-        Algorithm::Tiled { tile_m, tile_n, .. } => _ = write!(name, ".{tile_m}x{tile_n}"),
-        Algorithm::Rows { width, .. } => _ = write!(name, ".{width}"),
+        Algorithm::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n } => {
+            _ = write!(name, ".{tile_m}x{tile_n}x{tile_k}.{thread_m}x{thread_n}");
+        }
+        Algorithm::Rows { width, rows, columns, unroll, .. } => {
+            _ = write!(name, ".{rows}x{columns}x{unroll}.{width}");
+        }
         Algorithm::Coop(coop) => {
-            _ = write!(name, ".{}x{}.e{}", coop.tile_m, coop.tile_n, coop.edge);
+            let Coop { tile_m, tile_n, tile_k, grid_m, grid_n, edge, .. } = coop;
+            _ = write!(name, ".{tile_m}x{tile_n}x{tile_k}.{grid_m}x{grid_n}.e{edge}");
             if coop.edge != coop.native {
                 _ = write!(name, "of{}", coop.native);
             }
