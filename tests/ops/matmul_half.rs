@@ -1,7 +1,9 @@
 //! Matrix products of f16 operands, on cooperative matrices and without, with all that is fused to them; and the fused
 //! ends of the f32 products.
 
-use wgpt::ops::matmul::{self, BackwardInp, BackwardWeight, Forward};
+use std::sync::Arc;
+
+use wgpt::ops::matmul::{self, Algorithm, BackwardInp, BackwardWeight, Coop, Forward, Product, choose};
 use wgpt::reference;
 
 use crate::harness::{
@@ -20,6 +22,8 @@ enum Ends {
     All,
     /// One of each product, the one that reads and writes most.
     Widest,
+    /// None: products alone.
+    Plain,
 }
 
 fn run_forward(devices: &[Device], kind: Kind, shape: Shape) {
@@ -37,13 +41,17 @@ fn run_forward_with(ends: Ends, devices: &[Device], kind: Kind, shape: Shape) {
     };
     let operands = || [kind.input("inp", [m, k], &inp), kind.input("weight", [n, k], &weight)];
 
-    if ends == Ends::All {
+    if ends != Ends::Widest {
         let [inp_slot, weight_slot] = operands();
         let plain = kind.near(sum(None), rounding(k), &size(None));
         let slots = [inp_slot, weight_slot, kind.overwritten("out", [m, n], plain)];
         check(devices, "matmul.forward", &shape, slots, |pass, [inp, weight, out]| {
             matmul::forward(pass, Forward { inp, weight, bias: None, out })
         });
+    }
+
+    if ends == Ends::Plain {
+        return;
     }
 
     if kind == HALF && ends == Ends::All {
@@ -105,13 +113,17 @@ fn run_backward_inp_with(ends: Ends, devices: &[Device], kind: Kind, shape: Shap
     let pieces = |caps: &wgpt::gpu::Caps| (n * k * kind.0.bytes() as usize).div_ceil(caps.max_binding_bytes as usize);
     let kept = devices.iter().map(|d| pieces(&d.gpu.caps) - 1).max().unwrap_or(0) as f64;
     let rounded = if kind == HALF { kept * 2f64.powi(-11) / f64::from(f32::EPSILON) } else { kept };
-    if ends == Ends::All {
+    if ends != Ends::Widest {
         let [dout_slot, weight_slot] = operands();
         let plain = kind.near(want.clone(), rounding(n) + rounded, &magnitude);
         let slots = [dout_slot, weight_slot, kind.overwritten("dinp", [m, k], plain)];
         check(devices, "matmul.backward_inp", &shape, slots, |pass, [dout, weight, dinp]| {
             matmul::backward_inp(pass, BackwardInp { dout, weight, dinp })
         });
+    }
+
+    if ends == Ends::Plain {
+        return;
     }
 
     let back = reference::gelu::backward(&want, &wide(&pre));
@@ -145,7 +157,7 @@ fn run_backward_weight_with(ends: Ends, devices: &[Device], kind: Kind, shape: S
     });
 
     let room = devices.iter().map(|d| matmul::partials(&d.gpu.caps, kind.0, m, n, k)).max().unwrap_or(0);
-    if room == 0 || ends == Ends::Widest {
+    if room == 0 || ends != Ends::All {
         return;
     }
     let [dout_slot, inp_slot] = operands();
@@ -252,6 +264,58 @@ pub fn large_tiles_of_half() {
     // of matrices one kernel: it takes a software adapter long to compile
     let devices = if listing() { Vec::new() } else { modes(&["edge 16 of 8"]) };
     run_backward_weight(&devices, HALF, [9, 1028, 2052]);
+}
+
+/// Products of ragged tiles of a candidate of `wgpt tune`, chosen as a record chooses it.
+fn run_candidate(devices: &mut [Device], coop: Coop, products: &[Product]) {
+    let [m, n, k] = [coop.tile_m + 12, coop.tile_n + 8, 2 * coop.tile_k + 8].map(|x| x as usize);
+    for &product in products {
+        let text = serde_json::to_string(&Algorithm::Coop(coop)).expect("serialises");
+        for device in &mut *devices {
+            let record = [(choose::key(product, HALF.0, [m, n, k]), text.clone())];
+            device.gpu.caps.tuned = Arc::new(record.into_iter().collect());
+            let chosen = choose::choose(&device.gpu.caps, product, HALF.0, [m, n, k]);
+            assert_eq!(chosen, Algorithm::Coop(coop));
+        }
+        match product {
+            Product::Forward => run_forward_with(Ends::Plain, devices, HALF, [m, n, k]),
+            Product::BackwardInp => run_backward_inp_with(Ends::Plain, devices, HALF, [m, k, n]),
+            Product::BackwardWeight => run_backward_weight_with(Ends::Plain, devices, HALF, [k, m, n]),
+        }
+    }
+}
+
+/// The adapter's matrices as if they had an edge of 16, and workgroup memory enough for the largest tiles.
+fn roomy() -> (Vec<Device>, Vec<Coop>) {
+    let mut devices = if listing() { Vec::new() } else { modes(&["edge 16 of 8"]) };
+    devices.iter_mut().for_each(|device| device.gpu.caps.max_workgroup_bytes = 48 << 10);
+    let candidates = devices.first().map_or(Vec::new(), |d| choose::candidates(&d.gpu.caps, HALF.0));
+    let coops = candidates.into_iter().filter_map(|algorithm| match algorithm {
+        Algorithm::Coop(coop) => Some(coop),
+        _ => None,
+    });
+    (devices, coops.collect())
+}
+
+/// A tile with lines of 96, which do not divide evenly among a workgroup's invocations and whose indices divide by 12. A
+/// driver of the CPU takes ten seconds over each kernel: one here, the others by hand, with `--ignored`.
+#[test]
+fn candidates_with_lines_of_96() {
+    let (mut devices, coops) = roomy();
+    let coop = coops.iter().find(|c| [c.tile_m, c.tile_n, c.tile_k, c.grid_n] == [96, 128, 16, 4]);
+    assert!(coop.is_some() || devices.is_empty(), "no such candidate");
+    coop.iter().for_each(|coop| run_candidate(&mut devices, **coop, &[Product::BackwardWeight]));
+}
+
+#[test]
+#[ignore = "takes half an hour on software Vulkan"]
+fn all_candidates() {
+    let (mut devices, coops) = roomy();
+    for coop in coops {
+        let begin = std::time::Instant::now();
+        run_candidate(&mut devices, coop, &[Product::Forward, Product::BackwardInp, Product::BackwardWeight]);
+        println!("{}: {:.0} s", Algorithm::Coop(coop), begin.elapsed().as_secs_f64());
+    }
 }
 
 /// The weight in windows of 128 rows, of which all but the first add to the sum; then folded grids.

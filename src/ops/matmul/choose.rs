@@ -11,6 +11,8 @@ use super::{kernel, parts_kernel, row};
 const LARGE: Algorithm = Algorithm::Tiled { tile_m: 128, tile_n: 128, tile_k: 8, thread_m: 8, thread_n: 8 };
 const SMALL: Algorithm = Algorithm::Tiled { tile_m: 64, tile_n: 64, tile_k: 16, thread_m: 4, thread_n: 4 };
 
+const PRODUCTS: [Product; 3] = [Product::Forward, Product::BackwardInp, Product::BackwardWeight];
+
 /// Workgroups that keep a large GPU busy.
 const BUSY: u64 = 128;
 /// Workgroups up to which a product with cooperative matrices is cut into parts of its depth.
@@ -40,19 +42,43 @@ fn runs(caps: &Caps, elem: Elem, algorithm: &Algorithm) -> bool {
     candidates(caps, elem).contains(algorithm)
 }
 
-/// What may be tried for products of operands of `elem` on this adapter. All of it runs there.
+/// Rows, columns and subgroups along both of kernels with cooperative matrices, with the depths to try: those that are
+/// expected to win first, for time may run out. A subgroup with 64x64 sums reads the fewest bytes of workgroup memory an
+/// operation and has the fewest registers left for anything else; 96 rows or columns lie between.
+///
+/// Tiles of 96 divide by 12 in their indices. NVIDIA's compiler has stored to wrong places of workgroup memory where an
+/// index came from a division by a number that is no power of two: `wgpt tune` must compare every element of a result, not
+/// a sample of them.
+const COOPS: [([u32; 4], &[u32]); 18] = [
+    ([128, 128, 2, 4], &[16, 32]),
+    ([128, 128, 2, 2], &[16, 32]),
+    ([96, 128, 2, 2], &[16, 32]),
+    ([96, 128, 2, 4], &[16, 32]),
+    ([256, 128, 4, 2], &[16, 32]),
+    ([128, 256, 2, 4], &[16, 32]),
+    ([128, 96, 2, 2], &[16, 32]),
+    ([128, 96, 4, 2], &[16, 32]),
+    ([128, 128, 4, 2], &[16, 32]),
+    ([64, 128, 2, 2], &[32, 16]),
+    ([128, 64, 2, 2], &[32, 16]),
+    ([256, 64, 4, 2], &[32, 16]),
+    ([64, 64, 2, 2], &[32, 64, 16]),
+    ([128, 128, 2, 4], &[64]),
+    ([128, 128, 2, 2], &[64]),
+    ([64, 128, 2, 2], &[64]),
+    ([128, 64, 2, 2], &[64]),
+    ([32, 32, 2, 2], &[32, 64, 16]),
+];
+
+/// Every kernel that may be tried for products of operands of `elem` on this adapter, the most promising first. All of
+/// them run there.
 #[must_use]
 pub fn candidates(caps: &Caps, elem: Elem) -> Vec<Algorithm> {
     let mut list = Vec::new();
     if elem == Elem::F16 {
-        for (tile_m, tile_n, grid_m, grid_n) in
-            [(32, 32, 2, 2), (64, 64, 2, 2), (64, 128, 2, 2), (128, 64, 2, 2), (128, 128, 2, 2), (128, 128, 2, 4)]
-                .into_iter()
-                .chain([(128, 128, 4, 2), (128, 256, 2, 4), (256, 128, 4, 2), (256, 64, 4, 2)])
-        {
-            for tile_k in [16, 32, 64] {
-                list.extend(coop(caps, Tile { tile_m, tile_n, tile_k, grid_m, grid_n }).map(Algorithm::Coop));
-            }
+        for ([tile_m, tile_n, grid_m, grid_n], depths) in COOPS {
+            let tiles = depths.iter().map(|&tile_k| Tile { tile_m, tile_n, tile_k, grid_m, grid_n });
+            list.extend(tiles.filter_map(|tile| coop(caps, tile)).map(Algorithm::Coop));
         }
     }
     let rows = caps.software && elem == Elem::F32;
@@ -67,6 +93,40 @@ pub fn candidates(caps: &Caps, elem: Elem) -> Vec<Algorithm> {
         list.extend([LARGE, SMALL]);
     }
     list
+}
+
+/// The algorithms that a record of `wgpt tune` names and this adapter runs, each once for a product and element type.
+#[must_use]
+pub fn algorithms(caps: &Caps) -> Vec<(Product, Elem, Algorithm)> {
+    let mut list = Vec::new();
+    for product in PRODUCTS {
+        for elem in [Elem::F32, Elem::F16] {
+            let start = format!("matmul {product:?} {elem:?} ");
+            let texts = caps.tuned.iter().filter(|(key, _)| key.starts_with(&start)).map(|(_, text)| text);
+            for algorithm in texts.filter_map(|text| serde_json::from_str(text).ok()) {
+                let found = (product, elem, algorithm);
+                if runs(caps, elem, &algorithm) && !list.contains(&found) {
+                    list.push(found);
+                }
+            }
+        }
+    }
+    list
+}
+
+/// The plain kernels with cooperative matrices that `wgpt tune` tries on this adapter, of whole tiles and 16 bytes an
+/// access. Tests of translation read them beside [`kernels`]; they cannot afford all ends of all candidates.
+#[must_use]
+pub fn tried_kernels(caps: &Caps) -> Vec<Kernel> {
+    let coops = candidates(caps, Elem::F16).into_iter().filter(|algorithm| matches!(algorithm, Algorithm::Coop(_)));
+    coops
+        .flat_map(|algorithm| PRODUCTS.map(|product| (algorithm, product)))
+        .map(|(algorithm, product)| {
+            let (epilogue, out, accumulate) = variants(product, Elem::F16, true)[0];
+            let (operands, width, ragged) = (Elem::F16, Width::Vec8, false);
+            kernel(&Spec { product, algorithm, operands, out, epilogue, accumulate, width, ragged })
+        })
+        .collect()
 }
 
 fn by_table(caps: &Caps, product: Product, elem: Elem, [m, n, k]: [usize; 3]) -> Algorithm {
@@ -147,9 +207,7 @@ fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
         wide_tiles: caps.backend != "Metal",
     };
     let whole = tile_m.is_multiple_of(grid_m * edge) && tile_n.is_multiple_of(grid_n * edge);
-    let fits = [Product::Forward, Product::BackwardInp, Product::BackwardWeight]
-        .iter()
-        .all(|product| generate::coop_bytes(*product, &coop) <= caps.max_workgroup_bytes);
+    let fits = PRODUCTS.iter().all(|product| generate::coop_bytes(*product, &coop) <= caps.max_workgroup_bytes);
     (caps.subgroups && whole && fits && grid_m * grid_n * lanes <= caps.max_invocations).then_some(coop)
 }
 
@@ -190,9 +248,9 @@ pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list: Vec<Kernel> = [Width::Vec4, Width::Scalar].map(|width| parts_kernel(caps, width)).into();
     list.extend(row::kernels(caps));
-    for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
+    for product in PRODUCTS {
         for elem in [Elem::F32, Elem::F16] {
-            for algorithm in algorithms(caps, product, elem) {
+            for algorithm in tabled(caps, product, elem) {
                 let coop = matches!(algorithm, Algorithm::Coop(_));
                 for (epilogue, out, accumulate) in variants(product, elem, coop) {
                     for &(width, ragged) in kinds(coop) {
@@ -215,7 +273,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     list
 }
 
-fn algorithms(caps: &Caps, product: Product, elem: Elem) -> Vec<Algorithm> {
+/// The algorithms that [`by_table`] may choose.
+fn tabled(caps: &Caps, product: Product, elem: Elem) -> Vec<Algorithm> {
     match elem {
         Elem::F16 if !caps.f16 => Vec::new(),
         Elem::F16 => {

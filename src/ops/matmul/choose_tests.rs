@@ -93,3 +93,38 @@ fn kernels_of_different_texts_have_different_names() {
         assert!(named.len() > count / 2, "{} names of {count} kernels", named.len());
     }
 }
+
+#[test]
+fn candidates_cover_what_gpus_are_fast_with_and_begin_with_it() {
+    let list: Vec<String> = candidates(&gpu(&[16], (32, 32)), Elem::F16)
+        .iter()
+        .filter_map(|algorithm| match algorithm {
+            Algorithm::Coop(c) => Some(format!("{}x{}x{}.{}x{}", c.tile_m, c.tile_n, c.tile_k, c.grid_m, c.grid_n)),
+            _ => None,
+        })
+        .collect();
+    let first = ["128x128x16.2x4", "128x128x32.2x4", "128x128x16.2x2", "128x128x32.2x2", "96x128x16.2x2"];
+    assert_eq!(list[..5], first);
+    for tile in "128x128x16.4x2 128x128x32.4x2 96x128x32.2x4 128x96x16.2x2 256x128x16.4x2 128x256x16.2x4".split(' ') {
+        assert!(list.iter().any(|found| found == tile), "{tile} is not in {list:?}");
+    }
+    let distinct: std::collections::HashSet<&String> = list.iter().collect();
+    assert_eq!(distinct.len(), list.len());
+}
+
+#[test]
+fn algorithms_of_a_record_are_told_apart_by_product_and_elements() {
+    let caps = gpu(&[16], (32, 32));
+    let [first, second, ..] = candidates(&caps, Elem::F16)[..] else { panic!("two candidates") };
+    let text = |algorithm: &Algorithm| serde_json::to_string(algorithm).expect("serialises");
+    let record = [
+        (key(Product::Forward, Elem::F16, [1, 2, 3]), text(&second)),
+        (key(Product::Forward, Elem::F16, [4, 5, 6]), text(&second)),
+        (key(Product::BackwardInp, Elem::F16, [4, 5, 6]), text(&first)),
+        (key(Product::BackwardInp, Elem::F32, [4, 5, 6]), text(&first)),
+        ("attention Forward F16 64 1024".into(), "{}".into()),
+    ];
+    let caps = Caps { tuned: std::sync::Arc::new(record.into_iter().collect()), ..caps };
+    let expected = [(Product::Forward, Elem::F16, second), (Product::BackwardInp, Elem::F16, first)];
+    assert_eq!(algorithms(&caps), expected);
+}
