@@ -1,23 +1,50 @@
-//! Whether a kernel that runs again makes the same bits, counted on the GPU.
+//! Counted on the GPU: whether a kernel that runs again makes the same bits, and whether numbers are what they should be.
+
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
 use super::{group, groups};
 
 /// What `result` must hold before the first comparison.
 pub const NONE: [u32; 2] = [0, u32::MAX];
+/// The same for [`near`].
+pub const NONE_FAR: [u32; 3] = [0, u32::MAX, 0];
+/// Elements that an invocation of [`near`] compares: the shader's `EACH`.
+const EACH: u32 = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct NearParams {
+    count: u32,
+    base: u32,
+    line: u32,
+    first_column: u32,
+    end_column: u32,
+    tolerance: f32,
+    stored: f32,
+}
 
 fn kernel(caps: &Caps) -> Kernel {
     Kernel::new("compare.forward", "forward", Width::Vec4, include_str!("../../shaders/compare.wgsl"))
         .set("WG", group(caps))
 }
 
+fn near_kernel(caps: &Caps, elem: Elem) -> Kernel {
+    let (name, half) = if elem == Elem::F16 { ("compare.near.f16", 1) } else { ("compare.near", 0) };
+    Kernel::new(name, "near", Width::Vec4, include_str!("../../shaders/compare.wgsl"))
+        .set("WG", group(caps))
+        .set("HALF", half)
+}
+
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    vec![kernel(caps)]
+    vec![kernel(caps), near_kernel(caps, Elem::F32), near_kernel(caps, Elem::F16)]
 }
 
 /// Tensors of [`forward`].
@@ -56,6 +83,67 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             groups: groups(count, group(&pass.gpu.caps)),
             flops: 0,
             bytes: 2 * first.bytes(),
+        })?;
+    }
+    Ok(())
+}
+
+/// Tensors and numbers of [`near`].
+#[derive(Debug)]
+pub struct Near<'a> {
+    /// Any shape, f32 or f16.
+    pub got: &'a Tensor,
+    /// The same shape, f32.
+    pub want: &'a Tensor,
+    /// The columns that are compared.
+    pub columns: Range<usize>,
+    /// How far an element may be from what is wanted.
+    pub tolerance: f32,
+    /// How much farther, as a multiple of what is wanted.
+    pub stored: f32,
+    /// (3, 1) u32, accumulated: elements that are far, the lowest position among them, and elements that are not zero;
+    /// begins as [`NONE_FAR`].
+    pub result: &'a Tensor,
+}
+
+/// `result[0] += elements with |got - want| > tolerance + stored |want|`, `result[1] = min(result[1], position of the
+/// first)`, `result[2] += elements that are not 0`. What is infinite or no number is far. Positions are those in the whole
+/// tensor, row by row.
+///
+/// # Errors
+/// [`Error::Shape`] if shapes differ, or there are more elements than a u32 counts.
+pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
+    let place = "compare.near";
+    let (rows, line) = (io.want.rows(), io.want.columns());
+    io.got.expect(place, "got", rows, line)?;
+    io.want.expect_elem(place, "want", Elem::F32)?;
+    io.result.expect(place, "result", 3, 1)?;
+    if io.got.elem() == Elem::U32 || io.columns.end > line || u32::try_from(io.want.len()).is_err() {
+        return Err(Error::Shape(format!(
+            "{place}: {rows} x {line} elements of {:?}, columns {:?}, expected fewer than 2^32 of f32 or f16",
+            io.got.elem(),
+            io.columns
+        )));
+    }
+    let kernel = near_kernel(&pass.gpu.caps, io.got.elem());
+    for window in pass.row_windows(rows, io.want.row_bytes()) {
+        let (got, want) = (io.got.slice(window.clone()), io.want.slice(window.clone()));
+        let params = NearParams {
+            count: want.len() as u32,
+            base: (window.start * line) as u32,
+            line: line as u32,
+            first_column: io.columns.start as u32,
+            end_column: io.columns.end as u32,
+            tolerance: io.tolerance,
+            stored: io.stored,
+        };
+        pass.dispatch(&Dispatch {
+            kernel: &kernel,
+            tensors: &[&got, &want, io.result],
+            immediates: bytemuck::bytes_of(&params),
+            groups: groups(want.len(), EACH * group(&pass.gpu.caps)),
+            flops: 0,
+            bytes: got.bytes() + want.bytes(),
         })?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The words in which two tensors differ.
+//! The words in which two tensors differ, and the elements that are far from what they should be.
 
 /// How many words differ, and the position of the first that does, or `u32::MAX`.
 #[must_use]
@@ -9,6 +9,31 @@ pub fn forward(first: &[u32], again: &[u32]) -> [u32; 2] {
         if first[i] != again[i] {
             result = [result[0] + 1, result[1].min(i as u32)];
         }
+    }
+    result
+}
+
+/// How many elements are not within `tolerance + stored |want|` of `want`, the position of the first of them or
+/// `u32::MAX`, and how many are not zero: of those in `columns` of rows of `line` elements.
+#[must_use]
+pub fn near(
+    got: &[f64],
+    want: &[f64],
+    line: usize,
+    columns: std::ops::Range<usize>,
+    [tolerance, stored]: [f64; 2],
+) -> [u32; 3] {
+    assert_eq!(got.len(), want.len(), "compare.near: want");
+    let mut result = [0, u32::MAX, 0];
+    for i in 0..got.len() {
+        if !columns.contains(&(i % line)) {
+            continue;
+        }
+        let near = (got[i] - want[i]).abs() <= tolerance + stored * want[i].abs();
+        if !(near && got[i].is_finite() && want[i].is_finite()) {
+            result = [result[0] + 1, result[1].min(i as u32), result[2]];
+        }
+        result[2] += u32::from(got[i] != 0.0);
     }
     result
 }

@@ -20,6 +20,7 @@ fn every_kernel_is_run_against_its_reference() {
         crate::cast::forward();
         crate::cast::widen();
         crate::compare::forward();
+        crate::compare::near();
         crate::crossentropy::forward_and_backward();
         crate::embedding::forward_and_backward();
         crate::embedding::positions_from_a_start();
