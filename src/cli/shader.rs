@@ -13,7 +13,7 @@ pub struct Args {
 
 /// Prints the names of all kernels, or the WGSL of one.
 pub fn run(args: &Args) -> Result<()> {
-    let kernels = ops::all_kernels();
+    let kernels = [ops::all_kernels(), ops::tried_kernels()].concat();
     let Some(name) = &args.name else {
         let mut names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
         names.sort_unstable();

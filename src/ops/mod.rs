@@ -75,6 +75,17 @@ fn sample_adapters() -> Vec<Caps> {
     adapters
 }
 
+/// Kernels of which `wgpt tune` tries each, on an adapter with matrices of 16 and on Apple's: for translation tests.
+#[must_use]
+pub fn tried_kernels() -> Vec<Kernel> {
+    let is_sample = |caps: &Caps| {
+        let roomy = caps.backend == "Metal" || caps.max_workgroup_bytes == 48 << 10;
+        roomy && !caps.software && !caps.matrix_edges.is_empty()
+    };
+    let adapters = sample_adapters().into_iter().filter(is_sample);
+    adapters.flat_map(|caps| [matmul::choose::tried_kernels(&caps), attention::tried_kernels(&caps)].concat()).collect()
+}
+
 /// Every kernel that any adapter may be given: for translation tests and `wgpt shader`.
 #[must_use]
 pub fn all_kernels() -> Vec<Kernel> {

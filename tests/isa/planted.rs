@@ -7,7 +7,7 @@ use super::rules::{self, Row};
 
 const KERNELS: [&str; 4] = [
     "adamw.forward",
-    "attention_coop.forward.hs64.128x32.e16",
+    "attention_coop.forward.hs64.128x32.4x1.e16",
     "matmul_coop.forward.128x128x32.2x4.e16.bias_gelu.wide",
     "matmul_tiled.forward.128x128x8.8x8",
 ];

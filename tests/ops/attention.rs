@@ -306,6 +306,44 @@ pub fn matrices_in_all_sizes_of_workgroup_memory() {
     }
 }
 
+/// Attention with the blocks of a record of `wgpt tune`: for each entry the candidate of this number.
+fn run_candidates(devices: &mut [Device], number: usize, sizes: Sizes) {
+    let [_, positions, _, hs] = sizes;
+    for device in devices.iter_mut() {
+        let caps = &mut device.gpu.caps;
+        let record = attention::Entry::ALL.into_iter().filter_map(|entry| {
+            let block = *attention::candidates(caps, entry, hs).get(number)?;
+            Some((attention::key(entry, hs, positions), serde_json::to_string(&block).expect("serialises")))
+        });
+        caps.tuned = std::sync::Arc::new(record.collect());
+        for (key, text) in caps.tuned.iter() {
+            let entry = attention::Entry::ALL.into_iter().find(|entry| *key == attention::key(*entry, hs, positions));
+            let block = attention::choose(caps, entry.expect("an entry"), hs, positions);
+            assert_eq!(serde_json::to_string(&block).expect("serialises"), *text);
+        }
+    }
+    random_halves(devices, sizes);
+}
+
+/// Eight subgroups along the rows, which no table has. The others by hand, with `--ignored`.
+#[test]
+fn candidates_of_eight_subgroups() {
+    let mut devices = if listing() { Vec::new() } else { with_matrices("release", 8, 48) };
+    let Some(device) = devices.first() else { return };
+    let of_eight = |block: &attention::Block| block.grid_m == 8;
+    let number = attention::candidates(&device.gpu.caps, attention::Entry::Forward, 16).iter().position(of_eight);
+    run_candidates(&mut devices, number.expect("a candidate"), [1, 150, 2, 16]);
+}
+
+#[test]
+#[ignore = "takes minutes on software Vulkan"]
+fn all_candidates() {
+    for edge in [8, 16] {
+        let mut devices = with_matrices("release", edge, 48);
+        (0..13).for_each(|number| run_candidates(&mut devices, number, [1, 150, 2, 16]));
+    }
+}
+
 /// The blocks that GPUs with matrices of 16 have for large heads. A driver of the CPU takes most of a minute over each kernel:
 /// one here, the rest by hand, with `--ignored`.
 #[test]

@@ -34,6 +34,7 @@ fn say(line: &str) {
 fn kernels() -> Vec<Kernel> {
     let mut seen = HashSet::new();
     let mut kernels = wgpt::ops::all_kernels();
+    kernels.extend(wgpt::ops::tried_kernels());
     kernels.retain(|k| seen.insert((k.source.clone(), k.entry, format!("{:?}", k.constants))));
     kernels
 }

@@ -37,6 +37,10 @@
 //! Hopper 16 and 12 subgroups remain of 20 and 16, each with a fifth less to issue: taken, since what the loop issues is what
 //! its matrix units wait for, and unmeasured.
 
+use std::fmt::{self, Display};
+
+use serde::{Deserialize, Serialize};
+
 use crate::gpu::Caps;
 
 /// Elements that a line in workgroup memory is longer than its tile: matrix loads start at multiples of 16 bytes, and
@@ -49,16 +53,22 @@ const MANY_SUMS: u32 = 64;
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub enum Entry {
+    /// The output and the log-sum-exp.
     Forward,
+    /// The gradient of the queries, and on matrix units the row sums of `dout out`.
     BackwardQ,
+    /// The gradients of the keys and values.
     BackwardKv,
 }
 
 impl Entry {
-    pub(super) const ALL: [Self; 3] = [Self::Forward, Self::BackwardQ, Self::BackwardKv];
+    /// All of them, in the order in which a step runs them.
+    pub const ALL: [Self; 3] = [Self::Forward, Self::BackwardQ, Self::BackwardKv];
 
-    pub(super) fn name(self) -> &'static str {
+    /// The second part of the names of its kernels.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Forward => "forward",
             Self::BackwardQ => "backward_q",
@@ -74,6 +84,25 @@ impl Entry {
     /// Results as wide as a head.
     pub(super) fn outs(self) -> u32 {
         if self == Self::BackwardKv { 2 } else { 1 }
+    }
+}
+
+/// What a record of `wgpt tune` says of a kernel on matrix units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// Rows of a workgroup.
+    pub rows: u32,
+    /// Columns of a block.
+    pub columns: u32,
+    /// Subgroups along the rows.
+    pub grid_m: u32,
+}
+
+impl Display for Block {
+    /// `128x32 by 4 subgroups`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, columns, grid_m } = self;
+        write!(f, "{rows}x{columns} by {grid_m} subgroups")
     }
 }
 
@@ -103,14 +132,66 @@ pub(super) struct Coop {
     pub(super) wide_tiles: bool,
 }
 
-/// (rows, columns) that are tried one after the other until workgroup memory holds them.
+/// (rows, columns) of which the table takes the first that workgroup memory holds.
 const FORWARD: [[u32; 2]; 7] = [[128, 32], [64, 64], [64, 32], [64, 16], [32, 32], [32, 16], [16, 16]];
 const BACKWARD: [[u32; 2]; 5] = [[64, 32], [64, 16], [32, 32], [32, 16], [16, 16]];
+/// (rows, columns, most subgroups along the rows) that tuning tries beside the table's. Eight subgroups with 16 rows each
+/// have half the sums of four with 32, and so half the registers.
+const TRIED: [[u32; 3]; 13] = [
+    [128, 32, 4],
+    [128, 32, 8],
+    [64, 64, 4],
+    [64, 32, 4],
+    [128, 16, 8],
+    [128, 64, 8],
+    [128, 16, 4],
+    [128, 64, 4],
+    [64, 16, 4],
+    [32, 64, 4],
+    [32, 32, 4],
+    [32, 16, 4],
+    [16, 16, 4],
+];
+/// Subgroups along the rows of the table's kernels, at most.
+const SUBGROUPS: u32 = 4;
 
-/// The kernel for heads of `head_size` on this adapter, or `None` if attention must do without matrices there: on software
-/// adapters, where the scalar kernels take a third of the time (two layers of 4 heads of 64, 512 positions: 107 ms, these
-/// 386 ms), and for heads whose size 16 does not divide.
-pub(super) fn choose(caps: &Caps, entry: Entry, head_size: usize) -> Option<Coop> {
+/// How a record of `wgpt tune` names a kernel of f16 heads of `head_size` and sequences of `positions`.
+pub(super) fn key(entry: Entry, head_size: usize, positions: usize) -> String {
+    format!("attention {entry:?} F16 {head_size} {positions}")
+}
+
+/// The kernel for heads of `head_size` on this adapter: the one that tuning found for these positions if the adapter can
+/// still run it, else the table's. `None` if attention must do without matrices there: on software adapters, where the
+/// scalar kernels take a third of the time (two layers of 4 heads of 64, 512 positions: 107 ms, these 386 ms), and for heads
+/// whose size 16 does not divide.
+pub(super) fn choose(caps: &Caps, entry: Entry, head_size: usize, positions: usize) -> Option<Coop> {
+    let tuned = caps.tuned.get(&key(entry, head_size, positions)).and_then(|text| serde_json::from_str(text).ok());
+    let found = tuned.and_then(|block| candidates(caps, entry, head_size).into_iter().find(|c| c.choice() == block));
+    found.or_else(|| by_table(caps, entry, head_size))
+}
+
+/// The kernel that an adapter gets untuned.
+pub(super) fn by_table(caps: &Caps, entry: Entry, head_size: usize) -> Option<Coop> {
+    let sizes: &[[u32; 2]] = match entry {
+        Entry::Forward => &FORWARD,
+        _ => &BACKWARD,
+    };
+    sizes.iter().find_map(|&[rows, columns]| coop(caps, entry, head_size, [rows, columns, SUBGROUPS]))
+}
+
+/// Every kernel that may be tried, the table's first. All of them run on this adapter.
+pub(super) fn candidates(caps: &Caps, entry: Entry, head_size: usize) -> Vec<Coop> {
+    let mut list: Vec<Coop> = by_table(caps, entry, head_size).into_iter().collect();
+    for coop in TRIED.iter().filter_map(|&sizes| coop(caps, entry, head_size, sizes)) {
+        if !list.contains(&coop) {
+            list.push(coop);
+        }
+    }
+    list
+}
+
+/// The kernel of a size, if this adapter has matrices and room for it.
+fn coop(caps: &Caps, entry: Entry, head_size: usize, [rows, columns, subgroups]: [u32; 3]) -> Option<Coop> {
     let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
     let slow = caps.software && caps.emulated_edge.is_none();
     if slow || !caps.f16 || !caps.subgroups || !head_size.is_multiple_of(16) || !(16..=128).contains(&head_size) {
@@ -118,40 +199,31 @@ pub(super) fn choose(caps: &Caps, entry: Entry, head_size: usize) -> Option<Coop
     }
     // wgpu says 4 to 64 of Metal, whose GPUs with matrix units have 32
     let lanes = if caps.backend == "Metal" { 32 } else { caps.subgroup_sizes.1 };
-    let sizes: &[[u32; 2]] = match entry {
-        Entry::Forward => &FORWARD,
-        _ => &BACKWARD,
+    let edge = caps.emulated_edge.unwrap_or(native).max(native);
+    let mut coop = Coop {
+        entry,
+        head_size: head_size as u32,
+        rows,
+        columns,
+        grid_m: (rows / edge).min(subgroups),
+        grid_n: 1,
+        edge,
+        native,
+        lanes,
+        varying: caps.subgroup_sizes.0 != lanes && !caps.can_require_subgroups_of(lanes),
+        wide_tiles: caps.backend != "Metal",
     };
-    let make = |&[rows, columns]: &[u32; 2]| {
-        let edge = caps.emulated_edge.unwrap_or(native).max(native);
-        let mut coop = Coop {
-            entry,
-            head_size: head_size as u32,
-            rows,
-            columns,
-            grid_m: (rows / edge).min(4),
-            grid_n: 1,
-            edge,
-            native,
-            lanes,
-            varying: caps.subgroup_sizes.0 != lanes && !caps.can_require_subgroups_of(lanes),
-            wide_tiles: caps.backend != "Metal",
-        };
-        let two = columns.is_multiple_of(2 * edge) && coop.head_size.is_multiple_of(2 * edge);
-        if two && coop.sums_a_lane() > MANY_SUMS {
-            coop.grid_n = 2;
-        }
-        coop
-    };
-    let fits = |coop: &Coop| {
-        coop.workgroup_bytes() <= caps.max_workgroup_bytes && coop.threads() <= caps.max_invocations.min(1024)
-    };
-    sizes.iter().map(make).find(fits)
+    let two = columns.is_multiple_of(2 * edge) && coop.head_size.is_multiple_of(2 * edge);
+    if two && coop.sums_a_lane() > MANY_SUMS {
+        coop.grid_n = 2;
+    }
+    let fits = coop.workgroup_bytes() <= caps.max_workgroup_bytes && coop.threads() <= caps.max_invocations.min(1024);
+    fits.then_some(coop)
 }
 
 /// Why attention of f16 heads of `head_size` does not run on matrix units though there are some, or `None`.
 pub(super) fn without(caps: &Caps, head_size: usize) -> Option<&'static str> {
-    if choose(caps, Entry::Forward, head_size).is_some() && choose(caps, Entry::BackwardKv, head_size).is_some() {
+    if by_table(caps, Entry::Forward, head_size).is_some() && by_table(caps, Entry::BackwardKv, head_size).is_some() {
         None
     } else if caps.software && caps.emulated_edge.is_none() {
         Some("a software adapter is faster without")
@@ -194,58 +266,19 @@ impl Coop {
         tiles + sums + weights + statistics.next_multiple_of(16) + 3 * 16
     }
 
-    /// Entry, sizes and edge: `attention_coop.forward.hs64.128x32.e16`.
+    pub(super) fn choice(&self) -> Block {
+        let Self { rows, columns, grid_m, .. } = *self;
+        Block { rows, columns, grid_m }
+    }
+
+    /// Entry, sizes, grid of subgroups and edge: `attention_coop.forward.hs64.128x32.4x1.e16`.
     pub(super) fn name(&self) -> String {
-        let Self { entry, head_size, rows, columns, edge, native, .. } = self;
+        let Self { entry, head_size, rows, columns, grid_m, grid_n, edge, native, .. } = self;
         let of = if edge == native { String::new() } else { format!("of{native}") };
-        format!("attention_coop.{}.hs{head_size}.{rows}x{columns}.e{edge}{of}", entry.name())
+        format!("attention_coop.{}.hs{head_size}.{rows}x{columns}.{grid_m}x{grid_n}.e{edge}{of}", entry.name())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gpu(edge: u32, kib: u32) -> Caps {
-        Caps {
-            f16: true,
-            subgroups: true,
-            matrix_edges: vec![edge],
-            subgroup_sizes: (32, 32),
-            max_workgroup_bytes: kib << 10,
-            max_invocations: 1024,
-            ..Caps::webgpu_defaults()
-        }
-    }
-
-    #[test]
-    fn every_size_of_workgroup_memory_has_a_kernel_that_says_what_it_takes() {
-        for (edge, kib, head_size) in [8, 16]
-            .iter()
-            .flat_map(|&edge| [16, 32, 48].map(|kib| (edge, kib)))
-            .flat_map(|(edge, kib)| [64, 80, 96, 128].map(|head_size| (edge, kib, head_size)))
-        {
-            for entry in Entry::ALL {
-                let coop = choose(&gpu(edge, kib), entry, head_size).expect("a kernel");
-                let taken = coop.kernel().reflect().expect("reflects").workgroup_bytes;
-                let told = coop.workgroup_bytes();
-                assert!((taken..=taken + 64).contains(&told) && told <= kib << 10, "{}: {taken}, {told}", coop.name());
-                assert!(coop.sums_a_lane() / coop.grid_n <= 2 * MANY_SUMS, "{}: registers", coop.name());
-            }
-        }
-    }
-
-    #[test]
-    fn more_workgroup_memory_means_larger_blocks() {
-        let rows = |kib| choose(&gpu(16, kib), Entry::Forward, 64).map(|c| [c.rows, c.columns]);
-        assert_eq!([16, 32, 48].map(rows), [Some([64, 16]), Some([64, 32]), Some([128, 32])]);
-    }
-
-    #[test]
-    fn heads_that_16_does_not_divide_and_software_do_without() {
-        let software = Caps { software: true, ..gpu(8, 32) };
-        assert!(choose(&gpu(16, 48), Entry::Forward, 72).is_none() && without(&gpu(16, 48), 72).is_some());
-        assert!(choose(&software, Entry::Forward, 64).is_none() && without(&software, 64).is_some());
-        assert!(without(&gpu(16, 16), 128).is_none());
-    }
-}
+#[path = "coop_tests.rs"]
+mod tests;

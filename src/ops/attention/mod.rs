@@ -13,7 +13,7 @@ use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
 
 use super::{group, groups, reduce_group, stored};
 
-use coop::Entry;
+pub use coop::{Block, Entry};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -79,8 +79,8 @@ fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> Kernel {
 
 /// The kernel of an entry and the rows that a workgroup of it has: with matrices where elements are f16 and the adapter has
 /// them.
-fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (Kernel, usize) {
-    match coop::choose(caps, entry, head_size).filter(|_| elem == Elem::F16) {
+fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem, positions: usize) -> (Kernel, usize) {
+    match coop::choose(caps, entry, head_size, positions).filter(|_| elem == Elem::F16) {
         Some(coop) => (coop.kernel(), coop.rows as usize),
         None => kernel(caps, entry, head_size, elem),
     }
@@ -110,12 +110,38 @@ pub fn without_matrices(caps: &Caps, head_size: usize) -> Option<&'static str> {
     coop::without(caps, head_size)
 }
 
+/// How a record of `wgpt tune` names a kernel of f16 heads of `head_size` and sequences of `positions`.
+#[must_use]
+pub fn key(entry: Entry, head_size: usize, positions: usize) -> String {
+    coop::key(entry, head_size, positions)
+}
+
+/// Every block that may be tried for f16 heads of `head_size` on this adapter's matrix units, the table's first; none where
+/// attention does without them.
+#[must_use]
+pub fn candidates(caps: &Caps, entry: Entry, head_size: usize) -> Vec<Block> {
+    coop::candidates(caps, entry, head_size).iter().map(coop::Coop::choice).collect()
+}
+
+/// The block that f16 heads of `head_size` get at so many positions.
+#[must_use]
+pub fn choose(caps: &Caps, entry: Entry, head_size: usize, positions: usize) -> Option<Block> {
+    coop::choose(caps, entry, head_size, positions).map(|coop| coop.choice())
+}
+
+/// The kernels that `wgpt tune` tries on this adapter for heads of 64: for tests of translation.
+#[must_use]
+pub fn tried_kernels(caps: &Caps) -> Vec<Kernel> {
+    let coops = Entry::ALL.into_iter().flat_map(|entry| coop::candidates(caps, entry, 64));
+    coops.map(|coop| coop.kernel()).collect()
+}
+
 /// The kernels an adapter may be given, for some head sizes.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut list: Vec<Kernel> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
     for head_size in SAMPLE_HEAD_SIZES {
-        list.extend(Entry::ALL.iter().filter_map(|&entry| Some(coop::choose(caps, entry, head_size)?.kernel())));
+        list.extend(Entry::ALL.iter().filter_map(|&entry| Some(coop::by_table(caps, entry, head_size)?.kernel())));
     }
     for (elem, hs) in stored(caps).into_iter().flat_map(|elem| SAMPLE_HEAD_SIZES.map(|hs| (elem, hs))) {
         list.push(delta_kernel(caps, hs, elem));
@@ -280,7 +306,7 @@ fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let head_size = io.shape.check("attention.forward", io.qkv, io.out, io.lse)?;
-    let (kernel, rows) = chosen(&pass.gpu.caps, Entry::Forward, head_size, io.qkv.elem());
+    let (kernel, rows) = chosen(&pass.gpu.caps, Entry::Forward, head_size, io.qkv.elem(), io.shape.positions);
     for cut in io.shape.cuts(pass, io.qkv, io.lse, head_size) {
         let (qkv, out, lse) =
             (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows.clone()), io.lse.slice(cut.stats.clone()));
@@ -304,8 +330,8 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.dout.expect_elem(place, "dout", io.qkv.elem())?;
     io.dqkv.expect_elem(place, "dqkv", io.qkv.elem())?;
     let delta_kernel = delta_kernel(&pass.gpu.caps, head_size, io.qkv.elem());
-    let [q, kv] =
-        [Entry::BackwardQ, Entry::BackwardKv].map(|entry| chosen(&pass.gpu.caps, entry, head_size, io.qkv.elem()));
+    let [q, kv] = [Entry::BackwardQ, Entry::BackwardKv]
+        .map(|entry| chosen(&pass.gpu.caps, entry, head_size, io.qkv.elem(), io.shape.positions));
     for cut in io.shape.cuts(pass, io.qkv, io.lse, head_size) {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
         let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));

@@ -1,0 +1,89 @@
+//! Tests of [`super`].
+
+use super::*;
+
+fn gpu(edge: u32, kib: u32) -> Caps {
+    Caps {
+        f16: true,
+        subgroups: true,
+        matrix_edges: vec![edge],
+        subgroup_sizes: (32, 32),
+        max_workgroup_bytes: kib << 10,
+        max_invocations: 1024,
+        ..Caps::webgpu_defaults()
+    }
+}
+
+fn says_what_it_takes(coop: &Coop, kib: u32) {
+    let taken = coop.kernel().reflect().expect("reflects").workgroup_bytes;
+    let told = coop.workgroup_bytes();
+    assert!((taken..=taken + 64).contains(&told) && told <= kib << 10, "{}: {taken}, {told}", coop.name());
+}
+
+#[test]
+fn every_size_of_workgroup_memory_has_a_kernel_that_says_what_it_takes() {
+    for (edge, kib, head_size) in [8, 16]
+        .iter()
+        .flat_map(|&edge| [16, 32, 48].map(|kib| (edge, kib)))
+        .flat_map(|(edge, kib)| [64, 80, 96, 128].map(|head_size| (edge, kib, head_size)))
+    {
+        for entry in Entry::ALL {
+            let coop = by_table(&gpu(edge, kib), entry, head_size).expect("a kernel");
+            says_what_it_takes(&coop, kib);
+            assert!(coop.sums_a_lane() / coop.grid_n <= 2 * MANY_SUMS, "{}: registers", coop.name());
+        }
+    }
+}
+
+#[test]
+fn more_workgroup_memory_means_larger_blocks() {
+    let rows = |kib| by_table(&gpu(16, kib), Entry::Forward, 64).map(|c| [c.rows, c.columns]);
+    assert_eq!([16, 32, 48].map(rows), [Some([64, 16]), Some([64, 32]), Some([128, 32])]);
+}
+
+#[test]
+fn heads_that_16_does_not_divide_and_software_do_without() {
+    let software = Caps { software: true, ..gpu(8, 32) };
+    assert!(by_table(&gpu(16, 48), Entry::Forward, 72).is_none() && without(&gpu(16, 48), 72).is_some());
+    assert!(by_table(&software, Entry::Forward, 64).is_none() && without(&software, 64).is_some());
+    assert!(without(&gpu(16, 16), 128).is_none());
+}
+
+#[test]
+fn candidates_fit_and_have_names_of_their_own() {
+    for (edge, entry) in [8, 16].iter().flat_map(|&edge| Entry::ALL.map(|entry| (edge, entry))) {
+        let caps = gpu(edge, 48);
+        let list = candidates(&caps, entry, 64);
+        assert_eq!(list.first().copied(), by_table(&caps, entry, 64));
+        assert!(list.len() >= 7, "{entry:?}: {} candidates", list.len());
+        let mut names: Vec<String> = list.iter().map(Coop::name).collect();
+        list.iter().for_each(|coop| says_what_it_takes(coop, 48));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), list.len(), "{names:?}");
+        let mut blocks: Vec<String> = list.iter().map(|coop| format!("{:?}", coop.choice())).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        assert_eq!(blocks.len(), list.len(), "{blocks:?}");
+    }
+}
+
+#[test]
+fn a_tuned_block_is_taken_where_it_fits_and_only_there() {
+    let plain = gpu(16, 48);
+    let table = by_table(&plain, Entry::Forward, 64).expect("a kernel");
+    let other = *candidates(&plain, Entry::Forward, 64).last().expect("candidates");
+    let with = |text: &str| {
+        let record = [(key(Entry::Forward, 64, 1024), text.to_owned())].into_iter().collect();
+        Caps { tuned: std::sync::Arc::new(record), ..plain.clone() }
+    };
+    let tuned = with(&serde_json::to_string(&other.choice()).expect("serialises"));
+    assert_ne!(table, other);
+    assert_eq!(choose(&tuned, Entry::Forward, 64, 1024), Some(other));
+    assert_eq!(choose(&tuned, Entry::Forward, 64, 512), Some(table));
+    assert_eq!(choose(&tuned, Entry::Forward, 80, 1024), by_table(&plain, Entry::Forward, 80));
+    // one that nobody would try, one that does not fit, and no block at all
+    for text in ["{\"rows\":24,\"columns\":8,\"grid_m\":3}", "{\"rows\":128,\"columns\":64,\"grid_m\":4}", "64"] {
+        assert_eq!(choose(&with(text), Entry::Forward, 64, 1024), Some(table), "{text}");
+    }
+}
