@@ -75,15 +75,21 @@ fn sample_adapters() -> Vec<Caps> {
     adapters
 }
 
-/// Kernels of which `wgpt tune` tries each, on an adapter with matrices of 16 and on Apple's: for translation tests.
+/// Kernels of which `wgpt tune` tries each, on an adapter with matrices of 16, and the forward's on Apple's, whose texts are
+/// long: for translation tests.
 #[must_use]
 pub fn tried_kernels() -> Vec<Kernel> {
+    let apple = |caps: &Caps| caps.backend == "Metal";
     let is_sample = |caps: &Caps| {
-        let roomy = caps.backend == "Metal" || caps.max_workgroup_bytes == 48 << 10;
+        let roomy = apple(caps) || caps.max_workgroup_bytes == 48 << 10;
         roomy && !caps.software && !caps.matrix_edges.is_empty()
     };
-    let adapters = sample_adapters().into_iter().filter(is_sample);
-    adapters.flat_map(|caps| [matmul::choose::tried_kernels(&caps), attention::tried_kernels(&caps)].concat()).collect()
+    let tried = |caps: Caps| {
+        let mut kernels = [matmul::choose::tried_kernels(&caps), attention::tried_kernels(&caps)].concat();
+        kernels.retain(|kernel| !apple(&caps) || kernel.name.contains(".forward."));
+        kernels
+    };
+    sample_adapters().into_iter().filter(is_sample).flat_map(tried).collect()
 }
 
 /// Every kernel that any adapter may be given: for translation tests and `wgpt shader`.

@@ -24,6 +24,11 @@ pub struct Outcome {
 
 /// Starts `wgpt` with arguments in a folder.
 pub fn wgpt(dir: &Path, args: &[&str]) -> Outcome {
+    wgpt_with(dir, &[], args)
+}
+
+/// The same with variables of the environment.
+pub fn wgpt_with(dir: &Path, environment: &[(&str, &Path)], args: &[&str]) -> Outcome {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = env!("CARGO_BIN_EXE_wgpt");
     let mut command = if cfg!(target_os = "linux") {
@@ -36,6 +41,7 @@ pub fn wgpt(dir: &Path, args: &[&str]) -> Outcome {
     let begin = std::time::Instant::now();
     // no record of a user's own tuning, but one of the test's
     command.args(args).current_dir(dir).env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
+    command.env_remove("WGPT_TUNING").envs(environment.iter().copied());
     let output = command.output().expect("the program starts");
     Outcome {
         code: output.status.code().unwrap_or(-1),

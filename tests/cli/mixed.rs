@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{text_file, train, wgpt};
+use super::{text_file, train, wgpt, wgpt_with};
 
 fn metrics(dir: &std::path::Path, run: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(dir.join(run).join("metrics.jsonl")).expect("metrics");
@@ -71,7 +71,8 @@ fn a_record_of_tuning_is_used_and_a_broken_or_stale_one_is_named_and_ignored() {
     )
     .ends_with(0);
     let text = tune.out + &tune.err;
-    assert_eq!(text.matches("GFLOP/s").count(), 15, "{text}");
+    assert_eq!(text.matches(" % of the roof; the table's choice; 1 of 1 right").count(), 15, "{text}");
+    assert!(text.contains("\nroofs ") && text.contains(": matmul_rows.forward."), "{text}");
     let folder = dir.path().join("cache/tune");
     let file =
         std::fs::read_dir(&folder).expect("a folder of records").next().expect("a record").expect("a file").path();
@@ -90,4 +91,38 @@ fn a_record_of_tuning_is_used_and_a_broken_or_stale_one_is_named_and_ignored() {
     says("tuned    no: ");
     wgpt(dir.path(), &["tune", "--batch", "0"]).ends_with(2);
     wgpt(dir.path(), &["tune", "--seconds", "-1"]).ends_with(2);
+    wgpt(dir.path(), &["tune", "--total", "nan"]).ends_with(2);
+}
+
+#[test]
+fn tuning_lists_all_kernels_and_keeps_its_record_where_it_is_told_to() {
+    let dir = tempfile::tempdir().expect("a folder");
+    text_file(dir.path(), "text.txt", 4000);
+    let file = dir.path().join("a record.json");
+    let named = [("WGPT_TUNING", file.as_path())];
+    let shape = ["--layers", "1", "--heads", "2", "--channels", "32", "--batch", "2", "--context", "16"];
+    let more = ["tune", "--vocab", "257", "--precision", "f32", "--total", "3", "--json", "trials.json"];
+    wgpt_with(dir.path(), &named, &[&more[..], &shape].concat()).ends_with(0);
+    assert!(!dir.path().join("cache/tune").exists());
+    let record: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("a record")).expect("JSON");
+    let text = std::fs::read_to_string(dir.path().join("trials.json")).expect("trials");
+    let trials: Value = serde_json::from_str(&text).expect("JSON");
+    let jobs = trials["jobs"].as_array().expect("jobs");
+    assert_eq!(jobs.len(), 15);
+    let shares: Vec<f64> = jobs.iter().map(|job| job["share"].as_f64().expect("a share")).collect();
+    assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9 && shares.is_sorted_by(|a, b| a >= b), "{shares:?}");
+    for job in jobs {
+        let list = job["trials"].as_array().expect("trials");
+        assert_eq!(list[0]["kernel"], job["table"]);
+        let right = list.iter().filter(|trial| trial["ms"].as_f64().is_some_and(|ms| ms > 0.0));
+        let best = right.min_by(|a, b| a["ms"].as_f64().partial_cmp(&b["ms"].as_f64()).expect("numbers")).expect("one");
+        assert_eq!(best["kernel"], job["best"]);
+        let kept: Value = record["kernels"][job["key"].as_str().expect("a key")].clone();
+        let kept: Value = serde_json::from_str(kept.as_str().expect("a kernel")).expect("JSON");
+        assert_eq!(kept, best["choice"]);
+    }
+    assert!(jobs.iter().any(|job| job["trials"].as_array().is_some_and(|list| list.len() > 1)), "{text}");
+    let args = ["train", "--text", "text.txt", "--tokenizer", "bytes", "--steps", "1"];
+    let run = wgpt_with(dir.path(), &named, &[&args[..], &shape].concat()).ends_with(0);
+    assert!((run.out + &run.err).contains("tuned    15 kernels"));
 }

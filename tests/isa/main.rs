@@ -186,6 +186,36 @@ fn profile_prints_the_drivers_statistics_with_and_without_its_checks() -> Result
     Ok(())
 }
 
+/// A stand-in takes every submission and computes nothing: tuning must say so in one line and keep no record.
+#[test]
+fn tuning_on_a_stand_in_ends_with_one_line_and_no_record() -> Result<(), String> {
+    if !cfg!(target_os = "linux") {
+        say("not run: Mesa's stand-ins for GPUs are for Linux");
+        return Ok(());
+    }
+    let command = ["tune", "--model", "d6", "--batch", "1", "--precision", "f16"];
+    let printed = match compile(&["ampere"], &command)? {
+        Ok(printed) => printed,
+        Err(why) => {
+            say(&format!("not run: {why}"));
+            return Ok(());
+        }
+    };
+    let folder = printed.out.path().join("out/ampere/command");
+    let log = std::fs::read_to_string(folder.join("log")).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("error")).collect();
+    let [error] = errors[..] else { return Err(format!("expected one error:\n{log}")) };
+    assert_eq!(log.lines().last(), Some(error), "{log}");
+    for part in ["error: tune: ", "(NVK", "computes nothing: all results of matmul_tiled.forward.64x64x16.4x4 are zero"]
+    {
+        assert!(error.contains(part), "expected {part:?} in {error}");
+    }
+    assert!(error.ends_with("expected about 9.4e-1; is it a stand-in for a GPU, or its driver broken?"), "{error}");
+    let record = folder.join("cache/tune");
+    assert!(!record.exists(), "{} was made", record.display());
+    Ok(())
+}
+
 /// Wrong arguments are refused before anything is fetched or built.
 #[test]
 #[cfg(unix)]

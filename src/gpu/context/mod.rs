@@ -196,6 +196,12 @@ impl Gpu {
         self.bind_groups_created.load(Ordering::Relaxed)
     }
 
+    /// Drops all bind groups that are kept for programs to come. They keep the memory of the tensors that they bind, also of
+    /// those that nobody else has any more; recorded programs have their own.
+    pub fn forget_bindings(&self) {
+        lock(&self.bind_groups).clear();
+    }
+
     /// Command buffers handed to the device so far.
     #[must_use]
     pub fn submissions(&self) -> u64 {

@@ -50,6 +50,23 @@ pub fn run_ms(gpu: &Gpu, program: &Program) -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64() * 1e3)
 }
 
+/// Keeps the device computing for `time`, so that its clocks are up before something is timed.
+///
+/// # Errors
+/// [`crate::error::Error::Memory`]; as [`Gpu::check`].
+pub fn warm_up(gpu: &Gpu, time: Duration) -> Result<()> {
+    let lanes = gpu.tensor("roofs", if gpu.caps.software { 1 << 14 } else { 1 << 20 }, 1, Elem::F32)?;
+    let mut pass = Pass::new(gpu);
+    roof::fused(&mut pass, roof::Fused { out: &lanes, scalar: Scalar::F32, rounds: 256, a: 0.75, b: 0.125 })?;
+    let program = pass.finish();
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        program.run(gpu)?;
+        gpu.wait()?;
+    }
+    Ok(())
+}
+
 /// The shortest of several runs.
 fn best_ms(gpu: &Gpu, program: &Program, time: Duration) -> Result<f64> {
     let begin = Instant::now();

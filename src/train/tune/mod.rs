@@ -1,0 +1,245 @@
+//! Trying matrix and attention kernels on an adapter at a model's shapes, and the record of the fastest.
+//!
+//! A record holds, for every job of a model at a batch size, the fastest kernel of those whose results are right. It is a
+//! file in the user's cache, one an adapter and driver, which is read when a run starts; see
+//! [`crate::ops::matmul::choose`] and [`crate::ops::attention::choose`]. Nothing is tried unasked.
+//!
+//! # When a result is right
+//! 1. It is not all zeros. If the plain f32 kernel's is, the device computes nothing, and tuning ends.
+//! 2. All of its elements are within a stated tolerance of the plain f32 kernel's, compared on the device: a kernel that is
+//!    wrong in one row of a thousand is found. Where the two disagree, f64 decides for that element who is wrong.
+//! 3. Sampled rows of products, and two whole heads of attention, are within the tolerance of f64, computed on the host. So
+//!    are those of the plain kernel, before any candidate runs.
+//!
+//! A time of 0 ms, or one that would mean a rate above the measured roof, is a fault too ([`race`]).
+
+mod attention;
+mod check;
+mod operands;
+mod product;
+mod race;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Elem, Gpu};
+use crate::model::{Config, activations};
+use crate::ops::attention::{Block, Entry};
+use crate::ops::matmul::{Algorithm, Product, choose};
+
+use super::measure::Roofs;
+use attention::AttentionBench;
+use product::ProductBench;
+use race::{Bench, NOTHING, Planted, Race};
+
+pub use attention::AttentionShape;
+pub use race::Trial;
+pub use record::{Found, Record, load, path, save};
+
+/// What a record says of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Choice {
+    /// A matrix kernel.
+    Product(Algorithm),
+    /// An attention kernel on matrix units.
+    Attention(Block),
+}
+
+impl Choice {
+    /// The JSON that a record holds.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if it cannot be written.
+    pub fn text(&self) -> Result<String> {
+        let text = match self {
+            Self::Product(algorithm) => serde_json::to_string(algorithm),
+            Self::Attention(block) => serde_json::to_string(block),
+        };
+        text.map_err(|e| Error::Gpu(e.to_string()))
+    }
+}
+
+impl Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Product(algorithm) => algorithm.fmt(f),
+            Self::Attention(block) => write!(f, "attention {block}"),
+        }
+    }
+}
+
+/// What a job computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A product with a result of so many rows and columns, and its depth.
+    Product(Product, [usize; 3]),
+    /// A kernel of f16 attention.
+    Attention(Entry, AttentionShape),
+}
+
+/// One operation of a step that several kernels can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Which layer: `qkv`, `attproj`, `fc`, `fcproj`, `head`, `attention`.
+    pub layer: &'static str,
+    /// The operation.
+    pub work: Work,
+    /// How often a step does it.
+    pub times: usize,
+}
+
+impl Job {
+    /// Floating-point operations of one run.
+    #[must_use]
+    pub fn flops(&self) -> f64 {
+        match self.work {
+            Work::Product(_, shape) => 2.0 * shape.iter().map(|&x| x as f64).product::<f64>(),
+            Work::Attention(entry, s) => {
+                let products = [2.0, 3.0, 4.0][entry as usize];
+                products * (s.batch * s.heads * s.head_size * s.positions) as f64 * (s.positions + 1) as f64
+            }
+        }
+    }
+
+    /// Floating-point operations of a step.
+    #[must_use]
+    pub fn step_flops(&self) -> f64 {
+        self.flops() * self.times as f64
+    }
+
+    /// How a record names it.
+    #[must_use]
+    pub fn key(&self, elem: Elem) -> String {
+        match self.work {
+            Work::Product(product, shape) => choose::key(product, elem, shape),
+            Work::Attention(entry, s) => crate::ops::attention::key(entry, s.head_size, s.positions),
+        }
+    }
+
+    /// The kernels that an adapter without a record may try, the table's first, then the most promising.
+    #[must_use]
+    pub fn candidates(&self, caps: &Caps, elem: Elem) -> Vec<Choice> {
+        match self.work {
+            Work::Product(product, shape) => {
+                let chosen = choose::choose(caps, product, elem, shape);
+                let mut list = choose::candidates(caps, elem);
+                list.retain(|algorithm| *algorithm != chosen);
+                list.insert(0, chosen);
+                list.into_iter().map(Choice::Product).collect()
+            }
+            Work::Attention(entry, s) => {
+                let blocks = crate::ops::attention::candidates(caps, entry, s.head_size);
+                blocks.into_iter().map(Choice::Attention).collect()
+            }
+        }
+    }
+}
+
+impl Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.work {
+            Work::Product(product, shape) => write!(f, "{} {product:?} {shape:?}", self.layer),
+            Work::Attention(entry, AttentionShape { batch, positions, heads, head_size }) => {
+                write!(f, "{} {entry:?} [{batch}, {positions}, {heads}, {head_size}]", self.layer)
+            }
+        }
+    }
+}
+
+/// The jobs of a step of so many sequences of so many tokens, those with the most operations first: fifteen products, and on
+/// adapters where f16 attention runs on matrix units its three kernels.
+#[must_use]
+pub fn jobs(caps: &Caps, config: &Config, elem: Elem, [batch, positions]: [usize; 2]) -> Vec<Job> {
+    let (rows, c, vocab) = (batch * positions, config.channels, config.padded_vocab());
+    let chunk = activations::logits_rows(caps, rows, vocab, elem);
+    let layers = [("qkv", rows, 3 * c, c), ("attproj", rows, c, c), ("fc", rows, 4 * c, c), ("fcproj", rows, c, 4 * c)];
+    let of = |layer, m, n, k, times| {
+        [(Product::Forward, [m, n, k]), (Product::BackwardInp, [m, k, n]), (Product::BackwardWeight, [n, k, m])]
+            .map(|(product, shape)| Job { layer, work: Work::Product(product, shape), times })
+    };
+    let mut jobs: Vec<Job> =
+        layers.into_iter().flat_map(|(layer, m, n, k)| of(layer, m, n, k, config.layers)).collect();
+    jobs.extend(of("head", chunk, vocab, c, rows.div_ceil(chunk.max(1))));
+    let sizes = AttentionShape { batch, positions, heads: config.heads, head_size: config.head_size() };
+    let attention = Entry::ALL
+        .map(|entry| Job { layer: "attention", work: Work::Attention(entry, sizes), times: config.layers })
+        .into_iter()
+        .filter(|job| elem == Elem::F16 && !job.candidates(caps, elem).is_empty());
+    jobs.extend(attention);
+    jobs.sort_by(|a, b| b.step_flops().total_cmp(&a.step_flops()));
+    jobs
+}
+
+/// Runs a small product by the plain f32 kernel and compares it with f64.
+///
+/// # Errors
+/// [`Error::Device`] if the device computes nothing, or something else.
+pub fn check_device(gpu: &mut Gpu) -> Result<()> {
+    let before = std::mem::take(&mut gpu.caps.tuned);
+    let checked = ProductBench::new(gpu, Product::Forward, [64, 64, 64], Elem::F32).map(|_| ());
+    gpu.caps.tuned = before;
+    checked
+}
+
+/// Tries the kernels that this adapter runs on a job, the table's first, until `time` is over or `stop` says so. Those that
+/// cannot be built, whose results are wrong or whose times cannot be are refused.
+///
+/// # Errors
+/// [`Error::Memory`] if the operands do not fit; [`Error::Device`] if the plain kernel is wrong; [`Error::Lost`].
+pub fn try_all(
+    gpu: &mut Gpu,
+    job: &Job,
+    elem: Elem,
+    roofs: &Roofs,
+    time: Duration,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<Trial>> {
+    Attempt { job, elem, roofs, time, stop, planted: NOTHING }.run(gpu, None)
+}
+
+/// The arguments of [`try_all`], and the faults that tests plant.
+struct Attempt<'a> {
+    job: &'a Job,
+    elem: Elem,
+    roofs: &'a Roofs,
+    time: Duration,
+    stop: &'a dyn Fn() -> bool,
+    planted: Planted<'a>,
+}
+
+impl Attempt<'_> {
+    /// Tries these candidates, or all.
+    fn run(self, gpu: &mut Gpu, candidates: Option<Vec<Choice>>) -> Result<Vec<Trial>> {
+        // the plain kernels are those that an adapter without a record has
+        let before = std::mem::take(&mut gpu.caps.tuned);
+        let bench = match self.job.work {
+            Work::Product(product, shape) => {
+                ProductBench::new(gpu, product, shape, self.elem).map(|bench| Box::new(bench) as Box<dyn Bench>)
+            }
+            Work::Attention(entry, sizes) => {
+                AttentionBench::new(gpu, entry, sizes).map(|bench| Box::new(bench) as Box<dyn Bench>)
+            }
+        };
+        // bind groups would keep the plain kernel's operands in the device's memory, and those of every job
+        gpu.forget_bindings();
+        let Self { job, elem, roofs, time, stop, planted } = self;
+        let candidates = candidates.unwrap_or_else(|| job.candidates(&gpu.caps, elem));
+        let raced = bench.and_then(|bench| {
+            Race { bench: bench.as_ref(), job, elem, candidates, roofs, planted }.run(gpu, time, stop)
+        });
+        gpu.caps.tuned = before;
+        gpu.forget_bindings();
+        raced
+    }
+}
+
+/// The fastest of those that are right.
+#[must_use]
+pub fn best(trials: &[Trial]) -> Option<(&Trial, f64)> {
+    let right = trials.iter().filter_map(|trial| trial.outcome.as_ref().ok().map(|ms| (trial, *ms)));
+    right.min_by(|a, b| a.1.total_cmp(&b.1))
+}

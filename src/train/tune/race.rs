@@ -1,0 +1,180 @@
+//! Candidates of one job against each other: each is checked, then all are timed in turn.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::gpu::{Elem, Gpu, Program, Tensor};
+use crate::train::measure::Roofs;
+use crate::train::measure::roofs::warm_up;
+use crate::train::measure::table::number;
+
+use super::check::{Verdict, plain_error};
+use super::{Choice, Job};
+
+/// Runs that are timed, of which the fastest counts.
+const RUNS: usize = 5;
+/// A kernel that takes so many times as long as the fastest in its first run is not run again.
+const HOPELESS: f64 = 3.0;
+/// How long the device computes before anything is timed, so that its clocks are up.
+const WARM: Duration = Duration::from_millis(200);
+
+/// A job's operands on the device, and the check of its results.
+pub(super) trait Bench {
+    /// Records the job with the kernels that the adapter's record names.
+    fn record(&self, gpu: &Gpu) -> Result<Program>;
+    /// Whether a kernel of the program is a part of the job.
+    fn is_timed(&self, kernel: &str) -> bool;
+    /// A result of the job.
+    fn output(&self) -> &Tensor;
+    /// Runs the program and compares all that it makes.
+    fn check(&self, gpu: &Gpu, program: &Program) -> Result<Verdict>;
+
+    /// The name of the kernel that does the job.
+    fn name(&self, program: &Program) -> String {
+        program.commands.iter().map(|c| c.name.clone()).find(|name| self.is_timed(name)).unwrap_or_default()
+    }
+}
+
+/// What became of one kernel.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// What a record says of it.
+    pub choice: Choice,
+    /// The kernel's name; empty if it could not be built.
+    pub kernel: String,
+    /// Milliseconds of its fastest run, or why it is refused.
+    pub outcome: std::result::Result<f64, String>,
+}
+
+/// What tests change of a candidate, by its kernel's name: its program, which has such an output, and the time it took.
+pub(super) struct Planted<'a> {
+    pub(super) program: &'a dyn Fn(&Gpu, &str, Program, &Tensor) -> Program,
+    pub(super) ms: &'a dyn Fn(&str, f64) -> f64,
+}
+
+/// Nothing.
+pub(super) const NOTHING: Planted = Planted { program: &|_, _, program, _| program, ms: &|_, ms| ms };
+
+/// One job's candidates on an adapter.
+pub(super) struct Race<'a> {
+    pub(super) bench: &'a dyn Bench,
+    pub(super) job: &'a Job,
+    pub(super) elem: Elem,
+    pub(super) candidates: Vec<Choice>,
+    pub(super) roofs: &'a Roofs,
+    pub(super) planted: Planted<'a>,
+}
+
+impl Race<'_> {
+    /// Checks the candidates until `time` is over or `stop` says so, the first in any case, and times them.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the plain kernel is wrong; [`Error::Lost`], [`Error::Memory`].
+    pub(super) fn run(&self, gpu: &mut Gpu, time: Duration, stop: &dyn Fn() -> bool) -> Result<Vec<Trial>> {
+        let (begin, mut trials, mut programs) = (Instant::now(), Vec::<Trial>::new(), Vec::new());
+        warm(gpu)?;
+        for &choice in &self.candidates {
+            if !trials.is_empty() && (begin.elapsed() > time || stop()) {
+                break;
+            }
+            let program = match self.program(gpu, choice) {
+                Ok(program) => program,
+                Err(e) => {
+                    let outcome = Err(refusal(e)?);
+                    trials.push(Trial { choice, kernel: String::new(), outcome });
+                    continue;
+                }
+            };
+            let kernel = self.bench.name(&program);
+            // where windows or few rows decide, several candidates come to one kernel
+            if trials.iter().any(|trial| trial.kernel == kernel) {
+                continue;
+            }
+            let program = (self.planted.program)(gpu, &kernel, program, self.bench.output());
+            let outcome = match self.first(gpu, &kernel, &program) {
+                Ok(outcome) => outcome,
+                Err(e) => Err(refusal(e)?),
+            };
+            trials.push(Trial { choice, kernel, outcome });
+            programs.push((trials.len() - 1, program));
+        }
+        // while kernels were built the device had nothing to do
+        warm(gpu)?;
+        for _ in 1..RUNS {
+            for (at, program) in &programs {
+                let fastest =
+                    trials.iter().filter_map(|t| t.outcome.as_ref().ok()).fold(f64::INFINITY, |a, b| a.min(*b));
+                let trial = &mut trials[*at];
+                let Ok(before) = trial.outcome else { continue };
+                if before > HOPELESS * fastest || stop() {
+                    continue;
+                }
+                trial.outcome = self.timed(gpu, &trial.kernel, program)?.map(|ms| ms.min(before));
+            }
+        }
+        Ok(trials)
+    }
+
+    /// The program of a candidate, chosen the very way that a run chooses it.
+    fn program(&self, gpu: &mut Gpu, choice: Choice) -> Result<Program> {
+        let record = BTreeMap::from([(self.job.key(self.elem), choice.text()?)]);
+        let before = std::mem::replace(&mut gpu.caps.tuned, Arc::new(record));
+        let program = self.bench.record(gpu);
+        gpu.caps.tuned = before;
+        program
+    }
+
+    /// Checks a candidate and times it once.
+    fn first(&self, gpu: &Gpu, kernel: &str, program: &Program) -> Result<std::result::Result<f64, String>> {
+        match self.bench.check(gpu, program)? {
+            Verdict::Right => self.timed(gpu, kernel, program),
+            Verdict::Wrong(fault) => Ok(Err(fault)),
+            Verdict::PlainWrong(fault) => Err(plain_error(gpu, "of f32", &fault)),
+        }
+    }
+
+    /// Milliseconds of one run, or why no device can have been that fast.
+    fn timed(&self, gpu: &Gpu, kernel: &str, program: &Program) -> Result<std::result::Result<f64, String>> {
+        let ms = if gpu.caps.timestamps {
+            let timings = program.time(gpu)?;
+            timings.iter().filter(|t| self.bench.is_timed(&program.commands[t.command].name)).map(|t| t.ms()).sum()
+        } else {
+            gpu.wait()?;
+            let begin = Instant::now();
+            program.run(gpu)?;
+            gpu.wait()?;
+            begin.elapsed().as_secs_f64() * 1e3
+        };
+        let ms = (self.planted.ms)(kernel, ms);
+        if ms <= 0.0 {
+            return Ok(Err(format!("{ms} ms by the device's clock")));
+        }
+        let (rate, (_, roof)) = (self.job.flops() / ms * 1e3, self.roofs.flops(kernel));
+        if rate > roof * margin(gpu.caps.software) {
+            let [rate, roof] = [rate, roof].map(|rate| number(rate * 1e-12));
+            return Ok(Err(format!("{rate} TFLOP/s, the measured roof is {roof}")));
+        }
+        Ok(Ok(ms))
+    }
+}
+
+/// Raises the clocks of a GPU; a software adapter has none of its own.
+fn warm(gpu: &Gpu) -> Result<()> {
+    if gpu.caps.software { Ok(()) } else { warm_up(gpu, WARM) }
+}
+
+/// How far a kernel may be above its roof: a GPU's clocks move by a quarter while the one and the other are measured; the
+/// cores of a software adapter have other work to do meanwhile.
+fn margin(software: bool) -> f64 {
+    if software { 4.0 } else { 1.25 }
+}
+
+/// Why a candidate is refused, or the error that ends tuning.
+fn refusal(error: Error) -> Result<String> {
+    match error {
+        Error::Device(_) | Error::Lost(_) => Err(error),
+        error => Ok(error.to_string()),
+    }
+}

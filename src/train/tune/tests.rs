@@ -1,0 +1,201 @@
+//! Planted faults: each is found, and the kernel that has it is named.
+
+use super::*;
+use crate::gpu::{Options, Pass, Program, Tensor};
+
+/// A device with matrices of f16, if the adapter has them.
+fn device() -> Option<Gpu> {
+    let options = Options { matrices: true, ..Options::default() };
+    let gpu = Gpu::open(&options).unwrap_or_else(|e| panic!("{e}"));
+    if !gpu.caps.f16 || gpu.caps.matrix_edges.is_empty() {
+        eprintln!("not run: planted faults of tuning: {} has no matrices of f16", gpu.caps.name);
+        return None;
+    }
+    Some(gpu)
+}
+
+fn roofs() -> Roofs {
+    let rate = 1e18;
+    Roofs {
+        copy: rate,
+        copy_kernel: rate,
+        fused_f32: rate,
+        fused_f16: Some(rate),
+        matrix: Some(rate),
+        fuses: None,
+        notes: Vec::new(),
+    }
+}
+
+/// The trials of some candidates, with planted faults.
+fn tried(gpu: &mut Gpu, work: Work, list: &[Choice], roofs: &Roofs, planted: Planted) -> Vec<Trial> {
+    let job = &Job { layer: "planted", work, times: 1 };
+    let time = Duration::from_secs(600);
+    let attempt = Attempt { job, elem: Elem::F16, roofs, time, stop: &|| false, planted };
+    attempt.run(gpu, Some(list.to_vec())).expect("trials")
+}
+
+/// Candidates that drivers of CPUs compile in seconds: with matrices of two depths, and without.
+fn small(gpu: &Gpu) -> Vec<Choice> {
+    let is_small = |algorithm: &Algorithm| match algorithm {
+        Algorithm::Coop(c) => c.tile_m == 32 && c.tile_k < 64,
+        Algorithm::Tiled { tile_m, .. } => *tile_m == 64,
+        Algorithm::Rows { .. } => false,
+    };
+    let list: Vec<Choice> =
+        choose::candidates(&gpu.caps, Elem::F16).into_iter().filter(is_small).map(Choice::Product).collect();
+    assert_eq!(list.len(), 3, "{list:?}");
+    list
+}
+
+/// The one that is refused, and why. All others are right.
+fn refused(trials: &[Trial]) -> (&str, &str) {
+    let mut refused = trials.iter().filter_map(|trial| Some((trial.kernel.as_str(), trial.outcome.as_ref().err()?)));
+    let (kernel, why) = refused.next().expect("one is refused");
+    assert_eq!(refused.next(), None, "one alone");
+    assert!(trials.len() > 1);
+    (kernel, why)
+}
+
+/// A program behind which a part of its output is cleared.
+fn clearing(gpu: &Gpu, program: &Program, part: &Tensor) -> Program {
+    let mut pass = Pass::new(gpu);
+    pass.clear(part);
+    Program::join([program, &pass.finish()])
+}
+
+const SHAPE: [usize; 3] = [1000, 64, 72];
+
+#[test]
+fn planted_faults_of_products_are_found_and_named() {
+    let Some(mut gpu) = device() else { return };
+    let list = small(&gpu);
+    for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
+        let work = Work::Product(product, SHAPE);
+        let sound = tried(&mut gpu, work, &list, &roofs(), NOTHING);
+        assert!(sound.iter().all(|trial| trial.outcome.is_ok()), "{sound:?}");
+        let names: Vec<String> = sound.into_iter().map(|trial| trial.kernel).collect();
+        assert!(names.len() == 3 && names[0] != names[1] && names[1] != names[2], "{names:?}");
+        if product == Product::BackwardInp {
+            continue;
+        }
+        for (wrong, row) in [(1, 617), (2, 999)] {
+            let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
+                if name == names[wrong] { clearing(gpu, &program, &out.slice(row..row + 1)) } else { program }
+            };
+            let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NOTHING });
+            let (kernel, why) = refused(&trials);
+            assert_eq!(kernel, names[wrong]);
+            assert!(why.contains(&format!("row {row}, column 0: 0e0, expected ")), "{why}");
+            assert!(why.contains("64 of 64000 elements are wrong"), "{why}");
+        }
+        if product == Product::BackwardWeight {
+            continue;
+        }
+        let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
+            if name == names[0] { clearing(gpu, &program, out) } else { program }
+        };
+        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NOTHING });
+        let (kernel, why) = refused(&trials);
+        assert!(kernel == names[0] && why.starts_with("all results are zero: `out`, expected about 9."), "{why}");
+
+        let stopped = |name: &str, ms: f64| if name == names[1] { 0.0 } else { ms };
+        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { ms: &stopped, ..NOTHING });
+        assert_eq!(refused(&trials), (names[1].as_str(), "0 ms by the device's clock"));
+
+        // 9,216,000 operations in a microsecond are 9.216 TFLOP/s
+        let fast = |name: &str, ms: f64| if name == names[1] { 1e-3 } else { ms };
+        let low = Roofs { matrix: Some(2e12), ..roofs() };
+        let trials = tried(&mut gpu, work, &list, &low, Planted { ms: &fast, ..NOTHING });
+        assert_eq!(refused(&trials), (names[1].as_str(), "9.216 TFLOP/s, the measured roof is 2.000"));
+    }
+}
+
+#[test]
+fn planted_faults_of_attention_are_found_and_named() {
+    let Some(mut gpu) = device() else { return };
+    if gpu.caps.software {
+        // as if a driver of the CPU were fast with matrices
+        gpu.caps.emulated_edge = Some(8);
+    }
+    let sizes = AttentionShape { batch: 2, positions: 150, heads: 2, head_size: 16 };
+    for (entry, row, output) in [
+        (Entry::Forward, 101, "`out` row 101, column 0: 0e0"),
+        (Entry::BackwardQ, 250, "`dq` row 250, column 0: 0e0"),
+        (Entry::BackwardKv, 77, "`dk` row 77, column 32: 0e0"),
+    ] {
+        let work = Work::Attention(entry, sizes);
+        let blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
+        let list: Vec<Choice> =
+            blocks.into_iter().filter(|b| b.rows == 32 && b.columns < 64).map(Choice::Attention).collect();
+        assert_eq!(list.len(), 2, "{list:?}");
+        let sound = tried(&mut gpu, work, &list, &roofs(), NOTHING);
+        assert!(sound.len() == 2 && sound.iter().all(|trial| trial.outcome.is_ok()), "{sound:?}");
+        let wrong = &sound[1].kernel;
+        assert!(wrong.contains(&format!(".{}.", entry.name())), "{wrong}");
+        let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
+            if name == wrong { clearing(gpu, &program, &out.slice(row..row + 1)) } else { program }
+        };
+        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NOTHING });
+        let (kernel, why) = refused(&trials);
+        assert!(kernel == wrong && why.starts_with(output), "{kernel}: {why}");
+    }
+}
+
+/// Where a candidate and the plain kernel disagree, f64 decides.
+#[test]
+fn the_plain_kernel_may_be_the_wrong_one() {
+    use check::{Target, Tolerance, Verdict};
+    let gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let tensor = |label: &str, values: &[f32]| {
+        let tensor = gpu.tensor(label, values.len() / 5, 5, Elem::F32).expect("memory");
+        gpu.write(&tensor, bytemuck::cast_slice(values)).expect("written");
+        tensor
+    };
+    let (right, mut wrong) = (vec![1.0; 35], vec![1.0; 35]);
+    wrong[23] = 1.01;
+    let result = gpu.tensor("counts", 3, 1, Elem::U32).expect("memory");
+    let verdict = |got: &[f32], want: &[f32]| {
+        let tolerance = Tolerance { sums: 1e-3, plain: 1e-4, stored: 1e-3 };
+        let (got, want) = (tensor("got", got), tensor("want", want));
+        let target = Target { name: "out", got, want, columns: 0..5, tolerance, about: 1.0 };
+        target.all(&gpu, &result, &|_, _| 1.0).expect("compared")
+    };
+    assert_eq!(verdict(&right, &right), Verdict::Right);
+    let place = "`out` row 4, column 3: 1.00999";
+    let is_at = |text: &str| text.starts_with(place);
+    assert!(matches!(verdict(&wrong, &right), Verdict::Wrong(text) if is_at(&text) && text.contains("1 of 35")));
+    assert!(matches!(verdict(&right, &wrong), Verdict::PlainWrong(text) if is_at(&text)));
+    let mut nan = right.clone();
+    nan[34] = f32::NAN;
+    assert!(matches!(verdict(&nan, &right), Verdict::Wrong(text) if text.contains("row 6, column 4: NaN")));
+    assert!(matches!(verdict(&[0.0; 35], &right), Verdict::Wrong(text) if text.starts_with("all results are zero")));
+}
+
+#[test]
+fn the_fastest_of_the_right_ones_is_best() {
+    let block = |rows| Choice::Attention(Block { rows, columns: 16, grid_m: 4 });
+    let trial = |rows, outcome| Trial { choice: block(rows), kernel: rows.to_string(), outcome };
+    let trials = [trial(16, Ok(3.0)), trial(32, Err("wrong".into())), trial(64, Ok(2.0))];
+    assert_eq!(best(&trials).map(|(trial, ms)| (trial.kernel.as_str(), ms)), Some(("64", 2.0)));
+    assert!(best(&trials[1..2]).is_none());
+}
+
+#[test]
+fn a_model_has_fifteen_products_and_three_kernels_of_attention_largest_first() {
+    let config = Config::from_descriptor("d12").expect("known");
+    let caps = Caps { f16: true, max_binding_bytes: 1 << 31, ..Caps::webgpu_defaults() };
+    let without = jobs(&caps, &config, Elem::F16, [64, 1024]);
+    assert_eq!(without.len(), 15);
+    let matrices = Caps { matrix_edges: vec![16], subgroups: true, subgroup_sizes: (32, 32), ..caps };
+    let jobs = jobs(&matrices, &config, Elem::F16, [64, 1024]);
+    assert_eq!(jobs.len(), 18);
+    assert!(jobs.windows(2).all(|two| two[0].step_flops() >= two[1].step_flops()));
+
+    assert_eq!((jobs[0].layer, jobs[0].times > 1), ("head", true));
+    let weight = Work::Product(Product::BackwardWeight, [768, 768, 65_536]);
+    assert!(jobs.iter().any(|job| job.work == weight && job.times == 12));
+    let sum: f64 = without.iter().map(Job::step_flops).sum();
+    let parameters = 12.0 * 12.0 * 768.0 * 768.0 + 50_304.0 * 768.0;
+    assert!((sum / (6.0 * parameters * 65_536.0) - 1.0).abs() < 0.02, "{sum:e}");
+}
