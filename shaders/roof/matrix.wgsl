@@ -1,7 +1,7 @@
 // roof/matrix.wgsl: the most that an adapter multiplies in cooperative matrices, all operands in registers.
 //   operands (4 EDGE, EDGE) f16: a0, a1, b0, b1, each EDGE x EDGE;  out (4 groups EDGE, EDGE) f32
 //   matrix   one workgroup of one subgroup per four tiles of out: ROUNDS times a0 b0, a0 b1, a1 b0, a1 b1
-// MA, MB and MC are matrices of EDGE x EDGE. No workgroup memory: wgpu 30 does not order it for these matrices.
+// MA, MB and MC are matrices of EDGE x EDGE. src/ops/roof/fed.rs feeds the same products from workgroup memory.
 struct P { groups: u32, rounds: u32 }
 var<immediate> p: P;
 

@@ -35,3 +35,22 @@ pub fn matrix(operands: &[f64], rounds: u32, E: usize) -> Vec<f64> {
     }
     out
 }
+
+/// The sum of `rounds` products a bᵀ, of the tile `r stride` modulo the number of tiles in round r. Returns (M, N).
+///
+/// `operands`: tiles one behind the other, each an a (M, K) and a b (N, K).
+#[must_use]
+pub fn matrix_fed(operands: &[f64], rounds: u32, stride: u32, [M, N, K]: [usize; 3]) -> Vec<f64> {
+    let tile = (M + N) * K;
+    assert!(!operands.is_empty() && operands.len().is_multiple_of(tile), "roof.matrix_fed: operands");
+    let tiles = operands.len() / tile;
+    let mut out = vec![0.0; M * N];
+    for round in 0..rounds {
+        let (a, b) = operands[(round * stride) as usize % tiles * tile..][..tile].split_at(M * K);
+        for (i, sum) in out.iter_mut().enumerate() {
+            let (m, n) = (i / N, i % N);
+            *sum += (0..K).map(|k| a[m * K + k] * b[n * K + k]).sum::<f64>();
+        }
+    }
+    out
+}

@@ -44,6 +44,7 @@ fn every_kernel_is_run_against_its_reference() {
         crate::roof::copy();
         crate::roof::fused();
         crate::roof::matrix();
+        crate::roof::matrix_fed();
         crate::stepcontrol::accumulate();
         crate::stepcontrol::decide_clips_and_counts();
     });

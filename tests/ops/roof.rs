@@ -1,9 +1,10 @@
 use wgpt::gpu::Options;
-use wgpt::ops::roof::{self, Copy, Fused, Matrix, Scalar, TILES};
+use wgpt::ops::roof::{self, Copy, FED_TILES, Fused, Matrix, MatrixFed, Scalar, TILES};
 use wgpt::reference;
 
 use crate::harness::{
-    Device, Inputs, check, devices, folded, input, integers, near, not_run, overwritten, wide, within,
+    Case, Device, HALF, Inputs, check, devices, folded, input, integers, near, not_run, overwritten, verify, wide,
+    within,
 };
 
 /// Distance from 1 to the next f16.
@@ -63,26 +64,40 @@ fn half(eighths: u32) -> u32 {
     ((exponent + 12) << 10) | ((eighths << (10 - exponent)) & 0x3ff)
 }
 
-#[test]
-pub fn matrix() {
+/// Devices that run cooperative matrices, or list the kernels with them; `name` is a kernel's, for those that do not.
+fn with_matrices(name: &str) -> Vec<Device> {
     let listing = devices().first().is_some_and(|device| device.gpu.caps.backend == "none");
     let devices = if listing {
         devices()
     } else {
         vec![Device::open("matrices", &Options { matrices: true, ..Options::default() })]
     };
-    for device in devices {
-        let device = offering(device, |caps| caps.matrix_edges = vec![8, 16]);
-        let caps = device.gpu.caps.clone();
+    let devices = devices.into_iter().map(|device| {
+        offering(device, |caps| {
+            (caps.matrix_edges, caps.f16, caps.subgroups) = (vec![8, 16], true, true);
+            (caps.subgroup_sizes, caps.max_workgroup_bytes) = ((32, 32), 32 << 10);
+        })
+    });
+    let runs = |device: &Device| {
+        let caps = &device.gpu.caps;
         if caps.matrix_edges.is_empty() {
-            not_run(&format!("roof.matrix: {} has no cooperative matrices of f16 and f32", caps.name));
+            not_run(&format!("{name}: {} has no cooperative matrices of f16 and f32", caps.name));
         }
-        if caps.software && caps.lanes != 8 {
-            not_run(&format!("roof.matrix: {} has no working cooperative matrices at {} lanes", caps.name, caps.lanes));
-            continue;
+        let crashes = caps.software && caps.lanes != 8;
+        if crashes {
+            not_run(&format!("{name}: {} has no working cooperative matrices at {} lanes", caps.name, caps.lanes));
         }
+        !crashes
+    };
+    devices.filter(runs).collect()
+}
+
+#[test]
+pub fn matrix() {
+    for device in with_matrices("roof.matrix") {
+        let edges = device.gpu.caps.matrix_edges.clone();
         let devices = [device];
-        for edge in caps.matrix_edges {
+        for edge in edges {
             let e = edge as usize;
             let eighths: Vec<u32> = (0..4 * e * e).map(|i| (i * i + i / 7) as u32 % 19).collect();
             let packed: Vec<u32> = eighths.chunks(2).map(|two| half(two[0]) | half(two[1]) << 16).collect();
@@ -98,6 +113,58 @@ pub fn matrix() {
             check(&devices, "roof.matrix", &[e, groups], slots, |pass, [operands, out]| {
                 roof::matrix(pass, Matrix { operands, out, edge, rounds })
             });
+        }
+    }
+}
+
+/// A case of [`matrix_fed`]: `rounds` rounds that read tiles `stride` apart, held against those `expected` apart.
+fn fed(device: &Device, edge: u32, groups: usize, [stride, expected]: [u32; 2]) -> Result<(), String> {
+    let rounds = 3;
+    let [m, n, k] = roof::fed_shape(&device.gpu.caps);
+    let lines = FED_TILES * (m + n);
+    let values: Vec<f32> = (0..lines * k).map(|i| ((i * i + i / 7) % 19) as f32 / 8.0).collect();
+    // sums of multiples of 1/64 below 2^14 are exact
+    let want = reference::roof::matrix_fed(&wide(&values), rounds, expected, [m, n, k]).repeat(groups);
+    let tolerance = vec![0.0; want.len()];
+    let slots =
+        [HALF.input("operands", [lines, k], &values), overwritten("out", [groups * m, n], within(want, tolerance))];
+    let (kernel, shape) = ("roof.matrix_fed", [edge as usize, groups, stride as usize]);
+    let launch = |pass: &mut wgpt::gpu::Pass, [operands, out]: &[wgpt::gpu::Tensor; 2]| {
+        roof::matrix_fed(pass, MatrixFed { operands, out, edge, rounds, stride })
+    };
+    if device.gpu.caps.backend == "none" {
+        check(std::slice::from_ref(device), kernel, &shape, slots, launch);
+        return Ok(());
+    }
+    verify(device, &Case { kernel, shape: &shape, slots, launch: &launch })
+}
+
+#[test]
+pub fn matrix_fed() {
+    for device in with_matrices("roof.matrix_fed") {
+        let edges = device.gpu.caps.matrix_edges.clone();
+        for edge in edges {
+            if let Some(why) = roof::without_fed(&device.gpu.caps, edge) {
+                not_run(&format!("roof.matrix_fed: {why}"));
+                continue;
+            }
+            for (groups, stride) in [(3, 1), (1, 2)] {
+                fed(&device, edge, groups, [stride; 2]).unwrap_or_else(|report| panic!("{report}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fed_product_of_other_tiles_is_found() {
+    for device in with_matrices("roof.matrix_fed") {
+        let caps = device.gpu.caps.clone();
+        // scalars in workgroup memory and more subgroups than places, as on Metal
+        let device = device.with(|caps| caps.backend = "Metal".into());
+        for edge in caps.matrix_edges.iter().copied().filter(|edge| roof::without_fed(&caps, *edge).is_none()) {
+            fed(&device, edge, 1, [3, 1]).unwrap_or_else(|report| panic!("{report}"));
+            let report = fed(&device, edge, 1, [1, 2]).expect_err("three times the first tile, not the second as well");
+            assert!(report.contains("out") && report.contains("roof.matrix_fed"), "{report}");
         }
     }
 }

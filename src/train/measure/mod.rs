@@ -4,6 +4,7 @@
 pub mod beside;
 pub mod count;
 pub mod profile;
+mod rates;
 pub mod roofs;
 pub mod statistics;
 pub mod steps;

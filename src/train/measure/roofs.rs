@@ -1,12 +1,15 @@
 //! The most that an adapter can do, measured: what every kernel's figures are held against.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::{Elem, Gpu, Pass, Program};
+use crate::gpu::{Elem, Gpu, Pass};
 use crate::ops::roof::{self, Scalar, TILES};
+
+use super::rates::{a_second, best_ms, rate};
+pub use super::rates::{run_ms, warm_up};
 
 /// Rates of an adapter, each the best of several runs.
 #[derive(Debug, Clone, Serialize)]
@@ -19,8 +22,11 @@ pub struct Roofs {
     pub fused_f32: f64,
     /// Likewise in f16, where the adapter has it.
     pub fused_f16: Option<f64>,
-    /// Likewise in cooperative matrices of f16 with f32 sums, where the device has them; the best edge.
+    /// Likewise in cooperative matrices of f16 with f32 sums, where the device has them; the best edge, operands in
+    /// registers.
     pub matrix: Option<f64>,
+    /// Likewise with operands loaded from workgroup memory for every product.
+    pub matrix_fed: Option<f64>,
     /// True if an `fma` in f32 is one instruction that rounds once, false if the adapter makes a product and a sum of it;
     /// none if it does neither.
     pub fuses: Option<bool>,
@@ -28,78 +34,13 @@ pub struct Roofs {
     pub notes: Vec<String>,
 }
 
+/// 1/16 in f16, for every element of operands.
+const SIXTEENTHS: [u8; 2] = 0x2c00u16.to_le_bytes();
 /// Bytes of a buffer that is copied: several times any cache.
 const COPY_BYTES: u64 = 256 << 20;
 const COPY_BYTES_SOFTWARE: u64 = 64 << 20;
-/// Milliseconds that a kernel should take at least, so that its start does not count.
-const LONG_MS: f64 = 8.0;
-
-/// Milliseconds of one run: the sum of its commands by timestamps, or the wall clock where some have none.
-///
-/// # Errors
-/// As [`Gpu::check`].
-pub fn run_ms(gpu: &Gpu, program: &Program) -> Result<f64> {
-    let timed = |dispatch: bool| gpu.caps.timestamps && (dispatch || gpu.caps.encoder_timestamps);
-    if program.commands.iter().all(|c| timed(c.is_dispatch())) {
-        return Ok(program.timings(gpu)?.commands.iter().map(crate::gpu::Timing::ms).sum());
-    }
-    gpu.wait()?;
-    let begin = Instant::now();
-    program.run(gpu)?;
-    gpu.wait()?;
-    Ok(begin.elapsed().as_secs_f64() * 1e3)
-}
-
-/// Keeps the device computing for `time`, so that its clocks are up before something is timed.
-///
-/// # Errors
-/// [`crate::error::Error::Memory`]; as [`Gpu::check`].
-pub fn warm_up(gpu: &Gpu, time: Duration) -> Result<()> {
-    let lanes = gpu.tensor("roofs", if gpu.caps.software { 1 << 14 } else { 1 << 20 }, 1, Elem::F32)?;
-    let mut pass = Pass::new(gpu);
-    roof::fused(&mut pass, roof::Fused { out: &lanes, scalar: Scalar::F32, rounds: 256, a: 0.75, b: 0.125 })?;
-    let program = pass.finish();
-    let begin = Instant::now();
-    while begin.elapsed() < time {
-        program.run(gpu)?;
-        gpu.wait()?;
-    }
-    Ok(())
-}
-
-/// The shortest of several runs.
-fn best_ms(gpu: &Gpu, program: &Program, time: Duration) -> Result<f64> {
-    let begin = Instant::now();
-    run_ms(gpu, program)?;
-    let mut best = f64::INFINITY;
-    let mut runs = 0;
-    while runs < 3 || (begin.elapsed() < time && runs < 100) {
-        best = best.min(run_ms(gpu, program)?);
-        runs += 1;
-    }
-    Ok(best)
-}
-
-/// FLOP/s of a kernel that `record` makes for a number of rounds, raised until it runs long enough.
-fn rate(gpu: &Gpu, time: Duration, record: impl Fn(&mut Pass, u32) -> Result<()>) -> Result<f64> {
-    let program = |rounds| -> Result<Program> {
-        let mut pass = Pass::new(gpu);
-        record(&mut pass, rounds)?;
-        Ok(pass.finish())
-    };
-    let mut rounds = 16;
-    run_ms(gpu, &program(rounds)?)?;
-    loop {
-        let ms = run_ms(gpu, &program(rounds)?)?;
-        if ms >= LONG_MS || rounds >= 32_768 {
-            break;
-        }
-        rounds = (f64::from(rounds) * (1.5 * LONG_MS / ms.max(1e-3)).clamp(2.0, 64.0)).min(32_768.0) as u32;
-    }
-    let program = program(rounds)?;
-    let flops: u64 = program.commands.iter().map(|c| c.flops).sum();
-    Ok(flops as f64 / best_ms(gpu, &program, time)? * 1e3)
-}
+/// How long an idle adapter is kept busy before it is measured: GPUs lower their clocks when idle.
+const WARM_UP: Duration = Duration::from_millis(200);
 
 /// What one round of [`roof::fused`] comes to with this way of making a step, its sums in the kernel's order.
 fn fused_on_host(a: f32, b: f32, step: fn(f32, f32, f32) -> f32) -> f32 {
@@ -109,12 +50,13 @@ fn fused_on_host(a: f32, b: f32, step: fn(f32, f32, f32) -> f32) -> f32 {
 }
 
 impl Roofs {
-    /// Measures all, some `time` each.
+    /// Measures all, some `time` each, after a warm-up.
     ///
     /// # Errors
-    /// [`crate::error::Error::Memory`]; as [`Gpu::check`].
+    /// [`crate::error::Error::Memory`]; [`crate::error::Error::Device`] if the device's clock stands still; as [`Gpu::check`].
     pub fn measure(gpu: &Gpu, time: Duration) -> Result<Self> {
         let mut notes = Vec::new();
+        warm_up(gpu, WARM_UP)?;
         let (copy_kernel, copy_command) = Self::copy(gpu, time)?;
         let copy = copy_kernel.max(copy_command);
         notes.push(format!(
@@ -124,7 +66,7 @@ impl Roofs {
         ));
         let lanes = gpu.tensor("roofs", if gpu.caps.software { 1 << 14 } else { 1 << 20 }, 1, Elem::F32)?;
         let fused = |scalar| {
-            rate(gpu, time, |pass, rounds| {
+            rate(gpu, time, "multiply-adds", |pass, rounds| {
                 roof::fused(pass, roof::Fused { out: &lanes, scalar, rounds, a: 0.75, b: 0.125 })
             })
         };
@@ -137,25 +79,11 @@ impl Roofs {
         if fused_f16.is_none() {
             notes.push("f16 not run: the adapter has none".into());
         }
-        let mut matrix = None;
-        if gpu.caps.software && gpu.caps.lanes > 8 && !gpu.caps.matrix_edges.is_empty() {
-            notes.push(format!(
-                "cooperative matrices not run: Mesa crashes in them with vectors of {} bits; LP_NATIVE_VECTOR_WIDTH=256 runs them",
-                32 * gpu.caps.lanes
-            ));
-        } else if gpu.caps.matrix_edges.is_empty() {
-            notes.push("cooperative matrices not run: the device has none of f16 with f32 sums".into());
-        } else {
-            for &edge in &gpu.caps.matrix_edges {
-                let found = Self::matrix(gpu, time, edge)?;
-                notes.push(format!("cooperative matrices of {edge}x{edge}: {:.3} TFLOP/s", found / 1e12));
-                matrix = Some(matrix.map_or(found, |best: f64| best.max(found)));
-            }
-        }
+        let (matrix, matrix_fed) = Self::matrices(gpu, time, &mut notes)?;
         if !gpu.caps.timestamps {
             notes.push("by the wall clock: the adapter has no timestamps".into());
         }
-        Ok(Self { copy, copy_kernel, fused_f32, fused_f16, matrix, fuses, notes })
+        Ok(Self { copy, copy_kernel, fused_f32, fused_f16, matrix, matrix_fed, fuses, notes })
     }
 
     /// Whether multiply-adds round once or twice, told from the bits of one result.
@@ -182,27 +110,74 @@ impl Roofs {
         let elements = (bytes.min(gpu.caps.max_binding_bytes) / 4) as usize / 4 * 4;
         let [inp, out] = ["roofs: copied", "roofs: copy"].map(|label| gpu.tensor(label, 1, elements, Elem::F32));
         let (inp, out) = (inp?, out?);
-        let rate = |ms: f64| (2 * inp.bytes()) as f64 / ms * 1e3;
+        let rate = |ms: f64| a_second("copies", (2 * inp.bytes()) as f64, ms);
         let mut kernel = 0.0f64;
         for each in [1, 8] {
             let mut pass = Pass::new(gpu);
             roof::copy(&mut pass, roof::Copy { inp: &inp, out: &out, each })?;
-            kernel = kernel.max(rate(best_ms(gpu, &pass.finish(), time / 2)?));
+            kernel = kernel.max(rate(best_ms(gpu, &pass.finish(), time / 2)?)?);
         }
         let mut pass = Pass::new(gpu);
         pass.copy(&inp, &out)?;
-        Ok((kernel, rate(best_ms(gpu, &pass.finish(), time / 2)?)))
+        Ok((kernel, rate(best_ms(gpu, &pass.finish(), time / 2)?)?))
+    }
+
+    /// FLOP/s of cooperative matrices from registers and from workgroup memory, of the best edge each.
+    fn matrices(gpu: &Gpu, time: Duration, notes: &mut Vec<String>) -> Result<(Option<f64>, Option<f64>)> {
+        let caps = &gpu.caps;
+        if caps.matrix_edges.is_empty() {
+            notes.push("cooperative matrices not run: the device has none of f16 with f32 sums".into());
+            return Ok((None, None));
+        }
+        if caps.software && caps.lanes > 8 {
+            notes.push(format!(
+                "cooperative matrices not run: Mesa crashes in them with vectors of {} bits; LP_NATIVE_VECTOR_WIDTH=256 runs them",
+                32 * caps.lanes
+            ));
+            return Ok((None, None));
+        }
+        let better = |best: Option<f64>, found: f64| Some(best.map_or(found, |best| best.max(found)));
+        let (mut registers, mut fed) = (None, None);
+        for &edge in &caps.matrix_edges {
+            let found = Self::matrix(gpu, time, edge)?;
+            notes.push(format!("cooperative matrices of {edge}x{edge} from registers: {:.3} TFLOP/s", found / 1e12));
+            registers = better(registers, found);
+            let from = format!("cooperative matrices of {edge}x{edge} from workgroup memory");
+            if let Some(why) = roof::without_fed(caps, edge) {
+                notes.push(format!("{from} not run: {why}"));
+                continue;
+            }
+            let found = Self::matrix_fed(gpu, time, edge)?;
+            notes.push(format!("{from}: {:.3} TFLOP/s", found / 1e12));
+            fed = better(fed, found);
+        }
+        Ok((registers, fed))
     }
 
     fn matrix(gpu: &Gpu, time: Duration, edge: u32) -> Result<f64> {
         let e = edge as usize;
         let groups = if gpu.caps.software { 64 } else { 8192 };
         let operands = gpu.tensor("roofs: operands", 2 * e * e, 1, Elem::U32)?;
-        // 2^-4 in every element
-        gpu.write(&operands, bytemuck::cast_slice(&vec![0x2c00_2c00u32; 2 * e * e]))?;
+        gpu.write(&operands, &SIXTEENTHS.repeat(4 * e * e))?;
         let out = gpu.tensor("roofs: products", groups * TILES * e, e, Elem::F32)?;
-        rate(gpu, time, |pass, rounds| {
+        rate(gpu, time, "products of matrices", |pass, rounds| {
             roof::matrix(pass, roof::Matrix { operands: &operands, out: &out, edge, rounds })
+        })
+    }
+
+    fn matrix_fed(gpu: &Gpu, time: Duration, edge: u32) -> Result<f64> {
+        // some waves of workgroups on the adapter, whose results are soon stored
+        let groups = match &gpu.caps {
+            caps if caps.software => 64,
+            caps if caps.integrated => 512,
+            _ => 4096,
+        };
+        let [m, n, k] = roof::fed_shape(&gpu.caps);
+        let operands = gpu.tensor("roofs: operands", roof::FED_TILES * (m + n), k, Elem::F16)?;
+        gpu.write(&operands, &SIXTEENTHS.repeat(operands.len()))?;
+        let out = gpu.tensor("roofs: products", groups * m, n, Elem::F32)?;
+        rate(gpu, time, "products of matrices in workgroup memory", |pass, rounds| {
+            roof::matrix_fed(pass, roof::MatrixFed { operands: &operands, out: &out, edge, rounds, stride: 1 })
         })
     }
 
@@ -236,11 +211,12 @@ impl Roofs {
     pub fn summary(&self) -> String {
         let tera = |rate: Option<f64>| rate.map_or("-".into(), |r| format!("{:.3} TFLOP/s", r / 1e12));
         format!(
-            "copy {:.1} GB/s, multiply-add f32 {}, f16 {}, cooperative matrices {}",
+            "copy {:.1} GB/s, multiply-add f32 {}, f16 {}, cooperative matrices {}, fed from workgroup memory {}",
             self.copy / 1e9,
             tera(Some(self.fused_f32)),
             tera(self.fused_f16),
-            tera(self.matrix)
+            tera(self.matrix),
+            tera(self.matrix_fed)
         )
     }
 }
@@ -253,5 +229,21 @@ mod tests {
     fn both_ways_of_a_multiply_add_differ_in_bits() {
         let apart = fused_on_host(0.6, 0.3, |x, a, b| x * a + b);
         assert_ne!(fused_on_host(0.6, 0.3, f32::mul_add).to_bits(), apart.to_bits());
+    }
+
+    #[test]
+    fn kernels_on_matrices_are_held_against_products_from_registers() {
+        let roofs = Roofs {
+            copy: 1.0,
+            copy_kernel: 1.0,
+            fused_f32: 2.0,
+            fused_f16: Some(4.0),
+            matrix: Some(16.0),
+            matrix_fed: Some(8.0),
+            fuses: None,
+            notes: Vec::new(),
+        };
+        assert_eq!(roofs.flops("matmul_coop.forward"), ("matrix", 16.0));
+        assert!(roofs.summary().ends_with("fed from workgroup memory 0.000 TFLOP/s"), "{}", roofs.summary());
     }
 }

@@ -22,6 +22,7 @@ fn roofs() -> Roofs {
         fused_f32: rate,
         fused_f16: Some(rate),
         matrix: Some(rate),
+        matrix_fed: None,
         fuses: None,
         notes: Vec::new(),
     }

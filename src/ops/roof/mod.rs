@@ -1,5 +1,7 @@
-//! The most that an adapter can do: bytes copied, multiply-adds in f32 and f16, products of cooperative matrices. What
-//! every measured kernel is held against.
+//! The most that an adapter can do: bytes copied, multiply-adds in f32 and f16, products of cooperative matrices from
+//! registers and from workgroup memory. What every measured kernel is held against.
+
+mod fed;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -7,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
 
 use super::{group, groups};
+pub use fed::{FED_TILES, MatrixFed, fed_shape, matrix_fed, without_fed};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -48,14 +51,14 @@ impl Scalar {
 }
 
 fn text(head: &str, body: &str) -> String {
-    format!("{head}override WG: u32 = 64u;\n{}{body}", include_str!("../../shaders/shared/grid.wgsl"))
+    format!("{head}override WG: u32 = 64u;\n{}{body}", include_str!("../../../shaders/shared/grid.wgsl"))
 }
 
 fn kernel(caps: &Caps, entry: &'static str, scalar: Scalar) -> Kernel {
     let name = if entry == "fused" { format!("roof.fused.{}", scalar.name()) } else { format!("roof.{entry}") };
     let enable = if scalar == Scalar::F16 { "enable f16;\n" } else { "" };
     let head = format!("{enable}alias S = {0};\nalias E = vec4<{0}>;\n", scalar.name());
-    Kernel::generated(name, entry, text(&head, include_str!("../../shaders/roof.wgsl"))).set("WG", group(caps))
+    Kernel::generated(name, entry, text(&head, include_str!("../../../shaders/roof.wgsl"))).set("WG", group(caps))
 }
 
 fn matrix_kernel(caps: &Caps, edge: u32) -> Kernel {
@@ -63,7 +66,7 @@ fn matrix_kernel(caps: &Caps, edge: u32) -> Kernel {
         "enable f16;\nenable wgpu_cooperative_matrix;\nalias MA = coop_mat{edge}x{edge}<f16, A>;\n\
          alias MB = coop_mat{edge}x{edge}<f16, B>;\nalias MC = coop_mat{edge}x{edge}<f32, C>;\nconst EDGE = {edge}u;\n"
     );
-    let source = text(&head, include_str!("../../shaders/roof/matrix.wgsl"));
+    let source = text(&head, include_str!("../../../shaders/roof/matrix.wgsl"));
     let lanes = matrix_group(caps);
     Kernel::generated(format!("roof.matrix.{edge}x{edge}"), "matrix", source).set("WG", lanes).with_subgroups_of(lanes)
 }
@@ -71,19 +74,23 @@ fn matrix_kernel(caps: &Caps, edge: u32) -> Kernel {
 /// Invocations of a workgroup of [`matrix`]: one subgroup. Where subgroups come in several sizes it is the largest; a
 /// workgroup may then be two of them that compute the same, and the rate comes out at half of what it is.
 fn matrix_group(caps: &Caps) -> u32 {
-    caps.subgroup_sizes.1.clamp(8, 128)
+    // wgpu says 4 to 64 of Metal, whose GPUs with matrix units have 32
+    if caps.backend == "Metal" { 32 } else { caps.subgroup_sizes.1.clamp(8, 128) }
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    vec![
+    let mut list = vec![
         kernel(caps, "copy", Scalar::F32),
         kernel(caps, "fused", Scalar::F32),
         kernel(caps, "fused", Scalar::F16),
         matrix_kernel(caps, 8),
         matrix_kernel(caps, 16),
-    ]
+    ];
+    let edges = [8, 16].into_iter().filter(|edge| without_fed(caps, *edge).is_none());
+    list.extend(edges.map(|edge| fed::kernel(caps, edge)));
+    list
 }
 
 /// Tensors of [`copy`].

@@ -1,0 +1,216 @@
+//! Products of cooperative matrices whose operands are loaded from workgroup memory for every product: the most that a
+//! product kernel of src/ops/matmul/generate/coop.rs can reach between two barriers.
+//!
+//! Two tiles of operands lie in workgroup memory; which of them a round reads depends on the round and on an immediate,
+//! so that no compiler can keep the loads out of the loop.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+use crate::gpu::text::Text;
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+
+/// Rows and columns of the result that a subgroup computes.
+const SUBGROUP: (u32, u32) = (64, 32);
+/// The same where the time that the driver takes to compile a kernel decides its size, as in the product kernels.
+const SUBGROUP_SOFTWARE: (u32, u32) = (16, 16);
+/// Subgroups along the rows, and along the columns.
+const GRID: (u32, u32) = (2, 2);
+/// Depth of a tile, and with it of a round.
+const DEPTH: u32 = 32;
+/// Tiles in workgroup memory.
+pub const FED_TILES: usize = 2;
+/// Elements from a line to the next in workgroup memory, as in the product kernels.
+const STRIDE: u32 = DEPTH + 8;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    groups: u32,
+    rounds: u32,
+    stride: u32,
+}
+
+/// Rows and columns of a workgroup's result, and the depth of a tile.
+#[must_use]
+pub fn fed_shape(caps: &Caps) -> [usize; 3] {
+    let (rows, columns) = subgroup_shape(caps);
+    [rows * GRID.0, columns * GRID.1, DEPTH].map(|x| x as usize)
+}
+
+fn subgroup_shape(caps: &Caps) -> (u32, u32) {
+    if caps.software { SUBGROUP_SOFTWARE } else { SUBGROUP }
+}
+
+/// Lines of a tile: those of `a`, then those of `b`.
+fn lines(caps: &Caps) -> u32 {
+    let [rows, columns, _] = fed_shape(caps);
+    (rows + columns) as u32
+}
+
+/// f16 in workgroup memory.
+fn elements(caps: &Caps) -> u32 {
+    FED_TILES as u32 * lines(caps) * STRIDE
+}
+
+/// Tensors and numbers of [`matrix_fed`].
+#[derive(Debug)]
+pub struct MatrixFed<'a> {
+    /// (TILES (M + N), K) f16: of each tile the lines of `a`, then those of `b`.
+    pub operands: &'a Tensor,
+    /// (M groups, N) f32, overwritten.
+    pub out: &'a Tensor,
+    /// Edge of the matrices: one of [`Caps::matrix_edges`].
+    pub edge: u32,
+    /// Tiles multiplied.
+    pub rounds: u32,
+    /// Round r multiplies tile `r stride` modulo TILES.
+    pub stride: u32,
+}
+
+/// Why this adapter cannot run [`matrix_fed`] with matrices of `edge`, or `None` if it can.
+#[must_use]
+pub fn without_fed(caps: &Caps, edge: u32) -> Option<String> {
+    let (threads, bytes) = (threads(caps), 2 * elements(caps));
+    if !caps.matrix_edges.contains(&edge) {
+        Some(format!("{} has no cooperative matrices of {edge}x{edge}", caps.name))
+    } else if !caps.f16 || !caps.subgroups {
+        Some(format!("{} has no {}", caps.name, if caps.f16 { "subgroups" } else { "f16" }))
+    } else if threads > caps.max_invocations || bytes > caps.max_workgroup_bytes {
+        Some(format!(
+            "it needs workgroups of {threads} invocations and {bytes} bytes, {} has {} and {}",
+            caps.name, caps.max_invocations, caps.max_workgroup_bytes
+        ))
+    } else {
+        None
+    }
+}
+
+fn threads(caps: &Caps) -> u32 {
+    GRID.0 * GRID.1 * super::matrix_group(caps)
+}
+
+/// `out[m,n] = sum over r < rounds of sum_k a[m,k] b[n,k]`, with a and b of the tile of round r, in every workgroup.
+/// Overwrites `out`.
+///
+/// M, N and K are those of [`fed_shape`].
+///
+/// # Errors
+/// [`Error::Gpu`] if the adapter cannot run it; [`Error::Shape`].
+pub fn matrix_fed(pass: &mut Pass, io: MatrixFed) -> Result<()> {
+    let caps = &pass.gpu.caps;
+    if let Some(why) = without_fed(caps, io.edge) {
+        return Err(Error::Gpu(format!("roof.matrix_fed: {why}")));
+    }
+    if io.operands.elem() != Elem::F16 {
+        return Err(Error::Shape(format!("roof.matrix_fed: `operands` is {:?}, expected F16", io.operands.elem())));
+    }
+    let [m, n, k] = fed_shape(caps);
+    io.operands.expect("roof.matrix_fed", "operands", FED_TILES * (m + n), k)?;
+    let groups = io.out.rows() / m;
+    io.out.expect("roof.matrix_fed", "out", groups * m, n)?;
+    let products = (groups * m * n * k) as u64 * u64::from(io.rounds);
+    pass.dispatch(&Dispatch {
+        kernel: &kernel(caps, io.edge),
+        tensors: &[io.operands, io.out],
+        immediates: bytemuck::bytes_of(&Params { groups: groups as u32, rounds: io.rounds, stride: io.stride }),
+        groups: groups as u64,
+        flops: 2 * products,
+        bytes: io.operands.bytes() + io.out.bytes(),
+    })
+}
+
+/// The kernel with matrices of `edge`.
+pub(super) fn kernel(caps: &Caps, edge: u32) -> Kernel {
+    let lanes = super::matrix_group(caps);
+    let [m, n, _] = fed_shape(caps);
+    let name = format!("roof.matrix_fed.{m}x{n}.e{edge}");
+    Kernel::generated(name, "main", source(caps, edge)).with_subgroups_of(lanes)
+}
+
+fn source(caps: &Caps, edge: u32) -> String {
+    // Metal loads matrices through pointers to scalars; others move vectors of four
+    let wide = caps.backend != "Metal";
+    let (element, unit) = if wide { ("vec4<f16>", 4) } else { ("f16", 1) };
+    let t = &mut Text::default();
+    t.line("enable f16;");
+    t.line("enable wgpu_cooperative_matrix;");
+    t.line("// roof.matrix_fed: out(M,N) = the sum of ROUNDS products a(M,K) b(N,K)T, loaded from workgroup memory for each");
+    t.line("// Generated by src/ops/roof/fed.rs.");
+    t.line("struct P { groups: u32, rounds: u32, stride: u32 }");
+    t.line("var<immediate> p: P;");
+    t.line("@group(0) @binding(0) var<storage, read> operands: array<vec4<f16>>;");
+    t.line("@group(0) @binding(1) var<storage, read_write> out: array<f32>;");
+    for (name, scalar) in [("A", "f16"), ("B", "f16"), ("C", "f32")] {
+        t.line(format_args!("alias Matrix{name} = coop_mat{edge}x{edge}<{scalar}, {name}>;"));
+    }
+    t.line(format_args!("var<workgroup> tiles: array<{element}, {}>;", elements(caps) / unit));
+    t.line("");
+    t.line(format_args!("@compute @workgroup_size({})", threads(caps)));
+    t.line("fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,");
+    t.open("        @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32)");
+    t.line("let index = group.y * groups.x + group.x;");
+    t.line("if index >= p.groups { return; }");
+    fill(t, caps, wide);
+    t.line("// the tiles are complete before anyone reads them; nothing is written to them from here on");
+    t.line("workgroupBarrier();");
+    products(t, caps, edge, unit);
+    t.close();
+    std::mem::take(&mut t.text)
+}
+
+/// Copies the operands to workgroup memory, line by line.
+fn fill(t: &mut Text, caps: &Caps, wide: bool) {
+    let across = DEPTH / 4;
+    let pieces = FED_TILES as u32 * lines(caps) * across;
+    t.open(format_args!("for (var piece = thread; piece < {pieces}u; piece += {}u)", threads(caps)));
+    t.line(format_args!("let at = piece / {across}u * {STRIDE}u + piece % {across}u * 4u;"));
+    if wide {
+        t.line("tiles[at / 4u] = operands[piece];");
+    } else {
+        t.line("let four = operands[piece];");
+        for (i, component) in ["x", "y", "z", "w"].iter().enumerate() {
+            t.line(format_args!("tiles[at + {i}u] = four.{component};"));
+        }
+    }
+    t.close();
+}
+
+/// The rounds, and the subgroup's part of the result.
+fn products(t: &mut Text, caps: &Caps, edge: u32, unit: u32) {
+    let (rows, columns) = subgroup_shape(caps);
+    let [m, n, _] = fed_shape(caps);
+    let grid = || (0..rows / edge).flat_map(|i| (0..columns / edge).map(move |j| (i, j)));
+    t.line("// a device that cannot require the size of subgroups may make more of them, which compute again what others do");
+    t.line(format_args!("let own = subgroup % {}u;", GRID.0 * GRID.1));
+    t.line(format_args!("let first_row = own / {}u * {rows}u;", GRID.1));
+    t.line(format_args!("let first_column = own % {}u * {columns}u;", GRID.1));
+    for (i, j) in grid() {
+        t.line(format_args!("var c{i}_{j} = MatrixC();"));
+    }
+    t.open("for (var round = 0u; round < p.rounds; round++)");
+    t.line(format_args!("let tile = round * p.stride % {FED_TILES}u * {}u;", lines(caps)));
+    let stride = STRIDE / unit;
+    for k in (0..DEPTH).step_by(edge as usize) {
+        for i in 0..rows / edge {
+            let at = format!("(tile + first_row + {}u) * {stride}u + {}u", i * edge, k / unit);
+            t.line(format_args!("let a{k}_{i} = coopLoadT<MatrixA>(&tiles[{at}], {stride}u);"));
+        }
+        for j in 0..columns / edge {
+            let at = format!("(tile + {m}u + first_column + {}u) * {stride}u + {}u", j * edge, k / unit);
+            t.line(format_args!("let b{k}_{j} = coopLoad<MatrixB>(&tiles[{at}], {stride}u);"));
+        }
+        for (i, j) in grid() {
+            t.line(format_args!("c{i}_{j} = coopMultiplyAdd(a{k}_{i}, b{k}_{j}, c{i}_{j});"));
+        }
+    }
+    t.close();
+    t.line(format_args!("let start = (index * {m}u + first_row) * {n}u + first_column;"));
+    for (i, j) in grid() {
+        // naga writes a store's arguments in the wrong order unless each has a name
+        t.line(format_args!("let left{i}_{j} = c{i}_{j};"));
+        t.line(format_args!("let at{i}_{j} = start + {}u;", i * edge * n as u32 + j * edge));
+        t.line(format_args!("let stride{i}_{j} = {n}u;"));
+        t.line(format_args!("coopStoreT(left{i}_{j}, &out[at{i}_{j}], stride{i}_{j});"));
+    }
+}
