@@ -1,8 +1,9 @@
 //! Whole training steps of GPT-2 124M, on a software adapter of a small model too: tokens a second, where the time goes,
 //! memory. Criterion times them on the wall clock, so that baselines can be saved and compared.
 //!
-//! Environment: `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends), `WGPT_CONTEXT`,
-//! `WGPT_DEVICE`, `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a
+//! Environment: `WGPT_PRECISION` (`auto`: f16 on GPUs with matrix units, else f32; `f16`; `f32`; `both`, the default on a
+//! GPU: `auto` first), `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends),
+//! `WGPT_CONTEXT`, `WGPT_DEVICE`, `WGPT_TUNING` (a record of `wgpt tune`), `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a
 //! file for all figures, or a folder for step.json).
 
 #[path = "common/mod.rs"]
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 use wgpt::data::Loader;
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Elem, Gpu};
+use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::ops::matmul;
 use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
@@ -26,15 +27,25 @@ use common::Batch;
 /// Samples of a row.
 const SAMPLES: usize = 10;
 
-/// What steps can be computed in on this adapter.
-fn precisions(gpu: &Gpu) -> Vec<Elem> {
-    let mut list = vec![Elem::F32];
-    if gpu.caps.f16 && (!gpu.caps.software || matmul::choose::without_matrices(&gpu.caps).is_none()) {
-        list.push(Elem::F16);
-    } else {
-        println!("f16     not run: {}", if gpu.caps.f16 { NO_MATRICES } else { "the adapter has none" });
+/// What steps are computed in: what `auto` means on this adapter first.
+fn precisions(caps: &Caps) -> Result<Vec<Elem>> {
+    let asked = common::text("WGPT_PRECISION");
+    let on_matrices = caps.f16 && matmul::choose::without_matrices(caps).is_none();
+    let runs_f16 = caps.f16 && (!caps.software || on_matrices);
+    let auto = if on_matrices && !caps.software { Elem::F16 } else { Elem::F32 };
+    let mut list = match asked.as_deref().unwrap_or(if caps.software { "auto" } else { "both" }) {
+        "auto" => vec![auto],
+        "f16" => vec![Elem::F16],
+        "f32" => vec![Elem::F32],
+        "both" if auto == Elem::F16 => vec![Elem::F16, Elem::F32],
+        "both" => vec![Elem::F32, Elem::F16],
+        other => return Err(common::wrong("WGPT_PRECISION", other, "auto, both, f16 or f32")),
+    };
+    if !runs_f16 && list.contains(&Elem::F16) {
+        println!("f16     not run: {}", if caps.f16 { NO_MATRICES } else { "the adapter has none" });
+        list.retain(|elem| *elem != Elem::F16);
     }
-    list
+    Ok(list)
 }
 
 /// Why software Vulkan runs no f16 by itself.
@@ -172,7 +183,8 @@ fn measure(
     let planned = Count::new(gpu.caps.clone(), *config, *sizes, *elem, Recompute::None)?;
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
     let facts = Facts::new(&steps, &trainer, &planned);
-    let (roof, rate) = roofs.flops(precision);
+    let on_matrices = *elem == Elem::F16 && matmul::choose::without_matrices(&gpu.caps).is_none();
+    let (roof, rate) = roofs.flops(if on_matrices { "coop" } else { precision });
     println!("\n{id}");
     print!("{}", facts.report());
     println!("rate    {:.1} % of the roof {roof}", 100.0 * facts.flops / rate);
@@ -212,13 +224,16 @@ fn run() -> Result<()> {
         println!("step: benchmark");
         return Ok(());
     }
-    let gpu = common::open()?;
+    let (gpu, tuned) = common::open()?;
     println!("adapter {}", gpu.caps.summary());
+    if let Some(line) = &tuned {
+        println!("tuned   {line}");
+    }
+    let precisions = precisions(&gpu.caps)?;
     let roofs = Roofs::measure(&gpu, Duration::from_millis(300))?;
     println!("roofs   {}", roofs.summary());
     let end = common::seconds()?.map(|time| begin + time);
     let mut figures = Vec::new();
-    let precisions = precisions(&gpu);
     for (i, elem) in precisions.iter().enumerate() {
         let jobs = jobs(&gpu, *elem)?;
         for (k, job) in jobs.iter().enumerate() {
@@ -228,7 +243,7 @@ fn run() -> Result<()> {
             // after each: who is ended by others keeps what there is
             common::write(
                 "step",
-                &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "roofs": roofs, "steps": figures}),
+                &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "tuned": tuned, "roofs": roofs, "steps": figures}),
             )?;
         }
     }

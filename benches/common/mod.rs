@@ -7,13 +7,15 @@ use serde_json::Value;
 
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Gpu, Options};
+use wgpt::train::{measure, tune};
 
 /// A variable that is set to something.
-fn text(name: &str) -> Option<String> {
+pub fn text(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
-fn wrong(name: &str, text: &str, expected: &str) -> Error {
+/// That a variable is set to something else than expected.
+pub fn wrong(name: &str, text: &str, expected: &str) -> Error {
     Error::Usage(format!("{name}: `{text}`, expected {expected}"))
 }
 
@@ -59,11 +61,14 @@ pub fn seconds() -> Result<Option<Duration>> {
     }
 }
 
-/// The adapter that `WGPT_DEVICE` names, with everything that it offers.
-pub fn open() -> Result<Gpu> {
+/// The adapter that `WGPT_DEVICE` names, with everything that it offers, and a line on its record of `wgpt tune`.
+pub fn open() -> Result<(Gpu, Option<String>)> {
     // as naga writes kernels with matrix units, to compare: see src/gpu/spirv.rs
     let unrepaired = text("WGPT_NO_SPIRV_REPAIR").is_some();
-    Gpu::open(&Options { device: text("WGPT_DEVICE"), matrices: true, unrepaired, ..Options::default() })
+    let device = text("WGPT_DEVICE");
+    let mut gpu = Gpu::open(&Options { device, matrices: true, unrepaired, ..Options::default() })?;
+    let tuned = measure::tuned(&tune::load(&mut gpu.caps));
+    Ok((gpu, tuned))
 }
 
 /// Writes a bench's figures to the file that `WGPT_BENCH_JSON` names, or as `BENCH.json` into the folder.

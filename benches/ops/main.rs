@@ -3,10 +3,11 @@
 //!
 //! `cargo bench -- matmul` filters. `cargo bench -- --save-baseline before`, then `cargo bench -- --baseline before`,
 //! compares. `cargo bench --bench ops -- --races 1000` runs every kernel a thousand times on the same data and counts on
-//! the GPU the words that differ from the first run.
+//! the GPU the words that differ from the first run: every kernel of the adapter's record of `wgpt tune` too, whatever
+//! shape it was found for.
 //!
 //! Environment: `WGPT_BATCH`, `WGPT_CONTEXT` (default 8 x 1024, on a software adapter 1 x 64); `WGPT_DEVICE` (as
-//! `--device`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures, or a
+//! `--device`); `WGPT_TUNING` (a record of `wgpt tune`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures, or a
 //! folder for ops.json).
 
 mod case;
@@ -15,6 +16,7 @@ mod common;
 mod independent;
 mod operators;
 mod races;
+mod record;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -113,6 +115,8 @@ pub struct Row {
     pub variant: usize,
     pub flops: u64,
     pub bytes: u64,
+    /// True if the adapter's record names the kernel for this shape or another.
+    pub from_record: bool,
 }
 
 /// Every kernel once at every shape.
@@ -129,18 +133,26 @@ fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
             if half && (!caps.f16 || caps.software != variants[0].software) {
                 continue;
             }
-            let program = definition.dry(caps)?;
-            for command in &program.commands {
-                // the backward of attention records its forward too
-                let own = operator_of(&command.name) == definition.operator;
-                if own && seen.insert((command.name.clone(), case)) {
-                    let of = |f: fn(&wgpt::gpu::pass::Command) -> u64| {
-                        program.commands.iter().filter(|c| c.name == command.name).map(f).sum()
-                    };
-                    let (flops, bytes) = (of(|c| c.flops), of(|c| c.bytes));
-                    rows.push(Row { kernel: command.name.clone(), case, variant, flops, bytes });
-                }
-            }
+            let new = of_case(definition, (case, variant), caps)?;
+            rows.extend(new.into_iter().filter(|row| seen.insert((row.kernel.clone(), case))));
+        }
+    }
+    Ok(rows)
+}
+
+/// A case's own kernels under one variant.
+fn of_case(definition: &Case, (case, variant): (usize, usize), caps: &Caps) -> Result<Vec<Row>> {
+    let program = definition.dry(caps)?;
+    let mut rows: Vec<Row> = Vec::new();
+    for command in &program.commands {
+        // the backward of attention records its forward too
+        let own = operator_of(&command.name) == definition.operator;
+        if own && rows.iter().all(|row| row.kernel != command.name) {
+            let of = |f: fn(&wgpt::gpu::pass::Command) -> u64| {
+                program.commands.iter().filter(|c| c.name == command.name).map(f).sum()
+            };
+            let (flops, bytes) = (of(|c| c.flops), of(|c| c.bytes));
+            rows.push(Row { kernel: command.name.clone(), case, variant, flops, bytes, from_record: false });
         }
     }
     Ok(rows)
@@ -305,14 +317,15 @@ fn run() -> Result<()> {
     let mut criterion =
         Criterion::default().sample_size(SAMPLES).nresamples(2000).warm_up_time(Duration::from_millis(150));
     criterion = criterion.measurement_time(Duration::from_secs(1)).without_plots();
-    let gpu = common::open()?;
+    let (gpu, tuned) = common::open()?;
     let shape = shape(&gpu.caps)?;
-    let cases = operators::cases(&shape, &gpu.caps);
-    let variants = variants(&gpu.caps);
-    let rows = rows(&cases, &variants)?;
+    let mut cases = operators::cases(&shape, &gpu.caps);
+    let mut variants = variants(&gpu.caps);
+    let mut rows = rows(&cases, &variants)?;
     if let Some(at) = arguments.iter().position(|a| a == "--races") {
         let repeats = arguments.get(at + 1).and_then(|n| n.parse().ok()).unwrap_or(1000);
-        return races::run(gpu, &cases, &variants, &rows, repeats, common::seconds()?);
+        record::add(&shape, &mut cases, &mut variants, &mut rows)?;
+        return races::run(gpu, tuned.as_deref(), (&cases, &variants, &rows), repeats, common::seconds()?);
     }
     let criterion = criterion.configure_from_args();
     if arguments.iter().any(|a| a == "--list") {
@@ -320,6 +333,9 @@ fn run() -> Result<()> {
         return Ok(());
     }
     println!("adapter {}", gpu.caps.summary());
+    if let Some(line) = &tuned {
+        println!("tuned   {line}");
+    }
     println!("shapes  GPT-2 124M, batch {} x context {}", shape.batch, shape.context);
     println!("memory  each row goes round at most {MOST_SETS} copies of its tensors, up to {}", rotation(&gpu.caps).1);
     // on a shared processor the best run is a matter of patience; but most of the time is for the rows
@@ -334,7 +350,7 @@ fn run() -> Result<()> {
     let about = json!({
         "adapter": gpu.caps.name, "driver": gpu.caps.driver, "backend": gpu.caps.backend,
         "version": env!("CARGO_PKG_VERSION"), "batch": shape.batch, "context": shape.context,
-        "roofs": roofs, "independent": pairs,
+        "tuned": tuned, "roofs": roofs, "independent": pairs,
     });
     let bench = Bench { gpu, roofs, about, cases, variants, prepared: None, figures: vec![], faults: vec![], end };
     let bench = Rc::new(RefCell::new(bench));

@@ -21,6 +21,8 @@ struct Outcome {
     operator: String,
     shape: String,
     kernels: Vec<String>,
+    /// True if the kernels come from the adapter's record.
+    from_record: bool,
     /// Runs after the first.
     repeats: usize,
     /// Words that differed, over all of them.
@@ -30,9 +32,20 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn not_run(case: &Case, kernels: Vec<String>) -> Self {
-        let (operator, shape) = (case.operator.to_owned(), case.what.clone());
-        Self { operator, shape, kernels, repeats: 0, differing: 0, fault: None }
+    fn not_run(case: &Case, rows: &[&Row]) -> Self {
+        Self {
+            operator: case.operator.to_owned(),
+            shape: case.what.clone(),
+            kernels: rows.iter().map(|row| row.kernel.clone()).collect(),
+            from_record: rows.iter().any(|row| row.from_record),
+            repeats: 0,
+            differing: 0,
+            fault: None,
+        }
+    }
+
+    fn origin(&self) -> &'static str {
+        if self.from_record { "of the record" } else { "" }
     }
 
     fn verdict(&self) -> String {
@@ -48,13 +61,13 @@ impl Outcome {
 /// gets fewer, and says so.
 pub fn run(
     mut gpu: Gpu,
-    cases: &[Case],
-    variants: &[Caps],
-    rows: &[Row],
+    tuned: Option<&str>,
+    (cases, variants, rows): (&[Case], &[Caps], &[Row]),
     repeats: usize,
     seconds: Option<Duration>,
 ) -> Result<()> {
     println!("adapter {}", gpu.caps.summary());
+    println!("tuned   {}", tuned.unwrap_or("no: this adapter has no record of wgpt tune"));
     println!("races   {repeats} repeats of every case, compared with its first run word by word on the device");
     let mut seen = HashSet::new();
     let jobs: Vec<(usize, usize)> = rows.iter().map(|r| (r.case, r.variant)).filter(|job| seen.insert(*job)).collect();
@@ -63,37 +76,40 @@ pub fn run(
     for (done, &(case, variant)) in jobs.iter().enumerate() {
         // what is left of the time, shared by what is left of the cases
         let share = seconds.map(|s| s.saturating_sub(begin.elapsed()) / (jobs.len() - done) as u32);
-        gpu.caps = variants[variant].clone();
-        let kernels =
-            rows.iter().filter(|r| (r.case, r.variant) == (case, variant)).map(|r| r.kernel.clone()).collect();
-        let outcome = if share.is_some_and(|share| share.is_zero()) {
-            Outcome::not_run(&cases[case], kernels)
-        } else {
+        let own: Vec<&Row> = rows.iter().filter(|r| (r.case, r.variant) == (case, variant)).collect();
+        let mut outcome = Outcome::not_run(&cases[case], &own);
+        if share.is_none_or(|share| !share.is_zero()) {
             gpu.caps = variants[variant].clone();
-            let outcome = one(&gpu, &cases[case], kernels, repeats, share);
+            match repeat(&gpu, &cases[case], repeats, share) {
+                Ok(counts) => (outcome.repeats, outcome.differing) = counts,
+                Err(error) => outcome.fault = Some(error.to_string()),
+            }
             gpu.caps = variants[0].clone();
-            outcome
-        };
-        println!("{} {}: {}", outcome.operator, outcome.shape, outcome.verdict());
+        }
+        println!(
+            "{} {}: {}{}",
+            outcome.operator,
+            outcome.shape,
+            outcome.verdict(),
+            match outcome.origin() {
+                "" => String::new(),
+                origin => format!(" ({}, {origin})", outcome.kernels.join(" ")),
+            }
+        );
         outcomes.push(outcome);
     }
-    let mut table = Table::new(&["<name", "<shape", "<", "<kernels"]);
+    let mut table = Table::new(&["<name", "<shape", "<", "<kernels", "<"]);
     for o in &outcomes {
-        table.row([o.operator.clone(), o.shape.clone(), o.verdict(), o.kernels.join(" ")]);
+        table.row([o.operator.clone(), o.shape.clone(), o.verdict(), o.kernels.join(" "), o.origin().into()]);
     }
     println!("\n{table}");
     let wrong = outcomes.iter().filter(|o| o.fault.is_some() || o.differing > 0).count();
     println!("{} cases, {wrong} wrong, in {:.0} s", outcomes.len(), begin.elapsed().as_secs_f64());
-    common::write("races", &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "cases": outcomes}))?;
+    common::write(
+        "races",
+        &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "tuned": tuned, "cases": outcomes}),
+    )?;
     if wrong == 0 { Ok(()) } else { Err(Error::Gpu(format!("{wrong} cases are wrong"))) }
-}
-
-fn one(gpu: &Gpu, case: &Case, kernels: Vec<String>, repeats: usize, time: Option<Duration>) -> Outcome {
-    let (operator, shape) = (case.operator.to_owned(), case.what.clone());
-    match repeat(gpu, case, repeats, time) {
-        Ok((repeats, differing)) => Outcome { operator, shape, kernels, repeats, differing, fault: None },
-        Err(error) => Outcome { operator, shape, kernels, repeats: 0, differing: 0, fault: Some(error.to_string()) },
-    }
 }
 
 /// Returns how often it was repeated, and how many words differed.

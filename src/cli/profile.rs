@@ -11,7 +11,7 @@ use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
 use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS};
-use wgpt::train::{Optimizer, Sizes, Trainer};
+use wgpt::train::{Optimizer, Sizes, Trainer, tune};
 
 use super::precision::{self, Precision};
 use super::shape::Shape;
@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     accumulation: usize,
     /// Element type of matrix operands
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub precision: Precision,
     /// What the backward pass computes again instead of keeping it: none, gelu, ln or block
     #[arg(long, value_name = "LEVEL", default_value = "none")]
@@ -120,7 +120,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let elem = args.precision.resolve(args.device.as_deref())?;
     let matrices = elem == Elem::F16;
-    let gpu = Gpu::open(&Options {
+    let mut gpu = Gpu::open(&Options {
         device: args.device.clone(),
         matrices,
         checked: args.checked,
@@ -132,6 +132,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.statistics && gpu.statistics().is_none() {
         return Err(no_statistics(&gpu));
     }
+    let found = tune::load(&mut gpu.caps);
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
     let (config, sizes) = args.sizes(context)?;
     if !args.seconds.is_finite() || args.seconds < 0.0 {
@@ -157,9 +158,17 @@ pub fn run(args: &Args) -> Result<()> {
     let steps = Steps::run(&mut trainer, &mut loader, 1, args.steps, time)?;
     say_device(&gpu);
     println!(
-        "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}",
-        config.layers, config.channels, config.vocab, sizes.batch, sizes.accumulation
+        "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}; {}",
+        config.layers,
+        config.channels,
+        config.vocab,
+        sizes.batch,
+        sizes.accumulation,
+        precision::name(elem)
     );
+    if let Some(line) = measure::tuned(&found) {
+        println!("tuned   {line}");
+    }
     let facts = measure::steps::Facts::new(&steps, &trainer, &planned);
     print!("{}", facts.report());
     let about = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "version": env!("CARGO_PKG_VERSION")});
@@ -183,7 +192,14 @@ pub fn run(args: &Args) -> Result<()> {
                 "plain_ms": profile.plain_ms,
             })
         });
-        write(path, &json!({"about": about, "step": facts, "profile": timed}))?;
+        let mut step = json!(facts);
+        step["precision"] = precision::name(elem).into();
+        step["batch"] = sizes.batch.into();
+        step["context"] = context.into();
+        step["accumulation"] = sizes.accumulation.into();
+        step["tuned"] = measure::tuned(&found).into();
+        step["kernels"] = trainer.kernel_summary().into();
+        write(path, &json!({"about": about, "step": step, "profile": timed}))?;
     }
     if let Some(path) = &args.trace {
         write(path, &trace::trace(&steps, profile.as_ref().map(|(profile, _)| profile), &about))?;
@@ -228,7 +244,8 @@ fn say_device(gpu: &Gpu) {
 
 fn count(args: &Args) -> Result<()> {
     let (config, sizes) = args.sizes(args.context.unwrap_or(1024))?;
-    let elem = if args.precision == Precision::F16 { Elem::F16 } else { Elem::F32 };
+    // no device: `auto` means a GPU with matrix units, as in `wgpt plan`
+    let elem = if args.precision == Precision::F32 { Elem::F32 } else { Elem::F16 };
     let count = Count::new(plan::assumed(elem, LARGEST_BINDING), config, sizes, elem, args.recompute)?;
     println!(
         "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, {}, bindings to 2 GiB\n",

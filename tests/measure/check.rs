@@ -146,6 +146,7 @@ fn the_real_programs_end_in_time() {
     let built = succeeded(&output);
     assert!(built.contains("MB together"), "{built}");
     a_slowed_kernel_shows_against_a_baseline(&bin);
+    super::record::is_raced(&bin);
     let arguments = ["--bin", &bin.to_string_lossy(), "--seconds", "16", "--python", "/nonexistent/python3"];
     let (record, printed, _, seconds) = check(dir.path(), &arguments, &[("WGPT_CHECK_FAIL", "peers")]);
     assert!(seconds < 40.0, "{seconds} s\n{printed}");

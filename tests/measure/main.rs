@@ -1,6 +1,7 @@
 //! What measures: `wgpt profile`, with and without a device, and `tools/gpu-check`.
 
 mod check;
+mod record;
 mod schema;
 
 use std::path::Path;
@@ -51,7 +52,8 @@ fn counting_needs_no_device() {
         .output()
         .expect("the program starts");
     let out = succeeded(&output);
-    for word in ["dispatches", "least MB", "attention_tiled.backward_kv", "adamw.forward", "llm.c's formula"] {
+    for word in ["f16 on matrix units", "dispatches", "least MB", "attention_coop.", "adamw.forward", "llm.c's formula"]
+    {
         assert!(out.contains(word), "no `{word}` in\n{out}");
     }
     let count = read_json(&path);
@@ -67,6 +69,10 @@ fn counting_needs_no_device() {
         .map(|k| k["count"].as_u64().expect("a count"))
         .sum();
     assert_eq!(count["dispatches"], dispatches);
+    let count = ["profile", "--count", "--model", "d12", "--precision", "f32"];
+    let of_f32 = Command::new(env!("CARGO_BIN_EXE_wgpt")).args(count).output().expect("the program starts");
+    let out = succeeded(&of_f32);
+    assert!(out.contains("attention_tiled.backward_kv") && !out.contains("f16"), "{out}");
     let error = Command::new(env!("CARGO_BIN_EXE_wgpt")).args(["profile", "--count", "--context", "4096"]).output();
     assert_eq!(error.expect("the program starts").status.code(), Some(2));
 }
@@ -85,6 +91,11 @@ fn a_profile_adds_up_and_its_trace_is_a_trace() {
     assert_eq!(step["created"], 0, "buffers were created in a later step: {out}");
     assert_eq!(step["planned_bytes"], step["allocated_bytes"], "{out}");
     assert_eq!(step["submissions"], 2.0);
+    assert_eq!((&step["batch"], &step["context"], &step["accumulation"]), (&json!(2), &json!(64), &json!(2)));
+    // `auto`, as `wgpt train` takes it: of software adapters no f16 but where it is asked for
+    let printed = step["precision"].as_str().expect("a precision");
+    assert!(out.contains(&format!("x 2; {printed}\n")), "{out}");
+    assert!(!out.contains(", software)") || printed == "f32", "{out}");
     let profile = &figures["profile"];
     if profile.is_null() {
         eprintln!("not run: kernels are not timed, the adapter has no timestamps\n{out}");

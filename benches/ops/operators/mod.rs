@@ -6,6 +6,7 @@ mod update;
 
 use wgpt::gpu::{Caps, Elem};
 use wgpt::model::Config;
+use wgpt::ops::matmul::Product;
 use wgpt::ops::stepcontrol::{Hyper, Report, State};
 use wgpt::ops::{bias, crossentropy, embedding, gelu, layernorm, residual};
 use wgpt::reference;
@@ -42,7 +43,6 @@ fn rounding(n: usize) -> f64 {
 /// All cases.
 pub fn cases(shape: &Shape, caps: &Caps) -> Vec<Case> {
     let (n, c) = (shape.rows(), shape.config.channels);
-    let vp = shape.config.padded_vocab();
     let mut cases = vec![residual_forward(n, c), gelu_forward(n, 4 * c), gelu_backward(n, 4 * c)];
     cases.extend([layernorm_forward(n, c), layernorm_backward(n, c), bias_backward(n, 4 * c)]);
     cases.extend([embedding_forward(shape), embedding_backward(shape)]);
@@ -53,26 +53,63 @@ pub fn cases(shape: &Shape, caps: &Caps) -> Vec<Case> {
     cases.extend([update::accumulate(n), update::decide()]);
     cases.push(crossentropy_case(shape, false));
     cases.push(crossentropy_case(shape, true));
-    for (name, rows, k, outputs, with_bias) in [
-        ("qkv", n, c, 3 * c, true),
-        ("attproj", n, c, c, true),
-        ("fc", n, c, 4 * c, true),
-        ("fcproj", n, 4 * c, c, true),
-        ("head", shape.chunk, c, vp, false),
-    ] {
+    for layer in layers(shape) {
         for elem in [Elem::F32, Elem::F16] {
-            // software Vulkan multiplies f16 slowly: one layer of it there
-            if elem == Elem::F16 && (!caps.f16 || caps.software && name != "qkv") {
-                continue;
-            }
-            let sizes = [rows, outputs, k];
-            cases.push(matmul::forward(name, sizes, with_bias, elem));
-            cases.push(matmul::backward_inp(name, sizes, elem));
-            let partials = wgpt::ops::matmul::partials(caps, elem, rows, outputs, k);
-            cases.push(matmul::backward_weight(name, sizes, elem, partials));
+            cases.extend(PRODUCTS.iter().filter_map(|product| layer.case(*product, elem, caps)));
         }
     }
     cases
+}
+
+const PRODUCTS: [Product; 3] = [Product::Forward, Product::BackwardInp, Product::BackwardWeight];
+
+/// A linear layer: M rows, N outputs, K inputs.
+pub struct Layer {
+    pub name: &'static str,
+    sizes: [usize; 3],
+    with_bias: bool,
+}
+
+/// The linear layers of a block, and the head on one chunk of rows.
+pub fn layers(shape: &Shape) -> [Layer; 5] {
+    let (n, c) = (shape.rows(), shape.config.channels);
+    let layer = |name, sizes| Layer { name, sizes, with_bias: name != "head" };
+    [
+        layer("qkv", [n, 3 * c, c]),
+        layer("attproj", [n, c, c]),
+        layer("fc", [n, 4 * c, c]),
+        layer("fcproj", [n, c, 4 * c]),
+        layer("head", [shape.chunk, shape.config.padded_vocab(), c]),
+    ]
+}
+
+impl Layer {
+    /// Rows, columns and depth of one of its products, as a record of `wgpt tune` names them.
+    pub fn shape_of(&self, product: Product) -> [usize; 3] {
+        let [m, n, k] = self.sizes;
+        match product {
+            Product::Forward => [m, n, k],
+            Product::BackwardInp => [m, k, n],
+            Product::BackwardWeight => [n, k, m],
+        }
+    }
+
+    /// The case of one of its products, `None` where it is not measured.
+    pub fn case(&self, product: Product, elem: Elem, caps: &Caps) -> Option<Case> {
+        // software Vulkan multiplies f16 slowly: one layer of it there
+        if elem == Elem::F16 && (!caps.f16 || caps.software && self.name != "qkv") {
+            return None;
+        }
+        let Self { name, sizes, with_bias } = *self;
+        let [m, n, k] = sizes;
+        Some(match product {
+            Product::Forward => matmul::forward(name, sizes, with_bias, elem),
+            Product::BackwardInp => matmul::backward_inp(name, sizes, elem),
+            Product::BackwardWeight => {
+                matmul::backward_weight(name, sizes, elem, wgpt::ops::matmul::partials(caps, elem, m, n, k))
+            }
+        })
+    }
 }
 
 fn residual_forward(n: usize, c: usize) -> Case {

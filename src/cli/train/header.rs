@@ -4,9 +4,9 @@ use std::path::Path;
 
 use wgpt::gpu::Elem;
 use wgpt::ops::{attention, matmul};
-use wgpt::train::Trainer;
 use wgpt::train::settings::Settings;
 use wgpt::train::tune::Found;
+use wgpt::train::{Trainer, measure};
 
 use crate::cli::terminal::say;
 
@@ -47,9 +47,7 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, 
     }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
-    match tuned {
-        Found::Nothing => {}
-        Found::Kernels(count) => say!("tuned    {count} kernels of this adapter's record, where shapes are the same"),
-        Found::Ignored(why) => say!("tuned    no: {why}"),
+    if let Some(line) = measure::tuned(tuned) {
+        say!("tuned    {line}");
     }
 }

@@ -24,6 +24,7 @@ use crate::error::Result;
 use crate::model::Config;
 
 use super::Sizes;
+use super::tune::Found;
 
 /// Floating-point operations a token by llm.c's formula, `6 N + 6 L C T`: for comparing with others' figures. It counts
 /// the padding of the vocabulary and the position table as if they were multiplied, and the half of attention that is
@@ -43,4 +44,14 @@ pub fn random_batches(config: &Config, sizes: &Sizes, batches: usize) -> Result<
     let tokens = (0..count).map(|_| (random.next_u32() as usize % config.vocab.min(65_536)) as u16).collect();
     let source = TokenSource::from_tokens("random tokens", tokens);
     Loader::new(vec![source], LoaderConfig::new(sizes.batch, sizes.context, config.vocab, Some(42)))
+}
+
+/// One line on what an adapter's record of `wgpt tune` came to, if there is one.
+#[must_use]
+pub fn tuned(found: &Found) -> Option<String> {
+    match found {
+        Found::Nothing => None,
+        Found::Kernels(count) => Some(format!("{count} kernels of this adapter's record, where shapes are the same")),
+        Found::Ignored(why) => Some(format!("no: {why}")),
+    }
 }
