@@ -1,6 +1,7 @@
 //! What measures: `wgpt profile`, with and without a device, and `tools/gpu-check`.
 
 mod check;
+mod peers;
 mod record;
 mod schema;
 

@@ -1,122 +1,261 @@
-"""Training steps of GPT-2 124M in PyTorch: the same work as ours, for comparing times. Prints one line a variant.
+"""Training steps of GPT-2 124M in PyTorch: the same work as ours, for comparing times.
 
-Eager and compiled, f32 with and without TF32, bf16 with flash attention: whatever this machine's PyTorch can do. Written
-for comparison alone, in PyTorch's own fast operators.
+Prints lines of: name, variant, precision, batch, milliseconds a step, remark; separated by tabs. On CUDA the first variant is
+the bar: compiled, bf16, flash attention. Then bf16 without compiling, and f32 with and without TF32. Of each variant it
+measures the batch that is asked for and the best of --batches. A batch that memory does not hold is named and left out.
+
+With --turns it builds and compiles everything once, prints READY, then measures all once for each line on standard input
+and prints DONE after each: so that another program can be measured in turn with it.
+
+--rehearse takes the same way with a tiny model, and without PyTorch with made-up times. Its lines begin with `rehearsal`.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+try:
+    import torch
+except ImportError:
+    torch = None
 
+HINT = "No module named 'torch'; pip install torch"
 LAYERS, HEADS, CHANNELS, POSITIONS, VOCAB = 12, 12, 768, 1024, 50304  # the vocabulary padded as ours
+TOKENS = 50257
+if "--rehearse" in sys.argv:
+    LAYERS, HEADS, CHANNELS, VOCAB, TOKENS = 1, 2, 32, 128, 120
+
+# name, precision, compiled, TF32
+CUDA = [
+    ("compile, flash attention", "bf16", True, True),
+    ("eager, flash attention", "bf16", False, True),
+    ("compile, TF32", "f32", True, True),
+    ("eager, TF32", "f32", False, True),
+    ("compile", "f32", True, False),
+    ("eager", "f32", False, False),
+]
+CPU = [("eager", "f32", False, False), ("compile", "f32", True, False)]
 
 
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.ln1, self.ln2 = nn.LayerNorm(CHANNELS), nn.LayerNorm(CHANNELS)
-        self.qkv, self.attproj = nn.Linear(CHANNELS, 3 * CHANNELS), nn.Linear(CHANNELS, CHANNELS)
-        self.fc, self.fcproj = nn.Linear(CHANNELS, 4 * CHANNELS), nn.Linear(4 * CHANNELS, CHANNELS)
+def model_class():
+    from torch import nn
+    from torch.nn import functional as F
 
-    def forward(self, x):
-        b, t, c = x.shape
-        q, k, v = (p.view(b, t, HEADS, c // HEADS).transpose(1, 2) for p in self.qkv(self.ln1(x)).split(c, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attproj(y.transpose(1, 2).reshape(b, t, c))
-        return x + self.fcproj(F.gelu(self.fc(self.ln2(x)), approximate="tanh"))
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ln1, self.ln2 = nn.LayerNorm(CHANNELS), nn.LayerNorm(CHANNELS)
+            self.qkv, self.attproj = nn.Linear(CHANNELS, 3 * CHANNELS), nn.Linear(CHANNELS, CHANNELS)
+            self.fc, self.fcproj = nn.Linear(CHANNELS, 4 * CHANNELS), nn.Linear(4 * CHANNELS, CHANNELS)
 
+        def forward(self, x):
+            b, t, c = x.shape
+            q, k, v = (p.view(b, t, HEADS, c // HEADS).transpose(1, 2) for p in self.qkv(self.ln1(x)).split(c, dim=2))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.attproj(y.transpose(1, 2).reshape(b, t, c))
+            return x + self.fcproj(F.gelu(self.fc(self.ln2(x)), approximate="tanh"))
 
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.wte, self.wpe = nn.Embedding(VOCAB, CHANNELS), nn.Embedding(POSITIONS, CHANNELS)
-        self.blocks, self.lnf = nn.ModuleList(Block() for _ in range(LAYERS)), nn.LayerNorm(CHANNELS)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=0.02)
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.wpe = nn.Embedding(VOCAB, CHANNELS), nn.Embedding(POSITIONS, CHANNELS)
+            self.blocks, self.lnf = nn.ModuleList(Block() for _ in range(LAYERS)), nn.LayerNorm(CHANNELS)
+            for parameter in self.parameters():
+                if parameter.dim() > 1:
+                    nn.init.normal_(parameter, std=0.02)
 
-    def forward(self, tokens, targets):
-        x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        logits = F.linear(self.lnf(x), self.wte.weight)
-        return F.cross_entropy(logits.view(-1, VOCAB).float(), targets.view(-1))
+        def forward(self, tokens, targets):
+            x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
+            for block in self.blocks:
+                x = block(x)
+            logits = F.linear(self.lnf(x), self.wte.weight)
+            return F.cross_entropy(logits.view(-1, VOCAB).float(), targets.view(-1))
 
-
-def variants(cuda):
-    """(name, precision, compiled, TF32)"""
-    if not cuda:
-        return [("eager", "f32", False, False), ("compile", "f32", True, False)]
-    return [
-        ("eager", "f32", False, False),
-        ("eager, TF32", "f32", False, True),
-        ("compile", "f32", True, False),
-        ("compile, TF32", "f32", True, True),
-        ("compile, flash attention", "bf16", True, True),
-    ]
+    return Model
 
 
-def measure(args, device, compiled, precision, tf32, seconds):
-    torch.manual_seed(42)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    model = Model().to(device)
-    decays = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.95), fused=True)
-    run = torch.compile(model) if compiled else model
-    tokens = torch.randint(50257, (args.batch, args.context + 1), device=device)
-    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+class Steps:
+    """One model and its optimizer, which all variants and batches share: so memory is taken once."""
 
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = run(inputs, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        # reading the loss waits for the device
-        return loss.item()
+    def __init__(self, context):
+        self.context = context
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.variants = CUDA if self.device == "cuda" else CPU
+        self.about = f"PyTorch {torch.__version__}, {self.device}"
+        # every batch and precision is compiled for itself
+        for limit in ("recompile_limit", "cache_size_limit"):
+            if hasattr(torch._dynamo.config, limit):
+                setattr(torch._dynamo.config, limit, 64)
+                break
+        torch.manual_seed(42)
+        self.model = model_class()().to(self.device)
+        decays = [p for p in self.model.parameters() if p.dim() > 1]
+        others = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.95), fused=True)
+        self.compiled = torch.compile(self.model, dynamic=False)
+        self.batches = {}
 
-    begin = time.perf_counter()
-    warm_up = 3 if device == "cuda" else 1
-    for _ in range(warm_up):
-        step()
-    times = []
-    while len(times) < 2 or (len(times) < 20 and time.perf_counter() - begin < seconds):
-        before = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - before))
-    times.sort()
-    return times[len(times) // 2], len(times)
+    def batch(self, size):
+        if size not in self.batches:
+            tokens = torch.randint(TOKENS, (size, self.context + 1), device=self.device)
+            self.batches[size] = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        return self.batches[size]
+
+    def attention(self, precision):
+        if self.device != "cuda" or precision != "bf16":
+            return contextlib.nullcontext()
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION])
+
+    def ms(self, variant, size, steps):
+        """Milliseconds of one step, of several that the device does without waiting for the host."""
+        _, precision, compiled, tf32 = variant
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        run = self.compiled if compiled else self.model
+        inputs, targets = self.batch(size)
+        begin = time.perf_counter()
+        for _ in range(steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(self.device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                with self.attention(precision):
+                    loss = run(inputs, targets)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+        loss.item()  # waits for the device
+        return 1e3 * (time.perf_counter() - begin) / steps
+
+    def free(self):
+        """Gives memory back that others are measured with."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+class StandIn:
+    """The same without PyTorch, for rehearsals: times are made up, batches above 32 do not fit."""
+
+    def __init__(self, context):
+        self.context, self.device, self.variants, self.about = context, "none", CUDA[:2], "no PyTorch, made-up times"
+
+    def ms(self, variant, size, steps):
+        if size > 32:
+            raise MemoryError("out of memory")
+        time.sleep(1e-3 * steps)
+        return 1.0 + size / 8 + (0 if variant[2] else 1)
+
+    def free(self):
+        pass
+
+
+def reason(error):
+    text = str(error).strip()
+    if "out of memory" in text.lower():
+        return "out of memory"
+    return text.splitlines()[0][:120] if text else type(error).__name__
+
+
+def median(values):
+    values = sorted(values)
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+
+
+class Peer:
+    def __init__(self, args, steps):
+        self.args, self.steps = args, steps
+        self.chunk = 1 if steps.device == "cpu" else 5
+        self.chosen = []  # (variant, batch, remark)
+
+    def line(self, variant, size, ms, remark):
+        name = "rehearsal" if self.args.rehearse else "pytorch"
+        print(name, variant[0], variant[1], size, ms, remark, sep="\t", flush=True)
+
+    def try_batch(self, variant, size, end):
+        """Compiles and warms up. Milliseconds of a step, or None."""
+        try:
+            left = end - time.perf_counter()
+            if left <= 0:
+                raise TimeoutError("no time is left")
+            if variant[2] and self.steps.device == "cpu" and not self.args.rehearse and left < 60:
+                raise TimeoutError("compiling takes a minute; no time is left")
+            self.steps.ms(variant, size, 1 if self.steps.device == "cpu" else 3)
+            return self.steps.ms(variant, size, self.chunk)
+        except Exception as error:  # one batch's failure must not lose the others
+            self.line(variant, size, "-", f"not run: {reason(error)}")
+            return None
+        finally:
+            self.steps.free()
+
+    def prepare(self, seconds):
+        end = time.perf_counter() + seconds
+        for variant in self.steps.variants:
+            if self.args.variants and variant[0] not in self.args.variants and variant[1] not in self.args.variants:
+                continue
+            # the others' batch first; what is no bar is measured at that alone
+            sizes = [self.args.batch]
+            if variant[1] == "bf16" or variant is self.steps.variants[0]:
+                sizes += [size for size in self.args.batches if size != self.args.batch]
+            rates = {}
+            for size in sizes:
+                ms = self.try_batch(variant, size, end)
+                if ms is not None:
+                    rates[size] = size / ms
+            best = max(rates, key=rates.get) if rates else None
+            for size in rates:
+                remark = self.steps.about
+                if len(rates) > 1 and size == best:
+                    remark += f"; best of batches {', '.join(map(str, sorted(rates)))}"
+                if size in (self.args.batch, best):
+                    self.chosen.append((variant, size, remark))
+
+    def turn(self):
+        end = time.perf_counter() + self.args.seconds
+        for done, (variant, size, remark) in enumerate(self.chosen):
+            share = (end - time.perf_counter()) / (len(self.chosen) - done)
+            begin, times = time.perf_counter(), []
+            try:
+                self.steps.ms(variant, size, 1)
+                while len(times) < 2 or (len(times) < 20 and time.perf_counter() - begin < share):
+                    times.append(self.steps.ms(variant, size, self.chunk))
+                count = len(times) * self.chunk
+                self.line(variant, size, f"{median(times):.3f}", f"{remark}; {count} steps")
+            except Exception as error:
+                self.line(variant, size, "-", f"not run: {reason(error)}")
+            self.steps.free()
+
+
+def numbers(text):
+    return [int(word) for word in text.split(",") if word]
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batches", type=numbers, default=[], help="other batches to look for the best among: 16,32,64")
     parser.add_argument("--context", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--variants", default="", help="names or precisions, separated by semicolons")
+    parser.add_argument("--seconds", type=float, default=60, help="for measuring, each turn")
+    parser.add_argument("--prepare", type=float, default=240, help="seconds for compiling and looking for the best batch")
+    parser.add_argument("--turns", action="store_true", help="a turn for each line on standard input")
+    parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    todo = variants(device == "cuda")
-    end = time.perf_counter() + args.seconds
-    for done, (name, precision, compiled, tf32) in enumerate(todo):
-        share = (end - time.perf_counter()) / (len(todo) - done)
-        try:
-            if share <= 0:
-                raise TimeoutError("no time is left")
-            if compiled and device == "cpu" and share < 60:
-                raise TimeoutError("compiling takes a minute; no time is left")
-            ms, steps = measure(args, device, compiled, precision, tf32, share * 0.8)
-            remark = f"PyTorch {torch.__version__}, {device}, {steps} steps"
-            print("pytorch", name, precision, f"{ms:.3f}", remark, sep="\t", flush=True)
-        except Exception as error:  # one variant's failure must not lose the others
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            print("pytorch", name, precision, "-", f"not run: {reason[:120]}", sep="\t", flush=True)
+    args.variants = [name.strip() for name in args.variants.split(";") if name.strip()]
+    if torch is None and not args.rehearse:
+        print(HINT, file=sys.stderr)
+        return 1
+    peer = Peer(args, Steps(args.context) if torch is not None else StandIn(args.context))
+    peer.prepare(args.prepare)
+    if not args.turns:
+        peer.turn()
+        return 0
+    print("READY", flush=True)
+    for _ in sys.stdin:
+        peer.turn()
+        print("DONE", flush=True)
     return 0
 
 

@@ -52,5 +52,5 @@ fn main() {
         times.push(before.elapsed().as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);
-    println!("burn\tblocks\tf32\t{:.3}\tburn 0.22.1, 1 x {tokens}, {} steps", times[times.len() / 2], times.len());
+    println!("burn\tblocks\tf32\t1\t{:.3}\tburn 0.22.1, 1 x {tokens}, {} steps", times[times.len() / 2], times.len());
 }

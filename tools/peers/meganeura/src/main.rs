@@ -83,5 +83,5 @@ fn main() {
     times.sort_by(f64::total_cmp);
     let remark =
         format!("meganeura 0.3.0, 1 x {tokens}, {} steps, {} dispatches", times.len(), session.plan().dispatches.len());
-    println!("meganeura\tblocks\tf32\t{:.3}\t{remark}", times[times.len() / 2]);
+    println!("meganeura\tblocks\tf32\t1\t{:.3}\t{remark}", times[times.len() / 2]);
 }
