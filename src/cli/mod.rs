@@ -10,6 +10,7 @@ mod generate;
 mod model;
 mod plan;
 mod precision;
+mod predicted;
 mod profile;
 mod recipe;
 mod report;

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use wgpt::error::{Error, Result};
 use wgpt::formats::checkpoint_weights;
-use wgpt::gpu::{Elem, Gpu};
+use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::model::Recompute;
+use wgpt::train::measure::predict::card::Card;
 use wgpt::train::measure::{self, table::number};
 use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
 
 use super::batch::Batch;
 use super::precision::Precision;
+use super::predicted::{self, Predicted};
 use super::shape::Shape;
 use super::terminal::say;
 use super::train::{parse_positive, parse_size};
@@ -24,6 +26,8 @@ const TOKENS: f64 = 1e9;
 #[command(after_help = "Examples:
   wgpt plan --model d12
   wgpt plan --model d48 --recompute block --memory 80GiB
+  wgpt plan --model d12 --gpu h100
+  wgpt plan --model d12 --batch 64 --gpu all
   wgpt plan --model d12 --batch 64 --tokens-per-second 200000 --tokens 1e10 --price-per-hour 2.5")]
 pub struct Args {
     #[command(flatten)]
@@ -46,6 +50,8 @@ pub struct Args {
     /// Bytes that the adapter binds at once [default: 2GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     binding: Option<u64>,
+    #[command(flatten)]
+    predicted: predicted::Args,
     /// Speed, for hours
     #[arg(long, value_name = "TOKENS", value_parser = parse_positive, conflicts_with_all = ["tflops", "like"])]
     tokens_per_second: Option<f64>,
@@ -78,12 +84,23 @@ impl Args {
             let most = config.positions;
             return Err(Error::Usage(format!("--context: {context}, expected 1 to the model's {most}")));
         }
-        let elem = if self.precision == Precision::F32 { Elem::F32 } else { Elem::F16 };
-        Ok(Subject { config, context, elem, recompute: self.recompute })
+        Ok(Subject { config, context, elem: self.elem(None), recompute: self.recompute })
+    }
+
+    /// The element type on a card, or on GPUs as they come.
+    fn elem(&self, card: Option<&Card>) -> Elem {
+        match (self.precision, card) {
+            (Precision::F32, _) => Elem::F32,
+            (Precision::Auto, Some(card)) => card.auto(),
+            _ => Elem::F16,
+        }
     }
 
     /// Tokens a second, if anything says so.
-    fn speed(&self, subject: &Subject) -> Result<Option<f64>> {
+    fn speed(&self, subject: &Subject, predicted: Option<&Predicted>) -> Result<Option<f64>> {
+        if let Some(speed) = predicted.and_then(Predicted::tokens_per_s) {
+            return Ok(Some(speed));
+        }
         if let Some(run) = &self.like {
             // as many FLOP a second as that run, whose model may be another
             let (config, table) = checkpoint_weights::run_config(run)?;
@@ -111,13 +128,24 @@ fn median_speed(run: &Path) -> Result<f64> {
 
 /// Plans.
 pub fn run(args: &Args) -> Result<()> {
-    let subject = args.subject()?;
+    let mut subject = args.subject()?;
+    let cards = args.predicted.cards()?;
+    let card = match cards[..] {
+        [card] => Some(card),
+        _ => None,
+    };
+    subject.elem = args.elem(card);
     let binding = args.binding.unwrap_or(LARGEST_BINDING).min(LARGEST_BINDING) / 256 * 256;
     if binding == 0 {
         return Err(Error::Usage("--binding: expected at least 256 bytes".into()));
     }
-    let gpu = Gpu::dry(plan::assumed(subject.elem, binding));
-    let batches = batches(args, &subject, &gpu)?;
+    let caps = match card {
+        Some(card) => Caps { max_binding_bytes: binding, ..card.caps() },
+        None => plan::assumed(subject.elem, binding),
+    };
+    let gpu = Gpu::dry(caps);
+    let memory = args.memory.or(card.map(Card::memory_bytes));
+    let batches = batches(args, memory, &subject, &gpu)?;
     let planned = batches.iter().map(|&batch| Ok((batch, subject.plan(&gpu, batch)?)));
     let plans: Vec<(usize, Plan)> = planned.collect::<Result<_>>()?;
     let c = &subject.config;
@@ -137,18 +165,24 @@ pub fn run(args: &Args) -> Result<()> {
         mib(binding)
     );
     say!("{}", plan::table(&plans));
-    fit(args, &subject, &gpu, &plans)?;
-    cost(args, &subject)
+    fit(args, memory, &subject, &gpu, &plans)?;
+    let fitting: Vec<usize> = plans
+        .iter()
+        .filter(|(_, plan)| memory.is_none_or(|memory| plan.total() <= memory))
+        .map(|(batch, _)| *batch)
+        .collect();
+    let predicted = predicted::print(&args.predicted, &cards, &subject, |card| args.elem(Some(card)), &fitting)?;
+    cost(args, &subject, predicted.as_ref())
 }
 
 /// The batches to show.
-fn batches(args: &Args, subject: &Subject, gpu: &Gpu) -> Result<Vec<usize>> {
+fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Result<Vec<usize>> {
     let most = MOST_TOKENS / subject.context;
-    match (args.batch, args.memory) {
+    match (args.batch, memory) {
         (Some(Batch::Count(batch)), _) if (1..=most).contains(&batch) => Ok(vec![batch]),
         (Some(Batch::Count(batch)), _) => Err(Error::Usage(format!("--batch: {batch}, expected 1 to {most}"))),
         (Some(Batch::Auto), None) => {
-            Err(Error::Usage("--batch auto: expected --memory, such as --memory 24GiB".into()))
+            Err(Error::Usage("--batch auto: expected --memory, such as --memory 24GiB, or --gpu".into()))
         }
         (Some(Batch::Auto), Some(memory)) => {
             let found = subject.largest_batch(gpu, memory, |_| true)?;
@@ -170,9 +204,9 @@ fn too_little(subject: &Subject, gpu: &Gpu, memory: u64, batch: usize) -> Error 
     }
 }
 
-/// With --memory: what fits.
-fn fit(args: &Args, subject: &Subject, gpu: &Gpu, plans: &[(usize, Plan)]) -> Result<()> {
-    let Some(memory) = args.memory else { return Ok(()) };
+/// With --memory or --gpu: what fits.
+fn fit(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu, plans: &[(usize, Plan)]) -> Result<()> {
+    let Some(memory) = memory else { return Ok(()) };
     if let Some(Batch::Count(batch)) = args.batch {
         if plans[0].1.total() > memory {
             return Err(too_little(subject, gpu, memory, batch));
@@ -190,19 +224,23 @@ fn fit(args: &Args, subject: &Subject, gpu: &Gpu, plans: &[(usize, Plan)]) -> Re
 }
 
 /// With a speed: hours, and with a price dollars.
-fn cost(args: &Args, subject: &Subject) -> Result<()> {
-    let Some(speed) = args.speed(subject)? else {
+fn cost(args: &Args, subject: &Subject, predicted: Option<&Predicted>) -> Result<()> {
+    let Some(speed) = args.speed(subject, predicted)? else {
         if args.price_per_hour.is_some() {
             return Err(Error::Usage(
-                "--price-per-hour: expected a speed: --tokens-per-second, --tflops or --like RUN".into(),
+                "--price-per-hour: expected a speed: --tokens-per-second, --tflops, --like RUN or --gpu CARD".into(),
             ));
         }
         return Ok(());
     };
+    if predicted.is_some() && args.tokens.is_none() && args.steps.is_none() && args.price_per_hour.is_none() {
+        return Ok(());
+    }
     let stepwise = args.steps.zip(args.tokens_per_step).map(|(steps, tokens)| steps * tokens);
     let tokens = args.tokens.or(stepwise).unwrap_or(TOKENS);
     let hours = tokens / speed / 3600.0;
     let dollars = args.price_per_hour.map_or(String::new(), |price| format!(", {:.2} dollars", hours * price));
-    say!("{tokens:e} tokens at {} tokens/s: {} hours{dollars}", number(speed), number(hours));
+    let source = if predicted.is_some() { "predicted " } else { "" };
+    say!("{tokens:e} tokens at {source}{} tokens/s: {} hours{dollars}", number(speed), number(hours));
     Ok(())
 }

@@ -9,6 +9,7 @@ use wgpt::data::{Loader, LoaderConfig, open_shards};
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Recompute, init};
+use wgpt::train::measure::predict::{Beside, card::Card};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
 use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS};
 use wgpt::train::{Optimizer, Sizes, Trainer, tune};
@@ -74,6 +75,9 @@ pub struct Args {
     /// Keep bounds checks in all kernels and in the driver
     #[arg(long, conflicts_with_all = ["count", "statistics", "driver_checks"])]
     checked: bool,
+    /// Set the kernels beside the prediction for this GPU [default: the adapter's own, where `wgpt plan --gpu` knows it]
+    #[arg(long, value_name = "CARD", conflicts_with_all = ["count", "statistics", "wall"])]
+    against: Option<String>,
     /// Adapter by index or part of its name
     #[arg(long)]
     device: Option<String>,
@@ -118,6 +122,8 @@ pub fn run(args: &Args) -> Result<()> {
     if args.count {
         return count(args);
     }
+    let card = args.against.as_deref().map(Card::find).transpose();
+    let card = card.map_err(|e| Error::Usage(format!("--against: {e}")))?;
     let elem = args.precision.resolve(args.device.as_deref())?;
     let matrices = elem == Elem::F16;
     let mut gpu = Gpu::open(&Options {
@@ -151,6 +157,7 @@ pub fn run(args: &Args) -> Result<()> {
         return statistics(args, &gpu);
     }
     trainer.load(&init::init(config, 42))?;
+    let card = card.or_else(|| Card::of_adapter(&gpu.caps.name));
     // before the steps, so that the timed step follows them in the trace
     let timed = gpu.caps.timestamps && !args.wall;
     let roofs = if timed { Some(Roofs::measure(&gpu, Duration::from_millis(300))?) } else { None };
@@ -179,17 +186,21 @@ pub fn run(args: &Args) -> Result<()> {
         let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
         let profile = Profile::run(&trainer, runs)?;
         print!("{}", profile.report(&roofs));
-        Some((profile, roofs))
+        let beside = card.map(|card| Beside::new(card, &profile, &roofs)).transpose()?;
+        if let Some(beside) = &beside {
+            println!("\n{}", beside.report());
+        }
+        Some((profile, roofs, beside))
     } else {
         println!("kernels not timed: the adapter has no timestamps");
         None
     };
     if let Some(path) = &args.json {
-        let timed = profile.as_ref().map(|(profile, roofs)| {
+        let timed = profile.as_ref().map(|(profile, roofs, beside)| {
             json!({
                 "roofs": roofs, "kernels": profile.kernels(roofs), "gaps": profile.gaps(), "places": profile.places(),
                 "commands_ms": profile.commands_ms(), "gaps_ms": profile.gaps_ms(), "span_ms": profile.timings.span_ms,
-                "plain_ms": profile.plain_ms,
+                "plain_ms": profile.plain_ms, "predicted": beside,
             })
         });
         let mut step = json!(facts);
@@ -202,9 +213,9 @@ pub fn run(args: &Args) -> Result<()> {
         write(path, &json!({"about": about, "step": step, "profile": timed}))?;
     }
     if let Some(path) = &args.trace {
-        write(path, &trace::trace(&steps, profile.as_ref().map(|(profile, _)| profile), &about))?;
+        write(path, &trace::trace(&steps, profile.as_ref().map(|(profile, ..)| profile), &about))?;
     }
-    if let Some((profile, _)) = &profile {
+    if let Some((profile, ..)) = &profile {
         println!("sum of kernels {} ms of a step's {} ms", number(profile.commands_ms()), number(steps.median_ms()));
     }
     Ok(())

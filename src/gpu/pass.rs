@@ -335,6 +335,14 @@ impl Command {
         matches!(self.action, Action::Dispatch { .. })
     }
 
+    /// Returns invocations and bytes of workgroup memory of a workgroup; `None` for a clear or copy.
+    #[must_use]
+    pub fn workgroup(&self) -> Option<(u32, u32)> {
+        let Action::Dispatch { pipeline, .. } = &self.action else { return None };
+        let reflection = &pipeline.reflection;
+        Some((reflection.workgroup_size.iter().product(), reflection.workgroup_bytes))
+    }
+
     pub(super) fn encode_dispatch(&self, pass: &mut wgpu::ComputePass) {
         let Action::Dispatch { pipeline, bind_group, immediates } = &self.action else { return };
         let Some((raw, _)) = &pipeline.raw else { return };

@@ -69,6 +69,45 @@ fn plans_tell_hours_and_dollars() {
     plan(&["--like", "nowhere"]).ends_with(3);
 }
 
+/// The number before ` tokens/s` in a line of a prediction.
+fn predicted(out: &str, card: &str) -> f64 {
+    let line = out.lines().find(|line| line.contains(card) && line.contains("predicted")).expect("a prediction");
+    let before = line.split(" tokens/s").next().and_then(|text| text.rsplit(' ').next());
+    before.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number in {line}"))
+}
+
+#[test]
+fn plans_predict_speeds_for_gpus_that_are_not_here() {
+    let dir = tempfile::tempdir().expect("folder");
+    let plan = |args: &[&str]| wgpt(dir.path(), &[&["plan", "--model", "d12"], args].concat());
+    let out = plan(&["--gpu", "RTX 4090", "--batch", "16", "--kernels"]).ends_with(0).out;
+    assert!(out.contains("fits into 24576.0 MiB") && out.contains("limiter"), "{out}");
+    let speed = predicted(&out, "NVIDIA RTX 4090 in f16");
+    let hours = plan(&["--gpu", "rtx-4090", "--batch", "16", "--tokens", "1e10"]).ends_with(0).out;
+    let hours = hours.lines().last().expect("a line");
+    assert!(hours.contains("predicted") && hours.contains(&format!("{:.2} hours", 1e10 / speed / 3600.0)), "{hours}");
+    // f32 has no matrix units, and a batch that does not fit is refused as with --memory
+    let f32 = plan(&["--gpu", "rtx-4090", "--batch", "16", "--precision", "f32"]).ends_with(0).out;
+    assert!(predicted(&f32, "in f32") < speed / 2.0, "{f32}");
+    plan(&["--gpu", "rtx-4090", "--batch", "128"]).ends_with(5);
+    // a table of batches, and all cards
+    let out = plan(&["--gpu", "h100"]).ends_with(0).out;
+    assert!(out.contains("predicted ms") && out.lines().any(|line| line.starts_with("batch 64: NVIDIA H100")), "{out}");
+    let out = plan(&["--gpu", "all", "--batch", "8"]).ends_with(0).out;
+    assert!(predicted(&out, "H200") > predicted(&out, "A100") && out.contains("Apple M1 (8 cores) in f32"), "{out}");
+    for (wrong, code) in [
+        (&["--gpu", "voodoo2"][..], 2),
+        (&["--gpu", ""], 2),
+        (&["--kernels"], 2),
+        (&["--gpu", "h100", "--tflops", "1"], 2),
+        (&["--gpu", "h100", "--machine-code", "nowhere.json"], 3),
+    ] {
+        plan(wrong).ends_with(code);
+    }
+    std::fs::write(dir.path().join("broken.json"), "[{\"gpu\": 1}]").expect("written");
+    plan(&["--gpu", "h100", "--machine-code", "broken.json"]).ends_with(3);
+}
+
 fn train(dir: &Path, out: &str, more: &[&str]) -> super::Outcome {
     let flags = ["train", "--text", "text.txt", "--tokenizer", "bytes", "--layers", "2", "--heads", "2", "--channels"];
     let rest = ["32", "--context", "16", "--steps", "4", "--precision", "f32", "--out", out];

@@ -13,7 +13,7 @@ mod samples;
 #[path = "../../tools/machine-code/table.rs"]
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -33,9 +33,10 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A run of tools/isa: its rows, Mesa's version, and the folder with its files.
+/// A run of tools/isa: its rows and their text, Mesa's version, and the folder with its files.
 struct Printed {
     rows: Vec<Row>,
+    json: String,
     mesa: String,
     out: tempfile::TempDir,
 }
@@ -61,7 +62,48 @@ fn compile(gpus: &[&str], command: &[&str]) -> Result<Result<Printed, String>, S
     }
     let text = std::fs::read_to_string(&json).map_err(|e| format!("{}: {e}", json.display()))?;
     let mesa = out.split("Mesa ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or("unknown");
-    Ok(Ok(Printed { rows: rules::read(&text)?, mesa: mesa.to_owned(), out: out_folder }))
+    Ok(Ok(Printed { rows: rules::read(&text)?, json: text, mesa: mesa.to_owned(), out: out_folder }))
+}
+
+/// The kernels whose machine code differs between two texts of tools/isa's JSON.
+fn differing(committed: &str, found: &str) -> Result<Vec<String>, String> {
+    let rows = |text: &str| -> Result<BTreeMap<(String, String), serde_json::Value>, String> {
+        let json: Vec<serde_json::Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let name = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or("").to_owned();
+        Ok(json.into_iter().map(|row| ((name(&row, "gpu"), name(&row, "kernel")), row)).collect())
+    };
+    let (committed, found) = (rows(committed)?, rows(found)?);
+    let keys: BTreeSet<_> = committed.keys().chain(found.keys()).collect();
+    let other = keys.into_iter().filter(|key| committed.get(*key) != found.get(*key));
+    Ok(other.map(|(gpu, kernel)| format!("{gpu}: {kernel}")).collect())
+}
+
+/// That predictions are made from the machine code of the present kernels: `src/train/measure/predict/machine-code.json`.
+/// Another Mesa than the budgets' compiles otherwise.
+fn check_predicted(printed: &Printed, table: &Table) -> Result<Vec<String>, String> {
+    let file = root().join("src/train/measure/predict/machine-code.json");
+    let fault = |e: std::io::Error| format!("{}: {e}", file.display());
+    if std::env::var_os("WGPT_BLESS").is_some() {
+        std::fs::write(&file, &printed.json).map_err(fault)?;
+        say("machine-code.json of the predictions is written anew: now write ARCHITECTURE.md's table anew");
+    }
+    if printed.mesa != table.mesa {
+        say(&format!("not run: predictions are made from the code of Mesa {}, this is {}", table.mesa, printed.mesa));
+        return Ok(Vec::new());
+    }
+    let differing = differing(&std::fs::read_to_string(&file).map_err(fault)?, &printed.json)?;
+    let line =
+        |kernel: String| format!("{kernel}: its machine code is not the predictions'; WGPT_BLESS=1 writes it anew");
+    Ok(differing.into_iter().map(line).collect())
+}
+
+#[test]
+fn machine_code_that_differs_from_the_predictions_is_found() {
+    let text = |registers: u32| format!("[{{\"gpu\":\"ada\",\"kernel\":\"a\",\"registers\":{registers}}}]");
+    assert_eq!(differing(&text(1), &text(1)), Ok(Vec::new()));
+    assert_eq!(differing(&text(1), &text(2)), Ok(vec!["ada: a".to_owned()]));
+    assert_eq!(differing(&text(1), "[]"), Ok(vec!["ada: a".to_owned()]));
+    assert!(differing("", "[]").is_err());
 }
 
 /// The names of the kernels that a GPU's steps in f16 use: JSON does not tell them from those of f32.
@@ -122,6 +164,7 @@ fn kernels_stay_within_their_budgets() -> Result<(), String> {
     }
     let of_f16 = kernels_of_f16(&printed, "ampere")?;
     let mut faults = table.check(&printed.rows, &printed.mesa);
+    faults.extend(check_predicted(&printed, &table)?);
     faults.extend(rules::check(&printed.rows));
     faults.extend(rules::check_step("ampere", &printed.rows, &of_f16, table.tenths(&printed.mesa)));
     for precision in ["f16", "f32"] {
@@ -141,6 +184,41 @@ fn kernels_stay_within_their_budgets() -> Result<(), String> {
         of_f16.len()
     ));
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    Ok(())
+}
+
+/// The tool's prediction from fresh machine code is the one in ARCHITECTURE.md, which is made from the committed one.
+#[test]
+fn a_prediction_from_fresh_machine_code_is_the_committed_one() -> Result<(), String> {
+    if !cfg!(target_os = "linux") {
+        say("not run: Mesa's stand-ins for GPUs are for Linux");
+        return Ok(());
+    }
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let output = Command::new(root().join("tools/isa"))
+        .args(["--predict", "A100 SXM 80 GB"])
+        .env("WGPT", env!("CARGO_BIN_EXE_wgpt"))
+        .env("WGPT_ISA_OUT", folder.path().join("out"))
+        .output()
+        .map_err(|e| format!("tools/isa: {e}"))?;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.code() == Some(4) {
+        say(&format!("not run: {}", err.lines().last().unwrap_or("tools/isa ended with exit code 4")));
+        return Ok(());
+    }
+    assert!(output.status.success() && out.contains("unmeasured") && out.contains("limiter"), "{err}{out}");
+    let speed = out.lines().find(|line| line.starts_with("NVIDIA A100 SXM 80 GB in f16: predicted"));
+    let speed = speed.and_then(|line| line.split(" tokens/s").next()?.rsplit(' ').next()?.parse::<f64>().ok());
+    let speed = speed.ok_or_else(|| format!("no prediction in {out}"))?;
+    let table = Table::read(include_str!("budgets.txt"))?;
+    if !out.contains(&format!("Mesa {},", table.mesa)) {
+        say(&format!("the prediction of another Mesa than {} is not compared", table.mesa));
+        return Ok(());
+    }
+    let expected = format!("| {:.1} k |", speed / 1e3);
+    let architecture = include_str!("../../ARCHITECTURE.md");
+    let line = architecture.lines().find(|line| line.starts_with("| NVIDIA A100")).ok_or("no line for the A100")?;
+    assert!(line.contains(&expected), "predicted {speed} tokens/s; {line}");
     Ok(())
 }
 
@@ -221,7 +299,10 @@ fn tuning_on_a_stand_in_ends_with_one_line_and_no_record() -> Result<(), String>
 #[cfg(unix)]
 fn wrong_arguments_of_the_tool_end_with_one_line() {
     for (arguments, what) in [
-        (&["--predict", "h100"][..], "unknown option `--predict`"),
+        (&["--guess", "h100"][..], "unknown option `--guess`"),
+        (&["--predict", "voodoo2"], "--predict: unknown GPU, expected one of h100 h200"),
+        (&["--predict", "h100", "--gpu", "ada"], "--predict goes with --json alone"),
+        (&["--predict"], "--predict needs a value"),
         (&["--gpu", "hopper,voodoo2"], "unknown GPU `voodoo2`"),
         (&["--gpu"], "--gpu needs a value"),
         (&["--gpu", ","], "--gpu names no GPU"),

@@ -23,9 +23,10 @@ fn sound() -> Vec<Row> {
                 "{{\"gpu\":\"{gpu}\",\"kernel\":\"{kernel}\",\"registers\":96,\"spills\":0,\"warps\":16,\"instructions\":1000"
             )
         };
+        let counts = "\"moves\":5,\"matrix\":8,\"fma\":0,\"barriers\":2";
         lines.push(format!(
-            "{},\"matrix\":8,\"barriers\":2,\"global\":{},\"workgroup\":{},\"loop\":{{\"instructions\":100,\"moves\":5,\
-             \"matrix\":8,\"global\":{},\"workgroup\":{}}}}}",
+            "{},{counts},\"global\":{},\"workgroup\":{},\"loop\":{{\"instructions\":100,{counts},\"global\":{},\
+             \"workgroup\":{}}}}}",
             head("ampere"),
             widths(8, 8),
             widths(0, 8),
@@ -33,7 +34,7 @@ fn sound() -> Vec<Row> {
             widths(0, 4)
         ));
         lines.push(format!(
-            "{},\"matrix\":null,\"barriers\":null,\"global\":null,\"workgroup\":null,\"loop\":null}}",
+            "{},\"moves\":null,\"matrix\":null,\"fma\":null,\"barriers\":null,\"global\":null,\"workgroup\":null,\"loop\":null}}",
             head("apple-m1")
         ));
     }

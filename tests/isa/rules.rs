@@ -8,6 +8,9 @@ use serde_json::Value;
 /// GPUs whose drivers show statistics alone.
 const STATISTICS_ALONE: [&str; 2] = ["apple-m1", "adreno740"];
 
+/// Counts of a kernel and of its main loop beside its accesses to memory.
+const COUNTS: [&str; 5] = ["instructions", "moves", "matrix", "fma", "barriers"];
+
 /// Instructions of a GPU's kernels together that their names have in common. Parts of a kernel that is split keep its
 /// name, so that they count together. These numbers only ever go down.
 const TOGETHER: [(&str, &str, u64); 2] = [("ampere", "", 26_500), ("ampere", "bias_gelu", 2_550)];
@@ -68,11 +71,8 @@ impl Row {
             None
         } else {
             let main = &value["loop"];
-            for key in ["matrix", "barriers"] {
-                number(value, key)?;
-            }
-            for key in ["instructions", "moves", "matrix"] {
-                number(main, key)?;
+            for (counts, key) in [value, main].into_iter().flat_map(|of| COUNTS.map(|key| (of, key))) {
+                number(counts, key)?;
             }
             for workgroup in [&value["workgroup"], &main["workgroup"]] {
                 Widths::read(workgroup)?;

@@ -109,6 +109,7 @@ fn nak_is_counted_and_its_inner_loop_is_the_main_one() {
             instructions: 16,
             moves: 1,
             matrix: 2,
+            fma: 0,
             barriers: 1,
             scratch: 1,
             global: Widths([1, 1, 0, 1]),
@@ -126,7 +127,8 @@ fn nak_is_counted_and_its_inner_loop_is_the_main_one() {
     assert_eq!(parse::nak(NAK), expected);
     // without matrix products the longest loop
     let plain = NAK.replace("hmma", "ffma");
-    assert_eq!((parse::nak(&plain).main_loop.instructions, parse::nak(&plain).all.matrix), (11, 0));
+    let Code { all, main_loop } = parse::nak(&plain);
+    assert_eq!((main_loop.instructions, main_loop.fma, all.matrix, all.fma), (11, 2, 0, 2));
     assert_eq!(parse::nak("block 0 L0 [] -> {\n exit // delay=1\n} -> []\n").main_loop, Counts::default());
 }
 
@@ -137,6 +139,7 @@ fn aco_is_counted_and_its_inner_loop_is_the_main_one() {
             instructions: 16,
             moves: 1,
             matrix: 1,
+            fma: 0,
             barriers: 1,
             scratch: 1,
             global: Widths([0, 1, 1, 1]),
@@ -152,7 +155,8 @@ fn aco_is_counted_and_its_inner_loop_is_the_main_one() {
     };
     assert_eq!(parse::aco(ACO), expected);
     let plain = ACO.replace("v_wmma_f32_16x16x16_f16", "v_fma_f32");
-    assert_eq!(parse::aco(&plain).main_loop.instructions, 10);
+    assert_eq!((parse::aco(&plain).main_loop.instructions, parse::aco(&plain).main_loop.fma), (10, 1));
+    assert_eq!(parse::aco(&plain.replace("v_fma_f32", "v_dual_fmac_f32")).all.fma, 2);
     // RDNA4 has two instructions for a barrier
     let newer = ACO.replace("\ts_barrier  ", "\ts_barrier_signal -1 ; 0\n\ts_barrier_wait 0xffff");
     assert_eq!((parse::aco(&newer).all.barriers, parse::aco(&newer).all.instructions), (1, 17));
@@ -213,9 +217,9 @@ fn runs_are_merged_by_names() -> std::io::Result<()> {
     assert_eq!(
         json[3],
         serde_json::json!({"gpu": "hopper", "kernel": "cast", "registers": 40, "spills": 1, "warps": 12,
-            "instructions": 16, "matrix": 2, "barriers": 1, "global": {"16": 1, "32": 1, "64": 0, "128": 1},
-            "workgroup": {"16": 0, "32": 0, "64": 1, "128": 1}, "loop": {"instructions": 6, "moves": 1, "matrix": 2,
-            "global": {"16": 1, "32": 0, "64": 0, "128": 0}, "workgroup": {"16": 0, "32": 0, "64": 0, "128": 1}}})
+            "instructions": 16, "moves": 1, "matrix": 2, "fma": 0, "barriers": 1, "global": {"16": 1, "32": 1, "64": 0, "128": 1},
+            "workgroup": {"16": 0, "32": 0, "64": 1, "128": 1}, "loop": {"instructions": 6, "moves": 1, "matrix": 2, "fma": 0,
+            "barriers": 0, "global": {"16": 1, "32": 0, "64": 0, "128": 0}, "workgroup": {"16": 0, "32": 0, "64": 0, "128": 1}}})
     );
     let text = table::text(&kernels);
     let row: Vec<&str> = text.lines().last().expect("a row").split_whitespace().collect();

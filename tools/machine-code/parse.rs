@@ -28,6 +28,8 @@ pub struct Counts {
     pub moves: u64,
     /// Products on matrix units.
     pub matrix: u64,
+    /// Multiply-adds of each lane, in f32 or in two f16.
+    pub fma: u64,
     /// Barriers of the workgroup.
     pub barriers: u64,
     /// Accesses to memory that takes the place of registers.
@@ -123,6 +125,7 @@ fn nak_count(name: &str, counts: &mut Counts) {
         "ld" | "st" if name[2..].starts_with(".local") => counts.scratch += 1,
         "bar" if name == "bar.sync" => counts.barriers += 1,
         "mov" => counts.moves += 1,
+        "ffma" | "hfma2" => counts.fma += 1,
         _ => {}
     }
 }
@@ -176,6 +179,11 @@ fn aco_count(name: &str, counts: &mut Counts) {
         counts.barriers += 1;
     } else if name.starts_with("v_mov_") || name.starts_with("v_swap_") {
         counts.moves += 1;
+    } else if name.starts_with("v_dual_fma") {
+        // two in one instruction, nearly always alike
+        counts.fma += 2;
+    } else if name.starts_with("v_fma") || name.starts_with("v_pk_fma") {
+        counts.fma += 1;
     }
 }
 

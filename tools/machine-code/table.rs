@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::kernel::Kernel;
-use super::parse::{BITS, Widths};
+use super::parse::{BITS, Counts, Widths};
 
 const HEAD: [&str; 13] = [
     "kernel",
@@ -79,14 +79,17 @@ pub fn json(gpu: &str, kernels: &[Kernel]) -> Vec<String> {
         let mut text = format!("{{\"gpu\":{gpu:?},\"kernel\":{:?},\"registers\":{}", k.name, k.registers);
         let _ = write!(text, ",\"spills\":{},\"warps\":{},\"instructions\":{}", k.spills, k.warps, k.instructions);
         let Some(code) = &k.code else {
-            return text + ",\"matrix\":null,\"barriers\":null,\"global\":null,\"workgroup\":null,\"loop\":null}";
+            let missing = ["moves", "matrix", "fma", "barriers", "global", "workgroup", "loop"];
+            return text + &missing.map(|key| format!(",\"{key}\":null")).concat() + "}";
         };
         let (all, main) = (&code.all, &code.main_loop);
-        let _ = write!(text, ",\"matrix\":{},\"barriers\":{}", all.matrix, all.barriers);
+        let kinds = |c: &Counts| {
+            format!("\"moves\":{},\"matrix\":{},\"fma\":{},\"barriers\":{}", c.moves, c.matrix, c.fma, c.barriers)
+        };
+        let _ = write!(text, ",{}", kinds(all));
         let _ = write!(text, ",\"global\":{},\"workgroup\":{}", object(all.global), object(all.workgroup));
-        let _ = write!(text, ",\"loop\":{{\"instructions\":{},\"moves\":{}", main.instructions, main.moves);
-        let _ = write!(text, ",\"matrix\":{},\"global\":{}", main.matrix, object(main.global));
-        let _ = write!(text, ",\"workgroup\":{}}}}}", object(main.workgroup));
+        let _ = write!(text, ",\"loop\":{{\"instructions\":{},{}", main.instructions, kinds(main));
+        let _ = write!(text, ",\"global\":{},\"workgroup\":{}}}}}", object(main.global), object(main.workgroup));
         text
     };
     kernels.iter().map(line).collect()

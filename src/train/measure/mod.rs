@@ -3,6 +3,7 @@
 
 pub mod beside;
 pub mod count;
+pub mod predict;
 pub mod profile;
 mod rates;
 pub mod roofs;

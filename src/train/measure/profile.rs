@@ -108,6 +108,12 @@ impl Profile {
         Ok(Self { program, timings, plain_ms, host })
     }
 
+    /// Returns the commands of the step.
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// Milliseconds of all kernels, clears and copies.
     #[must_use]
     pub fn commands_ms(&self) -> f64 {

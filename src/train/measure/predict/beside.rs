@@ -1,0 +1,95 @@
+//! A measured step beside the predicted one.
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::train::measure::{Profile, Roofs, Table, table::number};
+
+use super::card::{self, Card};
+use super::code::Codes;
+
+/// A rate or a time, predicted and measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Kernel, or what is measured.
+    pub name: String,
+    /// Predicted.
+    pub predicted: f64,
+    /// Measured.
+    pub measured: f64,
+    /// Measured over predicted.
+    pub ratio: f64,
+    /// What the prediction is limited by.
+    pub limiter: &'static str,
+}
+
+impl Row {
+    fn new(name: impl Into<String>, predicted: f64, measured: f64, limiter: &'static str) -> Self {
+        Self { name: name.into(), predicted, measured, ratio: measured / predicted, limiter }
+    }
+}
+
+/// Kernels of a step and the adapter's rates beside what was predicted of a card.
+#[derive(Debug, Clone, Serialize)]
+pub struct Beside {
+    /// The card whose prediction it is.
+    pub card: String,
+    /// Rates, in GB/s and TFLOP/s.
+    pub rates: Vec<Row>,
+    /// Milliseconds of each kernel in a step, by measured time.
+    pub kernels: Vec<Row>,
+    /// Milliseconds of a step: of all kernels, clears and copies.
+    pub step: Row,
+}
+
+/// Predicts what `Roofs` measures: a card's rates, as (name, rate, unit).
+fn rates(card: &Card, roofs: &Roofs) -> Vec<Row> {
+    let tera = |flops: f64| card.units * card.clock_ghz * flops / 1e3;
+    let memory = card.memory_gb * card::constants().memory_share;
+    let mut rows = vec![
+        Row::new("copy, GB/s", memory, roofs.copy / 1e9, "memory"),
+        Row::new("multiply-adds in f32, TFLOP/s", tera(card.fma_flops), roofs.fused_f32 / 1e12, "multiply-adds"),
+    ];
+    if let (Some(rate), Some(measured)) = (card.matrix_flops, roofs.matrix) {
+        rows.push(Row::new("matrices from registers, TFLOP/s", tera(rate), measured / 1e12, "matrix"));
+    }
+    rows
+}
+
+impl Beside {
+    /// Sets a profile beside the prediction for the very kernels that it ran.
+    ///
+    /// # Errors
+    /// As [`super::rows`].
+    pub fn new(card: &Card, profile: &Profile, roofs: &Roofs) -> Result<Self> {
+        let predicted = super::rows(card, Codes::committed(), profile.program())?;
+        let row = |measured: super::super::profile::KernelRow| {
+            let found = predicted.iter().find(|row| row.kernel == measured.name)?;
+            Some(Row::new(measured.name, found.ms, measured.ms, found.limiter))
+        };
+        let kernels: Vec<Row> = profile.kernels(roofs).into_iter().filter_map(row).collect();
+        let sum = |of: fn(&Row) -> f64| kernels.iter().map(of).sum::<f64>();
+        let step = Row::new("all kernels", sum(|row| row.predicted), sum(|row| row.measured), "");
+        Ok(Self { card: card.name.clone(), rates: rates(card, roofs), kernels, step })
+    }
+
+    /// The tables, most measured time first.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let table = |heading: &str, unit: &str, rows: &mut dyn Iterator<Item = &Row>| {
+            let (predicted, measured) = (format!("predicted{unit}"), format!("measured{unit}"));
+            let mut table = Table::new(&[heading, &predicted, &measured, "measured/predicted", "<predicted limiter"]);
+            for row in rows {
+                let [predicted, measured, ratio] = [row.predicted, row.measured, row.ratio].map(number);
+                table.row([row.name.clone(), predicted, measured, ratio, row.limiter.into()]);
+            }
+            table.to_string()
+        };
+        format!(
+            "beside the prediction for {}\n{}\n{}",
+            self.card,
+            table("<rate", "", &mut self.rates.iter()),
+            table("<kernel", " ms", &mut self.kernels.iter().chain([&self.step]))
+        )
+    }
+}
