@@ -9,7 +9,7 @@ use wgpt::data::{Loader, LoaderConfig, open_shards};
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Recompute, init};
-use wgpt::train::measure::predict::{Beside, card::Card};
+use wgpt::train::measure::predict::{self, Beside, card::Card, code::Codes};
 use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
 use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS};
 use wgpt::train::{Optimizer, Sizes, Trainer, tune};
@@ -69,6 +69,12 @@ pub struct Args {
     /// Print what the driver reports of each kernel: registers, spills, workgroup memory, in its own words
     #[arg(long, conflicts_with = "count")]
     statistics: bool,
+    /// With --statistics: only the N kernels that are predicted to take most of a step
+    #[arg(long, value_name = "N", requires = "statistics")]
+    heaviest: Option<usize>,
+    /// Only measure the adapter's rates: copies, multiply-adds, matrices
+    #[arg(long, conflicts_with_all = ["count", "statistics", "wall", "trace"])]
+    roofs: bool,
     /// Leave the driver's bounds checks on, which wgpt switches off on Vulkan
     #[arg(long, conflicts_with = "count")]
     driver_checks: bool,
@@ -76,7 +82,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["count", "statistics", "driver_checks"])]
     checked: bool,
     /// Set the kernels beside the prediction for this GPU [default: the adapter's own, where `wgpt plan --gpu` knows it]
-    #[arg(long, value_name = "CARD", conflicts_with_all = ["count", "statistics", "wall"])]
+    #[arg(long, value_name = "CARD", conflicts_with_all = ["count", "wall"])]
     against: Option<String>,
     /// Adapter by index or part of its name
     #[arg(long)]
@@ -138,6 +144,10 @@ pub fn run(args: &Args) -> Result<()> {
     if args.statistics && gpu.statistics().is_none() {
         return Err(no_statistics(&gpu));
     }
+    let card = card.or_else(|| Card::of_adapter(&gpu.caps.name));
+    if args.roofs {
+        return rates(args, &gpu, card);
+    }
     let found = tune::load(&mut gpu.caps);
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
     let (config, sizes) = args.sizes(context)?;
@@ -154,10 +164,9 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, args.recompute))?;
     if args.statistics {
-        return statistics(args, &gpu);
+        return statistics(args, &trainer, card);
     }
     trainer.load(&init::init(config, 42))?;
-    let card = card.or_else(|| Card::of_adapter(&gpu.caps.name));
     // before the steps, so that the timed step follows them in the trace
     let timed = gpu.caps.timestamps && !args.wall;
     let roofs = if timed { Some(Roofs::measure(&gpu, Duration::from_millis(300))?) } else { None };
@@ -186,7 +195,7 @@ pub fn run(args: &Args) -> Result<()> {
         let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
         let profile = Profile::run(&trainer, runs)?;
         print!("{}", profile.report(&roofs));
-        let beside = card.map(|card| Beside::new(card, &profile, &roofs)).transpose()?;
+        let beside = card.map(|card| Beside::new(card, &profile, &roofs));
         if let Some(beside) = &beside {
             println!("\n{}", beside.report());
         }
@@ -221,11 +230,44 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Prints the driver's figures on the kernels that the trainer has built.
-fn statistics(args: &Args, gpu: &Gpu) -> Result<()> {
+/// Measures the adapter's rates and sets them beside the card's.
+fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
+    say_device(gpu);
+    let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0) / 20.0);
+    let roofs = Roofs::measure(gpu, time)?;
+    println!("roofs   {}", roofs.summary());
+    roofs.notes.iter().for_each(|note| println!("        {note}"));
+    let beside = card.map(|card| predict::beside::rates(card, &roofs));
+    if let (Some(card), Some(rows)) = (card, &beside) {
+        println!("\nbeside the prediction for {}\n{}", card.name, predict::beside::table("<rate", "", rows));
+    }
+    match &args.json {
+        Some(path) => write(path, &json!({"adapter": gpu.caps.name, "roofs": roofs, "predicted": beside})),
+        None => Ok(()),
+    }
+}
+
+/// Prints the driver's figures on the kernels that the trainer has built, the heaviest first by the prediction for a card.
+fn statistics(args: &Args, trainer: &Trainer, card: Option<&Card>) -> Result<()> {
+    let gpu = trainer.gpu();
     say_device(gpu);
     let kernels = gpu.statistics().filter(|kernels| kernels.iter().any(|(_, figures)| !figures.is_empty()));
-    let Some(kernels) = kernels else { return Err(no_statistics(gpu)) };
+    let Some(mut kernels) = kernels else { return Err(no_statistics(gpu)) };
+    if let Some(card) = card.or_else(|| args.heaviest.and_then(|_| predict::card::cards().first())) {
+        let (predicted, _) = predict::rows(card, Codes::committed(), &trainer.step_program());
+        let row = |kernel: &str| predicted.iter().find(|row| row.kernel == kernel);
+        kernels.sort_by(|a, b| {
+            let ms = |kernel: &str| row(kernel).map_or(0.0, |row| row.ms);
+            ms(&b.0).total_cmp(&ms(&a.0))
+        });
+        for (kernel, figures) in &mut kernels {
+            let Some(row) = row(kernel) else { continue };
+            figures.insert(0, ("registers predicted".into(), format!("{:.0}", row.registers)));
+            figures.insert(0, ("ms predicted".into(), number(row.ms)));
+        }
+        println!("predicted: {}, by the machine code of Mesa's {}", card.name, card.code);
+    }
+    kernels.truncate(args.heaviest.unwrap_or(usize::MAX));
     print!("{}", measure::statistics::table(&kernels));
     let Some(path) = &args.json else { return Ok(()) };
     let all: Vec<_> = kernels

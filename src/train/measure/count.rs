@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::{Caps, Elem, Gpu, Program};
+use crate::gpu::{Caps, Elem, Gpu};
 use crate::model::{Config, PARAMS, Recompute};
 use crate::train::{Optimizer, Sizes, Trainer};
 
@@ -147,9 +147,7 @@ impl Count {
     pub fn new(caps: Caps, config: Config, sizes: Sizes, elem: Elem, recompute: Recompute) -> Result<Self> {
         let gpu = Gpu::dry(caps);
         let trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, recompute))?;
-        let [begin, micro, end] = trainer.programs();
-        let micros = std::iter::repeat_n(micro, sizes.accumulation);
-        let step = Program::join(std::iter::once(begin).chain(micros).chain([end]));
+        let step = trainer.step_program();
         let mut count = Self {
             kernels: Vec::new(),
             operators: Vec::new(),
@@ -159,7 +157,7 @@ impl Count {
             memory_bytes: gpu.allocated_bytes(),
             formula_flops_per_token: super::flops_per_token(&config, sizes.context),
             tokens: sizes.tokens(),
-            beside: Beside::of(&config, &sizes, elem, &step, micro),
+            beside: Beside::of(&config, &sizes, elem, &step, trainer.programs()[1]),
             llmc: (elem == Elem::F16).then(|| Beside::of_llmc(&config, &sizes)),
         };
         let least = least(&config, &sizes, elem);

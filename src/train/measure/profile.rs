@@ -85,9 +85,7 @@ impl Profile {
     /// As [`Program::timings`].
     pub fn run(trainer: &Trainer, runs: usize) -> Result<Self> {
         let gpu: &Gpu = trainer.gpu();
-        let [begin, micro, end] = trainer.programs();
-        let micros = std::iter::repeat_n(micro, trainer.sizes().accumulation);
-        let program = Program::join(std::iter::once(begin).chain(micros).chain([end]));
+        let program = trainer.step_program();
         program.timings(gpu)?;
         let mut best: Option<(Timings, (Instant, Instant))> = None;
         for _ in 0..runs.max(1) {

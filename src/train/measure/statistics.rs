@@ -6,7 +6,8 @@ use super::table::Table;
 
 /// Parts of drivers' names for the figures that decide how many invocations are resident: registers, spills, workgroup
 /// memory, subgroups. `--json` has the rest.
-const SHOWN: [&str; 15] = [
+const SHOWN: [&str; 16] = [
+    "predicted",
     "register",
     "gpr",
     "spill",

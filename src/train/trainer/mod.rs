@@ -332,6 +332,13 @@ impl<'g> Trainer<'g> {
         [&self.begin, &self.micro, &self.end]
     }
 
+    /// Returns all commands of a step, its micro-steps one after the other.
+    #[must_use]
+    pub fn step_program(&self) -> Program {
+        let micros = std::iter::repeat_n(&self.micro, self.sizes.accumulation);
+        Program::join(std::iter::once(&self.begin).chain(micros).chain([&self.end]))
+    }
+
     /// The matrix and attention kernels of a step, each once: what decides its speed.
     #[must_use]
     pub fn kernel_summary(&self) -> Vec<String> {

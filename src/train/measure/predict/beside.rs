@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use crate::error::Result;
 use crate::train::measure::{Profile, Roofs, Table, table::number};
 
 use super::card::{self, Card};
@@ -38,12 +37,15 @@ pub struct Beside {
     pub rates: Vec<Row>,
     /// Milliseconds of each kernel in a step, by measured time.
     pub kernels: Vec<Row>,
-    /// Milliseconds of a step: of all kernels, clears and copies.
+    /// Kernels that are not predicted: of whose operator there is no machine code.
+    pub unpredicted: Vec<String>,
+    /// Milliseconds of a step: of all kernels that are predicted, clears and copies.
     pub step: Row,
 }
 
-/// Predicts what `Roofs` measures: a card's rates, as (name, rate, unit).
-fn rates(card: &Card, roofs: &Roofs) -> Vec<Row> {
+/// Sets measured rates beside a card's.
+#[must_use]
+pub fn rates(card: &Card, roofs: &Roofs) -> Vec<Row> {
     let tera = |flops: f64| card.units * card.clock_ghz * flops / 1e3;
     let memory = card.memory_gb * card::constants().memory_share;
     let mut rows = vec![
@@ -58,38 +60,43 @@ fn rates(card: &Card, roofs: &Roofs) -> Vec<Row> {
 
 impl Beside {
     /// Sets a profile beside the prediction for the very kernels that it ran.
-    ///
-    /// # Errors
-    /// As [`super::rows`].
-    pub fn new(card: &Card, profile: &Profile, roofs: &Roofs) -> Result<Self> {
-        let predicted = super::rows(card, Codes::committed(), profile.program())?;
+    #[must_use]
+    pub fn new(card: &Card, profile: &Profile, roofs: &Roofs) -> Self {
+        let (predicted, unpredicted) = super::rows(card, Codes::committed(), profile.program());
         let row = |measured: super::super::profile::KernelRow| {
             let found = predicted.iter().find(|row| row.kernel == measured.name)?;
             Some(Row::new(measured.name, found.ms, measured.ms, found.limiter))
         };
         let kernels: Vec<Row> = profile.kernels(roofs).into_iter().filter_map(row).collect();
         let sum = |of: fn(&Row) -> f64| kernels.iter().map(of).sum::<f64>();
-        let step = Row::new("all kernels", sum(|row| row.predicted), sum(|row| row.measured), "");
-        Ok(Self { card: card.name.clone(), rates: rates(card, roofs), kernels, step })
+        let step = Row::new("all of these", sum(|row| row.predicted), sum(|row| row.measured), "");
+        Self { card: card.name.clone(), rates: rates(card, roofs), kernels, unpredicted, step }
     }
 
     /// The tables, most measured time first.
     #[must_use]
     pub fn report(&self) -> String {
-        let table = |heading: &str, unit: &str, rows: &mut dyn Iterator<Item = &Row>| {
-            let (predicted, measured) = (format!("predicted{unit}"), format!("measured{unit}"));
-            let mut table = Table::new(&[heading, &predicted, &measured, "measured/predicted", "<predicted limiter"]);
-            for row in rows {
-                let [predicted, measured, ratio] = [row.predicted, row.measured, row.ratio].map(number);
-                table.row([row.name.clone(), predicted, measured, ratio, row.limiter.into()]);
-            }
-            table.to_string()
+        let unpredicted = match self.unpredicted.len() {
+            0 => String::new(),
+            _ => format!("not predicted, for want of machine code: {}\n", self.unpredicted.join(", ")),
         };
         format!(
-            "beside the prediction for {}\n{}\n{}",
+            "beside the prediction for {}\n{}\n{}{unpredicted}",
             self.card,
-            table("<rate", "", &mut self.rates.iter()),
-            table("<kernel", " ms", &mut self.kernels.iter().chain([&self.step]))
+            table("<rate", "", &self.rates),
+            table("<kernel", " ms", self.kernels.iter().chain([&self.step]))
         )
     }
+}
+
+/// Returns a table of rows, whose numbers are of a unit such as ` ms`.
+#[must_use]
+pub fn table<'r>(heading: &str, unit: &str, rows: impl IntoIterator<Item = &'r Row>) -> String {
+    let (predicted, measured) = (format!("predicted{unit}"), format!("measured{unit}"));
+    let mut table = Table::new(&[heading, &predicted, &measured, "measured/predicted", "<predicted limiter"]);
+    for row in rows {
+        let [predicted, measured, ratio] = [row.predicted, row.measured, row.ratio].map(number);
+        table.row([row.name.clone(), predicted, measured, ratio, row.limiter.into()]);
+    }
+    table.to_string()
 }

@@ -124,8 +124,9 @@ impl Card {
     pub fn find(name: &str) -> Result<&'static Self> {
         let wanted = plain(name);
         let is = |card: &&Card| {
-            let model = card.name.split_once(' ').map_or("", |(_vendor, model)| model);
-            [card.key.as_str(), &card.name, model].iter().any(|known| plain(known) == wanted)
+            let name = card.name.split(" (").next().unwrap_or("");
+            let model = name.split_once(' ').map_or("", |(_vendor, model)| model);
+            [card.key.as_str(), &card.name, name, model].iter().any(|known| plain(known) == wanted)
         };
         cards().iter().find(is).ok_or_else(|| {
             let keys: Vec<&str> = cards().iter().map(|card| card.key.as_str()).collect();
@@ -174,6 +175,7 @@ mod tests {
         for name in ["h100", "H100 SXM", "NVIDIA H100 SXM", "h100-sxm"] {
             assert_eq!(Card::find(name).ok().map(|card| card.key.as_str()), Some("h100"), "{name}");
         }
+        assert!(["m1", "Apple M1", "Apple M1 (8 cores)"].iter().all(|name| Card::find(name).is_ok()));
         assert_eq!(Card::find("RTX4090").ok().map(|card| card.key.as_str()), Some("rtx-4090"));
         for unknown in ["", "x", "h101", "090", "SXM"] {
             assert!(

@@ -242,33 +242,38 @@ fn work(command: &Command) -> Option<Work> {
 pub fn predict(card: &Card, codes: &Codes, step: &Step, elem: Elem) -> Result<Prediction> {
     let gpu = Gpu::dry(card.caps());
     let trainer = Trainer::with_recompute(&gpu, step.config, step.sizes, Optimizer::default(), (elem, step.recompute))?;
-    let [begin, micro, end] = trainer.programs();
-    let micros = std::iter::repeat_n(micro, step.sizes.accumulation);
-    let program = Program::join(std::iter::once(begin).chain(micros).chain([end]));
-    let rows = rows(card, codes, &program)?;
+    let program = trainer.step_program();
+    let (rows, missing) = rows(card, codes, &program);
+    if let Some(kernel) = missing.first() {
+        return Err(Error::Data(format!(
+            "{kernel}: no machine code of this operator for {}, expected some; try another --precision, or tools/isa --predict",
+            card.name
+        )));
+    }
     let precision = if elem == Elem::F16 { "f16" } else { "f32" };
     Ok(Prediction { card: card.name.clone(), precision, tokens: step.sizes.tokens(), rows })
 }
 
-/// Predicts the commands of a program, by kernel, most time first.
-///
-/// # Errors
-/// [`Error::Data`] if there is no machine code of an operator.
-pub fn rows(card: &Card, codes: &Codes, program: &Program) -> Result<Vec<Row>> {
+/// Predicts the commands of a program, by kernel, most time first. Returns also the kernels of whose operator there is no
+/// machine code.
+#[must_use]
+pub fn rows(card: &Card, codes: &Codes, program: &Program) -> (Vec<Row>, Vec<String>) {
     let constants = card::constants();
-    let mut rows: Vec<Row> = Vec::new();
+    let (mut rows, mut missing): (Vec<Row>, Vec<String>) = (Vec::new(), Vec::new());
     for command in &program.commands {
-        let (time, registers, nearest) = match work(command) {
-            Some(work) => {
-                let (name, code) = find(card, codes, &command.name)?;
-                let nearest = (name != command.name).then(|| name.to_owned());
-                (time(card, constants, &command.name, &code, &work), code.registers, nearest)
-            }
-            None => {
-                let seconds = command.bytes as f64 / (card.memory_gb * 1e9 * constants.memory_share);
-                let ms = seconds * 1e3 + constants.dispatch_us / 1e3;
-                (Time { ms, limiter: "memory", resident: 0.0 }, 0.0, None)
-            }
+        let (time, registers, nearest) = if let Some(work) = work(command) {
+            let Some((name, code)) = find(card, codes, &command.name) else {
+                if !missing.contains(&command.name) {
+                    missing.push(command.name.clone());
+                }
+                continue;
+            };
+            let nearest = (name != command.name).then(|| name.to_owned());
+            (time(card, constants, &command.name, &code, &work), code.registers, nearest)
+        } else {
+            let seconds = command.bytes as f64 / (card.memory_gb * 1e9 * constants.memory_share);
+            let ms = seconds * 1e3 + constants.dispatch_us / 1e3;
+            (Time { ms, limiter: "memory", resident: 0.0 }, 0.0, None)
         };
         let at = rows.iter().position(|row| row.kernel == command.name).unwrap_or_else(|| {
             let Time { limiter, resident, .. } = time;
@@ -287,7 +292,7 @@ pub fn rows(card: &Card, codes: &Codes, program: &Program) -> Result<Vec<Row>> {
         row.limiter = row.limits.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or("", |limit| limit.0);
     }
     rows.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    Ok(rows)
+    (rows, missing)
 }
 
 fn add(sums: &mut Vec<(&'static str, f64)>, name: &'static str, ms: f64) {
@@ -298,16 +303,11 @@ fn add(sums: &mut Vec<(&'static str, f64)>, name: &'static str, ms: f64) {
 }
 
 /// The machine code of a kernel on a card, and whose it is.
-fn find<'c>(card: &Card, codes: &'c Codes, kernel: &str) -> Result<(&'c str, Code)> {
-    let missing = |gpu: &str| {
-        Error::Data(format!(
-            "{kernel}: no machine code of this operator on {gpu}, expected some; try another --precision, or tools/isa --predict"
-        ))
-    };
-    let (name, own) = codes.nearest(&card.code, kernel).ok_or_else(|| missing(&card.code))?;
-    let Some(other) = &card.counts_of else { return Ok((name, own)) };
-    let (_, counted) = codes.nearest(other, kernel).ok_or_else(|| missing(other))?;
-    Ok((name, Code { registers: own.registers, spills: own.spills, ..counted }))
+fn find<'c>(card: &Card, codes: &'c Codes, kernel: &str) -> Option<(&'c str, Code)> {
+    let (name, own) = codes.nearest(&card.code, kernel)?;
+    let Some(other) = &card.counts_of else { return Some((name, own)) };
+    let (_, counted) = codes.nearest(other, kernel)?;
+    Some((name, Code { registers: own.registers, spills: own.spills, ..counted }))
 }
 
 impl Prediction {
