@@ -3,7 +3,8 @@
 //!
 //! Environment: `WGPT_PRECISION` (`auto`: f16 on GPUs with matrix units, else f32; `f16`; `f32`; `both`, the default on a
 //! GPU: `auto` first), `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends),
-//! `WGPT_CONTEXT`, `WGPT_DEVICE`, `WGPT_TUNING` (a record of `wgpt tune`), `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a
+//! `WGPT_CONTEXT`, `WGPT_DEVICE`, `WGPT_AGAINST` (a card of `wgpt plan --gpu`, whose prediction steps are set beside), `WGPT_TUNING` (a record of `wgpt tune`),
+//! `WGPT_SMALL` (on a software adapter the small model alone), `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a
 //! file for all figures, or a folder for step.json).
 
 #[path = "common/mod.rs"]
@@ -19,6 +20,7 @@ use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::ops::matmul;
+use wgpt::train::measure::predict::{self, Beside, card::Card, code::Codes};
 use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
@@ -120,7 +122,8 @@ fn jobs(gpu: &Gpu, elem: Elem) -> Result<Vec<Job>> {
     }
     let sizes = Sizes { batch, context, accumulation: 1 };
     // in f16 software Vulkan would take minutes for a step
-    if !software || elem == Elem::F32 {
+    let small = software && common::text("WGPT_SMALL").is_some();
+    if !small && (!software || elem == Elem::F32) {
         jobs.push(Job { name: "d12".into(), config: d12, sizes, elem });
     }
     Ok(jobs)
@@ -190,6 +193,33 @@ fn measure(
     println!("rate    {:.1} % of the roof {roof}", 100.0 * facts.flops / rate);
     // a profile runs the step four times, some of them slowly
     let no_time = limit.is_some_and(|limit| begin.elapsed() + Duration::from_secs_f64(facts.ms * 5e-3) > limit);
+    let card = common::text("WGPT_AGAINST")
+        .map(|name| Card::find(&name))
+        .transpose()?
+        .or_else(|| Card::of_adapter(&gpu.caps.name));
+    let predicted = card.map(|card| {
+        let (rows, _) = predict::rows(card, Codes::committed(), &trainer.step_program());
+        let ms: f64 = rows.iter().map(|row| row.ms).sum();
+        let tokens_per_s = sizes.tokens() as f64 / ms * 1e3;
+        println!(
+            "beside  predicted for {}: {} ms, {} tokens/s; measured {:.3} of that speed",
+            card.name,
+            number(ms),
+            number(tokens_per_s),
+            facts.tokens_per_s / tokens_per_s
+        );
+        json!({"card": card.name, "ms": ms, "tokens_per_s": tokens_per_s, "measured_over_predicted": facts.tokens_per_s / tokens_per_s})
+    });
+    let tokens_per_s = |p: &Value| p["tokens_per_s"].as_f64().unwrap_or_default();
+    let quoted = card.and_then(|card| card.pytorch_tokens_per_s).unwrap_or_default();
+    // for tools/gpu-check: measured, predicted, and PyTorch's by the figures of others
+    println!(
+        "summary\t{name}\t{precision}\t{}\t{}\t{:.0}\t{:.0}\t{quoted:.0}",
+        sizes.batch,
+        sizes.context,
+        facts.tokens_per_s,
+        predicted.as_ref().map_or(0.0, tokens_per_s)
+    );
     let kernels_ms = if no_time {
         println!("device  not timed: no time is left");
         None
@@ -201,6 +231,9 @@ fn measure(
             number(profile.gaps_ms()),
             number(facts.ms)
         );
+        if let Some(card) = card {
+            println!("\n{}", Beside::new(card, &profile, roofs).report());
+        }
         Some((profile.commands_ms(), profile.gaps_ms(), profile.plain_ms))
     } else {
         println!("device  not timed: the adapter has no timestamps");
@@ -210,7 +243,7 @@ fn measure(
     Ok(Some(json!({
         "name": name, "precision": precision, "batch": sizes.batch, "context": sizes.context, "facts": facts,
         "of_roof": facts.flops / rate, "kernels_ms": kernels_ms.map(|k| k.0), "gaps_ms": kernels_ms.map(|k| k.1),
-        "device_ms": kernels_ms.and_then(|k| k.2),
+        "predicted": predicted, "device_ms": kernels_ms.and_then(|k| k.2),
     })))
 }
 
@@ -239,7 +272,12 @@ fn run() -> Result<()> {
         for (k, job) in jobs.iter().enumerate() {
             let left = jobs.len() * (precisions.len() - i) - k;
             let time = end.map(|end| end.saturating_duration_since(Instant::now()) / left as u32);
-            figures.extend(measure(&gpu, &roofs, job, &mut criterion, time)?);
+            match measure(&gpu, &roofs, job, &mut criterion, time) {
+                Ok(figure) => figures.extend(figure),
+                // what does not fit must not lose what does
+                Err(Error::Memory(why)) => println!("{} {} not run: {why}", job.name, name_of(*elem)),
+                Err(error) => return Err(error),
+            }
             // after each: who is ended by others keeps what there is
             common::write(
                 "step",

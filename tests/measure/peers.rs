@@ -202,10 +202,13 @@ fn rehearsals_take_the_whole_way_and_are_named() {
     assert!(lines.len() >= 2 && lines.iter().all(|line| line.starts_with("rehearsal\t")), "{printed}");
     assert!(lines.iter().all(|line| line.split('\t').count() == 6), "{printed}");
 
-    let products = started(&["products.py", "--rehearse", "--seconds", "2"]).expect("python3");
-    let printed = succeeded(&products.wait_with_output().expect("it ends"));
-    let figures: Value = serde_json::from_str(&printed).expect("JSON");
+    let dir = tempfile::tempdir().expect("folder");
+    let json = dir.path().join("products.json");
+    let products = started(&["products.py", "--rehearse", "--seconds", "2", "--json", &json.to_string_lossy()]);
+    let printed = succeeded(&products.expect("python3").wait_with_output().expect("it ends"));
+    let figures = read_json(&json);
     assert_eq!(figures["name"], "rehearsal");
     let rows = figures["products"].as_array().expect("products");
     assert!(rows.len().is_multiple_of(15) && rows.iter().any(|row| row["tflops"].is_f64()), "{printed}");
+    assert!(printed.lines().count() == rows.len() && printed.lines().all(|l| l.starts_with("rehearsal\t")), "{printed}");
 }

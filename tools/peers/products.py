@@ -1,6 +1,6 @@
-"""The fifteen matrix products of GPT-2 124M by PyTorch, which calls cuBLAS on CUDA: TFLOP/s each, as JSON.
+"""The fifteen matrix products of GPT-2 124M by PyTorch, which calls cuBLAS on CUDA: TFLOP/s each, a line as soon as it is measured.
 
-    products.py [--rows N] [--chunk N] [--seconds S] [--rehearse]
+    products.py [--rows N] [--chunk N] [--seconds S] [--json FILE] [--rehearse]
 
 Rows are batch times context; the head is computed on a chunk of them, as wgpt does. bf16 and f16 with sums in f32, f32 with
 TF32 and without. --rehearse takes the same way with tiny sizes, and without PyTorch with made-up times; its figures are named
@@ -104,6 +104,7 @@ def main():
     parser.add_argument("--rows", type=int, default=65536)
     parser.add_argument("--chunk", type=int, default=5248)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--json", help="a file for all figures")
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     channels, vocab = CHANNELS, VOCAB
@@ -117,6 +118,7 @@ def main():
     jobs = [(kind, job) for kind in kinds for job in products(args.rows, args.chunk, channels, vocab)]
     end = time.perf_counter() + args.seconds
     found = []
+    name = "rehearsal" if args.rehearse else "pytorch"
     for done, (kind, (layer, product, m, n, k)) in enumerate(jobs):
         share = (end - time.perf_counter()) / (len(jobs) - done)
         row = {"layer": layer, "product": product, "type": kind, "m": m, "n": n, "k": k, "tflops": None, "remark": ""}
@@ -132,9 +134,13 @@ def main():
             row["remark"] = f"not run: {short[:120]}"
         backend.free()
         found.append(row)
-    name = "rehearsal" if args.rehearse else "pytorch"
+        figure = row["remark"] if row["tflops"] is None else f"{row['tflops']:.3f} TFLOP/s"
+        print(name, kind, layer, product, f"{m}x{n}x{k}", figure, sep="\t", flush=True)
     about = {"name": name, "device": backend.name, "torch": backend.version, "rows": args.rows, "chunk": args.chunk}
-    print(json.dumps({**about, "products": found}, indent=1))
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({**about, "products": found}, file, indent=1)
+            file.write("\n")
     return 0
 
 

@@ -54,6 +54,11 @@ pub fn rates(card: &Card, roofs: &Roofs) -> Vec<Row> {
     ];
     if let (Some(rate), Some(measured)) = (card.matrix_flops, roofs.matrix) {
         rows.push(Row::new("matrices from registers, TFLOP/s", tera(rate), measured / 1e12, "matrix"));
+        // of 16x16: six are loaded for eight products
+        let fed = card.workgroup_bytes * (8.0 * 8192.0) / (6.0 * 512.0);
+        let limiter = if fed < rate { "workgroup memory" } else { "matrix" };
+        let row = |measured| Row::new("and from workgroup memory, TFLOP/s", tera(rate.min(fed)), measured, limiter);
+        rows.extend(roofs.matrix_fed.map(|measured| row(measured / 1e12)));
     }
     rows
 }

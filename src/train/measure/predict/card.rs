@@ -76,6 +76,9 @@ pub struct Card {
     /// Invocations of a subgroup.
     #[serde(default = "thirty_two")]
     pub subgroup_size: u32,
+    /// Tokens a second of PyTorch, compiled, in bf16, on a model of the size of GPT-2 124M, where others published some.
+    #[serde(default)]
+    pub pytorch_tokens_per_s: Option<f64>,
     /// Batch of the step that all cards are compared by.
     #[serde(default = "sixty_four")]
     pub batch: usize,

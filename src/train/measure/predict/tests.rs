@@ -23,6 +23,7 @@ fn card() -> Card {
         workgroups: 32.0,
         memory_gib: 16.0,
         subgroup_size: 32,
+        pytorch_tokens_per_s: None,
         batch: 64,
     }
 }
