@@ -324,7 +324,8 @@ fn run() -> Result<()> {
     let mut rows = rows(&cases, &variants)?;
     if let Some(at) = arguments.iter().position(|a| a == "--races") {
         let repeats = arguments.get(at + 1).and_then(|n| n.parse().ok()).unwrap_or(1000);
-        record::add(&shape, &mut cases, &mut variants, &mut rows)?;
+        let left_out = record::add(&shape, &mut cases, &mut variants, &mut rows)?;
+        left_out.iter().for_each(|line| println!("not run: {line}"));
         return races::run(gpu, tuned.as_deref(), (&cases, &variants, &rows), repeats, common::seconds()?);
     }
     let criterion = criterion.configure_from_args();

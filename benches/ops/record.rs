@@ -1,12 +1,13 @@
 //! Kernels of an adapter's record of `wgpt tune`, which are raced too: a record takes any kernel that was fastest, and a
 //! kernel that races may be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem};
-use wgpt::ops::matmul::{Algorithm, Product, choose};
+use wgpt::ops::attention::{self, Entry};
+use wgpt::ops::matmul::choose;
 
 use crate::case::Case;
 use crate::operators::{self, Shape};
@@ -15,67 +16,92 @@ use crate::{Row, of_case};
 /// Layers whose shapes a product's kernels run at, so that the time stays bounded: one of a block, and the head.
 const LAYERS: [&str; 2] = ["qkv", "head"];
 
-/// The algorithms that the record names and this adapter runs, each once for a product and element type.
-fn algorithms(caps: &Caps) -> Vec<(Product, Elem, Algorithm)> {
-    let mut list = Vec::new();
-    for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
-        for elem in [Elem::F32, Elem::F16] {
-            let start = format!("matmul {product:?} {elem:?} ");
-            let texts = caps.tuned.iter().filter(|(key, _)| key.starts_with(&start)).map(|(_, text)| text);
-            for algorithm in texts.filter_map(|text| serde_json::from_str(text).ok()) {
-                let found = (product, elem, algorithm);
-                if choose::candidates(caps, elem).contains(&algorithm) && !list.contains(&found) {
-                    list.push(found);
-                }
-            }
-        }
-    }
-    list
+/// Makes a case for an adapter that takes a kernel, `None` where the bench has none.
+type MakeCase = dyn Fn(&Caps) -> Option<Case>;
+
+/// One kernel of the record at one of the bench's shapes.
+struct Trial {
+    /// The record's key for that shape.
+    key: String,
+    /// The kernel as JSON.
+    kernel: String,
+    /// True if the adapter takes it there without a record.
+    is_default: bool,
+    case: Box<MakeCase>,
 }
 
-/// Adds a variant of the adapter for each algorithm of its record, which takes it at the bench's shapes, and the cases and
-/// rows of that, which come first.
-pub fn add(shape: &Shape, cases: &mut Vec<Case>, variants: &mut Vec<Caps>, rows: &mut Vec<Row>) -> Result<()> {
+/// Adds a variant of the adapter for each kernel of its record, which takes it at the bench's shapes, and the cases and
+/// rows of that, which come first. Returns a line for each kernel that it cannot race.
+pub fn add(shape: &Shape, cases: &mut Vec<Case>, variants: &mut Vec<Caps>, rows: &mut Vec<Row>) -> Result<Vec<String>> {
     let own = variants[0].clone();
     let plain = Caps { tuned: Arc::default(), ..own.clone() };
-    let mut of_record = Vec::new();
-    for (product, elem, algorithm) in algorithms(&own) {
-        let text = serde_json::to_string(&algorithm).map_err(|e| Error::Gpu(e.to_string()))?;
-        let layers = || operators::layers(shape).into_iter().filter(|layer| LAYERS.contains(&layer.name));
-        let key = |layer: &operators::Layer| choose::key(product, elem, layer.shape_of(product));
-        let tuned: BTreeMap<String, String> = layers().map(|layer| (key(&layer), text.clone())).collect();
+    let (mut of_record, mut left_out) = (Vec::new(), Vec::new());
+    for trial in products(shape, &own, &plain)?.into_iter().chain(attentions(shape, &own, &plain)) {
+        let tuned = BTreeMap::from([(trial.key.clone(), trial.kernel.clone())]);
         let caps = Caps { tuned: Arc::new(tuned), ..own.clone() };
-        let is_default =
-            |layer: &operators::Layer| choose::choose(&plain, product, elem, layer.shape_of(product)) == algorithm;
-        for layer in layers() {
-            let Some(case) = layer.case(product, elem, &caps) else { continue };
-            let mut new = of_case(&case, (cases.len(), variants.len()), &caps)?;
-            if !changes(&case, &new, &plain)? && !is_default(&layer) {
-                // a product in windows of its operands is of another shape
-                continue;
-            }
-            new.iter_mut().for_each(|row| row.from_record = true);
-            of_record.extend(new);
-            cases.push(case);
+        let Some(case) = (trial.case)(&caps) else { continue };
+        let mut new = of_case(&case, (cases.len(), variants.len()), &caps)?;
+        let without = of_case(&case, (0, 0), &plain)?;
+        let differs = |row: &Row| without.iter().all(|other| other.kernel != row.kernel);
+        let changed = new.iter().any(differs);
+        if !changed && !trial.is_default {
+            // a product in windows of its operands is of another shape, and blocks may be for another adapter
+            left_out.push(format!("{} is not taken for {}: {}", trial.key, case.what, trial.kernel));
+            continue;
         }
+        new.iter_mut().for_each(|row| row.from_record = !changed || differs(row));
+        of_record.extend(new);
+        cases.push(case);
         variants.push(caps);
     }
     rows.splice(0..0, of_record);
-    attention(cases, &plain, rows)
+    Ok(left_out)
 }
 
-/// True if rows of a case have kernels that the adapter does not take without its record.
-fn changes(case: &Case, rows: &[Row], plain: &Caps) -> Result<bool> {
-    let without = of_case(case, (0, 0), plain)?;
-    Ok(rows.iter().any(|row| without.iter().all(|other| other.kernel != row.kernel)))
-}
-
-/// Marks the rows of attention kernels that the record chose: those that the adapter would not take without it.
-fn attention(cases: &[Case], plain: &Caps, rows: &mut [Row]) -> Result<()> {
-    for (at, case) in cases.iter().enumerate().filter(|(_, case)| case.operator.starts_with("attention")) {
-        let without: Vec<String> = of_case(case, (at, 0), plain)?.into_iter().map(|row| row.kernel).collect();
-        let chosen = rows.iter_mut().filter(|row| row.case == at && row.variant == 0);
-        chosen.filter(|row| !without.contains(&row.kernel)).for_each(|row| row.from_record = true);
+/// The record's products, each algorithm once for a product and element type, at one layer's shape and the head's.
+fn products(shape: &Shape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for (product, elem, algorithm) in choose::algorithms(own) {
+        let kernel = serde_json::to_string(&algorithm).map_err(|e| Error::Gpu(e.to_string()))?;
+        for layer in operators::layers(shape).into_iter().filter(|layer| LAYERS.contains(&layer.name)) {
+            let sizes = layer.shape_of(product);
+            trials.push(Trial {
+                key: choose::key(product, elem, sizes),
+                kernel: kernel.clone(),
+                is_default: choose::choose(plain, product, elem, sizes) == algorithm,
+                case: Box::new(move |caps| layer.case(product, elem, caps)),
+            });
+        }
     }
-    Ok(())
+    Ok(trials)
+}
+
+/// The record's attention kernels for heads as the bench's, whatever number of positions they were found for.
+fn attentions(shape: &Shape, own: &Caps, plain: &Caps) -> Vec<Trial> {
+    let (head_size, positions) = (shape.config.head_size(), shape.context);
+    let mut trials = Vec::new();
+    for entry in Entry::ALL {
+        // a key ends in the number of positions
+        let any = attention::key(entry, head_size, 0);
+        let start = any.trim_end_matches('0');
+        let blocks = own.tuned.iter().filter(|(key, _)| key.starts_with(start)).map(|(_, block)| block.clone());
+        for kernel in blocks.collect::<BTreeSet<String>>() {
+            let block = serde_json::from_str(&kernel).ok();
+            let shape = *shape;
+            trials.push(Trial {
+                key: attention::key(entry, head_size, positions),
+                kernel,
+                is_default: block.is_some() && attention::choose(plain, entry, head_size, positions) == block,
+                case: Box::new(move |caps| {
+                    let make = if entry == Entry::Forward {
+                        operators::attention::forward
+                    } else {
+                        operators::attention::backward
+                    };
+                    caps.f16.then(|| make(&shape, Elem::F16))
+                }),
+            });
+        }
+    }
+    trials
 }

@@ -1,6 +1,6 @@
 //! Every operator at the shapes of GPT-2 124M.
 
-mod attention;
+pub mod attention;
 mod matmul;
 mod update;
 
