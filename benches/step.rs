@@ -3,9 +3,10 @@
 //!
 //! Environment: `WGPT_PRECISION` (`auto`: f16 on GPUs with matrix units, else f32; `f16`; `f32`; `both`, the default on a
 //! GPU: `auto` first), `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends),
-//! `WGPT_CONTEXT`, `WGPT_DEVICE`, `WGPT_AGAINST` (a card of `wgpt plan --gpu`, whose prediction steps are set beside), `WGPT_TUNING` (a record of `wgpt tune`),
-//! `WGPT_SMALL` (on a software adapter the small model alone), `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a
-//! file for all figures, or a folder for step.json).
+//! `WGPT_CONTEXT`, `WGPT_DEVICE`, `WGPT_AGAINST` (a card of `wgpt plan --gpu`, whose prediction steps are set beside),
+//! `WGPT_TUNING` (a record of `wgpt tune`), `WGPT_SMALL` (on a software adapter the small model alone),
+//! `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a file for all
+//! figures, or a folder for step.json).
 
 #[path = "common/mod.rs"]
 mod common;
@@ -20,7 +21,7 @@ use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::ops::matmul;
-use wgpt::train::measure::predict::{self, Beside, card::Card, code::Codes};
+use wgpt::train::measure::predict::{self, Beside, code::Codes};
 use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
@@ -193,10 +194,7 @@ fn measure(
     println!("rate    {:.1} % of the roof {roof}", 100.0 * facts.flops / rate);
     // a profile runs the step four times, some of them slowly
     let no_time = limit.is_some_and(|limit| begin.elapsed() + Duration::from_secs_f64(facts.ms * 5e-3) > limit);
-    let card = common::text("WGPT_AGAINST")
-        .map(|name| Card::find(&name))
-        .transpose()?
-        .or_else(|| Card::of_adapter(&gpu.caps.name));
+    let card = common::card(&gpu.caps)?;
     let predicted = card.map(|card| {
         let (rows, _) = predict::rows(card, Codes::committed(), &trainer.step_program());
         let ms: f64 = rows.iter().map(|row| row.ms).sum();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Gpu, Options};
+use wgpt::gpu::{Caps, Gpu, Options};
+use wgpt::train::measure::predict::card::Card;
 use wgpt::train::{measure, tune};
 
 /// A variable that is set to something.
@@ -49,6 +50,14 @@ pub fn batch() -> Result<Batch> {
 /// T, as the environment says: at most the model's positions.
 pub fn context(positions: usize) -> Result<Option<usize>> {
     number("WGPT_CONTEXT", positions)
+}
+
+/// The card whose prediction figures are set beside: the one that `WGPT_AGAINST` names, else the adapter's own, if there is one.
+pub fn card(caps: &Caps) -> Result<Option<&'static Card>> {
+    match text("WGPT_AGAINST") {
+        Some(name) => Card::find(&name).map(Some),
+        None => Ok(Card::of_adapter(&caps.name)),
+    }
 }
 
 /// The time for the whole bench.

@@ -7,8 +7,9 @@
 //! shape it was found for.
 //!
 //! Environment: `WGPT_BATCH`, `WGPT_CONTEXT` (default 8 x 1024, on a software adapter 1 x 64); `WGPT_DEVICE` (as
-//! `--device`); `WGPT_TUNING` (a record of `wgpt tune`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures, or a
-//! folder for ops.json).
+//! `--device`); `WGPT_AGAINST` (a card of `wgpt plan --gpu`, whose prediction rows are set beside); `WGPT_TUNING` (a record
+//! of `wgpt tune`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures, or
+//! a folder for ops.json).
 
 mod case;
 #[path = "../common/mod.rs"]
@@ -31,6 +32,7 @@ use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu, Program};
 use wgpt::model::Config;
 use wgpt::train::measure::count::operator_of;
+use wgpt::train::measure::predict::{self, code::Codes};
 use wgpt::train::measure::roofs::run_ms;
 use wgpt::train::measure::steps::{median, spread};
 use wgpt::train::measure::{Roofs, Table, table::number};
@@ -117,6 +119,8 @@ pub struct Row {
     pub bytes: u64,
     /// True if the adapter's record names the kernel for this shape or another.
     pub from_record: bool,
+    /// Milliseconds that are predicted for the card that figures are set beside.
+    pub predicted_ms: Option<f64>,
 }
 
 /// Every kernel once at every shape.
@@ -143,6 +147,8 @@ fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
 /// A case's own kernels under one variant.
 fn of_case(definition: &Case, (case, variant): (usize, usize), caps: &Caps) -> Result<Vec<Row>> {
     let program = definition.dry(caps)?;
+    let predicted = common::card(caps)?.map(|card| predict::rows(card, Codes::committed(), &program).0);
+    let predicted_ms = |kernel: &str| Some(predicted.as_ref()?.iter().find(|row| row.kernel == kernel)?.ms);
     let mut rows: Vec<Row> = Vec::new();
     for command in &program.commands {
         // the backward of attention records its forward too
@@ -152,7 +158,8 @@ fn of_case(definition: &Case, (case, variant): (usize, usize), caps: &Caps) -> R
                 program.commands.iter().filter(|c| c.name == command.name).map(f).sum()
             };
             let (flops, bytes) = (of(|c| c.flops), of(|c| c.bytes));
-            rows.push(Row { kernel: command.name.clone(), case, variant, flops, bytes, from_record: false });
+            let (kernel, predicted_ms) = (command.name.clone(), predicted_ms(&command.name));
+            rows.push(Row { kernel, case, variant, flops, bytes, from_record: false, predicted_ms });
         }
     }
     Ok(rows)
@@ -169,6 +176,7 @@ struct Figure {
     chosen: bool,
     median_ms: f64,
     spread: f64,
+    predicted_ms: Option<f64>,
     bytes: u64,
     flops: u64,
     reached: f64,
@@ -255,6 +263,7 @@ impl Bench {
             chosen: row.variant == 0,
             median_ms,
             spread: spread(samples),
+            predicted_ms: row.predicted_ms,
             bytes: row.bytes,
             flops: row.flops,
             reached,
@@ -272,19 +281,8 @@ impl Bench {
     }
 
     fn report(&self) -> Table {
-        let mut table = Table::new(&[
-            "<name",
-            "<shape",
-            "<variant",
-            "<type",
-            "ms",
-            "+-%",
-            "GB/s",
-            "TFLOP/s",
-            "% of roof",
-            "<roof",
-            "<",
-        ]);
+        let heading = ["<name", "<shape", "<variant", "<type", "ms", "+-%", "GB/s", "TFLOP/s", "% of roof", "<roof"];
+        let mut table = Table::new(&[&heading[..], &["predicted ms", "ms/predicted", "<"]].concat());
         for f in &self.figures {
             let seconds = f.median_ms / 1e3;
             table.row([
@@ -298,6 +296,8 @@ impl Bench {
                 number(f.flops as f64 / 1e12 / seconds),
                 format!("{:.0}", 100.0 * f.reached),
                 f.roof.into(),
+                f.predicted_ms.map_or("-".into(), number),
+                f.predicted_ms.map_or("-".into(), |predicted| number(f.median_ms / predicted)),
                 if f.chosen { String::new() } else { "not chosen here".into() },
             ]);
         }

@@ -128,6 +128,9 @@ pub fn run(args: &Args) -> Result<()> {
     if args.count {
         return count(args);
     }
+    if !args.seconds.is_finite() || args.seconds < 0.0 {
+        return Err(Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
+    }
     let card = args.against.as_deref().map(Card::find).transpose();
     let card = card.map_err(|e| Error::Usage(format!("--against: {e}")))?;
     let elem = args.precision.resolve(args.device.as_deref())?;
@@ -151,9 +154,6 @@ pub fn run(args: &Args) -> Result<()> {
     let found = tune::load(&mut gpu.caps);
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
     let (config, sizes) = args.sizes(context)?;
-    if !args.seconds.is_finite() || args.seconds < 0.0 {
-        return Err(Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
-    }
     // before anything is made: sizes that no memory holds end here
     let planned = Count::new(gpu.caps.clone(), config, sizes, elem, args.recompute)?;
     let mut loader = match &args.data {

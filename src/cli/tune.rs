@@ -10,6 +10,7 @@ use wgpt::formats::atomic;
 use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::ops::matmul::choose;
 use wgpt::train::measure::Roofs;
+use wgpt::train::measure::predict::card::Card;
 use wgpt::train::measure::table::number;
 use wgpt::train::tune::{self, Job, Trial};
 
@@ -50,6 +51,9 @@ pub struct Args {
     /// Write all kernels that were tried, with their times or why they were refused, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Set times beside the prediction for this GPU [default: the adapter's own, where `wgpt plan --gpu` knows it]
+    #[arg(long, value_name = "CARD")]
+    against: Option<String>,
     /// Adapter by index or part of its name: see `wgpt devices`
     #[arg(long)]
     device: Option<String>,
@@ -94,8 +98,11 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::Usage(format!("--batch: {} x {context} tokens, expected 1 to 262,144", args.batch)));
     }
     let budget = Budget::new(args)?;
+    let card = args.against.as_deref().map(Card::find).transpose();
+    let card = card.map_err(|e| Error::Usage(format!("--against: {e}")))?;
     let mut gpu = Gpu::open(&Options { device: args.device.clone(), matrices: mixed, ..Options::default() })?;
     precision::check(elem, &gpu.caps)?;
+    let card = card.or_else(|| Card::of_adapter(&gpu.caps.name));
     say!("device   {}", gpu.caps.summary());
     if let (true, Some(why)) = (mixed, choose::without_matrices(&gpu.caps)) {
         say!("         no matrix units: {why}");
@@ -111,7 +118,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut tried = Vec::new();
     for (i, job) in jobs.iter().enumerate() {
         let time = budget.next(jobs.len() - i);
-        let trials = tune::try_all(&mut gpu, job, elem, &roofs, time, &|| stop().is_some())?;
+        let trials = tune::try_all(&mut gpu, job, elem, (&roofs, card), time, &|| stop().is_some())?;
         tried.push(record(job, elem, job.step_flops() / all, &trials));
         if let Some(file) = &args.json {
             write(file, &gpu, &roofs, &tried)?;
@@ -146,8 +153,11 @@ fn line(job: &Job, roofs: &Roofs, trials: &[Trial], best: &Trial, ms: f64) -> St
         Ok(ms) => format!("by the table {} with {}", number(rate(*ms)), trials[0].kernel),
         Err(_) => format!("by the table {}, which is wrong", trials[0].kernel),
     };
+    let predicted = best.predicted_ms.map_or(String::new(), |predicted| {
+        format!("predicted {} ms, {} of that; ", number(predicted), number(ms / predicted))
+    });
     format!(
-        "{job}: {} {} ms, {} TFLOP/s, {:.0} % of the roof; {table}; {} of {} right",
+        "{job}: {} {} ms, {} TFLOP/s, {:.0} % of the roof; {predicted}{table}; {} of {} right",
         best.kernel,
         number(ms),
         number(rate(ms)),
@@ -166,7 +176,7 @@ fn record(job: &Job, elem: Elem, share: f64, trials: &[Trial]) -> Value {
             let choice: Value = serde_json::from_str(&text).unwrap_or_default();
             match &trial.outcome {
                 Ok(ms) => json!({"kernel": trial.kernel, "choice": choice, "ms": ms,
-                    "tflops": job.flops() / ms * 1e-9}),
+                    "predicted_ms": trial.predicted_ms, "tflops": job.flops() / ms * 1e-9}),
                 Err(why) => json!({"kernel": trial.kernel, "choice": choice, "refused": why}),
             }
         })

@@ -32,6 +32,7 @@ use crate::ops::attention::{Block, Entry};
 use crate::ops::matmul::{Algorithm, Product, choose};
 
 use super::measure::Roofs;
+use super::measure::predict::card::Card;
 use attention::AttentionBench;
 use product::ProductBench;
 use race::{Bench, NOTHING, Planted, Race};
@@ -186,7 +187,8 @@ pub fn check_device(gpu: &mut Gpu) -> Result<()> {
 }
 
 /// Tries the kernels that this adapter runs on a job, the table's first, until `time` is over or `stop` says so. Those that
-/// cannot be built, whose results are wrong or whose times cannot be are refused.
+/// cannot be built, whose results are wrong or whose times cannot be are refused. Trials have the times that are predicted for
+/// `card`.
 ///
 /// # Errors
 /// [`Error::Memory`] if the operands do not fit; [`Error::Device`] if the plain kernel is wrong; [`Error::Lost`].
@@ -194,11 +196,11 @@ pub fn try_all(
     gpu: &mut Gpu,
     job: &Job,
     elem: Elem,
-    roofs: &Roofs,
+    (roofs, card): (&Roofs, Option<&Card>),
     time: Duration,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<Trial>> {
-    Attempt { job, elem, roofs, time, stop, planted: NOTHING }.run(gpu, None)
+    Attempt { job, elem, roofs, card, time, stop, planted: NOTHING }.run(gpu, None)
 }
 
 /// The arguments of [`try_all`], and the faults that tests plant.
@@ -206,6 +208,7 @@ struct Attempt<'a> {
     job: &'a Job,
     elem: Elem,
     roofs: &'a Roofs,
+    card: Option<&'a Card>,
     time: Duration,
     stop: &'a dyn Fn() -> bool,
     planted: Planted<'a>,
@@ -226,10 +229,10 @@ impl Attempt<'_> {
         };
         // bind groups would keep the plain kernel's operands in the device's memory, and those of every job
         gpu.forget_bindings();
-        let Self { job, elem, roofs, time, stop, planted } = self;
+        let Self { job, elem, roofs, card, time, stop, planted } = self;
         let candidates = candidates.unwrap_or_else(|| job.candidates(&gpu.caps, elem));
         let raced = bench.and_then(|bench| {
-            Race { bench: bench.as_ref(), job, elem, candidates, roofs, planted }.run(gpu, time, stop)
+            Race { bench: bench.as_ref(), job, elem, candidates, roofs, card, planted }.run(gpu, time, stop)
         });
         gpu.caps.tuned = before;
         gpu.forget_bindings();

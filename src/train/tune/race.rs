@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::gpu::{Elem, Gpu, Program, Tensor};
 use crate::train::measure::Roofs;
+use crate::train::measure::predict::{self, card::Card, code::Codes};
 use crate::train::measure::roofs::warm_up;
 use crate::train::measure::table::number;
 
@@ -44,6 +45,8 @@ pub struct Trial {
     pub choice: Choice,
     /// The kernel's name; empty if it could not be built.
     pub kernel: String,
+    /// Milliseconds that are predicted for the card that the caller names.
+    pub predicted_ms: Option<f64>,
     /// Milliseconds of its fastest run, or why it is refused.
     pub outcome: std::result::Result<f64, String>,
 }
@@ -64,6 +67,7 @@ pub(super) struct Race<'a> {
     pub(super) elem: Elem,
     pub(super) candidates: Vec<Choice>,
     pub(super) roofs: &'a Roofs,
+    pub(super) card: Option<&'a Card>,
     pub(super) planted: Planted<'a>,
 }
 
@@ -83,7 +87,7 @@ impl Race<'_> {
                 Ok(program) => program,
                 Err(e) => {
                     let outcome = Err(refusal(e)?);
-                    trials.push(Trial { choice, kernel: String::new(), outcome });
+                    trials.push(Trial { choice, kernel: String::new(), predicted_ms: None, outcome });
                     continue;
                 }
             };
@@ -92,12 +96,13 @@ impl Race<'_> {
             if trials.iter().any(|trial| trial.kernel == kernel) {
                 continue;
             }
+            let predicted_ms = self.card.and_then(|card| self.predicted(card, &program));
             let program = (self.planted.program)(gpu, &kernel, program, self.bench.output());
             let outcome = match self.first(gpu, &kernel, &program) {
                 Ok(outcome) => outcome,
                 Err(e) => Err(refusal(e)?),
             };
-            trials.push(Trial { choice, kernel, outcome });
+            trials.push(Trial { choice, kernel, predicted_ms, outcome });
             programs.push((trials.len() - 1, program));
         }
         // while kernels were built the device had nothing to do
@@ -124,6 +129,13 @@ impl Race<'_> {
         let program = self.bench.record(gpu);
         gpu.caps.tuned = before;
         program
+    }
+
+    /// Milliseconds that the job's kernels are predicted to take, if there is machine code of all of them.
+    fn predicted(&self, card: &Card, program: &Program) -> Option<f64> {
+        let (rows, missing) = predict::rows(card, Codes::committed(), program);
+        let timed = rows.iter().filter(|row| self.bench.is_timed(&row.kernel));
+        missing.is_empty().then(|| timed.map(|row| row.ms).sum())
     }
 
     /// Checks a candidate and times it once.

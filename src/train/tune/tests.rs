@@ -32,7 +32,7 @@ fn roofs() -> Roofs {
 fn tried(gpu: &mut Gpu, work: Work, list: &[Choice], roofs: &Roofs, planted: Planted) -> Vec<Trial> {
     let job = &Job { layer: "planted", work, times: 1 };
     let time = Duration::from_secs(600);
-    let attempt = Attempt { job, elem: Elem::F16, roofs, time, stop: &|| false, planted };
+    let attempt = Attempt { job, elem: Elem::F16, roofs, card: None, time, stop: &|| false, planted };
     attempt.run(gpu, Some(list.to_vec())).expect("trials")
 }
 
@@ -176,7 +176,7 @@ fn the_plain_kernel_may_be_the_wrong_one() {
 #[test]
 fn the_fastest_of_the_right_ones_is_best() {
     let block = |rows| Choice::Attention(Block { rows, columns: 16, grid_m: 4 });
-    let trial = |rows, outcome| Trial { choice: block(rows), kernel: rows.to_string(), outcome };
+    let trial = |rows, outcome| Trial { choice: block(rows), kernel: rows.to_string(), predicted_ms: None, outcome };
     let trials = [trial(16, Ok(3.0)), trial(32, Err("wrong".into())), trial(64, Ok(2.0))];
     assert_eq!(best(&trials).map(|(trial, ms)| (trial.kernel.as_str(), ms)), Some(("64", 2.0)));
     assert!(best(&trials[1..2]).is_none());

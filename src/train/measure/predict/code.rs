@@ -158,7 +158,7 @@ impl Codes {
     }
 
     /// Returns a kernel's code on a GPU, under its own name or that of the nearest kernel: the one of the same operator and
-    /// pass whose name begins alike for longest. `None` if there is no such kernel.
+    /// pass whose name has most in common with its beginning and end. `None` if there is no such kernel.
     #[must_use]
     pub fn nearest(&self, gpu: &str, kernel: &str) -> Option<(&str, Code)> {
         let kernels = self.0.get(gpu)?;
@@ -166,7 +166,10 @@ impl Codes {
             return Some((name, *code));
         }
         let pass = |name: &str| name.split('.').take(2).map(str::to_owned).collect::<Vec<_>>();
-        let alike = |name: &str| name.bytes().zip(kernel.bytes()).take_while(|(a, b)| a == b).count();
+        let alike = |name: &str| {
+            let begins = name.bytes().zip(kernel.bytes()).take_while(|(a, b)| a == b).count();
+            begins + name.bytes().rev().zip(kernel.bytes().rev()).take_while(|(a, b)| a == b).count()
+        };
         let same = kernels.iter().filter(|(name, _)| pass(name) == pass(kernel) && !name.contains('#'));
         same.max_by_key(|(name, _)| alike(name)).map(|(name, code)| (name.as_str(), *code))
     }

@@ -132,6 +132,9 @@ fn other_models_take_the_nearest_kernels_and_say_so() {
     let report = prediction.report();
     assert!(report.contains("no machine code of its own; as attention_coop.forward.hs64"), "{report}");
     assert!(report.contains("predicted") && report.contains("tokens/s"), "{report}");
+    // a candidate of tuning: the kernel with its end, not the one with most of its beginning
+    let nearest = Codes::committed().nearest("hopper", "matmul_coop.forward.128x128x16.2x4.e16.bias_residual.wide");
+    assert_eq!(nearest.map(|found| found.0), Some("matmul_coop.forward.128x128x32.2x4.e16.bias_residual.wide"));
     let none = Codes::read("none", "[]").expect("a list");
     let error = predict(card, &none, &step, Elem::F16).expect_err("no code at all").to_string();
     assert!(error.contains("no machine code of this operator for NVIDIA H100"), "{error}");
