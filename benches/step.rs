@@ -195,8 +195,16 @@ fn measure(
     // a profile runs the step four times, some of them slowly
     let no_time = limit.is_some_and(|limit| begin.elapsed() + Duration::from_secs_f64(facts.ms * 5e-3) > limit);
     let card = common::card(&gpu.caps)?;
-    let predicted = card.map(|card| {
-        let (rows, _) = predict::rows(card, Codes::committed(), &trainer.step_program());
+    let predicted = card.and_then(|card| {
+        let (rows, missing) = predict::rows(card, Codes::committed(), &trainer.step_program());
+        if !missing.is_empty() {
+            println!("beside  not predicted for {}: no machine code of {}", card.name, missing.join(", "));
+            return None;
+        }
+        let foreign = rows.iter().filter(|row| row.nearest.is_some()).count();
+        if foreign > 0 {
+            println!("beside  {foreign} of {} kernels are predicted by the machine code of others", rows.len());
+        }
         let ms: f64 = rows.iter().map(|row| row.ms).sum();
         let tokens_per_s = sizes.tokens() as f64 / ms * 1e3;
         println!(
@@ -206,7 +214,8 @@ fn measure(
             number(tokens_per_s),
             facts.tokens_per_s / tokens_per_s
         );
-        json!({"card": card.name, "ms": ms, "tokens_per_s": tokens_per_s, "measured_over_predicted": facts.tokens_per_s / tokens_per_s})
+        let ratio = facts.tokens_per_s / tokens_per_s;
+        Some(json!({"card": card.name, "ms": ms, "tokens_per_s": tokens_per_s, "measured_over_predicted": ratio}))
     });
     let tokens_per_s = |p: &Value| p["tokens_per_s"].as_f64().unwrap_or_default();
     let quoted = card.and_then(|card| card.pytorch_tokens_per_s).unwrap_or_default();

@@ -6,13 +6,13 @@ use wgpt::error::{Error, Result};
 use wgpt::formats::checkpoint_weights;
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::model::Recompute;
-use wgpt::train::measure::predict::card::Card;
+use wgpt::train::measure::predict::{card::Card, three};
 use wgpt::train::measure::{self, table::number};
 use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
 
 use super::batch::Batch;
 use super::precision::Precision;
-use super::predicted::{self, Predicted};
+use super::predicted::{self, Cost, Predicted};
 use super::shape::Shape;
 use super::terminal::say;
 use super::train::{parse_positive, parse_size};
@@ -20,7 +20,7 @@ use super::train::{parse_positive, parse_size};
 /// Batches that are shown when none is asked for.
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Tokens whose hours are shown when nothing is said.
-const TOKENS: f64 = 1e9;
+pub(super) const TOKENS: f64 = 1e9;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -96,6 +96,11 @@ impl Args {
         }
     }
 
+    /// Tokens to train on, if anything says so.
+    fn all_tokens(&self) -> Option<f64> {
+        self.tokens.or(self.steps.zip(self.tokens_per_step).map(|(steps, tokens)| steps * tokens))
+    }
+
     /// Tokens a second, if anything says so.
     fn speed(&self, subject: &Subject, predicted: Option<&Predicted>) -> Result<Option<f64>> {
         if let Some(speed) = predicted.and_then(Predicted::tokens_per_s) {
@@ -135,6 +140,15 @@ pub fn run(args: &Args) -> Result<()> {
         _ => None,
     };
     subject.elem = args.elem(card);
+    if let Some(card) = card.filter(|card| subject.elem == Elem::F16 && card.auto() == Elem::F32) {
+        return Err(Error::Usage(format!("--precision: f16 is not predicted for {}, expected f32", card.name)));
+    }
+    let no_speed = args.tokens_per_second.is_none() && args.tflops.is_none() && args.like.is_none() && cards.is_empty();
+    if args.price_per_hour.is_some() && no_speed {
+        return Err(Error::Usage(
+            "--price-per-hour: expected a speed: --tokens-per-second, --tflops, --like RUN or --gpu CARD".into(),
+        ));
+    }
     let binding = args.binding.unwrap_or(LARGEST_BINDING).min(LARGEST_BINDING) / 256 * 256;
     if binding == 0 {
         return Err(Error::Usage("--binding: expected at least 256 bytes".into()));
@@ -171,7 +185,12 @@ pub fn run(args: &Args) -> Result<()> {
         .filter(|(_, plan)| memory.is_none_or(|memory| plan.total() <= memory))
         .map(|(batch, _)| *batch)
         .collect();
-    let predicted = predicted::print(&args.predicted, &cards, &subject, |card| args.elem(Some(card)), &fitting)?;
+    let costs = Cost { tokens: args.all_tokens(), price: args.price_per_hour };
+    let elem = |card: &Card| args.elem(Some(card));
+    let predicted = predicted::print(&args.predicted, &cards, &subject, elem, &fitting, &costs)?;
+    if cards.len() > 1 {
+        return Ok(());
+    }
     cost(args, &subject, predicted.as_ref())
 }
 
@@ -182,7 +201,7 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
         (Some(Batch::Count(batch)), _) if (1..=most).contains(&batch) => Ok(vec![batch]),
         (Some(Batch::Count(batch)), _) => Err(Error::Usage(format!("--batch: {batch}, expected 1 to {most}"))),
         (Some(Batch::Auto), None) => {
-            Err(Error::Usage("--batch auto: expected --memory, such as --memory 24GiB, or --gpu".into()))
+            Err(Error::Usage("--batch auto: expected --memory, such as --memory 24GiB, or one --gpu".into()))
         }
         (Some(Batch::Auto), Some(memory)) => {
             let found = subject.largest_batch(gpu, memory, |_| true)?;
@@ -225,22 +244,20 @@ fn fit(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu, plans: &[
 
 /// With a speed: hours, and with a price dollars.
 fn cost(args: &Args, subject: &Subject, predicted: Option<&Predicted>) -> Result<()> {
-    let Some(speed) = args.speed(subject, predicted)? else {
-        if args.price_per_hour.is_some() {
-            return Err(Error::Usage(
-                "--price-per-hour: expected a speed: --tokens-per-second, --tflops, --like RUN or --gpu CARD".into(),
-            ));
-        }
-        return Ok(());
-    };
-    if predicted.is_some() && args.tokens.is_none() && args.steps.is_none() && args.price_per_hour.is_none() {
-        return Ok(());
-    }
-    let stepwise = args.steps.zip(args.tokens_per_step).map(|(steps, tokens)| steps * tokens);
-    let tokens = args.tokens.or(stepwise).unwrap_or(TOKENS);
+    let Some(speed) = args.speed(subject, predicted)? else { return Ok(()) };
+    let asked = args.all_tokens();
+    let tokens = asked.unwrap_or(TOKENS);
     let hours = tokens / speed / 3600.0;
-    let dollars = args.price_per_hour.map_or(String::new(), |price| format!(", {:.2} dollars", hours * price));
-    let source = if predicted.is_some() { "predicted " } else { "" };
-    say!("{tokens:e} tokens at {source}{} tokens/s: {} hours{dollars}", number(speed), number(hours));
+    if predicted.is_none() {
+        let dollars = args.price_per_hour.map_or(String::new(), |price| format!(", {:.2} dollars", hours * price));
+        say!("{tokens:e} tokens at {} tokens/s: {} hours{dollars}", number(speed), number(hours));
+    } else if asked.is_some() || args.price_per_hour.is_some() {
+        let dollars = args.price_per_hour.map_or(String::new(), |price| format!(", {} dollars", three(hours * price)));
+        say!(
+            "{tokens:e} tokens at {} tokens/s: about {} hours{dollars}; a prediction that no GPU has confirmed",
+            three(speed),
+            three(hours)
+        );
+    }
     Ok(())
 }

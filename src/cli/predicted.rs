@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use wgpt::error::{Error, Result};
-use wgpt::gpu::Elem;
+use wgpt::gpu::{Elem, Gpu};
 use wgpt::train::Sizes;
+use wgpt::train::measure::Table;
 use wgpt::train::measure::predict::card::{self, Card};
 use wgpt::train::measure::predict::code::Codes;
-use wgpt::train::measure::predict::{self, Prediction, Step};
-use wgpt::train::measure::{Table, table::number};
-use wgpt::train::plan::Subject;
+use wgpt::train::measure::predict::{self, Prediction, Step, three};
+use wgpt::train::plan::{Subject, mib};
 
 use super::terminal::say;
 
@@ -49,13 +49,22 @@ impl Args {
     }
 }
 
-/// Predicts and prints: on one card every batch that fits, on several the largest batch on each.
+/// What a training costs, for the table of all cards.
+pub struct Cost {
+    /// Tokens to train on, if that is asked for.
+    pub tokens: Option<f64>,
+    /// Dollars an hour.
+    pub price: Option<f64>,
+}
+
+/// Predicts and prints: on one card every batch that fits, on several cards one batch on each.
 pub fn print(
     args: &Args,
     cards: &[&'static Card],
     subject: &Subject,
     elem: impl Fn(&Card) -> Elem,
     batches: &[usize],
+    cost: &Cost,
 ) -> Result<Option<Predicted>> {
     let read = |path: &PathBuf| {
         let place = path.display().to_string();
@@ -73,37 +82,66 @@ pub fn print(
         [card] => {
             let predictions: Vec<(usize, Prediction)> =
                 batches.iter().map(|&batch| Ok((batch, predict(card, batch)?))).collect::<Result<_>>()?;
-            if let ([(_, prediction)], true) = (predictions.as_slice(), args.kernels) {
-                say!("\n{}", prediction.report());
-            } else if let Some((batch, best)) =
-                predictions.iter().max_by(|a, b| a.1.tokens_per_s().total_cmp(&b.1.tokens_per_s()))
-            {
-                let mut table = Table::new(&["batch", "predicted ms", "tokens/s"]);
+            let best = predictions.iter().max_by(|a, b| a.1.tokens_per_s().total_cmp(&b.1.tokens_per_s()));
+            let Some((batch, best)) = best else { return Ok(None) };
+            if predictions.len() > 1 {
+                let mut table = Table::new(&["batch", "ms a micro-step, predicted", "tokens/s"]);
                 for (batch, prediction) in &predictions {
-                    table.row([
-                        batch.to_string(),
-                        number(prediction.ms()),
-                        format!("{:.0}", prediction.tokens_per_s()),
-                    ]);
+                    table.row([batch.to_string(), three(prediction.ms()), three(prediction.tokens_per_s())]);
                 }
-                say!("\n{table}\nbatch {batch}: {}", best.summary());
-                if args.kernels {
-                    say!("\n{}", best.report());
-                }
+                say!("\n{table}");
+            }
+            if args.kernels {
+                say!("\nbatch {batch}\n{}", best.report());
+            } else {
+                say!("\nbatch {batch}: {}", best.summary());
             }
             Ok(Some(Predicted(predictions)))
         }
         many => {
-            let Some(batch) = batches.last() else { return Ok(None) };
-            say!("\npredictions for batch {batch}, unmeasured");
+            let Some(&batch) = batches.last() else { return Ok(None) };
+            let (mut predictions, mut without) = (Vec::new(), Vec::new());
             for card in many {
-                let prediction = predict(card, *batch)?;
-                say!("{}", prediction.summary());
-                if args.kernels {
-                    say!("\n{}", prediction.report());
+                match predict(card, batch) {
+                    Ok(prediction) => predictions.push((*card, prediction)),
+                    Err(why) => without.push(format!("{}: not predicted: {why}", card.name)),
                 }
+            }
+            say!("\npredicted for batch {batch}, not measured\n{}", compare(&predictions, subject, batch, cost)?);
+            without.iter().for_each(|line| say!("{line}"));
+            for (_, prediction) in predictions.iter().filter(|_| args.kernels) {
+                say!("\n{}", prediction.report());
             }
             Ok(None)
         }
     }
+}
+
+/// Cards side by side.
+fn compare(predictions: &[(&Card, Prediction)], subject: &Subject, batch: usize, cost: &Cost) -> Result<Table> {
+    let costs = cost.tokens.is_some() || cost.price.is_some();
+    let mut heading = vec!["<card", "<type", "ms a micro-step", "tokens/s"];
+    heading.extend(["hours", "dollars"].iter().take(usize::from(costs) + usize::from(cost.price.is_some())));
+    heading.push("<memory");
+    let mut table = Table::new(&heading);
+    for (card, prediction) in predictions {
+        let elem = if prediction.precision == "f16" { Elem::F16 } else { Elem::F32 };
+        let needed = Subject { elem, ..*subject }.plan(&Gpu::dry(card.caps()), batch)?.total();
+        let has = card.memory_bytes();
+        let memory = if needed <= has {
+            "fits".into()
+        } else {
+            format!("does not fit: needs {} of {} MiB", mib(needed), mib(has))
+        };
+        let speed = prediction.tokens_per_s();
+        let mut row = vec![card.name.clone(), prediction.precision.into(), three(prediction.ms()), three(speed)];
+        let hours = cost.tokens.unwrap_or(super::plan::TOKENS) / speed / 3600.0;
+        if costs {
+            row.push(three(hours));
+        }
+        row.extend(cost.price.map(|price| three(hours * price)));
+        row.push(memory);
+        table.row_of(row);
+    }
+    Ok(table)
 }

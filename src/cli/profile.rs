@@ -7,6 +7,7 @@ use serde_json::json;
 
 use wgpt::data::{Loader, LoaderConfig, open_shards};
 use wgpt::error::{Error, Result};
+use wgpt::formats::atomic;
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::train::measure::predict::{self, Beside, card::Card, code::Codes};
@@ -118,7 +119,8 @@ impl Args {
 }
 
 fn write(path: &Path, value: &serde_json::Value) -> Result<()> {
-    std::fs::write(path, format!("{value:#}\n")).map_err(|e| Error::Output(format!("{}: {e}", path.display())))?;
+    // whole or not at all: tools/gpu-check ends a profile that takes too long
+    atomic::write_named(path, &format!("{value:#}\n"))?;
     println!("wrote {}", path.display());
     Ok(())
 }
@@ -196,8 +198,11 @@ pub fn run(args: &Args) -> Result<()> {
         let profile = Profile::run(&trainer, runs)?;
         print!("{}", profile.report(&roofs));
         let beside = card.map(|card| Beside::new(card, &profile, &roofs));
-        if let Some(beside) = &beside {
+        if let (Some(beside), Some(card)) = (&beside, card) {
             println!("\n{}", beside.report());
+            if Card::of_adapter(&gpu.caps.name).is_none_or(|own| own.key != card.key) {
+                println!("{} is not {}: the ratios compare two machines\n", gpu.caps.name, card.name);
+            }
         }
         Some((profile, roofs, beside))
     } else {

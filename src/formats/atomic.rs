@@ -30,6 +30,17 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
     Ok(())
 }
 
+/// [`write`] for a file that a user names: a device or a pipe is written to, not replaced.
+///
+/// # Errors
+/// [`Error::Output`] naming the file.
+pub fn write_named(path: &Path, text: &str) -> Result<()> {
+    if path.exists() && !path.is_file() {
+        return fs::write(path, text).map_err(|e| output_error(path, &e));
+    }
+    write(path, |file| file.write_all(text.as_bytes()))
+}
+
 /// The error for an output that failed.
 #[must_use]
 pub fn output_error(path: &Path, error: &io::Error) -> Error {

@@ -85,16 +85,24 @@ fn plans_predict_speeds_for_gpus_that_are_not_here() {
     let speed = predicted(&out, "NVIDIA RTX 4090 in f16");
     let hours = plan(&["--gpu", "rtx-4090", "--batch", "16", "--tokens", "1e10"]).ends_with(0).out;
     let hours = hours.lines().last().expect("a line");
-    assert!(hours.contains("predicted") && hours.contains(&format!("{:.2} hours", 1e10 / speed / 3600.0)), "{hours}");
+    let told: f64 = hours.split("about ").nth(1).and_then(|text| text.split(' ').next()?.parse().ok()).expect("hours");
+    assert!(hours.contains("prediction") && (told / (1e10 / speed / 3600.0) - 1.0).abs() < 0.01, "{hours}");
     // f32 has no matrix units, and a batch that does not fit is refused as with --memory
     let f32 = plan(&["--gpu", "rtx-4090", "--batch", "16", "--precision", "f32"]).ends_with(0).out;
     assert!(predicted(&f32, "in f32") < speed / 2.0, "{f32}");
     plan(&["--gpu", "rtx-4090", "--batch", "128"]).ends_with(5);
     // a table of batches, and all cards
     let out = plan(&["--gpu", "h100"]).ends_with(0).out;
-    assert!(out.contains("predicted ms") && out.lines().any(|line| line.starts_with("batch 64: NVIDIA H100")), "{out}");
-    let out = plan(&["--gpu", "all", "--batch", "8"]).ends_with(0).out;
-    assert!(predicted(&out, "H200") > predicted(&out, "A100") && out.contains("Apple M1 (8 cores) in f32"), "{out}");
+    assert!(out.contains("ms a micro-step, predicted") && out.lines().any(|line| line.starts_with("batch 64: NVIDIA H100")), "{out}");
+    let all = ["--gpu", "all", "--batch", "64", "--tokens", "1e10", "--price-per-hour", "2"];
+    let out = plan(&all).ends_with(0).out;
+    let line = |card: &str| out.lines().find(|line| line.starts_with(card)).unwrap_or_else(|| panic!("{out}"));
+    assert!(line("NVIDIA H100").ends_with("fits") && line("Apple M1").contains("f32"), "{out}");
+    assert!(line("Apple M1").contains("does not fit: needs"), "{out}");
+    // tokens a second, hours and dollars belong together
+    let cells: Vec<f64> = line("NVIDIA RTX 4090").split_whitespace().filter_map(|cell| cell.parse().ok()).collect();
+    let [_, _, speed, hours, dollars] = cells[..] else { panic!("{cells:?}") };
+    assert!((hours * speed * 3600.0 / 1e10 - 1.0).abs() < 0.02 && (dollars / hours - 2.0).abs() < 0.02, "{cells:?}");
     for (wrong, code) in [
         (&["--gpu", "voodoo2"][..], 2),
         (&["--gpu", ""], 2),

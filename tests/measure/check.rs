@@ -58,6 +58,7 @@ fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
 /// Runs gpu-check, whose record has to have these stages.
 fn check(dir: &Path, stages: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Checked {
     let out = dir.join("record");
+    _ = fs::remove_dir_all(&out);
     let begin = Instant::now();
     let output = command(arguments, environment).arg("--out").arg(&out).output().expect("gpu-check starts");
     let seconds = begin.elapsed().as_secs_f64();
@@ -122,6 +123,7 @@ fn a_stage_that_fails_or_hangs_does_not_lose_the_others() {
         (&sound.record["adapter"], &sound.record["driver"]),
         (&"Stub GPU".into(), &"Vulkan, stub driver 1.0".into())
     );
+    assert_eq!(sound.record["rehearsal"], false);
     assert_eq!(stage(&sound.record, "roofs").2["ms"], 200.0);
     for part in [
         "profile --statistics --heaviest 12",
@@ -198,8 +200,11 @@ fn stages_are_chosen_and_a_record_of_tuning_is_taken_along() {
     assert!(found.well && found.status("pytorch") == "not run", "{}", found.printed);
     assert!(stage(&found.record, "pytorch").1.contains("No module named 'torch'"), "{}", found.printed);
 
+    // what was recorded is not overwritten
+    let out = dir.path().join("record").to_string_lossy().into_owned();
     for (wrong, code, what) in [
-        (&["--stages", "tune,speed"][..], 2, "unknown stage speed"),
+        (&["--out", &out, "--stages", "adapter"][..], 2, "holds a record, expected a new folder"),
+        (&["--stages", "tune,speed"], 2, "unknown stage speed"),
         (&["--seconds", "0"], 2, "--seconds: 0"),
         (&["--seconds"], 2, "--seconds needs a value"),
         (&["--rehearse", "--stages", "tune"], 2, "--rehearse runs every stage"),
@@ -225,7 +230,7 @@ fn the_rehearsal_runs_every_stage_to_its_end() {
     let output =
         Command::new(root().join("tools/gpu-check")).arg("--build").arg(&bin).output().expect("gpu-check starts");
     let built = succeeded(&output);
-    assert!(built.contains("MB to carry") && built.contains("there: tools/gpu-check --seconds 420"), "{built}");
+    assert!(built.contains("pack:  tar czf") && built.contains("--seconds 420 --out record-1"), "{built}");
     a_slowed_kernel_shows_against_a_baseline(&bin);
     super::record::is_raced(&bin);
     let stages = [&STAGES[..], &OTHERS].concat();
@@ -239,6 +244,8 @@ fn the_rehearsal_runs_every_stage_to_its_end() {
         assert!(status == "ok" || without, "{name}: {status}: {note}\n{}", found.printed);
     }
     assert!(found.well && found.printed.contains("none of its figures is a result"), "{}", found.printed);
+    assert_eq!(found.record["rehearsal"], true);
+    assert!(stage(&found.record, "pytorch").2[0]["ms"].is_f64(), "{:#}", found.record);
     assert!(stage(&found.record, "tune").2.is_object() && stage(&found.record, "roofs").2.is_object());
 }
 

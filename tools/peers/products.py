@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The fifteen matrix products of GPT-2 124M by PyTorch, which calls cuBLAS on CUDA: TFLOP/s each, a line as soon as it is measured.
 
     products.py [--rows N] [--chunk N] [--seconds S] [--json FILE] [--rehearse]

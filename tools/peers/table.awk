@@ -1,8 +1,10 @@
 # Medians over the turns, and ratios to our best row. Reads lines of name, variant, precision, batch, milliseconds, remark.
 
 function quoted(s) { gsub(/[[:cntrl:]]/, "", s); gsub(/\\/, "\\\\", s); gsub(/"/, "\\\"", s); return "\"" s "\"" }
-function or_null(s) { return s == "" || s == "-" ? "null" : s }
+function is_number(s) { return s ~ /^[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$/ }
+function or_null(s) { return is_number(s) ? s : "null" }
 
+$5 != "-" && !(is_number($5) && is_number($4)) { $6 = "not run: it printed no figures: " $4 " " $5; $4 = "-"; $5 = "-" }
 {
     key = $1 "\t" $2 "\t" $3 "\t" $4
     # what failed in a turn has its own row once
@@ -48,13 +50,13 @@ END {
         known = count[order[i]] > 0
         tokens = rate[i] > 0 ? sprintf("%.1f", rate[i]) : "-"
         line = sprintf("%-10s %-26s %-5s %6s %10s %6s %12s %12s  %s", f[1], f[2], f[3], f[4], known ? sprintf("%.1f", ms[i]) : "-", \
-            known ? sprintf("%.1f", 100 * half[i]) : "-", tokens, shown, remark[order[i]])
+            count[order[i]] > 1 ? sprintf("%.1f", 100 * half[i]) : "-", tokens, shown, remark[order[i]])
         print line
         text = text sprintf("%s\n{\"name\": %s, \"variant\": %s, \"type\": %s, \"batch\": %s, \"ms\": %s, \"spread\": %s, \"turns\": %d, \"tokens_per_s\": %s, \"ours_over_theirs\": %s, \"remark\": %s}", \
             i > 1 ? "," : "", quoted(f[1]), quoted(f[2]), quoted(f[3]), or_null(f[4]), known ? ms[i] : "null", known ? half[i] : "null", \
             count[order[i]], rate[i] > 0 ? rate[i] : "null", busy == "" && ratio != "-" ? ratio : "null", quoted(remark[order[i]]))
     }
-    if (means[0] != "") print "ours is " means[0] "; medians of " turns " turns, ours and theirs one after the other"
+    if (means[0] != "") print "ours is " means[0] "; " (turns > 1 ? "medians of at most " turns " turns" : "one turn, no spread") ", ours and theirs one after the other"
     if (others != "") printf "others used %.2f of %d cores; the load was %s before the start\n", others, cores, load
     if (busy != "") print "not a result: the machine was busy (" busy ")"
     if (json != "") {

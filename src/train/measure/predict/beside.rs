@@ -20,11 +20,13 @@ pub struct Row {
     pub ratio: f64,
     /// What the prediction is limited by.
     pub limiter: &'static str,
+    /// The kernel whose machine code was taken instead, where it has none.
+    pub nearest: Option<String>,
 }
 
 impl Row {
     fn new(name: impl Into<String>, predicted: f64, measured: f64, limiter: &'static str) -> Self {
-        Self { name: name.into(), predicted, measured, ratio: measured / predicted, limiter }
+        Self { name: name.into(), predicted, measured, ratio: measured / predicted, limiter, nearest: None }
     }
 }
 
@@ -70,7 +72,8 @@ impl Beside {
         let (predicted, unpredicted) = super::rows(card, Codes::committed(), profile.program());
         let row = |measured: super::super::profile::KernelRow| {
             let found = predicted.iter().find(|row| row.kernel == measured.name)?;
-            Some(Row::new(measured.name, found.ms, measured.ms, found.limiter))
+            let row = Row::new(measured.name, found.ms, measured.ms, found.limiter);
+            Some(Row { nearest: found.nearest.clone(), ..row })
         };
         let kernels: Vec<Row> = profile.kernels(roofs).into_iter().filter_map(row).collect();
         let sum = |of: fn(&Row) -> f64| kernels.iter().map(of).sum::<f64>();
@@ -85,8 +88,17 @@ impl Beside {
             0 => String::new(),
             _ => format!("not predicted, for want of machine code: {}\n", self.unpredicted.join(", ")),
         };
+        let foreign: Vec<String> = self
+            .kernels
+            .iter()
+            .filter_map(|row| Some(format!("{} as {}\n", row.name, row.nearest.as_ref()?)))
+            .collect();
+        let foreign = match foreign.len() {
+            0 => String::new(),
+            _ => format!("predicted by the machine code of other kernels:\n{}", foreign.concat()),
+        };
         format!(
-            "beside the prediction for {}\n{}\n{}{unpredicted}",
+            "beside the prediction for {}\n{}\n{}{foreign}{unpredicted}",
             self.card,
             table("<rate", "", &self.rates),
             table("<kernel", " ms", self.kernels.iter().chain([&self.step]))

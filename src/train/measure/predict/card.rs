@@ -120,20 +120,26 @@ fn plain(name: &str) -> String {
 }
 
 impl Card {
-    /// Finds a card by its key or name, in any spelling: `RTX 4090`, `rtx-4090`, `NVIDIA H100 SXM`.
+    /// Finds a card by its key, its name, a driver's name for it, or its model's number, in any spelling: `RTX 4090`, `4090`,
+    /// `NVIDIA GeForce RTX 4090`.
     ///
     /// # Errors
     /// [`Error::Usage`] with the keys.
     pub fn find(name: &str) -> Result<&'static Self> {
         let wanted = plain(name);
         let is = |card: &&Card| {
-            let name = card.name.split(" (").next().unwrap_or("");
-            let model = name.split_once(' ').map_or("", |(_vendor, model)| model);
-            [card.key.as_str(), &card.name, name, model].iter().any(|known| plain(known) == wanted)
+            let short = card.name.split(" (").next().unwrap_or("");
+            let model = short.split_once(' ').map_or("", |(_vendor, model)| model);
+            let number = model.split(' ').filter(|word| word.len() > 2 && word.contains(|c: char| c.is_ascii_digit()));
+            let names = [card.key.as_str(), &card.name, short, model];
+            names.into_iter().chain(card.adapters.iter().map(String::as_str)).chain(number).any(|n| plain(n) == wanted)
         };
         cards().iter().find(is).ok_or_else(|| {
             let keys: Vec<&str> = cards().iter().map(|card| card.key.as_str()).collect();
-            Error::Usage(format!("unknown GPU `{name}`, expected one of {}", keys.join(" ")))
+            Error::Usage(format!(
+                "unknown GPU `{name}`, expected one of {}; others can be added to src/train/measure/predict/cards.toml",
+                keys.join(" ")
+            ))
         })
     }
 
@@ -175,12 +181,13 @@ mod tests {
 
     #[test]
     fn cards_are_found_in_any_spelling_and_adapters_by_their_whole_name() {
-        for name in ["h100", "H100 SXM", "NVIDIA H100 SXM", "h100-sxm"] {
+        for name in ["h100", "H100 SXM", "NVIDIA H100 SXM", "h100-sxm", "NVIDIA H100 80GB HBM3"] {
             assert_eq!(Card::find(name).ok().map(|card| card.key.as_str()), Some("h100"), "{name}");
         }
         assert!(["m1", "Apple M1", "Apple M1 (8 cores)"].iter().all(|name| Card::find(name).is_ok()));
+        assert!(["4090", "NVIDIA GeForce RTX 4090"].iter().all(|name| Card::find(name).is_ok()));
         assert_eq!(Card::find("RTX4090").ok().map(|card| card.key.as_str()), Some("rtx-4090"));
-        for unknown in ["", "x", "h101", "090", "SXM"] {
+        for unknown in ["", "x", "h101", "090", "SXM", "80", "h100,a100"] {
             assert!(
                 Card::find(unknown).is_err_and(|e| e.to_string().contains("expected one of h100 h200")),
                 "{unknown}"

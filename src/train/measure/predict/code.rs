@@ -55,6 +55,27 @@ struct Row {
     main_loop: Option<Listed>,
 }
 
+impl Row {
+    /// Files come from anywhere: a count is no less than 0 and no more than a kernel can have.
+    fn check(&self, place: &str) -> Result<()> {
+        let widths = |w: Option<Widths>| w.map_or([0.0; 4], |w| [w.bits16, w.bits32, w.bits64, w.bits128]);
+        let counts = [self.moves, self.matrix, self.fma, self.barriers].map(Option::unwrap_or_default);
+        let main = self.main_loop.unwrap_or_default();
+        let of_loop = [main.instructions, main.moves, main.matrix, main.fma, main.barriers];
+        let memory = [self.global, self.workgroup, Some(main.global), Some(main.workgroup)].map(widths);
+        let all =
+            counts.iter().chain(&of_loop).chain(memory.iter().flatten()).chain([&self.spills, &self.instructions]);
+        let sound = all.copied().all(|count| (0.0..=1e9).contains(&count)) && (1.0..=1e5).contains(&self.registers);
+        if sound && self.instructions >= main.instructions && main.instructions >= main.moves {
+            return Ok(());
+        }
+        Err(Error::Data(format!(
+            "{place}: {} on {}: counts that no kernel has, expected those of tools/isa --json",
+            self.kernel, self.gpu
+        )))
+    }
+}
+
 /// Counts of a stretch of code: instructions and barriers of one subgroup, bytes of one invocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
@@ -137,6 +158,7 @@ impl Codes {
             .map_err(|e| Error::Data(format!("{place}: {e}, expected the JSON of tools/isa --json")))?;
         let mut codes = Self::default();
         for row in rows {
+            row.check(place)?;
             let listed = Listed {
                 instructions: row.instructions,
                 moves: row.moves.unwrap_or_default(),

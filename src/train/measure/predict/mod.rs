@@ -340,17 +340,23 @@ impl Prediction {
         sums
     }
 
-    /// One line: milliseconds, tokens a second, and by what limits.
+    /// One line: milliseconds, tokens a second, what the time is limited by, and how rough it is.
     #[must_use]
     pub fn summary(&self) -> String {
         let share = |(name, ms): &(&str, f64)| format!("{name} {:.0} %", 100.0 * ms / self.ms());
         let limits: Vec<String> = self.limits().iter().filter(|l| l.1 >= 0.005 * self.ms()).map(share).collect();
+        let foreign = self.rows.iter().filter(|row| row.nearest.is_some()).count();
+        let rough = match foreign {
+            0 => String::new(),
+            _ => format!("; rough: {foreign} of {} kernels by the machine code of others", self.rows.len()),
+        };
         format!(
-            "{} in {}: predicted {} ms a step, {:.0} tokens/s; limited by {}",
+            "{} in {}: predicted, not measured: {} ms for {} tokens, {} tokens/s; shares of the time by limit: {}{rough}",
             self.card,
             self.precision,
-            number(self.ms()),
-            self.tokens_per_s(),
+            three(self.ms()),
+            self.tokens,
+            three(self.tokens_per_s()),
             limits.join(", ")
         )
     }
@@ -374,7 +380,11 @@ impl Prediction {
                 row.limiter.into(),
             ]);
         }
-        let mut text = format!("{table}\n{}\n", self.summary());
+        let mut text = format!(
+            "{table}\nregisters of an invocation; resident: workgroups that one SM, CU or core holds at once; limiter: the largest term \
+             of the formula (ARCHITECTURE.md, Prediction)\n{}\n",
+            self.summary()
+        );
         for row in &self.rows {
             if let Some(nearest) = &row.nearest {
                 text += &format!("{}: no machine code of its own; as {nearest}\n", row.kernel);
@@ -382,6 +392,17 @@ impl Prediction {
         }
         text
     }
+}
+
+/// A number of three digits that matter: a prediction has no more.
+#[must_use]
+pub fn three(x: f64) -> String {
+    if x == 0.0 || !x.is_finite() {
+        return format!("{x}");
+    }
+    let digits = 2 - x.abs().log10().floor() as i32;
+    let scale = 10f64.powi(digits);
+    format!("{:.*}", digits.max(0) as usize, (x * scale).round() / scale)
 }
 
 fn number_of(x: f64) -> String {
@@ -409,13 +430,13 @@ pub fn lines(codes: &Codes) -> Result<Vec<String>> {
         let rest = p.ms() - products - attention;
         let limits: Vec<String> =
             p.limits().iter().take(3).map(|(name, ms)| format!("{name} {:.0} %", 100.0 * ms / p.ms())).collect();
-        let [products, attention, rest, ms] = [products, attention, rest, p.ms()].map(|ms| format!("{ms:.0}"));
+        let [products, attention, rest, ms] = [products, attention, rest, p.ms()].map(three);
         format!(
-            "| {} | {} | {} | {products} | {attention} | {rest} | {ms} | {:.1} k | {} |",
+            "| {} | {} | {} | {products} | {attention} | {rest} | {ms} | {} k | {} |",
             card.name,
             p.precision,
             card.batch,
-            p.tokens_per_s() / 1e3,
+            three(p.tokens_per_s() / 1e3),
             limits.join(", ")
         )
     };

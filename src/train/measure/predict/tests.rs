@@ -71,6 +71,15 @@ fn the_formula_is_the_published_one() {
 }
 
 #[test]
+fn predictions_have_three_digits() {
+    for (x, text) in
+        [(0.0123456, "0.0123"), (1.5, "1.50"), (306.2, "306"), (214_123.0, "214000"), (999.9, "1000"), (0.0, "0")]
+    {
+        assert_eq!(three(x), text);
+    }
+}
+
+#[test]
 fn each_limit_can_be_the_one_that_binds() {
     let (code, work) = product();
     let limiter =
@@ -131,7 +140,7 @@ fn other_models_take_the_nearest_kernels_and_say_so() {
     let prediction = predict(card, Codes::committed(), &step, Elem::F16).expect("predicted");
     let report = prediction.report();
     assert!(report.contains("no machine code of its own; as attention_coop.forward.hs64"), "{report}");
-    assert!(report.contains("predicted") && report.contains("tokens/s"), "{report}");
+    assert!(report.contains("predicted, not measured") && report.contains("rough: "), "{report}");
     // a candidate of tuning: the kernel with its end, not the one with most of its beginning
     let nearest = Codes::committed().nearest("hopper", "matmul_coop.forward.128x128x16.2x4.e16.bias_residual.wide");
     assert_eq!(nearest.map(|found| found.0), Some("matmul_coop.forward.128x128x32.2x4.e16.bias_residual.wide"));
@@ -139,6 +148,16 @@ fn other_models_take_the_nearest_kernels_and_say_so() {
     let error = predict(card, &none, &step, Elem::F16).expect_err("no code at all").to_string();
     assert!(error.contains("no machine code of this operator for NVIDIA H100"), "{error}");
     assert!(Codes::read("file", "{}").is_err());
+    let row = |registers: &str, instructions: &str| {
+        let text = format!(
+            "[{{\"gpu\":\"g\",\"kernel\":\"k\",\"registers\":{registers},\"spills\":0,\"instructions\":{instructions}}}]"
+        );
+        Codes::read("file", &text)
+    };
+    assert!(row("24", "100").is_ok());
+    for (registers, instructions) in [("0", "100"), ("24", "-1"), ("24", "1e308"), ("1e308", "1")] {
+        assert!(row(registers, instructions).is_err(), "{registers} {instructions}");
+    }
 }
 
 /// The table in ARCHITECTURE.md is the prediction that measurements are held against.
