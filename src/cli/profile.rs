@@ -184,7 +184,8 @@ pub fn run(args: &Args) -> Result<()> {
         sizes.accumulation,
         precision::name(elem)
     );
-    if let Some(line) = measure::tuned(&found) {
+    let tuned = measure::tuned_jobs(&found, &gpu.caps, &config, elem, [sizes.batch, context]);
+    if let Some(line) = &tuned {
         println!("tuned   {line}");
     }
     let facts = measure::steps::Facts::new(&steps, &trainer, &planned);
@@ -222,7 +223,7 @@ pub fn run(args: &Args) -> Result<()> {
         step["batch"] = sizes.batch.into();
         step["context"] = context.into();
         step["accumulation"] = sizes.accumulation.into();
-        step["tuned"] = measure::tuned(&found).into();
+        step["tuned"] = tuned.into();
         step["kernels"] = trainer.kernel_summary().into();
         write(path, &json!({"about": about, "step": step, "profile": timed}))?;
     }

@@ -93,7 +93,10 @@ fn plans_predict_speeds_for_gpus_that_are_not_here() {
     plan(&["--gpu", "rtx-4090", "--batch", "128"]).ends_with(5);
     // a table of batches, and all cards
     let out = plan(&["--gpu", "h100"]).ends_with(0).out;
-    assert!(out.contains("ms a micro-step, predicted") && out.lines().any(|line| line.starts_with("batch 64: NVIDIA H100")), "{out}");
+    assert!(
+        out.contains("ms a micro-step, predicted") && out.lines().any(|line| line.starts_with("batch 64: NVIDIA H100")),
+        "{out}"
+    );
     let all = ["--gpu", "all", "--batch", "64", "--tokens", "1e10", "--price-per-hour", "2"];
     let out = plan(&all).ends_with(0).out;
     let line = |card: &str| out.lines().find(|line| line.starts_with(card)).unwrap_or_else(|| panic!("{out}"));

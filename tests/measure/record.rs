@@ -61,9 +61,9 @@ fn a_profile_takes_the_record_and_says_so() {
     let (recorded, foreign) = (dir.path().join("recorded"), dir.path().join("foreign"));
     write(&recorded, &adapter, &driver, kernels.clone());
     let (out, tuned) = profile(&recorded);
-    let line = "1 kernels of this adapter's record, where shapes are the same";
+    let line = tuned["step"]["tuned"].as_str().expect("a line").to_owned();
+    assert!(line.starts_with("1 of 15 products, from ") && line.ends_with(".json"), "{line}");
     assert!(out.contains(&format!("\ntuned   {line}\n")), "{out}");
-    assert_eq!(tuned["step"]["tuned"], json!(line));
     assert_ne!(tuned["step"]["kernels"], plain["step"]["kernels"], "the record's kernel is not taken");
 
     write(&foreign, &adapter, &driver, kernels);

@@ -47,7 +47,8 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, 
     }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
-    if let Some(line) = measure::tuned(tuned) {
+    let sizes = [t.batch, t.context];
+    if let Some(line) = measure::tuned_jobs(tuned, &gpu.caps, config, trainer.elem(), sizes) {
         say!("tuned    {line}");
     }
 }

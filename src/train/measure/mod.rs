@@ -22,10 +22,11 @@ pub use table::Table;
 use crate::data::mt19937::Mt19937;
 use crate::data::{Loader, LoaderConfig, TokenSource};
 use crate::error::Result;
+use crate::gpu::{Caps, Elem};
 use crate::model::Config;
 
 use super::Sizes;
-use super::tune::Found;
+use super::tune::{self, Found, Job, Work};
 
 /// Floating-point operations a token by llm.c's formula, `6 N + 6 L C T`: for comparing with others' figures. It counts
 /// the padding of the vocabulary and the position table as if they were multiplied, and the half of attention that is
@@ -47,12 +48,57 @@ pub fn random_batches(config: &Config, sizes: &Sizes, batches: usize) -> Result<
     Loader::new(vec![source], LoaderConfig::new(sizes.batch, sizes.context, config.vocab, Some(42)))
 }
 
-/// One line on what an adapter's record of `wgpt tune` came to, if there is one.
+/// Returns a line on the adapter's record of `wgpt tune`, if there is one, for a caller that has no model.
 #[must_use]
 pub fn tuned(found: &Found) -> Option<String> {
     match found {
         Found::Nothing => None,
-        Found::Kernels(count) => Some(format!("{count} kernels of this adapter's record, where shapes are the same")),
+        Found::Missing(file) => Some(format!("no: {} does not exist", file.display())),
+        Found::Kernels(kernels, file) => {
+            let (count, file) = (kernels.len(), file.display());
+            Some(format!("{count} kernels of the record {file}, where shapes are the same"))
+        }
         Found::Ignored(why) => Some(format!("no: {why}")),
     }
+}
+
+/// Returns a line on how many jobs of a run the record names, if there is one. `caps` is that of the run: one that is
+/// resumed keeps the kernels of its checkpoint.
+#[must_use]
+pub fn tuned_jobs(
+    found: &Found,
+    caps: &Caps,
+    config: &Config,
+    elem: Elem,
+    [batch, context]: [usize; 2],
+) -> Option<String> {
+    let jobs = tune::jobs(caps, config, elem, [batch, context]);
+    let named = |job: &Job| caps.tuned.contains_key(&job.key(elem));
+    let (count, any) = (count(&jobs, named), jobs.iter().any(named));
+    match found {
+        Found::Kernels(kernels, file) if *kernels == caps.tuned && any => {
+            Some(format!("{count}, from {}", file.display()))
+        }
+        Found::Kernels(kernels, file) if *kernels == caps.tuned => {
+            let file = file.display();
+            let again = format!("wgpt tune --batch {batch} --context {context}");
+            Some(format!("{count}: the record {file} is of other shapes; {again}"))
+        }
+        _ if any => Some(format!("{count}, from the run's checkpoint")),
+        Found::Kernels(..) => Some(format!("{count}: the run keeps the kernels that it began with")),
+        _ => tuned(found),
+    }
+}
+
+/// Returns how many products and attention kernels of these jobs are of a kind: `2 of 15 products`.
+#[must_use]
+pub fn count(jobs: &[Job], is: impl Fn(&Job) -> bool) -> String {
+    let (products, attention): (Vec<&Job>, Vec<&Job>) =
+        jobs.iter().partition(|job| matches!(job.work, Work::Product(..)));
+    let of = |list: &[&Job]| format!("{} of {}", list.iter().filter(|job| is(job)).count(), list.len());
+    let mut text = format!("{} products", of(&products));
+    if !attention.is_empty() {
+        text += &format!(" and {} attention kernels", of(&attention));
+    }
+    text
 }

@@ -14,6 +14,7 @@
 //! A time of 0 ms, or one that would mean a rate above the measured roof, is a fault too ([`race`]).
 
 mod attention;
+mod ceiling;
 mod check;
 mod operands;
 mod product;
@@ -22,8 +23,9 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::fmt::{self, Display};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Elem, Gpu};
@@ -31,15 +33,15 @@ use crate::model::{Config, activations};
 use crate::ops::attention::{Block, Entry};
 use crate::ops::matmul::{Algorithm, Product, choose};
 
-use super::measure::Roofs;
 use super::measure::predict::card::Card;
 use attention::AttentionBench;
 use product::ProductBench;
 use race::{Bench, NOTHING, Planted, Race};
 
 pub use attention::AttentionShape;
-pub use race::Trial;
-pub use record::{Found, Record, load, path, save};
+pub use ceiling::Ceiling;
+pub use race::{Raced, Trial};
+pub use record::{Found, Record, load, path, prepare, save};
 
 /// What a record says of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -121,6 +123,17 @@ impl Job {
         }
     }
 
+    /// Returns the kernel that the adapter's record names, if the adapter can run it.
+    #[must_use]
+    pub fn recorded(&self, caps: &Caps, elem: Elem) -> Option<Choice> {
+        let text = caps.tuned.get(&self.key(elem))?;
+        let choice = match self.work {
+            Work::Product(..) => serde_json::from_str(text).map(Choice::Product),
+            Work::Attention(..) => serde_json::from_str(text).map(Choice::Attention),
+        };
+        choice.ok().filter(|choice| self.candidates(caps, elem).contains(choice))
+    }
+
     /// The kernels that an adapter without a record may try, the table's first, then the most promising.
     #[must_use]
     pub fn candidates(&self, caps: &Caps, elem: Elem) -> Vec<Choice> {
@@ -186,9 +199,9 @@ pub fn check_device(gpu: &mut Gpu) -> Result<()> {
     checked
 }
 
-/// Tries the kernels that this adapter runs on a job, the table's first, until `time` is over or `stop` says so. Those that
-/// cannot be built, whose results are wrong or whose times cannot be are refused. Trials have the times that are predicted for
-/// `card`.
+/// Tries the kernels that this adapter runs on a job, the table's first, then the one that the adapter's record names, until
+/// `time` is over, which includes making the operands, or `stop` says so. Those that cannot be built, whose results are wrong
+/// or whose times cannot be are refused. Trials have the times that are predicted for `card`.
 ///
 /// # Errors
 /// [`Error::Memory`] if the operands do not fit; [`Error::Device`] if the plain kernel is wrong; [`Error::Lost`].
@@ -196,18 +209,18 @@ pub fn try_all(
     gpu: &mut Gpu,
     job: &Job,
     elem: Elem,
-    (roofs, card): (&Roofs, Option<&Card>),
+    (ceiling, card): (&RefCell<Ceiling>, Option<&Card>),
     time: Duration,
     stop: &dyn Fn() -> bool,
-) -> Result<Vec<Trial>> {
-    Attempt { job, elem, roofs, card, time, stop, planted: NOTHING }.run(gpu, None)
+) -> Result<Raced> {
+    Attempt { job, elem, ceiling, card, time, stop, planted: NOTHING }.run(gpu, None)
 }
 
 /// The arguments of [`try_all`], and the faults that tests plant.
 struct Attempt<'a> {
     job: &'a Job,
     elem: Elem,
-    roofs: &'a Roofs,
+    ceiling: &'a RefCell<Ceiling>,
     card: Option<&'a Card>,
     time: Duration,
     stop: &'a dyn Fn() -> bool,
@@ -216,7 +229,9 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Tries these candidates, or all.
-    fn run(self, gpu: &mut Gpu, candidates: Option<Vec<Choice>>) -> Result<Vec<Trial>> {
+    fn run(self, gpu: &mut Gpu, candidates: Option<Vec<Choice>>) -> Result<Raced> {
+        let begin = Instant::now();
+        let recorded = self.job.recorded(&gpu.caps, self.elem);
         // the plain kernels are those that an adapter without a record has
         let before = std::mem::take(&mut gpu.caps.tuned);
         let bench = match self.job.work {
@@ -229,10 +244,15 @@ impl Attempt<'_> {
         };
         // bind groups would keep the plain kernel's operands in the device's memory, and those of every job
         gpu.forget_bindings();
-        let Self { job, elem, roofs, card, time, stop, planted } = self;
-        let candidates = candidates.unwrap_or_else(|| job.candidates(&gpu.caps, elem));
+        let Self { job, elem, ceiling, card, time, stop, planted } = self;
+        let mut candidates = candidates.unwrap_or_else(|| job.candidates(&gpu.caps, elem));
+        if let Some(at) = candidates.iter().position(|choice| Some(*choice) == recorded).filter(|at| *at > 1) {
+            // right behind the table's: what an earlier tuning found is raced even if there is time for little
+            candidates[1..=at].rotate_right(1);
+        }
+        let time = time.saturating_sub(begin.elapsed());
         let raced = bench.and_then(|bench| {
-            Race { bench: bench.as_ref(), job, elem, candidates, roofs, card, planted }.run(gpu, time, stop)
+            Race { bench: bench.as_ref(), job, elem, candidates, ceiling, card, planted }.run(gpu, time, stop)
         });
         gpu.caps.tuned = before;
         gpu.forget_bindings();
@@ -240,9 +260,19 @@ impl Attempt<'_> {
     }
 }
 
-/// The fastest of those that are right.
+/// The least gain, as a ratio of times, for which another kernel takes the place of the table's.
+///
+/// The clocks of NVIDIA's GPUs move in steps of 15 MHz, some 1 % of what they are: two kernels that are timed one after the
+/// other may be a step apart in each direction. What is less than both steps may be noise, and the table's kernel is the one
+/// that most others run.
+pub const LEAST_GAIN: f64 = 1.02;
+
+/// Returns the fastest of those that are right, or the table's, which is the first, where that is less than [`LEAST_GAIN`]
+/// slower.
 #[must_use]
 pub fn best(trials: &[Trial]) -> Option<(&Trial, f64)> {
-    let right = trials.iter().filter_map(|trial| trial.outcome.as_ref().ok().map(|ms| (trial, *ms)));
-    right.min_by(|a, b| a.1.total_cmp(&b.1))
+    let right = || trials.iter().filter_map(|trial| trial.outcome.as_ref().ok().map(|ms| (trial, *ms)));
+    let fastest = right().min_by(|a, b| a.1.total_cmp(&b.1))?;
+    let table = trials.first().and_then(|trial| trial.outcome.as_ref().ok().map(|ms| (trial, *ms)));
+    table.filter(|table| table.1 < LEAST_GAIN * fastest.1).or(Some(fastest))
 }

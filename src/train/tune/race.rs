@@ -1,18 +1,18 @@
 //! Candidates of one job against each other: each is checked, then all are timed in turn.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::gpu::{Elem, Gpu, Program, Tensor};
-use crate::train::measure::Roofs;
 use crate::train::measure::predict::{self, card::Card, code::Codes};
 use crate::train::measure::roofs::warm_up;
 use crate::train::measure::table::number;
 
 use super::check::{Verdict, plain_error};
-use super::{Choice, Job};
+use super::{Ceiling, Choice, Job};
 
 /// Runs that are timed, of which the fastest counts.
 const RUNS: usize = 5;
@@ -51,6 +51,24 @@ pub struct Trial {
     pub outcome: std::result::Result<f64, String>,
 }
 
+/// The kernels of one job that were tried, the table's first, and how many were not.
+#[derive(Debug, Clone)]
+pub struct Raced {
+    /// Those that were tried.
+    pub trials: Vec<Trial>,
+    /// Candidates for which there was no time.
+    pub left: usize,
+}
+
+impl Raced {
+    /// Whether the best of them may go into a record. Not if time ran out behind the first, the table's: what an earlier
+    /// tuning found is better founded.
+    #[must_use]
+    pub fn is_a_race(&self) -> bool {
+        self.left == 0 || self.trials.len() > 1
+    }
+}
+
 /// What tests change of a candidate, by its kernel's name: its program, which has such an output, and the time it took.
 pub(super) struct Planted<'a> {
     pub(super) program: &'a dyn Fn(&Gpu, &str, Program, &Tensor) -> Program,
@@ -66,7 +84,7 @@ pub(super) struct Race<'a> {
     pub(super) job: &'a Job,
     pub(super) elem: Elem,
     pub(super) candidates: Vec<Choice>,
-    pub(super) roofs: &'a Roofs,
+    pub(super) ceiling: &'a RefCell<Ceiling>,
     pub(super) card: Option<&'a Card>,
     pub(super) planted: Planted<'a>,
 }
@@ -76,11 +94,13 @@ impl Race<'_> {
     ///
     /// # Errors
     /// [`Error::Device`] if the plain kernel is wrong; [`Error::Lost`], [`Error::Memory`].
-    pub(super) fn run(&self, gpu: &mut Gpu, time: Duration, stop: &dyn Fn() -> bool) -> Result<Vec<Trial>> {
+    pub(super) fn run(&self, gpu: &mut Gpu, time: Duration, stop: &dyn Fn() -> bool) -> Result<Raced> {
         let (begin, mut trials, mut programs) = (Instant::now(), Vec::<Trial>::new(), Vec::new());
+        let mut left = 0;
         warm(gpu)?;
-        for &choice in &self.candidates {
+        for (at, &choice) in self.candidates.iter().enumerate() {
             if !trials.is_empty() && (begin.elapsed() > time || stop()) {
+                left = self.candidates.len() - at;
                 break;
             }
             let program = match self.program(gpu, choice) {
@@ -119,7 +139,7 @@ impl Race<'_> {
                 trial.outcome = self.timed(gpu, &trial.kernel, program)?.map(|ms| ms.min(before));
             }
         }
-        Ok(trials)
+        Ok(Raced { trials, left })
     }
 
     /// The program of a candidate, chosen the very way that a run chooses it.
@@ -163,8 +183,9 @@ impl Race<'_> {
         if ms <= 0.0 {
             return Ok(Err(format!("{ms} ms by the device's clock")));
         }
-        let (rate, (_, roof)) = (self.job.flops() / ms * 1e3, self.roofs.flops(kernel));
-        if rate > roof * margin(gpu.caps.software) {
+        let rate = self.job.flops() / ms * 1e3;
+        let refused = self.ceiling.borrow_mut().refuses(gpu, kernel, rate, margin(gpu.caps.software))?;
+        if let Some(roof) = refused {
             let [rate, roof] = [rate, roof].map(|rate| number(rate * 1e-12));
             return Ok(Err(format!("{rate} TFLOP/s, the measured roof is {roof}")));
         }

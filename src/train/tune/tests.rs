@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::gpu::{Options, Pass, Program, Tensor};
+use crate::train::measure::Roofs;
 
 /// A device with matrices of f16, if the adapter has them.
 fn device() -> Option<Gpu> {
@@ -31,9 +32,9 @@ fn roofs() -> Roofs {
 /// The trials of some candidates, with planted faults.
 fn tried(gpu: &mut Gpu, work: Work, list: &[Choice], roofs: &Roofs, planted: Planted) -> Vec<Trial> {
     let job = &Job { layer: "planted", work, times: 1 };
-    let time = Duration::from_secs(600);
-    let attempt = Attempt { job, elem: Elem::F16, roofs, card: None, time, stop: &|| false, planted };
-    attempt.run(gpu, Some(list.to_vec())).expect("trials")
+    let (time, ceiling) = (Duration::from_secs(600), &RefCell::new(Ceiling::new(roofs.clone())));
+    let attempt = Attempt { job, elem: Elem::F16, ceiling, card: None, time, stop: &|| false, planted };
+    attempt.run(gpu, Some(list.to_vec())).expect("trials").trials
 }
 
 /// Candidates that drivers of CPUs compile in seconds: with matrices of two depths, and without.
@@ -180,6 +181,52 @@ fn the_fastest_of_the_right_ones_is_best() {
     let trials = [trial(16, Ok(3.0)), trial(32, Err("wrong".into())), trial(64, Ok(2.0))];
     assert_eq!(best(&trials).map(|(trial, ms)| (trial.kernel.as_str(), ms)), Some(("64", 2.0)));
     assert!(best(&trials[1..2]).is_none());
+
+    let best_of = |table: f64, other: f64| {
+        let trials = [trial(16, Ok(table)), trial(32, Ok(other))];
+        best(&trials).map(|(trial, ms)| (trial.kernel.clone(), ms))
+    };
+    assert_eq!(best_of(1.015, 1.0), Some(("16".into(), 1.015)), "less than 2 % may be noise");
+    assert_eq!(best_of(1.03, 1.0), Some(("32".into(), 1.0)));
+}
+
+/// In an empty time the first is tried alone; what a record names is tried second.
+#[test]
+fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
+    let mut gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let (elem, shape) = (Elem::F32, [64, 96, 32]);
+    let job = Job { layer: "planted", work: Work::Product(Product::Forward, shape), times: 1 };
+    let list = job.candidates(&gpu.caps, elem);
+    let last = *list.last().expect("candidates");
+    assert!(list.len() > 2, "{list:?}");
+    let ceiling = RefCell::new(Ceiling::new(roofs()));
+    let none = try_all(&mut gpu, &job, elem, (&ceiling, None), Duration::ZERO, &|| false).expect("trials");
+    assert!(none.trials.len() == 1 && none.left == list.len() - 1 && !none.is_a_race(), "{none:?}");
+
+    let record = std::collections::BTreeMap::from([(job.key(elem), last.text().expect("JSON"))]);
+    gpu.caps.tuned = std::sync::Arc::new(record);
+    assert_eq!(job.recorded(&gpu.caps, elem), Some(last));
+    // the table's, and one more: the stop comes when the second is done
+    let asked = std::cell::Cell::new(0);
+    let stop = || asked.replace(asked.get() + 1) > 0;
+    let two = try_all(&mut gpu, &job, elem, (&ceiling, None), Duration::from_secs(600), &stop).expect("trials");
+    assert_eq!(two.trials.iter().map(|trial| trial.choice).collect::<Vec<_>>(), [list[0], last]);
+    assert!(two.is_a_race() && two.left == list.len() - 2, "{two:?}");
+}
+
+/// A roof that was measured on a busy machine is measured again before anything is refused.
+#[test]
+fn a_roof_that_is_too_low_is_measured_again() {
+    let gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let mut ceiling = Ceiling::new(Roofs { fused_f32: 1.0, ..roofs() });
+    assert_eq!(ceiling.refuses(&gpu, "matmul_rows", 1e6, 1.25).expect("measured"), None);
+    let roof = ceiling.roofs().fused_f32;
+    assert!(roof > 1e6 && !ceiling.exceeded());
+    // once only
+    let mut low = Ceiling { roofs: Roofs { fused_f32: 1.0, ..roofs() }, ..ceiling.clone() };
+    assert_eq!(low.refuses(&gpu, "matmul_rows", 2.0, 1.25).expect("not measured"), Some(1.0));
+    assert_eq!(ceiling.refuses(&gpu, "matmul_rows", roof * 1.1, 1.25).expect("not measured"), None);
+    assert!(ceiling.exceeded());
 }
 
 #[test]
