@@ -11,11 +11,14 @@
 //! 3. Sampled rows of products, and two whole heads of attention, are within the tolerance of f64, computed on the host. So
 //!    are those of the plain kernel, before any candidate runs.
 //!
+//! Products have the fused ends that their layers train with ([`ends`]), whose second results are compared too.
+//!
 //! A time of 0 ms, or one that would mean a rate above the measured roof, is a fault too ([`race`]).
 
 mod attention;
 mod ceiling;
 mod check;
+mod ends;
 mod operands;
 mod product;
 mod race;
@@ -194,7 +197,7 @@ pub fn jobs(caps: &Caps, config: &Config, elem: Elem, [batch, positions]: [usize
 /// [`Error::Device`] if the device computes nothing, or something else.
 pub fn check_device(gpu: &mut Gpu) -> Result<()> {
     let before = std::mem::take(&mut gpu.caps.tuned);
-    let checked = ProductBench::new(gpu, Product::Forward, [64, 64, 64], Elem::F32).map(|_| ());
+    let checked = ProductBench::new(gpu, "head", Product::Forward, [64, 64, 64], Elem::F32).map(|_| ());
     gpu.caps.tuned = before;
     checked
 }
@@ -235,9 +238,8 @@ impl Attempt<'_> {
         // the plain kernels are those that an adapter without a record has
         let before = std::mem::take(&mut gpu.caps.tuned);
         let bench = match self.job.work {
-            Work::Product(product, shape) => {
-                ProductBench::new(gpu, product, shape, self.elem).map(|bench| Box::new(bench) as Box<dyn Bench>)
-            }
+            Work::Product(product, shape) => ProductBench::new(gpu, self.job.layer, product, shape, self.elem)
+                .map(|bench| Box::new(bench) as Box<dyn Bench>),
             Work::Attention(entry, sizes) => {
                 AttentionBench::new(gpu, entry, sizes).map(|bench| Box::new(bench) as Box<dyn Bench>)
             }

@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Tensor};
 use crate::ops::matmul::Product;
 
-/// Numbers of a block: a prime, so that rows of no matrix begin alike.
+/// Numbers of a block: a prime, so that the rows of a matrix, whose lengths have other factors, begin at different numbers.
+/// Row 65,521 is the first that equals another one, row 0.
 const LENGTH: usize = 65_521;
 /// Blocks that are uploaded at once: 8 MiB of f16.
 const UPLOADED: usize = 64;
@@ -28,6 +29,15 @@ impl Repeated {
         let mut random = Mt19937::new(seed);
         let mut value = || (0..3).map(|_| f64::from(random.next_u32()) / 6_442_450_944.0).sum::<f64>() - 1.0;
         let block: Vec<half::f16> = (0..LENGTH).map(|_| half::f16::from_f64(value() * scale)).collect();
+        Self::of(block)
+    }
+
+    /// One number again and again.
+    pub(super) fn constant(value: f64) -> Self {
+        Self::of(vec![half::f16::from_f64(value); LENGTH])
+    }
+
+    fn of(block: Vec<half::f16>) -> Self {
         let twice = block.iter().chain(&block).map(|x| x.to_f64()).collect();
         Self { block, twice }
     }
@@ -56,6 +66,35 @@ impl Repeated {
             let window = tensor.flat(start..(start + length).min(tensor.len()));
             gpu.write(&window, &bytes[..window.bytes() as usize])?;
             // the driver's copies of what was written are freed
+            gpu.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Element `column` of row `row` of so many, times `factor` and rounded to f16.
+    pub(super) fn scaled(&self, [row, column]: [usize; 2], columns: usize, factor: f64) -> f64 {
+        half::f16::from_f64(self.at(row * columns + column) * factor).to_f64()
+    }
+
+    /// Overwrites a tensor of f32 or f16 with such elements; `factor` is that of a row.
+    pub(super) fn write_scaled(&self, gpu: &Gpu, tensor: &Tensor, factor: impl Fn(usize) -> f64) -> Result<()> {
+        let columns = tensor.columns();
+        // an even number, so that no write of f16 begins within a word
+        let together = (UPLOADED * LENGTH / columns.max(1)).max(1).next_multiple_of(2);
+        for start in (0..tensor.rows()).step_by(together) {
+            let window = tensor.slice(start..(start + together).min(tensor.rows()));
+            let mut bytes = Vec::with_capacity(window.bytes() as usize);
+            for row in start..start + window.rows() {
+                let factor = factor(row);
+                for column in 0..columns {
+                    let x = self.scaled([row, column], columns, factor);
+                    match tensor.elem() {
+                        Elem::F16 => bytes.extend(half::f16::from_f64(x).to_le_bytes()),
+                        Elem::F32 | Elem::U32 => bytes.extend((x as f32).to_le_bytes()),
+                    }
+                }
+            }
+            gpu.write(&window, &bytes)?;
             gpu.wait()?;
         }
         Ok(())
@@ -118,6 +157,16 @@ impl Operands {
             }
         }
         out
+    }
+
+    /// The sums of the columns of `a` in f64.
+    pub(super) fn column_sums(&self) -> Vec<f64> {
+        let [[rows, columns], _] = self.shapes();
+        let mut sums = vec![0.0; columns];
+        for row in 0..rows {
+            self.a.pieces(row * columns, columns, |at, a| sums[at..].iter_mut().zip(a).for_each(|(sum, a)| *sum += a));
+        }
+        sums
     }
 
     /// Rows of the result in f64, computed by all of the machine's cores.
@@ -197,6 +246,10 @@ mod tests {
                     out
                 }
             };
+            let sum = |column: usize| a.iter().skip(column).step_by(a_shape[1]).sum::<f64>();
+            let sums = operands.column_sums();
+            assert!(sums.len() == a_shape[1] && (sums[2] - sum(2)).abs() < 1e-9);
+            assert!((sums.last().expect("one") - sum(a_shape[1] - 1)).abs() < 1e-9);
             let rows = sample(m);
             assert!(rows.contains(&0) && rows.contains(&(m - 1)));
             for (row, got) in rows.iter().zip(operands.rows(&rows)) {

@@ -2,9 +2,10 @@
 
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Program, Tensor};
-use crate::ops::matmul::{self, BackwardInp, BackwardWeight, Forward, Product, choose};
+use crate::ops::matmul::{Product, choose};
 
 use super::check::{Target, Tolerance, Verdict, plain_error, usual};
+use super::ends::{Checked, End, Form};
 use super::operands::{Operands, sample};
 use super::race::Bench;
 
@@ -14,7 +15,8 @@ pub(super) struct ProductBench {
     a: Tensor,
     b: Tensor,
     partials: Option<Tensor>,
-    target: Target,
+    pub(super) end: End,
+    pub(super) target: Target,
     result: Tensor,
     /// Rows that are also computed in f64.
     rows: Vec<usize>,
@@ -32,19 +34,46 @@ fn sums(depth: usize) -> f64 {
     f64::from(f32::EPSILON) * (depth / 16.0 + 16.0) * 0.5 * depth.sqrt()
 }
 
+/// Six standard deviations of a sum of `depth` products: no element of a result is larger.
+fn largest(depth: f64) -> f64 {
+    2.0 / 3.0 * depth.sqrt()
+}
+
+/// What is lost where a product of so much depth is computed in pieces, and the sum so far is stored as f16 in between.
+///
+/// Storing cuts off at most a unit in the last place. After `i` of `pieces` pieces the sum is not larger than six standard
+/// deviations of a sum of so many products.
+fn between(depth: usize, pieces: usize) -> f64 {
+    let unit = |x: f64| 2f64.powi(-10) * 2f64.powf(x.log2().floor());
+    (1..pieces).map(|i| unit(largest(depth as f64 * i as f64 / pieces as f64))).sum()
+}
+
+/// The pieces in which a program computes an element of its result: kernels behind one another that add to it, and the
+/// first, which does not.
+fn pieces(program: &Program) -> usize {
+    let adds = |name: &str| name.split('.').any(|part| part == "add");
+    let (mut most, mut run) = (0, 0);
+    for command in &program.commands {
+        run = if adds(&command.name) { run + 1 } else { 0 };
+        most = most.max(run);
+    }
+    most + 1
+}
+
 impl ProductBench {
-    /// Makes the operands, and checks the plain f32 kernel against f64.
+    /// Makes the operands of a layer's product, and checks the plain f32 kernel against f64.
     ///
     /// # Errors
     /// [`crate::error::Error::Device`] if the device computes nothing, or the plain kernel something else.
-    pub(super) fn new(gpu: &Gpu, product: Product, shape: [usize; 3], elem: Elem) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, layer: &str, product: Product, shape: [usize; 3], elem: Elem) -> Result<Self> {
         let [m, n, k] = shape;
+        let form = Form::of(layer, product);
         let operands = Operands::new(product, shape);
         let [[ar, ac], [br, bc]] = operands.shapes();
         let (a, b) = (gpu.tensor("a", ar, ac, elem)?, gpu.tensor("b", br, bc, elem)?);
         operands.a.write(gpu, &a)?;
         operands.b.write(gpu, &b)?;
-        let out_elem = if product == Product::BackwardWeight { Elem::F32 } else { elem };
+        let out_elem = form.out(product, elem);
         let most = choose::candidates(&gpu.caps, elem)
             .iter()
             .map(|algorithm| choose::parts_of(algorithm, m, n, k) as usize * m * n)
@@ -59,8 +88,8 @@ impl ProductBench {
         // drivers may cut off a number that is stored as f16: a whole unit in the last place, and of the least ones
         let half = out_elem == Elem::F16;
         let least = if half { 2f64.powi(-24) } else { 0.0 };
-        let tolerance =
-            Tolerance { sums: sums(k) + least, plain: sums(k), stored: if half { 2f64.powi(-10) } else { 0.0 } };
+        let stored = if half { 2f64.powi(-10) } else { 0.0 };
+        let tolerance = form.tolerance(Tolerance { sums: sums(k) + least, plain: sums(k), stored });
         let target = Target {
             name: "out",
             got: gpu.tensor("out", m, n, out_elem)?,
@@ -70,9 +99,15 @@ impl ProductBench {
             about: usual(exact.iter().flatten().copied()),
         };
         let result = gpu.tensor("counts", 3, 1, Elem::U32)?;
-        let bench = Self { operands, a, b, partials, target, result, rows, exact };
+        let mut bench = Self { operands, a, b, partials, end: End::Plain, target, result, rows, exact };
         bench.plain(gpu)?;
+        bench.end = End::new(gpu, form, elem, &bench.checked())?;
         Ok(bench)
+    }
+
+    fn checked(&self) -> Checked<'_> {
+        let Self { operands, target, rows, exact, result, .. } = self;
+        Checked { operands, target, rows, exact, result }
     }
 
     fn plain(&self, gpu: &Gpu) -> Result<()> {
@@ -80,7 +115,9 @@ impl ProductBench {
         let (a, b) = (wide(&self.a)?, wide(&self.b)?);
         self.operands.a.write(gpu, &a)?;
         self.operands.b.write(gpu, &b)?;
-        let program = self.record_with(gpu, [&a, &b, &self.target.want], None)?;
+        let mut pass = Pass::new(gpu);
+        End::Plain.record(&mut pass, self.operands.product, [&a, &b, &self.target.want], None)?;
+        let program = pass.finish();
         program.run(gpu)?;
         let kernel = self.name(&program);
         self.target.plain_is_there(gpu, &self.result, &kernel)?;
@@ -89,29 +126,14 @@ impl ProductBench {
             None => Ok(()),
         }
     }
-
-    fn record_with(&self, gpu: &Gpu, [a, b, out]: [&Tensor; 3], partials: Option<&Tensor>) -> Result<Program> {
-        let mut pass = Pass::new(gpu);
-        match (self.operands.product, partials) {
-            (Product::Forward, _) => matmul::forward(&mut pass, Forward { inp: a, weight: b, bias: None, out })?,
-            (Product::BackwardInp, _) => {
-                matmul::backward_inp(&mut pass, BackwardInp { dout: a, weight: b, dinp: out })?;
-            }
-            (Product::BackwardWeight, None) => {
-                matmul::backward_weight(&mut pass, BackwardWeight { dout: a, inp: b, dweight: out })?;
-            }
-            (Product::BackwardWeight, Some(partials)) => {
-                let io = BackwardWeight { dout: a, inp: b, dweight: out };
-                matmul::backward_weight_in_parts(&mut pass, io, partials)?;
-            }
-        }
-        Ok(pass.finish())
-    }
 }
 
 impl Bench for ProductBench {
     fn record(&self, gpu: &Gpu) -> Result<Program> {
-        self.record_with(gpu, [&self.a, &self.b, &self.target.got], self.partials.as_ref())
+        let mut pass = Pass::new(gpu);
+        let tensors = [&self.a, &self.b, &self.target.got];
+        self.end.record(&mut pass, self.operands.product, tensors, self.partials.as_ref())?;
+        Ok(pass.finish())
     }
 
     fn is_timed(&self, _kernel: &str) -> bool {
@@ -125,12 +147,19 @@ impl Bench for ProductBench {
     fn check(&self, gpu: &Gpu, program: &Program) -> Result<Verdict> {
         let mut clear = Pass::new(gpu);
         clear.clear(&self.target.got);
+        self.end.second().into_iter().for_each(|second| clear.clear(second));
         Program::join([&clear.finish(), program]).run(gpu)?;
-        let verdict = self.target.all(gpu, &self.result, &|row, column| self.operands.element(row, column))?;
+        let mut target = self.target.clone();
+        if target.got.elem() == Elem::F16 {
+            target.tolerance.sums += between(self.operands.shape[2], pieces(program));
+        }
+        let verdict = target.all(gpu, &self.result, &|row, column| self.operands.element(row, column))?;
         if verdict != Verdict::Right {
             return Ok(verdict);
         }
-        let fault = self.target.rows(gpu, false, &self.rows, &self.exact)?;
-        Ok(fault.map_or(Verdict::Right, Verdict::Wrong))
+        match target.rows(gpu, false, &self.rows, &self.exact)? {
+            Some(fault) => Ok(Verdict::Wrong(fault)),
+            None => self.end.check(gpu, &self.checked()),
+        }
     }
 }

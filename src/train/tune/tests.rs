@@ -31,7 +31,19 @@ fn roofs() -> Roofs {
 
 /// The trials of some candidates, with planted faults.
 fn tried(gpu: &mut Gpu, work: Work, list: &[Choice], roofs: &Roofs, planted: Planted) -> Vec<Trial> {
-    let job = &Job { layer: "planted", work, times: 1 };
+    tried_in(gpu, "planted", work, list, roofs, planted)
+}
+
+/// The same of a layer that a model has.
+fn tried_in(
+    gpu: &mut Gpu,
+    layer: &'static str,
+    work: Work,
+    list: &[Choice],
+    roofs: &Roofs,
+    planted: Planted,
+) -> Vec<Trial> {
+    let job = &Job { layer, work, times: 1 };
     let (time, ceiling) = (Duration::from_secs(600), &RefCell::new(Ceiling::new(roofs.clone())));
     let attempt = Attempt { job, elem: Elem::F16, ceiling, card: None, time, stop: &|| false, planted };
     attempt.run(gpu, Some(list.to_vec())).expect("trials").trials
@@ -113,6 +125,92 @@ fn planted_faults_of_products_are_found_and_named() {
     }
 }
 
+/// A layer's products end as in training, and what the ends make is compared too.
+#[test]
+fn kernels_that_train_are_those_that_are_tried() {
+    let Some(mut gpu) = device() else { return };
+    let list = small(&gpu);
+    for (layer, product, end) in [
+        ("qkv", Product::Forward, ".bias"),
+        ("attproj", Product::Forward, ".bias_residual"),
+        ("fcproj", Product::Forward, ".bias_residual"),
+        ("fc", Product::Forward, ".bias_gelu"),
+        ("head", Product::Forward, ""),
+        ("fcproj", Product::BackwardInp, ".gelu_backward"),
+        ("fc", Product::BackwardInp, ""),
+    ] {
+        let trials = tried_in(&mut gpu, layer, Work::Product(product, SHAPE), &list[1..], &roofs(), NOTHING);
+        for trial in &trials {
+            assert!(trial.outcome.is_ok(), "{layer}: {trial:?}");
+            let found = trial.kernel.split('.').find(|part| part.starts_with("bias") || part.starts_with("gelu"));
+            assert_eq!(found.unwrap_or_default(), end.trim_start_matches('.'), "{layer}: {trial:?}");
+        }
+    }
+}
+
+/// A bench of the candidate `choice`, and its program.
+fn bench(gpu: &mut Gpu, layer: &str, product: Product, shape: [usize; 3], choice: Choice) -> (ProductBench, Program) {
+    let bench = ProductBench::new(gpu, layer, product, shape, Elem::F16).expect("a bench");
+    let record = [(choose::key(product, Elem::F16, shape), choice.text().expect("JSON"))];
+    gpu.caps.tuned = std::sync::Arc::new(record.into());
+    let program = bench.record(gpu).expect("recorded");
+    gpu.caps.tuned = std::sync::Arc::default();
+    (bench, program)
+}
+
+#[test]
+fn planted_faults_of_second_results_are_found() {
+    use check::Verdict;
+    let Some(mut gpu) = device() else { return };
+    let list = small(&gpu);
+    for choice in [list[0], list[2]] {
+        let (bench, program) = bench(&mut gpu, "fc", Product::Forward, SHAPE, choice);
+        assert_eq!(bench.check(&gpu, &program).expect("checked"), Verdict::Right);
+        let gelu = bench.end.second().expect("GELU");
+        let faulty = clearing(&gpu, &program, &gelu.slice(617..618));
+        let verdict = bench.check(&gpu, &faulty).expect("checked");
+        assert!(matches!(&verdict, Verdict::Wrong(text) if text.starts_with("`gelu` row 617, column ")), "{verdict:?}");
+    }
+    // 1024 deep: kernels with matrices work in parts, and sum columns on the way; the others leave it to another kernel
+    for (choice, fused) in [(list[0], true), (list[2], false)] {
+        let shape = [64, 48, 1024];
+        let (bench, program) = bench(&mut gpu, "qkv", Product::BackwardWeight, shape, choice);
+        let names: Vec<&str> = program.commands.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names.iter().any(|name| name.contains("column_sums")), fused, "{names:?}");
+        assert_eq!(names.iter().any(|name| name.starts_with("bias.backward")), !fused, "{names:?}");
+        assert!(names.iter().all(|name| bench.is_timed(name)));
+        assert_eq!(bench.check(&gpu, &program).expect("checked"), Verdict::Right);
+        let sums = bench.end.second().expect("column sums");
+        let faulty = clearing(&gpu, &program, &sums.flat(41..42));
+        let verdict = bench.check(&gpu, &faulty).expect("checked");
+        assert!(matches!(&verdict, Verdict::Wrong(text) if text.starts_with("`dbias` column 41: 0e0")), "{verdict:?}");
+    }
+}
+
+/// Integrated GPUs cut deep products into pieces, and store the sum so far as f16 between them.
+#[test]
+fn products_in_pieces_are_right() {
+    use check::Verdict;
+    let Some(mut gpu) = device() else { return };
+    let list = small(&gpu);
+    gpu.caps.most_flops = 1;
+    for (layer, choice) in [("head", list[0]), ("fcproj", list[2])] {
+        let (bench, program) = bench(&mut gpu, layer, Product::BackwardInp, [150, 48, 2000], choice);
+        let added = program.commands.iter().filter(|c| c.name.split('.').any(|part| part == "add")).count();
+        assert_eq!((program.commands.len(), added), (32, 30));
+        assert_eq!(bench.check(&gpu, &program).expect("checked"), Verdict::Right);
+        // without what is lost between pieces the right kernel would be refused
+        let alone = bench.target.all(&gpu, &gpu.tensor("counts", 3, 1, Elem::U32).expect("memory"), &|_, _| 0.0);
+        assert!(matches!(alone.expect("compared"), Verdict::Wrong(_)));
+        for row in [0, 140] {
+            let faulty = clearing(&gpu, &program, &bench.target.got.slice(row..row + 1));
+            let verdict = bench.check(&gpu, &faulty).expect("checked");
+            let place = format!("`out` row {row}, column ");
+            assert!(matches!(&verdict, Verdict::Wrong(text) if text.starts_with(&place)), "{verdict:?}");
+        }
+    }
+}
+
 #[test]
 fn planted_faults_of_attention_are_found_and_named() {
     let Some(mut gpu) = device() else { return };
@@ -120,27 +218,59 @@ fn planted_faults_of_attention_are_found_and_named() {
         // as if a driver of the CPU were fast with matrices
         gpu.caps.emulated_edge = Some(8);
     }
-    let sizes = AttentionShape { batch: 2, positions: 150, heads: 2, head_size: 16 };
-    for (entry, row, output) in [
-        (Entry::Forward, 101, "`out` row 101, column 0: 0e0"),
-        (Entry::BackwardQ, 250, "`dq` row 250, column 0: 0e0"),
-        (Entry::BackwardKv, 77, "`dk` row 77, column 32: 0e0"),
-    ] {
-        let work = Work::Attention(entry, sizes);
-        let blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
-        let list: Vec<Choice> =
-            blocks.into_iter().filter(|b| b.rows == 32 && b.columns < 64).map(Choice::Attention).collect();
-        assert_eq!(list.len(), 2, "{list:?}");
-        let sound = tried(&mut gpu, work, &list, &roofs(), NOTHING);
-        assert!(sound.len() == 2 && sound.iter().all(|trial| trial.outcome.is_ok()), "{sound:?}");
-        let wrong = &sound[1].kernel;
-        assert!(wrong.contains(&format!(".{}.", entry.name())), "{wrong}");
-        let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
-            if name == wrong { clearing(gpu, &program, &out.slice(row..row + 1)) } else { program }
-        };
-        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NOTHING });
-        let (kernel, why) = refused(&trials);
-        assert!(kernel == wrong && why.starts_with(output), "{kernel}: {why}");
+    // early and late rows of either batch, of sequences that fill no block
+    for (positions, rows) in [(150, [1, 77, 149, 299]), (530, [3, 265, 529, 1059]), (1024, [1, 512, 1023, 2047])] {
+        let sizes = AttentionShape { batch: 2, positions, heads: 2, head_size: 16 };
+        let c = 32;
+        for (entry, list) in [
+            (Entry::Forward, vec![("out", 0, c)]),
+            (Entry::BackwardQ, vec![("dq", 0, 3 * c)]),
+            (Entry::BackwardKv, vec![("dk", c, 3 * c), ("dv", 2 * c, 3 * c)]),
+        ] {
+            let work = Work::Attention(entry, sizes);
+            let candidates = small_blocks(&gpu, entry);
+            let sound = tried(&mut gpu, work, &candidates, &roofs(), NOTHING);
+            assert!(sound.len() == 2 && sound.iter().all(|trial| trial.outcome.is_ok()), "{sound:?}");
+            let wrong = &sound[1].kernel;
+            assert!(wrong.contains(&format!(".{}.", entry.name())), "{wrong}");
+            for (name, first, line) in list {
+                for row in rows {
+                    let start = row * line + first;
+                    let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
+                        if name == wrong { clearing(gpu, &program, &out.flat(start..start + c)) } else { program }
+                    };
+                    let trials = tried(&mut gpu, work, &candidates, &roofs(), Planted { program: &plant, ..NOTHING });
+                    let (kernel, why) = refused(&trials);
+                    let column = why.strip_prefix(&format!("`{name}` row {row}, column "));
+                    let column = column.and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
+                    assert!(kernel == wrong && column.is_some_and(|x| (first..first + c).contains(&x)), "{why}");
+                }
+            }
+        }
+    }
+}
+
+/// Two blocks that drivers of CPUs compile in seconds.
+fn small_blocks(gpu: &Gpu, entry: Entry) -> Vec<Choice> {
+    let blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
+    let list: Vec<Choice> =
+        blocks.into_iter().filter(|b| b.rows == 32 && b.columns < 64).map(Choice::Attention).collect();
+    assert_eq!(list.len(), 2, "{list:?}");
+    list
+}
+
+/// With a single position the gradients of q and k are zero, and all kernels right.
+#[test]
+fn a_single_position_is_right() {
+    let Some(mut gpu) = device() else { return };
+    if gpu.caps.software {
+        gpu.caps.emulated_edge = Some(8);
+    }
+    let sizes = AttentionShape { batch: 3, positions: 1, heads: 2, head_size: 16 };
+    for entry in Entry::ALL {
+        let list = small_blocks(&gpu, entry);
+        let trials = tried(&mut gpu, Work::Attention(entry, sizes), &list, &roofs(), NOTHING);
+        assert!(trials.len() == 2 && trials.iter().all(|trial| trial.outcome.is_ok()), "{entry:?}: {trials:?}");
     }
 }
 
