@@ -210,5 +210,8 @@ fn rehearsals_take_the_whole_way_and_are_named() {
     assert_eq!(figures["name"], "rehearsal");
     let rows = figures["products"].as_array().expect("products");
     assert!(rows.len().is_multiple_of(15) && rows.iter().any(|row| row["tflops"].is_f64()), "{printed}");
-    assert!(printed.lines().count() == rows.len() && printed.lines().all(|l| l.starts_with("rehearsal\t")), "{printed}");
+    assert!(
+        printed.lines().count() == rows.len() && printed.lines().all(|l| l.starts_with("rehearsal\t")),
+        "{printed}"
+    );
 }
