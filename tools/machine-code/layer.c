@@ -4,6 +4,9 @@
 //
 // It adds VK_KHR_pipeline_executable_properties to the device unless the program did. Bounds checks stay as the program
 // asks for them; MACHINE_CODE_UNCHECKED=1 switches the driver's off, to see what they cost.
+//
+// Stand-ins for kernel drivers leave the value of a timeline semaphore as they find it in memory, so this layer answers for
+// them: each submission is done as soon as it is made.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +22,7 @@ static PFN_vkGetInstanceProcAddr next_gipa;
 static PFN_vkGetDeviceProcAddr next_gdpa;
 static PFN_vkCreateShaderModule next_module;
 static PFN_vkCreateComputePipelines next_pipelines;
+static PFN_vkQueueSubmit next_submit;
 static PFN_vkGetPipelineExecutablePropertiesKHR get_properties;
 static PFN_vkGetPipelineExecutableStatisticsKHR get_statistics;
 static PFN_vkGetPipelineExecutableInternalRepresentationsKHR get_representations;
@@ -28,6 +32,8 @@ static size_t module_count;
 static struct { uint64_t handle; int number; } pipelines[MOST];
 static size_t pipeline_count;
 static int counter;
+static struct { VkSemaphore handle; uint64_t value; } semaphores[256]; // values that submissions signal
+static size_t semaphore_count;
 
 static void stop(const char *what) {
     fprintf(stderr, "machine-code layer: %s\n", what);
@@ -92,6 +98,7 @@ static VKAPI_ATTR VkResult VKAPI_CALL make_device(VkPhysicalDevice physical, con
 #define GET(f, n) f = (void *)next_gdpa(*device, n)
     GET(next_module, "vkCreateShaderModule");
     GET(next_pipelines, "vkCreateComputePipelines");
+    GET(next_submit, "vkQueueSubmit");
     GET(get_properties, "vkGetPipelineExecutablePropertiesKHR");
     GET(get_statistics, "vkGetPipelineExecutableStatisticsKHR");
     GET(get_representations, "vkGetPipelineExecutableInternalRepresentationsKHR");
@@ -206,7 +213,48 @@ static VKAPI_ATTR VkResult VKAPI_CALL set_name(VkDevice d, const VkDebugUtilsObj
     return VK_SUCCESS;
 }
 
+static void signalled(VkSemaphore handle, uint64_t value) {
+    size_t i = 0;
+    while (i < semaphore_count && semaphores[i].handle != handle) i++;
+    if (i == semaphore_count) {
+        if (semaphore_count == sizeof semaphores / sizeof *semaphores) stop("too many semaphores");
+        semaphores[semaphore_count++].handle = handle;
+    }
+    if (semaphores[i].value < value) semaphores[i].value = value;
+}
+
+static VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, const VkSubmitInfo *submits, VkFence fence) {
+    VkResult result = next_submit(queue, count, submits, fence);
+    pthread_mutex_lock(&lock);
+    for (uint32_t i = 0; i < count; i++)
+        for (const VkBaseInStructure *s = submits[i].pNext; s; s = s->pNext) {
+            if (s->sType != VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO) continue;
+            const VkTimelineSemaphoreSubmitInfo *values = (const void *)s;
+            for (uint32_t k = 0; k < values->signalSemaphoreValueCount && k < submits[i].signalSemaphoreCount; k++)
+                signalled(submits[i].pSignalSemaphores[k], values->pSignalSemaphoreValues[k]);
+        }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+static VKAPI_ATTR VkResult VKAPI_CALL get_value(VkDevice d, VkSemaphore handle, uint64_t *value) {
+    (void)d;
+    *value = 0;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < semaphore_count; i++) if (semaphores[i].handle == handle) *value = semaphores[i].value;
+    pthread_mutex_unlock(&lock);
+    return VK_SUCCESS;
+}
+
+static VKAPI_ATTR VkResult VKAPI_CALL wait_semaphores(VkDevice d, const VkSemaphoreWaitInfo *info, uint64_t timeout) {
+    (void)d, (void)info, (void)timeout;
+    return VK_SUCCESS;
+}
+
 static VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL gdpa(VkDevice d, const char *name) {
+    if (!strcmp(name, "vkQueueSubmit")) return (PFN_vkVoidFunction)submit;
+    if (!strcmp(name, "vkGetSemaphoreCounterValue") || !strcmp(name, "vkGetSemaphoreCounterValueKHR")) return (PFN_vkVoidFunction)get_value;
+    if (!strcmp(name, "vkWaitSemaphores") || !strcmp(name, "vkWaitSemaphoresKHR")) return (PFN_vkVoidFunction)wait_semaphores;
     if (!strcmp(name, "vkGetDeviceProcAddr")) return (PFN_vkVoidFunction)gdpa;
     if (!strcmp(name, "vkCreateShaderModule")) return (PFN_vkVoidFunction)make_module;
     if (!strcmp(name, "vkCreateComputePipelines")) return (PFN_vkVoidFunction)make_pipelines;
@@ -221,6 +269,8 @@ EXPORT VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL machine_code_gipa(VkInstance ins
     if (!strcmp(name, "vkGetDeviceProcAddr")) return (PFN_vkVoidFunction)gdpa;
     if (!strcmp(name, "vkCreateShaderModule")) return (PFN_vkVoidFunction)make_module;
     if (!strcmp(name, "vkCreateComputePipelines")) return (PFN_vkVoidFunction)make_pipelines;
+    if (!strcmp(name, "vkQueueSubmit") || !strncmp(name, "vkGetSemaphoreCounterValue", 26) || !strncmp(name, "vkWaitSemaphores", 16))
+        return gdpa(NULL, name);
     // the loader takes this device function from here
     if (!strcmp(name, "vkSetDebugUtilsObjectNameEXT")) return (PFN_vkVoidFunction)set_name;
     return next_gipa ? next_gipa(instance, name) : NULL;

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::submitter::Driver;
 use super::{Gpu, HANG, LOSS, Raw, Ticket, lock, panic_text};
@@ -135,9 +135,16 @@ impl Gpu {
     }
 
     fn polled(&self, raw: &Raw, how: wgpu::PollType) -> Result<()> {
+        let begin = Instant::now();
         // wgpu panics when a lost device is polled
         match self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.device.poll(how)))) {
             Ok(Ok(_)) => Ok(()),
+            // no time was given: drivers without a kernel driver report any number of done submissions
+            Ok(Err(wgpu::PollError::Timeout)) if begin.elapsed() < HANG / 2 => Err(Error::Device(format!(
+                "device: {} computes nothing: it reports at once that a submission is not done; is it a stand-in for a GPU, or its \
+                 driver broken?",
+                self.caps.name
+            ))),
             Ok(Err(wgpu::PollError::Timeout)) => Err(self.hangs()),
             // submissions of ours that wgpu does not know: refused, which it has told, or dropped without a word, as
             // it does after a loss
