@@ -41,28 +41,41 @@ struct Printed {
     out: tempfile::TempDir,
 }
 
-/// Runs tools/isa. `Ok(Err(why))` if there are no compilers to be had.
-fn compile(gpus: &[&str], command: &[&str]) -> Result<Result<Printed, String>, String> {
-    let out_folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let json = out_folder.path().join("kernels.json");
+/// Runs tools/isa with this program and a folder for what it writes, and returns what it printed. `None`, and a line that says
+/// why, where there are no compilers for other GPUs.
+fn isa(arguments: &[&str], out: &Path) -> Result<Option<String>, String> {
+    if !cfg!(target_os = "linux") {
+        say("not run: Mesa's stand-ins for GPUs are for Linux");
+        return Ok(None);
+    }
     let output = Command::new(root().join("tools/isa"))
-        .args(["--gpu", &gpus.join(","), "--json"])
-        .arg(&json)
-        .args(if command.is_empty() { &[][..] } else { &["--"] })
-        .args(command)
+        .args(arguments)
         .env("WGPT", env!("CARGO_BIN_EXE_wgpt"))
-        .env("WGPT_ISA_OUT", out_folder.path().join("out"))
+        .env("WGPT_ISA_OUT", out)
         .output()
         .map_err(|e| format!("tools/isa: {e}"))?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     match output.status.code() {
-        Some(0) => {}
-        Some(4) => return Ok(Err(err.lines().last().unwrap_or("tools/isa ended with exit code 4").to_owned())),
-        code => return Err(format!("tools/isa ended with exit code {code:?}:\n{err}{out}")),
+        Some(0) => Ok(Some(out.into_owned())),
+        Some(4) => {
+            say(&format!("not run: {}", err.lines().last().unwrap_or("tools/isa ended with exit code 4")));
+            Ok(None)
+        }
+        code => Err(format!("tools/isa ended with exit code {code:?}:\n{err}{out}")),
     }
+}
+
+/// Compiles for some GPUs the kernels of d12's steps, or those that a command of wgpt uses. `None` as [`isa`].
+fn compile(gpus: &[&str], command: &[&str]) -> Result<Option<Printed>, String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let json = folder.path().join("kernels.json");
+    let (gpus, file) = (gpus.join(","), json.to_string_lossy());
+    let options = ["--gpu", &gpus, "--json", &file];
+    let behind = if command.is_empty() { &[][..] } else { &["--"] };
+    let Some(out) = isa(&[&options, behind, command].concat(), &folder.path().join("out"))? else { return Ok(None) };
     let text = std::fs::read_to_string(&json).map_err(|e| format!("{}: {e}", json.display()))?;
     let mesa = out.split("Mesa ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or("unknown");
-    Ok(Ok(Printed { rows: rules::read(&text)?, json: text, mesa: mesa.to_owned(), out: out_folder }))
+    Ok(Some(Printed { rows: rules::read(&text)?, json: text, mesa: mesa.to_owned(), out: folder }))
 }
 
 /// The kernels whose machine code differs between two texts of tools/isa's JSON.
@@ -143,17 +156,7 @@ fn counted(precision: &str) -> Result<Vec<String>, String> {
 /// budgets.txt where they are better, and lines for new kernels.
 #[test]
 fn kernels_stay_within_their_budgets() -> Result<(), String> {
-    if !cfg!(target_os = "linux") {
-        say("not run: Mesa's stand-ins for GPUs are for Linux");
-        return Ok(());
-    }
-    let printed = match compile(&GPUS, &[])? {
-        Ok(printed) => printed,
-        Err(why) => {
-            say(&format!("not run: {why}"));
-            return Ok(());
-        }
-    };
+    let Some(printed) = compile(&GPUS, &[])? else { return Ok(()) };
     let file = root().join("tests/isa/budgets.txt");
     let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
     let mut table = Table::read(&text)?;
@@ -190,23 +193,9 @@ fn kernels_stay_within_their_budgets() -> Result<(), String> {
 /// The tool's prediction from fresh machine code is the one in ARCHITECTURE.md, which is made from the committed one.
 #[test]
 fn a_prediction_from_fresh_machine_code_is_the_committed_one() -> Result<(), String> {
-    if !cfg!(target_os = "linux") {
-        say("not run: Mesa's stand-ins for GPUs are for Linux");
-        return Ok(());
-    }
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let output = Command::new(root().join("tools/isa"))
-        .args(["--predict", "A100 SXM 80 GB"])
-        .env("WGPT", env!("CARGO_BIN_EXE_wgpt"))
-        .env("WGPT_ISA_OUT", folder.path().join("out"))
-        .output()
-        .map_err(|e| format!("tools/isa: {e}"))?;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.code() == Some(4) {
-        say(&format!("not run: {}", err.lines().last().unwrap_or("tools/isa ended with exit code 4")));
-        return Ok(());
-    }
-    assert!(output.status.success() && out.contains("unmeasured") && out.contains("limiter"), "{err}{out}");
+    let Some(out) = isa(&["--predict", "A100 SXM 80 GB"], &folder.path().join("out"))? else { return Ok(()) };
+    assert!(out.contains("unmeasured") && out.contains("limiter"), "{out}");
     let speed = out.lines().find(|line| line.contains("NVIDIA A100 SXM 80 GB in f16: predicted"));
     let speed = speed.and_then(|line| line.split(" tokens/s").next()?.rsplit(' ').next()?.parse::<f64>().ok());
     let speed = speed.ok_or_else(|| format!("no prediction in {out}"))?;
@@ -226,21 +215,11 @@ fn a_prediction_from_fresh_machine_code_is_the_committed_one() -> Result<(), Str
 /// compiler says; and the driver's bounds checks, which a device of our own switches off, must show in it.
 #[test]
 fn profile_prints_the_drivers_statistics_with_and_without_its_checks() -> Result<(), String> {
-    if !cfg!(target_os = "linux") {
-        say("not run: Mesa's stand-ins for GPUs are for Linux");
-        return Ok(());
-    }
     let sizes = "--layers 1 --heads 1 --channels 64 --vocab 257 --batch 1 --context 64 --precision f32";
     let mut instructions = Vec::new();
     for checks in [None, Some("--driver-checks")] {
         let arguments = ["profile", "--statistics"].into_iter().chain(sizes.split(' ')).chain(checks);
-        let printed = match compile(&["turing"], &arguments.collect::<Vec<_>>())? {
-            Ok(printed) => printed,
-            Err(why) => {
-                say(&format!("not run: {why}"));
-                return Ok(());
-            }
-        };
+        let Some(printed) = compile(&["turing"], &arguments.collect::<Vec<_>>())? else { return Ok(()) };
         let log = printed.out.path().join("out/turing/command/log");
         let log = std::fs::read_to_string(&log).map_err(|e| format!("{}: {e}", log.display()))?;
         let on = if checks.is_some() { "on" } else { "off" };
@@ -267,18 +246,8 @@ fn profile_prints_the_drivers_statistics_with_and_without_its_checks() -> Result
 /// A stand-in takes every submission and computes nothing: tuning must say so in one line and keep no record.
 #[test]
 fn tuning_on_a_stand_in_ends_with_one_line_and_no_record() -> Result<(), String> {
-    if !cfg!(target_os = "linux") {
-        say("not run: Mesa's stand-ins for GPUs are for Linux");
-        return Ok(());
-    }
     let command = ["tune", "--model", "d6", "--batch", "1", "--precision", "f16"];
-    let printed = match compile(&["ampere"], &command)? {
-        Ok(printed) => printed,
-        Err(why) => {
-            say(&format!("not run: {why}"));
-            return Ok(());
-        }
-    };
+    let Some(printed) = compile(&["ampere"], &command)? else { return Ok(()) };
     let folder = printed.out.path().join("out/ampere/command");
     let log = std::fs::read_to_string(folder.join("log")).map_err(|e| format!("{}: {e}", folder.display()))?;
     let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("error")).collect();
