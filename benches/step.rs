@@ -30,7 +30,7 @@ use common::Batch;
 /// Samples of a row.
 const SAMPLES: usize = 10;
 
-/// What steps are computed in: what `auto` means on this adapter first.
+/// Returns the element types to measure steps in, the one of `auto` on this adapter first.
 fn precisions(caps: &Caps) -> Result<Vec<Elem>> {
     let asked = common::text("WGPT_PRECISION");
     let on_matrices = caps.f16 && matmul::choose::without_matrices(caps).is_none();
@@ -54,10 +54,6 @@ fn precisions(caps: &Caps) -> Result<Vec<Elem>> {
 /// Why software Vulkan runs no f16 by itself.
 const NO_MATRICES: &str = "cooperative matrices need LP_NATIVE_VECTOR_WIDTH=256, f32 is faster with more";
 
-fn name_of(elem: Elem) -> &'static str {
-    if elem == Elem::F16 { "f16" } else { "f32" }
-}
-
 struct Job {
     name: String,
     config: Config,
@@ -79,7 +75,7 @@ fn best_batch(gpu: &Gpu, config: Config, context: usize, elem: Elem) -> Result<u
     while batch <= 128 {
         match try_out(gpu, config, Sizes { batch, context, accumulation: 1 }, elem) {
             Ok(found) => {
-                println!("  {} batch {batch}: {} tokens/s", name_of(elem), number(found));
+                println!("  {} batch {batch}: {} tokens/s", elem.name(), number(found));
                 if found < 1.02 * rate {
                     break;
                 }
@@ -177,7 +173,7 @@ fn measure(
 ) -> Result<Option<Value>> {
     let begin = Instant::now();
     let Job { name, config, sizes, elem } = job;
-    let precision = name_of(*elem);
+    let precision = elem.name();
     let id = format!("{name} {precision}/{}x{}", sizes.batch, sizes.context);
     let state = if time.is_some() { Some(ready(gpu, job)?) } else { sample(gpu, job, &id, criterion)? };
     let Some((mut trainer, mut loader)) = state else { return Ok(None) };
@@ -282,7 +278,7 @@ fn run() -> Result<()> {
             match measure(&gpu, &roofs, job, &mut criterion, time) {
                 Ok(figure) => figures.extend(figure),
                 // what does not fit must not lose what does
-                Err(Error::Memory(why)) => println!("{} {} not run: {why}", job.name, name_of(*elem)),
+                Err(Error::Memory(why)) => println!("{} {} not run: {why}", job.name, elem.name()),
                 Err(error) => return Err(error),
             }
             // after each: who is ended by others keeps what there is

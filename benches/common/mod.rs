@@ -15,7 +15,7 @@ pub fn text(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
-/// That a variable is set to something else than expected.
+/// Returns the error for a variable whose value is not as expected.
 pub fn wrong(name: &str, text: &str, expected: &str) -> Error {
     Error::Usage(format!("{name}: `{text}`, expected {expected}"))
 }

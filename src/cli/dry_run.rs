@@ -61,7 +61,7 @@ fn elements(precision: Precision) -> Vec<Elem> {
 
 /// Prints what is allocated; the error if it is more than there may be.
 fn print_plan(args: &Args, settings: &mut Settings, elem: Elem) -> Result<Option<Error>> {
-    let name = if elem == Elem::F16 { "f16" } else { "f32" };
+    let name = elem.name();
     settings.train.precision = name.into();
     let caps = assumed(elem, LARGEST_BINDING);
     args.choose_batch(settings, || Ok(caps.clone()))?;

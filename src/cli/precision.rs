@@ -1,4 +1,4 @@
-//! `--precision`, which several commands take and name.
+//! `--precision`, which several commands take.
 
 use clap::ValueEnum;
 
@@ -38,11 +38,6 @@ impl Precision {
     pub fn may_be_f32(self) -> bool {
         self != Self::F16
     }
-}
-
-/// An element type as `--precision` names it.
-pub fn name(elem: Elem) -> &'static str {
-    if elem == Elem::F16 { "f16" } else { "f32" }
 }
 
 /// That an open adapter stores this element type.

@@ -6,7 +6,7 @@ use wgpt::error::{Error, Result};
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::train::Sizes;
 use wgpt::train::measure::Table;
-use wgpt::train::measure::predict::card::{self, Card};
+use wgpt::train::measure::predict::card::{Card, cards};
 use wgpt::train::measure::predict::code::Codes;
 use wgpt::train::measure::predict::{self, Prediction, Step, three};
 use wgpt::train::plan::{Subject, mib};
@@ -28,7 +28,12 @@ pub struct Args {
     machine_code: Option<PathBuf>,
 }
 
-/// What was predicted on one card.
+/// Finds the card that a flag names.
+pub fn card(flag: &str, name: &str) -> Result<&'static Card> {
+    Card::find(name).map_err(|e| Error::Usage(format!("{flag}: {e}")))
+}
+
+/// Predictions for one card, by batch.
 pub struct Predicted(Vec<(usize, Prediction)>);
 
 impl Predicted {
@@ -43,13 +48,13 @@ impl Args {
     pub fn cards(&self) -> Result<Vec<&'static Card>> {
         match self.gpu.as_deref() {
             None => Ok(Vec::new()),
-            Some("all") => Ok(card::cards().iter().collect()),
-            Some(name) => Card::find(name).map(|card| vec![card]).map_err(|e| Error::Usage(format!("--gpu: {e}"))),
+            Some("all") => Ok(cards().iter().collect()),
+            Some(name) => card("--gpu", name).map(|card| vec![card]),
         }
     }
 }
 
-/// What a training costs, for the table of all cards.
+/// The tokens and the price that the table of all cards turns into hours and dollars.
 pub struct Cost {
     /// Tokens to train on, if that is asked for.
     pub tokens: Option<f64>,

@@ -16,6 +16,7 @@ use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS};
 use wgpt::train::{Optimizer, Sizes, Trainer, tune};
 
 use super::precision::{self, Precision};
+use super::predicted;
 use super::shape::Shape;
 
 /// Micro-steps at most.
@@ -133,8 +134,7 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.seconds.is_finite() || args.seconds < 0.0 {
         return Err(Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
     }
-    let card = args.against.as_deref().map(Card::find).transpose();
-    let card = card.map_err(|e| Error::Usage(format!("--against: {e}")))?;
+    let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
     let elem = args.precision.resolve(args.device.as_deref())?;
     let matrices = elem == Elem::F16;
     let mut gpu = Gpu::open(&Options {
@@ -182,7 +182,7 @@ pub fn run(args: &Args) -> Result<()> {
         config.vocab,
         sizes.batch,
         sizes.accumulation,
-        precision::name(elem)
+        elem.name()
     );
     let tuned = measure::tuned_jobs(&found, &gpu.caps, &config, elem, [sizes.batch, context]);
     if let Some(line) = &tuned {
@@ -219,7 +219,7 @@ pub fn run(args: &Args) -> Result<()> {
             })
         });
         let mut step = json!(facts);
-        step["precision"] = precision::name(elem).into();
+        step["precision"] = elem.name().into();
         step["batch"] = sizes.batch.into();
         step["context"] = context.into();
         step["accumulation"] = sizes.accumulation.into();

@@ -14,9 +14,10 @@ use wgpt::ops::matmul::choose;
 use wgpt::train::measure::predict::card::Card;
 use wgpt::train::measure::table::number;
 use wgpt::train::measure::{self, Roofs};
-use wgpt::train::tune::{self, Ceiling, Found, Job, Raced, Trial, Work};
+use wgpt::train::tune::{self, Ceiling, Found, Job, Raced, Trial};
 
 use super::precision::{self, Precision};
+use super::predicted;
 use super::shape::Shape;
 use super::signals;
 use super::terminal::say;
@@ -72,13 +73,12 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::Usage(format!("--batch: {} x {context} tokens, expected 1 to 262,144", args.batch)));
     }
     let mut budget = Budget::new(args.seconds, args.total)?;
-    let card = args.against.as_deref().map(Card::find).transpose();
-    let card = card.map_err(|e| Error::Usage(format!("--against: {e}")))?;
+    let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
     let mut gpu = Gpu::open(&Options { device: args.device.clone(), matrices: mixed, ..Options::default() })?;
     precision::check(elem, &gpu.caps)?;
     let card = card.or_else(|| Card::of_adapter(&gpu.caps.name));
     let jobs = tune::jobs(&gpu.caps, &config, elem, [args.batch, context]);
-    let products = jobs.iter().filter(|job| is_product(job)).count();
+    let products = jobs.iter().filter(|job| job.is_product()).count();
     let attention = match jobs.len() - products {
         0 => String::new(),
         kernels => format!(" and {kernels} attention kernels"),
@@ -140,10 +140,6 @@ pub fn run(args: &Args) -> Result<()> {
         say!("wrote    {}", file.display());
     }
     Ok(())
-}
-
-fn is_product(job: &Job) -> bool {
-    matches!(job.work, Work::Product(..))
 }
 
 /// Prints what became of a job, and returns the key and the kernel that its record gets, if there was a race.

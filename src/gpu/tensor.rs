@@ -26,6 +26,16 @@ impl Elem {
             Self::F32 | Self::U32 => 4,
         }
     }
+
+    /// Returns its name, as `--precision` and WGSL have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::U32 => "u32",
+        }
+    }
 }
 
 /// A GPU buffer. Without a device (a dry run) there is only its size.

@@ -40,7 +40,7 @@ impl Args {
             Some("f32") => Elem::F32,
             _ => self.precision.resolve(self.device.as_deref())?,
         };
-        settings.train.precision = if elem == Elem::F16 { "f16" } else { "f32" }.into();
+        settings.train.precision = elem.name().into();
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! How the time of `wgpt tune` is shared.
+//! Shares the time of `wgpt tune` among its jobs.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use wgpt::train::tune::{Job, Raced};
 /// Seconds for a job where neither flag says otherwise.
 const SECONDS: f64 = 10.0;
 
-/// How long the kernels of a job may take.
+/// The time that the kernels of each job may take.
 pub struct Budget {
     begin: Instant,
     each: Option<Duration>,

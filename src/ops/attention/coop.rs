@@ -87,7 +87,7 @@ impl Entry {
     }
 }
 
-/// What a record of `wgpt tune` says of a kernel on matrix units.
+/// Sizes of a kernel on matrix units: its entry in a record of `wgpt tune`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
     /// Rows of a workgroup.

@@ -26,7 +26,7 @@ use crate::gpu::{Caps, Elem};
 use crate::model::Config;
 
 use super::Sizes;
-use super::tune::{self, Found, Job, Work};
+use super::tune::{self, Found, Job};
 
 /// Floating-point operations a token by llm.c's formula, `6 N + 6 L C T`: for comparing with others' figures. It counts
 /// the padding of the vocabulary and the position table as if they were multiplied, and the half of attention that is
@@ -93,8 +93,7 @@ pub fn tuned_jobs(
 /// Returns how many products and attention kernels of these jobs are of a kind: `2 of 15 products`.
 #[must_use]
 pub fn count(jobs: &[Job], is: impl Fn(&Job) -> bool) -> String {
-    let (products, attention): (Vec<&Job>, Vec<&Job>) =
-        jobs.iter().partition(|job| matches!(job.work, Work::Product(..)));
+    let (products, attention): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.is_product());
     let of = |list: &[&Job]| format!("{} of {}", list.iter().filter(|job| is(job)).count(), list.len());
     let mut text = format!("{} products", of(&products));
     if !attention.is_empty() {

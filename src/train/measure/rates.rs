@@ -9,6 +9,9 @@ use crate::ops::roof::{self, Scalar};
 /// Milliseconds that a kernel should take at least, so that its start does not count.
 const LONG_MS: f64 = 8.0;
 
+/// The time for which an adapter computes before it is measured: idle GPUs lower their clocks.
+pub const WARM_UP: Duration = Duration::from_millis(200);
+
 /// Milliseconds of one run: the sum of its commands by timestamps, or the wall clock where some have none.
 ///
 /// # Errors

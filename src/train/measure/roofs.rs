@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass};
 use crate::ops::roof::{self, Scalar, TILES};
 
+pub use super::rates::{WARM_UP, run_ms, warm_up};
 use super::rates::{a_second, best_ms, rate};
-pub use super::rates::{run_ms, warm_up};
 
 /// Rates of an adapter, each the best of several runs.
 #[derive(Debug, Clone, Serialize)]
@@ -39,8 +39,6 @@ const SIXTEENTHS: [u8; 2] = 0x2c00u16.to_le_bytes();
 /// Bytes of a buffer that is copied: several times any cache.
 const COPY_BYTES: u64 = 256 << 20;
 const COPY_BYTES_SOFTWARE: u64 = 64 << 20;
-/// How long an idle adapter is kept busy before it is measured: GPUs lower their clocks when idle.
-const WARM_UP: Duration = Duration::from_millis(200);
 
 /// What one round of [`roof::fused`] comes to with this way of making a step, its sums in the kernel's order.
 fn fused_on_host(a: f32, b: f32, step: fn(f32, f32, f32) -> f32) -> f32 {

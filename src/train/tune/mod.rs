@@ -46,7 +46,7 @@ pub use ceiling::Ceiling;
 pub use race::{Raced, Trial};
 pub use record::{Found, Record, load, path, prepare, save};
 
-/// What a record says of a kernel.
+/// The entry of a record: which kernel does a job.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Choice {
     /// A matrix kernel.
@@ -78,7 +78,7 @@ impl Display for Choice {
     }
 }
 
-/// What a job computes.
+/// The operation of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// A product with a result of so many rows and columns, and its depth.
@@ -99,6 +99,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether it is a product and no attention kernel.
+    #[must_use]
+    pub fn is_product(&self) -> bool {
+        matches!(self.work, Work::Product(..))
+    }
+
     /// Floating-point operations of one run.
     #[must_use]
     pub fn flops(&self) -> f64 {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::gpu::{Elem, Gpu, Program, Tensor};
 use crate::train::measure::predict::{self, card::Card, code::Codes};
-use crate::train::measure::roofs::warm_up;
+use crate::train::measure::roofs::{WARM_UP, warm_up};
 use crate::train::measure::table::number;
 
 use super::check::{Verdict, plain_error};
@@ -18,8 +18,6 @@ use super::{Ceiling, Choice, Job};
 const RUNS: usize = 5;
 /// A kernel that takes so many times as long as the fastest in its first run is not run again.
 const HOPELESS: f64 = 3.0;
-/// How long the device computes before anything is timed, so that its clocks are up.
-const WARM: Duration = Duration::from_millis(200);
 
 /// A job's operands on the device, and the check of its results.
 pub(super) trait Bench {
@@ -38,10 +36,10 @@ pub(super) trait Bench {
     }
 }
 
-/// What became of one kernel.
+/// The outcome of one kernel.
 #[derive(Debug, Clone)]
 pub struct Trial {
-    /// What a record says of it.
+    /// Its entry in a record.
     pub choice: Choice,
     /// The kernel's name; empty if it could not be built.
     pub kernel: String,
@@ -195,7 +193,7 @@ impl Race<'_> {
 
 /// Raises the clocks of a GPU; a software adapter has none of its own.
 fn warm(gpu: &Gpu) -> Result<()> {
-    if gpu.caps.software { Ok(()) } else { warm_up(gpu, WARM) }
+    if gpu.caps.software { Ok(()) } else { warm_up(gpu, WARM_UP) }
 }
 
 /// How far a kernel may be above its roof: a GPU's clocks move by a quarter while the one and the other are measured; the

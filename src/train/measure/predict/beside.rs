@@ -18,7 +18,7 @@ pub struct Row {
     pub measured: f64,
     /// Measured over predicted.
     pub ratio: f64,
-    /// What the prediction is limited by.
+    /// The limit of the prediction.
     pub limiter: &'static str,
     /// The kernel whose machine code was taken instead, where it has none.
     pub nearest: Option<String>,

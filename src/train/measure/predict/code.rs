@@ -137,7 +137,7 @@ pub struct Code {
 #[derive(Debug, Clone, Default)]
 pub struct Codes(BTreeMap<String, BTreeMap<String, Code>>);
 
-/// What is compiled of the present kernels, by `tools/isa`; tests/isa compares it with a fresh compilation.
+/// The machine code of the present kernels, counted by `tools/isa`; tests/isa compares it with a fresh compilation.
 static COMMITTED: LazyLock<Codes> = LazyLock::new(|| {
     Codes::read("machine-code.json", include_str!("machine-code.json")).unwrap_or_else(|e| panic!("{e}"))
 });

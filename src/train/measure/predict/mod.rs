@@ -47,7 +47,7 @@ pub use beside::Beside;
 use card::{Card, Constants};
 use code::{Code, Codes, Counts};
 
-/// What a dispatch has to do.
+/// The work of one dispatch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Work {
     /// Workgroups.
@@ -62,7 +62,7 @@ pub struct Work {
     pub bytes: f64,
 }
 
-/// How a kernel's loop turns.
+/// The work that says how often a kernel's loop turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turns {
     /// As products of matrices need.
@@ -78,7 +78,7 @@ enum Turns {
 pub struct Time {
     /// Milliseconds.
     pub ms: f64,
-    /// What it waits for.
+    /// The largest term of the formula.
     pub limiter: &'static str,
     /// Workgroups resident in a unit.
     pub resident: f64,
@@ -95,7 +95,7 @@ fn resident(card: &Card, code: &Code, work: &Work) -> f64 {
     by_registers.min(by_memory).min(card.subgroups / subgroups).min(card.workgroups).floor().max(1.0)
 }
 
-/// What one workgroup executes, and how often it waits for loads.
+/// Returns the counts that one workgroup executes, and how often it waits for loads.
 fn executed(card: &Card, kernel: &str, code: &Code, work: &Work) -> (Counts, f64) {
     let tiled = (kernel.starts_with("matmul") || kernel.starts_with("attention")) && !kernel.contains(".add");
     let turns = match code.main_loop {
@@ -174,7 +174,7 @@ pub struct Row {
     pub count: usize,
     /// Milliseconds.
     pub ms: f64,
-    /// What most of that time is limited by.
+    /// The limit of most of that time.
     pub limiter: &'static str,
     /// Workgroups resident in a unit.
     pub resident: f64,
@@ -209,7 +209,7 @@ pub struct Step {
     pub config: Config,
     /// Sizes of a step.
     pub sizes: Sizes,
-    /// What is computed again.
+    /// Activations that the backward pass computes again.
     pub recompute: Recompute,
 }
 
@@ -250,8 +250,7 @@ pub fn predict(card: &Card, codes: &Codes, step: &Step, elem: Elem) -> Result<Pr
             card.name
         )));
     }
-    let precision = if elem == Elem::F16 { "f16" } else { "f32" };
-    Ok(Prediction { card: card.name.clone(), precision, tokens: step.sizes.tokens(), rows })
+    Ok(Prediction { card: card.name.clone(), precision: elem.name(), tokens: step.sizes.tokens(), rows })
 }
 
 /// Predicts the commands of a program, by kernel, most time first. Returns also the kernels of whose operator there is no
@@ -321,12 +320,6 @@ impl Prediction {
     #[must_use]
     pub fn tokens_per_s(&self) -> f64 {
         self.tokens as f64 / self.ms() * 1e3
-    }
-
-    /// Returns the predicted milliseconds of one dispatch of a kernel, on average.
-    #[must_use]
-    pub fn ms_of(&self, kernel: &str) -> Option<f64> {
-        self.rows.iter().find(|row| row.kernel == kernel).map(|row| row.ms / row.count as f64)
     }
 
     /// Milliseconds by limiter, most first.
