@@ -15,6 +15,7 @@ mod fetched;
 mod frontends;
 mod planted;
 mod rules;
+mod snapshot;
 mod validator;
 
 use std::collections::HashSet;

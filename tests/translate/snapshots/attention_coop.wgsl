@@ -1,0 +1,424 @@
+// attention_coop.forward.hs16.64x32.4x1.e16, entry point main, overrides []
+enable f16;
+enable wgpu_cooperative_matrix;
+diagnostic(off, derivative_uniformity);
+const HEAD = 16u;
+const ROWS = 64u;
+const COLUMNS = 32u;
+const THREADS = 128u;
+const GRID_N = 1u;
+const PARTS = 2u;
+const ITEMS = 128u;
+const KEPT = 64u;
+const LINE = 24u;
+const SUMS = 36u;
+const WEIGHTS = 40u;
+const LAST_FIRST = true;
+alias MatrixA = coop_mat16x16<f16, A>;
+alias MatrixB = coop_mat16x16<f16, B>;
+alias MatrixC = coop_mat16x16<f32, C>;
+var<workgroup> x_tile: array<vec4<f16>, 192>;
+fn put_x(i: u32, four: vec4<f16>) {
+    x_tile[i / 4u] = four;
+}
+var<workgroup> y_tile: array<vec4<f16>, 192>;
+fn put_y(i: u32, four: vec4<f16>) {
+    y_tile[i / 4u] = four;
+}
+var<workgroup> sums: array<vec4<f32>, 576>;
+fn sum_at(i: u32) -> vec4<f32> { return sums[i / 4u]; }
+fn put_sums(i: u32, four: vec4<f32>) {
+    sums[i / 4u] = four;
+}
+var<workgroup> slopes: array<vec4<f32>, 576>;
+fn slope_at(i: u32) -> vec4<f32> { return slopes[i / 4u]; }
+var<workgroup> weights: array<vec4<f16>, 640>;
+fn put_weights(i: u32, four: vec4<f16>) {
+    weights[i / 4u] = four;
+}
+var<workgroup> dscores: array<vec4<f16>, 640>;
+fn put_dscores(i: u32, four: vec4<f16>) {
+    dscores[i / 4u] = four;
+}
+// shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
+struct P {
+    positions: u32,    // T
+    heads: u32,
+    scale: f32,        // 1 / sqrt(HS)
+    first: u32,        // a dispatch has workgroups `first` to `end` of those that all rows of all heads take
+    end: u32,
+    first_head: u32,   // of lse and delta, which may begin before the sequences at hand
+}
+var<immediate> p: P;
+
+const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
+
+// Which head of which sequence and which run of rows a workgroup has, if any; and where the head is in lse and delta.
+struct Place { b: u32, h: u32, statistics: u32, first: u32, valid: bool }
+
+// Of `rows` rows a workgroup; with `last_first` those with the most keys come first.
+fn place(index: u32, rows: u32, last_first: bool) -> Place {
+    let group = p.first + index;
+    let blocks = (p.positions + rows - 1u) / rows;
+    let bh = group / blocks;
+    let block = group % blocks;
+    let first = select(block, blocks - 1u - block, last_first) * rows;
+    return Place(bh / p.heads, bh % p.heads, (p.first_head + bh) * p.positions, first, group < p.end);
+}
+// attention_coop.wgsl: causal attention of f16 on matrix units; src/ops/attention/coop.rs says why
+//   it is as it is, generate.rs writes the rest
+//   A workgroup has ROWS of one head, whose f16 matrices stay in registers, and walks over blocks of COLUMNS:
+//   forward       rows are queries, columns keys;  weights = exp(score - most);  out += weights v
+//   backward_q    rows are queries, columns keys;  dscores = weights (dout v - delta);  dq += dscores k;  before that
+//                 delta = dout . out
+//   backward_kv   rows are keys, columns queries;  dv += weights dout;  dk += dscores q
+//   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T)
+//   x_tile, y_tile: what belongs to the columns;  sums, slopes: products in f32;  weights, dscores: products to come
+const LAZY = 8.0;    // how far scores may outgrow what they are compared to: exp(8) is far from f16's largest number
+
+// Eight neighbours, moved at once: 16 bytes.
+struct Half8 { low: vec4<f16>, high: vec4<f16> }
+
+@group(0) @binding(0) var<storage, read> qkv: array<Half8>;
+@group(0) @binding(1) var<storage, read_write> out: array<Half8>;
+@group(0) @binding(2) var<storage, read_write> lse_out: array<f32>;
+
+@group(0) @binding(1) var<storage, read> dout: array<Half8>;
+@group(0) @binding(2) var<storage, read> lse: array<f32>;
+@group(0) @binding(3) var<storage, read> delta: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<Half8>;
+
+@group(0) @binding(3) var<storage, read_write> delta_out: array<f32>;
+@group(0) @binding(5) var<storage, read> out_in: array<Half8>;
+
+var<workgroup> most: array<f32, ITEMS>;       // what a row's scores are compared to, once for each of its parts
+var<workgroup> total: array<f32, ITEMS>;      // sums of a part's weights
+var<workgroup> shrink: array<f32, ROWS>;      // what the row's sums so far must be multiplied by
+var<workgroup> grown: atomic<u32>;            // 1 if that is not 1 in some row
+var<workgroup> kept_lse: array<f32, KEPT>;    // of queries, be they rows or columns
+var<workgroup> kept_delta: array<f32, KEPT>;
+
+// A loop over `count` pieces, a workgroup's width of them a turn: how many turns, and whether the last is not full. A
+// constant number of turns lets drivers write them out; of `piece < count` they write the body twice and branch.
+fn turns(count: u32) -> u32 { return (count + THREADS - 1u) / THREADS; }
+fn uneven(count: u32) -> bool { return count % THREADS != 0u; }
+
+// Index of the first Half8 of a position's q (part 0), k (1) or v (2), and of its out.
+fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
+    return (((at.b * p.positions + t) * 3u + part) * p.heads + at.h) * (HEAD / 8u);
+}
+fn out_at(at: Place, t: u32) -> u32 { return ((at.b * p.positions + t) * p.heads + at.h) * (HEAD / 8u); }
+
+// Puts `width` elements of every row's q, k or v into `weights`, from where matrices are loaded; zeros past the end.
+fn stage_qkv(at: Place, part: u32, start: u32, width: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS * width / 8u); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * width / 8u) && piece >= ROWS * width / 8u { break; }
+        let r = piece / (width / 8u);
+        let c = piece % (width / 8u);
+        var eight = Half8();
+        if at.first + r < p.positions { eight = qkv[qkv_at(at, at.first + r, part) + start / 8u + c]; }
+        put_weights(r * WEIGHTS + c * 8u, eight.low);
+        put_weights(r * WEIGHTS + c * 8u + 4u, eight.high);
+    }
+}
+
+fn stage_dout(at: Place, start: u32, width: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS * width / 8u); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * width / 8u) && piece >= ROWS * width / 8u { break; }
+        let r = piece / (width / 8u);
+        let c = piece % (width / 8u);
+        var eight = Half8();
+        if at.first + r < p.positions { eight = dout[out_at(at, at.first + r) + start / 8u + c]; }
+        put_weights(r * WEIGHTS + c * 8u, eight.low);
+        put_weights(r * WEIGHTS + c * 8u + 4u, eight.high);
+    }
+}
+
+// One piece of a line of both tiles.
+fn put_tiles(line: u32, c: u32, x: Half8, y: Half8) {
+    let i = line * LINE + c * 8u;
+    put_x(i, x.low);
+    put_x(i + 4u, x.high);
+    put_y(i, y.low);
+    put_y(i + 4u, y.high);
+}
+
+// Keys and values of the columns; zeros past the end.
+fn fill_keys(at: Place, first_column: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(COLUMNS * (HEAD / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(COLUMNS * (HEAD / 8u)) && piece >= COLUMNS * (HEAD / 8u) { break; }
+        let line = piece / (HEAD / 8u);
+        let c = piece % (HEAD / 8u);
+        let t = first_column + line;
+        var k = Half8();
+        var v = Half8();
+        if t < p.positions {
+            k = qkv[qkv_at(at, t, 1u) + c];
+            v = qkv[qkv_at(at, t, 2u) + c];
+        }
+        put_tiles(line, c, k, v);
+    }
+}
+
+// Queries and gradients of the columns, and what is kept of them; zeros past the end.
+fn fill_queries(at: Place, first_column: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(COLUMNS * (HEAD / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(COLUMNS * (HEAD / 8u)) && piece >= COLUMNS * (HEAD / 8u) { break; }
+        let line = piece / (HEAD / 8u);
+        let c = piece % (HEAD / 8u);
+        let t = first_column + line;
+        var q = Half8();
+        var g = Half8();
+        if t < p.positions {
+            q = qkv[qkv_at(at, t, 0u) + c];
+            g = dout[out_at(at, t) + c];
+        }
+        put_tiles(line, c, q, g);
+    }
+    for (var turn = 0u; turn < turns(COLUMNS); turn++) {
+        let i = thread + turn * THREADS;
+        if uneven(COLUMNS) && i >= COLUMNS { break; }
+        let t = min(first_column + i, p.positions - 1u);
+        kept_lse[i] = lse[at.statistics + t];
+        kept_delta[i] = delta[at.statistics + t];
+    }
+}
+
+// Sums of dout out over a row: four invocations a row leave theirs in `sums`, then one adds them.
+fn begin_delta(at: Place, thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS * 4u); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(ROWS * 4u) && item >= ROWS * 4u { break; }
+        let r = item / 4u;
+        var sum = vec4(0.0);
+        if at.first + r < p.positions {
+            let start = out_at(at, at.first + r);
+            for (var turn_of_row = 0u; turn_of_row < (HEAD / 8u + 3u) / 4u; turn_of_row++) {
+                let c = item % 4u + turn_of_row * 4u;
+                if HEAD % 32u != 0u && c >= HEAD / 8u { break; }
+                let d = dout[start + c];
+                let o = out_in[start + c];
+                sum += vec4<f32>(d.low) * vec4<f32>(o.low) + vec4<f32>(d.high) * vec4<f32>(o.high);
+            }
+        }
+        put_sums(r * SUMS + item % 4u * 4u, sum);
+    }
+}
+
+fn keep_delta(at: Place, thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS); turn++) {
+        let r = thread + turn * THREADS;
+        if uneven(ROWS) && r >= ROWS { break; }
+        let i = r * SUMS;
+        let four = (sum_at(i) + sum_at(i + 4u)) + (sum_at(i + 8u) + sum_at(i + 12u));
+        kept_delta[r] = (four.x + four.y) + (four.z + four.w);
+        let t = at.first + r;
+        kept_lse[r] = lse[at.statistics + min(t, p.positions - 1u)];
+        if t < p.positions { delta_out[at.statistics + t] = kept_delta[r]; }
+    }
+}
+
+fn begin(thread: u32) {
+    for (var turn = 0u; turn < turns(ITEMS); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(ITEMS) && item >= ITEMS { break; }
+        most[item] = LOW;
+        total[item] = 0.0;
+    }
+}
+
+// From scores in `sums` to weights. A row is shared by PARTS invocations, each of which looks for its largest score by
+// itself, so that nobody waits for another one.
+fn weigh(at: Place, first_column: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(ITEMS); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(ITEMS) && item >= ITEMS { break; }
+        let r = item / PARTS;
+        let row = at.first + r;
+        var largest = vec4(LOW);
+        for (var c = 0u; c < COLUMNS; c += 4u) {
+            let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
+            largest = max(largest, select(vec4(LOW), sum_at(r * SUMS + c), visible));
+        }
+        let above = max(max(largest.x, largest.y), max(largest.z, largest.w)) * p.scale;
+        let before = most[item];
+        let now = select(before, above, above > before + LAZY);
+        let factor = exp(before - now);
+        var sum = vec4(0.0);
+        for (var turn_of_row = 0u; turn_of_row < (COLUMNS / 4u + PARTS - 1u) / PARTS; turn_of_row++) {
+            let c = (item % PARTS + turn_of_row * PARTS) * 4u;
+            if COLUMNS / 4u % PARTS != 0u && c >= COLUMNS { break; }
+            let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
+            let weight = select(vec4(0.0), exp(sum_at(r * SUMS + c) * p.scale - vec4(now)), visible);
+            put_weights(r * WEIGHTS + c, vec4<f16>(weight));
+            sum += weight;
+        }
+        total[item] = total[item] * factor + ((sum.x + sum.y) + (sum.z + sum.w));
+        most[item] = now;
+        if item % PARTS == 0u { shrink[r] = factor; }
+        if now > before { atomicStore(&grown, 1u); }
+    }
+}
+
+// Column of the head where column c of `sums` belongs: each subgroup's `width` columns from `start` on lie side by side.
+fn head_column(c: u32, start: u32, width: u32) -> u32 { return (c / width) * (HEAD / GRID_N) + start + c % width; }
+
+// Multiplies what lies in `sums` by what its row has shrunk to.
+fn rescale(width: u32, thread: u32) {
+    let across = GRID_N * width / 4u;
+    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * across) && piece >= ROWS * across { break; }
+        let r = piece / across;
+        let i = r * SUMS + piece % across * 4u;
+        put_sums(i, sum_at(i) * shrink[r]);
+    }
+}
+
+fn row_total(r: u32) -> f32 {
+    var sum = 0.0;
+    for (var part = 0u; part < PARTS; part++) { sum += total[r * PARTS + part]; }
+    return sum;
+}
+
+fn finish_lse(at: Place, thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS); turn++) {
+        let r = thread + turn * THREADS;
+        if uneven(ROWS) && r >= ROWS { break; }
+        if at.first + r < p.positions {
+            lse_out[at.statistics + at.first + r] = most[r * PARTS] + log(row_total(r));
+        }
+    }
+}
+
+// Eight of `sums` from element i on, times `factor`.
+fn eight_sums(i: u32, factor: f32) -> Half8 {
+    return Half8(vec4<f16>(sum_at(i) * factor), vec4<f16>(sum_at(i + 4u) * factor));
+}
+
+fn finish_out(at: Place, start: u32, width: u32, thread: u32) {
+    let across = GRID_N * width / 8u;
+    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * across) && piece >= ROWS * across { break; }
+        let r = piece / across;
+        let c = piece % across * 8u;
+        if at.first + r >= p.positions { continue; }
+        let i = out_at(at, at.first + r) + head_column(c, start, width) / 8u;
+        out[i] = eight_sums(r * SUMS + c, 1.0 / row_total(r));
+    }
+}
+
+// From scores in `sums` and dout v in `slopes` to dscores, for queries as rows.
+fn slope_of_queries(at: Place, first_column: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS * COLUMNS / 4u); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * COLUMNS / 4u) && piece >= ROWS * COLUMNS / 4u { break; }
+        let r = piece / (COLUMNS / 4u);
+        let c = piece % (COLUMNS / 4u) * 4u;
+        let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(at.first + r);
+        let below = min(sum_at(r * SUMS + c) * p.scale - vec4(kept_lse[r]), vec4(0.0));
+        let weight = select(vec4(0.0), exp(below), visible);
+        put_weights(r * WEIGHTS + c, vec4<f16>(weight * (slope_at(r * SUMS + c) - vec4(kept_delta[r]))));
+    }
+}
+
+// The same, and the weights, for keys as rows.
+fn slope_of_keys(at: Place, first_column: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS * COLUMNS / 4u); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * COLUMNS / 4u) && piece >= ROWS * COLUMNS / 4u { break; }
+        let r = piece / (COLUMNS / 4u);
+        let c = piece % (COLUMNS / 4u) * 4u;
+        let query = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u);
+        let visible = (query >= vec4(at.first + r)) & (query < vec4(p.positions));
+        let query_lse = vec4(kept_lse[c], kept_lse[c + 1u], kept_lse[c + 2u], kept_lse[c + 3u]);
+        let query_delta = vec4(kept_delta[c], kept_delta[c + 1u], kept_delta[c + 2u], kept_delta[c + 3u]);
+        let below = min(sum_at(r * SUMS + c) * p.scale - query_lse, vec4(0.0));
+        let weight = select(vec4(0.0), exp(below), visible);
+        put_weights(r * WEIGHTS + c, vec4<f16>(weight));
+        put_dscores(r * WEIGHTS + c, vec4<f16>(weight * (slope_at(r * SUMS + c) - query_delta)));
+    }
+}
+
+fn finish_dqkv(at: Place, part: u32, factor: f32, start: u32, width: u32, thread: u32) {
+    let across = GRID_N * width / 8u;
+    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(ROWS * across) && piece >= ROWS * across { break; }
+        let r = piece / across;
+        let c = piece % across * 8u;
+        if at.first + r >= p.positions { continue; }
+        let i = qkv_at(at, at.first + r, part) + head_column(c, start, width) / 8u;
+        dqkv[i] = eight_sums(r * SUMS + c, factor);
+    }
+}
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32)
+ {
+    let at = place(group_index(group, groups), ROWS, LAST_FIRST);
+    if !at.valid { return; }
+    let subgroup_row = (subgroup / 1u) * 16u;
+    let score_column = (subgroup % 1u) * 32u;
+    let head_start = (subgroup % 1u) * 16u;
+    var r0_0 = MatrixA();
+    stage_qkv(at, 0u, 0u, 16u, thread);
+    workgroupBarrier();
+    r0_0 = coopLoadT<MatrixA>(&weights[((subgroup_row + 0u) * WEIGHTS + 0u) / 4u], (WEIGHTS) / 4u);
+    // everyone has loaded before `weights` is overwritten
+    workgroupBarrier();
+    var o0_0_0 = MatrixC();
+    begin(thread);
+    let end = min(at.first + ROWS, p.positions);
+    for (var first_column = 0u; first_column < end; first_column += COLUMNS) {
+        if thread == 0u { atomicStore(&grown, 0u); }
+        fill_keys(at, first_column, thread);
+        // the tiles are complete before anyone reads them
+        workgroupBarrier();
+        for (var c = 0u; c < 32u; c += 16u) {
+            var p0 = MatrixC();
+            let b0 = coopLoad<MatrixB>(&x_tile[((score_column + c) * LINE + 0u) / 4u], (LINE) / 4u);
+            p0 = coopMultiplyAdd(r0_0, b0, p0);
+            let left_p0 = p0;
+            let at_p0 = ((subgroup_row + 0u) * SUMS + score_column + c) / 4u;
+            let stride_p0 = (SUMS) / 4u;
+            coopStoreT(left_p0, &sums[at_p0], stride_p0);
+        }
+        workgroupBarrier();
+        weigh(at, first_column, thread);
+        workgroupBarrier();
+        if first_column > 0u && atomicLoad(&grown) != 0u {
+            let left_o0_0_0 = o0_0_0;
+            let at_o0_0_0 = ((subgroup_row + 0u) * SUMS + (subgroup % 1u) * 16u + 0u) / 4u;
+            let stride_o0_0_0 = (SUMS) / 4u;
+            coopStoreT(left_o0_0_0, &sums[at_o0_0_0], stride_o0_0_0);
+            workgroupBarrier();
+            rescale(16u, thread);
+            workgroupBarrier();
+            o0_0_0 = coopLoadT<MatrixC>(&sums[((subgroup_row + 0u) * SUMS + (subgroup % 1u) * 16u + 0u) / 4u], (SUMS) / 4u);
+            workgroupBarrier();
+        }
+        for (var k = 0u; k < COLUMNS; k += 16u) {
+            let a0_0 = coopLoadT<MatrixA>(&weights[((subgroup_row + 0u) * WEIGHTS + k) / 4u], (WEIGHTS) / 4u);
+            let b0_0 = coopLoadT<MatrixB>(&y_tile[(k * LINE + head_start + 0u) / 4u], (LINE) / 4u);
+            o0_0_0 = coopMultiplyAdd(a0_0, b0_0, o0_0_0);
+        }
+        // everyone has read the tiles before they are overwritten
+        workgroupBarrier();
+    }
+    finish_lse(at, thread);
+    let left_o0_0_0 = o0_0_0;
+    let at_o0_0_0 = ((subgroup_row + 0u) * SUMS + (subgroup % 1u) * 16u + 0u) / 4u;
+    let stride_o0_0_0 = (SUMS) / 4u;
+    coopStoreT(left_o0_0_0, &sums[at_o0_0_0], stride_o0_0_0);
+    workgroupBarrier();
+    finish_out(at, 0u, 16u, thread);
+    workgroupBarrier();
+}

@@ -1,0 +1,100 @@
+// cast.forward.f16.wide, entry point forward, overrides [("WG", 64.0)]
+enable f16;
+// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias V = vec4<f32>;
+alias U = vec4<u32>;
+const VW = 4u;
+fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
+fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
+fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
+// shared/pair.wgsl: what memory of stored elements is moved in, S, is two V: 16 bytes of f16
+struct S { low: vec4<f16>, high: vec4<f16> }
+const K = 2u; // V of an S
+fn part(s: S, k: u32) -> V { return V(select(s.low, s.high, k == 1u)); }
+fn whole(first: V, last: V) -> S { return S(vec4<f16>(first), vec4<f16>(last)); }
+// shared/half.wgsl: what is left of an f32 when it is stored as f16, as f32. In integers, because drivers drop a conversion
+// there and back.
+fn as_stored(x: V) -> V {
+    let bits = bitcast<U>(x);
+    let odd = (bits >> U(13u)) & U(1u);
+    let normal = bitcast<V>((bits + U(0xfffu) + odd) & U(0xffffe000u));
+    // numbers below the least normal one are multiples of 2^-24
+    return select(normal, round(x * 16777216.0) * 5.9604644775390625e-8, abs(x) < V(6.103515625e-5));
+}
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
+// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+override WG: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WG>;
+
+// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+fn reduce_sum(lane: u32, x: f32) -> f32 {
+    reduce_scratch[lane] = x;
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
+    }
+    workgroupBarrier();
+    let total = reduce_scratch[0];
+    workgroupBarrier();
+    return total;
+}
+
+fn reduce_max(lane: u32, x: f32) -> f32 {
+    reduce_scratch[lane] = x;
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
+    }
+    workgroupBarrier();
+    let most = reduce_scratch[0];
+    workgroupBarrier();
+    return most;
+}
+
+// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
+    pair_scratch[lane] = x;
+    for (var half = team / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane % team < half { pair_scratch[lane] += pair_scratch[lane + half]; }
+    }
+    workgroupBarrier();
+    let total = pair_scratch[lane / team * team];
+    workgroupBarrier();
+    return total;
+}
+// cast.wgsl: between f32 and what is stored
+//   forward   out = inp, rounded;  inp, out (count S);  one invocation per S
+//   widen     wide[i] = stored[first + i];  stored (any number of S);  wide (count S);  one invocation per S
+struct P {
+    count: u32,   // number of S
+    first: u32,
+}
+var<immediate> p: P;
+
+@group(0) @binding(0) var<storage, read> inp: array<V>;
+@group(0) @binding(1) var<storage, read_write> out: array<S>;
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    if i >= p.count { return; }
+    out[i] = whole(inp[i * K], inp[i * K + K - 1u]);
+}
+
+@group(0) @binding(0) var<storage, read> stored: array<S>;
+@group(0) @binding(1) var<storage, read_write> wide: array<V>;
+
+@compute @workgroup_size(WG)
+fn widen(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+         @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(group, groups) * WG + lane;
+    if i >= p.count { return; }
+    let s = stored[p.first + i];
+    for (var k = 0u; k < K; k++) { wide[i * K + k] = part(s, k); }
+}

@@ -1,0 +1,227 @@
+// stepcontrol.accumulate, entry point accumulate, overrides [("WG", 256.0)]
+// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias V = vec4<f32>;
+alias U = vec4<u32>;
+const VW = 4u;
+fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
+fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
+fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
+alias S = V;
+// shared/single.wgsl: what memory of stored elements is moved in, S, is one V
+const K = 1u; // V of an S
+fn part(s: S, k: u32) -> V { return V(s); }
+fn whole(first: V, last: V) -> S { return S(first); }
+fn as_stored(x: V) -> V { return x; }
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
+// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+override WG: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WG>;
+
+// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+fn reduce_sum(lane: u32, x: f32) -> f32 {
+    reduce_scratch[lane] = x;
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
+    }
+    workgroupBarrier();
+    let total = reduce_scratch[0];
+    workgroupBarrier();
+    return total;
+}
+
+fn reduce_max(lane: u32, x: f32) -> f32 {
+    reduce_scratch[lane] = x;
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
+    }
+    workgroupBarrier();
+    let most = reduce_scratch[0];
+    workgroupBarrier();
+    return most;
+}
+
+// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
+    pair_scratch[lane] = x;
+    for (var half = team / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane % team < half { pair_scratch[lane] += pair_scratch[lane + half]; }
+    }
+    workgroupBarrier();
+    let total = pair_scratch[lane / team * team];
+    workgroupBarrier();
+    return total;
+}
+// shared/step.wgsl: what lives on the GPU from step to step, and what the host says of a step; src/ops/stepcontrol.rs has
+// the same structs.
+struct State {
+    beta1_power: f32,      // beta1 ^ updates applied
+    beta2_power: f32,
+    updates: u32,          // updates applied: Adam's t
+    skipped: u32,          // updates skipped in all
+    skipped_in_a_row: u32,
+    apply: u32,            // 1 if this step's update is applied
+    grad_scale: f32,       // what gradients are multiplied by: their unit taken out, then clipped
+    loss_sum: f32,         // over the step's micro-steps
+    loss_scale: f32,       // a power of two that the gradients are multiplied by; 1 in f32
+    clean_steps: u32,      // updates since the loss scale last changed
+}
+struct Hyper {
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    weight_decay: f32,
+    clip: f32,             // largest gradient norm; 0 switches clipping off
+    loss_scale: f32,       // 1 / tokens of a step
+    step: u32,
+    grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
+    dynamic: u32,          // 1 if the state's loss scale follows overflows
+    skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
+    skip_norm_z: f32,      // the same of its gradient norm
+}
+// stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
+//   accumulate   one workgroup; state.loss_sum += sum of a micro-step's losses (N)
+//   decide       one workgroup; sums the norm's partials, tests for non-finite values, sets the clip factor, counts
+//                skipped steps, advances Adam's powers, moves the loss scale, and writes the step's report
+// Outliers are skipped as llm.c does: z = (x - mean) / deviation over the last 128 values, x among them, taken only once
+// there are 128. Two passes over values less x: sums of squares of raw values would cancel in f32. Values that are not
+// finite do not enter, or they would stay for 128 steps.
+// The loss scale is halved when a step overflows and doubled after a run of clean steps. A step that overflowed above
+// the floor is skipped but does not count among those that end a run: its scale was wrong, not the model.
+// Non-finite is tested on the exponent bits: Metal compiles with fast math, which may drop comparisons with NaN.
+struct Report {
+    step: u32,
+    loss: f32,
+    grad_norm: f32,
+    skipped_now: u32,      // 0 no, 1 loss or norm not finite, 2 loss an outlier, 3 norm an outlier
+    skipped: u32,
+    skipped_in_a_row: u32,
+    updates: u32,
+    lr: f32,
+    loss_scale: f32,       // what this step's gradients were multiplied by
+    loss_z: f32,           // 0 while the window fills
+    norm_z: f32,
+}
+const WINDOW = 128u;
+struct Window {
+    count: u32,            // values so far, at most WINDOW
+    next: u32,             // where the next one goes: the oldest is there
+    values: array<f32, 128>,
+}
+struct P { count: u32 } // losses, or partials
+var<immediate> p: P;
+
+@group(0) @binding(0) var<storage, read> values: array<f32>; // losses, or the norm's partials
+@group(0) @binding(1) var<storage, read_write> state: State;
+@group(0) @binding(2) var<storage, read> hyper: Hyper;
+@group(0) @binding(3) var<storage, read_write> report: Report;
+@group(0) @binding(4) var<storage, read_write> windows: array<Window, 2>; // of losses, of norms
+
+const LEAST_SCALE = 1.0;
+const LARGEST_SCALE = 32768.0;
+const CLEAN_STEPS = 2000u; // before the scale is doubled
+
+fn move_scale(good: bool) {
+    if !good {
+        state.loss_scale = max(state.loss_scale * 0.5, LEAST_SCALE);
+        state.clean_steps = 0u;
+        return;
+    }
+    state.clean_steps += 1u;
+    if state.clean_steps >= CLEAN_STEPS {
+        state.loss_scale = min(state.loss_scale * 2.0, LARGEST_SCALE);
+        state.clean_steps = 0u;
+    }
+}
+
+fn finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
+
+// The z-score of x in its window, which it enters if it is finite.
+fn enter(lane: u32, which: u32, x: f32) -> f32 {
+    let slot = windows[which].next;
+    let full = windows[which].count == WINDOW;
+    var sum = 0.0;
+    for (var turn = 0u; turn < (WINDOW + WG - 1u) / WG; turn++) {
+        let i = lane + turn * WG;
+        if i < WINDOW { sum += select(windows[which].values[i] - x, 0.0, i == slot); }
+    }
+    let mean = reduce_sum(lane, sum) / f32(WINDOW); // less x
+    var squares = 0.0;
+    for (var turn = 0u; turn < (WINDOW + WG - 1u) / WG; turn++) {
+        let i = lane + turn * WG;
+        if i < WINDOW {
+            let d = select(windows[which].values[i] - x, 0.0, i == slot) - mean;
+            squares += d * d;
+        }
+    }
+    let deviation = sqrt(reduce_sum(lane, squares) / f32(WINDOW));
+    if !finite(x) { return 0.0; }
+    if lane == 0u {
+        windows[which].values[slot] = x;
+        windows[which].next = (slot + 1u) % WINDOW;
+        windows[which].count = min(windows[which].count + 1u, WINDOW);
+    }
+    if !full || deviation == 0.0 { return 0.0; }
+    return -mean / deviation;
+}
+
+fn sum_values(lane: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = lane; i < p.count; i += WG) { sum += values[i]; }
+    return reduce_sum(lane, sum);
+}
+
+@compute @workgroup_size(WG)
+fn accumulate(@builtin(local_invocation_index) lane: u32) {
+    let sum = sum_values(lane);
+    if lane == 0u { state.loss_sum += sum; }
+}
+
+@compute @workgroup_size(WG)
+fn decide(@builtin(local_invocation_index) lane: u32) {
+    let squares = sum_values(lane);
+    let norm = sqrt(squares);
+    let loss = state.loss_sum * hyper.loss_scale;
+    let loss_z = enter(lane, 0u, loss);
+    let norm_z = enter(lane, 1u, norm);
+    if lane != 0u { return; }
+    let sound = finite(squares) && finite(loss);
+    var why = select(1u, 0u, sound);
+    if sound && hyper.skip_norm_z > 0.0 && norm_z > hyper.skip_norm_z { why = 3u; }
+    if sound && hyper.skip_loss_z > 0.0 && loss_z > hyper.skip_loss_z { why = 2u; }
+    let good = why == 0u;
+    state.apply = select(0u, 1u, good);
+    let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
+    state.grad_scale = unscale;
+    report.loss_scale = state.loss_scale;
+    let above_floor = hyper.dynamic == 1u && state.loss_scale > LEAST_SCALE;
+    if good {
+        if hyper.clip > 0.0 && norm > hyper.clip { state.grad_scale = unscale * (hyper.clip / norm); }
+        state.updates += 1u;
+        state.beta1_power *= hyper.beta1;
+        state.beta2_power *= hyper.beta2;
+        state.skipped_in_a_row = 0u;
+    } else {
+        state.skipped += 1u;
+        if sound || !above_floor { state.skipped_in_a_row += 1u; }
+    }
+    if hyper.dynamic == 1u { move_scale(sound); }
+    report.step = hyper.step;
+    report.loss = loss;
+    report.grad_norm = norm;
+    report.skipped_now = why;
+    report.loss_z = loss_z;
+    report.norm_z = norm_z;
+    report.skipped = state.skipped;
+    report.skipped_in_a_row = state.skipped_in_a_row;
+    report.updates = state.updates;
+    report.lr = hyper.lr;
+    state.loss_sum = 0.0;
+}
