@@ -1,7 +1,7 @@
 //! Kernels: WGSL text put together, reflected by naga, checked against the adapter's limits, built by the driver.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::{LazyLock, Mutex};
 
 use crate::error::{Error, Result};
@@ -9,6 +9,29 @@ use crate::error::{Error, Result};
 use super::context::lock;
 pub use super::reflection::{Needs, Reflection};
 use super::tensor::Elem;
+
+/// A pass of an operator, as counts and benches list it: `layernorm.backward`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpPass {
+    /// The operator's name: the stem of its files.
+    pub operator: &'static str,
+    /// Which pass of it.
+    pub pass: &'static str,
+}
+
+impl OpPass {
+    /// Names a pass of an operator.
+    #[must_use]
+    pub const fn new(operator: &'static str, pass: &'static str) -> Self {
+        Self { operator, pass }
+    }
+}
+
+impl fmt::Display for OpPass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.operator, self.pass)
+    }
+}
 
 /// One compute kernel as text: pure data, made and translated without a GPU.
 #[derive(Debug, Clone, PartialEq)]

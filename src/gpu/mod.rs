@@ -28,7 +28,7 @@ pub mod waits;
 
 pub use adapter::{Caps, DeviceInfo, use_wide_vectors};
 pub use context::{Gpu, Options};
-pub use kernel::Kernel;
+pub use kernel::{Kernel, OpPass};
 pub use pass::{Binding, Command, Dispatch, Pass, Program};
 pub use pool::Pool;
 pub use ring::{ReadRing, UploadRing};

@@ -4,9 +4,14 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups, stepcontrol::StepControl, widths};
+use super::{Operator, group, groups, stepcontrol::StepControl, widths};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("adamw", "forward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator { name: "adamw", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

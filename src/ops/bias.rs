@@ -4,9 +4,14 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups, stored, widths};
+use super::{Operator, group, groups, stored, widths};
+
+/// The pass that [`backward`] records.
+pub const BACKWARD: OpPass = OpPass::new("bias", "backward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator { name: "bias", passes: &[BACKWARD], kernels, tried: super::none_tried };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -2,9 +2,16 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups, widths};
+use super::{Operator, group, groups, widths};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("cast", "forward");
+/// The pass that [`widen`] records.
+pub const WIDEN: OpPass = OpPass::new("cast", "widen");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator { name: "cast", passes: &[FORWARD, WIDEN], kernels, tried: super::none_tried };
 
 fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
     let body = include_str!("../../shaders/cast.wgsl");

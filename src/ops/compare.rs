@@ -6,9 +6,17 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups};
+use super::{Operator, group, groups};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("compare", "forward");
+/// The pass that [`near`] records.
+pub const NEAR: OpPass = OpPass::new("compare", "near");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator =
+    Operator { name: "compare", passes: &[FORWARD, NEAR], kernels, tried: super::none_tried };
 
 /// What `result` must hold before the first comparison.
 pub const NONE: [u32; 2] = [0, u32::MAX];

@@ -4,10 +4,18 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
 use super::stepcontrol::StepControl;
-use super::{reduce_group, stored, widths};
+use super::{Operator, reduce_group, stored, widths};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("crossentropy", "forward");
+/// The pass that [`forward_backward`] records.
+pub const FORWARD_BACKWARD: OpPass = OpPass::new("crossentropy", "forward_backward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator =
+    Operator { name: "crossentropy", passes: &[FORWARD, FORWARD_BACKWARD], kernels, tried: super::none_tried };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -4,9 +4,19 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Gpu, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Gpu, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups, reduce_group};
+use super::{Operator, group, groups, reduce_group};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("embedding", "forward");
+/// The pass that [`forward_at`] records.
+pub const FORWARD_AT: OpPass = OpPass::new("embedding", "forward_at");
+/// The pass that [`backward`] records.
+pub const BACKWARD: OpPass = OpPass::new("embedding", "backward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator =
+    Operator { name: "embedding", passes: &[FORWARD, FORWARD_AT, BACKWARD], kernels, tried: super::none_tried };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -2,9 +2,17 @@
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups, stored, widths};
+use super::{Operator, group, groups, stored, widths};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("gelu", "forward");
+/// The pass that [`backward`] records.
+pub const BACKWARD: OpPass = OpPass::new("gelu", "backward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator =
+    Operator { name: "gelu", passes: &[FORWARD, BACKWARD], kernels, tried: super::none_tried };
 
 /// Floating-point operations an element, a transcendental one counted as one.
 const FLOPS: u64 = 10;

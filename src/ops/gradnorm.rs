@@ -4,10 +4,16 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Kernel, OpPass, Pass, Tensor};
 
+use super::Operator;
 use super::reduce_group;
 use super::stepcontrol::StepControl;
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("gradnorm", "forward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator { name: "gradnorm", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -5,9 +5,19 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups, reduce_group, stored};
+use super::{Operator, group, groups, reduce_group, stored};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("layernorm", "forward");
+/// The pass that [`affine`] records.
+pub const AFFINE: OpPass = OpPass::new("layernorm", "affine");
+/// The pass that [`backward`] records.
+pub const BACKWARD: OpPass = OpPass::new("layernorm", "backward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator =
+    Operator { name: "layernorm", passes: &[FORWARD, AFFINE, BACKWARD], kernels, tried: super::none_tried };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -18,7 +18,7 @@ pub mod roof;
 pub mod stepcontrol;
 
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Elem, Kernel};
+use crate::gpu::{Caps, Elem, Kernel, OpPass};
 
 /// Invocations of a workgroup in kernels where each computes alone.
 fn group(_caps: &Caps) -> u32 {
@@ -75,6 +75,42 @@ fn sample_adapters() -> Vec<Caps> {
     adapters
 }
 
+/// An operator: its name, which files and tests share, its passes, and its kernels.
+#[derive(Debug)]
+pub struct Operator {
+    /// The stem of its files: `layernorm`.
+    pub name: &'static str,
+    /// Its passes, as counts and benches list them.
+    pub passes: &'static [OpPass],
+    /// Returns the kernels that an adapter may be given.
+    pub kernels: fn(&Caps) -> Vec<Kernel>,
+    /// Returns the kernels that `wgpt tune` tries there beside those.
+    pub tried: fn(&Caps) -> Vec<Kernel>,
+}
+
+/// All operators. Whatever must know every operator starts from this list: kernels, tests, benches, counts.
+pub static OPERATORS: [&Operator; 14] = [
+    &adamw::OPERATOR,
+    &attention::OPERATOR,
+    &bias::OPERATOR,
+    &cast::OPERATOR,
+    &compare::OPERATOR,
+    &crossentropy::OPERATOR,
+    &embedding::OPERATOR,
+    &gelu::OPERATOR,
+    &gradnorm::OPERATOR,
+    &layernorm::OPERATOR,
+    &matmul::OPERATOR,
+    &residual::OPERATOR,
+    &roof::OPERATOR,
+    &stepcontrol::OPERATOR,
+];
+
+/// Of operators that have nothing to tune.
+fn none_tried(_caps: &Caps) -> Vec<Kernel> {
+    Vec::new()
+}
+
 /// Kernels of which `wgpt tune` tries each, on an adapter with matrices of 16, and the forward's on Apple's, whose texts are
 /// long: for translation tests.
 #[must_use]
@@ -85,7 +121,7 @@ pub fn tried_kernels() -> Vec<Kernel> {
         roomy && !caps.software && !caps.matrix_edges.is_empty()
     };
     let tried = |caps: Caps| {
-        let mut kernels = [matmul::choose::tried_kernels(&caps), attention::tried_kernels(&caps)].concat();
+        let mut kernels: Vec<Kernel> = OPERATORS.iter().rev().flat_map(|operator| (operator.tried)(&caps)).collect();
         kernels.retain(|kernel| !apple(&caps) || kernel.name.contains(".forward."));
         kernels
     };
@@ -95,27 +131,9 @@ pub fn tried_kernels() -> Vec<Kernel> {
 /// Every kernel that any adapter may be given: for translation tests and `wgpt shader`.
 #[must_use]
 pub fn all_kernels() -> Vec<Kernel> {
-    let mut kernels = Vec::new();
-    for caps in sample_adapters() {
-        for list in [
-            adamw::kernels(&caps),
-            attention::kernels(&caps),
-            bias::kernels(&caps),
-            cast::kernels(&caps),
-            compare::kernels(&caps),
-            crossentropy::kernels(&caps),
-            embedding::kernels(&caps),
-            gelu::kernels(&caps),
-            gradnorm::kernels(&caps),
-            layernorm::kernels(&caps),
-            matmul::kernels(&caps),
-            residual::kernels(&caps),
-            roof::kernels(&caps),
-            stepcontrol::kernels(&caps),
-        ] {
-            kernels.extend(list);
-        }
-    }
+    let adapters = sample_adapters();
+    let of_adapter = |caps| OPERATORS.iter().flat_map(move |operator| (operator.kernels)(caps));
+    let mut kernels: Vec<Kernel> = adapters.iter().flat_map(of_adapter).collect();
     // many do not depend on the adapter
     let mut seen = std::collections::HashSet::new();
     kernels.retain(|kernel| seen.insert(format!("{kernel:?}")));

@@ -2,9 +2,14 @@
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups};
+use super::{Operator, group, groups};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("residual", "forward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator { name: "residual", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 fn kernel(caps: &Caps, width: Width) -> Kernel {
     Kernel::new("residual.forward", "forward", width, include_str!("../../shaders/residual.wgsl"))

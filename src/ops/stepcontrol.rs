@@ -4,9 +4,18 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Gpu, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Gpu, Kernel, OpPass, Pass, Tensor};
 
+use super::Operator;
 use super::reduce_group;
+
+/// The pass that [`accumulate`] records.
+pub const ACCUMULATE: OpPass = OpPass::new("stepcontrol", "accumulate");
+/// The pass that [`decide`] records.
+pub const DECIDE: OpPass = OpPass::new("stepcontrol", "decide");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator =
+    Operator { name: "stepcontrol", passes: &[ACCUMULATE, DECIDE], kernels, tried: super::none_tried };
 
 /// What lives on the GPU from step to step. Part of a checkpoint.
 #[repr(C)]

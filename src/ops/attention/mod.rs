@@ -9,11 +9,21 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups, reduce_group, stored};
+use super::{Operator, group, groups, reduce_group, stored};
 
 pub use coop::{Block, Entry};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("attention", "forward");
+/// The pass that [`backward`] records.
+pub const BACKWARD: OpPass = OpPass::new("attention", "backward");
+/// The pass that [`step`] records.
+pub const STEP: OpPass = OpPass::new("attention", "step");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator =
+    Operator { name: "attention", passes: &[FORWARD, BACKWARD, STEP], kernels, tried: tried_kernels };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

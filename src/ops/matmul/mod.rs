@@ -11,13 +11,27 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups};
+use super::{Operator, group, groups};
 
 pub use choose::kernels;
 use choose::part_depth;
 pub use generate::{Algorithm, Coop, Epilogue, Product, Spec};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("matmul", "forward");
+/// The pass that [`backward_inp`] records.
+pub const BACKWARD_INP: OpPass = OpPass::new("matmul", "backward_inp");
+/// The pass that [`backward_weight`] records.
+pub const BACKWARD_WEIGHT: OpPass = OpPass::new("matmul", "backward_weight");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator {
+    name: "matmul",
+    passes: &[FORWARD, BACKWARD_INP, BACKWARD_WEIGHT],
+    kernels,
+    tried: choose::tried_kernels,
+};
 
 /// Immediates of every matrix kernel, in elements: see [`generate`].
 #[repr(C)]

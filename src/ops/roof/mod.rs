@@ -6,10 +6,22 @@ mod fed;
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Dispatch, Kernel, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Kernel, OpPass, Pass, Tensor};
 
-use super::{group, groups};
+use super::{Operator, group, groups};
 pub use fed::{FED_TILES, MatrixFed, fed_shape, matrix_fed, without_fed};
+
+/// The pass that [`copy`] records.
+pub const COPY: OpPass = OpPass::new("roof", "copy");
+/// The pass that [`fused`] records.
+pub const FUSED: OpPass = OpPass::new("roof", "fused");
+/// The pass that [`matrix`] records.
+pub const MATRIX: OpPass = OpPass::new("roof", "matrix");
+/// The pass that [`matrix_fed`] records.
+pub const MATRIX_FED: OpPass = OpPass::new("roof", "matrix_fed");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator =
+    Operator { name: "roof", passes: &[COPY, FUSED, MATRIX, MATRIX_FED], kernels, tried: super::none_tried };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
