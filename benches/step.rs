@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use wgpt::data::Loader;
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Caps, Elem, Gpu};
+use wgpt::gpu::{Arithmetic, Caps, Elem, Gpu};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::ops::matmul;
 use wgpt::train::measure::predict::{self, Beside, code::Codes};
@@ -184,7 +184,7 @@ fn measure(
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
     let facts = Facts::new(&steps, &trainer, &planned);
     let on_matrices = *elem == Elem::F16 && matmul::choose::without_matrices(&gpu.caps).is_none();
-    let (roof, rate) = roofs.flops(if on_matrices { "coop" } else { precision });
+    let (roof, rate) = roofs.flops(if on_matrices { Arithmetic::Matrix } else { Arithmetic::of(*elem) });
     println!("\n{id}");
     print!("{}", facts.report());
     println!("rate    {:.1} % of the roof {roof}", 100.0 * facts.flops / rate);

@@ -78,7 +78,7 @@ fn twelve_steps_follow_pytorch(case: &str) {
     for gpu in devices_and_gpu_kernels() {
         let mut trainer = mixed(&gpu, &golden.weights, golden.sizes, golden.optimizer);
         let kernels =
-            trainer.programs().map(|p| p.commands.iter().map(|c| c.name.clone()).collect::<Vec<_>>()).concat();
+            trainer.programs().map(|p| p.commands.iter().map(|c| c.name().to_owned()).collect::<Vec<_>>()).concat();
         // heads of tiny have 16 elements
         let on_matrices = case == "tiny" && gpu.caps.emulated_edge.is_some();
         assert_eq!(kernels.iter().any(|name| name.starts_with("attention_coop")), on_matrices);

@@ -199,7 +199,7 @@ fn gradients_match_the_reference(config: Config, batch: usize, context: usize, a
     let commands = trainer.programs().into_iter().flat_map(|program| &program.commands);
     for command in commands.filter(|command| command.is_dispatch()) {
         let short = command.flops <= gpu.caps.most_flops && command.bytes <= gpu.caps.most_bytes;
-        assert!(short, "{}: {} operations, {} bytes", command.name, command.flops, command.bytes);
+        assert!(short, "{}: {} operations, {} bytes", command.name(), command.flops, command.bytes);
     }
     let mut random = Random::new(9);
     let tokens = random.tokens(batch * context, config.vocab);

@@ -75,15 +75,19 @@ fn commands(elem: Elem) -> Vec<Command> {
 #[test]
 fn products_bind_what_they_read_as_read_only() {
     for elem in [Elem::F32, Elem::F16] {
-        for command in commands(elem).iter().filter(|command| command.name.starts_with("matmul_")) {
+        for command in commands(elem).iter().filter(|command| command.name().starts_with("matmul_")) {
             let writes: Vec<bool> = command.bindings.iter().map(|binding| binding.writes).collect();
-            let want: &[bool] = match command.name.as_str() {
+            let want: &[bool] = match command.name() {
                 name if name.starts_with("matmul_parts") => &[false, true],
                 name if name.contains(".column_sums") => &[false, false, true, true],
                 name if name.contains(".bias_gelu") => &[false, false, true, false, true],
                 _ => &[false, false, true],
             };
-            assert!(writes.starts_with(want) && !writes[want.len()..].contains(&true), "{}: {writes:?}", command.name);
+            assert!(
+                writes.starts_with(want) && !writes[want.len()..].contains(&true),
+                "{}: {writes:?}",
+                command.name()
+            );
         }
     }
 }
@@ -99,10 +103,10 @@ fn both_gradients_of_a_layer_may_run_at_once() {
         let used =
             |command: &Command| -> HashSet<u64> { command.bindings.iter().map(|binding| binding.buffer).collect() };
         let (mut pairs, mut apart) = (0, 0);
-        let products: Vec<&Command> = commands.iter().filter(|command| command.name.contains(".backward_")).collect();
+        let products: Vec<&Command> = commands.iter().filter(|command| command.name().contains(".backward_")).collect();
         for pair in products.windows(2) {
-            let both =
-                pair.iter().any(|c| c.name.contains("backward_inp")) && pair.iter().any(|c| c.name.contains("weight"));
+            let both = pair.iter().any(|c| c.name().contains("backward_inp"))
+                && pair.iter().any(|c| c.name().contains("weight"));
             // the two of one layer read the same gradient
             if !both || pair[0].bindings[0].buffer != pair[1].bindings[0].buffer || pair[0].place != pair[1].place {
                 continue;

@@ -29,9 +29,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Caps, Elem, Gpu, Program};
+use wgpt::gpu::{Arithmetic, Caps, Elem, Gpu, Program};
 use wgpt::model::Config;
-use wgpt::train::measure::count::operator_of;
 use wgpt::train::measure::predict::{self, code::Codes};
 use wgpt::train::measure::roofs::run_ms;
 use wgpt::train::measure::steps::{median, spread};
@@ -111,6 +110,7 @@ fn variants(caps: &Caps) -> Vec<Caps> {
 /// One kernel of one case.
 pub struct Row {
     pub kernel: String,
+    pub arithmetic: Arithmetic,
     /// Position of the case.
     pub case: usize,
     /// Position in [`variants`].
@@ -152,14 +152,23 @@ fn of_case(definition: &Case, (case, variant): (usize, usize), caps: &Caps) -> R
     let mut rows: Vec<Row> = Vec::new();
     for command in &program.commands {
         // the backward of attention records its forward too
-        let own = operator_of(&command.name) == definition.operator;
-        if own && rows.iter().all(|row| row.kernel != command.name) {
+        let own = command.operator().is_some_and(|operator| operator.to_string() == definition.operator);
+        if own && rows.iter().all(|row| row.kernel != command.name()) {
             let of = |f: fn(&wgpt::gpu::pass::Command) -> u64| {
-                program.commands.iter().filter(|c| c.name == command.name).map(f).sum()
+                program.commands.iter().filter(|c| c.name() == command.name()).map(f).sum()
             };
             let (flops, bytes) = (of(|c| c.flops), of(|c| c.bytes));
-            let (kernel, predicted_ms) = (command.name.clone(), predicted_ms(&command.name));
-            rows.push(Row { kernel, case, variant, flops, bytes, from_record: false, predicted_ms });
+            let (kernel, predicted_ms) = (command.name().to_owned(), predicted_ms(command.name()));
+            rows.push(Row {
+                kernel,
+                arithmetic: command.arithmetic(),
+                case,
+                variant,
+                flops,
+                bytes,
+                from_record: false,
+                predicted_ms,
+            });
         }
     }
     Ok(rows)
@@ -213,7 +222,7 @@ fn sample(gpu: &Gpu, sets: &[Set], kernel: &str, iterations: u64) -> Result<Dura
     }
     let only = |set: &Set| {
         let mut program = set.program.clone();
-        program.commands.retain(|command| command.name == kernel);
+        program.commands.retain(|command| command.name() == kernel);
         program
     };
     let programs: Vec<Program> = sets.iter().map(only).collect();
@@ -254,12 +263,12 @@ impl Bench {
     fn figure(&mut self, row: &Row, samples: &[f64]) {
         let case = &self.cases[row.case];
         let median_ms = median(samples);
-        let (reached, roof) = self.roofs.reached(&row.kernel, row.flops, row.bytes, median_ms);
+        let (reached, roof) = self.roofs.reached(row.arithmetic, row.flops, row.bytes, median_ms);
         self.figures.push(Figure {
             operator: case.operator.into(),
             shape: case.what.clone(),
             kernel: row.kernel.clone(),
-            element: if row.kernel.contains("f16") || row.kernel.contains("coop") { "f16" } else { "f32" },
+            element: row.arithmetic.elem().name(),
             chosen: row.variant == 0,
             median_ms,
             spread: spread(samples),

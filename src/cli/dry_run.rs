@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use wgpt::error::{Error, Result};
-use wgpt::gpu::Elem;
+use wgpt::gpu::{Elem, Gpu};
 use wgpt::train::plan::{LARGEST_BINDING, assumed, plan};
 use wgpt::train::settings::Settings;
 
@@ -64,8 +64,8 @@ fn print_plan(args: &Args, settings: &mut Settings, elem: Elem) -> Result<Option
     let name = elem.name();
     settings.train.precision = name.into();
     let caps = assumed(elem, LARGEST_BINDING);
-    args.choose_batch(settings, || Ok(caps.clone()))?;
-    let (total, table) = plan(&caps, settings)?;
+    let dry = args.choose_batch(settings, || Ok(Gpu::dry(caps.clone())))?.unwrap_or_else(|| Gpu::dry(caps.clone()));
+    let (total, table) = plan(&dry, settings)?;
     let batch =
         if args.batch == Some(Batch::Auto) { format!(", batch {}", settings.train.batch) } else { String::new() };
     say!("memory   in {name}, on a GPU with bindings up to 2 GiB{batch}:");

@@ -1,30 +1,96 @@
 //! `wgpt shader`.
 
 use wgpt::error::{Error, Result};
+use wgpt::gpu::{Caps, KernelId, adapter};
 use wgpt::ops;
 
+use super::predicted;
 use super::terminal::say;
+
+/// Names that a message suggests at most.
+const SUGGESTIONS: usize = 5;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Kernel to print, as `wgpt shader` lists it; without it all names
+    /// Kernel to print: a name, or the beginning of one; without it the names of all kernels
     name: Option<String>,
+    /// Adapter whose kernels are meant: index or part of the name, as `wgpt devices` lists them [default: the first GPU]
+    #[arg(long)]
+    device: Option<String>,
+    /// GPU whose kernels are meant, which need not be here: h100 h200 a100 rtx-4090 rtx-3090 rx-7900-xtx apple-m1
+    #[arg(long, value_name = "CARD", conflicts_with = "device")]
+    gpu: Option<String>,
+    /// The kernels of all adapters
+    #[arg(long, conflicts_with_all = ["device", "gpu"])]
+    all: bool,
 }
 
-/// Prints the names of all kernels, or the WGSL of one.
+/// Prints the names of an adapter's kernels, or the WGSL of one.
 pub fn run(args: &Args) -> Result<()> {
-    let kernels = [ops::all_kernels(), ops::tried_kernels()].concat();
-    let Some(name) = &args.name else {
-        let mut names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.iter().for_each(|name| say!("{name}"));
-        return Ok(());
+    let (kernels, caps) = kernels(args)?;
+    let mut named: Vec<(String, &KernelId)> = kernels.iter().map(|kernel| (kernel.name(), kernel)).collect();
+    named.sort_by(|a, b| a.0.cmp(&b.0));
+    let wanted = args.name.as_deref().unwrap_or_default();
+    let exact = named.iter().filter(|(name, _)| name == wanted).count();
+    named.retain(|(name, _)| if exact > 0 { name == wanted } else { name.starts_with(wanted) });
+    let mut names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    match names.as_slice() {
+        [] => Err(unknown(wanted, &kernels, args)),
+        [_] if args.name.is_some() => {
+            print(named[0].1, named.len(), caps.as_ref());
+            Ok(())
+        }
+        all => {
+            all.iter().for_each(|name| say!("{name}"));
+            Ok(())
+        }
+    }
+}
+
+/// The kernels that are meant, and the adapter that they are for.
+fn kernels(args: &Args) -> Result<(Vec<KernelId>, Option<Caps>)> {
+    if args.all {
+        let mut all = ops::all_kernels();
+        all.extend(ops::tried_kernels());
+        return Ok((all, None));
+    }
+    let caps = match &args.gpu {
+        Some(name) => predicted::card("--gpu", name)?.caps(),
+        None => adapter::find(args.device.as_deref())
+            .map_err(|e| Error::Device(format!("{e}; or name a GPU that is not here: --gpu h100, or --all")))?,
     };
-    let kernel = kernels
-        .iter()
-        .find(|k| k.name == *name)
-        .ok_or_else(|| Error::Usage(format!("shader: no kernel is called `{name}`; `wgpt shader` lists them")))?;
-    say!("// entry point {}, overrides {:?}\n{}", kernel.entry, kernel.constants, kernel.source);
-    Ok(())
+    Ok((ops::kernels_of(&caps), Some(caps)))
+}
+
+fn print(kernel: &KernelId, variants: usize, caps: Option<&Caps>) {
+    let text = kernel.kernel();
+    let lanes = text.subgroup_size.map_or(String::new(), |lanes| format!(", subgroups of {lanes}"));
+    say!("// {}: entry point {}, overrides {:?}{lanes}", text.name, text.entry, text.constants);
+    if let Some(caps) = caps {
+        let refused = text.reflect().and_then(|reflection| reflection.check(&text.name, caps)).err();
+        say!("// for {}{}", caps.name, refused.map_or(String::new(), |why| format!(", which cannot run it: {why}")));
+    } else if variants > 1 {
+        say!("// one of {variants} kernels of this name, which adapters of different kinds get");
+    }
+    say!("{}", text.source);
+}
+
+/// The error for a name that no kernel begins with.
+fn unknown(wanted: &str, kernels: &[KernelId], args: &Args) -> Error {
+    let elsewhere = !args.all && ops::all_kernels().iter().any(|kernel| kernel.name().starts_with(wanted));
+    if elsewhere {
+        return Error::Usage(format!(
+            "shader: this adapter gets no kernel `{wanted}`, others do; try --all, or --gpu CARD"
+        ));
+    }
+    let mut names: Vec<String> = kernels.iter().map(KernelId::name).collect();
+    names.sort();
+    names.dedup();
+    names.sort_by_key(|name| (1e6 * (1.0 - strsim::jaro_winkler(wanted, name))) as u64);
+    names.truncate(SUGGESTIONS);
+    Error::Usage(format!(
+        "shader: no kernel's name begins with `{wanted}`, the nearest are {}; `wgpt shader` lists all",
+        names.join(", ")
+    ))
 }

@@ -392,7 +392,7 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     let start = noted.or(read);
     let Resolved { mut settings, config, tokenizer } = args.resolve(start.as_ref())?;
     args.choose_precision(&mut settings)?;
-    args.choose_batch(&mut settings, || gpu::adapter::find(args.device.as_deref()))?;
+    let planner = args.choose_batch(&mut settings, || gpu::adapter::find(args.device.as_deref()).map(Gpu::dry))?;
     aside.iter().for_each(|text| say!("recipe   {text}"));
 
     let Look { loader, rows, baseline, summary } = args.look(&mut settings, &config, tokenizer)?;
@@ -403,6 +403,8 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
     };
 
     let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
+    // what was read for the plan the first device need not read again
+    let planner = Cell::new(planner);
     let open = || {
         let mut gpu = Gpu::open(&Options {
             device: args.device.clone(),
@@ -413,7 +415,11 @@ pub fn run(args: &Args, aside: &[String]) -> Result<()> {
         })?;
         precision::check(settings.elem(), &gpu.caps)?;
         tuned.replace(tune::load(&mut gpu.caps));
-        check_memory(&gpu.caps, &settings, args.memory)?;
+        let gpu = match planner.take() {
+            Some(planner) => gpu.adopting(planner),
+            None => gpu,
+        };
+        check_memory(&gpu, &settings, args.memory)?;
         Ok(gpu)
     };
     // what was read for its shape, once; after that it is read again

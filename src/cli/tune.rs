@@ -180,7 +180,7 @@ fn measured(job: &Job, roofs: &Roofs, trial: &Trial, ms: f64) -> String {
         trial.kernel,
         number(ms),
         number(rate),
-        1e14 * rate / roofs.flops(&trial.kernel).1
+        1e14 * rate / roofs.flops(trial.arithmetic).1
     )
 }
 

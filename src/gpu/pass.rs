@@ -1,5 +1,6 @@
 //! Recording: a step is a flat list of dispatches, made once and encoded anew for every submission.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,18 +9,19 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 
 use super::context::{Gpu, lock};
-use super::kernel::{Kernel, Pipeline};
+use super::kernel::{Arithmetic, KernelId, OpPass, Pipeline, Purpose};
+use super::layout::Immediates;
 use super::tensor::{Buffer, Tensor, row_windows};
 
 /// One dispatch as an operator asks for it.
 #[derive(Debug)]
 pub struct Dispatch<'a> {
     /// The kernel.
-    pub kernel: &'a Kernel,
+    pub kernel: &'a KernelId,
     /// Bindings 0, 1, 2, ...
     pub tensors: &'a [&'a Tensor],
     /// The kernel's parameters, at most 64 bytes.
-    pub immediates: &'a [u8],
+    pub immediates: Immediates<'a>,
     /// Number of workgroups. More than one dimension holds are folded into two: see `shared/grid.wgsl`.
     pub groups: u64,
     /// Floating-point operations that the operator needs.
@@ -50,13 +52,49 @@ impl Binding {
     }
 }
 
+/// A part of the model, or of a step, that commands belong to: `head`, or the layer `h.3`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Place {
+    /// The part's name.
+    pub part: &'static str,
+    /// Its number, of parts that there are several of.
+    pub layer: Option<u32>,
+}
+
+impl Place {
+    /// A part that there is one of.
+    #[must_use]
+    pub const fn new(part: &'static str) -> Self {
+        Self { part, layer: None }
+    }
+
+    /// One of several parts.
+    #[must_use]
+    pub const fn layer(part: &'static str, layer: usize) -> Self {
+        Self { part, layer: Some(layer as u32) }
+    }
+}
+
+impl serde::Serialize for Place {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.layer {
+            None => f.write_str(self.part),
+            Some(layer) => write!(f, "{}.{layer}", self.part),
+        }
+    }
+}
+
 /// One recorded command.
 #[derive(Debug, Clone)]
 pub struct Command {
-    /// Kernel name, or `clear`.
-    pub name: String,
-    /// Where in the model: `h.3`.
-    pub place: String,
+    /// The part of the model or of the step that it belongs to.
+    pub place: Place,
     /// Workgroups in x, y, z.
     pub grid: [u32; 3],
     /// See [`Dispatch::flops`].
@@ -70,9 +108,24 @@ pub struct Command {
 
 #[derive(Debug, Clone)]
 enum Action {
-    Dispatch { pipeline: Arc<Pipeline>, bind_group: Option<wgpu::BindGroup>, immediates: Vec<u8> },
-    Clear { buffer: Arc<Buffer>, offset: u64, size: u64 },
-    Copy { source: Arc<Buffer>, from: u64, target: Arc<Buffer>, to: u64, size: u64 },
+    /// The pipeline knows operator, purpose and printed name.
+    Dispatch {
+        pipeline: Arc<Pipeline>,
+        bind_group: Option<wgpu::BindGroup>,
+        immediates: Vec<u8>,
+    },
+    Clear {
+        buffer: Arc<Buffer>,
+        offset: u64,
+        size: u64,
+    },
+    Copy {
+        source: Arc<Buffer>,
+        from: u64,
+        target: Arc<Buffer>,
+        to: u64,
+        size: u64,
+    },
 }
 
 /// A recording in progress.
@@ -81,19 +134,19 @@ pub struct Pass<'g> {
     /// The device that is recorded for.
     pub gpu: &'g Gpu,
     commands: Vec<Command>,
-    place: String,
+    place: Place,
 }
 
 impl<'g> Pass<'g> {
     /// Starts a recording.
     #[must_use]
     pub fn new(gpu: &'g Gpu) -> Self {
-        Self { gpu, commands: Vec::new(), place: String::new() }
+        Self { gpu, commands: Vec::new(), place: Place::default() }
     }
 
-    /// Says where in the model the following commands belong.
-    pub fn at(&mut self, place: impl Into<String>) {
-        self.place = place.into();
+    /// Sets the part of the model that the following commands belong to.
+    pub fn at(&mut self, place: Place) {
+        self.place = place;
     }
 
     /// Records a dispatch.
@@ -102,17 +155,12 @@ impl<'g> Pass<'g> {
     /// [`Error::Gpu`] if the kernel cannot be built; [`Error::Memory`] if a tensor is larger than the adapter binds.
     pub fn dispatch(&mut self, dispatch: &Dispatch) -> Result<()> {
         let pipeline = self.gpu.pipeline(dispatch.kernel)?;
-        let name = &dispatch.kernel.name;
+        let name = &*pipeline.name;
         if dispatch.groups == 0 {
             return Ok(());
         }
-        if pipeline.reflection.immediate_bytes as usize != dispatch.immediates.len() {
-            return Err(Error::Gpu(format!(
-                "{name}: {} bytes of immediates, expected {}",
-                dispatch.immediates.len(),
-                pipeline.reflection.immediate_bytes
-            )));
-        }
+        let reflection = &pipeline.reflection;
+        dispatch.immediates.check(name, &reflection.immediates, reflection.immediate_bytes)?;
         let bind_group = self.bind(&pipeline, name, dispatch.tensors)?;
         let writes = pipeline.reflection.bindings.iter().map(|(_, writes)| *writes);
         let bindings =
@@ -122,13 +170,12 @@ impl<'g> Pass<'g> {
             Error::Gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit))
         })?;
         self.commands.push(Command {
-            name: name.clone(),
-            place: self.place.clone(),
+            place: self.place,
             grid,
             flops: dispatch.flops,
             bytes: dispatch.bytes,
             bindings,
-            action: Action::Dispatch { pipeline, bind_group, immediates: dispatch.immediates.to_vec() },
+            action: Action::Dispatch { pipeline, bind_group, immediates: dispatch.immediates.bytes.to_vec() },
         });
         Ok(())
     }
@@ -137,7 +184,7 @@ impl<'g> Pass<'g> {
     pub fn clear(&mut self, tensor: &Tensor) {
         // no clear ends within a word: behind an odd number of f16 there is only padding
         let (buffer, offset, size) = (Arc::clone(&tensor.buffer), tensor.offset, tensor.bytes().next_multiple_of(4));
-        self.push("clear", size, vec![Binding::new(tensor, true)], Action::Clear { buffer, offset, size });
+        self.push(size, vec![Binding::new(tensor, true)], Action::Clear { buffer, offset, size });
     }
 
     /// Records a copy of `source` over `target`.
@@ -162,20 +209,12 @@ impl<'g> Pass<'g> {
             size: source.bytes(),
         };
         let bindings = vec![Binding::new(source, false), Binding::new(target, true)];
-        self.push("copy", 2 * source.bytes(), bindings, action);
+        self.push(2 * source.bytes(), bindings, action);
         Ok(())
     }
 
-    fn push(&mut self, name: &str, bytes: u64, bindings: Vec<Binding>, action: Action) {
-        self.commands.push(Command {
-            name: name.into(),
-            place: self.place.clone(),
-            grid: [0; 3],
-            flops: 0,
-            bytes,
-            bindings,
-            action,
-        });
+    fn push(&mut self, bytes: u64, bindings: Vec<Binding>, action: Action) {
+        self.commands.push(Command { place: self.place, grid: [0; 3], flops: 0, bytes, bindings, action });
     }
 
     /// Cuts `rows` rows so that a tensor with the longest row given stays within what one dispatch uses of it.
@@ -227,10 +266,10 @@ impl<'g> Pass<'g> {
             }
         }
         let Some(raw) = &self.gpu.raw else { return Ok(None) };
-        let Some((_, layout)) = &pipeline.raw else { return Ok(None) };
+        let Some((_, layout)) = pipeline.built() else { return Ok(None) };
         let window =
             |t: &Tensor| (t.buffer.id, t.offset, t.bytes().next_multiple_of(4).max(16).min(t.buffer.size - t.offset));
-        let key = (pipeline.id, tensors.iter().map(|t| window(t)).collect::<Vec<_>>());
+        let key = (pipeline.number, tensors.iter().map(|t| window(t)).collect::<Vec<_>>());
         let mut cache = lock(&self.gpu.bind_groups);
         if let Some(group) = cache.get(&key) {
             return Ok(Some(group.clone()));
@@ -329,6 +368,41 @@ impl Program {
 }
 
 impl Command {
+    /// Returns the kernel; `None` for a clear or copy.
+    #[must_use]
+    pub fn kernel(&self) -> Option<&KernelId> {
+        let Action::Dispatch { pipeline, .. } = &self.action else { return None };
+        Some(&pipeline.id)
+    }
+
+    /// Returns the operator's pass that it serves; `None` for a clear or copy.
+    #[must_use]
+    pub fn operator(&self) -> Option<OpPass> {
+        self.kernel().map(|kernel| kernel.operator)
+    }
+
+    /// Returns the arithmetic that bounds it.
+    #[must_use]
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.kernel().map_or(Arithmetic::F32, KernelId::arithmetic)
+    }
+
+    /// Returns the kind of work.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.kernel().map_or(Purpose::Transfer, |kernel| kernel.purpose)
+    }
+
+    /// Returns the printed name: the kernel's, `clear` or `copy`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match &self.action {
+            Action::Dispatch { pipeline, .. } => &pipeline.name,
+            Action::Clear { .. } => "clear",
+            Action::Copy { .. } => "copy",
+        }
+    }
+
     /// True for a kernel, false for a clear or copy.
     #[must_use]
     pub fn is_dispatch(&self) -> bool {
@@ -345,7 +419,7 @@ impl Command {
 
     pub(super) fn encode_dispatch(&self, pass: &mut wgpu::ComputePass) {
         let Action::Dispatch { pipeline, bind_group, immediates } = &self.action else { return };
-        let Some((raw, _)) = &pipeline.raw else { return };
+        let Some((raw, _)) = pipeline.built() else { return };
         pass.set_pipeline(raw);
         pass.set_bind_group(0, bind_group.as_ref(), &[]);
         if !immediates.is_empty() {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 
 use super::adapter::Caps;
+use super::layout::{self, Member};
 
 /// A kernel's sizes, bindings and features, as its text has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Reflection {
     pub workgroup_bytes: u32,
     /// Bytes of immediates.
     pub immediate_bytes: u32,
+    /// Their members.
+    pub immediates: Vec<Member<String>>,
     /// Binding number, and whether the kernel writes to it.
     pub bindings: Vec<(u32, bool)>,
     /// Features of the device.
@@ -41,6 +44,7 @@ impl Reflection {
             workgroup_size: module.entry_points[index].workgroup_size,
             workgroup_bytes: 0,
             immediate_bytes: 0,
+            immediates: Vec::new(),
             bindings: Vec::new(),
             needs: Needs::of(module, index),
         };
@@ -51,7 +55,10 @@ impl Reflection {
             let size = layouter[variable.ty].size;
             match variable.space {
                 naga::AddressSpace::WorkGroup => reflection.workgroup_bytes += size,
-                naga::AddressSpace::Immediate => reflection.immediate_bytes = size,
+                naga::AddressSpace::Immediate => {
+                    reflection.immediate_bytes = size;
+                    reflection.immediates = layout::members(module, variable.ty);
+                }
                 naga::AddressSpace::Storage { access } => {
                     let Some(binding) = variable.binding else { continue };
                     reflection.bindings.push((binding.binding, access.contains(naga::StorageAccess::STORE)));
@@ -194,7 +201,7 @@ fn uses_subgroups(block: &naga::Block) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{Gpu, Kernel};
+    use crate::gpu::{Gpu, KernelId};
 
     /// wgpu hands such a kernel to drivers without matrices, and two of them crash.
     #[test]
@@ -209,7 +216,7 @@ mod tests {
                 let c = coopMultiplyAdd(a, b, coop_mat16x16<f32, C>());
                 coopStoreT(c, &out[0], 16u);
             }";
-        let kernel = Kernel::generated("probe".into(), "main", text.into());
+        let kernel = KernelId::probe("probe", "main", text.into());
         let able = || Caps { f16: true, subgroups: true, matrix_edges: vec![16], ..Caps::webgpu_defaults() };
         assert!(Gpu::dry(able()).pipeline(&kernel).is_ok());
         for (caps, what) in [
@@ -221,8 +228,7 @@ mod tests {
             let error = Gpu::dry(caps).pipeline(&kernel).expect_err("refused").to_string();
             assert!(error.contains(what), "{error}");
         }
-        let sums =
-            Kernel::generated("probe".into(), "main", text.replace("f32, C", "f16, C").replace("<f32>", "<f16>"));
+        let sums = KernelId::probe("probe", "main", text.replace("f32, C", "f16, C").replace("<f32>", "<f16>"));
         let error = Gpu::dry(able()).pipeline(&sums).expect_err("refused").to_string();
         assert!(error.contains("are not square, of f16 operands and f32 sums"), "{error}");
     }
@@ -236,7 +242,7 @@ mod tests {
                 fn inner(x: u32) -> u32 {{ if x > 1u {{ loop {{ {body} break; }} }} return x; }}
                 @compute @workgroup_size(32) fn main({arguments}) {{ out[0] = inner(out[1]); }}"
             );
-            Kernel::generated("probe".into(), "main", text)
+            KernelId::probe("probe", "main", text)
         };
         let plain = Caps::webgpu_defaults();
         for (arguments, body) in [
@@ -248,8 +254,8 @@ mod tests {
             let error = Gpu::dry(plain.clone()).pipeline(&kernel(arguments, body)).expect_err("refused").to_string();
             assert!(error.contains("needs subgroup operations"), "{arguments} {body}: {error}");
         }
-        let without = kernel("", "").source.replace("@builtin(subgroup_size) size", "size");
+        let without = kernel("", "").kernel().source.replace("@builtin(subgroup_size) size", "size");
         let without = without.replace("size: u32, @builtin(local_invocation_index) lane: u32", "size: u32");
-        assert!(Gpu::dry(plain).pipeline(&Kernel::generated("probe".into(), "main", without)).is_ok());
+        assert!(Gpu::dry(plain).pipeline(&KernelId::probe("probe", "main", without)).is_ok());
     }
 }

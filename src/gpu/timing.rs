@@ -51,7 +51,7 @@ struct Batch<'g> {
 impl Batch<'_> {
     fn dispatch(&mut self, encoder: &mut wgpu::CommandEncoder, at: usize, command: &Command) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some(&command.name),
+            label: Some(command.name()),
             timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
                 query_set: self.set,
                 beginning_of_pass_write_index: Some(self.used),

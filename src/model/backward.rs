@@ -7,6 +7,7 @@ use crate::ops::{attention, bias, crossentropy, embedding, gelu, layernorm, matm
 use super::activations::{Activations, Backward, BlockBackward, Recompute};
 use super::config::Config;
 use super::forward;
+use super::place;
 use super::tensors::Params;
 
 /// From `lnf` to `losses`, `d.dlnf` and the head's part of `grads.wte`, a chunk of logits
@@ -24,7 +25,7 @@ pub fn head(
     d: &Backward,
     (control, scale): (&stepcontrol::StepControl, f32),
 ) -> Result<()> {
-    pass.at("head");
+    pass.at(place::HEAD);
     for start in (0..a.rows()).step_by(a.logits.rows()) {
         let rows = start..(start + a.logits.rows()).min(a.rows());
         let logits = a.logits.slice(0..rows.len());
@@ -53,14 +54,14 @@ pub fn body(
     buckets: &embedding::Buckets,
 ) -> Result<()> {
     let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
-    pass.at("final");
+    pass.at(place::FINAL);
     let kept = (&a.lnf_xhat, &a.lnf_rstd);
     let lnf = Norm { weight: p.get("lnfw", 0), dweight: grads.get("lnfw", 0), dbias: grads.get("lnfb", 0) };
     // the last projection before a norm gets its bias's gradient from there
     let last = config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last));
     norm(pass, d, &d.dlnf, Along::Begins, kept, lnf, last)?;
     for (l, BlockBackward { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in d.blocks.iter().enumerate().rev() {
-        pass.at(format!("h.{l}"));
+        pass.at(place::block(l));
         let w = |name| p.get(name, l);
         let dw = |name| grads.get(name, l);
         let m = |name| p.matrix(name, l);
@@ -97,7 +98,7 @@ pub fn body(
         let along = if l == 0 { Along::Ends } else { Along::Runs };
         norm(pass, d, dln1, along, (&b.ln1_xhat, &b.ln1_rstd), ln1, before)?;
     }
-    pass.at("embedding");
+    pass.at(place::EMBEDDING);
     embedding::backward(
         pass,
         embedding::Backward {

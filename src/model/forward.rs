@@ -6,6 +6,7 @@ use crate::ops::{attention, crossentropy, embedding, layernorm, matmul};
 
 use super::activations::{Activations, Block};
 use super::config::Config;
+use super::place;
 use super::tensors::Params;
 
 /// From `tokens` to `lnf`, for whole sequences.
@@ -14,7 +15,7 @@ use super::tensors::Params;
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
 pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Result<()> {
     let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
-    pass.at("embedding");
+    pass.at(place::EMBEDDING);
     embedding::forward(
         pass,
         embedding::Forward {
@@ -41,7 +42,7 @@ pub fn step(
     at: &Tensor,
     kept: &Activations,
 ) -> Result<()> {
-    pass.at("embedding");
+    pass.at(place::EMBEDDING);
     let (wte, wpe) = (p.get("wte", 0), p.get("wpe", 0));
     let io = embedding::Forward { tokens: &a.tokens, wte, wpe, out: &a.encoded, positions: kept.positions };
     embedding::forward_at(pass, io, at)?;
@@ -60,13 +61,13 @@ fn blocks(
 ) -> Result<()> {
     let mut inp = &a.encoded;
     for (l, b) in a.blocks.iter().enumerate() {
-        pass.at(format!("h.{l}"));
+        pass.at(place::block(l));
         inside(pass, p, (l, b), inp, &attend)?;
         let fcproj = linear(p, l, &b.fch_gelu, ("fcprojw", "fcprojb"), &b.residual3);
         matmul::forward_residual(pass, fcproj, &b.residual2)?;
         inp = &b.residual3;
     }
-    pass.at("final");
+    pass.at(place::FINAL);
     norm(pass, inp, p.get("lnfw", 0), p.get("lnfb", 0), [&a.lnf_xhat, &a.lnf, &a.lnf_rstd])
 }
 
@@ -121,7 +122,7 @@ fn linear<'a>(
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
 pub fn losses(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Result<()> {
-    pass.at("head");
+    pass.at(place::HEAD);
     for start in (0..a.rows()).step_by(a.logits.rows()) {
         let rows = start..(start + a.logits.rows()).min(a.rows());
         let logits = a.logits.slice(0..rows.len());

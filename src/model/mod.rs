@@ -6,6 +6,7 @@ pub mod config;
 pub mod forward;
 pub mod init;
 pub mod params;
+pub mod place;
 pub mod tensors;
 
 pub use activations::{Activations, Backward, Recompute};

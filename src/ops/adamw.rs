@@ -1,10 +1,8 @@
 //! AdamW: the update of all parameters from their gradients.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::{Operator, group, groups, stepcontrol::StepControl, widths};
 
@@ -13,11 +11,11 @@ pub const FORWARD: OpPass = OpPass::new("adamw", "forward");
 /// The operator's entry in [`super::OPERATORS`].
 pub static OPERATOR: Operator = Operator { name: "adamw", passes: &[FORWARD], kernels, tried: super::none_tried };
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    decays: u32,
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+        decays: u32,
+    }
 }
 
 /// What an S of the kernel holds.
@@ -25,16 +23,15 @@ fn stored_copy(copied: bool) -> Elem {
     if copied { Elem::F16 } else { Elem::F32 }
 }
 
-fn kernel(caps: &Caps, width: Width, copied: bool) -> Kernel {
+fn kernel(caps: &Caps, width: Width, copied: bool) -> KernelId {
     let entry = if copied { "forward_copied" } else { "forward" };
-    let elem = stored_copy(copied);
-    let body = concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/adamw.wgsl"));
-    Kernel::stored(&format!("adamw.{entry}"), entry, width, elem, body).set("WG", group(caps))
+    let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/adamw.wgsl")];
+    KernelId::shader(FORWARD, entry, width, &body).stored(stored_copy(copied)).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let copied: &[bool] = if caps.f16 { &[false, true] } else { &[false] };
     let of = |&c: &bool| widths(stored_copy(c)).iter().map(move |&width| kernel(caps, width, c));
     copied.iter().flat_map(of).collect()
@@ -82,7 +79,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
-        immediates: bytemuck::bytes_of(&Params { count: count as u32, decays: u32::from(io.decays) }),
+        immediates: Immediates::of(&Params { count: count as u32, decays: u32::from(io.decays) }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: 14 * n as u64,
         bytes: 7 * io.param.bytes() + io.copy.map_or(0, Tensor::bytes),

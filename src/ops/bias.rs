@@ -1,10 +1,8 @@
 //! The gradient of a bias. Its forward is part of the matrix product.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::{Operator, group, groups, stored, widths};
 
@@ -13,13 +11,13 @@ pub const BACKWARD: OpPass = OpPass::new("bias", "backward");
 /// The operator's entry in [`super::OPERATORS`].
 pub static OPERATOR: Operator = Operator { name: "bias", passes: &[BACKWARD], kernels, tried: super::none_tried };
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    columns: u32,
-    block_rows: u32,
-    blocks: u32,
+crate::shared_struct! {
+    struct Params {
+        rows: u32,
+        columns: u32,
+        block_rows: u32,
+        blocks: u32,
+    }
 }
 
 /// Most blocks of rows that are summed apart: the rows that `scratch` must have.
@@ -33,14 +31,14 @@ fn blocks(rows: usize) -> (usize, usize) {
     (block_rows, rows.div_ceil(block_rows))
 }
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel {
-    let body = include_str!("../../shaders/bias.wgsl");
-    Kernel::stored(&format!("bias.{entry}"), entry, width, elem, body).set("WG", group(caps))
+fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> KernelId {
+    let body = [include_str!("../../shaders/bias.wgsl")];
+    KernelId::shader(BACKWARD, entry, width, &body).stored(elem).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
     for elem in stored(caps) {
         list.extend(widths(elem).iter().map(|&width| kernel(caps, "backward_blocks", width, elem)));
@@ -85,7 +83,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &first,
             tensors: &[&dout, &scratch],
-            immediates: bytemuck::bytes_of(&params(units)),
+            immediates: Immediates::of(&params(units)),
             groups: groups(blocks * units, wg),
             flops: dout.len() as u64,
             bytes: dout.bytes() + scratch.bytes(),
@@ -93,7 +91,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &second,
             tensors: &[&scratch, io.dbias],
-            immediates: bytemuck::bytes_of(&params(columns)),
+            immediates: Immediates::of(&params(columns)),
             groups: groups(columns, wg),
             flops: scratch.len() as u64,
             bytes: scratch.bytes() + 2 * io.dbias.bytes(),

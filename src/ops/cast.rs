@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::{Operator, group, groups, widths};
 
@@ -13,19 +13,25 @@ pub const WIDEN: OpPass = OpPass::new("cast", "widen");
 /// The operator's entry in [`super::OPERATORS`].
 pub static OPERATOR: Operator = Operator { name: "cast", passes: &[FORWARD, WIDEN], kernels, tried: super::none_tried };
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
-    let body = include_str!("../../shaders/cast.wgsl");
-    Kernel::stored(&format!("cast.{entry}"), entry, width, Elem::F16, body).set("WG", group(caps))
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+        first: u32,
+    }
+}
+
+fn kernel(caps: &Caps, of: OpPass, width: Width) -> KernelId {
+    let body = [include_str!("../../shaders/cast.wgsl")];
+    KernelId::shader(of, of.pass, width, &body).stored(Elem::F16).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     if !caps.f16 {
         return Vec::new();
     }
-    let entries = ["forward", "widen"];
-    widths(Elem::F16).iter().flat_map(|&width| entries.map(|entry| kernel(caps, entry, width))).collect()
+    widths(Elem::F16).iter().flat_map(|&width| [FORWARD, WIDEN].map(|of| kernel(caps, of, width))).collect()
 }
 
 /// `out = inp`, f32 rounded to the nearest f16, of flat windows of equal length. Overwrites `out`.
@@ -42,9 +48,9 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     let width = Width::stored(Elem::F16, &[inp.len()]);
     let count = inp.len() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, "forward", width),
+        kernel: &kernel(&pass.gpu.caps, FORWARD, width),
         tensors: &[inp, out],
-        immediates: bytemuck::cast_slice(&[count as u32, 0]),
+        immediates: Immediates::of(&Params { count: count as u32, first: 0 }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: inp.len() as u64,
         bytes: inp.bytes() + out.bytes(),
@@ -66,9 +72,9 @@ pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<
     let width = Width::stored(Elem::F16, &[inp.columns()]);
     let count = inp.columns() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, "widen", width),
+        kernel: &kernel(&pass.gpu.caps, WIDEN, width),
         tensors: &[inp, out],
-        immediates: bytemuck::cast_slice(&[count as u32, (row * count) as u32]),
+        immediates: Immediates::of(&Params { count: count as u32, first: (row * count) as u32 }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: 0,
         bytes: inp.row_bytes() + out.bytes(),

@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::{Operator, group, groups};
 
@@ -25,33 +23,39 @@ pub const NONE_FAR: [u32; 3] = [0, u32::MAX, 0];
 /// Elements that an invocation of [`near`] compares: the shader's `EACH`.
 const EACH: u32 = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct NearParams {
-    count: u32,
-    base: u32,
-    line: u32,
-    first_column: u32,
-    end_column: u32,
-    tolerance: f32,
-    stored: f32,
+crate::shared_struct! {
+    struct NearParams {
+        count: u32,
+        base: u32,
+        line: u32,
+        first_column: u32,
+        end_column: u32,
+        tolerance: f32,
+        stored: f32,
+    }
 }
 
-fn kernel(caps: &Caps) -> Kernel {
-    Kernel::new("compare.forward", "forward", Width::Vec4, include_str!("../../shaders/compare.wgsl"))
-        .set("WG", group(caps))
+const BODY: [&str; 1] = [include_str!("../../shaders/compare.wgsl")];
+
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+    }
 }
 
-fn near_kernel(caps: &Caps, elem: Elem) -> Kernel {
-    let (name, half) = if elem == Elem::F16 { ("compare.near.f16", 1) } else { ("compare.near", 0) };
-    Kernel::new(name, "near", Width::Vec4, include_str!("../../shaders/compare.wgsl"))
-        .set("WG", group(caps))
-        .set("HALF", half)
+fn kernel(caps: &Caps) -> KernelId {
+    KernelId::shader(FORWARD, "forward", Width::Vec4, &BODY).set("WG", group(caps))
+}
+
+fn near_kernel(caps: &Caps, elem: Elem) -> KernelId {
+    let (variant, half) = if elem == Elem::F16 { (".f16", 1) } else { ("", 0) };
+    let kernel = KernelId::shader(NEAR, "near", Width::Vec4, &BODY).variant(variant);
+    kernel.set("WG", group(caps)).set("HALF", half)
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     vec![kernel(caps), near_kernel(caps, Elem::F32), near_kernel(caps, Elem::F16)]
 }
 
@@ -87,7 +91,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&first, &again, io.result],
-            immediates: bytemuck::bytes_of(&(count as u32)),
+            immediates: Immediates::of(&Params { count: count as u32 }),
             groups: groups(count, group(&pass.gpu.caps)),
             flops: 0,
             bytes: 2 * first.bytes(),
@@ -148,7 +152,7 @@ pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&got, &want, io.result],
-            immediates: bytemuck::bytes_of(&params),
+            immediates: Immediates::of(&params),
             groups: groups(want.len(), EACH * group(&pass.gpu.caps)),
             flops: 0,
             bytes: got.bytes() + want.bytes(),

@@ -1,10 +1,8 @@
 //! Softmax, cross-entropy loss and their gradient, fused over a chunk of rows.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::stepcontrol::StepControl;
 use super::{Operator, reduce_group, stored, widths};
@@ -17,33 +15,30 @@ pub const FORWARD_BACKWARD: OpPass = OpPass::new("crossentropy", "forward_backwa
 pub static OPERATOR: Operator =
     Operator { name: "crossentropy", passes: &[FORWARD, FORWARD_BACKWARD], kernels, tried: super::none_tried };
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    vocab: u32,
-    stride: u32,
-    scale: f32,
+crate::shared_struct! {
+    struct Params {
+        rows: u32,
+        vocab: u32,
+        stride: u32,
+        scale: f32,
+    }
 }
 
 /// The target of a row that does not count: its loss and gradient are zero.
 pub const IGNORED: u32 = u32::MAX;
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel {
-    let (name, body) = (
-        format!("crossentropy.{entry}"),
-        concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/crossentropy.wgsl")),
-    );
-    Kernel::stored(&name, entry, width, elem, body).set("WG", reduce_group(caps))
+fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem) -> KernelId {
+    let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/crossentropy.wgsl")];
+    KernelId::shader(of, of.pass, width, &body).stored(elem).set("WG", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
     for elem in stored(caps) {
         for &width in widths(elem) {
-            list.extend(["forward", "forward_backward"].map(|entry| kernel(caps, entry, width, elem)));
+            list.extend([FORWARD, FORWARD_BACKWARD].map(|of| kernel(caps, of, width, elem)));
         }
     }
     list
@@ -67,7 +62,7 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: &Forward) -> Result<()> {
-    run(pass, "forward", io, 0.0, None)
+    run(pass, FORWARD, io, 0.0, None)
 }
 
 /// As [`forward`], and overwrites `logits` by their gradient `(softmax - onehot) scale loss_scale`, with the loss scale
@@ -76,10 +71,10 @@ pub fn forward(pass: &mut Pass, io: &Forward) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn forward_backward(pass: &mut Pass, io: &Forward, control: &StepControl, scale: f32) -> Result<()> {
-    run(pass, "forward_backward", io, scale, Some(&control.state))
+    run(pass, FORWARD_BACKWARD, io, scale, Some(&control.state))
 }
 
-fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32, state: Option<&Tensor>) -> Result<()> {
+fn run(pass: &mut Pass, of: OpPass, io: &Forward, scale: f32, state: Option<&Tensor>) -> Result<()> {
     let (n, stride) = (io.logits.rows(), io.logits.columns());
     let place = "crossentropy.forward";
     io.targets.expect(place, "targets", n, 1)?;
@@ -88,13 +83,13 @@ fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32, state: Op
         return Err(Error::Shape(format!("{place}: `logits` has {stride} columns, expected at least {}", io.vocab)));
     }
     let width = Width::stored(io.logits.elem(), &[stride]);
-    let kernel = kernel(&pass.gpu.caps, entry, width, io.logits.elem());
+    let kernel = kernel(&pass.gpu.caps, of, width, io.logits.elem());
     let mut tensors = vec![io.logits, io.targets, io.losses];
     tensors.extend(state);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
-        immediates: bytemuck::bytes_of(&Params {
+        immediates: Immediates::of(&Params {
             rows: n as u32,
             vocab: io.vocab as u32,
             stride: (stride / width.elements()) as u32,
@@ -102,6 +97,6 @@ fn run(pass: &mut Pass, entry: &'static str, io: &Forward, scale: f32, state: Op
         }),
         groups: n as u64,
         flops: 6 * io.logits.len() as u64,
-        bytes: if entry == "forward" { 1 } else { 2 } * io.logits.bytes(),
+        bytes: if of == FORWARD { 1 } else { 2 } * io.logits.bytes(),
     })
 }

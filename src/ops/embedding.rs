@@ -1,10 +1,8 @@
 //! Token and position embedding.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Gpu, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Gpu, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::{Operator, group, groups, reduce_group};
 
@@ -18,28 +16,32 @@ pub const BACKWARD: OpPass = OpPass::new("embedding", "backward");
 pub static OPERATOR: Operator =
     Operator { name: "embedding", passes: &[FORWARD, FORWARD_AT, BACKWARD], kernels, tried: super::none_tried };
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    row0: u32,
-    positions: u32,
-    columns: u32,
-    first: u32,
-    tokens: u32,
+crate::shared_struct! {
+    struct Params {
+        rows: u32,
+        row0: u32,
+        positions: u32,
+        columns: u32,
+        first: u32,
+        tokens: u32,
+    }
 }
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width) -> Kernel {
+/// The passes and their kernels' entry points.
+const ENTRIES: [(OpPass, &str); 4] =
+    [(FORWARD, "forward"), (FORWARD_AT, "forward_at"), (BACKWARD, "backward_wte"), (BACKWARD, "backward_wpe")];
+
+fn kernel(caps: &Caps, (of, entry): (OpPass, &'static str), width: Width) -> KernelId {
     let wg = if entry == "backward_wte" { reduce_group(caps) } else { group(caps) };
-    Kernel::new(&format!("embedding.{entry}"), entry, width, include_str!("../../shaders/embedding.wgsl")).set("WG", wg)
+    KernelId::shader(of, entry, width, &[include_str!("../../shaders/embedding.wgsl")]).set("WG", wg)
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
     for width in [Width::Vec4, Width::Scalar] {
-        list.extend(["forward", "forward_at", "backward_wte", "backward_wpe"].map(|entry| kernel(caps, entry, width)));
+        list.extend(ENTRIES.map(|entry| kernel(caps, entry, width)));
     }
     list
 }
@@ -64,7 +66,7 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
-    run(pass, "forward", io, None)
+    run(pass, FORWARD, io, None)
 }
 
 /// `out[n,c] = wte[tokens[n],c] + wpe[at + n,c]`, with `at` a (1, 1) u32 on the GPU, so that one recording serves
@@ -74,10 +76,10 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 /// [`Error::Shape`].
 pub fn forward_at(pass: &mut Pass, io: Forward, at: &Tensor) -> Result<()> {
     at.expect("embedding.forward_at", "at", 1, 1)?;
-    run(pass, "forward_at", io, Some(at))
+    run(pass, FORWARD_AT, io, Some(at))
 }
 
-fn run(pass: &mut Pass, entry: &'static str, io: Forward, at: Option<&Tensor>) -> Result<()> {
+fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<()> {
     let (n, c) = (io.out.rows(), io.out.columns());
     io.tokens.expect("embedding.forward", "tokens", n, 1)?;
     io.wte.expect("embedding.forward", "wte", io.wte.rows(), c)?;
@@ -86,7 +88,7 @@ fn run(pass: &mut Pass, entry: &'static str, io: Forward, at: Option<&Tensor>) -
     }
     let wpe = io.wpe.slice(0..io.positions);
     let width = Width::of(&[c]);
-    let kernel = kernel(&pass.gpu.caps, entry, width);
+    let kernel = kernel(&pass.gpu.caps, (of, of.pass), width);
     for rows in pass.row_windows(n, io.out.row_bytes()) {
         for window in pass.row_windows(io.wte.rows(), io.wte.row_bytes()) {
             let (tokens, out) = (io.tokens.slice(rows.clone()), io.out.slice(rows.clone()));
@@ -104,7 +106,7 @@ fn run(pass: &mut Pass, entry: &'static str, io: Forward, at: Option<&Tensor>) -
             pass.dispatch(&Dispatch {
                 kernel: &kernel,
                 tensors: &tensors,
-                immediates: bytemuck::bytes_of(&params),
+                immediates: Immediates::of(&params),
                 groups: groups(out.len() / width.elements(), group(&pass.gpu.caps)),
                 flops: out.len() as u64,
                 bytes: 2 * out.bytes() + wpe.bytes(),
@@ -186,7 +188,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     }
     let width = Width::of(&[c]);
     let (wte_kernel, wpe_kernel) =
-        (kernel(&pass.gpu.caps, "backward_wte", width), kernel(&pass.gpu.caps, "backward_wpe", width));
+        (kernel(&pass.gpu.caps, ENTRIES[2], width), kernel(&pass.gpu.caps, ENTRIES[3], width));
     let dwpe = io.dwpe.slice(0..io.positions);
     for rows in pass.row_windows(n, io.dout.row_bytes()) {
         let dout = io.dout.slice(rows.clone());
@@ -203,7 +205,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
             pass.dispatch(&Dispatch {
                 kernel: &wte_kernel,
                 tensors: &[&io.buckets.table, &io.buckets.order, &dout, &dwte],
-                immediates: bytemuck::bytes_of(&params(window.start, window.len())),
+                immediates: Immediates::of(&params(window.start, window.len())),
                 groups: n as u64,
                 flops: dout.len() as u64,
                 // no more rows than tokens, or than there are
@@ -213,7 +215,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &wpe_kernel,
             tensors: &[&dout, &dwpe],
-            immediates: bytemuck::bytes_of(&params(0, 0)),
+            immediates: Immediates::of(&params(0, 0)),
             groups: groups(dwpe.len() / width.elements(), group(&pass.gpu.caps)),
             flops: dout.len() as u64,
             bytes: dout.bytes() + 2 * dwpe.bytes(),

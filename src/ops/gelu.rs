@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::{Operator, group, groups, stored, widths};
 
@@ -17,18 +17,24 @@ pub static OPERATOR: Operator =
 /// Floating-point operations an element, a transcendental one counted as one.
 const FLOPS: u64 = 10;
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> Kernel {
-    let body = concat!(include_str!("../../shaders/shared/gelu.wgsl"), include_str!("../../shaders/gelu.wgsl"));
-    Kernel::stored(&format!("gelu.{entry}"), entry, width, elem, body).set("WG", group(caps))
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+    }
+}
+
+fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem) -> KernelId {
+    let body = [include_str!("../../shaders/shared/gelu.wgsl"), include_str!("../../shaders/gelu.wgsl")];
+    KernelId::shader(of, of.pass, width, &body).stored(elem).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
     for elem in stored(caps) {
         for &width in widths(elem) {
-            list.extend(["forward", "backward"].map(|entry| kernel(caps, entry, width, elem)));
+            list.extend([FORWARD, BACKWARD].map(|of| kernel(caps, of, width, elem)));
         }
     }
     list
@@ -49,7 +55,7 @@ pub struct Forward<'a> {
 /// [`crate::error::Error::Shape`] if the shapes differ.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     io.out.expect("gelu.forward", "out", io.inp.rows(), io.inp.columns())?;
-    elementwise(pass, "forward", io.inp, io.out, 2)
+    elementwise(pass, FORWARD, io.inp, io.out, 2)
 }
 
 /// Tensors of [`backward`].
@@ -67,20 +73,20 @@ pub struct Backward<'a> {
 /// [`crate::error::Error::Shape`] if the shapes differ.
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.dout.expect("gelu.backward", "dout", io.inp.rows(), io.inp.columns())?;
-    elementwise(pass, "backward", io.inp, io.dout, 3)
+    elementwise(pass, BACKWARD, io.inp, io.dout, 3)
 }
 
-fn elementwise(pass: &mut Pass, entry: &'static str, a: &Tensor, b: &Tensor, accesses: u64) -> Result<()> {
+fn elementwise(pass: &mut Pass, of: OpPass, a: &Tensor, b: &Tensor, accesses: u64) -> Result<()> {
     let width = Width::stored(a.elem(), &[a.columns()]);
     b.expect_elem("gelu", b.label(), a.elem())?;
-    let kernel = kernel(&pass.gpu.caps, entry, width, a.elem());
+    let kernel = kernel(&pass.gpu.caps, of, width, a.elem());
     for rows in pass.row_windows(a.rows(), a.row_bytes()) {
         let (a, b) = (a.slice(rows.clone()), b.slice(rows));
         let count = a.len() / width.elements();
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&a, &b],
-            immediates: bytemuck::bytes_of(&(count as u32)),
+            immediates: Immediates::of(&Params { count: count as u32 }),
             groups: groups(count, group(&pass.gpu.caps)),
             flops: FLOPS * a.len() as u64,
             bytes: accesses * a.bytes(),

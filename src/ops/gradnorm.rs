@@ -1,26 +1,23 @@
 //! The sum of squares of all gradients, first stage: one partial sum per workgroup.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::Operator;
-use super::reduce_group;
 use super::stepcontrol::StepControl;
+use super::{Operator, reduce_group};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("gradnorm", "forward");
 /// The operator's entry in [`super::OPERATORS`].
 pub static OPERATOR: Operator = Operator { name: "gradnorm", passes: &[FORWARD], kernels, tried: super::none_tried };
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    first: u32,
-    groups: u32,
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+        first: u32,
+        groups: u32,
+    }
 }
 
 /// Elements that a workgroup sums at least.
@@ -28,19 +25,14 @@ const SHARE: usize = 16_384;
 /// Workgroups of one window at most.
 const MOST: usize = 1024;
 
-fn kernel(caps: &Caps, width: Width) -> Kernel {
-    Kernel::new(
-        "gradnorm.forward",
-        "forward",
-        width,
-        concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/gradnorm.wgsl")),
-    )
-    .set("WG", reduce_group(caps))
+fn kernel(caps: &Caps, width: Width) -> KernelId {
+    let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/gradnorm.wgsl")];
+    KernelId::shader(FORWARD, "forward", width, &body).set("WG", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
 }
 
@@ -82,7 +74,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[grads, io.partials, &io.control.state, &io.control.hyper],
-            immediates: bytemuck::bytes_of(&params),
+            immediates: Immediates::of(&params),
             groups: groups as u64,
             flops: 2 * grads.len() as u64,
             bytes: grads.bytes(),

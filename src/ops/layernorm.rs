@@ -1,11 +1,9 @@
 //! Layer normalisation (Ba, Kiros and Hinton), with the normalised input and its reciprocal standard deviation kept for
 //! the backward.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::{Operator, group, groups, reduce_group, stored};
 
@@ -19,14 +17,14 @@ pub const BACKWARD: OpPass = OpPass::new("layernorm", "backward");
 pub static OPERATOR: Operator =
     Operator { name: "layernorm", passes: &[FORWARD, AFFINE, BACKWARD], kernels, tried: super::none_tried };
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    columns: u32,
-    inverse: f32,
-    block_rows: u32,
-    blocks: u32,
+crate::shared_struct! {
+    struct Params {
+        rows: u32,
+        columns: u32,
+        inverse: f32,
+        block_rows: u32,
+        blocks: u32,
+    }
 }
 
 /// Most blocks of rows whose parameters' gradients are summed apart.
@@ -58,12 +56,12 @@ fn team(caps: &Caps, c: usize) -> u32 {
     if caps.software { wg } else { (units.div_ceil(MOST_KEPT) as u32).next_power_of_two().clamp(32, wg) }
 }
 
-fn text(caps: &Caps, name: &str, entry: &'static str, c: usize, elem: Elem) -> Kernel {
+fn shader(caps: &Caps, of: OpPass, entry: &'static str, c: usize, elem: Elem) -> KernelId {
     let width = Width::stored(elem, &[c]);
     let units = c / width.elements();
     let team = team(caps, c);
-    let body = include_str!("../../shaders/layernorm.wgsl");
-    Kernel::stored(&format!("layernorm.{name}"), entry, width, elem, body)
+    KernelId::shader(of, entry, width, &[include_str!("../../shaders/layernorm.wgsl")])
+        .stored(elem)
         .with_const("TEAM", team)
         .with_const("COLS", units.div_ceil(team as usize) as u32)
 }
@@ -79,41 +77,47 @@ struct Ends {
     summed: bool,
 }
 
-fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> Kernel {
-    with_ends(text(caps, "forward", "forward", c, elem), caps, Ends::default()).set("WG", reduce_group(caps))
+fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
+    with_ends(shader(caps, FORWARD, "forward", c, elem), caps, Ends::default()).set("WG", reduce_group(caps))
 }
 
-fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> Kernel {
-    with_ends(text(caps, "affine", "affine", c, elem), caps, Ends::default()).set("WG", group(caps))
+fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
+    with_ends(shader(caps, AFFINE, "affine", c, elem), caps, Ends::default()).set("WG", group(caps))
 }
 
-fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> Kernel {
-    let name = match (ends.first, ends.last) {
+fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
+    let label = match (ends.first, ends.last) {
         (true, _) => "backward_first",
         (_, true) => "backward_last",
         _ => "backward",
     };
-    with_ends(text(caps, name, "backward", c, elem), caps, ends).set("WG", reduce_group(caps))
+    let kernel = shader(caps, BACKWARD, "backward", c, elem).printed("layernorm", label);
+    with_ends(kernel, caps, ends).set("WG", reduce_group(caps))
 }
 
-fn params_kernel(caps: &Caps, c: usize, summed: bool) -> Kernel {
-    let name = if summed { "backward_params_summed" } else { "backward_params" };
+fn params_kernel(caps: &Caps, c: usize, summed: bool) -> KernelId {
+    let label = if summed { "backward_params_summed" } else { "backward_params" };
     let wg = if caps.software { group(caps) } else { reduce_group(caps) };
-    let ends = Ends { summed, ..Ends::default() };
-    with_ends(text(caps, name, "backward_params", c, Elem::F32), caps, ends).set("WG", wg)
+    let kernel = shader(caps, BACKWARD, "backward_params", c, Elem::F32).printed("layernorm", label);
+    with_ends(kernel, caps, Ends { summed, ..Ends::default() }).set("WG", wg)
 }
 
-fn with_ends(mut kernel: Kernel, caps: &Caps, ends: Ends) -> Kernel {
-    let Ends { first, last, summed } = ends;
-    let before = if first { "whole(V(), V())" } else { "dinp[i]" };
-    let put = if last { "wide[i * K] = first; wide[i * K + K - 1u] = last;" } else { "dinp[i] = whole(first, last);" };
-    let sum = if summed { "dsum_out[c] += x;" } else { "" };
+/// The functions through which the shader reads and stores what the variants differ in.
+fn with_ends(kernel: KernelId, caps: &Caps, Ends { first, last, summed }: Ends) -> KernelId {
+    let before = match first {
+        true => "fn dinp_before(i: u32) -> S { return whole(V(), V()); }\n",
+        false => "fn dinp_before(i: u32) -> S { return dinp[i]; }\n",
+    };
+    let put = match last {
+        true => "fn put_dinp(i: u32, first: V, last: V) { wide[i * K] = first; wide[i * K + K - 1u] = last; }\n",
+        false => "fn put_dinp(i: u32, first: V, last: V) { dinp[i] = whole(first, last); }\n",
+    };
+    let sum = match summed {
+        true => "fn put_sum(c: u32, x: V) { dsum_out[c] += x; }\n",
+        false => "fn put_sum(c: u32, x: V) {  }\n",
+    };
     let parts = if caps.software { 1 } else { PARTS };
-    kernel.source += &format!(
-        "fn dinp_before(i: u32) -> S {{ return {before}; }}\nfn put_dinp(i: u32, first: V, last: V) {{ {put} }}\n\
-         fn put_sum(c: u32, x: V) {{ {sum} }}\nconst PARTS = {parts}u;\n"
-    );
-    kernel
+    kernel.with_text(before).with_text(put).with_text(sum).with_hidden_const("PARTS", parts)
 }
 
 /// Invocations of a GPU that share a column of the blocks' sums.
@@ -121,7 +125,7 @@ const PARTS: u32 = 16;
 
 /// The kernels an adapter may be given, for some row lengths.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
     for c in SAMPLE_COLUMNS {
         for elem in stored(caps) {
@@ -182,7 +186,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&inp, io.weight, io.bias, &xhat, &out, &rstd],
-            immediates: bytemuck::bytes_of(&params(inp.rows(), c, out.elem())),
+            immediates: Immediates::of(&params(inp.rows(), c, out.elem())),
             groups: groups(inp.rows(), rows_a_group),
             flops: 8 * inp.len() as u64,
             bytes: inp.bytes() + xhat.bytes() + out.bytes() + rstd.bytes() + 2 * io.weight.bytes(),
@@ -227,7 +231,7 @@ pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&xhat, io.weight, io.bias, &out],
-            immediates: bytemuck::bytes_of(&params(xhat.rows(), c, out.elem())),
+            immediates: Immediates::of(&params(xhat.rows(), c, out.elem())),
             groups: groups(xhat.len() / width.elements(), group(&pass.gpu.caps)),
             flops: 2 * xhat.len() as u64,
             bytes: xhat.bytes() + out.bytes() + 2 * io.weight.bytes(),
@@ -307,7 +311,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &rows_kernel,
             tensors: &tensors,
-            immediates: bytemuck::bytes_of(&p),
+            immediates: Immediates::of(&p),
             groups: u64::from(p.blocks),
             flops: 16 * xhat.len() as u64,
             bytes: dout.bytes()
@@ -326,7 +330,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &params_kernel,
             tensors: &tensors,
-            immediates: bytemuck::bytes_of(&p),
+            immediates: Immediates::of(&p),
             groups: sums as u64 * groups(p.columns as usize, columns_a_group),
             flops: scratch.len() as u64 / 3 * sums as u64,
             bytes: scratch.bytes() / 3 * sums as u64 + 2 * sums as u64 * io.dweight.bytes(),

@@ -18,7 +18,7 @@ pub mod roof;
 pub mod stepcontrol;
 
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Elem, Kernel, OpPass};
+use crate::gpu::{Caps, Elem, KernelId, OpPass};
 
 /// Invocations of a workgroup in kernels where each computes alone.
 fn group(_caps: &Caps) -> u32 {
@@ -83,9 +83,9 @@ pub struct Operator {
     /// Its passes, as counts and benches list them.
     pub passes: &'static [OpPass],
     /// Returns the kernels that an adapter may be given.
-    pub kernels: fn(&Caps) -> Vec<Kernel>,
+    pub kernels: fn(&Caps) -> Vec<KernelId>,
     /// Returns the kernels that `wgpt tune` tries there beside those.
-    pub tried: fn(&Caps) -> Vec<Kernel>,
+    pub tried: fn(&Caps) -> Vec<KernelId>,
 }
 
 /// All operators. Whatever must know every operator starts from this list: kernels, tests, benches, counts.
@@ -107,35 +107,45 @@ pub static OPERATORS: [&Operator; 14] = [
 ];
 
 /// Of operators that have nothing to tune.
-fn none_tried(_caps: &Caps) -> Vec<Kernel> {
+fn none_tried(_caps: &Caps) -> Vec<KernelId> {
     Vec::new()
 }
 
 /// Kernels of which `wgpt tune` tries each, on an adapter with matrices of 16, and the forward's on Apple's, whose texts are
 /// long: for translation tests.
 #[must_use]
-pub fn tried_kernels() -> Vec<Kernel> {
+pub fn tried_kernels() -> Vec<KernelId> {
     let apple = |caps: &Caps| caps.backend == "Metal";
     let is_sample = |caps: &Caps| {
         let roomy = apple(caps) || caps.max_workgroup_bytes == 48 << 10;
         roomy && !caps.software && !caps.matrix_edges.is_empty()
     };
     let tried = |caps: Caps| {
-        let mut kernels: Vec<Kernel> = OPERATORS.iter().rev().flat_map(|operator| (operator.tried)(&caps)).collect();
-        kernels.retain(|kernel| !apple(&caps) || kernel.name.contains(".forward."));
+        let mut kernels: Vec<KernelId> = OPERATORS.iter().rev().flat_map(|operator| (operator.tried)(&caps)).collect();
+        kernels.retain(|kernel| !apple(&caps) || kernel.operator.pass == "forward");
         kernels
     };
     sample_adapters().into_iter().filter(is_sample).flat_map(tried).collect()
 }
 
+/// The kernels that an adapter may be given, and those that `wgpt tune` tries there.
+#[must_use]
+pub fn kernels_of(caps: &Caps) -> Vec<KernelId> {
+    let of = |operator: &&Operator| [(operator.kernels)(caps), (operator.tried)(caps)].concat();
+    let mut seen = std::collections::HashSet::new();
+    let mut kernels: Vec<KernelId> = OPERATORS.iter().flat_map(of).collect();
+    kernels.retain(|kernel| seen.insert(kernel.clone()));
+    kernels
+}
+
 /// Every kernel that any adapter may be given: for translation tests and `wgpt shader`.
 #[must_use]
-pub fn all_kernels() -> Vec<Kernel> {
+pub fn all_kernels() -> Vec<KernelId> {
     let adapters = sample_adapters();
     let of_adapter = |caps| OPERATORS.iter().flat_map(move |operator| (operator.kernels)(caps));
-    let mut kernels: Vec<Kernel> = adapters.iter().flat_map(of_adapter).collect();
+    let mut kernels: Vec<KernelId> = adapters.iter().flat_map(of_adapter).collect();
     // many do not depend on the adapter
     let mut seen = std::collections::HashSet::new();
-    kernels.retain(|kernel| seen.insert(format!("{kernel:?}")));
+    kernels.retain(|kernel| seen.insert(kernel.clone()));
     kernels
 }

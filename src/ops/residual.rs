@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::{Operator, group, groups};
 
@@ -11,14 +11,19 @@ pub const FORWARD: OpPass = OpPass::new("residual", "forward");
 /// The operator's entry in [`super::OPERATORS`].
 pub static OPERATOR: Operator = Operator { name: "residual", passes: &[FORWARD], kernels, tried: super::none_tried };
 
-fn kernel(caps: &Caps, width: Width) -> Kernel {
-    Kernel::new("residual.forward", "forward", width, include_str!("../../shaders/residual.wgsl"))
-        .set("WG", group(caps))
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+    }
+}
+
+fn kernel(caps: &Caps, width: Width) -> KernelId {
+    KernelId::shader(FORWARD, "forward", width, &[include_str!("../../shaders/residual.wgsl")]).set("WG", group(caps))
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
 }
 
@@ -49,7 +54,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&inp, &branch, &out],
-            immediates: bytemuck::bytes_of(&(count as u32)),
+            immediates: Immediates::of(&Params { count: count as u32 }),
             groups: groups(count, group(&pass.gpu.caps)),
             flops: inp.len() as u64,
             bytes: 3 * inp.bytes(),

@@ -1,13 +1,10 @@
 //! What happens to a step, decided on the GPU: clipping, the test for non-finite values, skipping, Adam's powers.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::Result;
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Gpu, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Caps, Dispatch, Elem, Gpu, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::Operator;
-use super::reduce_group;
+use super::{Operator, reduce_group};
 
 /// The pass that [`accumulate`] records.
 pub const ACCUMULATE: OpPass = OpPass::new("stepcontrol", "accumulate");
@@ -17,35 +14,35 @@ pub const DECIDE: OpPass = OpPass::new("stepcontrol", "decide");
 pub static OPERATOR: Operator =
     Operator { name: "stepcontrol", passes: &[ACCUMULATE, DECIDE], kernels, tried: super::none_tried };
 
-/// What lives on the GPU from step to step. Part of a checkpoint.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-pub struct State {
-    /// beta1 to the power of the updates applied.
-    pub beta1_power: f32,
-    /// beta2 likewise.
-    pub beta2_power: f32,
-    /// Updates applied: Adam's t.
-    pub updates: u32,
-    /// Updates skipped in all.
-    pub skipped: u32,
-    /// Updates skipped since the last applied one.
-    pub skipped_in_a_row: u32,
-    /// 1 if the current step's update is applied.
-    pub apply: u32,
-    /// The factor of the current step's gradients: their unit taken out, then clipped.
-    pub grad_scale: f32,
-    /// Sum of the current step's losses.
-    pub loss_sum: f32,
-    /// What gradients are multiplied by beside [`Hyper::grad_unit`]: a power of two, 1 in f32.
-    pub loss_scale: f32,
-    /// Updates applied since the loss scale last changed.
-    pub clean_steps: u32,
+crate::shared_struct! {
+    /// What lives on the GPU from step to step. Part of a checkpoint.
+    pub struct State {
+        /// beta1 to the power of the updates applied.
+        pub beta1_power: f32,
+        /// beta2 likewise.
+        pub beta2_power: f32,
+        /// Updates applied: Adam's t.
+        pub updates: u32,
+        /// Updates skipped in all.
+        pub skipped: u32,
+        /// Updates skipped since the last applied one.
+        pub skipped_in_a_row: u32,
+        /// 1 if the current step's update is applied.
+        pub apply: u32,
+        /// The factor of the current step's gradients: their unit taken out, then clipped.
+        pub grad_scale: f32,
+        /// Sum of the current step's losses.
+        pub loss_sum: f32,
+        /// What gradients are multiplied by beside [`Hyper::grad_unit`]: a power of two, 1 in f32.
+        pub loss_scale: f32,
+        /// Updates applied since the loss scale last changed.
+        pub clean_steps: u32,
+    }
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { beta1_power: 1.0, beta2_power: 1.0, loss_scale: 1.0, ..Self::zeroed() }
+        Self { beta1_power: 1.0, beta2_power: 1.0, loss_scale: 1.0, ..bytemuck::Zeroable::zeroed() }
     }
 }
 
@@ -54,75 +51,75 @@ impl State {
     pub const FIRST_LOSS_SCALE: f32 = 1024.0;
 }
 
-/// A step's numbers, sent from the host.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-pub struct Hyper {
-    /// Learning rate.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// Largest gradient norm; 0 switches clipping off.
-    pub clip: f32,
-    /// 1 / tokens of a step.
-    pub loss_scale: f32,
-    /// The step's number, from 1.
-    pub step: u32,
-    /// Gradients are multiples of this and of [`State::loss_scale`].
-    pub grad_unit: f32,
-    /// 1 if the loss scale follows overflows.
-    pub dynamic: u32,
-    /// A step is skipped if its loss's z-score is above this; 0 switches it off.
-    pub skip_loss_z: f32,
-    /// The same of its gradient norm.
-    pub skip_norm_z: f32,
+crate::shared_struct! {
+    /// A step's numbers, sent from the host.
+    pub struct Hyper {
+        /// Learning rate.
+        pub lr: f32,
+        /// Decay of the first moment.
+        pub beta1: f32,
+        /// Decay of the second moment.
+        pub beta2: f32,
+        /// Added to the root of the second moment.
+        pub eps: f32,
+        /// Decoupled weight decay.
+        pub weight_decay: f32,
+        /// Largest gradient norm; 0 switches clipping off.
+        pub clip: f32,
+        /// 1 / tokens of a step.
+        pub loss_scale: f32,
+        /// The step's number, from 1.
+        pub step: u32,
+        /// Gradients are multiples of this and of [`State::loss_scale`].
+        pub grad_unit: f32,
+        /// 1 if the loss scale follows overflows.
+        pub dynamic: u32,
+        /// A step is skipped if its loss's z-score is above this; 0 switches it off.
+        pub skip_loss_z: f32,
+        /// The same of its gradient norm.
+        pub skip_norm_z: f32,
+    }
 }
 
-/// The last finite losses or gradient norms, among which outliers show. Part of a checkpoint.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-pub struct Window {
-    /// Values so far, at most as many as there is room for.
-    pub count: u32,
-    /// Where the next one goes: the oldest is there.
-    pub next: u32,
-    /// The values; zeros where none was yet.
-    pub values: [f32; 128],
+crate::shared_struct! {
+    /// The last finite losses or gradient norms, among which outliers show. Part of a checkpoint.
+    pub struct Window {
+        /// Values so far, at most as many as there is room for.
+        pub count: u32,
+        /// Where the next one goes: the oldest is there.
+        pub next: u32,
+        /// The values; zeros where none was yet.
+        pub values: [f32; 128],
+    }
 }
 
-/// A step's outcome, read back some steps later.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-pub struct Report {
-    /// The step's number.
-    pub step: u32,
-    /// Mean loss in nats a token.
-    pub loss: f32,
-    /// Gradient norm before clipping.
-    pub grad_norm: f32,
-    /// 0 if this step's update was applied; one of [`Report::NOT_FINITE`], [`Report::LOSS_OUTLIER`] and
-    /// [`Report::NORM_OUTLIER`] if it was skipped.
-    pub skipped_now: u32,
-    /// Updates skipped in all.
-    pub skipped: u32,
-    /// Updates skipped since the last applied one, overflows of a loss scale above its floor not counted.
-    pub skipped_in_a_row: u32,
-    /// Updates applied.
-    pub updates: u32,
-    /// Learning rate.
-    pub lr: f32,
-    /// The loss scale that the step was computed with.
-    pub loss_scale: f32,
-    /// The loss's z-score among the last 128; 0 while there are fewer.
-    pub loss_z: f32,
-    /// The gradient norm's.
-    pub norm_z: f32,
+crate::shared_struct! {
+    /// A step's outcome, read back some steps later.
+    pub struct Report {
+        /// The step's number.
+        pub step: u32,
+        /// Mean loss in nats a token.
+        pub loss: f32,
+        /// Gradient norm before clipping.
+        pub grad_norm: f32,
+        /// 0 if this step's update was applied; one of [`Report::NOT_FINITE`], [`Report::LOSS_OUTLIER`] and
+        /// [`Report::NORM_OUTLIER`] if it was skipped.
+        pub skipped_now: u32,
+        /// Updates skipped in all.
+        pub skipped: u32,
+        /// Updates skipped since the last applied one, overflows of a loss scale above its floor not counted.
+        pub skipped_in_a_row: u32,
+        /// Updates applied.
+        pub updates: u32,
+        /// Learning rate.
+        pub lr: f32,
+        /// The loss scale that the step was computed with.
+        pub loss_scale: f32,
+        /// The loss's z-score among the last 128; 0 while there are fewer.
+        pub loss_z: f32,
+        /// The gradient norm's.
+        pub norm_z: f32,
+    }
 }
 
 impl Report {
@@ -165,23 +162,23 @@ impl StepControl {
     }
 }
 
-fn kernel(caps: &Caps, entry: &'static str) -> Kernel {
-    let name = format!("stepcontrol.{entry}");
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+    }
+}
+
+fn kernel(caps: &Caps, of: OpPass) -> KernelId {
     // one workgroup in all: as wide as every adapter allows
     let wg = if caps.software { reduce_group(caps) } else { 256 };
-    Kernel::new(
-        &name,
-        entry,
-        Width::Vec4,
-        concat!(include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/stepcontrol.wgsl")),
-    )
-    .set("WG", wg)
+    let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/stepcontrol.wgsl")];
+    KernelId::shader(of, of.pass, Width::Vec4, &body).set("WG", wg)
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    ["accumulate", "decide"].map(|entry| kernel(caps, entry)).into()
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
+    [ACCUMULATE, DECIDE].map(|of| kernel(caps, of)).into()
 }
 
 /// `state.loss_sum += sum of losses`; `losses` is (N, 1).
@@ -189,11 +186,11 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
 /// # Errors
 /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
 pub fn accumulate(pass: &mut Pass, control: &StepControl, losses: &Tensor) -> Result<()> {
-    let kernel = kernel(&pass.gpu.caps, "accumulate");
+    let kernel = kernel(&pass.gpu.caps, ACCUMULATE);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &[losses, &control.state],
-        immediates: bytemuck::bytes_of(&(losses.len() as u32)),
+        immediates: Immediates::of(&Params { count: losses.len() as u32 }),
         groups: 1,
         flops: losses.len() as u64,
         bytes: losses.bytes(),
@@ -205,13 +202,46 @@ pub fn accumulate(pass: &mut Pass, control: &StepControl, losses: &Tensor) -> Re
 /// # Errors
 /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
 pub fn decide(pass: &mut Pass, control: &StepControl, partials: &Tensor) -> Result<()> {
-    let kernel = kernel(&pass.gpu.caps, "decide");
+    let kernel = kernel(&pass.gpu.caps, DECIDE);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &[partials, &control.state, &control.hyper, &control.report, &control.windows],
-        immediates: bytemuck::bytes_of(&(partials.len() as u32)),
+        immediates: Immediates::of(&Params { count: partials.len() as u32 }),
         groups: 1,
         flops: partials.len() as u64,
         bytes: partials.bytes(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Kernel;
+    use crate::ops::OPERATORS;
+
+    /// The shaders that bind the state, the step's numbers, the report and the windows have them as Rust has.
+    #[test]
+    fn structs_are_the_same_in_rust_and_wgsl() {
+        let caps = Caps { f16: true, ..Caps::webgpu_defaults() };
+        let kernels: Vec<Kernel> = OPERATORS
+            .iter()
+            .flat_map(|operator| (operator.kernels)(&caps))
+            .map(|id| id.kernel())
+            .filter(|kernel| kernel.source.contains("struct State"))
+            .collect();
+        let mut found = [0; 4];
+        for kernel in &kernels {
+            let have = [
+                kernel.check_struct::<State>("State"),
+                kernel.check_struct::<Hyper>("Hyper"),
+                kernel.check_struct::<Report>("Report"),
+                kernel.check_struct::<Window>("Window"),
+            ];
+            for (count, have) in found.iter_mut().zip(have) {
+                *count += usize::from(have.unwrap_or_else(|e| panic!("{e}")));
+            }
+        }
+        // AdamW, the norm, cross-entropy and step control bind them; the report and the windows are step control's alone
+        assert!(found[0] >= 8 && found[1] == found[0] && found[2] >= 1 && found[3] >= 1, "{found:?}");
+    }
 }

@@ -41,12 +41,13 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The plan for B sequences a micro-step on `gpu`, which has no device. Micro-steps need nothing for themselves.
+    /// Returns the plan for B sequences a micro-step on `gpu`, of which a dry copy is made. Micro-steps need nothing for
+    /// themselves.
     ///
     /// # Errors
     /// As [`Trainer::new`].
     pub fn plan(&self, gpu: &Gpu, batch: usize) -> Result<Plan> {
-        let gpu = gpu.twin();
+        let gpu = gpu.dry_copy();
         let sizes = Sizes { batch, context: self.context, accumulation: 1 };
         let stored = (self.elem, self.recompute);
         let _trainer = Trainer::with_recompute(&gpu, self.config, sizes, Optimizer::default(), stored)?;
@@ -91,19 +92,50 @@ impl Plan {
     pub fn parts(&self) -> [u64; 6] {
         let mut parts = [0; 6];
         for (label, bytes) in &self.rows {
-            let part = match label.as_str() {
-                "gradients" => 1,
-                LOGITS_LABEL => 4,
-                label if label.starts_with("weights") => 0,
-                label if label.starts_with("AdamW") => 2,
-                label if label.starts_with("activations") || label.ends_with("activations") => 3,
-                "partial sums" | "norm partials" => 3,
-                _ => 5,
-            };
-            parts[part] += bytes;
+            parts[part_of(label).unwrap_or(STAGING)] += bytes;
         }
         parts
     }
+}
+
+/// Position of the last of [`PARTS`].
+const STAGING: usize = PARTS.len() - 1;
+
+/// Every label that a trainer allocates under, and the position of its part.
+const LABELS: [(&str, usize); 28] = [
+    ("weights", 0),
+    ("weights as f16", 0),
+    ("gradients", 1),
+    ("AdamW m", 2),
+    ("AdamW v", 2),
+    ("activations: residual", 3),
+    ("activations: statistics", 3),
+    ("activations: ln1", 3),
+    ("activations: qkv", 3),
+    ("activations: atty", 3),
+    ("activations: ln2", 3),
+    ("activations: fch", 3),
+    ("activations: fch_gelu", 3),
+    ("activations: lnf", 3),
+    ("gradients of activations", 3),
+    ("partial sums", 3),
+    ("norm partials", 3),
+    (LOGITS_LABEL, 4),
+    ("tokens", STAGING),
+    ("losses", STAGING),
+    ("buckets", STAGING),
+    ("bucket order", STAGING),
+    ("step hyperparameters", STAGING),
+    ("step report", STAGING),
+    ("step state", STAGING),
+    ("step windows", STAGING),
+    ("read ring", STAGING),
+    ("upload ring", STAGING),
+];
+
+/// Returns the position in [`PARTS`] of what is allocated under a label; `None` for labels that no trainer has.
+fn part_of(label: &str) -> Option<usize> {
+    LABELS.iter().find(|(known, _)| *known == label).map(|(_, part)| *part)
 }
 
 /// The largest binding of GPUs as they come: 2 GiB, less what keeps windows aligned.
@@ -153,8 +185,9 @@ pub fn table(plans: &[(usize, Plan)]) -> Table {
 ///
 /// # Errors
 /// [`Error::Memory`] if a buffer is larger than any the adapter makes; else as [`Trainer::new`].
-pub fn plan(caps: &Caps, settings: &Settings) -> Result<(u64, String)> {
-    let plan = subject(settings)?.plan(&Gpu::dry(caps.clone()), settings.train.batch)?;
+pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
+    let plan = subject(settings)?.plan(gpu, settings.train.batch)?;
+    let caps = &gpu.caps;
     let mut rows = plan.rows;
     if caps.software {
         rows.push(("weights on the host while starting".into(), host_bytes(caps, &settings.config()?)));
@@ -179,8 +212,9 @@ pub fn plan(caps: &Caps, settings: &Settings) -> Result<(u64, String)> {
 ///
 /// # Errors
 /// [`Error::Memory`] with the table.
-pub fn check_memory(caps: &Caps, settings: &Settings, limit: Option<u64>) -> Result<()> {
-    let (total, table) = plan(caps, settings)?;
+pub fn check_memory(gpu: &Gpu, settings: &Settings, limit: Option<u64>) -> Result<()> {
+    let (total, table) = plan(gpu, settings)?;
+    let caps = &gpu.caps;
     let Some(limit) = limit.or_else(|| free_memory(caps)) else { return Ok(()) };
     if total <= limit {
         return Ok(());
@@ -197,12 +231,8 @@ pub fn check_memory(caps: &Caps, settings: &Settings, limit: Option<u64>) -> Res
 ///
 /// # Errors
 /// [`Error::Memory`] if none does; [`Error::Usage`] if nothing says how much memory there is.
-pub fn auto_batch(
-    caps: &Caps,
-    settings: &Settings,
-    limit: Option<u64>,
-    tokens_per_step: Option<usize>,
-) -> Result<usize> {
+pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per_step: Option<usize>) -> Result<usize> {
+    let caps = &gpu.caps;
     // what is free now may be a little less when the run begins
     let Some(limit) = limit.or_else(|| free_memory(caps).map(|free| free / 10 * 9)) else {
         return Err(Error::Usage(format!(
@@ -214,7 +244,7 @@ pub fn auto_batch(
     let host = host_bytes(caps, &subject.config);
     let rank = settings.train.context * settings.data.emulate_ranks.unwrap_or(1).max(1);
     let divides = |batch: usize| tokens_per_step.is_none_or(|tokens| tokens.is_multiple_of((batch * rank).max(1)));
-    let found = subject.largest_batch(&Gpu::dry(caps.clone()), limit.saturating_sub(host), divides)?;
+    let found = subject.largest_batch(gpu, limit.saturating_sub(host), divides)?;
     found.ok_or_else(|| {
         Error::Memory(format!(
             "memory: --batch auto: not even one sequence of {} tokens fits into {} MiB; try a smaller --context or model, or \
@@ -244,4 +274,26 @@ fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
     let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_label_of_a_trainer_belongs_to_a_part() {
+        let config = Config::new(64, 257, 2, 2, 32).expect("a model");
+        let mut labels = std::collections::BTreeSet::new();
+        for elem in [Elem::F32, Elem::F16] {
+            for recompute in [Recompute::None, Recompute::Gelu, Recompute::Ln, Recompute::Block] {
+                let subject = Subject { config, context: 64, elem, recompute };
+                let plan = subject.plan(&Gpu::dry(assumed(elem, LARGEST_BINDING)), 4).expect("planned");
+                labels.extend(plan.rows.into_iter().map(|(label, _)| label));
+            }
+        }
+        let unknown: Vec<&String> = labels.iter().filter(|label| part_of(label).is_none()).collect();
+        assert!(unknown.is_empty(), "no part of memory for {unknown:?}");
+        let unused: Vec<&str> = LABELS.iter().map(|l| l.0).filter(|label| !labels.contains(*label)).collect();
+        assert!(unused.is_empty(), "nothing is allocated under {unused:?}");
+    }
 }

@@ -317,7 +317,7 @@ fn peak_tflops(gpu: &Gpu, settings: &Settings) -> Result<f64> {
 
 /// A plan that the driver has no room for is shown whole.
 fn with_plan(error: Error, gpu: &Gpu, settings: &Settings) -> Error {
-    match (error, plan(&gpu.caps, settings)) {
+    match (error, plan(gpu, settings)) {
         (Error::Memory(text), Ok((_, table))) => Error::Memory(format!("{text}\n{table}")),
         (error, _) => error,
     }

@@ -48,7 +48,7 @@ fn every_kernel_is_run_against_its_reference() {
         crate::stepcontrol::accumulate();
         crate::stepcontrol::decide_clips_and_counts();
     });
-    let all: BTreeSet<String> = wgpt::ops::all_kernels().into_iter().map(|kernel| kernel.name).collect();
+    let all: BTreeSet<String> = wgpt::ops::all_kernels().into_iter().map(|kernel| kernel.name()).collect();
     // every kernel, but matrix kernels of one text and several tile shapes once, and every tile shape once
     let text = |name: &String| without_tiles(name).0;
     let shape = |name: &String| without_tiles(name).1;

@@ -265,7 +265,7 @@ fn record<const N: usize>(device: &Device, case: &Case<N>) -> Result<Recorded<N>
     let mut pass = Pass::new(&device.gpu);
     (case.launch)(&mut pass, &tensors).map_err(fault)?;
     let program = pass.finish();
-    let names: Vec<String> = program.commands.iter().map(|c| c.name.clone()).collect();
+    let names: Vec<String> = program.commands.iter().map(|c| c.name().to_owned()).collect();
     Ok((guarded, program, names))
 }
 

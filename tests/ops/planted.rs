@@ -2,7 +2,7 @@
 
 use wgpt::error::Result;
 use wgpt::gpu::kernel::Width;
-use wgpt::gpu::{Caps, Dispatch, Elem, Kernel, Options, Pass, Tensor};
+use wgpt::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Options, Pass, Tensor};
 use wgpt::ops::matmul::{self, Epilogue, Product, Spec, generate};
 use wgpt::reference;
 
@@ -12,11 +12,17 @@ const ROWS: usize = 37;
 const COLUMNS: usize = 12;
 const COUNT: usize = ROWS * COLUMNS;
 
+/// A shader file's kernel with another text, under a name that says so. Texts of tests live until the end.
+fn planted(file: &'static str, entry: &'static str, width: Width, text: String) -> KernelId {
+    let pass = OpPass::new(file, "planted");
+    KernelId::shader(pass, entry, width, &[text.leak()]).printed(file, "planted").set("WG", 64)
+}
+
 /// The residual connection's kernel with `from` replaced by `to` in its text, launched as its operator does.
 fn residual(device: &Device, from: &str, to: &str) -> Result<(), String> {
     let text = include_str!("../../shaders/residual.wgsl");
     assert!(text.contains(from), "shaders/residual.wgsl has no `{from}`");
-    let kernel = Kernel::new("residual.planted", "forward", Width::Vec4, &text.replace(from, to)).set("WG", 64);
+    let kernel = planted("residual", "forward", Width::Vec4, text.replace(from, to));
     let mut inputs = Inputs::new();
     let (inp, branch) = (inputs.values(COUNT), inputs.values(COUNT));
     let want = reference::residual::forward(&wide(&inp), &wide(&branch));
@@ -31,7 +37,7 @@ fn residual(device: &Device, from: &str, to: &str) -> Result<(), String> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &tensors.each_ref(),
-            immediates: bytemuck::bytes_of(&(COUNT as u32 / 4)),
+            immediates: Immediates::unchecked(bytemuck::bytes_of(&(COUNT as u32 / 4))),
             groups: (COUNT as u64 / 4).div_ceil(64),
             flops: 0,
             bytes: 0,
@@ -126,7 +132,7 @@ fn writing_past_either_end_is_red() {
         fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
             if id.x >= p.first && id.x < p.end { out[id.x] = inp[0]; }
         }";
-    let kernel = Kernel::generated("planted.fill".into(), "forward", text.into());
+    let kernel = KernelId::probe("planted.fill", "forward", text.into());
     let n = 100;
     for device in modes() {
         for (head, first, end, at) in [
@@ -141,7 +147,7 @@ fn writing_past_either_end_is_red() {
                 pass.dispatch(&Dispatch {
                     kernel: &kernel,
                     tensors: &tensors.each_ref(),
-                    immediates: bytemuck::cast_slice(&[first as u32, end as u32]),
+                    immediates: Immediates::unchecked(bytemuck::cast_slice(&[first as u32, end as u32])),
                     groups: 4,
                     flops: 0,
                     bytes: 0,
@@ -163,8 +169,7 @@ fn overwriting_what_is_to_be_accumulated_is_red() {
     let text = include_str!("../../shaders/bias.wgsl");
     for device in modes() {
         for (to, is_red) in [("dbias[c] += sum;", false), ("dbias[c] = sum;", true), ("dbias[c] -= sum;", true)] {
-            let kernel = Kernel::new("bias.planted", "backward", Width::Scalar, &text.replace("dbias[c] += sum;", to))
-                .set("WG", 64);
+            let kernel = planted("bias", "backward", Width::Scalar, text.replace("dbias[c] += sum;", to));
             let mut inputs = Inputs::new();
             let (sums, before) = (inputs.values(3 * 5), inputs.values(5));
             let mut want = wide(&before);
@@ -174,7 +179,7 @@ fn overwriting_what_is_to_be_accumulated_is_red() {
                 pass.dispatch(&Dispatch {
                     kernel: &kernel,
                     tensors: &tensors.each_ref(),
-                    immediates: bytemuck::cast_slice(&[3u32, 5, 1, 3]),
+                    immediates: Immediates::unchecked(bytemuck::cast_slice(&[3u32, 5, 1, 3])),
                     groups: 1,
                     flops: 0,
                     bytes: 0,
@@ -198,7 +203,7 @@ fn a_kernel_that_differs_from_run_to_run_is_red() {
         @group(0) @binding(2) var<storage, read_write> runs: array<u32>;
         @compute @workgroup_size(1)
         fn forward() { out[0] = bitcast<f32>(bitcast<u32>(inp[0]) + runs[0]); runs[0] += 1u; }";
-    let kernel = Kernel::generated("planted.counter".into(), "forward", text.into());
+    let kernel = KernelId::probe("planted.counter", "forward", text.into());
     for device in modes() {
         let runs = device.gpu.tensor("runs", 1, 1, Elem::U32).expect("memory");
         let launch = |pass: &mut Pass, [inp, out]: &[Tensor; 2]| {
@@ -206,7 +211,7 @@ fn a_kernel_that_differs_from_run_to_run_is_red() {
             pass.dispatch(&Dispatch {
                 kernel: &kernel,
                 tensors: &tensors,
-                immediates: &[],
+                immediates: Immediates::NONE,
                 groups: 1,
                 flops: 0,
                 bytes: 0,
@@ -258,12 +263,12 @@ fn a_wrong_matrix_kernel_is_red() {
                 ([m, n, k, k, k, n, 1, 0, 0, 0, k], true),
                 ([m, n, k, k, k - 1, n, 0, 0, 0, 0, k], true),
             ] {
-                let kernel = Kernel::generated("matmul.planted".into(), "main", generate::wgsl(&spec));
+                let kernel = KernelId::probe("matmul.planted", "main", generate::wgsl(&spec));
                 let launch = |pass: &mut Pass, tensors: &[Tensor; 3]| {
                     pass.dispatch(&Dispatch {
                         kernel: &kernel,
                         tensors: &tensors.each_ref(),
-                        immediates: bytemuck::cast_slice(&params.map(|p| p as u32)),
+                        immediates: Immediates::unchecked(bytemuck::cast_slice(&params.map(|p| p as u32))),
                         groups: u64::from(x) * u64::from(y),
                         flops: 0,
                         bytes: 0,

@@ -19,7 +19,7 @@ fn record(gpu: &Gpu) -> Layer {
     gpu.write(&weight, bytemuck::cast_slice(&[0.25f32; 64])).expect("written");
     gpu.write(&inp, bytemuck::cast_slice(&[0.5f32; 40])).expect("written");
     let mut pass = Pass::new(gpu);
-    pass.at("h.0");
+    pass.at(wgpt::model::place::block(0));
     pass.clear(&fch);
     matmul::forward(&mut pass, matmul::Forward { inp: &inp, weight: &weight, bias: None, out: &fch })
         .expect("recorded");
@@ -105,7 +105,7 @@ fn a_dry_program_counts_as_a_real_one() {
             .program
             .commands
             .iter()
-            .map(|c| (c.name.clone(), c.place.clone(), c.grid, c.flops, c.bytes))
+            .map(|c| (c.name().to_owned(), c.place, c.grid, c.flops, c.bytes))
             .collect::<Vec<_>>()
     };
     assert_eq!(facts(&a), facts(&b));

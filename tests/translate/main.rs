@@ -24,7 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use dialects::{Checks, Form};
 use rayon::prelude::*;
-use wgpt::gpu::{Caps, Kernel};
+use wgpt::gpu::{Caps, Kernel, KernelId};
 
 /// Prints past the test harness, which swallows the output of tests that pass: what ran must be seen.
 fn say(line: &str) {
@@ -34,8 +34,8 @@ fn say(line: &str) {
 /// The kernels that differ in more than their name.
 fn kernels() -> Vec<Kernel> {
     let mut seen = HashSet::new();
-    let mut kernels = wgpt::ops::all_kernels();
-    kernels.extend(wgpt::ops::tried_kernels());
+    let identities = [wgpt::ops::all_kernels(), wgpt::ops::tried_kernels()].concat();
+    let mut kernels: Vec<Kernel> = identities.iter().map(KernelId::kernel).collect();
     kernels.retain(|k| seen.insert((k.source.clone(), k.entry, format!("{:?}", k.constants))));
     kernels
 }

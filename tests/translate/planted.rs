@@ -9,7 +9,7 @@ use crate::dialects::{self, Checks, Form};
 use crate::{Text, frontends, rules, say, translate, validator};
 
 fn kernel(source: String) -> Kernel {
-    Kernel::generated("planted".into(), "main", source)
+    Kernel::probe("planted", "main", source)
 }
 
 /// What [`translate`] says against a kernel; empty if nothing.
@@ -108,7 +108,7 @@ fn too_much_workgroup_memory_is_refused() {
 #[test]
 fn workgroup_memory_sized_by_an_override_is_counted() {
     let sized = plain().replace("array<f32, 64>", "array<f32, WG>");
-    let sound = kernel(sized).set("WG", 8192);
+    let sound = Kernel { constants: vec![("WG", 8192.0)], ..kernel(sized) };
     assert_eq!(translate(&sound).err().unwrap_or_default(), Vec::<String>::new());
     let broken = Kernel { constants: vec![("WG", 8196.0)], ..sound };
     let message = translate(&broken).err().unwrap_or_default().join("\n");

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use wgpt::gpu::Kernel;
+use wgpt::gpu::{Kernel, KernelId};
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/translate/snapshots"))
@@ -28,7 +28,8 @@ fn line(kernel: &Kernel) -> String {
 
 /// All lines, and the whole text of the first kernel of each family, by the name of its file.
 fn present() -> (String, BTreeMap<String, String>) {
-    let kernels = [wgpt::ops::all_kernels(), wgpt::ops::tried_kernels()].concat();
+    let identities = [wgpt::ops::all_kernels(), wgpt::ops::tried_kernels()].concat();
+    let kernels: Vec<Kernel> = identities.iter().map(KernelId::kernel).collect();
     let lines: BTreeSet<String> = kernels.iter().map(line).collect();
     let mut texts = BTreeMap::new();
     for kernel in &kernels {
@@ -85,7 +86,7 @@ fn kernels_have_the_committed_text() {
 /// One changed character of one kernel must show, by the kernel's name.
 #[test]
 fn a_changed_text_is_named() {
-    let mut kernel = wgpt::ops::all_kernels().swap_remove(0);
+    let mut kernel = wgpt::ops::all_kernels()[0].kernel();
     let before = line(&kernel);
     kernel.source.push(' ');
     let report = difference("kernels.txt", &before, &line(&kernel));

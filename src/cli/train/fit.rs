@@ -2,7 +2,7 @@
 
 use wgpt::error::Result;
 use wgpt::formats::{ModelInfo, checkpoint_weights};
-use wgpt::gpu::{Caps, Elem};
+use wgpt::gpu::{Elem, Gpu};
 use wgpt::train::folder;
 use wgpt::train::plan::auto_batch;
 use wgpt::train::settings::Settings;
@@ -11,22 +11,26 @@ use super::resolve::Start;
 use super::{Args, Batch, Precision};
 
 impl Args {
-    /// With `--batch auto` the largest batch that memory holds on the adapter that `caps` tells of: that of the run in
-    /// --out, if there is one that may go on.
-    pub fn choose_batch(&self, settings: &mut Settings, caps: impl FnOnce() -> Result<Caps>) -> Result<()> {
+    /// With `--batch auto` sets the largest batch that memory holds on the adapter that `dry` opens without a device: that of
+    /// the run in --out, if there is one that may go on. Returns the dry device if a plan was made on it.
+    pub fn choose_batch(&self, settings: &mut Settings, dry: impl FnOnce() -> Result<Gpu>) -> Result<Option<Gpu>> {
         if self.batch != Some(Batch::Auto) {
-            return Ok(());
+            return Ok(None);
         }
-        let batch = match self.noted_batch() {
-            Some(batch) => batch,
-            None => auto_batch(&caps()?, settings, self.memory, self.tokens_per_step)?,
+        let (batch, planner) = match self.noted_batch() {
+            Some(batch) => (batch, None),
+            None => {
+                let dry = dry()?;
+                (auto_batch(&dry, settings, self.memory, self.tokens_per_step)?, Some(dry))
+            }
         };
         let t = &mut settings.train;
         t.batch = batch;
         let ranks = settings.data.emulate_ranks.unwrap_or(1).max(1);
         t.tokens_per_step = self.tokens_per_step.unwrap_or(batch * t.context * ranks);
         settings.train.val_rows = self.val_rows(&settings.train);
-        settings.check()
+        settings.check()?;
+        Ok(planner)
     }
 
     /// What `--precision auto` comes to: a run that goes on keeps its own, else what the adapter is fast in.

@@ -5,34 +5,27 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::gpu::kernel::{Built, Kernel, Pipeline, Reflection};
+use crate::gpu::kernel::{Built, Kernel, KernelId, Pipeline, Reflection};
 use crate::gpu::{spirv, vulkan};
 
 use super::{Gpu, Raw, lock};
 
 impl Gpu {
-    /// The built pipeline of a kernel, from the cache if it was built before.
-    pub(in crate::gpu) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
-        let key = kernel.key();
-        if let Some(pipeline) = lock(&self.pipelines).get(&key) {
-            return Ok(Arc::clone(pipeline));
+    /// Returns a kernel, read and on a device built, from the cache if that was done before.
+    pub(in crate::gpu) fn pipeline(&self, id: &KernelId) -> Result<Arc<Pipeline>> {
+        let pipeline = self.kernels.get(id)?;
+        let Pipeline { name, reflection, .. } = &*pipeline;
+        reflection.check(name, &self.caps)?;
+        if let (Some(raw), None) = (&self.raw, pipeline.built()) {
+            // a driver may crash on a module whose features it lacks, whatever tests have made `caps` promise
+            reflection.needs.check(name, &self.granted)?;
+            pipeline.build(|pipeline, module| self.build(raw, pipeline, module))?;
         }
-        let reflection = kernel.reflect()?;
-        reflection.check(&kernel.name, &self.caps)?;
-        let raw = match &self.raw {
-            None => None,
-            Some(raw) => {
-                // a driver may crash on a module whose features it lacks, whatever tests have made `caps` promise
-                reflection.needs.check(&kernel.name, &self.granted)?;
-                Some(self.build(raw, kernel, &reflection)?)
-            }
-        };
-        let pipeline = Arc::new(Pipeline { id: self.id(), reflection, raw });
-        lock(&self.pipelines).insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn build(&self, raw: &Raw, kernel: &Kernel, reflection: &Reflection) -> Result<Built> {
+    fn build(&self, raw: &Raw, pipeline: &Pipeline, parsed: naga::Module) -> Result<Built> {
+        let Pipeline { kernel, reflection, .. } = pipeline;
         let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
             .bindings
             .iter()
@@ -54,7 +47,7 @@ impl Gpu {
         let scope = raw.device.push_error_scope(wgpu::ErrorFilter::Validation);
         // naga's writers and some drivers panic on modules that they cannot translate
         let built = catch_unwind(AssertUnwindSafe(|| {
-            let module = self.module(raw, kernel, reflection)?;
+            let module = self.module(raw, kernel, reflection, parsed)?;
             let bind_layout = raw.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: Some(&kernel.name),
                 entries: &entries,
@@ -96,9 +89,16 @@ impl Gpu {
     }
 
     /// The kernel's module: on Vulkan our SPIR-V, else naga's module, which wgpu translates.
-    fn module(&self, raw: &Raw, kernel: &Kernel, reflection: &Reflection) -> Result<wgpu::ShaderModule> {
+    fn module(
+        &self,
+        raw: &Raw,
+        kernel: &Kernel,
+        reflection: &Reflection,
+        parsed: naga::Module,
+    ) -> Result<wgpu::ShaderModule> {
         if let Some(version) = self.spirv {
-            let words = spirv::repair(&spirv::written(kernel, version, self.checked)?).map_err(|e| kernel.fault(&e))?;
+            let words = spirv::repair(&spirv::of_module(kernel, &parsed, version, self.checked)?)
+                .map_err(|e| kernel.fault(&e))?;
             let [x, y, z] = reflection.workgroup_size;
             let entry = wgpu::PassthroughShaderEntryPoint { name: kernel.entry.into(), workgroup_size: (x, y, z) };
             let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
@@ -115,7 +115,7 @@ impl Gpu {
             if self.checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&kernel.name),
-            source: wgpu::ShaderSource::Naga(Cow::Owned(kernel.parsed()?)),
+            source: wgpu::ShaderSource::Naga(Cow::Owned(parsed)),
         };
         // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel guards its indices
         // by the sizes it is given, launchers check those against the tensors, and the tests run all kernels with guard

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 use crate::gpu::adapter::Caps;
-use crate::gpu::kernel::Pipeline;
+use crate::gpu::kernel::Kernels;
 use crate::gpu::spans::Span;
 use crate::gpu::waits::Waits;
 
@@ -64,6 +64,9 @@ pub(in crate::gpu) struct Raw {
 /// A driver's figures on a kernel: names in its own words, and values.
 pub type KernelStatistics = Vec<(String, String)>;
 
+/// Kernels by their printed names, and the driver's figures on each, in the order of building.
+type StatisticsList = Vec<(String, KernelStatistics)>;
+
 /// Key of a bind group: pipeline, then (buffer, offset, size) of each binding.
 pub(in crate::gpu) type BindKey = (u64, Vec<(u64, u64, u64)>);
 
@@ -72,7 +75,7 @@ pub(in crate::gpu) type BindKey = (u64, Vec<(u64, u64, u64)>);
 pub struct Gpu {
     /// What the adapter can do.
     pub caps: Caps,
-    pub(in crate::gpu) raw: Option<Raw>,
+    pub(in crate::gpu) raw: Option<Arc<Raw>>,
     /// The open device's own capabilities, which tests do not change as they do [`Gpu::caps`].
     granted: Caps,
     checked: bool,
@@ -85,10 +88,11 @@ pub struct Gpu {
     /// Which kind of device this is, for a run's header; empty where there is but one kind.
     device: String,
     /// Kernels and the driver's figures on each, if somebody asked.
-    statistics: Mutex<Option<Vec<(String, KernelStatistics)>>>,
-    pipelines: Arc<Mutex<HashMap<String, Arc<Pipeline>>>>,
+    statistics: Arc<Mutex<Option<StatisticsList>>>,
+    /// Shared with all handles and dry copies.
+    kernels: Arc<Kernels>,
     pub(in crate::gpu) bind_groups: Mutex<HashMap<BindKey, wgpu::BindGroup>>,
-    next_id: AtomicU64,
+    next_id: Arc<AtomicU64>,
     buffers_created: AtomicU64,
     pub(in crate::gpu) bind_groups_created: AtomicU64,
     submissions: AtomicU64,
@@ -125,10 +129,10 @@ impl Gpu {
             unrepaired: false,
             driver_checks: false,
             device: String::new(),
-            statistics: Mutex::default(),
-            pipelines: Arc::default(),
+            statistics: Arc::default(),
+            kernels: Arc::default(),
             bind_groups: Mutex::default(),
-            next_id: AtomicU64::new(1),
+            next_id: Arc::new(AtomicU64::new(1)),
             buffers_created: AtomicU64::new(0),
             bind_groups_created: AtomicU64::new(0),
             submissions: AtomicU64::new(0),
@@ -144,16 +148,43 @@ impl Gpu {
         }
     }
 
-    /// Another device that only keeps books, on the same adapter. The books of this one are not its own; kernels that one
-    /// of two without a device has read the other need not read again.
+    /// A dry device for the same adapter, with its own memory ledger. It shares this device's kernels: what it has read this
+    /// one need not read again.
     #[must_use]
-    pub fn twin(&self) -> Self {
-        let pipelines = if self.raw.is_none() { Arc::clone(&self.pipelines) } else { Arc::default() };
-        Self { pipelines, ..Self::dry(self.caps.clone()) }
+    pub fn dry_copy(&self) -> Self {
+        Self { kernels: Arc::clone(&self.kernels), ..Self::dry(self.caps.clone()) }
+    }
+
+    /// Takes over the kernels that a dry device has read, before this one has any.
+    #[must_use]
+    pub fn adopting(self, dry: Self) -> Self {
+        if dry.raw.is_some() { self } else { Self { kernels: dry.kernels, ..self } }
+    }
+
+    /// Another handle of the same device, for which kernels and windows are chosen by other capabilities. It shares the
+    /// device, its kernels and its faults, and keeps its own memory ledger.
+    #[must_use]
+    pub fn with_caps(&self, caps: Caps) -> Self {
+        Self {
+            raw: self.raw.clone(),
+            granted: self.granted.clone(),
+            checked: self.checked,
+            spirv: self.spirv,
+            unrepaired: self.unrepaired,
+            driver_checks: self.driver_checks,
+            device: self.device.clone(),
+            statistics: Arc::clone(&self.statistics),
+            kernels: Arc::clone(&self.kernels),
+            next_id: Arc::clone(&self.next_id),
+            fault: Arc::clone(&self.fault),
+            lost: Arc::clone(&self.lost),
+            waits: self.waits.clone(),
+            ..Self::dry(caps)
+        }
     }
 
     pub(in crate::gpu) fn raw(&self) -> Result<&Raw> {
-        self.raw.as_ref().ok_or_else(|| Error::Gpu("gpu: a dry device was asked to compute".into()))
+        self.raw.as_deref().ok_or_else(|| Error::Gpu("gpu: a dry device was asked to compute".into()))
     }
 
     fn id(&self) -> u64 {
@@ -212,7 +243,7 @@ impl Gpu {
     /// reserved for them and others.
     #[must_use]
     pub fn driver_bytes(&self) -> Option<(u64, u64)> {
-        let report = self.raw.as_ref()?.device.generate_allocator_report()?;
+        let report = self.raw.as_deref()?.device.generate_allocator_report()?;
         Some((report.total_allocated_bytes, report.total_reserved_bytes))
     }
 

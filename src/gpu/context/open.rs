@@ -92,13 +92,13 @@ impl Gpu {
         let caps = adapter::caps(adapter, &limits, features);
         let passthrough = features.contains(wgpu::Features::PASSTHROUGH_SHADERS);
         Ok(Self {
-            raw: Some(Raw { submitter, device, queue, _instance: instance }),
+            raw: Some(Arc::new(Raw { submitter, device, queue, _instance: instance })),
             checked: options.checked,
             spirv: vulkan.filter(|_| passthrough).map(spirv::version_for),
             unrepaired: options.unrepaired,
             driver_checks,
             device: kind,
-            statistics: Mutex::new(abilities.statistics.then(Vec::new)),
+            statistics: Arc::new(Mutex::new(abilities.statistics.then(Vec::new))),
             fault,
             lost,
             ..Self::dry(Caps { subgroup_control: abilities.subgroup_control, ..caps })

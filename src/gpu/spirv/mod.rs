@@ -28,7 +28,12 @@ use module::Module;
 /// # Errors
 /// [`crate::error::Error::Gpu`] with naga's message.
 pub fn written(kernel: &Kernel, version: (u8, u8), checked: bool) -> Result<Vec<u32>> {
-    let (module, info) = kernel.specialize(&kernel.parsed()?)?;
+    of_module(kernel, &kernel.parse()?, version, checked)
+}
+
+/// Returns the same of a kernel's parsed text.
+pub(super) fn of_module(kernel: &Kernel, parsed: &naga::Module, version: (u8, u8), checked: bool) -> Result<Vec<u32>> {
+    let (module, info) = kernel.specialize(parsed)?;
     write(&module, &info, kernel.entry, version, checked).map_err(|e| kernel.fault(&e))
 }
 

@@ -4,7 +4,7 @@ use super::module::{Instruction, Module, Type};
 use super::*;
 
 fn modules(text: &str) -> (Module, Module) {
-    let before = written(&Kernel::generated("probe".into(), "main", text.into()), (1, 5), false).expect("writes");
+    let before = written(&Kernel::probe("probe", "main", text.into()), (1, 5), false).expect("writes");
     let after = repair(&before).expect("repairs");
     assert_eq!(repair(&after).as_ref(), Ok(&after), "a second time changes nothing");
     (Module::new(&before), Module::new(&after))
@@ -65,7 +65,7 @@ fn strides(module: &Module) -> usize {
 fn modules_with_nothing_to_repair_stay_as_they_are() {
     let text = "@group(0) @binding(0) var<storage, read_write> out: array<f32>;
         @compute @workgroup_size(1) fn main() { out[0] = 1.0; }";
-    let words = written(&Kernel::generated("plain".into(), "main", text.into()), (1, 0), false).expect("writes");
+    let words = written(&Kernel::probe("plain", "main", text.into()), (1, 0), false).expect("writes");
     assert_eq!(repair(&words), Ok(words));
 }
 
@@ -122,7 +122,7 @@ fn eight_f16_move_as_one_access_of_16_bytes() {
 
 #[test]
 fn a_half_that_is_accessed_by_itself_is_an_error_and_no_slow_access() {
-    let words = written(&Kernel::generated("half".into(), "main", EIGHT.into()), (1, 5), false).expect("writes");
+    let words = written(&Kernel::probe("half", "main", EIGHT.into()), (1, 5), false).expect("writes");
     assert!(repair(&words).is_err_and(|e| e.contains("a half of eight f16")));
 }
 
@@ -137,7 +137,7 @@ fn eight_f16_with_gaps_or_out_of_step_are_an_error_and_no_wrong_access() {
         let block = "struct Block { n: vec2<u32>, items: array<Half8> }\nstruct Half8";
         let text = whole.replace(from, to).replace("struct Half8", block);
         let text = if to == "inp: Block" { text.replace("inp[0]", "inp.items[0]") } else { text };
-        let words = written(&Kernel::generated("loose".into(), "main", text), (1, 5), false).expect("writes");
+        let words = written(&Kernel::probe("loose", "main", text), (1, 5), false).expect("writes");
         assert!(repair(&words).is_err_and(|e| e.contains(what)), "{to}");
     }
 }

@@ -41,7 +41,8 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use crate::gpu::Caps;
+use crate::gpu::kernel::Generator;
+use crate::gpu::{Arithmetic, Caps, KernelId, OpPass, Purpose};
 
 /// Elements that a line in workgroup memory is longer than its tile: matrix loads start at multiples of 16 bytes, and
 /// consecutive lines fall into different banks.
@@ -52,7 +53,7 @@ pub(super) const SUM_PAD: u32 = 4;
 const MANY_SUMS: u32 = 64;
 
 /// Which kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Entry {
     /// The output and the log-sum-exp.
     Forward,
@@ -74,6 +75,11 @@ impl Entry {
             Self::BackwardQ => "backward_q",
             Self::BackwardKv => "backward_kv",
         }
+    }
+
+    /// The operator's pass that it serves.
+    pub(super) fn pass(self) -> OpPass {
+        if self == Self::Forward { super::FORWARD } else { super::BACKWARD }
     }
 
     /// Products that the rows' matrices take part in: scores, and dout v.
@@ -107,7 +113,7 @@ impl Display for Block {
 }
 
 /// One kernel: everything its text depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Coop {
     pub(super) entry: Entry,
     pub(super) head_size: u32,
@@ -271,11 +277,33 @@ impl Coop {
         Block { rows, columns, grid_m }
     }
 
+    pub(super) fn kernel(&self) -> KernelId {
+        KernelId::generated(self.entry.pass(), self.entry.name(), Purpose::FusedProducts, *self)
+    }
+}
+
+impl Generator for Coop {
+    fn family(&self) -> String {
+        format!("attention_coop.{}", self.entry.name())
+    }
+
     /// Entry, sizes, grid of subgroups and edge: `attention_coop.forward.hs64.128x32.4x1.e16`.
-    pub(super) fn name(&self) -> String {
-        let Self { entry, head_size, rows, columns, grid_m, grid_n, edge, native, .. } = self;
+    fn name(&self) -> String {
+        let Self { head_size, rows, columns, grid_m, grid_n, edge, native, .. } = self;
         let of = if edge == native { String::new() } else { format!("of{native}") };
-        format!("attention_coop.{}.hs{head_size}.{rows}x{columns}.{grid_m}x{grid_n}.e{edge}{of}", entry.name())
+        format!("{}.hs{head_size}.{rows}x{columns}.{grid_m}x{grid_n}.e{edge}{of}", self.family())
+    }
+
+    fn text(&self) -> String {
+        self.write()
+    }
+
+    fn subgroup_size(&self) -> Option<u32> {
+        Some(self.lanes)
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic::Matrix
     }
 }
 

@@ -15,7 +15,7 @@ fn gpu(edge: u32, kib: u32) -> Caps {
 }
 
 fn says_what_it_takes(coop: &Coop, kib: u32) {
-    let taken = coop.kernel().reflect().expect("reflects").workgroup_bytes;
+    let taken = coop.kernel().kernel().reflect().expect("reflects").workgroup_bytes;
     let told = coop.workgroup_bytes();
     assert!((taken..=taken + 64).contains(&told) && told <= kib << 10, "{}: {taken}, {told}", coop.name());
 }

@@ -3,7 +3,6 @@
 
 use std::fmt::Display;
 
-use crate::gpu::Kernel;
 use crate::gpu::text::Text;
 
 use super::coop::{Coop, Entry, PAD, SUM_PAD};
@@ -14,7 +13,7 @@ impl Coop {
         (self.rows / self.grid_m / self.native, self.head_size / self.grid_n / self.native)
     }
 
-    pub(super) fn kernel(&self) -> Kernel {
+    pub(super) fn write(&self) -> String {
         let mut t = Text::default();
         t.line("enable f16;");
         t.line("enable wgpu_cooperative_matrix;");
@@ -29,7 +28,7 @@ impl Coop {
             part.lines().for_each(|line| t.line(line));
         }
         self.main(&mut t);
-        Kernel::generated(self.name(), "main", t.text).with_subgroups_of(self.lanes)
+        t.text
     }
 
     fn declarations(&self, t: &mut Text) {

@@ -5,11 +5,9 @@ mod generate;
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
 use super::{Operator, group, groups, reduce_group, stored};
 
@@ -25,23 +23,23 @@ pub const STEP: OpPass = OpPass::new("attention", "step");
 pub static OPERATOR: Operator =
     Operator { name: "attention", passes: &[FORWARD, BACKWARD, STEP], kernels, tried: tried_kernels };
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    positions: u32,
-    heads: u32,
-    scale: f32,
-    first: u32,
-    end: u32,
-    first_head: u32,
+crate::shared_struct! {
+    struct Params {
+        positions: u32,
+        heads: u32,
+        scale: f32,
+        first: u32,
+        end: u32,
+        first_head: u32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct StepParams {
-    positions: u32,
-    heads: u32,
-    scale: f32,
+crate::shared_struct! {
+    struct StepParams {
+        positions: u32,
+        heads: u32,
+        scale: f32,
+    }
 }
 
 /// Head sizes whose kernels the translation test sees: the least, odd ones, GPT-2's and GPT-3's.
@@ -53,43 +51,40 @@ const OWN: usize = 4;
 const TILED_THREADS: usize = 128;
 
 /// The kernels that keep a row in a lane.
-const ROWS: &str =
-    concat!(include_str!("../../../shaders/shared/attention.wgsl"), include_str!("../../../shaders/attention.wgsl"));
+const ROWS: [&str; 2] =
+    [include_str!("../../../shaders/shared/attention.wgsl"), include_str!("../../../shaders/attention.wgsl")];
 /// Those that share a row among lanes.
-const TILED: &str = concat!(
-    include_str!("../../../shaders/shared/attention.wgsl"),
-    include_str!("../../../shaders/attention_tiled.wgsl")
-);
+const TILED: [&str; 2] =
+    [include_str!("../../../shaders/shared/attention.wgsl"), include_str!("../../../shaders/attention_tiled.wgsl")];
 
 /// The kernel of an entry without matrices, and the rows of a workgroup: on a software adapter one vector of rows, on a GPU
 /// as many as there are lanes for.
-fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (Kernel, usize) {
+fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (KernelId, usize) {
     let width = Width::of(&[head_size]);
     let units = head_size / width.elements();
+    let (file, body) = if caps.software { ("attention", &ROWS) } else { ("attention_tiled", &TILED) };
+    let kernel = KernelId::shader(entry.pass(), entry.name(), width, body).printed(file, entry.name());
+    let kernel = kernel.serving(Purpose::FusedProducts).stored(elem).with_const("HSV", units as u32);
     if caps.software {
-        let body = ROWS;
-        let name = format!("attention.{}", entry.name());
-        let kernel = Kernel::stored(&name, entry.name(), width, elem, body);
-        return (kernel.with_const("HSV", units as u32).set("WG", caps.lanes), caps.lanes as usize);
+        return (kernel.set("WG", caps.lanes), caps.lanes as usize);
     }
     let lanes = units.div_ceil(OWN).next_power_of_two();
-    let body = TILED;
-    let kernel = Kernel::stored(&format!("attention_tiled.{}", entry.name()), entry.name(), width, elem, body);
-    (kernel.with_const("HSV", units as u32).with_const("LANES", lanes as u32), TILED_THREADS / lanes)
+    (kernel.with_const("LANES", lanes as u32), TILED_THREADS / lanes)
 }
 
 /// The kernel that sums `dout out` over rows.
-fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> Kernel {
+fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> KernelId {
     let width = Width::of(&[head_size]);
-    let body = ROWS;
-    Kernel::stored("attention.backward_delta", "backward_delta", width, elem, body)
+    KernelId::shader(BACKWARD, "backward_delta", width, &ROWS)
+        .serving(Purpose::FusedProducts)
+        .stored(elem)
         .with_const("HSV", (head_size / width.elements()) as u32)
         .set("WG", group(caps))
 }
 
 /// The kernel of an entry and the rows that a workgroup of it has: with matrices where elements are f16 and the adapter has
 /// them.
-fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem, positions: usize) -> (Kernel, usize) {
+fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem, positions: usize) -> (KernelId, usize) {
     match coop::choose(caps, entry, head_size, positions).filter(|_| elem == Elem::F16) {
         Some(coop) => (coop.kernel(), coop.rows as usize),
         None => kernel(caps, entry, head_size, elem),
@@ -98,15 +93,14 @@ fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem, positions: us
 
 /// The kernel of [`step`]: as many lanes as reduce together, spread over the V of the output, then over keys. On a
 /// software adapter one whose loads are the same for all lanes.
-fn step_kernel(caps: &Caps, head_size: usize) -> Kernel {
+fn step_kernel(caps: &Caps, head_size: usize) -> KernelId {
     let width = Width::of(&[head_size]);
     let (wg, hsv) = (reduce_group(caps), (head_size / width.elements()) as u32);
     let channels = hsv.next_power_of_two().min(wg);
-    let (name, entry) = match caps.software {
-        true => ("attention_step.forward_alone", "forward_alone"),
-        false => ("attention_step.forward", "forward"),
-    };
-    Kernel::new(name, entry, width, include_str!("../../../shaders/attention_step.wgsl"))
+    let entry = if caps.software { "forward_alone" } else { "forward" };
+    KernelId::shader(STEP, entry, width, &[include_str!("../../../shaders/attention_step.wgsl")])
+        .printed("attention_step", entry)
+        .serving(Purpose::FusedProducts)
         .with_const("HSV", hsv)
         .with_const("CHANNELS", channels)
         .with_const("PARTS", wg / channels)
@@ -141,15 +135,15 @@ pub fn choose(caps: &Caps, entry: Entry, head_size: usize, positions: usize) -> 
 
 /// The kernels that `wgpt tune` tries on this adapter for heads of 64: for tests of translation.
 #[must_use]
-pub fn tried_kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn tried_kernels(caps: &Caps) -> Vec<KernelId> {
     let coops = Entry::ALL.into_iter().flat_map(|entry| coop::candidates(caps, entry, 64));
     coops.map(|coop| coop.kernel()).collect()
 }
 
 /// The kernels an adapter may be given, for some head sizes.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let mut list: Vec<Kernel> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
+    let mut list: Vec<KernelId> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
     for head_size in SAMPLE_HEAD_SIZES {
         list.extend(Entry::ALL.iter().filter_map(|&entry| Some(coop::by_table(caps, entry, head_size)?.kernel())));
     }
@@ -222,7 +216,7 @@ struct Cut {
 
 /// What [`Cut::launch`] is told of a kernel.
 struct Launch<'a> {
-    kernel: &'a Kernel,
+    kernel: &'a KernelId,
     /// Rows of a workgroup.
     rows: usize,
     /// Products over the causal half.
@@ -252,7 +246,7 @@ impl Cut {
             pass.dispatch(&Dispatch {
                 kernel: launch.kernel,
                 tensors: launch.tensors,
-                immediates: bytemuck::bytes_of(&Params { first: first as u32, end: end as u32, ..self.params }),
+                immediates: Immediates::of(&Params { first: first as u32, end: end as u32, ..self.params }),
                 groups: (end - first) as u64,
                 flops: part(head * self.heads as u64),
                 bytes: part(launch.bytes),
@@ -282,7 +276,7 @@ impl Shape {
                     heads: heads as u32,
                     scale: 1.0 / (head_size as f32).sqrt(),
                     first_head: if whole_stats { (b.start * heads) as u32 } else { 0 },
-                    ..Params::zeroed()
+                    ..bytemuck::Zeroable::zeroed()
                 },
                 rows: b.start * t..b.end * t,
                 stats: if whole_stats { 0..batch * heads } else { b.start * heads..b.end * heads },
@@ -346,13 +340,13 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
         let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));
         // on matrix units the kernel of dq makes delta itself
-        let by_q = q.0.uses_matrices();
+        let by_q = q.0.arithmetic() == Arithmetic::Matrix;
         if !by_q {
             let all = cut.rows.len() * io.shape.heads;
             pass.dispatch(&Dispatch {
                 kernel: &delta_kernel,
                 tensors: &[&dout, &out, &delta],
-                immediates: bytemuck::bytes_of(&Params { end: all as u32, ..cut.params }),
+                immediates: Immediates::of(&Params { end: all as u32, ..cut.params }),
                 groups: groups(all, group(&pass.gpu.caps)),
                 flops: 2 * out.len() as u64,
                 bytes: 2 * out.bytes() + cut.stats_bytes(),
@@ -402,7 +396,7 @@ pub fn step(pass: &mut Pass, io: Step) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &step_kernel(&pass.gpu.caps, head_size),
         tensors: &[io.qkv, io.at, io.cache, io.out],
-        immediates: bytemuck::bytes_of(&params),
+        immediates: Immediates::of(&params),
         groups: io.heads as u64,
         // of a full cache: how much of it is in use only the GPU knows
         flops: (4 * t * c) as u64,

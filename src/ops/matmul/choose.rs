@@ -1,7 +1,7 @@
 //! Which kernel computes a product: a pure function of what the adapter can do, what was measured on it, and the shape.
 
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Elem, Kernel};
+use crate::gpu::{Caps, Elem, KernelId};
 
 use super::generate::{self, Algorithm, Coop, Epilogue, Product, Spec};
 use super::{kernel, parts_kernel, row};
@@ -117,7 +117,7 @@ pub fn algorithms(caps: &Caps) -> Vec<(Product, Elem, Algorithm)> {
 /// The plain kernels with cooperative matrices that `wgpt tune` tries on this adapter, of whole tiles and 16 bytes an
 /// access. Tests of translation read them beside [`kernels`]; they cannot afford all ends of all candidates.
 #[must_use]
-pub fn tried_kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn tried_kernels(caps: &Caps) -> Vec<KernelId> {
     let coops = candidates(caps, Elem::F16).into_iter().filter(|algorithm| matches!(algorithm, Algorithm::Coop(_)));
     coops
         .flat_map(|algorithm| PRODUCTS.map(|product| (algorithm, product)))
@@ -245,8 +245,8 @@ pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let mut list: Vec<Kernel> = [Width::Vec4, Width::Scalar].map(|width| parts_kernel(caps, width)).into();
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
+    let mut list: Vec<KernelId> = [Width::Vec4, Width::Scalar].map(|width| parts_kernel(caps, width)).into();
     list.extend(row::kernels(caps));
     for product in PRODUCTS {
         for elem in [Elem::F32, Elem::F16] {

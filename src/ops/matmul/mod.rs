@@ -7,11 +7,9 @@ mod row;
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
-use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::kernel::{Generator, Width};
+use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
 use super::{Operator, group, groups};
 
@@ -33,29 +31,70 @@ pub static OPERATOR: Operator = Operator {
     tried: choose::tried_kernels,
 };
 
-/// Immediates of every matrix kernel, in elements: see [`generate`].
-#[repr(C)]
-#[derive(Clone, Copy, Default, Pod, Zeroable)]
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    a_stride: u32,
-    b_stride: u32,
-    out_stride: u32,
-    a_offset: u32,
-    b_offset: u32,
-    out_offset: u32,
-    bias_offset: u32,
-    part_depth: u32,
+crate::shared_struct! {
+    /// Immediates of every matrix kernel, in elements: see [`generate`].
+    struct Params {
+        m: u32,
+        n: u32,
+        k: u32,
+        a_stride: u32,
+        b_stride: u32,
+        out_stride: u32,
+        a_offset: u32,
+        b_offset: u32,
+        out_offset: u32,
+        bias_offset: u32,
+        part_depth: u32,
+    }
 }
 
-fn kernel(spec: &Spec) -> Kernel {
-    let kernel = Kernel::generated(generate::full_name(spec), "main", generate::wgsl(spec));
-    match spec.algorithm {
-        generate::Algorithm::Coop(coop) => kernel.with_subgroups_of(coop.lanes),
-        _ => kernel,
+impl Generator for Spec {
+    fn family(&self) -> String {
+        generate::name(self)
     }
+
+    fn name(&self) -> String {
+        generate::full_name(self)
+    }
+
+    fn text(&self) -> String {
+        generate::wgsl(self)
+    }
+
+    fn subgroup_size(&self) -> Option<u32> {
+        match self.algorithm {
+            Algorithm::Coop(coop) => Some(coop.lanes),
+            _ => None,
+        }
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        match self.algorithm {
+            Algorithm::Coop(_) => Arithmetic::Matrix,
+            _ => Arithmetic::of(self.operands),
+        }
+    }
+}
+
+/// The pass of a product.
+#[must_use]
+pub fn pass_of(product: Product) -> OpPass {
+    match product {
+        Product::Forward => FORWARD,
+        Product::BackwardInp => BACKWARD_INP,
+        Product::BackwardWeight => BACKWARD_WEIGHT,
+    }
+}
+
+/// True for a kernel of a product that adds to what its result holds.
+#[must_use]
+pub fn accumulates(kernel: &KernelId) -> bool {
+    kernel.purpose == Purpose::PartialSums || kernel.generator::<Spec>().is_some_and(|spec| spec.accumulate)
+}
+
+fn kernel(spec: &Spec) -> KernelId {
+    let of = pass_of(spec.product);
+    KernelId::generated(of, of.pass, Purpose::Product, *spec)
 }
 
 /// One dispatch: a window of the product.
@@ -113,7 +152,7 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
-        immediates: bytemuck::bytes_of(&p),
+        immediates: Immediates::of(&p),
         groups,
         flops: 2 * m * n * k,
         bytes: (m * k + n * k) * a.elem().bytes() + written * if *accumulate { 2 } else { 1 } + extra,
@@ -222,7 +261,7 @@ fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option
                 out_stride: count(n)?,
                 out_offset: count(columns.start)?,
                 bias_offset: count(columns.start)?,
-                ..Params::default()
+                ..bytemuck::Zeroable::zeroed()
             };
             let (product, parts) = (Product::Forward, 1);
             let window = Window {
@@ -295,7 +334,7 @@ fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) ->
                 b_stride: count(k)?,
                 out_stride: count(k)?,
                 a_offset: count(depth.start)?,
-                ..Params::default()
+                ..bytemuck::Zeroable::zeroed()
             };
             // the first piece overwrites, the others add their part of the sum; the last one ends it
             let more: Vec<&Tensor> = pre.iter().filter(|_| i == last).collect();
@@ -405,7 +444,7 @@ fn backward_weight_with(
                 b_stride: count(k)?,
                 out_stride: count(k)?,
                 a_offset: count(start)?,
-                ..Params::default()
+                ..bytemuck::Zeroable::zeroed()
             };
             let wanted = choose::parts(&pass.gpu.caps, elem, window.len(), k, rows.len());
             let room = partials.map_or(0, |p| p.len().min((pass.gpu.caps.window_bytes() / 4) as usize));
@@ -441,8 +480,17 @@ fn backward_weight_with(
     Ok(summed)
 }
 
-fn parts_kernel(caps: &Caps, width: Width) -> Kernel {
-    Kernel::new("matmul_parts.add", "add", width, include_str!("../../../shaders/matmul_parts.wgsl"))
+crate::shared_struct! {
+    struct PartsParams {
+        count: u32,
+        parts: u32,
+    }
+}
+
+fn parts_kernel(caps: &Caps, width: Width) -> KernelId {
+    KernelId::shader(BACKWARD_WEIGHT, "add", width, &[include_str!("../../../shaders/matmul_parts.wgsl")])
+        .printed("matmul_parts", "add")
+        .serving(Purpose::PartialSums)
         .set("WG", group(caps))
 }
 
@@ -453,7 +501,7 @@ fn add_parts(pass: &mut Pass, partials: &Tensor, parts: u32, dweight: &Tensor) -
     pass.dispatch(&Dispatch {
         kernel: &parts_kernel(&pass.gpu.caps, width),
         tensors: &[partials, dweight],
-        immediates: bytemuck::cast_slice(&[count as u32, parts]),
+        immediates: Immediates::of(&PartsParams { count: count as u32, parts }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: partials.len() as u64,
         bytes: partials.bytes() + 2 * dweight.bytes(),

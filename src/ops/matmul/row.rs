@@ -1,15 +1,15 @@
 //! The product of a single row: what generating a token asks for.
 
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Elem, Kernel};
+use crate::gpu::{Caps, Elem, KernelId, Purpose};
 use crate::ops::reduce_group;
 
 use super::generate::{Epilogue, Product, Spec};
-use super::{Params, Window};
+use super::{FORWARD, Params, Window};
 
 /// The kernel for a single row, where tiles of rows would compute mostly nothing, and its workgroups; `None` for any
 /// other product.
-pub(super) fn choose(caps: &Caps, window: &Window, spec: &Spec, p: &Params) -> Option<(Kernel, u64)> {
+pub(super) fn choose(caps: &Caps, window: &Window, spec: &Spec, p: &Params) -> Option<(KernelId, u64)> {
     let single = p.m == 1 && window.parts == 1 && spec.product == Product::Forward && !spec.accumulate;
     if !single || spec.epilogue == Epilogue::GeluBackward || spec.operands != Elem::F32 || spec.out != Elem::F32 {
         return None;
@@ -19,21 +19,24 @@ pub(super) fn choose(caps: &Caps, window: &Window, spec: &Spec, p: &Params) -> O
     Some((kernel(caps, spec.epilogue, vec4), u64::from(p.n)))
 }
 
-fn kernel(caps: &Caps, epilogue: Epilogue, vec4: bool) -> Kernel {
-    let (name, entry) = match epilogue {
-        Epilogue::Bias => ("matmul_row.forward.bias", "forward_bias"),
-        Epilogue::BiasGelu => ("matmul_row.forward.bias_gelu", "forward_bias_gelu"),
-        Epilogue::BiasResidual => ("matmul_row.forward.bias_residual", "forward_bias_residual"),
-        Epilogue::None | Epilogue::GeluBackward | Epilogue::ColumnSums => ("matmul_row.forward", "forward"),
+fn kernel(caps: &Caps, epilogue: Epilogue, vec4: bool) -> KernelId {
+    let (variant, entry) = match epilogue {
+        Epilogue::Bias => (".bias", "forward_bias"),
+        Epilogue::BiasGelu => (".bias_gelu", "forward_bias_gelu"),
+        Epilogue::BiasResidual => (".bias_residual", "forward_bias_residual"),
+        Epilogue::None | Epilogue::GeluBackward | Epilogue::ColumnSums => ("", "forward"),
     };
     let width = if vec4 { Width::Vec4 } else { Width::Scalar };
-    let body =
-        concat!(include_str!("../../../shaders/shared/gelu.wgsl"), include_str!("../../../shaders/matmul_row.wgsl"));
-    Kernel::new(name, entry, width, body).set("WG", reduce_group(caps))
+    let body = [include_str!("../../../shaders/shared/gelu.wgsl"), include_str!("../../../shaders/matmul_row.wgsl")];
+    KernelId::shader(FORWARD, entry, width, &body)
+        .printed("matmul_row", "forward")
+        .variant(variant)
+        .serving(Purpose::Product)
+        .set("WG", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.
-pub(super) fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub(super) fn kernels(caps: &Caps) -> Vec<KernelId> {
     let of = |vec4| {
         [Epilogue::None, Epilogue::Bias, Epilogue::BiasGelu, Epilogue::BiasResidual].map(|e| kernel(caps, e, vec4))
     };

@@ -4,11 +4,10 @@
 //! Two tiles of operands lie in workgroup memory; which of them a round reads depends on the round and on an immediate,
 //! so that no compiler can keep the loads out of the loop.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
+use crate::gpu::kernel::Generator;
 use crate::gpu::text::Text;
-use crate::gpu::{Caps, Dispatch, Elem, Kernel, Pass, Tensor};
+use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
 
 /// Rows and columns of the result that a subgroup computes.
 const SUBGROUP: (u32, u32) = (64, 32);
@@ -23,34 +22,60 @@ pub const FED_TILES: usize = 2;
 /// Elements from a line to the next in workgroup memory, as in the product kernels.
 const STRIDE: u32 = DEPTH + 8;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    groups: u32,
-    rounds: u32,
-    stride: u32,
+crate::shared_struct! {
+    struct Params {
+        groups: u32,
+        rounds: u32,
+        stride: u32,
+    }
+}
+
+/// The kernel: everything that its text depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Fed {
+    /// Edge of the adapter's matrices.
+    edge: u32,
+    /// Invocations of a subgroup.
+    lanes: u32,
+    /// Rows of the result that a subgroup computes.
+    rows: u32,
+    /// Columns of it.
+    columns: u32,
+    /// Workgroup memory is moved in vectors. Metal loads matrices through pointers to scalars.
+    wide: bool,
+}
+
+impl Fed {
+    fn of(caps: &Caps, edge: u32) -> Self {
+        let (rows, columns) = if caps.software { SUBGROUP_SOFTWARE } else { SUBGROUP };
+        Self { edge, lanes: super::matrix_group(caps), rows, columns, wide: caps.backend != "Metal" }
+    }
+
+    /// Rows and columns of a workgroup's result, and the depth of a tile.
+    fn shape(&self) -> [u32; 3] {
+        [self.rows * GRID.0, self.columns * GRID.1, DEPTH]
+    }
+
+    /// Lines of a tile: those of `a`, then those of `b`.
+    fn lines(&self) -> u32 {
+        let [rows, columns, _] = self.shape();
+        rows + columns
+    }
+
+    /// f16 in workgroup memory.
+    fn elements(&self) -> u32 {
+        FED_TILES as u32 * self.lines() * STRIDE
+    }
+
+    fn threads(&self) -> u32 {
+        GRID.0 * GRID.1 * self.lanes
+    }
 }
 
 /// Rows and columns of a workgroup's result, and the depth of a tile.
 #[must_use]
 pub fn fed_shape(caps: &Caps) -> [usize; 3] {
-    let (rows, columns) = subgroup_shape(caps);
-    [rows * GRID.0, columns * GRID.1, DEPTH].map(|x| x as usize)
-}
-
-fn subgroup_shape(caps: &Caps) -> (u32, u32) {
-    if caps.software { SUBGROUP_SOFTWARE } else { SUBGROUP }
-}
-
-/// Lines of a tile: those of `a`, then those of `b`.
-fn lines(caps: &Caps) -> u32 {
-    let [rows, columns, _] = fed_shape(caps);
-    (rows + columns) as u32
-}
-
-/// f16 in workgroup memory.
-fn elements(caps: &Caps) -> u32 {
-    FED_TILES as u32 * lines(caps) * STRIDE
+    Fed::of(caps, 0).shape().map(|x| x as usize)
 }
 
 /// Tensors and numbers of [`matrix_fed`].
@@ -71,7 +96,8 @@ pub struct MatrixFed<'a> {
 /// Why this adapter cannot run [`matrix_fed`] with matrices of `edge`, or `None` if it can.
 #[must_use]
 pub fn without_fed(caps: &Caps, edge: u32) -> Option<String> {
-    let (threads, bytes) = (threads(caps), 2 * elements(caps));
+    let fed = Fed::of(caps, edge);
+    let (threads, bytes) = (fed.threads(), 2 * fed.elements());
     if !caps.matrix_edges.contains(&edge) {
         Some(format!("{} has no cooperative matrices of {edge}x{edge}", caps.name))
     } else if !caps.f16 || !caps.subgroups {
@@ -84,10 +110,6 @@ pub fn without_fed(caps: &Caps, edge: u32) -> Option<String> {
     } else {
         None
     }
-}
-
-fn threads(caps: &Caps) -> u32 {
-    GRID.0 * GRID.1 * super::matrix_group(caps)
 }
 
 /// `out[m,n] = sum over r < rounds of sum_k a[m,k] b[n,k]`, with a and b of the tile of round r, in every workgroup.
@@ -113,7 +135,7 @@ pub fn matrix_fed(pass: &mut Pass, io: MatrixFed) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel(caps, io.edge),
         tensors: &[io.operands, io.out],
-        immediates: bytemuck::bytes_of(&Params { groups: groups as u32, rounds: io.rounds, stride: io.stride }),
+        immediates: Immediates::of(&Params { groups: groups as u32, rounds: io.rounds, stride: io.stride }),
         groups: groups as u64,
         flops: 2 * products,
         bytes: io.operands.bytes() + io.out.bytes(),
@@ -121,16 +143,35 @@ pub fn matrix_fed(pass: &mut Pass, io: MatrixFed) -> Result<()> {
 }
 
 /// The kernel with matrices of `edge`.
-pub(super) fn kernel(caps: &Caps, edge: u32) -> Kernel {
-    let lanes = super::matrix_group(caps);
-    let [m, n, _] = fed_shape(caps);
-    let name = format!("roof.matrix_fed.{m}x{n}.e{edge}");
-    Kernel::generated(name, "main", source(caps, edge)).with_subgroups_of(lanes)
+pub(super) fn kernel(caps: &Caps, edge: u32) -> KernelId {
+    KernelId::generated(super::MATRIX_FED, "matrix_fed", Purpose::Elements, Fed::of(caps, edge))
 }
 
-fn source(caps: &Caps, edge: u32) -> String {
-    // Metal loads matrices through pointers to scalars; others move vectors of four
-    let wide = caps.backend != "Metal";
+impl Generator for Fed {
+    fn family(&self) -> String {
+        "roof.matrix_fed".into()
+    }
+
+    fn name(&self) -> String {
+        let [m, n, _] = self.shape();
+        format!("roof.matrix_fed.{m}x{n}.e{}", self.edge)
+    }
+
+    fn text(&self) -> String {
+        source(self)
+    }
+
+    fn subgroup_size(&self) -> Option<u32> {
+        Some(self.lanes)
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic::Matrix
+    }
+}
+
+fn source(fed: &Fed) -> String {
+    let Fed { edge, wide, .. } = *fed;
     let (element, unit) = if wide { ("vec4<f16>", 4) } else { ("f16", 1) };
     let t = &mut Text::default();
     t.line("enable f16;");
@@ -144,28 +185,28 @@ fn source(caps: &Caps, edge: u32) -> String {
     for (name, scalar) in [("A", "f16"), ("B", "f16"), ("C", "f32")] {
         t.line(format_args!("alias Matrix{name} = coop_mat{edge}x{edge}<{scalar}, {name}>;"));
     }
-    t.line(format_args!("var<workgroup> tiles: array<{element}, {}>;", elements(caps) / unit));
+    t.line(format_args!("var<workgroup> tiles: array<{element}, {}>;", fed.elements() / unit));
     t.line("");
-    t.line(format_args!("@compute @workgroup_size({})", threads(caps)));
+    t.line(format_args!("@compute @workgroup_size({})", fed.threads()));
     t.line("fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,");
     t.open("        @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32)");
     t.line("let index = group.y * groups.x + group.x;");
     t.line("if index >= p.groups { return; }");
-    fill(t, caps, wide);
+    fill(t, fed);
     t.line("// the tiles are complete before anyone reads them; nothing is written to them from here on");
     t.line("workgroupBarrier();");
-    products(t, caps, edge, unit);
+    products(t, fed, unit);
     t.close();
     std::mem::take(&mut t.text)
 }
 
 /// Copies the operands to workgroup memory, line by line.
-fn fill(t: &mut Text, caps: &Caps, wide: bool) {
+fn fill(t: &mut Text, fed: &Fed) {
     let across = DEPTH / 4;
-    let pieces = FED_TILES as u32 * lines(caps) * across;
-    t.open(format_args!("for (var piece = thread; piece < {pieces}u; piece += {}u)", threads(caps)));
+    let pieces = FED_TILES as u32 * fed.lines() * across;
+    t.open(format_args!("for (var piece = thread; piece < {pieces}u; piece += {}u)", fed.threads()));
     t.line(format_args!("let at = piece / {across}u * {STRIDE}u + piece % {across}u * 4u;"));
-    if wide {
+    if fed.wide {
         t.line("tiles[at / 4u] = operands[piece];");
     } else {
         t.line("let four = operands[piece];");
@@ -177,9 +218,9 @@ fn fill(t: &mut Text, caps: &Caps, wide: bool) {
 }
 
 /// The rounds, and the subgroup's part of the result.
-fn products(t: &mut Text, caps: &Caps, edge: u32, unit: u32) {
-    let (rows, columns) = subgroup_shape(caps);
-    let [m, n, _] = fed_shape(caps);
+fn products(t: &mut Text, fed: &Fed, unit: u32) {
+    let Fed { edge, rows, columns, .. } = *fed;
+    let [m, n, _] = fed.shape();
     let grid = || (0..rows / edge).flat_map(|i| (0..columns / edge).map(move |j| (i, j)));
     t.line("// a device that cannot require the size of subgroups may make more of them, which compute again what others do");
     t.line(format_args!("let own = subgroup % {}u;", GRID.0 * GRID.1));
@@ -189,7 +230,7 @@ fn products(t: &mut Text, caps: &Caps, edge: u32, unit: u32) {
         t.line(format_args!("var c{i}_{j} = MatrixC();"));
     }
     t.open("for (var round = 0u; round < p.rounds; round++)");
-    t.line(format_args!("let tile = round * p.stride % {FED_TILES}u * {}u;", lines(caps)));
+    t.line(format_args!("let tile = round * p.stride % {FED_TILES}u * {}u;", fed.lines()));
     let stride = STRIDE / unit;
     for k in (0..DEPTH).step_by(edge as usize) {
         for i in 0..rows / edge {
@@ -209,7 +250,7 @@ fn products(t: &mut Text, caps: &Caps, edge: u32, unit: u32) {
     for (i, j) in grid() {
         // naga writes a store's arguments in the wrong order unless each has a name
         t.line(format_args!("let left{i}_{j} = c{i}_{j};"));
-        t.line(format_args!("let at{i}_{j} = start + {}u;", i * edge * n as u32 + j * edge));
+        t.line(format_args!("let at{i}_{j} = start + {}u;", i * edge * n + j * edge));
         t.line(format_args!("let stride{i}_{j} = {n}u;"));
         t.line(format_args!("coopStoreT(left{i}_{j}, &out[at{i}_{j}], stride{i}_{j});"));
     }

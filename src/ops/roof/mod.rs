@@ -3,10 +3,9 @@
 
 mod fed;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Dispatch, Kernel, OpPass, Pass, Tensor};
+use crate::gpu::kernel::Generator;
+use crate::gpu::{Arithmetic, Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
 use super::{Operator, group, groups};
 pub use fed::{FED_TILES, MatrixFed, fed_shape, matrix_fed, without_fed};
@@ -23,20 +22,20 @@ pub const MATRIX_FED: OpPass = OpPass::new("roof", "matrix_fed");
 pub static OPERATOR: Operator =
     Operator { name: "roof", passes: &[COPY, FUSED, MATRIX, MATRIX_FED], kernels, tried: super::none_tried };
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    rounds: u32,
-    a: f32,
-    b: f32,
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+        rounds: u32,
+        a: f32,
+        b: f32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct MatrixParams {
-    groups: u32,
-    rounds: u32,
+crate::shared_struct! {
+    struct MatrixParams {
+        groups: u32,
+        rounds: u32,
+    }
 }
 
 /// Multiply-adds of one invocation of [`fused`] in one round: 16 chains of 8.
@@ -45,7 +44,7 @@ pub const FUSED_A_ROUND: u64 = 16 * 8;
 pub const TILES: usize = 4;
 
 /// What [`fused`] computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scalar {
     /// 32 bits: every adapter.
     F32,
@@ -62,25 +61,85 @@ impl Scalar {
     }
 }
 
-fn text(head: &str, body: &str) -> String {
-    format!("{head}override WG: u32 = 64u;\n{}{body}", include_str!("../../../shaders/shared/grid.wgsl"))
+/// A kernel of `shaders/roof.wgsl` or `shaders/roof/matrix.wgsl`: everything that its text depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Spec {
+    /// `copy` or `fused`.
+    Plain { entry: &'static str, scalar: Scalar, group: u32 },
+    /// `matrix`, of this edge.
+    Matrix { edge: u32, group: u32 },
 }
 
-fn kernel(caps: &Caps, entry: &'static str, scalar: Scalar) -> Kernel {
-    let name = if entry == "fused" { format!("roof.fused.{}", scalar.name()) } else { format!("roof.{entry}") };
-    let enable = if scalar == Scalar::F16 { "enable f16;\n" } else { "" };
-    let head = format!("{enable}alias S = {0};\nalias E = vec4<{0}>;\n", scalar.name());
-    Kernel::generated(name, entry, text(&head, include_str!("../../../shaders/roof.wgsl"))).set("WG", group(caps))
+impl Generator for Spec {
+    fn family(&self) -> String {
+        match self {
+            Self::Plain { entry, .. } => format!("roof.{entry}"),
+            Self::Matrix { .. } => "roof.matrix".into(),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Plain { entry: "fused", scalar, .. } => format!("roof.fused.{}", scalar.name()),
+            Self::Plain { entry, .. } => format!("roof.{entry}"),
+            Self::Matrix { edge, .. } => format!("roof.matrix.{edge}x{edge}"),
+        }
+    }
+
+    fn text(&self) -> String {
+        let (head, body) = match *self {
+            Self::Plain { scalar, .. } => {
+                let enable = if scalar == Scalar::F16 { "enable f16;\n" } else { "" };
+                let head = format!("{enable}alias S = {0};\nalias E = vec4<{0}>;\n", scalar.name());
+                (head, include_str!("../../../shaders/roof.wgsl"))
+            }
+            Self::Matrix { edge, .. } => {
+                let head = format!(
+                    "enable f16;\nenable wgpu_cooperative_matrix;\nalias MA = coop_mat{edge}x{edge}<f16, A>;\n\
+                     alias MB = coop_mat{edge}x{edge}<f16, B>;\nalias MC = coop_mat{edge}x{edge}<f32, C>;\n\
+                     const EDGE = {edge}u;\n"
+                );
+                (head, include_str!("../../../shaders/roof/matrix.wgsl"))
+            }
+        };
+        format!("{head}override WG: u32 = 64u;\n{}{body}", include_str!("../../../shaders/shared/grid.wgsl"))
+    }
+
+    fn entry_point(&self) -> &'static str {
+        match self {
+            Self::Plain { entry, .. } => entry,
+            Self::Matrix { .. } => "matrix",
+        }
+    }
+
+    fn overrides(&self) -> Vec<(&'static str, u32)> {
+        let (Self::Plain { group, .. } | Self::Matrix { group, .. }) = self;
+        vec![("WG", *group)]
+    }
+
+    fn subgroup_size(&self) -> Option<u32> {
+        match self {
+            Self::Plain { .. } => None,
+            Self::Matrix { group, .. } => Some(*group),
+        }
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        match self {
+            Self::Plain { scalar: Scalar::F32, .. } => Arithmetic::F32,
+            Self::Plain { scalar: Scalar::F16, .. } => Arithmetic::F16,
+            Self::Matrix { .. } => Arithmetic::Matrix,
+        }
+    }
 }
 
-fn matrix_kernel(caps: &Caps, edge: u32) -> Kernel {
-    let head = format!(
-        "enable f16;\nenable wgpu_cooperative_matrix;\nalias MA = coop_mat{edge}x{edge}<f16, A>;\n\
-         alias MB = coop_mat{edge}x{edge}<f16, B>;\nalias MC = coop_mat{edge}x{edge}<f32, C>;\nconst EDGE = {edge}u;\n"
-    );
-    let source = text(&head, include_str!("../../../shaders/roof/matrix.wgsl"));
-    let lanes = matrix_group(caps);
-    Kernel::generated(format!("roof.matrix.{edge}x{edge}"), "matrix", source).set("WG", lanes).with_subgroups_of(lanes)
+fn kernel(caps: &Caps, of: OpPass, scalar: Scalar) -> KernelId {
+    let spec = Spec::Plain { entry: of.pass, scalar, group: group(caps) };
+    KernelId::generated(of, of.pass, Purpose::Elements, spec)
+}
+
+fn matrix_kernel(caps: &Caps, edge: u32) -> KernelId {
+    KernelId::generated(MATRIX, "matrix", Purpose::Elements, Spec::Matrix { edge, group: matrix_group(caps) })
 }
 
 /// Invocations of a workgroup of [`matrix`]: one subgroup. Where subgroups come in several sizes it is the largest; a
@@ -92,11 +151,11 @@ fn matrix_group(caps: &Caps) -> u32 {
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = vec![
-        kernel(caps, "copy", Scalar::F32),
-        kernel(caps, "fused", Scalar::F32),
-        kernel(caps, "fused", Scalar::F16),
+        kernel(caps, COPY, Scalar::F32),
+        kernel(caps, FUSED, Scalar::F32),
+        kernel(caps, FUSED, Scalar::F16),
         matrix_kernel(caps, 8),
         matrix_kernel(caps, 16),
     ];
@@ -127,9 +186,9 @@ pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
     }
     let count = (io.inp.bytes() / 16) as usize;
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, "copy", Scalar::F32),
+        kernel: &kernel(&pass.gpu.caps, COPY, Scalar::F32),
         tensors: &[io.inp, io.out],
-        immediates: bytemuck::bytes_of(&Params { count: count as u32, rounds: io.each, a: 0.0, b: 0.0 }),
+        immediates: Immediates::of(&Params { count: count as u32, rounds: io.each, a: 0.0, b: 0.0 }),
         groups: groups(count, io.each * group(&pass.gpu.caps)),
         flops: 0,
         bytes: 2 * io.inp.bytes(),
@@ -161,9 +220,9 @@ pub fn fused(pass: &mut Pass, io: Fused) -> Result<()> {
     }
     let n = io.out.len();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, "fused", io.scalar),
+        kernel: &kernel(&pass.gpu.caps, FUSED, io.scalar),
         tensors: &[io.out],
-        immediates: bytemuck::bytes_of(&Params { count: n as u32, rounds: io.rounds, a: io.a, b: io.b }),
+        immediates: Immediates::of(&Params { count: n as u32, rounds: io.rounds, a: io.a, b: io.b }),
         groups: groups(n, group(&pass.gpu.caps)),
         flops: 2 * FUSED_A_ROUND * u64::from(io.rounds) * n as u64,
         bytes: io.out.bytes(),
@@ -204,7 +263,7 @@ pub fn matrix(pass: &mut Pass, io: Matrix) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &matrix_kernel(&pass.gpu.caps, io.edge),
         tensors: &[io.operands, io.out],
-        immediates: bytemuck::bytes_of(&MatrixParams { groups: count as u32, rounds: io.rounds }),
+        immediates: Immediates::of(&MatrixParams { groups: count as u32, rounds: io.rounds }),
         groups: count as u64,
         flops: 2 * (e * e * e * TILES * count) as u64 * u64::from(io.rounds),
         bytes: io.operands.bytes() + io.out.bytes(),

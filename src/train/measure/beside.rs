@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::gpu::{Elem, Program};
-use crate::model::{Config, PARAMS};
+use crate::model::{Config, PARAMS, place};
 use crate::train::Sizes;
 
 /// A step's bytes, all dispatches', clears' and copies', less each product's operands and result once; and launches of one
@@ -42,7 +42,7 @@ impl Beside {
     /// Of a recorded step and the micro-step in it.
     pub(super) fn of(config: &Config, sizes: &Sizes, elem: Elem, step: &Program, micro: &Program) -> Self {
         let all: u64 = step.commands.iter().map(|command| command.bytes).sum();
-        let layer = format!("h.{}", config.layers / 2);
+        let layer = place::block(config.layers / 2);
         let launches = micro.commands.iter().filter(|c| c.place == layer && c.is_dispatch()).count();
         Self { bytes: all.saturating_sub(products(config, sizes, elem)), layer_launches: launches as u64 }
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::{Gpu, Program, Timings};
+use crate::gpu::{Arithmetic, Gpu, Place, Program, Timings};
 use crate::train::Trainer;
 
 use super::roofs::Roofs;
@@ -33,6 +33,9 @@ pub struct Profile {
 pub struct KernelRow {
     /// Kernel, `clear` or `copy`.
     pub name: String,
+    /// The arithmetic that bounds it.
+    #[serde(skip)]
+    pub arithmetic: Arithmetic,
     /// Times a step.
     pub count: usize,
     /// Milliseconds a step.
@@ -62,7 +65,7 @@ pub struct GapRow {
 #[derive(Debug, Clone, Serialize)]
 pub struct PlaceRow {
     /// Place.
-    pub place: String,
+    pub place: Place,
     /// Milliseconds of its commands.
     pub ms: f64,
     /// Milliseconds before its commands in which nothing ran.
@@ -132,9 +135,10 @@ impl Profile {
             let command = &self.program.commands[timing.command];
             let row = entry(
                 &mut rows,
-                |row| row.name == command.name,
+                |row| row.name == command.name(),
                 || KernelRow {
-                    name: command.name.clone(),
+                    name: command.name().to_owned(),
+                    arithmetic: command.arithmetic(),
                     count: 0,
                     ms: 0.0,
                     bytes: 0,
@@ -149,7 +153,7 @@ impl Profile {
             row.flops += command.flops;
         }
         for row in &mut rows {
-            (row.reached, row.bound) = roofs.reached(&row.name, row.flops, row.bytes, row.ms);
+            (row.reached, row.bound) = roofs.reached(row.arithmetic, row.flops, row.bytes, row.ms);
         }
         rows.sort_by(|a, b| b.ms.total_cmp(&a.ms));
         rows
@@ -175,7 +179,7 @@ impl Profile {
     pub fn gaps(&self) -> Vec<GapRow> {
         let mut rows: Vec<GapRow> = Vec::new();
         for (ms, i) in self.stretches() {
-            let before = self.command(i).map_or("the end", |c| c.name.as_str());
+            let before = self.command(i).map_or("the end", |c| c.name());
             let row =
                 entry(&mut rows, |row| row.before == before, || GapRow { before: before.into(), count: 0, ms: 0.0 });
             row.count += 1;
@@ -191,7 +195,7 @@ impl Profile {
         let mut rows: Vec<PlaceRow> = Vec::new();
         for (gap_ms, i) in self.stretches() {
             let Some(command) = self.command(i) else { continue };
-            let make = || PlaceRow { place: command.place.clone(), ms: 0.0, gaps_ms: 0.0 };
+            let make = || PlaceRow { place: command.place, ms: 0.0, gaps_ms: 0.0 };
             let row = entry(&mut rows, |row| row.place == command.place, make);
             row.ms += self.timings.commands[i].ms();
             row.gaps_ms += gap_ms;
@@ -234,7 +238,7 @@ impl Profile {
         let mut places = Table::new(&["<place", "ms", "gaps ms", "gaps %"]);
         for row in self.places() {
             let share = format!("{:.2}", 100.0 * row.gaps_ms / (row.ms + row.gaps_ms));
-            places.row([row.place, number(row.ms), number(row.gaps_ms), share]);
+            places.row([row.place.to_string(), number(row.ms), number(row.gaps_ms), share]);
         }
         let sum = self.commands_ms() + self.gaps_ms();
         let against = |ms: f64| format!("{} ms ({:+.2} %)", number(ms), 100.0 * (sum / ms - 1.0));

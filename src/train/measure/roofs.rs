@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::{Elem, Gpu, Pass};
+use crate::gpu::{Arithmetic, Elem, Gpu, Pass};
 use crate::ops::roof::{self, Scalar, TILES};
 
 pub use super::rates::{WARM_UP, run_ms, warm_up};
@@ -179,26 +179,23 @@ impl Roofs {
         })
     }
 
-    /// The rate of arithmetic that a kernel of this name is held against, and what it is called.
+    /// Returns the rate that kernels of this arithmetic are held against, and its name. An adapter whose own rate of it was
+    /// not measured is held against that of f32.
     #[must_use]
-    pub fn flops(&self, kernel: &str) -> (&'static str, f64) {
-        if kernel.contains("coop") || kernel.starts_with("roof.matrix") {
-            if let Some(matrix) = self.matrix {
-                return ("matrix", matrix);
-            }
-        } else if kernel.contains("f16")
-            && let Some(fused) = self.fused_f16
-        {
-            return ("fma f16", fused);
+    pub fn flops(&self, arithmetic: Arithmetic) -> (&'static str, f64) {
+        let f32 = ("fma f32", self.fused_f32);
+        match arithmetic {
+            Arithmetic::F32 => f32,
+            Arithmetic::F16 => self.fused_f16.map_or(f32, |rate| ("fma f16", rate)),
+            Arithmetic::Matrix => self.matrix.map_or(f32, |rate| ("matrix", rate)),
         }
-        ("fma f32", self.fused_f32)
     }
 
     /// How near to its roof a kernel came that ran `ms`: the least time that its bytes or its operations take, over what
     /// it took, and which of the two it is.
     #[must_use]
-    pub fn reached(&self, kernel: &str, flops: u64, bytes: u64, ms: f64) -> (f64, &'static str) {
-        let (name, rate) = self.flops(kernel);
+    pub fn reached(&self, arithmetic: Arithmetic, flops: u64, bytes: u64, ms: f64) -> (f64, &'static str) {
+        let (name, rate) = self.flops(arithmetic);
         let (memory, arithmetic) = (bytes as f64 / self.copy, flops as f64 / rate);
         let (least, bound) = if memory >= arithmetic { (memory, "copy") } else { (arithmetic, name) };
         (least * 1e3 / ms, bound)
@@ -241,7 +238,7 @@ mod tests {
             fuses: None,
             notes: Vec::new(),
         };
-        assert_eq!(roofs.flops("matmul_coop.forward"), ("matrix", 16.0));
+        assert_eq!(roofs.flops(Arithmetic::Matrix), ("matrix", 16.0));
         assert!(roofs.summary().ends_with("fed from workgroup memory 0.000 TFLOP/s"), "{}", roofs.summary());
     }
 }

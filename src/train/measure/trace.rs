@@ -62,7 +62,7 @@ fn kernels(profile: &Profile, origin: f64, events: &mut Vec<Value>) {
         let seconds = timing.ms() / 1e3;
         let rate = |amount: u64| if seconds > 0.0 { amount as f64 / 1e9 / seconds } else { 0.0 };
         let args = json!({
-            "layer": command.place,
+            "layer": command.place.to_string(),
             "grid": command.grid,
             "flops": command.flops,
             "bytes": command.bytes,
@@ -70,16 +70,16 @@ fn kernels(profile: &Profile, origin: f64, events: &mut Vec<Value>) {
             "GB/s": rate(command.bytes),
         });
         let (begin, end) = (origin + 1e3 * timing.begin_ms, origin + 1e3 * timing.end_ms);
-        events.push(event(&command.name, "kernel", KERNELS, begin, end, args));
+        events.push(event(command.name(), "kernel", KERNELS, begin, end, args));
     }
 }
 
 /// A run of commands at the same place is one event.
 fn places(profile: &Profile, origin: f64, events: &mut Vec<Value>) {
-    let place = |timing: &crate::gpu::Timing| profile.program.commands[timing.command].place.as_str();
+    let place = |timing: &crate::gpu::Timing| profile.program.commands[timing.command].place;
     for run in profile.timings.commands.chunk_by(|a, b| place(a) == place(b)) {
         let (first, last) = (&run[0], &run[run.len() - 1]);
         let (begin, end) = (origin + 1e3 * first.begin_ms, origin + 1e3 * last.end_ms);
-        events.push(event(place(first), "layer", PLACES, begin, end, json!({"commands": run.len()})));
+        events.push(event(&place(first).to_string(), "layer", PLACES, begin, end, json!({"commands": run.len()})));
     }
 }

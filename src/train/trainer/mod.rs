@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 
 use crate::data::BatchSource;
 use crate::error::Result;
-use crate::gpu::{Elem, Gpu, Pass, Pool, Program, ReadRing, Tensor, UploadRing};
-use crate::model::{Activations, Backward, Config, Params, Recompute, Weights, backward, forward};
+use crate::gpu::{Command, Elem, Gpu, Pass, Pool, Program, ReadRing, Tensor, UploadRing};
+use crate::model::{Activations, Backward, Config, Params, Recompute, Weights, backward, forward, place};
 use crate::ops::stepcontrol::{self, Hyper, Report, StepControl};
-use crate::ops::{adamw, embedding, gradnorm};
+use crate::ops::{adamw, attention, embedding, gradnorm, matmul};
 
 /// Submissions in flight: the host records and reads ahead while the GPU computes.
 const IN_FLIGHT: usize = 3;
@@ -100,7 +100,7 @@ impl<'g> Micro<'g> {
         forward::body(&mut pass, config, params, &acts)?;
         backward::head(&mut pass, config, params, grads, &acts, &scratch, (control, scale))?;
         backward::body(&mut pass, config, params, grads, &acts, &scratch, &buckets)?;
-        pass.at("step");
+        pass.at(place::UPDATE);
         stepcontrol::accumulate(&mut pass, control, &acts.losses)?;
         Ok(Self { program: pass.finish(), acts, scratch, buckets, pool })
     }
@@ -175,7 +175,7 @@ impl<'g> Trainer<'g> {
         (elem, recompute): (Elem, Recompute),
     ) -> Result<Self> {
         // recorded once without a device, to see which tensors may lie in the same memory
-        let dry = gpu.twin();
+        let dry = gpu.dry_copy();
         let apart = Micro::record(&dry, &Model::new(&dry, config, elem)?, sizes, recompute, Pool::separate(&dry))?;
         Self::around(gpu, config, sizes, optimizer, (elem, recompute), apart.pool.share(&apart.program, gpu)?)
     }
@@ -215,12 +215,12 @@ impl<'g> Trainer<'g> {
         let partials = gpu.tensor("norm partials", gradnorm::partials(&windows), 1, Elem::F32)?;
 
         let mut pass = Pass::new(gpu);
-        pass.at("begin");
+        pass.at(place::BEGIN);
         grads.wholes().for_each(|whole| pass.clear(whole));
         let begin = pass.finish();
 
         let mut pass = Pass::new(gpu);
-        pass.at("step");
+        pass.at(place::UPDATE);
         gradnorm::forward(&mut pass, gradnorm::Forward { grads: &windows, partials: &partials, control: &control })?;
         stepcontrol::decide(&mut pass, &control, &partials)?;
         let [m, v] = [moments[0].windows(gpu), moments[1].windows(gpu)];
@@ -342,8 +342,11 @@ impl<'g> Trainer<'g> {
     /// The matrix and attention kernels of a step, each once: what decides its speed.
     #[must_use]
     pub fn kernel_summary(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.micro.commands.iter().map(|c| c.name.clone()).collect();
-        names.retain(|name| name.starts_with("matmul") || name.starts_with("attention"));
+        let decides = |command: &&Command| {
+            let products = [matmul::OPERATOR.name, attention::OPERATOR.name];
+            command.operator().is_some_and(|of| products.contains(&of.operator))
+        };
+        let mut names: Vec<String> = self.micro.commands.iter().filter(decides).map(|c| c.name().to_owned()).collect();
         names.sort();
         names.dedup();
         names

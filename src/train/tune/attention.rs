@@ -1,7 +1,7 @@
 //! The bench of an attention kernel on matrix units.
 
 use crate::error::Result;
-use crate::gpu::{Elem, Gpu, Pass, Program, Tensor};
+use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
 use crate::ops::attention::{self, Backward, Entry, Forward, Shape};
 use crate::ops::cast;
 use crate::reference;
@@ -157,8 +157,7 @@ impl AttentionBench {
         }
         let program = pass.finish();
         program.run(gpu)?;
-        let kernel = program.commands.iter().map(|c| &c.name).find(|name| self.is_timed(name)).cloned();
-        let kernel = kernel.unwrap_or_default();
+        let kernel = self.name(&program);
         let c = self.sizes.heads * self.sizes.head_size;
         let (half, t) = (&self.half, self.sizes.positions);
         let list = match self.entry {
@@ -310,8 +309,8 @@ impl Bench for AttentionBench {
         Ok(pass.finish())
     }
 
-    fn is_timed(&self, kernel: &str) -> bool {
-        kernel.split('.').nth(1) == Some(self.entry.name())
+    fn is_timed(&self, kernel: &KernelId) -> bool {
+        kernel.entry == self.entry.name()
     }
 
     fn output(&self) -> &Tensor {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Arithmetic, Gpu};
 use crate::train::measure::Roofs;
 
 /// How long one rate is measured.
@@ -48,8 +48,8 @@ impl Ceiling {
     ///
     /// # Errors
     /// [`Error::Lost`].
-    pub(super) fn refuses(&mut self, gpu: &Gpu, kernel: &str, rate: f64, margin: f64) -> Result<Option<f64>> {
-        if rate > self.roofs.flops(kernel).1 && !self.measured_again {
+    pub(super) fn refuses(&mut self, gpu: &Gpu, arithmetic: Arithmetic, rate: f64, margin: f64) -> Result<Option<f64>> {
+        if rate > self.roofs.flops(arithmetic).1 && !self.measured_again {
             self.measured_again = true;
             match Roofs::measure(gpu, TIME) {
                 Ok(again) => self.raise(&again),
@@ -58,7 +58,7 @@ impl Ceiling {
                 Err(_) => {}
             }
         }
-        let roof = self.roofs.flops(kernel).1;
+        let roof = self.roofs.flops(arithmetic).1;
         if rate > roof * margin {
             return Ok(Some(roof));
         }

@@ -1,8 +1,8 @@
 //! The bench of a matrix product.
 
 use crate::error::Result;
-use crate::gpu::{Elem, Gpu, Pass, Program, Tensor};
-use crate::ops::matmul::{Product, choose};
+use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
+use crate::ops::matmul::{self, Product, choose};
 
 use super::check::{Target, Tolerance, Verdict, plain_error, usual};
 use super::ends::{Checked, End, Form};
@@ -51,10 +51,9 @@ fn between(depth: usize, pieces: usize) -> f64 {
 /// The pieces in which a program computes an element of its result: kernels behind one another that add to it, and the
 /// first, which does not.
 fn pieces(program: &Program) -> usize {
-    let adds = |name: &str| name.split('.').any(|part| part == "add");
     let (mut most, mut run) = (0, 0);
     for command in &program.commands {
-        run = if adds(&command.name) { run + 1 } else { 0 };
+        run = if command.kernel().is_some_and(matmul::accumulates) { run + 1 } else { 0 };
         most = most.max(run);
     }
     most + 1
@@ -136,7 +135,7 @@ impl Bench for ProductBench {
         Ok(pass.finish())
     }
 
-    fn is_timed(&self, _kernel: &str) -> bool {
+    fn is_timed(&self, _kernel: &KernelId) -> bool {
         true
     }
 

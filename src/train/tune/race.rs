@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Elem, Gpu, Program, Tensor};
+use crate::gpu::{Arithmetic, Command, Elem, Gpu, KernelId, Program, Tensor, Timing};
 use crate::train::measure::predict::{self, card::Card, code::Codes};
 use crate::train::measure::roofs::{WARM_UP, warm_up};
 use crate::train::measure::table::number;
@@ -24,15 +24,25 @@ pub(super) trait Bench {
     /// Records the job with the kernels that the adapter's record names.
     fn record(&self, gpu: &Gpu) -> Result<Program>;
     /// Whether a kernel of the program is a part of the job.
-    fn is_timed(&self, kernel: &str) -> bool;
+    fn is_timed(&self, kernel: &KernelId) -> bool;
     /// A result of the job.
     fn output(&self) -> &Tensor;
     /// Runs the program and compares all that it makes.
     fn check(&self, gpu: &Gpu, program: &Program) -> Result<Verdict>;
 
-    /// The name of the kernel that does the job.
+    /// The kernel that does the job.
+    fn kernel<'p>(&self, program: &'p Program) -> Option<&'p KernelId> {
+        program.commands.iter().filter_map(Command::kernel).find(|kernel| self.is_timed(kernel))
+    }
+
+    /// The arithmetic that bounds that kernel.
+    fn arithmetic(&self, program: &Program) -> Arithmetic {
+        self.kernel(program).map_or(Arithmetic::F32, KernelId::arithmetic)
+    }
+
+    /// The name of that kernel.
     fn name(&self, program: &Program) -> String {
-        program.commands.iter().map(|c| c.name.clone()).find(|name| self.is_timed(name)).unwrap_or_default()
+        self.kernel(program).map(KernelId::name).unwrap_or_default()
     }
 }
 
@@ -43,6 +53,8 @@ pub struct Trial {
     pub choice: Choice,
     /// The kernel's name; empty if it could not be built.
     pub kernel: String,
+    /// The arithmetic that bounds it.
+    pub arithmetic: Arithmetic,
     /// Milliseconds that are predicted for the card that the caller names.
     pub predicted_ms: Option<f64>,
     /// Milliseconds of its fastest run, or why it is refused.
@@ -105,7 +117,8 @@ impl Race<'_> {
                 Ok(program) => program,
                 Err(e) => {
                     let outcome = Err(refusal(e)?);
-                    trials.push(Trial { choice, kernel: String::new(), predicted_ms: None, outcome });
+                    let (kernel, arithmetic) = (String::new(), Arithmetic::F32);
+                    trials.push(Trial { choice, kernel, arithmetic, predicted_ms: None, outcome });
                     continue;
                 }
             };
@@ -120,7 +133,8 @@ impl Race<'_> {
                 Ok(outcome) => outcome,
                 Err(e) => Err(refusal(e)?),
             };
-            trials.push(Trial { choice, kernel, predicted_ms, outcome });
+            let arithmetic = self.bench.arithmetic(&program);
+            trials.push(Trial { choice, kernel, arithmetic, predicted_ms, outcome });
             programs.push((trials.len() - 1, program));
         }
         // while kernels were built the device had nothing to do
@@ -152,7 +166,7 @@ impl Race<'_> {
     /// Milliseconds that the job's kernels are predicted to take, if there is machine code of all of them.
     fn predicted(&self, card: &Card, program: &Program) -> Option<f64> {
         let (rows, missing) = predict::rows(card, Codes::committed(), program);
-        let timed = rows.iter().filter(|row| self.bench.is_timed(&row.kernel));
+        let timed = rows.iter().filter(|row| row.id.as_ref().is_some_and(|kernel| self.bench.is_timed(kernel)));
         missing.is_empty().then(|| timed.map(|row| row.ms).sum())
     }
 
@@ -169,7 +183,10 @@ impl Race<'_> {
     fn timed(&self, gpu: &Gpu, kernel: &str, program: &Program) -> Result<std::result::Result<f64, String>> {
         let ms = if gpu.caps.timestamps {
             let timings = program.time(gpu)?;
-            timings.iter().filter(|t| self.bench.is_timed(&program.commands[t.command].name)).map(|t| t.ms()).sum()
+            let is_timed = |timing: &&Timing| {
+                program.commands[timing.command].kernel().is_some_and(|kernel| self.bench.is_timed(kernel))
+            };
+            timings.iter().filter(is_timed).map(|t| t.ms()).sum()
         } else {
             gpu.wait()?;
             let begin = Instant::now();
@@ -182,7 +199,8 @@ impl Race<'_> {
             return Ok(Err(format!("{ms} ms by the device's clock")));
         }
         let rate = self.job.flops() / ms * 1e3;
-        let refused = self.ceiling.borrow_mut().refuses(gpu, kernel, rate, margin(gpu.caps.software))?;
+        let arithmetic = self.bench.arithmetic(program);
+        let refused = self.ceiling.borrow_mut().refuses(gpu, arithmetic, rate, margin(gpu.caps.software))?;
         if let Some(roof) = refused {
             let [rate, roof] = [rate, roof].map(|rate| number(rate * 1e-12));
             return Ok(Err(format!("{rate} TFLOP/s, the measured roof is {roof}")));

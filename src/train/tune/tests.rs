@@ -1,7 +1,7 @@
 //! Planted faults: each is found, and the kernel that has it is named.
 
 use super::*;
-use crate::gpu::{Options, Pass, Program, Tensor};
+use crate::gpu::{Arithmetic, Options, Pass, Program, Tensor};
 use crate::train::measure::Roofs;
 
 /// A device with matrices of f16, if the adapter has them.
@@ -175,10 +175,10 @@ fn planted_faults_of_second_results_are_found() {
     for (choice, fused) in [(list[0], true), (list[2], false)] {
         let shape = [64, 48, 1024];
         let (bench, program) = bench(&mut gpu, "qkv", Product::BackwardWeight, shape, choice);
-        let names: Vec<&str> = program.commands.iter().map(|c| c.name.as_str()).collect();
+        let names: Vec<&str> = program.commands.iter().map(crate::gpu::Command::name).collect();
         assert_eq!(names.iter().any(|name| name.contains("column_sums")), fused, "{names:?}");
         assert_eq!(names.iter().any(|name| name.starts_with("bias.backward")), !fused, "{names:?}");
-        assert!(names.iter().all(|name| bench.is_timed(name)));
+        assert!(program.commands.iter().all(|c| c.kernel().is_some_and(|kernel| bench.is_timed(kernel))));
         assert_eq!(bench.check(&gpu, &program).expect("checked"), Verdict::Right);
         let sums = bench.end.second().expect("column sums");
         let faulty = clearing(&gpu, &program, &sums.flat(41..42));
@@ -196,7 +196,7 @@ fn products_in_pieces_are_right() {
     gpu.caps.most_flops = 1;
     for (layer, choice) in [("head", list[0]), ("fcproj", list[2])] {
         let (bench, program) = bench(&mut gpu, layer, Product::BackwardInp, [150, 48, 2000], choice);
-        let added = program.commands.iter().filter(|c| c.name.split('.').any(|part| part == "add")).count();
+        let added = program.commands.iter().filter(|c| c.kernel().is_some_and(crate::ops::matmul::accumulates)).count();
         assert_eq!((program.commands.len(), added), (32, 30));
         assert_eq!(bench.check(&gpu, &program).expect("checked"), Verdict::Right);
         // without what is lost between pieces the right kernel would be refused
@@ -307,7 +307,13 @@ fn the_plain_kernel_may_be_the_wrong_one() {
 #[test]
 fn the_fastest_of_the_right_ones_is_best() {
     let block = |rows| Choice::Attention(Block { rows, columns: 16, grid_m: 4 });
-    let trial = |rows, outcome| Trial { choice: block(rows), kernel: rows.to_string(), predicted_ms: None, outcome };
+    let trial = |rows, outcome| Trial {
+        choice: block(rows),
+        kernel: rows.to_string(),
+        arithmetic: Arithmetic::Matrix,
+        predicted_ms: None,
+        outcome,
+    };
     let trials = [trial(16, Ok(3.0)), trial(32, Err("wrong".into())), trial(64, Ok(2.0))];
     assert_eq!(best(&trials).map(|(trial, ms)| (trial.kernel.as_str(), ms)), Some(("64", 2.0)));
     assert!(best(&trials[1..2]).is_none());
@@ -349,13 +355,13 @@ fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
 fn a_roof_that_is_too_low_is_measured_again() {
     let gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
     let mut ceiling = Ceiling::new(Roofs { fused_f32: 1.0, ..roofs() });
-    assert_eq!(ceiling.refuses(&gpu, "matmul_rows", 1e6, 1.25).expect("measured"), None);
+    assert_eq!(ceiling.refuses(&gpu, Arithmetic::F32, 1e6, 1.25).expect("measured"), None);
     let roof = ceiling.roofs().fused_f32;
     assert!(roof > 1e6 && !ceiling.exceeded());
     // once only
     let mut low = Ceiling { roofs: Roofs { fused_f32: 1.0, ..roofs() }, ..ceiling.clone() };
-    assert_eq!(low.refuses(&gpu, "matmul_rows", 2.0, 1.25).expect("not measured"), Some(1.0));
-    assert_eq!(ceiling.refuses(&gpu, "matmul_rows", roof * 1.1, 1.25).expect("not measured"), None);
+    assert_eq!(low.refuses(&gpu, Arithmetic::F32, 2.0, 1.25).expect("not measured"), Some(1.0));
+    assert_eq!(ceiling.refuses(&gpu, Arithmetic::F32, roof * 1.1, 1.25).expect("not measured"), None);
     assert!(ceiling.exceeded());
 }
 

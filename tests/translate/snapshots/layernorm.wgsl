@@ -273,4 +273,4 @@ const COLS: u32 = 6u;
 fn dinp_before(i: u32) -> S { return dinp[i]; }
 fn put_dinp(i: u32, first: V, last: V) { dinp[i] = whole(first, last); }
 fn put_sum(c: u32, x: V) {  }
-const PARTS = 16u;
+const PARTS: u32 = 16u;

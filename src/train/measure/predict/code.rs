@@ -179,20 +179,23 @@ impl Codes {
         Ok(codes)
     }
 
-    /// Returns a kernel's code on a GPU, under its own name or that of the nearest kernel: the one of the same operator and
-    /// pass whose name has most in common with its beginning and end. `None` if there is no such kernel.
+    /// Returns a kernel's code on a GPU, under its own name or that of the nearest kernel: the one of the same family whose
+    /// name has most in common with its beginning and end. `None` if there is no such kernel.
     #[must_use]
-    pub fn nearest(&self, gpu: &str, kernel: &str) -> Option<(&str, Code)> {
+    pub fn nearest(&self, gpu: &str, family: &str, kernel: &str) -> Option<(&str, Code)> {
         let kernels = self.0.get(gpu)?;
         if let Some((name, code)) = kernels.get_key_value(kernel) {
             return Some((name, *code));
         }
-        let pass = |name: &str| name.split('.').take(2).map(str::to_owned).collect::<Vec<_>>();
+        let is_related = |name: &str| {
+            let rest = name.strip_prefix(family);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) && !name.contains('#')
+        };
         let alike = |name: &str| {
             let begins = name.bytes().zip(kernel.bytes()).take_while(|(a, b)| a == b).count();
             begins + name.bytes().rev().zip(kernel.bytes().rev()).take_while(|(a, b)| a == b).count()
         };
-        let same = kernels.iter().filter(|(name, _)| pass(name) == pass(kernel) && !name.contains('#'));
-        same.max_by_key(|(name, _)| alike(name)).map(|(name, code)| (name.as_str(), *code))
+        let related = kernels.iter().filter(|(name, _)| is_related(name));
+        related.max_by_key(|(name, _)| alike(name)).map(|(name, code)| (name.as_str(), *code))
     }
 }

@@ -38,7 +38,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::gpu::pass::Command;
-use crate::gpu::{Elem, Gpu, Program};
+use crate::gpu::{Elem, Gpu, KernelId, Program, Purpose};
 use crate::model::{Config, Recompute};
 use crate::train::{Optimizer, Sizes, Trainer};
 
@@ -96,8 +96,8 @@ fn resident(card: &Card, code: &Code, work: &Work) -> f64 {
 }
 
 /// Returns the counts that one workgroup executes, and how often it waits for loads.
-fn executed(card: &Card, kernel: &str, code: &Code, work: &Work) -> (Counts, f64) {
-    let tiled = (kernel.starts_with("matmul") || kernel.starts_with("attention")) && !kernel.contains(".add");
+fn executed(card: &Card, purpose: Purpose, code: &Code, work: &Work) -> (Counts, f64) {
+    let tiled = matches!(purpose, Purpose::Product | Purpose::FusedProducts);
     let turns = match code.main_loop {
         Counts { matrix, .. } if matrix > 0.0 => Turns::Matrix,
         Counts { fma, .. } if fma > 0.0 && tiled => Turns::Fma,
@@ -121,14 +121,14 @@ fn executed(card: &Card, kernel: &str, code: &Code, work: &Work) -> (Counts, f64
         Turns::Bytes => Counts::default().plus(times, code.all),
         _ => code.all.plus(times - 1.0, code.main_loop),
     };
-    let waits = if kernel.starts_with("matmul") && turns != Turns::Bytes { 2.0 } else { times + 1.0 };
+    let waits = if purpose == Purpose::Product && turns != Turns::Bytes { 2.0 } else { times + 1.0 };
     (counts, waits)
 }
 
 /// Predicts the time of a dispatch.
 #[must_use]
-pub fn time(card: &Card, constants: &Constants, kernel: &str, code: &Code, work: &Work) -> Time {
-    let (counts, waits) = executed(card, kernel, code, work);
+pub fn time(card: &Card, constants: &Constants, purpose: Purpose, code: &Code, work: &Work) -> Time {
+    let (counts, waits) = executed(card, purpose, code, work);
     let subgroups = (work.threads / f64::from(card.subgroup_size)).ceil();
     let hertz = card.clock_ghz * 1e9;
     let spilled = 4.0 * code.spills;
@@ -168,6 +168,9 @@ pub fn time(card: &Card, constants: &Constants, kernel: &str, code: &Code, work:
 pub struct Row {
     /// Kernel, `clear` or `copy`.
     pub kernel: String,
+    /// The kernel's identity; `None` for a clear or copy.
+    #[serde(skip)]
+    pub id: Option<KernelId>,
     /// The kernel whose machine code is taken instead, where it has none.
     pub nearest: Option<String>,
     /// Dispatches.
@@ -261,24 +264,37 @@ pub fn rows(card: &Card, codes: &Codes, program: &Program) -> (Vec<Row>, Vec<Str
     let (mut rows, mut missing): (Vec<Row>, Vec<String>) = (Vec::new(), Vec::new());
     for command in &program.commands {
         let (time, registers, nearest) = if let Some(work) = work(command) {
-            let Some((name, code)) = find(card, codes, &command.name) else {
-                if !missing.contains(&command.name) {
-                    missing.push(command.name.clone());
+            let found = command.kernel().and_then(|kernel| find(card, codes, kernel));
+            let Some((name, code)) = found else {
+                if !missing.iter().any(|name| name == command.name()) {
+                    missing.push(command.name().to_owned());
                 }
                 continue;
             };
-            let nearest = (name != command.name).then(|| name.to_owned());
-            (time(card, constants, &command.name, &code, &work), code.registers, nearest)
+            let nearest = (name != command.name()).then(|| name.to_owned());
+            (time(card, constants, command.purpose(), &code, &work), code.registers, nearest)
         } else {
             let seconds = command.bytes as f64 / (card.memory_gb * 1e9 * constants.memory_share);
             let ms = seconds * 1e3 + constants.dispatch_us / 1e3;
             (Time { ms, limiter: "memory", resident: 0.0 }, 0.0, None)
         };
-        let at = rows.iter().position(|row| row.kernel == command.name).unwrap_or_else(|| {
+        let at = rows.iter().position(|row| row.kernel == command.name()).unwrap_or_else(|| {
             let Time { limiter, resident, .. } = time;
-            let (kernel, limits) = (command.name.clone(), Vec::new());
-            let row =
-                Row { kernel, nearest, count: 0, ms: 0.0, limiter, resident, registers, flops: 0, bytes: 0, limits };
+            let (kernel, limits) = (command.name().to_owned(), Vec::new());
+            let id = command.kernel().cloned();
+            let row = Row {
+                kernel,
+                id,
+                nearest,
+                count: 0,
+                ms: 0.0,
+                limiter,
+                resident,
+                registers,
+                flops: 0,
+                bytes: 0,
+                limits,
+            };
             rows.push(row);
             rows.len() - 1
         });
@@ -302,10 +318,11 @@ fn add(sums: &mut Vec<(&'static str, f64)>, name: &'static str, ms: f64) {
 }
 
 /// The machine code of a kernel on a card, and whose it is.
-fn find<'c>(card: &Card, codes: &'c Codes, kernel: &str) -> Option<(&'c str, Code)> {
-    let (name, own) = codes.nearest(&card.code, kernel)?;
+fn find<'c>(card: &Card, codes: &'c Codes, kernel: &KernelId) -> Option<(&'c str, Code)> {
+    let (family, kernel) = (kernel.family(), kernel.name());
+    let (name, own) = codes.nearest(&card.code, &family, &kernel)?;
     let Some(other) = &card.counts_of else { return Some((name, own)) };
-    let (_, counted) = codes.nearest(other, kernel)?;
+    let (_, counted) = codes.nearest(other, &family, &kernel)?;
     Some((name, Code { registers: own.registers, spills: own.spills, ..counted }))
 }
 

@@ -52,7 +52,7 @@ fn product() -> (Code, Work) {
 fn the_formula_is_the_published_one() {
     let (code, work) = product();
     // 1000 workgroups on 100 units, each with 100 turns of its loop
-    let (counts, waits) = executed(&card(), "matmul_coop.forward", &code, &work);
+    let (counts, waits) = executed(&card(), Purpose::Product, &code, &work);
     assert_eq!((counts.matrix, waits), (3200.0, 2.0));
     assert_eq!(counts.instructions, 800.0 + 99.0 * 160.0);
     let matrix: f64 = 3200.0 * 8.0 * 4096.0 / 1024.0;
@@ -63,7 +63,7 @@ fn the_formula_is_the_published_one() {
         + 0.98 * (matrix.min(workgroup) + issue)
         + (18.0 + 99.0 * 2.0) * 100.0
         + 2.0 * 500.0;
-    let found = time(&card(), &CONSTANTS, "matmul_coop.forward", &code, &work);
+    let found = time(&card(), &CONSTANTS, Purpose::Product, &code, &work);
     // two are resident by registers, three by workgroup memory
     let cycles = (10.0 * matrix).max(5.0 * alone);
     assert!((found.ms - (cycles / 1e6 + 0.005)).abs() < 1e-9, "{found:?}, expected {cycles} cycles");
@@ -82,8 +82,7 @@ fn predictions_have_three_digits() {
 #[test]
 fn each_limit_can_be_the_one_that_binds() {
     let (code, work) = product();
-    let limiter =
-        |card: &Card, code: &Code, work: &Work| time(card, &CONSTANTS, "matmul_coop.forward", code, work).limiter;
+    let limiter = |card: &Card, code: &Code, work: &Work| time(card, &CONSTANTS, Purpose::Product, code, work).limiter;
     // with no latency to speak of
     let many = Card { registers: 1e9, workgroup_kib: 1e6, subgroups: 1e3, ..card() };
     assert_eq!(limiter(&many, &code, &work), "matrix");
@@ -97,7 +96,7 @@ fn each_limit_can_be_the_one_that_binds() {
 #[test]
 fn a_register_too_many_and_a_workgroup_too_many_cost_what_they_should() {
     let (code, work) = product();
-    let ms = |code: &Code, work: &Work| time(&card(), &CONSTANTS, "matmul_coop.forward", code, work).ms - 0.005;
+    let ms = |code: &Code, work: &Work| time(&card(), &CONSTANTS, Purpose::Product, code, work).ms - 0.005;
     let cliff = Code { registers: 129.0, ..code };
     assert!((ms(&cliff, &work) / ms(&code, &work) - 2.0).abs() < 1e-6, "one workgroup a unit in place of two");
     // 1001 workgroups take as long as 1200 where two are resident, with the same work each
@@ -111,11 +110,11 @@ fn kernels_without_products_take_the_time_of_their_bytes() {
     let all = Counts { instructions: 50.0, global: 32.0, ..Counts::default() };
     let code = Code { registers: 24.0, spills: 0.0, all, main_loop: Counts::default() };
     let work = |bytes: f64| Work { groups: 1e4, threads: 256.0, workgroup_bytes: 0.0, flops: 0.0, bytes };
-    let found = time(&card(), &CONSTANTS, "residual.forward", &code, &work(1e9));
+    let found = time(&card(), &CONSTANTS, Purpose::Elements, &code, &work(1e9));
     assert_eq!(found.limiter, "memory");
     assert!((found.ms - (1e9 / (1000e9 * 0.8) * 1e3 + 0.005)).abs() < 1e-9);
     // one workgroup waits for each of its loads
-    let alone = time(&card(), &CONSTANTS, "residual.forward", &code, &Work { groups: 1.0, ..work(1e6) });
+    let alone = time(&card(), &CONSTANTS, Purpose::Elements, &code, &Work { groups: 1.0, ..work(1e6) });
     assert_eq!(alone.limiter, "latency");
 }
 
@@ -142,7 +141,11 @@ fn other_models_take_the_nearest_kernels_and_say_so() {
     assert!(report.contains("no machine code of its own; as attention_coop.forward.hs64"), "{report}");
     assert!(report.contains("predicted, not measured") && report.contains("rough: "), "{report}");
     // a candidate of tuning: the kernel with its end, not the one with most of its beginning
-    let nearest = Codes::committed().nearest("hopper", "matmul_coop.forward.128x128x16.2x4.e16.bias_residual.wide");
+    let nearest = Codes::committed().nearest(
+        "hopper",
+        "matmul_coop.forward",
+        "matmul_coop.forward.128x128x16.2x4.e16.bias_residual.wide",
+    );
     assert_eq!(nearest.map(|found| found.0), Some("matmul_coop.forward.128x128x32.2x4.e16.bias_residual.wide"));
     let none = Codes::read("none", "[]").expect("a list");
     let error = predict(card, &none, &step, Elem::F16).expect_err("no code at all").to_string();

@@ -1,0 +1,176 @@
+//! Kernels by identity: each is written, parsed and reflected once, and built once by the device that owns the cache. Its
+//! handles and its dry copies share it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::error::Result;
+use crate::gpu::context::lock;
+
+use super::{Kernel, KernelId, Reflection};
+
+/// Parsed modules kept for a device to build: more than a model has kernels. They take megabytes.
+const MAX_MODULES: u64 = 64;
+
+/// A compute pipeline, and the layout of its bindings.
+pub(in crate::gpu) type Built = (wgpu::ComputePipeline, wgpu::BindGroupLayout);
+
+/// A kernel that naga has read, and that the driver has built if there is a device.
+#[derive(Debug)]
+pub(in crate::gpu) struct Pipeline {
+    /// Unique in the cache.
+    pub(in crate::gpu) number: u64,
+    pub(in crate::gpu) id: KernelId,
+    /// The printed name.
+    pub(in crate::gpu) name: Arc<str>,
+    pub(in crate::gpu) kernel: Kernel,
+    pub(in crate::gpu) reflection: Reflection,
+    /// For the driver. Parsing takes most of the time before a first step, since naga 30 passes over all expressions of a
+    /// function for each new one; what a dry copy has parsed the device need not parse again.
+    module: Mutex<Option<naga::Module>>,
+    built: OnceLock<Built>,
+    /// Held while the kernel is built, so that two threads do not both do it.
+    building: Mutex<()>,
+}
+
+impl Pipeline {
+    /// The driver's pipeline; `None` on a dry device.
+    pub(in crate::gpu) fn built(&self) -> Option<&Built> {
+        self.built.get()
+    }
+
+    /// The parsed text for the driver: the one that was kept, if it still is.
+    fn module(&self) -> Result<naga::Module> {
+        let kept = lock(&self.module).take();
+        kept.map_or_else(|| self.kernel.parse(), Ok)
+    }
+
+    /// Builds the kernel, if that was not yet done.
+    pub(in crate::gpu) fn build(&self, build: impl FnOnce(&Self, naga::Module) -> Result<Built>) -> Result<()> {
+        let _held = lock(&self.building);
+        if self.built.get().is_none() {
+            let built = build(self, self.module()?)?;
+            let _ = self.built.set(built);
+        }
+        Ok(())
+    }
+}
+
+/// The place of a kernel in the cache; empty until its text is read.
+type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
+
+/// The cache.
+#[derive(Debug, Default)]
+pub(in crate::gpu) struct Kernels {
+    by_id: Mutex<HashMap<KernelId, Slot>>,
+    next: AtomicU64,
+}
+
+impl Kernels {
+    /// Returns the kernel; the first time its text is written and read.
+    pub(in crate::gpu) fn get(&self, id: &KernelId) -> Result<Arc<Pipeline>> {
+        let slot = {
+            let mut by_id = lock(&self.by_id);
+            match by_id.get(id) {
+                Some(slot) => Arc::clone(slot),
+                None => Arc::clone(by_id.entry(id.clone()).or_default()),
+            }
+        };
+        let mut slot = lock(&slot);
+        if let Some(pipeline) = &*slot {
+            return Ok(Arc::clone(pipeline));
+        }
+        let kernel = id.kernel();
+        let (reflection, module) = kernel.read()?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if number > 0 && number.is_multiple_of(MAX_MODULES) {
+            self.forget_modules();
+        }
+        let pipeline = Arc::new(Pipeline {
+            number,
+            id: id.clone(),
+            name: kernel.name.as_str().into(),
+            kernel,
+            reflection,
+            module: Mutex::new(Some(module)),
+            built: OnceLock::new(),
+            building: Mutex::default(),
+        });
+        *slot = Some(Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    /// Drops the modules that no device has asked for.
+    fn forget_modules(&self) {
+        for slot in lock(&self.by_id).values() {
+            // a slot that is locked is being filled
+            if let Ok(slot) = slot.try_lock()
+                && let Some(pipeline) = &*slot
+            {
+                *lock(&pipeline.module) = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::kernel::id::{Arithmetic, Generator};
+    use crate::gpu::{OpPass, kernel::Purpose};
+    use std::sync::atomic::AtomicUsize;
+
+    /// How often texts were written, by this test alone.
+    static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+
+    #[derive(Debug, PartialEq, Eq, Hash)]
+    struct Counted(u32);
+
+    impl Generator for Counted {
+        fn family(&self) -> String {
+            "counted".into()
+        }
+        fn name(&self) -> String {
+            format!("counted.{}", self.0)
+        }
+        fn text(&self) -> String {
+            WRITTEN.fetch_add(1, Ordering::Relaxed);
+            format!("@compute @workgroup_size({}) fn main() {{}}", self.0)
+        }
+        fn arithmetic(&self) -> Arithmetic {
+            Arithmetic::F32
+        }
+    }
+
+    fn id(of: u32) -> KernelId {
+        KernelId::generated(OpPass::new("counted", "forward"), "forward", Purpose::Elements, Counted(of))
+    }
+
+    #[test]
+    fn a_text_is_written_once_for_each_identity() {
+        let kernels = Kernels::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (1..=3).for_each(|of| drop(kernels.get(&id(of)).expect("read"))));
+            }
+        });
+        assert_eq!(WRITTEN.load(Ordering::Relaxed), 3);
+        assert_eq!(kernels.get(&id(2)).expect("read").reflection.workgroup_size, [2, 1, 1]);
+        // a text that is wrong is no entry: its fault comes again
+        let wrong = KernelId::probe("wrong", "main", "fn main(".into());
+        for _ in 0..2 {
+            assert!(kernels.get(&wrong).expect_err("wrong").to_string().contains("wrong"));
+        }
+    }
+
+    #[test]
+    fn modules_are_kept_for_the_device_and_dropped_when_there_are_many() {
+        let kernels = Kernels::default();
+        let first = kernels.get(&id(1)).expect("read");
+        assert!(lock(&first.module).is_some());
+        (2..=MAX_MODULES as u32 + 1).for_each(|of| drop(kernels.get(&id(of)).expect("read")));
+        assert!(lock(&first.module).is_none());
+        assert!(first.module().is_ok(), "parsed again");
+    }
+}

@@ -1,0 +1,189 @@
+//! Kernels: an identity, from which WGSL text follows, reflected by naga, checked against the adapter's limits, built by the
+//! driver.
+
+mod cache;
+mod id;
+
+use crate::error::{Error, Result};
+
+use super::layout::{self, Shared};
+pub use super::reflection::{Needs, Reflection};
+use super::tensor::Elem;
+pub(super) use cache::{Built, Kernels, Pipeline};
+pub use id::{Arithmetic, Generator, KernelId, OpPass, Piece, Purpose, Shader, Spec};
+
+/// One compute kernel as text: pure data, made and translated without a GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kernel {
+    /// Operator, pass and variant: `residual.forward`.
+    pub name: String,
+    /// The whole WGSL module.
+    pub source: String,
+    /// Entry point.
+    pub entry: &'static str,
+    /// Values of the module's `override` constants.
+    pub constants: Vec<(&'static str, f64)>,
+    /// Invocations that each subgroup must have, all of them active, where the device can be told so.
+    pub subgroup_size: Option<u32>,
+}
+
+/// How many elements a kernel moves at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// One element.
+    Scalar,
+    /// Four elements: 16 bytes of f32, 8 of f16. Needs rows whose length 4 divides.
+    Vec4,
+    /// Eight elements of f16: 16 bytes. Needs rows whose length 8 divides.
+    Vec8,
+}
+
+impl Width {
+    /// The widest that divides all of `lengths`.
+    #[must_use]
+    pub fn of(lengths: &[usize]) -> Self {
+        if lengths.iter().all(|n| n.is_multiple_of(4)) { Self::Vec4 } else { Self::Scalar }
+    }
+
+    /// The widest for what is stored as `elem` that divides all of `lengths`: 16 bytes where it can be.
+    #[must_use]
+    pub fn stored(elem: Elem, lengths: &[usize]) -> Self {
+        let eight = elem == Elem::F16 && lengths.iter().all(|n| n.is_multiple_of(8));
+        if eight { Self::Vec8 } else { Self::of(lengths) }
+    }
+
+    /// Elements moved at once.
+    #[must_use]
+    pub fn elements(self) -> usize {
+        match self {
+            Self::Scalar => 1,
+            Self::Vec4 => 4,
+            Self::Vec8 => 8,
+        }
+    }
+
+    /// The end of a kernel's name.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Scalar => ".scalar",
+            Self::Vec4 => "",
+            Self::Vec8 => ".wide",
+        }
+    }
+
+    /// The header of a kernel that moves so many elements of `elem` at once, and the shared functions. The type `S` is what is
+    /// stored, f32 or f16: K neighbouring V, moved at once. `part(s, k)` is one of them, `whole(first, last)` makes an S;
+    /// `as_stored(x)` is what is left of a V there and back. WGSL is order-free at module scope, so joining is all that is
+    /// needed.
+    fn prologue(self, elem: Elem) -> String {
+        let half = elem == Elem::F16;
+        let mut text = String::from(if half { "enable f16;\n" } else { "" });
+        text.push_str(self.header());
+        self.unit(half).iter().for_each(|part| text.push_str(part));
+        text.push_str(if half {
+            include_str!("../../../shaders/shared/half.wgsl")
+        } else {
+            "fn as_stored(x: V) -> V { return x; }\n"
+        });
+        text.push_str(include_str!("../../../shaders/shared/grid.wgsl"));
+        text.push_str(include_str!("../../../shaders/shared/reduce.wgsl"));
+        text
+    }
+
+    fn header(self) -> &'static str {
+        match self {
+            Self::Scalar => include_str!("../../../shaders/shared/scalar.wgsl"),
+            Self::Vec4 | Self::Vec8 => include_str!("../../../shaders/shared/vec4.wgsl"),
+        }
+    }
+
+    /// The type `S` of what is stored, and how it is made of V.
+    fn unit(self, half: bool) -> &'static [&'static str] {
+        const SINGLE: &str = include_str!("../../../shaders/shared/single.wgsl");
+        match (half, self) {
+            (false, _) => &["alias S = V;\n", SINGLE],
+            (true, Self::Scalar) => &["alias S = f16;\n", SINGLE],
+            (true, Self::Vec4) => &["alias S = vec4<f16>;\n", SINGLE],
+            (true, Self::Vec8) => &[include_str!("../../../shaders/shared/pair.wgsl")],
+        }
+    }
+}
+
+impl Kernel {
+    /// A text of its own, outside any operator: for probes of the layers below.
+    #[must_use]
+    pub fn probe(name: &str, entry: &'static str, source: String) -> Self {
+        Self { name: name.into(), source, entry, constants: Vec::new(), subgroup_size: None }
+    }
+
+    /// True if the kernel needs cooperative matrices.
+    #[must_use]
+    pub fn uses_matrices(&self) -> bool {
+        self.source.contains("enable wgpu_cooperative_matrix;")
+    }
+
+    /// Parses the text.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] with naga's message and the offending lines.
+    pub(super) fn parse(&self) -> Result<naga::Module> {
+        naga::front::wgsl::parse_str(&self.source)
+            .map_err(|e| self.fault(&format!("does not parse: {}", e.emit_to_string(&self.source))))
+    }
+
+    /// Validates a parsed text, and fills in the values of its `override` constants.
+    ///
+    /// # Errors
+    /// As [`Kernel::reflect`].
+    pub(super) fn specialize(&self, module: &naga::Module) -> Result<(naga::Module, naga::valid::ModuleInfo)> {
+        let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
+            .validate(module)
+            .map_err(|e| self.fault(&format!("is not valid: {}", e.emit_to_string(&self.source))))?;
+        let constants = self.constants.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        let (module, info) = naga::back::pipeline_constants::process_overrides(
+            module,
+            &info,
+            Some((naga::ShaderStage::Compute, self.entry)),
+            &constants,
+        )
+        .map_err(|e| self.fault(&format!("override constants: {e}")))?;
+        Ok((module.into_owned(), info.into_owned()))
+    }
+
+    /// Compares the members of a struct of the text with those of Rust's. Returns false if the text has no struct of that name.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] naming the member; as [`Kernel::reflect`].
+    pub fn check_struct<T: Shared>(&self, name: &str) -> Result<bool> {
+        let module = self.parse()?;
+        let Some((ty, _)) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)) else {
+            return Ok(false);
+        };
+        let compared = layout::compare(T::MEMBERS, &layout::members(&module, ty));
+        compared.map(|()| true).map_err(|what| self.fault(&format!("struct {name}: {what}")))
+    }
+
+    /// An error that names the kernel.
+    pub(super) fn fault(&self, what: &str) -> Error {
+        Error::Gpu(format!("kernel {}: {what}", self.name))
+    }
+
+    /// Parses and reflects the text.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] with naga's message and the offending lines.
+    pub fn reflect(&self) -> Result<Reflection> {
+        self.read().map(|(reflection, _)| reflection)
+    }
+
+    /// Parses and reflects the text, and returns the module as it was parsed.
+    ///
+    /// # Errors
+    /// As [`Kernel::reflect`].
+    pub(super) fn read(&self) -> Result<(Reflection, naga::Module)> {
+        let module = self.parse()?;
+        let (specialized, info) = self.specialize(&module)?;
+        let reflection = Reflection::of(&specialized, &info, self.entry).map_err(|e| self.fault(&e))?;
+        Ok((reflection, module))
+    }
+}

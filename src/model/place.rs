@@ -1,0 +1,20 @@
+//! The parts of the model and of a step that commands belong to, as profiles and traces list them.
+
+use crate::gpu::Place;
+
+/// The sums of token and position embeddings, and their gradients.
+pub const EMBEDDING: Place = Place::new("embedding");
+/// The last layernorm.
+pub const FINAL: Place = Place::new("final");
+/// The logits and losses.
+pub const HEAD: Place = Place::new("head");
+/// The start of a step: gradients become zero.
+pub const BEGIN: Place = Place::new("begin");
+/// The end of a step: the gradients' norm and the update.
+pub const UPDATE: Place = Place::new("step");
+
+/// Block `l`.
+#[must_use]
+pub const fn block(l: usize) -> Place {
+    Place::layer("h", l)
+}
