@@ -1,76 +1,77 @@
+// tools/join-shader adds: shared/stub.wgsl
 // attention_step.wgsl: attention of one new position, whose keys and values join those kept of all before it
 //   fresh (3, NH, HS): q, k, v of position t;  cache (T, 3, NH, HS): rows 0..t-1 are read, k and v of row t written
 //   out (NH, HS): out = sum over s <= t of softmax(scale q . k[s]) v[s];  at (1) u32: t
-//   forward   one workgroup per head. WG keys at a time: a lane is a key for the scores, then a V of the output for the
-//             sums. With more lanes than the output has V, each run of CHANNELS lanes sums every PARTS-th key.
+//   forward   one workgroup per head. WORKGROUP keys at a time: a lane is a key for the scores, then a Vec of the output
+//             for the sums. With more lanes than the output has Vec, each run of CHANNELS lanes sums every PARTS-th key.
 //   forward_alone   the same for software adapters: every lane does all the work of a head. A load at an address that all
 //             lanes share is one scalar load there, any other is a slow gather; four keys at a time share two exponentials
-//   The head size arrives as `const HSV`, its number of V; CHANNELS is a power of two, PARTS = WG / CHANNELS, and a lane
-//   has OUTS V of the output.
-struct P {
+//   The head size arrives as `const HSV`, its number of Vec; CHANNELS is a power of two, PARTS = WORKGROUP / CHANNELS,
+//   and a lane has OUTS Vec of the output.
+struct Params {
     positions: u32,   // T, rows of the cache
     heads: u32,
     scale: f32,       // 1 / sqrt(HS)
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
-var<workgroup> weights: array<f32, WG>;
-var<workgroup> sums: array<V, WG>;
+var<workgroup> weights: array<f32, WORKGROUP>;
+var<workgroup> sums: array<Vec, WORKGROUP>;
 
-@group(0) @binding(0) var<storage, read> fresh: array<V>;
+@group(0) @binding(0) var<storage, read> fresh: array<Vec>;
 @group(0) @binding(1) var<storage, read> at: array<u32>;
-@group(0) @binding(2) var<storage, read_write> cache: array<V>;
-@group(0) @binding(3) var<storage, read_write> out: array<V>;
+@group(0) @binding(2) var<storage, read_write> cache: array<Vec>;
+@group(0) @binding(3) var<storage, read_write> out: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let h = group_index(group, groups);
-    if h >= p.heads { return; }
-    let part = p.heads * HSV; // from q to k, and from k to v
+    if h >= params.heads { return; }
+    let part = params.heads * HSV; // from q to k, and from k to v
     let row = 3u * part;
     let head = h * HSV;
-    let t = min(at[0], p.positions - 1u);
+    let t = min(at[0], params.positions - 1u);
 
     // The new position is never read back from the cache: no other lane has to see what is written here.
-    for (var turn = 0u; turn < (HSV + WG - 1u) / WG; turn++) {
-        let i = lane + turn * WG;
+    for (var turn = 0u; turn < (HSV + WORKGROUP - 1u) / WORKGROUP; turn++) {
+        let i = lane + turn * WORKGROUP;
         if i < HSV {
             cache[t * row + part + head + i] = fresh[part + head + i];
             cache[t * row + 2u * part + head + i] = fresh[2u * part + head + i];
         }
     }
-    var q: array<V, HSV>;
-    var own = V();
+    var q: array<Vec, HSV>;
+    var own = Vec();
     for (var i = 0u; i < HSV; i++) {
-        q[i] = fresh[head + i] * p.scale;
+        q[i] = fresh[head + i] * params.scale;
         own += q[i] * fresh[part + head + i];
     }
-    var most = sum_v(own);
+    var most = sum_elements(own);
     var sum = 1.0;
     let channel = lane % CHANNELS;
     let first_key = lane / CHANNELS;
-    var o: array<V, OUTS>;
+    var o: array<Vec, OUTS>;
     for (var j = 0u; j < OUTS; j++) {
         let c = min(channel + j * CHANNELS, HSV - 1u);
-        o[j] = select(V(), fresh[2u * part + head + c], first_key == 0u);
+        o[j] = select(Vec(), fresh[2u * part + head + c], first_key == 0u);
     }
 
-    for (var first = 0u; first < t; first += WG) {
+    for (var first = 0u; first < t; first += WORKGROUP) {
         let s = first + lane;
         let k = min(s, t - 1u) * row + part + head; // past the end the last key is read again and masked away
-        var products = V();
+        var products = Vec();
         for (var i = 0u; i < HSV; i++) { products += q[i] * cache[k + i]; }
-        let score = select(LOW, sum_v(products), s < t);
+        let score = select(LOW, sum_elements(products), s < t);
         let above = max(most, reduce_max(lane, score));
         let weight = select(0.0, exp(score - above), s < t);
         weights[lane] = weight;
         let shrink = exp(most - above);
         sum = sum * shrink + reduce_sum(lane, weight); // its barriers let every lane see all weights
         most = above;
-        let count = min(WG, t - first);
+        let count = min(WORKGROUP, t - first);
         for (var j = 0u; j < OUTS; j++) {
             let v = first * row + 2u * part + head + min(channel + j * CHANNELS, HSV - 1u);
             var total = o[j] * shrink;
@@ -89,37 +90,37 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             for (var i = 1u; i < PARTS; i++) { total += sums[channel + i * CHANNELS]; }
             out[head + c] = total * inverse;
         }
-        workgroupBarrier(); // before the next V takes the place of this one
+        workgroupBarrier(); // before the next Vec takes the place of this one
     }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_alone(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                  @builtin(local_invocation_index) lane: u32) {
     let h = group_index(group, groups);
-    if h >= p.heads { return; }
-    let part = p.heads * HSV;
+    if h >= params.heads { return; }
+    let part = params.heads * HSV;
     let row = 3u * part;
     let head = h * HSV;
-    let t = min(at[0], p.positions - 1u);
+    let t = min(at[0], params.positions - 1u);
 
-    var q: array<V, HSV>;
-    var o: array<V, HSV>;
-    var own = V();
+    var q: array<Vec, HSV>;
+    var o: array<Vec, HSV>;
+    var own = Vec();
     for (var i = 0u; i < HSV; i++) {
-        q[i] = fresh[head + i] * p.scale;
+        q[i] = fresh[head + i] * params.scale;
         o[i] = fresh[2u * part + head + i];
         own += q[i] * fresh[part + head + i];
     }
-    var most = sum_v(own);
+    var most = sum_elements(own);
     var sum = 1.0;
     for (var first = 0u; first < t; first += 4u) {
         // past the end the last key is read again and masked away
         let key = min(vec4(first) + vec4(0u, 1u, 2u, 3u), vec4(t - 1u)) * row + part + head;
-        var a = V();
-        var b = V();
-        var c = V();
-        var d = V();
+        var a = Vec();
+        var b = Vec();
+        var c = Vec();
+        var d = Vec();
         for (var i = 0u; i < HSV; i++) {
             a += q[i] * cache[key.x + i];
             b += q[i] * cache[key.y + i];
@@ -127,7 +128,8 @@ fn forward_alone(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
             d += q[i] * cache[key.w + i];
         }
         let inside = vec4(first) + vec4(0u, 1u, 2u, 3u) < vec4(t);
-        let scores = select(vec4(LOW), vec4(sum_v(a), sum_v(b), sum_v(c), sum_v(d)), inside);
+        let scores =
+            select(vec4(LOW), vec4(sum_elements(a), sum_elements(b), sum_elements(c), sum_elements(d)), inside);
         let above = max(most, max(max(scores.x, scores.y), max(scores.z, scores.w)));
         let weight = select(vec4(0.0), exp(scores - above), inside);
         let shrink = exp(most - above);

@@ -1,5 +1,7 @@
+// tools/join-shader adds: shared/stub.wgsl shared/attention.wgsl
 // attention_tiled.wgsl: attention.wgsl's forward and backward for GPUs without matrix units, and for f32
-//   A row is shared by LANES invocations, each of which keeps OWN of its V: nothing as long as a head lies in registers.
+//   A row is shared by LANES invocations, each of which keeps VECS_PER_LANE of its Vec: nothing as long as a head lies in
+//   registers.
 //   Keys and values of COLUMNS positions, in backward_kv queries and gradients, lie in workgroup memory for all rows of a
 //   workgroup. What the lanes of a row have of its dot products goes through workgroup memory, where every lane adds all.
 //   forward, backward_q   rows are queries
@@ -7,41 +9,41 @@
 const THREADS = 128u;
 const ROWS = THREADS / LANES;
 const COLUMNS = 8u;
-const OWN = (HSV + LANES - 1u) / LANES;
+const VECS_PER_LANE = (HSV + LANES - 1u) / LANES;
 
 // Two tiles of columns, X and Y, and what lanes have of their dot products, four columns each.
 const X = 0u;
 const Y = 1u;
-var<workgroup> tiles: array<V, 2u * COLUMNS * HSV>;
+var<workgroup> tiles: array<Vec, 2u * COLUMNS * HSV>;
 var<workgroup> dots: array<vec4<f32>, 4u * THREADS>;
 
-// Index of the first V of one head's q (part 0), k (1) or v (2) at a position, and of its out.
+// Index of the first Vec of one head's q (part 0), k (1) or v (2) at a position, and of its out.
 fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
-    return (((at.b * p.positions + t) * 3u + part) * p.heads + at.h) * HSV;
+    return (((at.b * params.positions + t) * 3u + part) * params.heads + at.h) * HSV;
 }
-fn out_at(at: Place, t: u32) -> u32 { return ((at.b * p.positions + t) * p.heads + at.h) * HSV; }
+fn out_at(at: Place, t: u32) -> u32 { return ((at.b * params.positions + t) * params.heads + at.h) * HSV; }
 
-// Which V of the head is an invocation's number i, and whether there is such a one.
-fn mine(lane: u32, i: u32) -> u32 { return lane % LANES + i * LANES; }
-fn have(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
+// Which Vec of the head is an invocation's number i, and whether there is such a one.
+fn vec_of_lane(lane: u32, i: u32) -> u32 { return lane % LANES + i * LANES; }
+fn in_head(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
 
-@group(0) @binding(0) var<storage, read> qkv: array<S>;
-@group(0) @binding(1) var<storage, read_write> out: array<S>;
+@group(0) @binding(0) var<storage, read> qkv: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> out: array<Stored>;
 @group(0) @binding(2) var<storage, read_write> lse_out: array<f32>;
 
-@group(0) @binding(1) var<storage, read> dout: array<S>;
+@group(0) @binding(1) var<storage, read> dout: array<Stored>;
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<S>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<Stored>;
 
 // Past the end the last position comes again and is masked away.
 fn fill_keys(at: Place, first: u32, lane: u32) {
     for (var turn = 0u; turn < (COLUMNS * HSV + THREADS - 1u) / THREADS; turn++) {
         let i = lane + turn * THREADS;
         if COLUMNS * HSV % THREADS != 0u && i >= COLUMNS * HSV { break; }
-        let t = min(first + i / HSV, p.positions - 1u);
-        tiles[i] = V(qkv[qkv_at(at, t, 1u) + i % HSV]);
-        tiles[COLUMNS * HSV + i] = V(qkv[qkv_at(at, t, 2u) + i % HSV]);
+        let t = min(first + i / HSV, params.positions - 1u);
+        tiles[i] = Vec(qkv[qkv_at(at, t, 1u) + i % HSV]);
+        tiles[COLUMNS * HSV + i] = Vec(qkv[qkv_at(at, t, 2u) + i % HSV]);
     }
 }
 
@@ -49,30 +51,31 @@ fn fill_queries(at: Place, first: u32, lane: u32) {
     for (var turn = 0u; turn < (COLUMNS * HSV + THREADS - 1u) / THREADS; turn++) {
         let i = lane + turn * THREADS;
         if COLUMNS * HSV % THREADS != 0u && i >= COLUMNS * HSV { break; }
-        let t = min(first + i / HSV, p.positions - 1u);
-        tiles[i] = V(qkv[qkv_at(at, t, 0u) + i % HSV]);
-        tiles[COLUMNS * HSV + i] = V(dout[out_at(at, t) + i % HSV]);
+        let t = min(first + i / HSV, params.positions - 1u);
+        tiles[i] = Vec(qkv[qkv_at(at, t, 0u) + i % HSV]);
+        tiles[COLUMNS * HSV + i] = Vec(dout[out_at(at, t) + i % HSV]);
     }
 }
 
-alias Own = array<V, OWN>;
+alias LaneVecs = array<Vec, VECS_PER_LANE>;
 
-fn dot_with(tile: u32, own: ptr<function, Own>, lane: u32) {
+fn dot_with(tile: u32, own: ptr<function, LaneVecs>, lane: u32) {
     for (var four = 0u; four < 2u; four++) {
-        var a0 = V();
-        var a1 = V();
-        var a2 = V();
-        var a3 = V();
-        for (var i = 0u; i < OWN; i++) {
-            let j = mine(lane, i);
-            if !have(j) { continue; }
+        var a0 = Vec();
+        var a1 = Vec();
+        var a2 = Vec();
+        var a3 = Vec();
+        for (var i = 0u; i < VECS_PER_LANE; i++) {
+            let j = vec_of_lane(lane, i);
+            if !in_head(j) { continue; }
             let at = (tile * COLUMNS + four * 4u) * HSV + j;
             a0 += (*own)[i] * tiles[at];
             a1 += (*own)[i] * tiles[at + HSV];
             a2 += (*own)[i] * tiles[at + 2u * HSV];
             a3 += (*own)[i] * tiles[at + 3u * HSV];
         }
-        dots[(tile * 2u + four) * THREADS + lane] = vec4(sum_v(a0), sum_v(a1), sum_v(a2), sum_v(a3));
+        dots[(tile * 2u + four) * THREADS + lane] =
+            vec4(sum_elements(a0), sum_elements(a1), sum_elements(a2), sum_elements(a3));
     }
 }
 
@@ -84,8 +87,8 @@ fn dots_of(tile: u32, four: u32, lane: u32) -> vec4<f32> {
     return sum;
 }
 
-// The sum over four columns of their weight times V j of theirs.
-fn weighed(weight: vec4<f32>, tile: u32, four: u32, j: u32) -> V {
+// The sum over four columns of their weight times Vec j of theirs.
+fn weighed(weight: vec4<f32>, tile: u32, four: u32, j: u32) -> Vec {
     let at = (tile * COLUMNS + four * 4u) * HSV + j;
     return weight.x * tiles[at] + weight.y * tiles[at + HSV] + weight.z * tiles[at + 2u * HSV]
         + weight.w * tiles[at + 3u * HSV];
@@ -97,18 +100,18 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let t = at.first + lane / LANES;
-    let row = min(t, p.positions - 1u); // rows past the end compute the last one and write nothing
-    var q: Own;
-    var o: Own;
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        q[i] = V();
-        o[i] = V();
-        if have(j) { q[i] = V(qkv[qkv_at(at, row, 0u) + j]) * p.scale; }
+    let row = min(t, params.positions - 1u); // rows past the end compute the last one and write nothing
+    var q: LaneVecs;
+    var o: LaneVecs;
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        q[i] = Vec();
+        o[i] = Vec();
+        if in_head(j) { q[i] = Vec(qkv[qkv_at(at, row, 0u) + j]) * params.scale; }
     }
     var most = LOW;
     var sum = 0.0;
-    let end = min(at.first + ROWS, p.positions);
+    let end = min(at.first + ROWS, params.positions);
     for (var s = 0u; s < end; s += COLUMNS) {
         fill_keys(at, s, lane);
         workgroupBarrier();
@@ -122,18 +125,18 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             let shrink = exp(most - above);
             sum = sum * shrink + ((weight.x + weight.y) + (weight.z + weight.w));
             most = above;
-            for (var i = 0u; i < OWN; i++) {
-                let j = mine(lane, i);
-                if have(j) { o[i] = o[i] * shrink + weighed(weight, Y, four, j); }
+            for (var i = 0u; i < VECS_PER_LANE; i++) {
+                let j = vec_of_lane(lane, i);
+                if in_head(j) { o[i] = o[i] * shrink + weighed(weight, Y, four, j); }
             }
         }
         // everyone has read the tiles before they are overwritten
         workgroupBarrier();
     }
-    if t >= p.positions { return; }
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        if have(j) { out[out_at(at, t) + j] = S(o[i] * (1.0 / sum)); }
+    if t >= params.positions { return; }
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        if in_head(j) { out[out_at(at, t) + j] = Stored(o[i] * (1.0 / sum)); }
     }
     if lane % LANES == 0u { lse_out[at.statistics + t] = most + log(sum); }
 }
@@ -144,24 +147,24 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let t = at.first + lane / LANES;
-    let row = min(t, p.positions - 1u);
-    var q: Own;
-    var g: Own;
-    var dq: Own;
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        q[i] = V();
-        g[i] = V();
-        dq[i] = V();
-        if have(j) {
-            q[i] = V(qkv[qkv_at(at, row, 0u) + j]) * p.scale;
-            g[i] = V(dout[out_at(at, row) + j]);
+    let row = min(t, params.positions - 1u);
+    var q: LaneVecs;
+    var g: LaneVecs;
+    var dq: LaneVecs;
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        q[i] = Vec();
+        g[i] = Vec();
+        dq[i] = Vec();
+        if in_head(j) {
+            q[i] = Vec(qkv[qkv_at(at, row, 0u) + j]) * params.scale;
+            g[i] = Vec(dout[out_at(at, row) + j]);
         }
     }
     let statistics = at.statistics + row;
     let row_lse = vec4(lse[statistics]);
     let row_delta = vec4(delta[statistics]);
-    let end = min(at.first + ROWS, p.positions);
+    let end = min(at.first + ROWS, params.positions);
     for (var s = 0u; s < end; s += COLUMNS) {
         fill_keys(at, s, lane);
         workgroupBarrier();
@@ -171,18 +174,18 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
         for (var four = 0u; four < 2u; four++) {
             let visible = vec4(s + four * 4u) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
             let weight = select(vec4(0.0), exp(min(dots_of(X, four, lane) - row_lse, vec4(0.0))), visible);
-            let dscore = weight * (dots_of(Y, four, lane) - row_delta) * p.scale;
-            for (var i = 0u; i < OWN; i++) {
-                let j = mine(lane, i);
-                if have(j) { dq[i] += weighed(dscore, X, four, j); }
+            let dscore = weight * (dots_of(Y, four, lane) - row_delta) * params.scale;
+            for (var i = 0u; i < VECS_PER_LANE; i++) {
+                let j = vec_of_lane(lane, i);
+                if in_head(j) { dq[i] += weighed(dscore, X, four, j); }
             }
         }
         workgroupBarrier();
     }
-    if t >= p.positions { return; }
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        if have(j) { dqkv[qkv_at(at, t, 0u) + j] = S(dq[i]); }
+    if t >= params.positions { return; }
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        if in_head(j) { dqkv[qkv_at(at, t, 0u) + j] = Stored(dq[i]); }
     }
 }
 
@@ -192,24 +195,24 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let s = at.first + lane / LANES;
-    let row = min(s, p.positions - 1u);
-    var k: Own;
-    var v: Own;
-    var dk: Own;
-    var dv: Own;
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        k[i] = V();
-        v[i] = V();
-        dk[i] = V();
-        dv[i] = V();
-        if have(j) {
-            k[i] = V(qkv[qkv_at(at, row, 1u) + j]) * p.scale;
-            v[i] = V(qkv[qkv_at(at, row, 2u) + j]);
+    let row = min(s, params.positions - 1u);
+    var k: LaneVecs;
+    var v: LaneVecs;
+    var dk: LaneVecs;
+    var dv: LaneVecs;
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        k[i] = Vec();
+        v[i] = Vec();
+        dk[i] = Vec();
+        dv[i] = Vec();
+        if in_head(j) {
+            k[i] = Vec(qkv[qkv_at(at, row, 1u) + j]) * params.scale;
+            v[i] = Vec(qkv[qkv_at(at, row, 2u) + j]);
         }
     }
     let statistics = at.statistics;
-    for (var t = at.first / COLUMNS * COLUMNS; t < p.positions; t += COLUMNS) {
+    for (var t = at.first / COLUMNS * COLUMNS; t < params.positions; t += COLUMNS) {
         fill_queries(at, t, lane);
         workgroupBarrier();
         dot_with(X, &k, lane);
@@ -217,15 +220,15 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         workgroupBarrier();
         for (var four = 0u; four < 2u; four++) {
             let query = vec4(t + four * 4u) + vec4(0u, 1u, 2u, 3u);
-            let visible = (query >= vec4(row)) & (query < vec4(p.positions));
-            let last = min(query, vec4(p.positions - 1u)) + vec4(statistics);
+            let visible = (query >= vec4(row)) & (query < vec4(params.positions));
+            let last = min(query, vec4(params.positions - 1u)) + vec4(statistics);
             let query_lse = vec4(lse[last.x], lse[last.y], lse[last.z], lse[last.w]);
             let query_delta = vec4(delta[last.x], delta[last.y], delta[last.z], delta[last.w]);
             let weight = select(vec4(0.0), exp(min(dots_of(X, four, lane) - query_lse, vec4(0.0))), visible);
-            let dscore = weight * (dots_of(Y, four, lane) - query_delta) * p.scale;
-            for (var i = 0u; i < OWN; i++) {
-                let j = mine(lane, i);
-                if have(j) {
+            let dscore = weight * (dots_of(Y, four, lane) - query_delta) * params.scale;
+            for (var i = 0u; i < VECS_PER_LANE; i++) {
+                let j = vec_of_lane(lane, i);
+                if in_head(j) {
                     dv[i] += weighed(weight, Y, four, j);
                     dk[i] += weighed(dscore, X, four, j);
                 }
@@ -233,12 +236,12 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         }
         workgroupBarrier();
     }
-    if s >= p.positions { return; }
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        if have(j) {
-            dqkv[qkv_at(at, s, 1u) + j] = S(dk[i]);
-            dqkv[qkv_at(at, s, 2u) + j] = S(dv[i]);
+    if s >= params.positions { return; }
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        if in_head(j) {
+            dqkv[qkv_at(at, s, 1u) + j] = Stored(dk[i]);
+            dqkv[qkv_at(at, s, 2u) + j] = Stored(dv[i]);
         }
     }
 }

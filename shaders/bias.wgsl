@@ -1,44 +1,45 @@
+// tools/join-shader adds: shared/stub.wgsl
 // bias.wgsl: the gradient of a bias, dbias[c] += sum over n of dout[n,c]
 //   dout (N, C);  dbias (C)
-//   backward_blocks   one invocation per S of a row and block of rows: partial sums
+//   backward_blocks   one invocation per Stored of a row and block of rows: partial sums
 //   backward          adds the blocks' sums, in order, to dbias
-struct P {
+struct Params {
     rows: u32,
-    columns: u32,      // S of a row; of `backward` V
+    columns: u32,      // Stored of a row; of `backward` Vec
     block_rows: u32,
     blocks: u32,
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> dout: array<S>;
-@group(0) @binding(1) var<storage, read_write> block_sums: array<V>; // (blocks, C)
+@group(0) @binding(0) var<storage, read> dout: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> block_sums: array<Vec>; // (blocks, C)
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                    @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    let block = i / p.columns;
-    let c = i - block * p.columns;
-    if block >= p.blocks { return; }
-    var sums: array<V, K>;
-    for (var k = 0u; k < K; k++) { sums[k] = V(); }
-    let end = min(p.rows, (block + 1u) * p.block_rows);
-    for (var n = block * p.block_rows; n < end; n++) {
-        let d = dout[n * p.columns + c];
-        for (var k = 0u; k < K; k++) { sums[k] += part(d, k); }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    let block = i / params.columns;
+    let c = i - block * params.columns;
+    if block >= params.blocks { return; }
+    var sums: array<Vec, VECS_PER_STORED>;
+    for (var k = 0u; k < VECS_PER_STORED; k++) { sums[k] = Vec(); }
+    let end = min(params.rows, (block + 1u) * params.block_rows);
+    for (var n = block * params.block_rows; n < end; n++) {
+        let d = dout[n * params.columns + c];
+        for (var k = 0u; k < VECS_PER_STORED; k++) { sums[k] += unpack(d, k); }
     }
-    for (var k = 0u; k < K; k++) { block_sums[i * K + k] = sums[k]; }
+    for (var k = 0u; k < VECS_PER_STORED; k++) { block_sums[i * VECS_PER_STORED + k] = sums[k]; }
 }
 
-@group(0) @binding(0) var<storage, read> block_sums_in: array<V>;
-@group(0) @binding(1) var<storage, read_write> dbias: array<V>;
+@group(0) @binding(0) var<storage, read> block_sums_in: array<Vec>;
+@group(0) @binding(1) var<storage, read_write> dbias: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
-    let c = group_index(group, groups) * WG + lane;
-    if c >= p.columns { return; }
-    var sum = V();
-    for (var block = 0u; block < p.blocks; block++) { sum += block_sums_in[block * p.columns + c]; }
+    let c = group_index(group, groups) * WORKGROUP + lane;
+    if c >= params.columns { return; }
+    var sum = Vec();
+    for (var block = 0u; block < params.blocks; block++) { sum += block_sums_in[block * params.columns + c]; }
     dbias[c] += sum;
 }

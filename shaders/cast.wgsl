@@ -1,31 +1,32 @@
+// tools/join-shader adds: shared/stub.wgsl
 // cast.wgsl: between f32 and what is stored
-//   forward   out = inp, rounded;  inp, out (count S);  one invocation per S
-//   widen     wide[i] = stored[first + i];  stored (any number of S);  wide (count S);  one invocation per S
-struct P {
-    count: u32,   // number of S
+//   forward   out = inp, rounded;  inp, out (count Stored);  one invocation per Stored
+//   widen     wide[i] = stored[first + i];  stored (any number of Stored);  wide (count Stored);  one invocation per Stored
+struct Params {
+    count: u32,   // number of Stored
     first: u32,
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> inp: array<V>;
-@group(0) @binding(1) var<storage, read_write> out: array<S>;
+@group(0) @binding(0) var<storage, read> inp: array<Vec>;
+@group(0) @binding(1) var<storage, read_write> out: array<Stored>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
-    out[i] = whole(inp[i * K], inp[i * K + K - 1u]);
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
+    out[i] = pack(inp[i * VECS_PER_STORED], inp[i * VECS_PER_STORED + VECS_PER_STORED - 1u]);
 }
 
-@group(0) @binding(0) var<storage, read> stored: array<S>;
-@group(0) @binding(1) var<storage, read_write> wide: array<V>;
+@group(0) @binding(0) var<storage, read> stored: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> wide: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn widen(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
          @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
-    let s = stored[p.first + i];
-    for (var k = 0u; k < K; k++) { wide[i * K + k] = part(s, k); }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
+    let s = stored[params.first + i];
+    for (var k = 0u; k < VECS_PER_STORED; k++) { wide[i * VECS_PER_STORED + k] = unpack(s, k); }
 }

@@ -1,3 +1,4 @@
+// tools/join-shader adds: shared/stub.wgsl
 // compare.wgsl: two tensors against each other
 //   forward   bits, for runs that must repeat: one invocation per word
 //             first, again (any number of words);  result: words that differ so far, and the lowest index among them
@@ -8,8 +9,8 @@
 override HALF: bool = false;    // got holds f16, two in a word
 const EACH = 64u;
 
-struct P { count: u32 }
-var<immediate> p: P;
+struct Params { count: u32 }
+var<immediate> params: Params;
 
 struct Near {
     count: u32,           // elements of this window
@@ -20,7 +21,7 @@ struct Near {
     tolerance: f32,       // |got - want| may be this
     stored: f32,          // and this times |want|
 }
-var<immediate> near_p: Near;
+var<immediate> near_params: Near;
 
 @group(0) @binding(0) var<storage, read> first: array<u32>;
 @group(0) @binding(1) var<storage, read> again: array<u32>;
@@ -29,11 +30,11 @@ var<immediate> near_p: Near;
 @group(0) @binding(1) var<storage, read> want: array<u32>;
 @group(0) @binding(2) var<storage, read_write> counts: array<atomic<u32>, 3>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
     if first[i] != again[i] {
         atomicAdd(&result[0], 1u);
         atomicMin(&result[1], i);
@@ -49,18 +50,18 @@ fn wide(half: u32) -> f32 {
     return select(size, -size, (half & 0x8000u) != 0u);
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn near(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
-    let start = group_index(group, groups) * WG * EACH + lane;
+    let start = group_index(group, groups) * WORKGROUP * EACH + lane;
     var far = 0u;
     var lowest = 0xffffffffu;
     var nonzero = 0u;
     for (var turn = 0u; turn < EACH; turn++) {
-        let i = start + turn * WG;
-        if i >= near_p.count { break; }
-        let column = i % near_p.line;
-        if column < near_p.first_column || column >= near_p.end_column { continue; }
+        let i = start + turn * WORKGROUP;
+        if i >= near_params.count { break; }
+        let column = i % near_params.line;
+        if column < near_params.first_column || column >= near_params.end_column { continue; }
         let wanted = want[i];
         var value = 0.0;
         // compilers may assume that no number is infinite or NaN: their bits say so
@@ -76,10 +77,11 @@ fn near(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             finite = finite && (word & 0x7f800000u) != 0x7f800000u;
             nonzero += u32((word & 0x7fffffffu) != 0u);
         }
-        let close = abs(value - bitcast<f32>(wanted)) <= near_p.tolerance + near_p.stored * abs(bitcast<f32>(wanted));
+        let close = abs(value - bitcast<f32>(wanted))
+            <= near_params.tolerance + near_params.stored * abs(bitcast<f32>(wanted));
         if !(finite && close) {
             far += 1u;
-            lowest = min(lowest, near_p.base + i);
+            lowest = min(lowest, near_params.base + i);
         }
     }
     if far > 0u {

@@ -1,85 +1,87 @@
+// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
 // crossentropy.wgsl: losses[n] = -log softmax(logits[n, 0..V])[target[n]];  dlogits = (softmax - onehot) * scale
 //   logits (N, Vp), of which the first V columns count;  targets (N) u32, 0xffffffff for a row that does not count
 //   forward            one workgroup per row; losses only
 //   forward_backward   the same, and logits become dlogits in place; the padded columns become 0
-struct P {
+struct Params {
     rows: u32,
     vocab: u32,    // V
-    stride: u32,   // S of a row
+    stride: u32,   // Stored of a row
     scale: f32,    // times the state's loss scale: what the gradient is multiplied by
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
 const IGNORED = 0xffffffffu;
 
-@group(0) @binding(0) var<storage, read_write> logits: array<S>;
+@group(0) @binding(0) var<storage, read_write> logits: array<Stored>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(3) var<storage, read> state: State;
 
 const LOW = -3.0e38; // stands for minus infinity, which fast math may drop
-const ELEMENTS = VW * K; // of an S
+const ELEMENTS_PER_STORED = ELEMENTS_PER_VEC * VECS_PER_STORED; // of an Stored
 
 // The row's largest logit, and the sum of exponentials below it.
 fn softmax_row(row: u32, lane: u32) -> vec2<f32> {
     // one pass: each lane keeps its own maximum and rescales its sum when that grows
     var most = LOW;
     var sum = 0.0;
-    for (var c = lane; c * ELEMENTS < p.vocab; c += WG) {
+    for (var c = lane; c * ELEMENTS_PER_STORED < params.vocab; c += WORKGROUP) {
         let all = logits[row + c];
-        for (var k = 0u; k < K; k++) {
-            let counts = columns_v(c * ELEMENTS + k * VW) < U(p.vocab);
-            let x = select(V(LOW), part(all, k), counts);
-            let largest = max_v(x);
+        for (var k = 0u; k < VECS_PER_STORED; k++) {
+            let counts = columns_from(c * ELEMENTS_PER_STORED + k * ELEMENTS_PER_VEC) < UVec(params.vocab);
+            let x = select(Vec(LOW), unpack(all, k), counts);
+            let largest = max_element(x);
             if largest > most {
                 sum *= exp(most - largest);
                 most = largest;
             }
-            sum += sum_v(select(V(), exp(x - V(most)), counts));
+            sum += sum_elements(select(Vec(), exp(x - Vec(most)), counts));
         }
     }
     let row_most = reduce_max(lane, most);
     return vec2(row_most, reduce_sum(lane, sum * exp(most - row_most)));
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let n = group_index(group, groups);
-    if n >= p.rows { return; }
-    let s = softmax_row(n * p.stride, lane);
+    if n >= params.rows { return; }
+    let s = softmax_row(n * params.stride, lane);
     if lane == 0u { losses[n] = row_loss(n, s); }
 }
 
 fn row_loss(n: u32, s: vec2<f32>) -> f32 {
     let target_token = targets[n];
     if target_token == IGNORED { return 0.0; }
-    let v = part(logits[n * p.stride + target_token / ELEMENTS], target_token / VW % K);
-    return log(s.y) + s.x - pick_v(v, target_token % VW);
+    let v = unpack(logits[n * params.stride + target_token / ELEMENTS_PER_STORED],
+                   target_token / ELEMENTS_PER_VEC % VECS_PER_STORED);
+    return log(s.y) + s.x - element_of(v, target_token % ELEMENTS_PER_VEC);
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                     @builtin(local_invocation_index) lane: u32) {
     let n = group_index(group, groups);
-    if n >= p.rows { return; }
-    let row = n * p.stride;
+    if n >= params.rows { return; }
+    let row = n * params.stride;
     let s = softmax_row(row, lane);
     if lane == 0u { losses[n] = row_loss(n, s); }
     // the target's logit must be read before any lane overwrites it
     storageBarrier();
     workgroupBarrier();
     let target_token = targets[n];
-    let scale = select(p.scale * state.loss_scale, 0.0, target_token == IGNORED);
+    let scale = select(params.scale * state.loss_scale, 0.0, target_token == IGNORED);
     let factor = scale / s.y;
-    for (var c = lane; c < p.stride; c += WG) {
+    for (var c = lane; c < params.stride; c += WORKGROUP) {
         let all = logits[row + c];
-        var d: array<V, K>;
-        for (var k = 0u; k < K; k++) {
-            let columns = columns_v(c * ELEMENTS + k * VW);
-            let slope = exp(part(all, k) - V(s.x)) * factor - select(V(), V(scale), columns == U(target_token));
-            d[k] = select(V(), slope, columns < U(p.vocab));
+        var d: array<Vec, VECS_PER_STORED>;
+        for (var k = 0u; k < VECS_PER_STORED; k++) {
+            let columns = columns_from(c * ELEMENTS_PER_STORED + k * ELEMENTS_PER_VEC);
+            let slope = exp(unpack(all, k) - Vec(s.x)) * factor - select(Vec(), Vec(scale), columns == UVec(target_token));
+            d[k] = select(Vec(), slope, columns < UVec(params.vocab));
         }
-        logits[row + c] = whole(d[0], d[K - 1u]);
+        logits[row + c] = pack(d[0], d[VECS_PER_STORED - 1u]);
     }
 }

@@ -1,35 +1,36 @@
+// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
 // gradnorm.wgsl: the sum of squares of all gradients, in two stages; stepcontrol.wgsl does the second.
 //   Gradients are multiples of what they stand for, by hyper.grad_unit and the loss scale; squared is what they stand
 //   for, which cannot overflow where the multiple would.
-//   grads (count V);  partials (groups): one sum per workgroup, from `first` on
-struct P {
-    count: u32,    // number of V
+//   grads (count Vec);  partials (groups): one sum per workgroup, from `first` on
+struct Params {
+    count: u32,    // number of Vec
     first: u32,    // where this window's sums begin
     groups: u32,   // workgroups of this window
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> grads: array<V>;
+@group(0) @binding(0) var<storage, read> grads: array<Vec>;
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;
 @group(0) @binding(2) var<storage, read> state: State;
 @group(0) @binding(3) var<storage, read> hyper: Hyper;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let g = group_index(group, groups);
-    if g >= p.groups { return; }
+    if g >= params.groups { return; }
     // a workgroup's share is one run of memory: pages and caches like that on every machine
-    let share = (p.count + p.groups - 1u) / p.groups;
-    let end = min(p.count, (g + 1u) * share);
+    let share = (params.count + params.groups - 1u) / params.groups;
+    let end = min(params.count, (g + 1u) * share);
     let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     // two sums: shorter chains of additions, smaller rounding error
-    var s0 = V();
-    var s1 = V();
+    var s0 = Vec();
+    var s1 = Vec();
     var i = g * share + lane;
-    for (; i + WG < end; i += 2u * WG) {
+    for (; i + WORKGROUP < end; i += 2u * WORKGROUP) {
         let a = grads[i] * unscale;
-        let b = grads[i + WG] * unscale;
+        let b = grads[i + WORKGROUP] * unscale;
         s0 += a * a;
         s1 += b * b;
     }
@@ -37,6 +38,6 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let a = grads[i] * unscale;
         s0 += a * a;
     }
-    let total = reduce_sum(lane, sum_v(s0 + s1));
-    if lane == 0u { partials[p.first + g] = total; }
+    let total = reduce_sum(lane, sum_elements(s0 + s1));
+    if lane == 0u { partials[params.first + g] = total; }
 }

@@ -1,20 +1,21 @@
+// tools/join-shader adds: shared/stub.wgsl
 // matmul_parts.wgsl: dweight[i] += sum over parts of partials[part, i], in order
-//   partials (parts, count V);  dweight (count V);  one invocation per V of dweight
-struct P {
-    count: u32,   // number of V
+//   partials (parts, count Vec);  dweight (count Vec);  one invocation per Vec of dweight
+struct Params {
+    count: u32,   // number of Vec
     parts: u32,
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> partials: array<V>;
-@group(0) @binding(1) var<storage, read_write> dweight: array<V>;
+@group(0) @binding(0) var<storage, read> partials: array<Vec>;
+@group(0) @binding(1) var<storage, read_write> dweight: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn add(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
        @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
-    var sum = V();
-    for (var part = 0u; part < p.parts; part++) { sum += partials[part * p.count + i]; }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
+    var sum = Vec();
+    for (var part = 0u; part < params.parts; part++) { sum += partials[part * params.count + i]; }
     dweight[i] += sum;
 }

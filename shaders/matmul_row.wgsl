@@ -1,8 +1,9 @@
+// tools/join-shader adds: shared/stub.wgsl shared/gelu.wgsl
 // matmul_row.wgsl: out(1,N) = a(1,K) b(N,K)ᵀ + bias(N): the product of a single row, as fast as b can be read
 //   forward        one workgroup per element of out. Lanes read b along k, then their sums are added in a tree
 //   forward_bias, forward_bias_gelu, forward_bias_residual   the same with a bias and what comes after it
 //   Parameters and bindings are those of every matrix kernel: see src/ops/matmul/generate.rs. m is 1.
-struct P {
+struct Params {
     m: u32,
     n: u32,
     k: u32,
@@ -15,61 +16,61 @@ struct P {
     bias_offset: u32,
     part_depth: u32,
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> a: array<V>;
-@group(0) @binding(1) var<storage, read> b: array<V>;
+@group(0) @binding(0) var<storage, read> a: array<Vec>;
+@group(0) @binding(1) var<storage, read> b: array<Vec>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> gelu_out: array<f32>;
 @group(0) @binding(4) var<storage, read> residual: array<f32>;
 
 fn element(lane: u32, column: u32) -> f32 {
-    let a0 = p.a_offset / VW;
-    let b0 = (p.b_offset + column * p.b_stride) / VW;
-    let end = p.k / VW;
-    var sum = V();
-    for (var i = lane; i < end; i += WG) { sum += a[a0 + i] * b[b0 + i]; }
-    return reduce_sum(lane, sum_v(sum));
+    let a0 = params.a_offset / ELEMENTS_PER_VEC;
+    let b0 = (params.b_offset + column * params.b_stride) / ELEMENTS_PER_VEC;
+    let end = params.k / ELEMENTS_PER_VEC;
+    var sum = Vec();
+    for (var i = lane; i < end; i += WORKGROUP) { sum += a[a0 + i] * b[b0 + i]; }
+    return reduce_sum(lane, sum_elements(sum));
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let column = group_index(group, groups);
-    if column >= p.n { return; }
+    if column >= params.n { return; }
     let x = element(lane, column);
-    if lane == 0u { out[p.out_offset + column] = x; }
+    if lane == 0u { out[params.out_offset + column] = x; }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_bias(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let column = group_index(group, groups);
-    if column >= p.n { return; }
+    if column >= params.n { return; }
     let x = element(lane, column);
-    if lane == 0u { out[p.out_offset + column] = x + bias[p.bias_offset + column]; }
+    if lane == 0u { out[params.out_offset + column] = x + bias[params.bias_offset + column]; }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_bias_gelu(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                      @builtin(local_invocation_index) lane: u32) {
     let column = group_index(group, groups);
-    if column >= p.n { return; }
-    let x = element(lane, column) + bias[p.bias_offset + column];
+    if column >= params.n { return; }
+    let x = element(lane, column) + bias[params.bias_offset + column];
     if lane == 0u {
-        out[p.out_offset + column] = x;
-        // of VW equal values: their sum over VW is one of them, exactly
-        gelu_out[p.out_offset + column] = sum_v(gelu(V(x))) / f32(VW);
+        out[params.out_offset + column] = x;
+        // of ELEMENTS_PER_VEC equal values: their sum over ELEMENTS_PER_VEC is one of them, exactly
+        gelu_out[params.out_offset + column] = sum_elements(gelu(Vec(x))) / f32(ELEMENTS_PER_VEC);
     }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_bias_residual(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
     let column = group_index(group, groups);
-    if column >= p.n { return; }
+    if column >= params.n { return; }
     let x = element(lane, column);
-    let i = p.out_offset + column;
-    if lane == 0u { out[i] = residual[i] + (x + bias[p.bias_offset + column]); }
+    let i = params.out_offset + column;
+    if lane == 0u { out[i] = residual[i] + (x + bias[params.bias_offset + column]); }
 }

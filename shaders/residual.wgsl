@@ -1,16 +1,17 @@
+// tools/join-shader adds: shared/stub.wgsl
 // residual.wgsl: out = inp + branch. Its gradient is the identity for both, so there is no backward.
-//   inp, branch, out (any number of V);  one invocation per V
-struct P { count: u32 } // number of V
-var<immediate> p: P;
+//   inp, branch, out (any number of Vec);  one invocation per Vec
+struct Params { count: u32 } // number of Vec
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> inp: array<V>;
-@group(0) @binding(1) var<storage, read> branch: array<V>;
-@group(0) @binding(2) var<storage, read_write> out: array<V>;
+@group(0) @binding(0) var<storage, read> inp: array<Vec>;
+@group(0) @binding(1) var<storage, read> branch: array<Vec>;
+@group(0) @binding(2) var<storage, read_write> out: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
     out[i] = inp[i] + branch[i];
 }

@@ -1,3 +1,4 @@
+// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
 // stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
 //   accumulate   one workgroup; state.loss_sum += sum of a micro-step's losses (N)
 //   decide       one workgroup; sums the norm's partials, tests for non-finite values, sets the clip factor, counts
@@ -27,8 +28,8 @@ struct Window {
     next: u32,             // where the next one goes: the oldest is there
     values: array<f32, 128>,
 }
-struct P { count: u32 } // losses, or partials
-var<immediate> p: P;
+struct Params { count: u32 } // losses, or partials
+var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> values: array<f32>; // losses, or the norm's partials
 @group(0) @binding(1) var<storage, read_write> state: State;
@@ -60,14 +61,14 @@ fn enter(lane: u32, which: u32, x: f32) -> f32 {
     let slot = windows[which].next;
     let full = windows[which].count == WINDOW;
     var sum = 0.0;
-    for (var turn = 0u; turn < (WINDOW + WG - 1u) / WG; turn++) {
-        let i = lane + turn * WG;
+    for (var turn = 0u; turn < (WINDOW + WORKGROUP - 1u) / WORKGROUP; turn++) {
+        let i = lane + turn * WORKGROUP;
         if i < WINDOW { sum += select(windows[which].values[i] - x, 0.0, i == slot); }
     }
     let mean = reduce_sum(lane, sum) / f32(WINDOW); // less x
     var squares = 0.0;
-    for (var turn = 0u; turn < (WINDOW + WG - 1u) / WG; turn++) {
-        let i = lane + turn * WG;
+    for (var turn = 0u; turn < (WINDOW + WORKGROUP - 1u) / WORKGROUP; turn++) {
+        let i = lane + turn * WORKGROUP;
         if i < WINDOW {
             let d = select(windows[which].values[i] - x, 0.0, i == slot) - mean;
             squares += d * d;
@@ -86,21 +87,21 @@ fn enter(lane: u32, which: u32, x: f32) -> f32 {
 
 fn sum_values(lane: u32) -> f32 {
     var sum = 0.0;
-    for (var i = lane; i < p.count; i += WG) { sum += values[i]; }
+    for (var i = lane; i < params.count; i += WORKGROUP) { sum += values[i]; }
     return reduce_sum(lane, sum);
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn accumulate(@builtin(local_invocation_index) lane: u32) {
     let sum = sum_values(lane);
     if lane == 0u { state.loss_sum += sum; }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn decide(@builtin(local_invocation_index) lane: u32) {
     let squares = sum_values(lane);
     let norm = sqrt(squares);
-    let loss = state.loss_sum * hyper.loss_scale;
+    let loss = state.loss_sum * hyper.inverse_tokens;
     let loss_z = enter(lane, 0u, loss);
     let norm_z = enter(lane, 1u, norm);
     if lane != 0u { return; }

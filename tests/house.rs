@@ -19,6 +19,9 @@ const NEIGHBOURS: [(&str, &str, &str); 3] = [
     ("gradnorm", "stepcontrol", "binds the state and the hyper-parameters, which say what gradients are multiples of"),
 ];
 
+/// Modules of `ops` that are no operator: what several operators' generators share.
+const SHARED_BY_OPERATORS: [&str; 2] = ["matrix_units", "matrix_units_tests"];
+
 /// What each floor may import from the crate. `reference` is for tests and benches, so no floor has it; two files of
 /// tuning do, which compare kernels with it on the user's adapter.
 const FLOORS: [(&str, &[&str]); 9] = [
@@ -303,6 +306,7 @@ fn neighbours(files: &[File]) -> Vec<String> {
         .map(File::module)
         .filter(|m| m.first() == Some(&"ops"))
         .filter_map(|m| m.get(1).copied())
+        .filter(|m| !SHARED_BY_OPERATORS.contains(m))
         .collect();
     let mut faults = Vec::new();
     for file in files.iter().filter(|f| !f.is_test()) {
@@ -393,6 +397,7 @@ fn stems(paths: &BTreeSet<String>) -> Vec<String> {
     let shaders = directly_in("shaders/", ".wgsl");
     let mut operators = directly_in("src/ops/", ".rs");
     operators.extend(directly_in("src/ops/", "/mod.rs"));
+    operators.retain(|stem| !SHARED_BY_OPERATORS.contains(&stem.as_str()));
     let is_variant =
         |s: &String| !operators.contains(s) && s.match_indices('_').any(|(i, _)| operators.contains(&s[..i]));
     let shaders: BTreeSet<String> = shaders.into_iter().filter(|s| !is_variant(s)).collect();

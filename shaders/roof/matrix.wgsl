@@ -1,27 +1,28 @@
+// tools/join-shader adds: shared/stub_matrices.wgsl shared/reduce.wgsl
 // roof/matrix.wgsl: the most that an adapter multiplies in cooperative matrices, all operands in registers.
 //   operands (4 EDGE, EDGE) f16: a0, a1, b0, b1, each EDGE x EDGE;  out (4 groups EDGE, EDGE) f32
 //   matrix   one workgroup of one subgroup per four tiles of out: ROUNDS times a0 b0, a0 b1, a1 b0, a1 b1
-// MA, MB and MC are matrices of EDGE x EDGE. src/ops/roof/fed.rs feeds the same products from workgroup memory.
-struct P { groups: u32, rounds: u32 }
-var<immediate> p: P;
+// MatrixA, MatrixB and MatrixC are matrices of EDGE x EDGE. src/ops/roof/fed.rs feeds the same products from workgroup memory.
+struct Params { groups: u32, rounds: u32 }
+var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> operands: array<f16>;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn matrix(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     // not by group_index(): naga takes a function's arguments for different in each invocation
     let index = group.y * groups.x + group.x;
-    if index >= p.groups { return; }
-    let a0 = coopLoadT<MA>(&operands[0], EDGE);
-    let a1 = coopLoadT<MA>(&operands[EDGE * EDGE], EDGE);
-    let b0 = coopLoadT<MB>(&operands[2u * EDGE * EDGE], EDGE);
-    let b1 = coopLoadT<MB>(&operands[3u * EDGE * EDGE], EDGE);
-    var c00 = MC();
-    var c01 = MC();
-    var c10 = MC();
-    var c11 = MC();
-    for (var round = 0u; round < p.rounds; round++) {
+    if index >= params.groups { return; }
+    let a0 = coopLoadT<MatrixA>(&operands[0], EDGE);
+    let a1 = coopLoadT<MatrixA>(&operands[EDGE * EDGE], EDGE);
+    let b0 = coopLoadT<MatrixB>(&operands[2u * EDGE * EDGE], EDGE);
+    let b1 = coopLoadT<MatrixB>(&operands[3u * EDGE * EDGE], EDGE);
+    var c00 = MatrixC();
+    var c01 = MatrixC();
+    var c10 = MatrixC();
+    var c11 = MatrixC();
+    for (var round = 0u; round < params.rounds; round++) {
         c00 = coopMultiplyAdd(a0, b0, c00);
         c01 = coopMultiplyAdd(a0, b1, c01);
         c10 = coopMultiplyAdd(a1, b0, c10);

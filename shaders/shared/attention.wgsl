@@ -1,5 +1,5 @@
 // shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
-struct P {
+struct Params {
     positions: u32,    // T
     heads: u32,
     scale: f32,        // 1 / sqrt(HS)
@@ -7,7 +7,7 @@ struct P {
     end: u32,
     first_head: u32,   // of lse and delta, which may begin before the sequences at hand
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
@@ -16,10 +16,11 @@ struct Place { b: u32, h: u32, statistics: u32, first: u32, valid: bool }
 
 // Of `rows` rows a workgroup; with `last_first` those with the most keys come first.
 fn place(index: u32, rows: u32, last_first: bool) -> Place {
-    let group = p.first + index;
-    let blocks = (p.positions + rows - 1u) / rows;
+    let group = params.first + index;
+    let blocks = (params.positions + rows - 1u) / rows;
     let bh = group / blocks;
     let block = group % blocks;
     let first = select(block, blocks - 1u - block, last_first) * rows;
-    return Place(bh / p.heads, bh % p.heads, (p.first_head + bh) * p.positions, first, group < p.end);
+    return Place(bh / params.heads, bh % params.heads, (params.first_head + bh) * params.positions, first,
+                 group < params.end);
 }

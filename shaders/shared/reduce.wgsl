@@ -1,11 +1,11 @@
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -17,7 +17,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -28,7 +28,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {

@@ -19,7 +19,7 @@ struct Hyper {
     eps: f32,
     weight_decay: f32,
     clip: f32,             // largest gradient norm; 0 switches clipping off
-    loss_scale: f32,       // 1 / tokens of a step
+    inverse_tokens: f32,   // 1 / tokens of a step: from a sum of losses to their mean
     step: u32,
     grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
     dynamic: u32,          // 1 if the state's loss scale follows overflows

@@ -26,7 +26,7 @@ fn stored_copy(copied: bool) -> Elem {
 fn kernel(caps: &Caps, width: Width, copied: bool) -> KernelId {
     let entry = if copied { "forward_copied" } else { "forward" };
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/adamw.wgsl")];
-    KernelId::shader(FORWARD, entry, width, &body).stored(stored_copy(copied)).set("WG", group(caps))
+    KernelId::shader(FORWARD, entry, width, &body).stored(stored_copy(copied)).set("WORKGROUP", group(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -33,7 +33,7 @@ fn blocks(rows: usize) -> (usize, usize) {
 
 fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> KernelId {
     let body = [include_str!("../../shaders/bias.wgsl")];
-    KernelId::shader(BACKWARD, entry, width, &body).stored(elem).set("WG", group(caps))
+    KernelId::shader(BACKWARD, entry, width, &body).stored(elem).set("WORKGROUP", group(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -22,7 +22,7 @@ crate::shared_struct! {
 
 fn kernel(caps: &Caps, of: OpPass, width: Width) -> KernelId {
     let body = [include_str!("../../shaders/cast.wgsl")];
-    KernelId::shader(of, of.pass, width, &body).stored(Elem::F16).set("WG", group(caps))
+    KernelId::shader(of, of.pass, width, &body).stored(Elem::F16).set("WORKGROUP", group(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -44,13 +44,13 @@ crate::shared_struct! {
 }
 
 fn kernel(caps: &Caps) -> KernelId {
-    KernelId::shader(FORWARD, "forward", Width::Vec4, &BODY).set("WG", group(caps))
+    KernelId::shader(FORWARD, "forward", Width::Vec4, &BODY).set("WORKGROUP", group(caps))
 }
 
 fn near_kernel(caps: &Caps, elem: Elem) -> KernelId {
     let (variant, half) = if elem == Elem::F16 { (".f16", 1) } else { ("", 0) };
     let kernel = KernelId::shader(NEAR, "near", Width::Vec4, &BODY).variant(variant);
-    kernel.set("WG", group(caps)).set("HALF", half)
+    kernel.set("WORKGROUP", group(caps)).set("HALF", half)
 }
 
 /// The kernels an adapter may be given.

@@ -29,7 +29,7 @@ pub const IGNORED: u32 = u32::MAX;
 
 fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem) -> KernelId {
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/crossentropy.wgsl")];
-    KernelId::shader(of, of.pass, width, &body).stored(elem).set("WG", reduce_group(caps))
+    KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.

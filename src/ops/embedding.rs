@@ -33,7 +33,7 @@ const ENTRIES: [(OpPass, &str); 4] =
 
 fn kernel(caps: &Caps, (of, entry): (OpPass, &'static str), width: Width) -> KernelId {
     let wg = if entry == "backward_wte" { reduce_group(caps) } else { group(caps) };
-    KernelId::shader(of, entry, width, &[include_str!("../../shaders/embedding.wgsl")]).set("WG", wg)
+    KernelId::shader(of, entry, width, &[include_str!("../../shaders/embedding.wgsl")]).set("WORKGROUP", wg)
 }
 
 /// The kernels an adapter may be given.

@@ -25,7 +25,7 @@ crate::shared_struct! {
 
 fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem) -> KernelId {
     let body = [include_str!("../../shaders/shared/gelu.wgsl"), include_str!("../../shaders/gelu.wgsl")];
-    KernelId::shader(of, of.pass, width, &body).stored(elem).set("WG", group(caps))
+    KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", group(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -27,7 +27,7 @@ const MOST: usize = 1024;
 
 fn kernel(caps: &Caps, width: Width) -> KernelId {
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/gradnorm.wgsl")];
-    KernelId::shader(FORWARD, "forward", width, &body).set("WG", reduce_group(caps))
+    KernelId::shader(FORWARD, "forward", width, &body).set("WORKGROUP", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.

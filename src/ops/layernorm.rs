@@ -33,7 +33,7 @@ const BLOCKS: usize = 512;
 const BLOCK_ROWS: usize = 16;
 /// Rows of (1, C) that the scratch of [`backward`] has at most.
 pub const SCRATCH_ROWS: usize = 3 * BLOCKS;
-/// V of a row that an invocation keeps at most, while a wider team can share the row.
+/// `Vec` of a row that an invocation keeps at most, while a wider team can share the row.
 const MOST_KEPT: usize = 8;
 /// Row lengths whose kernels the translation test sees.
 const SAMPLE_COLUMNS: [usize; 3] = [768, 132, 129];
@@ -78,11 +78,11 @@ struct Ends {
 }
 
 fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
-    with_ends(shader(caps, FORWARD, "forward", c, elem), caps, Ends::default()).set("WG", reduce_group(caps))
+    with_ends(shader(caps, FORWARD, "forward", c, elem), caps, Ends::default()).set("WORKGROUP", reduce_group(caps))
 }
 
 fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
-    with_ends(shader(caps, AFFINE, "affine", c, elem), caps, Ends::default()).set("WG", group(caps))
+    with_ends(shader(caps, AFFINE, "affine", c, elem), caps, Ends::default()).set("WORKGROUP", group(caps))
 }
 
 fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
@@ -92,29 +92,32 @@ fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
         _ => "backward",
     };
     let kernel = shader(caps, BACKWARD, "backward", c, elem).printed("layernorm", label);
-    with_ends(kernel, caps, ends).set("WG", reduce_group(caps))
+    with_ends(kernel, caps, ends).set("WORKGROUP", reduce_group(caps))
 }
 
 fn params_kernel(caps: &Caps, c: usize, summed: bool) -> KernelId {
     let label = if summed { "backward_params_summed" } else { "backward_params" };
     let wg = if caps.software { group(caps) } else { reduce_group(caps) };
     let kernel = shader(caps, BACKWARD, "backward_params", c, Elem::F32).printed("layernorm", label);
-    with_ends(kernel, caps, Ends { summed, ..Ends::default() }).set("WG", wg)
+    with_ends(kernel, caps, Ends { summed, ..Ends::default() }).set("WORKGROUP", wg)
 }
 
 /// The functions through which the shader reads and stores what the variants differ in.
 fn with_ends(kernel: KernelId, caps: &Caps, Ends { first, last, summed }: Ends) -> KernelId {
     let before = match first {
-        true => "fn dinp_before(i: u32) -> S { return whole(V(), V()); }\n",
-        false => "fn dinp_before(i: u32) -> S { return dinp[i]; }\n",
+        true => "fn load_dinp(i: u32) -> Stored { return pack(Vec(), Vec()); }\n",
+        false => "fn load_dinp(i: u32) -> Stored { return dinp[i]; }\n",
     };
     let put = match last {
-        true => "fn put_dinp(i: u32, first: V, last: V) { wide[i * K] = first; wide[i * K + K - 1u] = last; }\n",
-        false => "fn put_dinp(i: u32, first: V, last: V) { dinp[i] = whole(first, last); }\n",
+        true => {
+            "fn store_dinp(i: u32, first: Vec, last: Vec) { dinp_f32[i * VECS_PER_STORED] = first; \
+             dinp_f32[i * VECS_PER_STORED + VECS_PER_STORED - 1u] = last; }\n"
+        }
+        false => "fn store_dinp(i: u32, first: Vec, last: Vec) { dinp[i] = pack(first, last); }\n",
     };
     let sum = match summed {
-        true => "fn put_sum(c: u32, x: V) { dsum_out[c] += x; }\n",
-        false => "fn put_sum(c: u32, x: V) {  }\n",
+        true => "fn store_sum(c: u32, x: Vec) { dsum_out[c] += x; }\n",
+        false => "fn store_sum(c: u32, x: Vec) {  }\n",
     };
     let parts = if caps.software { 1 } else { PARTS };
     kernel.with_text(before).with_text(put).with_text(sum).with_hidden_const("PARTS", parts)

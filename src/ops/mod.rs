@@ -13,6 +13,7 @@ pub mod gelu;
 pub mod gradnorm;
 pub mod layernorm;
 pub mod matmul;
+pub mod matrix_units;
 pub mod residual;
 pub mod roof;
 pub mod stepcontrol;

@@ -18,7 +18,8 @@ crate::shared_struct! {
 }
 
 fn kernel(caps: &Caps, width: Width) -> KernelId {
-    KernelId::shader(FORWARD, "forward", width, &[include_str!("../../shaders/residual.wgsl")]).set("WG", group(caps))
+    KernelId::shader(FORWARD, "forward", width, &[include_str!("../../shaders/residual.wgsl")])
+        .set("WORKGROUP", group(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -67,7 +67,7 @@ crate::shared_struct! {
         /// Largest gradient norm; 0 switches clipping off.
         pub clip: f32,
         /// 1 / tokens of a step.
-        pub loss_scale: f32,
+        pub inverse_tokens: f32,
         /// The step's number, from 1.
         pub step: u32,
         /// Gradients are multiples of this and of [`State::loss_scale`].
@@ -172,7 +172,7 @@ fn kernel(caps: &Caps, of: OpPass) -> KernelId {
     // one workgroup in all: as wide as every adapter allows
     let wg = if caps.software { reduce_group(caps) } else { 256 };
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/stepcontrol.wgsl")];
-    KernelId::shader(of, of.pass, Width::Vec4, &body).set("WG", wg)
+    KernelId::shader(of, of.pass, Width::Vec4, &body).set("WORKGROUP", wg)
 }
 
 /// The kernels an adapter may be given.

@@ -201,7 +201,7 @@ fn steps_follow_the_reference_and_spoilt_ones_leave_no_trace() {
                 // clipped in even steps: the norm of n values with deviation 1/3 is some sqrt(n) / 3
                 let scale = if step % 2 == 0 { 1.0 } else { 0.1 / (n as f64).sqrt() };
                 let lr = 1e-2 / step as f32;
-                let hyper = Hyper { step, lr, loss_scale: 1.0 / LOSSES as f32, grad_unit: 1.0, ..HYPER };
+                let hyper = Hyper { step, lr, inverse_tokens: 1.0 / LOSSES as f32, grad_unit: 1.0, ..HYPER };
                 let mut grad = inputs.scaled(n, scale);
                 let mut losses = [1.0, 2.0, 3.0, 4.0, 5.5];
                 let (before, state) = (training.bits(), training.state());

@@ -15,7 +15,7 @@ const COUNT: usize = ROWS * COLUMNS;
 /// A shader file's kernel with another text, under a name that says so. Texts of tests live until the end.
 fn planted(file: &'static str, entry: &'static str, width: Width, text: String) -> KernelId {
     let pass = OpPass::new(file, "planted");
-    KernelId::shader(pass, entry, width, &[text.leak()]).printed(file, "planted").set("WG", 64)
+    KernelId::shader(pass, entry, width, &[text.leak()]).printed(file, "planted").set("WORKGROUP", 64)
 }
 
 /// The residual connection's kernel with `from` replaced by `to` in its text, launched as its operator does.
@@ -75,7 +75,7 @@ fn wrong_values_are_red() {
             "inp[i] + branch[i + 1u - 2u * (i % 2u)]",
             "inp[i] + branch[0]",
             "(inp[i] + branch[i]) * 1.000001",
-            "inp[i] + branch[i] + select(V(), V(1.0), i == 110u)",
+            "inp[i] + branch[i] + select(Vec(), Vec(1.0), i == 110u)",
             "inp[i] + branch[i].xyzx",
         ] {
             red(
@@ -89,7 +89,7 @@ fn wrong_values_are_red() {
 #[test]
 fn one_wrong_element_is_named() {
     for device in modes() {
-        let fault = "inp[i] + branch[i] + select(V(), V(0.0, 0.0, 1.0, 0.0), i == 50u)";
+        let fault = "inp[i] + branch[i] + select(Vec(), Vec(0.0, 0.0, 1.0, 0.0), i == 50u)";
         red(residual(&device, "inp[i] + branch[i]", fault), &["`out`[16, 10]", "; 1 of 444 elements"]);
     }
 }
@@ -98,7 +98,8 @@ fn one_wrong_element_is_named() {
 fn nan_and_infinity_are_red() {
     for device in modes() {
         for bits in ["0x7fc00000u", "0x7f800000u", "0xff800000u"] {
-            let fault = format!("inp[i] + branch[i] + select(V(), V(bitcast<f32>({bits} + p.count - 111u)), i == 3u)");
+            let fault =
+                format!("inp[i] + branch[i] + select(Vec(), Vec(bitcast<f32>({bits} + params.count - 111u)), i == 3u)");
             red(residual(&device, "inp[i] + branch[i]", &fault), &["`out`[1, 0]"]);
         }
     }
@@ -108,7 +109,7 @@ fn nan_and_infinity_are_red() {
 fn an_unwritten_element_is_red() {
     for device in modes() {
         red(
-            residual(&device, "if i >= p.count", "if i + 1u >= p.count"),
+            residual(&device, "if i >= params.count", "if i + 1u >= params.count"),
             &["`out`[36, 8]", "never written", "; 4 of 444"],
         );
         red(residual(&device, "out[i] =", "if i == 77u { return; } out[i] ="), &["`out`[25, 8]", "never written"]);

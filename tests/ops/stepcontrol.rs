@@ -10,7 +10,7 @@ pub const HYPER: Hyper = Hyper {
     eps: 1e-8,
     weight_decay: 0.1,
     clip: 1.0,
-    loss_scale: 1.0 / 512.0,
+    inverse_tokens: 1.0 / 512.0,
     step: 7,
     grad_unit: 3.0,
     dynamic: 0,
@@ -85,7 +85,7 @@ fn run_decide(devices: &[Device], partials: &[f32], before: State, hyper: Hyper)
     let squares: f64 = wide(partials).iter().sum();
     // f32 holds no more
     let squares = if squares > f64::from(f32::MAX) { f64::INFINITY } else { squares };
-    let loss = f64::from(before.loss_sum) * f64::from(hyper.loss_scale);
+    let loss = f64::from(before.loss_sum) * f64::from(hyper.inverse_tokens);
     let good = squares.is_finite() && loss.is_finite();
     // the root halves the relative error; WGSL allows it and the division some ulp
     let norm_off = (0.5 * rounding(n) + 4.0) * EPS;
@@ -270,7 +270,7 @@ fn outliers_are_those_of_llm_c() {
             let state = State { loss_sum: loss, ..bytemuck::pod_read_unaligned(&before) };
             let hyper = Hyper {
                 step: step as u32,
-                loss_scale: 1.0,
+                inverse_tokens: 1.0,
                 grad_unit: 1.0,
                 clip: 0.0,
                 skip_loss_z,
@@ -310,7 +310,7 @@ fn equal_losses_are_no_outliers() {
     let partials = gpu.tensor("partials", 1, 1, wgpt::gpu::Elem::F32).expect("memory");
     gpu.write(&partials, bytemuck::bytes_of(&0.1_f32)).expect("write");
     let control = StepControl::new(gpu).expect("memory");
-    let hyper = Hyper { loss_scale: 1.0, skip_loss_z: 0.01, skip_norm_z: 0.01, ..HYPER };
+    let hyper = Hyper { inverse_tokens: 1.0, skip_loss_z: 0.01, skip_norm_z: 0.01, ..HYPER };
     gpu.write(&control.hyper, bytemuck::bytes_of(&hyper)).expect("write");
     let mut pass = wgpt::gpu::Pass::new(gpu);
     stepcontrol::decide(&mut pass, &control, &partials).expect("kernel");

@@ -16,6 +16,7 @@ mod frontends;
 mod planted;
 mod rules;
 mod snapshot;
+mod standalone;
 mod validator;
 
 use std::collections::HashSet;

@@ -115,6 +115,16 @@ fn workgroup_memory_sized_by_an_override_is_counted() {
     assert!(message.contains("32784 bytes of workgroup memory"), "{message}");
 }
 
+/// A constant that nobody reads would leave the text's own value in place.
+#[test]
+fn an_override_constant_that_the_text_lacks_is_refused() {
+    let sound = Kernel { constants: vec![("WG", 64.0)], ..kernel(plain()) };
+    assert_eq!(translate(&sound).err().unwrap_or_default(), Vec::<String>::new());
+    let reflected = Kernel { constants: vec![("WGS", 64.0)], ..sound }.reflect();
+    let message = reflected.expect_err("an unknown constant").to_string();
+    assert!(message.contains("planted") && message.contains("`WGS`"), "{message}");
+}
+
 #[test]
 fn thirty_buffers_are_refused() {
     refuses(&many_buffers(29), &many_buffers(30), &["30 buffers, Metal allows 29"]);

@@ -53,7 +53,7 @@ pub fn hyper(_: &mut Random, _: usize) -> Vec<u32> {
         eps: 1e-8,
         weight_decay: 0.1,
         clip: 1.0,
-        loss_scale: 1.0,
+        inverse_tokens: 1.0,
         step: 1,
         grad_unit: 1.0,
         dynamic: 0,

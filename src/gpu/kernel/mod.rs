@@ -71,19 +71,19 @@ impl Width {
         }
     }
 
-    /// The header of a kernel that moves so many elements of `elem` at once, and the shared functions. The type `S` is what is
-    /// stored, f32 or f16: K neighbouring V, moved at once. `part(s, k)` is one of them, `whole(first, last)` makes an S;
-    /// `as_stored(x)` is what is left of a V there and back. WGSL is order-free at module scope, so joining is all that is
-    /// needed.
+    /// The header of a kernel that moves so many elements of `elem` at once, and the shared functions. The type `Stored` is
+    /// f32 or f16 in memory: `VECS_PER_STORED` neighbouring `Vec`, moved at once. `unpack(stored, k)` is one of them,
+    /// `pack(first, last)` makes a `Stored`; `as_stored(x)` rounds a `Vec` as storing and loading does. WGSL is order-free at
+    /// module scope, so joining is all that is needed.
     fn prologue(self, elem: Elem) -> String {
         let half = elem == Elem::F16;
         let mut text = String::from(if half { "enable f16;\n" } else { "" });
         text.push_str(self.header());
         self.unit(half).iter().for_each(|part| text.push_str(part));
         text.push_str(if half {
-            include_str!("../../../shaders/shared/half.wgsl")
+            include_str!("../../../shaders/shared/widths/half.wgsl")
         } else {
-            "fn as_stored(x: V) -> V { return x; }\n"
+            "fn as_stored(x: Vec) -> Vec { return x; }\n"
         });
         text.push_str(include_str!("../../../shaders/shared/grid.wgsl"));
         text.push_str(include_str!("../../../shaders/shared/reduce.wgsl"));
@@ -92,19 +92,22 @@ impl Width {
 
     fn header(self) -> &'static str {
         match self {
-            Self::Scalar => include_str!("../../../shaders/shared/scalar.wgsl"),
-            Self::Vec4 | Self::Vec8 => include_str!("../../../shaders/shared/vec4.wgsl"),
+            Self::Scalar => include_str!("../../../shaders/shared/widths/scalar.wgsl"),
+            Self::Vec4 | Self::Vec8 => include_str!("../../../shaders/shared/widths/vec4.wgsl"),
         }
     }
 
-    /// The type `S` of what is stored, and how it is made of V.
+    /// The type `Stored` of what is stored, and how it is made of `Vec`.
     fn unit(self, half: bool) -> &'static [&'static str] {
-        const SINGLE: &str = include_str!("../../../shaders/shared/single.wgsl");
+        const SINGLE: &str = include_str!("../../../shaders/shared/widths/single.wgsl");
         match (half, self) {
-            (false, _) => &["alias S = V;\n", SINGLE],
-            (true, Self::Scalar) => &["alias S = f16;\n", SINGLE],
-            (true, Self::Vec4) => &["alias S = vec4<f16>;\n", SINGLE],
-            (true, Self::Vec8) => &[include_str!("../../../shaders/shared/pair.wgsl")],
+            (false, _) => &["alias Stored = Vec;\n", SINGLE],
+            (true, Self::Scalar) => &["alias Stored = f16;\n", SINGLE],
+            (true, Self::Vec4) => &["alias Stored = vec4<f16>;\n", SINGLE],
+            (true, Self::Vec8) => &[
+                include_str!("../../../shaders/shared/widths/half8.wgsl"),
+                include_str!("../../../shaders/shared/widths/pair.wgsl"),
+            ],
         }
     }
 }
@@ -139,6 +142,10 @@ impl Kernel {
         let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
             .validate(module)
             .map_err(|e| self.fault(&format!("is not valid: {}", e.emit_to_string(&self.source))))?;
+        let declared = |name: &str| module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name));
+        if let Some((name, _)) = self.constants.iter().find(|(name, _)| !declared(name)) {
+            return Err(self.fault(&format!("sets `{name}`, which its text does not declare as an override constant")));
+        }
         let constants = self.constants.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
         let (module, info) = naga::back::pipeline_constants::process_overrides(
             module,

@@ -12,7 +12,7 @@
 //! |---|---|---|---|
 //! | sums owned by invocations, products added through workgroup memory | 256 | 12 scores, 4 weights, 16 tiles, 8 products: 40 | 32 + 8 |
 //! | a first pass for the log-sum-exp, then weights that are final | 384 | 20 scores, 4 weights, 24 tiles: 48 | 32 |
-//! | sums as matrices, rescaled only when scores outgrow `LAZY` | 256 | 12 scores, 4 weights, 16 tiles: 32 | 32 |
+//! | sums as matrices, rescaled only when scores outgrow `LAZY_GROWTH` | 256 | 12 scores, 4 weights, 16 tiles: 32 | 32 |
 //!
 //! The third is taken: with little arithmetic a byte, workgroup memory is what binds. A score may exceed what its row is
 //! compared to by 8 before anything moves: weights are then at most exp(8), which f16 and f32 hold with the same relative
@@ -43,12 +43,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::kernel::Generator;
 use crate::gpu::{Arithmetic, Caps, KernelId, OpPass, Purpose};
+use crate::ops::matrix_units::{Tile, Units};
 
-/// Elements that a line in workgroup memory is longer than its tile: matrix loads start at multiples of 16 bytes, and
-/// consecutive lines fall into different banks.
-pub(super) const PAD: u32 = 8;
-/// The same of lines of f32.
-pub(super) const SUM_PAD: u32 = 4;
 /// Sums in f32 a lane from which two subgroups share the rows.
 const MANY_SUMS: u32 = 64;
 
@@ -125,17 +121,8 @@ pub(super) struct Coop {
     pub(super) grid_m: u32,
     /// Subgroups that share rows: each has its part of the columns, then of the head.
     pub(super) grid_n: u32,
-    /// Edge of a matrix that the sizes are made for.
-    edge: u32,
-    /// Edge of the adapter's matrices.
-    pub(super) native: u32,
-    /// Invocations of a subgroup, of the largest where there are several sizes.
-    pub(super) lanes: u32,
-    /// Subgroups may be smaller than `lanes`, which the device cannot forbid: there may then be more of them than the grid
-    /// has places.
-    pub(super) varying: bool,
-    /// Tiles in workgroup memory are vectors, which Metal's matrix loads cannot take.
-    pub(super) wide_tiles: bool,
+    /// The adapter's matrices, for whose edge the sizes are made.
+    pub(super) units: Units,
 }
 
 /// (rows, columns) of which the table takes the first that workgroup memory holds.
@@ -198,14 +185,14 @@ pub(super) fn candidates(caps: &Caps, entry: Entry, head_size: usize) -> Vec<Coo
 
 /// The kernel of a size, if this adapter has matrices and room for it.
 fn coop(caps: &Caps, entry: Entry, head_size: usize, [rows, columns, subgroups]: [u32; 3]) -> Option<Coop> {
-    let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
+    let mut units = Units::of(caps)?;
     let slow = caps.software && caps.emulated_edge.is_none();
     if slow || !caps.f16 || !caps.subgroups || !head_size.is_multiple_of(16) || !(16..=128).contains(&head_size) {
         return None;
     }
-    // wgpu says 4 to 64 of Metal, whose GPUs with matrix units have 32
-    let lanes = if caps.backend == "Metal" { 32 } else { caps.subgroup_sizes.1 };
-    let edge = caps.emulated_edge.unwrap_or(native).max(native);
+    // Metal reports several sizes: these kernels keep the guard there, though its GPUs with matrix units have one
+    units.varying |= caps.subgroup_sizes.0 != units.lanes && !caps.can_require_subgroups_of(units.lanes);
+    let edge = units.edge;
     let mut coop = Coop {
         entry,
         head_size: head_size as u32,
@@ -213,11 +200,7 @@ fn coop(caps: &Caps, entry: Entry, head_size: usize, [rows, columns, subgroups]:
         columns,
         grid_m: (rows / edge).min(subgroups),
         grid_n: 1,
-        edge,
-        native,
-        lanes,
-        varying: caps.subgroup_sizes.0 != lanes && !caps.can_require_subgroups_of(lanes),
-        wide_tiles: caps.backend != "Metal",
+        units,
     };
     let two = columns.is_multiple_of(2 * edge) && coop.head_size.is_multiple_of(2 * edge);
     if two && coop.sums_a_lane() > MANY_SUMS {
@@ -242,11 +225,11 @@ pub(super) fn without(caps: &Caps, head_size: usize) -> Option<&'static str> {
 
 impl Coop {
     pub(super) fn threads(&self) -> u32 {
-        self.grid_m * self.grid_n * self.lanes
+        self.grid_m * self.grid_n * self.units.lanes
     }
 
     fn sums_a_lane(&self) -> u32 {
-        self.rows / self.grid_m * self.head_size * self.entry.outs() / self.lanes
+        self.rows / self.grid_m * self.head_size * self.entry.outs() / self.units.lanes
     }
 
     /// Invocations that share a row of weights.
@@ -259,11 +242,26 @@ impl Coop {
         if self.entry == Entry::BackwardKv { self.columns } else { self.rows }
     }
 
+    /// Keys or queries of the columns, and values or gradients.
+    pub(super) fn columns_tile(&self, name: &'static str) -> Tile {
+        Tile::halves(name, self.columns, self.head_size)
+    }
+
+    /// Products in f32 of the rows with the columns.
+    pub(super) fn sums_tile(&self, name: &'static str) -> Tile {
+        Tile::sums(name, self.rows, self.columns)
+    }
+
+    /// The rows' operands of the products with the columns.
+    pub(super) fn weights_tile(&self, name: &'static str) -> Tile {
+        Tile::halves(name, self.rows, self.columns)
+    }
+
     fn workgroup_bytes(&self) -> u32 {
-        let Self { rows, columns, head_size, entry, .. } = self;
-        let tiles = 2 * 2 * columns * (head_size + PAD);
-        let sums = entry.products() * 4 * rows * (columns + SUM_PAD);
-        let weights = entry.outs() * 2 * rows * (columns + PAD);
+        let Self { rows, entry, .. } = self;
+        let tiles = 2 * self.columns_tile("").bytes();
+        let sums = entry.products() * self.sums_tile("").bytes();
+        let weights = entry.outs() * self.weights_tile("").bytes();
         let statistics = match entry {
             Entry::Forward => 4 * (2 * rows * self.parts() + rows) + 4,
             _ => 2 * 4 * self.kept(),
@@ -289,7 +287,8 @@ impl Generator for Coop {
 
     /// Entry, sizes, grid of subgroups and edge: `attention_coop.forward.hs64.128x32.4x1.e16`.
     fn name(&self) -> String {
-        let Self { head_size, rows, columns, grid_m, grid_n, edge, native, .. } = self;
+        let Self { head_size, rows, columns, grid_m, grid_n, units, .. } = self;
+        let Units { edge, native, .. } = units;
         let of = if edge == native { String::new() } else { format!("of{native}") };
         format!("{}.hs{head_size}.{rows}x{columns}.{grid_m}x{grid_n}.e{edge}{of}", self.family())
     }
@@ -299,7 +298,7 @@ impl Generator for Coop {
     }
 
     fn subgroup_size(&self) -> Option<u32> {
-        Some(self.lanes)
+        Some(self.units.lanes)
     }
 
     fn arithmetic(&self) -> Arithmetic {

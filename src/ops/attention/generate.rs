@@ -1,27 +1,25 @@
 //! The text of [`Coop`]: constants and tiles, what `shaders/attention_coop.wgsl` has, and the entry point, whose matrices
 //! must have names.
 
-use std::fmt::Display;
-
 use crate::gpu::text::Text;
+use crate::ops::matrix_units::{By, DIRECTIVES, HALF8, UNIFORM_SUBGROUPS, grid};
 
-use super::coop::{Coop, Entry, PAD, SUM_PAD};
+use super::coop::{Coop, Entry};
 
 impl Coop {
     /// Matrices of a subgroup along the rows, and along its part of the head.
     fn matrices(&self) -> (u32, u32) {
-        (self.rows / self.grid_m / self.native, self.head_size / self.grid_n / self.native)
+        (self.rows / self.grid_m / self.units.native, self.head_size / self.grid_n / self.units.native)
     }
 
     pub(super) fn write(&self) -> String {
         let mut t = Text::default();
-        t.line("enable f16;");
-        t.line("enable wgpu_cooperative_matrix;");
-        // matrix operations under conditions that all invocations of a subgroup share, which naga does not see
-        t.line("diagnostic(off, derivative_uniformity);");
+        DIRECTIVES.iter().for_each(|line| t.line(line));
+        t.line(UNIFORM_SUBGROUPS);
         self.declarations(&mut t);
         for part in [
             include_str!("../../../shaders/shared/attention.wgsl"),
+            HALF8,
             include_str!("../../../shaders/attention_coop.wgsl"),
             include_str!("../../../shaders/shared/grid.wgsl"),
         ] {
@@ -32,79 +30,49 @@ impl Coop {
     }
 
     fn declarations(&self, t: &mut Text) {
-        let Self { rows, columns, head_size, grid_n, native, .. } = self;
+        let Self { rows, columns, head_size, grid_n, units, .. } = self;
         for (name, value) in [
-            ("HEAD", *head_size),
+            ("HEAD_SIZE", *head_size),
             ("ROWS", *rows),
             ("COLUMNS", *columns),
             ("THREADS", self.threads()),
             ("GRID_N", *grid_n),
-            ("PARTS", self.parts()),
-            ("ITEMS", rows * self.parts()),
-            ("KEPT", self.kept()),
-            ("LINE", head_size + PAD),
-            ("SUMS", columns + SUM_PAD),
-            ("WEIGHTS", columns + PAD),
+            ("PARTS_PER_ROW", self.parts()),
+            ("ROW_PARTS", rows * self.parts()),
+            ("QUERIES_KEPT", self.kept()),
+            ("TILE_STRIDE", self.columns_tile("x_tile").stride()),
+            ("SUMS_STRIDE", self.sums_tile("sums").stride()),
+            ("WEIGHTS_STRIDE", self.weights_tile("weights").stride()),
         ] {
             t.line(format_args!("const {name} = {value}u;"));
         }
         t.line(format_args!("const LAST_FIRST = {};", self.entry != Entry::BackwardKv));
-        for (name, scalar) in [("A", "f16"), ("B", "f16"), ("C", "f32")] {
-            t.line(format_args!("alias Matrix{name} = coop_mat{native}x{native}<{scalar}, {name}>;"));
-        }
-        let (tile, sums, weights) = (columns * (head_size + PAD), rows * (columns + SUM_PAD), rows * (columns + PAD));
-        for (name, get, put, scalar, elements) in [
-            ("x_tile", None, Some("put_x"), "f16", tile),
-            ("y_tile", None, Some("put_y"), "f16", tile),
-            ("sums", Some("sum_at"), Some("put_sums"), "f32", sums),
-            ("slopes", Some("slope_at"), None, "f32", sums),
-            ("weights", None, Some("put_weights"), "f16", weights),
-            ("dscores", None, Some("put_dscores"), "f16", weights),
+        units.aliases(t);
+        for (tile, get, put) in [
+            (self.columns_tile("x_tile"), None, Some("put_x")),
+            (self.columns_tile("y_tile"), None, Some("put_y")),
+            (self.sums_tile("sums"), Some("sum_at"), Some("put_sums")),
+            (self.sums_tile("slopes"), Some("slope_at"), None),
+            (self.weights_tile("weights"), None, Some("put_weights")),
+            (self.weights_tile("dscores"), None, Some("put_dscores")),
         ] {
-            let (element, length) =
-                if self.wide_tiles { (format!("vec4<{scalar}>"), elements / 4) } else { (scalar.into(), elements) };
-            t.line(format_args!("var<workgroup> {name}: array<{element}, {length}>;"));
+            units.declare(t, &tile);
+            let four = format!("vec4<{}>", tile.scalar);
             if let Some(get) = get {
-                let value = if self.wide_tiles {
-                    format!("{name}[i / 4u]")
-                } else {
-                    format!("vec4({name}[i], {name}[i + 1u], {name}[i + 2u], {name}[i + 3u])")
-                };
-                t.line(format_args!("fn {get}(i: u32) -> vec4<{scalar}> {{ return {value}; }}"));
+                let value = units.read_four(tile.name, "i");
+                t.line(format_args!("fn {get}(i: u32) -> {four} {{ return {value}; }}"));
             }
             if let Some(put) = put {
-                t.open(format_args!("fn {put}(i: u32, four: vec4<{scalar}>)"));
-                if self.wide_tiles {
-                    t.line(format_args!("{name}[i / 4u] = four;"));
-                } else {
-                    for (i, c) in ["x", "y", "z", "w"].iter().enumerate() {
-                        t.line(format_args!("{name}[i + {i}u] = four.{c};"));
-                    }
-                }
+                t.open(format_args!("fn {put}(i: u32, four: {four})"));
+                units.write_four(t, tile.name, "i", "four");
                 t.close();
             }
         }
     }
 
-    /// An index or a stride in workgroup memory, in the units of its array.
-    fn units(&self, elements: impl Display) -> String {
-        if self.wide_tiles { format!("({elements}) / 4u") } else { format!("{elements}") }
-    }
-
-    /// A matrix loaded from a tile: `coopLoadT` by rows, `coopLoad` by columns.
-    fn load(&self, by: &str, matrix: &str, tile: &str, at: impl Display, stride: &str) -> String {
-        format!("{by}<Matrix{matrix}>(&{tile}[{}], {})", self.units(at), self.units(stride))
-    }
-
-    /// What only the subgroups of the grid do.
-    fn in_the_grid(&self, t: &mut Text, what: impl FnOnce(&mut Text)) {
-        if self.varying {
-            t.open(format_args!("if subgroup < {}u", self.grid_m * self.grid_n));
-        }
-        what(t);
-        if self.varying {
-            t.close();
-        }
+    /// Text that only the subgroups of the grid run.
+    fn on_grid(&self, t: &mut Text, body: impl FnOnce(&mut Text)) {
+        self.units.on_grid(t, self.grid_m * self.grid_n, body);
     }
 
     fn main(&self, t: &mut Text) {
@@ -145,8 +113,8 @@ impl Coop {
             Entry::BackwardKv => {}
         }
         let (start, end) = match entry {
-            Entry::BackwardKv => ("at.first / COLUMNS * COLUMNS", "p.positions"),
-            _ => ("0u", "min(at.first + ROWS, p.positions)"),
+            Entry::BackwardKv => ("at.first / COLUMNS * COLUMNS", "params.positions"),
+            _ => ("0u", "min(at.first + ROWS, params.positions)"),
         };
         t.line(format_args!("let end = {end};"));
         t.open(format_args!("for (var first_column = {start}; first_column < end; first_column += COLUMNS)"));
@@ -158,7 +126,7 @@ impl Coop {
 
     /// The rows' matrices: put into `weights` as many columns at a time as fit there, and loaded as `name`i_k.
     fn stage(&self, t: &mut Text, name: &str, call: &str) {
-        let (tall, n) = (self.matrices().0, self.native);
+        let (tall, n) = (self.matrices().0, self.units.native);
         for (i, k) in grid(tall, self.head_size / n) {
             t.line(format_args!("var {name}{i}_{k} = MatrixA();"));
         }
@@ -166,10 +134,10 @@ impl Coop {
             let width = self.columns.min(self.head_size - start);
             t.line(format_args!("{call} {start}u, {width}u, thread);"));
             t.line("workgroupBarrier();");
-            self.in_the_grid(t, |t| {
+            self.on_grid(t, |t| {
                 for (i, k) in grid(tall, width / n) {
-                    let at = format!("(subgroup_row + {}u) * WEIGHTS + {}u", i * n, k * n);
-                    let load = self.load("coopLoadT", "A", "weights", at, "WEIGHTS");
+                    let at = format!("(subgroup_row + {}u) * WEIGHTS_STRIDE + {}u", i * n, k * n);
+                    let load = self.units.load(By::Rows, "A", "weights", at, "WEIGHTS_STRIDE");
                     t.line(format_args!("{name}{i}_{} = {load};", start / n + k));
                 }
             });
@@ -190,9 +158,9 @@ impl Coop {
         }
         t.line("// the tiles are complete before anyone reads them");
         t.line("workgroupBarrier();");
-        self.in_the_grid(t, |t| self.scores(t, "r", "x_tile", "sums"));
+        self.on_grid(t, |t| self.scores(t, "r", "x_tile", "sums"));
         if self.entry.products() == 2 {
-            self.in_the_grid(t, |t| self.scores(t, "s", "y_tile", "slopes"));
+            self.on_grid(t, |t| self.scores(t, "s", "y_tile", "slopes"));
         }
         t.line("workgroupBarrier();");
         match self.entry {
@@ -204,11 +172,11 @@ impl Coop {
         match self.entry {
             Entry::Forward => {
                 self.rescale(t);
-                self.in_the_grid(t, |t| self.accumulate(t, &[("weights", "y_tile")]));
+                self.on_grid(t, |t| self.accumulate(t, &[("weights", "y_tile")]));
             }
-            Entry::BackwardQ => self.in_the_grid(t, |t| self.accumulate(t, &[("weights", "x_tile")])),
+            Entry::BackwardQ => self.on_grid(t, |t| self.accumulate(t, &[("weights", "x_tile")])),
             Entry::BackwardKv => {
-                self.in_the_grid(t, |t| self.accumulate(t, &[("dscores", "x_tile"), ("weights", "y_tile")]));
+                self.on_grid(t, |t| self.accumulate(t, &[("dscores", "x_tile"), ("weights", "y_tile")]));
             }
         }
         t.line("// everyone has read the tiles before they are overwritten");
@@ -217,45 +185,48 @@ impl Coop {
 
     /// The rows' matrices times the transposed columns in `tile`.
     fn scores(&self, t: &mut Text, name: &str, tile: &str, to: &str) {
-        let (tall, n) = (self.matrices().0, self.native);
+        let (tall, n) = (self.matrices().0, self.units.native);
         t.open(format_args!("for (var c = 0u; c < {}u; c += {n}u)", self.columns / self.grid_n));
         for i in 0..tall {
             t.line(format_args!("var p{i} = MatrixC();"));
         }
         for k in 0..self.head_size / n {
-            let load = self.load("coopLoad", "B", tile, format_args!("(score_column + c) * LINE + {}u", k * n), "LINE");
+            let load = self.units.load(
+                By::Columns,
+                "B",
+                tile,
+                format_args!("(score_column + c) * TILE_STRIDE + {}u", k * n),
+                "TILE_STRIDE",
+            );
             t.line(format_args!("let b{k} = {load};"));
             for i in 0..tall {
                 t.line(format_args!("p{i} = coopMultiplyAdd({name}{i}_{k}, b{k}, p{i});"));
             }
         }
         for i in 0..tall {
-            let at = format!("(subgroup_row + {}u) * SUMS + score_column + c", i * n);
-            self.store(t, &format!("p{i}"), to, &at);
+            let at = format!("(subgroup_row + {}u) * SUMS_STRIDE + score_column + c", i * n);
+            self.spill(t, &format!("p{i}"), to, &at);
         }
         t.close();
     }
 
-    /// Stores a matrix of f32; every argument is bound first, or naga 30 writes them in the wrong order.
-    fn store(&self, t: &mut Text, matrix: &str, to: &str, at: &str) {
-        t.line(format_args!("let left_{matrix} = {matrix};"));
-        t.line(format_args!("let at_{matrix} = {};", self.units(at)));
-        t.line(format_args!("let stride_{matrix} = {};", self.units("SUMS")));
-        t.line(format_args!("coopStoreT(left_{matrix}, &{to}[at_{matrix}], stride_{matrix});"));
+    /// Spills an accumulator to `sums` or `slopes`.
+    fn spill(&self, t: &mut Text, matrix: &str, to: &str, at: &str) {
+        self.units.spill_accumulator(t, matrix, to, at, "SUMS_STRIDE");
     }
 
     /// Adds the products of rows in the first with columns in the second to each of the sums.
     fn accumulate(&self, t: &mut Text, products: &[(&str, &str)]) {
-        let ((tall, wide), n) = (self.matrices(), self.native);
+        let ((tall, wide), n) = (self.matrices(), self.units.native);
         t.open(format_args!("for (var k = 0u; k < COLUMNS; k += {n}u)"));
         for (o, (from, tile)) in products.iter().enumerate() {
             for i in 0..tall {
-                let at = format!("(subgroup_row + {}u) * WEIGHTS + k", i * n);
-                t.line(format_args!("let a{o}_{i} = {};", self.load("coopLoadT", "A", from, at, "WEIGHTS")));
+                let at = format!("(subgroup_row + {}u) * WEIGHTS_STRIDE + k", i * n);
+                t.line(format_args!("let a{o}_{i} = {};", self.units.load(By::Rows, "A", from, at, "WEIGHTS_STRIDE")));
             }
             for j in 0..wide {
-                let at = format!("k * LINE + head_start + {}u", j * n);
-                t.line(format_args!("let b{o}_{j} = {};", self.load("coopLoadT", "B", tile, at, "LINE")));
+                let at = format!("k * TILE_STRIDE + head_start + {}u", j * n);
+                t.line(format_args!("let b{o}_{j} = {};", self.units.load(By::Rows, "B", tile, at, "TILE_STRIDE")));
                 for i in 0..tall {
                     t.line(format_args!("o{o}_{i}_{j} = coopMultiplyAdd(a{o}_{i}, b{o}_{j}, o{o}_{i}_{j});"));
                 }
@@ -267,36 +238,36 @@ impl Coop {
     /// Matrices of a subgroup along the head that fit into `sums` at a time, as (first, count).
     fn chunks(&self) -> impl Iterator<Item = (u32, u32)> {
         let wide = self.matrices().1;
-        let most = self.columns / self.grid_n / self.native;
+        let most = self.columns / self.grid_n / self.units.native;
         (0..wide).step_by(most as usize).map(move |first| (first, most.min(wide - first)))
     }
 
     /// Puts a chunk of a result into `sums`.
-    fn leave(&self, t: &mut Text, out: u32, (first, count): (u32, u32)) {
-        let (tall, n) = (self.matrices().0, self.native);
-        self.in_the_grid(t, |t| {
+    fn spill_chunk(&self, t: &mut Text, out: u32, (first, count): (u32, u32)) {
+        let (tall, n) = (self.matrices().0, self.units.native);
+        self.on_grid(t, |t| {
             for (i, j) in grid(tall, count) {
                 let left = format!("(subgroup % {}u) * {}u + {}u", self.grid_n, count * n, j * n);
-                let at = format!("(subgroup_row + {}u) * SUMS + {left}", i * n);
-                self.store(t, &format!("o{out}_{i}_{}", first + j), "sums", &at);
+                let at = format!("(subgroup_row + {}u) * SUMS_STRIDE + {left}", i * n);
+                self.spill(t, &format!("o{out}_{i}_{}", first + j), "sums", &at);
             }
         });
     }
 
     /// Where some row's scores have outgrown what they are compared to, its sums shrink.
     fn rescale(&self, t: &mut Text) {
-        let (tall, n) = (self.matrices().0, self.native);
+        let (tall, n) = (self.matrices().0, self.units.native);
         t.open("if first_column > 0u && atomicLoad(&grown) != 0u");
         for (first, count) in self.chunks() {
-            self.leave(t, 0, (first, count));
+            self.spill_chunk(t, 0, (first, count));
             t.line("workgroupBarrier();");
             t.line(format_args!("rescale({}u, thread);", count * n));
             t.line("workgroupBarrier();");
-            self.in_the_grid(t, |t| {
+            self.on_grid(t, |t| {
                 for (i, j) in grid(tall, count) {
                     let left = format!("(subgroup % {}u) * {}u + {}u", self.grid_n, count * n, j * n);
-                    let at = format!("(subgroup_row + {}u) * SUMS + {left}", i * n);
-                    let load = self.load("coopLoadT", "C", "sums", at, "SUMS");
+                    let at = format!("(subgroup_row + {}u) * SUMS_STRIDE + {left}", i * n);
+                    let load = self.units.load(By::Rows, "C", "sums", at, "SUMS_STRIDE");
                     t.line(format_args!("o0_{i}_{} = {load};", first + j));
                 }
             });
@@ -309,24 +280,23 @@ impl Coop {
     fn finish(&self, t: &mut Text) {
         let calls: &[&str] = match self.entry {
             Entry::Forward => &["finish_out(at"],
-            Entry::BackwardQ => &["finish_dqkv(at, 0u, p.scale"],
-            Entry::BackwardKv => &["finish_dqkv(at, 1u, p.scale", "finish_dqkv(at, 2u, 1.0"],
+            Entry::BackwardQ => &["finish_dqkv(at, 0u, params.scale"],
+            Entry::BackwardKv => &["finish_dqkv(at, 1u, params.scale", "finish_dqkv(at, 2u, 1.0"],
         };
         if self.entry == Entry::Forward {
             t.line("finish_lse(at, thread);");
         }
         for (out, call) in calls.iter().enumerate() {
             for (first, count) in self.chunks() {
-                self.leave(t, out as u32, (first, count));
+                self.spill_chunk(t, out as u32, (first, count));
                 t.line("workgroupBarrier();");
-                t.line(format_args!("{call}, {}u, {}u, thread);", first * self.native, count * self.native));
+                t.line(format_args!(
+                    "{call}, {}u, {}u, thread);",
+                    first * self.units.native,
+                    count * self.units.native
+                ));
                 t.line("workgroupBarrier();");
             }
         }
     }
-}
-
-/// All (i, j) of a grid, row by row.
-fn grid(rows: u32, columns: u32) -> impl Iterator<Item = (u32, u32)> {
-    (0..rows).flat_map(move |i| (0..columns).map(move |j| (i, j)))
 }

@@ -45,7 +45,7 @@ crate::shared_struct! {
 /// Head sizes whose kernels the translation test sees: the least, odd ones, GPT-2's and GPT-3's.
 const SAMPLE_HEAD_SIZES: [usize; 9] = [8, 11, 13, 16, 32, 64, 80, 96, 128];
 
-/// V of a head that an invocation of the tiled kernels has at most.
+/// `Vec` of a head that an invocation of the tiled kernels has at most.
 const OWN: usize = 4;
 /// Invocations of a workgroup of the tiled kernels.
 const TILED_THREADS: usize = 128;
@@ -66,7 +66,7 @@ fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (KernelId,
     let kernel = KernelId::shader(entry.pass(), entry.name(), width, body).printed(file, entry.name());
     let kernel = kernel.serving(Purpose::FusedProducts).stored(elem).with_const("HSV", units as u32);
     if caps.software {
-        return (kernel.set("WG", caps.lanes), caps.lanes as usize);
+        return (kernel.set("WORKGROUP", caps.lanes), caps.lanes as usize);
     }
     let lanes = units.div_ceil(OWN).next_power_of_two();
     (kernel.with_const("LANES", lanes as u32), TILED_THREADS / lanes)
@@ -79,7 +79,7 @@ fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> KernelId {
         .serving(Purpose::FusedProducts)
         .stored(elem)
         .with_const("HSV", (head_size / width.elements()) as u32)
-        .set("WG", group(caps))
+        .set("WORKGROUP", group(caps))
 }
 
 /// The kernel of an entry and the rows that a workgroup of it has: with matrices where elements are f16 and the adapter has
@@ -91,7 +91,7 @@ fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem, positions: us
     }
 }
 
-/// The kernel of [`step`]: as many lanes as reduce together, spread over the V of the output, then over keys. On a
+/// The kernel of [`step`]: as many lanes as reduce together, spread over the `Vec` of the output, then over keys. On a
 /// software adapter one whose loads are the same for all lanes.
 fn step_kernel(caps: &Caps, head_size: usize) -> KernelId {
     let width = Width::of(&[head_size]);
@@ -105,7 +105,7 @@ fn step_kernel(caps: &Caps, head_size: usize) -> KernelId {
         .with_const("CHANNELS", channels)
         .with_const("PARTS", wg / channels)
         .with_const("OUTS", hsv.div_ceil(channels))
-        .set("WG", wg)
+        .set("WORKGROUP", wg)
 }
 
 /// Why attention of f16 heads of `head_size` does not run on the matrix units that the adapter has, or `None` if it does.

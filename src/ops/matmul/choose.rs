@@ -2,6 +2,7 @@
 
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId};
+use crate::ops::matrix_units::Units;
 
 use super::generate::{self, Algorithm, Coop, Epilogue, Product, Spec};
 use super::{kernel, parts_kernel, row};
@@ -188,27 +189,12 @@ fn small_coop(caps: &Caps) -> Tile {
 
 /// The kernel of a shape on this adapter, if it has room for it.
 fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
-    let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
-    let edge = caps.emulated_edge.unwrap_or(native).max(native);
+    let units = Units::of(caps)?;
     let Tile { tile_m, tile_n, tile_k, grid_m, grid_n } = tile;
-    // wgpu says 4 to 64 of Metal, whose GPUs with matrix units have 32
-    let (least, lanes) = if caps.backend == "Metal" { (32, 32) } else { caps.subgroup_sizes };
-    let coop = Coop {
-        tile_m,
-        tile_n,
-        tile_k,
-        grid_m,
-        grid_n,
-        edge,
-        native,
-        lanes,
-        varying: least != lanes && !caps.can_require_subgroups_of(lanes),
-        unrolled: !caps.software,
-        wide_tiles: caps.backend != "Metal",
-    };
-    let whole = tile_m.is_multiple_of(grid_m * edge) && tile_n.is_multiple_of(grid_n * edge);
+    let coop = Coop { tile_m, tile_n, tile_k, grid_m, grid_n, units, unrolled: !caps.software };
+    let whole = tile_m.is_multiple_of(grid_m * units.edge) && tile_n.is_multiple_of(grid_n * units.edge);
     let fits = PRODUCTS.iter().all(|product| generate::coop_bytes(*product, &coop) <= caps.max_workgroup_bytes);
-    (caps.subgroups && whole && fits && grid_m * grid_n * lanes <= caps.max_invocations).then_some(coop)
+    (caps.subgroups && whole && fits && grid_m * grid_n * units.lanes <= caps.max_invocations).then_some(coop)
 }
 
 /// Parts of the depth `k` of an (m, n) result, 1 for kernels that do not work in parts.
@@ -234,7 +220,7 @@ pub fn parts_of(algorithm: &Algorithm, m: usize, n: usize, k: usize) -> u32 {
 /// columns throughout.
 #[must_use]
 pub fn sums_columns(algorithm: &Algorithm) -> bool {
-    matches!(algorithm, Algorithm::Coop(c) if (c.grid_m * c.grid_n * c.lanes).is_multiple_of(c.tile_m / 4))
+    matches!(algorithm, Algorithm::Coop(c) if (c.grid_m * c.grid_n * c.units.lanes).is_multiple_of(c.tile_m / 4))
 }
 
 /// Depth of each of `parts` parts but perhaps the last: a multiple of the tile's, so that no tile lies in two.

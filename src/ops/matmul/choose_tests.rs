@@ -18,7 +18,10 @@ fn gpu(edges: &[u32], lanes: (u32, u32)) -> Caps {
 fn f16_runs_on_matrices_where_they_are_and_f32_never() {
     let nvidia = gpu(&[16], (32, 32));
     let chosen = |caps: &Caps, elem| choose(caps, Product::Forward, elem, [65_536, 768, 768]);
-    assert!(matches!(chosen(&nvidia, Elem::F16), Algorithm::Coop(Coop { edge: 16, tile_m: 128, .. })));
+    assert!(matches!(
+        chosen(&nvidia, Elem::F16),
+        Algorithm::Coop(Coop { units: Units { edge: 16, .. }, tile_m: 128, .. })
+    ));
     assert!(matches!(chosen(&nvidia, Elem::F32), Algorithm::Tiled { .. }));
     assert!(matches!(chosen(&gpu(&[], (32, 32)), Elem::F16), Algorithm::Tiled { .. }));
     assert!(without_matrices(&nvidia).is_none() && without_matrices(&gpu(&[], (32, 32))).is_some());
@@ -127,4 +130,18 @@ fn algorithms_of_a_record_are_told_apart_by_product_and_elements() {
     let caps = Caps { tuned: std::sync::Arc::new(record.into_iter().collect()), ..caps };
     let expected = [(Product::Forward, Elem::F16, second), (Product::BackwardInp, Elem::F16, first)];
     assert_eq!(algorithms(&caps), expected);
+}
+
+/// Records on users' disks have the fields of an algorithm side by side, in any order.
+#[test]
+fn a_record_of_an_earlier_version_loads() {
+    let text = r#"{"Coop":{"tile_m":128,"tile_n":64,"tile_k":32,"grid_m":2,"grid_n":4,"edge":16,"native":8,"lanes":32,
+        "varying":false,"unrolled":true,"wide_tiles":false}}"#;
+    let units = Units { edge: 16, native: 8, lanes: 32, varying: false, wide_tiles: false };
+    let coop = Coop { tile_m: 128, tile_n: 64, tile_k: 32, grid_m: 2, grid_n: 4, units, unrolled: true };
+    assert_eq!(serde_json::from_str::<Algorithm>(text).expect("loads"), Algorithm::Coop(coop));
+    let fields = |value: serde_json::Value| value["Coop"].as_object().cloned().expect("an object");
+    let written = serde_json::to_value(Algorithm::Coop(coop)).expect("serialises");
+    assert_eq!(fields(written), fields(serde_json::from_str(text).expect("is JSON")));
+    assert!(serde_json::from_str::<Algorithm>(&text.replace("\"edge\":16,", "")).is_err());
 }

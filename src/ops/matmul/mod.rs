@@ -63,7 +63,7 @@ impl Generator for Spec {
 
     fn subgroup_size(&self) -> Option<u32> {
         match self.algorithm {
-            Algorithm::Coop(coop) => Some(coop.lanes),
+            Algorithm::Coop(coop) => Some(coop.units.lanes),
             _ => None,
         }
     }
@@ -491,7 +491,7 @@ fn parts_kernel(caps: &Caps, width: Width) -> KernelId {
     KernelId::shader(BACKWARD_WEIGHT, "add", width, &[include_str!("../../../shaders/matmul_parts.wgsl")])
         .printed("matmul_parts", "add")
         .serving(Purpose::PartialSums)
-        .set("WG", group(caps))
+        .set("WORKGROUP", group(caps))
 }
 
 /// `dweight += partials[0] + partials[1] + ...`, in order.

@@ -32,7 +32,7 @@ fn kernel(caps: &Caps, epilogue: Epilogue, vec4: bool) -> KernelId {
         .printed("matmul_row", "forward")
         .variant(variant)
         .serving(Purpose::Product)
-        .set("WG", reduce_group(caps))
+        .set("WORKGROUP", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::kernel::Generator;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
+use super::matrix_units::subgroup_sizes;
 use super::{Operator, group, groups};
 pub use fed::{FED_TILES, MatrixFed, fed_shape, matrix_fed, without_fed};
 
@@ -90,19 +91,19 @@ impl Generator for Spec {
         let (head, body) = match *self {
             Self::Plain { scalar, .. } => {
                 let enable = if scalar == Scalar::F16 { "enable f16;\n" } else { "" };
-                let head = format!("{enable}alias S = {0};\nalias E = vec4<{0}>;\n", scalar.name());
+                let head = format!("{enable}alias Scalar = {0};\nalias Vec4 = vec4<{0}>;\n", scalar.name());
                 (head, include_str!("../../../shaders/roof.wgsl"))
             }
             Self::Matrix { edge, .. } => {
                 let head = format!(
-                    "enable f16;\nenable wgpu_cooperative_matrix;\nalias MA = coop_mat{edge}x{edge}<f16, A>;\n\
-                     alias MB = coop_mat{edge}x{edge}<f16, B>;\nalias MC = coop_mat{edge}x{edge}<f32, C>;\n\
+                    "enable f16;\nenable wgpu_cooperative_matrix;\nalias MatrixA = coop_mat{edge}x{edge}<f16, A>;\n\
+                     alias MatrixB = coop_mat{edge}x{edge}<f16, B>;\nalias MatrixC = coop_mat{edge}x{edge}<f32, C>;\n\
                      const EDGE = {edge}u;\n"
                 );
                 (head, include_str!("../../../shaders/roof/matrix.wgsl"))
             }
         };
-        format!("{head}override WG: u32 = 64u;\n{}{body}", include_str!("../../../shaders/shared/grid.wgsl"))
+        format!("{head}override WORKGROUP: u32 = 64u;\n{}{body}", include_str!("../../../shaders/shared/grid.wgsl"))
     }
 
     fn entry_point(&self) -> &'static str {
@@ -114,7 +115,7 @@ impl Generator for Spec {
 
     fn overrides(&self) -> Vec<(&'static str, u32)> {
         let (Self::Plain { group, .. } | Self::Matrix { group, .. }) = self;
-        vec![("WG", *group)]
+        vec![("WORKGROUP", *group)]
     }
 
     fn subgroup_size(&self) -> Option<u32> {
@@ -145,8 +146,7 @@ fn matrix_kernel(caps: &Caps, edge: u32) -> KernelId {
 /// Invocations of a workgroup of [`matrix`]: one subgroup. Where subgroups come in several sizes it is the largest; a
 /// workgroup may then be two of them that compute the same, and the rate comes out at half of what it is.
 fn matrix_group(caps: &Caps) -> u32 {
-    // wgpu says 4 to 64 of Metal, whose GPUs with matrix units have 32
-    if caps.backend == "Metal" { 32 } else { caps.subgroup_sizes.1.clamp(8, 128) }
+    subgroup_sizes(caps).1.clamp(8, 128)
 }
 
 /// The kernels an adapter may be given.

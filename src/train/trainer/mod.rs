@@ -400,7 +400,7 @@ impl<'g> Trainer<'g> {
             eps: self.optimizer.eps,
             weight_decay: self.optimizer.weight_decay,
             clip: self.optimizer.clip,
-            loss_scale: 1.0 / self.sizes.tokens() as f32,
+            inverse_tokens: 1.0 / self.sizes.tokens() as f32,
             step: step as u32,
             grad_unit: if self.elem == Elem::F16 { self.sizes.tokens() as f32 } else { 1.0 },
             dynamic: u32::from(self.elem == Elem::F16),

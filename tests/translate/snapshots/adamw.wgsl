@@ -1,29 +1,30 @@
-// adamw.forward, entry point forward, overrides [("WG", 64.0)]
-// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
-alias V = vec4<f32>;
-alias U = vec4<u32>;
-const VW = 4u;
-fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
-fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
-fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
-alias S = V;
-// shared/single.wgsl: what memory of stored elements is moved in, S, is one V
-const K = 1u; // V of an S
-fn part(s: S, k: u32) -> V { return V(s); }
-fn whole(first: V, last: V) -> S { return S(first); }
-fn as_stored(x: V) -> V { return x; }
+// adamw.forward, entry point forward, overrides [("WORKGROUP", 64.0)]
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias Vec = vec4<f32>;
+alias UVec = vec4<u32>;
+const ELEMENTS_PER_VEC = 4u;
+fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
+alias Stored = Vec;
+// tools/join-shader adds: shared/stub.wgsl
+// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+const VECS_PER_STORED = 1u; // Vec of an Stored
+fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
+fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
+fn as_stored(x: Vec) -> Vec { return x; }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -35,7 +36,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -46,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {
@@ -79,62 +80,64 @@ struct Hyper {
     eps: f32,
     weight_decay: f32,
     clip: f32,             // largest gradient norm; 0 switches clipping off
-    loss_scale: f32,       // 1 / tokens of a step
+    inverse_tokens: f32,   // 1 / tokens of a step: from a sum of losses to their mean
     step: u32,
     grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
     dynamic: u32,          // 1 if the state's loss scale follows overflows
     skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
     skip_norm_z: f32,      // the same of its gradient norm
 }
+// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
 // adamw.wgsl: AdamW with decoupled weight decay (Loshchilov and Hutter), as llm.c's adamw.cuh
-//   g = grad * grad_scale;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
-//   param -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + wd param)
-//   param, grad, m, v, copy (count S);  one invocation per S. Does nothing at all in a step that is skipped.
+//   g = grad_scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+//   m_hat = m / (1 - beta1^t);  denominator = sqrt(v / (1 - beta2^t)) + eps
+//   param -= lr (m_hat / denominator + weight_decay param)
+//   param, grad, m, v, copy (count Stored);  one invocation per Stored. Does nothing at all in a step that is skipped.
 //   forward          param, m and v
 //   forward_copied   the same, and copy = param for the matrix products
-struct P {
-    count: u32,    // number of S
+struct Params {
+    count: u32,    // number of Stored
     decays: u32,   // 1 if weight decay applies
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read_write> param: array<V>;
-@group(0) @binding(1) var<storage, read> grad: array<V>;
-@group(0) @binding(2) var<storage, read_write> m: array<V>;
-@group(0) @binding(3) var<storage, read_write> v: array<V>;
+@group(0) @binding(0) var<storage, read_write> param: array<Vec>;
+@group(0) @binding(1) var<storage, read> grad: array<Vec>;
+@group(0) @binding(2) var<storage, read_write> m: array<Vec>;
+@group(0) @binding(3) var<storage, read_write> v: array<Vec>;
 @group(0) @binding(4) var<storage, read> state: State;
 @group(0) @binding(5) var<storage, read> hyper: Hyper;
 
-@group(0) @binding(6) var<storage, read_write> copy: array<S>;
+@group(0) @binding(6) var<storage, read_write> copy: array<Stored>;
 
-fn update(i: u32) -> V {
+fn update(i: u32) -> Vec {
     let g = grad[i] * state.grad_scale;
-    let first = hyper.beta1 * m[i] + (1.0 - hyper.beta1) * g;
-    let second = hyper.beta2 * v[i] + (1.0 - hyper.beta2) * g * g;
-    m[i] = first;
-    v[i] = second;
-    let mean = first / (1.0 - state.beta1_power);
-    let spread = sqrt(second / (1.0 - state.beta2_power)) + V(hyper.eps);
-    let decay = select(0.0, hyper.weight_decay, p.decays == 1u);
-    let now = param[i] - hyper.lr * (mean / spread + decay * param[i]);
-    param[i] = now;
-    return now;
+    let m_next = hyper.beta1 * m[i] + (1.0 - hyper.beta1) * g;
+    let v_next = hyper.beta2 * v[i] + (1.0 - hyper.beta2) * g * g;
+    m[i] = m_next;
+    v[i] = v_next;
+    let m_hat = m_next / (1.0 - state.beta1_power);
+    let denominator = sqrt(v_next / (1.0 - state.beta2_power)) + Vec(hyper.eps);
+    let decay = select(0.0, hyper.weight_decay, params.decays == 1u);
+    let updated = param[i] - hyper.lr * (m_hat / denominator + decay * param[i]);
+    param[i] = updated;
+    return updated;
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count || state.apply == 0u { return; }
-    for (var k = 0u; k < K; k++) { _ = update(i * K + k); }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count || state.apply == 0u { return; }
+    for (var k = 0u; k < VECS_PER_STORED; k++) { _ = update(i * VECS_PER_STORED + k); }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_copied(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count || state.apply == 0u { return; }
-    var now: array<V, K>;
-    for (var k = 0u; k < K; k++) { now[k] = update(i * K + k); }
-    copy[i] = whole(now[0], now[K - 1u]);
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count || state.apply == 0u { return; }
+    var updated: array<Vec, VECS_PER_STORED>;
+    for (var k = 0u; k < VECS_PER_STORED; k++) { updated[k] = update(i * VECS_PER_STORED + k); }
+    copy[i] = pack(updated[0], updated[VECS_PER_STORED - 1u]);
 }

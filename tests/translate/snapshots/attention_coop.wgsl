@@ -2,17 +2,17 @@
 enable f16;
 enable wgpu_cooperative_matrix;
 diagnostic(off, derivative_uniformity);
-const HEAD = 16u;
+const HEAD_SIZE = 16u;
 const ROWS = 64u;
 const COLUMNS = 32u;
 const THREADS = 128u;
 const GRID_N = 1u;
-const PARTS = 2u;
-const ITEMS = 128u;
-const KEPT = 64u;
-const LINE = 24u;
-const SUMS = 36u;
-const WEIGHTS = 40u;
+const PARTS_PER_ROW = 2u;
+const ROW_PARTS = 128u;
+const QUERIES_KEPT = 64u;
+const TILE_STRIDE = 24u;
+const SUMS_STRIDE = 36u;
+const WEIGHTS_STRIDE = 40u;
 const LAST_FIRST = true;
 alias MatrixA = coop_mat16x16<f16, A>;
 alias MatrixB = coop_mat16x16<f16, B>;
@@ -41,7 +41,7 @@ fn put_dscores(i: u32, four: vec4<f16>) {
     dscores[i / 4u] = four;
 }
 // shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
-struct P {
+struct Params {
     positions: u32,    // T
     heads: u32,
     scale: f32,        // 1 / sqrt(HS)
@@ -49,7 +49,7 @@ struct P {
     end: u32,
     first_head: u32,   // of lse and delta, which may begin before the sequences at hand
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
@@ -58,15 +58,19 @@ struct Place { b: u32, h: u32, statistics: u32, first: u32, valid: bool }
 
 // Of `rows` rows a workgroup; with `last_first` those with the most keys come first.
 fn place(index: u32, rows: u32, last_first: bool) -> Place {
-    let group = p.first + index;
-    let blocks = (p.positions + rows - 1u) / rows;
+    let group = params.first + index;
+    let blocks = (params.positions + rows - 1u) / rows;
     let bh = group / blocks;
     let block = group % blocks;
     let first = select(block, blocks - 1u - block, last_first) * rows;
-    return Place(bh / p.heads, bh % p.heads, (p.first_head + bh) * p.positions, first, group < p.end);
+    return Place(bh / params.heads, bh % params.heads, (params.first_head + bh) * params.positions, first,
+                 group < params.end);
 }
-// attention_coop.wgsl: causal attention of f16 on matrix units; src/ops/attention/coop.rs says why
-//   it is as it is, generate.rs writes the rest
+// shared/widths/half8.wgsl: eight neighbours of f16, 16 bytes, which an invocation loads and stores at once
+struct Half8 { low: vec4<f16>, high: vec4<f16> }
+// tools/join-shader adds: shared/stub_matrices.wgsl shared/attention.wgsl
+// attention_coop.wgsl: causal attention of f16 on matrix units. src/ops/attention/coop.rs explains the method,
+// src/ops/attention/generate.rs writes the entry point, its sizes and its tiles (see shared/stub_matrices.wgsl)
 //   A workgroup has ROWS of one head, whose f16 matrices stay in registers, and walks over blocks of COLUMNS:
 //   forward       rows are queries, columns keys;  weights = exp(score - most);  out += weights v
 //   backward_q    rows are queries, columns keys;  dscores = weights (dout v - delta);  dq += dscores k;  before that
@@ -74,10 +78,7 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
 //   backward_kv   rows are keys, columns queries;  dv += weights dout;  dk += dscores q
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T)
 //   x_tile, y_tile: what belongs to the columns;  sums, slopes: products in f32;  weights, dscores: products to come
-const LAZY = 8.0;    // how far scores may outgrow what they are compared to: exp(8) is far from f16's largest number
-
-// Eight neighbours, moved at once: 16 bytes.
-struct Half8 { low: vec4<f16>, high: vec4<f16> }
+const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to: exp(8) is far below f16's largest
 
 @group(0) @binding(0) var<storage, read> qkv: array<Half8>;
 @group(0) @binding(1) var<storage, read_write> out: array<Half8>;
@@ -91,12 +92,12 @@ struct Half8 { low: vec4<f16>, high: vec4<f16> }
 @group(0) @binding(3) var<storage, read_write> delta_out: array<f32>;
 @group(0) @binding(5) var<storage, read> out_in: array<Half8>;
 
-var<workgroup> most: array<f32, ITEMS>;       // what a row's scores are compared to, once for each of its parts
-var<workgroup> total: array<f32, ITEMS>;      // sums of a part's weights
+var<workgroup> most: array<f32, ROW_PARTS>;       // what a row's scores are compared to, once for each of its parts
+var<workgroup> total: array<f32, ROW_PARTS>;      // sums of a part's weights
 var<workgroup> shrink: array<f32, ROWS>;      // what the row's sums so far must be multiplied by
 var<workgroup> grown: atomic<u32>;            // 1 if that is not 1 in some row
-var<workgroup> kept_lse: array<f32, KEPT>;    // of queries, be they rows or columns
-var<workgroup> kept_delta: array<f32, KEPT>;
+var<workgroup> kept_lse: array<f32, QUERIES_KEPT>;    // of queries, be they rows or columns
+var<workgroup> kept_delta: array<f32, QUERIES_KEPT>;
 
 // A loop over `count` pieces, a workgroup's width of them a turn: how many turns, and whether the last is not full. A
 // constant number of turns lets drivers write them out; of `piece < count` they write the body twice and branch.
@@ -105,9 +106,9 @@ fn uneven(count: u32) -> bool { return count % THREADS != 0u; }
 
 // Index of the first Half8 of a position's q (part 0), k (1) or v (2), and of its out.
 fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
-    return (((at.b * p.positions + t) * 3u + part) * p.heads + at.h) * (HEAD / 8u);
+    return (((at.b * params.positions + t) * 3u + part) * params.heads + at.h) * (HEAD_SIZE / 8u);
 }
-fn out_at(at: Place, t: u32) -> u32 { return ((at.b * p.positions + t) * p.heads + at.h) * (HEAD / 8u); }
+fn out_at(at: Place, t: u32) -> u32 { return ((at.b * params.positions + t) * params.heads + at.h) * (HEAD_SIZE / 8u); }
 
 // Puts `width` elements of every row's q, k or v into `weights`, from where matrices are loaded; zeros past the end.
 fn stage_qkv(at: Place, part: u32, start: u32, width: u32, thread: u32) {
@@ -117,9 +118,9 @@ fn stage_qkv(at: Place, part: u32, start: u32, width: u32, thread: u32) {
         let r = piece / (width / 8u);
         let c = piece % (width / 8u);
         var eight = Half8();
-        if at.first + r < p.positions { eight = qkv[qkv_at(at, at.first + r, part) + start / 8u + c]; }
-        put_weights(r * WEIGHTS + c * 8u, eight.low);
-        put_weights(r * WEIGHTS + c * 8u + 4u, eight.high);
+        if at.first + r < params.positions { eight = qkv[qkv_at(at, at.first + r, part) + start / 8u + c]; }
+        put_weights(r * WEIGHTS_STRIDE + c * 8u, eight.low);
+        put_weights(r * WEIGHTS_STRIDE + c * 8u + 4u, eight.high);
     }
 }
 
@@ -130,15 +131,15 @@ fn stage_dout(at: Place, start: u32, width: u32, thread: u32) {
         let r = piece / (width / 8u);
         let c = piece % (width / 8u);
         var eight = Half8();
-        if at.first + r < p.positions { eight = dout[out_at(at, at.first + r) + start / 8u + c]; }
-        put_weights(r * WEIGHTS + c * 8u, eight.low);
-        put_weights(r * WEIGHTS + c * 8u + 4u, eight.high);
+        if at.first + r < params.positions { eight = dout[out_at(at, at.first + r) + start / 8u + c]; }
+        put_weights(r * WEIGHTS_STRIDE + c * 8u, eight.low);
+        put_weights(r * WEIGHTS_STRIDE + c * 8u + 4u, eight.high);
     }
 }
 
 // One piece of a line of both tiles.
 fn put_tiles(line: u32, c: u32, x: Half8, y: Half8) {
-    let i = line * LINE + c * 8u;
+    let i = line * TILE_STRIDE + c * 8u;
     put_x(i, x.low);
     put_x(i + 4u, x.high);
     put_y(i, y.low);
@@ -147,15 +148,15 @@ fn put_tiles(line: u32, c: u32, x: Half8, y: Half8) {
 
 // Keys and values of the columns; zeros past the end.
 fn fill_keys(at: Place, first_column: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(COLUMNS * (HEAD / 8u)); turn++) {
+    for (var turn = 0u; turn < turns(COLUMNS * (HEAD_SIZE / 8u)); turn++) {
         let piece = thread + turn * THREADS;
-        if uneven(COLUMNS * (HEAD / 8u)) && piece >= COLUMNS * (HEAD / 8u) { break; }
-        let line = piece / (HEAD / 8u);
-        let c = piece % (HEAD / 8u);
+        if uneven(COLUMNS * (HEAD_SIZE / 8u)) && piece >= COLUMNS * (HEAD_SIZE / 8u) { break; }
+        let line = piece / (HEAD_SIZE / 8u);
+        let c = piece % (HEAD_SIZE / 8u);
         let t = first_column + line;
         var k = Half8();
         var v = Half8();
-        if t < p.positions {
+        if t < params.positions {
             k = qkv[qkv_at(at, t, 1u) + c];
             v = qkv[qkv_at(at, t, 2u) + c];
         }
@@ -165,15 +166,15 @@ fn fill_keys(at: Place, first_column: u32, thread: u32) {
 
 // Queries and gradients of the columns, and what is kept of them; zeros past the end.
 fn fill_queries(at: Place, first_column: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(COLUMNS * (HEAD / 8u)); turn++) {
+    for (var turn = 0u; turn < turns(COLUMNS * (HEAD_SIZE / 8u)); turn++) {
         let piece = thread + turn * THREADS;
-        if uneven(COLUMNS * (HEAD / 8u)) && piece >= COLUMNS * (HEAD / 8u) { break; }
-        let line = piece / (HEAD / 8u);
-        let c = piece % (HEAD / 8u);
+        if uneven(COLUMNS * (HEAD_SIZE / 8u)) && piece >= COLUMNS * (HEAD_SIZE / 8u) { break; }
+        let line = piece / (HEAD_SIZE / 8u);
+        let c = piece % (HEAD_SIZE / 8u);
         let t = first_column + line;
         var q = Half8();
         var g = Half8();
-        if t < p.positions {
+        if t < params.positions {
             q = qkv[qkv_at(at, t, 0u) + c];
             g = dout[out_at(at, t) + c];
         }
@@ -182,7 +183,7 @@ fn fill_queries(at: Place, first_column: u32, thread: u32) {
     for (var turn = 0u; turn < turns(COLUMNS); turn++) {
         let i = thread + turn * THREADS;
         if uneven(COLUMNS) && i >= COLUMNS { break; }
-        let t = min(first_column + i, p.positions - 1u);
+        let t = min(first_column + i, params.positions - 1u);
         kept_lse[i] = lse[at.statistics + t];
         kept_delta[i] = delta[at.statistics + t];
     }
@@ -195,17 +196,17 @@ fn begin_delta(at: Place, thread: u32) {
         if uneven(ROWS * 4u) && item >= ROWS * 4u { break; }
         let r = item / 4u;
         var sum = vec4(0.0);
-        if at.first + r < p.positions {
+        if at.first + r < params.positions {
             let start = out_at(at, at.first + r);
-            for (var turn_of_row = 0u; turn_of_row < (HEAD / 8u + 3u) / 4u; turn_of_row++) {
+            for (var turn_of_row = 0u; turn_of_row < (HEAD_SIZE / 8u + 3u) / 4u; turn_of_row++) {
                 let c = item % 4u + turn_of_row * 4u;
-                if HEAD % 32u != 0u && c >= HEAD / 8u { break; }
+                if HEAD_SIZE % 32u != 0u && c >= HEAD_SIZE / 8u { break; }
                 let d = dout[start + c];
                 let o = out_in[start + c];
                 sum += vec4<f32>(d.low) * vec4<f32>(o.low) + vec4<f32>(d.high) * vec4<f32>(o.high);
             }
         }
-        put_sums(r * SUMS + item % 4u * 4u, sum);
+        put_sums(r * SUMS_STRIDE + item % 4u * 4u, sum);
     }
 }
 
@@ -213,59 +214,59 @@ fn keep_delta(at: Place, thread: u32) {
     for (var turn = 0u; turn < turns(ROWS); turn++) {
         let r = thread + turn * THREADS;
         if uneven(ROWS) && r >= ROWS { break; }
-        let i = r * SUMS;
+        let i = r * SUMS_STRIDE;
         let four = (sum_at(i) + sum_at(i + 4u)) + (sum_at(i + 8u) + sum_at(i + 12u));
         kept_delta[r] = (four.x + four.y) + (four.z + four.w);
         let t = at.first + r;
-        kept_lse[r] = lse[at.statistics + min(t, p.positions - 1u)];
-        if t < p.positions { delta_out[at.statistics + t] = kept_delta[r]; }
+        kept_lse[r] = lse[at.statistics + min(t, params.positions - 1u)];
+        if t < params.positions { delta_out[at.statistics + t] = kept_delta[r]; }
     }
 }
 
 fn begin(thread: u32) {
-    for (var turn = 0u; turn < turns(ITEMS); turn++) {
+    for (var turn = 0u; turn < turns(ROW_PARTS); turn++) {
         let item = thread + turn * THREADS;
-        if uneven(ITEMS) && item >= ITEMS { break; }
+        if uneven(ROW_PARTS) && item >= ROW_PARTS { break; }
         most[item] = LOW;
         total[item] = 0.0;
     }
 }
 
-// From scores in `sums` to weights. A row is shared by PARTS invocations, each of which looks for its largest score by
-// itself, so that nobody waits for another one.
+// From scores in `sums` to weights. A row is shared by PARTS_PER_ROW invocations, each of which looks for its largest
+// score by itself, so that nobody waits for another one.
 fn weigh(at: Place, first_column: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(ITEMS); turn++) {
+    for (var turn = 0u; turn < turns(ROW_PARTS); turn++) {
         let item = thread + turn * THREADS;
-        if uneven(ITEMS) && item >= ITEMS { break; }
-        let r = item / PARTS;
+        if uneven(ROW_PARTS) && item >= ROW_PARTS { break; }
+        let r = item / PARTS_PER_ROW;
         let row = at.first + r;
         var largest = vec4(LOW);
         for (var c = 0u; c < COLUMNS; c += 4u) {
             let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
-            largest = max(largest, select(vec4(LOW), sum_at(r * SUMS + c), visible));
+            largest = max(largest, select(vec4(LOW), sum_at(r * SUMS_STRIDE + c), visible));
         }
-        let above = max(max(largest.x, largest.y), max(largest.z, largest.w)) * p.scale;
+        let above = max(max(largest.x, largest.y), max(largest.z, largest.w)) * params.scale;
         let before = most[item];
-        let now = select(before, above, above > before + LAZY);
+        let now = select(before, above, above > before + LAZY_GROWTH);
         let factor = exp(before - now);
         var sum = vec4(0.0);
-        for (var turn_of_row = 0u; turn_of_row < (COLUMNS / 4u + PARTS - 1u) / PARTS; turn_of_row++) {
-            let c = (item % PARTS + turn_of_row * PARTS) * 4u;
-            if COLUMNS / 4u % PARTS != 0u && c >= COLUMNS { break; }
+        for (var turn_of_row = 0u; turn_of_row < (COLUMNS / 4u + PARTS_PER_ROW - 1u) / PARTS_PER_ROW; turn_of_row++) {
+            let c = (item % PARTS_PER_ROW + turn_of_row * PARTS_PER_ROW) * 4u;
+            if COLUMNS / 4u % PARTS_PER_ROW != 0u && c >= COLUMNS { break; }
             let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
-            let weight = select(vec4(0.0), exp(sum_at(r * SUMS + c) * p.scale - vec4(now)), visible);
-            put_weights(r * WEIGHTS + c, vec4<f16>(weight));
+            let weight = select(vec4(0.0), exp(sum_at(r * SUMS_STRIDE + c) * params.scale - vec4(now)), visible);
+            put_weights(r * WEIGHTS_STRIDE + c, vec4<f16>(weight));
             sum += weight;
         }
         total[item] = total[item] * factor + ((sum.x + sum.y) + (sum.z + sum.w));
         most[item] = now;
-        if item % PARTS == 0u { shrink[r] = factor; }
+        if item % PARTS_PER_ROW == 0u { shrink[r] = factor; }
         if now > before { atomicStore(&grown, 1u); }
     }
 }
 
 // Column of the head where column c of `sums` belongs: each subgroup's `width` columns from `start` on lie side by side.
-fn head_column(c: u32, start: u32, width: u32) -> u32 { return (c / width) * (HEAD / GRID_N) + start + c % width; }
+fn head_column(c: u32, start: u32, width: u32) -> u32 { return (c / width) * (HEAD_SIZE / GRID_N) + start + c % width; }
 
 // Multiplies what lies in `sums` by what its row has shrunk to.
 fn rescale(width: u32, thread: u32) {
@@ -274,14 +275,14 @@ fn rescale(width: u32, thread: u32) {
         let piece = thread + turn * THREADS;
         if uneven(ROWS * across) && piece >= ROWS * across { break; }
         let r = piece / across;
-        let i = r * SUMS + piece % across * 4u;
+        let i = r * SUMS_STRIDE + piece % across * 4u;
         put_sums(i, sum_at(i) * shrink[r]);
     }
 }
 
 fn row_total(r: u32) -> f32 {
     var sum = 0.0;
-    for (var part = 0u; part < PARTS; part++) { sum += total[r * PARTS + part]; }
+    for (var part = 0u; part < PARTS_PER_ROW; part++) { sum += total[r * PARTS_PER_ROW + part]; }
     return sum;
 }
 
@@ -289,8 +290,8 @@ fn finish_lse(at: Place, thread: u32) {
     for (var turn = 0u; turn < turns(ROWS); turn++) {
         let r = thread + turn * THREADS;
         if uneven(ROWS) && r >= ROWS { break; }
-        if at.first + r < p.positions {
-            lse_out[at.statistics + at.first + r] = most[r * PARTS] + log(row_total(r));
+        if at.first + r < params.positions {
+            lse_out[at.statistics + at.first + r] = most[r * PARTS_PER_ROW] + log(row_total(r));
         }
     }
 }
@@ -307,9 +308,9 @@ fn finish_out(at: Place, start: u32, width: u32, thread: u32) {
         if uneven(ROWS * across) && piece >= ROWS * across { break; }
         let r = piece / across;
         let c = piece % across * 8u;
-        if at.first + r >= p.positions { continue; }
+        if at.first + r >= params.positions { continue; }
         let i = out_at(at, at.first + r) + head_column(c, start, width) / 8u;
-        out[i] = eight_sums(r * SUMS + c, 1.0 / row_total(r));
+        out[i] = eight_sums(r * SUMS_STRIDE + c, 1.0 / row_total(r));
     }
 }
 
@@ -321,9 +322,9 @@ fn slope_of_queries(at: Place, first_column: u32, thread: u32) {
         let r = piece / (COLUMNS / 4u);
         let c = piece % (COLUMNS / 4u) * 4u;
         let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(at.first + r);
-        let below = min(sum_at(r * SUMS + c) * p.scale - vec4(kept_lse[r]), vec4(0.0));
+        let below = min(sum_at(r * SUMS_STRIDE + c) * params.scale - vec4(kept_lse[r]), vec4(0.0));
         let weight = select(vec4(0.0), exp(below), visible);
-        put_weights(r * WEIGHTS + c, vec4<f16>(weight * (slope_at(r * SUMS + c) - vec4(kept_delta[r]))));
+        put_weights(r * WEIGHTS_STRIDE + c, vec4<f16>(weight * (slope_at(r * SUMS_STRIDE + c) - vec4(kept_delta[r]))));
     }
 }
 
@@ -335,13 +336,13 @@ fn slope_of_keys(at: Place, first_column: u32, thread: u32) {
         let r = piece / (COLUMNS / 4u);
         let c = piece % (COLUMNS / 4u) * 4u;
         let query = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u);
-        let visible = (query >= vec4(at.first + r)) & (query < vec4(p.positions));
+        let visible = (query >= vec4(at.first + r)) & (query < vec4(params.positions));
         let query_lse = vec4(kept_lse[c], kept_lse[c + 1u], kept_lse[c + 2u], kept_lse[c + 3u]);
         let query_delta = vec4(kept_delta[c], kept_delta[c + 1u], kept_delta[c + 2u], kept_delta[c + 3u]);
-        let below = min(sum_at(r * SUMS + c) * p.scale - query_lse, vec4(0.0));
+        let below = min(sum_at(r * SUMS_STRIDE + c) * params.scale - query_lse, vec4(0.0));
         let weight = select(vec4(0.0), exp(below), visible);
-        put_weights(r * WEIGHTS + c, vec4<f16>(weight));
-        put_dscores(r * WEIGHTS + c, vec4<f16>(weight * (slope_at(r * SUMS + c) - query_delta)));
+        put_weights(r * WEIGHTS_STRIDE + c, vec4<f16>(weight));
+        put_dscores(r * WEIGHTS_STRIDE + c, vec4<f16>(weight * (slope_at(r * SUMS_STRIDE + c) - query_delta)));
     }
 }
 
@@ -352,9 +353,9 @@ fn finish_dqkv(at: Place, part: u32, factor: f32, start: u32, width: u32, thread
         if uneven(ROWS * across) && piece >= ROWS * across { break; }
         let r = piece / across;
         let c = piece % across * 8u;
-        if at.first + r >= p.positions { continue; }
+        if at.first + r >= params.positions { continue; }
         let i = qkv_at(at, at.first + r, part) + head_column(c, start, width) / 8u;
-        dqkv[i] = eight_sums(r * SUMS + c, factor);
+        dqkv[i] = eight_sums(r * SUMS_STRIDE + c, factor);
     }
 }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
@@ -371,12 +372,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var r0_0 = MatrixA();
     stage_qkv(at, 0u, 0u, 16u, thread);
     workgroupBarrier();
-    r0_0 = coopLoadT<MatrixA>(&weights[((subgroup_row + 0u) * WEIGHTS + 0u) / 4u], (WEIGHTS) / 4u);
+    r0_0 = coopLoadT<MatrixA>(&weights[((subgroup_row + 0u) * WEIGHTS_STRIDE + 0u) / 4u], WEIGHTS_STRIDE / 4u);
     // everyone has loaded before `weights` is overwritten
     workgroupBarrier();
     var o0_0_0 = MatrixC();
     begin(thread);
-    let end = min(at.first + ROWS, p.positions);
+    let end = min(at.first + ROWS, params.positions);
     for (var first_column = 0u; first_column < end; first_column += COLUMNS) {
         if thread == 0u { atomicStore(&grown, 0u); }
         fill_keys(at, first_column, thread);
@@ -384,40 +385,40 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         workgroupBarrier();
         for (var c = 0u; c < 32u; c += 16u) {
             var p0 = MatrixC();
-            let b0 = coopLoad<MatrixB>(&x_tile[((score_column + c) * LINE + 0u) / 4u], (LINE) / 4u);
+            let b0 = coopLoad<MatrixB>(&x_tile[((score_column + c) * TILE_STRIDE + 0u) / 4u], TILE_STRIDE / 4u);
             p0 = coopMultiplyAdd(r0_0, b0, p0);
-            let left_p0 = p0;
-            let at_p0 = ((subgroup_row + 0u) * SUMS + score_column + c) / 4u;
-            let stride_p0 = (SUMS) / 4u;
-            coopStoreT(left_p0, &sums[at_p0], stride_p0);
+            let spilled_p0 = p0;
+            let at_p0 = ((subgroup_row + 0u) * SUMS_STRIDE + score_column + c) / 4u;
+            let stride_p0 = SUMS_STRIDE / 4u;
+            coopStoreT(spilled_p0, &sums[at_p0], stride_p0);
         }
         workgroupBarrier();
         weigh(at, first_column, thread);
         workgroupBarrier();
         if first_column > 0u && atomicLoad(&grown) != 0u {
-            let left_o0_0_0 = o0_0_0;
-            let at_o0_0_0 = ((subgroup_row + 0u) * SUMS + (subgroup % 1u) * 16u + 0u) / 4u;
-            let stride_o0_0_0 = (SUMS) / 4u;
-            coopStoreT(left_o0_0_0, &sums[at_o0_0_0], stride_o0_0_0);
+            let spilled_o0_0_0 = o0_0_0;
+            let at_o0_0_0 = ((subgroup_row + 0u) * SUMS_STRIDE + (subgroup % 1u) * 16u + 0u) / 4u;
+            let stride_o0_0_0 = SUMS_STRIDE / 4u;
+            coopStoreT(spilled_o0_0_0, &sums[at_o0_0_0], stride_o0_0_0);
             workgroupBarrier();
             rescale(16u, thread);
             workgroupBarrier();
-            o0_0_0 = coopLoadT<MatrixC>(&sums[((subgroup_row + 0u) * SUMS + (subgroup % 1u) * 16u + 0u) / 4u], (SUMS) / 4u);
+            o0_0_0 = coopLoadT<MatrixC>(&sums[((subgroup_row + 0u) * SUMS_STRIDE + (subgroup % 1u) * 16u + 0u) / 4u], SUMS_STRIDE / 4u);
             workgroupBarrier();
         }
         for (var k = 0u; k < COLUMNS; k += 16u) {
-            let a0_0 = coopLoadT<MatrixA>(&weights[((subgroup_row + 0u) * WEIGHTS + k) / 4u], (WEIGHTS) / 4u);
-            let b0_0 = coopLoadT<MatrixB>(&y_tile[(k * LINE + head_start + 0u) / 4u], (LINE) / 4u);
+            let a0_0 = coopLoadT<MatrixA>(&weights[((subgroup_row + 0u) * WEIGHTS_STRIDE + k) / 4u], WEIGHTS_STRIDE / 4u);
+            let b0_0 = coopLoadT<MatrixB>(&y_tile[(k * TILE_STRIDE + head_start + 0u) / 4u], TILE_STRIDE / 4u);
             o0_0_0 = coopMultiplyAdd(a0_0, b0_0, o0_0_0);
         }
         // everyone has read the tiles before they are overwritten
         workgroupBarrier();
     }
     finish_lse(at, thread);
-    let left_o0_0_0 = o0_0_0;
-    let at_o0_0_0 = ((subgroup_row + 0u) * SUMS + (subgroup % 1u) * 16u + 0u) / 4u;
-    let stride_o0_0_0 = (SUMS) / 4u;
-    coopStoreT(left_o0_0_0, &sums[at_o0_0_0], stride_o0_0_0);
+    let spilled_o0_0_0 = o0_0_0;
+    let at_o0_0_0 = ((subgroup_row + 0u) * SUMS_STRIDE + (subgroup % 1u) * 16u + 0u) / 4u;
+    let stride_o0_0_0 = SUMS_STRIDE / 4u;
+    coopStoreT(spilled_o0_0_0, &sums[at_o0_0_0], stride_o0_0_0);
     workgroupBarrier();
     finish_out(at, 0u, 16u, thread);
     workgroupBarrier();

@@ -1,29 +1,30 @@
 // attention_tiled.forward.hsv2.lanes1, entry point forward, overrides []
-// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
-alias V = vec4<f32>;
-alias U = vec4<u32>;
-const VW = 4u;
-fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
-fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
-fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
-alias S = V;
-// shared/single.wgsl: what memory of stored elements is moved in, S, is one V
-const K = 1u; // V of an S
-fn part(s: S, k: u32) -> V { return V(s); }
-fn whole(first: V, last: V) -> S { return S(first); }
-fn as_stored(x: V) -> V { return x; }
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias Vec = vec4<f32>;
+alias UVec = vec4<u32>;
+const ELEMENTS_PER_VEC = 4u;
+fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
+alias Stored = Vec;
+// tools/join-shader adds: shared/stub.wgsl
+// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+const VECS_PER_STORED = 1u; // Vec of an Stored
+fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
+fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
+fn as_stored(x: Vec) -> Vec { return x; }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -35,7 +36,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -46,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {
@@ -59,7 +60,7 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     return total;
 }
 // shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
-struct P {
+struct Params {
     positions: u32,    // T
     heads: u32,
     scale: f32,        // 1 / sqrt(HS)
@@ -67,7 +68,7 @@ struct P {
     end: u32,
     first_head: u32,   // of lse and delta, which may begin before the sequences at hand
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
@@ -76,15 +77,18 @@ struct Place { b: u32, h: u32, statistics: u32, first: u32, valid: bool }
 
 // Of `rows` rows a workgroup; with `last_first` those with the most keys come first.
 fn place(index: u32, rows: u32, last_first: bool) -> Place {
-    let group = p.first + index;
-    let blocks = (p.positions + rows - 1u) / rows;
+    let group = params.first + index;
+    let blocks = (params.positions + rows - 1u) / rows;
     let bh = group / blocks;
     let block = group % blocks;
     let first = select(block, blocks - 1u - block, last_first) * rows;
-    return Place(bh / p.heads, bh % p.heads, (p.first_head + bh) * p.positions, first, group < p.end);
+    return Place(bh / params.heads, bh % params.heads, (params.first_head + bh) * params.positions, first,
+                 group < params.end);
 }
+// tools/join-shader adds: shared/stub.wgsl shared/attention.wgsl
 // attention_tiled.wgsl: attention.wgsl's forward and backward for GPUs without matrix units, and for f32
-//   A row is shared by LANES invocations, each of which keeps OWN of its V: nothing as long as a head lies in registers.
+//   A row is shared by LANES invocations, each of which keeps VECS_PER_LANE of its Vec: nothing as long as a head lies in
+//   registers.
 //   Keys and values of COLUMNS positions, in backward_kv queries and gradients, lie in workgroup memory for all rows of a
 //   workgroup. What the lanes of a row have of its dot products goes through workgroup memory, where every lane adds all.
 //   forward, backward_q   rows are queries
@@ -92,41 +96,41 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
 const THREADS = 128u;
 const ROWS = THREADS / LANES;
 const COLUMNS = 8u;
-const OWN = (HSV + LANES - 1u) / LANES;
+const VECS_PER_LANE = (HSV + LANES - 1u) / LANES;
 
 // Two tiles of columns, X and Y, and what lanes have of their dot products, four columns each.
 const X = 0u;
 const Y = 1u;
-var<workgroup> tiles: array<V, 2u * COLUMNS * HSV>;
+var<workgroup> tiles: array<Vec, 2u * COLUMNS * HSV>;
 var<workgroup> dots: array<vec4<f32>, 4u * THREADS>;
 
-// Index of the first V of one head's q (part 0), k (1) or v (2) at a position, and of its out.
+// Index of the first Vec of one head's q (part 0), k (1) or v (2) at a position, and of its out.
 fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
-    return (((at.b * p.positions + t) * 3u + part) * p.heads + at.h) * HSV;
+    return (((at.b * params.positions + t) * 3u + part) * params.heads + at.h) * HSV;
 }
-fn out_at(at: Place, t: u32) -> u32 { return ((at.b * p.positions + t) * p.heads + at.h) * HSV; }
+fn out_at(at: Place, t: u32) -> u32 { return ((at.b * params.positions + t) * params.heads + at.h) * HSV; }
 
-// Which V of the head is an invocation's number i, and whether there is such a one.
-fn mine(lane: u32, i: u32) -> u32 { return lane % LANES + i * LANES; }
-fn have(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
+// Which Vec of the head is an invocation's number i, and whether there is such a one.
+fn vec_of_lane(lane: u32, i: u32) -> u32 { return lane % LANES + i * LANES; }
+fn in_head(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
 
-@group(0) @binding(0) var<storage, read> qkv: array<S>;
-@group(0) @binding(1) var<storage, read_write> out: array<S>;
+@group(0) @binding(0) var<storage, read> qkv: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> out: array<Stored>;
 @group(0) @binding(2) var<storage, read_write> lse_out: array<f32>;
 
-@group(0) @binding(1) var<storage, read> dout: array<S>;
+@group(0) @binding(1) var<storage, read> dout: array<Stored>;
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<S>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<Stored>;
 
 // Past the end the last position comes again and is masked away.
 fn fill_keys(at: Place, first: u32, lane: u32) {
     for (var turn = 0u; turn < (COLUMNS * HSV + THREADS - 1u) / THREADS; turn++) {
         let i = lane + turn * THREADS;
         if COLUMNS * HSV % THREADS != 0u && i >= COLUMNS * HSV { break; }
-        let t = min(first + i / HSV, p.positions - 1u);
-        tiles[i] = V(qkv[qkv_at(at, t, 1u) + i % HSV]);
-        tiles[COLUMNS * HSV + i] = V(qkv[qkv_at(at, t, 2u) + i % HSV]);
+        let t = min(first + i / HSV, params.positions - 1u);
+        tiles[i] = Vec(qkv[qkv_at(at, t, 1u) + i % HSV]);
+        tiles[COLUMNS * HSV + i] = Vec(qkv[qkv_at(at, t, 2u) + i % HSV]);
     }
 }
 
@@ -134,30 +138,31 @@ fn fill_queries(at: Place, first: u32, lane: u32) {
     for (var turn = 0u; turn < (COLUMNS * HSV + THREADS - 1u) / THREADS; turn++) {
         let i = lane + turn * THREADS;
         if COLUMNS * HSV % THREADS != 0u && i >= COLUMNS * HSV { break; }
-        let t = min(first + i / HSV, p.positions - 1u);
-        tiles[i] = V(qkv[qkv_at(at, t, 0u) + i % HSV]);
-        tiles[COLUMNS * HSV + i] = V(dout[out_at(at, t) + i % HSV]);
+        let t = min(first + i / HSV, params.positions - 1u);
+        tiles[i] = Vec(qkv[qkv_at(at, t, 0u) + i % HSV]);
+        tiles[COLUMNS * HSV + i] = Vec(dout[out_at(at, t) + i % HSV]);
     }
 }
 
-alias Own = array<V, OWN>;
+alias LaneVecs = array<Vec, VECS_PER_LANE>;
 
-fn dot_with(tile: u32, own: ptr<function, Own>, lane: u32) {
+fn dot_with(tile: u32, own: ptr<function, LaneVecs>, lane: u32) {
     for (var four = 0u; four < 2u; four++) {
-        var a0 = V();
-        var a1 = V();
-        var a2 = V();
-        var a3 = V();
-        for (var i = 0u; i < OWN; i++) {
-            let j = mine(lane, i);
-            if !have(j) { continue; }
+        var a0 = Vec();
+        var a1 = Vec();
+        var a2 = Vec();
+        var a3 = Vec();
+        for (var i = 0u; i < VECS_PER_LANE; i++) {
+            let j = vec_of_lane(lane, i);
+            if !in_head(j) { continue; }
             let at = (tile * COLUMNS + four * 4u) * HSV + j;
             a0 += (*own)[i] * tiles[at];
             a1 += (*own)[i] * tiles[at + HSV];
             a2 += (*own)[i] * tiles[at + 2u * HSV];
             a3 += (*own)[i] * tiles[at + 3u * HSV];
         }
-        dots[(tile * 2u + four) * THREADS + lane] = vec4(sum_v(a0), sum_v(a1), sum_v(a2), sum_v(a3));
+        dots[(tile * 2u + four) * THREADS + lane] =
+            vec4(sum_elements(a0), sum_elements(a1), sum_elements(a2), sum_elements(a3));
     }
 }
 
@@ -169,8 +174,8 @@ fn dots_of(tile: u32, four: u32, lane: u32) -> vec4<f32> {
     return sum;
 }
 
-// The sum over four columns of their weight times V j of theirs.
-fn weighed(weight: vec4<f32>, tile: u32, four: u32, j: u32) -> V {
+// The sum over four columns of their weight times Vec j of theirs.
+fn weighed(weight: vec4<f32>, tile: u32, four: u32, j: u32) -> Vec {
     let at = (tile * COLUMNS + four * 4u) * HSV + j;
     return weight.x * tiles[at] + weight.y * tiles[at + HSV] + weight.z * tiles[at + 2u * HSV]
         + weight.w * tiles[at + 3u * HSV];
@@ -182,18 +187,18 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let t = at.first + lane / LANES;
-    let row = min(t, p.positions - 1u); // rows past the end compute the last one and write nothing
-    var q: Own;
-    var o: Own;
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        q[i] = V();
-        o[i] = V();
-        if have(j) { q[i] = V(qkv[qkv_at(at, row, 0u) + j]) * p.scale; }
+    let row = min(t, params.positions - 1u); // rows past the end compute the last one and write nothing
+    var q: LaneVecs;
+    var o: LaneVecs;
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        q[i] = Vec();
+        o[i] = Vec();
+        if in_head(j) { q[i] = Vec(qkv[qkv_at(at, row, 0u) + j]) * params.scale; }
     }
     var most = LOW;
     var sum = 0.0;
-    let end = min(at.first + ROWS, p.positions);
+    let end = min(at.first + ROWS, params.positions);
     for (var s = 0u; s < end; s += COLUMNS) {
         fill_keys(at, s, lane);
         workgroupBarrier();
@@ -207,18 +212,18 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             let shrink = exp(most - above);
             sum = sum * shrink + ((weight.x + weight.y) + (weight.z + weight.w));
             most = above;
-            for (var i = 0u; i < OWN; i++) {
-                let j = mine(lane, i);
-                if have(j) { o[i] = o[i] * shrink + weighed(weight, Y, four, j); }
+            for (var i = 0u; i < VECS_PER_LANE; i++) {
+                let j = vec_of_lane(lane, i);
+                if in_head(j) { o[i] = o[i] * shrink + weighed(weight, Y, four, j); }
             }
         }
         // everyone has read the tiles before they are overwritten
         workgroupBarrier();
     }
-    if t >= p.positions { return; }
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        if have(j) { out[out_at(at, t) + j] = S(o[i] * (1.0 / sum)); }
+    if t >= params.positions { return; }
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        if in_head(j) { out[out_at(at, t) + j] = Stored(o[i] * (1.0 / sum)); }
     }
     if lane % LANES == 0u { lse_out[at.statistics + t] = most + log(sum); }
 }
@@ -229,24 +234,24 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let t = at.first + lane / LANES;
-    let row = min(t, p.positions - 1u);
-    var q: Own;
-    var g: Own;
-    var dq: Own;
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        q[i] = V();
-        g[i] = V();
-        dq[i] = V();
-        if have(j) {
-            q[i] = V(qkv[qkv_at(at, row, 0u) + j]) * p.scale;
-            g[i] = V(dout[out_at(at, row) + j]);
+    let row = min(t, params.positions - 1u);
+    var q: LaneVecs;
+    var g: LaneVecs;
+    var dq: LaneVecs;
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        q[i] = Vec();
+        g[i] = Vec();
+        dq[i] = Vec();
+        if in_head(j) {
+            q[i] = Vec(qkv[qkv_at(at, row, 0u) + j]) * params.scale;
+            g[i] = Vec(dout[out_at(at, row) + j]);
         }
     }
     let statistics = at.statistics + row;
     let row_lse = vec4(lse[statistics]);
     let row_delta = vec4(delta[statistics]);
-    let end = min(at.first + ROWS, p.positions);
+    let end = min(at.first + ROWS, params.positions);
     for (var s = 0u; s < end; s += COLUMNS) {
         fill_keys(at, s, lane);
         workgroupBarrier();
@@ -256,18 +261,18 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
         for (var four = 0u; four < 2u; four++) {
             let visible = vec4(s + four * 4u) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
             let weight = select(vec4(0.0), exp(min(dots_of(X, four, lane) - row_lse, vec4(0.0))), visible);
-            let dscore = weight * (dots_of(Y, four, lane) - row_delta) * p.scale;
-            for (var i = 0u; i < OWN; i++) {
-                let j = mine(lane, i);
-                if have(j) { dq[i] += weighed(dscore, X, four, j); }
+            let dscore = weight * (dots_of(Y, four, lane) - row_delta) * params.scale;
+            for (var i = 0u; i < VECS_PER_LANE; i++) {
+                let j = vec_of_lane(lane, i);
+                if in_head(j) { dq[i] += weighed(dscore, X, four, j); }
             }
         }
         workgroupBarrier();
     }
-    if t >= p.positions { return; }
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        if have(j) { dqkv[qkv_at(at, t, 0u) + j] = S(dq[i]); }
+    if t >= params.positions { return; }
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        if in_head(j) { dqkv[qkv_at(at, t, 0u) + j] = Stored(dq[i]); }
     }
 }
 
@@ -277,24 +282,24 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let s = at.first + lane / LANES;
-    let row = min(s, p.positions - 1u);
-    var k: Own;
-    var v: Own;
-    var dk: Own;
-    var dv: Own;
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        k[i] = V();
-        v[i] = V();
-        dk[i] = V();
-        dv[i] = V();
-        if have(j) {
-            k[i] = V(qkv[qkv_at(at, row, 1u) + j]) * p.scale;
-            v[i] = V(qkv[qkv_at(at, row, 2u) + j]);
+    let row = min(s, params.positions - 1u);
+    var k: LaneVecs;
+    var v: LaneVecs;
+    var dk: LaneVecs;
+    var dv: LaneVecs;
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        k[i] = Vec();
+        v[i] = Vec();
+        dk[i] = Vec();
+        dv[i] = Vec();
+        if in_head(j) {
+            k[i] = Vec(qkv[qkv_at(at, row, 1u) + j]) * params.scale;
+            v[i] = Vec(qkv[qkv_at(at, row, 2u) + j]);
         }
     }
     let statistics = at.statistics;
-    for (var t = at.first / COLUMNS * COLUMNS; t < p.positions; t += COLUMNS) {
+    for (var t = at.first / COLUMNS * COLUMNS; t < params.positions; t += COLUMNS) {
         fill_queries(at, t, lane);
         workgroupBarrier();
         dot_with(X, &k, lane);
@@ -302,15 +307,15 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         workgroupBarrier();
         for (var four = 0u; four < 2u; four++) {
             let query = vec4(t + four * 4u) + vec4(0u, 1u, 2u, 3u);
-            let visible = (query >= vec4(row)) & (query < vec4(p.positions));
-            let last = min(query, vec4(p.positions - 1u)) + vec4(statistics);
+            let visible = (query >= vec4(row)) & (query < vec4(params.positions));
+            let last = min(query, vec4(params.positions - 1u)) + vec4(statistics);
             let query_lse = vec4(lse[last.x], lse[last.y], lse[last.z], lse[last.w]);
             let query_delta = vec4(delta[last.x], delta[last.y], delta[last.z], delta[last.w]);
             let weight = select(vec4(0.0), exp(min(dots_of(X, four, lane) - query_lse, vec4(0.0))), visible);
-            let dscore = weight * (dots_of(Y, four, lane) - query_delta) * p.scale;
-            for (var i = 0u; i < OWN; i++) {
-                let j = mine(lane, i);
-                if have(j) {
+            let dscore = weight * (dots_of(Y, four, lane) - query_delta) * params.scale;
+            for (var i = 0u; i < VECS_PER_LANE; i++) {
+                let j = vec_of_lane(lane, i);
+                if in_head(j) {
                     dv[i] += weighed(weight, Y, four, j);
                     dk[i] += weighed(dscore, X, four, j);
                 }
@@ -318,12 +323,12 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         }
         workgroupBarrier();
     }
-    if s >= p.positions { return; }
-    for (var i = 0u; i < OWN; i++) {
-        let j = mine(lane, i);
-        if have(j) {
-            dqkv[qkv_at(at, s, 1u) + j] = S(dk[i]);
-            dqkv[qkv_at(at, s, 2u) + j] = S(dv[i]);
+    if s >= params.positions { return; }
+    for (var i = 0u; i < VECS_PER_LANE; i++) {
+        let j = vec_of_lane(lane, i);
+        if in_head(j) {
+            dqkv[qkv_at(at, s, 1u) + j] = Stored(dk[i]);
+            dqkv[qkv_at(at, s, 2u) + j] = Stored(dv[i]);
         }
     }
 }

@@ -1,38 +1,42 @@
-// cast.forward.f16.wide, entry point forward, overrides [("WG", 64.0)]
+// cast.forward.f16.wide, entry point forward, overrides [("WORKGROUP", 64.0)]
 enable f16;
-// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
-alias V = vec4<f32>;
-alias U = vec4<u32>;
-const VW = 4u;
-fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
-fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
-fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
-// shared/pair.wgsl: what memory of stored elements is moved in, S, is two V: 16 bytes of f16
-struct S { low: vec4<f16>, high: vec4<f16> }
-const K = 2u; // V of an S
-fn part(s: S, k: u32) -> V { return V(select(s.low, s.high, k == 1u)); }
-fn whole(first: V, last: V) -> S { return S(vec4<f16>(first), vec4<f16>(last)); }
-// shared/half.wgsl: what is left of an f32 when it is stored as f16, as f32. In integers, because drivers drop a conversion
-// there and back.
-fn as_stored(x: V) -> V {
-    let bits = bitcast<U>(x);
-    let odd = (bits >> U(13u)) & U(1u);
-    let normal = bitcast<V>((bits + U(0xfffu) + odd) & U(0xffffe000u));
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias Vec = vec4<f32>;
+alias UVec = vec4<u32>;
+const ELEMENTS_PER_VEC = 4u;
+fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
+// shared/widths/half8.wgsl: eight neighbours of f16, 16 bytes, which an invocation loads and stores at once
+struct Half8 { low: vec4<f16>, high: vec4<f16> }
+// tools/join-shader adds: shared/widths/vec4.wgsl shared/widths/half8.wgsl
+// shared/widths/pair.wgsl: what memory of stored elements is moved in, Stored, is two Vec: 16 bytes of f16
+alias Stored = Half8;
+const VECS_PER_STORED = 2u; // Vec of an Stored
+fn unpack(s: Stored, k: u32) -> Vec { return Vec(select(s.low, s.high, k == 1u)); }
+fn pack(first: Vec, last: Vec) -> Stored { return Stored(vec4<f16>(first), vec4<f16>(last)); }
+// tools/join-shader adds: shared/widths/vec4.wgsl
+// shared/widths/half.wgsl: what is left of an f32 when it is stored as f16, as f32. In integers, because drivers drop
+// a conversion there and back.
+fn as_stored(x: Vec) -> Vec {
+    let bits = bitcast<UVec>(x);
+    let odd = (bits >> UVec(13u)) & UVec(1u);
+    let normal = bitcast<Vec>((bits + UVec(0xfffu) + odd) & UVec(0xffffe000u));
     // numbers below the least normal one are multiples of 2^-24
-    return select(normal, round(x * 16777216.0) * 5.9604644775390625e-8, abs(x) < V(6.103515625e-5));
+    return select(normal, round(x * 16777216.0) * 5.9604644775390625e-8, abs(x) < Vec(6.103515625e-5));
 }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -44,7 +48,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -55,7 +59,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {
@@ -67,34 +71,35 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
+// tools/join-shader adds: shared/stub.wgsl
 // cast.wgsl: between f32 and what is stored
-//   forward   out = inp, rounded;  inp, out (count S);  one invocation per S
-//   widen     wide[i] = stored[first + i];  stored (any number of S);  wide (count S);  one invocation per S
-struct P {
-    count: u32,   // number of S
+//   forward   out = inp, rounded;  inp, out (count Stored);  one invocation per Stored
+//   widen     wide[i] = stored[first + i];  stored (any number of Stored);  wide (count Stored);  one invocation per Stored
+struct Params {
+    count: u32,   // number of Stored
     first: u32,
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> inp: array<V>;
-@group(0) @binding(1) var<storage, read_write> out: array<S>;
+@group(0) @binding(0) var<storage, read> inp: array<Vec>;
+@group(0) @binding(1) var<storage, read_write> out: array<Stored>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
-    out[i] = whole(inp[i * K], inp[i * K + K - 1u]);
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
+    out[i] = pack(inp[i * VECS_PER_STORED], inp[i * VECS_PER_STORED + VECS_PER_STORED - 1u]);
 }
 
-@group(0) @binding(0) var<storage, read> stored: array<S>;
-@group(0) @binding(1) var<storage, read_write> wide: array<V>;
+@group(0) @binding(0) var<storage, read> stored: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> wide: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn widen(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
          @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
-    let s = stored[p.first + i];
-    for (var k = 0u; k < K; k++) { wide[i * K + k] = part(s, k); }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
+    let s = stored[params.first + i];
+    for (var k = 0u; k < VECS_PER_STORED; k++) { wide[i * VECS_PER_STORED + k] = unpack(s, k); }
 }

@@ -1,29 +1,30 @@
-// crossentropy.forward, entry point forward, overrides [("WG", 128.0)]
-// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
-alias V = vec4<f32>;
-alias U = vec4<u32>;
-const VW = 4u;
-fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
-fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
-fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
-alias S = V;
-// shared/single.wgsl: what memory of stored elements is moved in, S, is one V
-const K = 1u; // V of an S
-fn part(s: S, k: u32) -> V { return V(s); }
-fn whole(first: V, last: V) -> S { return S(first); }
-fn as_stored(x: V) -> V { return x; }
+// crossentropy.forward, entry point forward, overrides [("WORKGROUP", 128.0)]
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias Vec = vec4<f32>;
+alias UVec = vec4<u32>;
+const ELEMENTS_PER_VEC = 4u;
+fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
+alias Stored = Vec;
+// tools/join-shader adds: shared/stub.wgsl
+// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+const VECS_PER_STORED = 1u; // Vec of an Stored
+fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
+fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
+fn as_stored(x: Vec) -> Vec { return x; }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -35,7 +36,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -46,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {
@@ -79,95 +80,97 @@ struct Hyper {
     eps: f32,
     weight_decay: f32,
     clip: f32,             // largest gradient norm; 0 switches clipping off
-    loss_scale: f32,       // 1 / tokens of a step
+    inverse_tokens: f32,   // 1 / tokens of a step: from a sum of losses to their mean
     step: u32,
     grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
     dynamic: u32,          // 1 if the state's loss scale follows overflows
     skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
     skip_norm_z: f32,      // the same of its gradient norm
 }
+// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
 // crossentropy.wgsl: losses[n] = -log softmax(logits[n, 0..V])[target[n]];  dlogits = (softmax - onehot) * scale
 //   logits (N, Vp), of which the first V columns count;  targets (N) u32, 0xffffffff for a row that does not count
 //   forward            one workgroup per row; losses only
 //   forward_backward   the same, and logits become dlogits in place; the padded columns become 0
-struct P {
+struct Params {
     rows: u32,
     vocab: u32,    // V
-    stride: u32,   // S of a row
+    stride: u32,   // Stored of a row
     scale: f32,    // times the state's loss scale: what the gradient is multiplied by
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
 const IGNORED = 0xffffffffu;
 
-@group(0) @binding(0) var<storage, read_write> logits: array<S>;
+@group(0) @binding(0) var<storage, read_write> logits: array<Stored>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(3) var<storage, read> state: State;
 
 const LOW = -3.0e38; // stands for minus infinity, which fast math may drop
-const ELEMENTS = VW * K; // of an S
+const ELEMENTS_PER_STORED = ELEMENTS_PER_VEC * VECS_PER_STORED; // of an Stored
 
 // The row's largest logit, and the sum of exponentials below it.
 fn softmax_row(row: u32, lane: u32) -> vec2<f32> {
     // one pass: each lane keeps its own maximum and rescales its sum when that grows
     var most = LOW;
     var sum = 0.0;
-    for (var c = lane; c * ELEMENTS < p.vocab; c += WG) {
+    for (var c = lane; c * ELEMENTS_PER_STORED < params.vocab; c += WORKGROUP) {
         let all = logits[row + c];
-        for (var k = 0u; k < K; k++) {
-            let counts = columns_v(c * ELEMENTS + k * VW) < U(p.vocab);
-            let x = select(V(LOW), part(all, k), counts);
-            let largest = max_v(x);
+        for (var k = 0u; k < VECS_PER_STORED; k++) {
+            let counts = columns_from(c * ELEMENTS_PER_STORED + k * ELEMENTS_PER_VEC) < UVec(params.vocab);
+            let x = select(Vec(LOW), unpack(all, k), counts);
+            let largest = max_element(x);
             if largest > most {
                 sum *= exp(most - largest);
                 most = largest;
             }
-            sum += sum_v(select(V(), exp(x - V(most)), counts));
+            sum += sum_elements(select(Vec(), exp(x - Vec(most)), counts));
         }
     }
     let row_most = reduce_max(lane, most);
     return vec2(row_most, reduce_sum(lane, sum * exp(most - row_most)));
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let n = group_index(group, groups);
-    if n >= p.rows { return; }
-    let s = softmax_row(n * p.stride, lane);
+    if n >= params.rows { return; }
+    let s = softmax_row(n * params.stride, lane);
     if lane == 0u { losses[n] = row_loss(n, s); }
 }
 
 fn row_loss(n: u32, s: vec2<f32>) -> f32 {
     let target_token = targets[n];
     if target_token == IGNORED { return 0.0; }
-    let v = part(logits[n * p.stride + target_token / ELEMENTS], target_token / VW % K);
-    return log(s.y) + s.x - pick_v(v, target_token % VW);
+    let v = unpack(logits[n * params.stride + target_token / ELEMENTS_PER_STORED],
+                   target_token / ELEMENTS_PER_VEC % VECS_PER_STORED);
+    return log(s.y) + s.x - element_of(v, target_token % ELEMENTS_PER_VEC);
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                     @builtin(local_invocation_index) lane: u32) {
     let n = group_index(group, groups);
-    if n >= p.rows { return; }
-    let row = n * p.stride;
+    if n >= params.rows { return; }
+    let row = n * params.stride;
     let s = softmax_row(row, lane);
     if lane == 0u { losses[n] = row_loss(n, s); }
     // the target's logit must be read before any lane overwrites it
     storageBarrier();
     workgroupBarrier();
     let target_token = targets[n];
-    let scale = select(p.scale * state.loss_scale, 0.0, target_token == IGNORED);
+    let scale = select(params.scale * state.loss_scale, 0.0, target_token == IGNORED);
     let factor = scale / s.y;
-    for (var c = lane; c < p.stride; c += WG) {
+    for (var c = lane; c < params.stride; c += WORKGROUP) {
         let all = logits[row + c];
-        var d: array<V, K>;
-        for (var k = 0u; k < K; k++) {
-            let columns = columns_v(c * ELEMENTS + k * VW);
-            let slope = exp(part(all, k) - V(s.x)) * factor - select(V(), V(scale), columns == U(target_token));
-            d[k] = select(V(), slope, columns < U(p.vocab));
+        var d: array<Vec, VECS_PER_STORED>;
+        for (var k = 0u; k < VECS_PER_STORED; k++) {
+            let columns = columns_from(c * ELEMENTS_PER_STORED + k * ELEMENTS_PER_VEC);
+            let slope = exp(unpack(all, k) - Vec(s.x)) * factor - select(Vec(), Vec(scale), columns == UVec(target_token));
+            d[k] = select(Vec(), slope, columns < UVec(params.vocab));
         }
-        logits[row + c] = whole(d[0], d[K - 1u]);
+        logits[row + c] = pack(d[0], d[VECS_PER_STORED - 1u]);
     }
 }

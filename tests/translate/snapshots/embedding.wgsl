@@ -1,29 +1,30 @@
-// embedding.forward, entry point forward, overrides [("WG", 64.0)]
-// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
-alias V = vec4<f32>;
-alias U = vec4<u32>;
-const VW = 4u;
-fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
-fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
-fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
-alias S = V;
-// shared/single.wgsl: what memory of stored elements is moved in, S, is one V
-const K = 1u; // V of an S
-fn part(s: S, k: u32) -> V { return V(s); }
-fn whole(first: V, last: V) -> S { return S(first); }
-fn as_stored(x: V) -> V { return x; }
+// embedding.forward, entry point forward, overrides [("WORKGROUP", 64.0)]
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias Vec = vec4<f32>;
+alias UVec = vec4<u32>;
+const ELEMENTS_PER_VEC = 4u;
+fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
+alias Stored = Vec;
+// tools/join-shader adds: shared/stub.wgsl
+// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+const VECS_PER_STORED = 1u; // Vec of an Stored
+fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
+fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
+fn as_stored(x: Vec) -> Vec { return x; }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -35,7 +36,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -46,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {
@@ -58,95 +59,96 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
+// tools/join-shader adds: shared/stub.wgsl
 // embedding.wgsl: out[n,c] = wte[token[n],c] + wpe[n % T,c]
 //   tokens (N) u32;  wte rows first.. of (V, C);  wpe (T, C);  out, dout (N, C);  dwte like wte;  dwpe like wpe
-//   forward        one invocation per V of out. wte comes in windows of rows: a token outside the window is left alone
+//   forward        one invocation per Vec of out. wte comes in windows of rows: a token outside the window is left alone
 //   forward_at     the same for positions from `at` on, which the GPU knows and the recording does not
 //   backward_wte   one workgroup per bucket of equal tokens, in the order of n: no atomics, same sum every time
-//   backward_wpe   one invocation per V of dwpe; sums over the batch
-struct P {
+//   backward_wpe   one invocation per Vec of dwpe; sums over the batch
+struct Params {
     rows: u32,        // N of this window
     row0: u32,        // first n of this window, for the position
     positions: u32,   // T
-    columns: u32,     // C / VW
+    columns: u32,     // C / ELEMENTS_PER_VEC
     first: u32,       // first token of the wte window
     tokens: u32,      // tokens in the wte window
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
-@group(0) @binding(1) var<storage, read> wte: array<V>;
-@group(0) @binding(2) var<storage, read> wpe: array<V>;
-@group(0) @binding(3) var<storage, read_write> out: array<V>;
+@group(0) @binding(1) var<storage, read> wte: array<Vec>;
+@group(0) @binding(2) var<storage, read> wpe: array<Vec>;
+@group(0) @binding(3) var<storage, read_write> out: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.rows * p.columns { return; }
-    let n = i / p.columns;
-    let c = i - n * p.columns;
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.rows * params.columns { return; }
+    let n = i / params.columns;
+    let c = i - n * params.columns;
     let token = tokens[n];
-    if token < p.first || token >= p.first + p.tokens { return; }
-    let t = (p.row0 + n) % p.positions;
-    out[i] = wte[(token - p.first) * p.columns + c] + wpe[t * p.columns + c];
+    if token < params.first || token >= params.first + params.tokens { return; }
+    let t = (params.row0 + n) % params.positions;
+    out[i] = wte[(token - params.first) * params.columns + c] + wpe[t * params.columns + c];
 }
 
 @group(0) @binding(4) var<storage, read> at: array<u32>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_at(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.rows * p.columns { return; }
-    let n = i / p.columns;
-    let c = i - n * p.columns;
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.rows * params.columns { return; }
+    let n = i / params.columns;
+    let c = i - n * params.columns;
     let token = tokens[n];
-    if token < p.first || token >= p.first + p.tokens { return; }
-    let t = min(at[0] + p.row0 + n, p.positions - 1u);
-    out[i] = wte[(token - p.first) * p.columns + c] + wpe[t * p.columns + c];
+    if token < params.first || token >= params.first + params.tokens { return; }
+    let t = min(at[0] + params.row0 + n, params.positions - 1u);
+    out[i] = wte[(token - params.first) * params.columns + c] + wpe[t * params.columns + c];
 }
 
 // buckets[0] = how many; then for each bucket its token, its first and its past-the-last entry in order[].
 // order[] holds all n, sorted by token, equal tokens by n.
 @group(0) @binding(0) var<storage, read> buckets: array<u32>;
 @group(0) @binding(1) var<storage, read> order: array<u32>;
-@group(0) @binding(2) var<storage, read> dout: array<V>;
-@group(0) @binding(3) var<storage, read_write> dwte: array<V>;
+@group(0) @binding(2) var<storage, read> dout: array<Vec>;
+@group(0) @binding(3) var<storage, read_write> dwte: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn backward_wte(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let bucket = group_index(group, groups);
     if bucket >= buckets[0] { return; }
     let token = buckets[1u + 3u * bucket];
-    if token < p.first || token >= p.first + p.tokens { return; }
+    if token < params.first || token >= params.first + params.tokens { return; }
     let begin = buckets[2u + 3u * bucket];
     let end = buckets[3u + 3u * bucket];
-    for (var c = lane; c < p.columns; c += WG) {
-        var sum = V();
+    for (var c = lane; c < params.columns; c += WORKGROUP) {
+        var sum = Vec();
         for (var k = begin; k < end; k++) {
             // rows outside this window of dout belong to another dispatch
-            let n = order[k] - p.row0;
-            if n < p.rows { sum += dout[n * p.columns + c]; }
+            let n = order[k] - params.row0;
+            if n < params.rows { sum += dout[n * params.columns + c]; }
         }
-        dwte[(token - p.first) * p.columns + c] += sum;
+        dwte[(token - params.first) * params.columns + c] += sum;
     }
 }
 
-@group(0) @binding(0) var<storage, read> dout_wpe: array<V>;
-@group(0) @binding(1) var<storage, read_write> dwpe: array<V>;
+@group(0) @binding(0) var<storage, read> dout_wpe: array<Vec>;
+@group(0) @binding(1) var<storage, read_write> dwpe: array<Vec>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn backward_wpe(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.positions * p.columns { return; }
-    let t = i / p.columns;
-    let c = i - t * p.columns;
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.positions * params.columns { return; }
+    let t = i / params.columns;
+    let c = i - t * params.columns;
     // the first row of this window at position t
-    var n = (t + p.positions - p.row0 % p.positions) % p.positions;
-    var sum = V();
-    for (; n < p.rows; n += p.positions) { sum += dout_wpe[n * p.columns + c]; }
+    var n = (t + params.positions - params.row0 % params.positions) % params.positions;
+    var sum = Vec();
+    for (; n < params.rows; n += params.positions) { sum += dout_wpe[n * params.columns + c]; }
     dwpe[i] += sum;
 }

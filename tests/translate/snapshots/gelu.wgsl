@@ -1,29 +1,30 @@
-// gelu.forward, entry point forward, overrides [("WG", 64.0)]
-// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
-alias V = vec4<f32>;
-alias U = vec4<u32>;
-const VW = 4u;
-fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
-fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
-fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
-alias S = V;
-// shared/single.wgsl: what memory of stored elements is moved in, S, is one V
-const K = 1u; // V of an S
-fn part(s: S, k: u32) -> V { return V(s); }
-fn whole(first: V, last: V) -> S { return S(first); }
-fn as_stored(x: V) -> V { return x; }
+// gelu.forward, entry point forward, overrides [("WORKGROUP", 64.0)]
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias Vec = vec4<f32>;
+alias UVec = vec4<u32>;
+const ELEMENTS_PER_VEC = 4u;
+fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
+alias Stored = Vec;
+// tools/join-shader adds: shared/stub.wgsl
+// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+const VECS_PER_STORED = 1u; // Vec of an Stored
+fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
+fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
+fn as_stored(x: Vec) -> Vec { return x; }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -35,7 +36,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -46,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {
@@ -58,55 +59,57 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// shared/gelu.wgsl: GELU(x) = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) and its derivative, of any V.
+// tools/join-shader adds: shared/widths/vec4.wgsl
+// shared/gelu.wgsl: GELU(x) = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) and its derivative, of any Vec.
 const GELU_SCALE = 0.7978845608028654; // sqrt(2 / pi)
 const GELU_CUBE = 0.044715;
 
 // tanh through one exponential of a non-positive number: it cannot overflow, and for |u| large it is exactly 1
-fn gelu_tanh(x: V) -> V {
+fn gelu_tanh(x: Vec) -> Vec {
     let u = GELU_SCALE * (x + GELU_CUBE * x * x * x);
     let e = exp(-2.0 * abs(u));
-    return sign(u) * (V(1.0) - e) / (V(1.0) + e);
+    return sign(u) * (Vec(1.0) - e) / (Vec(1.0) + e);
 }
 
-fn gelu(x: V) -> V { return 0.5 * x * (V(1.0) + gelu_tanh(x)); }
+fn gelu(x: Vec) -> Vec { return 0.5 * x * (Vec(1.0) + gelu_tanh(x)); }
 
-fn gelu_slope(x: V) -> V {
+fn gelu_slope(x: Vec) -> Vec {
     let t = gelu_tanh(x);
     // sech^2 = 1 - tanh^2
-    return 0.5 * (V(1.0) + t) + 0.5 * x * (V(1.0) - t * t) * GELU_SCALE * (V(1.0) + 3.0 * GELU_CUBE * x * x);
+    return 0.5 * (Vec(1.0) + t) + 0.5 * x * (Vec(1.0) - t * t) * GELU_SCALE * (Vec(1.0) + 3.0 * GELU_CUBE * x * x);
 }
+// tools/join-shader adds: shared/stub.wgsl shared/gelu.wgsl
 // gelu.wgsl: out = GELU(inp), of which shared/gelu.wgsl has the formula
-//   inp, out, dout (any number of S)
-//   forward    one invocation per S
-//   backward   one invocation per S; dout *= derivative(inp), in place: dout becomes dinp
-struct P { count: u32 } // number of S
-var<immediate> p: P;
+//   inp, out, dout (any number of Stored)
+//   forward    one invocation per Stored
+//   backward   one invocation per Stored; dout *= derivative(inp), in place: dout becomes dinp
+struct Params { count: u32 } // number of Stored
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> inp: array<S>;
-@group(0) @binding(1) var<storage, read_write> out: array<S>;
+@group(0) @binding(0) var<storage, read> inp: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> out: array<Stored>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
     let x = inp[i];
-    var y: array<V, K>;
-    for (var k = 0u; k < K; k++) { y[k] = gelu(part(x, k)); }
-    out[i] = whole(y[0], y[K - 1u]);
+    var y: array<Vec, VECS_PER_STORED>;
+    for (var k = 0u; k < VECS_PER_STORED; k++) { y[k] = gelu(unpack(x, k)); }
+    out[i] = pack(y[0], y[VECS_PER_STORED - 1u]);
 }
 
-@group(0) @binding(1) var<storage, read_write> dout: array<S>;
+@group(0) @binding(1) var<storage, read_write> dout: array<Stored>;
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(group, groups) * WG + lane;
-    if i >= p.count { return; }
+    let i = group_index(group, groups) * WORKGROUP + lane;
+    if i >= params.count { return; }
     let x = inp[i];
     let d = dout[i];
-    var dx: array<V, K>;
-    for (var k = 0u; k < K; k++) { dx[k] = part(d, k) * gelu_slope(part(x, k)); }
-    dout[i] = whole(dx[0], dx[K - 1u]);
+    var dx: array<Vec, VECS_PER_STORED>;
+    for (var k = 0u; k < VECS_PER_STORED; k++) { dx[k] = unpack(d, k) * gelu_slope(unpack(x, k)); }
+    dout[i] = pack(dx[0], dx[VECS_PER_STORED - 1u]);
 }

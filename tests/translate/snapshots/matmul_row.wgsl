@@ -1,29 +1,30 @@
-// matmul_row.forward, entry point forward, overrides [("WG", 128.0)]
-// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
-alias V = vec4<f32>;
-alias U = vec4<u32>;
-const VW = 4u;
-fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
-fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
-fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
-alias S = V;
-// shared/single.wgsl: what memory of stored elements is moved in, S, is one V
-const K = 1u; // V of an S
-fn part(s: S, k: u32) -> V { return V(s); }
-fn whole(first: V, last: V) -> S { return S(first); }
-fn as_stored(x: V) -> V { return x; }
+// matmul_row.forward, entry point forward, overrides [("WORKGROUP", 128.0)]
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias Vec = vec4<f32>;
+alias UVec = vec4<u32>;
+const ELEMENTS_PER_VEC = 4u;
+fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
+alias Stored = Vec;
+// tools/join-shader adds: shared/stub.wgsl
+// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+const VECS_PER_STORED = 1u; // Vec of an Stored
+fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
+fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
+fn as_stored(x: Vec) -> Vec { return x; }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -35,7 +36,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -46,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {
@@ -58,29 +59,31 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// shared/gelu.wgsl: GELU(x) = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) and its derivative, of any V.
+// tools/join-shader adds: shared/widths/vec4.wgsl
+// shared/gelu.wgsl: GELU(x) = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) and its derivative, of any Vec.
 const GELU_SCALE = 0.7978845608028654; // sqrt(2 / pi)
 const GELU_CUBE = 0.044715;
 
 // tanh through one exponential of a non-positive number: it cannot overflow, and for |u| large it is exactly 1
-fn gelu_tanh(x: V) -> V {
+fn gelu_tanh(x: Vec) -> Vec {
     let u = GELU_SCALE * (x + GELU_CUBE * x * x * x);
     let e = exp(-2.0 * abs(u));
-    return sign(u) * (V(1.0) - e) / (V(1.0) + e);
+    return sign(u) * (Vec(1.0) - e) / (Vec(1.0) + e);
 }
 
-fn gelu(x: V) -> V { return 0.5 * x * (V(1.0) + gelu_tanh(x)); }
+fn gelu(x: Vec) -> Vec { return 0.5 * x * (Vec(1.0) + gelu_tanh(x)); }
 
-fn gelu_slope(x: V) -> V {
+fn gelu_slope(x: Vec) -> Vec {
     let t = gelu_tanh(x);
     // sech^2 = 1 - tanh^2
-    return 0.5 * (V(1.0) + t) + 0.5 * x * (V(1.0) - t * t) * GELU_SCALE * (V(1.0) + 3.0 * GELU_CUBE * x * x);
+    return 0.5 * (Vec(1.0) + t) + 0.5 * x * (Vec(1.0) - t * t) * GELU_SCALE * (Vec(1.0) + 3.0 * GELU_CUBE * x * x);
 }
+// tools/join-shader adds: shared/stub.wgsl shared/gelu.wgsl
 // matmul_row.wgsl: out(1,N) = a(1,K) b(N,K)ᵀ + bias(N): the product of a single row, as fast as b can be read
 //   forward        one workgroup per element of out. Lanes read b along k, then their sums are added in a tree
 //   forward_bias, forward_bias_gelu, forward_bias_residual   the same with a bias and what comes after it
 //   Parameters and bindings are those of every matrix kernel: see src/ops/matmul/generate.rs. m is 1.
-struct P {
+struct Params {
     m: u32,
     n: u32,
     k: u32,
@@ -93,61 +96,61 @@ struct P {
     bias_offset: u32,
     part_depth: u32,
 }
-var<immediate> p: P;
+var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> a: array<V>;
-@group(0) @binding(1) var<storage, read> b: array<V>;
+@group(0) @binding(0) var<storage, read> a: array<Vec>;
+@group(0) @binding(1) var<storage, read> b: array<Vec>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> gelu_out: array<f32>;
 @group(0) @binding(4) var<storage, read> residual: array<f32>;
 
 fn element(lane: u32, column: u32) -> f32 {
-    let a0 = p.a_offset / VW;
-    let b0 = (p.b_offset + column * p.b_stride) / VW;
-    let end = p.k / VW;
-    var sum = V();
-    for (var i = lane; i < end; i += WG) { sum += a[a0 + i] * b[b0 + i]; }
-    return reduce_sum(lane, sum_v(sum));
+    let a0 = params.a_offset / ELEMENTS_PER_VEC;
+    let b0 = (params.b_offset + column * params.b_stride) / ELEMENTS_PER_VEC;
+    let end = params.k / ELEMENTS_PER_VEC;
+    var sum = Vec();
+    for (var i = lane; i < end; i += WORKGROUP) { sum += a[a0 + i] * b[b0 + i]; }
+    return reduce_sum(lane, sum_elements(sum));
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let column = group_index(group, groups);
-    if column >= p.n { return; }
+    if column >= params.n { return; }
     let x = element(lane, column);
-    if lane == 0u { out[p.out_offset + column] = x; }
+    if lane == 0u { out[params.out_offset + column] = x; }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_bias(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let column = group_index(group, groups);
-    if column >= p.n { return; }
+    if column >= params.n { return; }
     let x = element(lane, column);
-    if lane == 0u { out[p.out_offset + column] = x + bias[p.bias_offset + column]; }
+    if lane == 0u { out[params.out_offset + column] = x + bias[params.bias_offset + column]; }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_bias_gelu(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                      @builtin(local_invocation_index) lane: u32) {
     let column = group_index(group, groups);
-    if column >= p.n { return; }
-    let x = element(lane, column) + bias[p.bias_offset + column];
+    if column >= params.n { return; }
+    let x = element(lane, column) + bias[params.bias_offset + column];
     if lane == 0u {
-        out[p.out_offset + column] = x;
-        // of VW equal values: their sum over VW is one of them, exactly
-        gelu_out[p.out_offset + column] = sum_v(gelu(V(x))) / f32(VW);
+        out[params.out_offset + column] = x;
+        // of ELEMENTS_PER_VEC equal values: their sum over ELEMENTS_PER_VEC is one of them, exactly
+        gelu_out[params.out_offset + column] = sum_elements(gelu(Vec(x))) / f32(ELEMENTS_PER_VEC);
     }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn forward_bias_residual(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
     let column = group_index(group, groups);
-    if column >= p.n { return; }
+    if column >= params.n { return; }
     let x = element(lane, column);
-    let i = p.out_offset + column;
-    if lane == 0u { out[i] = residual[i] + (x + bias[p.bias_offset + column]); }
+    let i = params.out_offset + column;
+    if lane == 0u { out[i] = residual[i] + (x + bias[params.bias_offset + column]); }
 }

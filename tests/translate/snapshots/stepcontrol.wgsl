@@ -1,29 +1,30 @@
-// stepcontrol.accumulate, entry point accumulate, overrides [("WG", 256.0)]
-// shared/vec4.wgsl: four f32 at a time, 16 bytes an access.
-alias V = vec4<f32>;
-alias U = vec4<u32>;
-const VW = 4u;
-fn sum_v(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn dot_v(a: V, b: V) -> f32 { return dot(a, b); }
-fn columns_v(first: u32) -> U { return first + vec4(0u, 1u, 2u, 3u); } // the columns that a V has from `first` on
-fn pick_v(v: V, i: u32) -> f32 { return v[i]; }
-alias S = V;
-// shared/single.wgsl: what memory of stored elements is moved in, S, is one V
-const K = 1u; // V of an S
-fn part(s: S, k: u32) -> V { return V(s); }
-fn whole(first: V, last: V) -> S { return S(first); }
-fn as_stored(x: V) -> V { return x; }
+// stepcontrol.accumulate, entry point accumulate, overrides [("WORKGROUP", 256.0)]
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+alias Vec = vec4<f32>;
+alias UVec = vec4<u32>;
+const ELEMENTS_PER_VEC = 4u;
+fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
+alias Stored = Vec;
+// tools/join-shader adds: shared/stub.wgsl
+// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+const VECS_PER_STORED = 1u; // Vec of an Stored
+fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
+fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
+fn as_stored(x: Vec) -> Vec { return x; }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
 // shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
-override WG: u32 = 64u; // invocations of a workgroup, a power of two
-var<workgroup> reduce_scratch: array<f32, WG>;
+override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
+var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 // Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] += reduce_scratch[lane + half]; }
     }
@@ -35,7 +36,7 @@ fn reduce_sum(lane: u32, x: f32) -> f32 {
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half { reduce_scratch[lane] = max(reduce_scratch[lane], reduce_scratch[lane + half]); }
     }
@@ -46,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
 }
 
 // Two sums at once, over each team of `team` neighbouring invocations, a power of two.
-var<workgroup> pair_scratch: array<vec2<f32>, WG>;
+var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
     for (var half = team / 2u; half > 0u; half /= 2u) {
@@ -79,13 +80,14 @@ struct Hyper {
     eps: f32,
     weight_decay: f32,
     clip: f32,             // largest gradient norm; 0 switches clipping off
-    loss_scale: f32,       // 1 / tokens of a step
+    inverse_tokens: f32,   // 1 / tokens of a step: from a sum of losses to their mean
     step: u32,
     grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
     dynamic: u32,          // 1 if the state's loss scale follows overflows
     skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
     skip_norm_z: f32,      // the same of its gradient norm
 }
+// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
 // stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
 //   accumulate   one workgroup; state.loss_sum += sum of a micro-step's losses (N)
 //   decide       one workgroup; sums the norm's partials, tests for non-finite values, sets the clip factor, counts
@@ -115,8 +117,8 @@ struct Window {
     next: u32,             // where the next one goes: the oldest is there
     values: array<f32, 128>,
 }
-struct P { count: u32 } // losses, or partials
-var<immediate> p: P;
+struct Params { count: u32 } // losses, or partials
+var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> values: array<f32>; // losses, or the norm's partials
 @group(0) @binding(1) var<storage, read_write> state: State;
@@ -148,14 +150,14 @@ fn enter(lane: u32, which: u32, x: f32) -> f32 {
     let slot = windows[which].next;
     let full = windows[which].count == WINDOW;
     var sum = 0.0;
-    for (var turn = 0u; turn < (WINDOW + WG - 1u) / WG; turn++) {
-        let i = lane + turn * WG;
+    for (var turn = 0u; turn < (WINDOW + WORKGROUP - 1u) / WORKGROUP; turn++) {
+        let i = lane + turn * WORKGROUP;
         if i < WINDOW { sum += select(windows[which].values[i] - x, 0.0, i == slot); }
     }
     let mean = reduce_sum(lane, sum) / f32(WINDOW); // less x
     var squares = 0.0;
-    for (var turn = 0u; turn < (WINDOW + WG - 1u) / WG; turn++) {
-        let i = lane + turn * WG;
+    for (var turn = 0u; turn < (WINDOW + WORKGROUP - 1u) / WORKGROUP; turn++) {
+        let i = lane + turn * WORKGROUP;
         if i < WINDOW {
             let d = select(windows[which].values[i] - x, 0.0, i == slot) - mean;
             squares += d * d;
@@ -174,21 +176,21 @@ fn enter(lane: u32, which: u32, x: f32) -> f32 {
 
 fn sum_values(lane: u32) -> f32 {
     var sum = 0.0;
-    for (var i = lane; i < p.count; i += WG) { sum += values[i]; }
+    for (var i = lane; i < params.count; i += WORKGROUP) { sum += values[i]; }
     return reduce_sum(lane, sum);
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn accumulate(@builtin(local_invocation_index) lane: u32) {
     let sum = sum_values(lane);
     if lane == 0u { state.loss_sum += sum; }
 }
 
-@compute @workgroup_size(WG)
+@compute @workgroup_size(WORKGROUP)
 fn decide(@builtin(local_invocation_index) lane: u32) {
     let squares = sum_values(lane);
     let norm = sqrt(squares);
-    let loss = state.loss_sum * hyper.loss_scale;
+    let loss = state.loss_sum * hyper.inverse_tokens;
     let loss_z = enter(lane, 0u, loss);
     let norm_z = enter(lane, 1u, norm);
     if lane != 0u { return; }

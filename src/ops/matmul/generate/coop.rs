@@ -8,62 +8,30 @@
 //! A cooperative matrix is opaque: nothing can be done to its elements but adding and scaling. So sums go through
 //! workgroup memory, a matrix of every subgroup at a time, where the workgroup's invocations pick them up, apply the
 //! epilogue and store them.
-//!
-//! naga 30 wants every argument of `coopStore` bound by `let` first; otherwise it writes them in the wrong order.
 
 use crate::gpu::kernel::Width;
+use crate::ops::matrix_units::{By, Rounds, Tile, Units, grid, guarded};
 
 use super::{
-    Bindings, Coop, Element, Epilogue, Product, Spec, Text, component, entry, place, prologue, store, store_wide,
-    workgroup_size,
+    Bindings, Coop, Element, Epilogue, Operand, Product, Spec, Text, component, entry, place, prologue, store,
+    store_wide, workgroup_size,
 };
 
-/// Elements that a line in workgroup memory is longer than its tile.
-const PAD: u32 = 8;
-/// Elements that a line of sums in workgroup memory is longer than a matrix.
-const SUM_PAD: u32 = 4;
-
-/// One operand's tile in workgroup memory.
-#[derive(Clone, Copy)]
-struct Operand {
-    /// `a` or `b`.
-    name: &'static str,
-    /// The parameter that bounds it beside K: `m` or `n`.
-    extent: &'static str,
-    /// Lines of the tile.
-    lines: u32,
-    /// Elements of a line.
-    length: u32,
-    /// Stored (extent, K); otherwise (K, extent).
-    along_k: bool,
+/// An operand's tile in workgroup memory: lines as in memory.
+fn tile(o: Operand, coop: &Coop) -> Tile {
+    let (lines, length) = if o.along_k { (o.tile, coop.tile_k) } else { (coop.tile_k, o.tile) };
+    Tile::halves(if o.name == "a" { "a_tile" } else { "b_tile" }, lines, length)
 }
 
-impl Operand {
-    fn stride(self) -> u32 {
-        self.length + PAD
-    }
-}
-
-fn operands(product: Product, coop: &Coop) -> [Operand; 2] {
-    let operand = |name, extent, tile, along_k| {
-        let (lines, length) = if along_k { (tile, coop.tile_k) } else { (coop.tile_k, tile) };
-        Operand { name, extent, lines, length, along_k }
-    };
-    [
-        operand("a", "m", coop.tile_m, product != Product::BackwardWeight),
-        operand("b", "n", coop.tile_n, product == Product::Forward),
-    ]
-}
-
-/// Elements of the sums of one matrix of every subgroup.
-fn sums(coop: &Coop) -> u32 {
-    coop.grid_m * coop.grid_n * coop.edge * (coop.edge + SUM_PAD)
+/// The sums of one matrix of every subgroup.
+fn sums(coop: &Coop) -> Tile {
+    Tile::sums("sums", coop.grid_m * coop.grid_n * coop.units.edge, coop.units.edge)
 }
 
 /// Bytes of workgroup memory.
 pub(super) fn workgroup_bytes(product: Product, coop: &Coop) -> u32 {
-    let tiles: u32 = operands(product, coop).iter().map(|o| o.lines * o.stride()).sum();
-    2 * tiles + 4 * sums(coop)
+    let operands = Operand::both(product, coop.tile_m, coop.tile_n);
+    operands.iter().map(|o| tile(*o, coop).bytes()).sum::<u32>() + sums(coop).bytes()
 }
 
 /// See the module.
@@ -73,10 +41,18 @@ pub(super) struct CoopKernel {
 }
 
 impl CoopKernel {
+    fn units(&self) -> Units {
+        self.coop.units
+    }
+
+    fn operands(&self) -> [Operand; 2] {
+        Operand::both(self.spec.product, self.coop.tile_m, self.coop.tile_n)
+    }
+
     /// Matrices of a subgroup along M and N.
     fn matrices(&self) -> (u32, u32) {
-        let Coop { tile_m, tile_n, grid_m, grid_n, edge, .. } = self.coop;
-        (tile_m / grid_m / edge, tile_n / grid_n / edge)
+        let Coop { tile_m, tile_n, grid_m, grid_n, units, .. } = self.coop;
+        (tile_m / grid_m / units.edge, tile_n / grid_n / units.edge)
     }
 
     /// Elements that an invocation moves at once.
@@ -94,22 +70,17 @@ impl CoopKernel {
         if self.spec.width == Width::Vec8 { &["_low", "_high"] } else { &[""] }
     }
 
-    /// Matrices of the adapter along one side of ours.
-    fn blocks(&self) -> u32 {
-        self.coop.edge / self.coop.native
-    }
-
     pub(super) fn write(&self) -> String {
         let Self { spec, coop } = self;
         let idea = format!(
             "One workgroup: {} rows, {} columns, by {} x {} subgroups; matrices of {}.",
-            coop.tile_m, coop.tile_n, coop.grid_m, coop.grid_n, coop.edge
+            coop.tile_m, coop.tile_n, coop.grid_m, coop.grid_n, coop.units.edge
         );
         let operand = Element::of(spec.operands, spec.width);
         let out = Element::of(spec.out, spec.width);
         let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out });
         self.declarations(t);
-        for o in operands(spec.product, coop) {
+        for o in self.operands() {
             self.fetch_function(t, o, operand);
         }
         self.finish_function(t, out);
@@ -118,7 +89,7 @@ impl CoopKernel {
         t.line(format_args!("let subgroup_row = (subgroup / {}u) * {}u;", coop.grid_n, coop.tile_m / coop.grid_m));
         t.line(format_args!("let subgroup_column = (subgroup % {}u) * {}u;", coop.grid_n, coop.tile_n / coop.grid_n));
         let (rows, columns) = self.matrices();
-        let blocks = self.blocks();
+        let blocks = self.units().blocks();
         for (i, j) in grid(rows * blocks, columns * blocks) {
             t.line(format_args!("var c{i}_{j} = MatrixC();"));
         }
@@ -128,15 +99,15 @@ impl CoopKernel {
                 t.line(format_args!("var column_sum{half} = vec4<f32>();"));
             }
         }
-        t.line("let depth = part * p.part_depth;");
-        t.line("let depth_end = min(p.k, depth + p.part_depth);");
+        t.line("let depth = part * params.part_depth;");
+        t.line("let depth_end = min(params.k, depth + params.part_depth);");
         self.fetches(t, "depth");
         t.open(format_args!("for (var k = depth; k < depth_end; k += {}u)", coop.tile_k));
         self.fill_tiles(t);
         if spec.epilogue == Epilogue::ColumnSums {
             // all pieces of an invocation lie in the same columns
-            let a = operands(spec.product, coop)[0];
-            for (i, _) in self.rounds(a) {
+            let [a, _] = self.operands();
+            for i in 0..self.rounds(a).count() {
                 for half in self.halves() {
                     let part = half.replace('_', ".");
                     t.line(format_args!("column_sum{half} += vec4<f32>(a_next{i}{part});"));
@@ -149,105 +120,76 @@ impl CoopKernel {
             t.line(format_args!("let next = k + {}u;", coop.tile_k));
         } else {
             t.line("// past the end the last tile is fetched again, for nobody");
-            t.line(format_args!("let next = min(k + {0}u, p.k - {0}u);", coop.tile_k));
+            t.line(format_args!("let next = min(k + {0}u, params.k - {0}u);", coop.tile_k));
         }
         self.fetches(t, "next");
-        self.in_the_grid(t, |t| self.multiply(t));
+        self.on_grid(t, |t| self.multiply(t));
         t.line("// everyone has read the tiles before they are overwritten");
         t.line("workgroupBarrier();");
         t.close();
         if spec.epilogue == Epilogue::ColumnSums {
             self.column_sums(t);
         }
-        t.line("let out_start = p.out_offset + part * p.m * p.out_stride;");
+        t.line("let out_start = params.out_offset + part * params.m * params.out_stride;");
         for (i, j) in grid(rows, columns) {
-            self.in_the_grid(t, |t| self.leave(t, i, j));
+            self.on_grid(t, |t| self.spill(t, i, j));
             t.line("workgroupBarrier();");
-            let (e, at) = (coop.edge, "first_column");
+            let (e, at) = (coop.units.edge, "first_column");
             t.line(format_args!("finish(out_start, first_row + {}u, {at} + {}u, thread);", i * e, j * e));
             if (i, j) != (rows - 1, columns - 1) {
                 t.line("workgroupBarrier();");
             }
         }
         t.close();
-        let text = std::mem::take(&mut t.text);
-        if coop.varying {
-            // matrix operations under a condition on the subgroup, which naga takes for one on the invocation
-            let directives = text.find("// ").unwrap_or(0);
-            let (enables, rest) = text.split_at(directives);
-            format!("{enables}diagnostic(off, derivative_uniformity);\n{rest}")
-        } else {
-            text
-        }
+        std::mem::take(&mut t.text)
     }
 
     fn declarations(&self, t: &mut Text) {
-        let Self { spec, coop } = self;
-        for (name, scalar, role) in [("A", "f16", "A"), ("B", "f16", "B"), ("C", "f32", "C")] {
-            t.line(format_args!("alias Matrix{name} = coop_mat{0}x{0}<{scalar}, {role}>;", coop.native));
+        self.units().aliases(t);
+        for o in self.operands() {
+            self.units().declare(t, &tile(o, &self.coop));
         }
-        for o in operands(spec.product, coop) {
-            let elements = o.lines * o.stride();
-            let (element, length) = if coop.wide_tiles { ("vec4<f16>", elements / 4) } else { ("f16", elements) };
-            t.line(format_args!("var<workgroup> {}_tile: array<{element}, {length}>;", o.name));
-        }
-        let (element, length) = if coop.wide_tiles { ("vec4<f32>", sums(coop) / 4) } else { ("f32", sums(coop)) };
-        t.line(format_args!("var<workgroup> sums: array<{element}, {length}>;"));
+        self.units().declare(t, &sums(&self.coop));
         t.line("");
     }
 
-    /// What only the subgroups of the grid do.
-    fn in_the_grid(&self, t: &mut Text, what: impl FnOnce(&mut Text)) {
-        if self.coop.varying {
-            t.open(format_args!("if subgroup < {}u", self.coop.grid_m * self.coop.grid_n));
-        }
-        what(t);
-        if self.coop.varying {
-            t.close();
-        }
+    /// Text that only the subgroups of the grid run.
+    fn on_grid(&self, t: &mut Text, body: impl FnOnce(&mut Text)) {
+        self.units().on_grid(t, self.coop.grid_m * self.coop.grid_n, body);
     }
 
     /// `fetch_a(line, at)`: a piece of neighbours in memory, zero outside the matrix.
     fn fetch_function(&self, t: &mut Text, o: Operand, element: Element) {
-        let (name, piece) = (o.name, self.piece_type());
-        let (line, at) = if o.along_k { (o.extent, "k") } else { ("k", o.extent) };
-        let from = format!("p.{name}_offset + line * p.{name}_stride + at");
+        let (name, piece, [line, at]) = (o.name, self.piece_type(), o.bounds());
         t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> {piece}"));
         if self.spec.width == Width::Scalar {
             t.line("var four = vec4<f16>();");
-            t.line(format_args!("if line >= p.{line} {{ return four; }}"));
-            t.line(format_args!("let start = {from};"));
-            for i in 0..4 {
-                let c = component(i);
-                t.line(format_args!("if at + {i}u < p.{at} {{ four.{c} = {name}[start + {i}u]; }}"));
-            }
+            t.line(format_args!("if line >= params.{line} {{ return four; }}"));
+            o.read_scalars(t, |index| format!("{name}[{index}]"));
             t.line("return four;");
         } else {
             if self.spec.ragged {
-                t.line(format_args!("if line >= p.{line} || at >= p.{at} {{ return {piece}(); }}"));
+                t.line(format_args!("if line >= params.{line} || at >= params.{at} {{ return {piece}(); }}"));
             }
-            t.line(format_args!("return {name}[{}];", element.units(from)));
+            t.line(format_args!("return {name}[{}];", element.units(o.element())));
         }
         t.close();
         t.line("");
     }
 
-    /// Pieces of an operand's tile that each invocation moves, as (number, guard if not all take part).
-    fn rounds(&self, o: Operand) -> Vec<(u32, Option<String>)> {
-        let (pieces, threads) = (o.lines * o.length / self.piece(), workgroup_size(&self.spec));
-        (0..pieces.div_ceil(threads))
-            .map(|i| (i, ((i + 1) * threads > pieces).then(|| format!("thread + {}u < {pieces}u", i * threads))))
-            .collect()
+    /// The pieces of an operand's tile, dealt out to the workgroup.
+    fn rounds(&self, o: Operand) -> Rounds {
+        let tile = tile(o, &self.coop);
+        Rounds { pieces: tile.lines * tile.length / self.piece(), threads: workgroup_size(&self.spec) }
     }
 
     fn places_of_pieces(&self, t: &mut Text) {
-        let threads = workgroup_size(&self.spec);
-        for o in operands(self.spec.product, &self.coop) {
-            let (name, piece) = (o.name, self.piece());
-            let across = o.length / piece;
-            for (i, _) in self.rounds(o) {
-                t.line(format_args!("let {name}_line{i} = (thread + {}u) / {across}u;", i * threads));
-                t.line(format_args!("let {name}_at{i} = ((thread + {}u) % {across}u) * {piece}u;", i * threads));
+        for o in self.operands() {
+            let (name, piece, rounds) = (o.name, self.piece(), self.rounds(o));
+            let across = tile(o, &self.coop).length / piece;
+            for i in 0..rounds.count() {
+                t.line(format_args!("let {name}_line{i} = ({}) / {across}u;", rounds.piece(i)));
+                t.line(format_args!("let {name}_at{i} = (({}) % {across}u) * {piece}u;", rounds.piece(i)));
                 t.line(format_args!("var {name}_next{i} = {}();", self.piece_type()));
             }
         }
@@ -255,82 +197,61 @@ impl CoopKernel {
 
     /// Fetches this invocation's pieces of the tiles that start at `k`.
     fn fetches(&self, t: &mut Text, k: &str) {
-        for o in operands(self.spec.product, &self.coop) {
-            let name = o.name;
-            let first = if name == "a" { "first_row" } else { "first_column" };
-            let (lines_from, at_from) = if o.along_k { (first, k) } else { (k, first) };
-            for (i, guard) in self.rounds(o) {
+        for o in self.operands() {
+            let (name, rounds) = (o.name, self.rounds(o));
+            let (lines_from, at_from) = if o.along_k { (o.first(), k) } else { (k, o.first()) };
+            for i in 0..rounds.count() {
                 let value = format!("fetch_{name}({lines_from} + {name}_line{i}, {at_from} + {name}_at{i})");
-                match guard {
-                    Some(guard) => t.line(format_args!("if {guard} {{ {name}_next{i} = {value}; }}")),
-                    None => t.line(format_args!("{name}_next{i} = {value};")),
-                }
+                guarded(t, rounds.guard(i).as_deref(), |t| t.line(format_args!("{name}_next{i} = {value};")));
             }
         }
     }
 
     /// Puts the fetched pieces into workgroup memory.
     fn fill_tiles(&self, t: &mut Text) {
-        for o in operands(self.spec.product, &self.coop) {
-            let (name, stride) = (o.name, o.stride());
-            for (i, guard) in self.rounds(o) {
-                if let Some(guard) = &guard {
-                    t.open(format_args!("if {guard}"));
-                }
-                let at = format!("{name}_line{i} * {stride}u + {name}_at{i}");
-                for (h, half) in (0..).zip(self.halves()) {
-                    let part = half.replace('_', ".");
-                    if self.coop.wide_tiles {
-                        t.line(format_args!("{name}_tile[({at}) / 4u + {h}u] = {name}_next{i}{part};"));
-                    } else {
-                        for j in 0..4 {
-                            let to = 4 * h + j;
-                            t.line(format_args!("{name}_tile[{at} + {to}u] = {name}_next{i}{part}.{};", component(j)));
-                        }
-                    }
-                }
-                if guard.is_some() {
-                    t.close();
-                }
+        for o in self.operands() {
+            let (tile, name, rounds) = (tile(o, &self.coop), o.name, self.rounds(o));
+            for i in 0..rounds.count() {
+                let at = format!("{name}_line{i} * {}u + {name}_at{i}", tile.stride());
+                let fours = self.halves().iter().map(|half| format!("{name}_next{i}{}", half.replace('_', ".")));
+                let fours: Vec<String> = fours.collect();
+                guarded(t, rounds.guard(i).as_deref(), |t| self.units().write_fours(t, tile.name, &at, &fours));
             }
         }
     }
 
-    /// An index or a stride in workgroup memory, in the units of its array.
-    fn units(&self, elements: impl std::fmt::Display) -> String {
-        if self.coop.wide_tiles { format!("({elements}) / 4u") } else { format!("{elements}") }
-    }
-
     /// The products of the tiles' matrices, `native` deep at a time.
     fn multiply(&self, t: &mut Text) {
-        let n = self.coop.native;
+        let (units, n, blocks) = (self.units(), self.units().native, self.units().blocks());
         let (rows, columns) = self.matrices();
-        let (rows, columns) = (rows * self.blocks(), columns * self.blocks());
-        let [a, b] = operands(self.spec.product, &self.coop);
+        let (rows, columns) = (rows * blocks, columns * blocks);
+        let [a, b] = self.operands();
+        let [a_stride, b_stride] = [a, b].map(|o| tile(o, &self.coop).stride());
         let steps = self.coop.tile_k / n;
         if !self.coop.unrolled {
             t.open(format_args!("for (var step = 0u; step < {}u; step += {n}u)", self.coop.tile_k));
         }
         for step in 0..if self.coop.unrolled { steps } else { 1 } {
             let k = if self.coop.unrolled { format!("{}u", step * n) } else { "step".into() };
+            // `start`, the matrix's place along the operand's extent
+            let at = |o: Operand, start: String, stride: u32| {
+                if o.along_k { format!("({start}) * {stride}u + {k}") } else { format!("{k} * {stride}u + {start}") }
+            };
             for i in 0..rows {
-                // by rows where K runs along a line
-                let (load, at) = if a.along_k {
-                    ("coopLoadT", format!("(subgroup_row + {}u) * {}u + {k}", i * n, a.stride()))
-                } else {
-                    ("coopLoad", format!("{k} * {}u + subgroup_row + {}u", a.stride(), i * n))
-                };
-                let (at, stride) = (self.units(at), self.units(format_args!("{}u", a.stride())));
-                t.line(format_args!("let a{step}_{i} = {load}<MatrixA>(&a_tile[{at}], {stride});"));
+                let by = if a.along_k { By::Rows } else { By::Columns };
+                let at = at(a, format!("subgroup_row + {}u", i * n), a_stride);
+                t.line(format_args!(
+                    "let a{step}_{i} = {};",
+                    units.load(by, "A", "a_tile", at, format_args!("{a_stride}u"))
+                ));
             }
             for j in 0..columns {
-                let (load, at) = if b.along_k {
-                    ("coopLoad", format!("(subgroup_column + {}u) * {}u + {k}", j * n, b.stride()))
-                } else {
-                    ("coopLoadT", format!("{k} * {}u + subgroup_column + {}u", b.stride(), j * n))
-                };
-                let (at, stride) = (self.units(at), self.units(format_args!("{}u", b.stride())));
-                t.line(format_args!("let b{step}_{j} = {load}<MatrixB>(&b_tile[{at}], {stride});"));
+                let by = if b.along_k { By::Columns } else { By::Rows };
+                let at = at(b, format!("subgroup_column + {}u", j * n), b_stride);
+                t.line(format_args!(
+                    "let b{step}_{j} = {};",
+                    units.load(by, "B", "b_tile", at, format_args!("{b_stride}u"))
+                ));
             }
             for (i, j) in grid(rows, columns) {
                 t.line(format_args!("c{i}_{j} = coopMultiplyAdd(a{step}_{i}, b{step}_{j}, c{i}_{j});"));
@@ -338,15 +259,6 @@ impl CoopKernel {
         }
         if !self.coop.unrolled {
             t.close();
-        }
-    }
-
-    /// A vec4 of the sums in workgroup memory, from element `at` on.
-    fn sum_at(&self, at: &str) -> String {
-        if self.coop.wide_tiles {
-            format!("sums[({at}) / 4u]")
-        } else {
-            format!("vec4(sums[{at}], sums[{at} + 1u], sums[{at} + 2u], sums[{at} + 3u])")
         }
     }
 
@@ -361,29 +273,24 @@ impl CoopKernel {
             t.open(format_args!("if thread / {across}u == {turn}u"));
             for (h, half) in (0..).zip(self.halves()) {
                 let at = format!("own + {}u", 4 * h);
-                let before = if turn == 0 { String::new() } else { format!("{} + ", self.sum_at(&at)) };
+                let before =
+                    if turn == 0 { String::new() } else { format!("{} + ", self.units().read_four("sums", &at)) };
                 t.line(format_args!("let sum{half} = {before}column_sum{half};"));
-                if self.coop.wide_tiles {
-                    t.line(format_args!("sums[({at}) / 4u] = sum{half};"));
-                } else {
-                    for i in 0..4 {
-                        t.line(format_args!("sums[{at} + {i}u] = sum{half}.{};", component(i)));
-                    }
-                }
+                self.units().write_four(t, "sums", &at, &format!("sum{half}"));
             }
             t.close();
             t.line("workgroupBarrier();");
         }
         t.line("let summed = first_row + thread * 4u;");
-        t.open(format_args!("if thread < {}u && summed < p.m", self.coop.tile_m / 4));
-        t.line(format_args!("let four = {};", self.sum_at("thread * 4u")));
+        t.open(format_args!("if thread < {}u && summed < params.m", self.coop.tile_m / 4));
+        t.line(format_args!("let four = {};", self.units().read_four("sums", "thread * 4u")));
         if self.spec.vec4() {
-            t.line("column_sums[(part * p.m + summed) / 4u] = four;");
+            t.line("column_sums[(part * params.m + summed) / 4u] = four;");
         } else {
             for i in 0..4 {
                 let c = component(i);
                 t.line(format_args!(
-                    "if summed + {i}u < p.m {{ column_sums[part * p.m + summed + {i}u] = four.{c}; }}"
+                    "if summed + {i}u < params.m {{ column_sums[part * params.m + summed + {i}u] = four.{c}; }}"
                 ));
             }
         }
@@ -393,17 +300,14 @@ impl CoopKernel {
         t.close();
     }
 
-    /// Puts the subgroup's matrix (i, j) into its place among the sums.
-    fn leave(&self, t: &mut Text, i: u32, j: u32) {
-        let (e, n, blocks) = (self.coop.edge, self.coop.native, self.blocks());
-        let stride = e + SUM_PAD;
+    /// Spills the subgroup's matrix (i, j) to its place among the sums.
+    fn spill(&self, t: &mut Text, i: u32, j: u32) {
+        let (units, e, n, stride) = (self.units(), self.units().edge, self.units().native, sums(&self.coop).stride());
+        let blocks = units.blocks();
         for (y, x) in grid(blocks, blocks) {
             let name = format!("c{}_{}", i * blocks + y, j * blocks + x);
-            let at = self.units(format_args!("subgroup * {}u + {}u", e * stride, y * n * stride + x * n));
-            t.line(format_args!("let left_{name} = {name};"));
-            t.line(format_args!("let at_{name} = {at};"));
-            t.line(format_args!("let stride_{name} = {};", self.units(format_args!("{stride}u"))));
-            t.line(format_args!("coopStoreT(left_{name}, &sums[at_{name}], stride_{name});"));
+            let at = format!("subgroup * {}u + {}u", e * stride, y * n * stride + x * n);
+            units.spill_accumulator(t, &name, "sums", at, format_args!("{stride}u"));
         }
     }
 
@@ -411,7 +315,7 @@ impl CoopKernel {
     /// belongs at (row, column).
     fn finish_function(&self, t: &mut Text, out: Element) {
         let Self { spec, coop } = self;
-        let (e, stride, piece) = (coop.edge, coop.edge + SUM_PAD, self.piece());
+        let (units, e, stride, piece) = (coop.units, coop.units.edge, sums(coop).stride(), self.piece());
         let (pieces, threads) = (coop.grid_m * coop.grid_n * e * e / piece, workgroup_size(spec));
         t.open("fn finish(start: u32, first_row: u32, first_column: u32, thread: u32)");
         // a constant number of turns: of a loop until `piece < pieces` drivers write the body twice and branch
@@ -434,19 +338,19 @@ impl CoopKernel {
         t.line(format_args!("let row = first_row + (owner / {}u) * {m_step}u + r;", coop.grid_n));
         t.line(format_args!("let column = first_column + (owner % {}u) * {n_step}u + c;", coop.grid_n));
         if spec.ragged {
-            t.line(format_args!("if row >= p.m || column >= p.n {{ {leave}; }}"));
+            t.line(format_args!("if row >= params.m || column >= params.n {{ {leave}; }}"));
         }
         t.line(format_args!("let s = owner * {}u + r * {stride}u + c;", e * stride));
         for (h, half) in (0..).zip(self.halves()) {
-            t.line(format_args!("let sum{half} = {};", self.sum_at(&format!("s + {}u", 4 * h))));
+            t.line(format_args!("let sum{half} = {};", units.read_four("sums", &format!("s + {}u", 4 * h))));
         }
-        let (to, bias_at) = ("start + row * p.out_stride + column", "p.bias_offset + column");
+        let (to, bias_at) = ("start + row * params.out_stride + column", "params.bias_offset + column");
         match spec.width {
             Width::Vec8 => store_wide(t, spec, out, to, bias_at),
             Width::Vec4 => store(t, spec, out, &out.units(to), &out.units(bias_at), "sum"),
             Width::Scalar => {
                 for i in 0..4 {
-                    let inside = if spec.ragged { format!("if column + {i}u < p.n") } else { String::new() };
+                    let inside = if spec.ragged { format!("if column + {i}u < params.n") } else { String::new() };
                     t.open(inside);
                     let value = format!("sum.{}", component(i));
                     store(t, spec, out, &format!("{to} + {i}u"), &format!("{bias_at} + {i}u"), &value);
@@ -460,9 +364,4 @@ impl CoopKernel {
         t.close();
         t.line("");
     }
-}
-
-/// All (i, j) of a grid, row by row.
-fn grid(rows: u32, columns: u32) -> impl Iterator<Item = (u32, u32)> {
-    (0..rows).flat_map(move |i| (0..columns).map(move |j| (i, j)))
 }

@@ -53,6 +53,8 @@
 //! - One dispatch should not be deeper than [`SOFTWARE_DEPTH`] where `b` is (K,N).
 
 mod coop;
+mod element;
+mod operand;
 mod rows;
 mod text;
 mod tiled;
@@ -63,10 +65,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::Elem;
 use crate::gpu::kernel::Width;
+use crate::ops::matrix_units::Units;
 
 use coop::CoopKernel;
+use element::Element;
+use operand::Operand;
 use rows::Rows;
-use text::{Bindings, Element, Text, component, entry, place, prologue, store, store_wide};
+use text::{Bindings, Text, component, entry, place, prologue, store, store_wide};
 use tiled::Tiled;
 
 /// Which of the three products of a linear layer.
@@ -126,21 +131,12 @@ pub struct Coop {
     pub grid_m: u32,
     /// Subgroups along N.
     pub grid_n: u32,
-    /// Edge of a matrix: 8 or 16.
-    pub edge: u32,
-    /// Edge of the adapter's matrices. If it is smaller than `edge`, one of ours is put together from several: a dialect
-    /// for tests of 16×16 where there are only 8×8.
-    pub native: u32,
-    /// Invocations of a subgroup, of the largest where there are several sizes.
-    pub lanes: u32,
-    /// Subgroups may be smaller than `lanes`, which the device cannot forbid: there may then be more of them than the grid
-    /// has places.
-    pub varying: bool,
+    /// The adapter's matrices.
+    #[serde(flatten)]
+    pub units: Units,
     /// The steps of k within a tile are written out, not a loop: loops are slow on Metal, and long texts take software
     /// adapters minutes to compile.
     pub unrolled: bool,
-    /// Tiles in workgroup memory are `vec4<f16>`, which Metal's matrix loads cannot take.
-    pub wide_tiles: bool,
 }
 
 /// What happens to a sum before it is stored.
@@ -262,10 +258,10 @@ pub fn full_name(spec: &Spec) -> String {
             _ = write!(name, ".{rows}x{columns}x{unroll}.{width}");
         }
         Algorithm::Coop(coop) => {
-            let Coop { tile_m, tile_n, tile_k, grid_m, grid_n, edge, .. } = coop;
+            let Coop { tile_m, tile_n, tile_k, grid_m, grid_n, units: Units { edge, native, .. }, .. } = coop;
             _ = write!(name, ".{tile_m}x{tile_n}x{tile_k}.{grid_m}x{grid_n}.e{edge}");
-            if coop.edge != coop.native {
-                _ = write!(name, "of{}", coop.native);
+            if edge != native {
+                _ = write!(name, "of{native}");
             }
         }
     }
@@ -313,7 +309,7 @@ pub fn workgroup_size(spec: &Spec) -> u32 {
     match spec.algorithm {
         Algorithm::Tiled { tile_m, tile_n, thread_m, thread_n, .. } => (tile_m / thread_m) * (tile_n / thread_n),
         Algorithm::Rows { width, .. } => width,
-        Algorithm::Coop(coop) => coop.grid_m * coop.grid_n * coop.lanes,
+        Algorithm::Coop(coop) => coop.grid_m * coop.grid_n * coop.units.lanes,
     }
 }
 
@@ -355,7 +351,7 @@ impl Display for Algorithm {
             Self::Coop(c) => write!(
                 f,
                 "coop {}x{}x{} by {}x{} subgroups, matrices of {}",
-                c.tile_m, c.tile_n, c.tile_k, c.grid_m, c.grid_n, c.edge
+                c.tile_m, c.tile_n, c.tile_k, c.grid_m, c.grid_n, c.units.edge
             ),
         }
     }

@@ -57,7 +57,7 @@ impl Rows {
         entry(t, spec);
         t.line("// row tiles are innermost: a panel of b stays in cache while all rows pass over it");
         t.line("let tile = group.y * groups.x + group.x;");
-        t.line(format_args!("let row_tiles = (p.m + {}u) / {rows}u;", rows - 1));
+        t.line(format_args!("let row_tiles = (params.m + {}u) / {rows}u;", rows - 1));
         t.line(format_args!("let row = (tile % row_tiles) * {rows}u;"));
         t.line(format_args!("let first_column = (tile / row_tiles) * {}u;", width * columns));
         self.columns_of_invocation(t);
@@ -68,12 +68,12 @@ impl Rows {
             }
         }
         t.line("var k = 0u;");
-        t.open(format_args!("for (; k + {unroll}u <= p.k; k += {unroll}u)"));
+        t.open(format_args!("for (; k + {unroll}u <= params.k; k += {unroll}u)"));
         self.steps(t, *unroll);
         t.close();
         let step = self.step();
         if *unroll > step {
-            t.open(format_args!("for (; k < p.k; k += {step}u)"));
+            t.open(format_args!("for (; k < params.k; k += {step}u)"));
             self.steps(t, step);
             t.close();
         }
@@ -87,7 +87,7 @@ impl Rows {
         let width = self.slot.width();
         for s in 0..self.slots() {
             t.line(format_args!("let column{s} = first_column + {}u + thread * {width}u;", s * width * self.width));
-            t.line(format_args!("let inside{s} = min(column{s}, p.n - {width}u);"));
+            t.line(format_args!("let inside{s} = min(column{s}, params.n - {width}u);"));
         }
     }
 
@@ -95,26 +95,26 @@ impl Rows {
     fn starts(&self, t: &mut Text) {
         for s in 0..self.slots() {
             let start = match self.spec.product {
-                Product::Forward => format!("p.b_offset + inside{s} * p.b_stride"),
-                _ => format!("p.b_offset + inside{s}"),
+                Product::Forward => format!("params.b_offset + inside{s} * params.b_stride"),
+                _ => format!("params.b_offset + inside{s}"),
             };
             t.line(format_args!("let b_start{s} = {};", self.bindings.b.units(start)));
         }
         if self.spec.product == Product::BackwardWeight {
             let width = self.bindings.a.width();
             for r in (0..self.rows).step_by(width as usize) {
-                let start = format!("p.a_offset + min(row + {r}u, p.m - {width}u)");
+                let start = format!("params.a_offset + min(row + {r}u, params.m - {width}u)");
                 t.line(format_args!("let a_start{r} = {};", self.bindings.a.units(start)));
             }
-            t.line(format_args!("let a_stride = {};", self.bindings.a.units("p.a_stride")));
+            t.line(format_args!("let a_stride = {};", self.bindings.a.units("params.a_stride")));
         } else {
             for r in 0..self.rows {
-                let start = format!("p.a_offset + min(row + {r}u, p.m - 1u) * p.a_stride");
+                let start = format!("params.a_offset + min(row + {r}u, params.m - 1u) * params.a_stride");
                 t.line(format_args!("let a_start{r} = {};", self.bindings.a.units(start)));
             }
         }
         if self.spec.product != Product::Forward {
-            t.line(format_args!("let b_stride = {};", self.bindings.b.units("p.b_stride")));
+            t.line(format_args!("let b_stride = {};", self.bindings.b.units("params.b_stride")));
         }
     }
 
@@ -124,7 +124,7 @@ impl Rows {
             self.reads_of_b(t, s, count);
         }
         for first in (0..self.rows).step_by(BLOCK_ROWS as usize) {
-            t.open(format_args!("if row + {first}u < p.m"));
+            t.open(format_args!("if row + {first}u < params.m"));
             for r in first..(first + BLOCK_ROWS).min(self.rows) {
                 self.reads_of_a(t, r, count);
                 for j in 0..count {
@@ -188,11 +188,11 @@ impl Rows {
         let Bindings { out, .. } = self.bindings;
         let bias = out.value();
         for s in 0..self.slots() {
-            let bias_at = bias.units(format_args!("p.bias_offset + column{s}"));
-            t.open(format_args!("if column{s} < p.n"));
+            let bias_at = bias.units(format_args!("params.bias_offset + column{s}"));
+            t.open(format_args!("if column{s} < params.n"));
             for r in 0..self.rows {
-                let at = out.units(format_args!("p.out_offset + (row + {r}u) * p.out_stride + column{s}"));
-                t.open(format_args!("if row + {r}u < p.m"));
+                let at = out.units(format_args!("params.out_offset + (row + {r}u) * params.out_stride + column{s}"));
+                t.open(format_args!("if row + {r}u < params.m"));
                 store(t, &self.spec, out, &at, &bias_at, &format!("acc{r}_{s}"));
                 t.close();
             }

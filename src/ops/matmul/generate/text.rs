@@ -1,113 +1,12 @@
-//! What all matrix kernels share of their text: lines, elements, the prologue, the fused ends.
+//! Text that all matrix kernels share: lines, the prologue, the workgroup's place, the fused ends.
 
-use std::fmt::{self, Display};
-
-use crate::gpu::Elem;
-use crate::gpu::kernel::Width;
 pub(super) use crate::gpu::text::Text;
+use crate::ops::matrix_units::{DIRECTIVES, HALF8, UNIFORM_SUBGROUPS};
 
-use super::{Algorithm, Epilogue, Product, Spec, name, workgroup_size};
+use super::{Algorithm, Element, Epilogue, Product, Spec, name, workgroup_size};
 
 /// Row tiles that [`Algorithm::Tiled`] walks before the next column tile: both operands' tiles stay in a GPU's L2.
 const BAND: u32 = 8;
-
-/// The element type of a binding.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Element {
-    F32,
-    Vec4,
-    /// Two f32 in a u64; read as vec4 by a function of the kernel.
-    Pair,
-    /// f16, computed with as f32.
-    Half,
-    /// Four of them.
-    Half4,
-    /// Eight of them, 16 bytes: a struct of two vec4.
-    Half8,
-}
-
-impl Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Element::F32 => "f32",
-            Element::Vec4 => "vec4<f32>",
-            Element::Pair => "u64",
-            Element::Half => "f16",
-            Element::Half4 => "vec4<f16>",
-            Element::Half8 => "Half8",
-        })
-    }
-}
-
-impl Element {
-    /// `expr`, a count of f32, in the units that one read moves.
-    pub(super) fn units(self, expr: impl Display) -> String {
-        match self {
-            Element::F32 | Element::Half => format!("{expr}"),
-            Element::Vec4 | Element::Pair | Element::Half4 => format!("({expr}) / 4u"),
-            Element::Half8 => format!("({expr}) / 8u"),
-        }
-    }
-
-    /// The element of a tensor: what a kernel of this width reads and writes at once, at most 16 bytes.
-    pub(super) fn of(elem: Elem, width: Width) -> Self {
-        match (elem, width) {
-            (Elem::F16, Width::Vec8) => Element::Half8,
-            (Elem::F16, Width::Vec4) => Element::Half4,
-            (Elem::F16, Width::Scalar) => Element::Half,
-            (_, Width::Vec4 | Width::Vec8) => Element::Vec4,
-            (_, Width::Scalar) => Element::F32,
-        }
-    }
-
-    /// True if it holds f16.
-    fn half(self) -> bool {
-        matches!(self, Element::Half | Element::Half4 | Element::Half8)
-    }
-
-    /// What one read brings to compute with: `f32`, or `vec4<f32>`, of which [`Element::Half8`] brings two.
-    pub(super) fn value(self) -> Self {
-        if self.width() == 1 { Element::F32 } else { Element::Vec4 }
-    }
-
-    /// The element of another tensor of the same type that is read and written without functions.
-    pub(super) fn plain(self) -> Self {
-        if self == Element::Pair { Element::Vec4 } else { self }
-    }
-
-    /// How many f32 one read moves.
-    pub(super) fn width(self) -> u32 {
-        match self {
-            Element::F32 | Element::Half => 1,
-            Element::Vec4 | Element::Pair | Element::Half4 => 4,
-            Element::Half8 => 8,
-        }
-    }
-
-    /// The statement that sets element `index` of binding `name`.
-    pub(super) fn write(self, name: &str, index: impl Display, value: impl Display) -> String {
-        match self {
-            Element::F32 | Element::Vec4 => format!("{name}[{index}] = {value};"),
-            Element::Pair => format!("write_{name}({index}, {value});"),
-            Element::Half | Element::Half4 => format!("{name}[{index}] = {self}({value});"),
-            Element::Half8 => unreachable!("written by store_wide"),
-        }
-    }
-
-    /// Element `index` of binding `name`.
-    pub(super) fn read(self, name: &str, index: impl Display) -> String {
-        match self {
-            Element::F32 | Element::Vec4 => format!("{name}[{index}]"),
-            Element::Pair => format!("read_{name}({index})"),
-            Element::Half => format!("f32({name}[{index}])"),
-            Element::Half4 => format!("vec4<f32>({name}[{index}])"),
-            Element::Half8 => unreachable!("read by store_wide"),
-        }
-    }
-}
-
-/// The struct of eight f16, which is loaded and stored as a whole.
-pub(super) const HALF8: &str = "struct Half8 { low: vec4<f16>, high: vec4<f16> }";
 
 /// Component `i` of a vec4.
 pub(super) fn component(i: u32) -> &'static str {
@@ -125,11 +24,15 @@ pub(super) struct Bindings {
 pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     let Bindings { a, b, out } = bindings;
     let mut t = Text::default();
-    if [a, b, out].iter().any(|e| e.half()) {
-        t.line("enable f16;");
-    }
-    if matches!(spec.algorithm, Algorithm::Coop(_)) {
-        t.line("enable wgpu_cooperative_matrix;");
+    match spec.algorithm {
+        Algorithm::Coop(coop) => {
+            DIRECTIVES.iter().for_each(|line| t.line(line));
+            if coop.units.varying {
+                t.line(UNIFORM_SUBGROUPS);
+            }
+        }
+        _ if [a, b, out].iter().any(|e| e.half()) => t.line("enable f16;"),
+        _ => {}
     }
     let formula = match spec.product {
         Product::Forward => "a(M,K)·b(N,K)ᵀ",
@@ -143,9 +46,9 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     t.line("// Generated by src/ops/matmul/generate.");
     t.line("");
     if [a, b, out].contains(&&Element::Half8) {
-        t.line(HALF8);
+        HALF8.lines().for_each(|line| t.line(line));
     }
-    t.open("struct P");
+    t.open("struct Params");
     for field in [
         "m",
         "n",
@@ -162,7 +65,7 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
         t.line(format_args!("{field}: u32,"));
     }
     t.close();
-    t.line("var<immediate> p: P;");
+    t.line("var<immediate> params: Params;");
     t.line("");
     t.line(format_args!("@group(0) @binding(0) var<storage, read> a: array<{a}>;"));
     t.line(format_args!("@group(0) @binding(1) var<storage, read> b: array<{b}>;"));
@@ -186,12 +89,12 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     }
     t.line("");
     if spec.epilogue.gelu() {
-        t.line(format_args!("alias V = {value};"));
+        t.line(format_args!("alias Vec = {value};"));
         include_str!("../../../../shaders/shared/gelu.wgsl").lines().for_each(|line| t.line(line));
         t.line("");
         if spec.epilogue == Epilogue::BiasGelu && out.half() {
-            t.line(format_args!("alias U = {};", value.to_string().replace("f32", "u32")));
-            include_str!("../../../../shaders/shared/half.wgsl").lines().for_each(|line| t.line(line));
+            t.line(format_args!("alias UVec = {};", value.to_string().replace("f32", "u32")));
+            include_str!("../../../../shaders/shared/widths/half.wgsl").lines().for_each(|line| t.line(line));
             t.line("");
         }
     }
@@ -310,12 +213,12 @@ pub(super) fn store_wide(t: &mut Text, spec: &Spec, out: Element, start: &str, b
 /// Which tile a workgroup computes: `first_row`, `first_column`, and for a product in parts which `part`.
 pub(super) fn place(t: &mut Text, tile_m: u32, tile_n: u32, parts: bool) {
     t.line("let group_number = group.y * groups.x + group.x;");
-    t.line(format_args!("let row_tiles = (p.m + {}u) / {tile_m}u;", tile_m - 1));
-    t.line(format_args!("let column_tiles = (p.n + {}u) / {tile_n}u;", tile_n - 1));
+    t.line(format_args!("let row_tiles = (params.m + {}u) / {tile_m}u;", tile_m - 1));
+    t.line(format_args!("let column_tiles = (params.n + {}u) / {tile_n}u;", tile_n - 1));
     if parts {
         t.line("let part = group_number / (row_tiles * column_tiles);");
         t.line("// a folded grid has groups past the end, whose part there is none of");
-        t.line("if part * p.part_depth >= p.k { return; }");
+        t.line("if part * params.part_depth >= params.k { return; }");
         t.line("let tile = group_number - part * row_tiles * column_tiles;");
     } else {
         t.line("let tile = group_number;");

@@ -1,6 +1,8 @@
 //! The kernel for GPUs.
 
-use super::{Bindings, Element, Product, Spec, Text, component, entry, padded, place, prologue, store, workgroup_size};
+use crate::ops::matrix_units::guarded;
+
+use super::{Bindings, Element, Operand, Spec, Text, component, entry, padded, place, prologue, store, workgroup_size};
 
 /// The kernel for GPUs.
 ///
@@ -14,21 +16,6 @@ pub(super) struct Tiled {
     pub(super) tile_k: u32,
     pub(super) thread_m: u32,
     pub(super) thread_n: u32,
-}
-
-/// One operand of [`Tiled`].
-#[derive(Clone, Copy)]
-struct Operand {
-    /// `a` or `b`.
-    name: &'static str,
-    /// The parameter that bounds its rows or columns: `m` or `n`.
-    extent: &'static str,
-    /// Length of its tile along that extent.
-    tile: u32,
-    /// Stored (extent, K), so that a tile must be transposed; otherwise (K, extent).
-    along_k: bool,
-    /// The first thread that fetches it.
-    first_thread: u32,
 }
 
 impl Tiled {
@@ -46,15 +33,13 @@ impl Tiled {
     }
 
     fn operands(&self) -> [Operand; 2] {
-        let a_along_k = self.spec.product != Product::BackwardWeight;
-        let b_along_k = self.spec.product == Product::Forward;
-        let a = Operand { name: "a", extent: "m", tile: self.tile_m, along_k: a_along_k, first_thread: 0 };
-        let mut b = Operand { name: "b", extent: "n", tile: self.tile_n, along_k: b_along_k, first_thread: 0 };
-        // two small fetches are done by different threads
-        if self.pieces(a) + self.pieces(b) <= self.threads() {
-            b.first_thread = self.pieces(a);
-        }
-        [a, b]
+        Operand::both(self.spec.product, self.tile_m, self.tile_n)
+    }
+
+    /// The first thread that fetches an operand: two small fetches are done by different threads.
+    fn first_thread(&self, o: Operand) -> u32 {
+        let [a, b] = self.operands().map(|o| self.pieces(o));
+        if o.name == "b" && a + b <= self.threads() { a } else { 0 }
     }
 
     pub(super) fn write(&self) -> String {
@@ -82,7 +67,7 @@ impl Tiled {
         }
         self.places_of_pieces(t);
         self.fetches(t, "0u");
-        t.open(format_args!("for (var k = 0u; k < p.k; k += {tile_k}u)"));
+        t.open(format_args!("for (var k = 0u; k < params.k; k += {tile_k}u)"));
         self.fill_tiles(t);
         t.line("// the tiles are complete before anyone reads them");
         t.line("workgroupBarrier();");
@@ -98,24 +83,17 @@ impl Tiled {
 
     /// `fetch_a(line, at)`: four neighbours in memory, zero outside the matrix.
     fn fetch_function(&self, t: &mut Text, o: Operand) {
-        let name = o.name;
-        let (line, at) = if o.along_k { (o.extent, "k") } else { ("k", o.extent) };
+        let (name, [line, at]) = (o.name, o.bounds());
         t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> vec4<f32>"));
         t.line("var four = vec4<f32>();");
-        t.open(format_args!("if line < p.{line}"));
-        let from = format!("p.{name}_offset + line * p.{name}_stride + at");
+        t.open(format_args!("if line < params.{line}"));
+        let element = self.operand();
         if self.spec.vec4() {
-            t.open(format_args!("if at < p.{at}"));
-            let element = self.operand();
-            t.line(format_args!("four = {};", element.read(name, element.units(&from))));
+            t.open(format_args!("if at < params.{at}"));
+            t.line(format_args!("four = {};", element.read(name, element.units(o.element()))));
             t.close();
         } else {
-            t.line(format_args!("let start = {from};"));
-            for i in 0..4 {
-                let c = component(i);
-                let value = self.operand().read(name, format_args!("start + {i}u"));
-                t.line(format_args!("if at + {i}u < p.{at} {{ four.{c} = {value}; }}"));
-            }
+            o.read_scalars(t, |index| element.read(name, index));
         }
         t.close();
         t.line("return four;");
@@ -134,7 +112,7 @@ impl Tiled {
     /// Pieces of the operand's tile that each thread moves, as (index, guard if not all threads take part).
     fn rounds(&self, o: Operand) -> Vec<(u32, Option<String>)> {
         let (pieces, threads) = (self.pieces(o), self.threads());
-        let whole = o.first_thread == 0 && pieces.is_multiple_of(threads);
+        let whole = self.first_thread(o) == 0 && pieces.is_multiple_of(threads);
         (0..pieces.div_ceil(threads))
             .map(|i| (i, (!whole).then(|| format!("{}_piece{i} < {pieces}u", o.name))))
             .collect()
@@ -145,7 +123,7 @@ impl Tiled {
         for o in self.operands() {
             let (name, threads) = (o.name, self.threads());
             for (i, _) in self.rounds(o) {
-                let from = match (i, o.first_thread) {
+                let from = match (i, self.first_thread(o)) {
                     (0, 0) => "thread".to_owned(),
                     (0, first) => format!("thread - {first}u"),
                     (i, _) => format!("thread + {}u", i * threads),
@@ -170,24 +148,19 @@ impl Tiled {
     /// Fetches this thread's pieces of the tiles that start at `k`.
     fn fetches(&self, t: &mut Text, k: &str) {
         for o in self.operands() {
-            let name = o.name;
-            let first = if o.name == "a" { "first_row" } else { "first_column" };
+            let (name, first) = (o.name, o.first());
             for (i, guard) in self.rounds(o) {
-                if let Some(guard) = &guard {
-                    t.open(format_args!("if {guard}"));
-                }
                 let extent = format!("{first} + {name}_line{i} * 4u");
                 let depth = format!("{k} + {name}_depth{i}");
-                if o.along_k {
-                    for j in 0..4 {
-                        t.line(format_args!("{name}_next{i}_{j} = fetch_{name}({extent} + {j}u, {depth});"));
+                guarded(t, guard.as_deref(), |t| {
+                    if o.along_k {
+                        for j in 0..4 {
+                            t.line(format_args!("{name}_next{i}_{j} = fetch_{name}({extent} + {j}u, {depth});"));
+                        }
+                    } else {
+                        t.line(format_args!("{name}_next{i}_0 = fetch_{name}({depth}, {extent});"));
                     }
-                } else {
-                    t.line(format_args!("{name}_next{i}_0 = fetch_{name}({depth}, {extent});"));
-                }
-                if guard.is_some() {
-                    t.close();
-                }
+                });
             }
         }
     }
@@ -197,22 +170,18 @@ impl Tiled {
         for o in self.operands() {
             let (name, stride) = (o.name, padded(o.tile));
             for (i, guard) in self.rounds(o) {
-                if let Some(guard) = &guard {
-                    t.open(format_args!("if {guard}"));
-                }
-                for j in 0..if o.along_k { 4 } else { 1 } {
-                    let value = if o.along_k {
-                        let column: Vec<_> = (0..4).map(|r| format!("{name}_next{i}_{r}.{}", component(j))).collect();
-                        format!("vec4({})", column.join(", "))
-                    } else {
-                        format!("{name}_next{i}_0")
-                    };
-                    let at = format!("({name}_depth{i} + {j}u) * {stride}u + {name}_line{i}");
-                    t.line(format_args!("{name}_tile[{at}] = {value};"));
-                }
-                if guard.is_some() {
-                    t.close();
-                }
+                guarded(t, guard.as_deref(), |t| {
+                    for j in 0..if o.along_k { 4 } else { 1 } {
+                        let column = || (0..4).map(|r| format!("{name}_next{i}_{r}.{}", component(j)));
+                        let value = if o.along_k {
+                            format!("vec4({})", column().collect::<Vec<_>>().join(", "))
+                        } else {
+                            format!("{name}_next{i}_0")
+                        };
+                        let at = format!("({name}_depth{i} + {j}u) * {stride}u + {name}_line{i}");
+                        t.line(format_args!("{name}_tile[{at}] = {value};"));
+                    }
+                });
             }
         }
     }
@@ -247,17 +216,17 @@ impl Tiled {
         }
         for r in 0..self.thread_m {
             t.line(format_args!("let row{r} = first_row + ({}u + thread_row) * 4u + {}u;", r / 4 * m_step, r % 4));
-            t.open(format_args!("if row{r} < p.m"));
+            t.open(format_args!("if row{r} < params.m"));
             for c in 0..self.thread_n / 4 {
-                let at = format!("p.out_offset + row{r} * p.out_stride + column{c}");
-                let bias_at = format!("p.bias_offset + column{c}");
+                let at = format!("params.out_offset + row{r} * params.out_stride + column{c}");
+                let bias_at = format!("params.bias_offset + column{c}");
                 if self.spec.vec4() {
-                    t.open(format_args!("if column{c} < p.n"));
+                    t.open(format_args!("if column{c} < params.n"));
                     store(t, &self.spec, out, &out.units(at), &out.units(bias_at), &format!("acc{r}_{c}"));
                     t.close();
                 } else {
                     for i in 0..4 {
-                        t.open(format_args!("if column{c} + {i}u < p.n"));
+                        t.open(format_args!("if column{c} + {i}u < params.n"));
                         let value = format!("acc{r}_{c}.{}", component(i));
                         store(t, &self.spec, out, &format!("{at} + {i}u"), &format!("{bias_at} + {i}u"), &value);
                         t.close();

@@ -1,0 +1,27 @@
+// tools/join-shader adds: shared/widths/vec4.wgsl shared/widths/single.wgsl shared/widths/half.wgsl shared/grid.wgsl shared/reduce.wgsl
+// shared/stub.wgsl: only for editors and tests, never part of a kernel: typical values of what src/ops writes into kernels,
+// so that tools/join-shader can show any operator's file with all its names defined
+
+// Kernel::stored. Memory of activations moves in Stored: Vec in f32; f16, vec4<f16> or a Half8 (widths/pair.wgsl) in f16.
+// VECS_PER_STORED, pack(first, last) and unpack(stored, k) are in widths/, as are Vec, UVec and their reductions.
+alias Stored = vec4<f16>;
+
+// attention and its variants
+const HSV = 16u;       // Vec of a head
+const LANES = 4u;      // attention_tiled: invocations that share a row
+const CHANNELS = 16u;  // attention_step: invocations side by side along a head, a power of two
+const OUTS = 1u;       // attention_step: Vec of the output that an invocation has
+
+// layernorm
+const TEAM = 32u;      // invocations that share a row
+const COLS = 3u;       // Stored of a row that an invocation of the team keeps
+fn load_dinp(i: u32) -> Stored { return Stored(); }            // the gradient so far: dinp[i], or zero where it begins
+fn store_dinp(i: u32, first: Vec, last: Vec) {}                // to dinp[i], or to dinp_f32 where it ends
+fn store_sum(c: u32, x: Vec) {}                                // dsum_out[c] += x in a variant, else nothing
+
+// layernorm: invocations that share a column of the blocks' sums; attention_step: runs of CHANNELS invocations
+const PARTS = 4u;
+
+// roof
+alias Scalar = f16;
+alias Vec4 = vec4<f16>;

@@ -1,0 +1,10 @@
+// tools/join-shader adds: shared/widths/vec4.wgsl
+// shared/widths/half.wgsl: what is left of an f32 when it is stored as f16, as f32. In integers, because drivers drop
+// a conversion there and back.
+fn as_stored(x: Vec) -> Vec {
+    let bits = bitcast<UVec>(x);
+    let odd = (bits >> UVec(13u)) & UVec(1u);
+    let normal = bitcast<Vec>((bits + UVec(0xfffu) + odd) & UVec(0xffffe000u));
+    // numbers below the least normal one are multiples of 2^-24
+    return select(normal, round(x * 16777216.0) * 5.9604644775390625e-8, abs(x) < Vec(6.103515625e-5));
+}
