@@ -9,6 +9,7 @@ mod report;
 #[cfg(unix)]
 mod resume;
 mod runs;
+mod shader;
 mod stories;
 
 use std::path::{Path, PathBuf};
