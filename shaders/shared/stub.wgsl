@@ -2,7 +2,7 @@
 // shared/stub.wgsl: only for editors and tests, never part of a kernel: typical values of what src/ops writes into kernels,
 // so that tools/join-shader can show any operator's file with all its names defined
 
-// Kernel::stored. Memory of activations moves in Stored: Vec in f32; f16, vec4<f16> or a Half8 (widths/pair.wgsl) in f16.
+// The header of a kernel (src/gpu/kernel). Memory of activations moves in Stored: Vec in f32; f16, vec4<f16> or a Half8 (widths/pair.wgsl) in f16.
 // VECS_PER_STORED, pack(first, last) and unpack(stored, k) are in widths/, as are Vec, UVec and their reductions.
 alias Stored = vec4<f16>;
 

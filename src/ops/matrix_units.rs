@@ -14,7 +14,7 @@
 //! 5. Inside [`Units::on_grid`]: [`Units::load`], `coopMultiplyAdd`, [`Units::spill_accumulator`]; then a barrier.
 //! 6. Invocations read sums by [`Units::read_four`] and store them.
 //!
-//! `Kernel::with_subgroups_of(units.lanes)` requires full subgroups where the device can.
+//! `Generator::subgroup_size` returns `units.lanes`: full subgroups are required where the device can.
 
 use std::fmt::Display;
 

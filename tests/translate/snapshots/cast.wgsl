@@ -14,7 +14,7 @@ struct Half8 { low: vec4<f16>, high: vec4<f16> }
 // tools/join-shader adds: shared/widths/vec4.wgsl shared/widths/half8.wgsl
 // shared/widths/pair.wgsl: what memory of stored elements is moved in, Stored, is two Vec: 16 bytes of f16
 alias Stored = Half8;
-const VECS_PER_STORED = 2u; // Vec of an Stored
+const VECS_PER_STORED = 2u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(select(s.low, s.high, k == 1u)); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(vec4<f16>(first), vec4<f16>(last)); }
 // tools/join-shader adds: shared/widths/vec4.wgsl

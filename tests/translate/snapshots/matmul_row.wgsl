@@ -11,7 +11,7 @@ fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
 // tools/join-shader adds: shared/stub.wgsl
 // shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
-const VECS_PER_STORED = 1u; // Vec of an Stored
+const VECS_PER_STORED = 1u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
