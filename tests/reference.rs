@@ -104,6 +104,29 @@ fn random_values_repeat_and_spread() {
     assert!(Random::new(3).tokens(1000, 11).iter().all(|&t| t < 11));
 }
 
+/// The operators with a gradient, and the test that holds it to finite differences.
+const GRADIENTS: [(&str, fn()); 7] = [
+    ("attention", attention),
+    ("bias", matmul),
+    ("crossentropy", crossentropy),
+    ("embedding", embedding),
+    ("gelu", gelu),
+    ("layernorm", layernorm),
+    ("matmul", matmul),
+];
+
+#[test]
+fn every_operator_with_a_gradient_is_held_to_finite_differences() {
+    let with_gradient =
+        |operator: &&&wgpt::ops::Operator| operator.passes.iter().any(|of| of.pass.contains("backward"));
+    let operators: Vec<&str> =
+        wgpt::ops::OPERATORS.iter().filter(with_gradient).map(|operator| operator.name).collect();
+    let held: Vec<&str> = GRADIENTS.iter().map(|(name, _)| *name).collect();
+    let missing: Vec<&&str> = operators.iter().filter(|name| !held.contains(name)).collect();
+    assert!(missing.is_empty(), "no finite differences of {missing:?}: add a test, and its line in GRADIENTS");
+    assert_eq!(operators, held);
+}
+
 #[test]
 fn embedding() {
     assert_eq!(embedding::forward(&[1, 0], &[1.0, 2.0, 3.0, 4.0], &[10.0, 20.0], 1, 2), [13.0, 24.0, 11.0, 22.0]);
