@@ -1,7 +1,8 @@
 //! wgpt: a portable GPT-2 trainer. Every operator is a WGSL compute shader dispatched through wgpu.
 //!
-//! Floors, each using only those before it: `error`, `gpu`, `ops`, `model`, `train`, `cli`; beside them `data` and
-//! `formats` (files, no GPU) and `reference` (the f64 meaning of every operator, for tests and benches).
+//! Floors, each using only those before it: `error`, `gpu`, `ops`, `model`, `cases` (a table of cases per operator, for tests
+//! and benches), `train`, `cli`; beside them `data` and `formats` (files, no GPU) and `reference` (the f64 meaning of every
+//! operator).
 
 #[cfg(test)]
 #[path = "killpoint_tests.rs"]
@@ -16,6 +17,7 @@ macro_rules! kill_point {
 }
 pub(crate) use kill_point;
 
+pub mod cases;
 pub mod data;
 pub mod error;
 pub mod formats;

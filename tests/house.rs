@@ -8,8 +8,8 @@ use std::path::Path;
 /// Files that an operator's stem would ask for and that are missing on purpose.
 const NO_FILE: [(&str, &str); 1] = [(
     "src/reference/stepcontrol.rs",
-    "decides about a step (clip, apply or skip, Adam's powers) and computes no tensor; tests/ops/stepcontrol.rs writes \
-     the decisions out",
+    "decides about a step (clip, apply or skip, Adam's powers) and computes no tensor; src/cases/stepcontrol.rs \
+     writes the decisions out",
 )];
 
 /// Operators that know another one on purpose.
@@ -22,15 +22,16 @@ const NEIGHBOURS: [(&str, &str, &str); 3] = [
 /// Modules of `ops` that are no operator: what several operators' generators share.
 const SHARED_BY_OPERATORS: [&str; 2] = ["matrix_units", "matrix_units_tests"];
 
-/// What each floor may import from the crate. `reference` is for tests and benches, so no floor has it; two files of
+/// What each floor may import from the crate. `reference` is for cases, so no other floor has it; two files of
 /// tuning do, which compare kernels with it on the user's adapter.
-const FLOORS: [(&str, &[&str]); 9] = [
+const FLOORS: [(&str, &[&str]); 10] = [
     ("error", &[]),
     ("gpu", &["error"]),
     ("ops", &["error", "gpu"]),
     ("model", &["error", "gpu", "ops", "data"]),
-    ("train", &["error", "gpu", "ops", "model", "data", "formats"]),
-    ("cli", &["error", "gpu", "ops", "model", "train", "data", "formats"]),
+    ("cases", &["error", "gpu", "ops", "model", "reference"]),
+    ("train", &["error", "gpu", "ops", "model", "cases", "data", "formats"]),
+    ("cli", &["error", "gpu", "ops", "model", "cases", "train", "data", "formats"]),
     ("data", &["error", "formats"]),
     ("formats", &["error", "model"]),
     ("reference", &[]),
@@ -386,7 +387,7 @@ fn arguments(inside: &str) -> usize {
     commas(inside).len() + 1
 }
 
-/// `layernorm` means shaders/layernorm.wgsl, src/ops/layernorm.rs, src/reference/layernorm.rs, tests/ops/layernorm.rs.
+/// `layernorm` means shaders/layernorm.wgsl, src/ops/layernorm.rs, src/reference/layernorm.rs, src/cases/layernorm.rs.
 /// The matrix kernels are generated, so `matmul` begins at src/ops. `attention_step` is a variant of `attention`, named
 /// for its idea: it has a shader of its own and is launched and tested where its operator is.
 fn stems(paths: &BTreeSet<String>) -> Vec<String> {
@@ -410,7 +411,10 @@ fn stems(paths: &BTreeSet<String>) -> Vec<String> {
             (shader, format!("shaders/{stem}.wgsl")),
             (operators.contains(stem), format!("src/ops/{stem}.rs")),
             (paths.contains(&format!("src/reference/{stem}.rs")), format!("src/reference/{stem}.rs")),
-            (paths.contains(&format!("tests/ops/{stem}.rs")), format!("tests/ops/{stem}.rs")),
+            (
+                [".rs", "/mod.rs"].iter().any(|end| paths.contains(&format!("src/cases/{stem}{end}"))),
+                format!("src/cases/{stem}.rs"),
+            ),
         ] {
             let meant = NO_FILE.iter().any(|(path, _)| *path == file);
             if exists && meant {
@@ -489,7 +493,7 @@ fn nothing_unwraps_outside_tests() -> std::io::Result<()> {
 #[test]
 fn every_operator_has_its_four_files() -> std::io::Result<()> {
     let mut paths = BTreeSet::new();
-    for folder in ["shaders", "src", "tests/ops"] {
+    for folder in ["shaders", "src"] {
         below(folder, &mut paths)?;
     }
     none(&stems(&paths));
@@ -590,8 +594,8 @@ fn planted_unwraps_are_found() {
 #[test]
 fn planted_gaps_in_the_stems_are_found() {
     let paths = |list: &[&str]| list.iter().map(|p| (*p).to_owned()).collect::<BTreeSet<_>>();
-    let whole = ["shaders/gelu.wgsl", "src/ops/gelu.rs", "src/reference/gelu.rs", "tests/ops/gelu.rs"];
-    let beside = ["shaders/shared/reduce.wgsl", "src/ops/mod.rs", "tests/ops/harness.rs"];
+    let whole = ["shaders/gelu.wgsl", "src/ops/gelu.rs", "src/reference/gelu.rs", "src/cases/gelu.rs"];
+    let beside = ["shaders/shared/reduce.wgsl", "src/ops/mod.rs", "src/cases/mod.rs"];
     none(&stems(&paths(&[whole, [beside[0], beside[1], beside[2], whole[0]]].concat())));
     for gap in 0..4 {
         let rest: Vec<&str> = whole.iter().enumerate().filter(|(i, _)| *i != gap).map(|(_, p)| *p).collect();
@@ -601,12 +605,12 @@ fn planted_gaps_in_the_stems_are_found() {
         assert!(faults[0].contains(whole[gap]), "{faults:?}");
     }
     let generated =
-        ["src/ops/matmul/mod.rs", "src/ops/matmul/generate.rs", "src/reference/matmul.rs", "tests/ops/matmul.rs"];
+        ["src/ops/matmul/mod.rs", "src/ops/matmul/generate.rs", "src/reference/matmul.rs", "src/cases/matmul/mod.rs"];
     none(&stems(&paths(&generated)));
     assert_eq!(stems(&paths(&[&generated[..1], &generated[2..]].concat())).len(), 1);
     none(&stems(&paths(&[&whole[..], &["shaders/gelu_fast.wgsl"]].concat())));
     assert_eq!(stems(&paths(&[&whole[..], &["shaders/gelufast.wgsl", "shaders/_gelu.wgsl"]].concat())).len(), 6);
-    let meant = ["shaders/stepcontrol.wgsl", "src/ops/stepcontrol.rs", "tests/ops/stepcontrol.rs"];
+    let meant = ["shaders/stepcontrol.wgsl", "src/ops/stepcontrol.rs", "src/cases/stepcontrol.rs"];
     none(&stems(&paths(&meant)));
     assert_eq!(stems(&paths(&[&meant[..], &["src/reference/stepcontrol.rs"]].concat())).len(), 1);
 }

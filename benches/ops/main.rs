@@ -11,13 +11,12 @@
 //! of `wgpt tune`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures, or
 //! a folder for ops.json).
 
-mod case;
 #[path = "../common/mod.rs"]
 mod common;
 mod independent;
-mod operators;
 mod races;
 mod record;
+mod set;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -28,17 +27,17 @@ use criterion::{Criterion, SamplingMode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use wgpt::cases::{self, BenchShape, Case};
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Arithmetic, Caps, Elem, Gpu, Program};
+use wgpt::gpu::{Arithmetic, Caps, Gpu, Program};
 use wgpt::model::Config;
 use wgpt::train::measure::predict::{self, code::Codes};
 use wgpt::train::measure::roofs::run_ms;
 use wgpt::train::measure::steps::{median, spread};
 use wgpt::train::measure::{Roofs, Table, table::number};
 
-use case::{Case, Set};
 use common::Batch;
-use operators::Shape;
+use set::Set;
 
 /// Samples of a row.
 const SAMPLES: usize = 10;
@@ -46,7 +45,7 @@ const SAMPLES: usize = 10;
 const MOST_SETS: u64 = 16;
 
 /// The sizes that rows are measured at.
-fn shape(caps: &Caps) -> Result<Shape> {
+fn shape(caps: &Caps) -> Result<BenchShape> {
     let config = Config::from_descriptor("d12")?;
     let small = caps.software;
     let batch = match common::batch()? {
@@ -60,13 +59,9 @@ fn shape(caps: &Caps) -> Result<Shape> {
         }
     };
     let context = common::context(config.positions)?.unwrap_or(if small { 64 } else { 1024 });
-    // as the model cuts its logits: 256 MiB at most, within one binding
-    let limit = (256 << 20).min(caps.max_binding_bytes);
-    let rows = wgpt::gpu::tensor::row_windows(batch * context, config.padded_vocab() as u64 * 4, limit);
-    let flat = (limit / 4) as usize;
+    let flat = ((256 << 20).min(caps.max_binding_bytes) / 4) as usize;
     let flat = flat.min(if small { 4 << 20 } else { 64 << 20 }) / 64 * 64;
-    let chunk = rows.first().map_or(1, std::iter::ExactSizeIterator::len);
-    Ok(Shape { config, batch, context, chunk, flat })
+    Ok(BenchShape { config, batch, context, flat })
 }
 
 /// Bytes that the copies of a row's tensors exceed together, and whether that is more than this adapter's caches hold.
@@ -129,12 +124,12 @@ fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
     let mut seen = HashSet::new();
     for (case, definition) in cases.iter().enumerate() {
         for (variant, caps) in variants.iter().enumerate() {
-            if variant > 0 && !definition.all_variants {
+            // of products one layer's
+            if variant > 0 && definition.pass.operator == "matmul" && !definition.what.starts_with("qkv") {
                 continue;
             }
             // kernels of f16 need it, and those for GPUs take software adapters minutes to compile
-            let half = definition.slots.iter().any(|slot| slot.elem == Elem::F16);
-            if half && (!caps.f16 || caps.software != variants[0].software) {
+            if definition.has_half() && (!caps.f16 || caps.software != variants[0].software) {
                 continue;
             }
             let new = of_case(definition, (case, variant), caps)?;
@@ -146,14 +141,12 @@ fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
 
 /// A case's own kernels under one variant.
 fn of_case(definition: &Case, (case, variant): (usize, usize), caps: &Caps) -> Result<Vec<Row>> {
-    let program = definition.dry(caps)?;
+    let program = definition.dry(&mut Gpu::dry(caps.clone()), caps)?;
     let predicted = common::card(caps)?.map(|card| predict::rows(card, Codes::committed(), &program).0);
     let predicted_ms = |kernel: &str| Some(predicted.as_ref()?.iter().find(|row| row.kernel == kernel)?.ms);
     let mut rows: Vec<Row> = Vec::new();
     for command in &program.commands {
-        // the backward of attention records its forward too
-        let own = command.operator().is_some_and(|operator| operator.to_string() == definition.operator);
-        if own && rows.iter().all(|row| row.kernel != command.name()) {
+        if rows.iter().all(|row| row.kernel != command.name()) {
             let of = |f: fn(&wgpt::gpu::pass::Command) -> u64| {
                 program.commands.iter().filter(|c| c.name() == command.name()).map(f).sum()
             };
@@ -202,12 +195,12 @@ struct Prepared {
 
 fn prepare(gpu: &Gpu, case: &Case) -> Result<Vec<Set>> {
     let contents = case.contents();
-    let first = case.set(gpu, &contents)?;
-    case.verify(gpu, &first, &contents)?;
-    let count = rotation(&gpu.caps).0.div_ceil(case.bytes()).clamp(1, MOST_SETS);
+    let first = Set::new(gpu, case, &contents)?;
+    first.verify(gpu, case, &contents)?;
+    let count = rotation(&gpu.caps).0.div_ceil(set::bytes(case)).clamp(1, MOST_SETS);
     let mut sets = vec![first];
     for _ in 1..count {
-        let set = case.set(gpu, &contents)?;
+        let set = Set::new(gpu, case, &contents)?;
         // what a later kernel reads of an earlier one is there in every set
         set.program.run(gpu)?;
         sets.push(set);
@@ -265,7 +258,7 @@ impl Bench {
         let median_ms = median(samples);
         let (reached, roof) = self.roofs.reached(row.arithmetic, row.flops, row.bytes, median_ms);
         self.figures.push(Figure {
-            operator: case.operator.into(),
+            operator: case.pass.to_string(),
             shape: case.what.clone(),
             kernel: row.kernel.clone(),
             element: row.arithmetic.elem().name(),
@@ -328,7 +321,7 @@ fn run() -> Result<()> {
     criterion = criterion.measurement_time(Duration::from_secs(1)).without_plots();
     let (gpu, tuned) = common::open()?;
     let shape = shape(&gpu.caps)?;
-    let mut cases = operators::cases(&shape, &gpu.caps);
+    let mut cases: Vec<Case> = cases::ALL.iter().flat_map(|cases| (cases.benches)(&shape, &gpu.caps)).collect();
     let mut variants = variants(&gpu.caps);
     let mut rows = rows(&cases, &variants)?;
     if let Some(at) = arguments.iter().position(|a| a == "--races") {

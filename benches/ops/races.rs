@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 
+use wgpt::cases::Case;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu, Pass, Program};
 use wgpt::ops::compare;
 use wgpt::train::measure::Table;
 
 use crate::Row;
-use crate::case::{Case, Role};
 use crate::common;
+use crate::set::{Set, is_output};
 
 /// What the repeats of a case came to.
 #[derive(Debug, Serialize)]
@@ -34,7 +35,7 @@ struct Outcome {
 impl Outcome {
     fn not_run(case: &Case, rows: &[&Row]) -> Self {
         Self {
-            operator: case.operator.to_owned(),
+            operator: case.pass.to_string(),
             shape: case.what.clone(),
             kernels: rows.iter().map(|row| row.kernel.clone()).collect(),
             from_record: rows.iter().any(|row| row.from_record),
@@ -73,7 +74,7 @@ pub fn run(
     let mut jobs: Vec<(usize, usize)> =
         rows.iter().map(|r| (r.case, r.variant)).filter(|job| seen.insert(*job)).collect();
     // kernels with barriers between tiles first: time may run out
-    jobs.sort_by_key(|job| !["matmul", "attention"].iter().any(|stem| cases[job.0].operator.starts_with(stem)));
+    jobs.sort_by_key(|job| !["matmul", "attention"].contains(&cases[job.0].pass.operator));
     let begin = Instant::now();
     let mut outcomes = Vec::new();
     for (done, &(case, variant)) in jobs.iter().enumerate() {
@@ -119,13 +120,13 @@ pub fn run(
 fn repeat(gpu: &Gpu, case: &Case, repeats: usize, time: Option<Duration>) -> Result<(usize, u32)> {
     let begin = Instant::now();
     let contents = case.contents();
-    let set = case.set(gpu, &contents)?;
-    case.verify(gpu, &set, &contents)?;
+    let set = Set::new(gpu, case, &contents)?;
+    set.verify(gpu, case, &contents)?;
     let result = gpu.tensor("result", 2, 1, Elem::U32)?;
     gpu.write(&result, bytemuck::cast_slice(&compare::NONE))?;
     let (mut keep, mut against) = (Pass::new(gpu), Pass::new(gpu));
     for (slot, tensor) in case.slots.iter().zip(&set.tensors) {
-        if matches!(slot.role, Role::Output | Role::Updated) {
+        if is_output(slot) {
             let first = gpu.tensor("first run", tensor.rows(), tensor.columns(), tensor.elem())?;
             keep.copy(tensor, &first)?;
             compare::forward(&mut against, compare::Forward { first: &first, again: tensor, result: &result })?;

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use wgpt::cases::attention::{self as heads, bench as bench_heads};
+use wgpt::cases::matmul::{Layer, bench, layers};
+use wgpt::cases::{BenchShape, Case, FULL, HALF};
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem};
 use wgpt::ops::attention::{self, Entry};
 use wgpt::ops::matmul::choose;
 
-use crate::case::Case;
-use crate::operators::{self, Shape};
 use crate::{Row, of_case};
 
 /// Layers whose shapes a product's kernels run at, so that the time stays bounded: one of a block, and the head.
@@ -32,7 +33,12 @@ struct Trial {
 
 /// Adds a variant of the adapter for each kernel of its record, which takes it at the bench's shapes, and the cases and
 /// rows of that, which come first. Returns a line for each kernel that it cannot race.
-pub fn add(shape: &Shape, cases: &mut Vec<Case>, variants: &mut Vec<Caps>, rows: &mut Vec<Row>) -> Result<Vec<String>> {
+pub fn add(
+    shape: &BenchShape,
+    cases: &mut Vec<Case>,
+    variants: &mut Vec<Caps>,
+    rows: &mut Vec<Row>,
+) -> Result<Vec<String>> {
     let own = variants[0].clone();
     let plain = Caps { tuned: Arc::default(), ..own.clone() };
     let (mut of_record, mut left_out) = (Vec::new(), Vec::new());
@@ -59,17 +65,19 @@ pub fn add(shape: &Shape, cases: &mut Vec<Case>, variants: &mut Vec<Caps>, rows:
 }
 
 /// The record's products, each algorithm once for a product and element type, at one layer's shape and the head's.
-fn products(shape: &Shape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> {
+fn products(shape: &BenchShape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for (product, elem, algorithm) in choose::algorithms(own) {
         let kernel = serde_json::to_string(&algorithm).map_err(|e| Error::Gpu(e.to_string()))?;
-        for layer in operators::layers(shape).into_iter().filter(|layer| LAYERS.contains(&layer.name)) {
+        let stored = if elem == Elem::F16 { HALF } else { FULL };
+        let wanted = |layer: &Layer| LAYERS.contains(&layer.name);
+        for layer in layers(shape, own, stored).into_iter().filter(wanted) {
             let sizes = layer.shape_of(product);
             trials.push(Trial {
                 key: choose::key(product, elem, sizes),
                 kernel: kernel.clone(),
                 is_default: choose::choose(plain, product, elem, sizes) == algorithm,
-                case: Box::new(move |caps| layer.case(product, elem, caps)),
+                case: Box::new(move |caps| bench(layer, product, caps)),
             });
         }
     }
@@ -77,7 +85,7 @@ fn products(shape: &Shape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> {
 }
 
 /// The record's attention kernels for heads as the bench's, whatever number of positions they were found for.
-fn attentions(shape: &Shape, own: &Caps, plain: &Caps) -> Vec<Trial> {
+fn attentions(shape: &BenchShape, own: &Caps, plain: &Caps) -> Vec<Trial> {
     let (head_size, positions) = (shape.config.head_size(), shape.context);
     let mut trials = Vec::new();
     for entry in Entry::ALL {
@@ -87,18 +95,14 @@ fn attentions(shape: &Shape, own: &Caps, plain: &Caps) -> Vec<Trial> {
         let blocks = own.tuned.iter().filter(|(key, _)| key.starts_with(start)).map(|(_, block)| block.clone());
         for kernel in blocks.collect::<BTreeSet<String>>() {
             let block = serde_json::from_str(&kernel).ok();
-            let shape = *shape;
+            let sizes = [shape.batch, positions, shape.config.heads, head_size];
             trials.push(Trial {
                 key: attention::key(entry, head_size, positions),
                 kernel,
                 is_default: block.is_some() && attention::choose(plain, entry, head_size, positions) == block,
                 case: Box::new(move |caps| {
-                    let make = if entry == Entry::Forward {
-                        operators::attention::forward
-                    } else {
-                        operators::attention::backward
-                    };
-                    caps.f16.then(|| make(&shape, Elem::F16))
+                    let make = if entry == Entry::Forward { heads::forward } else { heads::backward };
+                    caps.f16.then(|| make(bench_heads(HALF, sizes)))
                 }),
             });
         }

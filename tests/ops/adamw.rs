@@ -1,128 +1,13 @@
+use wgpt::cases::adamw::settings;
+use wgpt::cases::stepcontrol::HYPER;
+use wgpt::cases::{EPS, Inputs, wide};
 use wgpt::gpu::{Elem, Gpu, Pass, Tensor};
 use wgpt::ops::adamw::{self, Forward};
+use wgpt::ops::gradnorm;
 use wgpt::ops::stepcontrol::{self, Hyper, Report, State, StepControl};
-use wgpt::ops::{gradnorm, stepcontrol as control_ops};
 use wgpt::reference;
-use wgpt::reference::adamw::Settings;
 
-use crate::harness::{
-    Device, EPS, HALF, Inputs, bits, check, devices, devices_with_f16, folded, input, integers, updated, wide, within,
-};
-use crate::stepcontrol::{HYPER, as_words, state};
-
-fn to_bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|x| x.to_bits()).collect()
-}
-
-fn control(state: &Tensor, hyper: &Tensor) -> StepControl {
-    StepControl { state: state.clone(), hyper: hyper.clone(), report: hyper.clone(), windows: hyper.clone() }
-}
-
-/// One update in the middle of a run, or none if `state` says so.
-fn run(devices: &[Device], n: usize, state: State, decays: bool, copied: bool) {
-    let mut inputs = Inputs::new();
-    let [param, grad, m] = [(); 3].map(|()| inputs.values(n));
-    let v: Vec<f32> = inputs.values(n).iter().map(|x| x * x).collect();
-    let (mut p, mut first, mut second) = (wide(&param), wide(&m), wide(&v));
-    let g = wide(&grad);
-    let settings = settings(&HYPER, f64::from(state.grad_scale), decays, 3);
-    reference::adamw::update(&mut p, &g, &mut first, &mut second, &settings);
-    let (mut p_off, mut m_off, mut v_off) = (vec![], vec![], vec![]);
-    for i in 0..n {
-        let g = (g[i] * settings.grad_scale).abs();
-        // four multiplications and additions of parts of one sign, so to speak; of squares for v
-        let m_abs = settings.beta1 * f64::from(m[i].abs()) + (1.0 - settings.beta1) * g;
-        m_off.push(4.0 * EPS * m_abs);
-        v_off.push(5.0 * EPS * second[i]);
-        // the powers of t = 3 come as f32 rounded thrice, and what is left of 1 magnifies that
-        let magnify = 3.0 * EPS / (1.0 - settings.beta1.powi(3)) + 3.0 * EPS / (1.0 - settings.beta2.powi(3));
-        let spread = (second[i] / (1.0 - settings.beta2.powi(3))).sqrt() + settings.eps;
-        let step = settings.lr * m_abs / (1.0 - settings.beta1.powi(3)) / spread;
-        let decay = settings.lr * settings.weight_decay * f64::from(param[i].abs());
-        p_off.push((16.0 * EPS + magnify) * step + 4.0 * EPS * decay + EPS * f64::from(param[i].abs()));
-    }
-    // the f16 copy of a skipped step stays what it was, even if it was no copy
-    let old = HALF.values(&mut inputs, n);
-    let copy = if state.apply == 1 { HALF.within(p.clone(), p_off.clone()) } else { bits(&HALF.bits(&old)) };
-    let slots = if state.apply == 1 {
-        [
-            updated("param", [1, n], &param, within(p, p_off)),
-            input("grad", [1, n], &grad),
-            updated("m", [1, n], &m, within(first, m_off)),
-            updated("v", [1, n], &v, within(second, v_off)),
-            integers("state", [as_words(&state).len(), 1], &as_words(&state)),
-            integers("hyper", [as_words(&HYPER).len(), 1], &as_words(&HYPER)),
-        ]
-    } else {
-        [
-            updated("param", [1, n], &param, bits(&to_bits(&param))),
-            input("grad", [1, n], &vec![f32::NAN; n]),
-            updated("m", [1, n], &m, bits(&to_bits(&m))),
-            updated("v", [1, n], &v, bits(&to_bits(&v))),
-            integers("state", [as_words(&state).len(), 1], &as_words(&state)),
-            integers("hyper", [as_words(&HYPER).len(), 1], &as_words(&HYPER)),
-        ]
-    };
-    if !copied {
-        check(devices, "adamw.forward", &[n], slots, |pass, [param, grad, m, v, state, hyper]| {
-            let (copy, control) = (None, &control(state, hyper));
-            adamw::forward(pass, Forward { param, grad, m, v, copy, control, decays })
-        });
-        return;
-    }
-    let [param, grad, m, v, state, hyper] = slots;
-    let slots = [param, grad, m, v, HALF.updated("copy", [1, n], &old, copy), state, hyper];
-    check(devices, "adamw.forward with a copy", &[n], slots, |pass, [param, grad, m, v, copy, state, hyper]| {
-        let (copy, control) = (Some(copy), &control(state, hyper));
-        adamw::forward(pass, Forward { param, grad, m, v, copy, control, decays })
-    });
-}
-
-fn settings(hyper: &Hyper, grad_scale: f64, decays: bool, t: u32) -> Settings {
-    Settings {
-        lr: hyper.lr.into(),
-        beta1: hyper.beta1.into(),
-        beta2: hyper.beta2.into(),
-        eps: hyper.eps.into(),
-        weight_decay: if decays { hyper.weight_decay.into() } else { 0.0 },
-        grad_scale,
-        t,
-    }
-}
-
-/// The state of a third update.
-fn third() -> State {
-    let power = |beta: f32| beta * beta * beta;
-    State { beta1_power: power(HYPER.beta1), beta2_power: power(HYPER.beta2), updates: 3, ..state() }
-}
-
-#[test]
-pub fn forward() {
-    let devices = devices();
-    for n in [1, 3, 4, 63, 64, 255, 256, 260, 257 * 768] {
-        run(&devices, n, third(), true, false);
-        run(&devices, n, third(), false, false);
-    }
-    let devices = devices_with_f16();
-    for n in [1, 3, 4, 260, 264] {
-        run(&devices, n, third(), true, true);
-    }
-}
-
-#[test]
-fn a_skipped_update_changes_no_bit() {
-    let devices = devices();
-    for n in [13, 260, 264] {
-        run(&devices, n, State { apply: 0, ..third() }, true, false);
-        run(&devices_with_f16(), n, State { apply: 0, ..third() }, true, true);
-    }
-}
-
-#[test]
-fn forward_in_a_folded_grid() {
-    run(&folded(), 64 * 300 + 1, third(), true, false);
-    run(&folded(), 64 * 4 * 300 + 4, third(), true, false);
-}
+use crate::harness::devices;
 
 /// Everything that ends a step, on one parameter tensor.
 struct Training<'g> {
@@ -149,7 +34,7 @@ impl<'g> Training<'g> {
         let count = gradnorm::partials(&grads);
         let partials = tensor("partials", count).reshape(count, 1);
         let mut pass = Pass::new(gpu);
-        control_ops::accumulate(&mut pass, &control, &losses).expect("recorded");
+        stepcontrol::accumulate(&mut pass, &control, &losses).expect("recorded");
         gradnorm::forward(&mut pass, gradnorm::Forward { grads: &grads, partials: &partials, control: &control })
             .expect("recorded");
         stepcontrol::decide(&mut pass, &control, &partials).expect("recorded");
@@ -189,11 +74,11 @@ fn close(what: &str, got: f64, want: f64, tolerance: f64) {
 #[test]
 fn steps_follow_the_reference_and_spoilt_ones_leave_no_trace() {
     let spoilers = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30];
-    for device in devices() {
-        for n in [67, 768] {
+    for (device, n) in devices().iter().flat_map(|device| [67, 768].map(|n| (device, n))) {
+        device.run(&device.caps, |gpu| {
             let mut inputs = Inputs::new();
             let param = inputs.values(n);
-            let training = Training::new(&device.gpu, &param);
+            let training = Training::new(gpu, &param);
             let [mut p, mut m, mut v] = [wide(&param), vec![0.0; n], vec![0.0; n]];
             let [mut p_off, mut m_abs] = [vec![0.0; n], vec![0.0; n]];
             let (mut updates, mut skipped) = (0, 0);
@@ -254,6 +139,6 @@ fn steps_follow_the_reference_and_spoilt_ones_leave_no_trace() {
                     close(&place("param"), got_p[i].into(), p[i], p_off[i]);
                 }
             }
-        }
+        });
     }
 }

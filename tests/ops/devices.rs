@@ -1,28 +1,62 @@
-//! The modes that the suite runs in, and the lists of kernels that `coverage.rs` wants.
+//! The modes that the suite runs in: each device is opened once a process and shared by all tests.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use wgpt::cases::{Breadth, Case};
 use wgpt::gpu::{Caps, Gpu, Options};
 
-/// A device in one mode.
+/// How a device is opened, as far as tests differ in it.
+type Key = [bool; 4];
+
+/// An open device, and its capabilities as the adapter has them.
+type Open = (Key, Caps, Arc<Mutex<Gpu>>);
+
+static OPEN: Mutex<Vec<Open>> = Mutex::new(Vec::new());
+
+/// A device in one mode: several may share one that is open, and with it the kernels that were built.
+#[derive(Clone)]
 pub struct Device {
     /// Which mode.
     pub mode: &'static str,
-    /// The device; a dry one where kernels are only listed.
-    pub gpu: Gpu,
+    /// The capabilities from which kernels and windows are chosen.
+    pub caps: Caps,
+    key: Key,
+    gpu: Arc<Mutex<Gpu>>,
 }
 
 impl Device {
-    /// Opens the default adapter. None at all is a failure.
+    /// Opens the default adapter, or takes it if it is open. None at all is a failure.
     pub fn open(mode: &'static str, options: &Options) -> Self {
-        Self { mode, gpu: Gpu::open(options).unwrap_or_else(|e| panic!("{e}")) }
+        let key = [options.checked, options.webgpu_limits, options.matrices, options.unrepaired];
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, caps, gpu) = match open.iter().find(|(known, ..)| *known == key) {
+            Some(found) => found.clone(),
+            None => {
+                let gpu = Gpu::open(options).unwrap_or_else(|e| panic!("{e}"));
+                open.push((key, gpu.caps.clone(), Arc::new(Mutex::new(gpu))));
+                open[open.len() - 1].clone()
+            }
+        };
+        Self { mode, caps, key, gpu }
     }
 
-    /// The same with other capabilities, from which kernels and windows are chosen.
-    pub fn with(mut self, change: impl FnOnce(&mut Caps)) -> Self {
-        change(&mut self.gpu.caps);
+    /// The same with other capabilities.
+    pub fn with(mut self, mode: &'static str, change: impl FnOnce(&mut Caps)) -> Self {
+        self.mode = mode;
+        change(&mut self.caps);
         self
+    }
+
+    /// Uses the device under such capabilities. Others that share it wait.
+    pub fn run<T>(&self, caps: &Caps, work: impl FnOnce(&Gpu) -> T) -> T {
+        let mut gpu = self.gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        gpu.caps = caps.clone();
+        work(&gpu)
+    }
+
+    /// True if both work on one open device.
+    pub fn shares(&self, other: &Self) -> bool {
+        self.key == other.key
     }
 }
 
@@ -40,150 +74,118 @@ fn other_kernels(caps: &mut Caps) {
     caps.lanes = if caps.software { 8 } else { 0 };
 }
 
-/// Every mode the suite runs in. The last three are left out in processes with other vectors.
-pub fn devices() -> Vec<Device> {
-    if listing() {
-        return dry_devices(|_| {});
+/// A mode of the suite and the cases that run in it.
+pub struct Mode {
+    pub device: Device,
+    pub breadth: Breadth,
+    pub takes: fn(&Case) -> bool,
+}
+
+impl Mode {
+    fn new(device: Device, breadth: Breadth, takes: fn(&Case) -> bool) -> Self {
+        Self { device, breadth, takes }
     }
-    let release = Options::default();
+
+    /// The cases that an operator runs in this mode.
+    pub fn cases(&self, cases: &wgpt::cases::Cases) -> Vec<Case> {
+        let mut list = (cases.tests)(&self.device.caps, self.breadth);
+        list.retain(|case| (self.takes)(case));
+        list
+    }
+}
+
+fn all(_: &Case) -> bool {
+    true
+}
+
+/// Cases whose kernels are other ones on matrix units.
+fn on_matrices(case: &Case) -> bool {
+    match case.pass.operator {
+        "attention" | "matmul" => case.has_half(),
+        "roof" => case.pass.pass.starts_with("matrix"),
+        _ => false,
+    }
+}
+
+/// Cases whose kernels read pairs of numbers as one 64-bit integer.
+fn in_pairs(case: &Case) -> bool {
+    case.pass.operator == "matmul" && !case.has_half()
+}
+
+/// All but products of f16 without matrices, whose kernels do not depend on the adapter.
+fn no_half_products(case: &Case) -> bool {
+    case.pass.operator != "matmul" || !case.has_half()
+}
+
+/// Drivers of the CPU take minutes over some kernels, which run with `--ignored`.
+fn full(release: &Device) -> Breadth {
+    if release.caps.software { Breadth::Full } else { Breadth::All }
+}
+
+/// Every mode that the suite runs in. In processes with other vectors one alone.
+pub fn modes() -> Vec<Mode> {
+    let release = Device::open("release", &Options::default());
+    if with_other_vectors() {
+        return vec![Mode::new(release, Breadth::Family, all)];
+    }
     let [webgpu, checked] = [false, true].map(|checked| Options { checked, webgpu_limits: true, ..Options::default() });
-    let mut list = vec![Device::open("release", &release)];
-    if !with_other_vectors() {
-        list.push(Device::open("release, WebGPU's limits", &webgpu).with(other_kernels));
-        list.push(Device::open("checked, WebGPU's limits", &checked));
-        list.push(Device::open("checked, WebGPU's limits", &checked).with(other_kernels));
+    let webgpu = Device::open("release, WebGPU's limits", &webgpu).with("release, WebGPU's limits", other_kernels);
+    let checked = Device::open("checked, WebGPU's limits", &checked);
+    let other = checked.clone().with("checked, WebGPU's limits, other kernels", other_kernels);
+    let full = full(&release);
+    let mut list = vec![
+        Mode::new(release.clone(), full, all),
+        Mode::new(webgpu, full, no_half_products),
+        Mode::new(checked, Breadth::Narrow, all),
+        Mode::new(other, Breadth::Narrow, no_half_products),
+    ];
+    if release.caps.int64 && release.caps.software {
+        let device = release.clone().with("release, no 64-bit integers", |caps| caps.int64 = false);
+        list.push(Mode::new(device, full, in_pairs));
     }
+    list.extend(with_matrices());
     list
 }
 
-/// [`devices`] whose adapter has f16.
-pub fn devices_with_f16() -> Vec<Device> {
-    let mut list = devices();
-    list.retain(|device| device.gpu.caps.f16);
-    if list.is_empty() {
-        not_run("kernels that store f16: the adapter has none");
-    }
-    list
-}
-
-/// [`devices`], and one without 64-bit integers if the adapter has them: some kernels read pairs of numbers as one.
-pub fn devices_with_and_without_int64() -> Vec<Device> {
-    let mut list = devices();
-    if !listing() && !with_other_vectors() && list[0].gpu.caps.int64 {
-        list.push(Device::open("release, no 64-bit integers", &Options::default()).with(|caps| caps.int64 = false));
-    }
-    list
-}
-
-/// Every mode for kernels of f16: on cooperative matrices with and without the repair of the SPIR-V, as if they had an
-/// edge of 16, with subgroups that may be smaller than they are, with Metal's tiles, and without matrices. Adapters
-/// without f16 have none, which is said. In processes with other vectors only those that users have: with matrices and
-/// without.
-pub fn half_devices() -> Vec<Device> {
-    if listing() {
-        let caps = |change: fn(&mut Caps)| {
-            let mut caps = Caps { f16: true, subgroups: true, ..Caps::webgpu_defaults() };
-            change(&mut caps);
-            Device { mode: "dry", gpu: Gpu::dry(caps) }
-        };
-        let large: fn(&mut Caps) = |caps| {
-            (caps.matrix_edges, caps.subgroup_sizes) = (vec![16], (32, 32));
-            (caps.max_workgroup_bytes, caps.max_invocations) = (32 << 10, 1024);
-        };
-        return vec![
-            caps(|_| {}),
-            caps(large),
-            caps(|caps| (caps.matrix_edges, caps.subgroup_sizes) = (vec![16], (32, 32))),
-            caps(|caps| (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8))),
-            caps(|caps| {
-                (caps.software, caps.lanes) = (true, 8);
-                (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8));
-            }),
-            caps(|caps| {
-                (caps.matrix_edges, caps.subgroup_sizes) = (vec![8], (8, 8));
-                (caps.max_workgroup_bytes, caps.max_invocations) = (32 << 10, 1024);
-            }),
-            caps(|caps| (caps.matrix_edges, caps.subgroup_sizes, caps.emulated_edge) = (vec![8], (8, 8), Some(16))),
-        ];
-    }
-    let matrices = Options { matrices: true, ..Options::default() };
-    let first = Device::open("release", &matrices);
-    if !first.gpu.caps.f16 {
-        not_run(&format!("kernels of f16: {} has none", first.gpu.caps.name));
+/// The modes on matrix units: release; SPIR-V as naga writes it; checked; Metal's tiles; subgroups that may be smaller than
+/// they are; and matrices of 16 put together from 8. None where the adapter has none.
+fn with_matrices() -> Vec<Mode> {
+    let options = Options { matrices: true, ..Options::default() };
+    let release = Device::open("matrices", &options);
+    if release.caps.matrix_edges.is_empty() {
         return Vec::new();
     }
-    let mut list = vec![Device::open("no matrices", &Options::default())];
-    if first.gpu.caps.matrix_edges.is_empty() {
-        not_run(&format!("kernels with cooperative matrices: {} has none", first.gpu.caps.name));
-        return list;
-    }
-    if with_other_vectors() {
-        list.push(first);
-        return list;
-    }
-    let unrepaired = Options { unrepaired: true, ..matrices.clone() };
-    list.push(Device::open("SPIR-V as naga writes it", &unrepaired));
-    list.push(Device::open("checked", &Options { checked: true, ..matrices.clone() }));
-    list.push(Device::open("tiles for Metal", &matrices).with(|caps| caps.backend = "Metal".into()));
-    list.push(Device::open("subgroups of several sizes", &matrices).with(|caps| {
+    let unrepaired = Options { unrepaired: true, ..options.clone() };
+    let unrepaired = Device::open("matrices, SPIR-V as naga writes it", &unrepaired);
+    let checked = Device::open("matrices, checked", &Options { checked: true, ..options });
+    let metal = release.clone().with("matrices, tiles for Metal", |caps| caps.backend = "Metal".into());
+    let varying = release.clone().with("matrices, subgroups of several sizes", |caps| {
         caps.subgroup_sizes.1 *= 2;
         caps.subgroup_control = false;
-    }));
-    if first.gpu.caps.matrix_edges == [8] {
-        list.push(Device::open("edge 16 of 8", &matrices).with(|caps| caps.emulated_edge = Some(16)));
+    });
+    let mut list = vec![Mode::new(release.clone(), full(&release), on_matrices)];
+    list.extend([unrepaired, checked, metal, varying].map(|device| Mode::new(device, Breadth::Narrow, on_matrices)));
+    if release.caps.matrix_edges == [8] {
+        let emulated = release.with("matrices, edge 16 of 8", |caps| caps.emulated_edge = Some(16));
+        list.push(Mode::new(emulated, Breadth::Narrow, on_matrices));
     }
-    list.push(first);
     list
 }
 
-/// A device whose bindings hold few bytes, so that operators must work in windows.
-pub fn windowed(bytes: u64) -> Vec<Device> {
-    if listing() {
-        return dry_devices(|caps| caps.max_binding_bytes = bytes);
+/// The devices that run everything but what needs matrices: one in processes with other vectors, else two, of which one
+/// takes the kernels of other adapters.
+pub fn devices() -> Vec<Device> {
+    let whole = |mode: &Mode| mode.breadth != Breadth::Narrow && mode.device.mode != "matrices";
+    modes().into_iter().filter(whole).map(|mode| mode.device).take(2).collect()
+}
+
+/// The device with matrices, if the adapter has any.
+pub fn matrix_device() -> Option<Device> {
+    let found = modes().into_iter().find(|mode| mode.device.mode == "matrices");
+    if found.is_none() {
+        not_run("kernels with cooperative matrices: the adapter has none");
     }
-    let options = Options { webgpu_limits: true, ..Options::default() };
-    vec![Device::open("small bindings", &options).with(|caps| caps.max_binding_bytes = bytes)]
-}
-
-/// Workgroups that one dimension of [`folded`] holds.
-pub const FOLD: u32 = 61;
-
-/// A device whose grids end at [`FOLD`] workgroups in one dimension, so that most are folded.
-pub fn folded() -> Vec<Device> {
-    vec![Device::open("folded grids", &Options::default()).with(|caps| caps.max_groups = FOLD)]
-}
-
-thread_local! {
-    /// Names of the kernels recorded, while this thread lists them instead of running them.
-    static LISTED: RefCell<Option<BTreeSet<String>>> = const { RefCell::new(None) };
-}
-
-pub fn listing() -> bool {
-    LISTED.with_borrow(Option::is_some)
-}
-
-/// Names of the kernels that the checks in `tests` would run on any adapter.
-pub fn list_kernels(tests: impl FnOnce()) -> BTreeSet<String> {
-    LISTED.set(Some(BTreeSet::new()));
-    tests();
-    LISTED.take().unwrap_or_default()
-}
-
-/// Adapters with GPU kernels and with those of software adapters, without a device behind them.
-fn dry_devices(change: impl Fn(&mut Caps)) -> Vec<Device> {
-    [(0, false), (4, false), (4, true), (8, false), (8, true), (16, false), (16, true)]
-        .map(|(lanes, int64)| {
-            let mut caps = Caps::webgpu_defaults();
-            (caps.software, caps.lanes, caps.int64, caps.f16) = (lanes > 0, lanes, int64, true);
-            change(&mut caps);
-            Device { mode: "dry", gpu: Gpu::dry(caps) }
-        })
-        .into()
-}
-
-/// Adds to the list of [`list_kernels`].
-pub fn list(names: Vec<String>) {
-    LISTED.with_borrow_mut(|listed| listed.as_mut().map(|set| set.extend(names)));
+    found.map(|mode| mode.device)
 }
 
 /// Prints past the capture of the test runner: what was not run must be seen.

@@ -1,19 +1,45 @@
 //! The harness itself: deliberately wrong kernels must turn it red, and the report must say what is wrong.
 
-use wgpt::error::Result;
+use wgpt::cases::{Case, Contents, FULL, Inputs, Slot, Want, absolute, rounding, wide};
 use wgpt::gpu::kernel::Width;
 use wgpt::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Options, Pass, Tensor};
 use wgpt::ops::matmul::{self, Epilogue, Product, Spec, generate};
 use wgpt::reference;
 
-use crate::harness::{Case, Device, Inputs, absolute, input, near, overwritten, updated, verify, wide};
+use crate::harness::{Device, Reach, verify, verify_with};
 
 const ROWS: usize = 37;
 const COLUMNS: usize = 12;
 const COUNT: usize = ROWS * COLUMNS;
 
+/// A case that dispatches one planted kernel.
+fn planted(
+    what: String,
+    slots: Vec<Slot>,
+    contents: Vec<Contents>,
+    (kernel, immediates, groups): (KernelId, Vec<u32>, u64),
+) -> Case {
+    let launch = move |pass: &mut Pass, tensors: &[Tensor]| {
+        pass.dispatch(&Dispatch {
+            kernel: &kernel,
+            tensors: &tensors.iter().collect::<Vec<_>>(),
+            immediates: Immediates::unchecked(bytemuck::cast_slice(&immediates)),
+            groups,
+            flops: 0,
+            bytes: 0,
+        })
+    };
+    Case::new(OpPass::new("planted", "kernel"), what, slots, launch, move || contents.clone())
+}
+
+/// Numbers within `budget` of `want`, of the magnitude `size`.
+fn near(want: Vec<f64>, budget: f64, size: f64) -> Want {
+    let magnitude = vec![size; want.len()];
+    FULL.near(want, budget, &magnitude)
+}
+
 /// A shader file's kernel with another text, under a name that says so. Texts of tests live until the end.
-fn planted(file: &'static str, entry: &'static str, width: Width, text: String) -> KernelId {
+fn changed(file: &'static str, entry: &'static str, width: Width, text: String) -> KernelId {
     let pass = OpPass::new(file, "planted");
     KernelId::shader(pass, entry, width, &[text.leak()]).printed(file, "planted").set("WORKGROUP", 64)
 }
@@ -22,28 +48,17 @@ fn planted(file: &'static str, entry: &'static str, width: Width, text: String) 
 fn residual(device: &Device, from: &str, to: &str) -> Result<(), String> {
     let text = include_str!("../../shaders/residual.wgsl");
     assert!(text.contains(from), "shaders/residual.wgsl has no `{from}`");
-    let kernel = planted("residual", "forward", Width::Vec4, text.replace(from, to));
+    let kernel = changed("residual", "forward", Width::Vec4, text.replace(from, to));
     let mut inputs = Inputs::new();
     let (inp, branch) = (inputs.values(COUNT), inputs.values(COUNT));
     let want = reference::residual::forward(&wide(&inp), &wide(&branch));
     let magnitude = absolute(&want);
     let shape = [ROWS, COLUMNS];
-    let slots = [
-        input("inp", shape, &inp),
-        input("branch", shape, &branch),
-        overwritten("out", shape, near(want, 1.0, &magnitude)),
-    ];
-    let launch = |pass: &mut Pass, tensors: &[Tensor; 3]| {
-        pass.dispatch(&Dispatch {
-            kernel: &kernel,
-            tensors: &tensors.each_ref(),
-            immediates: Immediates::unchecked(bytemuck::bytes_of(&(COUNT as u32 / 4))),
-            groups: (COUNT as u64 / 4).div_ceil(64),
-            flops: 0,
-            bytes: 0,
-        })
-    };
-    verify(device, &Case { kernel: "planted", shape: &shape, slots, launch: &launch })
+    let slots = vec![Slot::input("inp", shape), Slot::input("branch", shape), Slot::overwritten("out", shape)];
+    let want = Contents::unwritten(FULL.near(want, 1.0, &magnitude));
+    let contents = vec![Contents::floats(&inp), Contents::floats(&branch), want];
+    let groups = (COUNT as u64 / 4).div_ceil(64);
+    verify(device, &planted(format!("{shape:?}"), slots, contents, (kernel, vec![COUNT as u32 / 4], groups)))
 }
 
 fn modes() -> [Device; 2] {
@@ -80,7 +95,7 @@ fn wrong_values_are_red() {
         ] {
             red(
                 residual(&device, sum, wrong),
-                &["planted [37, 12]", device.mode, "residual.planted", "`out`[", "got", "want"],
+                &["planted.kernel [37, 12]", device.mode, "residual.planted", "`out`[", "got", "want"],
             );
         }
     }
@@ -144,22 +159,14 @@ fn writing_past_either_end_is_red() {
             (true, 127, n + 128, Some("at -1 ")),
             (true, 128, n + 129, Some("at 100 ")),
         ] {
-            let launch = |pass: &mut Pass, tensors: &[Tensor; 2]| {
-                pass.dispatch(&Dispatch {
-                    kernel: &kernel,
-                    tensors: &tensors.each_ref(),
-                    immediates: Immediates::unchecked(bytemuck::cast_slice(&[first as u32, end as u32])),
-                    groups: 4,
-                    flops: 0,
-                    bytes: 0,
-                })
-            };
-            let out = overwritten("out", [1, n], near(vec![1.5; n], 0.0, &[0.0; 100])).reaching(head, 100);
-            let case =
-                Case { kernel: "planted", shape: &[end], slots: [input("inp", [1, 1], &[1.5]), out], launch: &launch };
+            let slots = vec![Slot::input("inp", [1, 1]), Slot::overwritten("out", [1, n])];
+            let contents = vec![Contents::floats(&[1.5]), Contents::unwritten(near(vec![1.5; n], 0.0, 0.0))];
+            let recorded = (kernel.clone(), vec![first as u32, end as u32], 4);
+            let case = planted(format!("{end}"), slots, contents.clone(), recorded);
+            let outcome = verify_with(&device, &case, &contents, Some(&Reach { slot: 1, head, tail: 100 }));
             match at {
-                None => verify(&device, &case).unwrap_or_else(|report| panic!("{report}")),
-                Some(at) => red(verify(&device, &case), &["guard word", at]),
+                None => outcome.unwrap_or_else(|report| panic!("{report}")),
+                Some(at) => red(outcome, &["guard word", at]),
             }
         }
     }
@@ -170,23 +177,16 @@ fn overwriting_what_is_to_be_accumulated_is_red() {
     let text = include_str!("../../shaders/bias.wgsl");
     for device in modes() {
         for (to, is_red) in [("dbias[c] += sum;", false), ("dbias[c] = sum;", true), ("dbias[c] -= sum;", true)] {
-            let kernel = planted("bias", "backward", Width::Scalar, text.replace("dbias[c] += sum;", to));
+            let kernel = changed("bias", "backward", Width::Scalar, text.replace("dbias[c] += sum;", to));
             let mut inputs = Inputs::new();
             let (sums, before) = (inputs.values(3 * 5), inputs.values(5));
             let mut want = wide(&before);
             reference::bias::backward(&wide(&sums), &mut want);
-            let slots = [input("sums", [3, 5], &sums), updated("dbias", [1, 5], &before, near(want, 4.0, &[4.0; 5]))];
-            let launch = |pass: &mut Pass, tensors: &[Tensor; 2]| {
-                pass.dispatch(&Dispatch {
-                    kernel: &kernel,
-                    tensors: &tensors.each_ref(),
-                    immediates: Immediates::unchecked(bytemuck::cast_slice(&[3u32, 5, 1, 3])),
-                    groups: 1,
-                    flops: 0,
-                    bytes: 0,
-                })
-            };
-            let outcome = verify(&device, &Case { kernel: "planted", shape: &[3, 5], slots, launch: &launch });
+            let slots = vec![Slot::input("sums", [3, 5]), Slot::accumulated("dbias", [1, 5])];
+            let dbias = Contents::floats(&before).wanting(near(want, 4.0, 4.0));
+            let case =
+                planted("[3, 5]".into(), slots, vec![Contents::floats(&sums), dbias], (kernel, vec![3, 5, 1, 3], 1));
+            let outcome = verify(&device, &case);
             if is_red {
                 red(outcome, &["`dbias`[0, 0]"]);
             } else {
@@ -206,23 +206,23 @@ fn a_kernel_that_differs_from_run_to_run_is_red() {
         fn forward() { out[0] = bitcast<f32>(bitcast<u32>(inp[0]) + runs[0]); runs[0] += 1u; }";
     let kernel = KernelId::probe("planted.counter", "forward", text.into());
     for device in modes() {
-        let runs = device.gpu.tensor("runs", 1, 1, Elem::U32).expect("memory");
-        let launch = |pass: &mut Pass, [inp, out]: &[Tensor; 2]| {
-            let tensors = [inp, out, &runs];
+        let runs = device.run(&device.caps, |gpu| gpu.tensor("runs", 1, 1, Elem::U32).expect("memory"));
+        let kernel = kernel.clone();
+        let launch = move |pass: &mut Pass, t: &[Tensor]| {
+            let tensors = &[&t[0], &t[1], &runs];
             pass.dispatch(&Dispatch {
                 kernel: &kernel,
-                tensors: &tensors,
+                tensors,
                 immediates: Immediates::NONE,
                 groups: 1,
                 flops: 0,
                 bytes: 0,
             })
         };
-        let slots = [input("inp", [1, 1], &[1.5]), overwritten("out", [1, 1], near(vec![1.5], 4.0, &[1.5]))];
-        red(
-            verify(&device, &Case { kernel: "planted", shape: &[1], slots, launch: &launch }),
-            &["`out` word 0", "in a second run", "same bits"],
-        );
+        let slots = vec![Slot::input("inp", [1, 1]), Slot::overwritten("out", [1, 1])];
+        let fill = || vec![Contents::floats(&[1.5]), Contents::unwritten(near(vec![1.5], 4.0, 1.5))];
+        let case = Case::new(OpPass::new("planted", "kernel"), "[1]".into(), slots, launch, fill);
+        red(verify(&device, &case), &["`out` word 0", "in a second run", "same bits"]);
     }
 }
 
@@ -265,19 +265,11 @@ fn a_wrong_matrix_kernel_is_red() {
                 ([m, n, k, k, k - 1, n, 0, 0, 0, 0, k], true),
             ] {
                 let kernel = KernelId::probe("matmul.planted", "main", generate::wgsl(&spec));
-                let launch = |pass: &mut Pass, tensors: &[Tensor; 3]| {
-                    pass.dispatch(&Dispatch {
-                        kernel: &kernel,
-                        tensors: &tensors.each_ref(),
-                        immediates: Immediates::unchecked(bytemuck::cast_slice(&params.map(|p| p as u32))),
-                        groups: u64::from(x) * u64::from(y),
-                        flops: 0,
-                        bytes: 0,
-                    })
-                };
-                let want = near(want.clone(), crate::harness::rounding(k), &magnitude);
-                let slots = [input("a", [m, k], &a), input("b", [n, k], &b), overwritten("out", [m, n], want)];
-                let outcome = verify(&device, &Case { kernel: "planted", shape: &[m, n, k], slots, launch: &launch });
+                let slots = vec![Slot::input("a", [m, k]), Slot::input("b", [n, k]), Slot::overwritten("out", [m, n])];
+                let want = Contents::unwritten(FULL.near(want.clone(), rounding(k), &magnitude));
+                let contents = vec![Contents::floats(&a), Contents::floats(&b), want];
+                let recorded = (kernel, params.map(|p| p as u32).to_vec(), u64::from(x) * u64::from(y));
+                let outcome = verify(&device, &planted(format!("{m}x{n}x{k}"), slots, contents, recorded));
                 if is_red {
                     red(outcome, &["`out`["]);
                 } else {

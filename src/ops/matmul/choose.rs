@@ -4,15 +4,13 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId};
 use crate::ops::matrix_units::Units;
 
-use super::generate::{self, Algorithm, Coop, Epilogue, Product, Spec};
+use super::generate::{self, Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
 use super::{kernel, parts_kernel, row};
 
 /// Two tile shapes for GPUs: the large one moves half the bytes, the small one keeps more workgroups busy. Both fit
 /// WebGPU's 16 KiB of workgroup memory and 256 invocations.
 const LARGE: Algorithm = Algorithm::Tiled { tile_m: 128, tile_n: 128, tile_k: 8, thread_m: 8, thread_n: 8 };
 const SMALL: Algorithm = Algorithm::Tiled { tile_m: 64, tile_n: 64, tile_k: 16, thread_m: 4, thread_n: 4 };
-
-const PRODUCTS: [Product; 3] = [Product::Forward, Product::BackwardInp, Product::BackwardWeight];
 
 /// Workgroups that keep a large GPU busy.
 const BUSY: u64 = 128;

@@ -15,7 +15,7 @@ use super::{Operator, group, groups};
 
 pub use choose::kernels;
 use choose::part_depth;
-pub use generate::{Algorithm, Coop, Epilogue, Product, Spec};
+pub use generate::{Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("matmul", "forward");

@@ -30,11 +30,12 @@ use std::cell::RefCell;
 use std::fmt::{self, Display};
 use std::time::{Duration, Instant};
 
+use crate::cases::{self, BenchShape, Stored};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Elem, Gpu};
-use crate::model::{Config, activations};
+use crate::model::Config;
 use crate::ops::attention::{Block, Entry};
-use crate::ops::matmul::{Algorithm, Product, choose};
+use crate::ops::matmul::{Algorithm, PRODUCTS, Product, choose};
 
 use super::measure::predict::card::Card;
 use attention::AttentionBench;
@@ -177,16 +178,16 @@ impl Display for Job {
 /// adapters where f16 attention runs on matrix units its three kernels.
 #[must_use]
 pub fn jobs(caps: &Caps, config: &Config, elem: Elem, [batch, positions]: [usize; 2]) -> Vec<Job> {
-    let (rows, c, vocab) = (batch * positions, config.channels, config.padded_vocab());
-    let chunk = activations::logits_rows(caps, rows, vocab, elem);
-    let layers = [("qkv", rows, 3 * c, c), ("attproj", rows, c, c), ("fc", rows, 4 * c, c), ("fcproj", rows, c, 4 * c)];
-    let of = |layer, m, n, k, times| {
-        [(Product::Forward, [m, n, k]), (Product::BackwardInp, [m, k, n]), (Product::BackwardWeight, [n, k, m])]
-            .map(|(product, shape)| Job { layer, work: Work::Product(product, shape), times })
+    let shape = BenchShape { config: *config, batch, context: positions, flat: 0 };
+    let of = |layer: cases::matmul::Layer| {
+        let chunks = shape.rows().div_ceil(layer.shape[0].max(1));
+        let times = if layer.name == "head" { chunks } else { config.layers };
+        PRODUCTS.map(|product| {
+            let work = Work::Product(product, layer.shape_of(product));
+            Job { layer: layer.name, work, times }
+        })
     };
-    let mut jobs: Vec<Job> =
-        layers.into_iter().flat_map(|(layer, m, n, k)| of(layer, m, n, k, config.layers)).collect();
-    jobs.extend(of("head", chunk, vocab, c, rows.div_ceil(chunk.max(1))));
+    let mut jobs: Vec<Job> = cases::matmul::layers(&shape, caps, Stored(elem)).into_iter().flat_map(of).collect();
     let sizes = AttentionShape { batch, positions, heads: config.heads, head_size: config.head_size() };
     let attention = Entry::ALL
         .map(|entry| Job { layer: "attention", work: Work::Attention(entry, sizes), times: config.layers })

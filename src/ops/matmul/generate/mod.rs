@@ -85,6 +85,9 @@ pub enum Product {
     BackwardWeight,
 }
 
+/// All products, in the order in which a step first runs them.
+pub const PRODUCTS: [Product; 3] = [Product::Forward, Product::BackwardInp, Product::BackwardWeight];
+
 /// How the product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Algorithm {

@@ -1,0 +1,151 @@
+//! Cases of AdamW.
+
+use crate::gpu::{Pass, Tensor};
+use crate::model::PARAMS;
+use crate::ops::adamw::{self, FORWARD, Forward};
+use crate::ops::stepcontrol::{Hyper, State};
+use crate::reference;
+use crate::reference::adamw::Settings;
+
+use super::gradnorm::parameters;
+use super::stepcontrol::{HYPER, STATE, control, hyper_slot, state_slot};
+use super::*;
+
+/// The operator's cases.
+pub static CASES: Cases = Cases { operator: &adamw::OPERATOR, tests, benches, least };
+
+/// An update of parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct Update {
+    /// Number of parameters.
+    pub n: usize,
+    /// Decides whether the step is applied.
+    pub state: State,
+    /// Weight decay applies.
+    pub decays: bool,
+    /// The parameters are copied as f16.
+    pub copied: bool,
+    /// The elements held against the reference.
+    pub sample: Sample,
+}
+
+impl Update {
+    /// The third update of `n` parameters, with weight decay.
+    pub fn third(n: usize) -> Self {
+        let power = |beta: f32| beta * beta * beta;
+        let (beta1_power, beta2_power) = (power(HYPER.beta1), power(HYPER.beta2));
+        let state = State { beta1_power, beta2_power, updates: 3, ..STATE };
+        Self { n, state, decays: true, copied: false, sample: Sample::All }
+    }
+}
+
+/// The reference's settings.
+pub fn settings(hyper: &Hyper, grad_scale: f64, decays: bool, t: u32) -> Settings {
+    Settings {
+        lr: hyper.lr.into(),
+        beta1: hyper.beta1.into(),
+        beta2: hyper.beta2.into(),
+        eps: hyper.eps.into(),
+        weight_decay: if decays { hyper.weight_decay.into() } else { 0.0 },
+        grad_scale,
+        t,
+    }
+}
+
+/// One update in the middle of a run, or none if the state says so.
+pub fn forward(update: Update) -> Case {
+    let Update { n, decays, copied, .. } = update;
+    let flat = |name| Slot::accumulated(name, [1, n]);
+    let mut slots = vec![flat("param"), Slot::input("grad", [1, n]), flat("m"), flat("v")];
+    slots.extend([state_slot(Role::Input), hyper_slot()]);
+    slots.extend(copied.then(|| flat("copy").of(Elem::F16)));
+    let launch = move |pass: &mut Pass, t: &[Tensor]| {
+        let [param, grad, m, v, state, hyper] = each(t);
+        let control = &control(state, hyper);
+        adamw::forward(pass, Forward { param, grad, m, v, copy: t.get(6), control, decays })
+    };
+    let case = Case::new(FORWARD, format!("{n}"), slots, launch, move || contents(&update));
+    let variant = match (copied, update.state.apply) {
+        (false, 1) => "",
+        (true, 1) => " with a copy",
+        (false, _) => " skipped",
+        (true, _) => " with a copy skipped",
+    };
+    case.variant(variant)
+}
+
+fn contents(update: &Update) -> Vec<Contents> {
+    let (n, applied) = (update.n, update.state.apply == 1);
+    let mut inputs = Inputs::new();
+    let [param, grad, m] = [(); 3].map(|()| inputs.values(n));
+    let v: Vec<f32> = inputs.values(n).iter().map(|x| x * x).collect();
+    let at = update.sample.elements(n);
+    let of = |x: &[f32]| wide(&gather(x, &at));
+    let [before, g, m_before] = [&param, &grad, &m].map(|x| of(x));
+    let settings = settings(&HYPER, f64::from(update.state.grad_scale), update.decays, update.state.updates);
+    let (mut p, mut first, mut second) = (before.clone(), m_before.clone(), of(&v));
+    reference::adamw::update(&mut p, &g, &mut first, &mut second, &settings);
+    let [left1, left2] = [settings.beta1, settings.beta2].map(|beta| 1.0 - beta.powi(settings.t as i32));
+    let [mut p_off, mut m_off, mut v_off] = [vec![], vec![], vec![]];
+    for i in 0..p.len() {
+        let g = (g[i] * settings.grad_scale).abs();
+        // four multiplications and additions of parts of one sign, so to speak; of squares for v
+        let m_abs = settings.beta1 * m_before[i].abs() + (1.0 - settings.beta1) * g;
+        m_off.push(4.0 * EPS * m_abs);
+        v_off.push(5.0 * EPS * second[i]);
+        // the powers of t = 3 come as f32 rounded thrice, and what is left of 1 magnifies that
+        let magnify = 3.0 * EPS / left1 + 3.0 * EPS / left2;
+        let spread = (second[i] / left2).sqrt() + settings.eps;
+        let step = settings.lr * m_abs / left1 / spread;
+        let decay = settings.lr * settings.weight_decay * before[i].abs();
+        p_off.push((16.0 * EPS + magnify) * step + 4.0 * EPS * decay + EPS * before[i].abs());
+    }
+    let output = |stored: Stored, values: &[f32], want: &[f64], off: &[f64]| {
+        let contents = stored.contents(values);
+        let same = bits(&contents.before);
+        let updated = stored.within(want.into(), off.into()).at(at.clone(), n);
+        contents.wanting(if applied { updated } else { same })
+    };
+    let mut contents = vec![
+        output(FULL, &param, &p, &p_off),
+        Contents::floats(&if applied { grad } else { vec![f32::NAN; n] }),
+        output(FULL, &m, &first, &m_off),
+        output(FULL, &v, &second, &v_off),
+        Contents::integers(words(&update.state)),
+        Contents::integers(words(&HYPER)),
+    ];
+    // the f16 copy of a skipped step stays as it was, even if it was no copy
+    contents.extend(update.copied.then(|| output(HALF, &HALF.values(&mut inputs, n), &p, &p_off)));
+    contents
+}
+
+fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for n in breadth.of([1, 2], &[260, 63, 1, 3, 4, 64, 255, 256, 257 * 768]) {
+        cases.extend([true, false].map(|decays| forward(Update { decays, ..Update::third(n) })));
+    }
+    let copied = if caps.f16 { breadth.of([0, 3], &[260, 264, 3, 1, 4]) } else { Vec::new() };
+    cases.extend(copied.into_iter().map(|n| forward(Update { copied: true, ..Update::third(n) })));
+    if breadth >= Breadth::Full {
+        cases.extend([64 * 300 + 1, 64 * 4 * 300 + 4].map(|n| forward(Update::third(n)).folded()));
+        for (n, copied) in [13, 260, 264].into_iter().flat_map(|n| [false, true].map(|copied| (n, copied))) {
+            let third = Update::third(n);
+            let skipped = Update { state: State { apply: 0, ..third.state }, copied, ..third };
+            cases.extend((caps.f16 || !copied).then(|| forward(skipped)));
+        }
+    }
+    cases
+}
+
+fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
+    vec![forward(Update { sample: Sample::Some, ..Update::third(shape.flat) })]
+}
+
+fn least(shape: &StepShape) -> Vec<Least> {
+    let (config, f) = (&shape.config, Elem::F32.bytes());
+    let matrices: u64 =
+        PARAMS.iter().filter(|p| p.decays).map(|p| (p.elements(config) * p.copies(config)) as u64).sum();
+    // a copy of the matrices, in mixed precision
+    let copy = if shape.elem == Elem::F16 { shape.elem.bytes() * matrices } else { 0 };
+    vec![(FORWARD, 7 * f * parameters(shape) + copy, 14 * parameters(shape))]
+}

@@ -1,0 +1,252 @@
+//! One pass of an operator at one shape.
+
+use std::fmt;
+
+use crate::error::Result;
+use crate::gpu::{Caps, Elem, Gpu, OpPass, Pass, Program, Tensor};
+
+use super::values::{Stored, Want};
+
+/// The use that a pass makes of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Read.
+    Input,
+    /// Overwritten: holds NaN before.
+    Overwritten,
+    /// Read and written: accumulated into, or changed in place.
+    Accumulated,
+    /// Overwritten by intermediate results, and perhaps larger than need be.
+    Scratch,
+}
+
+/// One tensor of a case.
+#[must_use]
+#[derive(Debug, Clone, Copy)]
+pub struct Slot {
+    /// Its name, as the operator's messages have it.
+    pub name: &'static str,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// The type of its elements.
+    pub elem: Elem,
+    /// Its use.
+    pub role: Role,
+}
+
+impl Slot {
+    /// A tensor of f32 that is read.
+    pub fn input(name: &'static str, shape: [usize; 2]) -> Self {
+        Self { name, shape, elem: Elem::F32, role: Role::Input }
+    }
+
+    /// A tensor of f32 that is overwritten.
+    pub fn overwritten(name: &'static str, shape: [usize; 2]) -> Self {
+        Self { role: Role::Overwritten, ..Self::input(name, shape) }
+    }
+
+    /// A tensor of f32 that is accumulated into.
+    pub fn accumulated(name: &'static str, shape: [usize; 2]) -> Self {
+        Self { role: Role::Accumulated, ..Self::input(name, shape) }
+    }
+
+    /// Room for f32 that nobody reads later.
+    pub fn scratch(name: &'static str, shape: [usize; 2]) -> Self {
+        Self { role: Role::Scratch, ..Self::input(name, shape) }
+    }
+
+    /// A struct of so many words.
+    pub fn words(name: &'static str, count: usize, role: Role) -> Self {
+        Self { name, shape: [count, 1], elem: Elem::U32, role }
+    }
+
+    /// The same of elements of a type.
+    pub fn of(self, elem: Elem) -> Self {
+        Self { elem, ..self }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+}
+
+/// The contents of one tensor before a run and the values wanted after it.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    /// The bits of each element; empty where nothing may be read: then it holds NaN.
+    pub before: Vec<u32>,
+    /// The wanted values, of every slot that is no input.
+    pub want: Option<Want>,
+}
+
+impl Contents {
+    /// Of a tensor of integers that is read.
+    pub fn integers(before: Vec<u32>) -> Self {
+        Self { before, want: None }
+    }
+
+    /// Of a tensor of f32 that is read.
+    pub fn floats(values: &[f32]) -> Self {
+        super::FULL.contents(values)
+    }
+
+    /// Of a tensor that is overwritten.
+    pub fn unwritten(want: Want) -> Self {
+        Self { before: Vec::new(), want: Some(want) }
+    }
+
+    /// Of scratch.
+    pub fn scratch() -> Self {
+        Self::unwritten(Want::Anything)
+    }
+
+    /// Of a tensor that is read and written.
+    pub fn wanting(self, want: Want) -> Self {
+        Self { want: Some(want), ..self }
+    }
+}
+
+impl Stored {
+    /// Contents of a tensor of such elements.
+    pub fn contents(self, values: &[f32]) -> Contents {
+        Contents::integers(self.bits(values))
+    }
+}
+
+type Launch = dyn Fn(&mut Pass, &[Tensor]) -> Result<()> + Send + Sync;
+type Fill = dyn Fn() -> Vec<Contents> + Send + Sync;
+type Change = dyn Fn(&mut Caps) + Send + Sync;
+
+/// Workgroups that one dimension of a grid has in cases that are [`Case::folded`].
+pub const FOLD: u32 = 61;
+
+/// One pass of an operator at one shape.
+#[must_use]
+pub struct Case {
+    /// The pass.
+    pub pass: OpPass,
+    /// The variant of the pass, for reports: ` with bias`.
+    pub variant: &'static str,
+    /// The sizes, for reports and names of benches: `qkv 64x768x2304`.
+    pub what: String,
+    /// The tensors in the order that the recording takes them.
+    pub slots: Vec<Slot>,
+    launch: Box<Launch>,
+    fill: Box<Fill>,
+    change: Option<Box<Change>>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Case {
+    /// `matmul.forward with bias 31x33x32`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{} {}", self.pass, self.variant, self.what)
+    }
+}
+
+impl Case {
+    /// A case that `launch` records on tensors of `slots`, which hold what `fill` returns.
+    pub fn new(
+        pass: OpPass,
+        what: String,
+        slots: Vec<Slot>,
+        launch: impl Fn(&mut Pass, &[Tensor]) -> Result<()> + Send + Sync + 'static,
+        fill: impl Fn() -> Vec<Contents> + Send + Sync + 'static,
+    ) -> Self {
+        Self { pass, variant: "", what, slots, launch: Box::new(launch), fill: Box::new(fill), change: None }
+    }
+
+    /// The same under the name of a variant.
+    pub fn variant(self, variant: &'static str) -> Self {
+        Self { variant, ..self }
+    }
+
+    /// The same for an adapter that differs from the one at hand.
+    pub fn on(self, change: impl Fn(&mut Caps) + Send + Sync + 'static) -> Self {
+        Self { change: Some(Box::new(change)), ..self }
+    }
+
+    /// The same where a binding holds few bytes, so that operators work in windows.
+    pub fn bound(self, bytes: u64) -> Self {
+        let what = format!("{} in bindings of {bytes} bytes", self.what);
+        Self { what, ..self }.on(move |caps| caps.max_binding_bytes = bytes)
+    }
+
+    /// The same where a dimension of a grid ends at [`FOLD`] workgroups.
+    pub fn folded(self) -> Self {
+        let what = format!("{} in folded grids", self.what);
+        Self { what, ..self }.on(|caps| caps.max_groups = FOLD)
+    }
+
+    /// The capabilities that the case is recorded under on an adapter.
+    pub fn caps(&self, adapter: &Caps) -> Caps {
+        let mut caps = adapter.clone();
+        if let Some(change) = &self.change {
+            change(&mut caps);
+        }
+        caps
+    }
+
+    /// True if a tensor holds f16.
+    pub fn has_half(&self) -> bool {
+        self.slots.iter().any(|slot| slot.elem == Elem::F16)
+    }
+
+    /// Computes the inputs and the wanted values, one for each slot.
+    ///
+    /// # Panics
+    /// If the case contradicts its slots: a defect of the table.
+    pub fn contents(&self) -> Vec<Contents> {
+        let all = (self.fill)();
+        assert_eq!(all.len(), self.slots.len(), "cases: {self}: contents and slots");
+        for (slot, contents) in self.slots.iter().zip(&all) {
+            let name = slot.name;
+            assert_eq!(contents.want.is_none(), slot.role == Role::Input, "cases: {self}: wanted values of `{name}`");
+            let unwritten = matches!(slot.role, Role::Overwritten | Role::Scratch);
+            assert_eq!(contents.before.is_empty(), unwritten, "cases: {self}: `{name}` before");
+            assert!(unwritten || contents.before.len() == slot.elements(), "cases: {self}: elements of `{name}`");
+            let count = contents.want.as_ref().and_then(Want::count);
+            assert!(count.is_none_or(|count| count == slot.elements()), "cases: {self}: wanted values of `{name}`");
+        }
+        all
+    }
+
+    /// Records the pass on tensors of the slots' shapes.
+    ///
+    /// # Errors
+    /// Those of the pass.
+    pub fn record(&self, pass: &mut Pass, tensors: &[Tensor]) -> Result<()> {
+        (self.launch)(pass, tensors)
+    }
+
+    /// Allocates a tensor for each slot.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn allocate(&self, gpu: &Gpu) -> Result<Vec<Tensor>> {
+        self.slots.iter().map(|slot| gpu.tensor(slot.name, slot.shape[0], slot.shape[1], slot.elem)).collect()
+    }
+
+    /// Records the pass for an adapter on a device without memory, which keeps the kernels that it has read.
+    ///
+    /// # Errors
+    /// Those of the pass.
+    pub fn dry(&self, gpu: &mut Gpu, adapter: &Caps) -> Result<Program> {
+        gpu.caps = self.caps(adapter);
+        let tensors = self.allocate(gpu)?;
+        let mut pass = Pass::new(gpu);
+        self.record(&mut pass, &tensors)?;
+        Ok(pass.finish())
+    }
+}
+
+/// The tensors of a case by name.
+pub fn each<const N: usize>(tensors: &[Tensor]) -> [&Tensor; N] {
+    std::array::from_fn(|i| &tensors[i])
+}

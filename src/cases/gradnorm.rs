@@ -1,0 +1,67 @@
+//! Cases of the norm of the gradients.
+
+use crate::gpu::{Pass, Tensor};
+use crate::model::PARAMS;
+use crate::ops::gradnorm::{self, FORWARD, Forward};
+use crate::reference;
+
+use super::stepcontrol::{HYPER, STATE, control, hyper_slot, state_slot};
+use super::*;
+
+/// The operator's cases.
+pub static CASES: Cases = Cases { operator: &gradnorm::OPERATOR, tests, benches, least };
+
+/// Partial sums that windows of these lengths make: a share of 16,384 elements each, at most 1,024.
+fn partials(lengths: &[usize]) -> usize {
+    lengths.iter().map(|n| n.div_ceil(16_384).clamp(1, 1024)).sum()
+}
+
+/// Windows of these lengths: the sum of the partial sums is the squared norm.
+pub fn forward(lengths: &[usize], scale: f64) -> Case {
+    let groups = partials(lengths);
+    let mut slots = vec![Slot::overwritten("partials", [groups, 1]), state_slot(Role::Input), hyper_slot()];
+    slots.extend(lengths.iter().map(|&n| Slot::input("grads", [1, n])));
+    let launch = |pass: &mut Pass, t: &[Tensor]| {
+        gradnorm::forward(pass, Forward { grads: &t[3..], partials: &t[0], control: &control(&t[1], &t[2]) })
+    };
+    let what = lengths.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
+    let lengths = lengths.to_vec();
+    Case::new(FORWARD, what, slots, launch, move || {
+        let mut inputs = Inputs::new();
+        let grads: Vec<Vec<f32>> = lengths.iter().map(|&n| inputs.scaled(n, scale)).collect();
+        // gradients are multiples of what they stand for
+        let unit = f64::from(HYPER.grad_unit) * f64::from(STATE.loss_scale);
+        let norm = reference::gradnorm::forward(&grads.iter().map(|g| wide(g)).collect::<Vec<_>>());
+        let want = (norm / unit).powi(2);
+        // a workgroup sums its share in chains of a lane each; all terms are positive
+        let longest = lengths.iter().copied().max().unwrap_or(1);
+        let tolerance = want * (rounding(longest) + 8.0) * EPS;
+        let partials = Contents::unwritten(Want::Total { want, tolerance });
+        let mut contents = vec![partials, Contents::integers(words(&STATE)), Contents::integers(words(&HYPER))];
+        contents.extend(grads.iter().map(|g| Contents::floats(g)));
+        contents
+    })
+}
+
+fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
+    let lengths = [[127, 128, 129], [1, 3, 4], [16_383, 16_384, 16_388], [1, 300_007, 400_000]];
+    let mut cases: Vec<Case> = breadth.of([1, 1], &lengths).into_iter().map(|n| forward(&n, 1.0)).collect();
+    if breadth >= Breadth::Full {
+        cases.extend([1e4, 1e-12].map(|scale| forward(&[13, 768, 1], scale)));
+        cases.push(forward(&[65 * 16_384, 3, 65 * 16_384 + 1], 1.0).folded());
+    }
+    cases
+}
+
+fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
+    vec![forward(&[shape.flat], 1.0)]
+}
+
+/// Parameters of the model.
+pub(super) fn parameters(shape: &StepShape) -> u64 {
+    PARAMS.iter().map(|p| (p.elements(&shape.config) * p.copies(&shape.config)) as u64).sum()
+}
+
+fn least(shape: &StepShape) -> Vec<Least> {
+    vec![(FORWARD, Elem::F32.bytes() * parameters(shape), 2 * parameters(shape))]
+}

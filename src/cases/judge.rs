@@ -1,0 +1,119 @@
+//! Compares what a tensor holds after a run with the wanted values.
+
+use crate::gpu::Elem;
+
+use super::case::{Role, Slot};
+use super::values::{Want, Word};
+
+/// The bits of an element that is not written yet: a NaN.
+pub fn unwritten(elem: Elem) -> u32 {
+    if elem == Elem::F16 { 0x7ead } else { 0x7fc0_0bad }
+}
+
+/// The number that an element's bits mean.
+pub fn float(elem: Elem, bits: u32) -> f64 {
+    match elem {
+        Elem::F16 => half::f16::from_bits(bits as u16).to_f64(),
+        Elem::F32 | Elem::U32 => f64::from(f32::from_bits(bits)),
+    }
+}
+
+/// Elements as memory holds them.
+pub fn to_bytes(elem: Elem, elements: &[u32]) -> Vec<u8> {
+    match elem {
+        Elem::F16 => elements.iter().flat_map(|&e| (e as u16).to_le_bytes()).collect(),
+        Elem::F32 | Elem::U32 => elements.iter().flat_map(|&e| e.to_le_bytes()).collect(),
+    }
+}
+
+/// The bits of each element, from memory.
+pub fn from_bytes(elem: Elem, bytes: &[u8]) -> Vec<u32> {
+    match elem {
+        Elem::F16 => bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))).collect(),
+        Elem::F32 | Elem::U32 => bytemuck::pod_collect_to_vec(bytes),
+    }
+}
+
+impl Slot {
+    /// Compares the bits of all elements with the wanted values. An overwritten tensor must have no element left as it was.
+    ///
+    /// # Errors
+    /// A report that names the first wrong element.
+    pub fn judge(&self, want: &Want, got: &[u32]) -> Result<(), String> {
+        let slot = self;
+        let (positions, want) = match want {
+            Want::At(positions, want) => (Some(positions.as_slice()), &**want),
+            want => (None, want),
+        };
+        let at = |i: usize| positions.map_or(i, |positions| positions[i]);
+        let mut report = Report { slot, got, wrong: 0, first: None };
+        match want {
+            Want::Near { want, tolerance } => {
+                for (i, (want, tolerance)) in want.iter().zip(tolerance).enumerate() {
+                    // so that NaN fails
+                    let fine = (report.float(at(i)) - want).abs() <= *tolerance;
+                    report.compare(at(i), fine, || format!("{want:e} within {tolerance:e}"));
+                }
+            }
+            Want::Words(words) => {
+                for (i, word) in words.iter().enumerate() {
+                    let fine = match *word {
+                        Word::Bits(bits) => got[at(i)] == bits,
+                        Word::Near(want, tolerance) => (report.float(at(i)) - want).abs() <= tolerance,
+                        Word::NonFinite => !report.float(at(i)).is_finite() && got[at(i)] != unwritten(slot.elem),
+                    };
+                    report.compare(at(i), fine, || format!("{word:?}"));
+                }
+            }
+            Want::Total { want, tolerance } => {
+                let total: f64 = (0..got.len()).map(|i| report.float(i)).sum();
+                let fine = (total - want).abs() <= *tolerance;
+                if !fine {
+                    let name = slot.name;
+                    return Err(format!("sum of `{name}`: got {total:e}, want {want:e} within {tolerance:e}"));
+                }
+            }
+            Want::At(..) | Want::Anything => {}
+        }
+        if positions.is_some() && slot.role == Role::Overwritten {
+            (0..got.len()).for_each(|i| report.compare(i, got[i] != unwritten(slot.elem), || "a number".into()));
+        }
+        report.end()
+    }
+}
+
+/// The wrong elements of a slot.
+struct Report<'a> {
+    slot: &'a Slot,
+    got: &'a [u32],
+    wrong: usize,
+    first: Option<String>,
+}
+
+impl Report<'_> {
+    fn float(&self, i: usize) -> f64 {
+        float(self.slot.elem, self.got[i])
+    }
+
+    fn compare(&mut self, i: usize, fine: bool, want: impl FnOnce() -> String) {
+        if fine {
+            return;
+        }
+        self.wrong += 1;
+        if self.first.is_none() {
+            let (row, column) = (i / self.slot.shape[1], i % self.slot.shape[1]);
+            let got = match self.got[i] {
+                word if word == unwritten(self.slot.elem) => "nothing: never written".into(),
+                word => format!("{:e} ({word:#x})", self.float(i)),
+            };
+            self.first = Some(format!("`{}`[{row}, {column}]: got {got}, want {}", self.slot.name, want()));
+        }
+    }
+
+    fn end(self) -> Result<(), String> {
+        match self.first {
+            None => Ok(()),
+            Some(first) => Err(format!("{first}; {} of {} elements are wrong", self.wrong, self.got.len())),
+        }
+    }
+}

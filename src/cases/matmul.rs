@@ -1,0 +1,441 @@
+//! Cases of the products of a linear layer.
+
+use crate::gpu::{Pass, Tensor};
+use crate::ops::matmul::{
+    self, BACKWARD_INP, BACKWARD_WEIGHT, BackwardInp, BackwardWeight, FORWARD, Forward, Product, Room,
+};
+use crate::reference;
+
+use super::*;
+
+/// The operator's cases.
+pub static CASES: Cases = Cases { operator: &matmul::OPERATOR, tests, benches, least };
+
+/// The largest slope of GELU is 1.13; a value's error passes on by it, and the formula adds a few roundings.
+const SLOPE: f64 = 1.2;
+/// Rows and columns of a result that a sample holds against the reference.
+const SAMPLED: usize = 48;
+
+/// A linear layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Layer {
+    /// Its name in a block: `qkv`, or nothing.
+    pub name: &'static str,
+    /// The elements of operands.
+    pub stored: Stored,
+    /// M rows, N outputs, K inputs.
+    pub shape: [usize; 3],
+    /// The rows and columns of results held against the reference.
+    pub sample: Sample,
+}
+
+impl Layer {
+    /// A layer all of whose results are held against the reference.
+    pub fn new(stored: Stored, shape: [usize; 3]) -> Self {
+        Self { name: "", stored, shape, sample: Sample::All }
+    }
+
+    /// Rows, columns and depth of one of its products, as a record of `wgpt tune` names them.
+    pub fn shape_of(&self, product: Product) -> [usize; 3] {
+        let [m, n, k] = self.shape;
+        match product {
+            Product::Forward => [m, n, k],
+            Product::BackwardInp => [m, k, n],
+            Product::BackwardWeight => [n, k, m],
+        }
+    }
+
+    fn what(&self) -> String {
+        let [m, n, k] = self.shape;
+        let space = if self.name.is_empty() { "" } else { " " };
+        format!("{}{space}{m}x{n}x{k}{}", self.name, self.stored.suffix())
+    }
+
+    fn input(&self, name: &'static str, shape: [usize; 2]) -> Slot {
+        Slot::input(name, shape).of(self.stored.0)
+    }
+
+    /// Sampled rows and columns of an (m, n) result.
+    fn sampled(&self, m: usize, n: usize) -> [Vec<usize>; 2] {
+        [m, n].map(|size| self.sample.of(size, SAMPLED))
+    }
+}
+
+/// What is done to a product right after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Nothing.
+    Plain,
+    /// Operands of f16, the result as f32.
+    ToF32,
+    /// A bias is added.
+    Bias,
+    /// A bias is added, and GELU of that is stored too.
+    Gelu,
+    /// A bias and the residual stream are added.
+    Residual,
+}
+
+impl End {
+    /// All ends of the forward.
+    pub const ALL: [Self; 5] = [Self::Plain, Self::ToF32, Self::Bias, Self::Gelu, Self::Residual];
+
+    fn variant(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::ToF32 => " to f32",
+            Self::Bias => " with bias",
+            Self::Gelu => " with bias and GELU",
+            Self::Residual => " with bias and residual",
+        }
+    }
+
+    fn has_bias(self) -> bool {
+        !matches!(self, Self::Plain | Self::ToF32)
+    }
+}
+
+/// `out = inp weightᵀ` and its end.
+pub fn forward(layer: Layer, end: End) -> Case {
+    let ([m, n, k], kind) = (layer.shape, layer.stored);
+    let out = if matches!(end, End::ToF32 | End::Residual) { FULL } else { kind };
+    let mut slots = vec![layer.input("inp", [m, k]), layer.input("weight", [n, k])];
+    slots.push(Slot::overwritten("out", [m, n]).of(out.0));
+    if end.has_bias() {
+        slots.push(Slot::input("bias", [1, n]));
+    }
+    match end {
+        End::Gelu => slots.push(Slot::overwritten("gelu", [m, n]).of(kind.0)),
+        End::Residual => slots.push(Slot::input("residual", [m, n])),
+        _ => {}
+    }
+    let launch = move |pass: &mut Pass, t: &[Tensor]| {
+        let io = Forward { inp: &t[0], weight: &t[1], bias: t.get(3), out: &t[2] };
+        match end {
+            End::Gelu => matmul::forward_gelu(pass, io, &t[4]),
+            End::Residual => matmul::forward_residual(pass, io, &t[4]),
+            _ => matmul::forward(pass, io),
+        }
+    };
+    let contents = move || forward_contents(&layer, end, out);
+    Case::new(FORWARD, layer.what(), slots, launch, contents).variant(end.variant())
+}
+
+fn forward_contents(layer: &Layer, end: End, out: Stored) -> Vec<Contents> {
+    let ([m, n, k], kind) = (layer.shape, layer.stored);
+    let mut inputs = Inputs::new();
+    let (inp, weight) = (kind.values(&mut inputs, m * k), kind.values(&mut inputs, n * k));
+    let (bias, residual) = (inputs.values(n), inputs.values(if end == End::Residual { m * n } else { 0 }));
+    let [rows, columns] = layer.sampled(m, n);
+    let at = positions(&rows, &columns, n);
+    let (a, b) = (wide(&gather_rows(&inp, &rows, k)), wide(&gather_rows(&weight, &columns, k)));
+    let added = wide(&gather(&bias, &columns));
+    let product = |a: &[f64], b: &[f64], bias: &[f64]| {
+        reference::matmul::forward(a, b, end.has_bias().then_some(bias), rows.len(), columns.len(), k)
+    };
+    let mut sum = product(&a, &b, &added);
+    let mut size = product(&absolute(&a), &absolute(&b), &absolute(&added));
+    let terms = k + usize::from(end.has_bias()) + usize::from(end == End::Residual);
+    let gelu = (end == End::Gelu).then(|| {
+        // GELU of what is kept: f16 adds its own rounding, half a unit, to the argument
+        let argument = if kind == HALF { 2f64.powi(-11) / f64::from(f32::EPSILON) } else { 0.0 };
+        kind.near(reference::gelu::forward(&sum), SLOPE * (rounding(terms) + argument) + 16.0, &size)
+    });
+    if end == End::Residual {
+        for (i, r) in gather(&residual, &at).into_iter().enumerate() {
+            sum[i] += f64::from(r);
+            size[i] += f64::from(r.abs());
+        }
+    }
+    let want = out.near(sum, rounding(terms), &size).at(at.clone(), m * n);
+    let mut contents = vec![kind.contents(&inp), kind.contents(&weight), Contents::unwritten(want)];
+    if end.has_bias() {
+        contents.push(Contents::floats(&bias));
+    }
+    contents.extend(gelu.map(|want| Contents::unwritten(want.at(at, m * n))));
+    if end == End::Residual {
+        contents.push(Contents::floats(&residual));
+    }
+    contents
+}
+
+/// Windows of the weight's rows, of which all but the last leave their part of the sum in `dinp`, rounded.
+pub fn windows(caps: &Caps, layer: &Layer) -> usize {
+    let [_, n, k] = layer.shape;
+    (n * k * layer.stored.0.bytes() as usize).div_ceil(caps.max_binding_bytes as usize)
+}
+
+/// `dinp = dout weight`, with GELU's derivative at `pre` if wanted; the weight comes in so many windows.
+pub fn backward_inp(layer: Layer, gelu: bool, windows: usize) -> Case {
+    let ([m, n, k], kind) = (layer.shape, layer.stored);
+    let mut slots = vec![layer.input("dout", [m, n]), layer.input("weight", [n, k])];
+    slots.push(Slot::overwritten("dinp", [m, k]).of(kind.0));
+    if gelu {
+        slots.push(layer.input("pre", [m, k]));
+    }
+    let launch = |pass: &mut Pass, t: &[Tensor]| {
+        let io = BackwardInp { dout: &t[0], weight: &t[1], dinp: &t[2] };
+        match t.get(3) {
+            Some(pre) => matmul::backward_inp_gelu(pass, io, pre),
+            None => matmul::backward_inp(pass, io),
+        }
+    };
+    let contents = move || {
+        let mut inputs = Inputs::new();
+        let (dout, weight) = (kind.values(&mut inputs, m * n), kind.values(&mut inputs, n * k));
+        let pre = kind.values(&mut inputs, if gelu { m * k } else { 0 });
+        let [rows, columns] = layer.sampled(m, k);
+        let at = positions(&rows, &columns, k);
+        let (a, b) = (wide(&gather_rows(&dout, &rows, n)), wide(&gather_columns(&weight, &columns, k)));
+        let product = |a: &[f64], b: &[f64]| reference::matmul::backward_inp(a, b, rows.len(), n, columns.len());
+        let (want, magnitude) = (product(&a, &b), product(&absolute(&a), &absolute(&b)));
+        let kept = windows.saturating_sub(1) as f64;
+        let kept = if kind == HALF { kept * 2f64.powi(-11) / f64::from(f32::EPSILON) } else { kept };
+        let budget = rounding(n) + kept;
+        let want = if gelu {
+            let back = reference::gelu::backward(&want, &wide(&gather(&pre, &at)));
+            kind.near(back, SLOPE * budget + 16.0, &magnitude)
+        } else {
+            kind.near(want, budget, &magnitude)
+        };
+        let want = want.at(at, m * k);
+        let mut contents = vec![kind.contents(&dout), kind.contents(&weight), Contents::unwritten(want)];
+        contents.extend(gelu.then(|| kind.contents(&pre)));
+        contents
+    };
+    let case = Case::new(BACKWARD_INP, layer.what(), slots, launch, contents);
+    if gelu { case.variant(" through GELU") } else { case }
+}
+
+/// How the depth of a weight's gradient is summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// At once.
+    Whole,
+    /// In parts, if the adapter has such kernels: so many elements of partial sums.
+    Parts(usize),
+    /// In so many parts of so many elements in all, and the bias's gradient with it.
+    PartsAndBias(usize, usize),
+}
+
+/// `dweight += doutᵀ inp`.
+pub fn backward_weight(layer: Layer, depth: Depth) -> Case {
+    let [m, n, k] = layer.shape;
+    let mut slots = vec![layer.input("dout", [m, n]), layer.input("inp", [m, k]), Slot::accumulated("dweight", [n, k])];
+    let (variant, room) = match depth {
+        Depth::Whole => ("", 0),
+        Depth::Parts(room) => (" in parts", room.max(4)),
+        Depth::PartsAndBias(_, room) => (" in parts with the bias", room),
+    };
+    slots.extend((room > 0).then(|| Slot::scratch("partials", [1, room])));
+    if let Depth::PartsAndBias(parts, _) = depth {
+        slots.extend([Slot::scratch("scratch", [1, parts * n]), Slot::accumulated("dbias", [1, n])]);
+    }
+    let launch = |pass: &mut Pass, t: &[Tensor]| {
+        let io = BackwardWeight { dout: &t[0], inp: &t[1], dweight: &t[2] };
+        match &t[3..] {
+            [] => matmul::backward_weight(pass, io),
+            [partials, scratch, dbias] => {
+                let done = matmul::backward_weight_and_bias(pass, io, dbias, Room { partials, scratch })?;
+                assert!(done, "the bias was left out");
+                Ok(())
+            }
+            more => matmul::backward_weight_in_parts(pass, io, &more[0]),
+        }
+    };
+    let contents = move || backward_weight_contents(&layer, depth);
+    Case::new(BACKWARD_WEIGHT, layer.what(), slots, launch, contents).variant(variant)
+}
+
+fn backward_weight_contents(layer: &Layer, depth: Depth) -> Vec<Contents> {
+    let ([m, n, k], kind) = (layer.shape, layer.stored);
+    let mut inputs = Inputs::new();
+    let (dout, inp) = (kind.values(&mut inputs, m * n), kind.values(&mut inputs, m * k));
+    let before = inputs.values(n * k);
+    let [rows, columns] = layer.sampled(n, k);
+    let at = positions(&rows, &columns, k);
+    let (a, b) = (wide(&gather_columns(&dout, &rows, n)), wide(&gather_columns(&inp, &columns, k)));
+    let accumulate = |a: &[f64], b: &[f64], mut sum: Vec<f64>| {
+        reference::matmul::backward_weight(a, b, &mut sum, m, rows.len(), columns.len());
+        sum
+    };
+    let start = wide(&gather(&before, &at));
+    let magnitude = accumulate(&absolute(&a), &absolute(&b), absolute(&start));
+    let want = FULL.near(accumulate(&a, &b, start), rounding(m + 1), &magnitude).at(at, n * k);
+    let dweight = Contents::floats(&before).wanting(want);
+    let mut contents = vec![kind.contents(&dout), kind.contents(&inp), dweight];
+    contents.extend((depth != Depth::Whole).then(Contents::scratch));
+    if let Depth::PartsAndBias(..) = depth {
+        let bias = inputs.values(n);
+        let (mut want, mut size) = (wide(&bias), absolute(&wide(&bias)));
+        reference::bias::backward(&wide(&dout), &mut want);
+        reference::bias::backward(&absolute(&wide(&dout)), &mut size);
+        let want = FULL.near(want, rounding(m + 1), &size);
+        contents.extend([Contents::scratch(), Contents::floats(&bias).wanting(want)]);
+    }
+    contents
+}
+
+/// The products of a layer as they occur on an adapter, with all of their ends or with the one of each that reads and
+/// writes most.
+pub fn products(layer: Layer, caps: &Caps, all_ends: bool) -> Vec<Case> {
+    let windows = windows(caps, &layer);
+    let mut cases = vec![forward(layer, End::Gelu), backward_inp(layer, true, windows)];
+    cases.extend(weights(layer, caps, all_ends));
+    if all_ends {
+        let others =
+            End::ALL.into_iter().filter(|end| *end != End::Gelu && (layer.stored == HALF || *end != End::ToF32));
+        cases.extend(others.map(|end| forward(layer, end)));
+        cases.push(backward_inp(layer, false, windows));
+    }
+    cases
+}
+
+/// The weight's gradient, at once and in parts where the adapter has such kernels.
+pub fn weights(layer: Layer, caps: &Caps, in_parts: bool) -> Vec<Case> {
+    let [m, n, k] = layer.shape;
+    let room = matmul::partials(caps, layer.stored.0, m, n, k);
+    let mut cases = vec![backward_weight(layer, Depth::Whole)];
+    if room > 0 && in_parts {
+        let parts = room / (n * k);
+        cases.extend([Depth::Parts(room), Depth::PartsAndBias(parts, room)].map(|depth| backward_weight(layer, depth)));
+    }
+    cases
+}
+
+fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in stored(caps) {
+        let shapes = match kind {
+            FULL => breadth.of([2, 2], &[&FULLS[..], &EDGES].concat()),
+            _ => breadth.of([0, 1], &[&HALVES[..], &DEEP].concat()),
+        };
+        let all_ends = breadth >= Breadth::Full;
+        cases.extend(shapes.into_iter().flat_map(|shape| products(Layer::new(kind, shape), caps, all_ends)));
+        if all_ends {
+            cases.extend(in_windows(caps, kind));
+            let folded: &[Shape] = if kind == FULL { &[[1030, 66, 7], [516, 260, 12]] } else { &[[4224, 64, 7]] };
+            let of = |shape: &Shape| products(Layer::new(kind, *shape), caps, false);
+            cases.extend(folded.iter().flat_map(of).map(Case::folded));
+            cases.extend(of_large_tiles(caps, kind));
+        }
+    }
+    if caps.f16 && caps.emulated_edge.is_some() {
+        // a driver of the CPU takes long over these: the parts, and one kernel of large tiles
+        cases.extend(weights(Layer::new(HALF, [1088, 64, 64]), caps, true));
+        cases.push(backward_weight(Layer::new(HALF, [9, 1028, 2052]), Depth::Whole));
+    }
+    cases
+}
+
+fn in_windows(caps: &Caps, stored: Stored) -> Vec<Case> {
+    let of = |&(shape, bytes): &(Shape, u64)| {
+        let (layer, caps) = (Layer::new(stored, shape), Caps { max_binding_bytes: bytes, ..caps.clone() });
+        let windows = windows(&caps, &layer);
+        let cases = match stored {
+            FULL => products(layer, &caps, true),
+            // the sums alone: drivers of the CPU take long over each end
+            _ => vec![
+                forward(layer, End::Plain),
+                backward_inp(layer, false, windows),
+                backward_inp(layer, true, windows),
+            ],
+        };
+        cases.into_iter().map(move |case| case.bound(bytes))
+    };
+    if stored == FULL { WINDOWS.iter().flat_map(of).collect() } else { HALF_WINDOWS.iter().flat_map(of).collect() }
+}
+
+/// Results so large that GPUs take their largest tiles. On matrix units software adapters take small ones.
+fn of_large_tiles(caps: &Caps, stored: Stored) -> Vec<Case> {
+    let matrices = stored == HALF && !caps.matrix_edges.is_empty();
+    if caps.software && (stored == FULL || matrices) {
+        return Vec::new();
+    }
+    let mut cases = Vec::new();
+    for (m, n, depth) in [(1028, 2052, 12), (1030, 2050, 9)].into_iter().take(if stored == FULL { 2 } else { 1 }) {
+        // of each layer the product with the large result
+        for (pass, shape) in [(FORWARD, [m, n, depth]), (BACKWARD_INP, [m, depth, n]), (BACKWARD_WEIGHT, [depth, m, n])]
+        {
+            let all = products(Layer::new(stored, shape), caps, matrices);
+            cases.extend(all.into_iter().filter(|case| case.pass == pass));
+        }
+    }
+    cases
+}
+
+type Shape = [usize; 3];
+/// Ragged tiles with 4 elements an access, single rows, ragged tiles with 1; whole tiles; a real depth.
+const FULLS: [Shape; 7] =
+    [[68, 124, 132], [1, 12, 20], [13, 17, 19], [1, 1, 1], [1, 68, 132], [64, 64, 64], [33, 768, 768]];
+/// One under and one over tiles of 32, 64 and 128, and all remainders of 4.
+const EDGES: [Shape; 4] = [[31, 33, 32], [63, 65, 6], [127, 129, 6], [131, 6, 127]];
+/// Ragged tiles with 8 elements an access, with 4 and with 1; whole tiles.
+const HALVES: [Shape; 5] = [[68, 120, 136], [68, 124, 132], [13, 17, 19], [64, 128, 64], [127, 129, 6]];
+/// Depths of many parts.
+const DEEP: [Shape; 4] = [[1100, 60, 36], [1100, 64, 64], [1088, 64, 64], [1027, 7, 13]];
+/// Weights and batches in windows of so many bytes, of which all but the first add to a sum; rows of 256 bytes, whose windows
+/// might begin at any of them, beside rows of 20 bytes, which begin aligned only every 64.
+const WINDOWS: [(Shape, u64); 5] =
+    [([5, 200, 13], 4096), ([5, 200, 12], 4096), ([150, 13, 12], 4096), ([150, 5, 64], 25_600), ([150, 64, 5], 25_600)];
+/// The same in f16.
+const HALF_WINDOWS: [(Shape, u64); 4] =
+    [([5, 200, 64], 16_384), ([5, 260, 60], 16_384), ([3, 300, 33], 16_384), ([64, 256, 64], 16_384)];
+
+/// The linear layers of a block, and the head on one chunk of rows.
+pub fn layers(shape: &BenchShape, caps: &Caps, stored: Stored) -> [Layer; 5] {
+    let (n, c) = (shape.rows(), shape.config.channels);
+    let layer = |name, shape| Layer { name, stored, shape, sample: Sample::Some };
+    [
+        layer("qkv", [n, 3 * c, c]),
+        layer("attproj", [n, c, c]),
+        layer("fc", [n, 4 * c, c]),
+        layer("fcproj", [n, c, 4 * c]),
+        layer("head", [shape.chunk(caps, stored.0), shape.config.padded_vocab(), c]),
+    ]
+}
+
+/// One product of a layer as benches measure it, `None` where they do not.
+pub fn bench(layer: Layer, product: Product, caps: &Caps) -> Option<Case> {
+    // software Vulkan multiplies f16 slowly: one layer of it there
+    if layer.stored == HALF && (!caps.f16 || caps.software && layer.name != "qkv") {
+        return None;
+    }
+    let [m, n, k] = layer.shape;
+    let partials = || matmul::partials(caps, layer.stored.0, m, n, k);
+    Some(match product {
+        Product::Forward => forward(layer, if layer.name == "head" { End::Plain } else { End::Bias }),
+        Product::BackwardInp => backward_inp(layer, false, windows(caps, &layer)),
+        Product::BackwardWeight => backward_weight(layer, Depth::Parts(partials())),
+    })
+}
+
+fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
+    let [full, half] = [FULL, HALF].map(|kind| layers(shape, caps, kind));
+    let layers = full.into_iter().zip(half).flat_map(|(full, half)| [full, half]);
+    layers
+        .flat_map(|layer| matmul::PRODUCTS.into_iter().filter_map(move |product| bench(layer, product, caps)))
+        .collect()
+}
+
+/// `forward` is the sum over all linear layers and the head.
+fn least(shape: &StepShape) -> Vec<Least> {
+    let [micro, n, _, l, c, v, f, s] = shape.counts();
+    // (outputs, inputs, how many) of every product with a weight; the last is the head
+    let layers = [(3 * c, c, l), (c, c, l), (4 * c, c, l), (c, 4 * c, l), (v, c, 1)];
+    let sum = |f: &dyn Fn(u64, u64) -> u64| layers.iter().map(|&(o, i, times)| times * f(o, i)).sum::<u64>();
+    let flops = micro * sum(&|o, i| 2 * n * o * i);
+    // operands and results are stored as activations are, the residual stream and parameters' gradients as f32; attproj
+    // and fcproj add their results to the residual stream; fc keeps its GELU too
+    let operands = sum(&|o, i| n * i + o * i);
+    let stored = l * n * (3 * c + 4 * c + 4 * c) + n * v;
+    let residual = l * 2 * n * (2 * c);
+    let biases: u64 = l * (3 * c + c + 4 * c + c);
+    let backward_inp = s * (sum(&|o, i| n * o + o * i + n * i) + l * n * 4 * c);
+    let backward_weight = s * sum(&|o, i| n * o + n * i) + f * sum(&|o, i| 2 * o * i);
+    vec![
+        (FORWARD, micro * (s * (operands + stored) + f * (residual + biases)), flops),
+        (BACKWARD_INP, micro * backward_inp, flops),
+        (BACKWARD_WEIGHT, micro * backward_weight, flops),
+    ]
+}

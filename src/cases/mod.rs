@@ -1,0 +1,238 @@
+//! One table of cases per operator: tensors with their roles, inputs of a fixed seed, the values that the f64 reference
+//! wants of each output and the budget of each, and the least bytes and operations. Tests, coverage, shape checks, benches,
+//! races, tuning and counts read it.
+//!
+//! A constructor per pass (`layernorm::backward`) serves tests, which hold every element against the reference, and
+//! benches, which hold a [`Sample`] of a GPT-2's. Inputs and wanted values are computed when somebody asks for them, so a
+//! case that is only recorded costs nothing.
+
+mod case;
+mod judge;
+mod sample;
+mod values;
+
+pub mod adamw;
+pub mod attention;
+pub mod bias;
+pub mod cast;
+pub mod compare;
+pub mod crossentropy;
+pub mod embedding;
+pub mod gelu;
+pub mod gradnorm;
+pub mod layernorm;
+pub mod matmul;
+pub mod residual;
+pub mod roof;
+pub mod stepcontrol;
+
+use crate::gpu::{Caps, Elem, OpPass};
+use crate::model::Config;
+use crate::model::activations::logits_rows;
+use crate::ops::Operator;
+
+pub use case::{Case, Contents, FOLD, Role, Slot, each};
+pub use judge::{float, from_bytes, to_bytes, unwritten};
+pub use sample::{Sample, all, gather, gather_columns, gather_rows, positions};
+pub use values::{EPS, FULL, HALF, Inputs, Stored, Want, Word, absolute, bits, rounding, wide, words};
+
+/// How many of an operator's cases run on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Breadth {
+    /// One of each family of kernels: where only the lanes of a software adapter differ.
+    Family,
+    /// One shape of each kernel: another dialect or mode.
+    Narrow,
+    /// The fewest shapes that cover the branches of each kernel.
+    Full,
+    /// Kernels too that drivers of the CPU take minutes to compile.
+    All,
+}
+
+impl Breadth {
+    /// Returns the shapes to run of a list that begins with `family` shapes for [`Breadth::Family`] and `narrow` for
+    /// [`Breadth::Narrow`].
+    pub fn of<T: Copy>(self, [family, narrow]: [usize; 2], shapes: &[T]) -> Vec<T> {
+        let count = match self {
+            Self::Family => family,
+            Self::Narrow => narrow,
+            Self::Full | Self::All => shapes.len(),
+        };
+        shapes[..count].to_vec()
+    }
+}
+
+/// The sizes that benches measure operators at.
+#[derive(Debug, Clone, Copy)]
+pub struct BenchShape {
+    /// The model.
+    pub config: Config,
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub context: usize,
+    /// Elements that AdamW and the gradient norm are given.
+    pub flat: usize,
+}
+
+impl BenchShape {
+    /// N = B T.
+    pub fn rows(&self) -> usize {
+        self.batch * self.context
+    }
+
+    /// Rows of a chunk of logits, as the model cuts them.
+    pub fn chunk(&self, caps: &Caps, elem: Elem) -> usize {
+        logits_rows(caps, self.rows(), self.config.padded_vocab(), elem)
+    }
+}
+
+/// A training step, for [`least`].
+#[derive(Debug, Clone, Copy)]
+pub struct StepShape {
+    /// The model.
+    pub config: Config,
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub context: usize,
+    /// Micro-steps.
+    pub accumulation: usize,
+    /// The elements of activations.
+    pub elem: Elem,
+}
+
+impl StepShape {
+    /// Micro-steps, N = B T, T, L, C, V, and the bytes of an f32 and of an activation.
+    fn counts(&self) -> [u64; 8] {
+        let Config { layers, channels, vocab, .. } = self.config;
+        let rows = self.batch * self.context;
+        let [micro, n, t, l, c, v] = [self.accumulation, rows, self.context, layers, channels, vocab].map(|x| x as u64);
+        [micro, n, t, l, c, v, Elem::F32.bytes(), self.elem.bytes()]
+    }
+}
+
+/// A pass with the least bytes and operations that it needs in a step.
+pub type Least = (OpPass, u64, u64);
+
+/// An operator's cases.
+#[derive(Debug)]
+pub struct Cases {
+    /// The operator.
+    pub operator: &'static Operator,
+    /// Returns the cases that tests run on a device of these capabilities.
+    pub tests: fn(&Caps, Breadth) -> Vec<Case>,
+    /// Returns the cases that benches measure on such an adapter.
+    pub benches: fn(&BenchShape, &Caps) -> Vec<Case>,
+    /// Returns the least that its passes need in a step.
+    pub least: fn(&StepShape) -> Vec<Least>,
+}
+
+/// The cases of every operator, in the order of [`crate::ops::OPERATORS`].
+pub static ALL: [&Cases; 14] = [
+    &adamw::CASES,
+    &attention::CASES,
+    &bias::CASES,
+    &cast::CASES,
+    &compare::CASES,
+    &crossentropy::CASES,
+    &embedding::CASES,
+    &gelu::CASES,
+    &gradnorm::CASES,
+    &layernorm::CASES,
+    &matmul::CASES,
+    &residual::CASES,
+    &roof::CASES,
+    &stepcontrol::CASES,
+];
+
+/// Returns the least that the passes need in one step: every tensor is moved once a micro-step, operations are those of
+/// the formula. What a better program would not do at all, as clearing, needs nothing.
+pub fn least(shape: &StepShape) -> Vec<Least> {
+    ALL.iter().flat_map(|cases| (cases.least)(shape)).collect()
+}
+
+/// Of operators that no bench measures.
+fn no_benches(_shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
+    Vec::new()
+}
+
+/// Of operators that a step does without, or that [`least`] does not list.
+fn nothing_needed(_shape: &StepShape) -> Vec<Least> {
+    Vec::new()
+}
+
+/// The element types that activations have on an adapter.
+fn stored(caps: &Caps) -> Vec<Stored> {
+    if caps.f16 { vec![FULL, HALF] } else { vec![FULL] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::OPERATORS;
+
+    #[test]
+    fn every_operator_has_its_table_in_order() {
+        for (operator, cases) in OPERATORS.iter().zip(ALL) {
+            assert_eq!(operator.name, cases.operator.name, "the tables of wgpt::cases::ALL are not those of OPERATORS");
+        }
+    }
+
+    /// GPT-2 124M.
+    fn config() -> Config {
+        Config::from_descriptor("d12").expect("a model")
+    }
+
+    #[test]
+    fn the_least_of_a_step_counts_each_pass_once() {
+        for elem in [Elem::F32, Elem::F16] {
+            let list = least(&StepShape { config: config(), batch: 2, context: 1024, accumulation: 3, elem });
+            for (i, (pass, bytes, flops)) in list.iter().enumerate() {
+                assert!(*bytes > 0 && *flops > 0, "{pass}");
+                assert!(list[..i].iter().all(|(other, ..)| other != pass), "{pass} is counted twice");
+                assert!(OPERATORS.iter().any(|operator| operator.passes.contains(pass)), "{pass} is no pass");
+            }
+            assert_eq!(list.len(), 14, "{list:?}");
+        }
+    }
+
+    /// The wanted values of a sample are those that the whole result has there, with the same tolerances.
+    #[test]
+    fn a_sample_wants_what_all_want() {
+        let [all, some] = [Sample::All, Sample::Some].map(sampled_cases);
+        for (all, some) in all.iter().zip(&some) {
+            let mut samples = 0;
+            for (all_of, some_of) in all.contents().into_iter().zip(some.contents()) {
+                let (Some(Want::Near { want, tolerance }), Some(Want::At(at, inner))) = (all_of.want, some_of.want)
+                else {
+                    continue;
+                };
+                let Want::Near { want: sampled, tolerance: allowed } = *inner else { panic!("{some}") };
+                for (i, at) in at.into_iter().enumerate() {
+                    let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs();
+                    assert!(near(want[at], sampled[i]) && near(tolerance[at], allowed[i]), "{some}: element {at}");
+                    samples += 1;
+                }
+            }
+            assert!(samples > 0, "{some} samples nothing");
+        }
+    }
+
+    fn sampled_cases(sample: Sample) -> Vec<Case> {
+        let rows = layernorm::Rows { sample, ..layernorm::Rows::new(HALF, [100, 300]) };
+        let layer = matmul::Layer { sample, ..matmul::Layer::new(FULL, [100, 110, 60]) };
+        let heads = attention::Heads { sample, ..attention::Heads::new(FULL, [3, 5, 3, 8]) };
+        let batch = embedding::Batch { sample, ..embedding::Batch::new([30, 50, 2, 90]) };
+        let chunk = crossentropy::Chunk { sample, ..crossentropy::Chunk::new(FULL, [100, 70, 72]) };
+        let update = adamw::Update { sample, ..adamw::Update::third(10_000) };
+        let mut cases = vec![residual::forward([100, 100], sample), bias::backward(FULL, [50, 200], sample)];
+        cases.extend([adamw::forward(update), embedding::forward(batch.clone()), embedding::backward(batch)]);
+        cases.extend([crossentropy::forward(chunk.clone()), crossentropy::forward_backward(chunk)]);
+        cases.extend(attention::passes(&heads));
+        cases.extend(gelu::passes(FULL, [100, 100], None, sample));
+        cases.extend(layernorm::passes(&rows));
+        cases.extend(matmul::products(layer, &Caps::webgpu_defaults(), true));
+        cases
+    }
+}
