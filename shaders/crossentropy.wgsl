@@ -19,7 +19,7 @@ const IGNORED = 0xffffffffu;
 @group(0) @binding(3) var<storage, read> state: State;
 
 const LOW = -3.0e38; // stands for minus infinity, which fast math may drop
-const ELEMENTS_PER_STORED = ELEMENTS_PER_VEC * VECS_PER_STORED; // of an Stored
+const ELEMENTS_PER_STORED = ELEMENTS_PER_VEC * VECS_PER_STORED; // of a Stored
 
 // The row's largest logit, and the sum of exponentials below it.
 fn softmax_row(row: u32, lane: u32) -> vec2<f32> {

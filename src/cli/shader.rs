@@ -1,5 +1,7 @@
 //! `wgpt shader`.
 
+use std::collections::HashSet;
+
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, KernelId, adapter};
 use wgpt::ops;
@@ -9,6 +11,8 @@ use super::terminal::say;
 
 /// Names that a message suggests at most.
 const SUGGESTIONS: usize = 5;
+/// Characters of a name that a message repeats.
+const LONGEST: usize = 100;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -38,7 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
     match names.as_slice() {
         [] => Err(unknown(wanted, &kernels, args)),
         [_] if args.name.is_some() => {
-            print(named[0].1, named.len(), caps.as_ref());
+            named.iter().for_each(|(_, kernel)| print(kernel, named.len(), caps.as_ref()));
             Ok(())
         }
         all => {
@@ -48,17 +52,26 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// The kernels of all adapters, each once.
+fn all() -> Vec<KernelId> {
+    let mut seen = HashSet::new();
+    let mut all = [ops::all_kernels(), ops::tried_kernels()].concat();
+    all.retain(|kernel| seen.insert(kernel.clone()));
+    all
+}
+
 /// The kernels that are meant, and the adapter that they are for.
 fn kernels(args: &Args) -> Result<(Vec<KernelId>, Option<Caps>)> {
     if args.all {
-        let mut all = ops::all_kernels();
-        all.extend(ops::tried_kernels());
-        return Ok((all, None));
+        return Ok((all(), None));
     }
+    let hint = |error| match error {
+        Error::Device(text) => Error::Device(format!("{text}; or name a GPU that is not here: --gpu h100, or --all")),
+        error => error,
+    };
     let caps = match &args.gpu {
         Some(name) => predicted::card("--gpu", name)?.caps(),
-        None => adapter::find(args.device.as_deref())
-            .map_err(|e| Error::Device(format!("{e}; or name a GPU that is not here: --gpu h100, or --all")))?,
+        None => adapter::find(args.device.as_deref()).map_err(hint)?,
     };
     Ok((ops::kernels_of(&caps), Some(caps)))
 }
@@ -71,26 +84,29 @@ fn print(kernel: &KernelId, variants: usize, caps: Option<&Caps>) {
         let refused = text.reflect().and_then(|reflection| reflection.check(&text.name, caps)).err();
         say!("// for {}{}", caps.name, refused.map_or(String::new(), |why| format!(", which cannot run it: {why}")));
     } else if variants > 1 {
-        say!("// one of {variants} kernels of this name, which adapters of different kinds get");
+        say!("// one of {variants} kernels of this name, which adapters of different kinds get; all follow");
     }
     say!("{}", text.source);
 }
 
 /// The error for a name that no kernel begins with.
 fn unknown(wanted: &str, kernels: &[KernelId], args: &Args) -> Error {
-    let elsewhere = !args.all && ops::all_kernels().iter().any(|kernel| kernel.name().starts_with(wanted));
+    let elsewhere = !args.all && all().iter().any(|kernel| kernel.name().starts_with(wanted));
+    // the comparison takes long over a long name, and a terminal may obey what is in it
+    let wanted: String = wanted.chars().take(LONGEST).collect();
+    let shown = wanted.escape_debug();
     if elsewhere {
         return Error::Usage(format!(
-            "shader: this adapter gets no kernel `{wanted}`, others do; try --all, or --gpu CARD"
+            "shader: this adapter gets no kernel `{shown}`, others do; try --all, or --gpu CARD"
         ));
     }
     let mut names: Vec<String> = kernels.iter().map(KernelId::name).collect();
     names.sort();
     names.dedup();
-    names.sort_by_key(|name| (1e6 * (1.0 - strsim::jaro_winkler(wanted, name))) as u64);
+    names.sort_by_key(|name| (1e6 * (1.0 - strsim::jaro_winkler(&wanted, name))) as u64);
     names.truncate(SUGGESTIONS);
     Error::Usage(format!(
-        "shader: no kernel's name begins with `{wanted}`, the nearest are {}; `wgpt shader` lists all",
+        "shader: no kernel's name begins with `{shown}`, the nearest are {}; `wgpt shader` lists all",
         names.join(", ")
     ))
 }

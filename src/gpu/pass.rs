@@ -266,6 +266,10 @@ impl<'g> Pass<'g> {
             }
         }
         let Some(raw) = &self.gpu.raw else { return Ok(None) };
+        // before the look-up: ids of a dry device's buffers are also ids of this one's
+        if let Some(tensor) = tensors.iter().find(|tensor| tensor.buffer.raw.is_none()) {
+            return Err(Error::Gpu(format!("{name}: `{}` is a tensor of a dry device", tensor.label())));
+        }
         let Some((_, layout)) = pipeline.built() else { return Ok(None) };
         let window =
             |t: &Tensor| (t.buffer.id, t.offset, t.bytes().next_multiple_of(4).max(16).min(t.buffer.size - t.offset));
@@ -276,8 +280,7 @@ impl<'g> Pass<'g> {
         }
         let mut entries = Vec::with_capacity(tensors.len());
         for (i, tensor) in tensors.iter().enumerate() {
-            let buffer =
-                tensor.buffer.raw.as_ref().ok_or_else(|| Error::Gpu(format!("{name}: a dry tensor was bound")))?;
+            let Some(buffer) = &tensor.buffer.raw else { continue };
             entries.push(wgpu::BindGroupEntry {
                 binding: i as u32,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -419,9 +422,10 @@ impl Command {
 
     pub(super) fn encode_dispatch(&self, pass: &mut wgpu::ComputePass) {
         let Action::Dispatch { pipeline, bind_group, immediates } = &self.action else { return };
-        let Some((raw, _)) = pipeline.built() else { return };
+        // what a dry device has recorded runs nowhere, though a device may have built its kernels
+        let (Some((raw, _)), Some(bind_group)) = (pipeline.built(), bind_group) else { return };
         pass.set_pipeline(raw);
-        pass.set_bind_group(0, bind_group.as_ref(), &[]);
+        pass.set_bind_group(0, bind_group, &[]);
         if !immediates.is_empty() {
             pass.set_immediates(0, immediates);
         }

@@ -18,7 +18,7 @@ crate::shared_struct! {
     }
 }
 
-/// What an S of the kernel holds.
+/// The type of what the kernel stores at once.
 fn stored_copy(copied: bool) -> Elem {
     if copied { Elem::F16 } else { Elem::F32 }
 }

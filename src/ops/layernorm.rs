@@ -300,8 +300,10 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         }
     }
     let caps = &pass.gpu.caps;
-    let ends = Ends { first: io.first, last: io.wide.is_some(), summed: io.dsum.is_some() };
-    let (rows_kernel, params_kernel) = (backward_kernel(caps, c, elem, ends), params_kernel(caps, c, ends.summed));
+    // sums are added to the gradients by the second kernel
+    let ends = Ends { first: io.first, last: io.wide.is_some(), summed: false };
+    let rows_kernel = backward_kernel(caps, c, elem, ends);
+    let params_kernel = params_kernel(caps, c, io.dsum.is_some());
     let columns_a_group = if caps.software { group(caps) } else { reduce_group(caps) / PARTS };
     for rows in pass.row_windows(n, io.wide.unwrap_or(io.dinp).row_bytes()) {
         let [dout, xhat, rstd, dinp] = [io.dout, io.xhat, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));

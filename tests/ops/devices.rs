@@ -49,9 +49,8 @@ impl Device {
 
     /// Uses the device under such capabilities. Others that share it wait.
     pub fn run<T>(&self, caps: &Caps, work: impl FnOnce(&Gpu) -> T) -> T {
-        let mut gpu = self.gpu.lock().unwrap_or_else(PoisonError::into_inner);
-        gpu.caps = caps.clone();
-        work(&gpu)
+        let gpu = self.gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&gpu.with_caps(caps.clone()))
     }
 
     /// True if both work on one open device.

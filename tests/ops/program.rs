@@ -112,3 +112,55 @@ fn a_dry_program_counts_as_a_real_one() {
     assert_eq!(real.allocated_bytes(), dry.allocated_bytes());
     assert!(b.program.run(&dry).is_err());
 }
+
+/// `sum = inp + inp` of ones on a device, run and read.
+fn added(gpu: &Gpu) -> f32 {
+    let [inp, sum] = ["inp", "sum"].map(|name| gpu.tensor(name, 1, 4, Elem::F32).expect("memory"));
+    gpu.write(&inp, bytemuck::cast_slice(&[1.0f32; 4])).expect("written");
+    let mut pass = Pass::new(gpu);
+    residual::forward(&mut pass, residual::Forward { inp: &inp, branch: &inp, out: &sum }).expect("recorded");
+    pass.finish().run(gpu).expect("run");
+    gpu.read_f32(&sum).expect("read")[0]
+}
+
+/// Kernels are shared; programs, tensors and bindings are not.
+#[test]
+fn a_dry_copy_shares_kernels_and_nothing_else() {
+    let open = || Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let gpu = open();
+    assert_eq!(added(&gpu), 2.0);
+    let dry = gpu.dry_copy();
+    let [inp, sum] = ["inp", "sum"].map(|name| dry.tensor(name, 1, 4, Elem::F32).expect("memory"));
+    let io = || residual::Forward { inp: &inp, branch: &inp, out: &sum };
+    let mut pass = Pass::new(&dry);
+    residual::forward(&mut pass, io()).expect("recorded");
+    // its kernel is built, its tensors are no buffers: it does nothing on the device
+    pass.finish().run(&gpu).expect("nothing to do");
+    let error = residual::forward(&mut Pass::new(&gpu), io()).expect_err("dry tensors on a device").to_string();
+    assert!(error.contains("`inp` is a tensor of a dry device"), "{error}");
+    assert_eq!(added(&gpu), 2.0);
+    // what another device has built is of no use to a new one
+    let other = open().adopting(gpu.dry_copy());
+    assert_eq!(added(&other), 2.0);
+    // nor is a dry device's cache to one that has recorded: its bind groups go by numbers of its own
+    let planner = Gpu::dry(gpu.caps.clone());
+    let [x, y] = ["x", "y"].map(|name| planner.tensor(name, 1, 4, Elem::F32).expect("memory"));
+    gelu::forward(&mut Pass::new(&planner), gelu::Forward { inp: &x, out: &y }).expect("recorded");
+    assert_eq!(added(&other.adopting(planner)), 2.0);
+}
+
+#[test]
+fn handles_with_other_capabilities_share_the_device() {
+    let gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let handle = gpu.with_caps(wgpt::gpu::Caps { max_groups: 1, ..gpu.caps.clone() });
+    let layer = record(&gpu);
+    layer.program.run(&handle).expect("run");
+    let sum = handle.read_f32(&layer.sum).expect("read");
+    assert!(sum.iter().all(|x| (x - 0.841_192).abs() < 1e-5), "{sum:?}");
+    drop(gpu);
+    assert_eq!(added(&handle), 2.0);
+    // capabilities are those of the handle
+    let tensor = handle.tensor("wide", 1, 1 << 12, Elem::F32).expect("memory");
+    let io = residual::Forward { inp: &tensor, branch: &tensor, out: &tensor.clone() };
+    assert!(residual::forward(&mut Pass::new(&handle), io).is_err(), "more than one workgroup");
+}

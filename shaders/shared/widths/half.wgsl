@@ -1,5 +1,5 @@
 // tools/join-shader adds: shared/widths/vec4.wgsl
-// shared/widths/half.wgsl: what is left of an f32 when it is stored as f16, as f32. In integers, because drivers drop
+// shared/widths/half.wgsl: rounds an f32 as storing it as f16 and loading it does. In integers, because drivers drop
 // a conversion there and back.
 fn as_stored(x: Vec) -> Vec {
     let bits = bitcast<UVec>(x);

@@ -111,7 +111,7 @@ pub struct Gpu {
     pub(in crate::gpu) faults: crate::gpu::faults::Faults,
 }
 
-/// A poisoned lock holds nothing half-done here: each is held for one insertion.
+/// A poisoned lock holds nothing half-done here: what is guarded is set in one assignment, after all that may panic.
 pub(in crate::gpu) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -155,14 +155,16 @@ impl Gpu {
         Self { kernels: Arc::clone(&self.kernels), ..Self::dry(self.caps.clone()) }
     }
 
-    /// Takes over the kernels that a dry device has read, before this one has any.
+    /// Takes over the kernels that a dry device has read. Keeps its own if it has any already, or if another device has built
+    /// some of those.
     #[must_use]
     pub fn adopting(self, dry: Self) -> Self {
-        if dry.raw.is_some() { self } else { Self { kernels: dry.kernels, ..self } }
+        if self.kernels.is_empty() && !dry.kernels.is_built() { Self { kernels: dry.kernels, ..self } } else { self }
     }
 
     /// Another handle of the same device, for which kernels and windows are chosen by other capabilities. It shares the
-    /// device, its kernels and its faults, and keeps its own memory ledger.
+    /// device and its kernels, and keeps its own bind groups and memory ledger. An error that wgpu reports outside a call goes
+    /// to the handle that asks first, so handles must not be used at the same time.
     #[must_use]
     pub fn with_caps(&self, caps: Caps) -> Self {
         Self {

@@ -10,7 +10,8 @@ use crate::gpu::context::lock;
 
 use super::{Kernel, KernelId, Reflection};
 
-/// Parsed modules kept for a device to build: more than a model has kernels. They take megabytes.
+/// Kernels read, after each of which the modules that no device has built are dropped: more than a model has. They take
+/// megabytes.
 const MAX_MODULES: u64 = 64;
 
 /// A compute pipeline, and the layout of its bindings.
@@ -101,6 +102,17 @@ impl Kernels {
         Ok(pipeline)
     }
 
+    /// True if nothing was read yet.
+    pub(in crate::gpu) fn is_empty(&self) -> bool {
+        lock(&self.by_id).is_empty()
+    }
+
+    /// True if a device has built one of the kernels.
+    pub(in crate::gpu) fn is_built(&self) -> bool {
+        let slots: Vec<Slot> = lock(&self.by_id).values().cloned().collect();
+        slots.iter().any(|slot| lock(slot).as_ref().is_some_and(|pipeline| pipeline.built().is_some()))
+    }
+
     /// Drops the modules that no device has asked for.
     fn forget_modules(&self) {
         for slot in lock(&self.by_id).values() {
@@ -121,13 +133,13 @@ mod tests {
     use crate::gpu::{OpPass, kernel::Purpose};
     use std::sync::atomic::AtomicUsize;
 
-    /// How often texts were written, by this test alone.
+    /// How often texts of `Counted<true>` were written, which one test alone makes.
     static WRITTEN: AtomicUsize = AtomicUsize::new(0);
 
     #[derive(Debug, PartialEq, Eq, Hash)]
-    struct Counted(u32);
+    struct Counted<const BY_TEST: bool>(u32);
 
-    impl Generator for Counted {
+    impl<const BY_TEST: bool> Generator for Counted<BY_TEST> {
         fn family(&self) -> String {
             "counted".into()
         }
@@ -135,7 +147,7 @@ mod tests {
             format!("counted.{}", self.0)
         }
         fn text(&self) -> String {
-            WRITTEN.fetch_add(1, Ordering::Relaxed);
+            WRITTEN.fetch_add(usize::from(BY_TEST), Ordering::Relaxed);
             format!("@compute @workgroup_size({}) fn main() {{}}", self.0)
         }
         fn arithmetic(&self) -> Arithmetic {
@@ -143,8 +155,8 @@ mod tests {
         }
     }
 
-    fn id(of: u32) -> KernelId {
-        KernelId::generated(OpPass::new("counted", "forward"), "forward", Purpose::Elements, Counted(of))
+    fn id<const BY_TEST: bool>(of: u32) -> KernelId {
+        KernelId::generated(OpPass::new("counted", "forward"), "forward", Purpose::Elements, Counted::<BY_TEST>(of))
     }
 
     #[test]
@@ -152,11 +164,11 @@ mod tests {
         let kernels = Kernels::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (1..=3).for_each(|of| drop(kernels.get(&id(of)).expect("read"))));
+                scope.spawn(|| (1..=3).for_each(|of| drop(kernels.get(&id::<true>(of)).expect("read"))));
             }
         });
         assert_eq!(WRITTEN.load(Ordering::Relaxed), 3);
-        assert_eq!(kernels.get(&id(2)).expect("read").reflection.workgroup_size, [2, 1, 1]);
+        assert_eq!(kernels.get(&id::<true>(2)).expect("read").reflection.workgroup_size, [2, 1, 1]);
         // a text that is wrong is no entry: its fault comes again
         let wrong = KernelId::probe("wrong", "main", "fn main(".into());
         for _ in 0..2 {
@@ -167,9 +179,9 @@ mod tests {
     #[test]
     fn modules_are_kept_for_the_device_and_dropped_when_there_are_many() {
         let kernels = Kernels::default();
-        let first = kernels.get(&id(1)).expect("read");
+        let first = kernels.get(&id::<false>(1)).expect("read");
         assert!(lock(&first.module).is_some());
-        (2..=MAX_MODULES as u32 + 1).for_each(|of| drop(kernels.get(&id(of)).expect("read")));
+        (2..=MAX_MODULES as u32 + 1).for_each(|of| drop(kernels.get(&id::<false>(of)).expect("read")));
         assert!(lock(&first.module).is_none());
         assert!(first.module().is_ok(), "parsed again");
     }

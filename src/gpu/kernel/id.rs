@@ -35,9 +35,9 @@ impl fmt::Display for OpPass {
 /// The kind of work that a command does: predictions and tuning treat each kind in its own way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// A product of matrices in tiles, of which the next is fetched while one is multiplied.
+    /// A product of matrices. Where it works in tiles, it fetches the next while it multiplies one.
     Product,
-    /// Several products of matrices in one kernel, with what comes between them.
+    /// Products of matrices fused with the work between them, and the sums that such kernels need.
     FusedProducts,
     /// Adds up partial sums that a product has left.
     PartialSums,
@@ -101,13 +101,13 @@ pub struct Shader {
     pub file: &'static str,
     /// The second part of the printed name.
     pub label: &'static str,
-    /// What the printed name has behind it.
+    /// The part of the printed name behind it.
     pub variant: &'static str,
     /// Elements moved at once.
     pub width: Width,
-    /// What they are stored as: f32 or f16.
+    /// The type that they are stored as: f32 or f16.
     pub elem: Elem,
-    /// What follows the header, in order.
+    /// The texts and constants behind the header, in order.
     pub body: Vec<Piece>,
     /// Values of `override` constants.
     pub overrides: Vec<(&'static str, u32)>,
@@ -314,13 +314,13 @@ impl KernelId {
         self.with(|shader| shader.elem = elem)
     }
 
-    /// Names the file and what the printed name has in the place of the entry.
+    /// Names the file, and the part of the printed name in the place of the entry.
     #[must_use]
     pub fn printed(self, file: &'static str, label: &'static str) -> Self {
         self.with(|shader| (shader.file, shader.label) = (file, label))
     }
 
-    /// Adds to the printed name what sets a variant apart.
+    /// Adds the name of a variant to the printed name.
     #[must_use]
     pub fn variant(self, variant: &'static str) -> Self {
         self.with(|shader| shader.variant = variant)

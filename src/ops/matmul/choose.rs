@@ -279,7 +279,7 @@ fn kinds(coop: bool) -> &'static [(Width, bool)] {
     if coop {
         &[(Width::Vec8, false), (Width::Vec8, true), (Width::Vec4, true), (Width::Scalar, true)]
     } else {
-        &[(Width::Vec4, false), (Width::Vec4, true), (Width::Scalar, true)]
+        &[(Width::Vec4, false), (Width::Scalar, true)]
     }
 }
 

@@ -12,13 +12,13 @@ fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 // shared/widths/half8.wgsl: eight neighbours of f16, 16 bytes, which an invocation loads and stores at once
 struct Half8 { low: vec4<f16>, high: vec4<f16> }
 // tools/join-shader adds: shared/widths/vec4.wgsl shared/widths/half8.wgsl
-// shared/widths/pair.wgsl: what memory of stored elements is moved in, Stored, is two Vec: 16 bytes of f16
+// shared/widths/pair.wgsl: Stored, the unit that memory is moved in, is two Vec: 16 bytes of f16
 alias Stored = Half8;
 const VECS_PER_STORED = 2u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(select(s.low, s.high, k == 1u)); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(vec4<f16>(first), vec4<f16>(last)); }
 // tools/join-shader adds: shared/widths/vec4.wgsl
-// shared/widths/half.wgsl: what is left of an f32 when it is stored as f16, as f32. In integers, because drivers drop
+// shared/widths/half.wgsl: rounds an f32 as storing it as f16 and loading it does. In integers, because drivers drop
 // a conversion there and back.
 fn as_stored(x: Vec) -> Vec {
     let bits = bitcast<UVec>(x);

@@ -10,7 +10,7 @@ fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // 
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
 // tools/join-shader adds: shared/stub.wgsl
-// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
 const VECS_PER_STORED = 1u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
@@ -108,7 +108,7 @@ const IGNORED = 0xffffffffu;
 @group(0) @binding(3) var<storage, read> state: State;
 
 const LOW = -3.0e38; // stands for minus infinity, which fast math may drop
-const ELEMENTS_PER_STORED = ELEMENTS_PER_VEC * VECS_PER_STORED; // of an Stored
+const ELEMENTS_PER_STORED = ELEMENTS_PER_VEC * VECS_PER_STORED; // of a Stored
 
 // The row's largest logit, and the sum of exponentials below it.
 fn softmax_row(row: u32, lane: u32) -> vec2<f32> {

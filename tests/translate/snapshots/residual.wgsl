@@ -10,7 +10,7 @@ fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // 
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
 // tools/join-shader adds: shared/stub.wgsl
-// shared/widths/single.wgsl: what memory of stored elements is moved in, Stored, is one Vec
+// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
 const VECS_PER_STORED = 1u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
