@@ -137,12 +137,6 @@ pub struct Case {
     change: Option<Box<Change>>,
 }
 
-impl fmt::Debug for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
 impl fmt::Display for Case {
     /// `matmul.forward with bias 31x33x32`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -70,12 +70,7 @@ impl Chunk {
 }
 
 /// The wanted losses and gradients.
-struct Wanted {
-    losses: Want,
-    dlogits: Want,
-}
-
-fn wanted(chunk: &Chunk, padded: &[f32], targets: &[u32]) -> Wanted {
+fn wanted(chunk: &Chunk, padded: &[f32], targets: &[u32]) -> [Want; 2] {
     let [n, v, vp] = chunk.shape;
     let rows = chunk.sample.rows(n, vp);
     let (x, targets) = (wide(&gather_rows(padded, &rows, vp)), gather(targets, &rows));
@@ -102,10 +97,8 @@ fn wanted(chunk: &Chunk, padded: &[f32], targets: &[u32]) -> Wanted {
     // rows that do not count are exactly 0, and so are padded columns
     let exact = |kind: Stored, want, off: Vec<f64>| kind.within(want, off.clone()).exact_where_zero(&off);
     let at = positions(&rows, &all(vp), vp);
-    Wanted {
-        losses: exact(FULL, losses, losses_off).at(rows, n),
-        dlogits: exact(chunk.stored, dlogits, dlogits_off).at(at, n * vp),
-    }
+    let dlogits = exact(chunk.stored, dlogits, dlogits_off).at(at, n * vp);
+    [exact(FULL, losses, losses_off).at(rows, n), dlogits]
 }
 
 /// The losses.
@@ -116,8 +109,8 @@ pub fn forward(chunk: Chunk) -> Case {
     };
     Case::new(FORWARD, chunk.what(), chunk.slots(Role::Input), launch, move || {
         let (padded, targets) = chunk.inputs();
-        let losses = Contents::unwritten(wanted(&chunk, &padded, &targets).losses);
-        vec![chunk.stored.contents(&padded), Contents::integers(targets), losses]
+        let [losses, _] = wanted(&chunk, &padded, &targets);
+        vec![chunk.stored.contents(&padded), Contents::integers(targets), Contents::unwritten(losses)]
     })
 }
 
@@ -132,7 +125,7 @@ pub fn forward_backward(chunk: Chunk) -> Case {
     };
     Case::new(FORWARD_BACKWARD, chunk.what(), slots, launch, move || {
         let (padded, targets) = chunk.inputs();
-        let Wanted { losses, dlogits } = wanted(&chunk, &padded, &targets);
+        let [losses, dlogits] = wanted(&chunk, &padded, &targets);
         let state = Contents::integers(words(&State { loss_scale: chunk.loss_scale(), ..STATE }));
         let logits = chunk.stored.contents(&padded).wanting(dlogits);
         vec![logits, Contents::integers(targets), Contents::unwritten(losses), state]

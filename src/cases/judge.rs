@@ -46,27 +46,42 @@ impl Slot {
             want => (None, want),
         };
         let at = |i: usize| positions.map_or(i, |positions| positions[i]);
-        let mut report = Report { slot, got, wrong: 0, first: None };
+        let (mut wrong, mut first) = (0, None);
+        let float = |i: usize| float(slot.elem, got[i]);
+        let mut compare = |i: usize, fine: bool, want: &dyn Fn() -> String| {
+            if fine {
+                return;
+            }
+            wrong += 1;
+            first.get_or_insert_with(|| {
+                let (row, column) = (i / slot.shape[1], i % slot.shape[1]);
+                let got = match got[i] {
+                    word if word == unwritten(slot.elem) => "nothing: never written".into(),
+                    word => format!("{:e} ({word:#x})", float(i)),
+                };
+                format!("`{}`[{row}, {column}]: got {got}, want {}", slot.name, want())
+            });
+        };
         match want {
             Want::Near { want, tolerance } => {
                 for (i, (want, tolerance)) in want.iter().zip(tolerance).enumerate() {
                     // so that NaN fails
-                    let fine = (report.float(at(i)) - want).abs() <= *tolerance;
-                    report.compare(at(i), fine, || format!("{want:e} within {tolerance:e}"));
+                    let fine = (float(at(i)) - want).abs() <= *tolerance;
+                    compare(at(i), fine, &|| format!("{want:e} within {tolerance:e}"));
                 }
             }
             Want::Words(words) => {
                 for (i, word) in words.iter().enumerate() {
                     let fine = match *word {
                         Word::Bits(bits) => got[at(i)] == bits,
-                        Word::Near(want, tolerance) => (report.float(at(i)) - want).abs() <= tolerance,
-                        Word::NonFinite => !report.float(at(i)).is_finite() && got[at(i)] != unwritten(slot.elem),
+                        Word::Near(want, tolerance) => (float(at(i)) - want).abs() <= tolerance,
+                        Word::NonFinite => !float(at(i)).is_finite() && got[at(i)] != unwritten(slot.elem),
                     };
-                    report.compare(at(i), fine, || format!("{word:?}"));
+                    compare(at(i), fine, &|| format!("{word:?}"));
                 }
             }
             Want::Total { want, tolerance } => {
-                let total: f64 = (0..got.len()).map(|i| report.float(i)).sum();
+                let total: f64 = (0..got.len()).map(float).sum();
                 let fine = (total - want).abs() <= *tolerance;
                 if !fine {
                     let name = slot.name;
@@ -76,44 +91,11 @@ impl Slot {
             Want::At(..) | Want::Anything => {}
         }
         if positions.is_some() && slot.role == Role::Overwritten {
-            (0..got.len()).for_each(|i| report.compare(i, got[i] != unwritten(slot.elem), || "a number".into()));
+            (0..got.len()).for_each(|i| compare(i, got[i] != unwritten(slot.elem), &|| "a number".into()));
         }
-        report.end()
-    }
-}
-
-/// The wrong elements of a slot.
-struct Report<'a> {
-    slot: &'a Slot,
-    got: &'a [u32],
-    wrong: usize,
-    first: Option<String>,
-}
-
-impl Report<'_> {
-    fn float(&self, i: usize) -> f64 {
-        float(self.slot.elem, self.got[i])
-    }
-
-    fn compare(&mut self, i: usize, fine: bool, want: impl FnOnce() -> String) {
-        if fine {
-            return;
-        }
-        self.wrong += 1;
-        if self.first.is_none() {
-            let (row, column) = (i / self.slot.shape[1], i % self.slot.shape[1]);
-            let got = match self.got[i] {
-                word if word == unwritten(self.slot.elem) => "nothing: never written".into(),
-                word => format!("{:e} ({word:#x})", self.float(i)),
-            };
-            self.first = Some(format!("`{}`[{row}, {column}]: got {got}, want {}", self.slot.name, want()));
-        }
-    }
-
-    fn end(self) -> Result<(), String> {
-        match self.first {
+        match first {
             None => Ok(()),
-            Some(first) => Err(format!("{first}; {} of {} elements are wrong", self.wrong, self.got.len())),
+            Some(first) => Err(format!("{first}; {wrong} of {} elements are wrong", got.len())),
         }
     }
 }

@@ -128,23 +128,13 @@ pub struct Cases {
     pub least: fn(&StepShape) -> Vec<Least>,
 }
 
-/// The cases of every operator, in the order of [`crate::ops::OPERATORS`].
-pub static ALL: [&Cases; 14] = [
-    &adamw::CASES,
-    &attention::CASES,
-    &bias::CASES,
-    &cast::CASES,
-    &compare::CASES,
-    &crossentropy::CASES,
-    &embedding::CASES,
-    &gelu::CASES,
-    &gradnorm::CASES,
-    &layernorm::CASES,
-    &matmul::CASES,
-    &residual::CASES,
-    &roof::CASES,
-    &stepcontrol::CASES,
-];
+macro_rules! list {
+    ($($name:ident)*) => {
+        /// The cases of every operator, in the order of [`crate::ops::OPERATORS`].
+        pub static ALL: &[&Cases] = &[$(&$name::CASES),*];
+    };
+}
+crate::for_each_operator!(list);
 
 /// Returns the least that the passes need in one step: every tensor is moved once a micro-step, operations are those of
 /// the formula. What a better program would not do at all, as clearing, needs nothing.
@@ -179,21 +169,17 @@ mod tests {
         }
     }
 
-    /// GPT-2 124M.
-    fn config() -> Config {
-        Config::from_descriptor("d12").expect("a model")
-    }
-
     #[test]
     fn the_least_of_a_step_counts_each_pass_once() {
+        let config = Config::from_descriptor("d12").expect("a model");
         for elem in [Elem::F32, Elem::F16] {
-            let list = least(&StepShape { config: config(), batch: 2, context: 1024, accumulation: 3, elem });
+            let list = least(&StepShape { config, batch: 2, context: 1024, accumulation: 3, elem });
             for (i, (pass, bytes, flops)) in list.iter().enumerate() {
                 assert!(*bytes > 0 && *flops > 0, "{pass}");
                 assert!(list[..i].iter().all(|(other, ..)| other != pass), "{pass} is counted twice");
                 assert!(OPERATORS.iter().any(|operator| operator.passes.contains(pass)), "{pass} is no pass");
             }
-            assert_eq!(list.len(), 14, "{list:?}");
+            assert!(!list.is_empty());
         }
     }
 

@@ -89,23 +89,23 @@ pub struct Operator {
     pub tried: fn(&Caps) -> Vec<KernelId>,
 }
 
-/// All operators. Whatever must know every operator starts from this list: kernels, tests, benches, counts.
-pub static OPERATORS: [&Operator; 14] = [
-    &adamw::OPERATOR,
-    &attention::OPERATOR,
-    &bias::OPERATOR,
-    &cast::OPERATOR,
-    &compare::OPERATOR,
-    &crossentropy::OPERATOR,
-    &embedding::OPERATOR,
-    &gelu::OPERATOR,
-    &gradnorm::OPERATOR,
-    &layernorm::OPERATOR,
-    &matmul::OPERATOR,
-    &residual::OPERATOR,
-    &roof::OPERATOR,
-    &stepcontrol::OPERATOR,
-];
+/// Calls a macro with the names of all operators. This is the one list: kernels, cases, tests, benches and counts start from it.
+#[macro_export]
+macro_rules! for_each_operator {
+    ($then:ident) => {
+        $then! {
+            adamw attention bias cast compare crossentropy embedding gelu gradnorm layernorm matmul residual roof stepcontrol
+        }
+    };
+}
+
+macro_rules! list {
+    ($($name:ident)*) => {
+        /// All operators, in the order of their names.
+        pub static OPERATORS: &[&Operator] = &[$(&$name::OPERATOR),*];
+    };
+}
+for_each_operator!(list);
 
 /// Of operators that have nothing to tune.
 fn none_tried(_caps: &Caps) -> Vec<KernelId> {

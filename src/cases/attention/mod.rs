@@ -228,7 +228,7 @@ const STEPS: [Sizes; 6] =
     [[16, 40, 2, 64], [0, 1, 1, 8], [1, 4, 3, 11], [15, 16, 2, 13], [9, 10, 2, 16], [300, 301, 2, 8]];
 /// The same of large heads.
 const LARGE_STEPS: [Sizes; 5] =
-    [[33, 40, 1, 32], [17, 18, 1, 80], [128, 129, 2, 96], [129, 140, 1, 128], [1023, 1024, 12, 64]];
+    [[33, 40, 1, 32], [17, 18, 1, 80], [128, 129, 2, 96], [129, 140, 1, 128], [1023, 1024, 2, 64]];
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let full = |sizes| passes(&Heads::new(FULL, sizes));
