@@ -391,14 +391,8 @@ fn arguments(inside: &str) -> usize {
 /// The matrix kernels are generated, so `matmul` begins at src/ops. `attention_step` is a variant of `attention`, named
 /// for its idea: it has a shader of its own and is launched and tested where its operator is.
 fn stems(paths: &BTreeSet<String>) -> Vec<String> {
-    let directly_in = |folder: &str, ending: &str| -> BTreeSet<String> {
-        let stem = |p: &String| p.strip_prefix(folder)?.strip_suffix(ending).map(str::to_owned);
-        paths.iter().filter_map(stem).filter(|s| !s.contains('/') && s != "mod").collect()
-    };
-    let shaders = directly_in("shaders/", ".wgsl");
-    let mut operators = directly_in("src/ops/", ".rs");
-    operators.extend(directly_in("src/ops/", "/mod.rs"));
-    operators.retain(|stem| !SHARED_BY_OPERATORS.contains(&stem.as_str()));
+    let shaders = directly_in(paths, "shaders/", ".wgsl");
+    let operators = operators_in(paths);
     let is_variant =
         |s: &String| !operators.contains(s) && s.match_indices('_').any(|(i, _)| operators.contains(&s[..i]));
     let shaders: BTreeSet<String> = shaders.into_iter().filter(|s| !is_variant(s)).collect();
@@ -425,6 +419,25 @@ fn stems(paths: &BTreeSet<String>) -> Vec<String> {
         }
     }
     faults
+}
+
+/// Stems of the files that lie directly in a folder.
+fn directly_in(paths: &BTreeSet<String>, folder: &str, ending: &str) -> BTreeSet<String> {
+    let stem = |p: &String| p.strip_prefix(folder)?.strip_suffix(ending).map(str::to_owned);
+    paths.iter().filter_map(stem).filter(|s| !s.contains('/') && s != "mod").collect()
+}
+
+fn operators_in(paths: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut operators = directly_in(paths, "src/ops/", ".rs");
+    operators.extend(directly_in(paths, "src/ops/", "/mod.rs"));
+    operators.retain(|stem| !SHARED_BY_OPERATORS.contains(&stem.as_str()));
+    operators
+}
+
+/// Operators with a file that are not in the one list, from which all tests start.
+fn unlisted(paths: &BTreeSet<String>, listed: &[&str]) -> Vec<String> {
+    let missing = operators_in(paths).into_iter().filter(|stem| !listed.contains(&stem.as_str()));
+    missing.map(|stem| format!("`{stem}` is missing in for_each_operator! of src/ops/mod.rs")).collect()
 }
 
 /// All files below `folder`, from the root.
@@ -497,7 +510,18 @@ fn every_operator_has_its_four_files() -> std::io::Result<()> {
         below(folder, &mut paths)?;
     }
     none(&stems(&paths));
+    let listed: Vec<&str> = wgpt::ops::OPERATORS.iter().map(|operator| operator.name).collect();
+    none(&unlisted(&paths, &listed));
     Ok(())
+}
+
+#[test]
+fn an_operator_that_is_not_in_the_list_is_found() {
+    let paths = ["src/ops/gelu.rs", "src/ops/matmul/mod.rs", "src/ops/matrix_units.rs", "src/ops/mod.rs"];
+    let paths: BTreeSet<String> = paths.map(str::to_owned).into();
+    none(&unlisted(&paths, &["gelu", "matmul"]));
+    let faults = unlisted(&paths, &["matmul"]);
+    assert_eq!(faults, ["`gelu` is missing in for_each_operator! of src/ops/mod.rs"]);
 }
 
 /// A rule, a path, a text: what the rule says.

@@ -11,6 +11,8 @@ use super::terminal::say;
 
 /// Names that a message suggests at most.
 const SUGGESTIONS: usize = 5;
+/// How alike a name must be to be suggested, of 1.
+const NEAR: f64 = 0.75;
 /// Characters of a name that a message repeats.
 const LONGEST: usize = 100;
 
@@ -79,7 +81,8 @@ fn kernels(args: &Args) -> Result<(Vec<KernelId>, Option<Caps>)> {
 fn print(kernel: &KernelId, variants: usize, caps: Option<&Caps>) {
     let text = kernel.kernel();
     let lanes = text.subgroup_size.map_or(String::new(), |lanes| format!(", subgroups of {lanes}"));
-    say!("// {}: entry point {}, overrides {:?}{lanes}", text.name, text.entry, text.constants);
+    let constants: String = text.constants.iter().map(|(name, value)| format!(", {name} = {value}")).collect();
+    say!("// {}: entry point {}{constants}{lanes}", text.name, text.entry);
     if let Some(caps) = caps {
         let refused = text.reflect().and_then(|reflection| reflection.check(&text.name, caps)).err();
         say!("// for {}{}", caps.name, refused.map_or(String::new(), |why| format!(", which cannot run it: {why}")));
@@ -97,16 +100,17 @@ fn unknown(wanted: &str, kernels: &[KernelId], args: &Args) -> Error {
     let shown = wanted.escape_debug();
     if elsewhere {
         return Error::Usage(format!(
-            "shader: this adapter gets no kernel `{shown}`, others do; try --all, or --gpu CARD"
+            "shader: {} gets no kernel `{shown}`, other adapters do; try --all, or --gpu CARD",
+            args.gpu.as_deref().unwrap_or("this adapter")
         ));
     }
-    let mut names: Vec<String> = kernels.iter().map(KernelId::name).collect();
+    let alike = |name: &str| strsim::jaro_winkler(&wanted.to_lowercase(), name);
+    let mut names: Vec<String> = kernels.iter().flat_map(|kernel| [kernel.family(), kernel.name()]).collect();
     names.sort();
     names.dedup();
-    names.sort_by_key(|name| (1e6 * (1.0 - strsim::jaro_winkler(&wanted, name))) as u64);
+    names.retain(|name| alike(name) > NEAR);
+    names.sort_by(|a, b| alike(b).total_cmp(&alike(a)));
     names.truncate(SUGGESTIONS);
-    Error::Usage(format!(
-        "shader: no kernel's name begins with `{shown}`, the nearest are {}; `wgpt shader` lists all",
-        names.join(", ")
-    ))
+    let nearest = if names.is_empty() { String::new() } else { format!(", the nearest are {}", names.join(", ")) };
+    Error::Usage(format!("shader: no kernel's name begins with `{shown}`{nearest}; `wgpt shader` lists all"))
 }

@@ -29,3 +29,12 @@ impl Text {
         self.line("}");
     }
 }
+
+/// Returns the text of a shader file without its first line if that is for `tools/join-shader`.
+#[must_use]
+pub fn without_directive(file: &'static str) -> &'static str {
+    match file.split_once('\n') {
+        Some((first, rest)) if first.starts_with("// tools/join-shader ") => rest,
+        _ => file,
+    }
+}

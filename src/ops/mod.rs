@@ -89,7 +89,8 @@ pub struct Operator {
     pub tried: fn(&Caps) -> Vec<KernelId>,
 }
 
-/// Calls a macro with the names of all operators. This is the one list: kernels, cases, tests, benches and counts start from it.
+/// Calls a macro with the names of all operators. This is the one list: kernels, cases, tests, benches and counts start from
+/// it. A name that does not resolve here lacks its `mod` line, in `src/ops/mod.rs` or in `src/cases/mod.rs`.
 #[macro_export]
 macro_rules! for_each_operator {
     ($then:ident) => {

@@ -43,6 +43,11 @@ fn present() -> (String, BTreeMap<String, String>) {
 
 /// The first lines that differ.
 fn difference(name: &str, committed: &str, present: &str) -> String {
+    match (committed, present) {
+        ("", _) => return format!("{name}: new, a text of a family that had none"),
+        (_, "") => return format!("{name}: no kernel of this family any more"),
+        _ => {}
+    }
     let (old, new): (BTreeSet<&str>, BTreeSet<&str>) = (committed.lines().collect(), present.lines().collect());
     let gone = old.difference(&new).map(|line| format!("- {line}"));
     let come = new.difference(&old).map(|line| format!("+ {line}"));

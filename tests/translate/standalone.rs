@@ -44,7 +44,9 @@ fn every_shader_opens_by_itself() {
     let paths = shaders("shaders");
     assert!(paths.len() >= 28, "{} shaders", paths.len());
     let faults: Vec<String> = paths.iter().filter_map(|path| check(path).err()).collect();
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    let hint = "names that Rust or a shared file defines come from the files that a shader's first line names: \
+                `// tools/join-shader adds: shared/stub.wgsl`";
+    assert!(faults.is_empty(), "{}\n{hint}", faults.join("\n"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{Kernel, Width};
 use crate::gpu::tensor::Elem;
+use crate::gpu::text::without_directive;
 
 /// A pass of an operator, as counts and benches list it: `gelu.backward`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -174,7 +175,7 @@ impl Shader {
         let mut text = self.width.prologue(self.elem);
         for piece in &self.body {
             match piece {
-                Piece::Text(part) => text.push_str(part),
+                Piece::Text(part) => text.push_str(without_directive(part)),
                 Piece::Const { name, value, .. } => _ = writeln!(text, "const {name}: u32 = {value}u;"),
             }
         }

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use super::layout::{self, Shared};
 pub use super::reflection::{Needs, Reflection};
 use super::tensor::Elem;
+use super::text::without_directive;
 pub(super) use cache::{Built, Kernels, Pipeline};
 pub use id::{Arithmetic, Generator, KernelId, OpPass, Piece, Purpose, Shader, Spec};
 
@@ -77,17 +78,16 @@ impl Width {
     /// module scope, so joining is all that is needed.
     fn prologue(self, elem: Elem) -> String {
         let half = elem == Elem::F16;
-        let mut text = String::from(if half { "enable f16;\n" } else { "" });
-        text.push_str(self.header());
-        self.unit(half).iter().for_each(|part| text.push_str(part));
-        text.push_str(if half {
+        let mut parts = vec![if half { "enable f16;\n" } else { "" }, self.header()];
+        parts.extend(self.unit(half));
+        parts.push(if half {
             include_str!("../../../shaders/shared/widths/half.wgsl")
         } else {
             "fn as_stored(x: Vec) -> Vec { return x; }\n"
         });
-        text.push_str(include_str!("../../../shaders/shared/grid.wgsl"));
-        text.push_str(include_str!("../../../shaders/shared/reduce.wgsl"));
-        text
+        parts.push(include_str!("../../../shaders/shared/grid.wgsl"));
+        parts.push(include_str!("../../../shaders/shared/reduce.wgsl"));
+        parts.into_iter().map(without_directive).collect()
     }
 
     fn header(self) -> &'static str {

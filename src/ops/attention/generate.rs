@@ -1,7 +1,7 @@
 //! The text of [`Coop`]: constants and tiles, what `shaders/attention_coop.wgsl` has, and the entry point, whose matrices
 //! must have names.
 
-use crate::gpu::text::Text;
+use crate::gpu::text::{Text, without_directive};
 use crate::ops::matrix_units::{By, DIRECTIVES, HALF8, UNIFORM_SUBGROUPS, grid};
 
 use super::coop::{Coop, Entry};
@@ -23,7 +23,7 @@ impl Coop {
             include_str!("../../../shaders/attention_coop.wgsl"),
             include_str!("../../../shaders/shared/grid.wgsl"),
         ] {
-            part.lines().for_each(|line| t.line(line));
+            without_directive(part).lines().for_each(|line| t.line(line));
         }
         self.main(&mut t);
         t.text

@@ -5,6 +5,7 @@ mod fed;
 
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Generator;
+use crate::gpu::text::without_directive;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
 use super::matrix_units::subgroup_sizes;
@@ -103,7 +104,8 @@ impl Generator for Spec {
                 (head, include_str!("../../../shaders/roof/matrix.wgsl"))
             }
         };
-        format!("{head}override WORKGROUP: u32 = 64u;\n{}{body}", include_str!("../../../shaders/shared/grid.wgsl"))
+        let grid = include_str!("../../../shaders/shared/grid.wgsl");
+        format!("{head}override WORKGROUP: u32 = 64u;\n{}{}", without_directive(grid), without_directive(body))
     }
 
     fn entry_point(&self) -> &'static str {

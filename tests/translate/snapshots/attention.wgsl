@@ -9,7 +9,6 @@ fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
 fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// tools/join-shader adds: shared/stub.wgsl
 // shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
 const VECS_PER_STORED = 1u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
@@ -85,7 +84,6 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
     return Place(bh / params.heads, bh % params.heads, (params.first_head + bh) * params.positions, first,
                  group < params.end);
 }
-// tools/join-shader adds: shared/stub.wgsl shared/attention.wgsl
 // attention.wgsl: causal attention, fused: no (T, T) matrix is ever in memory (Dao et al., FlashAttention)
 //   score[t,s] = scale q[t] . k[s] for s <= t;  out[t] = sum over s of softmax(score)[t,s] v[s]
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T): log-sum-exp of a row's scores,

@@ -68,7 +68,6 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
 }
 // shared/widths/half8.wgsl: eight neighbours of f16, 16 bytes, which an invocation loads and stores at once
 struct Half8 { low: vec4<f16>, high: vec4<f16> }
-// tools/join-shader adds: shared/stub_matrices.wgsl shared/attention.wgsl
 // attention_coop.wgsl: causal attention of f16 on matrix units. src/ops/attention/coop.rs explains the method,
 // src/ops/attention/generate.rs writes the entry point, its sizes and its tiles (see shared/stub_matrices.wgsl)
 //   A workgroup has ROWS of one head, whose f16 matrices stay in registers, and walks over blocks of COLUMNS:

@@ -11,13 +11,11 @@ fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // 
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 // shared/widths/half8.wgsl: eight neighbours of f16, 16 bytes, which an invocation loads and stores at once
 struct Half8 { low: vec4<f16>, high: vec4<f16> }
-// tools/join-shader adds: shared/widths/vec4.wgsl shared/widths/half8.wgsl
 // shared/widths/pair.wgsl: Stored, the unit that memory is moved in, is two Vec: 16 bytes of f16
 alias Stored = Half8;
 const VECS_PER_STORED = 2u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(select(s.low, s.high, k == 1u)); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(vec4<f16>(first), vec4<f16>(last)); }
-// tools/join-shader adds: shared/widths/vec4.wgsl
 // shared/widths/half.wgsl: rounds an f32 as storing it as f16 and loading it does. In integers, because drivers drop
 // a conversion there and back.
 fn as_stored(x: Vec) -> Vec {
@@ -71,7 +69,6 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// tools/join-shader adds: shared/stub.wgsl
 // cast.wgsl: between f32 and what is stored
 //   forward   out = inp, rounded;  inp, out (count Stored);  one invocation per Stored
 //   widen     wide[i] = stored[first + i];  stored (any number of Stored);  wide (count Stored);  one invocation per Stored

@@ -9,7 +9,6 @@ fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
 fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// tools/join-shader adds: shared/stub.wgsl
 // shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
 const VECS_PER_STORED = 1u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
@@ -59,7 +58,6 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// tools/join-shader adds: shared/stub.wgsl
 // compare.wgsl: two tensors against each other
 //   forward   bits, for runs that must repeat: one invocation per word
 //             first, again (any number of words);  result: words that differ so far, and the lowest index among them

@@ -9,7 +9,6 @@ fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
 fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// tools/join-shader adds: shared/stub.wgsl
 // shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
 const VECS_PER_STORED = 1u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
@@ -59,7 +58,6 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// tools/join-shader adds: shared/widths/vec4.wgsl
 // shared/gelu.wgsl: GELU(x) = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) and its derivative, of any Vec.
 const GELU_SCALE = 0.7978845608028654; // sqrt(2 / pi)
 const GELU_CUBE = 0.044715;
@@ -78,7 +76,6 @@ fn gelu_slope(x: Vec) -> Vec {
     // sech^2 = 1 - tanh^2
     return 0.5 * (Vec(1.0) + t) + 0.5 * x * (Vec(1.0) - t * t) * GELU_SCALE * (Vec(1.0) + 3.0 * GELU_CUBE * x * x);
 }
-// tools/join-shader adds: shared/stub.wgsl shared/gelu.wgsl
 // gelu.wgsl: out = GELU(inp), of which shared/gelu.wgsl has the formula
 //   inp, out, dout (any number of Stored)
 //   forward    one invocation per Stored

@@ -4,7 +4,6 @@ alias Vec4 = vec4<f32>;
 override WORKGROUP: u32 = 64u;
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// tools/join-shader adds: shared/stub.wgsl
 // roof.wgsl: the most that an adapter can do, for kernels to be held against. Not part of a model.
 //   copy   out[i] = inp[i] (any number of vec4);  one invocation per ROUNDS vec4, WORKGROUP apart
 //   fused  out[i] (f32) = the sum of 16 numbers that each went 8 ROUNDS times through x = x a + b;  one invocation per

@@ -9,7 +9,6 @@ fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
 fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// tools/join-shader adds: shared/stub.wgsl
 // shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
 const VECS_PER_STORED = 1u; // Vec of a Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
@@ -87,7 +86,6 @@ struct Hyper {
     skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
     skip_norm_z: f32,      // the same of its gradient norm
 }
-// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
 // stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
 //   accumulate   one workgroup; state.loss_sum += sum of a micro-step's losses (N)
 //   decide       one workgroup; sums the norm's partials, tests for non-finite values, sets the clip factor, counts

@@ -1,6 +1,6 @@
 //! Text that all matrix kernels share: lines, the prologue, the workgroup's place, the fused ends.
 
-pub(super) use crate::gpu::text::Text;
+pub(super) use crate::gpu::text::{Text, without_directive};
 use crate::ops::matrix_units::{DIRECTIVES, HALF8, UNIFORM_SUBGROUPS};
 
 use super::{Algorithm, Element, Epilogue, Product, Spec, name, workgroup_size};
@@ -90,11 +90,12 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     t.line("");
     if spec.epilogue.gelu() {
         t.line(format_args!("alias Vec = {value};"));
-        include_str!("../../../../shaders/shared/gelu.wgsl").lines().for_each(|line| t.line(line));
+        without_directive(include_str!("../../../../shaders/shared/gelu.wgsl")).lines().for_each(|line| t.line(line));
         t.line("");
         if spec.epilogue == Epilogue::BiasGelu && out.half() {
             t.line(format_args!("alias UVec = {};", value.to_string().replace("f32", "u32")));
-            include_str!("../../../../shaders/shared/widths/half.wgsl").lines().for_each(|line| t.line(line));
+            let half = without_directive(include_str!("../../../../shaders/shared/widths/half.wgsl"));
+            half.lines().for_each(|line| t.line(line));
             t.line("");
         }
     }
