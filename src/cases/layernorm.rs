@@ -51,7 +51,7 @@ impl Rows {
         Data { inp, weight, bias, dweight, dbias, dsum, dout, dinp }
     }
 
-    /// What the forward keeps, as it is stored: `xhat` and `rstd` of all rows.
+    /// The values that the forward keeps, as they are stored: `xhat` and `rstd` of all rows.
     fn kept(&self, data: &Data) -> (Vec<f32>, Vec<f32>) {
         let want =
             reference::layernorm::forward(&wide(&data.inp), &wide(&data.weight), &wide(&data.bias), self.shape[1]);
@@ -161,7 +161,7 @@ pub fn affine(rows: Rows) -> Case {
     })
 }
 
-/// What is not the same in every backward.
+/// The end of a backward: the differences between its variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// `dinp` accumulates, and its sums are a bias's gradient.

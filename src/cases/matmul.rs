@@ -61,7 +61,7 @@ impl Layer {
     }
 }
 
-/// What is done to a product right after it.
+/// The work fused to the end of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Nothing.

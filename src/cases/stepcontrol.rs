@@ -78,7 +78,7 @@ pub fn accumulate(losses: Vec<f32>) -> Case {
     })
 }
 
-/// What becomes of a step with these partial sums of the squared norm.
+/// The decision about a step with these partial sums of the squared norm.
 pub fn decide(partials: Vec<f32>, before: State, hyper: Hyper) -> Case {
     let n = partials.len();
     let slots = vec![

@@ -90,7 +90,7 @@ pub fn bits(want: &[u32]) -> Want {
     Want::Words(want.iter().map(|&w| Word::Bits(w)).collect())
 }
 
-/// As f64, exactly.
+/// Converts to f64, exactly.
 pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&x| f64::from(x)).collect()
 }

@@ -66,7 +66,7 @@ fn shader(caps: &Caps, of: OpPass, entry: &'static str, c: usize, elem: Elem) ->
         .with_const("COLS", units.div_ceil(team as usize) as u32)
 }
 
-/// What is not the same in every variant of the backward.
+/// The differences between the variants of the backward.
 #[derive(Clone, Copy, Default)]
 struct Ends {
     /// `dinp` is overwritten, not added to.

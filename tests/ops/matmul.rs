@@ -1,4 +1,4 @@
-//! What the case table has no room for: large tiles, edges of f16, candidates of tuning.
+//! Cases that the table has no room for: large tiles, edges of f16, candidates of tuning.
 
 use std::sync::Arc;
 

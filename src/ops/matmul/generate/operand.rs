@@ -24,7 +24,7 @@ impl Operand {
         ]
     }
 
-    /// The parameters that bound its lines in memory, and what stands in a line.
+    /// The parameters that bound its lines in memory and the elements of a line.
     pub(super) fn bounds(self) -> [&'static str; 2] {
         if self.along_k { [self.extent, "k"] } else { ["k", self.extent] }
     }
