@@ -119,7 +119,7 @@ pub struct Row {
 }
 
 /// Every kernel once at every shape.
-fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
+fn rows(gpu: &Gpu, cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut seen = HashSet::new();
     for (case, definition) in cases.iter().enumerate() {
@@ -132,7 +132,7 @@ fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
             if definition.has_half() && (!caps.f16 || caps.software != variants[0].software) {
                 continue;
             }
-            let new = of_case(definition, (case, variant), caps)?;
+            let new = of_case(gpu, definition, (case, variant), caps)?;
             rows.extend(new.into_iter().filter(|row| seen.insert((row.kernel.clone(), case))));
         }
     }
@@ -140,8 +140,8 @@ fn rows(cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
 }
 
 /// A case's own kernels under one variant.
-fn of_case(definition: &Case, (case, variant): (usize, usize), caps: &Caps) -> Result<Vec<Row>> {
-    let program = definition.dry(&mut Gpu::dry(caps.clone()), caps)?;
+fn of_case(gpu: &Gpu, definition: &Case, (case, variant): (usize, usize), caps: &Caps) -> Result<Vec<Row>> {
+    let program = definition.dry(gpu, caps)?;
     let predicted = common::card(caps)?.map(|card| predict::rows(card, Codes::committed(), &program).0);
     let predicted_ms = |kernel: &str| Some(predicted.as_ref()?.iter().find(|row| row.kernel == kernel)?.ms);
     let mut rows: Vec<Row> = Vec::new();
@@ -323,10 +323,10 @@ fn run() -> Result<()> {
     let shape = shape(&gpu.caps)?;
     let mut cases: Vec<Case> = cases::ALL.iter().flat_map(|cases| (cases.benches)(&shape, &gpu.caps)).collect();
     let mut variants = variants(&gpu.caps);
-    let mut rows = rows(&cases, &variants)?;
+    let mut rows = rows(&gpu, &cases, &variants)?;
     if let Some(at) = arguments.iter().position(|a| a == "--races") {
         let repeats = arguments.get(at + 1).and_then(|n| n.parse().ok()).unwrap_or(1000);
-        let left_out = record::add(&shape, &mut cases, &mut variants, &mut rows)?;
+        let left_out = record::add(&gpu, &shape, &mut cases, &mut variants, &mut rows)?;
         left_out.iter().for_each(|line| println!("not run: {line}"));
         return races::run(gpu, tuned.as_deref(), (&cases, &variants, &rows), repeats, common::seconds()?);
     }

@@ -8,7 +8,7 @@ use wgpt::cases::attention::{self as heads, bench as bench_heads};
 use wgpt::cases::matmul::{Layer, bench, layers};
 use wgpt::cases::{BenchShape, Case, FULL, HALF};
 use wgpt::error::{Error, Result};
-use wgpt::gpu::{Caps, Elem};
+use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::ops::attention::{self, Entry};
 use wgpt::ops::matmul::choose;
 
@@ -34,6 +34,7 @@ struct Trial {
 /// Adds a variant of the adapter for each kernel of its record, which takes it at the bench's shapes, and the cases and
 /// rows of that, which come first. Returns a line for each kernel that it cannot race.
 pub fn add(
+    gpu: &Gpu,
     shape: &BenchShape,
     cases: &mut Vec<Case>,
     variants: &mut Vec<Caps>,
@@ -46,8 +47,8 @@ pub fn add(
         let tuned = BTreeMap::from([(trial.key.clone(), trial.kernel.clone())]);
         let caps = Caps { tuned: Arc::new(tuned), ..own.clone() };
         let Some(case) = (trial.case)(&caps) else { continue };
-        let mut new = of_case(&case, (cases.len(), variants.len()), &caps)?;
-        let without = of_case(&case, (0, 0), &plain)?;
+        let mut new = of_case(gpu, &case, (cases.len(), variants.len()), &caps)?;
+        let without = of_case(gpu, &case, (0, 0), &plain)?;
         let differs = |row: &Row| without.iter().all(|other| other.kernel != row.kernel);
         let changed = new.iter().any(differs);
         if !changed && !trial.is_default {

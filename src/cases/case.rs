@@ -227,14 +227,15 @@ impl Case {
         self.slots.iter().map(|slot| gpu.tensor(slot.name, slot.shape[0], slot.shape[1], slot.elem)).collect()
     }
 
-    /// Records the pass for an adapter on a device without memory, which keeps the kernels that it has read.
+    /// Records the pass for an adapter on a dry copy of a device, which keeps the kernels that were read.
     ///
     /// # Errors
     /// Those of the pass.
-    pub fn dry(&self, gpu: &mut Gpu, adapter: &Caps) -> Result<Program> {
+    pub fn dry(&self, device: &Gpu, adapter: &Caps) -> Result<Program> {
+        let mut gpu = device.dry_copy();
         gpu.caps = self.caps(adapter);
-        let tensors = self.allocate(gpu)?;
-        let mut pass = Pass::new(gpu);
+        let tensors = self.allocate(&gpu)?;
+        let mut pass = Pass::new(&gpu);
         self.record(&mut pass, &tensors)?;
         Ok(pass.finish())
     }

@@ -12,7 +12,7 @@ use crate::harness::{Mode, modes, not_run, with_other_vectors};
 /// The kernels that each case of a plan records.
 type Plan = Vec<Vec<String>>;
 
-fn planned(gpu: &mut Gpu, mode: &str, caps: &Caps, cases: Vec<Case>) -> Plan {
+fn planned(gpu: &Gpu, mode: &str, caps: &Caps, cases: Vec<Case>) -> Plan {
     let mut of = |case: Case| {
         let program = case.dry(gpu, caps).unwrap_or_else(|e| panic!("{case} ({mode}): {e}"));
         program.commands.into_iter().map(|command| command.name().to_owned()).collect()
@@ -22,7 +22,7 @@ fn planned(gpu: &mut Gpu, mode: &str, caps: &Caps, cases: Vec<Case>) -> Plan {
 
 /// The cases that run here, in this process and in those with other vectors.
 fn plan(modes: &[Mode]) -> Plan {
-    let (mut plan, gpu) = (Vec::new(), &mut Gpu::dry(Caps::webgpu_defaults()));
+    let (mut plan, gpu) = (Vec::new(), &Gpu::dry(Caps::webgpu_defaults()));
     for mode in modes {
         let cases = cases::ALL.iter().flat_map(|cases| mode.cases(cases)).collect();
         plan.extend(planned(gpu, mode.device.mode, &mode.device.caps, cases));
@@ -152,7 +152,7 @@ fn every_kernel_of_this_adapter_is_run_against_its_reference() {
 /// On adapters that are not here the cases would run every kernel that there is.
 #[test]
 fn every_kernel_of_any_adapter_has_a_case() {
-    let (mut plan, gpu) = (Vec::new(), &mut Gpu::dry(Caps::webgpu_defaults()));
+    let (mut plan, gpu) = (Vec::new(), &Gpu::dry(Caps::webgpu_defaults()));
     for caps in adapters() {
         let cases = cases::ALL.iter().flat_map(|cases| (cases.tests)(&caps, Breadth::All)).collect();
         plan.extend(planned(gpu, "dry", &caps, cases));
