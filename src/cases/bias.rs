@@ -58,7 +58,7 @@ fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     vec![backward(FULL, [shape.rows(), 4 * shape.config.channels], Sample::Some)]
 }
 
-/// Of qkv and fc: those of the projections come out of the norms.
+/// Counts the biases of qkv and fc; layernorm's backward sums those of the projections.
 fn least(shape: &StepShape) -> Vec<Least> {
     let [micro, n, _, l, c, _, f, s] = shape.counts();
     vec![(BACKWARD, micro * (s * n + f * 2) * l * 7 * c, micro * n * l * 7 * c)]

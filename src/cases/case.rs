@@ -81,27 +81,27 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Of a tensor of integers that is read.
+    /// Contents of a tensor of integers that is read.
     pub fn integers(before: Vec<u32>) -> Self {
         Self { before, want: None }
     }
 
-    /// Of a tensor of f32 that is read.
+    /// Contents of a tensor of f32 that is read.
     pub fn floats(values: &[f32]) -> Self {
         super::FULL.contents(values)
     }
 
-    /// Of a tensor that is overwritten.
+    /// Contents of a tensor that is overwritten.
     pub fn unwritten(want: Want) -> Self {
         Self { before: Vec::new(), want: Some(want) }
     }
 
-    /// Of scratch.
+    /// Contents of scratch, whose values no case compares.
     pub fn scratch() -> Self {
         Self::unwritten(Want::Anything)
     }
 
-    /// Of a tensor that is read and written.
+    /// Contents of a tensor that is read and written.
     pub fn wanting(self, want: Want) -> Self {
         Self { want: Some(want), ..self }
     }

@@ -142,19 +142,19 @@ pub fn least(shape: &StepShape) -> Vec<Least> {
     ALL.iter().flat_map(|cases| (cases.least)(shape)).collect()
 }
 
-/// Of operators that no bench measures.
+/// The benches of an operator that no bench measures: none.
 fn no_benches(_shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     Vec::new()
 }
 
-/// Of operators that a step does without, or that [`least`] does not list.
+/// The least of an operator that a step does without, or that [`least`] does not list: nothing.
 fn nothing_needed(_shape: &StepShape) -> Vec<Least> {
     Vec::new()
 }
 
 /// The element types that activations have on an adapter.
 fn stored(caps: &Caps) -> Vec<Stored> {
-    if caps.f16 { vec![FULL, HALF] } else { vec![FULL] }
+    crate::ops::stored(caps).into_iter().map(Stored).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! `wgpt shader`.
 
-use std::collections::HashSet;
-
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, KernelId, adapter};
 use wgpt::ops;
@@ -56,10 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The kernels of all adapters, each once.
 fn all() -> Vec<KernelId> {
-    let mut seen = HashSet::new();
-    let mut all = [ops::all_kernels(), ops::tried_kernels()].concat();
-    all.retain(|kernel| seen.insert(kernel.clone()));
-    all
+    ops::each_once([ops::all_kernels(), ops::tried_kernels()].concat())
 }
 
 /// The kernels that are meant, and the adapter that they are for.

@@ -88,7 +88,7 @@ pub struct Immediates<'a> {
 }
 
 impl<'a> Immediates<'a> {
-    /// Of a kernel without parameters.
+    /// The immediates of a kernel without parameters.
     pub const NONE: Self = Self { bytes: &[], members: None };
 
     /// A struct, whose members the kernel's must equal.

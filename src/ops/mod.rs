@@ -33,7 +33,7 @@ fn reduce_group(caps: &Caps) -> u32 {
 }
 
 /// The types that activations may be stored as on this adapter.
-fn stored(caps: &Caps) -> Vec<Elem> {
+pub(crate) fn stored(caps: &Caps) -> Vec<Elem> {
     if caps.f16 { vec![Elem::F32, Elem::F16] } else { vec![Elem::F32] }
 }
 
@@ -134,8 +134,13 @@ pub fn tried_kernels() -> Vec<KernelId> {
 #[must_use]
 pub fn kernels_of(caps: &Caps) -> Vec<KernelId> {
     let of = |operator: &&Operator| [(operator.kernels)(caps), (operator.tried)(caps)].concat();
+    each_once(OPERATORS.iter().flat_map(of).collect())
+}
+
+/// Keeps the first of equal kernels, in their order.
+#[must_use]
+pub fn each_once(mut kernels: Vec<KernelId>) -> Vec<KernelId> {
     let mut seen = std::collections::HashSet::new();
-    let mut kernels: Vec<KernelId> = OPERATORS.iter().flat_map(of).collect();
     kernels.retain(|kernel| seen.insert(kernel.clone()));
     kernels
 }
@@ -145,9 +150,6 @@ pub fn kernels_of(caps: &Caps) -> Vec<KernelId> {
 pub fn all_kernels() -> Vec<KernelId> {
     let adapters = sample_adapters();
     let of_adapter = |caps| OPERATORS.iter().flat_map(move |operator| (operator.kernels)(caps));
-    let mut kernels: Vec<KernelId> = adapters.iter().flat_map(of_adapter).collect();
     // many do not depend on the adapter
-    let mut seen = std::collections::HashSet::new();
-    kernels.retain(|kernel| seen.insert(kernel.clone()));
-    kernels
+    each_once(adapters.iter().flat_map(of_adapter).collect())
 }

@@ -16,11 +16,11 @@ pub struct Expected {
     pub lse: Vec<f64>,
     /// (T, 3 HS).
     pub dqkv: Vec<f64>,
-    /// Of `out`.
+    /// Tolerances of `out`.
     pub out_off: Vec<f64>,
-    /// Of `lse`.
+    /// Tolerances of `lse`.
     pub lse_off: Vec<f64>,
-    /// Of `dqkv`.
+    /// Tolerances of `dqkv`.
     pub dqkv_off: Vec<f64>,
 }
 

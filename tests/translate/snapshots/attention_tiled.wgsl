@@ -85,8 +85,7 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
                  group < params.end);
 }
 // attention_tiled.wgsl: attention.wgsl's forward and backward for GPUs without matrix units, and for f32
-//   A row is shared by LANES invocations, each of which keeps VECS_PER_LANE of its Vec: nothing as long as a head lies in
-//   registers.
+//   LANES invocations share a row, and each keeps VECS_PER_LANE of its Vec, so none needs an array as long as a head.
 //   Keys and values of COLUMNS positions, in backward_kv queries and gradients, lie in workgroup memory for all rows of a
 //   workgroup. What the lanes of a row have of its dot products goes through workgroup memory, where every lane adds all.
 //   forward, backward_q   rows are queries
