@@ -3,8 +3,8 @@
 //! them as batch 64 makes on a GPU. Buffers are made and never touched.
 
 use wgpt::gpu::{Elem, Gpu, Options};
+use wgpt::measure::plan::assumed;
 use wgpt::model::{Config, Recompute};
-use wgpt::train::plan::assumed;
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
 /// Command buffers that are timed.

@@ -19,10 +19,13 @@ use serde_json::{Value, json};
 use wgpt::data::Loader;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Arithmetic, Caps, Elem, Gpu};
+use wgpt::measure::predict::code::Codes;
+use wgpt::measure::predict::{self, Beside};
+use wgpt::measure::steps::Facts;
+use wgpt::measure::table::number;
+use wgpt::measure::{Count, Profile, Roofs, Steps, random_batches};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::ops::matmul;
-use wgpt::train::measure::predict::{self, Beside, code::Codes};
-use wgpt::train::measure::{Count, Profile, Roofs, Steps, random_batches, steps::Facts, table::number};
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
 use common::Batch;

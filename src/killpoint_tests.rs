@@ -1,4 +1,4 @@
-//! Named places at which a test ends the process as `kill -9` does: the tests of `train::session` visit every one.
+//! Named places at which a test ends the process as `kill -9` does: the tests of `run::session` visit every one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

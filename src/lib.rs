@@ -1,8 +1,8 @@
 //! wgpt: a portable GPT-2 trainer. Every operator is a WGSL compute shader dispatched through wgpu.
 //!
-//! Floors, each using only those before it: `error`, `gpu`, `ops`, `model`, `cases` (a table of cases per operator, for tests
-//! and benches), `train`, `cli`; beside them `data` and `formats` (files, no GPU) and `reference` (the f64 meaning of every
-//! operator).
+//! Floors, from the lowest: `error`; `files` and `random`; `gpu`; `ops`; `model`; `cases` (a table of cases per operator, for
+//! tests and benches); `formats`; `data`; `train`; `infer` and `measure`; `run`; and in the program `cli`. Each uses only
+//! floors below it. `reference` is the f64 meaning of every operator.
 
 #[cfg(test)]
 #[path = "killpoint_tests.rs"]
@@ -20,9 +20,14 @@ pub(crate) use kill_point;
 pub mod cases;
 pub mod data;
 pub mod error;
+pub mod files;
 pub mod formats;
 pub mod gpu;
+pub mod infer;
+pub mod measure;
 pub mod model;
 pub mod ops;
+pub mod random;
 pub mod reference;
+pub mod run;
 pub mod train;

@@ -7,9 +7,10 @@ use wgpt::data::hellaswag::{self, Example};
 use wgpt::data::{Loader, LoaderConfig, Rows, TokenSource, Tokenizer};
 use wgpt::formats::hf;
 use wgpt::gpu::{Elem, Gpu, Options};
+use wgpt::infer::Evaluator;
+use wgpt::infer::sampler::Coins;
 use wgpt::model::{Config, Params, Weights, init};
-use wgpt::train::sampler::Coins;
-use wgpt::train::{Evaluator, Optimizer, Sizes, Trainer};
+use wgpt::train::{Optimizer, Sizes, Trainer};
 
 /// Some roundings of a loss of about 6.
 const TOLERANCE: f64 = 2e-5;

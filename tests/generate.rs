@@ -4,9 +4,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use wgpt::gpu::{Elem, Gpu, Options, Pool};
+use wgpt::infer::sampler::{Coins, draw};
+use wgpt::infer::{Generator, Sampling};
 use wgpt::model::{Activations, Config, Params, Recompute, Weights, init};
-use wgpt::train::sampler::{Coins, draw};
-use wgpt::train::{Generator, Sampling};
 
 /// What cached logits may be off.
 const TOLERANCE: f32 = 1e-4;

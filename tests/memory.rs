@@ -6,10 +6,10 @@ mod training;
 use std::collections::HashMap;
 
 use wgpt::gpu::{Caps, Command, Elem, Gpu, Options};
+use wgpt::measure;
+use wgpt::measure::plan::{self, Subject};
 use wgpt::model::{Config, PARAMS, Recompute, init};
 use wgpt::reference::random::Random;
-use wgpt::train::measure;
-use wgpt::train::plan::{self, Subject};
 use wgpt::train::schedule::Shape;
 use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use wgpt::data::{Mt19937, Stories};
+use wgpt::data::Stories;
+use wgpt::random::Mt19937;
 
 /// Kills in a run of the tests.
 const KILLS: u32 = 60;

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use wgpt::gpu::{Command, Elem, Gpu, Options, Span};
+use wgpt::measure::plan::assumed;
+use wgpt::measure::random_batches;
 use wgpt::model::{Config, Recompute, init};
-use wgpt::train::measure::random_batches;
-use wgpt::train::plan::assumed;
 use wgpt::train::{Optimizer, Sizes, Trainer};
 
 const STEPS: usize = 20;

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Gpu, Options};
-use wgpt::train::measure::predict::card::Card;
-use wgpt::train::{measure, tune};
+use wgpt::measure;
+use wgpt::measure::predict::card::Card;
+use wgpt::measure::tune;
 
 /// A variable that is set to something.
 pub fn text(name: &str) -> Option<String> {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 use wgpt::gpu::Caps;
-use wgpt::train::measure::{Roofs, Table, table::number};
+use wgpt::measure::table::number;
+use wgpt::measure::{Roofs, Table};
 
 /// One roof beside its independent figure.
 #[derive(Debug, Serialize)]

@@ -30,11 +30,13 @@ use serde_json::{Value, json};
 use wgpt::cases::{self, BenchShape, Case};
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Arithmetic, Caps, Gpu, Program};
+use wgpt::measure::predict;
+use wgpt::measure::predict::code::Codes;
+use wgpt::measure::roofs::run_ms;
+use wgpt::measure::steps::{median, spread};
+use wgpt::measure::table::number;
+use wgpt::measure::{Roofs, Table};
 use wgpt::model::Config;
-use wgpt::train::measure::predict::{self, code::Codes};
-use wgpt::train::measure::roofs::run_ms;
-use wgpt::train::measure::steps::{median, spread};
-use wgpt::train::measure::{Roofs, Table, table::number};
 
 use common::Batch;
 use set::Set;

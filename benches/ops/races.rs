@@ -9,8 +9,8 @@ use serde_json::json;
 use wgpt::cases::Case;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu, Pass, Program};
+use wgpt::measure::Table;
 use wgpt::ops::compare;
-use wgpt::train::measure::Table;
 
 use crate::Row;
 use crate::common;

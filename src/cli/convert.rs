@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use wgpt::error::{Error, Result};
-use wgpt::formats::atomic::output_error;
+use wgpt::files::atomic::output_error;
 use wgpt::formats::weights::Place;
 use wgpt::formats::{Element, ModelInfo, hf, llmc, tokenizer_files};
 use wgpt::model::Weights;
@@ -143,7 +143,7 @@ fn copy_tokenizer(place: &Place, to: &Path) -> Result<usize> {
             continue;
         }
         let bytes = fs::read(&path).map_err(|e| Error::Data(format!("{}: cannot be read ({e})", path.display())))?;
-        wgpt::formats::atomic::write(&to.join(name), |out| out.write_all(&bytes))?;
+        wgpt::files::atomic::write(&to.join(name), |out| out.write_all(&bytes))?;
         count += 1;
     }
     Ok(count)

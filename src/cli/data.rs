@@ -14,7 +14,7 @@ use wgpt::data::{Tokenizer, inspect};
 use wgpt::error::{Error, Result};
 
 use super::signals;
-use wgpt::train::run::clock_text;
+use wgpt::run::steps::clock_text;
 
 /// Time between two lines where no bar is shown.
 const LINE_EVERY: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Elem, Gpu};
-use wgpt::train::plan::{LARGEST_BINDING, assumed, plan};
+use wgpt::measure::plan::{LARGEST_BINDING, assumed, plan};
 use wgpt::train::settings::Settings;
 
 use super::batch::Batch;

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use wgpt::data::{Rows, Tokenizer, fetch, hellaswag, open_shards};
 use wgpt::error::{Error, Result};
-use wgpt::formats::atomic;
+use wgpt::files::atomic;
 use wgpt::gpu::{Gpu, Options};
+use wgpt::infer::evaluate::{Answer, Evaluator};
 use wgpt::model::Config;
-use wgpt::train::evaluate::{Answer, Evaluator};
 
 use super::model::{From, Loaded, summary};
 use super::terminal::say;

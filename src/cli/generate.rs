@@ -6,8 +6,8 @@ use std::io::{ErrorKind, IsTerminal as _, Read as _, Write};
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Gpu, Options};
+use wgpt::infer::{Generator, Sampling};
 use wgpt::model::Activations;
-use wgpt::train::{Generator, Sampling};
 
 use super::model::{From, Loaded};
 use super::text::Characters;

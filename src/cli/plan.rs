@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Result};
 use wgpt::formats::checkpoint_weights;
 use wgpt::gpu::{Caps, Elem, Gpu};
+use wgpt::measure;
+use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
+use wgpt::measure::predict::card::Card;
+use wgpt::measure::predict::three;
+use wgpt::measure::table::number;
 use wgpt::model::Recompute;
-use wgpt::train::measure::predict::{card::Card, three};
-use wgpt::train::measure::{self, table::number};
-use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
 
 use super::batch::Batch;
 use super::precision::Precision;

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Elem, Gpu};
+use wgpt::measure::Table;
+use wgpt::measure::plan::{Subject, mib};
+use wgpt::measure::predict::card::{Card, cards};
+use wgpt::measure::predict::code::Codes;
+use wgpt::measure::predict::{self, Prediction, Step, three};
 use wgpt::train::Sizes;
-use wgpt::train::measure::Table;
-use wgpt::train::measure::predict::card::{Card, cards};
-use wgpt::train::measure::predict::code::Codes;
-use wgpt::train::measure::predict::{self, Prediction, Step, three};
-use wgpt::train::plan::{Subject, mib};
 
 use super::terminal::say;
 

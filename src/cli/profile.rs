@@ -7,13 +7,17 @@ use serde_json::json;
 
 use wgpt::data::{Loader, LoaderConfig, open_shards};
 use wgpt::error::{Error, Result};
-use wgpt::formats::atomic;
+use wgpt::files::atomic;
 use wgpt::gpu::{Elem, Gpu, Options};
+use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS};
+use wgpt::measure::predict::card::Card;
+use wgpt::measure::predict::code::Codes;
+use wgpt::measure::predict::{self, Beside};
+use wgpt::measure::table::number;
+use wgpt::measure::tune;
+use wgpt::measure::{self, Count, Profile, Roofs, Steps, trace};
 use wgpt::model::{Config, Recompute, init};
-use wgpt::train::measure::predict::{self, Beside, card::Card, code::Codes};
-use wgpt::train::measure::{self, Count, Profile, Roofs, Steps, table::number, trace};
-use wgpt::train::plan::{self, LARGEST_BINDING, MOST_TOKENS};
-use wgpt::train::{Optimizer, Sizes, Trainer, tune};
+use wgpt::train::{Optimizer, Sizes, Trainer};
 
 use super::precision::{self, Precision};
 use super::predicted;

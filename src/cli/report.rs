@@ -4,9 +4,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use wgpt::error::{Error, Result};
-use wgpt::formats::atomic;
-use wgpt::train::report::page::{MARK, page};
-use wgpt::train::report::{History, REPORT, Sheet};
+use wgpt::files::atomic;
+use wgpt::run::report::page::{MARK, page};
+use wgpt::run::report::{History, REPORT, Sheet};
 
 use super::terminal::say;
 use super::train::parse_positive;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use wgpt::train::run::clock_text;
-use wgpt::train::{Screen, Trainer};
+use wgpt::run::Screen;
+use wgpt::run::steps::clock_text;
+use wgpt::train::Trainer;
 
 /// `println!`, but a reader that has gone away, as `head` does, must not end a run.
 macro_rules! say {

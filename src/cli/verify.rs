@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use wgpt::error::{Error, Result};
+use wgpt::files::disk::System;
 use wgpt::formats::checkpoint::Checkpoints;
-use wgpt::formats::disk::System;
 
 use super::terminal::say;
 

@@ -4,9 +4,9 @@
 //! floor((n−1) / (P·B·T)) of them, and its tail is not used. Shuffled, an epoch takes the shards in a random order
 //! and in each the samples in a random order. Source: llm.c's `dataloader.h`.
 
-use crate::data::mt19937::{Mt19937, Mt19937State};
 use crate::data::tokens::TokenSource;
 use crate::error::{Error, Result};
+use crate::random::mt19937::{Mt19937, Mt19937State};
 use serde::{Deserialize, Serialize};
 
 /// What a [`Loader`] reads and how.

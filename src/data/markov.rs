@@ -75,7 +75,7 @@ pub fn nats_per_token(train: &[u16], validation: &[u16], vocab: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::mt19937::Mt19937;
+    use crate::random::mt19937::Mt19937;
 
     fn random(seed: u32, n: usize, ids: u32) -> Vec<u16> {
         let mut rng = Mt19937::new(seed);

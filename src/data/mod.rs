@@ -22,7 +22,6 @@ pub mod hellaswag;
 pub mod inspect;
 pub mod loader;
 pub mod markov;
-pub mod mt19937;
 pub mod prepare;
 pub mod repeat;
 pub mod rows;
@@ -32,7 +31,6 @@ pub mod tokens;
 
 pub use batches::{BatchSource, Batches, BatchesState, Mark};
 pub use loader::{Loader, LoaderConfig, LoaderState};
-pub use mt19937::{Mt19937, Mt19937State};
 pub use repeat::Repeat;
 pub use rows::Rows;
 pub use stories::Stories;

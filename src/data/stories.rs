@@ -10,7 +10,7 @@
 //! Every choice is uniform and visible in the text, so the text's entropy is the sum of the choices' entropies and
 //! [`nats_per_byte`](Stories::nats_per_byte) is exact, not measured.
 
-use crate::data::mt19937::Mt19937;
+use crate::random::mt19937::Mt19937;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 

@@ -209,7 +209,7 @@ fn floor_sequence(text: &[u8], at: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::mt19937::Mt19937;
+    use crate::random::mt19937::Mt19937;
 
     /// Text of words, numbers, marks and runs of whitespace in an order that no language has.
     fn noise(seed: u32, items: usize) -> String {

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::output_error;
-use super::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
+use crate::files::atomic::output_error;
+use crate::files::disk::{Disk, DiskFile};
 
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";

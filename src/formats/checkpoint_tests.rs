@@ -332,7 +332,7 @@ fn a_save_that_forces_nothing_to_disk_is_seen_to_lose_checkpoints() {
 fn every_changed_byte_and_every_truncation_is_found() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("metrics.jsonl"), "a line").unwrap();
-    let system = crate::formats::disk::System;
+    let system = crate::files::disk::System;
     let checkpoints = Checkpoints::new(&system, dir.path());
     let fill = |out: &mut dyn Write| out.write_all(b"some bytes").map_err(|e| output_error(Path::new("fill"), &e));
     checkpoints.save(7, &[("a", &fill), ("b", &fill)], &[dir.path().join("metrics.jsonl")], KEEP).unwrap();

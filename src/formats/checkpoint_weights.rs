@@ -7,8 +7,8 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::ModelInfo;
 use super::checkpoint::{Checkpoints, MANIFEST};
-use super::disk::System;
 use crate::error::{Error, Result};
+use crate::files::disk::System;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
 

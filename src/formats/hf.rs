@@ -12,8 +12,9 @@ use super::element::Element;
 pub use super::hf_config::ModelInfo;
 use super::hf_tensors::{ELEMENT_TYPES, PREFIX, Slot, is_buffer, slots};
 use super::mapped::Mapped;
-use super::{atomic, hf_config, safetensors_file};
+use super::{hf_config, safetensors_file};
 use crate::error::{Error, Result};
+use crate::files::atomic;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
 

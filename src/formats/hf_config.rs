@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::atomic;
 use super::element::Element;
 use crate::error::{Error, Result};
+use crate::files::atomic;
 use crate::model::config::{Config, GPT2_VOCAB};
 
 /// The longest file of JSON that is read.

@@ -4,10 +4,11 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::ModelInfo;
 use super::element::Element;
 use super::mapped::Mapped;
-use super::{ModelInfo, atomic};
 use crate::error::{Error, Result};
+use crate::files::atomic;
 use crate::model::config::{Config, GPT2_VOCAB};
 use crate::model::params::{PARAMS, Weights};
 

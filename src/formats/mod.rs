@@ -7,15 +7,14 @@
 //! (element types), `mapped` (files of weights, in memory only while they are read) and `atomic` (files that are either whole or not there).
 //! `checkpoint` does for folders what `atomic` does for files, through `disk`, whose calls tests record and let fail.
 
-pub mod atomic;
 pub mod checkpoint;
 pub mod checkpoint_weights;
-pub mod disk;
+
 mod element;
 pub mod hf;
 mod hf_config;
 mod hf_tensors;
-pub mod hub;
+
 pub mod llmc;
 mod mapped;
 pub mod safetensors_file;

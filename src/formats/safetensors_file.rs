@@ -11,8 +11,8 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::Serialize;
 
-use super::atomic;
 use crate::error::{Error, Result};
+use crate::files::atomic;
 
 /// The key under which the format keeps its metadata; no tensor may be called so.
 const METADATA: &str = "__metadata__";

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::atomic;
 use crate::error::Result;
+use crate::files::atomic;
 use crate::model::config::Config;
 
 /// How end of text is spelt.

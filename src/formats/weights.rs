@@ -4,8 +4,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{ModelInfo, checkpoint_weights, hf, hub, llmc};
+use super::{ModelInfo, checkpoint_weights, hf, llmc};
 use crate::error::{Error, Result};
+use crate::files::hub;
+use crate::model::Config;
 use crate::model::params::Weights;
 
 /// Where a model was found.
@@ -120,6 +122,19 @@ fn file(path: &Path) -> Result<Place> {
     Err(fault(
         "no model that is known, expected a folder with config.json and model.safetensors, or a .bin of llm.c".into(),
     ))
+}
+
+/// The shape of one of OpenAI's models, known without its files.
+#[must_use]
+pub fn known_config(name: &str) -> Option<Config> {
+    let depth = match name.strip_prefix("openai-community/").unwrap_or(name) {
+        "gpt2" => "d12",
+        "gpt2-medium" => "d24",
+        "gpt2-large" => "d36",
+        "gpt2-xl" => "d48",
+        _ => return None,
+    };
+    Config::from_descriptor(depth).ok()
 }
 
 /// Finds and reads a model.

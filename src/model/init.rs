@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::config::Config;
 use super::params::{Init, PARAMS, Weights};
-use crate::data::mt19937::Mt19937;
+use crate::random::mt19937::Mt19937;
 
 /// Values that are made together: 8 radii and 8 angles give 16 normals.
 const BLOCK: usize = 16;

@@ -11,7 +11,8 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-use wgpt::data::{Mt19937, TokenSource};
+use wgpt::data::TokenSource;
+use wgpt::random::Mt19937;
 
 /// English enough: words of a fixed list, sentences, paragraphs, numbers.
 pub fn prose(seed: u32, bytes: usize) -> String {

@@ -91,10 +91,10 @@ fn differing(committed: &str, found: &str) -> Result<Vec<String>, String> {
     Ok(other.map(|(gpu, kernel)| format!("{gpu}: {kernel}")).collect())
 }
 
-/// That predictions are made from the machine code of the present kernels: `src/train/measure/predict/machine-code.json`.
+/// That predictions are made from the machine code of the present kernels: `src/measure/predict/machine-code.json`.
 /// Another Mesa than the budgets' compiles otherwise.
 fn check_predicted(printed: &Printed, table: &Table) -> Result<Vec<String>, String> {
-    let file = root().join("src/train/measure/predict/machine-code.json");
+    let file = root().join("src/measure/predict/machine-code.json");
     let fault = |e: std::io::Error| format!("{}: {e}", file.display());
     if std::env::var_os("WGPT_BLESS").is_some() {
         std::fs::write(&file, &printed.json).map_err(fault)?;

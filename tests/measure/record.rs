@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use wgpt::gpu::{Caps, Elem};
+use wgpt::measure::tune::{self, Record};
 use wgpt::ops::attention;
 use wgpt::ops::matmul::{Algorithm, Product, choose};
-use wgpt::train::tune::{self, Record};
 
 use super::{check, read_json, succeeded};
 

@@ -3,8 +3,8 @@
 use wgpt::error::Result;
 use wgpt::formats::{ModelInfo, checkpoint_weights};
 use wgpt::gpu::{Elem, Gpu};
-use wgpt::train::folder;
-use wgpt::train::plan::auto_batch;
+use wgpt::measure::plan::auto_batch;
+use wgpt::run::folder;
 use wgpt::train::settings::Settings;
 
 use super::resolve::Start;

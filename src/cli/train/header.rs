@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use wgpt::gpu::Elem;
+use wgpt::measure;
+use wgpt::measure::tune::Found;
 use wgpt::ops::{attention, matmul};
+use wgpt::train::Trainer;
 use wgpt::train::settings::Settings;
-use wgpt::train::tune::Found;
-use wgpt::train::{Trainer, measure};
 
 use crate::cli::terminal::say;
 

@@ -2,9 +2,8 @@
 
 use wgpt::data::hellaswag::{self, Example};
 use wgpt::data::{Batches, Rows};
-use wgpt::formats::hub;
+use wgpt::infer::evaluate;
 use wgpt::train::dataset::Baseline;
-use wgpt::train::evaluate;
 
 use super::{Args, Config, Dataset, Error, ModelInfo, PathBuf, Result, Settings, Tokenizer, weights};
 
@@ -56,7 +55,7 @@ impl Args {
     /// What a run without its files is told of its first weights.
     pub fn start_without_files(&self) -> Result<Option<Start>> {
         let Some(path) = &self.init else { return Ok(None) };
-        let known = path.to_str().filter(|_| !path.exists()).and_then(hub::config);
+        let known = path.to_str().filter(|_| !path.exists()).and_then(weights::known_config);
         if let Some(config) = known {
             return Ok(Some(Start { path: path.clone(), config, info: ModelInfo::for_tokenizer("gpt2") }));
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use wgpt::error::{Error, Result};
-use wgpt::train::tune::{Job, Raced};
+use wgpt::measure::tune::{Job, Raced};
 
 /// Seconds for a job where neither flag says otherwise.
 const SECONDS: f64 = 10.0;
@@ -90,8 +90,8 @@ fn round_up(seconds: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wgpt::measure::tune::Work;
     use wgpt::ops::matmul::Product;
-    use wgpt::train::tune::Work;
 
     fn job(rows: usize) -> Job {
         Job { layer: "fc", work: Work::Product(Product::Forward, [rows, 100, 100]), times: 1 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::names::{Entry, Kind};
 use crate::error::{Error, Result};
-use crate::formats::atomic::{self, output_error};
+use crate::files::atomic::{self, output_error};
 
 /// Snapshot for files that somebody brings by hand.
 pub const BY_HAND: &str = "by-hand";

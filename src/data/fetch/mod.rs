@@ -20,7 +20,7 @@ use hub::{Client, Failure, Listed, Meta};
 pub use names::{Entry, Files, Kind};
 
 use crate::error::{Error, Result};
-use crate::formats::atomic::output_error;
+use crate::files::atomic::output_error;
 
 /// Attempts in a row that bring nothing new before a file is given up.
 const ATTEMPTS: u32 = 5;

@@ -8,7 +8,7 @@ use super::source::Source;
 use super::unit::Counts;
 use crate::data::tokens::{cannot_read, describe};
 use crate::error::{Error, Result};
-use crate::formats::atomic;
+use crate::files::atomic;
 
 /// The file's name.
 pub const NOTE: &str = "dataset.json";

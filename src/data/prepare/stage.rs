@@ -11,7 +11,7 @@ use super::unit::{Counts, Place};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::{HEADER_BYTES, TokenSource, header, write_tokens};
 use crate::error::{Error, Result};
-use crate::formats::atomic::output_error;
+use crate::files::atomic::output_error;
 
 /// Tokens that are copied at once.
 const COPY_TOKENS: usize = 1 << 20;

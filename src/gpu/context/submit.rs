@@ -17,7 +17,7 @@ impl Gpu {
         self.lost.load(Ordering::SeqCst)
     }
 
-    /// The waits of the host, for a [`crate::train::watchdog`].
+    /// The waits of the host, for a [`crate::run::watchdog`].
     #[must_use]
     pub fn waits(&self) -> Waits {
         self.waits.clone()

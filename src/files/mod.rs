@@ -1,0 +1,13 @@
+//! Bytes on disk: whole files or none, folders that a test can break, locks, Hugging Face's cache. No GPU, no model.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`atomic`] | writes a file as a whole or not at all |
+//! | [`disk`] | file operations behind a trait, so that tests record them and let each fail |
+//! | [`hub`] | where Hugging Face's cache keeps models and data sets |
+//! | [`lock`] | locked files, which the system frees when their process ends |
+
+pub mod atomic;
+pub mod disk;
+pub mod hub;
+pub mod lock;

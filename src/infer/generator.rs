@@ -1,0 +1,244 @@
+//! Continuing a text: a prompt is encoded at once, then every token costs one position's work, for the keys and values
+//! of all before it are kept.
+
+use crate::error::{Error, Result};
+use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, UploadRing};
+use crate::model::{Activations, Config, Params, forward};
+use crate::ops::{cast, matmul};
+
+use crate::infer::sampler::{Coins, Sampling, draw};
+
+/// Shortest sequence that a program is recorded for.
+const SHORTEST: usize = 16;
+
+/// One recorded forward pass over a whole sequence.
+struct Recorded {
+    acts: Activations,
+    body: Program,
+}
+
+/// The work of one position after those that are kept.
+struct Cached {
+    /// Its activations.
+    one: Activations,
+    /// (1, 1) u32: which position it is.
+    at: Tensor,
+    /// From the token in `one` to its `lnf`.
+    step: Program,
+}
+
+impl Cached {
+    fn new(gpu: &Gpu, config: &Config, params: &Params, acts: &Activations, context: usize) -> Result<Self> {
+        let one = Activations::inference(gpu, config, [1, 1], false, 1)?;
+        let at = gpu.tensor("tokens", 1, 1, Elem::U32)?;
+        let mut pass = Pass::new(gpu);
+        forward::step(&mut pass, config, params, &one, &at, &acts.shrink(config, 1, context))?;
+        Ok(Self { one, at, step: pass.finish() })
+    }
+}
+
+/// Continues sequences of tokens with a model's parameters.
+pub struct Generator<'a> {
+    gpu: &'a Gpu,
+    config: Config,
+    context: usize,
+    /// One for each length that is a power of two, and the whole context: in ascending order, all in the same memory.
+    recorded: Vec<Recorded>,
+    /// Going on by one position; not where activations are f16.
+    cached: Option<Cached>,
+    /// The normalised activations of the last position, as f32.
+    last: Tensor,
+    /// From `last` to logits.
+    head: Program,
+    uploads: UploadRing,
+    logits: ReadRing,
+    /// The tokens whose keys and values are kept.
+    kept: Vec<u32>,
+    /// The prompt, the logits after it, and whether its keys and values are still kept.
+    prompt: (Vec<u32>, Vec<f32>, bool),
+}
+
+impl<'a> Generator<'a> {
+    /// Records the forward pass for sequences up to `context` tokens, in the memory of `acts` (of at least as many),
+    /// whose blocks must have a `qkv` each: there keys and values are kept. In those of mixed precision, and where blocks
+    /// are computed again in the backward pass, they are not: each token costs the work of the whole sequence.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], [`Error::Gpu`].
+    pub fn new(gpu: &'a Gpu, config: Config, params: &Params, acts: &Activations, context: usize) -> Result<Self> {
+        let mut lengths: Vec<usize> =
+            std::iter::successors(Some(SHORTEST), |n| Some(2 * n)).take_while(|n| *n < context).collect();
+        lengths.push(context);
+        let recorded = lengths
+            .into_iter()
+            .map(|length| {
+                let acts = acts.shrink(&config, 1, length);
+                let mut pass = Pass::new(gpu);
+                forward::body(&mut pass, &config, params, &acts)?;
+                Ok(Recorded { acts, body: pass.finish() })
+            })
+            .collect::<Result<_>>()?;
+        // with keys and values of f32 a token costs one position's work
+        let keeps = acts.lnf.elem() == Elem::F32 && acts.holds_keys();
+        let cached = if keeps { Some(Cached::new(gpu, &config, params, acts, context)?) } else { None };
+        let (last, row) = match &cached {
+            Some(cached) => (cached.one.lnf.clone(), cached.one.logits.clone()),
+            None => {
+                let last = gpu.tensor("sampling", 1, config.channels, Elem::F32)?;
+                (last, gpu.tensor("sampling", 1, config.padded_vocab(), Elem::F32)?)
+            }
+        };
+        let mut pass = Pass::new(gpu);
+        matmul::forward(
+            &mut pass,
+            matmul::Forward { inp: &last, weight: params.get("wte", 0), bias: None, out: &row },
+        )?;
+        Ok(Self {
+            gpu,
+            config,
+            context,
+            recorded,
+            cached,
+            head: pass.finish(),
+            uploads: UploadRing::new(gpu, 1, context.max(2) as u64 * 4)?,
+            logits: ReadRing::new(gpu, 1, &row)?,
+            last,
+            kept: Vec::new(),
+            prompt: (Vec::new(), Vec::new(), false),
+        })
+    }
+
+    /// Encodes `tokens`, of which there are 1 to the context's length, and returns the logits (V) that follow. Their
+    /// keys and values are kept, all others forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are none or too many, else as [`Gpu::check`].
+    pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let n = tokens.len();
+        self.prompt.2 = false;
+        if n == 0 || n > self.context {
+            return Err(Error::Shape(format!("generate: {n} tokens, expected 1 to {}", self.context)));
+        }
+        let found = self.recorded.iter().find(|r| r.acts.positions >= n);
+        let Some(Recorded { acts, body }) = found else {
+            return Err(Error::Shape(format!("generate: no program for {n} tokens")));
+        };
+        let mut padded = tokens.to_vec();
+        padded.resize(acts.positions, 0); // causal attention never looks at them
+        let mut pass = Pass::new(self.gpu);
+        if acts.lnf.elem() == Elem::F16 {
+            cast::widen(&mut pass, &acts.lnf, n - 1, &self.last)?;
+        } else {
+            pass.copy(&acts.lnf.slice(n - 1..n), &self.last)?;
+        }
+        let copy = pass.finish();
+        let uploads: [(&Tensor, &[u8]); 1] = [(&acts.tokens, bytemuck::cast_slice(&padded))];
+        self.uploads.submit(self.gpu, &uploads, &[body, &copy, &self.head], &mut [&mut self.logits])?;
+        self.kept = tokens.to_vec();
+        self.take()
+    }
+
+    /// Appends a token to what is kept and returns the logits (V) that follow: the work of one position.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the context is full or nothing was encoded, else as [`Gpu::check`].
+    pub fn next_logits(&mut self, token: u32) -> Result<Vec<f32>> {
+        let position = self.kept.len();
+        if position == 0 || position >= self.context {
+            let most = self.context - 1;
+            return Err(Error::Shape(format!(
+                "generate: {position} positions are kept, expected 1 to {most} before one more"
+            )));
+        }
+        self.kept.push(token);
+        let Some(Cached { one, at, step }) = &self.cached else {
+            let all = std::mem::take(&mut self.kept);
+            return self.logits(&all);
+        };
+        let position = position as u32;
+        let uploads: [(&Tensor, &[u8]); 2] =
+            [(&one.tokens, bytemuck::bytes_of(&token)), (at, bytemuck::bytes_of(&position))];
+        self.uploads.submit(self.gpu, &uploads, &[step, &self.head], &mut [&mut self.logits])?;
+        self.take()
+    }
+
+    /// The logits that come back next.
+    fn take(&mut self) -> Result<Vec<f32>> {
+        let bytes = self.logits.take(self.gpu, true)?.unwrap_or_default();
+        let mut logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        logits.truncate(self.config.vocab);
+        Ok(logits)
+    }
+
+    /// Encodes a prompt (of at least one token) for [`Generator::sample`]; of one past the context the last half of the
+    /// context.
+    ///
+    /// # Errors
+    /// As [`Generator::logits`].
+    pub fn prompt(&mut self, tokens: &[u32]) -> Result<()> {
+        let logits = self.logits(self.window(tokens))?;
+        self.prompt = (tokens.to_vec(), logits, true);
+        Ok(())
+    }
+
+    /// What of a sequence can be encoded: all of it, or its end, as long as half the context.
+    fn window<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+        let keep = (self.context / 2).max(1);
+        if tokens.len() > self.context { &tokens[tokens.len() - keep..] } else { tokens }
+    }
+
+    /// Continues the prompt by up to `count` tokens, handing each to `emit`; ends early at `stop`. Past the context the
+    /// last half of it is encoded anew. May be called again: the prompt is not encoded again unless it was overwritten.
+    ///
+    /// # Errors
+    /// As [`Generator::logits`], and what `emit` returns.
+    pub fn sample(
+        &mut self,
+        count: usize,
+        stop: Option<u32>,
+        sampling: &Sampling,
+        mut emit: impl FnMut(u32) -> Result<()>,
+    ) -> Result<()> {
+        let mut coins = Coins::new(sampling.seed);
+        let mut tokens = self.prompt.0.clone();
+        if !self.prompt.2 {
+            self.prompt(&tokens)?;
+        }
+        let mut logits = self.prompt.1.clone();
+        self.kept = self.window(&tokens).to_vec();
+        for i in 0..count {
+            if i > 0 {
+                let last = tokens.last().copied().unwrap_or_default();
+                logits = if self.kept.len() == self.context {
+                    let keep = (self.context / 2).max(1);
+                    self.logits(&tokens[tokens.len() - keep..])?
+                } else {
+                    self.next_logits(last)?
+                };
+            }
+            let token = draw(&logits, sampling, &mut coins);
+            if Some(token) == stop {
+                break;
+            }
+            emit(token)?;
+            tokens.push(token);
+        }
+        Ok(())
+    }
+
+    /// [`Generator::prompt`], then [`Generator::sample`].
+    ///
+    /// # Errors
+    /// As those.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        count: usize,
+        stop: Option<u32>,
+        sampling: &Sampling,
+        emit: impl FnMut(u32) -> Result<()>,
+    ) -> Result<()> {
+        self.prompt(prompt)?;
+        self.sample(count, stop, sampling, emit)
+    }
+}

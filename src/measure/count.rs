@@ -1,0 +1,221 @@
+//! What a step asks for, counted from the recorded commands without a device, beside the least that each operator needs.
+
+use serde::Serialize;
+
+use crate::cases::{self, StepShape};
+use crate::error::Result;
+use crate::gpu::{Caps, Elem, Gpu};
+use crate::model::{Config, Recompute};
+use crate::train::{Optimizer, Sizes, Trainer};
+
+use crate::measure::table::{Table, number};
+use crate::measure::traffic::Beside;
+
+/// All dispatches of one kernel in a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KernelCount {
+    /// Kernel, `clear` or `copy`.
+    pub name: String,
+    /// Times a step.
+    pub count: u64,
+    /// Workgroups a step.
+    pub workgroups: u64,
+    /// Bytes a step: each kernel's operands once a dispatch.
+    pub bytes: u64,
+    /// Floating-point operations a step.
+    pub flops: u64,
+}
+
+/// One operator's forward or backward in a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OperatorCount {
+    /// `layernorm.backward`.
+    pub name: String,
+    /// Bytes of its recorded kernels.
+    pub bytes: u64,
+    /// Operations of its recorded kernels.
+    pub flops: u64,
+    /// Bytes if each of its tensors were moved once a micro-step.
+    pub least_bytes: u64,
+    /// Operations of its formula.
+    pub least_flops: u64,
+}
+
+/// A step, counted.
+#[derive(Debug, Clone, Serialize)]
+pub struct Count {
+    /// Kernels in the order in which they first come.
+    pub kernels: Vec<KernelCount>,
+    /// Operators likewise.
+    pub operators: Vec<OperatorCount>,
+    /// Dispatches a step.
+    pub dispatches: u64,
+    /// Clears and copies a step.
+    pub transfers: u64,
+    /// Command buffers a step.
+    pub submissions: usize,
+    /// Bytes of all buffers.
+    pub memory_bytes: u64,
+    /// Operations a token by llm.c's formula.
+    pub formula_flops_per_token: f64,
+    /// Tokens a step.
+    pub tokens: usize,
+    /// Beside the matrix products.
+    pub beside: Beside,
+    /// The same of llm.c, in mixed precision, which is all it has.
+    pub llmc: Option<Beside>,
+}
+
+impl Count {
+    /// Counts a step of a model on an adapter of these capabilities, which need not exist.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`] if a tensor is larger than such an adapter binds.
+    pub fn new(caps: Caps, config: Config, sizes: Sizes, elem: Elem, recompute: Recompute) -> Result<Self> {
+        let gpu = Gpu::dry(caps);
+        let trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, recompute))?;
+        let step = trainer.step_program();
+        let mut count = Self {
+            kernels: Vec::new(),
+            operators: Vec::new(),
+            dispatches: step.commands.iter().filter(|c| c.is_dispatch()).count() as u64,
+            transfers: step.commands.iter().filter(|c| !c.is_dispatch()).count() as u64,
+            submissions: sizes.accumulation,
+            memory_bytes: gpu.allocated_bytes(),
+            formula_flops_per_token: super::flops_per_token(&config, sizes.context),
+            tokens: sizes.tokens(),
+            beside: Beside::of(&config, &sizes, elem, &step, trainer.programs()[1]),
+            llmc: (elem == Elem::F16).then(|| Beside::of_llmc(&config, &sizes)),
+        };
+        let Sizes { batch, context, accumulation } = sizes;
+        let least = cases::least(&StepShape { config, batch, context, accumulation, elem });
+        for command in &step.commands {
+            let groups = command.grid.iter().map(|&g| u64::from(g)).product::<u64>();
+            let at = count.kernels.iter().position(|k| k.name == command.name()).unwrap_or_else(|| {
+                let name = command.name().to_owned();
+                count.kernels.push(KernelCount { name, count: 0, workgroups: 0, bytes: 0, flops: 0 });
+                count.kernels.len() - 1
+            });
+            let kernel = &mut count.kernels[at];
+            kernel.count += 1;
+            kernel.workgroups += groups;
+            kernel.bytes += command.bytes;
+            kernel.flops += command.flops;
+            let name = command.operator().map_or_else(|| command.name().to_owned(), |operator| operator.to_string());
+            let at = count.operators.iter().position(|o| o.name == name).unwrap_or_else(|| {
+                let of = least.iter().find(|(pass, ..)| Some(*pass) == command.operator());
+                let (least_bytes, least_flops) = of.map_or((0, 0), |&(_, bytes, flops)| (bytes, flops));
+                count.operators.push(OperatorCount { name, bytes: 0, flops: 0, least_bytes, least_flops });
+                count.operators.len() - 1
+            });
+            count.operators[at].bytes += command.bytes;
+            count.operators[at].flops += command.flops;
+        }
+        Ok(count)
+    }
+
+    /// Bytes and operations of a step as recorded, then the least of them.
+    #[must_use]
+    pub fn totals(&self) -> ([u64; 2], [u64; 2]) {
+        let sum = |of: fn(&OperatorCount) -> u64| self.operators.iter().map(of).sum::<u64>();
+        ([sum(|o| o.bytes), sum(|o| o.flops)], [sum(|o| o.least_bytes), sum(|o| o.least_flops)])
+    }
+
+    /// The tables.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mega = |x: u64| number(x as f64 / 1e6);
+        let giga = |x: u64| number(x as f64 / 1e9);
+        let ratio = |a: u64, b: u64| if b == 0 { "-".into() } else { format!("{:.3}", a as f64 / b as f64) };
+        let mut kernels = Table::new(&["<kernel", "count", "workgroups", "MB", "GFLOP"]);
+        for k in &self.kernels {
+            kernels.row([k.name.clone(), k.count.to_string(), k.workgroups.to_string(), mega(k.bytes), giga(k.flops)]);
+        }
+        let mut operators = Table::new(&["<operator", "MB", "least MB", "ratio", "GFLOP", "least GFLOP", "ratio"]);
+        let (recorded, least) = self.totals();
+        let all = OperatorCount {
+            name: "all".into(),
+            bytes: recorded[0],
+            flops: recorded[1],
+            least_bytes: least[0],
+            least_flops: least[1],
+        };
+        for o in self.operators.iter().chain([&all]) {
+            operators.row([
+                o.name.clone(),
+                mega(o.bytes),
+                mega(o.least_bytes),
+                ratio(o.bytes, o.least_bytes),
+                giga(o.flops),
+                giga(o.least_flops),
+                ratio(o.flops, o.least_flops),
+            ]);
+        }
+        let llmc =
+            |of: fn(&Beside) -> String| self.llmc.as_ref().map_or(String::new(), |b| format!(", llm.c {}", of(b)));
+        let beside = format!(
+            "beside products' operands and results {} GB{}; {} dispatches a layer{}",
+            giga(self.beside.bytes),
+            llmc(|b| number(b.bytes as f64 / 1e9)),
+            self.beside.layer_launches,
+            llmc(|b| b.layer_launches.to_string())
+        );
+        format!(
+            "{kernels}\n{operators}\nstep: {} dispatches, {} clears and copies, {} submissions, {} tokens\nrecorded {} GB, {} \
+             TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\n{beside}\nbuffers {:.1} MiB\n",
+            self.dispatches,
+            self.transfers,
+            self.submissions,
+            self.tokens,
+            giga(recorded[0]),
+            number(recorded[1] as f64 / 1e12),
+            giga(least[0]),
+            number(least[1] as f64 / 1e12),
+            number(self.formula_flops_per_token * self.tokens as f64 / 1e12),
+            self.memory_bytes as f64 / f64::from(1 << 20)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No operator records less than it needs, and all but the attention backward, which computes its scores in both of
+    /// its kernels, come within a tenth of their formula's operations.
+    #[test]
+    fn records_and_formulas_agree() {
+        let sizes = Sizes { batch: 2, context: 1024, accumulation: 3 };
+        let config = Config::from_descriptor("d12").expect("a model");
+        let mut caps = Caps::webgpu_defaults();
+        (caps.max_binding_bytes, caps.max_buffer_bytes, caps.f16) = (1 << 31, 1 << 40, true);
+        for elem in [Elem::F32, Elem::F16] {
+            let count = Count::new(caps.clone(), config, sizes, elem, Recompute::None).expect("counted");
+            all_recorded(&count, config, sizes, elem);
+            agree(&count);
+        }
+        // with matrix units the weights' gradients are summed in parts, which takes more
+        caps = Caps { matrix_edges: vec![16], subgroups: true, subgroup_sizes: (32, 32), ..caps };
+        let count = Count::new(caps, config, sizes, Elem::F16, Recompute::None).expect("counted");
+        let on_matrices = |k: &KernelCount| k.name.starts_with("matmul_coop.");
+        assert!(count.kernels.iter().any(on_matrices));
+    }
+
+    /// A pass that a step needs and no forward or backward records is named.
+    fn all_recorded(count: &Count, config: Config, sizes: Sizes, elem: Elem) {
+        let Sizes { batch, context, accumulation } = sizes;
+        for (pass, ..) in cases::least(&StepShape { config, batch, context, accumulation, elem }) {
+            let recorded = count.operators.iter().any(|o| o.name == pass.to_string());
+            assert!(recorded, "{pass} has a least in src/cases/{}.rs, and no step records it", pass.operator);
+        }
+    }
+
+    fn agree(count: &Count) {
+        for o in count.operators.iter().filter(|o| o.least_bytes > 0) {
+            assert!(o.bytes as f64 >= 0.995 * o.least_bytes as f64, "{o:?}");
+            assert!(o.flops as f64 >= 0.99 * o.least_flops as f64, "{o:?}");
+            let most = if o.name == "attention.backward" { 1.41 } else { 1.1 };
+            assert!(o.flops as f64 <= most * o.least_flops as f64, "{o:?}");
+        }
+    }
+}

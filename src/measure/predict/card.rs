@@ -1,0 +1,212 @@
+//! GPUs by their data sheets: `cards.toml`.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Elem};
+use crate::measure::plan::{LARGEST_BINDING, assumed};
+
+/// Constants that all cards share: see `cards.toml`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constants {
+    /// Share of a memory's bandwidth that long streams reach.
+    pub memory_share: f64,
+    /// Cycles from a load of a buffer to its value.
+    pub load_cycles: f64,
+    /// Share of a workgroup's shorter phases that its own subgroups do not hide behind the longest.
+    pub exposed: f64,
+    /// Cycles that a workgroup spends at a barrier.
+    pub barrier_cycles: f64,
+    /// Cycles from the end of a workgroup to the start of the next in its place.
+    pub start_cycles: f64,
+    /// Microseconds between two dispatches.
+    pub dispatch_us: f64,
+}
+
+/// A GPU. A unit is an SM, a CU or a core.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// Name on the command line: `rtx-4090`.
+    pub key: String,
+    /// Name for people.
+    pub name: String,
+    /// Names under which drivers list it.
+    pub adapters: Vec<String>,
+    /// The GPU of `tools/isa` whose registers and machine code are taken.
+    pub code: String,
+    /// The GPU whose counts of instructions are taken instead, where the driver of `code` shows none.
+    #[serde(default)]
+    pub counts_of: Option<String>,
+    /// Units.
+    pub units: f64,
+    /// Clock of the units in GHz.
+    pub clock_ghz: f64,
+    /// Instructions of a subgroup that a unit issues in a cycle.
+    pub issue: f64,
+    /// FLOP a cycle and unit by multiply-adds in f32.
+    pub fma_flops: f64,
+    /// FLOP a cycle and unit by cooperative matrices of f16 with f32 sums, where it has some.
+    #[serde(default)]
+    pub matrix_flops: Option<f64>,
+    /// FLOP of one instruction on matrices.
+    #[serde(default)]
+    pub matrix_instruction_flops: f64,
+    /// Bytes of workgroup memory that a unit moves in a cycle.
+    pub workgroup_bytes: f64,
+    /// GB/s of the last cache that all units share.
+    pub l2_gb: f64,
+    /// GB/s of the memory, by the data sheet.
+    pub memory_gb: f64,
+    /// Registers of a unit, of the size in which `tools/isa` counts them for `code`.
+    pub registers: f64,
+    /// KiB of workgroup memory of a unit.
+    pub workgroup_kib: f64,
+    /// KiB of workgroup memory that one workgroup may have.
+    pub group_kib: u32,
+    /// Subgroups resident in a unit at most.
+    pub subgroups: f64,
+    /// Workgroups resident in a unit at most.
+    pub workgroups: f64,
+    /// GiB of memory that a program gets.
+    pub memory_gib: f64,
+    /// Invocations of a subgroup.
+    #[serde(default = "thirty_two")]
+    pub subgroup_size: u32,
+    /// Tokens a second of PyTorch, compiled, in bf16, on a model of the size of GPT-2 124M, where others published some.
+    #[serde(default)]
+    pub pytorch_tokens_per_s: Option<f64>,
+    /// Batch of the step that all cards are compared by.
+    #[serde(default = "sixty_four")]
+    pub batch: usize,
+}
+
+fn thirty_two() -> u32 {
+    32
+}
+
+fn sixty_four() -> usize {
+    64
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    model: Constants,
+    card: Vec<Card>,
+}
+
+/// The file is part of the program, and a test reads it.
+static FILE: LazyLock<File> =
+    LazyLock::new(|| toml::from_str(include_str!("cards.toml")).unwrap_or_else(|e| panic!("cards.toml: {e}")));
+
+/// Returns the constants of the model.
+#[must_use]
+pub fn constants() -> &'static Constants {
+    &FILE.model
+}
+
+/// Returns all cards, in the order of the file.
+#[must_use]
+pub fn cards() -> &'static [Card] {
+    &FILE.card
+}
+
+fn plain(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+impl Card {
+    /// Finds a card by its key, its name, a driver's name for it, or its model's number, in any spelling: `RTX 4090`, `4090`,
+    /// `NVIDIA GeForce RTX 4090`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the keys.
+    pub fn find(name: &str) -> Result<&'static Self> {
+        let wanted = plain(name);
+        let is = |card: &&Card| {
+            let short = card.name.split(" (").next().unwrap_or("");
+            let model = short.split_once(' ').map_or("", |(_vendor, model)| model);
+            let number = model.split(' ').filter(|word| word.len() > 2 && word.contains(|c: char| c.is_ascii_digit()));
+            let names = [card.key.as_str(), &card.name, short, model];
+            names.into_iter().chain(card.adapters.iter().map(String::as_str)).chain(number).any(|n| plain(n) == wanted)
+        };
+        cards().iter().find(is).ok_or_else(|| {
+            let keys: Vec<&str> = cards().iter().map(|card| card.key.as_str()).collect();
+            Error::Usage(format!(
+                "unknown GPU `{name}`, expected one of {}; others can be added to src/measure/predict/cards.toml",
+                keys.join(" ")
+            ))
+        })
+    }
+
+    /// Returns the card that a driver lists under this name.
+    #[must_use]
+    pub fn of_adapter(adapter: &str) -> Option<&'static Self> {
+        cards().iter().find(|card| card.adapters.iter().any(|known| known == adapter))
+    }
+
+    /// Returns the bytes of memory that a program gets.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        (self.memory_gib * f64::from(1 << 30)) as u64
+    }
+
+    /// Returns capabilities under which kernels are chosen as on the card.
+    #[must_use]
+    pub fn caps(&self) -> Caps {
+        Caps {
+            name: self.name.clone(),
+            max_workgroup_bytes: self.group_kib << 10,
+            max_invocations: 1024,
+            subgroup_sizes: (32, self.subgroup_size),
+            subgroup_control: true,
+            ..assumed(self.auto(), LARGEST_BINDING)
+        }
+    }
+
+    /// Returns the element type that `--precision auto` takes on the card.
+    #[must_use]
+    pub fn auto(&self) -> Elem {
+        if self.matrix_flops.is_some() { Elem::F16 } else { Elem::F32 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_are_found_in_any_spelling_and_adapters_by_their_whole_name() {
+        for name in ["h100", "H100 SXM", "NVIDIA H100 SXM", "h100-sxm", "NVIDIA H100 80GB HBM3"] {
+            assert_eq!(Card::find(name).ok().map(|card| card.key.as_str()), Some("h100"), "{name}");
+        }
+        assert!(["m1", "Apple M1", "Apple M1 (8 cores)"].iter().all(|name| Card::find(name).is_ok()));
+        assert!(["4090", "NVIDIA GeForce RTX 4090"].iter().all(|name| Card::find(name).is_ok()));
+        assert_eq!(Card::find("RTX4090").ok().map(|card| card.key.as_str()), Some("rtx-4090"));
+        for unknown in ["", "x", "h101", "090", "SXM", "80", "h100,a100"] {
+            assert!(
+                Card::find(unknown).is_err_and(|e| e.to_string().contains("expected one of h100 h200")),
+                "{unknown}"
+            );
+        }
+        assert!(Card::of_adapter("Apple M1").is_some() && Card::of_adapter("Apple M1 Max").is_none());
+    }
+
+    #[test]
+    fn data_sheets_agree_with_the_rates_that_vendors_name() {
+        // TFLOP/s: f32, and f16 with f32 sums; of Hopper 0.62 of the 989 that only wgmma reaches at 1.83 GHz
+        for (key, f32, matrix) in
+            [("h100", 67.0, 588.0), ("a100", 19.5, 312.0), ("rtx-4090", 82.6, 165.0), ("rtx-3090", 35.6, 71.0)]
+        {
+            let card = Card::find(key).expect("a card");
+            let tera = |flops: f64| card.units * card.clock_ghz * flops / 1e3;
+            assert!((tera(card.fma_flops) / f32 - 1.0).abs() < 0.13, "{key}: {}", tera(card.fma_flops));
+            let found = tera(card.matrix_flops.expect("matrix units"));
+            assert!((found / matrix - 1.0).abs() < 0.01, "{key}: {found}");
+        }
+    }
+}

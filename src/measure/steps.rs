@@ -1,0 +1,203 @@
+//! Whole steps on the wall clock.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::data::Loader;
+use crate::error::Result;
+use crate::gpu::Span;
+use crate::train::Trainer;
+
+use crate::measure::count::Count;
+use crate::measure::table::number;
+
+/// Steps as training makes them: the host one step ahead of the device.
+#[derive(Debug, Clone)]
+pub struct Steps {
+    /// Milliseconds between the ends of consecutive steps.
+    pub ms: Vec<f64>,
+    /// What the host did meanwhile.
+    pub spans: Vec<Span>,
+    /// When the first of these steps was handed in.
+    pub begin: Instant,
+    /// When each was done, as the host learnt it.
+    pub ends: Vec<Instant>,
+    /// Submissions a step.
+    pub submissions: f64,
+    /// Buffers and bind groups created in these steps: expected none.
+    pub created: u64,
+    /// How many.
+    pub steps: usize,
+}
+
+impl Steps {
+    /// Runs `warm_up` steps, then as many as fit in `time`, between 2 and `most`. The learning rate is 0.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn run(
+        trainer: &mut Trainer,
+        loader: &mut Loader,
+        warm_up: usize,
+        most: usize,
+        time: Duration,
+    ) -> Result<Self> {
+        for step in 1..=warm_up {
+            trainer.step(loader, step, 0.0)?;
+            trainer.report(true)?;
+        }
+        let gpu = trainer.gpu();
+        let created = || gpu.buffers_created() + gpu.bind_groups_created();
+        let (created_before, submitted) = (created(), gpu.submissions());
+        gpu.record_spans();
+        let begin = Instant::now();
+        let mut ends: Vec<Instant> = Vec::new();
+        let mut step = 1;
+        trainer.step(loader, step, 0.0)?;
+        while step < 2 || (step < most && begin.elapsed() < time) {
+            step += 1;
+            trainer.step(loader, step, 0.0)?;
+            trainer.report(true)?;
+            ends.push(Instant::now());
+        }
+        trainer.report(true)?;
+        ends.push(Instant::now());
+        let ms = ends.windows(2).map(|w| w[1].duration_since(w[0]).as_secs_f64() * 1e3).collect();
+        Ok(Self {
+            ms,
+            spans: gpu.take_spans(),
+            begin,
+            ends,
+            submissions: (gpu.submissions() - submitted) as f64 / step as f64,
+            created: created() - created_before,
+            steps: step,
+        })
+    }
+
+    /// Median milliseconds of a step.
+    #[must_use]
+    pub fn median_ms(&self) -> f64 {
+        median(&self.ms)
+    }
+
+    /// Milliseconds a step of each thing that the host did.
+    #[must_use]
+    pub fn host(&self) -> Vec<(&'static str, f64)> {
+        let mut phases: Vec<(&'static str, f64)> = Vec::new();
+        for span in &self.spans {
+            match phases.iter_mut().find(|(name, _)| *name == span.name) {
+                Some((_, ms)) => *ms += span.ms() / self.steps as f64,
+                None => phases.push((span.name, span.ms() / self.steps as f64)),
+            }
+        }
+        phases
+    }
+}
+
+/// The middle of some numbers; NaN of none.
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+/// Half of the distance from the least to the largest, over the median.
+#[must_use]
+pub fn spread(values: &[f64]) -> f64 {
+    let (least, most) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)));
+    (most - least) / 2.0 / median(values)
+}
+
+/// A step's figures, as `wgpt profile` and the step bench show them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Facts {
+    /// Tokens a step.
+    pub tokens: usize,
+    /// Steps measured.
+    pub steps: usize,
+    /// Median milliseconds of a step.
+    pub ms: f64,
+    /// Half of the range over the median.
+    pub spread: f64,
+    /// Tokens a second.
+    pub tokens_per_s: f64,
+    /// Operations a second by llm.c's formula.
+    pub flops: f64,
+    /// Milliseconds of a step in which the host did not wait for the device.
+    pub host_ms: f64,
+    /// Milliseconds a step of each thing that the host did.
+    pub host: Vec<(&'static str, f64)>,
+    /// Dispatches a step.
+    pub dispatches: u64,
+    /// Clears and copies a step.
+    pub transfers: u64,
+    /// Submissions a step.
+    pub submissions: f64,
+    /// Buffers and bind groups created in these steps.
+    pub created: u64,
+    /// Bytes of the plan, made without the device.
+    pub planned_bytes: u64,
+    /// Bytes of our buffers.
+    pub allocated_bytes: u64,
+    /// Bytes that wgpu's allocator uses, and has reserved, where it tells.
+    pub driver_bytes: Option<(u64, u64)>,
+}
+
+impl Facts {
+    /// Gathers them.
+    #[must_use]
+    pub fn new(steps: &Steps, trainer: &Trainer, planned: &Count) -> Self {
+        let (ms, tokens) = (steps.median_ms(), trainer.sizes().tokens());
+        let host = steps.host();
+        let gpu = trainer.gpu();
+        Self {
+            tokens,
+            steps: steps.steps,
+            ms,
+            spread: spread(&steps.ms),
+            tokens_per_s: tokens as f64 / ms * 1e3,
+            flops: planned.formula_flops_per_token * tokens as f64 / ms * 1e3,
+            host_ms: host.iter().filter(|(name, _)| !name.starts_with("wait")).map(|(_, ms)| ms).sum(),
+            host,
+            dispatches: planned.dispatches,
+            transfers: planned.transfers,
+            submissions: steps.submissions,
+            created: steps.created,
+            planned_bytes: planned.memory_bytes,
+            allocated_bytes: gpu.allocated_bytes(),
+            driver_bytes: gpu.driver_bytes(),
+        }
+    }
+
+    /// Three lines.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let driver = self.driver_bytes.map_or(String::new(), |(used, reserved)| {
+            format!(", the allocator {:.1} of {:.1} MiB", mib(used), mib(reserved))
+        });
+        format!(
+            "time    {} ms +-{:.1} % over {} steps, {} tokens/s, {} TFLOP/s by llm.c's formula\nhost    {} ms ({}); {} dispatches, {} clears and copies, {} submissions a step; {} buffers and bind groups created\nmemory  \
+             planned {:.1} MiB, allocated {:.1} MiB{driver}\n",
+            number(self.ms),
+            100.0 * self.spread,
+            self.steps,
+            number(self.tokens_per_s),
+            number(self.flops / 1e12),
+            number(self.host_ms),
+            self.host.iter().map(|(name, ms)| format!("{name} {}", number(*ms))).collect::<Vec<_>>().join(", "),
+            self.dispatches,
+            self.transfers,
+            self.submissions,
+            self.created,
+            mib(self.planned_bytes),
+            mib(self.allocated_bytes)
+        )
+    }
+}

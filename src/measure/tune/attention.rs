@@ -1,0 +1,338 @@
+//! The bench of an attention kernel on matrix units.
+
+use crate::error::Result;
+use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
+use crate::ops::attention::{self, Backward, Entry, Forward, Shape};
+use crate::ops::cast;
+use crate::reference;
+
+use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
+use crate::measure::tune::operands::{Repeated, in_parallel};
+use crate::measure::tune::race::Bench;
+
+/// B, T, NH, HS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub positions: usize,
+    /// NH.
+    pub heads: usize,
+    /// HS.
+    pub head_size: usize,
+}
+
+impl AttentionShape {
+    fn shape(&self) -> Shape {
+        Shape { batch: self.batch, positions: self.positions, heads: self.heads }
+    }
+
+    /// The factor of a row of `dout`: 1, and for the gradients of keys `(t + 1) / T / sqrt(T - t)` at position `t`.
+    ///
+    /// A weight is one by the number of keys that a query sees, and late keys are seen by few queries: with even rows of
+    /// `dout` their gradients would be T times smaller than those of the first, and than the tolerance. With this factor a
+    /// term has `1 / (T sqrt(T - t))`: terms of a key at `s` come to `sqrt(log(T - s) + 1) / T`, and those of all keys matter.
+    fn factor(&self, entry: Entry, row: usize) -> f64 {
+        match entry {
+            Entry::Forward | Entry::BackwardQ => 1.0,
+            Entry::BackwardKv => {
+                let (t, all) = ((row % self.positions) as f64, self.positions as f64);
+                (t + 1.0) / all / (all - t).sqrt()
+            }
+        }
+    }
+}
+
+/// What elements of qkv and of rows of `dout` with a factor of 1 are below; their standard deviations are a third of it.
+///
+/// Those of qkv are four times as large as a product's: weights are then as uneven as a model's. The last key has a single
+/// weight in a head, which must not be small by chance: for gradients of keys they are half as large. There the factors of
+/// `dout` are small, and 256 keeps nearly all of its elements above the least that f16 holds well.
+fn scales(entry: Entry) -> [f64; 2] {
+    match entry {
+        Entry::Forward | Entry::BackwardQ => [4.0, 1.0],
+        Entry::BackwardKv => [2.0, 256.0],
+    }
+}
+
+/// What an element of a result is.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    Out,
+    Lse,
+    Delta,
+    Dqkv,
+}
+
+/// All results of one head in f64.
+struct Head {
+    batch: usize,
+    head: usize,
+    out: Vec<f64>,
+    lse: Vec<f64>,
+    delta: Vec<f64>,
+    dqkv: Vec<f64>,
+}
+
+/// qkv, dout, out, lse, delta and dqkv of f16 or of f32.
+struct Tensors {
+    qkv: Tensor,
+    dout: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    dqkv: Tensor,
+}
+
+/// Operands of an attention on the device, and its results by the plain kernel and, of two heads, in f64.
+pub(super) struct AttentionBench {
+    entry: Entry,
+    sizes: AttentionShape,
+    qkv: Repeated,
+    dout: Repeated,
+    half: Tensors,
+    targets: Vec<(Of, Target)>,
+    result: Tensor,
+    heads: Vec<Head>,
+}
+
+impl Tensors {
+    fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape, elem: Elem, of: [&Repeated; 2]) -> Result<Self> {
+        let [qkv_of, dout_of] = of;
+        let AttentionShape { batch, positions, heads, head_size } = sizes;
+        let (n, c) = (batch * positions, heads * head_size);
+        let tensors = Self {
+            qkv: gpu.tensor("qkv", n, 3 * c, elem)?,
+            dout: gpu.tensor("dout", n, c, elem)?,
+            out: gpu.tensor("out", n, c, elem)?,
+            lse: gpu.tensor("lse", batch * heads, positions, Elem::F32)?,
+            delta: gpu.tensor("delta", batch * heads, positions, Elem::F32)?,
+            dqkv: gpu.tensor("dqkv", n, 3 * c, elem)?,
+        };
+        qkv_of.write(gpu, &tensors.qkv)?;
+        dout_of.write_scaled(gpu, &tensors.dout, |row| sizes.factor(entry, row))?;
+        Ok(tensors)
+    }
+
+    fn forward(&self, pass: &mut Pass, shape: Shape) -> Result<()> {
+        attention::forward(pass, Forward { shape, qkv: &self.qkv, out: &self.out, lse: &self.lse })
+    }
+
+    fn backward(&self, pass: &mut Pass, shape: Shape) -> Result<()> {
+        let Self { qkv, dout, out, lse, delta, dqkv } = self;
+        attention::backward(pass, Backward { shape, dout, qkv, out, lse, delta, dqkv })
+    }
+}
+
+impl AttentionBench {
+    /// Makes the operands, and checks the plain f32 kernels against f64.
+    ///
+    /// # Errors
+    /// As [`super::product::ProductBench::new`].
+    pub(super) fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape) -> Result<Self> {
+        let [qkv, dout] = scales(entry);
+        let (qkv, dout) = (Repeated::new(20_240_522, qkv), Repeated::new(20_240_523, dout));
+        let half = Tensors::new(gpu, entry, sizes, Elem::F16, [&qkv, &dout])?;
+        let result = gpu.tensor("counts", 3, 1, Elem::U32)?;
+        let mut bench = Self { entry, sizes, qkv, dout, half, targets: Vec::new(), result, heads: Vec::new() };
+        let last = (sizes.batch - 1, sizes.heads - 1);
+        let sampled = if last == (0, 0) { vec![last] } else { vec![(0, 0), last] };
+        bench.heads = in_parallel(sampled.len(), |i| bench.exact(sampled[i].0, sampled[i].1));
+        bench.plain(gpu)?;
+        Ok(bench)
+    }
+
+    /// Runs the plain kernels, checks their results, and keeps those that candidates are compared with.
+    fn plain(&mut self, gpu: &Gpu) -> Result<()> {
+        let shape = self.sizes.shape();
+        let plain = Tensors::new(gpu, self.entry, self.sizes, Elem::F32, [&self.qkv, &self.dout])?;
+        let mut pass = Pass::new(gpu);
+        plain.forward(&mut pass, shape)?;
+        if self.entry != Entry::Forward {
+            plain.backward(&mut pass, shape)?;
+            // candidates of the backward get the plain forward's results
+            cast::forward(&mut pass, &plain.out, &self.half.out)?;
+            pass.copy(&plain.lse, &self.half.lse)?;
+        }
+        let program = pass.finish();
+        program.run(gpu)?;
+        let kernel = self.name(&program);
+        let c = self.sizes.heads * self.sizes.head_size;
+        let (half, t) = (&self.half, self.sizes.positions);
+        let list = match self.entry {
+            Entry::Forward => {
+                vec![(Of::Out, "out", &half.out, &plain.out, 0..c), (Of::Lse, "lse", &half.lse, &plain.lse, 0..t)]
+            }
+            Entry::BackwardQ => vec![
+                (Of::Delta, "delta", &half.delta, &plain.delta, 0..t),
+                (Of::Dqkv, "dq", &half.dqkv, &plain.dqkv, 0..c),
+            ],
+            Entry::BackwardKv => vec![
+                (Of::Dqkv, "dk", &half.dqkv, &plain.dqkv, c..2 * c),
+                (Of::Dqkv, "dv", &half.dqkv, &plain.dqkv, 2 * c..3 * c),
+            ],
+        };
+        for (of, name, got, want, columns) in list {
+            let part = columns.start / c;
+            let values = || self.heads.iter().flat_map(|head| self.values(head, of, part));
+            let largest = values().fold(0.0, |most: f64, x| most.max(x.abs()));
+            // gradients of q and k are made of differences
+            let floor = if of == Of::Dqkv && part < 2 { cancelled(self.entry, self.sizes) } else { 0.0 };
+            let tolerance = tolerance(of, largest, floor);
+            let about = usual(values());
+            let target = Target { name, got: got.clone(), want: want.clone(), columns, tolerance, about };
+            target.plain_is_there(gpu, &self.result, &kernel)?;
+            if let Some(fault) = self.sampled(gpu, of, &target, true)? {
+                return Err(plain_error(gpu, &kernel, &fault));
+            }
+            self.targets.push((of, target));
+        }
+        Ok(())
+    }
+
+    /// All results of a head in f64.
+    fn exact(&self, batch: usize, head: usize) -> Head {
+        let AttentionShape { positions: t, heads, head_size: hs, .. } = self.sizes;
+        let c = heads * hs;
+        let (mut qkv, mut dout) = (Vec::with_capacity(3 * t * hs), Vec::with_capacity(t * hs));
+        for row in batch * t..(batch + 1) * t {
+            for part in 0..3 {
+                let start = row * 3 * c + part * c + head * hs;
+                qkv.extend((start..start + hs).map(|i| self.qkv.at(i)));
+            }
+            let columns = head * hs..(head + 1) * hs;
+            dout.extend(columns.map(|column| self.dout.scaled([row, column], c, self.sizes.factor(self.entry, row))));
+        }
+        let reference::attention::Forward { out, lse } = reference::attention::forward(&qkv, 1, t, hs, 1);
+        let dqkv = reference::attention::backward(&dout, &qkv, 1, t, hs, 1);
+        let delta = out.chunks(hs).zip(dout.chunks(hs)).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a * b).sum());
+        Head { batch, head, delta: delta.collect(), out, lse, dqkv }
+    }
+
+    /// Results of a head, of q (part 0), k (1) or v (2) if they are gradients, position by position.
+    fn values<'a>(&self, head: &'a Head, of: Of, part: usize) -> impl Iterator<Item = f64> + Clone + use<'a> {
+        let hs = self.sizes.head_size;
+        let (all, line, start, length) = match of {
+            Of::Out => (&head.out, hs, 0, hs),
+            Of::Lse => (&head.lse, 1, 0, 1),
+            Of::Delta => (&head.delta, 1, 0, 1),
+            Of::Dqkv => (&head.dqkv, 3 * hs, part * hs, hs),
+        };
+        all.chunks(line).flat_map(move |row| row[start..start + length].iter().copied())
+    }
+
+    /// One element of a result in f64, of a head that is computed for it if it is none of the sampled.
+    fn element(&self, of: Of, row: usize, column: usize) -> f64 {
+        let AttentionShape { positions: t, heads, head_size: hs, .. } = self.sizes;
+        let c = heads * hs;
+        let (batch, head, position, part, e) = match of {
+            Of::Out | Of::Dqkv => (row / t, column % c / hs, row % t, column / c, column % hs),
+            Of::Lse | Of::Delta => (row / heads, row % heads, column, 0, 0),
+        };
+        let value = |of_head: &Head| match of {
+            Of::Out => of_head.out[position * hs + e],
+            Of::Lse => of_head.lse[position],
+            Of::Delta => of_head.delta[position],
+            Of::Dqkv => of_head.dqkv[position * 3 * hs + part * hs + e],
+        };
+        match self.heads.iter().find(|known| (known.batch, known.head) == (batch, head)) {
+            Some(known) => value(known),
+            None => value(&self.exact(batch, head)),
+        }
+    }
+
+    /// Compares the sampled heads with f64, of the plain kernel or of a candidate; the first fault.
+    fn sampled(&self, gpu: &Gpu, of: Of, target: &Target, plain: bool) -> Result<Option<String>> {
+        let AttentionShape { positions: t, heads, head_size: hs, .. } = self.sizes;
+        let tensor = if plain { &target.want } else { &target.got };
+        for known in &self.heads {
+            let (rows, first, length) = match of {
+                Of::Out | Of::Dqkv => {
+                    (known.batch * t..(known.batch + 1) * t, target.columns.start + known.head * hs, hs)
+                }
+                Of::Lse | Of::Delta => {
+                    let row = known.batch * heads + known.head;
+                    (row..row + 1, 0, t)
+                }
+            };
+            let got = gpu.read_f32(&tensor.slice(rows.clone()))?;
+            let want: Vec<f64> = self.values(known, of, target.columns.start / (heads * hs)).collect();
+            for ((row, got), want) in rows.zip(got.chunks(tensor.columns())).zip(want.chunks(length)) {
+                if let Some(fault) = target.row(plain, row, first, &got[first..first + length], want) {
+                    return Ok(Some(fault));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How far gradients of q and k may be from f64 where what they are made of cancels: with a single position all of it does.
+///
+/// They are multiples of `dout v - delta`, two sums of `head_size` products, none of which is above six standard deviations.
+/// As in a product of matrices either is off by a unit in the last place of two thirds of that for every 16 products, and
+/// by sixteen more. The difference is multiplied by an element of k or q, by one by the root of the head's size, and by a
+/// weight; with the factor of `dout` for gradients of keys that weight comes to one by the positions.
+fn cancelled(entry: Entry, sizes: AttentionShape) -> f64 {
+    let ([qkv, dout], size) = (scales(entry), sizes.head_size as f64);
+    let largest = 6.0 * size.sqrt() * (dout / 3.0) * (qkv / 3.0);
+    let difference = 2.0 * f64::from(f32::EPSILON) * (size / 16.0 + 16.0) * 2.0 / 3.0 * largest;
+    let weight = if entry == Entry::BackwardKv { 1.0 / sizes.positions as f64 } else { 1.0 };
+    difference * qkv / size.sqrt() * weight
+}
+
+/// How far results may be from f64, of which the largest is `largest`; `floor` is allowed in any case.
+///
+/// Weights, and what they become in the backward, are stored as f16 on their way, each off by 2^-11 of itself or, where a
+/// driver cuts off, by 2^-10; the output that `delta` is made of is too. A result is a sum of such terms. Their errors are
+/// independent: the sum is off by about 2^-11 of the root of the sum of their squares, which is the size of a result of that
+/// row, and by six times that in the worst of 10^9; the largest result is three such sizes. Twice that is allowed: 2^-9 of the
+/// largest. The log-sum-exp is off by what a sum of weights is off relatively, at most 2^-10. The plain kernels compute in
+/// f32, whose exp may be off by 3 + 2 |score| units: 2^-15 of the largest is 256 units.
+fn tolerance(of: Of, largest: f64, floor: f64) -> Tolerance {
+    let plain = 2f64.powi(-15) * largest + floor;
+    match of {
+        Of::Lse => Tolerance { sums: 2f64.powi(-10) + plain, plain, stored: 0.0 },
+        Of::Delta => Tolerance { sums: 2f64.powi(-9) * largest, plain, stored: 0.0 },
+        Of::Out | Of::Dqkv => Tolerance { sums: 2f64.powi(-9) * largest + floor, plain, stored: 2f64.powi(-10) },
+    }
+}
+
+impl Bench for AttentionBench {
+    fn record(&self, gpu: &Gpu) -> Result<Program> {
+        let mut pass = Pass::new(gpu);
+        match self.entry {
+            Entry::Forward => self.half.forward(&mut pass, self.sizes.shape())?,
+            Entry::BackwardQ | Entry::BackwardKv => self.half.backward(&mut pass, self.sizes.shape())?,
+        }
+        Ok(pass.finish())
+    }
+
+    fn is_timed(&self, kernel: &KernelId) -> bool {
+        kernel.entry == self.entry.name()
+    }
+
+    fn output(&self) -> &Tensor {
+        if self.entry == Entry::Forward { &self.half.out } else { &self.half.dqkv }
+    }
+
+    fn check(&self, gpu: &Gpu, program: &Program) -> Result<Verdict> {
+        let mut clear = Pass::new(gpu);
+        for (_, target) in &self.targets {
+            clear.clear(&target.got);
+        }
+        Program::join([&clear.finish(), program]).run(gpu)?;
+        for (of, target) in &self.targets {
+            let exact = |row, column| self.element(*of, row, column);
+            let verdict = target.all(gpu, &self.result, &exact)?;
+            if verdict != Verdict::Right {
+                return Ok(verdict);
+            }
+            if let Some(fault) = self.sampled(gpu, *of, target, false)? {
+                return Ok(Verdict::Wrong(fault));
+            }
+        }
+        Ok(Verdict::Right)
+    }
+}

@@ -1,0 +1,265 @@
+//! The fused ends of a model's products, as its layers record them in training. Their other operands leave the product as it
+//! is: a bias and a residual of 0, and GELU's input where its slope is 1.
+
+use crate::error::Result;
+use crate::gpu::{Elem, Gpu, Pass, Tensor};
+use crate::ops::layernorm;
+use crate::ops::matmul::{self, BackwardInp, BackwardWeight, Forward, Product};
+use crate::ops::{bias, gelu};
+use crate::reference;
+
+use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
+use crate::measure::tune::operands::{Operands, Repeated};
+
+/// GELU's slope here is 1 to the rounding of f32; an error of `tanh` counts 14 times in it, as it counts 57 times at 10.
+pub(super) const SLOPE_OF_ONE: f64 = 6.0;
+/// What drivers that divide within 2.5 units in the last place lose of that slope: 14 times twice that.
+const SLOPE_ERROR: f64 = 1.0 / 131_072.0;
+/// The largest slope of GELU is 1.129.
+const STEEPEST: f64 = 1.13;
+/// Units of f32 of the largest argument that a kernel's GELU is off by: of an exponential, a division and six roundings.
+const GELU_UNITS: f64 = 16.0;
+
+/// What a layer does with a product's result, in the same kernel where one can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Plain,
+    Bias,
+    Residual,
+    Gelu,
+    GeluBackward,
+    ColumnSums,
+}
+
+impl Form {
+    /// The form that `model::forward` and `model::backward` record.
+    pub(super) fn of(layer: &str, product: Product) -> Self {
+        match (product, layer) {
+            (Product::Forward, "qkv") => Self::Bias,
+            (Product::Forward, "attproj" | "fcproj") => Self::Residual,
+            (Product::Forward, "fc") => Self::Gelu,
+            (Product::BackwardInp, "fcproj") => Self::GeluBackward,
+            (Product::BackwardWeight, "qkv" | "fc") => Self::ColumnSums,
+            _ => Self::Plain,
+        }
+    }
+
+    /// Elements of the product's result.
+    pub(super) fn out(self, product: Product, elem: Elem) -> Elem {
+        if product == Product::BackwardWeight || self == Self::Residual { Elem::F32 } else { elem }
+    }
+
+    /// The tolerance of a product's result with this end, from that of the product alone.
+    pub(super) fn tolerance(self, plain: Tolerance) -> Tolerance {
+        let slope = if self == Self::GeluBackward { SLOPE_ERROR } else { 0.0 };
+        Tolerance { stored: plain.stored + slope, ..plain }
+    }
+}
+
+/// The operands of a form, and its second result.
+pub(super) enum End {
+    Plain,
+    Bias(Tensor),
+    Residual { bias: Tensor, residual: Tensor },
+    Gelu { bias: Tensor, gelu: Target, exact: Vec<Vec<f64>> },
+    GeluBackward { pre: Tensor },
+    ColumnSums { dbias: Tensor, scratch: Tensor, exact: Vec<f64> },
+}
+
+/// A product that was checked, whose form an [`End`] is.
+pub(super) struct Checked<'a> {
+    pub(super) operands: &'a Operands,
+    pub(super) target: &'a Target,
+    /// Rows of the result in f64.
+    pub(super) rows: &'a [usize],
+    pub(super) exact: &'a [Vec<f64>],
+    /// Words for counts.
+    pub(super) result: &'a Tensor,
+}
+
+fn gelu_of(x: f64) -> f64 {
+    reference::gelu::forward(&[x])[0]
+}
+
+/// The tolerance of `GELU(out)` from that of `out`, whose largest element is `largest`.
+///
+/// An error of `out` is multiplied by at most [`STEEPEST`]. What storing `out` loses is a multiple of it, and
+/// `|x GELU'(x)| < |GELU(x)| + 0.3` for all x: half such a multiple is allowed besides that of the result. Storing the result
+/// loses as much again, and a unit of the least numbers.
+fn gelu_tolerance(out: Tolerance, largest: f64) -> Tolerance {
+    let own = GELU_UNITS * f64::from(f32::EPSILON) * largest;
+    Tolerance {
+        sums: STEEPEST * out.sums + 0.5 * out.stored + own + if out.stored > 0.0 { 2f64.powi(-24) } else { 0.0 },
+        plain: STEEPEST * out.plain + own,
+        stored: 2.0 * out.stored,
+    }
+}
+
+/// How far a sum of `depth` operands with a standard deviation of a third may be from f64.
+///
+/// Each addition is off by 0.29 units in the last place of a partial sum in the mean square, to both sides; no partial sum is
+/// above six of its standard deviations, `2 sqrt(depth)`. `sqrt(depth)` such errors are `0.58 depth` units, and six times
+/// that in the worst of 10^9.
+fn column_tolerance(depth: usize) -> f64 {
+    4.0 * f64::from(f32::EPSILON) * depth as f64
+}
+
+impl End {
+    /// Makes the operands, and the second result by the plain kernel.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`]; [`crate::error::Error::Device`] if the plain GELU computes something else.
+    pub(super) fn new(gpu: &Gpu, form: Form, elem: Elem, product: &Checked) -> Result<Self> {
+        let [m, n, k] = product.operands.shape;
+        let zeros = |label, rows, columns| -> Result<Tensor> {
+            let tensor = gpu.tensor(label, rows, columns, Elem::F32)?;
+            let mut pass = Pass::new(gpu);
+            pass.clear(&tensor);
+            pass.finish().run(gpu)?;
+            Ok(tensor)
+        };
+        Ok(match form {
+            Form::Plain => Self::Plain,
+            Form::Bias => Self::Bias(zeros("bias", 1, n)?),
+            Form::Residual => Self::Residual { bias: zeros("bias", 1, n)?, residual: zeros("residual", m, n)? },
+            Form::Gelu => {
+                let (gelu, exact) = plain_gelu(gpu, elem, product)?;
+                Self::Gelu { bias: zeros("bias", 1, n)?, gelu, exact }
+            }
+            Form::GeluBackward => {
+                let pre = gpu.tensor("pre", m, n, elem)?;
+                Repeated::constant(SLOPE_OF_ONE).write(gpu, &pre)?;
+                Self::GeluBackward { pre }
+            }
+            Form::ColumnSums => Self::ColumnSums {
+                dbias: zeros("dbias", 1, m)?,
+                // as large as a model's
+                scratch: gpu.tensor(
+                    "scratch",
+                    1,
+                    (layernorm::scratch_rows(k).max(4 * bias::BLOCKS) * n).max(bias::BLOCKS * m),
+                    Elem::F32,
+                )?,
+                exact: product.operands.column_sums(),
+            },
+        })
+    }
+
+    /// Records a product with this end.
+    pub(super) fn record(
+        &self,
+        pass: &mut Pass,
+        product: Product,
+        [a, b, out]: [&Tensor; 3],
+        partials: Option<&Tensor>,
+    ) -> Result<()> {
+        let forward = |bias| Forward { inp: a, weight: b, bias, out };
+        match (product, self) {
+            (Product::Forward, Self::Bias(bias)) => matmul::forward(pass, forward(Some(bias))),
+            (Product::Forward, Self::Residual { bias, residual }) => {
+                matmul::forward_residual(pass, forward(Some(bias)), residual)
+            }
+            (Product::Forward, Self::Gelu { bias, gelu, .. }) => {
+                matmul::forward_gelu(pass, forward(Some(bias)), &gelu.got)
+            }
+            (Product::Forward, _) => matmul::forward(pass, forward(None)),
+            (Product::BackwardInp, end) => {
+                let io = BackwardInp { dout: a, weight: b, dinp: out };
+                match end {
+                    Self::GeluBackward { pre } => matmul::backward_inp_gelu(pass, io, pre),
+                    _ => matmul::backward_inp(pass, io),
+                }
+            }
+            (Product::BackwardWeight, end) => {
+                let io = BackwardWeight { dout: a, inp: b, dweight: out };
+                match (end, partials) {
+                    (Self::ColumnSums { dbias, scratch, .. }, _) => {
+                        let summed = match partials {
+                            Some(partials) => {
+                                matmul::backward_weight_and_bias(pass, io, dbias, matmul::Room { partials, scratch })?
+                            }
+                            None => matmul::backward_weight(pass, io).map(|()| false)?,
+                        };
+                        if summed { Ok(()) } else { bias::backward(pass, bias::Backward { dout: a, dbias, scratch }) }
+                    }
+                    (_, Some(partials)) => matmul::backward_weight_in_parts(pass, io, partials),
+                    (_, None) => matmul::backward_weight(pass, io),
+                }
+            }
+        }
+    }
+
+    /// The second result.
+    pub(super) fn second(&self) -> Option<&Tensor> {
+        match self {
+            Self::Gelu { gelu, .. } => Some(&gelu.got),
+            Self::ColumnSums { dbias, .. } => Some(dbias),
+            _ => None,
+        }
+    }
+
+    /// Compares the second result, as [`super::race::Bench::check`].
+    pub(super) fn check(&self, gpu: &Gpu, product: &Checked) -> Result<Verdict> {
+        match self {
+            Self::Gelu { gelu, exact, .. } => {
+                let element = |row, column| gelu_of(product.operands.element(row, column));
+                let verdict = gelu.all(gpu, product.result, &element)?;
+                if verdict != Verdict::Right {
+                    return Ok(verdict);
+                }
+                let fault = gelu.rows(gpu, false, product.rows, exact)?;
+                Ok(fault.map_or(Verdict::Right, Verdict::Wrong))
+            }
+            Self::ColumnSums { dbias, exact, .. } => {
+                let tolerance = column_tolerance(product.operands.shape[2]);
+                let got = gpu.read_f32(dbias)?;
+                let is_far = |(_, (got, want)): &(usize, (&f32, &f64))| {
+                    let difference = (f64::from(**got) - **want).abs();
+                    // NaN is far
+                    difference.is_nan() || difference > tolerance
+                };
+                let far = got.iter().zip(exact).enumerate().find(is_far);
+                Ok(far.map_or(Verdict::Right, |(column, (got, want))| {
+                    let text = format!("`dbias` column {column}: {got:e}, expected {want:e} within {tolerance:.1e}");
+                    Verdict::Wrong(text)
+                }))
+            }
+            _ => Ok(Verdict::Right),
+        }
+    }
+}
+
+/// `GELU(out)` by the plain kernels, compared with f64, and rows of it in f64.
+fn plain_gelu(gpu: &Gpu, elem: Elem, product: &Checked) -> Result<(Target, Vec<Vec<f64>>)> {
+    let [m, n, k] = product.operands.shape;
+    let (got, want) = (gpu.tensor("gelu", m, n, elem)?, gpu.tensor("plain gelu", m, n, Elem::F32)?);
+    let mut pass = Pass::new(gpu);
+    gelu::forward(&mut pass, gelu::Forward { inp: &product.target.want, out: &want })?;
+    pass.finish().run(gpu)?;
+    let exact: Vec<Vec<f64>> = product.exact.iter().map(|row| reference::gelu::forward(row)).collect();
+    // six standard deviations of a product
+    let tolerance = gelu_tolerance(product.target.tolerance, 2.0 / 3.0 * (k as f64).sqrt());
+    let about = usual(exact.iter().flatten().copied());
+    let target = Target { name: "gelu", got, want, columns: 0..n, tolerance, about };
+    match target.rows(gpu, true, product.rows, &exact)? {
+        Some(fault) => Err(plain_error(gpu, "gelu.forward", &fault)),
+        None => Ok((target, exact)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_of_gelu_are_those_of_the_reference() {
+        let slope = |x: f64| reference::gelu::backward(&[1.0], &[x])[0];
+        assert!((slope(SLOPE_OF_ONE) - 1.0).abs() < f64::from(f32::EPSILON) / 4.0);
+        assert!((slope(SLOPE_OF_ONE - 1.0) - 1.0).abs() > f64::from(f32::EPSILON));
+        for i in -10_000..10_000 {
+            let x = f64::from(i) * 1e-3;
+            assert!(slope(x).abs() < STEEPEST, "{x}");
+            assert!((x * slope(x)).abs() < gelu_of(x).abs() + 0.3, "{x}");
+        }
+    }
+}

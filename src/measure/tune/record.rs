@@ -1,0 +1,173 @@
+//! The record of an adapter's fastest kernels, a file in the user's cache.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::files::atomic::{self, output_error};
+use crate::gpu::Caps;
+
+/// The fastest kernels found on one adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// This program's version: kernels change with it.
+    pub version: String,
+    /// The adapter's name.
+    pub adapter: String,
+    /// Its driver and version.
+    pub driver: String,
+    /// The kernel of each job as JSON, under [`super::Job::key`].
+    pub kernels: BTreeMap<String, String>,
+}
+
+impl Record {
+    fn empty(caps: &Caps) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            adapter: caps.name.clone(),
+            driver: caps.driver.clone(),
+            kernels: BTreeMap::new(),
+        }
+    }
+
+    fn is_for(&self, caps: &Caps) -> bool {
+        let Self { version, adapter, driver, .. } = self;
+        *version == env!("CARGO_PKG_VERSION") && *adapter == caps.name && *driver == caps.driver
+    }
+}
+
+/// Returns the value of a variable that is set to something.
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Returns the file that `WGPT_TUNING` names.
+fn named() -> Option<PathBuf> {
+    set("WGPT_TUNING")
+}
+
+/// Returns the path of an adapter's record: the file that `WGPT_TUNING` names; without it a file in the folder `tune` of
+/// `WGPT_CACHE`, or of `wgpt` in the user's cache. `None` if there is no such folder.
+#[must_use]
+pub fn path(caps: &Caps) -> Option<PathBuf> {
+    if let Some(file) = named() {
+        return Some(file);
+    }
+    let cache = match set("WGPT_CACHE") {
+        Some(cache) => cache,
+        None => dirs::cache_dir()?.join("wgpt"),
+    };
+    let plain = |text: &str| text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect::<String>();
+    // two drivers of one adapter may differ in signs that names of files do not carry
+    let name = format!("{} {} {}", caps.name, caps.backend, caps.driver);
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    Some(cache.join("tune").join(format!("{}-{hash:016x}.json", plain(&caps.name))))
+}
+
+/// What [`load`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// There is no record.
+    Nothing,
+    /// The file that `WGPT_TUNING` names does not exist.
+    Missing(PathBuf),
+    /// The kernels of a record, and its file.
+    Kernels(Arc<BTreeMap<String, String>>, PathBuf),
+    /// A record that is of no use, and why.
+    Ignored(String),
+}
+
+/// Bytes of a record at most: some twenty entries of some hundred bytes a model and batch.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Reads a record's file. Names of files come from users: a pipe or a device would never end.
+fn read(path: &Path) -> std::io::Result<String> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() || metadata.len() > MOST_BYTES {
+        return Err(std::io::Error::other("expected a file of at most 1 MiB"));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// A name from a record, for a line of a message.
+fn shown(name: &str) -> String {
+    name.chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// Reads the adapter's record into `caps.tuned`. A record that is broken, or of another driver or version, is ignored
+/// and named.
+pub fn load(caps: &mut Caps) -> Found {
+    let Some(path) = path(caps) else { return Found::Nothing };
+    let text = match read(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named().is_some() => return Found::Missing(path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Found::Nothing,
+        Err(e) => return Found::Ignored(format!("{}: {e}", path.display())),
+    };
+    match serde_json::from_str::<Record>(&text) {
+        Err(e) => Found::Ignored(format!("{}: {e}; wgpt tune makes it anew", path.display())),
+        Ok(record) if !record.is_for(caps) => Found::Ignored(format!(
+            "{}: it is of {}, {}, wgpt {}; wgpt tune makes it anew",
+            path.display(),
+            shown(&record.adapter),
+            shown(&record.driver),
+            shown(&record.version)
+        )),
+        Ok(record) => {
+            caps.tuned = Arc::new(record.kernels);
+            Found::Kernels(caps.tuned.clone(), path)
+        }
+    }
+}
+
+/// Returns the path of the adapter's record, which [`save`] can write: a file beside it is made and removed. Makes the
+/// folder in the user's cache; that of a file which `WGPT_TUNING` names must exist.
+///
+/// # Errors
+/// [`Error::Output`] naming the file or folder.
+pub fn prepare(caps: &Caps) -> Result<PathBuf> {
+    let path = path(caps).ok_or_else(|| {
+        Error::Output(
+            "tune: this user has no cache folder, expected one for the record; set WGPT_CACHE or WGPT_TUNING".into(),
+        )
+    })?;
+    if let (None, Some(folder)) = (named(), path.parent()) {
+        std::fs::create_dir_all(folder).map_err(|e| output_error(folder, &e))?;
+    }
+    if path.is_dir() {
+        return Err(output_error(&path, &std::io::ErrorKind::IsADirectory.into()));
+    }
+    // the user may have named something else
+    if named().is_some() && path.exists() {
+        let is_record = read(&path).ok().is_some_and(|text| serde_json::from_str::<Record>(&text).is_ok());
+        if !is_record {
+            let path = path.display();
+            return Err(Error::Output(format!(
+                "{path}: holds no record of wgpt tune, expected one or no file; name another in WGPT_TUNING"
+            )));
+        }
+    }
+    let mut beside = path.clone().into_os_string();
+    beside.push(".try");
+    let tried = std::fs::write(&beside, "").and_then(|()| std::fs::remove_file(&beside));
+    tried.map_err(|e| output_error(&path, &e))?;
+    Ok(path)
+}
+
+/// Adds kernels, as (key, JSON), to the adapter's record, and returns its path. A record that is broken or of another
+/// driver or version is replaced.
+///
+/// # Errors
+/// [`Error::Output`] naming the file.
+pub fn save(caps: &Caps, found: &[(String, String)]) -> Result<PathBuf> {
+    let path = prepare(caps)?;
+    let old = read(&path).ok().and_then(|text| serde_json::from_str::<Record>(&text).ok());
+    let mut record = old.filter(|record| record.is_for(caps)).unwrap_or_else(|| Record::empty(caps));
+    record.kernels.extend(found.iter().cloned());
+    let text = serde_json::to_string_pretty(&record).map_err(|e| Error::Output(format!("tune: {e}")))?;
+    atomic::write(&path, |file| file.write_all(text.as_bytes()))?;
+    Ok(path)
+}

@@ -1,0 +1,14 @@
+//! A run from its folder to its end: records, checkpoints, the report page, signals, a device that is lost.
+
+pub mod checkpoint;
+mod clock;
+pub mod folder;
+pub mod report;
+pub mod session;
+pub mod steps;
+pub mod tensorboard;
+pub mod watchdog;
+
+pub use clock::clock_text;
+pub use session::Session;
+pub use steps::{Run, Screen};

@@ -1,0 +1,106 @@
+//! `report.html`: one self-contained page of a run, written as it goes, or of several.
+
+pub mod history;
+pub mod page;
+pub mod plot;
+pub mod sheet;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub use history::History;
+pub use page::page;
+pub use sheet::Sheet;
+
+use crate::error::Result;
+use crate::files::atomic;
+use crate::run::clock::clock_text;
+use crate::run::folder::Metric;
+use crate::train::settings::Settings;
+
+/// The page's name in a run's folder.
+pub const REPORT: &str = "report.html";
+/// How often the page is written when nothing happens, and how often at most when much does.
+const SELDOM: Duration = Duration::from_secs(60);
+const OFTEN: Duration = Duration::from_secs(2);
+
+/// Keeps the figures of a run at work, and its page.
+#[derive(Debug)]
+pub struct Reporter {
+    dir: PathBuf,
+    sheet: Sheet,
+    reference: Option<History>,
+    written: Option<Instant>,
+    /// True once it was told that the page cannot be written.
+    warned: bool,
+}
+
+impl Reporter {
+    /// For the run in `dir`, whose records so far are read; `reference` stands beside its curves.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Data`] if `dir` holds no run.
+    pub fn new(dir: &Path, settings: Settings, reference: Option<History>) -> Result<Self> {
+        let mut sheet = Sheet::read(dir)?;
+        sheet.settings = Some(settings);
+        Ok(Self { dir: dir.to_owned(), sheet, reference, written: None, warned: false })
+    }
+
+    /// Reads the records again, after they were cut back.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Data`] if they are gone.
+    pub fn rewind(&mut self) -> Result<()> {
+        self.sheet.history = History::read(&self.dir)?;
+        Ok(())
+    }
+
+    /// Adds a line of the metrics.
+    pub fn push(&mut self, metric: &Metric) {
+        self.sheet.history.push(metric);
+    }
+
+    /// The end of a status line: MFU, time and dollars, as far as they are known.
+    #[must_use]
+    pub fn status(&self, tokens_per_s: f64, eta: Option<Duration>) -> String {
+        let so_far = self.sheet.history.seconds;
+        let mut line = String::new();
+        if let Some(part) = self.sheet.utilisation_of_a_token_a_second() {
+            line += &format!(" | {:.1} % MFU", 100.0 * part * tokens_per_s);
+        }
+        line += &format!(" | {} so far", clock_text(Duration::from_secs_f64(so_far.clamp(0.0, 1e10))));
+        if let Some(eta) = eta {
+            line += &format!(" | ETA {}", clock_text(eta));
+        }
+        let price = self.sheet.settings.as_ref().and_then(|settings| settings.run.price_per_hour);
+        if let Some(price) = price {
+            line += &format!(" | ${:.2}", price * so_far / 3600.0);
+            if let Some(eta) = eta {
+                line += &format!(" of ${:.2}", price * (so_far + eta.as_secs_f64()) / 3600.0);
+            }
+        }
+        line
+    }
+
+    /// True if the page is old.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.written.is_none_or(|at| at.elapsed() >= SELDOM)
+    }
+
+    /// Writes the page, unless it was written a moment ago and the run goes on. A page that cannot be written is told
+    /// of once and ends nothing.
+    pub fn write(&mut self, last: bool) {
+        if !last && self.written.is_some_and(|at| at.elapsed() < OFTEN) {
+            return;
+        }
+        self.written = Some(Instant::now());
+        self.sheet.samples = sheet::samples(&self.dir);
+        let html = page(std::slice::from_ref(&self.sheet), self.reference.as_ref());
+        let result = atomic::write(&self.dir.join(REPORT), |out| out.write_all(html.as_bytes()));
+        if let (Err(error), false) = (&result, self.warned) {
+            log::warn!("{error}; the run goes on without it");
+        }
+        self.warned |= result.is_err();
+    }
+}

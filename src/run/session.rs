@@ -1,0 +1,361 @@
+//! A run from its folder to its end: what is there already, the device it needs, and the same again when that is lost.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::data::hellaswag::Example;
+use crate::data::{Batches, BatchesState, Repeat, Rows, Tokenizer};
+use crate::error::{Error, Result};
+use crate::files::disk::free_bytes;
+use crate::gpu::{Elem, Gpu};
+use crate::model::{Config, Weights};
+
+use crate::files::lock::Lock;
+use crate::measure::Roofs;
+use crate::measure::plan::plan;
+use crate::run::checkpoint::{MadeBy, Saved, Saver, StateFile, load_newest};
+use crate::run::folder::{self, Folder, State};
+use crate::run::report::{History, Reporter};
+use crate::run::steps::{Outcome, Run, Screen};
+use crate::run::watchdog::{Patience, Watchdog};
+use crate::train::dataset::Baseline;
+use crate::train::settings::{Interval, Settings};
+use crate::train::trainer::Trainer;
+
+/// What a run is measured by and shown beside; nothing unless it is asked for.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// HellaSwag's questions, checked.
+    pub questions: Vec<Example>,
+    /// The curves that the report compares the run with.
+    pub reference: Option<History>,
+    /// Measure what the adapter can do, for MFU.
+    pub measures_peak: bool,
+}
+
+/// A run that has not begun, or not begun again.
+pub struct Session<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// Batches, at the start of the first epoch.
+    pub loader: Option<Batches>,
+    /// Validation, if there is any.
+    pub rows: Option<Rows>,
+    /// For samples and the saved model.
+    pub tokenizer: Option<Tokenizer>,
+    /// For generated stories.
+    pub baseline: Option<Baseline>,
+    /// What it is measured by and shown beside.
+    pub beside: Beside,
+    /// The run's folder; without one it is the next free `runs/N`.
+    pub out: Option<PathBuf>,
+    /// Put aside a run that lies in the folder.
+    pub restart: bool,
+    /// Opens the device: once, and once more after a loss.
+    pub open: &'a dyn Fn() -> Result<Gpu>,
+    /// Makes or reads the weights that the run begins with.
+    pub weights: &'a dyn Fn() -> Result<Weights>,
+    /// The name of a signal that asks the run to end, once there is one.
+    pub stop: &'a dyn Fn() -> Option<&'static str>,
+    /// Called when the device has not answered for far too long, with the run's folder and what was seen. It should end
+    /// the process: the thread that waits may never come back.
+    pub hang: Option<fn(&Path, &str)>,
+}
+
+/// How a run begins in a folder.
+enum Begin {
+    /// It does not: it is finished there already.
+    Finished,
+    /// From the start; the lock is that of a run that is to be put aside.
+    Anew(Option<Lock>),
+    /// Where it was, from the start if nothing was saved.
+    Resume(Lock, Option<Box<Saved>>),
+}
+
+/// Looks at a folder, which nobody else may use meanwhile.
+fn begin(out: &Path, settings: &Settings, config: Config, restart: bool, screen: &mut dyn Screen) -> Result<Begin> {
+    // a file, or a link to nothing, is told before anything is locked
+    if out.symlink_metadata().is_ok() && !out.is_dir() {
+        return folder::inspect(out, settings).map(|_| Begin::Anew(None));
+    }
+    let lock = Lock::take_known(out)?;
+    if restart && folder::is_run(out) {
+        return Ok(Begin::Anew(lock));
+    }
+    match folder::inspect(out, settings)? {
+        State::Free => Ok(Begin::Anew(None)),
+        State::Finished => {
+            screen.line(&format!("{} holds this run, finished; --restart begins anew", out.display()));
+            Ok(Begin::Finished)
+        }
+        State::Unfinished => {
+            let mut lock = lock.map_or_else(|| Lock::take(out), Ok)?;
+            lock.sign()?;
+            crate::kill_point!("resume: locked");
+            let (saved, passed) = load_newest(out, config)?;
+            passed.iter().for_each(|text| screen.line(text));
+            Ok(Begin::Resume(lock, saved.map(Box::new)))
+        }
+    }
+}
+
+/// Fails unless a checkpoint is one of this run, on these data.
+fn check_saved(state: &StateFile, loader: &Batches, settings: &Settings) -> Result<()> {
+    if state.data != loader.fingerprint() {
+        return Err(Error::Data(format!(
+            "--text or --data: the tokens are not those that the run was begun with (step {}), expected the same; bring them \
+             back, or --restart to begin anew",
+            state.step
+        )));
+    }
+    if state.step > settings.train.steps {
+        let (found, expected) = (state.step, settings.train.steps);
+        return Err(Error::Data(format!("checkpoint: is of step {found}, expected at most {expected}; try --restart")));
+    }
+    Ok(())
+}
+
+/// Fails if a run's checkpoints cannot all lie on its disk. `there` of them lie there already.
+fn check_free(out: &Path, settings: &Settings, config: Config, there: usize) -> Result<()> {
+    let tensor_bytes = 4 * config.parameters() as u64;
+    let steps = settings.train.steps as u64;
+    let checkpoints = match settings.interval()? {
+        Interval::Steps(0) => 1,
+        interval => {
+            let most = match interval {
+                Interval::Steps(every) => steps / every as u64 + 1,
+                Interval::Minutes(_) => u64::MAX,
+            };
+            let kept = match settings.keep().every as u64 {
+                0 => 0,
+                every => (steps / every).min(most),
+            };
+            // one more while the newest is written
+            (settings.keep().newest as u64)
+                .saturating_add(1)
+                .min(most)
+                .saturating_add(kept)
+                .saturating_sub(there as u64)
+        }
+    };
+    // weights and two moments each; the model; records
+    let needed = (checkpoints.saturating_mul(3).saturating_add(1)).saturating_mul(tensor_bytes).saturating_add(1 << 20);
+    let Some(free) = free_bytes(out) else { return Ok(()) };
+    if free >= needed {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    Err(Error::Output(format!(
+        "--out: {}: {:.1} MiB are free, expected {:.1} MiB for {checkpoints} checkpoints and the model; try another disk or a \
+         smaller --keep or larger --keep-every",
+        out.display(),
+        mib(free),
+        mib(needed)
+    )))
+}
+
+impl<'a> Session<'a> {
+    /// Trains to the end; nothing if the folder holds this run, finished.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], [`Error::Locked`] or [`Error::Output`] if the folder cannot be used, before the device is opened;
+    /// [`Error::Lost`] if the device is lost twice; [`Error::Memory`] with the plan; else as [`Run::go`].
+    pub fn train(mut self, screen: &mut dyn Screen) -> Result<Option<Outcome>> {
+        let config = self.settings.config()?;
+        let begun = match &self.out {
+            Some(out) => begin(out, self.settings, config, self.restart, screen)?,
+            None => Begin::Anew(None),
+        };
+        let parent = self.out.clone().unwrap_or_else(|| "runs".into());
+        folder::check_writable(&parent)?;
+        let (mut lock, mut saved, resumes) = match begun {
+            Begin::Finished => return Ok(None),
+            Begin::Anew(lock) => (lock, None, false),
+            Begin::Resume(lock, saved) => (Some(lock), saved, true),
+        };
+        let start = self.loader.as_ref().map(Batches::state);
+        if let (Some(saved), Some(loader)) = (&saved, &self.loader) {
+            check_saved(&saved.state, loader, self.settings)?;
+        }
+        let mut run: Option<Run<'a>> = None;
+        loop {
+            let rebuilt = run.as_ref().is_some_and(|run| run.rebuilt);
+            let mut gpu = (self.open)()?;
+            if run.is_none() {
+                // a model that fits no memory is told as that
+                let there = if resumes { folder::checkpoints(&parent) } else { 0 };
+                check_free(&parent, self.settings, config, there)?;
+            }
+            if let Some(saved) = &saved {
+                gpu.caps.tuned = Arc::new(saved.state.tuned.clone());
+            }
+            match self.attempt(&gpu, &mut run, &mut saved, &mut lock, resumes, screen) {
+                Err(error) if gpu.is_lost() && !rebuilt => {
+                    screen.line(&format!("{error}; it is opened once more, and the run goes on from what was saved"));
+                    let (Some(run), Some(start)) = (&mut run, &start) else { return Err(error) };
+                    run.rebuilt = true;
+                    saved = rewind(run, config, start, screen)?;
+                }
+                Err(error) if gpu.is_lost() => {
+                    let advice = "the same command goes on from the last checkpoint";
+                    return Err(Error::Lost(format!("{error}, the second time; {advice}")));
+                }
+                done => return done.map(Some),
+            }
+        }
+    }
+
+    /// All that needs a device, until it ends or the device is lost.
+    fn attempt(
+        &mut self,
+        gpu: &Gpu,
+        run: &mut Option<Run<'a>>,
+        saved: &mut Option<Box<Saved>>,
+        lock: &mut Option<Lock>,
+        resumes: bool,
+        screen: &mut dyn Screen,
+    ) -> Result<Outcome> {
+        let settings = self.settings;
+        // while the memory is free
+        let peak = if run.is_none() && self.beside.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
+        let stored = (settings.elem(), settings.recompute()?);
+        let mut trainer =
+            Trainer::with_recompute(gpu, settings.config()?, settings.sizes(), settings.optimizer(), stored)
+                .map_err(|error| with_plan(error, gpu, settings))?;
+        crate::kill_point!("resume: before the first weights");
+        match saved.as_deref() {
+            Some(saved) => trainer.restore(&saved.snapshot)?,
+            None => trainer.load(&(self.weights)()?)?,
+        }
+        let made_by = MadeBy::new(gpu, &trainer, &settings.train.precision);
+        let state = saved.take().map(|saved| saved.state);
+        let run = match run {
+            Some(run) => run,
+            None => run.insert(self.run(lock, state.as_ref(), resumes, (&made_by, peak), screen)?),
+        };
+        run.done = state.as_ref().map(|state| (state.step, state.pending.clone()));
+        screen.begins(&trainer, &run.folder.dir);
+        if resumes || run.rebuilt {
+            announce(state.as_ref(), &made_by, screen);
+        }
+        run.made_by = made_by;
+        let dir = run.folder.dir.clone();
+        let _watchdog =
+            self.hang.map(|hang| Watchdog::new(gpu.waits(), Patience::of(gpu), move |what| hang(&dir, &what)));
+        run.go(&mut trainer, screen)
+    }
+
+    /// Takes the folder, and makes the run of what there is.
+    fn run(
+        &mut self,
+        lock: &mut Option<Lock>,
+        state: Option<&StateFile>,
+        resumes: bool,
+        (made_by, peak): (&MadeBy, Option<f64>),
+        screen: &mut dyn Screen,
+    ) -> Result<Run<'a>> {
+        let settings = self.settings;
+        let gone = || Error::Data("session: its batches are in use by another run".into());
+        let mut loader = self.loader.take().ok_or_else(gone)?;
+        let sizes = settings.sizes();
+        let repeat = if settings.data.overfit_one_batch {
+            Some(Repeat::new(&mut loader, sizes.accumulation, sizes.batch * sizes.context)?)
+        } else {
+            None
+        };
+        if let Some(state) = state {
+            loader.restore(state.batches.clone())?;
+        }
+        let mut folder = match (&self.out, lock.take()) {
+            (None, _) => Folder::create_next(Path::new("runs"), settings)?,
+            (Some(out), Some(lock)) if resumes => {
+                let (records, lines) = records_of(state);
+                Folder::resume(out, settings, lock, &records, lines)?
+            }
+            (Some(out), old) => {
+                if self.restart && folder::is_run(out) {
+                    screen.line(&format!("{} is now {}", out.display(), folder::put_aside(out)?.display()));
+                }
+                drop(old);
+                Folder::create(out, settings)?
+            }
+        };
+        let mut noted = settings.clone();
+        noted.run.adapter = Some(made_by.adapter.clone());
+        noted.run.peak_tflops = noted.run.peak_tflops.or(peak);
+        folder.note(settings, noted.run.clone())?;
+        let reporter = Reporter::new(&folder.dir, noted, self.beside.reference.take())?;
+        let saver = Saver::new(&folder.dir, settings.interval()?, settings.keep(), state.map(|state| state.step));
+        Ok(Run {
+            settings,
+            loader,
+            repeat,
+            rows: self.rows.take(),
+            questions: std::mem::take(&mut self.beside.questions),
+            tokenizer: self.tokenizer,
+            baseline: self.baseline,
+            folder,
+            reporter,
+            saver,
+            done: None,
+            made_by: made_by.clone(),
+            stop: self.stop,
+            places: VecDeque::new(),
+            rebuilt: false,
+        })
+    }
+}
+
+/// What the adapter can do, in the arithmetic of the run's matrix products.
+fn peak_tflops(gpu: &Gpu, settings: &Settings) -> Result<f64> {
+    let roofs = Roofs::measure(gpu, Duration::from_millis(300))?;
+    let matrix = roofs.matrix.filter(|_| settings.elem() == Elem::F16);
+    Ok(matrix.unwrap_or(roofs.fused_f32) / 1e12)
+}
+
+/// A plan that the driver has no room for is shown whole.
+fn with_plan(error: Error, gpu: &Gpu, settings: &Settings) -> Error {
+    match (error, plan(gpu, settings)) {
+        (Error::Memory(text), Ok((_, table))) => Error::Memory(format!("{text}\n{table}")),
+        (error, _) => error,
+    }
+}
+
+/// Bytes of the records and lines of `metrics.jsonl` at a checkpoint, nothing at the start.
+fn records_of(state: Option<&StateFile>) -> (BTreeMap<String, u64>, usize) {
+    state.map_or_else(Default::default, |state| (state.records.clone(), state.metric_lines))
+}
+
+/// Tells where a run goes on, and whether its steps keep their bits.
+fn announce(state: Option<&StateFile>, made_by: &MadeBy, screen: &mut dyn Screen) {
+    let Some(state) = state else {
+        screen.line("resumed  from the start: no checkpoint was saved yet");
+        return;
+    };
+    screen.line(&format!("resumed  after step {}", state.step));
+    let differences = made_by.differences(&state.made_by);
+    if !differences.is_empty() {
+        let differences = differences.join("; ");
+        screen.line(&format!("         steps may differ in their last bits from an undisturbed run's ({differences})"));
+    }
+}
+
+/// Brings a run back to its newest checkpoint, or to its start.
+fn rewind(run: &mut Run, config: Config, start: &BatchesState, screen: &mut dyn Screen) -> Result<Option<Box<Saved>>> {
+    run.saver.settle();
+    let (saved, passed) = load_newest(&run.folder.dir, config)?;
+    passed.iter().for_each(|text| screen.line(text));
+    let state = saved.as_ref().map(|saved| &saved.state);
+    run.saver.rewind(state.map(|state| state.step));
+    let (records, lines) = records_of(state);
+    run.folder.rewind(&records, lines)?;
+    run.reporter.rewind()?;
+    run.loader.restore(state.map_or(start, |state| &state.batches).clone())?;
+    Ok(saved.map(Box::new))
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

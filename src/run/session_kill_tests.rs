@@ -1,0 +1,64 @@
+//! Runs in processes of their own that end at named places.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::{same, train, undisturbed};
+use crate::killpoint::{POINTS, VARIABLE};
+
+/// What a process of [`every_kill_point_is_visited`] does.
+#[test]
+#[ignore = "is started by every_kill_point_is_visited"]
+fn child() {
+    let Ok(dir) = std::env::var("WGPT_KILL_FOLDER") else { return };
+    train(Path::new(&dir), "run").0.unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn every_kill_point_is_visited() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let dir = undisturbed();
+    let dir = dir.path();
+    let child = |point: Option<&str>| {
+        // through the runner: the loader of a fetched driver stands between this process and its name
+        let program = std::env::args().next().unwrap();
+        let mut command = if cfg!(target_os = "linux") {
+            let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/run"));
+            command.arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command.args(["--exact", "run::session::tests::kills::child", "--ignored"]).env("WGPT_KILL_FOLDER", dir);
+        command.env("WGPT_QUIET", "1").env_remove(VARIABLE);
+        if let Some(point) = point {
+            command.env(VARIABLE, point);
+        }
+        command.output().unwrap()
+    };
+    for point in POINTS {
+        // the first visit, and if there are more, the third
+        for visits in ["", "#2"] {
+            fs::remove_dir_all(dir.join("run")).ok();
+            if point.starts_with("resume") {
+                // there must be something to go on from
+                let killed = child(Some("run: sampled"));
+                assert_eq!(killed.status.signal(), Some(9), "{}", String::from_utf8_lossy(&killed.stdout));
+            }
+            let killed = child(Some(&format!("{point}{visits}")));
+            let text = String::from_utf8_lossy(&killed.stdout).into_owned();
+            match visits {
+                "" => assert_eq!(killed.status.signal(), Some(9), "{point} is never visited: {text}"),
+                _ => assert!(killed.status.signal() == Some(9) || killed.status.success(), "{point}: {text}"),
+            }
+            // a run that comes by less often is done already
+            if !killed.status.success() {
+                let whole = child(None);
+                assert!(whole.status.success(), "{point}: {}", String::from_utf8_lossy(&whole.stdout));
+            }
+            same(dir, "run", point);
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! Whole runs of a tiny model inside this process, in which the device, memory, the disk or numbers fail.
+
+#[path = "session_kill_tests.rs"]
+mod kills;
+
+use std::cell::Cell;
+use std::fs;
+use std::sync::Mutex;
+
+use super::*;
+use crate::data::Stories;
+use crate::gpu::faults::Call;
+use crate::gpu::{Elem, Options};
+use crate::model::init;
+use crate::train::Dataset;
+use crate::train::settings::{DataSettings, ModelSettings, RunSettings, TrainSettings};
+
+/// A run of six steps with all that a run can do: validation, samples, checkpoints, several micro-steps.
+fn settings(text: &Path) -> Settings {
+    Settings {
+        model: ModelSettings { positions: 8, vocab: 257, layers: 1, heads: 1, channels: 8, init: None },
+        data: DataSettings {
+            text: vec![text.display().to_string()],
+            tokenizer: Some("bytes".into()),
+            shuffle: true,
+            ..DataSettings::default()
+        },
+        train: TrainSettings {
+            batch: 1,
+            context: 8,
+            tokens_per_step: 16,
+            steps: 6,
+            schedule: crate::train::schedule::Shape::Cosine,
+            lr: 1e-2,
+            warmup: 2,
+            final_lr_frac: 0.0,
+            weight_decay: 0.1,
+            clip: 1.0,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            skip_loss_z: 0.0,
+            skip_norm_z: 0.0,
+            precision: "f32".into(),
+            seed: 42,
+            val_every: 3,
+            val_rows: Some(4),
+        },
+        run: RunSettings { sample_every: 4, checkpoint_every: "2".into(), keep: 1, ..RunSettings::default() },
+    }
+}
+
+/// Keeps what a run says.
+#[derive(Default)]
+struct Lines(Vec<String>);
+
+impl Screen for Lines {
+    fn line(&mut self, text: &str) {
+        self.0.push(text.to_owned());
+    }
+    fn progress(&mut self, _: usize, _: usize, _: Option<std::time::Duration>) {}
+    fn begins(&mut self, _: &Trainer, _: &Path) {}
+}
+
+fn open() -> Result<Gpu> {
+    Gpu::open(&Options::default())
+}
+
+/// Trains in `dir/name` on a device that `open` opens, until `stop` says so.
+fn train_with(
+    dir: &Path,
+    name: &str,
+    change: &dyn Fn(&mut Settings),
+    open: &dyn Fn() -> Result<Gpu>,
+    stop: &dyn Fn() -> Option<&'static str>,
+) -> (Result<Option<Outcome>>, Vec<String>) {
+    let text = dir.join("text.txt");
+    if !text.exists() {
+        fs::write(&text, Stories::new(7).text(3000)).unwrap();
+    }
+    let mut settings = settings(&text);
+    change(&mut settings);
+    let config = settings.config().unwrap();
+    let dataset = Dataset::open(&settings.data, Some(Tokenizer::Bytes), 42).unwrap();
+    let t = &settings.train;
+    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, Some(42), 1).unwrap();
+    let session = Session {
+        settings: &settings,
+        loader: Some(loader),
+        rows,
+        tokenizer: Some(Tokenizer::Bytes),
+        baseline: None,
+        beside: Beside::default(),
+        out: Some(dir.join(name)),
+        restart: false,
+        open,
+        weights: &|| Ok(init::init(config, 42)),
+        stop,
+        hang: None,
+    };
+    let mut lines = Lines::default();
+    (session.train(&mut lines), lines.0)
+}
+
+fn train(dir: &Path, name: &str) -> (Result<Option<Outcome>>, Vec<String>) {
+    train_with(dir, name, &|_| (), &open, &|| None)
+}
+
+/// All that a run leaves and that does not depend on time.
+fn result(run: &Path) -> (Vec<String>, Vec<Vec<u8>>) {
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = metrics.lines().map(|line| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().retain(|key, _| !["ms", "pause_ms", "tokens_per_s"].contains(&key.as_str()));
+        line.to_string()
+    });
+    let files = ["main.log", "samples.txt", "model/model.safetensors"];
+    // the values of the same steps have the same size, behind an event of forty bytes that every file begins with
+    let events = fs::read_dir(run.join("tb")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len() - 40);
+    let lines = lines.chain([format!("{} bytes of events", events.sum::<u64>())]);
+    (lines.collect(), files.map(|file| fs::read(run.join(file)).unwrap()).into())
+}
+
+/// Panics unless a run left what an undisturbed one left.
+#[track_caller]
+fn same(dir: &Path, name: &str, what: &str) {
+    let ((lines, files), (expected_lines, expected_files)) = (result(&dir.join(name)), result(&dir.join("whole")));
+    assert_eq!(lines, expected_lines, "{what}");
+    assert!(files == expected_files, "{what}: log, samples or weights differ");
+}
+
+/// A folder with an undisturbed run.
+fn undisturbed() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    train(dir.path(), "whole").0.unwrap().unwrap();
+    let metrics = fs::read_to_string(dir.path().join("whole/metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().count(), 7);
+    dir
+}
+
+/// The numbers of a device's calls, by kind.
+type Calls = std::sync::Arc<[std::sync::atomic::AtomicU64; 3]>;
+
+/// A device whose calls are counted.
+fn counted(calls: &Cell<Option<Calls>>) -> Result<Gpu> {
+    let gpu = open()?;
+    gpu.fail_at(None);
+    calls.set(Some(gpu.counters()));
+    Ok(gpu)
+}
+
+/// A device with a fault, and after it one without.
+fn faulty(at: (Call, u64), opened: &Cell<u32>) -> impl Fn() -> Result<Gpu> {
+    move || {
+        let gpu = open()?;
+        if opened.replace(opened.get() + 1) == 0 {
+            gpu.fail_at(Some(at));
+        }
+        Ok(gpu)
+    }
+}
+
+/// Every run opens a device and builds all kernels for it: each call by hand, with `--ignored`, some of them here.
+#[test]
+fn a_device_lost_at_a_submission_is_opened_again() {
+    lose_at(Call::Submit, SOME);
+}
+
+#[test]
+fn a_device_lost_at_a_mapping_is_opened_again() {
+    lose_at(Call::Map, SOME);
+}
+
+#[test]
+#[ignore = "takes minutes on software Vulkan"]
+fn a_device_lost_at_any_call_is_opened_again() {
+    lose_at(Call::Submit, 1);
+    lose_at(Call::Map, 1);
+}
+
+/// Calls from one that fails to the next, so that in time all kinds of calls have their turn.
+const SOME: u64 = 3;
+
+fn lose_at(call: Call, stride: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // short, so that every call can have its turn
+    let short = |settings: &mut Settings| {
+        (settings.train.steps, settings.train.val_every) = (3, 2);
+        settings.run.sample_every = 0;
+    };
+    let calls = Cell::new(None);
+    let counting = || counted(&calls);
+    train_with(dir, "whole", &short, &counting, &|| None).0.unwrap();
+    let calls = calls.take().unwrap();
+    let most = calls[call as usize].load(std::sync::atomic::Ordering::SeqCst);
+    assert!(most > 16, "{call:?}: {most}");
+    let (mut tried, mut noticed, mut went_on) = (0, 0, 0);
+    // the last one too
+    for number in (0..most).filter(|number| number.is_multiple_of(stride) || number + 1 == most) {
+        tried += 1;
+        let (opened, name) = (Cell::new(0), format!("{call:?}-{number}"));
+        let (done, lines) = train_with(dir, &name, &short, &faulty((call, number), &opened), &|| None);
+        noticed += u64::from(opened.get() == 2);
+        match done {
+            Ok(_) => went_on += u64::from(lines.iter().any(|line| line.contains("was lost"))),
+            // before the run's folder is there, there is nothing to go on from
+            Err(error) => {
+                assert_eq!((error.exit_code(), opened.get()), (4, 1), "{name}: {error}\n{lines:?}");
+                train_with(dir, &name, &short, &open, &|| None).0.unwrap();
+            }
+        }
+        same(dir, &name, &name);
+        fs::remove_dir_all(dir.join(&name)).unwrap();
+    }
+    let told = format!("{call:?}: {tried} of {most} calls, {noticed} noticed, {went_on} mended");
+    assert!(noticed == went_on && went_on >= tried / 2, "{told}");
+}
+
+/// Every allocation of a run, and the largest of those that come later, finds no memory once.
+#[test]
+fn no_memory_at_any_allocation_is_told_with_the_plan() {
+    let dir = undisturbed();
+    let dir = dir.path();
+    let gpu = open().unwrap();
+    let settings = settings(&dir.join("text.txt"));
+    let trainer = || {
+        let config = settings.config().unwrap();
+        Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), Elem::F32)
+    };
+    gpu.fail_at(None);
+    drop(trainer().unwrap());
+    let allocations = gpu.calls(Call::Allocate);
+    assert!(allocations > 20, "{allocations}");
+    for number in 0..allocations {
+        gpu.fail_at(Some((Call::Allocate, number)));
+        let error = trainer().map(|_| ()).map_err(|error| with_plan(error, &gpu, &settings)).unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        let text = error.to_string();
+        assert!(text.contains("needs") && text.contains("in all") && text.contains("AdamW m"), "{text}");
+        assert!(text.matches('`').count() >= 2, "names no tensor: {text}");
+    }
+    // all of it was given back, and the device is as good as before
+    gpu.fail_at(None);
+    drop(trainer().unwrap());
+    assert_eq!(gpu.allocated_bytes(), 0);
+
+    // later ones: of the sample's tensors, of read-backs for a checkpoint
+    let calls = Cell::new(None);
+    let counting = || counted(&calls);
+    train_with(dir, "counted", &|_| (), &counting, &|| None).0.unwrap();
+    let all = calls.take().unwrap()[Call::Allocate as usize].load(std::sync::atomic::Ordering::SeqCst);
+    assert!(all > allocations + 2, "{all}");
+    for number in [allocations, allocations + 1, (allocations + all) / 2, all - 1] {
+        let (opened, name) = (Cell::new(0), format!("memory-{number}"));
+        let (done, _) = train_with(dir, &name, &|_| (), &faulty((Call::Allocate, number), &opened), &|| None);
+        assert_eq!(done.unwrap_err().exit_code(), 5, "{name}");
+        train(dir, &name).0.unwrap();
+        same(dir, &name, &name);
+    }
+}
+
+/// A signal at every time it is looked for: before every micro-step, in validation, in samples.
+#[test]
+fn a_signal_anywhere_saves_and_the_run_goes_on_with_the_same_bits() {
+    let dir = undisturbed();
+    let dir = dir.path();
+    let asked = Cell::new(0);
+    let counted = train_with(dir, "counted", &|_| (), &open, &|| {
+        asked.set(asked.get() + 1);
+        None
+    });
+    counted.0.unwrap();
+    let most = asked.get();
+    assert!(most > 50, "{most}");
+    // in one folder, always a little further, and at single places of a whole run
+    let stop_at = |name: &str, at: i32| {
+        let asked = Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            (asked.get() > at).then_some("SIGTERM")
+        };
+        train_with(dir, name, &|_| (), &open, &stop).0
+    };
+    let mut stops = 0;
+    for at in (0..most).step_by(3) {
+        let name = format!("stop-{at}");
+        match stop_at(&name, at) {
+            Err(error) => {
+                assert_eq!(error.exit_code(), 75, "{error}");
+                stops += 1;
+                train(dir, &name).0.unwrap();
+            }
+            done => drop(done.unwrap()),
+        }
+        same(dir, &name, &name);
+    }
+    assert!(stops >= 15, "{stops}");
+    let mut rounds = 0;
+    while let Err(error) = stop_at("again", 3 + rounds) {
+        assert_eq!(error.exit_code(), 75, "{error}");
+        rounds += 1;
+        assert!(rounds < 200, "no progress");
+    }
+    same(dir, "again", "again");
+}
+
+/// NaN in every weight tensor and in every gradient: the step changes no bit of weights and moments.
+#[test]
+fn a_nan_anywhere_changes_nothing() {
+    let dir = undisturbed();
+    let gpu = open().unwrap();
+    let settings = settings(&dir.path().join("text.txt"));
+    let config = settings.config().unwrap();
+    let dataset = Dataset::open(&settings.data, Some(Tokenizer::Bytes), 42).unwrap();
+    let (mut loader, _) = dataset.cut(1, 8, config.vocab, Some(42), 1).unwrap();
+    let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), Elem::F32).unwrap();
+    trainer.load(&init::init(config, 42)).unwrap();
+    let mut skipped = 0;
+    for step in 1..=4 {
+        let good = trainer.snapshot().unwrap();
+        for (tensor, bad) in (0..good.weights.tensors.len()).zip([f32::NAN, f32::INFINITY].into_iter().cycle()) {
+            let mut poisoned = good.clone();
+            let middle = poisoned.weights.tensors[tensor].len() / 2;
+            // a row that the batch may not use would not show: all of the embeddings
+            let range = if tensor < 2 { 0..poisoned.weights.tensors[tensor].len() } else { middle..middle + 1 };
+            poisoned.weights.tensors[tensor][range].fill(bad);
+            trainer.restore(&poisoned).unwrap();
+            trainer.step(&mut loader, step, 1e-2).unwrap();
+            let report = trainer.report(true).unwrap().unwrap();
+            skipped += 1;
+            let place = format!("step {step}, tensor {tensor}: {report:?}");
+            assert_eq!((report.skipped_now, report.skipped), (1, good.control.skipped + 1), "{place}");
+            let after = trainer.snapshot().unwrap();
+            let bits = |w: &Weights| w.tensors.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&after.weights) == bits(&poisoned.weights), "{place}: weights changed");
+            for (after, before) in after.moments.iter().zip(&good.moments) {
+                assert!(bits(after) == bits(before), "{place}: moments changed");
+            }
+            assert_eq!(after.control.updates, good.control.updates, "{place}");
+            // what is not finite enters neither window
+            assert!(after.windows.iter().all(|w| w.values.iter().all(|v| v.is_finite())), "{place}");
+        }
+        // the same of gradients alone, behind losses that are finite
+        trainer.restore(&good).unwrap();
+        for (window, _) in trainer.grads().windows(&gpu) {
+            trainer.step(&mut loader, step, 0.0).unwrap();
+            trainer.report(true).unwrap().unwrap();
+            let before = trainer.snapshot().unwrap();
+            gpu.write(&window.flat(0..1), bytemuck::bytes_of(&f32::NAN)).unwrap();
+            trainer.programs()[2].run(&gpu).unwrap();
+            let after = trainer.snapshot().unwrap();
+            assert_eq!(after.control.skipped, before.control.skipped + 1, "step {step}");
+            assert!(after.weights == before.weights && after.moments == before.moments, "step {step}: a bit changed");
+        }
+        trainer.restore(&good).unwrap();
+        trainer.step(&mut loader, step, 1e-2).unwrap();
+        assert_eq!(trainer.report(true).unwrap().unwrap().skipped_now, 0, "step {step}");
+    }
+    assert_eq!(skipped, 4 * 16);
+}
+
+/// A folder that vanishes, or cannot be written, is waited for; with `stop` it ends the run with exit code 6.
+#[test]
+fn a_disk_that_fails_pauses_the_run() {
+    let dir = undisturbed();
+    let dir = dir.path();
+    for policy in ["pause", "stop"] {
+        let run = dir.join(policy);
+        let blocked = Mutex::new(0_u32);
+        // a file where checkpoints want to be is what nobody can write into
+        let stop = || {
+            let mut calls = blocked.lock().unwrap();
+            *calls += 1;
+            let folder = run.join("checkpoints");
+            if *calls == 1 {
+                fs::create_dir_all(&run).unwrap();
+                fs::write(&folder, "in the way").unwrap();
+            } else if *calls == 60 && policy == "pause" {
+                fs::remove_file(&folder).unwrap();
+            }
+            None
+        };
+        let change = |settings: &mut Settings| settings.run.on_disk_full = policy.into();
+        let (done, lines) = train_with(dir, policy, &change, &open, &stop);
+        let told = lines.iter().filter(|line| line.starts_with("paused: ") && line.contains("checkpoints")).count();
+        if policy == "stop" {
+            assert_eq!((done.unwrap_err().exit_code(), told), (6, 0));
+            fs::remove_file(run.join("checkpoints")).unwrap();
+            train(dir, policy).0.unwrap();
+        } else {
+            done.unwrap();
+            assert!(told == 1 && lines.iter().any(|line| line.starts_with("goes on")), "{lines:?}");
+        }
+        same(dir, policy, policy);
+    }
+}
+
+/// What cannot be gone on from is told, and nothing of it is touched.
+#[test]
+fn other_data_and_damage_everywhere_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let long = |settings: &mut Settings| {
+        settings.train.steps = 4;
+        settings.run.checkpoint_every = "2".into();
+    };
+    // stopped after a checkpoint
+    let asked = Cell::new(0);
+    let stop = || {
+        asked.set(asked.get() + 1);
+        (asked.get() > 9).then_some("SIGTERM")
+    };
+    assert_eq!(train_with(dir, "run", &long, &open, &stop).0.unwrap_err().exit_code(), 75);
+    let everything = |run: &Path| {
+        let mut all: Vec<(String, Vec<u8>)> = Vec::new();
+        for name in ["metrics.jsonl", "main.log", "config.toml"] {
+            all.push((name.into(), fs::read(run.join(name)).unwrap()));
+        }
+        let names = fs::read_dir(run.join("checkpoints")).unwrap().flatten();
+        all.extend(names.map(|entry| (entry.file_name().to_string_lossy().into_owned(), Vec::new())));
+        all
+    };
+    let run = dir.join("run");
+    let before = everything(&run);
+
+    // a text of the same length
+    let text = dir.join("text.txt");
+    let words = fs::read_to_string(&text).unwrap();
+    fs::write(&text, words.replace('a', "e")).unwrap();
+    let error = train_with(dir, "run", &long, &open, &|| None).0.unwrap_err();
+    assert!(error.exit_code() == 3 && error.to_string().contains("not those"), "{error}");
+    assert!(everything(&run) == before);
+    fs::write(&text, words).unwrap();
+
+    // no sound checkpoint
+    let states = fs::read_dir(run.join("checkpoints")).unwrap().flatten().map(|entry| entry.path().join("state.json"));
+    let whole: Vec<(std::path::PathBuf, Vec<u8>)> =
+        states.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    for (path, bytes) in &whole {
+        let mut broken = bytes.clone();
+        broken[40] ^= 1;
+        fs::write(path, broken).unwrap();
+    }
+    let error = train_with(dir, "run", &long, &open, &|| None).0.unwrap_err();
+    assert!(error.exit_code() == 3 && error.to_string().contains("is sound"), "{error}");
+    assert!(everything(&run) == before);
+    whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    train_with(dir, "run", &long, &open, &|| None).0.unwrap().unwrap();
+
+    // a file, and a link to nothing, are no folders
+    fs::write(dir.join("file"), "").unwrap();
+    assert_eq!(train(dir, "file").0.unwrap_err().exit_code(), 2);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(dir.join("nothing"), dir.join("link")).unwrap();
+        assert_eq!(train(dir, "link").0.unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,399 @@
+//! A whole run: steps, validation, samples, records and the status line.
+
+mod samples;
+mod status;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::data::hellaswag::Example;
+use crate::data::{BatchSource, Batches, Mark, Repeat, Rows, Tokenizer};
+use crate::error::{Error, Result};
+
+use crate::infer::evaluate::Evaluator;
+use crate::infer::generator::Generator;
+use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
+use crate::run::clock::Clock;
+pub use crate::run::clock::clock_text;
+use crate::run::folder::{Folder, Metric};
+use crate::run::report::Reporter;
+use crate::train::dataset::Baseline;
+use crate::train::settings::Settings;
+use crate::train::trainer::Trainer;
+pub use samples::known_words;
+
+/// The setting of `--on-disk-full` that ends a run.
+const STOP: &str = "stop";
+/// Time between tries to write.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often a pause is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Questions of HellaSwag between two looks for a signal.
+const QUESTIONS: usize = 64;
+
+/// Where a run shows what happens.
+pub trait Screen {
+    /// A line that stays.
+    fn line(&mut self, text: &str);
+    /// How far the run is: steps done, and what is known of the current speed.
+    fn progress(&mut self, step: usize, steps: usize, eta: Option<Duration>);
+    /// The run begins or goes on: what it computes on, and where its folder is.
+    fn begins(&mut self, trainer: &Trainer, dir: &Path);
+}
+
+/// What a run needs besides its trainer.
+pub struct Run<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// Batches.
+    pub loader: Batches,
+    /// The batches of one step, if every step takes the same.
+    pub repeat: Option<Repeat>,
+    /// Validation, if there is any.
+    pub rows: Option<Rows>,
+    /// HellaSwag's questions, if the run is measured on them.
+    pub questions: Vec<Example>,
+    /// For samples and the saved model.
+    pub tokenizer: Option<Tokenizer>,
+    /// For generated stories.
+    pub baseline: Option<Baseline>,
+    /// The records.
+    pub folder: Folder,
+    /// The status line's figures and report.html.
+    pub reporter: Reporter,
+    /// Writes checkpoints.
+    pub saver: Saver,
+    /// Steps that this process does not compute, with what is left to do after the last of them; none for a run that
+    /// begins.
+    pub done: Option<(usize, Option<Pending>)>,
+    /// What the bits of the steps depend on beside settings and data.
+    pub made_by: MadeBy,
+    /// The name of a signal that asks the run to end, once there is one.
+    pub stop: &'a dyn Fn() -> Option<&'static str>,
+    /// Where the batches of the last steps begin.
+    pub places: VecDeque<(usize, Mark)>,
+    /// True if the device was lost and opened again.
+    pub rebuilt: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outcome {
+    /// Last validation loss, if there is validation.
+    pub val_loss: Option<f64>,
+    /// Last sample, if samples were asked for.
+    pub sample: Option<String>,
+}
+
+/// What is measured after a step, if it is its turn.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    val_loss: Option<f64>,
+    hellaswag: Option<f64>,
+}
+
+/// What comes after a step, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct After {
+    validates: bool,
+    asks: bool,
+    last: bool,
+    samples: bool,
+    saves: bool,
+}
+
+impl After {
+    fn any(self) -> bool {
+        self.validates || self.asks || self.last || self.samples || self.saves
+    }
+}
+
+impl Run<'_> {
+    /// Trains to the end and saves the model.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] after eight skipped steps in a row; [`Error::Stopped`] after a signal; whatever data, GPU or
+    /// disk bring.
+    pub fn go(&mut self, trainer: &mut Trainer, screen: &mut dyn Screen) -> Result<Outcome> {
+        let first = self.done.as_ref().map_or(0, |(step, _)| *step) + 1;
+        let mut clock = Clock::new(first);
+        let result = self.steps(trainer, first, &mut clock, screen);
+        if result.is_err() {
+            // the records end with the last step that was computed
+            while let Ok(Some(report)) = trainer.report(true) {
+                let ms = clock.tick(&[report]);
+                let _ = self.write(&report, Measured::default(), ms, &mut clock, screen);
+            }
+            self.reporter.write(true);
+        }
+        result
+    }
+
+    fn steps(
+        &mut self,
+        trainer: &mut Trainer,
+        first: usize,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<Outcome> {
+        let steps = self.settings.train.steps;
+        let schedule = self.settings.schedule();
+        let mut generator = match self.settings.run.sample_every {
+            0 => None,
+            _ => Some(self.generator(trainer)?),
+        };
+        let mut outcome = Outcome::default();
+        let pending = self.done.take().map_or(Some(Pending::BEFORE_TRAINING), |(_, pending)| pending);
+        if let Some(pending) = pending {
+            let after = if first == 1 {
+                After { validates: self.rows.is_some(), asks: false, last: false, samples: false, saves: false }
+            } else {
+                // the checkpoint that this process began with stands for the one that was due
+                After { saves: false, ..self.after(first - 1, generator.is_some()) }
+            };
+            self.finish(trainer, &mut generator, first - 1, after, pending, &mut outcome, clock, screen)?;
+        }
+        crate::kill_point!("run: first step");
+        *clock = Clock::new(first);
+        for step in first..=steps {
+            let (mark, stop) = (self.loader.mark(), self.stop);
+            let source: &mut dyn BatchSource = match &mut self.repeat {
+                Some(repeat) => {
+                    repeat.rewind();
+                    repeat
+                }
+                None => &mut self.loader,
+            };
+            if !trainer.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
+                return Err(self.leave(trainer, step - 1, None, &mark, clock, screen)?);
+            }
+            self.note_place(step, &mark);
+            self.patiently(clock, screen, |run| run.saver.check())?;
+            let after = self.after(step, generator.is_some());
+            self.record(trainer, false, clock, screen)?;
+            if !after.any() {
+                if self.reporter.is_due() {
+                    self.report(false, clock)?;
+                }
+                continue;
+            }
+            // all steps before this one, then this one with what is measured after it
+            while trainer.outstanding() > 1 {
+                self.record(trainer, true, clock, screen)?;
+            }
+            let own = trainer.report(true)?;
+            let ms = clock.tick(own.as_slice());
+            self.finish(trainer, &mut generator, step, after, Pending::new(own, ms), &mut outcome, clock, screen)?;
+        }
+        self.patiently(clock, screen, |run| run.folder.finish(run.settings))?;
+        Ok(outcome)
+    }
+
+    /// What comes after `step`.
+    fn after(&self, step: usize, samples: bool) -> After {
+        let every = |n: usize| n > 0 && step.is_multiple_of(n);
+        let last = step == self.settings.train.steps;
+        After {
+            validates: self.rows.is_some() && (every(self.settings.train.val_every) || last),
+            asks: !self.questions.is_empty() && (every(self.settings.run.hellaswag_every.unwrap_or(0)) || last),
+            last,
+            samples: samples && (every(self.settings.run.sample_every) || last),
+            saves: !last && self.saver.is_due(step),
+        }
+    }
+
+    /// Does what comes after a step whose report is there. A signal meanwhile saves what is left of it.
+    #[allow(clippy::too_many_arguments)]
+    fn finish(
+        &mut self,
+        trainer: &mut Trainer,
+        generator: &mut Option<Generator>,
+        step: usize,
+        after: After,
+        mut pending: Pending,
+        outcome: &mut Outcome,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<()> {
+        if !pending.written {
+            let (mut val_loss, mut hellaswag) = (None, None);
+            if after.validates {
+                val_loss = clock.pause(|| self.validate(trainer))?;
+            }
+            if after.asks && val_loss.is_some() == after.validates {
+                hellaswag = clock.pause(|| self.ask(trainer))?;
+            }
+            if val_loss.is_some() != after.validates || hellaswag.is_some() != after.asks {
+                return self.give_up(trainer, step, pending, clock, screen);
+            }
+            outcome.val_loss = val_loss.or(outcome.val_loss);
+            crate::kill_point!("run: validated");
+            match (pending.report(), val_loss) {
+                (Some(report), _) => {
+                    self.write(&report, Measured { val_loss, hellaswag }, pending.ms, clock, screen)?;
+                }
+                (None, Some(loss)) => {
+                    let metric = Metric { val_loss: Some(loss as f32), ..Metric::of_step(step) };
+                    self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+                    self.reporter.push(&metric);
+                    let steps = self.settings.train.steps;
+                    screen.line(&format!("step {step}/{steps} | val {loss:.4}{}", self.beside()));
+                }
+                (None, None) => {}
+            }
+            pending.written = true;
+        }
+        if after.last {
+            // before the last sample: nothing that shows a run may cost its result
+            self.patiently(clock, screen, |run| run.saver.wait())?;
+            self.patiently(clock, screen, |run| run.folder.sync())?;
+            let weights = trainer.weights()?;
+            crate::kill_point!("run: before the model");
+            self.patiently(clock, screen, |run| run.save(&weights))?;
+            crate::kill_point!("run: after the model");
+        }
+        if let (true, Some(generator)) = (after.samples, generator) {
+            let Some(text) = clock.pause(|| self.sample(generator))? else {
+                return self.give_up(trainer, step, pending, clock, screen);
+            };
+            self.patiently(clock, screen, |run| run.folder.sample(step, &text))?;
+            outcome.sample = Some(text);
+            crate::kill_point!("run: sampled");
+        }
+        if after.saves {
+            let mark = self.loader.mark();
+            self.patiently(clock, screen, |run| run.saver.wait())?;
+            clock.pause(|| self.checkpoint(trainer, step, None, &mark))?;
+        }
+        self.report(after.last, clock)
+    }
+
+    /// Ends the run in the middle of what comes after `step`.
+    fn give_up(
+        &mut self,
+        trainer: &mut Trainer,
+        step: usize,
+        pending: Pending,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<()> {
+        let mark = self.loader.mark();
+        Err(self.leave(trainer, step, Some(pending), &mark, clock, screen)?)
+    }
+
+    /// Does what writes, until the disk takes it: a full disk, or one that is gone, costs time and no run. Ends with the
+    /// first error if that is what the settings say, or on a signal.
+    fn patiently<T>(
+        &mut self,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+        mut work: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let (begin, mut told) = (Instant::now(), None::<Instant>);
+        loop {
+            let why = match work(self) {
+                Err(Error::Output(why)) if self.settings.run.on_disk_full != STOP => why,
+                done => {
+                    if told.is_some() {
+                        clock.pause_since(begin);
+                        screen.line("goes on: the disk takes it again");
+                    }
+                    return done;
+                }
+            };
+            if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                screen.line(&format!("paused: {why}; it is tried again every second, Ctrl-C ends the run"));
+                told = Some(Instant::now());
+            }
+            for _ in 0..10 {
+                if let Some(signal) = (self.stop)() {
+                    return Err(Error::Output(format!(
+                        "{why}; {signal} ended the run while it waited; the same command goes on from the last checkpoint"
+                    )));
+                }
+                std::thread::sleep(RETRY / 10);
+            }
+        }
+    }
+
+    /// Saves what a signal interrupts, as it was after `step` with the next batch at `mark`; tells so as an error.
+    fn leave(
+        &mut self,
+        trainer: &mut Trainer,
+        step: usize,
+        pending: Option<Pending>,
+        mark: &Mark,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<Error> {
+        while let Some(report) = trainer.report(true)? {
+            let ms = clock.tick(&[report]);
+            self.write(&report, Measured::default(), ms, clock, screen)?;
+        }
+        // one that is there already does as well: what is left to do after it comes out the same again
+        if self.saver.last() != Some(step) {
+            self.checkpoint(trainer, step, pending, mark)?;
+        }
+        // a signal has come: no waiting for a disk that is full
+        self.saver.wait()?;
+        let (signal, dir) = ((self.stop)().unwrap_or("a signal"), self.folder.dir.display());
+        Ok(Error::Stopped(format!("{signal}: stopped after step {step} and saved in {dir}; the same command goes on")))
+    }
+
+    /// Starts to save; training waits only for the copy out of the GPU.
+    fn checkpoint(&mut self, trainer: &Trainer, step: usize, pending: Option<Pending>, mark: &Mark) -> Result<()> {
+        crate::kill_point!("run: before a snapshot");
+        let snapshot = trainer.snapshot()?;
+        let control = snapshot.control;
+        let state = StateFile {
+            step,
+            control: bytemuck::cast_slice(std::slice::from_ref(&control)).to_vec(),
+            windows: bytemuck::cast_slice(&snapshot.windows).to_vec(),
+            updates: control.updates,
+            skipped: control.skipped,
+            loss_scale: control.loss_scale,
+            batches: mark.state(),
+            records: self.folder.positions()?,
+            metric_lines: self.folder.metric_lines(),
+            data: self.loader.fingerprint().to_owned(),
+            schedule: self.settings.schedule(),
+            seed: self.settings.train.seed,
+            made_by: self.made_by.clone(),
+            tuned: trainer.gpu().caps.tuned.as_ref().clone(),
+            pending,
+        };
+        self.saver.save(Saved { snapshot, state })
+    }
+
+    /// The validation loss; none if a signal came first.
+    fn validate(&mut self, trainer: &mut Trainer) -> Result<Option<f64>> {
+        let Some(rows) = &mut self.rows else { return Ok(None) };
+        let count = self.settings.train.val_rows.unwrap_or(usize::MAX).min(rows.len());
+        let stop = self.stop;
+        trainer.evaluate_unless(rows, count, &|| stop().is_some())
+    }
+
+    /// Accuracy on HellaSwag, in the memory of the step's activations; none if a signal came first.
+    fn ask(&self, trainer: &Trainer) -> Result<Option<f64>> {
+        let (gpu, params) = (trainer.gpu(), trainer.params());
+        let mut evaluator = Evaluator::within(gpu, *trainer.config(), params, trainer.activations())?;
+        let mut correct = 0;
+        for part in self.questions.chunks(QUESTIONS) {
+            if (self.stop)().is_some() {
+                return Ok(None);
+            }
+            let (answers, _) = evaluator.answers(part, |_| ())?;
+            correct += answers.iter().filter(|answer| answer.choice == answer.label).count();
+        }
+        Ok(Some(correct as f64 / self.questions.len() as f64))
+    }
+
+    /// Writes report.html; training waits for it.
+    fn report(&mut self, last: bool, clock: &mut Clock) -> Result<()> {
+        clock.pause(|| {
+            self.reporter.write(last);
+            Ok(())
+        })
+    }
+}

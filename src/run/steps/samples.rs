@@ -1,0 +1,75 @@
+//! What a run makes of its model: samples, and the model itself.
+
+use crate::data::Stories;
+use crate::error::{Error, Result};
+use crate::formats::hf::{self, ModelInfo};
+use crate::formats::tokenizer_files;
+use crate::infer::{Generator, Sampling};
+use crate::model::Weights;
+use crate::run::steps::Run;
+use crate::train::Trainer;
+
+/// Tokens of a sample.
+const SAMPLE_TOKENS: usize = 300;
+/// Sharpens a sample: a small model's rare mistakes are drawn more rarely still.
+const SAMPLE_TEMPERATURE: f32 = 0.6;
+
+impl Run<'_> {
+    pub(super) fn generator<'g>(&self, trainer: &Trainer<'g>) -> Result<Generator<'g>> {
+        let context = trainer.sizes().context;
+        Generator::new(trainer.gpu(), *trainer.config(), trainer.params(), trainer.activations(), context)
+    }
+
+    /// A sample; none if a signal came first.
+    pub(super) fn sample(&self, generator: &mut Generator) -> Result<Option<String>> {
+        let Some(tokenizer) = self.tokenizer else { return Ok(Some(String::new())) };
+        let seed = u64::from(self.settings.train.seed);
+        let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, seed, ..Sampling::default() };
+        let end = u32::from(tokenizer.end_of_text());
+        // stories follow a blank line; other texts begin after an end of text
+        let prompt: Vec<u32> = if self.baseline.is_some() {
+            tokenizer.encode("\n\n").into_iter().map(u32::from).collect()
+        } else {
+            vec![end]
+        };
+        let mut tokens = Vec::new();
+        let made = generator.generate(&prompt, SAMPLE_TOKENS, Some(end), &sampling, |token| {
+            tokens.push(token);
+            match (self.stop)() {
+                Some(signal) => Err(Error::Stopped(signal.into())),
+                None => Ok(()),
+            }
+        });
+        match made {
+            Err(Error::Stopped(_)) => return Ok(None),
+            made => made?,
+        }
+        let mut text = String::from_utf8_lossy(&tokenizer.decode(&tokens)).into_owned();
+        if self.baseline.is_some() {
+            // the last word may be cut off
+            let whole = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
+            text.truncate(if whole == 0 { text.len() } else { whole });
+        }
+        Ok(Some(text))
+    }
+
+    pub(super) fn save(&self, weights: &Weights) -> Result<()> {
+        let mut info = self.tokenizer.map_or_else(ModelInfo::default, |t| ModelInfo::for_tokenizer(t.name()));
+        // shards may use fewer ids than their tokenizer has
+        let inside = |id: &u32| (*id as usize) < weights.config.vocab;
+        (info.bos, info.eos) = (info.bos.filter(inside), info.eos.filter(inside));
+        let dir = self.folder.dir.join("model");
+        hf::save(&dir, weights, &info)?;
+        self.tokenizer.map_or(Ok(false), |t| tokenizer_files::write(&dir, t.name(), &weights.config)).map(drop)
+    }
+}
+
+/// How many of a text's words are words of the stories' grammar: (known, all).
+#[must_use]
+pub fn known_words(text: &str) -> (usize, usize) {
+    let words = Stories::words();
+    let lower = text.to_lowercase();
+    let found: Vec<&str> =
+        lower.split(|c: char| !(c.is_ascii_alphabetic() || c == '\'')).filter(|w| !w.is_empty()).collect();
+    (found.iter().filter(|w| words.contains(**w)).count(), found.len())
+}

@@ -1,0 +1,137 @@
+//! What a run writes of a step, and says of it.
+
+use std::time::Duration;
+
+use crate::data::Mark;
+use crate::error::{Error, Result};
+use crate::gpu::Elem;
+use crate::ops::stepcontrol::Report;
+use crate::run::clock::Clock;
+use crate::run::folder::Metric;
+use crate::run::steps::{Measured, Run, Screen};
+use crate::train::Trainer;
+
+/// Skipped steps in a row that end a run.
+const MOST_SKIPPED: u32 = 8;
+/// Steps whose place in the data is remembered: more than are in flight.
+const PLACES: usize = 16;
+
+impl Run<'_> {
+    /// What a loss stands beside, for generated stories.
+    pub(super) fn beside(&self) -> String {
+        self.baseline
+            .map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
+    }
+
+    /// Writes the steps whose reports are there, waiting for one if `wait`; never the newest step's, which may be
+    /// waiting for its validation.
+    pub(super) fn record(
+        &mut self,
+        trainer: &mut Trainer,
+        wait: bool,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<()> {
+        let mut reports = Vec::new();
+        while trainer.outstanding() > 1
+            && let Some(report) = trainer.report(wait && reports.is_empty())?
+        {
+            reports.push(report);
+        }
+        if reports.is_empty() {
+            return Ok(());
+        }
+        let ms = clock.tick(&reports);
+        reports.iter().try_for_each(|report| self.write(report, Measured::default(), ms, clock, screen))
+    }
+
+    pub(super) fn write(
+        &mut self,
+        report: &Report,
+        measured: Measured,
+        ms: f64,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<()> {
+        let Measured { val_loss, hellaswag } = measured;
+        let train = &self.settings.train;
+        let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
+        let skipped = report.skipped_now != 0;
+        let looks_at_z = train.skip_loss_z > 0.0 || train.skip_norm_z > 0.0;
+        let z = |z: f32| looks_at_z.then_some(z);
+        let metric = Metric {
+            loss: Some(report.loss),
+            grad_norm: Some(report.grad_norm),
+            lr: Some(report.lr),
+            ms: Some(ms as f32),
+            pause_ms: clock.take_pause_ms(),
+            tokens_per_s: Some(tokens_per_s as f32),
+            val_loss: val_loss.map(|l| l as f32),
+            hellaswag: hellaswag.map(|a| a as f32),
+            loss_scale: (self.settings.elem() == Elem::F16).then_some(report.loss_scale),
+            loss_z: z(report.loss_z),
+            norm_z: z(report.norm_z),
+            skipped,
+            ..Metric::of_step(report.step as usize)
+        };
+        let left = train.steps - report.step as usize;
+        let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
+        self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+        self.reporter.push(&metric);
+        let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
+        if let Some(loss) = val_loss {
+            line += &format!(" | val {loss:.4}{}", self.beside());
+        }
+        if let Some(accuracy) = hellaswag {
+            line += &format!(" | hellaswag {accuracy:.4}");
+        }
+        line +=
+            &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
+        line += &self.reporter.status(tokens_per_s, eta);
+        if let Some(why) = self.why_skipped(report) {
+            line += &format!(" | skipped: {why}; {}", self.place_of(report.step as usize));
+        }
+        screen.line(&line);
+        screen.progress(report.step as usize, train.steps, eta);
+        if report.skipped_in_a_row >= MOST_SKIPPED {
+            return Err(Error::Diverged(format!(
+                "train: step {}: {} steps in a row were skipped, the last because {}; try a lower --lr or a longer \
+                 --warmup; the checkpoints before them are kept",
+                report.step,
+                report.skipped_in_a_row,
+                self.why_skipped(report).unwrap_or_default()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Why a step's update was skipped, if it was.
+    pub(super) fn why_skipped(&self, report: &Report) -> Option<String> {
+        let train = &self.settings.train;
+        Some(match report.skipped_now {
+            0 => return None,
+            Report::LOSS_OUTLIER => format!("the loss's z-score {:.2} is above {}", report.loss_z, train.skip_loss_z),
+            Report::NORM_OUTLIER => {
+                format!("the gradient norm's z-score {:.2} is above {}", report.norm_z, train.skip_norm_z)
+            }
+            _ if self.settings.elem() == Elem::F16 && report.loss_scale > 1.0 => {
+                format!("overflow at loss scale {}, which is halved", report.loss_scale)
+            }
+            _ => format!("loss or gradient norm is not finite ({} in a row)", report.skipped_in_a_row),
+        })
+    }
+
+    /// Remembers where a step's batches begin, until its report is there.
+    pub(super) fn note_place(&mut self, step: usize, mark: &Mark) {
+        self.places.push_back((step, mark.clone()));
+        while self.places.len() > PLACES {
+            self.places.pop_front();
+        }
+    }
+
+    /// Where a step's batches begin, in words.
+    pub(super) fn place_of(&self, step: usize) -> String {
+        let mark = self.places.iter().find(|(s, _)| *s == step).map(|(_, mark)| mark);
+        mark.map_or_else(|| "its batches are those of the step before".into(), |mark| self.loader.describe(mark))
+    }
+}
