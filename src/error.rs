@@ -1,67 +1,162 @@
 //! The one error type of the library.
 //!
-//! Every message reads `where: what, expected X, got Y; try Z`: the variant only says which exit code the
-//! command line ends with, so that scripts can tell a bad flag from a full disk.
+//! A variant says which exit code the command line ends with, so that scripts can tell a bad flag from a full disk. The
+//! fields say where, what, expected, found and what to do, so that tests compare them and no sentence.
+
+use std::fmt;
 
 /// Shorthand for a result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, grouped by who has to act.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A flag, a setting or the shape of a model is wrong, or the output folder belongs to another run.
-    #[error("{0}")]
-    Usage(String),
-    /// An input file is missing, broken or too short.
-    #[error("{0}")]
-    Data(String),
-    /// There is no adapter, the one asked for is unknown, or it is lost for good.
-    #[error("{0}")]
-    Device(String),
-    /// The device went away while it was used.
-    #[error("{0}")]
-    Lost(String),
-    /// The model or a batch does not fit.
-    #[error("{0}")]
-    Memory(String),
-    /// Writing failed: full disk, read-only folder, I/O error.
-    #[error("{0}")]
-    Output(String),
-    /// Another process holds the run's folder.
-    #[error("{0}")]
-    Locked(String),
-    /// A signal ended the run, which was saved: the same command goes on.
-    #[error("{0}")]
-    Stopped(String),
-    /// Training diverged: too many non-finite steps in a row.
-    #[error("{0}")]
-    Diverged(String),
-    /// A tensor handed to an operator has the wrong shape: a bug of the caller.
-    #[error("{0}")]
-    Shape(String),
-    /// The driver or wgpu refused something: a shader, a pipeline, a submission.
-    #[error("{0}")]
-    Gpu(String),
-    /// The network failed.
-    #[error("{0}")]
-    Network(String),
+/// What went wrong, in fields. Displayed as `place: what, expected X, got Y; advice`, without the fields that are empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// A file, a flag, an operator.
+    pub place: String,
+    /// The fault.
+    pub what: String,
+    /// What would have been right.
+    pub expected: String,
+    /// What was there instead.
+    pub found: String,
+    /// What to do, as `try --batch 4`.
+    pub advice: String,
 }
 
-impl Error {
-    /// The process exit code that stands for this error.
+impl Fault {
+    /// A fault of which place and kind are known.
     #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) => 2,
-            Self::Data(_) => 3,
-            Self::Device(_) | Self::Lost(_) => 4,
-            Self::Memory(_) => 5,
-            Self::Output(_) => 6,
-            Self::Locked(_) => 7,
-            Self::Diverged(_) => 8,
-            Self::Stopped(_) => 75,
-            Self::Shape(_) | Self::Gpu(_) | Self::Network(_) => 1,
+    pub fn at(place: impl fmt::Display, what: impl Into<String>) -> Self {
+        Self { place: place.to_string(), what: what.into(), ..Self::default() }
+    }
+
+    /// Says what would have been right.
+    #[must_use]
+    pub fn expected(self, expected: impl fmt::Display) -> Self {
+        Self { expected: expected.to_string(), ..self }
+    }
+
+    /// Says what was there instead.
+    #[must_use]
+    pub fn found(self, found: impl fmt::Display) -> Self {
+        Self { found: found.to_string(), ..self }
+    }
+
+    /// Says what to do, as `try --batch 4`.
+    #[must_use]
+    pub fn advice(self, advice: impl fmt::Display) -> Self {
+        Self { advice: advice.to_string(), ..self }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        for (before, part) in [
+            ("", &self.place),
+            (": ", &self.what),
+            (", expected ", &self.expected),
+            (", got ", &self.found),
+            ("; ", &self.advice),
+        ] {
+            if !part.is_empty() {
+                let before = if text.is_empty() { before.trim_start_matches([':', ';', ',', ' ']) } else { before };
+                text = text + before + part;
+            }
         }
+        f.write_str(&text)
+    }
+}
+
+impl From<String> for Fault {
+    fn from(what: String) -> Self {
+        Self { what, ..Self::default() }
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(what: &str) -> Self {
+        what.to_owned().into()
+    }
+}
+
+/// Defines the variants with their exit codes, and for each a function that makes it of a [`Fault`] or a text.
+macro_rules! errors {
+    ($($(#[doc = $doc:literal])+ $variant:ident $make:ident $code:literal;)+) => {
+        /// What went wrong, grouped by who has to act.
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+        #[non_exhaustive]
+        pub enum Error {
+            $($(#[doc = $doc])+ #[error("{0}")] $variant(Box<Fault>),)+
+        }
+
+        impl Error {
+            $(
+                #[doc = concat!("Makes an [`Error::", stringify!($variant), "`].")]
+                #[must_use]
+                pub fn $make(fault: impl Into<Fault>) -> Self {
+                    Self::$variant(Box::new(fault.into()))
+                }
+            )+
+
+            /// Returns the exit code of a process that ends with this error.
+            #[must_use]
+            pub fn exit_code(&self) -> u8 {
+                match self {
+                    $(Self::$variant(_) => $code,)+
+                }
+            }
+
+            /// Returns the fields.
+            #[must_use]
+            pub fn fault(&self) -> &Fault {
+                match self {
+                    $(Self::$variant(fault) => fault,)+
+                }
+            }
+        }
+    };
+}
+
+errors! {
+    /// A flag, a setting or the shape of a model is wrong, or the output folder belongs to another run.
+    Usage usage 2;
+    /// An input file is missing, broken or too short.
+    Data data 3;
+    /// There is no adapter, the one asked for is unknown, or it is lost for good.
+    Device device 4;
+    /// The device went away while it was used.
+    Lost lost 4;
+    /// The model or a batch does not fit.
+    Memory memory 5;
+    /// Writing failed: full disk, read-only folder, I/O error.
+    Output output 6;
+    /// Another process holds the run's folder.
+    Locked locked 7;
+    /// Training diverged: too many non-finite steps in a row.
+    Diverged diverged 8;
+    /// A signal ended the run, which was saved and can be resumed.
+    Stopped stopped 75;
+    /// A tensor handed to an operator has the wrong shape: a bug of the caller.
+    Shape shape 1;
+    /// The driver or wgpu refused something: a shader, a pipeline, a submission.
+    Gpu gpu 1;
+    /// The network failed.
+    Network network 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_make_one_line() {
+        let whole = Fault::at("--batch", "too large").expected("at most 4").found(8).advice("try --batch 4");
+        assert_eq!(whole.to_string(), "--batch: too large, expected at most 4, got 8; try --batch 4");
+        assert_eq!(Fault::at("a.bin", "no such file").to_string(), "a.bin: no such file");
+        assert_eq!(Fault::at("a.bin", "").expected("a shard").to_string(), "a.bin, expected a shard");
+        assert_eq!(Fault::from("anything").to_string(), "anything");
+        assert_eq!(Error::usage(whole.clone()).fault(), &whole);
+        assert_eq!(Error::usage(whole).exit_code(), 2);
     }
 }

@@ -18,7 +18,7 @@ pub fn text(name: &str) -> Option<String> {
 
 /// Returns the error for a variable whose value is not as expected.
 pub fn wrong(name: &str, text: &str, expected: &str) -> Error {
-    Error::Usage(format!("{name}: `{text}`, expected {expected}"))
+    Error::usage(format!("{name}: `{text}`, expected {expected}"))
 }
 
 /// A whole number from 1 to `most`.
@@ -94,5 +94,5 @@ pub fn write(bench: &str, value: &Value) -> Result<()> {
         let part = path.with_extension("part");
         std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path))
     };
-    written.map_err(|e| Error::Output(format!("{}: {e}", path.display())))
+    written.map_err(|e| Error::output(format!("{}: {e}", path.display())))
 }

@@ -367,7 +367,7 @@ fn run() -> Result<()> {
     bench.write()?;
     if bench.faults.iter().any(|fault| !fault.starts_with("not run")) {
         let failed = bench.faults.iter().filter(|fault| !fault.starts_with("not run")).count();
-        return Err(Error::Gpu(format!("{failed} rows failed")));
+        return Err(Error::gpu(format!("{failed} rows failed")));
     }
     Ok(())
 }

@@ -113,7 +113,7 @@ pub fn run(
         "races",
         &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "tuned": tuned, "cases": outcomes}),
     )?;
-    if wrong == 0 { Ok(()) } else { Err(Error::Gpu(format!("{wrong} cases are wrong"))) }
+    if wrong == 0 { Ok(()) } else { Err(Error::gpu(format!("{wrong} cases are wrong"))) }
 }
 
 /// Returns how often it was repeated, and how many words differed.

@@ -69,7 +69,7 @@ pub fn add(
 fn products(shape: &BenchShape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for (product, elem, algorithm) in choose::algorithms(own) {
-        let kernel = serde_json::to_string(&algorithm).map_err(|e| Error::Gpu(e.to_string()))?;
+        let kernel = serde_json::to_string(&algorithm).map_err(|e| Error::gpu(e.to_string()))?;
         let stored = if elem == Elem::F16 { HALF } else { FULL };
         let wanted = |layer: &Layer| LAYERS.contains(&layer.name);
         for layer in layers(shape, own, stored).into_iter().filter(wanted) {

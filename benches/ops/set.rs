@@ -52,7 +52,7 @@ impl Set {
         for ((slot, tensor), contents) in case.slots.iter().zip(&self.tensors).zip(contents) {
             if let Some(want) = contents.want.as_ref().filter(|_| is_output(slot)) {
                 let got = from_bytes(slot.elem, &gpu.read(tensor)?);
-                slot.judge(want, &got).map_err(|what| Error::Gpu(format!("{case}: {what}")))?;
+                slot.judge(want, &got).map_err(|what| Error::gpu(format!("{case}: {what}")))?;
             }
         }
         Ok(())

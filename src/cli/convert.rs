@@ -59,14 +59,14 @@ pub fn run(args: &Args) -> Result<()> {
     };
     if taken && !args.force {
         let to = args.to.display();
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "convert: {to} is there already, expected a new name; try another, or --force"
         )));
     }
     // only a model is replaced, and no run: its folder reads the weights inside `model`
     if taken && args.to.is_dir() && (args.to.join("config.toml").exists() || !args.to.join("config.json").exists()) {
         let what = if args.to.join("config.toml").exists() { "a run" } else { "no model" };
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "convert: {} is a folder that holds {what}, expected a model's folder to replace; try another name",
             args.to.display()
         )));
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(tokenizer) = args.tokenizer.map(super::train::TokenizerName::tokenizer) {
         if vocab < tokenizer.vocab() {
             let ids = tokenizer.vocab();
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "--tokenizer: {tokenizer} has {ids} ids, the model's vocabulary is {vocab}"
             )));
         }
@@ -98,7 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn write_llmc(args: &Args, weights: &Weights, element: Element) -> Result<String> {
     if args.to.is_dir() {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "convert: {} is a folder, expected a file; try another name",
             args.to.display()
         )));
@@ -111,7 +111,7 @@ fn write_llmc(args: &Args, weights: &Weights, element: Element) -> Result<String
 
 fn write_folder(args: &Args, loaded: &Loaded, element: Element) -> Result<String> {
     if args.to.is_file() {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "convert: {} is a file, expected a folder; try another name",
             args.to.display()
         )));
@@ -142,7 +142,7 @@ fn copy_tokenizer(place: &Place, to: &Path) -> Result<usize> {
         if !path.exists() {
             continue;
         }
-        let bytes = fs::read(&path).map_err(|e| Error::Data(format!("{}: cannot be read ({e})", path.display())))?;
+        let bytes = fs::read(&path).map_err(|e| Error::data(format!("{}: cannot be read ({e})", path.display())))?;
         wgpt::files::atomic::write(&to.join(name), |out| out.write_all(&bytes))?;
         count += 1;
     }

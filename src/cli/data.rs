@@ -170,7 +170,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let note = match &outcome {
         Outcome::Stopped => {
             let (signal, out) = (stop().unwrap_or("a signal"), options.out.display());
-            return Err(Error::Stopped(format!("{signal}: stopped and saved in {out}; the same command goes on")));
+            return Err(Error::stopped(format!("{signal}: stopped and saved in {out}; the same command goes on")));
         }
         Outcome::There(note) => {
             println!("{} holds this data set already; --restart prepares it anew", options.out.display());
@@ -222,7 +222,7 @@ fn summary(note: &Note, out: &Path) {
 fn fetch(args: &FetchArgs) -> Result<()> {
     let entry = names::find(&args.name).ok_or_else(|| {
         let known: Vec<&str> = names::NAMES.iter().map(|e| e.name).collect();
-        Error::Usage(format!(
+        Error::usage(format!(
             "fetch: unknown name `{}`, expected one of {}",
             args.name.escape_debug(),
             known.join(", ")
@@ -230,12 +230,12 @@ fn fetch(args: &FetchArgs) -> Result<()> {
     })?;
     let most = match (entry.files, args.shards) {
         (Files::Shards(_, most), Some(n)) if usize::from(n) > most => {
-            return Err(Error::Usage(format!("--shards: {n}, {} has {most}", entry.name)));
+            return Err(Error::usage(format!("--shards: {n}, {} has {most}", entry.name)));
         }
         (Files::Shards(_, most), None) => most,
         (Files::Shards(..), Some(n)) => usize::from(n),
         (_, Some(_)) => {
-            return Err(Error::Usage(format!("--shards: {} has none, expected a name with token shards", entry.name)));
+            return Err(Error::usage(format!("--shards: {} has none, expected a name with token shards", entry.name)));
         }
         (_, None) => 0,
     };
@@ -300,7 +300,7 @@ impl Watch for FetchScreen {
 fn show(args: &InspectArgs) -> Result<()> {
     let report = inspect::inspect(&inspect::shards(&args.path)?, args.tokenizer.map(Into::into))?;
     if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|e| Error::Output(format!("inspect: {e}")))?;
+        let text = serde_json::to_string_pretty(&report).map_err(|e| Error::output(format!("inspect: {e}")))?;
         println!("{text}");
         return Ok(());
     }

@@ -9,10 +9,9 @@ use super::terminal::say;
 pub fn run() -> Result<()> {
     let devices = adapter::list();
     if devices.is_empty() {
-        return Err(Error::Device(
+        return Err(Error::device(
             "devices: no adapter found, expected a GPU with a Vulkan, Metal or DX12 driver; install one, or on Linux start \
-             through tools/run, which fetches software Vulkan"
-                .into(),
+             through tools/run, which fetches software Vulkan",
         ));
     }
     for device in devices {

@@ -72,7 +72,7 @@ fn print_plan(args: &Args, settings: &mut Settings, elem: Elem) -> Result<Option
     say!("{table}");
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     Ok(args.memory.filter(|limit| total > *limit).map(|limit| {
-        Error::Memory(format!(
+        Error::memory(format!(
             "memory: the run needs {:.1} MiB in {name}, expected at most {:.1} MiB; try a smaller --batch, --context or \
              model",
             mib(total),

@@ -100,14 +100,14 @@ pub fn run(args: &Args) -> Result<()> {
     let config = loaded.weights.config;
     let context = args.context.unwrap_or(config.positions.min(1024));
     if context == 0 || context > config.positions {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "--context: {context}, expected 1 to the model's {} positions",
             config.positions
         )));
     }
     for (flag, value) in [("--batch", args.batch), ("--limit", args.limit)] {
         if value == Some(0) {
-            return Err(Error::Usage(format!("{flag}: 0, expected at least 1")));
+            return Err(Error::usage(format!("{flag}: 0, expected at least 1")));
         }
     }
     let set = args.hellaswag.as_ref().map(|path| {

@@ -95,7 +95,7 @@ fn print(args: &Args, out: &mut dyn Write, terminal: bool) -> std::result::Resul
         let mut write = |text: &str| {
             out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
                 closed |= e.kind() == ErrorKind::BrokenPipe;
-                Error::Output(format!("standard output: cannot be written ({e})"))
+                Error::output(format!("standard output: cannot be written ({e})"))
             })
         };
         let mut result = Ok(());
@@ -120,13 +120,13 @@ fn print(args: &Args, out: &mut dyn Write, terminal: bool) -> std::result::Resul
 
 fn check(args: &Args) -> Result<()> {
     if !(args.temperature.is_finite() && args.temperature >= 0.0) {
-        return Err(Error::Usage(format!("--temperature: {}, expected a number from 0 on", args.temperature)));
+        return Err(Error::usage(format!("--temperature: {}, expected a number from 0 on", args.temperature)));
     }
     if !(0.0..=1.0).contains(&args.top_p) {
-        return Err(Error::Usage(format!("--top-p: {}, expected 0 to 1", args.top_p)));
+        return Err(Error::usage(format!("--top-p: {}, expected 0 to 1", args.top_p)));
     }
     if args.samples == 0 {
-        return Err(Error::Usage("--samples: 0, expected at least 1".into()));
+        return Err(Error::usage("--samples: 0, expected at least 1"));
     }
     Ok(())
 }
@@ -138,9 +138,9 @@ fn prompt(args: &Args) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(PROMPT_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|e| Error::Data(format!("standard input: cannot be read ({e})")))?;
+    read.map_err(|e| Error::data(format!("standard input: cannot be read ({e})")))?;
     if bytes.len() as u64 > PROMPT_BYTES {
-        return Err(Error::Data(format!("standard input: more than {} MiB, expected a prompt", PROMPT_BYTES >> 20)));
+        return Err(Error::data(format!("standard input: more than {} MiB, expected a prompt", PROMPT_BYTES >> 20)));
     }
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
@@ -161,7 +161,7 @@ fn tokens(text: &[u8], tokenizer: Tokenizer, vocab: usize) -> Result<Vec<u32>> {
         tokens.push(u32::from(tokenizer.end_of_text()));
     }
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
-        return Err(Error::Data(format!(
+        return Err(Error::data(format!(
             "prompt: token {id} is outside the model's vocabulary, expected below {vocab}"
         )));
     }

@@ -50,7 +50,7 @@ pub struct From {
 /// The tokenizer that a model was trained with: as its configuration says, else GPT-2's for GPT-2's vocabulary.
 pub fn tokenizer_of(path: &Path, info: &ModelInfo, vocab: usize) -> Result<Tokenizer> {
     let unknown = |what: String| {
-        Error::Data(format!("{}: {what}, expected `wgpt_tokenizer` in config.json to be gpt2 or bytes", path.display()))
+        Error::data(format!("{}: {what}, expected `wgpt_tokenizer` in config.json to be gpt2 or bytes", path.display()))
     };
     match info.tokenizer.as_deref() {
         Some(name) => name.parse().map_err(|_| unknown(format!("unknown tokenizer `{name}`"))),

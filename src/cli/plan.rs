@@ -84,7 +84,7 @@ impl Args {
         let context = self.context.unwrap_or(config.positions.min(1024));
         if !(1..=config.positions).contains(&context) {
             let most = config.positions;
-            return Err(Error::Usage(format!("--context: {context}, expected 1 to the model's {most}")));
+            return Err(Error::usage(format!("--context: {context}, expected 1 to the model's {most}")));
         }
         Ok(Subject { config, context, elem: self.elem(None), recompute: self.recompute })
     }
@@ -125,7 +125,7 @@ impl Args {
 /// The median of a run's tokens a second.
 fn median_speed(run: &Path) -> Result<f64> {
     let path = run.join("metrics.jsonl");
-    let missing = |why: String| Error::Data(format!("{}: {why}", path.display()));
+    let missing = |why: String| Error::data(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|e| missing(format!("cannot be read: {e}")))?;
     let speed = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["tokens_per_s"].as_f64();
     let mut speeds: Vec<f64> = text.lines().filter_map(speed).filter(|speed| *speed > 0.0).collect();
@@ -143,17 +143,17 @@ pub fn run(args: &Args) -> Result<()> {
     };
     subject.elem = args.elem(card);
     if let Some(card) = card.filter(|card| subject.elem == Elem::F16 && card.auto() == Elem::F32) {
-        return Err(Error::Usage(format!("--precision: f16 is not predicted for {}, expected f32", card.name)));
+        return Err(Error::usage(format!("--precision: f16 is not predicted for {}, expected f32", card.name)));
     }
     let no_speed = args.tokens_per_second.is_none() && args.tflops.is_none() && args.like.is_none() && cards.is_empty();
     if args.price_per_hour.is_some() && no_speed {
-        return Err(Error::Usage(
-            "--price-per-hour: expected a speed: --tokens-per-second, --tflops, --like RUN or --gpu CARD".into(),
+        return Err(Error::usage(
+            "--price-per-hour: expected a speed: --tokens-per-second, --tflops, --like RUN or --gpu CARD",
         ));
     }
     let binding = args.binding.unwrap_or(LARGEST_BINDING).min(LARGEST_BINDING) / 256 * 256;
     if binding == 0 {
-        return Err(Error::Usage("--binding: expected at least 256 bytes".into()));
+        return Err(Error::usage("--binding: expected at least 256 bytes"));
     }
     let caps = match card {
         Some(card) => Caps { max_binding_bytes: binding, ..card.caps() },
@@ -201,9 +201,9 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
     let most = MOST_TOKENS / subject.context;
     match (args.batch, memory) {
         (Some(Batch::Count(batch)), _) if (1..=most).contains(&batch) => Ok(vec![batch]),
-        (Some(Batch::Count(batch)), _) => Err(Error::Usage(format!("--batch: {batch}, expected 1 to {most}"))),
+        (Some(Batch::Count(batch)), _) => Err(Error::usage(format!("--batch: {batch}, expected 1 to {most}"))),
         (Some(Batch::Auto), None) => {
-            Err(Error::Usage("--batch auto: expected --memory, such as --memory 24GiB, or one --gpu".into()))
+            Err(Error::usage("--batch auto: expected --memory, such as --memory 24GiB, or one --gpu"))
         }
         (Some(Batch::Auto), Some(memory)) => {
             let found = subject.largest_batch(gpu, memory, |_| true)?;
@@ -215,7 +215,7 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
 
 fn too_little(subject: &Subject, gpu: &Gpu, memory: u64, batch: usize) -> Error {
     match subject.plan(gpu, batch) {
-        Ok(plan) => Error::Memory(format!(
+        Ok(plan) => Error::memory(format!(
             "memory: batch {batch} needs {} MiB, expected at most {} MiB; try a smaller --batch or --context, or \
              --recompute block",
             mib(plan.total()),

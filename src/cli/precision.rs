@@ -43,7 +43,7 @@ impl Precision {
 /// That an open adapter stores this element type.
 pub fn check(elem: Elem, caps: &Caps) -> Result<()> {
     if elem == Elem::F16 && !caps.f16 {
-        return Err(Error::Device(format!(
+        return Err(Error::device(format!(
             "--precision: {} has no f16, expected an adapter that has; try --precision f32",
             caps.name
         )));

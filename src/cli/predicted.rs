@@ -30,7 +30,7 @@ pub struct Args {
 
 /// Finds the card that a flag names.
 pub fn card(flag: &str, name: &str) -> Result<&'static Card> {
-    Card::find(name).map_err(|e| Error::Usage(format!("{flag}: {e}")))
+    Card::find(name).map_err(|e| Error::usage(format!("{flag}: {e}")))
 }
 
 /// Predictions for one card, by batch.
@@ -73,7 +73,7 @@ pub fn print(
 ) -> Result<Option<Predicted>> {
     let read = |path: &PathBuf| {
         let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| Error::Data(format!("{place}: {e}")))?;
+        let text = std::fs::read_to_string(path).map_err(|e| Error::data(format!("{place}: {e}")))?;
         Codes::read(&place, &text)
     };
     let own = args.machine_code.as_ref().map(read).transpose()?;

@@ -100,13 +100,13 @@ impl Args {
         let sizes = Sizes { batch: self.batch, context, accumulation: self.accumulation };
         for (flag, value) in [("--batch", self.batch), ("--context", context), ("--accumulation", self.accumulation)] {
             if value == 0 {
-                return Err(Error::Usage(format!("{flag}: 0, expected at least 1")));
+                return Err(Error::usage(format!("{flag}: 0, expected at least 1")));
             }
         }
         // a count is recorded command by command: sizes that no machine trains would take forever
         let tokens = self.batch.checked_mul(context).filter(|tokens| *tokens <= MOST_TOKENS);
         if tokens.is_none() || self.accumulation > MOST_MICRO_STEPS {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "profile: batch {} x context {context} x {} micro-steps, expected at most {MOST_TOKENS} tokens a micro-step \
                  and {MOST_MICRO_STEPS} micro-steps",
                 self.batch, self.accumulation
@@ -114,7 +114,7 @@ impl Args {
         }
         let config = self.shape.config(context)?;
         if context > config.positions {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "--context: {context}, expected at most the model's {}",
                 config.positions
             )));
@@ -136,7 +136,7 @@ pub fn run(args: &Args) -> Result<()> {
         return count(args);
     }
     if !args.seconds.is_finite() || args.seconds < 0.0 {
-        return Err(Error::Usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
+        return Err(Error::usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
     }
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
     let elem = args.precision.resolve(args.device.as_deref())?;
@@ -291,7 +291,7 @@ fn statistics(args: &Args, trainer: &Trainer, card: Option<&Card>) -> Result<()>
 }
 
 fn no_statistics(gpu: &Gpu) -> Error {
-    Error::Device(format!(
+    Error::device(format!(
         "profile: the driver of {} reports no figures on kernels (it lacks VK_KHR_pipeline_executable_properties); try \
          tools/isa, which asks Mesa's compilers and needs no GPU",
         gpu.caps.name

@@ -124,7 +124,7 @@ fn check(train: &Command, flag: &str, place: &str) -> Result<()> {
     }
     let text = error.to_string();
     let lines = text.trim_start_matches("error: ").lines().take_while(|line| !line.is_empty()).map(str::trim);
-    Err(Error::Usage(format!("{place}: {}", lines.collect::<Vec<_>>().join(" "))))
+    Err(Error::usage(format!("{place}: {}", lines.collect::<Vec<_>>().join(" "))))
 }
 
 /// The arguments that a recipe may hold.
@@ -137,7 +137,7 @@ fn find<'a>(train: &'a Command, key: &str, place: &str) -> Result<&'a Arg> {
     let flag = key.replace('_', "-");
     known(train).find(|arg| arg.get_long() == Some(&flag)).ok_or_else(|| {
         let nearest = nearest(&flag, known(train).filter_map(Arg::get_long));
-        Error::Usage(format!(
+        Error::usage(format!(
             "{place}: unknown key `{key}`, expected a long flag of `wgpt train` without its dashes; the nearest is `{nearest}`"
         ))
     })
@@ -152,18 +152,18 @@ fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> &'a str {
 fn read(train: &Command, path: &Path) -> Result<Vec<Entry>> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|e| {
-        Error::Data(format!("{name}: the recipe cannot be read ({e}), expected a TOML file of flags of `wgpt train`"))
+        Error::data(format!("{name}: the recipe cannot be read ({e}), expected a TOML file of flags of `wgpt train`"))
     })?;
     let place = |at: usize| format!("{name}:{}", text[..at.min(text.len())].matches('\n').count() + 1);
     let table = DeTable::parse(&text).map_err(|e| {
         let line = e.span().map_or(name.clone(), |span| place(span.start));
-        Error::Usage(format!("{line}: is not TOML ({})", e.message().lines().collect::<Vec<_>>().join(" ")))
+        Error::usage(format!("{line}: is not TOML ({})", e.message().lines().collect::<Vec<_>>().join(" ")))
     })?;
     let mut entries: Vec<Entry> = Vec::new();
     let mut add = |key: &str, value: &DeValue, at: String| -> Result<()> {
         let entry = entry(find(train, key, &at)?, key, value, at)?;
         if let Some(twin) = entries.iter().find(|other| other.id == entry.id) {
-            return Err(Error::Usage(format!("{}: `{key}` stands in {} already", entry.place, twin.place)));
+            return Err(Error::usage(format!("{}: `{key}` stands in {} already", entry.place, twin.place)));
         }
         entries.push(entry);
         Ok(())
@@ -176,7 +176,7 @@ fn read(train: &Command, path: &Path) -> Result<Vec<Entry>> {
         };
         if !TABLES.contains(&key.get_ref().as_ref()) {
             let (name, nearest) = (key.get_ref(), nearest(key.get_ref(), TABLES.into_iter()));
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "{at}: unknown table `{name}`, expected one of {}; the nearest is `{nearest}`",
                 TABLES.join(", ")
             )));
@@ -193,7 +193,7 @@ fn read(train: &Command, path: &Path) -> Result<Vec<Entry>> {
 /// A key's value as a flag's.
 fn entry(arg: &Arg, key: &str, value: &DeValue, place: String) -> Result<Entry> {
     let wrong = |expected: &str, found: &DeValue| {
-        Err(Error::Usage(format!("{place}: `{key}` is {}, expected {expected}", found.type_str())))
+        Err(Error::usage(format!("{place}: `{key}` is {}, expected {expected}", found.type_str())))
     };
     let scalar = |value: &DeValue| match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -237,7 +237,7 @@ fn long(arg: &Arg) -> String {
 fn set(train: &Command, sets: &[&String], entries: &mut Vec<Entry>) -> Result<()> {
     for text in sets {
         let Some((key, value)) = text.split_once('=') else {
-            return Err(Error::Usage(format!("--set: `{text}` has no `=`, expected KEY=VALUE, such as lr=3e-4")));
+            return Err(Error::usage(format!("--set: `{text}` has no `=`, expected KEY=VALUE, such as lr=3e-4")));
         };
         let place = format!("--set {}", key.trim());
         let key = key.trim();
@@ -247,7 +247,7 @@ fn set(train: &Command, sets: &[&String], entries: &mut Vec<Entry>) -> Result<()
             (ArgAction::SetTrue, "true") => vec![None],
             (ArgAction::SetTrue, "false") => Vec::new(),
             (ArgAction::SetTrue, other) => {
-                return Err(Error::Usage(format!("{place}: `{other}`, expected true or false")));
+                return Err(Error::usage(format!("{place}: `{other}`, expected true or false")));
             }
             // as if it were not given
             (_, "") => Vec::new(),

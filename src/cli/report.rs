@@ -70,7 +70,7 @@ fn replaceable(out: &Path) -> Result<()> {
     if read.is_err() || start.is_empty() || String::from_utf8_lossy(&start).contains(MARK) {
         return Ok(());
     }
-    Err(Error::Usage(format!(
+    Err(Error::usage(format!(
         "--out: {} holds something else, expected a page of `wgpt report` or a new name",
         out.display()
     )))

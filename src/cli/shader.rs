@@ -63,7 +63,7 @@ fn kernels(args: &Args) -> Result<(Vec<KernelId>, Option<Caps>)> {
         return Ok((all(), None));
     }
     let hint = |error| match error {
-        Error::Device(text) => Error::Device(format!("{text}; or name a GPU that is not here: --gpu h100, or --all")),
+        Error::Device(text) => Error::device(format!("{text}; or name a GPU that is not here: --gpu h100, or --all")),
         error => error,
     };
     let caps = match &args.gpu {
@@ -94,7 +94,7 @@ fn unknown(wanted: &str, kernels: &[KernelId], args: &Args) -> Error {
     let wanted: String = wanted.chars().take(LONGEST).collect();
     let shown = wanted.escape_debug();
     if elsewhere {
-        return Error::Usage(format!(
+        return Error::usage(format!(
             "shader: {} gets no kernel `{shown}`, other adapters do; try --all, or --gpu CARD",
             args.gpu.as_deref().unwrap_or("this adapter")
         ));
@@ -107,5 +107,5 @@ fn unknown(wanted: &str, kernels: &[KernelId], args: &Args) -> Error {
     names.sort_by(|a, b| alike(b).total_cmp(&alike(a)));
     names.truncate(SUGGESTIONS);
     let nearest = if names.is_empty() { String::new() } else { format!(", the nearest are {}", names.join(", ")) };
-    Error::Usage(format!("shader: no kernel's name begins with `{shown}`{nearest}; `wgpt shader` lists all"))
+    Error::usage(format!("shader: no kernel's name begins with `{shown}`{nearest}; `wgpt shader` lists all"))
 }

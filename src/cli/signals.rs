@@ -26,7 +26,7 @@ pub fn listen() -> Result<impl Fn() -> Option<&'static str>> {
         if is_ignored(signal) {
             continue;
         }
-        let failed = |e| Error::Output(format!("signals: {name} cannot be listened for ({e})"));
+        let failed = |e| Error::output(format!("signals: {name} cannot be listened for ({e})"));
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&came)).map_err(failed)?;
         signal_hook::flag::register_usize(signal, Arc::clone(&which), signal as usize).map_err(failed)?;
         signal_hook::flag::register(signal, Arc::clone(&came)).map_err(failed)?;

@@ -20,7 +20,7 @@ pub fn run(args: &Args) -> Result<()> {
     let checkpoints = Checkpoints::new(&System, &args.run);
     let steps = checkpoints.steps()?;
     if steps.is_empty() {
-        return Err(Error::Data(format!(
+        return Err(Error::data(format!(
             "verify: {} holds no checkpoints, expected at least one; try the folder that --out names",
             args.run.display()
         )));
@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     if damaged > 0 {
-        return Err(Error::Data(format!(
+        return Err(Error::data(format!(
             "verify: {damaged} of {} checkpoints are damaged, expected none; a run passes them over when it goes on",
             steps.len()
         )));

@@ -178,7 +178,7 @@ impl Batches {
     pub fn restore(&mut self, state: BatchesState) -> Result<()> {
         let ranks = self.places.len();
         if state.ranks.len() != ranks || state.rank >= ranks {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "loader.restore: another number of ranks, expected {ranks}, got {} (the next is {})",
                 state.ranks.len(),
                 state.rank
@@ -209,14 +209,14 @@ impl Batches {
                 read_ahead(&mut loaders, &mut places, first, &sender);
                 loaders
             })
-            .map_err(|e| Error::Data(format!("loader: no thread can be started ({e})")))?;
+            .map_err(|e| Error::data(format!("loader: no thread can be started ({e})")))?;
         self.reader = Some(Reader { batches, thread });
         Ok(())
     }
 
     /// Ends the reader; its loaders, which stand somewhere ahead.
     fn stop(&mut self) -> Result<Vec<Loader>> {
-        let ended = || Error::Data("loader: the thread that reads ahead ended without a word".into());
+        let ended = || Error::data("loader: the thread that reads ahead ended without a word");
         let Reader { batches, thread } = self.reader.take().ok_or_else(ended)?;
         drop(batches); // the thread's next send fails
         thread.join().map_err(|_| ended())
@@ -230,9 +230,7 @@ impl BatchSource for Batches {
             return Err(error.clone());
         }
         let received = self.reader.as_ref().and_then(|reader| reader.batches.recv().ok());
-        match received
-            .unwrap_or_else(|| Err(Error::Data("loader: the thread that reads ahead ended without a word".into())))
-        {
+        match received.unwrap_or_else(|| Err(Error::data("loader: the thread that reads ahead ended without a word"))) {
             Ok((tokens, place)) => {
                 widen(&tokens, inputs, targets);
                 self.places[self.next] = place;

@@ -57,14 +57,14 @@ pub struct Set {
 /// other than GPT-2's.
 pub fn read(path: &Path, tokenizer: Tokenizer, limit: usize) -> Result<Set> {
     let name = path.display().to_string();
-    let cannot = |e: std::io::Error| Error::Data(format!("{name}: cannot be read ({e})"));
+    let cannot = |e: std::io::Error| Error::data(format!("{name}: cannot be read ({e})"));
     let mut file = File::open(path).map_err(cannot)?;
     let mut start = Vec::new();
     file.by_ref().take(4).read_to_end(&mut start).map_err(cannot)?;
     let reader = Reader { name: &name, tokenizer, limit };
     let set = if start == MAGIC.to_le_bytes() || path.extension().is_some_and(|extension| extension == "bin") {
         if tokenizer != Tokenizer::Gpt2 {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "{name}: holds tokens of gpt2, the model's tokenizer is {tokenizer}; try the JSON Lines file"
             )));
         }
@@ -76,7 +76,7 @@ pub fn read(path: &Path, tokenizer: Tokenizer, limit: usize) -> Result<Set> {
         reader.lines(BufReader::new(whole))?
     };
     if set.examples.is_empty() {
-        return Err(Error::Data(format!("{name}: no example in it, expected at least one")));
+        return Err(Error::data(format!("{name}: no example in it, expected at least one")));
     }
     Ok(set)
 }
@@ -89,7 +89,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn fault(&self, text: impl std::fmt::Display) -> Error {
-        Error::Data(format!("{}: {text}", self.name))
+        Error::data(format!("{}: {text}", self.name))
     }
 
     /// Encodes the texts of example `number`, counted from 1.

@@ -43,11 +43,11 @@ impl LoaderConfig {
     fn check(&self) -> Result<()> {
         for (name, value) in [("batch", self.batch), ("context", self.context), ("ranks", self.ranks)] {
             if value == 0 {
-                return Err(Error::Usage(format!("loader: {name} is wrong, expected at least 1, got 0")));
+                return Err(Error::usage(format!("loader: {name} is wrong, expected at least 1, got 0")));
             }
         }
         if self.rank >= self.ranks {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "loader: rank is wrong, expected below {} ranks, got {}",
                 self.ranks, self.rank
             )));
@@ -205,7 +205,7 @@ impl Loader {
 
     fn check_state(&self, state: &LoaderState) -> Result<()> {
         let wrong = |what: &str, expected: String, got: String| {
-            Err(Error::Data(format!("loader.restore: {what}, expected {expected}, got {got}; has the data changed?")))
+            Err(Error::data(format!("loader.restore: {what}, expected {expected}, got {got}; has the data changed?")))
         };
         let shards = self.sources.len();
         if !is_permutation(&state.shards, shards) {
@@ -280,12 +280,12 @@ impl Loader {
 
 fn check_sources(sources: &[TokenSource], sample_tokens: usize) -> Result<()> {
     if sources.is_empty() {
-        return Err(Error::Data("loader: no data, expected at least one source of tokens, got 0".into()));
+        return Err(Error::data("loader: no data, expected at least one source of tokens, got 0"));
     }
     let needed = sample_tokens.saturating_add(1);
     match sources.iter().find(|source| source.len() < needed) {
         None => Ok(()),
-        Some(source) => Err(Error::Data(format!(
+        Some(source) => Err(Error::data(format!(
             "{}: too few tokens for a batch, expected at least {needed}, got {}; try a smaller --batch or --context",
             source.name(),
             source.len()
@@ -303,7 +303,7 @@ fn is_permutation(order: &[u32], n: usize) -> bool {
 pub(super) fn check_slices(place: &str, n: usize, inputs: &[u32], targets: &[u32]) -> Result<()> {
     for (name, slice) in [("inputs", inputs), ("targets", targets)] {
         if slice.len() != n {
-            return Err(Error::Shape(format!("{place}: `{name}` has shape ({}), expected ({n})", slice.len())));
+            return Err(Error::shape(format!("{place}: `{name}` has shape ({}), expected ({n})", slice.len())));
         }
     }
     Ok(())

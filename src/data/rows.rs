@@ -27,7 +27,7 @@ impl Rows {
     /// [`Error::Usage`] if `context` is 0. [`Error::Data`] if there is not one whole row.
     pub fn new(sources: Vec<TokenSource>, context: usize, vocab: usize) -> Result<Self> {
         if context == 0 {
-            return Err(Error::Usage("validation: context is wrong, expected at least 1, got 0".into()));
+            return Err(Error::usage("validation: context is wrong, expected at least 1, got 0"));
         }
         let mut total = 0;
         let ends: Vec<usize> = sources
@@ -38,7 +38,7 @@ impl Rows {
             })
             .collect();
         if total == 0 {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "validation: too few tokens for a row, expected at least {} in a source, got {}; try a smaller --context \
                  or more text",
                 context.saturating_add(1),
@@ -74,7 +74,7 @@ impl Rows {
     pub fn row(&mut self, index: usize, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
         check_slices("rows.row", self.context, inputs, targets)?;
         if index >= self.len() {
-            return Err(Error::Shape(format!("rows.row: no such row, expected below {}, got {index}", self.len())));
+            return Err(Error::shape(format!("rows.row: no such row, expected below {}, got {index}", self.len())));
         }
         let source = self.ends.partition_point(|&end| end <= index);
         if source != self.current {
@@ -157,6 +157,9 @@ mod tests {
         let mut rows = Rows::new(sources(&[9]), 4, 905).unwrap();
         assert!(matches!(rows.row(0, &mut [0; 4], &mut [0; 4]), Ok(())));
         let error = rows.row(1, &mut [0; 4], &mut [0; 4]).unwrap_err();
-        assert!(matches!(&error, Error::Data(text) if text.starts_with("9: token 5 is outside")), "{error}");
+        assert!(
+            matches!(&error, Error::Data(fault) if fault.to_string().starts_with("9: token 5 is outside")),
+            "{error}"
+        );
     }
 }

@@ -123,7 +123,7 @@ impl FromStr for Tokenizer {
         match name {
             "gpt2" => Ok(Self::Gpt2),
             "bytes" => Ok(Self::Bytes),
-            _ => Err(Error::Usage(format!("tokenizer: unknown name, expected gpt2 or bytes, got `{name}`"))),
+            _ => Err(Error::usage(format!("tokenizer: unknown name, expected gpt2 or bytes, got `{name}`"))),
         }
     }
 }

@@ -62,7 +62,7 @@ impl TokenSource {
         let size = file.metadata().map_err(|e| cannot_read(&name, &e))?.len();
         let mut header = [0; HEADER_WORDS];
         if size < HEADER_BYTES {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{name}: header is cut short, expected at least {HEADER_BYTES} bytes, got {size}; is it a token shard?"
             )));
         }
@@ -97,7 +97,7 @@ impl TokenSource {
     pub fn read(&self, offset: usize, out: &mut [u16]) -> Result<()> {
         let end = offset.saturating_add(out.len());
         if end > self.len {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{}: read past the end, expected at most {} tokens, got a request for {end}",
                 self.name, self.len
             )));
@@ -122,7 +122,7 @@ impl TokenSource {
         self.read(offset, out)?;
         match out.iter().position(|&id| usize::from(id) >= vocab) {
             None => Ok(()),
-            Some(i) => Err(Error::Data(format!(
+            Some(i) => Err(Error::data(format!(
                 "{}: token {} is outside the vocabulary, expected an id below {vocab}, got {}; try the tokenizer that \
                  made this data",
                 self.name,
@@ -163,12 +163,12 @@ impl Shard {
 /// # Errors
 /// [`Error::Data`] if the pattern is none, nothing matches, or a shard is broken.
 pub fn open_shards(pattern: &str) -> Result<Vec<TokenSource>> {
-    let paths = glob::glob(pattern).map_err(|e| Error::Data(format!("{pattern}: not a file pattern: {}", e.msg)))?;
+    let paths = glob::glob(pattern).map_err(|e| Error::data(format!("{pattern}: not a file pattern: {}", e.msg)))?;
     let mut paths: Vec<PathBuf> = paths
         .collect::<std::result::Result<_, _>>()
         .map_err(|e| cannot_read(&e.path().display().to_string(), e.error()))?;
     if paths.is_empty() {
-        return Err(Error::Data(format!(
+        return Err(Error::data(format!(
             "{pattern}: no file matches, expected at least one token shard; try `wgpt data prepare`"
         )));
     }
@@ -183,7 +183,7 @@ pub fn open_shards(pattern: &str) -> Result<Vec<TokenSource>> {
 pub fn write_shard(path: impl AsRef<Path>, tokens: &[u16]) -> Result<()> {
     let path = path.as_ref();
     let count = i32::try_from(tokens.len()).map_err(|_| {
-        Error::Output(format!(
+        Error::output(format!(
             "{}: too many tokens for a shard, expected at most {}, got {}; try several shards",
             path.display(),
             i32::MAX,
@@ -191,7 +191,7 @@ pub fn write_shard(path: impl AsRef<Path>, tokens: &[u16]) -> Result<()> {
         ))
     })?;
     write_words(path, count, tokens)
-        .map_err(|e| Error::Output(format!("{}: cannot be written: {}", path.display(), describe(&e))))
+        .map_err(|e| Error::output(format!("{}: cannot be written: {}", path.display(), describe(&e))))
 }
 
 fn write_words(path: &Path, count: i32, tokens: &[u16]) -> io::Result<()> {
@@ -223,7 +223,7 @@ pub(crate) fn write_tokens(out: &mut dyn Write, tokens: &[u16]) -> io::Result<()
 /// [`Error::Data`] if a file is missing, a folder, unreadable or empty, or there is no file at all.
 pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: Tokenizer) -> Result<Vec<u16>> {
     if paths.is_empty() {
-        return Err(Error::Data("text: no file given, expected at least one".into()));
+        return Err(Error::data("text: no file given, expected at least one"));
     }
     let mut tokens = Vec::new();
     for path in paths {
@@ -243,11 +243,11 @@ pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: Tokenizer) ->
 fn read_text(path: &Path) -> Result<Vec<u8>> {
     let name = path.display();
     if path.is_dir() {
-        return Err(Error::Data(format!("{name}: is a folder, expected a text file; try one of the files in it")));
+        return Err(Error::data(format!("{name}: is a folder, expected a text file; try one of the files in it")));
     }
     let text = std::fs::read(path).map_err(|e| cannot_read(&name.to_string(), &e))?;
     if text.is_empty() {
-        return Err(Error::Data(format!("{name}: text is empty, expected at least one byte, got 0")));
+        return Err(Error::data(format!("{name}: text is empty, expected at least one byte, got 0")));
     }
     Ok(text)
 }
@@ -263,7 +263,7 @@ pub fn split(mut tokens: Vec<u16>) -> (Vec<u16>, Vec<u16>) {
 fn open_file(path: &Path) -> Result<File> {
     let name = path.display().to_string();
     if path.is_dir() {
-        return Err(Error::Data(format!("{name}: is a folder, expected a token shard; try a pattern such as *.bin")));
+        return Err(Error::data(format!("{name}: is a folder, expected a token shard; try a pattern such as *.bin")));
     }
     File::open(path).map_err(|e| cannot_read(&name, &e))
 }
@@ -272,7 +272,7 @@ fn open_file(path: &Path) -> Result<File> {
 fn check_header(name: &str, header: [i32; HEADER_WORDS], size: u64) -> Result<usize> {
     let [magic, version, count] = [header[0], header[1], header[2]];
     let wrong = |what: &str, expected: &dyn std::fmt::Display, got: &dyn std::fmt::Display, hint: &str| {
-        Err(Error::Data(format!("{name}: {what}, expected {expected}, got {got}{hint}")))
+        Err(Error::data(format!("{name}: {what}, expected {expected}, got {got}{hint}")))
     };
     if magic != MAGIC {
         return wrong("bad magic", &MAGIC, &magic, hint_of_magic(magic));
@@ -305,7 +305,7 @@ fn hint_of_magic(magic: i32) -> &'static str {
 }
 
 pub(crate) fn cannot_read(name: &str, error: &io::Error) -> Error {
-    Error::Data(format!("{name}: cannot be read: {}", describe(error)))
+    Error::data(format!("{name}: cannot be read: {}", describe(error)))
 }
 
 /// An I/O error in the style of our own: lower case, one line.
@@ -348,7 +348,7 @@ mod tests {
 
     fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
         match result {
-            Err(Error::Data(message)) => message,
+            Err(Error::Data(fault)) => fault.to_string(),
             other => panic!("expected a data error, got {other:?}"),
         }
     }

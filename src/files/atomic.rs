@@ -49,7 +49,7 @@ pub fn output_error(path: &Path, error: &io::Error) -> Error {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "try a folder that you may write to",
         _ => "try another folder",
     };
-    Error::Output(format!("{}: cannot be written ({error}); {hint}", path.display()))
+    Error::output(format!("{}: cannot be written ({error}); {hint}", path.display()))
 }
 
 /// `path` with `.tmp` behind: the same folder, hence the same file system, so that the rename is one step.
@@ -108,7 +108,7 @@ mod tests {
     fn a_missing_folder_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = write(&dir.path().join("no/a"), |_| Ok(())).unwrap_err();
-        assert!(matches!(&error, Error::Output(text) if text.contains("no/a")), "{error}");
+        assert!(matches!(&error, Error::Output(fault) if fault.to_string().contains("no/a")), "{error}");
     }
 
     #[cfg(target_os = "linux")]

@@ -49,7 +49,7 @@ impl Lock {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
                 let holder = if holder.trim().is_empty() { "another process" } else { holder.trim() };
                 let folder = path.parent().unwrap_or(&path).display();
-                Err(Error::Locked(format!(
+                Err(Error::locked(format!(
                     "--out: {folder} is in use by {holder}, expected a free folder; try again when that run has ended"
                 )))
             }

@@ -56,12 +56,12 @@ impl Manifest {
     }
 
     fn text(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec_pretty(self).map_err(|e| Error::Output(format!("{MANIFEST}: cannot be made ({e})")))
+        serde_json::to_vec_pretty(self).map_err(|e| Error::output(format!("{MANIFEST}: cannot be made ({e})")))
     }
 
     /// Only the very bytes that [`Manifest::text`] makes: a changed blank is a change.
     fn parse(text: &[u8]) -> Result<Self> {
-        let broken = |what: String| Error::Data(format!("{MANIFEST}: {what}"));
+        let broken = |what: String| Error::data(format!("{MANIFEST}: {what}"));
         let found: Self = serde_json::from_slice(text).map_err(|e| broken(format!("is no manifest ({e})")))?;
         if found.version != VERSION {
             return Err(broken(format!("has version {}, expected {VERSION}; try a newer wgpt", found.version)));
@@ -180,7 +180,7 @@ impl<'d> Checkpoints<'d> {
             let _ = self.disk.remove_folder(&temporary);
             return result;
         }
-        self.verify(step).map_err(|e| Error::Output(format!("{e}, right after it was written; try another disk")))?;
+        self.verify(step).map_err(|e| Error::output(format!("{e}, right after it was written; try another disk")))?;
         crate::kill_point!("save: verified");
         self.forget(step, keep)
     }
@@ -252,24 +252,24 @@ impl<'d> Checkpoints<'d> {
     /// not let us see; [`Error::Usage`] if a newer program has made it.
     pub fn verify(&self, step: usize) -> Result<u64> {
         let dir = self.path(step);
-        let damaged = |name: &str, what: String| Error::Data(format!("{}: {what}", dir.join(name).display()));
+        let damaged = |name: &str, what: String| Error::data(format!("{}: {what}", dir.join(name).display()));
         let unread = |name: &str, e: &io::Error| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
                 damaged(name, format!("cannot be read ({e})"))
             }
             // a disk that is away does not make a checkpoint a bad one
-            _ => Error::Output(format!("{}: cannot be read ({e}); try again", dir.join(name).display())),
+            _ => Error::output(format!("{}: cannot be read ({e}); try again", dir.join(name).display())),
         };
         let mut text = Vec::new();
         let opened = self.disk.open(&dir.join(MANIFEST)).map_err(|e| unread(MANIFEST, &e))?;
         opened.take(MANIFEST_BYTES).read_to_end(&mut text).map_err(|e| unread(MANIFEST, &e))?;
         if let Some(version) = newer_version(&text) {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "{}: is a checkpoint of a newer wgpt (layout {version}, expected {VERSION}); try that one",
                 dir.display()
             )));
         }
-        let manifest = Manifest::parse(&text).map_err(|e| Error::Data(format!("{}: {e}", dir.display())))?;
+        let manifest = Manifest::parse(&text).map_err(|e| Error::data(format!("{}: {e}", dir.display())))?;
         if manifest.step != step {
             return Err(damaged(MANIFEST, format!("is of step {}, expected {step}", manifest.step)));
         }
@@ -343,7 +343,7 @@ impl<'d> Checkpoints<'d> {
         self.disk
             .open(&path)
             .and_then(|mut file| file.read_to_end(&mut bytes))
-            .map_err(|e| Error::Data(format!("{}: cannot be read ({e})", path.display())))?;
+            .map_err(|e| Error::data(format!("{}: cannot be read ({e})", path.display())))?;
         Ok(bytes)
     }
 }

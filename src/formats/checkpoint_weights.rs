@@ -24,7 +24,7 @@ pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
     match checkpoints.newest()? {
         (Some(step), _) => Ok(Some(checkpoints.path(step))),
         (None, damaged) => match damaged.into_iter().next() {
-            Some(first) => Err(Error::Data(format!("{}: no checkpoint is sound: {}", run.display(), first.error))),
+            Some(first) => Err(Error::data(format!("{}: no checkpoint is sound: {}", run.display(), first.error))),
             None => Ok(None),
         },
     }
@@ -50,7 +50,7 @@ pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
     let inside = |id: &u32| (*id as usize) < config.vocab;
     (info.bos, info.eos) = (info.bos.filter(inside), info.eos.filter(inside));
     let file = dir.join(WEIGHTS);
-    let bytes = fs::read(&file).map_err(|e| Error::Data(format!("{}: cannot be read ({e})", file.display())))?;
+    let bytes = fs::read(&file).map_err(|e| Error::data(format!("{}: cannot be read ({e})", file.display())))?;
     Ok((read(&file, &bytes, config, "")?, info))
 }
 
@@ -60,7 +60,7 @@ pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
 /// [`Error::Data`] if there is none, or it is broken.
 pub fn run_config(run: &Path) -> Result<(Config, toml::Table)> {
     let path = run.join("config.toml");
-    let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
+    let wrong = |what: String| Error::data(format!("{}: {what}", path.display()));
     let text = fs::read_to_string(&path).map_err(|e| wrong(format!("cannot be read ({e})")))?;
     let table: toml::Table =
         text.parse().map_err(|_| wrong("is not a run's configuration, expected what `wgpt train` writes".into()))?;
@@ -79,7 +79,7 @@ pub fn run_config(run: &Path) -> Result<(Config, toml::Table)> {
 /// # Errors
 /// [`Error::Data`] if a tensor is missing or of another shape.
 pub fn read(path: &Path, bytes: &[u8], config: Config, prefix: &str) -> Result<Weights> {
-    let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
+    let wrong = |what: String| Error::data(format!("{}: {what}", path.display()));
     let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("is not safetensors ({e})")))?;
     let mut weights = Weights::zeros(config);
     for (param, values) in PARAMS.iter().zip(&mut weights.tensors) {

@@ -64,7 +64,7 @@ impl Element {
             // exponent bits all set after rounding: the value was finite before
             if let Some(value) = values.iter().find(|x| to_bf16(**x) & 0x7f80 == 0x7f80) {
                 let name = param.name;
-                return Err(Error::Data(format!(
+                return Err(Error::data(format!(
                     "weights: `{name}` holds {value}, expected numbers that bf16 can hold; try f32"
                 )));
             }

@@ -93,7 +93,7 @@ pub fn save_as(dir: &Path, weights: &Weights, info: &ModelInfo, element: Element
 }
 
 fn data(path: &Path, text: impl std::fmt::Display) -> Error {
-    Error::Data(format!("{}: {text}", path.display()))
+    Error::data(format!("{}: {text}", path.display()))
 }
 
 fn check_sizes(weights: &Weights) -> Result<()> {
@@ -101,7 +101,7 @@ fn check_sizes(weights: &Weights) -> Result<()> {
         let expected = param.copies(&weights.config) * param.elements(&weights.config);
         if values.len() != expected {
             let (name, got) = (param.name, values.len());
-            return Err(Error::Shape(format!("hf.save: `{name}` has {got} values, expected {expected}")));
+            return Err(Error::shape(format!("hf.save: `{name}` has {got} values, expected {expected}")));
         }
     }
     Ok(())

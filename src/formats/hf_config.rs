@@ -47,9 +47,9 @@ impl ModelInfo {
 pub fn read(path: &Path) -> Result<(Config, ModelInfo)> {
     let place = path.display().to_string();
     let text = read_small(path).map_err(|e| {
-        Error::Data(format!("{place}: cannot be read ({e}); try a folder with config.json and model.safetensors"))
+        Error::data(format!("{place}: cannot be read ({e}); try a folder with config.json and model.safetensors"))
     })?;
-    let value = serde_json::from_slice(&text).map_err(|e| Error::Data(format!("{place}: broken JSON ({e})")))?;
+    let value = serde_json::from_slice(&text).map_err(|e| Error::data(format!("{place}: broken JSON ({e})")))?;
     Reader { place: &place, value }.read()
 }
 
@@ -83,7 +83,7 @@ pub fn check(config: &Config, info: &ModelInfo) -> Result<()> {
     for (key, id) in [("bos_token_id", info.bos), ("eos_token_id", info.eos)] {
         if let Some(id) = id.filter(|id| *id as usize >= config.vocab) {
             let vocab = config.vocab;
-            return Err(Error::Usage(format!("config.json: {key} is {id}, expected below the vocabulary's {vocab}")));
+            return Err(Error::usage(format!("config.json: {key} is {id}, expected below the vocabulary's {vocab}")));
         }
     }
     Ok(())
@@ -133,7 +133,7 @@ impl Reader<'_> {
             heads: self.size("n_head")?,
             channels: self.size("n_embd")?,
         };
-        config.check().map_err(|e| Error::Data(format!("{}: {e}", self.place)))?;
+        config.check().map_err(|e| Error::data(format!("{}: {e}", self.place)))?;
         let inner = &self.value["n_inner"];
         if !inner.is_null() && inner.as_u64() != Some(4 * config.channels as u64) {
             return Err(self.refuse("n_inner", &format!("null or {}", 4 * config.channels)));
@@ -192,7 +192,7 @@ impl Reader<'_> {
 
     fn refuse(&self, key: &str, expected: &str) -> Error {
         let got = self.value.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
-        Error::Data(format!("{}: {key}, expected {expected}, got {got}; try a plain GPT-2", self.place))
+        Error::data(format!("{}: {key}, expected {expected}, got {got}; try a plain GPT-2", self.place))
     }
 }
 

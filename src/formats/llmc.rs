@@ -74,7 +74,7 @@ pub fn save(path: &Path, weights: &Weights, element: Element) -> Result<()> {
     header[..2].copy_from_slice(&[MAGIC, version]);
     for (word, (field, value)) in header[2..].iter_mut().zip(FIELDS.iter().zip(fields)) {
         *word = i32::try_from(value)
-            .map_err(|_| Error::Usage(format!("convert: {field} is {value}, expected below 2^31")))?;
+            .map_err(|_| Error::usage(format!("convert: {field} is {value}, expected below 2^31")))?;
     }
     atomic::write(path, |out: &mut dyn Write| {
         out.write_all(&header.map(i32::to_le_bytes).concat())?;
@@ -83,7 +83,7 @@ pub fn save(path: &Path, weights: &Weights, element: Element) -> Result<()> {
 }
 
 fn data(path: &Path, text: impl std::fmt::Display) -> Error {
-    Error::Data(format!("{}: {text}", path.display()))
+    Error::data(format!("{}: {text}", path.display()))
 }
 
 fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {

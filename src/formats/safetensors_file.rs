@@ -113,12 +113,12 @@ fn header(metadata: &BTreeMap<&str, &str>, entries: &[Entry], order: &[usize]) -
         let end = offset + entry.bytes();
         let item = Item::Tensor { dtype: entry.dtype, shape: &entry.shape, data_offsets: [offset, end] };
         if items.insert(&entry.name, item).is_some() {
-            return Err(Error::Shape(format!("safetensors: two entries are called `{}`, expected one", entry.name)));
+            return Err(Error::shape(format!("safetensors: two entries are called `{}`, expected one", entry.name)));
         }
         offset = end;
     }
     let mut bytes =
-        serde_json::to_vec(&items).map_err(|e| Error::Output(format!("safetensors: header cannot be made ({e})")))?;
+        serde_json::to_vec(&items).map_err(|e| Error::output(format!("safetensors: header cannot be made ({e})")))?;
     bytes.resize(bytes.len().next_multiple_of(8), b' ');
     Ok(bytes)
 }

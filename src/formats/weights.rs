@@ -53,7 +53,7 @@ pub fn find(from: &Path) -> Result<Place> {
     if from.exists() {
         return file(from);
     }
-    let missing = |text: String| Err(Error::Data(format!("{}: {text}", from.display())));
+    let missing = |text: String| Err(Error::data(format!("{}: {text}", from.display())));
     let Some(name) = from.to_str().filter(|name| hub::is_name(name)) else {
         return missing("no such file or folder, expected a model's folder or a .bin of llm.c".into());
     };
@@ -85,7 +85,7 @@ fn folder(dir: &Path) -> PathBuf {
 
 /// What a file is, by its first bytes.
 fn file(path: &Path) -> Result<Place> {
-    let fault = |text: String| Error::Data(format!("{}: {text}", path.display()));
+    let fault = |text: String| Error::data(format!("{}: {text}", path.display()));
     let mut start = [0; 8];
     let mut read = 0;
     let mut file = File::open(path).map_err(|e| fault(format!("cannot be read ({e})")))?;

@@ -189,10 +189,9 @@ pub fn find(device: Option<&str>) -> Result<Caps> {
 /// Picks an adapter: by index or by part of the name, else by `WGPU_ADAPTER_NAME`, else the first.
 pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<usize> {
     if adapters.is_empty() {
-        return Err(Error::Device(
+        return Err(Error::device(
             "device: no adapter found, expected a GPU with a Vulkan, Metal or DX12 driver; install one, or on Linux start \
-             through tools/run, which fetches software Vulkan"
-                .into(),
+             through tools/run, which fetches software Vulkan",
         ));
     }
     let wanted = match device {
@@ -205,7 +204,7 @@ pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<u
     let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
     let unknown = || {
         let known: Vec<String> = names.iter().enumerate().map(|(i, name)| format!("{i}: {name}")).collect();
-        Error::Device(format!("{}: no adapter is `{}`, expected one of {}", wanted.0, wanted.1, known.join(", ")))
+        Error::device(format!("{}: no adapter is `{}`, expected one of {}", wanted.0, wanted.1, known.join(", ")))
     };
     if wanted.0 == "--device"
         && let Ok(index) = wanted.1.parse::<usize>()

@@ -106,11 +106,11 @@ impl<'a> Immediates<'a> {
     pub(super) fn check(&self, kernel: &str, found: &[Member<String>], bytes: u32) -> Result<()> {
         if bytes as usize != self.bytes.len() {
             let given = self.bytes.len();
-            return Err(Error::Gpu(format!("{kernel}: {given} bytes of immediates, expected {bytes}")));
+            return Err(Error::gpu(format!("{kernel}: {given} bytes of immediates, expected {bytes}")));
         }
         match self.members {
             Some(members) if bytes > 0 => {
-                compare(members, found).map_err(|what| Error::Gpu(format!("{kernel}: immediates: {what}")))
+                compare(members, found).map_err(|what| Error::gpu(format!("{kernel}: immediates: {what}")))
             }
             _ => Ok(()),
         }

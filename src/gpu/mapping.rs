@@ -18,7 +18,7 @@ pub(super) type After = Box<dyn FnOnce() + Send>;
 
 /// The memory of a buffer.
 pub(super) fn raw(buffer: &Buffer) -> Result<&wgpu::Buffer> {
-    buffer.raw.as_ref().ok_or_else(|| Error::Gpu(format!("gpu: `{}` of a dry device was used", buffer.label)))
+    buffer.raw.as_ref().ok_or_else(|| Error::gpu(format!("gpu: `{}` of a dry device was used", buffer.label)))
 }
 
 /// A mapping that comes when the device has let go of the buffer.
@@ -118,6 +118,6 @@ mod tests {
         late.join().unwrap();
 
         let error = Mapping::never("a read-back").wait(&gpu, Some(ticket)).unwrap_err();
-        assert!(matches!(&error, Error::Lost(text) if text.contains("was dropped")), "{error}");
+        assert!(matches!(&error, Error::Lost(fault) if fault.to_string().contains("was dropped")), "{error}");
     }
 }

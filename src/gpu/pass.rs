@@ -167,7 +167,7 @@ impl<'g> Pass<'g> {
             dispatch.tensors.iter().zip(writes).map(|(tensor, writes)| Binding::new(tensor, writes)).collect();
         let limit = u64::from(self.gpu.caps.max_groups);
         let grid = fold(dispatch.groups, limit).ok_or_else(|| {
-            Error::Gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit))
+            Error::gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit))
         })?;
         self.commands.push(Command {
             place: self.place,
@@ -193,7 +193,7 @@ impl<'g> Pass<'g> {
     /// [`Error::Shape`] if the sizes differ.
     pub fn copy(&mut self, source: &Tensor, target: &Tensor) -> Result<()> {
         if source.bytes() != target.bytes() {
-            return Err(Error::Shape(format!(
+            return Err(Error::shape(format!(
                 "copy: `{}` has {} bytes, `{}` has {}",
                 source.label(),
                 source.bytes(),
@@ -240,7 +240,7 @@ impl<'g> Pass<'g> {
     fn bind(&self, pipeline: &Pipeline, name: &str, tensors: &[&Tensor]) -> Result<Option<wgpu::BindGroup>> {
         let caps = &self.gpu.caps;
         if tensors.len() != pipeline.reflection.bindings.len() {
-            return Err(Error::Gpu(format!(
+            return Err(Error::gpu(format!(
                 "{name}: {} tensors given, the kernel binds {}",
                 tensors.len(),
                 pipeline.reflection.bindings.len()
@@ -248,7 +248,7 @@ impl<'g> Pass<'g> {
         }
         for tensor in tensors {
             if tensor.bytes() > caps.max_binding_bytes {
-                return Err(Error::Memory(format!(
+                return Err(Error::memory(format!(
                     "{name}: `{}` has {} MiB, {} binds at most {} MiB at once; try a smaller --batch",
                     tensor.label(),
                     tensor.bytes() >> 20,
@@ -257,7 +257,7 @@ impl<'g> Pass<'g> {
                 )));
             }
             if !tensor.offset.is_multiple_of(caps.offset_alignment) {
-                return Err(Error::Gpu(format!(
+                return Err(Error::gpu(format!(
                     "{name}: `{}` starts at byte {}, expected a multiple of {}",
                     tensor.label(),
                     tensor.offset,
@@ -268,7 +268,7 @@ impl<'g> Pass<'g> {
         let Some(raw) = &self.gpu.raw else { return Ok(None) };
         // before the look-up: ids of a dry device's buffers are also ids of this one's
         if let Some(tensor) = tensors.iter().find(|tensor| tensor.buffer.raw.is_none()) {
-            return Err(Error::Gpu(format!("{name}: `{}` is a tensor of a dry device", tensor.label())));
+            return Err(Error::gpu(format!("{name}: `{}` is a tensor of a dry device", tensor.label())));
         }
         let Some((_, layout)) = pipeline.built() else { return Ok(None) };
         let window =
@@ -294,7 +294,7 @@ impl<'g> Pass<'g> {
         let group =
             raw.device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(name), layout, entries: &entries });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Gpu(format!("{name}: cannot be bound: {error}")));
+            return Err(Error::gpu(format!("{name}: cannot be bound: {error}")));
         }
         self.gpu.bind_groups_created.fetch_add(1, Ordering::Relaxed);
         cache.insert(key, group.clone());

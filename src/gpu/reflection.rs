@@ -86,7 +86,7 @@ impl Reflection {
             ("bytes of immediates", self.immediate_bytes, 64),
         ] {
             if need > limit {
-                return Err(Error::Gpu(format!("kernel {name}: {need} {what}, {} allows {limit}", caps.name)));
+                return Err(Error::gpu(format!("kernel {name}: {need} {what}, {} allows {limit}", caps.name)));
             }
         }
         self.needs.check(name, caps)
@@ -165,14 +165,14 @@ impl Needs {
             ("subgroup operations", self.subgroups, caps.subgroups),
         ] {
             if need && !have {
-                return Err(Error::Gpu(format!("kernel {name}: needs {what}, {} has none", caps.name)));
+                return Err(Error::gpu(format!("kernel {name}: needs {what}, {} has none", caps.name)));
             }
         }
         match self.matrix_edges.iter().find(|edge| !caps.matrix_edges.contains(edge)) {
-            Some(0) => Err(Error::Gpu(format!(
+            Some(0) => Err(Error::gpu(format!(
                 "kernel {name}: needs cooperative matrices that are not square, of f16 operands and f32 sums"
             ))),
-            Some(edge) => Err(Error::Gpu(format!(
+            Some(edge) => Err(Error::gpu(format!(
                 "kernel {name}: needs cooperative matrices of {edge}x{edge}, {} has {}",
                 caps.name,
                 if caps.matrix_edges.is_empty() { "none".into() } else { format!("edges {:?}", caps.matrix_edges) }

@@ -59,14 +59,14 @@ impl UploadRing {
     ) -> Result<()> {
         // before a slot is taken: a refused upload leaves the ring whole
         if reads.iter().any(|read| read.is_full()) {
-            return Err(Error::Gpu("gpu: the read ring is full, its results must be taken first".into()));
+            return Err(Error::gpu("gpu: the read ring is full, its results must be taken first"));
         }
         let room = self.slots.front().map_or(0, |slot| slot.buffer.size);
         let mut need = 0;
         for (tensor, data) in uploads {
             need += data.len() as u64;
             if data.len() as u64 != tensor.bytes() || need > room {
-                return Err(Error::Shape(format!(
+                return Err(Error::shape(format!(
                     "upload: `{}` has {} bytes, got {}, {need} of {room} in the slot",
                     tensor.label(),
                     tensor.bytes(),
@@ -75,7 +75,7 @@ impl UploadRing {
             }
         }
         let Some(mut slot) = self.slots.pop_front() else {
-            return Err(Error::Gpu("gpu: an upload ring without slots".into()));
+            return Err(Error::gpu("gpu: an upload ring without slots"));
         };
         gpu.poll()?;
         if !slot.mapping.is_there(gpu)? {
@@ -163,7 +163,7 @@ impl ReadRing {
         let buffer = self
             .free
             .pop_front()
-            .ok_or_else(|| Error::Gpu("gpu: the read ring is full, its results must be taken first".into()))?;
+            .ok_or_else(|| Error::gpu("gpu: the read ring is full, its results must be taken first"))?;
         let target = raw(&buffer)?;
         encoder.copy_buffer_to_buffer(raw(&self.tensor.buffer)?, self.tensor.offset, target, 0, self.tensor.bytes());
         let (mapping, ask) = Mapping::new(gpu, "a read-back", target, target.size(), wgpu::MapMode::Read);

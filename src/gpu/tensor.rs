@@ -176,7 +176,7 @@ impl Tensor {
         if (self.rows, self.columns) == (rows, columns) {
             return Ok(());
         }
-        Err(Error::Shape(format!(
+        Err(Error::shape(format!(
             "{place}: `{name}` has shape ({}, {}), expected ({rows}, {columns})",
             self.rows, self.columns
         )))
@@ -190,7 +190,7 @@ impl Tensor {
         if self.elem == elem {
             return Ok(());
         }
-        Err(Error::Shape(format!("{place}: `{name}` holds {:?}, expected {elem:?}", self.elem)))
+        Err(Error::shape(format!("{place}: `{name}` holds {:?}, expected {elem:?}", self.elem)))
     }
 }
 

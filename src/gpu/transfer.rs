@@ -29,7 +29,7 @@ impl Gpu {
         for (tensor, data) in list {
             let (label, expected, found) = (tensor.label(), tensor.bytes(), data.len());
             if found as u64 != expected {
-                return Err(Error::Shape(format!("write: `{label}` has {expected} bytes, got {found}")));
+                return Err(Error::shape(format!("write: `{label}` has {expected} bytes, got {found}")));
             }
             let (Some(raw), Some(buffer)) = (&self.raw, &tensor.buffer.raw) else { continue };
             for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {

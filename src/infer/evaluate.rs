@@ -133,7 +133,7 @@ impl<'a> Evaluator<'a> {
         }
         let mean = sum / (count * context) as f64;
         if !mean.is_finite() {
-            return Err(Error::Diverged(format!(
+            return Err(Error::diverged(format!(
                 "eval: the loss is {mean}, expected a finite one; the weights are of no use"
             )));
         }
@@ -219,13 +219,13 @@ fn rows(examples: &[Example], vocab: usize, positions: usize) -> Result<(Vec<Row
             let mut tokens = [example.context.as_slice(), tokens].concat();
             let scored = tokens.len() - example.context.len();
             if let Some(id) = tokens.iter().find(|id| usize::from(**id) >= vocab) {
-                return Err(Error::Data(format!(
+                return Err(Error::data(format!(
                     "hellaswag: example {}: token {id}, expected below the model's {vocab}",
                     i + 1
                 )));
             }
             if scored >= most {
-                return Err(Error::Data(format!(
+                return Err(Error::data(format!(
                     "hellaswag: example {}: an ending of {scored} tokens, expected fewer than the model's {} positions",
                     i + 1,
                     most - 1

@@ -117,11 +117,11 @@ impl<'a> Generator<'a> {
         let n = tokens.len();
         self.prompt.2 = false;
         if n == 0 || n > self.context {
-            return Err(Error::Shape(format!("generate: {n} tokens, expected 1 to {}", self.context)));
+            return Err(Error::shape(format!("generate: {n} tokens, expected 1 to {}", self.context)));
         }
         let found = self.recorded.iter().find(|r| r.acts.positions >= n);
         let Some(Recorded { acts, body }) = found else {
-            return Err(Error::Shape(format!("generate: no program for {n} tokens")));
+            return Err(Error::shape(format!("generate: no program for {n} tokens")));
         };
         let mut padded = tokens.to_vec();
         padded.resize(acts.positions, 0); // causal attention never looks at them
@@ -146,7 +146,7 @@ impl<'a> Generator<'a> {
         let position = self.kept.len();
         if position == 0 || position >= self.context {
             let most = self.context - 1;
-            return Err(Error::Shape(format!(
+            return Err(Error::shape(format!(
                 "generate: {position} positions are kept, expected 1 to {most} before one more"
             )));
         }

@@ -195,7 +195,7 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
     let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
     if let Some((label, bytes)) = &plan.oversized {
         let largest = caps.max_buffer_bytes >> 20;
-        return Err(Error::Memory(format!(
+        return Err(Error::memory(format!(
             "memory: `{label}` needs {} MiB, {} has buffers of at most {largest} MiB; try a smaller --batch, --context or \
              model (the run needs {} MiB in all)",
             bytes >> 20,
@@ -219,7 +219,7 @@ pub fn check_memory(gpu: &Gpu, settings: &Settings, limit: Option<u64>) -> Resul
     if total <= limit {
         return Ok(());
     }
-    Err(Error::Memory(format!(
+    Err(Error::memory(format!(
         "memory: the run needs {} MiB, expected at most {} MiB; try a smaller --batch, --context or model, or \
          --recompute block\n{table}",
         mib(total),
@@ -235,7 +235,7 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
     let caps = &gpu.caps;
     // what is free now may be a little less when the run begins
     let Some(limit) = limit.or_else(|| free_memory(caps).map(|free| free / 10 * 9)) else {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "--batch auto: {} does not say how much memory it has; try --memory 24GiB",
             caps.name
         )));
@@ -246,7 +246,7 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
     let divides = |batch: usize| tokens_per_step.is_none_or(|tokens| tokens.is_multiple_of((batch * rank).max(1)));
     let found = subject.largest_batch(gpu, limit.saturating_sub(host), divides)?;
     found.ok_or_else(|| {
-        Error::Memory(format!(
+        Error::memory(format!(
             "memory: --batch auto: not even one sequence of {} tokens fits into {} MiB; try a smaller --context or model, or \
              --recompute block",
             settings.train.context,

@@ -52,7 +52,7 @@ pub(super) fn a_second(what: &str, amount: f64, ms: f64) -> Result<f64> {
     if ms > 0.0 {
         return Ok(amount / ms * 1e3);
     }
-    Err(Error::Device(format!("roofs: the device's clock says {ms} ms for {what}: it computes nothing")))
+    Err(Error::device(format!("roofs: the device's clock says {ms} ms for {what}: it computes nothing")))
 }
 
 /// The shortest of several runs.

@@ -46,7 +46,7 @@ impl FromStr for Recompute {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.iter().find(|(name, _)| *name == text).map(|(_, level)| *level);
-        found.ok_or_else(|| Error::Usage(format!("--recompute: `{text}`, expected none, gelu, ln or block")))
+        found.ok_or_else(|| Error::usage(format!("--recompute: `{text}`, expected none, gelu, ln or block")))
     }
 }
 

@@ -44,7 +44,7 @@ impl Config {
             ("channels", self.channels),
         ] {
             if value == 0 {
-                return Err(Error::Usage(format!("model: {name} is 0, expected at least 1")));
+                return Err(Error::usage(format!("model: {name} is 0, expected at least 1")));
             }
         }
         for (name, value, most) in [
@@ -55,11 +55,11 @@ impl Config {
             ("channels", self.channels, 1 << 20),
         ] {
             if value > most {
-                return Err(Error::Usage(format!("model: {name} is {value}, expected at most {most}")));
+                return Err(Error::usage(format!("model: {name} is {value}, expected at most {most}")));
             }
         }
         if !self.channels.is_multiple_of(self.heads) {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "model: {} heads do not divide {} channels; try --heads {}",
                 self.heads,
                 self.channels,
@@ -67,7 +67,7 @@ impl Config {
             )));
         }
         if !(8..=128).contains(&self.head_size()) {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "model: {} channels over {} heads make heads of {} channels, expected 8 to 128",
                 self.channels,
                 self.heads,
@@ -83,7 +83,7 @@ impl Config {
     /// [`Error::Usage`] naming the descriptors there are.
     pub fn from_descriptor(name: &str) -> Result<Self> {
         let unknown = || {
-            Error::Usage(format!(
+            Error::usage(format!(
                 "--model: unknown model `{name}`, expected one of d6 d12 d24 d36 d48 d60 d72 d84 or gpt3:cN with N one of \
                  384 768 1024 1536 2048 2560 4096 12288"
             ))

@@ -68,7 +68,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let others = [("grad", Some(io.grad)), ("m", Some(io.m)), ("v", Some(io.v)), ("copy", io.copy)];
     for (name, tensor) in others.into_iter().filter_map(|(name, t)| t.map(|t| (name, t))) {
         if tensor.len() != n {
-            return Err(Error::Shape(format!("adamw.forward: `{name}` has {} elements, expected {n}", tensor.len())));
+            return Err(Error::shape(format!("adamw.forward: `{name}` has {} elements, expected {n}", tensor.len())));
         }
     }
     let width = Width::stored(stored_copy(io.copy.is_some()), &[n]);

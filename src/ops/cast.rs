@@ -43,7 +43,7 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     out.expect_elem("cast.forward", "out", Elem::F16)?;
     if inp.len() != out.len() {
         let (n, found) = (inp.len(), out.len());
-        return Err(Error::Shape(format!("cast.forward: `out` has {found} elements, expected {n}")));
+        return Err(Error::shape(format!("cast.forward: `out` has {found} elements, expected {n}")));
     }
     let width = Width::stored(Elem::F16, &[inp.len()]);
     let count = inp.len() / width.elements();
@@ -67,7 +67,7 @@ pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<
     out.expect_elem("cast.widen", "out", Elem::F32)?;
     out.expect("cast.widen", "out", 1, inp.columns())?;
     if row >= inp.rows() {
-        return Err(Error::Shape(format!("cast.widen: row {row}, expected below {}", inp.rows())));
+        return Err(Error::shape(format!("cast.widen: row {row}, expected below {}", inp.rows())));
     }
     let width = Width::stored(Elem::F16, &[inp.columns()]);
     let count = inp.columns() / width.elements();

@@ -77,7 +77,7 @@ pub struct Forward<'a> {
 /// [`Error::Shape`] if the sizes differ.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     if io.first.bytes() != io.again.bytes() {
-        return Err(Error::Shape(format!(
+        return Err(Error::shape(format!(
             "compare.forward: `again` has {} bytes, expected {}",
             io.again.bytes(),
             io.first.bytes()
@@ -131,7 +131,7 @@ pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
     io.want.expect_elem(place, "want", Elem::F32)?;
     io.result.expect(place, "result", 3, 1)?;
     if io.got.elem() == Elem::U32 || io.columns.end > line || u32::try_from(io.want.len()).is_err() {
-        return Err(Error::Shape(format!(
+        return Err(Error::shape(format!(
             "{place}: {rows} x {line} elements of {:?}, columns {:?}, expected fewer than 2^32 of f32 or f16",
             io.got.elem(),
             io.columns

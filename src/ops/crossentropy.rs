@@ -80,7 +80,7 @@ fn run(pass: &mut Pass, of: OpPass, io: &Forward, scale: f32, state: Option<&Ten
     io.targets.expect(place, "targets", n, 1)?;
     io.losses.expect(place, "losses", n, 1)?;
     if io.vocab > stride {
-        return Err(Error::Shape(format!("{place}: `logits` has {stride} columns, expected at least {}", io.vocab)));
+        return Err(Error::shape(format!("{place}: `logits` has {stride} columns, expected at least {}", io.vocab)));
     }
     let width = Width::stored(io.logits.elem(), &[stride]);
     let kernel = kernel(&pass.gpu.caps, of, width, io.logits.elem());

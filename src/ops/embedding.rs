@@ -180,7 +180,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.buckets.order.expect(place, "order", n, 1)?;
     io.dwte.expect(place, "dwte", io.dwte.rows(), c)?;
     if io.positions == 0 || io.dwpe.rows() < io.positions || io.dwpe.columns() != c {
-        return Err(Error::Shape(format!(
+        return Err(Error::shape(format!(
             "{place}: `dwpe` has {} rows, expected at least {}",
             io.dwpe.rows(),
             io.positions

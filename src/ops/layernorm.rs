@@ -296,7 +296,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         wide.expect_elem(place, "wide", Elem::F32)?;
         io.dinp.expect_elem(place, "dinp", Elem::F16)?;
         if io.first {
-            return Err(Error::Shape(format!("{place}: the gradient begins and ends here, `wide` is `dinp` then")));
+            return Err(Error::shape(format!("{place}: the gradient begins and ends here, `wide` is `dinp` then")));
         }
     }
     let caps = &pass.gpu.caps;

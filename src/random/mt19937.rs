@@ -95,11 +95,11 @@ impl Mt19937 {
     /// [`Error::Data`] if there are not 624 words, or `next` is above 624.
     pub fn from_state(state: &Mt19937State) -> Result<Self> {
         let words: [u32; N] = state.words.as_slice().try_into().map_err(|_| {
-            Error::Data(format!("mt19937: state has the wrong size, expected {N} words, got {}", state.words.len()))
+            Error::data(format!("mt19937: state has the wrong size, expected {N} words, got {}", state.words.len()))
         })?;
         let next = state.next as usize;
         if next > N {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "mt19937: position is outside the state, expected at most {N}, got {next}"
             )));
         }

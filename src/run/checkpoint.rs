@@ -162,7 +162,7 @@ pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<Str
     let checkpoints = Checkpoints::new(&System, run);
     let (newest, damaged) = checkpoints.newest()?;
     if let (None, [first, ..]) = (newest, damaged.as_slice()) {
-        return Err(Error::Data(format!(
+        return Err(Error::data(format!(
             "{}: none of its {} checkpoints is sound, expected one ({}); bring one back, or --restart to begin anew",
             run.display(),
             damaged.len(),
@@ -178,9 +178,9 @@ pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<Str
     let Some(step) = newest else { return Ok((None, passed)) };
     let place = checkpoints.path(step);
     let state: StateFile = serde_json::from_slice(&checkpoints.read(step, STATE)?).map_err(|e| {
-        Error::Data(format!("{}: {STATE} is not a run's state ({e}); try another wgpt", place.display()))
+        Error::data(format!("{}: {STATE} is not a run's state ({e}); try another wgpt", place.display()))
     })?;
-    let wrong = |what: String| Err(Error::Data(format!("{}: {STATE}: {what}", place.display())));
+    let wrong = |what: String| Err(Error::data(format!("{}: {STATE}: {what}", place.display())));
     if state.step != step {
         return wrong(format!("is of step {}, expected {step}", state.step));
     }
@@ -211,7 +211,7 @@ fn from_words<T: bytemuck::AnyBitPattern>(place: &Path, words: &[u32], what: &st
     if found == expected {
         return Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(words)));
     }
-    Err(Error::Data(format!("{}: {STATE}: {found} words of {what}, expected {expected}", place.display())))
+    Err(Error::data(format!("{}: {STATE}: {found} words of {what}, expected {expected}", place.display())))
 }
 
 /// Puts out sets of values, each under its prefix.
@@ -285,7 +285,7 @@ impl Saver {
             }
             Err(e) => {
                 self.failed = Some(saved);
-                Err(Error::Output(format!("checkpoint: no thread can be started ({e})")))
+                Err(Error::output(format!("checkpoint: no thread can be started ({e})")))
             }
         }
     }
@@ -308,7 +308,7 @@ impl Saver {
             self.start(saved)?;
         }
         let Some((saved, thread)) = self.at_work.take() else { return Ok(()) };
-        let panicked = |_| Err(Error::Output("checkpoint: the thread that writes it panicked".into()));
+        let panicked = |_| Err(Error::output("checkpoint: the thread that writes it panicked"));
         let result = thread.join().unwrap_or_else(panicked);
         if result.is_err() {
             self.failed = Some(saved);
@@ -345,7 +345,7 @@ fn write(disk: &dyn Disk, run: &Path, keep: Keep, saved: &Saved) -> Result<()> {
     let records: Vec<PathBuf> = saved.state.records.keys().map(|name| run.join(name)).collect();
     let Snapshot { weights, moments: [m, v], .. } = &saved.snapshot;
     let state =
-        serde_json::to_vec(&saved.state).map_err(|e| Error::Output(format!("{STATE}: cannot be made ({e})")))?;
+        serde_json::to_vec(&saved.state).map_err(|e| Error::output(format!("{STATE}: cannot be made ({e})")))?;
     checkpoints.save(
         step,
         &[

@@ -74,7 +74,7 @@ pub fn checkpoints(dir: &Path) -> usize {
 /// [`Error::Usage`] if it holds another run or other files, [`Error::Output`] if it cannot be read.
 pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
     if dir.symlink_metadata().is_ok() && !dir.exists() {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "--out: {} is a link to nothing, expected a folder; try another name",
             dir.display()
         )));
@@ -83,7 +83,7 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
         return Ok(State::Free);
     }
     if !dir.is_dir() {
-        return Err(Error::Usage(format!("--out: {} is a file, expected a folder; try another name", dir.display())));
+        return Err(Error::usage(format!("--out: {} is a file, expected a folder; try another name", dir.display())));
     }
     let config = dir.join(CONFIG);
     if !config.exists() {
@@ -94,7 +94,7 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
         return if empty {
             Ok(State::Free)
         } else {
-            Err(Error::Usage(format!(
+            Err(Error::usage(format!(
                 "--out: {} holds files and no run, expected an empty folder; try another name",
                 dir.display()
             )))
@@ -102,11 +102,11 @@ pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
     }
     let text = fs::read_to_string(&config).map_err(|e| output_error(&config, &e))?;
     let there: toml::Table = text.parse().map_err(|e| {
-        Error::Usage(format!("{}: is not a run's configuration ({e}); try another --out", config.display()))
+        Error::usage(format!("{}: is not a run's configuration ({e}); try another --out", config.display()))
     })?;
     let differences = settings.differences(&there)?;
     if !differences.is_empty() {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "--out: {} holds another run ({}); try another folder, or --restart to put that one aside",
             dir.display(),
             differences.join("; ")
@@ -232,7 +232,7 @@ impl Folder {
         fs::create_dir_all(dir).map_err(|e| output_error(dir, &e))?;
         let lock = Lock::take(dir)?;
         if inspect(dir, settings)? != State::Free {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "--out: {} holds another run that has just begun; try another folder",
                 dir.display()
             )));
@@ -338,7 +338,7 @@ impl Folder {
     /// [`Error::Output`].
     pub fn step(&mut self, metric: &Metric) -> Result<()> {
         let path = self.dir.join(METRICS);
-        let mut line = serde_json::to_string(metric).map_err(|e| Error::Output(format!("{}: {e}", path.display())))?;
+        let mut line = serde_json::to_string(metric).map_err(|e| Error::output(format!("{}: {e}", path.display())))?;
         line.push('\n');
         let mut log = String::new();
         if let (Some(loss), Some(lr), Some(norm)) = (metric.loss, metric.lr, metric.grad_norm) {

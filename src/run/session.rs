@@ -104,7 +104,7 @@ fn begin(out: &Path, settings: &Settings, config: Config, restart: bool, screen:
 /// Fails unless a checkpoint is one of this run, on these data.
 fn check_saved(state: &StateFile, loader: &Batches, settings: &Settings) -> Result<()> {
     if state.data != loader.fingerprint() {
-        return Err(Error::Data(format!(
+        return Err(Error::data(format!(
             "--text or --data: the tokens are not those that the run was begun with (step {}), expected the same; bring them \
              back, or --restart to begin anew",
             state.step
@@ -112,7 +112,7 @@ fn check_saved(state: &StateFile, loader: &Batches, settings: &Settings) -> Resu
     }
     if state.step > settings.train.steps {
         let (found, expected) = (state.step, settings.train.steps);
-        return Err(Error::Data(format!("checkpoint: is of step {found}, expected at most {expected}; try --restart")));
+        return Err(Error::data(format!("checkpoint: is of step {found}, expected at most {expected}; try --restart")));
     }
     Ok(())
 }
@@ -147,7 +147,7 @@ fn check_free(out: &Path, settings: &Settings, config: Config, there: usize) -> 
         return Ok(());
     }
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    Err(Error::Output(format!(
+    Err(Error::output(format!(
         "--out: {}: {:.1} MiB are free, expected {:.1} MiB for {checkpoints} checkpoints and the model; try another disk or a \
          smaller --keep or larger --keep-every",
         out.display(),
@@ -200,7 +200,7 @@ impl<'a> Session<'a> {
                 }
                 Err(error) if gpu.is_lost() => {
                     let advice = "the same command goes on from the last checkpoint";
-                    return Err(Error::Lost(format!("{error}, the second time; {advice}")));
+                    return Err(Error::lost(format!("{error}, the second time; {advice}")));
                 }
                 done => return done.map(Some),
             }
@@ -257,7 +257,7 @@ impl<'a> Session<'a> {
         screen: &mut dyn Screen,
     ) -> Result<Run<'a>> {
         let settings = self.settings;
-        let gone = || Error::Data("session: its batches are in use by another run".into());
+        let gone = || Error::data("session: its batches are in use by another run");
         let mut loader = self.loader.take().ok_or_else(gone)?;
         let sizes = settings.sizes();
         let repeat = if settings.data.overfit_one_batch {
@@ -318,7 +318,7 @@ fn peak_tflops(gpu: &Gpu, settings: &Settings) -> Result<f64> {
 /// A plan that the driver has no room for is shown whole.
 fn with_plan(error: Error, gpu: &Gpu, settings: &Settings) -> Error {
     match (error, plan(gpu, settings)) {
-        (Error::Memory(text), Ok((_, table))) => Error::Memory(format!("{text}\n{table}")),
+        (Error::Memory(fault), Ok((_, table))) => Error::memory(format!("{fault}\n{table}")),
         (error, _) => error,
     }
 }

@@ -42,7 +42,7 @@ fn source_tokens(sources: &[TokenSource]) -> usize {
 pub fn noted_tokenizer(pattern: &str) -> Result<Option<Tokenizer>> {
     let path = Path::new(pattern).parent().unwrap_or(Path::new("")).join("dataset.json");
     let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
-    let broken = |what: String| Error::Data(format!("{}: {what}; was it made by `wgpt data prepare`?", path.display()));
+    let broken = |what: String| Error::data(format!("{}: {what}; was it made by `wgpt data prepare`?", path.display()));
     let note: serde_json::Value = serde_json::from_str(&text).map_err(|e| broken(format!("broken JSON ({e})")))?;
     let name = note["tokenizer"].as_str().ok_or_else(|| broken("no `tokenizer`".into()))?;
     name.parse().map(Some).map_err(|_| broken(format!("unknown tokenizer `{name}`, expected gpt2 or bytes")))
@@ -68,9 +68,8 @@ impl Dataset {
             return Ok(Self { train, validation, summary, baseline: None });
         }
         let tokenizer = tokenizer.ok_or_else(|| {
-            Error::Usage(
-                "--tokenizer: the weights do not say which tokenizer they are for; try --tokenizer gpt2 or bytes"
-                    .into(),
+            Error::usage(
+                "--tokenizer: the weights do not say which tokenizer they are for; try --tokenizer gpt2 or bytes",
             )
         })?;
         let (tokens, name) = match settings.stories_bytes {

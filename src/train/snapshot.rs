@@ -46,7 +46,7 @@ impl Trainer<'_> {
         for part in [&snapshot.weights, &snapshot.moments[0], &snapshot.moments[1]] {
             if part.config != *self.config() {
                 let (found, expected) = (&part.config, self.config());
-                return Err(Error::Shape(format!("trainer.restore: snapshot of {found:?}, expected {expected:?}")));
+                return Err(Error::shape(format!("trainer.restore: snapshot of {found:?}, expected {expected:?}")));
             }
         }
         self.load(&snapshot.weights)?;

@@ -203,19 +203,30 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     assert!(matches!(again, Outcome::There(_)));
     let other = Options { tokenizer: Tokenizer::Bytes, ..first.clone() };
     let error = prepare(&other, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(matches!(&error, Error::Usage(t) if t.contains("--tokenizer: gpt2 there, bytes here")), "{error}");
+    assert!(
+        matches!(&error, Error::Usage(_)) && error.to_string().contains("--tokenizer: gpt2 there, bytes here"),
+        "{error}"
+    );
     run(&Options { restart: true, ..other });
     // shards of nobody we know
     std::fs::remove_file(first.out.join("dataset.json")).unwrap();
     let error = prepare(&first, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(matches!(&error, Error::Usage(t) if t.contains("no dataset.json tells what it is")), "{error}");
+    assert!(
+        matches!(&error, Error::Usage(_)) && error.to_string().contains("no dataset.json tells what it is"),
+        "{error}"
+    );
     // a preparation that was stopped, of a file that has changed since
     let stopped =
         Options { save_every: Duration::ZERO, ..options(std::slice::from_ref(&text), dir.path().join("stopped")) };
     prepare(&stopped, &mut |_| ControlFlow::Break(())).unwrap();
     std::fs::write(&text, "another text").unwrap();
     let error = prepare(&stopped, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(matches!(&error, Error::Usage(t) if t.contains("changed since") && t.contains("--restart")), "{error}");
+    assert!(
+        matches!(&error, Error::Usage(_))
+            && error.to_string().contains("changed since")
+            && error.to_string().contains("--restart"),
+        "{error}"
+    );
     run(&Options { restart: true, ..stopped });
 }
 
@@ -241,7 +252,7 @@ fn validation_must_leave_something_for_training() {
     std::fs::write(&text, "ten bytes!").unwrap();
     let one = Options { tokenizer: Tokenizer::Bytes, val_tokens: Some(11), ..options(&[text], dir.path().join("out")) };
     let error = prepare(&one, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(matches!(&error, Error::Usage(t) if t.contains("--val-tokens: 11")), "{error}");
+    assert!(matches!(&error, Error::Usage(_)) && error.to_string().contains("--val-tokens: 11"), "{error}");
 }
 
 proptest! {

@@ -271,7 +271,7 @@ impl Args {
                 (Some(vocab), _) => vocab,
                 (None, Some(tokenizer)) => tokenizer.vocab(),
                 (None, None) => {
-                    return Err(Error::Usage("--vocab: nothing says how many tokens there are; try --vocab N".into()));
+                    return Err(Error::usage("--vocab: nothing says how many tokens there are; try --vocab N"));
                 }
             };
             let context = if self.uses_stories() { stories::CONTEXT } else { FREE_CONTEXT };

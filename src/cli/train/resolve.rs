@@ -40,7 +40,7 @@ impl Args {
         settings.check()?;
         settings.train.val_rows = self.val_rows(&settings.train);
         if let Some(tokenizer) = tokenizer.filter(|t| self.data.is_none() && t.vocab() > config.vocab) {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "--tokenizer: {} has {} ids, the model's vocabulary {}; try --vocab {} or the tokenizer that the weights were \
                  trained with",
                 tokenizer.name(),
@@ -104,11 +104,11 @@ impl Args {
     ) -> Result<Vec<Example>> {
         let Some(file) = &self.hellaswag else { return Ok(Vec::new()) };
         let tokenizer = tokenizer.ok_or_else(|| {
-            Error::Usage("--hellaswag: nothing says which tokenizer the model is for; try --tokenizer gpt2".into())
+            Error::usage("--hellaswag: nothing says which tokenizer the model is for; try --tokenizer gpt2")
         })?;
         let found = crate::cli::eval::fetched(file);
         if !found.exists() {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "--hellaswag: {}: no such file, and none of this name in the cache; try `wgpt data fetch hellaswag`, or `--set \
                  hellaswag=` to go without",
                 file.display()

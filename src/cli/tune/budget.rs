@@ -21,7 +21,7 @@ impl Budget {
         let read = |flag: &str, seconds: Option<f64>| {
             let Some(seconds) = seconds else { return Ok(None) };
             let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| *time <= Duration::from_secs(86_400));
-            time.map(Some).ok_or_else(|| Error::Usage(format!("{flag}: {seconds:e}, expected 0 to 86400")))
+            time.map(Some).ok_or_else(|| Error::usage(format!("{flag}: {seconds:e}, expected 0 to 86400")))
         };
         let total = read("--total", total)?;
         let default = if total.is_some() { None } else { Some(SECONDS) };

@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
     let context = args.context.unwrap_or(if listed.software { 64 } else { 1024 });
     let config = args.shape.config(context)?;
     if args.batch.checked_mul(context).is_none_or(|rows| !(1..=1 << 18).contains(&rows)) {
-        return Err(Error::Usage(format!("--batch: {} x {context} tokens, expected 1 to 262,144", args.batch)));
+        return Err(Error::usage(format!("--batch: {} x {context} tokens, expected 1 to 262,144", args.batch)));
     }
     let mut budget = Budget::new(args.seconds, args.total)?;
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
@@ -117,7 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
                 0 => "nothing was found".into(),
                 _ => format!("what was found is in {}", path.display()),
             };
-            return Err(Error::Stopped(format!("tune: {signal}: stopped; {found}; a new run begins anew")));
+            return Err(Error::stopped(format!("tune: {signal}: stopped; {found}; a new run begins anew")));
         }
         if let Some((key, text)) = judge(&gpu, (job, elem), &roofs, &race)? {
             tune::save(&gpu.caps, &[(key.clone(), text)])?;
@@ -154,7 +154,7 @@ fn judge(gpu: &Gpu, (job, elem): (&Job, Elem), roofs: &Roofs, race: &Raced) -> R
     let best = tune::best(&race.trials);
     if best.is_none() && !(recorded && race.left > 0) {
         let more = if race.left > 0 { "; give it more time: others are not tried" } else { "" };
-        return Err(Error::Gpu(format!("tune: no kernel computes {job} rightly{more}")));
+        return Err(Error::gpu(format!("tune: no kernel computes {job} rightly{more}")));
     }
     match best {
         Some((best, ms)) if race.is_a_race() => {

@@ -80,7 +80,7 @@ impl RepoCache {
         let file = File::create(&path).map_err(|e| output_error(&path, &e))?;
         match file.try_lock() {
             Err(fs::TryLockError::WouldBlock) => {
-                Err(Error::Locked(format!("{}: another process fetches this file; wait for it", path.display())))
+                Err(Error::locked(format!("{}: another process fetches this file; wait for it", path.display())))
             }
             // a file system without locks: two processes would only do the work twice
             Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(file),

@@ -87,12 +87,10 @@ impl Hub {
             .or_else(|| {
                 path("HOME").or_else(|| path("USERPROFILE")).map(|p| p.join(".cache").join("huggingface").join("hub"))
             })
-            .ok_or_else(|| {
-                Error::Usage("HF_HOME: no home folder, expected a place for the cache; try HF_HOME=DIR".into())
-            })?;
+            .ok_or_else(|| Error::usage("HF_HOME: no home folder, expected a place for the cache; try HF_HOME=DIR"))?;
         let endpoint = var("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-            return Err(Error::Usage(format!("HF_ENDPOINT: `{}`, expected an https address", endpoint.escape_debug())));
+            return Err(Error::usage(format!("HF_ENDPOINT: `{}`, expected an https address", endpoint.escape_debug())));
         }
         let offline = var("HF_HUB_OFFLINE")
             .is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true"));
@@ -153,7 +151,7 @@ impl Hub {
                     Download { client: &client, url: client.address(entry, &file.path), etag: &meta.etag, size };
                 received +=
                     self.download(&download, &repo.incomplete(&meta.etag), watch).map_err(|error| match error {
-                        Error::Network(text) => self.unreachable(entry, shards, &text),
+                        Error::Network(fault) => self.unreachable(entry, shards, &fault.to_string()),
                         error => error,
                     })?;
                 fs::rename(repo.incomplete(&meta.etag), &blob).map_err(|e| output_error(&blob, &e))?;
@@ -165,7 +163,7 @@ impl Hub {
         repo.set_main(&commit)?;
         let files: Vec<String> = wanted.into_iter().map(|f| f.path).collect();
         let folder = repo.snapshot(&files).ok_or_else(|| {
-            Error::Network(format!("fetch {}: the repository changed while it was read; try again", entry.name))
+            Error::network(format!("fetch {}: the repository changed while it was read; try again", entry.name))
         })?;
         Ok(Fetched { folder, files, received })
     }
@@ -193,7 +191,7 @@ impl Hub {
         if let Files::Folder(folder, _) = entry.files {
             place.push(folder.trim_end_matches('/'));
         }
-        Error::Network(format!(
+        Error::network(format!(
             "fetch {}: {}; to do it by hand, take {files} of {}/{kind}{}/tree/main and put them into {}",
             entry.name,
             why.replace('\n', " "),
@@ -229,26 +227,26 @@ impl Hub {
                     fs::remove_file(path).map_err(|e| output_error(path, &e))?;
                     let text = format!("{}: wrong bytes, expected checksum {}, got {got}", download.url, download.etag);
                     if wrong {
-                        return Err(Error::Network(text));
+                        return Err(Error::network(text));
                     }
                     (wrong, best) = (true, 0);
                     text
                 }
-                Err(Failure::Final(text)) => return Err(Error::Network(text)),
+                Err(Failure::Final(text)) => return Err(Error::network(text)),
                 Err(Failure::Passing(text)) => text,
             };
             let there = fs::metadata(path).map_or(0, |m| m.len());
             failures = if there >= best + WORTH_BYTES { 1 } else { failures + 1 };
             best = best.max(there);
             if failures >= ATTEMPTS {
-                return Err(Error::Network(format!(
+                return Err(Error::network(format!(
                     "{failure} ({ATTEMPTS} times in a row; the next run goes on at byte {there})"
                 )));
             }
             watch.trouble(&failure);
             std::thread::sleep(self.pause * 2_u32.pow(failures - 1));
         }
-        Err(Error::Network(format!("{}: broken off {MOST_ATTEMPTS} times", download.url)))
+        Err(Error::network(format!("{}: broken off {MOST_ATTEMPTS} times", download.url)))
     }
 }
 
@@ -270,7 +268,7 @@ fn choose(entry: &Entry, shards: usize, listed: Vec<Listed>) -> Result<Vec<Liste
 /// The size that listing and file agree on.
 fn agreed_size(entry: &Entry, file: &Listed, meta: &Meta) -> Result<u64> {
     let disagree = |what: &str, listed: String, told: String| {
-        Err(Error::Network(format!(
+        Err(Error::network(format!(
             "fetch {}: {}: the hub contradicts itself, expected {what} {listed} as listed, got {told}; try again later",
             entry.name, file.path
         )))

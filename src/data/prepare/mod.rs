@@ -81,7 +81,7 @@ impl Options {
     fn recipe(&self) -> Result<Recipe> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "--name: `{}`, expected letters, digits, `-`, `_` and `.`",
                 self.name.escape_debug()
             )));
@@ -91,11 +91,11 @@ impl Options {
             [("--shard-tokens", 1, Some(self.shard_tokens)), ("--val-tokens", 0, self.val_tokens)]
         {
             if tokens.is_some_and(|n| n < least || n > most) {
-                return Err(Error::Usage(format!("{flag}: {}, expected {least} to {most}", tokens.unwrap_or(0))));
+                return Err(Error::usage(format!("{flag}: {}, expected {least} to {most}", tokens.unwrap_or(0))));
             }
         }
         if self.max_tokens == Some(0) {
-            return Err(Error::Usage("--max-tokens: 0, expected at least 1".into()));
+            return Err(Error::usage("--max-tokens: 0, expected at least 1"));
         }
         Ok(Recipe {
             name: self.name.clone(),
@@ -164,7 +164,7 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
         }
         if state.counts.text_bytes == 0 {
             stage.leave();
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{}: the corpus is empty, expected at least one byte of text in {} files",
                 options.inputs[0].display(),
                 state.recipe.sources.len()
@@ -194,7 +194,7 @@ fn look(options: &Options, recipe: &Recipe) -> Result<Option<Note>> {
     });
     match strange {
         // a preparation that was killed while it gave files their names goes on with that
-        Some(entry) if !partial.join("state.json").exists() => Err(Error::Usage(format!(
+        Some(entry) if !partial.join("state.json").exists() => Err(Error::usage(format!(
             "--out: {} is there and no {} tells what it is; try another --out or --name",
             entry.path().display(),
             note::NOTE
@@ -220,7 +220,7 @@ fn refuse(options: &Options, here: &Recipe, there: &Recipe, what: &str) -> Resul
     if differences.is_empty() {
         return Ok(());
     }
-    Err(Error::Usage(format!(
+    Err(Error::usage(format!(
         "--out: {} holds {what} ({}); try another folder, or --restart to begin anew",
         options.out.display(),
         differences.join("; ")
@@ -308,7 +308,7 @@ fn write(
         let (receiver, place, file_bytes) = promise?;
         let (mut tokens, mut counts) = receiver
             .recv()
-            .unwrap_or_else(|_| Err(Error::Data("prepare: a thread that encodes ended without a word".into())))?;
+            .unwrap_or_else(|_| Err(Error::data("prepare: a thread that encodes ended without a word")))?;
         let room = usize::try_from(most - state.tokens).unwrap_or(usize::MAX);
         if tokens.len() > room {
             tokens.truncate(room);

@@ -111,7 +111,7 @@ impl Note {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(cannot_read(&path.display().to_string(), &e)),
             Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {
-                Error::Data(format!(
+                Error::data(format!(
                     "{}: is not a note of `wgpt data prepare`: {e}; try --restart or another folder",
                     path.display()
                 ))
@@ -131,6 +131,6 @@ impl Note {
 /// Writes a value as JSON, whole or not at all.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::Output(format!("{}: cannot be written: {}", path.display(), describe(&e.into()))))?;
+        .map_err(|e| Error::output(format!("{}: cannot be written: {}", path.display(), describe(&e.into()))))?;
     atomic::write(path, |out| out.write_all(text.as_bytes()))
 }

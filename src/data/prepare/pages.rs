@@ -36,7 +36,7 @@ pub(super) fn check(file: &File, name: &str, range: Range<u64>) -> Result<()> {
             }
         };
         let wrong = |expected: String, got: String| {
-            Err(Error::Data(format!(
+            Err(Error::data(format!(
                 "{name}: broken Parquet page at byte {at}, expected {expected}, got {got}; was it copied whole?"
             )))
         };

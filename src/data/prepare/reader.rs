@@ -95,7 +95,7 @@ impl Stream {
         let copied =
             std::io::copy(&mut (&mut self.input).take(bytes), &mut std::io::sink()).map_err(|e| source.broken(&e))?;
         if copied < bytes {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{}: became shorter, expected at least {bytes} bytes, got {copied}; try --restart",
                 source.name()
             )));
@@ -156,7 +156,7 @@ impl Stream {
             }
             searched = self.buffer.len();
             if searched >= LINE_BYTES {
-                return Err(Error::Data(format!(
+                return Err(Error::data(format!(
                     "{}: line {}: too long, expected at most {LINE_BYTES} bytes; is it JSON Lines, one object a line?",
                     source.name(),
                     place.line + 1

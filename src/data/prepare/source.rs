@@ -91,7 +91,7 @@ impl Source {
                     io::ErrorKind::UnexpectedEof => "a file that ends too early".into(),
                     _ => error.to_string().to_lowercase(),
                 };
-                Error::Data(format!(
+                Error::data(format!(
                     "{}: broken {name} data, expected whole frames, got {got}; was it copied whole?",
                     self.name()
                 ))
@@ -145,7 +145,7 @@ fn in_folder(path: &Path) -> bool {
 /// [`Error::Data`] if one is missing, or a folder holds nothing that can be read.
 pub fn sources(inputs: &[PathBuf]) -> Result<Vec<Source>> {
     if inputs.is_empty() {
-        return Err(Error::Data("corpus: no file given, expected at least one".into()));
+        return Err(Error::data("corpus: no file given, expected at least one"));
     }
     let mut sources = Vec::new();
     for input in inputs {
@@ -156,7 +156,7 @@ pub fn sources(inputs: &[PathBuf]) -> Result<Vec<Source>> {
         let mut found = Vec::new();
         collect(input, &mut found)?;
         if found.is_empty() {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{}: no text in this folder, expected files such as .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst or .parquet",
                 input.display()
             )));

@@ -64,7 +64,7 @@ impl Stage {
         match locked {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::Locked(format!(
+                return Err(Error::locked(format!(
                     "{}: another `wgpt data prepare` works here; wait for it or try another --out or --name",
                     partial.display()
                 )));
@@ -79,7 +79,7 @@ impl Stage {
         let state = match fs::read_to_string(&path) {
             Err(_) => None,
             Ok(text) => Some(serde_json::from_str(&text).map_err(|e| {
-                Error::Data(format!("{}: is not the state of a preparation: {e}; try --restart", path.display()))
+                Error::data(format!("{}: is not the state of a preparation: {e}; try --restart", path.display()))
             })?),
         };
         Ok((stage, state))
@@ -124,7 +124,7 @@ impl Stage {
             let mut file = OpenOptions::new().write(true).open(&path).map_err(|e| output_error(&path, &e))?;
             let bytes = HEADER_BYTES + 2 * inside;
             if file.metadata().map_err(|e| output_error(&path, &e))?.len() < bytes {
-                return Err(Error::Data(format!(
+                return Err(Error::data(format!(
                     "{}: became shorter, expected {bytes} bytes; try --restart",
                     path.display()
                 )));
@@ -143,7 +143,7 @@ impl Stage {
         if got == expected {
             return Ok(());
         }
-        Err(Error::Data(format!(
+        Err(Error::data(format!(
             "{}: has changed, expected {expected} bytes, got {got}; try --restart",
             path.display()
         )))
@@ -277,7 +277,7 @@ impl Stage {
                     fs::rename(&staged, &path).map_err(|e| output_error(&path, &e))?;
                 }
             } else if !there() {
-                return Err(Error::Data(format!(
+                return Err(Error::data(format!(
                     "{}: is gone, expected the shard of an unfinished preparation; try --restart",
                     path.display()
                 )));
@@ -329,7 +329,7 @@ impl Split {
         let large = total >= 2 * recipe.shard_tokens;
         let val = recipe.val_tokens.unwrap_or(if large { recipe.shard_tokens } else { total / 10 });
         if val >= total {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "--val-tokens: {val} tokens for validation leave none for training, expected fewer than the corpus's {total}; try {}",
                 total / 10
             )));

@@ -43,7 +43,7 @@ impl Table {
         let columns = meta.file_metadata().schema_descr().columns();
         let Some(column) = columns.iter().position(|c| c.path().string() == field) else {
             let names: Vec<String> = columns.iter().take(12).map(|c| c.path().string()).collect();
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{}: no column `{field}`, expected one of {}; try --field NAME",
                 source.name(),
                 names.join(", ")
@@ -51,7 +51,7 @@ impl Table {
         };
         let found = &columns[column];
         if found.physical_type() != Type::BYTE_ARRAY || found.max_rep_level() > 0 || found.max_def_level() > 1 {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{}: column `{field}` has the wrong type, expected one text a row, got {}{}",
                 source.name(),
                 found.physical_type(),
@@ -94,7 +94,7 @@ impl Table {
         match chunk.compression() {
             Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => {}
             other => {
-                return Err(Error::Data(format!(
+                return Err(Error::data(format!(
                     "{}: compressed with {other}, expected none, SNAPPY or ZSTD; try writing it anew with one of them",
                     source.name()
                 )));
@@ -120,7 +120,7 @@ impl Table {
         let (read, found, _) =
             guard(source, || texts.read_records(rows, levels_out, None, &mut values).map_err(|e| broken(source, &e)))?;
         if read == 0 || found > read {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{}: broken Parquet data, expected {} rows in {} groups, got fewer; was it copied whole?",
                 source.name(),
                 self.rows,
@@ -170,7 +170,7 @@ impl ByteRange for parquet::file::metadata::ColumnChunkMetaData {
             .and_then(|(start, len)| Some(start..start.checked_add(len)?))
             .filter(|r| r.end <= source.bytes)
             .ok_or_else(|| {
-                Error::Data(format!(
+                Error::data(format!(
                     "{}: broken Parquet data, expected a column within the file's {} bytes, got {} bytes at {start}",
                     source.name(),
                     source.bytes,
@@ -184,7 +184,7 @@ impl ByteRange for parquet::file::metadata::ColumnChunkMetaData {
 /// is not, this is an error like any other.
 fn guard<T>(source: &Source, work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(Error::Data(format!(
+        Err(Error::data(format!(
             "{}: broken Parquet data, expected a valid file, got one that cannot be decoded",
             source.name()
         )))
@@ -193,5 +193,5 @@ fn guard<T>(source: &Source, work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn broken(source: &Source, error: &ParquetError) -> Error {
     let text = error.to_string().to_lowercase().replace('\n', " ");
-    Error::Data(format!("{}: broken Parquet data, expected a valid file, got: {text}", source.name()))
+    Error::data(format!("{}: broken Parquet data, expected a valid file, got: {text}", source.name()))
 }

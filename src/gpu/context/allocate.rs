@@ -53,7 +53,7 @@ impl Gpu {
     pub(in crate::gpu) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
         let size = bytes.next_multiple_of(16).max(16);
         let refused = |why: &str| {
-            Error::Memory(format!(
+            Error::memory(format!(
                 "memory: `{label}` needs {:.1} MiB, {why}; {:.1} MiB are in use on {}; try a smaller --batch or --context",
                 size as f64 / f64::from(1 << 20),
                 self.allocated_bytes() as f64 / f64::from(1 << 20),

@@ -76,7 +76,7 @@ impl Gpu {
             Ok((pipeline, bind_layout))
         }));
         let error = pollster::block_on(scope.pop());
-        let fault = |what: String| Error::Gpu(format!("kernel {}: {} refuses it: {what}", kernel.name, self.caps.name));
+        let fault = |what: String| Error::gpu(format!("kernel {}: {} refuses it: {what}", kernel.name, self.caps.name));
         match (built, error) {
             (Ok(Err(error)), _) => Err(error),
             (Ok(Ok(pipeline)), None) => {

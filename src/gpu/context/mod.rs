@@ -186,7 +186,7 @@ impl Gpu {
     }
 
     pub(in crate::gpu) fn raw(&self) -> Result<&Raw> {
-        self.raw.as_deref().ok_or_else(|| Error::Gpu("gpu: a dry device was asked to compute".into()))
+        self.raw.as_deref().ok_or_else(|| Error::gpu("gpu: a dry device was asked to compute"))
     }
 
     fn id(&self) -> u64 {

@@ -60,7 +60,7 @@ impl Gpu {
         };
         let name = adapter.get_info().name;
         if !features.contains(wgpu::Features::IMMEDIATES) {
-            return Err(Error::Device(format!(
+            return Err(Error::device(format!(
                 "device: {name} has no immediates (push constants), which every kernel needs"
             )));
         }
@@ -88,7 +88,7 @@ impl Gpu {
             flag.store(true, Ordering::SeqCst);
         });
         let submitter = Submitter::new(queue.clone(), Arc::clone(&fault))
-            .map_err(|e| Error::Device(format!("device: no thread can be started: {e}")))?;
+            .map_err(|e| Error::device(format!("device: no thread can be started: {e}")))?;
         let caps = adapter::caps(adapter, &limits, features);
         let passthrough = features.contains(wgpu::Features::PASSTHROUGH_SHADERS);
         Ok(Self {
@@ -123,7 +123,7 @@ fn opened(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor, options:
         Err(reason) => reason,
     };
     let (device, queue) = pollster::block_on(adapter.request_device(descriptor))
-        .map_err(|e| Error::Device(format!("device: {} cannot be opened: {e}", adapter.get_info().name)))?;
+        .map_err(|e| Error::device(format!("device: {} cannot be opened: {e}", adapter.get_info().name)))?;
     let driver_checks = !reason.is_empty();
     let kind = match reason.as_str() {
         "" => String::new(),

@@ -26,13 +26,13 @@ impl Gpu {
     /// A loss that a call has found.
     pub(in crate::gpu) fn loss(&self, why: &str) -> Error {
         self.lost.store(true, Ordering::SeqCst);
-        Error::Lost(format!("device: {} was lost: {why}", self.caps.name))
+        Error::lost(format!("device: {} was lost: {why}", self.caps.name))
     }
 
     /// What went wrong: a loss, if that is the reason.
     pub(in crate::gpu) fn failure(&self, what: String) -> Error {
         lock(&self.fault).get_or_insert_with(|| what.clone());
-        self.check().err().unwrap_or_else(|| Error::Gpu(format!("gpu: {what}")))
+        self.check().err().unwrap_or_else(|| Error::gpu(format!("gpu: {what}")))
     }
 
     /// What looks like a mistake of ours may be a loss: wgpu tells of one only when it is polled, and only when all that
@@ -63,9 +63,9 @@ impl Gpu {
         match fault {
             None => Ok(()),
             Some(text) if text.to_lowercase().contains("out of memory") => {
-                Err(Error::Memory(format!("memory: {text}")))
+                Err(Error::memory(format!("memory: {text}")))
             }
-            Some(text) => Err(Error::Gpu(format!("gpu: {text}"))),
+            Some(text) => Err(Error::gpu(format!("gpu: {text}"))),
         }
     }
 
@@ -121,7 +121,7 @@ impl Gpu {
 
     fn hangs(&self) -> Error {
         let seconds = HANG.as_secs();
-        Error::Device(format!("device: {} did not finish a submission within {seconds} s", self.caps.name))
+        Error::device(format!("device: {} did not finish a submission within {seconds} s", self.caps.name))
     }
 
     /// Runs callbacks that are due.
@@ -140,7 +140,7 @@ impl Gpu {
         match self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.device.poll(how)))) {
             Ok(Ok(_)) => Ok(()),
             // no time was given: drivers without a kernel driver report any number of done submissions
-            Ok(Err(wgpu::PollError::Timeout)) if begin.elapsed() < HANG / 2 => Err(Error::Device(format!(
+            Ok(Err(wgpu::PollError::Timeout)) if begin.elapsed() < HANG / 2 => Err(Error::device(format!(
                 "device: {} computes nothing: it reports at once that a submission is not done; is it a stand-in for a GPU, or its \
                  driver broken?",
                 self.caps.name

@@ -205,7 +205,7 @@ mod tests {
         let gpu = open();
         let failed = gpu.submit_then(gpu.encoder("fails").unwrap(), || panic!("planted")).unwrap();
         let error = gpu.wait_for(&failed).unwrap_err();
-        assert!(matches!(&error, Error::Gpu(text) if text.contains("submit failed: planted")), "{error}");
+        assert!(matches!(&error, Error::Gpu(fault) if fault.to_string().contains("submit failed: planted")), "{error}");
         // told once; the device is as good as before
         gpu.wait().unwrap();
         let error = gpu.wait_for(&failed).unwrap_err();

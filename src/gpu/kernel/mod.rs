@@ -172,7 +172,7 @@ impl Kernel {
 
     /// An error that names the kernel.
     pub(super) fn fault(&self, what: &str) -> Error {
-        Error::Gpu(format!("kernel {}: {what}", self.name))
+        Error::gpu(format!("kernel {}: {what}", self.name))
     }
 
     /// Parses and reflects the text.

@@ -136,7 +136,7 @@ impl Card {
         };
         cards().iter().find(is).ok_or_else(|| {
             let keys: Vec<&str> = cards().iter().map(|card| card.key.as_str()).collect();
-            Error::Usage(format!(
+            Error::usage(format!(
                 "unknown GPU `{name}`, expected one of {}; others can be added to src/measure/predict/cards.toml",
                 keys.join(" ")
             ))

@@ -69,7 +69,7 @@ impl Row {
         if sound && self.instructions >= main.instructions && main.instructions >= main.moves {
             return Ok(());
         }
-        Err(Error::Data(format!(
+        Err(Error::data(format!(
             "{place}: {} on {}: counts that no kernel has, expected those of tools/isa --json",
             self.kernel, self.gpu
         )))
@@ -155,7 +155,7 @@ impl Codes {
     /// [`Error::Data`] naming `place`.
     pub fn read(place: &str, text: &str) -> Result<Self> {
         let rows: Vec<Row> = serde_json::from_str(text)
-            .map_err(|e| Error::Data(format!("{place}: {e}, expected the JSON of tools/isa --json")))?;
+            .map_err(|e| Error::data(format!("{place}: {e}, expected the JSON of tools/isa --json")))?;
         let mut codes = Self::default();
         for row in rows {
             row.check(place)?;

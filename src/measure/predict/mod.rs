@@ -248,7 +248,7 @@ pub fn predict(card: &Card, codes: &Codes, step: &Step, elem: Elem) -> Result<Pr
     let program = trainer.step_program();
     let (rows, missing) = rows(card, codes, &program);
     if let Some(kernel) = missing.first() {
-        return Err(Error::Data(format!(
+        return Err(Error::data(format!(
             "{kernel}: no machine code of this operator for {}, expected some; try another --precision, or tools/isa --predict",
             card.name
         )));

@@ -112,7 +112,7 @@ impl Target {
         let bytes = gpu.read(result)?;
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         <[u32; 3]>::try_from(words)
-            .map_err(|_| Error::Gpu(format!("tune: {} bytes of counts, expected 12", bytes.len())))
+            .map_err(|_| Error::gpu(format!("tune: {} bytes of counts, expected 12", bytes.len())))
     }
 
     /// Fails if the plain kernel wrote nothing but zeros: a device that computes nothing.
@@ -121,7 +121,7 @@ impl Target {
         if nonzero > 0 || !self.is_there() {
             return Ok(());
         }
-        Err(Error::Device(format!(
+        Err(Error::device(format!(
             "tune: {} computes nothing: all results of {kernel} are zero, expected about {:.1e}; is it a stand-in for a \
              GPU, or its driver broken?",
             gpu.caps.name, self.about
@@ -157,7 +157,7 @@ impl Target {
 
 /// The error for a plain kernel whose results are wrong.
 pub(super) fn plain_error(gpu: &Gpu, kernel: &str, fault: &str) -> Error {
-    Error::Device(format!(
+    Error::device(format!(
         "tune: {}: the plain kernel {kernel} computes something else: {fault}; is the driver broken?",
         gpu.caps.name
     ))

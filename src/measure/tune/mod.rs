@@ -66,7 +66,7 @@ impl Choice {
             Self::Product(algorithm) => serde_json::to_string(algorithm),
             Self::Attention(block) => serde_json::to_string(block),
         };
-        text.map_err(|e| Error::Gpu(e.to_string()))
+        text.map_err(|e| Error::gpu(e.to_string()))
     }
 }
 

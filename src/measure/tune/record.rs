@@ -130,9 +130,7 @@ pub fn load(caps: &mut Caps) -> Found {
 /// [`Error::Output`] naming the file or folder.
 pub fn prepare(caps: &Caps) -> Result<PathBuf> {
     let path = path(caps).ok_or_else(|| {
-        Error::Output(
-            "tune: this user has no cache folder, expected one for the record; set WGPT_CACHE or WGPT_TUNING".into(),
-        )
+        Error::output("tune: this user has no cache folder, expected one for the record; set WGPT_CACHE or WGPT_TUNING")
     })?;
     if let (None, Some(folder)) = (named(), path.parent()) {
         std::fs::create_dir_all(folder).map_err(|e| output_error(folder, &e))?;
@@ -145,7 +143,7 @@ pub fn prepare(caps: &Caps) -> Result<PathBuf> {
         let is_record = read(&path).ok().is_some_and(|text| serde_json::from_str::<Record>(&text).is_ok());
         if !is_record {
             let path = path.display();
-            return Err(Error::Output(format!(
+            return Err(Error::output(format!(
                 "{path}: holds no record of wgpt tune, expected one or no file; name another in WGPT_TUNING"
             )));
         }
@@ -167,7 +165,7 @@ pub fn save(caps: &Caps, found: &[(String, String)]) -> Result<PathBuf> {
     let old = read(&path).ok().and_then(|text| serde_json::from_str::<Record>(&text).ok());
     let mut record = old.filter(|record| record.is_for(caps)).unwrap_or_else(|| Record::empty(caps));
     record.kernels.extend(found.iter().cloned());
-    let text = serde_json::to_string_pretty(&record).map_err(|e| Error::Output(format!("tune: {e}")))?;
+    let text = serde_json::to_string_pretty(&record).map_err(|e| Error::output(format!("tune: {e}")))?;
     atomic::write(&path, |file| file.write_all(text.as_bytes()))?;
     Ok(path)
 }

@@ -299,7 +299,7 @@ impl Shape {
 fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
     let head_size = channels / heads.max(1);
     if heads == 0 || !channels.is_multiple_of(heads) || !(8..=128).contains(&head_size) {
-        return Err(Error::Shape(format!("{place}: {heads} heads of {channels} channels, expected heads of 8 to 128")));
+        return Err(Error::shape(format!("{place}: {heads} heads of {channels} channels, expected heads of 8 to 128")));
     }
     Ok(head_size)
 }

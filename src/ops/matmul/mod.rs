@@ -178,7 +178,7 @@ fn same_elements(place: &str, a: &Tensor, b: &Tensor) -> Result<()> {
     if a.elem() == b.elem() && a.elem() != Elem::U32 {
         return Ok(());
     }
-    Err(Error::Shape(format!(
+    Err(Error::shape(format!(
         "{place}: operands `{}` and `{}` hold {:?} and {:?}, expected both f32 or both f16",
         a.label(),
         b.label(),
@@ -189,7 +189,7 @@ fn same_elements(place: &str, a: &Tensor, b: &Tensor) -> Result<()> {
 
 /// Elements as a kernel's parameter.
 fn count(what: usize) -> Result<u32> {
-    u32::try_from(what).map_err(|_| Error::Shape(format!("matmul: {what} elements in a row, expected fewer than 2^32")))
+    u32::try_from(what).map_err(|_| Error::shape(format!("matmul: {what} elements in a row, expected fewer than 2^32")))
 }
 
 /// Tensors of [`forward`].
@@ -239,7 +239,7 @@ fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option
     if let Some(bias) = io.bias {
         bias.expect(place, "bias", 1, n)?;
     } else if epilogue != Epilogue::None {
-        return Err(Error::Shape(format!("{place}: {epilogue:?} without a bias")));
+        return Err(Error::shape(format!("{place}: {epilogue:?} without a bias")));
     }
     if let Some((name, tensor, elem)) = other {
         tensor.expect(place, name, m, n)?;

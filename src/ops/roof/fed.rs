@@ -119,10 +119,10 @@ pub fn without_fed(caps: &Caps, edge: u32) -> Option<String> {
 pub fn matrix_fed(pass: &mut Pass, io: MatrixFed) -> Result<()> {
     let caps = &pass.gpu.caps;
     if let Some(why) = without_fed(caps, io.edge) {
-        return Err(Error::Gpu(format!("roof.matrix_fed: {why}")));
+        return Err(Error::gpu(format!("roof.matrix_fed: {why}")));
     }
     if io.operands.elem() != Elem::F16 {
-        return Err(Error::Shape(format!("roof.matrix_fed: `operands` is {:?}, expected F16", io.operands.elem())));
+        return Err(Error::shape(format!("roof.matrix_fed: `operands` is {:?}, expected F16", io.operands.elem())));
     }
     let [m, n, k] = fed_shape(caps);
     io.operands.expect("roof.matrix_fed", "operands", FED_TILES * (m + n), k)?;

@@ -184,7 +184,7 @@ pub struct Copy<'a> {
 pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
     io.out.expect("roof.copy", "out", io.inp.rows(), io.inp.columns())?;
     if !io.inp.bytes().is_multiple_of(16) {
-        return Err(Error::Shape(format!("roof.copy: `inp` has {} bytes, expected a multiple of 16", io.inp.bytes())));
+        return Err(Error::shape(format!("roof.copy: `inp` has {} bytes, expected a multiple of 16", io.inp.bytes())));
     }
     let count = (io.inp.bytes() / 16) as usize;
     pass.dispatch(&Dispatch {
@@ -218,7 +218,7 @@ pub struct Fused<'a> {
 /// [`Error::Gpu`] if the adapter lacks the type.
 pub fn fused(pass: &mut Pass, io: Fused) -> Result<()> {
     if io.scalar == Scalar::F16 && !pass.gpu.caps.f16 {
-        return Err(Error::Gpu(format!("roof.fused: {} has no f16", pass.gpu.caps.name)));
+        return Err(Error::gpu(format!("roof.fused: {} has no f16", pass.gpu.caps.name)));
     }
     let n = io.out.len();
     pass.dispatch(&Dispatch {
@@ -251,10 +251,10 @@ pub struct Matrix<'a> {
 pub fn matrix(pass: &mut Pass, io: Matrix) -> Result<()> {
     let e = io.edge as usize;
     if !pass.gpu.caps.matrix_edges.contains(&io.edge) {
-        return Err(Error::Gpu(format!("roof.matrix: {} has no cooperative matrices of {e}x{e}", pass.gpu.caps.name)));
+        return Err(Error::gpu(format!("roof.matrix: {} has no cooperative matrices of {e}x{e}", pass.gpu.caps.name)));
     }
     if io.operands.bytes() != 8 * (e * e) as u64 {
-        return Err(Error::Shape(format!(
+        return Err(Error::shape(format!(
             "roof.matrix: `operands` has {} bytes, expected {}",
             io.operands.bytes(),
             8 * e * e

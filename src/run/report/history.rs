@@ -75,18 +75,18 @@ impl History {
         let metrics = path.join("metrics.jsonl");
         if path.is_dir() {
             let Ok(file) = File::open(&metrics) else {
-                return Err(Error::Data(format!("{name}: holds no run, expected a folder with metrics.jsonl")));
+                return Err(Error::data(format!("{name}: holds no run, expected a folder with metrics.jsonl")));
             };
             return Ok(Self { name, ..Self::of_metrics(BufReader::new(file)) });
         }
         let file = File::open(path).map_err(|e| {
-            Error::Data(format!("{name}: cannot be read ({e}), expected a run's folder or a main.log of llm.c's form"))
+            Error::data(format!("{name}: cannot be read ({e}), expected a run's folder or a main.log of llm.c's form"))
         })?;
         let packed = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn Read> = if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
         let history = Self::of_log(BufReader::new(reader));
         if history.loss.is_empty() && history.val_loss.is_empty() {
-            return Err(Error::Data(format!(
+            return Err(Error::data(format!(
                 "{name}: has no line such as `s:250 tel:6.1710` or `s:0 trl:11.0091 lr:0.000001 norm:15.37`, expected a run's \
                  folder or a main.log of llm.c's form"
             )));

@@ -308,7 +308,7 @@ impl Run<'_> {
             }
             for _ in 0..10 {
                 if let Some(signal) = (self.stop)() {
-                    return Err(Error::Output(format!(
+                    return Err(Error::output(format!(
                         "{why}; {signal} ended the run while it waited; the same command goes on from the last checkpoint"
                     )));
                 }
@@ -338,7 +338,7 @@ impl Run<'_> {
         // a signal has come: no waiting for a disk that is full
         self.saver.wait()?;
         let (signal, dir) = ((self.stop)().unwrap_or("a signal"), self.folder.dir.display());
-        Ok(Error::Stopped(format!("{signal}: stopped after step {step} and saved in {dir}; the same command goes on")))
+        Ok(Error::stopped(format!("{signal}: stopped after step {step} and saved in {dir}; the same command goes on")))
     }
 
     /// Starts to save; training waits only for the copy out of the GPU.

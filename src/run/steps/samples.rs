@@ -36,7 +36,7 @@ impl Run<'_> {
         let made = generator.generate(&prompt, SAMPLE_TOKENS, Some(end), &sampling, |token| {
             tokens.push(token);
             match (self.stop)() {
-                Some(signal) => Err(Error::Stopped(signal.into())),
+                Some(signal) => Err(Error::stopped(signal)),
                 None => Ok(()),
             }
         });

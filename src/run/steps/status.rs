@@ -94,7 +94,7 @@ impl Run<'_> {
         screen.line(&line);
         screen.progress(report.step as usize, train.steps, eta);
         if report.skipped_in_a_row >= MOST_SKIPPED {
-            return Err(Error::Diverged(format!(
+            return Err(Error::diverged(format!(
                 "train: step {}: {} steps in a row were skipped, the last because {}; try a lower --lr or a longer \
                  --warmup; the checkpoints before them are kept",
                 report.step,

@@ -200,7 +200,7 @@ impl Settings {
     pub fn interval(&self) -> Result<Interval> {
         match self.run.checkpoint_every.as_str() {
             "" => Ok(Interval::Steps(250)),
-            text => text.parse().map_err(|e| Error::Usage(format!("--checkpoint-every: {e}"))),
+            text => text.parse().map_err(|e| Error::usage(format!("--checkpoint-every: {e}"))),
         }
     }
 
@@ -247,7 +247,7 @@ impl Settings {
         let (config, t) = (self.config()?, &self.train);
         self.interval()?;
         self.recompute()?;
-        let usage = |message: String| Err(Error::Usage(message));
+        let usage = |message: String| Err(Error::usage(message));
         if t.batch == 0 || t.context == 0 {
             return usage(format!("--batch {} and --context {}: expected both to be at least 1", t.batch, t.context));
         }
@@ -326,7 +326,7 @@ impl Settings {
     /// # Errors
     /// [`Error::Output`] if they cannot be written as such.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::Output(format!("config.toml: cannot be written: {e}")))
+        toml::to_string(self).map_err(|e| Error::output(format!("config.toml: cannot be written: {e}")))
     }
 
     /// What differs from another run's settings in anything that moves a loss, as `train.lr: 0.001 there, 0.002 here`.
@@ -335,7 +335,7 @@ impl Settings {
     /// [`Error::Output`] if the settings cannot be written as TOML.
     pub fn differences(&self, there: &toml::Table) -> Result<Vec<String>> {
         let here: toml::Table =
-            self.to_toml()?.parse().map_err(|e| Error::Output(format!("config.toml: cannot be read back: {e}")))?;
+            self.to_toml()?.parse().map_err(|e| Error::output(format!("config.toml: cannot be read back: {e}")))?;
         let (here, there) = (flatten(&here), flatten(there));
         let mut keys: Vec<&String> = here.iter().chain(&there).map(|(key, _)| key).collect();
         keys.sort();

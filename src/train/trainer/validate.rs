@@ -60,7 +60,7 @@ impl Trainer<'_> {
     /// [`Error::Shape`] if the batch is not B T long; else as [`Gpu::check`].
     pub fn probe(&mut self, inputs: &[u32], targets: &[u32], clear: bool) -> Result<Vec<f32>> {
         if inputs.len() != self.acts.rows() || targets.len() != inputs.len() {
-            return Err(Error::Shape(format!("probe: {} tokens, expected {}", inputs.len(), self.acts.rows())));
+            return Err(Error::shape(format!("probe: {} tokens, expected {}", inputs.len(), self.acts.rows())));
         }
         let (table, order) = embedding::sort(inputs);
         let uploads: [(&Tensor, &[u8]); 4] = [
