@@ -11,8 +11,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use wgpt::data::{Tokenizer, hellaswag};
 use wgpt::error::Error;
-use wgpt::formats::{Element, ModelInfo, hf, llmc, weights};
+use wgpt::formats::{Element, ModelInfo, hf, llmc};
 use wgpt::model::{Config, Weights};
+use wgpt::run::model as any_model;
 
 fn stored(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/broken").join(name)
@@ -263,7 +264,7 @@ proptest! {
         damage.apply(&mut bytes, if whole { usize::MAX } else { 32 });
         let path = dir.path().join("m.bin");
         fs::write(&path, &bytes).unwrap();
-        if let Err(error) = weights::load(&path) {
+        if let Err(error) = any_model::load(&path) {
             prop_assert!(is_line(&error) && error.to_string().contains("m.bin"), "{error}");
         } else {
             prop_assert!(matches!(damage, Damage::Byte(..)));
@@ -277,7 +278,7 @@ proptest! {
         let (name, mut bytes) = if config { ("config.json", files.0) } else { ("model.safetensors", files.1) };
         damage.apply(&mut bytes, if whole { usize::MAX } else { 2000 });
         fs::write(dir.path().join(name), &bytes).unwrap();
-        if let Err(error) = weights::load(dir.path()) {
+        if let Err(error) = any_model::load(dir.path()) {
             prop_assert!(is_line(&error), "{error}");
         }
     }
@@ -290,7 +291,7 @@ proptest! {
         let same = config[key] == json!(value);
         config[key] = json!(value);
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        match weights::load(dir.path()) {
+        match any_model::load(dir.path()) {
             // heads of another size compute something else from the same tensors
             Ok(_) => prop_assert!(same || key == "n_head", "{key} {value}"),
             Err(error) => prop_assert!(is_line(&error), "{error}"),
@@ -329,7 +330,7 @@ fn models_are_found_by_name() {
         hf::save(&snapshot, &model(), &ModelInfo::default()).expect("saved");
         let output = convert(dir.path(), name, "a.bin");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(weights::load(&dir.path().join("a.bin")).expect("loaded").0, model());
+        assert_eq!(any_model::load(&dir.path().join("a.bin")).expect("loaded").0, model());
         fs::remove_file(dir.path().join("a.bin")).expect("removed");
     }
 }

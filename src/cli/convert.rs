@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic::output_error;
 use wgpt::formats::weights::Place;
 use wgpt::formats::{Element, ModelInfo, hf, llmc, tokenizer_files};
 use wgpt::model::Weights;
+use wgpt::train::settings::values::Value as _;
 
 use super::model::{Loaded, summary};
 use super::terminal::say;
@@ -34,9 +36,9 @@ pub struct Args {
     /// Element type of the weights in TO
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
-    /// Tokenizer that the model was trained with, where FROM does not say
-    #[arg(long, value_enum)]
-    tokenizer: Option<super::train::TokenizerName>,
+    /// Tokenizer that the model was trained with, gpt2 or bytes, where FROM does not say
+    #[arg(long, value_parser = Tokenizer::parse)]
+    tokenizer: Option<Tokenizer>,
     /// Replace TO if it is there
     #[arg(long)]
     force: bool,
@@ -77,7 +79,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut loaded = Loaded::open(&args.from)?;
     let vocab = loaded.weights.config.vocab;
-    if let Some(tokenizer) = args.tokenizer.map(super::train::TokenizerName::tokenizer) {
+    if let Some(tokenizer) = args.tokenizer {
         if vocab < tokenizer.vocab() {
             let ids = tokenizer.vocab();
             return Err(Error::usage(format!(

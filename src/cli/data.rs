@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use wgpt::data::fetch::{Files, Hub, Watch, names};
@@ -14,7 +14,8 @@ use wgpt::data::{Tokenizer, inspect};
 use wgpt::error::{Error, Result};
 
 use super::signals;
-use wgpt::run::steps::clock_text;
+use wgpt::run::clock_text;
+use wgpt::train::settings::values::Value as _;
 
 /// Time between two lines where no bar is shown.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -57,23 +58,6 @@ fn fetch_help() -> String {
     )
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum TokenizerName {
-    /// GPT-2's byte pairs, 50,257 ids
-    Gpt2,
-    /// One id a byte, 257 ids
-    Bytes,
-}
-
-impl From<TokenizerName> for Tokenizer {
-    fn from(name: TokenizerName) -> Self {
-        match name {
-            TokenizerName::Gpt2 => Self::Gpt2,
-            TokenizerName::Bytes => Self::Bytes,
-        }
-    }
-}
-
 #[derive(Debug, clap::Args)]
 struct PrepareArgs {
     /// Text, JSON Lines and Parquet files, and folders of them
@@ -86,8 +70,8 @@ struct PrepareArgs {
     #[arg(long)]
     name: Option<String>,
     /// How text becomes tokens
-    #[arg(long, value_enum, default_value_t = TokenizerName::Gpt2)]
-    tokenizer: TokenizerName,
+    #[arg(long, value_parser = Tokenizer::parse, default_value_t = Tokenizer::Gpt2)]
+    tokenizer: Tokenizer,
     /// Field of JSON Lines, column of Parquet
     #[arg(long, default_value = "text")]
     field: String,
@@ -125,8 +109,8 @@ struct InspectArgs {
     /// A shard, a folder of shards, or a pattern
     path: String,
     /// Tokenizer of the shards [default: what dataset.json says, else gpt2]
-    #[arg(long, value_enum)]
-    tokenizer: Option<TokenizerName>,
+    #[arg(long, value_parser = Tokenizer::parse)]
+    tokenizer: Option<Tokenizer>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -145,7 +129,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.out));
     let defaults = Options::new(args.inputs.clone(), args.out.clone(), name);
     let options = Options {
-        tokenizer: args.tokenizer.into(),
+        tokenizer: args.tokenizer,
         field: args.field.clone(),
         shard_tokens: args.shard_tokens,
         val_tokens: args.val_tokens,
@@ -298,7 +282,7 @@ impl Watch for FetchScreen {
 }
 
 fn show(args: &InspectArgs) -> Result<()> {
-    let report = inspect::inspect(&inspect::shards(&args.path)?, args.tokenizer.map(Into::into))?;
+    let report = inspect::inspect(&inspect::shards(&args.path)?, args.tokenizer)?;
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::output(format!("inspect: {e}")))?;
         println!("{text}");

@@ -1,18 +1,17 @@
 //! The command line: parses, prints the configuration, calls. No logic.
 
-mod batch;
 mod convert;
 mod data;
 mod devices;
 mod dry_run;
 mod eval;
 mod generate;
+mod invocation;
 mod model;
 mod plan;
 mod precision;
 mod predicted;
 mod profile;
-mod recipe;
 mod report;
 mod shader;
 mod shape;
@@ -21,12 +20,13 @@ mod terminal;
 mod text;
 mod train;
 mod tune;
+mod values;
 mod verify;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 /// A portable GPT-2 trainer: every operator is a WGSL compute shader.
 #[derive(Debug, Parser)]
@@ -69,12 +69,7 @@ enum Command {
 
 /// Parses the arguments and runs the command; the exit code says what went wrong.
 pub fn main() -> ExitCode {
-    let expanded = match recipe::expand(&Cli::command(), std::env::args_os().collect()) {
-        Ok(expanded) => expanded,
-        Err(error) => return tell(&error),
-    };
-    let matches = Cli::command().get_matches_from(&expanded.args);
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let cli = Cli::parse();
     let filter = match cli.verbose {
         0 => "warn,wgpu_hal=error,wgpu_core=error,naga=error",
         1 => "info,wgpu_hal=warn,wgpu_core=warn,naga=warn",
@@ -82,23 +77,38 @@ pub fn main() -> ExitCode {
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
     expect_broken_tables();
-    // software Vulkan has cooperative matrices, which f16 wants, at its own width only
-    let wide = match &cli.command {
-        Command::Train(args) => args.precision.may_be_f32(),
-        Command::Tune(args) => args.precision.may_be_f32(),
-        Command::Profile(args) => args.precision.may_be_f32(),
-        _ => true,
+    let asked = match &cli.command {
+        Command::Train(args) => match args.ask() {
+            Ok(asked) => Some(asked),
+            Err(error) => return tell(&error),
+        },
+        _ => None,
     };
-    if wide {
+    // software Vulkan has cooperative matrices, which f16 wants, at its own width only
+    let precision = match &cli.command {
+        Command::Tune(args) => Some(args.precision),
+        Command::Profile(args) => Some(args.precision),
+        _ => asked.as_ref().map(train::Asked::precision),
+    };
+    if precision.is_none_or(precision::may_be_f32) {
         wgpt::gpu::use_wide_vectors();
     }
-    let result = match cli.command {
-        Command::Train(args) if args.print_config => {
-            let train = matches.subcommand_matches("train").unwrap_or(&matches);
-            dry_run::print_config(&args, &Cli::command(), train, &expanded)
-        }
-        Command::Train(args) if args.dry_run => dry_run::run(&args, &expanded.aside),
-        Command::Train(args) => train::run(&args, &expanded.aside),
+    let result = match (cli.command, asked) {
+        (Command::Train(args), Some(asked)) if args.print_config => dry_run::print_config(&asked),
+        (Command::Train(args), Some(asked)) if args.dry_run => dry_run::run(&asked),
+        (Command::Train(args), Some(asked)) => train::run(&args, asked),
+        (command, _) => others(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => tell(&error),
+    }
+}
+
+/// Runs a command that reads its arguments itself.
+fn others(command: Command) -> wgpt::error::Result<()> {
+    match command {
+        Command::Train(args) => args.ask().and_then(|asked| train::run(&args, asked)),
         Command::Generate(args) => generate::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Eval(args) => eval::run(&args),
@@ -110,10 +120,6 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Shader(args) => shader::run(&args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => tell(&error),
     }
 }
 

@@ -7,6 +7,7 @@ use wgpt::error::{Error, Result};
 use wgpt::formats::{ModelInfo, weights};
 use wgpt::gpu::Gpu;
 use wgpt::model::{Config, Params, Weights};
+use wgpt::run::model;
 
 /// A model as read from its files.
 pub struct Loaded {
@@ -21,7 +22,7 @@ pub struct Loaded {
 impl Loaded {
     /// Finds and reads a model, by path or by name.
     pub fn open(from: &Path) -> Result<Self> {
-        let (weights, info, place) = weights::load(from)?;
+        let (weights, info, place) = model::load(from)?;
         Ok(Self { weights, info, place })
     }
 

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use wgpt::error::{Error, Result};
-use wgpt::formats::checkpoint_weights;
+use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::measure;
 use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
@@ -11,13 +10,13 @@ use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::three;
 use wgpt::measure::table::number;
 use wgpt::model::Recompute;
+use wgpt::run::records;
+use wgpt::train::settings::{Batch, Precision, RunFile};
 
-use super::batch::Batch;
-use super::precision::Precision;
 use super::predicted::{self, Cost, Predicted};
 use super::shape::Shape;
 use super::terminal::say;
-use super::train::{parse_positive, parse_size};
+use super::values::{parse_positive, parse_size};
 
 /// Batches that are shown when none is asked for.
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
@@ -110,10 +109,8 @@ impl Args {
         }
         if let Some(run) = &self.like {
             // as many FLOP a second as that run, whose model may be another
-            let (config, table) = checkpoint_weights::run_config(run)?;
-            let context = table.get("train").and_then(|train| train.get("context")).and_then(toml::Value::as_integer);
-            let context = context.and_then(|n| usize::try_from(n).ok()).unwrap_or(config.positions);
-            let there = measure::flops_per_token(&config, context);
+            let settings = RunFile::read(run)?.settings;
+            let there = measure::flops_per_token(&settings.config(), settings.train.context);
             let here = measure::flops_per_token(&subject.config, subject.context);
             return Ok(Some(median_speed(run)? * there / here));
         }
@@ -124,13 +121,13 @@ impl Args {
 
 /// The median of a run's tokens a second.
 fn median_speed(run: &Path) -> Result<f64> {
-    let path = run.join("metrics.jsonl");
-    let missing = |why: String| Error::data(format!("{}: {why}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|e| missing(format!("cannot be read: {e}")))?;
-    let speed = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["tokens_per_s"].as_f64();
-    let mut speeds: Vec<f64> = text.lines().filter_map(speed).filter(|speed| *speed > 0.0).collect();
+    let speeds = records::open(run)?.filter_map(|metric| metric.tokens_per_s).map(f64::from);
+    let mut speeds: Vec<f64> = speeds.filter(|speed| *speed > 0.0).collect();
     speeds.sort_by(f64::total_cmp);
-    speeds.get(speeds.len() / 2).copied().ok_or_else(|| missing("no step with tokens_per_s, expected one".into()))
+    speeds.get(speeds.len() / 2).copied().ok_or_else(|| {
+        let fault = Fault::at(run.join(records::METRICS).display(), "no step with tokens_per_s");
+        Error::data(fault.expected("one"))
+    })
 }
 
 /// Plans.

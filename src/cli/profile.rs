@@ -139,7 +139,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
     }
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
-    let elem = args.precision.resolve(args.device.as_deref())?;
+    let elem = precision::resolve(args.precision, args.device.as_deref())?;
     let matrices = elem == Elem::F16;
     let mut gpu = Gpu::open(&Options {
         device: args.device.clone(),

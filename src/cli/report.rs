@@ -7,9 +7,10 @@ use wgpt::error::{Error, Result};
 use wgpt::files::atomic;
 use wgpt::run::report::page::{MARK, page};
 use wgpt::run::report::{History, REPORT, Sheet};
+use wgpt::train::settings::Peak;
 
 use super::terminal::say;
-use super::train::parse_positive;
+use super::values::parse_positive;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -37,12 +38,13 @@ pub struct Args {
 /// Writes the page.
 pub fn run(args: &Args) -> Result<()> {
     let mut sheets = args.runs.iter().map(|run| Sheet::read(run)).collect::<Result<Vec<_>>>()?;
-    for settings in sheets.iter_mut().filter_map(|sheet| sheet.settings.as_mut()) {
-        settings.run.peak_tflops = args.peak_tflops.or(settings.run.peak_tflops);
-        settings.run.price_per_hour = args.price_per_hour.or(settings.run.price_per_hour);
+    for file in sheets.iter_mut().filter_map(|sheet| sheet.file.as_mut()) {
+        let run = &mut file.settings.run;
+        run.peak_tflops = args.peak_tflops.map(Peak::Given).or(run.peak_tflops);
+        run.price_per_hour = args.price_per_hour.or(run.price_per_hour);
     }
     let theirs = match sheets.as_slice() {
-        [one] => one.settings.as_ref().and_then(|settings| settings.run.compare.as_ref()).map(PathBuf::from),
+        [one] => one.file.as_ref().and_then(|file| file.settings.run.compare.clone()),
         _ => None,
     };
     // what a run was compared with may be gone since; what is asked for now may not

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use wgpt::run::Screen;
-use wgpt::run::steps::clock_text;
+use wgpt::run::clock_text;
 use wgpt::train::Trainer;
 
 /// `println!`, but a reader that has gone away, as `head` does, must not end a run.

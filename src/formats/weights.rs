@@ -4,11 +4,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{ModelInfo, checkpoint_weights, hf, llmc};
+use super::{checkpoint_weights, llmc};
 use crate::error::{Error, Result};
 use crate::files::hub;
 use crate::model::Config;
-use crate::model::params::Weights;
 
 /// Where a model was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,74 +134,4 @@ pub fn known_config(name: &str) -> Option<Config> {
         _ => return None,
     };
     Config::from_descriptor(depth).ok()
-}
-
-/// Finds and reads a model.
-///
-/// # Errors
-/// [`Error::Data`] naming the file and what is wrong with it.
-pub fn load(from: &Path) -> Result<(Weights, ModelInfo, Place)> {
-    let place = find(from)?;
-    let (weights, info) = match &place {
-        Place::Folder(dir) => hf::load(dir)?,
-        Place::Llmc(path) => llmc::load(path)?,
-        Place::Checkpoint(dir) => checkpoint_weights::load(dir)?,
-    };
-    Ok((weights, info, place))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::formats::Element;
-    use crate::model::config::Config;
-
-    fn weights() -> Weights {
-        let mut weights = Weights::zeros(Config::new(4, 257, 1, 1, 8).unwrap());
-        weights.get_mut("lnfw", 0)[1] = 2.5;
-        weights
-    }
-
-    #[test]
-    fn every_layout_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let info = ModelInfo::for_tokenizer("bytes");
-        hf::save(&at("run/model"), &weights(), &info).unwrap();
-        hf::save(&at("models--a--b/snapshots/1"), &weights(), &info).unwrap();
-        llmc::save(&at("weights.any"), &weights(), Element::F32).unwrap();
-        for name in ["run", "run/model", "run/model/model.safetensors", "models--a--b", "weights.any"] {
-            let (read, _, place) = load(&at(name)).unwrap();
-            assert_eq!(read, weights(), "{name}");
-            assert_eq!(matches!(place, Place::Llmc(_)), name == "weights.any");
-        }
-    }
-
-    #[test]
-    fn what_is_no_model() {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, bytes, part) in [
-            ("pytorch_model.bin", &b"PK\x03\x04...."[..], "save_pretrained"),
-            ("old.bin", &[0x80, 2, b'c', 0, 0, 0, 0, 0], "a pickle file"),
-            ("a.bin", &[1, 2], "header is cut short"),
-            ("b.bin", &[7; 2000], "bad magic"),
-            ("model.safetensors", &[0; 9], "weights without a shape"),
-            ("notes.txt", b"hello", "no model that is known"),
-            ("empty", b"", "no model that is known"),
-        ] {
-            let path = dir.path().join(name);
-            fs::write(&path, bytes).unwrap();
-            let error = load(&path).unwrap_err();
-            assert_eq!(error.exit_code(), 3);
-            let text = error.to_string();
-            assert!(text.contains(name) && text.contains(part) && !text.contains('\n'), "{text}");
-        }
-        for name in ["no/such/folder", "wgpt-no-such-model"] {
-            let error = load(Path::new(name)).unwrap_err();
-            assert_eq!(error.exit_code(), 3);
-            assert!(error.to_string().starts_with(&format!("{name}: no such file or folder")), "{error}");
-        }
-        let error = load(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("config.json: cannot be read"), "{error}");
-    }
 }

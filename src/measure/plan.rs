@@ -186,11 +186,11 @@ pub fn table(plans: &[(usize, Plan)]) -> Table {
 /// # Errors
 /// [`Error::Memory`] if a buffer is larger than any the adapter makes; else as [`Trainer::new`].
 pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
-    let plan = subject(settings)?.plan(gpu, settings.train.batch)?;
+    let plan = subject(settings).plan(gpu, settings.train.batch)?;
     let caps = &gpu.caps;
     let mut rows = plan.rows;
     if caps.software {
-        rows.push(("weights on the host while starting".into(), host_bytes(caps, &settings.config()?)));
+        rows.push(("weights on the host while starting".into(), host_bytes(caps, &settings.config())));
     }
     let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
     if let Some((label, bytes)) = &plan.oversized {
@@ -240,9 +240,9 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
             caps.name
         )));
     };
-    let subject = subject(settings)?;
+    let subject = subject(settings);
     let host = host_bytes(caps, &subject.config);
-    let rank = settings.train.context * settings.data.emulate_ranks.unwrap_or(1).max(1);
+    let rank = settings.train.context * settings.data.ranks.max(1);
     let divides = |batch: usize| tokens_per_step.is_none_or(|tokens| tokens.is_multiple_of((batch * rank).max(1)));
     let found = subject.largest_batch(gpu, limit.saturating_sub(host), divides)?;
     found.ok_or_else(|| {
@@ -255,9 +255,9 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
     })
 }
 
-fn subject(settings: &Settings) -> Result<Subject> {
-    let (config, context) = (settings.config()?, settings.train.context);
-    Ok(Subject { config, context, elem: settings.elem(), recompute: settings.recompute()? })
+fn subject(settings: &Settings) -> Subject {
+    let (config, train) = (settings.config(), &settings.train);
+    Subject { config, context: train.context, elem: settings.elem(), recompute: train.recompute }
 }
 
 /// Bytes of the weights on the host while a run starts, where they are in the adapter's memory.

@@ -41,6 +41,12 @@ impl Recompute {
     }
 }
 
+impl std::fmt::Display for Recompute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl FromStr for Recompute {
     type Err = Error;
 

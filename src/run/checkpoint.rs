@@ -84,6 +84,9 @@ impl Pending {
     /// What comes before the first step.
     pub const BEFORE_TRAINING: Self = Self { report: Vec::new(), ms: 0.0, written: false };
 
+    /// What comes after a step whose line is written.
+    pub const WRITTEN: Self = Self { report: Vec::new(), ms: 0.0, written: true };
+
     /// All that comes after a step with this report, which took so many milliseconds.
     #[must_use]
     pub fn new(report: Option<Report>, ms: f64) -> Self {

@@ -5,34 +5,23 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, Result};
-use crate::files::atomic::{self, output_error};
+use crate::error::{Error, Fault, Result};
+use crate::files::atomic::output_error;
 use crate::files::disk::System;
 use crate::formats::checkpoint::Checkpoints;
 
-use crate::files::lock::{LOCK, Lock};
+use crate::files::lock::Lock;
 use crate::run::tensorboard::Events;
-use crate::train::settings::{RunSettings, Settings};
+use crate::train::settings::RunFile;
+use crate::train::settings::file::CONFIG;
 
-const CONFIG: &str = "config.toml";
-const METRICS: &str = "metrics.jsonl";
+use super::inspect::{State, inspect};
+use super::records::{METRICS, Metric};
+
 const LOG: &str = "main.log";
 const SAMPLES: &str = "samples.txt";
 /// How the file begins that tells whether a folder can be written.
-const PROBE: &str = ".wgpt-probe-";
-
-/// What a folder holds, seen from a run that wants it.
-#[derive(Debug, PartialEq, Eq)]
-pub enum State {
-    /// Nothing: the run may begin.
-    Free,
-    /// The same run, finished.
-    Finished,
-    /// The same run, not finished.
-    Unfinished,
-}
+pub(super) const PROBE: &str = ".wgpt-probe-";
 
 /// The next free `runs/N`.
 #[must_use]
@@ -40,6 +29,16 @@ pub fn next_free(parent: &Path) -> PathBuf {
     let taken = fs::read_dir(parent).into_iter().flatten().flatten();
     let most = taken.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()).max().unwrap_or(0);
     parent.join((u64::from(most) + 1).to_string())
+}
+
+/// Returns the folders of runs in `parent`, in the order of their numbers.
+#[must_use]
+pub fn runs(parent: &Path) -> Vec<String> {
+    let found = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut runs: Vec<PathBuf> = found.filter(|dir| is_run(dir)).collect();
+    let number = |dir: &PathBuf| dir.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok());
+    runs.sort_by_key(|dir| (number(dir).unwrap_or(u64::MAX), dir.clone()));
+    runs.iter().map(|dir| dir.display().to_string()).collect()
 }
 
 /// The next free `DIR.N`.
@@ -68,54 +67,6 @@ pub fn checkpoints(dir: &Path) -> usize {
     Checkpoints::new(&System, dir).steps().map_or(0, |steps| steps.len())
 }
 
-/// Looks at a folder before anything is written.
-///
-/// # Errors
-/// [`Error::Usage`] if it holds another run or other files, [`Error::Output`] if it cannot be read.
-pub fn inspect(dir: &Path, settings: &Settings) -> Result<State> {
-    if dir.symlink_metadata().is_ok() && !dir.exists() {
-        return Err(Error::usage(format!(
-            "--out: {} is a link to nothing, expected a folder; try another name",
-            dir.display()
-        )));
-    }
-    if !dir.exists() {
-        return Ok(State::Free);
-    }
-    if !dir.is_dir() {
-        return Err(Error::usage(format!("--out: {} is a file, expected a folder; try another name", dir.display())));
-    }
-    let config = dir.join(CONFIG);
-    if !config.exists() {
-        // a run that was killed as it began leaves no more than this
-        let own = |name: &str| name == LOCK || name == format!("{CONFIG}.tmp") || name.starts_with(PROBE);
-        let mut names = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.flatten().map(|entry| entry.file_name());
-        let empty = names.all(|name| own(&name.to_string_lossy()));
-        return if empty {
-            Ok(State::Free)
-        } else {
-            Err(Error::usage(format!(
-                "--out: {} holds files and no run, expected an empty folder; try another name",
-                dir.display()
-            )))
-        };
-    }
-    let text = fs::read_to_string(&config).map_err(|e| output_error(&config, &e))?;
-    let there: toml::Table = text.parse().map_err(|e| {
-        Error::usage(format!("{}: is not a run's configuration ({e}); try another --out", config.display()))
-    })?;
-    let differences = settings.differences(&there)?;
-    if !differences.is_empty() {
-        return Err(Error::usage(format!(
-            "--out: {} holds another run ({}); try another folder, or --restart to put that one aside",
-            dir.display(),
-            differences.join("; ")
-        )));
-    }
-    let finished = there.get("run").and_then(|run| run.get("finished")).and_then(toml::Value::as_bool);
-    Ok(if finished == Some(true) { State::Finished } else { State::Unfinished })
-}
-
 /// Renames a folder to the next free `DIR.N`, and returns that name.
 ///
 /// # Errors
@@ -124,74 +75,6 @@ pub fn put_aside(dir: &Path) -> Result<PathBuf> {
     let to = aside(dir);
     fs::rename(dir, &to).map_err(|e| output_error(dir, &e))?;
     Ok(to)
-}
-
-/// One line of `metrics.jsonl`. Non-finite numbers become null.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Metric {
-    /// From 1; 0 for the validation before training.
-    pub step: usize,
-    /// Mean training loss in nats a token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss: Option<f32>,
-    /// Gradient norm before clipping.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub grad_norm: Option<f32>,
-    /// Learning rate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lr: Option<f32>,
-    /// Milliseconds from the end of the step before to the end of this one; validation, samples and saves excluded.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ms: Option<f32>,
-    /// Milliseconds before that, since the end of the step before, in which no step ran: validation, samples, saves.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pause_ms: Option<f32>,
-    /// Tokens of the step over its time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokens_per_s: Option<f32>,
-    /// Validation loss after the step.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub val_loss: Option<f32>,
-    /// Accuracy on HellaSwag after the step.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hellaswag: Option<f32>,
-    /// What gradients were multiplied by, in mixed precision.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss_scale: Option<f32>,
-    /// The loss's z-score, where outliers are skipped; 0 while its window fills.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss_z: Option<f32>,
-    /// The gradient norm's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub norm_z: Option<f32>,
-    /// True if the update was skipped.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub skipped: bool,
-}
-
-impl Metric {
-    /// A line of which only the step is known.
-    #[must_use]
-    pub fn of_step(step: usize) -> Self {
-        Self { step, ..Self::default() }
-    }
-
-    /// Every value with its name in TensorBoard.
-    fn scalars(&self) -> Vec<(&'static str, f32)> {
-        let all = [
-            ("train/loss", self.loss),
-            ("train/grad_norm", self.grad_norm),
-            ("train/lr", self.lr),
-            ("train/loss_scale", self.loss_scale),
-            ("train/loss_z", self.loss_z),
-            ("train/norm_z", self.norm_z),
-            ("val/loss", self.val_loss),
-            ("val/hellaswag", self.hellaswag),
-            ("speed/ms", self.ms),
-            ("speed/tokens_per_s", self.tokens_per_s),
-        ];
-        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-    }
 }
 
 /// Fails unless a folder can be made and written where `dir` is to be.
@@ -218,8 +101,8 @@ pub struct Folder {
     events: Events,
     /// Bytes of metrics and log before a step that may have been written in part.
     torn: Option<(u64, u64)>,
-    /// What lies under `run` in the configuration.
-    run: RunSettings,
+    /// Its `config.toml`.
+    file: RunFile,
     _lock: Lock,
 }
 
@@ -228,58 +111,53 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Output`]; [`Error::Locked`] or [`Error::Usage`] if another run has just begun in it.
-    pub fn create(dir: &Path, settings: &Settings) -> Result<Self> {
+    pub fn create(dir: &Path, file: RunFile) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|e| output_error(dir, &e))?;
         let lock = Lock::take(dir)?;
-        if inspect(dir, settings)? != State::Free {
-            return Err(Error::usage(format!(
-                "--out: {} holds another run that has just begun; try another folder",
-                dir.display()
-            )));
+        if inspect(dir, &file.settings, file.record.data.as_deref())? != State::Free {
+            let fault = Fault::at("--out", format!("{} holds another run that has just begun", dir.display()));
+            return Err(Error::usage(fault.advice("try another folder")));
         }
-        Self::resume(dir, settings, lock, &BTreeMap::new(), 0)
+        Self::resume(dir, file, lock, &BTreeMap::new(), 0)
     }
 
-    /// Goes on in a folder whose records are cut back to the bytes in `records`, nothing if they are not in it, and
-    /// `metrics.jsonl` to so many lines. The configuration is written anew, since what lies under `run` may differ.
+    /// Resumes in a folder whose records are cut back to the bytes in `records`, nothing if they are not in it, and
+    /// `metrics.jsonl` to so many lines. The configuration is written anew, since some settings may differ.
     ///
     /// # Errors
     /// [`Error::Output`].
     pub fn resume(
         dir: &Path,
-        settings: &Settings,
+        file: RunFile,
         mut lock: Lock,
         records: &BTreeMap<String, u64>,
         metric_lines: usize,
     ) -> Result<Self> {
         lock.sign()?;
-        configure(dir, settings)?;
+        file.write(dir)?;
         let open = |name: &str| {
             let path = dir.join(name);
             cut_back(&path, records.get(name).copied().unwrap_or(0)).map_err(|e| output_error(&path, &e))
         };
         let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
-        let (dir, run, events) = (dir.to_owned(), settings.run.clone(), Events::begin(dir, records)?);
-        Ok(Self { dir, metrics, metric_lines, log, samples, events, torn: None, run, _lock: lock })
+        let (dir, events) = (dir.to_owned(), Events::begin(dir, records)?);
+        Ok(Self { dir, metrics, metric_lines, log, samples, events, torn: None, file, _lock: lock })
     }
 
-    /// Notes in the configuration what is known once there is a device.
+    /// Returns the run's settings and facts.
+    #[must_use]
+    pub fn file(&self) -> &RunFile {
+        &self.file
+    }
+
+    /// Notes in the configuration that the run has come to its end, the last thing that it does.
     ///
     /// # Errors
     /// [`Error::Output`].
-    pub fn note(&mut self, settings: &Settings, run: RunSettings) -> Result<()> {
-        self.run = run.clone();
-        configure(&self.dir, &Settings { run, ..settings.clone() })
-    }
-
-    /// Notes that the run has come to its end, the last thing that it does.
-    ///
-    /// # Errors
-    /// [`Error::Output`].
-    pub fn finish(&self, settings: &Settings) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         self.sync()?;
-        let run = RunSettings { finished: true, ..self.run.clone() };
-        configure(&self.dir, &Settings { run, ..settings.clone() })
+        self.file.record.finished = true;
+        self.file.write(&self.dir)
     }
 
     /// Bytes of each record so far.
@@ -320,12 +198,12 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Output`].
-    pub fn create_next(parent: &Path, settings: &Settings) -> Result<Self> {
+    pub fn create_next(parent: &Path, file: &RunFile) -> Result<Self> {
         fs::create_dir_all(parent).map_err(|e| output_error(parent, &e))?;
         loop {
             let dir = next_free(parent);
             match fs::create_dir(&dir) {
-                Ok(()) => return Self::create(&dir, settings),
+                Ok(()) => return Self::create(&dir, file.clone()),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(output_error(&dir, &e)),
             }
@@ -395,12 +273,6 @@ impl Folder {
         (self.metric_lines, self.torn) = (metric_lines, None);
         Ok(())
     }
-}
-
-/// Writes a run's configuration.
-fn configure(dir: &Path, settings: &Settings) -> Result<()> {
-    let text = settings.to_toml()?;
-    atomic::write(&dir.join(CONFIG), |out| out.write_all(text.as_bytes()))
 }
 
 /// Appends all of `bytes`, or nothing.

@@ -3,6 +3,9 @@
 pub mod checkpoint;
 mod clock;
 pub mod folder;
+pub mod inspect;
+pub mod model;
+pub mod records;
 pub mod report;
 pub mod session;
 pub mod steps;

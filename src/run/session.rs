@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::data::hellaswag::Example;
 use crate::data::{Batches, BatchesState, Repeat, Rows, Tokenizer};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::disk::free_bytes;
 use crate::gpu::{Elem, Gpu};
 use crate::model::{Config, Weights};
@@ -15,23 +15,24 @@ use crate::model::{Config, Weights};
 use crate::files::lock::Lock;
 use crate::measure::Roofs;
 use crate::measure::plan::plan;
-use crate::run::checkpoint::{MadeBy, Saved, Saver, StateFile, load_newest};
-use crate::run::folder::{self, Folder, State};
+use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile, load_newest};
+use crate::run::folder::{self, Folder};
+use crate::run::inspect::{State, inspect, other_data_than};
 use crate::run::report::{History, Reporter};
 use crate::run::steps::{Outcome, Run, Screen};
 use crate::run::watchdog::{Patience, Watchdog};
 use crate::train::dataset::Baseline;
-use crate::train::settings::{Interval, Settings};
+use crate::train::settings::{Interval, RunFile, Settings};
 use crate::train::trainer::Trainer;
 
-/// What a run is measured by and shown beside; nothing unless it is asked for.
+/// Optional extras of a run; none by default.
 #[derive(Debug, Default)]
-pub struct Beside {
+pub struct Extras {
     /// HellaSwag's questions, checked.
     pub questions: Vec<Example>,
     /// The curves that the report compares the run with.
     pub reference: Option<History>,
-    /// Measure what the adapter can do, for MFU.
+    /// Measure the adapter's peak, for MFU.
     pub measures_peak: bool,
 }
 
@@ -47,11 +48,11 @@ pub struct Session<'a> {
     pub tokenizer: Option<Tokenizer>,
     /// For generated stories.
     pub baseline: Option<Baseline>,
-    /// What it is measured by and shown beside.
-    pub beside: Beside,
+    /// Questions, a curve to compare with, the adapter's peak.
+    pub extras: Extras,
     /// The run's folder; without one it is the next free `runs/N`.
     pub out: Option<PathBuf>,
-    /// Put aside a run that lies in the folder.
+    /// Put aside a run that is in the folder.
     pub restart: bool,
     /// Opens the device: once, and once more after a loss.
     pub open: &'a dyn Fn() -> Result<Gpu>,
@@ -62,6 +63,8 @@ pub struct Session<'a> {
     /// Called when the device has not answered for far too long, with the run's folder and what was seen. It should end
     /// the process: the thread that waits may never come back.
     pub hang: Option<fn(&Path, &str)>,
+    /// Returns the command that continues the run in a folder, for a person to copy.
+    pub continues: &'a dyn Fn(&Path) -> String,
 }
 
 /// How a run begins in a folder.
@@ -70,74 +73,70 @@ enum Begin {
     Finished,
     /// From the start; the lock is that of a run that is to be put aside.
     Anew(Option<Lock>),
-    /// Where it was, from the start if nothing was saved.
-    Resume(Lock, Option<Box<Saved>>),
+    /// Where it was, from the start if nothing was saved; with the settings that it had.
+    Resume(Lock, Option<Box<Saved>>, Box<RunFile>),
 }
 
 /// Looks at a folder, which nobody else may use meanwhile.
-fn begin(out: &Path, settings: &Settings, config: Config, restart: bool, screen: &mut dyn Screen) -> Result<Begin> {
-    // a file, or a link to nothing, is told before anything is locked
+fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, screen: &mut dyn Screen) -> Result<Begin> {
+    // a file, or a dangling link, is refused before anything is locked
     if out.symlink_metadata().is_ok() && !out.is_dir() {
-        return folder::inspect(out, settings).map(|_| Begin::Anew(None));
+        return inspect(out, settings, data).map(|_| Begin::Anew(None));
     }
     let lock = Lock::take_known(out)?;
     if restart && folder::is_run(out) {
         return Ok(Begin::Anew(lock));
     }
-    match folder::inspect(out, settings)? {
+    match inspect(out, settings, data)? {
         State::Free => Ok(Begin::Anew(None)),
         State::Finished => {
-            screen.line(&format!("{} holds this run, finished; --restart begins anew", out.display()));
+            screen.line(&format!(
+                "{} holds this run, finished after {} steps; a larger --steps resumes it, --restart begins anew",
+                out.display(),
+                settings.train.steps
+            ));
             Ok(Begin::Finished)
         }
-        State::Unfinished => {
+        State::Unfinished(there) => {
             let mut lock = lock.map_or_else(|| Lock::take(out), Ok)?;
             lock.sign()?;
             crate::kill_point!("resume: locked");
-            let (saved, passed) = load_newest(out, config)?;
+            let (saved, passed) = load_newest(out, settings.config())?;
             passed.iter().for_each(|text| screen.line(text));
-            Ok(Begin::Resume(lock, saved.map(Box::new)))
+            Ok(Begin::Resume(lock, saved.map(Box::new), there))
         }
     }
 }
 
 /// Fails unless a checkpoint is one of this run, on these data.
-fn check_saved(state: &StateFile, loader: &Batches, settings: &Settings) -> Result<()> {
+fn check_saved(out: &Path, state: &StateFile, loader: &Batches, settings: &Settings) -> Result<()> {
     if state.data != loader.fingerprint() {
-        return Err(Error::data(format!(
-            "--text or --data: the tokens are not those that the run was begun with (step {}), expected the same; bring them \
-             back, or --restart to begin anew",
-            state.step
-        )));
+        return Err(other_data_than(out));
     }
     if state.step > settings.train.steps {
-        let (found, expected) = (state.step, settings.train.steps);
-        return Err(Error::data(format!("checkpoint: is of step {found}, expected at most {expected}; try --restart")));
+        let fault = Fault::at("checkpoint", format!("is of step {}", state.step));
+        return Err(Error::data(fault.expected(format!("at most {}", settings.train.steps)).advice("try --restart")));
     }
     Ok(())
 }
 
 /// Fails if a run's checkpoints cannot all lie on its disk. `there` of them lie there already.
-fn check_free(out: &Path, settings: &Settings, config: Config, there: usize) -> Result<()> {
-    let tensor_bytes = 4 * config.parameters() as u64;
-    let steps = settings.train.steps as u64;
-    let checkpoints = match settings.interval()? {
+fn check_free(out: &Path, settings: &Settings, there: usize) -> Result<()> {
+    let tensor_bytes = 4 * settings.config().parameters() as u64;
+    let (steps, keep) = (settings.train.steps as u64, settings.run.keep);
+    let checkpoints = match settings.run.checkpoint_every {
         Interval::Steps(0) => 1,
         interval => {
             let most = match interval {
                 Interval::Steps(every) => steps / every as u64 + 1,
                 Interval::Minutes(_) => u64::MAX,
             };
-            let kept = match settings.keep().every as u64 {
+            let kept = match keep.every as u64 {
                 0 => 0,
                 every => (steps / every).min(most),
             };
             // one more while the newest is written
-            (settings.keep().newest as u64)
-                .saturating_add(1)
-                .min(most)
-                .saturating_add(kept)
-                .saturating_sub(there as u64)
+            (keep.newest as u64).saturating_add(1).min(most).saturating_add(kept).saturating_sub(there as u64)
         }
     };
     // weights and two moments each; the model; records
@@ -163,21 +162,21 @@ impl<'a> Session<'a> {
     /// [`Error::Usage`], [`Error::Locked`] or [`Error::Output`] if the folder cannot be used, before the device is opened;
     /// [`Error::Lost`] if the device is lost twice; [`Error::Memory`] with the plan; else as [`Run::go`].
     pub fn train(mut self, screen: &mut dyn Screen) -> Result<Option<Outcome>> {
-        let config = self.settings.config()?;
+        let data = self.loader.as_ref().map(Batches::fingerprint);
         let begun = match &self.out {
-            Some(out) => begin(out, self.settings, config, self.restart, screen)?,
+            Some(out) => begin(out, self.settings, data, self.restart, screen)?,
             None => Begin::Anew(None),
         };
         let parent = self.out.clone().unwrap_or_else(|| "runs".into());
         folder::check_writable(&parent)?;
-        let (mut lock, mut saved, resumes) = match begun {
+        let (mut lock, mut saved, there) = match begun {
             Begin::Finished => return Ok(None),
-            Begin::Anew(lock) => (lock, None, false),
-            Begin::Resume(lock, saved) => (Some(lock), saved, true),
+            Begin::Anew(lock) => (lock, None, None),
+            Begin::Resume(lock, saved, there) => (Some(lock), saved, Some(there.settings)),
         };
         let start = self.loader.as_ref().map(Batches::state);
         if let (Some(saved), Some(loader)) = (&saved, &self.loader) {
-            check_saved(&saved.state, loader, self.settings)?;
+            check_saved(&parent, &saved.state, loader, self.settings)?;
         }
         let mut run: Option<Run<'a>> = None;
         loop {
@@ -185,22 +184,22 @@ impl<'a> Session<'a> {
             let mut gpu = (self.open)()?;
             if run.is_none() {
                 // a model that fits no memory is told as that
-                let there = if resumes { folder::checkpoints(&parent) } else { 0 };
-                check_free(&parent, self.settings, config, there)?;
+                let kept = if there.is_some() { folder::checkpoints(&parent) } else { 0 };
+                check_free(&parent, self.settings, kept)?;
             }
             if let Some(saved) = &saved {
                 gpu.caps.tuned = Arc::new(saved.state.tuned.clone());
             }
-            match self.attempt(&gpu, &mut run, &mut saved, &mut lock, resumes, screen) {
+            match self.attempt(&gpu, &mut run, &mut saved, &mut lock, there.as_ref(), screen) {
                 Err(error) if gpu.is_lost() && !rebuilt => {
                     screen.line(&format!("{error}; it is opened once more, and the run goes on from what was saved"));
                     let (Some(run), Some(start)) = (&mut run, &start) else { return Err(error) };
                     run.rebuilt = true;
-                    saved = rewind(run, config, start, screen)?;
+                    saved = rewind(run, self.settings.config(), start, screen)?;
                 }
                 Err(error) if gpu.is_lost() => {
-                    let advice = "the same command goes on from the last checkpoint";
-                    return Err(Error::lost(format!("{error}, the second time; {advice}")));
+                    let advice = (self.continues)(run.as_ref().map_or(&parent, |run| &run.folder.dir));
+                    return Err(Error::lost(format!("{error}, the second time; to continue: {advice}")));
                 }
                 done => return done.map(Some),
             }
@@ -214,31 +213,32 @@ impl<'a> Session<'a> {
         run: &mut Option<Run<'a>>,
         saved: &mut Option<Box<Saved>>,
         lock: &mut Option<Lock>,
-        resumes: bool,
+        there: Option<&Settings>,
         screen: &mut dyn Screen,
     ) -> Result<Outcome> {
         let settings = self.settings;
         // while the memory is free
-        let peak = if run.is_none() && self.beside.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
-        let stored = (settings.elem(), settings.recompute()?);
+        let peak = if run.is_none() && self.extras.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
+        let stored = (settings.elem(), settings.train.recompute);
         let mut trainer =
-            Trainer::with_recompute(gpu, settings.config()?, settings.sizes(), settings.optimizer(), stored)
+            Trainer::with_recompute(gpu, settings.config(), settings.sizes(), settings.optimizer(), stored)
                 .map_err(|error| with_plan(error, gpu, settings))?;
         crate::kill_point!("resume: before the first weights");
         match saved.as_deref() {
             Some(saved) => trainer.restore(&saved.snapshot)?,
             None => trainer.load(&(self.weights)()?)?,
         }
-        let made_by = MadeBy::new(gpu, &trainer, &settings.train.precision);
+        let made_by = MadeBy::new(gpu, &trainer, settings.train.precision.name());
         let state = saved.take().map(|saved| saved.state);
         let run = match run {
             Some(run) => run,
-            None => run.insert(self.run(lock, state.as_ref(), resumes, (&made_by, peak), screen)?),
+            None => run.insert(self.run(lock, state.as_ref(), there.is_some(), (&made_by, peak), screen)?),
         };
-        run.done = state.as_ref().map(|state| (state.step, state.pending.clone()));
+        run.done = state.as_ref().map(|state| (state.step, left_to_do(state, there, settings)));
         screen.begins(&trainer, &run.folder.dir);
-        if resumes || run.rebuilt {
+        if there.is_some() || run.rebuilt {
             announce(state.as_ref(), &made_by, screen);
+            announce_rate(state.as_ref().map_or(0, |state| state.step), there, settings, screen);
         }
         run.made_by = made_by;
         let dir = run.folder.dir.clone();
@@ -268,32 +268,31 @@ impl<'a> Session<'a> {
         if let Some(state) = state {
             loader.restore(state.batches.clone())?;
         }
-        let mut folder = match (&self.out, lock.take()) {
-            (None, _) => Folder::create_next(Path::new("runs"), settings)?,
+        let mut file = RunFile::new(settings, Some(loader.fingerprint().to_owned()));
+        (file.record.adapter, file.record.peak_tflops) = (Some(made_by.adapter.clone()), peak);
+        let folder = match (&self.out, lock.take()) {
+            (None, _) => Folder::create_next(Path::new("runs"), &file)?,
             (Some(out), Some(lock)) if resumes => {
                 let (records, lines) = records_of(state);
-                Folder::resume(out, settings, lock, &records, lines)?
+                Folder::resume(out, file, lock, &records, lines)?
             }
             (Some(out), old) => {
                 if self.restart && folder::is_run(out) {
                     screen.line(&format!("{} is now {}", out.display(), folder::put_aside(out)?.display()));
                 }
                 drop(old);
-                Folder::create(out, settings)?
+                Folder::create(out, file)?
             }
         };
-        let mut noted = settings.clone();
-        noted.run.adapter = Some(made_by.adapter.clone());
-        noted.run.peak_tflops = noted.run.peak_tflops.or(peak);
-        folder.note(settings, noted.run.clone())?;
-        let reporter = Reporter::new(&folder.dir, noted, self.beside.reference.take())?;
-        let saver = Saver::new(&folder.dir, settings.interval()?, settings.keep(), state.map(|state| state.step));
+        let reporter = Reporter::new(&folder.dir, folder.file().clone(), self.extras.reference.take())?;
+        let (every, keep) = (settings.run.checkpoint_every, settings.run.keep);
+        let saver = Saver::new(&folder.dir, every, keep, state.map(|state| state.step));
         Ok(Run {
             settings,
             loader,
             repeat,
             rows: self.rows.take(),
-            questions: std::mem::take(&mut self.beside.questions),
+            questions: std::mem::take(&mut self.extras.questions),
             tokenizer: self.tokenizer,
             baseline: self.baseline,
             folder,
@@ -302,6 +301,7 @@ impl<'a> Session<'a> {
             done: None,
             made_by: made_by.clone(),
             stop: self.stop,
+            continues: self.continues,
             places: VecDeque::new(),
             rebuilt: false,
         })
@@ -328,7 +328,29 @@ fn records_of(state: Option<&StateFile>) -> (BTreeMap<String, u64>, usize) {
     state.map_or_else(Default::default, |state| (state.records.clone(), state.metric_lines))
 }
 
-/// Tells where a run goes on, and whether its steps keep their bits.
+/// Returns what comes after the last step of a checkpoint. A run that is cut short at that step has its end to make up.
+fn left_to_do(state: &StateFile, there: Option<&Settings>, settings: &Settings) -> Option<Pending> {
+    let shortened = there.is_some_and(|there| there.train.steps > settings.train.steps);
+    let ends_here = (shortened && state.step == settings.train.steps).then_some(Pending::WRITTEN);
+    state.pending.clone().or(ends_here)
+}
+
+/// Says how another number of steps moves the learning rate.
+fn announce_rate(step: usize, there: Option<&Settings>, settings: &Settings, screen: &mut dyn Screen) {
+    let Some((before, now)) = there.map(|there| (there.schedule(), settings.schedule())) else { return };
+    if before != now {
+        screen.line(&format!(
+            "rate     of step {}: {:.2e} before, {:.2e} now ({} steps before, {} now)",
+            step + 1,
+            before.at(step),
+            now.at(step),
+            before.steps,
+            now.steps
+        ));
+    }
+}
+
+/// Says where a run is resumed, and whether its steps keep their bits.
 fn announce(state: Option<&StateFile>, made_by: &MadeBy, screen: &mut dyn Screen) {
     let Some(state) = state else {
         screen.line("resumed  from the start: no checkpoint was saved yet");

@@ -13,41 +13,17 @@ use crate::gpu::faults::Call;
 use crate::gpu::{Elem, Options};
 use crate::model::init;
 use crate::train::Dataset;
-use crate::train::settings::{DataSettings, ModelSettings, RunSettings, TrainSettings};
+use crate::train::settings::{Recipe, WhenFull};
 
 /// A run of six steps with all that a run can do: validation, samples, checkpoints, several micro-steps.
 fn settings(text: &Path) -> Settings {
-    Settings {
-        model: ModelSettings { positions: 8, vocab: 257, layers: 1, heads: 1, channels: 8, init: None },
-        data: DataSettings {
-            text: vec![text.display().to_string()],
-            tokenizer: Some("bytes".into()),
-            shuffle: true,
-            ..DataSettings::default()
-        },
-        train: TrainSettings {
-            batch: 1,
-            context: 8,
-            tokens_per_step: 16,
-            steps: 6,
-            schedule: crate::train::schedule::Shape::Cosine,
-            lr: 1e-2,
-            warmup: 2,
-            final_lr_frac: 0.0,
-            weight_decay: 0.1,
-            clip: 1.0,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            skip_loss_z: 0.0,
-            skip_norm_z: 0.0,
-            precision: "f32".into(),
-            seed: 42,
-            val_every: 3,
-            val_rows: Some(4),
-        },
-        run: RunSettings { sample_every: 4, checkpoint_every: "2".into(), keep: 1, ..RunSettings::default() },
-    }
+    let recipe = format!(
+        "[data]\ntext = [{text:?}]\ntokenizer = \"bytes\"\n\
+         [model]\nlayers = 1\nheads = 1\nchannels = 8\n\
+         [training]\nbatch = 1\ncontext = 8\ntokens-per-step = 16\nsteps = 6\nlr = 1e-2\nwarmup = 2\n\
+         [run]\nval-every = 3\nval-limit = 32\nsample-every = 4\ncheckpoint-every = 2\nkeep = 1\n"
+    );
+    toml::from_str::<Recipe>(&recipe).unwrap().resolve(None).unwrap()
 }
 
 /// Keeps what a run says.
@@ -80,8 +56,8 @@ fn train_with(
     }
     let mut settings = settings(&text);
     change(&mut settings);
-    let config = settings.config().unwrap();
-    let dataset = Dataset::open(&settings.data, Some(Tokenizer::Bytes), 42).unwrap();
+    let config = settings.config();
+    let dataset = Dataset::open(&settings.data, 42).unwrap();
     let t = &settings.train;
     let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, Some(42), 1).unwrap();
     let session = Session {
@@ -90,13 +66,14 @@ fn train_with(
         rows,
         tokenizer: Some(Tokenizer::Bytes),
         baseline: None,
-        beside: Beside::default(),
+        extras: Extras::default(),
         out: Some(dir.join(name)),
         restart: false,
         open,
         weights: &|| Ok(init::init(config, 42)),
         stop,
         hang: None,
+        continues: &|dir| format!("wgpt train --resume {}", dir.display()),
     };
     let mut lines = Lines::default();
     (session.train(&mut lines), lines.0)
@@ -186,7 +163,7 @@ fn lose_at(call: Call, stride: u64) {
     let dir = dir.path();
     // short, so that every call can have its turn
     let short = |settings: &mut Settings| {
-        (settings.train.steps, settings.train.val_every) = (3, 2);
+        (settings.train.steps, settings.run.val_every) = (3, 2);
         settings.run.sample_every = 0;
     };
     let calls = Cell::new(None);
@@ -225,7 +202,7 @@ fn no_memory_at_any_allocation_is_told_with_the_plan() {
     let gpu = open().unwrap();
     let settings = settings(&dir.join("text.txt"));
     let trainer = || {
-        let config = settings.config().unwrap();
+        let config = settings.config();
         Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), Elem::F32)
     };
     gpu.fail_at(None);
@@ -311,8 +288,8 @@ fn a_nan_anywhere_changes_nothing() {
     let dir = undisturbed();
     let gpu = open().unwrap();
     let settings = settings(&dir.path().join("text.txt"));
-    let config = settings.config().unwrap();
-    let dataset = Dataset::open(&settings.data, Some(Tokenizer::Bytes), 42).unwrap();
+    let config = settings.config();
+    let dataset = Dataset::open(&settings.data, 42).unwrap();
     let (mut loader, _) = dataset.cut(1, 8, config.vocab, Some(42), 1).unwrap();
     let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), Elem::F32).unwrap();
     trainer.load(&init::init(config, 42)).unwrap();
@@ -365,7 +342,7 @@ fn a_nan_anywhere_changes_nothing() {
 fn a_disk_that_fails_pauses_the_run() {
     let dir = undisturbed();
     let dir = dir.path();
-    for policy in ["pause", "stop"] {
+    for (policy, when_full) in [("pause", WhenFull::Pause), ("stop", WhenFull::Stop)] {
         let run = dir.join(policy);
         let blocked = Mutex::new(0_u32);
         // a file where checkpoints want to be is what nobody can write into
@@ -381,7 +358,7 @@ fn a_disk_that_fails_pauses_the_run() {
             }
             None
         };
-        let change = |settings: &mut Settings| settings.run.on_disk_full = policy.into();
+        let change = |settings: &mut Settings| settings.run.on_disk_full = when_full;
         let (done, lines) = train_with(dir, policy, &change, &open, &stop);
         let told = lines.iter().filter(|line| line.starts_with("paused: ") && line.contains("checkpoints")).count();
         if policy == "stop" {
@@ -390,7 +367,7 @@ fn a_disk_that_fails_pauses_the_run() {
             train(dir, policy).0.unwrap();
         } else {
             done.unwrap();
-            assert!(told == 1 && lines.iter().any(|line| line.starts_with("goes on")), "{lines:?}");
+            assert!(told == 1 && lines.iter().any(|line| line.starts_with("resumed: ")), "{lines:?}");
         }
         same(dir, policy, policy);
     }
@@ -403,7 +380,7 @@ fn other_data_and_damage_everywhere_are_refused() {
     let dir = dir.path();
     let long = |settings: &mut Settings| {
         settings.train.steps = 4;
-        settings.run.checkpoint_every = "2".into();
+        settings.run.checkpoint_every = Interval::Steps(2);
     };
     // stopped after a checkpoint
     let asked = Cell::new(0);

@@ -5,9 +5,9 @@ use std::path::Path;
 use crate::data::{
     Batches, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, open_shards, split, tokens_of_text_files,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
-use super::settings::DataSettings;
+use super::settings::{DataSettings, Source};
 
 /// What a byte-level model of generated stories is measured against, in nats a byte.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,9 @@ pub struct Dataset {
     /// For generated stories.
     pub baseline: Option<Baseline>,
 }
+
+/// Bytes of generated stories.
+const STORIES_BYTES: usize = 2 << 20;
 
 /// Tokens of each source that are checked before the device is opened.
 const LOOK: usize = 1 << 16;
@@ -53,9 +56,9 @@ impl Dataset {
     ///
     /// # Errors
     /// [`Error::Data`] naming the file and what is wrong with it.
-    pub fn open(settings: &DataSettings, tokenizer: Option<Tokenizer>, seed: u32) -> Result<Self> {
-        if let Some(pattern) = &settings.shards {
-            let validation = settings.validation.as_deref().map_or(Ok(Vec::new()), open_shards)?;
+    pub fn open(settings: &DataSettings, seed: u32) -> Result<Self> {
+        if let Source::Shards { train: pattern, validation } = &settings.source {
+            let validation = validation.as_deref().map_or(Ok(Vec::new()), open_shards)?;
             // as llm.c does: the batch to be overfitted is the first of the validation
             let overfits = settings.overfit_one_batch && !validation.is_empty();
             let train = if overfits { validation.clone() } else { open_shards(pattern)? };
@@ -67,21 +70,23 @@ impl Dataset {
             );
             return Ok(Self { train, validation, summary, baseline: None });
         }
-        let tokenizer = tokenizer.ok_or_else(|| {
-            Error::usage(
-                "--tokenizer: the weights do not say which tokenizer they are for; try --tokenizer gpt2 or bytes",
-            )
+        let tokenizer = settings.tokenizer.ok_or_else(|| {
+            let fault = Fault::at("--tokenizer", "the weights do not say which tokenizer they are for");
+            Error::usage(fault.advice("try --tokenizer gpt2 or bytes"))
         })?;
-        let (tokens, name) = match settings.stories_bytes {
-            Some(bytes) => {
+        let (tokens, name) = match &settings.source {
+            Source::Text(files) => {
+                let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+                (tokens_of_text_files(files, tokenizer)?, names.join(", "))
+            }
+            _ => {
                 let mut tokens = vec![tokenizer.end_of_text()];
-                tokens.extend(tokenizer.encode(Stories::new(seed).text(bytes)));
+                tokens.extend(tokenizer.encode(Stories::new(seed).text(STORIES_BYTES)));
                 (tokens, "generated stories".to_owned())
             }
-            None => (tokens_of_text_files(&settings.text, tokenizer)?, settings.text.join(", ")),
         };
         let (train, validation) = split(tokens);
-        let baseline = settings.stories_bytes.map(|_| Baseline {
+        let baseline = (settings.source == Source::Stories).then(|| Baseline {
             markov: markov::nats_per_token(&train, &validation, tokenizer.vocab()),
             entropy: Stories::nats_per_byte(),
         });

@@ -56,7 +56,7 @@ fn a_folder_that_holds_a_run_is_respected() {
     let again = train(dir, &["--steps", "2", "--out", "run"]).ends_with(0);
     assert!(again.out.contains("finished"), "{}", again.out);
     let other = train(dir, &["--steps", "2", "--lr", "0.01", "--out", "run"]).ends_with(2);
-    assert!(other.err.contains("train.lr") && other.err.contains("0.01"), "{}", other.err);
+    assert!(other.err.contains("lr: 0.0006 there, 0.01 here"), "{}", other.err);
     fs::create_dir(dir.join("other")).expect("folder");
     fs::write(dir.join("other/notes.txt"), "mine").expect("write");
     let foreign = train(dir, &["--steps", "2", "--out", "other"]).ends_with(2);
@@ -68,11 +68,12 @@ fn a_folder_that_holds_a_run_is_respected() {
     assert!(before == snapshot(&dir.join("run.1")), "the run put aside has changed");
 
     // what was cut short before anything was saved begins again from the start
+    fs::remove_dir_all(dir.join("run/checkpoints")).expect("checkpoints");
     let text = fs::read_to_string(dir.join("run/metrics.jsonl")).expect("metrics");
     let cut: Vec<&str> = text.lines().take(2).collect();
     fs::write(dir.join("run/metrics.jsonl"), cut.join("\n") + "\n").expect("write");
     let config = fs::read_to_string(dir.join("run/config.toml")).expect("config");
-    fs::write(dir.join("run/config.toml"), config.replace("finished = true\n", "")).expect("write");
+    fs::write(dir.join("run/config.toml"), config.replace("finished = true\n", "finished = false\n")).expect("write");
     let unfinished = train(dir, &["--steps", "2", "--lr", "0.01", "--out", "run"]).ends_with(0);
     assert!(unfinished.out.contains("from the start"), "{}", unfinished.out);
     assert_eq!(metrics(&dir.join("run")).len(), 3);

@@ -14,7 +14,7 @@ use crate::cli::terminal::say;
 /// Prints device, model, data, step, kernels, memory and folder.
 pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, tuned: &Found) {
     let gpu = trainer.gpu();
-    let (m, t, config) = (&settings.model, &settings.train, trainer.config());
+    let (m, t, config) = (settings.config(), &settings.train, trainer.config());
     say!("device   {}", gpu.caps.summary());
     if !gpu.device().is_empty() {
         say!("         {}", gpu.device());
@@ -27,7 +27,7 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, 
         m.positions,
         m.vocab,
         config.parameters() as f64 / 1e6,
-        t.precision
+        t.precision.name()
     );
     say!("data     {summary}");
     say!(

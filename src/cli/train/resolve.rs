@@ -1,28 +1,23 @@
-//! From the flags of `wgpt train` to what a run is made of.
+//! From settings to what a run is made of: weights, data, questions.
+
+use std::path::Path;
 
 use wgpt::data::hellaswag::{self, Example};
 use wgpt::data::{Batches, Rows};
+use wgpt::error::{Error, Fault, Result};
+use wgpt::formats::{ModelInfo, weights};
 use wgpt::infer::evaluate;
+use wgpt::model::Weights;
+use wgpt::run::model;
 use wgpt::train::dataset::Baseline;
+use wgpt::train::settings::resolve::Known;
+use wgpt::train::settings::{Recipe, Source};
+use wgpt::train::{Dataset, Settings};
 
-use super::{Args, Config, Dataset, Error, ModelInfo, PathBuf, Result, Settings, Tokenizer, weights};
-
-/// What is known of the weights that a run starts from.
-pub struct Start {
-    pub path: PathBuf,
-    pub config: Config,
-    pub info: ModelInfo,
-}
-
-/// What follows from the flags alone.
-pub struct Resolved {
-    pub settings: Settings,
-    pub config: Config,
-    pub tokenizer: Option<Tokenizer>,
-}
+use crate::cli::model::tokenizer_of;
 
 /// The data, cut into batches.
-pub struct Look {
+pub struct DataSummary {
     pub loader: Batches,
     pub rows: Option<Rows>,
     pub baseline: Option<Baseline>,
@@ -30,92 +25,73 @@ pub struct Look {
     pub summary: String,
 }
 
-impl Args {
-    /// Everything that follows from the flags, checked; the precision where it depends on the adapter, and the steps of
-    /// an epoch, are not known yet.
-    pub fn resolve(&self, start: Option<&Start>) -> Result<Resolved> {
-        let tokenizer = self.tokenizer(start)?;
-        let config = self.config(start, tokenizer)?;
-        let mut settings = self.settings(config, tokenizer);
-        settings.check()?;
-        settings.train.val_rows = self.val_rows(&settings.train);
-        if let Some(tokenizer) = tokenizer.filter(|t| self.data.is_none() && t.vocab() > config.vocab) {
-            return Err(Error::usage(format!(
-                "--tokenizer: {} has {} ids, the model's vocabulary {}; try --vocab {} or the tokenizer that the weights were \
-                 trained with",
-                tokenizer.name(),
-                tokenizer.vocab(),
-                config.vocab,
-                tokenizer.vocab()
-            )));
-        }
-        Ok(Resolved { settings, config, tokenizer })
-    }
+/// Returns the shape and tokenizer of weights at `path`.
+fn known(path: &Path, shape: &Weights, info: &ModelInfo) -> Known {
+    Known { shape: shape.config, tokenizer: tokenizer_of(path, info, shape.config.vocab).ok() }
+}
 
-    /// What a run without its files is told of its first weights.
-    pub fn start_without_files(&self) -> Result<Option<Start>> {
-        let Some(path) = &self.init else { return Ok(None) };
-        let known = path.to_str().filter(|_| !path.exists()).and_then(weights::known_config);
-        if let Some(config) = known {
-            return Ok(Some(Start { path: path.clone(), config, info: ModelInfo::for_tokenizer("gpt2") }));
-        }
-        let (weights, info, _) = weights::load(path)?;
-        Ok(Some(Start { path: path.clone(), config: weights.config, info }))
-    }
+/// Reads the weights of `--init`.
+pub fn init_weights(path: &Path) -> Result<(Known, Weights)> {
+    let (weights, info, _) = model::load(path)?;
+    Ok((known(path, &weights, &info), weights))
+}
 
-    /// What the data are called, for a line.
-    pub fn data_names(&self) -> String {
-        match &self.data {
-            Some(pattern) => pattern.clone(),
-            None if self.text.is_empty() => "generated stories".into(),
-            None => self.text.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
-        }
+/// Returns what is known of the weights of `--init`, for a run without its files.
+pub fn init_without_files(recipe: &Recipe) -> Result<Option<Known>> {
+    let Some(path) = &recipe.model.init else { return Ok(None) };
+    match path.to_str().filter(|_| !path.exists()).and_then(weights::known_config) {
+        Some(shape) => Ok(Some(Known { shape, tokenizer: "gpt2".parse().ok() })),
+        None => init_weights(path).map(|(known, _)| Some(known)),
     }
+}
 
-    /// True if the files that hold the data are here; stories that are yet to be made up are not.
-    pub fn files_are_here(&self) -> bool {
-        match &self.data {
-            Some(pattern) => glob::glob(pattern).is_ok_and(|mut found| found.next().is_some()),
-            None => !self.text.is_empty() && self.text.iter().all(|path| path.exists()),
-        }
+/// Names the data, for a line.
+pub fn data_names(settings: &Settings) -> String {
+    match &settings.data.source {
+        Source::Shards { train, .. } => train.clone(),
+        Source::Stories => "generated stories".into(),
+        Source::Text(files) => files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
     }
+}
 
-    /// Opens the data and cuts it; the steps of an epoch if none are given.
-    pub fn look(&self, settings: &mut Settings, config: &Config, tokenizer: Option<Tokenizer>) -> Result<Look> {
-        let dataset = Dataset::open(&settings.data, tokenizer, self.seed)?;
-        let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
-        let shuffle = settings.data.shuffle.then_some(self.seed);
-        let t = &settings.train;
-        let (loader, rows) =
-            dataset.cut(t.batch, t.context, config.vocab, shuffle, settings.data.emulate_ranks.unwrap_or(1))?;
-        if self.steps.is_none() && !self.uses_stories() {
-            settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
-        }
-        settings.check()?;
-        Ok(Look { loader, rows, baseline, summary })
+/// True if the files that hold the data are here; stories that are yet to be made up are not.
+pub fn files_are_here(settings: &Settings) -> bool {
+    match &settings.data.source {
+        Source::Shards { train, .. } => glob::glob(train).is_ok_and(|mut found| found.next().is_some()),
+        Source::Stories => false,
+        Source::Text(files) => files.iter().all(|path| path.exists()),
     }
+}
 
-    /// HellaSwag's questions, checked before anything is made.
-    pub(super) fn questions(
-        &self,
-        tokenizer: Option<Tokenizer>,
-        config: &Config,
-        context: usize,
-    ) -> Result<Vec<Example>> {
-        let Some(file) = &self.hellaswag else { return Ok(Vec::new()) };
-        let tokenizer = tokenizer.ok_or_else(|| {
-            Error::usage("--hellaswag: nothing says which tokenizer the model is for; try --tokenizer gpt2")
-        })?;
-        let found = crate::cli::eval::fetched(file);
-        if !found.exists() {
-            return Err(Error::data(format!(
-                "--hellaswag: {}: no such file, and none of this name in the cache; try `wgpt data fetch hellaswag`, or `--set \
-                 hellaswag=` to go without",
-                file.display()
-            )));
-        }
-        let set = hellaswag::read(&found, tokenizer, usize::MAX)?;
-        evaluate::check(&set.examples, config.vocab, context)?;
-        Ok(set.examples)
+/// Opens the data and cuts it; sets the steps of an epoch if none are given.
+pub fn look(settings: &mut Settings) -> Result<DataSummary> {
+    let seed = settings.train.seed;
+    let dataset = Dataset::open(&settings.data, seed)?;
+    let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
+    let (t, data) = (&settings.train, &settings.data);
+    let shuffle = data.shuffle.then_some(seed);
+    let (loader, rows) = dataset.cut(t.batch, t.context, settings.config().vocab, shuffle, data.ranks)?;
+    if settings.train.steps == wgpt::train::settings::UNKNOWN_STEPS {
+        settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
     }
+    settings.check()?;
+    Ok(DataSummary { loader, rows, baseline, summary })
+}
+
+/// Returns HellaSwag's questions, checked before anything is made.
+pub fn questions(settings: &Settings) -> Result<Vec<Example>> {
+    let Some(file) = &settings.run.hellaswag else { return Ok(Vec::new()) };
+    let tokenizer = settings.data.tokenizer.ok_or_else(|| {
+        let fault = Fault::at("--hellaswag", "nothing says which tokenizer the model is for");
+        Error::usage(fault.advice("try --tokenizer gpt2"))
+    })?;
+    let found = crate::cli::eval::fetched(file);
+    if !found.exists() {
+        let what = format!("{}: no such file, and none of this name in the cache", file.display());
+        let advice = "try `wgpt data fetch hellaswag`, or `--set hellaswag=` to go without";
+        return Err(Error::data(Fault::at("--hellaswag", what).advice(advice)));
+    }
+    let set = hellaswag::read(&found, tokenizer, usize::MAX)?;
+    evaluate::check(&set.examples, settings.config().vocab, settings.train.context)?;
+    Ok(set.examples)
 }

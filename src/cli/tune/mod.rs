@@ -65,7 +65,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let stop = signals::listen()?;
     let listed = gpu::adapter::find(args.device.as_deref())?;
-    let elem = args.precision.on(&listed);
+    let elem = precision::on(args.precision, &listed);
     let mixed = elem == Elem::F16;
     let context = args.context.unwrap_or(if listed.software { 64 } else { 1024 });
     let config = args.shape.config(context)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 
 use crate::error::{Error, Result};
-use crate::run::folder::Metric;
+use crate::run::records::{self, Metric};
 
 /// Step, counted from 1 (0 is before training), and value.
 pub type Point = (u32, f32);
@@ -72,12 +72,8 @@ impl History {
     /// [`Error::Data`] if it is neither.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.components().as_path().display().to_string();
-        let metrics = path.join("metrics.jsonl");
         if path.is_dir() {
-            let Ok(file) = File::open(&metrics) else {
-                return Err(Error::data(format!("{name}: holds no run, expected a folder with metrics.jsonl")));
-            };
-            return Ok(Self { name, ..Self::of_metrics(BufReader::new(file)) });
+            return Ok(Self { name, ..Self::of_metrics(records::open(path)?) });
         }
         let file = File::open(path).map_err(|e| {
             Error::data(format!("{name}: cannot be read ({e}), expected a run's folder or a main.log of llm.c's form"))
@@ -97,14 +93,9 @@ impl History {
         Ok(Self { name: name.collect::<Vec<_>>().join("/"), ..history })
     }
 
-    /// The lines of a `metrics.jsonl`; one that is cut short, as the last of a run at work may be, is left out.
-    fn of_metrics(lines: impl BufRead) -> Self {
+    fn of_metrics(metrics: impl Iterator<Item = Metric>) -> Self {
         let mut history = Self::default();
-        for line in lines.lines().map_while(std::io::Result::ok) {
-            if let Ok(metric) = serde_json::from_str::<Metric>(&line) {
-                history.push(&metric);
-            }
-        }
+        metrics.for_each(|metric| history.push(&metric));
         history
     }
 
@@ -164,7 +155,7 @@ mod tests {
                      {\"step\":1,\"loss\":5.4,\"grad_norm\":2.0,\"lr\":0.1,\"ms\":500.0,\"tokens_per_s\":64.0}\n\
                      {\"step\":2,\"loss\":null,\"grad_norm\":null,\"lr\":0.1,\"ms\":500.0,\"pause_ms\":1000.0,\"skipped\":true}\n\
                      {\"step\":3,\"lo";
-        let history = History::of_metrics(lines.as_bytes());
+        let history = History::of_metrics(records::metrics(lines.as_bytes()));
         assert_eq!((history.loss.as_slice(), history.step, history.skipped), (&[(1, 5.4)][..], 2, 1));
         assert!((history.seconds - 2.0).abs() < 1e-9);
         assert_eq!(history.recent_speed(), Some(64.0));

@@ -15,8 +15,8 @@ pub use sheet::Sheet;
 use crate::error::Result;
 use crate::files::atomic;
 use crate::run::clock::clock_text;
-use crate::run::folder::Metric;
-use crate::train::settings::Settings;
+use crate::run::records::Metric;
+use crate::train::settings::RunFile;
 
 /// The page's name in a run's folder.
 pub const REPORT: &str = "report.html";
@@ -40,9 +40,9 @@ impl Reporter {
     ///
     /// # Errors
     /// [`crate::error::Error::Data`] if `dir` holds no run.
-    pub fn new(dir: &Path, settings: Settings, reference: Option<History>) -> Result<Self> {
+    pub fn new(dir: &Path, file: RunFile, reference: Option<History>) -> Result<Self> {
         let mut sheet = Sheet::read(dir)?;
-        sheet.settings = Some(settings);
+        sheet.file = Some(file);
         Ok(Self { dir: dir.to_owned(), sheet, reference, written: None, warned: false })
     }
 
@@ -72,7 +72,7 @@ impl Reporter {
         if let Some(eta) = eta {
             line += &format!(" | ETA {}", clock_text(eta));
         }
-        let price = self.sheet.settings.as_ref().and_then(|settings| settings.run.price_per_hour);
+        let price = self.sheet.file.as_ref().and_then(|file| file.settings.run.price_per_hour);
         if let Some(price) = price {
             line += &format!(" | ${:.2}", price * so_far / 3600.0);
             if let Some(eta) = eta {

@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::measure::flops_per_token;
 use crate::run::clock::clock_text;
 use crate::run::report::history::History;
-use crate::train::settings::Settings;
+use crate::train::settings::RunFile;
+use crate::train::settings::file::CONFIG;
 
 /// Samples that a report shows, the newest.
 const MOST_SAMPLES: usize = 5;
@@ -21,8 +22,8 @@ const SAMPLE_BYTES: u64 = 64 << 10;
 pub struct Sheet {
     /// Its curves.
     pub history: History,
-    /// Its settings, if it has any that can be read.
-    pub settings: Option<Settings>,
+    /// Its settings and facts, if it has any that can be read.
+    pub file: Option<RunFile>,
     /// Its `config.toml`.
     pub config: String,
     /// Steps and texts, the newest last.
@@ -37,8 +38,8 @@ impl Sheet {
     pub fn read(path: &Path) -> Result<Self> {
         let mut sheet = Self { history: History::read(path)?, ..Self::default() };
         if path.is_dir() {
-            sheet.config = fs::read_to_string(path.join("config.toml")).unwrap_or_default();
-            sheet.settings = toml::from_str(&sheet.config).ok();
+            sheet.config = fs::read_to_string(path.join(CONFIG)).unwrap_or_default();
+            sheet.file = RunFile::parse(&sheet.config).ok();
             sheet.samples = samples(path);
         }
         Ok(sheet)
@@ -47,29 +48,35 @@ impl Sheet {
     /// Adapter, model and data in one line.
     #[must_use]
     pub fn about(&self) -> String {
-        let Some(settings) = &self.settings else { return String::new() };
-        let (m, t) = (&settings.model, &settings.train);
-        let parameters = settings.config().map_or(0.0, |config| config.parameters() as f64 / 1e6);
-        let adapter = settings.run.adapter.as_ref().map_or(String::new(), |adapter| format!(" · {adapter}"));
+        let Some(RunFile { settings, record }) = &self.file else { return String::new() };
+        let (m, t) = (&settings.model.shape, &settings.train);
+        let parameters = m.parameters() as f64 / 1e6;
+        let adapter = record.adapter.as_ref().map_or(String::new(), |adapter| format!(" · {adapter}"));
         format!(
             "{parameters:.1} M parameters: {} layers, {} heads, {} channels, vocabulary {} · {} · {} tokens a step, \
              context {}{adapter}",
-            m.layers, m.heads, m.channels, m.vocab, t.precision, t.tokens_per_step, t.context
+            m.layers,
+            m.heads,
+            m.channels,
+            m.vocab,
+            t.precision.name(),
+            t.tokens_per_step,
+            t.context
         )
     }
 
     /// The part of the peak that one token a second takes, if a peak is known: 6 N + 6 L C T operations over it.
     #[must_use]
     pub fn utilisation_of_a_token_a_second(&self) -> Option<f64> {
-        let settings = self.settings.as_ref()?;
-        let flops = flops_per_token(&settings.config().ok()?, settings.train.context);
-        Some(flops / (settings.run.peak_tflops? * 1e12))
+        let file = self.file.as_ref()?;
+        let flops = flops_per_token(&file.settings.config(), file.settings.train.context);
+        Some(flops / (file.peak_tflops()? * 1e12))
     }
 
     /// Seconds to come at the speed of the last steps.
     #[must_use]
     pub fn seconds_to_come(&self) -> Option<f64> {
-        let train = &self.settings.as_ref()?.train;
+        let train = &self.file.as_ref()?.settings.train;
         let left = train.steps.saturating_sub(self.history.step) as f64;
         Some(left * train.tokens_per_step as f64 / self.history.recent_speed()?)
     }
@@ -77,7 +84,7 @@ impl Sheet {
     /// Name, value and note of each figure that is known.
     #[must_use]
     pub fn figures(&self) -> Vec<(&'static str, String, String)> {
-        let (history, settings) = (&self.history, self.settings.as_ref());
+        let (history, settings) = (&self.history, self.file.as_ref().map(|file| &file.settings));
         let mut list = Vec::new();
         let mut add = |name, value: String, note: String| list.push((name, value, note));
         let steps = settings.map_or(String::new(), |settings| format!("of {}", settings.train.steps));
@@ -102,7 +109,7 @@ impl Sheet {
         if let Some(speed) = history.recent_speed() {
             add("tokens a second", super::plot::short(speed.round()), "middle of the last 100 steps".into());
             if let (Some(part), Some(peak)) =
-                (self.utilisation_of_a_token_a_second(), settings.and_then(|s| s.run.peak_tflops))
+                (self.utilisation_of_a_token_a_second(), self.file.as_ref().and_then(RunFile::peak_tflops))
             {
                 let peak = format!("of {} TFLOP/s", super::plot::short(peak));
                 add("MFU", format!("{:.1} %", 100.0 * part * speed), peak);

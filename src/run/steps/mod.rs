@@ -9,22 +9,20 @@ use std::time::{Duration, Instant};
 
 use crate::data::hellaswag::Example;
 use crate::data::{BatchSource, Batches, Mark, Repeat, Rows, Tokenizer};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use crate::infer::evaluate::Evaluator;
 use crate::infer::generator::Generator;
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
 use crate::run::clock::Clock;
-pub use crate::run::clock::clock_text;
-use crate::run::folder::{Folder, Metric};
+use crate::run::folder::Folder;
+use crate::run::records::Metric;
 use crate::run::report::Reporter;
 use crate::train::dataset::Baseline;
-use crate::train::settings::Settings;
+use crate::train::settings::{Settings, WhenFull};
 use crate::train::trainer::Trainer;
 pub use samples::known_words;
 
-/// The setting of `--on-disk-full` that ends a run.
-const STOP: &str = "stop";
 /// Time between tries to write.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a pause is told again.
@@ -71,6 +69,8 @@ pub struct Run<'a> {
     pub made_by: MadeBy,
     /// The name of a signal that asks the run to end, once there is one.
     pub stop: &'a dyn Fn() -> Option<&'static str>,
+    /// Returns the command that continues the run in a folder.
+    pub continues: &'a dyn Fn(&Path) -> String,
     /// Where the batches of the last steps begin.
     pub places: VecDeque<(usize, Mark)>,
     /// True if the device was lost and opened again.
@@ -186,7 +186,8 @@ impl Run<'_> {
             let ms = clock.tick(own.as_slice());
             self.finish(trainer, &mut generator, step, after, Pending::new(own, ms), &mut outcome, clock, screen)?;
         }
-        self.patiently(clock, screen, |run| run.folder.finish(run.settings))?;
+        self.patiently(clock, screen, |run| run.saver.wait())?;
+        self.patiently(clock, screen, |run| run.folder.finish())?;
         Ok(outcome)
     }
 
@@ -195,11 +196,12 @@ impl Run<'_> {
         let every = |n: usize| n > 0 && step.is_multiple_of(n);
         let last = step == self.settings.train.steps;
         After {
-            validates: self.rows.is_some() && (every(self.settings.train.val_every) || last),
-            asks: !self.questions.is_empty() && (every(self.settings.run.hellaswag_every.unwrap_or(0)) || last),
+            validates: self.rows.is_some() && (every(self.settings.run.val_every) || last),
+            asks: !self.questions.is_empty() && (every(self.settings.run.hellaswag_every) || last),
             last,
             samples: samples && (every(self.settings.run.sample_every) || last),
-            saves: !last && self.saver.is_due(step),
+            // the last one too, so that a finished run can be made longer
+            saves: last || self.saver.is_due(step),
         }
     }
 
@@ -293,11 +295,11 @@ impl Run<'_> {
         let (begin, mut told) = (Instant::now(), None::<Instant>);
         loop {
             let why = match work(self) {
-                Err(Error::Output(why)) if self.settings.run.on_disk_full != STOP => why,
+                Err(Error::Output(why)) if self.settings.run.on_disk_full == WhenFull::Pause => why,
                 done => {
                     if told.is_some() {
                         clock.pause_since(begin);
-                        screen.line("goes on: the disk takes it again");
+                        screen.line("resumed: the disk accepts writes again");
                     }
                     return done;
                 }
@@ -309,7 +311,8 @@ impl Run<'_> {
             for _ in 0..10 {
                 if let Some(signal) = (self.stop)() {
                     return Err(Error::output(format!(
-                        "{why}; {signal} ended the run while it waited; the same command goes on from the last checkpoint"
+                        "{why}; {signal} ended the run while it waited; to continue from the last checkpoint: {}",
+                        (self.continues)(&self.folder.dir)
                     )));
                 }
                 std::thread::sleep(RETRY / 10);
@@ -337,8 +340,9 @@ impl Run<'_> {
         }
         // a signal has come: no waiting for a disk that is full
         self.saver.wait()?;
-        let (signal, dir) = ((self.stop)().unwrap_or("a signal"), self.folder.dir.display());
-        Ok(Error::stopped(format!("{signal}: stopped after step {step} and saved in {dir}; the same command goes on")))
+        let (signal, dir) = ((self.stop)().unwrap_or("a signal"), &self.folder.dir);
+        let fault = Fault::at(signal, format!("stopped after step {step}, saved in {}", dir.display()));
+        Ok(Error::stopped(fault.advice(format!("to continue: {}", (self.continues)(dir)))))
     }
 
     /// Starts to save; training waits only for the copy out of the GPU.
@@ -369,7 +373,7 @@ impl Run<'_> {
     /// The validation loss; none if a signal came first.
     fn validate(&mut self, trainer: &mut Trainer) -> Result<Option<f64>> {
         let Some(rows) = &mut self.rows else { return Ok(None) };
-        let count = self.settings.train.val_rows.unwrap_or(usize::MAX).min(rows.len());
+        let count = self.settings.run.val_rows.unwrap_or(usize::MAX).min(rows.len());
         let stop = self.stop;
         trainer.evaluate_unless(rows, count, &|| stop().is_some())
     }

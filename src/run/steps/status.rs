@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Elem;
 use crate::ops::stepcontrol::Report;
 use crate::run::clock::Clock;
-use crate::run::folder::Metric;
+use crate::run::records::Metric;
 use crate::run::steps::{Measured, Run, Screen};
 use crate::train::Trainer;
 

@@ -1,21 +1,43 @@
-//! Everything that decides a run, resolved: written into the run's folder, compared when a folder is used again.
+//! Settings of a run: one typed value, from recipes, `--set` and flags.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`recipe`] | each setting that a person gives, once: flag, key, help |
+//! | [`values`] | their types and spellings |
+//! | [`layers`] | several sources over one another, and the source of each value |
+//! | [`resolve`] | defaults, and what follows from other settings |
+//! | [`file`](mod@file) | `config.toml` of a run, which is a recipe too |
+//! | [`compare`] | which settings a run may be resumed with |
 
-use serde::{Deserialize, Serialize};
+pub mod compare;
+pub mod file;
+pub mod layers;
+mod old;
+pub mod recipe;
+pub mod resolve;
+pub mod values;
 
-use crate::error::{Error, Result};
+use std::path::PathBuf;
+
+pub use compare::{Difference, differences};
+pub use file::{Record, RunFile};
+pub use recipe::Recipe;
+pub use values::{Batch, Bytes, Interval, Peak, Positive, Precision, WhenFull};
+
+use crate::data::Tokenizer;
+use crate::error::{Error, Fault, Result};
 use crate::formats::checkpoint::Keep;
 use crate::gpu::Elem;
 use crate::model::{Config, Recompute};
 
-mod values;
-
-pub use values::Interval;
-
 use super::schedule::{Schedule, Shape};
 use super::trainer::{Optimizer, Sizes};
 
-/// A run's settings. What lies under `run` moves no loss and may differ when a folder is used again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Steps until the data has been looked at.
+pub const UNKNOWN_STEPS: usize = u32::MAX as usize;
+
+/// A run's settings, each with a value.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The model.
     pub model: ModelSettings,
@@ -27,54 +49,50 @@ pub struct Settings {
     pub run: RunSettings,
 }
 
-/// The model's shape and where its weights start from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The model's shape and the weights that it starts from.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelSettings {
-    /// Longest sequence.
-    pub positions: usize,
-    /// Vocabulary.
-    pub vocab: usize,
-    /// Blocks.
-    pub layers: usize,
-    /// Heads.
-    pub heads: usize,
-    /// Width.
-    pub channels: usize,
-    /// Folder of the first weights; without it they are drawn from the seed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<String>,
+    /// Its shape.
+    pub shape: Config,
+    /// The name of its shape, if it was given by one.
+    pub name: Option<String>,
+    /// First weights; without them they are drawn from the seed.
+    pub init: Option<PathBuf>,
+}
+
+/// Kinds of data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Stories that the program makes up.
+    Stories,
+    /// Text files, each one document.
+    Text(Vec<PathBuf>),
+    /// Token shards, as patterns.
+    Shards {
+        /// For training.
+        train: String,
+        /// For validation.
+        validation: Option<String>,
+    },
 }
 
 /// Where tokens come from.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DataSettings {
-    /// Text files, or none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub text: Vec<String>,
-    /// Pattern of training shards.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shards: Option<String>,
-    /// Pattern of validation shards.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation: Option<String>,
-    /// Bytes of generated stories, if nothing else is given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stories_bytes: Option<usize>,
-    /// `gpt2` or `bytes`, where known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<String>,
+    /// The data.
+    pub source: Source,
+    /// The tokenizer, where it is known.
+    pub tokenizer: Option<Tokenizer>,
     /// Batches in llm.c's random order, else in file order.
     pub shuffle: bool,
     /// The batches of the first step in every step.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overfit_one_batch: bool,
-    /// Ranks whose batches are taken in turn, if more than one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub emulate_ranks: Option<usize>,
+    /// Ranks whose batches are taken in turn.
+    pub ranks: usize,
 }
 
 /// The optimizer, the schedule, the sizes of a step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TrainSettings {
     /// Sequences of a micro-step.
     pub batch: usize,
@@ -84,8 +102,7 @@ pub struct TrainSettings {
     pub tokens_per_step: usize,
     /// Steps of the run.
     pub steps: usize,
-    /// How the learning rate goes.
-    #[serde(default)]
+    /// Shape of the learning rate's curve.
     pub schedule: Shape,
     /// Peak learning rate.
     pub lr: f32,
@@ -97,134 +114,87 @@ pub struct TrainSettings {
     pub weight_decay: f32,
     /// Largest gradient norm; 0 switches clipping off.
     pub clip: f32,
-    /// AdamW.
+    /// Decay of AdamW's first moment.
     pub beta1: f32,
-    /// AdamW.
+    /// Decay of AdamW's second moment.
     pub beta2: f32,
-    /// AdamW.
+    /// Added to the root of AdamW's second moment.
     pub eps: f32,
     /// Steps whose loss has a z-score above this are skipped; 0 for none.
-    #[serde(default)]
     pub skip_loss_z: f32,
     /// The same of the gradient norm.
-    #[serde(default)]
     pub skip_norm_z: f32,
-    /// Element type of matrix operands: `f32` or `f16`.
-    pub precision: String,
+    /// Element type of matrix operands.
+    pub precision: Elem,
+    /// Activations that the backward pass computes again. Moves no bit.
+    pub recompute: Recompute,
     /// Seed of the first weights, the order of batches and the samples.
     pub seed: u32,
-    /// Steps between validations; 0 for none in between.
-    pub val_every: usize,
-    /// Rows of the context's length in a validation; absent for all there are.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub val_rows: Option<usize>,
 }
 
 /// Settings that move no loss.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RunSettings {
+    /// Steps between validations; 0 for none in between.
+    pub val_every: usize,
+    /// Rows of the context's length in a validation; `None` for all there are.
+    pub val_rows: Option<usize>,
     /// Steps between samples; 0 for none.
     pub sample_every: usize,
     /// HellaSwag's file, if the run is measured on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hellaswag: Option<String>,
+    pub hellaswag: Option<PathBuf>,
     /// Steps between its measurements, one more at the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hellaswag_every: Option<usize>,
-    /// Steps between checkpoints, or minutes as `10m`.
-    #[serde(default)]
-    pub checkpoint_every: String,
-    /// How many of the newest checkpoints are kept.
-    #[serde(default)]
-    pub keep: usize,
-    /// Checkpoints of multiples of so many steps are kept too; 0 for none.
-    #[serde(default)]
-    pub keep_every: usize,
-    /// What the backward pass computes again: `none`, `gelu`, `ln` or `block`. Moves no bit.
-    #[serde(default)]
-    pub recompute: String,
-    /// What a full disk or a write error does: `pause` until it is gone, or `stop`.
-    #[serde(default)]
-    pub on_disk_full: String,
-    /// True once the run has come to its end.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub finished: bool,
-    /// The device asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// The adapter that the run was last made on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<String>,
-    /// The run or llm.c's main.log whose curve stands beside this run's in its report.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub compare: Option<String>,
-    /// TFLOP/s of the adapter, which MFU is a part of.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peak_tflops: Option<f64>,
-    /// Dollars an hour.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hellaswag_every: usize,
+    /// Bytes that the run may use.
+    pub memory: Option<u64>,
+    /// The run or llm.c's main.log whose curve is drawn beside this run's in its report.
+    pub compare: Option<PathBuf>,
+    /// TFLOP/s of the adapter, the denominator of MFU.
+    pub peak_tflops: Option<Peak>,
+    /// Dollars per hour.
     pub price_per_hour: Option<f64>,
+    /// When checkpoints are made.
+    pub checkpoint_every: Interval,
+    /// The checkpoints to keep.
+    pub keep: Keep,
+    /// Reaction to a full disk or a write error.
+    pub on_disk_full: WhenFull,
+    /// The device asked for.
+    pub device: Option<String>,
+    /// Bounds checks in all kernels and in the driver.
+    pub checked: bool,
+    /// Kernels go to Vulkan as naga writes them.
+    pub no_spirv_repair: bool,
 }
 
 impl Settings {
-    /// The element type of matrix operands.
+    /// Returns the element type of matrix operands.
     #[must_use]
     pub fn elem(&self) -> Elem {
-        if self.train.precision == "f16" { Elem::F16 } else { Elem::F32 }
+        self.train.precision
     }
 
-    /// What the backward pass computes again: nothing if nothing is said.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if it is no level.
-    pub fn recompute(&self) -> Result<Recompute> {
-        match self.run.recompute.as_str() {
-            "" => Ok(Recompute::None),
-            text => text.parse(),
-        }
-    }
-
-    /// The model's shape.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if the shape is impossible.
-    pub fn config(&self) -> Result<Config> {
-        let m = &self.model;
-        Config::new(m.positions, m.vocab, m.layers, m.heads, m.channels)
-    }
-
-    /// When checkpoints are made: every 250 steps if nothing is said.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if it is neither steps nor minutes.
-    pub fn interval(&self) -> Result<Interval> {
-        match self.run.checkpoint_every.as_str() {
-            "" => Ok(Interval::Steps(250)),
-            text => text.parse().map_err(|e| Error::usage(format!("--checkpoint-every: {e}"))),
-        }
-    }
-
-    /// Which checkpoints stay.
+    /// Returns the model's shape.
     #[must_use]
-    pub fn keep(&self) -> Keep {
-        Keep { newest: self.run.keep.max(1), every: self.run.keep_every }
+    pub fn config(&self) -> Config {
+        self.model.shape
     }
 
-    /// The sizes of a step.
+    /// Returns the sizes of a step.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let t = &self.train;
         Sizes { batch: t.batch, context: t.context, accumulation: t.tokens_per_step / (t.batch * t.context) }
     }
 
-    /// The learning rates.
+    /// Returns the learning rates.
     #[must_use]
     pub fn schedule(&self) -> Schedule {
         let t = &self.train;
         Schedule { shape: t.schedule, lr: t.lr, warmup: t.warmup, final_frac: t.final_lr_frac, steps: t.steps }
     }
 
-    /// AdamW and clipping.
+    /// Returns AdamW's settings and the limits of a step.
     #[must_use]
     pub fn optimizer(&self) -> Optimizer {
         let t = &self.train;
@@ -239,66 +209,101 @@ impl Settings {
         }
     }
 
-    /// Checks what does not depend on the data.
+    /// Returns a recipe that gives every value: resolved, it is these settings again.
+    #[must_use]
+    pub fn recipe(&self) -> Recipe {
+        let (m, t, run) = (&self.model, &self.train, &self.run);
+        let free = m.name.is_none() && m.init.is_none();
+        let own = |size: usize| free.then_some(size);
+        Recipe {
+            data: self.data.recipe(),
+            model: recipe::Model {
+                model: m.name.clone(),
+                layers: own(m.shape.layers),
+                heads: own(m.shape.heads),
+                channels: own(m.shape.channels),
+                vocab: own(m.shape.vocab),
+                init: m.init.clone(),
+            },
+            training: t.recipe(),
+            run: recipe::Run {
+                val_every: Some(run.val_every),
+                val_steps: None,
+                val_limit: run.val_rows.map(|rows| rows.saturating_mul(t.context)),
+                hellaswag: run.hellaswag.clone(),
+                hellaswag_every: run.hellaswag.is_some().then_some(run.hellaswag_every),
+                sample_every: Some(run.sample_every),
+                memory: run.memory.map(Bytes),
+                compare: run.compare.clone(),
+                peak_tflops: run.peak_tflops,
+                price_per_hour: run.price_per_hour.map(Positive),
+                out: None,
+                checkpoint_every: Some(run.checkpoint_every),
+                keep: Some(run.keep.newest),
+                keep_every: Some(run.keep.every),
+                on_disk_full: Some(run.on_disk_full),
+                device: run.device.clone(),
+                checked: Some(run.checked),
+                no_spirv_repair: Some(run.no_spirv_repair),
+            },
+        }
+    }
+
+    /// Checks settings that do not depend on the data.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the flag.
     pub fn check(&self) -> Result<()> {
-        let (config, t) = (self.config()?, &self.train);
-        self.interval()?;
-        self.recompute()?;
-        let usage = |message: String| Err(Error::usage(message));
-        if t.batch == 0 || t.context == 0 {
-            return usage(format!("--batch {} and --context {}: expected both to be at least 1", t.batch, t.context));
+        self.check_sizes()?;
+        self.check_ranges()
+    }
+
+    fn check_sizes(&self) -> Result<()> {
+        let (positions, t) = (self.model.shape.positions, &self.train);
+        let (batch, context) = (t.batch, t.context);
+        if batch == 0 || context == 0 {
+            let fault = Fault::at(format!("--batch {batch} and --context {context}"), "");
+            return Err(Error::usage(fault.expected("both to be at least 1")));
         }
-        if t.context > config.positions {
-            return usage(format!(
-                "--context: {} tokens, the model has {} positions; try --context {}",
-                t.context, config.positions, config.positions
-            ));
+        if context > positions {
+            let fault = Fault::at("--context", format!("{context} tokens, the model has {positions} positions"));
+            return Err(Error::usage(fault.advice(format!("try --context {positions}"))));
         }
-        let micro = t.batch.saturating_mul(t.context);
+        let micro = batch.saturating_mul(context);
         if u32::try_from(micro).is_err() || micro as u64 * 3 >= 1 << 32 {
-            return usage(format!(
-                "--batch {} times --context {}: {micro} tokens in one batch, expected under 2^30",
-                t.batch, t.context
-            ));
+            let place = format!("--batch {batch} times --context {context}");
+            return Err(Error::usage(Fault::at(place, format!("{micro} tokens in one batch")).expected("under 2^30")));
         }
+        let next = |unit: usize| t.tokens_per_step.next_multiple_of(unit.max(1)).max(unit.max(1));
         if t.tokens_per_step == 0 || !t.tokens_per_step.is_multiple_of(micro) {
-            return usage(format!(
-                "--tokens-per-step: {} is not a multiple of --batch {} times --context {} = {micro}; try {}",
-                t.tokens_per_step,
-                t.batch,
-                t.context,
-                t.tokens_per_step.next_multiple_of(micro).max(micro)
-            ));
+            let of = format!("--batch {batch} times --context {context} = {micro}");
+            let fault = Fault::at("--tokens-per-step", format!("{} is not a multiple of {of}", t.tokens_per_step));
+            return Err(Error::usage(fault.advice(format!("try {}", next(micro)))));
         }
-        if let Some(ranks) = self.data.emulate_ranks {
-            let sample = micro.saturating_mul(ranks);
-            if ranks == 0 || !t.tokens_per_step.is_multiple_of(sample) {
-                return usage(format!(
-                    "--emulate-ranks: {ranks} ranks of --batch {} times --context {} tokens do not make a step of {}; try \
-                     --tokens-per-step {}",
-                    t.batch,
-                    t.context,
-                    t.tokens_per_step,
-                    t.tokens_per_step.next_multiple_of(sample.max(1)).max(sample.max(1))
-                ));
-            }
+        let (ranks, sample) = (self.data.ranks, micro.saturating_mul(self.data.ranks));
+        if ranks == 0 || !t.tokens_per_step.is_multiple_of(sample) {
+            let of = format!("--batch {batch} times --context {context} tokens");
+            let what = format!("{ranks} ranks of {of} do not make a step of {}", t.tokens_per_step);
+            let fault = Fault::at("--emulate-ranks", what);
+            return Err(Error::usage(fault.advice(format!("try --tokens-per-step {}", next(sample)))));
         }
+        Ok(())
+    }
+
+    fn check_ranges(&self) -> Result<()> {
+        let t = &self.train;
         if t.steps == 0 || u32::try_from(t.steps).is_err() {
-            return usage(format!("--steps: {}, expected 1 to 2^32 - 1", t.steps));
+            return Err(Error::usage(Fault::at("--steps", t.steps.to_string()).expected("1 to 2^32 - 1")));
         }
-        for (name, value) in [
-            ("--warmup", t.warmup),
-            ("--val-every", t.val_every),
-            ("--sample-every", self.run.sample_every),
-            ("--tokens-per-step", t.tokens_per_step),
-            ("--val-steps", t.val_rows.unwrap_or(1)),
+        for (name, value, least) in [
+            ("--warmup", t.warmup, 0),
+            ("--val-every", self.run.val_every, 0),
+            ("--sample-every", self.run.sample_every, 0),
+            ("--tokens-per-step", t.tokens_per_step, 0),
+            ("--val-steps", self.run.val_rows.unwrap_or(1), 1),
         ] {
-            if value >= 1 << 50 || (name == "--val-steps" && value == 0) {
-                let least = usize::from(name == "--val-steps");
-                return usage(format!("{name}: {value}, expected {least} to 2^50"));
+            if value >= 1 << 50 || value < least {
+                return Err(Error::usage(Fault::at(name, value.to_string()).expected(format!("{least} to 2^50"))));
             }
         }
         // eps above zero: the padding of the vocabulary, which never moves, would become 0 / 0
@@ -315,53 +320,56 @@ impl Settings {
         ] {
             if !(value.is_finite() && (least..=most).contains(&value)) {
                 let most = if most > 1.0 { String::from("any finite number") } else { format!("{most}") };
-                return usage(format!("{name}: {value}, expected {least} to {most}"));
+                return Err(Error::usage(Fault::at(name, value.to_string()).expected(format!("{least} to {most}"))));
             }
         }
         Ok(())
     }
-
-    /// The settings as TOML.
-    ///
-    /// # Errors
-    /// [`Error::Output`] if they cannot be written as such.
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::output(format!("config.toml: cannot be written: {e}")))
-    }
-
-    /// What differs from another run's settings in anything that moves a loss, as `train.lr: 0.001 there, 0.002 here`.
-    ///
-    /// # Errors
-    /// [`Error::Output`] if the settings cannot be written as TOML.
-    pub fn differences(&self, there: &toml::Table) -> Result<Vec<String>> {
-        let here: toml::Table =
-            self.to_toml()?.parse().map_err(|e| Error::output(format!("config.toml: cannot be read back: {e}")))?;
-        let (here, there) = (flatten(&here), flatten(there));
-        let mut keys: Vec<&String> = here.iter().chain(&there).map(|(key, _)| key).collect();
-        keys.sort();
-        keys.dedup();
-        let find = |list: &[(String, String)], key: &str| {
-            list.iter().find(|(k, _)| k == key).map_or("nothing".to_owned(), |(_, value)| value.clone())
-        };
-        let differs = |key: &&&String| find(&here, key) != find(&there, key);
-        Ok(keys
-            .iter()
-            .filter(differs)
-            .map(|key| format!("{key}: {} there, {} here", find(&there, key), find(&here, key)))
-            .collect())
-    }
 }
 
-/// `section.key` and value of everything outside `run`.
-fn flatten(table: &toml::Table) -> Vec<(String, String)> {
-    let mut list = Vec::new();
-    for (section, values) in table.iter().filter(|(section, _)| *section != "run") {
-        match values {
-            toml::Value::Table(values) => {
-                list.extend(values.iter().map(|(key, value)| (format!("{section}.{key}"), value.to_string())));
-            }
-            value => list.push((section.clone(), value.to_string())),
+impl DataSettings {
+    fn recipe(&self) -> recipe::Data {
+        let (text, data, val) = match &self.source {
+            Source::Stories => (Vec::new(), None, None),
+            Source::Text(files) => (files.clone(), None, None),
+            Source::Shards { train, validation } => (Vec::new(), Some(train.clone()), validation.clone()),
+        };
+        recipe::Data {
+            text,
+            data,
+            val,
+            tokenizer: self.tokenizer,
+            no_shuffle: Some(!self.shuffle),
+            overfit_one_batch: Some(self.overfit_one_batch),
+            emulate_ranks: (self.ranks != 1).then_some(self.ranks),
         }
     }
-    list
 }
+
+impl TrainSettings {
+    fn recipe(&self) -> recipe::Training {
+        recipe::Training {
+            context: Some(self.context),
+            batch: Some(Batch::Count(self.batch)),
+            tokens_per_step: Some(self.tokens_per_step),
+            steps: (self.steps != UNKNOWN_STEPS).then_some(self.steps),
+            lr: Some(self.lr),
+            schedule: Some(self.schedule),
+            warmup: Some(self.warmup),
+            final_lr_frac: Some(self.final_lr_frac),
+            weight_decay: Some(self.weight_decay),
+            clip: Some(self.clip),
+            skip_loss_z: Some(self.skip_loss_z),
+            skip_norm_z: Some(self.skip_norm_z),
+            beta1: Some(self.beta1),
+            beta2: Some(self.beta2),
+            eps: Some(self.eps),
+            precision: Some(if self.precision == Elem::F16 { Precision::F16 } else { Precision::F32 }),
+            recompute: Some(self.recompute),
+            seed: Some(self.seed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,172 @@
-//! Values of settings that are neither numbers nor names of files.
+//! Values of settings, each with one spelling that flags and recipes share.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::Tokenizer;
+use crate::error::Error;
+use crate::formats::checkpoint::Keep;
+use crate::model::Recompute;
+use crate::train::schedule::Shape;
+
+/// A value that flags and recipes spell alike.
+pub trait Value: Sized + fmt::Display {
+    /// Reads the spelling; an error says what is expected.
+    ///
+    /// # Errors
+    /// A sentence for a person.
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+/// [`Value`] for numbers, with what is expected of them.
+macro_rules! numbers {
+    ($($number:ty: $expected:literal;)+) => {$(
+        impl Value for $number {
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|_| format!("`{text}`, expected {}", $expected))
+            }
+        }
+    )+};
+}
+
+numbers! {
+    usize: "a whole number";
+    u32: "a whole number up to 2^32 - 1";
+    f32: "a number";
+    bool: "true or false";
+}
+
+/// [`Value`] for types that read themselves.
+macro_rules! read_themselves {
+    ($($value:ty),+) => {$(
+        impl Value for $value {
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse::<Self>().map_err(|error| error.to_string())
+            }
+        }
+    )+};
+}
+
+read_themselves!(Batch, Interval, Bytes, Peak, Positive, Precision, WhenFull);
+
+impl Value for Tokenizer {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_: Error| format!("`{text}`, expected gpt2 or bytes"))
+    }
+}
+
+impl Value for Recompute {
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &Self::ALL)
+    }
+}
+
+impl Value for Shape {
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &Self::ALL.map(|shape| (shape.name(), shape)))
+    }
+}
+
+/// Returns the value of a name.
+fn one_of<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, String> {
+    let found = names.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+        format!("`{text}`, expected one of {}", names.join(", "))
+    })
+}
+
+/// Serde for optional [`Value`]s: recipes write numbers bare and all else in quotes, and may do either.
+pub(super) mod spelled {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::{Value, Written};
+
+    pub fn serialize<T: Value, S: Serializer>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(|value| Written::of(&value.to_string())).serialize(to)
+    }
+
+    pub fn deserialize<'de, T: Value, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+        T::parse(&Written::deserialize(from)?.to_string()).map(Some).map_err(D::Error::custom)
+    }
+}
+
+/// A value as TOML writes it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "a string or a number")]
+enum Written {
+    Switch(bool),
+    Whole(i64),
+    Real(f64),
+    Text(String),
+}
+
+impl Written {
+    fn of(text: &str) -> Self {
+        let real = || text.parse().ok().filter(|number: &f64| number.is_finite()).map(Self::Real);
+        let number = || text.parse().ok().map(Self::Whole).or_else(real);
+        let switch = || text.parse().ok().map(Self::Switch);
+        number().or_else(switch).unwrap_or_else(|| Self::Text(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Switch(value) => value.fmt(f),
+            Self::Whole(value) => value.fmt(f),
+            Self::Real(value) => value.fmt(f),
+            Self::Text(value) => value.fmt(f),
+        }
+    }
+}
+
+/// Sequences of a micro-step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// As many as memory holds.
+    Auto,
+    /// So many.
+    Count(usize),
+}
+
+impl FromStr for Batch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Count).map_err(|_| format!("`{text}`, expected a number or auto")),
+        }
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Count(count) => count.fmt(f),
+        }
+    }
+}
 
 /// When checkpoints are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Interval {
-    /// Every so many steps; 0 for none but on a signal.
+    /// Every so many steps; 0 for none but at the end and on a signal.
     Steps(usize),
     /// When so many minutes have gone by since the last.
     Minutes(f64),
 }
 
-impl std::str::FromStr for Interval {
+impl FromStr for Interval {
     type Err = String;
 
-    /// `250` is steps, `10m` minutes.
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
+    /// Reads `250` as steps, `10m` as minutes.
+    fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}`, expected steps, such as 250, or minutes, such as 10m");
         match text.strip_suffix('m') {
             None => text.parse().map(Self::Steps).map_err(|_| wrong()),
@@ -25,11 +178,186 @@ impl std::str::FromStr for Interval {
     }
 }
 
-impl std::fmt::Display for Interval {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Steps(steps) => write!(f, "{steps}"),
+            Self::Steps(steps) => steps.fmt(f),
             Self::Minutes(minutes) => write!(f, "{minutes}m"),
+        }
+    }
+}
+
+/// A number of bytes: `800MB`, `24GiB`, `1073741824`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub u64);
+
+/// Units of [`Bytes`], each with those that mean the same.
+const UNITS: [(&str, f64); 11] = [
+    ("gib", 1024.0 * 1024.0 * 1024.0),
+    ("mib", 1024.0 * 1024.0),
+    ("kib", 1024.0),
+    ("b", 1.0),
+    ("", 1.0),
+    ("gb", 1e9),
+    ("mb", 1e6),
+    ("kb", 1e3),
+    ("g", 1024.0 * 1024.0 * 1024.0),
+    ("m", 1024.0 * 1024.0),
+    ("k", 1024.0),
+];
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let number: f64 =
+            number.parse().map_err(|_| format!("`{text}`, expected a number and a unit, such as 24GiB"))?;
+        let known = unit.trim().to_ascii_lowercase();
+        let factor = UNITS.iter().find(|(name, _)| *name == known).map(|(_, factor)| *factor);
+        let factor = factor.ok_or_else(|| format!("unknown unit `{unit}`, expected KiB, MiB, GiB, kB, MB or GB"))?;
+        Ok(Self((number * factor) as u64))
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, bytes) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+            if self.0 > 0 && self.0.is_multiple_of(bytes) {
+                return write!(f, "{}{unit}", self.0 / bytes);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+/// A number above zero.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Positive(pub f64);
+
+impl FromStr for Positive {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+        number.map(Self).ok_or_else(|| format!("`{text}`, expected a number above 0"))
+    }
+}
+
+impl fmt::Display for Positive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The adapter's peak, the denominator of MFU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Peak {
+    /// So many TFLOP/s.
+    Given(f64),
+    /// To be measured before the run.
+    Measure,
+}
+
+impl FromStr for Peak {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "measure" {
+            return Ok(Self::Measure);
+        }
+        text.parse().map(|Positive(tflops)| Self::Given(tflops)).map_err(|e: String| format!("{e}, or `measure`"))
+    }
+}
+
+impl fmt::Display for Peak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(tflops) => tflops.fmt(f),
+            Self::Measure => f.write_str("measure"),
+        }
+    }
+}
+
+/// Element type of matrix operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// 32-bit floats throughout
+    F32,
+    /// Mixed: 16-bit floats for matrix operands and stored activations, on matrix units where the adapter has them
+    F16,
+    /// f16 on GPUs with matrix units, else f32
+    Auto,
+}
+
+/// Reaction of a run to a full disk or a write error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum WhenFull {
+    /// Try again until there is room
+    #[default]
+    Pause,
+    /// End with exit code 6
+    Stop,
+}
+
+/// Spelling of enums whose names clap knows.
+macro_rules! named_by_clap {
+    ($($name:ty),+) => {$(
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let names = <Self as clap::ValueEnum>::value_variants().iter().map(|value| (value.to_string(), *value));
+                let names: Vec<(String, Self)> = names.collect();
+                one_of(text, &names.iter().map(|(name, value)| (name.as_str(), *value)).collect::<Vec<_>>())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let value = clap::ValueEnum::to_possible_value(self);
+                f.write_str(value.as_ref().map_or("", clap::builder::PossibleValue::get_name))
+            }
+        }
+    )+};
+}
+
+named_by_clap!(Precision, WhenFull);
+
+/// Returns the checkpoints to keep: at least the newest.
+pub(super) fn keep(newest: usize, every: usize) -> Keep {
+    Keep { newest: newest.max(1), every }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spelling_reads_back() {
+        for text in ["24GiB", "800MiB", "3KiB", "1500000001B"] {
+            assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
+        }
+        for (text, bytes) in [("1073741824", 1 << 30), ("800MB", 800_000_000), ("1.5g", 3 << 29), ("7", 7)] {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        for (text, same) in [("250", "250"), ("10m", "10m"), ("0.5m", "0.5m")] {
+            assert_eq!(text.parse::<Interval>().unwrap().to_string(), same);
+        }
+        assert_eq!("auto".parse(), Ok(Batch::Auto));
+        assert_eq!(("f16".parse(), Precision::F16.to_string()), (Ok(Precision::F16), "f16".to_owned()));
+        assert_eq!("stop".parse(), Ok(WhenFull::Stop));
+        assert_eq!("measure".parse(), Ok(Peak::Measure));
+        for (error, part) in [
+            (Precision::parse("bf16").unwrap_err(), "expected one of f32, f16, auto"),
+            (Shape::parse("cosin").unwrap_err(), "expected one of cosine, linear, constant, wsd"),
+            (Bytes::parse("24Gi").unwrap_err(), "unknown unit `Gi`"),
+            (Interval::parse("-1m").unwrap_err(), "such as 10m"),
+            (usize::parse("1.5").unwrap_err(), "`1.5`, expected a whole number"),
+            (Peak::parse("0").unwrap_err(), "above 0, or `measure`"),
+        ] {
+            assert!(error.contains(part), "{error}");
         }
     }
 }

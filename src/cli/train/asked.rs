@@ -1,0 +1,94 @@
+//! Settings that a command line asks for: a recipe or a run, `--set`, flags.
+
+use std::path::{Path, PathBuf};
+
+use wgpt::error::{Error, Fault, Result};
+use wgpt::run::folder;
+use wgpt::train::settings::file::CONFIG;
+use wgpt::train::settings::layers::{Layers, Merged};
+use wgpt::train::settings::resolve::Known;
+use wgpt::train::settings::{Precision, Recipe, RunFile};
+
+use super::Args;
+
+/// The settings, and the folder that they are for.
+#[derive(Debug)]
+pub struct Asked {
+    /// The settings and their sources.
+    pub merged: Merged,
+    /// The run's folder; without one it is the next free `runs/N`.
+    pub out: Option<PathBuf>,
+    /// The run that the folder holds and that may be resumed.
+    pub there: Option<RunFile>,
+    /// True if the command line names the folder.
+    pub names_folder: bool,
+}
+
+impl Args {
+    /// Reads the recipe, or the run that is resumed, and puts `--set` and flags over it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the flag or the line; [`Error::Data`] if the recipe or the run cannot be read.
+    pub fn ask(&self) -> Result<Asked> {
+        let resumed = self.resume.as_ref().or_else(|| self.recipe.as_ref().filter(|path| path.is_dir()));
+        let mut layers = Layers::default();
+        if let Some(dir) = resumed {
+            if let Some(out) = &self.given.run.out {
+                let fault = Fault::at("--out", format!("{}, while {} is resumed", out.display(), dir.display()));
+                return Err(Error::usage(fault.expected("one folder")));
+            }
+            let file = open_run(dir)?;
+            let place = dir.join(CONFIG).display().to_string();
+            let table = toml::Table::try_from(file.settings.recipe());
+            let table = table.map_err(|e| Error::data(Fault::at(&place, e.to_string())))?;
+            layers.table(table, &|_, _| place.clone())?;
+        } else if let Some(recipe) = &self.recipe {
+            layers.file(recipe)?;
+        }
+        self.set.iter().try_for_each(|text| layers.set(text))?;
+        layers.flags(&self.given)?;
+        let merged = layers.merge()?;
+        let out = resumed.cloned().or_else(|| merged.recipe.run.out.clone()).map(|out| folder_of(&out));
+        let there = out.as_deref().filter(|_| !self.restart).and_then(|out| RunFile::read(out).ok());
+        let names_folder = resumed.is_some() || self.given.run.out.is_some();
+        Ok(Asked { merged, out, there, names_folder })
+    }
+}
+
+impl Asked {
+    /// The settings as given.
+    pub fn recipe(&self) -> &Recipe {
+        &self.merged.recipe
+    }
+
+    /// The precision as given.
+    pub fn precision(&self) -> Precision {
+        self.recipe().training.precision.unwrap_or(Precision::Auto)
+    }
+
+    /// What the run in the folder knows of the weights that it began with, if it can be resumed from a checkpoint: the
+    /// weights may be gone.
+    pub fn known_start(&self) -> Option<Known> {
+        let (there, out) = (&self.there.as_ref()?.settings, self.out.as_ref()?);
+        let init = self.recipe().model.init.as_ref()?;
+        let same = there.model.init.as_ref() == Some(init) && folder::checkpoints(out) > 0;
+        same.then(|| Known { shape: there.config(), tokenizer: there.data.tokenizer })
+    }
+}
+
+/// Reads the run in a folder.
+fn open_run(dir: &Path) -> Result<RunFile> {
+    if dir.exists() {
+        return RunFile::read(dir);
+    }
+    let fault = Fault::at(dir.display(), "no such run");
+    let runs = folder::runs("runs".as_ref());
+    Err(Error::data(if runs.is_empty() { fault } else { fault.advice(format!("there are {}", runs.join(", "))) }))
+}
+
+/// A folder's name without the slash that a shell's completion adds, which would put DIR.N inside DIR; a link's target.
+fn folder_of(out: &Path) -> PathBuf {
+    let plain: PathBuf = out.components().collect();
+    let is_link = plain.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+    if is_link { plain.canonicalize().unwrap_or(plain) } else { plain }
+}

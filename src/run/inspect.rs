@@ -1,0 +1,107 @@
+//! Looks at a folder before a run uses it: whether the run may begin or be resumed there.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Error, Fault, Result};
+use crate::files::atomic::output_error;
+use crate::files::disk::System;
+use crate::files::lock::LOCK;
+use crate::formats::checkpoint::Checkpoints;
+use crate::train::settings::file::CONFIG;
+use crate::train::settings::{Difference, RunFile, Settings, Source, differences};
+
+use super::folder::PROBE;
+
+/// Contents of a folder, seen from a run that wants it.
+#[derive(Debug, PartialEq)]
+pub enum State {
+    /// Nothing: the run may begin.
+    Free,
+    /// The same run, finished.
+    Finished,
+    /// The same run, to be resumed; also one that was finished and is to become longer.
+    Unfinished(Box<RunFile>),
+}
+
+/// Looks at a folder before anything is written. `data` is the fingerprint of the run's data, if it is known.
+///
+/// # Errors
+/// [`Error::Usage`] if it holds another run or other files, or a run that is further already; [`Error::Data`] if it holds
+/// this run on other data; [`Error::Output`] if it cannot be read.
+pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<State> {
+    let unusable = |what: &str, expected: &str| {
+        let fault = Fault::at("--out", format!("{} {what}", dir.display()));
+        Err(Error::usage(fault.expected(expected).advice("try another name")))
+    };
+    if dir.symlink_metadata().is_ok() && !dir.exists() {
+        return unusable("is a dangling link", "a folder");
+    }
+    if !dir.exists() {
+        return Ok(State::Free);
+    }
+    if !dir.is_dir() {
+        return unusable("is a file", "a folder");
+    }
+    if !dir.join(CONFIG).exists() {
+        // a run that was killed as it began leaves no more than this
+        let own = |name: &str| name == LOCK || name == format!("{CONFIG}.tmp") || name.starts_with(PROBE);
+        let mut names = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.flatten().map(|entry| entry.file_name());
+        if names.all(|name| own(&name.to_string_lossy())) {
+            return Ok(State::Free);
+        }
+        return unusable("holds files and no run", "an empty folder");
+    }
+    let there = RunFile::read(dir).map_err(|e| Error::usage(format!("{e}; try another --out")))?;
+    let reached = Checkpoints::new(&System, dir).steps()?.first().copied().unwrap_or(0);
+    compare(dir, &there, settings, data, reached)?;
+    let (before, now) = (there.settings.train.steps, settings.train.steps);
+    if now < before && (now < reached || there.record.finished) {
+        let done = if there.record.finished { before } else { reached };
+        let fault = Fault::at("--steps", format!("{now}, {} has done {done} steps", dir.display()));
+        return Err(Error::usage(fault.expected(format!("at least {done}")).advice("try --restart to begin anew")));
+    }
+    Ok(if there.record.finished && now == before { State::Finished } else { State::Unfinished(Box::new(there)) })
+}
+
+/// Fails unless everything that moved a past loss is equal.
+fn compare(dir: &Path, there: &RunFile, settings: &Settings, data: Option<&str>, reached: usize) -> Result<()> {
+    let mut found = differences(&there.settings, settings, reached);
+    let (was, is) = (&there.settings.data.source, &settings.data.source);
+    let other_data = match (there.record.data.as_deref(), data) {
+        (Some(there), Some(here)) => there != here,
+        // its checkpoints know its data, and without one the names have to do
+        _ => reached == 0 && was != is,
+    };
+    if other_data && found.is_empty() {
+        return Err(other_data_than(dir));
+    }
+    if other_data {
+        found.insert(0, Difference { key: "data", there: named(was), here: named(is) });
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let fault = Fault::at("--out", format!("{} holds another run ({})", dir.display(), list.join("; ")));
+    Err(Error::usage(fault.advice(format!(
+        "--resume {} alone resumes that one with its own settings; else try another folder, or --restart to put it aside",
+        dir.display()
+    ))))
+}
+
+/// The error of a run that is to be resumed on data that it was not begun with.
+pub(super) fn other_data_than(dir: &Path) -> Error {
+    let fault =
+        Fault::at("--text or --data", format!("the tokens are not those that {} was begun with", dir.display()));
+    Error::data(fault.expected("the same").advice("bring them back, or --restart to begin anew"))
+}
+
+/// Names data in a few words.
+fn named(source: &Source) -> String {
+    match source {
+        Source::Stories => "generated stories".into(),
+        Source::Text(files) => files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", "),
+        Source::Shards { train, .. } => train.clone(),
+    }
+}

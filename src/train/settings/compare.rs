@@ -1,0 +1,79 @@
+//! Whether a folder's run may be resumed with other settings: everything that moved a past loss must be equal.
+
+use std::fmt;
+
+use super::Settings;
+use crate::train::schedule::Schedule;
+
+/// A setting that a run cannot be resumed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Its key in recipes.
+    pub key: &'static str,
+    /// Its value in the run's folder.
+    pub there: String,
+    /// Its value here.
+    pub here: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} there, {} here", self.key, self.there, self.here)
+    }
+}
+
+/// Everything that moved a past loss, by key, but for the schedule and for the data, which have a fingerprint.
+fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
+    let Settings { model, data, train, .. } = settings;
+    let (shape, none) = (&model.shape, || "none".to_owned());
+    let switch = |on: bool| on.to_string();
+    vec![
+        ("context (positions)", shape.positions.to_string()),
+        ("vocab", shape.vocab.to_string()),
+        ("layers", shape.layers.to_string()),
+        ("heads", shape.heads.to_string()),
+        ("channels", shape.channels.to_string()),
+        ("init", model.init.as_ref().map_or_else(none, |path| path.display().to_string())),
+        ("tokenizer", data.tokenizer.map_or_else(none, |tokenizer| tokenizer.to_string())),
+        ("no-shuffle", switch(!data.shuffle)),
+        ("overfit-one-batch", switch(data.overfit_one_batch)),
+        ("emulate-ranks", data.ranks.to_string()),
+        ("batch", train.batch.to_string()),
+        ("context", train.context.to_string()),
+        ("tokens-per-step", train.tokens_per_step.to_string()),
+        ("weight-decay", train.weight_decay.to_string()),
+        ("clip", train.clip.to_string()),
+        ("skip-loss-z", train.skip_loss_z.to_string()),
+        ("skip-norm-z", train.skip_norm_z.to_string()),
+        ("beta1", train.beta1.to_string()),
+        ("beta2", train.beta2.to_string()),
+        ("eps", train.eps.to_string()),
+        ("precision", train.precision.name().to_owned()),
+        ("seed", train.seed.to_string()),
+    ]
+}
+
+/// The schedule by key, but for the steps of the run, which may change.
+fn rates(schedule: &Schedule) -> [(&'static str, String); 4] {
+    [
+        ("lr", schedule.lr.to_string()),
+        ("schedule", schedule.shape.name().to_owned()),
+        ("warmup", schedule.warmup.to_string()),
+        ("final-lr-frac", schedule.final_frac.to_string()),
+    ]
+}
+
+/// Returns the settings that moved a loss of the first `reached` steps of the run with settings `there`, and that differ
+/// `here`. A schedule may differ in rates that are still to come.
+#[must_use]
+pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Difference> {
+    let (mut old, mut new) = (decisive(there), decisive(here));
+    let (before, now) = (there.schedule(), Schedule { steps: there.train.steps, ..here.schedule() });
+    // a run that has computed nothing yet was begun with a schedule all the same
+    if (0..reached.max(1)).any(|step| before.at(step).to_bits() != now.at(step).to_bits()) {
+        old.extend(rates(&before));
+        new.extend(rates(&now));
+    }
+    let pairs = old.into_iter().zip(new).filter(|((_, there), (_, here))| there != here);
+    pairs.map(|((key, there), (_, here))| Difference { key, there, here }).collect()
+}

@@ -1,0 +1,348 @@
+//! Settings from several sources, and the source of each value: a recipe, `--set`, flags, each stronger than those before.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use clap::{ArgAction, Args as _};
+use serde::Deserialize as _;
+use toml::de::DeTable;
+use toml::{Table, Value};
+
+use super::file::RECORD;
+use super::recipe::Recipe;
+use crate::error::{Error, Fault, Result};
+
+/// Settings that may not be given together.
+const CONTRADICT: [(&str, &[&str]); 3] = [
+    ("text", &["data", "val"]),
+    ("model", &["layers", "heads", "channels", "vocab", "init"]),
+    ("init", &["layers", "heads", "channels", "vocab"]),
+];
+/// Settings that mean nothing without others.
+const NEED: [(&str, &[&str]); 6] = [
+    ("val", &["data"]),
+    ("layers", &["heads", "channels"]),
+    ("heads", &["layers", "channels"]),
+    ("channels", &["layers", "heads"]),
+    ("vocab", &["layers"]),
+    ("hellaswag-every", &["hellaswag"]),
+];
+
+/// A setting: its flag without the dashes, its table in a recipe.
+#[derive(Debug)]
+pub struct Key {
+    /// `tokens-per-step`.
+    pub name: String,
+    /// `training`.
+    pub table: String,
+    /// True if its flag may be repeated.
+    repeats: bool,
+}
+
+/// All settings, in the order of `--help`.
+pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let command = Recipe::augment_args(clap::Command::new("wgpt"));
+    let key = |arg: &clap::Arg| Key {
+        name: arg.get_long().unwrap_or_default().to_owned(),
+        table: arg.get_help_heading().unwrap_or_default().to_lowercase(),
+        repeats: matches!(arg.get_action(), ArgAction::Append),
+    };
+    command.get_arguments().map(key).collect()
+});
+
+/// Source of a value. The later ones are stronger.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// A file and, where it is known, the line: `r.toml:6`.
+    File(String),
+    /// `--set`, as written: `training.lr`.
+    Set(String),
+    /// A flag.
+    Flag,
+}
+
+impl Origin {
+    /// The same for any two values of one source.
+    fn strength(&self) -> u8 {
+        match self {
+            Self::File(_) => 0,
+            Self::Set(_) => 1,
+            Self::Flag => 2,
+        }
+    }
+
+    /// Names a setting by its source: `r.toml:6: layers`, `--set layers`, `--layers`.
+    fn name(&self, key: &str) -> String {
+        match self {
+            Self::File(place) => format!("{place}: {key}"),
+            Self::Set(written) => format!("--set {written}"),
+            Self::Flag => format!("--{key}"),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(place) => f.write_str(place),
+            Self::Set(written) => write!(f, "--set {written}"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// A value and its source; no value for a setting that `--set KEY=` takes back.
+#[derive(Debug)]
+struct Given {
+    value: Option<Value>,
+    origin: Origin,
+}
+
+/// Values by key.
+#[derive(Debug, Default)]
+pub struct Layers(BTreeMap<&'static str, Given>);
+
+/// Settings with their sources.
+#[derive(Debug, Default)]
+pub struct Merged {
+    /// The settings.
+    pub recipe: Recipe,
+    /// Source of each setting that is given, by key.
+    pub origins: BTreeMap<&'static str, Origin>,
+    /// A sentence for each value that gives way to a stronger one which contradicts it.
+    pub aside: Vec<String>,
+}
+
+impl Layers {
+    /// Adds a recipe. A run's `config.toml` is one: its table of facts is skipped.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if it cannot be read; [`Error::Usage`] with the line if it is no recipe.
+    pub fn file(&mut self, path: &Path) -> Result<()> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let fault = Fault::at(&name, format!("the recipe cannot be read ({e})"));
+            Error::data(fault.expected("a TOML file of settings of `wgpt train`"))
+        })?;
+        let line = |at: usize| format!("{name}:{}", text[..at.min(text.len())].matches('\n').count() + 1);
+        let broken = |e: toml::de::Error| {
+            let place = e.span().map_or_else(|| name.clone(), |span| line(span.start));
+            let why = e.message().lines().collect::<Vec<_>>().join(" ");
+            Error::usage(Fault::at(place, format!("is not TOML ({why})")))
+        };
+        let (spans, values) = (DeTable::parse(&text).map_err(broken)?, text.parse::<Table>().map_err(broken)?);
+        let mut places = BTreeMap::new();
+        for (key, value) in spans.get_ref() {
+            places.insert((String::new(), key.get_ref().to_string()), line(key.span().start));
+            for (inner, _) in value.get_ref().as_table().into_iter().flatten() {
+                places.insert((key.get_ref().to_string(), inner.get_ref().to_string()), line(inner.span().start));
+            }
+        }
+        let place = |table: &str, key: &str| {
+            let known = places.get(&(table.to_owned(), key.to_owned()));
+            known.cloned().unwrap_or_else(|| name.clone())
+        };
+        self.table(values, &place)
+    }
+
+    /// Adds the tables of a recipe, of which `place` tells where a key of a table is written.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the place.
+    pub fn table(&mut self, table: Table, place: &dyn Fn(&str, &str) -> String) -> Result<()> {
+        for (name, value) in table {
+            match value {
+                Value::Table(_) if name == RECORD => {}
+                Value::Table(inner) => {
+                    if !KEYS.iter().any(|key| key.table == name) {
+                        return Err(unknown_table(&place("", &name), &name));
+                    }
+                    for (key, value) in inner {
+                        self.from_file(&key, value, place(&name, &key))?;
+                    }
+                }
+                value => self.from_file(&name, value, place("", &name))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn from_file(&mut self, written: &str, value: Value, place: String) -> Result<()> {
+        let key = find(written, &place)?;
+        let value = match value {
+            value if key.repeats && !value.is_array() => Value::Array(vec![value]),
+            value => value,
+        };
+        check(key, &value, &place)?;
+        let given = Given { value: Some(value), origin: Origin::File(place.clone()) };
+        match self.0.insert(&key.name, given) {
+            Some(Given { origin: Origin::File(first), .. }) => {
+                let fault = Fault::at(place, format!("duplicate key `{written}`"));
+                Err(Error::usage(fault.advice(format!("first set at {first}"))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds one `KEY=VALUE` of `--set`, spelled as the flag's value; without a value the setting is taken back. The last
+    /// of several counts, but for settings that may be repeated.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn set(&mut self, text: &str) -> Result<()> {
+        let Some((written, value)) = text.split_once('=') else {
+            let fault = Fault::at("--set", format!("`{text}` has no `=`"));
+            return Err(Error::usage(fault.expected("KEY=VALUE, such as lr=3e-4")));
+        };
+        let (written, value) = (written.trim(), value.trim());
+        let place = format!("--set {written}");
+        let bare = written.split_once('.').filter(|(table, _)| KEYS.iter().any(|key| key.table == *table));
+        let key = find(bare.map_or(written, |(_, key)| key), &place)?;
+        let origin = Origin::Set(written.to_owned());
+        if value.is_empty() {
+            self.0.insert(&key.name, Given { value: None, origin });
+            return Ok(());
+        }
+        let mut value = read_flag(key, value, &place)?;
+        if let (Some(Given { value: Some(Value::Array(before)), origin: Origin::Set(_) }), Value::Array(more)) =
+            (self.0.get(key.name.as_str()), &mut value)
+        {
+            more.splice(0..0, before.iter().cloned());
+        }
+        self.0.insert(&key.name, Given { value: Some(value), origin });
+        Ok(())
+    }
+
+    /// Adds the flags of a command line.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a path that is not UTF-8.
+    pub fn flags(&mut self, given: &Recipe) -> Result<()> {
+        for (key, value) in values_of(given)? {
+            self.0.insert(key, Given { value: Some(value), origin: Origin::Flag });
+        }
+        Ok(())
+    }
+
+    /// Settles contradictions: the weaker value gives way.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if one source contradicts itself, or a setting lacks another that it needs.
+    pub fn merge(mut self) -> Result<Merged> {
+        let mut aside = Vec::new();
+        for (one, others) in CONTRADICT {
+            for other in others {
+                self.settle(one, other, &mut aside)?;
+            }
+        }
+        for (key, needed) in NEED {
+            for other in needed {
+                let Some(given) = self.given(key).filter(|_| self.given(other).is_none()) else { continue };
+                let fault = Fault::at(given.origin.name(key), format!("needs --{other}"));
+                if self.0.get(*other).is_none_or(|taken_back| taken_back.origin.strength() <= given.origin.strength()) {
+                    return Err(Error::usage(fault.expected("both or neither")));
+                }
+                aside.push(format!("{} is ignored without {other}", given.origin.name(key)));
+                self.0.remove(key);
+            }
+        }
+        let values = self.0.iter().filter_map(|(key, given)| Some((*key, given.value.clone()?)));
+        let recipe = recipe_of(values).map_err(|why| Error::usage(Fault::at("settings", why)))?;
+        Ok(Merged { recipe, origins: self.0.into_iter().map(|(key, given)| (key, given.origin)).collect(), aside })
+    }
+
+    fn given(&self, key: &str) -> Option<&Given> {
+        self.0.get(key).filter(|given| given.value.is_some())
+    }
+
+    /// Removes the weaker of two values that contradict each other.
+    fn settle(&mut self, one: &'static str, other: &'static str, aside: &mut Vec<String>) -> Result<()> {
+        let (Some(a), Some(b)) = (self.given(one), self.given(other)) else { return Ok(()) };
+        let (weak, strong) = match a.origin.strength().cmp(&b.origin.strength()) {
+            std::cmp::Ordering::Less => ((one, a), (other, b)),
+            std::cmp::Ordering::Greater => ((other, b), (one, a)),
+            std::cmp::Ordering::Equal => {
+                let fault = Fault::at(a.origin.name(one), format!("contradicts {}", b.origin.name(other)));
+                return Err(Error::usage(fault.expected("one of them")));
+            }
+        };
+        let text = format!("{} gives way to {}", weak.1.origin.name(weak.0), strong.1.origin.name(strong.0));
+        let weaker = weak.0;
+        self.0.remove(weaker);
+        aside.push(text);
+        Ok(())
+    }
+}
+
+/// Returns the setting of a key, written with `-` or `_`.
+fn find(written: &str, place: &str) -> Result<&'static Key> {
+    let name = written.replace('_', "-");
+    KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
+        let fault = Fault::at(place, format!("unknown key `{written}`"));
+        let nearest = nearest(&name, KEYS.iter().map(|key| key.name.as_str()));
+        let fault = fault.expected("a long flag of `wgpt train` without its dashes");
+        Error::usage(fault.advice(format!("the nearest is `{nearest}`")))
+    })
+}
+
+fn unknown_table(place: &str, name: &str) -> Error {
+    let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table.as_str()).collect();
+    tables.dedup();
+    let fault = Fault::at(place, format!("unknown table `{name}`")).expected(format!("one of {}", tables.join(", ")));
+    Error::usage(fault.advice(format!("the nearest is `{}`", nearest(name, tables.into_iter()))))
+}
+
+fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> &'a str {
+    let near = |other: &&str| (1e6 * strsim::jaro_winkler(word, other)) as u64;
+    words.max_by_key(near).unwrap_or_default()
+}
+
+/// Checks one value by reading a recipe of nothing else.
+fn check(key: &'static Key, value: &Value, place: &str) -> Result<()> {
+    let one = [(key.name.as_str(), value.clone())].into_iter();
+    recipe_of(one).map(drop).map_err(|why| Error::usage(Fault::at(place, format!("`{}`: {why}", key.name))))
+}
+
+/// Reads a value as the command line does.
+fn read_flag(key: &'static Key, value: &str, place: &str) -> Result<Value> {
+    let command = Recipe::augment_args(clap::Command::new("wgpt").no_binary_name(true));
+    let wrong = |e: clap::Error| {
+        let text = e.to_string();
+        // the last part of `error: invalid value 'x' for '--y <Y>': why`
+        let line = text.trim_start_matches("error: ").lines().next().unwrap_or_default().to_owned();
+        let why = line.split_once("': ").map_or(line.as_str(), |(_, why)| why);
+        Error::usage(Fault::at(place, why))
+    };
+    let matches = command.try_get_matches_from([format!("--{}={value}", key.name)]).map_err(wrong)?;
+    let given = <Recipe as clap::FromArgMatches>::from_arg_matches(&matches).map_err(wrong)?;
+    let found = values_of(&given)?.into_iter().find(|(name, _)| *name == key.name);
+    found.map(|(_, value)| value).ok_or_else(|| Error::usage(Fault::at(place, "has no value")))
+}
+
+/// Returns the values that a recipe gives, by key.
+///
+/// # Errors
+/// [`Error::Usage`] for a path that is not UTF-8.
+pub fn values_of(recipe: &Recipe) -> Result<Vec<(&'static str, Value)>> {
+    let table = Table::try_from(recipe).map_err(|e| Error::usage(Fault::at("settings", e.to_string())))?;
+    let mut values: BTreeMap<String, Value> = BTreeMap::new();
+    for (_, inner) in table {
+        values.extend(inner.try_into::<Table>().unwrap_or_default());
+    }
+    Ok(KEYS.iter().filter_map(|key| Some((key.name.as_str(), values.remove(&key.name)?))).collect())
+}
+
+/// Reads a recipe from values by key.
+fn recipe_of<'a>(values: impl Iterator<Item = (&'a str, Value)>) -> Result<Recipe, String> {
+    let mut tables = Table::new();
+    for (name, value) in values {
+        let Some(key) = KEYS.iter().find(|key| key.name == name) else { continue };
+        let table = tables.entry(key.table.clone()).or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(table) = table {
+            table.insert(name.to_owned(), value);
+        }
+    }
+    Recipe::deserialize(tables).map_err(|e| e.message().lines().collect::<Vec<_>>().join(" "))
+}

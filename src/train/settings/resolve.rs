@@ -1,0 +1,202 @@
+//! From settings as given to all settings: the defaults, and what follows from other settings.
+
+use super::recipe::Recipe;
+use super::values::{Batch, Bytes, Interval, Positive, Precision, keep};
+use super::{DataSettings, ModelSettings, RunSettings, Settings, Source, TrainSettings, UNKNOWN_STEPS};
+use crate::data::Tokenizer;
+use crate::error::{Error, Fault, Result};
+use crate::gpu::Elem;
+use crate::model::{Config, Recompute};
+use crate::train::dataset::noted_tokenizer;
+use crate::train::schedule::Shape;
+
+/// The run that `wgpt train` makes with no data given: small enough for two CPU cores and three minutes.
+mod stories {
+    pub const LAYERS: usize = 3;
+    pub const HEADS: usize = 4;
+    pub const CHANNELS: usize = 128;
+    pub const CONTEXT: usize = 128;
+    pub const BATCH: usize = 8;
+    pub const STEPS: usize = 700;
+    pub const LR: f32 = 5e-3;
+    pub const WARMUP: usize = 40;
+    pub const VAL_EVERY: usize = 100;
+    pub const VAL_STEPS: usize = 16;
+}
+
+/// Positions of a free model when --context does not say.
+const FREE_CONTEXT: usize = 256;
+/// Validation tokens of shards by default: llm.c's 20 steps of 524,288.
+const VAL_TOKENS: usize = 10_485_760;
+
+/// The model that a run starts from, of which its recipe holds a name only.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// Its shape.
+    pub shape: Config,
+    /// Its tokenizer.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl Recipe {
+    /// True if the data are yet to be made up.
+    #[must_use]
+    pub fn uses_stories(&self) -> bool {
+        self.data.text.is_empty() && self.data.data.is_none()
+    }
+
+    /// Returns all settings, checked. Not known yet are the steps of an epoch ([`UNKNOWN_STEPS`]), a batch of `auto` (1),
+    /// and a precision of `auto` (f32).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the flag.
+    pub fn resolve(&self, known: Option<Known>) -> Result<Settings> {
+        let tokenizer = self.tokenizer(known)?;
+        let shape = self.shape(known, tokenizer)?;
+        if self.run.keep == Some(0) {
+            return Err(Error::usage(Fault::at("--keep", "0").expected("at least 1")));
+        }
+        let settings = self.settings(shape, tokenizer);
+        settings.check()?;
+        if let Some(tokenizer) = tokenizer.filter(|t| self.data.data.is_none() && t.vocab() > shape.vocab) {
+            let fault = Fault::at(
+                "--tokenizer",
+                format!("{tokenizer} has {} ids, the model's vocabulary {}", tokenizer.vocab(), shape.vocab),
+            );
+            return Err(Error::usage(fault.advice(format!(
+                "try --vocab {} or the tokenizer that the weights were trained with",
+                tokenizer.vocab()
+            ))));
+        }
+        Ok(settings)
+    }
+
+    /// The tokenizer that is asked for or follows from model or data.
+    fn tokenizer(&self, known: Option<Known>) -> Result<Option<Tokenizer>> {
+        if self.data.tokenizer.is_some() {
+            return Ok(self.data.tokenizer);
+        }
+        if let Some(known) = known {
+            return Ok(known.tokenizer);
+        }
+        if let Some(pattern) = &self.data.data {
+            let noted = noted_tokenizer(pattern)?;
+            let free = noted.is_none() && self.model.vocab.is_some();
+            return Ok(if free { None } else { noted.or(Some(Tokenizer::Gpt2)) });
+        }
+        let small = self.uses_stories() && self.model.model.is_none();
+        Ok(Some(if small { Tokenizer::Bytes } else { Tokenizer::Gpt2 }))
+    }
+
+    fn shape(&self, known: Option<Known>, tokenizer: Option<Tokenizer>) -> Result<Config> {
+        if let Some(known) = known {
+            return Ok(known.shape);
+        }
+        let (model, context) = (&self.model, self.training.context);
+        if let (Some(layers), Some(heads), Some(channels)) = (model.layers, model.heads, model.channels) {
+            let vocab = model.vocab.or(tokenizer.map(Tokenizer::vocab)).ok_or_else(|| {
+                let fault = Fault::at("--vocab", "nothing says how many tokens there are");
+                Error::usage(fault.advice("try --vocab N"))
+            })?;
+            let default = if self.uses_stories() { stories::CONTEXT } else { FREE_CONTEXT };
+            return Config::new(context.unwrap_or(default), vocab, layers, heads, channels);
+        }
+        match &model.model {
+            None if self.uses_stories() => Config::new(
+                context.unwrap_or(stories::CONTEXT),
+                tokenizer.unwrap_or(Tokenizer::Bytes).vocab(),
+                stories::LAYERS,
+                stories::HEADS,
+                stories::CHANNELS,
+            ),
+            name => Config::from_descriptor(name.as_deref().unwrap_or("d12")),
+        }
+    }
+
+    fn settings(&self, shape: Config, tokenizer: Option<Tokenizer>) -> Settings {
+        let (data, run) = (&self.data, &self.run);
+        let own = self.uses_stories() && self.model.init.is_none();
+        let train = self.train(&shape, own);
+        let val_every = run.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 });
+        let overfit_one_batch = data.overfit_one_batch.unwrap_or(false);
+        // `steps` may be unknown, the samples of stories are not
+        let sample_every = if own { self.training.steps.unwrap_or(stories::STEPS) } else { 0 };
+        Settings {
+            model: ModelSettings { shape, name: self.model.model.clone(), init: self.model.init.clone() },
+            data: DataSettings {
+                source: match &data.data {
+                    Some(shards) => Source::Shards { train: shards.clone(), validation: data.val.clone() },
+                    None if data.text.is_empty() => Source::Stories,
+                    None => Source::Text(data.text.clone()),
+                },
+                tokenizer,
+                shuffle: !(data.no_shuffle.unwrap_or(false) || overfit_one_batch),
+                overfit_one_batch,
+                ranks: data.emulate_ranks.unwrap_or(1),
+            },
+            run: RunSettings {
+                val_every,
+                val_rows: self.val_rows(train.context, train.batch),
+                sample_every: run.sample_every.unwrap_or(sample_every),
+                hellaswag: run.hellaswag.clone(),
+                hellaswag_every: run.hellaswag_every.unwrap_or(val_every),
+                memory: run.memory.map(|Bytes(bytes)| bytes),
+                compare: run.compare.clone(),
+                peak_tflops: run.peak_tflops,
+                price_per_hour: run.price_per_hour.map(|Positive(price)| price),
+                checkpoint_every: run.checkpoint_every.unwrap_or(Interval::Steps(250)),
+                keep: keep(run.keep.unwrap_or(2), run.keep_every.unwrap_or(0)),
+                on_disk_full: run.on_disk_full.unwrap_or_default(),
+                device: run.device.clone(),
+                checked: run.checked.unwrap_or(false),
+                no_spirv_repair: run.no_spirv_repair.unwrap_or(false),
+            },
+            train,
+        }
+    }
+
+    fn train(&self, shape: &Config, own: bool) -> TrainSettings {
+        let t = &self.training;
+        let context = t.context.unwrap_or(shape.positions.min(1024));
+        let batch = match t.batch {
+            None if own => stories::BATCH,
+            None => 4,
+            Some(Batch::Count(batch)) => batch,
+            Some(Batch::Auto) => 1,
+        };
+        let micro_step = batch.saturating_mul(context).saturating_mul(self.data.emulate_ranks.unwrap_or(1).max(1));
+        TrainSettings {
+            batch,
+            context,
+            tokens_per_step: t.tokens_per_step.unwrap_or(micro_step),
+            steps: t.steps.unwrap_or(if own { stories::STEPS } else { UNKNOWN_STEPS }),
+            schedule: t.schedule.unwrap_or(Shape::Cosine),
+            lr: t.lr.unwrap_or(if own { stories::LR } else { 6e-4 }),
+            warmup: t.warmup.unwrap_or(if own && t.steps.is_none() { stories::WARMUP } else { 0 }),
+            final_lr_frac: t.final_lr_frac.unwrap_or(0.0),
+            weight_decay: t.weight_decay.unwrap_or(0.1),
+            clip: t.clip.unwrap_or(1.0),
+            skip_loss_z: t.skip_loss_z.unwrap_or(0.0),
+            skip_norm_z: t.skip_norm_z.unwrap_or(0.0),
+            beta1: t.beta1.unwrap_or(0.9),
+            beta2: t.beta2.unwrap_or(0.95),
+            eps: t.eps.unwrap_or(1e-8),
+            precision: if t.precision == Some(Precision::F16) { Elem::F16 } else { Elem::F32 },
+            recompute: t.recompute.unwrap_or(Recompute::None),
+            seed: t.seed.unwrap_or(42),
+        }
+    }
+
+    /// Returns the rows of a validation of `context` tokens each; `None` for all there are.
+    #[must_use]
+    pub fn val_rows(&self, context: usize, batch: usize) -> Option<usize> {
+        let steps = self.run.val_steps.or(self.uses_stories().then_some(stories::VAL_STEPS));
+        let of_tokens = |tokens: usize| (tokens / context.max(1)).max(1);
+        match (self.run.val_limit, steps, &self.data.data) {
+            (Some(tokens), _, _) => Some(of_tokens(tokens)),
+            (None, Some(steps), _) => Some(steps.saturating_mul(batch)),
+            (None, None, Some(_)) => Some(of_tokens(VAL_TOKENS)),
+            (None, None, None) => None,
+        }
+    }
+}

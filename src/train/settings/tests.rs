@@ -1,0 +1,181 @@
+//! Sources over one another, `config.toml` there and back, and what a run may be resumed with.
+
+use std::fs;
+
+use super::layers::{Layers, Merged, Origin};
+use super::*;
+
+/// A small model on a text.
+const RECIPE: &str = "[data]\ntext = [\"a.txt\"]\ntokenizer = \"bytes\"\n[model]\nlayers = 1\nheads = 2\nchannels = 32\n\
+                      [training]\nbatch = 2\ncontext = 16\nsteps = 300\nlr = 1e-3\n[run]\nval_every = 2\n";
+
+fn settings(recipe: &str) -> Settings {
+    toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(None).unwrap()
+}
+
+/// Puts `--set` and flags over a recipe.
+fn merged(recipe: &str, sets: &[&str], flags: &Recipe) -> Result<Merged> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.toml");
+    fs::write(&path, recipe).unwrap();
+    let mut layers = Layers::default();
+    layers.file(&path)?;
+    sets.iter().try_for_each(|set| layers.set(set))?;
+    layers.flags(flags)?;
+    layers.merge()
+}
+
+#[test]
+fn a_stronger_source_wins_and_each_value_knows_its_own() {
+    let mut flags = Recipe::default();
+    flags.training.batch = Some(Batch::Count(4));
+    let merged = merged(RECIPE, &["lr=2e-3", "batch=3", "training.no_shuffle=true"], &flags).unwrap();
+    let t = &merged.recipe.training;
+    assert_eq!((t.lr, t.batch, t.steps), (Some(2e-3), Some(Batch::Count(4)), Some(300)));
+    assert_eq!(merged.recipe.data.no_shuffle, Some(true));
+    assert_eq!(merged.origins["batch"], Origin::Flag);
+    assert_eq!(merged.origins["lr"].to_string(), "--set lr");
+    assert!(matches!(&merged.origins["val-every"], Origin::File(place) if place.ends_with("r.toml:14")));
+    assert!(merged.aside.is_empty());
+}
+
+#[test]
+fn a_weaker_value_gives_way_and_one_source_may_not_contradict_itself() {
+    let mut flags = Recipe::default();
+    flags.model.model = Some("d12".into());
+    let found = merged(RECIPE, &[], &flags).unwrap();
+    assert_eq!((found.recipe.model.layers, found.aside.len()), (None, 3));
+    assert!(found.aside[0].ends_with("r.toml:5: layers gives way to --model"), "{:?}", found.aside);
+    for (recipe, sets, place, what) in [
+        ("[model]\nmodel = \"d12\"\nlayers = 1\nheads = 1\nchannels = 8\n", &[][..], "model", "contradicts"),
+        ("layers = 1\nheads = 1\n", &[], "layers", "needs --channels"),
+        ("hellaswag-every = 3\n", &[], "hellaswag-every", "needs --hellaswag"),
+        ("", &["val=x"], "--set val", "needs --data"),
+    ] {
+        let error = merged(recipe, sets, &Recipe::default()).unwrap_err();
+        assert!(matches!(error, Error::Usage(_)), "{error}");
+        assert!(error.fault().place.ends_with(place) && error.fault().what.contains(what), "{error}");
+    }
+    let taken = merged("hellaswag = \"q\"\nhellaswag-every = 3\n", &["hellaswag="], &Recipe::default()).unwrap();
+    assert_eq!((taken.recipe.run.hellaswag_every, taken.aside.len()), (None, 1));
+}
+
+#[test]
+fn a_wrong_key_or_value_is_named_with_its_line() {
+    for (recipe, line, what) in [
+        ("\nwramup = 3\n", 2, "unknown key `wramup`"),
+        ("[trainin]\nlr = 1\n", 1, "unknown table `trainin`"),
+        ("[run]\nrestart = true\n", 2, "unknown key `restart`"),
+        ("lr = 1\n\nlr = = 3\n", 3, "is not TOML"),
+        ("lr = 1e-3\n[training]\nlr = 1e-4\n", 3, "duplicate key `lr`"),
+        ("batch = \"many\"\n", 1, "`batch`: `many`, expected a number or auto"),
+        ("batch = [1, 2]\n", 1, "`batch`: a string or a number"),
+        ("steps = 1.5\n", 1, "`steps`: `1.5`, expected a whole number"),
+        ("no-shuffle = 1\n", 1, "`no-shuffle`: invalid type: integer `1`, expected a boolean"),
+        ("schedule = \"cosin\"\n", 1, "expected one of cosine, linear, constant, wsd"),
+    ] {
+        let error = merged(recipe, &[], &Recipe::default()).unwrap_err();
+        let Fault { place, what: found, .. } = error.fault();
+        assert!(place.ends_with(&format!("r.toml:{line}")) && found.contains(what), "{recipe}: {error}");
+    }
+    for (set, place, what) in [
+        ("lr", "--set", "`lr` has no `=`"),
+        ("rl=3", "--set rl", "unknown key `rl`"),
+        ("checked=yes", "--set checked", "`yes`, expected true or false"),
+        ("batch=x", "--set batch", "expected a number or auto"),
+    ] {
+        let error = merged("", &[set], &Recipe::default()).unwrap_err();
+        assert!(error.fault().place == place && error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
+fn settings_are_the_same_after_their_file_is_read_as_a_run_and_as_a_recipe() {
+    let shards = "data = \"a_*.bin\"\nval = \"b.bin\"\nemulate-ranks = 2\nvocab = 300\nlayers = 2\nheads = 2\n\
+                  channels = 32\nbatch = 2\ncontext = 64\nprecision = \"f16\"\nrecompute = \"block\"\nskip-loss-z = 2.5\n\
+                  checkpoint-every = \"10m\"\nmemory = \"24GiB\"\npeak-tflops = 312\nprice-per-hour = 1.5\n\
+                  hellaswag = \"q.jsonl\"\nsteps = 9\neps = 1e-7\nseed = 4294967295";
+    let merge = |text: &str| merged(text, &[], &Recipe::default()).unwrap().recipe.resolve(None).unwrap();
+    for recipe in [RECIPE, shards, "steps = 7", "model = \"d12\"\ntext = \"a b.txt\"\nsteps = 3\nlr = 3.0000001e-4"] {
+        let settings = merge(recipe);
+        let file = RunFile::new(&settings, Some("abc".into()));
+        let text = file.to_toml().unwrap();
+        assert_eq!(RunFile::parse(&text).unwrap(), file, "{text}");
+        assert_eq!(merge(&text), settings, "{text}");
+    }
+    // weights that are gone: the shape is a fact of the run
+    let known = resolve::Known { shape: Config::new(64, 300, 2, 2, 32).unwrap(), tokenizer: Some(Tokenizer::Bytes) };
+    let recipe: Recipe =
+        toml::from_str("[model]\ninit = \"gone\"\n[data]\ntext = [\"a\"]\n[training]\nsteps = 2").unwrap();
+    let file = RunFile::new(&recipe.resolve(Some(known)).unwrap(), None);
+    assert_eq!(RunFile::parse(&file.to_toml().unwrap()).unwrap().settings, file.settings);
+    assert!(matches!(RunFile::parse("[record]\nlayers = 1\n"), Err(Error::Usage(_))));
+}
+
+#[test]
+fn files_of_earlier_versions_are_read() {
+    let old = "[model]\npositions = 16\nvocab = 257\nlayers = 1\nheads = 2\nchannels = 32\n\n[data]\ntext = [\"a.txt\"]\n\
+               tokenizer = \"bytes\"\nshuffle = true\n\n[train]\nbatch = 2\ncontext = 16\ntokens_per_step = 32\nsteps = 300\n\
+               schedule = \"cosine\"\nlr = 0.001\nwarmup = 0\nfinal_lr_frac = 0.0\nweight_decay = 0.1\nclip = 1.0\n\
+               beta1 = 0.9\nbeta2 = 0.95\neps = 1e-8\nskip_loss_z = 0.0\nskip_norm_z = 0.0\nprecision = \"f32\"\n\
+               seed = 42\nval_every = 2\nval_rows = 4\n\n[run]\nsample_every = 0\ncheckpoint_every = \"250\"\nkeep = 2\n\
+               keep_every = 0\nrecompute = \"none\"\non_disk_full = \"pause\"\nfinished = true\nadapter = \"llvmpipe\"\n";
+    let RunFile { settings: found, record } = RunFile::parse(old).unwrap();
+    let mut expected = settings(RECIPE);
+    expected.run.val_rows = Some(4);
+    assert_eq!(found, expected);
+    assert!(record.finished && record.adapter.as_deref() == Some("llvmpipe") && record.data.is_none());
+    // stories, and settings that such a version did not know
+    let stories = old.replace("text = [\"a.txt\"]", "stories_bytes = 2097152").replace("keep = 2\n", "keep = 0\n");
+    let stories = stories.replace("checkpoint_every = \"250\"", "checkpoint_every = \"\"");
+    let found = RunFile::parse(&stories).unwrap().settings;
+    assert_eq!(found.data.source, Source::Stories);
+    assert_eq!((found.run.checkpoint_every, found.run.keep.newest), (Interval::Steps(250), 2));
+}
+
+#[test]
+fn only_what_moved_a_past_loss_must_be_equal() {
+    let there = settings(RECIPE);
+    let keys = |change: &dyn Fn(&mut Settings), reached| -> Vec<&str> {
+        let mut here = there.clone();
+        change(&mut here);
+        differences(&there, &here, reached).iter().map(|difference| difference.key).collect()
+    };
+    assert!(keys(&|_| (), 100).is_empty());
+    let free: [&dyn Fn(&mut Settings); 6] = [
+        &|s| s.train.steps = 600,
+        &|s| (s.run.val_every, s.run.sample_every) = (7, 9),
+        &|s| s.run.val_rows = Some(3),
+        &|s| (s.run.checkpoint_every, s.run.keep) = (Interval::Minutes(1.0), Keep { newest: 9, every: 3 }),
+        &|s| s.data.source = Source::Text(vec!["/elsewhere/a.txt".into()]),
+        &|s| (s.run.device, s.train.recompute) = (Some("1".into()), Recompute::Block),
+    ];
+    for (i, change) in free.into_iter().enumerate() {
+        assert_eq!(keys(change, 100), [""; 0], "change {i}");
+    }
+    let fixed: [(&dyn Fn(&mut Settings), &str); 10] = [
+        (&|s| s.train.lr = 2e-3, "lr"),
+        (&|s| s.train.warmup = 5, "warmup"),
+        (&|s| s.train.schedule = Shape::Linear, "schedule"),
+        (&|s| s.train.batch = 1, "batch"),
+        (&|s| s.train.seed = 1, "seed"),
+        (&|s| s.train.clip = 0.5, "clip"),
+        (&|s| s.train.precision = Elem::F16, "precision"),
+        (&|s| s.data.shuffle = false, "no-shuffle"),
+        (&|s| s.data.ranks = 2, "emulate-ranks"),
+        (&|s| s.model.shape.layers = 2, "layers"),
+    ];
+    for (change, key) in fixed {
+        assert_eq!(keys(change, 100), [key]);
+    }
+    // rates that are still to come: the decay of wsd has not begun
+    let wsd = Settings { train: TrainSettings { schedule: Shape::Wsd, ..there.train.clone() }, ..there.clone() };
+    let lower = Settings { train: TrainSettings { final_lr_frac: 0.5, ..wsd.train.clone() }, ..wsd.clone() };
+    assert!(differences(&wsd, &lower, 240).is_empty());
+    assert_eq!(differences(&wsd, &lower, 242)[0].key, "final-lr-frac");
+    assert_eq!(
+        differences(&there, &Settings { train: TrainSettings { seed: 7, ..there.train.clone() }, ..there.clone() }, 1)
+            [0],
+        Difference { key: "seed", there: "42".into(), here: "7".into() }
+    );
+}
