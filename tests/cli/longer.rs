@@ -117,7 +117,8 @@ fn a_run_is_resumed_by_its_folder_alone() {
     refused(wgpt(dir, &["train", "--resume", "whole", "--seed", "7"]), 2, &["seed: 42 there, 7 here"]);
     refused(wgpt(dir, &["train", "--resume", "whole", "--out", "d"]), 2, &["--out: d, while whole is resumed"]);
     refused(wgpt(dir, &["train", "--resume", "nothing"]), 3, &["nothing: no such run"]);
-    refused(wgpt(dir, &["train", "--resume", "cache"]), 3, &["cache: holds no run"]);
+    fs::create_dir(dir.join("empty")).expect("folder");
+    refused(wgpt(dir, &["train", "--resume", "empty"]), 3, &["empty: holds no run"]);
 }
 
 #[test]

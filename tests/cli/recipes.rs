@@ -226,7 +226,11 @@ fn recipes_that_are_wrong() {
         &["r.toml:3: duplicate key `lr`; first set at r.toml:1"],
     );
     refused(with("batch = 1.5\n", &[]), 2, &["r.toml:1: `batch`: `1.5`, expected a number or auto"]);
-    refused(with("[model]\nmodel = \"d12\"\nlayers = 2\nheads = 2\nchannels = 32\n", &[]), 2, &["model contradicts"]);
+    refused(
+        with("[model]\nmodel = \"d12\"\nlayers = 2\nheads = 2\nchannels = 32\n", &[]),
+        2,
+        &["r.toml:2: model", "contradicts r.toml:3: layers"],
+    );
     refused(with("batch = 0\n", &[]), 2, &["--batch 0"]);
     refused(with("", &["--set", "lr"]), 2, &["--set: `lr` has no `=`", "lr=3e-4"]);
     refused(with("", &["--set", "checked=yes"]), 2, &["--set checked: `yes`, expected true or false"]);
