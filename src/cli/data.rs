@@ -14,6 +14,7 @@ use wgpt::data::{Tokenizer, inspect};
 use wgpt::error::{Error, Result};
 
 use super::signals;
+use super::terminal::{remark, say};
 use wgpt::run::clock_text;
 use wgpt::train::settings::values::Value as _;
 
@@ -139,7 +140,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
         save_every: Duration::from_millis(args.save_ms),
         ..defaults
     };
-    let stop = signals::listen()?;
+    let stop = signals::listen(|| signals::Answer::stops("stopping after this part of the data, then saving"))?;
     let begin = Instant::now();
     let mut meter = Meter::new();
     let mut now = 0;
@@ -157,7 +158,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
             return Err(Error::stopped(format!("{signal}: stopped and saved in {out}; the same command goes on")));
         }
         Outcome::There(note) => {
-            println!("{} holds this data set already; --restart prepares it anew", options.out.display());
+            say!("{} holds this data set already; --restart prepares it anew", options.out.display());
             note
         }
         Outcome::Done(note) => note,
@@ -165,11 +166,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     summary(note, &options.out);
     if matches!(outcome, Outcome::Done(_)) {
         let seconds = begin.elapsed().as_secs_f64();
-        println!(
-            "{:.1} MB of text in {seconds:.1} s, {:.1} MB/s",
-            now as f64 / 1e6,
-            now as f64 / 1e6 / seconds.max(1e-9)
-        );
+        say!("{:.1} MB of text in {seconds:.1} s, {:.1} MB/s", now as f64 / 1e6, now as f64 / 1e6 / seconds.max(1e-9));
     }
     Ok(())
 }
@@ -182,7 +179,7 @@ fn name_of(folder: &Path) -> String {
 }
 
 fn summary(note: &Note, out: &Path) {
-    println!(
+    say!(
         "{} {} tokens of {} documents: {} for training, {} for validation, in {} shards",
         note.tokens,
         note.tokenizer,
@@ -192,15 +189,15 @@ fn summary(note: &Note, out: &Path) {
         note.shards.len()
     );
     if note.counts.replaced > 0 {
-        println!("{} places are not valid UTF-8 and were replaced", note.counts.replaced);
+        say!("{} places are not valid UTF-8 and were replaced", note.counts.replaced);
     }
     if note.counts.missing > 0 {
-        println!("{} rows have no text and were left out", note.counts.missing);
+        say!("{} rows have no text and were left out", note.counts.missing);
     }
     let name = &note.recipe.name;
     let pattern = |part: &str| out.join(format!("{name}_{part}_*.bin")).display().to_string();
     let val = if note.val_tokens > 0 { format!(" --val '{}'", pattern("val")) } else { String::new() };
-    println!("go on: wgpt train --data '{}'{val}", pattern("train"));
+    say!("go on: wgpt train --data '{}'{val}", pattern("train"));
 }
 
 fn fetch(args: &FetchArgs) -> Result<()> {
@@ -225,12 +222,12 @@ fn fetch(args: &FetchArgs) -> Result<()> {
     };
     let hub = Hub::from_env()?;
     if !entry.verified && !hub.offline {
-        eprintln!("{}: the repository {} could not be reached when this program was written", entry.name, entry.repo);
+        remark!("{}: the repository {} could not be reached when this program was written", entry.name, entry.repo);
     }
     let mut screen = FetchScreen { meter: Meter::new(), path: String::new(), size: 0 };
     let fetched = hub.fetch(entry, most, &mut screen)?;
     drop(screen);
-    println!(
+    say!(
         "{} files in {} ({:.1} MB received)",
         fetched.files.len(),
         fetched.folder.display(),
@@ -239,14 +236,14 @@ fn fetch(args: &FetchArgs) -> Result<()> {
     let folder = fetched.folder.display();
     match (entry.name, entry.files) {
         (_, Files::Shards(prefix, _)) => {
-            println!("go on: wgpt train --data '{folder}/{prefix}_train_*.bin' --val '{folder}/{prefix}_val_*.bin'");
+            say!("go on: wgpt train --data '{folder}/{prefix}_train_*.bin' --val '{folder}/{prefix}_val_*.bin'");
         }
         ("tinyshakespeare", _) => {
-            println!(
+            say!(
                 "go on: wgpt train --data '{folder}/tiny_shakespeare_train.bin' --val '{folder}/tiny_shakespeare_val.bin'"
             );
         }
-        (name, Files::Folder(path, _)) => println!("go on: wgpt data prepare '{folder}/{path}' --out data/{name}"),
+        (name, Files::Folder(path, _)) => say!("go on: wgpt data prepare '{folder}/{path}' --out data/{name}"),
         _ => {}
     }
     Ok(())
@@ -285,11 +282,11 @@ fn show(args: &InspectArgs) -> Result<()> {
     let report = inspect::inspect(&inspect::shards(&args.path)?, args.tokenizer)?;
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::output(format!("inspect: {e}")))?;
-        println!("{text}");
+        say!("{text}");
         return Ok(());
     }
     for shard in &report.shards {
-        println!(
+        say!(
             "{}: {} tokens, {} documents, ids {} to {}",
             shard.path.display(),
             shard.tokens,
@@ -297,9 +294,9 @@ fn show(args: &InspectArgs) -> Result<()> {
             shard.lowest,
             shard.highest
         );
-        println!("  {}", shard.first_text.escape_debug());
+        say!("  {}", shard.first_text.escape_debug());
     }
-    println!(
+    say!(
         "{} tokens, {} documents in {} shards; tokenizer {} ({}), vocabulary {}; all ids inside",
         report.tokens,
         report.documents,
@@ -353,7 +350,7 @@ impl Meter {
                 bar.set_position(done);
                 bar.set_message(format!("{text}{eta}"));
             }
-            None => eprintln!("{:.0}% | {text}{eta}", 100.0 * done as f64 / total.max(1) as f64),
+            None => remark!("{:.0}% | {text}{eta}", 100.0 * done as f64 / total.max(1) as f64),
         }
     }
 
@@ -361,8 +358,8 @@ impl Meter {
     fn line(&mut self, text: &str) {
         (self.first, self.begin) = (None, Instant::now());
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| remark!("{text}")),
+            None => remark!("{text}"),
         }
     }
 }

@@ -10,6 +10,7 @@ use wgpt::infer::{Generator, Sampling};
 use wgpt::model::Activations;
 
 use super::model::{From, Loaded};
+use super::stdout;
 use super::text::Characters;
 
 #[derive(Debug, clap::Args)]
@@ -95,7 +96,7 @@ fn print(args: &Args, out: &mut dyn Write, terminal: bool) -> std::result::Resul
         let mut write = |text: &str| {
             out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
                 closed |= e.kind() == ErrorKind::BrokenPipe;
-                Error::output(format!("standard output: cannot be written ({e})"))
+                stdout::fault(&e)
             })
         };
         let mut result = Ok(());

@@ -16,6 +16,7 @@ mod report;
 mod shader;
 mod shape;
 mod signals;
+mod stdout;
 mod terminal;
 mod text;
 mod train;
@@ -23,7 +24,7 @@ mod tune;
 mod values;
 mod verify;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -69,7 +70,10 @@ enum Command {
 
 /// Parses the arguments and runs the command; the exit code says what went wrong.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(shown) => return show(&shown),
+    };
     let filter = match cli.verbose {
         0 => "warn,wgpu_hal=error,wgpu_core=error,naga=error",
         1 => "info,wgpu_hal=warn,wgpu_core=warn,naga=warn",
@@ -93,13 +97,15 @@ pub fn main() -> ExitCode {
     if precision.is_none_or(precision::may_be_f32) {
         wgpt::gpu::use_wide_vectors();
     }
+    // a run's product is its folder: it does not fail because nobody can read how it went
+    let is_run = matches!(&cli.command, Command::Train(args) if !args.print_config && !args.dry_run);
     let result = match (cli.command, asked) {
         (Command::Train(args), Some(asked)) if args.print_config => dry_run::print_config(&asked),
         (Command::Train(args), Some(asked)) if args.dry_run => dry_run::run(&asked),
         (Command::Train(args), Some(asked)) => train::run(&args, asked),
         (command, _) => others(command),
     };
-    match result {
+    match if is_run { result } else { result.and_then(|()| stdout::finish()) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => tell(&error),
     }
@@ -120,6 +126,14 @@ fn others(command: Command) -> wgpt::error::Result<()> {
         Command::Verify(args) => verify::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Shader(args) => shader::run(&args),
+    }
+}
+
+/// Prints clap's help, version or error; its exit code.
+fn show(text: &clap::Error) -> ExitCode {
+    match text.print() {
+        Err(error) if !text.use_stderr() && error.kind() != ErrorKind::BrokenPipe => tell(&stdout::fault(&error)),
+        _ => ExitCode::from(u8::try_from(text.exit_code()).unwrap_or(1)),
     }
 }
 

@@ -22,6 +22,8 @@ use wgpt::train::{Optimizer, Sizes, Trainer};
 use super::precision::{self, Precision};
 use super::predicted;
 use super::shape::Shape;
+use super::stdout;
+use super::terminal::say;
 
 /// Micro-steps at most.
 const MOST_MICRO_STEPS: usize = 1024;
@@ -126,7 +128,7 @@ impl Args {
 fn write(path: &Path, value: &serde_json::Value) -> Result<()> {
     // whole or not at all: tools/gpu-check ends a profile that takes too long
     atomic::write_named(path, &format!("{value:#}\n"))?;
-    println!("wrote {}", path.display());
+    say!("wrote {}", path.display());
     Ok(())
 }
 
@@ -179,7 +181,7 @@ pub fn run(args: &Args) -> Result<()> {
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
     let steps = Steps::run(&mut trainer, &mut loader, 1, args.steps, time)?;
     say_device(&gpu);
-    println!(
+    say!(
         "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}; {}",
         config.layers,
         config.channels,
@@ -190,28 +192,28 @@ pub fn run(args: &Args) -> Result<()> {
     );
     let tuned = measure::tuned_jobs(&found, &gpu.caps, &config, elem, [sizes.batch, context]);
     if let Some(line) = &tuned {
-        println!("tuned   {line}");
+        say!("tuned   {line}");
     }
     let facts = measure::steps::Facts::new(&steps, &trainer, &planned);
-    print!("{}", facts.report());
+    stdout::text(&facts.report());
     let about = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "version": env!("CARGO_PKG_VERSION")});
     let profile = if args.wall {
         None
     } else if let Some(roofs) = roofs {
-        println!("roofs   {}\n", roofs.summary());
+        say!("roofs   {}\n", roofs.summary());
         let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
         let profile = Profile::run(&trainer, runs)?;
-        print!("{}", profile.report(&roofs));
+        stdout::text(&profile.report(&roofs));
         let beside = card.map(|card| Beside::new(card, &profile, &roofs));
         if let (Some(beside), Some(card)) = (&beside, card) {
-            println!("\n{}", beside.report());
+            say!("\n{}", beside.report());
             if Card::of_adapter(&gpu.caps.name).is_none_or(|own| own.key != card.key) {
-                println!("{} is not {}: the ratios compare two machines\n", gpu.caps.name, card.name);
+                say!("{} is not {}: the ratios compare two machines\n", gpu.caps.name, card.name);
             }
         }
         Some((profile, roofs, beside))
     } else {
-        println!("kernels not timed: the adapter has no timestamps");
+        say!("kernels not timed: the adapter has no timestamps");
         None
     };
     if let Some(path) = &args.json {
@@ -235,7 +237,7 @@ pub fn run(args: &Args) -> Result<()> {
         write(path, &trace::trace(&steps, profile.as_ref().map(|(profile, ..)| profile), &about))?;
     }
     if let Some((profile, ..)) = &profile {
-        println!("sum of kernels {} ms of a step's {} ms", number(profile.commands_ms()), number(steps.median_ms()));
+        say!("sum of kernels {} ms of a step's {} ms", number(profile.commands_ms()), number(steps.median_ms()));
     }
     Ok(())
 }
@@ -245,11 +247,11 @@ fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
     say_device(gpu);
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0) / 20.0);
     let roofs = Roofs::measure(gpu, time)?;
-    println!("roofs   {}", roofs.summary());
-    roofs.notes.iter().for_each(|note| println!("        {note}"));
+    say!("roofs   {}", roofs.summary());
+    roofs.notes.iter().for_each(|note| say!("        {note}"));
     let beside = card.map(|card| predict::beside::rates(card, &roofs));
     if let (Some(card), Some(rows)) = (card, &beside) {
-        println!("\nbeside the prediction for {}\n{}", card.name, predict::beside::table("<rate", "", rows));
+        say!("\nbeside the prediction for {}\n{}", card.name, predict::beside::table("<rate", "", rows));
     }
     match &args.json {
         Some(path) => write(path, &json!({"adapter": gpu.caps.name, "roofs": roofs, "predicted": beside})),
@@ -275,10 +277,10 @@ fn statistics(args: &Args, trainer: &Trainer, card: Option<&Card>) -> Result<()>
             figures.insert(0, ("registers predicted".into(), format!("{:.0}", row.registers)));
             figures.insert(0, ("ms predicted".into(), number(row.ms)));
         }
-        println!("predicted: {}, by the machine code of Mesa's {}", card.name, card.code);
+        say!("predicted: {}, by the machine code of Mesa's {}", card.name, card.code);
     }
     kernels.truncate(args.heaviest.unwrap_or(usize::MAX));
-    print!("{}", measure::statistics::table(&kernels));
+    stdout::text(&measure::statistics::table(&kernels));
     let Some(path) = &args.json else { return Ok(()) };
     let all: Vec<_> = kernels
         .iter()
@@ -299,9 +301,9 @@ fn no_statistics(gpu: &Gpu) -> Error {
 }
 
 fn say_device(gpu: &Gpu) {
-    println!("device  {}", gpu.caps.summary());
+    say!("device  {}", gpu.caps.summary());
     if !gpu.device().is_empty() {
-        println!("        {}", gpu.device());
+        say!("        {}", gpu.device());
     }
 }
 
@@ -310,7 +312,7 @@ fn count(args: &Args) -> Result<()> {
     // no device: `auto` means a GPU with matrix units, as in `wgpt plan`
     let elem = if args.precision == Precision::F32 { Elem::F32 } else { Elem::F16 };
     let count = Count::new(plan::assumed(elem, LARGEST_BINDING), config, sizes, elem, args.recompute)?;
-    println!(
+    say!(
         "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, {}, bindings to 2 GiB\n",
         config.layers,
         config.channels,
@@ -320,7 +322,7 @@ fn count(args: &Args) -> Result<()> {
         sizes.accumulation,
         if elem == Elem::F16 { "f16 on matrix units" } else { "f32" }
     );
-    print!("{}", count.report());
+    stdout::text(&count.report());
     match &args.json {
         Some(path) => write(path, &json!(count)),
         None => Ok(()),

@@ -1,40 +1,139 @@
 //! Signals that end a command when it has saved what it has.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use signal_hook::consts;
 
 use wgpt::error::{Error, Result};
+use wgpt::run::CurrentPhase;
 
 /// Signals that are listened for.
 #[cfg(unix)]
-const SIGNALS: [(i32, &str); 3] = [
-    (signal_hook::consts::SIGINT, "SIGINT"),
-    (signal_hook::consts::SIGTERM, "SIGTERM"),
-    (signal_hook::consts::SIGHUP, "SIGHUP"),
+const SIGNALS: [(i32, &str); 6] = [
+    (consts::SIGINT, "SIGINT"),
+    (consts::SIGTERM, "SIGTERM"),
+    (consts::SIGHUP, "SIGHUP"),
+    (consts::SIGUSR1, "SIGUSR1"),
+    (consts::SIGUSR2, "SIGUSR2"),
+    (SIGXCPU, "SIGXCPU"),
 ];
 #[cfg(not(unix))]
-const SIGNALS: [(i32, &str); 2] = [(signal_hook::consts::SIGINT, "SIGINT"), (signal_hook::consts::SIGTERM, "SIGTERM")];
+const SIGNALS: [(i32, &str); 2] = [(consts::SIGINT, "SIGINT"), (consts::SIGTERM, "SIGTERM")];
 
-/// Listens for signals; what it returns gives the name of one that has come. A second one ends the process at once.
+/// The kernel repeats it every second once a process has used up its CPU time, so a second one asks for nothing more.
+#[cfg(unix)]
+const SIGXCPU: i32 = consts::SIGXCPU;
+#[cfg(not(unix))]
+const SIGXCPU: i32 = -1;
+
+/// Exit code of a run that a signal has ended and that can be run again.
+const STOPPED: i32 = 75;
+/// Exit code after a second signal.
+const AT_ONCE: i32 = 130;
+/// How long a process that ends waits for its last line to be taken.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What a command does after a signal.
+pub struct Answer {
+    /// In words that follow the signal's name.
+    pub text: &'static str,
+    /// True if the process may end at once.
+    pub ends: bool,
+}
+
+impl Answer {
+    /// The command stops when it next can, and saves.
+    pub fn stops(text: &'static str) -> Self {
+        Self { text, ends: false }
+    }
+
+    /// What a run does in its current phase.
+    pub fn of(phase: &CurrentPhase) -> Self {
+        let phase = phase.get();
+        Self { text: phase.answer(), ends: phase.has_nothing_to_save() }
+    }
+}
+
+/// Listens for signals, on a thread of its own. The first one is answered by a line on standard error, whatever the command
+/// is busy with; a second one ends the process at once. Returns a function that gives the name of one that has come.
 ///
 /// # Errors
 /// [`Error::Output`] if the system does not let us listen.
-pub fn listen() -> Result<impl Fn() -> Option<&'static str>> {
-    let (came, which) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    for (signal, name) in SIGNALS {
-        // `nohup` and shells without job control have programs ignore some; that holds for us too
-        if is_ignored(signal) {
-            continue;
+pub fn listen(answer: impl Fn() -> Answer + Send + 'static) -> Result<impl Fn() -> Option<&'static str>> {
+    let which = Arc::new(AtomicUsize::new(0));
+    let noted = Arc::clone(&which);
+    // `nohup` and shells without job control have programs ignore some; that holds for us too
+    let heard: Vec<i32> = SIGNALS.iter().map(|(signal, _)| *signal).filter(|signal| !is_ignored(*signal)).collect();
+    deliver(heard, move |signal| {
+        let Some(name) = name_of(signal) else { return };
+        match name_of(noted.load(Ordering::SeqCst) as i32) {
+            None => {
+                let Answer { text, ends } = answer();
+                noted.store(signal as usize, Ordering::SeqCst);
+                if ends {
+                    end(&format!("{name}: {text}"), STOPPED);
+                }
+                say(format!("{name}: {text}; a second signal ends the run without saving"));
+            }
+            Some(_) if signal == SIGXCPU => {}
+            Some(first) if first == name => end(&format!("{name} again: ended without saving"), AT_ONCE),
+            Some(first) => end(&format!("{name} after {first}: ended without saving"), AT_ONCE),
         }
-        let failed = |e| Error::output(format!("signals: {name} cannot be listened for ({e})"));
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&came)).map_err(failed)?;
-        signal_hook::flag::register_usize(signal, Arc::clone(&which), signal as usize).map_err(failed)?;
-        signal_hook::flag::register(signal, Arc::clone(&came)).map_err(failed)?;
-    }
-    Ok(move || {
-        let signal = which.load(Ordering::SeqCst) as i32;
-        SIGNALS.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
     })
+    .map_err(|e| Error::output(format!("signals: cannot be listened for ({e})")))?;
+    Ok(move || name_of(which.load(Ordering::SeqCst) as i32))
+}
+
+fn name_of(signal: i32) -> Option<&'static str> {
+    SIGNALS.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
+}
+
+/// Calls `call` with every signal that comes from now on, on another thread.
+#[cfg(unix)]
+fn deliver(heard: Vec<i32>, call: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new(heard)?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || signals.forever().for_each(call)).map(drop)
+}
+
+#[cfg(not(unix))]
+fn deliver(heard: Vec<i32>, call: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
+    let came = Arc::new(AtomicUsize::new(0));
+    for signal in heard {
+        signal_hook::flag::register_usize(signal, Arc::clone(&came), signal as usize)?;
+    }
+    let look = move || {
+        loop {
+            std::thread::sleep(Duration::from_millis(50));
+            match came.swap(0, Ordering::SeqCst) {
+                0 => {}
+                signal => call(signal as i32),
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(look).map(drop)
+}
+
+/// Writes a line to standard error, on a thread of its own: who reads there may be gone or asleep. Tells when it is done.
+fn say(text: String) -> Receiver<()> {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let mut err = std::io::stderr();
+        // over a bar, which is drawn again below
+        let erase = if err.is_terminal() { "\r\x1b[K" } else { "" };
+        let _ = writeln!(err, "{erase}{text}");
+        let _ = tell.send(());
+    });
+    told
+}
+
+/// Ends the process, whatever its other threads are in the middle of.
+fn end(text: &str, code: i32) {
+    let _ = say(text.to_owned()).recv_timeout(PATIENCE);
+    signal_hook::low_level::exit(code);
 }
 
 /// True where the system tells that a signal is ignored.

@@ -10,14 +10,20 @@ use wgpt::run::Screen;
 use wgpt::run::clock_text;
 use wgpt::train::Trainer;
 
-/// `println!`, but a reader that has gone away, as `head` does, must not end a run.
+/// `println!`, but what cannot be written is an error at the command's end and no panic: see [`super::stdout`].
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
+    ($($text:tt)*) => { $crate::cli::stdout::line(format_args!($($text)*)) };
 }
 pub(super) use say;
+
+/// `eprintln!`, but nobody need listen.
+macro_rules! remark {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(super) use remark;
 
 /// Plain lines on standard output; on a terminal a bar below them on standard error.
 pub struct Terminal<'a> {

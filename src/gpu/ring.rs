@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use super::context::{Gpu, Ticket};
 use super::mapping::{After, Mapping, raw};
 use super::pass::Program;
+use super::stopwatch::Timed;
 use super::tensor::{Buffer, Tensor};
 
 const UPLOAD: &str = "the upload ring";
@@ -57,8 +58,24 @@ impl UploadRing {
         programs: &[&Program],
         reads: &mut [&mut ReadRing],
     ) -> Result<()> {
+        self.submit_timed(gpu, uploads, programs, reads, None)
+    }
+
+    /// [`UploadRing::submit`] as a part of a stopwatch's lap.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn submit_timed(
+        &mut self,
+        gpu: &Gpu,
+        uploads: &[(&Tensor, &[u8])],
+        programs: &[&Program],
+        reads: &mut [&mut ReadRing],
+        mut timed: Option<Timed<'_>>,
+    ) -> Result<()> {
         // before a slot is taken: a refused upload leaves the ring whole
-        if reads.iter().any(|read| read.is_full()) {
+        let no_lap = timed.as_ref().is_some_and(|timed| timed.stops && timed.watch.is_full());
+        if no_lap || reads.iter().any(|read| read.is_full()) {
             return Err(Error::gpu("gpu: the read ring is full, its results must be taken first"));
         }
         let room = self.slots.front().map_or(0, |slot| slot.buffer.size);
@@ -96,6 +113,9 @@ impl UploadRing {
             }
         }
         source.unmap();
+        if let Some(timed) = &timed {
+            timed.begin(&mut encoder)?;
+        }
         at = 0;
         for (tensor, data) in uploads {
             let target = raw(&tensor.buffer)?;
@@ -103,7 +123,11 @@ impl UploadRing {
             at += data.len() as u64;
         }
         gpu.span("encode", || programs.iter().for_each(|program| program.encode(&mut encoder)));
-        let mut after: Vec<After> = Vec::with_capacity(reads.len() + 1);
+        let mut after: Vec<After> = Vec::with_capacity(reads.len() + 2);
+        // before the read-backs: who finds a result finds its lap there as well
+        if let Some(timed) = &mut timed {
+            after.extend(timed.end(gpu, &mut encoder)?);
+        }
         for read in reads.iter_mut() {
             after.push(read.encode(gpu, &mut encoder)?);
         }
@@ -113,6 +137,9 @@ impl UploadRing {
         let ask = move || after.into_iter().for_each(|ask| ask());
         let submission = gpu.span("submit", || gpu.submit_then(encoder, ask))?;
         reads.iter_mut().for_each(|read| read.submitted(&submission));
+        if let Some(timed) = &mut timed {
+            timed.submitted(&submission);
+        }
         (slot.mapping, slot.submission) = (mapping, Some(submission));
         self.slots.push_back(slot);
         Ok(())
@@ -159,7 +186,7 @@ impl ReadRing {
     }
 
     /// What is returned asks for the result, once the encoder is submitted.
-    fn encode(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) -> Result<After> {
+    pub(super) fn encode(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) -> Result<After> {
         let buffer = self
             .free
             .pop_front()
@@ -171,7 +198,7 @@ impl ReadRing {
         Ok(ask)
     }
 
-    fn submitted(&mut self, submission: &Ticket) {
+    pub(super) fn submitted(&mut self, submission: &Ticket) {
         if let Some((buffer, mapping)) = self.encoded.take() {
             self.flying.push_back(Flight { buffer, mapping, submission: submission.clone() });
         }

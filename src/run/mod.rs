@@ -5,6 +5,7 @@ mod clock;
 pub mod folder;
 pub mod inspect;
 pub mod model;
+mod phase;
 pub mod records;
 pub mod report;
 pub mod session;
@@ -13,5 +14,6 @@ pub mod tensorboard;
 pub mod watchdog;
 
 pub use clock::clock_text;
+pub use phase::{CurrentPhase, Phase, PhaseGuard};
 pub use session::Session;
 pub use steps::{Run, Screen};

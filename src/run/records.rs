@@ -25,7 +25,9 @@ pub struct Metric {
     /// Learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f32>,
-    /// Milliseconds from the end of the step before to the end of this one; validation, samples and saves excluded.
+    /// Milliseconds from the end of the step before to the end of this one, by the device's clock where it has one (of a
+    /// process's first step, from its own begin); validation, samples and saves excluded. On the host's clock steps whose
+    /// reports come in together have equal shares of their time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms: Option<f32>,
     /// Milliseconds before that, since the end of the step before, in which no step ran: validation, samples, saves.

@@ -18,6 +18,7 @@ use crate::measure::plan::plan;
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile, load_newest};
 use crate::run::folder::{self, Folder};
 use crate::run::inspect::{State, inspect, other_data_than};
+use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
 use crate::run::steps::{Outcome, Run, Screen};
 use crate::run::watchdog::{Patience, Watchdog};
@@ -60,6 +61,8 @@ pub struct Session<'a> {
     pub weights: &'a dyn Fn() -> Result<Weights>,
     /// The name of a signal that asks the run to end, once there is one.
     pub stop: &'a dyn Fn() -> Option<&'static str>,
+    /// What the run is busy with, for who answers signals.
+    pub phase: CurrentPhase,
     /// Called when the device has not answered for far too long, with the run's folder and what was seen. It should end
     /// the process: the thread that waits may never come back.
     pub hang: Option<fn(&Path, &str)>,
@@ -181,6 +184,7 @@ impl<'a> Session<'a> {
         let mut run: Option<Run<'a>> = None;
         loop {
             let rebuilt = run.as_ref().is_some_and(|run| run.rebuilt);
+            self.phase.set(Phase::Opening);
             let mut gpu = (self.open)()?;
             if run.is_none() {
                 // a model that fits no memory is told as that
@@ -219,11 +223,13 @@ impl<'a> Session<'a> {
         let settings = self.settings;
         // while the memory is free
         let peak = if run.is_none() && self.extras.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
+        self.phase.set(Phase::Compiling);
         let stored = (settings.elem(), settings.train.recompute);
         let mut trainer =
             Trainer::with_recompute(gpu, settings.config(), settings.sizes(), settings.optimizer(), stored)
                 .map_err(|error| with_plan(error, gpu, settings))?;
         crate::kill_point!("resume: before the first weights");
+        self.phase.set(Phase::Uploading);
         match saved.as_deref() {
             Some(saved) => trainer.restore(&saved.snapshot)?,
             None => trainer.load(&(self.weights)()?)?,
@@ -302,6 +308,7 @@ impl<'a> Session<'a> {
             made_by: made_by.clone(),
             stop: self.stop,
             continues: self.continues,
+            phase: self.phase.clone(),
             places: VecDeque::new(),
             rebuilt: false,
         })

@@ -72,6 +72,7 @@ fn train_with(
         open,
         weights: &|| Ok(init::init(config, 42)),
         stop,
+        phase: CurrentPhase::default(),
         hang: None,
         continues: &|dir| format!("wgpt train --resume {}", dir.display()),
     };
@@ -335,6 +336,19 @@ fn a_nan_anywhere_changes_nothing() {
         assert_eq!(trainer.report(true).unwrap().unwrap().skipped_now, 0, "step {step}");
     }
     assert_eq!(skipped, 4 * 16);
+}
+
+#[test]
+fn without_a_device_s_clock_every_step_is_recorded_once() {
+    let dir = undisturbed();
+    let dir = dir.path();
+    let open = || {
+        let mut gpu = open()?;
+        gpu.caps.encoder_timestamps = false;
+        Ok(gpu)
+    };
+    train_with(dir, "no-clock", &|_| (), &open, &|| None).0.unwrap();
+    same(dir, "no-clock", "no-clock");
 }
 
 /// A folder that vanishes, or cannot be written, is waited for; with `stop` it ends the run with exit code 6.

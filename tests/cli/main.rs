@@ -5,6 +5,8 @@ mod bad_input;
 mod longer;
 mod mixed;
 mod models;
+#[cfg(target_os = "linux")]
+mod outputs;
 mod plan;
 mod recipes;
 mod report;
@@ -12,6 +14,9 @@ mod report;
 mod resume;
 mod runs;
 mod shader;
+#[cfg(unix)]
+mod signals;
+mod speed;
 mod stories;
 
 use std::path::{Path, PathBuf};

@@ -17,7 +17,7 @@ use wgpt::model::init;
 use wgpt::run::report::{History, REPORT};
 use wgpt::run::session::Extras;
 use wgpt::run::steps::{Outcome, known_words};
-use wgpt::run::{Session, model};
+use wgpt::run::{CurrentPhase, Phase, Session, model};
 use wgpt::train::dataset::Baseline;
 use wgpt::train::settings::{Peak, Recipe};
 use wgpt::train::{Settings, Trainer};
@@ -65,7 +65,10 @@ pub struct Args {
 
 /// Trains.
 pub fn run(args: &Args, asked: Asked) -> Result<()> {
-    let stop = signals::listen()?;
+    let phase = CurrentPhase::default();
+    let current = phase.clone();
+    let stop = signals::listen(move || signals::Answer::of(&current))?;
+    phase.set(Phase::Reading);
     let recipe = asked.recipe();
     // a run that has checkpoints does without the weights it began with, which may be gone
     let known = asked.known_start();
@@ -115,6 +118,7 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
         open: &open,
         weights: &first,
         stop: &stop,
+        phase,
         hang: Some(hang),
         continues: &|dir| invocation::continued(dir, asked.names_folder),
     };

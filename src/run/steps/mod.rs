@@ -16,6 +16,7 @@ use crate::infer::generator::Generator;
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
 use crate::run::clock::Clock;
 use crate::run::folder::Folder;
+use crate::run::phase::{CurrentPhase, Phase, PhaseGuard};
 use crate::run::records::Metric;
 use crate::run::report::Reporter;
 use crate::train::dataset::Baseline;
@@ -71,6 +72,8 @@ pub struct Run<'a> {
     pub stop: &'a dyn Fn() -> Option<&'static str>,
     /// Returns the command that continues the run in a folder.
     pub continues: &'a dyn Fn(&Path) -> String,
+    /// What the run is busy with, for who answers signals.
+    pub phase: CurrentPhase,
     /// Where the batches of the last steps begin.
     pub places: VecDeque<(usize, Mark)>,
     /// True if the device was lost and opened again.
@@ -117,12 +120,15 @@ impl Run<'_> {
     /// disk bring.
     pub fn go(&mut self, trainer: &mut Trainer, screen: &mut dyn Screen) -> Result<Outcome> {
         let first = self.done.as_ref().map_or(0, |(step, _)| *step) + 1;
-        let mut clock = Clock::new(first);
+        let mut clock = Clock::new(first, Instant::now());
         let result = self.steps(trainer, first, &mut clock, screen);
         if result.is_err() {
             // the records end with the last step that was computed
-            while let Ok(Some(report)) = trainer.report(true) {
-                let ms = clock.tick(&[report]);
+            while let Ok(Some((report, lap))) = trainer.timed_report(true) {
+                clock.arrive(report, lap, Instant::now());
+            }
+            clock.share();
+            while let Some((report, ms)) = clock.oldest() {
                 let _ = self.write(&report, Measured::default(), ms, &mut clock, screen);
             }
             self.reporter.write(true);
@@ -137,6 +143,7 @@ impl Run<'_> {
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<Outcome> {
+        self.phase.set(Phase::Training);
         let steps = self.settings.train.steps;
         let schedule = self.settings.schedule();
         let mut generator = match self.settings.run.sample_every {
@@ -155,7 +162,7 @@ impl Run<'_> {
             self.finish(trainer, &mut generator, first - 1, after, pending, &mut outcome, clock, screen)?;
         }
         crate::kill_point!("run: first step");
-        *clock = Clock::new(first);
+        *clock = Clock::new(first, Instant::now());
         for step in first..=steps {
             let (mark, stop) = (self.loader.mark(), self.stop);
             let source: &mut dyn BatchSource = match &mut self.repeat {
@@ -168,6 +175,7 @@ impl Run<'_> {
             if !trainer.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
                 return Err(self.leave(trainer, step - 1, None, &mark, clock, screen)?);
             }
+            clock.submitted(step);
             self.note_place(step, &mark);
             self.patiently(clock, screen, |run| run.saver.check())?;
             let after = self.after(step, generator.is_some());
@@ -182,9 +190,14 @@ impl Run<'_> {
             while trainer.outstanding() > 1 {
                 self.record(trainer, true, clock, screen)?;
             }
-            let own = trainer.report(true)?;
-            let ms = clock.tick(own.as_slice());
-            self.finish(trainer, &mut generator, step, after, Pending::new(own, ms), &mut outcome, clock, screen)?;
+            if let Some((report, lap)) = trainer.timed_report(true)? {
+                clock.arrive(report, lap, Instant::now());
+            }
+            clock.share();
+            let own = clock.newest();
+            self.write_timed(clock, screen)?;
+            let pending = Pending::new(own.map(|(report, _)| report), own.map_or(0.0, |(_, ms)| ms));
+            self.finish(trainer, &mut generator, step, after, pending, &mut outcome, clock, screen)?;
         }
         self.patiently(clock, screen, |run| run.saver.wait())?;
         self.patiently(clock, screen, |run| run.folder.finish())?;
@@ -247,6 +260,7 @@ impl Run<'_> {
             pending.written = true;
         }
         if after.last {
+            let _phase = self.phase.enter(Phase::SavingModel);
             // before the last sample: nothing that shows a run may cost its result
             self.patiently(clock, screen, |run| run.saver.wait())?;
             self.patiently(clock, screen, |run| run.folder.sync())?;
@@ -265,6 +279,7 @@ impl Run<'_> {
         }
         if after.saves {
             let mark = self.loader.mark();
+            let _phase = self.phase.enter(Phase::Saving);
             self.patiently(clock, screen, |run| run.saver.wait())?;
             clock.pause(|| self.checkpoint(trainer, step, None, &mark))?;
         }
@@ -293,17 +308,19 @@ impl Run<'_> {
         mut work: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<T> {
         let (begin, mut told) = (Instant::now(), None::<Instant>);
+        let mut waits = None::<PhaseGuard>;
         loop {
             let why = match work(self) {
                 Err(Error::Output(why)) if self.settings.run.on_disk_full == WhenFull::Pause => why,
                 done => {
                     if told.is_some() {
-                        clock.pause_since(begin);
+                        clock.paused(begin.elapsed());
                         screen.line("resumed: the disk accepts writes again");
                     }
                     return done;
                 }
             };
+            waits.get_or_insert_with(|| self.phase.enter(Phase::Waiting));
             if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
                 screen.line(&format!("paused: {why}; it is tried again every second, Ctrl-C ends the run"));
                 told = Some(Instant::now());
@@ -330,10 +347,12 @@ impl Run<'_> {
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<Error> {
-        while let Some(report) = trainer.report(true)? {
-            let ms = clock.tick(&[report]);
-            self.write(&report, Measured::default(), ms, clock, screen)?;
+        while let Some((report, lap)) = trainer.timed_report(true)? {
+            clock.arrive(report, lap, Instant::now());
         }
+        clock.share();
+        self.write_timed(clock, screen)?;
+        let _phase = self.phase.enter(Phase::Saving);
         // one that is there already does as well: what is left to do after it comes out the same again
         if self.saver.last() != Some(step) {
             self.checkpoint(trainer, step, pending, mark)?;
@@ -372,6 +391,7 @@ impl Run<'_> {
 
     /// The validation loss; none if a signal came first.
     fn validate(&mut self, trainer: &mut Trainer) -> Result<Option<f64>> {
+        let _phase = self.phase.enter(Phase::Validating);
         let Some(rows) = &mut self.rows else { return Ok(None) };
         let count = self.settings.run.val_rows.unwrap_or(usize::MAX).min(rows.len());
         let stop = self.stop;
@@ -380,6 +400,7 @@ impl Run<'_> {
 
     /// Accuracy on HellaSwag, in the memory of the step's activations; none if a signal came first.
     fn ask(&self, trainer: &Trainer) -> Result<Option<f64>> {
+        let _phase = self.phase.enter(Phase::Asking);
         let (gpu, params) = (trainer.gpu(), trainer.params());
         let mut evaluator = Evaluator::within(gpu, *trainer.config(), params, trainer.activations())?;
         let mut correct = 0;

@@ -6,6 +6,7 @@ use crate::formats::hf::{self, ModelInfo};
 use crate::formats::tokenizer_files;
 use crate::infer::{Generator, Sampling};
 use crate::model::Weights;
+use crate::run::phase::Phase;
 use crate::run::steps::Run;
 use crate::train::Trainer;
 
@@ -23,6 +24,7 @@ impl Run<'_> {
     /// A sample; none if a signal came first.
     pub(super) fn sample(&self, generator: &mut Generator) -> Result<Option<String>> {
         let Some(tokenizer) = self.tokenizer else { return Ok(Some(String::new())) };
+        let _phase = self.phase.enter(Phase::Sampling);
         let seed = u64::from(self.settings.train.seed);
         let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, seed, ..Sampling::default() };
         let end = u32::from(tokenizer.end_of_text());

@@ -1,6 +1,6 @@
 //! What a run writes of a step, and says of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::data::Mark;
 use crate::error::{Error, Result};
@@ -23,26 +23,30 @@ impl Run<'_> {
             .map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
     }
 
-    /// Writes the steps whose reports are there, waiting for one if `wait`; never the newest step's, which may be
-    /// waiting for its validation.
+    /// Takes the reports that are there, waiting for one if `wait`, and writes the steps that can be timed; never the
+    /// newest step, which may be waiting for its validation.
     pub(super) fn record(
         &mut self,
         trainer: &mut Trainer,
-        wait: bool,
+        mut wait: bool,
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
-        let mut reports = Vec::new();
         while trainer.outstanding() > 1
-            && let Some(report) = trainer.report(wait && reports.is_empty())?
+            && let Some((report, lap)) = trainer.timed_report(wait)?
         {
-            reports.push(report);
+            clock.arrive(report, lap, Instant::now());
+            wait = false;
         }
-        if reports.is_empty() {
-            return Ok(());
+        self.write_timed(clock, screen)
+    }
+
+    /// Writes the steps that are timed.
+    pub(super) fn write_timed(&mut self, clock: &mut Clock, screen: &mut dyn Screen) -> Result<()> {
+        while let Some((report, ms)) = clock.oldest() {
+            self.write(&report, Measured::default(), ms, clock, screen)?;
         }
-        let ms = clock.tick(&reports);
-        reports.iter().try_for_each(|report| self.write(report, Measured::default(), ms, clock, screen))
+        Ok(())
     }
 
     pub(super) fn write(
@@ -64,7 +68,7 @@ impl Run<'_> {
             grad_norm: Some(report.grad_norm),
             lr: Some(report.lr),
             ms: Some(ms as f32),
-            pause_ms: clock.take_pause_ms(),
+            pause_ms: clock.take_pause_ms(report.step as usize),
             tokens_per_s: Some(tokens_per_s as f32),
             val_loss: val_loss.map(|l| l as f32),
             hellaswag: hellaswag.map(|a| a as f32),

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use crate::data::BatchSource;
 use crate::error::Result;
-use crate::gpu::{Command, Elem, Gpu, Pass, Pool, Program, ReadRing, Tensor, UploadRing};
+use crate::gpu::{Command, Elem, Gpu, Lap, Pass, Pool, Program, ReadRing, Stopwatch, Tensor, Timed, UploadRing};
 use crate::model::{Activations, Backward, Config, Params, Recompute, Weights, backward, forward, place};
 use crate::ops::stepcontrol::{self, Hyper, Report, StepControl};
 use crate::ops::{adamw, attention, embedding, gradnorm, matmul};
@@ -131,10 +131,12 @@ pub struct Trainer<'g> {
     eval: Program,
     uploads: UploadRing,
     reports: ReadRing,
+    /// Times the steps, where the adapter can.
+    watch: Option<Stopwatch>,
     losses: ReadRing,
     inputs: Vec<u32>,
     targets: Vec<u32>,
-    done: VecDeque<Report>,
+    done: VecDeque<(Report, Option<Lap>)>,
 }
 
 impl<'g> Trainer<'g> {
@@ -248,6 +250,7 @@ impl<'g> Trainer<'g> {
             uploads: UploadRing::new(gpu, IN_FLIGHT, upload_bytes)?,
             // one more than uploads: the host, far ahead, waits for an upload's slot and never for a result
             reports: ReadRing::new(gpu, IN_FLIGHT + 1, &control.report)?,
+            watch: Stopwatch::new(gpu, IN_FLIGHT + 1)?,
             losses: ReadRing::new(gpu, IN_FLIGHT, &acts.losses)?,
             params,
             grads,
@@ -430,14 +433,16 @@ impl<'g> Trainer<'g> {
             programs.extend(last.then_some(&self.end));
             let mut reads = Vec::with_capacity(1);
             reads.extend(last.then_some(&mut self.reports));
-            self.uploads.submit(self.gpu, &uploads, &programs, &mut reads)?;
+            let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: first, stops: last });
+            self.uploads.submit_timed(self.gpu, &uploads, &programs, &mut reads, timed)?;
         }
         Ok(true)
     }
 
     fn collect(&mut self, wait: bool) -> Result<bool> {
         let Some(bytes) = self.reports.take(self.gpu, wait)? else { return Ok(false) };
-        self.done.push_back(bytemuck::pod_read_unaligned(&bytes));
+        let lap = self.watch.as_mut().map_or(Ok(None), |watch| watch.take(self.gpu))?;
+        self.done.push_back((bytemuck::pod_read_unaligned(&bytes), lap));
         Ok(true)
     }
 
@@ -452,6 +457,14 @@ impl<'g> Trainer<'g> {
     /// # Errors
     /// As [`Gpu::check`].
     pub fn report(&mut self, wait: bool) -> Result<Option<Report>> {
+        Ok(self.timed_report(wait)?.map(|(report, _)| report))
+    }
+
+    /// [`Trainer::report`] with the step's begin and end by the device's clock, where the adapter has one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn timed_report(&mut self, wait: bool) -> Result<Option<(Report, Option<Lap>)>> {
         if self.done.is_empty() {
             self.collect(wait)?;
         }

@@ -1,0 +1,136 @@
+//! What a run is busy with, for whoever wants to know from another thread: a signal is answered by it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Defines the phases with what a run does after a signal in each, as the end of a sentence.
+macro_rules! phases {
+    ($($(#[doc = $doc:literal])+ $phase:ident $name:literal $answer:literal;)+) => {
+        /// A part of a run.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Phase {
+            $($(#[doc = $doc])+ $phase,)+
+        }
+
+        impl Phase {
+            const ALL: &[Self] = &[$(Self::$phase),+];
+
+            /// Returns the phase in words: `reading data and weights`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$phase => $name,)+
+                }
+            }
+
+            /// Returns what the run does after a signal in this phase.
+            #[must_use]
+            pub fn answer(self) -> &'static str {
+                match self {
+                    $(Self::$phase => $answer,)+
+                }
+            }
+        }
+    };
+}
+
+phases! {
+    /// Before there is a device.
+    Reading "reading data and weights" "ended while reading data and weights, with nothing to save";
+    /// The driver opens the device.
+    Opening "opening the device" "ended while opening the device, with nothing to save";
+    /// The step is recorded: kernels are parsed and the driver compiles them.
+    Compiling "compiling kernels" "ended while compiling kernels, with nothing to save";
+    /// The first weights go to the device.
+    Uploading "uploading weights" "ended while uploading weights, with nothing to save";
+    /// Steps.
+    Training "training" "stopping before the next micro-step, then saving";
+    /// The validation loss.
+    Validating "validating" "stopping after this validation batch, then saving";
+    /// HellaSwag's questions.
+    Asking "measuring HellaSwag" "stopping after this part of HellaSwag's questions, then saving";
+    /// A sample.
+    Sampling "writing a sample" "stopping after this token of the sample, then saving";
+    /// The weights leave the device for a checkpoint, or a checkpoint is waited for.
+    Saving "saving a checkpoint" "stopping once the checkpoint is saved";
+    /// The model at the end of a run.
+    SavingModel "saving the model" "stopping once the model is saved";
+    /// Nothing can be written.
+    Waiting "waiting for the disk" "ending without saving, for the disk does not accept writes; earlier checkpoints are kept";
+}
+
+impl Phase {
+    /// True in phases in which nothing was computed that could be saved. A process may end in them at any time, as after a
+    /// power cut.
+    #[must_use]
+    pub fn has_nothing_to_save(self) -> bool {
+        matches!(self, Self::Reading | Self::Opening | Self::Compiling | Self::Uploading)
+    }
+}
+
+/// The phase that a run is in, shared between threads. A new one is [`Phase::Reading`].
+#[derive(Debug, Clone, Default)]
+pub struct CurrentPhase(Arc<AtomicU8>);
+
+/// Ends a phase when it is dropped: the one before it continues.
+#[derive(Debug)]
+#[must_use]
+pub struct PhaseGuard {
+    current: CurrentPhase,
+    before: Phase,
+}
+
+impl CurrentPhase {
+    /// Returns the phase.
+    #[must_use]
+    pub fn get(&self) -> Phase {
+        Phase::ALL[usize::from(self.0.load(Ordering::SeqCst)).min(Phase::ALL.len() - 1)]
+    }
+
+    /// Begins a phase, until another begins.
+    pub fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::SeqCst);
+        log::info!("phase: {}", phase.name());
+    }
+
+    /// Begins a phase within this one.
+    pub fn enter(&self, phase: Phase) -> PhaseGuard {
+        let before = self.get();
+        self.set(phase);
+        PhaseGuard { current: self.clone(), before }
+    }
+}
+
+impl Drop for PhaseGuard {
+    fn drop(&mut self) {
+        self.current.set(self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_nest_and_are_seen_from_other_threads() {
+        let current = CurrentPhase::default();
+        assert_eq!(current.get(), Phase::Reading);
+        current.set(Phase::Training);
+        {
+            let _saving = current.enter(Phase::Saving);
+            let _waiting = current.enter(Phase::Waiting);
+            let seen = current.clone();
+            assert_eq!(std::thread::spawn(move || seen.get()).join().unwrap(), Phase::Waiting);
+        }
+        assert_eq!(current.get(), Phase::Training);
+    }
+
+    #[test]
+    fn an_answer_says_whether_the_run_is_saved() {
+        for phase in Phase::ALL {
+            let answer = phase.answer();
+            assert_eq!(answer.ends_with("with nothing to save"), phase.has_nothing_to_save(), "{answer}");
+            assert!(answer.contains("sav"), "{answer}");
+        }
+    }
+}
