@@ -4,8 +4,8 @@
 
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::measure::plan::assumed;
-use wgpt::model::{Config, Recompute};
-use wgpt::train::{Optimizer, Sizes, Trainer};
+use wgpt::model::Config;
+use wgpt::train::{Sizes, Trainer, TrainerOptions};
 
 /// Command buffers that are timed.
 const SAMPLES: usize = 101;
@@ -31,17 +31,17 @@ fn main() -> wgpt::error::Result<()> {
             println!("f16     not run: the adapter has none");
             continue;
         }
+        let options = |batch| TrainerOptions { elem, ..TrainerOptions::new(config, sizes(batch)) };
         let planned = |caps, batch| -> wgpt::error::Result<usize> {
             let dry = Gpu::dry(caps);
-            let stored = (elem, Recompute::None);
-            Ok(dispatches(&Trainer::with_recompute(&dry, config, sizes(batch), Optimizer::default(), stored)?))
+            Ok(dispatches(&Trainer::new(&dry, options(batch))?))
         };
         let goal = planned(assumed(elem, (1 << 31) - 256), 64)?;
         let mut batch = 1;
         while batch < 64 && planned(gpu.caps.clone(), batch)? < goal {
             batch += 1;
         }
-        let trainer = Trainer::with_precision(&gpu, config, sizes(batch), Optimizer::default(), elem)?;
+        let trainer = Trainer::new(&gpu, options(batch))?;
         let micro = trainer.programs()[1];
         let mut times = (0..SAMPLES).map(|_| micro.time_encoding(&gpu)).collect::<wgpt::error::Result<Vec<_>>>()?;
         times.sort();

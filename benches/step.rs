@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, SamplingMode};
 use serde_json::{Value, json};
 
-use wgpt::data::Loader;
+use wgpt::data::Batches;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Arithmetic, Caps, Elem, Gpu};
 use wgpt::measure::predict::code::Codes;
@@ -26,7 +26,7 @@ use wgpt::measure::table::number;
 use wgpt::measure::{Count, Profile, Roofs, Steps, random_batches};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::ops::matmul;
-use wgpt::train::{Optimizer, Sizes, Trainer};
+use wgpt::train::{Sizes, Trainer, TrainerOptions};
 
 use common::Batch;
 
@@ -66,7 +66,7 @@ struct Job {
 
 /// Tokens a second of two steps after one to warm up.
 fn try_out(gpu: &Gpu, config: Config, sizes: Sizes, elem: Elem) -> Result<f64> {
-    let mut trainer = Trainer::with_precision(gpu, config, sizes, Optimizer::default(), elem)?;
+    let mut trainer = Trainer::new(gpu, TrainerOptions { elem, ..TrainerOptions::new(config, sizes) })?;
     let mut loader = random_batches(&config, &sizes, 2)?;
     let steps = Steps::run(&mut trainer, &mut loader, 1, 4, Duration::from_secs(5))?;
     Ok(sizes.tokens() as f64 / steps.median_ms() * 1e3)
@@ -130,8 +130,9 @@ fn jobs(gpu: &Gpu, elem: Elem) -> Result<Vec<Job>> {
 }
 
 /// A trainer after its first step, and its batches.
-fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Loader)> {
-    let mut trainer = Trainer::with_precision(gpu, job.config, job.sizes, Optimizer::default(), job.elem)?;
+fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Batches)> {
+    let options = TrainerOptions { elem: job.elem, ..TrainerOptions::new(job.config, job.sizes) };
+    let mut trainer = Trainer::new(gpu, options)?;
     trainer.load(&init::init(job.config, 42))?;
     let mut loader = random_batches(&job.config, &job.sizes, 8)?;
     trainer.step(&mut loader, 1, 0.0)?;
@@ -140,7 +141,7 @@ fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Loader)> {
 }
 
 /// Ten samples by criterion, so that a baseline can be saved and compared with. `None` if its filter leaves the job out.
-fn sample<'g>(gpu: &'g Gpu, job: &Job, id: &str, criterion: &mut Criterion) -> Result<Option<(Trainer<'g>, Loader)>> {
+fn sample<'g>(gpu: &'g Gpu, job: &Job, id: &str, criterion: &mut Criterion) -> Result<Option<(Trainer<'g>, Batches)>> {
     let mut state = None;
     let mut fault = None;
     let mut group = criterion.benchmark_group("step");

@@ -10,7 +10,7 @@ use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::infer::Evaluator;
 use wgpt::infer::sampler::Coins;
 use wgpt::model::{Config, Params, Weights, init};
-use wgpt::train::{Optimizer, Sizes, Trainer};
+use wgpt::train::{Optimizer, Sizes, Trainer, TrainerOptions};
 
 /// Some roundings of a loss of about 6.
 const TOLERANCE: f64 = 2e-5;
@@ -42,7 +42,7 @@ fn the_loss_is_that_of_training_whatever_the_batch() {
     let (gpu, weights) = (open(), weights());
     let params = load(&gpu, &weights);
     let sizes = Sizes { batch: 4, context: 40, accumulation: 1 };
-    let mut trainer = Trainer::new(&gpu, weights.config, sizes, Optimizer::default()).expect("trainer");
+    let mut trainer = Trainer::new(&gpu, TrainerOptions::new(weights.config, sizes)).expect("trainer");
     trainer.load(&weights).expect("loaded");
     for count in [1, 16, 17, 99] {
         let want = trainer.evaluate(&mut rows(40), count).expect("evaluated");
@@ -72,7 +72,8 @@ fn a_model_in_training_answers_in_the_memory_of_its_step() {
         let sizes = Sizes { batch: 4, context: 40, accumulation: 1 };
         // without an update: the answers are those of the weights that were loaded
         let optimizer = Optimizer { weight_decay: 0.0, ..Optimizer::default() };
-        let mut trainer = Trainer::with_precision(&gpu, weights.config, sizes, optimizer, elem).expect("trainer");
+        let options = TrainerOptions { elem, optimizer, ..TrainerOptions::new(weights.config, sizes) };
+        let mut trainer = Trainer::new(&gpu, options).expect("trainer");
         trainer.load(&weights).expect("loaded");
         let tokens = (0..400).map(|i| i % 257).collect();
         let source = vec![TokenSource::from_tokens("made", tokens)];

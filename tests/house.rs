@@ -33,7 +33,7 @@ const FLOORS: [(&str, &[&str]); 15] = [
     ("model", &["error", "random", "gpu", "ops"]),
     ("cases", &["error", "gpu", "ops", "model", "reference"]),
     ("formats", &["error", "files", "model"]),
-    ("data", &["error", "files", "random", "formats"]),
+    ("data", &["error", "files", "random", "ops", "formats"]),
     ("train", &["error", "gpu", "ops", "model", "data", "formats"]),
     ("infer", &["error", "gpu", "ops", "model", "data"]),
     ("measure", &["error", "files", "random", "gpu", "ops", "model", "cases", "data", "train"]),

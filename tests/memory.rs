@@ -11,7 +11,7 @@ use wgpt::measure::plan::{self, Subject};
 use wgpt::model::{Config, PARAMS, Recompute, init};
 use wgpt::reference::random::Random;
 use wgpt::train::schedule::Shape;
-use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
+use wgpt::train::{Schedule, Sizes, Trainer, TrainerOptions};
 
 use training::{lively, run};
 
@@ -73,8 +73,9 @@ fn plans_hold_within_three_percent_of_what_is_allocated() {
         let config = Config::new(context, vocab, layers, heads, channels).expect("config");
         let plan =
             Subject { config, context, elem, recompute }.plan(&Gpu::dry(gpu.caps.clone()), batch).expect("planned");
-        let (sizes, optimizer) = (sizes(batch, context), Optimizer::default());
-        let mut trainer = Trainer::with_recompute(&gpu, config, sizes, optimizer, (elem, recompute)).expect("trainer");
+        let sizes = sizes(batch, context);
+        let options = TrainerOptions { elem, recompute, ..TrainerOptions::new(config, sizes) };
+        let mut trainer = Trainer::new(&gpu, options).expect("trainer");
         trainer.load(&init::init(config, 42)).expect("load");
         let mut batches = measure::random_batches(&config, &sizes, 2).expect("batches");
         let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 2 };
@@ -131,11 +132,11 @@ fn sharing_and_recomputing_keep_every_bit(gpu: &Gpu, elem: Elem, heads: usize, c
         trainer.load(&weights).expect("load");
         bits(&mut trainer, &tokens, &targets)
     };
-    let (sizes, optimizer) = (sizes(batch, context), Optimizer::default());
-    let apart = of(Trainer::unshared(gpu, config, sizes, optimizer, (elem, Recompute::None)));
+    let options = TrainerOptions { elem, ..TrainerOptions::new(config, sizes(batch, context)) };
+    let apart = of(Trainer::new(gpu, TrainerOptions { shared: false, ..options }));
     assert!(apart.iter().any(|bits| *bits << 1 != 0));
     for (name, level) in Recompute::ALL {
-        let shared = of(Trainer::with_recompute(gpu, config, sizes, optimizer, (elem, level)));
+        let shared = of(Trainer::new(gpu, TrainerOptions { recompute: level, ..options }));
         let first = apart.iter().zip(&shared).position(|(a, b)| a != b);
         assert!(apart.len() == shared.len() && first.is_none(), "{elem:?}, --recompute {name}: {first:?} differs");
     }
@@ -164,17 +165,21 @@ fn sharing_and_recomputing_keep_every_bit_of_f16() {
 fn commands(elem: Elem, recompute: Recompute) -> Vec<Command> {
     let gpu = Gpu::dry(nvidia());
     let config = Config::from_descriptor("d12").expect("a model");
-    let trainer = Trainer::with_recompute(&gpu, config, sizes(64, 1024), Optimizer::default(), (elem, recompute));
-    trainer.expect("planned").programs().iter().flat_map(|program| program.commands.clone()).collect()
+    let options = TrainerOptions { elem, recompute, ..TrainerOptions::new(config, sizes(64, 1024)) };
+    Trainer::new(&gpu, options)
+        .expect("planned")
+        .programs()
+        .iter()
+        .flat_map(|program| program.commands.clone())
+        .collect()
 }
 
 /// Names, elements that kernels index and bytes they bind, for every dispatch of a step.
 fn dispatches(caps: &Caps, subject: &Subject, batch: usize) -> Vec<Command> {
     let Subject { config, context, elem, recompute } = *subject;
     let gpu = Gpu::dry(caps.clone());
-    let optimizer = Optimizer::default();
-    let trainer =
-        Trainer::with_recompute(&gpu, config, sizes(batch, context), optimizer, (elem, recompute)).expect("planned");
+    let options = TrainerOptions { elem, recompute, ..TrainerOptions::new(config, sizes(batch, context)) };
+    let trainer = Trainer::new(&gpu, options).expect("planned");
     let all = trainer.programs().into_iter().flat_map(|program| program.commands.clone());
     all.filter(Command::is_dispatch).collect()
 }

@@ -9,7 +9,7 @@ use wgpt::model::{Config, PARAMS, Weights, init};
 use wgpt::ops::stepcontrol::State;
 use wgpt::reference::{gpt2, random::Random};
 use wgpt::train::schedule::Shape;
-use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
+use wgpt::train::{Schedule, Sizes, Trainer, TrainerOptions};
 
 use training::{GoldenRun, lively, run};
 
@@ -53,8 +53,8 @@ fn first_device() -> Option<Gpu> {
     devices().into_iter().next()
 }
 
-fn mixed<'g>(gpu: &'g Gpu, weights: &Weights, sizes: Sizes, optimizer: Optimizer) -> Trainer<'g> {
-    let trainer = Trainer::with_precision(gpu, weights.config, sizes, optimizer, Elem::F16).expect("trainer");
+fn mixed<'g>(gpu: &'g Gpu, weights: &Weights, options: TrainerOptions) -> Trainer<'g> {
+    let trainer = Trainer::new(gpu, TrainerOptions { elem: Elem::F16, ..options }).expect("trainer");
     trainer.load(weights).expect("load");
     trainer
 }
@@ -76,7 +76,7 @@ fn loader(tokens: &[u16], sizes: Sizes, vocab: usize) -> Loader {
 fn twelve_steps_follow_pytorch(case: &str) {
     let golden = GoldenRun::read(case);
     for gpu in devices_and_gpu_kernels() {
-        let mut trainer = mixed(&gpu, &golden.weights, golden.sizes, golden.optimizer);
+        let mut trainer = mixed(&gpu, &golden.weights, golden.options());
         let kernels =
             trainer.programs().map(|p| p.commands.iter().map(|c| c.name().to_owned()).collect::<Vec<_>>()).concat();
         // heads of tiny have 16 elements
@@ -125,7 +125,7 @@ fn gradients_of_odd_shapes_match_the_reference() {
         let all = grads.tensors.iter().flatten().map(|g| g * g).sum::<f64>().sqrt();
         for gpu in devices() {
             let sizes = Sizes { batch, context, accumulation: 1 };
-            let mut trainer = mixed(&gpu, &weights, sizes, Optimizer::default());
+            let mut trainer = mixed(&gpu, &weights, TrainerOptions::new(config, sizes));
             trainer.probe(&tokens, &targets, true).expect("probe");
             for param in &PARAMS {
                 for layer in 0..param.copies(&config) {
@@ -147,7 +147,7 @@ fn an_overflow_halves_the_scale_skips_the_update_and_training_goes_on() {
     let Some(gpu) = first_device() else { return };
     let config = Config::new(16, 60, 1, 2, 16).expect("config");
     let sizes = Sizes { batch: 2, context: 16, accumulation: 2 };
-    let mut trainer = mixed(&gpu, &init::init(config, 42), sizes, Optimizer::default());
+    let mut trainer = mixed(&gpu, &init::init(config, 42), TrainerOptions::new(config, sizes));
     let tokens: Vec<u16> = Random::new(3).tokens(400, 60).into_iter().map(|t| t as u16).collect();
     let mut loader = loader(&tokens, sizes, 60);
     let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 1 };
@@ -187,7 +187,7 @@ fn overflows_at_the_floor_count() {
     let sizes = Sizes { batch: 2, context: 16, accumulation: 1 };
     let mut weights = init::init(config, 42);
     weights.get_mut("fcw", 0)[7] = f32::NAN;
-    let mut trainer = mixed(&gpu, &weights, sizes, Optimizer::default());
+    let mut trainer = mixed(&gpu, &weights, TrainerOptions::new(config, sizes));
     set_loss_scale(&trainer, 2.0);
     let tokens: Vec<u16> = Random::new(3).tokens(400, 60).into_iter().map(|t| t as u16).collect();
     let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 0, final_frac: 1.0, steps: 3 };
@@ -212,7 +212,7 @@ fn a_scale_of_4096_keeps_gradients_that_unscaled_f16_loses() {
     weights.get_mut("ln2w", 0).fill(1.0);
     let tokens: Vec<u32> = (0..8).collect();
     let sizes = Sizes { batch: 1, context: 8, accumulation: 1 };
-    let mut trainer = mixed(&gpu, &weights, sizes, Optimizer::default());
+    let mut trainer = mixed(&gpu, &weights, TrainerOptions::new(config, sizes));
     let mut of = |loss_scale: f32| {
         set_loss_scale(&trainer, loss_scale);
         trainer.probe(&tokens, &tokens, true).expect("probe");
@@ -235,7 +235,8 @@ fn a_hundred_steps_end_where_those_of_f32_end() {
     let (train, val) = tokens.split_at(100_000);
     let schedule = Schedule { shape: Shape::Cosine, lr: 3e-3, warmup: 10, final_frac: 0.0, steps: 100 };
     let mut ends = [Elem::F32, Elem::F16].map(|elem| {
-        let mut trainer = Trainer::with_precision(&gpu, config, sizes, Optimizer::default(), elem).expect("trainer");
+        let options = TrainerOptions { elem, ..TrainerOptions::new(config, sizes) };
+        let mut trainer = Trainer::new(&gpu, options).expect("trainer");
         trainer.load(&init::init(config, 42)).expect("load");
         let reports = run(&mut trainer, &mut loader(train, sizes, 257), &schedule);
         assert!(reports.iter().all(|r| r.skipped_now == 0), "{elem:?}: a step was skipped");
@@ -255,7 +256,7 @@ fn the_same_seed_gives_the_same_bits_and_nothing_is_created_after_the_first_step
     let sizes = Sizes { batch: 2, context: 24, accumulation: 2 };
     let tokens: Vec<u16> = Random::new(3).tokens(4000, 257).into_iter().map(|t| t as u16).collect();
     let once = |gpu: &Gpu| {
-        let mut trainer = mixed(gpu, &init::init(config, 42), sizes, Optimizer::default());
+        let mut trainer = mixed(gpu, &init::init(config, 42), TrainerOptions::new(config, sizes));
         let mut loader = loader(&tokens, sizes, 257);
         let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 2, final_frac: 0.0, steps: 1 };
         let mut reports = run(&mut trainer, &mut loader, &schedule);

@@ -4,12 +4,13 @@
 mod training;
 
 use wgpt::data::{Loader, LoaderConfig, TokenSource};
+use wgpt::error::Error;
 use wgpt::formats::hf;
 use wgpt::gpu::{Caps, Gpu, Options, Pass};
 use wgpt::model::{Config, PARAMS, Weights, forward, init};
 use wgpt::reference::{gpt2, random::Random};
 use wgpt::train::schedule::Shape;
-use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
+use wgpt::train::{Schedule, Sizes, Trainer, TrainerOptions};
 
 use training::{GoldenRun, golden, lively, run, steps_json};
 
@@ -93,7 +94,7 @@ fn first_batch_matches(case: &str, checked: bool) {
     let json = steps_json(case);
     let size = |key: &str| json["hyperparameters"][key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize;
     let sizes = Sizes { batch: size("B"), context: size("T"), accumulation: 1 };
-    let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default()).expect("trainer");
+    let mut trainer = Trainer::new(&gpu, TrainerOptions::new(config, sizes)).expect("trainer");
     trainer.load(&weights).expect("load");
     let tensors = GoldenTensors::read(case);
     let (inputs, targets) = (tensors.u32("inputs"), tensors.u32("targets"));
@@ -152,7 +153,7 @@ fn twelve_steps_follow_pytorch(case: &str) {
     let gpu = gpu();
     let golden = GoldenRun::read(case);
     let GoldenRun { json, weights, .. } = &golden;
-    let mut trainer = Trainer::new(&gpu, weights.config, golden.sizes, golden.optimizer).expect("trainer");
+    let mut trainer = Trainer::new(&gpu, golden.options()).expect("trainer");
     trainer.load(weights).expect("load");
     let reports = run(&mut trainer, &mut golden.loader(case), &golden.schedule);
 
@@ -194,7 +195,7 @@ fn gradients_match_the_reference(config: Config, batch: usize, context: usize, a
     alter(&mut gpu.caps);
     let weights = lively(config, 5);
     let sizes = Sizes { batch, context, accumulation: 1 };
-    let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default()).expect("trainer");
+    let mut trainer = Trainer::new(&gpu, TrainerOptions::new(config, sizes)).expect("trainer");
     trainer.load(&weights).expect("load");
     let commands = trainer.programs().into_iter().flat_map(|program| &program.commands);
     for command in commands.filter(|command| command.is_dispatch()) {
@@ -260,7 +261,7 @@ fn the_same_seed_gives_the_same_bits_and_nothing_is_created_after_the_first_step
     let tokens: Vec<u16> = Random::new(3).tokens(4000, 257).into_iter().map(|t| t as u16).collect();
     let once = || {
         let gpu = gpu();
-        let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default()).expect("trainer");
+        let mut trainer = Trainer::new(&gpu, TrainerOptions::new(config, sizes)).expect("trainer");
         trainer.load(&init::init(config, 42)).expect("load");
         let source = TokenSource::from_tokens("random", tokens.clone());
         let mut loader = Loader::new(vec![source], LoaderConfig::new(2, 24, 257, Some(42))).expect("loader");
@@ -275,11 +276,32 @@ fn the_same_seed_gives_the_same_bits_and_nothing_is_created_after_the_first_step
 }
 
 #[test]
+fn batches_of_another_size_are_refused() {
+    let config = Config::new(16, 60, 1, 2, 16).expect("config");
+    let gpu = gpu();
+    let sizes = Sizes { batch: 2, context: 16, accumulation: 1 };
+    let mut trainer = Trainer::new(&gpu, TrainerOptions::new(config, sizes)).expect("trainer");
+    let loader = |batch| {
+        let source = TokenSource::from_tokens("made", vec![1; 400]);
+        Loader::new(vec![source], LoaderConfig::new(batch, 16, 60, None)).expect("loader")
+    };
+    for batch in [1, 3] {
+        let error = trainer.step(&mut loader(batch), 1, 1e-3).expect_err("another size");
+        assert!(matches!(error, Error::Shape(_)), "{error}");
+        assert_eq!((error.fault().place.as_str(), error.fault().expected.as_str()), ("trainer.step", "32 tokens"));
+    }
+    let error = trainer.probe(&[1; 32], &[1; 31], true).expect_err("a target is missing");
+    assert!(matches!(error, Error::Shape(_)), "{error}");
+    trainer.step(&mut loader(2), 1, 1e-3).expect("the right size");
+    assert!(trainer.report(true).expect("report").expect("one").loss.is_finite());
+}
+
+#[test]
 fn a_step_with_a_nan_changes_nothing_and_the_next_one_trains() {
     let config = Config::new(16, 60, 1, 2, 16).expect("config");
     let gpu = gpu();
     let sizes = Sizes { batch: 2, context: 16, accumulation: 1 };
-    let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default()).expect("trainer");
+    let mut trainer = Trainer::new(&gpu, TrainerOptions::new(config, sizes)).expect("trainer");
     let mut weights = init::init(config, 42);
     trainer.load(&weights).expect("load");
     let tokens: Vec<u16> = Random::new(3).tokens(400, 60).into_iter().map(|t| t as u16).collect();

@@ -11,8 +11,8 @@ use std::time::Instant;
 use wgpt::gpu::{Command, Elem, Gpu, Options, Span};
 use wgpt::measure::plan::assumed;
 use wgpt::measure::random_batches;
-use wgpt::model::{Config, Recompute, init};
-use wgpt::train::{Optimizer, Sizes, Trainer};
+use wgpt::model::{Config, init};
+use wgpt::train::{Sizes, Trainer, TrainerOptions};
 
 const STEPS: usize = 20;
 
@@ -21,7 +21,7 @@ fn the_next_step_is_handed_over_before_this_one_is_done() {
     let gpu = Gpu::open(&Options::default()).expect("adapter");
     let config = Config::new(64, 2000, 4, 4, 256).expect("config");
     let sizes = Sizes { batch: 4, context: 64, accumulation: 1 };
-    let mut trainer = Trainer::new(&gpu, config, sizes, Optimizer::default()).expect("trainer");
+    let mut trainer = Trainer::new(&gpu, TrainerOptions::new(config, sizes)).expect("trainer");
     trainer.load(&init::init(config, 42)).expect("load");
     let mut batches = random_batches(&config, &sizes, STEPS + 2).expect("batches");
     // kernels are built by the first
@@ -66,8 +66,8 @@ fn commands(elem: Elem) -> Vec<Command> {
     let gpu = Gpu::dry(assumed(elem, (1 << 31) - 256));
     let config = Config::from_descriptor("d12").expect("a model");
     let sizes = Sizes { batch: 64, context: 1024, accumulation: 1 };
-    let stored = (elem, Recompute::None);
-    let trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), stored).expect("planned");
+    let options = TrainerOptions { elem, ..TrainerOptions::new(config, sizes) };
+    let trainer = Trainer::new(&gpu, options).expect("planned");
     trainer.programs()[1].commands.clone()
 }
 

@@ -135,7 +135,8 @@ pub fn backward(batch: Batch) -> Case {
         // a token comes as often as it is drawn, at most n times; a position b times
         let wte = FULL.near(wte, rounding(n + 1), &wte_sizes).at(at(rows), rows * c);
         let wpe = FULL.near(wpe, rounding(b + 1), &wpe_sizes).at(at(more), more * c);
-        let (table, order) = embedding::sort(&tokens);
+        let (mut table, mut order) = (vec![0; 1 + 3 * n], vec![0; n]);
+        embedding::sort(&tokens, &mut table, &mut order);
         vec![
             Contents::integers(table),
             Contents::integers(order),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use wgpt::data::{Loader, LoaderConfig, open_shards};
+use wgpt::data::{Batches, LoaderConfig, open_shards};
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{Elem, Gpu, Options};
@@ -17,7 +17,7 @@ use wgpt::measure::table::number;
 use wgpt::measure::tune;
 use wgpt::measure::{self, Count, Profile, Roofs, Steps, trace};
 use wgpt::model::{Config, Recompute, init};
-use wgpt::train::{Optimizer, Sizes, Trainer};
+use wgpt::train::{Sizes, Trainer, TrainerOptions};
 
 use super::precision::{self, Precision};
 use super::predicted;
@@ -166,11 +166,12 @@ pub fn run(args: &Args) -> Result<()> {
     let planned = Count::new(gpu.caps.clone(), config, sizes, elem, args.recompute)?;
     let mut loader = match &args.data {
         Some(pattern) => {
-            Loader::new(open_shards(pattern)?, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
+            Batches::new(open_shards(pattern)?, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
         }
         None => measure::random_batches(&config, &sizes, 8)?,
     };
-    let mut trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, args.recompute))?;
+    let options = TrainerOptions { elem, recompute: args.recompute, ..TrainerOptions::new(config, sizes) };
+    let mut trainer = Trainer::new(&gpu, options)?;
     if args.statistics {
         return statistics(args, &trainer, card);
     }

@@ -1,4 +1,5 @@
-//! Training batches read ahead of the GPU, of one rank or of several in turn.
+//! Training batches read ahead of the GPU, of one rank or of several in turn. A thread reads, checks, widens and sorts;
+//! who trains gets blocks that only need to be uploaded, and their memory goes back to the thread.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -6,12 +7,13 @@ use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::loader::{Loader, LoaderConfig, LoaderState, check_slices, widen};
+use crate::data::batch::Batch;
+use crate::data::loader::{Loader, LoaderConfig, LoaderState};
 use crate::data::tokens::TokenSource;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
-/// Bytes of tokens that wait to be used: far more than a step takes while a disk answers.
-const AHEAD_BYTES: usize = 8 << 20;
+/// Bytes of batches that wait to be used: far more than a step takes while a disk answers.
+const AHEAD_BYTES: usize = 32 << 20;
 /// Tokens at one place of a source that its fingerprint looks at.
 const FINGERPRINT: usize = 1 << 16;
 /// Fewest and most batches that wait.
@@ -19,19 +21,11 @@ const AHEAD: [usize; 2] = [4, 256];
 
 /// Whatever hands out training batches, one after the other.
 pub trait BatchSource {
-    /// Overwrites `inputs` and `targets`, both (B, T) and row-major, with the next batch; a target is the token
-    /// after its input. An error leaves the position where it was.
+    /// Lends the next batch, sorted, until the next call. An error leaves the position where it was.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a slice is not B·T long. [`Error::Data`] if a file cannot be read any more, or an id is
-    /// outside the vocabulary.
-    fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()>;
-}
-
-impl BatchSource for Loader {
-    fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
-        Self::next_batch(self, inputs, targets)
-    }
+    /// [`Error::Data`] if a file cannot be read any more, or an id is outside the vocabulary.
+    fn next_batch(&mut self) -> Result<&Batch>;
 }
 
 /// Where [`Batches`] stand, for a checkpoint: the place of the next batch to be handed out, not of the one read last.
@@ -58,6 +52,8 @@ pub struct Batches {
     next: usize,
     places: Vec<Place>,
     reader: Option<Reader>,
+    /// The batch that is lent.
+    lent: Option<Batch>,
     /// What stopped the reader: it is told again and again.
     broken: Option<Error>,
 }
@@ -91,9 +87,14 @@ impl Mark {
     }
 }
 
+/// A batch, and the place of the next one of its rank.
+type Ready = Result<(Batch, Place)>;
+
 #[derive(Debug)]
 struct Reader {
-    batches: Receiver<Result<(Vec<u16>, Place)>>,
+    ready: Receiver<Ready>,
+    /// Batches that were used, for the thread to fill again.
+    spent: SyncSender<Batch>,
     thread: JoinHandle<Vec<Loader>>,
 }
 
@@ -116,6 +117,7 @@ impl Batches {
             next: 0,
             places: loaders.iter().map(place).collect(),
             reader: None,
+            lent: None,
             broken: None,
         };
         batches.start(loaders)?;
@@ -200,48 +202,54 @@ impl Batches {
     }
 
     fn start(&mut self, mut loaders: Vec<Loader>) -> Result<()> {
-        let n = self.config.batch * self.config.context;
-        let (sender, batches) = sync_channel((AHEAD_BYTES / (2 * n)).clamp(AHEAD[0], AHEAD[1]));
+        let block_bytes = Batch::BYTES_PER_TOKEN * self.config.batch * self.config.context;
+        let depth = (AHEAD_BYTES / block_bytes).clamp(AHEAD[0], AHEAD[1]);
+        let (sender, ready) = sync_channel(depth);
+        // one more is in the thread's hands and one is lent: there are never more
+        let (spent, returned) = sync_channel(depth + 2);
         let (first, mut places) = (self.next, self.places.clone());
         let thread = std::thread::Builder::new()
             .name("data".into())
             .spawn(move || {
-                read_ahead(&mut loaders, &mut places, first, &sender);
+                read_ahead(&mut loaders, &mut places, first, &sender, &returned);
                 loaders
             })
-            .map_err(|e| Error::data(format!("loader: no thread can be started ({e})")))?;
-        self.reader = Some(Reader { batches, thread });
+            .map_err(|e| Error::data(Fault::at("loader", format!("no thread can be started ({e})"))))?;
+        self.reader = Some(Reader { ready, spent, thread });
         Ok(())
     }
 
     /// Ends the reader; its loaders, which stand somewhere ahead.
     fn stop(&mut self) -> Result<Vec<Loader>> {
-        let ended = || Error::data("loader: the thread that reads ahead ended without a word");
-        let Reader { batches, thread } = self.reader.take().ok_or_else(ended)?;
-        drop(batches); // the thread's next send fails
+        let Reader { ready, thread, .. } = self.reader.take().ok_or_else(ended)?;
+        drop(ready); // the thread's next send fails
         thread.join().map_err(|_| ended())
+    }
+
+    /// Gives the lent batch back and takes the next one.
+    fn receive(&mut self) -> Ready {
+        let reader = self.reader.as_ref().ok_or_else(ended)?;
+        if let Some(spent) = self.lent.take() {
+            // a thread that ended needs none
+            let _ = reader.spent.try_send(spent);
+        }
+        reader.ready.recv().unwrap_or_else(|_| Err(ended()))
     }
 }
 
+fn ended() -> Error {
+    Error::data(Fault::at("loader", "the thread that reads ahead ended without an error"))
+}
+
 impl BatchSource for Batches {
-    fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
-        check_slices("batches.next_batch", self.config.batch * self.config.context, inputs, targets)?;
+    fn next_batch(&mut self) -> Result<&Batch> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        let received = self.reader.as_ref().and_then(|reader| reader.batches.recv().ok());
-        match received.unwrap_or_else(|| Err(Error::data("loader: the thread that reads ahead ended without a word"))) {
-            Ok((tokens, place)) => {
-                widen(&tokens, inputs, targets);
-                self.places[self.next] = place;
-                self.next = (self.next + 1) % self.places.len();
-                Ok(())
-            }
-            Err(error) => {
-                self.broken = Some(error.clone());
-                Err(error)
-            }
-        }
+        let (batch, place) = self.receive().inspect_err(|error| self.broken = Some(error.clone()))?;
+        self.places[self.next] = place;
+        self.next = (self.next + 1) % self.places.len();
+        Ok(self.lent.insert(batch))
     }
 }
 
@@ -272,27 +280,30 @@ fn place(loader: &Loader) -> Place {
     Place { sample: state.sample, shard: Arc::new(state) }
 }
 
-/// Sends batch after batch, until nobody wants them any more or one cannot be read.
+/// Sends batch after batch, until nobody wants them any more or one cannot be read. Memory comes from batches that were
+/// `returned`; only while there are none does it allocate.
 fn read_ahead(
     loaders: &mut [Loader],
     places: &mut [Place],
     first: usize,
-    sender: &SyncSender<Result<(Vec<u16>, Place)>>,
+    sender: &SyncSender<Ready>,
+    returned: &Receiver<Batch>,
 ) {
     let mut rank = first;
     loop {
         let loader = &mut loaders[rank];
-        let batch = loader.next_tokens().map(|tokens| {
+        let mut batch = returned.try_recv().unwrap_or_default();
+        let ready = loader.fill(&mut batch).map(|()| {
             let place = &mut places[rank];
             let (epoch, shard, sample) = loader.place();
             if (place.shard.epoch, place.shard.shard) != (epoch, shard) {
                 place.shard = Arc::new(loader.state());
             }
             place.sample = sample;
-            (tokens, place.clone())
+            (batch, place.clone())
         });
-        let failed = batch.is_err();
-        if sender.send(batch).is_err() || failed {
+        let failed = ready.is_err();
+        if sender.send(ready).is_err() || failed {
             return;
         }
         rank = (rank + 1) % loaders.len();
@@ -314,9 +325,8 @@ mod tests {
     }
 
     fn next(source: &mut dyn BatchSource) -> (Vec<u32>, Vec<u32>) {
-        let (mut inputs, mut targets) = (vec![0; 8], vec![0; 8]);
-        source.next_batch(&mut inputs, &mut targets).unwrap();
-        (inputs, targets)
+        let batch = source.next_batch().unwrap();
+        (batch.inputs().to_vec(), batch.targets().to_vec())
     }
 
     #[test]
@@ -346,11 +356,10 @@ mod tests {
         for (ranks, expected) in [(8, 0x7807_35d0_5af5_23ce_u64), (1, 0x50af_a5d9_7e4f_8da6)] {
             let config = LoaderConfig { ranks, ..LoaderConfig::new(2, 64, 50_257, Some(42)) };
             let mut batches = Batches::new(sources.clone(), config).unwrap();
-            let (mut inputs, mut targets) = (vec![0; 128], vec![0; 128]);
             let mut hash = 1_469_598_103_934_665_603_u64;
             for _ in 0..2000 {
-                batches.next_batch(&mut inputs, &mut targets).unwrap();
-                for (&input, &target) in inputs.iter().zip(&targets) {
+                let batch = batches.next_batch().unwrap();
+                for (&input, &target) in batch.inputs().iter().zip(batch.targets()) {
                     for id in [input, target] {
                         hash = (hash ^ u64::from(id)).wrapping_mul(1_099_511_628_211);
                     }
@@ -418,10 +427,9 @@ mod tests {
         }
         for _ in 0..2 {
             let state = batches.state();
-            let error = batches.next_batch(&mut [0; 8], &mut [0; 8]).unwrap_err();
+            let error = batches.next_batch().unwrap_err();
             assert!(error.to_string().contains("token 30 is outside the vocabulary"), "{error}");
             assert_eq!(batches.state(), state);
         }
-        assert!(matches!(batches.next_batch(&mut [0; 8], &mut [0; 3]), Err(Error::Shape(_))));
     }
 }

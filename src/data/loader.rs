@@ -4,6 +4,8 @@
 //! floor((n−1) / (P·B·T)) of them, and its tail is not used. Shuffled, an epoch takes the shards in a random order
 //! and in each the samples in a random order. Source: llm.c's `dataloader.h`.
 
+use crate::data::batch::Batch;
+use crate::data::batches::BatchSource;
 use crate::data::tokens::TokenSource;
 use crate::error::{Error, Result};
 use crate::random::mt19937::{Mt19937, Mt19937State};
@@ -86,6 +88,8 @@ pub struct Loader {
     sample: usize,
     /// The B·T+1 tokens of the batch at hand.
     tokens: Vec<u16>,
+    /// The batch last lent, empty until the first.
+    batch: Batch,
 }
 
 impl Loader {
@@ -109,31 +113,21 @@ impl Loader {
             shard: 0,
             sample: 0,
             tokens: vec![0; config.batch * config.context + 1],
+            batch: Batch::default(),
         };
         loader.start_epoch();
         Ok(loader)
     }
 
-    /// Overwrites `inputs` and `targets`, both (B, T) and row-major, with the next batch; a target is the token
-    /// after its input. An error leaves the position where it was.
+    /// Overwrites `batch` with the next batch. An error leaves the position where it was.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a slice is not B·T long. [`Error::Data`] if a file cannot be read any more, or an id is
-    /// outside the vocabulary.
-    pub fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
-        let n = self.config.batch * self.config.context;
-        check_slices("loader.next_batch", n, inputs, targets)?;
+    /// [`Error::Data`] if a file cannot be read any more, or an id is outside the vocabulary.
+    pub(super) fn fill(&mut self, batch: &mut Batch) -> Result<()> {
         self.advance_to_batch()?;
-        widen(&self.tokens, inputs, targets);
+        batch.fill(&self.tokens);
         self.sample += 1;
         Ok(())
-    }
-
-    /// The B·T+1 tokens of the next batch: targets stand one further than inputs.
-    pub(super) fn next_tokens(&mut self) -> Result<Vec<u16>> {
-        self.advance_to_batch()?;
-        self.sample += 1;
-        Ok(self.tokens.clone())
     }
 
     /// Epoch, shard and samples handed out of it, as in [`LoaderState`].
@@ -278,6 +272,15 @@ impl Loader {
     }
 }
 
+impl BatchSource for Loader {
+    fn next_batch(&mut self) -> Result<&Batch> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let filled = self.fill(&mut batch);
+        self.batch = batch;
+        filled.map(|()| &self.batch)
+    }
+}
+
 fn check_sources(sources: &[TokenSource], sample_tokens: usize) -> Result<()> {
     if sources.is_empty() {
         return Err(Error::data("loader: no data, expected at least one source of tokens, got 0"));
@@ -297,24 +300,6 @@ fn is_permutation(order: &[u32], n: usize) -> bool {
     let mut seen = vec![false; n];
     order.len() == n
         && order.iter().all(|&i| seen.get_mut(i as usize).is_some_and(|seen| !std::mem::replace(seen, true)))
-}
-
-/// Checks that both halves of a batch are `n` long.
-pub(super) fn check_slices(place: &str, n: usize, inputs: &[u32], targets: &[u32]) -> Result<()> {
-    for (name, slice) in [("inputs", inputs), ("targets", targets)] {
-        if slice.len() != n {
-            return Err(Error::shape(format!("{place}: `{name}` has shape ({}), expected ({n})", slice.len())));
-        }
-    }
-    Ok(())
-}
-
-/// Splits n+1 tokens into n inputs and the n targets one further.
-pub(super) fn widen(tokens: &[u16], inputs: &mut [u32], targets: &mut [u32]) {
-    for (i, pair) in tokens.windows(2).enumerate() {
-        inputs[i] = u32::from(pair[0]);
-        targets[i] = u32::from(pair[1]);
-    }
 }
 
 #[cfg(test)]
@@ -342,10 +327,8 @@ mod tests {
     }
 
     fn next(loader: &mut Loader) -> (Vec<u32>, Vec<u32>) {
-        let n = loader.config().batch * loader.config().context;
-        let (mut inputs, mut targets) = (vec![0; n], vec![0; n]);
-        loader.next_batch(&mut inputs, &mut targets).unwrap();
-        (inputs, targets)
+        let batch = loader.next_batch().unwrap();
+        (batch.inputs().to_vec(), batch.targets().to_vec())
     }
 
     #[test]
@@ -462,12 +445,11 @@ mod tests {
     fn an_id_outside_the_vocabulary_stops_and_leaves_the_position() {
         let sources = vec![TokenSource::from_tokens("memory", vec![5; 9])];
         let mut loader = Loader::new(sources, LoaderConfig { vocab: 5, ..config(1, 4, None) }).unwrap();
-        let error = loader.next_batch(&mut [0; 4], &mut [0; 4]).unwrap_err();
+        let error = loader.next_batch().unwrap_err();
         assert!(
             error.to_string().starts_with("memory: token 0 is outside the vocabulary, expected an id below 5, got 5")
         );
         assert_eq!(loader.state().sample, 0);
-        assert!(matches!(loader.next_batch(&mut [0; 4], &mut [0; 3]), Err(Error::Shape(_))));
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Text and tokens: from files to the batches that training and validation read. No GPU in here.
+//! Text and tokens: from files to the batches that training and validation upload. No device in here.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`mt19937`] | the random numbers behind initial weights and shuffling |
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`tokens`] | tokens in memory or in a shard file, and their preparation from text files |
+//! | [`batch`] | a batch as one block, ready to be uploaded |
 //! | [`loader`] | training batches, in llm.c's order |
 //! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
 //! | [`repeat`] | the same few batches again and again |
@@ -16,6 +16,7 @@
 //! | [`stories`] | endless text from a seeded grammar whose entropy is known |
 //! | [`markov`] | the order-2 model that a trained network has to beat |
 
+pub mod batch;
 pub mod batches;
 pub mod fetch;
 pub mod hellaswag;
@@ -29,6 +30,7 @@ pub mod stories;
 pub mod tokenizer;
 pub mod tokens;
 
+pub use batch::Batch;
 pub use batches::{BatchSource, Batches, BatchesState, Mark};
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use repeat::Repeat;

@@ -1,27 +1,24 @@
 //! The same few batches again and again: for overfitting them.
 
+use super::batch::Batch;
 use super::batches::BatchSource;
-use super::loader::check_slices;
 use crate::error::Result;
 
 /// Batches of one step, handed out in turn.
 #[derive(Debug, Clone)]
 pub struct Repeat {
-    batches: Vec<(Vec<u32>, Vec<u32>)>,
+    batches: Vec<Batch>,
     next: usize,
 }
 
 impl Repeat {
-    /// The next `count` batches of `source`, of `tokens` tokens each.
+    /// Keeps the next `count` batches of `source`, at least one.
     ///
     /// # Errors
     /// As [`BatchSource::next_batch`].
-    pub fn new(source: &mut dyn BatchSource, count: usize, tokens: usize) -> Result<Self> {
-        let read = |_| {
-            let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
-            source.next_batch(&mut inputs, &mut targets).map(|()| (inputs, targets))
-        };
-        Ok(Self { batches: (0..count.max(1)).map(read).collect::<Result<_>>()?, next: 0 })
+    pub fn new(source: &mut dyn BatchSource, count: usize) -> Result<Self> {
+        let batches = (0..count.max(1)).map(|_| source.next_batch().cloned()).collect::<Result<_>>()?;
+        Ok(Self { batches, next: 0 })
     }
 
     /// Goes back to the first.
@@ -31,13 +28,10 @@ impl Repeat {
 }
 
 impl BatchSource for Repeat {
-    fn next_batch(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
-        let batch = &self.batches[self.next];
-        check_slices("repeat.next_batch", batch.0.len(), inputs, targets)?;
-        inputs.copy_from_slice(&batch.0);
-        targets.copy_from_slice(&batch.1);
-        self.next = (self.next + 1) % self.batches.len();
-        Ok(())
+    fn next_batch(&mut self) -> Result<&Batch> {
+        let at = self.next;
+        self.next = (at + 1) % self.batches.len();
+        Ok(&self.batches[at])
     }
 }
 
@@ -50,11 +44,10 @@ mod tests {
     fn the_first_batches_come_again() {
         let source = || vec![TokenSource::from_tokens("memory", (0..100).collect())];
         let loader = || Loader::new(source(), LoaderConfig::new(2, 4, 100, None)).unwrap();
-        let mut repeat = Repeat::new(&mut loader(), 3, 8).unwrap();
+        let mut repeat = Repeat::new(&mut loader(), 3).unwrap();
         let next = |source: &mut dyn BatchSource| {
-            let (mut inputs, mut targets) = ([0; 8], [0; 8]);
-            source.next_batch(&mut inputs, &mut targets).unwrap();
-            (inputs, targets)
+            let batch = source.next_batch().unwrap();
+            (batch.inputs().to_vec(), batch.targets().to_vec())
         };
         for _ in 0..3 {
             let mut plain = loader();
@@ -65,6 +58,5 @@ mod tests {
         next(&mut repeat);
         repeat.rewind();
         assert_eq!(next(&mut repeat).0[0], 0);
-        assert!(repeat.next_batch(&mut [0; 3], &mut [0; 8]).is_err());
     }
 }

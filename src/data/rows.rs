@@ -1,8 +1,8 @@
 //! Validation data: rows of T tokens in file order, each of them once.
 
-use crate::data::loader::{check_slices, widen};
+use crate::data::batch::{Batch, widen};
 use crate::data::tokens::TokenSource;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Rows of T tokens, from the start of the first source to the end of the last.
 ///
@@ -87,15 +87,22 @@ impl Rows {
         Ok(())
     }
 
-    /// Overwrites `inputs` and `targets`, both (B, T), with the rows from `first` on; returns how many rows there
-    /// were. Rows that are missing in the last batch become zeros, valid ids that the caller leaves out of the mean.
+    /// Overwrites inputs and targets of `batch` with the rows from `first` on, and does not sort it; returns how many rows
+    /// there were. Rows that are missing in the last batch become zeros, valid ids that the caller leaves out of the
+    /// mean.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the slices are not whole rows of the same number; else as [`row`](Self::row).
-    pub fn batch(&mut self, first: usize, inputs: &mut [u32], targets: &mut [u32]) -> Result<usize> {
-        let rows = inputs.len() / self.context;
-        check_slices("rows.batch", rows * self.context, inputs, targets)?;
+    /// [`Error::Shape`] if the batch does not hold whole rows; else as [`row`](Self::row).
+    pub fn batch(&mut self, first: usize, batch: &mut Batch) -> Result<usize> {
+        let (rows, n) = (batch.len() / self.context, batch.len());
+        if rows * self.context != n {
+            let expected = format!("whole rows of {}", self.context);
+            return Err(Error::shape(
+                Fault::at("rows.batch", "wrong size").expected(expected).found(format!("{n} tokens")),
+            ));
+        }
         let filled = rows.min(self.len().saturating_sub(first));
+        let [inputs, targets] = batch.pairs_mut();
         for i in 0..filled {
             let at = i * self.context..(i + 1) * self.context;
             self.row(first + i, &mut inputs[at.clone()], &mut targets[at])?;
@@ -104,6 +111,16 @@ impl Rows {
         targets[filled * self.context..].fill(0);
         Ok(filled)
     }
+}
+
+/// Checks that both halves of a batch are `n` long.
+fn check_slices(place: &str, n: usize, inputs: &[u32], targets: &[u32]) -> Result<()> {
+    for (name, slice) in [("inputs", inputs), ("targets", targets)] {
+        if slice.len() != n {
+            return Err(Error::shape(format!("{place}: `{name}` has shape ({}), expected ({n})", slice.len())));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -134,14 +151,14 @@ mod tests {
     #[test]
     fn the_last_batch_is_partly_filled() {
         let mut rows = Rows::new(sources(&[21]), 4, 65_536).unwrap();
-        let (mut inputs, mut targets) = ([9; 12], [9; 12]);
-        assert_eq!(rows.batch(0, &mut inputs, &mut targets).unwrap(), 3);
-        assert_eq!((inputs[11], targets[11]), (2111, 2112));
-        assert_eq!(rows.batch(3, &mut inputs, &mut targets).unwrap(), 2);
-        assert_eq!((inputs[7], targets[7]), (2119, 2120));
-        assert_eq!((&inputs[8..], &targets[8..]), (&[0; 4][..], &[0; 4][..]));
-        assert_eq!(rows.batch(5, &mut inputs, &mut targets).unwrap(), 0);
-        assert!(matches!(rows.batch(0, &mut [0; 6], &mut [0; 6]), Err(Error::Shape(_))));
+        let mut batch = Batch::of(&[9; 12], &[9; 12]);
+        assert_eq!(rows.batch(0, &mut batch).unwrap(), 3);
+        assert_eq!((batch.inputs()[11], batch.targets()[11]), (2111, 2112));
+        assert_eq!(rows.batch(3, &mut batch).unwrap(), 2);
+        assert_eq!((batch.inputs()[7], batch.targets()[7]), (2119, 2120));
+        assert_eq!((&batch.inputs()[8..], &batch.targets()[8..]), (&[0; 4][..], &[0; 4][..]));
+        assert_eq!(rows.batch(5, &mut batch).unwrap(), 0);
+        assert!(matches!(rows.batch(0, &mut Batch::new(6)), Err(Error::Shape(_))));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use kernel::{Arithmetic, Kernel, KernelId, OpPass, Purpose};
 pub use layout::Immediates;
 pub use pass::{Binding, Command, Dispatch, Pass, Place, Program};
 pub use pool::Pool;
-pub use ring::{ReadRing, UploadRing};
+pub use ring::{ReadRing, Upload, UploadRing};
 pub use spans::Span;
 pub use stopwatch::{Lap, Stopwatch, Timed};
 pub use tensor::{Elem, Tensor};

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use super::context::{Gpu, Ticket};
 use super::mapping::{After, Mapping, raw};
@@ -19,6 +19,9 @@ struct UploadSlot {
     mapping: Mapping,
     submission: Option<Ticket>,
 }
+
+/// Tensors and the bytes that fill them, the first tensor's first.
+pub type Upload<'a> = (&'a [&'a Tensor], &'a [u8]);
 
 /// Sends small data ahead of a program. One slot is in use for each submission in flight.
 pub struct UploadRing {
@@ -46,15 +49,16 @@ impl UploadRing {
         Ok(Self { slots })
     }
 
-    /// Uploads every `data` to its tensor, then runs the programs and the read-backs, in one submission. Waits only if
-    /// all slots are in flight.
+    /// Uploads, then runs the programs and the read-backs, in one submission. The data of an upload are copied into the
+    /// slot as a whole, so tensors whose contents come in one block cost one copy on the host. Waits only if all slots are
+    /// in flight.
     ///
     /// # Errors
-    /// [`Error::Shape`] if data and tensor differ in size or the slot is too small; else as [`Gpu::check`].
+    /// [`Error::Shape`] if data and tensors differ in size or the slot is too small; else as [`Gpu::check`].
     pub fn submit(
         &mut self,
         gpu: &Gpu,
-        uploads: &[(&Tensor, &[u8])],
+        uploads: &[Upload],
         programs: &[&Program],
         reads: &mut [&mut ReadRing],
     ) -> Result<()> {
@@ -68,7 +72,7 @@ impl UploadRing {
     pub fn submit_timed(
         &mut self,
         gpu: &Gpu,
-        uploads: &[(&Tensor, &[u8])],
+        uploads: &[Upload],
         programs: &[&Program],
         reads: &mut [&mut ReadRing],
         mut timed: Option<Timed<'_>>,
@@ -80,15 +84,15 @@ impl UploadRing {
         }
         let room = self.slots.front().map_or(0, |slot| slot.buffer.size);
         let mut need = 0;
-        for (tensor, data) in uploads {
-            need += data.len() as u64;
-            if data.len() as u64 != tensor.bytes() || need > room {
-                return Err(Error::shape(format!(
-                    "upload: `{}` has {} bytes, got {}, {need} of {room} in the slot",
-                    tensor.label(),
-                    tensor.bytes(),
-                    data.len()
-                )));
+        for (tensors, data) in uploads {
+            let bytes: u64 = tensors.iter().map(|tensor| tensor.bytes()).sum();
+            need += bytes;
+            if data.len() as u64 != bytes || need > room {
+                let labels: Vec<&str> = tensors.iter().map(|tensor| tensor.label()).collect();
+                let what = format!("wrong size for `{}`, {need} of {room} bytes in the slot", labels.join("`, `"));
+                return Err(Error::shape(
+                    Fault::at("upload", what).expected(format!("{bytes} bytes")).found(data.len()),
+                ));
             }
         }
         let Some(mut slot) = self.slots.pop_front() else {
@@ -117,10 +121,10 @@ impl UploadRing {
             timed.begin(&mut encoder)?;
         }
         at = 0;
-        for (tensor, data) in uploads {
+        for tensor in uploads.iter().flat_map(|(tensors, _)| *tensors) {
             let target = raw(&tensor.buffer)?;
-            encoder.copy_buffer_to_buffer(source, at, target, tensor.offset, data.len() as u64);
-            at += data.len() as u64;
+            encoder.copy_buffer_to_buffer(source, at, target, tensor.offset, tensor.bytes());
+            at += tensor.bytes();
         }
         gpu.span("encode", || programs.iter().for_each(|program| program.encode(&mut encoder)));
         let mut after: Vec<After> = Vec::with_capacity(reads.len() + 2);

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::context::ALIGNMENT;
 use crate::error::{Error, Result};
 
 /// Element type of a tensor.
@@ -168,6 +169,35 @@ impl Tensor {
         window
     }
 
+    /// Elements up to where [`super::Gpu::arena`] puts the next tensor.
+    fn padded_len(&self) -> u64 {
+        (self.len() as u64).next_multiple_of(ALIGNMENT)
+    }
+
+    /// Returns true if `next` is the next tensor of the same arena.
+    #[must_use]
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        let end = self.offset + self.padded_len() * self.elem.bytes();
+        self.buffer.id == next.buffer.id && self.elem == next.elem && next.offset == end
+    }
+
+    /// Returns all from this tensor of an arena to `last`, a later one of the same buffer or the same, as one row, each
+    /// with the padding behind it.
+    ///
+    /// # Panics
+    /// If `last` is in another buffer or before this one.
+    #[must_use]
+    pub fn through(&self, last: &Self) -> Self {
+        assert!(
+            self.buffer.id == last.buffer.id && self.offset <= last.offset,
+            "{}: not before {}",
+            self.label(),
+            last.label()
+        );
+        let columns = ((last.offset - self.offset) / self.elem.bytes() + last.padded_len()) as usize;
+        Self { rows: 1, columns, ..self.clone() }
+    }
+
     /// Fails unless the shape is `(rows, columns)`; `place` and `name` say where and which.
     ///
     /// # Errors
@@ -182,7 +212,7 @@ impl Tensor {
         )))
     }
 
-    /// That the elements are of the type `elem`.
+    /// Fails unless the elements are of the type `elem`.
     ///
     /// # Errors
     /// [`Error::Shape`] naming what was found.

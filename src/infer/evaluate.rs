@@ -2,12 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::data::Rows;
 use crate::data::hellaswag::{ENDINGS, Example};
+use crate::data::{Batch, Rows};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pass, Program, ReadRing, Tensor, UploadRing};
+use crate::gpu::{Gpu, Pass, Program, ReadRing, Upload, UploadRing};
 use crate::model::{Activations, Config, Params, forward};
-use crate::ops::crossentropy::IGNORED;
 
 /// Submissions in flight.
 const IN_FLIGHT: usize = 3;
@@ -29,8 +28,7 @@ pub struct Evaluator<'a> {
     recorded: HashMap<[usize; 2], Recorded>,
     uploads: UploadRing,
     losses: ReadRing,
-    inputs: Vec<u32>,
-    targets: Vec<u32>,
+    batch: Batch,
 }
 
 /// What a model made of an example.
@@ -80,12 +78,11 @@ impl<'a> Evaluator<'a> {
             uploads: UploadRing::new(gpu, IN_FLIGHT, 2 * acts.tokens.bytes())?,
             losses: ReadRing::new(gpu, IN_FLIGHT, &acts.losses)?,
             acts,
-            inputs: vec![0; n],
-            targets: vec![0; n],
+            batch: Batch::new(n),
         })
     }
 
-    /// Submits the first B T of `inputs` and `targets`.
+    /// Submits the batch, of B T tokens.
     fn submit(&mut self, shape: [usize; 2]) -> Result<()> {
         let [batch, positions] = shape;
         if !self.recorded.contains_key(&shape) {
@@ -96,11 +93,7 @@ impl<'a> Evaluator<'a> {
             self.recorded.insert(shape, Recorded { acts, program: pass.finish() });
         }
         let Recorded { acts, program } = &self.recorded[&shape];
-        let n = batch * positions;
-        let uploads: [(&Tensor, &[u8]); 2] = [
-            (&acts.tokens, bytemuck::cast_slice(&self.inputs[..n])),
-            (&acts.targets, bytemuck::cast_slice(&self.targets[..n])),
-        ];
+        let uploads: [Upload; 1] = [(&[&acts.tokens, &acts.targets], self.batch.forward_bytes())];
         self.uploads.submit(self.gpu, &uploads, &[program], &mut [&mut self.losses])
     }
 
@@ -115,6 +108,7 @@ impl<'a> Evaluator<'a> {
     /// [`Error::Data`] from the rows; [`Error::Diverged`] if the loss is not finite; else as [`Gpu::check`].
     pub fn loss(&mut self, rows: &mut Rows, count: usize, mut progress: impl FnMut(usize)) -> Result<f64> {
         let [batch, context] = [self.acts.batch, self.acts.positions];
+        self.batch.resize(batch * context);
         let count = count.min(rows.len());
         let (mut sum, mut at, mut done) = (0.0, 0, 0);
         while at < count || self.losses.pending() > 0 {
@@ -125,9 +119,8 @@ impl<'a> Evaluator<'a> {
                 progress(done);
                 continue;
             }
-            let used = rows.batch(at, &mut self.inputs, &mut self.targets)?.min(count - at) * context;
-            self.inputs[used..].fill(0);
-            self.targets[used..].fill(IGNORED);
+            let filled = rows.batch(at, &mut self.batch)?.min(count - at);
+            self.batch.ignore_from(filled * context);
             self.submit([batch, context])?;
             at += batch;
         }
@@ -170,9 +163,9 @@ impl<'a> Evaluator<'a> {
             let positions = longest.next_multiple_of(STEP).min(self.acts.positions);
             let batch = self.acts.rows() / positions;
             let range = at..rows.len().min(at + batch);
-            let (inputs, targets) = (&mut self.inputs[..batch * positions], &mut self.targets[..batch * positions]);
-            inputs.fill(0);
-            targets.fill(IGNORED);
+            self.batch.resize(batch * positions);
+            self.batch.ignore_from(0);
+            let [inputs, targets] = self.batch.pairs_mut();
             for (i, row) in rows[range.clone()].iter().enumerate() {
                 let last = row.tokens.len() - 1;
                 for (t, pair) in row.tokens.windows(2).enumerate() {

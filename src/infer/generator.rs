@@ -2,7 +2,7 @@
 //! of all before it are kept.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, UploadRing};
+use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, Upload, UploadRing};
 use crate::model::{Activations, Config, Params, forward};
 use crate::ops::{cast, matmul};
 
@@ -132,7 +132,7 @@ impl<'a> Generator<'a> {
             pass.copy(&acts.lnf.slice(n - 1..n), &self.last)?;
         }
         let copy = pass.finish();
-        let uploads: [(&Tensor, &[u8]); 1] = [(&acts.tokens, bytemuck::cast_slice(&padded))];
+        let uploads: [Upload; 1] = [(&[&acts.tokens], bytemuck::cast_slice(&padded))];
         self.uploads.submit(self.gpu, &uploads, &[body, &copy, &self.head], &mut [&mut self.logits])?;
         self.kept = tokens.to_vec();
         self.take()
@@ -156,8 +156,8 @@ impl<'a> Generator<'a> {
             return self.logits(&all);
         };
         let position = position as u32;
-        let uploads: [(&Tensor, &[u8]); 2] =
-            [(&one.tokens, bytemuck::bytes_of(&token)), (at, bytemuck::bytes_of(&position))];
+        let numbers = [token, position];
+        let uploads: [Upload; 1] = [(&[&one.tokens, at], bytemuck::bytes_of(&numbers))];
         self.uploads.submit(self.gpu, &uploads, &[step, &self.head], &mut [&mut self.logits])?;
         self.take()
     }

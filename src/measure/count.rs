@@ -6,7 +6,7 @@ use crate::cases::{self, StepShape};
 use crate::error::Result;
 use crate::gpu::{Caps, Elem, Gpu};
 use crate::model::{Config, Recompute};
-use crate::train::{Optimizer, Sizes, Trainer};
+use crate::train::{Sizes, Trainer, TrainerOptions};
 
 use crate::measure::table::{Table, number};
 use crate::measure::traffic::Beside;
@@ -73,7 +73,7 @@ impl Count {
     /// [`crate::error::Error::Memory`] if a tensor is larger than such an adapter binds.
     pub fn new(caps: Caps, config: Config, sizes: Sizes, elem: Elem, recompute: Recompute) -> Result<Self> {
         let gpu = Gpu::dry(caps);
-        let trainer = Trainer::with_recompute(&gpu, config, sizes, Optimizer::default(), (elem, recompute))?;
+        let trainer = Trainer::new(&gpu, TrainerOptions { elem, recompute, ..TrainerOptions::new(config, sizes) })?;
         let step = trainer.step_program();
         let mut count = Self {
             kernels: Vec::new(),

@@ -21,7 +21,7 @@ pub use steps::Steps;
 pub use table::Table;
 pub use traffic::Beside;
 
-use crate::data::{Loader, LoaderConfig, TokenSource};
+use crate::data::{Batches, LoaderConfig, TokenSource};
 use crate::error::Result;
 use crate::gpu::{Caps, Elem};
 use crate::model::Config;
@@ -38,16 +38,16 @@ pub fn flops_per_token(config: &Config, context: usize) -> f64 {
     6.0 * config.parameters() as f64 + 6.0 * (config.layers * config.channels * context) as f64
 }
 
-/// Batches of random tokens: `batches` different ones, then again.
+/// Returns batches of random tokens, made ready by a thread as in training: `batches` different ones, then again.
 ///
 /// # Errors
 /// [`crate::error::Error::Usage`] if a size is 0.
-pub fn random_batches(config: &Config, sizes: &Sizes, batches: usize) -> Result<Loader> {
+pub fn random_batches(config: &Config, sizes: &Sizes, batches: usize) -> Result<Batches> {
     let mut random = Mt19937::new(42);
     let count = sizes.batch * sizes.context * batches + 1;
     let tokens = (0..count).map(|_| (random.next_u32() as usize % config.vocab.min(65_536)) as u16).collect();
     let source = TokenSource::from_tokens("random tokens", tokens);
-    Loader::new(vec![source], LoaderConfig::new(sizes.batch, sizes.context, config.vocab, Some(42)))
+    Batches::new(vec![source], LoaderConfig::new(sizes.batch, sizes.context, config.vocab, Some(42)))
 }
 
 /// Returns a line on the adapter's record of `wgpt tune`, if there is one, for a caller that has no model.

@@ -10,7 +10,7 @@ use crate::model::{Config, Recompute};
 
 use crate::measure::Table;
 use crate::train::settings::Settings;
-use crate::train::trainer::{Optimizer, Sizes, Trainer};
+use crate::train::{Sizes, Trainer, TrainerOptions};
 
 /// Tokens of a micro-step at most: a plan records every command of one.
 pub const MOST_TOKENS: usize = 1 << 20;
@@ -49,8 +49,9 @@ impl Subject {
     pub fn plan(&self, gpu: &Gpu, batch: usize) -> Result<Plan> {
         let gpu = gpu.dry_copy();
         let sizes = Sizes { batch, context: self.context, accumulation: 1 };
-        let stored = (self.elem, self.recompute);
-        let _trainer = Trainer::with_recompute(&gpu, self.config, sizes, Optimizer::default(), stored)?;
+        let (elem, recompute) = (self.elem, self.recompute);
+        let _trainer =
+            Trainer::new(&gpu, TrainerOptions { elem, recompute, ..TrainerOptions::new(self.config, sizes) })?;
         Ok(Plan { rows: gpu.ledger(), oversized: gpu.oversized() })
     }
 

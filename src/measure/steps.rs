@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::data::Loader;
+use crate::data::BatchSource;
 use crate::error::Result;
 use crate::gpu::Span;
 use crate::train::Trainer;
@@ -38,7 +38,7 @@ impl Steps {
     /// As [`Trainer::step`].
     pub fn run(
         trainer: &mut Trainer,
-        loader: &mut Loader,
+        loader: &mut dyn BatchSource,
         warm_up: usize,
         most: usize,
         time: Duration,

@@ -6,7 +6,7 @@ use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::ops::cast;
 
 use super::config::Config;
-use super::params::{PARAMS, Weights, index};
+use super::params::{PARAMS, Param, Weights, index};
 
 /// One value for every parameter: the parameters themselves, their gradients, or a moment. All tensors that decay lie
 /// behind one another, then all that do not, block by block, so that a pass over all parameters is a few dispatches.
@@ -74,10 +74,22 @@ impl Params {
         Ok(())
     }
 
-    /// For every one of [`Params::windows`] its f16 copy, if it has one.
+    /// Returns a parameter's f16 copy, if it has one.
     #[must_use]
-    pub fn copy_windows(&self, gpu: &Gpu) -> Vec<Option<Tensor>> {
-        let mut copies = self.copy.iter().flat_map(|copy| &copy.wholes).flat_map(|whole| cut(gpu, whole));
+    pub fn copy(&self, name: &str, layer: usize) -> Option<&Tensor> {
+        self.copy.as_ref().and_then(|copy| copy.tensors[index(name)].get(layer))
+    }
+
+    /// Returns every parameter and its layer (0 for those that the model has once) in the order of the memory of all
+    /// sets: those that decay, then the others.
+    pub fn in_memory_order(&self) -> impl Iterator<Item = (&'static Param, usize)> {
+        let config = self.config;
+        [true, false].into_iter().flat_map(move |decays| memory_order(&config, decays))
+    }
+
+    /// For every one of [`Params::windows`] its f16 copy, if it has one.
+    fn copy_windows(&self, gpu: &Gpu) -> Vec<Option<Tensor>> {
+        let mut copies = self.copy.iter().flat_map(|copy| &copy.wholes).flat_map(|whole| flat_windows(gpu, whole));
         self.windows(gpu).iter().map(|(_, decays)| if *decays { copies.next() } else { None }).collect()
     }
 
@@ -91,7 +103,10 @@ impl Params {
     /// are cut alike.
     #[must_use]
     pub fn windows(&self, gpu: &Gpu) -> Vec<(Tensor, bool)> {
-        self.wholes.iter().flat_map(|(whole, decays)| cut(gpu, whole).into_iter().map(|w| (w, *decays))).collect()
+        self.wholes
+            .iter()
+            .flat_map(|(whole, decays)| flat_windows(gpu, whole).into_iter().map(|w| (w, *decays)))
+            .collect()
     }
 
     /// The buffers, each whole.
@@ -140,8 +155,14 @@ impl Params {
     }
 }
 
-/// Allocates all parameters that decay, or all that do not: the embeddings first, then block by block, so that a
-/// block's gradients are neighbours. Returns the buffers, each whole.
+/// Returns the parameters that decay, or those that do not, as they lie in memory: those that the model has once first,
+/// then block by block, so that a block's gradients are neighbours.
+fn memory_order(config: &Config, decays: bool) -> impl Iterator<Item = (&'static Param, usize)> + use<> {
+    let of = move |per_layer| PARAMS.iter().filter(move |p| p.per_layer == per_layer && p.decays == decays);
+    of(false).map(|p| (p, 0)).chain((0..config.layers).flat_map(move |layer| of(true).map(move |p| (p, layer))))
+}
+
+/// Allocates all parameters that decay, or all that do not, in [`memory_order`]. Returns the buffers, each whole.
 fn arena(
     gpu: &Gpu,
     label: &str,
@@ -150,21 +171,18 @@ fn arena(
     elem: Elem,
     tensors: &mut [Vec<Tensor>],
 ) -> Result<Vec<Tensor>> {
-    let of = |per_layer| {
-        PARAMS.iter().enumerate().filter(move |(_, p)| p.per_layer == per_layer && p.decays == decays).map(|(i, _)| i)
-    };
-    let order: Vec<usize> = of(false).chain((0..config.layers).flat_map(|_| of(true))).collect();
-    let shapes: Vec<[usize; 2]> = order.iter().map(|&i| (PARAMS[i].shape)(config)).collect();
+    let shapes: Vec<[usize; 2]> = memory_order(config, decays).map(|(param, _)| (param.shape)(config)).collect();
     let (members, buffers) = gpu.arena(label, &shapes, elem)?;
-    for (i, tensor) in order.into_iter().zip(members) {
-        tensors[i].push(tensor);
+    for ((param, _), tensor) in memory_order(config, decays).zip(members) {
+        tensors[index(param.name)].push(tensor);
     }
     Ok(buffers)
 }
 
-/// Flat windows of a buffer that can be bound, the same elements whatever their type: counted as rows of 128 elements,
-/// 256 bytes of f16.
-fn cut(gpu: &Gpu, whole: &Tensor) -> Vec<Tensor> {
+/// Cuts a row of an arena's memory into flat windows that can be bound, the same elements whatever their type: counted
+/// as rows of 128 elements, 256 bytes of f16.
+#[must_use]
+pub fn flat_windows(gpu: &Gpu, whole: &Tensor) -> Vec<Tensor> {
     let ranges = row_windows(whole.len() / 128, 512, gpu.caps.window_bytes());
     ranges.into_iter().map(|r| whole.flat(r.start * 128..r.end * 128)).collect()
 }

@@ -138,12 +138,17 @@ impl Buckets {
     }
 }
 
-/// Sorts a batch into the contents of [`Buckets`]: the table and the order.
-#[must_use]
-pub fn sort(tokens: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let mut order: Vec<u32> = (0..tokens.len() as u32).collect();
-    order.sort_by_key(|&n| tokens[n as usize]); // stable: equal tokens stay in the order of n
-    let mut table = vec![0u32; 1 + 3 * tokens.len()];
+/// Sorts a batch of N tokens into the contents of [`Buckets`]: `table` of 1 + 3 N words, `order` of N. Overwrites both
+/// and allocates nothing.
+///
+/// # Panics
+/// If a slice has another length.
+pub fn sort(tokens: &[u32], table: &mut [u32], order: &mut [u32]) {
+    assert!(table.len() == 1 + 3 * tokens.len() && order.len() == tokens.len(), "embedding.sort: wrong lengths");
+    order.iter_mut().zip(0..).for_each(|(row, n)| *row = n);
+    // equal tokens stay in the order of n, as if the sort were stable; a stable one would allocate
+    order.sort_unstable_by_key(|&n| (tokens[n as usize], n));
+    table.fill(0);
     let mut begin = 0;
     for bucket in order.chunk_by(|&a, &b| tokens[a as usize] == tokens[b as usize]) {
         let at = 1 + 3 * table[0] as usize;
@@ -152,7 +157,6 @@ pub fn sort(tokens: &[u32]) -> (Vec<u32>, Vec<u32>) {
         table[0] += 1;
         begin = end;
     }
-    (table, order)
 }
 
 /// Tensors of [`backward`].
@@ -230,8 +234,10 @@ mod tests {
 
     #[test]
     fn buckets_hold_every_row_once_in_order() {
-        let (table, order) = sort(&[7, 3, 7, 7, 0, 3]);
+        let (mut table, mut order) = ([9; 19], [9; 6]);
+        sort(&[7, 3, 7, 7, 0, 3], &mut table, &mut order);
         assert_eq!(order, [4, 1, 5, 0, 2, 3]);
         assert_eq!(&table[..10], &[3, 0, 0, 1, 3, 1, 3, 7, 3, 6]);
+        assert_eq!(table[10..], [0; 9]);
     }
 }

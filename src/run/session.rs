@@ -24,7 +24,7 @@ use crate::run::steps::{Outcome, Run, Screen};
 use crate::run::watchdog::{Patience, Watchdog};
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Interval, RunFile, Settings};
-use crate::train::trainer::Trainer;
+use crate::train::{Trainer, TrainerOptions};
 
 /// Optional extras of a run; none by default.
 #[derive(Debug, Default)]
@@ -224,10 +224,8 @@ impl<'a> Session<'a> {
         // while the memory is free
         let peak = if run.is_none() && self.extras.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
         self.phase.set(Phase::Compiling);
-        let stored = (settings.elem(), settings.train.recompute);
         let mut trainer =
-            Trainer::with_recompute(gpu, settings.config(), settings.sizes(), settings.optimizer(), stored)
-                .map_err(|error| with_plan(error, gpu, settings))?;
+            Trainer::new(gpu, trainer_options(settings)).map_err(|error| with_plan(error, gpu, settings))?;
         crate::kill_point!("resume: before the first weights");
         self.phase.set(Phase::Uploading);
         match saved.as_deref() {
@@ -266,11 +264,8 @@ impl<'a> Session<'a> {
         let gone = || Error::data("session: its batches are in use by another run");
         let mut loader = self.loader.take().ok_or_else(gone)?;
         let sizes = settings.sizes();
-        let repeat = if settings.data.overfit_one_batch {
-            Some(Repeat::new(&mut loader, sizes.accumulation, sizes.batch * sizes.context)?)
-        } else {
-            None
-        };
+        let repeat =
+            if settings.data.overfit_one_batch { Some(Repeat::new(&mut loader, sizes.accumulation)?) } else { None };
         if let Some(state) = state {
             loader.restore(state.batches.clone())?;
         }
@@ -312,6 +307,16 @@ impl<'a> Session<'a> {
             places: VecDeque::new(),
             rebuilt: false,
         })
+    }
+}
+
+/// Returns what a run's settings make its trainer of.
+fn trainer_options(settings: &Settings) -> TrainerOptions {
+    TrainerOptions {
+        optimizer: settings.optimizer(),
+        elem: settings.elem(),
+        recompute: settings.train.recompute,
+        ..TrainerOptions::new(settings.config(), settings.sizes())
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::data::Stories;
+use crate::gpu::Options;
 use crate::gpu::faults::Call;
-use crate::gpu::{Elem, Options};
 use crate::model::init;
 use crate::train::Dataset;
 use crate::train::settings::{Recipe, WhenFull};
@@ -202,10 +202,7 @@ fn no_memory_at_any_allocation_is_told_with_the_plan() {
     let dir = dir.path();
     let gpu = open().unwrap();
     let settings = settings(&dir.join("text.txt"));
-    let trainer = || {
-        let config = settings.config();
-        Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), Elem::F32)
-    };
+    let trainer = || Trainer::new(&gpu, trainer_options(&settings));
     gpu.fail_at(None);
     drop(trainer().unwrap());
     let allocations = gpu.calls(Call::Allocate);
@@ -292,7 +289,7 @@ fn a_nan_anywhere_changes_nothing() {
     let config = settings.config();
     let dataset = Dataset::open(&settings.data, 42).unwrap();
     let (mut loader, _) = dataset.cut(1, 8, config.vocab, Some(42), 1).unwrap();
-    let mut trainer = Trainer::with_precision(&gpu, config, settings.sizes(), settings.optimizer(), Elem::F32).unwrap();
+    let mut trainer = Trainer::new(&gpu, trainer_options(&settings)).unwrap();
     trainer.load(&init::init(config, 42)).unwrap();
     let mut skipped = 0;
     for step in 1..=4 {

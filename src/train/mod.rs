@@ -1,13 +1,15 @@
 //! Steps, optimizers, schedules, and the settings that decide a run.
 
 pub mod dataset;
+pub mod optimizer;
 pub mod schedule;
 pub mod settings;
 pub mod snapshot;
 pub mod trainer;
 
 pub use dataset::Dataset;
+pub use optimizer::Optimizer;
 pub use schedule::Schedule;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
-pub use trainer::{Optimizer, Sizes, Trainer};
+pub use trainer::{Sizes, Trainer, TrainerOptions};

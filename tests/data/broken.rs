@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use parquet::basic::Compression;
 use proptest::prelude::*;
 use wgpt::data::prepare::{Options, prepare};
-use wgpt::data::{Loader, LoaderConfig, TokenSource, Tokenizer, inspect, write_shard};
+use wgpt::data::{BatchSource, Loader, LoaderConfig, TokenSource, Tokenizer, inspect, write_shard};
 use wgpt::error::{Error, Result};
 
 use crate::made::{parquet, wgpt, zstd};
@@ -256,7 +256,7 @@ proptest! {
         state.rng = state.rng.map(|mut rng| { rng.words.resize(words, 1); rng.next = next; rng });
         if loader.restore(state).is_ok() {
             for _ in 0..40 {
-                loader.next_batch(&mut [0; 8], &mut [0; 8]).unwrap();
+                loader.next_batch().unwrap();
             }
         }
     }

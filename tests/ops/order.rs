@@ -67,7 +67,7 @@ fn results_waited_for_under_load_are_those_of_their_submission() {
     for at in 0..submissions + 3 {
         if at < submissions {
             let both = &mut [&mut numbers, &mut sums];
-            uploads.submit(&gpu, &[(&number, &at.to_le_bytes())], &[&program], both).expect("submitted");
+            uploads.submit(&gpu, &[(&[&number], &at.to_le_bytes())], &[&program], both).expect("submitted");
         }
         // up to three behind; now and then looked for first
         if at >= 3 {
@@ -109,7 +109,7 @@ fn threads_with_rings_of_their_own_share_a_device() {
             }
             let value = (seed * 1000 + step) as f32;
             uploads
-                .submit(&gpu, &[(&inp, bytemuck::cast_slice(&[value; 70]))], &[&program], &mut [&mut outs])
+                .submit(&gpu, &[(&[&inp], bytemuck::cast_slice(&[value; 70]))], &[&program], &mut [&mut outs])
                 .expect("submitted");
             expected.push_back(2.0 * value);
             if step % 50 == 49 {

@@ -50,7 +50,7 @@ fn fifty_submissions_through_three_slots_come_back_in_order() {
         uploads
             .submit(
                 &gpu,
-                &[(&inp, bytemuck::cast_slice(&data)), (&second, &number)],
+                &[(&[&inp], bytemuck::cast_slice(&data)), (&[&second], &number)],
                 &[&program],
                 &mut [&mut outs, &mut seconds],
             )
@@ -73,7 +73,9 @@ fn a_ring_waits_when_nobody_takes() {
     let (inp, out, program) = doubling(&gpu);
     let mut uploads = UploadRing::new(&gpu, SLOTS, 4 * N as u64).expect("memory");
     for step in 0..50 {
-        uploads.submit(&gpu, &[(&inp, bytemuck::cast_slice(&values(step)))], &[&program], &mut []).expect("submitted");
+        uploads
+            .submit(&gpu, &[(&[&inp], bytemuck::cast_slice(&values(step)))], &[&program], &mut [])
+            .expect("submitted");
     }
     assert_eq!(gpu.read_f32(&out).expect("read")[0], 98_000.0);
 }
@@ -100,10 +102,11 @@ fn refused_uploads_leave_the_ring_whole() {
     let (inp, out, program) = doubling(&gpu);
     let mut uploads = UploadRing::new(&gpu, SLOTS, 4 * N as u64).expect("memory");
     for _ in 0..2 * SLOTS {
-        let error = uploads.submit(&gpu, &[(&inp, &[0; 4])], &[&program], &mut []).expect_err("too short");
+        let error = uploads.submit(&gpu, &[(&[&inp], &[0; 4])], &[&program], &mut []).expect_err("too short");
         assert!(matches!(error, wgpt::error::Error::Shape(_)), "{error}");
-        assert!(error.to_string().starts_with("upload: `inp`"), "{error}");
+        assert_eq!((error.fault().place.as_str(), error.fault().expected.as_str()), ("upload", "280 bytes"));
+        assert!(error.fault().what.contains("`inp`"), "{error}");
     }
-    uploads.submit(&gpu, &[(&inp, bytemuck::cast_slice(&values(1)))], &[&program], &mut []).expect("submitted");
+    uploads.submit(&gpu, &[(&[&inp], bytemuck::cast_slice(&values(1)))], &[&program], &mut []).expect("submitted");
     assert_eq!(gpu.read_f32(&out).expect("read")[1], 2002.0);
 }

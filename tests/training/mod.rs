@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use wgpt::data::{Loader, LoaderConfig, TokenSource};
+use wgpt::data::{BatchSource, Loader, LoaderConfig, TokenSource};
 use wgpt::formats::hf;
 use wgpt::model::{Config, PARAMS, Weights, init};
 use wgpt::ops::stepcontrol::Report;
 use wgpt::reference::random::Random;
 use wgpt::train::schedule::Shape;
-use wgpt::train::{Optimizer, Schedule, Sizes, Trainer};
+use wgpt::train::{Optimizer, Schedule, Sizes, Trainer, TrainerOptions};
 
 pub fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
@@ -49,6 +49,11 @@ impl GoldenRun {
         }
     }
 
+    /// A trainer in f32 for it.
+    pub fn options(&self) -> TrainerOptions {
+        TrainerOptions { optimizer: self.optimizer, ..TrainerOptions::new(self.weights.config, self.sizes) }
+    }
+
     /// Its batches, from the first.
     pub fn loader(&self, case: &str) -> Loader {
         let source = TokenSource::open(golden(case).join("tokens.bin")).expect("golden tokens");
@@ -57,7 +62,7 @@ impl GoldenRun {
     }
 }
 
-pub fn run(trainer: &mut Trainer, loader: &mut Loader, schedule: &Schedule) -> Vec<Report> {
+pub fn run(trainer: &mut Trainer, loader: &mut dyn BatchSource, schedule: &Schedule) -> Vec<Report> {
     let mut reports = Vec::new();
     for step in 0..schedule.steps {
         trainer.step(loader, step + 1, schedule.at(step)).expect("step");

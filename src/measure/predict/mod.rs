@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 use crate::gpu::pass::Command;
 use crate::gpu::{Elem, Gpu, KernelId, Program, Purpose};
 use crate::model::{Config, Recompute};
-use crate::train::{Optimizer, Sizes, Trainer};
+use crate::train::{Sizes, Trainer, TrainerOptions};
 
 use crate::measure::table::{Table, number};
 pub use beside::Beside;
@@ -241,10 +241,12 @@ fn work(command: &Command) -> Option<Work> {
 /// Predicts a step of a model on a card, with kernels stored as `elem`.
 ///
 /// # Errors
-/// [`Error::Data`] if there is no machine code of an operator; as [`Trainer::with_recompute`].
+/// [`Error::Data`] if there is no machine code of an operator; as [`Trainer::new`].
 pub fn predict(card: &Card, codes: &Codes, step: &Step, elem: Elem) -> Result<Prediction> {
     let gpu = Gpu::dry(card.caps());
-    let trainer = Trainer::with_recompute(&gpu, step.config, step.sizes, Optimizer::default(), (elem, step.recompute))?;
+    let recompute = step.recompute;
+    let trainer =
+        Trainer::new(&gpu, TrainerOptions { elem, recompute, ..TrainerOptions::new(step.config, step.sizes) })?;
     let program = trainer.step_program();
     let (rows, missing) = rows(card, codes, &program);
     if let Some(kernel) = missing.first() {

@@ -1,10 +1,10 @@
 //! Losses of a model in training, in the memory of its steps.
 
 use super::Trainer;
-use crate::data::Rows;
-use crate::error::{Error, Result};
-use crate::gpu::{Program, Tensor};
-use crate::ops::{crossentropy, embedding};
+use super::step::check_batch;
+use crate::data::{Batch, Rows};
+use crate::error::{Error, Fault, Result};
+use crate::gpu::{Program, Upload};
 
 impl Trainer<'_> {
     /// Mean loss in nats a token over the first `count` rows of T tokens. Waits for all steps before it.
@@ -30,22 +30,18 @@ impl Trainer<'_> {
             if self.losses.is_full() {
                 sum += self.take_losses()?;
             }
-            let filled = rows.batch(at, &mut self.inputs, &mut self.targets)?.min(count - at);
+            let filled = rows.batch(at, &mut self.rows)?.min(count - at);
             // rows past the end are computed and do not count
-            let used = filled * self.sizes.context;
-            self.inputs[used..].fill(0);
-            self.targets[used..].fill(crossentropy::IGNORED);
-            let uploads: [(&Tensor, &[u8]); 2] = [
-                (&self.acts.tokens, bytemuck::cast_slice(&self.inputs)),
-                (&self.acts.targets, bytemuck::cast_slice(&self.targets)),
-            ];
+            self.rows.ignore_from(filled * self.options.sizes.context);
+            let acts = &self.micro.acts;
+            let uploads: [Upload; 1] = [(&[&acts.tokens, &acts.targets], self.rows.forward_bytes())];
             self.uploads.submit(self.gpu, &uploads, &[&self.eval], &mut [&mut self.losses])?;
             at += filled;
         }
         while self.losses.pending() > 0 {
             sum += self.take_losses()?;
         }
-        Ok((!given_up).then(|| sum / (count * self.sizes.context).max(1) as f64))
+        Ok((!given_up).then(|| sum / (count * self.options.sizes.context).max(1) as f64))
     }
 
     fn take_losses(&mut self) -> Result<f64> {
@@ -59,18 +55,15 @@ impl Trainer<'_> {
     /// # Errors
     /// [`Error::Shape`] if the batch is not B T long; else as [`Gpu::check`].
     pub fn probe(&mut self, inputs: &[u32], targets: &[u32], clear: bool) -> Result<Vec<f32>> {
-        if inputs.len() != self.acts.rows() || targets.len() != inputs.len() {
-            return Err(Error::shape(format!("probe: {} tokens, expected {}", inputs.len(), self.acts.rows())));
+        if targets.len() != inputs.len() {
+            let fault = Fault::at("trainer.probe", "a target for every input").expected(inputs.len());
+            return Err(Error::shape(fault.found(targets.len())));
         }
-        let (table, order) = embedding::sort(inputs);
-        let uploads: [(&Tensor, &[u8]); 4] = [
-            (&self.acts.tokens, bytemuck::cast_slice(inputs)),
-            (&self.acts.targets, bytemuck::cast_slice(targets)),
-            (&self.buckets.table, bytemuck::cast_slice(&table)),
-            (&self.buckets.order, bytemuck::cast_slice(&order)),
-        ];
-        let programs: &[&Program] = if clear { &[&self.begin, &self.micro] } else { &[&self.micro] };
+        let batch = Batch::of(inputs, targets);
+        check_batch("trainer.probe", &batch, self.micro.acts.rows())?;
+        let uploads: [Upload; 1] = [(&self.micro.inputs(), batch.bytes())];
+        let programs: &[&Program] = if clear { &[&self.begin, &self.micro.program] } else { &[&self.micro.program] };
         self.uploads.submit(self.gpu, &uploads, programs, &mut [])?;
-        self.gpu.read_f32(&self.acts.losses)
+        self.gpu.read_f32(&self.micro.acts.losses)
     }
 }

@@ -1,0 +1,158 @@
+//! A batch as the GPU takes it: all of its numbers in one block of memory, in the order in which they are uploaded.
+
+use crate::ops::crossentropy::IGNORED;
+use crate::ops::embedding;
+
+/// B·T inputs and targets, and the inputs sorted for the embedding's backward pass, as one block of words:
+///
+/// ```text
+/// inputs (N) | targets (N) | bucket table (1 + 3 N) | bucket order (N)
+/// ```
+///
+/// A batch is made once and filled again and again; no filling allocates.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    tokens: usize,
+    words: Vec<u32>,
+}
+
+impl Batch {
+    /// Bytes of a block for each of its tokens, one word of the whole block aside.
+    pub const BYTES_PER_TOKEN: usize = 6 * size_of::<u32>();
+
+    /// Returns a batch of `tokens` inputs and targets, all 0 and not sorted.
+    #[must_use]
+    pub fn new(tokens: usize) -> Self {
+        let mut batch = Self::default();
+        batch.resize(tokens);
+        batch
+    }
+
+    /// Returns a sorted batch of these inputs and targets. Targets that are missing are 0.
+    #[must_use]
+    pub fn of(inputs: &[u32], targets: &[u32]) -> Self {
+        let mut batch = Self::new(inputs.len());
+        let [to_inputs, to_targets] = batch.pairs_mut();
+        to_inputs.copy_from_slice(inputs);
+        to_targets.iter_mut().zip(targets).for_each(|(to, target)| *to = *target);
+        batch.sort();
+        batch
+    }
+
+    /// Changes the number of tokens, N. Contents are lost; memory is allocated only for more tokens than ever before.
+    pub fn resize(&mut self, tokens: usize) {
+        if self.tokens != tokens {
+            self.tokens = tokens;
+            self.words.clear();
+            self.words.resize(if tokens == 0 { 0 } else { 6 * tokens + 1 }, 0);
+        }
+    }
+
+    /// Returns N.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tokens
+    }
+
+    /// Returns true if there is no token.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tokens == 0
+    }
+
+    /// Returns the inputs, (B, T) row-major.
+    #[must_use]
+    pub fn inputs(&self) -> &[u32] {
+        &self.words[..self.tokens]
+    }
+
+    /// Returns the targets: each the token after its input, or [`IGNORED`].
+    #[must_use]
+    pub fn targets(&self) -> &[u32] {
+        &self.words[self.tokens..2 * self.tokens]
+    }
+
+    /// Returns inputs and targets to be written. A batch that is trained on must be sorted afterwards.
+    pub fn pairs_mut(&mut self) -> [&mut [u32]; 2] {
+        let (inputs, rest) = self.words.split_at_mut(self.tokens);
+        [inputs, &mut rest[..self.tokens]]
+    }
+
+    /// Overwrites everything with N + 1 tokens of a text: N inputs, the N tokens one further as targets, sorted.
+    pub(super) fn fill(&mut self, tokens: &[u16]) {
+        self.resize(tokens.len().saturating_sub(1));
+        let [inputs, targets] = self.pairs_mut();
+        widen(tokens, inputs, targets);
+        self.sort();
+    }
+
+    /// Sorts the inputs into the table and the order of [`embedding::Buckets`].
+    pub fn sort(&mut self) {
+        if self.is_empty() {
+            return;
+        }
+        let (pairs, buckets) = self.words.split_at_mut(2 * self.tokens);
+        let (table, order) = buckets.split_at_mut(buckets.len() - self.tokens);
+        embedding::sort(&pairs[..self.tokens], table, order);
+    }
+
+    /// Takes the tokens from position `at` on out of the loss.
+    pub fn ignore_from(&mut self, at: usize) {
+        let [inputs, targets] = self.pairs_mut();
+        inputs[at..].fill(0);
+        targets[at..].fill(IGNORED);
+    }
+
+    /// Returns inputs and targets as they are uploaded for a forward pass.
+    #[must_use]
+    pub fn forward_bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.words[..2 * self.tokens])
+    }
+
+    /// Returns the whole block as it is uploaded for a micro-step.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.words)
+    }
+}
+
+/// Splits n+1 tokens into n inputs and the n targets one further.
+pub(super) fn widen(tokens: &[u16], inputs: &mut [u32], targets: &mut [u32]) {
+    for (i, pair) in tokens.windows(2).enumerate() {
+        inputs[i] = u32::from(pair[0]);
+        targets[i] = u32::from(pair[1]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_holds_pairs_and_sorted_buckets() {
+        let mut batch = Batch::default();
+        batch.fill(&[7, 3, 7, 9]);
+        assert_eq!(
+            batch.words,
+            // inputs, targets, two buckets (3 at row 1; 7 at rows 0 and 2) and room for a third, the rows by token
+            [vec![7, 3, 7], vec![3, 7, 9], vec![2, 3, 0, 1, 7, 1, 3, 0, 0, 0], vec![1, 0, 2]].concat()
+        );
+        assert_eq!(batch.words, Batch::of(&[7, 3, 7], &[3, 7, 9]).words);
+        assert_eq!(batch.forward_bytes(), &batch.bytes()[..24]);
+        batch.ignore_from(1);
+        assert_eq!((batch.inputs(), batch.targets()), (&[7, 0, 0][..], &[3, IGNORED, IGNORED][..]));
+    }
+
+    #[test]
+    fn what_was_there_before_does_not_show() {
+        let mut batch = Batch::default();
+        batch.fill(&[1, 2, 3, 4, 5]);
+        batch.fill(&[8, 8, 8, 8, 8]);
+        let mut fresh = Batch::default();
+        fresh.fill(&[8, 8, 8, 8, 8]);
+        assert_eq!(batch.words, fresh.words);
+        batch.resize(0);
+        batch.sort();
+        assert!(batch.is_empty() && batch.bytes().is_empty());
+    }
+}

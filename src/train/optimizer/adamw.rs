@@ -1,0 +1,121 @@
+//! AdamW over many parameters: neighbours in memory are updated by one dispatch, so a model takes a few.
+
+use super::Parameter;
+use crate::error::Result;
+use crate::gpu::{Gpu, Pass, Tensor};
+use crate::model::{Config, Params, tensors};
+use crate::ops::adamw;
+use crate::ops::stepcontrol::StepControl;
+
+/// AdamW's moments, and how an update with them is recorded.
+#[derive(Debug)]
+pub struct AdamW {
+    moments: [Params; 2],
+}
+
+impl AdamW {
+    /// Allocates moments of zeros.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn new(gpu: &Gpu, config: Config) -> Result<Self> {
+        Ok(Self { moments: [Params::new(gpu, "AdamW m", config)?, Params::new(gpu, "AdamW v", config)?] })
+    }
+
+    /// Returns the first and second moments, m and v.
+    #[must_use]
+    pub fn moments(&self) -> &[Params; 2] {
+        &self.moments
+    }
+
+    /// Records the update of `parameters`, which are in the order of their memory. Neighbours that decay alike, and
+    /// the padding between them, are updated together: padding is zero everywhere and stays so.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Gpu`] if a kernel cannot be built.
+    pub fn record(&self, pass: &mut Pass, parameters: &[Parameter], control: &StepControl) -> Result<()> {
+        let [m, v] = &self.moments;
+        for run in parameters.chunk_by(are_neighbours) {
+            let [Some(first), Some(last)] = [run.first(), run.last()] else { continue };
+            let windows = |from: &Tensor, to: &Tensor| tensors::flat_windows(pass.gpu, &from.through(to));
+            let weights = windows(first.weight, last.weight);
+            let gradients = windows(first.gradient, last.gradient);
+            let moments = [m, v].map(|moment| windows(first.of(moment), last.of(moment)));
+            let copies = first.copy.zip(last.copy).map(|(from, to)| windows(from, to));
+            for (i, param) in weights.iter().enumerate() {
+                let (grad, [m, v]) = (&gradients[i], moments.each_ref().map(|moment| &moment[i]));
+                let copy = copies.as_ref().map(|copies| &copies[i]);
+                adamw::forward(pass, adamw::Forward { param, grad, m, v, copy, control, decays: first.decays })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True if one dispatch can update both. All sets of a model are laid out as the weights are, copies included.
+fn are_neighbours(a: &Parameter, b: &Parameter) -> bool {
+    a.decays == b.decays && a.copy.is_some() == b.copy.is_some() && a.weight.is_followed_by(b.weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Caps, Command};
+
+    fn config() -> Config {
+        Config::new(24, 257, 3, 2, 34).expect("a model")
+    }
+
+    /// Returns how many elements each dispatch updates of the parameters for which `of` is true.
+    fn updates(gpu: &Gpu, of: impl Fn(&Parameter) -> bool) -> Vec<u64> {
+        let [weights, gradients] =
+            ["weights", "gradients"].map(|label| Params::new(gpu, label, config()).expect("memory"));
+        let adamw = AdamW::new(gpu, config()).expect("memory");
+        let control = StepControl::new(gpu).expect("memory");
+        let mut parameters = Parameter::all(&weights, &gradients);
+        parameters.retain(of);
+        let mut pass = Pass::new(gpu);
+        adamw.record(&mut pass, &parameters, &control).expect("recorded");
+        pass.finish().commands.iter().map(elements).collect()
+    }
+
+    fn elements(command: &Command) -> u64 {
+        command.bindings[0].bytes / 4
+    }
+
+    fn padded(elements: usize) -> u64 {
+        (elements as u64).next_multiple_of(128)
+    }
+
+    #[test]
+    fn a_model_is_updated_by_two_dispatches() {
+        let c = 34;
+        let matrices =
+            padded(384 * c) + padded(24 * c) + 3 * (padded(3 * c * c) + padded(c * c) + 2 * padded(4 * c * c));
+        let vectors = 2 * padded(c) + 3 * (6 * padded(c) + padded(3 * c) + padded(4 * c));
+        assert_eq!(updates(&Gpu::dry(Caps::webgpu_defaults()), |_| true), [matrices, vectors]);
+    }
+
+    #[test]
+    fn without_the_blocks_matrices_the_embeddings_and_vectors_are_left() {
+        let c = 34;
+        let vectors = 2 * padded(c) + 3 * (6 * padded(c) + padded(3 * c) + padded(4 * c));
+        let rest = |p: &Parameter| p.block.is_none() || !p.decays;
+        let gpu = Gpu::dry(Caps::webgpu_defaults());
+        assert_eq!(updates(&gpu, rest), [padded(384 * c) + padded(24 * c), vectors]);
+        // a matrix in each block, none of them neighbours
+        let alone = |p: &Parameter| p.name == "attprojw";
+        assert_eq!(updates(&gpu, alone), [padded(c * c); 3]);
+    }
+
+    /// However small bindings and buffers are: all of the model's memory once, as the gradients' norm reads it.
+    #[test]
+    fn the_dispatches_are_the_windows_of_all_parameters() {
+        for (max_binding_bytes, max_buffer_bytes) in [(1 << 30, 1 << 30), (16 << 10, 1 << 30), (16 << 10, 60_000)] {
+            let gpu = Gpu::dry(Caps { max_binding_bytes, max_buffer_bytes, ..Caps::webgpu_defaults() });
+            let all = Params::new(&gpu, "weights", config()).expect("memory");
+            let windows: Vec<u64> = all.windows(&gpu).iter().map(|(window, _)| window.len() as u64).collect();
+            assert_eq!(updates(&gpu, |_| true), windows);
+        }
+    }
+}

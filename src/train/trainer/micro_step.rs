@@ -1,0 +1,112 @@
+//! A model in training and its recorded micro-step.
+
+use super::TrainerOptions;
+use crate::error::Result;
+use crate::gpu::{Elem, Gpu, Pass, Pool, Program, Tensor};
+use crate::model::{Activations, Backward, Config, Params, backward, forward, place};
+use crate::ops::stepcontrol::{self, StepControl};
+use crate::ops::{embedding, gradnorm};
+use crate::train::optimizer::{Parameter, UpdateRule};
+
+/// A model in training: weights, gradients and step control.
+pub(super) struct Model {
+    pub config: Config,
+    pub elem: Elem,
+    pub params: Params,
+    pub grads: Params,
+    pub control: StepControl,
+}
+
+impl Model {
+    pub fn new(gpu: &Gpu, config: Config, elem: Elem) -> Result<Self> {
+        let params = match elem {
+            Elem::F16 => Params::with_copy(gpu, "weights", config)?,
+            _ => Params::new(gpu, "weights", config)?,
+        };
+        let (grads, control) = (Params::new(gpu, "gradients", config)?, StepControl::new(gpu)?);
+        Ok(Self { config, elem, params, grads, control })
+    }
+
+    /// Writes the loss scale that mixed precision starts with.
+    pub fn start_loss_scale(&self, gpu: &Gpu) -> Result<()> {
+        if self.elem != Elem::F16 {
+            return Ok(());
+        }
+        let state = stepcontrol::State { loss_scale: stepcontrol::State::FIRST_LOSS_SCALE, ..Default::default() };
+        gpu.write(&self.control.state, bytemuck::bytes_of(&state))
+    }
+
+    /// Records the start of a step: gradients become zero.
+    pub fn record_begin(&self, gpu: &Gpu) -> Program {
+        let mut pass = Pass::new(gpu);
+        pass.at(place::BEGIN);
+        self.grads.wholes().for_each(|whole| pass.clear(whole));
+        pass.finish()
+    }
+
+    /// Records the end of a step: norm, decision, update.
+    pub fn record_end(&self, gpu: &Gpu, rule: &UpdateRule) -> Result<Program> {
+        let windows: Vec<Tensor> = self.grads.windows(gpu).into_iter().map(|(window, _)| window).collect();
+        let partials = gpu.tensor("norm partials", gradnorm::partials(&windows), 1, Elem::F32)?;
+        let control = &self.control;
+        let mut pass = Pass::new(gpu);
+        pass.at(place::UPDATE);
+        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &windows, partials: &partials, control })?;
+        stepcontrol::decide(&mut pass, control, &partials)?;
+        rule.record(&mut pass, &Parameter::all(&self.params, &self.grads), control)?;
+        Ok(pass.finish())
+    }
+
+    /// Records forward and losses alone.
+    pub fn record_losses(&self, gpu: &Gpu, acts: &Activations) -> Result<Program> {
+        let mut pass = Pass::new(gpu);
+        forward::body(&mut pass, &self.config, &self.params, acts)?;
+        forward::losses(&mut pass, &self.config, &self.params, acts)?;
+        Ok(pass.finish())
+    }
+}
+
+/// A recorded micro-step, forward and backward, and the tensors it goes through.
+pub(super) struct MicroStep {
+    pub program: Program,
+    pub acts: Activations,
+    pub scratch: Backward,
+    pub buckets: embedding::Buckets,
+}
+
+impl MicroStep {
+    /// Allocates the memory of a micro-step's activations and scratch, as the options want it.
+    pub fn pool<'g>(gpu: &'g Gpu, options: &TrainerOptions) -> Result<Pool<'g>> {
+        if !options.shared {
+            return Ok(Pool::separate(gpu));
+        }
+        // recorded once without a device, to see which tensors may lie in the same memory
+        let dry = gpu.dry_copy();
+        let mut apart = Pool::separate(&dry);
+        let planned = Self::record(&dry, &Model::new(&dry, options.config, options.elem)?, options, &mut apart)?;
+        apart.share(&planned.program, gpu)
+    }
+
+    /// Returns the tensors that a [`crate::data::Batch`] fills, in its order.
+    pub fn inputs(&self) -> [&Tensor; 4] {
+        [&self.acts.tokens, &self.acts.targets, &self.buckets.table, &self.buckets.order]
+    }
+
+    /// Records a micro-step in the memory of `pool`.
+    pub fn record(gpu: &Gpu, model: &Model, options: &TrainerOptions, pool: &mut Pool) -> Result<Self> {
+        let Model { config, elem, params, grads, control } = model;
+        let shape = [options.sizes.batch, options.sizes.context];
+        let acts = Activations::new(pool, config, shape, *elem, options.recompute)?;
+        let scratch = Backward::new(pool, config, &acts)?;
+        let buckets = embedding::Buckets::new(gpu, acts.rows())?;
+        let mut pass = Pass::new(gpu);
+        // a mean's gradient in f32; in f16 a sum's, so that the right loss scale does not depend on the batch
+        let scale = if *elem == Elem::F16 { 1.0 } else { 1.0 / options.sizes.tokens() as f32 };
+        forward::body(&mut pass, config, params, &acts)?;
+        backward::head(&mut pass, config, params, grads, &acts, &scratch, (control, scale))?;
+        backward::body(&mut pass, config, params, grads, &acts, &scratch, &buckets)?;
+        pass.at(place::UPDATE);
+        stepcontrol::accumulate(&mut pass, control, &acts.losses)?;
+        Ok(Self { program: pass.finish(), acts, scratch, buckets })
+    }
+}
