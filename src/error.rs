@@ -47,6 +47,13 @@ impl Fault {
     pub fn advice(self, advice: impl fmt::Display) -> Self {
         Self { advice: advice.to_string(), ..self }
     }
+
+    /// Names what the place is part of: `heads` of `config.json` becomes `config.json: heads`.
+    #[must_use]
+    pub fn within(self, whole: impl fmt::Display) -> Self {
+        let place = if self.place.is_empty() { whole.to_string() } else { format!("{whole}: {}", self.place) };
+        Self { place, ..self }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -114,6 +121,12 @@ macro_rules! errors {
                     $(Self::$variant(fault) => fault,)+
                 }
             }
+
+            fn fault_mut(&mut self) -> &mut Fault {
+                match self {
+                    $(Self::$variant(fault) => fault,)+
+                }
+            }
         }
     };
 }
@@ -145,9 +158,38 @@ errors! {
     Network network 1;
 }
 
+impl Error {
+    /// Gives the place another name: a floor above knows the flag that the place came from.
+    #[must_use]
+    pub fn with_place(mut self, place: impl fmt::Display) -> Self {
+        self.fault_mut().place = place.to_string();
+        self
+    }
+
+    /// Says what to do if nothing says so yet.
+    #[must_use]
+    pub fn with_advice(mut self, advice: impl fmt::Display) -> Self {
+        let fault = self.fault_mut();
+        if fault.advice.is_empty() {
+            fault.advice = advice.to_string();
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn floors_above_add_what_they_know() {
+        let low = Fault::at("heads", "").expected("8").found(5);
+        assert_eq!(Error::data(low.clone().within("config.json")).to_string(), "config.json: heads, expected 8, got 5");
+        assert_eq!(Fault::from("broken").within("a.bin").to_string(), "a.bin: broken");
+        let high = Error::usage(low).with_place("--heads").with_advice("try --heads 8");
+        assert_eq!(high.to_string(), "--heads, expected 8, got 5; try --heads 8");
+        assert_eq!(high.clone().with_advice("try something else"), high);
+    }
 
     #[test]
     fn fields_make_one_line() {

@@ -4,6 +4,8 @@
 //! tests and benches); `formats`; `data`; `train`; `infer` and `measure`; `run`; and in the program `cli`. Each uses only
 //! floors below it. `reference` is the f64 meaning of every operator.
 
+#![warn(clippy::expect_used, clippy::unwrap_used)]
+
 #[cfg(test)]
 #[path = "killpoint_tests.rs"]
 mod killpoint;

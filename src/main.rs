@@ -1,5 +1,7 @@
 //! The `wgpt` program: parses, calls, reports.
 
+#![warn(clippy::expect_used, clippy::unwrap_used)]
+
 mod cli;
 
 use std::process::ExitCode;

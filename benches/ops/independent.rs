@@ -124,7 +124,7 @@ fn host(time: Duration, fuses: Option<bool>) -> Others {
         let rounds = 2_000_000;
         let rate = best(time, || {
             std::thread::scope(|scope| {
-                (0..threads).for_each(|_| drop(scope.spawn(move || std::hint::black_box(run(rounds)))))
+                (0..threads).for_each(|_| drop(scope.spawn(move || std::hint::black_box(run(rounds)))));
             });
             flops_a_round * rounds as f64 * threads as f64
         });
@@ -198,16 +198,19 @@ fn arithmetic(fused: bool) -> Option<Loop> {
 
     const WIDE: f64 = 12.0 * 16.0 * 2.0;
     const NARROW: f64 = 12.0 * 8.0 * 2.0;
-    // SAFETY of all four: the processor has what the function was compiled for.
     if std::arch::is_x86_feature_detected!("avx512f") {
         return Some(match fused {
+            // SAFETY: the processor has what the function was compiled for
             true => ("threaded AVX-512 loop", WIDE, |rounds| unsafe { wide::<true>(rounds) }),
+            // SAFETY: as above
             false => ("threaded AVX-512 loop of products and sums", WIDE, |rounds| unsafe { wide::<false>(rounds) }),
         });
     }
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         return Some(match fused {
+            // SAFETY: the processor has what the function was compiled for
             true => ("threaded AVX2 loop", NARROW, |rounds| unsafe { narrow::<true>(rounds) }),
+            // SAFETY: as above
             false => ("threaded AVX2 loop of products and sums", NARROW, |rounds| unsafe { narrow::<false>(rounds) }),
         });
     }

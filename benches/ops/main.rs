@@ -106,18 +106,18 @@ fn variants(caps: &Caps) -> Vec<Caps> {
 
 /// One kernel of one case.
 pub struct Row {
-    pub kernel: String,
-    pub arithmetic: Arithmetic,
+    kernel: String,
+    arithmetic: Arithmetic,
     /// Position of the case.
-    pub case: usize,
+    case: usize,
     /// Position in [`variants`].
-    pub variant: usize,
-    pub flops: u64,
-    pub bytes: u64,
+    variant: usize,
+    flops: u64,
+    bytes: u64,
     /// True if the adapter's record names the kernel for this shape or another.
-    pub from_record: bool,
+    from_record: bool,
     /// Milliseconds that are predicted for the card that figures are set beside.
-    pub predicted_ms: Option<f64>,
+    predicted_ms: Option<f64>,
 }
 
 /// Every kernel once at every shape.

@@ -27,7 +27,9 @@ mod verify;
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use wgpt::error::Error;
+use wgpt::measure::plan::SMALLER;
 
 /// A portable GPT-2 trainer: every operator is a WGSL compute shader.
 #[derive(Debug, Parser)]
@@ -70,10 +72,24 @@ enum Command {
 
 /// Parses the arguments and runs the command; the exit code says what went wrong.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let matches = Cli::command().try_get_matches();
+    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(shown) => return show(&shown),
     };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let command = Cli::command();
+            let command = matches.subcommand_name().and_then(|name| command.find_subcommand(name));
+            tell(&command.map_or(error.clone(), |command| in_flags(error, command)))
+        }
+    }
+}
+
+/// Runs a command.
+fn run(cli: Cli) -> wgpt::error::Result<()> {
     let filter = match cli.verbose {
         0 => "warn,wgpu_hal=error,wgpu_core=error,naga=error",
         1 => "info,wgpu_hal=warn,wgpu_core=warn,naga=warn",
@@ -82,10 +98,7 @@ pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
     expect_broken_tables();
     let asked = match &cli.command {
-        Command::Train(args) => match args.ask() {
-            Ok(asked) => Some(asked),
-            Err(error) => return tell(&error),
-        },
+        Command::Train(args) => Some(args.ask()?),
         _ => None,
     };
     // software Vulkan has cooperative matrices, which f16 wants, at its own width only
@@ -105,10 +118,7 @@ pub fn main() -> ExitCode {
         (Command::Train(args), Some(asked)) => train::run(&args, asked),
         (command, _) => others(command),
     };
-    match if is_run { result } else { result.and_then(|()| stdout::finish()) } {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => tell(&error),
-    }
+    if is_run { result } else { result.and_then(|()| stdout::finish()) }
 }
 
 /// Runs a command that reads its arguments itself.
@@ -137,14 +147,28 @@ fn show(text: &clap::Error) -> ExitCode {
     }
 }
 
+/// Says an error of the floors below, which know no flags, in those of a command: the flag that a setting came from, and
+/// which flags make a run smaller.
+fn in_flags(error: Error, command: &clap::Command) -> Error {
+    let has = |flag: &str| command.get_arguments().any(|argument| argument.get_long() == Some(flag));
+    let flag = match (&error, error.fault().place.as_str()) {
+        (Error::Device(_), wgpt::gpu::CHOICE) => "device".to_owned(),
+        (Error::Usage(_), place) => place.to_owned(),
+        (Error::Memory(_), _) if has("batch") => return error.with_advice(SMALLER),
+        (Error::Memory(_), _) => return error.with_advice("try a smaller model"),
+        _ => return error,
+    };
+    if has(&flag) { error.with_place(format!("--{flag}")) } else { error }
+}
+
 /// One line for an error; its exit code.
-fn tell(error: &wgpt::error::Error) -> ExitCode {
+fn tell(error: &Error) -> ExitCode {
     // names of files and tensors may hold anything; only the table of a memory plan has lines
     let mut text = text::harmless(&error.to_string());
-    if matches!(error, wgpt::error::Error::Data(_)) {
+    if matches!(error, Error::Data(_)) {
         text = text.replace('\n', "\u{240a}");
     }
-    let kind = if matches!(error, wgpt::error::Error::Stopped(_)) { "" } else { "error: " };
+    let kind = if matches!(error, Error::Stopped(_)) { "" } else { "error: " };
     let _ = writeln!(std::io::stderr(), "{kind}{text}");
     ExitCode::from(error.exit_code())
 }
@@ -157,4 +181,27 @@ fn expect_broken_tables() {
             tell(info);
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgpt::error::Fault;
+
+    #[test]
+    fn errors_of_lower_floors_name_the_commands_flags() {
+        let cli = Cli::command();
+        let say =
+            |command: &str, error: &Error| in_flags(error.clone(), cli.find_subcommand(command).unwrap()).to_string();
+        let heads = Error::usage(Fault::at("heads", "too many"));
+        assert_eq!(say("train", &heads), "--heads: too many");
+        assert_eq!(say("generate", &heads), "heads: too many");
+        let adapter = Error::device(Fault::at(wgpt::gpu::CHOICE, "unknown"));
+        assert_eq!(say("train", &adapter), "--device: unknown");
+        let memory = Error::memory(Fault::at("memory", "full"));
+        assert_eq!(say("train", &memory), "memory: full; try a smaller --batch or --context");
+        assert_eq!(say("generate", &memory), "memory: full; try a smaller model");
+        let data = Error::data(Fault::at("heads", "wrong"));
+        assert_eq!(say("train", &data), "heads: wrong");
+    }
 }

@@ -63,7 +63,10 @@ fn kernels(args: &Args) -> Result<(Vec<KernelId>, Option<Caps>)> {
         return Ok((all(), None));
     }
     let hint = |error| match error {
-        Error::Device(text) => Error::device(format!("{text}; or name a GPU that is not here: --gpu h100, or --all")),
+        Error::Device(fault) => {
+            let advice = format!("{}; or name a GPU that is not here: --gpu h100, or --all", fault.advice);
+            Error::device(fault.advice(advice.trim_start_matches("; ")))
+        }
         error => error,
     };
     let caps = match &args.gpu {

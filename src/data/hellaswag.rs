@@ -14,7 +14,7 @@ use parquet::schema::types::Type;
 use serde_json::Value;
 
 use crate::data::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// First word of llm.c's file.
 const MAGIC: i32 = 20_240_522;
@@ -57,16 +57,17 @@ pub struct Set {
 /// other than GPT-2's.
 pub fn read(path: &Path, tokenizer: Tokenizer, limit: usize) -> Result<Set> {
     let name = path.display().to_string();
-    let cannot = |e: std::io::Error| Error::data(format!("{name}: cannot be read ({e})"));
+    let cannot = |e: std::io::Error| Error::data(Fault::at(&name, format!("cannot be read ({e})")));
     let mut file = File::open(path).map_err(cannot)?;
     let mut start = Vec::new();
     file.by_ref().take(4).read_to_end(&mut start).map_err(cannot)?;
     let reader = Reader { name: &name, tokenizer, limit };
     let set = if start == MAGIC.to_le_bytes() || path.extension().is_some_and(|extension| extension == "bin") {
         if tokenizer != Tokenizer::Gpt2 {
-            return Err(Error::usage(format!(
-                "{name}: holds tokens of gpt2, the model's tokenizer is {tokenizer}; try the JSON Lines file"
-            )));
+            return Err(Error::usage(
+                Fault::at(name, format!("holds tokens of gpt2, the model's tokenizer is {tokenizer}"))
+                    .advice("try the JSON Lines file"),
+            ));
         }
         reader.llmc(start, file)?
     } else if start == b"PAR1" {
@@ -76,7 +77,7 @@ pub fn read(path: &Path, tokenizer: Tokenizer, limit: usize) -> Result<Set> {
         reader.lines(BufReader::new(whole))?
     };
     if set.examples.is_empty() {
-        return Err(Error::data(format!("{name}: no example in it, expected at least one")));
+        return Err(Error::data(Fault::at(name, "no example in it").expected("at least one")));
     }
     Ok(set)
 }
@@ -88,21 +89,23 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn fault(&self, text: impl std::fmt::Display) -> Error {
-        Error::data(format!("{}: {text}", self.name))
+    fn fault(&self, fault: impl Into<Fault>) -> Error {
+        Error::data(fault.into().within(self.name))
     }
 
     /// Encodes the texts of example `number`, counted from 1.
     fn example(&self, number: usize, context: &str, endings: &[String], label: &str) -> Result<Example> {
-        let wrong = |text: String| self.fault(format!("example {number}: {text}"));
-        let endings: &[String; ENDINGS] =
-            endings.try_into().map_err(|_| wrong(format!("{} endings, expected {ENDINGS}", endings.len())))?;
+        let wrong = |fault: Fault| self.fault(fault.within(format!("example {number}")));
+        let endings: &[String; ENDINGS] = endings
+            .try_into()
+            .map_err(|_| wrong(Fault::from(format!("{} endings", endings.len())).expected(ENDINGS)))?;
         let label = label.parse().ok().filter(|label| *label < ENDINGS);
-        let label = label
-            .ok_or_else(|| wrong("no label from 0 to 3; try the validation set, whose answers are known".into()))?;
+        let label = label.ok_or_else(|| {
+            wrong(Fault::from("no label from 0 to 3").advice("try the validation set, whose answers are known"))
+        })?;
         let context = self.tokenizer.encode(context);
         if context.is_empty() {
-            return Err(wrong("an empty context, expected text".into()));
+            return Err(wrong(Fault::from("an empty context").expected("text")));
         }
         Ok(Example {
             context,
@@ -119,9 +122,10 @@ impl Reader<'_> {
             let read = reader.by_ref().take(LINE_BYTES + 1).read_until(b'\n', &mut line);
             read.map_err(|e| self.fault(format!("cannot be read ({e})")))?;
             if line.len() as u64 > LINE_BYTES {
-                return Err(self.fault(format!(
-                    "line {number} has more than {LINE_BYTES} bytes, expected an example of HellaSwag"
-                )));
+                return Err(self.fault(
+                    Fault::from(format!("line {number} has more than {LINE_BYTES} bytes"))
+                        .expected("an example of HellaSwag"),
+                ));
             }
             if line.is_empty() || set.examples.len() == self.limit {
                 break;
@@ -131,10 +135,13 @@ impl Reader<'_> {
             }
             set.replaced += line.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
             let value: Value = serde_json::from_str(&String::from_utf8_lossy(&line)).map_err(|e| {
-                self.fault(format!("line {number}: broken JSON ({e}), expected an example of HellaSwag"))
+                self.fault(Fault::from(format!("line {number}: broken JSON ({e})")).expected("an example of HellaSwag"))
             })?;
-            let missing =
-                |key: &str| self.fault(format!("line {number}: no `{key}`, expected the keys ctx, endings and label"));
+            let missing = |key: &str| {
+                self.fault(
+                    Fault::from(format!("line {number}: no `{key}`")).expected("the keys ctx, endings and label"),
+                )
+            };
             let context = value["ctx"].as_str().ok_or_else(|| missing("ctx"))?;
             let endings = value["endings"].as_array().ok_or_else(|| missing("endings"))?;
             let endings: Option<Vec<String>> =
@@ -150,12 +157,13 @@ impl Reader<'_> {
     /// The crate may panic on broken files: that is a fault of the file like any other.
     fn parquet(&self, path: &Path) -> Result<Set> {
         let read = catch_unwind(AssertUnwindSafe(|| self.parquet_rows(path)));
-        read.unwrap_or_else(|_| Err(self.fault("not a whole Parquet file; try copying it again")))
+        read.unwrap_or_else(|_| Err(self.fault(Fault::from("not a whole Parquet file").advice("try copying it again"))))
     }
 
     fn parquet_rows(&self, path: &Path) -> Result<Set> {
-        let broken =
-            |e: &dyn std::fmt::Display| self.fault(format!("not a whole Parquet file ({e}); try copying it again"));
+        let broken = |e: &dyn std::fmt::Display| {
+            self.fault(Fault::from(format!("not a whole Parquet file ({e})")).advice("try copying it again"))
+        };
         let file = File::open(path).map_err(|e| self.fault(format!("cannot be read ({e})")))?;
         let reader = SerializedFileReader::new(file).map_err(|e| broken(&e))?;
         let schema = reader.metadata().file_metadata().schema();
@@ -163,7 +171,11 @@ impl Reader<'_> {
             let found = schema.get_fields().iter().find(|field| field.name() == *key);
             found.cloned().ok_or_else(|| {
                 let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
-                self.fault(format!("no column `{key}`, expected ctx, endings and label, got {}", names.join(", ")))
+                self.fault(
+                    Fault::from(format!("no column `{key}`"))
+                        .expected("ctx, endings and label")
+                        .found(names.join(", ")),
+                )
             })
         };
         let fields = KEYS.iter().map(column).collect::<Result<Vec<_>>>()?;
@@ -196,20 +208,24 @@ impl Reader<'_> {
         file.read_to_end(&mut bytes).map_err(|e| self.fault(format!("cannot be read ({e})")))?;
         if bytes.len() < HEADER_BYTES {
             let got = bytes.len();
-            return Err(self.fault(format!("header is cut short, expected at least {HEADER_BYTES} bytes, got {got}")));
+            return Err(self.fault(
+                Fault::from("header is cut short").expected(format!("at least {HEADER_BYTES} bytes")).found(got),
+            ));
         }
         let (header, body) = bytes.split_at(HEADER_BYTES);
         let word = |i: usize| i32::from_le_bytes(std::array::from_fn(|b| header[4 * i + b]));
         for (field, got, want) in [("magic", word(0), MAGIC), ("version", word(1), 1)] {
             if got != want {
-                return Err(self.fault(format!("{field} is {got}, expected {want}; is it a set that llm.c prepared?")));
+                return Err(self.fault(
+                    Fault::from(format!("{field} is {got}")).expected(want).advice("is it a set that llm.c prepared?"),
+                ));
             }
         }
         let count = word(2);
         if !body.len().is_multiple_of(2) || count < 1 {
-            return Err(
-                self.fault(format!("{count} examples in {} bytes, expected at least 1 in whole words", bytes.len()))
-            );
+            return Err(self.fault(
+                Fault::from(format!("{count} examples in {} bytes", bytes.len())).expected("at least 1 in whole words"),
+            ));
         }
         let words: Vec<u16> = body.as_chunks().0.iter().map(|word| u16::from_le_bytes(*word)).collect();
         let mut words = Words { reader: self, rest: &words, number: 0 };
@@ -224,7 +240,9 @@ impl Reader<'_> {
         }
         match words.rest.len() {
             0 => Ok(set),
-            rest => Err(self.fault(format!("{} bytes follow the last of {count} examples, expected none", 2 * rest))),
+            rest => Err(self.fault(
+                Fault::from(format!("{} bytes follow the last of {count} examples", 2 * rest)).expected("none"),
+            )),
         }
     }
 }
@@ -237,15 +255,14 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    fn fault(&self, text: impl std::fmt::Display) -> Error {
-        self.reader.fault(format!("example {}: {text}", self.number))
+    fn fault(&self, fault: impl Into<Fault>) -> Error {
+        self.reader.fault(fault.into().within(format!("example {}", self.number)))
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u16]> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(count)
-            .ok_or_else(|| self.fault(format!("is cut short, expected {count} more words, got {}", self.rest.len())))?;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(|| {
+            self.fault(Fault::from("is cut short").expected(format!("{count} more words")).found(self.rest.len()))
+        })?;
         self.rest = rest;
         Ok(taken)
     }
@@ -260,10 +277,10 @@ impl<'a> Words<'a> {
         let tokens = self.take(usize::from(length))?;
         let vocab = self.reader.tokenizer.vocab();
         if let Some(id) = tokens.iter().find(|id| usize::from(**id) >= vocab) {
-            return Err(self.fault(format!("token {id}, expected below {vocab}")));
+            return Err(self.fault(Fault::from(format!("token {id}")).expected(format!("below {vocab}"))));
         }
         if tokens.is_empty() {
-            return Err(self.fault("a text of no tokens, expected at least one"));
+            return Err(self.fault(Fault::from("a text of no tokens").expected("at least one")));
         }
         Ok(tokens.to_vec())
     }
@@ -272,17 +289,21 @@ impl<'a> Words<'a> {
         let before = self.rest.len();
         let start = self.one()?;
         if start != START {
-            return Err(self.fault(format!("begins with {start}, expected {START}")));
+            return Err(self.fault(Fault::from(format!("begins with {start}")).expected(START)));
         }
         let [bytes, _index, label, endings] = [self.one()?, self.one()?, self.one()?, self.one()?];
         if usize::from(endings) != ENDINGS || usize::from(label) >= ENDINGS {
-            return Err(self.fault(format!("label {label} of {endings} endings, expected one of {ENDINGS}")));
+            return Err(self.fault(
+                Fault::from(format!("label {label} of {endings} endings")).expected(format!("one of {ENDINGS}")),
+            ));
         }
         let context = self.tokens()?;
         let endings = [self.tokens()?, self.tokens()?, self.tokens()?, self.tokens()?];
         let read = 2 * (before - self.rest.len());
         if usize::from(bytes) != read {
-            return Err(self.fault(format!("has {read} bytes, expected {bytes} by its own count")));
+            return Err(
+                self.fault(Fault::from(format!("has {read} bytes")).expected(format!("{bytes} by its own count")))
+            );
         }
         Ok(Example { context, endings, label: usize::from(label) })
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::data::prepare::Note;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::{TokenSource, cannot_read};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Tokens that are looked at together.
 const BLOCK_TOKENS: usize = 1 << 20;
@@ -62,12 +62,15 @@ pub fn shards(path: &str) -> Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(file).map_err(|e| cannot_read(path, &e))?;
         entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "bin")).collect()
     } else {
-        let paths = glob::glob(path).map_err(|e| Error::data(format!("{path}: not a file pattern: {}", e.msg)))?;
+        let paths =
+            glob::glob(path).map_err(|e| Error::data(Fault::at(path, format!("not a file pattern: {}", e.msg))))?;
         paths.flatten().collect()
     };
     if found.is_empty() {
         let what = if file.is_dir() { "no .bin file in this folder" } else { "no such file" };
-        return Err(Error::data(format!("{path}: {what}, expected at least one token shard; try `wgpt data prepare`")));
+        return Err(Error::data(
+            Fault::at(path, what).expected("at least one token shard").advice("try `wgpt data prepare`"),
+        ));
     }
     found.sort();
     Ok(found)
@@ -82,7 +85,7 @@ pub fn inspect(paths: &[PathBuf], tokenizer: Option<Tokenizer>) -> Result<Report
     let folder = paths.first().and_then(|p| p.parent()).unwrap_or(Path::new(""));
     let note = Note::read(folder)?;
     let noted = note.as_ref().map(|n| n.tokenizer.parse::<Tokenizer>()).transpose().map_err(|_| {
-        Error::data(format!("{}: unknown tokenizer, expected gpt2 or bytes", Note::path(folder).display()))
+        Error::data(Fault::at(Note::path(folder).display(), "unknown tokenizer").expected("gpt2 or bytes"))
     })?;
     let tokenizer = tokenizer.or(noted).unwrap_or_default();
     let results: Vec<Result<ShardReport>> = paths.par_iter().map(|path| shard(path, tokenizer)).collect();
@@ -132,30 +135,26 @@ fn agree(note: &Note, folder: &Path, shards: &[ShardReport]) -> Result<()> {
         if let Some(there) = there
             && there.tokens != noted.tokens
         {
-            return Err(Error::data(format!(
-                "{}: not the shard that {} tells of, expected {} tokens, got {}",
-                there.path.display(),
-                path.display(),
-                noted.tokens,
-                there.tokens
-            )));
+            return Err(Error::data(
+                Fault::at(there.path.display(), format!("not the shard that {} tells of", path.display()))
+                    .expected(format!("{} tokens", noted.tokens))
+                    .found(there.tokens),
+            ));
         }
     }
     let tokens: u64 = note.shards.iter().map(|s| s.tokens).sum();
     if tokens != note.tokens || note.train_tokens.checked_add(note.val_tokens) != Some(tokens) {
-        return Err(Error::data(format!(
-            "{}: counts disagree, expected {tokens} tokens, got {}",
-            path.display(),
-            note.tokens
-        )));
+        return Err(Error::data(
+            Fault::at(path.display(), "counts disagree").expected(format!("{tokens} tokens")).found(note.tokens),
+        ));
     }
     let documents: u64 = shards.iter().map(|s| s.documents).sum();
     if shards.len() == note.shards.len() && documents != note.counts.documents {
-        return Err(Error::data(format!(
-            "{}: counts disagree, expected {documents} documents, got {}",
-            path.display(),
-            note.counts.documents
-        )));
+        return Err(Error::data(
+            Fault::at(path.display(), "counts disagree")
+                .expected(format!("{documents} documents"))
+                .found(note.counts.documents),
+        ));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Text to token ids and back: GPT-2's byte pair encoding, or plain bytes.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use rayon::prelude::*;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -123,7 +123,9 @@ impl FromStr for Tokenizer {
         match name {
             "gpt2" => Ok(Self::Gpt2),
             "bytes" => Ok(Self::Bytes),
-            _ => Err(Error::usage(format!("tokenizer: unknown name, expected gpt2 or bytes, got `{name}`"))),
+            _ => Err(Error::usage(
+                Fault::at("tokenizer", "unknown name").expected("gpt2 or bytes").found(format!("`{name}`")),
+            )),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! another process cuts short would kill this one.
 
 use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -62,9 +62,12 @@ impl TokenSource {
         let size = file.metadata().map_err(|e| cannot_read(&name, &e))?.len();
         let mut header = [0; HEADER_WORDS];
         if size < HEADER_BYTES {
-            return Err(Error::data(format!(
-                "{name}: header is cut short, expected at least {HEADER_BYTES} bytes, got {size}; is it a token shard?"
-            )));
+            return Err(Error::data(
+                Fault::at(name, "header is cut short")
+                    .expected(format!("at least {HEADER_BYTES} bytes"))
+                    .found(size)
+                    .advice("is it a token shard?"),
+            ));
         }
         read_at(&file, bytemuck::cast_slice_mut(&mut header), 0).map_err(|e| cannot_read(&name, &e))?;
         let len = check_header(&name, header.map(i32::from_le), size)?;
@@ -97,10 +100,11 @@ impl TokenSource {
     pub fn read(&self, offset: usize, out: &mut [u16]) -> Result<()> {
         let end = offset.saturating_add(out.len());
         if end > self.len {
-            return Err(Error::data(format!(
-                "{}: read past the end, expected at most {} tokens, got a request for {end}",
-                self.name, self.len
-            )));
+            return Err(Error::data(
+                Fault::at(&self.name, "read past the end")
+                    .expected(format!("at most {} tokens", self.len))
+                    .found(format!("a request for {end}")),
+            ));
         }
         match &self.kind {
             Kind::Memory(tokens) => out.copy_from_slice(&tokens[offset..end]),
@@ -122,13 +126,12 @@ impl TokenSource {
         self.read(offset, out)?;
         match out.iter().position(|&id| usize::from(id) >= vocab) {
             None => Ok(()),
-            Some(i) => Err(Error::data(format!(
-                "{}: token {} is outside the vocabulary, expected an id below {vocab}, got {}; try the tokenizer that \
-                 made this data",
-                self.name,
-                offset + i,
-                out[i]
-            ))),
+            Some(i) => Err(Error::data(
+                Fault::at(&self.name, format!("token {} is outside the vocabulary", offset + i))
+                    .expected(format!("an id below {vocab}"))
+                    .found(out[i])
+                    .advice("try the tokenizer that made this data"),
+            )),
         }
     }
 
@@ -163,14 +166,17 @@ impl Shard {
 /// # Errors
 /// [`Error::Data`] if the pattern is none, nothing matches, or a shard is broken.
 pub fn open_shards(pattern: &str) -> Result<Vec<TokenSource>> {
-    let paths = glob::glob(pattern).map_err(|e| Error::data(format!("{pattern}: not a file pattern: {}", e.msg)))?;
+    let paths =
+        glob::glob(pattern).map_err(|e| Error::data(Fault::at(pattern, format!("not a file pattern: {}", e.msg))))?;
     let mut paths: Vec<PathBuf> = paths
         .collect::<std::result::Result<_, _>>()
         .map_err(|e| cannot_read(&e.path().display().to_string(), e.error()))?;
     if paths.is_empty() {
-        return Err(Error::data(format!(
-            "{pattern}: no file matches, expected at least one token shard; try `wgpt data prepare`"
-        )));
+        return Err(Error::data(
+            Fault::at(pattern, "no file matches")
+                .expected("at least one token shard")
+                .advice("try `wgpt data prepare`"),
+        ));
     }
     paths.sort();
     paths.iter().map(TokenSource::open).collect()
@@ -183,15 +189,15 @@ pub fn open_shards(pattern: &str) -> Result<Vec<TokenSource>> {
 pub fn write_shard(path: impl AsRef<Path>, tokens: &[u16]) -> Result<()> {
     let path = path.as_ref();
     let count = i32::try_from(tokens.len()).map_err(|_| {
-        Error::output(format!(
-            "{}: too many tokens for a shard, expected at most {}, got {}; try several shards",
-            path.display(),
-            i32::MAX,
-            tokens.len()
-        ))
+        Error::output(
+            Fault::at(path.display(), "too many tokens for a shard")
+                .expected(format!("at most {}", i32::MAX))
+                .found(tokens.len())
+                .advice("try several shards"),
+        )
     })?;
     write_words(path, count, tokens)
-        .map_err(|e| Error::output(format!("{}: cannot be written: {}", path.display(), describe(&e))))
+        .map_err(|e| Error::output(Fault::at(path.display(), format!("cannot be written: {}", describe(&e)))))
 }
 
 fn write_words(path: &Path, count: i32, tokens: &[u16]) -> io::Result<()> {
@@ -223,7 +229,7 @@ pub(crate) fn write_tokens(out: &mut dyn Write, tokens: &[u16]) -> io::Result<()
 /// [`Error::Data`] if a file is missing, a folder, unreadable or empty, or there is no file at all.
 pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: Tokenizer) -> Result<Vec<u16>> {
     if paths.is_empty() {
-        return Err(Error::data("text: no file given, expected at least one"));
+        return Err(Error::data(Fault::at("text", "no file given").expected("at least one")));
     }
     let mut tokens = Vec::new();
     for path in paths {
@@ -243,11 +249,13 @@ pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: Tokenizer) ->
 fn read_text(path: &Path) -> Result<Vec<u8>> {
     let name = path.display();
     if path.is_dir() {
-        return Err(Error::data(format!("{name}: is a folder, expected a text file; try one of the files in it")));
+        return Err(Error::data(
+            Fault::at(name, "is a folder").expected("a text file").advice("try one of the files in it"),
+        ));
     }
     let text = std::fs::read(path).map_err(|e| cannot_read(&name.to_string(), &e))?;
     if text.is_empty() {
-        return Err(Error::data(format!("{name}: text is empty, expected at least one byte, got 0")));
+        return Err(Error::data(Fault::at(name, "text is empty").expected("at least one byte").found("0")));
     }
     Ok(text)
 }
@@ -263,7 +271,9 @@ pub fn split(mut tokens: Vec<u16>) -> (Vec<u16>, Vec<u16>) {
 fn open_file(path: &Path) -> Result<File> {
     let name = path.display().to_string();
     if path.is_dir() {
-        return Err(Error::data(format!("{name}: is a folder, expected a token shard; try a pattern such as *.bin")));
+        return Err(Error::data(
+            Fault::at(name, "is a folder").expected("a token shard").advice("try a pattern such as *.bin"),
+        ));
     }
     File::open(path).map_err(|e| cannot_read(&name, &e))
 }
@@ -272,7 +282,7 @@ fn open_file(path: &Path) -> Result<File> {
 fn check_header(name: &str, header: [i32; HEADER_WORDS], size: u64) -> Result<usize> {
     let [magic, version, count] = [header[0], header[1], header[2]];
     let wrong = |what: &str, expected: &dyn std::fmt::Display, got: &dyn std::fmt::Display, hint: &str| {
-        Err(Error::data(format!("{name}: {what}, expected {expected}, got {got}{hint}")))
+        Err(Error::data(Fault::at(name, what).expected(expected).found(got).advice(hint)))
     };
     if magic != MAGIC {
         return wrong("bad magic", &MAGIC, &magic, hint_of_magic(magic));
@@ -286,26 +296,26 @@ fn check_header(name: &str, header: [i32; HEADER_WORDS], size: u64) -> Result<us
     let expected = HEADER_BYTES + 2 * u64::from(count.unsigned_abs());
     if size != expected {
         let expected = format!("{expected} bytes for {count} tokens");
-        return wrong("wrong file size", &expected, &size, "; was it copied whole?");
+        return wrong("wrong file size", &expected, &size, "was it copied whole?");
     }
     Ok(count.unsigned_abs() as usize)
 }
 
-/// What a file with another magic is.
+/// Says what a file with another magic is.
 fn hint_of_magic(magic: i32) -> &'static str {
     match magic {
-        20_240_326 => ": these are llm.c weights; try `wgpt convert`",
-        20_240_327 => ": this is llm.c's debug state",
-        20_240_328 => ": this is llm.c's tokenizer",
-        20_240_522 => ": this is llm.c's HellaSwag; try `wgpt eval`",
-        20_240_527 => ": this is llm.c's optimizer state",
-        20_240_801 => ": these are tokens of Llama 3, 32 bits each",
-        _ => "; was it made by `wgpt data prepare`?",
+        20_240_326 => "these are llm.c weights; try `wgpt convert`",
+        20_240_327 => "this is llm.c's debug state",
+        20_240_328 => "this is llm.c's tokenizer",
+        20_240_522 => "this is llm.c's HellaSwag; try `wgpt eval`",
+        20_240_527 => "this is llm.c's optimizer state",
+        20_240_801 => "these are tokens of Llama 3, 32 bits each",
+        _ => "was it made by `wgpt data prepare`?",
     }
 }
 
 pub(crate) fn cannot_read(name: &str, error: &io::Error) -> Error {
-    Error::data(format!("{name}: cannot be read: {}", describe(error)))
+    Error::data(Fault::at(name, format!("cannot be read: {}", describe(error))))
 }
 
 /// An I/O error in the style of our own: lower case, one line.
@@ -346,9 +356,9 @@ pub(crate) fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Res
 mod tests {
     use super::*;
 
-    fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
+    fn fault<T: std::fmt::Debug>(result: Result<T>) -> Fault {
         match result {
-            Err(Error::Data(fault)) => fault.to_string(),
+            Err(Error::Data(fault)) => *fault,
             other => panic!("expected a data error, got {other:?}"),
         }
     }
@@ -368,7 +378,7 @@ mod tests {
             assert_eq!(out, tokens[offset..offset + 10]);
             source.release();
         }
-        assert!(message(source.read(69_991, &mut [0; 10])).contains("past the end"));
+        assert_eq!(fault(source.read(69_991, &mut [0; 10])).expected, "at most 70000 tokens");
     }
 
     #[test]
@@ -380,18 +390,21 @@ mod tests {
             let mut bytes = std::fs::read(&path).unwrap();
             edit(&mut bytes);
             std::fs::write(&path, bytes).unwrap();
-            message(TokenSource::open(&path))
+            fault(TokenSource::open(&path))
         };
-        let text = damage(&|b| b[0] = 0);
-        assert!(text.contains("bad magic, expected 20240520, got 20240384") && text.contains("x.bin"), "{text}");
-        assert!(damage(&|b| b[4] = 7).ends_with("unknown version, expected 1, got 7"));
-        assert!(damage(&|b| b[11] = 0xff).contains("bad number of tokens, expected at least 1, got -"));
-        assert!(damage(&|b| b[8] = 0).contains("bad number of tokens, expected at least 1, got 0"));
-        assert!(damage(&|b| b[11] = 0x7f).contains("wrong file size"));
-        assert!(damage(&|b| b.push(0)).contains("expected 1030 bytes for 3 tokens, got 1031"));
-        assert!(damage(&|b| b.truncate(1023)).contains("expected at least 1024 bytes, got 1023"));
-        assert!(message(TokenSource::open(dir.path())).contains("is a folder"));
-        assert!(message(TokenSource::open(dir.path().join("none"))).contains("no such file"));
+        let is = |fault: Fault, [what, expected, found]: [&str; 3]| {
+            assert!(fault.place.ends_with("x.bin"), "{fault:?}");
+            assert_eq!([fault.what.as_str(), &fault.expected, &fault.found], [what, expected, found]);
+        };
+        is(damage(&|b| b[0] = 0), ["bad magic", "20240520", "20240384"]);
+        is(damage(&|b| b[4] = 7), ["unknown version", "1", "7"]);
+        is(damage(&|b| b[11] = 0xff), ["bad number of tokens", "at least 1", "-16777213"]);
+        is(damage(&|b| b[8] = 0), ["bad number of tokens", "at least 1", "0"]);
+        is(damage(&|b| b[11] = 0x7f), ["wrong file size", "4261413894 bytes for 2130706435 tokens", "1030"]);
+        is(damage(&|b| b.push(0)), ["wrong file size", "1030 bytes for 3 tokens", "1031"]);
+        is(damage(&|b| b.truncate(1023)), ["header is cut short", "at least 1024 bytes", "1023"]);
+        assert_eq!(fault(TokenSource::open(dir.path())).what, "is a folder");
+        assert!(fault(TokenSource::open(dir.path().join("none"))).what.contains("no such file"));
     }
 
     #[test]
@@ -402,16 +415,17 @@ mod tests {
         }
         let shards = open_shards(&dir.path().join("*.bin").display().to_string()).unwrap();
         assert_eq!(shards.iter().map(TokenSource::len).collect::<Vec<_>>(), [2, 1]);
-        assert!(message(open_shards(&dir.path().join("*.none").display().to_string())).contains("no file matches"));
-        assert!(message(open_shards("a***")).contains("not a file pattern"));
+        assert_eq!(fault(open_shards(&dir.path().join("*.none").display().to_string())).what, "no file matches");
+        assert!(fault(open_shards("a***")).what.starts_with("not a file pattern"));
     }
 
     #[test]
     fn ids_outside_the_vocabulary_are_named() {
         let source = TokenSource::from_tokens("memory", vec![1, 2, 300, 4]);
         source.read_checked(0, &mut [0; 4], 301).unwrap();
-        let text = message(source.read_checked(1, &mut [0; 3], 257));
-        assert!(text.starts_with("memory: token 2 is outside the vocabulary, expected an id below 257, got 300"));
+        let fault = fault(source.read_checked(1, &mut [0; 3], 257));
+        assert_eq!([fault.place.as_str(), &fault.what], ["memory", "token 2 is outside the vocabulary"]);
+        assert_eq!([fault.expected.as_str(), &fault.found], ["an id below 257", "300"]);
     }
 
     #[test]
@@ -430,11 +444,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty");
         std::fs::write(&empty, "").unwrap();
-        let of = |path: &Path| message(tokens_of_text_files(&[path], Tokenizer::Bytes));
-        assert!(of(&empty).contains("text is empty"));
-        assert!(of(dir.path()).contains("is a folder"));
+        let of = |path: &Path| fault(tokens_of_text_files(&[path], Tokenizer::Bytes)).what;
+        assert_eq!([of(&empty), of(dir.path())], ["text is empty", "is a folder"]);
         assert!(of(&dir.path().join("none")).contains("no such file"));
-        assert!(message(tokens_of_text_files(&[] as &[&str], Tokenizer::Bytes)).contains("no file given"));
+        assert_eq!(fault(tokens_of_text_files(&[] as &[&str], Tokenizer::Bytes)).what, "no file given");
     }
 
     #[test]

@@ -5,10 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Bytes gathered before a write reaches the system.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// How the name of a file ends that is not whole yet.
+pub const TEMPORARY: &str = ".tmp";
 
 /// Writes the file `path` with what `fill` puts out, replacing one that is there.
 ///
@@ -19,8 +22,18 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// # Errors
 /// [`Error::Output`] naming `path` if the folder is missing or read-only, the disk is full, or `fill` fails.
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    place(path, |temporary| fill_file(temporary, fill))
+}
+
+/// Puts what `make` makes under a temporary name, be it a file or a link, in the place of `path`, as [`write`] does.
+/// `make` finds nothing under that name.
+///
+/// # Errors
+/// As [`write`].
+pub fn place(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     let temporary = temporary(path);
-    let result = fill_file(&temporary, fill).and_then(|()| fs::rename(&temporary, path));
+    let _ = fs::remove_file(&temporary);
+    let result = make(&temporary).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = result {
         // the first error is the one to tell; a temporary file that cannot be removed either is only litter
         let _ = fs::remove_file(&temporary);
@@ -28,6 +41,26 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
     }
     sync_folder(path);
     Ok(())
+}
+
+/// Gives a file that is whole and forced to disk its name, replacing one that is there.
+///
+/// # Errors
+/// [`Error::Output`] naming `path`.
+pub fn publish(whole: &Path, path: &Path) -> Result<()> {
+    fs::rename(whole, path).map_err(|e| output_error(path, &e))?;
+    sync_folder(path);
+    Ok(())
+}
+
+/// Fails unless a file can be made in `folder`: makes and removes one called `name`.
+///
+/// # Errors
+/// What the system says.
+pub fn probe(folder: &Path, name: &str) -> io::Result<()> {
+    // permissions do not tell: the superuser, read-only mounts and special file systems have rules of their own
+    let file = folder.join(name);
+    File::create(&file).and_then(|_| fs::remove_file(&file))
 }
 
 /// [`write`] for a file that a user names: a device or a pipe is written to, not replaced.
@@ -49,13 +82,13 @@ pub fn output_error(path: &Path, error: &io::Error) -> Error {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "try a folder that you may write to",
         _ => "try another folder",
     };
-    Error::output(format!("{}: cannot be written ({error}); {hint}", path.display()))
+    Error::output(Fault::at(path.display(), format!("cannot be written ({error})")).advice(hint))
 }
 
-/// `path` with `.tmp` behind: the same folder, hence the same file system, so that the rename is one step.
+/// `path` with [`TEMPORARY`] behind: the same folder, hence the same file system, so that the rename is one step.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
-    name.push(".tmp");
+    name.push(TEMPORARY);
     name.into()
 }
 
@@ -99,7 +132,7 @@ mod tests {
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         let error = write(&path, |out| out.write_all(b"ne").and(Err(full()))).unwrap_err();
         assert_eq!(error.exit_code(), 6);
-        assert!(error.to_string().contains("freeing space"), "{error}");
+        assert!(error.fault().advice.contains("freeing space"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -108,7 +141,27 @@ mod tests {
     fn a_missing_folder_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = write(&dir.path().join("no/a"), |_| Ok(())).unwrap_err();
-        assert!(matches!(&error, Error::Output(fault) if fault.to_string().contains("no/a")), "{error}");
+        assert!(matches!(&error, Error::Output(fault) if fault.place.ends_with("no/a")), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_takes_the_place_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "old").unwrap();
+        fs::write(dir.path().join("a.tmp"), "of a process that was killed").unwrap();
+        place(&path, |temporary| std::os::unix::fs::symlink("b", temporary)).unwrap();
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("b"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_probe_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        probe(dir.path(), "probe").unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(probe(&dir.path().join("no"), "probe").unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[cfg(target_os = "linux")]

@@ -1,116 +1,285 @@
-//! Where Hugging Face's cache keeps a model: `models--OWNER--NAME/snapshots/REVISION/`, with the revision that a branch
-//! stands for in `refs/main`.
+//! Hugging Face's cache on disk, in the layout that Python's library uses, so that both share what is there.
+//!
+//! `models--OWNER--NAME/`, and `datasets--OWNER--NAME/` likewise, holds `blobs/CHECKSUM`, `refs/main` (the commit that the
+//! branch points to) and `snapshots/COMMIT/FILE`, which are links into `blobs`.
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Fault, Result};
+use crate::files::atomic::{self, output_error};
+use crate::files::lock::{Lock, Refusal};
 
 /// OpenAI's models by the names that everybody calls them by.
 const OPENAI: [&str; 4] = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"];
 
-/// The cache's folder: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `XDG_CACHE_HOME/huggingface`, else in
+/// Snapshot for files that somebody brings by hand.
+pub const BY_HAND: &str = "by-hand";
+
+/// Returns the cache's folder: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `XDG_CACHE_HOME/huggingface`, else in
 /// `~/.cache/huggingface`. `None` if nothing says where the home folder is.
 #[must_use]
 pub fn cache() -> Option<PathBuf> {
-    let var = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(cache) = var("HF_HUB_CACHE") {
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    cache_by(&variable, env::home_dir())
+}
+
+/// Returns the same by variables and a home folder that are given.
+#[must_use]
+pub fn cache_by(variable: &dyn Fn(&str) -> Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    if let Some(cache) = variable("HF_HUB_CACHE") {
         return Some(cache);
     }
-    let home = var("HF_HOME")
-        .or_else(|| var("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-        .or_else(|| env::home_dir().map(|home| home.join(".cache").join("huggingface")));
+    let home = variable("HF_HOME")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+        .or_else(|| home.map(|home| home.join(".cache").join("huggingface")));
     home.map(|home| home.join("hub"))
 }
 
-/// True if `name` may be a model on the hub: `NAME` or `OWNER/NAME` of letters, digits, `-`, `_` and `.`.
+/// True for a name that can only be a file in a folder: letters, digits, `-`, `_` and `.`, which it does not begin with.
+#[must_use]
+pub fn is_plain_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && name.chars().all(plain)
+}
+
+/// True if `name` may be a model on the hub: `NAME` or `OWNER/NAME`.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
-    let part = |part: &str| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        !part.is_empty() && part.chars().all(plain) && !part.starts_with('.')
-    };
-    name.split('/').count() <= 2 && name.split('/').all(part)
+    name.split('/').count() <= 2 && name.split('/').all(is_plain_name)
 }
 
-/// Folders of the cache in which a model may lie.
-fn repositories(cache: &Path, name: &str) -> Vec<PathBuf> {
-    let folder = |name: &str| cache.join(format!("models--{}", name.replace('/', "--")));
-    let mut list = vec![folder(name)];
-    if OPENAI.contains(&name) {
-        list.insert(0, folder(&format!("openai-community/{name}")));
+/// Kind of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Weights.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
+/// A repository in the cache.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// The cache.
+    root: PathBuf,
+    folder: PathBuf,
+}
+
+impl Repository {
+    /// Names the repository `OWNER/NAME`, or `NAME`, in the cache `root`. Nothing need be there.
+    #[must_use]
+    pub fn new(root: &Path, kind: Kind, name: &str) -> Self {
+        let kind = if kind == Kind::Model { "models" } else { "datasets" };
+        let folder = root.join(format!("{kind}--{}", name.replace('/', "--")));
+        Self { root: root.to_owned(), folder }
     }
-    list
+
+    /// Names the repository whose folder is known.
+    #[must_use]
+    pub fn at(folder: &Path) -> Self {
+        Self { root: folder.parent().unwrap_or(folder).to_owned(), folder: folder.to_owned() }
+    }
+
+    /// Returns the snapshot's folder for which `is_whole` holds: the one that `refs/main` names, else the youngest, be it
+    /// one that was put there by hand.
+    #[must_use]
+    pub fn snapshot(&self, is_whole: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+        let snapshots = self.folder.join("snapshots");
+        let main = fs::read_to_string(self.folder.join("refs").join("main")).unwrap_or_default();
+        // a plain name: a ref is no reason to read elsewhere
+        let main = Some(main.trim()).filter(|name| is_plain_name(name)).map(|name| snapshots.join(name));
+        if let Some(dir) = main.filter(|dir| is_whole(dir)) {
+            return Some(dir);
+        }
+        let all = fs::read_dir(&snapshots).ok()?.flatten().map(|entry| entry.path()).filter(|dir| is_whole(dir));
+        all.max_by_key(|dir| (fs::metadata(dir).and_then(|meta| meta.modified()).ok(), dir.clone()))
+    }
+
+    /// Returns the folder for files that are brought by hand.
+    #[must_use]
+    pub fn by_hand(&self) -> PathBuf {
+        self.folder.join("snapshots").join(BY_HAND)
+    }
+
+    /// Returns the file that holds, or will hold, contents of this checksum.
+    #[must_use]
+    pub fn blob(&self, checksum: &str) -> PathBuf {
+        self.folder.join("blobs").join(checksum)
+    }
+
+    /// Returns the file in which they grow.
+    #[must_use]
+    pub fn incomplete(&self, checksum: &str) -> PathBuf {
+        self.folder.join("blobs").join(format!("{checksum}.incomplete"))
+    }
+
+    /// Returns a file's place in a snapshot.
+    #[must_use]
+    pub fn pointer(&self, commit: &str, path: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit).join(path)
+    }
+
+    /// Holds a blob against other processes until the result is dropped, and makes the folder for it. On a file system
+    /// without locks two processes only do the work twice.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Locked`] if another process fetches it, [`crate::error::Error::Output`].
+    pub fn lock(&self, checksum: &str) -> Result<Option<Lock>> {
+        let folder = self.root.join(".locks").join(self.folder.file_name().unwrap_or_default());
+        make_folder(&folder)?;
+        make_folder(&self.folder.join("blobs"))?;
+        let path = folder.join(format!("{checksum}.lock"));
+        match Lock::take(&path, Duration::ZERO) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(Refusal::Unsupported(_)) => Ok(None),
+            Err(refusal) => Err(refusal.error(&path, |_| {
+                Fault::at(path.display(), "another process fetches this file").advice("wait for it")
+            })),
+        }
+    }
+
+    /// Puts a blob that is there into a snapshot.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Output`].
+    pub fn link(&self, checksum: &str, commit: &str, path: &str) -> Result<()> {
+        let pointer = self.pointer(commit, path);
+        let blob = self.blob(checksum);
+        make_folder(pointer.parent().unwrap_or(&self.folder))?;
+        // from snapshots/COMMIT/a/b the blobs are four folders up
+        let target = format!("{}blobs/{checksum}", "../".repeat(2 + path.matches('/').count()));
+        atomic::place(&pointer, |temporary| {
+            symlink(Path::new(&target), temporary)
+                .or_else(|_| fs::hard_link(&blob, temporary))
+                .or_else(|_| fs::copy(&blob, temporary).map(drop))
+        })
+    }
+
+    /// Notes which snapshot is the newest.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Output`].
+    pub fn set_main(&self, commit: &str) -> Result<()> {
+        let folder = self.folder.join("refs");
+        make_folder(&folder)?;
+        atomic::write(&folder.join("main"), |out| out.write_all(commit.as_bytes()))
+    }
 }
 
-/// The folder of a model's snapshot in `cache` that has a configuration and weights: the one that `refs/main` names, else
-/// the youngest, be it one that was put there by hand. `None` if the cache does not have the model.
+/// Returns the folder of a model's snapshot in `cache`; `None` if the cache does not have the model.
 #[must_use]
-pub fn find(cache: &Path, name: &str) -> Option<PathBuf> {
-    repositories(cache, name).iter().find_map(|repository| snapshot(repository))
+pub fn model(cache: &Path, name: &str) -> Option<PathBuf> {
+    let full = OPENAI.contains(&name).then(|| format!("openai-community/{name}"));
+    let names = full.iter().map(String::as_str).chain([name]);
+    names.map(|name| Repository::new(cache, Kind::Model, name)).find_map(|repository| model_in(&repository))
 }
 
-/// The same for a folder `models--OWNER--NAME` itself.
+/// Returns the snapshot of a repository that has a model's configuration and weights.
 #[must_use]
-pub fn snapshot(repository: &Path) -> Option<PathBuf> {
-    let snapshots = repository.join("snapshots");
+pub fn model_in(repository: &Repository) -> Option<PathBuf> {
     let weights = ["model.safetensors", "model.safetensors.index.json"];
-    let whole = |dir: &PathBuf| dir.join("config.json").exists() && weights.iter().any(|name| dir.join(name).exists());
-    let main = fs::read_to_string(repository.join("refs").join("main")).ok();
-    // one plain name: a ref is no reason to read elsewhere
-    let main = main.as_deref().map(str::trim).filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
-    if let Some(dir) = main.map(|name| snapshots.join(name)).filter(whole) {
-        return Some(dir);
-    }
-    let all = fs::read_dir(&snapshots).ok()?.flatten().map(|entry| entry.path()).filter(whole);
-    all.max_by_key(|dir| (fs::metadata(dir).and_then(|meta| meta.modified()).ok(), dir.clone()))
+    repository.snapshot(|dir| dir.join("config.json").exists() && weights.iter().any(|name| dir.join(name).exists()))
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| output_error(path, &e))
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+#[cfg(windows)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_file(target, link)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn put(repository: &Path, revision: &str) -> PathBuf {
-        let dir = repository.join("snapshots").join(revision);
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("config.json"), "{}").unwrap();
-        fs::write(dir.join("model.safetensors"), "").unwrap();
-        dir
+    /// Puts a file into a snapshot and returns the snapshot.
+    fn put(repository: &Repository, commit: &str, file: &str) -> PathBuf {
+        let path = repository.pointer(commit, file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "{}").unwrap();
+        path.parent().unwrap().to_owned()
     }
 
     #[test]
-    fn main_wins_else_any_snapshot() {
+    fn main_wins_else_the_youngest_and_a_ref_leads_nowhere_else() {
+        for kind in [Kind::Model, Kind::Dataset] {
+            let cache = tempfile::tempdir().unwrap();
+            let repository = Repository::new(cache.path(), kind, "owner/name");
+            let find = || repository.snapshot(|dir| dir.join("a.bin").is_file());
+            assert_eq!(find(), None);
+            let second = put(&repository, "bbb", "a.bin");
+            std::thread::sleep(Duration::from_millis(20));
+            let (first, _) = (put(&repository, "aaa", "a.bin"), put(&repository, "half", "b.bin"));
+            assert_eq!(find().as_ref(), Some(&first), "the youngest that is whole");
+            for (main, dir) in [("bbb\n", &second), ("aaa", &first), ("half", &first), ("gone", &first)] {
+                repository.set_main(main).unwrap();
+                assert_eq!(find().as_ref(), Some(dir), "{main}");
+            }
+            // where such refs lead the file is too
+            let astray = put(&Repository::at(&cache.path().join("other")), "x", "a.bin");
+            fs::write(repository.folder.join("snapshots/a.bin"), "").unwrap();
+            for main in ["../../other/snapshots/x", astray.to_str().unwrap(), "..", ".", "", "aaa/../bbb"] {
+                repository.set_main(main).unwrap();
+                assert_eq!(find().as_ref(), Some(&first), "{main}");
+            }
+        }
+    }
+
+    #[test]
+    fn models_are_found_by_their_names() {
         let cache = tempfile::tempdir().unwrap();
-        assert_eq!(find(cache.path(), "gpt2"), None);
-        let repository = cache.path().join("models--openai-community--gpt2");
-        let (first, second) = (put(&repository, "aaa"), put(&repository, "bbb"));
-        fs::create_dir_all(repository.join("refs")).unwrap();
-        for (revision, dir) in [("aaa\n", &first), ("bbb", &second)] {
-            fs::write(repository.join("refs/main"), revision).unwrap();
-            assert_eq!(find(cache.path(), "gpt2").as_ref(), Some(dir));
-            assert_eq!(find(cache.path(), "openai-community/gpt2").as_ref(), Some(dir));
+        let whole = |name: &str| {
+            let repository = Repository::new(cache.path(), Kind::Model, name);
+            put(&repository, "aaa", "config.json");
+            put(&repository, "aaa", "model.safetensors")
+        };
+        assert_eq!(model(cache.path(), "gpt2"), None);
+        let (openai, own) = (whole("openai-community/gpt2"), whole("somebody/tiny"));
+        for (name, dir) in [("gpt2", &openai), ("openai-community/gpt2", &openai), ("somebody/tiny", &own)] {
+            assert_eq!(model(cache.path(), name).as_ref(), Some(dir));
         }
-        for astray in ["ccc", "../../other", ""] {
-            fs::write(repository.join("refs/main"), astray).unwrap();
-            assert!([&first, &second].contains(&find(cache.path(), "gpt2").as_ref().unwrap()));
-        }
+        assert_eq!(model_in(&Repository::at(&cache.path().join("models--somebody--tiny"))), Some(own));
         // a configuration alone is no model
-        let half = put(&cache.path().join("models--gpt2-medium"), "a");
-        fs::remove_file(half.join("model.safetensors")).unwrap();
-        assert_eq!(find(cache.path(), "gpt2-medium"), None);
-        let own = put(&cache.path().join("models--somebody--tiny"), "c");
-        assert_eq!(find(cache.path(), "somebody/tiny"), Some(own));
+        put(&Repository::new(cache.path(), Kind::Model, "gpt2-medium"), "a", "config.json");
+        assert_eq!(model(cache.path(), "gpt2-medium"), None);
+    }
+
+    #[test]
+    fn blobs_are_locked_and_linked() {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = Repository::new(cache.path(), Kind::Dataset, "owner/name");
+        let lock = repository.lock("abc").unwrap();
+        assert_eq!(repository.lock("abc").unwrap_err().exit_code(), 7);
+        drop(lock);
+        repository.lock("abc").unwrap();
+        fs::write(repository.blob("abc"), "contents").unwrap();
+        for _ in 0..2 {
+            repository.link("abc", "ccc", "data/a.bin").unwrap();
+            assert_eq!(fs::read_to_string(repository.pointer("ccc", "data/a.bin")).unwrap(), "contents");
+        }
     }
 
     #[test]
     fn names() {
         assert!(is_name("gpt2") && is_name("openai-community/gpt2") && is_name("a_b.c/d-e"));
-        assert!(
-            !is_name("")
-                && !is_name("../gpt2")
-                && !is_name("a/b/c")
-                && !is_name("a//b")
-                && !is_name("/a")
-                && !is_name("a b")
-        );
+        for bad in ["", "../gpt2", "a/b/c", "a//b", "/a", "a b"] {
+            assert!(!is_name(bad), "{bad}");
+        }
     }
 }

@@ -1,59 +1,80 @@
-//! One run at a time in a folder: a locked file, which the system frees when its process ends, however it ends.
+//! Locked files, which the system frees when their process ends, however it ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
 
-/// The file's name in a run's folder.
-pub const LOCK: &str = "lock";
+/// Wait between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// A folder that is ours until this is dropped.
+/// A file that is ours until this is dropped.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
     file: File,
 }
 
+/// Why a file could not be locked.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Another process holds it: what the file says of that one, else `another process`.
+    Held(String),
+    /// The file cannot be opened.
+    Failed(io::Error),
+    /// The file system has no locks.
+    Unsupported(io::Error),
+}
+
+impl Refusal {
+    /// Returns the error for the file `path`: of a lock that is held the fault that `held` makes of its holder.
+    #[must_use]
+    pub fn error(self, path: &Path, held: impl FnOnce(&str) -> Fault) -> Error {
+        match self {
+            Self::Held(holder) => Error::locked(held(&holder)),
+            Self::Failed(error) | Self::Unsupported(error) => output_error(path, &error),
+        }
+    }
+}
+
 impl Lock {
-    /// Locks a folder, with a new file if there is none.
+    /// Locks the file `path`, which is made if it is not there, and tries again for as long as `patience` says.
     ///
     /// # Errors
-    /// [`Error::Locked`] naming the holder; [`Error::Output`] if the file cannot be made or locked.
-    pub fn take(dir: &Path) -> Result<Self> {
-        let path = dir.join(LOCK);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        Self::hold(path.clone(), file.map_err(|e| output_error(&path, &e))?)
+    /// See [`Refusal`].
+    pub fn take(path: &Path, patience: Duration) -> Result<Self, Refusal> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        Self::hold(path, file.map_err(Refusal::Failed)?, patience)
     }
 
-    /// Locks a folder that has been locked before; `None` if it has not.
+    /// Locks the file `path` at once; `None` if it is not there.
     ///
     /// # Errors
-    /// As [`Lock::take`].
-    pub fn take_known(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(LOCK);
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => Self::hold(path, file).map(Some),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(output_error(&path, &e)),
+    /// See [`Refusal`].
+    pub fn take_known(path: &Path) -> Result<Option<Self>, Refusal> {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Self::hold(path, file, Duration::ZERO).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Refusal::Failed(error)),
         }
     }
 
-    fn hold(path: PathBuf, file: File) -> Result<Self> {
-        match file.try_lock() {
-            Ok(()) => Ok(Self { path, file }),
-            Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
-                let holder = if holder.trim().is_empty() { "another process" } else { holder.trim() };
-                let folder = path.parent().unwrap_or(&path).display();
-                Err(Error::locked(format!(
-                    "--out: {folder} is in use by {holder}, expected a free folder; try again when that run has ended"
-                )))
+    fn hold(path: &Path, file: File, patience: Duration) -> Result<Self, Refusal> {
+        let begin = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { path: path.to_owned(), file }),
+                Err(TryLockError::Error(error)) => return Err(Refusal::Unsupported(error)),
+                Err(TryLockError::WouldBlock) if begin.elapsed() < patience => std::thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => {
+                    let holder = fs::read_to_string(path).unwrap_or_default();
+                    let holder = if holder.trim().is_empty() { "another process" } else { holder.trim() };
+                    return Err(Refusal::Held(holder.to_owned()));
+                }
             }
-            Err(TryLockError::Error(e)) => Err(output_error(&path, &e)),
         }
     }
 
@@ -62,7 +83,7 @@ impl Lock {
     /// # Errors
     /// [`Error::Output`].
     pub fn sign(&mut self) -> Result<()> {
-        let since = stamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs());
+        let since = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
         let text = format!("process {} on {} since {since}\n", std::process::id(), host());
         let result =
             self.file.set_len(0).and_then(|()| self.file.rewind()).and_then(|()| self.file.write_all(text.as_bytes()));
@@ -78,27 +99,6 @@ fn host() -> String {
     known.unwrap_or_else(|| "this machine".into())
 }
 
-/// Seconds since 1970 as `2026-11-24 01:42:30 UTC`.
-fn stamp(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let leap = |year: u64| u64::from(year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)));
-    let (mut year, mut day) = (1970, days);
-    while day >= 365 + leap(year) {
-        day -= 365 + leap(year);
-        year += 1;
-    }
-    let mut month = 1;
-    for length in [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!("{year}-{month:02}-{:02} {hour:02}:{minute:02}:{:02} UTC", day + 1, second % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,25 +106,33 @@ mod tests {
     #[test]
     fn a_second_one_is_told_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Lock::take_known(dir.path()).unwrap().is_none());
-        let mut lock = Lock::take(dir.path()).unwrap();
+        let path = dir.path().join("lock");
+        assert!(Lock::take_known(&path).unwrap().is_none());
+        let mut lock = Lock::take(&path, Duration::ZERO).unwrap();
+        let refused = || Lock::take(&path, Duration::ZERO).unwrap_err();
+        assert!(matches!(refused(), Refusal::Held(holder) if holder == "another process"));
         lock.sign().unwrap();
-        let error = Lock::take(dir.path()).unwrap_err();
-        assert_eq!(error.exit_code(), 7);
-        assert!(error.to_string().contains(&format!("process {} on ", std::process::id())), "{error}");
+        let error = refused().error(&path, |holder| Fault::at("here", holder));
+        assert_eq!((error.exit_code(), error.fault().place.as_str()), (7, "here"));
+        let holder = &error.fault().what;
+        assert!(holder.starts_with(&format!("process {} on ", std::process::id())), "{holder}");
+        assert!(holder.contains(" since 20") && holder.ends_with(" UTC"), "{holder}");
         drop(lock);
-        Lock::take_known(dir.path()).unwrap().unwrap();
+        Lock::take_known(&path).unwrap().unwrap();
+        let error = Lock::take(dir.path(), Duration::ZERO).unwrap_err().error(&path, |holder| Fault::from(holder));
+        assert_eq!(error.exit_code(), 6);
     }
 
     #[test]
-    fn stamps_are_dates() {
-        // as `date -u -d @N` has them
-        for (seconds, text) in [
-            (0, "1970-01-01 00:00:00 UTC"),
-            (951_782_400, "2000-02-29 00:00:00 UTC"),
-            (1_798_761_599, "2026-12-31 23:59:59 UTC"),
-        ] {
-            assert_eq!(stamp(seconds), text);
-        }
+    fn patience_waits_until_the_lock_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::take(&path, Duration::ZERO).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| Lock::take(&path, Duration::from_secs(60)).map(drop));
+            std::thread::sleep(3 * PAUSE);
+            drop(lock);
+            second.join().unwrap().unwrap();
+        });
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
 use crate::files::disk::{Disk, DiskFile};
 
@@ -56,19 +56,21 @@ impl Manifest {
     }
 
     fn text(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec_pretty(self).map_err(|e| Error::output(format!("{MANIFEST}: cannot be made ({e})")))
+        serde_json::to_vec_pretty(self).map_err(|e| Error::output(Fault::at(MANIFEST, format!("cannot be made ({e})"))))
     }
 
     /// Only the very bytes that [`Manifest::text`] makes: a changed blank is a change.
     fn parse(text: &[u8]) -> Result<Self> {
-        let broken = |what: String| Error::data(format!("{MANIFEST}: {what}"));
-        let found: Self = serde_json::from_slice(text).map_err(|e| broken(format!("is no manifest ({e})")))?;
+        let broken = |fault: Fault| Error::data(fault.within(MANIFEST));
+        let found: Self = serde_json::from_slice(text).map_err(|e| broken(format!("is no manifest ({e})").into()))?;
         if found.version != VERSION {
-            return Err(broken(format!("has version {}, expected {VERSION}; try a newer wgpt", found.version)));
+            return Err(broken(
+                Fault::from(format!("has version {}", found.version)).expected(VERSION).advice("try a newer wgpt"),
+            ));
         }
         let expected = Self::new(found.step, found.files)?;
         if expected.text()? != text {
-            return Err(broken(format!("does not have its own BLAKE3 {}", expected.blake3)));
+            return Err(broken(format!("does not have its own BLAKE3 {}", expected.blake3).into()));
         }
         Ok(expected)
     }
@@ -252,35 +254,42 @@ impl<'d> Checkpoints<'d> {
     /// not let us see; [`Error::Usage`] if a newer program has made it.
     pub fn verify(&self, step: usize) -> Result<u64> {
         let dir = self.path(step);
-        let damaged = |name: &str, what: String| Error::data(format!("{}: {what}", dir.join(name).display()));
+        let damaged = |name: &str, fault: Fault| Error::data(fault.within(dir.join(name).display()));
         let unread = |name: &str, e: &io::Error| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
-                damaged(name, format!("cannot be read ({e})"))
+                damaged(name, format!("cannot be read ({e})").into())
             }
             // a disk that is away does not make a checkpoint a bad one
-            _ => Error::output(format!("{}: cannot be read ({e}); try again", dir.join(name).display())),
+            _ => {
+                Error::output(Fault::at(dir.join(name).display(), format!("cannot be read ({e})")).advice("try again"))
+            }
         };
         let mut text = Vec::new();
         let opened = self.disk.open(&dir.join(MANIFEST)).map_err(|e| unread(MANIFEST, &e))?;
         opened.take(MANIFEST_BYTES).read_to_end(&mut text).map_err(|e| unread(MANIFEST, &e))?;
         if let Some(version) = newer_version(&text) {
-            return Err(Error::usage(format!(
-                "{}: is a checkpoint of a newer wgpt (layout {version}, expected {VERSION}); try that one",
-                dir.display()
-            )));
+            return Err(Error::usage(
+                Fault::at(dir.display(), "is a checkpoint of a newer wgpt")
+                    .expected(format!("layout {VERSION}"))
+                    .found(version)
+                    .advice("try that one"),
+            ));
         }
-        let manifest = Manifest::parse(&text).map_err(|e| Error::data(format!("{}: {e}", dir.display())))?;
+        let manifest = Manifest::parse(&text).map_err(|e| Error::data(e.fault().clone().within(dir.display())))?;
         if manifest.step != step {
-            return Err(damaged(MANIFEST, format!("is of step {}, expected {step}", manifest.step)));
+            return Err(damaged(MANIFEST, Fault::from(format!("is of step {}", manifest.step)).expected(step)));
         }
         let mut bytes = text.len() as u64;
         for (name, expected) in &manifest.files {
             let found = self.measure(&dir.join(name)).map_err(|e| unread(name, &e))?;
             if found.bytes != expected.bytes {
-                return Err(damaged(name, format!("has {} bytes, expected {}", found.bytes, expected.bytes)));
+                return Err(damaged(name, Fault::from(format!("has {} bytes", found.bytes)).expected(expected.bytes)));
             }
             if found.blake3 != expected.blake3 {
-                return Err(damaged(name, format!("has BLAKE3 {}, expected {}", found.blake3, expected.blake3)));
+                return Err(damaged(
+                    name,
+                    Fault::from(format!("has BLAKE3 {}", found.blake3)).expected(&expected.blake3),
+                ));
             }
             bytes += found.bytes;
         }
@@ -343,7 +352,7 @@ impl<'d> Checkpoints<'d> {
         self.disk
             .open(&path)
             .and_then(|mut file| file.read_to_end(&mut bytes))
-            .map_err(|e| Error::data(format!("{}: cannot be read ({e})", path.display())))?;
+            .map_err(|e| Error::data(Fault::at(path.display(), format!("cannot be read ({e})"))))?;
         Ok(bytes)
     }
 }

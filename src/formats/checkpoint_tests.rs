@@ -373,7 +373,8 @@ fn a_checkpoint_of_a_newer_program_is_not_damaged() {
     let signed = [&unsigned[..at], &hash, &unsigned[at..]].concat();
     disk.inner().there.insert(path.clone(), Some(signed.into_bytes()));
     let error = Checkpoints::new(&disk, Path::new(RUN)).newest().map(|_| ()).unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("newer wgpt"), "{error}");
+    let Error::Usage(fault) = &error else { panic!("{error:?}") };
+    assert_eq!((fault.expected.as_str(), fault.found.as_str()), ("layout 1", "2"), "{error}");
     // a version that only a flipped bit has made is damage
     disk.inner().there.insert(path, Some(text.replace(old, "\"version\": 3").into_bytes()));
     assert!(newest(&disk).is_none());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 
 use super::checkpoint::{Checkpoints, MANIFEST};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::disk::System;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
@@ -22,7 +22,9 @@ pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
     match checkpoints.newest()? {
         (Some(step), _) => Ok(Some(checkpoints.path(step))),
         (None, damaged) => match damaged.into_iter().next() {
-            Some(first) => Err(Error::data(format!("{}: no checkpoint is sound: {}", run.display(), first.error))),
+            Some(first) => {
+                Err(Error::data(Fault::at(run.display(), format!("no checkpoint is sound: {}", first.error))))
+            }
             None => Ok(None),
         },
     }
@@ -39,15 +41,17 @@ pub fn is_one(dir: &Path) -> bool {
 /// # Errors
 /// [`Error::Data`] if a tensor is missing or of another shape.
 pub fn read(path: &Path, bytes: &[u8], config: Config, prefix: &str) -> Result<Weights> {
-    let wrong = |what: String| Error::data(format!("{}: {what}", path.display()));
-    let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("is not safetensors ({e})")))?;
+    let wrong = |fault: Fault| Error::data(fault.within(path.display()));
+    let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("is not safetensors ({e})").into()))?;
     let mut weights = Weights::zeros(config);
     for (param, values) in PARAMS.iter().zip(&mut weights.tensors) {
         let name = format!("{prefix}{}", param.name);
-        let tensor = file.tensor(&name).map_err(|e| wrong(format!("has no `{name}` ({e})")))?;
+        let tensor = file.tensor(&name).map_err(|e| wrong(format!("has no `{name}` ({e})").into()))?;
         if tensor.dtype() != Dtype::F32 || tensor.data().len() != 4 * values.len() {
             let found = tensor.shape();
-            return Err(wrong(format!("`{name}` has shape {found:?}, expected {} f32", values.len())));
+            return Err(wrong(
+                Fault::from(format!("`{name}` has shape {found:?}")).expected(format!("{} f32", values.len())),
+            ));
         }
         values.copy_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data()));
     }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use safetensors::Dtype;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::model::params::{PARAMS, Weights};
 
 /// How a weight is stored in a file.
@@ -64,9 +64,11 @@ impl Element {
             // exponent bits all set after rounding: the value was finite before
             if let Some(value) = values.iter().find(|x| to_bf16(**x) & 0x7f80 == 0x7f80) {
                 let name = param.name;
-                return Err(Error::data(format!(
-                    "weights: `{name}` holds {value}, expected numbers that bf16 can hold; try f32"
-                )));
+                return Err(Error::data(
+                    Fault::at("weights", format!("`{name}` holds {value}"))
+                        .expected("numbers that bf16 can hold")
+                        .advice("try f32"),
+                ));
             }
         }
         Ok(())
@@ -116,6 +118,8 @@ mod tests {
         weights.get_mut("fcb", 0)[3] = f32::MAX;
         assert!(Element::F32.check(&weights).is_ok());
         let error = Element::Bf16.check(&weights).unwrap_err();
-        assert!(error.to_string().contains("`fcb` holds 340282350000000000000000000000000000000"), "{error}");
+        let Error::Data(fault) = &error else { panic!("{error:?}") };
+        assert!(fault.what.contains("`fcb` holds 340282350000000000000000000000000000000"), "{error}");
+        assert_eq!(fault.expected, "numbers that bf16 can hold");
     }
 }

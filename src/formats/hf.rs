@@ -13,7 +13,7 @@ pub use super::hf_config::ModelInfo;
 use super::hf_tensors::{ELEMENT_TYPES, PREFIX, Slot, is_buffer, slots};
 use super::mapped::Mapped;
 use super::{hf_config, safetensors_file};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
@@ -39,7 +39,7 @@ const LM_HEAD: &str = "lm_head.weight";
 pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
     if !dir.is_dir() {
         let what = if dir.exists() { "is a file" } else { "no such folder" };
-        return Err(data(dir, format!("{what}, expected a folder with {CONFIG} and {WEIGHTS}")));
+        return Err(data(dir, Fault::from(what).expected(format!("a folder with {CONFIG} and {WEIGHTS}"))));
     }
     let (config, info) = hf_config::read(&dir.join(CONFIG))?;
     let files = weight_files(dir)?;
@@ -92,8 +92,8 @@ pub fn save_as(dir: &Path, weights: &Weights, info: &ModelInfo, element: Element
     hf_config::write(&dir.join(CONFIG), &weights.config, info, element)
 }
 
-fn data(path: &Path, text: impl std::fmt::Display) -> Error {
-    Error::data(format!("{}: {text}", path.display()))
+fn data(path: &Path, fault: impl Into<Fault>) -> Error {
+    Error::data(fault.into().within(path.display()))
 }
 
 fn check_sizes(weights: &Weights) -> Result<()> {
@@ -101,7 +101,7 @@ fn check_sizes(weights: &Weights) -> Result<()> {
         let expected = param.copies(&weights.config) * param.elements(&weights.config);
         if values.len() != expected {
             let (name, got) = (param.name, values.len());
-            return Err(Error::shape(format!("hf.save: `{name}` has {got} values, expected {expected}")));
+            return Err(Error::shape(Fault::at("hf.save", format!("`{name}` has {got} values")).expected(expected)));
         }
     }
     Ok(())
@@ -120,23 +120,26 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     if dir.join("pytorch_model.bin").exists() {
         return Err(data(
             &single,
-            "missing, and pytorch_model.bin is not read; try in Python \
-             `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`",
+            Fault::from("missing, and pytorch_model.bin is not read")
+                .advice("try in Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`"),
         ));
     }
-    Err(data(&single, "missing; try a folder that holds a whole model"))
+    Err(data(&single, Fault::from("missing").advice("try a folder that holds a whole model")))
 }
 
 fn indexed_files(dir: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let text = hf_config::read_small(index).map_err(|e| data(index, format!("cannot be read ({e})")))?;
     let value: Value = serde_json::from_slice(&text).map_err(|e| data(index, format!("broken JSON ({e})")))?;
     let map = value["weight_map"].as_object().filter(|map| !map.is_empty());
-    let map = map.ok_or_else(|| data(index, "no `weight_map`, expected tensor names and their files"))?;
+    let map =
+        map.ok_or_else(|| data(index, Fault::from("no `weight_map`").expected("tensor names and their files")))?;
     let mut files = BTreeSet::new();
     for file in map.values() {
         // a plain name: an index is no reason to read outside its folder
         let name = file.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
-        let name = name.ok_or_else(|| data(index, format!("expected names of files beside it, got {file}")))?;
+        let name = name.ok_or_else(|| {
+            data(index, Fault::from("`weight_map` leads elsewhere").expected("names of files beside it").found(file))
+        })?;
         files.insert(dir.join(name));
     }
     Ok(files.into_iter().collect())
@@ -146,8 +149,9 @@ fn indexed_files(dir: &Path, index: &Path) -> Result<Vec<PathBuf>> {
 fn check_header(path: &Path, bytes: &[u8]) -> Result<()> {
     let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
     if length > HEADER_BYTES {
-        let text = format!("not a whole safetensors file: a header of {length} bytes, expected at most {HEADER_BYTES}");
-        return Err(data(path, text + "; try copying it again"));
+        let fault = Fault::from(format!("not a whole safetensors file: a header of {length} bytes"));
+        let most = format!("at most {HEADER_BYTES}");
+        return Err(data(path, fault.expected(most).advice("try copying it again")));
     }
     Ok(())
 }
@@ -163,8 +167,10 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn error(&self, text: impl std::fmt::Display) -> Error {
-        data(self.path, format!("tensor `{}` {text}", self.name))
+    /// The fault says what is wrong as the rest of a sentence about the tensor.
+    fn error(&self, fault: impl Into<Fault>) -> Error {
+        let fault = fault.into();
+        data(self.path, Fault { what: format!("tensor `{}` {}", self.name, fault.what), ..fault })
     }
 }
 
@@ -179,7 +185,9 @@ impl<'a> Tensors<'a> {
         let mut found = HashMap::new();
         for (path, map) in files {
             check_header(path, map)?;
-            let broken = |e| data(path, format!("not a whole safetensors file ({e}); try copying it again"));
+            let broken = |e| {
+                data(path, Fault::from(format!("not a whole safetensors file ({e})")).advice("try copying it again"))
+            };
             for (name, view) in SafeTensors::deserialize(map).map_err(broken)?.tensors() {
                 let key = name.strip_prefix(PREFIX).unwrap_or(&name).to_owned();
                 if let Some(twin) = found.insert(key, Found { path, name, view, map }) {
@@ -206,7 +214,7 @@ impl<'a> Tensors<'a> {
         let unknown = self.found.iter().filter(|(key, _)| extra(key) && !names.contains(*key));
         // of several the first by name, so that the message does not change from run to run
         unknown.map(|(_, found)| found).min_by_key(|found| &found.name).map_or(Ok(()), |found| {
-            Err(found.error(format!("is unknown, expected a plain GPT-2 of {} layers", config.layers)))
+            Err(found.error(Fault::from("is unknown").expected(format!("a plain GPT-2 of {} layers", config.layers))))
         })
     }
 
@@ -214,10 +222,13 @@ impl<'a> Tensors<'a> {
         let found = self.get(&slot.name)?;
         if found.view.shape() != slot.shape {
             let (got, want) = (shape(found.view.shape()), shape(&slot.shape));
-            return Err(found.error(format!("has shape {got}, expected {want} by {CONFIG}")));
+            return Err(
+                found.error(Fault::from("has another shape").expected(format!("{want} by {CONFIG}")).found(got))
+            );
         }
         if !ELEMENT_TYPES.contains(&found.view.dtype()) {
-            return Err(found.error(format!("has element type {}, expected F32, F16 or BF16", found.view.dtype())));
+            let fault = Fault::from("has another element type").expected("F32, F16 or BF16");
+            return Err(found.error(fault.found(found.view.dtype())));
         }
         Ok(())
     }
@@ -237,14 +248,20 @@ impl<'a> Tensors<'a> {
     }
 
     fn get(&self, name: &str) -> Result<&Found<'a>> {
-        self.found.get(name).ok_or_else(|| data(self.dir, format!("tensor `{name}` is missing, expected by {CONFIG}")))
+        self.found.get(name).ok_or_else(|| {
+            data(self.dir, Fault::from(format!("tensor `{name}` is missing")).expected(format!("by {CONFIG}")))
+        })
     }
 
     fn read(&self, slot: &Slot, weights: &mut Weights) -> Result<()> {
         let found = self.get(&slot.name)?;
         let (dtype, bytes) = (found.view.dtype(), found.view.data());
         slot.read(weights, |out| found.map.decode(dtype, bytes, out)).map_err(|(index, value)| {
-            found.error(format!("holds {value} at index {index}, expected finite numbers; try another copy"))
+            found.error(
+                Fault::from(format!("holds {value} at index {index}"))
+                    .expected("finite numbers")
+                    .advice("try another copy"),
+            )
         })
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::element::Element;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 use crate::model::config::{Config, GPT2_VOCAB};
 
@@ -47,9 +47,13 @@ impl ModelInfo {
 pub fn read(path: &Path) -> Result<(Config, ModelInfo)> {
     let place = path.display().to_string();
     let text = read_small(path).map_err(|e| {
-        Error::data(format!("{place}: cannot be read ({e}); try a folder with config.json and model.safetensors"))
+        Error::data(
+            Fault::at(&place, format!("cannot be read ({e})"))
+                .advice("try a folder with config.json and model.safetensors"),
+        )
     })?;
-    let value = serde_json::from_slice(&text).map_err(|e| Error::data(format!("{place}: broken JSON ({e})")))?;
+    let value =
+        serde_json::from_slice(&text).map_err(|e| Error::data(Fault::at(&place, format!("broken JSON ({e})"))))?;
     Reader { place: &place, value }.read()
 }
 
@@ -83,7 +87,9 @@ pub fn check(config: &Config, info: &ModelInfo) -> Result<()> {
     for (key, id) in [("bos_token_id", info.bos), ("eos_token_id", info.eos)] {
         if let Some(id) = id.filter(|id| *id as usize >= config.vocab) {
             let vocab = config.vocab;
-            return Err(Error::usage(format!("config.json: {key} is {id}, expected below the vocabulary's {vocab}")));
+            return Err(Error::usage(
+                Fault::at("config.json", format!("{key} is {id}")).expected(format!("below the vocabulary's {vocab}")),
+            ));
         }
     }
     Ok(())
@@ -133,7 +139,7 @@ impl Reader<'_> {
             heads: self.size("n_head")?,
             channels: self.size("n_embd")?,
         };
-        config.check().map_err(|e| Error::data(format!("{}: {e}", self.place)))?;
+        config.check().map_err(|e| Error::data(e.fault().clone().within(self.place)))?;
         let inner = &self.value["n_inner"];
         if !inner.is_null() && inner.as_u64() != Some(4 * config.channels as u64) {
             return Err(self.refuse("n_inner", &format!("null or {}", 4 * config.channels)));
@@ -192,7 +198,7 @@ impl Reader<'_> {
 
     fn refuse(&self, key: &str, expected: &str) -> Error {
         let got = self.value.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
-        Error::data(format!("{}: {key}, expected {expected}, got {got}; try a plain GPT-2", self.place))
+        Error::data(Fault::at(self.place, key).expected(expected).found(got).advice("try a plain GPT-2"))
     }
 }
 
@@ -235,7 +241,9 @@ mod tests {
         value.as_object_mut().unwrap().remove("wgpt_tokenizer");
         assert_eq!(parse(value).unwrap().1, ModelInfo::default());
         let error = check(&config(), &ModelInfo::for_tokenizer("gpt2")).unwrap_err();
-        assert_eq!(error.to_string(), "config.json: bos_token_id is 50256, expected below the vocabulary's 257");
+        let Error::Usage(fault) = &error else { panic!("{error:?}") };
+        assert!(fault.place == "config.json" && fault.what.contains("bos_token_id"), "{error}");
+        assert_eq!(fault.expected, "below the vocabulary's 257");
     }
 
     #[test]
@@ -259,8 +267,7 @@ mod tests {
             let mut value = ours();
             value[key] = bad.clone();
             let error = parse(value).expect_err(key);
-            assert_eq!(error.exit_code(), 3, "{key}: {error}");
-            assert!(error.to_string().starts_with("config.json: "), "{key}: {error}");
+            assert!(matches!(&error, Error::Data(fault) if fault.place.starts_with("config.json")), "{key}: {error}");
         }
         assert!(parse(json!([1])).is_err());
     }

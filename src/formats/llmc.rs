@@ -7,7 +7,7 @@ use std::path::Path;
 use super::ModelInfo;
 use super::element::Element;
 use super::mapped::Mapped;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 use crate::model::config::{Config, GPT2_VOCAB};
 use crate::model::params::{PARAMS, Weights};
@@ -48,7 +48,10 @@ pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
     if size < HEADER_BYTES {
         return Err(data(
             path,
-            format!("header is cut short, expected at least {HEADER_BYTES} bytes, got {size}; is it a model of llm.c?"),
+            Fault::from("header is cut short")
+                .expected(format!("at least {HEADER_BYTES} bytes"))
+                .found(size)
+                .advice("is it a model of llm.c?"),
         ));
     }
     let (head, body) = map.split_at(HEADER_BYTES);
@@ -74,7 +77,7 @@ pub fn save(path: &Path, weights: &Weights, element: Element) -> Result<()> {
     header[..2].copy_from_slice(&[MAGIC, version]);
     for (word, (field, value)) in header[2..].iter_mut().zip(FIELDS.iter().zip(fields)) {
         *word = i32::try_from(value)
-            .map_err(|_| Error::usage(format!("convert: {field} is {value}, expected below 2^31")))?;
+            .map_err(|_| Error::usage(Fault::at("convert", format!("{field} is {value}")).expected("below 2^31")))?;
     }
     atomic::write(path, |out: &mut dyn Write| {
         out.write_all(&header.map(i32::to_le_bytes).concat())?;
@@ -82,14 +85,17 @@ pub fn save(path: &Path, weights: &Weights, element: Element) -> Result<()> {
     })
 }
 
-fn data(path: &Path, text: impl std::fmt::Display) -> Error {
-    Error::data(format!("{}: {text}", path.display()))
+fn data(path: &Path, fault: impl Into<Fault>) -> Error {
+    Error::data(fault.into().within(path.display()))
 }
 
 fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
     let words: Vec<i32> = bytes.as_chunks().0.iter().map(|word| i32::from_le_bytes(*word)).collect();
     if words[0] != MAGIC {
-        return Err(data(path, format!("bad magic {}, expected {MAGIC}; is it a model of llm.c?", words[0])));
+        return Err(data(
+            path,
+            Fault::from("bad magic").expected(MAGIC).found(words[0]).advice("is it a model of llm.c?"),
+        ));
     }
     let element = match words[1] {
         3 => Element::F32,
@@ -97,18 +103,27 @@ fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
         other => {
             return Err(data(
                 path,
-                format!("version {other}, expected 3 (f32) or 5 (bf16); try a newer export of llm.c's train_gpt2.py"),
+                Fault::from("unknown version")
+                    .expected("3 (f32) or 5 (bf16)")
+                    .found(other)
+                    .advice("try a newer export of llm.c's train_gpt2.py"),
             ));
         }
     };
     for (field, value) in FIELDS.iter().zip(&words[2..]) {
         if !(1..MOST).contains(value) {
-            return Err(data(path, format!("{field} is {value}, expected 1 to {}", MOST - 1)));
+            let fault = Fault::at(field, "out of range").expected(format!("1 to {}", MOST - 1));
+            return Err(data(path, fault.found(value)));
         }
     }
     let [positions, vocab, layers, heads, channels, padded_vocab] = std::array::from_fn(|i| words[2 + i] as usize);
     if padded_vocab < vocab {
-        return Err(data(path, format!("padded_vocab_size is {padded_vocab}, expected at least vocab_size {vocab}")));
+        return Err(data(
+            path,
+            Fault::at("padded_vocab_size", "too small")
+                .expected(format!("at least vocab_size {vocab}"))
+                .found(padded_vocab),
+        ));
     }
     // size first: a broken header must not decide how much is allocated
     let config = Config { positions, vocab, layers, heads, channels };
@@ -116,14 +131,13 @@ fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
     if want != body as u128 {
         return Err(data(
             path,
-            format!(
-                "{} bytes, expected {} for {layers} layers of {channels} channels; try copying it again",
-                HEADER_BYTES + body,
-                HEADER_BYTES as u128 + want
-            ),
+            Fault::from("wrong file size")
+                .expected(format!("{} bytes for {layers} layers of {channels} channels", HEADER_BYTES as u128 + want))
+                .found(HEADER_BYTES + body)
+                .advice("try copying it again"),
         ));
     }
-    config.check().map_err(|e| data(path, e))?;
+    config.check().map_err(|e| Error::data(e.fault().clone().within(path.display())))?;
     Ok(Header { config, padded_vocab, element })
 }
 
@@ -155,7 +169,9 @@ fn read(path: &Path, header: &Header, map: &Mapped, body: &[u8]) -> Result<Weigh
             let name = param.name;
             data(
                 path,
-                format!("tensor `{name}` holds {value} at index {index}, expected finite numbers; try another copy"),
+                Fault::from(format!("tensor `{name}` holds {value} at index {index}"))
+                    .expected("finite numbers")
+                    .advice("try another copy"),
             )
         })?;
     }

@@ -32,15 +32,14 @@ fn load_bytes(bytes: &[u8]) -> Result<(Weights, ModelInfo)> {
     load(&path)
 }
 
+/// Checks the part of the file that is named, what is wrong, expected and found, where they are given.
 #[track_caller]
-fn refused(bytes: &[u8], parts: &[&str]) {
+fn refused(bytes: &[u8], [place, what, expected, found]: [&str; 4]) {
     let error = load_bytes(bytes).expect_err("refused");
-    assert_eq!(error.exit_code(), 3, "{error}");
-    let text = error.to_string();
-    assert!(text.contains("m.bin: ") && !text.contains('\n'), "{text}");
-    for part in parts {
-        assert!(text.contains(part), "{text}");
-    }
+    let Error::Data(fault) = &error else { panic!("{error:?}") };
+    assert!(fault.place.ends_with(&format!("m.bin{place}")) && !error.to_string().contains('\n'), "{fault:?}");
+    assert!(fault.what.contains(what) && fault.expected.contains(expected), "{fault:?}");
+    assert!(found.is_empty() || fault.found == found, "{fault:?}");
 }
 
 fn with_word(word: usize, value: i32) -> Vec<u8> {
@@ -85,28 +84,34 @@ fn other_paddings_are_read() {
 #[test]
 fn broken_files() {
     let whole = saved(Element::F32);
-    for length in [0, 4, 1023, 1024, 1025, whole.len() - 4, whole.len() - 1] {
-        refused(&whole[..length], &["expected", &length.to_string()]);
+    for length in [0, 4, 1023] {
+        refused(&whole[..length], ["", "header is cut short", "at least 1024 bytes", &length.to_string()]);
     }
-    refused(&[whole.as_slice(), &[0]].concat(), &[&format!("{} bytes, expected {}", whole.len() + 1, whole.len())]);
-    refused(&with_word(0, 20_240_520), &["bad magic 20240520, expected 20240326"]);
+    let size = format!("{} bytes for 2 layers of 36 channels", whole.len());
+    for length in [1024, 1025, whole.len() - 4, whole.len() - 1] {
+        refused(&whole[..length], ["", "wrong file size", &size, &length.to_string()]);
+    }
+    let longer = [whole.as_slice(), &[0]].concat();
+    refused(&longer, ["", "wrong file size", &size, &longer.len().to_string()]);
+    refused(&with_word(0, 20_240_520), ["", "bad magic", "20240326", "20240520"]);
     for version in [0, 1, 2, 4, 6, -3] {
-        refused(&with_word(1, version), &[&format!("version {version}, expected 3 (f32) or 5 (bf16)")]);
+        refused(&with_word(1, version), ["", "unknown version", "3 (f32) or 5 (bf16)", &version.to_string()]);
     }
-    refused(&with_word(1, 5), &["bytes, expected"]);
+    refused(&with_word(1, 5), ["", "wrong file size", "bytes", ""]);
     for word in 2..8 {
+        let place = format!(": {}", FIELDS[word - 2]);
         for value in [0, -1, i32::MIN, i32::MAX, MOST] {
-            refused(&with_word(word, value), &[FIELDS[word - 2], &value.to_string()]);
+            refused(&with_word(word, value), [&place, "out of range", "1 to 16777215", &value.to_string()]);
         }
-        let part = match word {
-            3 => "padded_vocab_size is 384, expected at least vocab_size 16777215",
-            5 => "heads is 16777215", // which does not change the size
-            _ => "bytes, expected",
+        let fault = match word {
+            3 => [": padded_vocab_size", "too small", "at least vocab_size 16777215", "384"],
+            5 => [": heads", "out of range", "", "16777215"], // which does not change the size
+            _ => ["", "wrong file size", "", ""],
         };
-        refused(&with_word(word, MOST - 1), &[part]);
+        refused(&with_word(word, MOST - 1), fault);
     }
-    refused(&with_word(5, 5), &["5 heads do not divide 36 channels"]);
-    refused(&with_word(7, 256), &["padded_vocab_size is 256, expected at least vocab_size 257"]);
+    refused(&with_word(5, 5), [": heads", "5 heads do not divide 36 channels", "a divisor as 4", ""]);
+    refused(&with_word(7, 256), [": padded_vocab_size", "too small", "at least vocab_size 257", "256"]);
 }
 
 #[test]
@@ -114,10 +119,10 @@ fn weights_that_are_not_finite() {
     let mut bytes = saved(Element::F32);
     let end = bytes.len();
     bytes[end - 8..end - 4].copy_from_slice(&f32::NAN.to_le_bytes());
-    refused(&bytes, &["tensor `lnfb` holds NaN at index 34"]);
+    refused(&bytes, ["", "tensor `lnfb` holds NaN at index 34", "finite numbers", ""]);
     let mut bytes = saved(Element::Bf16);
     bytes[1024..1026].copy_from_slice(&[0x80, 0xff]);
-    refused(&bytes, &["tensor `wte` holds -inf at index 0"]);
+    refused(&bytes, ["", "tensor `wte` holds -inf at index 0", "finite numbers", ""]);
 }
 
 /// Any bit of the header may be wrong. Only heads, and the vocabulary within its padding, do not change the size.

@@ -11,7 +11,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 
 /// The key under which the format keeps its metadata; no tensor may be called so.
@@ -113,12 +113,14 @@ fn header(metadata: &BTreeMap<&str, &str>, entries: &[Entry], order: &[usize]) -
         let end = offset + entry.bytes();
         let item = Item::Tensor { dtype: entry.dtype, shape: &entry.shape, data_offsets: [offset, end] };
         if items.insert(&entry.name, item).is_some() {
-            return Err(Error::shape(format!("safetensors: two entries are called `{}`, expected one", entry.name)));
+            return Err(Error::shape(
+                Fault::at("safetensors", format!("two entries are called `{}`", entry.name)).expected("one"),
+            ));
         }
         offset = end;
     }
-    let mut bytes =
-        serde_json::to_vec(&items).map_err(|e| Error::output(format!("safetensors: header cannot be made ({e})")))?;
+    let mut bytes = serde_json::to_vec(&items)
+        .map_err(|e| Error::output(Fault::at("safetensors", format!("header cannot be made ({e})"))))?;
     bytes.resize(bytes.len().next_multiple_of(8), b' ');
     Ok(bytes)
 }

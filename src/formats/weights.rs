@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{checkpoint_weights, llmc};
-use crate::error::{Error, Result};
-use crate::files::hub;
+use crate::error::{Error, Fault, Result};
+use crate::files::hub::{self, Repository};
 use crate::model::Config;
 
 /// Where a model was found.
@@ -52,21 +52,22 @@ pub fn find(from: &Path) -> Result<Place> {
     if from.exists() {
         return file(from);
     }
-    let missing = |text: String| Err(Error::data(format!("{}: {text}", from.display())));
+    let missing = |fault: Fault| Err(Error::data(fault.within(from.display())));
     let Some(name) = from.to_str().filter(|name| hub::is_name(name)) else {
-        return missing("no such file or folder, expected a model's folder or a .bin of llm.c".into());
+        return missing(Fault::from("no such file or folder").expected("a model's folder or a .bin of llm.c"));
     };
     let Some(cache) = hub::cache() else {
         return missing(
-            "no such file or folder, and no home folder in which a cache might have it; try setting HF_HOME".into(),
+            Fault::from("no such file or folder, and no home folder in which a cache might have it")
+                .advice("try setting HF_HOME"),
         );
     };
-    match hub::find(&cache, name) {
+    match hub::model(&cache, name) {
         Some(dir) => Ok(Place::Folder(dir)),
-        None => missing(format!(
-            "no such file or folder, and no model of this name in {}; try `wgpt data fetch {name}`",
-            cache.display()
-        )),
+        None => missing(
+            Fault::from(format!("no such file or folder, and no model of this name in {}", cache.display()))
+                .advice(format!("try `wgpt data fetch {name}`")),
+        ),
     }
 }
 
@@ -79,17 +80,17 @@ fn folder(dir: &Path) -> PathBuf {
     if dir.join("config.json").exists() {
         return dir.to_owned();
     }
-    hub::snapshot(dir).unwrap_or_else(|| dir.to_owned())
+    hub::model_in(&Repository::at(dir)).unwrap_or_else(|| dir.to_owned())
 }
 
 /// What a file is, by its first bytes.
 fn file(path: &Path) -> Result<Place> {
-    let fault = |text: String| Error::data(format!("{}: {text}", path.display()));
+    let wrong = |fault: Fault| Error::data(fault.within(path.display()));
     let mut start = [0; 8];
     let mut read = 0;
-    let mut file = File::open(path).map_err(|e| fault(format!("cannot be read ({e})")))?;
+    let mut file = File::open(path).map_err(|e| wrong(format!("cannot be read ({e})").into()))?;
     while read < start.len() {
-        match file.read(&mut start[read..]).map_err(|e| fault(format!("cannot be read ({e})")))? {
+        match file.read(&mut start[read..]).map_err(|e| wrong(format!("cannot be read ({e})").into()))? {
             0 => break,
             n => read += n,
         }
@@ -100,10 +101,10 @@ fn file(path: &Path) -> Result<Place> {
     }
     // a zip, or a bare pickle: what torch.save writes, now and formerly
     if start.starts_with(b"PK\x03\x04") || start.starts_with(&[0x80, 2]) {
-        return Err(fault(
-            "a pickle file, which can run any program when it is read, expected safetensors or a .bin of llm.c; try in \
-             Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`"
-                .into(),
+        return Err(wrong(
+            Fault::from("a pickle file, which can run any program when it is read")
+                .expected("safetensors or a .bin of llm.c")
+                .advice("try in Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`"),
         ));
     }
     let beside = path.parent().unwrap_or(Path::new(""));
@@ -112,14 +113,17 @@ fn file(path: &Path) -> Result<Place> {
         return Ok(Place::Folder(if beside.as_os_str().is_empty() { ".".into() } else { beside.to_owned() }));
     }
     if is_weights {
-        return Err(fault("weights without a shape, expected a folder with config.json and model.safetensors".into()));
+        return Err(wrong(
+            Fault::from("weights without a shape").expected("a folder with config.json and model.safetensors"),
+        ));
     }
     if path.extension().is_some_and(|extension| extension == "bin") {
         // its own reader says best what is wrong with it
         return Ok(Place::Llmc(path.to_owned()));
     }
-    Err(fault(
-        "no model that is known, expected a folder with config.json and model.safetensors, or a .bin of llm.c".into(),
+    Err(wrong(
+        Fault::from("no model that is known")
+            .expected("a folder with config.json and model.safetensors, or a .bin of llm.c"),
     ))
 }
 

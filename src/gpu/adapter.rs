@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// What an adapter can do, gathered once. Kernels are chosen from this alone, so that choosing is testable without
 /// a GPU.
@@ -60,7 +60,7 @@ pub struct Caps {
     /// Put matrices of this edge together from the smaller ones that the adapter has: for tests of kernels for other
     /// adapters.
     pub emulated_edge: Option<u32>,
-    /// What `wgpt tune` found on this adapter: for an operator and shape, as the operator words it, the kernel to take.
+    /// The fastest kernels on this adapter: for an operator and shape, as the operator words it, the kernel to take.
     /// Empty unless somebody loads a record.
     pub tuned: Arc<BTreeMap<String, String>>,
 }
@@ -125,10 +125,10 @@ impl Caps {
     }
 }
 
-/// An adapter as `wgpt devices` lists it.
+/// An adapter in the list of all.
 #[derive(Debug, Clone)]
 pub struct DeviceInfo {
-    /// Position for `--device`.
+    /// Its position, which [`find`] and [`super::Gpu::open`] take as its name too.
     pub index: usize,
     /// What it can do.
     pub caps: Caps,
@@ -186,16 +186,19 @@ pub fn find(device: Option<&str>) -> Result<Caps> {
     Ok(caps(adapter, &adapter.limits(), adapter.features()))
 }
 
+/// The place of an error about the adapter that was asked for.
+pub const CHOICE: &str = "adapter";
+
 /// Picks an adapter: by index or by part of the name, else by `WGPU_ADAPTER_NAME`, else the first.
 pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<usize> {
     if adapters.is_empty() {
+        let fault = Fault::at("device", "no adapter found").expected("a GPU with a Vulkan, Metal or DX12 driver");
         return Err(Error::device(
-            "device: no adapter found, expected a GPU with a Vulkan, Metal or DX12 driver; install one, or on Linux start \
-             through tools/run, which fetches software Vulkan",
+            fault.advice("install one, or on Linux start through tools/run, which fetches software Vulkan"),
         ));
     }
     let wanted = match device {
-        Some(device) => ("--device", device.to_owned()),
+        Some(device) => (CHOICE, device.to_owned()),
         None => match std::env::var("WGPU_ADAPTER_NAME") {
             Ok(name) if !name.is_empty() => ("WGPU_ADAPTER_NAME", name),
             _ => return Ok(0),
@@ -204,9 +207,10 @@ pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<u
     let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
     let unknown = || {
         let known: Vec<String> = names.iter().enumerate().map(|(i, name)| format!("{i}: {name}")).collect();
-        Error::device(format!("{}: no adapter is `{}`, expected one of {}", wanted.0, wanted.1, known.join(", ")))
+        let fault = Fault::at(wanted.0, format!("no adapter is `{}`", wanted.1));
+        Error::device(fault.expected(format!("one of {}", known.join(", "))))
     };
-    if wanted.0 == "--device"
+    if wanted.0 == CHOICE
         && let Ok(index) = wanted.1.parse::<usize>()
     {
         return if index < names.len() { Ok(index) } else { Err(unknown()) };

@@ -2,7 +2,7 @@
 //! with [`shared_struct!`](crate::shared_struct); naga's reflection of a kernel is compared with it, so that a member that was
 //! moved, renamed or retyped on one side is an error that names it.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// The scalar of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +106,11 @@ impl<'a> Immediates<'a> {
     pub(super) fn check(&self, kernel: &str, found: &[Member<String>], bytes: u32) -> Result<()> {
         if bytes as usize != self.bytes.len() {
             let given = self.bytes.len();
-            return Err(Error::gpu(format!("{kernel}: {given} bytes of immediates, expected {bytes}")));
+            return Err(Error::gpu(Fault::at(kernel, format!("{given} bytes of immediates")).expected(bytes)));
         }
         match self.members {
             Some(members) if bytes > 0 => {
-                compare(members, found).map_err(|what| Error::gpu(format!("{kernel}: immediates: {what}")))
+                compare(members, found).map_err(|what| Error::gpu(Fault::at(kernel, format!("immediates: {what}"))))
             }
             _ => Ok(()),
         }

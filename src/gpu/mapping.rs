@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use super::context::{Gpu, HANG, Ticket};
 use super::faults::Call;
@@ -18,7 +18,10 @@ pub(super) type After = Box<dyn FnOnce() + Send>;
 
 /// The memory of a buffer.
 pub(super) fn raw(buffer: &Buffer) -> Result<&wgpu::Buffer> {
-    buffer.raw.as_ref().ok_or_else(|| Error::gpu(format!("gpu: `{}` of a dry device was used", buffer.label)))
+    buffer
+        .raw
+        .as_ref()
+        .ok_or_else(|| Error::gpu(Fault::at("gpu", format!("`{}` of a dry device was used", buffer.label))))
 }
 
 /// A mapping that comes when the device has let go of the buffer.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use super::context::{Gpu, lock};
 use super::kernel::{Arithmetic, KernelId, OpPass, Pipeline, Purpose};
@@ -167,7 +167,10 @@ impl<'g> Pass<'g> {
             dispatch.tensors.iter().zip(writes).map(|(tensor, writes)| Binding::new(tensor, writes)).collect();
         let limit = u64::from(self.gpu.caps.max_groups);
         let grid = fold(dispatch.groups, limit).ok_or_else(|| {
-            Error::gpu(format!("{name}: {} workgroups, expected at most {}", dispatch.groups, limit * limit))
+            Error::gpu(
+                Fault::at(name, format!("{} workgroups", dispatch.groups))
+                    .expected(format!("at most {}", limit * limit)),
+            )
         })?;
         self.commands.push(Command {
             place: self.place,
@@ -193,12 +196,15 @@ impl<'g> Pass<'g> {
     /// [`Error::Shape`] if the sizes differ.
     pub fn copy(&mut self, source: &Tensor, target: &Tensor) -> Result<()> {
         if source.bytes() != target.bytes() {
-            return Err(Error::shape(format!(
-                "copy: `{}` has {} bytes, `{}` has {}",
-                source.label(),
-                source.bytes(),
-                target.label(),
-                target.bytes()
+            return Err(Error::shape(Fault::at(
+                "copy",
+                format!(
+                    "`{}` has {} bytes, `{}` has {}",
+                    source.label(),
+                    source.bytes(),
+                    target.label(),
+                    target.bytes()
+                ),
             )));
         }
         let action = Action::Copy {
@@ -240,35 +246,28 @@ impl<'g> Pass<'g> {
     fn bind(&self, pipeline: &Pipeline, name: &str, tensors: &[&Tensor]) -> Result<Option<wgpu::BindGroup>> {
         let caps = &self.gpu.caps;
         if tensors.len() != pipeline.reflection.bindings.len() {
-            return Err(Error::gpu(format!(
-                "{name}: {} tensors given, the kernel binds {}",
-                tensors.len(),
-                pipeline.reflection.bindings.len()
+            return Err(Error::gpu(Fault::at(
+                name,
+                format!("{} tensors given, the kernel binds {}", tensors.len(), pipeline.reflection.bindings.len()),
             )));
         }
         for tensor in tensors {
             if tensor.bytes() > caps.max_binding_bytes {
-                return Err(Error::memory(format!(
-                    "{name}: `{}` has {} MiB, {} binds at most {} MiB at once; try a smaller --batch",
-                    tensor.label(),
-                    tensor.bytes() >> 20,
-                    caps.name,
-                    caps.max_binding_bytes >> 20
-                )));
+                let fault = Fault::at(name, format!("`{}` is too large for {}", tensor.label(), caps.name));
+                let most = format!("at most {} MiB bound at once", caps.max_binding_bytes >> 20);
+                return Err(Error::memory(fault.expected(most).found(format!("{} MiB", tensor.bytes() >> 20))));
             }
             if !tensor.offset.is_multiple_of(caps.offset_alignment) {
-                return Err(Error::gpu(format!(
-                    "{name}: `{}` starts at byte {}, expected a multiple of {}",
-                    tensor.label(),
-                    tensor.offset,
-                    caps.offset_alignment
-                )));
+                return Err(Error::gpu(
+                    Fault::at(name, format!("`{}` starts at byte {}", tensor.label(), tensor.offset))
+                        .expected(format!("a multiple of {}", caps.offset_alignment)),
+                ));
             }
         }
         let Some(raw) = &self.gpu.raw else { return Ok(None) };
         // before the look-up: ids of a dry device's buffers are also ids of this one's
         if let Some(tensor) = tensors.iter().find(|tensor| tensor.buffer.raw.is_none()) {
-            return Err(Error::gpu(format!("{name}: `{}` is a tensor of a dry device", tensor.label())));
+            return Err(Error::gpu(Fault::at(name, format!("`{}` is a tensor of a dry device", tensor.label()))));
         }
         let Some((_, layout)) = pipeline.built() else { return Ok(None) };
         let window =
@@ -294,7 +293,7 @@ impl<'g> Pass<'g> {
         let group =
             raw.device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(name), layout, entries: &entries });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::gpu(format!("{name}: cannot be bound: {error}")));
+            return Err(Error::gpu(Fault::at(name, format!("cannot be bound: {error}"))));
         }
         self.gpu.bind_groups_created.fetch_add(1, Ordering::Relaxed);
         cache.insert(key, group.clone());

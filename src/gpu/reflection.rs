@@ -1,6 +1,6 @@
 //! A kernel's demands on the adapter, read from its text before a driver sees it.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use super::adapter::Caps;
 use super::layout::{self, Member};
@@ -86,7 +86,10 @@ impl Reflection {
             ("bytes of immediates", self.immediate_bytes, 64),
         ] {
             if need > limit {
-                return Err(Error::gpu(format!("kernel {name}: {need} {what}, {} allows {limit}", caps.name)));
+                return Err(Error::gpu(Fault::at(
+                    format!("kernel {name}"),
+                    format!("{need} {what}, {} allows {limit}", caps.name),
+                )));
             }
         }
         self.needs.check(name, caps)
@@ -165,17 +168,24 @@ impl Needs {
             ("subgroup operations", self.subgroups, caps.subgroups),
         ] {
             if need && !have {
-                return Err(Error::gpu(format!("kernel {name}: needs {what}, {} has none", caps.name)));
+                return Err(Error::gpu(Fault::at(
+                    format!("kernel {name}"),
+                    format!("needs {what}, {} has none", caps.name),
+                )));
             }
         }
         match self.matrix_edges.iter().find(|edge| !caps.matrix_edges.contains(edge)) {
-            Some(0) => Err(Error::gpu(format!(
-                "kernel {name}: needs cooperative matrices that are not square, of f16 operands and f32 sums"
+            Some(0) => Err(Error::gpu(Fault::at(
+                format!("kernel {name}"),
+                "needs cooperative matrices that are not square, of f16 operands and f32 sums",
             ))),
-            Some(edge) => Err(Error::gpu(format!(
-                "kernel {name}: needs cooperative matrices of {edge}x{edge}, {} has {}",
-                caps.name,
-                if caps.matrix_edges.is_empty() { "none".into() } else { format!("edges {:?}", caps.matrix_edges) }
+            Some(edge) => Err(Error::gpu(Fault::at(
+                format!("kernel {name}"),
+                format!(
+                    "needs cooperative matrices of {edge}x{edge}, {} has {}",
+                    caps.name,
+                    if caps.matrix_edges.is_empty() { "none".into() } else { format!("edges {:?}", caps.matrix_edges) }
+                ),
             ))),
             None => Ok(()),
         }

@@ -80,7 +80,7 @@ impl UploadRing {
         // before a slot is taken: a refused upload leaves the ring whole
         let no_lap = timed.as_ref().is_some_and(|timed| timed.stops && timed.watch.is_full());
         if no_lap || reads.iter().any(|read| read.is_full()) {
-            return Err(Error::gpu("gpu: the read ring is full, its results must be taken first"));
+            return Err(Error::gpu(Fault::at("gpu", "the read ring is full, its results must be taken first")));
         }
         let room = self.slots.front().map_or(0, |slot| slot.buffer.size);
         let mut need = 0;
@@ -96,7 +96,7 @@ impl UploadRing {
             }
         }
         let Some(mut slot) = self.slots.pop_front() else {
-            return Err(Error::gpu("gpu: an upload ring without slots"));
+            return Err(Error::gpu(Fault::at("gpu", "an upload ring without slots")));
         };
         gpu.poll()?;
         if !slot.mapping.is_there(gpu)? {
@@ -194,7 +194,7 @@ impl ReadRing {
         let buffer = self
             .free
             .pop_front()
-            .ok_or_else(|| Error::gpu("gpu: the read ring is full, its results must be taken first"))?;
+            .ok_or_else(|| Error::gpu(Fault::at("gpu", "the read ring is full, its results must be taken first")))?;
         let target = raw(&buffer)?;
         encoder.copy_buffer_to_buffer(raw(&self.tensor.buffer)?, self.tensor.offset, target, 0, self.tensor.bytes());
         let (mapping, ask) = Mapping::new(gpu, "a read-back", target, target.size(), wgpu::MapMode::Read);

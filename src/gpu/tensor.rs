@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::ALIGNMENT;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,7 +28,7 @@ impl Elem {
         }
     }
 
-    /// Returns its name, as `--precision` and WGSL have it.
+    /// Returns its name, as WGSL has it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -202,25 +202,25 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shape`].
-    pub fn expect(&self, place: &str, name: &str, rows: usize, columns: usize) -> Result<()> {
+    pub fn check_shape(&self, place: &str, name: &str, rows: usize, columns: usize) -> Result<()> {
         if (self.rows, self.columns) == (rows, columns) {
             return Ok(());
         }
-        Err(Error::shape(format!(
-            "{place}: `{name}` has shape ({}, {}), expected ({rows}, {columns})",
-            self.rows, self.columns
-        )))
+        let shape = |rows: usize, columns: usize| format!("({rows}, {columns})");
+        let fault = Fault::at(place, format!("`{name}` has another shape")).expected(shape(rows, columns));
+        Err(Error::shape(fault.found(shape(self.rows, self.columns))))
     }
 
     /// Fails unless the elements are of the type `elem`.
     ///
     /// # Errors
     /// [`Error::Shape`] naming what was found.
-    pub fn expect_elem(&self, place: &str, name: &str, elem: Elem) -> Result<()> {
+    pub fn check_elem(&self, place: &str, name: &str, elem: Elem) -> Result<()> {
         if self.elem == elem {
             return Ok(());
         }
-        Err(Error::shape(format!("{place}: `{name}` holds {:?}, expected {elem:?}", self.elem)))
+        let fault = Fault::at(place, format!("`{name}` holds other elements"));
+        Err(Error::shape(fault.expected(elem.name()).found(self.elem.name())))
     }
 }
 

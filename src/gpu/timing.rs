@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use super::context::Gpu;
 use super::pass::{Command, Program};
@@ -99,13 +99,13 @@ impl Program {
     /// [`Error::Gpu`] if the adapter cannot tell; else as [`Gpu::check`].
     pub fn span_ms(&self, gpu: &Gpu) -> Result<f64> {
         if !gpu.caps.encoder_timestamps {
-            return Err(Error::gpu(format!("timing: {} has no timestamps between passes", gpu.caps.name)));
+            return Err(Error::gpu(Fault::at("timing", format!("{} has no timestamps between passes", gpu.caps.name))));
         }
         let raw = gpu.raw()?;
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         let resolved = gpu.buffer("timestamps", 16, usage)?;
         let Some(target) = resolved.raw.as_ref() else {
-            return Err(Error::gpu("timing: a dry device was timed"));
+            return Err(Error::gpu(Fault::at("timing", "a dry device was timed")));
         };
         let set = raw.device.create_query_set(&wgpu::QuerySetDescriptor {
             label: Some("timestamps"),
@@ -129,7 +129,7 @@ impl Program {
     /// [`Error::Gpu`] if the adapter has no timestamps; else as [`Gpu::check`].
     pub fn timings(&self, gpu: &Gpu) -> Result<Timings> {
         if !gpu.caps.timestamps {
-            return Err(Error::gpu(format!("timing: {} has no timestamps", gpu.caps.name)));
+            return Err(Error::gpu(Fault::at("timing", format!("{} has no timestamps", gpu.caps.name))));
         }
         let raw = gpu.raw()?;
         let period_ms = f64::from(raw.queue.get_timestamp_period()) * 1e-6;
@@ -140,7 +140,7 @@ impl Program {
             wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
         )?;
         let Some(target) = resolved.raw.as_ref() else {
-            return Err(Error::gpu("timing: a dry device was timed"));
+            return Err(Error::gpu(Fault::at("timing", "a dry device was timed")));
         };
         let set = raw.device.create_query_set(&wgpu::QuerySetDescriptor {
             label: Some("timestamps"),

@@ -1,6 +1,6 @@
 //! Tensors between host and device outside of a step, waiting for what it takes; a step has the rings.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use super::context::Gpu;
 use super::mapping::{Mapping, raw};
@@ -29,7 +29,7 @@ impl Gpu {
         for (tensor, data) in list {
             let (label, expected, found) = (tensor.label(), tensor.bytes(), data.len());
             if found as u64 != expected {
-                return Err(Error::shape(format!("write: `{label}` has {expected} bytes, got {found}")));
+                return Err(Error::shape(Fault::at("write", format!("`{label}` has {expected} bytes")).found(found)));
             }
             let (Some(raw), Some(buffer)) = (&self.raw, &tensor.buffer.raw) else { continue };
             for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::data::hellaswag::{ENDINGS, Example};
 use crate::data::{Batch, Rows};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::{Gpu, Pass, Program, ReadRing, Upload, UploadRing};
 use crate::model::{Activations, Config, Params, forward};
 
@@ -126,9 +126,11 @@ impl<'a> Evaluator<'a> {
         }
         let mean = sum / (count * context) as f64;
         if !mean.is_finite() {
-            return Err(Error::diverged(format!(
-                "eval: the loss is {mean}, expected a finite one; the weights are of no use"
-            )));
+            return Err(Error::diverged(
+                Fault::at("eval", format!("the loss is {mean}"))
+                    .expected("a finite one")
+                    .advice("the weights are of no use"),
+            ));
         }
         Ok(mean)
     }
@@ -212,17 +214,16 @@ fn rows(examples: &[Example], vocab: usize, positions: usize) -> Result<(Vec<Row
             let mut tokens = [example.context.as_slice(), tokens].concat();
             let scored = tokens.len() - example.context.len();
             if let Some(id) = tokens.iter().find(|id| usize::from(**id) >= vocab) {
-                return Err(Error::data(format!(
-                    "hellaswag: example {}: token {id}, expected below the model's {vocab}",
-                    i + 1
-                )));
+                return Err(Error::data(
+                    Fault::at("hellaswag", format!("example {}: token {id}", i + 1))
+                        .expected(format!("below the model's {vocab}")),
+                ));
             }
             if scored >= most {
-                return Err(Error::data(format!(
-                    "hellaswag: example {}: an ending of {scored} tokens, expected fewer than the model's {} positions",
-                    i + 1,
-                    most - 1
-                )));
+                return Err(Error::data(
+                    Fault::at("hellaswag", format!("example {}: an ending of {scored} tokens", i + 1))
+                        .expected(format!("fewer than the model's {} positions", most - 1)),
+                ));
             }
             is_cut |= tokens.len() > most;
             tokens.drain(..tokens.len().saturating_sub(most));

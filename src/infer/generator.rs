@@ -1,7 +1,7 @@
 //! Continuing a text: a prompt is encoded at once, then every token costs one position's work, for the keys and values
 //! of all before it are kept.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, Upload, UploadRing};
 use crate::model::{Activations, Config, Params, forward};
 use crate::ops::{cast, matmul};
@@ -117,11 +117,13 @@ impl<'a> Generator<'a> {
         let n = tokens.len();
         self.prompt.2 = false;
         if n == 0 || n > self.context {
-            return Err(Error::shape(format!("generate: {n} tokens, expected 1 to {}", self.context)));
+            return Err(Error::shape(
+                Fault::at("generate", format!("{n} tokens")).expected(format!("1 to {}", self.context)),
+            ));
         }
         let found = self.recorded.iter().find(|r| r.acts.positions >= n);
         let Some(Recorded { acts, body }) = found else {
-            return Err(Error::shape(format!("generate: no program for {n} tokens")));
+            return Err(Error::shape(Fault::at("generate", format!("no program for {n} tokens"))));
         };
         let mut padded = tokens.to_vec();
         padded.resize(acts.positions, 0); // causal attention never looks at them
@@ -146,9 +148,10 @@ impl<'a> Generator<'a> {
         let position = self.kept.len();
         if position == 0 || position >= self.context {
             let most = self.context - 1;
-            return Err(Error::shape(format!(
-                "generate: {position} positions are kept, expected 1 to {most} before one more"
-            )));
+            return Err(Error::shape(
+                Fault::at("generate", format!("{position} positions are kept"))
+                    .expected(format!("1 to {most} before one more")),
+            ));
         }
         self.kept.push(token);
         let Some(Cached { one, at, step }) = &self.cached else {

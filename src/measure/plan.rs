@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::{Caps, Elem, Gpu};
 use crate::model::activations::LOGITS_LABEL;
 use crate::model::{Config, Recompute};
@@ -196,18 +196,21 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
     let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
     if let Some((label, bytes)) = &plan.oversized {
         let largest = caps.max_buffer_bytes >> 20;
-        return Err(Error::memory(format!(
-            "memory: `{label}` needs {} MiB, {} has buffers of at most {largest} MiB; try a smaller --batch, --context or \
-             model (the run needs {} MiB in all)",
-            bytes >> 20,
-            caps.name,
-            total >> 20
-        )));
+        return Err(Error::memory(
+            Fault::at(
+                "memory",
+                format!("`{label}` needs {} MiB, {} has buffers of at most {largest} MiB", bytes >> 20, caps.name),
+            )
+            .advice(format!("try a smaller --batch, --context or model (the run needs {} MiB in all)", total >> 20)),
+        ));
     }
     let mut table: String = rows.iter().map(|(label, bytes)| format!("  {:>10} MiB {label}\n", mib(*bytes))).collect();
     table += &format!("  {:>10} MiB in all", mib(total));
     Ok((total, table))
 }
+
+/// The advice for a run that does not fit.
+pub const SMALLER: &str = "try a smaller --batch or --context";
 
 /// Fails if a run does not fit: into `limit` bytes if given, else on a software adapter into what is free.
 ///
@@ -220,12 +223,11 @@ pub fn check_memory(gpu: &Gpu, settings: &Settings, limit: Option<u64>) -> Resul
     if total <= limit {
         return Ok(());
     }
-    Err(Error::memory(format!(
-        "memory: the run needs {} MiB, expected at most {} MiB; try a smaller --batch, --context or model, or \
-         --recompute block\n{table}",
-        mib(total),
-        mib(limit)
-    )))
+    Err(Error::memory(
+        Fault::at("memory", format!("the run needs {} MiB", mib(total)))
+            .expected(format!("at most {} MiB", mib(limit)))
+            .advice(format!("try a smaller --batch, --context or model, or --recompute block\n{table}")),
+    ))
 }
 
 /// The largest batch of a run that fits, of which steps of its tokens are made of.
@@ -247,12 +249,17 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
     let divides = |batch: usize| tokens_per_step.is_none_or(|tokens| tokens.is_multiple_of((batch * rank).max(1)));
     let found = subject.largest_batch(gpu, limit.saturating_sub(host), divides)?;
     found.ok_or_else(|| {
-        Error::memory(format!(
-            "memory: --batch auto: not even one sequence of {} tokens fits into {} MiB; try a smaller --context or model, or \
-             --recompute block",
-            settings.train.context,
-            mib(limit)
-        ))
+        Error::memory(
+            Fault::at(
+                "memory",
+                format!(
+                    "--batch auto: not even one sequence of {} tokens fits into {} MiB",
+                    settings.train.context,
+                    mib(limit)
+                ),
+            )
+            .advice("try a smaller --context or model, or --recompute block"),
+        )
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Program};
 use crate::ops::roof::{self, Scalar};
 
@@ -52,7 +52,7 @@ pub(super) fn a_second(what: &str, amount: f64, ms: f64) -> Result<f64> {
     if ms > 0.0 {
         return Ok(amount / ms * 1e3);
     }
-    Err(Error::device(format!("roofs: the device's clock says {ms} ms for {what}: it computes nothing")))
+    Err(Error::device(Fault::at("roofs", format!("the device's clock says {ms} ms for {what}: it computes nothing"))))
 }
 
 /// The shortest of several runs.
@@ -103,8 +103,8 @@ mod tests {
         assert_eq!(a_second("copies", 2e9, 1e3).ok(), Some(2e9));
         for ms in [0.0, f64::NAN] {
             let error = a_second("copies", 2e9, ms).expect_err("no rate");
-            assert_eq!(error.exit_code(), 4);
-            assert!(error.to_string().contains(&format!("{ms} ms for copies: it computes nothing")), "{error}");
+            assert!(matches!(&error, Error::Device(fault) if fault.place == "roofs"), "{error:?}");
+            assert!(error.fault().what.contains(&format!("{ms} ms for copies")), "{error}");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::tensor::row_windows;
 use crate::gpu::{Caps, Elem, Gpu, Pool, Tensor};
 use crate::ops::{bias, layernorm, matmul};
@@ -52,7 +52,9 @@ impl FromStr for Recompute {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.iter().find(|(name, _)| *name == text).map(|(_, level)| *level);
-        found.ok_or_else(|| Error::usage(format!("--recompute: `{text}`, expected none, gelu, ln or block")))
+        let unknown =
+            || Fault::at("recompute", "unknown level").expected("none, gelu, ln or block").found(format!("`{text}`"));
+        found.ok_or_else(|| Error::usage(unknown()))
     }
 }
 

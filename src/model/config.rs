@@ -1,6 +1,6 @@
 //! The shape of a GPT-2 model, and the names under which the usual shapes are known.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// The numbers that fix every tensor's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,17 +36,6 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`], see there.
     pub fn check(&self) -> Result<()> {
-        for (name, value) in [
-            ("context", self.positions),
-            ("vocab", self.vocab),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("channels", self.channels),
-        ] {
-            if value == 0 {
-                return Err(Error::usage(format!("model: {name} is 0, expected at least 1")));
-            }
-        }
         for (name, value, most) in [
             ("context", self.positions, 1 << 24),
             ("vocab", self.vocab, 1 << 24),
@@ -54,25 +43,20 @@ impl Config {
             ("heads", self.heads, 1 << 20),
             ("channels", self.channels, 1 << 20),
         ] {
-            if value > most {
-                return Err(Error::usage(format!("model: {name} is {value}, expected at most {most}")));
+            if !(1..=most).contains(&value) {
+                let fault = Fault::at(name, "out of range").expected(format!("1 to {most}"));
+                return Err(Error::usage(fault.found(value)));
             }
         }
         if !self.channels.is_multiple_of(self.heads) {
-            return Err(Error::usage(format!(
-                "model: {} heads do not divide {} channels; try --heads {}",
-                self.heads,
-                self.channels,
-                nearest_divisor(self.channels, self.heads)
-            )));
+            let fault = Fault::at("heads", format!("{} heads do not divide {} channels", self.heads, self.channels));
+            let divisor = nearest_divisor(self.channels, self.heads);
+            return Err(Error::usage(fault.expected(format!("a divisor as {divisor}"))));
         }
         if !(8..=128).contains(&self.head_size()) {
-            return Err(Error::usage(format!(
-                "model: {} channels over {} heads make heads of {} channels, expected 8 to 128",
-                self.channels,
-                self.heads,
-                self.head_size()
-            )));
+            let fault = Fault::at("heads", format!("{} over {} channels", self.heads, self.channels));
+            let found = format!("{} channels", self.head_size());
+            return Err(Error::usage(fault.expected("heads of 8 to 128 channels").found(found)));
         }
         Ok(())
     }
@@ -83,10 +67,9 @@ impl Config {
     /// [`Error::Usage`] naming the descriptors there are.
     pub fn from_descriptor(name: &str) -> Result<Self> {
         let unknown = || {
-            Error::usage(format!(
-                "--model: unknown model `{name}`, expected one of d6 d12 d24 d36 d48 d60 d72 d84 or gpt3:cN with N one of \
-                 384 768 1024 1536 2048 2560 4096 12288"
-            ))
+            let known =
+                "one of d6 d12 d24 d36 d48 d60 d72 d84 or gpt3:cN with N one of 384 768 1024 1536 2048 2560 4096 12288";
+            Error::usage(Fault::at("model", "unknown model").expected(known).found(format!("`{name}`")))
         };
         if let Some(channels) = name.strip_prefix("gpt3:c") {
             let channels: usize = channels.parse().map_err(|_| unknown())?;

@@ -1,6 +1,6 @@
 //! AdamW: the update of all parameters from their gradients.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
@@ -63,12 +63,14 @@ pub struct Forward<'a> {
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let n = io.param.len();
     if let Some(copy) = io.copy {
-        copy.expect_elem("adamw.forward", "copy", Elem::F16)?;
+        copy.check_elem("adamw.forward", "copy", Elem::F16)?;
     }
     let others = [("grad", Some(io.grad)), ("m", Some(io.m)), ("v", Some(io.v)), ("copy", io.copy)];
     for (name, tensor) in others.into_iter().filter_map(|(name, t)| t.map(|t| (name, t))) {
         if tensor.len() != n {
-            return Err(Error::shape(format!("adamw.forward: `{name}` has {} elements, expected {n}", tensor.len())));
+            return Err(Error::shape(
+                Fault::at("adamw.forward", format!("`{name}` has {} elements", tensor.len())).expected(n),
+            ));
         }
     }
     let width = Width::stored(stored_copy(io.copy.is_some()), &[n]);

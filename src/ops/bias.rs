@@ -64,7 +64,7 @@ pub struct Backward<'a> {
 /// [`crate::error::Error::Shape`] if `dbias` is not (1, C).
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let c = io.dout.columns();
-    io.dbias.expect("bias.backward", "dbias", 1, c)?;
+    io.dbias.check_shape("bias.backward", "dbias", 1, c)?;
     let [wide, width] = [io.dout.elem(), Elem::F32].map(|elem| Width::stored(elem, &[c]));
     let wg = group(&pass.gpu.caps);
     let first = kernel(&pass.gpu.caps, "backward_blocks", wide, io.dout.elem());

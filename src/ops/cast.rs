@@ -1,6 +1,6 @@
 //! Between f32 and f16: the working copy of weights for matrix products, and a row of activations for sampling.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
@@ -39,11 +39,11 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 /// # Errors
 /// [`Error::Shape`] if lengths or types are others.
 pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
-    inp.expect_elem("cast.forward", "inp", Elem::F32)?;
-    out.expect_elem("cast.forward", "out", Elem::F16)?;
+    inp.check_elem("cast.forward", "inp", Elem::F32)?;
+    out.check_elem("cast.forward", "out", Elem::F16)?;
     if inp.len() != out.len() {
         let (n, found) = (inp.len(), out.len());
-        return Err(Error::shape(format!("cast.forward: `out` has {found} elements, expected {n}")));
+        return Err(Error::shape(Fault::at("cast.forward", format!("`out` has {found} elements")).expected(n)));
     }
     let width = Width::stored(Elem::F16, &[inp.len()]);
     let count = inp.len() / width.elements();
@@ -63,11 +63,13 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`] if shapes or types are others.
 pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<()> {
-    inp.expect_elem("cast.widen", "inp", Elem::F16)?;
-    out.expect_elem("cast.widen", "out", Elem::F32)?;
-    out.expect("cast.widen", "out", 1, inp.columns())?;
+    inp.check_elem("cast.widen", "inp", Elem::F16)?;
+    out.check_elem("cast.widen", "out", Elem::F32)?;
+    out.check_shape("cast.widen", "out", 1, inp.columns())?;
     if row >= inp.rows() {
-        return Err(Error::shape(format!("cast.widen: row {row}, expected below {}", inp.rows())));
+        return Err(Error::shape(
+            Fault::at("cast.widen", format!("row {row}")).expected(format!("below {}", inp.rows())),
+        ));
     }
     let width = Width::stored(Elem::F16, &[inp.columns()]);
     let count = inp.columns() / width.elements();

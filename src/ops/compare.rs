@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
@@ -77,13 +77,11 @@ pub struct Forward<'a> {
 /// [`Error::Shape`] if the sizes differ.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     if io.first.bytes() != io.again.bytes() {
-        return Err(Error::shape(format!(
-            "compare.forward: `again` has {} bytes, expected {}",
-            io.again.bytes(),
-            io.first.bytes()
-        )));
+        return Err(Error::shape(
+            Fault::at("compare.forward", format!("`again` has {} bytes", io.again.bytes())).expected(io.first.bytes()),
+        ));
     }
-    io.result.expect("compare.forward", "result", 2, 1)?;
+    io.result.check_shape("compare.forward", "result", 2, 1)?;
     let kernel = kernel(&pass.gpu.caps);
     for rows in pass.row_windows(io.first.rows(), io.first.row_bytes()) {
         let (first, again) = (io.first.slice(rows.clone()), io.again.slice(rows));
@@ -127,15 +125,14 @@ pub struct Near<'a> {
 pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
     let place = "compare.near";
     let (rows, line) = (io.want.rows(), io.want.columns());
-    io.got.expect(place, "got", rows, line)?;
-    io.want.expect_elem(place, "want", Elem::F32)?;
-    io.result.expect(place, "result", 3, 1)?;
+    io.got.check_shape(place, "got", rows, line)?;
+    io.want.check_elem(place, "want", Elem::F32)?;
+    io.result.check_shape(place, "result", 3, 1)?;
     if io.got.elem() == Elem::U32 || io.columns.end > line || u32::try_from(io.want.len()).is_err() {
-        return Err(Error::shape(format!(
-            "{place}: {rows} x {line} elements of {:?}, columns {:?}, expected fewer than 2^32 of f32 or f16",
-            io.got.elem(),
-            io.columns
-        )));
+        return Err(Error::shape(
+            Fault::at(place, format!("{rows} x {line} elements of {:?}, columns {:?}", io.got.elem(), io.columns))
+                .expected("fewer than 2^32 of f32 or f16"),
+        ));
     }
     let kernel = near_kernel(&pass.gpu.caps, io.got.elem());
     for window in pass.row_windows(rows, io.want.row_bytes()) {

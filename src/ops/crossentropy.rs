@@ -1,6 +1,6 @@
 //! Softmax, cross-entropy loss and their gradient, fused over a chunk of rows.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
@@ -77,10 +77,12 @@ pub fn forward_backward(pass: &mut Pass, io: &Forward, control: &StepControl, sc
 fn run(pass: &mut Pass, of: OpPass, io: &Forward, scale: f32, state: Option<&Tensor>) -> Result<()> {
     let (n, stride) = (io.logits.rows(), io.logits.columns());
     let place = "crossentropy.forward";
-    io.targets.expect(place, "targets", n, 1)?;
-    io.losses.expect(place, "losses", n, 1)?;
+    io.targets.check_shape(place, "targets", n, 1)?;
+    io.losses.check_shape(place, "losses", n, 1)?;
     if io.vocab > stride {
-        return Err(Error::shape(format!("{place}: `logits` has {stride} columns, expected at least {}", io.vocab)));
+        return Err(Error::shape(
+            Fault::at(place, format!("`logits` has {stride} columns")).expected(format!("at least {}", io.vocab)),
+        ));
     }
     let width = Width::stored(io.logits.elem(), &[stride]);
     let kernel = kernel(&pass.gpu.caps, of, width, io.logits.elem());

@@ -1,6 +1,6 @@
 //! Token and position embedding.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Gpu, Immediates, KernelId, OpPass, Pass, Tensor};
 
@@ -75,16 +75,16 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn forward_at(pass: &mut Pass, io: Forward, at: &Tensor) -> Result<()> {
-    at.expect("embedding.forward_at", "at", 1, 1)?;
+    at.check_shape("embedding.forward_at", "at", 1, 1)?;
     run(pass, FORWARD_AT, io, Some(at))
 }
 
 fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<()> {
     let (n, c) = (io.out.rows(), io.out.columns());
-    io.tokens.expect("embedding.forward", "tokens", n, 1)?;
-    io.wte.expect("embedding.forward", "wte", io.wte.rows(), c)?;
+    io.tokens.check_shape("embedding.forward", "tokens", n, 1)?;
+    io.wte.check_shape("embedding.forward", "wte", io.wte.rows(), c)?;
     if io.wpe.rows() < io.positions || io.wpe.columns() != c {
-        io.wpe.expect("embedding.forward", "wpe", io.positions, c)?;
+        io.wpe.check_shape("embedding.forward", "wpe", io.positions, c)?;
     }
     let wpe = io.wpe.slice(0..io.positions);
     let width = Width::of(&[c]);
@@ -181,14 +181,13 @@ pub struct Backward<'a> {
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let (n, c) = (io.dout.rows(), io.dout.columns());
     let place = "embedding.backward";
-    io.buckets.order.expect(place, "order", n, 1)?;
-    io.dwte.expect(place, "dwte", io.dwte.rows(), c)?;
+    io.buckets.order.check_shape(place, "order", n, 1)?;
+    io.dwte.check_shape(place, "dwte", io.dwte.rows(), c)?;
     if io.positions == 0 || io.dwpe.rows() < io.positions || io.dwpe.columns() != c {
-        return Err(Error::shape(format!(
-            "{place}: `dwpe` has {} rows, expected at least {}",
-            io.dwpe.rows(),
-            io.positions
-        )));
+        return Err(Error::shape(
+            Fault::at(place, format!("`dwpe` has {} rows", io.dwpe.rows()))
+                .expected(format!("at least {}", io.positions)),
+        ));
     }
     let width = Width::of(&[c]);
     let (wte_kernel, wpe_kernel) =

@@ -54,7 +54,7 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`crate::error::Error::Shape`] if the shapes differ.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
-    io.out.expect("gelu.forward", "out", io.inp.rows(), io.inp.columns())?;
+    io.out.check_shape("gelu.forward", "out", io.inp.rows(), io.inp.columns())?;
     elementwise(pass, FORWARD, io.inp, io.out, 2)
 }
 
@@ -72,13 +72,13 @@ pub struct Backward<'a> {
 /// # Errors
 /// [`crate::error::Error::Shape`] if the shapes differ.
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
-    io.dout.expect("gelu.backward", "dout", io.inp.rows(), io.inp.columns())?;
+    io.dout.check_shape("gelu.backward", "dout", io.inp.rows(), io.inp.columns())?;
     elementwise(pass, BACKWARD, io.inp, io.dout, 3)
 }
 
 fn elementwise(pass: &mut Pass, of: OpPass, a: &Tensor, b: &Tensor, accesses: u64) -> Result<()> {
     let width = Width::stored(a.elem(), &[a.columns()]);
-    b.expect_elem("gelu", b.label(), a.elem())?;
+    b.check_elem("gelu", b.label(), a.elem())?;
     let kernel = kernel(&pass.gpu.caps, of, width, a.elem());
     for rows in pass.row_windows(a.rows(), a.row_bytes()) {
         let (a, b) = (a.slice(rows.clone()), b.slice(rows));

@@ -63,7 +63,7 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`crate::error::Error::Shape`] if `partials` has another length.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
-    io.partials.expect("gradnorm.forward", "partials", partials(io.grads), 1)?;
+    io.partials.check_shape("gradnorm.forward", "partials", partials(io.grads), 1)?;
     let mut first = 0;
     for grads in io.grads {
         let width = Width::of(&[grads.len()]);

@@ -1,7 +1,7 @@
 //! Layer normalisation (Ba, Kiros and Hinton), with the normalised input and its reciprocal standard deviation kept for
 //! the backward.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
@@ -180,7 +180,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let (n, c) = (io.inp.rows(), io.inp.columns());
     let place = "layernorm.forward";
     check_affine(place, [n, c], [io.weight, io.bias, io.xhat, io.out])?;
-    io.rstd.expect(place, "rstd", n, 1)?;
+    io.rstd.check_shape(place, "rstd", n, 1)?;
     let caps = &pass.gpu.caps;
     let kernel = forward_kernel(caps, c, io.out.elem());
     let rows_a_group = reduce_group(caps) / team(caps, c);
@@ -200,11 +200,11 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 
 /// That `weight`, `bias`, `xhat` and `out` fit (N, C) rows.
 fn check_affine(place: &str, [n, c]: [usize; 2], [weight, bias, xhat, out]: [&Tensor; 4]) -> Result<()> {
-    weight.expect(place, "weight", 1, c)?;
-    bias.expect(place, "bias", 1, c)?;
-    xhat.expect(place, "xhat", n, c)?;
-    out.expect(place, "out", n, c)?;
-    xhat.expect_elem(place, "xhat", out.elem())
+    weight.check_shape(place, "weight", 1, c)?;
+    bias.check_shape(place, "bias", 1, c)?;
+    xhat.check_shape(place, "xhat", n, c)?;
+    out.check_shape(place, "out", n, c)?;
+    xhat.check_elem(place, "xhat", out.elem())
 }
 
 /// Tensors of [`affine`].
@@ -280,23 +280,23 @@ pub struct Backward<'a> {
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let (n, c) = (io.xhat.rows(), io.xhat.columns());
     let place = "layernorm.backward";
-    io.dout.expect(place, "dout", n, c)?;
-    io.dinp.expect(place, "dinp", n, c)?;
+    io.dout.check_shape(place, "dout", n, c)?;
+    io.dinp.check_shape(place, "dinp", n, c)?;
     let rows =
         [("weight", Some(io.weight)), ("dweight", Some(io.dweight)), ("dbias", Some(io.dbias)), ("dsum", io.dsum)];
     for (name, tensor) in rows {
-        tensor.map_or(Ok(()), |tensor| tensor.expect(place, name, 1, c))?;
+        tensor.map_or(Ok(()), |tensor| tensor.check_shape(place, name, 1, c))?;
     }
-    io.rstd.expect(place, "rstd", n, 1)?;
+    io.rstd.check_shape(place, "rstd", n, 1)?;
     let elem = io.dout.elem();
-    io.xhat.expect_elem(place, "xhat", elem)?;
-    io.dinp.expect_elem(place, "dinp", elem)?;
+    io.xhat.check_elem(place, "xhat", elem)?;
+    io.dinp.check_elem(place, "dinp", elem)?;
     if let Some(wide) = io.wide {
-        wide.expect(place, "wide", n, c)?;
-        wide.expect_elem(place, "wide", Elem::F32)?;
-        io.dinp.expect_elem(place, "dinp", Elem::F16)?;
+        wide.check_shape(place, "wide", n, c)?;
+        wide.check_elem(place, "wide", Elem::F32)?;
+        io.dinp.check_elem(place, "dinp", Elem::F16)?;
         if io.first {
-            return Err(Error::shape(format!("{place}: the gradient begins and ends here, `wide` is `dinp` then")));
+            return Err(Error::shape(Fault::at(place, "the gradient begins and ends here, `wide` is `dinp` then")));
         }
     }
     let caps = &pass.gpu.caps;

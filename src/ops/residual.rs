@@ -45,8 +45,8 @@ pub struct Forward<'a> {
 /// [`crate::error::Error::Shape`] if the shapes differ.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let (n, c) = (io.inp.rows(), io.inp.columns());
-    io.branch.expect("residual.forward", "branch", n, c)?;
-    io.out.expect("residual.forward", "out", n, c)?;
+    io.branch.check_shape("residual.forward", "branch", n, c)?;
+    io.out.check_shape("residual.forward", "out", n, c)?;
     let width = Width::of(&[c]);
     let kernel = kernel(&pass.gpu.caps, width);
     for rows in pass.row_windows(n, io.inp.row_bytes()) {

@@ -6,11 +6,12 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Fault, Result};
-use crate::files::atomic::output_error;
+use crate::files::atomic::{self, output_error};
 use crate::files::disk::System;
 use crate::formats::checkpoint::Checkpoints;
 
 use crate::files::lock::Lock;
+use crate::run::lock;
 use crate::run::tensorboard::Events;
 use crate::train::settings::RunFile;
 use crate::train::settings::file::CONFIG;
@@ -84,9 +85,8 @@ pub fn put_aside(dir: &Path) -> Result<PathBuf> {
 pub fn check_writable(dir: &Path) -> Result<()> {
     let absolute = std::path::absolute(dir).map_err(|e| output_error(dir, &e))?;
     let existing = absolute.ancestors().find(|a| a.exists()).unwrap_or(&absolute);
-    // permissions do not tell: the superuser, read-only mounts and special file systems have rules of their own
-    let probe = existing.join(format!("{PROBE}{}", std::process::id()));
-    File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|e| output_error(existing, &e))
+    let name = format!("{PROBE}{}", std::process::id());
+    atomic::probe(existing, &name).map_err(|e| output_error(existing, &e))
 }
 
 /// The growing files of a run, in a folder that is locked as long as this lives.
@@ -113,7 +113,7 @@ impl Folder {
     /// [`Error::Output`]; [`Error::Locked`] or [`Error::Usage`] if another run has just begun in it.
     pub fn create(dir: &Path, file: RunFile) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|e| output_error(dir, &e))?;
-        let lock = Lock::take(dir)?;
+        let lock = lock::take(dir)?;
         if inspect(dir, &file.settings, file.record.data.as_deref())? != State::Free {
             let fault = Fault::at("--out", format!("{} holds another run that has just begun", dir.display()));
             return Err(Error::usage(fault.advice("try another folder")));

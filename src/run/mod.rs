@@ -4,6 +4,7 @@ pub mod checkpoint;
 mod clock;
 pub mod folder;
 pub mod inspect;
+pub mod lock;
 pub mod model;
 mod phase;
 pub mod records;

@@ -14,10 +14,11 @@ use crate::model::{Config, Weights};
 
 use crate::files::lock::Lock;
 use crate::measure::Roofs;
-use crate::measure::plan::plan;
+use crate::measure::plan::{SMALLER, plan};
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile, load_newest};
 use crate::run::folder::{self, Folder};
 use crate::run::inspect::{State, inspect, other_data_than};
+use crate::run::lock;
 use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
 use crate::run::steps::{Outcome, Run, Screen};
@@ -86,7 +87,7 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
     if out.symlink_metadata().is_ok() && !out.is_dir() {
         return inspect(out, settings, data).map(|_| Begin::Anew(None));
     }
-    let lock = Lock::take_known(out)?;
+    let lock = lock::take_known(out)?;
     if restart && folder::is_run(out) {
         return Ok(Begin::Anew(lock));
     }
@@ -101,7 +102,7 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
             Ok(Begin::Finished)
         }
         State::Unfinished(there) => {
-            let mut lock = lock.map_or_else(|| Lock::take(out), Ok)?;
+            let mut lock = lock.map_or_else(|| lock::take(out), Ok)?;
             lock.sign()?;
             crate::kill_point!("resume: locked");
             let (saved, passed) = load_newest(out, settings.config())?;
@@ -329,9 +330,9 @@ fn peak_tflops(gpu: &Gpu, settings: &Settings) -> Result<f64> {
 
 /// A plan that the driver has no room for is shown whole.
 fn with_plan(error: Error, gpu: &Gpu, settings: &Settings) -> Error {
-    match (error, plan(gpu, settings)) {
-        (Error::Memory(fault), Ok((_, table))) => Error::memory(format!("{fault}\n{table}")),
-        (error, _) => error,
+    match (&error, plan(gpu, settings)) {
+        (Error::Memory(_), Ok((_, table))) => error.with_advice(format!("{SMALLER}\n{table}")),
+        _ => error,
     }
 }
 

@@ -46,10 +46,10 @@ fn flags_and_shapes_that_contradict() {
     refused(
         with(&["--tokenizer", "bytes", "--layers", "1", "--heads", "3", "--channels", "32"]),
         2,
-        &["heads", "32 channels"],
+        &["--heads", "32 channels"],
     );
     refused(with(&["--model", "d12", "--context", "1025"]), 2, &["--context", "1024"]);
-    refused(with(&["--model", "d13"]), 2, &["d13", "d12"]);
+    refused(with(&["--model", "d13"]), 2, &["--model", "d13", "d12"]);
     refused(with(&["--model", "gpt3:c5140"]), 2, &["gpt3:c5140"]);
     refused(with(&["--model", "d12", "--batch", "0"]), 2, &["--batch"]);
     refused(with(&["--model", "d12", "--layers", "3", "--heads", "1", "--channels", "8"]), 2, &["--model"]);
@@ -84,8 +84,8 @@ fn an_unknown_device_names_those_there_are() {
     let dir = tempfile::tempdir().expect("folder");
     let dir = dir.path();
     text_file(dir, "text.txt", 4000);
-    refused(train(dir, &["--device", "no such gpu"]), 4, &["no such gpu", "expected one of", "0: "]);
-    refused(train(dir, &["--device", "99"]), 4, &["99"]);
+    refused(train(dir, &["--device", "no such gpu"]), 4, &["--device", "no such gpu", "expected one of", "0: "]);
+    refused(train(dir, &["--device", "99"]), 4, &["--device", "99"]);
     untouched(dir);
 }
 

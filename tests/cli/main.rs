@@ -24,10 +24,10 @@ use std::process::Command;
 
 /// What a run of the program left.
 pub struct Outcome {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
-    pub seconds: f64,
+    code: i32,
+    out: String,
+    err: String,
+    seconds: f64,
 }
 
 /// Starts `wgpt` with arguments in a folder.

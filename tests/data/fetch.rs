@@ -90,6 +90,20 @@ fn files_come_into_the_cache() {
 }
 
 #[test]
+fn a_ref_leads_to_no_folder_outside_of_the_cache() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = serve(Manner::Good);
+    let fetched = fetch(&server, cache.path()).0.unwrap();
+    let other = cache.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("a.bin"), "planted").unwrap();
+    for main in ["../../other", "../../../other", other.to_str().unwrap(), ""] {
+        std::fs::write(folder(cache.path()).join("refs/main"), main).unwrap();
+        assert_eq!(hub(&server, cache.path()).cached(&ENTRY, 0).as_ref(), Some(&fetched.folder), "{main}");
+    }
+}
+
+#[test]
 fn a_break_is_gone_on_from() {
     let cache = tempfile::tempdir().unwrap();
     let server = serve(Manner::BreaksOff(40_000));
@@ -181,7 +195,7 @@ fn a_hub_that_contradicts_itself_is_not_believed() {
     let cache = tempfile::tempdir().unwrap();
     let file = Served { listed: Some(10), ..Served::new("a.bin", contents(100), Manner::Good) };
     let error = fetch(&Server::new("datasets/owner/name", vec![file], None), cache.path()).0.unwrap_err();
-    assert!(error.to_string().contains("expected size 10 as listed, got 100"), "{error}");
+    assert_eq!([error.fault().expected.as_str(), &error.fault().found], ["size 10 as listed", "100"]);
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     let other = Options { tokenizer: Tokenizer::Bytes, ..first.clone() };
     let error = prepare(&other, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(
-        matches!(&error, Error::Usage(_)) && error.to_string().contains("--tokenizer: gpt2 there, bytes here"),
+        matches!(&error, Error::Usage(fault) if fault.what.contains("--tokenizer: gpt2 there, bytes here")),
         "{error}"
     );
     run(&Options { restart: true, ..other });
@@ -212,7 +212,7 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     std::fs::remove_file(first.out.join("dataset.json")).unwrap();
     let error = prepare(&first, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(
-        matches!(&error, Error::Usage(_)) && error.to_string().contains("no dataset.json tells what it is"),
+        matches!(&error, Error::Usage(fault) if fault.place == "--out" && fault.what.contains("no dataset.json tells")),
         "{error}"
     );
     // a preparation that was stopped, of a file that has changed since
@@ -222,9 +222,7 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     std::fs::write(&text, "another text").unwrap();
     let error = prepare(&stopped, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(
-        matches!(&error, Error::Usage(_))
-            && error.to_string().contains("changed since")
-            && error.to_string().contains("--restart"),
+        matches!(&error, Error::Usage(fault) if fault.what.contains("changed since") && fault.advice.contains("--restart")),
         "{error}"
     );
     run(&Options { restart: true, ..stopped });
@@ -252,7 +250,8 @@ fn validation_must_leave_something_for_training() {
     std::fs::write(&text, "ten bytes!").unwrap();
     let one = Options { tokenizer: Tokenizer::Bytes, val_tokens: Some(11), ..options(&[text], dir.path().join("out")) };
     let error = prepare(&one, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(matches!(&error, Error::Usage(_)) && error.to_string().contains("--val-tokens: 11"), "{error}");
+    assert!(matches!(&error, Error::Usage(fault) if fault.place == "--val-tokens"), "{error}");
+    assert_eq!(error.fault().expected, "fewer than the corpus's 11");
 }
 
 proptest! {

@@ -93,7 +93,7 @@ fn allocate(gpu: &Gpu, slot: &Slot, reach: Option<&Reach>) -> Result<Guarded> {
 fn place(device: &Device, case: &Case, program: Option<&Program>) -> String {
     let caps = &device.caps;
     let kind = if caps.software { format!("{} lanes", caps.lanes) } else { "GPU kernels".into() };
-    let mut names: Vec<&str> = program.iter().flat_map(|p| &p.commands).map(|c| c.name()).collect();
+    let mut names: Vec<&str> = program.iter().flat_map(|p| &p.commands).map(wgpt::gpu::Command::name).collect();
     names.dedup();
     let names = if names.is_empty() { String::new() } else { format!("; {}", names.join(" ")) };
     format!("{case} on {} ({}, {kind}{names})", caps.name, device.mode)

@@ -81,7 +81,7 @@ fn messages_name_the_place_the_tensor_and_both_shapes() {
     let [full, other] = [[6, 16], [6, 17]].map(|shape| tensor(gpu, shape));
     let message =
         refusal(gpu, |pass| residual::forward(pass, residual::Forward { inp: &full, branch: &other, out: &full }));
-    assert_eq!(message.as_deref(), Some("residual.forward: `branch` has shape (6, 17), expected (6, 16)"));
+    assert_eq!(message.as_deref(), Some("residual.forward: `branch` has another shape, expected (6, 16), got (6, 17)"));
     let (qkv, out) = (&tensor(gpu, [6, 48]), &full);
     for heads in [4, 3, 0] {
         let shape = attention::Shape { batch: 2, positions: 3, heads };

@@ -9,6 +9,7 @@ use ureq::{Agent, Body};
 
 use super::names::{Entry, Kind};
 use crate::error::Result;
+use crate::files::hub::is_plain_name;
 
 /// Redirects that are followed.
 const REDIRECTS: usize = 6;
@@ -239,12 +240,6 @@ fn is_loopback(endpoint: &str) -> bool {
     ["127.0.0.1", "localhost", "[::1]"]
         .iter()
         .any(|&own| host == own || host.strip_prefix(own).is_some_and(|p| p.starts_with(':')))
-}
-
-/// A name that can only be a file in a folder.
-fn is_plain_name(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && name.chars().all(plain)
 }
 
 /// Plain names with slashes between.

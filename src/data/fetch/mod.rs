@@ -3,7 +3,6 @@
 //! A file grows as `blobs/CHECKSUM.incomplete`, goes on after a break with a range request, and takes its name only
 //! when size and checksum are those that the hub tells. [`names`] says which repository a name means.
 
-mod cache;
 mod hub;
 pub mod names;
 
@@ -15,12 +14,12 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use cache::RepoCache;
 use hub::{Client, Failure, Listed, Meta};
 pub use names::{Entry, Files, Kind};
 
-use crate::error::{Error, Result};
-use crate::files::atomic::output_error;
+use crate::error::{Error, Fault, Result};
+use crate::files::atomic::{self, output_error};
+use crate::files::hub::{Repository, cache_by};
 
 /// Attempts in a row that bring nothing new before a file is given up.
 const ATTEMPTS: u32 = 5;
@@ -76,21 +75,18 @@ impl Hub {
     /// # Errors
     /// [`Error::Usage`] if there is no home folder and nothing else says where the cache is.
     pub fn from_env() -> Result<Self> {
-        Self::from_vars(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        Self::from_vars(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()), std::env::home_dir())
     }
 
-    fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        let path = |name: &str| var(name).map(PathBuf::from);
-        let cache = path("HF_HUB_CACHE")
-            .or_else(|| path("HF_HOME").map(|p| p.join("hub")))
-            .or_else(|| path("XDG_CACHE_HOME").map(|p| p.join("huggingface").join("hub")))
-            .or_else(|| {
-                path("HOME").or_else(|| path("USERPROFILE")).map(|p| p.join(".cache").join("huggingface").join("hub"))
-            })
-            .ok_or_else(|| Error::usage("HF_HOME: no home folder, expected a place for the cache; try HF_HOME=DIR"))?;
+    fn from_vars(var: &dyn Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Result<Self> {
+        let cache = cache_by(&|name| var(name).map(PathBuf::from), home).ok_or_else(|| {
+            let fault = Fault::at("HF_HOME", "no home folder").expected("a place for the cache");
+            Error::usage(fault.advice("try HF_HOME=DIR"))
+        })?;
         let endpoint = var("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-            return Err(Error::usage(format!("HF_ENDPOINT: `{}`, expected an https address", endpoint.escape_debug())));
+            let fault = Fault::at("HF_ENDPOINT", "").expected("an https address");
+            return Err(Error::usage(fault.found(format!("`{}`", endpoint.escape_debug()))));
         }
         let offline = var("HF_HUB_OFFLINE")
             .is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true"));
@@ -107,21 +103,18 @@ impl Hub {
     /// The folder in the cache that holds a name's files, if all that must be there are. No network.
     #[must_use]
     pub fn cached(&self, entry: &Entry, shards: usize) -> Option<PathBuf> {
-        let mut files = entry.required(shards);
-        let repo = RepoCache::new(&self.cache, entry);
-        if let Files::Folder(folder, ending) = entry.files {
-            let snapshot = repo.snapshot(&[])?;
-            let there = fs::read_dir(snapshot.join(folder)).ok()?.flatten();
-            files.extend(
-                there
-                    .filter_map(|e| Some(format!("{folder}{}", e.file_name().to_str()?)))
-                    .filter(|f| f.ends_with(ending)),
-            );
-            if files.is_empty() {
-                return None;
+        let required = entry.required(shards);
+        self.repository(entry).snapshot(|snapshot| match entry.files {
+            Files::Folder(folder, ending) => {
+                let files = fs::read_dir(snapshot.join(folder)).into_iter().flatten().flatten();
+                files.map(|file| file.path()).any(|file| file.to_string_lossy().ends_with(ending) && file.is_file())
             }
-        }
-        repo.snapshot(&files)
+            _ => required.iter().all(|file| snapshot.join(file).is_file()),
+        })
+    }
+
+    fn repository(&self, entry: &Entry) -> Repository {
+        Repository::new(&self.cache, entry.kind, entry.repo)
     }
 
     /// Fetches what is not there yet.
@@ -134,7 +127,7 @@ impl Hub {
             return self.offline(entry, shards);
         }
         let client = Client::new(&self.endpoint, self.token.clone(), self.timeout);
-        let repo = RepoCache::new(&self.cache, entry);
+        let repo = self.repository(entry);
         let fail = |failure: &Failure| self.unreachable(entry, shards, failure.text());
         let listed = self.again(|| client.list(entry), watch).map_err(|f| fail(&f))?;
         let wanted = choose(entry, shards, listed).map_err(|what| self.unreachable(entry, shards, &what))?;
@@ -154,7 +147,7 @@ impl Hub {
                         Error::Network(fault) => self.unreachable(entry, shards, &fault.to_string()),
                         error => error,
                     })?;
-                fs::rename(repo.incomplete(&meta.etag), &blob).map_err(|e| output_error(&blob, &e))?;
+                atomic::publish(&repo.incomplete(&meta.etag), &blob)?;
             }
             repo.link(&meta.etag, &meta.commit, &file.path)?;
             drop(lock);
@@ -162,8 +155,10 @@ impl Hub {
         }
         repo.set_main(&commit)?;
         let files: Vec<String> = wanted.into_iter().map(|f| f.path).collect();
-        let folder = repo.snapshot(&files).ok_or_else(|| {
-            Error::network(format!("fetch {}: the repository changed while it was read; try again", entry.name))
+        let folder = repo.snapshot(|snapshot| files.iter().all(|file| snapshot.join(file).is_file()));
+        let folder = folder.ok_or_else(|| {
+            let place = format!("fetch {}", entry.name);
+            Error::network(Fault::at(place, "the repository changed while it was read").advice("try again"))
         })?;
         Ok(Fetched { folder, files, received })
     }
@@ -187,17 +182,19 @@ impl Hub {
             }
             _ => entry.required(shards).join(" and "),
         };
-        let mut place = RepoCache::new(&self.cache, entry).by_hand();
+        let mut place = self.repository(entry).by_hand();
         if let Files::Folder(folder, _) = entry.files {
             place.push(folder.trim_end_matches('/'));
         }
-        Error::network(format!(
-            "fetch {}: {}; to do it by hand, take {files} of {}/{kind}{}/tree/main and put them into {}",
-            entry.name,
-            why.replace('\n', " "),
-            self.endpoint,
-            entry.repo,
-            place.display()
+        Error::network(Fault::at(
+            format!("fetch {}", entry.name),
+            format!(
+                "{}; to do it by hand, take {files} of {}/{kind}{}/tree/main and put them into {}",
+                why.replace('\n', " "),
+                self.endpoint,
+                entry.repo,
+                place.display()
+            ),
         ))
     }
 
@@ -246,7 +243,7 @@ impl Hub {
             watch.trouble(&failure);
             std::thread::sleep(self.pause * 2_u32.pow(failures - 1));
         }
-        Err(Error::network(format!("{}: broken off {MOST_ATTEMPTS} times", download.url)))
+        Err(Error::network(Fault::at(&download.url, format!("broken off {MOST_ATTEMPTS} times"))))
     }
 }
 
@@ -268,10 +265,12 @@ fn choose(entry: &Entry, shards: usize, listed: Vec<Listed>) -> Result<Vec<Liste
 /// The size that listing and file agree on.
 fn agreed_size(entry: &Entry, file: &Listed, meta: &Meta) -> Result<u64> {
     let disagree = |what: &str, listed: String, told: String| {
-        Err(Error::network(format!(
-            "fetch {}: {}: the hub contradicts itself, expected {what} {listed} as listed, got {told}; try again later",
-            entry.name, file.path
-        )))
+        Err(Error::network(
+            Fault::at(format!("fetch {}", entry.name), format!("{}: the hub contradicts itself", file.path))
+                .expected(format!("{what} {listed} as listed"))
+                .found(told)
+                .advice("try again later"),
+        ))
     };
     if let Some(size) = meta.size.filter(|&size| size != file.size) {
         return disagree("size", file.size.to_string(), size.to_string());
@@ -395,7 +394,8 @@ mod tests {
     #[test]
     fn the_environment_says_where() {
         let hub = |vars: &[(&str, &str)]| {
-            Hub::from_vars(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+            let var = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+            Hub::from_vars(&var, var("HOME").map(PathBuf::from))
         };
         let plain = hub(&[("HOME", "/h")]).unwrap();
         assert_eq!(plain.endpoint, "https://huggingface.co");

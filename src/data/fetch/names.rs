@@ -2,14 +2,7 @@
 
 use std::fmt::Write;
 
-/// What a repository holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Weights.
-    Model,
-    /// A data set.
-    Dataset,
-}
+pub use crate::files::hub::Kind;
 
 /// The files of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

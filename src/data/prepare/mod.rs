@@ -27,7 +27,7 @@ use stage::{Stage, State};
 use unit::{Place, Unit};
 
 use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Tokens of a shard.
 pub const SHARD_TOKENS: u64 = 100_000_000;
@@ -81,21 +81,23 @@ impl Options {
     fn recipe(&self) -> Result<Recipe> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
-            return Err(Error::usage(format!(
-                "--name: `{}`, expected letters, digits, `-`, `_` and `.`",
-                self.name.escape_debug()
-            )));
+            return Err(Error::usage(
+                Fault::at("--name", format!("`{}`", self.name.escape_debug()))
+                    .expected("letters, digits, `-`, `_` and `.`"),
+            ));
         }
         let most = i32::MAX.unsigned_abs().into();
         for (flag, least, tokens) in
             [("--shard-tokens", 1, Some(self.shard_tokens)), ("--val-tokens", 0, self.val_tokens)]
         {
             if tokens.is_some_and(|n| n < least || n > most) {
-                return Err(Error::usage(format!("{flag}: {}, expected {least} to {most}", tokens.unwrap_or(0))));
+                return Err(Error::usage(
+                    Fault::at(flag, tokens.unwrap_or(0).to_string()).expected(format!("{least} to {most}")),
+                ));
             }
         }
         if self.max_tokens == Some(0) {
-            return Err(Error::usage("--max-tokens: 0, expected at least 1"));
+            return Err(Error::usage(Fault::at("--max-tokens", "0").expected("at least 1")));
         }
         Ok(Recipe {
             name: self.name.clone(),
@@ -164,11 +166,10 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
         }
         if state.counts.text_bytes == 0 {
             stage.leave();
-            return Err(Error::data(format!(
-                "{}: the corpus is empty, expected at least one byte of text in {} files",
-                options.inputs[0].display(),
-                state.recipe.sources.len()
-            )));
+            return Err(Error::data(
+                Fault::at(options.inputs[0].display(), "the corpus is empty")
+                    .expected(format!("at least one byte of text in {} files", state.recipe.sources.len())),
+            ));
         }
         stage.seal(&mut state, options.tokenizer)?;
     }
@@ -194,11 +195,10 @@ fn look(options: &Options, recipe: &Recipe) -> Result<Option<Note>> {
     });
     match strange {
         // a preparation that was killed while it gave files their names goes on with that
-        Some(entry) if !partial.join("state.json").exists() => Err(Error::usage(format!(
-            "--out: {} is there and no {} tells what it is; try another --out or --name",
-            entry.path().display(),
-            note::NOTE
-        ))),
+        Some(entry) if !partial.join("state.json").exists() => Err(Error::usage(
+            Fault::at("--out", format!("{} is there and no {} tells what it is", entry.path().display(), note::NOTE))
+                .advice("try another --out or --name"),
+        )),
         _ => Ok(None),
     }
 }
@@ -220,11 +220,10 @@ fn refuse(options: &Options, here: &Recipe, there: &Recipe, what: &str) -> Resul
     if differences.is_empty() {
         return Ok(());
     }
-    Err(Error::usage(format!(
-        "--out: {} holds {what} ({}); try another folder, or --restart to begin anew",
-        options.out.display(),
-        differences.join("; ")
-    )))
+    Err(Error::usage(
+        Fault::at("--out", format!("{} holds {what} ({})", options.out.display(), differences.join("; ")))
+            .advice("try another folder, or --restart to begin anew"),
+    ))
 }
 
 type Encoded = Result<(Vec<u16>, Counts)>;
@@ -308,7 +307,7 @@ fn write(
         let (receiver, place, file_bytes) = promise?;
         let (mut tokens, mut counts) = receiver
             .recv()
-            .unwrap_or_else(|_| Err(Error::data("prepare: a thread that encodes ended without a word")))?;
+            .unwrap_or_else(|_| Err(Error::data(Fault::at("prepare", "a thread that encodes ended without a word"))))?;
         let room = usize::try_from(most - state.tokens).unwrap_or(usize::MAX);
         if tokens.len() > room {
             tokens.truncate(room);

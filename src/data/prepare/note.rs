@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::source::Source;
 use super::unit::Counts;
 use crate::data::tokens::{cannot_read, describe};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 
 /// The file's name.
@@ -111,10 +111,10 @@ impl Note {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(cannot_read(&path.display().to_string(), &e)),
             Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {
-                Error::data(format!(
-                    "{}: is not a note of `wgpt data prepare`: {e}; try --restart or another folder",
-                    path.display()
-                ))
+                Error::data(
+                    Fault::at(path.display(), format!("is not a note of `wgpt data prepare`: {e}"))
+                        .advice("try --restart or another folder"),
+                )
             }),
         }
     }
@@ -131,6 +131,6 @@ impl Note {
 /// Writes a value as JSON, whole or not at all.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::output(format!("{}: cannot be written: {}", path.display(), describe(&e.into()))))?;
+        .map_err(|e| Error::output(Fault::at(path.display(), format!("cannot be written: {}", describe(&e.into())))))?;
     atomic::write(path, |out| out.write_all(text.as_bytes()))
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 
 use crate::data::tokens::{cannot_read, read_at};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Bytes of a header that are looked at. Statistics may make one long, but not longer than this.
 const HEADER_BYTES: usize = 1 << 16;
@@ -36,9 +36,12 @@ pub(super) fn check(file: &File, name: &str, range: Range<u64>) -> Result<()> {
             }
         };
         let wrong = |expected: String, got: String| {
-            Err(Error::data(format!(
-                "{name}: broken Parquet page at byte {at}, expected {expected}, got {got}; was it copied whole?"
-            )))
+            Err(Error::data(
+                Fault::at(name, format!("broken Parquet page at byte {at}"))
+                    .expected(expected)
+                    .found(got)
+                    .advice("was it copied whole?"),
+            ))
         };
         let Some(Header { bytes, unpacked, packed }) = header else {
             return wrong("a page header".into(), "other bytes".into());

@@ -8,7 +8,7 @@ use super::source::{Format, Source};
 use super::table::Table;
 use super::unit::{Place, UNIT_BYTES, Unit, Work};
 use crate::data::tokenizer::{UNBROKEN_BYTES, piece_end};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Longest line of JSON.
 const LINE_BYTES: usize = 32 << 20;
@@ -95,10 +95,12 @@ impl Stream {
         let copied =
             std::io::copy(&mut (&mut self.input).take(bytes), &mut std::io::sink()).map_err(|e| source.broken(&e))?;
         if copied < bytes {
-            return Err(Error::data(format!(
-                "{}: became shorter, expected at least {bytes} bytes, got {copied}; try --restart",
-                source.name()
-            )));
+            return Err(Error::data(
+                Fault::at(source.name(), "became shorter")
+                    .expected(format!("at least {bytes} bytes"))
+                    .found(copied)
+                    .advice("try --restart"),
+            ));
         }
         Ok(())
     }
@@ -156,11 +158,11 @@ impl Stream {
             }
             searched = self.buffer.len();
             if searched >= LINE_BYTES {
-                return Err(Error::data(format!(
-                    "{}: line {}: too long, expected at most {LINE_BYTES} bytes; is it JSON Lines, one object a line?",
-                    source.name(),
-                    place.line + 1
-                )));
+                return Err(Error::data(
+                    Fault::at(source.name(), format!("line {}: too long", place.line + 1))
+                        .expected(format!("at most {LINE_BYTES} bytes"))
+                        .advice("is it JSON Lines, one object a line?"),
+                ));
             }
             self.fill(source, 2 * searched)?;
         }

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use crate::data::tokens::cannot_read;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,10 +91,12 @@ impl Source {
                     io::ErrorKind::UnexpectedEof => "a file that ends too early".into(),
                     _ => error.to_string().to_lowercase(),
                 };
-                Error::data(format!(
-                    "{}: broken {name} data, expected whole frames, got {got}; was it copied whole?",
-                    self.name()
-                ))
+                Error::data(
+                    Fault::at(self.name(), format!("broken {name} data"))
+                        .expected("whole frames")
+                        .found(got)
+                        .advice("was it copied whole?"),
+                )
             }
         }
     }
@@ -145,7 +147,7 @@ fn in_folder(path: &Path) -> bool {
 /// [`Error::Data`] if one is missing, or a folder holds nothing that can be read.
 pub fn sources(inputs: &[PathBuf]) -> Result<Vec<Source>> {
     if inputs.is_empty() {
-        return Err(Error::data("corpus: no file given, expected at least one"));
+        return Err(Error::data(Fault::at("corpus", "no file given").expected("at least one")));
     }
     let mut sources = Vec::new();
     for input in inputs {
@@ -156,10 +158,10 @@ pub fn sources(inputs: &[PathBuf]) -> Result<Vec<Source>> {
         let mut found = Vec::new();
         collect(input, &mut found)?;
         if found.is_empty() {
-            return Err(Error::data(format!(
-                "{}: no text in this folder, expected files such as .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst or .parquet",
-                input.display()
-            )));
+            return Err(Error::data(
+                Fault::at(input.display(), "no text in this folder")
+                    .expected("files such as .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst or .parquet"),
+            ));
         }
         found.sort();
         for path in found {
@@ -221,7 +223,7 @@ mod tests {
     #[test]
     fn a_corpus_that_is_none_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let of = |path: PathBuf| sources(&[path]).unwrap_err().to_string();
+        let of = |path: PathBuf| sources(&[path]).unwrap_err().fault().what.clone();
         assert!(of(dir.path().to_owned()).contains("no text in this folder"));
         assert!(of(dir.path().join("none.txt")).contains("no such file"));
         assert!(sources(&[]).is_err());

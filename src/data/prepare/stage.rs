@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +11,18 @@ use super::note::{Note, Recipe, ShardNote, write_json};
 use super::unit::{Counts, Place};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::{HEADER_BYTES, TokenSource, header, write_tokens};
-use crate::error::{Error, Result};
-use crate::files::atomic::output_error;
+use crate::error::{Error, Fault, Result};
+use crate::files::atomic::{self, output_error};
+use crate::files::lock::{Lock, Refusal};
 
 /// Tokens that are copied at once.
 const COPY_TOKENS: usize = 1 << 20;
+
+/// The locked file's name.
+const LOCK: &str = "lock";
+
+/// Wait for the lock: a process that this one is just starting holds copies of its files for a moment.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What has to be known to go on after a break.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +43,7 @@ pub struct State {
 pub struct Stage {
     folder: PathBuf,
     partial: PathBuf,
-    _lock: File,
+    _lock: Option<Lock>,
     /// The file that grows.
     open: Option<File>,
 }
@@ -50,27 +58,20 @@ impl Stage {
     pub fn take(folder: &Path, name: &str, restart: bool) -> Result<(Self, Option<State>)> {
         let partial = partial(folder, name);
         fs::create_dir_all(&partial).map_err(|e| output_error(&partial, &e))?;
-        let path = partial.join("lock");
-        let lock = File::create(&path).map_err(|e| output_error(&path, &e))?;
-        // a process that this one is just starting holds copies of its files for a moment
-        let mut locked = lock.try_lock();
-        for _ in 0..20 {
-            if !matches!(locked, Err(fs::TryLockError::WouldBlock)) {
-                break;
+        let path = partial.join(LOCK);
+        let lock = match Lock::take(&path, PATIENCE) {
+            Ok(lock) => Some(lock),
+            Err(Refusal::Unsupported(e)) => {
+                log::warn!("{}: cannot be locked ({e})", path.display());
+                None
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            locked = lock.try_lock();
-        }
-        match locked {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::locked(format!(
-                    "{}: another `wgpt data prepare` works here; wait for it or try another --out or --name",
-                    partial.display()
-                )));
+            Err(refusal) => {
+                return Err(refusal.error(&path, |_| {
+                    Fault::at(partial.display(), "another `wgpt data prepare` works here")
+                        .advice("wait for it or try another --out or --name")
+                }));
             }
-            Err(fs::TryLockError::Error(e)) => log::warn!("{}: cannot be locked ({e})", path.display()),
-        }
+        };
         let stage = Self { folder: folder.to_owned(), partial, _lock: lock, open: None };
         if restart {
             stage.clear()?;
@@ -79,7 +80,10 @@ impl Stage {
         let state = match fs::read_to_string(&path) {
             Err(_) => None,
             Ok(text) => Some(serde_json::from_str(&text).map_err(|e| {
-                Error::data(format!("{}: is not the state of a preparation: {e}; try --restart", path.display()))
+                Error::data(
+                    Fault::at(path.display(), format!("is not the state of a preparation: {e}"))
+                        .advice("try --restart"),
+                )
             })?),
         };
         Ok((stage, state))
@@ -96,7 +100,7 @@ impl Stage {
     /// Removes what an earlier run left, but the lock.
     fn clear(&self) -> Result<()> {
         for entry in fs::read_dir(&self.partial).map_err(|e| output_error(&self.partial, &e))?.flatten() {
-            if entry.file_name() != "lock" {
+            if entry.file_name() != LOCK {
                 fs::remove_file(entry.path()).map_err(|e| output_error(&entry.path(), &e))?;
             }
         }
@@ -124,10 +128,11 @@ impl Stage {
             let mut file = OpenOptions::new().write(true).open(&path).map_err(|e| output_error(&path, &e))?;
             let bytes = HEADER_BYTES + 2 * inside;
             if file.metadata().map_err(|e| output_error(&path, &e))?.len() < bytes {
-                return Err(Error::data(format!(
-                    "{}: became shorter, expected {bytes} bytes; try --restart",
-                    path.display()
-                )));
+                return Err(Error::data(
+                    Fault::at(path.display(), "became shorter")
+                        .expected(format!("{bytes} bytes"))
+                        .advice("try --restart"),
+                ));
             }
             file.set_len(bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(|e| output_error(&path, &e))?;
             self.open = Some(file);
@@ -143,10 +148,12 @@ impl Stage {
         if got == expected {
             return Ok(());
         }
-        Err(Error::data(format!(
-            "{}: has changed, expected {expected} bytes, got {got}; try --restart",
-            path.display()
-        )))
+        Err(Error::data(
+            Fault::at(path.display(), "has changed")
+                .expected(format!("{expected} bytes"))
+                .found(got)
+                .advice("try --restart"),
+        ))
     }
 
     /// Appends tokens, of which `before` lie in the files already.
@@ -269,18 +276,18 @@ impl Stage {
             let there = || TokenSource::open(&path).is_ok_and(|s| s.len() as u64 == shard.tokens);
             if staged.exists() {
                 if copied {
-                    let _ = fs::remove_file(&path);
-                    fs::hard_link(&staged, &path)
-                        .or_else(|_| fs::copy(&staged, &path).map(drop))
-                        .map_err(|e| output_error(&path, &e))?;
+                    atomic::place(&path, |temporary| {
+                        fs::hard_link(&staged, temporary).or_else(|_| fs::copy(&staged, temporary).map(drop))
+                    })?;
                 } else {
-                    fs::rename(&staged, &path).map_err(|e| output_error(&path, &e))?;
+                    atomic::publish(&staged, &path)?;
                 }
             } else if !there() {
-                return Err(Error::data(format!(
-                    "{}: is gone, expected the shard of an unfinished preparation; try --restart",
-                    path.display()
-                )));
+                return Err(Error::data(
+                    Fault::at(path.display(), "is gone")
+                        .expected("the shard of an unfinished preparation")
+                        .advice("try --restart"),
+                ));
             }
         }
         note.write(&self.folder)?;
@@ -329,10 +336,11 @@ impl Split {
         let large = total >= 2 * recipe.shard_tokens;
         let val = recipe.val_tokens.unwrap_or(if large { recipe.shard_tokens } else { total / 10 });
         if val >= total {
-            return Err(Error::usage(format!(
-                "--val-tokens: {val} tokens for validation leave none for training, expected fewer than the corpus's {total}; try {}",
-                total / 10
-            )));
+            return Err(Error::usage(
+                Fault::at("--val-tokens", format!("{val} tokens for validation leave none for training"))
+                    .expected(format!("fewer than the corpus's {total}"))
+                    .advice(format!("try {}", total / 10)),
+            ));
         }
         Ok(Self { train: total - val, val, copies: !large && val > 0 })
     }

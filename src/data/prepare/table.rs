@@ -14,7 +14,7 @@ use super::pages;
 use super::source::Source;
 use super::unit::{Place, UNIT_BYTES, Work};
 use crate::data::tokens::cannot_read;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Rows that are read at once: few, because a row may be a book.
 const ROWS: usize = 16;
@@ -43,20 +43,23 @@ impl Table {
         let columns = meta.file_metadata().schema_descr().columns();
         let Some(column) = columns.iter().position(|c| c.path().string() == field) else {
             let names: Vec<String> = columns.iter().take(12).map(|c| c.path().string()).collect();
-            return Err(Error::data(format!(
-                "{}: no column `{field}`, expected one of {}; try --field NAME",
-                source.name(),
-                names.join(", ")
-            )));
+            return Err(Error::data(
+                Fault::at(source.name(), format!("no column `{field}`"))
+                    .expected(format!("one of {}", names.join(", ")))
+                    .advice("try --field NAME"),
+            ));
         };
         let found = &columns[column];
         if found.physical_type() != Type::BYTE_ARRAY || found.max_rep_level() > 0 || found.max_def_level() > 1 {
-            return Err(Error::data(format!(
-                "{}: column `{field}` has the wrong type, expected one text a row, got {}{}",
-                source.name(),
-                found.physical_type(),
-                if found.max_rep_level() > 0 { " in lists" } else { "" }
-            )));
+            return Err(Error::data(
+                Fault::at(source.name(), format!("column `{field}` has the wrong type"))
+                    .expected("one text a row")
+                    .found(format!(
+                        "{}{}",
+                        found.physical_type(),
+                        if found.max_rep_level() > 0 { " in lists" } else { "" }
+                    )),
+            ));
         }
         let rows = meta.row_groups().iter().map(|g| u64::try_from(g.num_rows()).unwrap_or(0)).sum();
         let nullable = found.max_def_level() > 0;
@@ -94,10 +97,11 @@ impl Table {
         match chunk.compression() {
             Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => {}
             other => {
-                return Err(Error::data(format!(
-                    "{}: compressed with {other}, expected none, SNAPPY or ZSTD; try writing it anew with one of them",
-                    source.name()
-                )));
+                return Err(Error::data(
+                    Fault::at(source.name(), format!("compressed with {other}"))
+                        .expected("none, SNAPPY or ZSTD")
+                        .advice("try writing it anew with one of them"),
+                ));
             }
         }
         pages::check(&self.file, &source.name(), chunk.byte_range_checked(source)?)?;
@@ -120,12 +124,12 @@ impl Table {
         let (read, found, _) =
             guard(source, || texts.read_records(rows, levels_out, None, &mut values).map_err(|e| broken(source, &e)))?;
         if read == 0 || found > read {
-            return Err(Error::data(format!(
-                "{}: broken Parquet data, expected {} rows in {} groups, got fewer; was it copied whole?",
-                source.name(),
-                self.rows,
-                self.reader.num_row_groups()
-            )));
+            return Err(Error::data(
+                Fault::at(source.name(), "broken Parquet data")
+                    .expected(format!("{} rows in {} groups", self.rows, self.reader.num_row_groups()))
+                    .found("fewer")
+                    .advice("was it copied whole?"),
+            ));
         }
         Ok((read, values, read - found))
     }
@@ -170,12 +174,11 @@ impl ByteRange for parquet::file::metadata::ColumnChunkMetaData {
             .and_then(|(start, len)| Some(start..start.checked_add(len)?))
             .filter(|r| r.end <= source.bytes)
             .ok_or_else(|| {
-                Error::data(format!(
-                    "{}: broken Parquet data, expected a column within the file's {} bytes, got {} bytes at {start}",
-                    source.name(),
-                    source.bytes,
-                    self.compressed_size()
-                ))
+                Error::data(
+                    Fault::at(source.name(), "broken Parquet data")
+                        .expected(format!("a column within the file's {} bytes", source.bytes))
+                        .found(format!("{} bytes at {start}", self.compressed_size())),
+                )
             })
     }
 }
@@ -184,14 +187,15 @@ impl ByteRange for parquet::file::metadata::ColumnChunkMetaData {
 /// is not, this is an error like any other.
 fn guard<T>(source: &Source, work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(Error::data(format!(
-            "{}: broken Parquet data, expected a valid file, got one that cannot be decoded",
-            source.name()
-        )))
+        Err(Error::data(
+            Fault::at(source.name(), "broken Parquet data")
+                .expected("a valid file")
+                .found("one that cannot be decoded"),
+        ))
     })
 }
 
 fn broken(source: &Source, error: &ParquetError) -> Error {
     let text = error.to_string().to_lowercase().replace('\n', " ");
-    Error::data(format!("{}: broken Parquet data, expected a valid file, got: {text}", source.name()))
+    Error::data(Fault::at(source.name(), "broken Parquet data").expected("a valid file").found(text))
 }

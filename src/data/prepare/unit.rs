@@ -6,7 +6,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Text of a unit, about: large beside the cost of handing it over, small beside memory.
 pub(super) const UNIT_BYTES: usize = 1 << 18;
@@ -89,7 +89,7 @@ impl Work {
                         continue;
                     }
                     match line_text(text, field)
-                        .map_err(|what| Error::data(format!("{name}: line {number}: {what}")))?
+                        .map_err(|what| Error::data(Fault::at(name, format!("line {number}: {what}"))))?
                     {
                         Some(text) => out.document(&text),
                         None => out.counts.missing += 1,

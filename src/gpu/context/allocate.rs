@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{ALIGNMENT, Gpu, lock};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::faults::Call;
 use crate::gpu::tensor::{Buffer, Elem, Tensor};
 
@@ -52,19 +52,20 @@ impl Gpu {
 
     pub(in crate::gpu) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
         let size = bytes.next_multiple_of(16).max(16);
-        let refused = |why: &str| {
-            Error::memory(format!(
-                "memory: `{label}` needs {:.1} MiB, {why}; {:.1} MiB are in use on {}; try a smaller --batch or --context",
-                size as f64 / f64::from(1 << 20),
-                self.allocated_bytes() as f64 / f64::from(1 << 20),
-                self.caps.name
-            ))
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        let refused = |expected: String| {
+            let what = format!(
+                "`{label}` finds no room on {}, where {} are in use",
+                self.caps.name,
+                mib(self.allocated_bytes())
+            );
+            Error::memory(Fault::at("memory", what).expected(expected).found(mib(size)))
         };
         if size > self.caps.max_buffer_bytes && self.raw.is_none() {
             // a plan goes on to its end, so that it can be shown whole
             lock(&self.oversized).get_or_insert_with(|| (label.to_owned(), size));
         } else if size > self.caps.max_buffer_bytes {
-            return Err(refused(&format!("the adapter's largest buffer has {} MiB", self.caps.max_buffer_bytes >> 20)));
+            return Err(refused(format!("at most the {} of its largest buffer", mib(self.caps.max_buffer_bytes))));
         }
         let raw = match &self.raw {
             None => None,
@@ -77,7 +78,7 @@ impl Gpu {
                     mapped_at_creation: false,
                 });
                 if pollster::block_on(scope.pop()).is_some() || self.fails(Call::Allocate) {
-                    return Err(refused("the device is out of memory"));
+                    return Err(refused("no more than is free".into()));
                 }
                 Some(buffer)
             }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::{Built, Kernel, KernelId, Pipeline, Reflection};
 use crate::gpu::{spirv, vulkan};
 
@@ -76,7 +76,9 @@ impl Gpu {
             Ok((pipeline, bind_layout))
         }));
         let error = pollster::block_on(scope.pop());
-        let fault = |what: String| Error::gpu(format!("kernel {}: {} refuses it: {what}", kernel.name, self.caps.name));
+        let fault = |what: String| {
+            Error::gpu(Fault::at(format!("kernel {}", kernel.name), format!("{} refuses it: {what}", self.caps.name)))
+        };
         match (built, error) {
             (Ok(Err(error)), _) => Err(error),
             (Ok(Ok(pipeline)), None) => {

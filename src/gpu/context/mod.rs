@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use crate::gpu::adapter::Caps;
 use crate::gpu::kernel::Kernels;
@@ -186,7 +186,7 @@ impl Gpu {
     }
 
     pub(in crate::gpu) fn raw(&self) -> Result<&Raw> {
-        self.raw.as_deref().ok_or_else(|| Error::gpu("gpu: a dry device was asked to compute"))
+        self.raw.as_deref().ok_or_else(|| Error::gpu(Fault::at("gpu", "a dry device was asked to compute")))
     }
 
     fn id(&self) -> u64 {

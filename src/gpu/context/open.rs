@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::adapter::{self, Caps};
 use crate::gpu::{spirv, vulkan};
 
@@ -60,8 +60,9 @@ impl Gpu {
         };
         let name = adapter.get_info().name;
         if !features.contains(wgpu::Features::IMMEDIATES) {
-            return Err(Error::device(format!(
-                "device: {name} has no immediates (push constants), which every kernel needs"
+            return Err(Error::device(Fault::at(
+                "device",
+                format!("{name} has no immediates (push constants), which every kernel needs"),
             )));
         }
         let descriptor = wgpu::DeviceDescriptor {
@@ -88,7 +89,7 @@ impl Gpu {
             flag.store(true, Ordering::SeqCst);
         });
         let submitter = Submitter::new(queue.clone(), Arc::clone(&fault))
-            .map_err(|e| Error::device(format!("device: no thread can be started: {e}")))?;
+            .map_err(|e| Error::device(Fault::at("device", format!("no thread can be started: {e}"))))?;
         let caps = adapter::caps(adapter, &limits, features);
         let passthrough = features.contains(wgpu::Features::PASSTHROUGH_SHADERS);
         Ok(Self {
@@ -122,8 +123,9 @@ fn opened(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor, options:
         }
         Err(reason) => reason,
     };
-    let (device, queue) = pollster::block_on(adapter.request_device(descriptor))
-        .map_err(|e| Error::device(format!("device: {} cannot be opened: {e}", adapter.get_info().name)))?;
+    let (device, queue) = pollster::block_on(adapter.request_device(descriptor)).map_err(|e| {
+        Error::device(Fault::at("device", format!("{} cannot be opened: {e}", adapter.get_info().name)))
+    })?;
     let driver_checks = !reason.is_empty();
     let kind = match reason.as_str() {
         "" => String::new(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::submitter::Driver;
 use super::{Gpu, HANG, LOSS, Raw, Ticket, lock, panic_text};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::Waits;
 use crate::gpu::faults::Call;
 
@@ -26,13 +26,13 @@ impl Gpu {
     /// A loss that a call has found.
     pub(in crate::gpu) fn loss(&self, why: &str) -> Error {
         self.lost.store(true, Ordering::SeqCst);
-        Error::lost(format!("device: {} was lost: {why}", self.caps.name))
+        Error::lost(Fault::at("device", format!("{} was lost: {why}", self.caps.name)))
     }
 
     /// What went wrong: a loss, if that is the reason.
     pub(in crate::gpu) fn failure(&self, what: String) -> Error {
         lock(&self.fault).get_or_insert_with(|| what.clone());
-        self.check().err().unwrap_or_else(|| Error::gpu(format!("gpu: {what}")))
+        self.check().err().unwrap_or_else(|| Error::gpu(Fault::at("gpu", what)))
     }
 
     /// What looks like a mistake of ours may be a loss: wgpu tells of one only when it is polled, and only when all that
@@ -63,9 +63,9 @@ impl Gpu {
         match fault {
             None => Ok(()),
             Some(text) if text.to_lowercase().contains("out of memory") => {
-                Err(Error::memory(format!("memory: {text}")))
+                Err(Error::memory(Fault::at("memory", text)))
             }
-            Some(text) => Err(Error::gpu(format!("gpu: {text}"))),
+            Some(text) => Err(Error::gpu(Fault::at("gpu", text))),
         }
     }
 
@@ -121,7 +121,7 @@ impl Gpu {
 
     fn hangs(&self) -> Error {
         let seconds = HANG.as_secs();
-        Error::device(format!("device: {} did not finish a submission within {seconds} s", self.caps.name))
+        Error::device(Fault::at("device", format!("{} did not finish a submission within {seconds} s", self.caps.name)))
     }
 
     /// Runs callbacks that are due.
@@ -140,11 +140,13 @@ impl Gpu {
         match self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.device.poll(how)))) {
             Ok(Ok(_)) => Ok(()),
             // no time was given: drivers without a kernel driver report any number of done submissions
-            Ok(Err(wgpu::PollError::Timeout)) if begin.elapsed() < HANG / 2 => Err(Error::device(format!(
-                "device: {} computes nothing: it reports at once that a submission is not done; is it a stand-in for a GPU, or its \
-                 driver broken?",
-                self.caps.name
-            ))),
+            Ok(Err(wgpu::PollError::Timeout)) if begin.elapsed() < HANG / 2 => Err(Error::device(
+                Fault::at(
+                    "device",
+                    format!("{} computes nothing: it reports at once that a submission is not done", self.caps.name),
+                )
+                .advice("is it a stand-in for a GPU, or its driver broken?"),
+            )),
             Ok(Err(wgpu::PollError::Timeout)) => Err(self.hangs()),
             // submissions of ours that wgpu does not know: refused, which it has told, or dropped without a word, as
             // it does after a loss

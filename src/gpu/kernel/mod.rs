@@ -4,7 +4,7 @@
 mod cache;
 mod id;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 use super::layout::{self, Shared};
 pub use super::reflection::{Needs, Reflection};
@@ -172,7 +172,7 @@ impl Kernel {
 
     /// An error that names the kernel.
     pub(super) fn fault(&self, what: &str) -> Error {
-        Error::gpu(format!("kernel {}: {what}", self.name))
+        Error::gpu(Fault::at(format!("kernel {}", self.name), what))
     }
 
     /// Parses and reflects the text.

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::{Caps, Elem};
 use crate::measure::plan::{LARGEST_BINDING, assumed};
 
@@ -136,10 +136,8 @@ impl Card {
         };
         cards().iter().find(is).ok_or_else(|| {
             let keys: Vec<&str> = cards().iter().map(|card| card.key.as_str()).collect();
-            Error::usage(format!(
-                "unknown GPU `{name}`, expected one of {}; others can be added to src/measure/predict/cards.toml",
-                keys.join(" ")
-            ))
+            let fault = Fault::from(format!("unknown GPU `{name}`")).expected(format!("one of {}", keys.join(" ")));
+            Error::usage(fault.advice("others can be added to src/measure/predict/cards.toml"))
         })
     }
 
@@ -189,7 +187,7 @@ mod tests {
         assert_eq!(Card::find("RTX4090").ok().map(|card| card.key.as_str()), Some("rtx-4090"));
         for unknown in ["", "x", "h101", "090", "SXM", "80", "h100,a100"] {
             assert!(
-                Card::find(unknown).is_err_and(|e| e.to_string().contains("expected one of h100 h200")),
+                Card::find(unknown).is_err_and(|e| e.fault().expected.starts_with("one of h100 h200")),
                 "{unknown}"
             );
         }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Accesses to memory by their bits, of one invocation.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -69,10 +69,10 @@ impl Row {
         if sound && self.instructions >= main.instructions && main.instructions >= main.moves {
             return Ok(());
         }
-        Err(Error::data(format!(
-            "{place}: {} on {}: counts that no kernel has, expected those of tools/isa --json",
-            self.kernel, self.gpu
-        )))
+        Err(Error::data(
+            Fault::at(place, format!("{} on {}: counts that no kernel has", self.kernel, self.gpu))
+                .expected("those of tools/isa --json"),
+        ))
     }
 }
 
@@ -155,7 +155,7 @@ impl Codes {
     /// [`Error::Data`] naming `place`.
     pub fn read(place: &str, text: &str) -> Result<Self> {
         let rows: Vec<Row> = serde_json::from_str(text)
-            .map_err(|e| Error::data(format!("{place}: {e}, expected the JSON of tools/isa --json")))?;
+            .map_err(|e| Error::data(Fault::at(place, e.to_string()).expected("the JSON of tools/isa --json")))?;
         let mut codes = Self::default();
         for row in rows {
             row.check(place)?;

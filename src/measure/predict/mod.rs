@@ -36,7 +36,7 @@ pub mod code;
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::pass::Command;
 use crate::gpu::{Elem, Gpu, KernelId, Program, Purpose};
 use crate::model::{Config, Recompute};
@@ -250,10 +250,11 @@ pub fn predict(card: &Card, codes: &Codes, step: &Step, elem: Elem) -> Result<Pr
     let program = trainer.step_program();
     let (rows, missing) = rows(card, codes, &program);
     if let Some(kernel) = missing.first() {
-        return Err(Error::data(format!(
-            "{kernel}: no machine code of this operator for {}, expected some; try another --precision, or tools/isa --predict",
-            card.name
-        )));
+        return Err(Error::data(
+            Fault::at(kernel, format!("no machine code of this operator for {}", card.name))
+                .expected("some")
+                .advice("try another --precision, or tools/isa --predict"),
+        ));
     }
     Ok(Prediction { card: card.name.clone(), precision: elem.name(), tokens: step.sizes.tokens(), rows })
 }

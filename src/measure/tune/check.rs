@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::ops::compare::{self, NONE_FAR, Near};
 
@@ -112,7 +112,7 @@ impl Target {
         let bytes = gpu.read(result)?;
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         <[u32; 3]>::try_from(words)
-            .map_err(|_| Error::gpu(format!("tune: {} bytes of counts, expected 12", bytes.len())))
+            .map_err(|_| Error::gpu(Fault::at("tune", format!("{} bytes of counts", bytes.len())).expected("12")))
     }
 
     /// Fails if the plain kernel wrote nothing but zeros: a device that computes nothing.
@@ -121,11 +121,11 @@ impl Target {
         if nonzero > 0 || !self.is_there() {
             return Ok(());
         }
-        Err(Error::device(format!(
-            "tune: {} computes nothing: all results of {kernel} are zero, expected about {:.1e}; is it a stand-in for a \
-             GPU, or its driver broken?",
-            gpu.caps.name, self.about
-        )))
+        Err(Error::device(
+            Fault::at("tune", format!("{} computes nothing: all results of {kernel} are zero", gpu.caps.name))
+                .expected(format!("about {:.1e}", self.about))
+                .advice("is it a stand-in for a GPU, or its driver broken?"),
+        ))
     }
 
     /// Compares one row's elements from column `first` on with f64, of the candidate or of the plain kernel.
@@ -157,10 +157,10 @@ impl Target {
 
 /// The error for a plain kernel whose results are wrong.
 pub(super) fn plain_error(gpu: &Gpu, kernel: &str, fault: &str) -> Error {
-    Error::device(format!(
-        "tune: {}: the plain kernel {kernel} computes something else: {fault}; is the driver broken?",
-        gpu.caps.name
-    ))
+    Error::device(
+        Fault::at("tune", format!("{}: the plain kernel {kernel} computes something else: {fault}", gpu.caps.name))
+            .advice("is the driver broken?"),
+    )
 }
 
 /// The square root of the mean square.

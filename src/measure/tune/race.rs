@@ -188,7 +188,7 @@ impl Race<'_> {
             let is_timed = |timing: &&Timing| {
                 program.commands[timing.command].kernel().is_some_and(|kernel| self.bench.is_timed(kernel))
             };
-            timings.iter().filter(is_timed).map(|t| t.ms()).sum()
+            timings.iter().filter(is_timed).map(crate::gpu::timing::Timing::ms).sum()
         } else {
             gpu.wait()?;
             let begin = Instant::now();

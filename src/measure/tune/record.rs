@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
 use crate::gpu::Caps;
 
@@ -130,7 +130,11 @@ pub fn load(caps: &mut Caps) -> Found {
 /// [`Error::Output`] naming the file or folder.
 pub fn prepare(caps: &Caps) -> Result<PathBuf> {
     let path = path(caps).ok_or_else(|| {
-        Error::output("tune: this user has no cache folder, expected one for the record; set WGPT_CACHE or WGPT_TUNING")
+        Error::output(
+            Fault::at("tune", "this user has no cache folder")
+                .expected("one for the record")
+                .advice("set WGPT_CACHE or WGPT_TUNING"),
+        )
     })?;
     if let (None, Some(folder)) = (named(), path.parent()) {
         std::fs::create_dir_all(folder).map_err(|e| output_error(folder, &e))?;
@@ -143,15 +147,16 @@ pub fn prepare(caps: &Caps) -> Result<PathBuf> {
         let is_record = read(&path).ok().is_some_and(|text| serde_json::from_str::<Record>(&text).is_ok());
         if !is_record {
             let path = path.display();
-            return Err(Error::output(format!(
-                "{path}: holds no record of wgpt tune, expected one or no file; name another in WGPT_TUNING"
-            )));
+            return Err(Error::output(
+                Fault::at(path, "holds no record of wgpt tune")
+                    .expected("one or no file")
+                    .advice("name another in WGPT_TUNING"),
+            ));
         }
     }
-    let mut beside = path.clone().into_os_string();
-    beside.push(".try");
-    let tried = std::fs::write(&beside, "").and_then(|()| std::fs::remove_file(&beside));
-    tried.map_err(|e| output_error(&path, &e))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    atomic::probe(path.parent().unwrap_or(Path::new("")), &format!("{name}.try"))
+        .map_err(|e| output_error(&path, &e))?;
     Ok(path)
 }
 
@@ -165,7 +170,7 @@ pub fn save(caps: &Caps, found: &[(String, String)]) -> Result<PathBuf> {
     let old = read(&path).ok().and_then(|text| serde_json::from_str::<Record>(&text).ok());
     let mut record = old.filter(|record| record.is_for(caps)).unwrap_or_else(|| Record::empty(caps));
     record.kernels.extend(found.iter().cloned());
-    let text = serde_json::to_string_pretty(&record).map_err(|e| Error::output(format!("tune: {e}")))?;
+    let text = serde_json::to_string_pretty(&record).map_err(|e| Error::output(Fault::at("tune", e.to_string())))?;
     atomic::write(&path, |file| file.write_all(text.as_bytes()))?;
     Ok(path)
 }

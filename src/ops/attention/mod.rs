@@ -5,7 +5,7 @@ mod generate;
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
@@ -288,10 +288,10 @@ impl Shape {
 
     fn check(self, place: &str, qkv: &Tensor, out: &Tensor, lse: &Tensor) -> Result<usize> {
         let (n, c) = (self.batch * self.positions, out.columns());
-        out.expect(place, "out", n, c)?;
-        qkv.expect(place, "qkv", n, 3 * c)?;
-        lse.expect(place, "lse", self.batch * self.heads, self.positions)?;
-        out.expect_elem(place, "out", qkv.elem())?;
+        out.check_shape(place, "out", n, c)?;
+        qkv.check_shape(place, "qkv", n, 3 * c)?;
+        lse.check_shape(place, "lse", self.batch * self.heads, self.positions)?;
+        out.check_elem(place, "out", qkv.elem())?;
         head_size(place, c, self.heads)
     }
 }
@@ -299,7 +299,9 @@ impl Shape {
 fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
     let head_size = channels / heads.max(1);
     if heads == 0 || !channels.is_multiple_of(heads) || !(8..=128).contains(&head_size) {
-        return Err(Error::shape(format!("{place}: {heads} heads of {channels} channels, expected heads of 8 to 128")));
+        return Err(Error::shape(
+            Fault::at(place, format!("{heads} heads of {channels} channels")).expected("heads of 8 to 128"),
+        ));
     }
     Ok(head_size)
 }
@@ -328,11 +330,11 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let place = "attention.backward";
     let head_size = io.shape.check(place, io.qkv, io.out, io.lse)?;
-    io.dout.expect(place, "dout", io.out.rows(), io.out.columns())?;
-    io.dqkv.expect(place, "dqkv", io.qkv.rows(), io.qkv.columns())?;
-    io.delta.expect(place, "delta", io.lse.rows(), io.lse.columns())?;
-    io.dout.expect_elem(place, "dout", io.qkv.elem())?;
-    io.dqkv.expect_elem(place, "dqkv", io.qkv.elem())?;
+    io.dout.check_shape(place, "dout", io.out.rows(), io.out.columns())?;
+    io.dqkv.check_shape(place, "dqkv", io.qkv.rows(), io.qkv.columns())?;
+    io.delta.check_shape(place, "delta", io.lse.rows(), io.lse.columns())?;
+    io.dout.check_elem(place, "dout", io.qkv.elem())?;
+    io.dqkv.check_elem(place, "dqkv", io.qkv.elem())?;
     let delta_kernel = delta_kernel(&pass.gpu.caps, head_size, io.qkv.elem());
     let [q, kv] = [Entry::BackwardQ, Entry::BackwardKv]
         .map(|entry| chosen(&pass.gpu.caps, entry, head_size, io.qkv.elem(), io.shape.positions));
@@ -387,10 +389,10 @@ pub struct Step<'a> {
 /// [`Error::Shape`].
 pub fn step(pass: &mut Pass, io: Step) -> Result<()> {
     let (place, c, t) = ("attention.step", io.out.columns(), io.cache.rows());
-    io.out.expect(place, "out", 1, c)?;
-    io.qkv.expect(place, "qkv", 1, 3 * c)?;
-    io.at.expect(place, "at", 1, 1)?;
-    io.cache.expect(place, "cache", t.max(1), 3 * c)?;
+    io.out.check_shape(place, "out", 1, c)?;
+    io.qkv.check_shape(place, "qkv", 1, 3 * c)?;
+    io.at.check_shape(place, "at", 1, 1)?;
+    io.cache.check_shape(place, "cache", t.max(1), 3 * c)?;
     let head_size = head_size(place, c, io.heads)?;
     let params = StepParams { positions: t as u32, heads: io.heads as u32, scale: 1.0 / (head_size as f32).sqrt() };
     pass.dispatch(&Dispatch {

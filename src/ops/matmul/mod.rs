@@ -7,7 +7,7 @@ mod row;
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::{Generator, Width};
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
@@ -178,18 +178,19 @@ fn same_elements(place: &str, a: &Tensor, b: &Tensor) -> Result<()> {
     if a.elem() == b.elem() && a.elem() != Elem::U32 {
         return Ok(());
     }
-    Err(Error::shape(format!(
-        "{place}: operands `{}` and `{}` hold {:?} and {:?}, expected both f32 or both f16",
-        a.label(),
-        b.label(),
-        a.elem(),
-        b.elem()
-    )))
+    Err(Error::shape(
+        Fault::at(
+            place,
+            format!("operands `{}` and `{}` hold {:?} and {:?}", a.label(), b.label(), a.elem(), b.elem()),
+        )
+        .expected("both f32 or both f16"),
+    ))
 }
 
 /// Elements as a kernel's parameter.
 fn count(what: usize) -> Result<u32> {
-    u32::try_from(what).map_err(|_| Error::shape(format!("matmul: {what} elements in a row, expected fewer than 2^32")))
+    u32::try_from(what)
+        .map_err(|_| Error::shape(Fault::at("matmul", format!("{what} elements in a row")).expected("fewer than 2^32")))
 }
 
 /// Tensors of [`forward`].
@@ -233,17 +234,17 @@ pub fn forward_residual(pass: &mut Pass, io: Forward, residual: &Tensor) -> Resu
 fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option<(&str, &Tensor, Elem)>) -> Result<()> {
     let place = "matmul.forward";
     let (m, k, n) = (io.inp.rows(), io.inp.columns(), io.weight.rows());
-    io.weight.expect(place, "weight", n, k)?;
-    io.out.expect(place, "out", m, n)?;
+    io.weight.check_shape(place, "weight", n, k)?;
+    io.out.check_shape(place, "out", m, n)?;
     same_elements(place, io.inp, io.weight)?;
     if let Some(bias) = io.bias {
-        bias.expect(place, "bias", 1, n)?;
+        bias.check_shape(place, "bias", 1, n)?;
     } else if epilogue != Epilogue::None {
-        return Err(Error::shape(format!("{place}: {epilogue:?} without a bias")));
+        return Err(Error::shape(Fault::at(place, format!("{epilogue:?} without a bias"))));
     }
     if let Some((name, tensor, elem)) = other {
-        tensor.expect(place, name, m, n)?;
-        tensor.expect_elem(place, name, elem)?;
+        tensor.check_shape(place, name, m, n)?;
+        tensor.check_elem(place, name, elem)?;
     }
     let row_bytes = [Some(io.out), Some(io.inp), other.map(|o| o.1)].into_iter().flatten().map(Tensor::row_bytes).max();
     for rows in pass.row_windows_of(m, row_bytes.unwrap_or(0), operations(1, n, k)) {
@@ -312,12 +313,12 @@ pub fn backward_inp_gelu(pass: &mut Pass, io: BackwardInp, pre: &Tensor) -> Resu
 fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) -> Result<()> {
     let place = "matmul.backward_inp";
     let (m, n, k) = (io.dout.rows(), io.dout.columns(), io.weight.columns());
-    io.weight.expect(place, "weight", n, k)?;
-    io.dinp.expect(place, "dinp", m, k)?;
+    io.weight.check_shape(place, "weight", n, k)?;
+    io.dinp.check_shape(place, "dinp", m, k)?;
     same_elements(place, io.dout, io.weight)?;
     if let Some(pre) = pre {
-        pre.expect(place, "pre", m, k)?;
-        pre.expect_elem(place, "pre", io.dinp.elem())?;
+        pre.check_shape(place, "pre", m, k)?;
+        pre.check_elem(place, "pre", io.dinp.elem())?;
     }
     for rows in pass.row_windows_of(m, io.dout.row_bytes().max(io.dinp.row_bytes()), operations(1, n, k)) {
         let pre = pre.map(|tensor| tensor.slice(rows.clone()));
@@ -381,7 +382,7 @@ pub fn backward_weight(pass: &mut Pass, io: BackwardWeight) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn backward_weight_in_parts(pass: &mut Pass, io: BackwardWeight, partials: &Tensor) -> Result<()> {
-    partials.expect_elem("matmul.backward_weight", "partials", Elem::F32)?;
+    partials.check_elem("matmul.backward_weight", "partials", Elem::F32)?;
     backward_weight_with(pass, &io, Some(partials), None).map(|_| ())
 }
 
@@ -400,9 +401,9 @@ pub struct Room<'a> {
 /// # Errors
 /// [`Error::Shape`].
 pub fn backward_weight_and_bias(pass: &mut Pass, io: BackwardWeight, dbias: &Tensor, room: Room) -> Result<bool> {
-    dbias.expect("matmul.backward_weight", "dbias", 1, io.dout.columns())?;
-    room.partials.expect_elem("matmul.backward_weight", "partials", Elem::F32)?;
-    room.scratch.expect_elem("matmul.backward_weight", "scratch", Elem::F32)?;
+    dbias.check_shape("matmul.backward_weight", "dbias", 1, io.dout.columns())?;
+    room.partials.check_elem("matmul.backward_weight", "partials", Elem::F32)?;
+    room.scratch.check_elem("matmul.backward_weight", "scratch", Elem::F32)?;
     backward_weight_with(pass, &io, Some(room.partials), Some((dbias, room.scratch)))
 }
 
@@ -422,8 +423,8 @@ fn backward_weight_with(
 ) -> Result<bool> {
     let place = "matmul.backward_weight";
     let (m, n, k) = (io.dout.rows(), io.dout.columns(), io.inp.columns());
-    io.inp.expect(place, "inp", m, k)?;
-    io.dweight.expect(place, "dweight", n, k)?;
+    io.inp.check_shape(place, "inp", m, k)?;
+    io.dweight.check_shape(place, "dweight", n, k)?;
     same_elements(place, io.dout, io.inp)?;
     let elem = io.dout.elem();
     let mut summed = false;

@@ -4,7 +4,7 @@
 //! Two tiles of operands lie in workgroup memory; which of them a round reads depends on the round and on an immediate,
 //! so that no compiler can keep the loads out of the loop.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Generator;
 use crate::gpu::text::Text;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
@@ -119,15 +119,17 @@ pub fn without_fed(caps: &Caps, edge: u32) -> Option<String> {
 pub fn matrix_fed(pass: &mut Pass, io: MatrixFed) -> Result<()> {
     let caps = &pass.gpu.caps;
     if let Some(why) = without_fed(caps, io.edge) {
-        return Err(Error::gpu(format!("roof.matrix_fed: {why}")));
+        return Err(Error::gpu(Fault::at("roof.matrix_fed", why)));
     }
     if io.operands.elem() != Elem::F16 {
-        return Err(Error::shape(format!("roof.matrix_fed: `operands` is {:?}, expected F16", io.operands.elem())));
+        return Err(Error::shape(
+            Fault::at("roof.matrix_fed", format!("`operands` is {:?}", io.operands.elem())).expected("F16"),
+        ));
     }
     let [m, n, k] = fed_shape(caps);
-    io.operands.expect("roof.matrix_fed", "operands", FED_TILES * (m + n), k)?;
+    io.operands.check_shape("roof.matrix_fed", "operands", FED_TILES * (m + n), k)?;
     let groups = io.out.rows() / m;
-    io.out.expect("roof.matrix_fed", "out", groups * m, n)?;
+    io.out.check_shape("roof.matrix_fed", "out", groups * m, n)?;
     let products = (groups * m * n * k) as u64 * u64::from(io.rounds);
     pass.dispatch(&Dispatch {
         kernel: &kernel(caps, io.edge),

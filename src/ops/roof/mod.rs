@@ -3,7 +3,7 @@
 
 mod fed;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Generator;
 use crate::gpu::text::without_directive;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
@@ -182,9 +182,11 @@ pub struct Copy<'a> {
 /// # Errors
 /// [`Error::Shape`] if the sizes differ or 16 bytes do not divide them.
 pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
-    io.out.expect("roof.copy", "out", io.inp.rows(), io.inp.columns())?;
+    io.out.check_shape("roof.copy", "out", io.inp.rows(), io.inp.columns())?;
     if !io.inp.bytes().is_multiple_of(16) {
-        return Err(Error::shape(format!("roof.copy: `inp` has {} bytes, expected a multiple of 16", io.inp.bytes())));
+        return Err(Error::shape(
+            Fault::at("roof.copy", format!("`inp` has {} bytes", io.inp.bytes())).expected("a multiple of 16"),
+        ));
     }
     let count = (io.inp.bytes() / 16) as usize;
     pass.dispatch(&Dispatch {
@@ -218,7 +220,7 @@ pub struct Fused<'a> {
 /// [`Error::Gpu`] if the adapter lacks the type.
 pub fn fused(pass: &mut Pass, io: Fused) -> Result<()> {
     if io.scalar == Scalar::F16 && !pass.gpu.caps.f16 {
-        return Err(Error::gpu(format!("roof.fused: {} has no f16", pass.gpu.caps.name)));
+        return Err(Error::gpu(Fault::at("roof.fused", format!("{} has no f16", pass.gpu.caps.name))));
     }
     let n = io.out.len();
     pass.dispatch(&Dispatch {
@@ -251,17 +253,18 @@ pub struct Matrix<'a> {
 pub fn matrix(pass: &mut Pass, io: Matrix) -> Result<()> {
     let e = io.edge as usize;
     if !pass.gpu.caps.matrix_edges.contains(&io.edge) {
-        return Err(Error::gpu(format!("roof.matrix: {} has no cooperative matrices of {e}x{e}", pass.gpu.caps.name)));
-    }
-    if io.operands.bytes() != 8 * (e * e) as u64 {
-        return Err(Error::shape(format!(
-            "roof.matrix: `operands` has {} bytes, expected {}",
-            io.operands.bytes(),
-            8 * e * e
+        return Err(Error::gpu(Fault::at(
+            "roof.matrix",
+            format!("{} has no cooperative matrices of {e}x{e}", pass.gpu.caps.name),
         )));
     }
+    if io.operands.bytes() != 8 * (e * e) as u64 {
+        return Err(Error::shape(
+            Fault::at("roof.matrix", format!("`operands` has {} bytes", io.operands.bytes())).expected(8 * e * e),
+        ));
+    }
     let count = io.out.rows() / (TILES * e);
-    io.out.expect("roof.matrix", "out", count * TILES * e, e)?;
+    io.out.check_shape("roof.matrix", "out", count * TILES * e, e)?;
     pass.dispatch(&Dispatch {
         kernel: &matrix_kernel(&pass.gpu.caps, io.edge),
         tensors: &[io.operands, io.out],
