@@ -74,7 +74,7 @@ fn parent_words() -> Vec<String> {
 
 /// Joins words so that a shell takes them apart again.
 fn quoted(words: &[String]) -> String {
-    let quote = |word: &String| shlex::try_quote(word).map_or_else(|_| word.clone(), |word| word.into_owned());
+    let quote = |word: &String| shlex::try_quote(word).map_or_else(|_| word.clone(), std::borrow::Cow::into_owned);
     words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 

@@ -160,16 +160,16 @@ impl Layers {
                         return Err(unknown_table(&place("", &name), &name));
                     }
                     for (key, value) in inner {
-                        self.from_file(&key, value, place(&name, &key))?;
+                        self.put(&key, value, place(&name, &key))?;
                     }
                 }
-                value => self.from_file(&name, value, place("", &name))?,
+                value => self.put(&name, value, place("", &name))?,
             }
         }
         Ok(())
     }
 
-    fn from_file(&mut self, written: &str, value: Value, place: String) -> Result<()> {
+    fn put(&mut self, written: &str, value: Value, place: String) -> Result<()> {
         let key = find(written, &place)?;
         let value = match value {
             value if key.repeats && !value.is_array() => Value::Array(vec![value]),

@@ -9,6 +9,8 @@ use super::*;
 const RECIPE: &str = "[data]\ntext = [\"a.txt\"]\ntokenizer = \"bytes\"\n[model]\nlayers = 1\nheads = 2\nchannels = 32\n\
                       [training]\nbatch = 2\ncontext = 16\nsteps = 300\nlr = 1e-3\n[run]\nval_every = 2\n";
 
+type Change<'a> = &'a dyn Fn(&mut Settings);
+
 fn settings(recipe: &str) -> Settings {
     toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(None).unwrap()
 }
@@ -142,7 +144,7 @@ fn only_what_moved_a_past_loss_must_be_equal() {
         differences(&there, &here, reached).iter().map(|difference| difference.key).collect()
     };
     assert!(keys(&|_| (), 100).is_empty());
-    let free: [&dyn Fn(&mut Settings); 6] = [
+    let free: [Change; 6] = [
         &|s| s.train.steps = 600,
         &|s| (s.run.val_every, s.run.sample_every) = (7, 9),
         &|s| s.run.val_rows = Some(3),
@@ -153,7 +155,7 @@ fn only_what_moved_a_past_loss_must_be_equal() {
     for (i, change) in free.into_iter().enumerate() {
         assert_eq!(keys(change, 100), [""; 0], "change {i}");
     }
-    let fixed: [(&dyn Fn(&mut Settings), &str); 10] = [
+    let fixed: [(Change, &str); 10] = [
         (&|s| s.train.lr = 2e-3, "lr"),
         (&|s| s.train.warmup = 5, "warmup"),
         (&|s| s.train.schedule = Shape::Linear, "schedule"),
