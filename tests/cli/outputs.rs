@@ -11,7 +11,7 @@ fn run_into(dir: &Path, out: Stdio, args: &[&str]) -> (i32, String) {
     let mut command = Command::new(root.join("tools/run"));
     command.arg(env!("CARGO_BIN_EXE_wgpt")).args(args).current_dir(dir).stdout(out).stderr(Stdio::piped());
     command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache")).env_remove("WGPT_TUNING");
-    let output = command.spawn().and_then(|child| child.wait_with_output()).expect("the program starts");
+    let output = command.spawn().and_then(std::process::Child::wait_with_output).expect("the program starts");
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
