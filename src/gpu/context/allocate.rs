@@ -53,19 +53,16 @@ impl Gpu {
     pub(in crate::gpu) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
         let size = bytes.next_multiple_of(16).max(16);
         let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-        let refused = |expected: String| {
-            let what = format!(
-                "`{label}` finds no room on {}, where {} are in use",
-                self.caps.name,
-                mib(self.allocated_bytes())
-            );
-            Error::memory(Fault::at("memory", what).expected(expected).found(mib(size)))
+        let refused = |why: &str| {
+            let (size, used) = (mib(size), mib(self.allocated_bytes()));
+            Fault::at("memory", format!("`{label}` needs {size} beside {used} in use on {}{why}", self.caps.name))
         };
         if size > self.caps.max_buffer_bytes && self.raw.is_none() {
             // a plan goes on to its end, so that it can be shown whole
             lock(&self.oversized).get_or_insert_with(|| (label.to_owned(), size));
         } else if size > self.caps.max_buffer_bytes {
-            return Err(refused(format!("at most the {} of its largest buffer", mib(self.caps.max_buffer_bytes))));
+            let most = format!("at most {} in a buffer", mib(self.caps.max_buffer_bytes));
+            return Err(Error::memory(refused("").expected(most)));
         }
         let raw = match &self.raw {
             None => None,
@@ -78,7 +75,7 @@ impl Gpu {
                     mapped_at_creation: false,
                 });
                 if pollster::block_on(scope.pop()).is_some() || self.fails(Call::Allocate) {
-                    return Err(refused("no more than is free".into()));
+                    return Err(Error::memory(refused(", which is out of memory")));
                 }
                 Some(buffer)
             }
