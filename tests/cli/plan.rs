@@ -133,7 +133,7 @@ fn an_automatic_batch_fits_is_noted_and_used_again() {
     let noted = |out: &str| -> usize {
         let config = std::fs::read_to_string(dir.join(out).join("config.toml")).expect("config.toml");
         let table: toml::Table = config.parse().expect("TOML");
-        table["train"]["batch"].as_integer().expect("a number") as usize
+        table["training"]["batch"].as_integer().expect("a number") as usize
     };
     train(dir, "a", &["--batch", "auto", "--memory", "8MiB"]).ends_with(0);
     let batch = noted("a");

@@ -129,7 +129,7 @@ fn a_run_leaves_its_records() {
     for curve in ["train", "validation", "main.log train", "main.log validation"] {
         assert!(page.contains(&format!("data-name=\"{curve}\"")), "{curve}");
     }
-    assert!(page.contains("checkpoint_every = &quot;3&quot;") && page.contains("software)"));
+    assert!(page.contains("checkpoint-every = 3") && page.contains("software)"));
     for word in ["http", "src=", "href", "@import", "url("] {
         assert!(!page.contains(word), "`{word}` in a page that is to stand alone");
     }

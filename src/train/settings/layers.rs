@@ -238,19 +238,30 @@ impl Layers {
             }
         }
         for (key, needed) in NEED {
-            for other in needed {
-                let Some(given) = self.given(key).filter(|_| self.given(other).is_none()) else { continue };
-                let fault = Fault::at(given.origin.name(key), format!("needs --{other}"));
-                if self.0.get(*other).is_none_or(|taken_back| taken_back.origin.strength() <= given.origin.strength()) {
-                    return Err(Error::usage(fault.expected("both or neither")));
-                }
-                aside.push(format!("{} is ignored without {other}", given.origin.name(key)));
-                self.0.remove(key);
-            }
+            self.need(key, needed, &mut aside)?;
         }
         let values = self.0.iter().filter_map(|(key, given)| Some((*key, given.value.clone()?)));
         let recipe = recipe_of(values).map_err(|why| Error::usage(Fault::at("settings", why)))?;
         Ok(Merged { recipe, origins: self.0.into_iter().map(|(key, given)| (key, given.origin)).collect(), aside })
+    }
+
+    /// Removes a setting that needs others which `--set KEY=` has taken back.
+    fn need(&mut self, key: &'static str, needed: &[&str], aside: &mut Vec<String>) -> Result<()> {
+        let Some(given) = self.given(key) else { return Ok(()) };
+        let missing: Vec<&&str> = needed.iter().filter(|other| self.given(other).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let taken_back =
+            |other: &&&str| self.0.get(**other).is_some_and(|taken| taken.origin.strength() > given.origin.strength());
+        if !missing.iter().all(|other| taken_back(other)) {
+            let list: Vec<String> = missing.iter().map(|other| format!("--{other}")).collect();
+            let fault = Fault::at(given.origin.name(key), format!("needs {}", list.join(" and ")));
+            return Err(Error::usage(fault.expected("all of them or none")));
+        }
+        aside.push(format!("{} is ignored without {}", given.origin.name(key), missing[0]));
+        self.0.remove(key);
+        Ok(())
     }
 
     fn given(&self, key: &str) -> Option<&Given> {
