@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use wgpt::data::Stories;
-use wgpt::random::Mt19937;
+use wgpt::data::{Mt19937, Stories};
 
 /// Kills in a run of the tests.
 const KILLS: u32 = 60;

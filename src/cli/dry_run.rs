@@ -123,7 +123,7 @@ fn every_value(asked: &Asked, settings: &Settings) -> wgpt::train::settings::Rec
     all
 }
 
-/// Whether a value that was not given is fixed, or follows from others.
+/// Says of a value that was not given if it is fixed or follows from others.
 fn kind(name: &str, settings: &Settings) -> &'static str {
     let follows = ["tokenizer", "layers", "heads", "channels", "vocab", "context", "tokens-per-step", "val-limit"];
     let epoch = name == "steps" && settings.data.source != Source::Stories;

@@ -37,7 +37,7 @@ const AT_ONCE: i32 = 130;
 /// How long a process that ends waits for its last line to be taken.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What a command does after a signal.
+/// A command's reaction to a signal.
 pub struct Answer {
     /// In words that follow the signal's name.
     pub text: &'static str,
@@ -51,7 +51,7 @@ impl Answer {
         Self { text, ends: false }
     }
 
-    /// What a run does in its current phase.
+    /// Returns the reaction of a run in its current phase.
     pub fn of(phase: &CurrentPhase) -> Self {
         let phase = phase.get();
         Self { text: phase.answer(), ends: phase.has_nothing_to_save() }

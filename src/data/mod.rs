@@ -32,6 +32,8 @@ pub mod tokens;
 
 pub use batch::Batch;
 pub use batches::{BatchSource, Batches, BatchesState, Mark};
+// part of a loader's state
+pub use crate::random::{Mt19937, Mt19937State};
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use repeat::Repeat;
 pub use rows::Rows;

@@ -1,4 +1,4 @@
-//! What a run is busy with, for whoever wants to know from another thread: a signal is answered by it.
+//! The part of a run that is at work, shared with the thread that answers signals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

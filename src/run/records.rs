@@ -42,7 +42,7 @@ pub struct Metric {
     /// Accuracy on HellaSwag after the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hellaswag: Option<f32>,
-    /// What gradients were multiplied by, in mixed precision.
+    /// Factor of the gradients in mixed precision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
     /// The loss's z-score, where outliers are skipped; 0 while its window fills.

@@ -62,7 +62,7 @@ pub struct Session<'a> {
     pub weights: &'a dyn Fn() -> Result<Weights>,
     /// The name of a signal that asks the run to end, once there is one.
     pub stop: &'a dyn Fn() -> Option<&'static str>,
-    /// What the run is busy with, for who answers signals.
+    /// The part of the run that is at work, for the answer to a signal.
     pub phase: CurrentPhase,
     /// Called when the device has not answered for far too long, with the run's folder and what was seen. It should end
     /// the process: the thread that waits may never come back.
@@ -321,7 +321,7 @@ fn trainer_options(settings: &Settings) -> TrainerOptions {
     }
 }
 
-/// What the adapter can do, in the arithmetic of the run's matrix products.
+/// Measures the adapter's peak in the arithmetic of the run's matrix products.
 fn peak_tflops(gpu: &Gpu, settings: &Settings) -> Result<f64> {
     let roofs = Roofs::measure(gpu, Duration::from_millis(300))?;
     let matrix = roofs.matrix.filter(|_| settings.elem() == Elem::F16);

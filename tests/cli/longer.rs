@@ -129,6 +129,7 @@ fn a_finished_run_becomes_longer_with_the_bits_of_one_that_was_as_long_from_the_
     wgpt(dir, &args("text.txt", "24", &["--out", "whole"])).ends_with(0);
     wgpt(dir, &args("text.txt", "12", &["--out", "run"])).ends_with(0);
     assert!(dir.join("run/checkpoints/step-00000012").exists(), "the last step has a checkpoint");
+    assert!(wgpt(dir, &["verify", "run"]).ends_with(0).out.contains("sound"));
     let out = wgpt(dir, &["train", "--resume", "run", "--steps", "24"]).ends_with(0).out;
     assert!(out.contains("resumed  after step 12") && out.contains("24 now"), "{out}");
     assert_eq!(losses(&dir.join("run")), losses(&dir.join("whole")));

@@ -66,7 +66,7 @@ impl Asked {
         self.recipe().training.precision.unwrap_or(Precision::Auto)
     }
 
-    /// What the run in the folder knows of the weights that it began with, if it can be resumed from a checkpoint: the
+    /// Returns shape and tokenizer of the weights that the run in the folder began with, if it has a checkpoint: the
     /// weights may be gone.
     pub fn known_start(&self) -> Option<Known> {
         let (there, out) = (&self.there.as_ref()?.settings, self.out.as_ref()?);

@@ -72,7 +72,7 @@ pub struct Run<'a> {
     pub stop: &'a dyn Fn() -> Option<&'static str>,
     /// Returns the command that continues the run in a folder.
     pub continues: &'a dyn Fn(&Path) -> String,
-    /// What the run is busy with, for who answers signals.
+    /// The part of the run that is at work, for the answer to a signal.
     pub phase: CurrentPhase,
     /// Where the batches of the last steps begin.
     pub places: VecDeque<(usize, Mark)>,
@@ -315,7 +315,7 @@ impl Run<'_> {
                 done => {
                     if told.is_some() {
                         clock.paused(begin.elapsed());
-                        screen.line("resumed: the disk accepts writes again");
+                        screen.line("goes on: the disk accepts writes again");
                     }
                     return done;
                 }

@@ -1,4 +1,5 @@
-//! Whether a folder's run may be resumed with other settings: everything that moved a past loss must be equal.
+//! Compares the settings of a run with those that it is to be resumed with: everything that moved a past loss must be
+//! equal.
 
 use std::fmt;
 

@@ -23,7 +23,7 @@ impl Sizes {
     }
 }
 
-/// What a [`super::Trainer`] trains, and how.
+/// Options of a [`super::Trainer`].
 #[derive(Debug, Clone, Copy)]
 pub struct TrainerOptions {
     /// The model's shape.
@@ -36,7 +36,7 @@ pub struct TrainerOptions {
     /// losses, gradients of parameters, master weights and moments are f32 in either; the loss scale starts at
     /// [`crate::ops::stepcontrol::State::FIRST_LOSS_SCALE`] and follows overflows.
     pub elem: Elem,
-    /// What the backward pass computes again instead of keeping it. Every level has the same bits.
+    /// Activations that the backward pass computes again instead of keeping them. Every level has the same bits.
     pub recompute: Recompute,
     /// Lets tensors that are not needed at the same time use the same memory. Without it every tensor has a buffer of
     /// its own: results must not differ.
