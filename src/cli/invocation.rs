@@ -4,9 +4,14 @@ use std::ffi::OsString;
 use std::path::Path;
 
 /// Returns a command of this program with these arguments.
-pub fn command<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
-    let words = started_with().into_iter().chain(arguments.into_iter().map(str::to_owned));
-    quoted(&words.collect::<Vec<_>>())
+pub fn command(arguments: Vec<String>) -> String {
+    quoted(&[started_with(), arguments].concat())
+}
+
+/// Returns a flag and its path as one word or two: a path with a dash in front would be taken for a flag.
+pub fn flag(name: &str, path: &Path) -> Vec<String> {
+    let path = path.display().to_string();
+    if path.starts_with('-') { vec![format!("{name}={path}")] } else { vec![name.to_owned(), path] }
 }
 
 /// Returns the command that continues the run in `out`: this process's own, which names the folder.
@@ -14,7 +19,7 @@ pub fn continued(out: &Path, names_folder: bool) -> String {
     let mut words = started_with();
     words.extend(own_arguments().into_iter().filter(|word| word != "--restart"));
     if !names_folder {
-        words.extend(["--out".to_owned(), out.display().to_string()]);
+        words.extend(flag("--out", out));
     }
     quoted(&words)
 }

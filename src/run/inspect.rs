@@ -11,7 +11,7 @@ use crate::run::lock::LOCK;
 use crate::train::settings::file::CONFIG;
 use crate::train::settings::{Difference, RunFile, Settings, Source, differences};
 
-use super::folder::PROBE;
+use super::folder::{PROBE, runs};
 
 /// Contents of a folder, seen from a run that wants it.
 #[derive(Debug, PartialEq)]
@@ -67,7 +67,7 @@ pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<St
 /// Fails unless everything that moved a past loss is equal.
 fn compare(dir: &Path, there: &RunFile, settings: &Settings, data: Option<&str>, reached: usize) -> Result<()> {
     let mut found = differences(&there.settings, settings, reached);
-    let (was, is) = (&there.settings.data.source, &settings.data.source);
+    let (was, is) = [&there.settings, settings].map(|settings| settings.with_absolute_paths().data.source).into();
     let other_data = match (there.record.data.as_deref(), data) {
         (Some(there), Some(here)) => there != here,
         // its checkpoints know its data, and without one the names have to do
@@ -77,13 +77,13 @@ fn compare(dir: &Path, there: &RunFile, settings: &Settings, data: Option<&str>,
         return Err(other_data_than(dir));
     }
     if other_data {
-        found.insert(0, Difference { key: "data", there: named(was), here: named(is) });
+        found.insert(0, Difference { key: "data", there: named(&was), here: named(&is) });
     }
     if found.is_empty() {
         return Ok(());
     }
     let list: Vec<String> = found.iter().map(ToString::to_string).collect();
-    let fault = Fault::at("--out", format!("{} holds another run ({})", dir.display(), list.join("; ")));
+    let fault = Fault::at(dir.display(), format!("holds another run ({})", list.join("; ")));
     Err(Error::usage(fault.advice(format!(
         "--resume {} alone resumes that one with its own settings; else try another folder, or --restart to put it aside",
         dir.display()
@@ -95,6 +95,14 @@ pub(super) fn other_data_than(dir: &Path) -> Error {
     let fault =
         Fault::at("--text or --data", format!("the tokens are not those that {} was begun with", dir.display()));
     Error::data(fault.expected("the same").advice("bring them back, or --restart to begin anew"))
+}
+
+/// Returns the newest run in `parent` if it is this one, unfinished: somebody may have meant to resume it.
+pub(super) fn unfinished(parent: &Path, file: &RunFile) -> Option<String> {
+    let newest = runs(parent).pop()?;
+    let there = RunFile::read(newest.as_ref()).ok().filter(|there| !there.record.finished)?;
+    let same = there.record.data == file.record.data && differences(&there.settings, &file.settings, 0).is_empty();
+    same.then_some(newest)
 }
 
 /// Names data in a few words.

@@ -44,7 +44,7 @@ phases! {
     /// The first weights go to the device.
     Uploading "uploading weights" "ended while uploading weights, with nothing to save";
     /// Steps.
-    Training "training" "stopping before the next micro-step, then saving";
+    Training "training" "finishing the micro-steps in flight, then saving";
     /// The validation loss.
     Validating "validating" "stopping after this validation batch, then saving";
     /// HellaSwag's questions.

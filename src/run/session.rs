@@ -17,7 +17,7 @@ use crate::measure::Roofs;
 use crate::measure::plan::{SMALLER, plan};
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile, load_newest};
 use crate::run::folder::{self, Folder};
-use crate::run::inspect::{State, inspect, other_data_than};
+use crate::run::inspect::{self, State, inspect, other_data_than};
 use crate::run::lock;
 use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
@@ -273,7 +273,14 @@ impl<'a> Session<'a> {
         let mut file = RunFile::new(settings, Some(loader.fingerprint().to_owned()));
         (file.record.adapter, file.record.peak_tflops) = (Some(made_by.adapter.clone()), peak);
         let folder = match (&self.out, lock.take()) {
-            (None, _) => Folder::create_next(Path::new("runs"), &file)?,
+            (None, _) => {
+                let parent = Path::new("runs");
+                if let Some(unfinished) = inspect::unfinished(parent, &file) {
+                    screen
+                        .line(&format!("{unfinished} holds this run, unfinished: --resume {unfinished} continues it"));
+                }
+                Folder::create_next(parent, &file)?
+            }
             (Some(out), Some(lock)) if resumes => {
                 let (records, lines) = records_of(state);
                 Folder::resume(out, file, lock, &records, lines)?

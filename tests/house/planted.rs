@@ -11,7 +11,7 @@ fn planted_faults_are_found() {
         ("src/ops/matmul/mod.rs", "use super::group; use super::super::cli;", 1),
         ("src/ops/mod.rs", "fn f() -> super::train::X { println!(\"{}\", crate::model::f()) }", 2),
         ("src/ops/bias.rs", "// crate::model\nconst S: &str = \"crate::model\";", 0),
-        ("src/ops/bias.rs", "#[cfg(test)]\nmod tests { use crate::cli; }\nuse crate::cli;", 1),
+        ("src/ops/bias.rs", "use crate::cli;\n#[cfg(test)]\nmod tests { use crate::cli; }", 1),
         ("src/ops/bias_tests.rs", "use crate::reference::bias;", 0),
         ("src/infer/generator.rs", "use crate::measure::plan;", 1),
         ("src/reference/gpt2.rs", "use crate::model::Config; use super::bias;", 0),

@@ -7,7 +7,7 @@ use wgpt::run::folder;
 use wgpt::train::settings::file::CONFIG;
 use wgpt::train::settings::layers::{Layers, Merged};
 use wgpt::train::settings::resolve::Known;
-use wgpt::train::settings::{Precision, Recipe, RunFile};
+use wgpt::train::settings::{Precision, Recipe, RunFile, same_path};
 
 use super::Args;
 
@@ -30,13 +30,10 @@ impl Args {
     /// # Errors
     /// [`Error::Usage`] naming the flag or the line; [`Error::Data`] if the recipe or the run cannot be read.
     pub fn ask(&self) -> Result<Asked> {
-        let resumed = self.resume.as_ref().or_else(|| self.recipe.as_ref().filter(|path| path.is_dir()));
+        let resumed = self.resume.as_deref().map(run_of);
+        let resumed = resumed.or_else(|| self.recipe.as_deref().filter(|path| path.is_dir()));
         let mut layers = Layers::default();
         if let Some(dir) = resumed {
-            if let Some(out) = &self.given.run.out {
-                let fault = Fault::at("--out", format!("{}, while {} is resumed", out.display(), dir.display()));
-                return Err(Error::usage(fault.expected("one folder")));
-            }
             let file = open_run(dir)?;
             let place = dir.join(CONFIG).display().to_string();
             let table = toml::Table::try_from(file.settings.recipe());
@@ -48,7 +45,11 @@ impl Args {
         self.set.iter().try_for_each(|text| layers.set(text))?;
         layers.flags(&self.given)?;
         let merged = layers.merge()?;
-        let out = resumed.cloned().or_else(|| merged.recipe.run.out.clone()).map(|out| folder_of(&out));
+        if let (Some(dir), Some(out)) = (resumed, &merged.recipe.run.out) {
+            let fault = Fault::at("--out", format!("{}, while {} is resumed", out.display(), dir.display()));
+            return Err(Error::usage(fault.expected("one folder")));
+        }
+        let out = resumed.map(Path::to_owned).or_else(|| merged.recipe.run.out.clone()).map(|out| folder_of(&out));
         let there = out.as_deref().filter(|_| !self.restart).and_then(|out| RunFile::read(out).ok());
         let names_folder = resumed.is_some() || self.given.run.out.is_some();
         Ok(Asked { merged, out, there, names_folder })
@@ -71,9 +72,16 @@ impl Asked {
     pub fn known_start(&self) -> Option<Known> {
         let (there, out) = (&self.there.as_ref()?.settings, self.out.as_ref()?);
         let init = self.recipe().model.init.as_ref()?;
-        let same = there.model.init.as_ref() == Some(init) && folder::checkpoints(out) > 0;
+        let same = there.model.init.as_ref().is_some_and(|theirs| same_path(theirs, init));
+        let same = same && folder::checkpoints(out) > 0;
         same.then(|| Known { shape: there.config(), tokenizer: there.data.tokenizer })
     }
+}
+
+/// Returns the folder of a run of which somebody names the `config.toml`.
+fn run_of(path: &Path) -> &Path {
+    let named = path.file_name().is_some_and(|name| name == CONFIG) && path.is_file();
+    path.parent().filter(|_| named).unwrap_or(path)
 }
 
 /// Reads the run in a folder.

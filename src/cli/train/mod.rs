@@ -29,6 +29,7 @@ use resolve::DataSummary;
 
 #[derive(Debug, clap::Args)]
 #[command(
+    args_override_self = true,
     after_help = "With neither --text nor --data the program trains on stories that it makes up, with defaults of their own: 3 layers, \
 4 heads, 128 channels, context 128, batch 8, 700 steps, lr 5e-3, warmup 40, byte tokens, validation every 100 steps on 16 \
 batches, one sample at the end.
@@ -164,14 +165,17 @@ fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>) {
             say!("{known} of the sample's {all} words are words of the grammar");
         }
     }
-    let folder = out.display().to_string();
     say!("report: {}", out.join(REPORT).display());
-    say!("next: {}", invocation::command(["generate", "--from", &folder, "Once upon a time"]));
+    let from = invocation::flag("--from", out);
+    say!(
+        "next: {}",
+        invocation::command([&["generate".to_owned()], &from[..], &["Once upon a time".to_owned()]].concat())
+    );
 }
 
 /// Ends the process: the thread that waits for the device may never come back.
 fn hang(dir: &Path, what: &str) {
-    let again = invocation::command(["train", "--resume", &dir.display().to_string()]);
+    let again = invocation::command([vec!["train".to_owned()], invocation::flag("--resume", dir)].concat());
     let text = format!("train: {what}; to continue from the last checkpoint: {again}");
     let (path, note) = (dir.join("hang.txt"), format!("{text}\n"));
     // on a thread of its own: the disk may hang too

@@ -66,7 +66,11 @@ pub fn files_are_here(settings: &Settings) -> bool {
 /// Opens the data and cuts it; sets the steps of an epoch if none are given.
 pub fn look(settings: &mut Settings) -> Result<DataSummary> {
     let seed = settings.train.seed;
-    let dataset = Dataset::open(&settings.data, seed)?;
+    let dataset = Dataset::open(&settings.data, seed).map_err(|error| match settings.data.source {
+        Source::Text(_) if !files_are_here(settings) => error.with_advice("if it has moved, name it: --text FILE"),
+        Source::Shards { .. } if !files_are_here(settings) => error.with_advice("if they have moved: --data GLOB"),
+        _ => error,
+    })?;
     let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
     let (t, data) = (&settings.train, &settings.data);
     let shuffle = data.shuffle.then_some(seed);

@@ -55,6 +55,12 @@ impl Reporter {
         Ok(())
     }
 
+    /// Takes the run's settings and facts as they are now.
+    pub fn set_file(&mut self, file: &RunFile) {
+        self.sheet.config = file.to_toml().unwrap_or_default();
+        self.sheet.file = Some(file.clone());
+    }
+
     /// Adds a line of the metrics.
     pub fn push(&mut self, metric: &Metric) {
         self.sheet.history.push(metric);

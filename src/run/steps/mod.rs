@@ -201,6 +201,8 @@ impl Run<'_> {
         }
         self.patiently(clock, screen, |run| run.saver.wait())?;
         self.patiently(clock, screen, |run| run.folder.finish())?;
+        self.reporter.set_file(self.folder.file());
+        self.report(true, clock)?;
         Ok(outcome)
     }
 

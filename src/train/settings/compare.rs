@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::Settings;
+use super::{Settings, same_path};
 use crate::train::schedule::Schedule;
 
 /// A setting that a run cannot be resumed with.
@@ -34,7 +34,6 @@ fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
         ("layers", shape.layers.to_string()),
         ("heads", shape.heads.to_string()),
         ("channels", shape.channels.to_string()),
-        ("init", model.init.as_ref().map_or_else(none, |path| path.display().to_string())),
         ("tokenizer", data.tokenizer.map_or_else(none, |tokenizer| tokenizer.to_string())),
         ("no-shuffle", switch(!data.shuffle)),
         ("overfit-one-batch", switch(data.overfit_one_batch)),
@@ -69,6 +68,11 @@ fn rates(schedule: &Schedule) -> [(&'static str, String); 4] {
 #[must_use]
 pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Difference> {
     let (mut old, mut new) = (decisive(there), decisive(here));
+    let init = |settings: &Settings| settings.model.init.clone().unwrap_or_else(|| "none".into());
+    if !same_path(&init(there), &init(here)) {
+        old.push(("init", init(there).display().to_string()));
+        new.push(("init", init(here).display().to_string()));
+    }
     let (before, now) = (there.schedule(), Schedule { steps: there.train.steps, ..here.schedule() });
     // a run that has computed nothing yet was begun with a schedule all the same
     if (0..reached.max(1)).any(|step| before.at(step).to_bits() != now.at(step).to_bits()) {

@@ -77,7 +77,7 @@ impl RunFile {
         let Config { positions, vocab, layers, heads, channels } = settings.model.shape;
         let version = env!("CARGO_PKG_VERSION").into();
         let record = Record { version, data, positions, vocab, layers, heads, channels, ..Record::default() };
-        Self { settings: settings.clone(), record }
+        Self { settings: settings.with_absolute_paths(), record }
     }
 
     /// Reads the file of the run in `run`, also one that an earlier version wrote.

@@ -123,14 +123,20 @@ impl Layers {
     pub fn file(&mut self, path: &Path) -> Result<()> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|e| {
-            let fault = Fault::at(&name, format!("the recipe cannot be read ({e})"));
-            Error::data(fault.expected("a TOML file of settings of `wgpt train`"))
+            let why = if e.kind() == std::io::ErrorKind::NotFound {
+                "no such recipe or run".into()
+            } else {
+                format!("the recipe cannot be read ({e})")
+            };
+            Error::data(Fault::at(&name, why).expected("a TOML file of settings of `wgpt train`, or a run's folder"))
         })?;
         let line = |at: usize| format!("{name}:{}", text[..at.min(text.len())].matches('\n').count() + 1);
         let broken = |e: toml::de::Error| {
             let place = e.span().map_or_else(|| name.clone(), |span| line(span.start));
             let why = e.message().lines().collect::<Vec<_>>().join(" ");
-            Error::usage(Fault::at(place, format!("is not TOML ({why})")))
+            let fault = Fault::at(place, format!("is not TOML ({why})"));
+            let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+            Error::usage(if is_toml { fault } else { fault.advice(format!("to train on a text: --text {name}")) })
         };
         let (spans, values) = (DeTable::parse(&text).map_err(broken)?, text.parse::<Table>().map_err(broken)?);
         let mut places = BTreeMap::new();
@@ -178,8 +184,11 @@ impl Layers {
         check(key, &value, &place)?;
         let given = Given { value: Some(value), origin: Origin::File(place.clone()) };
         match self.0.insert(&key.name, given) {
-            Some(Given { origin: Origin::File(first), .. }) => {
-                let fault = Fault::at(place, format!("duplicate key `{written}`"));
+            Some(Given { origin: Origin::File(other), .. }) => {
+                // a table's keys come in the order of the alphabet
+                let line = |place: &str| place.rsplit(':').next().and_then(|line| line.parse::<usize>().ok());
+                let (first, second) = if line(&other) <= line(&place) { (other, place) } else { (place, other) };
+                let fault = Fault::at(second, format!("duplicate key `{written}`"));
                 Err(Error::usage(fault.advice(format!("first set at {first}"))))
             }
             _ => Ok(()),
@@ -205,7 +214,10 @@ impl Layers {
             self.0.insert(&key.name, Given { value: None, origin });
             return Ok(());
         }
-        let mut value = read_flag(key, value, &place)?;
+        let mut value = match toml_value(value) {
+            Some(value) => check(key, &value, &place).map(|()| value)?,
+            None => read_flag(key, value, &place)?,
+        };
         if let (Some(Given { value: Some(Value::Array(before)), origin: Origin::Set(_) }), Value::Array(more)) =
             (self.0.get(key.name.as_str()), &mut value)
         {
@@ -257,7 +269,7 @@ impl Layers {
         if !missing.iter().all(|other| taken_back(other)) {
             let list: Vec<String> = missing.iter().map(|other| format!("--{other}")).collect();
             let fault = Fault::at(given.origin.name(key), format!("needs {}", list.join(" and ")));
-            return Err(Error::usage(fault.expected("all of them or none")));
+            return Err(Error::usage(fault));
         }
         aside.push(format!("{} is ignored without {}", given.origin.name(key), missing[0]));
         self.0.remove(key);
@@ -314,6 +326,12 @@ fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> &'a str {
 fn check(key: &'static Key, value: &Value, place: &str) -> Result<()> {
     let one = [(key.name.as_str(), value.clone())].into_iter();
     recipe_of(one).map(drop).map_err(|why| Error::usage(Fault::at(place, format!("`{}`: {why}", key.name))))
+}
+
+/// Reads a list or a string in quotes as TOML does.
+fn toml_value(text: &str) -> Option<Value> {
+    let written = text.starts_with(['[', '"']).then(|| format!("value = {text}").parse::<Table>().ok())??;
+    written.get("value").cloned()
 }
 
 /// Reads a value as the command line does.

@@ -17,7 +17,7 @@ pub mod recipe;
 pub mod resolve;
 pub mod values;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use compare::{Difference, differences};
 pub use file::{Record, RunFile};
@@ -249,6 +249,28 @@ impl Settings {
         }
     }
 
+    /// Returns the settings with paths that hold in every folder. What is no path here, as a name in the cache, stays.
+    #[must_use]
+    pub fn with_absolute_paths(&self) -> Self {
+        let mut settings = self.clone();
+        match &mut settings.data.source {
+            Source::Stories => {}
+            Source::Text(files) => files.iter_mut().for_each(|file| *file = absolute(file)),
+            Source::Shards { train, validation } => {
+                for pattern in std::iter::once(train).chain(validation) {
+                    *pattern = absolute(pattern.as_ref()).to_string_lossy().into_owned();
+                }
+            }
+        }
+        let (model, run) = (&mut settings.model, &mut settings.run);
+        for path in [&mut model.init, &mut run.hellaswag, &mut run.compare].into_iter().flatten() {
+            if path.exists() {
+                *path = absolute(path);
+            }
+        }
+        settings
+    }
+
     /// Checks settings that do not depend on the data.
     ///
     /// # Errors
@@ -325,6 +347,17 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// Returns a path that holds in every folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// True if two paths, or names, are the same from here.
+#[must_use]
+pub fn same_path(a: &Path, b: &Path) -> bool {
+    a == b || absolute(a) == absolute(b)
 }
 
 impl DataSettings {
