@@ -11,6 +11,7 @@ use wgpt::train::settings::{Batch, Precision, Source, UNKNOWN_STEPS};
 
 use super::model::summary;
 use super::terminal::say;
+use super::text::harmless;
 use super::train::{Asked, resolve};
 
 /// Prints the run and its plan.
@@ -104,7 +105,8 @@ pub fn print_config(asked: &Asked) -> Result<()> {
             (None, None) if name == "steps" => (format!("# {name}"), "derived: one epoch of the data".to_owned()),
             (None, None) => (format!("# {name}"), origin.map_or_else(|| "not given".to_owned(), ToString::to_string)),
         };
-        let _ = writeln!(text, "{line:<40} # {from}");
+        // a file may have any name, also one with a line in it
+        let _ = writeln!(text, "{line:<40} # {}", harmless(&from).replace('\n', " "));
     }
     for aside in &asked.merged.aside {
         let _ = writeln!(text, "\n# {aside}");

@@ -19,7 +19,10 @@ pub fn continued(out: &Path, names_folder: bool) -> String {
     let mut words = started_with();
     words.extend(own_arguments().into_iter().filter(|word| word != "--restart"));
     if !names_folder {
-        words.extend(flag("--out", out));
+        // behind a bare `--` there are no flags
+        let at = words.iter().skip(started_with().len()).position(|word| word == "--");
+        let at = at.map_or(words.len(), |at| at + started_with().len());
+        words.splice(at..at, flag("--out", out));
     }
     quoted(&words)
 }
@@ -36,8 +39,8 @@ fn own_arguments() -> Vec<String> {
 /// program, or the program alone.
 fn started_with() -> Vec<String> {
     let program = text(std::env::args_os().take(1)).pop().unwrap_or_else(|| "wgpt".into());
-    if let Some(words) = cargo_words(&parent_words(), &own_arguments()) {
-        return words;
+    if std::env::var_os(BY_CARGO).is_some() && !parent_has(BY_CARGO) {
+        return cargo_words(Path::new(&program));
     }
     // tools/run becomes this process, so that its number is ours
     let runner = std::env::var("WGPT_RUNNER").ok();
@@ -45,36 +48,31 @@ fn started_with() -> Vec<String> {
     runner.filter(|_| is_ours).into_iter().chain([program]).collect()
 }
 
-/// The words of `cargo run` before the program's arguments, if `parent` is one.
-fn cargo_words(parent: &[String], arguments: &[String]) -> Option<Vec<String>> {
-    let program = Path::new(parent.first()?).file_stem()?.to_str()?;
-    let before = parent.strip_suffix(arguments)?;
-    let is_run = program == "cargo" && before.iter().skip(1).any(|word| word == "run" || word == "r");
-    let mut words: Vec<String> = is_run.then(|| before.to_vec())?;
-    words[0] = "cargo".into();
-    if words.last().is_some_and(|word| word != "--") {
-        words.push("--".into());
-    }
-    Some(words)
+/// Cargo sets this for what it runs, and on Unix becomes that process. Children of what it runs inherit it.
+const BY_CARGO: &str = "CARGO_MANIFEST_DIR";
+
+/// Returns the words of `cargo run` for a program in the folder of a profile.
+fn cargo_words(program: &Path) -> Vec<String> {
+    let folder =
+        program.parent().and_then(Path::file_name).map_or_else(String::new, |f| f.to_string_lossy().into_owned());
+    let profile: &[&str] = match folder.as_str() {
+        "release" => &["--release"],
+        "debug" | "" => &[],
+        name => &["--profile", name],
+    };
+    [&["cargo", "run"], profile, &["--"]].concat().into_iter().map(str::to_owned).collect()
 }
 
-/// The command line of the process that started this one, where the system tells.
+/// True if the process that started this one has a variable, where the system tells.
 #[cfg(target_os = "linux")]
-fn parent_words() -> Vec<String> {
-    let bytes = std::fs::read(format!("/proc/{}/cmdline", std::os::unix::process::parent_id())).unwrap_or_default();
-    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+fn parent_has(variable: &str) -> bool {
+    let bytes = std::fs::read(format!("/proc/{}/environ", std::os::unix::process::parent_id())).unwrap_or_default();
+    bytes.split(|byte| *byte == 0).any(|word| word.starts_with(format!("{variable}=").as_bytes()))
 }
 
-/// Elsewhere Cargo's variables tell that it started this process, and the program's folder how it was built.
 #[cfg(not(target_os = "linux"))]
-fn parent_words() -> Vec<String> {
-    let by_cargo = std::env::var_os("CARGO").is_some() && std::env::var_os("CARGO_PKG_NAME").is_some();
-    let program = std::env::args_os().next().unwrap_or_default();
-    let release = Path::new(&program).components().any(|part| part.as_os_str() == "release");
-    let words = ["cargo", "run"].into_iter().chain(release.then_some("--release")).chain(["--"]);
-    let words = by_cargo.then(|| words.map(str::to_owned).chain(own_arguments()).collect());
-    words.unwrap_or_default()
+fn parent_has(_: &str) -> bool {
+    false
 }
 
 /// Joins words so that a shell takes them apart again.
@@ -87,20 +85,14 @@ fn quoted(words: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<String> {
-        text.split(' ').map(str::to_owned).collect()
-    }
-
     #[test]
-    fn cargos_words_are_kept() {
-        for (parent, arguments, expected) in [
-            ("cargo run --release -- train --steps 3", "train --steps 3", Some("cargo run --release --")),
-            ("/opt/bin/cargo run --release train", "train", Some("cargo run --release --")),
-            ("cargo r -- train", "train", Some("cargo r --")),
-            ("cargo test --release", "train", None),
-            ("bash train", "train", None),
+    fn cargos_words_are_those_of_the_profile() {
+        for (program, expected) in [
+            ("target/release/wgpt", "cargo run --release --"),
+            ("/a/target/debug/wgpt", "cargo run --"),
+            ("target/fast/wgpt", "cargo run --profile fast --"),
         ] {
-            assert_eq!(cargo_words(&words(parent), &words(arguments)), expected.map(words), "{parent}");
+            assert_eq!(cargo_words(Path::new(program)).join(" "), expected, "{program}");
         }
     }
 

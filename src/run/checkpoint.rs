@@ -64,6 +64,9 @@ pub struct StateFile {
     pub made_by: MadeBy,
     /// What a tuning record said of this adapter's kernels: used again, whatever it says now.
     pub tuned: BTreeMap<String, String>,
+    /// True if the end of a run came after these steps: its last validation, its model, its last sample.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
     /// What a signal has left undone after the last of these steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Fault, Result};
@@ -17,7 +17,7 @@ use crate::train::settings::RunFile;
 use crate::train::settings::file::CONFIG;
 
 use super::inspect::{State, inspect};
-use super::records::{METRICS, Metric};
+use super::records::{self, METRICS, Metric};
 
 const LOG: &str = "main.log";
 const SAMPLES: &str = "samples.txt";
@@ -28,8 +28,8 @@ pub(super) const PROBE: &str = ".wgpt-probe-";
 #[must_use]
 pub fn next_free(parent: &Path) -> PathBuf {
     let taken = fs::read_dir(parent).into_iter().flatten().flatten();
-    let most = taken.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()).max().unwrap_or(0);
-    parent.join((u64::from(most) + 1).to_string())
+    let most = taken.filter_map(|e| e.file_name().to_str()?.parse::<u64>().ok()).max().unwrap_or(0);
+    parent.join((u128::from(most) + 1).to_string())
 }
 
 /// Returns the folders of runs in `parent`, in the order of their numbers.
@@ -139,7 +139,9 @@ impl Folder {
             let path = dir.join(name);
             cut_back(&path, records.get(name).copied().unwrap_or(0)).map_err(|e| output_error(&path, &e))
         };
-        let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
+        cut_lines(&dir.join(METRICS), metric_lines)?;
+        let metrics = end_of(&dir.join(METRICS))?;
+        let (log, samples) = (open(LOG)?, open(SAMPLES)?);
         let (dir, events) = (dir.to_owned(), Events::begin(dir, records)?);
         Ok(Self { dir, metrics, metric_lines, log, samples, events, torn: None, file, _lock: lock })
     }
@@ -218,16 +220,7 @@ impl Folder {
         let path = self.dir.join(METRICS);
         let mut line = serde_json::to_string(metric).map_err(|e| Error::output(format!("{}: {e}", path.display())))?;
         line.push('\n');
-        let mut log = String::new();
-        if let (Some(loss), Some(lr), Some(norm)) = (metric.loss, metric.lr, metric.grad_norm) {
-            log += &format!("s:{} trl:{loss:.4} lr:{lr:.6} norm:{norm:.2}\n", metric.step - 1);
-        }
-        if let Some(loss) = metric.val_loss {
-            log += &format!("s:{} tel:{loss:.4}\n", metric.step);
-        }
-        if let Some(accuracy) = metric.hellaswag {
-            log += &format!("s:{} eval:{accuracy:.4}\n", metric.step);
-        }
+        let log = metric.log_lines();
         let log_path = self.dir.join(LOG);
         if let Some((metrics, log)) = self.torn {
             // what could not even be cut back, the last time
@@ -249,6 +242,40 @@ impl Folder {
         self.metric_lines += 1;
         self.torn = None;
         Ok(())
+    }
+
+    /// Returns the last line of `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the file is gone.
+    pub fn last_line(&self) -> Result<Option<Metric>> {
+        records::open(&self.dir).map(Iterator::last)
+    }
+
+    /// Puts `line` in the place of the last line of `metrics.jsonl`, which is of the same step and lacks what was measured
+    /// since; the other records get that alone.
+    ///
+    /// # Errors
+    /// [`Error::Output`], after which the old line is there, or the new one.
+    pub fn amend(&mut self, line: &Metric, validated: bool, asked: bool) -> Result<()> {
+        let path = self.dir.join(METRICS);
+        let failed = |e: std::io::Error| output_error(&path, &e);
+        let mut text = fs::read_to_string(&path).map_err(failed)?;
+        let start = text.trim_end_matches('\n').rfind('\n').map_or(0, |at| at + 1);
+        text.truncate(start);
+        text += &serde_json::to_string(line).map_err(|e| Error::output(Fault::at(path.display(), e.to_string())))?;
+        text.push('\n');
+        atomic::write(&path, |out| out.write_all(text.as_bytes()))?;
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        self.metrics = file;
+        let added = Metric {
+            val_loss: line.val_loss.filter(|_| validated),
+            hellaswag: line.hellaswag.filter(|_| asked),
+            ..Metric::of_step(line.step)
+        };
+        append(&mut self.log, added.log_lines().as_bytes()).map_err(|e| output_error(&self.dir.join(LOG), &e))?;
+        self.events.scalars(added.step, &added.scalars())
     }
 
     /// Appends a sample to `samples.txt`.
@@ -289,6 +316,25 @@ pub(super) fn append(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
 fn shorten(file: &mut File, bytes: u64) -> std::io::Result<()> {
     file.set_len(bytes)?;
     file.seek(SeekFrom::Start(bytes)).map(drop)
+}
+
+/// Cuts `metrics.jsonl` back to its first `lines` lines: the last of them may have grown since they were counted in bytes.
+fn cut_lines(path: &Path, lines: usize) -> Result<()> {
+    let failed = |e: std::io::Error| output_error(path, &e);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let (mut reader, mut bytes, mut line) = (BufReader::new(&file), 0, Vec::new());
+    for _ in 0..lines {
+        line.clear();
+        bytes += reader.read_until(b'\n', &mut line).map_err(failed)? as u64;
+    }
+    file.set_len(bytes).map_err(failed)
+}
+
+/// Opens a growing file at its end.
+fn end_of(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let at_end = opened.and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file));
+    at_end.map_err(|e| output_error(path, &e))
 }
 
 /// Opens a growing file at `bytes`, behind which nothing is left; a shorter file is as long as it is.

@@ -61,6 +61,11 @@ pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<St
         let fault = Fault::at("--steps", format!("{now}, {} has done {done} steps", dir.display()));
         return Err(Error::usage(fault.expected(format!("at least {done}")).advice("try --restart to begin anew")));
     }
+    if there.record.finished && now > before && reached < before {
+        let fault =
+            Fault::at("--steps", format!("{now}, {} has no checkpoint of its last step {before}", dir.display()));
+        return Err(Error::usage(fault.expected(before).advice("--init starts a new run from its model")));
+    }
     Ok(if there.record.finished && now == before { State::Finished } else { State::Unfinished(Box::new(there)) })
 }
 

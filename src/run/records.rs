@@ -63,6 +63,21 @@ impl Metric {
         Self { step, ..Self::default() }
     }
 
+    /// Returns the lines of `main.log`, in llm.c's form with steps from 0.
+    pub(super) fn log_lines(&self) -> String {
+        let mut log = String::new();
+        if let (Some(loss), Some(lr), Some(norm)) = (self.loss, self.lr, self.grad_norm) {
+            log += &format!("s:{} trl:{loss:.4} lr:{lr:.6} norm:{norm:.2}\n", self.step - 1);
+        }
+        if let Some(loss) = self.val_loss {
+            log += &format!("s:{} tel:{loss:.4}\n", self.step);
+        }
+        if let Some(accuracy) = self.hellaswag {
+            log += &format!("s:{} eval:{accuracy:.4}\n", self.step);
+        }
+        log
+    }
+
     /// Every value with its name in TensorBoard.
     pub(super) fn scalars(&self) -> Vec<(&'static str, f32)> {
         let all = [

@@ -21,10 +21,10 @@ use crate::run::inspect::{self, State, inspect, other_data_than};
 use crate::run::lock;
 use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
-use crate::run::steps::{Outcome, Run, Screen};
+use crate::run::steps::{Done, Outcome, Run, Screen};
 use crate::run::watchdog::{Patience, Watchdog};
 use crate::train::dataset::Baseline;
-use crate::train::settings::{Interval, RunFile, Settings};
+use crate::train::settings::{Interval, RunFile, Settings, compare};
 use crate::train::{Trainer, TrainerOptions};
 
 /// Optional extras of a run; none by default.
@@ -89,7 +89,8 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
     }
     let lock = lock::take_known(out)?;
     if restart && folder::is_run(out) {
-        return Ok(Begin::Anew(lock));
+        // nobody puts aside a run that is at work
+        return lock.map_or_else(|| lock::take(out), Ok).map(|lock| Begin::Anew(Some(lock)));
     }
     match inspect(out, settings, data)? {
         State::Free => Ok(Begin::Anew(None)),
@@ -116,6 +117,14 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
 fn check_saved(out: &Path, state: &StateFile, loader: &Batches, settings: &Settings) -> Result<()> {
     if state.data != loader.fingerprint() {
         return Err(other_data_than(out));
+    }
+    let differences = compare::saved_differences(&state.schedule, state.seed, settings, state.step);
+    if !differences.is_empty() {
+        let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
+        let what = format!("its checkpoint of step {} was made with other settings ({})", state.step, list.join("; "));
+        return Err(Error::usage(
+            Fault::at(out.display(), what).advice("try those settings, or --restart to begin anew"),
+        ));
     }
     if state.step > settings.train.steps {
         let fault = Fault::at("checkpoint", format!("is of step {}", state.step));
@@ -176,7 +185,7 @@ impl<'a> Session<'a> {
         let (mut lock, mut saved, there) = match begun {
             Begin::Finished => return Ok(None),
             Begin::Anew(lock) => (lock, None, None),
-            Begin::Resume(lock, saved, there) => (Some(lock), saved, Some(there.settings)),
+            Begin::Resume(lock, saved, there) => (Some(lock), saved, Some(*there)),
         };
         let start = self.loader.as_ref().map(Batches::state);
         if let (Some(saved), Some(loader)) = (&saved, &self.loader) {
@@ -218,7 +227,7 @@ impl<'a> Session<'a> {
         run: &mut Option<Run<'a>>,
         saved: &mut Option<Box<Saved>>,
         lock: &mut Option<Lock>,
-        there: Option<&Settings>,
+        there: Option<&RunFile>,
         screen: &mut dyn Screen,
     ) -> Result<Outcome> {
         let settings = self.settings;
@@ -239,11 +248,12 @@ impl<'a> Session<'a> {
             Some(run) => run,
             None => run.insert(self.run(lock, state.as_ref(), there.is_some(), (&made_by, peak), screen)?),
         };
-        run.done = state.as_ref().map(|state| (state.step, left_to_do(state, there, settings)));
+        run.done = state.as_ref().map(|state| done(state, there, settings));
         screen.begins(&trainer, &run.folder.dir);
         if there.is_some() || run.rebuilt {
             announce(state.as_ref(), &made_by, screen);
-            announce_rate(state.as_ref().map_or(0, |state| state.step), there, settings, screen);
+            let reached = state.as_ref().map_or(0, |state| state.step);
+            announce_rate(reached, there.map(|there| &there.settings), settings, screen);
         }
         run.made_by = made_by;
         let dir = run.folder.dir.clone();
@@ -285,10 +295,13 @@ impl<'a> Session<'a> {
                 let (records, lines) = records_of(state);
                 Folder::resume(out, file, lock, &records, lines)?
             }
+            (Some(out), Some(old)) if self.restart && folder::is_run(out) => {
+                screen.line(&format!("{} is now {}", out.display(), folder::put_aside(out)?.display()));
+                drop(old);
+                Folder::create(out, file)?
+            }
+            // a run that has begun in it meanwhile is refused, with --restart too
             (Some(out), old) => {
-                if self.restart && folder::is_run(out) {
-                    screen.line(&format!("{} is now {}", out.display(), folder::put_aside(out)?.display()));
-                }
                 drop(old);
                 Folder::create(out, file)?
             }
@@ -348,11 +361,12 @@ fn records_of(state: Option<&StateFile>) -> (BTreeMap<String, u64>, usize) {
     state.map_or_else(Default::default, |state| (state.records.clone(), state.metric_lines))
 }
 
-/// Returns what comes after the last step of a checkpoint. A run that is cut short at that step has its end to make up.
-fn left_to_do(state: &StateFile, there: Option<&Settings>, settings: &Settings) -> Option<Pending> {
-    let shortened = there.is_some_and(|there| there.train.steps > settings.train.steps);
-    let ends_here = (shortened && state.step == settings.train.steps).then_some(Pending::WRITTEN);
-    state.pending.clone().or(ends_here)
+/// Returns the steps that a checkpoint stands for. A run that is cut short at its step has its end to make up, and one that
+/// becomes longer does again what a signal had kept from its last step's checkpoint.
+fn done(state: &StateFile, there: Option<&RunFile>, settings: &Settings) -> Done {
+    let ends_here = (state.step == settings.train.steps && !state.ended).then_some(Pending::WRITTEN);
+    let was_last = there.is_some_and(|there| there.record.finished && there.settings.train.steps == state.step);
+    Done { step: state.step, pending: state.pending.clone().or(ends_here), was_last }
 }
 
 /// Says how another number of steps moves the learning rate.

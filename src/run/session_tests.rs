@@ -384,6 +384,40 @@ fn a_disk_that_fails_pauses_the_run() {
     }
 }
 
+/// A folder that was free when a run looked at it is taken by another one while the device is opened.
+#[test]
+fn a_restart_puts_no_run_aside_that_began_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let text = dir.join("text.txt");
+    fs::write(&text, Stories::new(7).text(3000)).unwrap();
+    let (settings, run) = (settings(&text), dir.join("run"));
+    let (loader, rows) = Dataset::open(&settings.data, 42).unwrap().cut(1, 8, 257, Some(42), 1).unwrap();
+    let other = Cell::new(None);
+    let open = || {
+        other.set(Some(Folder::create(&run, RunFile::new(&settings, None)).unwrap()));
+        open()
+    };
+    let session = Session {
+        settings: &settings,
+        loader: Some(loader),
+        rows,
+        tokenizer: Some(Tokenizer::Bytes),
+        baseline: None,
+        extras: Extras::default(),
+        out: Some(run.clone()),
+        restart: true,
+        open: &open,
+        weights: &|| Ok(init::init(settings.config(), 42)),
+        stop: &|| None,
+        phase: CurrentPhase::default(),
+        hang: None,
+        continues: &|_| String::new(),
+    };
+    assert_eq!(session.train(&mut Lines::default()).unwrap_err().exit_code(), 7);
+    assert!(!dir.join("run.1").exists() && run.join("config.toml").exists());
+}
+
 /// What cannot be gone on from is told, and nothing of it is touched.
 #[test]
 fn other_data_and_damage_everywhere_are_refused() {

@@ -159,7 +159,42 @@ fn a_run_that_is_cut_short_at_its_checkpoint_is_concluded() {
     refused(wgpt(dir, &["train", "run", "--steps", "3"]), 2, &["--steps: 3", &format!("expected at least {step}")]);
     let out = wgpt(dir, &["train", "run", "--steps", &step.to_string()]).ends_with(0).out;
     assert!(out.contains("saved run/model"), "{out}");
-    assert_eq!(metrics(&dir.join("run")).len(), step + 1);
+    let lines = metrics(&dir.join("run"));
+    assert_eq!(lines.len(), step + 1);
+    assert!(lines[step]["val_loss"].is_number(), "the last step is validated: {}", lines[step]);
+    let log = fs::read_to_string(dir.join("run/main.log")).expect("log");
+    assert!(log.contains(&format!("s:{step} tel:")), "{log}");
+    assert!(dir.join("run/model/model.safetensors").exists());
+    // and becomes longer again, every line there once
+    wgpt(dir, &["train", "run", "--steps", &(step + 9).to_string()]).ends_with(0);
+    let longer = metrics(&dir.join("run"));
+    assert_eq!(longer.len(), step + 10);
+    assert_eq!(longer[step]["val_loss"], lines[step]["val_loss"]);
+}
+
+#[test]
+fn a_finished_run_without_its_last_checkpoint_is_not_thrown_away() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 20_000);
+    wgpt(dir, &args("text.txt", "6", &["--out", "run"])).ends_with(0);
+    fs::remove_dir_all(dir.join("run/checkpoints")).expect("checkpoints");
+    let before = fs::read(dir.join("run/metrics.jsonl")).expect("metrics");
+    refused(wgpt(dir, &["train", "run", "--steps", "9"]), 2, &["no checkpoint of its last step 6"]);
+    assert!(fs::read(dir.join("run/metrics.jsonl")).expect("metrics") == before);
+}
+
+#[test]
+fn the_command_without_steps_takes_those_of_its_run_that_became_longer() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 800);
+    let epoch = [&["train", "--text", "text.txt"][..], &SMALL, &FLAGS, &["--out", "run"]].concat();
+    wgpt(dir, &epoch).ends_with(0);
+    let steps = metrics(&dir.join("run")).len() - 1;
+    wgpt(dir, &["train", "run", "--steps", &(steps + 5).to_string()]).ends_with(0);
+    let again = wgpt(dir, &epoch).ends_with(0).out;
+    assert!(again.contains(&format!("finished after {} steps", steps + 5)), "{again}");
 }
 
 #[test]

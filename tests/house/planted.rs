@@ -25,7 +25,7 @@ fn planted_faults_are_found() {
         ("src/ops/bias.rs", "fn f() { self::f(); super::bias::f() }", 0),
         ("src/model/forward.rs", "use crate::ops::bias;", 0),
         ("src/train/run.rs", "use wgpu as w;", 1),
-        ("src/train/run.rs", "fn f(d: &wgpu::Device) { vec![ash::vk::X] }", 2),
+        ("src/train/run.rs", "fn f(d: &wgpu::Device) {}\nfn g() { vec![ash::vk::X] }", 2),
         ("src/train/run.rs", "// not wgpu::Device\nconst S: &str = \"wgpu\";", 0),
         ("src/gpu/pass.rs", "use wgpu::Device; use ash::vk;", 1),
         ("src/gpu/vulkan.rs", "use ash::vk;", 0),

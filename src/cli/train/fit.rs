@@ -32,6 +32,18 @@ impl Asked {
         Ok(planner)
     }
 
+    /// Takes the number of steps that is not given, and the warm-up whose default depends on it, from the run in the folder:
+    /// it may have become longer.
+    pub fn keep_horizon(&self, settings: &mut Settings) {
+        let (Some(there), given) = (&self.there, &self.recipe().training) else { return };
+        if given.steps.is_none() {
+            settings.train.steps = there.settings.train.steps;
+        }
+        if given.warmup.is_none() && self.recipe().uses_stories() {
+            settings.train.warmup = there.settings.train.warmup;
+        }
+    }
+
     /// With `--precision auto` sets the precision that the adapter is fast in: that of the run in the folder, if it may be
     /// resumed.
     ///

@@ -23,7 +23,7 @@ use wgpt::train::settings::{Peak, Recipe};
 use wgpt::train::{Settings, Trainer};
 
 use super::terminal::{Terminal, say};
-use super::{invocation, precision, signals};
+use super::{invocation, precision, signals, stdout};
 pub use asked::Asked;
 use resolve::DataSummary;
 
@@ -79,6 +79,7 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
     };
     let known = known.or(loaded.as_ref().map(|(known, _)| *known));
     let mut settings = recipe.resolve(known)?;
+    asked.keep_horizon(&mut settings);
     asked.choose_precision(&mut settings)?;
     let device = settings.run.device.clone();
     let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device.as_deref()).map(Gpu::dry))?;
@@ -123,7 +124,7 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
         hang: Some(hang),
         continues: &|dir| invocation::continued(dir, asked.names_folder),
     };
-    let Some(outcome) = session.train(&mut terminal)? else { return Ok(()) };
+    let Some(outcome) = session.train(&mut terminal)? else { return stdout::finish() };
     drop(terminal);
     conclude(&folder.take(), &outcome, baseline);
     Ok(())

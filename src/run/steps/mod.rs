@@ -65,7 +65,7 @@ pub struct Run<'a> {
     pub saver: Saver,
     /// Steps that this process does not compute, with what is left to do after the last of them; none for a run that
     /// begins.
-    pub done: Option<(usize, Option<Pending>)>,
+    pub done: Option<Done>,
     /// What the bits of the steps depend on beside settings and data.
     pub made_by: MadeBy,
     /// The name of a signal that asks the run to end, once there is one.
@@ -78,6 +78,17 @@ pub struct Run<'a> {
     pub places: VecDeque<(usize, Mark)>,
     /// True if the device was lost and opened again.
     pub rebuilt: bool,
+}
+
+/// Steps that a process does not compute, for they are in a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// Their number.
+    pub step: usize,
+    /// The rest of the work after the last of them.
+    pub pending: Option<Pending>,
+    /// True if it was the last step of a run that is longer now.
+    pub was_last: bool,
 }
 
 /// How a run ended.
@@ -119,7 +130,7 @@ impl Run<'_> {
     /// [`Error::Diverged`] after eight skipped steps in a row; [`Error::Stopped`] after a signal; whatever data, GPU or
     /// disk bring.
     pub fn go(&mut self, trainer: &mut Trainer, screen: &mut dyn Screen) -> Result<Outcome> {
-        let first = self.done.as_ref().map_or(0, |(step, _)| *step) + 1;
+        let first = self.done.as_ref().map_or(0, |done| done.step) + 1;
         let mut clock = Clock::new(first, Instant::now());
         let result = self.steps(trainer, first, &mut clock, screen);
         if result.is_err() {
@@ -151,13 +162,21 @@ impl Run<'_> {
             _ => Some(self.generator(trainer)?),
         };
         let mut outcome = Outcome::default();
-        let pending = self.done.take().map_or(Some(Pending::BEFORE_TRAINING), |(_, pending)| pending);
-        if let Some(pending) = pending {
+        let done = self.done.take();
+        let was_last = done.as_ref().is_some_and(|done| done.was_last);
+        if let Some(pending) = done.map_or(Some(Pending::BEFORE_TRAINING), |done| done.pending) {
             let after = if first == 1 {
                 After { validates: self.rows.is_some(), asks: false, last: false, samples: false, saves: false }
             } else {
                 // the checkpoint that this process began with stands for the one that was due
-                After { saves: false, ..self.after(first - 1, generator.is_some()) }
+                let after = self.after(first - 1, generator.is_some());
+                After {
+                    saves: false,
+                    validates: after.validates || was_last && self.rows.is_some(),
+                    asks: after.asks || was_last && !self.questions.is_empty(),
+                    samples: after.samples || was_last && generator.is_some(),
+                    ..after
+                }
             };
             self.finish(trainer, &mut generator, first - 1, after, pending, &mut outcome, clock, screen)?;
         }
@@ -261,6 +280,9 @@ impl Run<'_> {
             }
             pending.written = true;
         }
+        if after.last && !self.measure_last(trainer, step, after, outcome, clock, screen)? {
+            return self.give_up(trainer, step, pending, clock, screen);
+        }
         if after.last {
             let _phase = self.phase.enter(Phase::SavingModel);
             // before the last sample: nothing that shows a run may cost its result
@@ -283,9 +305,39 @@ impl Run<'_> {
             let mark = self.loader.mark();
             let _phase = self.phase.enter(Phase::Saving);
             self.patiently(clock, screen, |run| run.saver.wait())?;
-            clock.pause(|| self.checkpoint(trainer, step, None, &mark))?;
+            clock.pause(|| self.checkpoint(trainer, step, None, after.last, &mark))?;
         }
         self.report(after.last, clock)
+    }
+
+    /// Measures what the line of the last step lacks: it was written when the run was to be longer. False if a signal came.
+    fn measure_last(
+        &mut self,
+        trainer: &mut Trainer,
+        step: usize,
+        after: After,
+        outcome: &mut Outcome,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Result<bool> {
+        let Some(mut line) = self.folder.last_line()?.filter(|line| line.step == step) else { return Ok(true) };
+        let (validates, asks) = (after.validates && line.val_loss.is_none(), after.asks && line.hellaswag.is_none());
+        if validates {
+            let Some(loss) = clock.pause(|| self.validate(trainer))? else { return Ok(false) };
+            line.val_loss = Some(loss as f32);
+            outcome.val_loss = Some(loss);
+        }
+        if asks {
+            let Some(accuracy) = clock.pause(|| self.ask(trainer))? else { return Ok(false) };
+            line.hellaswag = Some(accuracy as f32);
+        }
+        if validates || asks {
+            self.patiently(clock, screen, |run| run.folder.amend(&line, validates, asks))?;
+            self.reporter.rewind()?;
+            let loss = line.val_loss.map_or_else(String::new, |loss| format!(" | val {loss:.4}{}", self.beside()));
+            screen.line(&format!("step {step}/{step}{loss}"));
+        }
+        Ok(true)
     }
 
     /// Ends the run in the middle of what comes after `step`.
@@ -357,7 +409,7 @@ impl Run<'_> {
         let _phase = self.phase.enter(Phase::Saving);
         // one that is there already does as well: what is left to do after it comes out the same again
         if self.saver.last() != Some(step) {
-            self.checkpoint(trainer, step, pending, mark)?;
+            self.checkpoint(trainer, step, pending, false, mark)?;
         }
         // a signal has come: no waiting for a disk that is full
         self.saver.wait()?;
@@ -367,7 +419,14 @@ impl Run<'_> {
     }
 
     /// Starts to save; training waits only for the copy out of the GPU.
-    fn checkpoint(&mut self, trainer: &Trainer, step: usize, pending: Option<Pending>, mark: &Mark) -> Result<()> {
+    fn checkpoint(
+        &mut self,
+        trainer: &Trainer,
+        step: usize,
+        pending: Option<Pending>,
+        ended: bool,
+        mark: &Mark,
+    ) -> Result<()> {
         crate::kill_point!("run: before a snapshot");
         let snapshot = trainer.snapshot()?;
         let control = snapshot.control;
@@ -386,6 +445,7 @@ impl Run<'_> {
             seed: self.settings.train.seed,
             made_by: self.made_by.clone(),
             tuned: trainer.gpu().caps.tuned.as_ref().clone(),
+            ended,
             pending,
         };
         self.saver.save(Saved { snapshot, state })

@@ -75,10 +75,32 @@ pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Dif
     }
     let (before, now) = (there.schedule(), Schedule { steps: there.train.steps, ..here.schedule() });
     // a run that has computed nothing yet was begun with a schedule all the same
-    if (0..reached.max(1)).any(|step| before.at(step).to_bits() != now.at(step).to_bits()) {
+    if moved(&before, &now, reached.max(1)) {
         old.extend(rates(&before));
         new.extend(rates(&now));
     }
+    unequal(old, new)
+}
+
+/// Returns the settings that a checkpoint of step `reached` notes and that differ `here`. A run that became longer had
+/// other rates before than its present number of steps gives.
+#[must_use]
+pub fn saved_differences(saved: &Schedule, seed: u32, here: &Settings, reached: usize) -> Vec<Difference> {
+    let (mut old, mut new) = (vec![("seed", seed.to_string())], vec![("seed", here.train.seed.to_string())]);
+    let now = Schedule { steps: saved.steps, ..here.schedule() };
+    if moved(saved, &now, reached) {
+        old.extend(rates(saved));
+        new.extend(rates(&now));
+    }
+    unequal(old, new)
+}
+
+/// True if two schedules differ in one of the first `steps` steps.
+fn moved(before: &Schedule, now: &Schedule, steps: usize) -> bool {
+    (0..steps).any(|step| before.at(step).to_bits() != now.at(step).to_bits())
+}
+
+fn unequal(old: Vec<(&'static str, String)>, new: Vec<(&'static str, String)>) -> Vec<Difference> {
     let pairs = old.into_iter().zip(new).filter(|((_, there), (_, here))| there != here);
     pairs.map(|((key, there), (_, here))| Difference { key, there, here }).collect()
 }

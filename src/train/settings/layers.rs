@@ -11,6 +11,7 @@ use toml::de::DeTable;
 use toml::{Table, Value};
 
 use super::file::RECORD;
+use super::old;
 use super::recipe::Recipe;
 use crate::error::{Error, Fault, Result};
 
@@ -150,6 +151,7 @@ impl Layers {
             let known = places.get(&(table.to_owned(), key.to_owned()));
             known.cloned().unwrap_or_else(|| name.clone())
         };
+        let values = if old::is_old(&values) { old::converted(values) } else { values };
         self.table(values, &place)
     }
 
@@ -177,6 +179,9 @@ impl Layers {
 
     fn put(&mut self, written: &str, value: Value, place: String) -> Result<()> {
         let key = find(written, &place)?;
+        if value.as_array().is_some_and(Vec::is_empty) {
+            return Ok(());
+        }
         let value = match value {
             value if key.repeats && !value.is_array() => Value::Array(vec![value]),
             value => value,
@@ -248,6 +253,12 @@ impl Layers {
             for other in others {
                 self.settle(one, other, &mut aside)?;
             }
+        }
+        // a limit in tokens wins over a number of batches, unless that was given by a stronger source
+        if let (Some(limit), Some(steps)) = (self.given("val-limit"), self.given("val-steps"))
+            && steps.origin.strength() > limit.origin.strength()
+        {
+            self.settle("val-limit", "val-steps", &mut aside)?;
         }
         for (key, needed) in NEED {
             self.need(key, needed, &mut aside)?;

@@ -41,7 +41,9 @@ pub(super) fn converted(mut file: Table) -> Table {
     data.insert("no-shuffle".into(), Value::Boolean(!shuffle));
     let rows = training.remove("val_rows").and_then(|rows| rows.as_integer());
     let context = training.get("context").and_then(Value::as_integer);
-    run.extend(rows.zip(context).map(|(rows, context)| ("val-limit".to_owned(), Value::Integer(rows * context))));
+    run.extend(
+        rows.zip(context).map(|(rows, context)| ("val-limit".to_owned(), Value::Integer(rows.saturating_mul(context)))),
+    );
     let every = training.remove("val_every");
     run.extend(every.map(|value| ("val-every".to_owned(), value)));
     let recompute = run.remove("recompute");

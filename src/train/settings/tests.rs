@@ -63,6 +63,20 @@ fn a_weaker_value_gives_way_and_one_source_may_not_contradict_itself() {
 }
 
 #[test]
+fn batches_of_a_validation_win_over_tokens_of_a_weaker_source() {
+    let recipe = "val-limit = 64\ntext = []\ndata = \"a\"\n";
+    let mut flags = Recipe::default();
+    flags.run.val_steps = Some(1);
+    let found = merged(recipe, &[], &flags).unwrap();
+    assert_eq!((found.recipe.run.val_limit, found.recipe.run.val_steps), (None, Some(1)));
+    let found = merged(&format!("{recipe}val-steps = 1\n"), &[], &Recipe::default()).unwrap();
+    assert_eq!(found.recipe.run.val_limit, Some(64));
+    assert_eq!(merged("", &["text=[\"a\", \"b\"]"], &Recipe::default()).unwrap().recipe.data.text.len(), 2);
+    let error = merged("", &["keep=18446744073709551616"], &Recipe::default()).unwrap_err();
+    assert!(error.fault().place == "--set keep", "{error}");
+}
+
+#[test]
 fn a_wrong_key_or_value_is_named_with_its_line() {
     for (recipe, line, what) in [
         ("\nwramup = 3\n", 2, "unknown key `wramup`"),
@@ -175,6 +189,12 @@ fn only_what_moved_a_past_loss_must_be_equal() {
     let lower = Settings { train: TrainSettings { final_lr_frac: 0.5, ..wsd.train.clone() }, ..wsd.clone() };
     assert!(differences(&wsd, &lower, 240).is_empty());
     assert_eq!(differences(&wsd, &lower, 242)[0].key, "final-lr-frac");
+    // a run that became longer: its first steps had the rates of the shorter one
+    let saved = Schedule { steps: 20, ..wsd.schedule() };
+    assert!(compare::saved_differences(&saved, 42, &wsd, 20).is_empty());
+    assert_eq!(compare::saved_differences(&saved, 42, &lower, 16), []);
+    assert_eq!(compare::saved_differences(&saved, 42, &lower, 20)[0].key, "final-lr-frac");
+    assert_eq!(compare::saved_differences(&saved, 7, &wsd, 20)[0].key, "seed");
     assert_eq!(
         differences(&there, &Settings { train: TrainSettings { seed: 7, ..there.train.clone() }, ..there.clone() }, 1)
             [0],

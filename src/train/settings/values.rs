@@ -106,7 +106,9 @@ enum Written {
 
 impl Written {
     fn of(text: &str) -> Self {
-        let real = || text.parse().ok().filter(|number: &f64| number.is_finite()).map(Self::Real);
+        // a whole number that TOML does not hold must not become a rounded one
+        let whole = text.chars().all(|c| c.is_ascii_digit());
+        let real = || text.parse().ok().filter(|number: &f64| number.is_finite() && !whole).map(Self::Real);
         let number = || text.parse().ok().map(Self::Whole).or_else(real);
         let switch = || text.parse().ok().map(Self::Switch);
         number().or_else(switch).unwrap_or_else(|| Self::Text(text.to_owned()))
