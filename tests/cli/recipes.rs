@@ -213,7 +213,7 @@ fn recipes_that_are_wrong() {
         recipe(dir, text);
         wgpt(dir, &[&["train", "r.toml", "--dry-run"][..], more].concat())
     };
-    refused(wgpt(dir, &["train", "missing.toml"]), 3, &["missing.toml", "cannot be read"]);
+    refused(wgpt(dir, &["train", "missing.toml"]), 3, &["missing.toml: no such recipe or run"]);
     refused(wgpt(dir, &["train", "."]), 3, &[".: holds no run"]);
     refused(with("\nwramup = 3\n", &[]), 2, &["r.toml:2: unknown key `wramup`", "nearest is `warmup`"]);
     refused(with("[trainin]\nlr = 1\n", &[]), 2, &["r.toml:1: unknown table `trainin`", "nearest is `training`"]);

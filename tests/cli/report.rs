@@ -141,6 +141,7 @@ fn a_run_leaves_its_records() {
     let config = fs::read_to_string(run.join("config.toml")).expect("config");
     assert!(config.contains("adapter = ") && config.contains("finished = true\n"), "{config}");
     fs::write(run.join("config.toml"), config.replace("finished = true\n", "")).expect("write");
+    fs::remove_dir_all(run.join("checkpoints/step-00000006")).expect("the last checkpoint");
     let again = train(dir, &[&flags[..], &more].concat()).ends_with(0);
     assert!(again.out.contains("resumed  after step 3"), "{}", again.out);
     assert_eq!(again.err.matches("report.html").count(), 1, "{}", again.err);

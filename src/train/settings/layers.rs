@@ -277,7 +277,7 @@ impl Layers {
         }
         let taken_back =
             |other: &&&str| self.0.get(**other).is_some_and(|taken| taken.origin.strength() > given.origin.strength());
-        if !missing.iter().all(|other| taken_back(other)) {
+        if !missing.iter().all(taken_back) {
             let list: Vec<String> = missing.iter().map(|other| format!("--{other}")).collect();
             let fault = Fault::at(given.origin.name(key), format!("needs {}", list.join(" and ")));
             return Err(Error::usage(fault));
