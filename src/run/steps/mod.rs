@@ -252,7 +252,8 @@ impl Run<'_> {
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
-        if !pending.written {
+        let was_written = pending.written;
+        if !was_written {
             let (mut val_loss, mut hellaswag) = (None, None);
             if after.validates {
                 val_loss = clock.pause(|| self.validate(trainer))?;
@@ -280,7 +281,7 @@ impl Run<'_> {
             }
             pending.written = true;
         }
-        if after.last && !self.measure_last(trainer, step, after, outcome, clock, screen)? {
+        if after.last && was_written && !self.measure_last(trainer, step, after, outcome, clock, screen)? {
             return self.give_up(trainer, step, pending, clock, screen);
         }
         if after.last {
@@ -322,6 +323,7 @@ impl Run<'_> {
     ) -> Result<bool> {
         let Some(mut line) = self.folder.last_line()?.filter(|line| line.step == step) else { return Ok(true) };
         let (validates, asks) = (after.validates && line.val_loss.is_none(), after.asks && line.hellaswag.is_none());
+        outcome.val_loss = outcome.val_loss.or(line.val_loss.map(f64::from));
         if validates {
             let Some(loss) = clock.pause(|| self.validate(trainer))? else { return Ok(false) };
             line.val_loss = Some(loss as f32);
