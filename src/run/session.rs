@@ -253,7 +253,7 @@ impl<'a> Session<'a> {
         if there.is_some() || run.rebuilt {
             announce(state.as_ref(), &made_by, screen);
             let reached = state.as_ref().map_or(0, |state| state.step);
-            announce_rate(reached, there.map(|there| &there.settings), settings, screen);
+            announce_changes(reached, there.map(|there| &there.settings), settings, screen);
         }
         run.made_by = made_by;
         let dir = run.folder.dir.clone();
@@ -369,9 +369,10 @@ fn done(state: &StateFile, there: Option<&RunFile>, settings: &Settings) -> Done
     Done { step: state.step, pending: state.pending.clone().or(ends_here), was_last }
 }
 
-/// Says how another number of steps moves the learning rate.
-fn announce_rate(step: usize, there: Option<&Settings>, settings: &Settings, screen: &mut dyn Screen) {
-    let Some((before, now)) = there.map(|there| (there.schedule(), settings.schedule())) else { return };
+/// Says how another number of steps moves the learning rate, and that validation losses are over other rows than before.
+fn announce_changes(step: usize, there: Option<&Settings>, settings: &Settings, screen: &mut dyn Screen) {
+    let Some(there) = there else { return };
+    let (before, now) = (there.schedule(), settings.schedule());
     if before != now {
         screen.line(&format!(
             "rate     of step {}: {:.2e} before, {:.2e} now ({} steps before, {} now)",
@@ -381,6 +382,10 @@ fn announce_rate(step: usize, there: Option<&Settings>, settings: &Settings, scr
             before.steps,
             now.steps
         ));
+    }
+    let rows = |settings: &Settings| settings.run.val_rows.map_or_else(|| "all".to_owned(), |rows| rows.to_string());
+    if there.run.val_rows != settings.run.val_rows {
+        screen.line(&format!("validate {} rows now, {} before: losses differ by that", rows(settings), rows(there)));
     }
 }
 

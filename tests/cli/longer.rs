@@ -211,7 +211,8 @@ fn intervals_and_paths_of_the_same_data_may_change() {
     let more = ["--val-every", "3", "--checkpoint-every", "9", "--keep", "4", "--out", "run"];
     let flags: Vec<&str> =
         args(&moved, "40", &[]).into_iter().take(13).chain(["--batch", "2", "--context", "16"]).collect();
-    wgpt(dir, &[&flags[..], &["--schedule", "constant"], &more].concat()).ends_with(0);
+    let out = wgpt(dir, &[&flags[..], &["--schedule", "constant"], &more].concat()).ends_with(0).out;
+    assert!(out.contains("validate all rows now, 4 before"), "{out}");
     assert_eq!(losses(&dir.join("run")), losses(&dir.join("whole")));
     assert!(weights(&dir.join("run")) == weights(&dir.join("whole")));
 
