@@ -137,11 +137,10 @@ impl Folder {
         file.write(dir)?;
         let open = |name: &str| {
             let path = dir.join(name);
-            cut_back(&path, records.get(name).copied().unwrap_or(0)).map_err(|e| output_error(&path, &e))
+            let opened = end_of(dir, name, records, metric_lines).and_then(|bytes| cut_back(&path, bytes));
+            opened.map_err(|e| output_error(&path, &e))
         };
-        cut_lines(&dir.join(METRICS), metric_lines)?;
-        let metrics = end_of(&dir.join(METRICS))?;
-        let (log, samples) = (open(LOG)?, open(SAMPLES)?);
+        let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
         let (dir, events) = (dir.to_owned(), Events::begin(dir, records)?);
         Ok(Self { dir, metrics, metric_lines, log, samples, events, torn: None, file, _lock: lock })
     }
@@ -218,8 +217,7 @@ impl Folder {
     /// [`Error::Output`].
     pub fn step(&mut self, metric: &Metric) -> Result<()> {
         let path = self.dir.join(METRICS);
-        let mut line = serde_json::to_string(metric).map_err(|e| Error::output(format!("{}: {e}", path.display())))?;
-        line.push('\n');
+        let line = metric.line()?;
         let log = metric.log_lines();
         let log_path = self.dir.join(LOG);
         if let Some((metrics, log)) = self.torn {
@@ -263,8 +261,7 @@ impl Folder {
         let mut text = fs::read_to_string(&path).map_err(failed)?;
         let start = text.trim_end_matches('\n').rfind('\n').map_or(0, |at| at + 1);
         text.truncate(start);
-        text += &serde_json::to_string(line).map_err(|e| Error::output(Fault::at(path.display(), e.to_string())))?;
-        text.push('\n');
+        text += &line.line()?;
         atomic::write(&path, |out| out.write_all(text.as_bytes()))?;
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -293,8 +290,8 @@ impl Folder {
     /// [`Error::Output`].
     pub fn rewind(&mut self, records: &BTreeMap<String, u64>, metric_lines: usize) -> Result<()> {
         for (name, file) in [(METRICS, &mut self.metrics), (LOG, &mut self.log), (SAMPLES, &mut self.samples)] {
-            let bytes = records.get(name).copied().unwrap_or(0);
-            shorten(file, bytes).map_err(|e| output_error(&self.dir.join(name), &e))?;
+            let end = end_of(&self.dir, name, records, metric_lines);
+            end.and_then(|bytes| shorten(file, bytes)).map_err(|e| output_error(&self.dir.join(name), &e))?;
         }
         self.events = Events::begin(&self.dir, records)?;
         (self.metric_lines, self.torn) = (metric_lines, None);
@@ -318,23 +315,24 @@ fn shorten(file: &mut File, bytes: u64) -> std::io::Result<()> {
     file.seek(SeekFrom::Start(bytes)).map(drop)
 }
 
-/// Cuts `metrics.jsonl` back to its first `lines` lines: the last of them may have grown since they were counted in bytes.
-fn cut_lines(path: &Path, lines: usize) -> Result<()> {
-    let failed = |e: std::io::Error| output_error(path, &e);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-    let (mut reader, mut bytes, mut line) = (BufReader::new(&file), 0, Vec::new());
-    for _ in 0..lines {
-        line.clear();
-        bytes += reader.read_until(b'\n', &mut line).map_err(failed)? as u64;
+/// Returns the bytes of a record that belong to a checkpoint. Lines of `metrics.jsonl` are counted: the last of them may have
+/// grown since ([`Folder::amend`]).
+fn end_of(dir: &Path, name: &str, records: &BTreeMap<String, u64>, metric_lines: usize) -> std::io::Result<u64> {
+    let noted = records.get(name).copied().unwrap_or(0);
+    let path = dir.join(name);
+    if name != METRICS || !path.exists() {
+        return Ok(noted);
     }
-    file.set_len(bytes).map_err(failed)
-}
-
-/// Opens a growing file at its end.
-fn end_of(path: &Path) -> Result<File> {
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    let at_end = opened.and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file));
-    at_end.map_err(|e| output_error(path, &e))
+    let (mut reader, mut bytes, mut line) = (BufReader::new(File::open(path)?), 0, Vec::new());
+    for _ in 0..metric_lines {
+        line.clear();
+        match reader.read_until(b'\n', &mut line)? {
+            // fewer lines than there were
+            0 => return Ok(noted),
+            more => bytes += more as u64,
+        }
+    }
+    Ok(bytes)
 }
 
 /// Opens a growing file at `bytes`, behind which nothing is left; a shorter file is as long as it is.
@@ -343,7 +341,7 @@ fn cut_back(path: &Path, bytes: u64) -> std::io::Result<File> {
     crate::kill_point!("resume: before a record is cut back");
     let there = file.metadata()?.len();
     if there < bytes {
-        log::warn!("{}: has {there} bytes, expected {bytes}; it goes on with a gap", path.display());
+        log::warn!("{}: has {there} bytes, expected {bytes}; the record continues with a gap", path.display());
     }
     file.set_len(there.min(bytes))?;
     file.seek(SeekFrom::End(0))?;

@@ -63,6 +63,15 @@ impl Metric {
         Self { step, ..Self::default() }
     }
 
+    /// Returns the line of `metrics.jsonl`, with its end.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be written as JSON.
+    pub(super) fn line(&self) -> Result<String> {
+        let json = serde_json::to_string(self).map_err(|e| Error::output(Fault::at(METRICS, e.to_string())))?;
+        Ok(json + "\n")
+    }
+
     /// Returns the lines of `main.log`, in llm.c's form with steps from 0.
     pub(super) fn log_lines(&self) -> String {
         let mut log = String::new();
