@@ -16,11 +16,7 @@ use super::train::{Asked, resolve};
 
 /// Prints the run and its plan.
 pub fn run(asked: &Asked) -> Result<()> {
-    let known = match asked.known_start() {
-        Some(known) => Some(known),
-        None => resolve::init_without_files(asked.recipe())?,
-    };
-    let mut settings = asked.recipe().resolve(known)?;
+    let mut settings = settings_of(asked)?;
     let summary_of_data = if resolve::files_are_here(&settings) {
         resolve::look(&mut settings)?.summary
     } else if settings.data.source == Source::Stories {
@@ -46,6 +42,15 @@ pub fn run(asked: &Asked) -> Result<()> {
         refused = refused.or(print_plan(asked, &mut settings, elem)?);
     }
     refused.map_or(Ok(()), Err)
+}
+
+/// Resolves the settings without the files of the first weights where their shape is known otherwise.
+fn settings_of(asked: &Asked) -> Result<Settings> {
+    let known = match asked.known_start() {
+        Some(known) => Some(known),
+        None => resolve::init_without_files(asked.recipe())?,
+    };
+    asked.recipe().resolve(known)
 }
 
 /// The precisions that a run may turn out to have.
@@ -79,11 +84,7 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
 
 /// Prints every value and where it comes from, as a recipe.
 pub fn print_config(asked: &Asked) -> Result<()> {
-    let known = match asked.known_start() {
-        Some(known) => Some(known),
-        None => resolve::init_without_files(asked.recipe())?,
-    };
-    let settings = asked.recipe().resolve(known)?;
+    let settings = settings_of(asked)?;
     let (given, all) = (values_of(asked.recipe())?, values_of(&every_value(asked, &settings))?);
     let value =
         |list: &[(&str, toml::Value)], key: &str| list.iter().find(|(k, _)| *k == key).map(|(_, v)| v.to_string());

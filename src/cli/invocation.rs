@@ -16,15 +16,14 @@ pub fn flag(name: &str, path: &Path) -> Vec<String> {
 
 /// Returns the command that continues the run in `out`: this process's own, which names the folder.
 pub fn continued(out: &Path, names_folder: bool) -> String {
-    let mut words = started_with();
-    words.extend(own_arguments().into_iter().filter(|word| word != "--restart"));
+    let mut arguments = own_arguments();
+    arguments.retain(|word| word != "--restart");
     if !names_folder {
         // behind a bare `--` there are no flags
-        let at = words.iter().skip(started_with().len()).position(|word| word == "--");
-        let at = at.map_or(words.len(), |at| at + started_with().len());
-        words.splice(at..at, flag("--out", out));
+        let at = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
+        arguments.splice(at..at, flag("--out", out));
     }
-    quoted(&words)
+    command(arguments)
 }
 
 fn text(words: impl Iterator<Item = OsString>) -> Vec<String> {

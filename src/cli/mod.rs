@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use wgpt::error::Error;
 use wgpt::measure::plan::SMALLER;
+use wgpt::train::settings::Precision;
 
 /// A portable GPT-2 trainer: every operator is a WGSL compute shader.
 #[derive(Debug, Parser)]
@@ -97,34 +98,40 @@ fn run(cli: Cli) -> wgpt::error::Result<()> {
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
     expect_broken_tables();
-    let asked = match &cli.command {
-        Command::Train(args) => Some(args.ask()?),
-        _ => None,
-    };
-    // software Vulkan has cooperative matrices, which f16 wants, at its own width only
-    let precision = match &cli.command {
-        Command::Tune(args) => Some(args.precision),
-        Command::Profile(args) => Some(args.precision),
-        _ => asked.as_ref().map(train::Asked::precision),
-    };
-    if precision.is_none_or(precision::may_be_f32) {
-        wgpt::gpu::use_wide_vectors();
+    match &cli.command {
+        // a recipe may say more
+        Command::Train(_) => {}
+        Command::Tune(args) => widen_for(args.precision),
+        Command::Profile(args) => widen_for(args.precision),
+        _ => wgpt::gpu::use_wide_vectors(),
     }
     // a run's product is its folder: it does not fail because nobody can read how it went
     let is_run = matches!(&cli.command, Command::Train(args) if !args.print_config && !args.dry_run);
-    let result = match (cli.command, asked) {
-        (Command::Train(args), Some(asked)) if args.print_config => dry_run::print_config(&asked),
-        (Command::Train(args), Some(asked)) if args.dry_run => dry_run::run(&asked),
-        (Command::Train(args), Some(asked)) => train::run(&args, asked),
-        (command, _) => others(command),
-    };
+    let result = dispatch(cli.command);
     if is_run { result } else { result.and_then(|()| stdout::finish()) }
 }
 
-/// Runs a command that reads its arguments itself.
-fn others(command: Command) -> wgpt::error::Result<()> {
+/// Lets a software adapter compute with its widest vectors, unless f16 is asked for: software Vulkan has cooperative
+/// matrices, which f16 wants, at its own width only.
+fn widen_for(precision: Precision) {
+    if precision::may_be_f32(precision) {
+        wgpt::gpu::use_wide_vectors();
+    }
+}
+
+fn dispatch(command: Command) -> wgpt::error::Result<()> {
     match command {
-        Command::Train(args) => args.ask().and_then(|asked| train::run(&args, asked)),
+        Command::Train(args) => {
+            let asked = args.ask()?;
+            widen_for(asked.precision());
+            if args.print_config {
+                dry_run::print_config(&asked)
+            } else if args.dry_run {
+                dry_run::run(&asked)
+            } else {
+                train::run(&args, asked)
+            }
+        }
         Command::Generate(args) => generate::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Eval(args) => eval::run(&args),

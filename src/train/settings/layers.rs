@@ -54,7 +54,7 @@ pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
 });
 
 /// Source of a value. The later ones are stronger.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// A file and, where it is known, the line: `r.toml:6`.
     File(String),
@@ -65,7 +65,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The same for any two values of one source.
+    /// Returns the rank of the source: a greater one wins.
     fn strength(&self) -> u8 {
         match self {
             Self::File(_) => 0,
@@ -302,10 +302,9 @@ impl Layers {
                 return Err(Error::usage(fault.expected("one of them")));
             }
         };
-        let text = format!("{} gives way to {}", weak.1.origin.name(weak.0), strong.1.origin.name(strong.0));
-        let weaker = weak.0;
+        let (weaker, names) = (weak.0, [weak, strong].map(|(key, given)| given.origin.name(key)));
+        aside.push(names.join(" gives way to "));
         self.0.remove(weaker);
-        aside.push(text);
         Ok(())
     }
 }
