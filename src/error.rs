@@ -8,18 +8,18 @@ use std::fmt;
 /// Shorthand for a result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, in fields. Displayed as `place: what, expected X, got Y; advice`, without the fields that are empty.
+/// The fields of an [`Error`]. Displayed as `place: what, expected X, got Y; advice`; empty fields are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fault {
     /// A file, a flag, an operator.
     pub place: String,
     /// The fault.
     pub what: String,
-    /// What would have been right.
+    /// A correct value.
     pub expected: String,
-    /// What was there instead.
+    /// The value that was found.
     pub found: String,
-    /// What to do, as `try --batch 4`.
+    /// An action that helps, as `try --batch 4`.
     pub advice: String,
 }
 
@@ -90,7 +90,7 @@ impl From<&str> for Fault {
 /// Defines the variants with their exit codes, and for each a function that makes it of a [`Fault`] or a text.
 macro_rules! errors {
     ($($(#[doc = $doc:literal])+ $variant:ident $make:ident $code:literal;)+) => {
-        /// What went wrong, grouped by who has to act.
+        /// An error, grouped by who has to act.
         #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
         #[non_exhaustive]
         pub enum Error {

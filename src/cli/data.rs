@@ -11,10 +11,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use wgpt::data::fetch::{Files, Hub, Watch, names};
 use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
 use wgpt::data::{Tokenizer, inspect};
-use wgpt::error::{Error, Result};
+use wgpt::error::{Error, Fault, Result};
 
-use super::signals;
 use super::terminal::{remark, say};
+use super::{invocation, signals};
 use wgpt::run::clock_text;
 use wgpt::train::settings::values::Value as _;
 
@@ -154,8 +154,10 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     drop(meter);
     let note = match &outcome {
         Outcome::Stopped => {
-            let (signal, out) = (stop().unwrap_or("a signal"), options.out.display());
-            return Err(Error::stopped(format!("{signal}: stopped and saved in {out}; the same command goes on")));
+            let fault =
+                Fault::at(stop().unwrap_or("a signal"), format!("stopped and saved in {}", options.out.display()));
+            let again = invocation::continued(&options.out, true);
+            return Err(Error::stopped(fault.advice(format!("to continue: {again}"))));
         }
         Outcome::There(note) => {
             say!("{} holds this data set already; --restart prepares it anew", options.out.display());

@@ -37,7 +37,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if damaged > 0 {
         return Err(Error::data(format!(
-            "verify: {damaged} of {} checkpoints are damaged, expected none; a run passes them over when it goes on",
+            "verify: {damaged} of {} checkpoints are damaged, expected none; a resume skips them",
             steps.len()
         )));
     }

@@ -29,7 +29,7 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
 /// `make` finds nothing under that name.
 ///
 /// # Errors
-/// As [`write`].
+/// [`Error::Output`] naming `path`.
 pub fn place(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     let temporary = temporary(path);
     let _ = fs::remove_file(&temporary);
@@ -56,7 +56,7 @@ pub fn publish(whole: &Path, path: &Path) -> Result<()> {
 /// Fails unless a file can be made in `folder`: makes and removes one called `name`.
 ///
 /// # Errors
-/// What the system says.
+/// Returns the system's error if the folder takes no file.
 pub fn probe(folder: &Path, name: &str) -> io::Result<()> {
     // permissions do not tell: the superuser, read-only mounts and special file systems have rules of their own
     let file = folder.join(name);

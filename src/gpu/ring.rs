@@ -68,7 +68,7 @@ impl UploadRing {
     /// [`UploadRing::submit`] as a part of a stopwatch's lap.
     ///
     /// # Errors
-    /// As there.
+    /// [`Error::Shape`] and the others of [`UploadRing::submit`]; [`Error::Gpu`] if the stopwatch is full.
     pub fn submit_timed(
         &mut self,
         gpu: &Gpu,

@@ -33,7 +33,7 @@ pub struct Stopwatch {
     origin: Option<u64>,
 }
 
-/// What a submission is to the lap that it is part of.
+/// The place of a submission in its lap.
 pub struct Timed<'w> {
     /// The lap's stopwatch.
     pub watch: &'w mut Stopwatch,

@@ -87,7 +87,7 @@ impl Pending {
     /// What comes before the first step.
     pub const BEFORE_TRAINING: Self = Self { report: Vec::new(), ms: 0.0, written: false };
 
-    /// What comes after a step whose line is written.
+    /// The rest of the work after a step whose line is written.
     pub const WRITTEN: Self = Self { report: Vec::new(), ms: 0.0, written: true };
 
     /// All that comes after a step with this report, which took so many milliseconds.

@@ -20,7 +20,7 @@ pub fn take(dir: &Path) -> Result<Lock> {
 /// Locks a folder that has been locked before; `None` if it has not.
 ///
 /// # Errors
-/// As [`take`].
+/// [`Error::Locked`] naming the holder; [`Error::Output`] if the file cannot be opened or locked.
 pub fn take_known(dir: &Path) -> Result<Option<Lock>> {
     Lock::take_known(&dir.join(LOCK)).map_err(|refusal| refused(dir, refusal))
 }

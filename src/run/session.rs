@@ -206,7 +206,9 @@ impl<'a> Session<'a> {
             }
             match self.attempt(&gpu, &mut run, &mut saved, &mut lock, there.as_ref(), screen) {
                 Err(error) if gpu.is_lost() && !rebuilt => {
-                    screen.line(&format!("{error}; it is opened once more, and the run goes on from what was saved"));
+                    screen.line(&format!(
+                        "{error}; it is opened once more, and the run resumes from its last checkpoint"
+                    ));
                     let (Some(run), Some(start)) = (&mut run, &start) else { return Err(error) };
                     run.rebuilt = true;
                     saved = rewind(run, self.settings.config(), start, screen)?;

@@ -48,7 +48,7 @@ impl Asked {
     /// resumed.
     ///
     /// # Errors
-    /// As [`precision::resolve`].
+    /// [`wgpt::error::Error::Device`] if there is no such adapter.
     pub fn choose_precision(&self, settings: &mut Settings) -> Result<()> {
         settings.train.precision = match (self.precision(), &self.there) {
             (Precision::Auto, Some(there)) => there.settings.elem(),

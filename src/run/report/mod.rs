@@ -105,7 +105,7 @@ impl Reporter {
         let html = page(std::slice::from_ref(&self.sheet), self.reference.as_ref());
         let result = atomic::write(&self.dir.join(REPORT), |out| out.write_all(html.as_bytes()));
         if let (Err(error), false) = (&result, self.warned) {
-            log::warn!("{error}; the run goes on without it");
+            log::warn!("{error}; the run continues without it");
         }
         self.warned |= result.is_err();
     }

@@ -129,7 +129,7 @@ impl fmt::Display for Written {
 /// Sequences of a micro-step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
-    /// As many as memory holds.
+    /// The most that memory holds.
     Auto,
     /// So many.
     Count(usize),

@@ -82,7 +82,7 @@ impl Trainer<'_> {
     /// [`Trainer::report`] with the step's begin and end by the device's clock, where the adapter has one.
     ///
     /// # Errors
-    /// As there.
+    /// [`Error::Lost`] and the others of [`crate::gpu::Gpu::check`].
     pub fn timed_report(&mut self, wait: bool) -> Result<Option<(Report, Option<Lap>)>> {
         if self.done.is_empty() {
             self.collect(wait)?;
