@@ -59,7 +59,9 @@ impl Run<'_> {
     ) -> Result<()> {
         let Measured { val_loss, hellaswag } = measured;
         let train = &self.settings.train;
-        let tokens_per_s = train.tokens_per_step as f64 * 1e3 / ms.max(1e-6);
+        // printed and drawn as recorded, so that no reader sees another rounding
+        let tokens_per_s = (train.tokens_per_step as f64 * 1e3 / ms.max(1e-6)) as f32;
+        let ms = ms as f32;
         let skipped = report.skipped_now != 0;
         let looks_at_z = train.skip_loss_z > 0.0 || train.skip_norm_z > 0.0;
         let z = |z: f32| looks_at_z.then_some(z);
@@ -67,9 +69,9 @@ impl Run<'_> {
             loss: Some(report.loss),
             grad_norm: Some(report.grad_norm),
             lr: Some(report.lr),
-            ms: Some(ms as f32),
+            ms: Some(ms),
             pause_ms: clock.take_pause_ms(report.step as usize),
-            tokens_per_s: Some(tokens_per_s as f32),
+            tokens_per_s: Some(tokens_per_s),
             val_loss: val_loss.map(|l| l as f32),
             hellaswag: hellaswag.map(|a| a as f32),
             loss_scale: (self.settings.elem() == Elem::F16).then_some(report.loss_scale),
@@ -91,7 +93,7 @@ impl Run<'_> {
         }
         line +=
             &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
-        line += &self.reporter.status(tokens_per_s, eta);
+        line += &self.reporter.status(f64::from(tokens_per_s), eta);
         if let Some(why) = self.why_skipped(report) {
             line += &format!(" | skipped: {why}; {}", self.place_of(report.step as usize));
         }
