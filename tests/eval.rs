@@ -149,7 +149,7 @@ fn every_answer_is_that_of_transformers() {
     let file = folder.join("hellaswag.jsonl");
     let text = std::fs::read_to_string(&file).expect("golden file");
     let golden: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let set = hellaswag::read(&file, Tokenizer::Bytes, usize::MAX).expect("read");
+    let set = hellaswag::read(&file, &Tokenizer::Bytes, usize::MAX).expect("read");
     let gpu = open();
     let params = load(&gpu, &weights);
     let context = weights.config.positions;

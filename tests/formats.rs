@@ -95,7 +95,7 @@ fn stored_models_are_refused_with_a_line_that_tells() {
 #[test]
 fn stored_questions_are_refused_with_a_line_that_tells() {
     for (name, what) in QUESTIONS {
-        let error = hellaswag::read(&stored(name), Tokenizer::Gpt2, usize::MAX).expect_err(name);
+        let error = hellaswag::read(&stored(name), &Tokenizer::Gpt2, usize::MAX).expect_err(name);
         assert!(is_line(&error) && error.to_string().contains(name), "{name}: {error}");
         assert!(error.to_string().contains(what), "{name}: {error}");
     }
@@ -308,7 +308,7 @@ proptest! {
             damage.apply(&mut rest, usize::MAX);
             let path = dir.path().join(name);
             fs::write(&path, [bytes, rest].concat()).unwrap();
-            if let Err(error) = hellaswag::read(&path, Tokenizer::Gpt2, 9) {
+            if let Err(error) = hellaswag::read(&path, &Tokenizer::Gpt2, 9) {
                 prop_assert!(is_line(&error), "{error}");
             }
         }

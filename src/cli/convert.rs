@@ -1,19 +1,21 @@
 //! `wgpt convert`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use wgpt::data::Tokenizer;
+use wgpt::data::{Tokenizer, TokenizerName};
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic::output_error;
+use wgpt::formats::tokenizer_folder::{TokenizerFiles, remove_others};
 use wgpt::formats::weights::Place;
-use wgpt::formats::{Element, ModelInfo, hf, llmc, tokenizer_files};
+use wgpt::formats::{Element, ModelInfo, hf, llmc};
 use wgpt::model::Weights;
+use wgpt::run::model::{self, Description};
 use wgpt::train::settings::values::Value as _;
 
-use super::model::{Loaded, summary};
+use super::model::{place, summary};
 use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
@@ -36,9 +38,9 @@ pub struct Args {
     /// Element type of the weights in TO
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
-    /// Tokenizer that the model was trained with, gpt2 or bytes, where FROM does not say
-    #[arg(long, value_parser = Tokenizer::parse)]
-    tokenizer: Option<Tokenizer>,
+    /// Tokenizer that the model was trained with, where FROM does not say: gpt2, bytes, or a folder with tokenizer.json
+    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse)]
+    tokenizer: Option<TokenizerName>,
     /// Replace TO if it is there
     #[arg(long)]
     force: bool,
@@ -77,22 +79,20 @@ pub fn run(args: &Args) -> Result<()> {
         Dtype::F32 => Element::F32,
         Dtype::Bf16 => Element::Bf16,
     };
-    let mut loaded = Loaded::open(&args.from)?;
-    let vocab = loaded.weights.config.vocab;
-    if let Some(tokenizer) = args.tokenizer {
-        if vocab < tokenizer.vocab() {
-            let ids = tokenizer.vocab();
-            return Err(Error::usage(format!(
-                "--tokenizer: {tokenizer} has {ids} ids, the model's vocabulary is {vocab}"
-            )));
-        }
-        loaded.info = ModelInfo::for_tokenizer(tokenizer.name());
-    }
-    say!("{}: {}", loaded.place.path().display(), summary(&loaded.weights.config));
+    let model = model::describe(&args.from)?;
+    let given = args.tokenizer.as_ref().map(TokenizerName::open).transpose()?;
+    let tokenizer = match &given {
+        Some(given) => Some(model.tokenizer.for_text(&place(&model), Some(given), model.shape.vocab)?),
+        None => model.tokenizer.get(),
+    };
+    say!("{}: {}", place(&model), summary(&model.shape));
+    let assumed = model.tokenizer.assumption().filter(|_| given.is_none());
+    assumed.iter().for_each(|assumption| say!("tokenizer {assumption}"));
+    let weights = model.weights()?;
     let note = if args.to.extension().is_some_and(|extension| extension == "bin") {
-        write_llmc(args, &loaded.weights, element)?
+        write_llmc(args, &weights, element)?
     } else {
-        write_folder(args, &loaded, element)?
+        write_folder(args, &model, &weights, tokenizer.as_ref(), element)?
     };
     say!("{}: {note}", args.to.display());
     Ok(())
@@ -111,42 +111,51 @@ fn write_llmc(args: &Args, weights: &Weights, element: Element) -> Result<String
     Ok(format!("llm.c's version {version}, {}, {bytes} bytes", element.name()))
 }
 
-fn write_folder(args: &Args, loaded: &Loaded, element: Element) -> Result<String> {
+fn write_folder(
+    args: &Args,
+    model: &Description,
+    weights: &Weights,
+    tokenizer: Option<&Tokenizer>,
+    element: Element,
+) -> Result<String> {
     if args.to.is_file() {
         return Err(Error::usage(format!(
             "convert: {} is a file, expected a folder; try another name",
             args.to.display()
         )));
     }
-    hf::save_as(&args.to, &loaded.weights, &loaded.info, element)?;
-    let tokenizer = match copy_tokenizer(&loaded.place, &args.to)? {
-        0 => match &loaded.info.tokenizer {
-            Some(name) if tokenizer_files::write(&args.to, name, &loaded.weights.config)? => {
-                format!("tokenizer {name}")
-            }
-            Some(name) => format!("no tokenizer files: {name} is not known, or has more ids"),
-            None => "no tokenizer files: nothing says which it is; try --tokenizer".into(),
-        },
-        count => format!("{count} tokenizer files as they were"),
+    let info = tokenizer.map_or_else(|| model.info.clone(), |t| info(model, t));
+    hf::save_as(&args.to, weights, &info, element)?;
+    let note = match (kept_files(model, tokenizer)?, tokenizer) {
+        (Some(files), _) => {
+            files.write(&args.to)?;
+            format!("{} tokenizer files as they were", files.iter().count())
+        }
+        (None, Some(tokenizer)) if tokenizer.write_files(&args.to, &weights.config)? => {
+            format!("tokenizer {tokenizer}")
+        }
+        (None, Some(tokenizer)) => format!("no tokenizer files: {tokenizer} has more ids than the model"),
+        (None, None) => {
+            remove_others(&args.to, |_| false)?;
+            "no tokenizer files: nothing says which it is; try --tokenizer".into()
+        }
     };
-    Ok(format!("config.json and model.safetensors in {}, {tokenizer}", element.name()))
+    Ok(format!("config.json and model.safetensors in {}, {note}", element.name()))
 }
 
-/// Takes over the tokenizer's files of a folder that has them; returns how many.
-fn copy_tokenizer(place: &Place, to: &Path) -> Result<usize> {
-    let Place::Folder(from) = place else { return Ok(0) };
-    if from == to || !["tokenizer.json", "vocab.json"].iter().any(|name| from.join(name).exists()) {
-        return Ok(0);
+/// What the folder says of the model: the ids that begin and end its texts stay, unless it gets another tokenizer.
+fn info(model: &Description, tokenizer: &Tokenizer) -> ModelInfo {
+    let told = tokenizer.info(model.shape.vocab);
+    if model.tokenizer.get().as_ref() != Some(tokenizer) {
+        return told;
     }
-    let mut count = 0;
-    for name in tokenizer_files::NAMES {
-        let path = from.join(name);
-        if !path.exists() {
-            continue;
-        }
-        let bytes = fs::read(&path).map_err(|e| Error::data(format!("{}: cannot be read ({e})", path.display())))?;
-        wgpt::files::atomic::write(&to.join(name), |out| out.write_all(&bytes))?;
-        count += 1;
+    ModelInfo { bos: model.info.bos.or(told.bos), eos: model.info.eos.or(told.eos), ..told }
+}
+
+/// The tokenizer files of a model's folder, which are kept as they are.
+fn kept_files(model: &Description, tokenizer: Option<&Tokenizer>) -> Result<Option<TokenizerFiles>> {
+    match &model.place {
+        Place::Folder(dir) if model.tokenizer.get().as_ref() == tokenizer => TokenizerFiles::read(dir),
+        _ => Ok(None),
     }
-    Ok(count)
 }

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use wgpt::data::fetch::{Files, Hub, Watch, names};
 use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
-use wgpt::data::{Tokenizer, inspect};
+use wgpt::data::{TokenizerName, inspect};
 use wgpt::error::{Error, Fault, Result};
 
 use super::terminal::{remark, say};
@@ -71,8 +71,8 @@ struct PrepareArgs {
     #[arg(long)]
     name: Option<String>,
     /// How text becomes tokens
-    #[arg(long, value_parser = Tokenizer::parse, default_value_t = Tokenizer::Gpt2)]
-    tokenizer: Tokenizer,
+    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse, default_value_t = TokenizerName::Gpt2)]
+    tokenizer: TokenizerName,
     /// Field of JSON Lines, column of Parquet
     #[arg(long, default_value = "text")]
     field: String,
@@ -110,8 +110,8 @@ struct InspectArgs {
     /// A shard, a folder of shards, or a pattern
     path: String,
     /// Tokenizer of the shards [default: what dataset.json says, else gpt2]
-    #[arg(long, value_parser = Tokenizer::parse)]
-    tokenizer: Option<Tokenizer>,
+    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse)]
+    tokenizer: Option<TokenizerName>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -130,7 +130,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.out));
     let defaults = Options::new(args.inputs.clone(), args.out.clone(), name);
     let options = Options {
-        tokenizer: args.tokenizer,
+        tokenizer: args.tokenizer.open()?,
         field: args.field.clone(),
         shard_tokens: args.shard_tokens,
         val_tokens: args.val_tokens,
@@ -281,7 +281,8 @@ impl Watch for FetchScreen {
 }
 
 fn show(args: &InspectArgs) -> Result<()> {
-    let report = inspect::inspect(&inspect::shards(&args.path)?, args.tokenizer)?;
+    let report =
+        inspect::inspect(&inspect::shards(&args.path)?, args.tokenizer.as_ref().map(TokenizerName::open).transpose()?)?;
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::output(format!("inspect: {e}")))?;
         say!("{text}");

@@ -46,11 +46,11 @@ pub fn run(asked: &Asked) -> Result<()> {
 
 /// Resolves the settings without the files of the first weights where their shape is known otherwise.
 fn settings_of(asked: &Asked) -> Result<Settings> {
-    let known = match asked.known_start() {
-        Some(known) => Some(known),
-        None => resolve::init_without_files(asked.recipe())?,
+    let start = match asked.known_start() {
+        Some(start) => start,
+        None => resolve::start_without_files(asked.recipe())?,
     };
-    asked.recipe().resolve(known)
+    asked.recipe().resolve(start)
 }
 
 /// The precisions that a run may turn out to have.

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use wgpt::data::{Rows, Tokenizer, fetch, hellaswag, open_shards};
+use wgpt::data::tokenizer::same;
+use wgpt::data::{ModelTokenizer, Rows, Tokenizer, fetch, hellaswag, open_shards};
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{Gpu, Options};
 use wgpt::infer::evaluate::{Answer, Evaluator};
 use wgpt::model::Config;
+use wgpt::run::model::Description;
+use wgpt::train::dataset::noted_tokenizer;
 
-use super::model::{From, Loaded, summary};
+use super::model::{From, place, summary, upload};
 use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
@@ -96,8 +99,13 @@ impl Drop for Bar {
 
 /// Measures and prints.
 pub fn run(args: &Args) -> Result<()> {
-    let loaded = Loaded::open(&args.from.from)?;
-    let config = loaded.weights.config;
+    let (description, given) = args.from.describe()?;
+    let (config, model) = (description.shape, place(&description));
+    if let Some(pattern) = &args.data
+        && let Some((noted_at, noted)) = noted_tokenizer(&[pattern])?
+    {
+        agree_with_data(&description, given.as_ref(), &noted_at, &noted)?;
+    }
     let context = args.context.unwrap_or(config.positions.min(1024));
     if context == 0 || context > config.positions {
         return Err(Error::usage(format!(
@@ -111,19 +119,24 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     let set = args.hellaswag.as_ref().map(|path| {
-        let tokenizer = loaded.tokenizer()?;
-        hellaswag::read(&fetched(path), tokenizer, args.limit.unwrap_or(usize::MAX))
+        let tokenizer = description.tokenizer.for_text(&model, given.as_ref(), config.vocab)?;
+        hellaswag::read(&fetched(path), &tokenizer, args.limit.unwrap_or(usize::MAX))
     });
     let set = set.transpose()?;
     let rows = args.data.as_ref().map(|pattern| Rows::new(open_shards(pattern)?, context, config.vocab)).transpose()?;
+    let weights = description.weights()?;
+    let tokenizer = given.clone().or_else(|| description.tokenizer.get());
     let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
     if !args.json {
         say!("device     {}", gpu.caps.summary());
         say!("model      {}", summary(&config));
+        match (given.is_none().then(|| description.tokenizer.assumption()).flatten(), &tokenizer) {
+            (Some(assumption), _) => say!("tokenizer  {assumption}"),
+            (None, Some(tokenizer)) => say!("tokenizer  {tokenizer}"),
+            (None, None) => {}
+        }
     }
-    let model = loaded.place.path().display().to_string();
-    let tokenizer = loaded.tokenizer().ok();
-    let (config, params) = loaded.upload(&gpu)?;
+    let (config, params) = upload(weights, &gpu)?;
     let tokens = if gpu.caps.software { 1024 } else { 8192 };
     let batch = args.batch.unwrap_or((tokens / context).max(1));
     let mut evaluator = Evaluator::new(&gpu, config, &params, batch, context)?;
@@ -180,6 +193,17 @@ pub(super) fn fetched(path: &Path) -> PathBuf {
         Some(fetch::Hub::from_env().ok()?.cached(entry, 0)?.join(file))
     });
     file.unwrap_or_else(|| path.to_owned())
+}
+
+/// Fails if data and model are of two tokenizers. What is assumed of a model holds until `--tokenizer` says better.
+fn agree_with_data(model: &Description, given: Option<&Tokenizer>, noted_at: &str, noted: &Tokenizer) -> Result<()> {
+    match (given, &model.tokenizer) {
+        (Some(given), _) => same(noted, noted_at, given, "--tokenizer"),
+        (None, ModelTokenizer::Assumed) => {
+            same(&Tokenizer::Gpt2, &format!("{} (assumed)", place(model)), noted, noted_at)
+        }
+        (None, tokenizer) => tokenizer.agree(noted, noted_at, &place(model)),
+    }
 }
 
 fn comparable(config: &Config, tokenizer: Option<Tokenizer>) -> bool {

@@ -9,8 +9,9 @@ use wgpt::gpu::{Gpu, Options};
 use wgpt::infer::{Generator, Sampling};
 use wgpt::model::Activations;
 
-use super::model::{From, Loaded};
+use super::model::{From, place, upload};
 use super::stdout;
+use super::terminal::remark;
 use super::text::Characters;
 
 #[derive(Debug, clap::Args)]
@@ -77,11 +78,18 @@ impl std::convert::From<Error> for Failure {
 fn print(args: &Args, out: &mut dyn Write, terminal: bool) -> std::result::Result<(), Failure> {
     check(args)?;
     let text = prompt(args)?;
-    let loaded = Loaded::open(&args.from.from)?;
-    let tokenizer = loaded.tokenizer()?;
-    let tokens = tokens(&text, tokenizer, loaded.weights.config.vocab)?;
+    let (model, given) = args.from.describe()?;
+    let vocab = model.shape.vocab;
+    let tokenizer = model.tokenizer.for_text(&place(&model), given.as_ref(), vocab)?;
+    let tokens = tokens(&text, &tokenizer, vocab)?;
+    if given.is_none()
+        && let Some(assumption) = model.tokenizer.assumption()
+    {
+        remark!("tokenizer {assumption}");
+    }
+    let weights = model.weights()?;
     let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
-    let (config, params) = loaded.upload(&gpu)?;
+    let (config, params) = upload(weights, &gpu)?;
     let acts = Activations::inference(&gpu, &config, [1, config.positions], true, 1)?;
     let mut generator = Generator::new(&gpu, config, &params, &acts, config.positions)?;
     generator.prompt(&tokens)?;
@@ -152,10 +160,10 @@ fn prompt(args: &Args) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn tokens(text: &[u8], tokenizer: Tokenizer, vocab: usize) -> Result<Vec<u32>> {
-    let (tokens, replaced) = tokenizer.encode_counted(text);
+fn tokens(text: &[u8], tokenizer: &Tokenizer, vocab: usize) -> Result<Vec<u32>> {
+    let (tokens, replaced) = tokenizer.encode_counted(text)?;
     if replaced > 0 {
-        log::warn!("prompt: {replaced} sequences are not UTF-8 and were replaced");
+        log::warn!("prompt: {replaced} places are not UTF-8, or nothing that the tokenizer knows, and were replaced");
     }
     let mut tokens: Vec<u32> = tokens.into_iter().map(u32::from).collect();
     if tokens.is_empty() {

@@ -1,63 +1,51 @@
 //! What the commands that only read a model share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use wgpt::data::Tokenizer;
-use wgpt::error::{Error, Result};
-use wgpt::formats::{ModelInfo, weights};
+use wgpt::data::{Tokenizer, TokenizerName};
+use wgpt::error::Result;
 use wgpt::gpu::Gpu;
 use wgpt::model::{Config, Params, Weights};
-use wgpt::run::model;
+use wgpt::run::model::{self, Description};
+use wgpt::train::settings::values::Value as _;
 
-/// A model as read from its files.
-pub struct Loaded {
-    /// Its weights.
-    pub weights: Weights,
-    /// What else its files say.
-    pub info: ModelInfo,
-    /// Where it was found.
-    pub place: weights::Place,
+/// Puts weights on the device; those on the host are dropped.
+pub fn upload(weights: Weights, gpu: &Gpu) -> Result<(Config, Params)> {
+    let config = weights.config;
+    let params = Params::new(gpu, "weights", config)?;
+    params.upload(gpu, &weights)?;
+    Ok((config, params))
 }
 
-impl Loaded {
-    /// Finds and reads a model, by path or by name.
-    pub fn open(from: &Path) -> Result<Self> {
-        let (weights, info, place) = model::load(from)?;
-        Ok(Self { weights, info, place })
-    }
-
-    /// The tokenizer that the model was trained with.
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        tokenizer_of(self.place.path(), &self.info, self.weights.config.vocab)
-    }
-
-    /// The weights on the device; those on the host are dropped.
-    pub fn upload(self, gpu: &Gpu) -> Result<(Config, Params)> {
-        let config = self.weights.config;
-        let params = Params::new(gpu, "weights", config)?;
-        params.upload(gpu, &self.weights)?;
-        Ok((config, params))
-    }
-}
-
-/// The flag that names a model.
+/// The flags that name a model and its tokenizer.
 #[derive(Debug, clap::Args)]
 pub struct From {
     /// A run, a Hugging Face folder, a .bin of llm.c, or a name such as gpt2 from the cache
     #[arg(long, value_name = "MODEL")]
     pub from: PathBuf,
+    /// Tokenizer of a model that does not tell it: gpt2, bytes, or a folder with tokenizer.json
+    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse)]
+    pub tokenizer: Option<TokenizerName>,
 }
 
-/// The tokenizer that a model was trained with: as its configuration says, else GPT-2's for GPT-2's vocabulary.
-pub fn tokenizer_of(path: &Path, info: &ModelInfo, vocab: usize) -> Result<Tokenizer> {
-    let unknown = |what: String| {
-        Error::data(format!("{}: {what}, expected `wgpt_tokenizer` in config.json to be gpt2 or bytes", path.display()))
-    };
-    match info.tokenizer.as_deref() {
-        Some(name) => name.parse().map_err(|_| unknown(format!("unknown tokenizer `{name}`"))),
-        None if vocab == Tokenizer::Gpt2.vocab() => Ok(Tokenizer::Gpt2),
-        None => Err(unknown(format!("no tokenizer is known for a vocabulary of {vocab}"))),
+impl From {
+    /// Describes the model, and reads the tokenizer that is named, if one is.
+    ///
+    /// # Errors
+    /// [`wgpt::error::Error::Usage`] if the model is known to have another tokenizer.
+    pub fn describe(&self) -> Result<(Description, Option<Tokenizer>)> {
+        let model = model::describe(&self.from)?;
+        let given = self.tokenizer.as_ref().map(TokenizerName::open).transpose()?;
+        if let Some(given) = &given {
+            model.tokenizer.agree(given, "--tokenizer", &place(&model))?;
+        }
+        Ok((model, given))
     }
+}
+
+/// Where a model was found.
+pub fn place(model: &Description) -> String {
+    model.place.path().display().to_string()
 }
 
 /// Shape and size in one line.

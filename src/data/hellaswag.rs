@@ -55,7 +55,7 @@ pub struct Set {
 /// # Errors
 /// [`Error::Data`] naming the file, the example and what is wrong; [`Error::Usage`] for llm.c's file and a tokenizer
 /// other than GPT-2's.
-pub fn read(path: &Path, tokenizer: Tokenizer, limit: usize) -> Result<Set> {
+pub fn read(path: &Path, tokenizer: &Tokenizer, limit: usize) -> Result<Set> {
     let name = path.display().to_string();
     let cannot = |e: std::io::Error| Error::data(Fault::at(&name, format!("cannot be read ({e})")));
     let mut file = File::open(path).map_err(cannot)?;
@@ -63,7 +63,7 @@ pub fn read(path: &Path, tokenizer: Tokenizer, limit: usize) -> Result<Set> {
     file.by_ref().take(4).read_to_end(&mut start).map_err(cannot)?;
     let reader = Reader { name: &name, tokenizer, limit };
     let set = if start == MAGIC.to_le_bytes() || path.extension().is_some_and(|extension| extension == "bin") {
-        if tokenizer != Tokenizer::Gpt2 {
+        if *tokenizer != Tokenizer::Gpt2 {
             return Err(Error::usage(
                 Fault::at(name, format!("holds tokens of gpt2, the model's tokenizer is {tokenizer}"))
                     .advice("try the JSON Lines file"),
@@ -84,7 +84,7 @@ pub fn read(path: &Path, tokenizer: Tokenizer, limit: usize) -> Result<Set> {
 
 struct Reader<'a> {
     name: &'a str,
-    tokenizer: Tokenizer,
+    tokenizer: &'a Tokenizer,
     limit: usize,
 }
 
@@ -103,15 +103,15 @@ impl Reader<'_> {
         let label = label.ok_or_else(|| {
             wrong(Fault::from("no label from 0 to 3").advice("try the validation set, whose answers are known"))
         })?;
-        let context = self.tokenizer.encode(context);
+        let context = self.tokenizer.encode(context)?;
         if context.is_empty() {
             return Err(wrong(Fault::from("an empty context").expected("text")));
         }
-        Ok(Example {
-            context,
-            endings: endings.each_ref().map(|ending| self.tokenizer.encode(format!(" {ending}"))),
-            label,
-        })
+        let mut encoded = [const { Vec::new() }; ENDINGS];
+        for (ids, ending) in encoded.iter_mut().zip(endings) {
+            *ids = self.tokenizer.encode(format!(" {ending}"))?;
+        }
+        Ok(Example { context, endings: encoded, label })
     }
 
     fn lines(&self, mut reader: impl BufRead) -> Result<Set> {

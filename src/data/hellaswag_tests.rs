@@ -21,8 +21,8 @@ const TEXTS: [(&str, [&str; 4], usize); 3] = [
 
 fn want(tokenizer: Tokenizer) -> Vec<Example> {
     let example = |(context, endings, label): (&str, [&str; 4], usize)| Example {
-        context: tokenizer.encode(context),
-        endings: endings.map(|ending| tokenizer.encode(format!(" {ending}"))),
+        context: tokenizer.encode(context).unwrap(),
+        endings: endings.map(|ending| tokenizer.encode(format!(" {ending}")).unwrap()),
         label,
     };
     TEXTS.map(example).into()
@@ -43,7 +43,7 @@ impl Files {
 
     #[track_caller]
     fn refused(&self, name: &str, bytes: &[u8], part: &str) {
-        let error = read(&self.put(name, bytes), Tokenizer::Gpt2, 9).expect_err(part);
+        let error = read(&self.put(name, bytes), &Tokenizer::Gpt2, 9).expect_err(part);
         let Error::Data(fault) = &error else { panic!("{error:?}") };
         let text = error.to_string();
         assert!(fault.place.contains(name) && text.contains(part) && !text.contains('\n'), "{fault:?}");
@@ -117,24 +117,24 @@ fn all_three_layouts_say_the_same() {
     let lines = files.put("h.jsonl", lines().as_bytes());
     for path in [files.put("h.bin", &llmc()), lines.clone(), files.put("h.parquet", &parquet())] {
         assert_eq!(
-            read(&path, Tokenizer::Gpt2, usize::MAX).unwrap().examples,
+            read(&path, &Tokenizer::Gpt2, usize::MAX).unwrap().examples,
             want(Tokenizer::Gpt2),
             "{}",
             path.display()
         );
-        assert_eq!(read(&path, Tokenizer::Gpt2, 2).unwrap().examples, want(Tokenizer::Gpt2)[..2]);
+        assert_eq!(read(&path, &Tokenizer::Gpt2, 2).unwrap().examples, want(Tokenizer::Gpt2)[..2]);
     }
-    assert_eq!(read(&lines, Tokenizer::Bytes, 9).unwrap().examples, want(Tokenizer::Bytes));
-    assert!(matches!(read(&files.put("b.bin", &llmc()), Tokenizer::Bytes, 9), Err(Error::Usage(_))));
+    assert_eq!(read(&lines, &Tokenizer::Bytes, 9).unwrap().examples, want(Tokenizer::Bytes));
+    assert!(matches!(read(&files.put("b.bin", &llmc()), &Tokenizer::Bytes, 9), Err(Error::Usage(_))));
 }
 
 #[test]
 fn invalid_utf8_is_replaced_and_counted() {
     let files = Files::new();
     let line = b"\n{\"ctx\": \"a\xff\", \"endings\": [\"\xc3\", \"b\", \"c\", \"d\"], \"label\": \"1\"}\n\n";
-    let set = read(&files.put("h.jsonl", line), Tokenizer::Gpt2, 9).unwrap();
+    let set = read(&files.put("h.jsonl", line), &Tokenizer::Gpt2, 9).unwrap();
     assert_eq!((set.replaced, set.examples.len()), (2, 1));
-    assert_eq!(set.examples[0].context, Tokenizer::Gpt2.encode("a\u{fffd}"));
+    assert_eq!(set.examples[0].context, Tokenizer::Gpt2.encode("a\u{fffd}").unwrap());
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn broken_lines() {
         files.refused("h.jsonl", line.as_bytes(), part);
     }
     files.refused("h.jsonl", &vec![b'x'; LINE_BYTES as usize + 5], "line 1 has more than");
-    assert_eq!(read(&files.0.path().join("none"), Tokenizer::Gpt2, 1).unwrap_err().exit_code(), 3);
+    assert_eq!(read(&files.0.path().join("none"), &Tokenizer::Gpt2, 1).unwrap_err().exit_code(), 3);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn flipped_bits() {
         for bit in (0..8 * whole.len()).step_by(37) {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            if let Err(error) = read(&files.put("h", &bytes), Tokenizer::Gpt2, 9) {
+            if let Err(error) = read(&files.put("h", &bytes), &Tokenizer::Gpt2, 9) {
                 assert_eq!(error.exit_code(), 3, "{error}");
             }
         }
@@ -212,7 +212,7 @@ fn broken_parquet() {
     for bit in (0..8 * whole.len()).step_by(41) {
         let mut bytes = whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        if let Err(error) = read(&files.put("h.parquet", &bytes), Tokenizer::Gpt2, 9) {
+        if let Err(error) = read(&files.put("h.parquet", &bytes), &Tokenizer::Gpt2, 9) {
             assert_eq!(error.exit_code(), 3, "{error}");
             assert!(!error.to_string().contains('\n'), "{error}");
         }

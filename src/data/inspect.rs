@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::data::noted;
 use crate::data::prepare::Note;
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{self, Tokenizer};
 use crate::data::tokens::{TokenSource, cannot_read};
 use crate::error::{Error, Fault, Result};
 
@@ -84,11 +85,12 @@ pub fn shards(path: &str) -> Result<Vec<PathBuf>> {
 pub fn inspect(paths: &[PathBuf], tokenizer: Option<Tokenizer>) -> Result<Report> {
     let folder = paths.first().and_then(|p| p.parent()).unwrap_or(Path::new(""));
     let note = Note::read(folder)?;
-    let noted = note.as_ref().map(|n| n.tokenizer.parse::<Tokenizer>()).transpose().map_err(|_| {
-        Error::data(Fault::at(Note::path(folder).display(), "unknown tokenizer").expected("gpt2 or bytes"))
-    })?;
-    let tokenizer = tokenizer.or(noted).unwrap_or_default();
-    let results: Vec<Result<ShardReport>> = paths.par_iter().map(|path| shard(path, tokenizer)).collect();
+    let noted = noted::agreed(noted::tokenizers(paths)?)?;
+    if let (Some(given), Some((place, noted))) = (&tokenizer, &noted) {
+        tokenizer::same(noted, place, given, "--tokenizer")?;
+    }
+    let tokenizer = tokenizer.or(noted.map(|(_, noted)| noted)).unwrap_or_default();
+    let results: Vec<Result<ShardReport>> = paths.par_iter().map(|path| shard(path, &tokenizer)).collect();
     // by name, so that the first fault is always the same one
     let shards = results.into_iter().collect::<Result<Vec<_>>>()?;
     if let Some(note) = &note {
@@ -104,7 +106,7 @@ pub fn inspect(paths: &[PathBuf], tokenizer: Option<Tokenizer>) -> Result<Report
     })
 }
 
-fn shard(path: &Path, tokenizer: Tokenizer) -> Result<ShardReport> {
+fn shard(path: &Path, tokenizer: &Tokenizer) -> Result<ShardReport> {
     let source = TokenSource::open(path)?;
     let mut block = vec![0; BLOCK_TOKENS.min(source.len())];
     let (mut documents, mut lowest, mut highest, mut at) = (0, u16::MAX, 0, 0);

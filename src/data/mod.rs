@@ -8,6 +8,7 @@
 //! | [`loader`] | training batches, in llm.c's order |
 //! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
 //! | [`repeat`] | the same few batches again and again |
+//! | [`noted`] | the tokenizer noted beside shards |
 //! | [`prepare`] | shards from text, JSON Lines and Parquet |
 //! | [`inspect`] | what lies in shards, and whether it is sound |
 //! | [`fetch`] | data sets and weights from the Hugging Face hub, into its cache |
@@ -23,6 +24,7 @@ pub mod hellaswag;
 pub mod inspect;
 pub mod loader;
 pub mod markov;
+pub mod noted;
 pub mod prepare;
 pub mod repeat;
 pub mod rows;
@@ -38,5 +40,5 @@ pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use repeat::Repeat;
 pub use rows::Rows;
 pub use stories::Stories;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{ModelTokenizer, Tokenizer, TokenizerName};
 pub use tokens::{TokenSource, open_shards, split, tokens_of_text_files, write_shard};

@@ -227,7 +227,7 @@ pub(crate) fn write_tokens(out: &mut dyn Write, tokens: &[u16]) -> io::Result<()
 ///
 /// # Errors
 /// [`Error::Data`] if a file is missing, a folder, unreadable or empty, or there is no file at all.
-pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: Tokenizer) -> Result<Vec<u16>> {
+pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: &Tokenizer) -> Result<Vec<u16>> {
     if paths.is_empty() {
         return Err(Error::data(Fault::at("text", "no file given").expected("at least one")));
     }
@@ -235,7 +235,7 @@ pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: Tokenizer) ->
     for path in paths {
         let path = path.as_ref();
         let text = read_text(path)?;
-        let (ids, replaced) = tokenizer.encode_counted(&text);
+        let (ids, replaced) = tokenizer.encode_counted(&text)?;
         if replaced > 0 {
             log::warn!("{}: {replaced} places are not valid UTF-8 and were replaced", path.display());
         }
@@ -434,8 +434,8 @@ mod tests {
         let paths = [dir.path().join("a"), dir.path().join("b")];
         std::fs::write(&paths[0], "ab").unwrap();
         std::fs::write(&paths[1], [0xff]).unwrap();
-        assert_eq!(tokens_of_text_files(&paths, Tokenizer::Bytes).unwrap(), [256, 97, 98, 256, 255]);
-        let gpt2 = tokens_of_text_files(&paths[..1], Tokenizer::Gpt2).unwrap();
+        assert_eq!(tokens_of_text_files(&paths, &Tokenizer::Bytes).unwrap(), [256, 97, 98, 256, 255]);
+        let gpt2 = tokens_of_text_files(&paths[..1], &Tokenizer::Gpt2).unwrap();
         assert_eq!(gpt2, [50_256, 397]);
     }
 
@@ -444,10 +444,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty");
         std::fs::write(&empty, "").unwrap();
-        let of = |path: &Path| fault(tokens_of_text_files(&[path], Tokenizer::Bytes)).what;
+        let of = |path: &Path| fault(tokens_of_text_files(&[path], &Tokenizer::Bytes)).what;
         assert_eq!([of(&empty), of(dir.path())], ["text is empty", "is a folder"]);
         assert!(of(&dir.path().join("none")).contains("no such file"));
-        assert_eq!(fault(tokens_of_text_files(&[] as &[&str], Tokenizer::Bytes)).what, "no file given");
+        assert_eq!(fault(tokens_of_text_files(&[] as &[&str], &Tokenizer::Bytes)).what, "no file given");
     }
 
     #[test]

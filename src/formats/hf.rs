@@ -37,11 +37,7 @@ const LM_HEAD: &str = "lm_head.weight";
 /// [`Error::Data`] naming file and tensor: a folder or file is missing or broken, it is not a GPT-2 that this program
 /// computes, a tensor is missing, unknown or contradicts the configuration, or a weight is not finite.
 pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
-    if !dir.is_dir() {
-        let what = if dir.exists() { "is a file" } else { "no such folder" };
-        return Err(data(dir, Fault::from(what).expected(format!("a folder with {CONFIG} and {WEIGHTS}"))));
-    }
-    let (config, info) = hf_config::read(&dir.join(CONFIG))?;
+    let (config, info) = describe(dir)?;
     let files = weight_files(dir)?;
     let map = |path: &PathBuf| Mapped::open(path).map_err(|e| data(path, format!("cannot be read ({e})")));
     let maps = files.iter().map(map).collect::<Result<Vec<_>>>()?;
@@ -53,6 +49,18 @@ pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
         tensors.read(&slot, &mut weights)?;
     }
     Ok((weights, info))
+}
+
+/// Reads the shape of the model in the folder `dir`, and what else its config.json says.
+///
+/// # Errors
+/// [`Error::Data`] as [`load`], but for the weights.
+pub fn describe(dir: &Path) -> Result<(Config, ModelInfo)> {
+    if !dir.is_dir() {
+        let what = if dir.exists() { "is a file" } else { "no such folder" };
+        return Err(data(dir, Fault::from(what).expected(format!("a folder with {CONFIG} and {WEIGHTS}"))));
+    }
+    hf_config::read(&dir.join(CONFIG))
 }
 
 /// Writes `weights` into the folder `dir`, which is made if it is missing; all tensors are f32.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::element::Element;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
-use crate::model::config::{Config, GPT2_VOCAB};
+use crate::model::config::Config;
 
 /// The longest file of JSON that is read.
 const JSON_BYTES: u64 = 2 << 20;
@@ -19,7 +19,7 @@ const EPSILON: f32 = 1e-5;
 /// What a folder says about its model beyond shape and weights.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelInfo {
-    /// `gpt2`, `bytes`, or whatever else the folder names; `None` if nothing tells how text becomes ids.
+    /// The key `wgpt_tokenizer`: `gpt2`, `bytes`, `own` for that of the files beside it, or whatever else it says.
     pub tokenizer: Option<String>,
     /// Id that begins a text, below V.
     pub bos: Option<u32>,
@@ -183,8 +183,7 @@ impl Reader<'_> {
     }
 
     fn info(&self, vocab: usize) -> ModelInfo {
-        let named = self.value["wgpt_tokenizer"].as_str().map(str::to_owned);
-        let tokenizer = named.or_else(|| (vocab == GPT2_VOCAB).then(|| "gpt2".to_owned()));
+        let tokenizer = self.value["wgpt_tokenizer"].as_str().map(str::to_owned);
         ModelInfo { tokenizer, bos: self.id("bos_token_id", vocab), eos: self.id("eos_token_id", vocab) }
     }
 
@@ -230,7 +229,7 @@ mod tests {
             "layer_norm_epsilon": 9.999999747378752e-06});
         let (config, info) = parse(value).unwrap();
         assert_eq!(config, Config::from_descriptor("d12").unwrap());
-        assert_eq!(info, ModelInfo::for_tokenizer("gpt2"));
+        assert_eq!(info, ModelInfo { tokenizer: None, ..ModelInfo::for_tokenizer("gpt2") });
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::element::Element;
 use super::mapped::Mapped;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
-use crate::model::config::{Config, GPT2_VOCAB};
+use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
 
 /// First word of the file.
@@ -36,12 +36,27 @@ struct Header {
 
 /// Reads a model file. It is mapped, each weight decoded once and its bytes given back; it must not change meanwhile.
 ///
-/// The padding rows of `wte` are passed over, however many the file has. A vocabulary of 50,257 is GPT-2's.
+/// The padding rows of `wte` are passed over, however many the file has. Nothing in it tells the tokenizer.
 ///
 /// # Errors
 /// [`Error::Data`] naming file and field: it cannot be read, is no such file, is shorter or longer than its header
 /// says, or a weight is not finite.
 pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
+    let (map, header) = open(path)?;
+    let weights = read(path, &header, &map, &map[HEADER_BYTES..])?;
+    Ok((weights, ModelInfo::default()))
+}
+
+/// Reads the shape of a model file.
+///
+/// # Errors
+/// As [`load`], but for the weights.
+pub fn describe(path: &Path) -> Result<Config> {
+    open(path).map(|(_, header)| header.config)
+}
+
+/// Maps a model file and reads its header.
+fn open(path: &Path) -> Result<(Mapped, Header)> {
     let cannot = |e| data(path, format!("cannot be read ({e})"));
     let map = Mapped::open(path).map_err(cannot)?;
     let size = map.len();
@@ -56,9 +71,7 @@ pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
     }
     let (head, body) = map.split_at(HEADER_BYTES);
     let header = header(path, head, body.len())?;
-    let weights = read(path, &header, &map, body)?;
-    let info = if header.config.vocab == GPT2_VOCAB { ModelInfo::for_tokenizer("gpt2") } else { ModelInfo::default() };
-    Ok((weights, info))
+    Ok((map, header))
 }
 
 /// Writes a model file, whole or not at all: version 3 for f32, version 5 for bf16.

@@ -138,9 +138,10 @@ fn flipped_header_bits() {
 }
 
 #[test]
-fn gpt2s_vocabulary_has_gpt2s_tokenizer() {
+fn a_file_tells_its_shape_and_no_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.bin");
     save(&path, &Weights::zeros(Config::new(4, 50_257, 1, 1, 8).unwrap()), Element::Bf16).unwrap();
-    assert_eq!(load(&path).unwrap().1, ModelInfo::for_tokenizer("gpt2"));
+    assert_eq!(load(&path).unwrap().1, ModelInfo::default());
+    assert_eq!(describe(&path).unwrap(), load(&path).unwrap().0.config);
 }

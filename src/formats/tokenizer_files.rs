@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
@@ -15,20 +16,19 @@ use crate::files::atomic;
 use crate::model::config::Config;
 
 /// How end of text is spelt.
-const END_OF_TEXT: &str = "<|endoftext|>";
+pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// GPT-2's ids below end of text.
 const GPT2_TOKENS: u32 = 50_256;
 
-/// The names of all files that [`write`] may write, or a model's folder may hold for its tokenizer.
-pub const NAMES: [&str; 7] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "generation_config.json",
-];
+/// Returns the names of the files that [`write`] writes.
+#[must_use]
+pub fn of(name: &str) -> &'static [&'static str] {
+    match name {
+        "gpt2" => &["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"],
+        "bytes" => &["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"],
+        _ => &[],
+    }
+}
 
 /// Writes the tokenizer's files into the folder `dir` and returns true, or returns false if the name is none of ours or
 /// the model's vocabulary is smaller than the tokenizer's.
@@ -47,15 +47,14 @@ pub fn write(dir: &Path, name: &str, config: &Config) -> Result<bool> {
     let text = |file: &str, text: String| atomic::write(&dir.join(file), |out| out.write_all(text.as_bytes()));
     match name {
         "gpt2" if config.vocab > GPT2_TOKENS as usize => {
-            let bpe = Gpt2::new();
-            let (vocab, merges) = (bpe.vocab(), bpe.merges());
+            let (vocab, merges) = gpt2();
             let mut lines = String::from("#version: 0.2\n");
-            for [left, right] in &merges {
+            for [left, right] in merges {
                 let _ = writeln!(lines, "{left} {right}");
             }
-            text("vocab.json", Value::Object(with_end(&vocab, GPT2_TOKENS)).to_string())?;
+            text("vocab.json", Value::Object(with_end(vocab, GPT2_TOKENS)).to_string())?;
             text("merges.txt", lines)?;
-            text("tokenizer.json", tokenizer(&vocab, &merges, GPT2_TOKENS, true).to_string())?;
+            text("tokenizer.json", tokenizer(vocab, merges, GPT2_TOKENS, true).to_string())?;
             text("tokenizer_config.json", settings("GPT2Tokenizer", config.positions))?;
         }
         "bytes" if config.vocab > 256 => {
@@ -72,7 +71,8 @@ pub fn write(dir: &Path, name: &str, config: &Config) -> Result<bool> {
 
 /// Printable characters for bytes, as GPT-2's code maps them: those of Latin-1 that show, as themselves; the others, in
 /// order, from U+0100 on.
-fn spell(bytes: &[u8]) -> String {
+#[must_use]
+pub fn spell(bytes: &[u8]) -> String {
     let shows = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     bytes
         .iter()
@@ -84,6 +84,26 @@ fn spell(bytes: &[u8]) -> String {
             char::from_u32(0x100 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
         })
         .collect()
+}
+
+/// Returns the bytes that a token of a byte-level vocabulary stands for. One with other characters than those of
+/// [`spell`] stands for itself.
+#[must_use]
+pub fn unspell(token: &str) -> Vec<u8> {
+    static BYTES: LazyLock<HashMap<char, u8>> =
+        LazyLock::new(|| (0..=255).filter_map(|byte| spell(&[byte]).chars().next().map(|c| (c, byte))).collect());
+    let bytes: Option<Vec<u8>> = token.chars().map(|c| BYTES.get(&c).copied()).collect();
+    bytes.unwrap_or_else(|| token.as_bytes().to_vec())
+}
+
+/// Returns GPT-2's tokens below end of text, spelled, and its merges.
+#[must_use]
+pub fn gpt2() -> &'static (Vec<String>, Vec<[String; 2]>) {
+    static GPT2: LazyLock<(Vec<String>, Vec<[String; 2]>)> = LazyLock::new(|| {
+        let bpe = Gpt2::new();
+        (bpe.vocab(), bpe.merges())
+    });
+    &GPT2
 }
 
 /// GPT-2's vocabulary as bytes.
@@ -209,6 +229,7 @@ mod tests {
             let config = Config::new(64, vocab, 1, 1, 8).unwrap();
             assert_eq!(write(dir.path(), name, &config).unwrap(), files > 0);
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), files);
+            assert!(files == 0 || of(name).iter().all(|file| dir.path().join(file).exists()));
             assert!(!write(dir.path(), "sentences", &config).unwrap());
         }
         let text = std::fs::read_to_string(dir.path().join("tokenizer_config.json")).unwrap();

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::data::Tokenizer;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
 use crate::files::disk::System;
@@ -14,7 +15,7 @@ use crate::files::lock::Lock;
 use crate::run::lock;
 use crate::run::tensorboard::Events;
 use crate::train::settings::RunFile;
-use crate::train::settings::file::CONFIG;
+use crate::train::settings::file::{CONFIG, TOKENIZER};
 
 use super::inspect::{State, inspect};
 use super::records::{self, METRICS, Metric};
@@ -134,6 +135,9 @@ impl Folder {
         metric_lines: usize,
     ) -> Result<Self> {
         lock.sign()?;
+        if let Some(Tokenizer::Own(own)) = &file.settings.data.tokenizer {
+            own.files().write(&dir.join(TOKENIZER))?;
+        }
         file.write(dir)?;
         let open = |name: &str| {
             let path = dir.join(name);

@@ -3,43 +3,91 @@
 use std::fs;
 use std::path::Path;
 
-use crate::data::Tokenizer;
+use crate::data::ModelTokenizer;
 use crate::error::{Error, Fault, Result};
 use crate::formats::checkpoint_weights::{self, WEIGHTS};
 use crate::formats::weights::{Place, find};
 use crate::formats::{ModelInfo, hf, llmc};
-use crate::model::Weights;
+use crate::model::{Config, Weights};
 use crate::train::settings::RunFile;
+
+/// A model, before its weights are read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// Where it was found.
+    pub place: Place,
+    /// Its shape.
+    pub shape: Config,
+    /// What else its files say.
+    pub info: ModelInfo,
+    /// Its tokenizer.
+    pub tokenizer: ModelTokenizer,
+}
+
+/// Finds a model by path or by name, see [`find`], and reads everything but its weights.
+///
+/// # Errors
+/// [`Error::Data`] naming the file and what is wrong with it.
+pub fn describe(from: &Path) -> Result<Description> {
+    let place = find(from)?;
+    let (shape, info, tokenizer) = match &place {
+        Place::Folder(dir) => {
+            let (shape, info) = hf::describe(dir)?;
+            let tokenizer = ModelTokenizer::of_folder(dir, &info, shape.vocab)?;
+            (shape, info, tokenizer)
+        }
+        Place::Llmc(path) => {
+            let (shape, info) = (llmc::describe(path)?, ModelInfo::default());
+            let tokenizer = ModelTokenizer::of_info(&info, shape.vocab);
+            (shape, info, tokenizer)
+        }
+        Place::Checkpoint(dir) => {
+            let settings = run_of(dir)?.settings;
+            let shape = settings.config();
+            let info = settings.data.tokenizer.as_ref().map_or_else(ModelInfo::default, |t| t.info(shape.vocab));
+            let unknown = || ModelTokenizer::Unknown("the run was made without a tokenizer".into());
+            (shape, info, settings.data.tokenizer.map_or_else(unknown, ModelTokenizer::Known))
+        }
+    };
+    Ok(Description { place, shape, info, tokenizer })
+}
+
+impl Description {
+    /// Reads the weights.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file and what is wrong with it.
+    pub fn weights(&self) -> Result<Weights> {
+        match &self.place {
+            Place::Folder(dir) => hf::load(dir).map(|(weights, _)| weights),
+            Place::Llmc(path) => llmc::load(path).map(|(weights, _)| weights),
+            Place::Checkpoint(dir) => checkpoint(dir, self.shape),
+        }
+    }
+}
 
 /// Finds and reads a model by path or by name: see [`find`].
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and what is wrong with it.
 pub fn load(from: &Path) -> Result<(Weights, ModelInfo, Place)> {
-    let place = find(from)?;
-    let (weights, info) = match &place {
-        Place::Folder(dir) => hf::load(dir)?,
-        Place::Llmc(path) => llmc::load(path)?,
-        Place::Checkpoint(dir) => checkpoint(dir)?,
-    };
-    Ok((weights, info, place))
+    let description = describe(from)?;
+    let weights = description.weights()?;
+    Ok((weights, description.info, description.place))
 }
 
-/// Reads the weights of the checkpoint in `dir`, whose shape the settings of its run give.
-fn checkpoint(dir: &Path) -> Result<(Weights, ModelInfo)> {
+/// The run that a checkpoint belongs to.
+fn run_of(dir: &Path) -> Result<RunFile> {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    let run = absolute.parent().and_then(Path::parent).unwrap_or(&absolute);
-    let settings = RunFile::read(run)?.settings;
-    let config = settings.config();
-    let name = settings.data.tokenizer.map(Tokenizer::name);
-    let mut info = name.map_or_else(ModelInfo::default, ModelInfo::for_tokenizer);
-    // shards may use fewer ids than their tokenizer has
-    let inside = |id: &u32| (*id as usize) < config.vocab;
-    (info.bos, info.eos) = (info.bos.filter(inside), info.eos.filter(inside));
+    RunFile::read(absolute.parent().and_then(Path::parent).unwrap_or(&absolute))
+}
+
+/// Reads the weights of the checkpoint in `dir`.
+fn checkpoint(dir: &Path, shape: Config) -> Result<Weights> {
     let file = dir.join(WEIGHTS);
     let unread = |e| Error::data(Fault::at(file.display(), format!("cannot be read ({e})")));
     let bytes = fs::read(&file).map_err(unread)?;
-    Ok((checkpoint_weights::read(&file, &bytes, config, "")?, info))
+    checkpoint_weights::read(&file, &bytes, shape, "")
 }
 
 #[cfg(test)]

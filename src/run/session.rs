@@ -317,7 +317,7 @@ impl<'a> Session<'a> {
             repeat,
             rows: self.rows.take(),
             questions: std::mem::take(&mut self.extras.questions),
-            tokenizer: self.tokenizer,
+            tokenizer: self.tokenizer.clone(),
             baseline: self.baseline,
             folder,
             reporter,

@@ -1,9 +1,10 @@
 //! From a run's data settings to its batches and the rows of its validation.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::data::{
-    Batches, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, open_shards, split, tokens_of_text_files,
+    Batches, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, noted, open_shards, split,
+    tokens_of_text_files,
 };
 use crate::error::{Error, Fault, Result};
 
@@ -38,17 +39,18 @@ fn source_tokens(sources: &[TokenSource]) -> usize {
     sources.iter().map(TokenSource::len).sum()
 }
 
-/// The tokenizer that `data prepare` noted beside the shards, if it did.
+/// Returns the tokenizer that `data prepare` noted beside the shards of some patterns, and the file that notes it.
 ///
 /// # Errors
-/// [`Error::Data`] if the note is broken.
-pub fn noted_tokenizer(pattern: &str) -> Result<Option<Tokenizer>> {
-    let path = Path::new(pattern).parent().unwrap_or(Path::new("")).join("dataset.json");
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
-    let broken = |what: String| Error::data(format!("{}: {what}; was it made by `wgpt data prepare`?", path.display()));
-    let note: serde_json::Value = serde_json::from_str(&text).map_err(|e| broken(format!("broken JSON ({e})")))?;
-    let name = note["tokenizer"].as_str().ok_or_else(|| broken("no `tokenizer`".into()))?;
-    name.parse().map(Some).map_err(|_| broken(format!("unknown tokenizer `{name}`, expected gpt2 or bytes")))
+/// [`Error::Data`] if a note is broken; [`Error::Usage`] if two are not of one tokenizer.
+pub fn noted_tokenizer(patterns: &[&str]) -> Result<Option<(String, Tokenizer)>> {
+    let mut shards: Vec<PathBuf> = Vec::new();
+    for pattern in patterns {
+        // a pattern that nothing matches is refused where the shards are opened
+        shards.extend(glob::glob(pattern).into_iter().flatten().flatten());
+        shards.push(PathBuf::from(pattern));
+    }
+    noted::agreed(noted::tokenizers(&shards)?)
 }
 
 impl Dataset {
@@ -70,7 +72,7 @@ impl Dataset {
             );
             return Ok(Self { train, validation, summary, baseline: None });
         }
-        let tokenizer = settings.tokenizer.ok_or_else(|| {
+        let tokenizer = settings.tokenizer.as_ref().ok_or_else(|| {
             let fault = Fault::at("--tokenizer", "the weights do not say which tokenizer they are for");
             Error::usage(fault.advice("try --tokenizer gpt2 or bytes"))
         })?;
@@ -81,7 +83,7 @@ impl Dataset {
             }
             _ => {
                 let mut tokens = vec![tokenizer.end_of_text()];
-                tokens.extend(tokenizer.encode(Stories::new(seed).text(STORIES_BYTES)));
+                tokens.extend(tokenizer.encode(Stories::new(seed).text(STORIES_BYTES))?);
                 (tokens, "generated stories".to_owned())
             }
         };

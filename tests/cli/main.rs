@@ -18,6 +18,7 @@ mod shader;
 mod signals;
 mod speed;
 mod stories;
+mod tokenizers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use wgpt::data::ModelTokenizer;
 use wgpt::error::{Error, Fault, Result};
 use wgpt::run::folder;
 use wgpt::train::settings::file::CONFIG;
 use wgpt::train::settings::layers::{Layers, Merged};
-use wgpt::train::settings::resolve::Known;
+use wgpt::train::settings::resolve::{Known, Start};
 use wgpt::train::settings::{Precision, Recipe, RunFile, same_path};
 
 use super::Args;
@@ -69,12 +70,16 @@ impl Asked {
 
     /// Returns shape and tokenizer of the weights that the run in the folder began with, if it has a checkpoint: the
     /// weights may be gone.
-    pub fn known_start(&self) -> Option<Known> {
+    pub fn known_start(&self) -> Option<Start> {
         let (there, out) = (&self.there.as_ref()?.settings, self.out.as_ref()?);
         let init = self.recipe().model.init.as_ref()?;
         let same = there.model.init.as_ref().is_some_and(|theirs| same_path(theirs, init));
         let same = same && folder::checkpoints(out) > 0;
-        same.then(|| Known { shape: there.config(), tokenizer: there.data.tokenizer })
+        same.then(|| {
+            let unknown = || ModelTokenizer::Unknown("the run was made without a tokenizer".into());
+            let tokenizer = there.data.tokenizer.clone().map_or_else(unknown, ModelTokenizer::Known);
+            Start::Weights(Known { place: out.display().to_string(), shape: there.config(), tokenizer })
+        })
     }
 }
 

@@ -9,15 +9,17 @@ use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use wgpt::data::Tokenizer;
 use wgpt::error::Result;
 use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::measure::plan::check_memory;
 use wgpt::measure::tune::{self, Found};
 use wgpt::model::init;
+use wgpt::run::model::{self, Description};
 use wgpt::run::report::{History, REPORT};
 use wgpt::run::session::Extras;
 use wgpt::run::steps::{Outcome, known_words};
-use wgpt::run::{CurrentPhase, Phase, Session, model};
+use wgpt::run::{CurrentPhase, Phase, Session};
 use wgpt::train::dataset::Baseline;
 use wgpt::train::settings::{Peak, Recipe};
 use wgpt::train::{Settings, Trainer};
@@ -73,17 +75,22 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
     let recipe = asked.recipe();
     // a run that has checkpoints does without the weights it began with, which may be gone
     let known = asked.known_start();
-    let loaded = match (&recipe.model.init, known) {
-        (Some(path), None) => Some(resolve::init_weights(path)?),
-        _ => None,
-    };
-    let known = known.or(loaded.as_ref().map(|(known, _)| *known));
-    let mut settings = recipe.resolve(known)?;
+    let init = if known.is_some() { None } else { resolve::init(recipe)? };
+    let mut settings = recipe.resolve(known.unwrap_or_else(|| resolve::start(init.as_ref())))?;
     asked.keep_horizon(&mut settings);
     asked.choose_precision(&mut settings)?;
     let device = settings.run.device.clone();
     let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device.as_deref()).map(Gpu::dry))?;
     asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
+    let assumption =
+        init.as_ref().filter(|_| recipe.data.tokenizer.is_none()).and_then(|model| model.tokenizer.assumption());
+    match (assumption, &settings.data.tokenizer) {
+        (Some(assumption), _) => say!("tokens   {assumption}"),
+        (None, Some(own @ Tokenizer::Own(_))) => say!("tokens   {own}"),
+        _ => {}
+    }
+    // the weights are checked before anything else is made
+    let loaded = init.as_ref().map(Description::weights).transpose()?;
 
     let DataSummary { loader, rows, baseline, summary } = resolve::look(&mut settings)?;
     let extras = Extras {
@@ -97,7 +104,7 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
     let planner = Cell::new(planner);
     let open = || open(&settings, &planner, &tuned);
     // what was read for its shape, once; after that it is read again
-    let loaded = Cell::new(loaded.map(|(_, weights)| weights));
+    let loaded = Cell::new(loaded);
     let first = || match (loaded.take(), &settings.model.init) {
         (Some(weights), _) => Ok(weights),
         (None, Some(path)) => model::load(path).map(|(weights, ..)| weights),
@@ -112,7 +119,7 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
         settings: &settings,
         loader: Some(loader),
         rows,
-        tokenizer: settings.data.tokenizer,
+        tokenizer: settings.data.tokenizer.clone(),
         baseline,
         extras,
         out: asked.out.clone(),

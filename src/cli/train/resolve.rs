@@ -1,20 +1,15 @@
 //! From settings to what a run is made of: weights, data, questions.
 
-use std::path::Path;
-
 use wgpt::data::hellaswag::{self, Example};
-use wgpt::data::{Batches, Rows};
+use wgpt::data::{Batches, ModelTokenizer, Rows, Tokenizer};
 use wgpt::error::{Error, Fault, Result};
-use wgpt::formats::{ModelInfo, weights};
+use wgpt::formats::weights;
 use wgpt::infer::evaluate;
-use wgpt::model::Weights;
-use wgpt::run::model;
+use wgpt::run::model::{self, Description};
 use wgpt::train::dataset::Baseline;
-use wgpt::train::settings::resolve::Known;
+use wgpt::train::settings::resolve::{Known, Start};
 use wgpt::train::settings::{Recipe, Source};
 use wgpt::train::{Dataset, Settings};
-
-use crate::cli::model::tokenizer_of;
 
 /// The data, cut into batches.
 pub struct DataSummary {
@@ -25,23 +20,28 @@ pub struct DataSummary {
     pub summary: String,
 }
 
-/// Returns the shape and tokenizer of weights at `path`.
-fn known(path: &Path, shape: &Weights, info: &ModelInfo) -> Known {
-    Known { shape: shape.config, tokenizer: tokenizer_of(path, info, shape.config.vocab).ok() }
+/// Describes the weights of `--init`, if they are asked for.
+pub fn init(recipe: &Recipe) -> Result<Option<Description>> {
+    recipe.model.init.as_deref().map(model::describe).transpose()
 }
 
-/// Reads the weights of `--init`.
-pub fn init_weights(path: &Path) -> Result<(Known, Weights)> {
-    let (weights, info, _) = model::load(path)?;
-    Ok((known(path, &weights, &info), weights))
+/// Returns what a run that begins from weights knows of them.
+pub fn start(init: Option<&Description>) -> Start {
+    init.map_or(Start::Random, |model| {
+        let (place, shape) = (model.place.path().display().to_string(), model.shape);
+        Start::Weights(Known { place, shape, tokenizer: model.tokenizer.clone() })
+    })
 }
 
 /// Returns what is known of the weights of `--init`, for a run without its files.
-pub fn init_without_files(recipe: &Recipe) -> Result<Option<Known>> {
-    let Some(path) = &recipe.model.init else { return Ok(None) };
+pub fn start_without_files(recipe: &Recipe) -> Result<Start> {
+    let Some(path) = &recipe.model.init else { return Ok(Start::Random) };
     match path.to_str().filter(|_| !path.exists()).and_then(weights::known_config) {
-        Some(shape) => Ok(Some(Known { shape, tokenizer: "gpt2".parse().ok() })),
-        None => init_weights(path).map(|(known, _)| Some(known)),
+        Some(shape) => {
+            let tokenizer = ModelTokenizer::Known(Tokenizer::Gpt2);
+            Ok(Start::Weights(Known { place: path.display().to_string(), shape, tokenizer }))
+        }
+        None => init(recipe).map(|model| start(model.as_ref())),
     }
 }
 
@@ -85,7 +85,7 @@ pub fn look(settings: &mut Settings) -> Result<DataSummary> {
 /// Returns HellaSwag's questions, checked before anything is made.
 pub fn questions(settings: &Settings) -> Result<Vec<Example>> {
     let Some(file) = &settings.run.hellaswag else { return Ok(Vec::new()) };
-    let tokenizer = settings.data.tokenizer.ok_or_else(|| {
+    let tokenizer = settings.data.tokenizer.as_ref().ok_or_else(|| {
         let fault = Fault::at("--hellaswag", "nothing says which tokenizer the model is for");
         Error::usage(fault.advice("try --tokenizer gpt2"))
     })?;
@@ -95,6 +95,7 @@ pub fn questions(settings: &Settings) -> Result<Vec<Example>> {
         let advice = "try `wgpt data fetch hellaswag`, or `--set hellaswag=` to go without";
         return Err(Error::data(Fault::at("--hellaswag", what).advice(advice)));
     }
+    tokenizer.check()?;
     let set = hellaswag::read(&found, tokenizer, usize::MAX)?;
     evaluate::check(&set.examples, settings.config().vocab, settings.train.context)?;
     Ok(set.examples)

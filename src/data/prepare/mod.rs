@@ -28,6 +28,7 @@ use unit::{Place, Unit};
 
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Fault, Result};
+use crate::formats::tokenizer_folder::TokenizerFiles;
 
 /// Tokens of a shard.
 pub const SHARD_TOKENS: u64 = 100_000_000;
@@ -101,7 +102,7 @@ impl Options {
         }
         Ok(Recipe {
             name: self.name.clone(),
-            tokenizer: self.tokenizer.name().into(),
+            tokenizer: self.tokenizer.identity(),
             field: self.field.clone(),
             shard_tokens: self.shard_tokens,
             val_tokens: self.val_tokens,
@@ -149,6 +150,7 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
     {
         return Ok(Outcome::There(note));
     }
+    check_tokenizer(options)?;
     let (mut stage, state) = Stage::take(&options.out, &recipe.name, options.restart)?;
     if options.restart {
         discard(options, &recipe);
@@ -171,11 +173,26 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
                     .expected(format!("at least one byte of text in {} files", state.recipe.sources.len())),
             ));
         }
-        stage.seal(&mut state, options.tokenizer)?;
+        stage.seal(&mut state, &options.tokenizer)?;
     }
     let Some(note) = state.note else { return Ok(Outcome::Stopped) };
+    if let Tokenizer::Own(own) = &options.tokenizer {
+        own.files().add_to(&options.out)?;
+    }
     stage.publish(&note)?;
     Ok(Outcome::Done(note))
+}
+
+/// Fails if the tokenizer cannot be used, or the folder holds the files of another one.
+fn check_tokenizer(options: &Options) -> Result<()> {
+    options.tokenizer.check()?;
+    match TokenizerFiles::read(&options.out)?.map(Tokenizer::of_files) {
+        Some(there) if matches!(options.tokenizer, Tokenizer::Own(_)) && there != options.tokenizer => {
+            let fault = Fault::at("--out", format!("{} holds files of another tokenizer", options.out.display()));
+            Err(Error::usage(fault.expected(&options.tokenizer).found(there).advice("try another folder")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Looks at the folder before anything is written: the note of the same data set, if it is there.
@@ -286,7 +303,7 @@ fn encode(units: &Mutex<Receiver<(Unit, SyncSender<Encoded>)>>, options: &Option
         let next = units.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((unit, sender)) = next else { return };
         // nobody waits for it any more if the writer has stopped
-        let _ = sender.send(unit.work.encode(options.tokenizer, &options.field));
+        let _ = sender.send(unit.work.encode(&options.tokenizer, &options.field));
     }
 }
 

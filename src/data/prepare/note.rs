@@ -18,7 +18,7 @@ pub const NOTE: &str = "dataset.json";
 pub struct Recipe {
     /// Shards are called `NAME_train_000001.bin`.
     pub name: String,
-    /// `gpt2` or `bytes`.
+    /// [`crate::data::Tokenizer::identity`].
     pub tokenizer: String,
     /// Field or column of the text.
     pub field: String,

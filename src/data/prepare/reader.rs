@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::source::{Format, Source};
 use super::table::Table;
 use super::unit::{Place, UNIT_BYTES, Unit, Work};
-use crate::data::tokenizer::{UNBROKEN_BYTES, piece_end};
+use crate::data::tokenizer::{Cuts, UNBROKEN_BYTES};
 use crate::error::{Error, Fault, Result};
 
 /// Longest line of JSON.
@@ -139,12 +139,12 @@ impl Stream {
         if self.ended {
             return Ok(self.buffer.len());
         }
-        let end = piece_end(&self.buffer, UNIT_BYTES - 1);
+        let end = Cuts::BeforeSpace.piece_end(&self.buffer, UNIT_BYTES - 1);
         if end < self.buffer.len() {
             return Ok(end);
         }
         self.fill(source, UNBROKEN_BYTES + 1)?;
-        Ok(piece_end(&self.buffer, UNIT_BYTES - 1))
+        Ok(Cuts::BeforeSpace.piece_end(&self.buffer, UNIT_BYTES - 1))
     }
 
     fn line_end(&mut self, source: &Source, place: &Place) -> Result<usize> {
@@ -181,7 +181,7 @@ mod tests {
         let mut reader = Reader::new(&sources, "text", place);
         let mut units = Vec::new();
         while let Some(unit) = reader.next().unwrap() {
-            units.push((unit.work.encode(Tokenizer::Bytes, "text").unwrap().0, unit.end));
+            units.push((unit.work.encode(&Tokenizer::Bytes, "text").unwrap().0, unit.end));
         }
         units
     }

@@ -195,7 +195,7 @@ impl Stage {
     }
 
     /// Cuts the tokens into training and validation and notes what will be where. Nothing has its final name yet.
-    pub fn seal(&mut self, state: &mut State, tokenizer: Tokenizer) -> Result<()> {
+    pub fn seal(&mut self, state: &mut State, tokenizer: &Tokenizer) -> Result<()> {
         self.open = None;
         let recipe = &state.recipe;
         let split = Split::of(recipe, state.tokens)?;
@@ -219,7 +219,7 @@ impl Stage {
             }
         }
         state.note = Some(Note {
-            tokenizer: recipe.tokenizer.clone(),
+            tokenizer: tokenizer.name().into(),
             vocab: tokenizer.vocab(),
             tokens: state.tokens,
             train_tokens: split.train,

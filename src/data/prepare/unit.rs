@@ -72,14 +72,14 @@ impl Work {
     }
 
     /// The tokens of the unit, end of text before every document that starts in it.
-    pub(super) fn encode(&self, tokenizer: Tokenizer, field: &str) -> Result<(Vec<u16>, Counts)> {
+    pub(super) fn encode(&self, tokenizer: &Tokenizer, field: &str) -> Result<(Vec<u16>, Counts)> {
         let mut out = Encoded { tokenizer, tokens: Vec::with_capacity(self.len() / 3), counts: Counts::default() };
         match self {
             Self::Text { bytes, starts } => {
                 if *starts {
                     out.start();
                 }
-                out.text(bytes);
+                out.text(bytes, *starts)?;
             }
             Self::Lines { bytes, name, line } => {
                 for (i, text) in bytes.split(|&byte| byte == b'\n').enumerate() {
@@ -91,7 +91,7 @@ impl Work {
                     match line_text(text, field)
                         .map_err(|what| Error::data(Fault::at(name, format!("line {number}: {what}"))))?
                     {
-                        Some(text) => out.document(&text),
+                        Some(text) => out.document(&text)?,
                         None => out.counts.missing += 1,
                     }
                 }
@@ -100,7 +100,7 @@ impl Work {
                 out.counts.missing = *missing;
                 let mut start = 0;
                 for &end in ends {
-                    out.document(&bytes[start..end]);
+                    out.document(&bytes[start..end])?;
                     start = end;
                 }
             }
@@ -109,26 +109,27 @@ impl Work {
     }
 }
 
-struct Encoded {
-    tokenizer: Tokenizer,
+struct Encoded<'a> {
+    tokenizer: &'a Tokenizer,
     tokens: Vec<u16>,
     counts: Counts,
 }
 
-impl Encoded {
+impl Encoded<'_> {
     fn start(&mut self) {
         self.tokens.push(self.tokenizer.end_of_text());
         self.counts.documents += 1;
     }
 
-    fn text(&mut self, text: &[u8]) {
-        self.counts.replaced += self.tokenizer.encode_into(text, &mut self.tokens) as u64;
+    fn text(&mut self, text: &[u8], begins: bool) -> Result<()> {
+        self.counts.replaced += self.tokenizer.encode_into(text, begins, &mut self.tokens)? as u64;
         self.counts.text_bytes += text.len() as u64;
+        Ok(())
     }
 
-    fn document(&mut self, text: &[u8]) {
+    fn document(&mut self, text: &[u8]) -> Result<()> {
         self.start();
-        self.text(text);
+        self.text(text, true)
     }
 }
 
@@ -221,7 +222,7 @@ mod tests {
 
     fn lines(bytes: &[u8]) -> Result<(Vec<u16>, Counts)> {
         let work = Work::Lines { bytes: bytes.to_vec(), name: "x.jsonl".into(), line: 1 };
-        work.encode(Tokenizer::Bytes, "text")
+        work.encode(&Tokenizer::Bytes, "text")
     }
 
     #[test]
@@ -235,7 +236,7 @@ mod tests {
     #[test]
     fn invalid_text_is_replaced_and_counted() {
         let work = Work::Lines { bytes: b"{\"text\":\"a\xff \\ud800\"}".to_vec(), name: String::new(), line: 1 };
-        let (tokens, counts) = work.encode(Tokenizer::Gpt2, "text").unwrap();
+        let (tokens, counts) = work.encode(&Tokenizer::Gpt2, "text").unwrap();
         assert!(counts.replaced >= 2, "{counts:?}");
         assert!(
             String::from_utf8(Tokenizer::Gpt2.decode(&tokens.iter().map(|&t| u32::from(t)).collect::<Vec<_>>()))

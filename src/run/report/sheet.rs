@@ -39,7 +39,7 @@ impl Sheet {
         let mut sheet = Self { history: History::read(path)?, ..Self::default() };
         if path.is_dir() {
             sheet.config = fs::read_to_string(path.join(CONFIG)).unwrap_or_default();
-            sheet.file = RunFile::parse(&sheet.config).ok();
+            sheet.file = RunFile::parse(&sheet.config, path).ok();
             sheet.samples = samples(path);
         }
         Ok(sheet)

@@ -3,7 +3,6 @@
 use crate::data::Stories;
 use crate::error::{Error, Result};
 use crate::formats::hf::{self, ModelInfo};
-use crate::formats::tokenizer_files;
 use crate::infer::{Generator, Sampling};
 use crate::model::Weights;
 use crate::run::phase::Phase;
@@ -23,14 +22,16 @@ impl Run<'_> {
 
     /// A sample; none if a signal came first.
     pub(super) fn sample(&self, generator: &mut Generator) -> Result<Option<String>> {
-        let Some(tokenizer) = self.tokenizer else { return Ok(Some(String::new())) };
+        let Some(tokenizer) = self.tokenizer.as_ref().filter(|t| t.check().is_ok()) else {
+            return Ok(Some(String::new()));
+        };
         let _phase = self.phase.enter(Phase::Sampling);
         let seed = u64::from(self.settings.train.seed);
         let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, seed, ..Sampling::default() };
         let end = u32::from(tokenizer.end_of_text());
         // stories follow a blank line; other texts begin after an end of text
         let prompt: Vec<u32> = if self.baseline.is_some() {
-            tokenizer.encode("\n\n").into_iter().map(u32::from).collect()
+            tokenizer.encode("\n\n")?.into_iter().map(u32::from).collect()
         } else {
             vec![end]
         };
@@ -56,13 +57,12 @@ impl Run<'_> {
     }
 
     pub(super) fn save(&self, weights: &Weights) -> Result<()> {
-        let mut info = self.tokenizer.map_or_else(ModelInfo::default, |t| ModelInfo::for_tokenizer(t.name()));
         // shards may use fewer ids than their tokenizer has
-        let inside = |id: &u32| (*id as usize) < weights.config.vocab;
-        (info.bos, info.eos) = (info.bos.filter(inside), info.eos.filter(inside));
+        let tokenizer = self.tokenizer.as_ref();
+        let info = tokenizer.map_or_else(ModelInfo::default, |t| t.info(weights.config.vocab));
         let dir = self.folder.dir.join("model");
         hf::save(&dir, weights, &info)?;
-        self.tokenizer.map_or(Ok(false), |t| tokenizer_files::write(&dir, t.name(), &weights.config)).map(drop)
+        tokenizer.map_or(Ok(false), |t| t.write_files(&dir, &weights.config)).map(drop)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::{Settings, same_path};
+use crate::data::Tokenizer;
 use crate::train::schedule::Schedule;
 
 /// A setting that a run cannot be resumed with.
@@ -34,7 +35,7 @@ fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
         ("layers", shape.layers.to_string()),
         ("heads", shape.heads.to_string()),
         ("channels", shape.channels.to_string()),
-        ("tokenizer", data.tokenizer.map_or_else(none, |tokenizer| tokenizer.to_string())),
+        ("tokenizer", data.tokenizer.as_ref().map_or_else(none, Tokenizer::identity)),
         ("no-shuffle", switch(!data.shuffle)),
         ("overfit-one-batch", switch(data.overfit_one_batch)),
         ("emulate-ranks", data.ranks.to_string()),

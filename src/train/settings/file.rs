@@ -8,14 +8,17 @@ use toml::{Table, Value};
 
 use super::layers::Layers;
 use super::recipe::Recipe;
-use super::resolve::Known;
+use super::resolve::Start;
 use super::{Settings, old};
+use crate::data::TokenizerName;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 use crate::model::Config;
 
 /// The file's name in a run's folder.
 pub const CONFIG: &str = "config.toml";
+/// The folder in a run's folder that holds the files of a tokenizer of its own.
+pub const TOKENIZER: &str = "tokenizer";
 /// The table of facts.
 pub const RECORD: &str = "record";
 
@@ -93,17 +96,17 @@ impl RunFile {
             }
             _ => wrong(format!("cannot be read ({e})")),
         })?;
-        Self::parse(&text).map_err(|e| {
+        Self::parse(&text, run).map_err(|e| {
             let fault = Fault::at(path.display(), format!("is not a run's configuration ({e})"));
             Error::data(fault.expected("the file that `wgpt train` wrote"))
         })
     }
 
-    /// Reads the file's text.
+    /// Reads the file's text; `run` is the folder whose tokenizer a run's own is.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the key.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str, run: &Path) -> Result<Self> {
         let table: Table = text.parse().map_err(|e: toml::de::Error| Error::usage(e.message()))?;
         let mut table = if old::is_old(&table) { old::converted(table) } else { table };
         let record = table.remove(RECORD).unwrap_or_else(|| Value::Table(Table::new()));
@@ -112,7 +115,9 @@ impl RunFile {
         let shape = Config::new(positions, vocab, layers, heads, channels)?;
         let mut given = Layers::default();
         given.table(table, &|table, key| format!("{table}.{key}"))?;
-        let settings = given.merge()?.recipe.resolve(Some(Known { shape, tokenizer: None }))?;
+        let mut recipe = given.merge()?.recipe;
+        recipe.data.tokenizer = recipe.data.tokenizer.map(|name| name.in_folder(&run.join(TOKENIZER)));
+        let settings = recipe.resolve(Start::AsGiven(shape))?;
         Ok(Self { settings, record })
     }
 
@@ -121,7 +126,9 @@ impl RunFile {
     /// # Errors
     /// [`Error::Output`] if a path cannot be written as text.
     pub fn to_toml(&self) -> Result<String> {
-        let written = Written { recipe: self.settings.recipe(), record: &self.record };
+        let mut recipe = self.settings.recipe();
+        recipe.data.tokenizer = recipe.data.tokenizer.map(TokenizerName::kept);
+        let written = Written { recipe, record: &self.record };
         let text = toml::to_string(&written).map_err(|e| Error::output(Fault::at(CONFIG, e.to_string())))?;
         Ok(HEAD.to_owned() + &text)
     }

@@ -10,7 +10,7 @@ use serde::Deserialize as _;
 use toml::de::DeTable;
 use toml::{Table, Value};
 
-use super::file::RECORD;
+use super::file::{RECORD, TOKENIZER};
 use super::old;
 use super::recipe::Recipe;
 use crate::error::{Error, Fault, Result};
@@ -151,7 +151,13 @@ impl Layers {
             let known = places.get(&(table.to_owned(), key.to_owned()));
             known.cloned().unwrap_or_else(|| name.clone())
         };
-        let values = if old::is_old(&values) { old::converted(values) } else { values };
+        let mut values = if old::is_old(&values) { old::converted(values) } else { values };
+        // a run's configuration keeps its tokenizer beside it
+        if let Some(name) = values.get_mut("data").and_then(|data| data.get_mut("tokenizer"))
+            && name.as_str() == Some("own")
+        {
+            *name = Value::String(path.with_file_name(TOKENIZER).display().to_string());
+        }
         self.table(values, &place)
     }
 

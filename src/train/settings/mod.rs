@@ -24,7 +24,7 @@ pub use file::{Record, RunFile};
 pub use recipe::Recipe;
 pub use values::{Batch, Bytes, Interval, Peak, Positive, Precision, WhenFull};
 
-use crate::data::Tokenizer;
+use crate::data::{Tokenizer, TokenizerName};
 use crate::error::{Error, Fault, Result};
 use crate::formats::checkpoint::Keep;
 use crate::gpu::Elem;
@@ -371,7 +371,7 @@ impl DataSettings {
             text,
             data,
             val,
-            tokenizer: self.tokenizer,
+            tokenizer: self.tokenizer.as_ref().map(TokenizerName::of),
             no_shuffle: Some(!self.shuffle),
             overfit_one_batch: Some(self.overfit_one_batch),
             emulate_ranks: (self.ranks != 1).then_some(self.ranks),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::Tokenizer;
+use crate::data::TokenizerName;
 use crate::model::Recompute;
 use crate::train::schedule::Shape;
 
@@ -47,10 +47,11 @@ pub struct Data {
     #[arg(long, value_name = "GLOB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val: Option<String>,
-    /// Tokenizer of text, gpt2 or bytes [default: that of --init or of the shards, else gpt2]
-    #[arg(long, value_parser = Tokenizer::parse)]
+    /// Tokenizer of text: gpt2, bytes, or a folder with tokenizer.json [default: that of --init or of the shards, else
+    /// gpt2]
+    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse)]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<Tokenizer>,
+    pub tokenizer: Option<TokenizerName>,
     /// Take batches in file order, not shuffled
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", value_parser = bool::parse)]
     #[serde(skip_serializing_if = "Option::is_none")]

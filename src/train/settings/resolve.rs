@@ -3,7 +3,8 @@
 use super::recipe::Recipe;
 use super::values::{Batch, Bytes, Interval, Positive, Precision, keep};
 use super::{DataSettings, ModelSettings, RunSettings, Settings, Source, TrainSettings, UNKNOWN_STEPS};
-use crate::data::Tokenizer;
+use crate::data::tokenizer::same;
+use crate::data::{ModelTokenizer, Tokenizer, TokenizerName};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::Elem;
 use crate::model::{Config, Recompute};
@@ -30,12 +31,25 @@ const FREE_CONTEXT: usize = 256;
 const VAL_TOKENS: usize = 10_485_760;
 
 /// The model that a run starts from, of which its recipe holds a name only.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Known {
+    /// Where it is, for messages.
+    pub place: String,
     /// Its shape.
     pub shape: Config,
     /// Its tokenizer.
-    pub tokenizer: Option<Tokenizer>,
+    pub tokenizer: ModelTokenizer,
+}
+
+/// What a run starts from.
+#[derive(Debug, Clone)]
+pub enum Start {
+    /// First weights drawn at random.
+    Random,
+    /// Weights that exist.
+    Weights(Known),
+    /// A shape, in a run whose settings were resolved when it began: nothing is looked up for them.
+    AsGiven(Config),
 }
 
 impl Recipe {
@@ -50,15 +64,16 @@ impl Recipe {
     ///
     /// # Errors
     /// [`Error::Usage`] naming the flag.
-    pub fn resolve(&self, known: Option<Known>) -> Result<Settings> {
-        let tokenizer = self.tokenizer(known)?;
-        let shape = self.shape(known, tokenizer)?;
+    pub fn resolve(&self, start: Start) -> Result<Settings> {
+        let tokenizer = self.tokenizer(&start)?;
+        let shape = self.shape(&start, tokenizer.as_ref())?;
         if self.run.keep == Some(0) {
             return Err(Error::usage(Fault::at("--keep", "0").expected("at least 1")));
         }
         let settings = self.settings(shape, tokenizer);
         settings.check()?;
-        if let Some(tokenizer) = tokenizer.filter(|t| self.data.data.is_none() && t.vocab() > shape.vocab) {
+        let of_text = settings.data.tokenizer.as_ref().filter(|_| self.data.data.is_none());
+        if let Some(tokenizer) = of_text.filter(|t| t.vocab() > shape.vocab) {
             let fault = Fault::at(
                 "--tokenizer",
                 format!("{tokenizer} has {} ids, the model's vocabulary {}", tokenizer.vocab(), shape.vocab),
@@ -72,25 +87,66 @@ impl Recipe {
     }
 
     /// The tokenizer that is asked for or follows from model or data.
-    fn tokenizer(&self, known: Option<Known>) -> Result<Option<Tokenizer>> {
-        if self.data.tokenizer.is_some() {
-            return Ok(self.data.tokenizer);
+    /// Those that are known must be one.
+    fn tokenizer(&self, start: &Start) -> Result<Option<Tokenizer>> {
+        let given = self.data.tokenizer.as_ref().map(TokenizerName::open).transpose()?;
+        if let Start::AsGiven(_) = start {
+            return Ok(given);
         }
-        if let Some(known) = known {
-            return Ok(known.tokenizer);
+        let patterns: Vec<&str> = [&self.data.data, &self.data.val].into_iter().flatten().map(String::as_str).collect();
+        let noted = noted_tokenizer(&patterns)?;
+        if let (Some(given), Some((place, noted))) = (&given, &noted) {
+            same(noted, place, given, "--tokenizer")?;
         }
-        if let Some(pattern) = &self.data.data {
-            let noted = noted_tokenizer(pattern)?;
-            let free = noted.is_none() && self.model.vocab.is_some();
-            return Ok(if free { None } else { noted.or(Some(Tokenizer::Gpt2)) });
+        let chosen = given.or(noted.as_ref().map(|(_, noted)| noted.clone()));
+        if let Start::Weights(known) = start {
+            return self.tokenizer_of_weights(known, chosen, noted);
+        }
+        if chosen.is_some() {
+            return Ok(chosen);
+        }
+        if self.data.data.is_some() {
+            return Ok(self.model.vocab.is_none().then_some(Tokenizer::Gpt2));
         }
         let small = self.uses_stories() && self.model.model.is_none();
         Ok(Some(if small { Tokenizer::Bytes } else { Tokenizer::Gpt2 }))
     }
 
-    fn shape(&self, known: Option<Known>, tokenizer: Option<Tokenizer>) -> Result<Config> {
-        if let Some(known) = known {
-            return Ok(known.shape);
+    /// The tokenizer of weights, which must be the one that is `chosen`.
+    fn tokenizer_of_weights(
+        &self,
+        known: &Known,
+        chosen: Option<Tokenizer>,
+        noted: Option<(String, Tokenizer)>,
+    ) -> Result<Option<Tokenizer>> {
+        let Some(chosen) = chosen else {
+            let own = known.tokenizer.get();
+            if let Some(own) = own.as_ref().filter(|_| self.data.data.is_none()) {
+                own.check()?;
+            }
+            return Ok(own);
+        };
+        let given = self.data.tokenizer.is_some();
+        let whose = noted.map_or_else(|| "--tokenizer".into(), |(place, _)| place);
+        match &known.tokenizer {
+            // a guess holds against data of another tokenizer until somebody says better
+            ModelTokenizer::Assumed if !given => {
+                if chosen != Tokenizer::Gpt2 {
+                    let fault = Fault::at(whose, "another tokenizer than the model's").found(&chosen);
+                    let fault = fault.expected(format!("gpt2, which is assumed of {}", known.place));
+                    let advice = format!("if the model is for them: --tokenizer {}", TokenizerName::of(&chosen));
+                    return Err(Error::usage(fault.advice(advice)));
+                }
+            }
+            tokenizer => tokenizer.agree(&chosen, if given { "--tokenizer" } else { &whose }, &known.place)?,
+        }
+        Ok(Some(chosen))
+    }
+
+    fn shape(&self, start: &Start, tokenizer: Option<&Tokenizer>) -> Result<Config> {
+        match start {
+            Start::Weights(Known { shape, .. }) | Start::AsGiven(shape) => return Ok(*shape),
+            Start::Random => {}
         }
         let (model, context) = (&self.model, self.training.context);
         if let (Some(layers), Some(heads), Some(channels)) = (model.layers, model.heads, model.channels) {
@@ -104,7 +160,7 @@ impl Recipe {
         match &model.model {
             None if self.uses_stories() => Config::new(
                 context.unwrap_or(stories::CONTEXT),
-                tokenizer.unwrap_or(Tokenizer::Bytes).vocab(),
+                tokenizer.map_or_else(|| Tokenizer::Bytes.vocab(), Tokenizer::vocab),
                 stories::LAYERS,
                 stories::HEADS,
                 stories::CHANNELS,

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::layers::{Layers, Merged, Origin};
 use super::*;
+use crate::data::ModelTokenizer;
 
 /// A small model on a text.
 const RECIPE: &str = "[data]\ntext = [\"a.txt\"]\ntokenizer = \"bytes\"\n[model]\nlayers = 1\nheads = 2\nchannels = 32\n\
@@ -12,7 +13,7 @@ const RECIPE: &str = "[data]\ntext = [\"a.txt\"]\ntokenizer = \"bytes\"\n[model]
 type Change<'a> = &'a dyn Fn(&mut Settings);
 
 fn settings(recipe: &str) -> Settings {
-    toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(None).unwrap()
+    toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(resolve::Start::Random).unwrap()
 }
 
 /// Puts `--set` and flags over a recipe.
@@ -111,21 +112,26 @@ fn settings_are_the_same_after_their_file_is_read_as_a_run_and_as_a_recipe() {
                   channels = 32\nbatch = 2\ncontext = 64\nprecision = \"f16\"\nrecompute = \"block\"\nskip-loss-z = 2.5\n\
                   checkpoint-every = \"10m\"\nmemory = \"24GiB\"\npeak-tflops = 312\nprice-per-hour = 1.5\n\
                   hellaswag = \"q.jsonl\"\nsteps = 9\neps = 1e-7\nseed = 4294967295";
-    let merge = |text: &str| merged(text, &[], &Recipe::default()).unwrap().recipe.resolve(None).unwrap();
+    let merge =
+        |text: &str| merged(text, &[], &Recipe::default()).unwrap().recipe.resolve(resolve::Start::Random).unwrap();
     for recipe in [RECIPE, shards, "steps = 7", "model = \"d12\"\ntext = \"a b.txt\"\nsteps = 3\nlr = 3.0000001e-4"] {
         let settings = merge(recipe);
         let file = RunFile::new(&settings, Some("abc".into()));
         let text = file.to_toml().unwrap();
-        assert_eq!(RunFile::parse(&text).unwrap(), file, "{text}");
+        assert_eq!(RunFile::parse(&text, Path::new("run")).unwrap(), file, "{text}");
         assert_eq!(merge(&text), settings.with_absolute_paths(), "{text}");
     }
     // weights that are gone: the shape is a fact of the run
-    let known = resolve::Known { shape: Config::new(64, 300, 2, 2, 32).unwrap(), tokenizer: Some(Tokenizer::Bytes) };
+    let known = resolve::Known {
+        place: "weights".into(),
+        shape: Config::new(64, 300, 2, 2, 32).unwrap(),
+        tokenizer: ModelTokenizer::Known(Tokenizer::Bytes),
+    };
     let recipe: Recipe =
         toml::from_str("[model]\ninit = \"gone\"\n[data]\ntext = [\"a\"]\n[training]\nsteps = 2").unwrap();
-    let file = RunFile::new(&recipe.resolve(Some(known)).unwrap(), None);
-    assert_eq!(RunFile::parse(&file.to_toml().unwrap()).unwrap().settings, file.settings);
-    assert!(matches!(RunFile::parse("[record]\nlayers = 1\n"), Err(Error::Usage(_))));
+    let file = RunFile::new(&recipe.resolve(resolve::Start::Weights(known)).unwrap(), None);
+    assert_eq!(RunFile::parse(&file.to_toml().unwrap(), Path::new("run")).unwrap().settings, file.settings);
+    assert!(matches!(RunFile::parse("[record]\nlayers = 1\n", Path::new("run")), Err(Error::Usage(_))));
 }
 
 #[test]
@@ -136,7 +142,7 @@ fn files_of_earlier_versions_are_read() {
                beta1 = 0.9\nbeta2 = 0.95\neps = 1e-8\nskip_loss_z = 0.0\nskip_norm_z = 0.0\nprecision = \"f32\"\n\
                seed = 42\nval_every = 2\nval_rows = 4\n\n[run]\nsample_every = 0\ncheckpoint_every = \"250\"\nkeep = 2\n\
                keep_every = 0\nrecompute = \"none\"\non_disk_full = \"pause\"\nfinished = true\nadapter = \"llvmpipe\"\n";
-    let RunFile { settings: found, record } = RunFile::parse(old).unwrap();
+    let RunFile { settings: found, record } = RunFile::parse(old, Path::new("run")).unwrap();
     let mut expected = settings(RECIPE);
     expected.run.val_rows = Some(4);
     assert_eq!(found, expected);
@@ -144,7 +150,7 @@ fn files_of_earlier_versions_are_read() {
     // stories, and settings that such a version did not know
     let stories = old.replace("text = [\"a.txt\"]", "stories_bytes = 2097152").replace("keep = 2\n", "keep = 0\n");
     let stories = stories.replace("checkpoint_every = \"250\"", "checkpoint_every = \"\"");
-    let found = RunFile::parse(&stories).unwrap().settings;
+    let found = RunFile::parse(&stories, Path::new("run")).unwrap().settings;
     assert_eq!(found.data.source, Source::Stories);
     assert_eq!((found.run.checkpoint_every, found.run.keep.newest), (Interval::Steps(250), 2));
 }

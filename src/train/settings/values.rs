@@ -5,8 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::Tokenizer;
-use crate::error::Error;
+use crate::data::TokenizerName;
 use crate::formats::checkpoint::Keep;
 use crate::model::Recompute;
 use crate::train::schedule::Shape;
@@ -49,13 +48,7 @@ macro_rules! read_themselves {
     )+};
 }
 
-read_themselves!(Batch, Interval, Bytes, Peak, Positive, Precision, WhenFull);
-
-impl Value for Tokenizer {
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_: Error| format!("`{text}`, expected gpt2 or bytes"))
-    }
-}
+read_themselves!(Batch, Interval, Bytes, Peak, Positive, Precision, TokenizerName, WhenFull);
 
 impl Value for Recompute {
     fn parse(text: &str) -> Result<Self, String> {

@@ -1,0 +1,75 @@
+//! The tokenizer that `data prepare` noted beside its shards.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::data::prepare::note::NOTE;
+use crate::data::tokenizer::{self, Tokenizer};
+use crate::error::{Error, Fault, Result};
+use crate::formats::tokenizer_folder::TokenizerFiles;
+
+/// Returns the tokenizers that are noted in the folders of some shards, with the files that note them.
+///
+/// # Errors
+/// [`Error::Data`] if a note is broken, or the tokenizer files beside it are missing or others.
+pub fn tokenizers(shards: &[PathBuf]) -> Result<Vec<(PathBuf, Tokenizer)>> {
+    let mut folders: Vec<&Path> = shards.iter().map(|path| path.parent().unwrap_or(Path::new(""))).collect();
+    folders.sort();
+    folders.dedup();
+    folders.into_iter().filter_map(|folder| tokenizer_of(folder).transpose()).collect()
+}
+
+/// Returns the one tokenizer of some notes, none if there is no note.
+///
+/// # Errors
+/// [`Error::Usage`] naming two notes that differ.
+pub fn agreed(noted: Vec<(PathBuf, Tokenizer)>) -> Result<Option<(String, Tokenizer)>> {
+    let mut noted = noted.into_iter().map(|(path, tokenizer)| (path.display().to_string(), tokenizer));
+    let Some((place, first)) = noted.next() else { return Ok(None) };
+    for (other, tokenizer) in noted {
+        tokenizer::same(&first, &place, &tokenizer, &other)?;
+    }
+    Ok(Some((place, first)))
+}
+
+fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
+    let path = folder.join(NOTE);
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+    let broken = |what: String| {
+        let fault = Fault::at(path.display(), what);
+        Error::data(fault.advice("was it made by `wgpt data prepare`?"))
+    };
+    let note: Value = serde_json::from_str(&text).map_err(|e| broken(format!("broken JSON ({e})")))?;
+    let tokenizer = match note["tokenizer"].as_str() {
+        Some("gpt2") => Tokenizer::Gpt2,
+        Some("bytes") => Tokenizer::Bytes,
+        Some("own") => own(folder, &note).map_err(|fault| Error::data(fault.within(path.display())))??,
+        Some(name) => {
+            let fault = Fault::at(path.display(), format!("unknown tokenizer `{}`", name.escape_debug()));
+            return Err(Error::data(fault.expected("gpt2, bytes or own")));
+        }
+        None => return Err(broken("no `tokenizer`".into())),
+    };
+    Ok(Some((path, tokenizer)))
+}
+
+/// The tokenizer whose files lie beside the shards, if it is the one that made them.
+fn own(folder: &Path, note: &Value) -> Result<Result<Tokenizer>, Fault> {
+    let files = match TokenizerFiles::read(folder) {
+        Ok(files) => files,
+        Err(error) => return Ok(Err(error)),
+    };
+    let missing = || {
+        let fault = Fault::from("the tokenizer's files are missing beside it");
+        fault.expected("tokenizer.json, or vocab.json and merges.txt").advice("try copying the whole folder")
+    };
+    let tokenizer = Tokenizer::of_files(files.ok_or_else(missing)?);
+    match note["recipe"]["tokenizer"].as_str() {
+        Some(made) if made != tokenizer.identity() => {
+            let fault = Fault::from("the tokenizer's files beside it are others than those that made the shards");
+            Err(fault.expected(made).found(tokenizer.identity()))
+        }
+        _ => Ok(Ok(tokenizer)),
+    }
+}

@@ -1,0 +1,313 @@
+//! What a model's tokenizer files define: a vocabulary, merges, and how text is split before them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::error::Fault;
+use crate::formats::tokenizer_files::{END_OF_TEXT, gpt2, spell};
+use crate::formats::tokenizer_folder::{
+    ADDED, FOREIGN, GENERATION, PAIRS, SETTINGS, SPECIAL, TOKENIZER, TokenizerFiles,
+};
+
+/// Ids at most: shards hold 16 bits a token.
+const MOST_IDS: u64 = 1 << 16;
+
+/// A token beside those of the merges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Added {
+    /// Its spelling in texts.
+    pub content: String,
+    /// True for marks such as end of text, which no text gives.
+    pub special: bool,
+    /// True if it takes in whitespace beside it.
+    pub strips: bool,
+}
+
+/// A byte-level byte pair encoding.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Definition {
+    /// Ids of the vocabulary, as printable characters.
+    pub vocab: BTreeMap<String, u32>,
+    /// Pairs that are merged, the earliest first.
+    pub merges: Vec<[String; 2]>,
+    /// Further tokens by id.
+    pub added: BTreeMap<u32, Added>,
+    /// Changes the text first; null for none.
+    pub normalizer: Value,
+    /// Splits the text into words; `add_prefix_space` of a plain `ByteLevel` is taken out of it.
+    pub pre_tokenizer: Value,
+    /// True if a text that begins without a space is given one.
+    pub prefix_space: bool,
+    /// The id that ends a text.
+    pub end: u32,
+    /// All of it, for the `tokenizers` library.
+    pub json: Value,
+}
+
+fn no(what: impl Into<String>) -> Fault {
+    Fault::from(what.into()).expected("a byte-level BPE of at most 65,536 ids, such as GPT-2's")
+}
+
+impl Definition {
+    /// Reads the definition.
+    ///
+    /// # Errors
+    /// Why it cannot be used, with the file's name as its place.
+    pub(super) fn read(files: &TokenizerFiles) -> Result<Self, Fault> {
+        let place = |name: &str| files.dir().join(name).display().to_string();
+        if let Some(bytes) = files.get(TOKENIZER) {
+            let value = parse(bytes).map_err(|fault| fault.within(place(TOKENIZER)))?;
+            return Self::of_json(value, files).map_err(|fault| fault.within(place(TOKENIZER)));
+        }
+        for [vocab, merges] in PAIRS {
+            match (files.get(vocab), files.get(merges)) {
+                (Some(bytes), Some(pairs)) => {
+                    let value = of_pair(bytes, pairs, files).map_err(|fault| fault.within(place(vocab)))?;
+                    return Self::of_json(value, files).map_err(|fault| fault.within(place(vocab)));
+                }
+                (Some(_), None) => return Err(no(format!("is there without {merges}")).within(place(vocab))),
+                (None, Some(_)) => return Err(no(format!("is there without {vocab}")).within(place(merges))),
+                (None, None) => {}
+            }
+        }
+        let foreign = FOREIGN.iter().find(|(name, _)| files.get(name).is_some());
+        let (name, kind) = foreign.unwrap_or(&("", "unknown"));
+        Err(no(format!("a {kind} tokenizer")).within(place(name)))
+    }
+
+    fn of_json(mut json: Value, files: &TokenizerFiles) -> Result<Self, Fault> {
+        let model = &json["model"];
+        // older files name no type, and only a byte pair encoding has merges
+        let kind = model["type"].as_str().unwrap_or(if model["merges"].is_array() { "BPE" } else { "unknown" });
+        if kind != "BPE" {
+            return Err(no(format!("a {kind} tokenizer")));
+        }
+        let plain = |key: &str| model[key].as_str().is_none_or(str::is_empty);
+        let merges_bytes = mentions_bytes(&json["decoder"])
+            && (mentions_bytes(&json["pre_tokenizer"]) || mentions_bytes(&json["normalizer"]));
+        if !merges_bytes || model["byte_fallback"] == true || !plain("end_of_word_suffix") {
+            return Err(no("a BPE tokenizer that does not merge bytes"));
+        }
+        if !plain("continuing_subword_prefix") || model["dropout"].as_f64().is_some_and(|d| d > 0.0) {
+            return Err(no("a BPE tokenizer with a prefix inside of words or with dropout"));
+        }
+        let vocab = ids(&model["vocab"])?;
+        let merges = pairs(&model["merges"])?;
+        let added = added(&json["added_tokens"])?;
+        unique(&vocab, &added)?;
+        let end = end_of_text(files, &vocab, &added)?;
+        let mut pre_tokenizer = json["pre_tokenizer"].clone();
+        let asked = files.json(SETTINGS).and_then(|settings| settings["add_prefix_space"].as_bool());
+        let mut prefix_space = false;
+        if pre_tokenizer["type"] == "ByteLevel" {
+            // the library's own default is true
+            prefix_space = asked.unwrap_or(pre_tokenizer["add_prefix_space"].as_bool().unwrap_or(true));
+            pre_tokenizer["add_prefix_space"] = json!(false);
+        }
+        json["pre_tokenizer"] = pre_tokenizer.clone();
+        json["model"]["dropout"] = Value::Null;
+        // nothing is added to a text, cut off or filled up
+        for key in ["truncation", "padding", "post_processor"] {
+            json[key] = Value::Null;
+        }
+        let normalizer = json["normalizer"].clone();
+        Ok(Self { vocab, merges, added, normalizer, pre_tokenizer, prefix_space, end, json })
+    }
+
+    /// True if it is GPT-2's, to the id.
+    pub(super) fn is_gpt2(&self) -> bool {
+        let (tokens, merges) = gpt2();
+        self.splits_as_gpt2()
+            && !self.prefix_space
+            && self.is_plain(tokens, 50_256)
+            && self.merges == *merges
+            && self.json["model"]["ignore_merges"] != true
+    }
+
+    /// True if ids 0 to 255 are the bytes, 256 is end of text, and nothing is merged.
+    pub(super) fn is_bytes(&self) -> bool {
+        let bytes: Vec<String> = (0..=255).map(|byte| spell(&[byte])).collect();
+        self.merges.is_empty() && self.normalizer.is_null() && !self.prefix_space && self.is_plain(&bytes, 256)
+    }
+
+    /// True if the vocabulary is `tokens` in order and end of text with the id `end`, and that alone.
+    fn is_plain(&self, tokens: &[String], end: u32) -> bool {
+        let marks = self.vocab.get(END_OF_TEXT).is_none_or(|id| *id == end)
+            && self.added.iter().all(|(id, token)| *id == end && token.content == END_OF_TEXT);
+        let words = self.vocab.len() - usize::from(self.vocab.contains_key(END_OF_TEXT));
+        marks
+            && self.end == end
+            && words == tokens.len()
+            && tokens.iter().zip(0..).all(|(token, id)| self.vocab.get(token) == Some(&id))
+    }
+
+    /// True if text is split into words by GPT-2's pattern, and changed in no way.
+    pub(super) fn splits_as_gpt2(&self) -> bool {
+        self.normalizer.is_null()
+            && self.pre_tokenizer["type"] == "ByteLevel"
+            && self.pre_tokenizer["use_regex"].as_bool().unwrap_or(true)
+    }
+
+    /// Everything that decides the ids of a text, in one order.
+    pub(super) fn canonical(&self) -> String {
+        let vocab: BTreeMap<u32, &String> = self.vocab.iter().map(|(token, id)| (*id, token)).collect();
+        let added: Vec<_> = self.added.iter().map(|(id, t)| (id, &t.content, t.special, t.strips)).collect();
+        let model = &self.json["model"];
+        let rest = json!([
+            self.normalizer,
+            self.pre_tokenizer,
+            self.prefix_space,
+            self.end,
+            model["unk_token"],
+            model["ignore_merges"],
+            model["fuse_unk"],
+        ]);
+        format!("{vocab:?}{:?}{added:?}{rest}", self.merges)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, Fault> {
+    if bytes.starts_with(b"version https://git-lfs") {
+        let fault = Fault::from("a pointer of Git LFS in place of the file");
+        return Err(fault.expected("a tokenizer").advice("try `git lfs pull` in its folder"));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    serde_json::from_slice(bytes).map_err(|e| Fault::from(format!("broken JSON ({e})")).expected("a tokenizer"))
+}
+
+/// `vocab.json` and `merges.txt` as `tokenizer.json` would say it.
+fn of_pair(vocab: &[u8], merges: &[u8], files: &TokenizerFiles) -> Result<Value, Fault> {
+    let vocab = parse(vocab)?;
+    let text = std::str::from_utf8(merges).map_err(|_| no("its merges are not UTF-8"))?;
+    let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with("#version"));
+    let merges: Vec<&str> = lines.collect();
+    let mut added: BTreeMap<u64, Value> = BTreeMap::new();
+    let mut add = |id: u64, content: &str, special: bool| {
+        let token = json!({
+            "id": id, "content": content, "special": special, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false,
+        });
+        added.entry(id).or_insert(token);
+    };
+    let settings = files.json(SETTINGS).unwrap_or_default();
+    for (id, token) in settings["added_tokens_decoder"].as_object().into_iter().flatten() {
+        if let (Ok(id), Some(content)) = (id.parse(), token["content"].as_str()) {
+            add(id, content, token["special"] == true);
+        }
+    }
+    let special = special_names(files);
+    for (content, id) in files.json(ADDED).unwrap_or_default().as_object().into_iter().flatten() {
+        if let Some(id) = id.as_u64() {
+            add(id, content, special.contains(content));
+        }
+    }
+    for content in &special {
+        if let Some(id) = vocab[content.as_str()].as_u64() {
+            add(id, content, true);
+        }
+    }
+    let split = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    Ok(json!({
+        "version": "1.0",
+        "added_tokens": added.into_values().collect::<Vec<_>>(),
+        "normalizer": null,
+        "pre_tokenizer": split,
+        "decoder": split,
+        "model": { "type": "BPE", "vocab": vocab, "merges": merges },
+    }))
+}
+
+/// Spellings of special tokens.
+fn special_names(files: &TokenizerFiles) -> Vec<String> {
+    let mut names = vec![END_OF_TEXT.to_owned()];
+    for file in [SPECIAL, SETTINGS] {
+        let value = files.json(file).unwrap_or_default();
+        let tokens = value.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
+        names.extend(tokens.filter_map(|(_, token)| spelling(token)));
+    }
+    names
+}
+
+/// A token is named by its spelling, or by an object that holds it.
+fn spelling(token: &Value) -> Option<String> {
+    token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
+}
+
+fn end_of_text(
+    files: &TokenizerFiles,
+    vocab: &BTreeMap<String, u32>,
+    added: &BTreeMap<u32, Added>,
+) -> Result<u32, Fault> {
+    let id_of = |name: &str| {
+        let own = added.iter().find(|(_, token)| token.content == name).map(|(id, _)| *id);
+        own.or_else(|| vocab.get(name).copied())
+    };
+    let named = [SETTINGS, SPECIAL].iter().find_map(|file| {
+        let value = files.json(file)?;
+        id_of(&spelling(&value["eos_token"])?)
+    });
+    let told = || {
+        let value = files.json(GENERATION)?["eos_token_id"].clone();
+        let id = value.as_u64().or_else(|| value[0].as_u64()).and_then(|id| u32::try_from(id).ok())?;
+        (added.contains_key(&id) || vocab.values().any(|other| *other == id)).then_some(id)
+    };
+    let usual = || [END_OF_TEXT, "</s>", "<eos>", "[EOS]"].into_iter().find_map(id_of);
+    named.or_else(told).or_else(usual).ok_or_else(|| {
+        Fault::from("no end of text").expected(format!("`eos_token` in {SETTINGS}, which stands between documents"))
+    })
+}
+
+fn ids(vocab: &Value) -> Result<BTreeMap<String, u32>, Fault> {
+    let entries = vocab.as_object().ok_or_else(|| no("no vocabulary"))?;
+    let id = |id: &Value| id.as_u64().filter(|id| *id < MOST_IDS).map(|id| id as u32);
+    let entries = entries.iter().map(|(token, value)| {
+        id(value)
+            .map(|id| (token.clone(), id))
+            .ok_or_else(|| no(format!("`{}` has the id {value}", token.escape_debug())))
+    });
+    entries.collect()
+}
+
+/// Merges are pairs of strings, or lines with a space between.
+fn pairs(merges: &Value) -> Result<Vec<[String; 2]>, Fault> {
+    let list = merges.as_array().ok_or_else(|| no("no merges"))?;
+    let pair = |value: &Value| -> Option<[String; 2]> {
+        match value {
+            Value::String(line) => line.split_once(' ').map(|(left, right)| [left.to_owned(), right.to_owned()]),
+            Value::Array(two) if two.len() == 2 => Some([two[0].as_str()?.to_owned(), two[1].as_str()?.to_owned()]),
+            _ => None,
+        }
+    };
+    list.iter().map(|value| pair(value).ok_or_else(|| no(format!("a merge is {value}")))).collect()
+}
+
+fn added(tokens: &Value) -> Result<BTreeMap<u32, Added>, Fault> {
+    let tokens = tokens.as_array().into_iter().flatten().map(|token| {
+        let id = token["id"].as_u64().filter(|id| *id < MOST_IDS);
+        let (Some(id), Some(content)) = (id, token["content"].as_str().filter(|text| !text.is_empty())) else {
+            return Err(no(format!("an added token is {token}")));
+        };
+        let strips = token["lstrip"] == true || token["rstrip"] == true || token["single_word"] == true;
+        Ok((id as u32, Added { content: content.to_owned(), special: token["special"] == true, strips }))
+    });
+    tokens.collect()
+}
+
+/// Two tokens of one id could not be told apart.
+fn unique(vocab: &BTreeMap<String, u32>, added: &BTreeMap<u32, Added>) -> Result<(), Fault> {
+    let mut seen = std::collections::HashMap::new();
+    let all = vocab.iter().map(|(token, id)| (token, *id)).chain(added.iter().map(|(id, t)| (&t.content, *id)));
+    for (token, id) in all {
+        if let Some(other) = seen.insert(id, token).filter(|other| *other != token) {
+            return Err(no(format!("`{}` and `{}` both have the id {id}", other.escape_debug(), token.escape_debug())));
+        }
+    }
+    Ok(())
+}
+
+/// True if a part of the tokenizer, or of a sequence of parts, works on bytes.
+fn mentions_bytes(part: &Value) -> bool {
+    let inner = ["pretokenizers", "normalizers", "decoders"].iter().filter_map(|key| part[*key].as_array());
+    part["type"] == "ByteLevel" || inner.flatten().any(mentions_bytes)
+}

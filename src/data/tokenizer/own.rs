@@ -1,0 +1,207 @@
+//! A model's own tokenizer: a byte-level byte pair encoding in the files of its folder.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rayon::prelude::*;
+
+use super::definition::Definition;
+use super::pieces::{Cuts, PIECE_BYTES};
+use crate::error::{Error, Fault, Result};
+use crate::formats::tokenizer_files::{spell, unspell};
+use crate::formats::tokenizer_folder::TokenizerFiles;
+
+/// A tokenizer that is neither GPT-2's nor plain bytes.
+///
+/// One that cannot be used is kept all the same: its files belong to everything saved of its model, and no other
+/// tokenizer may take its place.
+pub struct Own {
+    files: TokenizerFiles,
+    digest: String,
+    pub(super) usable: Result<Usable, Box<Fault>>,
+}
+
+pub(super) struct Usable {
+    pub(super) library: tokenizers::Tokenizer,
+    /// The bytes of each id.
+    tokens: Vec<Option<Box<[u8]>>>,
+    definition: Definition,
+    cuts: Cuts,
+    /// Bytes that no token holds.
+    missing: Vec<u8>,
+}
+
+impl Own {
+    /// Takes files that define neither GPT-2's tokenizer nor plain bytes.
+    pub(super) fn new(files: TokenizerFiles, definition: Result<Definition, Fault>) -> Self {
+        let usable = definition.and_then(|definition| Usable::new(&files, definition)).map_err(Box::new);
+        let mut hasher = blake3::Hasher::new();
+        match &usable {
+            Ok(usable) => {
+                hasher.update(usable.definition.canonical().as_bytes());
+            }
+            Err(_) => {
+                for (_, bytes) in files.iter() {
+                    hasher.update(bytes);
+                }
+            }
+        }
+        Self { files, digest: hasher.finalize().to_hex()[..16].to_owned(), usable }
+    }
+
+    /// Returns the files.
+    #[must_use]
+    pub fn files(&self) -> &TokenizerFiles {
+        &self.files
+    }
+
+    /// Returns 16 hexadecimal digits that tell it from other tokenizers, whatever its files look like.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn usable(&self) -> Result<&Usable> {
+        self.usable.as_ref().map_err(|fault| {
+            let what = format!("text cannot be read with this tokenizer: {}", fault.what);
+            let advice = match &*fault.advice {
+                "" => "token shards made with it work: `--data`",
+                advice => advice,
+            };
+            Error::data(Fault { what, ..(**fault).clone() }.advice(advice))
+        })
+    }
+
+    /// Fails if text cannot be encoded with it.
+    pub(super) fn check(&self) -> Result<()> {
+        self.usable().map(drop)
+    }
+
+    pub(super) fn vocab(&self) -> Option<usize> {
+        Some(self.usable.as_ref().ok()?.tokens.len())
+    }
+
+    pub(super) fn end_of_text(&self) -> Option<u16> {
+        u16::try_from(self.usable.as_ref().ok()?.definition.end).ok()
+    }
+
+    pub(super) fn cuts(&self) -> Cuts {
+        self.usable.as_ref().map_or(Cuts::Nowhere, |usable| usable.cuts)
+    }
+
+    /// Encodes a text, or the rest of one that began earlier, in parallel.
+    pub(super) fn encode(&self, text: &str, begins: bool) -> Result<(Vec<u16>, usize)> {
+        let usable = self.usable()?;
+        let pieces = usable.cuts.pieces(text, PIECE_BYTES);
+        let encoded: Result<Vec<Vec<u16>>> =
+            pieces.par_iter().enumerate().map(|(i, piece)| usable.encode_piece(piece, begins && i == 0)).collect();
+        Ok((encoded?.concat(), usable.lost(text)))
+    }
+
+    /// The same on this thread alone.
+    pub(super) fn encode_into(&self, text: &str, begins: bool, ids: &mut Vec<u16>) -> Result<usize> {
+        let usable = self.usable()?;
+        for (i, piece) in usable.cuts.pieces(text, PIECE_BYTES).into_iter().enumerate() {
+            ids.extend(usable.encode_piece(piece, begins && i == 0)?);
+        }
+        Ok(usable.lost(text))
+    }
+
+    /// Appends the bytes of an id; false if there is none.
+    pub(super) fn decode_one(&self, id: u32, out: &mut Vec<u8>) -> bool {
+        let token = self.usable.as_ref().ok().and_then(|usable| usable.tokens.get(id as usize)?.as_ref());
+        token.map(|bytes| out.extend_from_slice(bytes)).is_some()
+    }
+}
+
+impl PartialEq for Own {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Own {}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Own({self})")
+    }
+}
+
+impl fmt::Display for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "own ({}", self.files.dir().display())?;
+        if let Some(vocab) = self.vocab() {
+            write!(f, ", {vocab} ids")?;
+        }
+        write!(f, ", {})", &self.digest[..8])
+    }
+}
+
+impl Usable {
+    fn new(files: &TokenizerFiles, definition: Definition) -> Result<Self, Fault> {
+        let refused = |what: String| {
+            let fault = Fault::at(files.place().display(), what);
+            fault.expected("a byte-level BPE that the `tokenizers` library reads")
+        };
+        let json = definition.json.to_string();
+        // the library is written for files that are what they say they are
+        let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
+            .map_err(|_| refused("it cannot be decoded".into()))?;
+        let mut library = read.map_err(|e| refused(e.to_string().to_lowercase().replace('\n', " ")))?;
+        library.set_encode_special_tokens(true);
+        let words = definition.vocab.iter().map(|(token, id)| (*id, unspell(token)));
+        let marks = definition.added.iter().map(|(id, token)| (*id, token.content.clone().into_bytes()));
+        let mut tokens = Vec::new();
+        for (id, bytes) in words.chain(marks) {
+            let at = id as usize;
+            tokens.resize(tokens.len().max(at + 1), None);
+            tokens[at] = Some(bytes.into_boxed_slice());
+        }
+        let has = |byte: &u8| definition.vocab.contains_key(&spell(&[*byte]));
+        let missing = (0..=255).filter(|byte| !has(byte)).collect();
+        let cuts = cuts(&definition);
+        Ok(Self { library, tokens, definition, cuts, missing })
+    }
+
+    fn encode_piece(&self, piece: &str, begins: bool) -> Result<Vec<u16>> {
+        let prefixed = (begins && self.definition.prefix_space && !piece.is_empty() && !piece.starts_with(' '))
+            .then(|| format!(" {piece}"));
+        let text = prefixed.as_deref().unwrap_or(piece);
+        let encoded = catch_unwind(AssertUnwindSafe(|| self.library.encode_fast(text, false)));
+        let failed = |what: &str| {
+            Error::data(Fault::at("tokenizer", format!("the `tokenizers` library cannot encode a text ({what})")))
+        };
+        let encoded = encoded.map_err(|_| failed("it panicked"))?.map_err(|e| failed(&e.to_string()))?;
+        let ids = encoded.get_ids().iter().map(|id| u16::try_from(*id).map_err(|_| failed("an id beyond 16 bits")));
+        ids.collect()
+    }
+
+    /// Counts the stretches of a text that have bytes of no token, which the encoding leaves out or replaces.
+    fn lost(&self, text: &str) -> usize {
+        if self.missing.is_empty() {
+            return 0;
+        }
+        let lost = |byte: &u8| self.missing.contains(byte);
+        text.as_bytes().chunk_by(|a, b| lost(a) == lost(b)).filter(|run| lost(&run[0])).count()
+    }
+}
+
+/// Where a long text may be cut without a change of its ids.
+fn cuts(definition: &Definition) -> Cuts {
+    let inside_words = |text: &str| !text.contains(char::is_whitespace);
+    let added = definition.added.values().filter(|token| !token.special);
+    if !added.into_iter().all(|token| inside_words(&token.content) && !token.strips) {
+        return Cuts::Nowhere;
+    }
+    if definition.splits_as_gpt2() {
+        return Cuts::BeforeSpace;
+    }
+    let splits = |part: &serde_json::Value| {
+        let text = part.to_string();
+        text.contains("\"Split\"") || text.contains("\"use_regex\":true") || text.contains("\"Whitespace")
+    };
+    let normalizer = definition.normalizer.to_string();
+    let local = !["Prepend", "Strip", "Replace", "Precompiled"].iter().any(|kind| normalizer.contains(kind));
+    if splits(&definition.pre_tokenizer) && local { Cuts::BetweenWords } else { Cuts::Nowhere }
+}

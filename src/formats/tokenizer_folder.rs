@@ -1,0 +1,197 @@
+//! The tokenizer files of a model's folder, kept byte by byte, so that everything saved of the model holds them too.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Fault, Result};
+use crate::files::atomic;
+
+/// What `tokenizers` reads and writes.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// Names of special tokens, and settings of the class that reads the tokenizer.
+pub const SETTINGS: &str = "tokenizer_config.json";
+/// Names of special tokens.
+pub const SPECIAL: &str = "special_tokens_map.json";
+/// Ids of tokens that were added to `vocab.json`.
+pub const ADDED: &str = "added_tokens.json";
+/// Ids that begin and end a text, among other settings of sampling.
+pub const GENERATION: &str = "generation_config.json";
+/// The same ids, in the model's description.
+const CONFIG: &str = "config.json";
+
+/// Vocabulary and merges of byte pair encodings, as transformers and as OpenAI call them.
+pub const PAIRS: [[&str; 2]; 2] = [["vocab.json", "merges.txt"], ["encoder.json", "vocab.bpe"]];
+
+/// Files of tokenizers of other kinds.
+pub const FOREIGN: [(&str, &str); 6] = [
+    ("vocab.txt", "WordPiece"),
+    ("tokenizer.model", "SentencePiece"),
+    ("spiece.model", "SentencePiece"),
+    ("spm.model", "SentencePiece"),
+    ("sentencepiece.bpe.model", "SentencePiece"),
+    ("sentencepiece.model", "SentencePiece"),
+];
+
+/// The longest file that is read. `tokenizer.json` of 65,536 ids has some 4 MB.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// All files that may belong to a tokenizer.
+fn names() -> impl Iterator<Item = &'static str> {
+    let foreign = FOREIGN.iter().map(|(name, _)| *name);
+    [TOKENIZER, SETTINGS, SPECIAL, ADDED, GENERATION].into_iter().chain(PAIRS.into_iter().flatten()).chain(foreign)
+}
+
+/// A tokenizer's files and where they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizerFiles {
+    dir: PathBuf,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl TokenizerFiles {
+    /// Reads the tokenizer's files in `dir`; `None` if it holds none that say how text becomes ids.
+    ///
+    /// Where only `config.json` tells which id ends a text, a `generation_config.json` that tells the same is made up:
+    /// the files are to say it wherever they are kept.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file that cannot be read, or has more than 64 MiB.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let mut files = Vec::new();
+        for name in names() {
+            let path = dir.join(name);
+            match read_bounded(&path) {
+                Ok(bytes) => files.push((name, bytes)),
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(e) => return Err(Error::data(Fault::at(path.display(), format!("cannot be read ({e})")))),
+            }
+        }
+        let mut found = Self { dir: dir.to_owned(), files };
+        let tells = |name: &&str| found.get(name).is_some();
+        let pairs = PAIRS.into_iter().flatten();
+        if ![TOKENIZER].into_iter().chain(pairs).chain(FOREIGN.map(|(name, _)| name)).any(|name| tells(&name)) {
+            return Ok(None);
+        }
+        if found.get(GENERATION).is_none() {
+            found.files.extend(ids_of_config(dir).map(|bytes| (GENERATION, bytes)));
+        }
+        Ok(Some(found))
+    }
+
+    /// Returns the folder that they were read from.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the file that defines the tokenizer, for messages.
+    #[must_use]
+    pub fn place(&self) -> PathBuf {
+        let defining = [TOKENIZER].into_iter().chain(PAIRS.map(|[vocab, _]| vocab));
+        let found = defining.chain(FOREIGN.map(|(name, _)| name)).find(|name| self.get(name).is_some());
+        found.map_or_else(|| self.dir.clone(), |name| self.dir.join(name))
+    }
+
+    /// Returns a file's bytes.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.files.iter().find(|(own, _)| *own == name).map(|(_, bytes)| &**bytes)
+    }
+
+    /// Returns a file's JSON; `None` if there is no such file, or it is no JSON.
+    #[must_use]
+    pub fn json(&self, name: &str) -> Option<Value> {
+        serde_json::from_slice(self.get(name)?).ok()
+    }
+
+    /// Returns the files' names and bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        self.files.iter().map(|(name, bytes)| (*name, &**bytes))
+    }
+
+    /// Writes the files into the folder `dir`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// [`Error::Output`] naming the file.
+    pub fn add_to(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir).map_err(|e| atomic::output_error(dir, &e))?;
+        self.iter().try_for_each(|(name, bytes)| atomic::write(&dir.join(name), |out| out.write_all(bytes)))
+    }
+
+    /// As [`add_to`](Self::add_to), and removes those of another tokenizer
+    /// from it.
+    ///
+    /// # Errors
+    /// [`Error::Output`] naming the file.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        self.add_to(dir)?;
+        remove_others(dir, |name| self.get(name).is_some())
+    }
+}
+
+/// Removes the tokenizer files in `dir` that are not `kept`: two tokenizers in one folder would be read as one.
+///
+/// # Errors
+/// [`Error::Output`] naming the file.
+pub fn remove_others(dir: &Path, kept: impl Fn(&str) -> bool) -> Result<()> {
+    for name in names().filter(|name| !kept(name)) {
+        match fs::remove_file(dir.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(atomic::output_error(&dir.join(name), &e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(io::Error::other(format!("more than {} MiB, expected a tokenizer", FILE_BYTES >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// The ids of a model's `config.json` as a `generation_config.json`, if it has one that ends a text.
+fn ids_of_config(dir: &Path) -> Option<Vec<u8>> {
+    let config: Value = serde_json::from_slice(&read_bounded(&dir.join(CONFIG)).ok()?).ok()?;
+    let ids = ["bos_token_id", "eos_token_id"].into_iter().filter_map(|key| Some((key, config.get(key)?)));
+    let ids: Map<String, Value> = ids.filter(|(_, id)| !id.is_null()).map(|(k, v)| (k.to_owned(), v.clone())).collect();
+    ids.contains_key("eos_token_id").then(|| format!("{:#}\n", Value::Object(ids)).into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_tokenizer_files_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG), "{}").unwrap();
+        fs::write(dir.path().join(SETTINGS), "{}").unwrap();
+        assert_eq!(TokenizerFiles::read(dir.path()).unwrap(), None);
+        assert_eq!(TokenizerFiles::read(&dir.path().join("none")).unwrap(), None);
+    }
+
+    #[test]
+    fn files_are_kept_byte_by_byte_and_those_of_another_tokenizer_are_removed() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(from.path().join("vocab.json"), b"{ \"a\" :0}\r\n").unwrap();
+        fs::write(from.path().join(CONFIG), "{\"eos_token_id\": 7, \"n_layer\": 2}").unwrap();
+        for name in ["tokenizer.json", "vocab.txt", "weights"] {
+            fs::write(to.path().join(name), "other").unwrap();
+        }
+        let files = TokenizerFiles::read(from.path()).unwrap().unwrap();
+        files.write(to.path()).unwrap();
+        let mut names: Vec<_> = fs::read_dir(to.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["generation_config.json", "vocab.json", "weights"]);
+        assert_eq!(fs::read(to.path().join("vocab.json")).unwrap(), b"{ \"a\" :0}\r\n");
+        // the id that only config.json told
+        let kept = TokenizerFiles::read(to.path()).unwrap().unwrap();
+        assert_eq!(kept.json(GENERATION).unwrap()["eos_token_id"], 7);
+    }
+}
