@@ -1,13 +1,15 @@
 //! `wgpt convert`.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
 use wgpt::data::{Tokenizer, TokenizerName};
-use wgpt::error::{Error, Result};
+use wgpt::error::{Error, Fault, Result};
 use wgpt::files::atomic::output_error;
+use wgpt::formats::gguf::{self, Storage};
 use wgpt::formats::tokenizer_folder::{TokenizerFiles, remove_others};
 use wgpt::formats::weights::Place;
 use wgpt::formats::{Element, ModelInfo, hf, llmc};
@@ -18,24 +20,28 @@ use wgpt::train::settings::values::Value as _;
 use super::model::{place, summary};
 use super::terminal::say;
 
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "FROM is a run, a folder in Hugging Face's layout, a .bin of llm.c, or a name such as gpt2 from Hugging Face's
-cache. TO is a .bin of llm.c (version 3 in f32, version 5 in bf16) if it ends in .bin, else a folder in Hugging
-Face's layout with its tokenizer's files, which transformers reads without a network.
+const EXAMPLES: &str = "\
+FROM is a run, a folder in Hugging Face's layout, a .bin of llm.c, or a name such as gpt2 from Hugging Face's cache. \
+TO is by its ending a .bin of llm.c (version 3 in f32, version 5 in bf16), a .gguf of llama.cpp with its tokenizer, \
+else a folder in Hugging Face's layout with its tokenizer's files, which transformers reads without a network.
 
 Examples:
   wgpt convert runs/1 my-model
+  wgpt convert runs/1 my-model.gguf --dtype q8_0
   wgpt convert gpt2 gpt2_124M.bin
   wgpt convert gpt2_124M.bin gpt2_124M_bf16.bin --dtype bf16
-  wgpt convert model_00018865.bin gpt2-mine"
-)]
+  wgpt convert model_00018865.bin gpt2-mine";
+/// The lines of Python that make a folder of nanoGPT's ckpt.pt.
+const FROM_NANOGPT: &str = include_str!("from_nanogpt.py");
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub struct Args {
     /// The model to read
     from: PathBuf,
     /// The file or folder to write
     to: PathBuf,
-    /// Element type of the weights in TO
+    /// Element type of the weights in TO; vectors of a .gguf stay f32
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
     /// Tokenizer that the model was trained with, where FROM does not say: gpt2, bytes, or a folder with tokenizer.json
@@ -50,35 +56,66 @@ pub struct Args {
 enum Dtype {
     /// 32-bit floats
     F32,
+    /// 16-bit floats of IEEE; in a folder or a .gguf
+    F16,
     /// The upper half of an f32, rounded to nearest
     Bf16,
+    /// Bytes in blocks of 32 with an f16 scale each; in a .gguf
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// A layout to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Llmc,
+    Gguf,
+    Folder,
+}
+
+impl Layout {
+    fn of(path: &Path) -> Self {
+        match path.extension().and_then(OsStr::to_str) {
+            Some("bin") => Self::Llmc,
+            Some("gguf") => Self::Gguf,
+            _ => Self::Folder,
+        }
+    }
+
+    /// How weights are stored in it.
+    fn storage(self, dtype: Dtype) -> Result<Storage> {
+        let (storage, layouts) = match dtype {
+            Dtype::F32 => (Storage::Plain(Element::F32), "any"),
+            Dtype::Bf16 => (Storage::Plain(Element::Bf16), "any"),
+            Dtype::F16 => (Storage::Plain(Element::F16), "a folder or a .gguf"),
+            Dtype::Q8_0 => (Storage::Q8_0, "a .gguf"),
+        };
+        let fits = match dtype {
+            Dtype::F32 | Dtype::Bf16 => true,
+            Dtype::F16 => self != Self::Llmc,
+            Dtype::Q8_0 => self == Self::Gguf,
+        };
+        if fits {
+            return Ok(storage);
+        }
+        let fault = Fault::at("--dtype", format!("{} is not written here", storage.name()));
+        let found = if self == Self::Llmc { "a .bin of llm.c" } else { "a folder" };
+        Err(Error::usage(fault.expected(layouts).found(found).advice("try --dtype f32 or another TO")))
+    }
+}
+
+fn long_help() -> String {
+    format!(
+        "{EXAMPLES}\n\nFrom nanoGPT, a pickle: save the lines below as from_nanogpt.py, then run\n  \
+         python from_nanogpt.py out/ckpt.pt FOLDER\n\n{FROM_NANOGPT}"
+    )
 }
 
 /// Reads a model in one layout and writes it in another.
 pub fn run(args: &Args) -> Result<()> {
-    let taken = if args.to.is_dir() {
-        fs::read_dir(&args.to).map_err(|e| output_error(&args.to, &e))?.next().is_some()
-    } else {
-        args.to.exists()
-    };
-    if taken && !args.force {
-        let to = args.to.display();
-        return Err(Error::usage(format!(
-            "convert: {to} is there already, expected a new name; try another, or --force"
-        )));
-    }
-    // only a model is replaced, and no run: its folder reads the weights inside `model`
-    if taken && args.to.is_dir() && (args.to.join("config.toml").exists() || !args.to.join("config.json").exists()) {
-        let what = if args.to.join("config.toml").exists() { "a run" } else { "no model" };
-        return Err(Error::usage(format!(
-            "convert: {} is a folder that holds {what}, expected a model's folder to replace; try another name",
-            args.to.display()
-        )));
-    }
-    let element = match args.dtype {
-        Dtype::F32 => Element::F32,
-        Dtype::Bf16 => Element::Bf16,
-    };
+    let layout = Layout::of(&args.to);
+    let storage = layout.storage(args.dtype)?;
+    check_target(args, layout)?;
     let model = model::describe(&args.from)?;
     let given = args.tokenizer.as_ref().map(TokenizerName::open).transpose()?;
     let tokenizer = match &given {
@@ -89,22 +126,46 @@ pub fn run(args: &Args) -> Result<()> {
     let assumed = model.tokenizer.assumption().filter(|_| given.is_none());
     assumed.iter().for_each(|assumption| say!("tokenizer {assumption}"));
     let weights = model.weights()?;
-    let note = if args.to.extension().is_some_and(|extension| extension == "bin") {
-        write_llmc(args, &weights, element)?
-    } else {
-        write_folder(args, &model, &weights, tokenizer.as_ref(), element)?
+    let note = match (layout, storage) {
+        (Layout::Llmc, Storage::Plain(element)) => write_llmc(args, &weights, element)?,
+        (Layout::Folder, Storage::Plain(element)) => write_folder(args, &model, &weights, tokenizer.as_ref(), element)?,
+        _ => write_gguf(args, &weights, tokenizer.as_ref(), storage)?,
     };
     say!("{}: {note}", args.to.display());
     Ok(())
 }
 
-fn write_llmc(args: &Args, weights: &Weights, element: Element) -> Result<String> {
-    if args.to.is_dir() {
+/// Refuses to replace what must not be replaced.
+fn check_target(args: &Args, layout: Layout) -> Result<()> {
+    let to = args.to.display();
+    let is_folder = args.to.is_dir();
+    if is_folder && layout != Layout::Folder {
+        return Err(Error::usage(format!("convert: {to} is a folder, expected a file; try another name")));
+    }
+    if args.to.is_file() && layout == Layout::Folder && args.force {
+        return Err(Error::usage(format!("convert: {to} is a file, expected a folder; try another name")));
+    }
+    let taken = if is_folder {
+        fs::read_dir(&args.to).map_err(|e| output_error(&args.to, &e))?.next().is_some()
+    } else {
+        args.to.exists()
+    };
+    if taken && !args.force {
         return Err(Error::usage(format!(
-            "convert: {} is a folder, expected a file; try another name",
-            args.to.display()
+            "convert: {to} is there already, expected a new name; try another, or --force"
         )));
     }
+    // only a model is replaced, and no run: its folder reads the weights inside `model`
+    if taken && is_folder && (args.to.join("config.toml").exists() || !args.to.join("config.json").exists()) {
+        let what = if args.to.join("config.toml").exists() { "a run" } else { "no model" };
+        return Err(Error::usage(format!(
+            "convert: {to} is a folder that holds {what}, expected a model's folder to replace; try another name"
+        )));
+    }
+    Ok(())
+}
+
+fn write_llmc(args: &Args, weights: &Weights, element: Element) -> Result<String> {
     llmc::save(&args.to, weights, element)?;
     let bytes = fs::metadata(&args.to).map_err(|e| output_error(&args.to, &e))?.len();
     let version = if element == Element::F32 { 3 } else { 5 };
@@ -118,15 +179,11 @@ fn write_folder(
     tokenizer: Option<&Tokenizer>,
     element: Element,
 ) -> Result<String> {
-    if args.to.is_file() {
-        return Err(Error::usage(format!(
-            "convert: {} is a file, expected a folder; try another name",
-            args.to.display()
-        )));
-    }
+    let kept = kept_files(model, tokenizer)?;
+    kept.iter().try_for_each(TokenizerFiles::check)?;
     let info = tokenizer.map_or_else(|| model.info.clone(), |t| info(model, t));
     hf::save_as(&args.to, weights, &info, element)?;
-    let note = match (kept_files(model, tokenizer)?, tokenizer) {
+    let note = match (kept, tokenizer) {
         (Some(files), _) => {
             files.write(&args.to)?;
             format!("{} tokenizer files as they were", files.iter().count())
@@ -158,4 +215,19 @@ fn kept_files(model: &Description, tokenizer: Option<&Tokenizer>) -> Result<Opti
         Place::Folder(dir) if model.tokenizer.get().as_ref() == tokenizer => TokenizerFiles::read(dir),
         _ => Ok(None),
     }
+}
+
+fn write_gguf(args: &Args, weights: &Weights, tokenizer: Option<&Tokenizer>, storage: Storage) -> Result<String> {
+    let rows = weights.config.vocab;
+    let vocabulary = tokenizer.and_then(Tokenizer::vocabulary);
+    let note = match (tokenizer, vocabulary.as_ref().map(|vocabulary| vocabulary.tokens.len())) {
+        (Some(tokenizer), Some(ids)) if ids == rows => format!("tokenizer {tokenizer}"),
+        (Some(tokenizer), Some(ids)) if ids < rows => format!("tokenizer {tokenizer} and {} unused tokens", rows - ids),
+        (Some(tokenizer), Some(ids)) => format!("no tokenizer: {tokenizer} has {ids} ids, the model {rows}"),
+        (Some(tokenizer), None) => format!("no tokenizer: {tokenizer} is none that llama.cpp reads from here"),
+        (None, _) => "no tokenizer: nothing says which it is; try --tokenizer".into(),
+    };
+    gguf::save(&args.to, weights, storage, vocabulary)?;
+    let bytes = fs::metadata(&args.to).map_err(|e| output_error(&args.to, &e))?.len();
+    Ok(format!("GGUF in {}, {bytes} bytes, {note}", storage.name()))
 }

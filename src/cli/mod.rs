@@ -53,7 +53,7 @@ enum Command {
     Data(data::Args),
     /// Measure a model: its loss on token shards, its accuracy on HellaSwag
     Eval(eval::Args),
-    /// Write a model's weights in another layout: Hugging Face's or llm.c's
+    /// Write a model's weights in another layout: Hugging Face's, llm.c's or llama.cpp's
     Convert(convert::Args),
     /// List the adapters and what each can do
     Devices,

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use half::f16;
 use safetensors::Dtype;
 
 use crate::error::{Error, Fault, Result};
@@ -13,6 +14,8 @@ pub enum Element {
     /// 32-bit float: what training computes with.
     #[default]
     F32,
+    /// IEEE half precision, rounded to nearest even.
+    F16,
     /// The upper half of an f32, rounded to nearest even.
     Bf16,
 }
@@ -26,7 +29,7 @@ impl Element {
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
-            Self::Bf16 => 2,
+            Self::F16 | Self::Bf16 => 2,
         }
     }
 
@@ -35,13 +38,24 @@ impl Element {
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The name in Hugging Face's configurations.
+    pub(super) fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
         }
     }
 
     pub(super) fn dtype(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
             Self::Bf16 => Dtype::BF16,
         }
     }
@@ -51,28 +65,39 @@ impl Element {
         match self {
             Self::F32 if cfg!(target_endian = "little") => out.write_all(bytemuck::cast_slice(values)),
             Self::F32 => write_as(values, out, f32::to_le_bytes),
+            Self::F16 => write_as(values, out, |x| f16::from_f32(x).to_le_bytes()),
             Self::Bf16 => write_as(values, out, |x| to_bf16(x).to_le_bytes()),
+        }
+    }
+
+    /// The f32 that reading gives back what writing made of a finite `value`; infinite where it is too large.
+    pub(super) fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::F16 => f16::from_f32(value).to_f32(),
+            Self::Bf16 => f32::from_bits(u32::from(to_bf16(value)) << 16),
         }
     }
 
     /// Refuses weights that this element type turns into infinity.
     pub(super) fn check(self, weights: &Weights) -> Result<()> {
-        if self == Self::F32 {
-            return Ok(());
-        }
-        for (param, values) in PARAMS.iter().zip(&weights.tensors) {
-            // exponent bits all set after rounding: the value was finite before
-            if let Some(value) = values.iter().find(|x| to_bf16(**x) & 0x7f80 == 0x7f80) {
-                let name = param.name;
-                return Err(Error::data(
-                    Fault::at("weights", format!("`{name}` holds {value}"))
-                        .expected("numbers that bf16 can hold")
-                        .advice("try f32"),
-                ));
-            }
-        }
-        Ok(())
+        PARAMS.iter().zip(&weights.tensors).try_for_each(|(param, values)| self.check_values(param.name, values))
     }
+
+    /// As [`check`](Self::check), of one tensor.
+    pub(super) fn check_values(self, name: &str, values: &[f32]) -> Result<()> {
+        let found = if self == Self::F32 { None } else { values.iter().find(|x| self.round(**x).is_infinite()) };
+        found.map_or(Ok(()), |value| Err(too_large(name, *value, self.name())))
+    }
+}
+
+/// The error for a value that an element type cannot hold.
+pub(super) fn too_large(name: &str, value: f32, element: &str) -> Error {
+    Error::data(
+        Fault::at("weights", format!("`{name}` holds {value}"))
+            .expected(format!("numbers that {element} can hold"))
+            .advice(if element == "bf16" { "try f32" } else { "try bf16 or f32" }),
+    )
 }
 
 fn write_as<const N: usize>(values: &[f32], out: &mut dyn Write, bytes: impl Fn(f32) -> [u8; N]) -> io::Result<()> {
@@ -113,6 +138,25 @@ mod tests {
     }
 
     #[test]
+    fn halves_round_to_nearest_even() {
+        for (value, want) in [
+            (1.0, 0x3c00),
+            (-2.0, 0xc000),
+            // halfway between 1 and the next half: the even one; a little more: the next
+            (1.0 + 1.0 / 2048.0, 0x3c00),
+            (1.0 + 1.0 / 2048.0 + f32::EPSILON, 0x3c01),
+            (1.0 + 3.0 / 2048.0, 0x3c02),
+            (2_f32.powi(-24), 1),
+            (2_f32.powi(-25), 0),
+            (65_519.0, 0x7bff),
+        ] {
+            let mut bytes = Vec::new();
+            Element::F16.write(&[value], &mut bytes).unwrap();
+            assert_eq!(bytes, u16::to_le_bytes(want), "{value}");
+        }
+    }
+
+    #[test]
     fn what_becomes_infinite_is_refused() {
         let mut weights = Weights::zeros(Config::new(4, 9, 1, 1, 8).unwrap());
         weights.get_mut("fcb", 0)[3] = f32::MAX;
@@ -120,6 +164,13 @@ mod tests {
         let error = Element::Bf16.check(&weights).unwrap_err();
         let Error::Data(fault) = &error else { panic!("{error:?}") };
         assert!(fault.what.contains("`fcb` holds 340282350000000000000000000000000000000"), "{error}");
-        assert_eq!(fault.expected, "numbers that bf16 can hold");
+        assert_eq!((&*fault.expected, &*fault.advice), ("numbers that bf16 can hold", "try f32"));
+        // 65519 rounds to the largest half, 65520 to infinity
+        weights.get_mut("fcb", 0)[3] = -65_519.0;
+        assert!(Element::F16.check(&weights).is_ok());
+        weights.get_mut("fcb", 0)[3] = -65_520.0;
+        assert!(Element::Bf16.check(&weights).is_ok());
+        let error = Element::F16.check(&weights).unwrap_err().to_string();
+        assert_eq!(error, "weights: `fcb` holds -65520, expected numbers that f16 can hold; try bf16 or f32");
     }
 }

@@ -7,12 +7,15 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::element::Element;
+use super::foreign;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
-use crate::model::config::Config;
+use crate::model::config::{Config, GPT2_VOCAB};
 
 /// The longest file of JSON that is read.
 const JSON_BYTES: u64 = 2 << 20;
+/// The names under which transformers has GELU by tanh.
+const TANH_GELUS: [&str; 4] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"];
 /// The one epsilon of the layer norms.
 const EPSILON: f32 = 1e-5;
 
@@ -40,11 +43,22 @@ impl ModelInfo {
     }
 }
 
+/// A model as config.json describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Its shape.
+    pub config: Config,
+    /// What else the folder says.
+    pub info: ModelInfo,
+    /// False if the output layer is said to have weights of its own. They may still be equal to the embedding's.
+    pub tied: bool,
+}
+
 /// Reads config.json at `path`; what we cannot compute is refused.
 ///
 /// # Errors
 /// [`Error::Data`] if the file is missing, is not JSON, or describes something else than a GPT-2 of ours.
-pub fn read(path: &Path) -> Result<(Config, ModelInfo)> {
+pub fn read(path: &Path) -> Result<Described> {
     let place = path.display().to_string();
     let text = read_small(path).map_err(|e| {
         Error::data(
@@ -52,9 +66,19 @@ pub fn read(path: &Path) -> Result<(Config, ModelInfo)> {
                 .advice("try a folder with config.json and model.safetensors"),
         )
     })?;
-    let value =
-        serde_json::from_slice(&text).map_err(|e| Error::data(Fault::at(&place, format!("broken JSON ({e})"))))?;
+    let value = parse(path, &text)?;
     Reader { place: &place, value }.read()
+}
+
+/// Parses the JSON of the file `path`. A file that is something else is named.
+///
+/// # Errors
+/// [`Error::Data`].
+pub fn parse(path: &Path, text: &[u8]) -> Result<Value> {
+    serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)).map_err(|e| {
+        let fault = foreign::text_fault(path, text).unwrap_or_else(|| format!("broken JSON ({e})").into());
+        Error::data(fault.within(path.display()))
+    })
 }
 
 /// Reads a file of JSON that describes a model.
@@ -114,7 +138,7 @@ fn text(config: &Config, info: &ModelInfo, element: Element) -> String {
         "n_positions": config.positions,
         "resid_pdrop": 0.0,
         "tie_word_embeddings": true,
-        "torch_dtype": if element == Element::F32 { "float32" } else { "bfloat16" },
+        "torch_dtype": element.torch_name(),
         "vocab_size": config.vocab,
     });
     if let Some(tokenizer) = &info.tokenizer {
@@ -130,36 +154,45 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read(&self) -> Result<(Config, ModelInfo)> {
+    fn read(&self) -> Result<Described> {
         self.check_kind()?;
         let config = Config {
-            positions: self.size("n_positions")?,
-            vocab: self.size("vocab_size")?,
-            layers: self.size("n_layer")?,
-            heads: self.size("n_head")?,
-            channels: self.size("n_embd")?,
+            positions: self.size("n_positions", "max_position_embeddings", 1024)?,
+            vocab: self.size("vocab_size", "vocab_size", GPT2_VOCAB)?,
+            layers: self.size("n_layer", "num_hidden_layers", 12)?,
+            heads: self.size("n_head", "num_attention_heads", 12)?,
+            channels: self.size("n_embd", "hidden_size", 768)?,
         };
         config.check().map_err(|e| Error::data(e.fault().clone().within(self.place)))?;
         let inner = &self.value["n_inner"];
         if !inner.is_null() && inner.as_u64() != Some(4 * config.channels as u64) {
             return Err(self.refuse("n_inner", &format!("null or {}", 4 * config.channels)));
         }
-        Ok((config, self.info(config.vocab)))
+        let tied = self.value.get("tie_word_embeddings").is_none_or(|value| *value == json!(true));
+        Ok(Described { config, info: self.info(config.vocab), tied })
     }
 
     /// Everything that changes what the model computes must be as GPT-2 has it. Dropouts do not matter (there are none
     /// here), nor does `reorder_and_upcast_attn`, which only orders the same maths so that f16 holds it. A key that is
     /// not there has GPT-2's value.
     fn check_kind(&self) -> Result<()> {
-        if self.value["model_type"] != "gpt2" {
+        if self.value.get("model_type").is_some_and(|kind| *kind != "gpt2") {
             return Err(self.refuse("model_type", "\"gpt2\""));
         }
+        let known = |name: &Value| name.as_str().is_some_and(|name| name.starts_with("GPT2"));
+        let classes = self.value["architectures"].as_array();
+        if classes.is_some_and(|classes| !classes.is_empty() && !classes.iter().any(known)) {
+            return Err(self.refuse("architectures", "[\"GPT2LMHeadModel\"]"));
+        }
+        // all of them are GELU by tanh; `gelu` is by the error function
+        let other = |name: &Value| !name.as_str().is_some_and(|name| TANH_GELUS.contains(&name));
+        if self.value.get("activation_function").is_some_and(other) {
+            return Err(self.refuse("activation_function", "\"gelu_new\""));
+        }
         for (key, wanted) in [
-            ("activation_function", json!("gelu_new")),
             ("scale_attn_weights", json!(true)),
             ("scale_attn_by_inverse_layer_idx", json!(false)),
             ("add_cross_attention", json!(false)),
-            ("tie_word_embeddings", json!(true)),
         ] {
             if self.value.get(key).is_some_and(|value| *value != wanted) {
                 return Err(self.refuse(key, &wanted.to_string()));
@@ -173,8 +206,22 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A size: 1 or more, and small enough that the size of a matrix does not overflow.
-    fn size(&self, key: &str) -> Result<usize> {
+    /// A size under GPT-2's name for it or, as transformers takes it too, under the name `general` that all models share;
+    /// where a GPT-2 has neither, its `usual` size. At least 1, and small enough that the size of a matrix does not
+    /// overflow.
+    fn size(&self, key: &str, general: &str, usual: usize) -> Result<usize> {
+        let (own, other) = (self.value.get(key), self.value.get(general));
+        if let (Some(own), Some(other)) = (own, other)
+            && own != other
+        {
+            let found = format!("{own} and {other}");
+            let fault = Fault::at(self.place, format!("{key} and {general} differ")).expected("one number");
+            return Err(Error::data(fault.found(found)));
+        }
+        let key = if own.is_none() && other.is_some() { general } else { key };
+        if own.or(other).is_none() && self.value["model_type"] == "gpt2" {
+            return Ok(usual);
+        }
         self.value[key]
             .as_u64()
             .filter(|n| (1..1 << 24).contains(n))
@@ -210,7 +257,7 @@ mod tests {
     }
 
     fn parse(value: Value) -> Result<(Config, ModelInfo)> {
-        Reader { place: "config.json", value }.read()
+        Reader { place: "config.json", value }.read().map(|described| (described.config, described.info))
     }
 
     fn ours() -> Value {
@@ -253,7 +300,10 @@ mod tests {
             ("scale_attn_weights", json!(false)),
             ("scale_attn_by_inverse_layer_idx", json!(true)),
             ("add_cross_attention", json!(true)),
-            ("tie_word_embeddings", json!(false)),
+            ("activation_function", json!("gelu")),
+            ("activation_function", json!("quick_gelu")),
+            ("architectures", json!(["GPTNeoForCausalLM"])),
+            ("hidden_size", json!(48)),
             ("layer_norm_epsilon", json!(1e-6)),
             ("n_inner", json!(100)),
             ("n_head", json!(5)),
@@ -269,6 +319,44 @@ mod tests {
             assert!(matches!(&error, Error::Data(fault) if fault.place.starts_with("config.json")), "{key}: {error}");
         }
         assert!(parse(json!([1])).is_err());
+    }
+
+    #[test]
+    fn every_name_of_gelu_by_tanh() {
+        for name in ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"] {
+            let mut value = ours();
+            value["activation_function"] = json!(name);
+            assert_eq!(parse(value).unwrap().0, config(), "{name}");
+        }
+    }
+
+    #[test]
+    fn sizes_under_the_names_that_all_models_share() {
+        let mut value = json!({"max_position_embeddings": 24, "vocab_size": 257, "num_hidden_layers": 2,
+            "num_attention_heads": 3, "hidden_size": 36});
+        assert_eq!(parse(value.clone()).unwrap().0, config());
+        value["n_embd"] = json!(36);
+        assert_eq!(parse(value.clone()).unwrap().0, config());
+        value["n_embd"] = json!(48);
+        let error = parse(value).unwrap_err().to_string();
+        assert_eq!(error, "config.json: n_embd and hidden_size differ, expected one number, got 48 and 36");
+    }
+
+    #[test]
+    fn a_gpt2_without_sizes_has_gpt2s() {
+        assert_eq!(parse(json!({"model_type": "gpt2"})).unwrap().0, Config::from_descriptor("d12").unwrap());
+        // nothing says that this is one
+        assert!(parse(json!({})).is_err());
+    }
+
+    #[test]
+    fn what_is_no_json_is_named() {
+        let read = |text: &str| super::parse(Path::new("config.json"), text.as_bytes()).map_err(|e| e.to_string());
+        assert_eq!(read("\u{feff}{\"a\": 1}"), Ok(json!({"a": 1})));
+        assert!(read("version https://git-lfs.github.com/spec/v1\n").unwrap_err().contains("git lfs pull"));
+        assert!(read("Entry not found").unwrap_err().contains("only the text `Entry not found`"));
+        assert!(read("").unwrap_err().contains("an empty file"));
+        assert!(read("{").unwrap_err().contains("broken JSON"));
     }
 
     #[test]

@@ -81,6 +81,11 @@ impl Slot {
         self.shape.iter().product()
     }
 
+    /// True for a shape that is this one with rows and columns exchanged, as nanoGPT stores matrices.
+    pub fn is_transposed(&self, shape: &[usize]) -> bool {
+        self.layout == Layout::Transposed && shape.iter().rev().eq(&self.shape)
+    }
+
     /// Where the values stand in [`Weights::tensors`]`[self.param]`: of `wte` without the padding.
     fn range(&self, config: &Config) -> std::ops::Range<usize> {
         let start = self.layer * PARAMS[self.param].elements(config);
@@ -122,6 +127,18 @@ impl Slot {
     }
 }
 
+/// What PyTorch's wrappers of a module put into the names of its tensors: `torch.compile`, data parallelism, sharding,
+/// recomputation.
+const WRAPPERS: [&str; 4] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+/// A tensor's name as `GPT2Model` has it: without wrappers, and without the names of the models around it.
+#[must_use]
+pub fn plain_name(name: &str) -> String {
+    let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
+    let parts: Vec<&str> = parts.skip_while(|part| ["model", "transformer"].contains(part)).collect();
+    parts.join(".")
+}
+
 /// Tensors that a folder may hold and that hold nothing to learn: the causal masks of older files.
 pub fn is_buffer(name: &str) -> bool {
     let layer = name
@@ -130,10 +147,18 @@ pub fn is_buffer(name: &str) -> bool {
     layer.is_some_and(|layer| layer.parse::<usize>().is_ok())
 }
 
-/// The element types we read.
-pub const ELEMENT_TYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
+/// True for the tensors of heads beside GPT-2's output layer: of classifiers, of multiple choice, of values. The model
+/// computes the same without them.
+pub fn is_other_head(name: &str) -> bool {
+    let head = name.split('.').next().unwrap_or_default();
+    let ends = head.ends_with("_head") || head.ends_with("_heads");
+    ends && head != "lm_head" || ["score", "classifier", "summary", "qa_outputs"].contains(&head)
+}
 
-/// Decodes little-endian values to f32.
+/// The element types we read.
+pub const ELEMENT_TYPES: [Dtype; 4] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
+
+/// Decodes little-endian values to f32, those of f64 rounded to nearest. All of `out` is written, also on an error.
 ///
 /// # Errors
 /// Index and value of the first that is not finite.
@@ -143,6 +168,7 @@ pub const ELEMENT_TYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 /// before.
 pub fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
     match dtype {
+        Dtype::F64 => decode_as(bytes, out, |b| f64::from_le_bytes(b) as f32),
         Dtype::F32 => decode_as(bytes, out, f32::from_le_bytes),
         Dtype::F16 => decode_as(bytes, out, |b| f16_to_f32(u16::from_le_bytes(b))),
         Dtype::BF16 => decode_as(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
@@ -263,6 +289,42 @@ mod tests {
         let mut out = [0.0; 2];
         decode(Dtype::BF16, &[0x80, 0x3f, 0x1e, 0xbd], &mut out).unwrap();
         assert_eq!(out, [1.0, -0.038_574_22]);
+    }
+
+    #[test]
+    fn doubles_are_rounded_to_nearest() {
+        let doubles = [1.0 + 2_f64.powi(-24), 1.0 + 1.000_001 * 2_f64.powi(-24), -0.1, 1e-320];
+        let mut out = [7.0; 4];
+        decode(Dtype::F64, bytemuck::cast_slice(&doubles), &mut out).unwrap();
+        assert_eq!(out, [1.0, 1.0 + f32::EPSILON, -0.1, 0.0]);
+        let too_large = decode(Dtype::F64, &1e39_f64.to_le_bytes(), &mut out[..1]);
+        assert_eq!(too_large, Err((0, f32::INFINITY)));
+    }
+
+    #[test]
+    fn names_of_wrapped_models() {
+        for name in [
+            "h.0.ln_1.bias",
+            "transformer.h.0.ln_1.bias",
+            "_orig_mod.transformer.h.0.ln_1.bias",
+            "module._orig_mod.model.transformer.h.0.ln_1.bias",
+            "model.module.h.0.ln_1.bias",
+            "transformer.h.0._orig_mod.ln_1.bias",
+        ] {
+            assert_eq!(plain_name(name), "h.0.ln_1.bias", "{name}");
+        }
+        assert_eq!(plain_name("module.model.lm_head.weight"), "lm_head.weight");
+        assert_eq!(plain_name("encoder.transformer.wte.weight"), "encoder.transformer.wte.weight");
+    }
+
+    #[test]
+    fn heads_beside_the_output_layer() {
+        for name in ["score.weight", "multiple_choice_head.summary.bias", "v_head.summary.weight", "classifier.bias"] {
+            assert!(is_other_head(name), "{name}");
+        }
+        for name in ["lm_head.weight", "lm_head.bias", "wte.weight", "h.0.score.weight", "ln_e.weight", "head"] {
+            assert!(!is_other_head(name), "{name}");
+        }
     }
 
     #[test]

@@ -77,15 +77,21 @@ fn open(path: &Path) -> Result<(Mapped, Header)> {
 /// Writes a model file, whole or not at all: version 3 for f32, version 5 for bf16.
 ///
 /// # Errors
-/// [`Error::Output`] naming the file if writing fails; [`Error::Data`] if a weight becomes infinite in bf16.
+/// [`Error::Output`] naming the file if writing fails; [`Error::Data`] if a weight becomes infinite in bf16;
+/// [`Error::Usage`] for f16, of which llm.c has no version.
 pub fn save(path: &Path, weights: &Weights, element: Element) -> Result<()> {
-    element.check(weights)?;
-    let c = weights.config;
-    let mut header = [0; HEADER_BYTES / 4];
     let version = match element {
         Element::F32 => 3,
         Element::Bf16 => 5,
+        Element::F16 => {
+            return Err(Error::usage(
+                Fault::at("dtype", "llm.c has no such element type").expected("f32 or bf16").found(element.name()),
+            ));
+        }
     };
+    element.check(weights)?;
+    let c = weights.config;
+    let mut header = [0; HEADER_BYTES / 4];
     let fields = [c.positions, c.vocab, c.layers, c.heads, c.channels, c.padded_vocab()];
     header[..2].copy_from_slice(&[MAGIC, version]);
     for (word, (field, value)) in header[2..].iter_mut().zip(FIELDS.iter().zip(fields)) {

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+use super::vocabulary::{TokenKind, Vocabulary};
 use crate::error::Result;
 use crate::files::atomic;
 use crate::model::config::Config;
@@ -67,6 +68,22 @@ pub fn write(dir: &Path, name: &str, config: &Config) -> Result<bool> {
     let special = json!({ "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT });
     text("special_tokens_map.json", format!("{special:#}\n"))?;
     Ok(true)
+}
+
+/// Returns the tokens of `gpt2` or `bytes` for layouts that hold a tokenizer themselves, or `None` for another name.
+#[must_use]
+pub fn vocabulary(name: &str) -> Option<Vocabulary> {
+    let (mut tokens, merges) = match name {
+        "gpt2" => gpt2().clone(),
+        "bytes" => ((0..=255).map(|byte| spell(&[byte])).collect(), Vec::new()),
+        _ => return None,
+    };
+    let end = tokens.len();
+    let mut kinds = vec![TokenKind::Normal; end];
+    tokens.push(END_OF_TEXT.to_owned());
+    kinds.push(TokenKind::Control);
+    let merges = merges.into_iter().map(|[left, right]| format!("{left} {right}")).collect();
+    Some(Vocabulary { tokens, kinds, merges, end: u32::try_from(end).ok(), splitting: "gpt-2".to_owned() })
 }
 
 /// Printable characters for bytes, as GPT-2's code maps them: those of Latin-1 that show, as themselves; the others, in
@@ -220,6 +237,19 @@ mod tests {
         }
         let known: std::collections::HashSet<&String> = vocab.iter().collect();
         assert!(merges.iter().flatten().all(|part| known.contains(part)));
+    }
+
+    #[test]
+    fn vocabularies_end_with_end_of_text() {
+        for (name, tokens, merges) in [("gpt2", 50_257, 50_000), ("bytes", 257, 0)] {
+            let vocabulary = vocabulary(name).unwrap();
+            assert_eq!((vocabulary.tokens.len(), vocabulary.merges.len()), (tokens, merges));
+            assert_eq!((&*vocabulary.tokens[tokens - 1], vocabulary.end), ("<|endoftext|>", Some(tokens as u32 - 1)));
+            let special: Vec<usize> = (0..tokens).filter(|i| vocabulary.kinds[*i] != TokenKind::Normal).collect();
+            assert_eq!(special, [tokens - 1]);
+        }
+        assert_eq!(vocabulary("gpt2").unwrap().merges[0], "Ġ t");
+        assert!(vocabulary("sentences").is_none());
     }
 
     #[test]

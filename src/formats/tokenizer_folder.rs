@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::foreign;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 
@@ -79,6 +80,19 @@ impl TokenizerFiles {
             found.files.extend(ids_of_config(dir).map(|bytes| (GENERATION, bytes)));
         }
         Ok(Some(found))
+    }
+
+    /// Fails if one of them is something else than a tokenizer's, such as a pointer of Git LFS.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file.
+    pub fn check(&self) -> Result<()> {
+        let texts = self.iter().filter(|(name, _)| FOREIGN.iter().all(|(foreign, _)| foreign != name));
+        let mut faults = texts.filter_map(|(name, bytes)| {
+            let path = self.dir.join(name);
+            foreign::text_fault(&path, bytes).map(|fault| Error::data(fault.within(path.display())))
+        });
+        faults.next().map_or(Ok(()), Err)
     }
 
     /// Returns the folder that they were read from.

@@ -1,10 +1,9 @@
 //! A model's weights by path or by name, in whatever layout they are.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{checkpoint_weights, llmc};
+use super::{checkpoint_weights, foreign, llmc};
 use crate::error::{Error, Fault, Result};
 use crate::files::hub::{self, Repository};
 use crate::model::Config;
@@ -86,38 +85,34 @@ fn folder(dir: &Path) -> PathBuf {
 /// What a file is, by its first bytes.
 fn file(path: &Path) -> Result<Place> {
     let wrong = |fault: Fault| Error::data(fault.within(path.display()));
-    let mut start = [0; 8];
-    let mut read = 0;
-    let mut file = File::open(path).map_err(|e| wrong(format!("cannot be read ({e})").into()))?;
-    while read < start.len() {
-        match file.read(&mut start[read..]).map_err(|e| wrong(format!("cannot be read ({e})").into()))? {
-            0 => break,
-            n => read += n,
-        }
-    }
-    let start = &start[..read];
-    if llmc::is_magic(start) {
+    let start = foreign::start(path).map_err(|e| wrong(format!("cannot be read ({e})").into()))?;
+    if llmc::is_magic(&start) {
         return Ok(Place::Llmc(path.to_owned()));
     }
-    // a zip, or a bare pickle: what torch.save writes, now and formerly
-    if start.starts_with(b"PK\x03\x04") || start.starts_with(&[0x80, 2]) {
-        return Err(wrong(
-            Fault::from("a pickle file, which can run any program when it is read")
-                .expected("safetensors or a .bin of llm.c")
-                .advice("try in Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`"),
-        ));
+    if let Some(fault) = foreign::fault(path, &start) {
+        return Err(wrong(fault));
     }
     let beside = path.parent().unwrap_or(Path::new(""));
-    let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
-    if is_weights && fs::exists(beside.join("config.json")).unwrap_or(false) && path.ends_with("model.safetensors") {
+    let has = |extension: &str| path.extension().is_some_and(|own| own == extension);
+    // the header's length, then its JSON
+    let is_weights = has("safetensors") || start.get(6..9) == Some(b"\0\0{");
+    let has_config = fs::exists(beside.join("config.json")).unwrap_or(false);
+    if is_weights && has_config && path.ends_with("model.safetensors") {
         return Ok(Place::Folder(if beside.as_os_str().is_empty() { ".".into() } else { beside.to_owned() }));
+    }
+    if is_weights && has_config {
+        return Err(wrong(
+            Fault::from("weights under another name")
+                .expected("model.safetensors beside config.json")
+                .advice("try renaming it"),
+        ));
     }
     if is_weights {
         return Err(wrong(
             Fault::from("weights without a shape").expected("a folder with config.json and model.safetensors"),
         ));
     }
-    if path.extension().is_some_and(|extension| extension == "bin") {
+    if has("bin") {
         // its own reader says best what is wrong with it
         return Ok(Place::Llmc(path.to_owned()));
     }

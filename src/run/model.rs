@@ -126,8 +126,12 @@ mod tests {
             ("a.bin", &[1, 2], "header is cut short"),
             ("b.bin", &[7; 2000], "bad magic"),
             ("model.safetensors", &[0; 9], "weights without a shape"),
-            ("notes.txt", b"hello", "no model that is known"),
-            ("empty", b"", "no model that is known"),
+            ("notes.txt", b"hello", "only the text `hello`"),
+            ("notes", &[b'a'; 999], "no model that is known"),
+            ("empty", b"", "an empty file"),
+            ("pointer.bin", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+            ("a.gguf", b"GGUF\x03\0\0\0", "a GGUF model"),
+            ("ckpt.pt", b"PK\x03\x04....", "wgpt convert --help"),
         ] {
             let path = dir.path().join(name);
             fs::write(&path, bytes).unwrap();
@@ -141,7 +145,12 @@ mod tests {
             assert_eq!(error.exit_code(), 3);
             assert!(error.to_string().starts_with(&format!("{name}: no such file or folder")), "{error}");
         }
+        // a folder is named for what it has in place of a model
         let error = load(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("a.gguf: a GGUF model"), "{error}");
+        let empty = dir.path().join("folder");
+        fs::create_dir(&empty).unwrap();
+        let error = load(&empty).unwrap_err();
         assert!(error.to_string().contains("config.json: cannot be read"), "{error}");
     }
 }

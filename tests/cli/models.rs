@@ -71,6 +71,37 @@ fn weights_go_round_bit_for_bit() {
     refused(run(dir, "convert pytorch_model.bin h"), 3, &["pickle", "save_pretrained"]);
     refused(run(dir, "convert run no/such/folder.bin"), 6, &["folder.bin"]);
     assert!(!dir.join("h").exists());
+
+    let told = run(dir, "convert run g.gguf --dtype q8_0").ends_with(0).out;
+    assert!(told.contains("GGUF in q8_0") && told.contains("tokenizer bytes"), "{told}");
+    refused(run(dir, "convert run g.gguf"), 2, &["g.gguf is there already"]);
+    run(dir, "convert run g.gguf --dtype f16 --force").ends_with(0);
+    refused(run(dir, "convert g.gguf h"), 3, &["g.gguf: a GGUF model, which is not read"]);
+    fs::create_dir(dir.join("folder.gguf")).expect("folder");
+    refused(run(dir, "convert run folder.gguf --force"), 2, &["folder.gguf is a folder, expected a file"]);
+    run(dir, "convert run half --dtype f16").ends_with(0);
+    run(dir, "convert half half2 --dtype f16").ends_with(0);
+    same("half/model.safetensors", "half2/model.safetensors");
+    for (to, dtype, expected) in
+        [("h", "q8_0", "a .gguf"), ("h.bin", "f16", "a folder or a .gguf"), ("h.bin", "q8_0", "a .gguf")]
+    {
+        refused(run(dir, &format!("convert run {to} --dtype {dtype}")), 2, &["--dtype", dtype, expected]);
+        assert!(!dir.join(to).exists());
+    }
+}
+
+/// A terminal of 80 columns must not break the lines that a reader copies.
+#[test]
+fn the_lines_for_nanogpt_are_printed_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lines = fs::read_to_string(root.join("src/cli/from_nanogpt.py")).expect("the lines");
+    assert!(lines.lines().all(|line| line.len() < 80), "{lines}");
+    let help = run(root, "convert --help").ends_with(0).out;
+    assert!(help.trim_end().ends_with(lines.trim_end()), "{help}");
+    assert!(!run(root, "convert -h").ends_with(0).out.contains("import sys"));
+    let dir = tempfile::tempdir().expect("folder");
+    fs::write(dir.path().join("ckpt.pt"), b"PK\x03\x04\0\0ckpt/data.pkl").expect("written");
+    refused(run(dir.path(), "convert ckpt.pt h"), 3, &["a pickle file", "nanoGPT", "`wgpt convert --help`"]);
 }
 
 #[test]

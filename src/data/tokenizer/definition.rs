@@ -1,10 +1,12 @@
 //! What a model's tokenizer files define: a vocabulary, merges, and how text is split before them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::error::Fault;
+use crate::formats::foreign;
 use crate::formats::tokenizer_files::{END_OF_TEXT, gpt2, spell};
 use crate::formats::tokenizer_folder::{
     ADDED, FOREIGN, GENERATION, PAIRS, SETTINGS, SPECIAL, TOKENIZER, TokenizerFiles,
@@ -168,9 +170,8 @@ impl Definition {
 }
 
 fn parse(bytes: &[u8]) -> Result<Value, Fault> {
-    if bytes.starts_with(b"version https://git-lfs") {
-        let fault = Fault::from("a pointer of Git LFS in place of the file");
-        return Err(fault.expected("a tokenizer").advice("try `git lfs pull` in its folder"));
+    if let Some(fault) = foreign::text_fault(Path::new(TOKENIZER), bytes) {
+        return Err(fault.expected("a tokenizer"));
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     serde_json::from_slice(bytes).map_err(|e| Fault::from(format!("broken JSON ({e})")).expected("a tokenizer"))

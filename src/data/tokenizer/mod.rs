@@ -17,6 +17,7 @@ use crate::error::{Error, Fault, Result};
 use crate::formats::ModelInfo;
 use crate::formats::tokenizer_files;
 use crate::formats::tokenizer_folder::{TOKENIZER, TokenizerFiles, remove_others};
+use crate::formats::vocabulary::Vocabulary;
 use crate::model::Config;
 use definition::Definition;
 pub use of_model::{ModelTokenizer, same};
@@ -108,6 +109,16 @@ impl Tokenizer {
     pub fn info(&self, vocab: usize) -> ModelInfo {
         let end = Some(u32::from(self.end_of_text())).filter(|id| (*id as usize) < vocab);
         ModelInfo { tokenizer: Some(self.name().to_owned()), bos: end, eos: end }
+    }
+
+    /// Returns its tokens for layouts that hold a tokenizer themselves; `None` if it cannot be used there: it splits or
+    /// changes text in another way than GPT-2's.
+    #[must_use]
+    pub fn vocabulary(&self) -> Option<Vocabulary> {
+        match self {
+            Self::Own(own) => own.vocabulary(),
+            _ => tokenizer_files::vocabulary(self.name()),
+        }
     }
 
     /// Writes its files into a model's folder, in place of those of another; false if the model's vocabulary is smaller

@@ -10,6 +10,7 @@ use super::pieces::{Cuts, PIECE_BYTES};
 use crate::error::{Error, Fault, Result};
 use crate::formats::tokenizer_files::{spell, unspell};
 use crate::formats::tokenizer_folder::TokenizerFiles;
+use crate::formats::vocabulary::{TokenKind, Vocabulary};
 
 /// A tokenizer that is neither GPT-2's nor plain bytes.
 ///
@@ -105,6 +106,30 @@ impl Own {
             ids.extend(usable.encode_piece(piece, begins && i == 0)?);
         }
         Ok(usable.lost(text))
+    }
+
+    /// The tokens as data, if text is split as GPT-2's is.
+    pub(super) fn vocabulary(&self) -> Option<Vocabulary> {
+        let usable = self.usable.as_ref().ok()?;
+        let definition = &usable.definition;
+        if !definition.splits_as_gpt2() || definition.prefix_space || definition.json["model"]["ignore_merges"] == true
+        {
+            return None;
+        }
+        let ids = usable.tokens.len();
+        let mut tokens: Vec<String> = (0..ids).map(|id| format!("[PAD{id}]")).collect();
+        let mut kinds = vec![TokenKind::Unused; ids];
+        for (token, id) in &definition.vocab {
+            tokens[*id as usize].clone_from(token);
+            kinds[*id as usize] = TokenKind::Normal;
+        }
+        for (id, token) in &definition.added {
+            tokens[*id as usize].clone_from(&token.content);
+            kinds[*id as usize] = if token.special { TokenKind::Control } else { TokenKind::Added };
+        }
+        kinds[definition.end as usize] = TokenKind::Control;
+        let merges = definition.merges.iter().map(|[left, right]| format!("{left} {right}")).collect();
+        Some(Vocabulary { tokens, kinds, merges, end: Some(definition.end), splitting: "gpt-2".to_owned() })
     }
 
     /// Appends the bytes of an id; false if there is none.

@@ -1,0 +1,178 @@
+//! Files that are found in the place of a model's and are something else: pointers of Git LFS, a server's answer, pickles,
+//! models for other programs.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::error::Fault;
+
+/// Advice for weights that transformers saved as a pickle.
+pub const SAVE_PRETRAINED: &str = "try in Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`";
+/// Advice for weights in nanoGPT's layout, be they a pickle or not.
+pub const FROM_NANOGPT: &str = "for nanoGPT's weights try the Python lines at the end of `wgpt convert --help`";
+
+const DOWNLOAD: &str = "try downloading it again";
+
+/// Bytes of a file that are looked at.
+const START_BYTES: u64 = 1 << 16;
+/// The longest answer of a server that is taken for one.
+const ANSWER_BYTES: usize = 256;
+/// Endings of files that PyTorch's `torch.save` writes.
+const PICKLES: [&str; 5] = ["bin", "pt", "pth", "ckpt", "pkl"];
+
+/// What a file begins with, its kind, and what to do with it.
+const KINDS: [(&[u8], &str, &str); 11] = [
+    (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS in place of the file", "try `git lfs pull`"),
+    (b"GGUF", "a GGUF model, which is not read", "try the folder that it was made from"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read", SAVE_PRETRAINED),
+    (b"\x93NUMPY", "an array of NumPy", "try a model"),
+    (b"PAR1", "a Parquet file", "try a model"),
+    (b"\x1f\x8b", "a gzip file", "try unpacking it"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "try unpacking it"),
+    (b"\xfd7zXZ\0", "an xz file", "try unpacking it"),
+    (b"BZh", "a bzip2 file", "try unpacking it"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "try unpacking it"),
+    (b"Rar!", "a RAR archive", "try unpacking it"),
+];
+
+/// Reads the first bytes of a file, enough for [`fault`].
+///
+/// # Errors
+/// What the system says.
+pub fn start(path: &Path) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    File::open(path)?.take(START_BYTES).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// Says what a file is that begins with `start`, if it can be no weights. Nothing is said of where the file is.
+#[must_use]
+pub fn fault(path: &Path, start: &[u8]) -> Option<Fault> {
+    kind(path, start).or_else(|| answer(start))
+}
+
+/// Says what a file is that begins with `start`, if it can be no configuration and no file of a tokenizer: these are texts
+/// themselves, and may be short.
+#[must_use]
+pub fn text_fault(path: &Path, start: &[u8]) -> Option<Fault> {
+    let text = start.trim_ascii();
+    let is_line =
+        !text.contains(&b'\n') && !text.starts_with(b"{") && !text.starts_with(b"[") && !text.starts_with(b"#");
+    kind(path, start).or_else(|| answer(start).filter(|_| is_line))
+}
+
+fn kind(path: &Path, start: &[u8]) -> Option<Fault> {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let extension = extension.as_deref().unwrap_or_default();
+    if start.is_empty() {
+        return Some(Fault::from("an empty file").advice("try copying it again"));
+    }
+    if let Some((_, what, advice)) = KINDS.iter().find(|(magic, ..)| start.starts_with(magic)) {
+        return Some(Fault::from(*what).advice(*advice));
+    }
+    let is_zip = start.starts_with(b"PK\x03\x04");
+    // a zip, or a bare pickle of protocol 2 to 5: what torch.save writes, now and formerly
+    let is_pickle = start.first() == Some(&0x80) && matches!(start.get(1), Some(2..=5));
+    if is_pickle || is_zip && (PICKLES.contains(&extension) || contains(start, b"data.pkl")) {
+        return Some(pickle(path));
+    }
+    if is_zip {
+        return Some(Fault::from("a zip archive").advice("try unpacking it"));
+    }
+    // the number of ONNX's version, then the name of the program that wrote the file
+    if extension == "onnx" || matches!(start, [8, 1..=31, 0x12, ..]) {
+        return Some(Fault::from("an ONNX model, which is not read").advice(SAVE_PRETRAINED));
+    }
+    page(start)
+}
+
+/// Pickles are never read: reading one runs what it says.
+fn pickle(path: &Path) -> Fault {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let advice = if name.starts_with("pytorch_model") {
+        SAVE_PRETRAINED.to_owned()
+    } else {
+        format!("{FROM_NANOGPT}, for transformers' {}", SAVE_PRETRAINED.trim_start_matches("try in Python "))
+    };
+    Fault::from("a pickle file, which can run any program when it is read")
+        .expected("safetensors or a .bin of llm.c")
+        .advice(advice)
+}
+
+/// A page that a server sent, saved under the file's name.
+fn page(start: &[u8]) -> Option<Fault> {
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii();
+    let head = text[..text.len().min(1024)].to_ascii_lowercase();
+    if head.starts_with(b"<") && (contains(&head, b"<!doctype html") || contains(&head, b"<html")) {
+        return Some(Fault::from("an HTML page in place of the file").advice(DOWNLOAD));
+    }
+    let xml = Fault::from("an XML text in place of the file").advice(DOWNLOAD);
+    head.starts_with(b"<?xml").then_some(xml)
+}
+
+/// The line in which a server says that it has no such file.
+fn answer(start: &[u8]) -> Option<Fault> {
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii();
+    let line = std::str::from_utf8(text).ok().filter(|line| (1..=ANSWER_BYTES).contains(&line.len()))?;
+    let shows = line.chars().all(|c| !c.is_control() || c == '\n' || c == '\r' || c == '\t');
+    let line: Vec<&str> = line.split_whitespace().collect();
+    shows.then(|| Fault::from(format!("only the text `{}`", line.join(" "))).advice(DOWNLOAD))
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_in_place_of_weights_are_named() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 548105171\n";
+        for (name, start, what, advice) in [
+            ("model.safetensors", &pointer[..], "a pointer of Git LFS", "git lfs pull"),
+            ("model.safetensors", b"", "an empty file", "copying"),
+            ("model.safetensors", b"Entry not found", "only the text `Entry not found`", "downloading"),
+            ("m.bin", b"{\"error\":\n \"Repository not found\"}", "only the text `{\"error\": \"Rep", "downloading"),
+            ("m.bin", b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "an HTML page", "downloading"),
+            ("m.bin", b"<HTML lang=en>", "an HTML page", "downloading"),
+            ("m.bin", b"<?xml version='1.0'?><Error>", "an XML text", "downloading"),
+            ("m.bin", b"GGUF\x03\0\0\0", "a GGUF model", "folder"),
+            ("tf_model.h5", b"\x89HDF\r\n\x1a\n\0", "an HDF5 file", "save_pretrained"),
+            ("m", b"\x08\x07\x12\x07pytorch", "an ONNX model", "save_pretrained"),
+            ("pytorch_model.bin", b"PK\x03\x04....", "a pickle file", "try in Python `GPT2LMHeadModel"),
+            ("ckpt.pt", b"PK\x03\x04....", "a pickle file", "convert --help"),
+            ("ckpt", b"PK\x03\x04\0\0 ckpt/data.pkl", "a pickle file", "convert --help"),
+            ("old", b"\x80\x02\x8a\x0al", "a pickle file", "convert --help"),
+            ("a.zip", b"PK\x03\x04\0\0 model.txt", "a zip archive", "unpacking"),
+            ("m.gz", b"\x1f\x8b\x08", "a gzip file", "unpacking"),
+        ] {
+            let fault = fault(Path::new(name), start).unwrap_or_else(|| panic!("{name}: {start:?}"));
+            assert!(fault.what.starts_with(what) && fault.advice.contains(advice), "{name}: {fault}");
+            assert!(!fault.to_string().contains('\n'), "{fault}");
+        }
+    }
+
+    #[test]
+    fn short_texts_are_configurations() {
+        let what = |name: &str, start: &[u8]| text_fault(Path::new(name), start).map(|fault| fault.what);
+        for (name, start) in
+            [("a.json", "{}"), ("a.json", "[1]"), ("merges.txt", "#version: 0.2"), ("m.txt", "a b\nc d\n")]
+        {
+            assert_eq!(what(name, start.as_bytes()), None, "{start}");
+        }
+        assert_eq!(what("vocab.json", b"Entry not found").as_deref(), Some("only the text `Entry not found`"));
+        assert!(what("merges.txt", b"version https://git-lfs.github.com/spec/v1\n").is_some());
+        assert!(what("merges.txt", b"\n<!doctype html>\n<html>").is_some() && what("a.json", b"").is_some());
+    }
+
+    #[test]
+    fn weights_are_nothing_else() {
+        let header = b"\x40\0\0\0\0\0\0\0{\"__metadata__\":{\"format\":\"pt\"}}";
+        for start in [&header[..], &20_240_326_i32.to_le_bytes(), &[1, 2], &[7; 2000]] {
+            assert_eq!(fault(Path::new("model.bin"), start), None, "{start:?}");
+        }
+    }
+}
