@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use wgpt::data::{Tokenizer, TokenizerName};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::atomic::output_error;
@@ -15,7 +16,6 @@ use wgpt::formats::weights::Place;
 use wgpt::formats::{Element, ModelInfo, hf, llmc};
 use wgpt::model::Weights;
 use wgpt::run::model::{self, Description};
-use wgpt::train::settings::values::Value as _;
 
 use super::model::{place, summary};
 use super::terminal::say;
@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
     /// Tokenizer that the model was trained with, where FROM does not say: gpt2, bytes, or a folder with tokenizer.json
-    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse)]
+    #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from))]
     tokenizer: Option<TokenizerName>,
     /// Replace TO if it is there
     #[arg(long)]

@@ -1,5 +1,6 @@
 //! `wgpt data`.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -8,15 +9,15 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use wgpt::data::fetch::{Files, Hub, Watch, names};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use wgpt::data::fetch::{Entry, Files, Hub, Kind, Watch, names};
 use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
-use wgpt::data::{TokenizerName, inspect};
+use wgpt::data::{Part, TokenFormat, TokenizerName, inspect, token_paths};
 use wgpt::error::{Error, Fault, Result};
 
 use super::terminal::{remark, say};
 use super::{invocation, signals};
 use wgpt::run::clock_text;
-use wgpt::train::settings::values::Value as _;
 
 /// Time between two lines where no bar is shown.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -71,7 +72,7 @@ struct PrepareArgs {
     #[arg(long)]
     name: Option<String>,
     /// How text becomes tokens
-    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse, default_value_t = TokenizerName::Gpt2)]
+    #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from), default_value_t = TokenizerName::Gpt2)]
     tokenizer: TokenizerName,
     /// Field of JSON Lines, column of Parquet
     #[arg(long, default_value = "text")]
@@ -107,10 +108,14 @@ struct FetchArgs {
 
 #[derive(Debug, clap::Args)]
 struct InspectArgs {
-    /// A shard, a folder of shards, or a pattern
-    path: String,
+    /// Shards, a folder of shards, a pattern, or a name of `wgpt data fetch`
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Layout of the files: shard (llm.c's), u16 or u32 (ids without a header, as nanoGPT's train.bin), npy (NumPy)
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    data_format: TokenFormat,
     /// Tokenizer of the shards [default: what dataset.json says, else gpt2]
-    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse)]
+    #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from))]
     tokenizer: Option<TokenizerName>,
     /// Print JSON
     #[arg(long)]
@@ -196,20 +201,39 @@ fn summary(note: &Note, out: &Path) {
     if note.counts.missing > 0 {
         say!("{} rows have no text and were left out", note.counts.missing);
     }
-    let name = &note.recipe.name;
-    let pattern = |part: &str| out.join(format!("{name}_{part}_*.bin")).display().to_string();
-    let val = if note.val_tokens > 0 { format!(" --val '{}'", pattern("val")) } else { String::new() };
-    say!("go on: wgpt train --data '{}'{val}", pattern("train"));
+    say!("go on: {}", invocation::command(next_command(note, out)));
+}
+
+/// Returns the command that trains on a data set, with smaller sizes where its shards want them.
+fn next_command(note: &Note, out: &Path) -> Vec<OsString> {
+    let pattern = |part: &str| {
+        let file = format!("{}_{part}_*.bin", note.recipe.name);
+        out.join(file)
+    };
+    let mut words = vec![OsString::from("train")];
+    words.extend(invocation::flag("--data", &pattern("train")));
+    if note.val_tokens > 0 {
+        words.extend(invocation::flag("--val", &pattern("val")));
+    }
+    let (batch, context) = note.fitting();
+    for (flag, size, default) in
+        [("--batch", batch, prepare::note::BATCH), ("--context", context, prepare::note::CONTEXT)]
+    {
+        if size < default {
+            words.extend([flag.into(), size.to_string().into()]);
+        }
+    }
+    words
 }
 
 fn fetch(args: &FetchArgs) -> Result<()> {
-    let entry = names::find(&args.name).ok_or_else(|| {
+    let entry = names::find(&args.name).copied().or_else(|| names::of_repository(&args.name));
+    let entry = &entry.ok_or_else(|| {
         let known: Vec<&str> = names::NAMES.iter().map(|e| e.name).collect();
-        Error::usage(format!(
-            "fetch: unknown name `{}`, expected one of {}",
-            args.name.escape_debug(),
-            known.join(", ")
-        ))
+        let fault = Fault::at("fetch", format!("unknown name `{}`", args.name.escape_debug()));
+        let fault = fault.expected(format!("one of {}", known.join(", ")));
+        let near = names::near(&args.name);
+        Error::usage(if near.is_empty() { fault } else { fault.advice(format!("try {}", near.join(" or "))) })
     })?;
     let most = match (entry.files, args.shards) {
         (Files::Shards(_, most), Some(n)) if usize::from(n) > most => {
@@ -229,26 +253,35 @@ fn fetch(args: &FetchArgs) -> Result<()> {
     let mut screen = FetchScreen { meter: Meter::new(), path: String::new(), size: 0 };
     let fetched = hub.fetch(entry, most, &mut screen)?;
     drop(screen);
+    let shards = entry.shards(Part::Train, most).len();
+    let holds = if shards > 0 { format!("{shards} training shards and validation, ") } else { String::new() };
     say!(
-        "{} files in {} ({:.1} MB received)",
+        "{}: {holds}{} files in {} ({:.1} MB received)",
+        entry.name,
         fetched.files.len(),
         fetched.folder.display(),
         fetched.received as f64 / 1e6
     );
-    let folder = fetched.folder.display();
-    match (entry.name, entry.files) {
-        (_, Files::Shards(prefix, _)) => {
-            say!("go on: wgpt train --data '{folder}/{prefix}_train_*.bin' --val '{folder}/{prefix}_val_*.bin'");
-        }
-        ("tinyshakespeare", _) => {
-            say!(
-                "go on: wgpt train --data '{folder}/tiny_shakespeare_train.bin' --val '{folder}/tiny_shakespeare_val.bin'"
-            );
-        }
-        (name, Files::Folder(path, _)) => say!("go on: wgpt data prepare '{folder}/{path}' --out data/{name}"),
-        _ => {}
-    }
+    say!("go on: {}", invocation::command(use_of(entry, args.shards, &fetched.folder)));
     Ok(())
+}
+
+/// Returns a command that uses what a name has brought.
+fn use_of(entry: &Entry, shards: Option<u16>, folder: &Path) -> Vec<OsString> {
+    let name = entry.name;
+    let words = |words: &[&str]| words.iter().map(OsString::from).collect();
+    match (entry.kind, entry.files) {
+        (Kind::Model, _) => words(&["generate", "--from", name, "The meaning of life is"]),
+        (_, Files::Folder(path, _)) => {
+            let inputs = folder.join(path.trim_end_matches('/')).into_os_string();
+            vec!["data".into(), "prepare".into(), inputs, "--out".into(), format!("data/{name}").into()]
+        }
+        _ if entry.shards(Part::All, 1).is_empty() => words(&["eval", "--from", "gpt2", "--hellaswag", name]),
+        _ => {
+            let data = shards.map_or_else(|| name.to_owned(), |shards| format!("{name}:{shards}"));
+            words(&["train", "--data", &data, "--val", name])
+        }
+    }
 }
 
 struct FetchScreen {
@@ -281,8 +314,9 @@ impl Watch for FetchScreen {
 }
 
 fn show(args: &InspectArgs) -> Result<()> {
-    let report =
-        inspect::inspect(&inspect::shards(&args.path)?, args.tokenizer.as_ref().map(TokenizerName::open).transpose()?)?;
+    let files = token_paths::find(&args.paths, Part::All, args.data_format)?;
+    let tokenizer = args.tokenizer.as_ref().map(TokenizerName::open).transpose()?;
+    let report = inspect::inspect_as(&files, args.data_format, tokenizer)?;
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::output(format!("inspect: {e}")))?;
         say!("{text}");

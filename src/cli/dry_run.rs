@@ -22,7 +22,12 @@ pub fn run(asked: &Asked) -> Result<()> {
     } else if settings.data.source == Source::Stories {
         resolve::data_names(&settings)
     } else {
-        format!("{}: not here", resolve::data_names(&settings))
+        match resolve::why_not_here(&settings) {
+            Some(error) if !error.fault().advice.is_empty() => {
+                format!("{}: not here; {}", error.fault().place, error.fault().advice)
+            }
+            _ => format!("{}: not here", resolve::data_names(&settings)),
+        }
     };
     let t = &settings.train;
     asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));

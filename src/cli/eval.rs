@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use wgpt::data::tokenizer::same;
-use wgpt::data::{ModelTokenizer, Rows, Tokenizer, fetch, hellaswag, open_shards};
+use wgpt::data::{ModelTokenizer, Part, Rows, TokenFormat, Tokenizer, hellaswag, token_names, token_paths};
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{Gpu, Options};
@@ -33,9 +33,13 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     from: From,
-    /// Token shards to measure the loss on, as a pattern
-    #[arg(long, value_name = "GLOB", required_unless_present = "hellaswag")]
-    data: Option<String>,
+    /// Token shards to measure the loss on: files, a pattern, a folder that holds NAME_val_*.bin, or a name of `wgpt data
+    /// fetch`, of which the validation is taken
+    #[arg(long, value_name = "GLOB|NAME", num_args = 1.., required_unless_present = "hellaswag")]
+    data: Vec<PathBuf>,
+    /// Layout of --data: shard (llm.c's), u16 or u32 (ids without a header, as nanoGPT's val.bin), npy (NumPy)
+    #[arg(long, value_name = "FORMAT", default_value_t, requires = "data")]
+    data_format: TokenFormat,
     /// HellaSwag's validation set: .bin of llm.c, .jsonl or .parquet, or `hellaswag` once `wgpt data fetch` has it
     #[arg(long, value_name = "FILE")]
     hellaswag: Option<PathBuf>,
@@ -101,9 +105,7 @@ impl Drop for Bar {
 pub fn run(args: &Args) -> Result<()> {
     let (description, given) = args.from.describe()?;
     let (config, model) = (description.shape, place(&description));
-    if let Some(pattern) = &args.data
-        && let Some((noted_at, noted)) = noted_tokenizer(&[pattern])?
-    {
+    if let Some((noted_at, noted)) = noted_tokenizer(&[(&args.data, Part::Validation)], args.data_format)? {
         agree_with_data(&description, given.as_ref(), &noted_at, &noted)?;
     }
     let context = args.context.unwrap_or(config.positions.min(1024));
@@ -120,10 +122,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let set = args.hellaswag.as_ref().map(|path| {
         let tokenizer = description.tokenizer.for_text(&model, given.as_ref(), config.vocab)?;
-        hellaswag::read(&fetched(path), &tokenizer, args.limit.unwrap_or(usize::MAX))
+        hellaswag::read(&token_names::questions(path)?, &tokenizer, args.limit.unwrap_or(usize::MAX))
     });
     let set = set.transpose()?;
-    let rows = args.data.as_ref().map(|pattern| Rows::new(open_shards(pattern)?, context, config.vocab)).transpose()?;
+    let data = Some(&args.data).filter(|given| !given.is_empty());
+    let open = |data| Rows::new(token_paths::open(data, Part::Validation, args.data_format)?, context, config.vocab);
+    let rows = data.map(|data| open(data)).transpose()?;
     let weights = description.weights()?;
     let tokenizer = given.clone().or_else(|| description.tokenizer.get());
     let gpu = Gpu::open(&Options { device: args.device.clone(), ..Options::default() })?;
@@ -183,16 +187,6 @@ pub fn run(args: &Args) -> Result<()> {
         say!("{report}");
     }
     Ok(())
-}
-
-/// The file that a name stands for in the cache, or the path itself.
-pub(super) fn fetched(path: &Path) -> PathBuf {
-    let name = path.to_str().filter(|_| !path.exists()).and_then(fetch::names::find);
-    let file = name.and_then(|entry| {
-        let file = entry.required(0).into_iter().next()?;
-        Some(fetch::Hub::from_env().ok()?.cached(entry, 0)?.join(file))
-    });
-    file.unwrap_or_else(|| path.to_owned())
 }
 
 /// Fails if data and model are of two tokenizers. What is assumed of a model holds until `--tokenizer` says better.

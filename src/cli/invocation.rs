@@ -1,17 +1,24 @@
 //! Commands for a person to copy: they begin as the user began, and are quoted for a shell.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::path::Path;
 
 /// Returns a command of this program with these arguments.
-pub fn command(arguments: Vec<String>) -> String {
-    quoted(&[started_with(), arguments].concat())
+pub fn command(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> String {
+    let words: Vec<OsString> = started_with().into_iter().chain(arguments.into_iter().map(Into::into)).collect();
+    quoted(&words)
 }
 
 /// Returns a flag and its path as one word or two: a path with a dash in front would be taken for a flag.
-pub fn flag(name: &str, path: &Path) -> Vec<String> {
-    let path = path.display().to_string();
-    if path.starts_with('-') { vec![format!("{name}={path}")] } else { vec![name.to_owned(), path] }
+pub fn flag(name: &str, path: &Path) -> Vec<OsString> {
+    let (mut word, path) = (OsString::from(name), path.as_os_str());
+    if path.as_encoded_bytes().starts_with(b"-") {
+        word.push("=");
+        word.push(path);
+        return vec![word];
+    }
+    vec![word, path.to_owned()]
 }
 
 /// Returns the command that continues the run in `out`: this process's own, which names the folder.
@@ -26,23 +33,19 @@ pub fn continued(out: &Path, names_folder: bool) -> String {
     command(arguments)
 }
 
-fn text(words: impl Iterator<Item = OsString>) -> Vec<String> {
-    words.map(|word| word.to_string_lossy().into_owned()).collect()
-}
-
-fn own_arguments() -> Vec<String> {
-    text(std::env::args_os().skip(1))
+fn own_arguments() -> Vec<OsString> {
+    std::env::args_os().skip(1).collect()
 }
 
 /// The words before this process's own arguments, as the user typed them: `cargo run --release --`, `tools/run` and the
 /// program, or the program alone.
-fn started_with() -> Vec<String> {
-    let program = text(std::env::args_os().take(1)).pop().unwrap_or_else(|| "wgpt".into());
+fn started_with() -> Vec<OsString> {
+    let program = std::env::args_os().next().unwrap_or_else(|| "wgpt".into());
     if std::env::var_os(BY_CARGO).is_some() && !parent_has(BY_CARGO) {
         return cargo_words(Path::new(&program));
     }
     // tools/run becomes this process, so that its number is ours
-    let runner = std::env::var("WGPT_RUNNER").ok();
+    let runner = std::env::var_os("WGPT_RUNNER");
     let is_ours = std::env::var("WGPT_RUNNER_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     runner.filter(|_| is_ours).into_iter().chain([program]).collect()
 }
@@ -51,7 +54,7 @@ fn started_with() -> Vec<String> {
 const BY_CARGO: &str = "CARGO_MANIFEST_DIR";
 
 /// Returns the words of `cargo run` for a program in the folder of a profile.
-fn cargo_words(program: &Path) -> Vec<String> {
+fn cargo_words(program: &Path) -> Vec<OsString> {
     let folder =
         program.parent().and_then(Path::file_name).map_or_else(String::new, |f| f.to_string_lossy().into_owned());
     let profile: &[&str] = match folder.as_str() {
@@ -59,7 +62,7 @@ fn cargo_words(program: &Path) -> Vec<String> {
         "debug" | "" => &[],
         name => &["--profile", name],
     };
-    [&["cargo", "run"], profile, &["--"]].concat().into_iter().map(str::to_owned).collect()
+    [&["cargo", "run"], profile, &["--"]].concat().into_iter().map(OsString::from).collect()
 }
 
 /// True if the process that started this one has a variable, where the system tells.
@@ -75,9 +78,26 @@ fn parent_has(_: &str) -> bool {
 }
 
 /// Joins words so that a shell takes them apart again.
-fn quoted(words: &[String]) -> String {
-    let quote = |word: &String| shlex::try_quote(word).map_or_else(|_| word.clone(), std::borrow::Cow::into_owned);
-    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+fn quoted(words: &[OsString]) -> String {
+    words.iter().map(|word| quoted_word(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word that is no text is spelled byte by byte, as bash, zsh and ksh read it: `$'caf\xe9'`.
+fn quoted_word(word: &OsStr) -> String {
+    if let Some(text) = word.to_str() {
+        return shlex::try_quote(text).map_or_else(|_| text.to_owned(), std::borrow::Cow::into_owned);
+    }
+    let mut text = "$'".to_owned();
+    for &byte in word.as_encoded_bytes() {
+        match byte {
+            b'\'' | b'\\' => text.extend(['\\', byte.into()]),
+            b' '..=b'~' => text.push(byte.into()),
+            _ => {
+                let _ = write!(text, "\\x{byte:02x}");
+            }
+        }
+    }
+    text + "'"
 }
 
 #[cfg(test)]
@@ -91,15 +111,29 @@ mod tests {
             ("/a/target/debug/wgpt", "cargo run --"),
             ("target/fast/wgpt", "cargo run --profile fast --"),
         ] {
-            assert_eq!(cargo_words(Path::new(program)).join(" "), expected, "{program}");
+            assert_eq!(quoted(&cargo_words(Path::new(program))), expected, "{program}");
         }
     }
 
     #[test]
     fn words_are_quoted_for_a_shell() {
         let list = ["train", "--text", "my book.txt", "it's", "--data", "a_*.bin"].map(str::to_owned);
-        let line = quoted(&list);
+        let line = quoted(&list.clone().map(OsString::from));
         assert_eq!(shlex::split(&line).unwrap(), list);
         assert!(line.starts_with("train --text 'my book.txt'"), "{line}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_word_that_is_no_text_is_spelled_byte_by_byte() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let word = OsStr::from_bytes(b"it's caf\xe9\n");
+        assert_eq!(quoted_word(word), r"$'it\'s caf\xe9\x0a'");
+        let shell =
+            std::process::Command::new("bash").args(["-c", &format!("printf %s {}", quoted_word(word))]).output();
+        // a machine may have no bash
+        if let Ok(output) = shell {
+            assert_eq!(output.stdout, word.as_bytes());
+        }
     }
 }

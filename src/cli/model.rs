@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use wgpt::data::{Tokenizer, TokenizerName};
 use wgpt::error::Result;
 use wgpt::gpu::Gpu;
 use wgpt::model::{Config, Params, Weights};
 use wgpt::run::model::{self, Description};
-use wgpt::train::settings::values::Value as _;
 
 /// Puts weights on the device; those on the host are dropped.
 pub fn upload(weights: Weights, gpu: &Gpu) -> Result<(Config, Params)> {
@@ -24,7 +24,7 @@ pub struct From {
     #[arg(long, value_name = "MODEL")]
     pub from: PathBuf,
     /// Tokenizer of a model that does not tell it: gpt2, bytes, or a folder with tokenizer.json
-    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse)]
+    #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from))]
     pub tokenizer: Option<TokenizerName>,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use wgpt::data::{Batches, LoaderConfig, open_shards};
+use wgpt::data::{Batches, LoaderConfig, Part, TokenFormat, token_paths};
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{Elem, Gpu, Options};
@@ -53,9 +53,12 @@ pub struct Args {
     /// What the backward pass computes again instead of keeping it: none, gelu, ln or block
     #[arg(long, value_name = "LEVEL", default_value = "none")]
     recompute: Recompute,
-    /// Token shards to read batches from, as a pattern [default: random tokens]
-    #[arg(long, value_name = "GLOB")]
-    data: Option<String>,
+    /// Token shards to read batches from, as `wgpt train` finds them [default: random tokens]
+    #[arg(long, value_name = "GLOB|NAME", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Layout of --data: shard, u16, u32 or npy
+    #[arg(long, value_name = "FORMAT", default_value_t, requires = "data")]
+    data_format: TokenFormat,
     /// Steps on the wall clock at most
     #[arg(long, default_value_t = 20)]
     steps: usize,
@@ -164,11 +167,11 @@ pub fn run(args: &Args) -> Result<()> {
     let (config, sizes) = args.sizes(context)?;
     // before anything is made: sizes that no memory holds end here
     let planned = Count::new(gpu.caps.clone(), config, sizes, elem, args.recompute)?;
-    let mut loader = match &args.data {
-        Some(pattern) => {
-            Batches::new(open_shards(pattern)?, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
-        }
-        None => measure::random_batches(&config, &sizes, 8)?,
+    let mut loader = if args.data.is_empty() {
+        measure::random_batches(&config, &sizes, 8)?
+    } else {
+        let sources = token_paths::open(&args.data, Part::Train, args.data_format)?;
+        Batches::new(sources, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
     };
     let options = TrainerOptions { elem, recompute: args.recompute, ..TrainerOptions::new(config, sizes) };
     let mut trainer = Trainer::new(&gpu, options)?;

@@ -1,5 +1,6 @@
 //! `wgpt data inspect`: what lies in token shards, and whether it is sound.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -8,8 +9,10 @@ use serde::Serialize;
 use crate::data::noted;
 use crate::data::prepare::Note;
 use crate::data::tokenizer::{self, Tokenizer};
-use crate::data::tokens::{TokenSource, cannot_read};
+use crate::data::tokens::TokenSource;
+use crate::data::{Part, TokenFormat, token_paths};
 use crate::error::{Error, Fault, Result};
+use crate::files::path_text;
 
 /// Tokens that are looked at together.
 const BLOCK_TOKENS: usize = 1 << 20;
@@ -20,6 +23,7 @@ const SHOWN_TOKENS: usize = 40;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ShardReport {
     /// Its path.
+    #[serde(serialize_with = "path_text::one::serialize")]
     pub path: PathBuf,
     /// Tokens in it.
     pub tokens: u64,
@@ -50,64 +54,57 @@ pub struct Report {
     pub shards: Vec<ShardReport>,
 }
 
-/// The shards that `path` means: a file, the `.bin` files of a folder, or those that match a pattern.
+/// Returns the shards that `path` means: a file, the `.bin` files of a folder, those that match a pattern, or those of a name
+/// of `wgpt data fetch`.
 ///
 /// # Errors
 /// [`Error::Data`] if there is none.
-pub fn shards(path: &str) -> Result<Vec<PathBuf>> {
-    let file = Path::new(path);
-    if file.is_file() {
-        return Ok(vec![file.to_owned()]);
-    }
-    let mut found: Vec<PathBuf> = if file.is_dir() {
-        let entries = std::fs::read_dir(file).map_err(|e| cannot_read(path, &e))?;
-        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "bin")).collect()
-    } else {
-        let paths =
-            glob::glob(path).map_err(|e| Error::data(Fault::at(path, format!("not a file pattern: {}", e.msg))))?;
-        paths.flatten().collect()
-    };
-    if found.is_empty() {
-        let what = if file.is_dir() { "no .bin file in this folder" } else { "no such file" };
-        return Err(Error::data(
-            Fault::at(path, what).expected("at least one token shard").advice("try `wgpt data prepare`"),
-        ));
-    }
-    found.sort();
-    Ok(found)
+pub fn shards(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    token_paths::find(&[path.as_ref().to_owned()], Part::All, TokenFormat::Shard)
 }
 
 /// Reads shards from end to end.
 ///
 /// # Errors
-/// [`Error::Data`] with the first fault: a header that is wrong, a size that does not fit, an id outside the
-/// vocabulary, or a `dataset.json` that says something else.
+/// As [`inspect_as`].
 pub fn inspect(paths: &[PathBuf], tokenizer: Option<Tokenizer>) -> Result<Report> {
-    let folder = paths.first().and_then(|p| p.parent()).unwrap_or(Path::new(""));
-    let note = Note::read(folder)?;
-    let noted = noted::agreed(noted::tokenizers(paths)?)?;
+    inspect_as(paths, TokenFormat::Shard, tokenizer)
+}
+
+/// Reads files of tokens from end to end.
+///
+/// # Errors
+/// [`Error::Data`] with the first fault: a layout that is another one, a size that does not fit, an id outside the
+/// vocabulary, or a `dataset.json` that says something else. [`Error::Usage`] for files of two tokenizers.
+pub fn inspect_as(paths: &[PathBuf], format: TokenFormat, tokenizer: Option<Tokenizer>) -> Result<Report> {
+    let folders: BTreeSet<&Path> = paths.iter().map(|path| path.parent().unwrap_or(Path::new(""))).collect();
+    let noted = noted::agreed(noted::tokenizers(folders.iter().copied())?)?;
     if let (Some(given), Some((place, noted))) = (&tokenizer, &noted) {
         tokenizer::same(noted, place, given, "--tokenizer")?;
     }
     let tokenizer = tokenizer.or(noted.map(|(_, noted)| noted)).unwrap_or_default();
-    let results: Vec<Result<ShardReport>> = paths.par_iter().map(|path| shard(path, &tokenizer)).collect();
+    let mut notes = Vec::new();
+    for folder in folders {
+        notes.extend(Note::read(folder)?.map(|note| (folder, note)));
+    }
+    let results: Vec<Result<ShardReport>> = paths.par_iter().map(|path| shard(path, format, &tokenizer)).collect();
     // by name, so that the first fault is always the same one
     let shards = results.into_iter().collect::<Result<Vec<_>>>()?;
-    if let Some(note) = &note {
-        agree(note, folder, &shards)?;
+    for (folder, note) in &notes {
+        agree(note, folder, &shards.iter().filter(|shard| shard.path.parent() == Some(folder)).collect::<Vec<_>>())?;
     }
     Ok(Report {
         tokenizer: tokenizer.name().into(),
         vocab: tokenizer.vocab(),
-        noted: note.is_some(),
+        noted: !notes.is_empty(),
         tokens: shards.iter().map(|s| s.tokens).sum(),
         documents: shards.iter().map(|s| s.documents).sum(),
         shards,
     })
 }
 
-fn shard(path: &Path, tokenizer: &Tokenizer) -> Result<ShardReport> {
-    let source = TokenSource::open(path)?;
+fn shard(path: &Path, format: TokenFormat, tokenizer: &Tokenizer) -> Result<ShardReport> {
+    let source = TokenSource::open_as(path, format)?;
     let mut block = vec![0; BLOCK_TOKENS.min(source.len())];
     let (mut documents, mut lowest, mut highest, mut at) = (0, u16::MAX, 0, 0);
     let mut first_text = String::new();
@@ -130,7 +127,7 @@ fn shard(path: &Path, tokenizer: &Tokenizer) -> Result<ShardReport> {
 }
 
 /// Holds the shards against what the note says of them.
-fn agree(note: &Note, folder: &Path, shards: &[ShardReport]) -> Result<()> {
+fn agree(note: &Note, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
     let path = Note::path(folder);
     for noted in &note.shards {
         let there = shards.iter().find(|s| s.path.file_name().is_some_and(|n| n == noted.file.as_str()));

@@ -3,7 +3,10 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`tokenizer`] | text to token ids and back |
-//! | [`tokens`] | tokens in memory or in a shard file, and their preparation from text files |
+//! | [`tokens`] | tokens in memory or in a file, and their preparation from text files |
+//! | [`token_format`] | layouts of token files: shards, ids without a header, NumPy arrays |
+//! | [`token_paths`] | files of tokens as people name them: files, patterns, folders, names |
+//! | [`token_names`] | the same by the names of `wgpt data fetch` |
 //! | [`batch`] | a batch as one block, ready to be uploaded |
 //! | [`loader`] | training batches, in llm.c's order |
 //! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
@@ -25,10 +28,15 @@ pub mod inspect;
 pub mod loader;
 pub mod markov;
 pub mod noted;
+mod npy;
 pub mod prepare;
 pub mod repeat;
 pub mod rows;
 pub mod stories;
+pub mod token_format;
+mod token_kind;
+pub mod token_names;
+pub mod token_paths;
 pub mod tokenizer;
 pub mod tokens;
 
@@ -36,9 +44,11 @@ pub use batch::Batch;
 pub use batches::{BatchSource, Batches, BatchesState, Mark};
 // part of a loader's state
 pub use crate::random::{Mt19937, Mt19937State};
+pub use fetch::names::Part;
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use repeat::Repeat;
 pub use rows::Rows;
 pub use stories::Stories;
+pub use token_format::TokenFormat;
 pub use tokenizer::{ModelTokenizer, Tokenizer, TokenizerName};
-pub use tokens::{TokenSource, open_shards, split, tokens_of_text_files, write_shard};
+pub use tokens::{TokenSource, split, tokens_of_text_files, write_shard};

@@ -9,15 +9,12 @@ use crate::data::tokenizer::{self, Tokenizer};
 use crate::error::{Error, Fault, Result};
 use crate::formats::tokenizer_folder::TokenizerFiles;
 
-/// Returns the tokenizers that are noted in the folders of some shards, with the files that note them.
+/// Returns the tokenizers that are noted in folders of shards, with the files that note them.
 ///
 /// # Errors
 /// [`Error::Data`] if a note is broken, or the tokenizer files beside it are missing or others.
-pub fn tokenizers(shards: &[PathBuf]) -> Result<Vec<(PathBuf, Tokenizer)>> {
-    let mut folders: Vec<&Path> = shards.iter().map(|path| path.parent().unwrap_or(Path::new(""))).collect();
-    folders.sort();
-    folders.dedup();
-    folders.into_iter().filter_map(|folder| tokenizer_of(folder).transpose()).collect()
+pub fn tokenizers<'a>(folders: impl Iterator<Item = &'a Path>) -> Result<Vec<(PathBuf, Tokenizer)>> {
+    folders.filter_map(|folder| tokenizer_of(folder).transpose()).collect()
 }
 
 /// Returns the one tokenizer of some notes, none if there is no note.

@@ -1,9 +1,10 @@
-//! Token ids in memory or in llm.c's shard files, and their preparation from text files.
+//! Token ids in memory or in files, and their preparation from text files.
 //!
 //! A shard is 256 little-endian i32 (magic 20240520, version 1, number of tokens, zeros) and then that many
 //! little-endian u16 ids, and not a byte more. Files are read at positions, never mapped: a mapped file that
 //! another process cuts short would kill this one.
 
+use crate::data::token_format::{Layout, TokenFormat};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Fault, Result};
 use std::fs::File;
@@ -19,8 +20,10 @@ pub(crate) const VERSION: i32 = 1;
 pub(crate) const HEADER_WORDS: usize = 256;
 /// Size of a shard's header.
 pub(crate) const HEADER_BYTES: u64 = 1024;
+/// 32-bit ids that are read together.
+const WIDE_TOKENS: usize = 1 << 16;
 
-/// A sequence of token ids with a name, held in memory or read from a shard as needed.
+/// A sequence of token ids with a name, held in memory or read from a file as needed.
 ///
 /// A clone shares tokens in memory, and opens a file of its own.
 #[derive(Debug, Clone)]
@@ -33,14 +36,15 @@ pub struct TokenSource {
 #[derive(Debug, Clone)]
 enum Kind {
     Memory(Arc<[u16]>),
-    Shard(Shard),
+    Stored(Stored),
 }
 
-/// A shard whose header was checked. The file is open only while it is in use: a data set may have more shards
-/// than a process may have open files.
+/// A file of ids whose layout was checked. It is open only while it is in use: a data set may have more files than a
+/// process may have open.
 #[derive(Debug)]
-struct Shard {
+struct Stored {
     path: PathBuf,
+    layout: Layout,
     file: Mutex<Option<File>>,
 }
 
@@ -56,26 +60,24 @@ impl TokenSource {
     /// # Errors
     /// [`Error::Data`] naming the file, the field, what was expected and what was found.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_as(path, TokenFormat::Shard)
+    }
+
+    /// Opens a file of ids in a layout, and checks that it has this layout and its whole size.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file, what was expected and what was found.
+    pub fn open_as(path: impl AsRef<Path>, format: TokenFormat) -> Result<Self> {
         let path = path.as_ref();
         let name = path.display().to_string();
         let file = open_file(path)?;
         let size = file.metadata().map_err(|e| cannot_read(&name, &e))?.len();
-        let mut header = [0; HEADER_WORDS];
-        if size < HEADER_BYTES {
-            return Err(Error::data(
-                Fault::at(name, "header is cut short")
-                    .expected(format!("at least {HEADER_BYTES} bytes"))
-                    .found(size)
-                    .advice("is it a token shard?"),
-            ));
-        }
-        read_at(&file, bytemuck::cast_slice_mut(&mut header), 0).map_err(|e| cannot_read(&name, &e))?;
-        let len = check_header(&name, header.map(i32::from_le), size)?;
-        let shard = Shard { path: path.to_owned(), file: Mutex::new(None) };
-        Ok(Self { name, len, kind: Kind::Shard(shard) })
+        let layout = Layout::of(path, &file, size, format)?;
+        let stored = Stored { path: path.to_owned(), layout, file: Mutex::new(None) };
+        Ok(Self { name, len: layout.len, kind: Kind::Stored(stored) })
     }
 
-    /// What errors call it: the path of a shard.
+    /// Returns the name in errors: the path of a file.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -108,11 +110,32 @@ impl TokenSource {
         }
         match &self.kind {
             Kind::Memory(tokens) => out.copy_from_slice(&tokens[offset..end]),
-            Kind::Shard(shard) => {
-                let at = HEADER_BYTES + 2 * offset as u64;
-                shard.read(at, bytemuck::cast_slice_mut(out)).map_err(|e| cannot_read(&self.name, &e))?;
+            Kind::Stored(stored) if stored.layout.width == 2 => {
+                let at = stored.layout.start + 2 * offset as u64;
+                stored.read(at, bytemuck::cast_slice_mut(out)).map_err(|e| cannot_read(&self.name, &e))?;
                 out.iter_mut().for_each(|id| *id = u16::from_le(*id));
             }
+            Kind::Stored(stored) => self.read_wide(stored, offset, out)?,
+        }
+        Ok(())
+    }
+
+    /// Reads ids of 32 bits, each of which must fit into 16.
+    fn read_wide(&self, stored: &Stored, offset: usize, out: &mut [u16]) -> Result<()> {
+        let mut wide = vec![0_u32; out.len().min(WIDE_TOKENS)];
+        let mut at = offset;
+        for block in out.chunks_mut(WIDE_TOKENS) {
+            let wide = &mut wide[..block.len()];
+            let byte = stored.layout.start + 4 * at as u64;
+            stored.read(byte, bytemuck::cast_slice_mut(wide)).map_err(|e| cannot_read(&self.name, &e))?;
+            for (i, (to, id)) in block.iter_mut().zip(wide).enumerate() {
+                *to = u16::try_from(u32::from_le(*id)).map_err(|_| {
+                    let fault = Fault::at(&self.name, format!("token {} is too large", at + i));
+                    let fault = fault.expected("ids below 65536").found(u32::from_le(*id));
+                    Error::data(fault.advice("are these 16-bit ids? try --data-format u16"))
+                })?;
+            }
+            at += block.len();
         }
         Ok(())
     }
@@ -135,21 +158,21 @@ impl TokenSource {
         }
     }
 
-    /// Closes the file behind a shard until the next read. Nothing happens for tokens in memory.
+    /// Closes the file until the next read. Nothing happens for tokens in memory.
     pub fn release(&self) {
-        if let Kind::Shard(shard) = &self.kind {
-            *shard.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Kind::Stored(stored) = &self.kind {
+            *stored.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 }
 
-impl Clone for Shard {
+impl Clone for Stored {
     fn clone(&self) -> Self {
-        Self { path: self.path.clone(), file: Mutex::new(None) }
+        Self { path: self.path.clone(), layout: self.layout, file: Mutex::new(None) }
     }
 }
 
-impl Shard {
+impl Stored {
     /// Fills `bytes` from byte `at` of the file, opening it first where it is not open.
     fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
         // a reader that panicked leaves nothing half done behind, so a poisoned lock is as good as any
@@ -159,27 +182,6 @@ impl Shard {
         }
         file.as_ref().map_or(Ok(()), |file| read_at(file, bytes, at))
     }
-}
-
-/// Opens every shard that a pattern such as `data/fineweb_train_*.bin` matches, sorted by name as llm.c does.
-///
-/// # Errors
-/// [`Error::Data`] if the pattern is none, nothing matches, or a shard is broken.
-pub fn open_shards(pattern: &str) -> Result<Vec<TokenSource>> {
-    let paths =
-        glob::glob(pattern).map_err(|e| Error::data(Fault::at(pattern, format!("not a file pattern: {}", e.msg))))?;
-    let mut paths: Vec<PathBuf> = paths
-        .collect::<std::result::Result<_, _>>()
-        .map_err(|e| cannot_read(&e.path().display().to_string(), e.error()))?;
-    if paths.is_empty() {
-        return Err(Error::data(
-            Fault::at(pattern, "no file matches")
-                .expected("at least one token shard")
-                .advice("try `wgpt data prepare`"),
-        ));
-    }
-    paths.sort();
-    paths.iter().map(TokenSource::open).collect()
 }
 
 /// Writes a shard file, overwriting what is there.
@@ -272,46 +274,15 @@ fn open_file(path: &Path) -> Result<File> {
     let name = path.display().to_string();
     if path.is_dir() {
         return Err(Error::data(
-            Fault::at(name, "is a folder").expected("a token shard").advice("try a pattern such as *.bin"),
+            Fault::at(name, "is a folder").expected("a file of tokens").advice("try a pattern such as *.bin"),
         ));
     }
+    // opening a pipe would wait for its writer
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        let fault = Fault::at(name, "is a pipe or a device").expected("a file of tokens, which is read at many places");
+        return Err(Error::data(fault.advice("try storing it in a file first")));
+    }
     File::open(path).map_err(|e| cannot_read(&name, &e))
-}
-
-/// Checks a shard's header against the size of its file; the number of tokens.
-fn check_header(name: &str, header: [i32; HEADER_WORDS], size: u64) -> Result<usize> {
-    let [magic, version, count] = [header[0], header[1], header[2]];
-    let wrong = |what: &str, expected: &dyn std::fmt::Display, got: &dyn std::fmt::Display, hint: &str| {
-        Err(Error::data(Fault::at(name, what).expected(expected).found(got).advice(hint)))
-    };
-    if magic != MAGIC {
-        return wrong("bad magic", &MAGIC, &magic, hint_of_magic(magic));
-    }
-    if version != VERSION {
-        return wrong("unknown version", &VERSION, &version, "");
-    }
-    if count < 1 {
-        return wrong("bad number of tokens", &"at least 1", &count, "");
-    }
-    let expected = HEADER_BYTES + 2 * u64::from(count.unsigned_abs());
-    if size != expected {
-        let expected = format!("{expected} bytes for {count} tokens");
-        return wrong("wrong file size", &expected, &size, "was it copied whole?");
-    }
-    Ok(count.unsigned_abs() as usize)
-}
-
-/// Says what a file with another magic is.
-fn hint_of_magic(magic: i32) -> &'static str {
-    match magic {
-        20_240_326 => "these are llm.c weights; try `wgpt convert`",
-        20_240_327 => "this is llm.c's debug state",
-        20_240_328 => "this is llm.c's tokenizer",
-        20_240_522 => "this is llm.c's HellaSwag; try `wgpt eval`",
-        20_240_527 => "this is llm.c's optimizer state",
-        20_240_801 => "these are tokens of Llama 3, 32 bits each",
-        _ => "was it made by `wgpt data prepare`?",
-    }
 }
 
 pub(crate) fn cannot_read(name: &str, error: &io::Error) -> Error {
@@ -405,18 +376,6 @@ mod tests {
         is(damage(&|b| b.truncate(1023)), ["header is cut short", "at least 1024 bytes", "1023"]);
         assert_eq!(fault(TokenSource::open(dir.path())).what, "is a folder");
         assert!(fault(TokenSource::open(dir.path().join("none"))).what.contains("no such file"));
-    }
-
-    #[test]
-    fn shards_come_sorted() {
-        let dir = tempfile::tempdir().unwrap();
-        for (i, name) in ["b.bin", "a.bin", "c.txt"].iter().enumerate() {
-            write_shard(dir.path().join(name), &vec![0; i + 1]).unwrap();
-        }
-        let shards = open_shards(&dir.path().join("*.bin").display().to_string()).unwrap();
-        assert_eq!(shards.iter().map(TokenSource::len).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!(fault(open_shards(&dir.path().join("*.none").display().to_string())).what, "no file matches");
-        assert!(fault(open_shards("a***")).what.starts_with("not a file pattern"));
     }
 
     #[test]

@@ -63,10 +63,15 @@ pub fn find(from: &Path) -> Result<Place> {
     };
     match hub::model(&cache, name) {
         Some(dir) => Ok(Place::Folder(dir)),
-        None => missing(
-            Fault::from(format!("no such file or folder, and no model of this name in {}", cache.display()))
-                .advice(format!("try `wgpt data fetch {name}`")),
-        ),
+        None => {
+            let fault =
+                Fault::from(format!("no such file or folder, and no model of this name in {}", cache.display()));
+            missing(if name.contains('/') || known_config(name).is_some() {
+                fault.advice(format!("try `wgpt data fetch {name}`"))
+            } else {
+                fault.advice("names that `wgpt data fetch` knows are gpt2, gpt2-medium, gpt2-large and gpt2-xl")
+            })
+        }
     }
 }
 

@@ -114,7 +114,8 @@ pub(super) fn unfinished(parent: &Path, file: &RunFile) -> Option<String> {
 fn named(source: &Source) -> String {
     match source {
         Source::Stories => "generated stories".into(),
-        Source::Text(files) => files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", "),
-        Source::Shards { train, .. } => train.clone(),
+        Source::Text(paths) | Source::Shards { train: paths, .. } => {
+            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+        }
     }
 }

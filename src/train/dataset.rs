@@ -1,9 +1,10 @@
 //! From a run's data settings to its batches and the rows of its validation.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::data::{
-    Batches, LoaderConfig, Rows, Stories, TokenSource, Tokenizer, markov, noted, open_shards, split,
+    Batches, LoaderConfig, Part, Rows, Stories, TokenFormat, TokenSource, Tokenizer, markov, noted, split, token_paths,
     tokens_of_text_files,
 };
 use crate::error::{Error, Fault, Result};
@@ -39,18 +40,14 @@ fn source_tokens(sources: &[TokenSource]) -> usize {
     sources.iter().map(TokenSource::len).sum()
 }
 
-/// Returns the tokenizer that `data prepare` noted beside the shards of some patterns, and the file that notes it.
+/// Returns the tokenizer that `data prepare` noted beside files of tokens, and the file that notes it.
 ///
 /// # Errors
 /// [`Error::Data`] if a note is broken; [`Error::Usage`] if two are not of one tokenizer.
-pub fn noted_tokenizer(patterns: &[&str]) -> Result<Option<(String, Tokenizer)>> {
-    let mut shards: Vec<PathBuf> = Vec::new();
-    for pattern in patterns {
-        // a pattern that nothing matches is refused where the shards are opened
-        shards.extend(glob::glob(pattern).into_iter().flatten().flatten());
-        shards.push(PathBuf::from(pattern));
-    }
-    noted::agreed(noted::tokenizers(&shards)?)
+pub fn noted_tokenizer(given: &[(&[PathBuf], Part)], format: TokenFormat) -> Result<Option<(String, Tokenizer)>> {
+    let folders = given.iter().flat_map(|(given, part)| token_paths::folders(given, *part, format));
+    let folders: BTreeSet<PathBuf> = folders.collect();
+    noted::agreed(noted::tokenizers(folders.iter().map(PathBuf::as_path))?)
 }
 
 impl Dataset {
@@ -59,13 +56,20 @@ impl Dataset {
     /// # Errors
     /// [`Error::Data`] naming the file and what is wrong with it.
     pub fn open(settings: &DataSettings, seed: u32) -> Result<Self> {
-        if let Source::Shards { train: pattern, validation } = &settings.source {
-            let validation = validation.as_deref().map_or(Ok(Vec::new()), open_shards)?;
+        if let Source::Shards { train, validation, format } = &settings.source {
+            let open = |given: &[PathBuf], part| token_paths::open(given, part, *format);
+            let validation = open(validation, Part::Validation)?;
             // as llm.c does: the batch to be overfitted is the first of the validation
             let overfits = settings.overfit_one_batch && !validation.is_empty();
-            let train = if overfits { validation.clone() } else { open_shards(pattern)? };
+            let train = if overfits { validation.clone() } else { open(train, Part::Train)? };
+            let both =
+                validation.iter().filter(|source| train.iter().any(|other| other.name() == source.name())).count();
+            let warning = match both {
+                both if both > 0 && !overfits => format!(" ({both} shards of it are trained on too)"),
+                _ => String::new(),
+            };
             let summary = format!(
-                "{} tokens in {} shards, {} for validation",
+                "{} tokens in {} shards, {} for validation{warning}",
                 source_tokens(&train),
                 train.len(),
                 source_tokens(&validation)

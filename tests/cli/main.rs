@@ -1,10 +1,12 @@
 //! The program from outside: what it prints, writes and ends with. It is started through tools/run, as a user's is.
 
 mod bad_input;
+mod data_files;
 #[cfg(unix)]
 mod longer;
 mod mixed;
 mod models;
+mod named_data;
 #[cfg(target_os = "linux")]
 mod outputs;
 mod plan;
@@ -20,6 +22,11 @@ mod speed;
 mod stories;
 mod tokenizers;
 
+#[path = "../data/server.rs"]
+#[allow(dead_code, reason = "tests of fetching use the rest of it")]
+mod server;
+
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,8 +43,18 @@ pub fn wgpt(dir: &Path, args: &[&str]) -> Outcome {
     wgpt_with(dir, &[], args)
 }
 
-/// The same with variables of the environment.
+/// The same with arguments that need be no text.
+#[cfg(unix)]
+pub fn wgpt_os(dir: &Path, args: &[&OsStr]) -> Outcome {
+    started(dir, &[], args)
+}
+
+/// Starts `wgpt` with variables of the environment.
 pub fn wgpt_with(dir: &Path, environment: &[(&str, &Path)], args: &[&str]) -> Outcome {
+    started(dir, environment, &args.iter().map(OsStr::new).collect::<Vec<_>>())
+}
+
+fn started(dir: &Path, environment: &[(&str, &Path)], args: &[&OsStr]) -> Outcome {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = env!("CARGO_BIN_EXE_wgpt");
     let mut command = if cfg!(target_os = "linux") {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::bad_input::refused;
-use super::{metrics, text_file, wgpt};
+use super::{metrics, text_file, wgpt, wgpt_with};
 
 /// A model and a step as small as they come.
 const TINY: &str = "# tiny
@@ -56,7 +56,9 @@ fn every_recipe_is_parsed_and_planned_without_its_data() {
     assert_eq!(names.filter(|name| name.ends_with(".toml")).count(), expected.len());
     for (name, model, step) in expected {
         let path = recipes.join(format!("{name}.toml")).display().to_string();
-        let out = wgpt(dir.path(), &["train", &path, "--dry-run"]).ends_with(0).out;
+        // a cache with nothing in it
+        let cache = [("HF_HUB_CACHE", Path::new("none"))];
+        let out = wgpt_with(dir.path(), &cache, &["train", &path, "--dry-run"]).ends_with(0).out;
         for words in [model, step, "not here", "memory   in f16", "memory   in f32", "weights", "AdamW v", "in all"] {
             assert!(out.contains(words), "{name}: expected `{words}` in\n{out}");
         }

@@ -244,7 +244,8 @@ fn the_program_fetches_by_name() {
         (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
     };
     let (code, text) = run(&["data", "fetch", "fineweb10B", "--shards", "2"], &server.address());
-    assert!(code == Some(0) && text.contains("go on: wgpt train --data"), "{text}");
+    assert!(code == Some(0) && text.contains("train --data fineweb10B:2 --val fineweb10B\n"), "{text}");
+    assert!(text.contains("fineweb10B: 2 training shards and validation, 3 files in"), "{text}");
     let folder = cache.path().join("hub/datasets--kjj0--fineweb10B-gpt2/snapshots").join(COMMIT);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
     // nobody there: which file to put where
@@ -265,6 +266,27 @@ fn the_program_fetches_by_name() {
     }
     let hub = Hub { cache: cache.path().join("hub"), ..hub(&server, cache.path()) };
     assert_eq!(hub.cached(names::find("gpt2").unwrap(), 0), Some(by_hand));
-    assert_eq!(run(&["data", "fetch", "no-such-name"], &server.address()).0, Some(2));
+    let (code, text) = run(&["data", "fetch", "no-such-name"], &server.address());
+    assert!(code == Some(2) && text.contains("expected one of tinyshakespeare, tinystories, fineweb10B"), "{text}");
+    let (code, text) = run(&["data", "fetch", "gtp2"], &server.address());
+    assert!(code == Some(2) && text.contains("; try gpt2"), "{text}");
     assert_eq!(run(&["data", "fetch", "gpt2", "--shards", "2"], &server.address()).0, Some(2));
+}
+
+#[test]
+fn anybodys_weights_are_fetched_by_their_repository() {
+    let cache = tempfile::tempdir().unwrap();
+    let file = |path: &str| Served::new(path, contents(100), Manner::Good);
+    let files = vec![file("config.json"), file("model.safetensors"), file("pytorch_model.bin")];
+    let server = Server::new("models/some-body/tiny", files, None);
+    let output = command(&["data", "fetch", "some-body/tiny"])
+        .env("HF_ENDPOINT", server.address())
+        .env("HF_HUB_CACHE", cache.path())
+        .env_remove("HF_HUB_OFFLINE")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("generate --from some-body/tiny"), "{output:?}");
+    let snapshot = cache.path().join("models--some-body--tiny/snapshots").join(COMMIT);
+    assert_eq!(std::fs::read_dir(snapshot).unwrap().count(), 2);
 }

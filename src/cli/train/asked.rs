@@ -31,8 +31,10 @@ impl Args {
     /// # Errors
     /// [`Error::Usage`] naming the flag or the line; [`Error::Data`] if the recipe or the run cannot be read.
     pub fn ask(&self) -> Result<Asked> {
+        let mut given = self.given.clone();
+        let recipe = self.recipe_in(&mut given)?;
         let resumed = self.resume.as_deref().map(run_of);
-        let resumed = resumed.or_else(|| self.recipe.as_deref().filter(|path| path.is_dir()));
+        let resumed = resumed.or_else(|| recipe.as_deref().filter(|path| path.is_dir()));
         let mut layers = Layers::default();
         if let Some(dir) = resumed {
             let file = open_run(dir)?;
@@ -40,11 +42,11 @@ impl Args {
             let table = toml::Table::try_from(file.settings.recipe());
             let table = table.map_err(|e| Error::data(Fault::at(&place, e.to_string())))?;
             layers.table(table, &|_, _| place.clone())?;
-        } else if let Some(recipe) = &self.recipe {
+        } else if let Some(recipe) = &recipe {
             layers.file(recipe)?;
         }
         self.set.iter().try_for_each(|text| layers.set(text))?;
-        layers.flags(&self.given)?;
+        layers.flags(&given)?;
         let merged = layers.merge()?;
         if let (Some(dir), Some(out)) = (resumed, &merged.recipe.run.out) {
             let fault = Fault::at("--out", format!("{}, while {} is resumed", out.display(), dir.display()));
@@ -55,6 +57,28 @@ impl Args {
         let names_folder = resumed.is_some() || self.given.run.out.is_some();
         Ok(Asked { merged, out, there, names_folder })
     }
+
+    /// Returns the recipe or run of the command line. Behind `--data` and `--val`, which take several files, it is among
+    /// these, and is taken out of them.
+    fn recipe_in(&self, given: &mut Recipe) -> Result<Option<PathBuf>> {
+        let mut found: Vec<PathBuf> = self.recipe.iter().cloned().collect();
+        for list in [&mut given.data.data, &mut given.data.val] {
+            if list.iter().any(|path| !is_recipe(path)) {
+                found.extend(list.extract_if(.., |path| is_recipe(path)));
+            }
+        }
+        if found.len() + usize::from(self.resume.is_some()) > 1 {
+            let names: Vec<String> = self.resume.iter().chain(&found).map(|path| path.display().to_string()).collect();
+            let fault = Fault::at("train", "several recipes or runs").expected("one").found(names.join(", "));
+            return Err(Error::usage(fault));
+        }
+        Ok(found.pop())
+    }
+}
+
+/// True for a recipe by its name, or the folder of a run.
+fn is_recipe(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "toml") || folder::is_run(path)
 }
 
 impl Asked {

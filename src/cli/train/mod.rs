@@ -41,7 +41,8 @@ Examples:
   wgpt train --text book.txt --tokenizer bytes --layers 4 --heads 4 --channels 128 --context 64 --batch 16 --steps 300
   wgpt train --resume runs/1 --steps 600
   wgpt train tools/recipes/gpt2-124M.toml --set batch=32 --dry-run
-  wgpt train --data 'fineweb_train_*.bin' --val 'fineweb_val_*.bin' --model d12 --batch 64 --tokens-per-step 524288"
+  wgpt train --data fineweb10B --val fineweb10B --model d12 --batch 64 --tokens-per-step 524288
+  wgpt train --data 'data/x_train_*.bin' --val 'data/x_val_*.bin' --model d12"
 )]
 pub struct Args {
     /// Recipe, a TOML file of flags without their dashes, over which --set and flags go; or the folder of a run to resume
@@ -175,15 +176,12 @@ fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>) {
     }
     say!("report: {}", out.join(REPORT).display());
     let from = invocation::flag("--from", out);
-    say!(
-        "next: {}",
-        invocation::command([&["generate".to_owned()], &from[..], &["Once upon a time".to_owned()]].concat())
-    );
+    say!("next: {}", invocation::command([vec!["generate".into()], from, vec!["Once upon a time".into()]].concat()));
 }
 
 /// Ends the process: the thread that waits for the device may never come back.
 fn hang(dir: &Path, what: &str) {
-    let again = invocation::command([vec!["train".to_owned()], invocation::flag("--resume", dir)].concat());
+    let again = invocation::command([vec!["train".into()], invocation::flag("--resume", dir)].concat());
     let text = format!("train: {what}; to continue from the last checkpoint: {again}");
     let (path, note) = (dir.join("hang.txt"), format!("{text}\n"));
     // on a thread of its own: the disk may hang too

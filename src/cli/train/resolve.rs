@@ -1,7 +1,9 @@
 //! From settings to what a run is made of: weights, data, questions.
 
+use std::path::PathBuf;
+
 use wgpt::data::hellaswag::{self, Example};
-use wgpt::data::{Batches, ModelTokenizer, Rows, Tokenizer};
+use wgpt::data::{Batches, ModelTokenizer, Part, Rows, Tokenizer, token_names, token_paths};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::formats::weights;
 use wgpt::infer::evaluate;
@@ -48,19 +50,27 @@ pub fn start_without_files(recipe: &Recipe) -> Result<Start> {
 /// Names the data, for a line.
 pub fn data_names(settings: &Settings) -> String {
     match &settings.data.source {
-        Source::Shards { train, .. } => train.clone(),
         Source::Stories => "generated stories".into(),
-        Source::Text(files) => files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+        Source::Text(paths) | Source::Shards { train: paths, .. } => {
+            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+        }
     }
 }
 
 /// True if the files that hold the data are here; stories that are yet to be made up are not.
 pub fn files_are_here(settings: &Settings) -> bool {
     match &settings.data.source {
-        Source::Shards { train, .. } => glob::glob(train).is_ok_and(|mut found| found.next().is_some()),
+        Source::Shards { .. } => why_not_here(settings).is_none(),
         Source::Stories => false,
         Source::Text(files) => files.iter().all(|path| path.exists()),
     }
+}
+
+/// Returns the error of files of tokens that are not here.
+pub fn why_not_here(settings: &Settings) -> Option<Error> {
+    let Source::Shards { train, validation, format } = &settings.data.source else { return None };
+    let find = |given: &[PathBuf], part| token_paths::find(given, part, *format);
+    find(train, Part::Train).and_then(|_| find(validation, Part::Validation)).err()
 }
 
 /// Opens the data and cuts it; sets the steps of an epoch if none are given.
@@ -89,13 +99,8 @@ pub fn questions(settings: &Settings) -> Result<Vec<Example>> {
         let fault = Fault::at("--hellaswag", "nothing says which tokenizer the model is for");
         Error::usage(fault.advice("try --tokenizer gpt2"))
     })?;
-    let found = crate::cli::eval::fetched(file);
-    if !found.exists() {
-        let what = format!("{}: no such file, and none of this name in the cache", file.display());
-        let advice = "try `wgpt data fetch hellaswag`, or `--set hellaswag=` to go without";
-        return Err(Error::data(Fault::at("--hellaswag", what).advice(advice)));
-    }
     tokenizer.check()?;
+    let found = token_names::questions(file)?;
     let set = hellaswag::read(&found, tokenizer, usize::MAX)?;
     evaluate::check(&set.examples, settings.config().vocab, settings.train.context)?;
     Ok(set.examples)

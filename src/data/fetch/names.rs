@@ -1,8 +1,47 @@
 //! Which repository and which files each name means. The one place where that stands.
 
 use std::fmt::Write;
+use std::path::Path;
 
 pub use crate::files::hub::Kind;
+
+/// Part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// For training.
+    Train,
+    /// For validation.
+    Validation,
+    /// Both.
+    All,
+}
+
+impl Part {
+    /// Splits the name of a file of this part before the word that says so, the last of its kind: `fineweb_` of
+    /// `fineweb_train_000001.bin`. Of [`Part::All`] every file is, and nothing is split off.
+    #[must_use]
+    pub fn prefix_of(self, file: &str) -> Option<&str> {
+        const WORDS: [(&str, Part); 5] = [
+            ("train", Part::Train),
+            ("training", Part::Train),
+            ("val", Part::Validation),
+            ("valid", Part::Validation),
+            ("validation", Part::Validation),
+        ];
+        if self == Self::All {
+            return Some("");
+        }
+        let stem = Path::new(file).file_stem()?.to_str()?;
+        let (mut at, mut found) = (0, None);
+        for word in stem.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+            let plain = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_ascii_lowercase();
+            let part = WORDS.iter().find(|(known, _)| *known == plain).map(|(_, part)| *part);
+            found = part.map(|part| (part, at)).or(found);
+            at += word.len();
+        }
+        found.filter(|(part, _)| *part == self).map(|(_, at)| &stem[..at])
+    }
+}
 
 /// The files of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +80,7 @@ const MODEL_FILES: Files = Files::Listed(
 ///
 /// None is verified: the table was written without a network, from the scripts of llm.c and modded-nanogpt and from
 /// what other public code fetches. Sizes and checksums come from the hub itself when a file is fetched.
-pub const NAMES: [Entry; 9] = [
+pub const NAMES: [Entry; 11] = [
     Entry {
         name: "tinyshakespeare",
         kind: Kind::Dataset,
@@ -75,6 +114,22 @@ pub const NAMES: [Entry; 9] = [
         verified: false,
     },
     Entry {
+        name: "fineweb100B",
+        kind: Kind::Dataset,
+        repo: "chrisdryden/FineWebTokenizedGPT2",
+        files: Files::Shards("fineweb", 1028),
+        about: "token shards, 1,028 of 10^8 tokens and one for validation; 200 MB each",
+        verified: false,
+    },
+    Entry {
+        name: "fineweb-edu100B",
+        kind: Kind::Dataset,
+        repo: "karpathy/fineweb-edu-100B-gpt2-token-shards",
+        files: Files::Shards("edu_fineweb", 1001),
+        about: "token shards, 1,001 of 10^8 tokens and one for validation; 200 MB each",
+        verified: false,
+    },
+    Entry {
         name: "hellaswag",
         kind: Kind::Dataset,
         repo: "karpathy/llmc-starter-pack",
@@ -92,10 +147,33 @@ const fn model(name: &'static str, repo: &'static str, about: &'static str) -> E
     Entry { name, kind: Kind::Model, repo, files: MODEL_FILES, about, verified: false }
 }
 
-/// The entry of a name.
+/// The entry of a name; weights are known by their repository too.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Entry> {
-    NAMES.iter().find(|entry| entry.name == name)
+    NAMES.iter().find(|entry| entry.name == name || (entry.kind == Kind::Model && entry.repo == name))
+}
+
+/// Returns the entry of anybody's weights by their repository, `OWNER/NAME`.
+#[must_use]
+pub fn of_repository(name: &str) -> Option<Entry> {
+    let is_repository = name.contains('/') && crate::files::hub::is_name(name);
+    // an entry lives as long as the program, which fetches one name
+    is_repository.then(|| {
+        let repo: &'static str = Box::leak(name.to_owned().into_boxed_str());
+        Entry { verified: true, ..model(repo, repo, "") }
+    })
+}
+
+/// Returns the names that somebody may have meant, the nearest first.
+#[must_use]
+pub fn near(name: &str) -> Vec<&'static str> {
+    let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
+    let wanted = plain(name);
+    let likeness = |entry: &Entry| strsim::jaro_winkler(&wanted, &plain(entry.name));
+    let mut found: Vec<(f64, &str)> = NAMES.iter().map(|entry| (likeness(entry), entry.name)).collect();
+    found.retain(|(likeness, _)| *likeness > 0.85);
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.into_iter().map(|(_, name)| name).take(3).collect()
 }
 
 /// The table as text, a line a name.
@@ -104,9 +182,10 @@ pub fn table() -> String {
     let mut text = String::from("Names (repository on the hub, contents):\n");
     for Entry { name, repo, about, verified, .. } in NAMES {
         let mark = if verified { "" } else { " [unverified]" };
-        let _ = writeln!(text, "  {name:<16} {repo:<31} {about}{mark}");
+        let _ = writeln!(text, "  {name:<16} {repo:<43} {about}{mark}");
     }
-    text += "Unverified: the repository could not be reached when this table was written.";
+    text += "Unverified: the repository could not be reached when this table was written.\n";
+    text += "Weights in safetensors of any other repository: OWNER/NAME.";
     text
 }
 
@@ -120,6 +199,30 @@ impl Entry {
                 .chain((1..=shards.min(most)).map(|i| format!("{prefix}_train_{i:06}.bin")))
                 .collect(),
             Files::Folder(..) => Vec::new(),
+        }
+    }
+
+    /// Returns the token shards of a part, up to so many for training; none if the name has no shards.
+    #[must_use]
+    pub fn shards(&self, part: Part, most: usize) -> Vec<String> {
+        if self.kind == Kind::Model {
+            return Vec::new();
+        }
+        let mut files = self.required(most);
+        files.retain(|file| match part {
+            // questions are no tokens, though their file has a word of validation
+            Part::All => [Part::Train, Part::Validation].iter().any(|part| part.prefix_of(file).is_some()),
+            part => part.prefix_of(file).is_some(),
+        });
+        if self.has_training() { files } else { Vec::new() }
+    }
+
+    /// True if there are token shards for training.
+    fn has_training(&self) -> bool {
+        match self.files {
+            Files::Listed(required, _) => required.iter().any(|file| Part::Train.prefix_of(file).is_some()),
+            Files::Shards(..) => true,
+            Files::Folder(..) => false,
         }
     }
 
@@ -142,10 +245,45 @@ mod tests {
     fn names_are_found_and_listed() {
         for entry in NAMES {
             assert_eq!(find(entry.name).unwrap().name, entry.name);
+            assert_eq!(find(entry.repo).is_some(), entry.kind == Kind::Model);
             assert!(table().contains(entry.repo));
         }
         assert_eq!(table().matches("[unverified]").count(), NAMES.iter().filter(|e| !e.verified).count());
         let shards = find("fineweb10B").unwrap().required(2);
         assert_eq!(shards, ["fineweb_val_000000.bin", "fineweb_train_000001.bin", "fineweb_train_000002.bin"]);
+    }
+
+    #[test]
+    fn parts_of_a_set_are_told_by_a_word_of_the_name() {
+        for (file, train, validation) in [
+            ("fineweb_train_000001.bin", Some("fineweb_"), None),
+            ("fineweb_val_000000.bin", None, Some("fineweb_")),
+            ("train.bin", Some(""), None),
+            ("val.bin", None, Some("")),
+            ("a b-train-0.npy", Some("a b-"), None),
+            ("é_validation.bin", None, Some("é_")),
+            ("my_val_set_train_000001.bin", Some("my_val_set_"), None),
+            ("restrained.bin", None, None),
+            ("x.train", None, None),
+        ] {
+            let parts = [Part::Train, Part::Validation].map(|part| part.prefix_of(file));
+            assert_eq!(parts, [train, validation], "{file}");
+        }
+        let shards = |name: &str, part| find(name).unwrap().shards(part, 1);
+        assert_eq!(shards("fineweb10B", Part::Train), ["fineweb_train_000001.bin"]);
+        assert_eq!(shards("tinyshakespeare", Part::Validation), ["tiny_shakespeare_val.bin"]);
+        assert_eq!(shards("fineweb-edu100B", Part::All).len(), 2);
+        for none in ["hellaswag", "gpt2", "tinystories"] {
+            assert!(shards(none, Part::All).is_empty(), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_mistyped_has_near_ones() {
+        assert_eq!(near("fineweb10b")[0], "fineweb10B");
+        assert_eq!(near("fine-web_10B")[0], "fineweb10B");
+        assert_eq!(near("tiny_shakespeare")[0], "tinyshakespeare");
+        assert!(near("edufineweb").is_empty() || near("edufineweb")[0].contains("edu"));
+        assert!(near("book").is_empty());
     }
 }

@@ -88,17 +88,17 @@ impl Options {
             ));
         }
         let most = i32::MAX.unsigned_abs().into();
-        for (flag, least, tokens) in
-            [("--shard-tokens", 1, Some(self.shard_tokens)), ("--val-tokens", 0, self.val_tokens)]
+        // the last token of a shard is only ever a target
+        for (flag, or, tokens) in
+            [("--shard-tokens", "", self.shard_tokens), ("--val-tokens", "0 or ", self.val_tokens.unwrap_or(0))]
         {
-            if tokens.is_some_and(|n| n < least || n > most) {
-                return Err(Error::usage(
-                    Fault::at(flag, tokens.unwrap_or(0).to_string()).expected(format!("{least} to {most}")),
-                ));
+            if !(2..=most).contains(&tokens) && (or.is_empty() || tokens != 0) {
+                let fault = Fault::at(flag, tokens.to_string());
+                return Err(Error::usage(fault.expected(format!("{or}2 to {most}"))));
             }
         }
-        if self.max_tokens == Some(0) {
-            return Err(Error::usage(Fault::at("--max-tokens", "0").expected("at least 1")));
+        if let Some(tokens) = self.max_tokens.filter(|n| *n < 2) {
+            return Err(Error::usage(Fault::at("--max-tokens", tokens.to_string()).expected("at least 2")));
         }
         Ok(Recipe {
             name: self.name.clone(),

@@ -13,8 +13,13 @@ use crate::files::atomic;
 /// The file's name.
 pub const NOTE: &str = "dataset.json";
 
+/// Sequences of a micro-step that `wgpt train` takes unasked.
+pub const BATCH: usize = 4;
+/// Tokens of a sequence that `wgpt train` takes unasked, of models that have as many positions.
+pub const CONTEXT: usize = 1024;
+
 /// Everything that decides what the shards hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipe {
     /// Shards are called `NAME_train_000001.bin`.
     pub name: String,
@@ -73,7 +78,7 @@ pub struct ShardNote {
 }
 
 /// The contents of `dataset.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// The tokenizer's name: what training looks for.
     pub tokenizer: String,
@@ -117,6 +122,19 @@ impl Note {
                 )
             }),
         }
+    }
+
+    /// Returns batch and context that every shard has room for: those that `wgpt train` takes unasked, or smaller ones.
+    #[must_use]
+    pub fn fitting(&self) -> (usize, usize) {
+        let smallest = self.shards.iter().map(|shard| shard.tokens).min().unwrap_or(0);
+        let inputs = usize::try_from(smallest.saturating_sub(1)).unwrap_or(usize::MAX).max(1);
+        let context = if inputs < CONTEXT { 1 << inputs.ilog2() } else { CONTEXT };
+        let validation = format!("{}_val_", self.recipe.name);
+        let train = self.shards.iter().filter(|shard| !shard.file.starts_with(&validation));
+        let train = train.map(|shard| shard.tokens).min();
+        let inputs = usize::try_from(train.unwrap_or(0).saturating_sub(1)).unwrap_or(usize::MAX);
+        ((inputs / context).clamp(1, BATCH), context)
     }
 
     /// Writes the note, whole or not at all.

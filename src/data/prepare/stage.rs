@@ -199,24 +199,18 @@ impl Stage {
         self.open = None;
         let recipe = &state.recipe;
         let split = Split::of(recipe, state.tokens)?;
-        let mut shards = Vec::new();
-        let mut sizes = Vec::new();
-        sizes.extend((split.val > 0).then(|| (format!("{}_val_000000.bin", recipe.name), split.val)));
-        let mut left = split.train;
-        while left > 0 {
-            let number = shards.len() as u64 + sizes.len() as u64 + u64::from(split.val == 0);
-            let tokens = left.min(recipe.shard_tokens);
-            shards.push((format!("{}_train_{number:06}.bin", recipe.name), tokens));
-            left -= tokens;
-        }
-        sizes.extend(shards);
-        if split.copies {
-            self.copy(recipe, state.tokens, &split, &sizes)?;
+        let sizes = split.shards(recipe);
+        // the files that reading has cut are the shards, but for those that are cut another way now
+        let cut_anew: Vec<usize> = if split.copies {
+            (0..sizes.len()).collect()
         } else {
-            for (i, (_, tokens)) in sizes.iter().enumerate() {
-                let path = self.file(i as u64);
-                seal_file(&path, *tokens).map_err(|e| output_error(&path, &e))?;
-            }
+            let as_cut = |i: &usize| sizes[*i].1 == tokens_in(recipe, *i as u64, state.tokens);
+            (0..sizes.len()).filter(|i| !as_cut(i)).collect()
+        };
+        self.copy(recipe, state.tokens, &split, &sizes, &cut_anew)?;
+        for (i, (_, tokens)) in sizes.iter().enumerate().filter(|(i, _)| !cut_anew.contains(i)) {
+            let path = self.file(i as u64);
+            seal_file(&path, *tokens).map_err(|e| output_error(&path, &e))?;
         }
         state.note = Some(Note {
             tokenizer: tokenizer.name().into(),
@@ -231,21 +225,26 @@ impl Stage {
         self.save(state)
     }
 
-    /// Writes the tokens anew, in files cut another way: `new-I.tokens`.
-    fn copy(&self, recipe: &Recipe, total: u64, split: &Split, sizes: &[(String, u64)]) -> Result<()> {
-        let validation = usize::from(split.val > 0);
-        let order = (validation..sizes.len()).chain(0..validation);
-        let mut at = 0;
-        let mut buffer = vec![0; COPY_TOKENS];
+    /// Writes the tokens of some shards anew: `new-I.tokens`.
+    fn copy(&self, recipe: &Recipe, total: u64, split: &Split, sizes: &[(String, u64)], which: &[usize]) -> Result<()> {
+        // validation is the end of a corpus that is cut anew as a whole, else its beginning
+        let last = usize::from(split.copies && split.val > 0);
+        let order = (last..sizes.len()).chain(0..last);
+        let mut start = 0;
+        let mut buffer = vec![0; if which.is_empty() { 0 } else { COPY_TOKENS }];
         for i in order {
+            let (mut at, end) = (start, start + sizes[i].1);
+            start = end;
+            if !which.contains(&i) {
+                continue;
+            }
             let path = self.partial.join(format!("new-{i}.tokens"));
             let fail = |e: std::io::Error| output_error(&path, &e);
             let mut out = File::create(&path).map_err(fail)?;
             out.write_all(&header(0)).map_err(fail)?;
-            let end = at + sizes[i].1;
             while at < end {
                 let (index, inside) = file_of(recipe, at);
-                let there = file_tokens(recipe, index).min(total - (at - inside)) - inside;
+                let there = tokens_in(recipe, index, total) - inside;
                 let n = usize::try_from(there.min(end - at)).unwrap_or(COPY_TOKENS).min(COPY_TOKENS);
                 self.read(index, inside, &mut buffer[..n])?;
                 write_tokens(&mut out, &buffer[..n]).map_err(fail)?;
@@ -268,9 +267,10 @@ impl Stage {
 
     /// Gives the files of a sealed state their names, the note last, and removes the rest. May be done again.
     pub fn publish(self, note: &Note) -> Result<()> {
-        let copied = self.partial.join("new-0.tokens").exists();
         for (i, shard) in note.shards.iter().enumerate() {
-            let staged = if copied { self.partial.join(format!("new-{i}.tokens")) } else { self.file(i as u64) };
+            let anew = self.partial.join(format!("new-{i}.tokens"));
+            let copied = anew.exists();
+            let staged = if copied { anew } else { self.file(i as u64) };
             let path = self.folder.join(&shard.file);
             // copies are linked and removed with the folder, so that a break in between leaves all of them there
             let there = || TokenSource::open(&path).is_ok_and(|s| s.len() as u64 == shard.tokens);
@@ -301,6 +301,9 @@ impl Stage {
     }
 }
 
+/// A last shard that is shorter joins the one before: less than a step of a large run is of no use.
+const SHORT_TOKENS: u64 = 1 << 20;
+
 /// Fills in the header of a file that is complete, and forces it to disk.
 fn seal_file(path: &Path, tokens: u64) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
@@ -315,6 +318,12 @@ fn file_tokens(recipe: &Recipe, index: u64) -> u64 {
         (0, Some(tokens)) if tokens > 0 => tokens,
         _ => recipe.shard_tokens,
     }
+}
+
+/// Tokens in file `index` of a corpus of `total` tokens, as reading cuts it.
+fn tokens_in(recipe: &Recipe, index: u64, total: u64) -> u64 {
+    let before = if index == 0 { 0 } else { file_tokens(recipe, 0) + (index - 1) * recipe.shard_tokens };
+    file_tokens(recipe, index).min(total.saturating_sub(before))
 }
 
 /// The file in which token `at` lies, and its place there.
@@ -334,14 +343,99 @@ struct Split {
 impl Split {
     fn of(recipe: &Recipe, total: u64) -> Result<Self> {
         let large = total >= 2 * recipe.shard_tokens;
-        let val = recipe.val_tokens.unwrap_or(if large { recipe.shard_tokens } else { total / 10 });
-        if val >= total {
+        // one token has no successor to be predicted
+        let tenth = Some(total / 10).filter(|tokens| *tokens > 1).unwrap_or(0);
+        let val = recipe.val_tokens.unwrap_or(if large { recipe.shard_tokens } else { tenth });
+        if val > 0 && val.saturating_add(2) > total {
             return Err(Error::usage(
-                Fault::at("--val-tokens", format!("{val} tokens for validation leave none for training"))
-                    .expected(format!("fewer than the corpus's {total}"))
-                    .advice(format!("try {}", total / 10)),
+                Fault::at("--val-tokens", format!("{val} tokens for validation leave too few for training"))
+                    .expected(format!("at most {} of the corpus's {total}", total.saturating_sub(2)))
+                    .advice(format!("try {tenth}")),
             ));
         }
         Ok(Self { train: total - val, val, copies: !large && val > 0 })
+    }
+
+    /// Returns the names and sizes of the shards, validation first. A short last one joins its neighbour.
+    fn shards(&self, recipe: &Recipe) -> Vec<(String, u64)> {
+        let mut sizes = Vec::new();
+        let mut left = self.train;
+        while left > 0 {
+            let rest = left.saturating_sub(recipe.shard_tokens);
+            let is_short = 2 * rest <= recipe.shard_tokens && rest < SHORT_TOKENS;
+            let fits = left <= i32::MAX.unsigned_abs().into();
+            let tokens = if is_short && fits { left } else { recipe.shard_tokens };
+            sizes.push(tokens);
+            left -= tokens;
+        }
+        let name = &recipe.name;
+        let train =
+            sizes.into_iter().zip(1..).map(|(tokens, number)| (format!("{name}_train_{number:06}.bin"), tokens));
+        let val = (self.val > 0).then(|| (format!("{name}_val_000000.bin"), self.val));
+        val.into_iter().chain(train).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::data::{Loader, LoaderConfig, Rows};
+
+    fn recipe(shard_tokens: u64, val_tokens: Option<u64>) -> Recipe {
+        Recipe { name: "x".into(), shard_tokens, val_tokens, ..Recipe::default() }
+    }
+
+    fn sizes(total: u64, shard_tokens: u64, val_tokens: Option<u64>) -> Vec<u64> {
+        let recipe = recipe(shard_tokens, val_tokens);
+        Split::of(&recipe, total).unwrap().shards(&recipe).into_iter().map(|(_, tokens)| tokens).collect()
+    }
+
+    #[test]
+    fn a_short_last_shard_joins_the_one_before() {
+        let large = 100_000_000;
+        // validation, then training
+        assert_eq!(sizes(300_000_001, large, None), [large, large, large + 1]);
+        assert_eq!(sizes(301_048_575, large, None), [large, large, large + 1_048_575]);
+        assert_eq!(sizes(301_048_576, large, None), [large, large, large, 1_048_576]);
+        assert_eq!(sizes(45, 10, None), [10, 10, 10, 15]);
+        assert_eq!(sizes(46, 10, None), [10, 10, 10, 10, 6]);
+        assert_eq!(sizes(21, 20, Some(0)), [21]);
+        // a header counts no more than this
+        let most = i32::MAX.unsigned_abs().into();
+        assert_eq!(sizes(most + 3, most, Some(0)), [most, 3]);
+        assert_eq!(sizes(most, most - 3, Some(0)), [most]);
+        // too few for a row of validation
+        assert_eq!((sizes(19, 100, None), sizes(20, 100, None)), (vec![19], vec![2, 18]));
+        assert_eq!(
+            Split::of(&recipe(100, Some(10)), 11).err().map(|e| e.fault().expected.clone()),
+            Some("at most 9 of the corpus's 11".into())
+        );
+    }
+
+    proptest! {
+        /// Every shard has a batch, and validation a row, of the sizes that the printed command names.
+        #[test]
+        fn the_printed_command_finds_a_batch_in_every_shard(
+            total in 2..20_000_u64,
+            shard_tokens in prop_oneof![2..40_u64, 2..9000_u64],
+            val_tokens in prop_oneof![Just(None), Just(Some(0)), (2..5000_u64).prop_map(Some)],
+        ) {
+            let recipe = recipe(shard_tokens, val_tokens);
+            let Ok(split) = Split::of(&recipe, total) else { return Ok(()) };
+            let shards = split.shards(&recipe);
+            prop_assert_eq!(shards.iter().map(|(_, tokens)| tokens).sum::<u64>(), total);
+            let shards = shards.into_iter().map(|(file, tokens)| ShardNote { file, tokens }).collect();
+            let note = Note { shards, recipe, ..Note::default() };
+            let (batch, context) = note.fitting();
+            let sources = |part: &str| -> Vec<TokenSource> {
+                let of_part = note.shards.iter().filter(|shard| shard.file.contains(part));
+                of_part.map(|shard| TokenSource::from_tokens(&*shard.file, vec![0; shard.tokens as usize])).collect()
+            };
+            prop_assert!(Loader::new(sources("_train_"), LoaderConfig::new(batch, context, 1, None)).is_ok());
+            let validation = sources("_val_");
+            prop_assert!(validation.is_empty() || Rows::new(validation, context, 1).is_ok());
+        }
     }
 }

@@ -7,6 +7,7 @@ mod own;
 mod own_tests;
 mod pieces;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use crate::error::{Error, Fault, Result};
+use crate::files::path_text;
 use crate::formats::ModelInfo;
 use crate::formats::tokenizer_files;
 use crate::formats::tokenizer_folder::{TOKENIZER, TokenizerFiles, remove_others};
@@ -311,7 +313,7 @@ impl std::fmt::Display for TokenizerName {
             Self::Gpt2 => f.write_str("gpt2"),
             Self::Bytes => f.write_str("bytes"),
             Self::Own => f.write_str("own"),
-            Self::Folder(path) => path.display().fmt(f),
+            Self::Folder(path) => path_text::spelled(path).unwrap_or_else(|| path.display().to_string()).fmt(f),
         }
     }
 }
@@ -328,8 +330,16 @@ impl FromStr for TokenizerName {
             "gpt2" => Self::Gpt2,
             "bytes" => Self::Bytes,
             "own" => Self::Own,
-            path => Self::Folder(path.into()),
+            path => Self::Folder(path_text::read(path)),
         })
+    }
+}
+
+impl TryFrom<OsString> for TokenizerName {
+    type Error = Error;
+
+    fn try_from(name: OsString) -> Result<Self> {
+        name.to_str().map_or_else(|| Ok(Self::Folder(name.clone().into())), str::parse)
     }
 }
 

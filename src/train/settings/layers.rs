@@ -17,13 +17,14 @@ use crate::error::{Error, Fault, Result};
 
 /// Settings that may not be given together.
 const CONTRADICT: [(&str, &[&str]); 3] = [
-    ("text", &["data", "val"]),
+    ("text", &["data", "val", "data-format"]),
     ("model", &["layers", "heads", "channels", "vocab", "init"]),
     ("init", &["layers", "heads", "channels", "vocab"]),
 ];
 /// Settings that mean nothing without others.
-const NEED: [(&str, &[&str]); 6] = [
+const NEED: [(&str, &[&str]); 7] = [
     ("val", &["data"]),
+    ("data-format", &["data"]),
     ("layers", &["heads", "channels"]),
     ("heads", &["layers", "channels"]),
     ("channels", &["layers", "heads"]),
@@ -124,12 +125,15 @@ impl Layers {
     pub fn file(&mut self, path: &Path) -> Result<()> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|e| {
-            let why = if e.kind() == std::io::ErrorKind::NotFound {
-                "no such recipe or run".into()
-            } else {
-                format!("the recipe cannot be read ({e})")
+            let (why, advice) = match e.kind() {
+                std::io::ErrorKind::NotFound => ("no such recipe or run".into(), String::new()),
+                std::io::ErrorKind::InvalidData => {
+                    ("is no recipe: it is not text".to_owned(), format!("to train on tokens: --data '{name}'"))
+                }
+                _ => (format!("the recipe cannot be read ({e})"), String::new()),
             };
-            Error::data(Fault::at(&name, why).expected("a TOML file of settings of `wgpt train`, or a run's folder"))
+            let fault = Fault::at(&name, why).expected("a TOML file of settings of `wgpt train`, or a run's folder");
+            Error::data(fault.advice(advice))
         })?;
         let line = |at: usize| format!("{name}:{}", text[..at.min(text.len())].matches('\n').count() + 1);
         let broken = |e: toml::de::Error| {
@@ -229,6 +233,9 @@ impl Layers {
             Some(value) => check(key, &value, &place).map(|()| value)?,
             None => read_flag(key, value, &place)?,
         };
+        if key.repeats && !value.is_array() {
+            value = Value::Array(vec![value]);
+        }
         if let (Some(Given { value: Some(Value::Array(before)), origin: Origin::Set(_) }), Value::Array(more)) =
             (self.0.get(key.name.as_str()), &mut value)
         {

@@ -24,7 +24,7 @@ pub use file::{Record, RunFile};
 pub use recipe::Recipe;
 pub use values::{Batch, Bytes, Interval, Peak, Positive, Precision, WhenFull};
 
-use crate::data::{Tokenizer, TokenizerName};
+use crate::data::{TokenFormat, Tokenizer, TokenizerName, token_paths};
 use crate::error::{Error, Fault, Result};
 use crate::formats::checkpoint::Keep;
 use crate::gpu::Elem;
@@ -67,12 +67,14 @@ pub enum Source {
     Stories,
     /// Text files, each one document.
     Text(Vec<PathBuf>),
-    /// Token shards, as patterns.
+    /// Files of tokens: paths, patterns, folders, names of `wgpt data fetch`.
     Shards {
         /// For training.
-        train: String,
-        /// For validation.
-        validation: Option<String>,
+        train: Vec<PathBuf>,
+        /// For validation; empty for none.
+        validation: Vec<PathBuf>,
+        /// Their layout.
+        format: TokenFormat,
     },
 }
 
@@ -256,10 +258,8 @@ impl Settings {
         match &mut settings.data.source {
             Source::Stories => {}
             Source::Text(files) => files.iter_mut().for_each(|file| *file = absolute(file)),
-            Source::Shards { train, validation } => {
-                for pattern in std::iter::once(train).chain(validation) {
-                    *pattern = absolute(pattern.as_ref()).to_string_lossy().into_owned();
-                }
+            Source::Shards { train, validation, .. } => {
+                train.iter_mut().chain(validation).for_each(|path| *path = token_paths::absolute(path));
             }
         }
         let (model, run) = (&mut settings.model, &mut settings.run);
@@ -362,15 +362,20 @@ pub fn same_path(a: &Path, b: &Path) -> bool {
 
 impl DataSettings {
     fn recipe(&self) -> recipe::Data {
-        let (text, data, val) = match &self.source {
-            Source::Stories => (Vec::new(), None, None),
-            Source::Text(files) => (files.clone(), None, None),
-            Source::Shards { train, validation } => (Vec::new(), Some(train.clone()), validation.clone()),
-        };
+        let [mut text, mut data, mut val] = [const { Vec::new() }; 3];
+        let mut data_format = None;
+        match &self.source {
+            Source::Stories => {}
+            Source::Text(files) => text = files.clone(),
+            Source::Shards { train, validation, format } => {
+                (data, val, data_format) = (train.clone(), validation.clone(), Some(*format));
+            }
+        }
         recipe::Data {
             text,
             data,
             val,
+            data_format,
             tokenizer: self.tokenizer.as_ref().map(TokenizerName::of),
             no_shuffle: Some(!self.shuffle),
             overfit_one_batch: Some(self.overfit_one_batch),

@@ -4,9 +4,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use serde::{Deserialize, Serialize};
 
-use crate::data::TokenizerName;
+use crate::data::{TokenFormat, TokenizerName};
+use crate::files::path_text::{list, maybe, several};
 use crate::model::Recompute;
 use crate::train::schedule::Shape;
 
@@ -37,19 +39,24 @@ pub struct Recipe {
 pub struct Data {
     /// Text file to train on, one document (repeatable); its last tenth is for validation
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(with = "list", skip_serializing_if = "Vec::is_empty")]
     pub text: Vec<PathBuf>,
-    /// Token shards to train on, as a pattern
-    #[arg(long, value_name = "GLOB")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data: Option<String>,
-    /// Token shards for validation, as a pattern
-    #[arg(long, value_name = "GLOB")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub val: Option<String>,
+    /// Token shards to train on: files, a pattern, a folder that holds NAME_train_*.bin, or a name of `wgpt data fetch`
+    #[arg(long, value_name = "GLOB|NAME", num_args = 1..)]
+    #[serde(with = "several", skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<PathBuf>,
+    /// Token shards for validation, given likewise; of a folder those named NAME_val_*.bin
+    #[arg(long, value_name = "GLOB|NAME", num_args = 1..)]
+    #[serde(with = "several", skip_serializing_if = "Vec::is_empty")]
+    pub val: Vec<PathBuf>,
+    /// Layout of --data and --val: shard (llm.c's), u16 or u32 (ids without a header, as nanoGPT's train.bin), npy (NumPy)
+    /// [default: shard]
+    #[arg(long, value_name = "FORMAT", value_parser = TokenFormat::parse)]
+    #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
+    pub data_format: Option<TokenFormat>,
     /// Tokenizer of text: gpt2, bytes, or a folder with tokenizer.json [default: that of --init or of the shards, else
     /// gpt2]
-    #[arg(long, value_name = "NAME|DIR", value_parser = TokenizerName::parse)]
+    #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from))]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerName>,
     /// Take batches in file order, not shuffled
@@ -94,7 +101,7 @@ pub struct Model {
     pub vocab: Option<usize>,
     /// Start from weights: a run, a Hugging Face folder, a .bin of llm.c, or a name such as gpt2 from the cache
     #[arg(long, value_name = "MODEL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "maybe", skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
 }
 
@@ -198,7 +205,7 @@ pub struct Run {
     pub val_limit: Option<usize>,
     /// Measure the accuracy on HellaSwag: .bin of llm.c, .jsonl or .parquet, or `hellaswag` once `wgpt data fetch` has it
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "maybe", skip_serializing_if = "Option::is_none")]
     pub hellaswag: Option<PathBuf>,
     /// Steps between its measurements, one more at the end; 0 for that alone [default: as --val-every]
     #[arg(long, value_name = "N", value_parser = usize::parse)]
@@ -214,7 +221,7 @@ pub struct Run {
     pub memory: Option<Bytes>,
     /// A run's folder, or a main.log of llm.c's form, whose curve is drawn beside this one's in report.html
     #[arg(long, value_name = "RUN")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "maybe", skip_serializing_if = "Option::is_none")]
     pub compare: Option<PathBuf>,
     /// Peak TFLOP/s of the adapter, the denominator of MFU, or `measure`
     #[arg(long, value_name = "TFLOPS", allow_negative_numbers = true)]
@@ -226,7 +233,7 @@ pub struct Run {
     pub price_per_hour: Option<Positive>,
     /// Folder of the run; one that holds this run is resumed [default: runs/N]
     #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "maybe", skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
     /// Steps between checkpoints, or minutes as 10m; 0 for none but at the end and on a signal [default: 250]
     #[arg(long, value_name = "STEPS")]

@@ -1,10 +1,12 @@
 //! From settings as given to all settings: the defaults, and what follows from other settings.
 
+use std::path::PathBuf;
+
 use super::recipe::Recipe;
 use super::values::{Batch, Bytes, Interval, Positive, Precision, keep};
 use super::{DataSettings, ModelSettings, RunSettings, Settings, Source, TrainSettings, UNKNOWN_STEPS};
 use crate::data::tokenizer::same;
-use crate::data::{ModelTokenizer, Tokenizer, TokenizerName};
+use crate::data::{ModelTokenizer, Part, Tokenizer, TokenizerName};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::Elem;
 use crate::model::{Config, Recompute};
@@ -56,7 +58,7 @@ impl Recipe {
     /// True if the data are yet to be made up.
     #[must_use]
     pub fn uses_stories(&self) -> bool {
-        self.data.text.is_empty() && self.data.data.is_none()
+        self.data.text.is_empty() && self.data.data.is_empty()
     }
 
     /// Returns all settings, checked. Not known yet are the steps of an epoch ([`UNKNOWN_STEPS`]), a batch of `auto` (1),
@@ -72,7 +74,7 @@ impl Recipe {
         }
         let settings = self.settings(shape, tokenizer);
         settings.check()?;
-        let of_text = settings.data.tokenizer.as_ref().filter(|_| self.data.data.is_none());
+        let of_text = settings.data.tokenizer.as_ref().filter(|_| self.data.data.is_empty());
         if let Some(tokenizer) = of_text.filter(|t| t.vocab() > shape.vocab) {
             let fault = Fault::at(
                 "--tokenizer",
@@ -93,8 +95,8 @@ impl Recipe {
         if let Start::AsGiven(_) = start {
             return Ok(given);
         }
-        let patterns: Vec<&str> = [&self.data.data, &self.data.val].into_iter().flatten().map(String::as_str).collect();
-        let noted = noted_tokenizer(&patterns)?;
+        let shards: [(&[PathBuf], Part); 2] = [(&self.data.data, Part::Train), (&self.data.val, Part::Validation)];
+        let noted = noted_tokenizer(&shards, self.data.data_format.unwrap_or_default())?;
         if let (Some(given), Some((place, noted))) = (&given, &noted) {
             same(noted, place, given, "--tokenizer")?;
         }
@@ -105,7 +107,7 @@ impl Recipe {
         if chosen.is_some() {
             return Ok(chosen);
         }
-        if self.data.data.is_some() {
+        if !self.data.data.is_empty() {
             return Ok(self.model.vocab.is_none().then_some(Tokenizer::Gpt2));
         }
         let small = self.uses_stories() && self.model.model.is_none();
@@ -121,7 +123,7 @@ impl Recipe {
     ) -> Result<Option<Tokenizer>> {
         let Some(chosen) = chosen else {
             let own = known.tokenizer.get();
-            if let Some(own) = own.as_ref().filter(|_| self.data.data.is_none()) {
+            if let Some(own) = own.as_ref().filter(|_| self.data.data.is_empty()) {
                 own.check()?;
             }
             return Ok(own);
@@ -180,10 +182,14 @@ impl Recipe {
         Settings {
             model: ModelSettings { shape, name: self.model.model.clone(), init: self.model.init.clone() },
             data: DataSettings {
-                source: match &data.data {
-                    Some(shards) => Source::Shards { train: shards.clone(), validation: data.val.clone() },
-                    None if data.text.is_empty() => Source::Stories,
-                    None => Source::Text(data.text.clone()),
+                source: match data.data.as_slice() {
+                    [] if data.text.is_empty() => Source::Stories,
+                    [] => Source::Text(data.text.clone()),
+                    train => Source::Shards {
+                        train: train.to_vec(),
+                        validation: data.val.clone(),
+                        format: data.data_format.unwrap_or_default(),
+                    },
                 },
                 tokenizer,
                 shuffle: !(data.no_shuffle.unwrap_or(false) || overfit_one_batch),
@@ -248,11 +254,10 @@ impl Recipe {
     pub fn val_rows(&self, context: usize, batch: usize) -> Option<usize> {
         let steps = self.run.val_steps.or(self.uses_stories().then_some(stories::VAL_STEPS));
         let of_tokens = |tokens: usize| (tokens / context.max(1)).max(1);
-        match (self.run.val_limit, steps, &self.data.data) {
-            (Some(tokens), _, _) => Some(of_tokens(tokens)),
-            (None, Some(steps), _) => Some(steps.saturating_mul(batch)),
-            (None, None, Some(_)) => Some(of_tokens(VAL_TOKENS)),
-            (None, None, None) => None,
+        match (self.run.val_limit, steps) {
+            (Some(tokens), _) => Some(of_tokens(tokens)),
+            (None, Some(steps)) => Some(steps.saturating_mul(batch)),
+            (None, None) => (!self.data.data.is_empty()).then(|| of_tokens(VAL_TOKENS)),
         }
     }
 }

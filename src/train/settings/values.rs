@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::TokenizerName;
+use crate::data::{TokenFormat, TokenizerName};
 use crate::formats::checkpoint::Keep;
 use crate::model::Recompute;
 use crate::train::schedule::Shape;
@@ -48,7 +48,7 @@ macro_rules! read_themselves {
     )+};
 }
 
-read_themselves!(Batch, Interval, Bytes, Peak, Positive, Precision, TokenizerName, WhenFull);
+read_themselves!(Batch, Interval, Bytes, Peak, Positive, Precision, TokenFormat, TokenizerName, WhenFull);
 
 impl Value for Recompute {
     fn parse(text: &str) -> Result<Self, String> {

@@ -1,0 +1,215 @@
+//! Token shards by the names of `wgpt data fetch`, found in Hugging Face's cache.
+//!
+//! `fineweb10B` means all of its training shards, or the one for validation; `fineweb10B:8` its first eight.
+
+use std::path::{Path, PathBuf};
+
+use super::fetch::names::{self, Entry, Files, Kind, Part};
+use crate::error::{Error, Fault, Result};
+use crate::files::hub::{self, Repository};
+
+/// A name, with a number of training shards if it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'a> {
+    entry: &'static Entry,
+    count: Option<&'a str>,
+}
+
+/// Returns the set that a path names. A file or folder of that name is not asked for here: it wins.
+#[must_use]
+pub fn named(path: &Path) -> Option<Named<'_>> {
+    let text = path.to_str()?;
+    let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
+    names::find(name).map(|entry| Named { entry, count })
+}
+
+impl Named<'_> {
+    /// Returns the set's token shards in the cache.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if it is no set of token shards, or is not there as a whole, with the command that fetches it.
+    pub fn files(&self, part: Part) -> Result<Vec<PathBuf>> {
+        let cache = hub::cache().ok_or_else(|| {
+            let fault = Fault::at(self.entry.name, "no home folder in which a cache might be").expected("the set");
+            Error::data(fault.advice("try setting HF_HOME"))
+        })?;
+        self.files_in(&cache, part)
+    }
+
+    fn files_in(&self, cache: &Path, part: Part) -> Result<Vec<PathBuf>> {
+        let Entry { name, kind, repo, .. } = *self.entry;
+        let repository = Repository::new(cache, kind, repo);
+        let most = self.most()?;
+        let wanted = self.entry.shards(part, most);
+        if wanted.is_empty() {
+            return Err(self.no_tokens(&repository));
+        }
+        let has = |dir: &Path, file: &String| dir.join(file).is_file();
+        let whole = repository.snapshot(|dir| wanted.iter().all(|file| has(dir, file)));
+        let some = || repository.snapshot(|dir| wanted.iter().any(|file| has(dir, file)));
+        match whole.or_else(some) {
+            Some(dir) => {
+                let mut there = wanted.clone();
+                there.retain(|file| has(&dir, file));
+                if part != Part::All && there.len() < wanted.len() {
+                    return Err(self.in_part(&wanted, &there));
+                }
+                Ok(there.iter().map(|file| dir.join(file)).collect())
+            }
+            None => {
+                let what = if part == Part::Validation { "its validation is not fetched" } else { "is not fetched" };
+                let fault = Fault::at(name, what).expected(format!("a copy in {}", cache.display()));
+                Err(Error::data(fault.advice(self.fetch())))
+            }
+        }
+    }
+
+    /// Returns the number of training shards that are meant.
+    fn most(&self) -> Result<usize> {
+        let all = match self.entry.files {
+            Files::Shards(_, most) => most,
+            _ => 1,
+        };
+        let Some(count) = self.count else { return Ok(all) };
+        let found = count.parse().ok().filter(|count| (1..=all).contains(count));
+        found.ok_or_else(|| {
+            let fault = Fault::at(format!("{}:{}", self.entry.name, count.escape_debug()), "bad number of shards");
+            Error::data(fault.expected(format!("1 to {all}")))
+        })
+    }
+
+    /// Returns the command that fetches what is meant.
+    fn fetch(&self) -> String {
+        let shards = self.count.map_or_else(String::new, |count| format!(" --shards {count}"));
+        format!("try `wgpt data fetch {}{shards}`", self.entry.name)
+    }
+
+    /// The error of a set of which some shards are missing.
+    fn in_part(&self, wanted: &[String], there: &[String]) -> Error {
+        let name = self.entry.name;
+        let fault = Fault::at(name, "is fetched in part").expected(format!("{} training shards", wanted.len()));
+        let first = wanted.iter().zip(there).take_while(|(wanted, there)| wanted == there).count();
+        let those = if first > 0 { format!(", or {name}:{first} for the first {first}") } else { String::new() };
+        Error::data(fault.found(there.len()).advice(format!("{}{those}", self.fetch())))
+    }
+
+    /// The error of a name that has no token shards.
+    fn no_tokens(&self, repository: &Repository) -> Error {
+        let name = self.entry.name;
+        let is = |what: &str| Fault::at(name, format!("is {what}")).expected("token shards");
+        Error::data(match (self.entry.kind, self.entry.files) {
+            (Kind::Model, _) => is("weights").advice(format!("try --init {name}, or --from {name}")),
+            (_, Files::Folder(folder, ending)) => {
+                let fetched = repository.snapshot(|dir| {
+                    let files = std::fs::read_dir(dir.join(folder)).into_iter().flatten().flatten();
+                    files.map(|file| file.path()).any(|path| path.to_string_lossy().ends_with(ending))
+                });
+                let prepare =
+                    |from: String| format!("`wgpt data prepare '{from}' --out data/{name}`, then --data data/{name}");
+                is("text").advice(match fetched {
+                    Some(dir) => {
+                        format!("try {}", prepare(dir.join(folder.trim_end_matches('/')).display().to_string()))
+                    }
+                    None => format!("try `wgpt data fetch {name}`, which says how to prepare it"),
+                })
+            }
+            _ => is("questions").advice(format!("try --hellaswag {name}")),
+        })
+    }
+}
+
+/// Returns the file of HellaSwag's questions that a path or a name means.
+///
+/// # Errors
+/// [`Error::Data`] if there is no such file, and it is no name or one that is not fetched.
+pub fn questions(path: &Path) -> Result<PathBuf> {
+    if path.symlink_metadata().is_ok() {
+        return Ok(path.to_owned());
+    }
+    let missing = |what: &str| {
+        let fault = Fault::at(path.display(), what).expected("questions of HellaSwag");
+        Error::data(fault.advice("try `wgpt data fetch hellaswag`; a recipe does without by `--set hellaswag=`"))
+    };
+    let Some(Named { entry, .. }) = named(path) else {
+        return Err(missing("no such file, and no name of `wgpt data fetch`"));
+    };
+    let file = entry.required(0).into_iter().find(|file| file.starts_with("hellaswag"));
+    let Some(file) = file else { return Err(missing("is something else")) };
+    let found = hub::cache().and_then(|cache| {
+        let repository = Repository::new(&cache, entry.kind, entry.repo);
+        repository.snapshot(|dir| dir.join(&file).is_file()).map(|dir| dir.join(&file))
+    });
+    found.ok_or_else(|| missing("is not fetched"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts files into a snapshot of a name's repository.
+    fn put(cache: &Path, name: &str, commit: &str, files: &[&str]) -> Repository {
+        let entry = names::find(name).unwrap();
+        let repository = Repository::new(cache, entry.kind, entry.repo);
+        for file in files {
+            let path = repository.pointer(commit, file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        repository
+    }
+
+    fn find(cache: &Path, text: &str, part: Part) -> Result<Vec<String>> {
+        let files = named(text.as_ref()).unwrap().files_in(cache, part)?;
+        Ok(files.iter().map(|file| file.strip_prefix(cache).unwrap().display().to_string()).collect())
+    }
+
+    #[test]
+    fn a_set_that_is_fetched_in_part_says_how_many_shards_are_there() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = cache.path();
+        let error = |text: &str, part| find(cache, text, part).unwrap_err();
+        let none = error("fineweb10B", Part::Train);
+        assert_eq!((none.exit_code(), none.fault().advice.as_str()), (3, "try `wgpt data fetch fineweb10B`"));
+        put(cache, "fineweb10B", "aaa", &["fineweb_train_000001.bin", "fineweb_train_000002.bin"]);
+        let some = error("fineweb10B", Part::Train).to_string();
+        assert_eq!(
+            some,
+            "fineweb10B: is fetched in part, expected 103 training shards, got 2; try `wgpt data fetch fineweb10B`, or \
+             fineweb10B:2 for the first 2"
+        );
+        assert_eq!(error("fineweb10B", Part::Validation).fault().what, "its validation is not fetched");
+        let snapshot = "datasets--kjj0--fineweb10B-gpt2/snapshots/aaa/fineweb_train_00000";
+        let two = find(cache, "fineweb10B:2", Part::Train).unwrap();
+        assert_eq!(two, [format!("{snapshot}1.bin"), format!("{snapshot}2.bin")]);
+        assert_eq!(find(cache, "fineweb10B", Part::All).unwrap(), two);
+        assert_eq!(error("fineweb10B:3", Part::Train).fault().found, "2");
+        for bad in ["fineweb10B:0", "fineweb10B:104", "fineweb10B:x"] {
+            assert_eq!(error(bad, Part::Train).fault().expected, "1 to 103", "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_newer_snapshot_that_is_whole_is_taken() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = cache.path();
+        let files = ["tiny_shakespeare_train.bin", "tiny_shakespeare_val.bin"];
+        let repository = put(cache, "tinyshakespeare", "aaa", &files);
+        put(cache, "tinyshakespeare", "bbb", &files[..1]);
+        repository.set_main("bbb").unwrap();
+        assert!(find(cache, "tinyshakespeare", Part::Train).unwrap()[0].contains("/bbb/"));
+        assert!(find(cache, "tinyshakespeare", Part::Validation).unwrap()[0].contains("/aaa/"));
+    }
+
+    #[test]
+    fn names_that_have_no_tokens_say_what_they_are_for() {
+        let cache = tempfile::tempdir().unwrap();
+        let error = |text: &str| find(cache.path(), text, Part::Train).unwrap_err().to_string();
+        assert_eq!(error("gpt2"), "gpt2: is weights, expected token shards; try --init gpt2, or --from gpt2");
+        assert_eq!(error("hellaswag"), "hellaswag: is questions, expected token shards; try --hellaswag hellaswag");
+        assert!(error("tinystories").ends_with("try `wgpt data fetch tinystories`, which says how to prepare it"));
+        let repository = put(cache.path(), "tinystories", "aaa", &["data/train-0.parquet"]);
+        let folder = repository.pointer("aaa", "data").display().to_string();
+        let text = error("tinystories");
+        assert!(text.contains(&format!("`wgpt data prepare '{folder}' --out data/tinystories`")), "{text}");
+    }
+}

@@ -1,0 +1,245 @@
+//! Files of tokens as people name them: files, patterns, folders, and names of `wgpt data fetch`.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use glob::Pattern;
+
+use super::fetch::names::{self, Part};
+use super::token_format::TokenFormat;
+use super::token_kind::ARROW_ADVICE;
+use super::token_names::named;
+use super::tokens::{TokenSource, cannot_read};
+use crate::error::{Error, Fault, Result};
+
+/// Finds the files of a part, sorted by name as llm.c does. Each of `given` is
+/// - a file or a folder, if there is one of exactly this name. Of a folder those files are taken that have the part in
+///   their names, as `NAME_train_000001.bin`;
+/// - a name of `wgpt data fetch`;
+/// - a pattern.
+///
+/// # Errors
+/// [`Error::Data`] if one of `given` means no file, a file is there twice, or a link leads nowhere.
+pub fn find(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in given {
+        found.extend(find_one(path, part, format)?);
+    }
+    found.sort();
+    let mut seen = BTreeSet::new();
+    for path in &found {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if !seen.insert(real) {
+            let fault = Fault::at(path.display(), "is there twice").expected("each file of tokens once");
+            return Err(Error::data(fault.advice("leave out a pattern, a path or a link")));
+        }
+    }
+    Ok(found)
+}
+
+/// Finds the files of a part and opens them.
+///
+/// # Errors
+/// As [`find`], and if a file is broken or of another layout than `format`.
+pub fn open(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<TokenSource>> {
+    find(given, part, format)?.iter().map(|path| TokenSource::open_as(path, format)).collect()
+}
+
+/// Returns a path of tokens that holds in every folder; a name of `wgpt data fetch` holds everywhere as it is.
+#[must_use]
+pub fn absolute(path: &Path) -> PathBuf {
+    if named(path).is_some() && !is_there(path) {
+        return path.to_owned();
+    }
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Returns the folders that files of tokens lie in, whether there are any or not.
+#[must_use]
+pub fn folders(given: &[PathBuf], part: Part, format: TokenFormat) -> Vec<PathBuf> {
+    let parent = |path: &Path| path.parent().map(Path::to_owned);
+    let folders: BTreeSet<PathBuf> = match find(given, part, format) {
+        Ok(files) => files.iter().filter_map(|file| parent(file)).collect(),
+        Err(_) => given.iter().filter(|path| named(path).is_none()).filter_map(|path| parent(path)).collect(),
+    };
+    folders.into_iter().collect()
+}
+
+/// True if there is something of exactly this name, be it a link that leads nowhere.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+fn find_one(path: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathBuf>> {
+    if path.is_dir() {
+        return of_folder(path, part, format);
+    }
+    if is_there(path) {
+        check_link(path)?;
+        return Ok(vec![path.to_owned()]);
+    }
+    if let Some(named) = named(path) {
+        return named.files(part);
+    }
+    let mut found = Vec::new();
+    if is_pattern(path.as_os_str()) {
+        let components: Vec<Component> = path.components().collect();
+        expand(path, PathBuf::new(), &components, &mut found)?;
+    }
+    if found.is_empty() {
+        return Err(missing(path));
+    }
+    found.iter().try_for_each(|path| check_link(path))?;
+    Ok(found)
+}
+
+/// Fails for a link to nothing.
+fn check_link(path: &Path) -> Result<()> {
+    match fs::read_link(path) {
+        Ok(to) if !path.exists() => {
+            let fault = Fault::at(path.display(), "is a broken link").expected("a file of tokens");
+            Err(Error::data(fault.found(format!("a link to {}", to.display()))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_pattern(text: &OsStr) -> bool {
+    text.as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte))
+}
+
+/// Adds what a pattern's components match below `base`. One that is there literally is no pattern: `My Data [v2]`.
+fn expand(whole: &Path, base: PathBuf, components: &[Component], found: &mut Vec<PathBuf>) -> Result<()> {
+    let Some((first, rest)) = components.split_first() else {
+        found.push(base);
+        return Ok(());
+    };
+    let next = base.join(first);
+    let Component::Normal(text) = first else { return expand(whole, next, rest, found) };
+    if !is_pattern(text) || is_there(&next) {
+        return if is_there(&next) { expand(whole, next, rest, found) } else { Ok(()) };
+    }
+    if *text == "**" {
+        expand(whole, base.clone(), rest, found)?;
+        for name in entries(&base)? {
+            let inner = base.join(name);
+            if inner.is_dir() && !inner.is_symlink() {
+                expand(whole, inner, components, found)?;
+            }
+        }
+        return Ok(());
+    }
+    let broken = |why: &str| Error::data(Fault::at(whole.display(), format!("not a file pattern: {why}")));
+    let text = text.to_str().ok_or_else(|| broken("it is no valid text"))?;
+    let names = entries(&base)?;
+    // brackets that match nothing may be part of a name: `book [2]_*.bin`
+    for text in [text.to_owned(), text.replace('[', "[[]")] {
+        let pattern = Pattern::new(&text).map_err(|e| broken(e.msg))?;
+        let matching: Vec<&OsString> = names.iter().filter(|name| pattern.matches(&name.to_string_lossy())).collect();
+        if !matching.is_empty() {
+            return matching.into_iter().try_for_each(|name| expand(whole, base.join(name), rest, found));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the names in a folder, sorted; none if it is no folder.
+fn entries(folder: &Path) -> Result<Vec<OsString>> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let failed = |e: std::io::Error| cannot_read(&folder.display().to_string(), &e);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Finds the files of a part in a folder.
+fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathBuf>> {
+    let names = entries(folder)?;
+    let refused = |fault: Fault| Err(Error::data(fault.within(folder.display())));
+    let has = |name: &str| names.iter().any(|there| there == name);
+    let is_arrow = |name: &OsString| Path::new(name).extension().is_some_and(|ending| ending == "arrow");
+    if ["dataset_info.json", "state.json", "dataset_dict.json"].into_iter().any(has) || names.iter().any(is_arrow) {
+        let fault = Fault::from("is a folder of Hugging Face's datasets").expected("files of tokens");
+        return refused(fault.advice(ARROW_ADVICE));
+    }
+    let ending = format.ending();
+    let of_ending = |name: &&OsString| Path::new(name).extension().is_some_and(|there| there == ending);
+    let mut prefixes = BTreeSet::new();
+    let mut found = Vec::new();
+    for name in names.iter().filter(of_ending) {
+        let text = name.to_string_lossy();
+        if let Some(prefix) = part.prefix_of(&text) {
+            prefixes.insert(prefix.to_owned());
+            found.push(folder.join(name));
+        }
+    }
+    let word = match part {
+        Part::Train => "_train_",
+        Part::Validation => "_val_",
+        Part::All => "",
+    };
+    if found.is_empty() {
+        let others = names.iter().filter(of_ending).count();
+        let fault = Fault::from("is a folder without such files").expected(format!("NAME{word}*.{ending}"));
+        let pattern = folder.join(format!("*.{ending}"));
+        return refused(if others > 0 {
+            fault.found(format!("{others} other .{ending} files")).advice(format!("try '{}'", pattern.display()))
+        } else {
+            fault.advice("try a pattern, or `wgpt data prepare`")
+        });
+    }
+    if prefixes.len() > 1 {
+        let list: Vec<String> = prefixes.iter().map(|prefix| format!("`{prefix}`")).collect();
+        let fault = Fault::from("is a folder of several sets").expected("files of one set").found(list.join(", "));
+        let first = prefixes.first().map_or("", String::as_str);
+        let pattern = folder.join(format!("{first}{}*.{ending}", word.trim_start_matches('_')));
+        return refused(fault.advice(format!("try '{}'", pattern.display())));
+    }
+    found.iter().try_for_each(|path| check_link(path))?;
+    Ok(found)
+}
+
+/// The error of a path that means no file.
+fn missing(path: &Path) -> Error {
+    let text = path.to_string_lossy();
+    let no = |what: &str| Fault::at(path.display(), what);
+    let tokens = "a file of tokens, a pattern, or a name of `wgpt data fetch`";
+    let quoted = text.contains('{') && text.contains('}');
+    Error::data(if text.starts_with('~') {
+        no("no such file: nothing replaces the `~`").expected(tokens).advice("try it without quotes, or the whole path")
+    } else if quoted {
+        no("no such file: braces are for the shell").expected(tokens).advice("try it without quotes, or * ? [ ]")
+    } else if text.contains(',') {
+        no("no such file: commas do not part files").expected(tokens).advice("try spaces between files, or a pattern")
+    } else if is_pattern(path.as_os_str()) {
+        no("no file matches").expected("at least one file of tokens").advice("try `wgpt data prepare`")
+    } else if is_name(&text) {
+        let near = names::near(&text);
+        let fault = no("no such file, folder or name of `wgpt data fetch`").expected("files of tokens");
+        if near.is_empty() {
+            fault.advice("`wgpt data fetch --help` lists the names")
+        } else {
+            fault.advice(format!("the nearest names are {}", near.join(", ")))
+        }
+    } else {
+        no("no such file").expected("at least one file of tokens").advice("try `wgpt data prepare`")
+    })
+}
+
+/// True for text that may be meant as a name: a file of tokens has an ending.
+fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':');
+    !text.is_empty() && text.chars().all(plain)
+}
+
+#[cfg(test)]
+#[path = "token_paths_tests.rs"]
+mod tests;
