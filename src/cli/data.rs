@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use wgpt::data::fetch::{Entry, Files, Hub, Kind, Watch, names};
 use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
+use wgpt::data::separators::SPELLED_END;
 use wgpt::data::{Part, TokenFormat, TokenizerName, inspect, token_paths};
 use wgpt::error::{Error, Fault, Result};
 
@@ -42,7 +43,8 @@ enum Command {
 
 const PREPARE_HELP: &str =
     "A text file is one document, a line of JSON Lines and a row of Parquet are one each; text and \
-JSON Lines may be packed as .gz or .zst. Of a folder all such files are taken, sorted by path.
+JSON Lines may be packed by gzip, zstd, xz or bzip2. Files are told by their first bytes, whatever they are called. Of a \
+folder all data are taken, sorted by path; a line says what was left out.
 
 End of text stands before every document. The first shard is for validation; of a corpus smaller than two shards it is \
 the last tenth. Killed and run again, the same command goes on where it stood.
@@ -74,9 +76,12 @@ struct PrepareArgs {
     /// How text becomes tokens
     #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from), default_value_t = TokenizerName::Gpt2)]
     tokenizer: TokenizerName,
-    /// Field of JSON Lines, column of Parquet
+    /// Field of JSON Lines, column of Parquet (meta.text for one in a group)
     #[arg(long, default_value = "text")]
     field: String,
+    /// Cut text files, and only these, into documents wherever this text is, such as '<|endoftext|>'
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    split_on: Option<String>,
     /// Tokens of validation; 0 for none [default: the first shard, of a small corpus the last tenth]
     #[arg(long, value_name = "TOKENS")]
     val_tokens: Option<u64>,
@@ -137,6 +142,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let options = Options {
         tokenizer: args.tokenizer.open()?,
         field: args.field.clone(),
+        split_on: args.split_on.clone(),
         shard_tokens: args.shard_tokens,
         val_tokens: args.val_tokens,
         max_tokens: args.max_tokens,
@@ -200,6 +206,13 @@ fn summary(note: &Note, out: &Path) {
     }
     if note.counts.missing > 0 {
         say!("{} rows have no text and were left out", note.counts.missing);
+    }
+    if note.counts.spelled_ends > 0 {
+        say!(
+            "{SPELLED_END} is spelled {} times in the texts and was read as text; of text files --split-on '{SPELLED_END}' \
+             makes documents",
+            note.counts.spelled_ends
+        );
     }
     say!("go on: {}", invocation::command(next_command(note, out)));
 }

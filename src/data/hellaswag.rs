@@ -8,12 +8,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::reader::FileReader;
 use parquet::record::Field;
 use parquet::schema::types::Type;
 use serde_json::Value;
 
 use crate::data::Tokenizer;
+use crate::data::prepare::pages;
 use crate::error::{Error, Fault, Result};
 
 /// First word of llm.c's file.
@@ -165,7 +167,14 @@ impl Reader<'_> {
             self.fault(Fault::from(format!("not a whole Parquet file ({e})")).advice("try copying it again"))
         };
         let file = File::open(path).map_err(|e| self.fault(format!("cannot be read ({e})")))?;
-        let reader = SerializedFileReader::new(file).map_err(|e| broken(&e))?;
+        let own = file.try_clone().map_err(|e| self.fault(format!("cannot be read ({e})")))?;
+        let reader = pages::reader(file).map_err(|e| broken(&e))?;
+        let groups = reader.metadata().row_groups();
+        for chunk in groups.iter().flat_map(RowGroupMetaData::columns) {
+            if KEYS.iter().any(|key| chunk.column_path().parts().first().is_some_and(|part| part == key)) {
+                pages::check(&own, self.name, chunk)?;
+            }
+        }
         let schema = reader.metadata().file_metadata().schema();
         let column = |key: &&str| {
             let found = schema.get_fields().iter().find(|field| field.name() == *key);

@@ -76,13 +76,17 @@ fn llmc() -> Vec<u8> {
 
 /// In the columns of the hub's file, labels as text.
 fn parquet() -> Vec<u8> {
+    packed_parquet(parquet::basic::Compression::SNAPPY)
+}
+
+fn packed_parquet(compression: parquet::basic::Compression) -> Vec<u8> {
     let schema = "message schema {
         optional int32 ind; optional binary ctx (UTF8);
         optional group endings (LIST) { repeated group list { optional binary element (UTF8); } }
         optional binary label (UTF8);
     }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
-    let properties = WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
+    let properties = WriterProperties::builder().set_compression(compression).build();
     let mut out = Vec::new();
     let mut writer = SerializedFileWriter::new(&mut out, schema, Arc::new(properties)).unwrap();
     let mut group = writer.next_row_group().unwrap();
@@ -109,6 +113,24 @@ fn parquet() -> Vec<u8> {
     group.close().unwrap();
     writer.close().unwrap();
     out
+}
+
+#[test]
+fn every_packing_of_parquet_is_read() {
+    use parquet::basic::Compression;
+    let files = Files::new();
+    for compression in [
+        Compression::UNCOMPRESSED,
+        Compression::GZIP(Default::default()),
+        Compression::BROTLI(Default::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+        Compression::ZSTD(Default::default()),
+    ] {
+        let path = files.put("h.parquet", &packed_parquet(compression));
+        let set = read(&path, &Tokenizer::Gpt2, usize::MAX).unwrap();
+        assert_eq!(set.examples, want(Tokenizer::Gpt2), "{compression}");
+    }
 }
 
 #[test]

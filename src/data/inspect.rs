@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::data::noted;
-use crate::data::prepare::Note;
+use crate::data::prepare::stage::blake3_of;
+use crate::data::prepare::{Note, ShardNote};
 use crate::data::tokenizer::{self, Tokenizer};
-use crate::data::tokens::TokenSource;
+use crate::data::tokens::{TokenSource, cannot_read};
 use crate::data::{Part, TokenFormat, token_paths};
 use crate::error::{Error, Fault, Result};
 use crate::files::path_text;
@@ -130,7 +131,7 @@ fn shard(path: &Path, format: TokenFormat, tokenizer: &Tokenizer) -> Result<Shar
 fn agree(note: &Note, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
     let path = Note::path(folder);
     for noted in &note.shards {
-        let there = shards.iter().find(|s| s.path.file_name().is_some_and(|n| n == noted.file.as_str()));
+        let there = shard_of(noted, shards);
         if let Some(there) = there
             && there.tokens != noted.tokens
         {
@@ -141,6 +142,8 @@ fn agree(note: &Note, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
             ));
         }
     }
+    let hashes: Vec<Result<()>> = note.shards.par_iter().map(|noted| same_bytes(noted, &path, shards)).collect();
+    hashes.into_iter().collect::<Result<()>>()?;
     let tokens: u64 = note.shards.iter().map(|s| s.tokens).sum();
     if tokens != note.tokens || note.train_tokens.checked_add(note.val_tokens) != Some(tokens) {
         return Err(Error::data(
@@ -156,4 +159,24 @@ fn agree(note: &Note, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Returns the shard that a note is about, if it is among those that are looked at.
+fn shard_of<'a>(noted: &ShardNote, shards: &[&'a ShardReport]) -> Option<&'a ShardReport> {
+    shards.iter().copied().find(|shard| shard.path.file_name().is_some_and(|name| name == noted.file.as_str()))
+}
+
+/// Compares a shard with its BLAKE3 in the note `note`, if that has one.
+fn same_bytes(noted: &ShardNote, note: &Path, shards: &[&ShardReport]) -> Result<()> {
+    let (Some(there), Some(expected)) = (shard_of(noted, shards), &noted.blake3) else { return Ok(()) };
+    let found = blake3_of(&there.path).map_err(|e| cannot_read(&there.path.display().to_string(), &e))?;
+    if found == *expected {
+        return Ok(());
+    }
+    Err(Error::data(
+        Fault::at(there.path.display(), format!("has changed since {} was written", note.display()))
+            .expected(format!("BLAKE3 {expected}"))
+            .found(found)
+            .advice("was it copied whole?"),
+    ))
 }

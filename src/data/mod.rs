@@ -3,10 +3,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`tokenizer`] | text to token ids and back |
-//! | [`tokens`] | tokens in memory or in a file, and their preparation from text files |
+//! | [`tokens`] | tokens in memory or in a file |
 //! | [`token_format`] | layouts of token files: shards, ids without a header, NumPy arrays |
 //! | [`token_paths`] | files of tokens as people name them: files, patterns, folders, names |
 //! | [`token_names`] | the same by the names of `wgpt data fetch` |
+//! | [`recognize`] | kinds of files, told by their first bytes |
+//! | [`unpack`] | gzip, Zstandard, xz and bzip2 |
+//! | [`text_files`] | tokens of text files |
+//! | [`separators`] | texts between documents |
 //! | [`batch`] | a batch as one block, ready to be uploaded |
 //! | [`loader`] | training batches, in llm.c's order |
 //! | [`batches`] | the same, read ahead of the GPU, of one rank or of several in turn |
@@ -25,20 +29,25 @@ pub mod batches;
 pub mod fetch;
 pub mod hellaswag;
 pub mod inspect;
+mod json_line;
 pub mod loader;
 pub mod markov;
 pub mod noted;
 mod npy;
 pub mod prepare;
+pub mod recognize;
 pub mod repeat;
 pub mod rows;
+pub mod separators;
 pub mod stories;
+pub mod text_files;
 pub mod token_format;
 mod token_kind;
 pub mod token_names;
 pub mod token_paths;
 pub mod tokenizer;
 pub mod tokens;
+pub mod unpack;
 
 pub use batch::Batch;
 pub use batches::{BatchSource, Batches, BatchesState, Mark};
@@ -49,6 +58,7 @@ pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use repeat::Repeat;
 pub use rows::Rows;
 pub use stories::Stories;
+pub use text_files::tokens_of_text_files;
 pub use token_format::TokenFormat;
 pub use tokenizer::{ModelTokenizer, Tokenizer, TokenizerName};
-pub use tokens::{TokenSource, split, tokens_of_text_files, write_shard};
+pub use tokens::{TokenSource, split, write_shard};

@@ -1,11 +1,10 @@
-//! Token ids in memory or in files, and their preparation from text files.
+//! Token ids in memory or in files.
 //!
 //! A shard is 256 little-endian i32 (magic 20240520, version 1, number of tokens, zeros) and then that many
 //! little-endian u16 ids, and not a byte more. Files are read at positions, never mapped: a mapped file that
 //! another process cuts short would kill this one.
 
 use crate::data::token_format::{Layout, TokenFormat};
-use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Fault, Result};
 use std::fs::File;
 use std::io::{self, Write};
@@ -225,43 +224,6 @@ pub(crate) fn write_tokens(out: &mut dyn Write, tokens: &[u16]) -> io::Result<()
     Ok(())
 }
 
-/// The tokens of text files, end of text before each file's own. Each file is one document.
-///
-/// # Errors
-/// [`Error::Data`] if a file is missing, a folder, unreadable or empty, or there is no file at all.
-pub fn tokens_of_text_files(paths: &[impl AsRef<Path>], tokenizer: &Tokenizer) -> Result<Vec<u16>> {
-    if paths.is_empty() {
-        return Err(Error::data(Fault::at("text", "no file given").expected("at least one")));
-    }
-    let mut tokens = Vec::new();
-    for path in paths {
-        let path = path.as_ref();
-        let text = read_text(path)?;
-        let (ids, replaced) = tokenizer.encode_counted(&text)?;
-        if replaced > 0 {
-            log::warn!("{}: {replaced} places are not valid UTF-8 and were replaced", path.display());
-        }
-        tokens.push(tokenizer.end_of_text());
-        tokens.extend(ids);
-    }
-    Ok(tokens)
-}
-
-/// The bytes of a text file that has some.
-fn read_text(path: &Path) -> Result<Vec<u8>> {
-    let name = path.display();
-    if path.is_dir() {
-        return Err(Error::data(
-            Fault::at(name, "is a folder").expected("a text file").advice("try one of the files in it"),
-        ));
-    }
-    let text = std::fs::read(path).map_err(|e| cannot_read(&name.to_string(), &e))?;
-    if text.is_empty() {
-        return Err(Error::data(Fault::at(name, "text is empty").expected("at least one byte").found("0")));
-    }
-    Ok(text)
-}
-
 /// Splits tokens into training, the head, and validation, the last floor(n/10).
 #[must_use]
 pub fn split(mut tokens: Vec<u16>) -> (Vec<u16>, Vec<u16>) {
@@ -385,28 +347,6 @@ mod tests {
         let fault = fault(source.read_checked(1, &mut [0; 3], 257));
         assert_eq!([fault.place.as_str(), &fault.what], ["memory", "token 2 is outside the vocabulary"]);
         assert_eq!([fault.expected.as_str(), &fault.found], ["an id below 257", "300"]);
-    }
-
-    #[test]
-    fn end_of_text_stands_before_each_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = [dir.path().join("a"), dir.path().join("b")];
-        std::fs::write(&paths[0], "ab").unwrap();
-        std::fs::write(&paths[1], [0xff]).unwrap();
-        assert_eq!(tokens_of_text_files(&paths, &Tokenizer::Bytes).unwrap(), [256, 97, 98, 256, 255]);
-        let gpt2 = tokens_of_text_files(&paths[..1], &Tokenizer::Gpt2).unwrap();
-        assert_eq!(gpt2, [50_256, 397]);
-    }
-
-    #[test]
-    fn texts_that_are_none_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let empty = dir.path().join("empty");
-        std::fs::write(&empty, "").unwrap();
-        let of = |path: &Path| fault(tokens_of_text_files(&[path], &Tokenizer::Bytes)).what;
-        assert_eq!([of(&empty), of(dir.path())], ["text is empty", "is a folder"]);
-        assert!(of(&dir.path().join("none")).contains("no such file"));
-        assert_eq!(fault(tokens_of_text_files(&[] as &[&str], &Tokenizer::Bytes)).what, "no file given");
     }
 
     #[test]

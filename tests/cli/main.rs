@@ -20,6 +20,8 @@ mod shader;
 mod signals;
 mod speed;
 mod stories;
+#[cfg(unix)]
+mod texts;
 mod tokenizers;
 
 #[path = "../data/server.rs"]

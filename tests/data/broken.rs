@@ -12,6 +12,7 @@ use wgpt::data::prepare::{Options, prepare};
 use wgpt::data::{BatchSource, Loader, LoaderConfig, TokenSource, Tokenizer, inspect, write_shard};
 use wgpt::error::{Error, Result};
 
+use crate::kinds::{compressions, packings};
 use crate::made::{parquet, wgpt, zstd};
 
 fn stored(name: &str) -> PathBuf {
@@ -229,12 +230,11 @@ proptest! {
     fn any_damage_to_packed_lines(at in 0..200_usize, value in any::<u8>(), cut in any::<bool>()) {
         let dir = tempfile::tempdir().unwrap();
         let lines = b"{\"text\":\"one\"}\n{\"text\":\"two\"}\n".repeat(20);
-        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gz.write_all(&lines).unwrap();
-        for (name, mut bytes) in [("a.jsonl.gz", gz.finish().unwrap()), ("a.jsonl.zst", zstd::encode_all(&lines[..], 3).unwrap())] {
+        for (ending, pack) in packings() {
+            let mut bytes = pack(&lines);
             let at = at % bytes.len();
             if cut { bytes.truncate(at) } else { bytes[at] = value }
-            let path = dir.path().join(name);
+            let path = dir.path().join(format!("a.jsonl.{ending}"));
             std::fs::write(&path, bytes).unwrap();
             if let Err(error) = prepare_file(&path, &dir.path().join("out")) {
                 prop_assert!(is_line(&error), "{error}");
@@ -266,11 +266,11 @@ proptest! {
     #![proptest_config(cases(250))]
 
     #[test]
-    fn any_damage_to_a_table(at in any::<prop::sample::Index>(), value in any::<u8>(), cut in 0..10_u8, packed in any::<bool>()) {
+    fn any_damage_to_a_table(at in any::<prop::sample::Index>(), value in any::<u8>(), cut in 0..10_u8, packing in any::<prop::sample::Index>()) {
         use std::sync::OnceLock;
-        static TABLES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
-        let tables = TABLES.get_or_init(|| [table(Compression::UNCOMPRESSED), table(Compression::SNAPPY)]);
-        let mut bytes = tables[usize::from(packed)].clone();
+        static TABLES: OnceLock<[Vec<u8>; 7]> = OnceLock::new();
+        let tables = TABLES.get_or_init(|| compressions().map(table));
+        let mut bytes = packing.get(tables).clone();
         let at = at.index(bytes.len());
         if cut == 0 { bytes.truncate(at) } else { bytes[at] = value }
         let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,9 @@
 mod broken;
 mod encoder;
 mod fetch;
+mod kinds;
 mod made;
+#[cfg(target_os = "linux")]
+mod memory;
 mod prepare;
 mod server;

@@ -127,9 +127,12 @@ fn stopped_after_every_unit_it_ends_with_the_same_bytes() {
     };
     // of the last the rest, of fewer tokens than half a shard, joins the shard before
     for (name, shard_tokens) in [("small", 100_000_000), ("large", 300_000), ("joined", 450_000)] {
-        let whole = with(&format!("{name}-whole"), shard_tokens);
-        run(&whole);
-        let pieces = with(&format!("{name}-pieces"), shard_tokens);
+        // of one of them the text is cut into documents too
+        let split_on = (name == "large").then(|| ".\n\n".to_owned());
+        let with = |out: String| Options { split_on: split_on.clone(), ..with(&out, shard_tokens) };
+        let whole = with(format!("{name}-whole"));
+        let note = run(&whole);
+        let pieces = with(format!("{name}-pieces"));
         let mut runs = 0;
         loop {
             runs += 1;
@@ -139,7 +142,8 @@ fn stopped_after_every_unit_it_ends_with_the_same_bytes() {
                 units += 1;
                 if units > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
-            if let Outcome::Done(_) = outcome.unwrap() {
+            if let Outcome::Done(pieced) = outcome.unwrap() {
+                assert_eq!((pieced.counts, pieced.shards), (note.counts, note.shards));
                 break;
             }
         }
@@ -255,6 +259,62 @@ fn validation_must_leave_something_for_training() {
     assert_eq!(error.fault().expected, "at most 9 of the corpus's 11");
 }
 
+#[test]
+fn separators_begin_documents_of_text_files_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = ["a.txt", "b.jsonl"].map(|name| dir.path().join(name));
+    std::fs::write(&inputs[0], "one<|endoftext|>two<|endoftext|><|endoftext|>").unwrap();
+    std::fs::write(&inputs[1], "{\"text\":\"three<|endoftext|>\"}\n").unwrap();
+    let bytes = |out: &str| Options { tokenizer: Tokenizer::Bytes, ..options(&inputs, dir.path().join(out)) };
+    let plain = run(&bytes("plain"));
+    assert_eq!((plain.counts.documents, plain.counts.spelled_ends), (2, 4));
+    let split = Options { split_on: Some("<|endoftext|>".into()), ..bytes("split") };
+    let note = run(&split);
+    assert_eq!((note.counts.documents, note.counts.spelled_ends), (3, 1));
+    let (val, train) = tokens(&split.out);
+    let documents = ["one", "two", "three<|endoftext|>"].map(String::from);
+    assert!([train, val].concat() == expected(&documents, Tokenizer::Bytes));
+    // part of what the data set is
+    let other = Options { split_on: None, ..split.clone() };
+    let error = prepare(&other, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().contains("--split-on: \"<|endoftext|>\" there, none here"), "{error}");
+    let empty = Options { split_on: Some(String::new()), ..bytes("empty") };
+    let error = prepare(&empty, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, Error::Usage(fault) if fault.place == "--split-on"), "{error}");
+    // a note of a version without separators and hashes
+    let path = split.out.join("dataset.json");
+    let mut old: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    old.as_object_mut().unwrap().remove("spelled_ends").unwrap();
+    old["recipe"].as_object_mut().unwrap().remove("split_on").unwrap();
+    for shard in old["shards"].as_array_mut().unwrap() {
+        shard.as_object_mut().unwrap().remove("blake3").unwrap();
+    }
+    std::fs::write(&path, old.to_string()).unwrap();
+    assert_eq!(Note::read(&split.out).unwrap().unwrap().recipe.split_on, None);
+    inspect::inspect(&bins(&split.out), None).unwrap();
+}
+
+#[test]
+fn a_shard_that_was_changed_is_found_by_its_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("t.txt");
+    std::fs::write(&text, prose(1, 3000)).unwrap();
+    let one = options(&[text], dir.path().join("out"));
+    let note = run(&one);
+    for shard in &note.shards {
+        let hash = blake3::hash(&std::fs::read(one.out.join(&shard.file)).unwrap());
+        assert_eq!(shard.blake3.as_deref(), Some(hash.to_hex().as_str()));
+    }
+    inspect::inspect(&bins(&one.out), None).unwrap();
+    let path = one.out.join("x_train_000001.bin");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // another id of the vocabulary
+    bytes[1030] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = inspect::inspect(&bins(&one.out), None).unwrap_err();
+    assert!(matches!(&error, Error::Data(fault) if fault.what.contains("has changed since")), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -262,8 +322,10 @@ proptest! {
     #[test]
     fn any_bytes_are_a_text(parts in prop::collection::vec((any::<Vec<u8>>(), 0..30_000_usize), 1..12)) {
         let dir = tempfile::tempdir().unwrap();
-        let text: Vec<u8> = parts.iter().flat_map(|(part, times)| part.iter().copied().cycle().take(if part.is_empty() { 0 } else { *times })).collect();
-        prop_assume!(!text.is_empty());
+        // the first bytes tell that it is a text
+        let head = "plain words, \n".repeat(5000).into_bytes();
+        let parts = std::iter::once((head, 70_000)).chain(parts);
+        let text: Vec<u8> = parts.flat_map(|(part, times)| { let times = if part.is_empty() { 0 } else { times }; part.into_iter().cycle().take(times) }).collect();
         let path = dir.path().join("t.txt");
         std::fs::write(&path, &text).unwrap();
         let out = dir.path().join("out");

@@ -5,12 +5,14 @@
 //! depends on the files alone; the state saved every few seconds says up to which unit it is safely there, so that a
 //! run that was killed goes on from that unit and ends with the same bytes.
 
+mod folder;
 pub mod note;
-mod pages;
+pub(crate) mod pages;
 mod reader;
 pub mod source;
-mod stage;
+pub(crate) mod stage;
 mod table;
+mod text_file;
 mod unit;
 
 pub use note::{Note, Recipe, ShardNote};
@@ -23,10 +25,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reader::Reader;
+use source::Corpus;
 use stage::{Stage, State};
 use unit::{Place, Unit};
 
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{Cuts, Tokenizer};
 use crate::error::{Error, Fault, Result};
 use crate::formats::tokenizer_folder::TokenizerFiles;
 
@@ -46,6 +49,8 @@ pub struct Options {
     pub tokenizer: Tokenizer,
     /// Field of JSON Lines, column of Parquet.
     pub field: String,
+    /// The text that stands between two documents of a text file.
+    pub split_on: Option<String>,
     /// Tokens of a shard.
     pub shard_tokens: u64,
     /// Tokens of validation, if not one shard or a tenth.
@@ -70,6 +75,7 @@ impl Options {
             name: name.into(),
             tokenizer: Tokenizer::Gpt2,
             field: "text".into(),
+            split_on: None,
             shard_tokens: SHARD_TOKENS,
             val_tokens: None,
             max_tokens: None,
@@ -100,14 +106,20 @@ impl Options {
         if let Some(tokens) = self.max_tokens.filter(|n| *n < 2) {
             return Err(Error::usage(Fault::at("--max-tokens", tokens.to_string()).expected("at least 2")));
         }
+        if self.split_on.as_deref() == Some("") {
+            return Err(Error::usage(Fault::at("--split-on", "an empty text").expected("the text between documents")));
+        }
+        let corpus = Corpus::find(&self.inputs, &self.field)?;
+        corpus.remarks.iter().for_each(|remark| log::warn!("{remark}"));
         Ok(Recipe {
             name: self.name.clone(),
             tokenizer: self.tokenizer.identity(),
             field: self.field.clone(),
+            split_on: self.split_on.clone(),
             shard_tokens: self.shard_tokens,
             val_tokens: self.val_tokens,
             max_tokens: self.max_tokens,
-            sources: source::sources(&self.inputs)?,
+            sources: corpus.sources,
         })
     }
 }
@@ -259,11 +271,11 @@ fn fill(
     let (unit_sender, units) = sync_channel::<(Unit, SyncSender<Encoded>)>(threads);
     let (promise_sender, promises) = sync_channel::<Promise>(2 * threads);
     let units = Mutex::new(units);
-    let place = state.place;
+    let (place, cuts) = (state.place, options.tokenizer.cuts());
     std::thread::scope(|scope| {
         let recipe = &recipe;
         // the senders go with the reader: their end is the end of the corpus
-        scope.spawn(move || read(recipe, place, &unit_sender, &promise_sender));
+        scope.spawn(move || read(recipe, cuts, place, &unit_sender, &promise_sender));
         for _ in 0..threads {
             scope.spawn(|| encode(&units, options));
         }
@@ -275,11 +287,12 @@ fn fill(
 
 fn read(
     recipe: &Recipe,
+    cuts: Cuts,
     place: Place,
     units: &SyncSender<(Unit, SyncSender<Encoded>)>,
     promises: &SyncSender<Promise>,
 ) {
-    let mut reader = Reader::new(&recipe.sources, &recipe.field, place);
+    let mut reader = Reader::new(recipe, cuts, place);
     loop {
         match reader.next() {
             Ok(None) => return,

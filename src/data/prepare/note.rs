@@ -27,6 +27,9 @@ pub struct Recipe {
     pub tokenizer: String,
     /// Field or column of the text.
     pub field: String,
+    /// The text between two documents of a text file, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_on: Option<String>,
     /// Tokens of a shard.
     pub shard_tokens: u64,
     /// Tokens of validation, if not one shard or a tenth.
@@ -42,10 +45,12 @@ impl Recipe {
     #[must_use]
     pub fn differences(&self, there: &Self) -> Vec<String> {
         let text = |value: Option<u64>| value.map_or("none".to_owned(), |v| v.to_string());
+        let separator = |recipe: &Self| recipe.split_on.as_ref().map_or("none".to_owned(), |text| format!("{text:?}"));
         let pairs = [
             ("--name", there.name.clone(), self.name.clone()),
             ("--tokenizer", there.tokenizer.clone(), self.tokenizer.clone()),
             ("--field", there.field.clone(), self.field.clone()),
+            ("--split-on", separator(there), separator(self)),
             ("--shard-tokens", there.shard_tokens.to_string(), self.shard_tokens.to_string()),
             ("--val-tokens", text(there.val_tokens), text(self.val_tokens)),
             ("--max-tokens", text(there.max_tokens), text(self.max_tokens)),
@@ -75,6 +80,9 @@ pub struct ShardNote {
     pub file: String,
     /// Tokens in it.
     pub tokens: u64,
+    /// BLAKE3 of the whole file. Early versions noted none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
 }
 
 /// The contents of `dataset.json`.

@@ -1,12 +1,20 @@
 //! The sizes that the pages of a Parquet column claim, looked at before a page is unpacked.
 //!
 //! A page is a header in Thrift's compact protocol and then so many bytes. The Parquet library makes room for
-//! whatever size a header claims; here a claim is held against the file first.
+//! whatever size a header claims; here a claim is held against the file first. Of gzip and Brotli the library also
+//! unpacks more than a header claims, as much as there is: these pages are unpacked here once, and thrown away.
 //! Source: the Parquet and Thrift format descriptions.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader, Read};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::properties::ReaderProperties;
+use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
 
 use crate::data::tokens::{cannot_read, read_at};
 use crate::error::{Error, Fault, Result};
@@ -18,12 +26,21 @@ const UNPACKED_BYTES: u64 = 48 << 20;
 /// Deepest nesting of a header's fields.
 const DEPTH: usize = 8;
 
-/// Checks every page of a column's bytes.
+/// Opens a Parquet file. Of LZ4 only the frames of Hadoop are taken, which say how long they become: the library would try
+/// other frames, and unpack them without end.
+pub(crate) fn reader(file: File) -> Result<SerializedFileReader<File>, ParquetError> {
+    let properties = ReaderProperties::builder().set_backward_compatible_lz4(false).build();
+    let options = ReadOptionsBuilder::new().with_reader_properties(properties).build();
+    SerializedFileReader::new_with_options(file, options)
+}
+
+/// Checks every page of a column in a group of rows.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and the first page that cannot be.
-pub(super) fn check(file: &File, name: &str, range: Range<u64>) -> Result<()> {
+pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData) -> Result<()> {
     let size = file.metadata().map_err(|e| cannot_read(name, &e))?.len();
+    let range = byte_range(name, size, chunk)?;
     let mut at = range.start;
     let mut buffer = vec![0; 256];
     while at < range.end {
@@ -43,20 +60,69 @@ pub(super) fn check(file: &File, name: &str, range: Range<u64>) -> Result<()> {
                     .advice("was it copied whole?"),
             ))
         };
-        let Some(Header { bytes, unpacked, packed }) = header else {
+        let Some(header) = header else {
             return wrong("a page header".into(), "other bytes".into());
         };
-        let left = range.end - at - bytes as u64;
-        let Some(packed) = u64::try_from(packed).ok().filter(|&packed| packed <= left) else {
-            return wrong(format!("at most {left} bytes"), packed.to_string());
+        let left = range.end - at - header.bytes as u64;
+        let Some(packed) = u64::try_from(header.packed).ok().filter(|&packed| packed <= left) else {
+            return wrong(format!("at most {left} bytes"), header.packed.to_string());
         };
         let most = size + UNPACKED_BYTES;
-        if u64::try_from(unpacked).ok().is_none_or(|unpacked| unpacked > most) {
-            return wrong(format!("at most {most} bytes unpacked"), unpacked.to_string());
+        let Some(unpacked) = u64::try_from(header.unpacked).ok().filter(|&unpacked| unpacked <= most) else {
+            return wrong(format!("at most {most} bytes unpacked"), header.unpacked.to_string());
+        };
+        let start = at + header.bytes as u64;
+        let body = start.saturating_add(header.levels)..start + packed;
+        let claimed = unpacked.saturating_sub(header.levels);
+        if header.is_packed && !body.is_empty() && becomes_longer(file, body, chunk.compression(), claimed) {
+            return wrong(format!("{unpacked} bytes unpacked, as it says"), "more".into());
         }
-        at += bytes as u64 + packed;
+        at = start + packed;
     }
     Ok(())
+}
+
+/// Returns the bytes of a file that hold a column of a group.
+fn byte_range(name: &str, size: u64, chunk: &ColumnChunkMetaData) -> Result<Range<u64>> {
+    let start = chunk.dictionary_page_offset().filter(|&at| at > 0).unwrap_or(chunk.data_page_offset());
+    let range = u64::try_from(start).ok().zip(u64::try_from(chunk.compressed_size()).ok());
+    range.and_then(|(start, len)| Some(start..start.checked_add(len)?)).filter(|r| r.end <= size).ok_or_else(|| {
+        Error::data(
+            Fault::at(name, "broken Parquet data")
+                .expected(format!("a column within the file's {size} bytes"))
+                .found(format!("{} bytes at {start}", chunk.compressed_size())),
+        )
+    })
+}
+
+/// Returns true if bytes of a file unpack to more than `claimed`, by a packing of which the library would unpack them all.
+/// Broken ones do not: the library says so.
+fn becomes_longer(file: &File, body: Range<u64>, compression: Compression, claimed: u64) -> bool {
+    let input = BufReader::with_capacity(1 << 16, Part { file, at: body.start, end: body.end });
+    let most = claimed.saturating_add(1);
+    let count = |unpacked: &mut dyn Read| io::copy(&mut unpacked.take(most), &mut io::sink());
+    let length = catch_unwind(AssertUnwindSafe(|| match compression {
+        Compression::GZIP(_) => count(&mut flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::BROTLI(_) => count(&mut brotli::Decompressor::new(input, 1 << 16)),
+        _ => Ok(0),
+    }));
+    matches!(length, Ok(Ok(length)) if length > claimed)
+}
+
+/// A part of a file, read from start to end.
+struct Part<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = out.len().min(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
+        read_at(self.file, &mut out[..n], self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
 }
 
 /// What of a page header matters here.
@@ -66,20 +132,26 @@ struct Header {
     bytes: usize,
     unpacked: i64,
     packed: i64,
+    /// Bytes of levels before the values, which version 2 of the format never packs.
+    levels: u64,
+    /// False for a page of version 2 that says so.
+    is_packed: bool,
 }
 
 impl Header {
     fn read(bytes: &[u8]) -> Option<Self> {
         let mut cursor = Cursor { bytes, at: 0 };
         let (mut unpacked, mut packed, mut field) = (None, None, 0);
+        let (mut levels, mut is_packed) = (0, true);
         while let Some(kind) = cursor.field(&mut field)? {
             match (field, kind) {
                 (2, 5) => unpacked = Some(cursor.zigzag()?),
                 (3, 5) => packed = Some(cursor.zigzag()?),
+                (8, 12) => (levels, is_packed) = cursor.second_version()?,
                 _ => cursor.skip(kind, DEPTH)?,
             }
         }
-        Some(Self { bytes: cursor.at, unpacked: unpacked?, packed: packed? })
+        Some(Self { bytes: cursor.at, unpacked: unpacked?, packed: packed?, levels, is_packed })
     }
 }
 
@@ -122,6 +194,19 @@ impl Cursor<'_> {
         let step = i64::from(byte >> 4);
         *field = if step == 0 { self.zigzag()? } else { field.wrapping_add(step) };
         Some(Some(byte & 15))
+    }
+
+    /// The header of a data page of version 2: the bytes of its levels, and whether its values are packed.
+    fn second_version(&mut self) -> Option<(u64, bool)> {
+        let (mut levels, mut is_packed, mut field) = (0_u64, true, 0);
+        while let Some(kind) = self.field(&mut field)? {
+            match (field, kind) {
+                (5 | 6, 5) => levels = levels.checked_add(u64::try_from(self.zigzag()?).ok()?)?,
+                (7, 1 | 2) => is_packed = kind == 1,
+                _ => self.skip(kind, DEPTH)?,
+            }
+        }
+        Some((levels, is_packed))
     }
 
     fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
@@ -167,10 +252,18 @@ mod tests {
     fn a_header_is_read() {
         // type 0, unpacked 300, packed 100, a struct of one number and one text
         let bytes = [0x15, 0, 0x15, 0xd8, 4, 0x15, 0xc8, 1, 0x2c, 0x15, 2, 0x18, 2, b'a', b'b', 0, 0];
-        assert_eq!(Header::read(&bytes), Some(Header { bytes: bytes.len(), unpacked: 300, packed: 100 }));
+        let (levels, is_packed) = (0, true);
+        assert_eq!(
+            Header::read(&bytes),
+            Some(Header { bytes: bytes.len(), unpacked: 300, packed: 100, levels, is_packed })
+        );
         for n in 0..bytes.len() {
             assert_eq!(Header::read(&bytes[..n]), None, "{n}");
         }
+        // version 2: 7 and 2 bytes of levels, values as they are
+        let bytes = [0x15, 6, 0x15, 20, 0x15, 20, 0x5c, 0x55, 14, 0x15, 4, 0x12, 0, 0];
+        let header = Header::read(&bytes).unwrap();
+        assert_eq!((header.levels, header.is_packed), (9, false));
         // a list that claims 2^60 structs
         assert_eq!(Header::read(&[0x19, 0xfc, 255, 255, 255, 255, 255, 255, 255, 255, 15]), None);
         assert_eq!(Header::read(&[0x1c; 4000]), None);

@@ -1,13 +1,18 @@
 //! From files to units of work, one after the other, from any place between two units on.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::source::{Format, Source};
+use super::note::Recipe;
+use super::source::Source;
 use super::table::Table;
+use super::text_file::TextFile;
 use super::unit::{Place, UNIT_BYTES, Unit, Work};
-use crate::data::tokenizer::{Cuts, UNBROKEN_BYTES};
+use crate::data::recognize::{Format, Input};
+use crate::data::tokenizer::Cuts;
+use crate::data::tokens::cannot_read;
+use crate::data::unpack::Packing;
 use crate::error::{Error, Fault, Result};
 
 /// Longest line of JSON.
@@ -15,8 +20,9 @@ const LINE_BYTES: usize = 32 << 20;
 
 /// Reads a corpus.
 pub(super) struct Reader<'a> {
-    sources: &'a [Source],
-    field: &'a str,
+    recipe: &'a Recipe,
+    /// Where a text may be cut into units.
+    cuts: Cuts,
     place: Place,
     open: Option<Open>,
     /// Bytes of the files before the current one.
@@ -26,29 +32,31 @@ pub(super) struct Reader<'a> {
 }
 
 enum Open {
-    Stream(Stream),
+    Text(TextFile),
+    Lines(Stream),
     Table(Box<Table>),
 }
 
 impl<'a> Reader<'a> {
-    /// A reader that goes on at `place`.
-    pub(super) fn new(sources: &'a [Source], field: &'a str, place: Place) -> Self {
-        let before = sources.iter().take(place.file).map(|s| s.bytes).sum();
-        Self { sources, field, place, open: None, before, taken: Arc::default() }
+    /// A reader that begins at `place`.
+    pub(super) fn new(recipe: &'a Recipe, cuts: Cuts, place: Place) -> Self {
+        let before = recipe.sources.iter().take(place.file).map(|s| s.bytes).sum();
+        Self { recipe, cuts, place, open: None, before, taken: Arc::default() }
     }
 
     /// The next unit, none at the end of the corpus.
     pub(super) fn next(&mut self) -> Result<Option<Unit>> {
-        while let Some(source) = self.sources.get(self.place.file) {
+        while let Some(source) = self.recipe.sources.get(self.place.file) {
             let open = match &mut self.open {
                 Some(open) => open,
                 none => {
                     self.taken = Arc::default();
-                    none.insert(open_at(source, self.field, self.place, &self.taken)?)
+                    none.insert(open_at(source, self.recipe, self.cuts, self.place, &self.taken)?)
                 }
             };
             let work = match open {
-                Open::Stream(stream) => stream.next(source, &mut self.place)?,
+                Open::Text(text) => text.next(&mut self.place)?,
+                Open::Lines(stream) => next_lines(stream, &mut self.place)?,
                 Open::Table(table) => table.next(source, &mut self.place, &self.taken)?,
             };
             if let Some(work) = work {
@@ -63,127 +71,183 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn open_at(source: &Source, field: &str, place: Place, taken: &Arc<AtomicU64>) -> Result<Open> {
-    match source.kind().0 {
-        Format::Parquet => Table::open(source, field, place.at).map(|t| Open::Table(Box::new(t))),
-        format => {
-            let mut stream = Stream {
-                input: source.open(taken.clone())?,
-                lines: format == Format::Lines,
-                buffer: Vec::new(),
-                ended: false,
-            };
-            stream.skip(source, place.at)?;
-            Ok(Open::Stream(stream))
-        }
+fn open_at(source: &Source, recipe: &Recipe, cuts: Cuts, place: Place, taken: &Arc<AtomicU64>) -> Result<Open> {
+    let input = Input::open(&source.path, taken.clone())?;
+    let format = input.content.map_err(|foreign| foreign.refused(&source.name()))?;
+    if format == Format::Parquet {
+        return Table::open(source, &recipe.field, place.at).map(|t| Open::Table(Box::new(t)));
     }
+    let mut stream = Stream::new(source.name(), input.packing, input.stream);
+    if format == Format::Text {
+        return TextFile::open(stream, recipe.split_on.as_deref(), cuts, place).map(Open::Text);
+    }
+    stream.skip(place.at)?;
+    Ok(Open::Lines(stream))
 }
 
 /// A file read from start to end.
-struct Stream {
+pub(super) struct Stream {
+    name: String,
+    packing: Packing,
     input: Box<dyn Read + Send>,
-    /// Cut at line ends, else where tokens do not change.
-    lines: bool,
     /// Read and not yet handed out.
-    buffer: Vec<u8>,
-    ended: bool,
+    pub(super) buffer: Vec<u8>,
+    pub(super) ended: bool,
 }
 
 impl Stream {
-    /// Passes over what an earlier run has handed out. A packed file has to be unpacked for that.
-    fn skip(&mut self, source: &Source, bytes: u64) -> Result<()> {
-        let copied =
-            std::io::copy(&mut (&mut self.input).take(bytes), &mut std::io::sink()).map_err(|e| source.broken(&e))?;
-        if copied < bytes {
-            return Err(Error::data(
-                Fault::at(source.name(), "became shorter")
-                    .expected(format!("at least {bytes} bytes"))
-                    .found(copied)
-                    .advice("try --restart"),
-            ));
+    pub(super) fn new(name: String, packing: Packing, input: Box<dyn Read + Send>) -> Self {
+        Self { name, packing, input, buffer: Vec::new(), ended: false }
+    }
+
+    fn broken(&self, error: &io::Error) -> Error {
+        match self.packing {
+            Packing::Plain => cannot_read(&self.name, error),
+            packing => packing.error(&self.name, error),
         }
-        Ok(())
+    }
+
+    /// Passes over what an earlier run has handed out. A packed file has to be unpacked for that.
+    pub(super) fn skip(&mut self, bytes: u64) -> Result<()> {
+        let copied = io::copy(&mut (&mut self.input).take(bytes), &mut io::sink()).map_err(|e| self.broken(&e))?;
+        if copied < bytes { Err(self.shorter(bytes)) } else { Ok(()) }
+    }
+
+    /// Returns the error for a file that ends before a place that an earlier run has reached.
+    pub(super) fn shorter(&self, bytes: u64) -> Error {
+        let fault = Fault::at(&self.name, "became shorter").expected(format!("at least {bytes} bytes"));
+        Error::data(fault.advice("try --restart"))
     }
 
     /// Reads until the buffer holds `bytes` or the file ends.
-    fn fill(&mut self, source: &Source, bytes: usize) -> Result<()> {
+    pub(super) fn fill(&mut self, bytes: usize) -> Result<()> {
         let missing = bytes.saturating_sub(self.buffer.len());
         if !self.ended && missing > 0 {
             let read =
-                (&mut self.input).take(missing as u64).read_to_end(&mut self.buffer).map_err(|e| source.broken(&e))?;
+                (&mut self.input).take(missing as u64).read_to_end(&mut self.buffer).map_err(|e| self.broken(&e))?;
             self.ended = read < missing;
         }
         Ok(())
     }
 
-    fn next(&mut self, source: &Source, place: &mut Place) -> Result<Option<Work>> {
-        self.fill(source, UNIT_BYTES)?;
-        if self.buffer.is_empty() {
-            return Ok(None);
-        }
-        let end = if self.lines { self.line_end(source, place)? } else { self.text_end(source)? };
+    /// Takes the first `end` bytes out of the buffer.
+    pub(super) fn take(&mut self, end: usize) -> Vec<u8> {
         let rest = self.buffer.split_off(end);
-        let bytes = std::mem::replace(&mut self.buffer, rest);
-        let work = if self.lines {
-            let line = place.line + 1;
-            place.line += bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
-            Work::Lines { bytes, name: source.name(), line }
-        } else {
-            Work::Text { bytes, starts: place.at == 0 }
-        };
-        place.at += end as u64;
-        Ok(Some(work))
+        std::mem::replace(&mut self.buffer, rest)
     }
+}
 
-    fn text_end(&mut self, source: &Source) -> Result<usize> {
-        if self.ended {
-            return Ok(self.buffer.len());
-        }
-        let end = Cuts::BeforeSpace.piece_end(&self.buffer, UNIT_BYTES - 1);
-        if end < self.buffer.len() {
-            return Ok(end);
-        }
-        self.fill(source, UNBROKEN_BYTES + 1)?;
-        Ok(Cuts::BeforeSpace.piece_end(&self.buffer, UNIT_BYTES - 1))
+fn next_lines(stream: &mut Stream, place: &mut Place) -> Result<Option<Work>> {
+    stream.fill(UNIT_BYTES)?;
+    if stream.buffer.is_empty() {
+        return Ok(None);
     }
+    let end = line_end(stream, place)?;
+    let bytes = stream.take(end);
+    let line = place.line + 1;
+    place.line += bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
+    place.at += end as u64;
+    Ok(Some(Work::Lines { bytes, name: stream.name.clone(), line }))
+}
 
-    fn line_end(&mut self, source: &Source, place: &Place) -> Result<usize> {
-        let mut searched = 0;
-        loop {
-            if self.ended {
-                return Ok(self.buffer.len());
-            }
-            if let Some(at) = self.buffer[searched..].iter().rposition(|&byte| byte == b'\n') {
-                return Ok(searched + at + 1);
-            }
-            searched = self.buffer.len();
-            if searched >= LINE_BYTES {
-                return Err(Error::data(
-                    Fault::at(source.name(), format!("line {}: too long", place.line + 1))
-                        .expected(format!("at most {LINE_BYTES} bytes"))
-                        .advice("is it JSON Lines, one object a line?"),
-                ));
-            }
-            self.fill(source, 2 * searched)?;
+fn line_end(stream: &mut Stream, place: &Place) -> Result<usize> {
+    let mut searched = 0;
+    loop {
+        if stream.ended {
+            return Ok(stream.buffer.len());
         }
+        if let Some(at) = stream.buffer[searched..].iter().rposition(|&byte| byte == b'\n') {
+            return Ok(searched + at + 1);
+        }
+        searched = stream.buffer.len();
+        if searched >= LINE_BYTES {
+            return Err(Error::data(
+                Fault::at(&stream.name, format!("line {}: too long", place.line + 1))
+                    .expected(format!("at most {LINE_BYTES} bytes"))
+                    .advice("is it JSON Lines, one object a line?"),
+            ));
+        }
+        stream.fill(2 * searched)?;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::prepare::source::sources;
+    use crate::data::prepare::Options;
     use crate::data::tokenizer::Tokenizer;
     use std::io::Write;
+    use std::path::PathBuf;
 
-    fn units(paths: &[std::path::PathBuf], place: Place) -> Vec<(Vec<u16>, Place)> {
-        let sources = sources(paths).unwrap();
-        let mut reader = Reader::new(&sources, "text", place);
+    fn units_split(paths: &[PathBuf], split_on: Option<&str>, place: Place) -> Vec<(Vec<u16>, Place, u64)> {
+        let options = Options::new(paths.to_vec(), PathBuf::new(), "x");
+        let recipe = Options { split_on: split_on.map(str::to_owned), ..options }.recipe().unwrap();
+        let mut reader = Reader::new(&recipe, Cuts::BeforeSpace, place);
         let mut units = Vec::new();
         while let Some(unit) = reader.next().unwrap() {
-            units.push((unit.work.encode(&Tokenizer::Bytes, "text").unwrap().0, unit.end));
+            let (tokens, counts) = unit.work.encode(&Tokenizer::Bytes, "text").unwrap();
+            units.push((tokens, unit.end, counts.spelled_ends));
         }
         units
+    }
+
+    fn units(paths: &[PathBuf], place: Place) -> Vec<(Vec<u16>, Place, u64)> {
+        units_split(paths, None, place)
+    }
+
+    /// A text with `separator` at places that lie around the ends of units, and what it becomes.
+    fn separated(separator: &str, documents: usize) -> (String, Vec<u16>) {
+        let (mut text, mut expected) = (String::new(), Vec::new());
+        for i in 0..documents {
+            // documents of 0 bytes to some 100 KB, with and without places to cut
+            let length = [0, 1, 700, UNIT_BYTES / 50 + i, UNIT_BYTES / 3][i % 5];
+            let word = if i % 2 == 0 { "word " } else { "unbroken" };
+            let document = &word.repeat(length / word.len() + 1)[..length];
+            if !document.is_empty() {
+                expected.push(256);
+                expected.extend(document.bytes().map(u16::from));
+            }
+            text = text + document + separator;
+        }
+        (text, expected)
+    }
+
+    #[test]
+    fn separators_are_found_across_units() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        for separator in ["<|endoftext|>", "\n\n\n", "—§—", "=", &"long separator ".repeat(30_000)] {
+            let (text, expected) = separated(separator, if separator.len() > UNIT_BYTES { 20 } else { 400 });
+            std::fs::write(&path, text).unwrap();
+            let paths = std::slice::from_ref(&path);
+            let all = units_split(paths, Some(separator), Place::default());
+            assert!(all.len() > 6, "{}", all.len());
+            let tokens: Vec<u16> = all.iter().flat_map(|u| u.0.clone()).collect();
+            assert!(tokens == expected, "{separator:.9}");
+            for (i, (_, place, _)) in all.iter().enumerate().step_by(3) {
+                assert!(units_split(paths, Some(separator), *place) == all[i + 1..], "{separator:.9}, from unit {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn spelled_ends_are_counted_across_units() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        // without whitespace, so that units are cut anywhere
+        let text = "ab<|endoftext|>".repeat(200_000);
+        std::fs::write(&path, &text).unwrap();
+        let paths = std::slice::from_ref(&path);
+        let all = units(paths, Place::default());
+        assert!(all.len() > 3, "{}", all.len());
+        assert_eq!(all.iter().map(|u| u.2).sum::<u64>(), 200_000);
+        for (i, (_, place, _)) in all.iter().enumerate() {
+            assert!(units(paths, *place) == all[i + 1..], "from unit {i}");
+        }
+        let split = units_split(paths, Some("<|endoftext|>"), Place::default());
+        assert_eq!(split.iter().map(|u| u.2).sum::<u64>(), 0);
+        let tokens: Vec<u16> = split.into_iter().flat_map(|u| u.0).collect();
+        assert!(tokens == [256, 97, 98].repeat(200_000));
     }
 
     #[test]
@@ -214,7 +278,7 @@ mod tests {
             });
         }
         assert!(tokens == expected);
-        for (i, (_, place)) in all.iter().enumerate() {
+        for (i, (_, place, _)) in all.iter().enumerate() {
             assert!(units(&paths, *place) == all[i + 1..], "from unit {i}");
         }
     }

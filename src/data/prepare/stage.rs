@@ -1,10 +1,11 @@
 //! Shards while they grow: everything lies in `NAME.partial` until all of it is there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::note::{Note, Recipe, ShardNote, write_json};
@@ -212,6 +213,14 @@ impl Stage {
             let path = self.file(i as u64);
             seal_file(&path, *tokens).map_err(|e| output_error(&path, &e))?;
         }
+        let staged =
+            |i: usize| if split.copies { self.partial.join(format!("new-{i}.tokens")) } else { self.file(i as u64) };
+        let shards = sizes.into_par_iter().enumerate().map(|(i, (file, tokens))| {
+            let path = staged(i);
+            let blake3 = Some(blake3_of(&path).map_err(|e| output_error(&path, &e))?);
+            Ok(ShardNote { file, tokens, blake3 })
+        });
+        let shards = shards.collect::<Result<Vec<_>>>()?;
         state.note = Some(Note {
             tokenizer: tokenizer.name().into(),
             vocab: tokenizer.vocab(),
@@ -219,7 +228,7 @@ impl Stage {
             train_tokens: split.train,
             val_tokens: split.val,
             counts: state.counts,
-            shards: sizes.into_iter().map(|(file, tokens)| ShardNote { file, tokens }).collect(),
+            shards,
             recipe: recipe.clone(),
         });
         self.save(state)
@@ -310,6 +319,19 @@ fn seal_file(path: &Path, tokens: u64) -> std::io::Result<()> {
     let count = i32::try_from(tokens).map_err(|_| std::io::Error::other("more than 2^31 - 1 tokens"))?;
     file.write_all(&header(count))?;
     file.sync_all()
+}
+
+/// Returns the BLAKE3 of a file, in hexadecimal digits.
+pub(crate) fn blake3_of(path: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = File::open(path)?;
+    let mut block = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut block)? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            n => hasher.update(&block[..n]),
+        };
+    }
 }
 
 /// Tokens that file `index` takes while the corpus is read: the first one is validation, if there is any.
@@ -426,7 +448,7 @@ mod tests {
             let Ok(split) = Split::of(&recipe, total) else { return Ok(()) };
             let shards = split.shards(&recipe);
             prop_assert_eq!(shards.iter().map(|(_, tokens)| tokens).sum::<u64>(), total);
-            let shards = shards.into_iter().map(|(file, tokens)| ShardNote { file, tokens }).collect();
+            let shards = shards.into_iter().map(|(file, tokens)| ShardNote { file, tokens, blake3: None }).collect();
             let note = Note { shards, recipe, ..Note::default() };
             let (batch, context) = note.fitting();
             let sources = |part: &str| -> Vec<TokenSource> {

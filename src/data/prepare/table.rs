@@ -1,5 +1,6 @@
 //! A column of texts in a Parquet file.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,13 +25,16 @@ pub(super) struct Table {
     file: File,
     reader: SerializedFileReader<File>,
     column: usize,
-    nullable: bool,
+    /// Definition level of a text that is there: the optional groups around it and itself. 0 if none is optional.
+    level: i16,
     rows: u64,
     group: usize,
     /// Rows of the groups up to the current one.
     group_end: u64,
     /// The rest of the current group.
     texts: Option<ColumnReaderImpl<ByteArrayType>>,
+    /// Rows that were read and not yet handed out, none for a null.
+    pending: VecDeque<Option<ByteArray>>,
 }
 
 impl Table {
@@ -38,10 +42,19 @@ impl Table {
     pub(super) fn open(source: &Source, field: &str, row: u64) -> Result<Self> {
         let file = File::open(&source.path).map_err(|e| cannot_read(&source.name(), &e))?;
         let own = file.try_clone().map_err(|e| cannot_read(&source.name(), &e))?;
-        let reader = guard(source, || SerializedFileReader::new(file).map_err(|e| broken(source, &e)))?;
+        let reader = guard(source, || pages::reader(file).map_err(|e| broken(source, &e)))?;
         let meta = reader.metadata();
         let columns = meta.file_metadata().schema_descr().columns();
-        let Some(column) = columns.iter().position(|c| c.path().string() == field) else {
+        // a column in a group is named by a path, `meta.text`; a name may have a dot of its own
+        let named = || columns.iter().enumerate().filter(|(_, c)| c.path().string() == field).map(|(i, _)| i);
+        if named().count() > 1 {
+            return Err(Error::data(
+                Fault::at(source.name(), format!("{} columns are called `{field}`", named().count()))
+                    .expected("one")
+                    .advice("try renaming them"),
+            ));
+        }
+        let Some(column) = named().next() else {
             let names: Vec<String> = columns.iter().take(12).map(|c| c.path().string()).collect();
             return Err(Error::data(
                 Fault::at(source.name(), format!("no column `{field}`"))
@@ -50,7 +63,7 @@ impl Table {
             ));
         };
         let found = &columns[column];
-        if found.physical_type() != Type::BYTE_ARRAY || found.max_rep_level() > 0 || found.max_def_level() > 1 {
+        if found.physical_type() != Type::BYTE_ARRAY || found.max_rep_level() > 0 {
             return Err(Error::data(
                 Fault::at(source.name(), format!("column `{field}` has the wrong type"))
                     .expected("one text a row")
@@ -62,8 +75,9 @@ impl Table {
             ));
         }
         let rows = meta.row_groups().iter().map(|g| u64::try_from(g.num_rows()).unwrap_or(0)).sum();
-        let nullable = found.max_def_level() > 0;
-        let mut table = Self { file: own, reader, column, nullable, rows, group: 0, group_end: 0, texts: None };
+        let level = found.max_def_level();
+        let (texts, pending) = (None, VecDeque::new());
+        let mut table = Self { file: own, reader, column, level, rows, group: 0, group_end: 0, texts, pending };
         table.seek(source, row)?;
         Ok(table)
     }
@@ -80,8 +94,9 @@ impl Table {
             }
             let mut left = row - start;
             while left > 0 {
-                let (read, _, _) = self.read(source, usize::try_from(left).unwrap_or(ROWS).min(ROWS))?;
-                left -= (read as u64).min(left);
+                self.read(source, usize::try_from(left).unwrap_or(ROWS).min(ROWS))?;
+                left -= (self.pending.len() as u64).min(left);
+                self.pending.clear();
             }
             return Ok(());
         }
@@ -94,17 +109,14 @@ impl Table {
         }
         let group = self.reader.metadata().row_group(self.group);
         let chunk = group.column(self.column);
-        match chunk.compression() {
-            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => {}
-            other => {
-                return Err(Error::data(
-                    Fault::at(source.name(), format!("compressed with {other}"))
-                        .expected("none, SNAPPY or ZSTD")
-                        .advice("try writing it anew with one of them"),
-                ));
-            }
+        if matches!(chunk.compression(), Compression::LZO) {
+            return Err(Error::data(
+                Fault::at(source.name(), "compressed with LZO")
+                    .expected("none, SNAPPY, ZSTD, GZIP, BROTLI, LZ4 or LZ4_RAW")
+                    .advice("try writing it anew with one of them"),
+            ));
         }
-        pages::check(&self.file, &source.name(), chunk.byte_range_checked(source)?)?;
+        pages::check(&self.file, &source.name(), chunk)?;
         self.group_end += u64::try_from(group.num_rows()).unwrap_or(0);
         self.texts = Some(guard(source, || {
             let group = self.reader.get_row_group(self.group).map_err(|e| broken(source, &e))?;
@@ -116,14 +128,16 @@ impl Table {
         Ok(true)
     }
 
-    /// Reads up to `rows` rows of the current group: how many there were, the texts, and how many were null.
-    fn read(&mut self, source: &Source, rows: usize) -> Result<(usize, Vec<ByteArray>, usize)> {
-        let Some(texts) = &mut self.texts else { return Ok((0, Vec::new(), 0)) };
+    /// Reads up to `rows` rows of the current group, at least one.
+    fn read(&mut self, source: &Source, rows: usize) -> Result<()> {
+        let Some(texts) = &mut self.texts else { return Ok(()) };
         let (mut values, mut levels) = (Vec::new(), Vec::new());
-        let levels_out = self.nullable.then_some(&mut levels);
+        let levels_out = (self.level > 0).then_some(&mut levels);
         let (read, found, _) =
             guard(source, || texts.read_records(rows, levels_out, None, &mut values).map_err(|e| broken(source, &e)))?;
-        if read == 0 || found > read {
+        levels.resize(read, self.level);
+        let there = levels.iter().filter(|&&level| level == self.level).count();
+        if read == 0 || found != there || values.len() != there {
             return Err(Error::data(
                 Fault::at(source.name(), "broken Parquet data")
                     .expected(format!("{} rows in {} groups", self.rows, self.reader.num_row_groups()))
@@ -131,13 +145,27 @@ impl Table {
                     .advice("was it copied whole?"),
             ));
         }
-        Ok((read, values, read - found))
+        let mut values = values.into_iter();
+        self.pending.extend(levels.iter().map(|&level| if level == self.level { values.next() } else { None }));
+        Ok(())
     }
 
     /// The next documents, none at the end.
     pub(super) fn next(&mut self, source: &Source, place: &mut Place, taken: &Arc<AtomicU64>) -> Result<Option<Work>> {
         let (mut bytes, mut ends, mut missing) = (Vec::new(), Vec::new(), 0);
+        // row by row: sixteen references to one entry of a dictionary are sixteen copies of it here
         while bytes.len() < UNIT_BYTES {
+            if let Some(row) = self.pending.pop_front() {
+                place.at += 1;
+                match row {
+                    Some(text) => {
+                        bytes.extend_from_slice(text.data());
+                        ends.push(bytes.len());
+                    }
+                    None => missing += 1,
+                }
+                continue;
+            }
             if self.texts.is_none() || place.at >= self.group_end {
                 if !self.next_group(source)? {
                     break;
@@ -145,41 +173,13 @@ impl Table {
                 continue;
             }
             let left = usize::try_from(self.group_end - place.at).unwrap_or(ROWS);
-            let (read, values, nulls) = self.read(source, left.min(ROWS))?;
-            for value in values {
-                bytes.extend_from_slice(value.data());
-                ends.push(bytes.len());
-            }
-            missing += nulls as u64;
-            place.at += read as u64;
+            self.read(source, left.min(ROWS))?;
         }
         // a table is not read from end to end: the share of its rows stands for the bytes
         let share = u128::from(source.bytes) * u128::from(place.at) / u128::from(self.rows.max(1));
         taken.store(u64::try_from(share).unwrap_or(source.bytes), Ordering::Relaxed);
         let empty = ends.is_empty() && missing == 0;
         Ok((!empty).then_some(Work::Documents { bytes, ends, missing }))
-    }
-}
-
-/// The bytes of a file that hold a column of a group, checked.
-trait ByteRange {
-    fn byte_range_checked(&self, source: &Source) -> Result<std::ops::Range<u64>>;
-}
-
-impl ByteRange for parquet::file::metadata::ColumnChunkMetaData {
-    fn byte_range_checked(&self, source: &Source) -> Result<std::ops::Range<u64>> {
-        let start = self.dictionary_page_offset().filter(|&at| at > 0).unwrap_or(self.data_page_offset());
-        let range = u64::try_from(start).ok().zip(u64::try_from(self.compressed_size()).ok());
-        range
-            .and_then(|(start, len)| Some(start..start.checked_add(len)?))
-            .filter(|r| r.end <= source.bytes)
-            .ok_or_else(|| {
-                Error::data(
-                    Fault::at(source.name(), "broken Parquet data")
-                        .expected(format!("a column within the file's {} bytes", source.bytes))
-                        .found(format!("{} bytes at {start}", self.compressed_size())),
-                )
-            })
     }
 }
 

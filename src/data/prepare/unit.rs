@@ -1,10 +1,9 @@
 //! A unit of work: some hundred kilobytes of a corpus, and what its text becomes.
 
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::data::json_line;
+use crate::data::separators::spelled;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Fault, Result};
 
@@ -20,13 +19,17 @@ pub struct Place {
     pub at: u64,
     /// Lines before this place.
     pub line: u64,
+    /// A separator ends here: the text behind it begins a document.
+    #[serde(default)]
+    pub between: bool,
 }
 
 /// What a unit holds.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// A part of a document, from its start on if `starts`.
-    Text { bytes: Vec<u8>, starts: bool },
+    /// A part of a text file without its separators, the places at which a document begins, and how often it spells end
+    /// of text.
+    Text { bytes: Vec<u8>, starts: Vec<usize>, spelled: u64 },
     /// Whole lines of JSON, the first of them being line `line` (from 1) of the file `name`.
     Lines { bytes: Vec<u8>, name: String, line: u64 },
     /// Whole documents one after the other, and where each ends.
@@ -53,6 +56,9 @@ pub struct Counts {
     pub replaced: u64,
     /// Rows and lines whose text is null: no documents.
     pub missing: u64,
+    /// Places where a text spells end of text, which are encoded as text.
+    #[serde(default)]
+    pub spelled_ends: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -61,6 +67,7 @@ impl std::ops::AddAssign for Counts {
         self.text_bytes += other.text_bytes;
         self.replaced += other.replaced;
         self.missing += other.missing;
+        self.spelled_ends += other.spelled_ends;
     }
 }
 
@@ -75,20 +82,23 @@ impl Work {
     pub(super) fn encode(&self, tokenizer: &Tokenizer, field: &str) -> Result<(Vec<u16>, Counts)> {
         let mut out = Encoded { tokenizer, tokens: Vec::with_capacity(self.len() / 3), counts: Counts::default() };
         match self {
-            Self::Text { bytes, starts } => {
-                if *starts {
+            Self::Text { bytes, starts, spelled } => {
+                let (mut at, mut begins) = (0, false);
+                for &start in starts {
+                    out.text(&bytes[at..start], begins)?;
                     out.start();
+                    (at, begins) = (start, true);
                 }
-                out.text(bytes, *starts)?;
+                out.text(&bytes[at..], begins)?;
+                out.counts.spelled_ends = *spelled;
             }
             Self::Lines { bytes, name, line } => {
                 for (i, text) in bytes.split(|&byte| byte == b'\n').enumerate() {
                     let number = line + i as u64;
-                    let text = if number == 1 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
                     if text.trim_ascii().is_empty() {
                         continue;
                     }
-                    match line_text(text, field)
+                    match json_line::text_of(text, field)
                         .map_err(|what| Error::data(Fault::at(name, format!("line {number}: {what}"))))?
                     {
                         Some(text) => out.document(&text)?,
@@ -129,90 +139,9 @@ impl Encoded<'_> {
 
     fn document(&mut self, text: &[u8]) -> Result<()> {
         self.start();
-        self.text(text, true)
-    }
-}
-
-/// The text of a line of JSON: the field's bytes, none if it is null. Half a surrogate pair and other invalid UTF-8
-/// stay as they are: the tokenizer replaces and counts them.
-fn line_text(line: &[u8], field: &str) -> std::result::Result<Option<Vec<u8>>, String> {
-    let mut reader = serde_json::Deserializer::from_slice(line);
-    let found = Line { field }
-        .deserialize(&mut reader)
-        .and_then(|found| reader.end().map(|()| found))
-        .map_err(|e| describe_json(&e))?;
-    found.ok_or_else(|| format!("no field `{field}`, expected one in every line; try --field NAME"))
-}
-
-/// serde_json's words without its line number, which is always 1 here.
-fn describe_json(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" at line ").next().unwrap_or(&text).replace('\n', " ");
-    format!(
-        "not a JSON object with a text, expected {{\"text\": \"...\"}}, got an error at column {}: {text}",
-        error.column()
-    )
-}
-
-/// Reads one object and keeps one field: `None` if it is not there, `Some(None)` if it is null.
-struct Line<'a> {
-    field: &'a str,
-}
-
-impl<'de> DeserializeSeed<'de> for Line<'_> {
-    type Value = Option<Option<Vec<u8>>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Line<'_> {
-    type Value = Option<Option<Vec<u8>>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(Bytes(key)) = map.next_key()? {
-            if key == self.field.as_bytes() {
-                found = Some(map.next_value::<Option<Bytes>>()?.map(|text| text.0));
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// A JSON string as bytes.
-struct Bytes(Vec<u8>);
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Bytes;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_bytes<E>(self, text: &[u8]) -> Result<Bytes, E> {
-                Ok(Bytes(text.to_vec()))
-            }
-
-            fn visit_byte_buf<E>(self, text: Vec<u8>) -> Result<Bytes, E> {
-                Ok(Bytes(text))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Bytes, E> {
-                Ok(Bytes(text.as_bytes().to_vec()))
-            }
-        }
-        deserializer.deserialize_bytes(Text)
+        self.text(text, true)?;
+        self.counts.spelled_ends += spelled(text);
+        Ok(())
     }
 }
 
@@ -227,10 +156,11 @@ mod tests {
 
     #[test]
     fn each_line_is_a_document() {
-        let bytes = b"\xef\xbb\xbf{\"id\":[1,{\"text\":2}],\"text\":\"a\\u00e9\"}\r\n\n{\"text\":\"\"}\n{\"text\":null}\n{\"text\":\"b\"}";
+        let bytes =
+            b"{\"id\":[1,{\"text\":2}],\"text\":\"a\\u00e9\"}\r\n\n{\"text\":\"\"}\n{\"text\":null}\n{\"text\":\"b\"}";
         let (tokens, counts) = lines(bytes).unwrap();
         assert_eq!(tokens, [256, 97, 0xc3, 0xa9, 256, 256, 98]);
-        assert_eq!(counts, Counts { documents: 3, text_bytes: 4, replaced: 0, missing: 1 });
+        assert_eq!(counts, Counts { documents: 3, text_bytes: 4, missing: 1, ..Counts::default() });
     }
 
     #[test]

@@ -35,6 +35,7 @@ fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
         ("layers", shape.layers.to_string()),
         ("heads", shape.heads.to_string()),
         ("channels", shape.channels.to_string()),
+        ("split-on", data.split_on.as_ref().map_or_else(none, |text| format!("{text:?}"))),
         ("tokenizer", data.tokenizer.as_ref().map_or_else(none, Tokenizer::identity)),
         ("no-shuffle", switch(!data.shuffle)),
         ("overfit-one-batch", switch(data.overfit_one_batch)),

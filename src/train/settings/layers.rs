@@ -22,9 +22,10 @@ const CONTRADICT: [(&str, &[&str]); 3] = [
     ("init", &["layers", "heads", "channels", "vocab"]),
 ];
 /// Settings that mean nothing without others.
-const NEED: [(&str, &[&str]); 7] = [
+const NEED: [(&str, &[&str]); 8] = [
     ("val", &["data"]),
     ("data-format", &["data"]),
+    ("split-on", &["text"]),
     ("layers", &["heads", "channels"]),
     ("heads", &["layers", "channels"]),
     ("channels", &["layers", "heads"]),

@@ -85,6 +85,8 @@ pub struct DataSettings {
     pub source: Source,
     /// The tokenizer, where it is known.
     pub tokenizer: Option<Tokenizer>,
+    /// The text between two documents of a text file, which is one document otherwise.
+    pub split_on: Option<String>,
     /// Batches in llm.c's random order, else in file order.
     pub shuffle: bool,
     /// The batches of the first step in every step.
@@ -376,6 +378,7 @@ impl DataSettings {
             data,
             val,
             data_format,
+            split_on: self.split_on.clone(),
             tokenizer: self.tokenizer.as_ref().map(TokenizerName::of),
             no_shuffle: Some(!self.shuffle),
             overfit_one_batch: Some(self.overfit_one_batch),

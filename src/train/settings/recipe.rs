@@ -37,10 +37,15 @@ pub struct Recipe {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[command(next_help_heading = "Data")]
 pub struct Data {
-    /// Text file to train on, one document (repeatable); its last tenth is for validation
+    /// Text file to train on, one document (repeatable), plain or packed by gzip, zstd, xz or bzip2; its last tenth is for
+    /// validation
     #[arg(long, value_name = "FILE")]
     #[serde(with = "list", skip_serializing_if = "Vec::is_empty")]
     pub text: Vec<PathBuf>,
+    /// Cut text files into documents wherever this text is, such as '<|endoftext|>'
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_on: Option<String>,
     /// Token shards to train on: files, a pattern, a folder that holds NAME_train_*.bin, or a name of `wgpt data fetch`
     #[arg(long, value_name = "GLOB|NAME", num_args = 1..)]
     #[serde(with = "several", skip_serializing_if = "Vec::is_empty")]

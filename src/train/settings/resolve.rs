@@ -72,6 +72,9 @@ impl Recipe {
         if self.run.keep == Some(0) {
             return Err(Error::usage(Fault::at("--keep", "0").expected("at least 1")));
         }
+        if self.data.split_on.as_deref() == Some("") {
+            return Err(Error::usage(Fault::at("--split-on", "an empty text").expected("the text between documents")));
+        }
         let settings = self.settings(shape, tokenizer);
         settings.check()?;
         let of_text = settings.data.tokenizer.as_ref().filter(|_| self.data.data.is_empty());
@@ -191,6 +194,7 @@ impl Recipe {
                         format: data.data_format.unwrap_or_default(),
                     },
                 },
+                split_on: data.split_on.clone(),
                 tokenizer,
                 shuffle: !(data.no_shuffle.unwrap_or(false) || overfit_one_batch),
                 overfit_one_batch,

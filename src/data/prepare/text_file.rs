@@ -1,0 +1,100 @@
+//! A text file, cut into units where tokens do not change, and into documents where a separator is.
+
+use super::reader::Stream;
+use super::unit::{Place, UNIT_BYTES, Work};
+use crate::data::separators::{SPELLED_END, Separators, spelled};
+use crate::data::tokenizer::{Cuts, UNBROKEN_BYTES};
+use crate::error::Result;
+
+/// Bytes of a spelled end of text that may lie before a unit and are not all of it.
+const TAIL_BYTES: usize = SPELLED_END.len() - 1;
+
+/// A text file, read from start to end.
+pub(super) struct TextFile {
+    stream: Stream,
+    /// Empty if the file is one document.
+    separator: Vec<u8>,
+    cuts: Cuts,
+    /// The last bytes before the place, of the same document.
+    tail: Vec<u8>,
+}
+
+impl TextFile {
+    /// Opens a file at `place`.
+    pub(super) fn open(mut stream: Stream, split_on: Option<&str>, cuts: Cuts, place: Place) -> Result<Self> {
+        let separator = split_on.unwrap_or_default().as_bytes().to_vec();
+        let known = place.at.min(TAIL_BYTES as u64);
+        stream.skip(place.at - known)?;
+        stream.fill(known as usize)?;
+        if (stream.buffer.len() as u64) < known {
+            return Err(stream.shorter(place.at));
+        }
+        let mut file = Self { stream, separator, cuts, tail: Vec::new() };
+        let bytes = file.stream.take(known as usize);
+        file.keep_tail(&bytes, place.between);
+        Ok(file)
+    }
+
+    fn keep_tail(&mut self, bytes: &[u8], between: bool) {
+        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
+        let start = Separators::new(&self.tail, &self.separator).last().map_or(0, |(_, end)| end);
+        let start = start.max(self.tail.len().saturating_sub(TAIL_BYTES));
+        self.tail.drain(..start);
+        if between {
+            self.tail.clear();
+        }
+    }
+
+    /// The next unit, none at the end.
+    pub(super) fn next(&mut self, place: &mut Place) -> Result<Option<Work>> {
+        self.stream.fill(UNIT_BYTES)?;
+        if self.stream.buffer.is_empty() {
+            return Ok(None);
+        }
+        let cut = self.cut()?;
+        // a separator that begins before the cut must be seen whole
+        self.stream.fill(cut + self.separator.len())?;
+        let found = Separators::new(&self.stream.buffer, &self.separator);
+        let found: Vec<(usize, usize)> = found.take_while(|(start, _)| *start < cut).collect();
+        let end = found.last().map_or(cut, |(_, end)| cut.max(*end));
+        let taken = self.stream.take(end);
+        let (mut bytes, mut starts, mut ends) = (Vec::with_capacity(taken.len()), Vec::new(), 0);
+        let mut at = 0;
+        place.between |= place.at == 0;
+        for (start, next) in found.into_iter().chain([(end, end)]) {
+            let part = &taken[at..start];
+            at = next;
+            if !part.is_empty() {
+                if std::mem::take(&mut place.between) {
+                    starts.push(bytes.len());
+                    self.tail.clear();
+                }
+                ends += self.spelled(part);
+                bytes.extend_from_slice(part);
+            }
+            place.between |= next > start;
+        }
+        self.keep_tail(&bytes[starts.last().copied().unwrap_or(0)..], place.between);
+        place.at += end as u64;
+        Ok(Some(Work::Text { bytes, starts, spelled: ends }))
+    }
+
+    /// Counts spelled ends of text in a part of a document, and those that began before it.
+    fn spelled(&self, part: &[u8]) -> u64 {
+        let around = [&self.tail, &part[..part.len().min(TAIL_BYTES)]].concat();
+        spelled(part) + spelled(&around)
+    }
+
+    /// Returns where a unit ends if no separator is near.
+    fn cut(&mut self) -> Result<usize> {
+        if self.stream.ended {
+            return Ok(self.stream.buffer.len());
+        }
+        let end = self.cuts.piece_end(&self.stream.buffer, UNIT_BYTES - 1);
+        if end < self.stream.buffer.len() {
+            return Ok(end);
+        }
+        self.stream.fill(UNBROKEN_BYTES + 1)?;
+        Ok(self.cuts.piece_end(&self.stream.buffer, UNIT_BYTES - 1))
+    }
+}
