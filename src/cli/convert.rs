@@ -82,7 +82,7 @@ impl Layout {
         }
     }
 
-    /// How weights are stored in it.
+    /// Returns the weights' representation in it.
     fn storage(self, dtype: Dtype) -> Result<Storage> {
         let (storage, layouts) = match dtype {
             Dtype::F32 => (Storage::Plain(Element::F32), "any"),

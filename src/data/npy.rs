@@ -5,7 +5,8 @@ use std::io;
 use crate::error::Fault;
 
 /// First bytes of every array.
-pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
+#[cfg(test)]
+const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header that is read: one of tokens has some 118 bytes.
 const MOST_HEADER_BYTES: usize = 1 << 20;
 
@@ -20,7 +21,7 @@ pub(super) struct Array {
     pub len: u64,
 }
 
-/// Reads the header of a file of `size` bytes, which begins with [`MAGIC`]; `read` fills bytes from a position.
+/// Reads the header of a file of `size` bytes, which begins with an array's first bytes; `read` fills bytes from a position.
 pub(super) fn header(size: u64, read: &dyn Fn(&mut [u8], u64) -> io::Result<()>) -> Result<Array, Fault> {
     let cut = || Fault::from("header is cut short").found(format!("{size} bytes")).advice("was it copied whole?");
     let mut fixed = [0; 12];

@@ -120,7 +120,7 @@ fn a_file_without_llmcs_magic_says_what_it_is() {
     ] {
         let fault = made.fault(&bytes, TokenFormat::Shard);
         assert!(fault.found.contains(found) && fault.advice.contains(advice), "{fault}");
-        assert!(fault.expected == "a token shard" && !fault.to_string().contains('\n'), "{fault}");
+        assert!(fault.expected == "a token shard (magic 20240520)" && !fault.to_string().contains('\n'), "{fault}");
     }
     assert_eq!(made.fault(&[0xff, 0xff, 0xff, 0x7f, 0, 0], TokenFormat::Shard).what, "bad magic");
     assert_eq!(made.fault(&[1, 0, 0], TokenFormat::Shard).found, "less than a word");

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::npy;
 use super::token_format::TokenFormat;
 use super::tokens::MAGIC;
 use crate::error::Fault;
+use crate::files::kind::{self, LLMC_SHARD, LLMC_WEIGHTS};
 
 /// Bytes that are looked at.
 pub(super) const START_BYTES: usize = 4096;
@@ -46,44 +46,27 @@ pub(super) enum Kind {
     Unknown,
 }
 
-/// Kinds that the first bytes tell.
-const MAGICS: [(&[u8], Kind); 17] = [
-    (npy::MAGIC, Kind::Npy),
-    (b"version https://git-lfs", Kind::LfsPointer),
-    (b"PK\x03\x04", Kind::Packed("a zip archive", "unzip")),
-    (b"PK\x05\x06", Kind::Packed("a zip archive", "unzip")),
-    (b"\x28\xb5\x2f\xfd", Kind::Packed("packed with zstd", "zstd -d")),
-    (b"\xfd7zXZ\0", Kind::Packed("packed with xz", "unxz")),
-    (b"\x04\x22\x4d\x18", Kind::Packed("packed with lz4", "lz4 -d")),
-    (b"7z\xbc\xaf\x27\x1c", Kind::Packed("a 7z archive", "7z x")),
-    (b"PAR1", Kind::Corpus("a Parquet file")),
-    (b"ARROW1\0\0", Kind::Arrow),
-    (b"\x89HDF\r\n\x1a\n", Kind::Other("an HDF5 file")),
-    (b"GGUF", Kind::Other("GGUF weights")),
-    (b"SQLite format 3\0", Kind::Other("an SQLite database")),
-    (b"\x7fELF", Kind::Other("a program")),
-    (b"%PDF-", Kind::Other("a PDF")),
-    (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20", Kind::Other("a pickle of PyTorch")),
-    (b"Obj\x01", Kind::Corpus("an Avro file")),
+/// Programs that unpack.
+const UNPACK: [(kind::Kind, &str); 8] = [
+    (kind::Kind::Zip, "unzip"),
+    (kind::Kind::Zstd, "zstd -d"),
+    (kind::Kind::Xz, "unxz"),
+    (kind::Kind::Lz4, "lz4 -d"),
+    (kind::Kind::Gzip, "gunzip"),
+    (kind::Kind::Bzip2, "bunzip2"),
+    (kind::Kind::SevenZip, "7z x"),
+    (kind::Kind::Tar, "tar -xf"),
 ];
 
 impl Kind {
     /// Returns the kind of a file of `size` bytes that begins with `start`.
     pub(super) fn of(start: &[u8], size: u64) -> Self {
         let word: Option<[u8; 4]> = start.first_chunk().copied();
-        match word.map(i32::from_le_bytes) {
-            Some(MAGIC) => return Self::Shard,
-            Some(magic) if hint_of_magic(magic).is_some() => return Self::Llmc(magic),
-            _ => {}
-        }
         if word.map(i32::from_be_bytes) == Some(MAGIC) {
             return Self::Other("a token shard of a big-endian machine");
         }
-        if let Some((_, kind)) = MAGICS.iter().find(|(magic, _)| start.starts_with(magic)) {
-            return *kind;
-        }
-        if let Some(kind) = container(start, size) {
-            return kind;
+        if let Some(known) = kind::Kind::sure(start, size) {
+            return Self::of_known(known);
         }
         if is_text(start) {
             let text = String::from_utf8_lossy(start).trim_start().to_ascii_lowercase();
@@ -96,6 +79,21 @@ impl Kind {
         numbers(start, size)
     }
 
+    fn of_known(known: kind::Kind) -> Self {
+        match known {
+            kind::Kind::Llmc(LLMC_SHARD) => Self::Shard,
+            kind::Kind::Llmc(word) => Self::Llmc(word),
+            kind::Kind::Npy => Self::Npy,
+            kind::Kind::LfsPointer => Self::LfsPointer,
+            kind::Kind::Arrow => Self::Arrow,
+            kind::Kind::Parquet | kind::Kind::Avro => Self::Corpus(known.name()),
+            _ => match UNPACK.iter().find(|(packing, _)| *packing == known) {
+                Some((_, program)) => Self::Packed(known.name(), program),
+                None => Self::Other(known.name()),
+            },
+        }
+    }
+
     /// True if the file can hold no ids without a header.
     pub(super) fn is_certain(self) -> bool {
         !matches!(self, Self::Wide | Self::Ids(_) | Self::Unknown | Self::Text(false))
@@ -106,7 +104,7 @@ impl Kind {
         let shard = format == TokenFormat::Shard;
         let magic = start.first_chunk().map(|word| i32::from_le_bytes(*word));
         let expected = match format {
-            TokenFormat::Shard => "a token shard",
+            TokenFormat::Shard => "a token shard (magic 20240520)",
             TokenFormat::U16 => "16-bit ids without a header",
             TokenFormat::U32 => "32-bit ids without a header",
             TokenFormat::Npy => "a NumPy array",
@@ -116,12 +114,10 @@ impl Kind {
         let (found, advice) = match self {
             Self::Llmc(magic) if shard => {
                 let fault = Fault::from("bad magic").expected(MAGIC).found(magic);
-                return fault.advice(hint_of_magic(magic).unwrap_or_default());
+                return fault.advice(hint_of_magic(magic));
             }
             Self::Shard => ("a token shard".to_owned(), "leave out --data-format".to_owned()),
-            Self::Llmc(magic) => {
-                ("another file of llm.c".to_owned(), hint_of_magic(magic).unwrap_or_default().to_owned())
-            }
+            Self::Llmc(magic) => ("another file of llm.c".to_owned(), hint_of_magic(magic)),
             Self::Npy => ("a NumPy array".to_owned(), "try --data-format npy".to_owned()),
             Self::LfsPointer => ("a pointer of Git LFS".to_owned(), "try `git lfs pull`".to_owned()),
             Self::Packed(what, program) => {
@@ -151,37 +147,6 @@ impl Kind {
 pub(super) const ARROW_ADVICE: &str =
     "try in Python `datasets.load_from_disk(DIR).to_parquet(FILE)`, then `wgpt data prepare FILE --out DIR`";
 
-/// Kinds that several fields tell.
-fn container(start: &[u8], size: u64) -> Option<Kind> {
-    let long = |at: usize| {
-        let bytes = start.get(at..at + 8)?;
-        bytes.try_into().ok().map(u64::from_le_bytes)
-    };
-    let within = |n: u64| n > 0 && n < size;
-    match start {
-        [0x1f, 0x8b, 8, flags, _, _, _, _, 0 | 2 | 4, 0..=13 | 255, ..] if flags & 0xe0 == 0 => {
-            Some(Kind::Packed("packed with gzip", "gunzip"))
-        }
-        [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..]
-            if rest.starts_with(b"\x31\x41\x59\x26\x53\x59") || rest.starts_with(b"\x17\x72\x45\x38\x50\x90") =>
-        {
-            Some(Kind::Packed("packed with bzip2", "bunzip2"))
-        }
-        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Kind::Packed("packed with zstd", "zstd -d")),
-        // a stream of Arrow: a mark, the length of its schema, a table of flatbuffers
-        [0xff, 0xff, 0xff, 0xff, a, b, c, d, ..] => {
-            let length = u32::from_le_bytes([*a, *b, *c, *d]);
-            (length.is_multiple_of(8) && within(length.into())).then_some(Kind::Arrow)
-        }
-        [0x80, 4 | 5, 0x95, ..] if long(3).is_some_and(within) => Some(Kind::Other("a pickle of Python")),
-        [_, _, _, _, _, _, _, _, b'{', b'"', ..] if long(0).is_some_and(within) => {
-            Some(Kind::Other("safetensors weights"))
-        }
-        _ if start.get(257..262) == Some(b"ustar") => Some(Kind::Packed("a tar archive", "tar -xf")),
-        _ => None,
-    }
-}
-
 /// True for bytes that somebody wrote to be read: no control characters, and UTF-8 or mostly ASCII.
 fn is_text(start: &[u8]) -> bool {
     let control = |byte: &u8| *byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c | 0x1b) || *byte == 0x7f;
@@ -209,15 +174,12 @@ fn numbers(start: &[u8], size: u64) -> Kind {
     if highest < USUAL_VOCAB { Kind::Ids(highest) } else { Kind::Unknown }
 }
 
-/// Says what a file of llm.c with another magic is.
-fn hint_of_magic(magic: i32) -> Option<&'static str> {
-    Some(match magic {
-        20_240_326 => "these are llm.c weights; try `wgpt convert`",
-        20_240_327 => "this is llm.c's debug state",
-        20_240_328 => "this is llm.c's tokenizer",
-        20_240_522 => "this is llm.c's HellaSwag; try `wgpt eval`",
-        20_240_527 => "this is llm.c's optimizer state",
-        20_240_801 => "these are tokens of Llama 3, 32 bits each",
-        _ => return None,
-    })
+/// Says what a file of llm.c with another magic is, and what takes it.
+fn hint_of_magic(magic: i32) -> String {
+    let name = kind::Kind::Llmc(magic).name();
+    match magic {
+        LLMC_WEIGHTS => format!("this is {name}; try `wgpt convert`"),
+        20_240_522 => format!("this is {name}; try `wgpt eval --hellaswag`"),
+        _ => format!("this is {name}"),
+    }
 }

@@ -6,13 +6,14 @@
 
 use crate::data::token_format::{Layout, TokenFormat};
 use crate::error::{Error, Fault, Result};
+use crate::files::kind::LLMC_SHARD;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// First word of a shard.
-pub(crate) const MAGIC: i32 = 20_240_520;
+pub(crate) const MAGIC: i32 = LLMC_SHARD;
 /// Second word of a shard.
 pub(crate) const VERSION: i32 = 1;
 /// Words of a shard's header.

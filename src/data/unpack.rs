@@ -7,6 +7,7 @@ use liblzma::stream::{CONCATENATED, Stream};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 use crate::error::{Error, Fault};
+use crate::files::kind::Kind;
 
 /// Memory that unpacking xz may take. Its levels need at most 65 MiB, but a file may ask for 4 GiB.
 const XZ_BYTES: u64 = 128 << 20;
@@ -36,13 +37,11 @@ impl Packing {
     /// Returns the packing that a file begins with.
     #[must_use]
     pub fn of(head: &[u8]) -> Self {
-        match *head {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            // a frame, or a frame to skip
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..]
-            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => Self::Bzip2,
+        match Kind::of(head) {
+            Some(Kind::Gzip) => Self::Gzip,
+            Some(Kind::Zstd) => Self::Zstd,
+            Some(Kind::Xz) => Self::Xz,
+            Some(Kind::Bzip2) => Self::Bzip2,
             _ => Self::Plain,
         }
     }

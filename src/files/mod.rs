@@ -5,11 +5,13 @@
 //! | [`atomic`] | writes a file as a whole or not at all |
 //! | [`disk`] | file operations behind a trait, so that tests record them and let each fail |
 //! | [`hub`] | where Hugging Face's cache keeps models and data sets |
+//! | [`kind`] | kinds of files, told by their first bytes |
 //! | [`lock`] | locked files, which the system frees when their process ends |
 //! | [`path_text`] | paths as text that reads back, whatever bytes they have |
 
 pub mod atomic;
 pub mod disk;
 pub mod hub;
+pub mod kind;
 pub mod lock;
 pub mod path_text;

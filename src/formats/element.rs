@@ -84,7 +84,7 @@ impl Element {
         PARAMS.iter().zip(&weights.tensors).try_for_each(|(param, values)| self.check_values(param.name, values))
     }
 
-    /// As [`check`](Self::check), of one tensor.
+    /// Refuses the values of one tensor, see [`check`](Self::check).
     pub(super) fn check_values(self, name: &str, values: &[f32]) -> Result<()> {
         let found = if self == Self::F32 { None } else { values.iter().find(|x| self.round(**x).is_infinite()) };
         found.map_or(Ok(()), |value| Err(too_large(name, *value, self.name())))

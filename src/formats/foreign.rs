@@ -6,12 +6,14 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::Fault;
+use crate::files::kind::Kind;
 
 /// Advice for weights that transformers saved as a pickle.
 pub const SAVE_PRETRAINED: &str = "try in Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`";
 /// Advice for weights in nanoGPT's layout, be they a pickle or not.
 pub const FROM_NANOGPT: &str = "for nanoGPT's weights try the Python lines at the end of `wgpt convert --help`";
 
+const SAFETENSORS: &str = "try the same model's folder with model.safetensors";
 const DOWNLOAD: &str = "try downloading it again";
 
 /// Bytes of a file that are looked at.
@@ -21,25 +23,23 @@ const ANSWER_BYTES: usize = 256;
 /// Endings of files that PyTorch's `torch.save` writes.
 const PICKLES: [&str; 5] = ["bin", "pt", "pth", "ckpt", "pkl"];
 
-/// What a file begins with, its kind, and what to do with it.
-const KINDS: [(&[u8], &str, &str); 11] = [
-    (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS in place of the file", "try `git lfs pull`"),
-    (b"GGUF", "a GGUF model, which is not read", "try the folder that it was made from"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read", SAVE_PRETRAINED),
-    (b"\x93NUMPY", "an array of NumPy", "try a model"),
-    (b"PAR1", "a Parquet file", "try a model"),
-    (b"\x1f\x8b", "a gzip file", "try unpacking it"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", "try unpacking it"),
-    (b"\xfd7zXZ\0", "an xz file", "try unpacking it"),
-    (b"BZh", "a bzip2 file", "try unpacking it"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "try unpacking it"),
-    (b"Rar!", "a RAR archive", "try unpacking it"),
-];
+/// Says what to do with a kind of file that is no model.
+fn advice(kind: Kind) -> Option<&'static str> {
+    Some(match kind {
+        Kind::LfsPointer => "try `git lfs pull`",
+        Kind::Gguf | Kind::Hdf5 => SAFETENSORS,
+        Kind::Npy | Kind::Parquet | Kind::Arrow | Kind::Avro | Kind::Sqlite => "try a model",
+        Kind::Gzip | Kind::Zstd | Kind::Xz | Kind::Bzip2 | Kind::Lz4 | Kind::SevenZip | Kind::Rar | Kind::Tar => {
+            "try unpacking it"
+        }
+        _ => return None,
+    })
+}
 
 /// Reads the first bytes of a file, enough for [`fault`].
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     File::open(path)?.take(START_BYTES).read_to_end(&mut start)?;
@@ -68,8 +68,8 @@ fn kind(path: &Path, start: &[u8]) -> Option<Fault> {
     if start.is_empty() {
         return Some(Fault::from("an empty file").advice("try copying it again"));
     }
-    if let Some((_, what, advice)) = KINDS.iter().find(|(magic, ..)| start.starts_with(magic)) {
-        return Some(Fault::from(*what).advice(*advice));
+    if let Some((kind, advice)) = Kind::of(start).and_then(|kind| Some((kind, advice(kind)?))) {
+        return Some(Fault::from(kind.name()).advice(advice));
     }
     let is_zip = start.starts_with(b"PK\x03\x04");
     // a zip, or a bare pickle of protocol 2 to 5: what torch.save writes, now and formerly
@@ -82,7 +82,7 @@ fn kind(path: &Path, start: &[u8]) -> Option<Fault> {
     }
     // the number of ONNX's version, then the name of the program that wrote the file
     if extension == "onnx" || matches!(start, [8, 1..=31, 0x12, ..]) {
-        return Some(Fault::from("an ONNX model, which is not read").advice(SAVE_PRETRAINED));
+        return Some(Fault::from("an ONNX model, which is not read").advice(SAFETENSORS));
     }
     page(start)
 }
@@ -139,9 +139,9 @@ mod tests {
             ("m.bin", b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "an HTML page", "downloading"),
             ("m.bin", b"<HTML lang=en>", "an HTML page", "downloading"),
             ("m.bin", b"<?xml version='1.0'?><Error>", "an XML text", "downloading"),
-            ("m.bin", b"GGUF\x03\0\0\0", "a GGUF model", "folder"),
-            ("tf_model.h5", b"\x89HDF\r\n\x1a\n\0", "an HDF5 file", "save_pretrained"),
-            ("m", b"\x08\x07\x12\x07pytorch", "an ONNX model", "save_pretrained"),
+            ("m.bin", b"GGUF\x03\0\0\0", "a GGUF model", "safetensors"),
+            ("tf_model.h5", b"\x89HDF\r\n\x1a\n\0", "an HDF5 file", "safetensors"),
+            ("m", b"\x08\x07\x12\x07pytorch", "an ONNX model", "safetensors"),
             ("pytorch_model.bin", b"PK\x03\x04....", "a pickle file", "try in Python `GPT2LMHeadModel"),
             ("ckpt.pt", b"PK\x03\x04....", "a pickle file", "convert --help"),
             ("ckpt", b"PK\x03\x04\0\0 ckpt/data.pkl", "a pickle file", "convert --help"),

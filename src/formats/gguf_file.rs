@@ -31,7 +31,7 @@ pub enum Value {
     I32s(Vec<i32>),
 }
 
-/// How a tensor is stored.
+/// A tensor's representation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
     /// Number by number.
@@ -82,7 +82,7 @@ pub struct Tensor<'a> {
     pub name: String,
     /// Its shape, last axis fastest.
     pub shape: Vec<usize>,
-    /// How it is stored.
+    /// Its representation.
     pub storage: Storage,
     /// Its values.
     pub values: &'a [f32],

@@ -48,7 +48,7 @@ impl ModelInfo {
 pub struct Described {
     /// Its shape.
     pub config: Config,
-    /// What else the folder says.
+    /// Tokenizer and special ids.
     pub info: ModelInfo,
     /// False if the output layer is said to have weights of its own. They may still be equal to the embedding's.
     pub tied: bool,

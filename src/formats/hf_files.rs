@@ -23,7 +23,7 @@ pub struct Files {
     pub dir: PathBuf,
     /// One file, or those that the index of a spread model names.
     pub paths: Vec<PathBuf>,
-    /// Of a spread model the file of each tensor by the index, under its [`plain_name`].
+    /// The file of each tensor by a spread model's index, under its [`plain_name`].
     places: HashMap<String, PathBuf>,
 }
 
@@ -36,7 +36,7 @@ impl Files {
         if dir.join(CONFIG).exists() {
             return Ok(());
         }
-        others(dir).iter().find_map(|path| foreign_in(path)).map_or(Ok(()), |error| Err(error))
+        others(dir).iter().find_map(|path| foreign_in(path)).map_or(Ok(()), Err)
     }
 
     /// Finds the files in `dir`.

@@ -227,7 +227,7 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// How many numbers of two tensors of one shape differ, beyond what rounding to an element type does.
+/// Counts the numbers in which two tensors of one shape differ, beyond what rounding to an element type does.
 fn differing(a: &Found, b: &Found) -> usize {
     let [round_a, round_b] = [a, b].map(|found| match found.view.dtype() {
         Dtype::F16 => Element::F16,
@@ -236,7 +236,7 @@ fn differing(a: &Found, b: &Found) -> usize {
     });
     let same = |x: f32, y: f32| {
         let rounded = || x.is_finite() && y.is_finite() && (round_a.round(y) == x || round_b.round(x) == y);
-        // what is not finite is told when the tensor is read
+        // numbers that are not finite are refused when the tensor is read
         x == y || x.is_nan() && y.is_nan() || rounded()
     };
     let elements = a.elements();

@@ -127,7 +127,7 @@ impl Slot {
     }
 }
 
-/// What PyTorch's wrappers of a module put into the names of its tensors: `torch.compile`, data parallelism, sharding,
+/// Parts of names that PyTorch's wrappers of a module add to its tensors: `torch.compile`, data parallelism, sharding,
 /// recomputation.
 const WRAPPERS: [&str; 4] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 

@@ -9,11 +9,12 @@ use super::element::Element;
 use super::mapped::Mapped;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
+use crate::files::kind::LLMC_WEIGHTS;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
 
 /// First word of the file.
-const MAGIC: i32 = 20_240_326;
+const MAGIC: i32 = LLMC_WEIGHTS;
 /// Bytes of the header.
 const HEADER_BYTES: usize = 1024;
 /// The number of positions, vocabulary, layers, heads, channels and padded vocabulary stand from word 2 on.

@@ -15,7 +15,7 @@ pub const BLOCK_BYTES: usize = 2 + BLOCK;
 /// whole number, halves away from zero.
 ///
 /// # Errors
-/// Whatever `out` brings.
+/// The error of `out`.
 ///
 /// # Panics
 /// If `values` are no whole blocks: a bug of the caller.

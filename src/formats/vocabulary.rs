@@ -24,7 +24,7 @@ pub struct Vocabulary {
     pub merges: Vec<String>,
     /// The id that begins and ends texts.
     pub end: Option<u32>,
-    /// How text is split into words before byte pairs are merged, by llama.cpp's name: `gpt-2` for GPT-2's pattern.
+    /// The pattern that splits text into words before byte pairs are merged, by llama.cpp's name: `gpt-2` for GPT-2's.
     pub splitting: String,
 }
 

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::encoding::{self, Encoding};
-use crate::data::tokens;
 use crate::data::unpack::Packing;
 use crate::error::{Error, Fault};
+use crate::files::kind::{Kind, LLMC_SHARD, LLMC_WEIGHTS};
 
 /// A kind of file that cannot be read as data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,60 +74,34 @@ const UTF16: Foreign = kind("text in UTF-16", "try `iconv -f UTF-16 -t UTF-8 FIL
 const UTF32: Foreign = kind("text in UTF-32", "try `iconv -f UTF-32 -t UTF-8 FILE > NEW.txt`");
 const OTHER_ENCODING: Foreign = kind("mostly not UTF-8", "if it is text: `iconv -f ENCODING -t UTF-8 FILE > NEW.txt`");
 
-/// First bytes that no text has.
-const BYTES: [(usize, &[u8], Foreign); 47] = [
-    (0, b"PK\x03\x04", UNZIP),
-    (0, b"PK\x05\x06", UNZIP),
-    (0, b"PK\x07\x08", UNZIP),
-    (0, b"7z\xbc\xaf\x27\x1c", ARCHIVE),
-    (0, b"Rar!\x1a\x07", ARCHIVE),
-    (257, b"ustar", TAR),
-    (0, b"\x04\x22\x4d\x18", LZ4),
-    (0, b"\x02\x21\x4c\x18", LZ4),
-    (0, b"LZIP\x01", OTHER_PACKING),
-    (0, b"\x89LZO", OTHER_PACKING),
-    (0, b"\x1f\x9d", OTHER_PACKING),
-    (0, b"\x1f\xa0", OTHER_PACKING),
-    (0, b"\x5d\x00\x00", OTHER_PACKING),
-    (0, b"\xff\x06\x00\x00sNaPpY", OTHER_PACKING),
-    (0, b"ARROW1\0\0", ARROW),
-    (0, b"\xff\xff\xff\xff", ARROW),
-    (0, b"PARE", ENCRYPTED),
-    (0, b"\x93NUMPY", NUMPY),
-    (0, b"Obj\x01", TABLES),
-    (0, b"SQLite format 3\0", DATABASE),
-    (0, b"\x89HDF\r\n\x1a\n", TABLES),
-    (0, b"%PDF-", DOCUMENT),
-    (0, b"{\\rtf", DOCUMENT),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", DOCUMENT),
-    (0, b"\x89PNG\r\n\x1a\n", MEDIA),
-    (0, b"\xff\xd8\xff", MEDIA),
-    (0, b"II*\0", MEDIA),
-    (0, b"MM\0*", MEDIA),
-    (0, b"\x1a\x45\xdf\xa3", MEDIA),
-    (0, b"\x80\x02", PICKLE),
-    (0, b"\x80\x03", PICKLE),
-    (0, b"\x80\x04", PICKLE),
-    (0, b"\x80\x05", PICKLE),
-    (0, b"\x7fELF", PROGRAM),
-    (0, b"\xcf\xfa\xed\xfe", PROGRAM),
-    (0, b"\xca\xfe\xba\xbe", PROGRAM),
-    (0, b"\0asm", PROGRAM),
-    (0, b"MMIDIDX\0", MEGATRON),
-    (0, &20_240_326_i32.to_le_bytes(), WEIGHTS),
-    (0, &20_240_327_i32.to_le_bytes(), LLMC),
-    (0, &20_240_328_i32.to_le_bytes(), LLMC),
-    (0, &tokens::MAGIC.to_le_bytes(), SHARD),
-    (0, &20_240_522_i32.to_le_bytes(), LLMC),
-    (0, &20_240_527_i32.to_le_bytes(), LLMC),
-    (0, &20_240_801_i32.to_le_bytes(), LLMC),
-    (0, b"version https://git-lfs.github.com/spec/", LFS),
-    (0, b"version https://hawser.github.com/spec/", LFS),
-];
+/// Returns what to say of a kind; nothing of those that are read.
+fn of_kind(kind: Kind) -> Option<Foreign> {
+    Some(match kind {
+        Kind::Zip => UNZIP,
+        Kind::SevenZip | Kind::Rar => ARCHIVE,
+        Kind::Tar => TAR,
+        Kind::Lz4 => LZ4,
+        Kind::Packed => OTHER_PACKING,
+        Kind::EncryptedParquet => ENCRYPTED,
+        Kind::Arrow => ARROW,
+        Kind::Npy => NUMPY,
+        Kind::Avro | Kind::Orc | Kind::Hdf5 => TABLES,
+        Kind::Sqlite => DATABASE,
+        Kind::Document => DOCUMENT,
+        Kind::Media => MEDIA,
+        Kind::Pickle => PICKLE,
+        Kind::Program => PROGRAM,
+        Kind::Gguf | Kind::Safetensors | Kind::Llmc(LLMC_WEIGHTS) => WEIGHTS,
+        Kind::Megatron => MEGATRON,
+        Kind::Llmc(LLMC_SHARD) => SHARD,
+        Kind::Llmc(_) => LLMC,
+        Kind::LfsPointer => LFS,
+        Kind::Gzip | Kind::Zstd | Kind::Xz | Kind::Bzip2 | Kind::Parquet => return None,
+    })
+}
 
 /// First bytes that a text may have too: the file is of this kind if a NUL follows.
-const LETTERS: [(usize, &[u8], Foreign); 12] = [
-    (0, b"GGUF", WEIGHTS),
+const LETTERS: [(usize, &[u8], Foreign); 10] = [
     (0, b"FEA1", ARROW),
     (0, b"ORC", TABLES),
     (0, b"GIF8", MEDIA),
@@ -138,13 +112,13 @@ const LETTERS: [(usize, &[u8], Foreign); 12] = [
     (0, b"ID3", MEDIA),
     (4, b"ftyp", MEDIA),
     (0, b"MZ", PROGRAM),
-    (8, b"{\"", WEIGHTS),
 ];
 
 /// Tells the kind of a file that cannot be read, by its first bytes. `is_whole` says that it ends with them.
 pub(super) fn of(head: &[u8], is_whole: bool) -> Option<Foreign> {
     let begins = |(at, bytes, _): &&(usize, &[u8], Foreign)| head.get(*at..).is_some_and(|b| b.starts_with(bytes));
-    let known = BYTES.iter().find(begins).map(|(_, _, kind)| *kind);
+    // a text may begin with these letters, but holds no NUL
+    let known = Kind::of(head).filter(|kind| *kind != Kind::Gguf || head.contains(&0)).and_then(of_kind);
     let encoding = encoding::of(head, is_whole);
     let known = known.or_else(|| is_old_tar(head).then_some(TAR)).or_else(|| {
         let is_binary = encoding != Encoding::Utf16 && head.contains(&0);
