@@ -122,10 +122,10 @@ pub fn run(args: &Args) -> Result<()> {
         Some(given) => Some(model.tokenizer.for_text(&place(&model), Some(given), model.shape.vocab)?),
         None => model.tokenizer.get(),
     };
+    let weights = model.weights()?;
     say!("{}: {}", place(&model), summary(&model.shape));
     let assumed = model.tokenizer.assumption().filter(|_| given.is_none());
     assumed.iter().for_each(|assumption| say!("tokenizer {assumption}"));
-    let weights = model.weights()?;
     let note = match (layout, storage) {
         (Layout::Llmc, Storage::Plain(element)) => write_llmc(args, &weights, element)?,
         (Layout::Folder, Storage::Plain(element)) => write_folder(args, &model, &weights, tokenizer.as_ref(), element)?,
