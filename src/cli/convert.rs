@@ -76,8 +76,8 @@ enum Layout {
 impl Layout {
     fn of(path: &Path) -> Self {
         match path.extension().and_then(OsStr::to_str) {
-            Some("bin") => Self::Llmc,
-            Some("gguf") => Self::Gguf,
+            Some(ending) if ending.eq_ignore_ascii_case("bin") => Self::Llmc,
+            Some(ending) if ending.eq_ignore_ascii_case("gguf") => Self::Gguf,
             _ => Self::Folder,
         }
     }
@@ -139,6 +139,10 @@ pub fn run(args: &Args) -> Result<()> {
 fn check_target(args: &Args, layout: Layout) -> Result<()> {
     let to = args.to.display();
     let is_folder = args.to.is_dir();
+    if args.to.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
+        let fault = Fault::at("convert", format!("{to} would be a folder")).expected("the folder that is to hold it");
+        return Err(Error::usage(fault.advice("leave out .safetensors")));
+    }
     if is_folder && layout != Layout::Folder {
         return Err(Error::usage(format!("convert: {to} is a folder, expected a file; try another name")));
     }

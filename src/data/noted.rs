@@ -1,13 +1,19 @@
 //! The tokenizer that `data prepare` noted beside its shards.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::data::prepare::note::NOTE;
 use crate::data::tokenizer::{self, Tokenizer};
+use crate::data::tokens::cannot_read;
 use crate::error::{Error, Fault, Result};
 use crate::formats::tokenizer_folder::TokenizerFiles;
+
+/// The longest note that is read: it names every file of a corpus.
+const NOTE_BYTES: u64 = 256 << 20;
 
 /// Returns the tokenizers that are noted in folders of shards, with the files that note them.
 ///
@@ -32,7 +38,10 @@ pub fn agreed(noted: Vec<(PathBuf, Tokenizer)>) -> Result<Option<(String, Tokeni
 
 fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
     let path = folder.join(NOTE);
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+    let text = match read_note(&path) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        read => read.map_err(|e| cannot_read(&path.display().to_string(), &e))?,
+    };
     let broken = |what: String| {
         let fault = Fault::at(path.display(), what);
         Error::data(fault.advice("was it made by `wgpt data prepare`?"))
@@ -49,6 +58,15 @@ fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
         None => return Err(broken("no `tokenizer`".into())),
     };
     Ok(Some((path, tokenizer)))
+}
+
+fn read_note(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(NOTE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > NOTE_BYTES {
+        return Err(std::io::Error::other(format!("more than {} MiB, expected a note", NOTE_BYTES >> 20)));
+    }
+    Ok(text)
 }
 
 /// The tokenizer whose files lie beside the shards, if it is the one that made them.

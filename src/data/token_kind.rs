@@ -126,7 +126,9 @@ impl Kind {
             Self::Corpus(what) => (what.to_owned(), format!("try {prepare}")),
             Self::Arrow => ("an Arrow file of Hugging Face's datasets".to_owned(), ARROW_ADVICE.to_owned()),
             Self::Other(what) => (what.to_owned(), String::new()),
-            Self::Text(_) => ("text".to_owned(), format!("to train on text: --text '{file}', or {prepare}")),
+            Self::Text(_) => {
+                ("text".to_owned(), format!("to train on text: `wgpt train --text '{file}'`, or {prepare}"))
+            }
             Self::Wide => ("what looks like 32-bit ids".to_owned(), "try --data-format u32".to_owned()),
             Self::Ids(highest) => {
                 let advice = "if these are ids without a header, as nanoGPT's: --data-format u16";

@@ -165,8 +165,12 @@ fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathB
     let names = entries(folder)?;
     let refused = |fault: Fault| Err(Error::data(fault.within(folder.display())));
     let has = |name: &str| names.iter().any(|there| there == name);
-    let is_arrow = |name: &OsString| Path::new(name).extension().is_some_and(|ending| ending == "arrow");
-    if ["dataset_info.json", "state.json", "dataset_dict.json"].into_iter().any(has) || names.iter().any(is_arrow) {
+    let ends = |ending: &str| {
+        let ending = ending.to_owned();
+        move |name: &OsString| Path::new(name).extension().is_some_and(|there| *there == *ending)
+    };
+    // as `datasets` saves it, not as the hub stores it
+    if ["state.json", "dataset_dict.json"].into_iter().any(has) || names.iter().any(ends("arrow")) {
         let fault = Fault::from("is a folder of Hugging Face's datasets").expected("files of tokens");
         return refused(fault.advice(ARROW_ADVICE));
     }
@@ -193,14 +197,22 @@ fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathB
         return refused(if others > 0 {
             fault.found(format!("{others} other .{ending} files")).advice(format!("try '{}'", pattern.display()))
         } else {
-            fault.advice("try a pattern, or `wgpt data prepare`")
+            fault.advice(format!(
+                "try a pattern; if it holds texts: `wgpt data prepare '{}' --out DIR`",
+                folder.display()
+            ))
         });
     }
     if prefixes.len() > 1 {
         let list: Vec<String> = prefixes.iter().map(|prefix| format!("`{prefix}`")).collect();
         let fault = Fault::from("is a folder of several sets").expected("files of one set").found(list.join(", "));
         let first = prefixes.first().map_or("", String::as_str);
-        let pattern = folder.join(format!("{first}{}*.{ending}", word.trim_start_matches('_')));
+        let named = |name: &&OsString| name.to_string_lossy().starts_with(first);
+        let whole = names.iter().filter(of_ending).find(named).filter(|_| found.len() == prefixes.len());
+        let pattern = whole.map_or_else(
+            || folder.join(format!("{first}{}*.{ending}", word.trim_start_matches('_'))),
+            |name| folder.join(name),
+        );
         return refused(fault.advice(format!("try '{}'", pattern.display())));
     }
     found.iter().try_for_each(|path| check_link(path))?;

@@ -68,7 +68,7 @@ fn kind(path: &Path, start: &[u8]) -> Option<Fault> {
     if start.is_empty() {
         return Some(Fault::from("an empty file").advice("try copying it again"));
     }
-    if let Some((kind, advice)) = Kind::of(start).and_then(|kind| Some((kind, advice(kind)?))) {
+    if let Some((kind, advice)) = Kind::sure(start, u64::MAX).and_then(|kind| Some((kind, advice(kind)?))) {
         return Some(Fault::from(kind.name()).advice(advice));
     }
     let is_zip = start.starts_with(b"PK\x03\x04");
@@ -147,7 +147,7 @@ mod tests {
             ("ckpt", b"PK\x03\x04\0\0 ckpt/data.pkl", "a pickle file", "convert --help"),
             ("old", b"\x80\x02\x8a\x0al", "a pickle file", "convert --help"),
             ("a.zip", b"PK\x03\x04\0\0 model.txt", "a zip archive", "unpacking"),
-            ("m.gz", b"\x1f\x8b\x08", "a gzip file", "unpacking"),
+            ("m.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "packed with gzip", "unpacking"),
         ] {
             let fault = fault(Path::new(name), start).unwrap_or_else(|| panic!("{name}: {start:?}"));
             assert!(fault.what.starts_with(what) && fault.advice.contains(advice), "{name}: {fault}");

@@ -36,8 +36,8 @@ pub const FOREIGN: [(&str, &str); 6] = [
     ("sentencepiece.model", "SentencePiece"),
 ];
 
-/// The longest file that is read. `tokenizer.json` of 65,536 ids has some 4 MB.
-const FILE_BYTES: u64 = 64 << 20;
+/// The longest file that is read. `tokenizer.json` of 65,536 ids has some 4 MB; parsed, JSON takes many times its length.
+const FILE_BYTES: u64 = 16 << 20;
 
 /// All files that may belong to a tokenizer.
 fn names() -> impl Iterator<Item = &'static str> {
@@ -59,7 +59,7 @@ impl TokenizerFiles {
     /// the files are to say it wherever they are kept.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file that cannot be read, or has more than 64 MiB.
+    /// [`Error::Data`] naming the file that cannot be read, or has more than 16 MiB.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let mut files = Vec::new();
         for name in names() {
@@ -80,6 +80,16 @@ impl TokenizerFiles {
             found.files.extend(ids_of_config(dir).map(|bytes| (GENERATION, bytes)));
         }
         Ok(Some(found))
+    }
+
+    /// Reads one file in the form of `tokenizer.json`, whatever it is called.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if it cannot be read, or has more than 16 MiB.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let cannot = |e: io::Error| Error::data(Fault::at(path.display(), format!("cannot be read ({e})")));
+        let files = vec![(TOKENIZER, read_bounded(path).map_err(cannot)?)];
+        Ok(Self { dir: path.parent().unwrap_or(Path::new("")).to_owned(), files })
     }
 
     /// Fails if one of them is something else than a tokenizer's, such as a pointer of Git LFS.
@@ -115,10 +125,14 @@ impl TokenizerFiles {
         self.files.iter().find(|(own, _)| *own == name).map(|(_, bytes)| &**bytes)
     }
 
-    /// Returns a file's JSON; `None` if there is no such file, or it is no JSON.
-    #[must_use]
-    pub fn json(&self, name: &str) -> Option<Value> {
-        serde_json::from_slice(self.get(name)?).ok()
+    /// Returns a file's JSON, null if there is no such file.
+    ///
+    /// # Errors
+    /// What the file is if it is something else, with its name as the place.
+    pub fn json(&self, name: &str) -> Result<Value, Fault> {
+        let path = self.dir.join(name);
+        self.get(name)
+            .map_or(Ok(Value::Null), |bytes| parse(&path, bytes).map_err(|fault| fault.within(path.display())))
     }
 
     /// Returns the files' names and bytes.
@@ -146,6 +160,15 @@ impl TokenizerFiles {
     }
 }
 
+fn parse(path: &Path, bytes: &[u8]) -> Result<Value, Fault> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if let Some(fault) = foreign::text_fault(path, bytes) {
+        return Err(fault.expected("a file of a tokenizer"));
+    }
+    serde_json::from_slice(bytes)
+        .map_err(|e| Fault::from(format!("broken JSON ({e})")).expected("a file of a tokenizer"))
+}
+
 /// Removes the tokenizer files in `dir` that are not `kept`: two tokenizers in one folder would be read as one.
 ///
 /// # Errors
@@ -171,7 +194,8 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 
 /// The ids of a model's `config.json` as a `generation_config.json`, if it has one that ends a text.
 fn ids_of_config(dir: &Path) -> Option<Vec<u8>> {
-    let config: Value = serde_json::from_slice(&read_bounded(&dir.join(CONFIG)).ok()?).ok()?;
+    // a model's config.json is checked where the model is read
+    let config = parse(Path::new(CONFIG), &read_bounded(&dir.join(CONFIG)).ok()?).ok()?;
     let ids = ["bos_token_id", "eos_token_id"].into_iter().filter_map(|key| Some((key, config.get(key)?)));
     let ids: Map<String, Value> = ids.filter(|(_, id)| !id.is_null()).map(|(k, v)| (k.to_owned(), v.clone())).collect();
     ids.contains_key("eos_token_id").then(|| format!("{:#}\n", Value::Object(ids)).into_bytes())

@@ -83,7 +83,7 @@ impl Dataset {
         let (tokens, name) = match &settings.source {
             Source::Text(files) => {
                 let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-                (tokens_of_text_files(files, &tokenizer, settings.split_on.as_deref())?, names.join(", "))
+                (tokens_of_text_files(files, tokenizer, settings.split_on.as_deref())?, names.join(", "))
             }
             _ => {
                 let mut tokens = vec![tokenizer.end_of_text()];

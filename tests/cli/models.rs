@@ -76,7 +76,7 @@ fn weights_go_round_bit_for_bit() {
     assert!(told.contains("GGUF in q8_0") && told.contains("tokenizer bytes"), "{told}");
     refused(run(dir, "convert run g.gguf"), 2, &["g.gguf is there already"]);
     run(dir, "convert run g.gguf --dtype f16 --force").ends_with(0);
-    refused(run(dir, "convert g.gguf h"), 3, &["g.gguf: a GGUF model, which is not read"]);
+    refused(run(dir, "convert g.gguf h"), 3, &["g.gguf: a GGUF model"]);
     fs::create_dir(dir.join("folder.gguf")).expect("folder");
     refused(run(dir, "convert run folder.gguf --force"), 2, &["folder.gguf is a folder, expected a file"]);
     run(dir, "convert run half --dtype f16").ends_with(0);

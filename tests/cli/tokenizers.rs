@@ -86,6 +86,17 @@ fn a_model_with_a_tokenizer_of_its_own_keeps_it_everywhere() {
     run(dir, &format!("train run/config.toml --steps 1 --out again")).ends_with(0);
     same_files(dir, "gone", "again/model");
 
+    // a token that was added to the tokenizer and not to the model is no obstacle, where no text has it
+    own_tokenizer(dir, "longer", &["Ġ t", "h e", "Ġt he", "a n", "an d", "Q Q"]);
+    fs::create_dir(dir.join("short")).expect("made");
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(dir.join("model").join(name), dir.join("short").join(name)).expect("copied");
+    }
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(dir.join("longer").join(name), dir.join("short").join(name)).expect("copied");
+    }
+    run(dir, "train --init short --text text.txt --context 16 --batch 2 --steps 1 --out longer-run").ends_with(0);
+
     // another run begins with it, and data are made with it
     run(dir, &format!("train --init model --text text.txt --context 16 --batch 2 --steps 1 --out second")).ends_with(0);
     same_files(dir, "gone", "second/model");

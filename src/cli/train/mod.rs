@@ -88,6 +88,11 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
     match (assumption, &settings.data.tokenizer) {
         (Some(assumption), _) => say!("tokens   {assumption}"),
         (None, Some(own @ Tokenizer::Own(_))) => say!("tokens   {own}"),
+        _ if resolve::assumes_gpt2(recipe, &settings)? => {
+            say!(
+                "tokens   gpt2, assumed: nothing beside the data tells their tokenizer; --vocab N for a model of other ids"
+            );
+        }
         _ => {}
     }
     // the weights are checked before anything else is made
@@ -134,7 +139,9 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
     };
     let Some(outcome) = session.train(&mut terminal)? else { return stdout::finish() };
     drop(terminal);
-    conclude(&folder.take(), &outcome, baseline);
+    // a text can be generated only with a tokenizer
+    let speaks = settings.data.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.check().is_ok());
+    conclude(&folder.take(), &outcome, baseline, speaks);
     Ok(())
 }
 
@@ -158,7 +165,7 @@ fn open(settings: &Settings, planner: &Cell<Option<Gpu>>, tuned: &RefCell<Found>
 }
 
 /// Prints the results of a run that has come to its end, and what can be done with it.
-fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>) {
+fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>, speaks: bool) {
     say!("saved {}", out.join("model").display());
     if let (Some(baseline), Some(loss)) = (baseline, outcome.val_loss) {
         say!(
@@ -175,6 +182,9 @@ fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>) {
         }
     }
     say!("report: {}", out.join(REPORT).display());
+    if !speaks {
+        return;
+    }
     let from = invocation::flag("--from", out);
     say!("next: {}", invocation::command([vec!["generate".into()], from, vec!["Once upon a time".into()]].concat()));
 }

@@ -8,7 +8,7 @@ use wgpt::error::{Error, Fault, Result};
 use wgpt::formats::weights;
 use wgpt::infer::evaluate;
 use wgpt::run::model::{self, Description};
-use wgpt::train::dataset::Baseline;
+use wgpt::train::dataset::{Baseline, noted_tokenizer};
 use wgpt::train::settings::resolve::{Known, Start};
 use wgpt::train::settings::{Recipe, Source};
 use wgpt::train::{Dataset, Settings};
@@ -45,6 +45,18 @@ pub fn start_without_files(recipe: &Recipe) -> Result<Start> {
         }
         None => init(recipe).map(|model| start(model.as_ref())),
     }
+}
+
+/// True if the tokenizer of the data is GPT-2's because nothing says otherwise.
+pub fn assumes_gpt2(recipe: &Recipe, settings: &Settings) -> Result<bool> {
+    let Source::Shards { .. } = &settings.data.source else { return Ok(false) };
+    let told = recipe.data.tokenizer.is_some() || recipe.model.init.is_some();
+    if told || settings.data.tokenizer != Some(Tokenizer::Gpt2) {
+        return Ok(false);
+    }
+    let format = recipe.data.data_format.unwrap_or_default();
+    let is_named = recipe.data.data.iter().all(|path| token_names::named(path).is_some());
+    Ok(!is_named && noted_tokenizer(&[(&recipe.data.data, Part::Train)], format)?.is_none())
 }
 
 /// Names the data, for a line.

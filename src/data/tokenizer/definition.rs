@@ -1,12 +1,10 @@
 //! What a model's tokenizer files define: a vocabulary, merges, and how text is split before them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::error::Fault;
-use crate::formats::foreign;
 use crate::formats::tokenizer_files::{END_OF_TEXT, gpt2, spell};
 use crate::formats::tokenizer_folder::{
     ADDED, FOREIGN, GENERATION, PAIRS, SETTINGS, SPECIAL, TOKENIZER, TokenizerFiles,
@@ -37,8 +35,10 @@ pub(super) struct Definition {
     pub added: BTreeMap<u32, Added>,
     /// Changes the text first; null for none.
     pub normalizer: Value,
-    /// Splits the text into words; `add_prefix_space` of a plain `ByteLevel` is taken out of it.
+    /// Splits the text into words.
     pub pre_tokenizer: Value,
+    /// The same for the rest of a text that began earlier: no space is put before it.
+    pub continued: Value,
     /// True if a text that begins without a space is given one.
     pub prefix_space: bool,
     /// The id that ends a text.
@@ -51,6 +51,11 @@ fn no(what: impl Into<String>) -> Fault {
     Fault::from(what.into()).expected("a byte-level BPE of at most 65,536 ids, such as GPT-2's")
 }
 
+/// Names the place of a fault that has none.
+fn placed(fault: Fault, place: String) -> Fault {
+    if fault.place.is_empty() { fault.within(place) } else { fault }
+}
+
 impl Definition {
     /// Reads the definition.
     ///
@@ -58,15 +63,15 @@ impl Definition {
     /// Why it cannot be used, with the file's name as its place.
     pub(super) fn read(files: &TokenizerFiles) -> Result<Self, Fault> {
         let place = |name: &str| files.dir().join(name).display().to_string();
-        if let Some(bytes) = files.get(TOKENIZER) {
-            let value = parse(bytes).map_err(|fault| fault.within(place(TOKENIZER)))?;
-            return Self::of_json(value, files).map_err(|fault| fault.within(place(TOKENIZER)));
+        if files.get(TOKENIZER).is_some() {
+            let value = files.json(TOKENIZER)?;
+            return Self::of_json(value, files).map_err(|fault| placed(fault, place(TOKENIZER)));
         }
         for [vocab, merges] in PAIRS {
             match (files.get(vocab), files.get(merges)) {
-                (Some(bytes), Some(pairs)) => {
-                    let value = of_pair(bytes, pairs, files).map_err(|fault| fault.within(place(vocab)))?;
-                    return Self::of_json(value, files).map_err(|fault| fault.within(place(vocab)));
+                (Some(_), Some(pairs)) => {
+                    let value = of_pair(files.json(vocab)?, pairs, files)?;
+                    return Self::of_json(value, files).map_err(|fault| placed(fault, place(vocab)));
                 }
                 (Some(_), None) => return Err(no(format!("is there without {merges}")).within(place(vocab))),
                 (None, Some(_)) => return Err(no(format!("is there without {vocab}")).within(place(merges))),
@@ -95,26 +100,33 @@ impl Definition {
             return Err(no("a BPE tokenizer with a prefix inside of words or with dropout"));
         }
         let vocab = ids(&model["vocab"])?;
+        if json["normalizer"].to_string().contains("\"Precompiled\"") {
+            return Err(no("a BPE tokenizer with SentencePiece's normalizer"));
+        }
         let merges = pairs(&model["merges"])?;
-        let added = added(&json["added_tokens"])?;
+        let mut added = added(&json["added_tokens"])?;
         unique(&vocab, &added)?;
         let end = end_of_text(files, &vocab, &added)?;
-        let mut pre_tokenizer = json["pre_tokenizer"].clone();
-        let asked = files.json(SETTINGS).and_then(|settings| settings["add_prefix_space"].as_bool());
-        let mut prefix_space = false;
-        if pre_tokenizer["type"] == "ByteLevel" {
-            // the library's own default is true
-            prefix_space = asked.unwrap_or(pre_tokenizer["add_prefix_space"].as_bool().unwrap_or(true));
-            pre_tokenizer["add_prefix_space"] = json!(false);
+        // no text may give it
+        added.entry(end).and_modify(|token| token.special = true);
+        let listed = json.get_mut("added_tokens").and_then(Value::as_array_mut);
+        for token in listed.into_iter().flatten().filter(|token| token["id"] == end) {
+            token["special"] = json!(true);
         }
-        json["pre_tokenizer"] = pre_tokenizer.clone();
+        let asked = files.json(SETTINGS)?["add_prefix_space"].as_bool();
+        if let (Some(asked), true) = (asked, json["pre_tokenizer"]["type"] == "ByteLevel") {
+            json["pre_tokenizer"]["add_prefix_space"] = json!(asked);
+        }
+        let mut continued = json["pre_tokenizer"].clone();
+        let prefix_space = take_prefix_spaces(&mut continued);
+        let pre_tokenizer = json["pre_tokenizer"].clone();
         json["model"]["dropout"] = Value::Null;
         // nothing is added to a text, cut off or filled up
         for key in ["truncation", "padding", "post_processor"] {
             json[key] = Value::Null;
         }
         let normalizer = json["normalizer"].clone();
-        Ok(Self { vocab, merges, added, normalizer, pre_tokenizer, prefix_space, end, json })
+        Ok(Self { vocab, merges, added, normalizer, pre_tokenizer, continued, prefix_space, end, json })
     }
 
     /// True if it is GPT-2's, to the id.
@@ -130,7 +142,9 @@ impl Definition {
     /// True if ids 0 to 255 are the bytes, 256 is end of text, and nothing is merged.
     pub(super) fn is_bytes(&self) -> bool {
         let bytes: Vec<String> = (0..=255).map(|byte| spell(&[byte])).collect();
-        self.merges.is_empty() && self.normalizer.is_null() && !self.prefix_space && self.is_plain(&bytes, 256)
+        // nothing is merged, so it does not matter whether ByteLevel splits
+        let plain = self.normalizer.is_null() && self.pre_tokenizer["type"] == "ByteLevel" && !self.prefix_space;
+        self.merges.is_empty() && plain && self.is_plain(&bytes, 256)
     }
 
     /// True if the vocabulary is `tokens` in order and end of text with the id `end`, and that alone.
@@ -151,35 +165,52 @@ impl Definition {
             && self.pre_tokenizer["use_regex"].as_bool().unwrap_or(true)
     }
 
-    /// Everything that decides the ids of a text, in one order.
+    /// Everything that decides the ids of a text, in one order: the same for files of either form.
     pub(super) fn canonical(&self) -> String {
-        let vocab: BTreeMap<u32, &String> = self.vocab.iter().map(|(token, id)| (*id, token)).collect();
-        let added: Vec<_> = self.added.iter().map(|(id, t)| (id, &t.content, t.special, t.strips)).collect();
+        let marks = self.added.iter().map(|(id, token)| (*id, &token.content));
+        let tokens: BTreeMap<u32, &String> = self.vocab.iter().map(|(token, id)| (*id, token)).chain(marks).collect();
+        let found: Vec<_> = self.added.iter().filter(|(_, t)| !t.special).map(|(id, t)| (id, t.strips)).collect();
         let model = &self.json["model"];
+        let mut pre_tokenizer = self.pre_tokenizer.clone();
+        // says where a word stands in its text, which nobody asks for here
+        forget(&mut pre_tokenizer, "trim_offsets");
         let rest = json!([
             self.normalizer,
-            self.pre_tokenizer,
-            self.prefix_space,
+            pre_tokenizer,
             self.end,
-            model["unk_token"],
-            model["ignore_merges"],
-            model["fuse_unk"],
+            model["unk_token"].as_str().filter(|token| !token.is_empty()),
+            model["ignore_merges"] == true,
+            model["fuse_unk"] == true,
         ]);
-        format!("{vocab:?}{:?}{added:?}{rest}", self.merges)
+        format!("{tokens:?}{:?}{found:?}{rest}", self.merges)
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Value, Fault> {
-    if let Some(fault) = foreign::text_fault(Path::new(TOKENIZER), bytes) {
-        return Err(fault.expected("a tokenizer"));
+/// Removes a key from a pre-tokenizer, and from those in a sequence.
+fn forget(part: &mut Value, key: &str) {
+    let Some(part) = part.as_object_mut() else { return };
+    part.remove(key);
+    for inner in part.get_mut("pretokenizers").and_then(Value::as_array_mut).into_iter().flatten() {
+        forget(inner, key);
     }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    serde_json::from_slice(bytes).map_err(|e| Fault::from(format!("broken JSON ({e})")).expected("a tokenizer"))
+}
+
+/// Sets every `add_prefix_space` to false; returns true if one of them was true.
+fn take_prefix_spaces(part: &mut Value) -> bool {
+    let mut was = false;
+    if part["type"] == "ByteLevel" {
+        // the library's own default is true
+        was = part["add_prefix_space"].as_bool().unwrap_or(true);
+        part["add_prefix_space"] = json!(false);
+    }
+    for inner in part.get_mut("pretokenizers").and_then(Value::as_array_mut).into_iter().flatten() {
+        was |= take_prefix_spaces(inner);
+    }
+    was
 }
 
 /// `vocab.json` and `merges.txt` as `tokenizer.json` would say it.
-fn of_pair(vocab: &[u8], merges: &[u8], files: &TokenizerFiles) -> Result<Value, Fault> {
-    let vocab = parse(vocab)?;
+fn of_pair(vocab: Value, merges: &[u8], files: &TokenizerFiles) -> Result<Value, Fault> {
     let text = std::str::from_utf8(merges).map_err(|_| no("its merges are not UTF-8"))?;
     let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with("#version"));
     let merges: Vec<&str> = lines.collect();
@@ -191,14 +222,14 @@ fn of_pair(vocab: &[u8], merges: &[u8], files: &TokenizerFiles) -> Result<Value,
         });
         added.entry(id).or_insert(token);
     };
-    let settings = files.json(SETTINGS).unwrap_or_default();
+    let settings = files.json(SETTINGS)?;
     for (id, token) in settings["added_tokens_decoder"].as_object().into_iter().flatten() {
         if let (Ok(id), Some(content)) = (id.parse(), token["content"].as_str()) {
             add(id, content, token["special"] == true);
         }
     }
-    let special = special_names(files);
-    for (content, id) in files.json(ADDED).unwrap_or_default().as_object().into_iter().flatten() {
+    let special = special_names(files)?;
+    for (content, id) in files.json(ADDED)?.as_object().into_iter().flatten() {
         if let Some(id) = id.as_u64() {
             add(id, content, special.contains(content));
         }
@@ -220,14 +251,14 @@ fn of_pair(vocab: &[u8], merges: &[u8], files: &TokenizerFiles) -> Result<Value,
 }
 
 /// Spellings of special tokens.
-fn special_names(files: &TokenizerFiles) -> Vec<String> {
+fn special_names(files: &TokenizerFiles) -> Result<Vec<String>, Fault> {
     let mut names = vec![END_OF_TEXT.to_owned()];
     for file in [SPECIAL, SETTINGS] {
-        let value = files.json(file).unwrap_or_default();
+        let value = files.json(file)?;
         let tokens = value.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
         names.extend(tokens.filter_map(|(_, token)| spelling(token)));
     }
-    names
+    Ok(names)
 }
 
 /// A token is named by its spelling, or by an object that holds it.
@@ -244,12 +275,11 @@ fn end_of_text(
         let own = added.iter().find(|(_, token)| token.content == name).map(|(id, _)| *id);
         own.or_else(|| vocab.get(name).copied())
     };
-    let named = [SETTINGS, SPECIAL].iter().find_map(|file| {
-        let value = files.json(file)?;
-        id_of(&spelling(&value["eos_token"])?)
-    });
+    let (settings, special) = (files.json(SETTINGS)?, files.json(SPECIAL)?);
+    let named = [settings, special].iter().find_map(|value| id_of(&spelling(&value["eos_token"])?));
+    let generation = files.json(GENERATION)?;
     let told = || {
-        let value = files.json(GENERATION)?["eos_token_id"].clone();
+        let value = &generation["eos_token_id"];
         let id = value.as_u64().or_else(|| value[0].as_u64()).and_then(|id| u32::try_from(id).ok())?;
         (added.contains_key(&id) || vocab.values().any(|other| *other == id)).then_some(id)
     };
@@ -273,6 +303,9 @@ fn ids(vocab: &Value) -> Result<BTreeMap<String, u32>, Fault> {
 /// Merges are pairs of strings, or lines with a space between.
 fn pairs(merges: &Value) -> Result<Vec<[String; 2]>, Fault> {
     let list = merges.as_array().ok_or_else(|| no("no merges"))?;
+    if list.len() as u64 > MOST_IDS {
+        return Err(no(format!("{} merges", list.len())));
+    }
     let pair = |value: &Value| -> Option<[String; 2]> {
         match value {
             Value::String(line) => line.split_once(' ').map(|(left, right)| [left.to_owned(), right.to_owned()]),

@@ -7,7 +7,7 @@ mod own;
 mod own_tests;
 mod pieces;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -274,8 +274,15 @@ impl TokenizerName {
     pub fn open(&self) -> Result<Tokenizer> {
         let place = "--tokenizer";
         match self {
-            Self::Gpt2 => Ok(Tokenizer::Gpt2),
-            Self::Bytes => Ok(Tokenizer::Bytes),
+            Self::Gpt2 | Self::Bytes => {
+                let tokenizer = if *self == Self::Gpt2 { Tokenizer::Gpt2 } else { Tokenizer::Bytes };
+                let folder = Path::new(tokenizer.name());
+                if folder.is_dir() && TokenizerFiles::read(folder)?.is_some_and(|f| Tokenizer::of_files(f) != tokenizer)
+                {
+                    log::warn!("{place} {tokenizer}: taken by name; for the folder that is here: ./{tokenizer}");
+                }
+                Ok(tokenizer)
+            }
             Self::Own => {
                 let fault = Fault::at(place, "`own` names no files").expected("gpt2, bytes or a folder");
                 Err(Error::usage(fault.advice("name the folder that holds tokenizer.json")))
@@ -298,10 +305,13 @@ fn open_folder(path: &Path) -> Result<Tokenizer> {
         let fault = fault.expected(wanted);
         return Err(if is_path { Error::data(fault) } else { Error::usage(fault) });
     }
-    let inside = path.is_dir().then_some(path).or_else(|| {
-        let named = path.file_name().is_some_and(|name| name == TOKENIZER || name == "vocab.json");
-        path.parent().filter(|_| named).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
-    });
+    let beside = path.parent().map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    let inside = match path.file_name().and_then(OsStr::to_str) {
+        _ if path.is_dir() => Some(path),
+        Some(TOKENIZER | "vocab.json" | "merges.txt") => beside,
+        Some(name) if name.ends_with(".json") => return Ok(Tokenizer::of_files(TokenizerFiles::of_file(path)?)),
+        _ => None,
+    };
     let none = || Error::data(Fault::at(path.display(), "holds no tokenizer").expected(wanted));
     let files = TokenizerFiles::read(inside.ok_or_else(&none)?)?.ok_or_else(&none)?;
     Ok(Tokenizer::of_files(files))

@@ -4,6 +4,8 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::prelude::*;
+use serde_json::Value;
+use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
 
 use super::definition::Definition;
 use super::pieces::{Cuts, PIECE_BYTES};
@@ -24,6 +26,8 @@ pub struct Own {
 
 pub(super) struct Usable {
     pub(super) library: tokenizers::Tokenizer,
+    /// For the rest of a text that began earlier, if that is another thing.
+    continued: Option<tokenizers::Tokenizer>,
     /// The bytes of each id.
     tokens: Vec<Option<Box<[u8]>>>,
     definition: Definition,
@@ -156,8 +160,8 @@ impl fmt::Debug for Own {
 impl fmt::Display for Own {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "own ({}", self.files.dir().display())?;
-        if let Some(vocab) = self.vocab() {
-            write!(f, ", {vocab} ids")?;
+        if let (Some(vocab), Some(end)) = (self.vocab(), self.end_of_text()) {
+            write!(f, ", {vocab} ids, end of text {end}")?;
         }
         write!(f, ", {})", &self.digest[..8])
     }
@@ -169,12 +173,22 @@ impl Usable {
             let fault = Fault::at(files.place().display(), what);
             fault.expected("a byte-level BPE that the `tokenizers` library reads")
         };
-        let json = definition.json.to_string();
-        // the library is written for files that are what they say they are
-        let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
-            .map_err(|_| refused("it cannot be decoded".into()))?;
-        let mut library = read.map_err(|e| refused(e.to_string().to_lowercase().replace('\n', " ")))?;
-        library.set_encode_special_tokens(true);
+        let open = |json: &Value| -> Result<tokenizers::Tokenizer, Fault> {
+            let text = json.to_string();
+            // the library is written for files that are what they say they are
+            let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
+            let read = read.map_err(|_| refused("it cannot be decoded".into()))?;
+            let mut library = read.map_err(|e| refused(e.to_string().to_lowercase().replace('\n', " ")))?;
+            library.set_encode_special_tokens(true);
+            Ok(library)
+        };
+        let library = open(&definition.json)?;
+        let continued = definition.prefix_space.then(|| {
+            let mut json = definition.json.clone();
+            json["pre_tokenizer"] = definition.continued.clone();
+            open(&json)
+        });
+        let continued = continued.transpose()?;
         let words = definition.vocab.iter().map(|(token, id)| (*id, unspell(token)));
         let marks = definition.added.iter().map(|(id, token)| (*id, token.content.clone().into_bytes()));
         let mut tokens = Vec::new();
@@ -185,15 +199,21 @@ impl Usable {
         }
         let has = |byte: &u8| definition.vocab.contains_key(&spell(&[*byte]));
         let missing = (0..=255).filter(|byte| !has(byte)).collect();
-        let cuts = cuts(&definition);
-        Ok(Self { library, tokens, definition, cuts, missing })
+        let cuts = cuts(&definition, &library);
+        let usable = Self { library, continued, tokens, definition, cuts, missing };
+        let end = usable.definition.end;
+        let spelled =
+            usable.tokens.get(end as usize).and_then(Option::as_ref).map(|token| String::from_utf8_lossy(token));
+        let ids = spelled.map_or(Ok(Vec::new()), |text| usable.encode_piece(&text, true));
+        if ids.map_err(|e| e.fault().clone())?.iter().any(|id| u32::from(*id) == end) {
+            return Err(refused("a text can spell its end of text".into()));
+        }
+        Ok(usable)
     }
 
     fn encode_piece(&self, piece: &str, begins: bool) -> Result<Vec<u16>> {
-        let prefixed = (begins && self.definition.prefix_space && !piece.is_empty() && !piece.starts_with(' '))
-            .then(|| format!(" {piece}"));
-        let text = prefixed.as_deref().unwrap_or(piece);
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.library.encode_fast(text, false)));
+        let library = self.continued.as_ref().filter(|_| !begins).unwrap_or(&self.library);
+        let encoded = catch_unwind(AssertUnwindSafe(|| library.encode_fast(piece, false)));
         let failed = |what: &str| {
             Error::data(Fault::at("tokenizer", format!("the `tokenizers` library cannot encode a text ({what})")))
         };
@@ -212,21 +232,33 @@ impl Usable {
     }
 }
 
-/// Where a long text may be cut without a change of its ids.
-fn cuts(definition: &Definition) -> Cuts {
+/// Returns where a long text may be cut without a change of its ids.
+fn cuts(definition: &Definition, library: &tokenizers::Tokenizer) -> Cuts {
     let inside_words = |text: &str| !text.contains(char::is_whitespace);
-    let added = definition.added.values().filter(|token| !token.special);
-    if !added.into_iter().all(|token| inside_words(&token.content) && !token.strips) {
+    let found: Vec<_> = definition.added.values().filter(|token| !token.special).collect();
+    // a space is put before every part between them
+    let are_parts = definition.prefix_space && !found.is_empty();
+    if are_parts || !found.iter().all(|token| inside_words(&token.content) && !token.strips) {
         return Cuts::Nowhere;
     }
-    if definition.splits_as_gpt2() {
+    if definition.splits_as_gpt2() && !definition.prefix_space {
         return Cuts::BeforeSpace;
     }
-    let splits = |part: &serde_json::Value| {
-        let text = part.to_string();
-        text.contains("\"Split\"") || text.contains("\"use_regex\":true") || text.contains("\"Whitespace")
-    };
+    // these look at more than the letters around a place
     let normalizer = definition.normalizer.to_string();
-    let local = !["Prepend", "Strip", "Replace", "Precompiled"].iter().any(|kind| normalizer.contains(kind));
-    if splits(&definition.pre_tokenizer) && local { Cuts::BetweenWords } else { Cuts::Nowhere }
+    let is_local = !["Prepend", "Strip\"", "Replace"].iter().any(|kind| normalizer.contains(kind));
+    if is_local && parts_words(library) { Cuts::BetweenWords } else { Cuts::Nowhere }
+}
+
+/// True if the splitting parts words before the space between them, as far as examples show.
+fn parts_words(library: &tokenizers::Tokenizer) -> bool {
+    const EXAMPLES: [(&str, usize); 6] =
+        [("ab cd", 2), ("Ab CD ef", 2), ("1. ab cd\n", 5), ("é ü", 2), ("日本 語", 6), ("it's Ab's Éa", 9)];
+    let Some(splitting) = library.get_pre_tokenizer() else { return false };
+    EXAMPLES.iter().all(|(text, at)| {
+        let mut parts = PreTokenizedString::from(*text);
+        let split = catch_unwind(AssertUnwindSafe(|| splitting.pre_tokenize(&mut parts)));
+        let parts = parts.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        matches!(split, Ok(Ok(()))) && parts.iter().all(|(_, (start, end), _)| end <= at || start >= at)
+    })
 }

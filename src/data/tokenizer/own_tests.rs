@@ -201,3 +201,105 @@ fn a_model_of_gpt2s_vocabulary_is_taken_for_gpt2_only_without_files() {
     assert_eq!(padded.for_text("model", Some(&Tokenizer::Gpt2), 50_304).unwrap(), Tokenizer::Gpt2);
     assert_eq!(padded.for_text("model", None, 50_304).unwrap_err().exit_code(), 3);
 }
+
+/// The ids of the whole text by the library as it reads the files.
+fn expected(json: &Value, text: &str) -> Vec<u32> {
+    let mut library = tokenizers::Tokenizer::from_bytes(json.to_string()).unwrap();
+    library.set_encode_special_tokens(true);
+    library.encode_fast(text, false).unwrap().get_ids().to_vec()
+}
+
+#[test]
+fn long_texts_have_the_ids_of_whole_ones_however_words_are_split() {
+    let pattern = |regex: &str| {
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})
+    };
+    let words = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let plain = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let text = "der Hund und Das ist 1234 der.\n\n  und d ".repeat(4000);
+    for (splitting, cuts) in [
+        (pattern(words), Cuts::BetweenWords),
+        (pattern(r"\d{1,3}"), Cuts::Nowhere),
+        (pattern(r"\n+"), Cuts::Nowhere),
+        (plain.clone(), Cuts::BeforeSpace),
+    ] {
+        let mut json = german();
+        // a merge over the space between two words
+        json["model"]["merges"].as_array_mut().unwrap().insert(0, json!("d Ġd"));
+        json["model"]["vocab"]["dĠd"] = json!(270);
+        json["pre_tokenizer"] = splitting;
+        let own = read(&json);
+        own.check().unwrap();
+        assert_eq!(own.cuts(), cuts, "{}", json["pre_tokenizer"]);
+        let ids = own.encode(&text).unwrap();
+        assert!(ids.iter().map(|id| u32::from(*id)).eq(expected(&json, &text)), "{}", json["pre_tokenizer"]);
+    }
+}
+
+#[test]
+fn tokens_that_were_added_keep_their_spaces() {
+    for (strips, spaced) in [(false, false), (false, true), (true, false)] {
+        let mut json = german();
+        json["pre_tokenizer"]["add_prefix_space"] = json!(true);
+        let mut token = mark(270, if spaced { "<a b>" } else { "<mark>" }, false);
+        token["lstrip"] = json!(strips);
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+        let text = "der <mark>Hund<a b> und <mark>Das ".repeat(3000);
+        for text in [text.clone(), format!("<mark>{text}")] {
+            let ids = read(&json).encode(&text).unwrap();
+            assert!(ids.iter().map(|id| u32::from(*id)).eq(expected(&json, &text)), "{strips} {spaced}");
+        }
+    }
+}
+
+#[test]
+fn no_text_gives_the_end_of_text() {
+    let mut json = german();
+    json["added_tokens"][1]["special"] = json!(false);
+    let own = read(&json);
+    assert_eq!(own.end_of_text(), 1);
+    assert!(!own.encode("a</s>b").unwrap().contains(&1));
+    // a vocabulary in which words are looked up whole
+    let mut json = german();
+    json["added_tokens"] = json!([]);
+    json["model"]["ignore_merges"] = json!(true);
+    json["pre_tokenizer"]["use_regex"] = json!(false);
+    let text = read(&json).check().unwrap_err().to_string();
+    assert!(text.contains("can spell its end of text"), "{text}");
+}
+
+#[test]
+fn settings_of_a_tokenizer_that_are_something_else_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tokenizer.json"), german().to_string()).unwrap();
+    let put = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    let good = br#"{"eos_token": "<s>", "add_prefix_space": true}"#;
+    put("tokenizer_config.json", &[b"\xef\xbb\xbf", &good[..]].concat());
+    let own = open(dir.path());
+    assert_eq!((own.end_of_text(), own.encode("und").unwrap()), (0, vec![268]), "a byte order mark is no fault");
+    for name in ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
+        put("tokenizer_config.json", good);
+        for (bytes, what) in [
+            (&b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n"[..], "git lfs pull"),
+            (b"{\"eos_token\": \"<s", "broken JSON"),
+        ] {
+            put(name, bytes);
+            let text = open(dir.path()).check().unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains(what), "{name}: {text}");
+        }
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+}
+
+#[test]
+fn bytes_whose_spaces_are_dropped_are_no_byte_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    Tokenizer::Bytes.write_files(dir.path(), &Config::new(8, 257, 1, 1, 8).unwrap()).unwrap();
+    let mut json: Value = serde_json::from_slice(&fs::read(dir.path().join("tokenizer.json")).unwrap()).unwrap();
+    let plain = json["pre_tokenizer"].clone();
+    json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, plain]});
+    let own = read(&json);
+    assert_eq!((own.name(), own.encode("a b").unwrap()), ("own", vec![97, 98]));
+}

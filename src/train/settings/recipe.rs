@@ -100,7 +100,7 @@ pub struct Model {
     #[arg(long, value_parser = usize::parse)]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub channels: Option<usize>,
-    /// Vocabulary [default: the tokenizer's]
+    /// Vocabulary of a model of your own [default: the tokenizer's]; a named model has 50257 ids
     #[arg(long, value_parser = usize::parse)]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub vocab: Option<usize>,

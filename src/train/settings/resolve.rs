@@ -77,16 +77,22 @@ impl Recipe {
         }
         let settings = self.settings(shape, tokenizer);
         settings.check()?;
-        let of_text = settings.data.tokenizer.as_ref().filter(|_| self.data.data.is_empty());
+        // a model may have fewer ids than its own tokenizer: its texts are checked id by id
+        let is_free = |tokenizer: &&Tokenizer| match &start {
+            Start::Random => true,
+            Start::Weights(known) => known.tokenizer != ModelTokenizer::Known((*tokenizer).clone()),
+            Start::AsGiven(_) => false,
+        };
+        let of_text = settings.data.tokenizer.as_ref().filter(|_| self.data.data.is_empty()).filter(is_free);
         if let Some(tokenizer) = of_text.filter(|t| t.vocab() > shape.vocab) {
             let fault = Fault::at(
                 "--tokenizer",
                 format!("{tokenizer} has {} ids, the model's vocabulary {}", tokenizer.vocab(), shape.vocab),
             );
-            return Err(Error::usage(fault.advice(format!(
-                "try --vocab {} or the tokenizer that the weights were trained with",
-                tokenizer.vocab()
-            ))));
+            return Err(Error::usage(match start {
+                Start::Random => fault.advice(format!("try --vocab {}", tokenizer.vocab())),
+                _ => fault.advice("try the tokenizer that the weights were trained with"),
+            }));
         }
         Ok(settings)
     }
