@@ -64,7 +64,7 @@ fn fetch_help() -> String {
 
 #[derive(Debug, clap::Args)]
 struct PrepareArgs {
-    /// Text, JSON Lines and Parquet files, and folders of them
+    /// Text, JSON Lines and Parquet files, folders of them, and patterns
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     /// Folder for the shards and dataset.json
@@ -76,7 +76,7 @@ struct PrepareArgs {
     /// How text becomes tokens
     #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from), default_value_t = TokenizerName::Gpt2)]
     tokenizer: TokenizerName,
-    /// Field of JSON Lines, column of Parquet (meta.text for one in a group)
+    /// Field of JSON Lines, column of Parquet (meta.text for one in an object or a group)
     #[arg(long, default_value = "text")]
     field: String,
     /// Cut text files, and only these, into documents wherever this text is, such as '<|endoftext|>'
@@ -178,6 +178,9 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     };
     summary(note, &options.out);
     if matches!(outcome, Outcome::Done(_)) {
+        if let Some(separator) = note.recipe.split_on.as_ref().filter(|_| note.counts.separators == 0) {
+            say!("no text file has the separator {separator:?}: each is one document");
+        }
         let seconds = begin.elapsed().as_secs_f64();
         say!("{:.1} MB of text in {seconds:.1} s, {:.1} MB/s", now as f64 / 1e6, now as f64 / 1e6 / seconds.max(1e-9));
     }
@@ -191,15 +194,20 @@ fn name_of(folder: &Path) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' }).collect()
 }
 
+/// Returns a number and what it counts.
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 fn summary(note: &Note, out: &Path) {
     say!(
-        "{} {} tokens of {} documents: {} for training, {} for validation, in {} shards",
-        note.tokens,
+        "{} ({}) of {}: {} for training, {} for validation, in {}",
+        count(note.tokens, "token"),
         note.tokenizer,
-        note.counts.documents,
+        count(note.counts.documents, "document"),
         note.train_tokens,
         note.val_tokens,
-        note.shards.len()
+        count(note.shards.len() as u64, "shard")
     );
     if note.counts.replaced > 0 {
         say!("{} places are not valid UTF-8 and were replaced", note.counts.replaced);

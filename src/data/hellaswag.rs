@@ -172,7 +172,7 @@ impl Reader<'_> {
         let groups = reader.metadata().row_groups();
         for chunk in groups.iter().flat_map(RowGroupMetaData::columns) {
             if KEYS.iter().any(|key| chunk.column_path().parts().first().is_some_and(|part| part == key)) {
-                pages::check(&own, self.name, chunk)?;
+                pages::check(&own, self.name, chunk, pages::TEXT_BYTES)?;
             }
         }
         let schema = reader.metadata().file_metadata().schema();

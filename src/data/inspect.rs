@@ -19,6 +19,8 @@ use crate::files::path_text;
 const BLOCK_TOKENS: usize = 1 << 20;
 /// Tokens whose text is shown.
 const SHOWN_TOKENS: usize = 40;
+/// Shards that an error names.
+const NAMED_SHARDS: usize = 3;
 
 /// What a shard holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,6 +94,10 @@ pub fn inspect_as(paths: &[PathBuf], format: TokenFormat, tokenizer: Option<Toke
     // by name, so that the first fault is always the same one
     let shards = results.into_iter().collect::<Result<Vec<_>>>()?;
     for (folder, note) in &notes {
+        if format == TokenFormat::Shard {
+            let mut of_folder = shards.iter().filter(|shard| shard.path.parent() == Some(folder));
+            of_folder.try_for_each(|shard| is_listed(note, folder, &shard.path))?;
+        }
         agree(note, folder, &shards.iter().filter(|shard| shard.path.parent() == Some(folder)).collect::<Vec<_>>())?;
     }
     Ok(Report {
@@ -159,6 +165,21 @@ fn agree(note: &Note, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Fails for a shard that the note of its folder does not list: it is of another data set, of any tokenizer.
+fn is_listed(note: &Note, folder: &Path, path: &Path) -> Result<()> {
+    let is_it = |noted: &ShardNote| path.file_name().is_some_and(|name| name == noted.file.as_str());
+    if note.shards.iter().any(is_it) {
+        return Ok(());
+    }
+    let names = note.shards.iter().take(NAMED_SHARDS).map(|noted| noted.file.as_str()).collect::<Vec<_>>().join(", ");
+    let more = if note.shards.len() > NAMED_SHARDS { ", ..." } else { "" };
+    Err(Error::data(
+        Fault::at(path.display(), format!("{} does not list it", Note::path(folder).display()))
+            .expected(format!("a shard of its data set: {names}{more}"))
+            .advice("each data set wants a folder of its own"),
+    ))
 }
 
 /// Returns the shard that a note is about, if it is among those that are looked at.

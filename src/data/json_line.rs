@@ -7,9 +7,14 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
-/// Returns the bytes of the field `field` of an object, none if it is null.
+/// Keys that an error names.
+const NAMED: usize = 12;
+
+/// Returns the bytes of the field `field` of an object, none if it is null. Where no key is called so, `field` is a path
+/// through objects: `meta.text` is `{"meta":{"text":"a"}}`, and null if one of them is.
 ///
 /// # Errors
 /// A sentence: the line is no object, or has no such text.
@@ -24,7 +29,25 @@ pub(crate) fn text_of(line: &[u8], field: &str) -> Result<Option<Vec<u8>>, Strin
         Cow::Owned(line) => read(&line).map_err(|other| if other.is_data() { error } else { other }),
     });
     let found = found.map_err(|e| describe(&e))?;
-    found.ok_or_else(|| format!("no field `{field}`, expected one in every line; try --field NAME"))
+    found.ok_or_else(|| {
+        let keys = keys(line, field);
+        let keys = if keys.is_empty() { "in every line".to_owned() } else { format!("of {}", keys.join(", ")) };
+        format!("no field `{field}`, expected one {keys}; try --field NAME")
+    })
+}
+
+/// Returns the first keys of the object at which a path ends, as paths.
+fn keys(line: &[u8], field: &str) -> Vec<String> {
+    let line = with_numbers(line);
+    let Ok(value) = serde_json::from_str::<Value>(&String::from_utf8_lossy(&line)) else { return Vec::new() };
+    let (mut value, mut before, mut rest) = (&value, String::new(), field);
+    while let Some((key, inner)) = rest.split_once('.') {
+        let Some(object) = value.get(key).filter(|value| value.is_object()) else { break };
+        (value, rest) = (object, inner);
+        before = format!("{before}{key}.");
+    }
+    let keys = value.as_object().into_iter().flat_map(|object| object.keys());
+    keys.take(NAMED).map(|key| format!("{before}{}", key.escape_debug())).collect()
 }
 
 /// Returns true if the line is an object.
@@ -68,36 +91,96 @@ fn describe(error: &serde_json::Error) -> String {
     )
 }
 
-/// Reads one object and keeps one field: `None` if it is not there, `Some(None)` if it is null.
+/// A text that was looked for: `None` if it is not there, `Some(None)` if it is null.
+type Found = Option<Option<Vec<u8>>>;
+
+/// Reads one object and keeps one field.
 struct Line<'a> {
     field: &'a str,
 }
 
 impl<'de> DeserializeSeed<'de> for Line<'_> {
-    type Value = Option<Option<Vec<u8>>>;
+    type Value = Found;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Line<'_> {
-    type Value = Option<Option<Vec<u8>>>;
+    type Value = Found;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
+        let (mut found, mut inner) = (None, None);
         while let Some(Bytes(key)) = map.next_key()? {
-            if key == self.field.as_bytes() {
+            let rest = self.field.as_bytes().strip_prefix(&key[..]);
+            if rest.is_some_and(<[u8]>::is_empty) {
                 found = Some(map.next_value::<Option<Bytes>>()?.map(|text| text.0));
+            } else if rest.is_some_and(|rest| rest.starts_with(b".")) {
+                // a point begins a character: it is no part of another
+                let field = &self.field[key.len() + 1..];
+                inner = map.next_value_seed(Inner(Line { field }))?.or(inner);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(found)
+        Ok(found.or(inner))
+    }
+}
+
+/// Reads the rest of a path in an object. In another value there is none of it.
+struct Inner<'a>(Line<'a>);
+
+impl<'de> DeserializeSeed<'de> for Inner<'_> {
+    type Value = Found;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Inner<'_> {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Found, A::Error> {
+        self.0.visit_map(map)
+    }
+
+    fn visit_unit<E>(self) -> Result<Found, E> {
+        Ok(Some(None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Found, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Found, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Found, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Found, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Found, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Found, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 }
 
@@ -133,6 +216,37 @@ impl<'de> Deserialize<'de> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_may_be_a_path() {
+        for (line, expected) in [
+            (r#"{"meta":{"id":1,"text":"a"}}"#, Some("a")),
+            (r#"{"meta.text":"a","meta":{"text":"b"}}"#, Some("a")),
+            (r#"{"meta":{"text":"b"},"meta.text":"a"}"#, Some("a")),
+            (r#"{"meta.text":null,"meta":{"text":"b"}}"#, None),
+            (r#"{"meta":{"text":null}}"#, None),
+            (r#"{"meta":null,"n":NaN}"#, None),
+        ] {
+            let found = text_of(line.as_bytes(), "meta.text").unwrap();
+            assert_eq!(found, expected.map(|text| text.as_bytes().to_vec()), "{line}");
+        }
+        assert_eq!(text_of(br#"{"a":{"b.c":{"d":"x"}}}"#, "a.b.c.d").unwrap().unwrap(), b"x");
+        assert_eq!(text_of(r#"{"é":{"ü":"x"}}"#.as_bytes(), "é.ü").unwrap().unwrap(), b"x");
+        for (line, said) in [
+            (r#"{"meta":{"id":1,"body":"a"}}"#, "no field `meta.text`, expected one of meta.body, meta.id;"),
+            (r#"{"id":1,"meta":"text"}"#, "no field `meta.text`, expected one of id, meta;"),
+            (r#"{"meta":[{"text":"a"},2],"id":1.5}"#, "no field `meta.text`, expected one of id, meta;"),
+            (r#"{"text":"a","n":NaN}"#, "expected one of n, text;"),
+            ("{}", "expected one in every line;"),
+            (r#"{"meta":{"text":7}}"#, "invalid type: integer `7`, expected a string"),
+        ] {
+            let error = text_of(line.as_bytes(), "meta.text").unwrap_err();
+            assert!(error.contains(said), "{line}: {error}");
+        }
+        let many: Vec<String> = (10..50).map(|i| format!("\"k{i}\":1")).collect();
+        let error = text_of(format!("{{{}}}", many.join(",")).as_bytes(), "text").unwrap_err();
+        assert!(error.contains("k10, k11") && error.contains("k21;"), "{error}");
+    }
 
     #[test]
     fn nan_and_infinity_beside_the_text_are_read_over() {

@@ -56,6 +56,13 @@ pub fn tokens_of_text_files(
     Ok(tokens)
 }
 
+/// Returns a path as a word of a shell, if it is one of plain text.
+fn shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = text.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
+    if is_plain || text.contains('\'') { text } else { format!("'{text}'") }
+}
+
 fn empty(path: &Path, what: &str) -> Error {
     Error::data(Fault::at(path.display(), what).expected("at least one byte").found("0"))
 }
@@ -63,6 +70,12 @@ fn empty(path: &Path, what: &str) -> Error {
 /// Returns the bytes of a text file that has some. A packed one may become `most` bytes long.
 fn read_text(path: &Path, most: u64) -> Result<Vec<u8>> {
     let name = path.display().to_string();
+    let is_pattern = path.as_os_str().as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte));
+    if path.is_dir() || is_pattern && path.symlink_metadata().is_err() {
+        let what = if path.is_dir() { "is a folder" } else { "no such file: patterns are for the shell here" };
+        let call = format!("`wgpt data prepare {} --out OUT` and its shards as --data", shell(path));
+        return Err(Error::data(Fault::at(name, what).expected("text files").advice(format!("try {call}"))));
+    }
     let Input { content, packing, doubt, stream, .. } = Input::open(path, Arc::default())?;
     match content {
         Ok(Format::Text) => {}
@@ -156,7 +169,13 @@ mod tests {
             format!("{}; {}", fault.what, fault.advice)
         };
         assert!(of(&put("empty", b"")).starts_with("text is empty"));
-        assert!(of(dir.path()).starts_with("is a folder"));
+        let folder = of(dir.path());
+        assert!(
+            folder.starts_with("is a folder; try `wgpt data prepare") && folder.contains(" --out OUT`"),
+            "{folder}"
+        );
+        let pattern = of(&dir.path().join("*.txt"));
+        assert!(pattern.contains("patterns are for the shell") && pattern.contains("*.txt' --out OUT`"), "{pattern}");
         assert!(of(&dir.path().join("none")).contains("no such file"));
         assert_eq!(fault(tokens_of_text_files(&[] as &[&str], &Tokenizer::Bytes, None)).what, "no file given");
         for (name, bytes, said) in [

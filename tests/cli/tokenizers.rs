@@ -83,7 +83,7 @@ fn a_model_with_a_tokenizer_of_its_own_keeps_it_everywhere() {
     let text =
         |from: &str| run(dir, &format!("generate --from {from} --temperature 0 --max-tokens 6 and")).ends_with(0).out;
     assert_eq!(text("run"), text("model"), "a checkpoint has the same tokenizer");
-    run(dir, &format!("train run/config.toml --steps 1 --out again")).ends_with(0);
+    run(dir, "train run/config.toml --steps 1 --out again").ends_with(0);
     same_files(dir, "gone", "again/model");
 
     // a token that was added to the tokenizer and not to the model is no obstacle, where no text has it
@@ -98,7 +98,7 @@ fn a_model_with_a_tokenizer_of_its_own_keeps_it_everywhere() {
     run(dir, "train --init short --text text.txt --context 16 --batch 2 --steps 1 --out longer-run").ends_with(0);
 
     // another run begins with it, and data are made with it
-    run(dir, &format!("train --init model --text text.txt --context 16 --batch 2 --steps 1 --out second")).ends_with(0);
+    run(dir, "train --init model --text text.txt --context 16 --batch 2 --steps 1 --out second").ends_with(0);
     same_files(dir, "gone", "second/model");
     run(dir, "convert model other").ends_with(0);
     same_files(dir, "gone", "other");

@@ -24,7 +24,7 @@ const FILES: [(&str, &str); 22] = [
     ("shard-empty.bin", "header is cut short, expected at least 1024 bytes, got 0"),
     ("shard-header-cut.bin", "header is cut short, expected at least 1024 bytes, got 700"),
     ("shard-magic.bin", "bad magic, expected 20240520, got 20240521; was it made by"),
-    ("shard-weights.bin", "bad magic, expected 20240520, got 20240326; these are llm.c weights"),
+    ("shard-weights.bin", "bad magic, expected 20240520, got 20240326; this is llm.c's weights"),
     ("shard-version.bin", "unknown version, expected 1, got 2"),
     ("shard-none.bin", "bad number of tokens, expected at least 1, got 0"),
     ("shard-negative.bin", "bad number of tokens, expected at least 1, got -1"),

@@ -105,6 +105,15 @@ fn every_packing_is_read_whatever_the_file_is_called() {
 }
 
 #[test]
+fn a_broken_first_line_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    std::fs::write(&path, "{\"text\":\"cut\n{\"text\":\"one\"}\n{\"text\":\"two\"}\n").unwrap();
+    let error = refused(&path, "text");
+    assert!(error.contains("line 1: not a JSON object with a text"), "{error}");
+}
+
+#[test]
 fn every_packing_of_parquet_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let rows = |g: usize| -> Vec<Option<String>> {

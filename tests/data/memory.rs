@@ -62,12 +62,29 @@ fn pages_of_parquet_are_not_unpacked_beyond_their_claim() {
         let bytes = std::fs::read(&path).unwrap();
         let is_large = bytes.len() as u64 > 200 << 20;
         assert!(!is_large, "{compression}: {} bytes", bytes.len());
-        refused(&path, "broken Parquet page");
+        refused(&path, "Parquet page at byte ");
         // the same page says that it has 1 MiB
         std::fs::write(&path, smaller_claim(&bytes)).unwrap();
         let is_unpacked_by_us = matches!(compression, Compression::GZIP(_) | Compression::BROTLI(_));
         let what = "expected 1048576 bytes unpacked, as it says, got more";
         refused(&path, if is_unpacked_by_us { what } else { "broken Parquet data" });
+    }
+}
+
+#[test]
+fn a_page_of_many_long_texts_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("many.parquet");
+    // a page of 64 MiB in a file of three
+    parquet(&path, &[vec![Some("a".repeat(1 << 20)); 64]], Compression::SNAPPY, false);
+    let output = prepare(&path);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    // one text of the same length is refused, and so are longer ones, wherever the memory ends
+    for mib in [64, 96, 128, 160, 200] {
+        let path = dir.path().join(mib.to_string()).with_extension("parquet");
+        parquet(&path, &[vec![Some("a".repeat(mib << 20))]], Compression::SNAPPY, false);
+        refused(&path, ".parquet: the ");
     }
 }
 

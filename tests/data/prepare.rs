@@ -246,6 +246,90 @@ fn two_at_once_do_not_mix() {
     })
     .unwrap();
     assert!(matches!(second, Some(Err(Error::Locked(_)))), "{second:?}");
+    assert!(!one.out.join(".prepare.lock").exists());
+}
+
+#[test]
+fn a_folder_holds_the_shards_of_its_note_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("t.txt");
+    std::fs::write(&text, prose(1, 1000)).unwrap();
+    let a = Options { name: "a".into(), tokenizer: Tokenizer::Bytes, ..options(&[text], dir.path().join("out")) };
+    let b = Options { name: "b".into(), tokenizer: Tokenizer::Gpt2, restart: true, ..a.clone() };
+    // both at once
+    let mut second = None;
+    prepare(&a, &mut |_| {
+        second = Some(prepare(&b, &mut |_| ControlFlow::Continue(())));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(matches!(second, Some(Err(Error::Locked(_)))), "{second:?}");
+    // one ends while the other works, and nothing is locked
+    let c = Options { name: "c".into(), out: dir.path().join("c"), ..a.clone() };
+    let error = prepare(&c, &mut |_| {
+        std::fs::copy(a.out.join("dataset.json"), c.out.join("dataset.json")).unwrap();
+        ControlFlow::Continue(())
+    });
+    let error = error.unwrap_err();
+    assert!(matches!(&error, Error::Usage(fault) if fault.what.contains("--name: a there, c here")), "{error}");
+    assert!(bins(&c.out).is_empty());
+    // one after the other
+    let shard = a.out.join("a_train_000001.bin");
+    let kept = std::fs::read(&shard).unwrap();
+    run(&b);
+    let names: Vec<_> = bins(&a.out).iter().map(|p| p.file_name().unwrap().to_owned()).collect();
+    assert_eq!(names, ["b_train_000001.bin", "b_val_000000.bin"]);
+    std::fs::write(&shard, kept).unwrap();
+    let error = inspect::inspect(&[shard], None).unwrap_err();
+    assert!(matches!(&error, Error::Data(fault) if fault.what.contains("does not list it")), "{error}");
+}
+
+/// Writes a tokenizer of all bytes, the end of text and one pair of letters more.
+fn own_tokenizer(dir: &Path, pair: [char; 2]) -> Tokenizer {
+    let is_plain = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let others = (0..=255).filter(|&byte| !is_plain(byte)).zip(256_u32..).filter_map(|(_, c)| char::from_u32(c));
+    let letters = (0..=255).filter(|&byte| is_plain(byte)).map(char::from).chain(others).map(String::from);
+    let tokens = ["</s>".to_owned()].into_iter().chain(letters).chain([String::from_iter(pair)]);
+    let vocab: serde_json::Map<_, _> =
+        tokens.zip(0..).map(|(token, id)| (token, serde_json::Value::from(id))).collect();
+    let json = serde_json::json!({
+        "added_tokens": [{"id": 0, "content": "</s>", "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "vocab": vocab, "merges": [format!("{} {}", pair[0], pair[1])]},
+    });
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join("tokenizer.json"), json.to_string()).unwrap();
+    std::fs::write(dir.join("generation_config.json"), "{\"eos_token_id\":0}").unwrap();
+    let name = wgpt::data::TokenizerName::try_from(dir.as_os_str().to_owned()).unwrap();
+    name.open().unwrap()
+}
+
+#[test]
+fn a_restart_replaces_the_tokenizer_of_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("t.txt"), prose(1, 1000)).unwrap();
+    let (first, second) = (own_tokenizer(&path("first"), ['t', 'h']), own_tokenizer(&path("second"), ['h', 'e']));
+    let of = |tokenizer: &Tokenizer| Options { tokenizer: tokenizer.clone(), ..options(&[path("t.txt")], path("out")) };
+    run(&of(&first));
+    let error = prepare(&of(&second), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, Error::Usage(_)), "{error}");
+    run(&Options { restart: true, ..of(&second) });
+    let kept = |name: &str| std::fs::read(path(name)).unwrap();
+    assert_eq!(kept("out/tokenizer.json"), kept("second/tokenizer.json"));
+    inspect::inspect(&bins(&path("out")), None).unwrap();
+    // the one in the folder itself
+    let name = wgpt::data::TokenizerName::try_from(path("out").into_os_string()).unwrap();
+    run(&Options { restart: true, ..of(&name.open().unwrap()) });
+    assert_eq!(kept("out/tokenizer.json"), kept("second/tokenizer.json"));
+    run(&Options { restart: true, ..of(&Tokenizer::Bytes) });
+    assert!(!path("out/tokenizer.json").exists() && !path("out/generation_config.json").exists());
+    // files that no data set there says to be its own
+    std::fs::copy(path("first/tokenizer.json"), path("out/tokenizer.json")).unwrap();
+    let error = prepare(&Options { restart: true, ..of(&second) }, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().contains("holds files of another tokenizer"), "{error}");
 }
 
 #[test]
@@ -274,6 +358,15 @@ fn separators_begin_documents_of_text_files_alone() {
     let (val, train) = tokens(&split.out);
     let documents = ["one", "two", "three<|endoftext|>"].map(String::from);
     assert!([train, val].concat() == expected(&documents, Tokenizer::Bytes));
+    assert_eq!((note.counts.separators, plain.counts.separators), (3, 0));
+    let lines = Options { inputs: inputs[1..].to_vec(), out: dir.path().join("lines"), ..split.clone() };
+    let error = prepare(&lines, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, Error::Usage(fault) if fault.what == "cuts text files only"), "{error}");
+    let (text, out) = (inputs[0].to_str().unwrap(), dir.path().join("never"));
+    let output = wgpt(&["data", "prepare", text, "--out", out.to_str().unwrap(), "--split-on", "#"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("no text file has the separator \"#\": each is one document"), "{said}");
+    assert!(said.contains(" tokens (gpt2) of 1 document: "), "{said}");
     // part of what the data set is
     let other = Options { split_on: None, ..split.clone() };
     let error = prepare(&other, &mut |_| ControlFlow::Continue(())).unwrap_err();

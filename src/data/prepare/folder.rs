@@ -1,6 +1,7 @@
 //! The data in a folder, and a word about everything else in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use crate::error::{Error, Fault, Result};
 
 /// Files that are left out for the same reason are named up to this number, then counted.
 const NAMED: usize = 2;
+/// Names of the splits of a data set.
+const SPLITS: [&str; 6] = ["train", "test", "validation", "valid", "val", "dev"];
 
 /// Files that are left out, by reason, and the kinds of those that cannot be read.
 #[derive(Default)]
@@ -20,10 +23,10 @@ struct LeftOut {
     foreign: Vec<(Foreign, PathBuf)>,
 }
 
-/// Adds the data of a folder to a corpus.
-pub(super) fn find(folder: &Path, field: &str, corpus: &mut Corpus) -> Result<()> {
+/// Adds the data of a folder to a corpus, without the folder `out` and others in which shards are made.
+pub(super) fn find(folder: &Path, field: &str, out: &Path, corpus: &mut Corpus) -> Result<()> {
     let (mut found, mut left_out) = (Vec::new(), LeftOut::default());
-    collect(folder, &mut found, &mut left_out)?;
+    collect(folder, out.canonicalize().ok().as_deref(), &mut found, &mut left_out)?;
     found.sort();
     let before = corpus.sources.len();
     for path in found {
@@ -33,18 +36,35 @@ pub(super) fn find(folder: &Path, field: &str, corpus: &mut Corpus) -> Result<()
             left_out.add(foreign.to_string(), path);
         } else if let Some(reason) = no_data(&path, field, &input) {
             left_out.add(reason, path);
+        } else if !corpus.is_new(&path) {
+            left_out.add("another name of a file that is read".into(), path);
         } else {
             corpus.remarks.extend(input.doubt.map(|doubt| format!("{}: {doubt}", path.display())));
+            corpus.texts += usize::from(input.content == Ok(Format::Text));
             corpus.sources.push(Source::new(&path)?);
         }
     }
     if corpus.sources.len() == before {
         return Err(left_out.refused(folder));
     }
+    let splits = splits(folder, &corpus.sources[before..]);
+    if splits.len() > 1 && splits[0] == "train" {
+        let name = folder.display();
+        corpus.remarks.push(format!("{name}: all splits are read: {}; files or patterns take some", splits.join(", ")));
+    }
     if !left_out.files.is_empty() {
         corpus.remarks.push(format!("{}: left out {left_out}", folder.display()));
     }
     Ok(())
+}
+
+/// Returns the splits of a data set that are words of paths in a folder, as in `test-00000-of-00001.parquet`.
+fn splits(folder: &Path, sources: &[Source]) -> Vec<&'static str> {
+    let paths = sources.iter().map(|source| source.path.strip_prefix(folder).unwrap_or(&source.path));
+    let paths: Vec<String> = paths.map(|path| path.to_string_lossy().to_ascii_lowercase()).collect();
+    let words: BTreeSet<&str> =
+        paths.iter().flat_map(|path| path.split(|c: char| !c.is_ascii_alphanumeric())).collect();
+    SPLITS.into_iter().filter(|split| words.contains(split)).collect()
 }
 
 /// Returns why a file that could be read is no data all the same.
@@ -60,17 +80,87 @@ fn no_data(path: &Path, field: &str, input: &Input) -> Option<String> {
     }
 }
 
-fn collect(folder: &Path, found: &mut Vec<PathBuf>, left_out: &mut LeftOut) -> Result<()> {
+/// A folder's place in a cache of the Hugging Face hub: `NAME/{blobs,refs,snapshots/ID}`, where snapshots link to blobs.
+enum Cache {
+    /// The folder of a repository.
+    Repository,
+    /// Its snapshots, of which `refs/main` names this one.
+    Snapshots(OsString),
+    /// Anything else.
+    None,
+}
+
+impl Cache {
+    fn of(folder: &Path) -> Self {
+        let is_repository = |folder: &Path| folder.join("blobs").is_dir() && folder.join("snapshots").is_dir();
+        if is_repository(folder) {
+            return Self::Repository;
+        }
+        let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let repository = whole.parent().filter(|parent| whole.ends_with("snapshots") && is_repository(parent));
+        let main = repository.and_then(|parent| fs::read_to_string(parent.join("refs/main")).ok());
+        let main = main.map(|id| id.trim().to_owned());
+        main.filter(|id| whole.join(id).is_dir()).map_or(Self::None, |id| Self::Snapshots(id.into()))
+    }
+
+    /// Returns why an entry of the folder is left out.
+    fn reason(&self, name: &OsStr) -> Option<&'static str> {
+        match self {
+            Self::Repository if ["blobs", "refs", ".no_exist"].iter().any(|own| name == *own) => {
+                Some("the cache's own files")
+            }
+            Self::Snapshots(main) if name != main => Some("another snapshot than that of refs/main"),
+            _ => None,
+        }
+    }
+}
+
+/// Returns true for the folder `out` if it holds nothing but what preparation makes.
+pub(super) fn is_made_at(path: &Path, out: &Path) -> bool {
+    let is_out = path.canonicalize().is_ok_and(|path| out.canonicalize().is_ok_and(|out| path == out));
+    is_out && holds_only(path, is_of_data_set)
+}
+
+/// Returns true for the name of a folder in which shards are made.
+fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "partial")
+}
+
+/// Returns true for a file that preparation writes while it works.
+fn is_of_stage(path: &Path) -> bool {
+    let is_tokens = path.extension().is_some_and(|ending| ending == "tokens");
+    is_tokens || ["state.json", "lock"].iter().any(|name| path.ends_with(name))
+}
+
+/// Returns true for a shard, and what preparation writes beside it.
+fn is_of_data_set(path: &Path) -> bool {
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let is_shard = name.ends_with(".bin") && ["_train_", "_val_"].iter().any(|part| name.contains(part));
+    is_shard || is_unfinished(path) || is_about_data(path).is_some()
+}
+
+fn holds_only(folder: &Path, is_one: impl Fn(&Path) -> bool) -> bool {
+    fs::read_dir(folder).is_ok_and(|entries| entries.flatten().all(|entry| is_one(&entry.path())))
+}
+
+fn collect(folder: &Path, out: Option<&Path>, found: &mut Vec<PathBuf>, left_out: &mut LeftOut) -> Result<()> {
     let failed = |e: &std::io::Error| cannot_read(&folder.display().to_string(), e);
+    let cache = Cache::of(folder);
     for entry in fs::read_dir(folder).map_err(|e| failed(&e))? {
         let entry = entry.map_err(|e| failed(&e))?;
         let path = entry.path();
         let kind = entry.file_type().map_err(|e| failed(&e))?;
         let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if let Some(reason) = is_about_data(&path).filter(|_| is_hidden || !kind.is_dir()) {
+        if let Some(reason) = cache.reason(&entry.file_name()) {
             left_out.add(reason.into(), path);
+        } else if let Some(reason) = is_about_data(&path).filter(|_| is_hidden || !kind.is_dir()) {
+            left_out.add(reason.into(), path);
+        } else if kind.is_dir() && is_unfinished(&path) {
+            left_out.add_unless(holds_only(&path, is_of_stage), "an unfinished preparation", path);
+        } else if kind.is_dir() && out.is_some() && path.canonicalize().ok().as_deref() == out {
+            left_out.add_unless(holds_only(&path, is_of_data_set), "the folder of --out", path);
         } else if kind.is_dir() {
-            collect(&path, found, left_out)?;
+            collect(&path, out, found, left_out)?;
         } else if path.is_file() {
             found.push(path);
         } else if path.is_dir() {
@@ -87,6 +177,12 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>, left_out: &mut LeftOut) -> R
 impl LeftOut {
     fn add(&mut self, reason: String, path: PathBuf) {
         self.files.entry(reason).or_default().push(path);
+    }
+
+    fn add_unless(&mut self, is_expected: bool, reason: &str, path: PathBuf) {
+        if !is_expected {
+            self.add(reason.into(), path);
+        }
     }
 
     /// Returns the error for a folder in which nothing can be read. What to do follows from the kind of most files.
@@ -140,7 +236,7 @@ mod tests {
     }
 
     fn names(root: &Path) -> (Vec<String>, Vec<String>) {
-        let corpus = Corpus::find(&[root.to_owned()], "text").unwrap();
+        let corpus = Corpus::find(&[root.to_owned()], "text", &root.join("out")).unwrap();
         let name = |s: &Source| s.path.strip_prefix(root).unwrap().display().to_string();
         (corpus.sources.iter().map(name).collect(), corpus.remarks)
     }
@@ -178,9 +274,7 @@ mod tests {
             std::os::unix::fs::symlink("c.txt", dir.path().join("link.txt")).unwrap();
         }
         let (found, remarks) = names(dir.path());
-        let mut expected = vec!["b/a.jsonl", "b/data", "b/z", "c.txt", "changes/a", "d.json"];
-        expected.extend(cfg!(unix).then_some("link.txt"));
-        assert_eq!(found, expected);
+        assert_eq!(found, ["b/a.jsonl", "b/data", "b/z", "c.txt", "changes/a", "d.json"]);
         assert_eq!(remarks.len(), 1);
         let mut parts = vec![
             ".git, .hidden.txt (hidden)",
@@ -194,10 +288,63 @@ mod tests {
         ];
         if cfg!(unix) {
             parts.extend(["linked (a link to a folder)", "gone.jsonl (a broken link)"]);
+            parts.push("link.txt (another name of a file that is read)");
         }
         for part in parts {
             assert!(remarks[0].contains(part), "expected `{part}` in {}", remarks[0]);
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_cache_of_the_hub_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("datasets--x--y");
+        let line = b"{\"text\":\"a\"}\n";
+        write(&root, &[("blobs/1", line), ("blobs/2", line), ("refs/main", b"new"), (".no_exist/new/a.txt", b"")]);
+        for (snapshot, blob) in [("old", "1"), ("new", "2")] {
+            let folder = root.join("snapshots").join(snapshot);
+            fs::create_dir_all(&folder).unwrap();
+            std::os::unix::fs::symlink(format!("../../blobs/{blob}"), folder.join("train.jsonl")).unwrap();
+        }
+        let (found, remarks) = names(&root);
+        assert_eq!(found, ["snapshots/new/train.jsonl"]);
+        for part in ["3 files such as .no_exist (the cache's own files)", "old (another snapshot"] {
+            assert!(remarks[0].contains(part), "expected `{part}` in {}", remarks[0]);
+        }
+        assert_eq!(names(&root.join("snapshots")).0, ["new/train.jsonl"]);
+        fs::remove_file(root.join("refs/main")).unwrap();
+        assert_eq!(names(&root).0, ["snapshots/new/train.jsonl", "snapshots/old/train.jsonl"]);
+    }
+
+    #[test]
+    fn the_folder_of_shards_is_no_corpus() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &[("a.txt", b"x"), ("out/x_train_000001.bin", b"x"), ("out/dataset.json", b"{}")]);
+        write(
+            dir.path(),
+            &[("out/x.partial/state.json", b"{}"), ("out/merges.txt", b"x"), ("y.partial/1.tokens", b"x")],
+        );
+        assert_eq!(names(dir.path()), (vec!["a.txt".into()], Vec::new()));
+        write(dir.path(), &[("out/b.txt", b"x"), ("y.partial/c.txt", b"x")]);
+        let (found, remarks) = names(dir.path());
+        assert_eq!(found, ["a.txt"]);
+        assert!(remarks[0].contains("out (the folder of --out)"), "{remarks:?}");
+        assert!(remarks[0].contains("y.partial (an unfinished preparation)"), "{remarks:?}");
+        assert_eq!(names(&dir.path().join("out")).0, ["b.txt"]);
+    }
+
+    #[test]
+    fn splits_that_are_mixed_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = b"{\"text\":\"a\"}\n";
+        write(dir.path(), &[("train-00000-of-00001.jsonl", line), ("trains.txt", b"x"), ("contest.txt", b"x")]);
+        assert_eq!(names(dir.path()).1, [""; 0]);
+        write(dir.path(), &[("test-00000-of-00001.jsonl", line), ("validation/0.jsonl", line)]);
+        let remarks = names(dir.path()).1;
+        assert!(remarks[0].contains("all splits are read: train, test, validation;"), "{remarks:?}");
+        fs::remove_file(dir.path().join("train-00000-of-00001.jsonl")).unwrap();
+        assert_eq!(names(dir.path()).1, [""; 0]);
     }
 
     #[test]
@@ -213,7 +360,7 @@ mod tests {
                 ("train/state.json", b"{}"),
             ],
         );
-        let error = Corpus::find(&[dir.path().to_owned()], "text").unwrap_err();
+        let error = Corpus::find(&[dir.path().to_owned()], "text", Path::new("")).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("data-00000-of-00002.arrow, data-00001-of-00002.arrow (an Arrow file"), "{text}");
         let call = format!("load_from_disk({:?}).to_parquet(", dir.path().join("train"));

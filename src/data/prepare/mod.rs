@@ -31,7 +31,7 @@ use unit::{Place, Unit};
 
 use crate::data::tokenizer::{Cuts, Tokenizer};
 use crate::error::{Error, Fault, Result};
-use crate::formats::tokenizer_folder::TokenizerFiles;
+use crate::formats::tokenizer_folder::{self, TokenizerFiles};
 
 /// Tokens of a shard.
 pub const SHARD_TOKENS: u64 = 100_000_000;
@@ -109,7 +109,12 @@ impl Options {
         if self.split_on.as_deref() == Some("") {
             return Err(Error::usage(Fault::at("--split-on", "an empty text").expected("the text between documents")));
         }
-        let corpus = Corpus::find(&self.inputs, &self.field)?;
+        let corpus = Corpus::find(&self.inputs, &self.field, &self.out)?;
+        if self.split_on.is_some() && corpus.texts == 0 {
+            let fault = Fault::at("--split-on", "cuts text files only").expected("a text file among the inputs");
+            let fault = fault.found(format!("{} files of other kinds", corpus.sources.len()));
+            return Err(Error::usage(fault.advice("a line or a row is a document: leave --split-on out")));
+        }
         corpus.remarks.iter().for_each(|remark| log::warn!("{remark}"));
         Ok(Recipe {
             name: self.name.clone(),
@@ -165,8 +170,17 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
     check_tokenizer(options)?;
     let (mut stage, state) = Stage::take(&options.out, &recipe.name, options.restart)?;
     if options.restart {
-        discard(options, &recipe);
-        look(options, &recipe)?;
+        discard(options)?;
+    }
+    // another preparation may have ended before the folder was locked
+    match look(options, &recipe) {
+        Ok(None) => {}
+        found => {
+            if state.is_none() || found.is_ok() {
+                stage.leave();
+            }
+            return found.map(|note| note.map_or(Outcome::Stopped, Outcome::There));
+        }
     }
     if let Some(state) = &state {
         refuse(options, &recipe, &state.recipe, "an unfinished preparation of something else")?;
@@ -191,13 +205,20 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
     if let Tokenizer::Own(own) = &options.tokenizer {
         own.files().add_to(&options.out)?;
     }
+    // where a file system has no locks, another preparation may have ended meanwhile
+    if let Some(there) = Note::read(&options.out)? {
+        refuse(options, &note.recipe, &there.recipe, "another data set by now")?;
+    }
     stage.publish(&note)?;
     Ok(Outcome::Done(note))
 }
 
-/// Fails if the tokenizer cannot be used, or the folder holds the files of another one.
+/// Fails if the tokenizer cannot be used, or the folder holds the files of another one that a restart does not remove.
 fn check_tokenizer(options: &Options) -> Result<()> {
     options.tokenizer.check()?;
+    if options.restart && has_own(Note::read(&options.out).ok().flatten().as_ref()) {
+        return Ok(());
+    }
     match TokenizerFiles::read(&options.out)?.map(Tokenizer::of_files) {
         Some(there) if matches!(options.tokenizer, Tokenizer::Own(_)) && there != options.tokenizer => {
             let fault = Fault::at("--out", format!("{} holds files of another tokenizer", options.out.display()));
@@ -232,16 +253,28 @@ fn look(options: &Options, recipe: &Recipe) -> Result<Option<Note>> {
     }
 }
 
-/// Removes the data set that a folder's note describes.
-fn discard(options: &Options, recipe: &Recipe) {
+/// Returns true if a note says that its shards have the tokenizer whose files are beside it.
+fn has_own(note: Option<&Note>) -> bool {
+    note.is_some_and(|note| note.tokenizer == "own")
+}
+
+/// Removes the data set that a folder's note describes, and its tokenizer's files if that is another one now.
+fn discard(options: &Options) -> Result<()> {
     let note = Note::read(&options.out).ok().flatten();
+    if has_own(note.as_ref()) {
+        let there = TokenizerFiles::read(&options.out)?.map(Tokenizer::of_files);
+        if there.is_some_and(|there| there != options.tokenizer) {
+            tokenizer_folder::remove_others(&options.out, |_| false)?;
+        }
+    }
     for shard in note.iter().flat_map(|n| &n.shards) {
-        // a note could name anything: only a plain name in this folder is ours
-        if shard.file.starts_with(&recipe.name) && !shard.file.contains(['/', '\\']) {
+        // a note could name anything: only a plain name of a shard in this folder is ours
+        if shard.file.ends_with(".bin") && !shard.file.contains(['/', '\\', ':']) {
             let _ = std::fs::remove_file(options.out.join(&shard.file));
         }
     }
     let _ = std::fs::remove_file(Note::path(&options.out));
+    Ok(())
 }
 
 fn refuse(options: &Options, here: &Recipe, there: &Recipe, what: &str) -> Result<()> {

@@ -21,8 +21,15 @@ use crate::error::{Error, Fault, Result};
 
 /// Bytes of a header that are looked at. Statistics may make one long, but not longer than this.
 const HEADER_BYTES: usize = 1 << 16;
-/// How much more than the whole file one page may unpack to.
-const UNPACKED_BYTES: u64 = 48 << 20;
+/// How much more than the whole file one text may have, and a page for which memory is not asked first.
+pub(crate) const TEXT_BYTES: u64 = 48 << 20;
+/// How much more than the whole file a page of many texts may unpack to: pyarrow puts 1024 rows into one, however long.
+pub(crate) const PAGE_BYTES: u64 = 512 << 20;
+/// A large page that would unpack to more than so many times its length is taken for a broken one: zlib reaches 1032.
+const MOST_PACKED: u64 = 1100;
+/// What makes pages smaller.
+const SMALLER_PAGES: &str = "try writing it anew with smaller pages, as by pyarrow.parquet.write_table(..., \
+                             write_batch_size=16), or with a smaller data_page_size";
 /// Deepest nesting of a header's fields.
 const DEPTH: usize = 8;
 
@@ -34,11 +41,12 @@ pub(crate) fn reader(file: File) -> Result<SerializedFileReader<File>, ParquetEr
     SerializedFileReader::new_with_options(file, options)
 }
 
-/// Checks every page of a column in a group of rows.
+/// Checks every page of a column in a group of rows. One may unpack to `spare` bytes more than the file has; of more
+/// than [`TEXT_BYTES`] more there must be memory for two, a dictionary and a page of values.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and the first page that cannot be.
-pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData) -> Result<()> {
+pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData, spare: u64) -> Result<()> {
     let size = file.metadata().map_err(|e| cannot_read(name, &e))?.len();
     let range = byte_range(name, size, chunk)?;
     let mut at = range.start;
@@ -67,10 +75,19 @@ pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData) -> Res
         let Some(packed) = u64::try_from(header.packed).ok().filter(|&packed| packed <= left) else {
             return wrong(format!("at most {left} bytes"), header.packed.to_string());
         };
-        let most = size + UNPACKED_BYTES;
-        let Some(unpacked) = u64::try_from(header.unpacked).ok().filter(|&unpacked| unpacked <= most) else {
-            return wrong(format!("at most {most} bytes unpacked"), header.unpacked.to_string());
+        let most = size + spare;
+        let Ok(unpacked) = u64::try_from(header.unpacked) else {
+            return wrong("a size".into(), header.unpacked.to_string());
         };
+        let is_large = unpacked > size + TEXT_BYTES;
+        if is_large && unpacked / MOST_PACKED > packed {
+            return wrong(format!("at most {} bytes unpacked", MOST_PACKED * packed), unpacked.to_string());
+        }
+        if unpacked > most || is_large && !has_memory(2 * unpacked) {
+            let fault = Fault::at(name, format!("the Parquet page at byte {at} unpacks to {unpacked} bytes"));
+            let expected = if unpacked > most { format!("at most {most}") } else { "memory for two such pages".into() };
+            return Err(Error::data(fault.expected(expected).advice(SMALLER_PAGES)));
+        }
         let start = at + header.bytes as u64;
         let body = start.saturating_add(header.levels)..start + packed;
         let claimed = unpacked.saturating_sub(header.levels);
@@ -80,6 +97,11 @@ pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData) -> Res
         at = start + packed;
     }
     Ok(())
+}
+
+/// Returns true if the system gives so many bytes. Nothing is written into them.
+fn has_memory(bytes: u64) -> bool {
+    usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
 }
 
 /// Returns the bytes of a file that hold a column of a group.

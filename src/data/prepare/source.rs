@@ -1,5 +1,6 @@
 //! The files of a corpus, in the order in which their documents come.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use super::folder;
-use crate::data::recognize::Input;
+use crate::data::recognize::{Format, Input};
 use crate::data::tokens::cannot_read;
+use crate::data::{Part, TokenFormat, token_paths};
 use crate::error::{Error, Fault, Result};
 use crate::files::path_text;
 
@@ -50,35 +52,73 @@ pub struct Corpus {
     pub sources: Vec<Source>,
     /// Files of folders that were left out, and doubts about files.
     pub remarks: Vec<String>,
+    /// Text files among them, and pipes, which may be.
+    pub texts: usize,
+    /// The files without links.
+    taken: BTreeSet<PathBuf>,
 }
 
 impl Corpus {
-    /// Finds the files: those given, and in place of a folder all data in it and below, sorted by path. `field` is the
-    /// field of JSON Lines that holds the text.
+    /// Returns true for a file that was not taken under this or another name. It is then.
+    pub(super) fn is_new(&mut self, path: &Path) -> bool {
+        self.taken.insert(path.canonicalize().unwrap_or_else(|_| path.to_owned()))
+    }
+
+    /// Finds the files: those given, those that a pattern matches, and in place of a folder all data in it and below, sorted by path. `field` is the
+    /// field of JSON Lines that holds the text. The folder `out` below one of them is left out.
     ///
     /// # Errors
     /// [`Error::Data`] if a file is missing or of a kind that is not read, or a folder holds nothing that is.
-    pub fn find(inputs: &[PathBuf], field: &str) -> Result<Self> {
+    pub fn find(inputs: &[PathBuf], field: &str, out: &Path) -> Result<Self> {
         if inputs.is_empty() {
             return Err(Error::data(Fault::at("corpus", "no file given").expected("at least one")));
         }
         let mut corpus = Self::default();
-        for path in inputs {
+        let inputs = expanded(inputs)?;
+        for path in &inputs {
+            if inputs.len() > 1 && folder::is_made_at(path, out) {
+                continue;
+            }
             if path.is_dir() {
-                folder::find(path, field, &mut corpus)?;
+                folder::find(path, field, out, &mut corpus)?;
                 continue;
             }
             let source = Source::new(path)?;
             // of a pipe the first bytes could not be read twice
             if path.is_file() {
                 let input = Input::open(path, Arc::default())?;
-                input.content.map_err(|foreign| foreign.refused(&source.name()))?;
+                let format = input.content.map_err(|foreign| foreign.refused(&source.name()))?;
+                corpus.texts += usize::from(format == Format::Text);
                 corpus.remarks.extend(input.doubt.map(|doubt| format!("{}: {doubt}", source.name())));
+            } else {
+                corpus.texts += 1;
             }
+            corpus.is_new(path);
             corpus.sources.push(source);
         }
         Ok(corpus)
     }
+}
+
+/// Puts what a pattern matches in its place. A file of exactly its name is no pattern.
+fn expanded(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in inputs {
+        let is_pattern = path.as_os_str().as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte));
+        if !is_pattern || path.symlink_metadata().is_ok() {
+            found.push(path.clone());
+            continue;
+        }
+        found.extend(token_paths::find(std::slice::from_ref(path), Part::All, TokenFormat::Shard).map_err(
+            |error| {
+                if error.fault().what != "no file matches" {
+                    return error;
+                }
+                Error::data(Fault::at(path.display(), "no file matches").expected("at least one file or folder"))
+            },
+        )?);
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -88,9 +128,33 @@ mod tests {
     #[test]
     fn a_corpus_that_is_none_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let of = |path: PathBuf| Corpus::find(&[path], "text").unwrap_err().fault().what.clone();
+        let of = |path: PathBuf| Corpus::find(&[path], "text", Path::new("")).unwrap_err().fault().what.clone();
         assert!(of(dir.path().to_owned()).contains("no text in this folder"));
         assert!(of(dir.path().join("none.txt")).contains("no such file"));
-        assert!(Corpus::find(&[], "text").is_err());
+        assert!(Corpus::find(&[], "text", Path::new("")).is_err());
+        assert_eq!(of(dir.path().join("*.txt")), "no file matches");
+    }
+
+    #[test]
+    fn a_pattern_means_what_it_matches() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.txt", "a.txt", "c.md", "[v2].txt", "in/d.txt"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        let of = |pattern: &str| -> Vec<String> {
+            let corpus = Corpus::find(&[dir.path().join(pattern)], "text", Path::new("")).unwrap();
+            let name = |s: &Source| s.path.strip_prefix(dir.path()).unwrap().display().to_string();
+            corpus.sources.iter().map(name).collect()
+        };
+        assert_eq!(of("?.txt"), ["a.txt", "b.txt"]);
+        assert_eq!(of("i*"), ["in/d.txt"]);
+        assert_eq!(of("[v2].txt"), ["[v2].txt"]);
+        // the second run of `prepare '*' --out out`
+        fs::create_dir(dir.path().join("out")).unwrap();
+        fs::write(dir.path().join("out/dataset.json"), "{}").unwrap();
+        let corpus = Corpus::find(&[dir.path().join("*")], "text", &dir.path().join("out")).unwrap();
+        assert_eq!(corpus.sources.len(), 5);
     }
 }

@@ -19,8 +19,8 @@ use crate::files::lock::{Lock, Refusal};
 /// Tokens that are copied at once.
 const COPY_TOKENS: usize = 1 << 20;
 
-/// The locked file's name.
-const LOCK: &str = "lock";
+/// The locked file's name. A folder holds one data set, so it is locked as a whole.
+const LOCK: &str = ".prepare.lock";
 
 /// Wait for the lock: a process that this one is just starting holds copies of its files for a moment.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -58,8 +58,8 @@ impl Stage {
     /// Takes the folder, or fails if another process has it. With what an earlier run left there.
     pub fn take(folder: &Path, name: &str, restart: bool) -> Result<(Self, Option<State>)> {
         let partial = partial(folder, name);
-        fs::create_dir_all(&partial).map_err(|e| output_error(&partial, &e))?;
-        let path = partial.join(LOCK);
+        fs::create_dir_all(folder).map_err(|e| output_error(folder, &e))?;
+        let path = folder.join(LOCK);
         let lock = match Lock::take(&path, PATIENCE) {
             Ok(lock) => Some(lock),
             Err(Refusal::Unsupported(e)) => {
@@ -68,11 +68,12 @@ impl Stage {
             }
             Err(refusal) => {
                 return Err(refusal.error(&path, |_| {
-                    Fault::at(partial.display(), "another `wgpt data prepare` works here")
-                        .advice("wait for it or try another --out or --name")
+                    Fault::at(folder.display(), "another `wgpt data prepare` works here")
+                        .advice("wait for it or try another --out")
                 }));
             }
         };
+        fs::create_dir_all(&partial).map_err(|e| output_error(&partial, &e))?;
         let stage = Self { folder: folder.to_owned(), partial, _lock: lock, open: None };
         if restart {
             stage.clear()?;
@@ -98,12 +99,10 @@ impl Stage {
         self.partial.join(format!("{index:06}.tokens"))
     }
 
-    /// Removes what an earlier run left, but the lock.
+    /// Removes what an earlier run left.
     fn clear(&self) -> Result<()> {
         for entry in fs::read_dir(&self.partial).map_err(|e| output_error(&self.partial, &e))?.flatten() {
-            if entry.file_name() != LOCK {
-                fs::remove_file(entry.path()).map_err(|e| output_error(&entry.path(), &e))?;
-            }
+            fs::remove_file(entry.path()).map_err(|e| output_error(&entry.path(), &e))?;
         }
         Ok(())
     }
@@ -300,13 +299,14 @@ impl Stage {
             }
         }
         note.write(&self.folder)?;
-        let _ = fs::remove_dir_all(&self.partial);
+        self.leave();
         Ok(())
     }
 
-    /// Gives the folder back where nothing was begun.
+    /// Gives the folder back where nothing was begun, or all is done.
     pub fn leave(self) {
         let _ = fs::remove_dir_all(&self.partial);
+        let _ = fs::remove_file(self.folder.join(LOCK));
     }
 }
 

@@ -116,7 +116,7 @@ impl Table {
                     .advice("try writing it anew with one of them"),
             ));
         }
-        pages::check(&self.file, &source.name(), chunk)?;
+        pages::check(&self.file, &source.name(), chunk, pages::PAGE_BYTES)?;
         self.group_end += u64::try_from(group.num_rows()).unwrap_or(0);
         self.texts = Some(guard(source, || {
             let group = self.reader.get_row_group(self.group).map_err(|e| broken(source, &e))?;
@@ -159,6 +159,7 @@ impl Table {
                 place.at += 1;
                 match row {
                     Some(text) => {
+                        check_length(source, place.at, text.len() as u64)?;
                         bytes.extend_from_slice(text.data());
                         ends.push(bytes.len());
                     }
@@ -181,6 +182,16 @@ impl Table {
         let empty = ends.is_empty() && missing == 0;
         Ok((!empty).then_some(Work::Documents { bytes, ends, missing }))
     }
+}
+
+/// Fails for a text that is so much longer than its file that many threads could not hold one each.
+fn check_length(source: &Source, row: u64, bytes: u64) -> Result<()> {
+    let most = source.bytes + pages::TEXT_BYTES;
+    if bytes <= most {
+        return Ok(());
+    }
+    let fault = Fault::at(source.name(), format!("the text in row {row} is too long"));
+    Err(Error::data(fault.expected(format!("at most {most} bytes")).found(bytes).advice("try cutting it into several")))
 }
 
 /// Calls the Parquet library. It is written for files that are what they say they are: should it panic over one that

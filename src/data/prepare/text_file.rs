@@ -56,6 +56,7 @@ impl TextFile {
         self.stream.fill(cut + self.separator.len())?;
         let found = Separators::new(&self.stream.buffer, &self.separator);
         let found: Vec<(usize, usize)> = found.take_while(|(start, _)| *start < cut).collect();
+        let separators = found.len() as u64;
         let end = found.last().map_or(cut, |(_, end)| cut.max(*end));
         let taken = self.stream.take(end);
         let (mut bytes, mut starts, mut ends) = (Vec::with_capacity(taken.len()), Vec::new(), 0);
@@ -76,7 +77,7 @@ impl TextFile {
         }
         self.keep_tail(&bytes[starts.last().copied().unwrap_or(0)..], place.between);
         place.at += end as u64;
-        Ok(Some(Work::Text { bytes, starts, spelled: ends }))
+        Ok(Some(Work::Text { bytes, starts, spelled: ends, separators }))
     }
 
     /// Counts spelled ends of text in a part of a document, and those that began before it.

@@ -27,9 +27,9 @@ pub struct Place {
 /// What a unit holds.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// A part of a text file without its separators, the places at which a document begins, and how often it spells end
-    /// of text.
-    Text { bytes: Vec<u8>, starts: Vec<usize>, spelled: u64 },
+    /// A part of a text file without its separators, the places at which a document begins, how often it spells end of
+    /// text, and the number of its separators.
+    Text { bytes: Vec<u8>, starts: Vec<usize>, spelled: u64, separators: u64 },
     /// Whole lines of JSON, the first of them being line `line` (from 1) of the file `name`.
     Lines { bytes: Vec<u8>, name: String, line: u64 },
     /// Whole documents one after the other, and where each ends.
@@ -59,6 +59,14 @@ pub struct Counts {
     /// Places where a text spells end of text, which are encoded as text.
     #[serde(default)]
     pub spelled_ends: u64,
+    /// Separators in text files.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub separators: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl std::ops::AddAssign for Counts {
@@ -68,6 +76,7 @@ impl std::ops::AddAssign for Counts {
         self.replaced += other.replaced;
         self.missing += other.missing;
         self.spelled_ends += other.spelled_ends;
+        self.separators += other.separators;
     }
 }
 
@@ -82,7 +91,7 @@ impl Work {
     pub(super) fn encode(&self, tokenizer: &Tokenizer, field: &str) -> Result<(Vec<u16>, Counts)> {
         let mut out = Encoded { tokenizer, tokens: Vec::with_capacity(self.len() / 3), counts: Counts::default() };
         match self {
-            Self::Text { bytes, starts, spelled } => {
+            Self::Text { bytes, starts, spelled, separators } => {
                 let (mut at, mut begins) = (0, false);
                 for &start in starts {
                     out.text(&bytes[at..start], begins)?;
@@ -90,7 +99,7 @@ impl Work {
                     (at, begins) = (start, true);
                 }
                 out.text(&bytes[at..], begins)?;
-                out.counts.spelled_ends = *spelled;
+                (out.counts.spelled_ends, out.counts.separators) = (*spelled, *separators);
             }
             Self::Lines { bytes, name, line } => {
                 for (i, text) in bytes.split(|&byte| byte == b'\n').enumerate() {

@@ -44,11 +44,26 @@ pub(super) fn shape(head: &[u8], is_whole: bool) -> Shape {
             match serde_json::Deserializer::from_slice(&document).into_iter::<IgnoredAny>().next() {
                 Some(Ok(_)) => Shape::Spread,
                 Some(Err(e)) if e.is_eof() && !is_whole => Shape::Spread,
+                // the reader says that the first line is broken
+                _ if start(&line[1..]).starts_with(b"\"") && are_objects(rest.unwrap_or_default(), is_whole) => {
+                    Shape::Lines
+                }
                 _ => Shape::None,
             }
         }
         _ => Shape::None,
     }
+}
+
+/// Lines behind a broken one that are looked at.
+const LATER: usize = 8;
+
+/// Returns true if most of the first lines are objects. Where the look ends in a line, it is not counted.
+fn are_objects(text: &[u8], is_whole: bool) -> bool {
+    let end = if is_whole { text.len() } else { memchr::memrchr(b'\n', text).unwrap_or(0) };
+    let lines = text[..end].split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).take(LATER);
+    let objects: Vec<bool> = lines.map(json_line::is_object).collect();
+    2 * objects.iter().filter(|is_object| **is_object).count() > objects.len()
 }
 
 /// Returns true if an array begins with an object, as no prose does.
@@ -63,7 +78,11 @@ pub(crate) fn first_object_has(head: &[u8], field: &str) -> bool {
     match json_line::text_of(line, field) {
         Ok(_) => true,
         // a line longer than the look: its beginning may have the field
-        Err(_) => rest.is_none() && memchr::memmem::find(line, format!("\"{field}\"").as_bytes()).is_some(),
+        Err(_) => {
+            let last = field.rsplit('.').next().unwrap_or(field);
+            let has = |key: &str| memchr::memmem::find(line, format!("\"{key}\"").as_bytes()).is_some();
+            rest.is_none() && (has(field) || has(last))
+        }
     }
 }
 
@@ -83,8 +102,11 @@ mod tests {
             ("[{\"text\": \"a\"},\n{\"text\": \"b\"}]", Shape::Array),
             ("{\"text\":\"cut", Shape::None),
             // a broken line of JSON Lines is no document of several lines
-            ("{\"text\":\"a\n{\"text\":\"b\"}\n", Shape::None),
-            ("{\"text\":\"a\"\n{\"text\":\"b\"}\n", Shape::None),
+            ("{\"text\":\"a\n{\"text\":\"b\"}\n", Shape::Lines),
+            ("{\"text\":\"a\"\n{\"text\":\"b\"}\n", Shape::Lines),
+            ("{\"text\":\"a\n\nprose\n{\"text\":\"b\"}\n", Shape::None),
+            ("{\"text\":\"a\n\n", Shape::None),
+            ("{\\bf A}\n{\"text\":\"b\"}\n", Shape::None),
             ("{\\bf A} paper\n in TeX", Shape::None),
             ("prose", Shape::None),
             ("", Shape::None),
@@ -93,6 +115,8 @@ mod tests {
         }
         let long = format!("{{\"text\": \"{}", "a".repeat(70_000));
         assert_eq!(shape(long.as_bytes(), false), Shape::Lines);
+        let broken = "{\"text\":\"a\n{\"text\":\"b\"}\n{\"text\":\"cut";
+        assert_eq!(shape(broken.as_bytes(), false), Shape::Lines);
         let long = format!("{{\n\"text\": \"{}", "a".repeat(70_000));
         assert_eq!(shape(long.as_bytes(), false), Shape::Spread);
         assert!(is_array_of_objects(b" [\n { \"a\": 1}") && !is_array_of_objects(b"[[Category:{}]]"));

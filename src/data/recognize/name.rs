@@ -85,7 +85,7 @@ pub(crate) fn is_about_data(path: &Path) -> Option<&'static str> {
         Some("hidden")
     } else if NOTES.contains(&name.as_str()) {
         Some("a note of a program")
-    } else if ending == Some("md") || is_document && matches!(ending, None | Some("txt" | "rst" | "cff" | "html")) {
+    } else if is_document && matches!(ending, None | Some("txt" | "md" | "rst" | "cff" | "html")) {
         Some("documentation")
     } else {
         None
@@ -123,7 +123,9 @@ mod tests {
             ("a/README.md", Some("documentation")),
             ("LICENSE", Some("documentation")),
             ("LICENSE-MIT.txt", Some("documentation")),
-            ("card.md", Some("documentation")),
+            ("readme_de.md", Some("documentation")),
+            ("chapter.md", None),
+            ("book/intro.MD", None),
             (".gitattributes", Some("hidden")),
             ("dataset_info.json", Some("a note of a program")),
             ("state.json", Some("a note of a program")),
