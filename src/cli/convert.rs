@@ -204,7 +204,7 @@ fn write_folder(
     Ok(format!("config.json and model.safetensors in {}, {note}", element.name()))
 }
 
-/// What the folder says of the model: the ids that begin and end its texts stay, unless it gets another tokenizer.
+/// Describes the model for its folder: the ids that begin and end its texts stay, unless it gets another tokenizer.
 fn info(model: &Description, tokenizer: &Tokenizer) -> ModelInfo {
     let told = tokenizer.info(model.shape.vocab);
     if model.tokenizer.get().as_ref() != Some(tokenizer) {

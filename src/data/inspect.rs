@@ -86,6 +86,7 @@ pub fn inspect_as(paths: &[PathBuf], format: TokenFormat, tokenizer: Option<Toke
         tokenizer::same(noted, place, given, "--tokenizer")?;
     }
     let tokenizer = tokenizer.or(noted.map(|(_, noted)| noted)).unwrap_or_default();
+    tokenizer.check()?;
     let mut notes = Vec::new();
     for folder in folders {
         notes.extend(Note::read(folder)?.map(|note| (folder, note)));

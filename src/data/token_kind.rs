@@ -145,7 +145,7 @@ impl Kind {
     }
 }
 
-/// What to do with a data set of Hugging Face's `datasets`.
+/// Advice for a data set of Hugging Face's `datasets`.
 pub(super) const ARROW_ADVICE: &str =
     "try in Python `datasets.load_from_disk(DIR).to_parquet(FILE)`, then `wgpt data prepare FILE --out DIR`";
 

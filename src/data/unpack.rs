@@ -18,7 +18,7 @@ const ZSTD_COMMON_BYTES: usize = 160 << 20;
 /// A file with a larger window may unpack to so many times its size, once it has filled a window of 128 MiB.
 const ZSTD_RATIO: u64 = 1000;
 
-/// How a file is packed.
+/// The packing of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Packing {
     /// It is not.

@@ -10,7 +10,7 @@ use super::foreign;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 
-/// What `tokenizers` reads and writes.
+/// The file of Hugging Face's `tokenizers`.
 pub const TOKENIZER: &str = "tokenizer.json";
 /// Names of special tokens, and settings of the class that reads the tokenizer.
 pub const SETTINGS: &str = "tokenizer_config.json";
@@ -128,7 +128,7 @@ impl TokenizerFiles {
     /// Returns a file's JSON, null if there is no such file.
     ///
     /// # Errors
-    /// What the file is if it is something else, with its name as the place.
+    /// A fault at the file that says what it is in place of JSON.
     pub fn json(&self, name: &str) -> Result<Value, Fault> {
         let path = self.dir.join(name);
         self.get(name)
@@ -149,7 +149,7 @@ impl TokenizerFiles {
         self.iter().try_for_each(|(name, bytes)| atomic::write(&dir.join(name), |out| out.write_all(bytes)))
     }
 
-    /// As [`add_to`](Self::add_to), and removes those of another tokenizer
+    /// Writes the files as [`add_to`](Self::add_to) does, and removes those of another tokenizer
     /// from it.
     ///
     /// # Errors

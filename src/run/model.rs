@@ -18,7 +18,7 @@ pub struct Description {
     pub place: Place,
     /// Its shape.
     pub shape: Config,
-    /// What else its files say.
+    /// Its tokenizer's key, and the ids that begin and end a text.
     pub info: ModelInfo,
     /// Its tokenizer.
     pub tokenizer: ModelTokenizer,

@@ -79,6 +79,9 @@ fn a_model_with_a_tokenizer_of_its_own_keeps_it_everywhere() {
     // the folder that it came from may go: the run has it
     fs::rename(dir.join("german"), dir.join("gone")).expect("renamed");
     run(dir, "train --resume run --steps 4").ends_with(0);
+    fs::rename(dir.join("run/tokenizer"), dir.join("aside")).expect("renamed");
+    refused(run(dir, "train --resume run --steps 5"), 3, &["run/tokenizer", "is missing", "run/model"]);
+    fs::rename(dir.join("aside"), dir.join("run/tokenizer")).expect("renamed");
     fs::rename(dir.join("run/model"), dir.join("model")).expect("renamed");
     let text =
         |from: &str| run(dir, &format!("generate --from {from} --temperature 0 --max-tokens 6 and")).ends_with(0).out;
@@ -184,4 +187,5 @@ fn a_tokenizer_that_cannot_be_used_refuses_text_and_trains_on_tokens() {
     run(dir, "train --init model --data data/t_train_*.bin --context 16 --batch 2 --steps 1 --out kept").ends_with(0);
     assert_eq!(fs::read(dir.join("kept/model/vocab.txt")).expect("kept"), b"[PAD]\n[UNK]\n");
     refused(run(dir, "generate --from kept x"), 3, &["WordPiece"]);
+    run(dir, "train --resume kept --steps 2").ends_with(0);
 }

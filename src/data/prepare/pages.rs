@@ -21,13 +21,13 @@ use crate::error::{Error, Fault, Result};
 
 /// Bytes of a header that are looked at. Statistics may make one long, but not longer than this.
 const HEADER_BYTES: usize = 1 << 16;
-/// How much more than the whole file one text may have, and a page for which memory is not asked first.
+/// Bytes that one text, or a page for which no memory is asked first, may have beyond the file's own.
 pub(crate) const TEXT_BYTES: u64 = 48 << 20;
-/// How much more than the whole file a page of many texts may unpack to: pyarrow puts 1024 rows into one, however long.
+/// Bytes that a page of many texts may unpack to beyond the file's own: pyarrow puts 1024 rows into one, however long.
 pub(crate) const PAGE_BYTES: u64 = 512 << 20;
 /// A large page that would unpack to more than so many times its length is taken for a broken one: zlib reaches 1032.
 const MOST_PACKED: u64 = 1100;
-/// What makes pages smaller.
+/// Advice for smaller pages.
 const SMALLER_PAGES: &str = "try writing it anew with smaller pages, as by pyarrow.parquet.write_table(..., \
                              write_batch_size=16), or with a smaller data_page_size";
 /// Deepest nesting of a header's fields.

@@ -18,7 +18,7 @@ pub struct Foreign {
     pub packing: Packing,
 }
 
-/// What can be read, for errors.
+/// The kinds that are read, for errors.
 pub(crate) const READABLE: &str = "text, JSON Lines or Parquet";
 
 const fn kind(what: &'static str, advice: &'static str) -> Foreign {

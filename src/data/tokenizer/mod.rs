@@ -1,33 +1,32 @@
 //! Text to token ids and back: GPT-2's byte pair encoding, plain bytes, or a model's own byte pair encoding.
 
 mod definition;
+mod name;
 mod of_model;
 mod own;
 #[cfg(test)]
 mod own_tests;
 mod pieces;
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::error::{Error, Fault, Result};
-use crate::files::path_text;
+use crate::error::Result;
 use crate::formats::ModelInfo;
 use crate::formats::tokenizer_files;
-use crate::formats::tokenizer_folder::{TOKENIZER, TokenizerFiles, remove_others};
+use crate::formats::tokenizer_folder::{TokenizerFiles, remove_others};
 use crate::formats::vocabulary::Vocabulary;
 use crate::model::Config;
 use definition::Definition;
+pub use name::TokenizerName;
 pub use of_model::{ModelTokenizer, same};
 pub use own::Own;
 use pieces::PIECE_BYTES;
 pub(crate) use pieces::{Cuts, UNBROKEN_BYTES};
 
-/// How text becomes token ids. All ids fit in 16 bits, as shard files need.
+/// A way to make token ids of text. All ids fit in 16 bits, as shard files need.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Tokenizer {
     /// GPT-2's byte pair encoding: 50,257 ids, the last of them end of text.
@@ -39,7 +38,7 @@ pub enum Tokenizer {
     Own(Arc<Own>),
 }
 
-/// How the end of text is spelt when it is decoded.
+/// The spelling of end of text where it is decoded.
 const END_OF_TEXT: &[u8] = b"<|endoftext|>";
 
 impl Tokenizer {
@@ -149,8 +148,8 @@ impl Tokenizer {
         self.encode_counted(text.as_ref()).map(|(ids, _)| ids)
     }
 
-    /// As [`encode`](Self::encode), with the number of invalid UTF-8 sequences that were replaced, and of stretches that
-    /// the vocabulary has no bytes for.
+    /// Returns the ids of a text as [`encode`](Self::encode) does, and the number of invalid UTF-8 sequences
+    /// that were replaced and of stretches that the vocabulary has no bytes for.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -230,129 +229,6 @@ impl std::fmt::Display for Tokenizer {
     }
 }
 
-/// A tokenizer as flags and recipes name it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenizerName {
-    /// `gpt2`.
-    Gpt2,
-    /// `bytes`.
-    Bytes,
-    /// `own`: the one in the folder of the run that the recipe describes.
-    Own,
-    /// A folder with a tokenizer's files, or the `tokenizer.json` in it.
-    Folder(PathBuf),
-}
-
-impl TokenizerName {
-    /// Returns the name of a tokenizer; a model's own is named by the folder of its files.
-    #[must_use]
-    pub fn of(tokenizer: &Tokenizer) -> Self {
-        match tokenizer {
-            Tokenizer::Gpt2 => Self::Gpt2,
-            Tokenizer::Bytes => Self::Bytes,
-            Tokenizer::Own(own) => Self::Folder(own.files().dir().to_owned()),
-        }
-    }
-
-    /// Returns the name in a run's configuration, which keeps the files beside it: `own` in place of a folder.
-    #[must_use]
-    pub fn kept(self) -> Self {
-        if matches!(self, Self::Folder(_)) { Self::Own } else { self }
-    }
-
-    /// Returns the name with `own` replaced by a folder.
-    #[must_use]
-    pub fn in_folder(self, dir: &Path) -> Self {
-        if self == Self::Own { Self::Folder(dir.to_owned()) } else { self }
-    }
-
-    /// Reads the tokenizer.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for `own` without a folder, or a name that is neither known nor a path; [`Error::Data`] if the
-    /// folder holds no tokenizer, or one that cannot be used.
-    pub fn open(&self) -> Result<Tokenizer> {
-        let place = "--tokenizer";
-        match self {
-            Self::Gpt2 | Self::Bytes => {
-                let tokenizer = if *self == Self::Gpt2 { Tokenizer::Gpt2 } else { Tokenizer::Bytes };
-                let folder = Path::new(tokenizer.name());
-                if folder.is_dir() && TokenizerFiles::read(folder)?.is_some_and(|f| Tokenizer::of_files(f) != tokenizer)
-                {
-                    log::warn!("{place} {tokenizer}: taken by name; for the folder that is here: ./{tokenizer}");
-                }
-                Ok(tokenizer)
-            }
-            Self::Own => {
-                let fault = Fault::at(place, "`own` names no files").expected("gpt2, bytes or a folder");
-                Err(Error::usage(fault.advice("name the folder that holds tokenizer.json")))
-            }
-            Self::Folder(path) => {
-                let tokenizer = open_folder(path)?;
-                tokenizer.check()?;
-                Ok(tokenizer)
-            }
-        }
-    }
-}
-
-fn open_folder(path: &Path) -> Result<Tokenizer> {
-    let wanted = "gpt2, bytes or a folder with tokenizer.json, or vocab.json and merges.txt";
-    let name = path.display();
-    if !path.exists() {
-        let fault = Fault::at("--tokenizer", format!("`{name}` is no tokenizer that is known, and no such folder"));
-        let is_path = path.components().count() > 1;
-        let fault = fault.expected(wanted);
-        return Err(if is_path { Error::data(fault) } else { Error::usage(fault) });
-    }
-    let beside = path.parent().map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
-    let inside = match path.file_name().and_then(OsStr::to_str) {
-        _ if path.is_dir() => Some(path),
-        Some(TOKENIZER | "vocab.json" | "merges.txt") => beside,
-        Some(name) if name.ends_with(".json") => return Ok(Tokenizer::of_files(TokenizerFiles::of_file(path)?)),
-        _ => None,
-    };
-    let none = || Error::data(Fault::at(path.display(), "holds no tokenizer").expected(wanted));
-    let files = TokenizerFiles::read(inside.ok_or_else(&none)?)?.ok_or_else(&none)?;
-    Ok(Tokenizer::of_files(files))
-}
-
-impl std::fmt::Display for TokenizerName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Gpt2 => f.write_str("gpt2"),
-            Self::Bytes => f.write_str("bytes"),
-            Self::Own => f.write_str("own"),
-            Self::Folder(path) => path_text::spelled(path).unwrap_or_else(|| path.display().to_string()).fmt(f),
-        }
-    }
-}
-
-impl FromStr for TokenizerName {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "" => {
-                let fault = Fault::at("tokenizer", "an empty name");
-                return Err(Error::usage(fault.expected("gpt2, bytes or a folder with tokenizer.json")));
-            }
-            "gpt2" => Self::Gpt2,
-            "bytes" => Self::Bytes,
-            "own" => Self::Own,
-            path => Self::Folder(path_text::read(path)),
-        })
-    }
-}
-
-impl TryFrom<OsString> for TokenizerName {
-    type Error = Error;
-
-    fn try_from(name: OsString) -> Result<Self> {
-        name.to_str().map_or_else(|| Ok(Self::Folder(name.clone().into())), str::parse)
-    }
-}
-
 /// GPT-2's ids of a text, encoded in parallel pieces of some `piece_bytes`.
 fn encode_gpt2(text: &str, piece_bytes: usize) -> Vec<u16> {
     let encoded: Vec<Vec<u16>> = Cuts::BeforeSpace
@@ -378,97 +254,4 @@ fn encode_piece(piece: &str, ids: &mut Vec<u16>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::random::mt19937::Mt19937;
-
-    /// Text of words, numbers, marks and runs of whitespace in an order that no language has.
-    fn noise(seed: u32, items: usize) -> String {
-        const ITEMS: [&str; 20] = [
-            "the", " ", "  ", "\n", "\n\n", "\t", " it's", "'ll", "42", " 1984", "...", "?!", "é", "日本", "\u{a0}",
-            "\u{3000}", "naïve", "x", " 🙂", "\r\n",
-        ];
-        let mut rng = Mt19937::new(seed);
-        (0..items).map(|_| ITEMS[rng.next_u32() as usize % ITEMS.len()]).collect()
-    }
-
-    #[test]
-    fn known_ids() {
-        assert_eq!(Tokenizer::Gpt2.encode("Hello world").unwrap(), [15496, 995]);
-        assert_eq!(Tokenizer::Bytes.encode("Hi\u{e9}").unwrap(), [72, 105, 0xc3, 0xa9]);
-        assert!(Tokenizer::Gpt2.encode("").unwrap().is_empty());
-    }
-
-    #[test]
-    fn pieces_give_the_ids_of_the_whole() {
-        let bpe = tiktoken_rs::r50k_base_singleton();
-        for seed in 0..40 {
-            let text = noise(seed, 400);
-            let whole: Vec<u16> = bpe.encode_ordinary(&text).into_iter().map(|id| id as u16).collect();
-            for bytes in [1, 7, 100] {
-                assert_eq!(Cuts::BeforeSpace.pieces(&text, bytes).concat(), text);
-                assert_eq!(encode_gpt2(&text, bytes), whole, "seed {seed}, pieces of {bytes}");
-            }
-        }
-    }
-
-    #[test]
-    fn long_runs_of_one_kind_are_encoded() {
-        // two million spaces before a letter once made the splitting pattern give up
-        for (run, last) in [(" ", "x"), ("\n", "x"), ("a", " b"), ("\u{3000}", "x"), ("?", "")] {
-            let text = run.repeat(2_000_000 / run.len()) + last;
-            let ids: Vec<u32> = Tokenizer::Gpt2.encode(&text).unwrap().into_iter().map(u32::from).collect();
-            assert!(Tokenizer::Gpt2.decode(&ids) == text.as_bytes(), "{run:?}");
-            let mut serial = Vec::new();
-            Tokenizer::Gpt2.encode_into(text.as_bytes(), true, &mut serial).unwrap();
-            assert!(serial.into_iter().map(u32::from).eq(ids), "{run:?}");
-        }
-    }
-
-    #[test]
-    fn decoding_gives_the_text_back() {
-        let text = noise(99, 3000);
-        for tokenizer in [Tokenizer::Gpt2, Tokenizer::Bytes] {
-            let ids: Vec<u32> = tokenizer.encode(&text).unwrap().into_iter().map(u32::from).collect();
-            assert_eq!(tokenizer.decode(&ids), text.as_bytes());
-        }
-    }
-
-    #[test]
-    fn all_ids_decode() {
-        for tokenizer in [Tokenizer::Gpt2, Tokenizer::Bytes] {
-            for id in 0..tokenizer.vocab() as u32 {
-                assert!(!tokenizer.decode(&[id]).is_empty(), "{tokenizer} {id}");
-            }
-            assert_eq!(tokenizer.decode(&[u32::from(tokenizer.end_of_text())]), b"<|endoftext|>");
-            assert_eq!(tokenizer.decode(&[tokenizer.vocab() as u32]), "\u{fffd}".as_bytes());
-        }
-    }
-
-    #[test]
-    fn end_of_text_spelt_out_is_ordinary_text() {
-        assert!(!Tokenizer::Gpt2.encode("<|endoftext|>").unwrap().contains(&50_256));
-    }
-
-    #[test]
-    fn invalid_utf8_is_replaced_and_counted() {
-        let (ids, replaced) = Tokenizer::Gpt2.encode_counted(b"a\xffb\xc3").unwrap();
-        assert_eq!(replaced, 2);
-        assert_eq!(ids, Tokenizer::Gpt2.encode("a\u{fffd}b\u{fffd}").unwrap());
-        assert_eq!(Tokenizer::Bytes.encode_counted(b"\xff").unwrap(), (vec![255], 0));
-    }
-
-    #[test]
-    fn names_read_back() {
-        for name in ["gpt2", "bytes", "own", "models/german"] {
-            assert_eq!(name.parse::<TokenizerName>().unwrap().to_string(), name);
-        }
-        assert!(matches!("".parse::<TokenizerName>(), Err(Error::Usage(_))));
-        let open = |name: &str| name.parse::<TokenizerName>().unwrap().open();
-        assert_eq!(open("bytes").unwrap(), Tokenizer::Bytes);
-        // a word is taken for a name that is mistyped, a path for files that are missing
-        assert!(matches!(open("bpe"), Err(Error::Usage(_))));
-        assert!(matches!(open("own"), Err(Error::Usage(_))));
-        assert!(matches!(open("no/such/folder"), Err(Error::Data(_))));
-    }
-}
+mod tests;

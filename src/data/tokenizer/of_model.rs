@@ -66,7 +66,7 @@ impl ModelTokenizer {
                 let fault = Fault::at("--tokenizer", format!("{given} has {} ids", given.vocab()));
                 return Err(Error::usage(fault.expected(format!("at most the model's {vocab}"))));
             }
-            return Ok(given.clone());
+            return given.check().map(|()| given.clone());
         }
         match self {
             Self::Unknown(why) => Err(Error::data(

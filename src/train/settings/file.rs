@@ -97,6 +97,9 @@ impl RunFile {
             _ => wrong(format!("cannot be read ({e})")),
         })?;
         Self::parse(&text, run).map_err(|e| {
+            if matches!(e, Error::Data(_)) {
+                return e;
+            }
             let fault = Fault::at(path.display(), format!("is not a run's configuration ({e})"));
             Error::data(fault.expected("the file that `wgpt train` wrote"))
         })
@@ -105,7 +108,7 @@ impl RunFile {
     /// Reads the file's text; `run` is the folder whose tokenizer a run's own is.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the key.
+    /// [`Error::Usage`] naming the key; [`Error::Data`] if a tokenizer of its own is missing or cannot be used.
     pub fn parse(text: &str, run: &Path) -> Result<Self> {
         let table: Table = text.parse().map_err(|e: toml::de::Error| Error::usage(e.message()))?;
         let mut table = if old::is_old(&table) { old::converted(table) } else { table };
@@ -116,7 +119,13 @@ impl RunFile {
         let mut given = Layers::default();
         given.table(table, &|table, key| format!("{table}.{key}"))?;
         let mut recipe = given.merge()?.recipe;
-        recipe.data.tokenizer = recipe.data.tokenizer.map(|name| name.in_folder(&run.join(TOKENIZER)));
+        let kept = run.join(TOKENIZER);
+        if recipe.data.tokenizer == Some(TokenizerName::Own) && !kept.is_dir() {
+            let fault = Fault::at(kept.display(), "is missing").expected("the files of the run's own tokenizer");
+            let model = run.join("model");
+            return Err(Error::data(fault.advice(format!("try copying those of {} there", model.display()))));
+        }
+        recipe.data.tokenizer = recipe.data.tokenizer.map(|name| name.in_folder(&kept));
         let settings = recipe.resolve(Start::AsGiven(shape))?;
         Ok(Self { settings, record })
     }

@@ -43,7 +43,7 @@ pub struct Known {
     pub tokenizer: ModelTokenizer,
 }
 
-/// What a run starts from.
+/// The first weights of a run.
 #[derive(Debug, Clone)]
 pub enum Start {
     /// First weights drawn at random.
@@ -103,6 +103,9 @@ impl Recipe {
         let given = self.data.tokenizer.as_ref().map(TokenizerName::open).transpose()?;
         if let Start::AsGiven(_) = start {
             return Ok(given);
+        }
+        if let Some(given) = given.as_ref().filter(|_| self.data.data.is_empty()) {
+            given.check()?;
         }
         let shards: [(&[PathBuf], Part); 2] = [(&self.data.data, Part::Train), (&self.data.val, Part::Validation)];
         let noted = noted_tokenizer(&shards, self.data.data_format.unwrap_or_default())?;
