@@ -1,7 +1,6 @@
 //! The tokenizer that `data prepare` noted beside its shards.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -10,6 +9,7 @@ use crate::data::prepare::note::NOTE;
 use crate::data::tokenizer::{self, Tokenizer};
 use crate::data::tokens::cannot_read;
 use crate::error::{Error, Fault, Result};
+use crate::files::bounded;
 use crate::formats::tokenizer_folder::TokenizerFiles;
 
 /// The longest note that is read: it names every file of a corpus.
@@ -38,7 +38,7 @@ pub fn agreed(noted: Vec<(PathBuf, Tokenizer)>) -> Result<Option<(String, Tokeni
 
 fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
     let path = folder.join(NOTE);
-    let text = match read_note(&path) {
+    let text = match bounded::read(&path, NOTE_BYTES, "a note of a data set") {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         read => read.map_err(|e| cannot_read(&path.display().to_string(), &e))?,
     };
@@ -46,7 +46,7 @@ fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
         let fault = Fault::at(path.display(), what);
         Error::data(fault.advice("was it made by `wgpt data prepare`?"))
     };
-    let note: Value = serde_json::from_str(&text).map_err(|e| broken(format!("broken JSON ({e})")))?;
+    let note: Value = serde_json::from_slice(&text).map_err(|e| broken(format!("broken JSON ({e})")))?;
     let tokenizer = match note["tokenizer"].as_str() {
         Some("gpt2") => Tokenizer::Gpt2,
         Some("bytes") => Tokenizer::Bytes,
@@ -58,15 +58,6 @@ fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
         None => return Err(broken("no `tokenizer`".into())),
     };
     Ok(Some((path, tokenizer)))
-}
-
-fn read_note(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(NOTE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > NOTE_BYTES {
-        return Err(std::io::Error::other(format!("more than {} MiB, expected a note", NOTE_BYTES >> 20)));
-    }
-    Ok(text)
 }
 
 /// The tokenizer whose files lie beside the shards, if it is the one that made them.

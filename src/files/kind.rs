@@ -184,6 +184,12 @@ impl Kind {
     }
 }
 
+/// Returns a text without the mark of UTF-8 with which some programs begin it.
+#[must_use]
+pub fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 fn find(table: &[(usize, &[u8], Kind)], start: &[u8]) -> Option<Kind> {
     let begins = |(at, bytes, _): &&(usize, &[u8], Kind)| start.get(*at..).is_some_and(|rest| rest.starts_with(bytes));
     table.iter().find(begins).map(|(_, _, kind)| *kind)

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`atomic`] | writes a file as a whole or not at all |
+//! | [`bounded`] | reads files that are not too long |
 //! | [`disk`] | file operations behind a trait, so that tests record them and let each fail |
 //! | [`hub`] | where Hugging Face's cache keeps models and data sets |
 //! | [`kind`] | kinds of files, told by their first bytes |
@@ -10,6 +11,7 @@
 //! | [`path_text`] | paths as text that reads back, whatever bytes they have |
 
 pub mod atomic;
+pub mod bounded;
 pub mod disk;
 pub mod hub;
 pub mod kind;

@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::error::Fault;
-use crate::files::kind::Kind;
+use crate::files::kind::{Kind, without_bom};
 
 /// Advice for weights that transformers saved as a pickle.
 pub const SAVE_PRETRAINED: &str = "try in Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`";
@@ -62,6 +64,15 @@ pub fn text_fault(path: &Path, start: &[u8]) -> Option<Fault> {
     kind(path, start).or_else(|| answer(start).filter(|_| is_line))
 }
 
+/// Parses a file of JSON. One that is something else is named.
+///
+/// # Errors
+/// A fault without a place.
+pub fn json(path: &Path, text: &[u8]) -> Result<Value, Fault> {
+    serde_json::from_slice(without_bom(text))
+        .map_err(|e| text_fault(path, text).unwrap_or_else(|| format!("broken JSON ({e})").into()))
+}
+
 fn kind(path: &Path, start: &[u8]) -> Option<Fault> {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     let extension = extension.as_deref().unwrap_or_default();
@@ -102,7 +113,7 @@ fn pickle(path: &Path) -> Fault {
 
 /// A page that a server sent, saved under the file's name.
 fn page(start: &[u8]) -> Option<Fault> {
-    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii();
+    let text = without_bom(start).trim_ascii();
     let head = text[..text.len().min(1024)].to_ascii_lowercase();
     if head.starts_with(b"<") && (contains(&head, b"<!doctype html") || contains(&head, b"<html")) {
         return Some(Fault::from("an HTML page in place of the file").advice(DOWNLOAD));
@@ -113,7 +124,7 @@ fn page(start: &[u8]) -> Option<Fault> {
 
 /// The line in which a server says that it has no such file.
 fn answer(start: &[u8]) -> Option<Fault> {
-    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii();
+    let text = without_bom(start).trim_ascii();
     let line = std::str::from_utf8(text).ok().filter(|line| (1..=ANSWER_BYTES).contains(&line.len()))?;
     let shows = line.chars().all(|c| !c.is_control() || c == '\n' || c == '\r' || c == '\t');
     let line: Vec<&str> = line.split_whitespace().collect();

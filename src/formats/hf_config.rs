@@ -1,7 +1,6 @@
 //! config.json of a Hugging Face GPT-2 folder.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use super::element::Element;
 use super::foreign;
 use crate::error::{Error, Fault, Result};
-use crate::files::atomic;
+use crate::files::{atomic, bounded};
 use crate::model::config::{Config, GPT2_VOCAB};
 
 /// The longest file of JSON that is read.
@@ -75,10 +74,7 @@ pub fn read(path: &Path) -> Result<Described> {
 /// # Errors
 /// [`Error::Data`].
 pub fn parse(path: &Path, text: &[u8]) -> Result<Value> {
-    serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)).map_err(|e| {
-        let fault = foreign::text_fault(path, text).unwrap_or_else(|| format!("broken JSON ({e})").into());
-        Error::data(fault.within(path.display()))
-    })
+    foreign::json(path, text).map_err(|fault| Error::data(fault.within(path.display())))
 }
 
 /// Reads a file of JSON that describes a model.
@@ -86,12 +82,7 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<Value> {
 /// # Errors
 /// What the system says, or that the file has more than 2 MiB: parsed, JSON takes many times its length.
 pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(JSON_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > JSON_BYTES {
-        return Err(io::Error::other(format!("more than {JSON_BYTES} bytes, expected a description of a model")));
-    }
-    Ok(bytes)
+    bounded::read(path, JSON_BYTES, "a description of a model")
 }
 
 /// Writes config.json at `path`, whole or not at all.

@@ -1,14 +1,14 @@
 //! The tokenizer files of a model's folder, kept byte by byte, so that everything saved of the model holds them too.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::foreign;
 use crate::error::{Error, Fault, Result};
-use crate::files::atomic;
+use crate::files::{atomic, bounded};
 
 /// The file of Hugging Face's `tokenizers`.
 pub const TOKENIZER: &str = "tokenizer.json";
@@ -131,8 +131,8 @@ impl TokenizerFiles {
     /// A fault at the file that says what it is in place of JSON.
     pub fn json(&self, name: &str) -> Result<Value, Fault> {
         let path = self.dir.join(name);
-        self.get(name)
-            .map_or(Ok(Value::Null), |bytes| parse(&path, bytes).map_err(|fault| fault.within(path.display())))
+        let placed = |fault: Fault| fault.expected("a file of a tokenizer").within(path.display());
+        self.get(name).map_or(Ok(Value::Null), |bytes| foreign::json(&path, bytes).map_err(placed))
     }
 
     /// Returns the files' names and bytes.
@@ -160,15 +160,6 @@ impl TokenizerFiles {
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Value, Fault> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    if let Some(fault) = foreign::text_fault(path, bytes) {
-        return Err(fault.expected("a file of a tokenizer"));
-    }
-    serde_json::from_slice(bytes)
-        .map_err(|e| Fault::from(format!("broken JSON ({e})")).expected("a file of a tokenizer"))
-}
-
 /// Removes the tokenizer files in `dir` that are not `kept`: two tokenizers in one folder would be read as one.
 ///
 /// # Errors
@@ -184,18 +175,13 @@ pub fn remove_others(dir: &Path, kept: impl Fn(&str) -> bool) -> Result<()> {
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES {
-        return Err(io::Error::other(format!("more than {} MiB, expected a tokenizer", FILE_BYTES >> 20)));
-    }
-    Ok(bytes)
+    bounded::read(path, FILE_BYTES, "a tokenizer")
 }
 
 /// The ids of a model's `config.json` as a `generation_config.json`, if it has one that ends a text.
 fn ids_of_config(dir: &Path) -> Option<Vec<u8>> {
     // a model's config.json is checked where the model is read
-    let config = parse(Path::new(CONFIG), &read_bounded(&dir.join(CONFIG)).ok()?).ok()?;
+    let config = foreign::json(Path::new(CONFIG), &read_bounded(&dir.join(CONFIG)).ok()?).ok()?;
     let ids = ["bos_token_id", "eos_token_id"].into_iter().filter_map(|key| Some((key, config.get(key)?)));
     let ids: Map<String, Value> = ids.filter(|(_, id)| !id.is_null()).map(|(k, v)| (k.to_owned(), v.clone())).collect();
     ids.contains_key("eos_token_id").then(|| format!("{:#}\n", Value::Object(ids)).into_bytes())

@@ -3,6 +3,7 @@
 use serde::de::IgnoredAny;
 
 use crate::data::json_line;
+use crate::files::kind::without_bom;
 
 /// The shape of JSON that a file begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(super) enum Shape {
 
 /// Returns what follows a byte order mark and whitespace.
 fn start(head: &[u8]) -> &[u8] {
-    head.strip_prefix(super::BOM).unwrap_or(head).trim_ascii_start()
+    without_bom(head).trim_ascii_start()
 }
 
 /// Returns the first line and, if it ends, the lines after it.

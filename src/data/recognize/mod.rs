@@ -22,11 +22,10 @@ use self::name::{Claim, Ending};
 use super::tokens::cannot_read;
 use super::unpack::Packing;
 use crate::error::{Error, Fault, Result};
+use crate::files::kind::without_bom;
 
 /// Bytes that are looked at, of a packed file after it is unpacked.
 const LOOK_BYTES: u64 = 1 << 16;
-/// The mark with which some programs begin a text in UTF-8.
-const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Contents that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +84,7 @@ impl Input {
         let mut stream = packing.unpacked(whole).map_err(broken)?;
         let mut head = look(&mut stream).map_err(broken)?;
         let (content, doubt) = judge(&head, packing, &Claim::of(path));
-        head.drain(..if head.starts_with(BOM) { BOM.len() } else { 0 });
+        head.drain(..head.len() - without_bom(&head).len());
         let stream = Box::new(Cursor::new(head.clone()).chain(stream));
         Ok(Self { content, packing, doubt, head, stream })
     }
