@@ -7,13 +7,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use wgpt::data::tokenizer::same;
-use wgpt::data::{ModelTokenizer, Part, Rows, TokenFormat, Tokenizer, hellaswag, token_names, token_paths};
+use wgpt::data::{Part, Rows, TokenFormat, Tokenizer, hellaswag, token_names, token_paths};
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{Gpu, Options};
 use wgpt::infer::evaluate::{Answer, Evaluator};
 use wgpt::model::Config;
-use wgpt::run::model::Description;
 use wgpt::train::dataset::noted_tokenizer;
 
 use super::model::{From, place, summary, upload};
@@ -106,7 +105,10 @@ pub fn run(args: &Args) -> Result<()> {
     let (description, given) = args.from.describe()?;
     let (config, model) = (description.shape, place(&description));
     if let Some((noted_at, noted)) = noted_tokenizer(&[(&args.data, Part::Validation)], args.data_format)? {
-        agree_with_data(&description, given.as_ref(), &noted_at, &noted)?;
+        match &given {
+            Some(given) => same(&noted, &noted_at, given, "--tokenizer")?,
+            None => description.tokenizer.agree_with_data(&noted, &noted_at, &model)?,
+        }
     }
     let context = args.context.unwrap_or(config.positions.min(1024));
     if context == 0 || context > config.positions {
@@ -187,17 +189,6 @@ pub fn run(args: &Args) -> Result<()> {
         say!("{report}");
     }
     Ok(())
-}
-
-/// Fails if data and model are of two tokenizers. What is assumed of a model holds until `--tokenizer` says better.
-fn agree_with_data(model: &Description, given: Option<&Tokenizer>, noted_at: &str, noted: &Tokenizer) -> Result<()> {
-    match (given, &model.tokenizer) {
-        (Some(given), _) => same(noted, noted_at, given, "--tokenizer"),
-        (None, ModelTokenizer::Assumed) => {
-            same(&Tokenizer::Gpt2, &format!("{} (assumed)", place(model)), noted, noted_at)
-        }
-        (None, tokenizer) => tokenizer.agree(noted, noted_at, &place(model)),
-    }
 }
 
 fn comparable(config: &Config, tokenizer: Option<Tokenizer>) -> bool {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Tokenizer;
+use super::{Tokenizer, TokenizerName};
 use crate::error::{Error, Fault, Result};
 use crate::formats::ModelInfo;
 use crate::formats::tokenizer_folder::TokenizerFiles;
@@ -90,6 +90,21 @@ impl ModelTokenizer {
             Self::Known(own) => same(own, place, other, whose),
             Self::Assumed | Self::Unknown(_) => Ok(()),
         }
+    }
+
+    /// Fails if data, whose tokenizer the file `noted_at` notes, and the model at `place` are of two tokenizers. An
+    /// assumption holds against data until `--tokenizer` says better.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with both names.
+    pub fn agree_with_data(&self, noted: &Tokenizer, noted_at: &str, place: &str) -> Result<()> {
+        if *self != Self::Assumed || *noted == Tokenizer::Gpt2 {
+            return self.agree(noted, noted_at, place);
+        }
+        let fault = Fault::at(noted_at, "another tokenizer than the model's").found(noted);
+        let fault = fault.expected(format!("gpt2, which is assumed of {place}"));
+        let advice = format!("if the model is for them: --tokenizer {}", TokenizerName::of(noted));
+        Err(Error::usage(fault.advice(advice)))
     }
 
     /// Returns a sentence about a tokenizer that is taken for granted.

@@ -140,19 +140,9 @@ impl Recipe {
             }
             return Ok(own);
         };
-        let given = self.data.tokenizer.is_some();
-        let whose = noted.map_or_else(|| "--tokenizer".into(), |(place, _)| place);
-        match &known.tokenizer {
-            // a guess holds against data of another tokenizer until somebody says better
-            ModelTokenizer::Assumed if !given => {
-                if chosen != Tokenizer::Gpt2 {
-                    let fault = Fault::at(whose, "another tokenizer than the model's").found(&chosen);
-                    let fault = fault.expected(format!("gpt2, which is assumed of {}", known.place));
-                    let advice = format!("if the model is for them: --tokenizer {}", TokenizerName::of(&chosen));
-                    return Err(Error::usage(fault.advice(advice)));
-                }
-            }
-            tokenizer => tokenizer.agree(&chosen, if given { "--tokenizer" } else { &whose }, &known.place)?,
+        match noted.filter(|_| self.data.tokenizer.is_none()) {
+            Some((noted_at, _)) => known.tokenizer.agree_with_data(&chosen, &noted_at, &known.place)?,
+            None => known.tokenizer.agree(&chosen, "--tokenizer", &known.place)?,
         }
         Ok(Some(chosen))
     }
