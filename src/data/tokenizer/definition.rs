@@ -131,12 +131,12 @@ impl Definition {
 
     /// True if it is GPT-2's, to the id.
     pub(super) fn is_gpt2(&self) -> bool {
+        // GPT-2's merges take a while to make: they are made for what may be them
+        if !self.splits_as_gpt2() || self.prefix_space || self.merges.len() != 50_000 {
+            return false;
+        }
         let (tokens, merges) = gpt2();
-        self.splits_as_gpt2()
-            && !self.prefix_space
-            && self.is_plain(tokens, 50_256)
-            && self.merges == *merges
-            && self.json["model"]["ignore_merges"] != true
+        self.is_plain(tokens, 50_256) && self.merges == *merges && self.json["model"]["ignore_merges"] != true
     }
 
     /// True if ids 0 to 255 are the bytes, 256 is end of text, and nothing is merged.
