@@ -5,12 +5,14 @@ use std::path::Path;
 
 use super::{Outcome, text_file, train, wgpt};
 
-fn run(dir: &Path, line: &str) -> Outcome {
+/// Starts `wgpt` with the words of a line.
+pub fn run(dir: &Path, line: &str) -> Outcome {
     wgpt(dir, &line.split_whitespace().collect::<Vec<_>>())
 }
 
+/// Fails unless the program ends with an error of one line that names all `parts`.
 #[track_caller]
-fn refused(outcome: Outcome, code: i32, parts: &[&str]) {
+pub fn refused(outcome: Outcome, code: i32, parts: &[&str]) {
     let outcome = outcome.ends_with(code);
     assert!(outcome.err.starts_with("error: ") && outcome.err.trim_end().lines().count() == 1, "{}", outcome.err);
     assert!(parts.iter().all(|part| outcome.err.contains(part)), "{}, expected {parts:?}", outcome.err);

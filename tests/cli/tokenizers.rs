@@ -5,20 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Outcome, text_file, wgpt};
+use super::models::{refused, run};
+use super::text_file;
 use wgpt::formats::tokenizer_files::spell;
-
-fn run(dir: &Path, line: &str) -> Outcome {
-    wgpt(dir, &line.split_whitespace().collect::<Vec<_>>())
-}
-
-/// Fails unless the program ends with an error of one line that names all `parts`.
-#[track_caller]
-fn refused(outcome: Outcome, code: i32, parts: &[&str]) {
-    let outcome = outcome.ends_with(code);
-    assert!(outcome.err.starts_with("error: ") && outcome.err.trim_end().lines().count() == 1, "{}", outcome.err);
-    assert!(parts.iter().all(|part| outcome.err.contains(part)), "{}, expected {parts:?}", outcome.err);
-}
 
 /// A byte-level BPE of 256 bytes, two marks and some merges, in a folder of its own.
 fn own_tokenizer(dir: &Path, name: &str, merges: &[&str]) {
