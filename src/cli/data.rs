@@ -43,8 +43,8 @@ enum Command {
 
 const PREPARE_HELP: &str =
     "A text file is one document, a line of JSON Lines and a row of Parquet are one each; text and \
-JSON Lines may be packed by gzip, zstd, xz or bzip2. Files are told by their first bytes, whatever they are called. Of a \
-folder all data are taken, sorted by path; a line says what was left out.
+JSON Lines may be packed by gzip, zstd, xz or bzip2. Files are recognised by their first bytes, not by their names. A \
+folder gives all its data, sorted by path; a line says what was left out.
 
 End of text stands before every document. The first shard is for validation; of a corpus smaller than two shards it is \
 the last tenth. Killed and run again, the same command goes on where it stood.

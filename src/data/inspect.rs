@@ -69,7 +69,7 @@ pub fn shards(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
 /// Reads shards from end to end.
 ///
 /// # Errors
-/// As [`inspect_as`].
+/// Those of [`inspect_as`].
 pub fn inspect(paths: &[PathBuf], tokenizer: Option<Tokenizer>) -> Result<Report> {
     inspect_as(paths, TokenFormat::Shard, tokenizer)
 }

@@ -1,4 +1,4 @@
-//! What a file is, by its first bytes, and what to do with it where tokens are expected.
+//! Kinds of files given as tokens, told by their first bytes, with advice for each.
 
 use std::path::Path;
 

@@ -49,7 +49,7 @@ pub struct Options {
     pub tokenizer: Tokenizer,
     /// Field of JSON Lines, column of Parquet.
     pub field: String,
-    /// The text that stands between two documents of a text file.
+    /// Separator between documents of a text file, if it holds several.
     pub split_on: Option<String>,
     /// Tokens of a shard.
     pub shard_tokens: u64,

@@ -1,4 +1,4 @@
-//! What a file's name claims. The bytes win where they differ.
+//! Claims of file names, which count where the bytes leave a doubt.
 
 use std::path::Path;
 
