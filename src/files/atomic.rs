@@ -1,28 +1,51 @@
 //! Files that are either whole or not there: written beside the target, forced to disk, then renamed.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Fault, Result};
 
 /// Bytes gathered before a write reaches the system.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// How the name of a file ends that is not whole yet.
-pub const TEMPORARY: &str = ".tmp";
+/// How the name of a file begins that is not whole yet; random letters follow.
+const BEGIN: &str = ".wgpt-";
+/// How it ends.
+const END: &str = ".tmp";
+
+/// True for the name of a file that a killed process may have left behind.
+#[must_use]
+pub fn is_temporary(name: &str) -> bool {
+    name.starts_with(BEGIN) && name.ends_with(END)
+}
+
+/// Removes the files in `folder` that killed processes have left behind. Nobody else may write there meanwhile.
+pub fn sweep(folder: &Path) {
+    // what cannot be removed, or listed, is only litter
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_temporary) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
 
 /// Writes the file `path` with what `fill` puts out, replacing one that is there.
 ///
-/// A reader sees the old file or the new one, never a part: the bytes go to `path` with `.tmp` behind, are forced to
-/// disk, and take the name last. On an error the temporary file is removed; one that a killed process left is
-/// overwritten by the next write.
+/// A reader sees the old file or the new one, never a part: the bytes go to a new file of a random name in the same folder,
+/// are forced to disk, and take the name last. The name is never opened: a link there is replaced, not followed. On an
+/// error the temporary file is removed; a killed process leaves it behind (see [`is_temporary`]).
 ///
 /// # Errors
 /// [`Error::Output`] naming `path` if the folder is missing or read-only, the disk is full, or `fill` fails.
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    place(path, |temporary| fill_file(temporary, fill))
+    let written = builder().tempfile_in(folder_of(path)).and_then(|temporary| {
+        fill_file(temporary.as_file(), fill)?;
+        temporary.persist(path).map_err(|e| e.error)
+    });
+    written.map_err(|e| output_error(path, &plain(e)))?;
+    sync_folder(path);
+    Ok(())
 }
 
 /// Puts what `make` makes under a temporary name, be it a file or a link, in the place of `path`, as [`write`] does.
@@ -30,17 +53,38 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
 ///
 /// # Errors
 /// [`Error::Output`] naming `path`.
-pub fn place(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
-    let temporary = temporary(path);
-    let _ = fs::remove_file(&temporary);
-    let result = make(&temporary).and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = result {
-        // the first error is the one to tell; a temporary file that cannot be removed either is only litter
-        let _ = fs::remove_file(&temporary);
-        return Err(output_error(path, &error));
-    }
+pub fn place(path: &Path, make: impl FnMut(&Path) -> io::Result<()>) -> Result<()> {
+    let made = builder().make_in(folder_of(path), make);
+    made.and_then(|made| made.into_temp_path().persist(path).map_err(|e| e.error))
+        .map_err(|e| output_error(path, &plain(e)))?;
     sync_folder(path);
     Ok(())
+}
+
+fn builder() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(BEGIN).suffix(END);
+    // as any new file: the user's mask says who may read it
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
+}
+
+/// The folder of a file: the same file system, so that the rename is one step.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The system's error without the temporary name, which says nothing to a user and is another one each time.
+fn plain(error: io::Error) -> io::Error {
+    match error.get_ref() {
+        Some(inner) => {
+            let text = inner.to_string();
+            let text = text.rsplit_once(" at path ").map_or(text.as_str(), |(what, _)| what);
+            io::Error::new(error.kind(), text.to_owned())
+        }
+        None => error,
+    }
 }
 
 /// Gives a file that is whole and forced to disk its name, replacing one that is there.
@@ -53,14 +97,13 @@ pub fn publish(whole: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless a file can be made in `folder`: makes and removes one called `name`.
+/// Fails unless a file can be made in `folder`: makes and removes one whose name begins with `name`.
 ///
 /// # Errors
 /// Returns the system's error if the folder takes no file.
 pub fn probe(folder: &Path, name: &str) -> io::Result<()> {
     // permissions do not tell: the superuser, read-only mounts and special file systems have rules of their own
-    let file = folder.join(name);
-    File::create(&file).and_then(|_| fs::remove_file(&file))
+    builder().prefix(name).tempfile_in(folder).and_then(tempfile::NamedTempFile::close).map_err(plain)
 }
 
 /// [`write`] for a file that a user names: a device or a pipe is written to, not replaced.
@@ -85,28 +128,18 @@ pub fn output_error(path: &Path, error: &io::Error) -> Error {
     Error::output(Fault::at(path.display(), format!("cannot be written ({error})")).advice(hint))
 }
 
-/// `path` with [`TEMPORARY`] behind: the same folder, hence the same file system, so that the rename is one step.
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(TEMPORARY);
-    name.into()
-}
-
-fn fill_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut out = BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?);
+fn fill_file(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
     fill(&mut out)?;
-    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?;
     // without this a crash soon after the rename can leave the new name with old or no bytes
     file.sync_all()
 }
 
 /// Forces the rename itself to disk where folders can be synced. A failure loses nothing that is not lost anyway.
 fn sync_folder(path: &Path) {
-    if cfg!(unix)
-        && let Some(folder) = path.parent()
-    {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    if cfg!(unix) {
+        let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
     }
 }
 
@@ -150,10 +183,41 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "old").unwrap();
-        fs::write(dir.path().join("a.tmp"), "of a process that was killed").unwrap();
         place(&path, |temporary| std::os::unix::fs::symlink("b", temporary)).unwrap();
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("b"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_replaced_and_not_followed() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let path = dir.path().join("a");
+        for name in ["a", "a.tmp", ".wgpt-.tmp", ".wgpt-probe"] {
+            symlink(&victim, dir.path().join(name)).unwrap();
+        }
+        write(&path, |out| out.write_all(b"new")).unwrap();
+        probe(dir.path(), ".wgpt-probe").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        // readable by whom the mask lets read, as the file that a shell makes
+        fs::write(dir.path().join("usual"), "").unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("a"), mode("usual"));
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".wgpt-a1B2c3.tmp", "a.tmp", ".wgpt-notes"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        sweep(dir.path());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]
@@ -168,7 +232,8 @@ mod tests {
     #[test]
     fn a_full_disk_is_an_error() {
         // /dev/full takes no byte
-        let error = fill_file(Path::new("/dev/full"), |out| out.write_all(&[0; 10])).unwrap_err();
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let error = fill_file(&full, |out| out.write_all(&[0; 10])).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 }

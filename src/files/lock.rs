@@ -1,15 +1,18 @@
 //! Locked files, which the system frees when their process ends, however it ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read as _, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
+use crate::files::open;
 
 /// Wait between two tries.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Bytes that are read of what a lock says of its holder.
+const HOLDER_BYTES: u64 = 1 << 10;
 
 /// A file that is ours until this is dropped.
 #[derive(Debug)]
@@ -46,7 +49,7 @@ impl Lock {
     /// # Errors
     /// See [`Refusal`].
     pub fn take(path: &Path, patience: Duration) -> Result<Self, Refusal> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = open::own(path, OpenOptions::new().read(true).write(true).create(true).truncate(false));
         Self::hold(path, file.map_err(Refusal::Failed)?, patience)
     }
 
@@ -55,7 +58,7 @@ impl Lock {
     /// # Errors
     /// See [`Refusal`].
     pub fn take_known(path: &Path) -> Result<Option<Self>, Refusal> {
-        match OpenOptions::new().read(true).write(true).open(path) {
+        match open::own(path, OpenOptions::new().read(true).write(true)) {
             Ok(file) => Self::hold(path, file, Duration::ZERO).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Refusal::Failed(error)),
@@ -70,8 +73,10 @@ impl Lock {
                 Err(TryLockError::Error(error)) => return Err(Refusal::Unsupported(error)),
                 Err(TryLockError::WouldBlock) if begin.elapsed() < patience => std::thread::sleep(PAUSE),
                 Err(TryLockError::WouldBlock) => {
-                    let holder = fs::read_to_string(path).unwrap_or_default();
-                    let holder = if holder.trim().is_empty() { "another process" } else { holder.trim() };
+                    let mut holder = String::new();
+                    let read = (&file).take(HOLDER_BYTES).read_to_string(&mut holder);
+                    let holder = read.ok().and_then(|_| holder.lines().next()).map(str::trim);
+                    let holder = holder.filter(|holder| !holder.is_empty()).unwrap_or("another process");
                     return Err(Refusal::Held(holder.to_owned()));
                 }
             }

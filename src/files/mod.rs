@@ -7,7 +7,9 @@
 //! | [`disk`] | file operations behind a trait, so that tests record them and let each fail |
 //! | [`hub`] | where Hugging Face's cache keeps models and data sets |
 //! | [`kind`] | kinds of files, told by their first bytes |
+//! | [`lines`] | lines of files, none of which may be without end |
 //! | [`lock`] | locked files, which the system frees when their process ends |
+//! | [`open`] | opens plain files: links, pipes and devices in their place are refused |
 //! | [`path_text`] | paths as text that reads back, whatever bytes they have |
 
 pub mod atomic;
@@ -15,5 +17,7 @@ pub mod bounded;
 pub mod disk;
 pub mod hub;
 pub mod kind;
+pub mod lines;
 pub mod lock;
+pub mod open;
 pub mod path_text;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Fault, Result};
-use crate::files::atomic::{TEMPORARY, output_error};
+use crate::files::atomic::{is_temporary, output_error};
 use crate::files::disk::System;
 use crate::formats::checkpoint::Checkpoints;
 use crate::run::lock::LOCK;
@@ -45,7 +45,7 @@ pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<St
     }
     if !dir.join(CONFIG).exists() {
         // a run that was killed as it began leaves no more than this
-        let own = |name: &str| name == LOCK || name == format!("{CONFIG}{TEMPORARY}") || name.starts_with(PROBE);
+        let own = |name: &str| name == LOCK || is_temporary(name) || name.starts_with(PROBE);
         let mut names = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.flatten().map(|entry| entry.file_name());
         if names.all(|name| own(&name.to_string_lossy())) {
             return Ok(State::Free);

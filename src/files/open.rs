@@ -1,0 +1,180 @@
+//! Opens files of the kind that is expected: a link, a pipe or a device in the place of a file is refused before anything
+//! is read from it or written to it.
+
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
+use std::io;
+use std::path::Path;
+
+/// Opens a file that the user or a model names, for reading. Links are followed, since the user's data may lie anywhere and
+/// the hub's cache is made of them.
+///
+/// # Errors
+/// The system's error; [`io::ErrorKind::IsADirectory`] for a folder and [`io::ErrorKind::InvalidInput`] for a pipe, a socket
+/// or a device, which says so. None of them is opened, so that a pipe without a writer blocks nobody.
+pub fn input(path: &Path) -> io::Result<File> {
+    check(&fs::metadata(path)?)?;
+    let file = options(OpenOptions::new().read(true), false).open(path)?;
+    check(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Opens a file in a folder that may come from a stranger, with `how`. The file is expected to be a plain one: a link in its
+/// place is not followed, wherever it leads.
+///
+/// # Errors
+/// As [`input`], and [`io::ErrorKind::InvalidInput`] for a link.
+pub fn own(path: &Path, how: &OpenOptions) -> io::Result<File> {
+    match fs::symlink_metadata(path) {
+        Ok(there) => check(&there)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let file = options(&mut how.clone(), true).open(path)?;
+    check(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Fails unless `path` is a folder itself: not a link to one. Nothing there is [`io::ErrorKind::NotFound`].
+///
+/// # Errors
+/// As [`own`], and [`io::ErrorKind::NotADirectory`] for a file.
+pub fn own_folder(path: &Path) -> io::Result<()> {
+    let there = fs::symlink_metadata(path)?.file_type();
+    if there.is_dir() {
+        return Ok(());
+    }
+    let what = if there.is_file() { "a file" } else { kind(there) };
+    Err(io::Error::new(io::ErrorKind::NotADirectory, format!("is {what}, expected a folder")))
+}
+
+/// Makes a folder unless it is there, as [`own_folder`] wants it.
+///
+/// # Errors
+/// As [`own_folder`].
+pub fn make_own_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => own_folder(path),
+        made => made,
+    }
+}
+
+/// Fails unless a file is a plain one.
+fn check(there: &Metadata) -> io::Result<()> {
+    let there = there.file_type();
+    if there.is_file() {
+        return Ok(());
+    }
+    let error = if there.is_dir() { io::ErrorKind::IsADirectory } else { io::ErrorKind::InvalidInput };
+    Err(io::Error::new(error, format!("is {}, expected a file", kind(there))))
+}
+
+/// Names what is no file.
+fn kind(there: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        if there.is_fifo() {
+            return "a pipe";
+        } else if there.is_socket() {
+            return "a socket";
+        } else if there.is_block_device() || there.is_char_device() {
+            return "a device";
+        }
+    }
+    if there.is_symlink() {
+        "a link"
+    } else if there.is_dir() {
+        "a folder"
+    } else {
+        "no plain file"
+    }
+}
+
+/// Adds what keeps the system from following a link at the path's end and from waiting for a pipe that has taken the
+/// file's place since it was looked at.
+#[cfg(unix)]
+fn options(how: &mut OpenOptions, own: bool) -> &OpenOptions {
+    use rustix::fs::OFlags;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = if own { OFlags::NONBLOCK | OFlags::NOFOLLOW } else { OFlags::NONBLOCK };
+    how.custom_flags(flags.bits().cast_signed())
+}
+
+#[cfg(windows)]
+fn options(how: &mut OpenOptions, own: bool) -> &OpenOptions {
+    use std::os::windows::fs::OpenOptionsExt as _;
+    /// `FILE_FLAG_OPEN_REPARSE_POINT`: opens a link itself, which is then refused as no plain file.
+    const THE_LINK_ITSELF: u32 = 0x0020_0000;
+    if own { how.custom_flags(THE_LINK_ITSELF) } else { how }
+}
+
+#[cfg(not(any(unix, windows)))]
+fn options(how: &mut OpenOptions, _: bool) -> &OpenOptions {
+    how
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A folder with a thing of each kind, and how errors call what is no file.
+    fn things(dir: &Path) -> [(&'static str, &'static str); 5] {
+        fs::write(dir.join("file"), "text").unwrap();
+        fs::create_dir(dir.join("folder")).unwrap();
+        symlink("file", dir.join("link")).unwrap();
+        symlink("nowhere", dir.join("dangling")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(dir.join("pipe")).status().unwrap();
+        assert!(made.success());
+        let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
+        symlink("/dev/zero", dir.join("device")).unwrap();
+        [
+            ("folder", "a folder"),
+            ("pipe", "a pipe"),
+            ("socket", "a socket"),
+            ("device", "a device"),
+            ("dangling", "No such file"),
+        ]
+    }
+
+    #[test]
+    fn pipes_devices_and_folders_are_refused_by_kind_before_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, what) in things(dir.path()) {
+            let error = input(&dir.path().join(name)).unwrap_err().to_string();
+            assert!(error.contains(what), "{name}: {error}");
+        }
+        for name in ["file", "link"] {
+            let mut text = String::new();
+            input(&dir.path().join(name)).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, "text", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_file_of_our_own_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let hows = [
+            OpenOptions::new().read(true).clone(),
+            OpenOptions::new().write(true).create(true).truncate(true).clone(),
+            OpenOptions::new().append(true).create(true).clone(),
+        ];
+        let all = things(dir.path()).map(|(name, _)| name);
+        for how in &hows {
+            for name in all.into_iter().chain(["link"]) {
+                assert!(own(&dir.path().join(name), how).is_err(), "{name} {how:?}");
+            }
+            own(&dir.path().join("file"), how).unwrap();
+        }
+        let error = own(&dir.path().join("link"), &hows[0]).unwrap_err();
+        assert_eq!(error.to_string(), "is a link, expected a file");
+        assert!(!dir.path().join("nowhere").exists());
+        own_folder(&dir.path().join("folder")).unwrap();
+        symlink("folder", dir.path().join("to")).unwrap();
+        assert_eq!(make_own_folder(&dir.path().join("to")).unwrap_err().to_string(), "is a link, expected a folder");
+        make_own_folder(&dir.path().join("new")).unwrap();
+        make_own_folder(&dir.path().join("new")).unwrap();
+    }
+}
