@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All of them, in the order in which a run comes by.
-pub const POINTS: [&str; 18] = [
+pub const POINTS: [&str; 19] = [
     "resume: locked",
     "resume: before a record is cut back",
     "resume: before the first weights",
@@ -18,6 +18,7 @@ pub const POINTS: [&str; 18] = [
     "save: before the rename",
     "save: renamed",
     "save: verified",
+    "save: note of the first one written",
     "save: an older one renamed",
     "run: before the model",
     "run: after the model",

@@ -127,14 +127,14 @@ fn kill_once(dir: &Path, out: &str, when: When, after: Duration) -> End {
     }
 }
 
-/// The steps of a run without what depends on time.
+/// The steps of a run without what depends on time, and without its random id.
 fn steps_of(run: &Path) -> Vec<String> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
     let line = |line: &str| {
         let mut line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
         line.as_object_mut()
             .expect("an object")
-            .retain(|key, _| !["ms", "tokens_per_s", "pause_ms"].contains(&key.as_str()));
+            .retain(|key, _| !["ms", "tokens_per_s", "pause_ms", "run"].contains(&key.as_str()));
         line.to_string()
     };
     text.lines().map(line).collect()

@@ -98,6 +98,7 @@ fn run(cli: Cli) -> wgpt::error::Result<()> {
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
     expect_broken_tables();
+    signals::survive_large_files();
     match &cli.command {
         // a recipe may say more
         Command::Train(_) => {}

@@ -58,6 +58,16 @@ impl Answer {
     }
 }
 
+/// Makes a write beyond the size that a file may have (`ulimit -f`) an error, as on a full disk. By default the kernel ends the
+/// process.
+pub fn survive_large_files() {
+    #[cfg(unix)]
+    {
+        // a handler that does nothing; where the system takes none, nothing has changed
+        let _ = signal_hook::flag::register(consts::SIGXFSZ, Arc::default());
+    }
+}
+
 /// Listens for signals, on a thread of its own. The first one is answered by a line on standard error, whatever the command
 /// is busy with; a second one ends the process at once. Returns a function that gives the name of one that has come.
 ///

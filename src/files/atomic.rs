@@ -122,6 +122,8 @@ pub fn write_named(path: &Path, text: &str) -> Result<()> {
 pub fn output_error(path: &Path, error: &io::Error) -> Error {
     let hint = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "try freeing space or another folder",
+        io::ErrorKind::FileTooLarge => "try a larger `ulimit -f` or another file system",
+        io::ErrorKind::StaleNetworkFileHandle | io::ErrorKind::NotFound => "bring its disk back, or try another folder",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "try a folder that you may write to",
         _ => "try another folder",
     };

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
+use crate::files::open;
+
 /// A file being written.
 pub trait DiskFile: Write {
     /// Forces what was written to disk. After an error nothing is known of the file any more.
@@ -27,10 +29,10 @@ pub trait Disk: Send + Sync {
     /// [`io::ErrorKind::AlreadyExists`] if it is.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile + '_>>;
 
-    /// Opens a file to be read from its start.
+    /// Opens a plain file to be read from its start.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if there is none, [`io::ErrorKind::InvalidInput`] if it is a link or a special file.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>>;
 
     /// Forces a file that somebody else writes to disk.
@@ -56,6 +58,12 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::NotFound`] if there is none.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
+
+    /// Fails unless there is a folder of that name, not a link to one.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if there is none, [`io::ErrorKind::NotADirectory`] if it is something else.
+    fn own_folder(&self, path: &Path) -> io::Result<()>;
 
     /// The names in a folder, in order.
     ///
@@ -84,12 +92,12 @@ impl Disk for System {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>> {
-        Ok(Box::new(BufReader::with_capacity(1 << 20, File::open(path)?)))
+        Ok(Box::new(BufReader::with_capacity(1 << 20, open::own(path, OpenOptions::new().read(true))?)))
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         // Windows flushes only what was opened for writing
-        OpenOptions::new().append(true).open(path)?.sync_all()
+        open::own(path, OpenOptions::new().append(true))?.sync_all()
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
@@ -103,6 +111,10 @@ impl Disk for System {
 
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
         fs::remove_dir_all(path)
+    }
+
+    fn own_folder(&self, path: &Path) -> io::Result<()> {
+        open::own_folder(path)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
+use crate::files::identity::Identity;
 use crate::files::open;
 
 /// Wait between two tries.
@@ -65,6 +66,21 @@ impl Lock {
         }
     }
 
+    /// Locks a folder itself, so that it stays locked when a file in it is removed. `None` where the system locks no folders:
+    /// on Windows and on some network file systems.
+    ///
+    /// # Errors
+    /// [`Refusal::Held`].
+    pub fn take_folder(path: &Path) -> Result<Option<Self>, Refusal> {
+        if !cfg!(unix) {
+            return Ok(None);
+        }
+        match Self::hold(path, File::open(path).map_err(Refusal::Failed)?, Duration::ZERO) {
+            Err(Refusal::Unsupported(_)) => Ok(None),
+            held => held.map(Some),
+        }
+    }
+
     fn hold(path: &Path, file: File, patience: Duration) -> Result<Self, Refusal> {
         let begin = Instant::now();
         loop {
@@ -83,16 +99,29 @@ impl Lock {
         }
     }
 
-    /// Writes who holds it, for those who come second.
+    /// Writes who holds it, for those who come second, and a line of `more` behind it.
     ///
     /// # Errors
     /// [`Error::Output`].
-    pub fn sign(&mut self) -> Result<()> {
+    pub fn sign(&self, more: &str) -> Result<()> {
         let since = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
-        let text = format!("process {} on {} since {since}\n", std::process::id(), host());
-        let result =
-            self.file.set_len(0).and_then(|()| self.file.rewind()).and_then(|()| self.file.write_all(text.as_bytes()));
+        let text = format!("process {} on {} since {since}\n{more}\n", std::process::id(), host());
+        let mut file = &self.file;
+        let result = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
         result.map_err(|e| output_error(&self.path, &e))
+    }
+
+    /// True if the locked file still has its name: nobody has removed or replaced it.
+    ///
+    /// # Errors
+    /// The system's error, unless it is that there is no such file.
+    pub fn is_in_place(&self) -> io::Result<bool> {
+        let own = Identity::of(&self.file.metadata()?);
+        match Identity::of_file(&self.path) {
+            Ok(there) => Ok(there == own),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -113,10 +142,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         assert!(Lock::take_known(&path).unwrap().is_none());
-        let mut lock = Lock::take(&path, Duration::ZERO).unwrap();
+        let lock = Lock::take(&path, Duration::ZERO).unwrap();
         let refused = || Lock::take(&path, Duration::ZERO).unwrap_err();
         assert!(matches!(refused(), Refusal::Held(holder) if holder == "another process"));
-        lock.sign().unwrap();
+        lock.sign("more").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().nth(1), Some("more"));
         let error = refused().error(&path, |holder| Fault::at("here", holder));
         assert_eq!((error.exit_code(), error.fault().place.as_str()), (7, "here"));
         let holder = &error.fault().what;
@@ -126,6 +156,27 @@ mod tests {
         Lock::take_known(&path).unwrap().unwrap();
         let error = Lock::take(dir.path(), Duration::ZERO).unwrap_err().error(&path, |holder| Fault::from(holder));
         assert_eq!(error.exit_code(), 6);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_is_locked_whatever_becomes_of_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Lock::take_folder(dir.path()).unwrap();
+        if folder.is_none() {
+            println!("not run: the file system here locks no folders");
+            return;
+        }
+        assert!(matches!(Lock::take_folder(dir.path()), Err(Refusal::Held(_))));
+        let path = dir.path().join("lock");
+        let lock = Lock::take(&path, Duration::ZERO).unwrap();
+        assert!(lock.is_in_place().unwrap());
+        fs::remove_file(&path).unwrap();
+        assert!(!lock.is_in_place().unwrap());
+        fs::write(&path, "another").unwrap();
+        assert!(!lock.is_in_place().unwrap());
+        drop(folder);
+        assert!(Lock::take_folder(dir.path()).unwrap().is_some());
     }
 
     #[test]

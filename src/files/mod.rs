@@ -6,6 +6,7 @@
 //! | [`bounded`] | reads files that are not too long |
 //! | [`disk`] | file operations behind a trait, so that tests record them and let each fail |
 //! | [`hub`] | where Hugging Face's cache keeps models and data sets |
+//! | [`identity`] | tells whether a path still leads to what was opened there |
 //! | [`kind`] | kinds of files, told by their first bytes |
 //! | [`lines`] | lines of files, none of which may be without end |
 //! | [`lock`] | locked files, which the system frees when their process ends |
@@ -16,6 +17,7 @@ pub mod atomic;
 pub mod bounded;
 pub mod disk;
 pub mod hub;
+pub mod identity;
 pub mod kind;
 pub mod lines;
 pub mod lock;

@@ -12,9 +12,9 @@ use std::path::Path;
 /// The system's error; [`io::ErrorKind::IsADirectory`] for a folder and [`io::ErrorKind::InvalidInput`] for a pipe, a socket
 /// or a device, which says so. None of them is opened, so that a pipe without a writer blocks nobody.
 pub fn input(path: &Path) -> io::Result<File> {
-    check(&fs::metadata(path)?)?;
+    plain(&fs::metadata(path)?)?;
     let file = options(OpenOptions::new().read(true), false).open(path)?;
-    check(&file.metadata()?)?;
+    plain(&file.metadata()?)?;
     Ok(file)
 }
 
@@ -25,12 +25,12 @@ pub fn input(path: &Path) -> io::Result<File> {
 /// As [`input`], and [`io::ErrorKind::InvalidInput`] for a link.
 pub fn own(path: &Path, how: &OpenOptions) -> io::Result<File> {
     match fs::symlink_metadata(path) {
-        Ok(there) => check(&there)?,
+        Ok(there) => plain(&there)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let file = options(&mut how.clone(), true).open(path)?;
-    check(&file.metadata()?)?;
+    plain(&file.metadata()?)?;
     Ok(file)
 }
 
@@ -58,8 +58,11 @@ pub fn make_own_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Fails unless a file is a plain one.
-fn check(there: &Metadata) -> io::Result<()> {
+/// Fails unless a file that was looked at is a plain one: no folder, link, pipe, socket or device.
+///
+/// # Errors
+/// As [`own`].
+pub fn plain(there: &Metadata) -> io::Result<()> {
     let there = there.file_type();
     if there.is_file() {
         return Ok(());

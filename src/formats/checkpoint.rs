@@ -7,7 +7,10 @@
 //! 2. the files are written into `step-00000250.tmp/` and each is forced to disk, the manifest last;
 //! 3. that folder is forced to disk, renamed, and its parent forced to disk;
 //! 4. everything is read back and compared with the manifest;
-//! 5. older checkpoints that are not to be kept are renamed to `….tmp` and removed.
+//! 5. with the first one `saved.json` is written beside `checkpoints`: from then on a run without checkpoints has lost them;
+//! 6. older checkpoints that are not to be kept are renamed to `….tmp` and removed.
+//!
+//! Nothing in a manifest is believed: it names plain files in its folder, and no more than their bytes are read.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Read, Write};
@@ -18,7 +21,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
 use crate::files::disk::{Disk, DiskFile};
+use crate::files::hub::is_plain_name;
 
+/// The folder of checkpoints in a run's.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// Says in a run's folder that a checkpoint was saved.
+pub const SAVED: &str = "saved.json";
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";
 /// The layout of manifests and of the files that they list.
@@ -27,6 +35,8 @@ const VERSION: u32 = 1;
 const BUFFER_BYTES: usize = 1 << 20;
 /// The largest manifest that is read.
 const MANIFEST_BYTES: u64 = 1 << 20;
+/// The largest note of a first checkpoint that is read.
+const SAVED_BYTES: u64 = 1 << 12;
 
 /// What a file of a checkpoint is filled with.
 pub type Fill<'a> = &'a dyn Fn(&mut dyn Write) -> Result<()>;
@@ -63,6 +73,10 @@ impl Manifest {
     fn parse(text: &[u8]) -> Result<Self> {
         let broken = |fault: Fault| Error::data(fault.within(MANIFEST));
         let found: Self = serde_json::from_slice(text).map_err(|e| broken(format!("is no manifest ({e})").into()))?;
+        if let Some(name) = found.files.keys().find(|name| !is_plain_name(name)) {
+            let fault = Fault::from(format!("lists {name:?}")).expected("names of files beside it");
+            return Err(broken(fault));
+        }
         if found.version != VERSION {
             return Err(broken(
                 Fault::from(format!("has version {}", found.version)).expected(VERSION).advice("try a newer wgpt"),
@@ -97,9 +111,29 @@ pub struct Keep {
     pub every: usize,
 }
 
+/// What is beside a checkpoint in its run's folder.
+pub struct Beside<'a> {
+    /// Growing files that have to be on disk before the checkpoint counts.
+    pub records: &'a [PathBuf],
+    /// The run's random id.
+    pub run: &'a str,
+    /// Fails if the folder is not this run's any more.
+    pub check: &'a dyn Fn() -> Result<()>,
+}
+
+/// Contents of [`SAVED`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The run's random id.
+    pub run: String,
+    /// The step of its first checkpoint.
+    pub first: usize,
+}
+
 /// A folder's checkpoints.
 pub struct Checkpoints<'d> {
     disk: &'d dyn Disk,
+    run: PathBuf,
     /// `RUN/checkpoints`.
     dir: PathBuf,
 }
@@ -120,7 +154,7 @@ impl<'d> Checkpoints<'d> {
     /// Those of a run's folder, which need not have any yet.
     #[must_use]
     pub fn new(disk: &'d dyn Disk, run: &Path) -> Self {
-        Self { disk, dir: run.join("checkpoints") }
+        Self { disk, run: run.to_owned(), dir: run.join(CHECKPOINTS) }
     }
 
     /// The folder of a step's checkpoint.
@@ -143,13 +177,13 @@ impl<'d> Checkpoints<'d> {
         Ok(steps)
     }
 
-    /// Saves a checkpoint of `step` as the module's text says; `records` are files that others write and that have to be
-    /// on disk before it counts.
+    /// Saves a checkpoint of `step` as the module's text says.
     ///
     /// # Errors
-    /// [`Error::Output`] naming the file, after which older checkpoints are as they were.
-    pub fn save(&self, step: usize, files: &[(&str, Fill)], records: &[PathBuf], keep: Keep) -> Result<()> {
-        for record in records {
+    /// [`Error::Output`] naming the file, after which older checkpoints are as they were; that of `beside.check`.
+    pub fn save(&self, step: usize, files: &[(&str, Fill)], beside: &Beside, keep: Keep) -> Result<()> {
+        (beside.check)()?;
+        for record in beside.records {
             match self.disk.sync_file(record) {
                 // somebody has removed it: no reason to lose the run too
                 Err(e) if e.kind() == io::ErrorKind::NotFound => log::warn!("{}: is gone", record.display()),
@@ -165,6 +199,7 @@ impl<'d> Checkpoints<'d> {
             match self.verify(step) {
                 Ok(_) => {
                     self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))?;
+                    self.note_first(step, beside)?;
                     return self.forget(step, keep);
                 }
                 Err(Error::Data(_)) => drop(self.put_aside(step)?),
@@ -173,6 +208,7 @@ impl<'d> Checkpoints<'d> {
         }
         let result = self.write(&temporary, step, files).and_then(|()| {
             crate::kill_point!("save: before the rename");
+            (beside.check)()?;
             self.disk.rename(&temporary, &path).map_err(|e| output_error(&path, &e))?;
             crate::kill_point!("save: renamed");
             self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))
@@ -184,7 +220,48 @@ impl<'d> Checkpoints<'d> {
         }
         self.verify(step).map_err(|e| Error::output(format!("{e}, right after it was written; try another disk")))?;
         crate::kill_point!("save: verified");
+        self.note_first(step, beside)?;
         self.forget(step, keep)
+    }
+
+    /// Notes that the run has a checkpoint, unless that is noted already.
+    fn note_first(&self, step: usize, beside: &Beside) -> Result<()> {
+        (beside.check)()?;
+        if self.saved()?.is_some_and(|saved| saved.run == beside.run) {
+            return Ok(());
+        }
+        let path = self.run.join(SAVED);
+        let fail = |e: &io::Error| output_error(&path, e);
+        let text = serde_json::to_vec(&Saved { run: beside.run.to_owned(), first: step })
+            .map_err(|e| Error::output(Fault::at(SAVED, format!("cannot be made ({e})"))))?;
+        // in the folder of checkpoints, whose litter every save sweeps
+        let temporary = self.dir.join(name(step) + ".tmp");
+        let file = temporary.join(SAVED);
+        self.disk.make_folder(&temporary).map_err(|e| fail(&e))?;
+        self.write_file(&file, &|out| out.write_all(&text).map_err(|e| fail(&e)))?;
+        for folder in [&temporary, &self.dir] {
+            self.disk.sync_folder(folder).map_err(|e| output_error(folder, &e))?;
+        }
+        crate::kill_point!("save: note of the first one written");
+        self.disk.rename(&file, &path).map_err(|e| fail(&e))?;
+        self.disk.sync_folder(&self.run).map_err(|e| fail(&e))?;
+        self.disk.remove_folder(&temporary).map_err(|e| output_error(&temporary, &e))
+    }
+
+    /// Returns the note of the run's first checkpoint; `None` if none was saved, or an earlier version saved it.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be read; [`Error::Data`] if it is no such note.
+    pub fn saved(&self) -> Result<Option<Saved>> {
+        let path = self.run.join(SAVED);
+        let mut text = Vec::new();
+        let opened = match self.disk.open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|e| output_error(&path, &e))?,
+        };
+        opened.take(SAVED_BYTES).read_to_end(&mut text).map_err(|e| output_error(&path, &e))?;
+        let broken = |e| Error::data(Fault::at(path.display(), format!("is no note of a checkpoint ({e})")));
+        serde_json::from_slice(&text).map(Some).map_err(broken)
     }
 
     fn make_parent(&self) -> Result<()> {
@@ -192,7 +269,7 @@ impl<'d> Checkpoints<'d> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(e) => Err(output_error(&self.dir, &e)),
             Ok(()) => {
-                let run = self.dir.parent().filter(|run| !run.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let run = Some(self.run.as_path()).filter(|run| !run.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 self.disk.sync_folder(run).map_err(|e| output_error(run, &e))
             }
         }
@@ -250,40 +327,19 @@ impl<'d> Checkpoints<'d> {
     /// Compares a checkpoint with its manifest; returns its bytes.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file that is missing, too short, too long or changed; [`Error::Output`] if the disk does
-    /// not let us see; [`Error::Usage`] if a newer program has made it.
+    /// [`Error::Data`] naming the file that is missing, a link, too short, too long or changed; [`Error::Output`] if the
+    /// disk does not let us see; [`Error::Usage`] if a newer program has made it.
     pub fn verify(&self, step: usize) -> Result<u64> {
         let dir = self.path(step);
         let damaged = |name: &str, fault: Fault| Error::data(fault.within(dir.join(name).display()));
-        let unread = |name: &str, e: &io::Error| match e.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
-                damaged(name, format!("cannot be read ({e})").into())
-            }
-            // a disk that is away does not make a checkpoint a bad one
-            _ => {
-                Error::output(Fault::at(dir.join(name).display(), format!("cannot be read ({e})")).advice("try again"))
-            }
-        };
-        let mut text = Vec::new();
-        let opened = self.disk.open(&dir.join(MANIFEST)).map_err(|e| unread(MANIFEST, &e))?;
-        opened.take(MANIFEST_BYTES).read_to_end(&mut text).map_err(|e| unread(MANIFEST, &e))?;
-        if let Some(version) = newer_version(&text) {
-            return Err(Error::usage(
-                Fault::at(dir.display(), "is a checkpoint of a newer wgpt")
-                    .expected(format!("layout {VERSION}"))
-                    .found(version)
-                    .advice("try that one"),
-            ));
-        }
-        let manifest = Manifest::parse(&text).map_err(|e| Error::data(e.fault().clone().within(dir.display())))?;
-        if manifest.step != step {
-            return Err(damaged(MANIFEST, Fault::from(format!("is of step {}", manifest.step)).expected(step)));
-        }
-        let mut bytes = text.len() as u64;
+        let (manifest, mut bytes) = self.manifest(step)?;
         for (name, expected) in &manifest.files {
-            let found = self.measure(&dir.join(name)).map_err(|e| unread(name, &e))?;
+            let path = dir.join(name);
+            let found = self.measure(&path, expected.bytes).map_err(|e| unread(&path, &e))?;
             if found.bytes != expected.bytes {
-                return Err(damaged(name, Fault::from(format!("has {} bytes", found.bytes)).expected(expected.bytes)));
+                let than = if found.bytes > expected.bytes { "more than " } else { "" };
+                let found = found.bytes.min(expected.bytes);
+                return Err(damaged(name, Fault::from(format!("has {than}{found} bytes")).expected(expected.bytes)));
             }
             if found.blake3 != expected.blake3 {
                 return Err(damaged(
@@ -296,8 +352,32 @@ impl<'d> Checkpoints<'d> {
         Ok(bytes)
     }
 
-    fn measure(&self, path: &Path) -> io::Result<Entry> {
-        let mut file = self.disk.open(path)?;
+    /// Reads the manifest of a step's checkpoint; returns it with its length.
+    fn manifest(&self, step: usize) -> Result<(Manifest, u64)> {
+        let dir = self.path(step);
+        self.disk.own_folder(&dir).map_err(|e| unread(&dir, &e))?;
+        let (path, mut text) = (dir.join(MANIFEST), Vec::new());
+        let opened = self.disk.open(&path).map_err(|e| unread(&path, &e))?;
+        opened.take(MANIFEST_BYTES).read_to_end(&mut text).map_err(|e| unread(&path, &e))?;
+        if let Some(version) = newer_version(&text) {
+            return Err(Error::usage(
+                Fault::at(dir.display(), "is a checkpoint of a newer wgpt")
+                    .expected(format!("layout {VERSION}"))
+                    .found(version)
+                    .advice("try that one"),
+            ));
+        }
+        let manifest = Manifest::parse(&text).map_err(|e| Error::data(e.fault().clone().within(dir.display())))?;
+        if manifest.step != step {
+            let fault = Fault::from(format!("is of step {}", manifest.step)).expected(step);
+            return Err(Error::data(fault.within(path.display())));
+        }
+        Ok((manifest, text.len() as u64))
+    }
+
+    /// Hashes a file, of which at most one byte more than `most` is read.
+    fn measure(&self, path: &Path, most: u64) -> io::Result<Entry> {
+        let mut file = self.disk.open(path)?.take(most.saturating_add(1));
         let (mut hasher, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; BUFFER_BYTES]);
         loop {
             match file.read(&mut buffer) {
@@ -345,15 +425,34 @@ impl<'d> Checkpoints<'d> {
     /// A file of a checkpoint, whole.
     ///
     /// # Errors
-    /// [`Error::Data`] if it cannot be read.
+    /// [`Error::Data`] if the manifest does not list it, or it has not the bytes that are listed.
     pub fn read(&self, step: usize, file: &str) -> Result<Vec<u8>> {
         let path = self.path(step).join(file);
+        let wrong = |fault: Fault| Error::data(fault.within(path.display()));
+        let (manifest, _) = self.manifest(step)?;
+        let expected = manifest.files.get(file).ok_or_else(|| wrong("is not in the manifest".into()))?.bytes;
         let mut bytes = Vec::new();
         self.disk
             .open(&path)
-            .and_then(|mut file| file.read_to_end(&mut bytes))
-            .map_err(|e| Error::data(Fault::at(path.display(), format!("cannot be read ({e})"))))?;
+            .and_then(|file| file.take(expected).read_to_end(&mut bytes))
+            .map_err(|e| wrong(format!("cannot be read ({e})").into()))?;
+        if bytes.len() as u64 != expected {
+            return Err(wrong(Fault::from(format!("has {} bytes", bytes.len())).expected(expected)));
+        }
         Ok(bytes)
+    }
+}
+
+/// The error of a file or folder of a checkpoint that cannot be read.
+fn unread(path: &Path, error: &io::Error) -> Error {
+    let fault = Fault::at(path.display(), format!("cannot be read ({error})"));
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::InvalidInput => Error::data(fault),
+        // a disk that is away does not make a checkpoint a bad one
+        _ => Error::output(fault.advice("try again")),
     }
 }
 

@@ -148,6 +148,11 @@ impl Disk for Memory {
         Ok(())
     }
 
+    fn own_folder(&self, path: &Path) -> io::Result<()> {
+        self.inner().call(Op::Read)?;
+        self.has(path)
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         self.inner().call(Op::Read)?;
         self.has(path)?;
@@ -170,7 +175,11 @@ fn save(disk: &dyn Disk, step: usize, keep: Keep) -> Result<()> {
         }
     };
     let files: [(&str, Fill); 2] = [("a", &fill(1300)), ("b", &fill(7))];
-    Checkpoints::new(disk, Path::new(RUN)).save(step, &files, &[record()], keep)
+    Checkpoints::new(disk, Path::new(RUN)).save(step, &files, &beside(&[record()]), keep)
+}
+
+fn beside(records: &[PathBuf]) -> Beside<'_> {
+    Beside { records, run: "ab", check: &|| Ok(()) }
 }
 
 fn newest(disk: &dyn Disk) -> Option<usize> {
@@ -201,7 +210,14 @@ fn an_error_at_any_call_leaves_a_checkpoint_and_the_next_save_works() {
         after - before
     };
     assert!(calls > 20, "{calls}");
-    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+    let kinds = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::FileTooLarge,
+        io::ErrorKind::StaleNetworkFileHandle,
+        io::ErrorKind::Other,
+    ];
+    for kind in kinds {
         for at in 0..calls {
             let disk = Memory::new();
             save(&disk, 1, KEEP).unwrap();
@@ -270,9 +286,17 @@ fn unsynced(ops: &[Op]) -> Vec<usize> {
     (0..ops.len()).filter(|&at| loses(&ops[at]) && !is_forced(at)).collect()
 }
 
-/// Goes through the disks that a power cut may leave at any call; returns how many there are, and of the first without
-/// a checkpoint the calls and what was lost of them.
-fn cuts(start: &BTreeMap<PathBuf, Option<Vec<u8>>>, ops: &[Op]) -> (usize, Option<String>) {
+fn has_none(disk: &Memory) -> bool {
+    newest(disk).is_none()
+}
+
+/// Goes through the disks that a power cut may leave at any call; returns how many there are, and of the first bad one the
+/// calls and what was lost of them.
+fn cuts(
+    start: &BTreeMap<PathBuf, Option<Vec<u8>>>,
+    ops: &[Op],
+    is_bad: &dyn Fn(&Memory) -> bool,
+) -> (usize, Option<String>) {
     let mut states = 0;
     for end in 0..=ops.len() {
         let open = unsynced(&ops[..end]);
@@ -285,7 +309,7 @@ fn cuts(start: &BTreeMap<PathBuf, Option<Vec<u8>>>, ops: &[Op]) -> (usize, Optio
                     open.iter().enumerate().filter(|(i, _)| is_lost(*i)).map(|(_, at)| (*at, torn)).collect();
                 let disk = after_a_cut(start, &ops[..end], &lost);
                 states += 1;
-                if newest(&disk).is_none() {
+                if is_bad(&disk) {
                     return (states, Some(format!("lost {lost:?} of {:#?}", &ops[..end])));
                 }
                 // whatever lies about, the next save works
@@ -311,7 +335,7 @@ fn recorded() -> (BTreeMap<PathBuf, Option<Vec<u8>>>, Vec<Op>) {
 #[test]
 fn every_power_cut_leaves_a_checkpoint() {
     let (start, ops) = recorded();
-    let (states, lost) = cuts(&start, &ops);
+    let (states, lost) = cuts(&start, &ops, &has_none);
     println!("{states} states after {} calls", ops.len());
     assert!(lost.is_none(), "no checkpoint: {}", lost.unwrap_or_default());
     assert!(states >= 10_000, "{states}");
@@ -322,10 +346,93 @@ fn a_save_that_forces_nothing_to_disk_is_seen_to_lose_checkpoints() {
     let (start, ops) = recorded();
     let without = |is_left_out: fn(&Op) -> bool| {
         let ops: Vec<Op> = ops.iter().filter(|op| !is_left_out(op)).cloned().collect();
-        cuts(&start, &ops).1.is_some()
+        cuts(&start, &ops, &has_none).1.is_some()
     };
     assert!(without(|op| matches!(op, Op::Sync(_))), "files");
     assert!(without(|op| matches!(op, Op::SyncFolder(_))), "folders");
+}
+
+#[test]
+fn a_run_that_has_saved_nothing_is_never_taken_for_one_that_lost_its_checkpoints() {
+    let start = Memory::new().inner().there.clone();
+    let disk = Memory::new();
+    (1..=2).for_each(|step| save(&disk, step, KEEP).unwrap());
+    let ops = disk.inner().ops.clone();
+    let saved = |disk: &Memory| Checkpoints::new(disk, Path::new(RUN)).saved().unwrap();
+    assert_eq!(saved(&disk), Some(Saved { run: "ab".into(), first: 1 }));
+    let (states, bad) = cuts(&start, &ops, &|disk| saved(disk).is_some() && newest(disk).is_none());
+    assert!(bad.is_none() && states > 1000, "{states}: noted without a checkpoint: {}", bad.unwrap_or_default());
+    // the note is on disk before anything is forgotten
+    let noted = |disk: &Memory| saved(disk).is_none() && newest(disk) == Some(2);
+    let forgot = ops.iter().position(|op| matches!(op, Op::Rename(from, _) if from.ends_with(name(1)))).unwrap();
+    let (_, bad) = cuts(&start, &ops[..forgot], &noted);
+    assert!(bad.is_none(), "a second checkpoint without a note: {}", bad.unwrap_or_default());
+    // a note that comes first is seen
+    let early = |disk: &Memory| disk.inner().there.contains_key(Path::new("run/checkpoints")) && newest(disk).is_none();
+    assert!(cuts(&start, &ops, &early).1.is_some());
+}
+
+/// Gives a manifest that is changed its own BLAKE3.
+fn signed(manifest: &Manifest) -> Vec<u8> {
+    Manifest::new(manifest.step, manifest.files.clone()).unwrap().text().unwrap()
+}
+
+#[test]
+fn a_manifest_names_plain_files_inside_and_no_more_than_their_bytes_is_read() {
+    let disk = Memory::new();
+    save(&disk, 1, KEEP).unwrap();
+    let checkpoints = Checkpoints::new(&disk, Path::new(RUN));
+    let path = checkpoints.path(1).join(MANIFEST);
+    let sound = Manifest::parse(disk.inner().there[&path].as_ref().unwrap()).unwrap();
+    let refused = |change: &dyn Fn(&mut BTreeMap<String, super::Entry>)| {
+        let mut manifest = sound.clone();
+        change(&mut manifest.files);
+        disk.inner().there.insert(path.clone(), Some(signed(&manifest)));
+        let error = checkpoints.verify(1).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        error.to_string()
+    };
+    for name in ["../a", "/etc/passwd", "..", ".", "", "a/b", "a\u{1b}[31m", "a\nb", ".hidden"] {
+        let text = refused(&|files| drop(files.insert(name.into(), sound.files["a"].clone())));
+        assert!(text.contains("expected names of files beside it"), "{name:?}: {text}");
+        assert!(!text.contains(['\n', '\u{1b}']), "{text:?}");
+    }
+    let text = refused(&|files| files.get_mut("a").unwrap().bytes = 5);
+    assert!(text.contains("has more than 5 bytes, expected 5"), "{text}");
+    let text = refused(&|files| files.get_mut("a").unwrap().bytes = u64::MAX);
+    assert!(text.contains("has 1300 bytes"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_that_is_a_link_or_holds_one_is_refused() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let system = crate::files::disk::System;
+    let checkpoints = Checkpoints::new(&system, &run);
+    let fill = |out: &mut dyn Write| out.write_all(b"some bytes").map_err(|e| output_error(Path::new("fill"), &e));
+    checkpoints.save(7, &[("a", &fill)], &beside(&[]), KEEP).unwrap();
+    let moved = dir.path().join("moved");
+    let is_link = |path: &Path| {
+        std::fs::rename(path, &moved).unwrap();
+        symlink(&moved, path).unwrap();
+        let error = checkpoints.verify(7).unwrap_err();
+        assert!(error.exit_code() == 3 && error.to_string().contains("is a link"), "{error}");
+        std::fs::remove_file(path).unwrap();
+        std::fs::rename(&moved, path).unwrap();
+        checkpoints.verify(7).unwrap();
+    };
+    for path in [checkpoints.path(7), checkpoints.path(7).join("a"), checkpoints.path(7).join(MANIFEST)] {
+        is_link(&path);
+    }
+    // what a killed save left may be a link to somebody's folder
+    std::fs::create_dir(&moved).unwrap();
+    std::fs::write(moved.join("precious"), "").unwrap();
+    symlink(&moved, run.join("checkpoints/step-00000008.tmp")).unwrap();
+    checkpoints.save(8, &[("a", &fill)], &beside(&[]), KEEP).unwrap();
+    assert!(moved.join("precious").exists());
 }
 
 #[test]
@@ -335,7 +442,7 @@ fn every_changed_byte_and_every_truncation_is_found() {
     let system = crate::files::disk::System;
     let checkpoints = Checkpoints::new(&system, dir.path());
     let fill = |out: &mut dyn Write| out.write_all(b"some bytes").map_err(|e| output_error(Path::new("fill"), &e));
-    checkpoints.save(7, &[("a", &fill), ("b", &fill)], &[dir.path().join("metrics.jsonl")], KEEP).unwrap();
+    checkpoints.save(7, &[("a", &fill), ("b", &fill)], &beside(&[dir.path().join("metrics.jsonl")]), KEEP).unwrap();
     checkpoints.verify(7).unwrap();
     for name in ["a", "b", MANIFEST] {
         let path = checkpoints.path(7).join(name);
@@ -370,8 +477,8 @@ fn a_checkpoint_of_a_newer_program_is_not_damaged() {
     let unsigned = [&text[..digest], &text[digest + 64..]].concat().replace(old, new);
     let hash = blake3::hash(unsigned.as_bytes()).to_hex().to_string();
     let at = unsigned.rfind("\"blake3\": \"").unwrap() + 11;
-    let signed = [&unsigned[..at], &hash, &unsigned[at..]].concat();
-    disk.inner().there.insert(path.clone(), Some(signed.into_bytes()));
+    let whole = [&unsigned[..at], &hash, &unsigned[at..]].concat();
+    disk.inner().there.insert(path.clone(), Some(whole.into_bytes()));
     let error = Checkpoints::new(&disk, Path::new(RUN)).newest().map(|_| ()).unwrap_err();
     let Error::Usage(fault) = &error else { panic!("{error:?}") };
     assert_eq!((fault.expected.as_str(), fault.found.as_str()), ("layout 1", "2"), "{error}");

@@ -11,10 +11,10 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::data::BatchesState;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
 use crate::files::disk::{Disk, System};
-use crate::formats::checkpoint::{Checkpoints, Damaged, Keep};
+use crate::formats::checkpoint::{Beside, CHECKPOINTS, Checkpoints, Damaged, Keep};
 use crate::formats::checkpoint_weights::{self, WEIGHTS};
 use crate::formats::safetensors_file::{Entry, Layout};
 use crate::gpu::Gpu;
@@ -22,6 +22,7 @@ use crate::model::params::PARAMS;
 use crate::model::{Config, Weights};
 
 use crate::ops::stepcontrol::{self, Report};
+use crate::run::home::Home;
 
 use crate::train::schedule::Schedule;
 use crate::train::settings::Interval;
@@ -60,6 +61,12 @@ pub struct StateFile {
     pub schedule: Schedule,
     /// Seed of the run.
     pub seed: u32,
+    /// The run's random id; none in a checkpoint of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// Every other setting that moved a loss of these steps, by key; none in a checkpoint of an earlier version.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// What the bits of the steps depend on beside all this.
     pub made_by: MadeBy,
     /// What a tuning record said of this adapter's kernels: used again, whatever it says now.
@@ -160,11 +167,13 @@ pub struct Saved {
 }
 
 /// Finds the newest checkpoint of a run that verifies, and reads it. Damaged ones that are newer come as sentences, and
-/// get other names, since the run will save those steps again. `None` if there is no sound one.
+/// get other names, since the run will save those steps again. `None` if there is no sound one; `id` is the run's, where it
+/// has one.
 ///
 /// # Errors
-/// [`Error::Output`] if the folder cannot be read or changed; [`Error::Data`] if a sound checkpoint is of another model.
-pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<String>)> {
+/// [`Error::Output`] if the folder cannot be read or changed; [`Error::Data`] if checkpoints were saved and are gone or
+/// damaged, or a sound one is of another model; [`Error::Usage`] if it is of another run.
+pub fn load_newest(run: &Path, id: Option<&str>, config: Config) -> Result<(Option<Saved>, Vec<String>)> {
     let checkpoints = Checkpoints::new(&System, run);
     let (newest, damaged) = checkpoints.newest()?;
     if let (None, [first, ..]) = (newest, damaged.as_slice()) {
@@ -174,6 +183,17 @@ pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<Str
             damaged.len(),
             first.error
         )));
+    }
+    if newest.is_none()
+        && let Some(saved) = checkpoints.saved()?
+    {
+        let place = run.join(CHECKPOINTS);
+        let fault = Fault::at(place.display(), "holds no checkpoint");
+        return Err(Error::data(
+            fault
+                .expected(format!("those that the run saved from step {} on", saved.first))
+                .advice("bring them back, or --restart to begin anew"),
+        ));
     }
     let mut passed = Vec::new();
     for Damaged { step, error } in damaged {
@@ -187,6 +207,14 @@ pub fn load_newest(run: &Path, config: Config) -> Result<(Option<Saved>, Vec<Str
         Error::data(format!("{}: {STATE} is not a run's state ({e}); try another wgpt", place.display()))
     })?;
     let wrong = |what: String| Err(Error::data(format!("{}: {STATE}: {what}", place.display())));
+    if let (Some(id), Some(other)) = (id, &state.run)
+        && id != other
+    {
+        let fault = Fault::at(place.display(), "is a checkpoint of another run").expected(format!("run {id}"));
+        return Err(Error::usage(
+            fault.found(format!("run {other}")).advice("move it away and bring this run's checkpoints back"),
+        ));
+    }
     if state.step != step {
         return wrong(format!("is of step {}, expected {step}", state.step));
     }
@@ -239,7 +267,7 @@ fn put(path: &Path, sets: &[(&str, &Weights)], out: &mut dyn Write) -> Result<()
 
 /// Writes checkpoints of one run, one at a time, on a thread of its own.
 pub struct Saver {
-    run: PathBuf,
+    home: Arc<Home>,
     keep: Keep,
     interval: Interval,
     at_work: Option<(Arc<Saved>, JoinHandle<Result<()>>)>,
@@ -252,8 +280,8 @@ pub struct Saver {
 impl Saver {
     /// For a run's folder; `last` is the step that has a checkpoint already.
     #[must_use]
-    pub fn new(run: &Path, interval: Interval, keep: Keep, last: Option<usize>) -> Self {
-        Self { run: run.to_owned(), keep, interval, at_work: None, failed: None, last, since: Instant::now() }
+    pub fn new(home: Arc<Home>, interval: Interval, keep: Keep, last: Option<usize>) -> Self {
+        Self { home, keep, interval, at_work: None, failed: None, last, since: Instant::now() }
     }
 
     /// True if a checkpoint is to be made after `step`.
@@ -282,9 +310,9 @@ impl Saver {
     }
 
     fn start(&mut self, saved: Arc<Saved>) -> Result<()> {
-        let (run, keep, own) = (self.run.clone(), self.keep, Arc::clone(&saved));
+        let (home, keep, own) = (Arc::clone(&self.home), self.keep, Arc::clone(&saved));
         let thread = std::thread::Builder::new().name("checkpoint".into());
-        match thread.spawn(move || write(&System, &run, keep, &own)) {
+        match thread.spawn(move || write(&System, &home, keep, &own)) {
             Ok(thread) => {
                 self.at_work = Some((saved, thread));
                 Ok(())
@@ -344,7 +372,8 @@ impl Drop for Saver {
 }
 
 /// Writes one checkpoint.
-fn write(disk: &dyn Disk, run: &Path, keep: Keep, saved: &Saved) -> Result<()> {
+fn write(disk: &dyn Disk, home: &Home, keep: Keep, saved: &Saved) -> Result<()> {
+    let run = home.dir();
     let checkpoints = Checkpoints::new(disk, run);
     let step = saved.state.step;
     let place = checkpoints.path(step);
@@ -359,7 +388,7 @@ fn write(disk: &dyn Disk, run: &Path, keep: Keep, saved: &Saved) -> Result<()> {
             (MOMENTS, &|out| put(&place.join(MOMENTS), &[("m.", m), ("v.", v)], out)),
             (STATE, &|out| out.write_all(&state).map_err(|e| output_error(&place.join(STATE), &e))),
         ],
-        &records,
+        &Beside { records: &records, run: home.run(), check: &|| home.check() },
         keep,
     )
 }

@@ -1,27 +1,34 @@
 //! A run's folder: whether it may be used, and the files that grow in it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::fs;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::data::Tokenizer;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
 use crate::files::disk::System;
+use crate::files::lines::Lines;
+use crate::files::open;
 use crate::formats::checkpoint::Checkpoints;
 
-use crate::files::lock::Lock;
-use crate::run::lock;
-use crate::run::tensorboard::Events;
+use crate::run::contents;
+use crate::run::home::{self, Home};
+use crate::run::lock::FolderLock;
+use crate::run::record::Record;
+use crate::run::tensorboard::{self, Events};
 use crate::train::settings::RunFile;
 use crate::train::settings::file::{CONFIG, TOKENIZER};
 
 use super::inspect::{State, inspect};
 use super::records::{self, METRICS, Metric};
 
-const LOG: &str = "main.log";
-const SAMPLES: &str = "samples.txt";
+pub(super) const LOG: &str = "main.log";
+pub(super) const SAMPLES: &str = "samples.txt";
+/// The folder of records that were put aside.
+pub(super) const UNSAVED: &str = "unsaved";
 /// How the file begins that tells whether a folder can be written.
 pub(super) const PROBE: &str = ".wgpt-probe-";
 
@@ -93,18 +100,25 @@ pub fn check_writable(dir: &Path) -> Result<()> {
 /// The growing files of a run, in a folder that is locked as long as this lives.
 #[derive(Debug)]
 pub struct Folder {
-    /// The folder.
-    pub dir: PathBuf,
-    metrics: File,
+    home: Arc<Home>,
+    metrics: Record,
     metric_lines: usize,
-    log: File,
-    samples: File,
+    log: Record,
+    samples: Record,
     events: Events,
-    /// Bytes of metrics and log before a step that may have been written in part.
-    torn: Option<(u64, u64)>,
+    /// [`Home::returns`] when the files were opened.
+    returns: usize,
     /// Its `config.toml`.
     file: RunFile,
-    _lock: Lock,
+}
+
+/// Bytes of each record and lines of `metrics.jsonl` that a checkpoint vouches for; nothing where there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vouched {
+    /// By names seen from the run's folder.
+    pub bytes: BTreeMap<String, u64>,
+    /// The last of them may have grown since ([`Folder::amend`]).
+    pub metric_lines: usize,
 }
 
 impl Folder {
@@ -114,39 +128,60 @@ impl Folder {
     /// [`Error::Output`]; [`Error::Locked`] or [`Error::Usage`] if another run has just begun in it.
     pub fn create(dir: &Path, file: RunFile) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|e| output_error(dir, &e))?;
-        let lock = lock::take(dir)?;
+        let lock = FolderLock::take(dir)?;
         if inspect(dir, &file.settings, file.record.data.as_deref())? != State::Free {
             let fault = Fault::at("--out", format!("{} holds another run that has just begun", dir.display()));
             return Err(Error::usage(fault.advice("try another folder")));
         }
-        Self::resume(dir, file, lock, &BTreeMap::new(), 0)
+        Self::resume(dir, file, lock, &Vouched::default())
     }
 
-    /// Resumes in a folder whose records are cut back to the bytes in `records`, nothing if they are not in it, and
-    /// `metrics.jsonl` to so many lines. The configuration is written anew, since some settings may differ.
+    /// Resumes in a folder whose records are cut back to what a checkpoint vouches for; without one they are put aside. The
+    /// configuration is written anew, since some settings may differ.
     ///
     /// # Errors
-    /// [`Error::Output`].
-    pub fn resume(
-        dir: &Path,
-        file: RunFile,
-        mut lock: Lock,
-        records: &BTreeMap<String, u64>,
-        metric_lines: usize,
-    ) -> Result<Self> {
-        lock.sign()?;
-        if let Some(Tokenizer::Own(own)) = &file.settings.data.tokenizer {
-            own.files().write(&dir.join(TOKENIZER))?;
-        }
-        file.write(dir)?;
-        let open = |name: &str| {
-            let path = dir.join(name);
-            let opened = end_of(dir, name, records, metric_lines).and_then(|bytes| cut_back(&path, bytes));
-            opened.map_err(|e| output_error(&path, &e))
+    /// [`Error::Output`]; [`Error::Data`] if the records are not this run's.
+    pub fn resume(dir: &Path, mut file: RunFile, lock: FolderLock, vouched: &Vouched) -> Result<Self> {
+        let lock = lock.with_file(dir)?;
+        let run = match &file.record.run {
+            Some(run) => run.clone(),
+            None => home::new_run()?,
         };
-        let (metrics, log, samples) = (open(METRICS)?, open(LOG)?, open(SAMPLES)?);
-        let (dir, events) = (dir.to_owned(), Events::begin(dir, records)?);
-        Ok(Self { dir, metrics, metric_lines, log, samples, events, torn: None, file, _lock: lock })
+        file.record.run = Some(run.clone());
+        let home = Arc::new(Home::new(dir, &run, lock)?);
+        atomic::sweep(dir);
+        if let Some(Tokenizer::Own(own)) = &file.settings.data.tokenizer {
+            let kept = dir.join(TOKENIZER);
+            open::make_own_folder(&kept).map_err(|e| output_error(&kept, &e))?;
+            own.files().write(&kept)?;
+        }
+        let metrics = records::end_of_lines(dir, &run, vouched.metric_lines)?;
+        file.write(dir)?;
+        contents::own_checkpoints(dir, &run)?;
+        if *vouched == Vouched::default() {
+            put_records_aside(dir)?;
+        }
+        let bytes = |name: &str| vouched.bytes.get(name).copied().unwrap_or(0);
+        let open = |name: &str, bytes: u64| {
+            let path = dir.join(name);
+            Record::open(&path, bytes).map_err(|e| output_error(&path, &e))
+        };
+        let metrics = open(METRICS, metrics.unwrap_or_else(|| bytes(METRICS)))?;
+        let (log, samples) = (open(LOG, bytes(LOG))?, open(SAMPLES, bytes(SAMPLES))?);
+        let events = Events::begin(dir, &vouched.bytes)?;
+        Ok(Self { home, metrics, metric_lines: vouched.metric_lines, log, samples, events, returns: 0, file })
+    }
+
+    /// Returns the folder's path.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.home.dir()
+    }
+
+    /// Returns what tells this folder from every other one.
+    #[must_use]
+    pub fn home(&self) -> &Arc<Home> {
+        &self.home
     }
 
     /// Returns the run's settings and facts.
@@ -155,46 +190,45 @@ impl Folder {
         &self.file
     }
 
+    /// Fails unless the folder is still this run's; opens the records anew if it was away.
+    fn check(&mut self) -> Result<()> {
+        self.home.check()?;
+        let returns = self.home.returns();
+        if returns != self.returns {
+            [&mut self.metrics, &mut self.log, &mut self.samples].into_iter().for_each(Record::close);
+            self.events.close();
+            self.returns = returns;
+        }
+        Ok(())
+    }
+
     /// Notes in the configuration that the run has come to its end, the last thing that it does.
     ///
     /// # Errors
-    /// [`Error::Output`].
+    /// As [`Folder::step`].
     pub fn finish(&mut self) -> Result<()> {
         self.sync()?;
         self.file.record.finished = true;
-        self.file.write(&self.dir)
+        self.file.write(self.home.dir())
     }
 
-    /// Bytes of each record so far.
-    ///
-    /// # Errors
-    /// [`Error::Output`].
-    pub fn positions(&self) -> Result<BTreeMap<String, u64>> {
-        let files = [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)];
-        let position = |(name, mut file): (&str, &File)| match file.stream_position() {
-            Ok(bytes) => Ok((name.to_owned(), bytes)),
-            Err(e) => Err(output_error(&self.dir.join(name), &e)),
-        };
-        let mut all = self.events.positions()?;
-        for file in files {
-            all.extend([position(file)?]);
-        }
-        Ok(all)
-    }
-
-    /// Lines of `metrics.jsonl` so far.
+    /// Returns the bytes of each record and the lines of `metrics.jsonl` so far.
     #[must_use]
-    pub fn metric_lines(&self) -> usize {
-        self.metric_lines
+    pub fn written(&self) -> Vouched {
+        let files = [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)];
+        let mut bytes = self.events.positions();
+        bytes.extend(files.map(|(name, record)| (name.to_owned(), record.bytes())));
+        Vouched { bytes, metric_lines: self.metric_lines }
     }
 
     /// Forces the records to disk.
     ///
     /// # Errors
-    /// [`Error::Output`].
-    pub fn sync(&self) -> Result<()> {
-        for (name, file) in [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)] {
-            file.sync_all().map_err(|e| output_error(&self.dir.join(name), &e))?;
+    /// As [`Folder::step`].
+    pub fn sync(&mut self) -> Result<()> {
+        self.check()?;
+        for record in [&mut self.metrics, &mut self.log, &mut self.samples] {
+            record.sync().map_err(|e| output_error(record.path(), &e))?;
         }
         self.events.sync()
     }
@@ -209,145 +243,123 @@ impl Folder {
             let dir = next_free(parent);
             match fs::create_dir(&dir) {
                 Ok(()) => return Self::create(&dir, file.clone()),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(output_error(&dir, &e)),
             }
         }
     }
 
-    /// Appends a step to `metrics.jsonl` and, in llm.c's form with steps from 0, to `main.log`.
+    /// Appends a step to `metrics.jsonl` and, in llm.c's form with steps from 0, to `main.log`. The first line has the run's
+    /// id.
     ///
     /// # Errors
-    /// [`Error::Output`].
+    /// [`Error::Output`], after which nothing of it counts; [`Error::Usage`] or [`Error::Locked`] if the folder is not this
+    /// run's any more.
     pub fn step(&mut self, metric: &Metric) -> Result<()> {
-        let path = self.dir.join(METRICS);
-        let line = metric.line()?;
-        let log = metric.log_lines();
-        let log_path = self.dir.join(LOG);
-        if let Some((metrics, log)) = self.torn {
-            // what could not even be cut back, the last time
-            shorten(&mut self.metrics, metrics).map_err(|e| output_error(&path, &e))?;
-            shorten(&mut self.log, log).map_err(|e| output_error(&log_path, &e))?;
-        }
-        let before = self.metrics.stream_position().map_err(|e| output_error(&path, &e))?;
-        let log_before = self.log.stream_position().map_err(|e| output_error(&log_path, &e))?;
-        self.torn = Some((before, log_before));
-        append(&mut self.metrics, line.as_bytes()).map_err(|e| output_error(&path, &e))?;
-        crate::kill_point!("records: between metrics and log");
-        let logged = append(&mut self.log, log.as_bytes()).map_err(|e| output_error(&log_path, &e));
-        if let Err(error) = logged.and_then(|()| self.events.scalars(metric.step, &metric.scalars())) {
+        self.check()?;
+        let run = (self.metric_lines == 0).then(|| self.home.run().to_owned());
+        let line = Metric { run, ..metric.clone() }.line()?;
+        let before = [self.metrics.bytes(), self.log.bytes()];
+        let failed = |record: &Record, e: io::Error| output_error(record.path(), &e);
+        let written = self.metrics.append(line.as_bytes()).map_err(|e| failed(&self.metrics, e)).and_then(|()| {
+            crate::kill_point!("records: between metrics and log");
+            self.log.append(metric.log_lines().as_bytes()).map_err(|e| failed(&self.log, e))?;
+            self.events.scalars(metric.step, &metric.scalars())
+        });
+        if written.is_err() {
             // all or none, so that the step can be written again
-            shorten(&mut self.metrics, before).map_err(|e| output_error(&path, &e))?;
-            shorten(&mut self.log, log_before).map_err(|e| output_error(&log_path, &e))?;
-            return Err(error);
+            self.metrics.cut(before[0]);
+            self.log.cut(before[1]);
+            return written;
         }
         self.metric_lines += 1;
-        self.torn = None;
         Ok(())
     }
 
     /// Returns the last line of `metrics.jsonl`.
     ///
     /// # Errors
-    /// [`Error::Data`] if the file is gone.
-    pub fn last_line(&self) -> Result<Option<Metric>> {
-        records::open(&self.dir).map(Iterator::last)
+    /// [`Error::Output`] if the file cannot be read, which may pass.
+    pub fn last_line(&mut self) -> Result<Option<Metric>> {
+        self.check()?;
+        let lines = records::open(self.dir()).map_err(|e| Error::output(e.fault().clone()))?;
+        Ok(lines.last())
     }
 
     /// Puts `line` in the place of the last line of `metrics.jsonl`, which is of the same step and lacks what was measured
     /// since; the other records get that alone.
     ///
     /// # Errors
-    /// [`Error::Output`], after which the old line is there, or the new one.
+    /// As [`Folder::step`], after which the old line is there, or the new one.
     pub fn amend(&mut self, line: &Metric, validated: bool, asked: bool) -> Result<()> {
-        let path = self.dir.join(METRICS);
-        let failed = |e: std::io::Error| output_error(&path, &e);
-        let mut text = fs::read_to_string(&path).map_err(failed)?;
+        self.check()?;
+        let path = self.metrics.path().to_owned();
+        let mut text = fs::read_to_string(&path).map_err(|e| output_error(&path, &e))?;
         let start = text.trim_end_matches('\n').rfind('\n').map_or(0, |at| at + 1);
         text.truncate(start);
         text += &line.line()?;
         atomic::write(&path, |out| out.write_all(text.as_bytes()))?;
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
-        file.seek(SeekFrom::End(0)).map_err(failed)?;
-        self.metrics = file;
+        self.metrics.replaced(text.len() as u64);
         let added = Metric {
             val_loss: line.val_loss.filter(|_| validated),
             hellaswag: line.hellaswag.filter(|_| asked),
             ..Metric::of_step(line.step)
         };
-        append(&mut self.log, added.log_lines().as_bytes()).map_err(|e| output_error(&self.dir.join(LOG), &e))?;
+        self.log.append(added.log_lines().as_bytes()).map_err(|e| output_error(self.log.path(), &e))?;
         self.events.scalars(added.step, &added.scalars())
     }
 
     /// Appends a sample to `samples.txt`.
     ///
     /// # Errors
-    /// [`Error::Output`], after which nothing of it is there.
+    /// As [`Folder::step`].
     pub fn sample(&mut self, step: usize, text: &str) -> Result<()> {
+        self.check()?;
         let text = format!("--- step {step} ---\n{text}\n");
-        append(&mut self.samples, text.as_bytes()).map_err(|e| output_error(&self.dir.join(SAMPLES), &e))
+        self.samples.append(text.as_bytes()).map_err(|e| output_error(self.samples.path(), &e))
     }
 
-    /// Cuts the records back, as [`Folder::resume`] does, in a run that goes on in the same process.
+    /// Cuts the records back, as [`Folder::resume`] does, in a run that is resumed in the same process.
     ///
     /// # Errors
-    /// [`Error::Output`].
-    pub fn rewind(&mut self, records: &BTreeMap<String, u64>, metric_lines: usize) -> Result<()> {
-        for (name, file) in [(METRICS, &mut self.metrics), (LOG, &mut self.log), (SAMPLES, &mut self.samples)] {
-            let end = end_of(&self.dir, name, records, metric_lines);
-            end.and_then(|bytes| shorten(file, bytes)).map_err(|e| output_error(&self.dir.join(name), &e))?;
+    /// As [`Folder::resume`].
+    pub fn rewind(&mut self, vouched: &Vouched) -> Result<()> {
+        self.check()?;
+        let dir = self.home.dir();
+        let metrics = records::end_of_lines(dir, self.home.run(), vouched.metric_lines)?;
+        if *vouched == Vouched::default() {
+            [&mut self.metrics, &mut self.log, &mut self.samples].into_iter().for_each(Record::close);
+            put_records_aside(dir)?;
         }
-        self.events = Events::begin(&self.dir, records)?;
-        (self.metric_lines, self.torn) = (metric_lines, None);
+        let bytes = |name: &str| vouched.bytes.get(name).copied().unwrap_or(0);
+        self.metrics.cut(metrics.unwrap_or_else(|| bytes(METRICS)));
+        self.log.cut(bytes(LOG));
+        self.samples.cut(bytes(SAMPLES));
+        self.events = Events::begin(dir, &vouched.bytes)?;
+        self.metric_lines = vouched.metric_lines;
         Ok(())
     }
 }
 
-/// Appends all of `bytes`, or nothing.
-pub(super) fn append(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
-    let before = file.stream_position()?;
-    let written = file.write_all(bytes);
-    if written.is_err() {
-        shorten(file, before)?;
+/// Moves records with steps that no checkpoint vouches for to `unsaved/N`: the run computes these steps again.
+fn put_records_aside(dir: &Path) -> Result<()> {
+    let path = dir.join(METRICS);
+    let lines = match open::own(&path, fs::OpenOptions::new().read(true)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => Lines::new(BufReader::new(file.map_err(|e| output_error(&path, &e))?), records::LINE_BYTES),
+    };
+    if !records::metrics(lines).any(|metric| metric.step > 0) {
+        return Ok(());
     }
-    written
-}
-
-/// Cuts a file and goes to its end.
-fn shorten(file: &mut File, bytes: u64) -> std::io::Result<()> {
-    file.set_len(bytes)?;
-    file.seek(SeekFrom::Start(bytes)).map(drop)
-}
-
-/// Returns the bytes of a record that belong to a checkpoint. Lines of `metrics.jsonl` are counted: the last of them may have
-/// grown since ([`Folder::amend`]).
-fn end_of(dir: &Path, name: &str, records: &BTreeMap<String, u64>, metric_lines: usize) -> std::io::Result<u64> {
-    let noted = records.get(name).copied().unwrap_or(0);
-    let path = dir.join(name);
-    if name != METRICS || !path.exists() {
-        return Ok(noted);
-    }
-    let (mut reader, mut bytes, mut line) = (BufReader::new(File::open(path)?), 0, Vec::new());
-    for _ in 0..metric_lines {
-        line.clear();
-        match reader.read_until(b'\n', &mut line)? {
-            // fewer lines than there were
-            0 => return Ok(noted),
-            more => bytes += more as u64,
+    let unsaved = dir.join(UNSAVED);
+    open::make_own_folder(&unsaved).map_err(|e| output_error(&unsaved, &e))?;
+    let to = next_free(&unsaved);
+    fs::create_dir(&to).map_err(|e| output_error(&to, &e))?;
+    for name in [METRICS, LOG, SAMPLES, tensorboard::FOLDER] {
+        match fs::rename(dir.join(name), to.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(output_error(&dir.join(name), &e)),
+            _ => {}
         }
     }
-    Ok(bytes)
-}
-
-/// Opens a growing file at `bytes`, behind which nothing is left; a shorter file is as long as it is.
-fn cut_back(path: &Path, bytes: u64) -> std::io::Result<File> {
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    crate::kill_point!("resume: before a record is cut back");
-    let there = file.metadata()?.len();
-    if there < bytes {
-        log::warn!("{}: has {there} bytes, expected {bytes}; the record continues with a gap", path.display());
-    }
-    file.set_len(there.min(bytes))?;
-    file.seek(SeekFrom::End(0))?;
-    Ok(file)
+    Ok(())
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{is_temporary, output_error};
 use crate::files::disk::System;
-use crate::formats::checkpoint::Checkpoints;
+use crate::formats::checkpoint::{CHECKPOINTS, Checkpoints};
 use crate::run::lock::LOCK;
-use crate::train::settings::file::CONFIG;
+use crate::train::settings::file::{CONFIG, TOKENIZER};
 use crate::train::settings::{Difference, RunFile, Settings, Source, differences};
 
 use super::folder::{PROBE, runs};
@@ -45,7 +45,14 @@ pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<St
     }
     if !dir.join(CONFIG).exists() {
         // a run that was killed as it began leaves no more than this
-        let own = |name: &str| name == LOCK || is_temporary(name) || name.starts_with(PROBE);
+        let own = |name: &str| {
+            // the user may have put checkpoints on another disk before the run begins
+            let no_checkpoint = || fs::read_dir(dir.join(name)).is_ok_and(|mut there| there.next().is_none());
+            name == LOCK
+                || is_temporary(name)
+                || name.starts_with(PROBE)
+                || [CHECKPOINTS, TOKENIZER].contains(&name) && no_checkpoint()
+        };
         let mut names = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.flatten().map(|entry| entry.file_name());
         if names.all(|name| own(&name.to_string_lossy())) {
             return Ok(State::Free);

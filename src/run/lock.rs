@@ -1,4 +1,7 @@
 //! One run at a time in a folder.
+//!
+//! The file `lock` says who has the folder. The folder itself is locked too, where the system can do that, so that removing
+//! the file lets nobody in.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,20 +12,70 @@ use crate::files::lock::{Lock, Refusal};
 /// The locked file's name in a run's folder.
 pub const LOCK: &str = "lock";
 
-/// Locks a folder, with a new file if there is none.
-///
-/// # Errors
-/// [`Error::Locked`] naming the holder; [`Error::Output`] if the file cannot be made or locked.
-pub fn take(dir: &Path) -> Result<Lock> {
-    Lock::take(&dir.join(LOCK), Duration::ZERO).map_err(|refusal| refused(dir, refusal))
+/// A run's folder that no other process uses until this is dropped.
+#[derive(Debug)]
+pub struct FolderLock {
+    /// The folder, where the system locks folders.
+    _folder: Option<Lock>,
+    /// The file; none before this process has written anything to the folder.
+    file: Option<Lock>,
 }
 
-/// Locks a folder that has been locked before; `None` if it has not.
-///
-/// # Errors
-/// [`Error::Locked`] naming the holder; [`Error::Output`] if the file cannot be opened or locked.
-pub fn take_known(dir: &Path) -> Result<Option<Lock>> {
-    Lock::take_known(&dir.join(LOCK)).map_err(|refusal| refused(dir, refusal))
+impl FolderLock {
+    /// Locks a folder, with a new file if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] naming the holder; [`Error::Output`] if the file cannot be made or locked.
+    pub fn take(dir: &Path) -> Result<Self> {
+        Self::take_as_it_is(dir)?.with_file(dir)
+    }
+
+    /// Locks a folder, and its lock file if it has one. Nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] naming the holder; [`Error::Output`] if the file or the folder cannot be opened or locked.
+    pub fn take_as_it_is(dir: &Path) -> Result<Self> {
+        let folder = Lock::take_folder(dir);
+        let file = Lock::take_known(&dir.join(LOCK)).map_err(|refusal| refused(dir, refusal))?;
+        let folder = folder.map_err(|refusal| refused(dir, refusal))?;
+        Ok(Self { _folder: folder, file })
+    }
+
+    /// Makes the lock file unless it is there.
+    ///
+    /// # Errors
+    /// As [`FolderLock::take`].
+    pub fn with_file(mut self, dir: &Path) -> Result<Self> {
+        if self.file.is_none() {
+            self.take_file_again(dir)?;
+        }
+        Ok(self)
+    }
+
+    /// Locks the file anew, after somebody has removed it.
+    ///
+    /// # Errors
+    /// As [`FolderLock::take`].
+    pub fn take_file_again(&mut self, dir: &Path) -> Result<()> {
+        self.file = Some(Lock::take(&dir.join(LOCK), Duration::ZERO).map_err(|refusal| refused(dir, refusal))?);
+        Ok(())
+    }
+
+    /// True if the lock file is there and is the one that is locked.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn is_in_place(&self) -> std::io::Result<bool> {
+        self.file.as_ref().map_or(Ok(false), Lock::is_in_place)
+    }
+
+    /// Writes who has the folder, and for which run.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn sign(&self, run: &str) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.sign(&format!("run {run}")))
+    }
 }
 
 fn refused(dir: &Path, refusal: Refusal) -> Error {
@@ -37,18 +90,41 @@ fn refused(dir: &Path, refusal: Refusal) -> Error {
 mod tests {
     use super::*;
 
+    fn refused(dir: &Path) -> [Error; 2] {
+        [FolderLock::take(dir).unwrap_err(), FolderLock::take_as_it_is(dir).unwrap_err()]
+    }
+
     #[test]
     fn a_second_run_is_told_who_has_the_folder() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(take_known(dir.path()).unwrap().is_none());
-        let mut lock = take(dir.path()).unwrap();
-        lock.sign().unwrap();
-        for error in [take(dir.path()).unwrap_err(), take_known(dir.path()).unwrap_err()] {
+        drop(FolderLock::take_as_it_is(dir.path()).unwrap());
+        assert!(!dir.path().join(LOCK).exists());
+        let lock = FolderLock::take(dir.path()).unwrap();
+        lock.sign("abc").unwrap();
+        for error in refused(dir.path()) {
             let text = format!("{} is in use by process {} on ", dir.path().display(), std::process::id());
             assert_eq!((error.exit_code(), error.fault().place.as_str()), (7, "--out"));
-            assert!(error.fault().what.starts_with(&text), "{error}");
+            assert!(error.fault().what.starts_with(&text) && !error.fault().what.contains('\n'), "{error}");
+        }
+        assert!(std::fs::read_to_string(dir.path().join(LOCK)).unwrap().ends_with("\nrun abc\n"));
+        drop(lock);
+        FolderLock::take(dir.path()).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_removed_lock_file_lets_no_second_run_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(probe) = Lock::take_folder(dir.path()).unwrap() else {
+            println!("not run: the file system here locks no folders");
+            return;
+        };
+        drop(probe);
+        let lock = FolderLock::take(dir.path()).unwrap();
+        std::fs::remove_file(dir.path().join(LOCK)).unwrap();
+        for error in refused(dir.path()) {
+            assert_eq!(error.exit_code(), 7, "{error}");
         }
         drop(lock);
-        take_known(dir.path()).unwrap().unwrap();
     }
 }

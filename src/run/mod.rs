@@ -2,11 +2,14 @@
 
 pub mod checkpoint;
 mod clock;
+pub mod contents;
 pub mod folder;
+pub mod home;
 pub mod inspect;
 pub mod lock;
 pub mod model;
 mod phase;
+mod record;
 pub mod records;
 pub mod report;
 pub mod session;

@@ -1,21 +1,29 @@
 //! `metrics.jsonl`: a line a step, written by a run and read by reports, plans and tests.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
+use crate::files::atomic::output_error;
+use crate::files::lines::{Line, Lines};
+use crate::files::open;
 
 /// The file's name in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
+/// The longest line that is read of it; ours have some 300 bytes.
+pub const LINE_BYTES: u64 = 1 << 16;
 
 /// One line of `metrics.jsonl`. Non-finite numbers become null.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// From 1; 0 for the validation before training.
     pub step: usize,
+    /// The run's random id, in the first line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// Mean training loss in nats a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f32>,
@@ -105,23 +113,70 @@ impl Metric {
     }
 }
 
-/// Returns the lines of a file; one that is cut short, as the last of a run at work may be, is left out.
-pub fn metrics(lines: impl BufRead) -> impl Iterator<Item = Metric> {
-    lines.lines().map_while(std::io::Result::ok).filter_map(|line| serde_json::from_str(&line).ok())
+/// Returns the metrics of a file's lines, up to one that is too long; others that are none are left out, as the last of a run
+/// at work may be.
+pub fn metrics<R: BufRead>(lines: Lines<R>) -> impl Iterator<Item = Metric> {
+    lines.map_while(io::Result::ok).filter_map(|line| serde_json::from_slice(&line.bytes).ok())
 }
 
 /// Opens the records of the run in `run`.
 ///
 /// # Errors
-/// [`Error::Data`] if there are none.
-pub fn open(run: &Path) -> Result<impl Iterator<Item = Metric>> {
-    let file = File::open(run.join(METRICS)).map_err(|e| {
+/// [`Error::Data`] if there are none, or a link is in their place.
+pub fn open(run: &Path) -> Result<impl Iterator<Item = Metric> + use<>> {
+    let file = reader(run).map_err(|e| {
         let what = match e.kind() {
-            std::io::ErrorKind::NotFound if !run.exists() => "no such file or folder".to_owned(),
-            std::io::ErrorKind::NotFound => "holds no run".to_owned(),
+            io::ErrorKind::NotFound if !run.exists() => "no such file or folder".to_owned(),
+            io::ErrorKind::NotFound => "holds no run".to_owned(),
             _ => format!("{METRICS} cannot be read ({e})"),
         };
         Error::data(Fault::at(run.components().as_path().display(), what).expected(format!("a folder with {METRICS}")))
     })?;
-    Ok(metrics(BufReader::new(file)))
+    Ok(metrics(file))
+}
+
+fn reader(run: &Path) -> io::Result<Lines<BufReader<File>>> {
+    let file = open::own(&run.join(METRICS), OpenOptions::new().read(true))?;
+    Ok(Lines::new(BufReader::new(file), LINE_BYTES))
+}
+
+/// Returns the bytes of the first `count` whole lines of a run's `metrics.jsonl`, `None` if it has fewer.
+///
+/// # Errors
+/// [`Error::Data`] if the first line is of another run, or a line is longer than any of ours; [`Error::Output`] if the file cannot be read.
+pub(super) fn end_of_lines(dir: &Path, run: &str, count: usize) -> Result<Option<u64>> {
+    let path = dir.join(METRICS);
+    let failed = |e: &io::Error| match e.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => {
+            Error::data(Fault::at(path.display(), e.to_string()).expected("the lines that the run wrote"))
+        }
+        _ => output_error(&path, e),
+    };
+    let lines = match reader(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        lines => lines.map_err(|e| failed(&e))?,
+    };
+    let (mut bytes, mut there) = (0, 0);
+    for line in lines {
+        let Line { bytes: line, ends } = line.map_err(|e| failed(&e))?;
+        if there == 0 {
+            check_run(&path, &line, run)?;
+        }
+        if there == count || !ends {
+            break;
+        }
+        (there, bytes) = (there + 1, bytes + line.len() as u64 + 1);
+    }
+    Ok((there == count).then_some(bytes))
+}
+
+/// Fails if a first line says that it is of another run. Runs of earlier versions have no id.
+fn check_run(path: &Path, line: &[u8], run: &str) -> Result<()> {
+    match serde_json::from_slice::<Metric>(line).ok().and_then(|metric| metric.run) {
+        Some(other) if other != run => {
+            let fault = Fault::at(path.display(), "is the record of another run").expected(run).found(other);
+            Err(Error::data(fault.advice("bring this run's record back, or move that one away")))
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 //! A run from its folder to its end: what is there already, the device it needs, and the same again when that is lost.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::files::disk::free_bytes;
 use crate::gpu::{Elem, Gpu};
 use crate::model::{Config, Weights};
 
-use crate::files::lock::Lock;
 use crate::measure::Roofs;
 use crate::measure::plan::{SMALLER, plan};
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile, load_newest};
-use crate::run::folder::{self, Folder};
+use crate::run::contents;
+use crate::run::folder::{self, Folder, Vouched};
 use crate::run::inspect::{self, State, inspect, other_data_than};
-use crate::run::lock;
+use crate::run::lock::FolderLock;
 use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
 use crate::run::steps::{Done, Outcome, Run, Screen};
@@ -76,9 +76,9 @@ enum Begin {
     /// It does not: it is finished there already.
     Finished,
     /// From the start; the lock is that of a run that is to be put aside.
-    Anew(Option<Lock>),
+    Anew(Option<FolderLock>),
     /// Where it was, from the start if nothing was saved; with the settings that it had.
-    Resume(Lock, Option<Box<Saved>>, Box<RunFile>),
+    Resume(FolderLock, Option<Box<Saved>>, Box<RunFile>),
 }
 
 /// Looks at a folder, which nobody else may use meanwhile.
@@ -87,10 +87,18 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
     if out.symlink_metadata().is_ok() && !out.is_dir() {
         return inspect(out, settings, data).map(|_| Begin::Anew(None));
     }
-    let lock = lock::take_known(out)?;
+    if !out.exists() {
+        return Ok(Begin::Anew(None));
+    }
+    contents::check(out)?;
+    if folder::is_run(out) {
+        let run = RunFile::read(out).ok().and_then(|there| there.record.run);
+        contents::check_checkpoints(out, run.as_deref())?;
+    }
+    let lock = FolderLock::take_as_it_is(out)?;
     if restart && folder::is_run(out) {
         // nobody puts aside a run that is at work
-        return lock.map_or_else(|| lock::take(out), Ok).map(|lock| Begin::Anew(Some(lock)));
+        return Ok(Begin::Anew(Some(lock.with_file(out)?)));
     }
     match inspect(out, settings, data)? {
         State::Free => Ok(Begin::Anew(None)),
@@ -103,10 +111,10 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
             Ok(Begin::Finished)
         }
         State::Unfinished(there) => {
-            let mut lock = lock.map_or_else(|| lock::take(out), Ok)?;
-            lock.sign()?;
+            let id = there.record.run.as_deref();
+            let lock = lock.with_file(out)?;
             crate::kill_point!("resume: locked");
-            let (saved, passed) = load_newest(out, settings.config())?;
+            let (saved, passed) = load_newest(out, id, settings.config())?;
             passed.iter().for_each(|text| screen.line(text));
             Ok(Begin::Resume(lock, saved.map(Box::new), there))
         }
@@ -118,7 +126,7 @@ fn check_saved(out: &Path, state: &StateFile, loader: &Batches, settings: &Setti
     if state.data != loader.fingerprint() {
         return Err(other_data_than(out));
     }
-    let differences = compare::saved_differences(&state.schedule, state.seed, settings, state.step);
+    let differences = compare::saved_differences(&state.schedule, state.seed, &state.settings, settings, state.step);
     if !differences.is_empty() {
         let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
         let what = format!("its checkpoint of step {} was made with other settings ({})", state.step, list.join("; "));
@@ -214,7 +222,7 @@ impl<'a> Session<'a> {
                     saved = rewind(run, self.settings.config(), start, screen)?;
                 }
                 Err(error) if gpu.is_lost() => {
-                    let advice = (self.continues)(run.as_ref().map_or(&parent, |run| &run.folder.dir));
+                    let advice = (self.continues)(run.as_ref().map_or(&parent, |run| run.folder.dir()));
                     return Err(Error::lost(format!("{error}, the second time; to continue: {advice}")));
                 }
                 done => return done.map(Some),
@@ -228,7 +236,7 @@ impl<'a> Session<'a> {
         gpu: &Gpu,
         run: &mut Option<Run<'a>>,
         saved: &mut Option<Box<Saved>>,
-        lock: &mut Option<Lock>,
+        lock: &mut Option<FolderLock>,
         there: Option<&RunFile>,
         screen: &mut dyn Screen,
     ) -> Result<Outcome> {
@@ -248,17 +256,17 @@ impl<'a> Session<'a> {
         let state = saved.take().map(|saved| saved.state);
         let run = match run {
             Some(run) => run,
-            None => run.insert(self.run(lock, state.as_ref(), there.is_some(), (&made_by, peak), screen)?),
+            None => run.insert(self.run(lock, state.as_ref(), there, (&made_by, peak), screen)?),
         };
         run.done = state.as_ref().map(|state| done(state, there, settings));
-        screen.begins(&trainer, &run.folder.dir);
+        screen.begins(&trainer, run.folder.dir());
         if there.is_some() || run.rebuilt {
             announce(state.as_ref(), &made_by, screen);
             let reached = state.as_ref().map_or(0, |state| state.step);
             announce_changes(reached, there.map(|there| &there.settings), settings, screen);
         }
         run.made_by = made_by;
-        let dir = run.folder.dir.clone();
+        let dir = run.folder.dir().to_owned();
         let _watchdog =
             self.hang.map(|hang| Watchdog::new(gpu.waits(), Patience::of(gpu), move |what| hang(&dir, &what)));
         run.go(&mut trainer, screen)
@@ -267,9 +275,9 @@ impl<'a> Session<'a> {
     /// Takes the folder, and makes the run of what there is.
     fn run(
         &mut self,
-        lock: &mut Option<Lock>,
+        lock: &mut Option<FolderLock>,
         state: Option<&StateFile>,
-        resumes: bool,
+        there: Option<&RunFile>,
         (made_by, peak): (&MadeBy, Option<f64>),
         screen: &mut dyn Screen,
     ) -> Result<Run<'a>> {
@@ -284,6 +292,7 @@ impl<'a> Session<'a> {
         }
         let mut file = RunFile::new(settings, Some(loader.fingerprint().to_owned()));
         (file.record.adapter, file.record.peak_tflops) = (Some(made_by.adapter.clone()), peak);
+        file.record.run = there.and_then(|there| there.record.run.clone());
         let folder = match (&self.out, lock.take()) {
             (None, _) => {
                 let parent = Path::new("runs");
@@ -293,10 +302,7 @@ impl<'a> Session<'a> {
                 }
                 Folder::create_next(parent, &file)?
             }
-            (Some(out), Some(lock)) if resumes => {
-                let (records, lines) = records_of(state);
-                Folder::resume(out, file, lock, &records, lines)?
-            }
+            (Some(out), Some(lock)) if there.is_some() => Folder::resume(out, file, lock, &vouched(state))?,
             (Some(out), Some(old)) if self.restart && folder::is_run(out) => {
                 screen.line(&format!("{} is now {}", out.display(), folder::put_aside(out)?.display()));
                 drop(old);
@@ -308,9 +314,9 @@ impl<'a> Session<'a> {
                 Folder::create(out, file)?
             }
         };
-        let reporter = Reporter::new(&folder.dir, folder.file().clone(), self.extras.reference.take())?;
+        let reporter = Reporter::new(folder.home(), folder.file().clone(), self.extras.reference.take())?;
         let (every, keep) = (settings.run.checkpoint_every, settings.run.keep);
-        let saver = Saver::new(&folder.dir, every, keep, state.map(|state| state.step));
+        let saver = Saver::new(Arc::clone(folder.home()), every, keep, state.map(|state| state.step));
         Ok(Run {
             settings,
             loader,
@@ -358,9 +364,12 @@ fn with_plan(error: Error, gpu: &Gpu, settings: &Settings) -> Error {
     }
 }
 
-/// Bytes of the records and lines of `metrics.jsonl` at a checkpoint, nothing at the start.
-fn records_of(state: Option<&StateFile>) -> (BTreeMap<String, u64>, usize) {
-    state.map_or_else(Default::default, |state| (state.records.clone(), state.metric_lines))
+/// Returns the parts of the records that a checkpoint vouches for, nothing at the start.
+fn vouched(state: Option<&StateFile>) -> Vouched {
+    state.map_or_else(Vouched::default, |state| Vouched {
+        bytes: state.records.clone(),
+        metric_lines: state.metric_lines,
+    })
 }
 
 /// Returns the steps that a checkpoint stands for. A run that is cut short at its step has its end to make up, and one that
@@ -408,12 +417,13 @@ fn announce(state: Option<&StateFile>, made_by: &MadeBy, screen: &mut dyn Screen
 /// Brings a run back to its newest checkpoint, or to its start.
 fn rewind(run: &mut Run, config: Config, start: &BatchesState, screen: &mut dyn Screen) -> Result<Option<Box<Saved>>> {
     run.saver.settle();
-    let (saved, passed) = load_newest(&run.folder.dir, config)?;
+    let home = run.folder.home();
+    home.check()?;
+    let (saved, passed) = load_newest(home.dir(), Some(home.run()), config)?;
     passed.iter().for_each(|text| screen.line(text));
     let state = saved.as_ref().map(|saved| &saved.state);
     run.saver.rewind(state.map(|state| state.step));
-    let (records, lines) = records_of(state);
-    run.folder.rewind(&records, lines)?;
+    run.folder.rewind(&vouched(state))?;
     run.reporter.rewind()?;
     run.loader.restore(state.map_or(start, |state| &state.batches).clone())?;
     Ok(saved.map(Box::new))
@@ -421,4 +431,4 @@ fn rewind(run: &mut Run, config: Config, start: &BatchesState, screen: &mut dyn 
 
 #[cfg(test)]
 #[path = "session_tests.rs"]
-mod tests;
+pub(crate) mod tests;

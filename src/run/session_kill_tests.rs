@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use super::{same, train, undisturbed};
+use super::{same, this_program, train, undisturbed};
 use crate::killpoint::{POINTS, VARIABLE};
 
 /// What a process of [`every_kill_point_is_visited`] does.
@@ -22,15 +21,7 @@ fn every_kill_point_is_visited() {
     let dir = undisturbed();
     let dir = dir.path();
     let child = |point: Option<&str>| {
-        // through the runner: the loader of a fetched driver stands between this process and its name
-        let program = std::env::args().next().unwrap();
-        let mut command = if cfg!(target_os = "linux") {
-            let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/run"));
-            command.arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
+        let mut command = this_program();
         command.args(["--exact", "run::session::tests::kills::child", "--ignored"]).env("WGPT_KILL_FOLDER", dir);
         command.env("WGPT_QUIET", "1").env_remove(VARIABLE);
         if let Some(point) = point {

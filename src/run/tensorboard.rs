@@ -5,28 +5,26 @@
 //! then the next by name, so a run that goes on begins a new file and leaves those before it, cut back.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::fs::{self, OpenOptions};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::files::atomic::output_error;
-
-use crate::run::folder::append;
+use crate::files::open;
+use crate::run::record::Record;
 
 /// The folder of event files in a run's.
-const FOLDER: &str = "tb";
+pub(super) const FOLDER: &str = "tb";
 const BEGIN: &str = "events.out.tfevents.";
 const END: &str = ".wgpt";
 
 /// The event files of a run, the last of which grows.
 #[derive(Debug)]
 pub struct Events {
-    run: PathBuf,
     /// The file that grows, seen from the run's folder.
     name: String,
-    file: File,
+    file: Record,
     /// Those before it with their bytes.
     kept: BTreeMap<String, u64>,
 }
@@ -38,7 +36,7 @@ impl Events {
     /// [`Error::Output`].
     pub fn begin(run: &Path, records: &BTreeMap<String, u64>) -> Result<Self> {
         let folder = run.join(FOLDER);
-        fs::create_dir_all(&folder).map_err(|e| output_error(&folder, &e))?;
+        open::make_own_folder(&folder).map_err(|e| output_error(&folder, &e))?;
         let mut kept = BTreeMap::new();
         for entry in fs::read_dir(&folder).map_err(|e| output_error(&folder, &e))?.flatten() {
             let Some(file) = entry
@@ -64,8 +62,8 @@ impl Events {
         let number = numbers.max().map_or(0, |last| last + 1);
         let name = format!("{FOLDER}/{BEGIN}{number:010}{END}");
         let path = run.join(&name);
-        let file = File::create(&path).map_err(|e| output_error(&path, &e))?;
-        let mut events = Self { run: run.to_owned(), name, file, kept };
+        let file = Record::open(&path, 0).map_err(|e| output_error(&path, &e))?;
+        let mut events = Self { name, file, kept };
         events.put(&version(now()))?;
         Ok(events)
     }
@@ -73,39 +71,41 @@ impl Events {
     /// Adds the scalars of one step.
     ///
     /// # Errors
-    /// [`Error::Output`], after which nothing of them is there.
+    /// [`Error::Output`], after which nothing of them counts.
     pub fn scalars(&mut self, step: usize, scalars: &[(&str, f32)]) -> Result<()> {
         if scalars.is_empty() { Ok(()) } else { self.put(&summary(now(), step, scalars)) }
     }
 
     fn put(&mut self, event: &[u8]) -> Result<()> {
-        append(&mut self.file, &record(event)).map_err(|e| output_error(&self.run.join(&self.name), &e))
+        self.file.append(&record(event)).map_err(|e| output_error(self.file.path(), &e))
     }
 
-    /// Bytes of every event file so far, by names seen from the run's folder.
-    ///
-    /// # Errors
-    /// [`Error::Output`].
-    pub fn positions(&self) -> Result<BTreeMap<String, u64>> {
+    /// Returns the bytes of every event file so far, by names seen from the run's folder.
+    #[must_use]
+    pub fn positions(&self) -> BTreeMap<String, u64> {
         let mut all = self.kept.clone();
-        let bytes = (&self.file).stream_position().map_err(|e| output_error(&self.run.join(&self.name), &e))?;
-        all.insert(self.name.clone(), bytes);
-        Ok(all)
+        all.insert(self.name.clone(), self.file.bytes());
+        all
+    }
+
+    /// Opens the file that grows anew at the next event.
+    pub fn close(&mut self) {
+        self.file.close();
     }
 
     /// Forces the file that grows to disk.
     ///
     /// # Errors
     /// [`Error::Output`].
-    pub fn sync(&self) -> Result<(), Error> {
-        self.file.sync_all().map_err(|e| output_error(&self.run.join(&self.name), &e))
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.file.sync().map_err(|e| output_error(self.file.path(), &e))
     }
 }
 
 /// Cuts a file to `bytes` at most and returns how many it has.
 fn cut(path: &Path, bytes: u64) -> std::io::Result<u64> {
-    let mut file = OpenOptions::new().write(true).open(path)?;
-    let there = file.seek(SeekFrom::End(0))?;
+    let file = open::own(path, OpenOptions::new().write(true))?;
+    let there = file.metadata()?.len();
     file.set_len(there.min(bytes))?;
     Ok(there.min(bytes))
 }
@@ -217,7 +217,7 @@ mod tests {
         let run = dir.path();
         let mut first = Events::begin(run, &BTreeMap::new()).unwrap();
         first.scalars(1, &[("a", 1.0)]).unwrap();
-        let saved = first.positions().unwrap();
+        let saved = first.positions();
         first.scalars(2, &[("a", 2.0)]).unwrap();
         let size = |name: &str| fs::metadata(run.join(name)).unwrap().len();
         let name = "tb/events.out.tfevents.0000000000.wgpt";
@@ -227,7 +227,7 @@ mod tests {
             let mut second = Events::begin(run, &saved).unwrap();
             assert_eq!(size(name), saved[name]);
             second.scalars(2, &[("a", 2.0)]).unwrap();
-            assert_eq!(second.positions().unwrap().len(), 2);
+            assert_eq!(second.positions().len(), 2);
             assert_eq!(fs::read_dir(run.join("tb")).unwrap().count(), 2);
         }
         // from the start: nothing of before is left, but what is not ours is

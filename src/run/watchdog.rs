@@ -11,6 +11,8 @@ const KNOWN: u64 = 16;
 const TIMES: u32 = 20;
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks of a process that runs, on a machine with much else to do; a longer gap is a suspension.
+const MOST: Duration = Duration::from_secs(2);
 
 /// From when on a wait is a hang.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +53,14 @@ impl Watchdog {
     #[must_use]
     pub fn new(waits: Waits, patience: Patience, bark: impl FnOnce(String) + Send + 'static) -> Self {
         let (end, ended) = channel::<()>();
+        waits.tick(MOST);
         std::thread::spawn(move || {
             loop {
                 match ended.recv_timeout(LOOK) {
                     Err(RecvTimeoutError::Timeout) => {}
                     _ => return,
                 }
+                waits.tick(MOST);
                 let limit = patience.limit(waits.ended(), waits.longest());
                 let (Some(limit), Some(current)) = (limit, waits.current()) else { continue };
                 if current > limit {
@@ -86,6 +90,47 @@ mod tests {
         assert_eq!(patience.limit(100, Duration::from_millis(700)), Some(seconds(60)));
         assert_eq!(patience.limit(100, seconds(9)), Some(seconds(180)));
         assert_eq!(Patience { at_first: None, ..patience }.limit(3, seconds(1)), None);
+    }
+
+    /// A process with a wait that is twice as long as a hang, in which it is suspended; exit code 0 if that is no hang.
+    #[test]
+    #[ignore = "is started by a_suspended_process_does_not_hang"]
+    fn child() {
+        if std::env::var("WGPT_SUSPEND").is_err() {
+            return;
+        }
+        let waits = Waits::default();
+        (0..KNOWN).for_each(|_| waits.during(|| ()));
+        let patience = Patience { at_first: None, least: 2 * MOST };
+        let (sender, barks) = channel();
+        let dog = Watchdog::new(waits.clone(), patience, move |text| sender.send(text).unwrap());
+        println!("waits");
+        waits.during(|| std::thread::sleep(4 * MOST));
+        assert!(barks.try_recv().is_err(), "a suspension is told as a hang");
+        // nor does it make later hangs look usual
+        assert!(waits.longest() < 2 * MOST, "{:?}", waits.longest());
+        drop(dog);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_suspended_process_does_not_hang() {
+        use std::io::{BufRead as _, BufReader};
+        use std::process::Stdio;
+
+        use rustix::process::{Pid, Signal, kill_process};
+        let mut command = crate::run::session::tests::this_program();
+        command.args(["--exact", "run::watchdog::tests::child", "--ignored", "--nocapture"]).env("WGPT_SUSPEND", "1");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.by_ref().any(|line| line.ends_with("waits")), "the process does not begin");
+        std::thread::sleep(MOST / 4);
+        kill_process(pid, Signal::STOP).unwrap();
+        std::thread::sleep(3 * MOST + MOST / 2);
+        kill_process(pid, Signal::CONT).unwrap();
+        let text: Vec<String> = lines.collect();
+        assert!(child.wait().unwrap().success(), "{text:?}");
     }
 
     #[test]

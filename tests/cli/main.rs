@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod data_files;
+#[cfg(target_os = "linux")]
+mod disk;
 #[cfg(unix)]
 mod longer;
 mod mixed;

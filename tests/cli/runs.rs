@@ -69,6 +69,7 @@ fn a_folder_that_holds_a_run_is_respected() {
 
     // what was cut short before anything was saved begins again from the start
     fs::remove_dir_all(dir.join("run/checkpoints")).expect("checkpoints");
+    fs::remove_file(dir.join("run/saved.json")).expect("the note of the first one");
     let text = fs::read_to_string(dir.join("run/metrics.jsonl")).expect("metrics");
     let cut: Vec<&str> = text.lines().take(2).collect();
     fs::write(dir.join("run/metrics.jsonl"), cut.join("\n") + "\n").expect("write");

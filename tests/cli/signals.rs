@@ -173,6 +173,7 @@ fn a_run_that_waits_for_its_disk_can_be_ended() {
     let run = Started::new(dir, &[&FLAGS[..], &SMALL, &["--out", "run"]].concat());
     run.line("phase: validating");
     // no checkpoint can be written
+    fs::rename(dir.join("run/checkpoints"), dir.join("run/aside")).expect("rename");
     fs::write(dir.join("run/checkpoints"), "in the way").expect("write");
     let answer = run.answer("waiting for the disk", "TERM");
     assert!(answer.contains("ending without saving, for the disk does not accept writes"), "{answer}");

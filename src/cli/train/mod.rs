@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 
 use wgpt::data::Tokenizer;
 use wgpt::error::Result;
+use wgpt::files::atomic;
 use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::measure::plan::check_memory;
 use wgpt::measure::tune::{self, Found};
 use wgpt::model::init;
+use wgpt::run::contents::HANG;
 use wgpt::run::model::{self, Description};
 use wgpt::run::report::{History, REPORT};
 use wgpt::run::session::Extras;
@@ -193,9 +195,9 @@ fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>, speaks: b
 fn hang(dir: &Path, what: &str) {
     let again = invocation::command([vec!["train".into()], invocation::flag("--resume", dir)].concat());
     let text = format!("train: {what}; to continue from the last checkpoint: {again}");
-    let (path, note) = (dir.join("hang.txt"), format!("{text}\n"));
+    let (path, note) = (dir.join(HANG), format!("{text}\n"));
     // on a thread of its own: the disk may hang too
-    let noted = std::thread::spawn(move || std::fs::write(path, note));
+    let noted = std::thread::spawn(move || atomic::write(&path, |out| out.write_all(note.as_bytes())));
     std::thread::sleep(std::time::Duration::from_secs(1));
     drop(noted);
     // a reader that has gone away must not keep the process

@@ -136,6 +136,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::lines::Lines;
 
     #[test]
     fn a_log_of_llmc_is_read_and_later_lines_count() {
@@ -155,7 +156,7 @@ mod tests {
                      {\"step\":1,\"loss\":5.4,\"grad_norm\":2.0,\"lr\":0.1,\"ms\":500.0,\"tokens_per_s\":64.0}\n\
                      {\"step\":2,\"loss\":null,\"grad_norm\":null,\"lr\":0.1,\"ms\":500.0,\"pause_ms\":1000.0,\"skipped\":true}\n\
                      {\"step\":3,\"lo";
-        let history = History::of_metrics(records::metrics(lines.as_bytes()));
+        let history = History::of_metrics(records::metrics(Lines::new(lines.as_bytes(), 1000)));
         assert_eq!((history.loss.as_slice(), history.step, history.skipped), (&[(1, 5.4)][..], 2, 1));
         assert!((history.seconds - 2.0).abs() < 1e-9);
         assert_eq!(history.recent_speed(), Some(64.0));

@@ -5,7 +5,7 @@ pub mod page;
 pub mod plot;
 pub mod sheet;
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use history::History;
@@ -15,6 +15,7 @@ pub use sheet::Sheet;
 use crate::error::Result;
 use crate::files::atomic;
 use crate::run::clock::clock_text;
+use crate::run::home::Home;
 use crate::run::records::Metric;
 use crate::train::settings::RunFile;
 
@@ -27,7 +28,7 @@ const OFTEN: Duration = Duration::from_secs(2);
 /// Keeps the figures of a run at work, and its page.
 #[derive(Debug)]
 pub struct Reporter {
-    dir: PathBuf,
+    home: Arc<Home>,
     sheet: Sheet,
     reference: Option<History>,
     written: Option<Instant>,
@@ -36,14 +37,14 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// For the run in `dir`, whose records so far are read; `reference` stands beside its curves.
+    /// For the run of a folder, whose records so far are read; `reference` stands beside its curves.
     ///
     /// # Errors
-    /// [`crate::error::Error::Data`] if `dir` holds no run.
-    pub fn new(dir: &Path, file: RunFile, reference: Option<History>) -> Result<Self> {
-        let mut sheet = Sheet::read(dir)?;
+    /// [`crate::error::Error::Data`] if the folder holds no run.
+    pub fn new(home: &Arc<Home>, file: RunFile, reference: Option<History>) -> Result<Self> {
+        let mut sheet = Sheet::read(home.dir())?;
         sheet.file = Some(file);
-        Ok(Self { dir: dir.to_owned(), sheet, reference, written: None, warned: false })
+        Ok(Self { home: Arc::clone(home), sheet, reference, written: None, warned: false })
     }
 
     /// Reads the records again, after they were cut back.
@@ -51,7 +52,7 @@ impl Reporter {
     /// # Errors
     /// [`crate::error::Error::Data`] if they are gone.
     pub fn rewind(&mut self) -> Result<()> {
-        self.sheet.history = History::read(&self.dir)?;
+        self.sheet.history = History::read(self.home.dir())?;
         Ok(())
     }
 
@@ -101,9 +102,10 @@ impl Reporter {
             return;
         }
         self.written = Some(Instant::now());
-        self.sheet.samples = sheet::samples(&self.dir);
+        self.sheet.samples = sheet::samples(self.home.dir());
         let html = page(std::slice::from_ref(&self.sheet), self.reference.as_ref());
-        let result = atomic::write(&self.dir.join(REPORT), |out| out.write_all(html.as_bytes()));
+        let write = |()| atomic::write(&self.home.dir().join(REPORT), |out| out.write_all(html.as_bytes()));
+        let result = self.home.check().and_then(write);
         if let (Err(error), false) = (&result, self.warned) {
             log::warn!("{error}; the run continues without it");
         }

@@ -13,6 +13,7 @@ use crate::error::{Error, Fault, Result};
 
 use crate::infer::evaluate::Evaluator;
 use crate::infer::generator::Generator;
+use crate::ops::stepcontrol::Report;
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
 use crate::run::clock::Clock;
 use crate::run::folder::Folder;
@@ -20,7 +21,7 @@ use crate::run::phase::{CurrentPhase, Phase, PhaseGuard};
 use crate::run::records::Metric;
 use crate::run::report::Reporter;
 use crate::train::dataset::Baseline;
-use crate::train::settings::{Settings, WhenFull};
+use crate::train::settings::{Settings, WhenFull, compare};
 use crate::train::trainer::Trainer;
 pub use samples::known_words;
 
@@ -214,7 +215,10 @@ impl Run<'_> {
             }
             clock.share();
             let own = clock.newest();
-            self.write_timed(clock, screen)?;
+            if let Err(error) = self.write_timed(clock, screen) {
+                // a step before this one ends the run, which has computed this one too
+                return Err(self.write_unmeasured(own, error, clock, screen));
+            }
             let pending = Pending::new(own.map(|(report, _)| report), own.map_or(0.0, |(_, ms)| ms));
             self.finish(trainer, &mut generator, step, after, pending, &mut outcome, clock, screen)?;
         }
@@ -254,16 +258,16 @@ impl Run<'_> {
     ) -> Result<()> {
         let was_written = pending.written;
         if !was_written {
-            let (mut val_loss, mut hellaswag) = (None, None);
-            if after.validates {
-                val_loss = clock.pause(|| self.validate(trainer))?;
-            }
-            if after.asks && val_loss.is_some() == after.validates {
-                hellaswag = clock.pause(|| self.ask(trainer))?;
-            }
-            if val_loss.is_some() != after.validates || hellaswag.is_some() != after.asks {
+            let measured = match self.measure(trainer, after, clock) {
+                Ok(measured) => measured,
+                Err(error) => {
+                    let own = pending.report().map(|report| (report, pending.ms));
+                    return Err(self.write_unmeasured(own, error, clock, screen));
+                }
+            };
+            let Some(Measured { val_loss, hellaswag }) = measured else {
                 return self.give_up(trainer, step, pending, clock, screen);
-            }
+            };
             outcome.val_loss = val_loss.or(outcome.val_loss);
             crate::kill_point!("run: validated");
             match (pending.report(), val_loss) {
@@ -311,6 +315,39 @@ impl Run<'_> {
         self.report(after.last, clock)
     }
 
+    /// Measures what is due after a step; none if a signal came first.
+    fn measure(&mut self, trainer: &mut Trainer, after: After, clock: &mut Clock) -> Result<Option<Measured>> {
+        let mut measured = Measured::default();
+        if after.validates {
+            measured.val_loss = clock.pause(|| self.validate(trainer))?;
+            if measured.val_loss.is_none() {
+                return Ok(None);
+            }
+        }
+        if after.asks {
+            measured.hellaswag = clock.pause(|| self.ask(trainer))?;
+            if measured.hellaswag.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(measured))
+    }
+
+    /// Writes the line of a step that `error` keeps from being measured, and returns that error.
+    fn write_unmeasured(
+        &mut self,
+        own: Option<(Report, f64)>,
+        error: Error,
+        clock: &mut Clock,
+        screen: &mut dyn Screen,
+    ) -> Error {
+        if let Some((report, ms)) = own {
+            // the first error is the one to tell
+            let _ = self.write(&report, Measured::default(), ms, clock, screen);
+        }
+        error
+    }
+
     /// Measures what the line of the last step lacks: it was written when the run was to be longer. False if a signal came.
     fn measure_last(
         &mut self,
@@ -321,7 +358,8 @@ impl Run<'_> {
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<bool> {
-        let Some(mut line) = self.folder.last_line()?.filter(|line| line.step == step) else { return Ok(true) };
+        let line = self.patiently(clock, screen, |run| run.folder.last_line())?;
+        let Some(mut line) = line.filter(|line| line.step == step) else { return Ok(true) };
         let (validates, asks) = (after.validates && line.val_loss.is_none(), after.asks && line.hellaswag.is_none());
         outcome.val_loss = outcome.val_loss.or(line.val_loss.map(f64::from));
         if validates {
@@ -385,7 +423,7 @@ impl Run<'_> {
                 if let Some(signal) = (self.stop)() {
                     return Err(Error::output(format!(
                         "{why}; {signal} ended the run while it waited; to continue from the last checkpoint: {}",
-                        (self.continues)(&self.folder.dir)
+                        (self.continues)(self.folder.dir())
                     )));
                 }
                 std::thread::sleep(RETRY / 10);
@@ -415,7 +453,7 @@ impl Run<'_> {
         }
         // a signal has come: no waiting for a disk that is full
         self.saver.wait()?;
-        let (signal, dir) = ((self.stop)().unwrap_or("a signal"), &self.folder.dir);
+        let (signal, dir) = ((self.stop)().unwrap_or("a signal"), self.folder.dir());
         let fault = Fault::at(signal, format!("stopped after step {step}, saved in {}", dir.display()));
         Ok(Error::stopped(fault.advice(format!("to continue: {}", (self.continues)(dir)))))
     }
@@ -432,6 +470,7 @@ impl Run<'_> {
         crate::kill_point!("run: before a snapshot");
         let snapshot = trainer.snapshot()?;
         let control = snapshot.control;
+        let written = self.folder.written();
         let state = StateFile {
             step,
             control: bytemuck::cast_slice(std::slice::from_ref(&control)).to_vec(),
@@ -440,11 +479,13 @@ impl Run<'_> {
             skipped: control.skipped,
             loss_scale: control.loss_scale,
             batches: mark.state(),
-            records: self.folder.positions()?,
-            metric_lines: self.folder.metric_lines(),
+            records: written.bytes,
+            metric_lines: written.metric_lines,
             data: self.loader.fingerprint().to_owned(),
             schedule: self.settings.schedule(),
             seed: self.settings.train.seed,
+            run: Some(self.folder.home().run().to_owned()),
+            settings: compare::noted(self.settings),
             made_by: self.made_by.clone(),
             tuned: trainer.gpu().caps.tuned.as_ref().clone(),
             ended,

@@ -2,9 +2,12 @@
 
 use crate::data::Stories;
 use crate::error::{Error, Result};
+use crate::files::atomic::output_error;
+use crate::files::open;
 use crate::formats::hf::{self, ModelInfo};
 use crate::infer::{Generator, Sampling};
 use crate::model::Weights;
+use crate::run::contents::MODEL;
 use crate::run::phase::Phase;
 use crate::run::steps::Run;
 use crate::train::Trainer;
@@ -60,7 +63,9 @@ impl Run<'_> {
         // shards may use fewer ids than their tokenizer has
         let tokenizer = self.tokenizer.as_ref();
         let info = tokenizer.map_or_else(ModelInfo::default, |t| t.info(weights.config.vocab));
-        let dir = self.folder.dir.join("model");
+        self.folder.home().check()?;
+        let dir = self.folder.dir().join(MODEL);
+        open::make_own_folder(&dir).map_err(|e| output_error(&dir, &e))?;
         hf::save(&dir, weights, &info)?;
         tokenizer.map_or(Ok(false), |t| t.write_files(&dir, &weights.config)).map(drop)
     }

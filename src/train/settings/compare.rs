@@ -1,6 +1,7 @@
 //! Compares the settings of a run with those that it is to be resumed with: everything that moved a past loss must be
 //! equal.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Settings, same_path};
@@ -84,15 +85,34 @@ pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Dif
     unequal(old, new)
 }
 
-/// Returns the settings that a checkpoint of step `reached` notes and that differ `here`. A run that became longer had
-/// other rates before than its present number of steps gives.
+/// Returns every setting that moves a loss, by key, for a checkpoint to note. Rates and seed are noted apart.
 #[must_use]
-pub fn saved_differences(saved: &Schedule, seed: u32, here: &Settings, reached: usize) -> Vec<Difference> {
+pub fn noted(settings: &Settings) -> BTreeMap<String, String> {
+    decisive(settings).into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Returns the settings that a checkpoint of step `reached` notes and that differ `here`. A run that became longer had
+/// other rates before than its present number of steps gives. `settings` are those of [`noted`]; keys that one side does not
+/// know are of another version.
+#[must_use]
+pub fn saved_differences(
+    saved: &Schedule,
+    seed: u32,
+    settings: &BTreeMap<String, String>,
+    here: &Settings,
+    reached: usize,
+) -> Vec<Difference> {
     let (mut old, mut new) = (vec![("seed", seed.to_string())], vec![("seed", here.train.seed.to_string())]);
     let now = Schedule { steps: saved.steps, ..here.schedule() };
     if moved(saved, &now, reached) {
         old.extend(rates(saved));
         new.extend(rates(&now));
+    }
+    for (key, value) in decisive(here).into_iter().filter(|(key, _)| *key != "seed") {
+        if let Some(there) = settings.get(key) {
+            old.push((key, there.clone()));
+            new.push((key, value));
+        }
     }
     unequal(old, new)
 }

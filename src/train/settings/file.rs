@@ -1,6 +1,7 @@
 //! `config.toml` of a run: a recipe of the run with every value in it, and a table of facts that recipes skip.
 
-use std::fs;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,11 +13,13 @@ use super::resolve::Start;
 use super::{Settings, old};
 use crate::data::TokenizerName;
 use crate::error::{Error, Fault, Result};
-use crate::files::atomic;
+use crate::files::{atomic, open};
 use crate::model::Config;
 
 /// The file's name in a run's folder.
 pub const CONFIG: &str = "config.toml";
+/// The largest such file that is read.
+const CONFIG_BYTES: u64 = 1 << 20;
 /// The folder in a run's folder that holds the files of a tokenizer of its own.
 pub const TOKENIZER: &str = "tokenizer";
 /// The table of facts.
@@ -36,6 +39,9 @@ pub struct Record {
     pub version: String,
     /// True once the run has come to its end.
     pub finished: bool,
+    /// The run's random id, 32 hexadecimal digits; none in a run that an earlier version began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// [`crate::data::Batches::fingerprint`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
@@ -90,8 +96,13 @@ impl RunFile {
     pub fn read(run: &Path) -> Result<Self> {
         let path = run.join(CONFIG);
         let wrong = |what: String| Error::data(Fault::at(path.display(), what));
-        let text = fs::read_to_string(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
+        let text = open::own(&path, OpenOptions::new().read(true)).and_then(|file| {
+            let mut text = String::new();
+            file.take(CONFIG_BYTES + 1).read_to_string(&mut text)?;
+            if text.len() as u64 <= CONFIG_BYTES { Ok(text) } else { Err(io::ErrorKind::FileTooLarge.into()) }
+        });
+        let text = text.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
                 Error::data(Fault::at(run.display(), "holds no run").expected(format!("a folder with {CONFIG}")))
             }
             _ => wrong(format!("cannot be read ({e})")),

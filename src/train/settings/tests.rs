@@ -1,5 +1,7 @@
 //! Sources over one another, `config.toml` there and back, and what a run may be resumed with.
 
+use std::collections::BTreeMap;
+
 use std::fs;
 
 use super::layers::{Layers, Merged, Origin};
@@ -187,8 +189,8 @@ fn only_what_moved_a_past_loss_must_be_equal() {
         (&|s| s.data.ranks = 2, "emulate-ranks"),
         (&|s| s.model.shape.layers = 2, "layers"),
     ];
-    for (change, key) in fixed {
-        assert_eq!(keys(change, 100), [key]);
+    for (change, key) in &fixed {
+        assert_eq!(keys(change, 100), [*key]);
     }
     // rates that are still to come: the decay of wsd has not begun
     let wsd = Settings { train: TrainSettings { schedule: Shape::Wsd, ..there.train.clone() }, ..there.clone() };
@@ -197,10 +199,23 @@ fn only_what_moved_a_past_loss_must_be_equal() {
     assert_eq!(differences(&wsd, &lower, 242)[0].key, "final-lr-frac");
     // a run that became longer: its first steps had the rates of the shorter one
     let saved = Schedule { steps: 20, ..wsd.schedule() };
-    assert!(compare::saved_differences(&saved, 42, &wsd, 20).is_empty());
-    assert_eq!(compare::saved_differences(&saved, 42, &lower, 16), []);
-    assert_eq!(compare::saved_differences(&saved, 42, &lower, 20)[0].key, "final-lr-frac");
-    assert_eq!(compare::saved_differences(&saved, 7, &wsd, 20)[0].key, "seed");
+    let noted = compare::noted(&wsd);
+    let found = |seed: u32, here: &Settings, reached: usize| -> Vec<&str> {
+        let found = compare::saved_differences(&saved, seed, &noted, here, reached);
+        found.iter().map(|difference| difference.key).collect()
+    };
+    assert_eq!(found(42, &wsd, 20), [""; 0]);
+    assert_eq!(found(42, &lower, 16), [""; 0]);
+    assert!(found(42, &lower, 20).contains(&"final-lr-frac"));
+    assert_eq!(found(7, &wsd, 20), ["seed"]);
+    // a configuration that was changed by hand is held against the checkpoint
+    for (change, key) in fixed.iter().skip(3).filter(|(_, key)| *key != "seed") {
+        let mut here = wsd.clone();
+        change(&mut here);
+        assert_eq!(found(42, &here, 20), [*key]);
+    }
+    // a checkpoint of an earlier version notes the seed alone
+    assert!(compare::saved_differences(&saved, 42, &BTreeMap::new(), &wsd, 20).is_empty());
     assert_eq!(
         differences(&there, &Settings { train: TrainSettings { seed: 7, ..there.train.clone() }, ..there.clone() }, 1)
             [0],

@@ -1,0 +1,71 @@
+//! Tells whether a path still leads to the file or folder that was opened there.
+
+use std::fs::Metadata;
+use std::io;
+use std::path::Path;
+
+/// The number of a file or folder, which it keeps when it is renamed.
+///
+/// Windows does not let a folder with open files be renamed, nor does it tell numbers: there all are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    #[cfg(unix)]
+    device: u64,
+    #[cfg(unix)]
+    inode: u64,
+}
+
+impl Identity {
+    /// Returns the number of an open file or a path that was looked at.
+    #[must_use]
+    pub fn of(there: &Metadata) -> Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            Self { device: there.dev(), inode: there.ino() }
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = there;
+            Self {}
+        }
+    }
+
+    /// Returns the number of the folder that a path leads to, through links too.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn of_folder(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|there| Self::of(&there))
+    }
+
+    /// Returns the number of the file of a name; of a link its own.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        std::fs::symlink_metadata(path).map(|there| Self::of(&there))
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_renamed_folder_keeps_its_number_and_another_one_has_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir(&first).unwrap();
+        let own = Identity::of_folder(&first).unwrap();
+        fs::rename(&first, &second).unwrap();
+        fs::create_dir(&first).unwrap();
+        assert_eq!(Identity::of_folder(&second).unwrap(), own);
+        assert_ne!(Identity::of_folder(&first).unwrap(), own);
+        std::os::unix::fs::symlink("b", dir.path().join("link")).unwrap();
+        assert_eq!(Identity::of_folder(&dir.path().join("link")).unwrap(), own);
+        assert_ne!(Identity::of_file(&dir.path().join("link")).unwrap(), own);
+    }
+}

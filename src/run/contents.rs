@@ -1,0 +1,128 @@
+//! A run's folder may come from a stranger: nothing in it may lead a write out of it.
+//!
+//! Files and folders of a run are plain ones; a link in their place is refused, whoever has put it there. One link is
+//! allowed: `checkpoints` may lead to another disk. Its owner is known by `checkpoints/run.json`, which the run has written
+//! there itself: it has the run's id and the folder that the run had. A stranger can put a link into a folder, but not that
+//! file into a folder of yours.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Fault, Result};
+use crate::files::atomic::{self, output_error};
+use crate::files::identity::Identity;
+use crate::files::{open, path_text};
+use crate::formats::checkpoint::{CHECKPOINTS, SAVED};
+use crate::run::folder::{LOG, SAMPLES, UNSAVED};
+use crate::run::lock::LOCK;
+use crate::run::records::METRICS;
+use crate::run::report::REPORT;
+use crate::run::tensorboard;
+use crate::train::settings::RunFile;
+use crate::train::settings::file::{CONFIG, TOKENIZER};
+
+/// Says in `checkpoints` whose they are.
+const OWNER: &str = "run.json";
+/// The largest such file that is read.
+const OWNER_BYTES: u64 = 1 << 16;
+/// The folder of the saved model.
+pub const MODEL: &str = "model";
+/// The note of a device that hangs.
+pub const HANG: &str = "hang.txt";
+
+/// Contents of [`OWNER`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Owner {
+    /// The run's random id.
+    run: String,
+    /// The run's folder.
+    #[serde(with = "path_text::one")]
+    folder: PathBuf,
+}
+
+/// Fails if a file or a folder of a run is a link or a special file.
+///
+/// # Errors
+/// [`Error::Data`] naming it.
+pub fn check(dir: &Path) -> Result<()> {
+    for name in [CONFIG, METRICS, LOG, SAMPLES, REPORT, LOCK, SAVED, HANG] {
+        refuse(dir, name, fs::symlink_metadata(dir.join(name)).and_then(|there| open::plain(&there)))?;
+    }
+    for name in [tensorboard::FOLDER, MODEL, TOKENIZER, UNSAVED] {
+        refuse(dir, name, open::own_folder(&dir.join(name)))?;
+    }
+    Ok(())
+}
+
+fn refuse(dir: &Path, name: &str, looked: io::Result<()>) -> Result<()> {
+    match looked {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let fault = Fault::at(dir.join(name).display(), error.to_string());
+            Err(Error::data(fault.advice("a run's folder holds no links: try putting the file itself there")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fails if `checkpoints` of a run is a link that somebody else may have made.
+///
+/// # Errors
+/// [`Error::Data`].
+pub fn check_checkpoints(dir: &Path, run: Option<&str>) -> Result<()> {
+    let path = dir.join(CHECKPOINTS);
+    let refused = |what: String, advice: &str| Err(Error::data(Fault::at(path.display(), what).advice(advice)));
+    match fs::symlink_metadata(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return refused(format!("cannot be read ({e})"), ""),
+        Ok(there) if there.is_dir() => return Ok(()),
+        Ok(there) if there.is_symlink() => {}
+        Ok(_) => return refused("is no folder".into(), "move it away"),
+    }
+    match fs::metadata(&path) {
+        Err(e) => return refused(format!("is a link that leads nowhere ({e})"), "bring the disk with its folder back"),
+        Ok(to) if !to.is_dir() => return refused("is a link to no folder".into(), "move it away"),
+        Ok(_) => {}
+    }
+    match owner(&path) {
+        Ok(owner) if Some(owner.run.as_str()) == run && is_ours(dir, &owner) => Ok(()),
+        _ => {
+            let what = format!("is a link to a folder whose {OWNER} does not name this run and its folder");
+            refused(what, "move the checkpoints back into the run's folder once, then move and link them again")
+        }
+    }
+}
+
+/// True if the folder that `owner` names is `dir`, or has no such run any more: the run was moved.
+fn is_ours(dir: &Path, owner: &Owner) -> bool {
+    let same = matches!((Identity::of_folder(dir), Identity::of_folder(&owner.folder)), (Ok(a), Ok(b)) if a == b);
+    let holds = || RunFile::read(&owner.folder).is_ok_and(|file| file.record.run.as_ref() == Some(&owner.run));
+    if cfg!(unix) { same || !holds() } else { crate::train::settings::same_path(dir, &owner.folder) || !holds() }
+}
+
+fn owner(checkpoints: &Path) -> io::Result<Owner> {
+    let file = open::own(&checkpoints.join(OWNER), OpenOptions::new().read(true))?;
+    let mut text = Vec::new();
+    file.take(OWNER_BYTES).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// Makes the folder of a run's checkpoints and notes whose they are.
+///
+/// # Errors
+/// [`Error::Output`].
+pub fn own_checkpoints(dir: &Path, run: &str) -> Result<()> {
+    let path = dir.join(CHECKPOINTS);
+    if !path.is_dir() {
+        fs::create_dir(&path).map_err(|e| output_error(&path, &e))?;
+    }
+    let folder = fs::canonicalize(dir).map_err(|e| output_error(dir, &e))?;
+    let new = Owner { run: run.to_owned(), folder };
+    if owner(&path).is_ok_and(|there| there == new) {
+        return Ok(());
+    }
+    let text = serde_json::to_vec_pretty(&new).map_err(|e| Error::output(Fault::at(OWNER, e.to_string())))?;
+    atomic::write(&path.join(OWNER), |out| out.write_all(&text))
+}

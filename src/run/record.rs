@@ -1,0 +1,233 @@
+//! A file that grows line by line: every append is whole or not there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::files::open;
+
+/// Bytes that are read at once in search of the last newline.
+const PIECE: u64 = 1 << 16;
+
+/// One of a run's growing files.
+///
+/// Its length is known here: bytes behind it are of an append that failed, and are cut off before the next one. After an
+/// error the file is opened anew, since a handle to a disk that was away is of no use any more.
+#[derive(Debug)]
+pub struct Record {
+    path: PathBuf,
+    file: Option<File>,
+    bytes: u64,
+}
+
+fn how() -> OpenOptions {
+    OpenOptions::new().read(true).write(true).clone()
+}
+
+impl Record {
+    /// Opens a file of a run's folder, or makes it, and cuts it to at most `bytes`, behind a newline if it was shorter.
+    ///
+    /// # Errors
+    /// The system's error; a link is refused.
+    pub fn open(path: &Path, bytes: u64) -> io::Result<Self> {
+        let mut record = Self { path: path.to_owned(), file: None, bytes };
+        record.reopen()?;
+        Ok(record)
+    }
+
+    /// Returns the file's length without what failed to be appended.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the file's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends all of `text`. After an error nothing of it counts.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        let written = self.ready().and_then(|mut file| file.write_all(text));
+        match &written {
+            Ok(()) => self.bytes += text.len() as u64,
+            Err(_) => self.close(),
+        }
+        written
+    }
+
+    /// Drops everything behind `bytes`. What cannot be cut off now is cut off before the next append.
+    pub fn cut(&mut self, bytes: u64) {
+        self.bytes = self.bytes.min(bytes);
+        if self.ready().is_err() {
+            self.close();
+        }
+    }
+
+    /// Opens the file anew at the next use.
+    pub fn close(&mut self) {
+        self.file = None;
+    }
+
+    /// Forces the file to disk.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn sync(&mut self) -> io::Result<()> {
+        let synced = self.ready().and_then(|file| file.sync_all());
+        if synced.is_err() {
+            self.close();
+        }
+        synced
+    }
+
+    /// Takes another file's place, which was written whole under this name.
+    pub fn replaced(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        self.close();
+    }
+
+    /// Returns the file, of the length that counts and at its end.
+    fn ready(&mut self) -> io::Result<&File> {
+        let there = self.file.as_ref().map(File::metadata).transpose()?;
+        // a file that was removed or shortened takes no more lines where nobody would find them
+        if there.is_none_or(|there| is_removed(&there) || there.len() < self.bytes) {
+            self.reopen()?;
+        }
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        if file.metadata()?.len() != self.bytes {
+            file.set_len(self.bytes)?;
+        }
+        file.seek(SeekFrom::Start(self.bytes))?;
+        Ok(file)
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.file = None;
+        let mut file = open::own(&self.path, how().create(true))?;
+        crate::kill_point!("resume: before a record is cut back");
+        let (there, expected) = (file.metadata()?.len(), self.bytes);
+        if there < expected {
+            self.bytes = last_newline(&mut file, there)?;
+            let path = self.path.display();
+            log::warn!("{path}: has {there} bytes, expected {expected}; the record continues with a gap");
+        }
+        if there != self.bytes {
+            file.set_len(self.bytes)?;
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+/// True for an open file whose name is gone.
+fn is_removed(there: &std::fs::Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        there.nlink() == 0
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = there;
+        false
+    }
+}
+
+/// Returns the end of the last line that a newline ends, among the first `bytes` of a file.
+fn last_newline(file: &mut File, bytes: u64) -> io::Result<u64> {
+    let mut end = bytes;
+    let mut piece = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(PIECE);
+        piece.clear();
+        file.seek(SeekFrom::Start(start))?;
+        (&mut *file).take(end - start).read_to_end(&mut piece)?;
+        if let Some(at) = memchr::memrchr(b'\n', &piece) {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_torn_append_is_cut_off_before_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let mut record = Record::open(&path, 0).unwrap();
+        record.append(b"one\n").unwrap();
+        // as a write that failed halfway leaves it
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"tw").unwrap();
+        record.append(b"two\n").unwrap();
+        record.append(b"three\n").unwrap();
+        record.cut(8);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+        record.close();
+        record.append(b"3\n").unwrap();
+        assert_eq!(record.bytes(), 10);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n3\n");
+    }
+
+    #[test]
+    fn a_record_that_somebody_shortens_or_removes_continues_at_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let mut record = Record::open(&path, 0).unwrap();
+        record.append(b"one\ntwo\n").unwrap();
+        fs::write(&path, "one\nt").unwrap();
+        record.append(b"3\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\n3\n");
+        if cfg!(unix) {
+            fs::remove_file(&path).unwrap();
+            record.append(b"4\n").unwrap();
+            assert_eq!((fs::read_to_string(&path).unwrap(), record.bytes()), ("4\n".into(), 2));
+        }
+        record.close();
+        record.append(b"5\n").unwrap();
+        record.sync().unwrap();
+        assert!(fs::read_to_string(&path).unwrap().ends_with("5\n"));
+    }
+
+    #[test]
+    fn a_last_line_that_is_cut_off_is_dropped_at_the_newline() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let long = "x".repeat(2 * PIECE as usize);
+        for (there, bytes, kept) in [
+            ("one\ntwo\nthr", 20, "one\ntwo\n"),
+            ("one\ntwo\n", 20, "one\ntwo\n"),
+            ("one\ntwo\nthr", 4, "one\n"),
+            ("thr", 20, ""),
+            ("", 20, ""),
+            (&format!("one\n{long}"), 1 << 30, "one\n"),
+        ] {
+            fs::write(&path, there).unwrap();
+            let mut record = Record::open(&path, bytes).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), kept, "{there:?}");
+            record.append(b"new\n").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{kept}new\n"));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_the_place_of_a_record_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("a"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert_eq!(Record::open(&path, 0).unwrap_err().to_string(), "is a link, expected a file");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    }
+}
