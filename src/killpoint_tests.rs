@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All of them, in the order in which a run comes by.
-pub const POINTS: [&str; 19] = [
+pub const POINTS: [&str; 20] = [
     "resume: locked",
     "resume: before a record is cut back",
     "resume: before the first weights",
+    "run: data noted",
     "run: validated",
     "records: between metrics and log",
     "run: first step",

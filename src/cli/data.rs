@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
@@ -151,11 +153,27 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
         save_every: Duration::from_millis(args.save_ms),
         ..defaults
     };
-    let stop = signals::listen(|| signals::Answer::stops("stopping after this part of the data, then saving"))?;
+    let waits = Arc::new(AtomicBool::new(false));
+    let waiting = Arc::clone(&waits);
+    let stop = signals::listen(move || {
+        if waiting.load(Ordering::SeqCst) {
+            return signals::Answer {
+                text: "ended while waiting for another process, with nothing to save",
+                ends: true,
+            };
+        }
+        signals::Answer::stops("stopping after this part of the data, then saving")
+    })?;
     let begin = Instant::now();
     let mut meter = Meter::new();
     let mut now = 0;
     let outcome = prepare::prepare(&options, &mut |progress: &Progress| {
+        if progress.waits != waits.swap(progress.waits, Ordering::SeqCst) && progress.waits {
+            meter.line(&format!("{}: another `wgpt data prepare` works here, waiting for it", options.out.display()));
+        }
+        if progress.waits {
+            return if stop().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        }
         now = progress.text_bytes_now;
         let rate = now as f64 / 1e6 / begin.elapsed().as_secs_f64().max(1e-9);
         let text = format!("{} tokens | {} documents | {rate:.1} MB/s", progress.tokens, progress.counts.documents);

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 
 use crate::data::batch::Batch;
+use crate::data::contents::FileContents;
 use crate::data::loader::{Loader, LoaderConfig, LoaderState};
 use crate::data::tokens::TokenSource;
 use crate::error::{Error, Fault, Result};
@@ -45,6 +46,7 @@ pub struct BatchesState {
 pub struct Batches {
     config: LoaderConfig,
     names: Vec<String>,
+    files: Vec<FileContents>,
     fingerprint: String,
     tokens: usize,
     batches_per_epoch: usize,
@@ -110,6 +112,7 @@ impl Batches {
             .collect::<Result<Vec<_>>>()?;
         let mut batches = Self {
             config,
+            files: sources.iter().flat_map(TokenSource::files).cloned().collect(),
             fingerprint: fingerprint(&sources)?,
             names: sources.iter().map(|source| source.name().to_owned()).collect(),
             tokens: loaders[0].tokens(),
@@ -128,6 +131,12 @@ impl Batches {
     #[must_use]
     pub fn config(&self) -> &LoaderConfig {
         &self.config
+    }
+
+    /// Returns the files that the tokens come from, in order, as they were before that.
+    #[must_use]
+    pub fn files(&self) -> &[FileContents] {
+        &self.files
     }
 
     /// What the sources hold, in a few words: other tokens give another one.

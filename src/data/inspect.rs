@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::data::contents::blake3_of;
 use crate::data::noted;
-use crate::data::prepare::stage::blake3_of;
 use crate::data::prepare::{Note, ShardNote};
 use crate::data::tokenizer::{self, Tokenizer};
 use crate::data::tokens::{TokenSource, cannot_read};

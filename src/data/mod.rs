@@ -9,6 +9,7 @@
 //! | [`token_names`] | the same by the names of `wgpt data fetch` |
 //! | [`recognize`] | kinds of files, told by their first bytes |
 //! | [`unpack`] | gzip, Zstandard, xz and bzip2 |
+//! | [`contents`] | files that tokens come from, as they are recognised later |
 //! | [`text_files`] | tokens of text files |
 //! | [`separators`] | texts between documents |
 //! | [`batch`] | a batch as one block, ready to be uploaded |
@@ -26,6 +27,7 @@
 
 pub mod batch;
 pub mod batches;
+pub mod contents;
 pub mod fetch;
 pub mod hellaswag;
 pub mod inspect;
@@ -53,6 +55,7 @@ pub use batch::Batch;
 pub use batches::{BatchSource, Batches, BatchesState, Mark};
 // part of a loader's state
 pub use crate::random::{Mt19937, Mt19937State};
+pub use contents::FileContents;
 pub use fetch::names::Part;
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use repeat::Repeat;

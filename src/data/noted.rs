@@ -13,7 +13,7 @@ use crate::files::bounded;
 use crate::formats::tokenizer_folder::TokenizerFiles;
 
 /// The longest note that is read: it names every file of a corpus.
-const NOTE_BYTES: u64 = 256 << 20;
+pub(super) const NOTE_BYTES: u64 = 256 << 20;
 
 /// Returns the tokenizers that are noted in folders of shards, with the files that note them.
 ///

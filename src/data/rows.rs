@@ -1,6 +1,7 @@
 //! Validation data: rows of T tokens in file order, each of them once.
 
 use crate::data::batch::{Batch, widen};
+use crate::data::contents::FileContents;
 use crate::data::tokens::TokenSource;
 use crate::error::{Error, Fault, Result};
 
@@ -58,6 +59,11 @@ impl Rows {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Returns the files that the rows come from, in order, as they were before that.
+    pub fn files(&self) -> impl Iterator<Item = &FileContents> {
+        self.sources.iter().flat_map(TokenSource::files)
     }
 
     /// Tokens of a row, T.

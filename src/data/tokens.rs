@@ -4,6 +4,7 @@
 //! little-endian u16 ids, and not a byte more. Files are read at positions, never mapped: a mapped file that
 //! another process cuts short would kill this one.
 
+use crate::data::contents::FileContents;
 use crate::data::token_format::{Layout, TokenFormat};
 use crate::error::{Error, Fault, Result};
 use crate::files::kind::LLMC_SHARD;
@@ -31,6 +32,7 @@ pub struct TokenSource {
     name: String,
     len: usize,
     kind: Kind,
+    files: Arc<[FileContents]>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,7 +54,7 @@ impl TokenSource {
     /// Tokens held in memory; `name` is what errors call them.
     #[must_use]
     pub fn from_tokens(name: impl Into<String>, tokens: Vec<u16>) -> Self {
-        Self { name: name.into(), len: tokens.len(), kind: Kind::Memory(tokens.into()) }
+        Self { name: name.into(), len: tokens.len(), kind: Kind::Memory(tokens.into()), files: Arc::default() }
     }
 
     /// Opens a shard file and checks its header and its size.
@@ -71,16 +73,29 @@ impl TokenSource {
         let path = path.as_ref();
         let name = path.display().to_string();
         let file = open_file(path)?;
-        let size = file.metadata().map_err(|e| cannot_read(&name, &e))?.len();
-        let layout = Layout::of(path, &file, size, format)?;
+        let told = file.metadata().map_err(|e| cannot_read(&name, &e))?;
+        let layout = Layout::of(path, &file, told.len(), format)?;
         let stored = Stored { path: path.to_owned(), layout, file: Mutex::new(None) };
-        Ok(Self { name, len: layout.len, kind: Kind::Stored(stored) })
+        let files = [FileContents::new(path, &told)].into();
+        Ok(Self { name, len: layout.len, kind: Kind::Stored(stored), files })
     }
 
     /// Returns the name in errors: the path of a file.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Says which files tokens in memory were read from, as they were before that.
+    #[must_use]
+    pub fn read_from(self, files: Vec<FileContents>) -> Self {
+        Self { files: files.into(), ..self }
+    }
+
+    /// Returns the files that the tokens come from, none for tokens that were made up.
+    #[must_use]
+    pub fn files(&self) -> &[FileContents] {
+        &self.files
     }
 
     /// Number of tokens.

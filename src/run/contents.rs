@@ -16,6 +16,7 @@ use crate::files::atomic::{self, output_error};
 use crate::files::identity::Identity;
 use crate::files::{open, path_text};
 use crate::formats::checkpoint::{CHECKPOINTS, SAVED};
+use crate::run::data_files::NOTE;
 use crate::run::folder::{LOG, SAMPLES, UNSAVED};
 use crate::run::lock::LOCK;
 use crate::run::records::METRICS;
@@ -48,7 +49,7 @@ struct Owner {
 /// # Errors
 /// [`Error::Data`] naming it.
 pub fn check(dir: &Path) -> Result<()> {
-    for name in [CONFIG, METRICS, LOG, SAMPLES, REPORT, LOCK, SAVED, HANG] {
+    for name in [CONFIG, METRICS, LOG, SAMPLES, REPORT, LOCK, SAVED, NOTE, HANG] {
         refuse(dir, name, fs::symlink_metadata(dir.join(name)).and_then(|there| open::plain(&there)))?;
     }
     for name in [tensorboard::FOLDER, MODEL, TOKENIZER, UNSAVED] {

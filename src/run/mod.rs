@@ -3,6 +3,7 @@
 pub mod checkpoint;
 mod clock;
 pub mod contents;
+pub mod data_files;
 pub mod folder;
 pub mod home;
 pub mod inspect;

@@ -16,6 +16,7 @@ use crate::measure::Roofs;
 use crate::measure::plan::{SMALLER, plan};
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile, load_newest};
 use crate::run::contents;
+use crate::run::data_files::{self, DataFiles, Keeper};
 use crate::run::folder::{self, Folder, Vouched};
 use crate::run::inspect::{self, State, inspect, other_data_than};
 use crate::run::lock::FolderLock;
@@ -184,8 +185,10 @@ impl<'a> Session<'a> {
     /// [`Error::Lost`] if the device is lost twice; [`Error::Memory`] with the plan; else as [`Run::go`].
     pub fn train(mut self, screen: &mut dyn Screen) -> Result<Option<Outcome>> {
         let data = self.loader.as_ref().map(Batches::fingerprint);
+        let files = DataFiles::of(self.loader.as_ref(), self.rows.as_ref());
         let begun = match &self.out {
-            Some(out) => begin(out, self.settings, data, self.restart, screen)?,
+            Some(out) => begin(out, self.settings, data, self.restart, screen)
+                .map_err(|error| data_files::explain(out, &files, error, screen))?,
             None => Begin::Anew(None),
         };
         let parent = self.out.clone().unwrap_or_else(|| "runs".into());
@@ -198,6 +201,9 @@ impl<'a> Session<'a> {
         let start = self.loader.as_ref().map(Batches::state);
         if let (Some(saved), Some(loader)) = (&saved, &self.loader) {
             check_saved(&parent, &saved.state, loader, self.settings)?;
+        }
+        if let (Some(_), Some(there)) = (&saved, &there) {
+            data_files::check(&parent, &files, &there.settings, self.settings, screen)?;
         }
         let mut run: Option<Run<'a>> = None;
         loop {
@@ -314,6 +320,7 @@ impl<'a> Session<'a> {
                 Folder::create(out, file)?
             }
         };
+        let data_files = Keeper::begin(folder.home(), DataFiles::of(Some(&loader), self.rows.as_ref()))?;
         let reporter = Reporter::new(folder.home(), folder.file().clone(), self.extras.reference.take())?;
         let (every, keep) = (settings.run.checkpoint_every, settings.run.keep);
         let saver = Saver::new(Arc::clone(folder.home()), every, keep, state.map(|state| state.step));
@@ -325,6 +332,7 @@ impl<'a> Session<'a> {
             questions: std::mem::take(&mut self.extras.questions),
             tokenizer: self.tokenizer.clone(),
             baseline: self.baseline,
+            data_files,
             folder,
             reporter,
             saver,

@@ -65,6 +65,7 @@ fn a_stranger_s_run_folder_writes_nothing_outside_itself() {
         "samples.txt",
         "report.html",
         "saved.json",
+        "data.json",
         LOCK,
         HANG,
         "tb",

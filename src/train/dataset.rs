@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::data::{
-    Batches, LoaderConfig, Part, Rows, Stories, TokenFormat, TokenSource, Tokenizer, markov, noted, split, token_paths,
-    tokens_of_text_files,
+    Batches, FileContents, LoaderConfig, Part, Rows, Stories, TokenFormat, TokenSource, Tokenizer, markov, noted,
+    split, token_paths, tokens_of_text_files,
 };
 use crate::error::{Error, Fault, Result};
 
@@ -80,8 +80,11 @@ impl Dataset {
             let fault = Fault::at("--tokenizer", "the weights do not say which tokenizer they are for");
             Error::usage(fault.advice("try --tokenizer gpt2 or bytes"))
         })?;
+        let mut read_from = Vec::new();
         let (tokens, name) = match &settings.source {
             Source::Text(files) => {
+                // before they are read: what changes meanwhile is seen later
+                read_from.extend(files.iter().filter_map(|file| FileContents::of(file)));
                 let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
                 (tokens_of_text_files(files, tokenizer, settings.split_on.as_deref())?, names.join(", "))
             }
@@ -98,8 +101,10 @@ impl Dataset {
         });
         let (all, kept) = (train.len() + validation.len(), validation.len());
         let summary = format!("{name}: {all} tokens ({}), the last {kept} for validation", tokenizer.name());
-        let source = |tokens| vec![TokenSource::from_tokens(name.clone(), tokens)];
-        Ok(Self { train: source(train), validation: source(validation), summary, baseline })
+        let source = |tokens| TokenSource::from_tokens(name.clone(), tokens);
+        // validation comes from the same files
+        let train = source(train).read_from(read_from);
+        Ok(Self { train: vec![train], validation: vec![source(validation)], summary, baseline })
     }
 
     /// Cuts the tokens into batches, those of `ranks` ranks in turn, and validation rows.

@@ -1,6 +1,8 @@
 //! The program from outside: what it prints, writes and ends with. It is started through tools/run, as a user's is.
 
 mod bad_input;
+#[cfg(unix)]
+mod changed_data;
 mod data_files;
 #[cfg(target_os = "linux")]
 mod disk;

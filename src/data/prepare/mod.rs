@@ -130,7 +130,7 @@ impl Options {
 }
 
 /// How far a preparation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes read of all files.
     pub file_bytes: u64,
@@ -142,6 +142,8 @@ pub struct Progress {
     pub counts: Counts,
     /// Of them, those of this run: the others were there from an earlier one.
     pub text_bytes_now: u64,
+    /// True while another process works in the folder, and this one waits for it.
+    pub waits: bool,
 }
 
 /// How a preparation ended.
@@ -155,11 +157,12 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Prepares a corpus. `watch` sees every unit written and may stop.
+/// Prepares a corpus. `watch` sees every unit written and may stop. Waits for another process that works in the folder, and
+/// then finds the data set there or takes it up.
 ///
 /// # Errors
 /// [`Error::Usage`] for options that make no sense, or a folder that holds another data set. [`Error::Data`] naming
-/// the file that is broken, or if there is no text at all. [`Error::Output`], [`Error::Locked`].
+/// the file that is broken, or if there is no text at all. [`Error::Output`].
 pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<Outcome> {
     let recipe = options.recipe()?;
     if !options.restart
@@ -168,7 +171,7 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
         return Ok(Outcome::There(note));
     }
     check_tokenizer(options)?;
-    let (mut stage, state) = Stage::take(&options.out, &recipe.name, options.restart)?;
+    let Some((mut stage, state)) = take(options, &recipe, watch)? else { return Ok(Outcome::Stopped) };
     if options.restart {
         discard(options)?;
     }
@@ -213,6 +216,31 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
     Ok(Outcome::Done(note))
 }
 
+/// Takes the folder, once nobody else has it; `None` if `watch` stops that.
+fn take(
+    options: &Options,
+    recipe: &Recipe,
+    watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<Option<(Stage, Option<State>)>> {
+    let mut is_known = false;
+    loop {
+        if let Some(taken) = Stage::take(&options.out, &recipe.name, options.restart)? {
+            return Ok(Some(taken));
+        }
+        // what will be something else need not be waited for
+        if !is_known
+            && !options.restart
+            && let Some(there) = State::recipe_in(&options.out, &recipe.name)
+        {
+            refuse(options, recipe, &there, "the preparation of something else, by another process")?;
+            is_known = true;
+        }
+        if watch(&Progress { waits: true, ..Progress::default() }).is_break() {
+            return Ok(None);
+        }
+    }
+}
+
 /// Fails if the tokenizer cannot be used, or the folder holds the files of another one that a restart does not remove.
 fn check_tokenizer(options: &Options) -> Result<()> {
     options.tokenizer.check()?;
@@ -231,9 +259,12 @@ fn check_tokenizer(options: &Options) -> Result<()> {
 /// Looks at the folder before anything is written: the note of the same data set, if it is there.
 fn look(options: &Options, recipe: &Recipe) -> Result<Option<Note>> {
     let out = &options.out;
-    let partial = out.join(format!("{}.partial", recipe.name));
-    if let Some(note) = Note::read(out)? {
-        refuse(options, recipe, &note.recipe, "another data set")?;
+    let partial = stage::partial(out, &recipe.name);
+    let noted = || match Note::read(out)? {
+        Some(note) => refuse(options, recipe, &note.recipe, "another data set").map(|()| Some(note)),
+        None => Ok(None),
+    };
+    if let Some(note) = noted()? {
         // left by a run that was killed in its last moment
         let _ = std::fs::remove_dir_all(&partial);
         return Ok(Some(note));
@@ -245,10 +276,17 @@ fn look(options: &Options, recipe: &Recipe) -> Result<Option<Note>> {
     });
     match strange {
         // a preparation that was killed while it gave files their names goes on with that
-        Some(entry) if !partial.join("state.json").exists() => Err(Error::usage(
-            Fault::at("--out", format!("{} is there and no {} tells what it is", entry.path().display(), note::NOTE))
+        Some(entry) if !partial.join(stage::STATE).exists() => match noted()? {
+            None => Err(Error::usage(
+                Fault::at(
+                    "--out",
+                    format!("{} is there and no {} tells what it is", entry.path().display(), note::NOTE),
+                )
                 .advice("try another --out or --name"),
-        )),
+            )),
+            // another process has ended since
+            note => Ok(note),
+        },
         _ => Ok(None),
     }
 }
@@ -386,7 +424,14 @@ fn write(
             saved = Instant::now();
         }
         let text_bytes_now = state.counts.text_bytes - before;
-        let progress = Progress { file_bytes, total_bytes, tokens: state.tokens, counts: state.counts, text_bytes_now };
+        let progress = Progress {
+            file_bytes,
+            total_bytes,
+            tokens: state.tokens,
+            counts: state.counts,
+            text_bytes_now,
+            waits: false,
+        };
         if watch(&progress).is_break() {
             stage.save(state)?;
             return Ok(ControlFlow::Break(()));

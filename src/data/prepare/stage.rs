@@ -1,7 +1,7 @@
 //! Shards while they grow: everything lies in `NAME.partial` until all of it is there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::note::{Note, Recipe, ShardNote, write_json};
 use super::unit::{Counts, Place};
+use crate::data::contents::blake3_of;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::{HEADER_BYTES, TokenSource, header, write_tokens};
 use crate::error::{Error, Fault, Result};
@@ -40,6 +41,23 @@ pub struct State {
     pub note: Option<Note>,
 }
 
+impl State {
+    /// Reads the state in the folder of an unfinished preparation, none if there is none.
+    fn read(partial: &Path) -> Result<Option<Self>> {
+        let path = partial.join(STATE);
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| {
+            let fault = Fault::at(path.display(), format!("is not the state of a preparation: {e}"));
+            Error::data(fault.advice("try --restart"))
+        })
+    }
+
+    /// Returns the recipe of a preparation that another process may be at, if it has saved one.
+    pub fn recipe_in(folder: &Path, name: &str) -> Option<Recipe> {
+        Self::read(&partial(folder, name)).ok().flatten().map(|state| state.recipe)
+    }
+}
+
 /// The folder in which a preparation works, held by one process.
 pub struct Stage {
     folder: PathBuf,
@@ -49,50 +67,47 @@ pub struct Stage {
     open: Option<File>,
 }
 
+/// The state's name there.
+pub const STATE: &str = "state.json";
+
 /// The folder of an unfinished preparation.
-fn partial(folder: &Path, name: &str) -> PathBuf {
+pub fn partial(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.partial"))
 }
 
 impl Stage {
-    /// Takes the folder, or fails if another process has it. With what an earlier run left there.
-    pub fn take(folder: &Path, name: &str, restart: bool) -> Result<(Self, Option<State>)> {
+    /// Takes the folder, with what an earlier run left there; `None` if another process has it.
+    pub fn take(folder: &Path, name: &str, restart: bool) -> Result<Option<(Self, Option<State>)>> {
         let partial = partial(folder, name);
         fs::create_dir_all(folder).map_err(|e| output_error(folder, &e))?;
         let path = folder.join(LOCK);
-        let lock = match Lock::take(&path, PATIENCE) {
+        // one that was removed by its last holder is no lock
+        let taken = loop {
+            match Lock::take(&path, PATIENCE) {
+                Ok(lock) if !lock.is_in_place().unwrap_or(true) => {}
+                taken => break taken,
+            }
+        };
+        let lock = match taken {
             Ok(lock) => Some(lock),
+            Err(Refusal::Held(_)) => return Ok(None),
             Err(Refusal::Unsupported(e)) => {
                 log::warn!("{}: cannot be locked ({e})", path.display());
                 None
             }
-            Err(refusal) => {
-                return Err(refusal.error(&path, |_| {
-                    Fault::at(folder.display(), "another `wgpt data prepare` works here")
-                        .advice("wait for it or try another --out")
-                }));
-            }
+            Err(Refusal::Failed(e)) => return Err(output_error(&path, &e)),
         };
         fs::create_dir_all(&partial).map_err(|e| output_error(&partial, &e))?;
         let stage = Self { folder: folder.to_owned(), partial, _lock: lock, open: None };
         if restart {
             stage.clear()?;
         }
-        let path = stage.state_path();
-        let state = match fs::read_to_string(&path) {
-            Err(_) => None,
-            Ok(text) => Some(serde_json::from_str(&text).map_err(|e| {
-                Error::data(
-                    Fault::at(path.display(), format!("is not the state of a preparation: {e}"))
-                        .advice("try --restart"),
-                )
-            })?),
-        };
-        Ok((stage, state))
+        let state = State::read(&stage.partial)?;
+        Ok(Some((stage, state)))
     }
 
     fn state_path(&self) -> PathBuf {
-        self.partial.join("state.json")
+        self.partial.join(STATE)
     }
 
     fn file(&self, index: u64) -> PathBuf {
@@ -319,19 +334,6 @@ fn seal_file(path: &Path, tokens: u64) -> std::io::Result<()> {
     let count = i32::try_from(tokens).map_err(|_| std::io::Error::other("more than 2^31 - 1 tokens"))?;
     file.write_all(&header(count))?;
     file.sync_all()
-}
-
-/// Returns the BLAKE3 of a file, in hexadecimal digits.
-pub(crate) fn blake3_of(path: &Path) -> std::io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let mut file = File::open(path)?;
-    let mut block = vec![0; 1 << 18];
-    loop {
-        match file.read(&mut block)? {
-            0 => return Ok(hasher.finalize().to_hex().to_string()),
-            n => hasher.update(&block[..n]),
-        };
-    }
 }
 
 /// Tokens that file `index` takes while the corpus is read: the first one is validation, if there is any.

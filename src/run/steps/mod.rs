@@ -16,6 +16,7 @@ use crate::infer::generator::Generator;
 use crate::ops::stepcontrol::Report;
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
 use crate::run::clock::Clock;
+use crate::run::data_files::Keeper;
 use crate::run::folder::Folder;
 use crate::run::phase::{CurrentPhase, Phase, PhaseGuard};
 use crate::run::records::Metric;
@@ -58,6 +59,8 @@ pub struct Run<'a> {
     pub tokenizer: Option<Tokenizer>,
     /// For generated stories.
     pub baseline: Option<Baseline>,
+    /// Hashes the files of the data, until before the folder is free again.
+    pub data_files: Option<Keeper>,
     /// The records.
     pub folder: Folder,
     /// The status line's figures and report.html.

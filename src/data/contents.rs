@@ -1,0 +1,258 @@
+//! Files that tokens come from, as they are recognised later: by size and times, else by the BLAKE3 of their bytes.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::noted::NOTE_BYTES;
+use crate::data::prepare::note::{NOTE, ShardNote};
+use crate::data::tokens::HEADER_BYTES;
+use crate::files::{bounded, open, path_text};
+
+/// Bytes that are read between two looks at whether to stop.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A file that tokens come from, as it was before they were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileContents {
+    /// Where it is, from the root.
+    #[serde(with = "path_text::one")]
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// When its bytes last changed: seconds and nanoseconds since 1970. Programs may set it. Empty where no system tells.
+    pub modified: String,
+    /// When anything about it last changed, its times included. Empty where no system tells.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub changed: String,
+    /// BLAKE3 of its bytes, in hexadecimal digits, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+}
+
+/// The result of reading a whole file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hashed {
+    /// The BLAKE3 of its bytes, in hexadecimal digits.
+    Done(String),
+    /// None: its size or its times are not, or no longer, those that are expected.
+    Changed,
+    /// None: it was to stop.
+    Stopped,
+}
+
+impl FileContents {
+    /// Describes a file by what the system tells of it.
+    #[must_use]
+    pub fn new(path: &Path, told: &Metadata) -> Self {
+        Self {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            bytes: told.len(),
+            modified: told.modified().map_or_else(|_| String::new(), since_1970),
+            changed: changed(told),
+            blake3: None,
+        }
+    }
+
+    /// Describes the file `path`; `None` for what is no plain file, or not there.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().filter(Metadata::is_file).map(|told| Self::new(path, &told))
+    }
+
+    /// True if the system tells the same size and the same time of the last write.
+    #[must_use]
+    pub fn is_as_written(&self, other: &Self) -> bool {
+        self.bytes == other.bytes && self.modified == other.modified && !self.modified.is_empty()
+    }
+
+    /// True if the system tells the same size and the same times. A program that sets the time of the last write back is
+    /// found by the other time, where there is one.
+    #[must_use]
+    pub fn is_untouched(&self, other: &Self) -> bool {
+        self.is_as_written(other) && self.changed == other.changed
+    }
+
+    /// Reads the whole file and returns the hash of its bytes. The file is the described one before and after.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub fn hash(&self, stop: &AtomicBool) -> io::Result<Hashed> {
+        let mut file = open::input(&self.path)?;
+        let is_same = |file: &File| file.metadata().map(|told| self.is_untouched(&Self::new(&self.path, &told)));
+        if !is_same(&file)? {
+            return Ok(Hashed::Changed);
+        }
+        let hash = digest(&mut file, &|| stop.load(Ordering::Relaxed))?;
+        Ok(match hash {
+            None => Hashed::Stopped,
+            Some(hash) if is_same(&file)? => Hashed::Done(hash),
+            Some(_) => Hashed::Changed,
+        })
+    }
+}
+
+/// Takes the hashes that `data prepare` noted beside shards, where they are still to be told. A shard that is younger than
+/// the note, or of another size, is not the one that was noted.
+pub fn take_prepared(files: &mut [FileContents]) {
+    let mut notes = BTreeMap::new();
+    for file in files.iter_mut().filter(|file| file.blake3.is_none()) {
+        let Some(folder) = file.path.parent() else { continue };
+        let note = notes.entry(folder.to_owned()).or_insert_with(|| Prepared::read(folder).unwrap_or_default());
+        file.blake3 = note.blake3_of(file);
+    }
+}
+
+/// The shards of a `dataset.json`, and when it was written.
+#[derive(Default)]
+struct Prepared {
+    written: Option<SystemTime>,
+    shards: BTreeMap<String, ShardNote>,
+}
+
+impl Prepared {
+    /// Reads a folder's note. A broken one is an error elsewhere.
+    fn read(folder: &Path) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Shards {
+            shards: Vec<ShardNote>,
+        }
+        let path = folder.join(NOTE);
+        let told = std::fs::metadata(&path).ok().filter(Metadata::is_file)?;
+        let text = bounded::read(&path, NOTE_BYTES, "a note of a data set").ok()?;
+        let Shards { shards } = serde_json::from_slice(&text).ok()?;
+        let shards = shards.into_iter().map(|shard| (shard.file.clone(), shard)).collect();
+        Some(Self { written: told.modified().ok(), shards })
+    }
+
+    fn blake3_of(&self, file: &FileContents) -> Option<String> {
+        let noted = self.shards.get(file.path.file_name()?.to_str()?)?;
+        let bytes = noted.tokens.checked_mul(2)?.checked_add(HEADER_BYTES)?;
+        let modified = std::fs::metadata(&file.path).and_then(|told| told.modified()).ok()?;
+        let hash = noted.blake3.as_ref().filter(|hash| is_hash(hash))?;
+        (bytes == file.bytes && modified <= self.written?).then(|| hash.clone())
+    }
+}
+
+/// True for the hexadecimal digits of a BLAKE3.
+#[must_use]
+pub fn is_hash(text: &str) -> bool {
+    text.len() == 2 * blake3::OUT_LEN && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Returns the BLAKE3 of a file, in hexadecimal digits.
+pub(crate) fn blake3_of(path: &Path) -> io::Result<String> {
+    digest(&mut open::input(path)?, &|| false).map(Option::unwrap_or_default)
+}
+
+/// Returns the BLAKE3 of what can be read, in hexadecimal digits; `None` if it was to stop.
+fn digest(from: &mut dyn Read, stops: &dyn Fn() -> bool) -> io::Result<Option<String>> {
+    let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; PIECE_BYTES]);
+    while !stops() {
+        match from.read(&mut piece) {
+            Ok(0) => return Ok(Some(hasher.finalize().to_hex().to_string())),
+            Ok(n) => hasher.update(&piece[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(None)
+}
+
+fn since_1970(time: SystemTime) -> String {
+    let (sign, gone) = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(gone) => ("", gone),
+        Err(before) => ("-", before.duration()),
+    };
+    format!("{sign}{}.{:09}", gone.as_secs(), gone.subsec_nanos())
+}
+
+/// Returns the time of the last change of a file's entry in the file system, which no program can set.
+#[cfg(unix)]
+fn changed(told: &Metadata) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    format!("{}.{:09}", told.ctime(), told.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn changed(_: &Metadata) -> String {
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn go() -> AtomicBool {
+        AtomicBool::new(false)
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_is_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"abc").unwrap();
+        let before = FileContents::of(&path).unwrap();
+        let hash = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+        assert_eq!(before.hash(&go()).unwrap(), Hashed::Done(hash.into()));
+        assert_eq!(blake3_of(&path).unwrap(), hash);
+        assert_eq!(before.hash(&AtomicBool::new(true)).unwrap(), Hashed::Stopped);
+        assert!(is_hash(hash) && !is_hash(&hash[1..]) && !is_hash(&hash.to_uppercase()));
+
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH - Duration::from_millis(1500)).unwrap();
+        let touched = FileContents::of(&path).unwrap();
+        assert_eq!((touched.modified.as_str(), touched.bytes), ("-1.500000000", 3));
+        assert!(!touched.is_as_written(&before));
+        assert_eq!(before.hash(&go()).unwrap(), Hashed::Changed);
+        let read: FileContents = serde_json::from_str(&serde_json::to_string(&touched).unwrap()).unwrap();
+        assert_eq!(read, touched);
+        assert!(FileContents::of(dir.path()).is_none() && FileContents::of(&dir.path().join("b")).is_none());
+    }
+
+    /// Somebody sets the time of the last write back to what it was.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_whose_time_was_set_back_is_not_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"abc").unwrap();
+        let before = FileContents::of(&path).unwrap();
+        let time = fs::metadata(&path).unwrap().modified().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        fs::write(&path, b"abd").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        let after = FileContents::of(&path).unwrap();
+        assert!(after.is_as_written(&before) && !after.is_untouched(&before), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn a_noted_hash_is_taken_for_the_shard_that_was_noted_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = dir.path().join("x_train_000001.bin");
+        crate::data::write_shard(&shard, &[1, 2, 3]).unwrap();
+        let hash = "0".repeat(64);
+        let note = |tokens: u32, hash: &str| {
+            let shards = format!(r#"[{{"file": "x_train_000001.bin", "tokens": {tokens}, "blake3": "{hash}"}}]"#);
+            fs::write(dir.path().join(NOTE), format!(r#"{{"tokenizer": "gpt2", "shards": {shards}}}"#)).unwrap();
+            let mut files = [FileContents::of(&shard).unwrap()];
+            take_prepared(&mut files);
+            files[0].blake3.clone()
+        };
+        assert_eq!(note(3, &hash), Some(hash.clone()));
+        assert_eq!(note(4, &hash), None, "of another size");
+        assert_eq!(note(3, "z"), None, "no hash");
+        assert_eq!(note(u32::MAX, &hash), None);
+        let young = SystemTime::now() + Duration::from_secs(60);
+        File::options().write(true).open(&shard).unwrap().set_modified(young).unwrap();
+        assert_eq!(note(3, &hash), None, "written after the note");
+    }
+}
