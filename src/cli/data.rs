@@ -17,7 +17,9 @@ use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
 use wgpt::data::separators::SPELLED_END;
 use wgpt::data::{Part, TokenFormat, TokenizerName, inspect, token_paths};
 use wgpt::error::{Error, Fault, Result};
+use wgpt::files::visible;
 
+use super::stdout;
 use super::terminal::{remark, say};
 use super::{invocation, signals};
 use wgpt::run::clock_text;
@@ -358,7 +360,7 @@ fn show(args: &InspectArgs) -> Result<()> {
     let report = inspect::inspect_as(&files, args.data_format, tokenizer)?;
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::output(format!("inspect: {e}")))?;
-        say!("{text}");
+        stdout::json(&text);
         return Ok(());
     }
     for shard in &report.shards {
@@ -424,7 +426,7 @@ impl Meter {
             Some(bar) => {
                 bar.set_length(total);
                 bar.set_position(done);
-                bar.set_message(format!("{text}{eta}"));
+                bar.set_message(visible::line(&format!("{text}{eta}")));
             }
             None => remark!("{:.0}% | {text}{eta}", 100.0 * done as f64 / total.max(1) as f64),
         }

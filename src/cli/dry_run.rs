@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use wgpt::error::{Error, Fault, Result};
+use wgpt::files::visible;
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::measure::plan::{LARGEST_BINDING, assumed, plan};
 use wgpt::train::Settings;
@@ -10,8 +11,7 @@ use wgpt::train::settings::layers::{KEYS, values_of};
 use wgpt::train::settings::{Batch, Precision, Source, UNKNOWN_STEPS};
 
 use super::model::summary;
-use super::terminal::say;
-use super::text::harmless;
+use super::terminal::{say, say_lines};
 use super::train::{Asked, resolve};
 
 /// Prints the run and its plan.
@@ -77,7 +77,7 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
     let auto = asked.recipe().training.batch == Some(Batch::Auto);
     let batch = if auto { format!(", batch {}", settings.train.batch) } else { String::new() };
     say!("memory   in {name}, on a GPU with bindings up to 2 GiB{batch}:");
-    say!("{table}");
+    say_lines!("{table}");
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     Ok(settings.run.memory.filter(|limit| total > *limit).map(|limit| {
         let fault = Fault::at("memory", format!("the run needs {} in {name}", mib(total)));
@@ -92,7 +92,7 @@ pub fn print_config(asked: &Asked) -> Result<()> {
     let settings = settings_of(asked)?;
     let (given, all) = (values_of(asked.recipe())?, values_of(&every_value(asked, &settings))?);
     let value =
-        |list: &[(&str, toml::Value)], key: &str| list.iter().find(|(k, _)| *k == key).map(|(_, v)| v.to_string());
+        |list: &[(&str, toml::Value)], key: &str| list.iter().find(|(k, _)| *k == key).map(|(_, v)| visible::toml(v));
     let (mut text, mut table) = (String::new(), "");
     for key in KEYS.iter() {
         if table != key.table {
@@ -112,12 +112,12 @@ pub fn print_config(asked: &Asked) -> Result<()> {
             (None, None) => (format!("# {name}"), origin.map_or_else(|| "not given".to_owned(), ToString::to_string)),
         };
         // a file may have any name, also one with a line in it
-        let _ = writeln!(text, "{line:<40} # {}", harmless(&from).replace('\n', " "));
+        let _ = writeln!(text, "{line:<40} # {}", visible::line(&from));
     }
     for aside in &asked.merged.aside {
-        let _ = writeln!(text, "\n# {aside}");
+        let _ = writeln!(text, "\n# {}", visible::line(aside));
     }
-    say!("{}", text.trim_end());
+    say_lines!("{}", text.trim_end());
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use wgpt::model::Config;
 use wgpt::train::dataset::noted_tokenizer;
 
 use super::model::{From, place, summary, upload};
+use super::stdout;
 use super::terminal::say;
 
 #[derive(Debug, clap::Args)]
@@ -186,7 +187,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     if args.json {
-        say!("{report}");
+        stdout::json(&report);
     }
     Ok(())
 }

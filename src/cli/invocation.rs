@@ -1,8 +1,9 @@
 //! Commands for a person to copy: they begin as the user began, and are quoted for a shell.
 
-use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
+use std::ffi::OsString;
 use std::path::Path;
+
+use wgpt::files::shell;
 
 /// Returns a command of this program with these arguments.
 pub fn command(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> String {
@@ -79,25 +80,7 @@ fn parent_has(_: &str) -> bool {
 
 /// Joins words so that a shell takes them apart again.
 fn quoted(words: &[OsString]) -> String {
-    words.iter().map(|word| quoted_word(word)).collect::<Vec<_>>().join(" ")
-}
-
-/// A word that is no text is spelled byte by byte, as bash, zsh and ksh read it: `$'caf\xe9'`.
-fn quoted_word(word: &OsStr) -> String {
-    if let Some(text) = word.to_str() {
-        return shlex::try_quote(text).map_or_else(|_| text.to_owned(), std::borrow::Cow::into_owned);
-    }
-    let mut text = "$'".to_owned();
-    for &byte in word.as_encoded_bytes() {
-        match byte {
-            b'\'' | b'\\' => text.extend(['\\', byte.into()]),
-            b' '..=b'~' => text.push(byte.into()),
-            _ => {
-                let _ = write!(text, "\\x{byte:02x}");
-            }
-        }
-    }
-    text + "'"
+    words.iter().map(shell::word).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -121,19 +104,5 @@ mod tests {
         let line = quoted(&list.clone().map(OsString::from));
         assert_eq!(shlex::split(&line).unwrap(), list);
         assert!(line.starts_with("train --text 'my book.txt'"), "{line}");
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_word_that_is_no_text_is_spelled_byte_by_byte() {
-        use std::os::unix::ffi::OsStrExt as _;
-        let word = OsStr::from_bytes(b"it's caf\xe9\n");
-        assert_eq!(quoted_word(word), r"$'it\'s caf\xe9\x0a'");
-        let shell =
-            std::process::Command::new("bash").args(["-c", &format!("printf %s {}", quoted_word(word))]).output();
-        // a machine may have no bash
-        if let Ok(output) = shell {
-            assert_eq!(output.stdout, word.as_bytes());
-        }
     }
 }

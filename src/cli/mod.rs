@@ -27,8 +27,11 @@ mod verify;
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use wgpt::error::Error;
+use wgpt::files::visible;
 use wgpt::measure::plan::SMALLER;
 use wgpt::train::settings::Precision;
 
@@ -77,7 +80,7 @@ pub fn main() -> ExitCode {
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(shown) => return show(&shown),
+        Err(shown) => return show(shown),
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -96,7 +99,7 @@ fn run(cli: Cli) -> wgpt::error::Result<()> {
         1 => "info,wgpu_hal=warn,wgpu_core=warn,naga=warn",
         _ => "debug",
     };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).format(note).init();
     expect_broken_tables();
     signals::survive_large_files();
     match &cli.command {
@@ -110,6 +113,15 @@ fn run(cli: Cli) -> wgpt::error::Result<()> {
     let is_run = matches!(&cli.command, Command::Train(args) if !args.print_config && !args.dry_run);
     let result = dispatch(cli.command);
     if is_run { result } else { result.and_then(|()| stdout::finish()) }
+}
+
+/// Writes a note of the log. Ours are a line each, whatever names they hold; those of a driver may have several.
+fn note(out: &mut env_logger::fmt::Formatter, record: &log::Record) -> std::io::Result<()> {
+    let (text, style) = (record.args().to_string(), out.default_level_style(record.level()));
+    let is_ours = record.target().starts_with(env!("CARGO_PKG_NAME"));
+    let text = if is_ours { visible::line(&text) } else { text::harmless(&text) };
+    let (time, level) = (out.timestamp(), record.level());
+    writeln!(out, "[{time} {style}{level:<5}{style:#} {}] {text}", record.target())
 }
 
 /// Lets a software adapter compute with its widest vectors, unless f16 is asked for: software Vulkan has cooperative
@@ -148,10 +160,32 @@ fn dispatch(command: Command) -> wgpt::error::Result<()> {
 }
 
 /// Prints clap's help, version or error; its exit code.
-fn show(text: &clap::Error) -> ExitCode {
+fn show(mut text: clap::Error) -> ExitCode {
+    // a shell makes arguments of names of files
+    if std::env::args_os().any(|argument| argument.to_string_lossy().contains(visible::is_hidden)) {
+        spell(&mut text);
+    }
     match text.print() {
         Err(error) if !text.use_stderr() && error.kind() != ErrorKind::BrokenPipe => tell(&stdout::fault(&error)),
         _ => ExitCode::from(u8::try_from(text.exit_code()).unwrap_or(1)),
+    }
+}
+
+/// Makes all characters visible in the arguments that an error of clap names, which leaves its tips without colours.
+fn spell(error: &mut clap::Error) {
+    let styled = |text: &StyledStr| visible::line(&text.to_string()).into();
+    let given: Vec<(ContextKind, ContextValue)> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, value) in given {
+        let value = match value {
+            ContextValue::String(text) => ContextValue::String(visible::line(&text)),
+            ContextValue::Strings(texts) => {
+                ContextValue::Strings(texts.iter().map(|text| visible::line(text)).collect())
+            }
+            ContextValue::StyledStrs(texts) => ContextValue::StyledStrs(texts.iter().map(styled).collect()),
+            ContextValue::StyledStr(text) if kind != ContextKind::Usage => ContextValue::StyledStr(styled(&text)),
+            value => value,
+        };
+        error.insert(kind, value);
     }
 }
 
@@ -171,11 +205,11 @@ fn in_flags(error: Error, command: &clap::Command) -> Error {
 
 /// One line for an error; its exit code.
 fn tell(error: &Error) -> ExitCode {
-    // names of files and tensors may hold anything; only the table of a memory plan has lines
-    let mut text = text::harmless(&error.to_string());
-    if matches!(error, Error::Data(_)) {
-        text = text.replace('\n', "\u{240a}");
-    }
+    // names of files and tensors may hold anything; only the table of a memory plan and a driver's report have lines
+    let text = match error {
+        Error::Memory(_) | Error::Gpu(_) => text::harmless(&error.to_string()),
+        _ => visible::line(&error.to_string()),
+    };
     let kind = if matches!(error, Error::Stopped(_)) { "" } else { "error: " };
     let _ = writeln!(std::io::stderr(), "{kind}{text}");
     ExitCode::from(error.exit_code())
@@ -195,6 +229,17 @@ fn expect_broken_tables() {
 mod tests {
     use super::*;
     use wgpt::error::Fault;
+
+    #[test]
+    fn every_flag_of_train_is_a_setting_or_the_commands_own() {
+        use wgpt::train::settings::layers::{COMMAND_FLAGS, KEYS};
+        let cli = Cli::command();
+        let train = cli.find_subcommand("train").unwrap();
+        let flags: Vec<&str> = train.get_arguments().filter_map(clap::Arg::get_long).collect();
+        let own: Vec<&&str> = flags.iter().filter(|flag| !KEYS.iter().any(|key| key.name == **flag)).collect();
+        assert!(own.iter().all(|flag| COMMAND_FLAGS.contains(*flag)), "{own:?}");
+        assert!(COMMAND_FLAGS.iter().all(|flag| own.contains(&flag)), "{own:?}");
+    }
 
     #[test]
     fn errors_of_lower_floors_name_the_commands_flags() {

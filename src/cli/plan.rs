@@ -15,7 +15,7 @@ use wgpt::train::settings::{Batch, Precision, RunFile};
 
 use super::predicted::{self, Cost, Predicted};
 use super::shape::Shape;
-use super::terminal::say;
+use super::terminal::{say, say_lines};
 use super::values::{parse_positive, parse_size};
 
 /// Batches that are shown when none is asked for.
@@ -170,14 +170,14 @@ pub fn run(args: &Args) -> Result<()> {
         c.vocab,
         c.parameters() as f64 / 1e6
     );
-    say!(
+    say_lines!(
         "plan     context {}, {}, --recompute {}, bindings of {} MiB; MiB\n",
         subject.context,
         if subject.elem == Elem::F16 { "f16 on matrix units" } else { "f32" },
         subject.recompute.name(),
         mib(binding)
     );
-    say!("{}", plan::table(&plans));
+    say_lines!("{}", plan::table(&plans));
     fit(args, memory, &subject, &gpu, &plans)?;
     let fitting: Vec<usize> = plans
         .iter()

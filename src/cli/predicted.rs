@@ -11,7 +11,7 @@ use wgpt::measure::predict::code::Codes;
 use wgpt::measure::predict::{self, Prediction, Step, three};
 use wgpt::train::Sizes;
 
-use super::terminal::say;
+use super::terminal::{say, say_lines};
 
 /// The flags of a prediction.
 #[derive(Debug, clap::Args)]
@@ -94,12 +94,12 @@ pub fn print(
                 for (batch, prediction) in &predictions {
                     table.row([batch.to_string(), three(prediction.ms()), three(prediction.tokens_per_s())]);
                 }
-                say!("\n{table}");
+                say_lines!("\n{table}");
             }
             if args.kernels {
-                say!("\nbatch {batch}\n{}", best.report());
+                say_lines!("\nbatch {batch}\n{}", best.report());
             } else {
-                say!("\nbatch {batch}: {}", best.summary());
+                say_lines!("\nbatch {batch}: {}", best.summary());
             }
             Ok(Some(Predicted(predictions)))
         }
@@ -112,10 +112,10 @@ pub fn print(
                     Err(why) => without.push(format!("{}: not predicted: {why}", card.name)),
                 }
             }
-            say!("\npredicted for batch {batch}, not measured\n{}", compare(&predictions, subject, batch, cost)?);
+            say_lines!("\npredicted for batch {batch}, not measured\n{}", compare(&predictions, subject, batch, cost)?);
             without.iter().for_each(|line| say!("{line}"));
             for (_, prediction) in predictions.iter().filter(|_| args.kernels) {
-                say!("\n{}", prediction.report());
+                say_lines!("\n{}", prediction.report());
             }
             Ok(None)
         }

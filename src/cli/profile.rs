@@ -23,7 +23,7 @@ use super::precision::{self, Precision};
 use super::predicted;
 use super::shape::Shape;
 use super::stdout;
-use super::terminal::say;
+use super::terminal::{say, say_lines};
 
 /// Micro-steps at most.
 const MOST_MICRO_STEPS: usize = 1024;
@@ -204,15 +204,15 @@ pub fn run(args: &Args) -> Result<()> {
     let profile = if args.wall {
         None
     } else if let Some(roofs) = roofs {
-        say!("roofs   {}\n", roofs.summary());
+        say_lines!("roofs   {}\n", roofs.summary());
         let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
         let profile = Profile::run(&trainer, runs)?;
         stdout::text(&profile.report(&roofs));
         let beside = card.map(|card| Beside::new(card, &profile, &roofs));
         if let (Some(beside), Some(card)) = (&beside, card) {
-            say!("\n{}", beside.report());
+            say_lines!("\n{}", beside.report());
             if Card::of_adapter(&gpu.caps.name).is_none_or(|own| own.key != card.key) {
-                say!("{} is not {}: the ratios compare two machines\n", gpu.caps.name, card.name);
+                say_lines!("{} is not {}: the ratios compare two machines\n", gpu.caps.name, card.name);
             }
         }
         Some((profile, roofs, beside))
@@ -255,7 +255,7 @@ fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
     roofs.notes.iter().for_each(|note| say!("        {note}"));
     let beside = card.map(|card| predict::beside::rates(card, &roofs));
     if let (Some(card), Some(rows)) = (card, &beside) {
-        say!("\nbeside the prediction for {}\n{}", card.name, predict::beside::table("<rate", "", rows));
+        say_lines!("\nbeside the prediction for {}\n{}", card.name, predict::beside::table("<rate", "", rows));
     }
     match &args.json {
         Some(path) => write(path, &json!({"adapter": gpu.caps.name, "roofs": roofs, "predicted": beside})),
@@ -316,7 +316,7 @@ fn count(args: &Args) -> Result<()> {
     // no device: `auto` means a GPU with matrix units, as in `wgpt plan`
     let elem = if args.precision == Precision::F32 { Elem::F32 } else { Elem::F16 };
     let count = Count::new(plan::assumed(elem, LARGEST_BINDING), config, sizes, elem, args.recompute)?;
-    say!(
+    say_lines!(
         "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, {}, bindings to 2 GiB\n",
         config.layers,
         config.channels,

@@ -5,7 +5,7 @@ use wgpt::gpu::{Caps, KernelId, adapter};
 use wgpt::ops;
 
 use super::predicted;
-use super::terminal::say;
+use super::terminal::{say, say_lines};
 
 /// Names that a message suggests at most.
 const SUGGESTIONS: usize = 5;
@@ -87,7 +87,7 @@ fn print(kernel: &KernelId, variants: usize, caps: Option<&Caps>) {
     } else if variants > 1 {
         say!("// one of {variants} kernels of this name, which adapters of different kinds get; all follow");
     }
-    say!("{}", text.source);
+    say_lines!("{}", text.source);
 }
 
 /// The error for a name that no kernel begins with.

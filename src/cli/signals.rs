@@ -9,6 +9,7 @@ use std::time::Duration;
 use signal_hook::consts;
 
 use wgpt::error::{Error, Result};
+use wgpt::files::visible;
 use wgpt::run::CurrentPhase;
 
 /// Signals that are listened for.
@@ -134,7 +135,7 @@ fn say(text: String) -> Receiver<()> {
         let mut err = std::io::stderr();
         // over a bar, which is drawn again below
         let erase = if err.is_terminal() { "\r\x1b[K" } else { "" };
-        let _ = writeln!(err, "{erase}{text}");
+        let _ = writeln!(err, "{erase}{}", visible::line(&text));
         let _ = tell.send(());
     });
     told

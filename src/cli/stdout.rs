@@ -1,22 +1,31 @@
-//! Standard output. Commands print without looking; whether all of it was taken is asked once, at the end.
+//! Standard output. Commands print without looking; whether all of it was taken is asked once, at the end. Names that are
+//! printed may hold anything: what leaves here has no control characters but the ends of lines and tabs of our own.
 
-use std::fmt::Arguments;
+use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, Write as _};
 use std::sync::{Mutex, PoisonError};
 
 use wgpt::error::{Error, Fault, Result};
+use wgpt::files::visible;
+
+use super::text::harmless;
 
 /// The first error of writing.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Prints a line.
+/// Prints one line, whatever names in it hold.
 pub fn line(text: Arguments) {
-    note(writeln!(io::stdout(), "{text}"));
+    note(writeln!(io::stdout(), "{}", visible::line(&text.to_string())));
 }
 
 /// Prints text that has its own line ends.
 pub fn text(text: &str) {
-    note(io::stdout().write_all(text.as_bytes()));
+    note(io::stdout().write_all(harmless(text).as_bytes()));
+}
+
+/// Prints JSON.
+pub fn json(value: &impl Display) {
+    note(writeln!(io::stdout(), "{}", visible::json(&value.to_string())));
 }
 
 fn note(written: io::Result<()>) {

@@ -10,17 +10,23 @@ use wgpt::run::Screen;
 use wgpt::run::clock_text;
 use wgpt::train::Trainer;
 
-/// `println!`, but what cannot be written is an error at the command's end and no panic: see [`super::stdout`].
+/// Prints one line. What cannot be written is an error at the command's end and no panic: see [`super::stdout`].
 macro_rules! say {
     ($($text:tt)*) => { $crate::cli::stdout::line(format_args!($($text)*)) };
 }
 pub(super) use say;
 
-/// `eprintln!`, but nobody need listen.
+/// Prints several lines, which no name of a stranger is part of.
+macro_rules! say_lines {
+    ($($text:tt)*) => { $crate::cli::stdout::text(&(format!($($text)*) + "\n")) };
+}
+pub(super) use say_lines;
+
+/// Prints one line on standard error, where nobody need listen.
 macro_rules! remark {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
+        let _ = writeln!(std::io::stderr(), "{}", wgpt::files::visible::line(&format!($($text)*)));
     }};
 }
 pub(super) use remark;

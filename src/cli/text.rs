@@ -1,5 +1,7 @@
 //! Text for people: whole characters out of bytes that come token by token, and none that could do harm.
 
+use wgpt::files::visible;
+
 /// Gathers bytes and gives out whole characters.
 #[derive(Debug, Default)]
 pub struct Characters {
@@ -65,8 +67,7 @@ pub fn harmless(text: &str) -> String {
             '\0'..='\u{1f}' => char::from_u32(0x2400 + c as u32).unwrap_or(char::REPLACEMENT_CHARACTER),
             '\u{7f}' => '\u{2421}',
             '\u{80}'..='\u{9f}' => char::REPLACEMENT_CHARACTER,
-            // these turn the direction of what follows, past the end of the text
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+            c if visible::turns(c) => char::REPLACEMENT_CHARACTER,
             c => c,
         });
     }

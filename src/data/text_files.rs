@@ -10,6 +10,7 @@ use super::tokenizer::Tokenizer;
 use super::tokens::cannot_read;
 use super::unpack::Packing;
 use crate::error::{Error, Fault, Result};
+use crate::files::shell;
 
 /// Bytes that a packed file, or a pipe, may become: they are held in memory, and nothing tells how many there will be.
 const UNPACKED_BYTES: u64 = 1 << 30;
@@ -56,13 +57,6 @@ pub fn tokens_of_text_files(
     Ok(tokens)
 }
 
-/// Returns a path as a word of a shell, if it is one of plain text.
-fn shell(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = text.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
-    if is_plain || text.contains('\'') { text } else { format!("'{text}'") }
-}
-
 fn empty(path: &Path, what: &str) -> Error {
     Error::data(Fault::at(path.display(), what).expected("at least one byte").found("0"))
 }
@@ -73,7 +67,7 @@ fn read_text(path: &Path, most: u64) -> Result<Vec<u8>> {
     let is_pattern = path.as_os_str().as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte));
     if path.is_dir() || is_pattern && path.symlink_metadata().is_err() {
         let what = if path.is_dir() { "is a folder" } else { "no such file: patterns are for the shell here" };
-        let call = format!("`wgpt data prepare {} --out OUT` and its shards as --data", shell(path));
+        let call = format!("`wgpt data prepare {} --out OUT` and its shards as --data", shell::word(path));
         return Err(Error::data(Fault::at(name, what).expected("text files").advice(format!("try {call}"))));
     }
     let Input { content, packing, doubt, stream, .. } = Input::open(path, Arc::default())?;

@@ -6,6 +6,7 @@ use super::token_format::TokenFormat;
 use super::tokens::MAGIC;
 use crate::error::Fault;
 use crate::files::kind::{self, LLMC_SHARD, LLMC_WEIGHTS};
+use crate::files::shell;
 
 /// Bytes that are looked at.
 pub(super) const START_BYTES: usize = 4096;
@@ -109,8 +110,8 @@ impl Kind {
             TokenFormat::U32 => "32-bit ids without a header",
             TokenFormat::Npy => "a NumPy array",
         };
-        let file = path.display();
-        let prepare = format!("`wgpt data prepare '{file}' --out DIR`");
+        let file = shell::quoted(path);
+        let prepare = format!("`wgpt data prepare {file} --out DIR`");
         let (found, advice) = match self {
             Self::Llmc(magic) if shard => {
                 let fault = Fault::from("bad magic").expected(MAGIC).found(magic);
@@ -126,9 +127,7 @@ impl Kind {
             Self::Corpus(what) => (what.to_owned(), format!("try {prepare}")),
             Self::Arrow => ("an Arrow file of Hugging Face's datasets".to_owned(), ARROW_ADVICE.to_owned()),
             Self::Other(what) => (what.to_owned(), String::new()),
-            Self::Text(_) => {
-                ("text".to_owned(), format!("to train on text: `wgpt train --text '{file}'`, or {prepare}"))
-            }
+            Self::Text(_) => ("text".to_owned(), format!("to train on text: `wgpt train --text {file}`, or {prepare}")),
             Self::Wide => ("what looks like 32-bit ids".to_owned(), "try --data-format u32".to_owned()),
             Self::Ids(highest) => {
                 let advice = "if these are ids without a header, as nanoGPT's: --data-format u16";

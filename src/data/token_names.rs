@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::fetch::names::{self, Entry, Files, Kind, Part};
 use crate::error::{Error, Fault, Result};
 use crate::files::hub::{self, Repository};
+use crate::files::shell;
 
 /// A name, with a number of training shards if it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,11 +105,12 @@ impl Named<'_> {
                     let files = std::fs::read_dir(dir.join(folder)).into_iter().flatten().flatten();
                     files.map(|file| file.path()).any(|path| path.to_string_lossy().ends_with(ending))
                 });
-                let prepare =
-                    |from: String| format!("`wgpt data prepare '{from}' --out data/{name}`, then --data data/{name}");
+                let prepare = |from: PathBuf| {
+                    format!("`wgpt data prepare {} --out data/{name}`, then --data data/{name}", shell::quoted(from))
+                };
                 is("text").advice(match fetched {
                     Some(dir) => {
-                        format!("try {}", prepare(dir.join(folder.trim_end_matches('/')).display().to_string()))
+                        format!("try {}", prepare(dir.join(folder.trim_end_matches('/'))))
                     }
                     None => format!("try `wgpt data fetch {name}`, which says how to prepare it"),
                 })

@@ -13,6 +13,7 @@ use super::token_kind::ARROW_ADVICE;
 use super::token_names::named;
 use super::tokens::{TokenSource, cannot_read};
 use crate::error::{Error, Fault, Result};
+use crate::files::shell;
 
 /// Finds the files of a part, sorted by name as llm.c does. Each of `given` is
 /// - a file or a folder, if there is one of exactly this name. Of a folder those files are taken that have the part in
@@ -195,11 +196,11 @@ fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathB
         let fault = Fault::from("is a folder without such files").expected(format!("NAME{word}*.{ending}"));
         let pattern = folder.join(format!("*.{ending}"));
         return refused(if others > 0 {
-            fault.found(format!("{others} other .{ending} files")).advice(format!("try '{}'", pattern.display()))
+            fault.found(format!("{others} other .{ending} files")).advice(format!("try {}", shell::quoted(&pattern)))
         } else {
             fault.advice(format!(
-                "try a pattern; if it holds texts: `wgpt data prepare '{}' --out DIR`",
-                folder.display()
+                "try a pattern; if it holds texts: `wgpt data prepare {} --out DIR`",
+                shell::quoted(folder)
             ))
         });
     }
@@ -213,7 +214,7 @@ fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathB
             || folder.join(format!("{first}{}*.{ending}", word.trim_start_matches('_'))),
             |name| folder.join(name),
         );
-        return refused(fault.advice(format!("try '{}'", pattern.display())));
+        return refused(fault.advice(format!("try {}", shell::quoted(&pattern))));
     }
     found.iter().try_for_each(|path| check_link(path))?;
     Ok(found)

@@ -4,17 +4,21 @@
 //! branch points to) and `snapshots/COMMIT/FILE`, which are links into `blobs`.
 
 use std::env;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Fault, Result};
 use crate::files::atomic::{self, output_error};
 use crate::files::lock::{Lock, Refusal};
+use crate::files::open;
 
 /// OpenAI's models by the names that everybody calls them by.
 const OPENAI: [&str; 4] = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"];
+
+/// Bytes of a file of `refs`: a commit has 40.
+const REF_BYTES: u64 = 200;
 
 /// Snapshot for files that somebody brings by hand.
 pub const BY_HAND: &str = "by-hand";
@@ -89,14 +93,24 @@ impl Repository {
     #[must_use]
     pub fn snapshot(&self, is_whole: impl Fn(&Path) -> bool) -> Option<PathBuf> {
         let snapshots = self.folder.join("snapshots");
-        let main = fs::read_to_string(self.folder.join("refs").join("main")).unwrap_or_default();
-        // a plain name: a ref is no reason to read elsewhere
-        let main = Some(main.trim()).filter(|name| is_plain_name(name)).map(|name| snapshots.join(name));
-        if let Some(dir) = main.filter(|dir| is_whole(dir)) {
+        if let Some(dir) = self.main().map(|name| snapshots.join(name)).filter(|dir| is_whole(dir)) {
             return Some(dir);
         }
         let all = fs::read_dir(&snapshots).ok()?.flatten().map(|entry| entry.path()).filter(|dir| is_whole(dir));
         all.max_by_key(|dir| (fs::metadata(dir).and_then(|meta| meta.modified()).ok(), dir.clone()))
+    }
+
+    /// Returns the snapshot's name that `refs/main` holds. A ref is no reason to read elsewhere, so `None` unless it is a
+    /// plain name in a plain file, of at most 200 bytes; neither the file nor `refs` may be a link.
+    #[must_use]
+    pub fn main(&self) -> Option<String> {
+        let refs = self.folder.join("refs");
+        open::own_folder(&refs).ok()?;
+        let file = open::own(&refs.join("main"), OpenOptions::new().read(true)).ok()?;
+        let mut text = String::new();
+        file.take(REF_BYTES + 1).read_to_string(&mut text).ok()?;
+        let name = text.trim();
+        (text.len() as u64 <= REF_BYTES && is_plain_name(name)).then(|| name.to_owned())
     }
 
     /// Returns the folder for files that are brought by hand.
@@ -105,16 +119,22 @@ impl Repository {
         self.folder.join("snapshots").join(BY_HAND)
     }
 
+    /// Returns the folder of contents. It may be a link of the user's, to a disk with more room.
+    #[must_use]
+    pub fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs")
+    }
+
     /// Returns the file that holds, or will hold, contents of this checksum.
     #[must_use]
     pub fn blob(&self, checksum: &str) -> PathBuf {
-        self.folder.join("blobs").join(checksum)
+        self.blobs().join(checksum)
     }
 
     /// Returns the file in which they grow.
     #[must_use]
     pub fn incomplete(&self, checksum: &str) -> PathBuf {
-        self.folder.join("blobs").join(format!("{checksum}.incomplete"))
+        self.blobs().join(format!("{checksum}.incomplete"))
     }
 
     /// Returns a file's place in a snapshot.
@@ -131,7 +151,7 @@ impl Repository {
     pub fn lock(&self, checksum: &str) -> Result<Option<Lock>> {
         let folder = self.root.join(".locks").join(self.folder.file_name().unwrap_or_default());
         make_folder(&folder)?;
-        make_folder(&self.folder.join("blobs"))?;
+        make_folder(&self.blobs())?;
         let path = folder.join(format!("{checksum}.lock"));
         match Lock::take(&path, Duration::ZERO) {
             Ok(lock) => Ok(Some(lock)),
@@ -149,7 +169,7 @@ impl Repository {
     pub fn link(&self, checksum: &str, commit: &str, path: &str) -> Result<()> {
         let pointer = self.pointer(commit, path);
         let blob = self.blob(checksum);
-        make_folder(pointer.parent().unwrap_or(&self.folder))?;
+        self.make_own_folders(pointer.parent().unwrap_or(&self.folder))?;
         // from snapshots/COMMIT/a/b the blobs are four folders up
         let target = format!("{}blobs/{checksum}", "../".repeat(2 + path.matches('/').count()));
         atomic::place(&pointer, |temporary| {
@@ -165,8 +185,19 @@ impl Repository {
     /// [`crate::error::Error::Output`].
     pub fn set_main(&self, commit: &str) -> Result<()> {
         let folder = self.folder.join("refs");
-        make_folder(&folder)?;
+        self.make_own_folders(&folder)?;
         atomic::write(&folder.join("main"), |out| out.write_all(commit.as_bytes()))
+    }
+
+    /// Makes a folder of the repository, with those that it is in. A link in the place of one is not followed.
+    fn make_own_folders(&self, folder: &Path) -> Result<()> {
+        make_folder(&self.folder)?;
+        let mut made = self.folder.clone();
+        for name in folder.strip_prefix(&self.folder).unwrap_or(Path::new("")) {
+            made.push(name);
+            open::make_own_folder(&made).map_err(|e| output_error(&made, &e))?;
+        }
+        Ok(())
     }
 }
 
@@ -238,7 +269,41 @@ mod tests {
                 repository.set_main(main).unwrap();
                 assert_eq!(find().as_ref(), Some(&first), "{main}");
             }
+            repository.set_main(&format!("bbb{}", "\n".repeat(197))).unwrap();
+            assert_eq!(repository.main().as_deref(), Some("bbb"));
+            repository.set_main(&format!("bbb{}", "\n".repeat(198))).unwrap();
+            assert_eq!(repository.main(), None, "a ref of more than 200 bytes");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_in_the_place_of_refs_and_snapshots_are_not_followed() {
+        use std::os::unix::fs::symlink;
+        let cache = tempfile::tempdir().unwrap();
+        let repository = Repository::new(cache.path(), Kind::Model, "owner/name");
+        let (second, first) = (put(&repository, "bbb", "a.bin"), put(&repository, "aaa", "a.bin"));
+        assert!(first.is_dir() && second.is_dir());
+        let outside = cache.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("main"), "bbb").unwrap();
+        let refs = repository.folder.join("refs");
+        symlink(&outside, &refs).unwrap();
+        assert_eq!(repository.main(), None);
+        assert_eq!(repository.set_main("ccc").unwrap_err().exit_code(), 6);
+        fs::remove_file(&refs).unwrap();
+        fs::create_dir(&refs).unwrap();
+        symlink(outside.join("main"), refs.join("main")).unwrap();
+        assert_eq!(repository.main(), None);
+        repository.set_main("ccc").unwrap();
+        assert_eq!(repository.main().as_deref(), Some("ccc"), "the link is replaced");
+        assert_eq!(fs::read_to_string(outside.join("main")).unwrap(), "bbb");
+        fs::remove_file(refs.join("main")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(refs.join("main")).status().unwrap().success());
+        assert_eq!(repository.main(), None, "a pipe in the place of the ref blocks nobody");
+        symlink(&outside, repository.folder.join("snapshots/ddd")).unwrap();
+        assert_eq!(repository.link("abc", "ddd", "a.bin").unwrap_err().exit_code(), 6);
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! | [`lock`] | locked files, which the system frees when their process ends |
 //! | [`open`] | opens plain files: links, pipes and devices in their place are refused |
 //! | [`path_text`] | paths as text that reads back, whatever bytes they have |
+//! | [`shell`] | words of commands that are shown, quoted for a shell |
+//! | [`visible`] | text of strangers with every character visible |
 
 pub mod atomic;
 pub mod bounded;
@@ -23,3 +25,5 @@ pub mod lines;
 pub mod lock;
 pub mod open;
 pub mod path_text;
+pub mod shell;
+pub mod visible;

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{is_temporary, output_error};
 use crate::files::disk::System;
+use crate::files::shell;
 use crate::formats::checkpoint::{CHECKPOINTS, Checkpoints};
 use crate::run::lock::LOCK;
 use crate::train::settings::file::{CONFIG, TOKENIZER};
@@ -98,7 +99,7 @@ fn compare(dir: &Path, there: &RunFile, settings: &Settings, data: Option<&str>,
     let fault = Fault::at(dir.display(), format!("holds another run ({})", list.join("; ")));
     Err(Error::usage(fault.advice(format!(
         "--resume {} alone resumes that one with its own settings; else try another folder, or --restart to put it aside",
-        dir.display()
+        shell::word(dir)
     ))))
 }
 

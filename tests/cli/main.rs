@@ -11,6 +11,8 @@ mod longer;
 mod mixed;
 mod models;
 mod named_data;
+#[cfg(unix)]
+mod names;
 #[cfg(target_os = "linux")]
 mod outputs;
 mod plan;

@@ -220,7 +220,9 @@ fn recipes_that_are_wrong() {
     refused(with("\nwramup = 3\n", &[]), 2, &["r.toml:2: unknown key `wramup`", "nearest is `warmup`"]);
     refused(with("[trainin]\nlr = 1\n", &[]), 2, &["r.toml:1: unknown table `trainin`", "nearest is `training`"]);
     refused(with("[run]\nprint-config = true\n", &[]), 2, &["r.toml:2: unknown key `print-config`"]);
-    refused(with("[run]\nrestart = true\n", &[]), 2, &["r.toml:2: unknown key `restart`"]);
+    let advice = "try --restart on the command line";
+    refused(with("[run]\nrestart = true\n", &[]), 2, &["r.toml:2: unknown key `restart`", advice]);
+    refused(with("", &["--set", "run.restart=true"]), 2, &["--set run.restart: unknown key `restart`", advice]);
     refused(with("lr = 1\n\nlr = = 3\n", &[]), 2, &["r.toml:3: is not TOML"]);
     refused(
         with("lr = 1e-3\n[training]\nlr = 1e-4\n", &[]),

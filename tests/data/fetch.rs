@@ -41,6 +41,7 @@ fn hub(server: &Server, cache: &Path) -> Hub {
         offline: false,
         pause: Duration::from_millis(1),
         timeout: Duration::from_millis(700),
+        stall: Duration::from_secs(60),
     }
 }
 
@@ -212,6 +213,103 @@ fn redirects_lead_to_other_hosts_but_the_token_stays() {
         elsewhere.len() == 1 && elsewhere.iter().all(|r| !r.headers.contains_key("authorization")),
         "{elsewhere:?}"
     );
+}
+
+#[test]
+fn relative_redirects_of_any_query_stay_with_the_hub_and_its_token() {
+    for to in [
+        "/storage/{}?c=http://127.0.0.1:9/x",
+        "../../../../../storage/{}?to=https://127.0.0.1:9/../x",
+        "./../../../../../storage/{}#https://127.0.0.1:9",
+        "/elsewhere/..//storage/../../storage/{}",
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        let file = Served::new("a.bin", contents(1000), Manner::Good);
+        let server = Server::new("datasets/owner/name", vec![file], Some(to));
+        fetch(&server, cache.path()).0.unwrap_or_else(|e| panic!("{to}: {e}"));
+        let requests = server.requests();
+        assert!(requests.iter().any(|r| r.path.starts_with("/storage/a.bin")), "{to}: {requests:?}");
+        assert!(requests.iter().all(|r| r.headers.contains_key("authorization")), "{to}: {requests:?}");
+    }
+    // an address without a scheme is another host's all the same
+    let file = || Served::new("a.bin", contents(1000), Manner::Good);
+    let storage = Server::new("datasets/owner/name", vec![file()], None);
+    let to = format!("//{}/storage/{{}}?c=http://d/e", storage.address().trim_start_matches("http://"));
+    let server = Server::new("datasets/owner/name", vec![file()], Some(&to));
+    fetch(&server, tempfile::tempdir().unwrap().path()).0.unwrap();
+    let elsewhere = storage.requests();
+    assert_eq!(elsewhere.len(), 1);
+    assert!(!elsewhere[0].headers.contains_key("authorization"), "{elsewhere:?}");
+}
+
+#[test]
+fn a_trickle_is_given_up_and_resumed() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = serve(Manner::Trickles(100_000));
+    let hub = Hub { stall: Duration::from_millis(400), ..hub(&server, cache.path()) };
+    let mut log = Log::default();
+    let begin = std::time::Instant::now();
+    let fetched = hub.fetch(&ENTRY, 0, &mut log).unwrap();
+    assert!(log.0.len() == 1 && log.0[0].contains("stalled: under 1024 bytes a second for 0.4 s"), "{:?}", log.0);
+    assert_eq!(fetched.received, 300_005);
+    let ranges: Vec<String> = server.requests().iter().filter_map(|r| r.headers.get("range").cloned()).collect();
+    let from: Vec<usize> =
+        ranges.iter().filter_map(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()).collect();
+    // of the hub and of the storage; all of the trickle would take 1000 s
+    assert!(from.len() == 2 && from.iter().all(|from| (100_001..110_000).contains(from)), "{ranges:?}");
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert!(std::fs::read(snapshot(cache.path()).join("a.bin")).unwrap() == contents(300_000));
+}
+
+#[test]
+fn a_disk_without_room_is_told_before_the_first_byte() {
+    let cache = tempfile::tempdir().unwrap();
+    let listed = Some(isize::MAX as usize);
+    let file = Served { listed, ..Served::new("a.bin", contents(100), Manner::Good) };
+    let server = Server::new("datasets/owner/name", vec![file], None);
+    let error = fetch(&server, cache.path()).0.unwrap_err();
+    assert_eq!(error.exit_code(), 6);
+    assert!(error.fault().expected == format!("{} bytes free", isize::MAX), "{error}");
+    assert!(
+        error.fault().found.parse::<u64>().is_ok() && error.fault().place.contains("datasets--owner--name"),
+        "{error}"
+    );
+    assert!(server.requests().iter().all(|r| r.path.starts_with("/api/")), "{:?}", server.requests());
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_the_place_of_what_grows_in_the_cache_are_not_followed() {
+    use std::os::unix::fs::symlink;
+    let etag = Served::new("a.bin", contents(300_000), Manner::Good).etag();
+    let victim = |cache: &Path| {
+        let victim = cache.join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        victim
+    };
+    for place in [format!("blobs/{etag}.incomplete"), format!("snapshots/{COMMIT}"), "refs".to_owned()] {
+        let cache = tempfile::tempdir().unwrap();
+        let (victim, link) = (victim(cache.path()), folder(cache.path()).join(&place));
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(&victim, &link).unwrap();
+        let error = fetch(&serve(Manner::Good), cache.path()).0.unwrap_err();
+        assert!(error.exit_code() == 6 && error.to_string().contains("is a link"), "{place}: {error}");
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious", "{place}");
+    }
+    // finished files and pointers are replaced, and a user's own link to another disk is followed
+    let (cache, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let victim = victim(cache.path());
+    std::fs::create_dir_all(snapshot(cache.path())).unwrap();
+    std::fs::create_dir_all(folder(cache.path()).join("refs")).unwrap();
+    symlink(disk.path(), folder(cache.path()).join("blobs")).unwrap();
+    for link in [disk.path().join(&etag), snapshot(cache.path()).join("a.bin"), folder(cache.path()).join("refs/main")]
+    {
+        symlink(&victim, link).unwrap();
+    }
+    fetch(&serve(Manner::Good), cache.path()).0.unwrap();
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+    assert!(disk.path().join(&etag).symlink_metadata().unwrap().is_file());
+    assert!(folder(cache.path()).join("refs/main").symlink_metadata().unwrap().is_file());
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub enum Manner {
     WrongPart,
     /// Nothing comes after the first bytes.
     Stalls,
+    /// After so many bytes one comes every 5 ms, the first time.
+    Trickles(usize),
     /// 403.
     Refused,
 }
@@ -68,6 +70,8 @@ impl Served {
 
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// Address without the host.
+    pub path: String,
     pub headers: HashMap<String, String>,
 }
 
@@ -143,9 +147,11 @@ impl Shared {
             let Some((name, value)) = line.split_once(':') else { break };
             headers.insert(name.trim().to_ascii_lowercase(), value.trim().to_owned());
         }
-        self.requests.lock().unwrap().push(Request { headers: headers.clone() });
         let mut words = line.split(' ');
         let (method, path) = (words.next()?, words.next()?.to_owned());
+        self.requests.lock().unwrap().push(Request { path: path.clone(), headers: headers.clone() });
+        // storage takes any query, a listing its own
+        let path = if path.starts_with("/api/") { path } else { path.split('?').next()?.to_owned() };
         let range =
             headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
         let mut out = stream;
@@ -186,7 +192,7 @@ impl Shared {
             .iter()
             .map(|f| {
                 let size = f.listed.unwrap_or(f.bytes.len());
-                let mut entry = serde_json::json!({"type": "file", "path": f.path, "size": size, "oid": "00"});
+                let mut entry = serde_json::json!({"type": "file", "path": f.path, "size": size, "oid": f.etag()});
                 if f.large {
                     entry["lfs"] = serde_json::json!({"oid": f.etag(), "size": size, "pointerSize": 130});
                 }
@@ -245,6 +251,7 @@ impl Shared {
             Manner::NoRanges(n) if time == 1 => sent.truncate(n),
             Manner::WrongPart if start == 0 => sent.truncate(10),
             Manner::Stalls => sent.truncate(10),
+            Manner::Trickles(n) if time == 1 => sent.truncate(n),
             Manner::Announces(more) => length = Some(body.len() as i64 + more),
             Manner::TooLong => {
                 sent.extend([0; 100]);
@@ -257,8 +264,16 @@ impl Shared {
         }
         head.push(("Connection", "close".into()));
         send(out, if part { "206 Partial Content" } else { "200 OK" }, &head, &sent, "GET");
-        if file.manner == Manner::Stalls {
-            std::thread::sleep(std::time::Duration::from_secs(3));
+        match file.manner {
+            Manner::Stalls => std::thread::sleep(std::time::Duration::from_secs(3)),
+            // until the reader leaves
+            Manner::Trickles(n) if time == 1 => {
+                for byte in &body[n..] {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                    out.write_all(&[*byte]).ok()?;
+                }
+            }
+            _ => {}
         }
         let _ = out.shutdown(std::net::Shutdown::Both);
         Some(false)

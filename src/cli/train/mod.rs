@@ -6,7 +6,6 @@ mod header;
 pub mod resolve;
 
 use std::cell::{Cell, RefCell};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use wgpt::data::Tokenizer;
@@ -26,7 +25,7 @@ use wgpt::train::dataset::Baseline;
 use wgpt::train::settings::{Peak, Recipe};
 use wgpt::train::{Settings, Trainer};
 
-use super::terminal::{Terminal, say};
+use super::terminal::{Terminal, remark, say, say_lines};
 use super::{invocation, precision, signals, stdout};
 pub use asked::Asked;
 use resolve::DataSummary;
@@ -177,7 +176,7 @@ fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>, speaks: b
         );
     }
     if let Some(sample) = &outcome.sample {
-        say!("sample:\n{sample}");
+        say_lines!("sample:\n{sample}");
         if baseline.is_some() {
             let (known, all) = known_words(sample);
             say!("{known} of the sample's {all} words are words of the grammar");
@@ -201,6 +200,6 @@ fn hang(dir: &Path, what: &str) {
     std::thread::sleep(std::time::Duration::from_secs(1));
     drop(noted);
     // a reader that has gone away must not keep the process
-    let _ = writeln!(std::io::stderr(), "error: {text}");
+    remark!("error: {text}");
     std::process::exit(4);
 }

@@ -1,12 +1,15 @@
 //! The hub's HTTP interface: what a repository holds, what a file is, and its bytes.
 
-use std::io::Read;
-use std::time::Duration;
+use std::io;
 
 use serde::Deserialize;
+use ureq::Agent;
+use ureq::config::Config;
 use ureq::http::{HeaderMap, Response};
-use ureq::{Agent, Body};
+use url::Url;
 
+use super::address::{is_loopback, is_same_origin, joined, read};
+use super::body::{Body, Patience};
 use super::names::{Entry, Kind};
 use crate::error::Result;
 use crate::files::hub::is_plain_name;
@@ -16,7 +19,7 @@ const REDIRECTS: usize = 6;
 /// Pages of a listing that are read.
 const PAGES: usize = 100;
 /// Bytes of a page of a listing.
-const PAGE_BYTES: u64 = 16 << 20;
+const PAGE_BYTES: usize = 16 << 20;
 
 /// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(super) struct Listed {
     kind: String,
     pub path: String,
     pub size: u64,
+    #[serde(default)]
+    oid: String,
     lfs: Option<Lfs>,
 }
 
@@ -54,6 +59,17 @@ impl Listed {
     pub(super) fn sha256(&self) -> Option<&str> {
         self.lfs.as_ref().map(|lfs| lfs.oid.as_str())
     }
+
+    /// Its checksum, of whichever kind.
+    pub(super) fn checksum(&self) -> Option<&str> {
+        Some(self.sha256().unwrap_or(&self.oid)).filter(|checksum| is_checksum(checksum))
+    }
+}
+
+/// An answer whose body is still to be read, and what made the request.
+pub(super) struct Answer {
+    pub response: Response<ureq::Body>,
+    agent: Agent,
 }
 
 /// What the hub says of a file: its commit, its checksum, and its size.
@@ -64,26 +80,30 @@ pub(super) struct Meta {
     pub size: Option<u64>,
 }
 
-/// A connection to one endpoint.
+/// One endpoint. Every request has an agent of its own, so that one can be ended without the others.
 pub(super) struct Client {
-    agent: Agent,
+    config: Config,
     endpoint: String,
+    origin: Url,
     token: Option<String>,
+    patience: Patience,
 }
 
 impl Client {
-    pub(super) fn new(endpoint: &str, token: Option<String>, timeout: Duration) -> Self {
+    pub(super) fn new(endpoint: &str, token: Option<String>, patience: Patience) -> Result<Self, Failure> {
+        // waits for bodies are limited where they are read, by a clock that stands still in a suspended process
         let mut config = Agent::config_builder()
             .max_redirects(0)
             .http_status_as_error(false)
             .user_agent(concat!("wgpt/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(timeout))
-            .timeout_recv_response(Some(timeout))
-            .timeout_per_read(Some(timeout));
-        if is_loopback(endpoint) {
+            .timeout_connect(Some(patience.silence))
+            .timeout_recv_response(Some(patience.silence));
+        let origin = read(endpoint)?;
+        if is_loopback(&origin) {
             config = config.proxy(None); // a proxy would look for the name on its own machine
         }
-        Self { agent: config.build().into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token }
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Ok(Self { config: config.build(), endpoint, origin, token, patience })
     }
 
     /// All files of a repository.
@@ -92,22 +112,41 @@ impl Client {
         let mut url = format!("{}/api/{kind}/{}/tree/main?recursive=true", self.endpoint, entry.repo);
         let mut files: Vec<Listed> = Vec::new();
         for _ in 0..PAGES {
-            let mut response = self.request("GET", &url, None)?;
-            self.check(&response, &url)?;
-            let next = next_page(response.headers());
-            let mut text = Vec::new();
-            let reader = response.body_mut().as_reader();
-            reader.take(PAGE_BYTES).read_to_end(&mut text).map_err(|e| Failure::Passing(format!("{url}: {e}")))?;
+            let answer = self.request("GET", &url, None)?;
+            self.check(&answer.response, &url)?;
+            let next = next_page(answer.response.headers());
+            let text = self.page(answer).map_err(|e| Failure::Passing(format!("{url}: {e}")))?;
             let page: Vec<Listed> = serde_json::from_slice(&text)
                 .map_err(|e| Failure::Final(format!("{url}: not a list of files ({e})")))?;
             files.extend(page.into_iter().filter(|file| file.kind == "file" && is_plain_path(&file.path)));
             let Some(next) = next else { return Ok(files) };
-            // a mirror may name the original here; the pages are to be had from the mirror all the same
-            let path =
-                next.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..])).unwrap_or(&next);
-            url = format!("{}{path}", self.endpoint);
+            let next = joined(&read(&url)?, &next)?;
+            url = if is_same_origin(&next, &self.origin) {
+                next.into()
+            } else {
+                // a mirror may name the original here; the pages are to be had from the mirror all the same
+                format!("{}{}", self.endpoint, &next[url::Position::BeforePath..])
+            };
         }
         Err(Failure::Final(format!("{url}: more than {PAGES} pages of files")))
+    }
+
+    /// Reads a page of a listing; what is beyond its limit is left out, and so is no JSON.
+    fn page(&self, answer: Answer) -> Result<Vec<u8>, String> {
+        let mut body = self.body(answer).map_err(|e| e.to_string())?;
+        let mut text = Vec::new();
+        while text.len() < PAGE_BYTES {
+            match body.next()? {
+                bytes if bytes.is_empty() => break,
+                bytes => text.extend(bytes),
+            }
+        }
+        Ok(text)
+    }
+
+    /// Begins to read an answer's bytes.
+    pub(super) fn body(&self, Answer { response, agent }: Answer) -> io::Result<Body> {
+        Body::new(response, agent, self.patience)
     }
 
     /// The address of a file's contents.
@@ -121,12 +160,12 @@ impl Client {
     pub(super) fn head(&self, entry: &Entry, path: &str) -> Result<Meta, Failure> {
         let mut url = self.address(entry, path);
         for _ in 0..REDIRECTS {
-            let response = self.send("HEAD", &url, None)?;
+            let response = self.send("HEAD", &url, None)?.response;
             let headers = response.headers();
             let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"));
             if response.status().is_redirection() && header(headers, "x-repo-commit").is_none() {
                 // the repository has another name now
-                url = self.redirected(&url, headers)?;
+                url = self.redirected(&url, headers)?.into();
                 continue;
             }
             if !response.status().is_redirection() {
@@ -145,49 +184,51 @@ impl Client {
     }
 
     /// A file's bytes from `start` on, wherever redirects lead.
-    pub(super) fn get(&self, url: &str, start: u64) -> Result<Response<Body>, Failure> {
+    pub(super) fn get(&self, url: &str, start: u64) -> Result<Answer, Failure> {
         self.request("GET", url, (start > 0).then_some(start))
     }
 
-    fn request(&self, method: &str, url: &str, start: Option<u64>) -> Result<Response<Body>, Failure> {
+    fn request(&self, method: &str, url: &str, start: Option<u64>) -> Result<Answer, Failure> {
         let mut url = url.to_owned();
         for _ in 0..REDIRECTS {
-            let response = self.send(method, &url, start)?;
-            if !response.status().is_redirection() {
-                return Ok(response);
+            let answer = self.send(method, &url, start)?;
+            if !answer.response.status().is_redirection() {
+                return Ok(answer);
             }
-            url = self.redirected(&url, response.headers())?;
+            url = self.redirected(&url, answer.response.headers())?.into();
         }
         Err(Failure::Final(format!("{url}: more than {REDIRECTS} redirects")))
     }
 
-    fn redirected(&self, url: &str, headers: &HeaderMap) -> Result<String, Failure> {
+    fn redirected(&self, url: &str, headers: &HeaderMap) -> Result<Url, Failure> {
         let to = header(headers, "location").ok_or_else(|| Failure::Final(format!("{url}: a redirect to nowhere")))?;
-        let to = join(url, to);
-        if !(to.starts_with("https://") || (to.starts_with("http://") && self.endpoint.starts_with("http://"))) {
-            return Err(Failure::Final(format!("{url}: a redirect to `{}`, expected https", to.escape_debug())));
+        let to = joined(&read(url)?, to)?;
+        if !(to.scheme() == "https" || (to.scheme() == "http" && self.origin.scheme() == "http")) {
+            return Err(Failure::Final(format!("{url}: a redirect to `{to}`, expected https")));
         }
         Ok(to)
     }
 
-    fn send(&self, method: &str, url: &str, start: Option<u64>) -> Result<Response<Body>, Failure> {
-        let mut request = if method == "HEAD" { self.agent.head(url) } else { self.agent.get(url) };
+    fn send(&self, method: &str, url: &str, start: Option<u64>) -> Result<Answer, Failure> {
+        let (agent, url) = (self.config.new_agent(), read(url)?);
+        let mut request = if method == "HEAD" { agent.head(url.as_str()) } else { agent.get(url.as_str()) };
         request = request.header("Accept-Encoding", "identity");
         if let Some(start) = start {
             request = request.header("Range", format!("bytes={start}-"));
         }
         // the token is for the hub alone, not for whoever a redirect names
-        if let (Some(token), true) = (&self.token, origin(url) == origin(&self.endpoint)) {
+        if let (Some(token), true) = (&self.token, is_same_origin(&url, &self.origin)) {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        request.call().map_err(|e| match e {
+        let response = request.call().map_err(|e| match e {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Final(format!("{url}: {e}")),
             e => Failure::Passing(format!("{url}: {e}")),
-        })
+        })?;
+        Ok(Answer { response, agent })
     }
 
     /// Fails unless the request succeeded.
-    pub(super) fn check(&self, response: &Response<Body>, url: &str) -> Result<(), Failure> {
+    pub(super) fn check(&self, response: &Response<ureq::Body>, url: &str) -> Result<(), Failure> {
         match response.status().as_u16() {
             200..=299 => Ok(()),
             401 | 403 => Err(Failure::Final(format!(
@@ -212,60 +253,19 @@ fn next_page(headers: &HeaderMap) -> Option<String> {
     Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
 }
 
-/// Scheme, host and port.
-fn origin(url: &str) -> &str {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
-    &url[..end]
-}
-
-/// The address that a redirect from `url` to `to` means.
-fn join(url: &str, to: &str) -> String {
-    if to.contains("://") {
-        return to.to_owned();
-    }
-    if let Some(rest) = to.strip_prefix("//") {
-        let scheme = url.split_once("://").map_or("https", |(scheme, _)| scheme);
-        return format!("{scheme}://{rest}");
-    }
-    if to.starts_with('/') {
-        return format!("{}{to}", origin(url));
-    }
-    let folder = url.split(['?', '#']).next().unwrap_or(url);
-    format!("{}/{to}", folder.rsplit_once('/').map_or(folder, |(folder, _)| folder))
-}
-
-fn is_loopback(endpoint: &str) -> bool {
-    let host = origin(endpoint).split_once("://").map_or("", |(_, host)| host);
-    ["127.0.0.1", "localhost", "[::1]"]
-        .iter()
-        .any(|&own| host == own || host.strip_prefix(own).is_some_and(|p| p.starts_with(':')))
-}
-
 /// Plain names with slashes between.
 fn is_plain_path(path: &str) -> bool {
     path.split('/').all(is_plain_name)
 }
 
 /// A SHA-256, or git's name for a small file.
-fn is_checksum(etag: &str) -> bool {
+pub(super) fn is_checksum(etag: &str) -> bool {
     matches!(etag.len(), 40 | 64) && etag.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_joined() {
-        let from = "https://a.b:1/c/d?e";
-        assert_eq!(join(from, "https://x/y"), "https://x/y");
-        assert_eq!(join(from, "//x/y"), "https://x/y");
-        assert_eq!(join(from, "/y?z"), "https://a.b:1/y?z");
-        assert_eq!(join(from, "y"), "https://a.b:1/c/y");
-        assert_eq!(origin("https://a.b:1?x"), "https://a.b:1");
-        assert!(is_loopback("http://127.0.0.1:80/x") && !is_loopback("http://127.0.0.1.evil.example"));
-    }
 
     #[test]
     fn only_plain_names_become_files() {

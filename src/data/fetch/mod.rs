@@ -3,32 +3,26 @@
 //! A file grows as `blobs/CHECKSUM.incomplete`, goes on after a break with a range request, and takes its name only
 //! when size and checksum are those that the hub tells. [`names`] says which repository a name means.
 
+mod address;
+mod body;
+mod download;
 mod hub;
 pub mod names;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
-
+use body::Patience;
+use download::Download;
 use hub::{Client, Failure, Listed, Meta};
 pub use names::{Entry, Files, Kind};
 
 use crate::error::{Error, Fault, Result};
-use crate::files::atomic::{self, output_error};
+use crate::files::atomic;
+use crate::files::disk::free_bytes;
 use crate::files::hub::{Repository, cache_by};
-
-/// Attempts in a row that bring nothing new before a file is given up.
-const ATTEMPTS: u32 = 5;
-/// Attempts in all: a server that breaks off after every few bytes is no server.
-const MOST_ATTEMPTS: u32 = 1000;
-/// Bytes that an attempt must bring to count as a step forward.
-const WORTH_BYTES: u64 = 1 << 14;
-/// Bytes that are written at once.
-const BUFFER_BYTES: usize = 1 << 18;
 
 /// Where to fetch from and to.
 #[derive(Debug, Clone)]
@@ -45,6 +39,8 @@ pub struct Hub {
     pub pause: Duration,
     /// Longest wait for a connection, an answer, or the next bytes.
     pub timeout: Duration,
+    /// Longest time of less than 1 KiB a second: then the file is asked for anew, from where it ends.
+    pub stall: Duration,
 }
 
 /// What a fetch shows.
@@ -84,7 +80,8 @@ impl Hub {
             Error::usage(fault.advice("try HF_HOME=DIR"))
         })?;
         let endpoint = var("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+        let is_address = address::read(&endpoint).is_ok_and(|url| matches!(url.scheme(), "https" | "http"));
+        if !is_address {
             let fault = Fault::at("HF_ENDPOINT", "").expected("an https address");
             return Err(Error::usage(fault.found(format!("`{}`", endpoint.escape_debug()))));
         }
@@ -97,6 +94,7 @@ impl Hub {
             offline,
             pause: Duration::from_millis(500),
             timeout: Duration::from_secs(30),
+            stall: Duration::from_secs(60),
         })
     }
 
@@ -121,32 +119,35 @@ impl Hub {
     ///
     /// # Errors
     /// [`Error::Network`] if the hub cannot be reached or does not keep its word, with the way to bring the files by
-    /// hand. [`Error::Output`], [`Error::Locked`].
+    /// hand. [`Error::Output`], also if the disk has no room for all that is to come, before the first byte.
+    /// [`Error::Locked`].
     pub fn fetch(&self, entry: &Entry, shards: usize, watch: &mut dyn Watch) -> Result<Fetched> {
         if self.offline {
             return self.offline(entry, shards);
         }
-        let client = Client::new(&self.endpoint, self.token.clone(), self.timeout);
+        let patience = Patience { silence: self.timeout, stall: self.stall };
+        let client = Client::new(&self.endpoint, self.token.clone(), patience);
+        let client = client.map_err(|f| self.unreachable(entry, shards, f.text()))?;
         let repo = self.repository(entry);
         let fail = |failure: &Failure| self.unreachable(entry, shards, failure.text());
         let listed = self.again(|| client.list(entry), watch).map_err(|f| fail(&f))?;
         let wanted = choose(entry, shards, listed).map_err(|what| self.unreachable(entry, shards, &what))?;
+        check_room(entry, &repo, &wanted, free_bytes(&repo.blobs()))?;
         let (mut commit, mut received) = (String::new(), 0);
         for file in &wanted {
             let meta = self.again(|| client.head(entry, &file.path), watch).map_err(|f| fail(&f))?;
             let size = agreed_size(entry, file, &meta)?;
             let lock = repo.lock(&meta.etag)?;
             let blob = repo.blob(&meta.etag);
-            let whole = fs::metadata(&blob).is_ok_and(|m| m.len() == size);
+            let whole = fs::metadata(&blob).is_ok_and(|m| m.is_file() && m.len() == size);
             watch.file(&file.path, if whole { size } else { 0 }, size);
             if !whole {
-                let download =
-                    Download { client: &client, url: client.address(entry, &file.path), etag: &meta.etag, size };
-                received +=
-                    self.download(&download, &repo.incomplete(&meta.etag), watch).map_err(|error| match error {
-                        Error::Network(fault) => self.unreachable(entry, shards, &fault.to_string()),
-                        error => error,
-                    })?;
+                let (etag, pause) = (meta.etag.as_str(), self.pause);
+                let download = Download { client: &client, url: client.address(entry, &file.path), etag, size, pause };
+                received += download.run(&repo.incomplete(etag), watch).map_err(|error| match error {
+                    Error::Network(fault) => self.unreachable(entry, shards, &fault.to_string()),
+                    error => error,
+                })?;
                 atomic::publish(&repo.incomplete(&meta.etag), &blob)?;
             }
             repo.link(&meta.etag, &meta.commit, &file.path)?;
@@ -209,42 +210,6 @@ impl Hub {
         }
         ask()
     }
-
-    /// Fetches a file until it is whole and its checksum is right; the bytes that came.
-    fn download(&self, download: &Download, path: &Path, watch: &mut dyn Watch) -> Result<u64> {
-        let (mut received, mut failures, mut best, mut wrong) = (0, 0, 0, false);
-        for _ in 0..MOST_ATTEMPTS {
-            let failure = match download.attempt(path, &mut received, watch)? {
-                Ok(()) => {
-                    let got = checksum(path, download.etag, download.size)?;
-                    if got == download.etag {
-                        return Ok(received);
-                    }
-                    // never go on with bytes that are known to be wrong
-                    fs::remove_file(path).map_err(|e| output_error(path, &e))?;
-                    let text = format!("{}: wrong bytes, expected checksum {}, got {got}", download.url, download.etag);
-                    if wrong {
-                        return Err(Error::network(text));
-                    }
-                    (wrong, best) = (true, 0);
-                    text
-                }
-                Err(Failure::Final(text)) => return Err(Error::network(text)),
-                Err(Failure::Passing(text)) => text,
-            };
-            let there = fs::metadata(path).map_or(0, |m| m.len());
-            failures = if there >= best + WORTH_BYTES { 1 } else { failures + 1 };
-            best = best.max(there);
-            if failures >= ATTEMPTS {
-                return Err(Error::network(format!(
-                    "{failure} ({ATTEMPTS} times in a row; the next run goes on at byte {there})"
-                )));
-            }
-            watch.trouble(&failure);
-            std::thread::sleep(self.pause * 2_u32.pow(failures - 1));
-        }
-        Err(Error::network(Fault::at(&download.url, format!("broken off {MOST_ATTEMPTS} times"))))
-    }
 }
 
 /// The files of a name among those of the repository.
@@ -260,6 +225,29 @@ fn choose(entry: &Entry, shards: usize, listed: Vec<Listed>) -> Result<Vec<Liste
     }
     wanted.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(wanted)
+}
+
+/// Fails unless all that is still to come fits into `free` bytes; what is there already, also of half a file, counts.
+fn check_room(entry: &Entry, repo: &Repository, wanted: &[Listed], free: Option<u64>) -> Result<()> {
+    let there =
+        |path: PathBuf| fs::symlink_metadata(path).map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
+    // two names of the same contents are one file
+    let contents: BTreeMap<&str, u64> =
+        wanted.iter().map(|file| (file.checksum().unwrap_or(&file.path), file.size)).collect();
+    let mut needed: u64 = 0;
+    for (checksum, size) in contents {
+        let is_known = hub::is_checksum(checksum);
+        let is_whole =
+            is_known && fs::metadata(repo.blob(checksum)).is_ok_and(|meta| meta.is_file() && meta.len() == size);
+        let begun = if is_known { there(repo.incomplete(checksum)) } else { 0 };
+        let missing = if is_whole { 0 } else { size - Some(begun).filter(|begun| *begun <= size).unwrap_or(0) };
+        needed = needed.saturating_add(missing);
+    }
+    let Some(free) = free.filter(|free| *free < needed) else { return Ok(()) };
+    let fault = Fault::at(repo.blobs().display(), format!("no room for what is still to fetch of {}", entry.name));
+    let fewer = if matches!(entry.files, Files::Shards(..)) { ", or fewer --shards" } else { "" };
+    let fault = fault.expected(format!("{needed} bytes free")).found(free);
+    Err(Error::output(fault.advice(format!("try freeing space, HF_HOME=DIR on another disk{fewer}"))))
 }
 
 /// The size that listing and file agree on.
@@ -281,115 +269,43 @@ fn agreed_size(entry: &Entry, file: &Listed, meta: &Meta) -> Result<u64> {
     Ok(file.size)
 }
 
-/// One file on its way.
-struct Download<'a> {
-    client: &'a Client,
-    url: String,
-    etag: &'a str,
-    size: u64,
-}
-
-impl Download<'_> {
-    /// Goes on where the file ends. The outer error is ours: the disk; the inner one is the network's.
-    fn attempt(&self, path: &Path, received: &mut u64, watch: &mut dyn Watch) -> Result<Result<(), Failure>> {
-        let write_error = |e: &std::io::Error| output_error(path, e);
-        let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
-        let mut file = options.open(path).map_err(|e| write_error(&e))?;
-        let mut at = file.seek(SeekFrom::End(0)).map_err(|e| write_error(&e))?;
-        let empty = |file: &mut File| file.set_len(0).and_then(|()| file.rewind()).map_err(|e| write_error(&e));
-        if at > self.size {
-            empty(&mut file)?;
-            at = 0;
-        }
-        if at == self.size {
-            return Ok(Ok(()));
-        }
-        let mut response = match self.client.get(&self.url, at) {
-            Ok(response) => response,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let restart = response.status() != 206 || range_start(&response) != Some(at);
-        if response.status() == 416 || (response.status() == 206 && restart) {
-            empty(&mut file)?;
-            return Ok(Err(Failure::Passing(format!("{}: another part than asked for", self.url))));
-        }
-        if let Err(failure) = self.client.check(&response, &self.url) {
-            return Ok(Err(failure));
-        }
-        if restart && at > 0 {
-            empty(&mut file)?;
-            at = 0;
-        }
-        let length = response.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        if let Some(length) = length.filter(|&length| length != self.size - at) {
-            return Ok(Err(Failure::Passing(format!(
-                "{}: wrong size, expected {} bytes, got {length}",
-                self.url,
-                self.size - at
-            ))));
-        }
-        let mut body = response.body_mut().as_reader();
-        let mut buffer = vec![0; BUFFER_BYTES];
-        watch.bytes(at);
-        loop {
-            let n = match body.read(&mut buffer) {
-                Ok(n) => n,
-                Err(e) => return Ok(Err(Failure::Passing(format!("{}: broken off at byte {at} ({e})", self.url)))),
-            };
-            if n == 0 {
-                break;
-            }
-            if at + n as u64 > self.size {
-                empty(&mut file)?;
-                return Ok(Err(Failure::Passing(format!("{}: too long, expected {} bytes", self.url, self.size))));
-            }
-            file.write_all(&buffer[..n]).map_err(|e| write_error(&e))?;
-            at += n as u64;
-            *received += n as u64;
-            watch.bytes(at);
-        }
-        if at < self.size {
-            return Ok(Err(Failure::Passing(format!("{}: broken off at byte {at} of {}", self.url, self.size))));
-        }
-        file.sync_all().map_err(|e| write_error(&e))?;
-        Ok(Ok(()))
-    }
-}
-
-/// Where the part that a server sends begins: `bytes 100-199/200`.
-fn range_start(response: &ureq::http::Response<ureq::Body>) -> Option<u64> {
-    let range = response.headers().get("content-range")?.to_str().ok()?;
-    range.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok()
-}
-
-/// A file's checksum, of the kind that `like` is: SHA-256, or git's SHA-1 over a length and the contents.
-fn checksum(path: &Path, like: &str, size: u64) -> Result<String> {
-    let mut file = File::open(path).map_err(|e| output_error(path, &e))?;
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let mut digest = |update: &mut dyn FnMut(&[u8])| -> Result<()> {
-        loop {
-            match file.read(&mut buffer).map_err(|e| output_error(path, &e))? {
-                0 => return Ok(()),
-                n => update(&buffer[..n]),
-            }
-        }
-    };
-    let bytes: Vec<u8> = if like.len() == 64 {
-        let mut hash = Sha256::new();
-        digest(&mut |bytes| hash.update(bytes))?;
-        hash.finalize().to_vec()
-    } else {
-        let mut hash = Sha1::new();
-        hash.update(format!("blob {size}\0"));
-        digest(&mut |bytes| hash.update(bytes))?;
-        hash.finalize().to_vec()
-    };
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn what_is_there_already_needs_no_room() {
+        let cache = tempfile::tempdir().unwrap();
+        let repo = Repository::new(cache.path(), Kind::Dataset, "owner/name");
+        let listed = |path: &str, letter: &str, size: u64| -> Listed {
+            let lfs = serde_json::json!({ "oid": letter.repeat(64) });
+            serde_json::from_value(serde_json::json!({ "type": "file", "path": path, "size": size, "lfs": lfs }))
+                .unwrap()
+        };
+        // a and its twin are one file
+        let mut wanted = vec![listed("a", "a", 1000), listed("twin", "a", 1000), listed("b", "b", 500)];
+        let entry = names::find("fineweb10B").unwrap();
+        let room = |wanted: &[Listed], free| check_room(entry, &repo, wanted, Some(free));
+        let error = room(&wanted, 1499).unwrap_err();
+        assert_eq!(error.exit_code(), 6);
+        assert_eq!([error.fault().expected.as_str(), &error.fault().found], ["1500 bytes free", "1499"]);
+        room(&wanted, 1500).unwrap();
+        check_room(entry, &repo, &wanted, None).unwrap();
+        fs::create_dir_all(repo.blobs()).unwrap();
+        fs::write(repo.blob(&"b".repeat(64)), [0; 500]).unwrap();
+        fs::write(repo.incomplete(&"a".repeat(64)), [0; 300]).unwrap();
+        room(&wanted, 700).unwrap();
+        assert_eq!(room(&wanted, 699).unwrap_err().fault().expected, "700 bytes free");
+        // of another size it is fetched anew
+        fs::write(repo.blob(&"b".repeat(64)), [0; 400]).unwrap();
+        fs::write(repo.incomplete(&"a".repeat(64)), [0; 1001]).unwrap();
+        assert_eq!(room(&wanted, 1499).unwrap_err().fault().expected, "1500 bytes free");
+        // sizes that no disk has, and a checksum that is a path
+        wanted.extend([listed("c", "c", u64::MAX), listed("d", "/", 1)]);
+        assert_eq!(room(&wanted, u64::MAX - 1).unwrap_err().fault().expected, format!("{} bytes free", u64::MAX));
+    }
 
     #[test]
     fn the_environment_says_where() {
@@ -417,15 +333,6 @@ mod tests {
         assert_eq!(hub(&[("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c")]).unwrap().cache, Path::new("/c"));
         assert!(matches!(hub(&[]), Err(Error::Usage(_))));
         assert!(matches!(hub(&[("HOME", "/h"), ("HF_ENDPOINT", "ftp://x")]), Err(Error::Usage(_))));
-    }
-
-    #[test]
-    fn checksums_are_those_of_git_and_sha256() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        fs::write(&path, "hello\n").unwrap();
-        assert_eq!(checksum(&path, &"0".repeat(40), 6).unwrap(), "ce013625030ba8dba906f756967f9e9ca394464a");
-        let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
-        assert_eq!(checksum(&path, &"0".repeat(64), 6).unwrap(), sha256);
+        assert!(matches!(hub(&[("HOME", "/h"), ("HF_ENDPOINT", "http://[x")]), Err(Error::Usage(_))));
     }
 }

@@ -10,6 +10,7 @@ use super::source::{Corpus, Source};
 use crate::data::recognize::{Foreign, Format, Input, READABLE, first_object_has, is_about_data, is_strange};
 use crate::data::tokens::cannot_read;
 use crate::error::{Error, Fault, Result};
+use crate::files::hub::Repository;
 
 /// Files that are left out for the same reason are named up to this number, then counted.
 const NAMED: usize = 2;
@@ -98,8 +99,7 @@ impl Cache {
         }
         let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let repository = whole.parent().filter(|parent| whole.ends_with("snapshots") && is_repository(parent));
-        let main = repository.and_then(|parent| fs::read_to_string(parent.join("refs/main")).ok());
-        let main = main.map(|id| id.trim().to_owned());
+        let main = repository.and_then(|parent| Repository::at(parent).main());
         main.filter(|id| whole.join(id).is_dir()).map_or(Self::None, |id| Self::Snapshots(id.into()))
     }
 
@@ -313,6 +313,9 @@ mod tests {
             assert!(remarks[0].contains(part), "expected `{part}` in {}", remarks[0]);
         }
         assert_eq!(names(&root.join("snapshots")).0, ["new/train.jsonl"]);
+        // a ref that leads elsewhere is none
+        fs::write(root.join("refs/main"), "../snapshots/old").unwrap();
+        assert_eq!(names(&root).0, ["snapshots/new/train.jsonl", "snapshots/old/train.jsonl"]);
         fs::remove_file(root.join("refs/main")).unwrap();
         assert_eq!(names(&root).0, ["snapshots/new/train.jsonl", "snapshots/old/train.jsonl"]);
     }

@@ -123,6 +123,10 @@ impl RunFile {
     pub fn parse(text: &str, run: &Path) -> Result<Self> {
         let table: Table = text.parse().map_err(|e: toml::de::Error| Error::usage(e.message()))?;
         let mut table = if old::is_old(&table) { old::converted(table) } else { table };
+        // once asked for, it would throw the run away at each resume
+        if let Some(Value::Table(run)) = table.get_mut("run") {
+            run.remove("restart");
+        }
         let record = table.remove(RECORD).unwrap_or_else(|| Value::Table(Table::new()));
         let record: Record = record.try_into().map_err(|e| Error::usage(format!("[{RECORD}]: {}", e.message())))?;
         let Record { positions, vocab, layers, heads, channels, .. } = record;

@@ -14,6 +14,7 @@ use super::file::{RECORD, TOKENIZER};
 use super::old;
 use super::recipe::Recipe;
 use crate::error::{Error, Fault, Result};
+use crate::files::shell;
 
 /// Settings that may not be given together.
 const CONTRADICT: [(&str, &[&str]); 3] = [
@@ -32,6 +33,9 @@ const NEED: [(&str, &[&str]); 8] = [
     ("vocab", &["layers"]),
     ("hellaswag-every", &["hellaswag"]),
 ];
+
+/// Flags of `wgpt train` that say what the command does with a run. They are no settings of it, so no recipe has them.
+pub const COMMAND_FLAGS: [&str; 5] = ["restart", "resume", "set", "print-config", "dry-run"];
 
 /// A setting: its flag without the dashes, its table in a recipe.
 #[derive(Debug)]
@@ -128,9 +132,10 @@ impl Layers {
         let text = std::fs::read_to_string(path).map_err(|e| {
             let (why, advice) = match e.kind() {
                 std::io::ErrorKind::NotFound => ("no such recipe or run".into(), String::new()),
-                std::io::ErrorKind::InvalidData => {
-                    ("is no recipe: it is not text".to_owned(), format!("to train on tokens: --data '{name}'"))
-                }
+                std::io::ErrorKind::InvalidData => (
+                    "is no recipe: it is not text".to_owned(),
+                    format!("to train on tokens: --data {}", shell::quoted(path)),
+                ),
                 _ => (format!("the recipe cannot be read ({e})"), String::new()),
             };
             let fault = Fault::at(&name, why).expected("a TOML file of settings of `wgpt train`, or a run's folder");
@@ -142,7 +147,11 @@ impl Layers {
             let why = e.message().lines().collect::<Vec<_>>().join(" ");
             let fault = Fault::at(place, format!("is not TOML ({why})"));
             let is_toml = path.extension().is_some_and(|extension| extension == "toml");
-            Error::usage(if is_toml { fault } else { fault.advice(format!("to train on a text: --text {name}")) })
+            Error::usage(if is_toml {
+                fault
+            } else {
+                fault.advice(format!("to train on a text: --text {}", shell::word(path)))
+            })
         };
         let (spans, values) = (DeTable::parse(&text).map_err(broken)?, text.parse::<Table>().map_err(broken)?);
         let mut places = BTreeMap::new();
@@ -328,6 +337,9 @@ fn find(written: &str, place: &str) -> Result<&'static Key> {
     let name = written.replace('_', "-");
     KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
         let fault = Fault::at(place, format!("unknown key `{written}`"));
+        if COMMAND_FLAGS.contains(&name.as_str()) {
+            return Error::usage(fault.expected("a setting").advice(format!("try --{name} on the command line")));
+        }
         let nearest = nearest(&name, KEYS.iter().map(|key| key.name.as_str()));
         let fault = fault.expected("a long flag of `wgpt train` without its dashes");
         Error::usage(fault.advice(format!("the nearest is `{nearest}`")))

@@ -109,6 +109,28 @@ fn a_wrong_key_or_value_is_named_with_its_line() {
 }
 
 #[test]
+fn restart_is_no_key_and_a_run_that_has_it_resumes() {
+    let wrong = |recipe: &str, sets: &[&str], place: &str| {
+        let error = merged(recipe, sets, &Recipe::default()).unwrap_err();
+        let fault = error.fault();
+        assert!(error.exit_code() == 2 && fault.place.ends_with(place), "{error}");
+        assert_eq!([fault.what.as_str(), &fault.expected], ["unknown key `restart`", "a setting"]);
+        assert_eq!(fault.advice, "try --restart on the command line");
+    };
+    wrong("[run]\nrestart = true\n", &[], "r.toml:2");
+    wrong("run.restart = false\n", &[], "r.toml:1");
+    wrong("", &["restart=true"], "--set restart");
+    wrong("", &["run.restart="], "--set run.restart");
+    let file = RunFile::new(&settings(RECIPE), None);
+    let text = file.to_toml().unwrap();
+    assert!(!text.contains("restart"), "{text}");
+    let with = text.replace("[run]\n", "[run]\nrestart = true\n");
+    assert_ne!(with, text);
+    assert_eq!(RunFile::parse(&with, Path::new("run")).unwrap(), file);
+    wrong(&with, &[], &format!("r.toml:{}", with.lines().position(|line| line == "restart = true").unwrap() + 1));
+}
+
+#[test]
 fn settings_are_the_same_after_their_file_is_read_as_a_run_and_as_a_recipe() {
     let shards = "data = \"a_*.bin\"\nval = \"b.bin\"\nemulate-ranks = 2\nvocab = 300\nlayers = 2\nheads = 2\n\
                   channels = 32\nbatch = 2\ncontext = 64\nprecision = \"f16\"\nrecompute = \"block\"\nskip-loss-z = 2.5\n\

@@ -1,0 +1,188 @@
+//! One file on its way into the cache.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use super::Watch;
+use super::hub::{Client, Failure};
+use crate::error::{Error, Fault, Result};
+use crate::files::atomic::output_error;
+use crate::files::open;
+
+/// Attempts in a row that bring nothing new before a file is given up.
+const ATTEMPTS: u32 = 5;
+/// Attempts in all: a server that breaks off after every few bytes is no server.
+const MOST_ATTEMPTS: u32 = 1000;
+/// Bytes that an attempt must bring to count as a step forward.
+const WORTH_BYTES: u64 = 1 << 14;
+/// Bytes that are read at once.
+const BUFFER_BYTES: usize = 1 << 18;
+
+/// One file on its way.
+pub(super) struct Download<'a> {
+    pub client: &'a Client,
+    pub url: String,
+    pub etag: &'a str,
+    pub size: u64,
+    /// Wait after the first failure.
+    pub pause: Duration,
+}
+
+impl Download<'_> {
+    /// Fetches a file until it is whole and its checksum is right; the bytes that came.
+    pub(super) fn run(&self, path: &Path, watch: &mut dyn Watch) -> Result<u64> {
+        let (mut received, mut failures, mut best, mut wrong) = (0, 0, 0, false);
+        for _ in 0..MOST_ATTEMPTS {
+            let failure = match self.attempt(path, &mut received, watch)? {
+                Ok(()) => {
+                    let got = checksum(path, self.etag, self.size)?;
+                    if got == self.etag {
+                        return Ok(received);
+                    }
+                    // never go on with bytes that are known to be wrong
+                    fs::remove_file(path).map_err(|e| output_error(path, &e))?;
+                    let text = format!("{}: wrong bytes, expected checksum {}, got {got}", self.url, self.etag);
+                    if wrong {
+                        return Err(Error::network(text));
+                    }
+                    (wrong, best) = (true, 0);
+                    text
+                }
+                Err(Failure::Final(text)) => return Err(Error::network(text)),
+                Err(Failure::Passing(text)) => text,
+            };
+            let there = fs::metadata(path).map_or(0, |m| m.len());
+            failures = if there >= best + WORTH_BYTES { 1 } else { failures + 1 };
+            best = best.max(there);
+            if failures >= ATTEMPTS {
+                return Err(Error::network(format!(
+                    "{failure} ({ATTEMPTS} times in a row; the next run goes on at byte {there})"
+                )));
+            }
+            watch.trouble(&failure);
+            std::thread::sleep(self.pause * 2_u32.pow(failures - 1));
+        }
+        Err(Error::network(Fault::at(&self.url, format!("broken off {MOST_ATTEMPTS} times"))))
+    }
+
+    /// Goes on where the file ends. The outer error is ours: the disk; the inner one is the network's.
+    fn attempt(&self, path: &Path, received: &mut u64, watch: &mut dyn Watch) -> Result<Result<(), Failure>> {
+        let write_error = |e: &std::io::Error| output_error(path, e);
+        let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
+        let mut file = open::own(path, &options).map_err(|e| write_error(&e))?;
+        let mut at = file.seek(SeekFrom::End(0)).map_err(|e| write_error(&e))?;
+        let empty = |file: &mut File| file.set_len(0).and_then(|()| file.rewind()).map_err(|e| write_error(&e));
+        if at > self.size {
+            empty(&mut file)?;
+            at = 0;
+        }
+        if at == self.size {
+            return Ok(Ok(()));
+        }
+        let answer = match self.client.get(&self.url, at) {
+            Ok(answer) => answer,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let response = &answer.response;
+        let restart = response.status() != 206 || range_start(response) != Some(at);
+        if response.status() == 416 || (response.status() == 206 && restart) {
+            empty(&mut file)?;
+            return Ok(Err(Failure::Passing(format!("{}: another part than asked for", self.url))));
+        }
+        if let Err(failure) = self.client.check(response, &self.url) {
+            return Ok(Err(failure));
+        }
+        if restart && at > 0 {
+            empty(&mut file)?;
+            at = 0;
+        }
+        let length = response.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        if let Some(length) = length.filter(|&length| length != self.size - at) {
+            return Ok(Err(Failure::Passing(format!(
+                "{}: wrong size, expected {} bytes, got {length}",
+                self.url,
+                self.size - at
+            ))));
+        }
+        let broken =
+            |at: u64, why: String| Ok(Err(Failure::Passing(format!("{}: broken off at byte {at} ({why})", self.url))));
+        let mut body = match self.client.body(answer) {
+            Ok(body) => body,
+            Err(e) => return broken(at, e.to_string()),
+        };
+        watch.bytes(at);
+        loop {
+            let bytes = match body.next() {
+                Ok(bytes) => bytes,
+                Err(why) => return broken(at, why),
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            if at + bytes.len() as u64 > self.size {
+                empty(&mut file)?;
+                return Ok(Err(Failure::Passing(format!("{}: too long, expected {} bytes", self.url, self.size))));
+            }
+            file.write_all(&bytes).map_err(|e| write_error(&e))?;
+            at += bytes.len() as u64;
+            *received += bytes.len() as u64;
+            watch.bytes(at);
+        }
+        if at < self.size {
+            return Ok(Err(Failure::Passing(format!("{}: broken off at byte {at} of {}", self.url, self.size))));
+        }
+        file.sync_all().map_err(|e| write_error(&e))?;
+        Ok(Ok(()))
+    }
+}
+
+/// Where the part that a server sends begins: `bytes 100-199/200`.
+fn range_start(response: &ureq::http::Response<ureq::Body>) -> Option<u64> {
+    let range = response.headers().get("content-range")?.to_str().ok()?;
+    range.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok()
+}
+
+/// A file's checksum, of the kind that `like` is: SHA-256, or git's SHA-1 over a length and the contents.
+fn checksum(path: &Path, like: &str, size: u64) -> Result<String> {
+    let mut file = open::own(path, OpenOptions::new().read(true)).map_err(|e| output_error(path, &e))?;
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut digest = |update: &mut dyn FnMut(&[u8])| -> Result<()> {
+        loop {
+            match file.read(&mut buffer).map_err(|e| output_error(path, &e))? {
+                0 => return Ok(()),
+                n => update(&buffer[..n]),
+            }
+        }
+    };
+    let bytes: Vec<u8> = if like.len() == 64 {
+        let mut hash = Sha256::new();
+        digest(&mut |bytes| hash.update(bytes))?;
+        hash.finalize().to_vec()
+    } else {
+        let mut hash = Sha1::new();
+        hash.update(format!("blob {size}\0"));
+        digest(&mut |bytes| hash.update(bytes))?;
+        hash.finalize().to_vec()
+    };
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_those_of_git_and_sha256() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, "hello\n").unwrap();
+        assert_eq!(checksum(&path, &"0".repeat(40), 6).unwrap(), "ce013625030ba8dba906f756967f9e9ca394464a");
+        let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+        assert_eq!(checksum(&path, &"0".repeat(64), 6).unwrap(), sha256);
+    }
+}
