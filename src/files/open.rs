@@ -116,7 +116,8 @@ fn options(how: &mut OpenOptions, _: bool) -> &OpenOptions {
     how
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::io::Read as _;
     use std::os::unix::fs::symlink;

@@ -114,7 +114,8 @@ impl Home {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
     use crate::run::lock::LOCK;

@@ -298,7 +298,9 @@ impl<'a> Session<'a> {
         }
         let mut file = RunFile::new(settings, Some(loader.fingerprint().to_owned()));
         (file.record.adapter, file.record.peak_tflops) = (Some(made_by.adapter.clone()), peak);
-        file.record.run = there.and_then(|there| there.record.run.clone());
+        // a configuration of an earlier version, or one that was written by hand, has no id
+        let known = there.and_then(|there| there.record.run.clone());
+        file.record.run = known.or_else(|| state.and_then(|state| state.run.clone()));
         let folder = match (&self.out, lock.take()) {
             (None, _) => {
                 let parent = Path::new("runs");
