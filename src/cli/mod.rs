@@ -164,11 +164,30 @@ fn show(mut text: clap::Error) -> ExitCode {
     // a shell makes arguments of names of files
     if std::env::args_os().any(|argument| argument.to_string_lossy().contains(visible::is_hidden)) {
         spell(&mut text);
+        return show_spelled(&text);
     }
     match text.print() {
         Err(error) if !text.use_stderr() && error.kind() != ErrorKind::BrokenPipe => tell(&stdout::fault(&error)),
         _ => ExitCode::from(u8::try_from(text.exit_code()).unwrap_or(1)),
     }
+}
+
+/// Prints an error of clap with every argument that has hidden characters spelled, also where a value's own parser repeats it.
+fn show_spelled(error: &clap::Error) -> ExitCode {
+    let mut text = error.to_string();
+    for argument in std::env::args_os() {
+        let argument = argument.to_string_lossy();
+        let value = argument.split_once('=').map_or("", |(_, value)| value);
+        for part in [&*argument, value].into_iter().filter(|part| part.contains(visible::is_hidden)) {
+            text = text.replace(part, &visible::line(part));
+        }
+    }
+    let _ = if error.use_stderr() {
+        write!(std::io::stderr(), "{}", text::harmless(&text))
+    } else {
+        write!(std::io::stdout(), "{}", text::harmless(&text))
+    };
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
 }
 
 /// Makes all characters visible in the arguments that an error of clap names, which leaves its tips without colours.

@@ -133,10 +133,23 @@ impl Prepared {
     fn blake3_of(&self, file: &FileContents) -> Option<String> {
         let noted = self.shards.get(file.path.file_name()?.to_str()?)?;
         let bytes = noted.tokens.checked_mul(2)?.checked_add(HEADER_BYTES)?;
-        let modified = std::fs::metadata(&file.path).and_then(|told| told.modified()).ok()?;
+        let changed = last_change(&std::fs::metadata(&file.path).ok()?)?;
         let hash = noted.blake3.as_ref().filter(|hash| is_hash(hash))?;
-        (bytes == file.bytes && modified <= self.written?).then(|| hash.clone())
+        (bytes == file.bytes && changed <= self.written?).then(|| hash.clone())
     }
+}
+
+/// Returns when a file was last written or replaced. A copy that keeps the time of the last write has a later change, which no
+/// program sets back; elsewhere than on Unix only that write is known.
+fn last_change(told: &Metadata) -> Option<SystemTime> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let (seconds, nanos) = (u64::try_from(told.ctime()).ok()?, u32::try_from(told.ctime_nsec()).ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::new(seconds, nanos))
+    }
+    #[cfg(not(unix))]
+    told.modified().ok()
 }
 
 /// True for the hexadecimal digits of a BLAKE3.

@@ -20,12 +20,12 @@ pub fn is_temporary(name: &str) -> bool {
     name.starts_with(BEGIN) && name.ends_with(END)
 }
 
-/// Removes the files in `folder` that killed processes have left behind. Nobody else may write there meanwhile.
+/// Removes the files and folders in `folder` that killed processes have left behind. Nobody else may write there meanwhile.
 pub fn sweep(folder: &Path) {
     // what cannot be removed, or listed, is only litter
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(is_temporary) {
-            let _ = fs::remove_file(entry.path());
+            let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
         }
     }
 }
@@ -61,7 +61,8 @@ pub fn place(path: &Path, make: impl FnMut(&Path) -> io::Result<()>) -> Result<(
     Ok(())
 }
 
-fn builder() -> tempfile::Builder<'static, 'static> {
+/// Makes temporary files of random names.
+pub(super) fn builder() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(BEGIN).suffix(END);
     // as any new file: the user's mask says who may read it

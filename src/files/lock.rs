@@ -51,7 +51,7 @@ impl Lock {
     /// See [`Refusal`].
     pub fn take(path: &Path, patience: Duration) -> Result<Self, Refusal> {
         let file = open::own(path, OpenOptions::new().read(true).write(true).create(true).truncate(false));
-        Self::hold(path, file.map_err(Refusal::Failed)?, patience)
+        Self::hold_file(path, file.map_err(Refusal::Failed)?, patience)
     }
 
     /// Locks the file `path` at once; `None` if it is not there.
@@ -60,7 +60,7 @@ impl Lock {
     /// See [`Refusal`].
     pub fn take_known(path: &Path) -> Result<Option<Self>, Refusal> {
         match open::own(path, OpenOptions::new().read(true).write(true)) {
-            Ok(file) => Self::hold(path, file, Duration::ZERO).map(Some),
+            Ok(file) => Self::hold_file(path, file, Duration::ZERO).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Refusal::Failed(error)),
         }
@@ -79,6 +79,16 @@ impl Lock {
             Err(Refusal::Unsupported(_)) => Ok(None),
             held => held.map(Some),
         }
+    }
+
+    fn hold_file(path: &Path, file: File, patience: Duration) -> Result<Self, Refusal> {
+        let told = file.metadata().map_err(Refusal::Failed)?;
+        // what is written to it would be written to another file
+        if open::has_other_names(&told) {
+            let text = "has another name (a hard link), expected a file of its own: try removing it";
+            return Err(Refusal::Failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
+        }
+        Self::hold(path, file, patience)
     }
 
     fn hold(path: &Path, file: File, patience: Duration) -> Result<Self, Refusal> {

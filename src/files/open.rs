@@ -71,6 +71,33 @@ pub fn plain(there: &Metadata) -> io::Result<()> {
     Err(io::Error::new(error, format!("is {}, expected a file", kind(there))))
 }
 
+/// True for a file that has a second name (a hard link), which may be outside of its folder.
+#[must_use]
+pub fn has_other_names(there: &Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        there.is_file() && there.nlink() > 1
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = there;
+        false
+    }
+}
+
+/// Puts a copy of a file in its place, so that a write to it reaches no other name.
+///
+/// # Errors
+/// The system's error.
+pub fn make_alone(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut copy = crate::files::atomic::builder().tempfile_in(folder)?;
+    io::copy(&mut own(path, OpenOptions::new().read(true))?, &mut copy)?;
+    copy.as_file().sync_all()?;
+    copy.persist(path).map(drop).map_err(|e| e.error)
+}
+
 /// Names what is no file.
 fn kind(there: FileType) -> &'static str {
     #[cfg(unix)]

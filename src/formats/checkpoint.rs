@@ -27,6 +27,8 @@ use crate::files::hub::is_plain_name;
 pub const CHECKPOINTS: &str = "checkpoints";
 /// Says in a run's folder that a checkpoint was saved.
 pub const SAVED: &str = "saved.json";
+/// Where that is written first.
+const SAVED_TEMPORARY: &str = ".wgpt-saved.tmp";
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";
 /// The layout of manifests and of the files that they list.
@@ -199,7 +201,7 @@ impl<'d> Checkpoints<'d> {
             match self.verify(step) {
                 Ok(_) => {
                     self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))?;
-                    self.note_first(step, beside)?;
+                    self.note_first(beside)?;
                     return self.forget(step, keep);
                 }
                 Err(Error::Data(_)) => drop(self.put_aside(step)?),
@@ -220,26 +222,34 @@ impl<'d> Checkpoints<'d> {
         }
         self.verify(step).map_err(|e| Error::output(format!("{e}, right after it was written; try another disk")))?;
         crate::kill_point!("save: verified");
-        self.note_first(step, beside)?;
+        self.note_first(beside)?;
         self.forget(step, keep)
     }
 
     /// Notes that the run has a checkpoint, unless that is noted already.
-    fn note_first(&self, step: usize, beside: &Beside) -> Result<()> {
+    fn note_first(&self, beside: &Beside) -> Result<()> {
         (beside.check)()?;
-        if self.saved()?.is_some_and(|saved| saved.run == beside.run) {
-            return Ok(());
+        match self.saved() {
+            Ok(Some(saved)) if saved.run == beside.run => return Ok(()),
+            // one that is broken is worth nothing: a sound checkpoint is there
+            Ok(_) | Err(Error::Data(_)) => {}
+            Err(error) => return Err(error),
         }
         let path = self.run.join(SAVED);
         let fail = |e: &io::Error| output_error(&path, e);
-        let text = serde_json::to_vec(&Saved { run: beside.run.to_owned(), first: step })
+        let first = self.steps()?.last().copied().unwrap_or(0);
+        let text = serde_json::to_vec(&Saved { run: beside.run.to_owned(), first })
             .map_err(|e| Error::output(Fault::at(SAVED, format!("cannot be made ({e})"))))?;
-        // in the folder of checkpoints, whose litter every save sweeps
-        let temporary = self.dir.join(name(step) + ".tmp");
+        // beside the note: the checkpoints may be on another disk
+        let temporary = self.run.join(SAVED_TEMPORARY);
         let file = temporary.join(SAVED);
+        match self.disk.remove_folder(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(&e)),
+            _ => {}
+        }
         self.disk.make_folder(&temporary).map_err(|e| fail(&e))?;
         self.write_file(&file, &|out| out.write_all(&text).map_err(|e| fail(&e)))?;
-        for folder in [&temporary, &self.dir] {
+        for folder in [&temporary, &self.run] {
             self.disk.sync_folder(folder).map_err(|e| output_error(folder, &e))?;
         }
         crate::kill_point!("save: note of the first one written");

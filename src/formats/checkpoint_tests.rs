@@ -133,6 +133,11 @@ impl Disk for Memory {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.has(from)?;
+        // the checkpoints may be a link to another disk
+        let is_inside = |path: &Path| path.starts_with(Path::new(RUN).join(CHECKPOINTS));
+        if is_inside(from) != is_inside(to) {
+            return Err(io::ErrorKind::CrossesDevices.into());
+        }
         let mut inner = self.inner();
         inner.call(Op::Rename(from.into(), to.into()))?;
         assert!(!inner.there.contains_key(to), "{} is there", to.display());
@@ -141,9 +146,11 @@ impl Disk for Memory {
     }
 
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
-        self.has(path)?;
         let mut inner = self.inner();
         inner.call(Op::Remove(path.into()))?;
+        if !inner.there.contains_key(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         inner.there.retain(|there, _| !there.starts_with(path));
         Ok(())
     }

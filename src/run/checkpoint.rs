@@ -22,6 +22,7 @@ use crate::model::params::PARAMS;
 use crate::model::{Config, Weights};
 
 use crate::ops::stepcontrol::{self, Report};
+use crate::run::contents;
 use crate::run::home::Home;
 
 use crate::train::schedule::Schedule;
@@ -388,7 +389,11 @@ fn write(disk: &dyn Disk, home: &Home, keep: Keep, saved: &Saved) -> Result<()> 
             (MOMENTS, &|out| put(&place.join(MOMENTS), &[("m.", m), ("v.", v)], out)),
             (STATE, &|out| out.write_all(&state).map_err(|e| output_error(&place.join(STATE), &e))),
         ],
-        &Beside { records: &records, run: home.run(), check: &|| home.check() },
+        &Beside {
+            records: &records,
+            run: home.run(),
+            check: &|| home.check().and_then(|()| contents::still_own_checkpoints(run, home.run())),
+        },
         keep,
     )
 }

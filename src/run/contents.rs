@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
-use crate::files::identity::Identity;
 use crate::files::{open, path_text};
 use crate::formats::checkpoint::{CHECKPOINTS, SAVED};
 use crate::run::data_files::NOTE;
@@ -22,7 +21,6 @@ use crate::run::lock::LOCK;
 use crate::run::records::METRICS;
 use crate::run::report::REPORT;
 use crate::run::tensorboard;
-use crate::train::settings::RunFile;
 use crate::train::settings::file::{CONFIG, TOKENIZER};
 
 /// Says in `checkpoints` whose they are.
@@ -54,6 +52,18 @@ pub fn check(dir: &Path) -> Result<()> {
     }
     for name in [tensorboard::FOLDER, MODEL, TOKENIZER, UNSAVED] {
         refuse(dir, name, open::own_folder(&dir.join(name)))?;
+        if name == UNSAVED {
+            continue;
+        }
+        for entry in fs::read_dir(dir.join(name)).into_iter().flatten().flatten() {
+            let looked = fs::symlink_metadata(entry.path()).and_then(|there| open::plain(&there));
+            let name = Path::new(name).join(entry.file_name());
+            // folders are of no concern: nothing is written there
+            match looked {
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
+                looked => refuse(dir, &name.display().to_string(), looked)?,
+            }
+        }
     }
     Ok(())
 }
@@ -87,20 +97,49 @@ pub fn check_checkpoints(dir: &Path, run: Option<&str>) -> Result<()> {
         Ok(to) if !to.is_dir() => return refused("is a link to no folder".into(), "move it away"),
         Ok(_) => {}
     }
+    let refuse = |what: String| {
+        refused(
+            format!("is a link to a folder {what}"),
+            "if they are this run's, move them back into its folder; then move and link them again",
+        )
+    };
     match owner(&path) {
-        Ok(owner) if Some(owner.run.as_str()) == run && is_ours(dir, &owner) => Ok(()),
-        _ => {
-            let what = format!("is a link to a folder whose {OWNER} does not name this run and its folder");
-            refused(what, "move the checkpoints back into the run's folder once, then move and link them again")
-        }
+        Ok(owner) if Some(owner.run.as_str()) == run => match is_ours(dir, &owner.folder) {
+            true => Ok(()),
+            false => refuse(format!("of the checkpoints of {}", owner.folder.display())),
+        },
+        _ => refuse(format!("whose {OWNER} does not name this run and its folder")),
     }
 }
 
-/// True if the folder that `owner` names is `dir`, or has no such run any more: the run was moved.
-fn is_ours(dir: &Path, owner: &Owner) -> bool {
-    let same = matches!((Identity::of_folder(dir), Identity::of_folder(&owner.folder)), (Ok(a), Ok(b)) if a == b);
-    let holds = || RunFile::read(&owner.folder).is_ok_and(|file| file.record.run.as_ref() == Some(&owner.run));
-    if cfg!(unix) { same || !holds() } else { crate::train::settings::same_path(dir, &owner.folder) || !holds() }
+/// True if the folder that an owner names is `dir`, or is gone: the run was moved. A folder that cannot be looked at, or whose
+/// disk is away, is still somebody's.
+fn is_ours(dir: &Path, folder: &Path) -> bool {
+    let is_gone = || {
+        let missing = fs::symlink_metadata(folder).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        missing && folder.parent().is_some_and(Path::is_dir)
+    };
+    match (fs::canonicalize(dir), fs::canonicalize(folder)) {
+        (Ok(here), Ok(there)) if here == there => true,
+        _ => is_gone(),
+    }
+}
+
+/// Fails if `checkpoints` of a run at work leads to another folder than its own: its disk is away, and the place where it is
+/// mounted is empty.
+///
+/// # Errors
+/// [`Error::Output`].
+pub fn still_own_checkpoints(dir: &Path, run: &str) -> Result<()> {
+    let path = dir.join(CHECKPOINTS);
+    if owner(&path).is_ok_and(|owner| owner.run == run) {
+        return Ok(());
+    }
+    if fs::symlink_metadata(&path).is_ok_and(|there| there.is_symlink()) {
+        let fault = Fault::at(path.display(), "leads to another folder now");
+        return Err(Error::output(fault.expected("the run's checkpoints").advice("bring their disk back")));
+    }
+    own_checkpoints(dir, run)
 }
 
 fn owner(checkpoints: &Path) -> io::Result<Owner> {

@@ -119,6 +119,8 @@ pub struct Vouched {
     pub bytes: BTreeMap<String, u64>,
     /// The last of them may have grown since ([`Folder::amend`]).
     pub metric_lines: usize,
+    /// Their steps are below this one.
+    pub below: usize,
 }
 
 impl Folder {
@@ -155,7 +157,7 @@ impl Folder {
             open::make_own_folder(&kept).map_err(|e| output_error(&kept, &e))?;
             own.files().write(&kept)?;
         }
-        let metrics = records::end_of_lines(dir, &run, vouched.metric_lines)?;
+        let (metric_lines, metrics) = records::vouched_lines(dir, &run, vouched.metric_lines, vouched.below)?;
         file.write(dir)?;
         contents::own_checkpoints(dir, &run)?;
         if *vouched == Vouched::default() {
@@ -166,10 +168,10 @@ impl Folder {
             let path = dir.join(name);
             Record::open(&path, bytes).map_err(|e| output_error(&path, &e))
         };
-        let metrics = open(METRICS, metrics.unwrap_or_else(|| bytes(METRICS)))?;
+        let metrics = open(METRICS, metrics)?;
         let (log, samples) = (open(LOG, bytes(LOG))?, open(SAMPLES, bytes(SAMPLES))?);
         let events = Events::begin(dir, &vouched.bytes)?;
-        Ok(Self { home, metrics, metric_lines: vouched.metric_lines, log, samples, events, returns: 0, file })
+        Ok(Self { home, metrics, metric_lines, log, samples, events, returns: 0, file })
     }
 
     /// Returns the folder's path.
@@ -218,7 +220,7 @@ impl Folder {
         let files = [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)];
         let mut bytes = self.events.positions();
         bytes.extend(files.map(|(name, record)| (name.to_owned(), record.bytes())));
-        Vouched { bytes, metric_lines: self.metric_lines }
+        Vouched { bytes, metric_lines: self.metric_lines, below: usize::MAX }
     }
 
     /// Forces the records to disk.
@@ -305,8 +307,14 @@ impl Folder {
             hellaswag: line.hellaswag.filter(|_| asked),
             ..Metric::of_step(line.step)
         };
+        let before = self.log.bytes();
         self.log.append(added.log_lines().as_bytes()).map_err(|e| output_error(self.log.path(), &e))?;
-        self.events.scalars(added.step, &added.scalars())
+        let written = self.events.scalars(added.step, &added.scalars());
+        if written.is_err() {
+            // the line is written once, however often this is tried
+            self.log.cut(before);
+        }
+        written
     }
 
     /// Appends a sample to `samples.txt`.
@@ -326,17 +334,19 @@ impl Folder {
     pub fn rewind(&mut self, vouched: &Vouched) -> Result<()> {
         self.check()?;
         let dir = self.home.dir();
-        let metrics = records::end_of_lines(dir, self.home.run(), vouched.metric_lines)?;
+        let (metric_lines, metrics) =
+            records::vouched_lines(dir, self.home.run(), vouched.metric_lines, vouched.below)?;
+        self.events.close();
         if *vouched == Vouched::default() {
             [&mut self.metrics, &mut self.log, &mut self.samples].into_iter().for_each(Record::close);
             put_records_aside(dir)?;
         }
         let bytes = |name: &str| vouched.bytes.get(name).copied().unwrap_or(0);
-        self.metrics.cut(metrics.unwrap_or_else(|| bytes(METRICS)));
+        self.metrics.cut(metrics);
         self.log.cut(bytes(LOG));
         self.samples.cut(bytes(SAMPLES));
         self.events = Events::begin(dir, &vouched.bytes)?;
-        self.metric_lines = vouched.metric_lines;
+        self.metric_lines = metric_lines;
         Ok(())
     }
 }
@@ -355,7 +365,8 @@ fn put_records_aside(dir: &Path) -> Result<()> {
     open::make_own_folder(&unsaved).map_err(|e| output_error(&unsaved, &e))?;
     let to = next_free(&unsaved);
     fs::create_dir(&to).map_err(|e| output_error(&to, &e))?;
-    for name in [METRICS, LOG, SAMPLES, tensorboard::FOLDER] {
+    // the metrics last: after a kill the others are found by them again
+    for name in [LOG, SAMPLES, tensorboard::FOLDER, METRICS] {
         match fs::rename(dir.join(name), to.join(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(output_error(&dir.join(name), &e)),
             _ => {}

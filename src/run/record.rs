@@ -18,6 +18,8 @@ pub struct Record {
     path: PathBuf,
     file: Option<File>,
     bytes: u64,
+    /// True if it holds lines.
+    is_text: bool,
 }
 
 fn how() -> OpenOptions {
@@ -25,14 +27,25 @@ fn how() -> OpenOptions {
 }
 
 impl Record {
-    /// Opens a file of a run's folder, or makes it, and cuts it to at most `bytes`, behind a newline if it was shorter.
+    /// Opens a file of a run's folder, or makes it, and cuts it to at most `bytes`, behind a newline.
     ///
     /// # Errors
     /// The system's error; a link is refused.
     pub fn open(path: &Path, bytes: u64) -> io::Result<Self> {
-        let mut record = Self { path: path.to_owned(), file: None, bytes };
-        record.reopen()?;
-        Ok(record)
+        Self { path: path.to_owned(), file: None, bytes, is_text: true }.opened()
+    }
+
+    /// Makes a new file that holds no lines.
+    ///
+    /// # Errors
+    /// As [`Record::open`].
+    pub fn create_binary(path: &Path) -> io::Result<Self> {
+        Self { path: path.to_owned(), file: None, bytes: 0, is_text: false }.opened()
+    }
+
+    fn opened(mut self) -> io::Result<Self> {
+        self.reopen()?;
+        Ok(self)
     }
 
     /// Returns the file's length without what failed to be appended.
@@ -109,12 +122,21 @@ impl Record {
     fn reopen(&mut self) -> io::Result<()> {
         self.file = None;
         let mut file = open::own(&self.path, how().create(true))?;
+        if open::has_other_names(&file.metadata()?) {
+            // a cheap copy of the folder keeps what it has
+            open::make_alone(&self.path)?;
+            file = open::own(&self.path, &how())?;
+        }
         crate::kill_point!("resume: before a record is cut back");
         let (there, expected) = (file.metadata()?.len(), self.bytes);
-        if there < expected {
-            self.bytes = last_newline(&mut file, there)?;
-            let path = self.path.display();
-            log::warn!("{path}: has {there} bytes, expected {expected}; the record continues with a gap");
+        // a file that somebody has changed is cut at a line's end too
+        self.bytes = there.min(expected);
+        if self.is_text {
+            self.bytes = last_newline(&mut file, self.bytes)?;
+        }
+        if self.bytes < expected {
+            let (path, kept) = (self.path.display(), self.bytes);
+            log::warn!("{path}: {kept} of {expected} bytes are kept; the record continues with a gap");
         }
         if there != self.bytes {
             file.set_len(self.bytes)?;
@@ -208,6 +230,7 @@ mod tests {
             ("one\ntwo\nthr", 20, "one\ntwo\n"),
             ("one\ntwo\n", 20, "one\ntwo\n"),
             ("one\ntwo\nthr", 4, "one\n"),
+            ("# mine\none\ntwo\n", 8, "# mine\n"),
             ("thr", 20, ""),
             ("", 20, ""),
             (&format!("one\n{long}"), 1 << 30, "one\n"),
@@ -218,6 +241,18 @@ mod tests {
             record.append(b"new\n").unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{kept}new\n"));
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_record_that_has_another_name_is_cut_and_grows_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("a"), dir.path().join("copy"));
+        fs::write(&copy, "one\ntwo\n").unwrap();
+        fs::hard_link(&copy, &path).unwrap();
+        Record::open(&path, 4).unwrap().append(b"2\n").unwrap();
+        assert_eq!(fs::read_to_string(&copy).unwrap(), "one\ntwo\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\n2\n");
     }
 
     #[cfg(unix)]

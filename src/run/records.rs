@@ -140,11 +140,13 @@ fn reader(run: &Path) -> io::Result<Lines<BufReader<File>>> {
     Ok(Lines::new(BufReader::new(file), LINE_BYTES))
 }
 
-/// Returns the bytes of the first `count` whole lines of a run's `metrics.jsonl`, `None` if it has fewer.
+/// Returns the lines of a run's `metrics.jsonl` that a checkpoint vouches for, and their bytes: at most `most` whole lines, of
+/// steps below `below`. Fewer are there if somebody has shortened the file.
 ///
 /// # Errors
-/// [`Error::Data`] if the first line is of another run, or a line is longer than any of ours; [`Error::Output`] if the file cannot be read.
-pub(super) fn end_of_lines(dir: &Path, run: &str, count: usize) -> Result<Option<u64>> {
+/// [`Error::Data`] if the first line is of another run, or a line is longer than any of ours; [`Error::Output`] if the file
+/// cannot be read.
+pub(super) fn vouched_lines(dir: &Path, run: &str, most: usize, below: usize) -> Result<(usize, u64)> {
     let path = dir.join(METRICS);
     let failed = |e: &io::Error| match e.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => {
@@ -153,21 +155,25 @@ pub(super) fn end_of_lines(dir: &Path, run: &str, count: usize) -> Result<Option
         _ => output_error(&path, e),
     };
     let lines = match reader(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
         lines => lines.map_err(|e| failed(&e))?,
     };
-    let (mut bytes, mut there) = (0, 0);
+    let (mut there, mut bytes) = (0, 0);
     for line in lines {
         let Line { bytes: line, ends } = line.map_err(|e| failed(&e))?;
         if there == 0 {
             check_run(&path, &line, run)?;
         }
-        if there == count || !ends {
+        let is_later = || serde_json::from_slice::<Metric>(&line).is_ok_and(|metric| metric.step >= below);
+        if there == most || !ends || is_later() {
             break;
         }
         (there, bytes) = (there + 1, bytes + line.len() as u64 + 1);
     }
-    Ok((there == count).then_some(bytes))
+    if there < most {
+        log::warn!("{}: has {there} of {most} lines; the record continues with a gap", path.display());
+    }
+    Ok((there, bytes))
 }
 
 /// Fails if a first line says that it is of another run. Runs of earlier versions have no id.

@@ -91,16 +91,16 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
     if !out.exists() {
         return Ok(Begin::Anew(None));
     }
+    if restart && folder::is_run(out) {
+        // nobody puts aside a run that is at work
+        return Ok(Begin::Anew(Some(FolderLock::take(out)?)));
+    }
     contents::check(out)?;
     if folder::is_run(out) {
         let run = RunFile::read(out).ok().and_then(|there| there.record.run);
         contents::check_checkpoints(out, run.as_deref())?;
     }
     let lock = FolderLock::take_as_it_is(out)?;
-    if restart && folder::is_run(out) {
-        // nobody puts aside a run that is at work
-        return Ok(Begin::Anew(Some(lock.with_file(out)?)));
-    }
     match inspect(out, settings, data)? {
         State::Free => Ok(Begin::Anew(None)),
         State::Finished => {
@@ -379,6 +379,8 @@ fn vouched(state: Option<&StateFile>) -> Vouched {
     state.map_or_else(Vouched::default, |state| Vouched {
         bytes: state.records.clone(),
         metric_lines: state.metric_lines,
+        // a line that was left to be written is written again
+        below: state.step + usize::from(state.pending.as_ref().is_none_or(|pending| pending.written)),
     })
 }
 

@@ -141,7 +141,7 @@ fn the_user_s_own_links_to_a_scratch_disk_are_followed() {
     // a stranger's copy of the run, with the same link, is not this run
     assert!(std::process::Command::new("cp").arg("-a").args([&run, &dir.join("forged")]).status().unwrap().success());
     let before = everything(&scratch.join("c"));
-    refused(dir, "forged", 3, "does not name this run and its folder");
+    refused(dir, "forged", 3, "is a link to a folder of the checkpoints of");
     assert!(everything(&scratch.join("c")) == before);
     for name in ["before", "later"] {
         train(dir, name).0.unwrap().unwrap();
@@ -353,4 +353,96 @@ fn a_run_that_diverges_loses_no_record() {
             assert_eq!(log.lines().filter(|line| line.contains("trl:")).count() as u64, *steps.last().unwrap());
         }
     }
+}
+
+#[test]
+fn a_cheap_copy_of_a_run_by_hard_links_keeps_its_records() {
+    let dir = undisturbed();
+    let dir = dir.path();
+    let run = stopped(dir, "run");
+    assert!(std::process::Command::new("cp").arg("-al").args([&run, &dir.join("copy")]).status().unwrap().success());
+    let before = everything(&dir.join("copy"));
+    let error = train(dir, "run").0.unwrap_err();
+    assert!(error.to_string().contains("lock: cannot be written (has another name"), "{error}");
+    fs::remove_file(run.join(LOCK)).unwrap();
+    train(dir, "run").0.unwrap().unwrap();
+    same(dir, "run", "beside a copy");
+    assert!(everything(&dir.join("copy")) == before);
+}
+
+#[test]
+fn a_metrics_file_that_was_lost_for_a_while_has_no_step_twice() {
+    let dir = undisturbed();
+    let dir = dir.path();
+    let asked = Cell::new(0);
+    // removed behind the first steps; the run is stopped, then killed among the steps behind its checkpoint
+    let stop = || {
+        asked.set(asked.get() + 1);
+        if asked.get() == 4 {
+            fs::remove_file(dir.join("run/metrics.jsonl")).unwrap();
+        }
+        (asked.get() > 14).then_some("SIGTERM")
+    };
+    assert_eq!(train_with(dir, "run", &|_| (), &open, &stop).0.unwrap_err().exit_code(), 75);
+    let path = dir.join("run/metrics.jsonl");
+    let there = fs::read_to_string(&path).unwrap();
+    let last: serde_json::Value = serde_json::from_str(there.lines().last().unwrap()).unwrap();
+    let later = format!("{{\"step\":{}}}\n", last["step"].as_u64().unwrap() + 1);
+    fs::write(&path, there + &later).unwrap();
+    train(dir, "run").0.unwrap().unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let steps: Vec<u64> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap())
+        .collect();
+    assert!(steps.windows(2).all(|pair| pair[1] == pair[0] + 1) && steps.last() == Some(&6), "{steps:?}");
+}
+
+#[test]
+fn checkpoints_on_another_disk_are_saved_there_and_waited_for() {
+    let dir = undisturbed();
+    let dir = dir.path();
+    let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
+        println!("not run: there is no second file system here");
+        return;
+    };
+    fs::create_dir(dir.join("run")).unwrap();
+    let (here, away) = (other.path().join("ck"), other.path().join("away"));
+    fs::create_dir(&here).unwrap();
+    symlink(&here, dir.join("run/checkpoints")).unwrap();
+    let asked = Cell::new(0);
+    // the disk is away, and the place where it is mounted is empty
+    let stop = || {
+        asked.set(asked.get() + 1);
+        match asked.get() {
+            8 => {
+                fs::rename(&here, &away).unwrap();
+                fs::create_dir(&here).unwrap();
+            }
+            40 => {
+                fs::remove_dir(&here).unwrap();
+                fs::rename(&away, &here).unwrap();
+            }
+            _ => {}
+        }
+        None
+    };
+    let (done, lines) = train_with(dir, "run", &|_| (), &open, &stop);
+    done.unwrap().unwrap();
+    assert!(
+        lines.iter().any(|line| line.starts_with("paused: ") && line.contains("leads to another folder")),
+        "{lines:?}"
+    );
+    same(dir, "run", "another disk");
+    assert!(here.join("step-00000006").is_dir());
+    // a copy of the run is not its owner while the run is there, whatever can be read of it
+    assert!(
+        std::process::Command::new("cp").arg("-a").args(["run", "copy"]).current_dir(dir).status().unwrap().success()
+    );
+    fs::write(dir.join("run/config.toml"), "[newer]\nx = 1\n").unwrap();
+    let before = everything(&here);
+    let longer = |settings: &mut Settings| settings.train.steps = 8;
+    let error = train_with(dir, "copy", &longer, &open, &|| None).0.unwrap_err();
+    assert!(error.exit_code() == 3 && error.to_string().contains("of the checkpoints of"), "{error}");
+    assert!(everything(&here) == before);
 }

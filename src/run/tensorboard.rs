@@ -62,7 +62,7 @@ impl Events {
         let number = numbers.max().map_or(0, |last| last + 1);
         let name = format!("{FOLDER}/{BEGIN}{number:010}{END}");
         let path = run.join(&name);
-        let file = Record::open(&path, 0).map_err(|e| output_error(&path, &e))?;
+        let file = Record::create_binary(&path).map_err(|e| output_error(&path, &e))?;
         let mut events = Self { name, file, kept };
         events.put(&version(now()))?;
         Ok(events)
@@ -104,7 +104,11 @@ impl Events {
 
 /// Cuts a file to `bytes` at most and returns how many it has.
 fn cut(path: &Path, bytes: u64) -> std::io::Result<u64> {
-    let file = open::own(path, OpenOptions::new().write(true))?;
+    let mut file = open::own(path, OpenOptions::new().write(true))?;
+    if open::has_other_names(&file.metadata()?) {
+        open::make_alone(path)?;
+        file = open::own(path, OpenOptions::new().write(true))?;
+    }
     let there = file.metadata()?.len();
     file.set_len(there.min(bytes))?;
     Ok(there.min(bytes))
