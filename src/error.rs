@@ -8,6 +8,9 @@ use std::fmt;
 /// Shorthand for a result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Characters of a field that are displayed: as many as a path may have.
+const MOST_SHOWN: usize = 4096;
+
 /// The fields of an [`Error`]. Displayed as `place: what, expected X, got Y; advice`; empty fields are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fault {
@@ -68,7 +71,9 @@ impl fmt::Display for Fault {
         ] {
             if !part.is_empty() {
                 let before = if text.is_empty() { before.trim_start_matches([':', ';', ',', ' ']) } else { before };
-                text = text + before + part;
+                // a stranger's file may have a value of megabytes where a word is expected
+                let end = part.char_indices().nth(MOST_SHOWN).map(|(end, _)| end);
+                text = text + before + &part[..end.unwrap_or(part.len())] + if end.is_some() { "..." } else { "" };
             }
         }
         f.write_str(&text)
@@ -198,6 +203,8 @@ mod tests {
         assert_eq!(Fault::at("a.bin", "no such file").to_string(), "a.bin: no such file");
         assert_eq!(Fault::at("a.bin", "").expected("a shard").to_string(), "a.bin, expected a shard");
         assert_eq!(Fault::from("anything").to_string(), "anything");
+        let long = Fault::at("a.toml", "é".repeat(1 << 20)).found("b".repeat(5000)).to_string();
+        assert_eq!(long.chars().count(), "a.toml: , got ".len() + 2 * (4096 + 3));
         assert_eq!(Error::usage(whole.clone()).fault(), &whole);
         assert_eq!(Error::usage(whole).exit_code(), 2);
     }

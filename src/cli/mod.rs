@@ -1,5 +1,6 @@
 //! The command line: parses, prints the configuration, calls. No logic.
 
+mod allocator;
 mod convert;
 mod data;
 mod devices;

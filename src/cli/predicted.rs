@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use wgpt::error::{Error, Result};
+use wgpt::files::{bounded, open};
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::measure::Table;
 use wgpt::measure::plan::{Subject, mib};
@@ -54,6 +55,9 @@ impl Args {
     }
 }
 
+/// Bytes of a file of machine code's figures at most: the committed one has some 100 KB.
+const MACHINE_CODE_BYTES: u64 = 16 << 20;
+
 /// The tokens and the price that the table of all cards turns into hours and dollars.
 pub struct Cost {
     /// Tokens to train on, if that is asked for.
@@ -73,7 +77,8 @@ pub fn print(
 ) -> Result<Option<Predicted>> {
     let read = |path: &PathBuf| {
         let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| Error::data(format!("{place}: {e}")))?;
+        let text = bounded::read_text(path, MACHINE_CODE_BYTES, "a table of machine code")
+            .map_err(|e| Error::data(open::fault(&place, &e)))?;
         Codes::read(&place, &text)
     };
     let own = args.machine_code.as_ref().map(read).transpose()?;

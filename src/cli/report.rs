@@ -3,8 +3,8 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use wgpt::error::{Error, Result};
-use wgpt::files::atomic;
+use wgpt::error::{Error, Fault, Result};
+use wgpt::files::{atomic, open};
 use wgpt::run::report::page::{MARK, page};
 use wgpt::run::report::{History, REPORT, Sheet};
 use wgpt::train::settings::Peak;
@@ -66,8 +66,15 @@ pub fn run(args: &Args) -> Result<()> {
 /// That nothing is overwritten but a page of ours.
 fn replaceable(out: &Path) -> Result<()> {
     let mut start = Vec::new();
-    let Ok(file) = std::fs::File::open(out) else { return Ok(()) };
-    // a folder opens and cannot be read: writing will say so
+    // writing will say what is wrong with a folder, or a file that cannot be read
+    let file = match open::input(out) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
+            let fault = Fault::at("--out", format!("{} {e}", out.display()));
+            return Err(Error::usage(fault.expected("a page of `wgpt report` or a new name")));
+        }
+        Err(_) => return Ok(()),
+    };
     let read = file.take(1024).read_to_end(&mut start);
     if read.is_err() || start.is_empty() || String::from_utf8_lossy(&start).contains(MARK) {
         return Ok(());

@@ -15,8 +15,9 @@ use parquet::schema::types::Type;
 use serde_json::Value;
 
 use crate::data::Tokenizer;
-use crate::data::prepare::pages;
+use crate::data::prepare::{footer, pages};
 use crate::error::{Error, Fault, Result};
+use crate::files::open;
 
 /// First word of llm.c's file.
 const MAGIC: i32 = 20_240_522;
@@ -59,8 +60,8 @@ pub struct Set {
 /// other than GPT-2's.
 pub fn read(path: &Path, tokenizer: &Tokenizer, limit: usize) -> Result<Set> {
     let name = path.display().to_string();
-    let cannot = |e: std::io::Error| Error::data(Fault::at(&name, format!("cannot be read ({e})")));
-    let mut file = File::open(path).map_err(cannot)?;
+    let cannot = |e: std::io::Error| Error::data(open::fault(&name, &e));
+    let mut file = open::input(path).map_err(cannot)?;
     let mut start = Vec::new();
     file.by_ref().take(4).read_to_end(&mut start).map_err(cannot)?;
     let reader = Reader { name: &name, tokenizer, limit };
@@ -166,8 +167,9 @@ impl Reader<'_> {
         let broken = |e: &dyn std::fmt::Display| {
             self.fault(Fault::from(format!("not a whole Parquet file ({e})")).advice("try copying it again"))
         };
-        let file = File::open(path).map_err(|e| self.fault(format!("cannot be read ({e})")))?;
+        let file = open::input(path).map_err(|e| Error::data(open::fault(self.name, &e)))?;
         let own = file.try_clone().map_err(|e| self.fault(format!("cannot be read ({e})")))?;
+        footer::check(&file).map_err(|fault| self.fault(fault))?;
         let reader = pages::reader(file).map_err(|e| broken(&e))?;
         let groups = reader.metadata().row_groups();
         for chunk in groups.iter().flat_map(RowGroupMetaData::columns) {

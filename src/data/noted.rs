@@ -3,17 +3,27 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde::Deserialize;
 
-use crate::data::prepare::note::NOTE;
+use crate::data::prepare::note::{NOTE, NOTE_BYTES};
 use crate::data::tokenizer::{self, Tokenizer};
 use crate::data::tokens::cannot_read;
 use crate::error::{Error, Fault, Result};
 use crate::files::bounded;
 use crate::formats::tokenizer_folder::TokenizerFiles;
 
-/// The longest note that is read: it names every file of a corpus.
-pub(super) const NOTE_BYTES: u64 = 256 << 20;
+/// The part of a note that tells the tokenizer; the rest is skipped and takes no memory.
+#[derive(Deserialize)]
+struct Note {
+    tokenizer: Option<String>,
+    recipe: Option<Made>,
+}
+
+/// The part of a note's recipe that tells the tokenizer.
+#[derive(Deserialize)]
+struct Made {
+    tokenizer: Option<String>,
+}
 
 /// Returns the tokenizers that are noted in folders of shards, with the files that note them.
 ///
@@ -46,8 +56,8 @@ fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
         let fault = Fault::at(path.display(), what);
         Error::data(fault.advice("was it made by `wgpt data prepare`?"))
     };
-    let note: Value = serde_json::from_slice(&text).map_err(|e| broken(format!("broken JSON ({e})")))?;
-    let tokenizer = match note["tokenizer"].as_str() {
+    let note: Note = serde_json::from_slice(&text).map_err(|e| broken(format!("broken JSON ({e})")))?;
+    let tokenizer = match note.tokenizer.as_deref() {
         Some("gpt2") => Tokenizer::Gpt2,
         Some("bytes") => Tokenizer::Bytes,
         Some("own") => own(folder, &note).map_err(|fault| Error::data(fault.within(path.display())))??,
@@ -61,7 +71,7 @@ fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
 }
 
 /// The tokenizer whose files lie beside the shards, if it is the one that made them.
-fn own(folder: &Path, note: &Value) -> Result<Result<Tokenizer>, Fault> {
+fn own(folder: &Path, note: &Note) -> Result<Result<Tokenizer>, Fault> {
     let files = match TokenizerFiles::read(folder) {
         Ok(files) => files,
         Err(error) => return Ok(Err(error)),
@@ -71,7 +81,7 @@ fn own(folder: &Path, note: &Value) -> Result<Result<Tokenizer>, Fault> {
         fault.expected("tokenizer.json, or vocab.json and merges.txt").advice("try copying the whole folder")
     };
     let tokenizer = Tokenizer::of_files(files.ok_or_else(missing)?);
-    match note["recipe"]["tokenizer"].as_str() {
+    match note.recipe.as_ref().and_then(|recipe| recipe.tokenizer.as_deref()) {
         Some(made) if made != tokenizer.identity() => {
             let fault = Fault::from("the tokenizer's files beside it are others than those that made the shards");
             Err(fault.expected(made).found(tokenizer.identity()))

@@ -12,7 +12,7 @@ use super::unpack::Packing;
 use crate::error::{Error, Fault, Result};
 use crate::files::shell;
 
-/// Bytes that a packed file, or a pipe, may become: they are held in memory, and nothing tells how many there will be.
+/// Bytes that a packed file may become: they are held in memory, and nothing tells how many there will be.
 const UNPACKED_BYTES: u64 = 1 << 30;
 
 /// Returns the tokens of text files, end of text before each document. A file is one document; `split_on` cuts it into
@@ -83,8 +83,7 @@ fn read_text(path: &Path, most: u64) -> Result<Vec<u8>> {
         log::warn!("{name}: {doubt}");
     }
     // the size of a file that is not packed was for its owner to see
-    let is_known = packing == Packing::Plain && path.is_file();
-    let limit = if is_known { u64::MAX } else { most };
+    let limit = if packing == Packing::Plain { u64::MAX } else { most };
     let mut text = Vec::new();
     let broken = |e| if packing == Packing::Plain { cannot_read(&name, &e) } else { packing.error(&name, &e) };
     stream.take(limit.saturating_add(1)).read_to_end(&mut text).map_err(broken)?;

@@ -15,6 +15,9 @@ use super::tokens::{TokenSource, cannot_read};
 use crate::error::{Error, Fault, Result};
 use crate::files::shell;
 
+/// Folders in a pattern at most: each is looked into by a call within a call.
+const COMPONENTS: usize = 256;
+
 /// Finds the files of a part, sorted by name as llm.c does. Each of `given` is
 /// - a file or a folder, if there is one of exactly this name. Of a folder those files are taken that have the part in
 ///   their names, as `NAME_train_000001.bin`;
@@ -87,6 +90,11 @@ fn find_one(path: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathBuf>
     let mut found = Vec::new();
     if is_pattern(path.as_os_str()) {
         let components: Vec<Component> = path.components().collect();
+        if components.len() > COMPONENTS {
+            let fault =
+                Fault::at(shown(path), "a pattern of too many folders").expected(format!("at most {COMPONENTS}"));
+            return Err(Error::data(fault.found(components.len())));
+        }
         expand(path, PathBuf::new(), &components, &mut found)?;
     }
     if found.is_empty() {
@@ -94,6 +102,13 @@ fn find_one(path: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathBuf>
     }
     found.iter().try_for_each(|path| check_link(path))?;
     Ok(found)
+}
+
+/// Returns the beginning of a path, for messages.
+fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let start: String = text.chars().take(80).collect();
+    if start.len() < text.len() { format!("{start}...") } else { start }
 }
 
 /// Fails for a link to nothing.

@@ -143,3 +143,14 @@ fn a_folder_whose_name_is_no_text_is_read() {
         );
     }
 }
+
+#[test]
+fn a_pattern_of_any_depth_ends_in_an_error() {
+    let dir = shards(&["a_train_1.bin"]);
+    for folder in ["../", "**/", "*/", "./a/"] {
+        let pattern = PathBuf::from(folder.repeat(100_000) + "*");
+        let fault = fault(find(&[dir.path().join(pattern)], Part::Train, TokenFormat::Shard));
+        assert_eq!(fault.what, "a pattern of too many folders", "{folder}");
+        assert!(fault.place.len() < 100 && fault.expected == "at most 256", "{fault:?}");
+    }
+}

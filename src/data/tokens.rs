@@ -8,6 +8,7 @@ use crate::data::contents::FileContents;
 use crate::data::token_format::{Layout, TokenFormat};
 use crate::error::{Error, Fault, Result};
 use crate::files::kind::LLMC_SHARD;
+use crate::files::open;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -193,7 +194,7 @@ impl Stored {
         // a reader that panicked leaves nothing half done behind, so a poisoned lock is as good as any
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
-            *file = Some(File::open(&self.path)?);
+            *file = Some(open::input(&self.path)?);
         }
         file.as_ref().map_or(Ok(()), |file| read_at(file, bytes, at))
     }
@@ -255,16 +256,13 @@ fn open_file(path: &Path) -> Result<File> {
             Fault::at(name, "is a folder").expected("a file of tokens").advice("try a pattern such as *.bin"),
         ));
     }
-    // opening a pipe would wait for its writer
-    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
-        let fault = Fault::at(name, "is a pipe or a device").expected("a file of tokens, which is read at many places");
-        return Err(Error::data(fault.advice("try storing it in a file first")));
-    }
-    File::open(path).map_err(|e| cannot_read(&name, &e))
+    open::input(path).map_err(|e| cannot_read(&name, &e))
 }
 
+/// Returns the error for an input that cannot be read.
 pub(crate) fn cannot_read(name: &str, error: &io::Error) -> Error {
-    Error::data(Fault::at(name, format!("cannot be read: {}", describe(error))))
+    let unread = || Fault::at(name, format!("cannot be read: {}", describe(error)));
+    Error::data(open::refusal(name, error).unwrap_or_else(unread))
 }
 
 /// An I/O error in the style of our own: lower case, one line.

@@ -1,20 +1,30 @@
 //! Files that are read as a whole, if they are not too long.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+
+use super::open;
 
 /// Reads a file of at most `most` bytes; `expected` says what it should be.
 ///
 /// # Errors
-/// The system's error, or that the file is longer.
+/// As [`open::input`], or that the file is longer.
 pub fn read(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    open::input(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(io::Error::other(format!("more than {most} bytes, expected {expected}")));
     }
     Ok(bytes)
+}
+
+/// [`read`] for a file of text.
+///
+/// # Errors
+/// As [`read`]; [`io::ErrorKind::InvalidData`] if it is not UTF-8.
+pub fn read_text(path: &Path, most: u64, expected: &str) -> io::Result<String> {
+    String::from_utf8(read(path, most, expected)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
 }
 
 #[cfg(test)]
@@ -29,5 +39,8 @@ mod tests {
         assert_eq!(read(&path, 5, "a number").unwrap(), b"12345");
         assert_eq!(read(&path, 4, "a number").unwrap_err().to_string(), "more than 4 bytes, expected a number");
         assert_eq!(read(&dir.path().join("b"), 4, "").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(read_text(&path, 5, "a number").unwrap(), "12345");
+        std::fs::write(&path, b"\xff").unwrap();
+        assert_eq!(read_text(&path, 5, "a number").unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

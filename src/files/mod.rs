@@ -10,6 +10,7 @@
 //! | [`kind`] | kinds of files, told by their first bytes |
 //! | [`lines`] | lines of files, none of which may be without end |
 //! | [`lock`] | locked files, which the system frees when their process ends |
+//! | [`map`] | files as bytes in memory; one that is cut meanwhile is an error |
 //! | [`open`] | opens plain files: links, pipes and devices in their place are refused |
 //! | [`path_text`] | paths as text that reads back, whatever bytes they have |
 //! | [`shell`] | words of commands that are shown, quoted for a shell |
@@ -23,6 +24,7 @@ pub mod identity;
 pub mod kind;
 pub mod lines;
 pub mod lock;
+pub mod map;
 pub mod open;
 pub mod path_text;
 pub mod shell;

@@ -1,9 +1,17 @@
 //! Opens files of the kind that is expected: a link, a pipe or a device in the place of a file is refused before anything
 //! is read from it or written to it.
 
+use std::fmt;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io;
 use std::path::Path;
+
+use crate::error::Fault;
+
+/// What is in the place of a file: `a pipe`.
+#[derive(Debug, thiserror::Error)]
+#[error("is {0}, expected a file")]
+struct NoFile(&'static str);
 
 /// Opens a file that the user or a model names, for reading. Links are followed, since the user's data may lie anywhere and
 /// the hub's cache is made of them.
@@ -16,6 +24,21 @@ pub fn input(path: &Path) -> io::Result<File> {
     let file = options(OpenOptions::new().read(true), false).open(path)?;
     plain(&file.metadata()?)?;
     Ok(file)
+}
+
+/// Returns the fault of an input at `place` that [`input`] could not open or that cannot be read.
+#[must_use]
+pub fn fault(place: impl fmt::Display, error: &io::Error) -> Fault {
+    refusal(&place, error).unwrap_or_else(|| Fault::at(place, format!("cannot be read ({error})")))
+}
+
+/// Returns the fault of an input at `place` that was refused by its kind, if it was.
+#[must_use]
+pub fn refusal(place: impl fmt::Display, error: &io::Error) -> Option<Fault> {
+    let NoFile(what) = error.get_ref()?.downcast_ref()?;
+    let fault = Fault::at(place, format!("is {what}")).expected("a file");
+    let is_folder = error.kind() == io::ErrorKind::IsADirectory;
+    Some(if is_folder { fault } else { fault.advice("try storing its contents in a file first") })
 }
 
 /// Opens a file in a folder that may come from a stranger, with `how`. The file is expected to be a plain one: a link in its
@@ -68,7 +91,7 @@ pub fn plain(there: &Metadata) -> io::Result<()> {
         return Ok(());
     }
     let error = if there.is_dir() { io::ErrorKind::IsADirectory } else { io::ErrorKind::InvalidInput };
-    Err(io::Error::new(error, format!("is {}, expected a file", kind(there))))
+    Err(io::Error::new(error, NoFile(kind(there))))
 }
 
 /// True for a file that has a second name (a hard link), which may be outside of its folder.
@@ -174,8 +197,11 @@ mod tests {
     fn pipes_devices_and_folders_are_refused_by_kind_before_reading() {
         let dir = tempfile::tempdir().unwrap();
         for (name, what) in things(dir.path()) {
-            let error = input(&dir.path().join(name)).unwrap_err().to_string();
-            assert!(error.contains(what), "{name}: {error}");
+            let error = input(&dir.path().join(name)).unwrap_err();
+            assert!(error.to_string().contains(what), "{name}: {error}");
+            let fault = fault(name, &error).to_string();
+            assert!(fault.starts_with(&format!("{name}: ")) && fault.contains(what), "{fault}");
+            assert_eq!(fault.contains("in a file first"), ["pipe", "socket", "device"].contains(&name), "{fault}");
         }
         for name in ["file", "link"] {
             let mut text = String::new();

@@ -1,7 +1,6 @@
 //! Files that are found in the place of a model's and are something else: pointers of Git LFS, a server's answer, pickles,
 //! models for other programs.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use serde_json::Value;
 
 use crate::error::Fault;
 use crate::files::kind::{Kind, without_bom};
+use crate::files::open;
 
 /// Advice for weights that transformers saved as a pickle.
 pub const SAVE_PRETRAINED: &str = "try in Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`";
@@ -41,10 +41,10 @@ fn advice(kind: Kind) -> Option<&'static str> {
 /// Reads the first bytes of a file, enough for [`fault`].
 ///
 /// # Errors
-/// The system's error.
+/// As [`open::input`].
 pub fn start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    File::open(path)?.take(START_BYTES).read_to_end(&mut start)?;
+    open::input(path)?.take(START_BYTES).read_to_end(&mut start)?;
     Ok(start)
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::element::Element;
 use super::foreign;
 use crate::error::{Error, Fault, Result};
-use crate::files::{atomic, bounded};
+use crate::files::{atomic, bounded, open};
 use crate::model::config::{Config, GPT2_VOCAB};
 
 /// The longest file of JSON that is read.
@@ -60,10 +60,9 @@ pub struct Described {
 pub fn read(path: &Path) -> Result<Described> {
     let place = path.display().to_string();
     let text = read_small(path).map_err(|e| {
-        Error::data(
-            Fault::at(&place, format!("cannot be read ({e})"))
-                .advice("try a folder with config.json and model.safetensors"),
-        )
+        let fault = open::refusal(&place, &e)
+            .unwrap_or_else(|| open::fault(&place, &e).advice("try a folder with config.json and model.safetensors"));
+        Error::data(fault)
     })?;
     let value = parse(path, &text)?;
     Reader { place: &place, value }.read()

@@ -8,7 +8,8 @@ use super::hf::{CONFIG, WEIGHTS, data};
 use super::hf_tensors::plain_name;
 use super::mapped::Mapped;
 use super::{foreign, hf_config};
-use crate::error::{Fault, Result};
+use crate::error::{Error, Fault, Result};
+use crate::files::open;
 
 /// In place of [`WEIGHTS`], where they are spread over several files.
 const INDEX: &str = "model.safetensors.index.json";
@@ -63,12 +64,12 @@ impl Files {
             let fault = Fault::from("missing").expected(format!("by {INDEX}"));
             return Err(data(path, fault.advice("try copying the whole folder again")));
         }
-        let map = Mapped::open(path).map_err(|e| data(path, format!("cannot be read ({e})")))?;
-        if let Some(fault) = foreign::fault(path, &map[..map.len().min(1 << 16)]) {
-            return Err(data(path, fault));
-        }
-        check_header(path, &map)?;
-        Ok(map)
+        let map = Mapped::open(path)?;
+        let foreign = foreign::fault(path, &map[..map.len().min(1 << 16)]);
+        let header = check_header(path, &map);
+        map.check()?;
+        foreign.map_or(Ok(()), |fault| Err(data(path, fault)))?;
+        header.map(|()| map)
     }
 
     /// The place to name where the tensor `name` is missing: the file that the index says holds it, else the folder;
@@ -79,7 +80,7 @@ impl Files {
 }
 
 fn indexed(dir: &Path, index: &Path) -> Result<Files> {
-    let text = hf_config::read_small(index).map_err(|e| data(index, format!("cannot be read ({e})")))?;
+    let text = hf_config::read_small(index).map_err(|e| Error::data(open::fault(index.display(), &e)))?;
     let value = hf_config::parse(index, &text)?;
     let map = value["weight_map"].as_object().filter(|map| !map.is_empty());
     let map =

@@ -88,7 +88,9 @@ impl<'a> Tensors<'a> {
             let broken = |e| {
                 data(path, Fault::from(format!("not a whole safetensors file ({e})")).advice("try copying it again"))
             };
-            for (name, view) in SafeTensors::deserialize(map).map_err(broken)?.tensors() {
+            let header = SafeTensors::deserialize(map);
+            map.check()?;
+            for (name, view) in header.map_err(broken)?.tensors() {
                 let key = plain_name(&name);
                 if is_other_head(&key) {
                     heads.insert(name);
@@ -172,6 +174,8 @@ impl<'a> Tensors<'a> {
                 return Err(head.error(Fault::from("has another shape").expected(want).found(got)));
             }
             let differing = differing(head, wte);
+            head.map.check()?;
+            wte.map.check()?;
             if differing > 0 {
                 let what = format!("differs from `{}` in {differing} of {} numbers", wte.name, wte.elements());
                 return Err(head.error(Fault::from(what).expected("tied embeddings")));
@@ -181,6 +185,7 @@ impl<'a> Tensors<'a> {
         bias.check_element_type()?;
         let mut values = vec![0.0; bias.elements()];
         bias.decode(0, &mut values);
+        bias.map.check()?;
         match values.iter().filter(|x| **x != 0.0).count() {
             0 => Ok(()),
             n => Err(bias.error(Fault::from(format!("has {n} numbers that are not 0")).expected("no bias, as GPT-2"))),
@@ -213,11 +218,13 @@ impl<'a> Tensors<'a> {
     /// Reads a tensor into `weights`.
     ///
     /// # Errors
-    /// [`Error::Data`] if a value is not finite.
+    /// [`Error::Data`] if a value is not finite, or the file changes.
     pub fn read(&self, slot: &Slot, weights: &mut Weights) -> Result<()> {
         let found = self.get(&slot.name)?;
         let (dtype, bytes) = (found.view.dtype(), found.view.data());
-        slot.read(weights, |out| found.map.decode(dtype, bytes, out)).map_err(|(index, value)| {
+        let read = slot.read(weights, |out| found.map.decode(dtype, bytes, out));
+        found.map.check()?;
+        read.map_err(|(index, value)| {
             found.error(
                 Fault::from(format!("holds {value} at index {index}"))
                     .expected("finite numbers")

@@ -43,7 +43,7 @@ struct Header {
 /// [`Error::Data`] naming file and field: it cannot be read, is no such file, is shorter or longer than its header
 /// says, or a weight is not finite.
 pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
-    let (map, header) = open(path)?;
+    let (map, header) = map(path)?;
     let weights = read(path, &header, &map, &map[HEADER_BYTES..])?;
     Ok((weights, ModelInfo::default()))
 }
@@ -53,13 +53,12 @@ pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
 /// # Errors
 /// As [`load`], but for the weights.
 pub fn describe(path: &Path) -> Result<Config> {
-    open(path).map(|(_, header)| header.config)
+    map(path).map(|(_, header)| header.config)
 }
 
 /// Maps a model file and reads its header.
-fn open(path: &Path) -> Result<(Mapped, Header)> {
-    let cannot = |e| data(path, format!("cannot be read ({e})"));
-    let map = Mapped::open(path).map_err(cannot)?;
+fn map(path: &Path) -> Result<(Mapped, Header)> {
+    let map = Mapped::open(path)?;
     let size = map.len();
     if size < HEADER_BYTES {
         return Err(data(
@@ -71,8 +70,9 @@ fn open(path: &Path) -> Result<(Mapped, Header)> {
         ));
     }
     let (head, body) = map.split_at(HEADER_BYTES);
-    let header = header(path, head, body.len())?;
-    Ok((map, header))
+    let header = header(path, head, body.len());
+    map.check()?;
+    header.map(|header| (map, header))
 }
 
 /// Writes a model file, whole or not at all: version 3 for f32, version 5 for bf16.
@@ -185,7 +185,9 @@ fn read(path: &Path, header: &Header, map: &Mapped, body: &[u8]) -> Result<Weigh
         let (tensor, later) = rest.split_at(stored * width);
         rest = later;
         let out = &mut values[..kept];
-        map.decode(header.element.dtype(), &tensor[..kept * width], out).map_err(|(index, value)| {
+        let read = map.decode(header.element.dtype(), &tensor[..kept * width], out);
+        map.check()?;
+        read.map_err(|(index, value)| {
             let name = param.name;
             data(
                 path,

@@ -1,14 +1,16 @@
 //! Files of weights, mapped and given back as they are read.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::Dtype;
 
 use super::hf_tensors;
+use crate::error::{Error, Fault, Result};
+use crate::files::map::Map;
+use crate::files::open;
 
 /// Elements that are decoded before their bytes are given back: at most 16 MiB of a file.
 const PIECE: usize = 1 << 22;
@@ -16,22 +18,51 @@ const PIECE: usize = 1 << 22;
 /// A file as bytes in memory, read by the system where they are touched.
 ///
 /// What was decoded is given back to the system, so that a file and the weights made of it are not held at the same
-/// time. The file must not change meanwhile: one that another process shortens ends this process.
+/// time. Where another process makes the file shorter its bytes become zeros: nothing that was read counts before
+/// [`Mapped::check`] has found nothing.
 #[derive(Debug)]
-pub struct Mapped(Mmap);
+pub struct Mapped {
+    path: PathBuf,
+    map: Map,
+}
 
 impl Mapped {
-    /// Maps a file.
+    /// Maps a file that a user or a model names.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        // SAFETY: the map is only read, as plain bytes; that the file must not change is documented.
-        unsafe { Mmap::map(&file) }.map(Self)
+    /// [`Error::Data`] if it cannot be read, or is no plain file; [`Error::Memory`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::new(path, open::input(path))
+    }
+
+    /// Maps a file of a folder that this program wrote, or a stranger: links are not followed.
+    ///
+    /// # Errors
+    /// As [`Mapped::open`].
+    pub fn open_own(path: &Path) -> Result<Self> {
+        Self::new(path, open::own(path, OpenOptions::new().read(true)))
+    }
+
+    fn new(path: &Path, file: io::Result<File>) -> Result<Self> {
+        let map = file.and_then(Map::new).map_err(|e| match e.kind() {
+            io::ErrorKind::OutOfMemory => {
+                let fault = Fault::at(path.display(), "there is no memory to map it");
+                Error::memory(fault.advice("try a larger limit of the process's memory (`ulimit -v`)"))
+            }
+            _ => Error::data(open::fault(path.display(), &e)),
+        })?;
+        Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// Fails if the file changed since it was mapped.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming it.
+    pub fn check(&self) -> Result<()> {
+        self.map.check().map_err(|e| {
+            let fault = Fault::at(self.path.display(), e.to_string());
+            Error::data(fault.advice("try again when no other program writes to it"))
+        })
     }
 
     /// Decodes `bytes`, a part of this file, as [`hf_tensors::decode`] does, giving them back piece by piece.
@@ -42,25 +73,14 @@ impl Mapped {
         let width = dtype.bitsize() / 8;
         for (i, (bytes, out)) in bytes.chunks(PIECE * width).zip(out.chunks_mut(PIECE)).enumerate() {
             hf_tensors::decode(dtype, bytes, out).map_err(|(index, value)| (i * PIECE + index, value))?;
-            self.release(bytes);
+            self.map.release(bytes);
         }
         Ok(())
     }
 
     /// Gives the memory of `part`, a part of this file, back to the system. Touched again it is read again.
     pub fn release(&self, part: &[u8]) {
-        #[cfg(unix)]
-        if let Some(offset) = (part.as_ptr() as usize).checked_sub(self.as_ptr() as usize)
-            && offset + part.len() <= self.len()
-        {
-            // SAFETY: of a map that nobody writes to, the same bytes come back from the file.
-            let advice =
-                unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len()) };
-            // a system that does not take the advice only holds more
-            advice.unwrap_or_default();
-        }
-        #[cfg(not(unix))]
-        let _ = part;
+        self.map.release(part);
     }
 }
 
@@ -68,7 +88,7 @@ impl Deref for Mapped {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }
 
@@ -88,11 +108,32 @@ mod tests {
             assert_eq!(map.decode(Dtype::F32, &map, &mut out), Ok(()));
             assert!(out == values);
         }
-        map.release(&[1, 2, 3]); // no part of it
+        map.check().unwrap();
         values[PIECE + 7] = f32::INFINITY;
         std::fs::write(&path, bytemuck::cast_slice(&values)).unwrap();
         let map = Mapped::open(&path).unwrap();
         assert_eq!(map.decode(Dtype::F32, &map, &mut out), Err((PIECE + 7, f32::INFINITY)));
         assert!(Mapped::open(dir.path()).is_err() && Mapped::open(&path.join("b")).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_is_cut_between_two_pieces_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let values: Vec<f32> = (0..2 * PIECE).map(|i| i as f32).collect();
+        std::fs::write(&path, bytemuck::cast_slice(&values)).unwrap();
+        let map = Mapped::open(&path).unwrap();
+        let mut out = vec![0.0; values.len()];
+        map.decode(Dtype::F32, &map[..4 * PIECE], &mut out[..PIECE]).unwrap();
+        map.check().unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4 * PIECE as u64 + 4096).unwrap();
+        map.decode(Dtype::F32, &map[4 * PIECE..], &mut out[PIECE..]).unwrap();
+        assert_eq!((out[PIECE], out[2 * PIECE - 1]), (PIECE as f32, 0.0));
+        let fault = map.check().unwrap_err().fault().clone();
+        assert_eq!(
+            (fault.place.as_str(), fault.what.as_str()),
+            (path.to_str().unwrap(), "became shorter while it was read")
+        );
     }
 }

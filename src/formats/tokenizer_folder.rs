@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::foreign;
 use crate::error::{Error, Fault, Result};
-use crate::files::{atomic, bounded};
+use crate::files::{atomic, bounded, open};
 
 /// The file of Hugging Face's `tokenizers`.
 pub const TOKENIZER: &str = "tokenizer.json";
@@ -67,7 +67,7 @@ impl TokenizerFiles {
             match read_bounded(&path) {
                 Ok(bytes) => files.push((name, bytes)),
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-                Err(e) => return Err(Error::data(Fault::at(path.display(), format!("cannot be read ({e})")))),
+                Err(e) => return Err(Error::data(open::fault(path.display(), &e))),
             }
         }
         let mut found = Self { dir: dir.to_owned(), files };
@@ -87,7 +87,7 @@ impl TokenizerFiles {
     /// # Errors
     /// [`Error::Data`] if it cannot be read, or has more than 16 MiB.
     pub fn of_file(path: &Path) -> Result<Self> {
-        let cannot = |e: io::Error| Error::data(Fault::at(path.display(), format!("cannot be read ({e})")));
+        let cannot = |e: io::Error| Error::data(open::fault(path.display(), &e));
         let files = vec![(TOKENIZER, read_bounded(path).map_err(cannot)?)];
         Ok(Self { dir: path.parent().unwrap_or(Path::new("")).to_owned(), files })
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{checkpoint_weights, foreign, llmc};
 use crate::error::{Error, Fault, Result};
 use crate::files::hub::{self, Repository};
+use crate::files::open;
 use crate::model::Config;
 
 /// Where a model was found.
@@ -90,7 +91,7 @@ fn folder(dir: &Path) -> PathBuf {
 /// What a file is, by its first bytes.
 fn file(path: &Path) -> Result<Place> {
     let wrong = |fault: Fault| Error::data(fault.within(path.display()));
-    let start = foreign::start(path).map_err(|e| wrong(format!("cannot be read ({e})").into()))?;
+    let start = foreign::start(path).map_err(|e| Error::data(open::fault(path.display(), &e)))?;
     if llmc::is_magic(&start) {
         return Ok(Place::Llmc(path.to_owned()));
     }

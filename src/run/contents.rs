@@ -42,14 +42,23 @@ struct Owner {
     folder: PathBuf,
 }
 
-/// Fails if a file or a folder of a run is a link or a special file.
+/// Fails if a file that a run writes beside its folders is a link or a special file.
 ///
 /// # Errors
 /// [`Error::Data`] naming it.
-pub fn check(dir: &Path) -> Result<()> {
+pub fn check_files(dir: &Path) -> Result<()> {
     for name in [CONFIG, METRICS, LOG, SAMPLES, REPORT, LOCK, SAVED, NOTE, HANG] {
         refuse(dir, name, fs::symlink_metadata(dir.join(name)).and_then(|there| open::plain(&there)))?;
     }
+    Ok(())
+}
+
+/// [`check_files`], and the same for its folders and what is in them, but for `checkpoints`.
+///
+/// # Errors
+/// As [`check_files`].
+pub fn check(dir: &Path) -> Result<()> {
+    check_files(dir)?;
     for name in [tensorboard::FOLDER, MODEL, TOKENIZER, UNSAVED] {
         refuse(dir, name, open::own_folder(&dir.join(name)))?;
         if name == UNSAVED {

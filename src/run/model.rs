@@ -1,11 +1,10 @@
 //! A model of any origin: a run's checkpoint, whose shape its settings know, or files in a layout of others.
 
-use std::fs;
 use std::path::Path;
 
 use crate::data::ModelTokenizer;
-use crate::error::{Error, Fault, Result};
-use crate::formats::checkpoint_weights::{self, WEIGHTS};
+use crate::error::Result;
+use crate::formats::checkpoint_weights;
 use crate::formats::weights::{Place, find};
 use crate::formats::{ModelInfo, hf, llmc};
 use crate::model::{Config, Weights};
@@ -61,7 +60,7 @@ impl Description {
         match &self.place {
             Place::Folder(dir) => hf::load(dir).map(|(weights, _)| weights),
             Place::Llmc(path) => llmc::load(path).map(|(weights, _)| weights),
-            Place::Checkpoint(dir) => checkpoint(dir, self.shape),
+            Place::Checkpoint(dir) => checkpoint_weights::load(dir, self.shape),
         }
     }
 }
@@ -82,16 +81,10 @@ fn run_of(dir: &Path) -> Result<RunFile> {
     RunFile::read(absolute.parent().and_then(Path::parent).unwrap_or(&absolute))
 }
 
-/// Reads the weights of the checkpoint in `dir`.
-fn checkpoint(dir: &Path, shape: Config) -> Result<Weights> {
-    let file = dir.join(WEIGHTS);
-    let unread = |e| Error::data(Fault::at(file.display(), format!("cannot be read ({e})")));
-    let bytes = fs::read(&file).map_err(unread)?;
-    checkpoint_weights::read(&file, &bytes, shape, "")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::formats::Element;
     use crate::model::Config;

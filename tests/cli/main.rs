@@ -14,6 +14,8 @@ mod named_data;
 #[cfg(unix)]
 mod names;
 #[cfg(target_os = "linux")]
+mod no_files;
+#[cfg(target_os = "linux")]
 mod outputs;
 mod plan;
 mod recipes;

@@ -100,3 +100,36 @@ fn smaller_claim(bytes: &[u8]) -> Vec<u8> {
     out[at + 3..at + 8].copy_from_slice(&[0x80, 0x80, 0x80, 0x81, 0x00]);
     out
 }
+
+#[test]
+fn an_allocation_that_fails_ends_with_one_line_and_the_exit_code_of_memory() {
+    use wgpt::formats::{Element, llmc};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.bin");
+    let mut shape = wgpt::model::Config::new(4, 5, 1, 1, 8).unwrap();
+    llmc::save(&path, &wgpt::model::init::init(shape, 1), Element::Bf16).unwrap();
+    // 124M in a file of holes: 250 MB are mapped, and 500 MB are asked for
+    shape = wgpt::model::Config::from_descriptor("d12").unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let words = [shape.positions, shape.vocab, shape.layers, shape.heads, shape.channels, shape.padded_vocab()];
+    for (i, word) in words.into_iter().enumerate() {
+        bytes[8 + 4 * i..12 + 4 * i].copy_from_slice(&(word as u32).to_le_bytes());
+    }
+    std::fs::write(&path, &bytes[..1024]).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(1024 + 2 * shape.parameters() as u64).unwrap();
+    let ends = |kib: u32, what: &str| {
+        let script = format!("ulimit -v {kib}; exec \"$0\" convert \"$1\" \"$1.out\"");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_wgpt")])
+            .arg(&path)
+            .env("RAYON_NUM_THREADS", "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{}: {text}", output.status);
+        assert!(text.starts_with("error: ") && text.contains(what) && text.lines().count() == 1, "{text}");
+    };
+    ends(500_000, "error: memory: the system has no 154533888 bytes left; try a smaller --batch");
+    ends(200_000, "a.bin: there is no memory to map it");
+}

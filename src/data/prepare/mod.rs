@@ -6,6 +6,7 @@
 //! run that was killed goes on from that unit and ends with the same bytes.
 
 mod folder;
+pub(crate) mod footer;
 pub mod note;
 pub(crate) mod pages;
 mod reader;
@@ -13,7 +14,9 @@ pub mod source;
 pub(crate) mod stage;
 mod table;
 mod text_file;
+mod thrift;
 mod unit;
+mod values;
 
 pub use note::{Note, Recipe, ShardNote};
 pub use unit::Counts;

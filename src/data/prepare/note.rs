@@ -8,10 +8,12 @@ use super::source::Source;
 use super::unit::Counts;
 use crate::data::tokens::{cannot_read, describe};
 use crate::error::{Error, Fault, Result};
-use crate::files::atomic;
+use crate::files::{atomic, bounded};
 
 /// The file's name.
 pub const NOTE: &str = "dataset.json";
+/// The longest note that is read: it names every file of a corpus.
+pub(crate) const NOTE_BYTES: u64 = 256 << 20;
 
 /// Sequences of a micro-step that `wgpt train` takes unasked.
 pub const BATCH: usize = 4;
@@ -120,7 +122,7 @@ impl Note {
     /// [`Error::Data`] if it is broken.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = Self::path(folder);
-        match std::fs::read_to_string(&path) {
+        match bounded::read_text(&path, NOTE_BYTES, "a note of a data set") {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(cannot_read(&path.display().to_string(), &e)),
             Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {

@@ -1,6 +1,6 @@
 //! The sizes that the pages of a Parquet column claim, looked at before a page is unpacked.
 //!
-//! A page is a header in Thrift's compact protocol and then so many bytes. The Parquet library makes room for
+//! A page is a header in Thrift's compact protocol ([`super::thrift`]) and then so many bytes. The Parquet library makes room for
 //! whatever size a header claims; here a claim is held against the file first. Of gzip and Brotli the library also
 //! unpacks more than a header claims, as much as there is: these pages are unpacked here once, and thrown away.
 //! Source: the Parquet and Thrift format descriptions.
@@ -10,12 +10,15 @@ use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use memmap2::MmapOptions;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::properties::ReaderProperties;
 use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
 
+use super::thrift::{Cursor, PAGE, SECOND_DATA_PAGE};
+use super::values::Values;
 use crate::data::tokens::{cannot_read, read_at};
 use crate::error::{Error, Fault, Result};
 
@@ -30,15 +33,14 @@ const MOST_PACKED: u64 = 1100;
 /// Advice for smaller pages.
 const SMALLER_PAGES: &str = "try writing it anew with smaller pages, as by pyarrow.parquet.write_table(..., \
                              write_batch_size=16), or with a smaller data_page_size";
-/// Deepest nesting of a header's fields.
-const DEPTH: usize = 8;
 
-/// Opens a Parquet file. Of LZ4 only the frames of Hadoop are taken, which say how long they become: the library would try
+/// Opens a Parquet file, whose footer [`super::footer`] has checked. Of LZ4 only the frames of Hadoop are taken, which say how long they become: the library would try
 /// other frames, and unpack them without end.
-pub(crate) fn reader(file: File) -> Result<SerializedFileReader<File>, ParquetError> {
+pub(crate) fn reader(file: File) -> Result<Values, ParquetError> {
+    let size = file.metadata()?.len();
     let properties = ReaderProperties::builder().set_backward_compatible_lz4(false).build();
     let options = ReadOptionsBuilder::new().with_reader_properties(properties).build();
-    SerializedFileReader::new_with_options(file, options)
+    Ok(Values::new(SerializedFileReader::new_with_options(file, options)?, size))
 }
 
 /// Checks every page of a column in a group of rows. One may unpack to `spare` bytes more than the file has; of more
@@ -99,9 +101,10 @@ pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData, spare:
     Ok(())
 }
 
-/// Returns true if the system gives so many bytes. Nothing is written into them.
+/// Returns true if the system gives so many bytes. Nothing is written into them. It is asked directly: the program ends
+/// where an allocation fails.
 fn has_memory(bytes: u64) -> bool {
-    usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
+    usize::try_from(bytes).is_ok_and(|bytes| MmapOptions::new().len(bytes).map_anon().is_ok())
 }
 
 /// Returns the bytes of a file that hold a column of a group.
@@ -162,108 +165,32 @@ struct Header {
 
 impl Header {
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut cursor = Cursor { bytes, at: 0 };
+        let mut cursor = Cursor::new(bytes);
         let (mut unpacked, mut packed, mut field) = (None, None, 0);
         let (mut levels, mut is_packed) = (0, true);
-        while let Some(kind) = cursor.field(&mut field)? {
-            match (field, kind) {
-                (2, 5) => unpacked = Some(cursor.zigzag()?),
-                (3, 5) => packed = Some(cursor.zigzag()?),
-                (8, 12) => (levels, is_packed) = cursor.second_version()?,
-                _ => cursor.skip(kind, DEPTH)?,
+        while let Some(wire) = cursor.field(PAGE, &mut field)? {
+            match field {
+                2 => unpacked = Some(cursor.zigzag()?),
+                3 => packed = Some(cursor.zigzag()?),
+                8 => (levels, is_packed) = second_version(&mut cursor)?,
+                _ => cursor.skip_field(PAGE, field, wire)?,
             }
         }
-        Some(Self { bytes: cursor.at, unpacked: unpacked?, packed: packed?, levels, is_packed })
+        Some(Self { bytes: cursor.at(), unpacked: unpacked?, packed: packed?, levels, is_packed })
     }
 }
 
-/// A reader of Thrift's compact protocol. Every step is none where the bytes end.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
+/// Reads the header of a data page of version 2: the bytes of its levels, and whether its values are packed.
+fn second_version(cursor: &mut Cursor) -> Option<(u64, bool)> {
+    let (mut levels, mut is_packed, mut field) = (0_u64, true, 0);
+    while let Some(wire) = cursor.field(SECOND_DATA_PAGE, &mut field)? {
+        match field {
+            5 | 6 => levels = levels.checked_add(u64::try_from(cursor.zigzag()?).ok()?)?,
+            7 => is_packed = wire == 1,
+            _ => cursor.skip_field(SECOND_DATA_PAGE, field, wire)?,
         }
-        None
     }
-
-    fn zigzag(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
-
-    /// The next field's kind, `Some(None)` at the end of a struct; `field` becomes its number.
-    fn field(&mut self, field: &mut i64) -> Option<Option<u8>> {
-        let byte = self.byte()?;
-        if byte == 0 {
-            return Some(None);
-        }
-        let step = i64::from(byte >> 4);
-        *field = if step == 0 { self.zigzag()? } else { field.wrapping_add(step) };
-        Some(Some(byte & 15))
-    }
-
-    /// The header of a data page of version 2: the bytes of its levels, and whether its values are packed.
-    fn second_version(&mut self) -> Option<(u64, bool)> {
-        let (mut levels, mut is_packed, mut field) = (0_u64, true, 0);
-        while let Some(kind) = self.field(&mut field)? {
-            match (field, kind) {
-                (5 | 6, 5) => levels = levels.checked_add(u64::try_from(self.zigzag()?).ok()?)?,
-                (7, 1 | 2) => is_packed = kind == 1,
-                _ => self.skip(kind, DEPTH)?,
-            }
-        }
-        Some((levels, is_packed))
-    }
-
-    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
-        let depth = depth.checked_sub(1)?;
-        match kind {
-            1 | 2 => {} // a boolean field is its kind
-            3 => self.at += 1,
-            4..=6 => {
-                self.varint()?;
-            }
-            7 => self.at += 8,
-            8 => {
-                let len = usize::try_from(self.varint()?).ok()?;
-                self.at = self.at.checked_add(len)?;
-            }
-            9 | 10 => {
-                let byte = self.byte()?;
-                let len = if byte >> 4 == 15 { self.varint()? } else { u64::from(byte >> 4) };
-                for _ in 0..len {
-                    // a boolean in a list is a byte
-                    let kind = if matches!(byte & 15, 1 | 2) { 3 } else { byte & 15 };
-                    self.skip(kind, depth)?;
-                    (self.at <= self.bytes.len()).then_some(())?;
-                }
-            }
-            12 => {
-                let mut field = 0;
-                while let Some(kind) = self.field(&mut field)? {
-                    self.skip(kind, depth)?;
-                }
-            }
-            _ => return None,
-        }
-        (self.at <= self.bytes.len()).then_some(())
-    }
+    Some((levels, is_packed))
 }
 
 #[cfg(test)]
@@ -272,8 +199,8 @@ mod tests {
 
     #[test]
     fn a_header_is_read() {
-        // type 0, unpacked 300, packed 100, a struct of one number and one text
-        let bytes = [0x15, 0, 0x15, 0xd8, 4, 0x15, 0xc8, 1, 0x2c, 0x15, 2, 0x18, 2, b'a', b'b', 0, 0];
+        // type 0, unpacked 300, packed 100, a header of two numbers, a text of a later version of the format
+        let bytes = [0x15, 0, 0x15, 0xd8, 4, 0x15, 0xc8, 1, 0x2c, 0x15, 2, 0x15, 0, 0, 0xb8, 2, b'a', b'b', 0];
         let (levels, is_packed) = (0, true);
         assert_eq!(
             Header::read(&bytes),

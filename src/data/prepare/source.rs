@@ -52,7 +52,7 @@ pub struct Corpus {
     pub sources: Vec<Source>,
     /// Files of folders that were left out, and doubts about files.
     pub remarks: Vec<String>,
-    /// Text files among them, and pipes, which may be.
+    /// Text files among them.
     pub texts: usize,
     /// The files without links.
     taken: BTreeSet<PathBuf>,
@@ -84,15 +84,10 @@ impl Corpus {
                 continue;
             }
             let source = Source::new(path)?;
-            // of a pipe the first bytes could not be read twice
-            if path.is_file() {
-                let input = Input::open(path, Arc::default())?;
-                let format = input.content.map_err(|foreign| foreign.refused(&source.name()))?;
-                corpus.texts += usize::from(format == Format::Text);
-                corpus.remarks.extend(input.doubt.map(|doubt| format!("{}: {doubt}", source.name())));
-            } else {
-                corpus.texts += 1;
-            }
+            let input = Input::open(path, Arc::default())?;
+            let format = input.content.map_err(|foreign| foreign.refused(&source.name()))?;
+            corpus.texts += usize::from(format == Format::Text);
+            corpus.remarks.extend(input.doubt.map(|doubt| format!("{}: {doubt}", source.name())));
             corpus.is_new(path);
             corpus.sources.push(source);
         }

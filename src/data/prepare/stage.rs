@@ -8,13 +8,14 @@ use std::time::Duration;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::note::{Note, Recipe, ShardNote, write_json};
+use super::note::{NOTE_BYTES, Note, Recipe, ShardNote, write_json};
 use super::unit::{Counts, Place};
 use crate::data::contents::blake3_of;
 use crate::data::tokenizer::Tokenizer;
-use crate::data::tokens::{HEADER_BYTES, TokenSource, header, write_tokens};
+use crate::data::tokens::{HEADER_BYTES, TokenSource, cannot_read, header, write_tokens};
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
+use crate::files::bounded;
 use crate::files::lock::{Lock, Refusal};
 
 /// Tokens that are copied at once.
@@ -45,7 +46,11 @@ impl State {
     /// Reads the state in the folder of an unfinished preparation, none if there is none.
     fn read(partial: &Path) -> Result<Option<Self>> {
         let path = partial.join(STATE);
-        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        let text = match bounded::read_text(&path, NOTE_BYTES, "the state of a preparation") {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(cannot_read(&path.display().to_string(), &e).with_advice("try --restart")),
+            Ok(text) => text,
+        };
         serde_json::from_str(&text).map(Some).map_err(|e| {
             let fault = Fault::at(path.display(), format!("is not the state of a preparation: {e}"));
             Error::data(fault.advice("try --restart"))

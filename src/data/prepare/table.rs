@@ -9,13 +9,15 @@ use parquet::basic::{Compression, Type};
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::FileReader;
 
-use super::pages;
 use super::source::Source;
 use super::unit::{Place, UNIT_BYTES, Work};
+use super::values::Values;
+use super::{footer, pages};
 use crate::data::tokens::cannot_read;
 use crate::error::{Error, Fault, Result};
+use crate::files::open;
 
 /// Rows that are read at once: few, because a row may be a book.
 const ROWS: usize = 16;
@@ -23,7 +25,7 @@ const ROWS: usize = 16;
 /// One column of a Parquet file, read row by row.
 pub(super) struct Table {
     file: File,
-    reader: SerializedFileReader<File>,
+    reader: Values,
     column: usize,
     /// Definition level of a text that is there: the optional groups around it and itself. 0 if none is optional.
     level: i16,
@@ -40,8 +42,9 @@ pub(super) struct Table {
 impl Table {
     /// Opens a file at row `row`.
     pub(super) fn open(source: &Source, field: &str, row: u64) -> Result<Self> {
-        let file = File::open(&source.path).map_err(|e| cannot_read(&source.name(), &e))?;
+        let file = open::input(&source.path).map_err(|e| cannot_read(&source.name(), &e))?;
         let own = file.try_clone().map_err(|e| cannot_read(&source.name(), &e))?;
+        footer::check(&file).map_err(|fault| Error::data(fault.within(source.name())))?;
         let reader = guard(source, || pages::reader(file).map_err(|e| broken(source, &e)))?;
         let meta = reader.metadata();
         let columns = meta.file_metadata().schema_descr().columns();

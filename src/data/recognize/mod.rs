@@ -23,6 +23,7 @@ use super::tokens::cannot_read;
 use super::unpack::Packing;
 use crate::error::{Error, Fault, Result};
 use crate::files::kind::without_bom;
+use crate::files::open;
 
 /// Bytes that are looked at, of a packed file after it is unpacked.
 const LOOK_BYTES: u64 = 1 << 16;
@@ -76,7 +77,7 @@ impl Input {
             let fault = Fault::at(&name, "is a folder").expected("a file");
             return Err(Error::data(fault.advice("try one of the files in it")));
         }
-        let mut input = Counted { file: File::open(path).map_err(cannot)?, taken };
+        let mut input = Counted { file: open::input(path).map_err(cannot)?, taken };
         let start = look(&mut input).map_err(cannot)?;
         let packing = Packing::of(&start);
         let whole = BufReader::with_capacity(1 << 16, Cursor::new(start).chain(input));

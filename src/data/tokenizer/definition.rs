@@ -47,6 +47,13 @@ pub(super) struct Definition {
     pub json: Value,
 }
 
+/// Returns the beginning of a part of a file, for messages.
+fn shown(part: impl std::fmt::Display) -> String {
+    let text = part.to_string();
+    let start: String = text.chars().take(80).collect();
+    if start.len() < text.len() { format!("{start}...") } else { start }
+}
+
 fn no(what: impl Into<String>) -> Fault {
     Fault::from(what.into()).expected("a byte-level BPE of at most 65,536 ids, such as GPT-2's")
 }
@@ -88,7 +95,7 @@ impl Definition {
         // older files name no type, and only a byte pair encoding has merges
         let kind = model["type"].as_str().unwrap_or(if model["merges"].is_array() { "BPE" } else { "unknown" });
         if kind != "BPE" {
-            return Err(no(format!("a {kind} tokenizer")));
+            return Err(no(format!("a {} tokenizer", shown(kind.escape_debug()))));
         }
         let plain = |key: &str| model[key].as_str().is_none_or(str::is_empty);
         let merges_bytes = mentions_bytes(&json["decoder"])
@@ -295,7 +302,7 @@ fn ids(vocab: &Value) -> Result<BTreeMap<String, u32>, Fault> {
     let entries = entries.iter().map(|(token, value)| {
         id(value)
             .map(|id| (token.clone(), id))
-            .ok_or_else(|| no(format!("`{}` has the id {value}", token.escape_debug())))
+            .ok_or_else(|| no(format!("`{}` has the id {}", shown(token.escape_debug()), shown(value))))
     });
     entries.collect()
 }
@@ -313,14 +320,14 @@ fn pairs(merges: &Value) -> Result<Vec<[String; 2]>, Fault> {
             _ => None,
         }
     };
-    list.iter().map(|value| pair(value).ok_or_else(|| no(format!("a merge is {value}")))).collect()
+    list.iter().map(|value| pair(value).ok_or_else(|| no(format!("a merge is {}", shown(value))))).collect()
 }
 
 fn added(tokens: &Value) -> Result<BTreeMap<u32, Added>, Fault> {
     let tokens = tokens.as_array().into_iter().flatten().map(|token| {
         let id = token["id"].as_u64().filter(|id| *id < MOST_IDS);
         let (Some(id), Some(content)) = (id, token["content"].as_str().filter(|text| !text.is_empty())) else {
-            return Err(no(format!("an added token is {token}")));
+            return Err(no(format!("an added token is {}", shown(token))));
         };
         let strips = token["lstrip"] == true || token["rstrip"] == true || token["single_word"] == true;
         Ok((id as u32, Added { content: content.to_owned(), special: token["special"] == true, strips }))
@@ -334,7 +341,11 @@ fn unique(vocab: &BTreeMap<String, u32>, added: &BTreeMap<u32, Added>) -> Result
     let all = vocab.iter().map(|(token, id)| (token, *id)).chain(added.iter().map(|(id, t)| (&t.content, *id)));
     for (token, id) in all {
         if let Some(other) = seen.insert(id, token).filter(|other| *other != token) {
-            return Err(no(format!("`{}` and `{}` both have the id {id}", other.escape_debug(), token.escape_debug())));
+            return Err(no(format!(
+                "`{}` and `{}` both have the id {id}",
+                shown(other.escape_debug()),
+                shown(token.escape_debug())
+            )));
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
+use crate::files::bounded;
 use crate::gpu::Caps;
 
 /// The fastest kernels found on one adapter.
@@ -83,13 +84,9 @@ pub enum Found {
 /// Bytes of a record at most: some twenty entries of some hundred bytes a model and batch.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Reads a record's file. Names of files come from users: a pipe or a device would never end.
+/// Reads a record's file.
 fn read(path: &Path) -> std::io::Result<String> {
-    let metadata = std::fs::metadata(path)?;
-    if !metadata.is_file() || metadata.len() > MOST_BYTES {
-        return Err(std::io::Error::other("expected a file of at most 1 MiB"));
-    }
-    std::fs::read_to_string(path)
+    bounded::read_text(path, MOST_BYTES, "a record of wgpt tune")
 }
 
 /// A name from a record, for a line of a message.

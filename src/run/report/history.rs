@@ -1,13 +1,21 @@
 //! The curves of a run: gathered as it goes, or read from its folder or from llm.c's `main.log`.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
+use crate::files::lines::Lines;
+use crate::files::open;
 use crate::run::records::{self, Metric};
+
+/// Bytes of a log that are read, unpacked.
+const LOG_BYTES: u64 = 1 << 30;
+/// Bytes of a line at most: what has longer ones is no log.
+const LINE_BYTES: u64 = 1 << 16;
+/// The inputs of a report, for messages.
+const KINDS: &str = "a run's folder or a main.log of llm.c's form";
 
 /// Step, counted from 1 (0 is before training), and value.
 pub type Point = (u32, f32);
@@ -75,17 +83,14 @@ impl History {
         if path.is_dir() {
             return Ok(Self { name, ..Self::of_metrics(records::open(path)?) });
         }
-        let file = File::open(path).map_err(|e| {
-            Error::data(format!("{name}: cannot be read ({e}), expected a run's folder or a main.log of llm.c's form"))
-        })?;
+        let unread = |e: io::Error| Error::data(open::fault(&name, &e).expected(KINDS));
+        let file = open::input(path).map_err(unread)?;
         let packed = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn Read> = if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
-        let history = Self::of_log(BufReader::new(reader));
+        let history = Self::of_log(BufReader::new(reader)).map_err(unread)?;
         if history.loss.is_empty() && history.val_loss.is_empty() {
-            return Err(Error::data(format!(
-                "{name}: has no line such as `s:250 tel:6.1710` or `s:0 trl:11.0091 lr:0.000001 norm:15.37`, expected a run's \
-                 folder or a main.log of llm.c's form"
-            )));
+            let what = "has no line such as `s:250 tel:6.1710` or `s:0 trl:11.0091 lr:0.000001 norm:15.37`";
+            return Err(Error::data(Fault::at(name, what).expected(KINDS)));
         }
         // enough to tell it by: `llmc/main.log` of a long path
         let parts: Vec<_> = path.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
@@ -101,10 +106,15 @@ impl History {
 
     /// The lines of a `main.log`, whose training steps count from 0. Where a step stands twice, as after llm.c resumes,
     /// the later line counts.
-    fn of_log(lines: impl BufRead) -> Self {
+    fn of_log(log: impl BufRead) -> io::Result<Self> {
         let mut history = Self::default();
-        // no line of a log is long: what is, is no log
-        for line in lines.take(1 << 30).lines().map_while(std::io::Result::ok) {
+        for line in Lines::new(log.take(LOG_BYTES), LINE_BYTES) {
+            let line = match line {
+                // a packed log that still grows
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+                line => line?.bytes,
+            };
+            let line = String::from_utf8_lossy(&line);
             let mut words = line.split_whitespace().filter_map(|word| word.split_once(':'));
             let Some(step) = words.next().filter(|(key, _)| *key == "s").and_then(|(_, step)| step.parse::<u32>().ok())
             else {
@@ -129,7 +139,7 @@ impl History {
                 }
             }
         }
-        history
+        Ok(history)
     }
 }
 
@@ -142,7 +152,7 @@ mod tests {
     fn a_log_of_llmc_is_read_and_later_lines_count() {
         let log = "s:0 tel:11.0092\ns:0 trl:11.0091 lr:0.000001 norm:15.37\ns:1 trl:10.9598 lr:0.000002 norm:15.24\n\
                    hello\ns:x trl:3\ns:2 eval:0.2945\ns:1 trl:9.5 lr:0.000002 norm:-nan\n";
-        let history = History::of_log(log.as_bytes());
+        let history = History::of_log(log.as_bytes()).unwrap();
         assert_eq!(history.loss, [(1, 11.0091), (2, 9.5)]);
         assert_eq!(history.val_loss, [(0, 11.0092)]);
         assert_eq!(history.hellaswag, [(2, 0.2945)]);

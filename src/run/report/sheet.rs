@@ -1,13 +1,14 @@
 //! What a report tells of one run.
 
-use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::files::{bounded, open};
 use crate::measure::flops_per_token;
 use crate::run::clock::clock_text;
+use crate::run::contents;
 use crate::run::report::history::History;
 use crate::train::settings::RunFile;
 use crate::train::settings::file::CONFIG;
@@ -16,6 +17,9 @@ use crate::train::settings::file::CONFIG;
 const MOST_SAMPLES: usize = 5;
 /// Bytes at the end of `samples.txt` that they are looked for in.
 const SAMPLE_BYTES: u64 = 64 << 10;
+
+/// Bytes of a run's `config.toml` at most.
+const CONFIG_BYTES: u64 = 1 << 20;
 
 /// One run.
 #[derive(Debug, Clone, Default)]
@@ -36,9 +40,13 @@ impl Sheet {
     /// # Errors
     /// [`crate::error::Error::Data`] if it is neither.
     pub fn read(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            // a page shows what it reads: nothing behind a link of a stranger's folder
+            contents::check_files(path)?;
+        }
         let mut sheet = Self { history: History::read(path)?, ..Self::default() };
         if path.is_dir() {
-            sheet.config = fs::read_to_string(path.join(CONFIG)).unwrap_or_default();
+            sheet.config = bounded::read_text(&path.join(CONFIG), CONFIG_BYTES, "a run's settings").unwrap_or_default();
             sheet.file = RunFile::parse(&sheet.config, path).ok();
             sheet.samples = samples(path);
         }
@@ -138,10 +146,11 @@ impl Sheet {
 /// The newest samples of a run.
 pub(super) fn samples(run: &Path) -> Vec<(usize, String)> {
     let mut bytes = Vec::new();
-    let read = File::open(run.join("samples.txt")).and_then(|mut file| {
+    let read = open::input(&run.join("samples.txt")).and_then(|mut file| {
         let length = file.seek(SeekFrom::End(0))?;
         file.seek(SeekFrom::Start(length.saturating_sub(SAMPLE_BYTES)))?;
-        file.read_to_end(&mut bytes)
+        // it may grow meanwhile
+        file.take(SAMPLE_BYTES).read_to_end(&mut bytes)
     });
     if read.is_err() {
         return Vec::new();

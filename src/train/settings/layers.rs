@@ -14,7 +14,7 @@ use super::file::{RECORD, TOKENIZER};
 use super::old;
 use super::recipe::Recipe;
 use crate::error::{Error, Fault, Result};
-use crate::files::shell;
+use crate::files::{bounded, open, shell};
 
 /// Settings that may not be given together.
 const CONTRADICT: [(&str, &[&str]); 3] = [
@@ -107,6 +107,9 @@ struct Given {
     origin: Origin,
 }
 
+/// Bytes of a recipe at most: one that sets every key has some kilobytes.
+const RECIPE_BYTES: u64 = 1 << 20;
+
 /// Values by key.
 #[derive(Debug, Default)]
 pub struct Layers(BTreeMap<&'static str, Given>);
@@ -129,7 +132,10 @@ impl Layers {
     /// [`Error::Data`] if it cannot be read; [`Error::Usage`] with the line if it is no recipe.
     pub fn file(&mut self, path: &Path) -> Result<()> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| {
+        let text = bounded::read_text(path, RECIPE_BYTES, "a recipe").map_err(|e| {
+            if let Some(fault) = open::refusal(&name, &e) {
+                return Error::data(fault.expected("a TOML file of settings of `wgpt train`, or a run's folder"));
+            }
             let (why, advice) = match e.kind() {
                 std::io::ErrorKind::NotFound => ("no such recipe or run".into(), String::new()),
                 std::io::ErrorKind::InvalidData => (
