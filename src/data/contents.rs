@@ -142,14 +142,16 @@ impl Prepared {
 /// Returns when a file was last written or replaced. A copy that keeps the time of the last write has a later change, which no
 /// program sets back; elsewhere than on Unix only that write is known.
 fn last_change(told: &Metadata) -> Option<SystemTime> {
+    let written = told.modified().ok()?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt as _;
         let (seconds, nanos) = (u64::try_from(told.ctime()).ok()?, u32::try_from(told.ctime_nsec()).ok()?);
-        SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::new(seconds, nanos))
+        let changed = SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::new(seconds, nanos))?;
+        Some(written.max(changed))
     }
     #[cfg(not(unix))]
-    told.modified().ok()
+    Some(written)
 }
 
 /// True for the hexadecimal digits of a BLAKE3.
@@ -264,6 +266,19 @@ mod tests {
         assert_eq!(note(4, &hash), None, "of another size");
         assert_eq!(note(3, "z"), None, "no hash");
         assert_eq!(note(u32::MAX, &hash), None);
+        assert_eq!(note(3, &hash), Some(hash.clone()));
+        #[cfg(unix)]
+        {
+            // another shard that kept its old times, put there after the note was written
+            std::thread::sleep(Duration::from_millis(20));
+            let other = dir.path().join("other");
+            crate::data::write_shard(&other, &[4, 5, 6]).unwrap();
+            File::options().write(true).open(&other).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            fs::rename(&other, &shard).unwrap();
+            let mut files = [FileContents::of(&shard).unwrap()];
+            take_prepared(&mut files);
+            assert_eq!(files[0].blake3, None, "another shard");
+        }
         let young = SystemTime::now() + Duration::from_secs(60);
         File::options().write(true).open(&shard).unwrap().set_modified(young).unwrap();
         assert_eq!(note(3, &hash), None, "written after the note");

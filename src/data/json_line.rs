@@ -12,6 +12,8 @@ use serde_json::Value;
 
 /// Keys that an error names.
 const NAMED: usize = 12;
+/// Bytes of a line at most whose keys are named.
+const NAMED_BYTES: usize = 1 << 20;
 
 /// Returns the bytes of the field `field` of an object, none if it is null. Where no key is called so, `field` is a path
 /// through objects: `meta.text` is `{"meta":{"text":"a"}}`, and null if one of them is.
@@ -38,6 +40,10 @@ pub(crate) fn text_of(line: &[u8], field: &str) -> Result<Option<Vec<u8>>, Strin
 
 /// Returns the first keys of the object at which a path ends, as paths.
 fn keys(line: &[u8], field: &str) -> Vec<String> {
+    // parsed, JSON takes many times its length, and each thread may be here
+    if line.len() > NAMED_BYTES {
+        return Vec::new();
+    }
     let line = with_numbers(line);
     let Ok(value) = serde_json::from_str::<Value>(&String::from_utf8_lossy(&line)) else { return Vec::new() };
     let (mut value, mut before, mut rest) = (&value, String::new(), field);
@@ -246,6 +252,8 @@ mod tests {
         let many: Vec<String> = (10..50).map(|i| format!("\"k{i}\":1")).collect();
         let error = text_of(format!("{{{}}}", many.join(",")).as_bytes(), "text").unwrap_err();
         assert!(error.contains("k10, k11") && error.contains("k21;"), "{error}");
+        let long = format!("{{\"id\":[{}0]}}", "0,".repeat(NAMED_BYTES / 2));
+        assert!(text_of(long.as_bytes(), "text").unwrap_err().contains("expected one in every line;"));
     }
 
     #[test]

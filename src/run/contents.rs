@@ -48,7 +48,11 @@ struct Owner {
 /// [`Error::Data`] naming it.
 pub fn check_files(dir: &Path) -> Result<()> {
     for name in [CONFIG, METRICS, LOG, SAMPLES, REPORT, LOCK, SAVED, NOTE, HANG] {
-        refuse(dir, name, fs::symlink_metadata(dir.join(name)).and_then(|there| open::plain(&there)))?;
+        match fs::symlink_metadata(dir.join(name)).and_then(|there| open::plain(&there)) {
+            // a page that cannot be written ends nothing
+            Err(error) if name == REPORT && error.kind() == io::ErrorKind::IsADirectory => {}
+            looked => refuse(dir, name, looked)?,
+        }
     }
     Ok(())
 }
@@ -109,7 +113,7 @@ pub fn check_checkpoints(dir: &Path, run: Option<&str>) -> Result<()> {
     let refuse = |what: String| {
         refused(
             format!("is a link to a folder {what}"),
-            "if they are this run's, move them back into its folder; then move and link them again",
+            "if they are this run's, move them back into its folder, resume once, then move and link them again",
         )
     };
     match owner(&path) {

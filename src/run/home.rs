@@ -99,7 +99,8 @@ impl Home {
                 let found = found.map_or_else(|| "another one".to_owned(), |run| format!("run {run}"));
                 let fault = Fault::at(dir.display(), "holds another run now").expected(format!("run {}", self.run));
                 return Err(Error::usage(fault.found(found).advice(
-                    "this run's folder was moved or replaced while it ran; --resume continues it where it is now",
+                    "this run's folder was moved or replaced while it ran; to continue it: wgpt train --resume with the path \
+                     that it has now",
                 )));
             }
             *state = State { lock: FolderLock::take(dir)?, identity: there, returns: state.returns + 1 };

@@ -58,6 +58,10 @@ pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<St
         if names.all(|name| own(&name.to_string_lossy())) {
             return Ok(State::Free);
         }
+        if dir.join(CHECKPOINTS).symlink_metadata().is_ok_and(|there| there.is_symlink()) {
+            let what = format!("holds a link {CHECKPOINTS} that leads nowhere or to a folder with files");
+            return unusable(&what, "a link to an empty folder");
+        }
         return unusable("holds files and no run", "an empty folder");
     }
     let there = RunFile::read(dir).map_err(|e| Error::usage(format!("{e}; try another --out")))?;

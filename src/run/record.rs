@@ -91,7 +91,7 @@ impl Record {
     /// # Errors
     /// The system's error.
     pub fn sync(&mut self) -> io::Result<()> {
-        let synced = self.ready().and_then(|file| file.sync_all());
+        let synced = self.ready().and_then(File::sync_all);
         if synced.is_err() {
             self.close();
         }

@@ -104,8 +104,11 @@ impl Reporter {
         self.written = Some(Instant::now());
         self.sheet.samples = sheet::samples(self.home.dir());
         let html = page(std::slice::from_ref(&self.sheet), self.reference.as_ref());
-        let write = |()| atomic::write(&self.home.dir().join(REPORT), |out| out.write_all(html.as_bytes()));
-        let result = self.home.check().and_then(write);
+        if self.home.check().is_err() {
+            // whatever the run does next says why
+            return;
+        }
+        let result = atomic::write(&self.home.dir().join(REPORT), |out| out.write_all(html.as_bytes()));
         if let (Err(error), false) = (&result, self.warned) {
             log::warn!("{error}; the run continues without it");
         }

@@ -412,7 +412,7 @@ impl Run<'_> {
                 done => {
                     if told.is_some() {
                         clock.paused(begin.elapsed());
-                        screen.line("goes on: the disk accepts writes again");
+                        screen.line("goes on: the run can write again");
                     }
                     return done;
                 }

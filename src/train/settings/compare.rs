@@ -85,10 +85,13 @@ pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Dif
     unequal(old, new)
 }
 
-/// Returns every setting that moves a loss, by key, for a checkpoint to note. Rates and seed are noted apart.
+/// Returns every setting that moves a loss, by key, for a checkpoint to note. Rates and seed are noted apart. A tokenizer that
+/// cannot be used has encoded nothing, and is known by its files alone, of which a run keeps a part.
 #[must_use]
 pub fn noted(settings: &Settings) -> BTreeMap<String, String> {
-    decisive(settings).into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    let encodes = settings.data.tokenizer.as_ref().is_none_or(|tokenizer| tokenizer.check().is_ok());
+    let all = decisive(settings).into_iter().filter(|(key, _)| encodes || *key != "tokenizer");
+    all.map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Returns the settings that a checkpoint of step `reached` notes and that differ `here`. A run that became longer had
