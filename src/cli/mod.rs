@@ -180,7 +180,11 @@ fn show_spelled(error: &clap::Error) -> ExitCode {
         let argument = argument.to_string_lossy();
         let value = argument.split_once('=').map_or("", |(_, value)| value);
         for part in [&*argument, value].into_iter().filter(|part| part.contains(visible::is_hidden)) {
-            text = text.replace(part, &visible::line(part));
+            // clap leaves colours out, and what looks like them
+            let plain = StyledStr::from(part.to_owned()).to_string();
+            for there in [part, plain.as_str()].into_iter().filter(|there| there.contains(visible::is_hidden)) {
+                text = text.replace(there, &visible::line(part));
+            }
         }
     }
     let _ = if error.use_stderr() {

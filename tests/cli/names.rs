@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use crate::{Outcome, SMALL, text_file, wgpt_os};
+use crate::{Outcome, SMALL, text_file, wgpt, wgpt_os};
 
 /// Clears the screen, begins a line, returns the carriage, rings, turns the text around, and is no UTF-8.
 const ODD: &[u8] = b"n\x1b[2J\nEVIL\r\x07\xe2\x80\xae\xc2\x9b31m\xff";
@@ -201,4 +201,14 @@ fn names_of_runs_models_and_data_are_shown_and_do_not_act() {
     run_with(&with(&["data", "prepare"], folder.as_os_str(), &["--out", "out", "--tokenizer", "bytes"]), 0);
     run_with(&with(&["data", "inspect"], folder.as_os_str(), &[]), 3);
     run_with(&with(&["data", "inspect"], &text, &[]), 3);
+}
+
+#[test]
+fn a_value_of_a_flag_begins_no_line_of_an_error() {
+    let dir = tempfile::tempdir().expect("folder");
+    for flag in ["--batch", "--memory"] {
+        let err = wgpt(dir.path(), &["train", flag, "a\u{1b}[31mb\nfake: ok"]).ends_with(2).err;
+        assert!(err.contains("`a\\u{1b}[31mb\\nfake: ok`, expected"), "{err}");
+        assert!(!err.contains('\u{1b}') && !err.lines().any(|line| line.starts_with("fake")), "{err}");
+    }
 }
