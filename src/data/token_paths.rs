@@ -46,7 +46,7 @@ pub fn find(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<Pa
 /// Finds the files of a part and opens them.
 ///
 /// # Errors
-/// As [`find`], and if a file is broken or of another layout than `format`.
+/// Those of [`find`]; [`Error::Data`] if a file is broken or has another layout than `format`.
 pub fn open(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<TokenSource>> {
     find(given, part, format)?.iter().map(|path| TokenSource::open_as(path, format)).collect()
 }

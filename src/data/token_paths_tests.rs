@@ -1,4 +1,4 @@
-//! What a path, a pattern, a folder or a name means, and what is said of one that means nothing.
+//! Paths, patterns, folders and names of token files: which files they find, and the error where they find none.
 
 use super::*;
 use crate::data::tokens::write_shard;

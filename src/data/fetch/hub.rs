@@ -91,7 +91,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(endpoint: &str, token: Option<String>, patience: Patience) -> Result<Self, Failure> {
-        // waits for bodies are limited where they are read, by a clock that stands still in a suspended process
+        // `body` limits the wait for a body's bytes: its clock stops while the process is suspended
         let mut config = Agent::config_builder()
             .max_redirects(0)
             .http_status_as_error(false)

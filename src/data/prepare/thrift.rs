@@ -10,7 +10,7 @@
 pub(super) enum Kind {
     Bool,
     Byte,
-    /// Of 16, 32 or 64 bits, which are written alike.
+    /// An integer of 16, 32 or 64 bits: the encoding is the same.
     Whole,
     Double,
     /// A text too.

@@ -83,7 +83,7 @@ impl RowGroupReader for Group<'_> {
 /// The pages of a column in a group of rows.
 struct Pages {
     pages: Box<dyn PageReader>,
-    /// Whether levels of repetition and of definition stand before the values.
+    /// True for each kind of level, repetition and definition, that precedes the values.
     levels: [bool; 2],
     most: u64,
 }
