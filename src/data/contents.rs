@@ -9,8 +9,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::prepare::note::NOTE_BYTES;
-use crate::data::prepare::note::{NOTE, ShardNote};
+use crate::data::prepare::note::{NOTE, NOTE_BYTES, ShardNote};
 use crate::data::tokens::HEADER_BYTES;
 use crate::files::{bounded, open, path_text};
 

@@ -39,11 +39,16 @@ pub fn sweep(folder: &Path) {
 /// # Errors
 /// [`Error::Output`] naming `path` if the folder is missing or read-only, the disk is full, or `fill` fails.
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    try_write(path, fill).map_err(|e| output_error(path, &e))
+}
+
+/// [`write`] with the system's error.
+pub(super) fn try_write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let written = builder().tempfile_in(folder_of(path)).and_then(|temporary| {
         fill_file(temporary.as_file(), fill)?;
         temporary.persist(path).map_err(|e| e.error)
     });
-    written.map_err(|e| output_error(path, &plain(e)))?;
+    written.map_err(plain)?;
     sync_folder(path);
     Ok(())
 }
@@ -62,7 +67,7 @@ pub fn place(path: &Path, make: impl FnMut(&Path) -> io::Result<()>) -> Result<(
 }
 
 /// Makes temporary files of random names.
-pub(super) fn builder() -> tempfile::Builder<'static, 'static> {
+fn builder() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(BEGIN).suffix(END);
     // as any new file: the user's mask says who may read it

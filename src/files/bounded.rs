@@ -1,5 +1,6 @@
 //! Files that are read as a whole, if they are not too long.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -10,8 +11,20 @@ use super::open;
 /// # Errors
 /// As [`open::input`], or that the file is longer.
 pub fn read(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
+    whole(&open::input(path)?, most, expected)
+}
+
+/// [`read`] for a file in a folder that may come from a stranger: a link in its place is refused.
+///
+/// # Errors
+/// As [`open::own`], or that the file is longer.
+pub fn read_own(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
+    whole(&open::own(path, OpenOptions::new().read(true))?, most, expected)
+}
+
+fn whole(file: &File, most: u64, expected: &str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open::input(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(io::Error::other(format!("more than {most} bytes, expected {expected}")));
     }

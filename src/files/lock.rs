@@ -84,7 +84,7 @@ impl Lock {
     fn hold_file(path: &Path, file: File, patience: Duration) -> Result<Self, Refusal> {
         let told = file.metadata().map_err(Refusal::Failed)?;
         // what is written to it would be written to another file
-        if open::has_other_names(&told) {
+        if open::names(&told) > 1 {
             let text = "has another name (a hard link), expected a file of its own: try removing it";
             return Err(Refusal::Failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }

@@ -6,6 +6,8 @@ use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io;
 use std::path::Path;
 
+use crate::files::atomic;
+
 use crate::error::Fault;
 
 /// What is in the place of a file: `a pipe`.
@@ -94,31 +96,34 @@ pub fn plain(there: &Metadata) -> io::Result<()> {
     Err(io::Error::new(error, NoFile(kind(there))))
 }
 
-/// True for a file that has a second name (a hard link), which may be outside of its folder.
+/// [`own`] for a file that is to be changed. One that has a second name (a hard link), which may be outside of its folder, is
+/// first replaced by a copy, so that the change reaches no other name.
+///
+/// # Errors
+/// As [`own`].
+pub fn alone(path: &Path, how: &OpenOptions) -> io::Result<File> {
+    let file = own(path, how)?;
+    if names(&file.metadata()?) <= 1 {
+        return Ok(file);
+    }
+    let mut source = own(path, OpenOptions::new().read(true))?;
+    atomic::try_write(path, |out| io::copy(&mut source, out).map(drop))?;
+    own(path, how)
+}
+
+/// Returns the number of names that an open file has: none once it was removed. 1 where the system does not tell.
 #[must_use]
-pub fn has_other_names(there: &Metadata) -> bool {
+pub fn names(there: &Metadata) -> u64 {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt as _;
-        there.is_file() && there.nlink() > 1
+        there.nlink()
     }
     #[cfg(not(unix))]
     {
         let _ = there;
-        false
+        1
     }
-}
-
-/// Puts a copy of a file in its place, so that a write to it reaches no other name.
-///
-/// # Errors
-/// The system's error.
-pub fn make_alone(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut copy = crate::files::atomic::builder().tempfile_in(folder)?;
-    io::copy(&mut own(path, OpenOptions::new().read(true))?, &mut copy)?;
-    copy.as_file().sync_all()?;
-    copy.persist(path).map(drop).map_err(|e| e.error)
 }
 
 /// Names what is no file.

@@ -5,15 +5,15 @@
 //! there itself: it has the run's id and the folder that the run had. A stranger can put a link into a folder, but not that
 //! file into a folder of yours.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
-use crate::files::{open, path_text};
+use crate::files::{bounded, open, path_text};
 use crate::formats::checkpoint::{CHECKPOINTS, SAVED};
 use crate::run::data_files::NOTE;
 use crate::run::folder::{LOG, SAMPLES, UNSAVED};
@@ -116,12 +116,12 @@ pub fn check_checkpoints(dir: &Path, run: Option<&str>) -> Result<()> {
             "if they are this run's, move them back into its folder, resume once, then move and link them again",
         )
     };
+    let unnamed = format!("whose {OWNER} does not name this run and its folder");
     match owner(&path) {
-        Ok(owner) if Some(owner.run.as_str()) == run => match is_ours(dir, &owner.folder) {
-            true => Ok(()),
-            false => refuse(format!("of the checkpoints of {}", owner.folder.display())),
-        },
-        _ => refuse(format!("whose {OWNER} does not name this run and its folder")),
+        Ok(owner) if Some(owner.run.as_str()) != run => refuse(unnamed),
+        Ok(owner) if is_ours(dir, &owner.folder) => Ok(()),
+        Ok(owner) => refuse(format!("of the checkpoints of {}", owner.folder.display())),
+        Err(_) => refuse(unnamed),
     }
 }
 
@@ -156,9 +156,7 @@ pub fn still_own_checkpoints(dir: &Path, run: &str) -> Result<()> {
 }
 
 fn owner(checkpoints: &Path) -> io::Result<Owner> {
-    let file = open::own(&checkpoints.join(OWNER), OpenOptions::new().read(true))?;
-    let mut text = Vec::new();
-    file.take(OWNER_BYTES).read_to_end(&mut text)?;
+    let text = bounded::read_own(&checkpoints.join(OWNER), OWNER_BYTES, "the owner of checkpoints")?;
     Ok(serde_json::from_slice(&text)?)
 }
 

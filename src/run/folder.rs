@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufReader};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use crate::data::Tokenizer;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
 use crate::files::disk::System;
-use crate::files::lines::Lines;
 use crate::files::open;
 use crate::formats::checkpoint::Checkpoints;
 
@@ -216,11 +215,11 @@ impl Folder {
 
     /// Returns the bytes of each record and the lines of `metrics.jsonl` so far.
     #[must_use]
-    pub fn written(&self) -> Vouched {
+    pub fn written(&self) -> (BTreeMap<String, u64>, usize) {
         let files = [(METRICS, &self.metrics), (LOG, &self.log), (SAMPLES, &self.samples)];
         let mut bytes = self.events.positions();
         bytes.extend(files.map(|(name, record)| (name.to_owned(), record.bytes())));
-        Vouched { bytes, metric_lines: self.metric_lines, below: usize::MAX }
+        (bytes, self.metric_lines)
     }
 
     /// Forces the records to disk.
@@ -353,10 +352,9 @@ impl Folder {
 
 /// Moves records with steps that no checkpoint vouches for to `unsaved/N`: the run computes these steps again.
 fn put_records_aside(dir: &Path) -> Result<()> {
-    let path = dir.join(METRICS);
-    let lines = match open::own(&path, fs::OpenOptions::new().read(true)) {
+    let lines = match records::reader(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => Lines::new(BufReader::new(file.map_err(|e| output_error(&path, &e))?), records::LINE_BYTES),
+        lines => lines.map_err(|e| output_error(&dir.join(METRICS), &e))?,
     };
     if !records::metrics(lines).any(|metric| metric.step > 0) {
         return Ok(());

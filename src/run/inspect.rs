@@ -12,6 +12,7 @@ use crate::run::lock::LOCK;
 use crate::train::settings::file::{CONFIG, TOKENIZER};
 use crate::train::settings::{Difference, RunFile, Settings, Source, differences};
 
+use super::contents;
 use super::folder::{PROBE, runs};
 
 /// Contents of a folder, seen from a run that wants it.
@@ -29,7 +30,7 @@ pub enum State {
 ///
 /// # Errors
 /// [`Error::Usage`] if it holds another run or other files, or a run that is further already; [`Error::Data`] if it holds
-/// this run on other data; [`Error::Output`] if it cannot be read.
+/// this run on other data, or links to checkpoints of somebody else; [`Error::Output`] if it cannot be read.
 pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<State> {
     let unusable = |what: &str, expected: &str| {
         let fault = Fault::at("--out", format!("{} {what}", dir.display()));
@@ -65,6 +66,7 @@ pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<St
         return unusable("holds files and no run", "an empty folder");
     }
     let there = RunFile::read(dir).map_err(|e| Error::usage(format!("{e}; try another --out")))?;
+    contents::check_checkpoints(dir, there.record.run.as_deref())?;
     let reached = Checkpoints::new(&System, dir).steps()?.first().copied().unwrap_or(0);
     compare(dir, &there, settings, data, reached)?;
     let (before, now) = (there.settings.train.steps, settings.train.steps);

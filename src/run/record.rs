@@ -108,7 +108,7 @@ impl Record {
     fn ready(&mut self) -> io::Result<&File> {
         let there = self.file.as_ref().map(File::metadata).transpose()?;
         // a file that was removed or shortened takes no more lines where nobody would find them
-        if there.is_none_or(|there| is_removed(&there) || there.len() < self.bytes) {
+        if there.is_none_or(|there| open::names(&there) == 0 || there.len() < self.bytes) {
             self.reopen()?;
         }
         let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
@@ -121,12 +121,7 @@ impl Record {
 
     fn reopen(&mut self) -> io::Result<()> {
         self.file = None;
-        let mut file = open::own(&self.path, how().create(true))?;
-        if open::has_other_names(&file.metadata()?) {
-            // a cheap copy of the folder keeps what it has
-            open::make_alone(&self.path)?;
-            file = open::own(&self.path, &how())?;
-        }
+        let mut file = open::alone(&self.path, how().create(true))?;
         crate::kill_point!("resume: before a record is cut back");
         let (there, expected) = (file.metadata()?.len(), self.bytes);
         // a file that somebody has changed is cut at a line's end too
@@ -143,20 +138,6 @@ impl Record {
         }
         self.file = Some(file);
         Ok(())
-    }
-}
-
-/// True for an open file whose name is gone.
-fn is_removed(there: &std::fs::Metadata) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-        there.nlink() == 0
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = there;
-        false
     }
 }
 

@@ -14,7 +14,7 @@ use crate::files::open;
 /// The file's name in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
 /// The longest line that is read of it; ours have some 300 bytes.
-pub const LINE_BYTES: u64 = 1 << 16;
+const LINE_BYTES: u64 = 1 << 16;
 
 /// One line of `metrics.jsonl`. Non-finite numbers become null.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ pub fn open(run: &Path) -> Result<impl Iterator<Item = Metric> + use<>> {
     Ok(metrics(file))
 }
 
-fn reader(run: &Path) -> io::Result<Lines<BufReader<File>>> {
+pub(super) fn reader(run: &Path) -> io::Result<Lines<BufReader<File>>> {
     let file = open::own(&run.join(METRICS), OpenOptions::new().read(true))?;
     Ok(Lines::new(BufReader::new(file), LINE_BYTES))
 }

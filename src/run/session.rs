@@ -96,10 +96,6 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
         return Ok(Begin::Anew(Some(FolderLock::take(out)?)));
     }
     contents::check(out)?;
-    if folder::is_run(out) {
-        let run = RunFile::read(out).ok().and_then(|there| there.record.run);
-        contents::check_checkpoints(out, run.as_deref())?;
-    }
     let lock = FolderLock::take_as_it_is(out)?;
     match inspect(out, settings, data)? {
         State::Free => Ok(Begin::Anew(None)),

@@ -104,11 +104,7 @@ impl Events {
 
 /// Cuts a file to `bytes` at most and returns how many it has.
 fn cut(path: &Path, bytes: u64) -> std::io::Result<u64> {
-    let mut file = open::own(path, OpenOptions::new().write(true))?;
-    if open::has_other_names(&file.metadata()?) {
-        open::make_alone(path)?;
-        file = open::own(path, OpenOptions::new().write(true))?;
-    }
+    let file = open::alone(path, OpenOptions::new().write(true))?;
     let there = file.metadata()?.len();
     file.set_len(there.min(bytes))?;
     Ok(there.min(bytes))

@@ -40,16 +40,15 @@ impl Sheet {
     /// # Errors
     /// [`crate::error::Error::Data`] if it is neither.
     pub fn read(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            // a page shows what it reads: nothing behind a link of a stranger's folder
-            contents::check_files(path)?;
+        if !path.is_dir() {
+            return Ok(Self { history: History::read(path)?, ..Self::default() });
         }
+        // a page shows what it reads: nothing behind a link of a stranger's folder
+        contents::check_files(path)?;
         let mut sheet = Self { history: History::read(path)?, ..Self::default() };
-        if path.is_dir() {
-            sheet.config = bounded::read_text(&path.join(CONFIG), CONFIG_BYTES, "a run's settings").unwrap_or_default();
-            sheet.file = RunFile::parse(&sheet.config, path).ok();
-            sheet.samples = samples(path);
-        }
+        sheet.config = bounded::read_text(&path.join(CONFIG), CONFIG_BYTES, "a run's settings").unwrap_or_default();
+        sheet.file = RunFile::parse(&sheet.config, path).ok();
+        sheet.samples = samples(path);
         Ok(sheet)
     }
 

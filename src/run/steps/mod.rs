@@ -473,7 +473,7 @@ impl Run<'_> {
         crate::kill_point!("run: before a snapshot");
         let snapshot = trainer.snapshot()?;
         let control = snapshot.control;
-        let written = self.folder.written();
+        let (records, metric_lines) = self.folder.written();
         let state = StateFile {
             step,
             control: bytemuck::cast_slice(std::slice::from_ref(&control)).to_vec(),
@@ -482,8 +482,8 @@ impl Run<'_> {
             skipped: control.skipped,
             loss_scale: control.loss_scale,
             batches: mark.state(),
-            records: written.bytes,
-            metric_lines: written.metric_lines,
+            records,
+            metric_lines,
             data: self.loader.fingerprint().to_owned(),
             schedule: self.settings.schedule(),
             seed: self.settings.train.seed,
