@@ -135,6 +135,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // closing it is not enough: a child that another thread has just started holds a copy of it until its own program runs
+        drop(self.file.unlock());
+    }
+}
+
 /// The machine's name, where it tells.
 fn host() -> String {
     let file = fs::read_to_string("/proc/sys/kernel/hostname").ok();
@@ -187,6 +194,17 @@ mod tests {
         assert!(!lock.is_in_place().unwrap());
         drop(folder);
         assert!(Lock::take_folder(dir.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_copy_in_a_child_that_is_just_starting_holds_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::take(&path, Duration::ZERO).unwrap();
+        let inherited = lock.file.try_clone().unwrap();
+        drop(lock);
+        Lock::take(&path, Duration::ZERO).unwrap();
+        drop(inherited);
     }
 
     #[test]
