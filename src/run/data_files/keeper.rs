@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::DataFiles;
@@ -62,7 +62,7 @@ impl Keeper {
         let (end, ended) = channel::<()>();
         let mut work = Work {
             files,
-            home: Arc::clone(home),
+            home: Arc::downgrade(home),
             stop: Arc::clone(&stop),
             late: Arc::clone(&late),
             written: Instant::now(),
@@ -90,7 +90,8 @@ impl Drop for Keeper {
 /// The thread's.
 struct Work {
     files: DataFiles,
-    home: Arc<Home>,
+    /// Weak, since it holds the folder's lock: on a busy machine a thread of the lowest priority lives on for seconds.
+    home: Weak<Home>,
     stop: Arc<AtomicBool>,
     late: Arc<AtomicBool>,
     written: Instant,
@@ -135,10 +136,9 @@ impl Work {
     /// Writes the note, unless the folder is no longer the run's; true if it is written.
     fn write(&mut self) -> bool {
         self.written = Instant::now();
-        if self.late.load(Ordering::SeqCst) || self.home.check().is_err() {
-            return false;
-        }
-        let written = self.files.write(self.home.dir());
+        let home = self.home.upgrade().filter(|home| !self.late.load(Ordering::SeqCst) && home.check().is_ok());
+        let Some(home) = home else { return false };
+        let written = self.files.write(home.dir());
         if let Err(error) = &written {
             log::warn!("{error}");
         }
@@ -192,15 +192,17 @@ mod tests {
         let mut files = of(&paths);
         // one of both parts
         files.validation = vec![files.training[1].clone()];
-        let keeper = Keeper::begin(&home(run), files.clone()).unwrap();
+        let begin = |home: &Arc<Home>, files| Keeper::begin(home, files).unwrap();
+        let home = home(run);
+        let keeper = begin(&home, files.clone());
         assert!(keeper.is_some());
         let noted = hashed(run);
         let hash = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
         assert!(noted.all().count() == 3 && noted.all().all(|file| file.blake3.as_deref() == Some(hash)));
         drop(keeper);
-        assert!(Keeper::begin(&home(run), files).unwrap().is_none(), "all is known");
+        assert!(begin(&home, files).is_none(), "all is known");
         fs::write(&paths[0], "abd").unwrap();
-        let _keeper = Keeper::begin(&home(run), of(&paths)).unwrap().unwrap();
+        let _keeper = begin(&home, of(&paths)).unwrap();
         assert_ne!(hashed(run).training[0].blake3.as_deref(), Some(hash));
     }
 
@@ -211,13 +213,19 @@ mod tests {
         let paths = ["small", "large"].map(|name| run.join(name));
         fs::write(&paths[0], "abc").unwrap();
         File::create(&paths[1]).unwrap().set_len(1 << 40).unwrap();
-        let keeper = Keeper::begin(&home(run), of(&paths)).unwrap().unwrap();
+        let home = home(run);
+        let keeper = Keeper::begin(&home, of(&paths)).unwrap().unwrap();
         // what a kill would leave
         let noted = || DataFiles::read(run).unwrap().unwrap();
         let begin = Instant::now();
         while noted().training[0].blake3.is_none() && begin.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(5));
         }
+        // a thread that hashes holds no lock of the folder
+        while Arc::strong_count(&home) > 1 && begin.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(Arc::strong_count(&home), 1);
         let begin = Instant::now();
         drop(keeper);
         assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
@@ -232,7 +240,8 @@ mod tests {
         paths.iter().for_each(|path| fs::write(path, "abc").unwrap());
         let files = of(&paths);
         fs::write(&paths[0], "abcd").unwrap();
-        let keeper = Keeper::begin(&home(run), files).unwrap().unwrap();
+        let home = home(run);
+        let keeper = Keeper::begin(&home, files).unwrap().unwrap();
         keeper.ended.recv_timeout(Duration::from_secs(60)).unwrap_err();
         let noted = DataFiles::read(run).unwrap().unwrap();
         assert!(noted.training[0].blake3.is_none() && noted.training[1].blake3.is_some(), "{noted:?}");
@@ -248,8 +257,9 @@ mod tests {
         let file = dir.path().join("a");
         fs::write(&file, "abc").unwrap();
         let flag = || Arc::new(AtomicBool::new(false));
-        let mut work =
-            Work { files: of(&[file]), home: home(&run), stop: flag(), late: flag(), written: Instant::now() };
+        let home = home(&run);
+        let weak = Arc::downgrade(&home);
+        let mut work = Work { files: of(&[file]), home: weak, stop: flag(), late: flag(), written: Instant::now() };
         fs::rename(&run, dir.path().join("moved")).unwrap();
         fs::create_dir(&run).unwrap();
         work.hash_all();
