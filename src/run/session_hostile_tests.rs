@@ -11,13 +11,18 @@ fn stopped(dir: &Path, name: &str) -> PathBuf {
     stopped_after(dir, name, &|_| (), 14)
 }
 
+/// Answers a run that asks whether it is to stop: `answer` takes the number of the question.
+fn answering(answer: impl Fn(usize) -> Option<&'static str>) -> impl Fn() -> Option<&'static str> {
+    let asked = Cell::new(0);
+    move || {
+        asked.set(asked.get() + 1);
+        answer(asked.get())
+    }
+}
+
 /// A run that is stopped when it has asked so often whether it is to stop.
 fn stopped_after(dir: &Path, name: &str, change: &dyn Fn(&mut Settings), asks: usize) -> PathBuf {
-    let asked = Cell::new(0);
-    let stop = || {
-        asked.set(asked.get() + 1);
-        (asked.get() > asks).then_some("SIGTERM")
-    };
+    let stop = answering(|asked| (asked > asks).then_some("SIGTERM"));
     let error = train_with(dir, name, change, &open, &stop).0.unwrap_err();
     assert_eq!(error.exit_code(), 75, "{error}");
     dir.join(name)
@@ -207,17 +212,15 @@ fn a_moved_run_and_the_new_run_in_its_place_do_not_mix() {
     let dir = undisturbed();
     let dir = dir.path();
     let run = dir.join("run");
-    let asked = Cell::new(0);
-    let stop = || {
-        asked.set(asked.get() + 1);
-        if asked.get() == 14 {
+    let stop = answering(|asked| {
+        if asked == 14 {
             fs::rename(&run, dir.join("moved")).unwrap();
             // another seed, so that the weights of the two are told apart
             let seed = |settings: &mut Settings| settings.train.seed = 7;
             train_with(dir, "run", &seed, &open, &|| None).0.unwrap().unwrap();
         }
         None
-    };
+    });
     let error = train_with(dir, "run", &|_| (), &open, &stop).0.unwrap_err();
     assert!(error.exit_code() == 2 && error.to_string().contains("holds another run now"), "{error}");
     let there = everything(&run);
@@ -257,10 +260,8 @@ fn a_folder_that_goes_away_and_comes_back_costs_time_and_nothing_else() {
     let dir = undisturbed();
     let dir = dir.path();
     let run = dir.join("run");
-    let asked = Cell::new(0);
-    let stop = || {
-        asked.set(asked.get() + 1);
-        match asked.get() {
+    let stop = answering(|asked| {
+        match asked {
             14 => fs::rename(&run, dir.join("away")).unwrap(),
             // the empty place of a disk that is not mounted
             20 => fs::create_dir(&run).unwrap(),
@@ -269,7 +270,7 @@ fn a_folder_that_goes_away_and_comes_back_costs_time_and_nothing_else() {
             _ => {}
         }
         None
-    };
+    });
     let (done, lines) = train_with(dir, "run", &|_| (), &open, &stop);
     done.unwrap().unwrap();
     let told = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
@@ -374,15 +375,13 @@ fn a_cheap_copy_of_a_run_by_hard_links_keeps_its_records() {
 fn a_metrics_file_that_was_lost_for_a_while_has_no_step_twice() {
     let dir = undisturbed();
     let dir = dir.path();
-    let asked = Cell::new(0);
     // removed behind the first steps; the run is stopped, then killed among the steps behind its checkpoint
-    let stop = || {
-        asked.set(asked.get() + 1);
-        if asked.get() == 4 {
+    let stop = answering(|asked| {
+        if asked == 4 {
             fs::remove_file(dir.join("run/metrics.jsonl")).unwrap();
         }
-        (asked.get() > 14).then_some("SIGTERM")
-    };
+        (asked > 14).then_some("SIGTERM")
+    });
     assert_eq!(train_with(dir, "run", &|_| (), &open, &stop).0.unwrap_err().exit_code(), 75);
     let path = dir.join("run/metrics.jsonl");
     let there = fs::read_to_string(&path).unwrap();
@@ -410,11 +409,9 @@ fn checkpoints_on_another_disk_are_saved_there_and_waited_for() {
     let (here, away) = (other.path().join("ck"), other.path().join("away"));
     fs::create_dir(&here).unwrap();
     symlink(&here, dir.join("run/checkpoints")).unwrap();
-    let asked = Cell::new(0);
     // the disk is away, and the place where it is mounted is empty
-    let stop = || {
-        asked.set(asked.get() + 1);
-        match asked.get() {
+    let stop = answering(|asked| {
+        match asked {
             8 => {
                 fs::rename(&here, &away).unwrap();
                 fs::create_dir(&here).unwrap();
@@ -426,7 +423,7 @@ fn checkpoints_on_another_disk_are_saved_there_and_waited_for() {
             _ => {}
         }
         None
-    };
+    });
     let (done, lines) = train_with(dir, "run", &|_| (), &open, &stop);
     done.unwrap().unwrap();
     assert!(
