@@ -9,7 +9,7 @@ use super::open;
 /// Reads a file of at most `most` bytes; `expected` says what it should be.
 ///
 /// # Errors
-/// As [`open::input`], or that the file is longer.
+/// Those of [`open::input`]; an error that gives the limit if the file is longer.
 pub fn read(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
     whole(&open::input(path)?, most, expected)
 }
@@ -17,7 +17,7 @@ pub fn read(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
 /// [`read`] for a file in a folder that may come from a stranger: a link in its place is refused.
 ///
 /// # Errors
-/// As [`open::own`], or that the file is longer.
+/// Those of [`open::own`]; an error that gives the limit if the file is longer.
 pub fn read_own(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
     whole(&open::own(path, OpenOptions::new().read(true))?, most, expected)
 }
@@ -34,7 +34,7 @@ fn whole(file: &File, most: u64, expected: &str) -> io::Result<Vec<u8>> {
 /// [`read`] for a file of text.
 ///
 /// # Errors
-/// As [`read`]; [`io::ErrorKind::InvalidData`] if it is not UTF-8.
+/// Those of [`read`]; [`io::ErrorKind::InvalidData`] if it is not UTF-8.
 pub fn read_text(path: &Path, most: u64, expected: &str) -> io::Result<String> {
     String::from_utf8(read(path, most, expected)?)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))

@@ -46,7 +46,7 @@ impl Map {
     /// Fails if the file changed since it was mapped: what was read then may be of two files, or zeros.
     ///
     /// # Errors
-    /// What happened to the file.
+    /// One that says whether the file became shorter or was changed; the system's, if it no longer tells.
     pub fn check(&self) -> io::Result<()> {
         #[cfg(unix)]
         let is_lost = self.watched.is_lost();
@@ -113,7 +113,7 @@ mod handler {
     static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
     /// Held while a slot is taken.
     static TAKING: Mutex<()> = Mutex::new(());
-    /// What happened at SIGBUS before.
+    /// The process's handler of SIGBUS before ours.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
     /// Returns the list from its first slot on.

@@ -6,11 +6,10 @@ use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io;
 use std::path::Path;
 
+use crate::error::Fault;
 use crate::files::atomic;
 
-use crate::error::Fault;
-
-/// What is in the place of a file: `a pipe`.
+/// Another kind of thing in the place of a file, with its name: `a pipe`.
 #[derive(Debug, thiserror::Error)]
 #[error("is {0}, expected a file")]
 struct NoFile(&'static str);
@@ -47,7 +46,7 @@ pub fn refusal(place: impl fmt::Display, error: &io::Error) -> Option<Fault> {
 /// place is not followed, wherever it leads.
 ///
 /// # Errors
-/// As [`input`], and [`io::ErrorKind::InvalidInput`] for a link.
+/// Those of [`input`]; [`io::ErrorKind::InvalidInput`] for a link.
 pub fn own(path: &Path, how: &OpenOptions) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(there) => plain(&there)?,

@@ -61,7 +61,7 @@ impl Download<'_> {
             best = best.max(there);
             if failures >= ATTEMPTS {
                 return Err(Error::network(format!(
-                    "{failure} ({ATTEMPTS} times in a row; the next run goes on at byte {there})"
+                    "{failure} ({ATTEMPTS} times in a row; the next download resumes at byte {there})"
                 )));
             }
             watch.trouble(&failure);

@@ -156,7 +156,7 @@ pub enum Outcome {
     Done(Note),
     /// It was all there already, from an earlier run.
     There(Note),
-    /// It was stopped: what is saved is where the next run goes on.
+    /// It was stopped. The next run resumes from what is saved.
     Stopped,
 }
 
