@@ -254,6 +254,18 @@ mod tests {
     use super::*;
     use wgpt::error::Fault;
 
+    /// clap checks this in builds for debugging alone, and ends the program.
+    #[test]
+    fn every_group_of_arguments_has_a_name_of_its_own() {
+        fn check(command: &clap::Command) {
+            let mut names: Vec<&str> = command.get_groups().map(|group| group.get_id().as_str()).collect();
+            names.sort_unstable();
+            assert!(names.windows(2).all(|two| two[0] != two[1]), "{}: {names:?}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
     #[test]
     fn every_flag_of_train_is_a_setting_or_the_commands_own() {
         use wgpt::train::settings::layers::{COMMAND_FLAGS, KEYS};

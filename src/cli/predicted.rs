@@ -16,6 +16,7 @@ use super::terminal::{say, say_lines};
 
 /// The flags of a prediction.
 #[derive(Debug, clap::Args)]
+#[group(id = "predicted")]
 pub struct Args {
     /// Predict the time of a step on a GPU that need not be here, and plan for its memory: h100 h200 a100 rtx-4090 rtx-3090
     /// rx-7900-xtx apple-m1, or all
