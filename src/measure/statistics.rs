@@ -1,6 +1,7 @@
 //! A table of the driver's figures on the kernels that it has built.
 
 use crate::gpu::context::KernelStatistics;
+use crate::gpu::{Gpu, KernelId, Program};
 
 use crate::measure::table::Table;
 
@@ -47,9 +48,64 @@ pub fn table(kernels: &[(String, KernelStatistics)]) -> String {
     table.to_string()
 }
 
+/// Parts of drivers' names for memory that takes the place of registers.
+const SPILLS: [&str; 5] = ["spill", "fill", "scratch", "stack", "local memory"];
+/// Parts of names that tell of registers of another kind.
+const REGISTERS: [&str; 3] = ["sgpr", "to reg", "from reg"];
+/// Bytes of workgroup memory that a driver may add for itself.
+const OWN_BYTES: u64 = 2048;
+
+/// Returns the driver's figures that tell that a kernel's registers did not suffice, `None` if there are none. NVIDIA's driver
+/// has been seen to put matrices into workgroup memory and to show no spills, so a kernel that has more of it than the
+/// `workgroup_bytes` that it declares is one of them.
+#[must_use]
+pub fn spills(figures: &KernelStatistics, workgroup_bytes: u64) -> Option<String> {
+    let spills = |(name, value): &&(String, String)| {
+        let (name, value) = (name.to_lowercase(), value.parse::<u64>().unwrap_or(0));
+        let named = SPILLS.iter().any(|part| name.contains(part)) && !REGISTERS.iter().any(|part| name.contains(part));
+        named && value > 0 || name.contains("shared mem") && value > workgroup_bytes + OWN_BYTES
+    };
+    let found: Vec<String> = figures.iter().filter(spills).map(|(name, value)| format!("{name} {value}")).collect();
+    (!found.is_empty()).then(|| found.join(", "))
+}
+
+/// Returns the kernels of a program whose registers did not suffice, each once, with the driver's figures. None where the
+/// driver shows no figures, or nobody asked for them when the device was opened.
+#[must_use]
+pub fn spilling<'p>(gpu: &Gpu, program: &'p Program) -> Vec<(&'p KernelId, String)> {
+    let built = gpu.statistics().unwrap_or_default();
+    let mut found: Vec<(&KernelId, String)> = Vec::new();
+    for command in &program.commands {
+        let (Some(kernel), Some((_, workgroup_bytes))) = (command.kernel(), command.workgroup()) else { continue };
+        let figures = built.iter().rev().find(|(name, _)| name == command.name());
+        if let Some(spilled) = figures.and_then(|(_, figures)| spills(figures, u64::from(workgroup_bytes)))
+            && !found.iter().any(|(known, _)| *known == kernel)
+        {
+            found.push((kernel, spilled));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
-    use super::table;
+    use super::{spills, table};
+
+    #[test]
+    fn spills_are_found_under_the_names_of_all_drivers() {
+        let of = |name: &str, value: &str| spills(&vec![(name.to_owned(), value.to_owned())], 10_000);
+        for name in
+            ["Stack Size", "Local Memory Size", "Spills to memory", "Spilled VGPRs", "Scratch size", "Spill Count"]
+        {
+            assert_eq!(of(name, "16"), Some(format!("{name} 16")));
+            assert_eq!(of(name, "0"), None);
+        }
+        for name in ["Register Count", "Spills to reg", "Spilled SGPRs", "LDS Size", "Max warps/SM", "Binary Size"] {
+            assert_eq!(of(name, "40"), None, "{name}");
+        }
+        assert_eq!(of("Shared Memory Size", "11024"), None);
+        assert_eq!(of("Shared Memory Size", "48896"), Some("Shared Memory Size 48896".into()));
+    }
 
     #[test]
     fn the_drivers_names_are_columns_and_what_is_missing_is_a_dash() {

@@ -46,6 +46,10 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, 
             say!("         attention without matrix units: {why}");
         }
     }
+    let step = trainer.step_program();
+    for (kernel, figures) in measure::statistics::spilling(gpu, &step) {
+        say!("         {} is slow, its registers do not suffice ({figures}): try wgpt tune", kernel.name());
+    }
     say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
     let sizes = [t.batch, t.context];

@@ -153,6 +153,8 @@ fn open(settings: &Settings, planner: &Cell<Option<Gpu>>, tuned: &RefCell<Found>
         checked: settings.run.checked,
         matrices: settings.elem() == Elem::F16,
         unrepaired: settings.run.no_spirv_repair,
+        // for the header, which names kernels that spill
+        statistics: true,
         ..Options::default()
     })?;
     precision::check(settings.elem(), &gpu.caps)?;

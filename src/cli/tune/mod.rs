@@ -74,7 +74,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let mut budget = Budget::new(args.seconds, args.total)?;
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
-    let mut gpu = Gpu::open(&Options { device: args.device.clone(), matrices: mixed, ..Options::default() })?;
+    let mut gpu =
+        Gpu::open(&Options { device: args.device.clone(), matrices: mixed, statistics: true, ..Options::default() })?;
     precision::check(elem, &gpu.caps)?;
     let card = card.or_else(|| Card::of_adapter(&gpu.caps.name));
     let jobs = tune::jobs(&gpu.caps, &config, elem, [args.batch, context]);

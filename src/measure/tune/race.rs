@@ -11,6 +11,7 @@ use crate::measure::predict;
 use crate::measure::predict::card::Card;
 use crate::measure::predict::code::Codes;
 use crate::measure::roofs::{WARM_UP, warm_up};
+use crate::measure::statistics::spilling;
 use crate::measure::table::number;
 
 use crate::measure::tune::check::{Verdict, plain_error};
@@ -175,10 +176,19 @@ impl Race<'_> {
     /// Checks a candidate and times it once.
     fn first(&self, gpu: &Gpu, kernel: &str, program: &Program) -> Result<std::result::Result<f64, String>> {
         match self.bench.check(gpu, program)? {
-            Verdict::Right => self.timed(gpu, kernel, program),
+            Verdict::Right => match self.spilled(gpu, program) {
+                Some(figures) => Ok(Err(format!("its registers do not suffice: {figures}"))),
+                None => self.timed(gpu, kernel, program),
+            },
             Verdict::Wrong(fault) => Ok(Err(fault)),
             Verdict::PlainWrong(fault) => Err(plain_error(gpu, "of f32", &fault)),
         }
+    }
+
+    /// The driver's figures on spills of the job's kernels, if it shows any.
+    fn spilled(&self, gpu: &Gpu, program: &Program) -> Option<String> {
+        let found = spilling(gpu, program);
+        found.into_iter().find(|(kernel, _)| self.bench.is_timed(kernel)).map(|(_, figures)| figures)
     }
 
     /// Milliseconds of one run, or why no device can have been that fast.
