@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, Fault, Result};
-use crate::gpu::kernel::{Built, Kernel, KernelId, Pipeline, Reflection};
+use crate::gpu::kernel::{Built, Kernel, KernelId, OfText, Pipeline, Reflection};
 use crate::gpu::{spirv, vulkan};
 
 use super::{Gpu, Raw, lock};
@@ -14,18 +14,26 @@ impl Gpu {
     /// Returns a kernel, read and on a device built, from the cache if that was done before.
     pub(in crate::gpu) fn pipeline(&self, id: &KernelId) -> Result<Arc<Pipeline>> {
         let pipeline = self.kernels.get(id)?;
-        let Pipeline { name, reflection, .. } = &*pipeline;
+        let (name, reflection) = (&pipeline.name, &pipeline.reflection);
         reflection.check(name, &self.caps)?;
         if let (Some(raw), None) = (&self.raw, pipeline.built()) {
             // a driver may crash on a module whose features it lacks, whatever tests have made `caps` promise
             reflection.needs.check(name, &self.granted)?;
-            pipeline.build(|pipeline, module| self.build(raw, pipeline, module))?;
+            pipeline.build(|shared, module| self.build(raw, shared, module))?;
+        }
+        if let Some(all) = lock(&self.statistics).as_mut()
+            && !all.iter().any(|(known, _)| **known == **name)
+        {
+            // built under the name of another kernel of the same text
+            let figures =
+                all.iter().find(|(known, _)| *known == pipeline.kernel.name).map(|(_, figures)| figures.clone());
+            all.extend(figures.map(|figures| (name.to_string(), figures)));
         }
         Ok(pipeline)
     }
 
-    fn build(&self, raw: &Raw, pipeline: &Pipeline, parsed: naga::Module) -> Result<Built> {
-        let Pipeline { kernel, reflection, .. } = pipeline;
+    fn build(&self, raw: &Raw, shared: &OfText, parsed: naga::Module) -> Result<Built> {
+        let OfText { kernel, reflection, .. } = shared;
         let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
             .bindings
             .iter()

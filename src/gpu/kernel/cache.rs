@@ -2,6 +2,7 @@
 //! handles and its dry copies share it.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -20,11 +21,26 @@ pub(in crate::gpu) type Built = (wgpu::ComputePipeline, wgpu::BindGroupLayout);
 /// A kernel that naga has read, and that the driver has built if there is a device.
 #[derive(Debug)]
 pub(in crate::gpu) struct Pipeline {
-    /// Unique in the cache.
-    pub(in crate::gpu) number: u64,
     pub(in crate::gpu) id: KernelId,
     /// The printed name.
     pub(in crate::gpu) name: Arc<str>,
+    shared: Arc<OfText>,
+}
+
+impl Deref for Pipeline {
+    type Target = OfText;
+
+    fn deref(&self) -> &OfText {
+        &self.shared
+    }
+}
+
+/// What kernels of one text share: those that differ in the number of parts that their work is cut into.
+#[derive(Debug)]
+pub(in crate::gpu) struct OfText {
+    /// Unique in the cache.
+    pub(in crate::gpu) number: u64,
+    /// Under the name of the first of them.
     pub(in crate::gpu) kernel: Kernel,
     pub(in crate::gpu) reflection: Reflection,
     /// For the driver. Parsing takes most of the time before a first step, since naga 30 passes over all expressions of a
@@ -35,7 +51,7 @@ pub(in crate::gpu) struct Pipeline {
     building: Mutex<()>,
 }
 
-impl Pipeline {
+impl OfText {
     /// The driver's pipeline; `None` on a dry device.
     pub(in crate::gpu) fn built(&self) -> Option<&Built> {
         self.built.get()
@@ -65,7 +81,17 @@ type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
 #[derive(Debug, Default)]
 pub(in crate::gpu) struct Kernels {
     by_id: Mutex<HashMap<KernelId, Slot>>,
+    by_text: Mutex<HashMap<Text, Arc<OfText>>>,
     next: AtomicU64,
+}
+
+/// All of a kernel but its name. Values of constants by their bits.
+type Text = (String, &'static str, Vec<(&'static str, u64)>, Option<u32>);
+
+fn text_of(kernel: &Kernel) -> Text {
+    let Kernel { name: _, source, entry, constants, subgroup_size } = kernel;
+    let constants = constants.iter().map(|(name, value)| (*name, value.to_bits())).collect();
+    (source.clone(), entry, constants, *subgroup_size)
 }
 
 impl Kernels {
@@ -83,23 +109,25 @@ impl Kernels {
             return Ok(Arc::clone(pipeline));
         }
         let kernel = id.kernel();
+        let (name, text) = (Arc::from(kernel.name.as_str()), text_of(&kernel));
+        let known = lock(&self.by_text).get(&text).cloned();
+        let shared = match known {
+            Some(shared) => shared,
+            None => Arc::clone(lock(&self.by_text).entry(text).or_insert(self.read(kernel)?)),
+        };
+        let pipeline = Arc::new(Pipeline { id: id.clone(), name, shared });
+        *slot = Some(Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn read(&self, kernel: Kernel) -> Result<Arc<OfText>> {
         let (reflection, module) = kernel.read()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         if number > 0 && number.is_multiple_of(MAX_MODULES) {
             self.forget_modules();
         }
-        let pipeline = Arc::new(Pipeline {
-            number,
-            id: id.clone(),
-            name: kernel.name.as_str().into(),
-            kernel,
-            reflection,
-            module: Mutex::new(Some(module)),
-            built: OnceLock::new(),
-            building: Mutex::default(),
-        });
-        *slot = Some(Arc::clone(&pipeline));
-        Ok(pipeline)
+        let module = Mutex::new(Some(module));
+        Ok(Arc::new(OfText { number, kernel, reflection, module, built: OnceLock::new(), building: Mutex::default() }))
     }
 
     /// True if nothing was read yet.
@@ -174,6 +202,18 @@ mod tests {
         for _ in 0..2 {
             assert!(kernels.get(&wrong).expect_err("wrong").to_string().contains("wrong"));
         }
+    }
+
+    #[test]
+    fn kernels_of_one_text_share_what_is_read_and_built() {
+        let kernels = Kernels::default();
+        let get = |name: &str, text: &str| kernels.get(&KernelId::probe(name, "main", text.into())).expect("read");
+        let text = "@compute @workgroup_size(7) fn main() {}";
+        let [a, b, other] = [get("a", text), get("b", text), get("c", &text.replace('7', "8"))];
+        assert_eq!([&*a.name, &*b.name], ["a", "b"]);
+        assert!(a.number == b.number && Arc::ptr_eq(&a.shared, &b.shared) && other.number != a.number);
+        // an identity of its own each
+        assert!(!Arc::ptr_eq(&a, &b) && a.id != b.id);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::layout::{self, Shared};
 pub use super::reflection::{Needs, Reflection};
 use super::tensor::Elem;
 use super::text::without_directive;
-pub(super) use cache::{Built, Kernels, Pipeline};
+pub(super) use cache::{Built, Kernels, OfText, Pipeline};
 pub use id::{Arithmetic, Generator, KernelId, OpPass, Piece, Purpose, Shader, Spec};
 
 /// One compute kernel as text: pure data, made and translated without a GPU.
