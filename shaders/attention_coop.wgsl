@@ -81,8 +81,8 @@ fn fill_keys(at: Place, first_column: u32, thread: u32) {
     for (var turn = 0u; turn < turns(COLUMNS * (HEAD_SIZE / 8u)); turn++) {
         let piece = thread + turn * THREADS;
         if uneven(COLUMNS * (HEAD_SIZE / 8u)) && piece >= COLUMNS * (HEAD_SIZE / 8u) { break; }
-        let line = piece / (HEAD_SIZE / 8u);
-        let c = piece % (HEAD_SIZE / 8u);
+        let line = line_of(piece);
+        let c = place_in_line(piece);
         let t = first_column + line;
         var k = Half8();
         var v = Half8();
@@ -99,8 +99,8 @@ fn fill_queries(at: Place, first_column: u32, thread: u32) {
     for (var turn = 0u; turn < turns(COLUMNS * (HEAD_SIZE / 8u)); turn++) {
         let piece = thread + turn * THREADS;
         if uneven(COLUMNS * (HEAD_SIZE / 8u)) && piece >= COLUMNS * (HEAD_SIZE / 8u) { break; }
-        let line = piece / (HEAD_SIZE / 8u);
-        let c = piece % (HEAD_SIZE / 8u);
+        let line = line_of(piece);
+        let c = place_in_line(piece);
         let t = first_column + line;
         var q = Half8();
         var g = Half8();

@@ -7,6 +7,7 @@ const EDGE = 16u;
 alias MatrixA = coop_mat16x16<f16, A>;
 alias MatrixB = coop_mat16x16<f16, B>;
 alias MatrixC = coop_mat16x16<f32, C>;
+alias MatrixH = coop_mat16x16<f16, C>;
 
 // attention_coop: sizes of a workgroup
 const HEAD_SIZE = 64u;
@@ -20,6 +21,10 @@ const QUERIES_KEPT = 64u;       // of whom log-sum-exp and delta are in workgrou
 const TILE_STRIDE = 72u;        // elements from a line to the next, padding included: of x_tile and y_tile,
 const SUMS_STRIDE = 36u;        // of sums and slopes,
 const WEIGHTS_STRIDE = 40u;     // of weights and dscores
+
+// attention_coop: where a Half8 of the columns' tiles belongs
+fn line_of(piece: u32) -> u32 { return piece / 8u; }
+fn place_in_line(piece: u32) -> u32 { return piece % 8u; }
 
 // attention_coop: tiles in workgroup memory, of vectors as here or of scalars. i counts elements and is a multiple of 4.
 var<workgroup> x_tile: array<vec4<f16>, 576>;

@@ -163,7 +163,12 @@ impl Case {
 
     /// The same for an adapter that differs from the one at hand.
     pub fn on(self, change: impl Fn(&mut Caps) + Send + Sync + 'static) -> Self {
-        Self { change: Some(Box::new(change)), ..self }
+        let before = self.change;
+        let both = move |caps: &mut Caps| {
+            before.iter().for_each(|before| before(caps));
+            change(caps);
+        };
+        Self { change: Some(Box::new(both)), ..self }
     }
 
     /// The same where a binding holds few bytes, so that operators work in windows.

@@ -2,7 +2,7 @@
 
 use crate::gpu::{Pass, Tensor};
 use crate::ops::matmul::{
-    self, BACKWARD_INP, BACKWARD_WEIGHT, BackwardInp, BackwardWeight, FORWARD, Forward, Product, Room,
+    self, BACKWARD_INP, BACKWARD_WEIGHT, BackwardInp, BackwardWeight, FORWARD, Forward, Product, Room, choose, parts,
 };
 use crate::reference;
 
@@ -298,7 +298,11 @@ pub fn weights(layer: Layer, caps: &Caps, in_parts: bool) -> Vec<Case> {
     let mut cases = vec![backward_weight(layer, Depth::Whole)];
     if room > 0 && in_parts {
         let parts = room / (n * k);
-        cases.extend([Depth::Parts(room), Depth::PartsAndBias(parts, room)].map(|depth| backward_weight(layer, depth)));
+        cases.push(backward_weight(layer, Depth::Parts(room)));
+        let algorithm = choose::choose(caps, Product::BackwardWeight, layer.stored.0, [n, k, m]);
+        if parts::sums_columns(&algorithm) {
+            cases.push(backward_weight(layer, Depth::PartsAndBias(parts, room)));
+        }
     }
     cases
 }
@@ -318,6 +322,9 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
             let of = |shape: &Shape| products(Layer::new(kind, *shape), caps, false);
             cases.extend(folded.iter().flat_map(of).map(Case::folded));
             cases.extend(of_large_tiles(caps, kind));
+            if kind == FULL && !caps.software {
+                cases.extend(DEEP.iter().flat_map(|shape| weights(Layer::new(kind, *shape), caps, true)));
+            }
         }
     }
     if caps.f16 && caps.emulated_edge.is_some() {
@@ -375,12 +382,18 @@ const HALVES: [Shape; 5] = [[68, 120, 136], [68, 124, 132], [13, 17, 19], [64, 1
 /// Depths of many parts.
 const DEEP: [Shape; 4] = [[1100, 60, 36], [1100, 64, 64], [1088, 64, 64], [1027, 7, 13]];
 /// Weights and batches in windows of so many bytes, of which all but the first add to a sum; rows of 256 bytes, whose windows
-/// might begin at any of them, beside rows of 20 bytes, which begin aligned only every 64.
-const WINDOWS: [(Shape, u64); 5] =
-    [([5, 200, 13], 4096), ([5, 200, 12], 4096), ([150, 13, 12], 4096), ([150, 5, 64], 25_600), ([150, 64, 5], 25_600)];
+/// might begin at any of them, beside rows of 20 bytes, which begin aligned only every 64; whole tiles.
+const WINDOWS: [(Shape, u64); 6] = [
+    ([5, 200, 13], 4096),
+    ([5, 200, 12], 4096),
+    ([150, 13, 12], 4096),
+    ([150, 5, 64], 25_600),
+    ([150, 64, 5], 25_600),
+    ([64, 128, 128], 32_768),
+];
 /// The same in f16.
 const HALF_WINDOWS: [(Shape, u64); 4] =
-    [([5, 200, 64], 16_384), ([5, 260, 60], 16_384), ([3, 300, 33], 16_384), ([64, 256, 64], 16_384)];
+    [([5, 200, 64], 16_384), ([5, 260, 60], 16_384), ([3, 300, 33], 16_384), ([64, 128, 128], 16_384)];
 
 /// The linear layers of a block, and the head on one chunk of rows.
 pub fn layers(shape: &BenchShape, caps: &Caps, stored: Stored) -> [Layer; 5] {

@@ -34,3 +34,33 @@ pub fn check(elem: Elem, caps: &Caps) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgpt::gpu::Vendor;
+
+    #[test]
+    fn auto_is_f16_where_matrix_units_can_be_used_even_if_products_do_without() {
+        let caps = Caps {
+            f16: true,
+            subgroups: true,
+            subgroup_sizes: (16, 16),
+            matrix_edges: vec![16],
+            max_workgroup_bytes: 48 << 10,
+            max_invocations: 1024,
+            ..Caps::webgpu_defaults()
+        };
+        let alchemist =
+            Caps { vendor: Vendor::Intel, name: "Intel(R) Arc(tm) A770 Graphics (DG2)".into(), ..caps.clone() };
+        assert!(matmul::choose::is_faster_without_matrices(&alchemist));
+        for (caps, expected) in [
+            (&caps, Elem::F16),
+            (&alchemist, Elem::F16),
+            (&Caps { software: true, ..caps.clone() }, Elem::F32),
+            (&Caps { matrix_edges: Vec::new(), ..caps.clone() }, Elem::F32),
+        ] {
+            assert_eq!(on(Precision::Auto, caps), expected, "{caps:?}");
+        }
+    }
+}

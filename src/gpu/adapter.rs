@@ -5,12 +5,48 @@ use std::sync::Arc;
 
 use crate::error::{Error, Fault, Result};
 
+/// Who made a GPU: what compilers make of a kernel differs more between vendors than between their GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// NVIDIA.
+    Nvidia,
+    /// AMD.
+    Amd,
+    /// Intel.
+    Intel,
+    /// Apple.
+    Apple,
+    /// Anyone else, and software.
+    Other,
+}
+
+impl Vendor {
+    /// Returns the vendor by its number on the PCI bus, which not every backend tells, or else by an adapter's name.
+    #[must_use]
+    pub fn of(id: u32, name: &str) -> Self {
+        let named = |word: &str| name.contains(word);
+        match id {
+            0x10de => Self::Nvidia,
+            0x1002 | 0x1022 => Self::Amd,
+            0x8086 => Self::Intel,
+            0x106b => Self::Apple,
+            _ if named("NVIDIA") => Self::Nvidia,
+            _ if named("AMD") || named("Radeon") => Self::Amd,
+            _ if named("Intel") => Self::Intel,
+            _ if named("Apple") => Self::Apple,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What an adapter can do, gathered once. Kernels are chosen from this alone, so that choosing is testable without
 /// a GPU.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caps {
     /// The adapter's name.
     pub name: String,
+    /// Its vendor.
+    pub vendor: Vendor,
     /// Vulkan, Metal, DX12.
     pub backend: String,
     /// The driver's name and version.
@@ -40,6 +76,8 @@ pub struct Caps {
     pub max_groups: u32,
     /// Alignment of a binding's offset in bytes.
     pub offset_alignment: u64,
+    /// SMs or compute units, where the driver tells.
+    pub compute_units: Option<u32>,
     /// True if kernels may use f16.
     pub f16: bool,
     /// True if kernels may use 64-bit integers.
@@ -57,6 +95,9 @@ pub struct Caps {
     /// Square cooperative matrix shapes with f16 operands and f32 results: their edges. Of an open device those that
     /// kernels may use: none unless it was opened with [`super::Options::matrices`].
     pub matrix_edges: Vec<u32>,
+    /// True if kernels may have functions of whole cooperative matrices, which our SPIR-V passes write, and if matrices of
+    /// all of `matrix_edges` may be results of f16 too.
+    pub matrix_functions: bool,
     /// Put matrices of this edge together from the smaller ones that the adapter has: for tests of kernels for other
     /// adapters.
     pub emulated_edge: Option<u32>,
@@ -71,6 +112,7 @@ impl Caps {
     pub fn webgpu_defaults() -> Self {
         Self {
             name: "WebGPU defaults".into(),
+            vendor: Vendor::Other,
             backend: "none".into(),
             driver: String::new(),
             software: false,
@@ -93,6 +135,8 @@ impl Caps {
             timestamps: false,
             encoder_timestamps: false,
             matrix_edges: Vec::new(),
+            matrix_functions: false,
+            compute_units: None,
             emulated_edge: None,
             tuned: Arc::default(),
         }
@@ -229,16 +273,24 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
     } else {
         Vec::new()
     };
-    let mut matrix_edges: Vec<u32> = listed
-        .iter()
-        .filter(|p| p.m_size == p.n_size && p.n_size == p.k_size)
-        .filter(|p| p.ab_type == wgpu::CooperativeScalarType::F16 && p.cr_type == wgpu::CooperativeScalarType::F32)
-        .map(|p| p.m_size)
-        .collect();
-    matrix_edges.sort_unstable();
-    matrix_edges.dedup();
+    let edges_of = |results: wgpu::CooperativeScalarType| {
+        let mut edges: Vec<u32> = listed
+            .iter()
+            .filter(|p| p.m_size == p.n_size && p.n_size == p.k_size)
+            .filter(|p| p.ab_type == wgpu::CooperativeScalarType::F16 && p.cr_type == results)
+            .map(|p| p.m_size)
+            .collect();
+        edges.sort_unstable();
+        edges.dedup();
+        edges
+    };
+    let [matrix_edges, of_f16] = [wgpu::CooperativeScalarType::F32, wgpu::CooperativeScalarType::F16].map(edges_of);
+    let own_spirv = features.contains(wgpu::Features::PASSTHROUGH_SHADERS) && info.backend == wgpu::Backend::Vulkan;
+    let matrix_functions =
+        own_spirv && !matrix_edges.is_empty() && matrix_edges.iter().all(|edge| of_f16.contains(edge));
     let integrated = info.device_type == wgpu::DeviceType::IntegratedGpu;
     let caps = Caps {
+        vendor: if software { Vendor::Other } else { Vendor::of(info.vendor, &info.name) },
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         name: info.name,
         backend: format!("{:?}", info.backend),
@@ -255,6 +307,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         max_invocations: limits.max_compute_invocations_per_workgroup,
         max_groups: limits.max_compute_workgroups_per_dimension,
         offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
+        compute_units: super::vulkan::compute_units(adapter),
         f16: features.contains(wgpu::Features::SHADER_F16),
         int64: features.contains(wgpu::Features::SHADER_INT64),
         subgroups: features.contains(wgpu::Features::SUBGROUP),
@@ -263,6 +316,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         encoder_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS),
         matrix_edges,
+        matrix_functions,
         emulated_edge: None,
         tuned: Arc::default(),
     };

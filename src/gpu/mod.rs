@@ -28,7 +28,7 @@ mod vulkan;
 mod vulkan;
 pub mod waits;
 
-pub use adapter::{CHOICE, Caps, DeviceInfo, use_wide_vectors};
+pub use adapter::{CHOICE, Caps, DeviceInfo, Vendor, use_wide_vectors};
 pub use context::{Gpu, Options};
 pub use kernel::{Arithmetic, Kernel, KernelId, OpPass, Purpose};
 pub use layout::Immediates;

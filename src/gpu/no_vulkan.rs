@@ -32,6 +32,11 @@ pub(super) fn version(_adapter: &wgpu::Adapter) -> Option<(u32, u32)> {
     None
 }
 
+/// No other backend tells.
+pub(super) fn compute_units(_adapter: &wgpu::Adapter) -> Option<u32> {
+    None
+}
+
 /// Never called, since no adapter has a version.
 pub(super) fn open(
     _adapter: &wgpu::Adapter,

@@ -108,6 +108,8 @@ pub struct Needs {
     pub subgroups: bool,
     /// Edges of square cooperative matrices with f16 operands and f32 sums; 0 for others, which no adapter is asked about.
     pub matrix_edges: Vec<u32>,
+    /// Functions of whole cooperative matrices, and f16 ones that are results: see [`Caps::matrix_functions`].
+    pub matrix_functions: bool,
 }
 
 impl Needs {
@@ -117,6 +119,7 @@ impl Needs {
         let mut edge = |columns, rows, known: bool| {
             needs.matrix_edges.push(if known && columns == rows { columns as u32 } else { 0 });
         };
+        let mut matrix_functions = false;
         let entry = &module.entry_points[entry].function;
         let functions = || module.functions.iter().map(|(_, function)| function).chain([entry]);
         for expression in functions().flat_map(|function| function.expressions.iter()) {
@@ -132,9 +135,10 @@ impl Needs {
                 | TypeInner::Atomic(scalar) => scalar,
                 TypeInner::CooperativeMatrix { columns, rows, scalar, role } => {
                     // operands of f16 and sums of f32 are what `Caps::matrix_edges` promises
-                    let width = if role == naga::CooperativeRole::C { 4 } else { 2 };
-                    let right = scalar.kind == ScalarKind::Float && scalar.width == width;
+                    let sums = role == naga::CooperativeRole::C;
+                    let right = scalar.kind == ScalarKind::Float && (scalar.width == 2 || scalar.width == 4 && sums);
                     edge(columns, rows, right);
+                    matrix_functions |= sums && scalar.width == 2;
                     scalar
                 }
                 _ => continue,
@@ -142,6 +146,10 @@ impl Needs {
             needs.f16 |= scalar.kind == ScalarKind::Float && scalar.width == 2;
             needs.int64 |= matches!(scalar.kind, ScalarKind::Sint | ScalarKind::Uint) && scalar.width == 8;
         }
+        let is_matrix =
+            |ty: naga::Handle<naga::Type>| matches!(module.types[ty].inner, TypeInner::CooperativeMatrix { .. });
+        needs.matrix_functions =
+            matrix_functions || functions().any(|f| f.result.as_ref().is_some_and(|result| is_matrix(result.ty)));
         needs.matrix_edges.sort_unstable();
         needs.matrix_edges.dedup();
         let of_subgroups = |binding: &Option<naga::Binding>| {
@@ -166,6 +174,7 @@ impl Needs {
             ("f16", self.f16, caps.f16),
             ("64-bit integers", self.int64, caps.int64),
             ("subgroup operations", self.subgroups, caps.subgroups),
+            ("functions of cooperative matrices", self.matrix_functions, caps.matrix_functions),
         ] {
             if need && !have {
                 return Err(Error::gpu(Fault::at(
@@ -240,7 +249,7 @@ mod tests {
         }
         let sums = KernelId::probe("probe", "main", text.replace("f32, C", "f16, C").replace("<f32>", "<f16>"));
         let error = Gpu::dry(able()).pipeline(&sums).expect_err("refused").to_string();
-        assert!(error.contains("are not square, of f16 operands and f32 sums"), "{error}");
+        assert!(error.contains("needs functions of cooperative matrices"), "{error}");
     }
 
     #[test]

@@ -87,6 +87,31 @@ pub(super) fn version(adapter: &wgpu::Adapter) -> Option<(u32, u32)> {
     Some((vk::api_version_major(version), vk::api_version_minor(version)))
 }
 
+/// Returns the SMs of NVIDIA's GPUs and the compute units of AMD's, where the driver tells.
+pub(super) fn compute_units(adapter: &wgpu::Adapter) -> Option<u32> {
+    // SAFETY: the guard is only read, and dropped at the end of this function.
+    let hal = unsafe { adapter.as_hal::<hal::api::Vulkan>() }?;
+    let (listed, instance) = (hal.physical_device_capabilities(), hal.shared_instance().raw_instance());
+    let mut nvidia = vk::PhysicalDeviceShaderSMBuiltinsPropertiesNV::default();
+    let mut amd = vk::PhysicalDeviceShaderCoreProperties2AMD::default();
+    let mut properties = vk::PhysicalDeviceProperties2::default();
+    let [is_nvidia, is_amd] = [ash::nv::shader_sm_builtins::NAME, ash::amd::shader_core_properties2::NAME]
+        .map(|x| listed.supports_extension(x));
+    if !(is_nvidia || is_amd) || version(adapter) < Some((1, 1)) {
+        return None;
+    }
+    if is_nvidia {
+        properties = properties.push_next(&mut nvidia);
+    }
+    if is_amd {
+        properties = properties.push_next(&mut amd);
+    }
+    // SAFETY: the device belongs to the instance, which has version 1.1, and lists the extensions of the structs in the
+    // chain; all of them live until the call returns.
+    unsafe { instance.get_physical_device_properties2(hal.raw_physical_device(), &mut properties) };
+    Some(nvidia.shader_sm_count.max(amd.active_compute_unit_count)).filter(|units| *units > 0)
+}
+
 /// Opens an adapter as the module says.
 ///
 /// # Errors

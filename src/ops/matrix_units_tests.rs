@@ -11,9 +11,9 @@ fn caps(backend: &str, edge: u32, subgroup_sizes: (u32, u32)) -> Caps {
 fn units_follow_the_adapter() {
     let units = |caps: &Caps| Units::of(caps).expect("matrices");
     let vulkan = units(&caps("Vulkan", 16, (32, 32)));
-    assert_eq!(vulkan, Units { edge: 16, native: 16, lanes: 32, varying: false, wide_tiles: true });
+    assert_eq!(vulkan, Units { edge: 16, native: 16, lanes: 32, varying: false, functions: false, wide_tiles: true });
     let metal = units(&caps("Metal", 8, (4, 64)));
-    assert_eq!(metal, Units { edge: 8, native: 8, lanes: 32, varying: false, wide_tiles: false });
+    assert_eq!(metal, Units { edge: 8, native: 8, lanes: 32, varying: false, functions: false, wide_tiles: false });
     let amd = caps("Vulkan", 16, (32, 64));
     assert!(units(&amd).varying && units(&amd).lanes == 64);
     assert!(!units(&Caps { subgroup_control: true, ..amd }).varying);
@@ -77,7 +77,7 @@ fn product(units: Units) -> Kernel {
 #[test]
 fn a_kernel_written_as_the_documentation_says_is_valid_and_takes_the_bytes_of_its_tiles() {
     for (wide_tiles, varying, native) in [(true, false, 16), (false, false, 8), (true, true, 8)] {
-        let kernel = product(Units { edge: native, native, lanes: 32, varying, wide_tiles });
+        let kernel = product(Units { edge: native, native, lanes: 32, varying, functions: false, wide_tiles });
         let bytes = kernel.reflect().expect("is valid").workgroup_bytes;
         let told = 2 * Tile::halves("", native, native).bytes() + Tile::sums("", native, native).bytes();
         assert_eq!(bytes, told, "{}", kernel.source);

@@ -19,7 +19,7 @@ pub mod roof;
 pub mod stepcontrol;
 
 use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Elem, KernelId, OpPass};
+use crate::gpu::{Caps, Elem, KernelId, OpPass, Vendor};
 
 /// Invocations of a workgroup in kernels where each computes alone.
 fn group(_caps: &Caps) -> u32 {
@@ -59,12 +59,17 @@ fn sample_adapters() -> Vec<Caps> {
         f16: true,
         subgroups: true,
         matrix_edges: vec![edge],
+        matrix_functions: true,
         subgroup_sizes,
         max_workgroup_bytes: 32 << 10,
         max_invocations: 1024,
         ..plain.clone()
     };
     adapters.push(matrices(16, (32, 32)));
+    for vendor in [Vendor::Nvidia, Vendor::Amd] {
+        adapters.push(Caps { vendor, ..plain.clone() });
+        adapters.push(Caps { vendor, ..matrices(16, (32, 32)) });
+    }
     adapters.push(matrices(16, (32, 64)));
     let many_lanes = Caps { max_workgroup_bytes: 64 << 10, ..matrices(16, (32, 64)) };
     adapters.push(Caps { subgroup_control: true, ..many_lanes.clone() });

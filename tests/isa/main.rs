@@ -127,7 +127,7 @@ fn kernels_of_f16(printed: &Printed, gpu: &str) -> Result<BTreeSet<String>, Stri
     for entry in std::fs::read_dir(&folder).map_err(fault)? {
         let path = entry.map_err(fault)?.path();
         if path.extension().is_some_and(|e| e == "name") {
-            names.insert(std::fs::read_to_string(&path).map_err(fault)?.trim().to_owned());
+            names.insert(kernel::code_name(std::fs::read_to_string(&path).map_err(fault)?.trim()));
         }
     }
     Ok(names)
@@ -149,7 +149,7 @@ fn counted(precision: &str) -> Result<Vec<String>, String> {
     let kernels =
         count["kernels"].as_array().ok_or_else(|| format!("wgpt profile --count names no kernels: {text}"))?;
     let names = kernels.iter().filter_map(|k| k["name"].as_str()).filter(|name| *name != "clear");
-    Ok(names.map(str::to_owned).collect())
+    Ok(names.map(kernel::code_name).collect())
 }
 
 /// One test, since each GPU's compiler takes seconds of every core. `WGPT_BLESS=1` writes the found numbers into
@@ -169,6 +169,7 @@ fn kernels_stay_within_their_budgets() -> Result<(), String> {
     let mut faults = table.check(&printed.rows, &printed.mesa);
     faults.extend(check_predicted(&printed, &table)?);
     faults.extend(rules::check(&printed.rows));
+    faults.extend(rules::check_products(&printed.rows));
     faults.extend(rules::check_step("ampere", &printed.rows, &of_f16, table.tenths(&printed.mesa)));
     for precision in ["f16", "f32"] {
         // tools/isa compiles a smaller step, which has to have the kernels of the real one
@@ -253,7 +254,7 @@ fn tuning_on_a_stand_in_ends_with_one_line_and_no_record() -> Result<(), String>
     let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("error")).collect();
     let [error] = errors[..] else { return Err(format!("expected one error:\n{log}")) };
     assert_eq!(log.lines().last(), Some(error), "{log}");
-    for part in ["error: tune: ", "(NVK", "computes nothing: all results of matmul_tiled.forward.64x64x16.4x4 are zero"]
+    for part in ["error: tune: ", "(NVK", "computes nothing: all results of matmul_tiled.forward.64x64x16.8x4 are zero"]
     {
         assert!(error.contains(part), "expected {part:?} in {error}");
     }

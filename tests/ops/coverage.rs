@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use wgpt::cases::{self, Breadth, Case};
-use wgpt::gpu::{Caps, Gpu, KernelId};
+use wgpt::gpu::{Caps, Gpu, KernelId, Vendor};
 use wgpt::ops;
 use wgpt::ops::matmul::{Algorithm, Spec};
 
@@ -51,6 +51,7 @@ fn adapters() -> Vec<Caps> {
     let matrices = |edge, kib: u32| Caps {
         subgroups: true,
         matrix_edges: vec![edge],
+        matrix_functions: true,
         subgroup_sizes: (32, 32),
         max_workgroup_bytes: kib << 10,
         max_invocations: 1024,
@@ -59,17 +60,20 @@ fn adapters() -> Vec<Caps> {
     for kib in [16, 32, 48] {
         list.extend([8, 16].map(|edge| matrices(edge, kib)));
     }
+    list.extend([32, 48].map(|kib| Caps { vendor: Vendor::Amd, ..matrices(16, kib) }));
     // an edge of 8 comes with subgroups of 8 on software adapters
     list.push(Caps { software: true, lanes: 8, subgroup_sizes: (8, 8), ..matrices(8, 32) });
     list
 }
 
-/// A matrix kernel's name without its tiles, edge and lanes, and its algorithm with them.
+/// A matrix kernel's name without its tiles, edge, lanes and number of parts, and its algorithm with its tiles.
 fn without_tiles(name: &str) -> (String, String) {
     let is_number = |part: &str| part.parse::<u32>().is_ok();
     let is_tile = |part: &str| is_number(part) || part.contains('x') && part.split('x').all(is_number);
     let is_edge = |part: &str| part.strip_prefix('e').is_some_and(is_number);
+    let in_parts = |part: &str| part.strip_prefix("parts").is_some_and(is_number);
     let (tiles, text): (Vec<&str>, Vec<&str>) = name.split('.').partition(|part| is_tile(part) || is_edge(part));
+    let text: Vec<&str> = text.into_iter().map(|part| if in_parts(part) { "parts" } else { part }).collect();
     (text.join("."), format!("{} {}", name.split('.').next().unwrap_or_default(), tiles.join(".")))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpt::cases::{Breadth, Case};
-use wgpt::gpu::{Caps, Gpu, Options};
+use wgpt::gpu::{Caps, Gpu, Options, Vendor};
 
 /// How a device is opened, as far as tests differ in it.
 type Key = [bool; 4];
@@ -71,6 +71,7 @@ pub fn with_other_vectors() -> bool {
 fn other_kernels(caps: &mut Caps) {
     caps.software = !caps.software;
     caps.lanes = if caps.software { 8 } else { 0 };
+    caps.vendor = if caps.software { Vendor::Other } else { Vendor::Nvidia };
 }
 
 /// A mode of the suite and the cases that run in it.

@@ -252,6 +252,7 @@ fn a_wrong_matrix_kernel_is_red() {
                 out: Elem::F32,
                 epilogue: Epilogue::None,
                 accumulate: false,
+                parts: 1,
                 width: Width::Scalar,
                 ragged: true,
             };

@@ -198,6 +198,49 @@ fn matrices_in_workgroup_memory_are_refused() {
     refuses(&cooperative(8), &broken, &["cooperative matrix in WorkGroup memory: `kept`"]);
 }
 
+/// A product of matrices beside words in workgroup memory, which `put(line)` is called with `line` of.
+fn with_shared_words(put: &str, line: &str) -> String {
+    let functions = format!(
+        "var<workgroup> words: array<vec4<f32>, 64>;
+fn line_of(n: u32, width: u32) -> u32 {{ return n / (width / 4u); }}
+fn put(line: u32) {{ {put} }}
+@compute"
+    );
+    let main = "fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {";
+    cooperative(8)
+        .replace("@compute", &functions)
+        .replace("fn main(@builtin(workgroup_id) group: vec3<u32>) {", &format!("{main}\n    put({line});"))
+}
+
+#[test]
+fn an_index_into_workgroup_memory_from_a_division_by_no_power_of_two_is_refused() {
+    let put = "words[line] = vec4(1.0);";
+    let words = ["an index into workgroup memory comes from the division", "by no power of two"];
+    let sound = with_shared_words(put, "thread / 4u");
+    for line in ["thread / 6u", "thread % 6u", "line_of(thread, 24u)", "thread / group.y", "(thread / 3u) * 2u + 1u"] {
+        refuses(&sound, &with_shared_words(put, line), &words);
+    }
+    for line in ["line_of(thread, 32u)", "(thread * 10923u) >> 16u"] {
+        assert_eq!(faults(&with_shared_words(put, line)), "", "{line}");
+    }
+    // through a variable, and a load
+    let loop_of = |by: &str| format!("for (var i = line{by}; i < 64u; i++) {{ words[i] = vec4(1.0); }}");
+    refuses(&with_shared_words(&loop_of(""), "thread"), &with_shared_words(&loop_of(" / 12u"), "thread"), &words);
+    let read = |by: &str| format!("words[0] = words[line{by}];");
+    refuses(&with_shared_words(&read(""), "thread"), &with_shared_words(&read(" / 12u"), "thread"), &words);
+    // without matrices nothing is known against it
+    let plain = plain();
+    assert_eq!(faults(&plain.replace("shared_words[lane.x]", "shared_words[lane.x / 6u]")), "");
+}
+
+#[test]
+fn arrays_in_workgroup_memory_beside_matrices_take_whole_pieces_of_16_bytes() {
+    let sound = with_shared_words("words[line] = vec4(1.0);", "thread");
+    let odd = "var<workgroup> odd: array<f32, 7>;\nfn put(line: u32) { odd[0] = 1.0;";
+    let broken = sound.replace("fn put(line: u32) {", odd);
+    refuses(&broken.replace("f32, 7", "f32, 8"), &broken, &["an array of 28 bytes in workgroup memory"]);
+}
+
 /// naga 30 accepts this and panics while writing SPIR-V: wgpu would take the program down.
 #[test]
 fn a_panic_of_nagas_writer_is_a_fault() {

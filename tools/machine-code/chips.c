@@ -1,5 +1,6 @@
 // Preloaded before Mesa's stand-in for NVIDIA's kernel driver, for tools/isa: gives it the classes of chips that it does
-// not know (Hopper 0x18x, Ada 0x19x, Blackwell 0x1ax and 0x1bx), and 80 GiB of memory.
+// not know (Hopper 0x18x, Ada 0x19x, Blackwell 0x1ax and 0x1bx), 80 GiB of memory, and the SMs of each kind's best-known
+// card: kernels are chosen by them.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #define NR_GETPARAM 0x40
 #define NR_NVIF 0x47
 #define GETPARAM_FB_SIZE 8
+#define GETPARAM_GRAPH_UNITS 13
 #define NVIF_SCLASS 1
 #define NVIF_MTHD 4
 #define MOST_CLASSES 5
@@ -31,6 +33,13 @@ int ioctl(int fd, unsigned long request, ...) {
         uint64_t param;
         memcpy(&param, arg, 8);
         if (param == GETPARAM_FB_SIZE && r == 0) memcpy(arg + 8, &memory, 8);
+        if (param == GETPARAM_GRAPH_UNITS) { // groups of TPCs, and from bit 8 on TPCs, of two SMs each
+            uint64_t tpcs = chip >= 0x1b0 ? 85 : chip >= 0x1a0 ? 74 : chip >= 0x190 ? 64 : chip >= 0x180 ? 66
+                : chip >= 0x170 ? 54 : 34;
+            uint64_t units = tpcs << 8 | 8;
+            memcpy(arg + 8, &units, 8);
+            return 0;
+        }
         return r;
     }
     // struct nvif_ioctl_v0 { u8 version, type; ... } of 24 bytes; behind it, for SCLASS,

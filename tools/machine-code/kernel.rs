@@ -73,6 +73,15 @@ fn spills(accesses: u64, bytes: u64) -> u64 {
     if accesses > 0 { accesses } else { bytes.div_ceil(4) }
 }
 
+/// A kernel's name without the number of parts that its work is cut into, on which its code does not depend.
+pub fn code_name(name: &str) -> String {
+    let part = |part: &str| {
+        let number = part.strip_prefix("parts").unwrap_or_default();
+        if number.parse::<u32>().is_ok() { "parts".to_owned() } else { part.to_owned() }
+    };
+    name.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
 /// The kernels of a GPU. Each folder in `folder` is one run of a program; a kernel that several runs compile counts
 /// once, as in the first, and where one run compiles two under one name, the second is called `name#2`.
 ///
@@ -84,7 +93,7 @@ pub fn read(folder: &Path) -> Result<Vec<Kernel>, String> {
         let known: Vec<String> = kernels.iter().map(|k| k.name.clone()).collect();
         let mut own: Vec<Kernel> = Vec::new();
         for file in sorted(run)?.iter().filter(|path| path.extension().is_some_and(|e| e == "name")) {
-            let name = text(file)?.trim().to_owned();
+            let name = code_name(text(file)?.trim());
             if known.contains(&name) {
                 continue;
             }

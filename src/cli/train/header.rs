@@ -42,6 +42,10 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, 
     if trainer.elem() == Elem::F16 {
         if let Some(why) = matmul::choose::without_matrices(&gpu.caps) {
             say!("         no matrix units: {why}");
+        } else if matmul::choose::is_faster_without_matrices(&gpu.caps) {
+            say!(
+                "         products without matrix units: by others' figures they are slower on Intel's Alchemist; wgpt tune tries both"
+            );
         } else if let Some(why) = attention::without_matrices(&gpu.caps, config.head_size()) {
             say!("         attention without matrix units: {why}");
         }

@@ -6,17 +6,28 @@
 
 use std::collections::HashMap;
 
-use spirv::{MemoryAccess, MemoryModel, MemorySemantics, Op, StorageClass};
+use spirv::{MemoryAccess, MemoryModel, MemorySemantics, Op, Scope, StorageClass};
 
 use super::module::{Instruction, Module, Type};
 
 /// Marks every access to memory that invocations share as non-private, and lets every barrier make writes available and
 /// visible. Leaves modules of another memory model as they are.
-pub(super) fn mark(module: &mut Module) {
+///
+/// # Errors
+/// A message if a barrier orders memory beyond the workgroup: that takes a capability that such modules do not declare.
+pub(super) fn mark(module: &mut Module) -> Result<(), String> {
     if !module.all(Op::MemoryModel).any(|o| o.get(1) == Some(&(MemoryModel::Vulkan as u32))) {
-        return;
+        return Ok(());
     }
     let (types, pointers, constants) = (module.types(), module.pointers(), module.constants());
+    let scopes = module.all(Op::ControlBarrier).map(|o| o[1]).chain(module.all(Op::MemoryBarrier).map(|o| o[0]));
+    let narrow = [Scope::Workgroup, Scope::Subgroup, Scope::Invocation].map(|scope| scope as u32);
+    let is_wide = |id: u32| constants.get(&id).is_none_or(|(_, scope)| !narrow.contains(scope));
+    if scopes.into_iter().any(is_wide) {
+        return Err(
+            "a kernel with matrices has a barrier for the memory of the whole device, expected workgroupBarrier".into(),
+        );
+    }
     let is_shared = |pointer: &u32| {
         let class = pointers.get(pointer).and_then(|ty| types.get(ty));
         matches!(
@@ -63,4 +74,5 @@ pub(super) fn mark(module: &mut Module) {
     }
     module.list = list;
     module.declare_last(new);
+    Ok(())
 }

@@ -1,16 +1,18 @@
-//! SPIR-V for Vulkan: naga writes it, three passes change how it moves data.
+//! SPIR-V for Vulkan: naga writes it, four passes change it.
 //!
 //! On Vulkan every kernel is handed to the driver as SPIR-V, written here by naga with the options that wgpu would use,
-//! then changed by [`repair`]. WGSL stays the only source of what is computed: the passes move and convert data, and
-//! results keep their bits.
+//! then changed by [`repair`]. WGSL stays the only source of what is computed: the passes move and convert data, and call
+//! functions of scalars for the elements of matrices.
 //!
 //! | pass | change | reason |
 //! |---|---|---|
+//! | `matrices` | functions of whole cooperative matrices are written | WGSL can neither convert one nor touch an element |
 //! | `words` | buffers of eight f16 become buffers of `vec4<u32>` | one access of 16 bytes |
 //! | `layouts` | no layout on types of workgroup and function memory | Vulkan forbids it |
 //! | `memory_model` | accesses and barriers marked, in modules with cooperative matrices | the Vulkan memory model |
 
 mod layouts;
+mod matrices;
 mod memory_model;
 mod module;
 mod words;
@@ -79,9 +81,11 @@ pub fn write(
 /// A message if the module holds what a pass cannot change.
 pub fn repair(words: &[u32]) -> std::result::Result<Vec<u32>, String> {
     let mut module = Module::new(words);
+    matrices::write_functions(&mut module)?;
+    matrices::keep_halves(&mut module);
     words::widen(&mut module)?;
     layouts::strip(&mut module)?;
-    memory_model::mark(&mut module);
+    memory_model::mark(&mut module)?;
     Ok(module.words())
 }
 

@@ -57,6 +57,56 @@ fn every_shared_access_and_barrier_of_matrix_kernels_is_marked_and_nothing_else_
     assert_eq!(before.list.len(), after.list.len(), "one constant more, one decoration less");
 }
 
+#[test]
+fn a_matrix_kernel_with_a_barrier_over_the_device_is_refused() {
+    let text = MATRICES.replace("workgroupBarrier();", "storageBarrier();");
+    let words = written(&Kernel::probe("probe", "main", text), (1, 5), false).expect("writes");
+    assert!(repair(&words).expect_err("refused").contains("expected workgroupBarrier"));
+}
+
+const FUNCTIONS: &str = "
+enable f16;
+enable wgpu_cooperative_matrix;
+alias MatrixC = coop_mat8x8<f32, C>;
+alias MatrixH = coop_mat8x8<f16, C>;
+@group(0) @binding(0) var<storage, read> inp: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<f16>;
+fn to_half(m: MatrixC) -> MatrixH { return MatrixH(); }
+fn scaled(x: f32, y: f32) -> f32 { return x * y + 1.0; }
+fn each_scaled(m: MatrixC, other: MatrixC) -> MatrixC { _ = scaled(0.0, 0.0); return m; }
+@compute @workgroup_size(32)
+fn main() {
+    let c = coopLoadT<MatrixC>(&inp[0], 8u);
+    let result = to_half(each_scaled(c, c));
+    coopStoreT(result, &out[0], 8u);
+}";
+
+#[test]
+fn functions_of_matrices_convert_and_call_for_every_element() {
+    let (before, after) = modules(FUNCTIONS);
+    let written = [Op::FConvert, Op::CooperativeMatrixLengthKHR, Op::LoopMerge];
+    assert_eq!(written.map(|op| before.all(op).count()), [0, 0, 0]);
+    assert_eq!(written.map(|op| after.all(op).count()), [1, 1, 1]);
+    // two calls from the entry, one from the loop
+    assert_eq!(after.all(Op::FunctionCall).count(), 3);
+    assert_eq!(after.all(Op::ULessThan).count(), 1);
+}
+
+#[test]
+fn other_functions_of_matrices_are_refused() {
+    for (from, to) in [
+        ("_ = scaled(0.0, 0.0); return m;", "return m;"),
+        ("_ = scaled(0.0, 0.0); return m;", "_ = scaled(0.0, 0.0); _ = scaled(1.0, 0.0); return m;"),
+        ("fn scaled(x: f32, y: f32) -> f32 { return x * y + 1.0; }", "fn scaled(x: f32, y: u32) -> f32 { return x; }"),
+    ] {
+        let text = FUNCTIONS
+            .replace(from, to)
+            .replace("scaled(0.0, 0.0)", if to.contains("u32") { "scaled(0.0, 0u)" } else { "scaled(0.0, 0.0)" });
+        let words = written(&Kernel::probe("probe", "main", text), (1, 5), false).expect("writes");
+        assert!(repair(&words).expect_err("refused").contains("a function of matrices"), "{to}");
+    }
+}
+
 fn strides(module: &Module) -> usize {
     module.all(Op::Decorate).filter(|o| o[1] == Decoration::ArrayStride as u32).count()
 }

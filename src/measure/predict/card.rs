@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use crate::error::{Error, Fault, Result};
-use crate::gpu::{Caps, Elem};
+use crate::gpu::{Caps, Elem, Vendor};
 use crate::measure::plan::{LARGEST_BINDING, assumed};
 
 /// Constants that all cards share: see `cards.toml`.
@@ -157,9 +157,11 @@ impl Card {
     #[must_use]
     pub fn caps(&self) -> Caps {
         Caps {
+            vendor: Vendor::of(0, &self.name),
             name: self.name.clone(),
             max_workgroup_bytes: self.group_kib << 10,
             max_invocations: 1024,
+            compute_units: Some(self.units as u32),
             subgroup_sizes: (32, self.subgroup_size),
             subgroup_control: true,
             ..assumed(self.auto(), LARGEST_BINDING)

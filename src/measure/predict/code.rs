@@ -133,6 +133,15 @@ pub struct Code {
     pub main_loop: Counts,
 }
 
+/// A kernel's name without the number of parts that its work is cut into, on which its code does not depend.
+pub(super) fn code_name(name: &str) -> String {
+    let part = |part: &str| {
+        let number = part.strip_prefix("parts").unwrap_or_default();
+        if number.parse::<u32>().is_ok() { "parts".to_owned() } else { part.to_owned() }
+    };
+    name.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
 /// Kernels by GPU and name.
 #[derive(Debug, Clone, Default)]
 pub struct Codes(BTreeMap<String, BTreeMap<String, Code>>);
@@ -174,7 +183,7 @@ impl Codes {
                 all: Counts::of(&listed),
                 main_loop: row.main_loop.as_ref().map(Counts::of).unwrap_or_default(),
             };
-            codes.0.entry(row.gpu).or_default().insert(row.kernel, code);
+            codes.0.entry(row.gpu).or_default().insert(code_name(&row.kernel), code);
         }
         Ok(codes)
     }
@@ -184,6 +193,7 @@ impl Codes {
     #[must_use]
     pub fn nearest(&self, gpu: &str, family: &str, kernel: &str) -> Option<(&str, Code)> {
         let kernels = self.0.get(gpu)?;
+        let kernel = &*code_name(kernel);
         if let Some((name, code)) = kernels.get_key_value(kernel) {
             return Some((name, *code));
         }

@@ -45,7 +45,7 @@ use crate::train::{Sizes, Trainer, TrainerOptions};
 use crate::measure::table::{Table, number};
 pub use beside::Beside;
 use card::{Card, Constants};
-use code::{Code, Codes, Counts};
+use code::{Code, Codes, Counts, code_name};
 
 /// The work of one dispatch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -274,7 +274,7 @@ pub fn rows(card: &Card, codes: &Codes, program: &Program) -> (Vec<Row>, Vec<Str
                 }
                 continue;
             };
-            let nearest = (name != command.name()).then(|| name.to_owned());
+            let nearest = (name != code_name(command.name())).then(|| name.to_owned());
             (time(card, constants, command.purpose(), &code, &work), code.registers, nearest)
         } else {
             let seconds = command.bytes as f64 / (card.memory_gb * 1e9 * constants.memory_share);

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
-use crate::ops::matmul::{self, Product, choose};
+use crate::ops::matmul::{self, Product, choose, parts};
 
 use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
 use crate::measure::tune::ends::{Checked, End, Form};
@@ -75,7 +75,7 @@ impl ProductBench {
         let out_elem = form.out(product, elem);
         let most = choose::candidates(&gpu.caps, elem)
             .iter()
-            .map(|algorithm| choose::parts_of(algorithm, m, n, k) as usize * m * n)
+            .map(|algorithm| parts::parts_of(&gpu.caps, algorithm, [m, n, k]) as usize * m * n)
             .max()
             .unwrap_or(0);
         let partials = match product {

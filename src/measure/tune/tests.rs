@@ -52,8 +52,8 @@ fn tried_in(
 /// Candidates that drivers of CPUs compile in seconds: with matrices of two depths, and without.
 fn small(gpu: &Gpu) -> Vec<Choice> {
     let is_small = |algorithm: &Algorithm| match algorithm {
-        Algorithm::Coop(c) => c.tile_m == 32 && c.tile_k < 64,
-        Algorithm::Tiled { tile_m, .. } => *tile_m == 64,
+        Algorithm::Coop(c) => c.tile_m == 32 && c.tile_k < 64 && c.buffers == 1,
+        Algorithm::Tiled { tile_m, thread_m, .. } => [*tile_m, *thread_m] == [64, 8],
         Algorithm::Rows { .. } => false,
     };
     let list: Vec<Choice> =

@@ -2,7 +2,7 @@
 //! must have names.
 
 use crate::gpu::text::{Text, without_directive};
-use crate::ops::matrix_units::{By, DIRECTIVES, HALF8, UNIFORM_SUBGROUPS, grid};
+use crate::ops::matrix_units::{By, DIRECTIVES, HALF8, UNIFORM_SUBGROUPS, divided, grid};
 
 use super::coop::{Coop, Entry};
 
@@ -48,6 +48,10 @@ impl Coop {
         }
         t.line(format_args!("const LAST_FIRST = {};", self.entry != Entry::BackwardKv));
         units.aliases(t);
+        let most = (columns * head_size / 8).next_multiple_of(self.threads());
+        let (line, place) = divided("piece", head_size / 8, most);
+        t.line(format_args!("fn line_of(piece: u32) -> u32 {{ return {line}; }}"));
+        t.line(format_args!("fn place_in_line(piece: u32) -> u32 {{ return {place}; }}"));
         for (tile, get, put) in [
             (self.columns_tile("x_tile"), None, Some("put_x")),
             (self.columns_tile("y_tile"), None, Some("put_y")),

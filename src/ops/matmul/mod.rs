@@ -3,19 +3,21 @@
 
 pub mod choose;
 pub mod generate;
+pub mod parts;
 mod row;
 
 use std::ops::Range;
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::{Generator, Width};
-use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
+use crate::gpu::{Arithmetic, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
-use super::{Operator, group, groups};
+use super::Operator;
 
 pub use choose::kernels;
-use choose::part_depth;
 pub use generate::{Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
+pub use parts::partials;
+use parts::{add_parts, part_depth};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("matmul", "forward");
@@ -130,6 +132,7 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
         out: out.elem(),
         epilogue: *epilogue,
         accumulate: *accumulate,
+        parts: *parts,
         width,
         // of cooperative matrices only the widest kernel is there for whole tiles: those have rows of 16
         ragged: width == Width::Scalar
@@ -407,13 +410,6 @@ pub fn backward_weight_and_bias(pass: &mut Pass, io: BackwardWeight, dbias: &Ten
     backward_weight_with(pass, &io, Some(room.partials), Some((dbias, room.scratch)))
 }
 
-/// Elements of f32 that [`backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
-#[must_use]
-pub fn partials(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
-    let parts = choose::parts(caps, elem, n, k, m);
-    if parts > 1 { parts as usize * n * k } else { 0 }
-}
-
 /// Says whether the bias's gradient was summed too.
 fn backward_weight_with(
     pass: &mut Pass,
@@ -447,7 +443,7 @@ fn backward_weight_with(
                 a_offset: count(start)?,
                 ..bytemuck::Zeroable::zeroed()
             };
-            let wanted = choose::parts(&pass.gpu.caps, elem, window.len(), k, rows.len());
+            let wanted = parts::parts(&pass.gpu.caps, elem, window.len(), k, rows.len());
             let room = partials.map_or(0, |p| p.len().min((pass.gpu.caps.window_bytes() / 4) as usize));
             let parts = if wanted as usize * dweight.len() <= room { wanted } else { 1 };
             let product = Product::BackwardWeight;
@@ -463,7 +459,7 @@ fn backward_weight_with(
                     let out = &partials.reshape(parts as usize * window.len(), k);
                     let algorithm = choose::choose(&pass.gpu.caps, product, elem, [n, k, m]);
                     let fits = |scratch: &Tensor| whole && scratch.len() >= parts as usize * n;
-                    let bias = bias.filter(|(_, s)| choose::sums_columns(&algorithm) && fits(s));
+                    let bias = bias.filter(|(_, s)| parts::sums_columns(&algorithm) && fits(s));
                     let sums = bias.map(|(dbias, scratch)| (dbias, scratch.reshape(parts as usize, n)));
                     let more: Vec<&Tensor> = sums.iter().map(|(_, sums)| sums).collect();
                     let epilogue = if sums.is_some() { Epilogue::ColumnSums } else { epilogue };
@@ -479,32 +475,4 @@ fn backward_weight_with(
         }
     }
     Ok(summed)
-}
-
-crate::shared_struct! {
-    struct PartsParams {
-        count: u32,
-        parts: u32,
-    }
-}
-
-fn parts_kernel(caps: &Caps, width: Width) -> KernelId {
-    KernelId::shader(BACKWARD_WEIGHT, "add", width, &[include_str!("../../../shaders/matmul_parts.wgsl")])
-        .printed("matmul_parts", "add")
-        .serving(Purpose::PartialSums)
-        .set("WORKGROUP", group(caps))
-}
-
-/// `dweight += partials[0] + partials[1] + ...`, in order.
-fn add_parts(pass: &mut Pass, partials: &Tensor, parts: u32, dweight: &Tensor) -> Result<()> {
-    let width = Width::of(&[dweight.len()]);
-    let count = dweight.len() / width.elements();
-    pass.dispatch(&Dispatch {
-        kernel: &parts_kernel(&pass.gpu.caps, width),
-        tensors: &[partials, dweight],
-        immediates: Immediates::of(&PartsParams { count: count as u32, parts }),
-        groups: groups(count, group(&pass.gpu.caps)),
-        flops: partials.len() as u64,
-        bytes: partials.bytes() + 2 * dweight.bytes(),
-    })
 }

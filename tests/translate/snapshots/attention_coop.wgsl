@@ -17,6 +17,8 @@ const LAST_FIRST = true;
 alias MatrixA = coop_mat16x16<f16, A>;
 alias MatrixB = coop_mat16x16<f16, B>;
 alias MatrixC = coop_mat16x16<f32, C>;
+fn line_of(piece: u32) -> u32 { return piece / 2u; }
+fn place_in_line(piece: u32) -> u32 { return piece % 2u; }
 var<workgroup> x_tile: array<vec4<f16>, 192>;
 fn put_x(i: u32, four: vec4<f16>) {
     x_tile[i / 4u] = four;
@@ -150,8 +152,8 @@ fn fill_keys(at: Place, first_column: u32, thread: u32) {
     for (var turn = 0u; turn < turns(COLUMNS * (HEAD_SIZE / 8u)); turn++) {
         let piece = thread + turn * THREADS;
         if uneven(COLUMNS * (HEAD_SIZE / 8u)) && piece >= COLUMNS * (HEAD_SIZE / 8u) { break; }
-        let line = piece / (HEAD_SIZE / 8u);
-        let c = piece % (HEAD_SIZE / 8u);
+        let line = line_of(piece);
+        let c = place_in_line(piece);
         let t = first_column + line;
         var k = Half8();
         var v = Half8();
@@ -168,8 +170,8 @@ fn fill_queries(at: Place, first_column: u32, thread: u32) {
     for (var turn = 0u; turn < turns(COLUMNS * (HEAD_SIZE / 8u)); turn++) {
         let piece = thread + turn * THREADS;
         if uneven(COLUMNS * (HEAD_SIZE / 8u)) && piece >= COLUMNS * (HEAD_SIZE / 8u) { break; }
-        let line = piece / (HEAD_SIZE / 8u);
-        let c = piece % (HEAD_SIZE / 8u);
+        let line = line_of(piece);
+        let c = place_in_line(piece);
         let t = first_column + line;
         var q = Half8();
         var g = Half8();

@@ -58,23 +58,25 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// shared/gelu.wgsl: GELU(x) = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) and its derivative, of any Vec.
+// shared/gelu.wgsl: GELU(x) = 0.5 x (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), and its derivative, of any Vec.
 const GELU_SCALE = 0.7978845608028654; // sqrt(2 / pi)
 const GELU_CUBE = 0.044715;
+const GELU_EXPONENT = -2.302208198144325; // -2 sqrt(2 / pi) log2(e)
 
-// tanh through one exponential of a non-positive number: it cannot overflow, and for |u| large it is exactly 1
-fn gelu_tanh(x: Vec) -> Vec {
-    let u = GELU_SCALE * (x + GELU_CUBE * x * x * x);
-    let e = exp(-2.0 * abs(u));
-    return sign(u) * (Vec(1.0) - e) / (Vec(1.0) + e);
+// The gate is 2^-126 at -10 and 1 at 10: beyond them an exponential would overflow, or a square
+fn gelu_near(x: Vec) -> Vec { return clamp(x, Vec(-10.0), Vec(10.0)); }
+
+// 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2 u)), of what `gelu_near` leaves
+fn gelu_gate(x: Vec) -> Vec {
+    return Vec(1.0) / (Vec(1.0) + exp2(x * (GELU_EXPONENT + GELU_EXPONENT * GELU_CUBE * x * x)));
 }
 
-fn gelu(x: Vec) -> Vec { return 0.5 * x * (Vec(1.0) + gelu_tanh(x)); }
+fn gelu(x: Vec) -> Vec { return x * gelu_gate(gelu_near(x)); }
 
-fn gelu_slope(x: Vec) -> Vec {
-    let t = gelu_tanh(x);
-    // sech^2 = 1 - tanh^2
-    return 0.5 * (Vec(1.0) + t) + 0.5 * x * (Vec(1.0) - t * t) * GELU_SCALE * (Vec(1.0) + 3.0 * GELU_CUBE * x * x);
+fn gelu_slope(far: Vec) -> Vec {
+    let x = gelu_near(far);
+    let gate = gelu_gate(x);
+    return gate + x * (gate - gate * gate) * (2.0 * GELU_SCALE + 6.0 * GELU_SCALE * GELU_CUBE * x * x);
 }
 // gelu.wgsl: out = GELU(inp), of which shared/gelu.wgsl has the formula
 //   inp, out, dout (any number of Stored)

@@ -24,14 +24,13 @@ var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> a: array<Half8>;
 @group(0) @binding(1) var<storage, read> b: array<Half8>;
-@group(0) @binding(2) var<storage, read_write> out: array<Half8>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<f16>>;
 
 alias MatrixA = coop_mat16x16<f16, A>;
 alias MatrixB = coop_mat16x16<f16, B>;
 alias MatrixC = coop_mat16x16<f32, C>;
 var<workgroup> a_tile: array<vec4<f16>, 1280>;
 var<workgroup> b_tile: array<vec4<f16>, 1280>;
-var<workgroup> sums: array<vec4<f32>, 640>;
 
 fn fetch_a(line: u32, at: u32) -> Half8 {
     return a[(params.a_offset + line * params.a_stride + at) / 8u];
@@ -41,22 +40,10 @@ fn fetch_b(line: u32, at: u32) -> Half8 {
     return b[(params.b_offset + line * params.b_stride + at) / 8u];
 }
 
-fn finish(start: u32, first_row: u32, first_column: u32, thread: u32) {
-    let piece = thread;
-    let owner = piece / 32u;
-    let r = (piece / 2u) % 16u;
-    let c = (piece % 2u) * 8u;
-    let row = first_row + (owner / 4u) * 64u + r;
-    let column = first_column + (owner % 4u) * 32u + c;
-    let s = owner * 320u + r * 20u + c;
-    let sum_low = sums[(s + 0u) / 4u];
-    let sum_high = sums[(s + 4u) / 4u];
-    let at = (start + row * params.out_stride + column) / 8u;
-    let bias_at = (params.bias_offset + column) / 4u;
-    let low = sum_low;
-    let high = sum_high;
-    out[at] = Half8(vec4<f16>(low), vec4<f16>(high));
-}
+alias MatrixH = coop_mat16x16<f16, C>;
+// shared/matrices.wgsl: every element converted. The SPIR-V pass `matrices` (src/gpu/spirv/matrices.rs) writes what these do.
+fn to_half(m: MatrixC) -> MatrixH { return MatrixH(); }
+fn to_float(m: MatrixH) -> MatrixC { return MatrixC(); }
 
 @compute @workgroup_size(256)
 fn main(
@@ -68,16 +55,18 @@ fn main(
     let group_number = group.y * groups.x + group.x;
     let row_tiles = (params.m + 127u) / 128u;
     let column_tiles = (params.n + 127u) / 128u;
-    let part = group_number / (row_tiles * column_tiles);
-    // a folded grid has groups past the end, whose part there is none of
-    if part * params.part_depth >= params.k { return; }
-    let tile = group_number - part * row_tiles * column_tiles;
+    let tile = group_number;
+    // a folded grid has groups past the end
+    if tile >= row_tiles * column_tiles { return; }
     // bands of 8 row tiles: neighbouring workgroups share operands in cache
     let band = tile / (8u * column_tiles);
     let band_rows = min(8u, max(row_tiles, band * 8u + 1u) - band * 8u);
     let in_band = tile - band * 8u * column_tiles;
     let first_row = (band * 8u + in_band % band_rows) * 128u;
     let first_column = (in_band / band_rows) * 128u;
+    let depth = 0u;
+    let depth_end = params.k;
+    let out_start = params.out_offset;
     let subgroup_row = (subgroup / 4u) * 64u;
     let subgroup_column = (subgroup % 4u) * 32u;
     var c0_0 = MatrixC();
@@ -88,126 +77,122 @@ fn main(
     var c2_1 = MatrixC();
     var c3_0 = MatrixC();
     var c3_1 = MatrixC();
-    let a_line0 = (thread + 0u) / 4u;
-    let a_at0 = ((thread + 0u) % 4u) * 8u;
+    let a_piece0 = thread + 0u;
+    let a_dealt0 = a_piece0 / 4u;
+    let a_line0 = (a_dealt0 & ~7u) + (a_dealt0 % 2u) * 4u + (a_dealt0 % 8u) / 2u;
+    let a_at0 = (a_piece0 % 4u) * 8u;
+    let a_to0 = (a_line0 * 40u + a_at0) / 4u;
     var a_next0 = Half8();
-    let a_line1 = (thread + 256u) / 4u;
-    let a_at1 = ((thread + 256u) % 4u) * 8u;
     var a_next1 = Half8();
-    let b_line0 = (thread + 0u) / 4u;
-    let b_at0 = ((thread + 0u) % 4u) * 8u;
+    let a_matrix = (subgroup_row * 40u) / 4u;
+    let b_piece0 = thread + 0u;
+    let b_dealt0 = b_piece0 / 4u;
+    let b_line0 = (b_dealt0 & ~7u) + (b_dealt0 % 2u) * 4u + (b_dealt0 % 8u) / 2u;
+    let b_at0 = (b_piece0 % 4u) * 8u;
+    let b_to0 = (b_line0 * 40u + b_at0) / 4u;
     var b_next0 = Half8();
-    let b_line1 = (thread + 256u) / 4u;
-    let b_at1 = ((thread + 256u) % 4u) * 8u;
     var b_next1 = Half8();
-    let depth = part * params.part_depth;
-    let depth_end = min(params.k, depth + params.part_depth);
-    a_next0 = fetch_a(first_row + a_line0, depth + a_at0);
-    a_next1 = fetch_a(first_row + a_line1, depth + a_at1);
-    b_next0 = fetch_b(first_column + b_line0, depth + b_at0);
-    b_next1 = fetch_b(first_column + b_line1, depth + b_at1);
-    for (var k = depth; k < depth_end; k += 32u) {
-        a_tile[(a_line0 * 40u + a_at0) / 4u + 0u] = a_next0.low;
-        a_tile[(a_line0 * 40u + a_at0) / 4u + 1u] = a_next0.high;
-        a_tile[(a_line1 * 40u + a_at1) / 4u + 0u] = a_next1.low;
-        a_tile[(a_line1 * 40u + a_at1) / 4u + 1u] = a_next1.high;
-        b_tile[(b_line0 * 40u + b_at0) / 4u + 0u] = b_next0.low;
-        b_tile[(b_line0 * 40u + b_at0) / 4u + 1u] = b_next0.high;
-        b_tile[(b_line1 * 40u + b_at1) / 4u + 0u] = b_next1.low;
-        b_tile[(b_line1 * 40u + b_at1) / 4u + 1u] = b_next1.high;
+    let b_matrix = (subgroup_column * 40u) / 4u;
+    a_next0 = fetch_a(first_row + a_line0 + 0u, depth + a_at0);
+    a_next1 = fetch_a(first_row + a_line0 + 64u, depth + a_at0);
+    b_next0 = fetch_b(first_column + b_line0 + 0u, depth + b_at0);
+    b_next1 = fetch_b(first_column + b_line0 + 64u, depth + b_at0);
+    // in vec4: the subgroup's place in the result, and from one of its rows to the next
+    let out_line = params.out_stride / 4u;
+    let out_row = first_row + subgroup_row;
+    let out_at = (out_start + out_row * params.out_stride + first_column + subgroup_column) / 4u;
+    var k = depth;
+    var next = k;
+    loop {
+        a_tile[a_to0 + 0u + 0u] = a_next0.low;
+        a_tile[a_to0 + 0u + 1u] = a_next0.high;
+        a_tile[a_to0 + 640u + 0u] = a_next1.low;
+        a_tile[a_to0 + 640u + 1u] = a_next1.high;
+        b_tile[b_to0 + 0u + 0u] = b_next0.low;
+        b_tile[b_to0 + 0u + 1u] = b_next0.high;
+        b_tile[b_to0 + 640u + 0u] = b_next1.low;
+        b_tile[b_to0 + 640u + 1u] = b_next1.high;
         // the tiles are complete before anyone reads them
         workgroupBarrier();
-        // past the end the last tile is fetched again, for nobody
-        let next = min(k + 32u, params.k - 32u);
-        a_next0 = fetch_a(first_row + a_line0, next + a_at0);
-        a_next1 = fetch_a(first_row + a_line1, next + a_at1);
-        b_next0 = fetch_b(first_column + b_line0, next + b_at0);
-        b_next1 = fetch_b(first_column + b_line1, next + b_at1);
-        let a0_0 = coopLoadT<MatrixA>(&a_tile[((subgroup_row + 0u) * 40u + 0u) / 4u], 40u / 4u);
-        let a0_1 = coopLoadT<MatrixA>(&a_tile[((subgroup_row + 16u) * 40u + 0u) / 4u], 40u / 4u);
-        let a0_2 = coopLoadT<MatrixA>(&a_tile[((subgroup_row + 32u) * 40u + 0u) / 4u], 40u / 4u);
-        let a0_3 = coopLoadT<MatrixA>(&a_tile[((subgroup_row + 48u) * 40u + 0u) / 4u], 40u / 4u);
-        let b0_0 = coopLoad<MatrixB>(&b_tile[((subgroup_column + 0u) * 40u + 0u) / 4u], 40u / 4u);
-        let b0_1 = coopLoad<MatrixB>(&b_tile[((subgroup_column + 16u) * 40u + 0u) / 4u], 40u / 4u);
+        next = k + 32u;
+        if next < depth_end {
+            a_next0 = fetch_a(first_row + a_line0 + 0u, next + a_at0);
+            a_next1 = fetch_a(first_row + a_line0 + 64u, next + a_at0);
+            b_next0 = fetch_b(first_column + b_line0 + 0u, next + b_at0);
+            b_next1 = fetch_b(first_column + b_line0 + 64u, next + b_at0);
+        }
+        let b0_0 = coopLoad<MatrixB>(&b_tile[b_matrix + 0u], 10u);
+        let b0_1 = coopLoad<MatrixB>(&b_tile[b_matrix + 160u], 10u);
+        let a0_0 = coopLoadT<MatrixA>(&a_tile[a_matrix + 0u], 10u);
         c0_0 = coopMultiplyAdd(a0_0, b0_0, c0_0);
         c0_1 = coopMultiplyAdd(a0_0, b0_1, c0_1);
+        let a0_1 = coopLoadT<MatrixA>(&a_tile[a_matrix + 160u], 10u);
         c1_0 = coopMultiplyAdd(a0_1, b0_0, c1_0);
         c1_1 = coopMultiplyAdd(a0_1, b0_1, c1_1);
+        let a0_2 = coopLoadT<MatrixA>(&a_tile[a_matrix + 320u], 10u);
         c2_0 = coopMultiplyAdd(a0_2, b0_0, c2_0);
         c2_1 = coopMultiplyAdd(a0_2, b0_1, c2_1);
+        let a0_3 = coopLoadT<MatrixA>(&a_tile[a_matrix + 480u], 10u);
         c3_0 = coopMultiplyAdd(a0_3, b0_0, c3_0);
         c3_1 = coopMultiplyAdd(a0_3, b0_1, c3_1);
-        let a1_0 = coopLoadT<MatrixA>(&a_tile[((subgroup_row + 0u) * 40u + 16u) / 4u], 40u / 4u);
-        let a1_1 = coopLoadT<MatrixA>(&a_tile[((subgroup_row + 16u) * 40u + 16u) / 4u], 40u / 4u);
-        let a1_2 = coopLoadT<MatrixA>(&a_tile[((subgroup_row + 32u) * 40u + 16u) / 4u], 40u / 4u);
-        let a1_3 = coopLoadT<MatrixA>(&a_tile[((subgroup_row + 48u) * 40u + 16u) / 4u], 40u / 4u);
-        let b1_0 = coopLoad<MatrixB>(&b_tile[((subgroup_column + 0u) * 40u + 16u) / 4u], 40u / 4u);
-        let b1_1 = coopLoad<MatrixB>(&b_tile[((subgroup_column + 16u) * 40u + 16u) / 4u], 40u / 4u);
+        let b1_0 = coopLoad<MatrixB>(&b_tile[b_matrix + 4u], 10u);
+        let b1_1 = coopLoad<MatrixB>(&b_tile[b_matrix + 164u], 10u);
+        let a1_0 = coopLoadT<MatrixA>(&a_tile[a_matrix + 4u], 10u);
         c0_0 = coopMultiplyAdd(a1_0, b1_0, c0_0);
         c0_1 = coopMultiplyAdd(a1_0, b1_1, c0_1);
+        let a1_1 = coopLoadT<MatrixA>(&a_tile[a_matrix + 164u], 10u);
         c1_0 = coopMultiplyAdd(a1_1, b1_0, c1_0);
         c1_1 = coopMultiplyAdd(a1_1, b1_1, c1_1);
+        let a1_2 = coopLoadT<MatrixA>(&a_tile[a_matrix + 324u], 10u);
         c2_0 = coopMultiplyAdd(a1_2, b1_0, c2_0);
         c2_1 = coopMultiplyAdd(a1_2, b1_1, c2_1);
+        let a1_3 = coopLoadT<MatrixA>(&a_tile[a_matrix + 484u], 10u);
         c3_0 = coopMultiplyAdd(a1_3, b1_0, c3_0);
         c3_1 = coopMultiplyAdd(a1_3, b1_1, c3_1);
+        if next >= depth_end { break; }
         // everyone has read the tiles before they are overwritten
         workgroupBarrier();
+        k = next;
     }
-    let out_start = params.out_offset + part * params.m * params.out_stride;
-    let spilled_c0_0 = c0_0;
-    let at_c0_0 = (subgroup * 320u + 0u) / 4u;
-    let stride_c0_0 = 20u / 4u;
-    coopStoreT(spilled_c0_0, &sums[at_c0_0], stride_c0_0);
-    workgroupBarrier();
-    finish(out_start, first_row + 0u, first_column + 0u, thread);
-    workgroupBarrier();
-    let spilled_c0_1 = c0_1;
-    let at_c0_1 = (subgroup * 320u + 0u) / 4u;
-    let stride_c0_1 = 20u / 4u;
-    coopStoreT(spilled_c0_1, &sums[at_c0_1], stride_c0_1);
-    workgroupBarrier();
-    finish(out_start, first_row + 0u, first_column + 16u, thread);
-    workgroupBarrier();
-    let spilled_c1_0 = c1_0;
-    let at_c1_0 = (subgroup * 320u + 0u) / 4u;
-    let stride_c1_0 = 20u / 4u;
-    coopStoreT(spilled_c1_0, &sums[at_c1_0], stride_c1_0);
-    workgroupBarrier();
-    finish(out_start, first_row + 16u, first_column + 0u, thread);
-    workgroupBarrier();
-    let spilled_c1_1 = c1_1;
-    let at_c1_1 = (subgroup * 320u + 0u) / 4u;
-    let stride_c1_1 = 20u / 4u;
-    coopStoreT(spilled_c1_1, &sums[at_c1_1], stride_c1_1);
-    workgroupBarrier();
-    finish(out_start, first_row + 16u, first_column + 16u, thread);
-    workgroupBarrier();
-    let spilled_c2_0 = c2_0;
-    let at_c2_0 = (subgroup * 320u + 0u) / 4u;
-    let stride_c2_0 = 20u / 4u;
-    coopStoreT(spilled_c2_0, &sums[at_c2_0], stride_c2_0);
-    workgroupBarrier();
-    finish(out_start, first_row + 32u, first_column + 0u, thread);
-    workgroupBarrier();
-    let spilled_c2_1 = c2_1;
-    let at_c2_1 = (subgroup * 320u + 0u) / 4u;
-    let stride_c2_1 = 20u / 4u;
-    coopStoreT(spilled_c2_1, &sums[at_c2_1], stride_c2_1);
-    workgroupBarrier();
-    finish(out_start, first_row + 32u, first_column + 16u, thread);
-    workgroupBarrier();
-    let spilled_c3_0 = c3_0;
-    let at_c3_0 = (subgroup * 320u + 0u) / 4u;
-    let stride_c3_0 = 20u / 4u;
-    coopStoreT(spilled_c3_0, &sums[at_c3_0], stride_c3_0);
-    workgroupBarrier();
-    finish(out_start, first_row + 48u, first_column + 0u, thread);
-    workgroupBarrier();
-    let spilled_c3_1 = c3_1;
-    let at_c3_1 = (subgroup * 320u + 0u) / 4u;
-    let stride_c3_1 = 20u / 4u;
-    coopStoreT(spilled_c3_1, &sums[at_c3_1], stride_c3_1);
-    workgroupBarrier();
-    finish(out_start, first_row + 48u, first_column + 16u, thread);
+    let out_end = out_at;
+    let h0_0 = to_half(c0_0);
+    let spilled_h0_0 = h0_0;
+    let at_h0_0 = out_end + 0u * out_line + 0u;
+    let stride_h0_0 = out_line;
+    coopStoreT(spilled_h0_0, &out[at_h0_0], stride_h0_0);
+    let h0_1 = to_half(c0_1);
+    let spilled_h0_1 = h0_1;
+    let at_h0_1 = out_end + 0u * out_line + 4u;
+    let stride_h0_1 = out_line;
+    coopStoreT(spilled_h0_1, &out[at_h0_1], stride_h0_1);
+    let h1_0 = to_half(c1_0);
+    let spilled_h1_0 = h1_0;
+    let at_h1_0 = out_end + 16u * out_line + 0u;
+    let stride_h1_0 = out_line;
+    coopStoreT(spilled_h1_0, &out[at_h1_0], stride_h1_0);
+    let h1_1 = to_half(c1_1);
+    let spilled_h1_1 = h1_1;
+    let at_h1_1 = out_end + 16u * out_line + 4u;
+    let stride_h1_1 = out_line;
+    coopStoreT(spilled_h1_1, &out[at_h1_1], stride_h1_1);
+    let h2_0 = to_half(c2_0);
+    let spilled_h2_0 = h2_0;
+    let at_h2_0 = out_end + 32u * out_line + 0u;
+    let stride_h2_0 = out_line;
+    coopStoreT(spilled_h2_0, &out[at_h2_0], stride_h2_0);
+    let h2_1 = to_half(c2_1);
+    let spilled_h2_1 = h2_1;
+    let at_h2_1 = out_end + 32u * out_line + 4u;
+    let stride_h2_1 = out_line;
+    coopStoreT(spilled_h2_1, &out[at_h2_1], stride_h2_1);
+    let h3_0 = to_half(c3_0);
+    let spilled_h3_0 = h3_0;
+    let at_h3_0 = out_end + 48u * out_line + 0u;
+    let stride_h3_0 = out_line;
+    coopStoreT(spilled_h3_0, &out[at_h3_0], stride_h3_0);
+    let h3_1 = to_half(c3_1);
+    let spilled_h3_1 = h3_1;
+    let at_h3_1 = out_end + 48u * out_line + 4u;
+    let stride_h3_1 = out_line;
+    coopStoreT(spilled_h3_1, &out[at_h3_1], stride_h3_1);
 }

@@ -27,23 +27,11 @@ var<workgroup> a_tile: array<vec4<f32>, 264>;
 var<workgroup> b_tile: array<vec4<f32>, 264>;
 
 fn fetch_a(line: u32, at: u32) -> vec4<f32> {
-    var four = vec4<f32>();
-    if line < params.m {
-        if at < params.k {
-            four = vec4<f32>(a[(params.a_offset + line * params.a_stride + at) / 4u]);
-        }
-    }
-    return four;
+    return vec4<f32>(a[(params.a_offset + line * params.a_stride + at) / 4u]);
 }
 
 fn fetch_b(line: u32, at: u32) -> vec4<f32> {
-    var four = vec4<f32>();
-    if line < params.n {
-        if at < params.k {
-            four = vec4<f32>(b[(params.b_offset + line * params.b_stride + at) / 4u]);
-        }
-    }
-    return four;
+    return vec4<f32>(b[(params.b_offset + line * params.b_stride + at) / 4u]);
 }
 
 @compute @workgroup_size(256)
@@ -56,12 +44,17 @@ fn main(
     let row_tiles = (params.m + 127u) / 128u;
     let column_tiles = (params.n + 127u) / 128u;
     let tile = group_number;
+    // a folded grid has groups past the end
+    if tile >= row_tiles * column_tiles { return; }
     // bands of 8 row tiles: neighbouring workgroups share operands in cache
     let band = tile / (8u * column_tiles);
     let band_rows = min(8u, max(row_tiles, band * 8u + 1u) - band * 8u);
     let in_band = tile - band * 8u * column_tiles;
     let first_row = (band * 8u + in_band % band_rows) * 128u;
     let first_column = (in_band / band_rows) * 128u;
+    let depth = 0u;
+    let depth_end = params.k;
+    let out_start = params.out_offset;
     let thread_row = thread / 16u;
     let thread_column = thread % 16u;
     var acc0_0 = vec4<f32>();
@@ -95,18 +88,19 @@ fn main(
     var b_next0_2 = vec4<f32>();
     var b_next0_3 = vec4<f32>();
     if a_piece0 < 64u {
-        a_next0_0 = fetch_a(first_row + a_line0 * 4u + 0u, 0u + a_depth0);
-        a_next0_1 = fetch_a(first_row + a_line0 * 4u + 1u, 0u + a_depth0);
-        a_next0_2 = fetch_a(first_row + a_line0 * 4u + 2u, 0u + a_depth0);
-        a_next0_3 = fetch_a(first_row + a_line0 * 4u + 3u, 0u + a_depth0);
+        a_next0_0 = fetch_a(first_row + a_line0 * 4u + 0u, depth + a_depth0);
+        a_next0_1 = fetch_a(first_row + a_line0 * 4u + 1u, depth + a_depth0);
+        a_next0_2 = fetch_a(first_row + a_line0 * 4u + 2u, depth + a_depth0);
+        a_next0_3 = fetch_a(first_row + a_line0 * 4u + 3u, depth + a_depth0);
     }
     if b_piece0 < 64u {
-        b_next0_0 = fetch_b(first_column + b_line0 * 4u + 0u, 0u + b_depth0);
-        b_next0_1 = fetch_b(first_column + b_line0 * 4u + 1u, 0u + b_depth0);
-        b_next0_2 = fetch_b(first_column + b_line0 * 4u + 2u, 0u + b_depth0);
-        b_next0_3 = fetch_b(first_column + b_line0 * 4u + 3u, 0u + b_depth0);
+        b_next0_0 = fetch_b(first_column + b_line0 * 4u + 0u, depth + b_depth0);
+        b_next0_1 = fetch_b(first_column + b_line0 * 4u + 1u, depth + b_depth0);
+        b_next0_2 = fetch_b(first_column + b_line0 * 4u + 2u, depth + b_depth0);
+        b_next0_3 = fetch_b(first_column + b_line0 * 4u + 3u, depth + b_depth0);
     }
-    for (var k = 0u; k < params.k; k += 8u) {
+    var next = depth + 8u;
+    loop {
         if a_piece0 < 64u {
             a_tile[(a_depth0 + 0u) * 33u + a_line0] = vec4(a_next0_0.x, a_next0_1.x, a_next0_2.x, a_next0_3.x);
             a_tile[(a_depth0 + 1u) * 33u + a_line0] = vec4(a_next0_0.y, a_next0_1.y, a_next0_2.y, a_next0_3.y);
@@ -121,17 +115,19 @@ fn main(
         }
         // the tiles are complete before anyone reads them
         workgroupBarrier();
-        if a_piece0 < 64u {
-            a_next0_0 = fetch_a(first_row + a_line0 * 4u + 0u, k + 8u + a_depth0);
-            a_next0_1 = fetch_a(first_row + a_line0 * 4u + 1u, k + 8u + a_depth0);
-            a_next0_2 = fetch_a(first_row + a_line0 * 4u + 2u, k + 8u + a_depth0);
-            a_next0_3 = fetch_a(first_row + a_line0 * 4u + 3u, k + 8u + a_depth0);
-        }
-        if b_piece0 < 64u {
-            b_next0_0 = fetch_b(first_column + b_line0 * 4u + 0u, k + 8u + b_depth0);
-            b_next0_1 = fetch_b(first_column + b_line0 * 4u + 1u, k + 8u + b_depth0);
-            b_next0_2 = fetch_b(first_column + b_line0 * 4u + 2u, k + 8u + b_depth0);
-            b_next0_3 = fetch_b(first_column + b_line0 * 4u + 3u, k + 8u + b_depth0);
+        if next < depth_end {
+            if a_piece0 < 64u {
+                a_next0_0 = fetch_a(first_row + a_line0 * 4u + 0u, next + a_depth0);
+                a_next0_1 = fetch_a(first_row + a_line0 * 4u + 1u, next + a_depth0);
+                a_next0_2 = fetch_a(first_row + a_line0 * 4u + 2u, next + a_depth0);
+                a_next0_3 = fetch_a(first_row + a_line0 * 4u + 3u, next + a_depth0);
+            }
+            if b_piece0 < 64u {
+                b_next0_0 = fetch_b(first_column + b_line0 * 4u + 0u, next + b_depth0);
+                b_next0_1 = fetch_b(first_column + b_line0 * 4u + 1u, next + b_depth0);
+                b_next0_2 = fetch_b(first_column + b_line0 * 4u + 2u, next + b_depth0);
+                b_next0_3 = fetch_b(first_column + b_line0 * 4u + 3u, next + b_depth0);
+            }
         }
         let a0_0 = a_tile[0u + thread_row];
         let a0_1 = a_tile[16u + thread_row];
@@ -293,81 +289,83 @@ fn main(
         acc6_1 = fma(vec4(a7_1.z), b7_1, acc6_1);
         acc7_0 = fma(vec4(a7_1.w), b7_0, acc7_0);
         acc7_1 = fma(vec4(a7_1.w), b7_1, acc7_1);
+        if next >= depth_end { break; }
         // everyone has read the tiles before they are overwritten
         workgroupBarrier();
+        next += 8u;
     }
     let column0 = first_column + (0u + thread_column) * 4u;
     let column1 = first_column + (16u + thread_column) * 4u;
     let row0 = first_row + (0u + thread_row) * 4u + 0u;
-    if row0 < params.m {
-        if column0 < params.n {
-            out[(params.out_offset + row0 * params.out_stride + column0) / 4u] = vec4<f16>(acc0_0);
+     {
+         {
+            out[(out_start + row0 * params.out_stride + column0) / 4u] = vec4<f16>(acc0_0);
         }
-        if column1 < params.n {
-            out[(params.out_offset + row0 * params.out_stride + column1) / 4u] = vec4<f16>(acc0_1);
+         {
+            out[(out_start + row0 * params.out_stride + column1) / 4u] = vec4<f16>(acc0_1);
         }
     }
     let row1 = first_row + (0u + thread_row) * 4u + 1u;
-    if row1 < params.m {
-        if column0 < params.n {
-            out[(params.out_offset + row1 * params.out_stride + column0) / 4u] = vec4<f16>(acc1_0);
+     {
+         {
+            out[(out_start + row1 * params.out_stride + column0) / 4u] = vec4<f16>(acc1_0);
         }
-        if column1 < params.n {
-            out[(params.out_offset + row1 * params.out_stride + column1) / 4u] = vec4<f16>(acc1_1);
+         {
+            out[(out_start + row1 * params.out_stride + column1) / 4u] = vec4<f16>(acc1_1);
         }
     }
     let row2 = first_row + (0u + thread_row) * 4u + 2u;
-    if row2 < params.m {
-        if column0 < params.n {
-            out[(params.out_offset + row2 * params.out_stride + column0) / 4u] = vec4<f16>(acc2_0);
+     {
+         {
+            out[(out_start + row2 * params.out_stride + column0) / 4u] = vec4<f16>(acc2_0);
         }
-        if column1 < params.n {
-            out[(params.out_offset + row2 * params.out_stride + column1) / 4u] = vec4<f16>(acc2_1);
+         {
+            out[(out_start + row2 * params.out_stride + column1) / 4u] = vec4<f16>(acc2_1);
         }
     }
     let row3 = first_row + (0u + thread_row) * 4u + 3u;
-    if row3 < params.m {
-        if column0 < params.n {
-            out[(params.out_offset + row3 * params.out_stride + column0) / 4u] = vec4<f16>(acc3_0);
+     {
+         {
+            out[(out_start + row3 * params.out_stride + column0) / 4u] = vec4<f16>(acc3_0);
         }
-        if column1 < params.n {
-            out[(params.out_offset + row3 * params.out_stride + column1) / 4u] = vec4<f16>(acc3_1);
+         {
+            out[(out_start + row3 * params.out_stride + column1) / 4u] = vec4<f16>(acc3_1);
         }
     }
     let row4 = first_row + (16u + thread_row) * 4u + 0u;
-    if row4 < params.m {
-        if column0 < params.n {
-            out[(params.out_offset + row4 * params.out_stride + column0) / 4u] = vec4<f16>(acc4_0);
+     {
+         {
+            out[(out_start + row4 * params.out_stride + column0) / 4u] = vec4<f16>(acc4_0);
         }
-        if column1 < params.n {
-            out[(params.out_offset + row4 * params.out_stride + column1) / 4u] = vec4<f16>(acc4_1);
+         {
+            out[(out_start + row4 * params.out_stride + column1) / 4u] = vec4<f16>(acc4_1);
         }
     }
     let row5 = first_row + (16u + thread_row) * 4u + 1u;
-    if row5 < params.m {
-        if column0 < params.n {
-            out[(params.out_offset + row5 * params.out_stride + column0) / 4u] = vec4<f16>(acc5_0);
+     {
+         {
+            out[(out_start + row5 * params.out_stride + column0) / 4u] = vec4<f16>(acc5_0);
         }
-        if column1 < params.n {
-            out[(params.out_offset + row5 * params.out_stride + column1) / 4u] = vec4<f16>(acc5_1);
+         {
+            out[(out_start + row5 * params.out_stride + column1) / 4u] = vec4<f16>(acc5_1);
         }
     }
     let row6 = first_row + (16u + thread_row) * 4u + 2u;
-    if row6 < params.m {
-        if column0 < params.n {
-            out[(params.out_offset + row6 * params.out_stride + column0) / 4u] = vec4<f16>(acc6_0);
+     {
+         {
+            out[(out_start + row6 * params.out_stride + column0) / 4u] = vec4<f16>(acc6_0);
         }
-        if column1 < params.n {
-            out[(params.out_offset + row6 * params.out_stride + column1) / 4u] = vec4<f16>(acc6_1);
+         {
+            out[(out_start + row6 * params.out_stride + column1) / 4u] = vec4<f16>(acc6_1);
         }
     }
     let row7 = first_row + (16u + thread_row) * 4u + 3u;
-    if row7 < params.m {
-        if column0 < params.n {
-            out[(params.out_offset + row7 * params.out_stride + column0) / 4u] = vec4<f16>(acc7_0);
+     {
+         {
+            out[(out_start + row7 * params.out_stride + column0) / 4u] = vec4<f16>(acc7_0);
         }
-        if column1 < params.n {
-            out[(params.out_offset + row7 * params.out_stride + column1) / 4u] = vec4<f16>(acc7_1);
+         {
+            out[(out_start + row7 * params.out_stride + column1) / 4u] = vec4<f16>(acc7_1);
         }
     }
 }

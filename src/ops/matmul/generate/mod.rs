@@ -103,6 +103,9 @@ pub enum Algorithm {
         thread_m: u32,
         /// Columns of `out` an invocation computes.
         thread_n: u32,
+        /// As [`Coop::peeled`].
+        #[serde(default)]
+        peeled: bool,
     },
     /// For software adapters: no workgroup memory, every row index uniform.
     Rows {
@@ -137,9 +140,26 @@ pub struct Coop {
     /// The adapter's matrices.
     #[serde(flatten)]
     pub units: Units,
+    /// Tiles of each operand in workgroup memory: with two, one is filled while the other is multiplied, and a tile takes one
+    /// barrier instead of two.
+    #[serde(default = "one")]
+    pub buffers: u32,
+    /// Tiles whose matrices would be loaded against their lines are transposed when they are filled: matrix units of RDNA3
+    /// gather such matrices by single elements.
+    #[serde(default)]
+    pub transposed: bool,
     /// The steps of k within a tile are written out, not a loop: loops are slow on Metal, and long texts take software
     /// adapters minutes to compile.
     pub unrolled: bool,
+    /// The first tiles are multiplied before the loop. Mesa's compiler for NVIDIA keeps sums that come from different products
+    /// each in registers of their own; those that begin as one constant, or as one matrix of the bias, it copies in every
+    /// turn of the loop. Compilers for AMD do not, and Apple's registers overflow.
+    #[serde(default)]
+    pub peeled: bool,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What happens to a sum before it is stored.
@@ -197,7 +217,10 @@ pub struct Spec {
     pub epilogue: Epilogue,
     /// The sum begins with what `out` holds.
     pub accumulate: bool,
-    /// [`Algorithm::Coop`] only: some extent is no multiple of its tile, or the depth of a part's.
+    /// Parts of the depth that are summed apart, 1 for a whole product. The text of several is one, whatever their number, and
+    /// the bits of the result depend on it.
+    pub parts: u32,
+    /// Not of [`Algorithm::Rows`]: some extent is no multiple of its tile, or the depth of a part's.
     pub ragged: bool,
     /// What memory is read and written in: the caller guarantees [`fits`]. [`Width::Vec8`] for [`Algorithm::Coop`] only.
     pub width: Width,
@@ -254,7 +277,7 @@ pub fn name(spec: &Spec) -> String {
 pub fn full_name(spec: &Spec) -> String {
     let mut name = name(spec);
     match spec.algorithm {
-        Algorithm::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n } => {
+        Algorithm::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n, .. } => {
             _ = write!(name, ".{tile_m}x{tile_n}x{tile_k}.{thread_m}x{thread_n}");
         }
         Algorithm::Rows { width, rows, columns, unroll, .. } => {
@@ -266,20 +289,23 @@ pub fn full_name(spec: &Spec) -> String {
             if edge != native {
                 _ = write!(name, "of{native}");
             }
+            for (set, suffix) in [(coop.buffers > 1, ".double"), (coop.transposed, ".transposed")] {
+                name.push_str(if set { suffix } else { "" });
+            }
         }
     }
     name.push_str(spec.epilogue.suffix());
-    let coop = matches!(spec.algorithm, Algorithm::Coop(_));
+    let in_tiles = !matches!(spec.algorithm, Algorithm::Rows { .. });
     let pairs = matches!(spec.algorithm, Algorithm::Rows { pairs: true, .. });
-    let apart = spec.product == Product::BackwardWeight && !spec.accumulate;
+    let apart = if spec.parts > 1 { format!(".parts{}", spec.parts) } else { String::new() };
     let widened = spec.operands != spec.out && spec.product == Product::Forward && spec.epilogue == Epilogue::None;
     for (set, suffix) in [
         (widened, ".to_f32"),
         (spec.accumulate, ".add"),
-        (apart, ".parts"),
+        (spec.parts > 1, apart.as_str()),
         (!spec.vec4(), ".scalar"),
         (spec.width == Width::Vec8, ".wide"),
-        (coop && spec.vec4() && spec.ragged, ".ragged"),
+        (in_tiles && spec.vec4() && spec.ragged, ".ragged"),
         (pairs, ".pairs"),
     ] {
         if set {
@@ -292,12 +318,13 @@ pub fn full_name(spec: &Spec) -> String {
 /// Whether tiles stick out of the matrices: of the result, or of a part of the depth.
 #[must_use]
 pub fn is_ragged(algorithm: &Algorithm, m: u32, n: u32, k: u32, part_depth: u32) -> bool {
-    match algorithm {
-        Algorithm::Coop(c) => [(m, c.tile_m), (n, c.tile_n), (k, c.tile_k), (part_depth, c.tile_k)]
-            .iter()
-            .any(|(extent, tile)| extent % tile != 0),
-        _ => false,
-    }
+    let [tile_m, tile_n, tile_k] = match *algorithm {
+        Algorithm::Coop(Coop { tile_m, tile_n, tile_k, .. }) | Algorithm::Tiled { tile_m, tile_n, tile_k, .. } => {
+            [tile_m, tile_n, tile_k]
+        }
+        Algorithm::Rows { .. } => return false,
+    };
+    [(m, tile_m), (n, tile_n), (k, tile_k), (part_depth, tile_k)].iter().any(|(extent, tile)| extent % tile != 0)
 }
 
 /// Bytes of workgroup memory of a kernel with cooperative matrices.
@@ -344,23 +371,40 @@ impl Display for Algorithm {
     /// Kind and sizes: `coop 128x128x32 by 2x4 subgroups, matrices of 16`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n } => {
+            Self::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n, .. } => {
                 write!(f, "tiled {tile_m}x{tile_n}x{tile_k}, {thread_m}x{thread_n} an invocation")
             }
             Self::Rows { width, rows, columns, unroll, pairs } => {
                 let pairs = if *pairs { " in pairs" } else { "" };
                 write!(f, "rows {rows}x{columns}, {width} lanes, {unroll} steps{pairs}")
             }
-            Self::Coop(c) => write!(
-                f,
-                "coop {}x{}x{} by {}x{} subgroups, matrices of {}",
-                c.tile_m, c.tile_n, c.tile_k, c.grid_m, c.grid_n, c.units.edge
-            ),
+            Self::Coop(c) => {
+                let Coop { tile_m, tile_n, tile_k, grid_m, grid_n, .. } = c;
+                let edge = c.units.edge;
+                write!(f, "coop {tile_m}x{tile_n}x{tile_k} by {grid_m}x{grid_n} subgroups, matrices of {edge}")?;
+                f.write_str(if c.buffers > 1 { ", two buffers" } else { "" })?;
+                f.write_str(if c.transposed { ", transposed" } else { "" })
+            }
         }
     }
 }
 
 impl Algorithm {
+    /// True for kernels of the same sizes: they may differ in what follows from the adapter.
+    #[must_use]
+    pub fn has_sizes_of(&self, other: &Self) -> bool {
+        match (*self, *other) {
+            (Self::Coop(a), Self::Coop(b)) => {
+                let rest = Coop { units: a.units, transposed: a.transposed, peeled: a.peeled, ..b };
+                a == rest && a.units.edge == b.units.edge && a.units.lanes == b.units.lanes
+            }
+            (Self::Tiled { peeled, .. }, Self::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n, .. }) => {
+                *self == Self::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n, peeled }
+            }
+            _ => self == other,
+        }
+    }
+
     /// The same, reading two f32 at a time where the algorithm can: for devices with `SHADER_INT64`.
     #[must_use]
     pub fn with_pairs(self) -> Self {
@@ -375,8 +419,8 @@ impl Algorithm {
 #[must_use]
 pub fn wgsl(spec: &Spec) -> String {
     match spec.algorithm {
-        Algorithm::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n } => {
-            Tiled { spec: *spec, tile_m, tile_n, tile_k, thread_m, thread_n }.write()
+        Algorithm::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n, peeled } => {
+            Tiled { spec: *spec, tile_m, tile_n, tile_k, thread_m, thread_n, peeled }.write()
         }
         Algorithm::Rows { .. } => Rows::new(*spec).write(),
         Algorithm::Coop(coop) => CoopKernel { spec: *spec, coop }.write(),

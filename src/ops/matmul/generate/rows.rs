@@ -37,7 +37,7 @@ impl Rows {
             _ if columns.is_multiple_of(4) => (element, operand, operand),
             _ => (Element::F32, Element::F32, Element::F32),
         };
-        Self { spec, width, rows, columns, unroll, slot, bindings: Bindings { a: operand, b, out } }
+        Self { spec, width, rows, columns, unroll, slot, bindings: Bindings { a: operand, b, out, by_element: false } }
     }
 
     fn slots(&self) -> u32 {

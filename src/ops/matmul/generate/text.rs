@@ -18,11 +18,13 @@ pub(super) struct Bindings {
     pub(super) a: Element,
     pub(super) b: Element,
     pub(super) out: Element,
+    /// Results are computed with one by one.
+    pub(super) by_element: bool,
 }
 
 /// Header comment, parameters and bindings.
 pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
-    let Bindings { a, b, out } = bindings;
+    let Bindings { a, b, out, by_element } = bindings;
     let mut t = Text::default();
     match spec.algorithm {
         Algorithm::Coop(coop) => {
@@ -89,10 +91,10 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     }
     t.line("");
     if spec.epilogue.gelu() {
-        t.line(format_args!("alias Vec = {value};"));
+        t.line(format_args!("alias Vec = {};", if *by_element { Element::F32 } else { value }));
         without_directive(include_str!("../../../../shaders/shared/gelu.wgsl")).lines().for_each(|line| t.line(line));
         t.line("");
-        if spec.epilogue == Epilogue::BiasGelu && out.half() {
+        if spec.epilogue == Epilogue::BiasGelu && out.half() && !by_element {
             t.line(format_args!("alias UVec = {};", value.to_string().replace("f32", "u32")));
             let half = without_directive(include_str!("../../../../shaders/shared/widths/half.wgsl"));
             half.lines().for_each(|line| t.line(line));
@@ -211,8 +213,11 @@ pub(super) fn store_wide(t: &mut Text, spec: &Spec, out: Element, start: &str, b
     }
 }
 
-/// Which tile a workgroup computes: `first_row`, `first_column`, and for a product in parts which `part`.
-pub(super) fn place(t: &mut Text, tile_m: u32, tile_n: u32, parts: bool) {
+/// Which tile a workgroup computes: `first_row`, `first_column`; in tiles of workgroup memory also which depths of which part,
+/// from `depth` to `depth_end`, and where in `out` the part's result starts, `out_start`.
+pub(super) fn place(t: &mut Text, spec: &Spec, tile_m: u32, tile_n: u32) {
+    let in_tiles = !matches!(spec.algorithm, Algorithm::Rows { .. });
+    let parts = spec.parts > 1;
     t.line("let group_number = group.y * groups.x + group.x;");
     t.line(format_args!("let row_tiles = (params.m + {}u) / {tile_m}u;", tile_m - 1));
     t.line(format_args!("let column_tiles = (params.n + {}u) / {tile_n}u;", tile_n - 1));
@@ -223,6 +228,10 @@ pub(super) fn place(t: &mut Text, tile_m: u32, tile_n: u32, parts: bool) {
         t.line("let tile = group_number - part * row_tiles * column_tiles;");
     } else {
         t.line("let tile = group_number;");
+        if in_tiles && !spec.ragged {
+            t.line("// a folded grid has groups past the end");
+            t.line("if tile >= row_tiles * column_tiles { return; }");
+        }
     }
     t.line(format_args!("// bands of {BAND} row tiles: neighbouring workgroups share operands in cache"));
     t.line(format_args!("let band = tile / ({BAND}u * column_tiles);"));
@@ -230,4 +239,13 @@ pub(super) fn place(t: &mut Text, tile_m: u32, tile_n: u32, parts: bool) {
     t.line(format_args!("let in_band = tile - band * {BAND}u * column_tiles;"));
     t.line(format_args!("let first_row = (band * {BAND}u + in_band % band_rows) * {tile_m}u;"));
     t.line(format_args!("let first_column = (in_band / band_rows) * {tile_n}u;"));
+    if parts {
+        t.line("let depth = part * params.part_depth;");
+        t.line("let depth_end = min(params.k, depth + params.part_depth);");
+        t.line("let out_start = params.out_offset + part * params.m * params.out_stride;");
+    } else if in_tiles {
+        t.line("let depth = 0u;");
+        t.line("let depth_end = params.k;");
+        t.line("let out_start = params.out_offset;");
+    }
 }

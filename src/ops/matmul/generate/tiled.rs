@@ -16,6 +16,7 @@ pub(super) struct Tiled {
     pub(super) tile_k: u32,
     pub(super) thread_m: u32,
     pub(super) thread_n: u32,
+    pub(super) peeled: bool,
 }
 
 impl Tiled {
@@ -43,13 +44,13 @@ impl Tiled {
     }
 
     pub(super) fn write(&self) -> String {
-        let Self { spec, tile_m, tile_n, tile_k, thread_m, thread_n } = self;
+        let Self { spec, tile_m, tile_n, tile_k, thread_m, thread_n, peeled } = self;
         let idea = format!(
             "One workgroup: {tile_m} rows, {tile_n} columns; one invocation: {thread_m} by {thread_n} of them."
         );
         let operand = self.operand();
         let out = Element::of(spec.out, spec.width);
-        let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out });
+        let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out, by_element: false });
         for o in self.operands() {
             let length = tile_k * padded(o.tile);
             t.line(format_args!("var<workgroup> {}_tile: array<vec4<f32>, {length}>;", o.name));
@@ -66,28 +67,54 @@ impl Tiled {
             }
         }
         self.places_of_pieces(t);
-        self.fetches(t, "0u");
-        t.open(format_args!("for (var k = 0u; k < params.k; k += {tile_k}u)"));
-        self.fill_tiles(t);
-        t.line("// the tiles are complete before anyone reads them");
-        t.line("workgroupBarrier();");
-        self.fetches(t, &format!("k + {tile_k}u"));
-        self.multiply(t);
+        self.fetches(t, "depth");
+        t.line(format_args!("var next = depth + {tile_k}u;"));
+        // where neither operand is transposed on its way, sums are not copied anyhow
+        let peeled = *peeled && self.operands().iter().any(|o| o.along_k);
+        if peeled {
+            self.turn(t, true);
+        }
+        t.open("loop");
+        if !peeled {
+            self.turn(t, false);
+        }
+        t.line("if next >= depth_end { break; }");
         t.line("// everyone has read the tiles before they are overwritten");
         t.line("workgroupBarrier();");
+        t.line(format_args!("next += {tile_k}u;"));
+        if peeled {
+            self.turn(t, false);
+        }
         t.close();
         self.stores(t);
         t.close();
         std::mem::take(&mut t.text)
     }
 
+    /// Fills the tiles, and multiplies them while the next ones are fetched.
+    fn turn(&self, t: &mut Text, first: bool) {
+        self.fill_tiles(t);
+        t.line("// the tiles are complete before anyone reads them");
+        t.line("workgroupBarrier();");
+        t.open("if next < depth_end");
+        self.fetches(t, "next");
+        t.close();
+        self.multiply(t, first);
+    }
+
     /// `fetch_a(line, at)`: four neighbours in memory, zero outside the matrix.
     fn fetch_function(&self, t: &mut Text, o: Operand) {
         let (name, [line, at]) = (o.name, o.bounds());
         t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> vec4<f32>"));
+        let element = self.operand();
+        if !self.spec.ragged {
+            t.line(format_args!("return {};", element.read(name, element.units(o.element()))));
+            t.close();
+            t.line("");
+            return;
+        }
         t.line("var four = vec4<f32>();");
         t.open(format_args!("if line < params.{line}"));
-        let element = self.operand();
         if self.spec.vec4() {
             t.open(format_args!("if at < params.{at}"));
             t.line(format_args!("four = {};", element.read(name, element.units(o.element()))));
@@ -104,7 +131,7 @@ impl Tiled {
     /// The workgroup's tile and the invocation's place in it.
     fn place(&self, t: &mut Text) {
         let Self { tile_m, tile_n, thread_n, .. } = self;
-        place(t, *tile_m, *tile_n, false);
+        place(t, &self.spec, *tile_m, *tile_n);
         t.line(format_args!("let thread_row = thread / {}u;", tile_n / thread_n));
         t.line(format_args!("let thread_column = thread % {}u;", tile_n / thread_n));
     }
@@ -188,7 +215,7 @@ impl Tiled {
 
     /// The product of the two tiles. A thread's rows and columns come in fours that lie apart, so that neighbouring
     /// threads read neighbouring vec4.
-    fn multiply(&self, t: &mut Text) {
+    fn multiply(&self, t: &mut Text, first: bool) {
         let (m_step, n_step) = (self.tile_m / self.thread_m, self.tile_n / self.thread_n);
         for j in 0..self.tile_k {
             for g in 0..self.thread_m / 4 {
@@ -202,7 +229,11 @@ impl Tiled {
             for r in 0..self.thread_m {
                 for c in 0..self.thread_n / 4 {
                     let a = format!("vec4(a{j}_{}.{})", r / 4, component(r));
-                    t.line(format_args!("acc{r}_{c} = fma({a}, b{j}_{c}, acc{r}_{c});"));
+                    if first && j == 0 {
+                        t.line(format_args!("acc{r}_{c} = {a} * b{j}_{c};"));
+                    } else {
+                        t.line(format_args!("acc{r}_{c} = fma({a}, b{j}_{c}, acc{r}_{c});"));
+                    }
                 }
             }
         }
@@ -214,14 +245,15 @@ impl Tiled {
         for c in 0..self.thread_n / 4 {
             t.line(format_args!("let column{c} = first_column + ({}u + thread_column) * 4u;", c * n_step));
         }
+        let inside = |condition: String| if self.spec.ragged { format!("if {condition}") } else { String::new() };
         for r in 0..self.thread_m {
             t.line(format_args!("let row{r} = first_row + ({}u + thread_row) * 4u + {}u;", r / 4 * m_step, r % 4));
-            t.open(format_args!("if row{r} < params.m"));
+            t.open(inside(format!("row{r} < params.m")));
             for c in 0..self.thread_n / 4 {
-                let at = format!("params.out_offset + row{r} * params.out_stride + column{c}");
+                let at = format!("out_start + row{r} * params.out_stride + column{c}");
                 let bias_at = format!("params.bias_offset + column{c}");
                 if self.spec.vec4() {
-                    t.open(format_args!("if column{c} < params.n"));
+                    t.open(inside(format!("column{c} < params.n")));
                     store(t, &self.spec, out, &out.units(at), &out.units(bias_at), &format!("acc{r}_{c}"));
                     t.close();
                 } else {

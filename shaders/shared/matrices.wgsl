@@ -1,0 +1,4 @@
+// tools/join-shader adds: shared/stub_matrices.wgsl
+// shared/matrices.wgsl: every element converted. The SPIR-V pass `matrices` (src/gpu/spirv/matrices.rs) writes what these do.
+fn to_half(m: MatrixC) -> MatrixH { return MatrixH(); }
+fn to_float(m: MatrixH) -> MatrixC { return MatrixC(); }

@@ -1,0 +1,75 @@
+//! Sums of the columns of `a`, the gradient of a bias, on the way of a product: done by the workgroups with the first columns of
+//! the result.
+
+use super::{ACROSS, Coop, CoopKernel, Text, Tile, component, divided, grid, guarded, workgroup_size};
+
+/// The sums of `a`'s columns that the invocations have, as lines of the result's rows, in pieces of so many elements.
+pub(super) fn column_sums(coop: &Coop, piece: u32, transposed: bool) -> Tile {
+    let threads = coop.grid_m * coop.grid_n * coop.units.lanes;
+    let lines = if transposed { coop.tile_k / ACROSS } else { threads / (coop.tile_m / piece) };
+    Tile::sums("sums", lines, coop.tile_m)
+}
+
+impl CoopKernel {
+    pub(super) fn column_sums_tile(&self) -> Tile {
+        let [a, _] = self.operands();
+        column_sums(&self.coop, self.piece(), self.is_transposed(a))
+    }
+
+    /// Adds this invocation's pieces of `a` to the sums of their columns, all of which are the same: done by the workgroups
+    /// with the first columns of the result.
+    pub(super) fn add_columns(&self, t: &mut Text) {
+        let [a, _] = self.operands();
+        t.open("if first_column == 0u");
+        for (i, j) in grid(self.rounds(a).count(), self.lines_of_piece(a)) {
+            for half in self.halves() {
+                let part = half.replace('_', ".");
+                t.line(format_args!("column_sum{half} += vec4<f32>(a_next{i}{}{part});", self.nth(a, j)));
+            }
+        }
+        t.close();
+    }
+
+    /// Adds what the invocations have of `a`'s columns, one line of them after the other, and stores it.
+    pub(super) fn column_sums(&self, t: &mut Text) {
+        let (units, piece, [a, _]) = (self.units(), self.piece(), self.operands());
+        let (tile, across) = (self.column_sums_tile(), self.coop.tile_m / piece);
+        t.open("if first_column == 0u");
+        let (line, at, some) = if self.is_transposed(a) {
+            (format!("a_line0 / {ACROSS}u"), "a_at0".to_owned(), self.piece_of_round(a, 0).1)
+        } else {
+            let (line, in_line) = divided("thread", across, workgroup_size(&self.spec));
+            (line, format!("({in_line}) * {piece}u"), None)
+        };
+        guarded(t, some.as_deref(), |t| {
+            t.line(format_args!("let own = ({line}) * {}u + {at};", tile.stride()));
+            for (h, half) in (0..).zip(self.halves()) {
+                units.write_four(t, "sums", &format!("own + {}u", 4 * h), &format!("column_sum{half}"));
+            }
+        });
+        t.line("workgroupBarrier();");
+        t.line("let summed = first_row + thread * 4u;");
+        t.open(format_args!("if thread < {}u && summed < params.m", self.coop.tile_m / 4));
+        t.line("var four = vec4<f32>();");
+        for line in 0..tile.lines {
+            let at = format!("thread * 4u + {}u", line * tile.stride());
+            t.line(format_args!("four += {};", units.read_four("sums", &at)));
+        }
+        if self.spec.vec4() {
+            t.line("column_sums[(part * params.m + summed) / 4u] = four;");
+        } else {
+            for i in 0..4 {
+                let c = component(i);
+                t.line(format_args!(
+                    "if summed + {i}u < params.m {{ column_sums[part * params.m + summed + {i}u] = four.{c}; }}"
+                ));
+            }
+        }
+        t.close();
+        if !self.is_direct() {
+            t.line("// `sums` is free again");
+            t.line("workgroupBarrier();");
+        }
+        t.close();
+    }
+}

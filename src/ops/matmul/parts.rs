@@ -1,0 +1,111 @@
+//! Products in parts of their depth: how many there are, and what adds them up.
+//!
+//! The weights' gradients have few tiles and a great depth. Its parts are summed apart, into partial sums that lie behind one
+//! another, and added in order.
+
+use crate::error::Result;
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
+use crate::ops::{group, groups};
+
+use super::choose::{choose, compute_units};
+use super::{Algorithm, BACKWARD_WEIGHT, Coop, Product};
+
+/// The least depth of a part: less, and writing the parts takes longer than computing them.
+pub(super) const PART_DEPTH: usize = 512;
+/// Subgroups of matrix kernels that a unit holds at once: their invocations have up to 128 registers each.
+const RESIDENT_SUBGROUPS: u32 = 16;
+/// Operations that a GPU computes in the time in which it moves a byte of memory.
+const OPERATIONS_PER_BYTE: f64 = 100.0;
+
+/// Elements of f32 that [`backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
+#[must_use]
+pub fn partials(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
+    let parts = parts(caps, elem, n, k, m);
+    if parts > 1 { parts as usize * n * k } else { 0 }
+}
+
+/// Parts of the depth `k` of an (m, n) result, 1 for kernels that do not work in parts.
+#[must_use]
+pub fn parts(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> u32 {
+    parts_of(caps, &choose(caps, Product::BackwardWeight, elem, [m, n, k]), [m, n, k])
+}
+
+/// [`parts`] for a given algorithm.
+///
+/// A GPU computes so many workgroups at once, in waves, and the last wave should not leave units idle, but the traffic of many
+/// parts takes time too. The number with the least sum of both is taken of those that fill the last wave by 90 %, unless it
+/// costs more than one part, or a tenth more than the least of all.
+#[must_use]
+pub fn parts_of(caps: &Caps, algorithm: &Algorithm, [m, n, k]: [usize; 3]) -> u32 {
+    let (tile_m, tile_n, subgroups) = match *algorithm {
+        Algorithm::Coop(Coop { tile_m, tile_n, grid_m, grid_n, .. }) => (tile_m, tile_n, grid_m * grid_n),
+        Algorithm::Tiled { tile_m, tile_n, thread_m, thread_n, .. } => {
+            (tile_m, tile_n, (tile_m / thread_m) * (tile_n / thread_n) / 32)
+        }
+        _ => return 1,
+    };
+    let tiles = m.div_ceil(tile_m as usize) * n.div_ceil(tile_n as usize);
+    let places = (compute_units(caps) * (RESIDENT_SUBGROUPS / subgroups.max(1)).max(1)) as usize;
+    let last_wave = |parts: usize| (tiles * parts).saturating_sub(1) % places + 1;
+    let is_full = |parts: &usize| last_wave(*parts) * 10 >= places * 9;
+    let cost = |parts: usize| {
+        let groups = (tiles * parts).max(1);
+        let traffic = if parts > 1 { OPERATIONS_PER_BYTE * 4.0 * parts as f64 / k as f64 } else { 0.0 };
+        groups.next_multiple_of(places) as f64 / groups as f64 + traffic
+    };
+    // a part less than asked for where the last one would be empty
+    let real = |wanted: usize| k.div_ceil(part_depth(algorithm, k as u32, wanted as u32).max(1) as usize).max(1);
+    let numbers = (1..=(k / PART_DEPTH).max(1)).map(real);
+    let least = |a: &usize, b: &usize| cost(*a).total_cmp(&cost(*b));
+    let best = numbers.clone().min_by(least).unwrap_or(1);
+    let full = numbers.filter(is_full).min_by(least).filter(|full| cost(*full) <= cost(1).min(1.1 * cost(best)));
+    full.unwrap_or(best) as u32
+}
+
+/// Whether a product in parts can sum the columns of its first operand on the way: if an invocation fetches the same
+/// columns throughout.
+#[must_use]
+pub fn sums_columns(algorithm: &Algorithm) -> bool {
+    let Algorithm::Coop(c) = algorithm else { return false };
+    let threads = c.grid_m * c.grid_n * c.units.lanes;
+    let in_one_round = c.tile_k / 4 * (c.tile_m / 8) <= threads;
+    threads.is_multiple_of(c.tile_m / 4) && (in_one_round || !c.transposed)
+}
+
+/// Depth of each of `parts` parts but perhaps the last: a multiple of the tile's, so that no tile lies in two.
+pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
+    let tile_k = match *algorithm {
+        Algorithm::Coop(Coop { tile_k, .. }) | Algorithm::Tiled { tile_k, .. } => tile_k,
+        Algorithm::Rows { .. } => 1,
+    };
+    k.div_ceil(parts.max(1)).next_multiple_of(tile_k)
+}
+
+crate::shared_struct! {
+    struct PartsParams {
+        count: u32,
+        parts: u32,
+    }
+}
+
+pub(super) fn parts_kernel(caps: &Caps, width: Width) -> KernelId {
+    KernelId::shader(BACKWARD_WEIGHT, "add", width, &[include_str!("../../../shaders/matmul_parts.wgsl")])
+        .printed("matmul_parts", "add")
+        .serving(Purpose::PartialSums)
+        .set("WORKGROUP", group(caps))
+}
+
+/// `dweight += partials[0] + partials[1] + ...`, in order.
+pub(super) fn add_parts(pass: &mut Pass, partials: &Tensor, parts: u32, dweight: &Tensor) -> Result<()> {
+    let width = Width::of(&[dweight.len()]);
+    let count = dweight.len() / width.elements();
+    pass.dispatch(&Dispatch {
+        kernel: &parts_kernel(&pass.gpu.caps, width),
+        tensors: &[partials, dweight],
+        immediates: Immediates::of(&PartsParams { count: count as u32, parts }),
+        groups: groups(count, group(&pass.gpu.caps)),
+        flops: partials.len() as u64,
+        bytes: partials.bytes() + 2 * dweight.bytes(),
+    })
+}
