@@ -2,7 +2,8 @@
 
 use crate::gpu::{Pass, Tensor};
 use crate::ops::roof::{
-    self, COPY, Copy, FED_TILES, FUSED, Fused, MATRIX, MATRIX_FED, Matrix, MatrixFed, Scalar, TILES,
+    self, COPY, Copy, FED_TILES, FUSED, Fused, MATRIX, MATRIX_FED, MATRIX_FLEXIBLE, Matrix, MatrixFed, MatrixFlexible,
+    Scalar, TILES,
 };
 use crate::reference;
 
@@ -76,6 +77,23 @@ pub fn matrix_fed(caps: &Caps, edge: u32, groups: usize, [stride, expected]: [u3
     })
 }
 
+/// A product of so many matrices of a shape along M, N and K.
+pub fn matrix_flexible(shape: [u32; 3], times: [usize; 3]) -> Case {
+    let [m, n, k]: [usize; 3] = std::array::from_fn(|i| shape[i] as usize * times[i]);
+    let half = |name, rows| Slot::input(name, [rows, k]).of(Elem::F16);
+    let slots = vec![half("a", m), half("b", n), Slot::overwritten("out", [m, n])];
+    let launch = move |pass: &mut Pass, t: &[Tensor]| {
+        roof::matrix_flexible(pass, MatrixFlexible { a: &t[0], b: &t[1], out: &t[2], shape })
+    };
+    Case::new(MATRIX_FLEXIBLE, format!("{shape:?} {m}x{n}x{k}"), slots, launch, move || {
+        let mut inputs = Inputs::new();
+        let (a, b) = (HALF.values(&mut inputs, m * k), HALF.values(&mut inputs, n * k));
+        let product = |a: &[f64], b: &[f64]| reference::matmul::forward(a, b, None, m, n, k);
+        let (want, size) = (product(&wide(&a), &wide(&b)), product(&absolute(&wide(&a)), &absolute(&wide(&b))));
+        vec![HALF.contents(&a), HALF.contents(&b), Contents::unwritten(FULL.near(want, rounding(k), &size))]
+    })
+}
+
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let copies = breadth.of([1, 1], &[(1000, 8), (1, 1), (3, 8), (64, 1), (1000, 3)]);
     let mut cases: Vec<Case> = copies.into_iter().map(|(n, each)| copy(n, each)).collect();
@@ -83,6 +101,8 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     for scalar in scalars {
         cases.extend(breadth.of([1, 1], &[1000, 1, 64]).into_iter().map(|n| fused(scalar, n)));
     }
+    let shapes = roof::flexible_shapes(caps).into_iter();
+    cases.extend(shapes.flat_map(|shape| [[1, 1, 1], [3, 2, 5]].map(|times| matrix_flexible(shape, times))));
     if breadth < Breadth::Full {
         return cases;
     }

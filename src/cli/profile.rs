@@ -86,6 +86,10 @@ pub struct Args {
     /// Only measure the adapter's rates: copies, multiply-adds, matrices
     #[arg(long, conflicts_with_all = ["count", "statistics", "wall", "trace"])]
     roofs: bool,
+    /// With --roofs: also try products in matrices of a whole workgroup, where the driver has VK_NV_cooperative_matrix2 and
+    /// the precision is f16
+    #[arg(long, requires = "roofs")]
+    experimental: bool,
     /// Leave the driver's bounds checks on, which wgpt switches off on Vulkan
     #[arg(long, conflicts_with = "count")]
     driver_checks: bool,
@@ -146,12 +150,16 @@ pub fn run(args: &Args) -> Result<()> {
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
     let elem = precision::resolve(args.precision, args.device.as_deref())?;
     let matrices = elem == Elem::F16;
+    if args.experimental && args.precision == precision::Precision::F32 {
+        return Err(Error::usage("--experimental: its matrices are of f16, expected --precision f16 or auto with it"));
+    }
     let mut gpu = Gpu::open(&Options {
         device: args.device.clone(),
         matrices,
         checked: args.checked,
         driver_checks: args.driver_checks,
         statistics: args.statistics,
+        experimental: args.experimental,
         ..Options::default()
     })?;
     precision::check(elem, &gpu.caps)?;
@@ -253,6 +261,14 @@ fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
     let roofs = Roofs::measure(gpu, time)?;
     say!("roofs   {}", roofs.summary());
     roofs.notes.iter().for_each(|note| say!("        {note}"));
+    if args.experimental && roofs.matrix_flexible.is_none() {
+        let why = if gpu.caps.matrix_edges.is_empty() {
+            "try --precision f16"
+        } else {
+            "the driver has none of f16 with f32 sums"
+        };
+        say!("        matrices of flexible dimensions not run: {why}");
+    }
     let beside = card.map(|card| predict::beside::rates(card, &roofs));
     if let (Some(card), Some(rows)) = (card, &beside) {
         say_lines!("\nbeside the prediction for {}\n{}", card.name, predict::beside::table("<rate", "", rows));

@@ -39,6 +39,19 @@ impl Vendor {
     }
 }
 
+/// Cooperative matrices of f16 with f32 sums whose dimensions a kernel chooses: Vulkan's flexible ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flexible {
+    /// M, N and K are multiples of these.
+    pub granularity: [u32; 3],
+    /// The largest of any dimension.
+    pub largest: u32,
+    /// A workgroup holds a matrix, not a subgroup.
+    pub workgroup: bool,
+    /// Invocations that such a workgroup has; 0 for a subgroup's matrices.
+    pub invocations: u32,
+}
+
 /// What an adapter can do, gathered once. Kernels are chosen from this alone, so that choosing is testable without
 /// a GPU.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +111,8 @@ pub struct Caps {
     /// True if kernels may have functions of whole cooperative matrices, which our SPIR-V passes write, and if matrices of
     /// all of `matrix_edges` may be results of f16 too.
     pub matrix_functions: bool,
+    /// Matrices whose dimensions a kernel chooses: only on a device that was opened with [`super::Options::experimental`].
+    pub flexible: Option<Flexible>,
     /// Put matrices of this edge together from the smaller ones that the adapter has: for tests of kernels for other
     /// adapters.
     pub emulated_edge: Option<u32>,
@@ -137,6 +152,7 @@ impl Caps {
             matrix_edges: Vec::new(),
             matrix_functions: false,
             compute_units: None,
+            flexible: None,
             emulated_edge: None,
             tuned: Arc::default(),
         }
@@ -317,6 +333,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
         encoder_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS),
         matrix_edges,
         matrix_functions,
+        flexible: None,
         emulated_edge: None,
         tuned: Arc::default(),
     };

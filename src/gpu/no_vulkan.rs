@@ -12,6 +12,7 @@ pub(super) struct Order {
 pub(super) struct Abilities {
     pub(super) subgroup_control: bool,
     pub(super) statistics: bool,
+    pub(super) flexible: Option<super::adapter::Flexible>,
 }
 
 /// See `vulkan.rs`.
@@ -19,6 +20,7 @@ pub(super) struct Abilities {
 pub(super) struct Wish {
     pub(super) driver_checks: bool,
     pub(super) statistics: bool,
+    pub(super) experimental: bool,
 }
 
 /// Does what `build` does.
@@ -43,6 +45,6 @@ pub(super) fn open(
     _descriptor: &wgpu::DeviceDescriptor,
     wish: Wish,
 ) -> Result<(wgpu::Device, wgpu::Queue, Abilities), String> {
-    let Wish { driver_checks: _, statistics: _ } = wish;
+    let Wish { driver_checks: _, statistics: _, experimental: _ } = wish;
     Err("this system has no Vulkan".into())
 }

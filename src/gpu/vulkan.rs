@@ -18,6 +18,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use ash::{khr, vk};
 use wgpu::hal;
 
+use super::adapter::Flexible;
 use super::context::{KernelStatistics as Statistics, lock};
 
 /// Options for the pipelines that a call of [`ordered`] builds, beyond those that wgpu knows.
@@ -36,6 +37,8 @@ pub(super) struct Wish {
     pub(super) driver_checks: bool,
     /// Pipelines can have statistics, if the driver keeps some.
     pub(super) statistics: bool,
+    /// Kernels can have matrices of flexible dimensions, if the driver has them.
+    pub(super) experimental: bool,
 }
 
 /// Abilities of our device beyond wgpu's.
@@ -45,6 +48,8 @@ pub(super) struct Abilities {
     pub(super) subgroup_control: bool,
     /// Pipelines have statistics: only if they were asked for.
     pub(super) statistics: bool,
+    /// Kernels can have these matrices: only if they were asked for.
+    pub(super) flexible: Option<Flexible>,
 }
 
 /// A device's own function, and the functions that read statistics.
@@ -85,6 +90,131 @@ pub(super) fn version(adapter: &wgpu::Adapter) -> Option<(u32, u32)> {
     let device = hal.physical_device_capabilities().properties().api_version;
     let version = device.min(hal.shared_instance().instance_api_version());
     Some((vk::api_version_major(version), vk::api_version_minor(version)))
+}
+
+/// `VK_NV_cooperative_matrix2`, which ash 0.38 does not know: no more of it than we use.
+mod cooperative_matrix2 {
+    use std::ffi::{CStr, c_void};
+
+    use ash::vk;
+    use wgpu::hal;
+
+    use crate::gpu::adapter::Flexible;
+
+    pub(super) const NAME: &CStr = c"VK_NV_cooperative_matrix2";
+
+    const FEATURES: vk::StructureType = vk::StructureType::from_raw(1_000_593_000);
+    const DIMENSIONS: vk::StructureType = vk::StructureType::from_raw(1_000_593_001);
+    const PROPERTIES: vk::StructureType = vk::StructureType::from_raw(1_000_593_002);
+
+    /// `VkPhysicalDeviceCooperativeMatrix2FeaturesNV`.
+    #[repr(C)]
+    pub(super) struct Features {
+        s_type: vk::StructureType,
+        pub(super) p_next: *mut c_void,
+        pub(super) workgroup_scope: vk::Bool32,
+        pub(super) flexible_dimensions: vk::Bool32,
+        /// Reductions, conversions, operations on elements, tensor addressing, loads of blocks.
+        others: [vk::Bool32; 5],
+    }
+
+    impl Default for Features {
+        fn default() -> Self {
+            let [workgroup_scope, flexible_dimensions] = [vk::FALSE; 2];
+            let (s_type, p_next) = (FEATURES, std::ptr::null_mut());
+            Self { s_type, p_next, workgroup_scope, flexible_dimensions, others: [vk::FALSE; 5] }
+        }
+    }
+
+    /// `VkCooperativeMatrixFlexibleDimensionsPropertiesNV`.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Dimensions {
+        s_type: vk::StructureType,
+        p_next: *mut c_void,
+        granularity: [u32; 3],
+        /// Types of a, b, c and the result.
+        types: [vk::ComponentTypeKHR; 4],
+        saturates: vk::Bool32,
+        scope: vk::ScopeKHR,
+        invocations: u32,
+    }
+
+    /// `VkPhysicalDeviceCooperativeMatrix2PropertiesNV`.
+    #[repr(C)]
+    struct Properties {
+        s_type: vk::StructureType,
+        p_next: *mut c_void,
+        most_invocations: u32,
+        largest: u32,
+        reserved_bytes: u32,
+    }
+
+    type List = unsafe extern "system" fn(vk::PhysicalDevice, *mut u32, *mut Dimensions) -> vk::Result;
+
+    /// Returns the adapter's matrices of f16 with f32 sums: those of a workgroup if it has them, of 256 invocations if it can
+    /// choose, else those of a subgroup.
+    pub(super) fn flexible(hal: &hal::vulkan::Adapter) -> Option<Flexible> {
+        let (listed, shared) = (hal.physical_device_capabilities(), hal.shared_instance());
+        let (instance, physical) = (shared.raw_instance(), hal.raw_physical_device());
+        if !listed.supports_extension(NAME) {
+            return None;
+        }
+        let mut can = Features::default();
+        let mut limits = Properties {
+            s_type: PROPERTIES,
+            p_next: std::ptr::null_mut(),
+            most_invocations: 0,
+            largest: 0,
+            reserved_bytes: 0,
+        };
+        let mut features = vk::PhysicalDeviceFeatures2 { p_next: (&raw mut can).cast(), ..Default::default() };
+        let mut properties = vk::PhysicalDeviceProperties2 { p_next: (&raw mut limits).cast(), ..Default::default() };
+        // SAFETY: the handle is the adapter's, which lists the extension and so has Vulkan 1.1 or newer; both structs have the
+        // layout that the extension gives them, and live until the calls return.
+        unsafe {
+            instance.get_physical_device_features2(physical, &mut features);
+            instance.get_physical_device_properties2(physical, &mut properties);
+        }
+        if can.flexible_dimensions != vk::TRUE {
+            return None;
+        }
+        let name = c"vkGetPhysicalDeviceCooperativeMatrixFlexibleDimensionsPropertiesNV";
+        // SAFETY: the instance is alive, and the function of that name has this signature.
+        let list: List = unsafe {
+            std::mem::transmute::<unsafe extern "system" fn(), List>(
+                shared.entry().get_instance_proc_addr(instance.handle(), name.as_ptr())?,
+            )
+        };
+        let mut count = 0;
+        // SAFETY: without an array the driver writes the number of entries.
+        unsafe { list(physical, &raw mut count, std::ptr::null_mut()) }.result().ok()?;
+        let empty = Dimensions {
+            s_type: DIMENSIONS,
+            p_next: std::ptr::null_mut(),
+            granularity: [0; 3],
+            types: [vk::ComponentTypeKHR::FLOAT16; 4],
+            saturates: vk::FALSE,
+            scope: vk::ScopeKHR::SUBGROUP,
+            invocations: 0,
+        };
+        let mut entries = vec![empty; count as usize];
+        // SAFETY: the array has room for `count` entries, each of the type that it names.
+        unsafe { list(physical, &raw mut count, entries.as_mut_ptr()) }.result().ok()?;
+        let (half, full) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
+        let usable = |entry: &&Dimensions| {
+            let of_workgroup = entry.scope == vk::ScopeKHR::WORKGROUP && can.workgroup_scope == vk::TRUE;
+            entry.types == [half, half, full, full]
+                && (of_workgroup || entry.scope == vk::ScopeKHR::SUBGROUP)
+                && entry.granularity.iter().all(|size| *size > 0)
+        };
+        let worth =
+            |entry: &&Dimensions| (entry.scope == vk::ScopeKHR::WORKGROUP, entry.invocations == 256, entry.invocations);
+        let best = entries.iter().take(count as usize).filter(usable).max_by_key(worth)?;
+        let workgroup = best.scope == vk::ScopeKHR::WORKGROUP;
+        let invocations = if workgroup { best.invocations } else { 0 };
+        Some(Flexible { granularity: best.granularity, largest: limits.largest, workgroup, invocations })
+    }
 }
 
 /// Returns the SMs of NVIDIA's GPUs and the compute units of AMD's, where the driver tells.
@@ -132,6 +262,16 @@ pub(super) fn open(
     if statistics {
         extensions.push(khr::pipeline_executable_properties::NAME);
     }
+    let flexible = match wish.experimental && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        true => cooperative_matrix2::flexible(&hal),
+        false => None,
+    };
+    let mut matrices = cooperative_matrix2::Features::default();
+    if let Some(flexible) = flexible {
+        extensions.push(cooperative_matrix2::NAME);
+        matrices.flexible_dimensions = vk::TRUE;
+        matrices.workgroup_scope = if flexible.workgroup { vk::TRUE } else { vk::FALSE };
+    }
     let names: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
     let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
     let mut wanted = hal.physical_device_features(&extensions, features);
@@ -176,6 +316,11 @@ pub(super) fn open(
             _ => {}
         }
         next = following;
+    }
+
+    if flexible.is_some() {
+        matrices.p_next = info.p_next.cast_mut();
+        info.p_next = (&raw const matrices).cast();
     }
 
     let mut device = vk::Device::null();
@@ -225,7 +370,7 @@ pub(super) fn open(
     // SAFETY: the device was made from this adapter, with all features of the descriptor.
     let (device, queue) =
         unsafe { adapter.create_device_from_hal(open, descriptor) }.map_err(|e| format!("wgpu: {e}"))?;
-    Ok((device, queue, Abilities { subgroup_control, statistics }))
+    Ok((device, queue, Abilities { subgroup_control, statistics, flexible }))
 }
 
 /// Returns true if compute pipelines may require a subgroup size and full subgroups. Needs Vulkan 1.1.

@@ -27,6 +27,8 @@ pub struct Roofs {
     pub matrix: Option<f64>,
     /// Likewise with operands loaded from workgroup memory for every product.
     pub matrix_fed: Option<f64>,
+    /// Likewise of a whole product in matrices of flexible dimensions, of the best shape: on a device opened for them.
+    pub matrix_flexible: Option<f64>,
     /// True if an `fma` in f32 is one instruction that rounds once, false if the adapter makes a product and a sum of it;
     /// none if it does neither.
     pub fuses: Option<bool>,
@@ -34,6 +36,8 @@ pub struct Roofs {
     pub notes: Vec<String>,
 }
 
+/// Products in a row of matrices of flexible dimensions.
+const FLEXIBLE_PRODUCTS: usize = 4;
 /// 1/16 in f16, for every element of operands.
 const SIXTEENTHS: [u8; 2] = 0x2c00u16.to_le_bytes();
 /// Bytes of a buffer that is copied: several times any cache.
@@ -78,10 +82,11 @@ impl Roofs {
             notes.push("f16 not run: the adapter has none".into());
         }
         let (matrix, matrix_fed) = Self::matrices(gpu, time, &mut notes)?;
+        let matrix_flexible = Self::flexible(gpu, time, &mut notes)?;
         if !gpu.caps.timestamps {
             notes.push("by the wall clock: the adapter has no timestamps".into());
         }
-        Ok(Self { copy, copy_kernel, fused_f32, fused_f16, matrix, matrix_fed, fuses, notes })
+        Ok(Self { copy, copy_kernel, fused_f32, fused_f16, matrix, matrix_fed, matrix_flexible, fuses, notes })
     }
 
     /// Whether multiply-adds round once or twice, told from the bits of one result.
@@ -179,6 +184,34 @@ impl Roofs {
         })
     }
 
+    /// FLOP/s of a product in matrices of flexible dimensions, of the best shape.
+    fn flexible(gpu: &Gpu, time: Duration, notes: &mut Vec<String>) -> Result<Option<f64>> {
+        let shapes = roof::flexible_shapes(&gpu.caps);
+        let [m, n, k] = if gpu.caps.software { [96, 96, 96] } else { [8192, 3072, 1024] };
+        let half = |name, rows| -> Result<_> {
+            let tensor = gpu.tensor(name, rows, k, Elem::F16)?;
+            gpu.write(&tensor, &SIXTEENTHS.repeat(tensor.len()))?;
+            Ok(tensor)
+        };
+        let mut best: Option<f64> = None;
+        for shape in shapes {
+            let (a, b) = (half("roofs: a", m)?, half("roofs: b", n)?);
+            let out = gpu.tensor("roofs: products", m, n, Elem::F32)?;
+            let mut pass = Pass::new(gpu);
+            for _ in 0..FLEXIBLE_PRODUCTS {
+                roof::matrix_flexible(&mut pass, roof::MatrixFlexible { a: &a, b: &b, out: &out, shape })?;
+            }
+            let ms = best_ms(gpu, &pass.finish(), time)?;
+            let found = a_second("products", (2 * m * n * k * FLEXIBLE_PRODUCTS) as f64, ms)?;
+            let of =
+                if gpu.caps.flexible.is_some_and(|flexible| flexible.workgroup) { "workgroup" } else { "subgroup" };
+            let [x, y, z] = shape;
+            notes.push(format!("matrices of {x}x{y}x{z} of a {of}, {m}x{n}x{k}: {:.3} TFLOP/s", found / 1e12));
+            best = Some(best.map_or(found, |best| best.max(found)));
+        }
+        Ok(best)
+    }
+
     /// Returns the rate that kernels of this arithmetic are held against, and its name. An adapter whose own rate of it was
     /// not measured is held against that of f32.
     #[must_use]
@@ -235,6 +268,7 @@ mod tests {
             fused_f16: Some(4.0),
             matrix: Some(16.0),
             matrix_fed: Some(8.0),
+            matrix_flexible: None,
             fuses: None,
             notes: Vec::new(),
         };

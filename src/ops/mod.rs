@@ -18,6 +18,7 @@ pub mod residual;
 pub mod roof;
 pub mod stepcontrol;
 
+use crate::gpu::adapter::Flexible;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, OpPass, Vendor};
 
@@ -66,6 +67,10 @@ fn sample_adapters() -> Vec<Caps> {
         ..plain.clone()
     };
     adapters.push(matrices(16, (32, 32)));
+    for (workgroup, granularity) in [(true, [16; 3]), (false, [8; 3])] {
+        let flexible = Some(Flexible { granularity, largest: 1024, workgroup, invocations: 256 });
+        adapters.push(Caps { flexible, ..matrices(16, (32, 32)) });
+    }
     for vendor in [Vendor::Nvidia, Vendor::Amd] {
         adapters.push(Caps { vendor, ..plain.clone() });
         adapters.push(Caps { vendor, ..matrices(16, (32, 32)) });

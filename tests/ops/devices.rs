@@ -6,7 +6,7 @@ use wgpt::cases::{Breadth, Case};
 use wgpt::gpu::{Caps, Gpu, Options, Vendor};
 
 /// How a device is opened, as far as tests differ in it.
-type Key = [bool; 4];
+type Key = [bool; 5];
 
 /// An open device, and its capabilities as the adapter has them.
 type Open = (Key, Caps, Arc<Mutex<Gpu>>);
@@ -27,7 +27,7 @@ pub struct Device {
 impl Device {
     /// Opens the default adapter, or takes it if it is open. None at all is a failure.
     pub fn open(mode: &'static str, options: &Options) -> Self {
-        let key = [options.checked, options.webgpu_limits, options.matrices, options.unrepaired];
+        let key = [options.checked, options.webgpu_limits, options.matrices, options.unrepaired, options.experimental];
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, caps, gpu) = match open.iter().find(|(known, ..)| *known == key) {
             Some(found) => found.clone(),
@@ -102,7 +102,7 @@ fn all(_: &Case) -> bool {
 fn on_matrices(case: &Case) -> bool {
     match case.pass.operator {
         "attention" | "matmul" => case.has_half(),
-        "roof" => case.pass.pass.starts_with("matrix"),
+        "roof" => case.pass.pass.starts_with("matrix") && case.pass.pass != "matrix_flexible",
         _ => false,
     }
 }
@@ -157,13 +157,19 @@ fn with_matrices() -> Vec<Mode> {
     }
     let unrepaired = Options { unrepaired: true, ..options.clone() };
     let unrepaired = Device::open("matrices, SPIR-V as naga writes it", &unrepaired);
-    let checked = Device::open("matrices, checked", &Options { checked: true, ..options });
+    let checked = Device::open("matrices, checked", &Options { checked: true, ..options.clone() });
     let metal = release.clone().with("matrices, tiles for Metal", |caps| caps.backend = "Metal".into());
     let varying = release.clone().with("matrices, subgroups of several sizes", |caps| {
         caps.subgroup_sizes.1 *= 2;
         caps.subgroup_control = false;
     });
     let mut list = vec![Mode::new(release.clone(), full(&release), on_matrices)];
+    let flexible = Device::open("matrices of flexible dimensions", &Options { experimental: true, ..options });
+    if flexible.caps.flexible.is_some() {
+        list.push(Mode::new(flexible, Breadth::Narrow, |case| case.pass.pass == "matrix_flexible"));
+    } else {
+        not_run("products in matrices of flexible dimensions: the adapter has none");
+    }
     list.extend([unrepaired, checked, metal, varying].map(|device| Mode::new(device, Breadth::Narrow, on_matrices)));
     if release.caps.matrix_edges == [8] {
         let emulated = release.with("matrices, edge 16 of 8", |caps| caps.emulated_edge = Some(16));

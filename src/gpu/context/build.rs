@@ -16,6 +16,10 @@ impl Gpu {
         let pipeline = self.kernels.get(id)?;
         let (name, reflection) = (&pipeline.name, &pipeline.reflection);
         reflection.check(name, &self.caps)?;
+        if pipeline.kernel.dimensions.is_some() && self.caps.flexible.is_none() {
+            let what = format!("needs cooperative matrices of flexible dimensions, {} has none", self.caps.name);
+            return Err(Error::gpu(Fault::at(format!("kernel {name}"), what).expected("VK_NV_cooperative_matrix2")));
+        }
         if let (Some(raw), None) = (&self.raw, pipeline.built()) {
             // a driver may crash on a module whose features it lacks, whatever tests have made `caps` promise
             reflection.needs.check(name, &self.granted)?;
@@ -107,8 +111,12 @@ impl Gpu {
         parsed: naga::Module,
     ) -> Result<wgpu::ShaderModule> {
         if let Some(version) = self.spirv {
-            let words = spirv::repair(&spirv::of_module(kernel, &parsed, version, self.checked)?)
-                .map_err(|e| kernel.fault(&e))?;
+            let written = spirv::of_module(kernel, &parsed, version, self.checked)?;
+            let repaired = spirv::repair(&written).and_then(|words| match kernel.dimensions {
+                Some(dimensions) => spirv::resize(&words, dimensions),
+                None => Ok(words),
+            });
+            let words = repaired.map_err(|e| kernel.fault(&e))?;
             let [x, y, z] = reflection.workgroup_size;
             let entry = wgpu::PassthroughShaderEntryPoint { name: kernel.entry.into(), workgroup_size: (x, y, z) };
             let descriptor = wgpu::ShaderModuleDescriptorPassthrough {

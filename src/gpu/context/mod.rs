@@ -49,6 +49,8 @@ pub struct Options {
     pub driver_checks: bool,
     /// Ask the driver for figures on each kernel: see [`Gpu::statistics`].
     pub statistics: bool,
+    /// Also ask for `VK_NV_cooperative_matrix2`, if `matrices` are asked for: to compare.
+    pub experimental: bool,
 }
 
 /// What wgpu holds; absent in a dry run.

@@ -102,14 +102,23 @@ impl Gpu {
             statistics: Arc::new(Mutex::new(abilities.statistics.then(Vec::new))),
             fault,
             lost,
-            ..Self::dry(Caps { subgroup_control: abilities.subgroup_control, ..caps })
+            ..Self::dry(Caps {
+                subgroup_control: abilities.subgroup_control,
+                // only our own SPIR-V can have such matrices
+                flexible: abilities.flexible.filter(|_| passthrough && matrices),
+                ..caps
+            })
         })
     }
 }
 
 /// Opens a device of our own where that is possible and wanted, else wgpu's.
 fn opened(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor, options: &Options) -> Result<Opened> {
-    let wish = vulkan::Wish { driver_checks: options.driver_checks, statistics: options.statistics };
+    let wish = vulkan::Wish {
+        driver_checks: options.driver_checks,
+        statistics: options.statistics,
+        experimental: options.experimental && options.matrices,
+    };
     let own = match (vulkan::version(adapter), options.checked) {
         (None, _) => Err(String::new()),
         (Some(_), true) => Err("checked".into()),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use crate::error::Result;
 use crate::gpu::context::lock;
 
-use super::{Kernel, KernelId, Reflection};
+use super::{Dimensions, Kernel, KernelId, Reflection};
 
 /// Kernels read, after each of which the modules that no device has built are dropped: more than a model has. They take
 /// megabytes.
@@ -86,12 +86,12 @@ pub(in crate::gpu) struct Kernels {
 }
 
 /// All of a kernel but its name. Values of constants by their bits.
-type Text = (String, &'static str, Vec<(&'static str, u64)>, Option<u32>);
+type Text = (String, &'static str, Vec<(&'static str, u64)>, Option<u32>, Option<Dimensions>);
 
 fn text_of(kernel: &Kernel) -> Text {
-    let Kernel { name: _, source, entry, constants, subgroup_size } = kernel;
+    let Kernel { name: _, source, entry, constants, subgroup_size, dimensions } = kernel;
     let constants = constants.iter().map(|(name, value)| (*name, value.to_bits())).collect();
-    (source.clone(), entry, constants, *subgroup_size)
+    (source.clone(), entry, constants, *subgroup_size, *dimensions)
 }
 
 impl Kernels {

@@ -6,7 +6,7 @@ use std::fmt::{self, Debug, Write as _};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use super::{Kernel, Width};
+use super::{Dimensions, Kernel, Width};
 use crate::gpu::tensor::Elem;
 use crate::gpu::text::without_directive;
 
@@ -209,6 +209,11 @@ pub trait Generator: Identity + Debug + Send + Sync {
         None
     }
 
+    /// Returns the dimensions of its cooperative matrices, if those in the text only stand for them.
+    fn dimensions(&self) -> Option<Dimensions> {
+        None
+    }
+
     /// Returns the arithmetic that bounds it.
     fn arithmetic(&self) -> Arithmetic;
 }
@@ -408,7 +413,11 @@ impl KernelId {
             Spec::Generated(Generated(of)) => (of.text(), of.entry_point(), of.overrides(), of.subgroup_size()),
         };
         let constants = overrides.into_iter().map(|(name, value)| (name, f64::from(value))).collect();
-        Kernel { name: self.name(), source, entry, constants, subgroup_size }
+        let dimensions = match &self.spec {
+            Spec::Shader(_) => None,
+            Spec::Generated(Generated(of)) => of.dimensions(),
+        };
+        Kernel { name: self.name(), source, entry, constants, subgroup_size, dimensions }
     }
 }
 

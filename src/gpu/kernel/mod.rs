@@ -26,6 +26,21 @@ pub struct Kernel {
     pub constants: Vec<(&'static str, f64)>,
     /// Invocations that each subgroup must have, all of them active, where the device can be told so.
     pub subgroup_size: Option<u32>,
+    /// Dimensions of its cooperative matrices, if those in the text only stand for them.
+    pub dimensions: Option<Dimensions>,
+}
+
+/// Dimensions of cooperative matrices that WGSL cannot declare: of `a` (M, K), of `b` (K, N), of sums (M, N).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Dimensions {
+    /// Rows of `a` and of sums.
+    pub m: u32,
+    /// Columns of `b` and of sums.
+    pub n: u32,
+    /// Columns of `a`, rows of `b`.
+    pub k: u32,
+    /// A workgroup holds a matrix, not a subgroup.
+    pub workgroup: bool,
 }
 
 /// How many elements a kernel moves at once.
@@ -116,7 +131,7 @@ impl Kernel {
     /// A text of its own, outside any operator: for probes of the layers below.
     #[must_use]
     pub fn probe(name: &str, entry: &'static str, source: String) -> Self {
-        Self { name: name.into(), source, entry, constants: Vec::new(), subgroup_size: None }
+        Self { name: name.into(), source, entry, constants: Vec::new(), subgroup_size: None, dimensions: None }
     }
 
     /// True if the kernel needs cooperative matrices.

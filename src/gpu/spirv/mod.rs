@@ -11,11 +11,14 @@
 //! | `layouts` | no layout on types of workgroup and function memory | Vulkan forbids it |
 //! | `memory_model` | accesses and barriers marked, in modules with cooperative matrices | the Vulkan memory model |
 
+mod dimensions;
 mod layouts;
 mod matrices;
 mod memory_model;
 mod module;
 mod words;
+
+pub use dimensions::resize;
 
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};

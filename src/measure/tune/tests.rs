@@ -23,6 +23,7 @@ fn roofs() -> Roofs {
         fused_f32: rate,
         fused_f16: Some(rate),
         matrix: Some(rate),
+        matrix_flexible: None,
         matrix_fed: None,
         fuses: None,
         notes: Vec::new(),

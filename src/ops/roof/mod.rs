@@ -2,6 +2,7 @@
 //! registers and from workgroup memory. What every measured kernel is held against.
 
 mod fed;
+mod flexible;
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Generator;
@@ -11,6 +12,7 @@ use crate::gpu::{Arithmetic, Caps, Dispatch, Immediates, KernelId, OpPass, Pass,
 use super::matrix_units::subgroup_sizes;
 use super::{Operator, group, groups};
 pub use fed::{FED_TILES, MatrixFed, fed_shape, matrix_fed, without_fed};
+pub use flexible::{MatrixFlexible, flexible_shapes, matrix_flexible};
 
 /// The pass that [`copy`] records.
 pub const COPY: OpPass = OpPass::new("roof", "copy");
@@ -20,9 +22,15 @@ pub const FUSED: OpPass = OpPass::new("roof", "fused");
 pub const MATRIX: OpPass = OpPass::new("roof", "matrix");
 /// The pass that [`matrix_fed`] records.
 pub const MATRIX_FED: OpPass = OpPass::new("roof", "matrix_fed");
+/// The pass that [`matrix_flexible`] records.
+pub const MATRIX_FLEXIBLE: OpPass = OpPass::new("roof", "matrix_flexible");
 /// The operator's entry in [`super::OPERATORS`].
-pub static OPERATOR: Operator =
-    Operator { name: "roof", passes: &[COPY, FUSED, MATRIX, MATRIX_FED], kernels, tried: super::none_tried };
+pub static OPERATOR: Operator = Operator {
+    name: "roof",
+    passes: &[COPY, FUSED, MATRIX, MATRIX_FED, MATRIX_FLEXIBLE],
+    kernels,
+    tried: super::none_tried,
+};
 
 crate::shared_struct! {
     struct Params {
@@ -163,6 +171,7 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     ];
     let edges = [8, 16].into_iter().filter(|edge| without_fed(caps, *edge).is_none());
     list.extend(edges.map(|edge| fed::kernel(caps, edge)));
+    list.extend(flexible_shapes(caps).into_iter().map(|shape| flexible::kernel(caps, shape)));
     list
 }
 
