@@ -34,7 +34,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (kernels, caps) = kernels(args)?;
     let mut named: Vec<(String, &KernelId)> = kernels.iter().map(|kernel| (kernel.name(), kernel)).collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
-    let wanted = args.name.as_deref().unwrap_or_default();
+    let wanted = &*in_two_parts(args.name.as_deref().unwrap_or_default());
     let exact = named.iter().filter(|(name, _)| name == wanted).count();
     named.retain(|(name, _)| if exact > 0 { name == wanted } else { name.starts_with(wanted) });
     let mut names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
@@ -50,6 +50,15 @@ pub fn run(args: &Args) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// A name with the number of parts that lists have: kernels of all numbers have one text.
+fn in_two_parts(name: &str) -> String {
+    let part = |part: &str| match part.strip_prefix("parts") {
+        Some(number) if number.parse::<u32>().is_ok() => "parts2".to_owned(),
+        _ => part.to_owned(),
+    };
+    name.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
 /// The kernels of all adapters, each once.
@@ -81,6 +90,9 @@ fn print(kernel: &KernelId, variants: usize, caps: Option<&Caps>) {
     let lanes = text.subgroup_size.map_or(String::new(), |lanes| format!(", subgroups of {lanes}"));
     let constants: String = text.constants.iter().map(|(name, value)| format!(", {name} = {value}")).collect();
     say!("// {}: entry point {}{constants}{lanes}", text.name, text.entry);
+    if text.name.contains(".parts2") {
+        say!("// kernels of all numbers of parts have this text");
+    }
     if let Some(caps) = caps {
         let refused = text.reflect().and_then(|reflection| reflection.check(&text.name, caps)).err();
         say!("// for {}{}", caps.name, refused.map_or(String::new(), |why| format!(", which cannot run it: {why}")));

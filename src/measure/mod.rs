@@ -75,11 +75,16 @@ pub fn tuned_jobs(
     [batch, context]: [usize; 2],
 ) -> Option<String> {
     let jobs = tune::jobs(caps, config, elem, [batch, context]);
-    let named = |job: &Job| caps.tuned.contains_key(&job.key(elem));
+    let named = |job: &Job| job.recorded(caps, elem).is_some();
     let (count, any) = (count(&jobs, named), jobs.iter().any(named));
     match found {
         Found::Kernels(kernels, file) if *kernels == caps.tuned && any => {
-            Some(format!("{count}, from {}", file.display()))
+            let useless = jobs.iter().filter(|job| caps.tuned.contains_key(&job.key(elem)) && !named(job)).count();
+            let others = match useless {
+                0 => String::new(),
+                n => format!("; {n} of its kernels do not run here: wgpt tune makes them anew"),
+            };
+            Some(format!("{count}, from {}{others}", file.display()))
         }
         Found::Kernels(kernels, file) if *kernels == caps.tuned => {
             let file = file.display();
