@@ -1,7 +1,7 @@
 //! Products in parts of their depth: how many there are, and what adds them up.
 //!
-//! The weights' gradients have few tiles and a great depth. Its parts are summed apart, into partial sums that lie behind one
-//! another, and added in order.
+//! The weights' gradients have few tiles and a great depth. Parts of the depth are summed apart, into partial sums that lie
+//! behind one another, and added in order.
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
@@ -18,7 +18,7 @@ const RESIDENT_SUBGROUPS: u32 = 16;
 /// Operations that a GPU computes in the time in which it moves a byte of memory.
 const OPERATIONS_PER_BYTE: f64 = 100.0;
 
-/// Elements of f32 that [`backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
+/// Elements of f32 that [`super::backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
 #[must_use]
 pub fn partials(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
     let parts = parts(caps, elem, n, k, m);

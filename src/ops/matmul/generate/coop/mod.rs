@@ -1,9 +1,9 @@
 //! The kernel for adapters with matrix units: cooperative matrices of f16 with f32 sums.
 //!
 //! A workgroup copies tiles of `a` and `b` into workgroup memory as they lie in memory, `line` by line; whether a matrix
-//! is loaded by rows or by columns then makes the transposes. While a tile is multiplied, the next one is on its way in
-//! registers. Lines are 8 elements longer than the tile: matrix loads start at multiples of 16 bytes, and consecutive
-//! lines fall into different banks.
+//! is loaded by rows or by columns then makes the transposes, but where [`Coop::transposed`] makes them on the way. While a
+//! tile is multiplied, the next one is on its way in registers. Lines are 8 elements longer than the tile: matrix loads start
+//! at multiples of 16 bytes, and consecutive lines fall into different banks.
 //!
 //! The sums are ended in one of two ways: `direct` where the adapter can convert matrices and no tile sticks out of the
 //! result, else `staged`.
