@@ -3,6 +3,7 @@
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, KernelId, adapter};
 use wgpt::ops;
+use wgpt::ops::matmul::parts;
 
 use super::predicted;
 use super::terminal::{say, say_lines};
@@ -34,7 +35,8 @@ pub fn run(args: &Args) -> Result<()> {
     let (kernels, caps) = kernels(args)?;
     let mut named: Vec<(String, &KernelId)> = kernels.iter().map(|kernel| (kernel.name(), kernel)).collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
-    let wanted = &*in_two_parts(args.name.as_deref().unwrap_or_default());
+    // lists have kernels of two parts for those of all numbers
+    let wanted = &*parts::renamed(args.name.as_deref().unwrap_or_default(), "parts2");
     let exact = named.iter().filter(|(name, _)| name == wanted).count();
     named.retain(|(name, _)| if exact > 0 { name == wanted } else { name.starts_with(wanted) });
     let mut names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
@@ -50,15 +52,6 @@ pub fn run(args: &Args) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// A name with the number of parts that lists have: kernels of all numbers have one text.
-fn in_two_parts(name: &str) -> String {
-    let part = |part: &str| match part.strip_prefix("parts") {
-        Some(number) if number.parse::<u32>().is_ok() => "parts2".to_owned(),
-        _ => part.to_owned(),
-    };
-    name.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
 /// The kernels of all adapters, each once.

@@ -1,5 +1,7 @@
 //! A table of the driver's figures on the kernels that it has built.
 
+use std::collections::HashSet;
+
 use crate::gpu::context::KernelStatistics;
 use crate::gpu::{Gpu, KernelId, Program};
 
@@ -74,17 +76,17 @@ pub fn spills(figures: &KernelStatistics, workgroup_bytes: u64) -> Option<String
 #[must_use]
 pub fn spilling<'p>(gpu: &Gpu, program: &'p Program) -> Vec<(&'p KernelId, String)> {
     let built = gpu.statistics().unwrap_or_default();
-    let mut found: Vec<(&KernelId, String)> = Vec::new();
-    for command in &program.commands {
-        let (Some(kernel), Some((_, workgroup_bytes))) = (command.kernel(), command.workgroup()) else { continue };
-        let figures = built.iter().rev().find(|(name, _)| name == command.name());
-        if let Some(spilled) = figures.and_then(|(_, figures)| spills(figures, u64::from(workgroup_bytes)))
-            && !found.iter().any(|(known, _)| *known == kernel)
-        {
-            found.push((kernel, spilled));
-        }
-    }
-    found
+    // a step repeats its kernels in every layer and micro-step
+    let mut seen = HashSet::new();
+    let kernels = program.commands.iter().filter_map(|command| {
+        let (kernel, (_, workgroup_bytes)) = (command.kernel()?, command.workgroup()?);
+        seen.insert(kernel).then(|| (kernel, command.name(), u64::from(workgroup_bytes)))
+    });
+    let spilled = |(kernel, name, workgroup_bytes): (&'p KernelId, &str, u64)| {
+        let (_, figures) = built.iter().rev().find(|(known, _)| known == name)?;
+        Some((kernel, spills(figures, workgroup_bytes)?))
+    };
+    kernels.filter_map(spilled).collect()
 }
 
 #[cfg(test)]

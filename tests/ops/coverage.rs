@@ -74,9 +74,8 @@ fn without_tiles(name: &str) -> (String, String) {
     let is_number = |part: &str| part.parse::<u32>().is_ok();
     let is_tile = |part: &str| is_number(part) || part.contains('x') && part.split('x').all(is_number);
     let is_edge = |part: &str| part.strip_prefix('e').is_some_and(is_number);
-    let in_parts = |part: &str| part.strip_prefix("parts").is_some_and(is_number);
+    let name = &*ops::matmul::parts::renamed(name, "parts");
     let (tiles, text): (Vec<&str>, Vec<&str>) = name.split('.').partition(|part| is_tile(part) || is_edge(part));
-    let text: Vec<&str> = text.into_iter().map(|part| if in_parts(part) { "parts" } else { part }).collect();
     (text.join("."), format!("{} {}", name.split('.').next().unwrap_or_default(), tiles.join(".")))
 }
 

@@ -83,11 +83,7 @@ fn translate(kernel: &Kernel) -> Result<Translated, Vec<String>> {
             add(format!("spirv {}.{} checks {checks:?}", version.0, version.1), &|| {
                 let checked = checks == Checks::On;
                 let words = wgpt::gpu::spirv::write(&form.module, &form.info, form.entry, *version, checked)?;
-                let words = wgpt::gpu::spirv::repair(&words)?;
-                let words = match kernel.dimensions {
-                    Some(dimensions) => wgpt::gpu::spirv::resize(&words, dimensions)?,
-                    None => words,
-                };
+                let words = wgpt::gpu::spirv::for_driver(kernel, &words)?;
                 let traps = if checked { Vec::new() } else { traps::faults(&words) };
                 if traps.is_empty() { Ok(Text::Spirv { words, environment }) } else { Err(traps.join("; ")) }
             });

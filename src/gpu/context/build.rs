@@ -112,11 +112,7 @@ impl Gpu {
     ) -> Result<wgpu::ShaderModule> {
         if let Some(version) = self.spirv {
             let written = spirv::of_module(kernel, &parsed, version, self.checked)?;
-            let repaired = spirv::repair(&written).and_then(|words| match kernel.dimensions {
-                Some(dimensions) => spirv::resize(&words, dimensions),
-                None => Ok(words),
-            });
-            let words = repaired.map_err(|e| kernel.fault(&e))?;
+            let words = spirv::for_driver(kernel, &written).map_err(|e| kernel.fault(&e))?;
             let [x, y, z] = reflection.workgroup_size;
             let entry = wgpu::PassthroughShaderEntryPoint { name: kernel.entry.into(), workgroup_size: (x, y, z) };
             let descriptor = wgpu::ShaderModuleDescriptorPassthrough {

@@ -35,7 +35,7 @@ impl Deref for Pipeline {
     }
 }
 
-/// What kernels of one text share: those that differ in the number of parts that their work is cut into.
+/// A kernel without its name. Kernels that differ only in how many parts their work is cut into share one.
 #[derive(Debug)]
 pub(in crate::gpu) struct OfText {
     /// Unique in the cache.

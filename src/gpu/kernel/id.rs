@@ -408,15 +408,13 @@ impl KernelId {
     /// Writes the text. Caches call this once for each identity.
     #[must_use]
     pub fn kernel(&self) -> Kernel {
-        let (source, entry, overrides, subgroup_size) = match &self.spec {
-            Spec::Shader(shader) => (shader.text(), self.entry, shader.overrides.clone(), None),
-            Spec::Generated(Generated(of)) => (of.text(), of.entry_point(), of.overrides(), of.subgroup_size()),
+        let (source, entry, overrides, subgroup_size, dimensions) = match &self.spec {
+            Spec::Shader(shader) => (shader.text(), self.entry, shader.overrides.clone(), None, None),
+            Spec::Generated(Generated(of)) => {
+                (of.text(), of.entry_point(), of.overrides(), of.subgroup_size(), of.dimensions())
+            }
         };
         let constants = overrides.into_iter().map(|(name, value)| (name, f64::from(value))).collect();
-        let dimensions = match &self.spec {
-            Spec::Shader(_) => None,
-            Spec::Generated(Generated(of)) => of.dimensions(),
-        };
         Kernel { name: self.name(), source, entry, constants, subgroup_size, dimensions }
     }
 }

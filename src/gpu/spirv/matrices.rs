@@ -53,25 +53,22 @@ pub(super) fn write_functions(module: &mut Module) -> Result<(), String> {
 /// Puts an or with `zero` between the conversions of every `fn stored(x: f32, zero: u32) -> f32 { return f32(f16(x)); }`. Mesa's
 /// compilers drop a conversion to f16 and back, which rounds; what they cannot know to be 0 keeps them from it.
 pub(super) fn keep_halves(module: &mut Module) {
-    let find = |module: &Module, op: Op, described: &[u32]| module.all(op).find(|o| o[1..] == *described).map(|o| o[0]);
-    let floats = [32, 16].map(|bits| find(module, Op::TypeFloat, &[bits]));
-    let ([Some(full), Some(half)], Some(uint)) = (floats, find(module, Op::TypeInt, &[32, 0])) else { return };
+    let floats = [32, 16].map(|bits| known(module, Op::TypeFloat, &[bits]));
+    let ([Some(full), Some(half)], Some(uint)) = (floats, known(module, Op::TypeInt, &[32, 0])) else { return };
     let ids: Vec<u32> = module.all(Op::Function).map(|o| o[1]).collect();
     for id in ids {
-        let range = range(module, id);
-        let taken = module.list[range.clone()].iter().filter(|i| i.is(Op::FunctionParameter));
+        let body = &module.list[range(module, id)];
+        let taken = body.iter().filter(|i| i.is(Op::FunctionParameter));
         let [(first, _), (second, zero)] = taken.map(|i| (i.operands[0], i.operands[1])).collect::<Vec<_>>()[..] else {
             continue;
         };
-        let pair = module.list[range.clone()].windows(2).position(|two| {
+        let pair = body.windows(2).position(|two| {
             let there = two[0].is(Op::FConvert) && two[0].operands[0] == half;
             there && two[1].is(Op::FConvert) && two[1].operands[0] == full && two[1].operands[2] == two[0].operands[1]
         });
-        let Some(at) = pair.filter(|_| [first, second] == [full, uint]).map(|at| range.start + at) else { continue };
+        let Some(at) = pair.filter(|_| [first, second] == [full, uint]) else { continue };
         let vector = declared(module, Op::TypeVector, &[half, 2]);
-        // declarations lie before all functions
-        let at = at
-            + (module.list.iter().position(|i| i.is(Op::Function) && i.operands[1] == id).unwrap_or(0) - range.start);
+        let at = range(module, id).start + at;
         let [two, word, kept, back, again] = [(); 5].map(|()| module.id());
         let rounded = module.list[at].operands[1];
         module.list[at + 1].operands[2] = again;
@@ -188,10 +185,15 @@ fn calling(
     Ok(body)
 }
 
-/// The type that is so described: the module's, else a new one.
+/// The module's type that is so described.
+fn known(module: &Module, op: Op, described: &[u32]) -> Option<u32> {
+    module.all(op).find(|o| o[1..] == *described).map(|o| o[0])
+}
+
+/// The same, or a new one.
 fn declared(module: &mut Module, op: Op, described: &[u32]) -> u32 {
-    if let Some(o) = module.all(op).find(|o| o[1..] == *described) {
-        return o[0];
+    if let Some(id) = known(module, op, described) {
+        return id;
     }
     let id = module.id();
     module.declare_last(vec![Instruction::new(op, [&[id], described].concat())]);

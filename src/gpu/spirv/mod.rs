@@ -18,7 +18,7 @@ mod memory_model;
 mod module;
 mod words;
 
-pub use dimensions::resize;
+use dimensions::resize;
 
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
@@ -90,6 +90,18 @@ pub fn repair(words: &[u32]) -> std::result::Result<Vec<u32>, String> {
     layouts::strip(&mut module)?;
     memory_model::mark(&mut module)?;
     Ok(module.words())
+}
+
+/// Returns a kernel's module as its driver gets it: after all passes, with matrices of the kernel's dimensions.
+///
+/// # Errors
+/// As [`repair`]; a message if matrices cannot have the dimensions.
+pub fn for_driver(kernel: &Kernel, words: &[u32]) -> std::result::Result<Vec<u32>, String> {
+    let words = repair(words)?;
+    match kernel.dimensions {
+        Some(dimensions) => resize(&words, dimensions),
+        None => Ok(words),
+    }
 }
 
 /// Returns the SPIR-V version that wgpu uses for a device of a Vulkan version `(major, minor)`.

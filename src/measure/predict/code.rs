@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use crate::error::{Error, Fault, Result};
+use crate::ops::matmul::parts;
 
 /// Accesses to memory by their bits, of one invocation.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -133,13 +134,9 @@ pub struct Code {
     pub main_loop: Counts,
 }
 
-/// A kernel's name without the number of parts that its work is cut into, on which its code does not depend.
+/// Returns a kernel's name without the number of parts that its work is cut into, on which its code does not depend.
 pub(super) fn code_name(name: &str) -> String {
-    let part = |part: &str| {
-        let number = part.strip_prefix("parts").unwrap_or_default();
-        if number.parse::<u32>().is_ok() { "parts".to_owned() } else { part.to_owned() }
-    };
-    name.split('.').map(part).collect::<Vec<_>>().join(".")
+    parts::renamed(name, "parts")
 }
 
 /// Kernels by GPU and name.

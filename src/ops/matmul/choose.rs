@@ -21,6 +21,7 @@ fn tiled(caps: &Caps, [tile_m, tile_n, tile_k, thread_m, thread_n]: [u32; 5]) ->
 
 /// SMs or compute units of a GPU whose driver does not tell: of a discrete one, and of one in a processor.
 const UNITS: [u32; 2] = [128, 16];
+
 /// How a record of `wgpt tune` names a product of operands of `elem` with an (m, n) result and depth k.
 #[must_use]
 pub fn key(product: Product, elem: Elem, [m, n, k]: [usize; 3]) -> String {
@@ -200,7 +201,7 @@ fn small_coop(caps: &Caps) -> Tile {
     if by_compiler(caps) { TINY_COOP } else { SMALL_COOP }
 }
 
-/// Whether an adapter's matrix units gather transposed matrices by single elements: AMD's before RDNA4.
+/// True for GPUs whose matrix units load a transposed matrix element by element: AMD's before RDNA4.
 fn gathers(caps: &Caps) -> bool {
     caps.vendor == Vendor::Amd && !["GFX12", "NAVI4", "RX 9", "R9700"].iter().any(|word| caps.name.contains(word))
 }
@@ -252,12 +253,14 @@ fn tabled(caps: &Caps, product: Product, elem: Elem) -> Vec<Algorithm> {
     match elem {
         Elem::F16 if !caps.f16 => Vec::new(),
         Elem::F16 => {
-            let tiles = match by_compiler(caps) {
-                _ if is_faster_without_matrices(caps) => Vec::new(),
-                true => vec![TINY_COOP],
-                false => vec![LARGE_COOP, SMALL_COOP],
+            let tiles: &[Tile] = if is_faster_without_matrices(caps) {
+                &[]
+            } else if by_compiler(caps) {
+                &[TINY_COOP]
+            } else {
+                &[LARGE_COOP, SMALL_COOP]
             };
-            let coops: Vec<_> = tiles.into_iter().filter_map(|tile| coop(caps, tile)).collect();
+            let coops: Vec<_> = tiles.iter().copied().filter_map(|tile| coop(caps, tile)).collect();
             if coops.is_empty() { plain() } else { coops.into_iter().map(Algorithm::Coop).collect() }
         }
         _ if caps.software => {

@@ -18,6 +18,13 @@ const RESIDENT_SUBGROUPS: u32 = 16;
 /// Operations that a GPU computes in the time in which it moves a byte of memory.
 const OPERATIONS_PER_BYTE: f64 = 100.0;
 
+/// Returns a kernel's name with `word` in the place of its number of parts: kernels of all numbers have one text.
+#[must_use]
+pub fn renamed(name: &str, word: &str) -> String {
+    let is_number = |part: &str| part.strip_prefix("parts").is_some_and(|number| number.parse::<u32>().is_ok());
+    name.split('.').map(|part| if is_number(part) { word } else { part }).collect::<Vec<_>>().join(".")
+}
+
 /// Elements of f32 that [`super::backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
 #[must_use]
 pub fn partials(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
@@ -63,8 +70,8 @@ pub fn parts_of(caps: &Caps, algorithm: &Algorithm, [m, n, k]: [usize; 3]) -> u3
     full.unwrap_or(best) as u32
 }
 
-/// Whether a product in parts can sum the columns of its first operand on the way: if an invocation fetches the same
-/// columns throughout.
+/// True if a product in parts can sum the columns of its first operand on the way: an invocation must fetch the same columns
+/// throughout.
 #[must_use]
 pub fn sums_columns(algorithm: &Algorithm) -> bool {
     let Algorithm::Coop(c) = algorithm else { return false };

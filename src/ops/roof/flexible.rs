@@ -3,7 +3,7 @@
 //!
 //! A prototype, measured beside what src/ops/matmul reaches with `wgpt profile --roofs --experimental`. Operands are loaded
 //! from buffers: the driver decides what lies in workgroup memory. WGSL declares matrices of an edge that it knows, and
-//! [`crate::gpu::spirv::resize`] gives them their dimensions.
+//! [`crate::gpu::spirv::for_driver`] gives them their dimensions.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::adapter::Flexible;

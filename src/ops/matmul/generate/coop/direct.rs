@@ -50,12 +50,12 @@ impl CoopKernel {
         format!("{first} + {}u * out_line + {}u", i * n, j * n / 4)
     }
 
-    /// Whether sums begin with something of the result's shape.
+    /// True if sums begin with values that are loaded from a buffer of the result's shape.
     pub(super) fn begins_in_memory(&self) -> bool {
         self.is_direct() && (self.spec.accumulate || self.spec.epilogue == Epilogue::BiasResidual)
     }
 
-    /// Whether all matrices of a column of the grid begin with the same piece of the bias.
+    /// True if sums begin with the bias, of which matrices one above the other share a piece.
     pub(super) fn begins_with_bias(&self) -> bool {
         self.is_direct() && self.spec.epilogue.bias() && self.spec.epilogue != Epilogue::BiasResidual
     }
@@ -100,7 +100,7 @@ impl CoopKernel {
     pub(super) fn load_bias(&self, t: &mut Text) {
         let (n, stride) = (self.units().native, bias_lines(&self.coop).stride() / 4);
         t.line("let bias_column = subgroup_column / 4u;");
-        for j in 0..self.matrices().1 * self.units().blocks() {
+        for j in 0..self.native_matrices().1 {
             let at = format!("bias_column + {}u", j * n / 4);
             t.line(format_args!("let bias{j} = coopLoadT<MatrixC>(&bias_lines[{at}], {stride}u);"));
         }

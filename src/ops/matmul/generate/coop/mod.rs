@@ -82,22 +82,27 @@ impl CoopKernel {
         if self.spec.width == Width::Vec8 { "Half8" } else { "vec4<f16>" }
     }
 
-    /// What the names of its vec4 end in.
+    /// Suffixes of the names of its vec4.
     fn halves(&self) -> &'static [&'static str] {
         if self.spec.width == Width::Vec8 { &["_low", "_high"] } else { &[""] }
     }
 
-    /// Whether an operand's tile lies across its lines in memory.
+    /// True if an operand's tile is transposed while it is filled.
     fn is_transposed(&self, o: Operand) -> bool {
         self.coop.transposed && self.spec.width == Width::Vec8 && !o.along_k
     }
 
-    /// An operand's tile: lines as in memory, unless it is transposed.
-    fn tile(&self, o: Operand) -> Tile {
-        tile(o, o.along_k || self.is_transposed(o), &self.coop)
+    /// True if the lines of an operand's tile lie along K.
+    fn lies_along_k(&self, o: Operand) -> bool {
+        o.along_k || self.is_transposed(o)
     }
 
-    /// Whether the sums go from registers to memory.
+    /// An operand's tile: lines as in memory, unless it is transposed.
+    fn tile(&self, o: Operand) -> Tile {
+        tile(o, self.lies_along_k(o), &self.coop)
+    }
+
+    /// True if sums go from registers straight to memory.
     fn is_direct(&self) -> bool {
         self.spec.width == Width::Vec8 && !self.spec.ragged && self.units().functions
     }
@@ -144,8 +149,7 @@ impl CoopKernel {
         if coop.buffers > 1 {
             self.operands().iter().for_each(|o| t.line(format_args!("var {}_stage = 0u;", o.name)));
         }
-        let peeled = self.is_peeled();
-        let filled = peeled || coop.buffers > 1;
+        let (peeled, filled) = (self.is_peeled(), self.is_filled_before_loop());
         if filled {
             self.fill_tiles(t);
         }
@@ -176,9 +180,14 @@ impl CoopKernel {
         std::mem::take(&mut t.text)
     }
 
-    /// Whether the first tile is multiplied before the loop: not where all sums begin with what is loaded from the result.
+    /// True if the first tile is multiplied before the loop: not where sums begin with what the result holds.
     fn is_peeled(&self) -> bool {
         self.coop.peeled && !(self.is_direct() && self.spec.accumulate)
+    }
+
+    /// True if the first tile is put into workgroup memory before the loop, and each turn begins with a full one.
+    fn is_filled_before_loop(&self) -> bool {
+        self.is_peeled() || self.coop.buffers > 1
     }
 
     /// Fetches the next tile while this one is multiplied.
@@ -198,8 +207,7 @@ impl CoopKernel {
     /// Leaves the loop behind the last tile, or moves on to the next.
     fn advance(&self, t: &mut Text) {
         t.line("if next >= depth_end { break; }");
-        let (double, peeled) = (self.coop.buffers > 1, self.is_peeled());
-        if double {
+        if self.coop.buffers > 1 {
             for o in self.operands() {
                 let size = self.units().units_of(self.tile(o).elements());
                 t.line(format_args!("{0}_stage = {size}u - {0}_stage;", o.name));
@@ -208,7 +216,7 @@ impl CoopKernel {
             t.line("// everyone has read the tiles before they are overwritten");
             t.line("workgroupBarrier();");
         }
-        if double || peeled {
+        if self.is_filled_before_loop() {
             self.fill_tiles(t);
         }
         t.line("k = next;");
@@ -231,10 +239,16 @@ impl CoopKernel {
         t.line("");
     }
 
-    /// The adapter's matrices of a subgroup.
-    fn all_matrices(&self) -> impl Iterator<Item = (u32, u32)> {
+    /// The adapter's own matrices of a subgroup along M and N.
+    fn native_matrices(&self) -> (u32, u32) {
         let ((rows, columns), blocks) = (self.matrices(), self.units().blocks());
-        grid(rows * blocks, columns * blocks)
+        (rows * blocks, columns * blocks)
+    }
+
+    /// All of them.
+    fn all_matrices(&self) -> impl Iterator<Item = (u32, u32)> {
+        let (rows, columns) = self.native_matrices();
+        grid(rows, columns)
     }
 
     /// Text that only the subgroups of the grid run.
@@ -285,9 +299,9 @@ impl CoopKernel {
         }
     }
 
-    /// Where an invocation's pieces lie in memory and in the tiles, and where a subgroup's matrices start in the tiles. All
-    /// that does not change in the loop is found before it, and indices are sums in the units of the arrays: a division
-    /// behind a sum keeps compilers from folding constants into the accesses.
+    /// Writes where an invocation's pieces lie in memory and in the tiles, and where a subgroup's matrices start in the tiles.
+    /// All that does not change in the loop is found before it. Indices are sums in the units of the arrays: a division behind
+    /// a sum keeps compilers from folding constants into the accesses.
     fn places(&self, t: &mut Text) {
         for o in self.operands() {
             let (name, rounds, tile) = (o.name, self.rounds(o), self.tile(o));
@@ -308,8 +322,7 @@ impl CoopKernel {
                 t.line(format_args!("var {name}_next{i}{} = {}();", self.nth(o, j), self.piece_type()));
             }
             let first = if name == "a" { "subgroup_row" } else { "subgroup_column" };
-            let along_k = o.along_k || self.is_transposed(o);
-            let first = if along_k { format!("{first} * {}u", tile.stride()) } else { first.to_owned() };
+            let first = if self.lies_along_k(o) { format!("{first} * {}u", tile.stride()) } else { first.to_owned() };
             t.line(format_args!("let {name}_matrix = {};", self.units().index(first)));
         }
     }
@@ -415,7 +428,7 @@ impl CoopKernel {
         }
     }
 
-    /// What places in an operand's tiles have added to them: the start of the tile that is filled or multiplied.
+    /// The summand of places in an operand's tiles that leads to the buffer which is filled or multiplied.
     fn stage(&self, o: Operand) -> String {
         if self.coop.buffers > 1 { format!(" + {}_stage", o.name) } else { String::new() }
     }
@@ -423,9 +436,7 @@ impl CoopKernel {
     /// The products of the tiles' matrices, `native` deep at a time. Of the operand with fewer matrices all are held, of the
     /// other one at a time: the fewest registers.
     fn multiply(&self, t: &mut Text, first: bool) {
-        let (units, n, blocks) = (self.units(), self.units().native, self.units().blocks());
-        let (rows, columns) = self.matrices();
-        let (rows, columns) = (rows * blocks, columns * blocks);
+        let (units, n, (rows, columns)) = (self.units(), self.units().native, self.native_matrices());
         let steps = self.coop.tile_k / n;
         if !self.coop.unrolled {
             t.open(format_args!("for (var step = 0u; step < {}u; step += {n}u)", self.coop.tile_k));
@@ -435,7 +446,7 @@ impl CoopKernel {
                 let (name, tile, role) = (o.name, self.tile(o), if o.name == "a" { "A" } else { "B" });
                 let stride = tile.stride();
                 // elements from one matrix of the operand to the next, and from one step of k
-                let along_k = o.along_k || self.is_transposed(o);
+                let along_k = self.lies_along_k(o);
                 let (apart, deep) = if along_k { (stride, 1) } else { (1, stride) };
                 let at = units.units_of(i * n * apart + step * n * deep);
                 let first = format!("{name}_matrix{}", self.stage(o));
