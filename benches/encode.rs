@@ -15,7 +15,7 @@ fn sizes(batch: usize) -> Sizes {
 }
 
 fn dispatches(trainer: &Trainer) -> usize {
-    trainer.programs()[1].commands.iter().filter(|command| command.is_dispatch()).count()
+    trainer.programs()[0].commands.iter().filter(|command| command.is_dispatch()).count()
 }
 
 fn main() -> wgpt::error::Result<()> {
@@ -42,7 +42,7 @@ fn main() -> wgpt::error::Result<()> {
             batch += 1;
         }
         let trainer = Trainer::new(&gpu, options(batch))?;
-        let micro = trainer.programs()[1];
+        let micro = trainer.programs()[0];
         let mut times = (0..SAMPLES).map(|_| micro.time_encoding(&gpu)).collect::<wgpt::error::Result<Vec<_>>>()?;
         times.sort();
         println!(

@@ -1,9 +1,10 @@
 // tools/join-shader adds: shared/stub.wgsl
-// matmul_parts.wgsl: dweight[i] += sum over parts of partials[part, i], in order
+// matmul_parts.wgsl: dweight[i] += sum over parts of partials[part, i], in order; = where the gradient begins
 //   partials (parts, count Vec);  dweight (count Vec);  one invocation per Vec of dweight
 struct Params {
     count: u32,   // number of Vec
     parts: u32,
+    adds: u32,    // 0 where dweight begins
 }
 var<immediate> params: Params;
 
@@ -15,7 +16,10 @@ fn add(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups:
        @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WORKGROUP + lane;
     if i >= params.count { return; }
+    // read first: it need not wait for the parts
+    var before = Vec();
+    if params.adds != 0u { before = dweight[i]; }
     var sum = Vec();
     for (var part = 0u; part < params.parts; part++) { sum += partials[part * params.count + i]; }
-    dweight[i] += sum;
+    dweight[i] = before + sum;
 }

@@ -110,7 +110,7 @@ fn bits(trainer: &mut Trainer, tokens: &[u32], targets: &[u32]) -> Vec<u32> {
     let mut all: Vec<u32> = Vec::new();
     // twice, so that what the first left in shared buffers could be found
     for _ in 0..2 {
-        all = trainer.probe(tokens, targets, true).expect("probe").iter().map(|x| x.to_bits()).collect();
+        all = trainer.probe(tokens, targets).expect("probe").iter().map(|x| x.to_bits()).collect();
     }
     for param in &PARAMS {
         for layer in 0..param.copies(trainer.config()) {

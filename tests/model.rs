@@ -99,7 +99,7 @@ fn first_batch_matches(case: &str, checked: bool) {
     let tensors = GoldenTensors::read(case);
     let (inputs, targets) = (tensors.u32("inputs"), tensors.u32("targets"));
 
-    let losses = trainer.probe(&inputs, &targets, true).expect("probe");
+    let losses = trainer.probe(&inputs, &targets).expect("probe");
     let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
     let want = tensors.f64("loss")[0];
     assert!((loss - want).abs() <= 1e-6 * want, "{case}: loss {loss}, expected {want}");
@@ -205,7 +205,7 @@ fn gradients_match_the_reference(config: Config, batch: usize, context: usize, a
     let mut random = Random::new(9);
     let tokens = random.tokens(batch * context, config.vocab);
     let targets = random.tokens(batch * context, config.vocab);
-    let losses = trainer.probe(&tokens, &targets, true).expect("probe");
+    let losses = trainer.probe(&tokens, &targets).expect("probe");
 
     let params = gpt2::Params::from_weights(&weights);
     let batch = gpt2::Batch { tokens: &tokens, targets: &targets, T: context };
@@ -290,7 +290,7 @@ fn batches_of_another_size_are_refused() {
         assert!(matches!(error, Error::Shape(_)), "{error}");
         assert_eq!((error.fault().place.as_str(), error.fault().expected.as_str()), ("trainer.step", "32 tokens"));
     }
-    let error = trainer.probe(&[1; 32], &[1; 31], true).expect_err("a target is missing");
+    let error = trainer.probe(&[1; 32], &[1; 31]).expect_err("a target is missing");
     assert!(matches!(error, Error::Shape(_)), "{error}");
     trainer.step(&mut loader(2), 1, 1e-3).expect("the right size");
     assert!(trainer.report(true).expect("report").expect("one").loss.is_finite());

@@ -68,7 +68,7 @@ fn commands(elem: Elem) -> Vec<Command> {
     let sizes = Sizes { batch: 64, context: 1024, accumulation: 1 };
     let options = TrainerOptions { elem, ..TrainerOptions::new(config, sizes) };
     let trainer = Trainer::new(&gpu, options).expect("planned");
-    trainer.programs()[1].commands.clone()
+    trainer.programs()[0].commands.clone()
 }
 
 /// A product writes its result and what its fused end makes, and nothing else: operands are bound to be read.

@@ -50,6 +50,8 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         cases.extend([of(FULL, [257, 13]).bound(64 * 13 * 4), of(FULL, [257, 64]).bound(100 * 256)]);
         cases.extend(caps.f16.then(|| of(HALF, [257, 13]).bound(128 * 13 * 4)));
         cases.push(of(FULL, [2049, 401]).folded());
+        cases.push(of(FULL, [257, 13]).beginning(&["dbias"]));
+        cases.push(of(FULL, [257, 13]).beginning(&["dbias"]).bound(64 * 13 * 4));
     }
     cases
 }

@@ -114,6 +114,10 @@ impl Stored {
     }
 }
 
+fn float_of(bits: u32) -> f64 {
+    f64::from(f32::from_bits(bits))
+}
+
 type Launch = dyn Fn(&mut Pass, &[Tensor]) -> Result<()> + Send + Sync;
 type Fill = dyn Fn() -> Vec<Contents> + Send + Sync;
 type Change = dyn Fn(&mut Caps) + Send + Sync;
@@ -169,6 +173,32 @@ impl Case {
             change(caps);
         };
         Self { change: Some(Box::new(both)), ..self }
+    }
+
+    /// The same with accumulated tensors of f32 that begin here: they are zero, whatever they hold.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    pub fn beginning(mut self, names: &'static [&'static str]) -> Self {
+        let at =
+            |name: &&str| self.slots.iter().position(|slot| slot.name == *name).expect("cases: a slot of that name");
+        let begun: Vec<usize> = names.iter().map(at).collect();
+        begun.iter().for_each(|&i| self.slots[i].role = Role::Overwritten);
+        let (launch, fill, zeros) = (self.launch, self.fill, begun.clone());
+        self.launch = Box::new(move |pass, tensors| {
+            zeros.iter().for_each(|&i| pass.zero(&tensors[i]));
+            launch(pass, tensors)
+        });
+        self.fill = Box::new(move || {
+            let mut all = fill();
+            for &i in &begun {
+                let contents = &mut all[i];
+                let before: Vec<f64> = std::mem::take(&mut contents.before).into_iter().map(float_of).collect();
+                contents.want.iter_mut().for_each(|want| want.subtract(&before));
+            }
+            all
+        });
+        Self { what: format!("{} that begins", self.what), ..self }
     }
 
     /// The same where a binding holds few bytes, so that operators work in windows.

@@ -296,6 +296,9 @@ pub fn weights(layer: Layer, caps: &Caps, in_parts: bool) -> Vec<Case> {
     let [m, n, k] = layer.shape;
     let room = matmul::partials(caps, layer.stored.0, m, n, k);
     let mut cases = vec![backward_weight(layer, Depth::Whole)];
+    if in_parts {
+        cases.push(begins(backward_weight(layer, Depth::Whole)));
+    }
     if room > 0 && in_parts {
         let parts = room / (n * k);
         cases.push(backward_weight(layer, Depth::Parts(room)));
@@ -322,6 +325,9 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
             let of = |shape: &Shape| products(Layer::new(kind, *shape), caps, false);
             cases.extend(folded.iter().flat_map(of).map(Case::folded));
             cases.extend(of_large_tiles(caps, kind));
+            // whole, and in windows of rows and of depth: those that come later add
+            let weight = || begins(backward_weight(Layer::new(kind, [200, 36, 20]), Depth::Whole));
+            cases.extend([weight(), weight().bound(64 * 36 * kind.0.bytes())]);
             if kind == FULL && !caps.software {
                 cases.extend(DEEP.iter().flat_map(|shape| weights(Layer::new(kind, *shape), caps, true)));
             }
@@ -330,9 +336,16 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     if caps.f16 && caps.emulated_edge.is_some() {
         // a driver of the CPU takes long over these: the parts, and one kernel of large tiles
         cases.extend(weights(Layer::new(HALF, [1088, 64, 64]), caps, true));
+        cases.extend(weights(Layer::new(HALF, [1088, 64, 64]), caps, true).into_iter().map(begins));
         cases.push(backward_weight(Layer::new(HALF, [9, 1028, 2052]), Depth::Whole));
     }
     cases
+}
+
+/// The same with gradients that begin.
+fn begins(case: Case) -> Case {
+    let with_bias = case.slots.iter().any(|slot| slot.name == "dbias");
+    case.beginning(if with_bias { &["dweight", "dbias"] } else { &["dweight"] })
 }
 
 fn in_windows(caps: &Caps, stored: Stored) -> Vec<Case> {

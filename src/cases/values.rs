@@ -76,6 +76,22 @@ impl Want {
         if positions.len() == n { self } else { Self::At(positions, Box::new(self)) }
     }
 
+    /// Subtracts a value of each element of the tensor from what is wanted.
+    ///
+    /// # Panics
+    /// If not floats are wanted, element by element.
+    pub fn subtract(&mut self, values: &[f64]) {
+        match self {
+            Self::Near { want, .. } => want.iter_mut().zip(values).for_each(|(want, value)| *want -= value),
+            Self::At(positions, inner) => {
+                let values: Vec<f64> = positions.iter().map(|&i| values[i]).collect();
+                inner.subtract(&values);
+            }
+            Self::Anything => {}
+            Self::Total { .. } | Self::Words(_) => panic!("cases: no floats to subtract from"),
+        }
+    }
+
     /// Allows no tolerance where the budget is 0.
     pub fn exact_where_zero(mut self, budgets: &[f64]) -> Self {
         if let Self::Near { tolerance, .. } = &mut self {

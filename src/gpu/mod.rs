@@ -27,6 +27,7 @@ mod vulkan;
 #[path = "no_vulkan.rs"]
 mod vulkan;
 pub mod waits;
+mod zeros;
 
 pub use adapter::{CHOICE, Caps, DeviceInfo, Vendor, use_wide_vectors};
 pub use context::{Gpu, Options};

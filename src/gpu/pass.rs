@@ -12,6 +12,7 @@ use super::context::{Gpu, lock};
 use super::kernel::{Arithmetic, KernelId, OpPass, Pipeline, Purpose};
 use super::layout::Immediates;
 use super::tensor::{Buffer, Tensor, row_windows};
+use super::zeros::{Region, Zeros};
 
 /// One dispatch as an operator asks for it.
 #[derive(Debug)]
@@ -135,13 +136,14 @@ pub struct Pass<'g> {
     pub gpu: &'g Gpu,
     commands: Vec<Command>,
     place: Place,
+    zeros: Zeros,
 }
 
 impl<'g> Pass<'g> {
     /// Starts a recording.
     #[must_use]
     pub fn new(gpu: &'g Gpu) -> Self {
-        Self { gpu, commands: Vec::new(), place: Place::default() }
+        Self { gpu, commands: Vec::new(), place: Place::default(), zeros: Zeros::default() }
     }
 
     /// Sets the part of the model that the following commands belong to.
@@ -162,6 +164,7 @@ impl<'g> Pass<'g> {
         let reflection = &pipeline.reflection;
         dispatch.immediates.check(name, &reflection.immediates, reflection.immediate_bytes)?;
         let bind_group = self.bind(&pipeline, name, dispatch.tensors)?;
+        dispatch.tensors.iter().for_each(|tensor| self.clear_zeros(tensor));
         let writes = pipeline.reflection.bindings.iter().map(|(_, writes)| *writes);
         let bindings =
             dispatch.tensors.iter().zip(writes).map(|(tensor, writes)| Binding::new(tensor, writes)).collect();
@@ -183,8 +186,37 @@ impl<'g> Pass<'g> {
         Ok(())
     }
 
+    /// Takes a tensor to be all zeros from here on without writing it: what is added to it first may overwrite it, and what is
+    /// not overwritten is cleared before it is used, or at the end.
+    pub fn zero(&mut self, tensor: &Tensor) {
+        self.zeros.add(tensor);
+    }
+
+    /// True if a tensor that [`Pass::zero`] was told of is still all zeros, unwritten: then the dispatch that comes next must
+    /// overwrite all of it.
+    pub fn begins(&mut self, tensor: &Tensor) -> bool {
+        let begins = self.zeros.contains(tensor);
+        if begins {
+            self.zeros.take(tensor);
+        }
+        begins
+    }
+
+    /// Clears what of a tensor is zero and unwritten.
+    fn clear_zeros(&mut self, tensor: &Tensor) {
+        let zeros = self.zeros.take(tensor);
+        zeros.into_iter().for_each(|region| self.clear_region(region));
+    }
+
+    fn clear_region(&mut self, Region { buffer, bytes }: Region) {
+        let (offset, size) = (bytes.start, bytes.end - bytes.start);
+        let binding = Binding { buffer: buffer.id, offset, bytes: size, elements: size / 4, writes: true };
+        self.push(size, vec![binding], Action::Clear { buffer, offset, size });
+    }
+
     /// Records that a tensor becomes all zeros.
     pub fn clear(&mut self, tensor: &Tensor) {
+        self.zeros.take(tensor);
         // no clear ends within a word: behind an odd number of f16 there is only padding
         let (buffer, offset, size) = (Arc::clone(&tensor.buffer), tensor.offset, tensor.bytes().next_multiple_of(4));
         self.push(size, vec![Binding::new(tensor, true)], Action::Clear { buffer, offset, size });
@@ -207,6 +239,8 @@ impl<'g> Pass<'g> {
                 ),
             )));
         }
+        self.clear_zeros(source);
+        self.zeros.take(target);
         let action = Action::Copy {
             source: Arc::clone(&source.buffer),
             from: source.offset,
@@ -239,7 +273,9 @@ impl<'g> Pass<'g> {
 
     /// Ends the recording.
     #[must_use]
-    pub fn finish(self) -> Program {
+    pub fn finish(mut self) -> Program {
+        let zeros = self.zeros.take_all();
+        zeros.into_iter().for_each(|region| self.clear_region(region));
         Program { commands: self.commands }
     }
 

@@ -84,7 +84,7 @@ impl Count {
             memory_bytes: gpu.allocated_bytes(),
             formula_flops_per_token: super::flops_per_token(&config, sizes.context),
             tokens: sizes.tokens(),
-            beside: Beside::of(&config, &sizes, elem, &step, trainer.programs()[1]),
+            beside: Beside::of(&config, &sizes, elem, &step, trainer.programs()[0]),
             llmc: (elem == Elem::F16).then(|| Beside::of_llmc(&config, &sizes)),
         };
         let Sizes { batch, context, accumulation } = sizes;

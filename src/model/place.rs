@@ -8,8 +8,6 @@ pub const EMBEDDING: Place = Place::new("embedding");
 pub const FINAL: Place = Place::new("final");
 /// The logits and losses.
 pub const HEAD: Place = Place::new("head");
-/// The start of a step: gradients become zero.
-pub const BEGIN: Place = Place::new("begin");
 /// The end of a step: the gradients' norm and the update.
 pub const UPDATE: Place = Place::new("step");
 

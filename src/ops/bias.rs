@@ -17,6 +17,7 @@ crate::shared_struct! {
         columns: u32,
         block_rows: u32,
         blocks: u32,
+        adds: u32,
     }
 }
 
@@ -52,7 +53,7 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 pub struct Backward<'a> {
     /// (N, C), f32 or f16.
     pub dout: &'a Tensor,
-    /// (1, C), accumulated.
+    /// (1, C), accumulated, or overwritten where it [begins](Pass::begins).
     pub dbias: &'a Tensor,
     /// At least `BLOCKS * C` elements, overwritten.
     pub scratch: &'a Tensor,
@@ -74,11 +75,13 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         let (block_rows, blocks) = blocks(dout.rows());
         let scratch = io.scratch.reshape(blocks, c);
         let [units, columns] = [wide, width].map(|width| c / width.elements());
+        let adds = !pass.begins(io.dbias);
         let params = |columns: usize| Params {
             rows: dout.rows() as u32,
             columns: columns as u32,
             block_rows: block_rows as u32,
             blocks: blocks as u32,
+            adds: adds.into(),
         };
         pass.dispatch(&Dispatch {
             kernel: &first,
@@ -94,7 +97,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
             immediates: Immediates::of(&params(columns)),
             groups: groups(columns, wg),
             flops: scratch.len() as u64,
-            bytes: scratch.bytes() + 2 * io.dbias.bytes(),
+            bytes: scratch.bytes() + (1 + u64::from(adds)) * io.dbias.bytes(),
         })?;
     }
     Ok(())

@@ -20,8 +20,8 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gpu::Caps;
 use crate::gpu::text::Text;
+use crate::gpu::{Caps, Vendor};
 
 /// First lines of a kernel with matrices of f16.
 pub(super) const DIRECTIVES: [&str; 2] = ["enable f16;", "enable wgpu_cooperative_matrix;"];
@@ -103,6 +103,11 @@ impl Tile {
 pub(super) fn subgroup_sizes(caps: &Caps) -> (u32, u32) {
     // wgpu reports 4 to 64 on Metal, whose GPUs with matrix units have 32
     if caps.backend == "Metal" { (32, 32) } else { caps.subgroup_sizes }
+}
+
+/// True for GPUs whose matrix units load a transposed matrix element by element: AMD's before RDNA4.
+pub(super) fn gathers(caps: &Caps) -> bool {
+    caps.vendor == Vendor::Amd && !["GFX12", "NAVI4", "RX 9", "R9700"].iter().any(|word| caps.name.contains(word))
 }
 
 impl Units {

@@ -2,7 +2,7 @@
 
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, Vendor};
-use crate::ops::matrix_units::Units;
+use crate::ops::matrix_units::{Units, gathers};
 
 use super::generate::{self, Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
 use super::parts::{PART_DEPTH, parts_kernel};
@@ -123,9 +123,8 @@ pub fn tried_kernels(caps: &Caps) -> Vec<KernelId> {
     coops
         .flat_map(|algorithm| PRODUCTS.map(|product| (algorithm, product)))
         .map(|(algorithm, product)| {
-            let (epilogue, out, accumulate) = variants(product, Elem::F16, &algorithm)[0];
+            let (epilogue, out, accumulate, parts) = variants(product, Elem::F16, &algorithm)[0];
             let (operands, width, ragged) = (Elem::F16, Width::Vec8, false);
-            let parts = parts_of_variant(product, accumulate);
             kernel(&Spec { product, algorithm, operands, out, epilogue, accumulate, parts, width, ragged })
         })
         .collect()
@@ -201,11 +200,6 @@ fn small_coop(caps: &Caps) -> Tile {
     if by_compiler(caps) { TINY_COOP } else { SMALL_COOP }
 }
 
-/// True for GPUs whose matrix units load a transposed matrix element by element: AMD's before RDNA4.
-fn gathers(caps: &Caps) -> bool {
-    caps.vendor == Vendor::Amd && !["GFX12", "NAVI4", "RX 9", "R9700"].iter().any(|word| caps.name.contains(word))
-}
-
 /// The kernel of a shape on this adapter, if it has room for it.
 fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
     let units = Units::of(caps)?;
@@ -225,7 +219,7 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     for product in PRODUCTS {
         for elem in [Elem::F32, Elem::F16] {
             for algorithm in tabled(caps, product, elem) {
-                for (epilogue, out, accumulate) in variants(product, elem, &algorithm) {
+                for (epilogue, out, accumulate, parts) in variants(product, elem, &algorithm) {
                     for &(width, ragged) in kinds(&algorithm) {
                         let operands = elem;
                         list.push(kernel(&Spec {
@@ -235,7 +229,7 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
                             out,
                             epilogue,
                             accumulate,
-                            parts: parts_of_variant(product, accumulate),
+                            parts,
                             width,
                             ragged,
                         }));
@@ -280,34 +274,29 @@ fn kinds(algorithm: &Algorithm) -> &'static [(Width, bool)] {
     }
 }
 
-/// A number of parts of a kernel that adds to nothing: the texts of all numbers are alike.
-fn parts_of_variant(product: Product, accumulate: bool) -> u32 {
-    if product == Product::BackwardWeight && !accumulate { 2 } else { 1 }
-}
-
-/// The (epilogue, result, accumulate) that a product occurs with.
-fn variants(product: Product, elem: Elem, algorithm: &Algorithm) -> Vec<(Epilogue, Elem, bool)> {
+/// The (epilogue, result, accumulate, parts) that a product occurs with. The texts of all numbers of parts are alike.
+fn variants(product: Product, elem: Elem, algorithm: &Algorithm) -> Vec<(Epilogue, Elem, bool, u32)> {
     match product {
         Product::Forward => vec![
-            (Epilogue::None, elem, false),
-            (Epilogue::Bias, elem, false),
-            (Epilogue::BiasGelu, elem, false),
-            (Epilogue::BiasResidual, Elem::F32, false),
-            (Epilogue::None, Elem::F32, false),
+            (Epilogue::None, elem, false, 1),
+            (Epilogue::Bias, elem, false, 1),
+            (Epilogue::BiasGelu, elem, false, 1),
+            (Epilogue::BiasResidual, Elem::F32, false, 1),
+            (Epilogue::None, Elem::F32, false, 1),
         ],
         Product::BackwardInp => vec![
-            (Epilogue::None, elem, false),
-            (Epilogue::None, elem, true),
-            (Epilogue::GeluBackward, elem, false),
-            (Epilogue::GeluBackward, elem, true),
+            (Epilogue::None, elem, false, 1),
+            (Epilogue::None, elem, true, 1),
+            (Epilogue::GeluBackward, elem, false, 1),
+            (Epilogue::GeluBackward, elem, true, 1),
         ],
         Product::BackwardWeight => {
-            let mut list = vec![(Epilogue::None, Elem::F32, true)];
+            let mut list = vec![(Epilogue::None, Elem::F32, true, 1), (Epilogue::None, Elem::F32, false, 1)];
             if !matches!(algorithm, Algorithm::Rows { .. }) {
-                list.push((Epilogue::None, Elem::F32, false));
+                list.push((Epilogue::None, Elem::F32, false, 2));
             }
             if matches!(algorithm, Algorithm::Coop(_)) {
-                list.push((Epilogue::ColumnSums, Elem::F32, false));
+                list.push((Epilogue::ColumnSums, Elem::F32, false, 2));
             }
             list
         }

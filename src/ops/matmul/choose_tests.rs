@@ -120,7 +120,7 @@ fn kernels_of_different_texts_have_different_names() {
             .flat_map(|&product| [Elem::F32, Elem::F16].map(|elem| (product, elem)))
         {
             for algorithm in candidates(&caps, elem) {
-                for (epilogue, out, accumulate) in variants(product, elem, &algorithm) {
+                for (epilogue, out, accumulate, parts) in variants(product, elem, &algorithm) {
                     for (width, ragged) in kinds(&algorithm) {
                         let (width, ragged) = (*width, *ragged);
                         let spec = Spec {
@@ -130,7 +130,7 @@ fn kernels_of_different_texts_have_different_names() {
                             out,
                             epilogue,
                             accumulate,
-                            parts: parts_of_variant(product, accumulate),
+                            parts,
                             width,
                             ragged,
                         };

@@ -366,7 +366,7 @@ pub struct BackwardWeight<'a> {
     pub dout: &'a Tensor,
     /// (M, K).
     pub inp: &'a Tensor,
-    /// (N, K), of any size; accumulated.
+    /// (N, K), of any size; accumulated, or overwritten where it [begins](Pass::begins).
     pub dweight: &'a Tensor,
 }
 
@@ -451,8 +451,8 @@ fn backward_weight_with(
             let epilogue = Epilogue::None;
             match partials.filter(|_| parts > 1) {
                 None => {
-                    let whole =
-                        Window { product, a, b, out: &dweight, more, epilogue, accumulate: true, parts: 1, params };
+                    let accumulate = !pass.begins(&dweight);
+                    let whole = Window { product, a, b, out: &dweight, more, epilogue, accumulate, parts: 1, params };
                     dispatch(pass, &whole)?;
                 }
                 Some(partials) => {

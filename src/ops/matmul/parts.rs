@@ -93,6 +93,7 @@ crate::shared_struct! {
     struct PartsParams {
         count: u32,
         parts: u32,
+        adds: u32,
     }
 }
 
@@ -103,16 +104,17 @@ pub(super) fn parts_kernel(caps: &Caps, width: Width) -> KernelId {
         .set("WORKGROUP", group(caps))
 }
 
-/// `dweight += partials[0] + partials[1] + ...`, in order.
+/// `dweight += partials[0] + partials[1] + ...`, in order; `dweight = ` where it begins.
 pub(super) fn add_parts(pass: &mut Pass, partials: &Tensor, parts: u32, dweight: &Tensor) -> Result<()> {
     let width = Width::of(&[dweight.len()]);
     let count = dweight.len() / width.elements();
+    let adds = !pass.begins(dweight);
     pass.dispatch(&Dispatch {
         kernel: &parts_kernel(&pass.gpu.caps, width),
         tensors: &[partials, dweight],
-        immediates: Immediates::of(&PartsParams { count: count as u32, parts }),
+        immediates: Immediates::of(&PartsParams { count: count as u32, parts, adds: adds.into() }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: partials.len() as u64,
-        bytes: partials.bytes() + 2 * dweight.bytes(),
+        bytes: partials.bytes() + (1 + u64::from(adds)) * dweight.bytes(),
     })
 }

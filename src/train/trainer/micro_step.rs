@@ -36,14 +36,6 @@ impl Model {
         gpu.write(&self.control.state, bytemuck::bytes_of(&state))
     }
 
-    /// Records the start of a step: gradients become zero.
-    pub fn record_begin(&self, gpu: &Gpu) -> Program {
-        let mut pass = Pass::new(gpu);
-        pass.at(place::BEGIN);
-        self.grads.wholes().for_each(|whole| pass.clear(whole));
-        pass.finish()
-    }
-
     /// Records the end of a step: norm, decision, update.
     pub fn record_end(&self, gpu: &Gpu, rule: &UpdateRule) -> Result<Program> {
         let windows: Vec<Tensor> = self.grads.windows(gpu).into_iter().map(|(window, _)| window).collect();
@@ -68,7 +60,10 @@ impl Model {
 
 /// A recorded micro-step, forward and backward, and the tensors it goes through.
 pub(super) struct MicroStep {
-    pub program: Program,
+    /// The first of a step: gradients begin.
+    pub first: Program,
+    /// Those that add to them, if a step has several.
+    pub others: Option<Program>,
     pub acts: Activations,
     pub scratch: Backward,
     pub buckets: embedding::Buckets,
@@ -84,7 +79,7 @@ impl MicroStep {
         let dry = gpu.dry_copy();
         let mut apart = Pool::separate(&dry);
         let planned = Self::record(&dry, &Model::new(&dry, options.config, options.elem)?, options, &mut apart)?;
-        apart.share(&planned.program, gpu)
+        apart.share(&planned.first, gpu)
     }
 
     /// Returns the tensors that a [`crate::data::Batch`] fills, in its order.
@@ -92,21 +87,44 @@ impl MicroStep {
         [&self.acts.tokens, &self.acts.targets, &self.buckets.table, &self.buckets.order]
     }
 
+    /// Returns the micro-step of a number, from 0.
+    pub fn program(&self, number: usize) -> &Program {
+        self.others.as_ref().filter(|_| number > 0).unwrap_or(&self.first)
+    }
+
     /// Records a micro-step in the memory of `pool`.
     pub fn record(gpu: &Gpu, model: &Model, options: &TrainerOptions, pool: &mut Pool) -> Result<Self> {
-        let Model { config, elem, params, grads, control } = model;
+        let Model { config, elem, .. } = model;
         let shape = [options.sizes.batch, options.sizes.context];
         let acts = Activations::new(pool, config, shape, *elem, options.recompute)?;
         let scratch = Backward::new(pool, config, &acts)?;
         let buckets = embedding::Buckets::new(gpu, acts.rows())?;
+        let record = |begins| Self::record_program(gpu, model, options, (&acts, &scratch, &buckets), begins);
+        let first = record(true)?;
+        let others = (options.sizes.accumulation > 1).then(|| record(false)).transpose()?;
+        Ok(Self { first, others, acts, scratch, buckets })
+    }
+
+    /// Records one whose gradients begin, or are added to.
+    fn record_program(
+        gpu: &Gpu,
+        model: &Model,
+        options: &TrainerOptions,
+        (acts, scratch, buckets): (&Activations, &Backward, &embedding::Buckets),
+        begins: bool,
+    ) -> Result<Program> {
+        let Model { config, elem, params, grads, control } = model;
         let mut pass = Pass::new(gpu);
+        if begins {
+            grads.in_memory_order().for_each(|(param, layer)| pass.zero(grads.get(param.name, layer)));
+        }
         // a mean's gradient in f32; in f16 a sum's, so that the right loss scale does not depend on the batch
         let scale = if *elem == Elem::F16 { 1.0 } else { 1.0 / options.sizes.tokens() as f32 };
-        forward::body(&mut pass, config, params, &acts)?;
-        backward::head(&mut pass, config, params, grads, &acts, &scratch, (control, scale))?;
-        backward::body(&mut pass, config, params, grads, &acts, &scratch, &buckets)?;
+        forward::body(&mut pass, config, params, acts)?;
+        backward::head(&mut pass, config, params, grads, acts, scratch, (control, scale))?;
+        backward::body(&mut pass, config, params, grads, acts, scratch, buckets)?;
         pass.at(place::UPDATE);
         stepcontrol::accumulate(&mut pass, control, &acts.losses)?;
-        Ok(Self { program: pass.finish(), acts, scratch, buckets })
+        Ok(pass.finish())
     }
 }

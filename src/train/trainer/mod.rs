@@ -30,8 +30,6 @@ pub struct Trainer<'g> {
     /// One micro-step: forward and backward.
     micro: MicroStep,
     rule: UpdateRule,
-    /// Clears the gradients: the first thing of a step.
-    begin: Program,
     /// Norm, decision, update: the last thing of a step.
     end: Program,
     /// Forward and losses.
@@ -60,7 +58,7 @@ impl<'g> Trainer<'g> {
         let micro = MicroStep::record(gpu, &model, &options, &mut pool)?;
         let rule = UpdateRule::new(gpu, options.config)?;
         model.start_loss_scale(gpu)?;
-        let (begin, end) = (model.record_begin(gpu), model.record_end(gpu, &rule)?);
+        let end = model.record_end(gpu, &rule)?;
         let eval = model.record_losses(gpu, &micro.acts)?;
         let acts = &micro.acts;
         let inputs_bytes: u64 = micro.inputs().iter().map(|tensor| tensor.bytes()).sum();
@@ -76,7 +74,6 @@ impl<'g> Trainer<'g> {
             model,
             micro,
             rule,
-            begin,
             end,
             eval,
             done: VecDeque::new(),
@@ -143,17 +140,17 @@ impl<'g> Trainer<'g> {
         &self.model.control
     }
 
-    /// The programs of a step in order: begin once, micro for every micro-step, end once.
+    /// The programs of a step of one micro-step: the micro-step, and the end.
     #[must_use]
-    pub fn programs(&self) -> [&Program; 3] {
-        [&self.begin, &self.micro.program, &self.end]
+    pub fn programs(&self) -> [&Program; 2] {
+        [&self.micro.first, &self.end]
     }
 
     /// Returns all commands of a step, its micro-steps one after the other.
     #[must_use]
     pub fn step_program(&self) -> Program {
-        let micros = std::iter::repeat_n(&self.micro.program, self.options.sizes.accumulation);
-        Program::join(std::iter::once(&self.begin).chain(micros).chain([&self.end]))
+        let micros = (0..self.options.sizes.accumulation).map(|number| self.micro.program(number));
+        Program::join(micros.chain([&self.end]))
     }
 
     /// The matrix and attention kernels of a step, each once: what decides its speed.
@@ -164,7 +161,7 @@ impl<'g> Trainer<'g> {
             command.operator().is_some_and(|of| products.contains(&of.operator))
         };
         let mut names: Vec<String> =
-            self.micro.program.commands.iter().filter(decides).map(|c| c.name().to_owned()).collect();
+            self.micro.first.commands.iter().filter(decides).map(|c| c.name().to_owned()).collect();
         names.sort();
         names.dedup();
         names

@@ -45,12 +45,12 @@ impl Trainer<'_> {
             // the numbers are read by the end of a step alone
             let uploads: [Upload; 2] =
                 [(&self.micro.inputs(), batch.bytes()), (&[&self.model.control.hyper], bytemuck::bytes_of(&hyper))];
-            let programs = [&self.begin, &self.micro.program, &self.end];
+            let programs = [self.micro.program(micro), &self.end];
             let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: first, stops: last });
             self.uploads.submit_timed(
                 self.gpu,
                 &uploads[..1 + usize::from(last)],
-                &programs[usize::from(!first)..2 + usize::from(last)],
+                &programs[..1 + usize::from(last)],
                 &mut [&mut self.reports][..usize::from(last)],
                 timed,
             )?;

@@ -4,7 +4,7 @@ use super::Trainer;
 use super::step::check_batch;
 use crate::data::{Batch, Rows};
 use crate::error::{Error, Fault, Result};
-use crate::gpu::{Program, Upload};
+use crate::gpu::Upload;
 
 impl Trainer<'_> {
     /// Mean loss in nats a token over the first `count` rows of T tokens. Waits for all steps before it.
@@ -49,12 +49,12 @@ impl Trainer<'_> {
         Ok(bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).iter().map(|&loss| f64::from(loss)).sum())
     }
 
-    /// Runs one micro-step's forward and backward on a given batch and waits: gradients accumulate on what is there.
+    /// Runs one micro-step's forward and backward on a given batch and waits: gradients begin there.
     /// For tests and tools; returns the losses.
     ///
     /// # Errors
     /// [`Error::Shape`] if the batch is not B T long; else as [`Gpu::check`].
-    pub fn probe(&mut self, inputs: &[u32], targets: &[u32], clear: bool) -> Result<Vec<f32>> {
+    pub fn probe(&mut self, inputs: &[u32], targets: &[u32]) -> Result<Vec<f32>> {
         if targets.len() != inputs.len() {
             let fault = Fault::at("trainer.probe", "a target for every input").expected(inputs.len());
             return Err(Error::shape(fault.found(targets.len())));
@@ -62,8 +62,7 @@ impl Trainer<'_> {
         let batch = Batch::of(inputs, targets);
         check_batch("trainer.probe", &batch, self.micro.acts.rows())?;
         let uploads: [Upload; 1] = [(&self.micro.inputs(), batch.bytes())];
-        let programs: &[&Program] = if clear { &[&self.begin, &self.micro.program] } else { &[&self.micro.program] };
-        self.uploads.submit(self.gpu, &uploads, programs, &mut [])?;
+        self.uploads.submit(self.gpu, &uploads, &[&self.micro.first], &mut [])?;
         self.gpu.read_f32(&self.micro.acts.losses)
     }
 }
