@@ -1,7 +1,8 @@
-// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
+// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl shared/group_tree.wgsl
 // crossentropy.wgsl: losses[n] = -log softmax(logits[n, 0..V])[target[n]];  dlogits = (softmax - onehot) * scale
 //   logits (N, Vp), of which the first V columns count;  targets (N) u32, 0xffffffff for a row that does not count
-//   forward            one workgroup per row; losses only
+//   forward            one workgroup per row, so large where rows are long that the rows in flight fit in the L2: a row is
+//                      read twice; losses only
 //   forward_backward   the same, and logits become dlogits in place; the padded columns become 0
 struct Params {
     rows: u32,
@@ -39,15 +40,15 @@ fn softmax_row(row: u32, lane: u32) -> vec2<f32> {
             sum += sum_elements(select(Vec(), exp(x - Vec(most)), counts));
         }
     }
-    let row_most = reduce_max(lane, most);
-    return vec2(row_most, reduce_sum(lane, sum * exp(most - row_most)));
+    let row_most = group_max(lane, most);
+    return vec2(row_most, group_sum(lane, sum * exp(most - row_most)));
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-           @builtin(local_invocation_index) lane: u32) {
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
     let n = group_index(group, groups);
     if n >= params.rows { return; }
+    let lane = lane_of(invocation);
     let s = softmax_row(n * params.stride, lane);
     if lane == 0u { losses[n] = row_loss(n, s); }
 }
@@ -62,9 +63,10 @@ fn row_loss(n: u32, s: vec2<f32>) -> f32 {
 
 @compute @workgroup_size(WORKGROUP)
 fn forward_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                    @builtin(local_invocation_index) lane: u32) {
+                    invocation: Invocation) {
     let n = group_index(group, groups);
     if n >= params.rows { return; }
+    let lane = lane_of(invocation);
     let row = n * params.stride;
     let s = softmax_row(row, lane);
     if lane == 0u { losses[n] = row_loss(n, s); }

@@ -111,13 +111,15 @@ pub fn forward_at([v, t, n, c]: [usize; 4], at: usize) -> Case {
 pub fn backward(batch: Batch) -> Case {
     let [v, t, b, c] = batch.shape;
     let n = batch.rows();
-    let mut slots = vec![Slot::words("table", 1 + 3 * n, Role::Input), Slot::words("order", n, Role::Input)];
+    let words = embedding::table_words(n);
+    let mut slots = vec![Slot::words("table", words, Role::Input), Slot::words("order", n, Role::Input)];
     slots.push(Slot::input("dout", [n, c]));
     slots.extend(batch.tables(Slot::accumulated, ["dwte", "dwpe"]));
+    slots.push(Slot::scratch("scratch", [embedding::scratch_rows(n), c]));
     let launch = move |pass: &mut Pass, s: &[Tensor]| {
-        let [table, order, dout, dwte, dwpe] = each(s);
+        let [table, order, dout, dwte, dwpe, scratch] = each(s);
         let buckets = &Buckets { table: table.clone(), order: order.clone() };
-        embedding::backward(pass, Backward { buckets, dout, dwte, dwpe, positions: t })
+        embedding::backward(pass, Backward { buckets, dout, dwte, dwpe, positions: t, scratch })
     };
     Case::new(BACKWARD, batch.what(), slots, launch, move || {
         let (tokens, mut inputs) = (batch.tokens(), Inputs::new());
@@ -135,7 +137,7 @@ pub fn backward(batch: Batch) -> Case {
         // a token comes as often as it is drawn, at most n times; a position b times
         let wte = FULL.near(wte, rounding(n + 1), &wte_sizes).at(at(rows), rows * c);
         let wpe = FULL.near(wpe, rounding(b + 1), &wpe_sizes).at(at(more), more * c);
-        let (mut table, mut order) = (vec![0; 1 + 3 * n], vec![0; n]);
+        let (mut table, mut order) = (vec![0; words], vec![0; n]);
         embedding::sort(&tokens, &mut table, &mut order);
         vec![
             Contents::integers(table),
@@ -143,12 +145,22 @@ pub fn backward(batch: Batch) -> Case {
             Contents::floats(&dout),
             Contents::floats(&dwte).wanting(wte),
             Contents::floats(&dwpe).wanting(wpe),
+            Contents::scratch(),
         ]
     })
 }
 
 fn passes(batch: &Batch) -> [Case; 2] {
     [forward(batch.clone()), backward(batch.clone())]
+}
+
+/// 2,600 rows, of which one token has half, one has a full run, one a row more, and the others are rare.
+pub fn common_and_rare(c: usize) -> Batch {
+    let counts = [(0, 1300), (9, 128), (40, 129)];
+    let common = counts.into_iter().flat_map(|(token, count)| vec![token; count]);
+    let by_token: Vec<u32> = common.chain((0..1043).map(|n| 100 + n * n % 2400)).collect();
+    let tokens = (0..by_token.len()).map(|n| by_token[n * 1009 % by_token.len()]).collect();
+    Batch { tokens: Some(Arc::new(tokens)), ..Batch::new([2600, 130, 20, c]) }
 }
 
 fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
@@ -161,6 +173,18 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
         // repeated tokens
         for tokens in [vec![30; 130], (0..130).map(|n| if n % 7 == 0 { 0 } else { 29 }).collect()] {
             cases.extend(passes(&Batch { tokens: Some(Arc::new(tokens)), ..Batch::new([31, 13, 10, 20]) }));
+        }
+        // one token: one run, full or not, or several
+        for (t, b) in [(1, 1), (127, 1), (128, 1), (129, 1), (100, 10), (130, 20)] {
+            cases.push(backward(Batch { tokens: Some(Arc::new(vec![1; t * b])), ..Batch::new([3, t, b, 20]) }));
+        }
+        // gradients that begin: rows of no token and of no position become zero
+        let begins = || backward(Batch::new([200, 13, 10, 16])).beginning(&["dwte", "dwpe"]);
+        cases.extend([begins(), begins().bound(64 * 16 * 4)]);
+        // whole, in three windows of each table that cut runs, and in folded grids
+        for c in [16, 13] {
+            let mixed = || backward(common_and_rare(c));
+            cases.extend([mixed(), mixed().bound(1100 * c as u64 * 4), mixed().folded()]);
         }
         // windows of 64 rows: 4 of `wte`, 3 of the batch, which begin in the middle of sequences
         cases.extend(of([200, 13, 10, 16]).map(|case| case.bound(64 * 16 * 4)));

@@ -312,6 +312,11 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         // rows whose windows might begin at any of them, beside `rstd` with 4 bytes a row
         cases.extend(full([257, 132]).into_iter().map(|case| case.bound(100 * 132 * 4)));
         cases.extend([[401, 129], [401, 132]].into_iter().flat_map(full).map(Case::folded));
+        // gradients that begin, in one window and in several
+        let begins = |end, names| backward(Rows::new(FULL, [161, 132]), end).beginning(names);
+        cases.push(begins(End::Plain, &["dweight", "dbias"]));
+        cases.push(begins(End::Summed, &["dweight", "dbias", "dsum"]));
+        cases.push(begins(End::Plain, &["dweight"]).bound(64 * 132 * 4));
         let half = if caps.f16 { passes(&Rows::new(HALF, [261, 129])) } else { Vec::new() };
         cases.extend(half.into_iter().map(|case| case.bound(128 * 129 * 4)));
     }

@@ -6,7 +6,7 @@ use crate::ops::embedding;
 /// B·T inputs and targets, and the inputs sorted for the embedding's backward pass, as one block of words:
 ///
 /// ```text
-/// inputs (N) | targets (N) | bucket table (1 + 3 N) | bucket order (N)
+/// inputs (N) | targets (N) | bucket table (3 + 3 N) | bucket order (N)
 /// ```
 ///
 /// A batch is made once and filled again and again; no filling allocates.
@@ -17,7 +17,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Bytes of a block for each of its tokens, one word of the whole block aside.
+    /// Bytes of a block for each of its tokens, the table's heading aside.
     pub const BYTES_PER_TOKEN: usize = 6 * size_of::<u32>();
 
     /// Returns a batch of `tokens` inputs and targets, all 0 and not sorted.
@@ -44,7 +44,7 @@ impl Batch {
         if self.tokens != tokens {
             self.tokens = tokens;
             self.words.clear();
-            self.words.resize(if tokens == 0 { 0 } else { 6 * tokens + 1 }, 0);
+            self.words.resize(if tokens == 0 { 0 } else { 3 * tokens + embedding::table_words(tokens) }, 0);
         }
     }
 
@@ -134,8 +134,8 @@ mod tests {
         batch.fill(&[7, 3, 7, 9]);
         assert_eq!(
             batch.words,
-            // inputs, targets, two buckets (3 at row 1; 7 at rows 0 and 2) and room for a third, the rows by token
-            [vec![7, 3, 7], vec![3, 7, 9], vec![2, 3, 0, 1, 7, 1, 3, 0, 0, 0], vec![1, 0, 2]].concat()
+            // inputs, targets, two runs (3 at row 1; 7 at rows 0 and 2) and room for a third, the rows by token
+            [vec![7, 3, 7], vec![3, 7, 9], vec![2, 0, 0, 3, 0, 1, 7, 1, 3, 0, 0, 0], vec![1, 0, 2]].concat()
         );
         assert_eq!(batch.words, Batch::of(&[7, 3, 7], &[3, 7, 9]).words);
         assert_eq!(batch.forward_bytes(), &batch.bytes()[..24]);

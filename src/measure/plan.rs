@@ -143,22 +143,22 @@ fn part_of(label: &str) -> Option<usize> {
 pub const LARGEST_BINDING: u64 = (1 << 31) - 256;
 
 /// A GPU as they come, for plans without one: WebGPU's limits but for the size of buffers, which would refuse large
-/// models; with f16, matrix units as NVIDIA's.
+/// models, subgroups of 32, and with f16 matrix units as NVIDIA's.
 #[must_use]
 pub fn assumed(elem: Elem, max_binding_bytes: u64) -> Caps {
-    let plain =
-        Caps { name: "no device".into(), max_binding_bytes, max_buffer_bytes: 1 << 40, ..Caps::webgpu_defaults() };
+    let plain = Caps {
+        name: "no device".into(),
+        max_binding_bytes,
+        max_buffer_bytes: 1 << 40,
+        subgroups: true,
+        subgroup_sizes: (32, 32),
+        max_invocations: 1024,
+        ..Caps::webgpu_defaults()
+    };
     match elem {
-        Elem::F16 => Caps {
-            f16: true,
-            subgroups: true,
-            matrix_edges: vec![16],
-            matrix_functions: true,
-            subgroup_sizes: (32, 32),
-            max_workgroup_bytes: 48 << 10,
-            max_invocations: 1024,
-            ..plain
-        },
+        Elem::F16 => {
+            Caps { f16: true, matrix_edges: vec![16], matrix_functions: true, max_workgroup_bytes: 48 << 10, ..plain }
+        }
         _ => plain,
     }
 }

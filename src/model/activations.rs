@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::error::{Error, Fault, Result};
 use crate::gpu::tensor::row_windows;
 use crate::gpu::{Caps, Elem, Gpu, Pool, Tensor};
-use crate::ops::{bias, layernorm, matmul};
+use crate::ops::{bias, embedding, layernorm, matmul};
 
 use super::config::Config;
 
@@ -351,7 +351,7 @@ pub struct Backward {
     pub dlnf: Tensor,
     /// Block by block.
     pub blocks: Vec<BlockBackward>,
-    /// Partial sums of bias and layernorm gradients.
+    /// Partial sums of bias, layernorm and embedding gradients.
     pub scratch: Tensor,
     /// Partial sums of the weights' gradients, where kernels sum in parts.
     pub partials: Option<Tensor>,
@@ -384,7 +384,7 @@ impl Backward {
             })
         });
         let blocks = blocks.collect::<Result<_>>()?;
-        let scratch_rows = layernorm::scratch_rows(n).max(4 * bias::BLOCKS);
+        let scratch_rows = layernorm::scratch_rows(n).max(4 * bias::BLOCKS).max(embedding::scratch_rows(n));
         Ok(Self {
             dresidual: shape.stored(pool, label, 1)?,
             dencoded: (elem == Elem::F16).then(|| pool.tensor(label, n, c, Elem::F32)).transpose()?,

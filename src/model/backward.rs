@@ -107,6 +107,7 @@ pub fn body(
             dwte: grads.get("wte", 0),
             dwpe: grads.get("wpe", 0),
             positions: a.positions,
+            scratch: &d.scratch,
         },
     )
 }

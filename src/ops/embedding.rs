@@ -1,5 +1,7 @@
 //! Token and position embedding.
 
+use std::ops::Range;
+
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Gpu, Immediates, KernelId, OpPass, Pass, Tensor};
@@ -24,15 +26,24 @@ crate::shared_struct! {
         columns: u32,
         first: u32,
         tokens: u32,
+        adds: u32,
     }
 }
 
+const BACKWARD_WTE: &str = "backward_wte";
+const BACKWARD_SPLIT: &str = "backward_split";
+const BACKWARD_WPE: &str = "backward_wpe";
 /// The passes and their kernels' entry points.
-const ENTRIES: [(OpPass, &str); 4] =
-    [(FORWARD, "forward"), (FORWARD_AT, "forward_at"), (BACKWARD, "backward_wte"), (BACKWARD, "backward_wpe")];
+const ENTRIES: [(OpPass, &str); 5] = [
+    (FORWARD, "forward"),
+    (FORWARD_AT, "forward_at"),
+    (BACKWARD, BACKWARD_WTE),
+    (BACKWARD, BACKWARD_SPLIT),
+    (BACKWARD, BACKWARD_WPE),
+];
 
 fn kernel(caps: &Caps, (of, entry): (OpPass, &'static str), width: Width) -> KernelId {
-    let wg = if entry == "backward_wte" { reduce_group(caps) } else { group(caps) };
+    let wg = if [BACKWARD_WTE, BACKWARD_SPLIT].contains(&entry) { reduce_group(caps) } else { group(caps) };
     KernelId::shader(of, entry, width, &[include_str!("../../shaders/embedding.wgsl")]).set("WORKGROUP", wg)
 }
 
@@ -100,6 +111,7 @@ fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<
                 columns: (c / width.elements()) as u32,
                 first: window.start as u32,
                 tokens: window.len() as u32,
+                adds: 0,
             };
             let mut tensors = vec![&tokens, &wte, &wpe, &out];
             tensors.extend(at);
@@ -116,10 +128,20 @@ fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<
     Ok(())
 }
 
-/// The tokens of a batch sorted on the host, so that the gradient of each is summed in a fixed order without atomics.
+/// Most rows of a run: one workgroup sums them.
+const RUN_ROWS: usize = 128;
+/// Words before the entries of a table of [`Buckets`].
+const HEADING: usize = 3;
+/// Words of an entry.
+const ENTRY: usize = 3;
+
+/// The rows of a batch sorted by token on the host, so that the gradient of each token is summed in a fixed order without
+/// atomics. Rows of one token are a bucket. A bucket is one run, or, with more than 128 rows, is split into runs of 128 rows
+/// and of the rest.
 #[derive(Debug)]
 pub struct Buckets {
-    /// (1 + 3 N, 1) u32: the number of buckets, then token, begin and end in `order` of each.
+    /// ([`table_words`], 1) u32: the numbers of runs, of split buckets' runs and of split buckets; then token, begin and end in
+    /// `order` of each run, those of split buckets first; then token, first and past-the-last run of each split bucket.
     pub table: Tensor,
     /// (N, 1) u32: all rows, sorted by token.
     pub order: Tensor,
@@ -132,30 +154,71 @@ impl Buckets {
     /// [`Error::Memory`].
     pub fn new(gpu: &Gpu, rows: usize) -> Result<Self> {
         Ok(Self {
-            table: gpu.tensor("buckets", 1 + 3 * rows, 1, Elem::U32)?,
+            table: gpu.tensor("buckets", table_words(rows), 1, Elem::U32)?,
             order: gpu.tensor("bucket order", rows, 1, Elem::U32)?,
         })
     }
 }
 
-/// Sorts a batch of N tokens into the contents of [`Buckets`]: `table` of 1 + 3 N words, `order` of N. Overwrites both
+/// Words of the table of [`Buckets`] for N rows.
+#[must_use]
+pub const fn table_words(rows: usize) -> usize {
+    // a split bucket has far more rows than runs, so runs and split buckets are no more than rows
+    HEADING + ENTRY * rows
+}
+
+/// Most buckets of N rows that are split.
+fn most_split(rows: usize) -> usize {
+    rows / (RUN_ROWS + 1)
+}
+
+/// Rows of (1, C) that the scratch of [`backward`] must have for N rows: one for each run of a split bucket, and one in any
+/// case, for a binding is never empty.
+#[must_use]
+pub fn scratch_rows(rows: usize) -> usize {
+    // two runs cost 129 rows at least; where 128 remain, one bucket has a third
+    let third = usize::from(most_split(rows) > 0 && rows % (RUN_ROWS + 1) == RUN_ROWS);
+    (2 * most_split(rows) + third).max(1)
+}
+
+/// Sorts a batch of N tokens into the contents of [`Buckets`]: `table` of [`table_words`], `order` of N. Overwrites both
 /// and allocates nothing.
 ///
 /// # Panics
 /// If a slice has another length.
 pub fn sort(tokens: &[u32], table: &mut [u32], order: &mut [u32]) {
-    assert!(table.len() == 1 + 3 * tokens.len() && order.len() == tokens.len(), "embedding.sort: wrong lengths");
+    let right = table.len() == table_words(tokens.len()) && order.len() == tokens.len();
+    assert!(right, "embedding.sort: wrong lengths");
     order.iter_mut().zip(0..).for_each(|(row, n)| *row = n);
     // equal tokens stay in the order of n, as if the sort were stable; a stable one would allocate
     order.sort_unstable_by_key(|&n| (tokens[n as usize], n));
     table.fill(0);
-    let mut begin = 0;
-    for bucket in order.chunk_by(|&a, &b| tokens[a as usize] == tokens[b as usize]) {
-        let at = 1 + 3 * table[0] as usize;
-        let end = begin + bucket.len() as u32;
-        table[at..at + 3].copy_from_slice(&[tokens[bucket[0] as usize], begin, end]);
-        table[0] += 1;
-        begin = end;
+    let (heading, entries) = table.split_at_mut(HEADING);
+    let mut free = entries.chunks_exact_mut(ENTRY);
+    let mut put = |entry: [u32; ENTRY]| free.next().into_iter().for_each(|to| to.copy_from_slice(&entry));
+    let token = |bucket: &[u32]| tokens[bucket[0] as usize];
+    let buckets = || order.chunk_by(|&a, &b| tokens[a as usize] == tokens[b as usize]);
+    // first those that take longest; and the number of such a run is its row of the scratch
+    for split in [true, false] {
+        let mut begin = 0;
+        for bucket in buckets() {
+            for run in bucket.chunks(RUN_ROWS) {
+                let end = begin + run.len() as u32;
+                if (bucket.len() > RUN_ROWS) == split {
+                    put([token(bucket), begin, end]);
+                    heading[0] += 1;
+                    heading[1] += u32::from(split);
+                }
+                begin = end;
+            }
+        }
+    }
+    let mut first = 0;
+    for bucket in buckets().filter(|bucket| bucket.len() > RUN_ROWS) {
+        let past = first + bucket.len().div_ceil(RUN_ROWS) as u32;
+        put([token(bucket), first, past]);
+        heading[2] += 1;
+        first = past;
     }
 }
 
@@ -168,19 +231,23 @@ pub struct Backward<'a> {
     pub dout: &'a Tensor,
     /// (V, C), accumulated.
     pub dwte: &'a Tensor,
-    /// At least T rows of C; the first T are accumulated.
+    /// At least T rows of C; the first T are accumulated, or overwritten where they [begin](Pass::begins).
     pub dwpe: &'a Tensor,
     /// T.
     pub positions: usize,
+    /// At least [`scratch_rows`] * C elements, overwritten.
+    pub scratch: &'a Tensor,
 }
 
-/// `dwte[tokens[n],c] += dout[n,c]` and `dwpe[n mod T,c] += dout[n,c]`.
+/// `dwte[tokens[n],c] += dout[n,c]` and `dwpe[n mod T,c] += dout[n,c]`. The first in two stages where a bucket can be split:
+/// runs, then the runs of each split bucket. The order of additions to `dwte` depends on the tokens alone.
 ///
 /// # Errors
 /// [`Error::Shape`].
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let (n, c) = (io.dout.rows(), io.dout.columns());
     let place = "embedding.backward";
+    io.buckets.table.check_shape(place, "table", table_words(n), 1)?;
     io.buckets.order.check_shape(place, "order", n, 1)?;
     io.dwte.check_shape(place, "dwte", io.dwte.rows(), c)?;
     if io.positions == 0 || io.dwpe.rows() < io.positions || io.dwpe.columns() != c {
@@ -189,39 +256,74 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
                 .expected(format!("at least {}", io.positions)),
         ));
     }
+    for window in pass.row_windows(io.dwte.rows(), io.dwte.row_bytes()) {
+        backward_wte(pass, &io, window)?;
+    }
+    backward_wpe(pass, &io)
+}
+
+/// The rows of `dwte` that a window holds.
+fn backward_wte(pass: &mut Pass, io: &Backward, window: Range<usize>) -> Result<()> {
+    let (n, c) = (io.dout.rows(), io.dout.columns());
     let width = Width::of(&[c]);
-    let (wte_kernel, wpe_kernel) =
-        (kernel(&pass.gpu.caps, ENTRIES[2], width), kernel(&pass.gpu.caps, ENTRIES[3], width));
+    let [runs, split] = [BACKWARD_WTE, BACKWARD_SPLIT].map(|entry| kernel(&pass.gpu.caps, (BACKWARD, entry), width));
+    let (dwte, scratch) = (io.dwte.slice(window.clone()), io.scratch.reshape(scratch_rows(n), c));
+    let params = |rows: Range<usize>| Params {
+        rows: rows.len() as u32,
+        row0: rows.start as u32,
+        positions: io.positions as u32,
+        columns: (c / width.elements()) as u32,
+        first: window.start as u32,
+        tokens: window.len() as u32,
+        adds: 1,
+    };
+    // that are read and written: no more than buckets, or than there are
+    let dwte_bytes = |buckets: usize| 2 * dwte.row_bytes() * buckets.min(dwte.rows()) as u64;
+    let scratch_bytes = if most_split(n) > 0 { scratch.bytes() } else { 0 };
+    for rows in pass.row_windows(n, io.dout.row_bytes()) {
+        let dout = io.dout.slice(rows.clone());
+        pass.dispatch(&Dispatch {
+            kernel: &runs,
+            tensors: &[&io.buckets.table, &io.buckets.order, &dout, &dwte, &scratch],
+            immediates: Immediates::of(&params(rows)),
+            groups: n as u64,
+            flops: dout.len() as u64,
+            bytes: dout.bytes() + dwte_bytes(dout.rows()) + scratch_bytes,
+        })?;
+    }
+    pass.dispatch(&Dispatch {
+        kernel: &split,
+        tensors: &[&io.buckets.table, &scratch, &dwte],
+        immediates: Immediates::of(&params(0..n)),
+        groups: most_split(n) as u64,
+        flops: scratch.len() as u64,
+        bytes: scratch_bytes + dwte_bytes(most_split(n)),
+    })
+}
+
+fn backward_wpe(pass: &mut Pass, io: &Backward) -> Result<()> {
+    let (n, c) = (io.dout.rows(), io.dout.columns());
+    let width = Width::of(&[c]);
+    let kernel = kernel(&pass.gpu.caps, (BACKWARD, BACKWARD_WPE), width);
     let dwpe = io.dwpe.slice(0..io.positions);
     for rows in pass.row_windows(n, io.dout.row_bytes()) {
         let dout = io.dout.slice(rows.clone());
-        let params = |first: usize, tokens: usize| Params {
-            rows: dout.rows() as u32,
-            row0: rows.start as u32,
-            positions: io.positions as u32,
-            columns: (c / width.elements()) as u32,
-            first: first as u32,
-            tokens: tokens as u32,
-        };
-        for window in pass.row_windows(io.dwte.rows(), io.dwte.row_bytes()) {
-            let dwte = io.dwte.slice(window.clone());
-            pass.dispatch(&Dispatch {
-                kernel: &wte_kernel,
-                tensors: &[&io.buckets.table, &io.buckets.order, &dout, &dwte],
-                immediates: Immediates::of(&params(window.start, window.len())),
-                groups: n as u64,
-                flops: dout.len() as u64,
-                // no more rows than tokens, or than there are
-                bytes: dout.bytes() + 2 * dwte.row_bytes() * dout.rows().min(dwte.rows()) as u64,
-            })?;
-        }
+        let adds = !pass.begins(&dwpe);
         pass.dispatch(&Dispatch {
-            kernel: &wpe_kernel,
+            kernel: &kernel,
             tensors: &[&dout, &dwpe],
-            immediates: Immediates::of(&params(0, 0)),
+            immediates: Immediates::of(&Params {
+                rows: dout.rows() as u32,
+                row0: rows.start as u32,
+                positions: io.positions as u32,
+                columns: (c / width.elements()) as u32,
+                first: 0,
+                tokens: 0,
+                adds: adds.into(),
+            }),
             groups: groups(dwpe.len() / width.elements(), group(&pass.gpu.caps)),
             flops: dout.len() as u64,
-            bytes: dout.bytes() + 2 * dwpe.bytes(),
+            bytes: dout.bytes() + (1 + u64::from(adds)) * dwpe.bytes(),
         })?;
     }
     Ok(())
@@ -229,14 +331,43 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::sort;
+    use super::*;
 
     #[test]
     fn buckets_hold_every_row_once_in_order() {
-        let (mut table, mut order) = ([9; 19], [9; 6]);
+        let (mut table, mut order) = ([9; 21], [9; 6]);
         sort(&[7, 3, 7, 7, 0, 3], &mut table, &mut order);
         assert_eq!(order, [4, 1, 5, 0, 2, 3]);
-        assert_eq!(&table[..10], &[3, 0, 0, 1, 3, 1, 3, 7, 3, 6]);
-        assert_eq!(table[10..], [0; 9]);
+        assert_eq!(&table[..12], &[3, 0, 0, 0, 0, 1, 3, 1, 3, 7, 3, 6]);
+        assert_eq!(table[12..], [0; 9]);
+    }
+
+    fn sorted(tokens: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let (mut table, mut order) = (vec![9; table_words(tokens.len())], vec![9; tokens.len()]);
+        sort(tokens, &mut table, &mut order);
+        (table, order)
+    }
+
+    #[test]
+    fn a_bucket_of_more_than_128_rows_is_split_and_comes_first() {
+        let tokens: Vec<u32> = [vec![4; 128], vec![5; 129], vec![6], vec![8; 256]].concat();
+        let (table, order) = sorted(&tokens);
+        assert!(order.iter().zip(0..).all(|(&row, n)| row == n));
+        let runs = [[5, 128, 256], [5, 256, 257], [8, 258, 386], [8, 386, 514], [4, 0, 128], [6, 257, 258]];
+        assert_eq!(table[..21], [vec![6, 4, 2], runs.concat()].concat());
+        assert_eq!(table[21..27], [5, 0, 2, 8, 2, 4]);
+        assert!(table[27..].iter().all(|&word| word == 0));
+    }
+
+    /// The buckets that need most scratch: of 129 rows each, and the rest in one of them.
+    #[test]
+    fn scratch_has_room_for_the_runs_of_any_batch() {
+        for rows in [1, 127, 128, 129, 256, 257, 258, 385, 386, 387, 1000, 1031, 2600] {
+            let most = most_split(rows);
+            let tokens: Vec<u32> = (0..rows).map(|n| (n / 129).min(most.max(1) - 1) as u32).collect();
+            let (table, _) = sorted(&tokens);
+            assert_eq!(table[1].max(1) as usize, scratch_rows(rows), "{rows} rows");
+            assert_eq!(table[2] as usize, most, "{rows} rows");
+        }
     }
 }

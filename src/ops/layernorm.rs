@@ -5,7 +5,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups, reduce_group, stored};
+use super::{Operator, group, groups, reduce_group, stored, subgroup_lanes};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("layernorm", "forward");
@@ -24,6 +24,7 @@ crate::shared_struct! {
         inverse: f32,
         block_rows: u32,
         blocks: u32,
+        adds: u32,
     }
 }
 
@@ -33,8 +34,15 @@ const BLOCKS: usize = 512;
 const BLOCK_ROWS: usize = 16;
 /// Rows of (1, C) that the scratch of [`backward`] has at most.
 pub const SCRATCH_ROWS: usize = 3 * BLOCKS;
-/// `Vec` of a row that an invocation keeps at most, while a wider team can share the row.
+/// `Vec` of a row that an invocation keeps at most, while a wider team can share the row and adds up by a tree.
 const MOST_KEPT: usize = 8;
+/// Elements of a row that an invocation keeps at most, while a wider team can share the row and adds up by subgroups: of
+/// each the backward holds three sums in registers, and what it has read.
+const MOST_ELEMENTS: usize = 8;
+/// Invocations of a workgroup of such teams, unless one team has more.
+const GROUP: u32 = 256;
+/// Most invocations of such a team.
+const MOST_TEAM: u32 = 512;
 /// Row lengths whose kernels the translation test sees.
 const SAMPLE_COLUMNS: [usize; 3] = [768, 132, 129];
 
@@ -50,20 +58,55 @@ pub fn scratch_rows(rows: usize) -> usize {
     3 * rows.div_ceil(BLOCK_ROWS).min(BLOCKS)
 }
 
-/// Invocations that share a row of C.
-fn team(caps: &Caps, c: usize) -> u32 {
-    let (wg, units) = (reduce_group(caps), c / Width::of(&[c]).elements());
-    if caps.software { wg } else { (units.div_ceil(MOST_KEPT) as u32).next_power_of_two().clamp(32, wg) }
+/// Invocations that share a row.
+#[derive(Clone, Copy)]
+struct Team {
+    size: u32,
+    /// Invocations of a subgroup, if teams are whole subgroups and add up by them; by a tree otherwise.
+    lanes: Option<u32>,
+    /// Invocations of a workgroup: whole teams.
+    group: u32,
 }
 
-fn shader(caps: &Caps, of: OpPass, entry: &'static str, c: usize, elem: Elem) -> KernelId {
+impl Team {
+    /// That share a row of C.
+    fn of(caps: &Caps, c: usize) -> Self {
+        subgroup_lanes(caps).map_or_else(|| Self::tree(caps, c), |lanes| Self::of_subgroups(caps, lanes, c))
+    }
+
+    fn tree(caps: &Caps, c: usize) -> Self {
+        let (group, units) = (reduce_group(caps), c / Width::of(&[c]).elements());
+        let wanted = units.div_ceil(MOST_KEPT) as u32;
+        let size = if caps.software { group } else { wanted.next_power_of_two().clamp(32, group) };
+        Self { size, lanes: None, group }
+    }
+
+    fn of_subgroups(caps: &Caps, lanes: u32, c: usize) -> Self {
+        let most = caps.max_invocations.min(MOST_TEAM) / lanes * lanes;
+        let size = (c.div_ceil(MOST_ELEMENTS) as u32).next_multiple_of(lanes).min(most);
+        Self { size, lanes: Some(lanes), group: (GROUP / size).max(1) * size }
+    }
+
+    /// Rows of a workgroup.
+    fn rows(self) -> u32 {
+        self.group / self.size
+    }
+}
+
+fn shader(team: Team, of: OpPass, entry: &'static str, c: usize, elem: Elem) -> KernelId {
     let width = Width::stored(elem, &[c]);
     let units = c / width.elements();
-    let team = team(caps, c);
-    KernelId::shader(of, entry, width, &[include_str!("../../shaders/layernorm.wgsl")])
+    let kernel = KernelId::shader(of, entry, width, &[include_str!("../../shaders/layernorm.wgsl")])
         .stored(elem)
-        .with_const("TEAM", team)
-        .with_const("COLS", units.div_ceil(team as usize) as u32)
+        .with_const("TEAM", team.size)
+        .with_const("COLS", units.div_ceil(team.size as usize) as u32);
+    match team.lanes {
+        None => kernel.with_text(include_str!("../../shaders/shared/teams_tree.wgsl")),
+        Some(lanes) => kernel
+            .with_const("SUBGROUP", lanes)
+            .with_text(include_str!("../../shaders/shared/teams_subgroups.wgsl"))
+            .in_subgroups_of(lanes),
+    }
 }
 
 /// The differences between the variants of the backward.
@@ -78,11 +121,13 @@ struct Ends {
 }
 
 fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
-    with_ends(shader(caps, FORWARD, "forward", c, elem), caps, Ends::default()).set("WORKGROUP", reduce_group(caps))
+    let team = Team::of(caps, c);
+    with_ends(shader(team, FORWARD, "forward", c, elem), caps, Ends::default()).set("WORKGROUP", team.group)
 }
 
 fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
-    with_ends(shader(caps, AFFINE, "affine", c, elem), caps, Ends::default()).set("WORKGROUP", group(caps))
+    let kernel = shader(Team::tree(caps, c), AFFINE, "affine", c, elem);
+    with_ends(kernel, caps, Ends::default()).set("WORKGROUP", group(caps))
 }
 
 fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
@@ -91,14 +136,15 @@ fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
         (_, true) => "backward_last",
         _ => "backward",
     };
-    let kernel = shader(caps, BACKWARD, "backward", c, elem).printed("layernorm", label);
-    with_ends(kernel, caps, ends).set("WORKGROUP", reduce_group(caps))
+    let team = Team::of(caps, c);
+    let kernel = shader(team, BACKWARD, "backward", c, elem).printed("layernorm", label);
+    with_ends(kernel, caps, ends).set("WORKGROUP", team.group)
 }
 
 fn params_kernel(caps: &Caps, c: usize, summed: bool) -> KernelId {
     let label = if summed { "backward_params_summed" } else { "backward_params" };
     let wg = if caps.software { group(caps) } else { reduce_group(caps) };
-    let kernel = shader(caps, BACKWARD, "backward_params", c, Elem::F32).printed("layernorm", label);
+    let kernel = shader(Team::tree(caps, c), BACKWARD, "backward_params", c, Elem::F32).printed("layernorm", label);
     with_ends(kernel, caps, Ends { summed, ..Ends::default() }).set("WORKGROUP", wg)
 }
 
@@ -116,8 +162,11 @@ fn with_ends(kernel: KernelId, caps: &Caps, Ends { first, last, summed }: Ends) 
         false => "fn store_dinp(i: u32, first: Vec, last: Vec) { dinp[i] = pack(first, last); }\n",
     };
     let sum = match summed {
-        true => "fn store_sum(c: u32, x: Vec) { dsum_out[c] += x; }\n",
-        false => "fn store_sum(c: u32, x: Vec) {  }\n",
+        true => {
+            "fn store_sum(c: u32, x: Vec, adds: bool) { var before = Vec(); if adds { before = dsum_out[c]; } \
+             dsum_out[c] = before + x; }\n"
+        }
+        false => "fn store_sum(c: u32, x: Vec, adds: bool) {  }\n",
     };
     let parts = if caps.software { 1 } else { PARTS };
     kernel.with_text(before).with_text(put).with_text(sum).with_hidden_const("PARTS", parts)
@@ -152,6 +201,7 @@ fn params(rows: usize, c: usize, elem: Elem) -> Params {
         inverse: 1.0 / c as f32,
         block_rows: block_rows as u32,
         blocks: blocks as u32,
+        adds: 0,
     }
 }
 
@@ -183,7 +233,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     io.rstd.check_shape(place, "rstd", n, 1)?;
     let caps = &pass.gpu.caps;
     let kernel = forward_kernel(caps, c, io.out.elem());
-    let rows_a_group = reduce_group(caps) / team(caps, c);
+    let rows_a_group = Team::of(caps, c).rows();
     for rows in pass.row_windows(n, io.inp.row_bytes()) {
         let [inp, xhat, out, rstd] = [io.inp, io.xhat, io.out, io.rstd].map(|t| t.slice(rows.clone()));
         pass.dispatch(&Dispatch {
@@ -261,11 +311,11 @@ pub struct Backward<'a> {
     /// (N, C) of f32, overwritten by what would become of `dinp`, which stays as it is: the gradient ends here. Only where
     /// `dinp` is f16, and not where it begins.
     pub wide: Option<&'a Tensor>,
-    /// (1, C), accumulated.
+    /// (1, C), accumulated, or overwritten where it [begins](Pass::begins).
     pub dweight: &'a Tensor,
-    /// (1, C), accumulated.
+    /// The same.
     pub dbias: &'a Tensor,
-    /// (1, C), accumulated if there: the sums over n of `dinp`, which is the gradient of the bias of what was added to the
+    /// The same, if there: the sums over n of `dinp`, which is the gradient of the bias of what was added to the
     /// residual stream before.
     pub dsum: Option<&'a Tensor>,
     /// At least [`scratch_rows`] * C elements, overwritten.
@@ -330,16 +380,51 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
         let mut tensors = vec![&scratch, io.dweight, io.dbias];
         tensors.extend(io.dsum);
         let sums = tensors.len() - 1;
+        let begin = tensors[1..].iter().map(|gradient| pass.begins(gradient));
+        let adds: Vec<u32> = begin.map(|begins| (!begins).into()).collect();
+        let added = u64::from(adds.iter().sum::<u32>());
         // parameters and their sums are f32
-        let p = params(xhat.rows(), c, Elem::F32);
+        let adds = adds.iter().zip(0..).map(|(adds, at)| adds << at).sum();
+        let p = Params { adds, ..params(xhat.rows(), c, Elem::F32) };
         pass.dispatch(&Dispatch {
             kernel: &params_kernel,
             tensors: &tensors,
             immediates: Immediates::of(&p),
             groups: sums as u64 * groups(p.columns as usize, columns_a_group),
             flops: scratch.len() as u64 / 3 * sums as u64,
-            bytes: scratch.bytes() / 3 * sums as u64 + 2 * sums as u64 * io.dweight.bytes(),
+            bytes: scratch.bytes() / 3 * sums as u64 + (sums as u64 + added) * io.dweight.bytes(),
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Vendor;
+
+    /// Size, subgroup, workgroup and rows of a workgroup of the teams for C.
+    fn teams(caps: &Caps) -> Vec<(u32, Option<u32>, u32, u32)> {
+        let of = |c| Team::of(caps, c);
+        [129, 768, 1600, 12_288].map(of).map(|team| (team.size, team.lanes, team.group, team.rows())).into()
+    }
+
+    #[test]
+    fn teams_are_whole_subgroups_where_these_have_one_size() {
+        let gpu = Caps { subgroups: true, subgroup_sizes: (32, 32), max_invocations: 1024, ..Caps::webgpu_defaults() };
+        let lanes = Some(32);
+        let by_subgroups = [(32, lanes, 256, 8), (96, lanes, 192, 2), (224, lanes, 224, 1), (512, lanes, 512, 1)];
+        assert_eq!(teams(&gpu), by_subgroups);
+        let amd = Caps { subgroup_sizes: (32, 64), ..gpu.clone() };
+        let apple = Caps { subgroup_sizes: (4, 64), backend: "Metal".into(), vendor: Vendor::Apple, ..gpu.clone() };
+        assert_eq!(teams(&Caps { subgroup_control: true, ..amd.clone() }), by_subgroups);
+        assert_eq!(teams(&apple), by_subgroups);
+        let least = Caps { max_invocations: 256, ..gpu.clone() };
+        assert_eq!(teams(&least)[2..], [(224, lanes, 224, 1), (256, lanes, 256, 1)]);
+        let by_tree = [(32, None, 128, 4), (32, None, 128, 4), (64, None, 128, 2), (128, None, 128, 1)];
+        let intel = Caps { subgroup_sizes: (8, 32), subgroup_control: true, ..gpu.clone() };
+        for other in [amd, intel, Caps { subgroups: false, ..gpu }] {
+            assert_eq!(teams(&other), by_tree);
+        }
+    }
 }

@@ -33,6 +33,16 @@ fn reduce_group(caps: &Caps) -> u32 {
     if caps.software { caps.lanes } else { 128 }
 }
 
+/// Invocations of every subgroup, on adapters whose kernels may add up over subgroups. `None` where subgroups come in several
+/// sizes that a kernel cannot choose between, and on Intel's GPUs, whose drivers choose from 8 on by a kernel's registers.
+fn subgroup_lanes(caps: &Caps) -> Option<u32> {
+    // wgpu reports 4 to 64 on Metal
+    let apple = caps.backend == "Metal" && caps.vendor == Vendor::Apple;
+    let (least, most) = if apple { (32, 32) } else { caps.subgroup_sizes };
+    let fixed = least == most || least >= 32 && caps.can_require_subgroups_of(least);
+    (caps.subgroups && !caps.software && fixed && least >= 8).then_some(least)
+}
+
 /// The types that activations may be stored as on this adapter.
 pub(crate) fn stored(caps: &Caps) -> Vec<Elem> {
     if caps.f16 { vec![Elem::F32, Elem::F16] } else { vec![Elem::F32] }

@@ -143,8 +143,22 @@ pub fn modes() -> Vec<Mode> {
         let device = release.clone().with("release, no 64-bit integers", |caps| caps.int64 = false);
         list.push(Mode::new(device, full, in_pairs));
     }
+    list.extend(by_subgroups(&release));
     list.extend(with_matrices());
     list
+}
+
+/// The kernels for GPUs of operators that add up over subgroups, on a software adapter's subgroups and in its largest workgroups.
+/// A GPU has them in the first mode.
+fn by_subgroups(release: &Device) -> Option<Mode> {
+    let caps = &release.caps;
+    let able = caps.subgroups && caps.subgroup_sizes.0 >= 8 && caps.subgroup_sizes.0 == caps.subgroup_sizes.1;
+    if caps.software && !able {
+        not_run("sums over subgroups: the adapter has none of 8 invocations or more, in one size");
+    }
+    let device = release.clone().with("release, sums over subgroups", other_kernels);
+    let takes = |case: &Case| ["crossentropy", "layernorm"].contains(&case.pass.operator);
+    (caps.software && able).then(|| Mode::new(device, full(release), takes))
 }
 
 /// The modes on matrix units: release; SPIR-V as naga writes it; checked; Metal's tiles; subgroups that may be smaller than

@@ -8,7 +8,8 @@
 //! | family | shapes, and the branch that each covers |
 //! |---|---|
 //! | element by element | 4, 8 and 1 elements an access; one group and more; windows; folded grids |
-//! | layernorm | 132 (4 an access, one over a team), 129 (1), 768, 136 (8, f16), 1600 (team of 64), 5 (fewer than lanes), 2049 rows (many blocks) |
+//! | layernorm | 132 (4 an access, one over a team), 129 (1), 768, 136 (8, f16), 1600 (team of 64), 5 (fewer than lanes), 2049 rows (many blocks); teams that add up by a tree and by subgroups |
+//! | classifier | rows shorter than a workgroup and longer, GPT-2's, whose workgroups are the largest; sums by a tree and by subgroups |
 //! | products, f32 | 68x124x132 (ragged, 4), 64x64x64 (whole), 13x17x19 (1), one under and over 64 and 128, one row, 768 deep, windows, 1030x2050 (large tiles) |
 //! | products, f16 | 68x120x136 (8), 68x124x132 (4), 13x17x19 (1), 64x128x64 (whole), 1100, 1088 and 1027 deep (parts) |
 //! | attention | each size of head, 1 to 1031 positions, windows, short dispatches; on matrices blocks for 16, 32 and 48 KiB and edges 8 and 16 |
@@ -26,6 +27,7 @@ mod adamw;
 mod attention;
 mod coverage;
 mod devices;
+mod embedding;
 mod harness;
 mod lanes;
 mod layernorm;

@@ -112,6 +112,8 @@ pub struct Shader {
     pub body: Vec<Piece>,
     /// Values of `override` constants.
     pub overrides: Vec<(&'static str, u32)>,
+    /// Invocations that each subgroup must have, if the text depends on them.
+    pub subgroup_size: Option<u32>,
 }
 
 /// A piece of a shader's body.
@@ -297,7 +299,8 @@ impl KernelId {
     pub fn shader(operator: OpPass, entry: &'static str, width: Width, body: &[&'static str]) -> Self {
         let body = body.iter().copied().map(Piece::Text).collect();
         let (file, label) = (operator.operator, entry);
-        let shader = Shader { file, label, variant: "", width, elem: Elem::F32, body, overrides: Vec::new() };
+        let (variant, elem, overrides, subgroup_size) = ("", Elem::F32, Vec::new(), None);
+        let shader = Shader { file, label, variant, width, elem, body, overrides, subgroup_size };
         Self { operator, entry, purpose: Purpose::Elements, spec: Spec::Shader(shader) }
     }
 
@@ -349,6 +352,12 @@ impl KernelId {
     #[must_use]
     pub fn set(self, name: &'static str, value: u32) -> Self {
         self.with(|shader| shader.overrides.push((name, value)))
+    }
+
+    /// Requires subgroups of so many invocations, where the device can.
+    #[must_use]
+    pub fn in_subgroups_of(self, lanes: u32) -> Self {
+        self.with(|shader| shader.subgroup_size = Some(lanes))
     }
 
     /// Appends a `const`, whose value the printed name ends in.
@@ -409,7 +418,7 @@ impl KernelId {
     #[must_use]
     pub fn kernel(&self) -> Kernel {
         let (source, entry, overrides, subgroup_size, dimensions) = match &self.spec {
-            Spec::Shader(shader) => (shader.text(), self.entry, shader.overrides.clone(), None, None),
+            Spec::Shader(shader) => (shader.text(), self.entry, shader.overrides.clone(), shader.subgroup_size, None),
             Spec::Generated(Generated(of)) => {
                 (of.text(), of.entry_point(), of.overrides(), of.subgroup_size(), of.dimensions())
             }
@@ -463,6 +472,7 @@ mod tests {
             KernelId::shader(FORWARD, "forward", Width::Vec4, &["b"]),
             KernelId::shader(FORWARD, "forward", Width::Vec4, &["a", "b"]),
             plain().stored(Elem::F16),
+            plain().in_subgroups_of(32),
             plain().printed("probe", "first"),
             plain().variant(".first"),
             plain().serving(Purpose::Product),
