@@ -180,8 +180,8 @@ impl Case {
     /// # Panics
     /// If there is no such slot.
     pub fn beginning(mut self, names: &'static [&'static str]) -> Self {
-        let at =
-            |name: &&str| self.slots.iter().position(|slot| slot.name == *name).expect("cases: a slot of that name");
+        let of = |name: &&str| self.slots.iter().position(|slot| slot.name == *name);
+        let at = |name| of(name).unwrap_or_else(|| panic!("cases: {self} has no slot `{name}`"));
         let begun: Vec<usize> = names.iter().map(at).collect();
         begun.iter().for_each(|&i| self.slots[i].role = Role::Overwritten);
         let (launch, fill, zeros) = (self.launch, self.fill, begun.clone());

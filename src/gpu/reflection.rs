@@ -149,7 +149,7 @@ impl Needs {
         let is_matrix =
             |ty: naga::Handle<naga::Type>| matches!(module.types[ty].inner, TypeInner::CooperativeMatrix { .. });
         needs.matrix_functions =
-            matrix_functions || functions().any(|f| f.result.as_ref().is_some_and(|result| is_matrix(result.ty)));
+            matrix_functions || functions().any(|f| f.arguments.iter().any(|argument| is_matrix(argument.ty)));
         needs.matrix_edges.sort_unstable();
         needs.matrix_edges.dedup();
         let of_subgroups = |binding: &Option<naga::Binding>| {

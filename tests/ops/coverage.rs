@@ -64,6 +64,8 @@ fn adapters() -> Vec<Caps> {
     let flexible = |workgroup| Flexible { granularity: [8; 3], largest: 1024, workgroup, invocations: 256 };
     list.extend([true, false].map(|workgroup| Caps { flexible: Some(flexible(workgroup)), ..matrices(16, 32) }));
     list.extend([32, 48].map(|kib| Caps { vendor: Vendor::Amd, ..matrices(16, kib) }));
+    list.push(Caps { vendor: Vendor::Amd, subgroup_sizes: (32, 64), ..matrices(16, 64) });
+    list.push(Caps { backend: "Metal".into(), subgroup_sizes: (4, 64), ..matrices(8, 32) });
     // an edge of 8 comes with subgroups of 8 on software adapters
     list.push(Caps { software: true, lanes: 8, subgroup_sizes: (8, 8), ..matrices(8, 32) });
     list

@@ -37,6 +37,7 @@ fn claims(kernel: &Kernel) -> Capabilities {
     claims.set(Capabilities::SHADER_FLOAT16, enables("f16"));
     claims.set(Capabilities::COOPERATIVE_MATRIX, enables("wgpu_cooperative_matrix"));
     claims.set(Capabilities::SUBGROUP, named("subgroup") || kernel.source.contains("@builtin(subgroup"));
+    claims.set(Capabilities::SUBGROUP_BARRIER, kernel.source.contains("subgroupBarrier()"));
     claims.set(Capabilities::SHADER_INT64, named("pairs"));
     claims
 }

@@ -213,6 +213,8 @@ impl Walk<'_> {
             Op::Constant | Op::Variable | Op::Function => HashSet::new(),
             // literals are no ids
             Op::ExtInst => operands[4..].iter().copied().collect(),
+            // what only chooses between two indices is none
+            Op::Select => HashSet::from([operands[3], operands[4]]),
             Op::CompositeExtract => HashSet::from([operands[2]]),
             Op::CompositeInsert | Op::VectorShuffle => HashSet::from([operands[2], operands[3]]),
             _ => operands[2.min(operands.len())..].iter().copied().collect(),

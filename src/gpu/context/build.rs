@@ -113,6 +113,7 @@ impl Gpu {
         if let Some(version) = self.spirv {
             let written = spirv::of_module(kernel, &parsed, version, self.checked)?;
             let words = spirv::for_driver(kernel, &written).map_err(|e| kernel.fault(&e))?;
+            let words = if self.caps.software { spirv::in_lockstep(&words) } else { words };
             let [x, y, z] = reflection.workgroup_size;
             let entry = wgpu::PassthroughShaderEntryPoint { name: kernel.entry.into(), workgroup_size: (x, y, z) };
             let descriptor = wgpu::ShaderModuleDescriptorPassthrough {

@@ -40,7 +40,8 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::SHADER_F16
-            | wgpu::Features::SUBGROUP;
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::SUBGROUP_BARRIER;
         let vulkan = vulkan::version(adapter);
         // software Vulkan lists the feature at 4 lanes and refuses it; at 16 it crashes on it
         let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;

@@ -7,7 +7,8 @@
 //!   another: it converts every element.
 //! - `fn gelus(m: MatrixC) -> MatrixC { _ = gelu(0.0); return m; }` calls a function of as many scalars as it takes
 //!   matrices: it calls that one for every element. What is computed stays WGSL.
-//!
+//! - `fn largest(m: MatrixC) -> f32 { return larger(LOW, 0.0); }` calls a function of two scalars: an invocation folds the
+//!   elements that it holds, beginning with the first scalar.
 //! - `fn stored(x: f32, zero: u32) -> f32 { return f32(f16(x)); }` rounds, also under compilers that drop a conversion there and
 //!   back.
 //!
@@ -25,14 +26,23 @@ use super::module::{Instruction, Module};
 struct Function {
     result: u32,
     parameters: Vec<(u32, u32)>,
-    /// The function of scalars that it calls, and that function's type.
-    callee: Option<(u32, u32)>,
+    /// The function of scalars that it calls.
+    callee: Option<Callee>,
+    /// The scalar that a fold begins with.
+    fold: Option<u32>,
+}
+
+/// A function of scalars, and the type that it returns.
+#[derive(Clone, Copy)]
+struct Callee {
+    id: u32,
+    returned: u32,
 }
 
 /// Writes every function of matrices.
 ///
 /// # Errors
-/// A message if a function takes and returns matrices and is neither of the two kinds.
+/// A message if a function takes matrices and is none of the kinds.
 pub(super) fn write_functions(module: &mut Module) -> Result<(), String> {
     // element types
     let matrices: HashMap<u32, u32> = module.all(Op::TypeCooperativeMatrixKHR).map(|o| (o[0], o[1])).collect();
@@ -41,7 +51,7 @@ pub(super) fn write_functions(module: &mut Module) -> Result<(), String> {
         let Some(function) = find(module, &matrices, id)? else { continue };
         let body = match function.callee {
             None => converting(module, &function),
-            Some(callee) => calling(module, &function, callee, matrices[&function.result])?,
+            Some(callee) => calling(module, &function, callee, matrices[&function.parameters[0].1])?,
         };
         let range = range(module, id);
         let first = range.start + 1 + function.parameters.len();
@@ -98,17 +108,26 @@ fn find(module: &Module, matrices: &HashMap<u32, u32>, id: u32) -> Result<Option
         body.iter().filter(|i| i.is(Op::FunctionParameter)).map(|i| (i.operands[1], i.operands[0])).collect();
     let of_matrices = parameters.iter().all(|(_, ty)| matrices.contains_key(ty));
     let written = body.iter().any(|i| i.is(Op::FConvert) || i.is(Op::CooperativeMatrixLengthKHR));
-    if parameters.is_empty() || !of_matrices || !matrices.contains_key(&result) || written {
+    let folds = parameters.len() == 1 && matrices.get(&parameters[0].1) == Some(&result);
+    if parameters.is_empty() || !of_matrices || !(matrices.contains_key(&result) || folds) || written {
         return Ok(None);
     }
     let mut calls = body.iter().filter(|i| i.is(Op::FunctionCall));
-    let callee = calls.next().map(|call| (call.operands[2], call.operands[0]));
+    let call = calls.next();
+    let callee = call.map(|call| Callee { id: call.operands[2], returned: call.operands[0] });
+    if folds {
+        let begins = call.filter(|call| call.operands.len() == 5).map(|call| call.operands[3]);
+        let (Some(begins), None) = (begins, calls.next()) else {
+            return Err("a function that folds a matrix does not call one function of two scalars".into());
+        };
+        return Ok(Some(Function { result, parameters, callee, fold: Some(begins) }));
+    }
     let converts = parameters.len() == 1 && matrices[&parameters[0].1] != matrices[&result];
     let same = parameters.iter().all(|(_, ty)| *ty == result);
     if calls.next().is_some() || converts != callee.is_none() || !(converts || same) {
         return Err("a function of matrices neither converts one nor calls one function of their elements".into());
     }
-    Ok(Some(Function { result, parameters, callee }))
+    Ok(Some(Function { result, parameters, callee, fold: None }))
 }
 
 fn converting(module: &mut Module, function: &Function) -> Vec<Instruction> {
@@ -121,21 +140,16 @@ fn converting(module: &mut Module, function: &Function) -> Vec<Instruction> {
 }
 
 /// A loop over the elements that an invocation holds, with a hint to write it out: drivers know how many there are.
-fn calling(
-    module: &mut Module,
-    function: &Function,
-    (callee, returned): (u32, u32),
-    scalar: u32,
-) -> Result<Vec<Instruction>, String> {
-    let called = &module.list[range(module, callee)];
+fn calling(module: &mut Module, function: &Function, callee: Callee, scalar: u32) -> Result<Vec<Instruction>, String> {
+    let called = &module.list[range(module, callee.id)];
     let taken = called.iter().filter(|i| i.is(Op::FunctionParameter));
-    if returned != scalar
-        || taken.clone().count() != function.parameters.len()
+    if callee.returned != scalar
+        || taken.clone().count() != function.parameters.len() + usize::from(function.fold.is_some())
         || taken.clone().any(|i| i.operands[0] != scalar)
     {
         return Err("a function of matrices calls one that does not take and return an element of each".into());
     }
-    let matrix = function.result;
+    let matrix = function.parameters[0].1;
     let uint = declared(module, Op::TypeInt, &[32, 0]);
     let boolean = declared(module, Op::TypeBool, &[]);
     let class = StorageClass::Function as u32;
@@ -143,13 +157,17 @@ fn calling(
         [matrix, scalar, uint].map(|ty| declared(module, Op::TypePointer, &[class, ty]));
     let [zero, one] = [0, 1].map(|value| constant(module, uint, value));
     let [begin, head, test, turn, next, end] = [(); 6].map(|()| module.id());
-    let [index, at, length, inside, value, advanced, whole] = [(); 7].map(|()| module.id());
+    let [index, at, length, inside, value, advanced, whole, folded, so_far] = [(); 9].map(|()| module.id());
     let variables: Vec<u32> = function.parameters.iter().map(|_| module.id()).collect();
 
     let mut body = vec![Instruction::new(Op::Label, [begin])];
     let variable = |ty, id| Instruction::new(Op::Variable, [ty, id, class]);
     body.extend(variables.iter().map(|id| variable(to_matrix, *id)));
     body.push(variable(to_uint, index));
+    if let Some(begins) = function.fold {
+        body.push(variable(to_scalar, folded));
+        body.push(Instruction::new(Op::Store, [folded, begins]));
+    }
     for (id, (parameter, _)) in variables.iter().zip(&function.parameters) {
         body.push(Instruction::new(Op::Store, [*id, *parameter]));
     }
@@ -164,7 +182,12 @@ fn calling(
     body.push(Instruction::new(Op::ULessThan, [boolean, inside, at, length]));
     body.push(Instruction::new(Op::BranchConditional, [inside, turn, end]));
     body.push(Instruction::new(Op::Label, [turn]));
-    let (mut call, mut first) = (vec![scalar, value, callee], 0);
+    let (mut call, mut first) = (vec![scalar, value, callee.id], 0);
+    if function.fold.is_some() {
+        body.push(Instruction::new(Op::Load, [scalar, so_far, folded]));
+        call.push(so_far);
+        first = folded;
+    }
     for variable in &variables {
         let [element, loaded] = [(); 2].map(|()| module.id());
         body.push(Instruction::new(Op::AccessChain, [to_scalar, element, *variable, at]));
@@ -180,7 +203,8 @@ fn calling(
     body.push(Instruction::new(Op::Store, [index, advanced]));
     body.push(Instruction::new(Op::Branch, [head]));
     body.push(Instruction::new(Op::Label, [end]));
-    body.push(Instruction::new(Op::Load, [matrix, whole, variables[0]]));
+    let result = if function.fold.is_some() { folded } else { variables[0] };
+    body.push(Instruction::new(Op::Load, [function.result, whole, result]));
     body.push(Instruction::new(Op::ReturnValue, [whole]));
     Ok(body)
 }

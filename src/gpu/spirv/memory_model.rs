@@ -62,13 +62,17 @@ pub(super) fn mark(module: &mut Module) -> Result<(), String> {
             _ => continue,
         };
         let Some(&(ty, value)) = i.operands.get(semantics).and_then(|id| constants.get(id)) else { continue };
-        let both = (MemorySemantics::MAKE_AVAILABLE | MemorySemantics::MAKE_VISIBLE).bits();
-        if value & both == both {
+        let mut wanted = (MemorySemantics::MAKE_AVAILABLE | MemorySemantics::MAKE_VISIBLE).bits();
+        // a subgroup's barrier orders what its invocations share, which is workgroup memory
+        if value & MemorySemantics::SUBGROUP_MEMORY.bits() != 0 {
+            wanted |= MemorySemantics::WORKGROUP_MEMORY.bits();
+        }
+        if value & wanted == wanted {
             continue;
         }
         i.operands[semantics] = *made.entry(value).or_insert_with(|| {
             let id = module.id();
-            new.push(Instruction::new(Op::Constant, [ty, id, value | both]));
+            new.push(Instruction::new(Op::Constant, [ty, id, value | wanted]));
             id
         });
     }

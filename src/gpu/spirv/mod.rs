@@ -1,4 +1,4 @@
-//! SPIR-V for Vulkan: naga writes it, four passes change it.
+//! SPIR-V for Vulkan: naga writes it, five passes change it.
 //!
 //! On Vulkan every kernel is handed to the driver as SPIR-V, written here by naga with the options that wgpu would use,
 //! then changed by [`repair`]. WGSL stays the only source of what is computed: the passes move and convert data, and call
@@ -10,9 +10,11 @@
 //! | `words` | buffers of eight f16 become buffers of `vec4<u32>` | one access of 16 bytes |
 //! | `layouts` | no layout on types of workgroup and function memory | Vulkan forbids it |
 //! | `memory_model` | accesses and barriers marked, in modules with cooperative matrices | the Vulkan memory model |
+//! | `lockstep` | barriers of subgroups order memory alone, for drivers of the CPU | Mesa makes them barriers of the workgroup |
 
 mod dimensions;
 mod layouts;
+mod lockstep;
 mod matrices;
 mod memory_model;
 mod module;
@@ -102,6 +104,14 @@ pub fn for_driver(kernel: &Kernel, words: &[u32]) -> std::result::Result<Vec<u32
         Some(dimensions) => resize(&words, dimensions),
         None => Ok(words),
     }
+}
+
+/// Returns a module for a driver of the CPU, whose subgroups are vectors: their barriers order memory alone.
+#[must_use]
+pub fn in_lockstep(words: &[u32]) -> Vec<u32> {
+    let mut module = Module::new(words);
+    lockstep::order_memory_only(&mut module);
+    module.words()
 }
 
 /// Returns the SPIR-V version that wgpu uses for a device of a Vulkan version `(major, minor)`.

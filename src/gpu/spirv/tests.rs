@@ -58,6 +58,19 @@ fn every_shared_access_and_barrier_of_matrix_kernels_is_marked_and_nothing_else_
 }
 
 #[test]
+fn a_barrier_of_a_subgroup_orders_workgroup_memory_and_for_vectors_nothing_else() {
+    let (_, after) = modules(&MATRICES.replace("workgroupBarrier();", "subgroupBarrier();"));
+    let semantics = |o: &[u32], at: usize| after.constants()[&o[at]].1;
+    let barriers: Vec<u32> = after.all(Op::ControlBarrier).map(|o| semantics(o, 2)).collect();
+    let ordered = (MemorySemantics::WORKGROUP_MEMORY | MemorySemantics::MAKE_VISIBLE).bits();
+    assert!(barriers.len() == 1 && barriers[0] & ordered == ordered, "{barriers:?}");
+    let vectors = Module::new(&in_lockstep(&after.words()));
+    assert_eq!([Op::ControlBarrier, Op::MemoryBarrier].map(|op| vectors.all(op).count()), [0, 1]);
+    let of_workgroup = Module::new(&in_lockstep(&modules(MATRICES).1.words()));
+    assert_eq!(of_workgroup.all(Op::ControlBarrier).count(), 1);
+}
+
+#[test]
 fn a_matrix_kernel_with_a_barrier_over_the_device_is_refused() {
     let text = MATRICES.replace("workgroupBarrier();", "storageBarrier();");
     let words = written(&Kernel::probe("probe", "main", text), (1, 5), false).expect("writes");

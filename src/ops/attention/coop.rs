@@ -1,41 +1,40 @@
 //! Attention on matrix units: which kernel an adapter gets, and why it is made as it is.
 //!
 //! A workgroup keeps a block of rows as f16 matrices in registers and walks over blocks of columns, which lie in workgroup
-//! memory. A cooperative matrix is opaque: products go through workgroup memory as f32, invocations turn them into weights
-//! there, and those are loaded as f16 matrices of the next product. `shaders/attention_coop.wgsl` has all but the matrices.
+//! memory; the next block is fetched into registers while this one is multiplied. Blocks that the diagonal cuts have a loop of
+//! their own: others need no mask, and a subgroup skips what none of its rows sees. `shaders/attention_*.wgsl` have all but the
+//! matrices.
+//!
+//! # From scores to weights
+//! Where a kernel can compute with the elements of a matrix ([`Caps::matrix_functions`]), scores stay in registers. A matrix of
+//! scores begins as what its rows, or for keys as rows its columns, are compared to: one number for each, which a load with a
+//! stride of 0 repeats. So exp2 of each element is a weight, and the gradient of a score is that times an element of dout v
+//! less delta. Weights alone go through workgroup memory, as f16, since no instruction of Vulkan makes an operand of a result.
+//! Bytes of workgroup memory for each product of matrices (HMMA) in the main loops for heads of 64, and instructions without
+//! register moves (Mesa 26.1.6 for Hopper, `tools/isa`, 2026-11-29):
+//!
+//! | | bytes, by way of sums | by elements | instructions, by way of sums | by elements | registers | subgroups an SM |
+//! |---|---|---|---|---|---|---|
+//! | forward | 912 | 342 | 15.0 | 9.1 | 232 | 8 |
+//! | backward_q | 533 | 352 | 9.3 | 5.8 | 120 | 16 |
+//! | backward_kv | 548 | 388 | 9.2 | 6.3 | 160 | 12 |
+//!
+//! Elsewhere (Metal) matrices are opaque: products go through workgroup memory as f32, and invocations of the subgroup that
+//! made them turn them into weights there.
+//!
+//! Two matrices of rows a subgroup load each fragment of the columns for two products: in the forward, and with subgroups of 64,
+//! whose lanes hold half as much, in backward_q. In the backward on NVIDIA's GPUs they would halve the subgroups that fit on an SM;
+//! tuning tries them.
 //!
 //! # How the forward's sums follow the largest score
-//! A row's sums must shrink when a larger score comes, and nothing can be done to a cooperative matrix row by row. For each
-//! score of a head of 64, with 64 rows a workgroup and 16 a subgroup:
-//!
-//! | | FLOP | bytes of workgroup memory | f32 a lane for sums |
-//! |---|---|---|---|
-//! | sums owned by invocations, products added through workgroup memory | 256 | 12 scores, 4 weights, 16 tiles, 8 products: 40 | 32 + 8 |
-//! | a first pass for the log-sum-exp, then weights that are final | 384 | 20 scores, 4 weights, 24 tiles: 48 | 32 |
-//! | sums as matrices, rescaled only when scores outgrow `LAZY_GROWTH` | 256 | 12 scores, 4 weights, 16 tiles: 32 | 32 |
-//!
-//! The third is taken: with little arithmetic a byte, workgroup memory is what binds. A score may exceed what its row is
-//! compared to by 8 before anything moves: weights are then at most exp(8), which f16 and f32 hold with the same relative
-//! precision as 1, and the log-sum-exp does not care. When some row outgrows it, the whole workgroup's sums go through workgroup
-//! memory once. The first block never needs it, and later ones rarely do. These are counts; on a GPU none of it has been timed.
+//! A row's sums must shrink when a larger score comes. A score may exceed what its row is compared to by 8 before anything
+//! moves: weights are then at most exp(8), which f16 and f32 hold with the same relative precision as 1, and the log-sum-exp
+//! does not care. The first block sets what rows are compared to; later ones rarely change it. Only then are a row's largest
+//! scores looked for in workgroup memory.
 //!
 //! The backward knows the log-sum-exp and has no such trouble. Its two kernels are summed by one workgroup each in the order of
 //! the columns, so bits repeat. dscores are stored without the scale, which dq and dk are multiplied by at the end: eight
 //! times less of them falls below f16's least number.
-//!
-//! # Why loops over pieces have a constant number of turns
-//! Mesa's compiler for NVIDIA then writes the turns out: 28 to 37 % fewer instructions a kernel, at the price of registers in
-//! the backward, which bounds the subgroups that fit on an SM (heads of 64, Mesa 26.1.6, `tools/isa`, static figures):
-//!
-//! | | registers | subgroups by registers | by workgroup memory: 100 KiB an SM, 227 KiB | instructions of the loop |
-//! |---|---|---|---|---|
-//! | forward | 208 to 200 | 8 | 8, 20 | 1936 to 1151 |
-//! | backward_q | 96 to 120 | 20 to 16 | 12, 24 | 744 to 608 |
-//! | backward_kv | 128 to 168 | 16 to 12 | 8, 20 | 1011 to 861 |
-//!
-//! Where an SM has 100 KiB (Ampere and Ada but A100), workgroup memory binds before registers, so nothing is lost. On
-//! Hopper 16 and 12 subgroups remain of 20 and 16, each with a fifth less to issue: taken, since what the loop issues is what
-//! its matrix units wait for, and unmeasured.
 
 use std::fmt::{self, Display};
 
@@ -43,9 +42,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::kernel::Generator;
 use crate::gpu::{Arithmetic, Caps, KernelId, OpPass, Purpose};
-use crate::ops::matrix_units::{Tile, Units};
+use crate::ops::matrix_units::{Tile, Units, gathers};
 
-/// Sums in f32 a lane from which two subgroups share the rows.
+/// Sums in f32 a lane from which a subgroup has fewer rows, or two subgroups share them.
 const MANY_SUMS: u32 = 64;
 
 /// Which kernel.
@@ -123,18 +122,31 @@ pub(super) struct Coop {
     pub(super) grid_n: u32,
     /// The adapter's matrices, for whose edge the sizes are made.
     pub(super) units: Units,
+    /// What is multiplied by weights is turned while it comes into the tiles: in backward_kv, where a matrix that lies across the
+    /// lines of its tile is loaded element by element. In the other kernels a second copy costs more than it saves.
+    pub(super) transposed: bool,
 }
 
-/// (rows, columns) of which the table takes the first that workgroup memory holds.
-const FORWARD: [[u32; 2]; 7] = [[128, 32], [64, 64], [64, 32], [64, 16], [32, 32], [32, 16], [16, 16]];
-const BACKWARD: [[u32; 2]; 5] = [[64, 32], [64, 16], [32, 32], [32, 16], [16, 16]];
-/// (rows, columns, most subgroups along the rows) that tuning tries beside the table's. Eight subgroups with 16 rows each
-/// have half the sums of four with 32, and so half the registers.
-const TRIED: [[u32; 3]; 13] = [
+/// (rows, columns, most subgroups along the rows) of which the table takes the first that workgroup memory holds.
+type Sizes = [u32; 3];
+const FORWARD: [Sizes; 5] = [[64, 32, 2], [64, 16, 2], [32, 32, 1], [32, 16, 1], [16, 16, 1]];
+const BACKWARD: [Sizes; 5] = [[64, 32, 4], [64, 16, 4], [32, 32, 4], [32, 16, 4], [16, 16, 4]];
+/// The same for subgroups of 64: of few workgroups with many registers a GPU would hold one at a time.
+const NARROW_FORWARD: [Sizes; 3] = [[32, 32, 1], [32, 16, 1], [16, 16, 1]];
+const NARROW_BACKWARD: [Sizes; 3] = [[32, 32, 2], [32, 16, 2], [16, 16, 1]];
+/// The same where scores go through workgroup memory, which larger blocks use better.
+const FORWARD_BY_SUMS: [Sizes; 7] =
+    [[128, 32, 4], [64, 64, 4], [64, 32, 4], [64, 16, 4], [32, 32, 4], [32, 16, 4], [16, 16, 4]];
+/// Those that tuning tries beside the table's. More subgroups have fewer rows each, and so fewer registers for their sums; fewer
+/// load every matrix of the columns for more rows.
+const TRIED: [Sizes; 16] = [
     [128, 32, 4],
     [128, 32, 8],
     [64, 64, 4],
     [64, 32, 4],
+    [64, 32, 2],
+    [64, 64, 2],
+    [32, 32, 1],
     [128, 16, 8],
     [128, 64, 8],
     [128, 16, 4],
@@ -145,8 +157,6 @@ const TRIED: [[u32; 3]; 13] = [
     [32, 16, 4],
     [16, 16, 4],
 ];
-/// Subgroups along the rows of the table's kernels, at most.
-const SUBGROUPS: u32 = 4;
 
 /// How a record of `wgpt tune` names a kernel of f16 heads of `head_size` and sequences of `positions`.
 pub(super) fn key(entry: Entry, head_size: usize, positions: usize) -> String {
@@ -165,11 +175,15 @@ pub(super) fn choose(caps: &Caps, entry: Entry, head_size: usize, positions: usi
 
 /// The kernel that an adapter gets untuned.
 pub(super) fn by_table(caps: &Caps, entry: Entry, head_size: usize) -> Option<Coop> {
-    let sizes: &[[u32; 2]] = match entry {
+    let units = Units::of(caps)?;
+    let sizes: &[Sizes] = match entry {
+        Entry::Forward if !units.functions => &FORWARD_BY_SUMS,
+        Entry::Forward | Entry::BackwardQ if units.functions && units.lanes > 32 => &NARROW_FORWARD,
+        Entry::BackwardKv if units.functions && units.lanes > 32 => &NARROW_BACKWARD,
         Entry::Forward => &FORWARD,
         _ => &BACKWARD,
     };
-    sizes.iter().find_map(|&[rows, columns]| coop(caps, entry, head_size, [rows, columns, SUBGROUPS]))
+    sizes.iter().find_map(|&sizes| coop(caps, entry, head_size, sizes))
 }
 
 /// Every kernel that may be tried, the table's first. All of them run on this adapter.
@@ -201,11 +215,20 @@ fn coop(caps: &Caps, entry: Entry, head_size: usize, [rows, columns, subgroups]:
         grid_m: (rows / edge).min(subgroups),
         grid_n: 1,
         units,
+        transposed: units.functions && entry == Entry::BackwardKv && gathers(caps),
     };
+    if coop.units.functions || entry == Entry::Forward {
+        while coop.sums_a_lane() > MANY_SUMS && coop.grid_m < rows / edge {
+            coop.grid_m *= 2;
+        }
+    }
     let two = columns.is_multiple_of(2 * edge) && coop.head_size.is_multiple_of(2 * edge);
-    if two && coop.sums_a_lane() > MANY_SUMS {
+    // the forward's rows belong to one subgroup, which finds what is largest in them
+    if two && entry != Entry::Forward && coop.sums_a_lane() > MANY_SUMS {
         coop.grid_n = 2;
     }
+    // a second copy only where there is room for it
+    coop.transposed &= coop.workgroup_bytes() <= caps.max_workgroup_bytes;
     let fits = coop.workgroup_bytes() <= caps.max_workgroup_bytes && coop.threads() <= caps.max_invocations.min(1024);
     fits.then_some(coop)
 }
@@ -232,16 +255,6 @@ impl Coop {
         self.rows / self.grid_m * self.head_size * self.entry.outs() / self.units.lanes
     }
 
-    /// Invocations that share a row of weights.
-    pub(super) fn parts(&self) -> u32 {
-        (self.threads() / self.rows).clamp(1, self.columns / 4)
-    }
-
-    /// Queries whose log-sum-exp and row sum are kept in workgroup memory.
-    pub(super) fn kept(&self) -> u32 {
-        if self.entry == Entry::BackwardKv { self.columns } else { self.rows }
-    }
-
     /// Keys or queries of the columns, and values or gradients.
     pub(super) fn columns_tile(&self, name: &'static str) -> Tile {
         Tile::halves(name, self.columns, self.head_size)
@@ -257,17 +270,54 @@ impl Coop {
         Tile::halves(name, self.rows, self.columns)
     }
 
+    /// Numbers that matrices of scores begin as: one for each row, or for each column.
+    pub(super) fn starts(&self) -> u32 {
+        if self.entry == Entry::BackwardKv { self.columns } else { self.rows }
+    }
+
+    /// One matrix in f32 of each row of the workgroup.
+    pub(super) fn spill_tile(&self, name: &'static str) -> Tile {
+        Tile::sums(name, self.rows, self.units.native)
+    }
+
+    /// Both tiles of the columns.
+    pub(super) fn both_tiles(&self) -> Tile {
+        Tile { lines: 2 * self.columns, ..self.columns_tile("tiles") }
+    }
+
+    /// A tile of the columns whose lines lie along the columns.
+    pub(super) fn turned_tile(&self, name: &'static str) -> Tile {
+        Tile::halves(name, self.head_size, self.columns)
+    }
+
+    /// Both of them.
+    pub(super) fn turned(&self, name: &'static str) -> Tile {
+        Tile { lines: 2 * self.head_size, ..self.turned_tile(name) }
+    }
+
+    /// Masks of a matrix: a window of as many columns hides nothing, half or all.
+    pub(super) fn mask_tile(&self, name: &'static str) -> Tile {
+        Tile::sums(name, self.units.native, 3 * self.units.native)
+    }
+
     fn workgroup_bytes(&self) -> u32 {
-        let Self { rows, entry, .. } = self;
-        let tiles = 2 * self.columns_tile("").bytes();
-        let sums = entry.products() * self.sums_tile("").bytes();
-        let weights = entry.outs() * self.weights_tile("").bytes();
-        let statistics = match entry {
-            Entry::Forward => 4 * (2 * rows * self.parts() + rows) + 4,
-            _ => 2 * 4 * self.kept(),
+        let Self { entry, rows, units, .. } = self;
+        let tiles = self.both_tiles().bytes() + entry.outs() * self.weights_tile("").bytes();
+        let starts = 8 * self.starts();
+        // sums of a row's weights, or of parts of a row's delta
+        let of_rows = match entry {
+            Entry::Forward if units.functions => 0,
+            Entry::Forward => 4 * rows,
+            Entry::BackwardQ => rows * units.native,
+            Entry::BackwardKv => 0,
         };
-        // every variable may start at a multiple of 16 bytes
-        tiles + sums + weights + statistics.next_multiple_of(16) + 3 * 16
+        let products = if units.functions {
+            let spilled = if *entry == Entry::Forward { self.spill_tile("").bytes() } else { 0 };
+            spilled + self.mask_tile("").bytes() + if self.transposed { self.turned("").bytes() } else { 0 }
+        } else {
+            entry.products() * self.sums_tile("").bytes()
+        };
+        tiles + starts + of_rows + products
     }
 
     pub(super) fn choice(&self) -> Block {
@@ -290,7 +340,8 @@ impl Generator for Coop {
         let Self { head_size, rows, columns, grid_m, grid_n, units, .. } = self;
         let Units { edge, native, .. } = units;
         let of = if edge == native { String::new() } else { format!("of{native}") };
-        format!("{}.hs{head_size}.{rows}x{columns}.{grid_m}x{grid_n}.e{edge}{of}", self.family())
+        let turned = if self.transposed { ".transposed" } else { "" };
+        format!("{}.hs{head_size}.{rows}x{columns}.{grid_m}x{grid_n}.e{edge}{of}{turned}", self.family())
     }
 
     fn text(&self) -> String {

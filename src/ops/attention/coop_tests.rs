@@ -1,8 +1,15 @@
 //! Tests of [`super`].
 
 use super::*;
+use crate::gpu::Vendor;
 
+/// One whose kernels compute with elements of matrices.
 fn gpu(edge: u32, kib: u32) -> Caps {
+    Caps { matrix_functions: true, ..opaque(edge, kib) }
+}
+
+/// One whose matrices are opaque.
+fn opaque(edge: u32, kib: u32) -> Caps {
     Caps {
         f16: true,
         subgroups: true,
@@ -12,6 +19,10 @@ fn gpu(edge: u32, kib: u32) -> Caps {
         max_invocations: 1024,
         ..Caps::webgpu_defaults()
     }
+}
+
+fn lanes_of_64(caps: Caps) -> Caps {
+    Caps { subgroup_sizes: (64, 64), vendor: Vendor::Amd, ..caps }
 }
 
 fn says_what_it_takes(coop: &Coop, kib: u32) {
@@ -24,21 +35,26 @@ fn says_what_it_takes(coop: &Coop, kib: u32) {
 fn every_size_of_workgroup_memory_has_a_kernel_that_says_what_it_takes() {
     for (edge, kib, head_size) in [8, 16]
         .iter()
-        .flat_map(|&edge| [16, 32, 48].map(|kib| (edge, kib)))
-        .flat_map(|(edge, kib)| [64, 80, 96, 128].map(|head_size| (edge, kib, head_size)))
+        .flat_map(|&edge| [16, 32, 48, 64].map(|kib| (edge, kib)))
+        .flat_map(|(edge, kib)| [16, 32, 48, 64, 80, 96, 112, 128].map(|head_size| (edge, kib, head_size)))
     {
         for entry in Entry::ALL {
-            let coop = by_table(&gpu(edge, kib), entry, head_size).expect("a kernel");
-            says_what_it_takes(&coop, kib);
-            assert!(coop.sums_a_lane() / coop.grid_n <= 2 * MANY_SUMS, "{}: registers", coop.name());
+            for caps in [gpu(edge, kib), opaque(edge, kib), lanes_of_64(gpu(edge, kib))] {
+                let coop = by_table(&caps, entry, head_size).expect("a kernel");
+                says_what_it_takes(&coop, kib);
+                assert!(coop.sums_a_lane() / coop.grid_n <= 2 * MANY_SUMS, "{}: registers", coop.name());
+            }
         }
     }
 }
 
 #[test]
 fn more_workgroup_memory_means_larger_blocks() {
-    let rows = |kib| by_table(&gpu(16, kib), Entry::Forward, 64).map(|c| [c.rows, c.columns]);
-    assert_eq!([16, 32, 48].map(rows), [Some([64, 16]), Some([64, 32]), Some([128, 32])]);
+    let blocks = |caps: fn(u32, u32) -> Caps| {
+        [16, 32, 48].map(|kib| by_table(&caps(16, kib), Entry::Forward, 64).map(|c| [c.rows, c.columns]))
+    };
+    assert_eq!(blocks(gpu), [Some([32, 16]), Some([64, 32]), Some([64, 32])]);
+    assert_eq!(blocks(opaque), [Some([64, 16]), Some([64, 32]), Some([128, 32])]);
 }
 
 #[test]

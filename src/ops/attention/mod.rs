@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
-use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
+use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor, Vendor};
 
 use super::{Operator, group, groups, reduce_group, stored};
 
@@ -47,6 +47,8 @@ const SAMPLE_HEAD_SIZES: [usize; 9] = [8, 11, 13, 16, 32, 64, 80, 96, 128];
 
 /// `Vec` of a head that an invocation of the tiled kernels has at most.
 const OWN: usize = 4;
+/// The same in the backward of keys and values on Apple's GPUs, whose registers do not hold four of each of its four rows.
+const OWN_ON_APPLE: usize = 2;
 /// Invocations of a workgroup of the tiled kernels.
 const TILED_THREADS: usize = 128;
 
@@ -68,7 +70,8 @@ fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (KernelId,
     if caps.software {
         return (kernel.set("WORKGROUP", caps.lanes), caps.lanes as usize);
     }
-    let lanes = units.div_ceil(OWN).next_power_of_two();
+    let few = caps.vendor == Vendor::Apple && entry == Entry::BackwardKv;
+    let lanes = units.div_ceil(if few { OWN_ON_APPLE } else { OWN }).next_power_of_two();
     (kernel.with_const("LANES", lanes as u32), TILED_THREADS / lanes)
 }
 

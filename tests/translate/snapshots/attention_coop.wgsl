@@ -1,47 +1,45 @@
-// attention_coop.forward.hs16.64x32.4x1.e16, entry point main, overrides []
+// attention_coop.forward.hs16.64x32.2x1.e16, entry point main, overrides []
 enable f16;
 enable wgpu_cooperative_matrix;
 diagnostic(off, derivative_uniformity);
+const EDGE = 16u;
 const HEAD_SIZE = 16u;
 const ROWS = 64u;
+const SUBGROUP_ROWS = 32u;
 const COLUMNS = 32u;
-const THREADS = 128u;
-const GRID_N = 1u;
-const PARTS_PER_ROW = 2u;
-const ROW_PARTS = 128u;
-const QUERIES_KEPT = 64u;
+const PORTION = 32u;
+const THREADS = 64u;
+const DELTA_PARTS = 4u;
+const STARTS = 64u;
 const TILE_STRIDE = 24u;
-const SUMS_STRIDE = 36u;
-const WEIGHTS_STRIDE = 40u;
+const SCALE = 0.25; // 1 / sqrt(HEAD_SIZE)
+const ROWS_ARE_KEYS = false;
 const LAST_FIRST = true;
 alias MatrixA = coop_mat16x16<f16, A>;
 alias MatrixB = coop_mat16x16<f16, B>;
 alias MatrixC = coop_mat16x16<f32, C>;
 fn line_of(piece: u32) -> u32 { return piece / 2u; }
 fn place_in_line(piece: u32) -> u32 { return piece % 2u; }
-var<workgroup> x_tile: array<vec4<f16>, 192>;
-fn put_x(i: u32, four: vec4<f16>) {
-    x_tile[i / 4u] = four;
+var<workgroup> tiles: array<vec4<f16>, 384>;
+fn tile_at(i: u32) -> vec4<f16> { return tiles[i / 4u]; }
+fn put_tile(i: u32, four: vec4<f16>) {
+    tiles[i / 4u] = four;
 }
-var<workgroup> y_tile: array<vec4<f16>, 192>;
-fn put_y(i: u32, four: vec4<f16>) {
-    y_tile[i / 4u] = four;
-}
-var<workgroup> sums: array<vec4<f32>, 576>;
-fn sum_at(i: u32) -> vec4<f32> { return sums[i / 4u]; }
-fn put_sums(i: u32, four: vec4<f32>) {
-    sums[i / 4u] = four;
-}
-var<workgroup> slopes: array<vec4<f32>, 576>;
-fn slope_at(i: u32) -> vec4<f32> { return slopes[i / 4u]; }
 var<workgroup> weights: array<vec4<f16>, 640>;
-fn put_weights(i: u32, four: vec4<f16>) {
-    weights[i / 4u] = four;
-}
 var<workgroup> dscores: array<vec4<f16>, 640>;
-fn put_dscores(i: u32, four: vec4<f16>) {
-    dscores[i / 4u] = four;
+const SPILLED_STRIDE = 20u;
+var<workgroup> spilled: array<vec4<f32>, 320>;
+fn spilled_at(i: u32) -> vec4<f32> { return spilled[i / 4u]; }
+fn put_spilled(i: u32, four: vec4<f32>) {
+    spilled[i / 4u] = four;
 }
+const MASK_STRIDE = 52u;
+var<workgroup> mask: array<vec4<f32>, 208>;
+fn mask_at(i: u32) -> vec4<f32> { return mask[i / 4u]; }
+fn put_mask(i: u32, four: vec4<f32>) {
+    mask[i / 4u] = four;
+}
+alias MatrixH = coop_mat16x16<f16, C>;
 // shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
 struct Params {
     positions: u32,    // T
@@ -70,17 +68,17 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
 }
 // shared/widths/half8.wgsl: eight neighbours of f16, 16 bytes, which an invocation loads and stores at once
 struct Half8 { low: vec4<f16>, high: vec4<f16> }
-// attention_coop.wgsl: causal attention of f16 on matrix units. src/ops/attention/coop.rs explains the method,
-// src/ops/attention/generate.rs writes the entry point, its sizes and its tiles (see shared/stub_matrices.wgsl)
+// attention_coop.wgsl: causal attention of f16 on matrix units: what its kernels have in common. src/ops/attention/coop.rs
+// explains the method, src/ops/attention/generate writes the entry points, their sizes and tiles (see
+// shared/stub_matrices.wgsl)
 //   A workgroup has ROWS of one head, whose f16 matrices stay in registers, and walks over blocks of COLUMNS:
 //   forward       rows are queries, columns keys;  weights = exp(score - most);  out += weights v
 //   backward_q    rows are queries, columns keys;  dscores = weights (dout v - delta);  dq += dscores k;  before that
 //                 delta = dout . out
 //   backward_kv   rows are keys, columns queries;  dv += weights dout;  dk += dscores q
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T)
-//   x_tile, y_tile: what belongs to the columns;  sums, slopes: products in f32;  weights, dscores: products to come
-const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to: exp(8) is far below f16's largest
-
+//   Positions past the end are loaded as the last one: no row sees such keys but rows that are not stored, and weights of
+//   such queries are 0.
 @group(0) @binding(0) var<storage, read> qkv: array<Half8>;
 @group(0) @binding(1) var<storage, read_write> out: array<Half8>;
 @group(0) @binding(2) var<storage, read_write> lse_out: array<f32>;
@@ -93,12 +91,14 @@ const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to
 @group(0) @binding(3) var<storage, read_write> delta_out: array<f32>;
 @group(0) @binding(5) var<storage, read> out_in: array<Half8>;
 
-var<workgroup> most: array<f32, ROW_PARTS>;       // what a row's scores are compared to, once for each of its parts
-var<workgroup> total: array<f32, ROW_PARTS>;      // sums of a part's weights
-var<workgroup> shrink: array<f32, ROWS>;      // what the row's sums so far must be multiplied by
-var<workgroup> grown: atomic<u32>;            // 1 if that is not 1 in some row
-var<workgroup> kept_lse: array<f32, QUERIES_KEPT>;    // of queries, be they rows or columns
-var<workgroup> kept_delta: array<f32, QUERIES_KEPT>;
+const EXPONENT = 1.4426950408889634 * SCALE; // exp(SCALE x) = exp2(EXPONENT x)
+const INVERSE_SCALE = 1.0 / SCALE;
+
+// What rows are compared to, for keys as rows columns, and delta, both with the sign changed: scores and dout v begin as that.
+// Scores are without their scale, which the exponent has.
+var<workgroup> score_starts: array<f32, STARTS>;
+var<workgroup> slope_starts: array<f32, STARTS>;
+var<workgroup> delta_parts: array<f32, ROWS * DELTA_PARTS>;
 
 // A loop over `count` pieces, a workgroup's width of them a turn: how many turns, and whether the last is not full. A
 // constant number of turns lets drivers write them out; of `piece < count` they write the body twice and branch.
@@ -111,316 +111,480 @@ fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
 }
 fn out_at(at: Place, t: u32) -> u32 { return ((at.b * params.positions + t) * params.heads + at.h) * (HEAD_SIZE / 8u); }
 
-// Puts `width` elements of every row's q, k or v into `weights`, from where matrices are loaded; zeros past the end.
-fn stage_qkv(at: Place, part: u32, start: u32, width: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(ROWS * width / 8u); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(ROWS * width / 8u) && piece >= ROWS * width / 8u { break; }
-        let r = piece / (width / 8u);
-        let c = piece % (width / 8u);
-        var eight = Half8();
-        if at.first + r < params.positions { eight = qkv[qkv_at(at, at.first + r, part) + start / 8u + c]; }
-        put_weights(r * WEIGHTS_STRIDE + c * 8u, eight.low);
-        put_weights(r * WEIGHTS_STRIDE + c * 8u + 4u, eight.high);
-    }
+fn qkv_piece(at: Place, t: u32, part: u32, c: u32) -> Half8 {
+    return qkv[qkv_at(at, min(t, params.positions - 1u), part) + c];
 }
+fn dout_piece(at: Place, t: u32, c: u32) -> Half8 { return dout[out_at(at, min(t, params.positions - 1u)) + c]; }
 
-fn stage_dout(at: Place, start: u32, width: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(ROWS * width / 8u); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(ROWS * width / 8u) && piece >= ROWS * width / 8u { break; }
-        let r = piece / (width / 8u);
-        let c = piece % (width / 8u);
-        var eight = Half8();
-        if at.first + r < params.positions { eight = dout[out_at(at, at.first + r) + start / 8u + c]; }
-        put_weights(r * WEIGHTS_STRIDE + c * 8u, eight.low);
-        put_weights(r * WEIGHTS_STRIDE + c * 8u + 4u, eight.high);
+// The part of a row's sum of dout out that `part` of PARTS invocations has.
+fn delta_part(at: Place, row: u32, part: u32) -> vec4<f32> {
+    let start = out_at(at, min(at.first + row, params.positions - 1u));
+    var sum = vec4(0.0);
+    for (var turn = 0u; turn < (HEAD_SIZE / 8u + DELTA_PARTS - 1u) / DELTA_PARTS; turn++) {
+        let c = part + turn * DELTA_PARTS;
+        if HEAD_SIZE / 8u % DELTA_PARTS != 0u && c >= HEAD_SIZE / 8u { break; }
+        let d = dout[start + c];
+        let o = out_in[start + c];
+        sum += vec4<f32>(d.low) * vec4<f32>(o.low) + vec4<f32>(d.high) * vec4<f32>(o.high);
     }
-}
-
-// One piece of a line of both tiles.
-fn put_tiles(line: u32, c: u32, x: Half8, y: Half8) {
-    let i = line * TILE_STRIDE + c * 8u;
-    put_x(i, x.low);
-    put_x(i + 4u, x.high);
-    put_y(i, y.low);
-    put_y(i + 4u, y.high);
-}
-
-// Keys and values of the columns; zeros past the end.
-fn fill_keys(at: Place, first_column: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(COLUMNS * (HEAD_SIZE / 8u)); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(COLUMNS * (HEAD_SIZE / 8u)) && piece >= COLUMNS * (HEAD_SIZE / 8u) { break; }
-        let line = line_of(piece);
-        let c = place_in_line(piece);
-        let t = first_column + line;
-        var k = Half8();
-        var v = Half8();
-        if t < params.positions {
-            k = qkv[qkv_at(at, t, 1u) + c];
-            v = qkv[qkv_at(at, t, 2u) + c];
-        }
-        put_tiles(line, c, k, v);
-    }
-}
-
-// Queries and gradients of the columns, and what is kept of them; zeros past the end.
-fn fill_queries(at: Place, first_column: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(COLUMNS * (HEAD_SIZE / 8u)); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(COLUMNS * (HEAD_SIZE / 8u)) && piece >= COLUMNS * (HEAD_SIZE / 8u) { break; }
-        let line = line_of(piece);
-        let c = place_in_line(piece);
-        let t = first_column + line;
-        var q = Half8();
-        var g = Half8();
-        if t < params.positions {
-            q = qkv[qkv_at(at, t, 0u) + c];
-            g = dout[out_at(at, t) + c];
-        }
-        put_tiles(line, c, q, g);
-    }
-    for (var turn = 0u; turn < turns(COLUMNS); turn++) {
-        let i = thread + turn * THREADS;
-        if uneven(COLUMNS) && i >= COLUMNS { break; }
-        let t = min(first_column + i, params.positions - 1u);
-        kept_lse[i] = lse[at.statistics + t];
-        kept_delta[i] = delta[at.statistics + t];
-    }
-}
-
-// Sums of dout out over a row: four invocations a row leave theirs in `sums`, then one adds them.
-fn begin_delta(at: Place, thread: u32) {
-    for (var turn = 0u; turn < turns(ROWS * 4u); turn++) {
-        let item = thread + turn * THREADS;
-        if uneven(ROWS * 4u) && item >= ROWS * 4u { break; }
-        let r = item / 4u;
-        var sum = vec4(0.0);
-        if at.first + r < params.positions {
-            let start = out_at(at, at.first + r);
-            for (var turn_of_row = 0u; turn_of_row < (HEAD_SIZE / 8u + 3u) / 4u; turn_of_row++) {
-                let c = item % 4u + turn_of_row * 4u;
-                if HEAD_SIZE % 32u != 0u && c >= HEAD_SIZE / 8u { break; }
-                let d = dout[start + c];
-                let o = out_in[start + c];
-                sum += vec4<f32>(d.low) * vec4<f32>(o.low) + vec4<f32>(d.high) * vec4<f32>(o.high);
-            }
-        }
-        put_sums(r * SUMS_STRIDE + item % 4u * 4u, sum);
-    }
-}
-
-fn keep_delta(at: Place, thread: u32) {
-    for (var turn = 0u; turn < turns(ROWS); turn++) {
-        let r = thread + turn * THREADS;
-        if uneven(ROWS) && r >= ROWS { break; }
-        let i = r * SUMS_STRIDE;
-        let four = (sum_at(i) + sum_at(i + 4u)) + (sum_at(i + 8u) + sum_at(i + 12u));
-        kept_delta[r] = (four.x + four.y) + (four.z + four.w);
-        let t = at.first + r;
-        kept_lse[r] = lse[at.statistics + min(t, params.positions - 1u)];
-        if t < params.positions { delta_out[at.statistics + t] = kept_delta[r]; }
-    }
-}
-
-fn begin(thread: u32) {
-    for (var turn = 0u; turn < turns(ROW_PARTS); turn++) {
-        let item = thread + turn * THREADS;
-        if uneven(ROW_PARTS) && item >= ROW_PARTS { break; }
-        most[item] = LOW;
-        total[item] = 0.0;
-    }
-}
-
-// From scores in `sums` to weights. A row is shared by PARTS_PER_ROW invocations, each of which looks for its largest
-// score by itself, so that nobody waits for another one.
-fn weigh(at: Place, first_column: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(ROW_PARTS); turn++) {
-        let item = thread + turn * THREADS;
-        if uneven(ROW_PARTS) && item >= ROW_PARTS { break; }
-        let r = item / PARTS_PER_ROW;
-        let row = at.first + r;
-        var largest = vec4(LOW);
-        for (var c = 0u; c < COLUMNS; c += 4u) {
-            let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
-            largest = max(largest, select(vec4(LOW), sum_at(r * SUMS_STRIDE + c), visible));
-        }
-        let above = max(max(largest.x, largest.y), max(largest.z, largest.w)) * params.scale;
-        let before = most[item];
-        let now = select(before, above, above > before + LAZY_GROWTH);
-        let factor = exp(before - now);
-        var sum = vec4(0.0);
-        for (var turn_of_row = 0u; turn_of_row < (COLUMNS / 4u + PARTS_PER_ROW - 1u) / PARTS_PER_ROW; turn_of_row++) {
-            let c = (item % PARTS_PER_ROW + turn_of_row * PARTS_PER_ROW) * 4u;
-            if COLUMNS / 4u % PARTS_PER_ROW != 0u && c >= COLUMNS { break; }
-            let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(row);
-            let weight = select(vec4(0.0), exp(sum_at(r * SUMS_STRIDE + c) * params.scale - vec4(now)), visible);
-            put_weights(r * WEIGHTS_STRIDE + c, vec4<f16>(weight));
-            sum += weight;
-        }
-        total[item] = total[item] * factor + ((sum.x + sum.y) + (sum.z + sum.w));
-        most[item] = now;
-        if item % PARTS_PER_ROW == 0u { shrink[r] = factor; }
-        if now > before { atomicStore(&grown, 1u); }
-    }
-}
-
-// Column of the head where column c of `sums` belongs: each subgroup's `width` columns from `start` on lie side by side.
-fn head_column(c: u32, start: u32, width: u32) -> u32 { return (c / width) * (HEAD_SIZE / GRID_N) + start + c % width; }
-
-// Multiplies what lies in `sums` by what its row has shrunk to.
-fn rescale(width: u32, thread: u32) {
-    let across = GRID_N * width / 4u;
-    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(ROWS * across) && piece >= ROWS * across { break; }
-        let r = piece / across;
-        let i = r * SUMS_STRIDE + piece % across * 4u;
-        put_sums(i, sum_at(i) * shrink[r]);
-    }
-}
-
-fn row_total(r: u32) -> f32 {
-    var sum = 0.0;
-    for (var part = 0u; part < PARTS_PER_ROW; part++) { sum += total[r * PARTS_PER_ROW + part]; }
     return sum;
 }
 
-fn finish_lse(at: Place, thread: u32) {
+// Sums of dout out over a row: DELTA_PARTS invocations a row leave theirs in `delta_parts`, then one adds them.
+fn begin_delta(at: Place, thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS * DELTA_PARTS); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(ROWS * DELTA_PARTS) && item >= ROWS * DELTA_PARTS { break; }
+        let four = delta_part(at, item / DELTA_PARTS, item % DELTA_PARTS);
+        delta_parts[item] = (four.x + four.y) + (four.z + four.w);
+    }
+}
+fn keep_delta(at: Place, thread: u32) {
     for (var turn = 0u; turn < turns(ROWS); turn++) {
-        let r = thread + turn * THREADS;
-        if uneven(ROWS) && r >= ROWS { break; }
-        if at.first + r < params.positions {
-            lse_out[at.statistics + at.first + r] = most[r * PARTS_PER_ROW] + log(row_total(r));
-        }
+        let row = thread + turn * THREADS;
+        if uneven(ROWS) && row >= ROWS { break; }
+        var sum = 0.0;
+        for (var part = 0u; part < DELTA_PARTS; part++) { sum += delta_parts[row * DELTA_PARTS + part]; }
+        let t = at.first + row;
+        score_starts[row] = -lse[at.statistics + min(t, params.positions - 1u)] * INVERSE_SCALE;
+        slope_starts[row] = -sum;
+        if t < params.positions { delta_out[at.statistics + t] = sum; }
     }
 }
 
-// Eight of `sums` from element i on, times `factor`.
-fn eight_sums(i: u32, factor: f32) -> Half8 {
-    return Half8(vec4<f16>(sum_at(i) * factor), vec4<f16>(sum_at(i + 4u) * factor));
+// What a query's column begins as.
+fn column_starts(at: Place, t: u32) -> vec2<f32> {
+    let index = at.statistics + min(t, params.positions - 1u);
+    return vec2(select(LOW, -lse[index] * INVERSE_SCALE, t < params.positions), -delta[index]);
 }
 
-fn finish_out(at: Place, start: u32, width: u32, thread: u32) {
-    let across = GRID_N * width / 8u;
-    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(ROWS * across) && piece >= ROWS * across { break; }
-        let r = piece / across;
-        let c = piece % across * 8u;
-        if at.first + r >= params.positions { continue; }
-        let i = out_at(at, at.first + r) + head_column(c, start, width) / 8u;
-        out[i] = eight_sums(r * SUMS_STRIDE + c, 1.0 / row_total(r));
-    }
-}
-
-// From scores in `sums` and dout v in `slopes` to dscores, for queries as rows.
-fn slope_of_queries(at: Place, first_column: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(ROWS * COLUMNS / 4u); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(ROWS * COLUMNS / 4u) && piece >= ROWS * COLUMNS / 4u { break; }
-        let r = piece / (COLUMNS / 4u);
-        let c = piece % (COLUMNS / 4u) * 4u;
-        let visible = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u) <= vec4(at.first + r);
-        let below = min(sum_at(r * SUMS_STRIDE + c) * params.scale - vec4(kept_lse[r]), vec4(0.0));
-        let weight = select(vec4(0.0), exp(below), visible);
-        put_weights(r * WEIGHTS_STRIDE + c, vec4<f16>(weight * (slope_at(r * SUMS_STRIDE + c) - vec4(kept_delta[r]))));
-    }
-}
-
-// The same, and the weights, for keys as rows.
-fn slope_of_keys(at: Place, first_column: u32, thread: u32) {
-    for (var turn = 0u; turn < turns(ROWS * COLUMNS / 4u); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(ROWS * COLUMNS / 4u) && piece >= ROWS * COLUMNS / 4u { break; }
-        let r = piece / (COLUMNS / 4u);
-        let c = piece % (COLUMNS / 4u) * 4u;
-        let query = vec4(first_column + c) + vec4(0u, 1u, 2u, 3u);
-        let visible = (query >= vec4(at.first + r)) & (query < vec4(params.positions));
-        let query_lse = vec4(kept_lse[c], kept_lse[c + 1u], kept_lse[c + 2u], kept_lse[c + 3u]);
-        let query_delta = vec4(kept_delta[c], kept_delta[c + 1u], kept_delta[c + 2u], kept_delta[c + 3u]);
-        let below = min(sum_at(r * SUMS_STRIDE + c) * params.scale - query_lse, vec4(0.0));
-        let weight = select(vec4(0.0), exp(below), visible);
-        put_weights(r * WEIGHTS_STRIDE + c, vec4<f16>(weight));
-        put_dscores(r * WEIGHTS_STRIDE + c, vec4<f16>(weight * (slope_at(r * SUMS_STRIDE + c) - query_delta)));
-    }
-}
-
-fn finish_dqkv(at: Place, part: u32, factor: f32, start: u32, width: u32, thread: u32) {
-    let across = GRID_N * width / 8u;
-    for (var turn = 0u; turn < turns(ROWS * across); turn++) {
-        let piece = thread + turn * THREADS;
-        if uneven(ROWS * across) && piece >= ROWS * across { break; }
-        let r = piece / across;
-        let c = piece % across * 8u;
-        if at.first + r >= params.positions { continue; }
-        let i = qkv_at(at, at.first + r, part) + head_column(c, start, width) / 8u;
-        dqkv[i] = eight_sums(r * SUMS_STRIDE + c, factor);
-    }
+// One piece of a line of the tiles: x, then from line COLUMNS on y.
+fn put_piece(line: u32, c: u32, eight: Half8) {
+    let i = line * TILE_STRIDE + c * 8u;
+    put_tile(i, eight.low);
+    put_tile(i + 4u, eight.high);
 }
 // shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-@compute @workgroup_size(128)
+// shared/matrices.wgsl: every element converted. The SPIR-V pass `matrices` (src/gpu/spirv/matrices.rs) writes what these do.
+fn to_half(m: MatrixC) -> MatrixH { return MatrixH(); }
+fn to_float(m: MatrixH) -> MatrixC { return MatrixC(); }
+// attention_elements.wgsl: from scores to weights where elements of matrices can be computed with, as
+// src/ops/attention/generate/elements.rs says. A matrix of scores begins as what its rows or columns are compared
+// to, with the sign changed.
+const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to: exp(8) is far below f16's largest
+
+var<workgroup> growths: array<f32, STARTS>; // of what rows are compared to; at the end what their results are multiplied by
+
+// The mask's window of EDGE columns for a matrix whose first column lies so far beyond its first row, a multiple of EDGE: it
+// hides nothing, half or all of it. Chosen, not computed: where a workgroup is comes from a division, and NVIDIA's compiler has
+// been wrong about indices that do.
+fn mask_column(beyond: i32) -> u32 { return select(select(0u, EDGE, beyond == 0), 2u * EDGE, beyond > 0); }
+fn begin_mask(thread: u32) {
+    for (var turn = 0u; turn < turns(EDGE * EDGE); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(EDGE * EDGE) && item >= EDGE * EDGE { break; }
+        let r = item / EDGE;
+        let c = item % EDGE;
+        if c >= EDGE * 3u / 4u { continue; }
+        let column = vec4(c * 4u) + vec4(0u, 1u, 2u, 3u);
+        let hidden = select(column > vec4(r + EDGE), column < vec4(r + EDGE), ROWS_ARE_KEYS);
+        put_mask(r * MASK_STRIDE + c * 4u, select(vec4(0.0), vec4(LOW), hidden));
+    }
+}
+
+// Functions of elements, and of the matrices that the SPIR-V pass `matrices` applies them to.
+fn larger(x: f32, y: f32) -> f32 { return max(x, y); }
+fn larger_of(m: MatrixC, other: MatrixC) -> MatrixC { _ = larger(0.0, 0.0); return m; }
+fn largest(m: MatrixC) -> f32 { return larger(LOW, 0.0); }
+fn product(x: f32, y: f32) -> f32 { return x * y; }
+fn times(m: MatrixC, by: MatrixC) -> MatrixC { _ = product(0.0, 0.0); return m; }
+
+// forward
+fn weight(score: f32) -> f32 { return exp2(score * EXPONENT); }
+fn weights_of(m: MatrixC) -> MatrixC { _ = weight(0.0); return m; }
+fn factor(growth: f32) -> f32 { return exp2(-growth * EXPONENT); }
+fn factors_of(m: MatrixC) -> MatrixC { _ = factor(0.0); return m; }
+
+// backward: the log-sum-exp is known
+fn known_weight(score: f32) -> f32 { return saturate(exp2(score * EXPONENT)); }
+fn known_weights_of(m: MatrixC) -> MatrixC { _ = known_weight(0.0); return m; }
+
+fn begin_starts(thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS); turn++) {
+        let row = thread + turn * THREADS;
+        if uneven(ROWS) && row >= ROWS { break; }
+        score_starts[row] = 0.0;
+    }
+}
+
+// From EDGE of a row's largest scores, spilled, to how far its reference grows: in the first block to the largest; later when a
+// score has outgrown it by far.
+fn grow(row: u32, begins: bool) {
+    var four = spilled_at(row * SPILLED_STRIDE);
+    for (var c = 4u; c < EDGE; c += 4u) { four = max(four, spilled_at(row * SPILLED_STRIDE + c)); }
+    let above = max(max(four.x, four.y), max(four.z, four.w));
+    // not to what hides keys: a row whose visible scores are all minus infinity has no weights
+    let growth = select(0.0, above, begins && above > 0.5 * LOW || above > LAZY_GROWTH * INVERSE_SCALE);
+    growths[row] = growth;
+    score_starts[row] -= growth;
+}
+
+// From EDGE sums of a row's weights, spilled, to its log-sum-exp, and to what its results must be multiplied by.
+fn finish_row(at: Place, row: u32) {
+    var four = spilled_at(row * SPILLED_STRIDE);
+    for (var c = 4u; c < EDGE; c += 4u) { four += spilled_at(row * SPILLED_STRIDE + c); }
+    let total = (four.x + four.y) + (four.z + four.w);
+    growths[row] = 1.0 / total;
+    let t = at.first + row;
+    if t < params.positions { lse_out[at.statistics + t] = log(total) - score_starts[row] * SCALE; }
+}
+
+// One piece of a line of the tiles.
+fn piece_at(line: u32, c: u32) -> Half8 {
+    let i = line * TILE_STRIDE + c * 8u;
+    return Half8(tile_at(i), tile_at(i + 4u));
+}
+
+// Results leave through the tiles.
+fn finish_out(at: Place, first_row: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(PORTION * (HEAD_SIZE / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(PORTION * (HEAD_SIZE / 8u)) && piece >= PORTION * (HEAD_SIZE / 8u) { break; }
+        let line = line_of(piece);
+        let c = place_in_line(piece);
+        let t = at.first + first_row + line;
+        if t < params.positions { out[out_at(at, t) + c] = piece_at(line, c); }
+    }
+}
+fn finish_dqkv(at: Place, first_row: u32, part: u32, first_line: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(PORTION * (HEAD_SIZE / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(PORTION * (HEAD_SIZE / 8u)) && piece >= PORTION * (HEAD_SIZE / 8u) { break; }
+        let line = line_of(piece);
+        let c = place_in_line(piece);
+        let t = at.first + first_row + line;
+        if t < params.positions { dqkv[qkv_at(at, t, part) + c] = piece_at(first_line + line, c); }
+    }
+}
+@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32)
+        @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32,
+        @builtin(subgroup_invocation_id) lane: u32)
  {
     let at = place(group_index(group, groups), ROWS, LAST_FIRST);
     if !at.valid { return; }
-    let subgroup_row = (subgroup / 1u) * 16u;
+    let subgroup_row = (subgroup / 1u) * 32u;
+    let subgroup_first = at.first + subgroup_row;
     let score_column = (subgroup % 1u) * 32u;
-    let head_start = (subgroup % 1u) * 16u;
+    let columns_base = score_column * 6u;
+    let head_base = ((subgroup % 1u) * 16u) / 4u;
+    let weights_base = subgroup_row * 10u;
+    let weights_to = weights_base + score_column / 4u;
+    let x_base = qkv_at(at, 0u, 1u);
+    let qkv_line = 3u * params.heads * (HEAD_SIZE / 8u);
+    let part_line = params.heads * (HEAD_SIZE / 8u);
+    begin_mask(thread);
+    begin_starts(thread);
     var r0_0 = MatrixA();
-    stage_qkv(at, 0u, 0u, 16u, thread);
+    var r1_0 = MatrixA();
+    for (var turn = 0u; turn < turns(PORTION * (HEAD_SIZE / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(PORTION * (HEAD_SIZE / 8u)) && piece >= PORTION * (HEAD_SIZE / 8u) { break; }
+        let c = place_in_line(piece);
+        let t = at.first + 0u + line_of(piece);
+        put_piece(line_of(piece), c, qkv_piece(at, t, 0u, c));
+    }
     workgroupBarrier();
-    r0_0 = coopLoadT<MatrixA>(&weights[((subgroup_row + 0u) * WEIGHTS_STRIDE + 0u) / 4u], WEIGHTS_STRIDE / 4u);
-    // everyone has loaded before `weights` is overwritten
+    if (subgroup_row + 0u) / 32u == 0u {
+        r0_0 = coopLoadT<MatrixA>(&tiles[(((subgroup_row + 0u) % 32u) * TILE_STRIDE + 0u) / 4u + 0u], TILE_STRIDE / 4u);
+    }
+    if (subgroup_row + 16u) / 32u == 0u {
+        r1_0 = coopLoadT<MatrixA>(&tiles[(((subgroup_row + 16u) % 32u) * TILE_STRIDE + 0u) / 4u + 0u], TILE_STRIDE / 4u);
+    }
+    // everyone has loaded before the tiles are overwritten
+    workgroupBarrier();
+    for (var turn = 0u; turn < turns(PORTION * (HEAD_SIZE / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(PORTION * (HEAD_SIZE / 8u)) && piece >= PORTION * (HEAD_SIZE / 8u) { break; }
+        let c = place_in_line(piece);
+        let t = at.first + 32u + line_of(piece);
+        put_piece(line_of(piece), c, qkv_piece(at, t, 0u, c));
+    }
+    workgroupBarrier();
+    if (subgroup_row + 0u) / 32u == 1u {
+        r0_0 = coopLoadT<MatrixA>(&tiles[(((subgroup_row + 0u) % 32u) * TILE_STRIDE + 0u) / 4u + 0u], TILE_STRIDE / 4u);
+    }
+    if (subgroup_row + 16u) / 32u == 1u {
+        r1_0 = coopLoadT<MatrixA>(&tiles[(((subgroup_row + 16u) % 32u) * TILE_STRIDE + 0u) / 4u + 0u], TILE_STRIDE / 4u);
+    }
+    // everyone has loaded before the tiles are overwritten
     workgroupBarrier();
     var o0_0_0 = MatrixC();
-    begin(thread);
+    var o0_1_0 = MatrixC();
+    var total0 = MatrixC();
+    var total1 = MatrixC();
+    var first_column = 0u;
+    let middle = at.first / COLUMNS * COLUMNS;
     let end = min(at.first + ROWS, params.positions);
-    for (var first_column = 0u; first_column < end; first_column += COLUMNS) {
-        if thread == 0u { atomicStore(&grown, 0u); }
-        fill_keys(at, first_column, thread);
+    let line0 = line_of(thread + 0u);
+    let place0 = place_in_line(thread + 0u);
+    let to0 = line0 * 6u + place0 * 2u;
+    var x_next0 = Half8();
+    var y_next0 = Half8();
+    let t0 = min(first_column + line0, params.positions - 1u);
+    x_next0 = qkv[t0 * qkv_line + (x_base + place0)];
+    y_next0 = qkv[t0 * qkv_line + (x_base + place0) + part_line];
+    loop {
+        if first_column >= middle { break; }
+        let x0 = x_next0;
+        tiles[to0 + 0u] = x0.low;
+        tiles[to0 + 1u] = x0.high;
+        let y0 = y_next0;
+        tiles[to0 + 192u + 0u] = y0.low;
+        tiles[to0 + 192u + 1u] = y0.high;
         // the tiles are complete before anyone reads them
         workgroupBarrier();
-        for (var c = 0u; c < 32u; c += 16u) {
-            var p0 = MatrixC();
-            let b0 = coopLoad<MatrixB>(&x_tile[((score_column + c) * TILE_STRIDE + 0u) / 4u], TILE_STRIDE / 4u);
-            p0 = coopMultiplyAdd(r0_0, b0, p0);
-            let spilled_p0 = p0;
-            let at_p0 = ((subgroup_row + 0u) * SUMS_STRIDE + score_column + c) / 4u;
-            let stride_p0 = SUMS_STRIDE / 4u;
-            coopStoreT(spilled_p0, &sums[at_p0], stride_p0);
+        var p0_0 = coopLoad<MatrixC>(&score_starts[subgroup_row + 0u], 0u);
+        var p0_1 = coopLoad<MatrixC>(&score_starts[subgroup_row + 0u], 0u);
+        var p1_0 = coopLoad<MatrixC>(&score_starts[subgroup_row + 16u], 0u);
+        var p1_1 = coopLoad<MatrixC>(&score_starts[subgroup_row + 16u], 0u);
+        let p0_by0 = coopLoad<MatrixB>(&tiles[columns_base + 0u], TILE_STRIDE / 4u);
+        p0_0 = coopMultiplyAdd(r0_0, p0_by0, p0_0);
+        p1_0 = coopMultiplyAdd(r1_0, p0_by0, p1_0);
+        let p1_by0 = coopLoad<MatrixB>(&tiles[columns_base + 96u], TILE_STRIDE / 4u);
+        p0_1 = coopMultiplyAdd(r0_0, p1_by0, p0_1);
+        p1_1 = coopMultiplyAdd(r1_0, p1_by0, p1_1);
+        let most0 = larger_of(p0_0, p0_1);
+        let most1 = larger_of(p1_0, p1_1);
+        let above = max(largest(most0), largest(most1));
+        if first_column == 0u || subgroupAny(above > LAZY_GROWTH * INVERSE_SCALE) {
+            let spilled_most0 = most0;
+            let at_most0 = subgroup_row * 5u + 0u;
+            let stride_most0 = 5u;
+            coopStoreT(spilled_most0, &spilled[at_most0], stride_most0);
+            let spilled_most1 = most1;
+            let at_most1 = subgroup_row * 5u + 80u;
+            let stride_most1 = 5u;
+            coopStoreT(spilled_most1, &spilled[at_most1], stride_most1);
+            subgroupBarrier();
+            grow((subgroup_row + lane + 0u), first_column == 0u);
+            subgroupBarrier();
+            let growth0 = coopLoad<MatrixC>(&growths[subgroup_row + 0u], 0u);
+            p0_0 = p0_0 - growth0;
+            p0_1 = p0_1 - growth0;
+            let growth1 = coopLoad<MatrixC>(&growths[subgroup_row + 16u], 0u);
+            p1_0 = p1_0 - growth1;
+            p1_1 = p1_1 - growth1;
+            if first_column > 0u {
+                let factor0 = factors_of(growth0);
+                o0_0_0 = times(o0_0_0, factor0);
+                total0 = times(total0, factor0);
+                let factor1 = factors_of(growth1);
+                o0_1_0 = times(o0_1_0, factor1);
+                total1 = times(total1, factor1);
+            }
         }
-        workgroupBarrier();
-        weigh(at, first_column, thread);
-        workgroupBarrier();
-        if first_column > 0u && atomicLoad(&grown) != 0u {
-            let spilled_o0_0_0 = o0_0_0;
-            let at_o0_0_0 = ((subgroup_row + 0u) * SUMS_STRIDE + (subgroup % 1u) * 16u + 0u) / 4u;
-            let stride_o0_0_0 = SUMS_STRIDE / 4u;
-            coopStoreT(spilled_o0_0_0, &sums[at_o0_0_0], stride_o0_0_0);
-            workgroupBarrier();
-            rescale(16u, thread);
-            workgroupBarrier();
-            o0_0_0 = coopLoadT<MatrixC>(&sums[((subgroup_row + 0u) * SUMS_STRIDE + (subgroup % 1u) * 16u + 0u) / 4u], SUMS_STRIDE / 4u);
-            workgroupBarrier();
-        }
-        for (var k = 0u; k < COLUMNS; k += 16u) {
-            let a0_0 = coopLoadT<MatrixA>(&weights[((subgroup_row + 0u) * WEIGHTS_STRIDE + k) / 4u], WEIGHTS_STRIDE / 4u);
-            let b0_0 = coopLoadT<MatrixB>(&y_tile[(k * TILE_STRIDE + head_start + 0u) / 4u], TILE_STRIDE / 4u);
-            o0_0_0 = coopMultiplyAdd(a0_0, b0_0, o0_0_0);
-        }
+        let w0_0 = weights_of(p0_0);
+        total0 = total0 + w0_0;
+        let half_w0_0 = to_half(w0_0);
+        let spilled_half_w0_0 = half_w0_0;
+        let at_half_w0_0 = weights_to + 0u;
+        let stride_half_w0_0 = 10u;
+        coopStoreT(spilled_half_w0_0, &weights[at_half_w0_0], stride_half_w0_0);
+        let w0_1 = weights_of(p0_1);
+        total0 = total0 + w0_1;
+        let half_w0_1 = to_half(w0_1);
+        let spilled_half_w0_1 = half_w0_1;
+        let at_half_w0_1 = weights_to + 4u;
+        let stride_half_w0_1 = 10u;
+        coopStoreT(spilled_half_w0_1, &weights[at_half_w0_1], stride_half_w0_1);
+        let w1_0 = weights_of(p1_0);
+        total1 = total1 + w1_0;
+        let half_w1_0 = to_half(w1_0);
+        let spilled_half_w1_0 = half_w1_0;
+        let at_half_w1_0 = weights_to + 160u;
+        let stride_half_w1_0 = 10u;
+        coopStoreT(spilled_half_w1_0, &weights[at_half_w1_0], stride_half_w1_0);
+        let w1_1 = weights_of(p1_1);
+        total1 = total1 + w1_1;
+        let half_w1_1 = to_half(w1_1);
+        let spilled_half_w1_1 = half_w1_1;
+        let at_half_w1_1 = weights_to + 164u;
+        let stride_half_w1_1 = 10u;
+        coopStoreT(spilled_half_w1_1, &weights[at_half_w1_1], stride_half_w1_1);
+        subgroupBarrier();
+        let t0 = min(first_column + COLUMNS + line0, params.positions - 1u);
+        x_next0 = qkv[t0 * qkv_line + (x_base + place0)];
+        y_next0 = qkv[t0 * qkv_line + (x_base + place0) + part_line];
+        let a0_0_0 = coopLoadT<MatrixA>(&weights[weights_base + 0u], 10u);
+        let a0_1_0 = coopLoadT<MatrixA>(&weights[weights_base + 160u], 10u);
+        let b0_0_0 = coopLoadT<MatrixB>(&tiles[head_base + 192u], TILE_STRIDE / 4u);
+        o0_0_0 = coopMultiplyAdd(a0_0_0, b0_0_0, o0_0_0);
+        o0_1_0 = coopMultiplyAdd(a0_1_0, b0_0_0, o0_1_0);
+        let a0_0_1 = coopLoadT<MatrixA>(&weights[weights_base + 4u], 10u);
+        let a0_1_1 = coopLoadT<MatrixA>(&weights[weights_base + 164u], 10u);
+        let b0_0_1 = coopLoadT<MatrixB>(&tiles[head_base + 288u], TILE_STRIDE / 4u);
+        o0_0_0 = coopMultiplyAdd(a0_0_1, b0_0_1, o0_0_0);
+        o0_1_0 = coopMultiplyAdd(a0_1_1, b0_0_1, o0_1_0);
+        first_column += COLUMNS;
         // everyone has read the tiles before they are overwritten
         workgroupBarrier();
     }
-    finish_lse(at, thread);
-    let spilled_o0_0_0 = o0_0_0;
-    let at_o0_0_0 = ((subgroup_row + 0u) * SUMS_STRIDE + (subgroup % 1u) * 16u + 0u) / 4u;
-    let stride_o0_0_0 = SUMS_STRIDE / 4u;
-    coopStoreT(spilled_o0_0_0, &sums[at_o0_0_0], stride_o0_0_0);
+    loop {
+        if first_column >= end { break; }
+        let x0 = x_next0;
+        tiles[to0 + 0u] = x0.low;
+        tiles[to0 + 1u] = x0.high;
+        let y0 = y_next0;
+        tiles[to0 + 192u + 0u] = y0.low;
+        tiles[to0 + 192u + 1u] = y0.high;
+        // the tiles are complete before anyone reads them
+        workgroupBarrier();
+        // a subgroup that sees nothing of the block has nothing to do
+        let sees = first_column < subgroup_first + SUBGROUP_ROWS;
+        // how far the first column lies beyond the first row
+        let beyond = i32(first_column + score_column) - i32(subgroup_first);
+        if sees {
+            var p0_0 = coopLoad<MatrixC>(&score_starts[subgroup_row + 0u], 0u);
+            var p0_1 = coopLoad<MatrixC>(&score_starts[subgroup_row + 0u], 0u);
+            var p1_0 = coopLoad<MatrixC>(&score_starts[subgroup_row + 16u], 0u);
+            var p1_1 = coopLoad<MatrixC>(&score_starts[subgroup_row + 16u], 0u);
+            let p0_by0 = coopLoad<MatrixB>(&tiles[columns_base + 0u], TILE_STRIDE / 4u);
+            p0_0 = coopMultiplyAdd(r0_0, p0_by0, p0_0);
+            p1_0 = coopMultiplyAdd(r1_0, p0_by0, p1_0);
+            let p1_by0 = coopLoad<MatrixB>(&tiles[columns_base + 96u], TILE_STRIDE / 4u);
+            p0_1 = coopMultiplyAdd(r0_0, p1_by0, p0_1);
+            p1_1 = coopMultiplyAdd(r1_0, p1_by0, p1_1);
+            p0_0 = p0_0 + coopLoadT<MatrixC>(&mask[(mask_column(beyond + 0)) / 4u], MASK_STRIDE / 4u);
+            p1_0 = p1_0 + coopLoadT<MatrixC>(&mask[(mask_column(beyond + -16)) / 4u], MASK_STRIDE / 4u);
+            p0_1 = p0_1 + coopLoadT<MatrixC>(&mask[(mask_column(beyond + 16)) / 4u], MASK_STRIDE / 4u);
+            p1_1 = p1_1 + coopLoadT<MatrixC>(&mask[(mask_column(beyond + 0)) / 4u], MASK_STRIDE / 4u);
+            let most0 = larger_of(p0_0, p0_1);
+            let most1 = larger_of(p1_0, p1_1);
+            let above = max(largest(most0), largest(most1));
+            if first_column == 0u || subgroupAny(above > LAZY_GROWTH * INVERSE_SCALE) {
+                let spilled_most0 = most0;
+                let at_most0 = subgroup_row * 5u + 0u;
+                let stride_most0 = 5u;
+                coopStoreT(spilled_most0, &spilled[at_most0], stride_most0);
+                let spilled_most1 = most1;
+                let at_most1 = subgroup_row * 5u + 80u;
+                let stride_most1 = 5u;
+                coopStoreT(spilled_most1, &spilled[at_most1], stride_most1);
+                subgroupBarrier();
+                grow((subgroup_row + lane + 0u), first_column == 0u);
+                subgroupBarrier();
+                let growth0 = coopLoad<MatrixC>(&growths[subgroup_row + 0u], 0u);
+                p0_0 = p0_0 - growth0;
+                p0_1 = p0_1 - growth0;
+                let growth1 = coopLoad<MatrixC>(&growths[subgroup_row + 16u], 0u);
+                p1_0 = p1_0 - growth1;
+                p1_1 = p1_1 - growth1;
+                if first_column > 0u {
+                    let factor0 = factors_of(growth0);
+                    o0_0_0 = times(o0_0_0, factor0);
+                    total0 = times(total0, factor0);
+                    let factor1 = factors_of(growth1);
+                    o0_1_0 = times(o0_1_0, factor1);
+                    total1 = times(total1, factor1);
+                }
+            }
+            let w0_0 = weights_of(p0_0);
+            total0 = total0 + w0_0;
+            let half_w0_0 = to_half(w0_0);
+            let spilled_half_w0_0 = half_w0_0;
+            let at_half_w0_0 = weights_to + 0u;
+            let stride_half_w0_0 = 10u;
+            coopStoreT(spilled_half_w0_0, &weights[at_half_w0_0], stride_half_w0_0);
+            let w0_1 = weights_of(p0_1);
+            total0 = total0 + w0_1;
+            let half_w0_1 = to_half(w0_1);
+            let spilled_half_w0_1 = half_w0_1;
+            let at_half_w0_1 = weights_to + 4u;
+            let stride_half_w0_1 = 10u;
+            coopStoreT(spilled_half_w0_1, &weights[at_half_w0_1], stride_half_w0_1);
+            let w1_0 = weights_of(p1_0);
+            total1 = total1 + w1_0;
+            let half_w1_0 = to_half(w1_0);
+            let spilled_half_w1_0 = half_w1_0;
+            let at_half_w1_0 = weights_to + 160u;
+            let stride_half_w1_0 = 10u;
+            coopStoreT(spilled_half_w1_0, &weights[at_half_w1_0], stride_half_w1_0);
+            let w1_1 = weights_of(p1_1);
+            total1 = total1 + w1_1;
+            let half_w1_1 = to_half(w1_1);
+            let spilled_half_w1_1 = half_w1_1;
+            let at_half_w1_1 = weights_to + 164u;
+            let stride_half_w1_1 = 10u;
+            coopStoreT(spilled_half_w1_1, &weights[at_half_w1_1], stride_half_w1_1);
+        }
+        subgroupBarrier();
+        let t0 = min(first_column + COLUMNS + line0, params.positions - 1u);
+        x_next0 = qkv[t0 * qkv_line + (x_base + place0)];
+        y_next0 = qkv[t0 * qkv_line + (x_base + place0) + part_line];
+        if sees {
+            let a0_0_0 = coopLoadT<MatrixA>(&weights[weights_base + 0u], 10u);
+            let a0_1_0 = coopLoadT<MatrixA>(&weights[weights_base + 160u], 10u);
+            let b0_0_0 = coopLoadT<MatrixB>(&tiles[head_base + 192u], TILE_STRIDE / 4u);
+            o0_0_0 = coopMultiplyAdd(a0_0_0, b0_0_0, o0_0_0);
+            o0_1_0 = coopMultiplyAdd(a0_1_0, b0_0_0, o0_1_0);
+            let a0_0_1 = coopLoadT<MatrixA>(&weights[weights_base + 4u], 10u);
+            let a0_1_1 = coopLoadT<MatrixA>(&weights[weights_base + 164u], 10u);
+            let b0_0_1 = coopLoadT<MatrixB>(&tiles[head_base + 288u], TILE_STRIDE / 4u);
+            o0_0_0 = coopMultiplyAdd(a0_0_1, b0_0_1, o0_0_0);
+            o0_1_0 = coopMultiplyAdd(a0_1_1, b0_0_1, o0_1_0);
+        }
+        first_column += COLUMNS;
+        // everyone has read the tiles before they are overwritten
+        workgroupBarrier();
+    }
+    let spilled_total0 = total0;
+    let at_total0 = subgroup_row * 5u + 0u;
+    let stride_total0 = 5u;
+    coopStoreT(spilled_total0, &spilled[at_total0], stride_total0);
+    let spilled_total1 = total1;
+    let at_total1 = subgroup_row * 5u + 80u;
+    let stride_total1 = 5u;
+    coopStoreT(spilled_total1, &spilled[at_total1], stride_total1);
+    subgroupBarrier();
+    finish_row(at, (subgroup_row + lane + 0u));
+    subgroupBarrier();
+    let inverse0 = coopLoad<MatrixC>(&growths[subgroup_row + 0u], 0u);
+    o0_0_0 = times(o0_0_0, inverse0);
+    let inverse1 = coopLoad<MatrixC>(&growths[subgroup_row + 16u], 0u);
+    o0_1_0 = times(o0_1_0, inverse1);
+    if (subgroup_row + 0u) / 32u == 0u {
+        let result0_0_0_0 = to_half(o0_0_0);
+        let spilled_result0_0_0_0 = result0_0_0_0;
+        let at_result0_0_0_0 = head_base + (((subgroup_row + 0u) % 32u) * TILE_STRIDE + 0u) / 4u + 0u;
+        let stride_result0_0_0_0 = TILE_STRIDE / 4u;
+        coopStoreT(spilled_result0_0_0_0, &tiles[at_result0_0_0_0], stride_result0_0_0_0);
+    }
+    if (subgroup_row + 16u) / 32u == 0u {
+        let result0_1_0_0 = to_half(o0_1_0);
+        let spilled_result0_1_0_0 = result0_1_0_0;
+        let at_result0_1_0_0 = head_base + (((subgroup_row + 16u) % 32u) * TILE_STRIDE + 0u) / 4u + 0u;
+        let stride_result0_1_0_0 = TILE_STRIDE / 4u;
+        coopStoreT(spilled_result0_1_0_0, &tiles[at_result0_1_0_0], stride_result0_1_0_0);
+    }
     workgroupBarrier();
-    finish_out(at, 0u, 16u, thread);
+    finish_out(at, 0u, thread);
     workgroupBarrier();
+    if (subgroup_row + 0u) / 32u == 1u {
+        let result0_0_0_32 = to_half(o0_0_0);
+        let spilled_result0_0_0_32 = result0_0_0_32;
+        let at_result0_0_0_32 = head_base + (((subgroup_row + 0u) % 32u) * TILE_STRIDE + 0u) / 4u + 0u;
+        let stride_result0_0_0_32 = TILE_STRIDE / 4u;
+        coopStoreT(spilled_result0_0_0_32, &tiles[at_result0_0_0_32], stride_result0_0_0_32);
+    }
+    if (subgroup_row + 16u) / 32u == 1u {
+        let result0_1_0_32 = to_half(o0_1_0);
+        let spilled_result0_1_0_32 = result0_1_0_32;
+        let at_result0_1_0_32 = head_base + (((subgroup_row + 16u) % 32u) * TILE_STRIDE + 0u) / 4u + 0u;
+        let stride_result0_1_0_32 = TILE_STRIDE / 4u;
+        coopStoreT(spilled_result0_1_0_32, &tiles[at_result0_1_0_32], stride_result0_1_0_32);
+    }
+    workgroupBarrier();
+    finish_out(at, 32u, thread);
 }

@@ -67,6 +67,7 @@ struct Params {
     columns: u32,      // Stored of a row; of `backward` Vec
     block_rows: u32,
     blocks: u32,
+    adds: u32,         // 0 where dbias begins
 }
 var<immediate> params: Params;
 
@@ -98,7 +99,9 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
             @builtin(local_invocation_index) lane: u32) {
     let c = group_index(group, groups) * WORKGROUP + lane;
     if c >= params.columns { return; }
+    var before = Vec();
+    if params.adds != 0u { before = dbias[c]; }
     var sum = Vec();
     for (var block = 0u; block < params.blocks; block++) { sum += block_sums_in[block * params.columns + c]; }
-    dbias[c] += sum;
+    dbias[c] = before + sum;
 }

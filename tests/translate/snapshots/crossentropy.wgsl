@@ -88,7 +88,8 @@ struct Hyper {
 }
 // crossentropy.wgsl: losses[n] = -log softmax(logits[n, 0..V])[target[n]];  dlogits = (softmax - onehot) * scale
 //   logits (N, Vp), of which the first V columns count;  targets (N) u32, 0xffffffff for a row that does not count
-//   forward            one workgroup per row; losses only
+//   forward            one workgroup per row, so large where rows are long that the rows in flight fit in the L2: a row is
+//                      read twice; losses only
 //   forward_backward   the same, and logits become dlogits in place; the padded columns become 0
 struct Params {
     rows: u32,
@@ -126,15 +127,15 @@ fn softmax_row(row: u32, lane: u32) -> vec2<f32> {
             sum += sum_elements(select(Vec(), exp(x - Vec(most)), counts));
         }
     }
-    let row_most = reduce_max(lane, most);
-    return vec2(row_most, reduce_sum(lane, sum * exp(most - row_most)));
+    let row_most = group_max(lane, most);
+    return vec2(row_most, group_sum(lane, sum * exp(most - row_most)));
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-           @builtin(local_invocation_index) lane: u32) {
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
     let n = group_index(group, groups);
     if n >= params.rows { return; }
+    let lane = lane_of(invocation);
     let s = softmax_row(n * params.stride, lane);
     if lane == 0u { losses[n] = row_loss(n, s); }
 }
@@ -149,9 +150,10 @@ fn row_loss(n: u32, s: vec2<f32>) -> f32 {
 
 @compute @workgroup_size(WORKGROUP)
 fn forward_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                    @builtin(local_invocation_index) lane: u32) {
+                    invocation: Invocation) {
     let n = group_index(group, groups);
     if n >= params.rows { return; }
+    let lane = lane_of(invocation);
     let row = n * params.stride;
     let s = softmax_row(row, lane);
     if lane == 0u { losses[n] = row_loss(n, s); }
@@ -172,3 +174,10 @@ fn forward_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
         logits[row + c] = pack(d[0], d[VECS_PER_STORED - 1u]);
     }
 }
+// shared/group_tree.wgsl: a sum and a maximum over a workgroup, by a tree in workgroup memory
+struct Invocation { @builtin(local_invocation_index) lane: u32 }
+fn lane_of(invocation: Invocation) -> u32 { return invocation.lane; }
+
+// Every invocation must call these: they hold barriers.
+fn group_max(lane: u32, x: f32) -> f32 { return reduce_max(lane, x); }
+fn group_sum(lane: u32, x: f32) -> f32 { return reduce_sum(lane, x); }

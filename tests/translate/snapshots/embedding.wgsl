@@ -62,7 +62,9 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
 //   tokens (N) u32;  wte rows first.. of (V, C);  wpe (T, C);  out, dout (N, C);  dwte like wte;  dwpe like wpe
 //   forward        one invocation per Vec of out. wte comes in windows of rows: a token outside the window is left alone
 //   forward_at     the same for positions from `at` on, which the GPU knows and the recording does not
-//   backward_wte   one workgroup per bucket of equal tokens, in the order of n: no atomics, same sum every time
+//   backward_wte   one workgroup per run of at most 128 rows of one token, in the order of n: no atomics, same sum every time.
+//                  A token's only run goes to dwte, runs of a token with several to run_sums
+//   backward_split one workgroup per token with several runs: adds their sums, in order, to dwte
 //   backward_wpe   one invocation per Vec of dwpe; sums over the batch
 struct Params {
     rows: u32,        // N of this window
@@ -71,6 +73,7 @@ struct Params {
     columns: u32,     // C / ELEMENTS_PER_VEC
     first: u32,       // first token of the wte window
     tokens: u32,      // tokens in the wte window
+    adds: u32,        // backward_wpe: 0 where dwpe begins
 }
 var<immediate> params: Params;
 
@@ -107,30 +110,82 @@ fn forward_at(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     out[i] = wte[(token - params.first) * params.columns + c] + wpe[t * params.columns + c];
 }
 
-// buckets[0] = how many; then for each bucket its token, its first and its past-the-last entry in order[].
+// buckets[0..3] = how many runs, how many of them belong to split buckets, how many split buckets.
+// Then for each run its token, its first and its past-the-last entry in order[], those of split buckets first.
+// Then for each split bucket its token, its first and its past-the-last run.
 // order[] holds all n, sorted by token, equal tokens by n.
 @group(0) @binding(0) var<storage, read> buckets: array<u32>;
 @group(0) @binding(1) var<storage, read> order: array<u32>;
 @group(0) @binding(2) var<storage, read> dout: array<Vec>;
 @group(0) @binding(3) var<storage, read_write> dwte: array<Vec>;
+@group(0) @binding(4) var<storage, read_write> run_sums: array<Vec>; // (runs of split buckets, C)
+
+const HEADING = 3u; // words before the entries of buckets[]
+const AT_ONCE = 2u; // rows that an invocation asks for before it waits for one
+
+struct Entry { token: u32, begin: u32, end: u32 }
+fn entry(i: u32) -> Entry {
+    let at = HEADING + 3u * i;
+    return Entry(buckets[at], buckets[at + 1u], buckets[at + 2u]);
+}
+
+// Adds the rows of a run to `before`, one after the other, so that windows do not change the order of additions.
+fn add_rows(before: Vec, run: Entry, c: u32) -> Vec {
+    var sum = before;
+    for (var first = run.begin; first < run.end; first += AT_ONCE) {
+        var n: array<u32, AT_ONCE>;
+        var rows: array<Vec, AT_ONCE>;
+        // past the end the last row is read again and nothing comes of it
+        for (var i = 0u; i < AT_ONCE; i++) { n[i] = order[min(first + i, run.end - 1u)] - params.row0; }
+        for (var i = 0u; i < AT_ONCE; i++) { rows[i] = dout[select(0u, n[i], n[i] < params.rows) * params.columns + c]; }
+        for (var i = 0u; i < AT_ONCE; i++) {
+            // rows outside this window of dout belong to another dispatch
+            if first + i < run.end && n[i] < params.rows { sum += rows[i]; }
+        }
+    }
+    return sum;
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn backward_wte(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-    let bucket = group_index(group, groups);
-    if bucket >= buckets[0] { return; }
-    let token = buckets[1u + 3u * bucket];
-    if token < params.first || token >= params.first + params.tokens { return; }
-    let begin = buckets[2u + 3u * bucket];
-    let end = buckets[3u + 3u * bucket];
+    let number = group_index(group, groups);
+    if number >= buckets[0] { return; }
+    let run = entry(number);
+    if run.token < params.first || run.token >= params.first + params.tokens { return; }
+    let is_split = number < buckets[1];
+    let begins = order[run.begin] >= params.row0; // not in a window before this one
+    for (var c = lane; c < params.columns; c += WORKGROUP) {
+        if is_split {
+            let to = number * params.columns + c;
+            run_sums[to] = add_rows(select(run_sums[to], Vec(), begins), run, c);
+        } else {
+            let to = (run.token - params.first) * params.columns + c;
+            dwte[to] = add_rows(dwte[to], run, c);
+        }
+    }
+}
+
+@group(0) @binding(1) var<storage, read> run_sums_in: array<Vec>;
+@group(0) @binding(2) var<storage, read_write> dwte_split: array<Vec>;
+
+@compute @workgroup_size(WORKGROUP)
+fn backward_split(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                  @builtin(local_invocation_index) lane: u32) {
+    let number = group_index(group, groups);
+    if number >= buckets[2] { return; }
+    let bucket = entry(buckets[0] + number);
+    if bucket.token < params.first || bucket.token >= params.first + params.tokens { return; }
     for (var c = lane; c < params.columns; c += WORKGROUP) {
         var sum = Vec();
-        for (var k = begin; k < end; k++) {
-            // rows outside this window of dout belong to another dispatch
-            let n = order[k] - params.row0;
-            if n < params.rows { sum += dout[n * params.columns + c]; }
+        for (var first = bucket.begin; first < bucket.end; first += AT_ONCE) {
+            var sums: array<Vec, AT_ONCE>;
+            for (var i = 0u; i < AT_ONCE; i++) {
+                sums[i] = run_sums_in[min(first + i, bucket.end - 1u) * params.columns + c];
+            }
+            for (var i = 0u; i < AT_ONCE; i++) { if first + i < bucket.end { sum += sums[i]; } }
         }
-        dwte[(token - params.first) * params.columns + c] += sum;
+        dwte_split[(bucket.token - params.first) * params.columns + c] += sum;
     }
 }
 
@@ -146,7 +201,9 @@ fn backward_wpe(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let c = i - t * params.columns;
     // the first row of this window at position t
     var n = (t + params.positions - params.row0 % params.positions) % params.positions;
+    var before = Vec();
+    if params.adds != 0u { before = dwpe[i]; }
     var sum = Vec();
     for (; n < params.rows; n += params.positions) { sum += dout_wpe[n * params.columns + c]; }
-    dwpe[i] += sum;
+    dwpe[i] = before + sum;
 }

@@ -60,7 +60,8 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
 }
 // layernorm.wgsl: out[n,c] = xhat[n,c] * weight[c] + bias[c],  xhat = (inp - mean) * rstd,  rstd = 1 / sqrt(variance + 1e-5)
 //   inp, xhat, out, dout, dinp, dinp_f32 (N, C);  weight, bias, dweight, dbias, dsum (C);  rstd (N)
-//   A row belongs to a team of TEAM invocations, each of which keeps COLS of its Stored: everything is read once.
+//   A row belongs to a team of TEAM invocations, each of which keeps COLS of its Stored: everything is read once. How teams
+//   add up is in shared/teams_tree.wgsl or shared/teams_subgroups.wgsl.
 //   forward           the mean first, then the centred variance
 //   affine            one invocation per Stored: out from xhat, with the bits of forward's
 //   backward          one workgroup per block of rows; dinp += : the gradient of the residual stream runs on through it; in
@@ -73,6 +74,7 @@ struct Params {
     inverse: f32,      // 1 / C
     block_rows: u32,   // rows of a block
     blocks: u32,
+    adds: u32,         // of backward_params: bits for dweight, dbias and dsum, 0 where they begin
 }
 var<immediate> params: Params;
 
@@ -91,11 +93,12 @@ fn column(member: u32, i: u32) -> u32 {
 @group(0) @binding(5) var<storage, read_write> rstd_out: array<f32>;
 
 @compute @workgroup_size(WORKGROUP)
-fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-           @builtin(local_invocation_index) lane: u32) {
-    let n = group_index(group, groups) * (WORKGROUP / TEAM) + lane / TEAM;
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
+    let lane = lane_of(invocation);
+    let team = team_of(lane);
+    let n = group_index(group, groups) * (WORKGROUP / TEAM) + team;
     let row = min(n, params.rows - 1u) * params.columns; // past the end the last row is read and nothing written
-    let member = lane % TEAM;
+    let member = lane - team * TEAM;
     var x: array<Vec, VECS_KEPT>;
     var sum = 0.0;
     for (var i = 0u; i < VECS_KEPT; i++) {
@@ -106,7 +109,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             sum += sum_elements(x[i]);
         }
     }
-    let mean = reduce_pairs(lane, TEAM, vec2(sum, 0.0)).x * params.inverse;
+    let mean = reduce_team(lane, 0u, vec2(sum, 0.0)).x * params.inverse;
     sum = 0.0;
     for (var i = 0u; i < VECS_KEPT; i++) {
         if column(member, i) < params.columns * VECS_PER_STORED {
@@ -114,7 +117,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             sum += dot_product(x[i], x[i]);
         }
     }
-    let rstd = 1.0 / sqrt(reduce_pairs(lane, TEAM, vec2(sum, 0.0)).x * params.inverse + 1e-5);
+    let rstd = 1.0 / sqrt(reduce_team(lane, 1u, vec2(sum, 0.0)).x * params.inverse + 1e-5);
     if n >= params.rows { return; }
     for (var i = 0u; i < COLS; i++) {
         let c = member + i * TEAM;
@@ -161,22 +164,24 @@ fn affine(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
 var<workgroup> team_sums: array<Vec, WORKGROUP>;
 
 // Adds what the teams have of one column, in order; their first member gets the sum.
-fn over_teams(lane: u32, x: Vec) -> Vec {
+fn over_teams(lane: u32, member: u32, x: Vec) -> Vec {
+    if WORKGROUP == TEAM { return x; }
     workgroupBarrier();
     team_sums[lane] = x;
     workgroupBarrier();
     var sum = Vec();
-    for (var team = 0u; team < WORKGROUP / TEAM; team++) { sum += team_sums[team * TEAM + lane % TEAM]; }
+    for (var team = 0u; team < WORKGROUP / TEAM; team++) { sum += team_sums[team * TEAM + member]; }
     return sum;
 }
 
 // An invocation has the same columns in every row of the block, so it sums them on the way.
 @compute @workgroup_size(WORKGROUP)
-fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-            @builtin(local_invocation_index) lane: u32) {
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
     let block = group_index(group, groups);
     if block >= params.blocks { return; }
-    let member = lane % TEAM;
+    let lane = lane_of(invocation);
+    let team = team_of(lane);
+    let member = lane - team * TEAM;
     var dweight: array<Vec, VECS_KEPT>;
     var dbias: array<Vec, VECS_KEPT>;
     var dsum: array<Vec, VECS_KEPT>;
@@ -186,46 +191,51 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
         dsum[i] = Vec();
     }
     let end = min(params.rows, (block + 1u) * params.block_rows);
+    var slot = 0u;
     for (var first = block * params.block_rows; first < end; first += WORKGROUP / TEAM) {
-        let n = first + lane / TEAM;
+        let n = first + team;
         let last = min(n, params.rows - 1u); // past the end a row is read again and nothing comes of it
         let row = last * params.columns;
         let rstd = rstd_in[last];
-        var xhat: array<Vec, VECS_KEPT>;
-        var g: array<Vec, VECS_KEPT>;
+        var d: array<Stored, COLS>;
+        var xhat: array<Stored, COLS>;
+        var before: array<Stored, COLS>;
+        // the whole row is asked for before its sums wait for any of it
+        for (var i = 0u; i < COLS; i++) {
+            let c = member + i * TEAM;
+            let at = row + select(0u, c, c < params.columns && n < end);
+            d[i] = dout[at];
+            xhat[i] = xhat_in[at];
+            before[i] = load_dinp(at); // the launcher writes load_dinp, store_dinp and store_sum
+        }
         var sums = vec2(0.0);
         for (var i = 0u; i < COLS; i++) {
             let c = member + i * TEAM;
-            let inside = c < params.columns && n < end;
-            let at = row + select(0u, c, inside);
-            let d_all = dout[at];
-            let xhat_all = xhat_in[at];
-            for (var k = 0u; k < VECS_PER_STORED; k++) {
-                let j = i * VECS_PER_STORED + k;
-                xhat[j] = Vec();
-                g[j] = Vec();
-                if inside {
-                    let d = unpack(d_all, k);
-                    xhat[j] = unpack(xhat_all, k);
-                    g[j] = weight_b[c * VECS_PER_STORED + k] * d;
-                    dweight[j] += d * xhat[j];
-                    dbias[j] += d;
-                    sums += vec2(sum_elements(g[j]), dot_product(g[j], xhat[j]));
+            if c < params.columns && n < end {
+                for (var k = 0u; k < VECS_PER_STORED; k++) {
+                    let j = i * VECS_PER_STORED + k;
+                    let slope = unpack(d[i], k);
+                    let x = unpack(xhat[i], k);
+                    let g = weight_b[c * VECS_PER_STORED + k] * slope;
+                    dweight[j] += slope * x;
+                    dbias[j] += slope;
+                    sums += vec2(sum_elements(g), dot_product(g, x));
                 }
             }
         }
-        let means = reduce_pairs(lane, TEAM, sums) * params.inverse; // of g, of g xhat
+        let means = reduce_team(lane, slot, sums) * params.inverse; // of g, of g xhat
+        slot = 1u - slot;
         for (var i = 0u; i < COLS; i++) {
             let c = member + i * TEAM;
             if c < params.columns && n < end {
-                let before = load_dinp(row + c); // the launcher writes load_dinp, store_dinp and store_sum
-                var d: array<Vec, VECS_PER_STORED>;
+                var y: array<Vec, VECS_PER_STORED>;
                 for (var k = 0u; k < VECS_PER_STORED; k++) {
-                    let j = i * VECS_PER_STORED + k;
-                    d[k] = unpack(before, k) + (g[j] - Vec(means.x) - xhat[j] * means.y) * rstd;
-                    dsum[j] += d[k];
+                    // g once more: as it is stored it takes fewer registers than in f32
+                    let g = weight_b[c * VECS_PER_STORED + k] * unpack(d[i], k);
+                    y[k] = unpack(before[i], k) + (g - Vec(means.x) - unpack(xhat[i], k) * means.y) * rstd;
+                    dsum[i * VECS_PER_STORED + k] += y[k];
                 }
-                store_dinp(row + c, d[0], d[VECS_PER_STORED - 1u]);
+                store_dinp(row + c, y[0], y[VECS_PER_STORED - 1u]);
             }
         }
     }
@@ -233,10 +243,10 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     for (var i = 0u; i < VECS_KEPT; i++) {
         let c = column(member, i);
         let to = 3u * block * columns + c;
-        let weight_sum = over_teams(lane, dweight[i]);
-        let bias_sum = over_teams(lane, dbias[i]);
-        let dinp_sum = over_teams(lane, dsum[i]);
-        if lane < TEAM && c < columns {
+        let weight_sum = over_teams(lane, member, dweight[i]);
+        let bias_sum = over_teams(lane, member, dbias[i]);
+        let dinp_sum = over_teams(lane, member, dsum[i]);
+        if team == 0u && c < columns {
             block_sums[to] = weight_sum;
             block_sums[to + columns] = bias_sum;
             block_sums[to + 2u * columns] = dinp_sum;
@@ -268,13 +278,28 @@ fn backward_params(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     workgroupBarrier();
     if lane >= across || c >= params.columns { return; }
     for (var part = 1u; part < PARTS; part++) { sum += team_sums[part * across + lane]; }
-    if which == 0u { dweight_out[c] += sum; }
-    if which == 1u { dbias_out[c] += sum; }
-    if which == 2u { store_sum(c, sum); }
+    let adds = ((params.adds >> which) & 1u) != 0u;
+    var before = Vec();
+    if which == 0u {
+        if adds { before = dweight_out[c]; }
+        dweight_out[c] = before + sum;
+    }
+    if which == 1u {
+        if adds { before = dbias_out[c]; }
+        dbias_out[c] = before + sum;
+    }
+    if which == 2u { store_sum(c, sum, adds); }
 }
 const TEAM: u32 = 32u;
 const COLS: u32 = 6u;
+// shared/teams_tree.wgsl: teams of TEAM neighbouring invocations, a power of two, that add up by a tree in workgroup memory
+struct Invocation { @builtin(local_invocation_index) lane: u32 }
+fn lane_of(invocation: Invocation) -> u32 { return invocation.lane; }
+fn team_of(lane: u32) -> u32 { return lane / TEAM; }
+
+// Every invocation must call it: it holds barriers.
+fn reduce_team(lane: u32, slot: u32, x: vec2<f32>) -> vec2<f32> { return reduce_pairs(lane, TEAM, x); }
 fn load_dinp(i: u32) -> Stored { return dinp[i]; }
 fn store_dinp(i: u32, first: Vec, last: Vec) { dinp[i] = pack(first, last); }
-fn store_sum(c: u32, x: Vec) {  }
+fn store_sum(c: u32, x: Vec, adds: bool) {  }
 const PARTS: u32 = 16u;

@@ -83,10 +83,6 @@ fn main(
     let b_piece0 = thread - 64u;
     let b_line0 = b_piece0 / 2u;
     let b_depth0 = (b_piece0 % 2u) * 4u;
-    var b_next0_0 = vec4<f32>();
-    var b_next0_1 = vec4<f32>();
-    var b_next0_2 = vec4<f32>();
-    var b_next0_3 = vec4<f32>();
     if a_piece0 < 64u {
         a_next0_0 = fetch_a(first_row + a_line0 * 4u + 0u, depth + a_depth0);
         a_next0_1 = fetch_a(first_row + a_line0 * 4u + 1u, depth + a_depth0);
@@ -94,10 +90,10 @@ fn main(
         a_next0_3 = fetch_a(first_row + a_line0 * 4u + 3u, depth + a_depth0);
     }
     if b_piece0 < 64u {
-        b_next0_0 = fetch_b(first_column + b_line0 * 4u + 0u, depth + b_depth0);
-        b_next0_1 = fetch_b(first_column + b_line0 * 4u + 1u, depth + b_depth0);
-        b_next0_2 = fetch_b(first_column + b_line0 * 4u + 2u, depth + b_depth0);
-        b_next0_3 = fetch_b(first_column + b_line0 * 4u + 3u, depth + b_depth0);
+        a_next0_0 = fetch_b(first_column + b_line0 * 4u + 0u, depth + b_depth0);
+        a_next0_1 = fetch_b(first_column + b_line0 * 4u + 1u, depth + b_depth0);
+        a_next0_2 = fetch_b(first_column + b_line0 * 4u + 2u, depth + b_depth0);
+        a_next0_3 = fetch_b(first_column + b_line0 * 4u + 3u, depth + b_depth0);
     }
     var next = depth + 8u;
     loop {
@@ -108,10 +104,10 @@ fn main(
             a_tile[(a_depth0 + 3u) * 33u + a_line0] = vec4(a_next0_0.w, a_next0_1.w, a_next0_2.w, a_next0_3.w);
         }
         if b_piece0 < 64u {
-            b_tile[(b_depth0 + 0u) * 33u + b_line0] = vec4(b_next0_0.x, b_next0_1.x, b_next0_2.x, b_next0_3.x);
-            b_tile[(b_depth0 + 1u) * 33u + b_line0] = vec4(b_next0_0.y, b_next0_1.y, b_next0_2.y, b_next0_3.y);
-            b_tile[(b_depth0 + 2u) * 33u + b_line0] = vec4(b_next0_0.z, b_next0_1.z, b_next0_2.z, b_next0_3.z);
-            b_tile[(b_depth0 + 3u) * 33u + b_line0] = vec4(b_next0_0.w, b_next0_1.w, b_next0_2.w, b_next0_3.w);
+            b_tile[(b_depth0 + 0u) * 33u + b_line0] = vec4(a_next0_0.x, a_next0_1.x, a_next0_2.x, a_next0_3.x);
+            b_tile[(b_depth0 + 1u) * 33u + b_line0] = vec4(a_next0_0.y, a_next0_1.y, a_next0_2.y, a_next0_3.y);
+            b_tile[(b_depth0 + 2u) * 33u + b_line0] = vec4(a_next0_0.z, a_next0_1.z, a_next0_2.z, a_next0_3.z);
+            b_tile[(b_depth0 + 3u) * 33u + b_line0] = vec4(a_next0_0.w, a_next0_1.w, a_next0_2.w, a_next0_3.w);
         }
         // the tiles are complete before anyone reads them
         workgroupBarrier();
@@ -123,10 +119,10 @@ fn main(
                 a_next0_3 = fetch_a(first_row + a_line0 * 4u + 3u, next + a_depth0);
             }
             if b_piece0 < 64u {
-                b_next0_0 = fetch_b(first_column + b_line0 * 4u + 0u, next + b_depth0);
-                b_next0_1 = fetch_b(first_column + b_line0 * 4u + 1u, next + b_depth0);
-                b_next0_2 = fetch_b(first_column + b_line0 * 4u + 2u, next + b_depth0);
-                b_next0_3 = fetch_b(first_column + b_line0 * 4u + 3u, next + b_depth0);
+                a_next0_0 = fetch_b(first_column + b_line0 * 4u + 0u, next + b_depth0);
+                a_next0_1 = fetch_b(first_column + b_line0 * 4u + 1u, next + b_depth0);
+                a_next0_2 = fetch_b(first_column + b_line0 * 4u + 2u, next + b_depth0);
+                a_next0_3 = fetch_b(first_column + b_line0 * 4u + 3u, next + b_depth0);
             }
         }
         let a0_0 = a_tile[0u + thread_row];

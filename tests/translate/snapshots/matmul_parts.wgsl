@@ -58,11 +58,12 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// matmul_parts.wgsl: dweight[i] += sum over parts of partials[part, i], in order
+// matmul_parts.wgsl: dweight[i] += sum over parts of partials[part, i], in order; = where the gradient begins
 //   partials (parts, count Vec);  dweight (count Vec);  one invocation per Vec of dweight
 struct Params {
     count: u32,   // number of Vec
     parts: u32,
+    adds: u32,    // 0 where dweight begins
 }
 var<immediate> params: Params;
 
@@ -74,7 +75,10 @@ fn add(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups:
        @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WORKGROUP + lane;
     if i >= params.count { return; }
+    // read first: it need not wait for the parts
+    var before = Vec();
+    if params.adds != 0u { before = dweight[i]; }
     var sum = Vec();
     for (var part = 0u; part < params.parts; part++) { sum += partials[part * params.count + i]; }
-    dweight[i] += sum;
+    dweight[i] = before + sum;
 }

@@ -178,9 +178,20 @@ fn sum_values(lane: u32) -> f32 {
     return reduce_sum(lane, sum);
 }
 
+// The same of many values: the loads of four sums do not wait for one another.
+fn sum_many_values(lane: u32) -> f32 {
+    var sums = vec4(0.0);
+    var i = lane;
+    for (; i + 3u * WORKGROUP < params.count; i += 4u * WORKGROUP) {
+        sums += vec4(values[i], values[i + WORKGROUP], values[i + 2u * WORKGROUP], values[i + 3u * WORKGROUP]);
+    }
+    for (; i < params.count; i += WORKGROUP) { sums.x += values[i]; }
+    return reduce_sum(lane, (sums.x + sums.y) + (sums.z + sums.w));
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn accumulate(@builtin(local_invocation_index) lane: u32) {
-    let sum = sum_values(lane);
+    let sum = sum_many_values(lane);
     if lane == 0u { state.loss_sum += sum; }
 }
 

@@ -165,27 +165,33 @@ impl Tiled {
                     t.line(format_args!("let {name}_line{i} = {name}_piece{i} % {across}u;"));
                     t.line(format_args!("let {name}_depth{i} = {name}_piece{i} / {across}u;"));
                 }
-                for j in 0..if o.along_k { 4 } else { 1 } {
+                for j in (0..if o.along_k { 4 } else { 1 }).filter(|_| self.fetched(o) == name) {
                     t.line(format_args!("var {name}_next{i}_{j} = vec4<f32>();"));
                 }
             }
         }
     }
 
+    /// The operand whose variables hold what is fetched of an operand: where no thread has pieces of both, they share them.
+    fn fetched(&self, o: Operand) -> &'static str {
+        let [a, b] = self.operands();
+        if self.first_thread(b) > 0 && a.along_k == b.along_k { a.name } else { o.name }
+    }
+
     /// Fetches this thread's pieces of the tiles that start at `k`.
     fn fetches(&self, t: &mut Text, k: &str) {
         for o in self.operands() {
-            let (name, first) = (o.name, o.first());
+            let (name, first, fetched) = (o.name, o.first(), self.fetched(o));
             for (i, guard) in self.rounds(o) {
                 let extent = format!("{first} + {name}_line{i} * 4u");
                 let depth = format!("{k} + {name}_depth{i}");
                 guarded(t, guard.as_deref(), |t| {
                     if o.along_k {
                         for j in 0..4 {
-                            t.line(format_args!("{name}_next{i}_{j} = fetch_{name}({extent} + {j}u, {depth});"));
+                            t.line(format_args!("{fetched}_next{i}_{j} = fetch_{name}({extent} + {j}u, {depth});"));
                         }
                     } else {
-                        t.line(format_args!("{name}_next{i}_0 = fetch_{name}({depth}, {extent});"));
+                        t.line(format_args!("{fetched}_next{i}_0 = fetch_{name}({depth}, {extent});"));
                     }
                 });
             }
@@ -195,15 +201,15 @@ impl Tiled {
     /// Puts the fetched pieces into workgroup memory.
     fn fill_tiles(&self, t: &mut Text) {
         for o in self.operands() {
-            let (name, stride) = (o.name, padded(o.tile));
+            let (name, stride, fetched) = (o.name, padded(o.tile), self.fetched(o));
             for (i, guard) in self.rounds(o) {
                 guarded(t, guard.as_deref(), |t| {
                     for j in 0..if o.along_k { 4 } else { 1 } {
-                        let column = || (0..4).map(|r| format!("{name}_next{i}_{r}.{}", component(j)));
+                        let column = || (0..4).map(|r| format!("{fetched}_next{i}_{r}.{}", component(j)));
                         let value = if o.along_k {
                             format!("vec4({})", column().collect::<Vec<_>>().join(", "))
                         } else {
-                            format!("{name}_next{i}_0")
+                            format!("{fetched}_next{i}_0")
                         };
                         let at = format!("({name}_depth{i} + {j}u) * {stride}u + {name}_line{i}");
                         t.line(format_args!("{name}_tile[{at}] = {value};"));

@@ -1,0 +1,99 @@
+// tools/join-shader adds: shared/stub_matrices.wgsl shared/matrices.wgsl shared/attention.wgsl attention_coop.wgsl
+// attention_elements.wgsl: from scores to weights where elements of matrices can be computed with, as
+// src/ops/attention/generate/elements.rs says. A matrix of scores begins as what its rows or columns are compared
+// to, with the sign changed.
+const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to: exp(8) is far below f16's largest
+
+var<workgroup> growths: array<f32, STARTS>; // of what rows are compared to; at the end what their results are multiplied by
+
+// The mask's window of EDGE columns for a matrix whose first column lies so far beyond its first row, a multiple of EDGE: it
+// hides nothing, half or all of it. Chosen, not computed: where a workgroup is comes from a division, and NVIDIA's compiler has
+// been wrong about indices that do.
+fn mask_column(beyond: i32) -> u32 { return select(select(0u, EDGE, beyond == 0), 2u * EDGE, beyond > 0); }
+fn begin_mask(thread: u32) {
+    for (var turn = 0u; turn < turns(EDGE * EDGE); turn++) {
+        let item = thread + turn * THREADS;
+        if uneven(EDGE * EDGE) && item >= EDGE * EDGE { break; }
+        let r = item / EDGE;
+        let c = item % EDGE;
+        if c >= EDGE * 3u / 4u { continue; }
+        let column = vec4(c * 4u) + vec4(0u, 1u, 2u, 3u);
+        let hidden = select(column > vec4(r + EDGE), column < vec4(r + EDGE), ROWS_ARE_KEYS);
+        put_mask(r * MASK_STRIDE + c * 4u, select(vec4(0.0), vec4(LOW), hidden));
+    }
+}
+
+// Functions of elements, and of the matrices that the SPIR-V pass `matrices` applies them to.
+fn larger(x: f32, y: f32) -> f32 { return max(x, y); }
+fn larger_of(m: MatrixC, other: MatrixC) -> MatrixC { _ = larger(0.0, 0.0); return m; }
+fn largest(m: MatrixC) -> f32 { return larger(LOW, 0.0); }
+fn product(x: f32, y: f32) -> f32 { return x * y; }
+fn times(m: MatrixC, by: MatrixC) -> MatrixC { _ = product(0.0, 0.0); return m; }
+
+// forward
+fn weight(score: f32) -> f32 { return exp2(score * EXPONENT); }
+fn weights_of(m: MatrixC) -> MatrixC { _ = weight(0.0); return m; }
+fn factor(growth: f32) -> f32 { return exp2(-growth * EXPONENT); }
+fn factors_of(m: MatrixC) -> MatrixC { _ = factor(0.0); return m; }
+
+// backward: the log-sum-exp is known
+fn known_weight(score: f32) -> f32 { return saturate(exp2(score * EXPONENT)); }
+fn known_weights_of(m: MatrixC) -> MatrixC { _ = known_weight(0.0); return m; }
+
+fn begin_starts(thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS); turn++) {
+        let row = thread + turn * THREADS;
+        if uneven(ROWS) && row >= ROWS { break; }
+        score_starts[row] = 0.0;
+    }
+}
+
+// From EDGE of a row's largest scores, spilled, to how far its reference grows: in the first block to the largest; later when a
+// score has outgrown it by far.
+fn grow(row: u32, begins: bool) {
+    var four = spilled_at(row * SPILLED_STRIDE);
+    for (var c = 4u; c < EDGE; c += 4u) { four = max(four, spilled_at(row * SPILLED_STRIDE + c)); }
+    let above = max(max(four.x, four.y), max(four.z, four.w));
+    // not to what hides keys: a row whose visible scores are all minus infinity has no weights
+    let growth = select(0.0, above, begins && above > 0.5 * LOW || above > LAZY_GROWTH * INVERSE_SCALE);
+    growths[row] = growth;
+    score_starts[row] -= growth;
+}
+
+// From EDGE sums of a row's weights, spilled, to its log-sum-exp, and to what its results must be multiplied by.
+fn finish_row(at: Place, row: u32) {
+    var four = spilled_at(row * SPILLED_STRIDE);
+    for (var c = 4u; c < EDGE; c += 4u) { four += spilled_at(row * SPILLED_STRIDE + c); }
+    let total = (four.x + four.y) + (four.z + four.w);
+    growths[row] = 1.0 / total;
+    let t = at.first + row;
+    if t < params.positions { lse_out[at.statistics + t] = log(total) - score_starts[row] * SCALE; }
+}
+
+// One piece of a line of the tiles.
+fn piece_at(line: u32, c: u32) -> Half8 {
+    let i = line * TILE_STRIDE + c * 8u;
+    return Half8(tile_at(i), tile_at(i + 4u));
+}
+
+// Results leave through the tiles.
+fn finish_out(at: Place, first_row: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(PORTION * (HEAD_SIZE / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(PORTION * (HEAD_SIZE / 8u)) && piece >= PORTION * (HEAD_SIZE / 8u) { break; }
+        let line = line_of(piece);
+        let c = place_in_line(piece);
+        let t = at.first + first_row + line;
+        if t < params.positions { out[out_at(at, t) + c] = piece_at(line, c); }
+    }
+}
+fn finish_dqkv(at: Place, first_row: u32, part: u32, first_line: u32, thread: u32) {
+    for (var turn = 0u; turn < turns(PORTION * (HEAD_SIZE / 8u)); turn++) {
+        let piece = thread + turn * THREADS;
+        if uneven(PORTION * (HEAD_SIZE / 8u)) && piece >= PORTION * (HEAD_SIZE / 8u) { break; }
+        let line = line_of(piece);
+        let c = place_in_line(piece);
+        let t = at.first + first_row + line;
+        if t < params.positions { dqkv[qkv_at(at, t, part) + c] = piece_at(first_line + line, c); }
+    }
+}

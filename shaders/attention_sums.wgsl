@@ -1,0 +1,111 @@
+// tools/join-shader adds: shared/stub_matrices.wgsl shared/attention.wgsl attention_coop.wgsl
+// attention_sums.wgsl: from scores to weights where matrices are opaque, as src/ops/attention/generate/sums.rs says. A subgroup's
+// rows of `sums` and `slopes` hold its products in f32; invocations of that subgroup alone read and write them.
+const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to: exp(8) is far below f16's largest
+
+var<workgroup> totals: array<f32, ROWS>; // sums of a row's weights
+
+// Four columns from `column` on of a row: those that it sees, a query's row or a key's.
+fn seen(row: u32, column: u32) -> vec4<bool> {
+    let columns = vec4(column) + vec4(0u, 1u, 2u, 3u);
+    return select(columns <= vec4(row), columns >= vec4(row), vec4(ROWS_ARE_KEYS));
+}
+
+fn begin_starts(thread: u32) {
+    for (var turn = 0u; turn < turns(ROWS); turn++) {
+        let row = thread + turn * THREADS;
+        if uneven(ROWS) && row >= ROWS { break; }
+        score_starts[row] = 0.0;
+        totals[row] = 0.0;
+    }
+}
+
+// From a row's scores in `sums` to weights. Says whether its results must shrink.
+fn weigh(at: Place, row: u32, first_column: u32, is_cut: bool) -> bool {
+    var scores: array<vec4<f32>, COLUMNS / 4u>;
+    var largest = vec4(LOW);
+    for (var i = 0u; i < COLUMNS / 4u; i++) {
+        scores[i] = sum_at(row * SUMS_STRIDE + i * 4u) + vec4(score_starts[row]);
+        if is_cut { scores[i] = select(vec4(LOW), scores[i], seen(at.first + row, first_column + i * 4u)); }
+        largest = max(largest, scores[i]);
+    }
+    let above = max(max(largest.x, largest.y), max(largest.z, largest.w));
+    // not to what hides keys: a row whose visible scores are all minus infinity has no weights
+    let begins = first_column == 0u && above > 0.5 * LOW;
+    let growth = select(0.0, above, begins || above > LAZY_GROWTH * INVERSE_SCALE);
+    var sum = vec4(0.0);
+    for (var i = 0u; i < COLUMNS / 4u; i++) {
+        let weight = exp2((scores[i] - vec4(growth)) * EXPONENT);
+        put_weights(row * WEIGHTS_STRIDE + i * 4u, vec4<f16>(weight));
+        sum += weight;
+    }
+    let factor = exp2(min(-growth * EXPONENT, 0.0));
+    totals[row] = totals[row] * factor + ((sum.x + sum.y) + (sum.z + sum.w));
+    score_starts[row] -= growth;
+    slope_starts[row] = factor;
+    return growth != 0.0;
+}
+
+// Multiplies what lies in a subgroup's rows of `sums` by what they shrink to.
+fn rescale(first_row: u32, width: u32, lane: u32, lanes: u32) {
+    for (var piece = lane; piece < SUBGROUP_ROWS * (width / 4u); piece += lanes) {
+        let row = first_row + piece % SUBGROUP_ROWS;
+        let i = row * SUMS_STRIDE + piece / SUBGROUP_ROWS * 4u;
+        put_sum(i, sum_at(i) * slope_starts[row]);
+    }
+}
+
+fn finish_row(at: Place, row: u32) {
+    let t = at.first + row;
+    slope_starts[row] = 1.0 / totals[row];
+    if t < params.positions { lse_out[at.statistics + t] = log(totals[row]) - score_starts[row] * SCALE; }
+}
+
+// From scores in `sums` and dout v in `slopes` of a subgroup's rows and columns to dscores, for queries as rows.
+fn slopes_of_queries(at: Place, first_row: u32, start: u32, first_column: u32, is_cut: bool, lane: u32, lanes: u32) {
+    for (var piece = lane; piece < SUBGROUP_ROWS * (COLUMNS / GRID_N / 4u); piece += lanes) {
+        let row = first_row + piece % SUBGROUP_ROWS;
+        let c = start + piece / SUBGROUP_ROWS * 4u;
+        var weight = known_weights((sum_at(row * SUMS_STRIDE + c) + vec4(score_starts[row])) * EXPONENT);
+        if is_cut { weight = select(vec4(0.0), weight, seen(at.first + row, first_column + c)); }
+        put_dscores(row * WEIGHTS_STRIDE + c, vec4<f16>(weight * (slope_at(row * SUMS_STRIDE + c) + vec4(slope_starts[row]))));
+    }
+}
+
+// The same, and the weights, for keys as rows.
+fn slopes_of_keys(at: Place, first_row: u32, start: u32, first_column: u32, is_cut: bool, lane: u32, lanes: u32) {
+    for (var piece = lane; piece < SUBGROUP_ROWS * (COLUMNS / GRID_N / 4u); piece += lanes) {
+        let row = first_row + piece % SUBGROUP_ROWS;
+        let c = start + piece / SUBGROUP_ROWS * 4u;
+        let scores = vec4(score_starts[c], score_starts[c + 1u], score_starts[c + 2u], score_starts[c + 3u]);
+        let slopes = vec4(slope_starts[c], slope_starts[c + 1u], slope_starts[c + 2u], slope_starts[c + 3u]);
+        var weight = known_weights((sum_at(row * SUMS_STRIDE + c) + scores) * EXPONENT);
+        if is_cut { weight = select(vec4(0.0), weight, seen(at.first + row, first_column + c)); }
+        put_weights(row * WEIGHTS_STRIDE + c, vec4<f16>(weight));
+        put_dscores(row * WEIGHTS_STRIDE + c, vec4<f16>(weight * (slope_at(row * SUMS_STRIDE + c) + slopes)));
+    }
+}
+fn known_weights(exponents: vec4<f32>) -> vec4<f32> { return exp2(min(exponents, vec4(0.0))); }
+
+// Eight of `sums` from element i on, times `factor`.
+fn eight_sums(i: u32, factor: f32) -> Half8 {
+    return Half8(vec4<f16>(sum_at(i) * factor), vec4<f16>(sum_at(i + 4u) * factor));
+}
+
+// Columns `to` to `to + width` of the results of a subgroup's rows, from column `start` of `sums` on.
+fn finish_out(at: Place, first_row: u32, start: u32, to: u32, width: u32, lane: u32, lanes: u32) {
+    for (var piece = lane; piece < SUBGROUP_ROWS * (width / 8u); piece += lanes) {
+        let row = first_row + piece % SUBGROUP_ROWS;
+        let c = piece / SUBGROUP_ROWS * 8u;
+        if at.first + row >= params.positions { continue; }
+        out[out_at(at, at.first + row) + (to + c) / 8u] = eight_sums(row * SUMS_STRIDE + start + c, slope_starts[row]);
+    }
+}
+fn finish_dqkv(at: Place, part: u32, factor: f32, first_row: u32, start: u32, to: u32, width: u32, lane: u32, lanes: u32) {
+    for (var piece = lane; piece < SUBGROUP_ROWS * (width / 8u); piece += lanes) {
+        let row = first_row + piece % SUBGROUP_ROWS;
+        let c = piece / SUBGROUP_ROWS * 8u;
+        if at.first + row >= params.positions { continue; }
+        dqkv[qkv_at(at, at.first + row, part) + (to + c) / 8u] = eight_sums(row * SUMS_STRIDE + start + c, factor);
+    }
+}
