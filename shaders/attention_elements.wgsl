@@ -2,7 +2,6 @@
 // attention_elements.wgsl: from scores to weights where elements of matrices can be computed with, as
 // src/ops/attention/generate/elements.rs says. A matrix of scores begins as what its rows or columns are compared
 // to, with the sign changed.
-const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to: exp(8) is far below f16's largest
 
 var<workgroup> growths: array<f32, STARTS>; // of what rows are compared to; at the end what their results are multiplied by
 
@@ -54,8 +53,7 @@ fn grow(row: u32, begins: bool) {
     var four = spilled_at(row * SPILLED_STRIDE);
     for (var c = 4u; c < EDGE; c += 4u) { four = max(four, spilled_at(row * SPILLED_STRIDE + c)); }
     let above = max(max(four.x, four.y), max(four.z, four.w));
-    // not to what hides keys: a row whose visible scores are all minus infinity has no weights
-    let growth = select(0.0, above, begins && above > 0.5 * LOW || above > LAZY_GROWTH * INVERSE_SCALE);
+    let growth = growth_of(above, begins);
     growths[row] = growth;
     score_starts[row] -= growth;
 }

@@ -1,7 +1,6 @@
 // tools/join-shader adds: shared/stub_matrices.wgsl shared/attention.wgsl attention_coop.wgsl
 // attention_sums.wgsl: from scores to weights where matrices are opaque, as src/ops/attention/generate/sums.rs says. A subgroup's
 // rows of `sums` and `slopes` hold its products in f32; invocations of that subgroup alone read and write them.
-const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to: exp(8) is far below f16's largest
 
 var<workgroup> totals: array<f32, ROWS>; // sums of a row's weights
 
@@ -30,9 +29,7 @@ fn weigh(at: Place, row: u32, first_column: u32, is_cut: bool) -> bool {
         largest = max(largest, scores[i]);
     }
     let above = max(max(largest.x, largest.y), max(largest.z, largest.w));
-    // not to what hides keys: a row whose visible scores are all minus infinity has no weights
-    let begins = first_column == 0u && above > 0.5 * LOW;
-    let growth = select(0.0, above, begins || above > LAZY_GROWTH * INVERSE_SCALE);
+    let growth = growth_of(above, first_column == 0u);
     var sum = vec4(0.0);
     for (var i = 0u; i < COLUMNS / 4u; i++) {
         let weight = exp2((scores[i] - vec4(growth)) * EXPONENT);
@@ -46,7 +43,7 @@ fn weigh(at: Place, row: u32, first_column: u32, is_cut: bool) -> bool {
     return growth != 0.0;
 }
 
-// Multiplies what lies in a subgroup's rows of `sums` by what they shrink to.
+// Multiplies a subgroup's rows of `sums` by each row's factor.
 fn rescale(first_row: u32, width: u32, lane: u32, lanes: u32) {
     for (var piece = lane; piece < SUBGROUP_ROWS * (width / 4u); piece += lanes) {
         let row = first_row + piece % SUBGROUP_ROWS;

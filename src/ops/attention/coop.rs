@@ -122,8 +122,8 @@ pub(super) struct Coop {
     pub(super) grid_n: u32,
     /// The adapter's matrices, for whose edge the sizes are made.
     pub(super) units: Units,
-    /// What is multiplied by weights is turned while it comes into the tiles: in backward_kv, where a matrix that lies across the
-    /// lines of its tile is loaded element by element. In the other kernels a second copy costs more than it saves.
+    /// Whether workgroup memory also holds q and dout transposed: in backward_kv, on a GPU that would load them element by
+    /// element across the lines of their tile. In the other kernels a second copy costs more than it saves.
     pub(super) transposed: bool,
 }
 
@@ -131,9 +131,6 @@ pub(super) struct Coop {
 type Sizes = [u32; 3];
 const FORWARD: [Sizes; 5] = [[64, 32, 2], [64, 16, 2], [32, 32, 1], [32, 16, 1], [16, 16, 1]];
 const BACKWARD: [Sizes; 5] = [[64, 32, 4], [64, 16, 4], [32, 32, 4], [32, 16, 4], [16, 16, 4]];
-/// The same for subgroups of 64: of few workgroups with many registers a GPU would hold one at a time.
-const NARROW_FORWARD: [Sizes; 3] = [[32, 32, 1], [32, 16, 1], [16, 16, 1]];
-const NARROW_BACKWARD: [Sizes; 3] = [[32, 32, 2], [32, 16, 2], [16, 16, 1]];
 /// The same where scores go through workgroup memory, which larger blocks use better.
 const FORWARD_BY_SUMS: [Sizes; 7] =
     [[128, 32, 4], [64, 64, 4], [64, 32, 4], [64, 16, 4], [32, 32, 4], [32, 16, 4], [16, 16, 4]];
@@ -176,14 +173,16 @@ pub(super) fn choose(caps: &Caps, entry: Entry, head_size: usize, positions: usi
 /// The kernel that an adapter gets untuned.
 pub(super) fn by_table(caps: &Caps, entry: Entry, head_size: usize) -> Option<Coop> {
     let units = Units::of(caps)?;
+    // subgroups of 64 take small blocks: of few workgroups with many registers a GPU would hold one at a time
+    let narrow = units.functions && units.lanes > 32;
     let sizes: &[Sizes] = match entry {
         Entry::Forward if !units.functions => &FORWARD_BY_SUMS,
-        Entry::Forward | Entry::BackwardQ if units.functions && units.lanes > 32 => &NARROW_FORWARD,
-        Entry::BackwardKv if units.functions && units.lanes > 32 => &NARROW_BACKWARD,
         Entry::Forward => &FORWARD,
+        Entry::BackwardQ if narrow => &FORWARD,
         _ => &BACKWARD,
     };
-    sizes.iter().find_map(|&sizes| coop(caps, entry, head_size, sizes))
+    let mut sizes = sizes.iter().filter(|[rows, ..]| !narrow || *rows <= 32);
+    sizes.find_map(|&sizes| coop(caps, entry, head_size, sizes))
 }
 
 /// Every kernel that may be tried, the table's first. All of them run on this adapter.

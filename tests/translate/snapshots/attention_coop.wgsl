@@ -93,8 +93,10 @@ struct Half8 { low: vec4<f16>, high: vec4<f16> }
 
 const EXPONENT = 1.4426950408889634 * SCALE; // exp(SCALE x) = exp2(EXPONENT x)
 const INVERSE_SCALE = 1.0 / SCALE;
+const LAZY_GROWTH = 8.0; // how far scores may outgrow their row's reference: exp(8) is far below f16's largest
 
-// What rows are compared to, for keys as rows columns, and delta, both with the sign changed: scores and dout v begin as that.
+// Products of scores begin at `score_starts`: minus the reference of each query, in the forward a score near the row's largest,
+// in the backward lse. Products of dout v begin at `slope_starts`: minus delta. Queries are rows, or columns where rows are keys.
 // Scores are without their scale, which the exponent has.
 var<workgroup> score_starts: array<f32, STARTS>;
 var<workgroup> slope_starts: array<f32, STARTS>;
@@ -116,7 +118,7 @@ fn qkv_piece(at: Place, t: u32, part: u32, c: u32) -> Half8 {
 }
 fn dout_piece(at: Place, t: u32, c: u32) -> Half8 { return dout[out_at(at, min(t, params.positions - 1u)) + c]; }
 
-// The part of a row's sum of dout out that `part` of PARTS invocations has.
+// Returns what invocation `part` of DELTA_PARTS adds to a row's sum of dout out.
 fn delta_part(at: Place, row: u32, part: u32) -> vec4<f32> {
     let start = out_at(at, min(at.first + row, params.positions - 1u));
     var sum = vec4(0.0);
@@ -152,7 +154,14 @@ fn keep_delta(at: Place, thread: u32) {
     }
 }
 
-// What a query's column begins as.
+// Returns how far a row's reference grows, from how far its largest score lies above it: 0 until a score has outgrown it by
+// LAZY_GROWTH. In the first block it moves to the largest score, but not to what hides keys: a row whose visible scores are all
+// minus infinity has no weights.
+fn growth_of(above: f32, begins: bool) -> f32 {
+    return select(0.0, above, begins && above > 0.5 * LOW || above > LAZY_GROWTH * INVERSE_SCALE);
+}
+
+// Returns the starts of a query's column: of its scores and of dout v.
 fn column_starts(at: Place, t: u32) -> vec2<f32> {
     let index = at.statistics + min(t, params.positions - 1u);
     return vec2(select(LOW, -lse[index] * INVERSE_SCALE, t < params.positions), -delta[index]);
@@ -172,7 +181,6 @@ fn to_float(m: MatrixH) -> MatrixC { return MatrixC(); }
 // attention_elements.wgsl: from scores to weights where elements of matrices can be computed with, as
 // src/ops/attention/generate/elements.rs says. A matrix of scores begins as what its rows or columns are compared
 // to, with the sign changed.
-const LAZY_GROWTH = 8.0; // how far scores may outgrow what they are compared to: exp(8) is far below f16's largest
 
 var<workgroup> growths: array<f32, STARTS>; // of what rows are compared to; at the end what their results are multiplied by
 
@@ -224,8 +232,7 @@ fn grow(row: u32, begins: bool) {
     var four = spilled_at(row * SPILLED_STRIDE);
     for (var c = 4u; c < EDGE; c += 4u) { four = max(four, spilled_at(row * SPILLED_STRIDE + c)); }
     let above = max(max(four.x, four.y), max(four.z, four.w));
-    // not to what hides keys: a row whose visible scores are all minus infinity has no weights
-    let growth = select(0.0, above, begins && above > 0.5 * LOW || above > LAZY_GROWTH * INVERSE_SCALE);
+    let growth = growth_of(above, begins);
     growths[row] = growth;
     score_starts[row] -= growth;
 }

@@ -3,17 +3,17 @@
 //! A matrix of scores never leaves registers as f32: it begins as what its rows or columns are compared to, in diagonal blocks a
 //! mask is added, and functions of elements turn it into weights. These go as f16 through workgroup memory to be loaded as
 //! operands. Only the first block of the forward, and blocks with a score that has outgrown its row's reference, need the
-//! largest score of a row: it is found in the memory where the references are.
+//! largest score of a row: `spilled`, a tile in workgroup memory, holds the scores while it is found.
 //!
-//! What rows or columns are compared to is one number each. A matrix of it is loaded with a stride of 0: all its columns, or all
-//! its rows, are the same numbers.
+//! A row or column has one reference. A load with a stride of 0 makes a matrix of references: all its columns, or all its rows,
+//! are the same numbers.
 
 use crate::gpu::text::Text;
 use crate::ops::matrix_units::{By, grid, store};
 
 use super::super::coop::{Coop, Entry};
 
-/// What such kernels have beside the shared text.
+/// The shaders that these kernels join to those all attention kernels share.
 pub(super) const SHADERS: [&str; 2] = [
     include_str!("../../../../shaders/shared/matrices.wgsl"),
     include_str!("../../../../shaders/attention_elements.wgsl"),

@@ -204,8 +204,10 @@ impl Coop {
             };
             t.line("// a subgroup that sees nothing of the block has nothing to do");
             t.line(format_args!("let sees = {sees};"));
-            t.line("// how far the first column lies beyond the first row");
-            t.line("let beyond = i32(first_column + score_column) - i32(subgroup_first);");
+            if self.units.functions {
+                t.line("// how far the first column lies beyond the first row");
+                t.line("let beyond = i32(first_column + score_column) - i32(subgroup_first);");
+            }
         }
         let condition = is_cut.then_some("sees");
         let busy = |t: &mut Text, body: &dyn Fn(&mut Text)| guarded(t, condition, |t| self.on_grid(t, body));

@@ -6,7 +6,7 @@ use crate::ops::matrix_units::{By, grid};
 
 use super::super::coop::{Coop, Entry};
 
-/// What such kernels have beside the shared text.
+/// The shader that these kernels join to those all attention kernels share.
 pub(super) const SHADERS: [&str; 1] = [include_str!("../../../../shaders/attention_sums.wgsl")];
 
 impl Coop {

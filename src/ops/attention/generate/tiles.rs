@@ -74,7 +74,7 @@ impl Coop {
         Rounds { pieces, threads: self.threads() }
     }
 
-    /// What columns begin as.
+    /// The columns whose starts are loaded: a block's in backward_kv, none in the other kernels, where rows have the starts.
     fn start_rounds(&self) -> Rounds {
         let pieces = if self.entry == Entry::BackwardKv { self.columns } else { 0 };
         Rounds { pieces, threads: self.threads() }
@@ -139,10 +139,11 @@ impl Coop {
 
     /// Loads an invocation's pieces of the block from column `from` on.
     pub(super) fn fetch(&self, t: &mut Text, from: &str) {
-        let x = |t: &str, place: &str| format!("qkv[{t} * qkv_line + (x_base + {place})]");
+        let index = |t: &str, place: &str| format!("{t} * qkv_line + (x_base + {place})");
+        let x = |t: &str, place: &str| format!("qkv[{}]", index(t, place));
         let y = |t: &str, place: &str| match self.entry {
             Entry::BackwardKv => format!("dout[{t} * out_line + (y_base + {place})]"),
-            _ => format!("{} + part_line]", x(t, place).trim_end_matches(']')),
+            _ => format!("qkv[{} + part_line]", index(t, place)),
         };
         for i in 0..self.rounds().count() {
             guarded(t, self.rounds().guard(i).as_deref(), |t| {
