@@ -1,14 +1,12 @@
 // tools/join-shader adds: shared/stub.wgsl
 // bias.wgsl: the gradient of a bias, dbias[c] += sum over n of dout[n,c]
 //   dout (N, C);  dbias (C)
-//   backward_blocks   one invocation per Stored of a row and block of rows: partial sums
-//   backward          adds the blocks' sums, in order, to dbias
+//   backward   one invocation per Stored of a row and block of rows: partial sums, which sums.wgsl adds to dbias
 struct Params {
     rows: u32,
-    columns: u32,      // Stored of a row; of `backward` Vec
+    columns: u32,      // Stored of a row
     block_rows: u32,
     blocks: u32,
-    adds: u32,         // 0 where dbias begins
 }
 var<immediate> params: Params;
 
@@ -16,8 +14,8 @@ var<immediate> params: Params;
 @group(0) @binding(1) var<storage, read_write> block_sums: array<Vec>; // (blocks, C)
 
 @compute @workgroup_size(WORKGROUP)
-fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                   @builtin(local_invocation_index) lane: u32) {
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+            @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * WORKGROUP + lane;
     let block = i / params.columns;
     let c = i - block * params.columns;
@@ -30,19 +28,4 @@ fn backward_blocks(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
         for (var k = 0u; k < VECS_PER_STORED; k++) { sums[k] += unpack(d, k); }
     }
     for (var k = 0u; k < VECS_PER_STORED; k++) { block_sums[i * VECS_PER_STORED + k] = sums[k]; }
-}
-
-@group(0) @binding(0) var<storage, read> block_sums_in: array<Vec>;
-@group(0) @binding(1) var<storage, read_write> dbias: array<Vec>;
-
-@compute @workgroup_size(WORKGROUP)
-fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-            @builtin(local_invocation_index) lane: u32) {
-    let c = group_index(group, groups) * WORKGROUP + lane;
-    if c >= params.columns { return; }
-    var before = Vec();
-    if params.adds != 0u { before = dbias[c]; }
-    var sum = Vec();
-    for (var block = 0u; block < params.blocks; block++) { sum += block_sums_in[block * params.columns + c]; }
-    dbias[c] = before + sum;
 }

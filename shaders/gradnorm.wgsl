@@ -1,7 +1,5 @@
-// tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
-// gradnorm.wgsl: the sum of squares of all gradients, in two stages; stepcontrol.wgsl does the second.
-//   Gradients are multiples of what they stand for, by hyper.grad_unit and the loss scale; squared is what they stand
-//   for, which cannot overflow where the multiple would.
+// tools/join-shader adds: shared/stub.wgsl
+// gradnorm.wgsl: the sum of squares of gradients, in two stages; stepcontrol.wgsl does the second.
 //   grads (count Vec);  partials (groups): one sum per workgroup, from `first` on
 struct Params {
     count: u32,    // number of Vec
@@ -12,8 +10,6 @@ var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> grads: array<Vec>;
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(2) var<storage, read> state: State;
-@group(0) @binding(3) var<storage, read> hyper: Hyper;
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -23,19 +19,18 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     // a workgroup's share is one run of memory: pages and caches like that on every machine
     let share = (params.count + params.groups - 1u) / params.groups;
     let end = min(params.count, (g + 1u) * share);
-    let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     // two sums: shorter chains of additions, smaller rounding error
     var s0 = Vec();
     var s1 = Vec();
     var i = g * share + lane;
     for (; i + WORKGROUP < end; i += 2u * WORKGROUP) {
-        let a = grads[i] * unscale;
-        let b = grads[i + WORKGROUP] * unscale;
+        let a = grads[i];
+        let b = grads[i + WORKGROUP];
         s0 += a * a;
         s1 += b * b;
     }
     if i < end {
-        let a = grads[i] * unscale;
+        let a = grads[i];
         s0 += a * a;
     }
     let total = reduce_sum(lane, sum_elements(s0 + s1));

@@ -7,15 +7,13 @@
 //   affine            one invocation per Stored: out from xhat, with the bits of forward's
 //   backward          one workgroup per block of rows; dinp += : the gradient of the residual stream runs on through it; in
 //                     variants dinp = , where it begins, and dinp_f32 = dinp + , where it ends; partial sums of dweight, dbias
-//                     and of dinp before it is rounded
-//   backward_params   adds the blocks' sums, in order, to dweight and dbias; in a variant also to dsum
+//                     and of dinp before it is rounded, which sums.wgsl adds
 struct Params {
     rows: u32,
     columns: u32,      // Stored of a row
     inverse: f32,      // 1 / C
     block_rows: u32,   // rows of a block
     blocks: u32,
-    adds: u32,         // of backward_params: bits for dweight, dbias and dsum, 0 where they begin
 }
 var<immediate> params: Params;
 
@@ -147,7 +145,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
             let at = row + select(0u, c, c < params.columns && n < end);
             d[i] = dout[at];
             xhat[i] = xhat_in[at];
-            before[i] = load_dinp(at); // the launcher writes load_dinp, store_dinp and store_sum
+            before[i] = load_dinp(at); // the launcher writes load_dinp and store_dinp
         }
         var sums = vec2(0.0);
         for (var i = 0u; i < COLS; i++) {
@@ -193,41 +191,4 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
             block_sums[to + 2u * columns] = dinp_sum;
         }
     }
-}
-
-@group(0) @binding(0) var<storage, read> block_sums_in: array<Vec>;
-@group(0) @binding(1) var<storage, read_write> dweight_out: array<Vec>;
-@group(0) @binding(2) var<storage, read_write> dbias_out: array<Vec>;
-@group(0) @binding(3) var<storage, read_write> dsum_out: array<Vec>;
-
-// PARTS invocations share a column: each adds every so many blocks, then one adds what they have.
-@compute @workgroup_size(WORKGROUP)
-fn backward_params(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                   @builtin(local_invocation_index) lane: u32) {
-    let across = WORKGROUP / PARTS;
-    let runs = (params.columns + across - 1u) / across;
-    let number = group_index(group, groups);
-    let which = number / runs;
-    let c = number % runs * across + lane % across;
-    var sum = Vec();
-    if c < params.columns && which < 3u {
-        for (var block = lane / across; block < params.blocks; block += PARTS) {
-            sum += block_sums_in[(3u * block + which) * params.columns + c];
-        }
-    }
-    team_sums[lane] = sum;
-    workgroupBarrier();
-    if lane >= across || c >= params.columns { return; }
-    for (var part = 1u; part < PARTS; part++) { sum += team_sums[part * across + lane]; }
-    let adds = ((params.adds >> which) & 1u) != 0u;
-    var before = Vec();
-    if which == 0u {
-        if adds { before = dweight_out[c]; }
-        dweight_out[c] = before + sum;
-    }
-    if which == 1u {
-        if adds { before = dbias_out[c]; }
-        dbias_out[c] = before + sum;
-    }
-    if which == 2u { store_sum(c, sum, adds); }
 }

@@ -15,7 +15,9 @@ use regex::Regex;
 /// no tensor; src/cases/stepcontrol.rs writes the decisions out.
 const NO_FILE: &str = "src/reference/stepcontrol.rs";
 /// Operators that import stepcontrol on purpose: they bind the step's state and numbers, which it keeps.
-const BIND_THE_STEP: [&str; 3] = ["adamw", "crossentropy", "gradnorm"];
+const BIND_THE_STEP: [&str; 2] = ["adamw", "crossentropy"];
+/// Operators that import sums on purpose: it adds up what they leave.
+const LEAVE_SUMS: [&str; 3] = ["bias", "layernorm", "matmul"];
 /// Who may import `reference`: cases, and the files of tuning that hold kernels against f64 on the user's adapter.
 const COMPARERS: [&str; 3] = ["src/cases/", "src/measure/tune/attention.rs", "src/measure/tune/ends.rs"];
 
@@ -78,7 +80,7 @@ fn floors(files: &[File]) -> Vec<String> {
     faults
 }
 
-/// No operator imports another.
+/// No operator imports another, but for what is said above.
 fn operators(files: &[File]) -> Vec<String> {
     let operators = operators_in(&files.iter().map(|(path, _)| path.clone()).collect());
     let siblings = regex(r"\b(?:crate::ops|super)::(?:\{([^;]*)\}|(\w+))");
@@ -88,7 +90,8 @@ fn operators(files: &[File]) -> Vec<String> {
         let code = code(text);
         let lists = siblings.captures_iter(&code).filter_map(|found| found.get(1).or(found.get(2)));
         for name in lists.flat_map(|list| list.as_str().split(|c: char| !c.is_alphanumeric() && c != '_')) {
-            let meant = name == own || name == "stepcontrol" && BIND_THE_STEP.contains(&own);
+            let bound = name == "stepcontrol" && BIND_THE_STEP.contains(&own);
+            let meant = name == own || bound || name == "sums" && LEAVE_SUMS.contains(&own);
             if operators.contains(name) && !meant {
                 faults.push(format!("{file}: operator {own} imports {name}"));
             }

@@ -4,7 +4,8 @@
 mod training;
 
 use wgpt::data::{Loader, LoaderConfig, TokenSource};
-use wgpt::gpu::{Elem, Gpu, Options};
+use wgpt::gpu::{Caps, Elem, Gpu, Options};
+use wgpt::measure::plan::assumed;
 use wgpt::model::{Config, PARAMS, Weights, init};
 use wgpt::ops::stepcontrol::State;
 use wgpt::reference::{gpt2, random::Random};
@@ -140,6 +141,67 @@ fn gradients_of_odd_shapes_match_the_reference() {
             }
         }
     }
+}
+
+/// The norm comes from squares that are left where parts of products are added, and from reading the other gradients: each
+/// gradient counts once, in the last micro-step's sum.
+#[test]
+fn the_norm_is_that_of_the_gradients() {
+    for (heads, channels, accumulation) in [(3, 36, 1), (3, 39, 2), (2, 64, 2)] {
+        let config = Config::new(128, 65, 3, heads, channels).expect("config");
+        let sizes = Sizes { batch: 8, context: 128, accumulation };
+        let tokens: Vec<u16> = Random::new(3).tokens(5000, 65).into_iter().map(|t| t as u16).collect();
+        let schedule = Schedule { shape: Shape::Constant, lr: 0.0, warmup: 0, final_frac: 1.0, steps: 1 };
+        for (number, gpu) in devices().iter().enumerate() {
+            let mut trainer = mixed(gpu, &lively(config, 5), TrainerOptions::new(config, sizes));
+            let in_parts = trainer.programs()[0].commands.iter().any(|c| c.name().starts_with("sums.add.parts"));
+            let on_matrices = !gpu.caps.matrix_edges.is_empty();
+            assert!(in_parts || !on_matrices || number > 0, "{config:?}: no product is summed in parts");
+            let report = run(&mut trainer, &mut loader(&tokens, sizes, 65), &schedule)[0];
+            let mut squares = 0.0;
+            for param in &PARAMS {
+                for layer in 0..param.copies(&config) {
+                    let gradient = gpu.read_f32(trainer.grads().get(param.name, layer)).expect("read");
+                    squares += gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+                }
+            }
+            let unit = f64::from(State::FIRST_LOSS_SCALE) * sizes.tokens() as f64;
+            let (want, got) = (squares.sqrt() / unit, f64::from(report.grad_norm));
+            assert!((got - want).abs() <= 1e-5 * want, "{config:?} x {accumulation}: {got}, expected {want}");
+        }
+    }
+}
+
+/// Shapes whose sums of squares end where no binding may begin, and more of them than one binding holds: recorded alone.
+#[test]
+fn sums_of_squares_may_end_anywhere() {
+    for (layers, heads, channels) in [(5, 5, 320), (3, 3, 96), (1, 1, 64), (2, 2, 36), (12, 12, 780), (1, 3, 39)] {
+        let config = Config::new(1024, 50_257, layers, heads, channels).expect("config");
+        let sizes = Sizes { batch: 8, context: 256, accumulation: 2 };
+        for elem in [Elem::F32, Elem::F16] {
+            let assumed = assumed(elem, (1 << 31) - 256);
+            let least = (4 * 64 * config.padded_vocab() as u64).next_multiple_of(256);
+            let small = Caps { max_binding_bytes: least, max_buffer_bytes: 1 << 40, ..assumed.clone() };
+            for caps in [assumed, small] {
+                let gpu = Gpu::dry(caps);
+                let trainer = Trainer::new(&gpu, TrainerOptions { elem, ..TrainerOptions::new(config, sizes) });
+                trainer.unwrap_or_else(|e| panic!("{config:?} in {}: {e}", elem.name()));
+            }
+        }
+    }
+    // 4 lanes leave a sum for each 32 elements: more than may be bound at once
+    let config = Config::new(1024, 50_257, 250, 8, 512).expect("config");
+    let lanes = Caps { software: true, lanes: 4, matrix_edges: vec![8], ..assumed(Elem::F16, 26 << 20) };
+    let sizes = Sizes { batch: 8, context: 1024, accumulation: 1 };
+    let gpu = Gpu::dry(lanes);
+    let trainer = Trainer::new(&gpu, TrainerOptions { elem: Elem::F16, ..TrainerOptions::new(config, sizes) });
+    let trainer = trainer.unwrap_or_else(|e| panic!("{config:?}: {e}"));
+    let end = &trainer.programs()[1].commands;
+    let read =
+        |name: &str| end.iter().filter(|c| c.name().starts_with(name)).map(|c| c.bindings[0].elements).sum::<u64>();
+    let (all, room) = (250 * 12 * 512 * 512 + 512 * (50_304 + 1024), (26 << 20) / 4 * 32);
+    let squared = all - read("gradnorm");
+    assert!(squared > room * 9 / 10 && squared < room, "squares of {squared} weights are left, of {room} at most");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use wgpt::gpu::{Command, Elem, Gpu, Options, Span};
+use wgpt::gpu::{Binding, Command, Elem, Gpu, Options, Span};
 use wgpt::measure::plan::assumed;
 use wgpt::measure::random_batches;
 use wgpt::model::{Config, init};
@@ -75,10 +75,14 @@ fn commands(elem: Elem) -> Vec<Command> {
 #[test]
 fn products_bind_what_they_read_as_read_only() {
     for elem in [Elem::F32, Elem::F16] {
-        for command in commands(elem).iter().filter(|command| command.name().starts_with("matmul_")) {
+        let is_product = |name: &str| name.starts_with("matmul_") || name.starts_with("sums.add.parts");
+        for command in commands(elem).iter().filter(|command| is_product(command.name())) {
             let writes: Vec<bool> = command.bindings.iter().map(|binding| binding.writes).collect();
             let want: &[bool] = match command.name() {
-                name if name.starts_with("matmul_parts") => &[false, true],
+                // parts, gradient, squares; rows of sums, and theirs
+                "sums.add.parts" => &[false, true, true],
+                "sums.add.parts.rows1" => &[false, true, true, false, true],
+                "sums.add.parts.rows3" => &[false, true, true, false, true, true, true],
                 name if name.contains(".column_sums") => &[false, false, true, true],
                 name if name.contains(".bias_gelu") => &[false, false, true, false, true],
                 _ => &[false, false, true],
@@ -118,5 +122,29 @@ fn both_gradients_of_a_layer_may_run_at_once() {
         assert!(pairs >= 12 * 3, "{elem:?}: {pairs} pairs");
         // the last block's projection gives its memory to the gradient that follows
         assert!(apart + 1 >= pairs, "{elem:?}: {apart} of {pairs} pairs");
+    }
+}
+
+/// wgpu puts a barrier between two commands that use one buffer, if one of them writes it. Neighbours that do not depend on each
+/// other share none, but for the embeddings' gradients: these lie in one buffer.
+#[test]
+fn independent_neighbours_have_no_barrier_between_them() {
+    for elem in [Elem::F32, Elem::F16] {
+        let commands = commands(elem);
+        let (mut free, mut waiting) = (0, Vec::new());
+        for pair in commands.windows(2) {
+            let either_writes = |meet: &dyn Fn(&Binding, &Binding) -> bool| {
+                let meets = |a: &Binding, b: &Binding| (a.writes || b.writes) && a.buffer == b.buffer && meet(a, b);
+                pair[0].bindings.iter().any(|a| pair[1].bindings.iter().any(|b| meets(a, b)))
+            };
+            let overlap = |a: &Binding, b: &Binding| a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
+            match (either_writes(&|_, _| true), either_writes(&overlap)) {
+                (true, false) => waiting.push([pair[0].name(), pair[1].name()]),
+                (true, true) => {}
+                (false, _) => free += 1,
+            }
+        }
+        assert!(free >= 12 * 5, "{elem:?}: {free} pairs of neighbours have no barrier between them");
+        assert_eq!(waiting, [["embedding.backward_split", "embedding.backward_wpe"]], "{elem:?}");
     }
 }

@@ -18,9 +18,14 @@ const COLS = 3u;       // Stored of a row that an invocation of the team keeps
 const SUBGROUP = 32u;  // invocations of a subgroup, where teams add up by subgroups
 fn load_dinp(i: u32) -> Stored { return Stored(); }            // the gradient so far: dinp[i], or zero where it begins
 fn store_dinp(i: u32, first: Vec, last: Vec) {}                // to dinp[i], or to dinp_f32 where it ends
-fn store_sum(c: u32, x: Vec, adds: bool) {}                    // dsum_out[c] = x, or += x, in a variant, else nothing
 
-// layernorm: invocations that share a column of the blocks' sums; attention_step: runs of CHANNELS invocations
+// sums
+const GRADIENTS = 1u;  // gradients that rows hold the sums of
+const SHARE = 16u;     // invocations that share a column of rows
+@group(0) @binding(3) var<storage, read> rows: array<Vec>;
+fn put(which: u32, c: u32, sum: Vec, adds: bool) {}            // out_which[c] = sum, or += sum
+
+// attention_step: runs of CHANNELS invocations
 const PARTS = 4u;
 
 // roof

@@ -2,6 +2,7 @@
 
 use crate::gpu::{Pass, Tensor};
 use crate::ops::bias::{self, BACKWARD, Backward};
+use crate::ops::sums::Sums;
 use crate::reference;
 
 use super::*;
@@ -18,7 +19,9 @@ pub fn backward(stored: Stored, [n, c]: [usize; 2], sample: Sample) -> Case {
     ];
     let launch = |pass: &mut Pass, t: &[Tensor]| {
         let [dout, dbias, scratch] = each(t);
-        bias::backward(pass, Backward { dout, dbias, scratch })
+        let mut sums = Sums::new(None, scratch);
+        bias::backward(pass, Backward { dout, dbias }, &mut sums)?;
+        sums.finish(pass).map(|_| ())
     };
     Case::new(BACKWARD, format!("{n}x{c}{}", stored.suffix()), slots, launch, move || {
         let mut inputs = Inputs::new();

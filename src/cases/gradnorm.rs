@@ -5,7 +5,6 @@ use crate::model::PARAMS;
 use crate::ops::gradnorm::{self, FORWARD, Forward};
 use crate::reference;
 
-use super::stepcontrol::{HYPER, STATE, control, hyper_slot, state_slot};
 use super::*;
 
 /// The operator's cases.
@@ -19,25 +18,22 @@ fn partials(lengths: &[usize]) -> usize {
 /// Windows of these lengths: the sum of the partial sums is the squared norm.
 pub fn forward(lengths: &[usize], scale: f64) -> Case {
     let groups = partials(lengths);
-    let mut slots = vec![Slot::overwritten("partials", [groups, 1]), state_slot(Role::Input), hyper_slot()];
+    let mut slots = vec![Slot::overwritten("partials", [groups, 1])];
     slots.extend(lengths.iter().map(|&n| Slot::input("grads", [1, n])));
-    let launch = |pass: &mut Pass, t: &[Tensor]| {
-        gradnorm::forward(pass, Forward { grads: &t[3..], partials: &t[0], control: &control(&t[1], &t[2]) })
-    };
+    let launch =
+        |pass: &mut Pass, t: &[Tensor]| gradnorm::forward(pass, Forward { grads: &t[1..], partials: &t[0], first: 0 });
     let what = lengths.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
     let lengths = lengths.to_vec();
     Case::new(FORWARD, what, slots, launch, move || {
         let mut inputs = Inputs::new();
         let grads: Vec<Vec<f32>> = lengths.iter().map(|&n| inputs.scaled(n, scale)).collect();
-        // gradients are multiples of what they stand for
-        let unit = f64::from(HYPER.grad_unit) * f64::from(STATE.loss_scale);
         let norm = reference::gradnorm::forward(&grads.iter().map(|g| wide(g)).collect::<Vec<_>>());
-        let want = (norm / unit).powi(2);
+        let want = norm.powi(2);
         // a workgroup sums its share in chains of a lane each; all terms are positive
         let longest = lengths.iter().copied().max().unwrap_or(1);
         let tolerance = want * (rounding(longest) + 8.0) * EPS;
         let partials = Contents::unwritten(Want::Total { want, tolerance });
-        let mut contents = vec![partials, Contents::integers(words(&STATE)), Contents::integers(words(&HYPER))];
+        let mut contents = vec![partials];
         contents.extend(grads.iter().map(|g| Contents::floats(g)));
         contents
     })

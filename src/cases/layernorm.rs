@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::gpu::{Pass, Tensor};
 use crate::ops::layernorm::{self, AFFINE, Affine, BACKWARD, Backward, FORWARD, Forward};
+use crate::ops::sums::Sums;
 use crate::reference;
 
 use super::*;
@@ -202,10 +203,10 @@ pub fn backward(rows: Rows, end: End) -> Case {
     let launch = move |pass: &mut Pass, t: &[Tensor]| {
         let [dout, xhat, weight, rstd, dinp, dweight, dbias, scratch] = each(t);
         let (first, dsum, wide) = (end == End::First, t.get(8), t.get(9));
-        layernorm::backward(
-            pass,
-            Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum, scratch },
-        )
+        let mut sums = Sums::new(None, scratch);
+        let io = Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum };
+        layernorm::backward(pass, io, &mut sums)?;
+        sums.finish(pass).map(|_| ())
     };
     Case::new(BACKWARD, rows.what(), slots, launch, move || backward_contents(&rows, end)).variant(variant)
 }

@@ -2,8 +2,9 @@
 
 use crate::gpu::{Pass, Tensor};
 use crate::ops::matmul::{
-    self, BACKWARD_INP, BACKWARD_WEIGHT, BackwardInp, BackwardWeight, FORWARD, Forward, Product, Room, choose, parts,
+    self, BACKWARD_INP, BACKWARD_WEIGHT, BackwardInp, BackwardWeight, FORWARD, Forward, Product, choose, parts,
 };
+use crate::ops::sums::{Room, Sums};
 use crate::reference;
 
 use super::*;
@@ -227,21 +228,30 @@ pub fn backward_weight(layer: Layer, depth: Depth) -> Case {
         Depth::Parts(room) => (" in parts", room.max(4)),
         Depth::PartsAndBias(_, room) => (" in parts with the bias", room),
     };
-    slots.extend((room > 0).then(|| Slot::scratch("partials", [1, room])));
-    if let Depth::PartsAndBias(parts, _) = depth {
-        slots.extend([Slot::scratch("scratch", [1, parts * n]), Slot::accumulated("dbias", [1, n])]);
+    if room > 0 {
+        slots.extend([Slot::scratch("partials", [1, room]), Slot::scratch("squares", [n * k, 1])]);
+    }
+    match depth {
+        Depth::Whole => {}
+        Depth::Parts(_) => slots.push(Slot::scratch("scratch", [1, 1])),
+        Depth::PartsAndBias(parts, _) => {
+            slots.extend([Slot::scratch("scratch", [1, parts * n]), Slot::accumulated("dbias", [1, n])]);
+        }
     }
     let launch = |pass: &mut Pass, t: &[Tensor]| {
         let io = BackwardWeight { dout: &t[0], inp: &t[1], dweight: &t[2] };
-        match &t[3..] {
-            [] => matmul::backward_weight(pass, io),
-            [partials, scratch, dbias] => {
-                let done = matmul::backward_weight_and_bias(pass, io, dbias, Room { partials, scratch })?;
+        let [partials, squares, scratch, more @ ..] = &t[3..] else {
+            return matmul::backward_weight(pass, io);
+        };
+        let mut sums = Sums::new(Some(Room { partials, squares }), scratch);
+        match more.first() {
+            Some(dbias) => {
+                let done = matmul::backward_weight_and_bias(pass, io, dbias, &mut sums)?;
                 assert!(done, "the bias was left out");
-                Ok(())
             }
-            more => matmul::backward_weight_in_parts(pass, io, &more[0]),
+            None => matmul::backward_weight_in_parts(pass, io, &mut sums)?,
         }
+        sums.finish(pass).map(|_| ())
     };
     let contents = move || backward_weight_contents(&layer, depth);
     Case::new(BACKWARD_WEIGHT, layer.what(), slots, launch, contents).variant(variant)
@@ -264,14 +274,16 @@ fn backward_weight_contents(layer: &Layer, depth: Depth) -> Vec<Contents> {
     let want = FULL.near(accumulate(&a, &b, start), rounding(m + 1), &magnitude).at(at, n * k);
     let dweight = Contents::floats(&before).wanting(want);
     let mut contents = vec![kind.contents(&dout), kind.contents(&inp), dweight];
-    contents.extend((depth != Depth::Whole).then(Contents::scratch));
+    if depth != Depth::Whole {
+        contents.extend([(); 3].map(|()| Contents::scratch()));
+    }
     if let Depth::PartsAndBias(..) = depth {
         let bias = inputs.values(n);
         let (mut want, mut size) = (wide(&bias), absolute(&wide(&bias)));
         reference::bias::backward(&wide(&dout), &mut want);
         reference::bias::backward(&absolute(&wide(&dout)), &mut size);
         let want = FULL.near(want, rounding(m + 1), &size);
-        contents.extend([Contents::scratch(), Contents::floats(&bias).wanting(want)]);
+        contents.push(Contents::floats(&bias).wanting(want));
     }
     contents
 }

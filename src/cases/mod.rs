@@ -25,6 +25,7 @@ pub mod matmul;
 pub mod residual;
 pub mod roof;
 pub mod stepcontrol;
+pub mod sums;
 
 use crate::gpu::{Caps, Elem, OpPass};
 use crate::model::Config;

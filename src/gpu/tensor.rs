@@ -174,6 +174,12 @@ impl Tensor {
         (self.len() as u64).next_multiple_of(ALIGNMENT)
     }
 
+    /// Returns true if `other` is the same window of the same buffer.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.buffer.id, self.offset, self.bytes()) == (other.buffer.id, other.offset, other.bytes())
+    }
+
     /// Returns true if `next` is the next tensor of the same arena.
     #[must_use]
     pub fn is_followed_by(&self, next: &Self) -> bool {

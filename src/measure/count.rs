@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use crate::cases::{self, StepShape};
 use crate::error::Result;
-use crate::gpu::{Caps, Elem, Gpu};
+use crate::gpu::{Caps, Command, Elem, Gpu, KernelId, Purpose};
 use crate::model::{Config, Recompute};
+use crate::ops::matmul::Spec;
 use crate::train::{Sizes, Trainer, TrainerOptions};
 
 use crate::measure::table::{Table, number};
@@ -60,6 +61,8 @@ pub struct Count {
     pub formula_flops_per_token: f64,
     /// Tokens a step.
     pub tokens: usize,
+    /// Bytes of parts of products, written by the products and read by whoever adds them up.
+    pub parts_bytes: u64,
     /// Beside the matrix products.
     pub beside: Beside,
     /// The same of llm.c, in mixed precision, which is all it has.
@@ -84,6 +87,7 @@ impl Count {
             memory_bytes: gpu.allocated_bytes(),
             formula_flops_per_token: super::flops_per_token(&config, sizes.context),
             tokens: sizes.tokens(),
+            parts_bytes: step.commands.iter().map(parts_bytes).sum(),
             beside: Beside::of(&config, &sizes, elem, &step, trainer.programs()[0]),
             llmc: (elem == Elem::F16).then(|| Beside::of_llmc(&config, &sizes)),
         };
@@ -161,13 +165,15 @@ impl Count {
             llmc(|b| b.layer_launches.to_string())
         );
         format!(
-            "{kernels}\n{operators}\nstep: {} dispatches, {} clears and copies, {} submissions, {} tokens\nrecorded {} GB, {} \
-             TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\n{beside}\nbuffers {:.1} MiB\n",
+            "{kernels}\n{operators}\nstep: {} dispatches, {} clears and copies, {} submissions, {} tokens\nrecorded {} GB, of which \
+             parts of products {} GB, all else {} GB; {} TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\n{beside}\nbuffers {:.1} MiB\n",
             self.dispatches,
             self.transfers,
             self.submissions,
             self.tokens,
             giga(recorded[0]),
+            giga(self.parts_bytes),
+            giga(recorded[0] - self.parts_bytes),
             number(recorded[1] as f64 / 1e12),
             giga(least[0]),
             number(least[1] as f64 / 1e12),
@@ -177,9 +183,20 @@ impl Count {
     }
 }
 
+/// Bytes of parts of products that a command writes or reads.
+fn parts_bytes(command: &Command) -> u64 {
+    let in_parts = |kernel: &KernelId| kernel.generator::<Spec>().is_some_and(|spec| spec.parts > 1);
+    match command.kernel() {
+        Some(kernel) if kernel.purpose == Purpose::PartialSums => command.bindings[0].bytes,
+        Some(kernel) if in_parts(kernel) => command.bindings[2].bytes,
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::gradnorm;
 
     /// No operator records less than it needs, and all but the attention backward, which computes its scores in both of
     /// its kernels, come within a tenth of their formula's operations.
@@ -194,11 +211,14 @@ mod tests {
             all_recorded(&count, config, sizes, elem);
             agree(&count);
         }
-        // with matrix units the weights' gradients are summed in parts, which takes more
+        // with matrix units the weights' gradients are summed in parts, which takes more but for their squares
         caps = Caps { matrix_edges: vec![16], subgroups: true, subgroup_sizes: (32, 32), ..caps };
         let count = Count::new(caps, config, sizes, Elem::F16, Recompute::None).expect("counted");
         let on_matrices = |k: &KernelCount| k.name.starts_with("matmul_coop.");
         assert!(count.kernels.iter().any(on_matrices));
+        // twelve layers of 12 C^2 weights, in each micro-step written and read part by part
+        let weights = 4 * 3 * 12 * 12 * 768 * 768;
+        assert!(count.parts_bytes.is_multiple_of(2 * 768 * 768) && count.parts_bytes >= 2 * 2 * weights, "{count:?}");
     }
 
     /// A pass that a step needs and no forward or backward records is named.
@@ -212,7 +232,13 @@ mod tests {
 
     fn agree(count: &Count) {
         for o in count.operators.iter().filter(|o| o.least_bytes > 0) {
-            assert!(o.bytes as f64 >= 0.995 * o.least_bytes as f64, "{o:?}");
+            // the norm does not read weights of blocks, 12 layers of 12 C^2, whose squares whoever added their parts has summed
+            let summed = if o.name == gradnorm::FORWARD.to_string() { 4 * 12 * 12 * 768 * 768 } else { 0 };
+            assert!(o.bytes as f64 >= 0.995 * (o.least_bytes - summed) as f64, "{o:?}");
+            if summed > 0 {
+                assert!(o.bytes as f64 <= 1.005 * (o.least_bytes - summed) as f64, "{o:?}");
+                continue;
+            }
             assert!(o.flops as f64 >= 0.99 * o.least_flops as f64, "{o:?}");
             let most = if o.name == "attention.backward" { 1.41 } else { 1.1 };
             assert!(o.flops as f64 <= most * o.least_flops as f64, "{o:?}");

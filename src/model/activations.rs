@@ -355,22 +355,31 @@ pub struct Backward {
     pub scratch: Tensor,
     /// Partial sums of the weights' gradients, where kernels sum in parts.
     pub partials: Option<Tensor>,
+    /// Sums of squares of the weights' gradients that are summed in parts.
+    pub squares: Tensor,
 }
 
 impl Backward {
-    /// For what [`Activations::new`] made with the same model and pool.
+    /// Partial sums of the weights' gradients that a product leaves at most, 0 where kernels do not sum in parts.
+    #[must_use]
+    pub fn partials(caps: &Caps, config: &Config, acts: &Activations) -> usize {
+        let (n, c, vp) = (acts.rows(), config.channels, config.padded_vocab());
+        [(n, 3 * c, c), (n, c, c), (n, 4 * c, c), (n, c, 4 * c), (acts.logits.rows(), vp, c)]
+            .map(|(rows, out, inp)| matmul::partials(caps, acts.lnf.elem(), rows, out, inp))
+            .into_iter()
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// For what [`Activations::new`] made with the same model and pool. Squares of gradients go to `squares`.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
-    pub fn new(pool: &mut Pool, config: &Config, acts: &Activations) -> Result<Self> {
+    pub fn new(pool: &mut Pool, config: &Config, acts: &Activations, squares: Tensor) -> Result<Self> {
         let elem = acts.lnf.elem();
         let shape = Shape::new(config, [acts.batch, acts.positions], elem);
-        let (n, c, vp) = (acts.rows(), config.channels, config.padded_vocab());
-        let parts = [(n, 3 * c, c), (n, c, c), (n, 4 * c, c), (n, c, 4 * c), (acts.logits.rows(), vp, c)]
-            .map(|(rows, out, inp)| matmul::partials(&pool.gpu().caps, elem, rows, out, inp))
-            .into_iter()
-            .max()
-            .filter(|most| *most > 0);
+        let (n, c) = (acts.rows(), config.channels);
+        let parts = Some(Self::partials(&pool.gpu().caps, config, acts)).filter(|most| *most > 0);
         let label = "gradients of activations";
         let blocks = acts.blocks.iter().map(|block| {
             Ok(BlockBackward {
@@ -392,6 +401,7 @@ impl Backward {
             blocks,
             scratch: pool.tensor("partial sums", scratch_rows, c, Elem::F32)?,
             partials: parts.map(|most| pool.tensor("partial sums", 1, most, Elem::F32)).transpose()?,
+            squares,
         })
     }
 

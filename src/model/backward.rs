@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
+use crate::ops::sums::{Room, Squared, Sums};
 use crate::ops::{attention, bias, crossentropy, embedding, gelu, layernorm, matmul, stepcontrol};
 
 use super::activations::{Activations, Backward, BlockBackward, Recompute};
@@ -26,6 +27,8 @@ pub fn head(
     (control, scale): (&stepcontrol::StepControl, f32),
 ) -> Result<()> {
     pass.at(place::HEAD);
+    // squares of what is not yet all of a gradient: of no use
+    let mut sums = sums_in(d);
     for start in (0..a.rows()).step_by(a.logits.rows()) {
         let rows = start..(start + a.logits.rows()).min(a.rows());
         let logits = a.logits.slice(0..rows.len());
@@ -35,12 +38,13 @@ pub fn head(
         let io = crossentropy::Forward { logits: &logits, targets: &targets, losses: &losses, vocab: config.vocab };
         crossentropy::forward_backward(pass, &io, control, scale)?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: &logits, weight: p.matrix("wte", 0), dinp: &dlnf })?;
-        weight(pass, d, matmul::BackwardWeight { dout: &logits, inp: &lnf, dweight: grads.get("wte", 0) })?;
+        let io = matmul::BackwardWeight { dout: &logits, inp: &lnf, dweight: grads.get("wte", 0) };
+        matmul::backward_weight_in_parts(pass, io, &mut sums)?;
     }
-    Ok(())
+    sums.finish(pass).map(|_| ())
 }
 
-/// From `d.dlnf` to all other gradients.
+/// From `d.dlnf` to all other gradients. Returns those whose sums of squares were left in `d.squares`: they are final.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -52,14 +56,20 @@ pub fn body(
     a: &Activations,
     d: &Backward,
     buckets: &embedding::Buckets,
-) -> Result<()> {
+) -> Result<Squared> {
     let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
+    let mut sums = sums_in(d);
     pass.at(place::FINAL);
-    let kept = (&a.lnf_xhat, &a.lnf_rstd);
-    let lnf = Norm { weight: p.get("lnfw", 0), dweight: grads.get("lnfw", 0), dbias: grads.get("lnfb", 0) };
+    let lnf = Norm {
+        xhat: &a.lnf_xhat,
+        rstd: &a.lnf_rstd,
+        weight: p.get("lnfw", 0),
+        dweight: grads.get("lnfw", 0),
+        dbias: grads.get("lnfb", 0),
+    };
     // the last projection before a norm gets its bias's gradient from there
     let last = config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last));
-    norm(pass, d, &d.dlnf, Along::Begins, kept, lnf, last)?;
+    norm(pass, d, &mut sums, &d.dlnf, Along::Begins, lnf, last)?;
     for (l, BlockBackward { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in d.blocks.iter().enumerate().rev() {
         pass.at(place::block(l));
         let w = |name| p.get(name, l);
@@ -78,27 +88,31 @@ pub fn body(
         };
         // its gradient first: what it reads has no use after it, and may give its memory to what follows
         let fcprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.fch_gelu, dweight: dw("fcprojw") };
-        weight(pass, d, fcprojw)?;
+        matmul::backward_weight_in_parts(pass, fcprojw, &mut sums)?;
         let fcproj = matmul::BackwardInp { dout: dresidual, weight: m("fcprojw"), dinp: dfch };
         matmul::backward_inp_gelu(pass, fcproj, &b.fch)?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dfch, weight: m("fcw"), dinp: dln2 })?;
         scaled(pass, &b.ln2_xhat, "ln2w", "ln2b", &b.ln2)?;
-        parameters(pass, d, dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
-        let ln2 = Norm { weight: w("ln2w"), dweight: dw("ln2w"), dbias: dw("ln2b") };
-        norm(pass, d, dln2, Along::Runs, (&b.ln2_xhat, &b.ln2_rstd), ln2, Some(dw("attprojb")))?;
+        parameters(pass, &mut sums, dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
+        let (xhat, rstd) = (&b.ln2_xhat, &b.ln2_rstd);
+        let ln2 = Norm { xhat, rstd, weight: w("ln2w"), dweight: dw("ln2w"), dbias: dw("ln2b") };
+        norm(pass, d, &mut sums, dln2, Along::Runs, ln2, Some(dw("attprojb")))?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: datty })?;
-        weight(pass, d, matmul::BackwardWeight { dout: dresidual, inp: &b.atty, dweight: dw("attprojw") })?;
+        let attprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.atty, dweight: dw("attprojw") };
+        matmul::backward_weight_in_parts(pass, attprojw, &mut sums)?;
         let (qkv, out, lse) = (&b.qkv, &b.atty, &b.lse);
         attention::backward(pass, attention::Backward { shape, dout: datty, qkv, out, lse, delta, dqkv })?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dqkv, weight: m("qkvw"), dinp: dln1 })?;
         scaled(pass, &b.ln1_xhat, "ln1w", "ln1b", &b.ln1)?;
-        parameters(pass, d, dqkv, &b.ln1, (dw("qkvw"), dw("qkvb")))?;
-        let ln1 = Norm { weight: w("ln1w"), dweight: dw("ln1w"), dbias: dw("ln1b") };
+        parameters(pass, &mut sums, dqkv, &b.ln1, (dw("qkvw"), dw("qkvb")))?;
+        let (xhat, rstd) = (&b.ln1_xhat, &b.ln1_rstd);
+        let ln1 = Norm { xhat, rstd, weight: w("ln1w"), dweight: dw("ln1w"), dbias: dw("ln1b") };
         let before = l.checked_sub(1).map(|before| grads.get("fcprojb", before));
         let along = if l == 0 { Along::Ends } else { Along::Runs };
-        norm(pass, d, dln1, along, (&b.ln1_xhat, &b.ln1_rstd), ln1, before)?;
+        norm(pass, d, &mut sums, dln1, along, ln1, before)?;
     }
     pass.at(place::EMBEDDING);
+    let scratch = sums.scratch(pass)?;
     embedding::backward(
         pass,
         embedding::Backward {
@@ -107,38 +121,37 @@ pub fn body(
             dwte: grads.get("wte", 0),
             dwpe: grads.get("wpe", 0),
             positions: a.positions,
-            scratch: &d.scratch,
+            scratch,
         },
-    )
+    )?;
+    sums.finish(pass)
+}
+
+/// Sums in the scratch of the backward pass.
+fn sums_in(d: &Backward) -> Sums<'_> {
+    let squares = &d.squares;
+    Sums::new(d.partials.as_ref().map(|partials| Room { partials, squares }), &d.scratch)
 }
 
 /// A linear layer's `dweight` and `dbias`, accumulated.
 fn parameters(
     pass: &mut Pass,
-    d: &Backward,
+    sums: &mut Sums,
     dout: &Tensor,
     inp: &Tensor,
     (dweight, dbias): (&Tensor, &Tensor),
 ) -> Result<()> {
     let io = matmul::BackwardWeight { dout, inp, dweight };
-    let scratch = &d.scratch;
-    let with_bias = match &d.partials {
-        Some(partials) => matmul::backward_weight_and_bias(pass, io, dbias, matmul::Room { partials, scratch })?,
-        None => matmul::backward_weight(pass, io).map(|()| false)?,
-    };
-    if with_bias { Ok(()) } else { bias::backward(pass, bias::Backward { dout, dbias, scratch }) }
-}
-
-/// A weight's gradient, in parts where there is room for them.
-fn weight(pass: &mut Pass, d: &Backward, io: matmul::BackwardWeight) -> Result<()> {
-    match &d.partials {
-        Some(partials) => matmul::backward_weight_in_parts(pass, io, partials),
-        None => matmul::backward_weight(pass, io),
+    if matmul::backward_weight_and_bias(pass, io, dbias, sums)? {
+        return Ok(());
     }
+    bias::backward(pass, bias::Backward { dout, dbias }, sums)
 }
 
-/// A layernorm's weight and the gradients of its parameters.
+/// What a layernorm kept, its weight, and the gradients of its parameters.
 struct Norm<'a> {
+    xhat: &'a Tensor,
+    rstd: &'a Tensor,
     weight: &'a Tensor,
     dweight: &'a Tensor,
     dbias: &'a Tensor,
@@ -157,14 +170,14 @@ enum Along {
 fn norm(
     pass: &mut Pass,
     d: &Backward,
+    sums: &mut Sums,
     dout: &Tensor,
     along: Along,
-    (xhat, rstd): (&Tensor, &Tensor),
-    Norm { weight, dweight, dbias }: Norm,
+    Norm { xhat, rstd, weight, dweight, dbias }: Norm,
     dsum: Option<&Tensor>,
 ) -> Result<()> {
-    let (dinp, scratch, first) = (&d.dresidual, &d.scratch, along == Along::Begins);
+    let (dinp, first) = (&d.dresidual, along == Along::Begins);
     let wide = d.dencoded.as_ref().filter(|_| along == Along::Ends);
-    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum, scratch };
-    layernorm::backward(pass, io)
+    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum };
+    layernorm::backward(pass, io, sums)
 }

@@ -93,6 +93,16 @@ impl Params {
         self.windows(gpu).iter().map(|(_, decays)| if *decays { copies.next() } else { None }).collect()
     }
 
+    /// Returns the flat windows of all parameters but `others`: neighbours together, each small enough to bind.
+    #[must_use]
+    pub fn windows_without(&self, gpu: &Gpu, others: &[Tensor]) -> Vec<Tensor> {
+        let tensors = self.in_memory_order().map(|(param, layer)| self.get(param.name, layer));
+        let left: Vec<&Tensor> = tensors.filter(|tensor| !others.iter().any(|other| other.is_same(tensor))).collect();
+        let runs = left.chunk_by(|a, b| a.is_followed_by(b));
+        let whole = |run: &[&Tensor]| Some(run.first()?.through(run.last()?));
+        runs.filter_map(whole).flat_map(|run| flat_windows(gpu, &run)).collect()
+    }
+
     /// A parameter by name; `layer` is 0 for those that the model has once.
     #[must_use]
     pub fn get(&self, name: &str, layer: usize) -> &Tensor {

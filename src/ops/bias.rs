@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
+use super::sums::Sums;
 use super::{Operator, group, groups, stored, widths};
 
 /// The pass that [`backward`] records.
@@ -17,7 +18,6 @@ crate::shared_struct! {
         columns: u32,
         block_rows: u32,
         blocks: u32,
-        adds: u32,
     }
 }
 
@@ -32,9 +32,9 @@ fn blocks(rows: usize) -> (usize, usize) {
     (block_rows, rows.div_ceil(block_rows))
 }
 
-fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> KernelId {
+fn kernel(caps: &Caps, width: Width, elem: Elem) -> KernelId {
     let body = [include_str!("../../shaders/bias.wgsl")];
-    KernelId::shader(BACKWARD, entry, width, &body).stored(elem).set("WORKGROUP", group(caps))
+    KernelId::shader(BACKWARD, "backward", width, &body).stored(elem).set("WORKGROUP", group(caps))
 }
 
 /// The kernels an adapter may be given.
@@ -42,9 +42,8 @@ fn kernel(caps: &Caps, entry: &'static str, width: Width, elem: Elem) -> KernelI
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
     for elem in stored(caps) {
-        list.extend(widths(elem).iter().map(|&width| kernel(caps, "backward_blocks", width, elem)));
+        list.extend(widths(elem).iter().map(|&width| kernel(caps, width, elem)));
     }
-    list.extend(widths(Elem::F32).iter().map(|&width| kernel(caps, "backward", width, Elem::F32)));
     list
 }
 
@@ -55,50 +54,37 @@ pub struct Backward<'a> {
     pub dout: &'a Tensor,
     /// (1, C), accumulated, or overwritten where it [begins](Pass::begins).
     pub dbias: &'a Tensor,
-    /// At least `BLOCKS * C` elements, overwritten.
-    pub scratch: &'a Tensor,
 }
 
-/// `dbias[c] += sum over n of dout[n,c]`, in two deterministic stages.
+/// `dbias[c] += sum over n of dout[n,c]`, in two deterministic stages, of which `sums` does the second in its time. Its scratch
+/// has at least `BLOCKS * C` elements.
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] if `dbias` is not (1, C).
-pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
+pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
     let c = io.dout.columns();
     io.dbias.check_shape("bias.backward", "dbias", 1, c)?;
-    let [wide, width] = [io.dout.elem(), Elem::F32].map(|elem| Width::stored(elem, &[c]));
-    let wg = group(&pass.gpu.caps);
-    let first = kernel(&pass.gpu.caps, "backward_blocks", wide, io.dout.elem());
-    let second = kernel(&pass.gpu.caps, "backward", width, Elem::F32);
+    let width = Width::stored(io.dout.elem(), &[c]);
+    let kernel = kernel(&pass.gpu.caps, width, io.dout.elem());
+    let units = c / width.elements();
     for rows in pass.row_windows(io.dout.rows(), io.dout.row_bytes()) {
         let dout = io.dout.slice(rows);
         let (block_rows, blocks) = blocks(dout.rows());
-        let scratch = io.scratch.reshape(blocks, c);
-        let [units, columns] = [wide, width].map(|width| c / width.elements());
-        let adds = !pass.begins(io.dbias);
-        let params = |columns: usize| Params {
-            rows: dout.rows() as u32,
-            columns: columns as u32,
-            block_rows: block_rows as u32,
-            blocks: blocks as u32,
-            adds: adds.into(),
-        };
+        let scratch = sums.scratch(pass)?.reshape(blocks, c);
         pass.dispatch(&Dispatch {
-            kernel: &first,
+            kernel: &kernel,
             tensors: &[&dout, &scratch],
-            immediates: Immediates::of(&params(units)),
-            groups: groups(blocks * units, wg),
+            immediates: Immediates::of(&Params {
+                rows: dout.rows() as u32,
+                columns: units as u32,
+                block_rows: block_rows as u32,
+                blocks: blocks as u32,
+            }),
+            groups: groups(blocks * units, group(&pass.gpu.caps)),
             flops: dout.len() as u64,
             bytes: dout.bytes() + scratch.bytes(),
         })?;
-        pass.dispatch(&Dispatch {
-            kernel: &second,
-            tensors: &[&scratch, io.dbias],
-            immediates: Immediates::of(&params(columns)),
-            groups: groups(columns, wg),
-            flops: scratch.len() as u64,
-            bytes: scratch.bytes() + (1 + u64::from(adds)) * io.dbias.bytes(),
-        })?;
+        sums.leave(blocks, c, &[io.dbias])?;
     }
     Ok(())
 }

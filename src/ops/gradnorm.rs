@@ -1,10 +1,9 @@
-//! The sum of squares of all gradients, first stage: one partial sum per workgroup.
+//! The sum of squares of gradients, first stage: one partial sum per workgroup.
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::stepcontrol::StepControl;
 use super::{Operator, reduce_group};
 
 /// The pass that [`forward`] records.
@@ -26,8 +25,8 @@ const SHARE: usize = 16_384;
 const MOST: usize = 1024;
 
 fn kernel(caps: &Caps, width: Width) -> KernelId {
-    let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/gradnorm.wgsl")];
-    KernelId::shader(FORWARD, "forward", width, &body).set("WORKGROUP", reduce_group(caps))
+    KernelId::shader(FORWARD, "forward", width, &[include_str!("../../shaders/gradnorm.wgsl")])
+        .set("WORKGROUP", reduce_group(caps))
 }
 
 /// The kernels an adapter may be given.
@@ -49,22 +48,21 @@ pub fn partials(windows: &[Tensor]) -> usize {
 /// Tensors of [`forward`].
 #[derive(Debug)]
 pub struct Forward<'a> {
-    /// Flat windows that together hold every gradient once, each small enough to bind.
+    /// Flat windows of gradients that together hold each of them once, each small enough to bind.
     pub grads: &'a [Tensor],
-    /// (partials, 1), overwritten; `partials` as [`partials`] says.
+    /// (P, 1), overwritten from row `first` on: so many rows as [`partials`] says.
     pub partials: &'a Tensor,
-    /// Says of what the gradients are multiples: `grad_unit loss_scale`.
-    pub control: &'a StepControl,
+    /// Rows before, which hold sums of other gradients.
+    pub first: usize,
 }
 
-/// `partials[g] = sum of squares of workgroup g's share`, each gradient divided by `grad_unit loss_scale`. Their sum is
-/// the squared norm.
+/// `partials[first + g] = sum of squares of workgroup g's share`. The sum of all rows is the squared norm.
 ///
 /// # Errors
-/// [`crate::error::Error::Shape`] if `partials` has another length.
+/// [`crate::error::Error::Shape`] if `partials` ends elsewhere.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
-    io.partials.check_shape("gradnorm.forward", "partials", partials(io.grads), 1)?;
-    let mut first = 0;
+    io.partials.check_shape("gradnorm.forward", "partials", io.first + partials(io.grads), 1)?;
+    let mut first = io.first;
     for grads in io.grads {
         let width = Width::of(&[grads.len()]);
         let groups = groups_of(grads.len());
@@ -73,7 +71,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             Params { count: (grads.len() / width.elements()) as u32, first: first as u32, groups: groups as u32 };
         pass.dispatch(&Dispatch {
             kernel: &kernel,
-            tensors: &[grads, io.partials, &io.control.state, &io.control.hyper],
+            tensors: &[grads, io.partials],
             immediates: Immediates::of(&params),
             groups: groups as u64,
             flops: 2 * grads.len() as u64,

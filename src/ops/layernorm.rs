@@ -5,6 +5,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
+use super::sums::Sums;
 use super::{Operator, group, groups, reduce_group, stored, subgroup_lanes};
 
 /// The pass that [`forward`] records.
@@ -24,7 +25,6 @@ crate::shared_struct! {
         inverse: f32,
         block_rows: u32,
         blocks: u32,
-        adds: u32,
     }
 }
 
@@ -116,18 +116,16 @@ struct Ends {
     first: bool,
     /// What would be stored in `dinp` goes to `wide`.
     last: bool,
-    /// The sums of `dinp` are a bias's gradient.
-    summed: bool,
 }
 
 fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
     let team = Team::of(caps, c);
-    with_ends(shader(team, FORWARD, "forward", c, elem), caps, Ends::default()).set("WORKGROUP", team.group)
+    with_ends(shader(team, FORWARD, "forward", c, elem), Ends::default()).set("WORKGROUP", team.group)
 }
 
 fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
     let kernel = shader(Team::tree(caps, c), AFFINE, "affine", c, elem);
-    with_ends(kernel, caps, Ends::default()).set("WORKGROUP", group(caps))
+    with_ends(kernel, Ends::default()).set("WORKGROUP", group(caps))
 }
 
 fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
@@ -138,18 +136,11 @@ fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
     };
     let team = Team::of(caps, c);
     let kernel = shader(team, BACKWARD, "backward", c, elem).printed("layernorm", label);
-    with_ends(kernel, caps, ends).set("WORKGROUP", team.group)
-}
-
-fn params_kernel(caps: &Caps, c: usize, summed: bool) -> KernelId {
-    let label = if summed { "backward_params_summed" } else { "backward_params" };
-    let wg = if caps.software { group(caps) } else { reduce_group(caps) };
-    let kernel = shader(Team::tree(caps, c), BACKWARD, "backward_params", c, Elem::F32).printed("layernorm", label);
-    with_ends(kernel, caps, Ends { summed, ..Ends::default() }).set("WORKGROUP", wg)
+    with_ends(kernel, ends).set("WORKGROUP", team.group)
 }
 
 /// The functions through which the shader reads and stores what the variants differ in.
-fn with_ends(kernel: KernelId, caps: &Caps, Ends { first, last, summed }: Ends) -> KernelId {
+fn with_ends(kernel: KernelId, Ends { first, last }: Ends) -> KernelId {
     let before = match first {
         true => "fn load_dinp(i: u32) -> Stored { return pack(Vec(), Vec()); }\n",
         false => "fn load_dinp(i: u32) -> Stored { return dinp[i]; }\n",
@@ -161,19 +152,8 @@ fn with_ends(kernel: KernelId, caps: &Caps, Ends { first, last, summed }: Ends) 
         }
         false => "fn store_dinp(i: u32, first: Vec, last: Vec) { dinp[i] = pack(first, last); }\n",
     };
-    let sum = match summed {
-        true => {
-            "fn store_sum(c: u32, x: Vec, adds: bool) { var before = Vec(); if adds { before = dsum_out[c]; } \
-             dsum_out[c] = before + x; }\n"
-        }
-        false => "fn store_sum(c: u32, x: Vec, adds: bool) {  }\n",
-    };
-    let parts = if caps.software { 1 } else { PARTS };
-    kernel.with_text(before).with_text(put).with_text(sum).with_hidden_const("PARTS", parts)
+    kernel.with_text(before).with_text(put)
 }
-
-/// Invocations of a GPU that share a column of the blocks' sums.
-const PARTS: u32 = 16;
 
 /// The kernels an adapter may be given, for some row lengths.
 #[must_use]
@@ -182,12 +162,10 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     for c in SAMPLE_COLUMNS {
         for elem in stored(caps) {
             list.extend([forward_kernel, affine_kernel].map(|kernel| kernel(caps, c, elem)));
-            let ends =
-                [(false, false), (true, false), (false, true)].map(|(first, last)| Ends { first, last, summed: false });
+            let ends = [(false, false), (true, false), (false, true)].map(|(first, last)| Ends { first, last });
             let possible = ends.into_iter().filter(|ends| elem == Elem::F16 || !ends.last);
             list.extend(possible.map(|ends| backward_kernel(caps, c, elem, ends)));
         }
-        list.extend([false, true].map(|summed| params_kernel(caps, c, summed)));
     }
     list
 }
@@ -201,7 +179,6 @@ fn params(rows: usize, c: usize, elem: Elem) -> Params {
         inverse: 1.0 / c as f32,
         block_rows: block_rows as u32,
         blocks: blocks as u32,
-        adds: 0,
     }
 }
 
@@ -318,16 +295,15 @@ pub struct Backward<'a> {
     /// The same, if there: the sums over n of `dinp`, which is the gradient of the bias of what was added to the
     /// residual stream before.
     pub dsum: Option<&'a Tensor>,
-    /// At least [`scratch_rows`] * C elements, overwritten.
-    pub scratch: &'a Tensor,
 }
 
 /// With `g = weight dout`: `dinp += rstd (g - mean(g) - xhat mean(g xhat))`, `dweight += sum over n of dout xhat`,
-/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. In two deterministic stages. With `first` it is `dinp = `.
+/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. With `first` it is `dinp = `. Parameters' gradients are summed in
+/// two deterministic stages, of which `sums` does the second in its time. Its scratch has at least [`scratch_rows`] * C elements.
 ///
 /// # Errors
 /// [`Error::Shape`].
-pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
+pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
     let (n, c) = (io.xhat.rows(), io.xhat.columns());
     let place = "layernorm.backward";
     io.dout.check_shape(place, "dout", n, c)?;
@@ -349,22 +325,18 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
             return Err(Error::shape(Fault::at(place, "the gradient begins and ends here, `wide` is `dinp` then")));
         }
     }
-    let caps = &pass.gpu.caps;
-    // sums are added to the gradients by the second kernel
-    let ends = Ends { first: io.first, last: io.wide.is_some(), summed: false };
-    let rows_kernel = backward_kernel(caps, c, elem, ends);
-    let params_kernel = params_kernel(caps, c, io.dsum.is_some());
-    let columns_a_group = if caps.software { group(caps) } else { reduce_group(caps) / PARTS };
+    let kernel = backward_kernel(&pass.gpu.caps, c, elem, Ends { first: io.first, last: io.wide.is_some() });
+    let gradients: Vec<&Tensor> = [io.dweight, io.dbias].into_iter().chain(io.dsum).collect();
     for rows in pass.row_windows(n, io.wide.unwrap_or(io.dinp).row_bytes()) {
         let [dout, xhat, rstd, dinp] = [io.dout, io.xhat, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));
         let p = params(xhat.rows(), c, elem);
-        let scratch = io.scratch.reshape(3 * p.blocks as usize, c);
+        let scratch = sums.scratch(pass)?.reshape(3 * p.blocks as usize, c);
         let wide = io.wide.map(|t| t.slice(rows.clone()));
         let mut tensors = vec![&dout, &xhat, io.weight, &rstd, &dinp, &scratch];
         tensors.extend(&wide);
         let stored = wide.as_ref().unwrap_or(&dinp).bytes();
         pass.dispatch(&Dispatch {
-            kernel: &rows_kernel,
+            kernel: &kernel,
             tensors: &tensors,
             immediates: Immediates::of(&p),
             groups: u64::from(p.blocks),
@@ -377,23 +349,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
                 + io.weight.bytes()
                 + scratch.bytes(),
         })?;
-        let mut tensors = vec![&scratch, io.dweight, io.dbias];
-        tensors.extend(io.dsum);
-        let sums = tensors.len() - 1;
-        let begin = tensors[1..].iter().map(|gradient| pass.begins(gradient));
-        let adds: Vec<u32> = begin.map(|begins| (!begins).into()).collect();
-        let added = u64::from(adds.iter().sum::<u32>());
-        // parameters and their sums are f32
-        let adds = adds.iter().zip(0..).map(|(adds, at)| adds << at).sum();
-        let p = Params { adds, ..params(xhat.rows(), c, Elem::F32) };
-        pass.dispatch(&Dispatch {
-            kernel: &params_kernel,
-            tensors: &tensors,
-            immediates: Immediates::of(&p),
-            groups: sums as u64 * groups(p.columns as usize, columns_a_group),
-            flops: scratch.len() as u64 / 3 * sums as u64,
-            bytes: scratch.bytes() / 3 * sums as u64 + (sums as u64 + added) * io.dweight.bytes(),
-        })?;
+        sums.leave(p.blocks as usize, 3 * c, &gradients)?;
     }
     Ok(())
 }

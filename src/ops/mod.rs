@@ -1,4 +1,5 @@
-//! One operator each: its kernels, the checks of its shapes, its grid. No operator knows another, none knows a layer.
+//! One operator each: its kernels, the checks of its shapes, its grid. No operator knows another but [`sums`], which finishes
+//! what several begin, and [`stepcontrol`], whose numbers some bind; none knows a layer.
 //!
 //! Parameter gradients accumulate, activation gradients overwrite, the gradient of the residual stream accumulates.
 
@@ -17,6 +18,7 @@ pub mod matrix_units;
 pub mod residual;
 pub mod roof;
 pub mod stepcontrol;
+pub mod sums;
 
 use crate::gpu::adapter::Flexible;
 use crate::gpu::kernel::Width;
@@ -115,7 +117,7 @@ pub struct Operator {
 macro_rules! for_each_operator {
     ($then:ident) => {
         $then! {
-            adamw attention bias cast compare crossentropy embedding gelu gradnorm layernorm matmul residual roof stepcontrol
+            adamw attention bias cast compare crossentropy embedding gelu gradnorm layernorm matmul residual roof stepcontrol sums
         }
     };
 }

@@ -168,9 +168,12 @@ crate::shared_struct! {
     }
 }
 
+/// Invocations of the workgroup at most: each has 12 bytes of workgroup memory.
+const MOST: u32 = 1024;
+
 fn kernel(caps: &Caps, of: OpPass) -> KernelId {
-    // one workgroup in all: as wide as every adapter allows
-    let wg = if caps.software { reduce_group(caps) } else { 256 };
+    // one workgroup in all: the wider it is, the more of its loads do not wait for one another
+    let wg = if caps.software { reduce_group(caps) } else { 1 << caps.max_invocations.clamp(256, MOST).ilog2() };
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/stepcontrol.wgsl")];
     KernelId::shader(of, of.pass, Width::Vec4, &body).set("WORKGROUP", wg)
 }
@@ -197,7 +200,8 @@ pub fn accumulate(pass: &mut Pass, control: &StepControl, losses: &Tensor) -> Re
     })
 }
 
-/// Decides from the norm's `partials` (P, 1) and the state's loss sum what happens to the step, and writes the report.
+/// Decides what happens to the step, and writes the report. `partials` (P, 1) add up to the sum of squares of all gradients, which
+/// are multiples by `grad_unit loss_scale`; the losses are in the state.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
@@ -241,7 +245,7 @@ mod tests {
                 *count += usize::from(have.unwrap_or_else(|e| panic!("{e}")));
             }
         }
-        // AdamW, the norm, cross-entropy and step control bind them; the report and the windows are step control's alone
+        // AdamW, cross-entropy and step control bind them; the report and the windows are step control's alone
         assert!(found[0] >= 8 && found[1] == found[0] && found[2] >= 1 && found[3] >= 1, "{found:?}");
     }
 }

@@ -28,3 +28,4 @@ pub mod matmul;
 pub mod random;
 pub mod residual;
 pub mod roof;
+pub mod sums;

@@ -34,8 +34,9 @@ const COUNTS: [&str; 5] = ["instructions", "moves", "matrix", "fma", "barriers"]
 
 /// Instructions of a GPU's kernels together that their names have in common. Parts of a kernel that is split keep its
 /// name, so that they count together. These numbers only go down, but where a step takes less time for it: attention has a loop
-/// of its own for diagonal blocks, and the first product of the head's gradient overwrites (22,750 before).
-const TOGETHER: [(&str, &str, u64); 2] = [("ampere", "", 23_000), ("ampere", "bias_gelu", 1_550)];
+/// of its own for diagonal blocks, and the first product of the head's gradient overwrites (22,750 before); one dispatch adds
+/// parts, their squares and rows of sums (23,000 before).
+const TOGETHER: [(&str, &str, u64); 2] = [("ampere", "", 23_600), ("ampere", "bias_gelu", 1_550)];
 
 /// A kernel on a GPU, as tools/isa's JSON has it.
 #[derive(Debug, Clone)]

@@ -35,7 +35,7 @@ impl<'g> Training<'g> {
         let partials = tensor("partials", count).reshape(count, 1);
         let mut pass = Pass::new(gpu);
         stepcontrol::accumulate(&mut pass, &control, &losses).expect("recorded");
-        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &grads, partials: &partials, control: &control })
+        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &grads, partials: &partials, first: 0 })
             .expect("recorded");
         stepcontrol::decide(&mut pass, &control, &partials).expect("recorded");
         let [param, m, v] = &weights;

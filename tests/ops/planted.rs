@@ -174,21 +174,34 @@ fn writing_past_either_end_is_red() {
 
 #[test]
 fn overwriting_what_is_to_be_accumulated_is_red() {
-    let text = include_str!("../../shaders/bias.wgsl");
+    // no rows of sums: parts alone
+    let rows = "const GRADIENTS = 1u; const SHARE = 1u; @group(0) @binding(3) var<storage, read> rows: array<Vec>;\n\
+                fn put(which: u32, c: u32, sum: Vec, adds: bool) {}\n";
+    let tree = include_str!("../../shaders/shared/group_tree.wgsl");
+    let parts = include_str!("../../shaders/sums_parts.wgsl");
+    let text = [include_str!("../../shaders/sums.wgsl"), rows, parts, tree].concat();
+    let from = "before[k] + sums[k]";
+    assert!(text.contains(from), "shaders/sums_parts.wgsl has no `{from}`");
     for device in modes() {
-        for (to, is_red) in [("before + sum", false), ("sum", true), ("before - sum", true)] {
-            let kernel = changed("bias", "backward", Width::Scalar, text.replace("before + sum", to));
+        for (to, is_red) in [(from, false), ("sums[k]", true), ("before[k] - sums[k]", true)] {
+            let kernel = changed("sums", "add_parts", Width::Scalar, text.replace(from, to));
             let mut inputs = Inputs::new();
-            let (sums, before) = (inputs.values(3 * 5), inputs.values(5));
+            let (parts, before) = (inputs.values(3 * 5), inputs.values(5));
             let mut want = wide(&before);
-            reference::bias::backward(&wide(&sums), &mut want);
-            let slots = vec![Slot::input("sums", [3, 5]), Slot::accumulated("dbias", [1, 5])];
-            let dbias = Contents::floats(&before).wanting(near(want, 4.0, 4.0));
-            let case =
-                planted("[3, 5]".into(), slots, vec![Contents::floats(&sums), dbias], (kernel, vec![3, 5, 1, 3, 1], 1));
+            let _ = reference::sums::add(&wide(&parts), &mut want);
+            let slots = vec![
+                Slot::input("parts", [3, 5]),
+                Slot::accumulated("dweight", [1, 5]),
+                Slot::scratch("squares", [1, 1]),
+            ];
+            let dweight = Contents::floats(&before).wanting(near(want, 4.0, 4.0));
+            let contents = vec![Contents::floats(&parts), dweight, Contents::scratch()];
+            // 5 elements in 3 parts and 1 workgroup, no squares, no rows, added to what is there
+            let immediates = vec![5, 3, 1, u32::MAX, 0, 0, 0, 1];
+            let case = planted("[3, 5]".into(), slots, contents, (kernel, immediates, 1));
             let outcome = verify(&device, &case);
             if is_red {
-                red(outcome, &["`dbias`[0, 0]"]);
+                red(outcome, &["`dweight`[0, 0]"]);
             } else {
                 outcome.unwrap_or_else(|report| panic!("{report}"));
             }

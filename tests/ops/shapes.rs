@@ -43,9 +43,18 @@ const FREE_ROWS: [&str; 9] = [
 ];
 /// Slots with one column more: of padding.
 const FREE_COLUMNS: [&str; 2] = ["crossentropy.forward logits", "crossentropy.forward_backward logits"];
-/// Slots with either: structs, of which the first words are read, and sums over all that there is.
-const FREE: [&str; 7] =
-    [" state", " hyper", " report", " windows", "gradnorm.forward grads", "roof.fused", "stepcontrol"];
+/// Slots with either: structs, of which the first words are read, sums over all that there is, and memory that may be too large.
+const FREE: [&str; 9] = [
+    " state",
+    " hyper",
+    " report",
+    " windows",
+    "gradnorm.forward grads",
+    "roof.fused",
+    "stepcontrol",
+    "sums.add scratch",
+    "sums.add squares",
+];
 
 #[test]
 fn each_slot_of_each_case_is_refused_with_one_row_or_column_more() {

@@ -322,7 +322,11 @@ fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         }
     }
     if breadth == Breadth::All {
-        for hs in [32, 64, 80, 96, 128] {
+        // a multiple of the blocks and a prime, as long as other models' contexts
+        for t in [2048, 4093, 4096] {
+            cases.extend(of_blocks(caps, [1, t, 1, 16], None, [8, 16]));
+        }
+        for hs in [32, 48, 64, 80, 96, 112, 128] {
             let blocks: &[[u32; 2]] =
                 if caps.software { &[[8, 16], [16, 16], [16, 32], [16, 48], [16, 64]] } else { &[[8, 16]] };
             cases.extend(blocks.iter().flat_map(|blocks| of_blocks(caps, [1, 150, 1, hs], None, *blocks)));

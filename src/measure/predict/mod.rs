@@ -438,8 +438,10 @@ pub fn all_cards(codes: &Codes) -> Result<Vec<(&'static Card, Prediction)>> {
 /// As [`predict`].
 pub fn lines(codes: &Codes) -> Result<Vec<String>> {
     let line = |(card, p): (&Card, Prediction)| {
-        let of = |stem: &str| p.rows.iter().filter(|r| r.kernel.starts_with(stem)).map(|r| r.ms).sum::<f64>();
-        let (products, attention) = (of("matmul"), of("attention"));
+        let of = |test: &dyn Fn(&Row) -> bool| p.rows.iter().filter(|row| test(row)).map(|row| row.ms).sum::<f64>();
+        let adds_parts = |row: &Row| row.id.as_ref().is_some_and(|id| id.purpose == Purpose::PartialSums);
+        let products = of(&|row| row.kernel.starts_with("matmul") || adds_parts(row));
+        let attention = of(&|row| row.kernel.starts_with("attention"));
         let rest = p.ms() - products - attention;
         let limits: Vec<String> =
             p.limits().iter().take(3).map(|(name, ms)| format!("{name} {:.0} %", 100.0 * ms / p.ms())).collect();

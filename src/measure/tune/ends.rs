@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::ops::layernorm;
 use crate::ops::matmul::{self, BackwardInp, BackwardWeight, Forward, Product};
+use crate::ops::sums::{Room, Sums};
 use crate::ops::{bias, gelu};
 use crate::reference;
 
@@ -151,7 +152,7 @@ impl End {
         pass: &mut Pass,
         product: Product,
         [a, b, out]: [&Tensor; 3],
-        partials: Option<&Tensor>,
+        room: Option<Room>,
     ) -> Result<()> {
         let forward = |bias| Forward { inp: a, weight: b, bias, out };
         match (product, self) {
@@ -172,17 +173,20 @@ impl End {
             }
             (Product::BackwardWeight, end) => {
                 let io = BackwardWeight { dout: a, inp: b, dweight: out };
-                match (end, partials) {
-                    (Self::ColumnSums { dbias, scratch, .. }, _) => {
-                        let summed = match partials {
-                            Some(partials) => {
-                                matmul::backward_weight_and_bias(pass, io, dbias, matmul::Room { partials, scratch })?
-                            }
-                            None => matmul::backward_weight(pass, io).map(|()| false)?,
-                        };
-                        if summed { Ok(()) } else { bias::backward(pass, bias::Backward { dout: a, dbias, scratch }) }
+                match (end, room) {
+                    (Self::ColumnSums { dbias, scratch, .. }, room) => {
+                        let mut sums = Sums::new(room, scratch);
+                        if !matmul::backward_weight_and_bias(pass, io, dbias, &mut sums)? {
+                            bias::backward(pass, bias::Backward { dout: a, dbias }, &mut sums)?;
+                        }
+                        sums.finish(pass).map(|_| ())
                     }
-                    (_, Some(partials)) => matmul::backward_weight_in_parts(pass, io, partials),
+                    // no rows of sums ask for a scratch
+                    (_, Some(room)) => {
+                        let mut sums = Sums::new(Some(room), room.partials);
+                        matmul::backward_weight_in_parts(pass, io, &mut sums)?;
+                        sums.finish(pass).map(|_| ())
+                    }
                     (_, None) => matmul::backward_weight(pass, io),
                 }
             }

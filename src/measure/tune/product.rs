@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
 use crate::ops::matmul::{self, Product, choose, parts};
+use crate::ops::sums;
 
 use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
 use crate::measure::tune::ends::{Checked, End, Form};
@@ -14,7 +15,8 @@ pub(super) struct ProductBench {
     operands: Operands,
     a: Tensor,
     b: Tensor,
-    partials: Option<Tensor>,
+    /// Room for parts and for squares.
+    room: Option<[Tensor; 2]>,
     pub(super) end: End,
     pub(super) target: Target,
     result: Tensor,
@@ -29,7 +31,7 @@ pub(super) struct ProductBench {
 /// sum is two thirds of it in the mean. NVIDIA's matrix units cut off after every 16 products, which loses up to one unit in
 /// the last place each time, all in one direction: `depth / 16` times `0.5 sqrt(depth)` units. Sums in f32 round to both
 /// sides, which comes to less; sixteen more roundings are for the ends of short sums.
-fn sums(depth: usize) -> f64 {
+fn rounded(depth: usize) -> f64 {
     let depth = depth as f64;
     f64::from(f32::EPSILON) * (depth / 16.0 + 16.0) * 0.5 * depth.sqrt()
 }
@@ -78,8 +80,11 @@ impl ProductBench {
             .map(|algorithm| parts::parts_of(&gpu.caps, algorithm, [m, n, k]) as usize * m * n)
             .max()
             .unwrap_or(0);
-        let partials = match product {
-            Product::BackwardWeight if most > m * n => Some(gpu.tensor("partials", 1, most, Elem::F32)?),
+        let room = match product {
+            Product::BackwardWeight if most > m * n => Some([
+                gpu.tensor("partials", 1, most, Elem::F32)?,
+                gpu.tensor("squares", sums::squares(&gpu.caps, m * n, 1), 1, Elem::F32)?,
+            ]),
             _ => None,
         };
         let rows = sample(m);
@@ -88,7 +93,7 @@ impl ProductBench {
         let half = out_elem == Elem::F16;
         let least = if half { 2f64.powi(-24) } else { 0.0 };
         let stored = if half { 2f64.powi(-10) } else { 0.0 };
-        let tolerance = form.tolerance(Tolerance { sums: sums(k) + least, plain: sums(k), stored });
+        let tolerance = form.tolerance(Tolerance { sums: rounded(k) + least, plain: rounded(k), stored });
         let target = Target {
             name: "out",
             got: gpu.tensor("out", m, n, out_elem)?,
@@ -98,7 +103,7 @@ impl ProductBench {
             about: usual(exact.iter().flatten().copied()),
         };
         let result = gpu.tensor("counts", 3, 1, Elem::U32)?;
-        let mut bench = Self { operands, a, b, partials, end: End::Plain, target, result, rows, exact };
+        let mut bench = Self { operands, a, b, room, end: End::Plain, target, result, rows, exact };
         bench.plain(gpu)?;
         bench.end = End::new(gpu, form, elem, &bench.checked())?;
         Ok(bench)
@@ -131,7 +136,8 @@ impl Bench for ProductBench {
     fn record(&self, gpu: &Gpu) -> Result<Program> {
         let mut pass = Pass::new(gpu);
         let tensors = [&self.a, &self.b, &self.target.got];
-        self.end.record(&mut pass, self.operands.product, tensors, self.partials.as_ref())?;
+        let room = self.room.as_ref().map(|[partials, squares]| sums::Room { partials, squares });
+        self.end.record(&mut pass, self.operands.product, tensors, room)?;
         Ok(pass.finish())
     }
 

@@ -5,7 +5,7 @@ use crate::gpu::{Caps, Elem, KernelId, Vendor};
 use crate::ops::matrix_units::{Units, gathers};
 
 use super::generate::{self, Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
-use super::parts::{PART_DEPTH, parts_kernel};
+use super::parts::PART_DEPTH;
 use super::{kernel, row};
 
 /// Tile shapes for GPUs: the large one moves half the bytes, the small one keeps more workgroups busy; tuning also tries the
@@ -214,8 +214,7 @@ fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
-    let mut list: Vec<KernelId> = [Width::Vec4, Width::Scalar].map(|width| parts_kernel(caps, width)).into();
-    list.extend(row::kernels(caps));
+    let mut list = row::kernels(caps);
     for product in PRODUCTS {
         for elem in [Elem::F32, Elem::F16] {
             for algorithm in tabled(caps, product, elem) {

@@ -13,11 +13,12 @@ use crate::gpu::kernel::{Generator, Width};
 use crate::gpu::{Arithmetic, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
 use super::Operator;
+use super::sums::{self, Sums};
 
 pub use choose::kernels;
 pub use generate::{Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
+use parts::part_depth;
 pub use parts::partials;
-use parts::{add_parts, part_depth};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("matmul", "forward");
@@ -379,23 +380,12 @@ pub fn backward_weight(pass: &mut Pass, io: BackwardWeight) -> Result<()> {
 }
 
 /// The same with room for partial sums: where the result has too few tiles to keep a GPU busy, its depth is cut into
-/// parts that are summed apart and added in order, a function of the shape alone. `partials` has at least
-/// [`partials`] elements of f32 and is overwritten.
+/// parts that are summed apart and added in order, a function of the shape alone.
 ///
 /// # Errors
 /// [`Error::Shape`].
-pub fn backward_weight_in_parts(pass: &mut Pass, io: BackwardWeight, partials: &Tensor) -> Result<()> {
-    partials.check_elem("matmul.backward_weight", "partials", Elem::F32)?;
-    backward_weight_with(pass, &io, Some(partials), None).map(|_| ())
-}
-
-/// Room for what [`backward_weight_and_bias`] sums in parts.
-#[derive(Debug, Clone, Copy)]
-pub struct Room<'a> {
-    /// As that of [`backward_weight_in_parts`].
-    pub partials: &'a Tensor,
-    /// Elements of f32, overwritten: (parts, N) of them are needed.
-    pub scratch: &'a Tensor,
+pub fn backward_weight_in_parts(pass: &mut Pass, io: BackwardWeight, sums: &mut Sums) -> Result<()> {
+    backward_weight_with(pass, &io, Some(sums), None).map(|_| ())
 }
 
 /// [`backward_weight_in_parts`], and `dbias += sum over m of dout` in the same reading of `dout`. Says whether it did that:
@@ -403,19 +393,17 @@ pub struct Room<'a> {
 ///
 /// # Errors
 /// [`Error::Shape`].
-pub fn backward_weight_and_bias(pass: &mut Pass, io: BackwardWeight, dbias: &Tensor, room: Room) -> Result<bool> {
+pub fn backward_weight_and_bias(pass: &mut Pass, io: BackwardWeight, dbias: &Tensor, sums: &mut Sums) -> Result<bool> {
     dbias.check_shape("matmul.backward_weight", "dbias", 1, io.dout.columns())?;
-    room.partials.check_elem("matmul.backward_weight", "partials", Elem::F32)?;
-    room.scratch.check_elem("matmul.backward_weight", "scratch", Elem::F32)?;
-    backward_weight_with(pass, &io, Some(room.partials), Some((dbias, room.scratch)))
+    backward_weight_with(pass, &io, Some(sums), Some(dbias))
 }
 
 /// Says whether the bias's gradient was summed too.
 fn backward_weight_with(
     pass: &mut Pass,
     io: &BackwardWeight,
-    partials: Option<&Tensor>,
-    bias: Option<(&Tensor, &Tensor)>,
+    mut sums: Option<&mut Sums>,
+    bias: Option<&Tensor>,
 ) -> Result<bool> {
     let place = "matmul.backward_weight";
     let (m, n, k) = (io.dout.rows(), io.dout.columns(), io.inp.columns());
@@ -444,34 +432,36 @@ fn backward_weight_with(
                 ..bytemuck::Zeroable::zeroed()
             };
             let wanted = parts::parts(&pass.gpu.caps, elem, window.len(), k, rows.len());
+            let partials = sums.as_ref().and_then(|sums| sums.partials());
             let room = partials.map_or(0, |p| p.len().min((pass.gpu.caps.window_bytes() / 4) as usize));
             let parts = if wanted as usize * dweight.len() <= room { wanted } else { 1 };
             let product = Product::BackwardWeight;
-            let (a, b, more) = (&dout, &inp, &[] as &[&Tensor]);
-            let epilogue = Epilogue::None;
-            match partials.filter(|_| parts > 1) {
-                None => {
-                    let accumulate = !pass.begins(&dweight);
-                    let whole = Window { product, a, b, out: &dweight, more, epilogue, accumulate, parts: 1, params };
-                    dispatch(pass, &whole)?;
+            let (a, b, epilogue) = (&dout, &inp, Epilogue::None);
+            let (Some(partials), Some(sums)) = (partials.filter(|_| parts > 1), sums.as_mut()) else {
+                let accumulate = !pass.begins(&dweight);
+                let all = Window { product, a, b, out: &dweight, more: &[], epilogue, accumulate, parts: 1, params };
+                dispatch(pass, &all)?;
+                continue;
+            };
+            let out = &partials.reshape(parts as usize, window.len() * k);
+            let algorithm = choose::choose(&pass.gpu.caps, product, elem, [n, k, m]);
+            let column_sums = match bias.filter(|_| whole && parts::sums_columns(&algorithm)) {
+                Some(dbias) => {
+                    let scratch = sums.scratch(pass)?;
+                    let fits = scratch.len() >= parts as usize * n;
+                    fits.then(|| (dbias, scratch.reshape(parts as usize, n)))
                 }
-                Some(partials) => {
-                    let out = &partials.reshape(parts as usize * window.len(), k);
-                    let algorithm = choose::choose(&pass.gpu.caps, product, elem, [n, k, m]);
-                    let fits = |scratch: &Tensor| whole && scratch.len() >= parts as usize * n;
-                    let bias = bias.filter(|(_, s)| parts::sums_columns(&algorithm) && fits(s));
-                    let sums = bias.map(|(dbias, scratch)| (dbias, scratch.reshape(parts as usize, n)));
-                    let more: Vec<&Tensor> = sums.iter().map(|(_, sums)| sums).collect();
-                    let epilogue = if sums.is_some() { Epilogue::ColumnSums } else { epilogue };
-                    let apart = Window { product, a, b, out, more: &more, epilogue, accumulate: false, parts, params };
-                    dispatch(pass, &apart)?;
-                    add_parts(pass, out, parts, &dweight)?;
-                    if let Some((dbias, sums)) = sums {
-                        add_parts(pass, &sums, parts, dbias)?;
-                        summed = true;
-                    }
-                }
+                None => None,
+            };
+            let more: Vec<&Tensor> = column_sums.iter().map(|(_, rows)| rows).collect();
+            let epilogue = if column_sums.is_some() { Epilogue::ColumnSums } else { epilogue };
+            let apart = Window { product, a, b, out, more: &more, epilogue, accumulate: false, parts, params };
+            dispatch(pass, &apart)?;
+            if let Some((dbias, _)) = column_sums {
+                sums.leave(parts as usize, n, &[dbias])?;
+                summed = true;
             }
+            sums.add(pass, sums::Parts { partials: out, parts, dweight: &dweight, whole })?;
         }
     }
     Ok(summed)

@@ -1,15 +1,12 @@
-//! Products in parts of their depth: how many there are, and what adds them up.
+//! Products in parts of their depth: how many there are.
 //!
 //! The weights' gradients have few tiles and a great depth. Parts of the depth are summed apart, into partial sums that lie
-//! behind one another, and added in order.
+//! behind one another, and [`crate::ops::sums`] adds them in order.
 
-use crate::error::Result;
-use crate::gpu::kernel::Width;
-use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
-use crate::ops::{group, groups};
+use crate::gpu::{Caps, Elem};
 
 use super::choose::{choose, compute_units};
-use super::{Algorithm, BACKWARD_WEIGHT, Coop, Product};
+use super::{Algorithm, Coop, Product};
 
 /// The least depth of a part: less, and writing the parts takes longer than computing them.
 pub(super) const PART_DEPTH: usize = 512;
@@ -87,34 +84,4 @@ pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
         Algorithm::Rows { .. } => 1,
     };
     k.div_ceil(parts.max(1)).next_multiple_of(tile_k)
-}
-
-crate::shared_struct! {
-    struct PartsParams {
-        count: u32,
-        parts: u32,
-        adds: u32,
-    }
-}
-
-pub(super) fn parts_kernel(caps: &Caps, width: Width) -> KernelId {
-    KernelId::shader(BACKWARD_WEIGHT, "add", width, &[include_str!("../../../shaders/matmul_parts.wgsl")])
-        .printed("matmul_parts", "add")
-        .serving(Purpose::PartialSums)
-        .set("WORKGROUP", group(caps))
-}
-
-/// `dweight += partials[0] + partials[1] + ...`, in order; `dweight = ` where it begins.
-pub(super) fn add_parts(pass: &mut Pass, partials: &Tensor, parts: u32, dweight: &Tensor) -> Result<()> {
-    let width = Width::of(&[dweight.len()]);
-    let count = dweight.len() / width.elements();
-    let adds = !pass.begins(dweight);
-    pass.dispatch(&Dispatch {
-        kernel: &parts_kernel(&pass.gpu.caps, width),
-        tensors: &[partials, dweight],
-        immediates: Immediates::of(&PartsParams { count: count as u32, parts, adds: adds.into() }),
-        groups: groups(count, group(&pass.gpu.caps)),
-        flops: partials.len() as u64,
-        bytes: partials.bytes() + (1 + u64::from(adds)) * dweight.bytes(),
-    })
 }

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Pool, Program, Tensor};
 use crate::model::{Activations, Backward, Config, Params, backward, forward, place};
 use crate::ops::stepcontrol::{self, StepControl};
+use crate::ops::sums::{self, Squared};
 use crate::ops::{embedding, gradnorm};
 use crate::train::optimizer::{Parameter, UpdateRule};
 
@@ -36,15 +37,15 @@ impl Model {
         gpu.write(&self.control.state, bytemuck::bytes_of(&state))
     }
 
-    /// Records the end of a step: norm, decision, update.
-    pub fn record_end(&self, gpu: &Gpu, rule: &UpdateRule) -> Result<Program> {
-        let windows: Vec<Tensor> = self.grads.windows(gpu).into_iter().map(|(window, _)| window).collect();
-        let partials = gpu.tensor("norm partials", gradnorm::partials(&windows), 1, Elem::F32)?;
-        let control = &self.control;
+    /// Records the end of a step: what the norm still lacks, decision, update.
+    pub fn record_end(&self, gpu: &Gpu, rule: &UpdateRule, norm: &Norm) -> Result<Program> {
+        let grads = &self.grads.windows_without(gpu, &norm.squared.of);
+        let (first, control) = (norm.squared.count, &self.control);
+        let partials = &norm.squares.slice(0..first + gradnorm::partials(grads));
         let mut pass = Pass::new(gpu);
         pass.at(place::UPDATE);
-        gradnorm::forward(&mut pass, gradnorm::Forward { grads: &windows, partials: &partials, control })?;
-        stepcontrol::decide(&mut pass, control, &partials)?;
+        gradnorm::forward(&mut pass, gradnorm::Forward { grads, partials, first })?;
+        stepcontrol::decide(&mut pass, control, partials)?;
         rule.record(&mut pass, &Parameter::all(&self.params, &self.grads), control)?;
         Ok(pass.finish())
     }
@@ -58,6 +59,31 @@ impl Model {
     }
 }
 
+/// The sums of squares from which a step's gradient norm comes.
+pub(super) struct Norm {
+    /// Sums left by the micro-step's kernels, then room for those of all other gradients.
+    squares: Tensor,
+    /// The gradients whose squares the micro-step leaves.
+    squared: Squared,
+}
+
+impl Norm {
+    /// Returns memory for the sums of a model's gradients, and how many of them products may leave, none unless `in_parts`. It can
+    /// be bound as a whole: where it could not, fewer products leave theirs.
+    fn room(gpu: &Gpu, config: &Config, grads: &Params, in_parts: bool) -> Result<(Tensor, usize)> {
+        let matrices = grads.in_memory_order().filter(|(param, _)| in_parts && param.per_layer && param.decays);
+        let squares = |elements| sums::squares(&gpu.caps, elements, config.channels);
+        let left: usize = matrices.map(|(param, layer)| squares(grads.get(param.name, layer).len())).sum();
+        // gradients that are left over come in runs of parameters, cut into windows: those have no more sums than all
+        // parameters apart and all windows together
+        let windows: Vec<Tensor> = grads.windows(gpu).into_iter().map(|(window, _)| window).collect();
+        let each = grads.in_memory_order().map(|(param, layer)| grads.get(param.name, layer).clone());
+        let rest = gradnorm::partials(&each.collect::<Vec<_>>()) + gradnorm::partials(&windows);
+        let left = left.min(((gpu.caps.window_bytes() / Elem::F32.bytes()) as usize).saturating_sub(rest));
+        Ok((gpu.tensor("norm partials", left + rest, 1, Elem::F32)?, left))
+    }
+}
+
 /// A recorded micro-step, forward and backward, and the tensors it goes through.
 pub(super) struct MicroStep {
     /// The first of a step: gradients begin.
@@ -67,6 +93,7 @@ pub(super) struct MicroStep {
     pub acts: Activations,
     pub scratch: Backward,
     pub buckets: embedding::Buckets,
+    pub norm: Norm,
 }
 
 impl MicroStep {
@@ -97,12 +124,15 @@ impl MicroStep {
         let Model { config, elem, .. } = model;
         let shape = [options.sizes.batch, options.sizes.context];
         let acts = Activations::new(pool, config, shape, *elem, options.recompute)?;
-        let scratch = Backward::new(pool, config, &acts)?;
+        let in_parts = Backward::partials(&gpu.caps, config, &acts) > 0;
+        let (squares, left) = Norm::room(gpu, config, &model.grads, in_parts)?;
+        let scratch = Backward::new(pool, config, &acts, squares.slice(0..left))?;
         let buckets = embedding::Buckets::new(gpu, acts.rows())?;
         let record = |begins| Self::record_program(gpu, model, options, (&acts, &scratch, &buckets), begins);
-        let first = record(true)?;
-        let others = (options.sizes.accumulation > 1).then(|| record(false)).transpose()?;
-        Ok(Self { first, others, acts, scratch, buckets })
+        let (first, squared) = record(true)?;
+        // each micro-step leaves squares, the last one's stay
+        let others = (options.sizes.accumulation > 1).then(|| record(false)).transpose()?.map(|(others, _)| others);
+        Ok(Self { first, others, acts, scratch, buckets, norm: Norm { squares, squared } })
     }
 
     /// Records one whose gradients begin, or are added to.
@@ -112,7 +142,7 @@ impl MicroStep {
         options: &TrainerOptions,
         (acts, scratch, buckets): (&Activations, &Backward, &embedding::Buckets),
         begins: bool,
-    ) -> Result<Program> {
+    ) -> Result<(Program, Squared)> {
         let Model { config, elem, params, grads, control } = model;
         let mut pass = Pass::new(gpu);
         if begins {
@@ -122,9 +152,9 @@ impl MicroStep {
         let scale = if *elem == Elem::F16 { 1.0 } else { 1.0 / options.sizes.tokens() as f32 };
         forward::body(&mut pass, config, params, acts)?;
         backward::head(&mut pass, config, params, grads, acts, scratch, (control, scale))?;
-        backward::body(&mut pass, config, params, grads, acts, scratch, buckets)?;
+        let squared = backward::body(&mut pass, config, params, grads, acts, scratch, buckets)?;
         pass.at(place::UPDATE);
         stepcontrol::accumulate(&mut pass, control, &acts.losses)?;
-        Ok(pass.finish())
+        Ok((pass.finish(), squared))
     }
 }

@@ -58,7 +58,7 @@ impl<'g> Trainer<'g> {
         let micro = MicroStep::record(gpu, &model, &options, &mut pool)?;
         let rule = UpdateRule::new(gpu, options.config)?;
         model.start_loss_scale(gpu)?;
-        let end = model.record_end(gpu, &rule)?;
+        let end = model.record_end(gpu, &rule, &micro.norm)?;
         let eval = model.record_losses(gpu, &micro.acts)?;
         let acts = &micro.acts;
         let inputs_bytes: u64 = micro.inputs().iter().map(|tensor| tensor.bytes()).sum();

@@ -58,37 +58,7 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// shared/step.wgsl: what lives on the GPU from step to step, and what the host says of a step; src/ops/stepcontrol.rs has
-// the same structs.
-struct State {
-    beta1_power: f32,      // beta1 ^ updates applied
-    beta2_power: f32,
-    updates: u32,          // updates applied: Adam's t
-    skipped: u32,          // updates skipped in all
-    skipped_in_a_row: u32,
-    apply: u32,            // 1 if this step's update is applied
-    grad_scale: f32,       // what gradients are multiplied by: their unit taken out, then clipped
-    loss_sum: f32,         // over the step's micro-steps
-    loss_scale: f32,       // a power of two that the gradients are multiplied by; 1 in f32
-    clean_steps: u32,      // updates since the loss scale last changed
-}
-struct Hyper {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    weight_decay: f32,
-    clip: f32,             // largest gradient norm; 0 switches clipping off
-    inverse_tokens: f32,   // 1 / tokens of a step: from a sum of losses to their mean
-    step: u32,
-    grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
-    dynamic: u32,          // 1 if the state's loss scale follows overflows
-    skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
-    skip_norm_z: f32,      // the same of its gradient norm
-}
-// gradnorm.wgsl: the sum of squares of all gradients, in two stages; stepcontrol.wgsl does the second.
-//   Gradients are multiples of what they stand for, by hyper.grad_unit and the loss scale; squared is what they stand
-//   for, which cannot overflow where the multiple would.
+// gradnorm.wgsl: the sum of squares of gradients, in two stages; stepcontrol.wgsl does the second.
 //   grads (count Vec);  partials (groups): one sum per workgroup, from `first` on
 struct Params {
     count: u32,    // number of Vec
@@ -99,8 +69,6 @@ var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> grads: array<Vec>;
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(2) var<storage, read> state: State;
-@group(0) @binding(3) var<storage, read> hyper: Hyper;
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -110,19 +78,18 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     // a workgroup's share is one run of memory: pages and caches like that on every machine
     let share = (params.count + params.groups - 1u) / params.groups;
     let end = min(params.count, (g + 1u) * share);
-    let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     // two sums: shorter chains of additions, smaller rounding error
     var s0 = Vec();
     var s1 = Vec();
     var i = g * share + lane;
     for (; i + WORKGROUP < end; i += 2u * WORKGROUP) {
-        let a = grads[i] * unscale;
-        let b = grads[i + WORKGROUP] * unscale;
+        let a = grads[i];
+        let b = grads[i + WORKGROUP];
         s0 += a * a;
         s1 += b * b;
     }
     if i < end {
-        let a = grads[i] * unscale;
+        let a = grads[i];
         s0 += a * a;
     }
     let total = reduce_sum(lane, sum_elements(s0 + s1));

@@ -88,8 +88,8 @@ struct Hyper {
 }
 // stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
 //   accumulate   one workgroup; state.loss_sum += sum of a micro-step's losses (N)
-//   decide       one workgroup; sums the norm's partials, tests for non-finite values, sets the clip factor, counts
-//                skipped steps, advances Adam's powers, moves the loss scale, and writes the step's report
+//   decide       one workgroup; sums the partials of the gradients' squares, tests for non-finite values, sets the clip
+//                factor, counts skipped steps, advances Adam's powers, moves the loss scale, and writes the step's report
 // Outliers are skipped as llm.c does: z = (x - mean) / deviation over the last 128 values, x among them, taken only once
 // there are 128. Two passes over values less x: sums of squares of raw values would cancel in f32. Values that are not
 // finite do not enter, or they would stay for 128 steps.
@@ -143,43 +143,45 @@ fn move_scale(good: bool) {
 
 fn finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 
-// The z-score of x in its window, which it enters if it is finite.
-fn enter(lane: u32, which: u32, x: f32) -> f32 {
-    let slot = windows[which].next;
-    let full = windows[which].count == WINDOW;
-    var sum = 0.0;
+// The z-scores of x in their windows, of losses and of norms, which they enter if they are finite.
+fn enter(lane: u32, x: vec2<f32>) -> vec2<f32> {
+    let slots = vec2(windows[0].next, windows[1].next);
+    let full = vec2(windows[0].count, windows[1].count) == vec2(WINDOW);
+    var sums = vec2(0.0);
     for (var turn = 0u; turn < (WINDOW + WORKGROUP - 1u) / WORKGROUP; turn++) {
         let i = lane + turn * WORKGROUP;
-        if i < WINDOW { sum += select(windows[which].values[i] - x, 0.0, i == slot); }
+        if i < WINDOW { sums += less(i, slots, x); }
     }
-    let mean = reduce_sum(lane, sum) / f32(WINDOW); // less x
-    var squares = 0.0;
+    let means = reduce_pairs(lane, WORKGROUP, sums) / f32(WINDOW); // less x
+    var squares = vec2(0.0);
     for (var turn = 0u; turn < (WINDOW + WORKGROUP - 1u) / WORKGROUP; turn++) {
         let i = lane + turn * WORKGROUP;
         if i < WINDOW {
-            let d = select(windows[which].values[i] - x, 0.0, i == slot) - mean;
+            let d = less(i, slots, x) - means;
             squares += d * d;
         }
     }
-    let deviation = sqrt(reduce_sum(lane, squares) / f32(WINDOW));
-    if !finite(x) { return 0.0; }
-    if lane == 0u {
-        windows[which].values[slot] = x;
-        windows[which].next = (slot + 1u) % WINDOW;
-        windows[which].count = min(windows[which].count + 1u, WINDOW);
+    let deviations = sqrt(reduce_pairs(lane, WORKGROUP, squares) / f32(WINDOW));
+    var scores = vec2(0.0);
+    for (var which = 0u; which < 2u; which++) {
+        if !finite(x[which]) { continue; }
+        if lane == 0u {
+            windows[which].values[slots[which]] = x[which];
+            windows[which].next = (slots[which] + 1u) % WINDOW;
+            windows[which].count = min(windows[which].count + 1u, WINDOW);
+        }
+        if full[which] && deviations[which] != 0.0 { scores[which] = -means[which] / deviations[which]; }
     }
-    if !full || deviation == 0.0 { return 0.0; }
-    return -mean / deviation;
+    return scores;
 }
 
+// The i-th values less x, or 0 in the slots that x takes.
+fn less(i: u32, slots: vec2<u32>, x: vec2<f32>) -> vec2<f32> {
+    return select(vec2(windows[0].values[i], windows[1].values[i]) - x, vec2(0.0), vec2(i) == slots);
+}
+
+// The loads of four sums do not wait for one another.
 fn sum_values(lane: u32) -> f32 {
-    var sum = 0.0;
-    for (var i = lane; i < params.count; i += WORKGROUP) { sum += values[i]; }
-    return reduce_sum(lane, sum);
-}
-
-// The same of many values: the loads of four sums do not wait for one another.
-fn sum_many_values(lane: u32) -> f32 {
     var sums = vec4(0.0);
     var i = lane;
     for (; i + 3u * WORKGROUP < params.count; i += 4u * WORKGROUP) {
@@ -191,17 +193,20 @@ fn sum_many_values(lane: u32) -> f32 {
 
 @compute @workgroup_size(WORKGROUP)
 fn accumulate(@builtin(local_invocation_index) lane: u32) {
-    let sum = sum_many_values(lane);
+    let sum = sum_values(lane);
     if lane == 0u { state.loss_sum += sum; }
 }
 
 @compute @workgroup_size(WORKGROUP)
 fn decide(@builtin(local_invocation_index) lane: u32) {
+    // gradients are multiples of what they stand for
+    let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     let squares = sum_values(lane);
-    let norm = sqrt(squares);
+    let norm = sqrt(squares) * unscale;
     let loss = state.loss_sum * hyper.inverse_tokens;
-    let loss_z = enter(lane, 0u, loss);
-    let norm_z = enter(lane, 1u, norm);
+    let scores = enter(lane, vec2(loss, norm));
+    let loss_z = scores.x;
+    let norm_z = scores.y;
     if lane != 0u { return; }
     let sound = finite(squares) && finite(loss);
     var why = select(1u, 0u, sound);
@@ -209,7 +214,6 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
     if sound && hyper.skip_loss_z > 0.0 && loss_z > hyper.skip_loss_z { why = 2u; }
     let good = why == 0u;
     state.apply = select(0u, 1u, good);
-    let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     state.grad_scale = unscale;
     report.loss_scale = state.loss_scale;
     let above_floor = hyper.dynamic == 1u && state.loss_scale > LEAST_SCALE;

@@ -1,0 +1,174 @@
+//! Cases of what is summed apart.
+
+use crate::gpu::{Pass, Tensor};
+use crate::ops::sums::{self, ADD, Parts, Room, Sums};
+use crate::reference;
+
+use super::*;
+
+/// The operator's cases.
+pub static CASES: Cases = Cases { operator: &sums::OPERATOR, tests, benches, least: nothing_needed };
+
+/// Sizes of a dispatch.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Parts of a weight's gradient, 0 for rows alone, and its elements.
+    pub parts: [usize; 2],
+    /// Rows of sums, 0 for parts alone, columns of a gradient, and number of gradients.
+    pub rows: [usize; 3],
+    /// Columns of a row that belong to no gradient.
+    pub unused: usize,
+}
+
+impl Sizes {
+    const fn new(parts: [usize; 2], rows: [usize; 3], unused: usize) -> Self {
+        Self { parts, rows, unused }
+    }
+
+    fn stride(&self) -> usize {
+        self.rows[1] * self.rows[2] + self.unused
+    }
+
+    /// Sums of squares: one of each workgroup, which writes two elements or vectors of four an invocation.
+    fn squares(&self, caps: &Caps) -> usize {
+        let [parts, n] = self.parts;
+        let lengths = [n, self.rows[1], self.stride()];
+        let width = if lengths[..if self.rows[0] > 0 { 3 } else { 1 }].iter().all(|n| n % 4 == 0) { 4 } else { 1 };
+        let group = if caps.software { caps.lanes as usize } else { 128 };
+        if parts > 0 { n.div_ceil(2 * width * group) } else { 0 }
+    }
+}
+
+const OUTS: [&str; 3] = ["out0", "out1", "out2"];
+const ALL: [&str; 4] = ["dweight", "out0", "out1", "out2"];
+
+/// `dweight += sum over parts`, with the sum of its squares if there is room for `squares` of them, and `out_k += sum over rows`.
+pub fn add(sizes: Sizes, squares: Option<usize>, begins: bool) -> Case {
+    let Sizes { parts: [parts, n], rows: [rows, c, outs], .. } = sizes;
+    let mut slots = vec![Slot::input("scratch", [rows.max(1), sizes.stride().max(1)])];
+    if parts > 0 {
+        slots.extend([Slot::input("partials", [parts, n]), Slot::accumulated("dweight", [1, n])]);
+        slots.push(match squares {
+            Some(count) => Slot::overwritten("squares", [count, 1]),
+            None => Slot::scratch("squares", [1, 1]),
+        });
+    }
+    let of_rows = if rows > 0 { outs } else { 0 };
+    slots.extend(OUTS[..of_rows].iter().map(|name| Slot::accumulated(name, [1, c])));
+    let launch = move |pass: &mut Pass, t: &[Tensor]| {
+        let (scratch, room) = (&t[0], (parts > 0).then(|| Room { partials: &t[1], squares: &t[3] }));
+        let mut sums = Sums::new(room, scratch);
+        if rows > 0 {
+            let outs: Vec<&Tensor> = t[if parts > 0 { 4 } else { 1 }..].iter().collect();
+            sums.leave(rows, sizes.stride(), &outs)?;
+        }
+        if parts > 0 {
+            sums.add(pass, Parts { partials: &t[1], parts: parts as u32, dweight: &t[2], whole: true })?;
+        }
+        let squared = sums.finish(pass)?;
+        assert_eq!(squared.count, squares.unwrap_or(0), "sums of squares");
+        Ok(())
+    };
+    let fill = move || contents(&sizes, squares.is_some(), begins);
+    let what = format!("{parts}x{n} and {rows}x{c}x{of_rows}");
+    let case = Case::new(ADD, what, slots, launch, fill);
+    let names: &[&str] = match (begins, parts > 0) {
+        (false, _) => return case,
+        (true, true) => &ALL[..=of_rows],
+        (true, false) => &ALL[1..=of_rows],
+    };
+    case.beginning(names)
+}
+
+/// The sum over `from`, (rows, C), added to `before`, with its magnitudes.
+fn summed(from: &[f64], before: &[f64]) -> [Vec<f64>; 2] {
+    let [mut want, mut magnitude] = [before.to_vec(), absolute(before)];
+    let _ = reference::sums::add(from, &mut want);
+    let _ = reference::sums::add(&absolute(from), &mut magnitude);
+    [want, magnitude]
+}
+
+fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
+    let Sizes { parts: [parts, n], rows: [rows, c, outs], .. } = *sizes;
+    let mut inputs = Inputs::new();
+    let scratch = inputs.values(rows.max(1) * sizes.stride().max(1));
+    let partials = inputs.values(parts * n);
+    // squares are of the sum: where it begins, of the sum without what was there
+    let mut before = |n: usize| if begins { vec![0.0; n] } else { inputs.values(n) };
+    let mut all = vec![Contents::floats(&scratch)];
+    if parts > 0 {
+        let start = before(n);
+        let mut want = wide(&start);
+        let total = reference::sums::add(&wide(&partials), &mut want);
+        let [want, magnitude] = summed(&wide(&partials), &wide(&start));
+        let off = |(want, size): (&f64, &f64)| 2.0 * want.abs() * rounding(parts + 1) * EPS * size;
+        let inherited: f64 = want.iter().zip(&magnitude).map(off).sum();
+        let tolerance = inherited + total * (rounding(n) + 8.0) * EPS;
+        let dweight = Contents::floats(&start).wanting(FULL.near(want, rounding(parts + 1), &magnitude));
+        let total = Contents::unwritten(Want::Total { want: total, tolerance });
+        all.extend([Contents::floats(&partials), dweight, if squares { total } else { Contents::scratch() }]);
+    }
+    for out in 0..if rows > 0 { outs } else { 0 } {
+        let start = before(c);
+        let row = |row: usize| &scratch[row * sizes.stride() + out * c..][..c];
+        let from: Vec<f64> = (0..rows).flat_map(|r| wide(row(r))).collect();
+        let [want, magnitude] = summed(&from, &wide(&start));
+        all.push(Contents::floats(&start).wanting(FULL.near(want, rounding(rows + 1), &magnitude)));
+    }
+    all
+}
+
+/// Parts with rows of each number of gradients, parts alone and rows alone, in vectors and in elements: every kernel once; then
+/// lengths around what a workgroup writes.
+const SIZES: [Sizes; 20] = [
+    Sizes::new([3, 1028], [17, 36, 3], 0),
+    Sizes::new([7, 600], [0, 0, 1], 0),
+    Sizes::new([0, 0], [33, 12, 2], 12),
+    Sizes::new([3, 257], [17, 33, 3], 0),
+    Sizes::new([2, 4], [1, 4, 1], 0),
+    Sizes::new([2, 519], [7, 257, 1], 0),
+    Sizes::new([5, 1024], [64, 768, 2], 768),
+    Sizes::new([2, 1024], [16, 33, 2], 33),
+    Sizes::new([2, 255], [0, 0, 1], 0),
+    Sizes::new([0, 0], [512, 132, 3], 0),
+    Sizes::new([0, 0], [1, 1, 1], 0),
+    Sizes::new([0, 0], [64, 768, 1], 0),
+    Sizes::new([0, 0], [15, 7, 2], 7),
+    Sizes::new([0, 0], [31, 129, 3], 0),
+    Sizes::new([1, 1], [1, 1, 3], 0),
+    Sizes::new([64, 36], [2, 4, 1], 0),
+    Sizes::new([2, 127], [5, 8, 3], 0),
+    Sizes::new([2, 8192], [5, 8, 3], 0),
+    Sizes::new([2, 8196], [5, 8, 3], 0),
+    Sizes::new([2, 100_003], [3, 5, 3], 2),
+];
+
+fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
+    let of = |sizes: Sizes, begins| {
+        let squares = sizes.squares(caps);
+        add(sizes, (squares > 0).then_some(squares), begins)
+    };
+    let sizes = breadth.of([2, 4], &SIZES);
+    let mut cases: Vec<Case> = sizes.iter().map(|&sizes| of(sizes, false)).collect();
+    if breadth >= Breadth::Full {
+        cases.extend(sizes.iter().map(|&sizes| of(sizes, true)));
+        // some gradients begin, others do not
+        cases.push(of(SIZES[0], false).beginning(&["out1"]));
+        cases.push(of(SIZES[0], false).beginning(&["out0", "out2"]));
+        cases.push(of(SIZES[2], false).beginning(&["out0"]));
+        cases.push(of(Sizes::new([2, 60_000], [9, 5000, 3], 0), false).folded());
+        // no room for squares: whoever wants the norm reads the gradient
+        cases.push(add(Sizes::new([2, 100_004], [3, 4, 1], 0), None, false));
+    }
+    cases
+}
+
+/// A layer's two sums at its largest weights: with the bias's, and with those of a norm.
+fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
+    let c = shape.config.channels;
+    let of = |rows| {
+        let sizes = Sizes::new([7, 4 * c * c], rows, 0);
+        add(sizes, Some(sizes.squares(caps)), false)
+    };
+    vec![of([7, 4 * c, 1]), of([512, c, 3])]
+}

@@ -1,0 +1,316 @@
+//! What was summed apart, added to gradients in a fixed order.
+//!
+//! A product leaves parts of a weight's gradient; a norm's and a bias's backward leave rows of sums. These rows wait in a scratch
+//! until the next parts are added, and one dispatch adds both: apart, the short one would take a launch of its own. Whoever needs
+//! the scratch again, or is the last, has them added before.
+
+use crate::error::{Error, Fault, Result};
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
+
+use super::{Operator, groups, reduce_group, subgroup_lanes};
+
+/// The pass that [`Sums`] records.
+pub const ADD: OpPass = OpPass::new("sums", "add");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator { name: "sums", passes: &[ADD], kernels, tried: super::none_tried };
+
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+        parts: u32,
+        blocks: u32,
+        first_square: u32,
+        rows: u32,
+        stride: u32,
+        columns: u32,
+        adds: u32,
+    }
+}
+
+/// `first_square` where nobody wants squares.
+const NO_SQUARES: u32 = u32::MAX;
+/// `Vec` of a weight's gradient that an invocation adds up at once.
+const KEPT: usize = 2;
+/// Invocations of a GPU that share a column of rows.
+const SHARE: u32 = 16;
+/// Gradients that one set of rows may hold the sums of.
+const MOST_OUTS: usize = 3;
+
+/// Declares the rows and the gradients that they belong to, from a binding on, and the function that adds to these.
+macro_rules! rows_text {
+    ($rows:literal $(, $out:literal at $binding:literal)*) => {
+        concat!(
+            "@group(0) @binding(", $rows, ") var<storage, read> rows: array<Vec>;\n",
+            $("@group(0) @binding(", $binding, ") var<storage, read_write> out", $out, ": array<Vec>;\n",)*
+            "fn put(which: u32, c: u32, sum: Vec, adds: bool) {\n    var before = Vec();\n",
+            $(
+                "    if which == ", $out, "u {\n        if adds { before = out", $out, "[c]; }\n        out", $out,
+                "[c] = before + sum;\n    }\n",
+            )*
+            "}\n"
+        )
+    };
+}
+
+/// The text for 1, 2 and 3 gradients, behind the bindings of parts and alone.
+const BEHIND_PARTS: [&str; MOST_OUTS] = [
+    rows_text!("3", "0" at "4"),
+    rows_text!("3", "0" at "4", "1" at "5"),
+    rows_text!("3", "0" at "4", "1" at "5", "2" at "6"),
+];
+const ALONE: [&str; MOST_OUTS] = [
+    rows_text!("0", "0" at "1"),
+    rows_text!("0", "0" at "1", "1" at "2"),
+    rows_text!("0", "0" at "1", "1" at "2", "2" at "3"),
+];
+/// What printed names say of parts and of the number of gradients in rows.
+const PARTS_VARIANT: &str = ".parts";
+const BOTH_VARIANTS: [&str; MOST_OUTS] = [".parts.rows1", ".parts.rows2", ".parts.rows3"];
+const ROWS_VARIANTS: [&str; MOST_OUTS] = [".rows1", ".rows2", ".rows3"];
+
+/// The kernel that adds parts, if so wanted, and rows of sums of so many gradients.
+fn kernel(caps: &Caps, width: Width, parts: bool, outs: usize) -> KernelId {
+    // the text of an entry point that is not called must be whole too
+    let at = outs.clamp(1, MOST_OUTS) - 1;
+    let (entry, variant, text) = match (parts, outs) {
+        (true, 0) => ("add_parts", PARTS_VARIANT, BEHIND_PARTS[at]),
+        (true, _) => ("add_both", BOTH_VARIANTS[at], BEHIND_PARTS[at]),
+        (false, _) => ("add_rows", ROWS_VARIANTS[at], ALONE[at]),
+    };
+    let share = if caps.software { 1 } else { SHARE };
+    let rows = [include_str!("../../shaders/sums.wgsl"), text];
+    let both = [rows[0], text, include_str!("../../shaders/sums_parts.wgsl")];
+    let kernel = KernelId::shader(ADD, entry, width, if parts { &both } else { &rows })
+        .printed("sums", "add")
+        .variant(variant)
+        .with_hidden_const("GRADIENTS", at as u32 + 1)
+        .with_hidden_const("SHARE", share)
+        .set("WORKGROUP", reduce_group(caps));
+    if !parts {
+        return kernel;
+    }
+    let kernel = kernel.serving(Purpose::PartialSums);
+    match subgroup_lanes(caps) {
+        None => kernel.with_text(include_str!("../../shaders/shared/group_tree.wgsl")),
+        Some(lanes) => kernel
+            .with_hidden_const("SUBGROUP", lanes)
+            .with_text(include_str!("../../shaders/shared/group_subgroups.wgsl"))
+            .in_subgroups_of(lanes),
+    }
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
+    let kinds = [(true, 0..=MOST_OUTS), (false, 1..=MOST_OUTS)];
+    let of =
+        |width| kinds.clone().into_iter().flat_map(move |(parts, outs)| outs.map(move |outs| (width, parts, outs)));
+    [Width::Vec4, Width::Scalar].into_iter().flat_map(of).map(|(w, parts, outs)| kernel(caps, w, parts, outs)).collect()
+}
+
+/// Returns how many sums of squares whoever adds the parts of a weight's gradient of so many elements leaves at most, where rows
+/// that wait have multiples of `columns`.
+#[must_use]
+pub fn squares(caps: &Caps, elements: usize, columns: usize) -> usize {
+    blocks(caps, elements, Width::of(&[elements, columns]))
+}
+
+/// Workgroups that write so many elements.
+fn blocks(caps: &Caps, elements: usize, width: Width) -> usize {
+    elements.div_ceil(width.elements() * KEPT * reduce_group(caps) as usize)
+}
+
+/// Memory for parts of products and what comes of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Room<'a> {
+    /// Elements of f32, overwritten: [`super::matmul::partials`] says how many a product needs.
+    pub partials: &'a Tensor,
+    /// Elements of f32, overwritten by the sums of squares of gradients, while there are enough: [`squares`] says how many each
+    /// takes.
+    pub squares: &'a Tensor,
+}
+
+/// Parts of a weight's gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// (parts, elements of `dweight`), in the room.
+    pub partials: &'a Tensor,
+    /// Number of parts.
+    pub parts: u32,
+    /// Accumulated, or overwritten where it [begins](Pass::begins).
+    pub dweight: &'a Tensor,
+    /// These parts are all of the product: nothing else is added.
+    pub whole: bool,
+}
+
+/// Rows of sums that wait in the scratch.
+#[derive(Debug)]
+struct Rows {
+    rows: usize,
+    /// Elements from row to row.
+    stride: usize,
+    /// (1, C) each, at most [`MOST_OUTS`].
+    outs: Vec<Tensor>,
+}
+
+/// The gradients whose sums of squares were left in [`Room::squares`].
+#[derive(Debug, Default)]
+pub struct Squared {
+    /// Sums, from the first on.
+    pub count: usize,
+    /// The gradients, all of each.
+    pub of: Vec<Tensor>,
+}
+
+/// Memory for what is summed apart, and what waits there to be added. [`Sums::finish`] ends it: what still waits would be lost.
+#[derive(Debug)]
+#[must_use]
+pub struct Sums<'a> {
+    room: Option<Room<'a>>,
+    scratch: &'a Tensor,
+    waiting: Option<Rows>,
+    squared: Squared,
+}
+
+impl<'a> Sums<'a> {
+    /// Sums products in parts if there is room for them, and rows in `scratch`: elements of f32, overwritten.
+    pub fn new(room: Option<Room<'a>>, scratch: &'a Tensor) -> Self {
+        Self { room, scratch, waiting: None, squared: Squared::default() }
+    }
+
+    /// Returns the room for parts of products, if there is any.
+    #[must_use]
+    pub fn partials(&self) -> Option<&'a Tensor> {
+        self.room.map(|room| room.partials)
+    }
+
+    /// Returns the scratch, of which nothing is needed any more.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if a kernel cannot be built; [`Error::Shape`] if it holds other elements than f32.
+    pub fn scratch(&mut self, pass: &mut Pass) -> Result<&'a Tensor> {
+        self.scratch.check_elem("sums.add", "scratch", Elem::F32)?;
+        self.add_waiting(pass)?;
+        Ok(self.scratch)
+    }
+
+    /// Leaves rows of sums in the scratch, to be added to `outs`, (1, C) each: `stride` elements from row to row, of each row the
+    /// columns of each of `outs` behind one another. Whoever leaves them has asked for the scratch before.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn leave(&mut self, rows: usize, stride: usize, outs: &[&Tensor]) -> Result<()> {
+        let place = "sums.add";
+        let columns = outs.first().map_or(0, |out| out.columns());
+        outs.iter().try_for_each(|out| out.check_shape(place, "out", 1, columns))?;
+        let fault = match (outs.len(), &self.waiting) {
+            (1..=MOST_OUTS, None) if outs.len() * columns <= stride && rows * stride <= self.scratch.len() => {
+                self.waiting = Some(Rows { rows, stride, outs: outs.iter().map(|&out| out.clone()).collect() });
+                return Ok(());
+            }
+            (_, Some(_)) => Fault::at(place, "rows that were left before still wait").expected("none"),
+            (count, None) => Fault::at(place, format!("{count} gradients of {columns} in {rows} rows of {stride}"))
+                .expected(format!("1 to {MOST_OUTS}, within their row and the scratch")),
+        };
+        Err(Error::shape(fault))
+    }
+
+    /// Adds parts to a weight's gradient, and rows that wait to theirs.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] without room for parts; [`Error::Gpu`] if a kernel cannot be built.
+    pub fn add(&mut self, pass: &mut Pass, parts: Parts) -> Result<()> {
+        let Some(room) = self.room else {
+            return Err(Error::shape(Fault::at("sums.add", "parts of a product, and no room for any")));
+        };
+        parts.partials.check_elem("sums.add", "partials", Elem::F32)?;
+        parts.partials.check_shape("sums.add", "partials", parts.parts as usize, parts.dweight.len())?;
+        let waiting = self.waiting.take();
+        let rows = waiting.as_ref().map(|rows| (rows, self.scratch));
+        let count = blocks(&pass.gpu.caps, parts.dweight.len(), width(Some(&parts), rows));
+        let first = self.squared.count;
+        let fits = parts.whole && first + count <= room.squares.len();
+        dispatch(pass, Some((&parts, room.squares, fits.then_some(first))), rows)?;
+        if fits {
+            self.squared.count += count;
+            self.squared.of.push(parts.dweight.clone());
+        }
+        Ok(())
+    }
+
+    fn add_waiting(&mut self, pass: &mut Pass) -> Result<()> {
+        let Some(rows) = self.waiting.take() else { return Ok(()) };
+        dispatch(pass, None, Some((&rows, self.scratch)))
+    }
+
+    /// Adds what still waits, and returns the gradients whose squares were summed.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if a kernel cannot be built.
+    pub fn finish(mut self, pass: &mut Pass) -> Result<Squared> {
+        self.add_waiting(pass)?;
+        Ok(self.squared)
+    }
+}
+
+/// The width that all of a dispatch's tensors can be read in.
+fn width(parts: Option<&Parts>, rows: Option<(&Rows, &Tensor)>) -> Width {
+    let mut lengths: Vec<usize> = parts.iter().map(|parts| parts.dweight.len()).collect();
+    lengths.extend(rows.iter().flat_map(|(rows, _)| [rows.stride, rows.outs[0].len()]));
+    Width::of(&lengths)
+}
+
+/// Adds parts, whose squares go to the room from a given place on if that is wanted, and rows in the scratch.
+fn dispatch(
+    pass: &mut Pass,
+    parts: Option<(&Parts, &Tensor, Option<usize>)>,
+    rows: Option<(&Rows, &Tensor)>,
+) -> Result<()> {
+    let caps = &pass.gpu.caps;
+    let width = width(parts.map(|(parts, ..)| parts), rows);
+    let mut p = Params { first_square: NO_SQUARES, ..bytemuck::Zeroable::zeroed() };
+    let (mut tensors, mut gradients) = (Vec::new(), Vec::new());
+    let (mut row_groups, mut added, mut squared) = (0, 0, 0);
+    if let Some((parts, squares, first)) = parts {
+        let elements = parts.dweight.len();
+        p.count = (elements / width.elements()) as u32;
+        p.parts = parts.parts;
+        p.blocks = blocks(caps, elements, width) as u32;
+        p.first_square = first.map_or(NO_SQUARES, |first| first as u32);
+        added += parts.parts as usize * elements;
+        squared += first.map_or(0, |_| elements);
+        tensors.extend([
+            parts.partials.reshape(parts.parts as usize, elements),
+            parts.dweight.clone(),
+            squares.clone(),
+        ]);
+        gradients.push(parts.dweight);
+    }
+    if let Some((rows, scratch)) = rows {
+        let c = rows.outs[0].len();
+        let share = if caps.software { 1 } else { SHARE };
+        p.rows = rows.rows as u32;
+        p.stride = (rows.stride / width.elements()) as u32;
+        p.columns = (c / width.elements()) as u32;
+        row_groups = rows.outs.len() as u64 * groups(p.columns as usize, reduce_group(caps) / share);
+        added += rows.rows * rows.outs.len() * c;
+        tensors.push(scratch.reshape(rows.rows, rows.stride));
+        tensors.extend(rows.outs.iter().cloned());
+        gradients.extend(&rows.outs);
+    }
+    let kernel = kernel(caps, width, parts.is_some(), rows.map_or(0, |(rows, _)| rows.outs.len()));
+    let begins: Vec<bool> = gradients.iter().map(|gradient| pass.begins(gradient)).collect();
+    let first_bit = u32::from(parts.is_none());
+    p.adds = begins.iter().zip(first_bit..).map(|(&begins, bit)| u32::from(!begins) << bit).sum();
+    let moved = |(gradient, &begins): (&&Tensor, &bool)| if begins { gradient.bytes() } else { 2 * gradient.bytes() };
+    let gradient_bytes: u64 = gradients.iter().zip(&begins).map(moved).sum();
+    pass.dispatch(&Dispatch {
+        kernel: &kernel,
+        tensors: &tensors.iter().collect::<Vec<_>>(),
+        immediates: Immediates::of(&p),
+        groups: u64::from(p.blocks) + row_groups,
+        flops: (added + 2 * squared) as u64,
+        bytes: Elem::F32.bytes() * added as u64 + gradient_bytes,
+    })
+}
