@@ -42,15 +42,27 @@ impl Sizes {
 const OUTS: [&str; 3] = ["out0", "out1", "out2"];
 const ALL: [&str; 4] = ["dweight", "out0", "out1", "out2"];
 
-/// `dweight += sum over parts`, with the sum of its squares if there is room for `squares` of them, and `out_k += sum over rows`.
-pub fn add(sizes: Sizes, squares: Option<usize>, begins: bool) -> Case {
+/// The squares that are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Squares {
+    /// So many sums, whose total is checked.
+    All(usize),
+    /// As many as there are, on whatever adapter.
+    Unchecked,
+    /// None: there is no room for them.
+    NoRoom,
+}
+
+/// `dweight += sum over parts`, with sums of its squares, and `out_k += sum over rows`.
+pub fn add(sizes: Sizes, squares: Squares, begins: bool) -> Case {
     let Sizes { parts: [parts, n], rows: [rows, c, outs], .. } = sizes;
     let mut slots = vec![Slot::input("scratch", [rows.max(1), sizes.stride().max(1)])];
     if parts > 0 {
         slots.extend([Slot::input("partials", [parts, n]), Slot::accumulated("dweight", [1, n])]);
         slots.push(match squares {
-            Some(count) => Slot::overwritten("squares", [count, 1]),
-            None => Slot::scratch("squares", [1, 1]),
+            Squares::All(count) => Slot::overwritten("squares", [count, 1]),
+            Squares::Unchecked => Slot::scratch("squares", [n, 1]),
+            Squares::NoRoom => Slot::scratch("squares", [1, 1]),
         });
     }
     let of_rows = if rows > 0 { outs } else { 0 };
@@ -66,10 +78,11 @@ pub fn add(sizes: Sizes, squares: Option<usize>, begins: bool) -> Case {
             sums.add(pass, Parts { partials: &t[1], parts: parts as u32, dweight: &t[2], whole: true })?;
         }
         let squared = sums.finish(pass)?;
-        assert_eq!(squared.count, squares.unwrap_or(0), "sums of squares");
+        let expected = parts > 0 && squares != Squares::NoRoom;
+        assert_eq!(squared.of.len(), usize::from(expected), "gradients whose squares are summed");
         Ok(())
     };
-    let fill = move || contents(&sizes, squares.is_some(), begins);
+    let fill = move || contents(&sizes, matches!(squares, Squares::All(_)), begins);
     let what = format!("{parts}x{n} and {rows}x{c}x{of_rows}");
     let case = Case::new(ADD, what, slots, launch, fill);
     let names: &[&str] = match (begins, parts > 0) {
@@ -145,8 +158,8 @@ const SIZES: [Sizes; 20] = [
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let of = |sizes: Sizes, begins| {
-        let squares = sizes.squares(caps);
-        add(sizes, (squares > 0).then_some(squares), begins)
+        let squares = Squares::All(sizes.squares(caps));
+        add(sizes, squares, begins)
     };
     let sizes = breadth.of([2, 4], &SIZES);
     let mut cases: Vec<Case> = sizes.iter().map(|&sizes| of(sizes, false)).collect();
@@ -158,17 +171,14 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         cases.push(of(SIZES[2], false).beginning(&["out0"]));
         cases.push(of(Sizes::new([2, 60_000], [9, 5000, 3], 0), false).folded());
         // no room for squares: whoever wants the norm reads the gradient
-        cases.push(add(Sizes::new([2, 100_004], [3, 4, 1], 0), None, false));
+        cases.push(add(Sizes::new([2, 100_004], [3, 4, 1], 0), Squares::NoRoom, false));
     }
     cases
 }
 
 /// A layer's two sums at its largest weights: with the bias's, and with those of a norm.
-fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
+fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     let c = shape.config.channels;
-    let of = |rows| {
-        let sizes = Sizes::new([7, 4 * c * c], rows, 0);
-        add(sizes, Some(sizes.squares(caps)), false)
-    };
+    let of = |rows| add(Sizes::new([7, 4 * c * c], rows, 0), Squares::Unchecked, false);
     vec![of([7, 4 * c, 1]), of([512, c, 3])]
 }

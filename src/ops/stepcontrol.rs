@@ -168,12 +168,9 @@ crate::shared_struct! {
     }
 }
 
-/// Invocations of the workgroup at most: each has 12 bytes of workgroup memory.
-const MOST: u32 = 1024;
-
 fn kernel(caps: &Caps, of: OpPass) -> KernelId {
-    // one workgroup in all: the wider it is, the more of its loads do not wait for one another
-    let wg = if caps.software { reduce_group(caps) } else { 1 << caps.max_invocations.clamp(256, MOST).ilog2() };
+    // one workgroup in all: as wide as every adapter allows
+    let wg = if caps.software { reduce_group(caps) } else { 256 };
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/stepcontrol.wgsl")];
     KernelId::shader(of, of.pass, Width::Vec4, &body).set("WORKGROUP", wg)
 }
