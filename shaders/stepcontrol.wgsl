@@ -1,6 +1,6 @@
 // tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
 // stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
-//   accumulate   one workgroup; state.loss_sum += sum of a micro-step's losses (N)
+//   accumulate   one workgroup; loss += sum of a micro-step's losses (N)
 //   decide       one workgroup; sums the partials of the gradients' squares, tests for non-finite values, sets the clip
 //                factor, counts skipped steps, advances Adam's powers, moves the loss scale, and writes the step's report
 // Outliers are skipped as llm.c does: z = (x - mean) / deviation over the last 128 values, x among them, taken only once
@@ -28,14 +28,19 @@ struct Window {
     next: u32,             // where the next one goes: the oldest is there
     values: array<f32, 128>,
 }
-struct Params { count: u32 } // losses, or partials
+struct Params {
+    count: u32,            // losses, or partials
+    adds: u32,             // 0 where the loss begins
+}
 var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> values: array<f32>; // losses, or the norm's partials
+@group(0) @binding(1) var<storage, read_write> loss_out: f32;
 @group(0) @binding(1) var<storage, read_write> state: State;
 @group(0) @binding(2) var<storage, read> hyper: Hyper;
 @group(0) @binding(3) var<storage, read_write> report: Report;
 @group(0) @binding(4) var<storage, read_write> windows: array<Window, 2>; // of losses, of norms
+@group(0) @binding(5) var<storage, read> loss_sum: f32;
 
 const LEAST_SCALE = 1.0;
 const LARGEST_SCALE = 32768.0;
@@ -107,7 +112,10 @@ fn sum_values(lane: u32) -> f32 {
 @compute @workgroup_size(WORKGROUP)
 fn accumulate(@builtin(local_invocation_index) lane: u32) {
     let sum = sum_values(lane);
-    if lane == 0u { state.loss_sum += sum; }
+    if lane != 0u { return; }
+    var before = 0.0;
+    if params.adds != 0u { before = loss_out; }
+    loss_out = before + sum;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -116,7 +124,7 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
     let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     let squares = sum_values(lane);
     let norm = sqrt(squares) * unscale;
-    let loss = state.loss_sum * hyper.inverse_tokens;
+    let loss = loss_sum * hyper.inverse_tokens;
     let scores = enter(lane, vec2(loss, norm));
     let loss_z = scores.x;
     let norm_z = scores.y;
@@ -151,5 +159,4 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
     report.skipped_in_a_row = state.skipped_in_a_row;
     report.updates = state.updates;
     report.lr = hyper.lr;
-    state.loss_sum = 0.0;
 }

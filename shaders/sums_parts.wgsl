@@ -1,7 +1,6 @@
 // tools/join-shader adds: shared/stub.wgsl shared/group_tree.wgsl sums.wgsl
 // sums_parts.wgsl: the kernels of sums.wgsl that add parts of a product
 const NO_SQUARES = 0xffffffffu;
-const KEPT = 2u; // Vec of dweight that an invocation adds up at once: their loads do not wait for one another
 
 @group(0) @binding(0) var<storage, read> parts: array<Vec>;
 @group(0) @binding(1) var<storage, read_write> dweight: array<Vec>;

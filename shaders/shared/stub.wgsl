@@ -22,6 +22,7 @@ fn store_dinp(i: u32, first: Vec, last: Vec) {}                // to dinp[i], or
 // sums
 const GRADIENTS = 1u;  // gradients that rows hold the sums of
 const SHARE = 16u;     // invocations that share a column of rows
+const KEPT = 2u;       // Vec of dweight that an invocation adds up at once: their loads do not wait for one another
 @group(0) @binding(3) var<storage, read> rows: array<Vec>;
 fn put(which: u32, c: u32, sum: Vec, adds: bool) {}            // out_which[c] = sum, or += sum
 

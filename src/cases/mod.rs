@@ -26,6 +26,7 @@ pub mod residual;
 pub mod roof;
 pub mod stepcontrol;
 pub mod sums;
+pub mod tree;
 
 use crate::gpu::{Caps, Elem, OpPass};
 use crate::model::Config;

@@ -35,7 +35,7 @@ pub const STATE: State = State {
     skipped_in_a_row: 1,
     apply: 1,
     grad_scale: 0.5,
-    loss_sum: 2560.0,
+    reserved: 0,
     loss_scale: 64.0,
     clean_steps: 5,
 };
@@ -59,27 +59,28 @@ fn exact(value: f32) -> Word {
     Word::Bits(value.to_bits())
 }
 
-/// `state.loss_sum += sum of losses`.
+/// The sum of a step's losses.
+const LOSS: f32 = 2560.0;
+
+/// `loss += sum of losses`.
 pub fn accumulate(losses: Vec<f32>) -> Case {
     let n = losses.len();
-    let slots = vec![Slot::input("losses", [n, 1]), state_slot(Role::Accumulated)];
-    let launch = |pass: &mut Pass, t: &[Tensor]| stepcontrol::accumulate(pass, &control(&t[1], &t[1]), &t[0]);
+    let slots = vec![Slot::input("losses", [n, 1]), Slot::accumulated("loss", [1, 1])];
+    let launch = |pass: &mut Pass, t: &[Tensor]| stepcontrol::accumulate(pass, &t[1], &t[0]);
     Case::new(ACCUMULATE, format!("{n}"), slots, launch, move || {
-        let (total, before): (f64, _) = (wide(&losses).iter().sum(), f64::from(STATE.loss_sum));
+        let (total, before): (f64, _) = (wide(&losses).iter().sum(), f64::from(LOSS));
         let magnitude: f64 = wide(&losses).iter().map(|x| x.abs()).sum::<f64>() + before;
-        let mut want: Vec<Word> = words(&STATE).into_iter().map(Word::Bits).collect();
-        want[7] = if total.is_finite() {
-            Word::Near(before + total, rounding(n + 1) * EPS * magnitude)
+        let want = if total.is_finite() {
+            FULL.near(vec![before + total], rounding(n + 1), &[magnitude])
         } else {
-            Word::NonFinite
+            Want::Words(vec![Word::NonFinite])
         };
-        let state = Contents::integers(words(&STATE)).wanting(Want::Words(want));
-        vec![Contents::floats(&losses), state]
+        vec![Contents::floats(&losses), Contents::floats(&[LOSS]).wanting(want)]
     })
 }
 
 /// The decision about a step with these partial sums of the squared norm.
-pub fn decide(partials: Vec<f32>, before: State, hyper: Hyper) -> Case {
+pub fn decide(partials: Vec<f32>, loss: f32, before: State, hyper: Hyper) -> Case {
     let n = partials.len();
     let slots = vec![
         Slot::input("partials", [n, 1]),
@@ -87,14 +88,15 @@ pub fn decide(partials: Vec<f32>, before: State, hyper: Hyper) -> Case {
         hyper_slot(),
         Slot::words("report", size_of::<Report>() / 4, Role::Accumulated),
         Slot::words("windows", size_of::<[Window; 2]>() / 4, Role::Accumulated),
+        Slot::input("loss", [1, 1]),
     ];
     let launch = |pass: &mut Pass, t: &[Tensor]| {
-        let [partials, state, hyper, report, windows] = each(t);
+        let [partials, state, hyper, report, windows, loss] = each(t);
         let control = StepControl { report: report.clone(), windows: windows.clone(), ..control(state, hyper) };
-        stepcontrol::decide(pass, &control, partials)
+        stepcontrol::decide(pass, &control, partials, loss)
     };
     Case::new(DECIDE, format!("{n}"), slots, launch, move || {
-        let outcome = Outcome::of(&partials, &before, &hyper);
+        let outcome = Outcome::of(&partials, loss, &before, &hyper);
         let report = Report { step: 99, ..Report::zeroed() };
         vec![
             Contents::floats(&partials),
@@ -102,6 +104,7 @@ pub fn decide(partials: Vec<f32>, before: State, hyper: Hyper) -> Case {
             Contents::integers(words(&hyper)),
             Contents::integers(words(&report)).wanting(Want::Words(outcome.report(&before, &hyper))),
             Contents::integers(words(&[Window::zeroed(); 2])).wanting(Want::Words(outcome.windows())),
+            Contents::floats(&[loss]),
         ]
     })
 }
@@ -123,11 +126,11 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn of(partials: &[f32], before: &State, hyper: &Hyper) -> Self {
+    fn of(partials: &[f32], loss: f32, before: &State, hyper: &Hyper) -> Self {
         let squares: f64 = wide(partials).iter().sum();
         // f32 holds no more
         let squares = if squares > f64::from(f32::MAX) { f64::INFINITY } else { squares };
-        let loss = f64::from(before.loss_sum) * f64::from(hyper.inverse_tokens);
+        let loss = f64::from(loss) * f64::from(hyper.inverse_tokens);
         let good = squares.is_finite() && loss.is_finite();
         // an overflow above the floor is the scale's fault, not the model's
         let blamed = u32::from(!(hyper.dynamic == 1 && before.loss_scale > 1.0));
@@ -166,7 +169,7 @@ impl Outcome {
             } else {
                 number(unscale, 4.0 * EPS)
             },
-            exact(0.0),
+            Word::Bits(before.reserved),
             exact(loss_scale),
             Word::Bits(clean_steps),
         ]
@@ -216,17 +219,16 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let counts = breadth.of([1, 1], &[129, 1, 7, 128, 257, 5003]);
     let mut cases: Vec<Case> = counts.into_iter().map(|n| accumulate(Inputs::new().scaled(n, 10.0))).collect();
     for n in breadth.of([1, 1], &[129, 1, 3, 128, 1024, 3001]) {
-        cases.push(decide(squares(n), STATE, HYPER));
-        cases.push(decide(squares(n), STATE, Hyper { clip: 1e3, ..HYPER }));
-        cases.push(decide(squares(n), STATE, Hyper { clip: 0.0, ..HYPER }));
-        let fresh = State { loss_sum: 1.5, ..State::default() };
-        cases.push(decide(squares(n), fresh, Hyper { step: 1, ..HYPER }));
+        cases.push(decide(squares(n), LOSS, STATE, HYPER));
+        cases.push(decide(squares(n), LOSS, STATE, Hyper { clip: 1e3, ..HYPER }));
+        cases.push(decide(squares(n), LOSS, STATE, Hyper { clip: 0.0, ..HYPER }));
+        cases.push(decide(squares(n), 1.5, State::default(), Hyper { step: 1, ..HYPER }));
     }
     if breadth >= Breadth::Full {
         // a norm of exactly the limit is not clipped; no gradient at all is fine; squares that overflow only in their sum
         // of gradients that are multiples by 4 * 64
         let hard: [&[f32]; 3] = [&[16_384.0, 49_152.0], &[0.0; 5], &[3e38, 3e38]];
-        cases.extend(hard.map(|partials| decide(partials.into(), STATE, Hyper { grad_unit: 4.0, ..HYPER })));
+        cases.extend(hard.map(|partials| decide(partials.into(), LOSS, STATE, Hyper { grad_unit: 4.0, ..HYPER })));
         cases.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().flat_map(not_finite));
         cases.extend(loss_scales());
     }
@@ -239,12 +241,11 @@ fn not_finite(bad: f32) -> Vec<Case> {
         values[271] = bad;
         values
     };
-    let state = State { loss_sum: bad, ..STATE };
     vec![
         accumulate(with(Inputs::new().values(300))),
-        decide(with(squares(300)), STATE, HYPER),
-        decide(squares(300), state, HYPER),
-        decide(with(squares(300)), state, Hyper { clip: 0.0, ..HYPER }),
+        decide(with(squares(300)), LOSS, STATE, HYPER),
+        decide(squares(300), bad, STATE, HYPER),
+        decide(with(squares(300)), bad, STATE, Hyper { clip: 0.0, ..HYPER }),
     ]
 }
 
@@ -254,7 +255,7 @@ fn loss_scales() -> Vec<Case> {
     for second in [0.5, f32::INFINITY] {
         for loss_scale in [1.0, 2.0, 1024.0, 16_384.0, 32_768.0] {
             let states = [0, 1998, 1999].map(|clean_steps| State { loss_scale, clean_steps, ..STATE });
-            cases.extend(states.map(|state| decide(vec![1.0, second], state, Hyper { dynamic: 1, ..HYPER })));
+            cases.extend(states.map(|state| decide(vec![1.0, second], LOSS, state, Hyper { dynamic: 1, ..HYPER })));
         }
     }
     cases
@@ -264,7 +265,7 @@ fn loss_scales() -> Vec<Case> {
 const PARTIALS: usize = 84_000;
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    vec![accumulate(positive(shape.rows())), decide(squares(PARTIALS), STATE, HYPER)]
+    vec![accumulate(positive(shape.rows())), decide(squares(PARTIALS), LOSS, STATE, HYPER)]
 }
 
 fn least(shape: &StepShape) -> Vec<Least> {

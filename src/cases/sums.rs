@@ -25,6 +25,11 @@ impl Sizes {
         Self { parts, rows, unused }
     }
 
+    /// Gradients that the rows hold the sums of.
+    fn outs(&self) -> usize {
+        if self.rows[0] > 0 { self.rows[2] } else { 0 }
+    }
+
     fn stride(&self) -> usize {
         self.rows[1] * self.rows[2] + self.unused
     }
@@ -39,7 +44,6 @@ impl Sizes {
     }
 }
 
-const OUTS: [&str; 3] = ["out0", "out1", "out2"];
 const ALL: [&str; 4] = ["dweight", "out0", "out1", "out2"];
 
 /// The squares that are wanted.
@@ -47,7 +51,7 @@ const ALL: [&str; 4] = ["dweight", "out0", "out1", "out2"];
 pub enum Squares {
     /// So many sums, whose total is checked.
     All(usize),
-    /// As many as there are, on whatever adapter.
+    /// Any number of sums, unchecked: the same case for every adapter.
     Unchecked,
     /// None: there is no room for them.
     NoRoom,
@@ -55,7 +59,7 @@ pub enum Squares {
 
 /// `dweight += sum over parts`, with sums of its squares, and `out_k += sum over rows`.
 pub fn add(sizes: Sizes, squares: Squares, begins: bool) -> Case {
-    let Sizes { parts: [parts, n], rows: [rows, c, outs], .. } = sizes;
+    let Sizes { parts: [parts, n], rows: [rows, c, _], .. } = sizes;
     let mut slots = vec![Slot::input("scratch", [rows.max(1), sizes.stride().max(1)])];
     if parts > 0 {
         slots.extend([Slot::input("partials", [parts, n]), Slot::accumulated("dweight", [1, n])]);
@@ -65,14 +69,14 @@ pub fn add(sizes: Sizes, squares: Squares, begins: bool) -> Case {
             Squares::NoRoom => Slot::scratch("squares", [1, 1]),
         });
     }
-    let of_rows = if rows > 0 { outs } else { 0 };
-    slots.extend(OUTS[..of_rows].iter().map(|name| Slot::accumulated(name, [1, c])));
+    let outs = sizes.outs();
+    slots.extend(ALL[1..=outs].iter().map(|name| Slot::accumulated(name, [1, c])));
     let launch = move |pass: &mut Pass, t: &[Tensor]| {
         let (scratch, room) = (&t[0], (parts > 0).then(|| Room { partials: &t[1], squares: &t[3] }));
         let mut sums = Sums::new(room, scratch);
         if rows > 0 {
-            let outs: Vec<&Tensor> = t[if parts > 0 { 4 } else { 1 }..].iter().collect();
-            sums.leave(rows, sizes.stride(), &outs)?;
+            let gradients: Vec<&Tensor> = t[if parts > 0 { 4 } else { 1 }..].iter().collect();
+            sums.leave(rows, sizes.stride(), &gradients)?;
         }
         if parts > 0 {
             sums.add(pass, Parts { partials: &t[1], parts: parts as u32, dweight: &t[2], whole: true })?;
@@ -83,26 +87,26 @@ pub fn add(sizes: Sizes, squares: Squares, begins: bool) -> Case {
         Ok(())
     };
     let fill = move || contents(&sizes, matches!(squares, Squares::All(_)), begins);
-    let what = format!("{parts}x{n} and {rows}x{c}x{of_rows}");
+    let what = format!("{parts}x{n} and {rows}x{c}x{outs}");
     let case = Case::new(ADD, what, slots, launch, fill);
     let names: &[&str] = match (begins, parts > 0) {
         (false, _) => return case,
-        (true, true) => &ALL[..=of_rows],
-        (true, false) => &ALL[1..=of_rows],
+        (true, true) => &ALL[..=outs],
+        (true, false) => &ALL[1..=outs],
     };
     case.beginning(names)
 }
 
-/// The sum over `from`, (rows, C), added to `before`, with its magnitudes.
-fn summed(from: &[f64], before: &[f64]) -> [Vec<f64>; 2] {
+/// Adds the sum over `from`, (rows, C), to `before`. Returns it, its magnitudes, and the sum of its squares.
+fn summed(from: &[f64], before: &[f64]) -> ([Vec<f64>; 2], f64) {
     let [mut want, mut magnitude] = [before.to_vec(), absolute(before)];
-    let _ = reference::sums::add(from, &mut want);
+    let squares = reference::sums::add(from, &mut want);
     let _ = reference::sums::add(&absolute(from), &mut magnitude);
-    [want, magnitude]
+    ([want, magnitude], squares)
 }
 
 fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
-    let Sizes { parts: [parts, n], rows: [rows, c, outs], .. } = *sizes;
+    let Sizes { parts: [parts, n], rows: [rows, c, _], .. } = *sizes;
     let mut inputs = Inputs::new();
     let scratch = inputs.values(rows.max(1) * sizes.stride().max(1));
     let partials = inputs.values(parts * n);
@@ -111,9 +115,7 @@ fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
     let mut all = vec![Contents::floats(&scratch)];
     if parts > 0 {
         let start = before(n);
-        let mut want = wide(&start);
-        let total = reference::sums::add(&wide(&partials), &mut want);
-        let [want, magnitude] = summed(&wide(&partials), &wide(&start));
+        let ([want, magnitude], total) = summed(&wide(&partials), &wide(&start));
         let off = |(want, size): (&f64, &f64)| 2.0 * want.abs() * rounding(parts + 1) * EPS * size;
         let inherited: f64 = want.iter().zip(&magnitude).map(off).sum();
         let tolerance = inherited + total * (rounding(n) + 8.0) * EPS;
@@ -121,11 +123,11 @@ fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
         let total = Contents::unwritten(Want::Total { want: total, tolerance });
         all.extend([Contents::floats(&partials), dweight, if squares { total } else { Contents::scratch() }]);
     }
-    for out in 0..if rows > 0 { outs } else { 0 } {
+    for out in 0..sizes.outs() {
         let start = before(c);
         let row = |row: usize| &scratch[row * sizes.stride() + out * c..][..c];
         let from: Vec<f64> = (0..rows).flat_map(|r| wide(row(r))).collect();
-        let [want, magnitude] = summed(&from, &wide(&start));
+        let ([want, magnitude], _) = summed(&from, &wide(&start));
         all.push(Contents::floats(&start).wanting(FULL.near(want, rounding(rows + 1), &magnitude)));
     }
     all

@@ -34,13 +34,17 @@ pub trait BatchSource {
 pub struct BatchesState {
     /// The rank whose batch comes next.
     pub rank: usize,
+    /// Batches of that rank that were handed out behind one another.
+    #[serde(default)]
+    pub taken: usize,
     /// Where each rank's loader stands.
     pub ranks: Vec<LoaderState>,
 }
 
-/// The batches of all ranks in turn (0, 1, … P−1, 0, …), read and checked by a thread of their own.
+/// The batches of all ranks, some of rank 0 behind one another, then as many of rank 1, …, P−1, 0, …, read and checked by a
+/// thread of their own.
 ///
-/// One device that takes them as micro-steps sees in P of them what P devices of llm.c see in one: rank r shuffles
+/// One device that takes them as micro-steps sees in a step what P devices of llm.c see in one: rank r shuffles
 /// with seed + r and reads the r-th B·T of each sample of P·B·T tokens.
 #[derive(Debug)]
 pub struct Batches {
@@ -50,14 +54,33 @@ pub struct Batches {
     fingerprint: String,
     tokens: usize,
     batches_per_epoch: usize,
-    /// The next rank, and each rank's place.
-    next: usize,
+    turn: Turn,
+    /// Each rank's place.
     places: Vec<Place>,
     reader: Option<Reader>,
     /// The batch that is lent.
     lent: Option<Batch>,
     /// What stopped the reader: it is told again and again.
     broken: Option<Error>,
+}
+
+/// Whose batch comes next.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    rank: usize,
+    /// Batches of the rank that were handed out behind one another, of so many.
+    taken: usize,
+    in_a_row: usize,
+}
+
+impl Turn {
+    /// The one after this of so many ranks.
+    fn next(self, ranks: usize) -> Self {
+        match self.taken + 1 {
+            taken if taken < self.in_a_row => Self { taken, ..self },
+            _ => Self { rank: (self.rank + 1) % ranks, taken: 0, ..self },
+        }
+    }
 }
 
 /// A rank's place: the state at the first batch of its shard, shared by all batches of that shard, and the samples
@@ -77,7 +100,7 @@ impl Place {
 /// Where [`Batches`] stood: cheap to take at every step.
 #[derive(Debug, Clone)]
 pub struct Mark {
-    next: usize,
+    turn: Turn,
     places: Vec<Place>,
 }
 
@@ -85,7 +108,8 @@ impl Mark {
     /// The same for a checkpoint.
     #[must_use]
     pub fn state(&self) -> BatchesState {
-        BatchesState { rank: self.next, ranks: self.places.iter().map(Place::state).collect() }
+        let Turn { rank, taken, .. } = self.turn;
+        BatchesState { rank, taken, ranks: self.places.iter().map(Place::state).collect() }
     }
 }
 
@@ -107,6 +131,14 @@ impl Batches {
     /// # Errors
     /// As [`Loader::new`].
     pub fn new(sources: Vec<TokenSource>, config: LoaderConfig) -> Result<Self> {
+        Self::in_rows(sources, config, 1)
+    }
+
+    /// [`Batches::new`] with so many batches of each rank behind one another: the micro-steps of a step.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn in_rows(sources: Vec<TokenSource>, config: LoaderConfig, in_a_row: usize) -> Result<Self> {
         let loaders = (0..config.ranks.max(1))
             .map(|rank| Loader::new(sources.clone(), LoaderConfig { rank, ..config }))
             .collect::<Result<Vec<_>>>()?;
@@ -117,7 +149,7 @@ impl Batches {
             names: sources.iter().map(|source| source.name().to_owned()).collect(),
             tokens: loaders[0].tokens(),
             batches_per_epoch: loaders[0].batches_per_epoch() * loaders.len(),
-            next: 0,
+            turn: Turn { rank: 0, taken: 0, in_a_row: in_a_row.max(1) },
             places: loaders.iter().map(place).collect(),
             reader: None,
             lent: None,
@@ -166,19 +198,19 @@ impl Batches {
     /// Remembers where the next batch stands, without a copy of the shards' orders.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        Mark { next: self.next, places: self.places.clone() }
+        Mark { turn: self.turn, places: self.places.clone() }
     }
 
     /// The place of the batch that comes next at a mark: `sample 12 of shard 3, FILE, in epoch 2`.
     #[must_use]
     pub fn describe(&self, mark: &Mark) -> String {
-        let place = &mark.places[mark.next];
+        let place = &mark.places[mark.turn.rank];
         let state = &place.shard;
         let shard = state.shards.get(state.shard).map_or(0, |shard| *shard as usize);
         // a shuffled shard hands its samples out in an order of its own
         let sample = state.samples.get(place.sample).map_or(place.sample, |sample| *sample as usize);
         let name = self.names.get(shard).map_or("", String::as_str);
-        let rank = if mark.places.len() > 1 { format!(", rank {}", mark.next) } else { String::new() };
+        let rank = if mark.places.len() > 1 { format!(", rank {}", mark.turn.rank) } else { String::new() };
         format!("its batches begin at sample {sample} of {name} in epoch {}{rank}", state.epoch + 1)
     }
 
@@ -188,11 +220,14 @@ impl Batches {
     /// [`Error::Data`] if the state does not fit these sources and settings; the position is then unchanged.
     pub fn restore(&mut self, state: BatchesState) -> Result<()> {
         let ranks = self.places.len();
-        if state.ranks.len() != ranks || state.rank >= ranks {
+        if state.ranks.len() != ranks || state.rank >= ranks || state.taken >= self.turn.in_a_row {
             return Err(Error::data(format!(
-                "loader.restore: another number of ranks, expected {ranks}, got {} (the next is {})",
+                "loader.restore: another number of ranks, expected {ranks} with {} batches in a row, got {} (the next is {}, of \
+                 which {} are taken)",
+                self.turn.in_a_row,
                 state.ranks.len(),
-                state.rank
+                state.rank,
+                state.taken
             )));
         }
         let mut loaders = self.stop()?;
@@ -202,7 +237,7 @@ impl Batches {
             // the places are those of batches handed out, which always fit
             loaders.iter_mut().zip(old.ranks).try_for_each(|(loader, state)| loader.restore(state))?;
         } else {
-            self.next = state.rank;
+            self.turn = Turn { rank: state.rank, taken: state.taken, ..self.turn };
             self.places = loaders.iter().map(place).collect();
             self.broken = None;
         }
@@ -216,7 +251,7 @@ impl Batches {
         let (sender, ready) = sync_channel(depth);
         // one more is in the thread's hands and one is lent: there are never more
         let (spent, returned) = sync_channel(depth + 2);
-        let (first, mut places) = (self.next, self.places.clone());
+        let (first, mut places) = (self.turn, self.places.clone());
         let thread = std::thread::Builder::new()
             .name("data".into())
             .spawn(move || {
@@ -256,8 +291,8 @@ impl BatchSource for Batches {
             return Err(error.clone());
         }
         let (batch, place) = self.receive().inspect_err(|error| self.broken = Some(error.clone()))?;
-        self.places[self.next] = place;
-        self.next = (self.next + 1) % self.places.len();
+        self.places[self.turn.rank] = place;
+        self.turn = self.turn.next(self.places.len());
         Ok(self.lent.insert(batch))
     }
 }
@@ -294,12 +329,13 @@ fn place(loader: &Loader) -> Place {
 fn read_ahead(
     loaders: &mut [Loader],
     places: &mut [Place],
-    first: usize,
+    first: Turn,
     sender: &SyncSender<Ready>,
     returned: &Receiver<Batch>,
 ) {
-    let mut rank = first;
+    let mut turn = first;
     loop {
+        let rank = turn.rank;
         let loader = &mut loaders[rank];
         let mut batch = returned.try_recv().unwrap_or_default();
         let ready = loader.fill(&mut batch).map(|()| {
@@ -315,7 +351,7 @@ fn read_ahead(
         if sender.send(ready).is_err() || failed {
             return;
         }
-        rank = (rank + 1) % loaders.len();
+        turn = turn.next(loaders.len());
     }
 }
 
@@ -351,6 +387,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_rank_hands_out_some_batches_in_a_row() {
+        let (ranks, in_a_row) = (3, 2);
+        let open = || Batches::in_rows(sources(), config(ranks, Some(42)), in_a_row).unwrap();
+        let one = |rank| Loader::new(sources(), LoaderConfig { rank, ..config(ranks, Some(42)) }).unwrap();
+        let (mut batches, mut loaders): (Batches, Vec<Loader>) = (open(), (0..ranks).map(one).collect());
+        for i in 0..4 * ranks * in_a_row {
+            // a state in the middle of a row too
+            let mut restored = open();
+            restored.restore(batches.state()).unwrap();
+            let want = next(&mut loaders[i / in_a_row % ranks]);
+            assert_eq!([next(&mut batches), next(&mut restored)], [want.clone(), want], "batch {i}");
+            assert_eq!(restored.state(), batches.state());
+        }
+        let mut broken = batches.state();
+        broken.taken = in_a_row;
+        assert!(matches!(batches.restore(broken), Err(Error::Data(_))));
     }
 
     /// FNV-1a over inputs and targets in turn, as llm.c's own loader gave it for the same shards and 2,000 batches.

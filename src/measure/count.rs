@@ -166,7 +166,7 @@ impl Count {
         );
         format!(
             "{kernels}\n{operators}\nstep: {} dispatches, {} clears and copies, {} submissions, {} tokens\nrecorded {} GB, of which \
-             parts of products {} GB, all else {} GB; {} TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\n{beside}\nbuffers {:.1} MiB\n",
+             parts of products {} GB, all else {} GB; {} TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\n{beside}\nbuffers {:.1} MiB\n{NOTES}",
             self.dispatches,
             self.transfers,
             self.submissions,
@@ -182,6 +182,12 @@ impl Count {
         )
     }
 }
+
+/// Explains words of the tables.
+const NOTES: &str = "\
+parts of products: weights' gradients that are summed in parts; the parts are written as f32, and sums.add reads them
+least: of each operator by itself; one whose work another does on the way (bias, gradnorm) moves less
+";
 
 /// Bytes of parts of products that a command writes or reads.
 fn parts_bytes(command: &Command) -> u64 {

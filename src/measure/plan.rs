@@ -38,6 +38,8 @@ pub struct Subject {
     pub elem: Elem,
     /// What is computed again.
     pub recompute: Recompute,
+    /// Logical ranks: with several, partial sums of gradients are there at once.
+    pub ranks: usize,
 }
 
 impl Subject {
@@ -48,10 +50,10 @@ impl Subject {
     /// As [`Trainer::new`].
     pub fn plan(&self, gpu: &Gpu, batch: usize) -> Result<Plan> {
         let gpu = gpu.dry_copy();
-        let sizes = Sizes { batch, context: self.context, accumulation: 1 };
-        let (elem, recompute) = (self.elem, self.recompute);
+        let Self { config, context, elem, recompute, ranks } = *self;
+        let sizes = Sizes { batch, context, accumulation: ranks };
         let _trainer =
-            Trainer::new(&gpu, TrainerOptions { elem, recompute, ..TrainerOptions::new(self.config, sizes) })?;
+            Trainer::new(&gpu, TrainerOptions { elem, recompute, ranks, ..TrainerOptions::new(config, sizes) })?;
         Ok(Plan { rows: gpu.ledger(), oversized: gpu.oversized() })
     }
 
@@ -103,10 +105,11 @@ impl Plan {
 const STAGING: usize = PARTS.len() - 1;
 
 /// Every label that a trainer allocates under, and the position of its part.
-const LABELS: [(&str, usize); 28] = [
+const LABELS: [(&str, usize); 29] = [
     ("weights", 0),
     ("weights as f16", 0),
     ("gradients", 1),
+    ("loss", 1),
     ("AdamW m", 2),
     ("AdamW v", 2),
     ("activations: residual", 3),
@@ -266,7 +269,8 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
 
 fn subject(settings: &Settings) -> Subject {
     let (config, train) = (settings.config(), &settings.train);
-    Subject { config, context: train.context, elem: settings.elem(), recompute: train.recompute }
+    let (context, recompute, ranks) = (train.context, train.recompute, settings.data.ranks.max(1));
+    Subject { config, context, elem: settings.elem(), recompute, ranks }
 }
 
 /// Bytes of the weights on the host while a run starts, where they are in the adapter's memory.
@@ -295,7 +299,7 @@ mod tests {
         let mut labels = std::collections::BTreeSet::new();
         for elem in [Elem::F32, Elem::F16] {
             for recompute in [Recompute::None, Recompute::Gelu, Recompute::Ln, Recompute::Block] {
-                let subject = Subject { config, context: 64, elem, recompute };
+                let subject = Subject { config, context: 64, elem, recompute, ranks: 2 };
                 let plan = subject.plan(&Gpu::dry(assumed(elem, LARGEST_BINDING)), 4).expect("planned");
                 labels.extend(plan.rows.into_iter().map(|(label, _)| label));
             }

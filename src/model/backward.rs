@@ -148,7 +148,7 @@ fn parameters(
     bias::backward(pass, bias::Backward { dout, dbias }, sums)
 }
 
-/// What a layernorm kept, its weight, and the gradients of its parameters.
+/// A layernorm's saved tensors, its weight, and the gradients of its parameters.
 struct Norm<'a> {
     xhat: &'a Tensor,
     rstd: &'a Tensor,

@@ -19,6 +19,7 @@ pub mod residual;
 pub mod roof;
 pub mod stepcontrol;
 pub mod sums;
+pub mod tree;
 
 use crate::gpu::adapter::Flexible;
 use crate::gpu::kernel::Width;
@@ -117,7 +118,7 @@ pub struct Operator {
 macro_rules! for_each_operator {
     ($then:ident) => {
         $then! {
-            adamw attention bias cast compare crossentropy embedding gelu gradnorm layernorm matmul residual roof stepcontrol sums
+            adamw attention bias cast compare crossentropy embedding gelu gradnorm layernorm matmul residual roof stepcontrol sums tree
         }
     };
 }

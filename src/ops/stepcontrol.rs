@@ -31,8 +31,8 @@ crate::shared_struct! {
         pub apply: u32,
         /// The factor of the current step's gradients: their unit taken out, then clipped.
         pub grad_scale: f32,
-        /// Sum of the current step's losses.
-        pub loss_sum: f32,
+        /// Nothing: it keeps the layout of checkpoints.
+        pub reserved: u32,
         /// What gradients are multiplied by beside [`Hyper::grad_unit`]: a power of two, 1 in f32.
         pub loss_scale: f32,
         /// Updates applied since the loss scale last changed.
@@ -165,6 +165,7 @@ impl StepControl {
 crate::shared_struct! {
     struct Params {
         count: u32,
+        adds: u32,
     }
 }
 
@@ -181,16 +182,17 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     [ACCUMULATE, DECIDE].map(|of| kernel(caps, of)).into()
 }
 
-/// `state.loss_sum += sum of losses`; `losses` is (N, 1).
+/// `loss += sum of losses`, or `loss = ` where it [begins](Pass::begins). `loss` is (1, 1), `losses` (N, 1).
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
-pub fn accumulate(pass: &mut Pass, control: &StepControl, losses: &Tensor) -> Result<()> {
+pub fn accumulate(pass: &mut Pass, loss: &Tensor, losses: &Tensor) -> Result<()> {
+    let adds = !pass.begins(loss);
     let kernel = kernel(&pass.gpu.caps, ACCUMULATE);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
-        tensors: &[losses, &control.state],
-        immediates: Immediates::of(&Params { count: losses.len() as u32 }),
+        tensors: &[losses, loss],
+        immediates: Immediates::of(&Params { count: losses.len() as u32, adds: adds.into() }),
         groups: 1,
         flops: losses.len() as u64,
         bytes: losses.bytes(),
@@ -198,16 +200,16 @@ pub fn accumulate(pass: &mut Pass, control: &StepControl, losses: &Tensor) -> Re
 }
 
 /// Decides what happens to the step, and writes the report. `partials` (P, 1) add up to the sum of squares of all gradients, which
-/// are multiples by `grad_unit loss_scale`; the losses are in the state.
+/// are multiples by `grad_unit loss_scale`; `loss` (1, 1) is the sum of its losses.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
-pub fn decide(pass: &mut Pass, control: &StepControl, partials: &Tensor) -> Result<()> {
+pub fn decide(pass: &mut Pass, control: &StepControl, partials: &Tensor, loss: &Tensor) -> Result<()> {
     let kernel = kernel(&pass.gpu.caps, DECIDE);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
-        tensors: &[partials, &control.state, &control.hyper, &control.report, &control.windows],
-        immediates: Immediates::of(&Params { count: partials.len() as u32 }),
+        tensors: &[partials, &control.state, &control.hyper, &control.report, &control.windows, loss],
+        immediates: Immediates::of(&Params { count: partials.len() as u32, adds: 0 }),
         groups: 1,
         flops: partials.len() as u64,
         bytes: partials.bytes(),

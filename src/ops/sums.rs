@@ -1,4 +1,4 @@
-//! What was summed apart, added to gradients in a fixed order.
+//! Adds partial sums to gradients in a fixed order.
 //!
 //! A product leaves parts of a weight's gradient; a norm's and a bias's backward leave rows of sums. These rows wait in a scratch
 //! until the next parts are added, and one dispatch adds both: apart, the short one would take a launch of its own. Whoever needs
@@ -64,7 +64,7 @@ const ALONE: [&str; MOST_OUTS] = [
     rows_text!("0", "0" at "1", "1" at "2"),
     rows_text!("0", "0" at "1", "1" at "2", "2" at "3"),
 ];
-/// What printed names say of parts and of the number of gradients in rows.
+/// Suffixes of printed names: parts, and the number of gradients in rows.
 const PARTS_VARIANT: &str = ".parts";
 const BOTH_VARIANTS: [&str; MOST_OUTS] = [".parts.rows1", ".parts.rows2", ".parts.rows3"];
 const ROWS_VARIANTS: [&str; MOST_OUTS] = [".rows1", ".rows2", ".rows3"];
@@ -90,7 +90,7 @@ fn kernel(caps: &Caps, width: Width, parts: bool, outs: usize) -> KernelId {
     if !parts {
         return kernel;
     }
-    let kernel = kernel.serving(Purpose::PartialSums);
+    let kernel = kernel.serving(Purpose::PartialSums).with_hidden_const("KEPT", KEPT as u32);
     match subgroup_lanes(caps) {
         None => kernel.with_text(include_str!("../../shaders/shared/group_tree.wgsl")),
         Some(lanes) => kernel

@@ -29,3 +29,4 @@ pub mod random;
 pub mod residual;
 pub mod roof;
 pub mod sums;
+pub mod tree;

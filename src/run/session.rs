@@ -351,6 +351,7 @@ fn trainer_options(settings: &Settings) -> TrainerOptions {
         optimizer: settings.optimizer(),
         elem: settings.elem(),
         recompute: settings.train.recompute,
+        ranks: settings.data.ranks,
         ..TrainerOptions::new(settings.config(), settings.sizes())
     }
 }

@@ -76,7 +76,7 @@ fn train_with(
     let config = settings.config();
     let dataset = Dataset::open(&settings.data, 42).unwrap();
     let t = &settings.train;
-    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, Some(42), 1).unwrap();
+    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, Some(42), (1, 1)).unwrap();
     let session = Session {
         settings: &settings,
         loader: Some(loader),
@@ -307,7 +307,7 @@ fn a_nan_anywhere_changes_nothing() {
     let settings = settings(&dir.path().join("text.txt"));
     let config = settings.config();
     let dataset = Dataset::open(&settings.data, 42).unwrap();
-    let (mut loader, _) = dataset.cut(1, 8, config.vocab, Some(42), 1).unwrap();
+    let (mut loader, _) = dataset.cut(1, 8, config.vocab, Some(42), (1, 1)).unwrap();
     let mut trainer = Trainer::new(&gpu, trainer_options(&settings)).unwrap();
     trainer.load(&init::init(config, 42)).unwrap();
     let mut skipped = 0;
@@ -413,7 +413,7 @@ fn a_restart_puts_no_run_aside_that_began_meanwhile() {
     let text = dir.join("text.txt");
     fs::write(&text, Stories::new(7).text(3000)).unwrap();
     let (settings, run) = (settings(&text), dir.join("run"));
-    let (loader, rows) = Dataset::open(&settings.data, 42).unwrap().cut(1, 8, 257, Some(42), 1).unwrap();
+    let (loader, rows) = Dataset::open(&settings.data, 42).unwrap().cut(1, 8, 257, Some(42), (1, 1)).unwrap();
     let other = Cell::new(None);
     let open = || {
         other.set(Some(Folder::create(&run, RunFile::new(&settings, None)).unwrap()));

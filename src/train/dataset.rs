@@ -107,7 +107,8 @@ impl Dataset {
         Ok(Self { train: vec![train], validation: vec![source(validation)], summary, baseline })
     }
 
-    /// Cuts the tokens into batches, those of `ranks` ranks in turn, and validation rows.
+    /// Cuts the tokens into batches and validation rows. A step takes `micro_steps` batches, as many of each of `ranks` ranks, one
+    /// rank's behind one another.
     ///
     /// # Errors
     /// [`Error::Data`] if a shard is shorter than one batch, validation shorter than one row, or a token id among the
@@ -118,7 +119,7 @@ impl Dataset {
         context: usize,
         vocab: usize,
         shuffle: Option<u32>,
-        ranks: usize,
+        (ranks, micro_steps): (usize, usize),
     ) -> Result<(Batches, Option<Rows>)> {
         // a look into every shard before anything else is made; the rest is checked batch by batch
         let mut head = vec![0u16; LOOK];
@@ -127,8 +128,8 @@ impl Dataset {
             source.read_checked(0, &mut head[..n], vocab)?;
             source.release();
         }
-        let loader =
-            Batches::new(self.train, LoaderConfig { ranks, ..LoaderConfig::new(batch, context, vocab, shuffle) })?;
+        let config = LoaderConfig { ranks, ..LoaderConfig::new(batch, context, vocab, shuffle) };
+        let loader = Batches::in_rows(self.train, config, micro_steps / ranks.max(1))?;
         if self.validation.is_empty() {
             return Ok((loader, None));
         }

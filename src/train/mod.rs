@@ -2,6 +2,7 @@
 
 pub mod dataset;
 pub mod optimizer;
+pub mod ranks;
 pub mod schedule;
 pub mod settings;
 pub mod snapshot;

@@ -31,8 +31,7 @@ impl Trainer<'_> {
         Ok(Snapshot {
             weights: self.weights()?,
             moments: [self.moments()[0].download(self.gpu())?, self.moments()[1].download(self.gpu())?],
-            // a given-up step has summed the losses of some micro-steps
-            control: stepcontrol::State { loss_sum: 0.0, ..state },
+            control: state,
             windows: bytemuck::pod_read_unaligned(&self.gpu().read(&self.control().windows)?),
         })
     }

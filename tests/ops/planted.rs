@@ -175,7 +175,7 @@ fn writing_past_either_end_is_red() {
 #[test]
 fn overwriting_what_is_to_be_accumulated_is_red() {
     // no rows of sums: parts alone
-    let rows = "const GRADIENTS = 1u; const SHARE = 1u; @group(0) @binding(3) var<storage, read> rows: array<Vec>;\n\
+    let rows = "const GRADIENTS = 1u; const SHARE = 1u; const KEPT = 2u; @group(0) @binding(3) var<storage, read> rows: array<Vec>;\n\
                 fn put(which: u32, c: u32, sum: Vec, adds: bool) {}\n";
     let tree = include_str!("../../shaders/shared/group_tree.wgsl");
     let parts = include_str!("../../shaders/sums_parts.wgsl");

@@ -96,7 +96,8 @@ pub fn look(settings: &mut Settings) -> Result<DataSummary> {
     let (summary, baseline) = (dataset.summary.clone(), dataset.baseline);
     let (t, data) = (&settings.train, &settings.data);
     let shuffle = data.shuffle.then_some(seed);
-    let (loader, rows) = dataset.cut(t.batch, t.context, settings.config().vocab, shuffle, data.ranks)?;
+    let of_ranks = (data.ranks, settings.sizes().accumulation);
+    let (loader, rows) = dataset.cut(t.batch, t.context, settings.config().vocab, shuffle, of_ranks)?;
     if settings.train.steps == wgpt::train::settings::UNKNOWN_STEPS {
         settings.train.steps = (loader.batches_per_epoch() / settings.sizes().accumulation).max(1);
     }

@@ -122,8 +122,8 @@ pub(super) struct Coop {
     pub(super) grid_n: u32,
     /// The adapter's matrices, for whose edge the sizes are made.
     pub(super) units: Units,
-    /// Whether workgroup memory also holds q and dout transposed: in backward_kv, on a GPU that would load them element by
-    /// element across the lines of their tile. In the other kernels a second copy costs more than it saves.
+    /// True if workgroup memory also holds q and dout transposed. Only backward_kv does, on GPUs that load a matrix across the
+    /// lines of its tile element by element. In the other kernels a second copy costs more than it saves.
     pub(super) transposed: bool,
 }
 

@@ -25,6 +25,10 @@ impl fmt::Display for Difference {
     }
 }
 
+/// How gradients are summed over ranks. Runs of earlier versions added the micro-steps of all ranks one by one, and did not
+/// note it.
+const SUM: &str = "sum over ranks";
+
 /// Everything that moved a past loss, by key, but for the schedule and for the data, which have a fingerprint.
 fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
     let Settings { model, data, train, .. } = settings;
@@ -91,7 +95,12 @@ pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Dif
 pub fn noted(settings: &Settings) -> BTreeMap<String, String> {
     let encodes = settings.data.tokenizer.as_ref().is_none_or(|tokenizer| tokenizer.check().is_ok());
     let all = decisive(settings).into_iter().filter(|(key, _)| encodes || *key != "tokenizer");
-    all.map(|(key, value)| (key.to_owned(), value)).collect()
+    all.chain(sum(settings)).map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// How gradients are summed, where there are several ranks.
+fn sum(settings: &Settings) -> Option<(&'static str, String)> {
+    (settings.data.ranks > 1).then(|| (SUM, "by a tree".to_owned()))
 }
 
 /// Returns the settings that a checkpoint of step `reached` notes and that differ `here`. A run that became longer had
@@ -116,6 +125,12 @@ pub fn saved_differences(
             old.push((key, there.clone()));
             new.push((key, value));
         }
+    }
+    // other ranks are a difference of their own
+    let same_ranks = settings.get("emulate-ranks").is_none_or(|ranks| *ranks == here.data.ranks.to_string());
+    if let Some((key, value)) = sum(here).filter(|_| same_ranks) {
+        old.push((key, settings.get(key).cloned().unwrap_or_else(|| "one by one".into())));
+        new.push((key, value));
     }
     unequal(old, new)
 }

@@ -72,8 +72,8 @@ pub struct Data {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", value_parser = bool::parse)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overfit_one_batch: Option<bool>,
-    /// See the batches of llm.c on N devices: micro-steps take the streams of ranks 0 to N-1 in turn (seeds --seed to
-    /// --seed + N-1, samples of N times batch times context tokens)
+    /// Train as llm.c does on N devices: each of N logical ranks takes as many micro-steps of a step, from a stream of its own
+    /// (seeds --seed to --seed + N-1, samples of N times batch times context tokens), and their gradients are summed by a tree
     #[arg(long, value_name = "N", value_parser = usize::parse)]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub emulate_ranks: Option<usize>,

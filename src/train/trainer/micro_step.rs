@@ -6,26 +6,59 @@ use crate::gpu::{Elem, Gpu, Pass, Pool, Program, Tensor};
 use crate::model::{Activations, Backward, Config, Params, backward, forward, place};
 use crate::ops::stepcontrol::{self, StepControl};
 use crate::ops::sums::{self, Squared};
-use crate::ops::{embedding, gradnorm};
+use crate::ops::{embedding, gradnorm, tree};
 use crate::train::optimizer::{Parameter, UpdateRule};
+use crate::train::ranks::{self, Turn};
 
-/// A model in training: weights, gradients and step control.
+/// A sum over ranks, or one rank's: of gradients and of losses.
+pub(super) struct Sum {
+    pub grads: Params,
+    /// (1, 1).
+    pub loss: Tensor,
+}
+
+impl Sum {
+    fn new(gpu: &Gpu, config: Config) -> Result<Self> {
+        Ok(Self { grads: Params::new(gpu, "gradients", config)?, loss: gpu.tensor("loss", 1, 1, Elem::F32)? })
+    }
+
+    /// Records the addition of a sum over later ranks.
+    fn record_addition(&self, gpu: &Gpu, later: &Self) -> Result<Program> {
+        let mut pass = Pass::new(gpu);
+        pass.at(place::UPDATE);
+        for ((left, _), (right, _)) in self.grads.windows(gpu).iter().zip(&later.grads.windows(gpu)) {
+            tree::add(&mut pass, tree::Add { left, right })?;
+        }
+        tree::add(&mut pass, tree::Add { left: &self.loss, right: &later.loss })?;
+        Ok(pass.finish())
+    }
+}
+
+/// A model in training: weights, sums and step control.
 pub(super) struct Model {
     pub config: Config,
     pub elem: Elem,
     pub params: Params,
-    pub grads: Params,
+    /// Those that are there at once, at least one: in the end the first is that over all ranks.
+    pub sums: Vec<Sum>,
     pub control: StepControl,
 }
 
 impl Model {
-    pub fn new(gpu: &Gpu, config: Config, elem: Elem) -> Result<Self> {
+    pub fn new(gpu: &Gpu, options: &TrainerOptions) -> Result<Self> {
+        let TrainerOptions { config, elem, .. } = *options;
         let params = match elem {
             Elem::F16 => Params::with_copy(gpu, "weights", config)?,
             _ => Params::new(gpu, "weights", config)?,
         };
-        let (grads, control) = (Params::new(gpu, "gradients", config)?, StepControl::new(gpu)?);
-        Ok(Self { config, elem, params, grads, control })
+        let levels = ranks::levels(&options.turns());
+        let sums = (0..levels).map(|_| Sum::new(gpu, config)).collect::<Result<_>>()?;
+        Ok(Self { config, elem, params, sums, control: StepControl::new(gpu)? })
+    }
+
+    /// The gradients of a whole step.
+    pub fn grads(&self) -> &Params {
+        &self.sums[0].grads
     }
 
     /// Writes the loss scale that mixed precision starts with.
@@ -39,14 +72,14 @@ impl Model {
 
     /// Records the end of a step: what the norm still lacks, decision, update.
     pub fn record_end(&self, gpu: &Gpu, rule: &UpdateRule, norm: &Norm) -> Result<Program> {
-        let grads = &self.grads.windows_without(gpu, &norm.squared.of);
+        let grads = &self.grads().windows_without(gpu, &norm.squared.of);
         let (first, control) = (norm.squared.count, &self.control);
         let partials = &norm.squares.slice(0..first + gradnorm::partials(grads));
         let mut pass = Pass::new(gpu);
         pass.at(place::UPDATE);
         gradnorm::forward(&mut pass, gradnorm::Forward { grads, partials, first })?;
-        stepcontrol::decide(&mut pass, control, partials)?;
-        rule.record(&mut pass, &Parameter::all(&self.params, &self.grads), control)?;
+        stepcontrol::decide(&mut pass, control, partials, &self.sums[0].loss)?;
+        rule.record(&mut pass, &Parameter::all(&self.params, self.grads()), control)?;
         Ok(pass.finish())
     }
 
@@ -84,12 +117,20 @@ impl Norm {
     }
 }
 
+/// A micro-step of a rank, whose gradients go to one of the model's sums.
+struct Programs {
+    /// The rank's first: gradients begin.
+    first: Program,
+    /// Those that add to them, if a rank has several.
+    others: Option<Program>,
+}
+
 /// A recorded micro-step, forward and backward, and the tensors it goes through.
 pub(super) struct MicroStep {
-    /// The first of a step: gradients begin.
-    pub first: Program,
-    /// Those that add to them, if a step has several.
-    pub others: Option<Program>,
+    /// For each of the model's sums.
+    programs: Vec<Programs>,
+    /// For each of the model's sums but the first: adds it to the one before.
+    additions: Vec<Program>,
     pub acts: Activations,
     pub scratch: Backward,
     pub buckets: embedding::Buckets,
@@ -105,8 +146,8 @@ impl MicroStep {
         // recorded once without a device, to see which tensors may lie in the same memory
         let dry = gpu.dry_copy();
         let mut apart = Pool::separate(&dry);
-        let planned = Self::record(&dry, &Model::new(&dry, options.config, options.elem)?, options, &mut apart)?;
-        apart.share(&planned.first, gpu)
+        let planned = Self::record(&dry, &Model::new(&dry, options)?, options, &mut apart)?;
+        apart.share(planned.program(0, 0), gpu)
     }
 
     /// Returns the tensors that a [`crate::data::Batch`] fills, in its order.
@@ -114,9 +155,15 @@ impl MicroStep {
         [&self.acts.tokens, &self.acts.targets, &self.buckets.table, &self.buckets.order]
     }
 
-    /// Returns the micro-step of a number, from 0.
-    pub fn program(&self, number: usize) -> &Program {
-        self.others.as_ref().filter(|_| number > 0).unwrap_or(&self.first)
+    /// Returns a rank's micro-step of a number, from 0, whose gradients go to the model's sum of a level.
+    pub fn program(&self, level: usize, number: usize) -> &Program {
+        let Programs { first, others } = &self.programs[level];
+        others.as_ref().filter(|_| number > 0).unwrap_or(first)
+    }
+
+    /// Returns what comes after the last micro-step of a rank.
+    pub fn additions(&self, turn: &Turn) -> impl Iterator<Item = &Program> {
+        (0..turn.additions).map(|done| &self.additions[turn.level - done - 1])
     }
 
     /// Records a micro-step in the memory of `pool`.
@@ -124,15 +171,27 @@ impl MicroStep {
         let Model { config, elem, .. } = model;
         let shape = [options.sizes.batch, options.sizes.context];
         let acts = Activations::new(pool, config, shape, *elem, options.recompute)?;
-        let in_parts = Backward::partials(&gpu.caps, config, &acts) > 0;
-        let (squares, left) = Norm::room(gpu, config, &model.grads, in_parts)?;
+        // of one rank's gradients squares are of no use where there are several
+        let in_parts = options.ranks == 1 && Backward::partials(&gpu.caps, config, &acts) > 0;
+        let (squares, left) = Norm::room(gpu, config, model.grads(), in_parts)?;
         let scratch = Backward::new(pool, config, &acts, squares.slice(0..left))?;
         let buckets = embedding::Buckets::new(gpu, acts.rows())?;
-        let record = |begins| Self::record_program(gpu, model, options, (&acts, &scratch, &buckets), begins);
-        let (first, squared) = record(true)?;
-        // each micro-step leaves squares, the last one's stay
-        let others = (options.sizes.accumulation > 1).then(|| record(false)).transpose()?.map(|(others, _)| others);
-        Ok(Self { first, others, acts, scratch, buckets, norm: Norm { squares, squared } })
+        let mut squared = Squared::default();
+        let mut record = |sum, begins| -> Result<Program> {
+            let tensors = (&acts, &scratch, &buckets);
+            let (program, left) = Self::record_program(gpu, model, options, tensors, sum, begins)?;
+            // each micro-step leaves squares, the last one's stay
+            squared = left;
+            Ok(program)
+        };
+        let mut programs = Vec::new();
+        for sum in &model.sums {
+            let others = (options.micro_steps_of_a_rank() > 1).then(|| record(sum, false)).transpose()?;
+            programs.push(Programs { first: record(sum, true)?, others });
+        }
+        let additions =
+            model.sums.windows(2).map(|pair| pair[0].record_addition(gpu, &pair[1])).collect::<Result<_>>()?;
+        Ok(Self { programs, additions, acts, scratch, buckets, norm: Norm { squares, squared } })
     }
 
     /// Records one whose gradients begin, or are added to.
@@ -141,12 +200,14 @@ impl MicroStep {
         model: &Model,
         options: &TrainerOptions,
         (acts, scratch, buckets): (&Activations, &Backward, &embedding::Buckets),
+        Sum { grads, loss }: &Sum,
         begins: bool,
     ) -> Result<(Program, Squared)> {
-        let Model { config, elem, params, grads, control } = model;
+        let Model { config, elem, params, control, .. } = model;
         let mut pass = Pass::new(gpu);
         if begins {
             grads.in_memory_order().for_each(|(param, layer)| pass.zero(grads.get(param.name, layer)));
+            pass.zero(loss);
         }
         // a mean's gradient in f32; in f16 a sum's, so that the right loss scale does not depend on the batch
         let scale = if *elem == Elem::F16 { 1.0 } else { 1.0 / options.sizes.tokens() as f32 };
@@ -154,7 +215,7 @@ impl MicroStep {
         backward::head(&mut pass, config, params, grads, acts, scratch, (control, scale))?;
         let squared = backward::body(&mut pass, config, params, grads, acts, scratch, buckets)?;
         pass.at(place::UPDATE);
-        stepcontrol::accumulate(&mut pass, control, &acts.losses)?;
+        stepcontrol::accumulate(&mut pass, loss, &acts.losses)?;
         Ok((pass.finish(), squared))
     }
 }

@@ -8,12 +8,13 @@ mod validate;
 use std::collections::VecDeque;
 
 use crate::data::Batch;
-use crate::error::Result;
+use crate::error::{Error, Fault, Result};
 use crate::gpu::{Command, Elem, Gpu, Lap, Pass, Program, ReadRing, Stopwatch, UploadRing};
 use crate::model::{Activations, Backward, Config, Params, Weights};
 use crate::ops::stepcontrol::{Report, StepControl};
 use crate::ops::{attention, matmul};
 use crate::train::optimizer::UpdateRule;
+use crate::train::ranks::Turn;
 
 pub use crate::train::optimizer::Optimizer;
 use micro_step::{MicroStep, Model};
@@ -30,6 +31,10 @@ pub struct Trainer<'g> {
     /// One micro-step: forward and backward.
     micro: MicroStep,
     rule: UpdateRule,
+    /// The ranks in their order.
+    turns: Vec<Turn>,
+    /// The program behind each rank's last micro-step: additions of sums, and for the last rank the end of the step.
+    after: Vec<Program>,
     /// Norm, decision, update: the last thing of a step.
     end: Program,
     /// Forward and losses.
@@ -53,13 +58,22 @@ impl<'g> Trainer<'g> {
     /// [`crate::error::Error::Memory`] naming the tensor that does not fit; [`crate::error::Error::Gpu`] if a kernel
     /// cannot be built.
     pub fn new(gpu: &'g Gpu, options: TrainerOptions) -> Result<Self> {
+        let (ranks, micro_steps) = (options.ranks, options.sizes.accumulation);
+        if ranks == 0 || !micro_steps.is_multiple_of(ranks) {
+            let fault = Fault::at("trainer", format!("{micro_steps} micro-steps of {ranks} ranks"));
+            return Err(Error::shape(fault.expected("as many of each rank")));
+        }
         let mut pool = MicroStep::pool(gpu, &options)?;
-        let model = Model::new(gpu, options.config, options.elem)?;
+        let model = Model::new(gpu, &options)?;
         let micro = MicroStep::record(gpu, &model, &options, &mut pool)?;
         let rule = UpdateRule::new(gpu, options.config)?;
         model.start_loss_scale(gpu)?;
         let end = model.record_end(gpu, &rule, &micro.norm)?;
         let eval = model.record_losses(gpu, &micro.acts)?;
+        let turns = options.turns();
+        let last = turns.len() - 1;
+        let ends = |rank: usize| (rank == last).then_some(&end);
+        let after = turns.iter().map(|turn| Program::join(micro.additions(turn).chain(ends(turn.rank)))).collect();
         let acts = &micro.acts;
         let inputs_bytes: u64 = micro.inputs().iter().map(|tensor| tensor.bytes()).sum();
         Ok(Self {
@@ -74,6 +88,8 @@ impl<'g> Trainer<'g> {
             model,
             micro,
             rule,
+            turns,
+            after,
             end,
             eval,
             done: VecDeque::new(),
@@ -113,7 +129,7 @@ impl<'g> Trainer<'g> {
     /// The gradients on the GPU, as the last micro-step left them.
     #[must_use]
     pub fn grads(&self) -> &Params {
-        &self.model.grads
+        self.model.grads()
     }
 
     /// AdamW's first and second moments on the GPU.
@@ -143,14 +159,19 @@ impl<'g> Trainer<'g> {
     /// The programs of a step of one micro-step: the micro-step, and the end.
     #[must_use]
     pub fn programs(&self) -> [&Program; 2] {
-        [&self.micro.first, &self.end]
+        [self.micro.program(0, 0), &self.end]
     }
 
     /// Returns all commands of a step, its micro-steps one after the other.
     #[must_use]
     pub fn step_program(&self) -> Program {
-        let micros = (0..self.options.sizes.accumulation).map(|number| self.micro.program(number));
-        Program::join(micros.chain([&self.end]))
+        let per_rank = self.options.micro_steps_of_a_rank();
+        let mut programs = Vec::new();
+        for (turn, after) in self.turns.iter().zip(&self.after) {
+            programs.extend((0..per_rank).map(|number| self.micro.program(turn.level, number)));
+            programs.push(after);
+        }
+        Program::join(programs)
     }
 
     /// The matrix and attention kernels of a step, each once: what decides its speed.
@@ -161,7 +182,7 @@ impl<'g> Trainer<'g> {
             command.operator().is_some_and(|of| products.contains(&of.operator))
         };
         let mut names: Vec<String> =
-            self.micro.first.commands.iter().filter(decides).map(|c| c.name().to_owned()).collect();
+            self.micro.program(0, 0).commands.iter().filter(decides).map(|c| c.name().to_owned()).collect();
         names.sort();
         names.dedup();
         names

@@ -30,27 +30,28 @@ impl Trainer<'_> {
         stop: &dyn Fn() -> bool,
     ) -> Result<bool> {
         let TrainerOptions { sizes, optimizer, elem, .. } = self.options;
-        let accumulation = sizes.accumulation;
+        let per_rank = self.options.micro_steps_of_a_rank();
         let hyper = optimizer.hyper(step, lr, sizes.tokens(), elem);
-        for micro in 0..accumulation {
+        for number in 0..sizes.accumulation {
             if stop() {
                 return Ok(false);
             }
             let batch = self.gpu.span("read a batch", || loader.next_batch())?;
             check_batch("trainer.step", batch, self.micro.acts.rows())?;
-            let (first, last) = (micro == 0, micro + 1 == accumulation);
+            let (first, last) = (number == 0, number + 1 == sizes.accumulation);
             if last && self.reports.is_full() {
                 self.collect(true)?;
             }
             // the numbers are read by the end of a step alone
             let uploads: [Upload; 2] =
                 [(&self.micro.inputs(), batch.bytes()), (&[&self.model.control.hyper], bytemuck::bytes_of(&hyper))];
-            let programs = [self.micro.program(micro), &self.end];
+            let (rank, micro) = (number / per_rank, number % per_rank);
+            let programs = [self.micro.program(self.turns[rank].level, micro), &self.after[rank]];
             let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: first, stops: last });
             self.uploads.submit_timed(
                 self.gpu,
                 &uploads[..1 + usize::from(last)],
-                &programs[..1 + usize::from(last)],
+                &programs[..1 + usize::from(micro + 1 == per_rank)],
                 &mut [&mut self.reports][..usize::from(last)],
                 timed,
             )?;

@@ -62,7 +62,7 @@ impl Trainer<'_> {
         let batch = Batch::of(inputs, targets);
         check_batch("trainer.probe", &batch, self.micro.acts.rows())?;
         let uploads: [Upload; 1] = [(&self.micro.inputs(), batch.bytes())];
-        self.uploads.submit(self.gpu, &uploads, &[&self.micro.first], &mut [])?;
+        self.uploads.submit(self.gpu, &uploads, &[self.micro.program(0, 0)], &mut [])?;
         self.gpu.read_f32(&self.micro.acts.losses)
     }
 }

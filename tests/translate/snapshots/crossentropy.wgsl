@@ -68,7 +68,7 @@ struct State {
     skipped_in_a_row: u32,
     apply: u32,            // 1 if this step's update is applied
     grad_scale: f32,       // what gradients are multiplied by: their unit taken out, then clipped
-    loss_sum: f32,         // over the step's micro-steps
+    reserved: u32,         // keeps the layout of checkpoints
     loss_scale: f32,       // a power of two that the gradients are multiplied by; 1 in f32
     clean_steps: u32,      // updates since the loss scale last changed
 }

@@ -115,7 +115,6 @@ fn put(which: u32, c: u32, sum: Vec, adds: bool) {
 }
 // sums_parts.wgsl: the kernels of sums.wgsl that add parts of a product
 const NO_SQUARES = 0xffffffffu;
-const KEPT = 2u; // Vec of dweight that an invocation adds up at once: their loads do not wait for one another
 
 @group(0) @binding(0) var<storage, read> parts: array<Vec>;
 @group(0) @binding(1) var<storage, read_write> dweight: array<Vec>;
@@ -170,6 +169,7 @@ fn add_both(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
 }
 const GRADIENTS: u32 = 1u;
 const SHARE: u32 = 16u;
+const KEPT: u32 = 2u;
 // shared/group_tree.wgsl: a sum and a maximum over a workgroup, by a tree in workgroup memory
 struct Invocation { @builtin(local_invocation_index) lane: u32 }
 fn lane_of(invocation: Invocation) -> u32 { return invocation.lane; }
