@@ -153,6 +153,8 @@ errors! {
     Locked locked 7;
     /// Training diverged: too many non-finite steps in a row.
     Diverged diverged 8;
+    /// Devices of a run hold different weights.
+    Disagree disagree 9;
     /// A signal ended the run, which was saved and can be resumed.
     Stopped stopped 75;
     /// A tensor handed to an operator has the wrong shape: a bug of the caller.
@@ -168,6 +170,14 @@ impl Error {
     #[must_use]
     pub fn with_place(mut self, place: impl fmt::Display) -> Self {
         self.fault_mut().place = place.to_string();
+        self
+    }
+
+    /// Names the device of several on which it came up.
+    #[must_use]
+    pub fn on_device(mut self, device: usize) -> Self {
+        let fault = self.fault_mut();
+        *fault = std::mem::take(fault).within(format!("device {device}"));
         self
     }
 

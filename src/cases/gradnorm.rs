@@ -2,7 +2,7 @@
 
 use crate::gpu::{Pass, Tensor};
 use crate::model::PARAMS;
-use crate::ops::gradnorm::{self, FORWARD, Forward};
+use crate::ops::gradnorm::{self, BLOCK, FORWARD, Forward};
 use crate::reference;
 
 use super::*;
@@ -39,13 +39,36 @@ pub fn forward(lengths: &[usize], scale: f64) -> Case {
     })
 }
 
+/// Blocks of a run of so many elements, behind rows that stay as they are: each is the sum of squares of its own elements.
+pub fn blocks(n: usize, first: usize) -> Case {
+    let count = n.div_ceil(BLOCK);
+    let slots = vec![Slot::accumulated("partials", [first + count, 1]), Slot::input("grads", [1, n])];
+    let launch = move |pass: &mut Pass, t: &[Tensor]| gradnorm::blocks(pass, &t[1], &t[0], first);
+    Case::new(FORWARD, format!("{n} blocks"), slots, launch, move || {
+        let mut inputs = Inputs::new();
+        let grads = inputs.values(n);
+        let before = inputs.values(first + count);
+        let mut want = wide(&before);
+        for (block, want) in grads.chunks(BLOCK).zip(&mut want[first..]) {
+            *want = reference::gradnorm::forward(&[wide(block)]).powi(2);
+        }
+        let magnitude = absolute(&want);
+        // all terms are positive
+        let terms = rounding(n.min(BLOCK)) + 8.0;
+        vec![Contents::floats(&before).wanting(FULL.near(want, terms, &magnitude)), Contents::floats(&grads)]
+    })
+}
+
 fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let lengths = [[127, 128, 129], [1, 3, 4], [16_383, 16_384, 16_388], [1, 300_007, 400_000]];
     let mut cases: Vec<Case> = breadth.of([1, 1], &lengths).into_iter().map(|n| forward(&n, 1.0)).collect();
     if breadth >= Breadth::Full {
         cases.extend([1e4, 1e-12].map(|scale| forward(&[13, 768, 1], scale)));
         cases.push(forward(&[65 * 16_384, 3, 65 * 16_384 + 1], 1.0).folded());
+        cases.push(blocks(5 * BLOCK + 1, 3).folded());
     }
+    let lengths = breadth.of([1, 1], &[BLOCK + 128, 127, BLOCK, 3 * BLOCK + 1]);
+    cases.extend(lengths.into_iter().zip([0, 2, 5, 1]).map(|(n, first)| blocks(n, first)));
     cases
 }
 

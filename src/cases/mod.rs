@@ -20,6 +20,7 @@ pub mod crossentropy;
 pub mod embedding;
 pub mod gelu;
 pub mod gradnorm;
+pub mod hash;
 pub mod layernorm;
 pub mod matmul;
 pub mod residual;

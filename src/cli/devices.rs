@@ -5,8 +5,9 @@ use wgpt::gpu::adapter;
 
 use super::terminal::say;
 
-/// Lists the adapters; the first is the one that is taken by default.
+/// Lists the adapters; the first is the one that is taken by default. GPUs of a kind are in the order of the PCI bus.
 pub fn run() -> Result<()> {
+    adapter::notes().iter().for_each(|note| say!("{note}"));
     let devices = adapter::list();
     if devices.is_empty() {
         return Err(Error::device(

@@ -15,8 +15,11 @@ use super::terminal::{say, say_lines};
 use super::train::{Asked, resolve};
 
 /// Prints the run and its plan.
-pub fn run(asked: &Asked) -> Result<()> {
+pub fn run(asked: &mut Asked) -> Result<()> {
+    let devices = asked.count_devices()?;
     let mut settings = settings_of(asked)?;
+    settings.run.device_count = devices;
+    settings.check()?;
     let summary_of_data = if resolve::files_are_here(&settings) {
         resolve::look(&mut settings)?.summary
     } else if settings.data.source == Source::Stories {
@@ -76,7 +79,8 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
     let (total, table) = plan(&dry, settings)?;
     let auto = asked.recipe().training.batch == Some(Batch::Auto);
     let batch = if auto { format!(", batch {}", settings.train.batch) } else { String::new() };
-    say!("memory   in {name}, on a GPU with bindings up to 2 GiB{batch}:");
+    let each = if settings.run.device_count > 1 { ", each of several devices" } else { "" };
+    say!("memory   in {name}, on a GPU with bindings up to 2 GiB{batch}{each}:");
     say_lines!("{table}");
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     Ok(settings.run.memory.filter(|limit| total > *limit).map(|limit| {

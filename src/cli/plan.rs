@@ -85,7 +85,7 @@ impl Args {
             let most = config.positions;
             return Err(Error::usage(format!("--context: {context}, expected 1 to the model's {most}")));
         }
-        Ok(Subject { config, context, elem: self.elem(None), recompute: self.recompute, ranks: 1 })
+        Ok(Subject { config, context, elem: self.elem(None), recompute: self.recompute, ranks: 1, devices: 1 })
     }
 
     /// The element type on a card, or on GPUs as they come.

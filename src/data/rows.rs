@@ -8,7 +8,7 @@ use crate::error::{Error, Fault, Result};
 /// Rows of T tokens, from the start of the first source to the end of the last.
 ///
 /// A source of n tokens has floor((n−1)/T) rows: the last target is one token further. A row never spans sources.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rows {
     sources: Vec<TokenSource>,
     /// For each source, the number of rows in it and all before it.

@@ -64,6 +64,8 @@ pub struct Caps {
     pub backend: String,
     /// The driver's name and version.
     pub driver: String,
+    /// Its place on the PCI bus, as `0000:41:00.0`; empty where the backend does not say.
+    pub bus: String,
     /// True for adapters that compute on the CPU, such as Mesa's lavapipe.
     pub software: bool,
     /// True where the GPU shares the system's memory and the display.
@@ -130,6 +132,7 @@ impl Caps {
             vendor: Vendor::Other,
             backend: "none".into(),
             driver: String::new(),
+            bus: String::new(),
             software: false,
             integrated: false,
             lanes: 0,
@@ -178,10 +181,19 @@ impl Caps {
         self.subgroup_control && lanes.is_power_of_two() && (least..=most).contains(&lanes)
     }
 
+    /// True if this is its place on the PCI bus, whose domain may be left out.
+    #[must_use]
+    pub fn is_at(&self, bus: &str) -> bool {
+        let (own, bus) = (self.bus.to_lowercase(), bus.to_lowercase());
+        !own.is_empty() && (own == bus || own.strip_prefix("0000:").is_some_and(|own| own == bus))
+    }
+
     /// One line for the header of a run.
     #[must_use]
     pub fn summary(&self) -> String {
-        format!("{} ({}, {}{})", self.name, self.backend, self.driver, if self.software { ", software" } else { "" })
+        let bus = if self.bus.is_empty() { String::new() } else { format!(", PCI {}", self.bus) };
+        let software = if self.software { ", software" } else { "" };
+        format!("{} ({}, {}{bus}{software})", self.name, self.backend, self.driver)
     }
 }
 
@@ -196,6 +208,15 @@ pub struct DeviceInfo {
     pub kind: String,
 }
 
+impl DeviceInfo {
+    /// Names it by number, name and place on the bus.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let bus = if self.caps.bus.is_empty() { String::new() } else { format!(" at {}", self.caps.bus) };
+        format!("{}: {}{bus}", self.index, self.caps.name)
+    }
+}
+
 fn instance_descriptor(checked: bool) -> wgpu::InstanceDescriptor {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     // Set, not defaulted: debug builds would otherwise compile shaders without optimisation on DX12.
@@ -203,22 +224,57 @@ fn instance_descriptor(checked: bool) -> wgpu::InstanceDescriptor {
     descriptor.with_env()
 }
 
-/// All adapters, the one that is taken by default first: real GPUs before software ones.
+/// GL is left out unless the environment asks for it: it lists software adapters a second time.
+fn backends() -> wgpu::Backends {
+    wgpu::Backends::from_env().unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12)
+}
+
+/// All adapters that the environment leaves, the one that is taken by default first: real GPUs before software ones, those of a
+/// kind in the order of the PCI bus, which is that of `nvidia-smi`.
 pub(super) fn adapters(checked: bool) -> (wgpu::Instance, Vec<wgpu::Adapter>) {
     let descriptor = instance_descriptor(checked);
-    // GL is left out unless the environment asks for it: it lists software adapters a second time.
-    let backends =
-        wgpu::Backends::from_env().unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12);
     let instance = wgpu::Instance::new(descriptor);
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
-    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends()));
+    adapters.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu => 2,
+            wgpu::DeviceType::Other => 3,
+            wgpu::DeviceType::Cpu => 4,
+        };
+        (kind, info.device_pci_bus_id)
     });
+    let (left, _) = left_by_environment(&adapters);
+    let mut left = left.into_iter();
+    adapters.retain(|_| left.next().unwrap_or(true));
     (instance, adapters)
+}
+
+fn left_by_environment(adapters: &[wgpu::Adapter]) -> (Vec<bool>, Vec<String>) {
+    let vendor = |adapter: &wgpu::Adapter| {
+        let info = adapter.get_info();
+        (info.device_type != wgpu::DeviceType::Cpu).then(|| Vendor::of(info.vendor, &info.name))
+    };
+    let vendors: Vec<Option<Vendor>> = adapters.iter().map(vendor).collect();
+    super::devices::visible(&vendors, |name| std::env::var(name).ok())
+}
+
+/// Returns a line for each variable of the environment that leaves some GPUs only.
+#[must_use]
+pub fn notes() -> Vec<String> {
+    let instance = wgpu::Instance::new(instance_descriptor(false));
+    left_by_environment(&pollster::block_on(instance.enumerate_adapters(backends()))).1
+}
+
+/// Lists all adapters without opening one.
+#[must_use]
+pub fn found() -> Vec<DeviceInfo> {
+    let (_instance, adapters) = adapters(false);
+    let caps = |adapter: &wgpu::Adapter| caps(adapter, &adapter.limits(), adapter.features());
+    let of = |(index, adapter)| DeviceInfo { index, caps: caps(adapter), kind: String::new() };
+    adapters.iter().enumerate().map(of).collect()
 }
 
 /// Lists all adapters.
@@ -308,6 +364,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
     let caps = Caps {
         vendor: if software { Vendor::Other } else { Vendor::of(info.vendor, &info.name) },
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        bus: info.device_pci_bus_id,
         name: info.name,
         backend: format!("{:?}", info.backend),
         software,

@@ -6,10 +6,12 @@
 
 pub mod adapter;
 pub mod context;
+pub mod devices;
 pub(crate) mod faults;
 pub mod kernel;
 pub mod layout;
 mod mapping;
+pub mod parcels;
 pub mod pass;
 pub mod pool;
 mod reflection;
@@ -33,6 +35,7 @@ pub use adapter::{CHOICE, Caps, DeviceInfo, Vendor, use_wide_vectors};
 pub use context::{Gpu, Options};
 pub use kernel::{Arithmetic, Kernel, KernelId, OpPass, Purpose};
 pub use layout::Immediates;
+pub use parcels::{Arrival, Arrivals, Departures, Parcel};
 pub use pass::{Binding, Command, Dispatch, Pass, Place, Program};
 pub use pool::Pool;
 pub use ring::{ReadRing, Upload, UploadRing};

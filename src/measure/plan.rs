@@ -10,6 +10,7 @@ use crate::model::{Config, Recompute};
 
 use crate::measure::Table;
 use crate::train::settings::Settings;
+use crate::train::trainer::Part;
 use crate::train::{Sizes, Trainer, TrainerOptions};
 
 /// Tokens of a micro-step at most: a plan records every command of one.
@@ -40,6 +41,8 @@ pub struct Subject {
     pub recompute: Recompute,
     /// Logical ranks: with several, partial sums of gradients are there at once.
     pub ranks: usize,
+    /// Devices that share the ranks; the plan is that of the one that needs most.
+    pub devices: usize,
 }
 
 impl Subject {
@@ -50,10 +53,11 @@ impl Subject {
     /// As [`Trainer::new`].
     pub fn plan(&self, gpu: &Gpu, batch: usize) -> Result<Plan> {
         let gpu = gpu.dry_copy();
-        let Self { config, context, elem, recompute, ranks } = *self;
+        let Self { config, context, elem, recompute, ranks, devices } = *self;
         let sizes = Sizes { batch, context, accumulation: ranks };
-        let _trainer =
-            Trainer::new(&gpu, TrainerOptions { elem, recompute, ranks, ..TrainerOptions::new(config, sizes) })?;
+        let part = Part { device: 0, devices };
+        let options = TrainerOptions { elem, recompute, ranks, part, ..TrainerOptions::new(config, sizes) };
+        let _trainer = Trainer::new(&gpu, TrainerOptions { part: options.largest_part(), ..options })?;
         Ok(Plan { rows: gpu.ledger(), oversized: gpu.oversized() })
     }
 
@@ -105,11 +109,13 @@ impl Plan {
 const STAGING: usize = PARTS.len() - 1;
 
 /// Every label that a trainer allocates under, and the position of its part.
-const LABELS: [(&str, usize); 29] = [
+const LABELS: [(&str, usize); 33] = [
     ("weights", 0),
     ("weights as f16", 0),
     ("gradients", 1),
     ("loss", 1),
+    ("received sums", 1),
+    ("weights' hash", STAGING),
     ("AdamW m", 2),
     ("AdamW v", 2),
     ("activations: residual", 3),
@@ -135,6 +141,8 @@ const LABELS: [(&str, usize); 29] = [
     ("step windows", STAGING),
     ("read ring", STAGING),
     ("upload ring", STAGING),
+    ("exchange out", STAGING),
+    ("exchange in", STAGING),
 ];
 
 /// Returns the position in [`PARTS`] of what is allocated under a label; `None` for labels that no trainer has.
@@ -197,7 +205,9 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
     if caps.software {
         rows.push(("weights on the host while starting".into(), host_bytes(caps, &settings.config())));
     }
-    let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
+    // software devices share the machine's memory
+    let sharing = if caps.software { settings.run.device_count as u64 } else { 1 };
+    let total: u64 = sharing * rows.iter().map(|(_, bytes)| bytes).sum::<u64>();
     if let Some((label, bytes)) = &plan.oversized {
         let largest = caps.max_buffer_bytes >> 20;
         return Err(Error::memory(
@@ -209,7 +219,8 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
         ));
     }
     let mut table: String = rows.iter().map(|(label, bytes)| format!("  {:>10} MiB {label}\n", mib(*bytes))).collect();
-    table += &format!("  {:>10} MiB in all", mib(total));
+    let on = if sharing > 1 { format!(" on {sharing} devices") } else { String::new() };
+    table += &format!("  {:>10} MiB in all{on}", mib(total));
     Ok((total, table))
 }
 
@@ -270,7 +281,7 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
 fn subject(settings: &Settings) -> Subject {
     let (config, train) = (settings.config(), &settings.train);
     let (context, recompute, ranks) = (train.context, train.recompute, settings.data.ranks.max(1));
-    Subject { config, context, elem: settings.elem(), recompute, ranks }
+    Subject { config, context, elem: settings.elem(), recompute, ranks, devices: settings.run.device_count }
 }
 
 /// Bytes of the weights on the host while a run starts, where they are in the adapter's memory.
@@ -299,9 +310,11 @@ mod tests {
         let mut labels = std::collections::BTreeSet::new();
         for elem in [Elem::F32, Elem::F16] {
             for recompute in [Recompute::None, Recompute::Gelu, Recompute::Ln, Recompute::Block] {
-                let subject = Subject { config, context: 64, elem, recompute, ranks: 2 };
-                let plan = subject.plan(&Gpu::dry(assumed(elem, LARGEST_BINDING)), 4).expect("planned");
-                labels.extend(plan.rows.into_iter().map(|(label, _)| label));
+                for devices in [1, 2] {
+                    let subject = Subject { config, context: 64, elem, recompute, ranks: 2, devices };
+                    let plan = subject.plan(&Gpu::dry(assumed(elem, LARGEST_BINDING)), 4).expect("planned");
+                    labels.extend(plan.rows.into_iter().map(|(label, _)| label));
+                }
             }
         }
         let unknown: Vec<&String> = labels.iter().filter(|label| part_of(label).is_none()).collect();

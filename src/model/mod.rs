@@ -3,6 +3,7 @@
 pub mod activations;
 pub mod backward;
 pub mod config;
+pub mod flat;
 pub mod forward;
 pub mod init;
 pub mod params;

@@ -1,11 +1,14 @@
 //! The model's parameters on the GPU and, in the same layout, their gradients and moments.
 
-use crate::error::Result;
+use std::ops::Range;
+
+use crate::error::{Error, Fault, Result};
 use crate::gpu::tensor::row_windows;
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::ops::cast;
 
 use super::config::Config;
+use super::flat::{self, Group};
 use super::params::{PARAMS, Param, Weights, index};
 
 /// One value for every parameter: the parameters themselves, their gradients, or a moment. All tensors that decay lie
@@ -83,8 +86,29 @@ impl Params {
     /// Returns every parameter and its layer (0 for those that the model has once) in the order of the memory of all
     /// sets: those that decay, then the others.
     pub fn in_memory_order(&self) -> impl Iterator<Item = (&'static Param, usize)> {
-        let config = self.config;
-        [true, false].into_iter().flat_map(move |decays| memory_order(&config, decays))
+        flat::groups(&self.config)
+            .into_iter()
+            .flat_map(|group| group.members)
+            .map(|member| (member.param, member.layer))
+    }
+
+    /// Returns elements of a group of the flat order as one row.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the group does not lie in one buffer.
+    pub fn flat(&self, group: &Group, elements: Range<usize>) -> Result<Tensor> {
+        let [Some(first), Some(last)] = [group.members.first(), group.members.last()]
+            .map(|member| member.map(|member| self.get(member.param.name, member.layer)))
+        else {
+            return Err(Error::shape("params.flat: a group without parameters"));
+        };
+        if first.buffer_id() != last.buffer_id() {
+            let what = format!("`{}` does not lie in one buffer", first.label());
+            return Err(Error::memory(
+                Fault::at("memory", what).expected(format!("buffers of {} bytes", 4 * group.len)),
+            ));
+        }
+        Ok(first.through(last).flat(elements))
     }
 
     /// For every one of [`Params::windows`] its f16 copy, if it has one.
@@ -165,14 +189,7 @@ impl Params {
     }
 }
 
-/// Returns the parameters that decay, or those that do not, as they lie in memory: those that the model has once first,
-/// then block by block, so that a block's gradients are neighbours.
-fn memory_order(config: &Config, decays: bool) -> impl Iterator<Item = (&'static Param, usize)> + use<> {
-    let of = move |per_layer| PARAMS.iter().filter(move |p| p.per_layer == per_layer && p.decays == decays);
-    of(false).map(|p| (p, 0)).chain((0..config.layers).flat_map(move |layer| of(true).map(move |p| (p, layer))))
-}
-
-/// Allocates all parameters that decay, or all that do not, in [`memory_order`]. Returns the buffers, each whole.
+/// Allocates all parameters that decay, or all that do not, in the flat order. Returns the buffers, each whole.
 fn arena(
     gpu: &Gpu,
     label: &str,
@@ -181,10 +198,11 @@ fn arena(
     elem: Elem,
     tensors: &mut [Vec<Tensor>],
 ) -> Result<Vec<Tensor>> {
-    let shapes: Vec<[usize; 2]> = memory_order(config, decays).map(|(param, _)| (param.shape)(config)).collect();
-    let (members, buffers) = gpu.arena(label, &shapes, elem)?;
-    for ((param, _), tensor) in memory_order(config, decays).zip(members) {
-        tensors[index(param.name)].push(tensor);
+    let groups: Vec<Group> = flat::groups(config).into_iter().filter(|group| group.decays == decays).collect();
+    let shapes = |group: &Group| group.members.iter().map(|member| (member.param.shape)(config)).collect();
+    let (allocated, buffers) = gpu.arena(label, &groups.iter().map(shapes).collect::<Vec<_>>(), elem)?;
+    for (member, tensor) in groups.iter().flat_map(|group| &group.members).zip(allocated) {
+        tensors[index(member.param.name)].push(tensor);
     }
     Ok(buffers)
 }

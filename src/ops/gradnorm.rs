@@ -16,9 +16,12 @@ crate::shared_struct! {
         count: u32,
         first: u32,
         groups: u32,
+        share: u32,
     }
 }
 
+/// Elements of a block of [`blocks`], a multiple of four.
+pub const BLOCK: usize = 32_768;
 /// Elements that a workgroup sums at least.
 const SHARE: usize = 16_384;
 /// Workgroups of one window at most.
@@ -64,20 +67,47 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     io.partials.check_shape("gradnorm.forward", "partials", io.first + partials(io.grads), 1)?;
     let mut first = io.first;
     for grads in io.grads {
-        let width = Width::of(&[grads.len()]);
         let groups = groups_of(grads.len());
-        let kernel = kernel(&pass.gpu.caps, width);
-        let params =
-            Params { count: (grads.len() / width.elements()) as u32, first: first as u32, groups: groups as u32 };
-        pass.dispatch(&Dispatch {
-            kernel: &kernel,
-            tensors: &[grads, io.partials],
-            immediates: Immediates::of(&params),
-            groups: groups as u64,
-            flops: 2 * grads.len() as u64,
-            bytes: grads.bytes(),
-        })?;
+        let share = (grads.len() / Width::of(&[grads.len()]).elements()).div_ceil(groups);
+        dispatch(pass, grads, io.partials, first, groups, share)?;
         first += groups;
     }
     Ok(())
+}
+
+/// `partials[first + b] = sum of squares of block b` of `grads` (1, N), whose blocks are [`BLOCK`] elements long: the same sums on
+/// every device that adds up alike, whichever blocks it has. `partials` is (P, 1) and
+/// ends with the last block.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] if `partials` ends elsewhere.
+pub fn blocks(pass: &mut Pass, grads: &Tensor, partials: &Tensor, first: usize) -> Result<()> {
+    let groups = grads.len().div_ceil(BLOCK);
+    partials.check_shape("gradnorm.blocks", "partials", first + groups, 1)?;
+    dispatch(pass, grads, partials, first, groups, BLOCK / Width::of(&[grads.len()]).elements())
+}
+
+fn dispatch(
+    pass: &mut Pass,
+    grads: &Tensor,
+    partials: &Tensor,
+    first: usize,
+    groups: usize,
+    share: usize,
+) -> Result<()> {
+    let width = Width::of(&[grads.len()]);
+    let params = Params {
+        count: (grads.len() / width.elements()) as u32,
+        first: first as u32,
+        groups: groups as u32,
+        share: share as u32,
+    };
+    pass.dispatch(&Dispatch {
+        kernel: &kernel(&pass.gpu.caps, width),
+        tensors: &[grads, partials],
+        immediates: Immediates::of(&params),
+        groups: groups as u64,
+        flops: 2 * grads.len() as u64,
+        bytes: grads.bytes(),
+    })
 }

@@ -12,6 +12,7 @@ pub mod crossentropy;
 pub mod embedding;
 pub mod gelu;
 pub mod gradnorm;
+pub mod hash;
 pub mod layernorm;
 pub mod matmul;
 pub mod matrix_units;
@@ -118,7 +119,7 @@ pub struct Operator {
 macro_rules! for_each_operator {
     ($then:ident) => {
         $then! {
-            adamw attention bias cast compare crossentropy embedding gelu gradnorm layernorm matmul residual roof stepcontrol sums tree
+            adamw attention bias cast compare crossentropy embedding gelu gradnorm hash layernorm matmul residual roof stepcontrol sums tree
         }
     };
 }

@@ -23,6 +23,7 @@ pub mod embedding;
 pub mod gelu;
 pub mod gpt2;
 pub mod gradnorm;
+pub mod hash;
 pub mod layernorm;
 pub mod matmul;
 pub mod random;

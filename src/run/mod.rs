@@ -15,6 +15,7 @@ pub mod records;
 pub mod report;
 pub mod session;
 pub mod steps;
+pub mod team;
 pub mod tensorboard;
 pub mod watchdog;
 

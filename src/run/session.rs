@@ -23,10 +23,11 @@ use crate::run::lock::FolderLock;
 use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
 use crate::run::steps::{Done, Outcome, Run, Screen};
+use crate::run::team::Team;
 use crate::run::watchdog::{Patience, Watchdog};
+use crate::train::TrainerOptions;
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Interval, RunFile, Settings, compare};
-use crate::train::{Trainer, TrainerOptions};
 
 /// Optional extras of a run; none by default.
 #[derive(Debug, Default)]
@@ -57,8 +58,8 @@ pub struct Session<'a> {
     pub out: Option<PathBuf>,
     /// Put aside a run that is in the folder.
     pub restart: bool,
-    /// Opens the device: once, and once more after a loss.
-    pub open: &'a dyn Fn() -> Result<Gpu>,
+    /// Opens the devices: once, and once more after a loss.
+    pub open: &'a dyn Fn() -> Result<Vec<Gpu>>,
     /// Makes or reads the weights that the run begins with.
     pub weights: &'a dyn Fn() -> Result<Weights>,
     /// The name of a signal that asks the run to end, once there is one.
@@ -205,17 +206,20 @@ impl<'a> Session<'a> {
         loop {
             let rebuilt = run.as_ref().is_some_and(|run| run.rebuilt);
             self.phase.set(Phase::Opening);
-            let mut gpu = (self.open)()?;
+            let mut gpus = (self.open)()?;
             if run.is_none() {
                 // a model that fits no memory is told as that
                 let kept = if there.is_some() { folder::checkpoints(&parent) } else { 0 };
                 check_free(&parent, self.settings, kept)?;
             }
             if let Some(saved) = &saved {
-                gpu.caps.tuned = Arc::new(saved.state.tuned.clone());
+                let tuned = Arc::new(saved.state.tuned.clone());
+                gpus.iter_mut().for_each(|gpu| gpu.caps.tuned = Arc::clone(&tuned));
             }
-            match self.attempt(&gpu, &mut run, &mut saved, &mut lock, there.as_ref(), screen) {
-                Err(error) if gpu.is_lost() && !rebuilt => {
+            let result = self.attempt(&gpus, &mut run, &mut saved, &mut lock, there.as_ref(), screen);
+            let is_lost = gpus.iter().any(Gpu::is_lost);
+            match result {
+                Err(error) if is_lost && !rebuilt => {
                     screen.line(&format!(
                         "{error}; it is opened once more, and the run resumes from its last checkpoint"
                     ));
@@ -223,7 +227,7 @@ impl<'a> Session<'a> {
                     run.rebuilt = true;
                     saved = rewind(run, self.settings.config(), start, screen)?;
                 }
-                Err(error) if gpu.is_lost() => {
+                Err(error) if is_lost => {
                     let advice = (self.continues)(run.as_ref().map_or(&parent, |run| run.folder.dir()));
                     return Err(Error::lost(format!("{error}, the second time; to continue: {advice}")));
                 }
@@ -235,7 +239,7 @@ impl<'a> Session<'a> {
     /// All that needs a device, until it ends or the device is lost.
     fn attempt(
         &mut self,
-        gpu: &Gpu,
+        gpus: &[Gpu],
         run: &mut Option<Run<'a>>,
         saved: &mut Option<Box<Saved>>,
         lock: &mut Option<FolderLock>,
@@ -243,35 +247,48 @@ impl<'a> Session<'a> {
         screen: &mut dyn Screen,
     ) -> Result<Outcome> {
         let settings = self.settings;
+        let [gpu, ..] = gpus else { return Err(Error::device("devices: none was opened")) };
         // while the memory is free
         let peak = if run.is_none() && self.extras.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
         self.phase.set(Phase::Compiling);
-        let mut trainer =
-            Trainer::new(gpu, trainer_options(settings)).map_err(|error| with_plan(error, gpu, settings))?;
-        crate::kill_point!("resume: before the first weights");
-        self.phase.set(Phase::Uploading);
-        match saved.as_deref() {
-            Some(saved) => trainer.restore(&saved.snapshot)?,
-            None => trainer.load(&(self.weights)()?)?,
-        }
-        let made_by = MadeBy::new(gpu, &trainer, settings.train.precision.name());
-        let state = saved.take().map(|saved| saved.state);
-        let run = match run {
-            Some(run) => run,
-            None => run.insert(self.run(lock, state.as_ref(), there, (&made_by, peak), screen)?),
-        };
-        run.done = state.as_ref().map(|state| done(state, there, settings));
-        screen.begins(&trainer, run.folder.dir());
-        if there.is_some() || run.rebuilt {
-            announce(state.as_ref(), &made_by, screen);
-            let reached = state.as_ref().map_or(0, |state| state.step);
-            announce_changes(reached, there.map(|there| &there.settings), settings, screen);
-        }
-        run.made_by = made_by;
-        let dir = run.folder.dir().to_owned();
-        let _watchdog =
-            self.hang.map(|hang| Watchdog::new(gpu.waits(), Patience::of(gpu), move |what| hang(&dir, &what)));
-        run.go(&mut trainer, screen)
+        Team::with(gpus, trainer_options(settings), |team| {
+            crate::kill_point!("resume: before the first weights");
+            self.phase.set(Phase::Uploading);
+            let state = match saved.take() {
+                Some(saved) => {
+                    let Saved { snapshot, state } = *saved;
+                    team.restore(snapshot)?;
+                    Some(state)
+                }
+                None => {
+                    team.load((self.weights)()?)?;
+                    None
+                }
+            };
+            let made_by = MadeBy::new(gpu, team.lead(), settings.train.precision.name());
+            let run = match run {
+                Some(run) => run,
+                None => run.insert(self.run(lock, state.as_ref(), there, (&made_by, peak, gpus.len()), screen)?),
+            };
+            run.done = state.as_ref().map(|state| done(state, there, settings));
+            screen.begins(team.lead(), run.folder.dir());
+            if there.is_some() || run.rebuilt {
+                announce(state.as_ref(), &made_by, screen);
+                let reached = state.as_ref().map_or(0, |state| state.step);
+                announce_changes(reached, there.map(|there| &there.settings), settings, screen);
+            }
+            run.made_by = made_by;
+            let dir = run.folder.dir().to_owned();
+            let watch = |(device, gpu): (usize, &Gpu)| {
+                let (hang, dir) = (self.hang?, dir.clone());
+                let name =
+                    if gpus.len() > 1 { format!("device {device} ({}): ", gpu.caps.name) } else { String::new() };
+                Some(Watchdog::new(gpu.waits(), Patience::of(gpu), move |what| hang(&dir, &format!("{name}{what}"))))
+            };
+            let _watchdogs: Vec<Watchdog> = gpus.iter().enumerate().filter_map(watch).collect();
+            run.go(team, screen)
+        })
+        .map_err(|error| with_plan(error, gpu, settings))
     }
 
     /// Takes the folder, and makes the run of what there is.
@@ -280,7 +297,7 @@ impl<'a> Session<'a> {
         lock: &mut Option<FolderLock>,
         state: Option<&StateFile>,
         there: Option<&RunFile>,
-        (made_by, peak): (&MadeBy, Option<f64>),
+        (made_by, peak, devices): (&MadeBy, Option<f64>, usize),
         screen: &mut dyn Screen,
     ) -> Result<Run<'a>> {
         let settings = self.settings;
@@ -294,6 +311,7 @@ impl<'a> Session<'a> {
         }
         let mut file = RunFile::new(settings, Some(loader.fingerprint().to_owned()));
         (file.record.adapter, file.record.peak_tflops) = (Some(made_by.adapter.clone()), peak);
+        file.record.devices = (devices > 1).then_some(devices);
         // a configuration of an earlier version, or one that was written by hand, has no id
         let known = there.and_then(|there| there.record.run.clone());
         file.record.run = known.or_else(|| state.and_then(|state| state.run.clone()));
@@ -327,7 +345,7 @@ impl<'a> Session<'a> {
             loader,
             repeat,
             rows: self.rows.take(),
-            questions: std::mem::take(&mut self.extras.questions),
+            questions: std::mem::take(&mut self.extras.questions).into(),
             tokenizer: self.tokenizer.clone(),
             baseline: self.baseline,
             data_files,

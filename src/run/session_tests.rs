@@ -16,6 +16,7 @@ use crate::gpu::Options;
 use crate::gpu::faults::Call;
 use crate::model::init;
 use crate::train::Dataset;
+use crate::train::Trainer;
 use crate::train::settings::resolve::Start;
 use crate::train::settings::{Recipe, WhenFull};
 
@@ -67,6 +68,17 @@ fn train_with(
     open: &dyn Fn() -> Result<Gpu>,
     stop: &dyn Fn() -> Option<&'static str>,
 ) -> (Result<Option<Outcome>>, Vec<String>) {
+    train_on(dir, name, change, &|| open().map(|gpu| vec![gpu]), stop)
+}
+
+/// The same on several devices.
+fn train_on(
+    dir: &Path,
+    name: &str,
+    change: &dyn Fn(&mut Settings),
+    open: &dyn Fn() -> Result<Vec<Gpu>>,
+    stop: &dyn Fn() -> Option<&'static str>,
+) -> (Result<Option<Outcome>>, Vec<String>) {
     let text = dir.join("text.txt");
     if !text.exists() {
         fs::write(&text, Stories::new(7).text(3000)).unwrap();
@@ -76,7 +88,8 @@ fn train_with(
     let config = settings.config();
     let dataset = Dataset::open(&settings.data, 42).unwrap();
     let t = &settings.train;
-    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, Some(42), (1, 1)).unwrap();
+    let of_ranks = (settings.data.ranks, settings.sizes().accumulation);
+    let (loader, rows) = dataset.cut(t.batch, t.context, config.vocab, Some(42), of_ranks).unwrap();
     let session = Session {
         settings: &settings,
         loader: Some(loader),
@@ -173,6 +186,54 @@ fn a_device_lost_at_a_mapping_is_opened_again() {
 fn a_device_lost_at_any_call_is_opened_again() {
     lose_at(Call::Submit, 1);
     lose_at(Call::Map, 1);
+}
+
+/// Whichever of several devices is lost, and wherever: all are opened again, and the run leaves what an undisturbed one leaves.
+#[test]
+fn a_device_lost_among_several_is_opened_again_with_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let short = |settings: &mut Settings| {
+        (settings.train.steps, settings.run.val_every) = (3, 2);
+        settings.run.sample_every = 0;
+        (settings.data.ranks, settings.run.device_count) = (4, 4);
+        settings.train.tokens_per_step = 4 * settings.train.batch * settings.train.context;
+    };
+    let several = |faults: &[Option<(Call, u64)>]| -> Result<Vec<Gpu>> {
+        let gpus: Vec<Gpu> = faults.iter().map(|_| open()).collect::<Result<_>>()?;
+        gpus.iter().zip(faults).for_each(|(gpu, fault)| gpu.fail_at(*fault));
+        Ok(gpus)
+    };
+    let calls = Cell::new(0);
+    train_on(dir, "whole", &short, &|| several(&[None; 1]), &|| None).0.unwrap();
+    let counters = std::cell::RefCell::new(Vec::new());
+    let counted = || {
+        let gpus = several(&[None; 4])?;
+        counters.replace(gpus.iter().map(Gpu::counters).collect());
+        Ok(gpus)
+    };
+    train_on(dir, "counted", &short, &counted, &|| None).0.unwrap();
+    same(dir, "counted", "four devices");
+    let most =
+        |device: usize, call: Call| counters.borrow()[device][call as usize].load(std::sync::atomic::Ordering::SeqCst);
+    for (device, call, share) in [(1, Call::Submit, 3), (3, Call::Map, 5), (0, Call::Submit, 6), (2, Call::Submit, 7)] {
+        let number = most(device, call) * share / 8;
+        let name = format!("{call:?}-{device}-{number}");
+        calls.set(0);
+        let open = || {
+            let mut faults = [None; 4];
+            if calls.replace(calls.get() + 1) == 0 {
+                faults[device] = Some((call, number));
+            }
+            several(&faults)
+        };
+        let (done, lines) = train_on(dir, &name, &short, &open, &|| None);
+        assert!(done.is_ok(), "{name}: {done:?}\n{lines:?}");
+        assert_eq!(calls.get(), 2, "{name}: the loss was not noticed\n{lines:?}");
+        let who = if device > 0 { format!("device {device}: ") } else { String::new() };
+        assert!(lines.iter().any(|line| line.starts_with(&who) && line.contains("was lost")), "{name}: {lines:?}");
+        same(dir, &name, &name);
+    }
 }
 
 /// Calls from one that fails to the next, so that in time all kinds of calls have their turn.
@@ -312,7 +373,7 @@ fn a_nan_anywhere_changes_nothing() {
     trainer.load(&init::init(config, 42)).unwrap();
     let mut skipped = 0;
     for step in 1..=4 {
-        let good = trainer.snapshot().unwrap();
+        let good = trainer.snapshot().unwrap().unwrap();
         for (tensor, bad) in (0..good.weights.tensors.len()).zip([f32::NAN, f32::INFINITY].into_iter().cycle()) {
             let mut poisoned = good.clone();
             let middle = poisoned.weights.tensors[tensor].len() / 2;
@@ -325,7 +386,7 @@ fn a_nan_anywhere_changes_nothing() {
             skipped += 1;
             let place = format!("step {step}, tensor {tensor}: {report:?}");
             assert_eq!((report.skipped_now, report.skipped), (1, good.control.skipped + 1), "{place}");
-            let after = trainer.snapshot().unwrap();
+            let after = trainer.snapshot().unwrap().unwrap();
             let bits = |w: &Weights| w.tensors.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert!(bits(&after.weights) == bits(&poisoned.weights), "{place}: weights changed");
             for (after, before) in after.moments.iter().zip(&good.moments) {
@@ -340,10 +401,10 @@ fn a_nan_anywhere_changes_nothing() {
         for (window, _) in trainer.grads().windows(&gpu) {
             trainer.step(&mut loader, step, 0.0).unwrap();
             trainer.report(true).unwrap().unwrap();
-            let before = trainer.snapshot().unwrap();
+            let before = trainer.snapshot().unwrap().unwrap();
             gpu.write(&window.flat(0..1), bytemuck::bytes_of(&f32::NAN)).unwrap();
             trainer.programs()[1].run(&gpu).unwrap();
-            let after = trainer.snapshot().unwrap();
+            let after = trainer.snapshot().unwrap().unwrap();
             assert_eq!(after.control.skipped, before.control.skipped + 1, "step {step}");
             assert!(after.weights == before.weights && after.moments == before.moments, "step {step}: a bit changed");
         }
@@ -428,7 +489,7 @@ fn a_restart_puts_no_run_aside_that_began_meanwhile() {
         extras: Extras::default(),
         out: Some(run.clone()),
         restart: true,
-        open: &open,
+        open: &|| open().map(|gpu| vec![gpu]),
         weights: &|| Ok(init::init(settings.config(), 42)),
         stop: &|| None,
         phase: CurrentPhase::default(),

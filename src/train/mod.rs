@@ -1,5 +1,6 @@
 //! Steps, optimizers, schedules, and the settings that decide a run.
 
+pub mod collective;
 pub mod dataset;
 pub mod optimizer;
 pub mod ranks;

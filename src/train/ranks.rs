@@ -45,6 +45,27 @@ fn last_two(sums: &[Range<usize>], ranks: usize) -> Option<Range<usize>> {
     (is_left && right.start == left.end && right.end == end).then_some(left.start..end)
 }
 
+/// Returns the additions that make the sum over all ranks out of the sums of `nodes`, which together hold each rank once: each adds
+/// the second to the first, by position. The result is at position `into`. Additions commute bit by bit, so that it may be
+/// any of them.
+#[must_use]
+pub fn additions(nodes: &[Range<usize>], ranks: usize, into: usize) -> Vec<[usize; 2]> {
+    fn sum(node: Range<usize>, nodes: &[Range<usize>], into: usize, list: &mut Vec<[usize; 2]>) -> usize {
+        if let Some(position) = nodes.iter().position(|other| *other == node) {
+            return position;
+        }
+        let half = node.start + node.len().next_power_of_two() / 2;
+        let left = sum(node.start..half, nodes, into, list);
+        let right = sum(half..node.end, nodes, into, list);
+        let [to, from] = if right == into { [right, left] } else { [left, right] };
+        list.push([to, from]);
+        to
+    }
+    let mut list = Vec::new();
+    sum(0..ranks, nodes, into, &mut list);
+    list
+}
+
 /// Sums that are there at once while a block of ranks is computed.
 #[must_use]
 pub fn levels(turns: &[Turn]) -> usize {
@@ -115,6 +136,30 @@ mod tests {
         assert_eq!(turns(0..3, 6).1, [0..2, 2..3]);
         assert_eq!(turns(3..6, 6).1, [3..4, 4..6]);
         assert_eq!(turns(4..7, 7).1, vec![4..7]);
+    }
+
+    #[test]
+    fn sums_of_blocks_add_up_to_the_whole_tree_wherever_it_lies() {
+        fn tree(of: &[f32]) -> f32 {
+            if of.len() == 1 {
+                return of[0];
+            }
+            let (left, right) = of.split_at(of.len().next_power_of_two() / 2);
+            tree(left) + tree(right)
+        }
+        for (ranks, devices) in [(1, 1), (2, 2), (4, 2), (6, 2), (6, 3), (8, 4), (8, 8), (12, 3), (15, 5)] {
+            let values: Vec<f32> = (0..ranks).map(|rank| 0.1 + (rank as f32).sin().powi(3)).collect();
+            let per_device = ranks / devices;
+            let nodes: Vec<Range<usize>> =
+                (0..devices).flat_map(|d| turns(d * per_device..(d + 1) * per_device, ranks).1).collect();
+            for into in 0..nodes.len() {
+                let mut sums: Vec<f32> = nodes.iter().map(|node| tree(&values[node.clone()])).collect();
+                for [to, from] in additions(&nodes, ranks, into) {
+                    sums[to] += sums[from];
+                }
+                assert_eq!(sums[into].to_bits(), tree(&values).to_bits(), "{ranks} ranks on {devices} into {into}");
+            }
+        }
     }
 
     #[test]

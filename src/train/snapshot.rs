@@ -21,19 +21,21 @@ pub struct Snapshot {
 
 impl Trainer<'_> {
     /// Everything that the next step depends on beside its batches, after all whole steps that were submitted: of a
-    /// step that [`Trainer::step_unless`] gave up nothing is in it.
+    /// step that [`Trainer::step_unless`] gave up nothing is in it. All devices that share a run call this; only the first
+    /// gets the snapshot.
     ///
     /// # Errors
     /// As [`Gpu::read`].
-    pub fn snapshot(&self) -> Result<Snapshot> {
+    pub fn snapshot(&mut self) -> Result<Option<Snapshot>> {
+        let Some(moments) = self.read_moments()? else { return Ok(None) };
         let state = self.gpu().read(&self.control().state)?;
         let state: stepcontrol::State = bytemuck::pod_read_unaligned(&state);
-        Ok(Snapshot {
+        Ok(Some(Snapshot {
             weights: self.weights()?,
-            moments: [self.moments()[0].download(self.gpu())?, self.moments()[1].download(self.gpu())?],
+            moments,
             control: state,
             windows: bytemuck::pod_read_unaligned(&self.gpu().read(&self.control().windows)?),
-        })
+        }))
     }
 
     /// Goes on where `snapshot` was taken, with the same bits. The f16 copy of mixed precision is made anew from the
@@ -49,9 +51,7 @@ impl Trainer<'_> {
             }
         }
         self.load(&snapshot.weights)?;
-        for (moment, values) in self.moments().iter().zip(&snapshot.moments) {
-            moment.upload(self.gpu(), values)?;
-        }
+        self.write_moments(&snapshot.moments)?;
         self.gpu().write(&self.control().windows, bytemuck::bytes_of(&snapshot.windows))?;
         self.gpu().write(&self.control().state, bytemuck::bytes_of(&snapshot.control))
     }

@@ -4,6 +4,8 @@ mod bad_input;
 #[cfg(unix)]
 mod changed_data;
 mod data_files;
+#[cfg(unix)]
+mod devices;
 #[cfg(target_os = "linux")]
 mod disk;
 #[cfg(unix)]

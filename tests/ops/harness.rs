@@ -81,7 +81,7 @@ pub struct Reach {
 }
 
 fn allocate(gpu: &Gpu, slot: &Slot, reach: Option<&Reach>) -> Result<Guarded> {
-    let (mut tensors, mut wholes) = gpu.arena(slot.name, &[[1, HEAD], slot.shape, [1, TAIL]], slot.elem)?;
+    let (mut tensors, mut wholes) = gpu.arena(slot.name, &[vec![[1, HEAD], slot.shape, [1, TAIL]]], slot.elem)?;
     let (whole, mut tensor) = (wholes.remove(0), tensors.remove(1));
     if let Some(Reach { head, tail, .. }) = reach {
         tensor = whole.flat(if *head { 0 } else { HEAD }..HEAD + tensor.len() + tail);

@@ -1,7 +1,7 @@
 //! Settings that depend on the adapter: `--batch auto`, `--precision auto`. A run that is resumed keeps its own.
 
-use wgpt::error::Result;
-use wgpt::gpu::Gpu;
+use wgpt::error::{Error, Fault, Result};
+use wgpt::gpu::{Gpu, devices};
 use wgpt::measure::plan::auto_batch;
 use wgpt::train::Settings;
 use wgpt::train::settings::{Batch, Precision};
@@ -10,6 +10,43 @@ use super::Asked;
 use crate::cli::precision;
 
 impl Asked {
+    /// Chooses the devices of `--devices`, by their numbers; none if one device is meant.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is none like that; [`Error::Usage`] if one device is asked for too.
+    pub fn choose_devices(&mut self) -> Result<Vec<usize>> {
+        let run = &self.recipe().run;
+        let Some(asked) = &run.devices else { return Ok(Vec::new()) };
+        if run.device.is_some() {
+            return Err(Error::usage(Fault::at("--device", "--devices is given too").expected("one of them")));
+        }
+        let chosen = devices::choose(asked, run.share_device.unwrap_or(false))?;
+        self.default_ranks(chosen.len());
+        Ok(chosen)
+    }
+
+    /// Returns the number of devices of `--devices`, which may be those of another machine if they are listed.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if all are asked for and there is none.
+    pub fn count_devices(&mut self) -> Result<usize> {
+        let count = match self.recipe().run.devices.as_deref().map(str::trim) {
+            None => 1,
+            Some("all") => devices::choose("all", false)?.len(),
+            Some(list) => list.split(',').count(),
+        };
+        self.default_ranks(count);
+        Ok(count)
+    }
+
+    /// Gives a run that begins as many logical ranks as devices unless `--emulate-ranks` says otherwise.
+    fn default_ranks(&mut self, devices: usize) {
+        let ranks = &mut self.merged.recipe.data.emulate_ranks;
+        if self.there.is_none() && ranks.is_none() && devices > 1 {
+            *ranks = Some(devices);
+        }
+    }
+
     /// With `--batch auto` sets the largest batch that memory holds on the adapter that `dry` opens without a device: that of
     /// the run in the folder, if it may be resumed. Returns the dry device if a plan was made on it.
     pub fn choose_batch(&self, settings: &mut Settings, dry: impl FnOnce() -> Result<Gpu>) -> Result<Option<Gpu>> {
@@ -49,10 +86,10 @@ impl Asked {
     ///
     /// # Errors
     /// [`wgpt::error::Error::Device`] if there is no such adapter.
-    pub fn choose_precision(&self, settings: &mut Settings) -> Result<()> {
+    pub fn choose_precision(&self, settings: &mut Settings, device: Option<&str>) -> Result<()> {
         settings.train.precision = match (self.precision(), &self.there) {
             (Precision::Auto, Some(there)) => there.settings.elem(),
-            (asked, _) => precision::resolve(asked, settings.run.device.as_deref())?,
+            (asked, _) => precision::resolve(asked, device)?,
         };
         Ok(())
     }

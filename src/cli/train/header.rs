@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use wgpt::gpu::Elem;
+use wgpt::gpu::{self, Caps, Elem};
 use wgpt::measure;
 use wgpt::measure::tune::Found;
 use wgpt::ops::{attention, matmul};
@@ -12,10 +12,14 @@ use wgpt::train::settings::Settings;
 use crate::cli::terminal::say;
 
 /// Prints device, model, data, step, kernels, memory and folder.
-pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, tuned: &Found) {
+pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[Caps], out: &Path, tuned: &Found) {
     let gpu = trainer.gpu();
     let (m, t, config) = (settings.config(), &settings.train, trainer.config());
-    say!("device   {}", gpu.caps.summary());
+    gpu::adapter::notes().iter().for_each(|note| say!("devices  {note}"));
+    for (number, caps) in devices.iter().enumerate() {
+        let number = if devices.len() > 1 { format!("{number}: ") } else { String::new() };
+        say!("device   {number}{}", caps.summary());
+    }
     if !gpu.device().is_empty() {
         say!("         {}", gpu.device());
     }
@@ -38,6 +42,14 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, out: &Path, 
         settings.sizes().accumulation,
         t.steps
     );
+    let ranks = settings.data.ranks;
+    if devices.len() > 1 {
+        let each = ranks / devices.len();
+        say!(
+            "ranks    {ranks} on {} devices, {each} each: sums of gradients and weights go through host memory",
+            devices.len()
+        );
+    }
     say!("kernels  {}", trainer.kernel_summary().join(", "));
     if trainer.elem() == Elem::F16 {
         if let Some(why) = matmul::choose::without_matrices(&gpu.caps) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use wgpt::data::Tokenizer;
 use wgpt::error::Result;
 use wgpt::files::atomic;
-use wgpt::gpu::{self, Elem, Gpu, Options};
+use wgpt::gpu::{self, Caps, Elem, Gpu, Options};
 use wgpt::measure::plan::check_memory;
 use wgpt::measure::tune::{self, Found};
 use wgpt::model::init;
@@ -69,19 +69,27 @@ pub struct Args {
 }
 
 /// Trains.
-pub fn run(args: &Args, asked: Asked) -> Result<()> {
+pub fn run(args: &Args, mut asked: Asked) -> Result<()> {
     let phase = CurrentPhase::default();
     let current = phase.clone();
     let stop = signals::listen(move || signals::Answer::of(&current))?;
     phase.set(Phase::Reading);
+    let chosen = asked.choose_devices()?;
     let recipe = asked.recipe();
     // a run that has checkpoints does without the weights it began with, which may be gone
     let known = asked.known_start();
     let init = if known.is_some() { None } else { resolve::init(recipe)? };
     let mut settings = recipe.resolve(known.unwrap_or_else(|| resolve::start(init.as_ref())))?;
     asked.keep_horizon(&mut settings);
-    asked.choose_precision(&mut settings)?;
-    let device = settings.run.device.clone();
+    // each by its number, or the one that is asked for
+    let devices: Vec<Option<String>> = match &chosen[..] {
+        [] => vec![settings.run.device.clone()],
+        several => several.iter().map(|number| Some(number.to_string())).collect(),
+    };
+    settings.run.device_count = devices.len();
+    settings.check()?;
+    let device = devices[0].clone();
+    asked.choose_precision(&mut settings, device.as_deref())?;
     let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device.as_deref()).map(Gpu::dry))?;
     asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
     let assumption =
@@ -107,9 +115,14 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
     };
 
     let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
+    let opened = RefCell::new(Vec::new());
     // what was read for the plan the first device need not read again
     let planner = Cell::new(planner);
-    let open = || open(&settings, &planner, &tuned);
+    let open = || {
+        let gpus = open(&settings, &devices, &planner, &tuned)?;
+        opened.replace(gpus.iter().map(|gpu| gpu.caps.clone()).collect());
+        Ok(gpus)
+    };
     // what was read for its shape, once; after that it is read again
     let loaded = Cell::new(loaded);
     let first = || match (loaded.take(), &settings.model.init) {
@@ -119,7 +132,7 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
     };
     let header = |trainer: &Trainer, dir: &Path| {
         folder.replace(dir.to_owned());
-        header::print(&settings, &summary, trainer, dir, &tuned.replace(Found::Nothing));
+        header::print(&settings, &summary, trainer, &opened.borrow(), dir, &tuned.replace(Found::Nothing));
     };
     let mut terminal = Terminal::new(settings.train.steps, &header);
     let session = Session {
@@ -146,25 +159,44 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
     Ok(())
 }
 
-/// Opens the device, once and again after a loss.
-fn open(settings: &Settings, planner: &Cell<Option<Gpu>>, tuned: &RefCell<Found>) -> Result<Gpu> {
-    let mut gpu = Gpu::open(&Options {
-        device: settings.run.device.clone(),
-        checked: settings.run.checked,
-        matrices: settings.elem() == Elem::F16,
-        unrepaired: settings.run.no_spirv_repair,
-        // for the header, which names kernels that spill
-        statistics: true,
-        ..Options::default()
-    })?;
-    precision::check(settings.elem(), &gpu.caps)?;
-    tuned.replace(tune::load(&mut gpu.caps));
-    let gpu = match planner.take() {
-        Some(planner) => gpu.adopting(planner),
-        None => gpu,
+/// Opens the devices, once and again after a loss. Kernels are chosen for what all of them can run.
+fn open(
+    settings: &Settings,
+    devices: &[Option<String>],
+    planner: &Cell<Option<Gpu>>,
+    tuned: &RefCell<Found>,
+) -> Result<Vec<Gpu>> {
+    let open = |device: &Option<String>| {
+        let gpu = Gpu::open(&Options {
+            device: device.clone(),
+            checked: settings.run.checked,
+            matrices: settings.elem() == Elem::F16,
+            unrepaired: settings.run.no_spirv_repair,
+            // for the header, which names kernels that spill
+            statistics: true,
+            ..Options::default()
+        })?;
+        precision::check(settings.elem(), &gpu.caps)?;
+        Ok(gpu)
     };
-    check_memory(&gpu, settings, settings.run.memory)?;
-    Ok(gpu)
+    let mut gpus = devices.iter().map(open).collect::<Result<Vec<Gpu>>>()?;
+    let all: Vec<Caps> = gpus.iter().map(|gpu| gpu.caps.clone()).collect();
+    if let (Some(mut common), true) = (gpu::devices::common(&all), gpus.len() > 1) {
+        tuned.replace(tune::load(&mut common));
+        for (gpu, own) in gpus.iter_mut().zip(all) {
+            gpu.caps = Caps { name: own.name, driver: own.driver, bus: own.bus, ..common.clone() };
+        }
+    } else if let [gpu] = &mut gpus[..] {
+        tuned.replace(tune::load(&mut gpu.caps));
+    }
+    if let Some(planner) = planner.take()
+        && let Some(last) = gpus.pop()
+    {
+        // any of several devices: all of them record alike
+        gpus.push(last.adopting(planner));
+    }
+    check_memory(&gpus[0], settings, settings.run.memory)?;
+    Ok(gpus)
 }
 
 /// Prints the results of a run that has come to its end, and what can be done with it.

@@ -19,27 +19,36 @@ impl Gpu {
         Ok(Tensor::new(self.buffer(label, bytes, usage)?, 0, rows, columns, elem))
     }
 
-    /// Allocates several tensors behind one another in as few buffers as the adapter's largest allows, each at a
-    /// multiple of [`ALIGNMENT`] elements. Returns the tensors in order, and each buffer whole as one row.
+    /// Allocates groups of tensors behind one another in as few buffers as the adapter's largest allows, each tensor at a
+    /// multiple of [`ALIGNMENT`] elements. A group lies in one buffer unless it is larger than any. Returns the tensors in
+    /// order, and each buffer whole as one row.
     ///
     /// # Errors
     /// [`Error::Memory`], as for [`Gpu::tensor`].
-    pub fn arena(&self, label: &str, shapes: &[[usize; 2]], elem: Elem) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+    pub fn arena(&self, label: &str, groups: &[Vec<[usize; 2]>], elem: Elem) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         // in elements of 4 bytes whatever the elements are
         let largest = self.caps.max_buffer_bytes / 4 / ALIGNMENT * ALIGNMENT;
+        let length = |[rows, columns]: [usize; 2]| ((rows * columns) as u64).next_multiple_of(ALIGNMENT);
         type Member = (u64, [usize; 2]); // first element and shape
         let mut segments: Vec<(u64, Vec<Member>)> = Vec::new();
-        for &[rows, columns] in shapes {
-            let length = ((rows * columns) as u64).next_multiple_of(ALIGNMENT);
-            match segments.last_mut() {
-                Some((used, members)) if *used + length <= largest => {
-                    members.push((*used, [rows, columns]));
-                    *used += length;
+        for group in groups {
+            let whole: u64 = group.iter().map(|shape| length(*shape)).sum();
+            let fits = |used: u64, length: u64| used + if whole <= largest { whole } else { length } <= largest;
+            let mut begins = true;
+            for &shape in group {
+                // a group that fits is looked at once, at its first tensor
+                let open = |used: u64| !begins && whole <= largest || fits(used, length(shape));
+                match segments.last_mut() {
+                    Some((used, members)) if open(*used) => {
+                        members.push((*used, shape));
+                        *used += length(shape);
+                    }
+                    _ => segments.push((length(shape), vec![(0, shape)])),
                 }
-                _ => segments.push((length, vec![(0, [rows, columns])])),
+                begins = false;
             }
         }
-        let (mut tensors, mut wholes) = (Vec::with_capacity(shapes.len()), Vec::new());
+        let (mut tensors, mut wholes) = (Vec::new(), Vec::new());
         for (length, members) in segments {
             let whole = self.tensor(label, 1, length as usize, elem)?;
             for (first, [rows, columns]) in members {

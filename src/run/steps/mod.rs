@@ -5,13 +5,13 @@ mod status;
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::data::hellaswag::Example;
 use crate::data::{BatchSource, Batches, Mark, Repeat, Rows, Tokenizer};
 use crate::error::{Error, Fault, Result};
 
-use crate::infer::evaluate::Evaluator;
 use crate::infer::generator::Generator;
 use crate::ops::stepcontrol::Report;
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
@@ -21,6 +21,7 @@ use crate::run::folder::Folder;
 use crate::run::phase::{CurrentPhase, Phase, PhaseGuard};
 use crate::run::records::Metric;
 use crate::run::report::Reporter;
+use crate::run::team::Team;
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Settings, WhenFull, compare};
 use crate::train::trainer::Trainer;
@@ -30,8 +31,6 @@ pub use samples::known_words;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a pause is told again.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
-/// Questions of HellaSwag between two looks for a signal.
-const QUESTIONS: usize = 64;
 
 /// Where a run shows what happens.
 pub trait Screen {
@@ -43,7 +42,7 @@ pub trait Screen {
     fn begins(&mut self, trainer: &Trainer, dir: &Path);
 }
 
-/// What a run needs besides its trainer.
+/// What a run needs besides its devices.
 pub struct Run<'a> {
     /// The settings.
     pub settings: &'a Settings,
@@ -54,7 +53,7 @@ pub struct Run<'a> {
     /// Validation, if there is any.
     pub rows: Option<Rows>,
     /// HellaSwag's questions, if the run is measured on them.
-    pub questions: Vec<Example>,
+    pub questions: Arc<[Example]>,
     /// For samples and the saved model.
     pub tokenizer: Option<Tokenizer>,
     /// For generated stories.
@@ -133,13 +132,13 @@ impl Run<'_> {
     /// # Errors
     /// [`Error::Diverged`] after eight skipped steps in a row; [`Error::Stopped`] after a signal; whatever data, GPU or
     /// disk bring.
-    pub fn go(&mut self, trainer: &mut Trainer, screen: &mut dyn Screen) -> Result<Outcome> {
+    pub fn go(&mut self, team: &mut Team, screen: &mut dyn Screen) -> Result<Outcome> {
         let first = self.done.as_ref().map_or(0, |done| done.step) + 1;
         let mut clock = Clock::new(first, Instant::now());
-        let result = self.steps(trainer, first, &mut clock, screen);
+        let result = self.steps(team, first, &mut clock, screen);
         if result.is_err() {
             // the records end with the last step that was computed
-            while let Ok(Some((report, lap))) = trainer.timed_report(true) {
+            while let Ok(Some((report, lap))) = team.timed_report(true) {
                 clock.arrive(report, lap, Instant::now());
             }
             clock.share();
@@ -151,19 +150,13 @@ impl Run<'_> {
         result
     }
 
-    fn steps(
-        &mut self,
-        trainer: &mut Trainer,
-        first: usize,
-        clock: &mut Clock,
-        screen: &mut dyn Screen,
-    ) -> Result<Outcome> {
+    fn steps(&mut self, team: &mut Team, first: usize, clock: &mut Clock, screen: &mut dyn Screen) -> Result<Outcome> {
         self.phase.set(Phase::Training);
         let steps = self.settings.train.steps;
         let schedule = self.settings.schedule();
         let mut generator = match self.settings.run.sample_every {
             0 => None,
-            _ => Some(self.generator(trainer)?),
+            _ => Some(self.generator(team.lead())?),
         };
         let mut outcome = Outcome::default();
         let done = self.done.take();
@@ -182,7 +175,7 @@ impl Run<'_> {
                     ..after
                 }
             };
-            self.finish(trainer, &mut generator, first - 1, after, pending, &mut outcome, clock, screen)?;
+            self.finish(team, &mut generator, first - 1, after, pending, &mut outcome, clock, screen)?;
         }
         crate::kill_point!("run: first step");
         *clock = Clock::new(first, Instant::now());
@@ -195,14 +188,14 @@ impl Run<'_> {
                 }
                 None => &mut self.loader,
             };
-            if !trainer.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
-                return Err(self.leave(trainer, step - 1, None, &mark, clock, screen)?);
+            if !team.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
+                return Err(self.leave(team, step - 1, None, &mark, clock, screen)?);
             }
             clock.submitted(step);
             self.note_place(step, &mark);
             self.patiently(clock, screen, |run| run.saver.check())?;
             let after = self.after(step, generator.is_some());
-            self.record(trainer, false, clock, screen)?;
+            self.record(team, false, clock, screen)?;
             if !after.any() {
                 if self.reporter.is_due() {
                     self.report(false, clock)?;
@@ -210,10 +203,10 @@ impl Run<'_> {
                 continue;
             }
             // all steps before this one, then this one with what is measured after it
-            while trainer.outstanding() > 1 {
-                self.record(trainer, true, clock, screen)?;
+            while team.outstanding() > 1 {
+                self.record(team, true, clock, screen)?;
             }
-            if let Some((report, lap)) = trainer.timed_report(true)? {
+            if let Some((report, lap)) = team.timed_report(true)? {
                 clock.arrive(report, lap, Instant::now());
             }
             clock.share();
@@ -223,7 +216,7 @@ impl Run<'_> {
                 return Err(self.write_unmeasured(own, error, clock, screen));
             }
             let pending = Pending::new(own.map(|(report, _)| report), own.map_or(0.0, |(_, ms)| ms));
-            self.finish(trainer, &mut generator, step, after, pending, &mut outcome, clock, screen)?;
+            self.finish(team, &mut generator, step, after, pending, &mut outcome, clock, screen)?;
         }
         self.patiently(clock, screen, |run| run.saver.wait())?;
         self.patiently(clock, screen, |run| run.folder.finish())?;
@@ -250,7 +243,7 @@ impl Run<'_> {
     #[allow(clippy::too_many_arguments)]
     fn finish(
         &mut self,
-        trainer: &mut Trainer,
+        team: &mut Team,
         generator: &mut Option<Generator>,
         step: usize,
         after: After,
@@ -261,7 +254,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let was_written = pending.written;
         if !was_written {
-            let measured = match self.measure(trainer, after, clock) {
+            let measured = match self.measure(team, after, clock) {
                 Ok(measured) => measured,
                 Err(error) => {
                     let own = pending.report().map(|report| (report, pending.ms));
@@ -269,7 +262,7 @@ impl Run<'_> {
                 }
             };
             let Some(Measured { val_loss, hellaswag }) = measured else {
-                return self.give_up(trainer, step, pending, clock, screen);
+                return self.give_up(team, step, pending, clock, screen);
             };
             outcome.val_loss = val_loss.or(outcome.val_loss);
             crate::kill_point!("run: validated");
@@ -288,22 +281,22 @@ impl Run<'_> {
             }
             pending.written = true;
         }
-        if after.last && was_written && !self.measure_last(trainer, step, after, outcome, clock, screen)? {
-            return self.give_up(trainer, step, pending, clock, screen);
+        if after.last && was_written && !self.measure_last(team, step, after, outcome, clock, screen)? {
+            return self.give_up(team, step, pending, clock, screen);
         }
         if after.last {
             let _phase = self.phase.enter(Phase::SavingModel);
             // before the last sample: nothing that shows a run may cost its result
             self.patiently(clock, screen, |run| run.saver.wait())?;
             self.patiently(clock, screen, |run| run.folder.sync())?;
-            let weights = trainer.weights()?;
+            let weights = team.lead().weights()?;
             crate::kill_point!("run: before the model");
             self.patiently(clock, screen, |run| run.save(&weights))?;
             crate::kill_point!("run: after the model");
         }
         if let (true, Some(generator)) = (after.samples, generator) {
             let Some(text) = clock.pause(|| self.sample(generator))? else {
-                return self.give_up(trainer, step, pending, clock, screen);
+                return self.give_up(team, step, pending, clock, screen);
             };
             self.patiently(clock, screen, |run| run.folder.sample(step, &text))?;
             outcome.sample = Some(text);
@@ -313,22 +306,22 @@ impl Run<'_> {
             let mark = self.loader.mark();
             let _phase = self.phase.enter(Phase::Saving);
             self.patiently(clock, screen, |run| run.saver.wait())?;
-            clock.pause(|| self.checkpoint(trainer, step, None, after.last, &mark))?;
+            clock.pause(|| self.checkpoint(team, step, None, after.last, &mark))?;
         }
         self.report(after.last, clock)
     }
 
     /// Measures what is due after a step; none if a signal came first.
-    fn measure(&mut self, trainer: &mut Trainer, after: After, clock: &mut Clock) -> Result<Option<Measured>> {
+    fn measure(&mut self, team: &mut Team, after: After, clock: &mut Clock) -> Result<Option<Measured>> {
         let mut measured = Measured::default();
         if after.validates {
-            measured.val_loss = clock.pause(|| self.validate(trainer))?;
+            measured.val_loss = clock.pause(|| self.validate(team))?;
             if measured.val_loss.is_none() {
                 return Ok(None);
             }
         }
         if after.asks {
-            measured.hellaswag = clock.pause(|| self.ask(trainer))?;
+            measured.hellaswag = clock.pause(|| self.ask(team))?;
             if measured.hellaswag.is_none() {
                 return Ok(None);
             }
@@ -354,7 +347,7 @@ impl Run<'_> {
     /// Measures what the line of the last step lacks: it was written when the run was to be longer. False if a signal came.
     fn measure_last(
         &mut self,
-        trainer: &mut Trainer,
+        team: &mut Team,
         step: usize,
         after: After,
         outcome: &mut Outcome,
@@ -366,12 +359,12 @@ impl Run<'_> {
         let (validates, asks) = (after.validates && line.val_loss.is_none(), after.asks && line.hellaswag.is_none());
         outcome.val_loss = outcome.val_loss.or(line.val_loss.map(f64::from));
         if validates {
-            let Some(loss) = clock.pause(|| self.validate(trainer))? else { return Ok(false) };
+            let Some(loss) = clock.pause(|| self.validate(team))? else { return Ok(false) };
             line.val_loss = Some(loss as f32);
             outcome.val_loss = Some(loss);
         }
         if asks {
-            let Some(accuracy) = clock.pause(|| self.ask(trainer))? else { return Ok(false) };
+            let Some(accuracy) = clock.pause(|| self.ask(team))? else { return Ok(false) };
             line.hellaswag = Some(accuracy as f32);
         }
         if validates || asks {
@@ -386,14 +379,14 @@ impl Run<'_> {
     /// Ends the run in the middle of what comes after `step`.
     fn give_up(
         &mut self,
-        trainer: &mut Trainer,
+        team: &mut Team,
         step: usize,
         pending: Pending,
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
         let mark = self.loader.mark();
-        Err(self.leave(trainer, step, Some(pending), &mark, clock, screen)?)
+        Err(self.leave(team, step, Some(pending), &mark, clock, screen)?)
     }
 
     /// Does what writes, until the disk takes it: a full disk, or one that is gone, costs time and no run. Ends with the
@@ -437,14 +430,14 @@ impl Run<'_> {
     /// Saves what a signal interrupts, as it was after `step` with the next batch at `mark`; tells so as an error.
     fn leave(
         &mut self,
-        trainer: &mut Trainer,
+        team: &mut Team,
         step: usize,
         pending: Option<Pending>,
         mark: &Mark,
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<Error> {
-        while let Some((report, lap)) = trainer.timed_report(true)? {
+        while let Some((report, lap)) = team.timed_report(true)? {
             clock.arrive(report, lap, Instant::now());
         }
         clock.share();
@@ -452,7 +445,7 @@ impl Run<'_> {
         let _phase = self.phase.enter(Phase::Saving);
         // one that is there already does as well: what is left to do after it comes out the same again
         if self.saver.last() != Some(step) {
-            self.checkpoint(trainer, step, pending, false, mark)?;
+            self.checkpoint(team, step, pending, false, mark)?;
         }
         // a signal has come: no waiting for a disk that is full
         self.saver.wait()?;
@@ -464,14 +457,14 @@ impl Run<'_> {
     /// Starts to save; training waits only for the copy out of the GPU.
     fn checkpoint(
         &mut self,
-        trainer: &Trainer,
+        team: &mut Team,
         step: usize,
         pending: Option<Pending>,
         ended: bool,
         mark: &Mark,
     ) -> Result<()> {
         crate::kill_point!("run: before a snapshot");
-        let snapshot = trainer.snapshot()?;
+        let snapshot = team.snapshot()?;
         let control = snapshot.control;
         let (records, metric_lines) = self.folder.written();
         let state = StateFile {
@@ -490,7 +483,7 @@ impl Run<'_> {
             run: Some(self.folder.home().run().to_owned()),
             settings: compare::noted(self.settings),
             made_by: self.made_by.clone(),
-            tuned: trainer.gpu().caps.tuned.as_ref().clone(),
+            tuned: team.lead().gpu().caps.tuned.as_ref().clone(),
             ended,
             pending,
         };
@@ -498,28 +491,20 @@ impl Run<'_> {
     }
 
     /// The validation loss; none if a signal came first.
-    fn validate(&mut self, trainer: &mut Trainer) -> Result<Option<f64>> {
+    fn validate(&mut self, team: &mut Team) -> Result<Option<f64>> {
         let _phase = self.phase.enter(Phase::Validating);
         let Some(rows) = &mut self.rows else { return Ok(None) };
         let count = self.settings.run.val_rows.unwrap_or(usize::MAX).min(rows.len());
         let stop = self.stop;
-        trainer.evaluate_unless(rows, count, &|| stop().is_some())
+        team.evaluate_unless(rows, count, &|| stop().is_some())
     }
 
-    /// Accuracy on HellaSwag, in the memory of the step's activations; none if a signal came first.
-    fn ask(&self, trainer: &Trainer) -> Result<Option<f64>> {
+    /// Accuracy on HellaSwag; none if a signal came first.
+    fn ask(&self, team: &mut Team) -> Result<Option<f64>> {
         let _phase = self.phase.enter(Phase::Asking);
-        let (gpu, params) = (trainer.gpu(), trainer.params());
-        let mut evaluator = Evaluator::within(gpu, *trainer.config(), params, trainer.activations())?;
-        let mut correct = 0;
-        for part in self.questions.chunks(QUESTIONS) {
-            if (self.stop)().is_some() {
-                return Ok(None);
-            }
-            let (answers, _) = evaluator.answers(part, |_| ())?;
-            correct += answers.iter().filter(|answer| answer.choice == answer.label).count();
-        }
-        Ok(Some(correct as f64 / self.questions.len() as f64))
+        let stop = self.stop;
+        let correct = team.answer(&self.questions, &|| stop().is_some())?;
+        Ok(correct.map(|correct| correct as f64 / self.questions.len() as f64))
     }
 
     /// Writes report.html; training waits for it.

@@ -9,7 +9,7 @@ use crate::ops::stepcontrol::Report;
 use crate::run::clock::Clock;
 use crate::run::records::Metric;
 use crate::run::steps::{Measured, Run, Screen};
-use crate::train::Trainer;
+use crate::run::team::Team;
 
 /// Skipped steps in a row that end a run.
 const MOST_SKIPPED: u32 = 8;
@@ -27,13 +27,13 @@ impl Run<'_> {
     /// newest step, which may be waiting for its validation.
     pub(super) fn record(
         &mut self,
-        trainer: &mut Trainer,
+        team: &mut Team,
         mut wait: bool,
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
-        while trainer.outstanding() > 1
-            && let Some((report, lap)) = trainer.timed_report(wait)?
+        while team.outstanding() > 1
+            && let Some((report, lap)) = team.timed_report(wait)?
         {
             clock.arrive(report, lap, Instant::now());
             wait = false;

@@ -1,17 +1,39 @@
 //! AdamW over many parameters: neighbours in memory are updated by one dispatch, so a model takes a few.
 
-use super::Parameter;
-use crate::error::Result;
-use crate::gpu::{Gpu, Pass, Tensor};
+use super::{Parameter, Run};
+use crate::error::{Error, Fault, Result};
+use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::model::{Config, Params, tensors};
 use crate::ops::adamw;
 use crate::ops::stepcontrol::StepControl;
 
+/// AdamW's moments, m and v.
+#[derive(Debug)]
+pub enum Moments {
+    /// Of all parameters.
+    Whole(Box<[Params; 2]>),
+    /// Of each run of parameters that a device owns.
+    Owned([Vec<Tensor>; 2]),
+}
+
+impl Moments {
+    /// Those of all parameters.
+    #[must_use]
+    pub fn whole(&self) -> Option<&[Params; 2]> {
+        match self {
+            Self::Whole(moments) => Some(moments),
+            Self::Owned(_) => None,
+        }
+    }
+}
+
 /// AdamW's moments, and how an update with them is recorded.
 #[derive(Debug)]
 pub struct AdamW {
-    moments: [Params; 2],
+    moments: Moments,
 }
+
+const LABELS: [&str; 2] = ["AdamW m", "AdamW v"];
 
 impl AdamW {
     /// Allocates moments of zeros.
@@ -19,13 +41,37 @@ impl AdamW {
     /// # Errors
     /// [`crate::error::Error::Memory`].
     pub fn new(gpu: &Gpu, config: Config) -> Result<Self> {
-        Ok(Self { moments: [Params::new(gpu, "AdamW m", config)?, Params::new(gpu, "AdamW v", config)?] })
+        let [m, v] = LABELS.map(|label| Params::new(gpu, label, config));
+        Ok(Self { moments: Moments::Whole(Box::new([m?, v?])) })
     }
 
-    /// Returns the first and second moments, m and v.
+    /// Allocates moments of zeros for runs of parameters of these lengths.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn owned(gpu: &Gpu, lengths: &[usize]) -> Result<Self> {
+        let shapes: Vec<Vec<[usize; 2]>> = lengths.iter().map(|&length| vec![[1, length]]).collect();
+        let [m, v] = LABELS.map(|label| Ok(gpu.arena(label, &shapes, Elem::F32)?.0));
+        Ok(Self { moments: Moments::Owned([m?, v?]) })
+    }
+
+    /// Returns the first and second moments.
     #[must_use]
-    pub fn moments(&self) -> &[Params; 2] {
+    pub fn moments(&self) -> &Moments {
         &self.moments
+    }
+
+    /// Records the update of the runs that the moments were made for.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Gpu`] if a kernel cannot be built; [`crate::error::Error::Shape`] if the runs are others.
+    pub fn record_runs(&self, pass: &mut Pass, runs: &[Run], control: &StepControl) -> Result<()> {
+        let Moments::Owned([m, v]) = &self.moments else { return Err(other("runs")) };
+        for ((run, m), v) in runs.iter().zip(m).zip(v) {
+            let Run { weight: param, gradient: grad, decays } = run;
+            adamw::forward(pass, adamw::Forward { param, grad, m, v, copy: None, control, decays: *decays })?;
+        }
+        Ok(())
     }
 
     /// Records the update of `parameters`, which are in the order of their memory. Neighbours that decay alike, and
@@ -34,7 +80,7 @@ impl AdamW {
     /// # Errors
     /// [`crate::error::Error::Gpu`] if a kernel cannot be built.
     pub fn record(&self, pass: &mut Pass, parameters: &[Parameter], control: &StepControl) -> Result<()> {
-        let [m, v] = &self.moments;
+        let Some([m, v]) = self.moments.whole() else { return Err(other("parameters")) };
         for run in parameters.chunk_by(are_neighbours) {
             let [Some(first), Some(last)] = [run.first(), run.last()] else { continue };
             let windows = |from: &Tensor, to: &Tensor| tensors::flat_windows(pass.gpu, &from.through(to));
@@ -50,6 +96,10 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+fn other(what: &str) -> Error {
+    Error::shape(Fault::at("adamw.record", format!("its moments are not those of {what}")))
 }
 
 /// True if one dispatch can update both. All sets of a model are laid out as the weights are, copies included.

@@ -8,7 +8,7 @@ use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::model::{Config, Params};
 use crate::ops::stepcontrol::{Hyper, StepControl};
 
-pub use adamw::AdamW;
+pub use adamw::{AdamW, Moments};
 
 /// Settings of AdamW and of the step control.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,6 +102,17 @@ impl<'a> Parameter<'a> {
     }
 }
 
+/// Neighbouring elements of parameters that a device owns, as rows.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// f32, updated.
+    pub weight: Tensor,
+    /// Their gradients.
+    pub gradient: Tensor,
+    /// True if weight decay applies.
+    pub decays: bool,
+}
+
 /// An update rule with its state on the GPU. A rule gets a list of parameters and treats each as it likes; it may hand
 /// some of them on to another rule.
 #[derive(Debug)]
@@ -119,6 +130,14 @@ impl UpdateRule {
         Ok(Self::AdamW(AdamW::new(gpu, config)?))
     }
 
+    /// Allocates the state of runs that a device owns, with zeros. The rule must treat each element by itself.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Memory`].
+    pub fn owned(gpu: &Gpu, lengths: &[usize]) -> Result<Self> {
+        Ok(Self::AdamW(AdamW::owned(gpu, lengths)?))
+    }
+
     /// Records the update of `parameters`. A step that `control` skips leaves weights, copies and state alone.
     ///
     /// # Errors
@@ -129,9 +148,19 @@ impl UpdateRule {
         }
     }
 
+    /// Records the update of the runs that the state was made for.
+    ///
+    /// # Errors
+    /// As [`AdamW::record_runs`].
+    pub fn record_runs(&self, pass: &mut Pass, runs: &[Run], control: &StepControl) -> Result<()> {
+        match self {
+            Self::AdamW(adamw) => adamw.record_runs(pass, runs, control),
+        }
+    }
+
     /// Returns AdamW's first and second moments.
     #[must_use]
-    pub fn moments(&self) -> &[Params; 2] {
+    pub fn moments(&self) -> &Moments {
         match self {
             Self::AdamW(adamw) => adamw.moments(),
         }

@@ -51,6 +51,9 @@ pub struct Record {
     /// The adapter's TFLOP/s, if they were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_tflops: Option<f64>,
+    /// Number of devices that the run was last made on, if there were several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Option<usize>,
     /// The model's shape, which a recipe may only name.
     pub positions: usize,
     /// See above.
@@ -166,12 +169,13 @@ impl RunFile {
         atomic::write(&run.join(CONFIG), |out| out.write_all(text.as_bytes()))
     }
 
-    /// Returns the adapter's TFLOP/s, given or measured, if they are known.
+    /// Returns the TFLOP/s of all devices together, each one's given or measured, if they are known.
     #[must_use]
     pub fn peak_tflops(&self) -> Option<f64> {
-        match self.settings.run.peak_tflops {
+        let each = match self.settings.run.peak_tflops {
             Some(super::Peak::Given(tflops)) => Some(tflops),
             _ => self.record.peak_tflops,
-        }
+        };
+        each.map(|tflops| tflops * self.record.devices.unwrap_or(1) as f64)
     }
 }

@@ -165,6 +165,12 @@ pub struct RunSettings {
     pub on_disk_full: WhenFull,
     /// The device asked for.
     pub device: Option<String>,
+    /// Several devices asked for: `all`, or numbers and PCI bus ids.
+    pub devices: Option<String>,
+    /// True if devices may share a GPU.
+    pub share_device: bool,
+    /// Number of devices.
+    pub device_count: usize,
     /// Bounds checks in all kernels and in the driver.
     pub checked: bool,
     /// Kernels go to Vulkan as naga writes them.
@@ -247,6 +253,8 @@ impl Settings {
                 keep_every: Some(run.keep.every),
                 on_disk_full: Some(run.on_disk_full),
                 device: run.device.clone(),
+                devices: run.devices.clone(),
+                share_device: run.share_device.then_some(true),
                 checked: Some(run.checked),
                 no_spirv_repair: Some(run.no_spirv_repair),
             },
@@ -310,6 +318,14 @@ impl Settings {
             let what = format!("{ranks} ranks of {of} do not make a step of {}", t.tokens_per_step);
             let fault = Fault::at("--emulate-ranks", what);
             return Err(Error::usage(fault.advice(format!("try --tokens-per-step {}", next(sample)))));
+        }
+        let devices = self.run.device_count;
+        if !ranks.is_multiple_of(devices.max(1)) {
+            let fault = Fault::at("--devices", format!("{devices} devices do not share {ranks} ranks evenly"));
+            let numbers: Vec<String> =
+                (1..=ranks).filter(|n| ranks.is_multiple_of(*n)).map(|n| n.to_string()).collect();
+            let fault = fault.expected(format!("a number of devices among {}", numbers.join(", ")));
+            return Err(Error::usage(fault.advice("a run that begins anew may have other ranks: --emulate-ranks")));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::TrainerOptions;
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Pool, Program, Tensor};
-use crate::model::{Activations, Backward, Config, Params, backward, forward, place};
+use crate::model::{Activations, Backward, Config, Params, backward, flat, forward, place};
 use crate::ops::stepcontrol::{self, StepControl};
 use crate::ops::sums::{self, Squared};
 use crate::ops::{embedding, gradnorm, tree};
@@ -72,13 +72,28 @@ impl Model {
 
     /// Records the end of a step: what the norm still lacks, decision, update.
     pub fn record_end(&self, gpu: &Gpu, rule: &UpdateRule, norm: &Norm) -> Result<Program> {
-        let grads = &self.grads().windows_without(gpu, &norm.squared.of);
-        let (first, control) = (norm.squared.count, &self.control);
-        let partials = &norm.squares.slice(0..first + gradnorm::partials(grads));
+        let control = &self.control;
         let mut pass = Pass::new(gpu);
         pass.at(place::UPDATE);
-        gradnorm::forward(&mut pass, gradnorm::Forward { grads, partials, first })?;
-        stepcontrol::decide(&mut pass, control, partials, &self.sums[0].loss)?;
+        let partials = match norm {
+            Norm::Kernels { squares, squared } => {
+                let grads = &self.grads().windows_without(gpu, &squared.of);
+                let partials = squares.slice(0..squared.count + gradnorm::partials(grads));
+                gradnorm::forward(&mut pass, gradnorm::Forward { grads, partials: &partials, first: squared.count })?;
+                partials
+            }
+            Norm::Blocks(squares) => {
+                let groups = flat::groups(&self.config);
+                for bucket in flat::buckets(&self.config) {
+                    let grads = self.grads().flat(&groups[bucket.group], bucket.elements.clone())?;
+                    let partials = squares.slice(0..bucket.first_block + bucket.blocks());
+                    gradnorm::blocks(&mut pass, &grads, &partials, bucket.first_block)?;
+                }
+                squares.clone()
+            }
+            Norm::Elsewhere => return Ok(Program::default()),
+        };
+        stepcontrol::decide(&mut pass, control, &partials, &self.sums[0].loss)?;
         rule.record(&mut pass, &Parameter::all(&self.params, self.grads()), control)?;
         Ok(pass.finish())
     }
@@ -93,11 +108,18 @@ impl Model {
 }
 
 /// The sums of squares from which a step's gradient norm comes.
-pub(super) struct Norm {
-    /// Sums left by the micro-step's kernels, then room for those of all other gradients.
-    squares: Tensor,
-    /// The gradients whose squares the micro-step leaves.
-    squared: Squared,
+pub(super) enum Norm {
+    /// Of one rank: the micro-step's kernels leave some, the rest is read again.
+    Kernels {
+        /// Sums left by the micro-step's kernels, then room for those of all other gradients.
+        squares: Tensor,
+        /// The gradients whose squares the micro-step leaves.
+        squared: Squared,
+    },
+    /// Of several ranks: of the fixed blocks of the flat order, so that any number of devices gets the same.
+    Blocks(Tensor),
+    /// Of several devices: the exchange has them.
+    Elsewhere,
 }
 
 impl Norm {
@@ -172,8 +194,14 @@ impl MicroStep {
         let shape = [options.sizes.batch, options.sizes.context];
         let acts = Activations::new(pool, config, shape, *elem, options.recompute)?;
         // of one rank's gradients squares are of no use where there are several
-        let in_parts = options.ranks == 1 && Backward::partials(&gpu.caps, config, &acts) > 0;
-        let (squares, left) = Norm::room(gpu, config, model.grads(), in_parts)?;
+        let (squares, left) = match (options.ranks, options.part.devices) {
+            (1, _) => {
+                let in_parts = Backward::partials(&gpu.caps, config, &acts) > 0;
+                Norm::room(gpu, config, model.grads(), in_parts)?
+            }
+            (_, 1) => (gpu.tensor("norm partials", flat::blocks(config), 1, Elem::F32)?, 0),
+            _ => (gpu.tensor("norm partials", 1, 1, Elem::F32)?, 0),
+        };
         let scratch = Backward::new(pool, config, &acts, squares.slice(0..left))?;
         let buckets = embedding::Buckets::new(gpu, acts.rows())?;
         let mut squared = Squared::default();
@@ -191,7 +219,12 @@ impl MicroStep {
         }
         let additions =
             model.sums.windows(2).map(|pair| pair[0].record_addition(gpu, &pair[1])).collect::<Result<_>>()?;
-        Ok(Self { programs, additions, acts, scratch, buckets, norm: Norm { squares, squared } })
+        let norm = match (options.ranks, options.part.devices) {
+            (1, _) => Norm::Kernels { squares, squared },
+            (_, 1) => Norm::Blocks(squares),
+            _ => Norm::Elsewhere,
+        };
+        Ok(Self { programs, additions, acts, scratch, buckets, norm })
     }
 
     /// Records one whose gradients begin, or are added to.

@@ -1,5 +1,6 @@
 //! One training step on the GPU: recorded once, then only uploads and read-backs.
 
+mod exchange;
 mod micro_step;
 mod options;
 mod step;
@@ -13,15 +14,35 @@ use crate::gpu::{Command, Elem, Gpu, Lap, Pass, Program, ReadRing, Stopwatch, Up
 use crate::model::{Activations, Backward, Config, Params, Weights};
 use crate::ops::stepcontrol::{Report, StepControl};
 use crate::ops::{attention, matmul};
+use crate::train::collective::Collective;
 use crate::train::optimizer::UpdateRule;
 use crate::train::ranks::Turn;
 
 pub use crate::train::optimizer::Optimizer;
+use exchange::Exchange;
 use micro_step::{MicroStep, Model};
-pub use options::{Sizes, TrainerOptions};
+pub use options::{Part, Sizes, TrainerOptions};
 
 /// Submissions in flight: the host records and reads ahead while the GPU computes.
 const IN_FLIGHT: usize = 3;
+
+/// The end of a step.
+enum Finish {
+    /// Of a device without others.
+    Alone { rule: UpdateRule, program: Program },
+    /// Of one that shares it.
+    Shared(Box<Exchange>),
+}
+
+impl Finish {
+    /// What is computed behind the last micro-step without a word from others.
+    fn program(&self) -> Option<&Program> {
+        match self {
+            Self::Alone { program, .. } => Some(program),
+            Self::Shared(_) => None,
+        }
+    }
+}
 
 /// A model in training: its tensors and the programs of a step.
 pub struct Trainer<'g> {
@@ -30,13 +51,13 @@ pub struct Trainer<'g> {
     model: Model,
     /// One micro-step: forward and backward.
     micro: MicroStep,
-    rule: UpdateRule,
-    /// The ranks in their order.
+    /// The device's ranks in their order.
     turns: Vec<Turn>,
-    /// The program behind each rank's last micro-step: additions of sums, and for the last rank the end of the step.
+    /// The program behind each rank's last micro-step: additions of sums, and on a device without others, for the last
+    /// rank, the end of the step.
     after: Vec<Program>,
     /// Norm, decision, update: the last thing of a step.
-    end: Program,
+    finish: Finish,
     /// Forward and losses.
     eval: Program,
     uploads: UploadRing,
@@ -58,21 +79,39 @@ impl<'g> Trainer<'g> {
     /// [`crate::error::Error::Memory`] naming the tensor that does not fit; [`crate::error::Error::Gpu`] if a kernel
     /// cannot be built.
     pub fn new(gpu: &'g Gpu, options: TrainerOptions) -> Result<Self> {
-        let (ranks, micro_steps) = (options.ranks, options.sizes.accumulation);
+        Self::linked(gpu, options, None)
+    }
+
+    /// [`Trainer::new`] for one of several devices, which exchange sums and weights over `link`. Each calls the same functions
+    /// in the same order. Without a link, such a trainer is only planned.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn linked(gpu: &'g Gpu, options: TrainerOptions, link: Option<Box<dyn Collective>>) -> Result<Self> {
+        let (ranks, micro_steps, devices) = (options.ranks, options.sizes.accumulation, options.part.devices);
         if ranks == 0 || !micro_steps.is_multiple_of(ranks) {
             let fault = Fault::at("trainer", format!("{micro_steps} micro-steps of {ranks} ranks"));
             return Err(Error::shape(fault.expected("as many of each rank")));
         }
+        if devices == 0 || !ranks.is_multiple_of(devices) {
+            let fault = Fault::at("trainer", format!("{ranks} ranks on {devices} devices"));
+            return Err(Error::shape(fault.expected("as many on each device")));
+        }
         let mut pool = MicroStep::pool(gpu, &options)?;
         let model = Model::new(gpu, &options)?;
         let micro = MicroStep::record(gpu, &model, &options, &mut pool)?;
-        let rule = UpdateRule::new(gpu, options.config)?;
         model.start_loss_scale(gpu)?;
-        let end = model.record_end(gpu, &rule, &micro.norm)?;
+        let finish = if devices > 1 {
+            Finish::Shared(Box::new(Exchange::new(gpu, &options, &model, link)?))
+        } else {
+            let rule = UpdateRule::new(gpu, options.config)?;
+            let program = model.record_end(gpu, &rule, &micro.norm)?;
+            Finish::Alone { rule, program }
+        };
         let eval = model.record_losses(gpu, &micro.acts)?;
         let turns = options.turns();
-        let last = turns.len() - 1;
-        let ends = |rank: usize| (rank == last).then_some(&end);
+        let last = turns.last().map(|turn| turn.rank);
+        let ends = |rank: usize| finish.program().filter(|_| Some(rank) == last);
         let after = turns.iter().map(|turn| Program::join(micro.additions(turn).chain(ends(turn.rank)))).collect();
         let acts = &micro.acts;
         let inputs_bytes: u64 = micro.inputs().iter().map(|tensor| tensor.bytes()).sum();
@@ -87,10 +126,9 @@ impl<'g> Trainer<'g> {
             rows: Batch::new(acts.rows()),
             model,
             micro,
-            rule,
             turns,
             after,
-            end,
+            finish,
             eval,
             done: VecDeque::new(),
         })
@@ -132,10 +170,71 @@ impl<'g> Trainer<'g> {
         self.model.grads()
     }
 
-    /// AdamW's first and second moments on the GPU.
+    /// AdamW's first and second moments on the GPU; none on a device that holds only a part of them.
     #[must_use]
-    pub fn moments(&self) -> &[Params; 2] {
-        self.rule.moments()
+    pub fn moments(&self) -> Option<&[Params; 2]> {
+        match &self.finish {
+            Finish::Alone { rule, .. } => rule.moments().whole(),
+            Finish::Shared(_) => None,
+        }
+    }
+
+    /// Reads the moments of all parameters back; none on a device but the first of several.
+    pub(super) fn read_moments(&mut self) -> Result<Option<[Weights; 2]>> {
+        match &mut self.finish {
+            Finish::Alone { rule, .. } => {
+                let Some([m, v]) = rule.moments().whole() else { return Ok(None) };
+                Ok(Some([m.download(self.gpu)?, v.download(self.gpu)?]))
+            }
+            Finish::Shared(exchange) => exchange.gather_moments(self.gpu),
+        }
+    }
+
+    /// Overwrites the moments that the device holds.
+    pub(super) fn write_moments(&self, moments: &[Weights; 2]) -> Result<()> {
+        match &self.finish {
+            Finish::Alone { rule, .. } => {
+                let there = rule.moments().whole().into_iter().flatten();
+                there.zip(moments).try_for_each(|(tensors, values)| tensors.upload(self.gpu, values))
+            }
+            Finish::Shared(exchange) => exchange.restore_moments(self.gpu, moments),
+        }
+    }
+
+    /// Returns the bytes of each device, this one's own included.
+    ///
+    /// # Errors
+    /// As [`Collective::share`].
+    pub fn share(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        match &mut self.finish {
+            Finish::Alone { .. } => Ok(vec![own.to_vec()]),
+            Finish::Shared(exchange) => exchange.link()?.share(own),
+        }
+    }
+
+    /// True if this or any other device gives up; all devices ask this at the same place.
+    ///
+    /// # Errors
+    /// As [`Collective::share`].
+    pub fn any_gives_up(&mut self, gives_up: bool) -> Result<bool> {
+        if let (true, Finish::Shared(exchange)) = (gives_up, &mut self.finish) {
+            exchange.link()?.ask_to_stop();
+        }
+        Ok(self.share(&[u8::from(gives_up)])?.iter().any(|device| device == &[1]))
+    }
+
+    /// True once another device has asked all to stop.
+    fn is_asked_to_stop(&mut self) -> Result<bool> {
+        match &mut self.finish {
+            Finish::Alone { .. } => Ok(false),
+            Finish::Shared(exchange) => Ok(exchange.link()?.is_asked_to_stop()),
+        }
+    }
+
+    /// The device among those that share the run.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        self.options.part
     }
 
     /// The activations on the GPU.
@@ -156,10 +255,11 @@ impl<'g> Trainer<'g> {
         &self.model.control
     }
 
-    /// The programs of a step of one micro-step: the micro-step, and the end.
+    /// The programs of a step of one micro-step: the micro-step, and the end, which on a device that shares it is not one
+    /// program.
     #[must_use]
-    pub fn programs(&self) -> [&Program; 2] {
-        [self.micro.program(0, 0), &self.end]
+    pub fn programs(&self) -> Vec<&Program> {
+        [self.micro.program(0, 0)].into_iter().chain(self.finish.program()).collect()
     }
 
     /// Returns all commands of a step, its micro-steps one after the other.

@@ -1,7 +1,9 @@
 //! Everything that a trainer is made from.
 
+use std::ops::Range;
+
 use crate::gpu::Elem;
-use crate::model::{Config, Recompute};
+use crate::model::{Config, Recompute, flat};
 use crate::train::optimizer::Optimizer;
 use crate::train::ranks::{self, Turn};
 
@@ -24,6 +26,20 @@ impl Sizes {
     }
 }
 
+/// One device of those that share a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Its number, from 0.
+    pub device: usize,
+    /// Number of devices.
+    pub devices: usize,
+}
+
+impl Part {
+    /// A device without others.
+    pub const WHOLE: Self = Self { device: 0, devices: 1 };
+}
+
 /// Options of a [`super::Trainer`].
 #[derive(Debug, Clone, Copy)]
 pub struct TrainerOptions {
@@ -42,16 +58,56 @@ pub struct TrainerOptions {
     /// R, logical ranks, of which each computes as many micro-steps of a step, in order: a step's gradient is the sum of theirs
     /// by a tree ([`crate::train::ranks`]).
     pub ranks: usize,
+    /// The device among those that share the ranks: each computes a block of them, as many as every other.
+    pub part: Part,
     /// Lets tensors that are not needed at the same time use the same memory. Without it every tensor has a buffer of
     /// its own: results must not differ.
     pub shared: bool,
 }
 
 impl TrainerOptions {
-    /// The ranks in their order, each with what follows it.
+    /// The device's ranks in their order, each with what follows it.
     #[must_use]
     pub fn turns(&self) -> Vec<Turn> {
-        ranks::turns(0..self.ranks.max(1), self.ranks.max(1)).0
+        ranks::turns(self.block(self.part.device), self.ranks.max(1)).0
+    }
+
+    /// The ranks that a device computes.
+    #[must_use]
+    pub fn block(&self, device: usize) -> Range<usize> {
+        let each = self.ranks.max(1) / self.part.devices;
+        device * each..(device + 1) * each
+    }
+
+    /// The nodes of the tree over ranks whose sums a device holds when it has computed its ranks.
+    #[must_use]
+    pub fn nodes(&self, device: usize) -> Vec<Range<usize>> {
+        ranks::turns(self.block(device), self.ranks.max(1)).1
+    }
+
+    /// Returns the part of the device, among all of them, that needs the most memory: the sums that it holds at once, the moments
+    /// that it owns and the sums that it gets of others for these differ.
+    #[must_use]
+    pub fn largest_part(&self) -> Part {
+        let devices = self.part.devices;
+        let buckets = flat::buckets(&self.config);
+        let all: usize = buckets.iter().map(|bucket| bucket.elements.len()).sum();
+        let nodes: usize = (0..devices).map(|device| self.nodes(device).len()).sum();
+        let elements = |device: usize| {
+            let owned = || buckets.iter().map(|bucket| bucket.owned(device, devices).len());
+            let sums = ranks::levels(&Self { part: Part { device, devices }, ..*self }.turns());
+            let received = nodes - self.nodes(device).len();
+            sums * all + 2 * owned().sum::<usize>() + received * owned().max().unwrap_or(0)
+        };
+        // the first of several
+        let device = (0..devices).rev().max_by_key(|device| elements(*device)).unwrap_or(0);
+        Part { device, devices }
+    }
+
+    /// Micro-steps of a step that the device computes.
+    #[must_use]
+    pub fn micro_steps(&self) -> usize {
+        self.sizes.accumulation / self.part.devices
     }
 
     /// Micro-steps of a step that one rank computes.
@@ -65,6 +121,15 @@ impl TrainerOptions {
     #[must_use]
     pub fn new(config: Config, sizes: Sizes) -> Self {
         let optimizer = Optimizer::default();
-        Self { config, sizes, optimizer, elem: Elem::F32, recompute: Recompute::None, ranks: 1, shared: true }
+        Self {
+            config,
+            sizes,
+            optimizer,
+            elem: Elem::F32,
+            recompute: Recompute::None,
+            ranks: 1,
+            part: Part::WHOLE,
+            shared: true,
+        }
     }
 }

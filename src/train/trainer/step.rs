@@ -1,10 +1,13 @@
 //! A step: uploads and submissions, and reports that come back later.
 
-use super::{Trainer, TrainerOptions};
+use super::{Finish, Trainer, TrainerOptions};
 use crate::data::{Batch, BatchSource};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Lap, Timed, Upload};
 use crate::ops::stepcontrol::Report;
+
+/// Steps from one comparison of all devices' weights to the next.
+const COMPARED: usize = 100;
 
 impl Trainer<'_> {
     /// Submits step `step` (from 1) on the loader's next batches, without waiting for it. Its report comes out of
@@ -30,15 +33,17 @@ impl Trainer<'_> {
         stop: &dyn Fn() -> bool,
     ) -> Result<bool> {
         let TrainerOptions { sizes, optimizer, elem, .. } = self.options;
-        let per_rank = self.options.micro_steps_of_a_rank();
+        let (per_rank, count) = (self.options.micro_steps_of_a_rank(), self.options.micro_steps());
         let hyper = optimizer.hyper(step, lr, sizes.tokens(), elem);
-        for number in 0..sizes.accumulation {
-            if stop() {
-                return Ok(false);
+        let mut gives_up = false;
+        for number in 0..count {
+            gives_up = stop() || self.is_asked_to_stop()?;
+            if gives_up {
+                break;
             }
             let batch = self.gpu.span("read a batch", || loader.next_batch())?;
             check_batch("trainer.step", batch, self.micro.acts.rows())?;
-            let (first, last) = (number == 0, number + 1 == sizes.accumulation);
+            let (first, last) = (number == 0, number + 1 == count);
             if last && self.reports.is_full() {
                 self.collect(true)?;
             }
@@ -47,16 +52,42 @@ impl Trainer<'_> {
                 [(&self.micro.inputs(), batch.bytes()), (&[&self.model.control.hyper], bytemuck::bytes_of(&hyper))];
             let (rank, micro) = (number / per_rank, number % per_rank);
             let programs = [self.micro.program(self.turns[rank].level, micro), &self.after[rank]];
-            let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: first, stops: last });
+            // a step that devices share ends with the exchange
+            let ends = last && matches!(self.finish, Finish::Alone { .. });
+            let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: first, stops: ends });
             self.uploads.submit_timed(
                 self.gpu,
                 &uploads[..1 + usize::from(last)],
                 &programs[..1 + usize::from(micro + 1 == per_rank)],
-                &mut [&mut self.reports][..usize::from(last)],
+                &mut [&mut self.reports][..usize::from(ends)],
                 timed,
             )?;
         }
+        if self.options.part.devices == 1 {
+            return Ok(!gives_up);
+        }
+        if self.any_gives_up(gives_up)? {
+            return Ok(false);
+        }
+        if let Finish::Shared(exchange) = &mut self.finish {
+            let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: false, stops: true });
+            exchange.finish(self.gpu, &mut self.reports, timed)?;
+        }
+        if step.is_multiple_of(COMPARED) {
+            self.compare_weights(step)?;
+        }
         Ok(true)
+    }
+
+    /// Compares the weights of all devices after step `step`, by a hash of 64 bits.
+    ///
+    /// # Errors
+    /// [`Error::Disagree`] naming the devices whose weights are not those of most.
+    pub fn compare_weights(&mut self, step: usize) -> Result<()> {
+        match &mut self.finish {
+            Finish::Alone { .. } => Ok(()),
+            Finish::Shared(exchange) => exchange.compare_weights(self.gpu, step),
+        }
     }
 
     fn collect(&mut self, wait: bool) -> Result<bool> {

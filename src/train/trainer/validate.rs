@@ -1,7 +1,7 @@
 //! Losses of a model in training, in the memory of its steps.
 
-use super::Trainer;
 use super::step::check_batch;
+use super::{Part, Trainer};
 use crate::data::{Batch, Rows};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::Upload;
@@ -20,28 +20,38 @@ impl Trainer<'_> {
     /// # Errors
     /// As [`Trainer::evaluate`].
     pub fn evaluate_unless(&mut self, rows: &mut Rows, count: usize, stop: &dyn Fn() -> bool) -> Result<Option<f64>> {
-        let count = count.min(rows.len());
-        let (mut sum, mut at, mut given_up) = (0.0, 0, false);
-        while at < count {
-            given_up = stop();
-            if given_up {
+        let (count, context) = (count.min(rows.len()), self.options.sizes.context);
+        let (each, Part { device, devices }) = (self.options.sizes.batch, self.options.part);
+        let batches = count.div_ceil(each);
+        // a sum for each batch of this device
+        let (mut sums, mut gives_up) = (Vec::new(), false);
+        for number in (device..batches).step_by(devices) {
+            gives_up = stop() || self.is_asked_to_stop()?;
+            if gives_up {
                 break;
             }
             if self.losses.is_full() {
-                sum += self.take_losses()?;
+                sums.push(self.take_losses()?);
             }
+            let at = number * each;
             let filled = rows.batch(at, &mut self.rows)?.min(count - at);
             // rows past the end are computed and do not count
-            self.rows.ignore_from(filled * self.options.sizes.context);
+            self.rows.ignore_from(filled * context);
             let acts = &self.micro.acts;
             let uploads: [Upload; 1] = [(&[&acts.tokens, &acts.targets], self.rows.forward_bytes())];
             self.uploads.submit(self.gpu, &uploads, &[&self.eval], &mut [&mut self.losses])?;
-            at += filled;
         }
         while self.losses.pending() > 0 {
-            sum += self.take_losses()?;
+            sums.push(self.take_losses()?);
         }
-        Ok((!given_up).then(|| sum / (count * self.options.sizes.context).max(1) as f64))
+        if self.any_gives_up(gives_up)? {
+            return Ok(None);
+        }
+        let all = self.share(bytemuck::cast_slice(&sums))?;
+        let all: Vec<Vec<f64>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+        // in the order of the batches, whoever computed them
+        let sum: f64 = (0..batches).map(|number| all[number % devices][number / devices]).sum();
+        Ok(Some(sum / (count * context).max(1) as f64))
     }
 
     fn take_losses(&mut self) -> Result<f64> {

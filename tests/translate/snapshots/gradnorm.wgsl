@@ -64,6 +64,7 @@ struct Params {
     count: u32,    // number of Vec
     first: u32,    // where this window's sums begin
     groups: u32,   // workgroups of this window
+    share: u32,    // number of Vec that a workgroup sums
 }
 var<immediate> params: Params;
 
@@ -76,12 +77,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let g = group_index(group, groups);
     if g >= params.groups { return; }
     // a workgroup's share is one run of memory: pages and caches like that on every machine
-    let share = (params.count + params.groups - 1u) / params.groups;
-    let end = min(params.count, (g + 1u) * share);
+    let end = min(params.count, (g + 1u) * params.share);
     // two sums: shorter chains of additions, smaller rounding error
     var s0 = Vec();
     var s1 = Vec();
-    var i = g * share + lane;
+    var i = g * params.share + lane;
     for (; i + WORKGROUP < end; i += 2u * WORKGROUP) {
         let a = grads[i];
         let b = grads[i + WORKGROUP];

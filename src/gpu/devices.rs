@@ -1,0 +1,190 @@
+//! The devices of a run: which adapters the environment leaves, which of them are chosen, and what all of them can do.
+
+use crate::error::{Error, Fault, Result};
+
+use super::adapter::{self, Caps, DeviceInfo, Vendor};
+
+/// The place of an error about the devices that were asked for.
+pub const CHOICE_OF_SEVERAL: &str = "adapters";
+
+/// Variables that leave some of a vendor's GPUs. Vulkan does not know them.
+const VARIABLES: [(Vendor, &str); 3] = [
+    (Vendor::Nvidia, "CUDA_VISIBLE_DEVICES"),
+    (Vendor::Amd, "ROCR_VISIBLE_DEVICES"),
+    (Vendor::Intel, "ZE_AFFINITY_MASK"),
+];
+
+/// Returns for each adapter whether the environment leaves it, and a line for each variable that says so. `vendors` are in the order
+/// of the PCI bus, `None` for software.
+pub(super) fn visible(vendors: &[Option<Vendor>], read: impl Fn(&str) -> Option<String>) -> (Vec<bool>, Vec<String>) {
+    let (mut left, mut lines) = (vec![true; vendors.len()], Vec::new());
+    for (vendor, variable) in VARIABLES {
+        let own: Vec<usize> = (0..vendors.len()).filter(|&at| vendors[at] == Some(vendor)).collect();
+        let Some(text) = read(variable).filter(|_| !own.is_empty()) else { continue };
+        // Intel's may name a part of a GPU behind a point; -1 and an empty text are no GPU
+        let number = |word: &str| word.trim().split('.').next().unwrap_or_default().parse::<i64>();
+        let words: Vec<&str> = text.split(',').filter(|word| !word.trim().is_empty()).collect();
+        let Ok(numbers) = words.iter().map(|word| number(word)).collect::<std::result::Result<Vec<i64>, _>>() else {
+            lines.push(format!("{variable}={text} is not followed, expected numbers in the order of the PCI bus"));
+            continue;
+        };
+        for (number, &at) in own.iter().enumerate() {
+            left[at] = numbers.contains(&(number as i64));
+        }
+        let used = own.iter().filter(|&&at| left[at]).count();
+        lines.push(format!(
+            "{variable}={text} leaves {used} of {} GPUs, counted in the order of the PCI bus",
+            own.len()
+        ));
+    }
+    (left, lines)
+}
+
+/// Returns the numbers of the adapters in [`adapter::list`] that a list asks for: `all`, or numbers and PCI bus ids with commas
+/// between them. `all` are those of the first one's kind: GPUs with memory of their own where there are any. An adapter comes
+/// twice only if devices may `share` it.
+///
+/// # Errors
+/// [`Error::Device`] if one is unknown; [`Error::Usage`] if one comes twice.
+pub fn choose(asked: &str, share: bool) -> Result<Vec<usize>> {
+    chosen(asked, share, &adapter::found())
+}
+
+fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> {
+    let known = || there.iter().map(DeviceInfo::place).collect::<Vec<_>>().join(", ");
+    let unknown = |word: &str| {
+        let fault = Fault::at(CHOICE_OF_SEVERAL, format!("no adapter is `{word}`"));
+        Error::device(fault.expected(format!("all, or some of {}", known())))
+    };
+    let Some(first) = there.first() else { return Err(unknown(asked)) };
+    if asked.trim() == "all" {
+        let kind = |caps: &Caps| (caps.software, caps.integrated);
+        let like = there.iter().filter(|device| kind(&device.caps) == kind(&first.caps));
+        return Ok(like.map(|device| device.index).collect());
+    }
+    let mut list = Vec::new();
+    for word in asked.split(',').map(str::trim) {
+        let of_bus = |device: &&DeviceInfo| word.contains(':') && device.caps.is_at(word);
+        let by_number = || word.parse::<usize>().ok().and_then(|number| there.get(number));
+        let device = there.iter().find(of_bus).or_else(by_number).ok_or_else(|| unknown(word))?;
+        if !share && list.contains(&device.index) {
+            let fault = Fault::at(CHOICE_OF_SEVERAL, format!("{} comes twice", device.place()));
+            return Err(Error::usage(fault.expected("each once")));
+        }
+        list.push(device.index);
+    }
+    Ok(list)
+}
+
+/// Returns what all of several adapters can do, under the name of the first: kernels that are chosen by it run on each.
+#[must_use]
+pub fn common(all: &[Caps]) -> Option<Caps> {
+    let (first, others) = all.split_first()?;
+    Some(others.iter().fold(first.clone(), |a, b| Caps {
+        vendor: if a.vendor == b.vendor { a.vendor } else { Vendor::Other },
+        backend: a.backend,
+        name: a.name,
+        driver: a.driver,
+        bus: a.bus,
+        software: a.software || b.software,
+        integrated: a.integrated || b.integrated,
+        lanes: a.lanes.min(b.lanes),
+        max_binding_bytes: a.max_binding_bytes.min(b.max_binding_bytes),
+        most_flops: a.most_flops.min(b.most_flops),
+        most_bytes: a.most_bytes.min(b.most_bytes),
+        max_buffer_bytes: a.max_buffer_bytes.min(b.max_buffer_bytes),
+        max_storage_buffers: a.max_storage_buffers.min(b.max_storage_buffers),
+        max_workgroup_bytes: a.max_workgroup_bytes.min(b.max_workgroup_bytes),
+        max_invocations: a.max_invocations.min(b.max_invocations),
+        max_groups: a.max_groups.min(b.max_groups),
+        offset_alignment: a.offset_alignment.max(b.offset_alignment),
+        compute_units: a.compute_units.zip(b.compute_units).map(|(a, b)| a.min(b)),
+        f16: a.f16 && b.f16,
+        int64: a.int64 && b.int64,
+        subgroups: a.subgroups && b.subgroups,
+        subgroup_sizes: (a.subgroup_sizes.0.min(b.subgroup_sizes.0), a.subgroup_sizes.1.max(b.subgroup_sizes.1)),
+        subgroup_control: a.subgroup_control && b.subgroup_control && a.subgroup_sizes == b.subgroup_sizes,
+        timestamps: a.timestamps && b.timestamps,
+        encoder_timestamps: a.encoder_timestamps && b.encoder_timestamps,
+        matrix_edges: a.matrix_edges.into_iter().filter(|edge| b.matrix_edges.contains(edge)).collect(),
+        matrix_functions: a.matrix_functions && b.matrix_functions,
+        flexible: a.flexible.filter(|_| a.flexible == b.flexible),
+        emulated_edge: a.emulated_edge.filter(|_| a.emulated_edge == b.emulated_edge),
+        tuned: a.tuned,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_leaves_gpus_by_their_order() {
+        let vendors = [Vendor::Nvidia, Vendor::Amd, Vendor::Nvidia, Vendor::Nvidia].map(Some);
+        let all: Vec<Option<Vendor>> = vendors.into_iter().chain([None]).collect();
+        let left = |variable: &str, value: &str| visible(&all, |name| (name == variable).then(|| value.to_owned()));
+        for (value, want) in [
+            ("0,2", [true, true, false, true]),
+            ("1", [false, true, true, false]),
+            ("", [false, true, false, false]),
+            ("-1", [false, true, false, false]),
+            (" 2 , 0 ", [true, true, false, true]),
+            ("7", [false, true, false, false]),
+        ] {
+            let (left, lines) = left("CUDA_VISIBLE_DEVICES", value);
+            assert_eq!(left, [&want[..], &[true]].concat(), "{value}");
+            assert_eq!(lines.len(), 1, "{lines:?}");
+        }
+        let (unread, lines) = left("CUDA_VISIBLE_DEVICES", "GPU-8932f937");
+        assert!(unread.iter().all(|left| *left) && lines[0].contains("is not followed"), "{lines:?}");
+        assert_eq!(left("ROCR_VISIBLE_DEVICES", "0").0, [true; 5]);
+        // there is no GPU of Intel's
+        assert_eq!(left("ZE_AFFINITY_MASK", "3.1"), (vec![true; 5], vec![]));
+    }
+
+    fn device(index: usize, bus: &str, integrated: bool) -> DeviceInfo {
+        let caps = Caps { name: format!("GPU {index}"), bus: bus.into(), integrated, ..Caps::webgpu_defaults() };
+        DeviceInfo { index, caps, kind: String::new() }
+    }
+
+    #[test]
+    fn devices_are_chosen_by_number_or_bus() {
+        let there =
+            [device(0, "0000:01:00.0", false), device(1, "0000:41:00.0", false), device(2, "0000:00:02.0", true)];
+        assert_eq!(chosen("all", false, &there).unwrap(), [0, 1]);
+        assert_eq!(chosen("1, 0", false, &there).unwrap(), [1, 0]);
+        assert_eq!(chosen("0000:41:00.0,2", false, &there).unwrap(), [1, 2]);
+        assert_eq!(chosen("41:00.0", false, &there).unwrap(), [1]);
+        assert_eq!(chosen("0,0,0", true, &there).unwrap(), [0, 0, 0]);
+        for wrong in ["3", "0000:42:00.0", "", "0,", "x", "-1", ":"] {
+            let error = chosen(wrong, true, &there).unwrap_err();
+            assert!(
+                matches!(error, Error::Device(_)) && error.to_string().contains("0000:41:00.0"),
+                "{wrong}: {error}"
+            );
+        }
+        let twice = chosen("0,01:00.0", false, &there).unwrap_err();
+        assert!(matches!(twice, Error::Usage(_)) && twice.to_string().contains("comes twice"), "{twice}");
+        assert!(chosen("all", false, &[]).is_err());
+    }
+
+    #[test]
+    fn kernels_for_several_are_for_what_all_can() {
+        let plain = Caps::webgpu_defaults();
+        let better = Caps {
+            f16: true,
+            matrix_edges: vec![8, 16],
+            matrix_functions: true,
+            max_workgroup_bytes: 48 << 10,
+            subgroups: true,
+            subgroup_sizes: (32, 32),
+            ..plain.clone()
+        };
+        let other = Caps { matrix_edges: vec![16], max_workgroup_bytes: 32 << 10, ..better.clone() };
+        let both = common(&[better.clone(), other]).unwrap();
+        assert_eq!((both.matrix_edges, both.max_workgroup_bytes), (vec![16], 32 << 10));
+        let least = common(&[better.clone(), plain]).unwrap();
+        assert!(!least.f16 && !least.subgroups && !least.matrix_functions && least.matrix_edges.is_empty());
+        assert_eq!(common(&[better.clone(), better.clone()]), Some(better));
+    }
+}

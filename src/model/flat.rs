@@ -1,0 +1,223 @@
+//! The flat order of a model's parameters, in which devices share norms and updates.
+//!
+//! A group is a run of parameters that lie behind one another in memory on every device: an embedding, the matrices of a layer,
+//! all parameters that do not decay. It is cut into blocks of a fixed size, over which the gradient's norm is summed, and its
+//! blocks into buckets, which devices exchange one after the other. Nothing here depends on the device.
+
+use std::ops::Range;
+
+use super::config::Config;
+use super::params::{PARAMS, Param};
+use crate::gpu::context::ALIGNMENT;
+pub use crate::ops::gradnorm::BLOCK;
+
+/// Blocks of a bucket at most: 32 MiB of f32.
+const BUCKET: usize = 256;
+
+/// One copy of a parameter in its group.
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    /// The parameter.
+    pub param: &'static Param,
+    /// The layer, 0 for what the model has once.
+    pub layer: usize,
+    /// Its first element in the group.
+    pub start: usize,
+}
+
+/// Parameters that lie behind one another in memory.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// True if weight decay applies to them.
+    pub decays: bool,
+    /// The parameters in order.
+    pub members: Vec<Member>,
+    /// Elements, the padding behind each member included.
+    pub len: usize,
+}
+
+impl Group {
+    fn new(decays: bool, params: impl IntoIterator<Item = (&'static Param, usize)>, config: &Config) -> Self {
+        let mut group = Self { decays, members: Vec::new(), len: 0 };
+        for (param, layer) in params {
+            group.members.push(Member { param, layer, start: group.len });
+            group.len += param.elements(config).next_multiple_of(ALIGNMENT as usize);
+        }
+        group
+    }
+
+    /// Number of blocks.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.len.div_ceil(BLOCK)
+    }
+
+    /// Returns the parts of parameters that lie at `range` of the group, in order. Padding is left out.
+    pub fn pieces<'g>(&'g self, config: &'g Config, range: Range<usize>) -> impl Iterator<Item = Piece> + 'g {
+        self.members.iter().filter_map(move |Member { param, layer, start }| {
+            let end = start + param.elements(config);
+            let (from, to) = (range.start.max(*start), range.end.min(end));
+            let piece = || Piece {
+                name: param.name,
+                layer: *layer,
+                elements: from - start..to - start,
+                at: from - range.start,
+            };
+            (from < to).then(piece)
+        })
+    }
+}
+
+/// Elements of one copy of a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The parameter's name.
+    pub name: &'static str,
+    /// The layer, 0 for what the model has once.
+    pub layer: usize,
+    /// The elements.
+    pub elements: Range<usize>,
+    /// Where they begin in the range that was asked for.
+    pub at: usize,
+}
+
+/// Returns the groups of a model in memory order: those that decay, then the others.
+#[must_use]
+pub fn groups(config: &Config) -> Vec<Group> {
+    let of = |decays: bool, per_layer: bool| {
+        PARAMS.iter().filter(move |param| param.decays == decays && param.per_layer == per_layer)
+    };
+    let embeddings = of(true, false).map(|param| Group::new(true, [(param, 0)], config));
+    let layers = (0..config.layers).map(|layer| Group::new(true, of(true, true).map(|param| (param, layer)), config));
+    let vectors = of(false, false)
+        .map(|p| (p, 0))
+        .chain((0..config.layers).flat_map(|layer| of(false, true).map(move |p| (p, layer))));
+    embeddings.chain(layers).chain([Group::new(false, vectors, config)]).collect()
+}
+
+/// Neighbouring blocks of a group that are exchanged together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its position among all buckets.
+    pub number: usize,
+    /// Its group.
+    pub group: usize,
+    /// Its elements in the group.
+    pub elements: Range<usize>,
+    /// Its first block among all blocks of the model.
+    pub first_block: usize,
+}
+
+impl Bucket {
+    /// Number of blocks.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.elements.len().div_ceil(BLOCK)
+    }
+
+    /// Returns the blocks that a device owns, counted from the bucket's first. Each block has one owner; where they do not
+    /// divide evenly, other devices own more in the next bucket.
+    #[must_use]
+    pub fn owned_blocks(&self, device: usize, devices: usize) -> Range<usize> {
+        let place = (device + self.number) % devices;
+        place * self.blocks() / devices..(place + 1) * self.blocks() / devices
+    }
+
+    /// Returns the elements of the group that a device owns.
+    #[must_use]
+    pub fn owned(&self, device: usize, devices: usize) -> Range<usize> {
+        let blocks = self.owned_blocks(device, devices);
+        let at = |block: usize| (self.elements.start + block * BLOCK).min(self.elements.end);
+        at(blocks.start)..at(blocks.end)
+    }
+}
+
+/// Returns the buckets of a model in memory order.
+#[must_use]
+pub fn buckets(config: &Config) -> Vec<Bucket> {
+    let mut buckets: Vec<Bucket> = Vec::new();
+    let mut first_block = 0;
+    for (number, group) in groups(config).iter().enumerate() {
+        for start in (0..group.len).step_by(BUCKET * BLOCK) {
+            let elements = start..(start + BUCKET * BLOCK).min(group.len);
+            let bucket = Bucket { number: buckets.len(), group: number, elements, first_block };
+            first_block += bucket.blocks();
+            buckets.push(bucket);
+        }
+    }
+    buckets
+}
+
+/// Number of blocks of a model.
+#[must_use]
+pub fn blocks(config: &Config) -> usize {
+    groups(config).iter().map(Group::blocks).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Weights;
+
+    fn configs() -> [Config; 3] {
+        [
+            Config::new(1024, 50_257, 12, 12, 768).unwrap(),
+            Config::new(24, 257, 3, 2, 34).unwrap(),
+            Config::new(1024, 50_257, 2, 25, 1600).unwrap(),
+        ]
+    }
+
+    #[test]
+    fn every_element_has_one_owner() {
+        for config in configs() {
+            let (groups, buckets) = (groups(&config), buckets(&config));
+            assert!(buckets.iter().enumerate().all(|(number, bucket)| bucket.number == number));
+            for devices in 1..10 {
+                let mut owned = vec![0; devices];
+                let mut ends = vec![0; groups.len()];
+                let mut blocks = 0;
+                for bucket in &buckets {
+                    assert_eq!((bucket.elements.start, bucket.first_block), (ends[bucket.group], blocks));
+                    assert!(bucket.elements.start.is_multiple_of(BLOCK));
+                    ends[bucket.group] = bucket.elements.end;
+                    blocks += bucket.blocks();
+                    let mut shares: Vec<(Range<usize>, usize)> =
+                        (0..devices).map(|device| (bucket.owned(device, devices), device)).collect();
+                    shares.sort_by_key(|(share, _)| (share.start, share.end));
+                    let mut at = bucket.elements.start;
+                    for (share, device) in shares {
+                        assert_eq!(share.start, at);
+                        at = share.end;
+                        owned[device] += share.len();
+                    }
+                    assert_eq!(at, bucket.elements.end);
+                }
+                assert_eq!(ends, groups.iter().map(|group| group.len).collect::<Vec<_>>());
+                assert_eq!(blocks, super::blocks(&config));
+                // no device has much more to do than others
+                let (least, most) = (owned.iter().min().unwrap(), owned.iter().max().unwrap());
+                let unit = BLOCK * buckets.len();
+                assert!(most - least <= unit.max(most / 10), "{devices} devices own {owned:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_lie_where_the_flat_order_says() {
+        let config = configs()[1];
+        let mut weights = Weights::zeros(config);
+        let mut seen = 0;
+        for group in groups(&config) {
+            for start in (0..group.len).step_by(1000) {
+                let range = start..(start + 1000).min(group.len);
+                for Piece { name, layer, elements, at } in group.pieces(&config, range.clone()) {
+                    assert!(at + elements.len() <= range.len());
+                    seen += elements.len();
+                    weights.get_mut(name, layer)[elements].iter_mut().for_each(|value| *value += 1.0);
+                }
+            }
+        }
+        assert!(weights.tensors.iter().flatten().all(|value| *value == 1.0));
+        assert_eq!(seen, weights.tensors.iter().map(Vec::len).sum::<usize>());
+    }
+}

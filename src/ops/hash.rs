@@ -1,0 +1,62 @@
+//! A hash of weights, by which devices that should hold the same ones find out.
+
+use crate::error::Result;
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
+
+use super::{Operator, group, groups};
+
+/// The pass that [`forward`] records.
+pub const FORWARD: OpPass = OpPass::new("hash", "forward");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator { name: "hash", passes: &[FORWARD], kernels, tried: super::none_tried };
+
+/// Words that an invocation takes: the shader's `EACH`.
+const EACH: usize = 256;
+
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+        first: u32,
+    }
+}
+
+fn kernel(caps: &Caps) -> KernelId {
+    KernelId::shader(FORWARD, "forward", Width::Vec4, &[include_str!("../../shaders/hash.wgsl")])
+        .set("WORKGROUP", group(caps))
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
+    vec![kernel(caps)]
+}
+
+/// Tensors of [`forward`].
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// (1, N) of 4-byte elements that can be bound as a whole.
+    pub values: &'a Tensor,
+    /// Position of the first of them among all that are hashed, modulo 2^32.
+    pub first: u32,
+    /// (2, 1) u32, accumulated: the two halves of the hash.
+    pub sums: &'a Tensor,
+}
+
+/// `sums[k] += Σ mix(bits of value i, first + i, k)` modulo 2^32, see `shaders/hash.wgsl`. One value that differs moves the hash.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] if `sums` has another shape.
+pub fn forward(pass: &mut Pass, Forward { values, first, sums }: Forward) -> Result<()> {
+    sums.check_shape("hash.forward", "sums", 2, 1)?;
+    values.check_shape("hash.forward", "values", 1, values.len())?;
+    let count = values.len();
+    pass.dispatch(&Dispatch {
+        kernel: &kernel(&pass.gpu.caps),
+        tensors: &[values, sums],
+        immediates: Immediates::of(&Params { count: count as u32, first }),
+        groups: groups(count.div_ceil(EACH), group(&pass.gpu.caps)),
+        flops: 0,
+        bytes: values.bytes(),
+    })
+}

@@ -1,0 +1,261 @@
+//! The devices of a run. The first is the run's own thread's; each other one has a thread, which does what it is ordered to.
+//!
+//! All devices make the same calls on their trainers, in which they exchange what they need. What ends one ends all, with its error.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::data::hellaswag::Example;
+use crate::data::{Batch, BatchSource, Rows};
+use crate::error::{Error, Fault, Result};
+use crate::gpu::{Gpu, Lap};
+use crate::infer::evaluate::Evaluator;
+use crate::model::Weights;
+use crate::ops::stepcontrol::Report;
+use crate::train::collective::{Collective, Ender, Threads};
+use crate::train::trainer::Part;
+use crate::train::{Snapshot, Trainer, TrainerOptions};
+
+/// Questions of HellaSwag between two looks for a signal.
+const QUESTIONS: usize = 64;
+
+/// A call that every device makes.
+enum Order {
+    Load(Arc<Weights>),
+    Restore(Arc<Snapshot>),
+    Step { step: usize, lr: f32, batches: Vec<Batch> },
+    Evaluate { rows: Rows, count: usize },
+    Answer(Arc<[Example]>),
+    Snapshot,
+}
+
+/// The devices of a run as one.
+pub struct Team<'g> {
+    lead: Trainer<'g>,
+    orders: Vec<Sender<Order>>,
+    /// The lead's batches of a step that it shares.
+    own: Queue,
+}
+
+/// Batches that were read for a device.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Batch>,
+    lent: Option<Batch>,
+}
+
+impl BatchSource for Queue {
+    fn next_batch(&mut self) -> Result<&Batch> {
+        let none = || Error::data(Fault::at("loader", "a device was given too few batches"));
+        Ok(self.lent.insert(self.waiting.pop_front().ok_or_else(none)?))
+    }
+}
+
+impl<'g> Team<'g> {
+    /// Makes a trainer on each device, and lets `work` have them until it ends.
+    ///
+    /// # Errors
+    /// The first error of `work` or of any device; of a device but the first with its number.
+    pub fn with<T>(gpus: &'g [Gpu], options: TrainerOptions, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let devices = gpus.len();
+        let [lead, others @ ..] = gpus else { return Err(Error::device("devices: none was opened")) };
+        if others.is_empty() {
+            return work(&mut Self { lead: Trainer::new(lead, options)?, orders: Vec::new(), own: Queue::default() });
+        }
+        let mut links = Threads::of(devices);
+        let own = links.remove(0);
+        let ender = own.ender();
+        std::thread::scope(|scope| {
+            let mut orders = Vec::new();
+            for (gpu, link) in others.iter().zip(links) {
+                let (sender, receiver) = channel();
+                orders.push(sender);
+                let device = link.device();
+                let thread = std::thread::Builder::new().name(format!("device {device}"));
+                let options = TrainerOptions { part: Part { device, devices }, ..options };
+                let started = thread.spawn_scoped(scope, move || {
+                    let ender = link.ender();
+                    ends_all(&ender, device, || follow(gpu, options, link, receiver));
+                });
+                if let Err(error) = started {
+                    let error = Error::device(Fault::at("device", format!("no thread can be started: {error}")));
+                    ender.abort(&error);
+                    return Err(error);
+                }
+            }
+            let mut result = None;
+            ends_all(&ender, 0, || {
+                let options = TrainerOptions { part: Part { device: 0, devices }, ..options };
+                let made = Trainer::linked(lead, options, Some(Box::new(own)))
+                    .and_then(|lead| work(&mut Self { lead, orders, own: Queue::default() }));
+                let error = made.as_ref().err().cloned();
+                result = Some(made);
+                error.map_or(Ok(()), Err)
+            });
+            result.unwrap_or_else(|| Err(Error::gpu("devices: the first one ended without an error")))
+        })
+    }
+
+    /// The first device's trainer.
+    #[must_use]
+    pub fn lead(&self) -> &Trainer<'g> {
+        &self.lead
+    }
+
+    /// Number of devices.
+    #[must_use]
+    pub fn devices(&self) -> usize {
+        1 + self.orders.len()
+    }
+
+    /// Lets the other devices make a call. One that is gone tells why in the exchange.
+    fn order(&self, mut order: impl FnMut(usize) -> Order) {
+        self.orders.iter().enumerate().for_each(|(other, sender)| drop(sender.send(order(other + 1))));
+    }
+
+    /// Overwrites the weights of all devices.
+    ///
+    /// # Errors
+    /// As [`Trainer::load`].
+    pub fn load(&self, weights: Weights) -> Result<()> {
+        let weights = Arc::new(weights);
+        self.order(|_| Order::Load(Arc::clone(&weights)));
+        self.lead.load(&weights)
+    }
+
+    /// [`Trainer::restore`] on all devices.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn restore(&self, snapshot: Snapshot) -> Result<()> {
+        let snapshot = Arc::new(snapshot);
+        self.order(|_| Order::Restore(Arc::clone(&snapshot)));
+        self.lead.restore(&snapshot)
+    }
+
+    /// [`Trainer::step_unless`] on all devices: the batches of a step are those of its ranks in order, and each device gets those
+    /// of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step_unless(
+        &mut self,
+        source: &mut dyn BatchSource,
+        step: usize,
+        lr: f32,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<bool> {
+        if self.orders.is_empty() {
+            return self.lead.step_unless(source, step, lr, stop);
+        }
+        let each = self.lead.sizes().accumulation / self.devices();
+        let mut shares = (0..self.devices()).map(|_| (0..each).map(|_| source.next_batch().cloned()).collect());
+        let own: Vec<Batch> = shares.next().unwrap_or_else(|| Ok(Vec::new()))?;
+        let mut others = shares.collect::<Result<Vec<Vec<Batch>>>>()?;
+        self.order(|device| Order::Step { step, lr, batches: std::mem::take(&mut others[device - 1]) });
+        self.own = Queue { waiting: own.into(), lent: None };
+        self.lead.step_unless(&mut self.own, step, lr, stop)
+    }
+
+    /// [`Trainer::outstanding`].
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.lead.outstanding()
+    }
+
+    /// [`Trainer::timed_report`], by the first device's clock.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn timed_report(&mut self, wait: bool) -> Result<Option<(Report, Option<Lap>)>> {
+        self.lead.timed_report(wait)
+    }
+
+    /// [`Trainer::evaluate_unless`] on all devices.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn evaluate_unless(&mut self, rows: &mut Rows, count: usize, stop: &dyn Fn() -> bool) -> Result<Option<f64>> {
+        self.order(|_| Order::Evaluate { rows: rows.clone(), count });
+        self.lead.evaluate_unless(rows, count, stop)
+    }
+
+    /// Returns how many of HellaSwag's questions the model answers rightly, in the memory of the step's activations; none if
+    /// `stop` says so before a part of them.
+    ///
+    /// # Errors
+    /// As [`Evaluator::answers`].
+    pub fn answer(&mut self, questions: &Arc<[Example]>, stop: &dyn Fn() -> bool) -> Result<Option<usize>> {
+        self.order(|_| Order::Answer(Arc::clone(questions)));
+        answer(&mut self.lead, questions, stop)
+    }
+
+    /// [`Trainer::snapshot`] of all devices.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn snapshot(&mut self) -> Result<Snapshot> {
+        self.order(|_| Order::Snapshot);
+        let none = || Error::gpu(Fault::at("snapshot", "the first device has none"));
+        self.lead.snapshot()?.ok_or_else(none)
+    }
+}
+
+/// Does a device's work; an error of it, or a panic, ends all devices.
+fn ends_all(ender: &Ender, device: usize, work: impl FnOnce() -> Result<()>) {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if device == 0 => ender.abort(&error),
+        Ok(Err(error)) => ender.abort(&error.on_device(device)),
+        Err(panic) => {
+            ender.abort(&Error::gpu(Fault::at(format!("device {device}"), "its thread panicked")));
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// A device's thread, until nobody orders anything any more.
+fn follow(gpu: &Gpu, options: TrainerOptions, link: Threads, orders: Receiver<Order>) -> Result<()> {
+    let mut trainer = Trainer::linked(gpu, options, Some(Box::new(link)))?;
+    for order in orders {
+        match order {
+            Order::Load(weights) => trainer.load(&weights)?,
+            Order::Restore(snapshot) => trainer.restore(&snapshot)?,
+            Order::Step { step, lr, batches } => {
+                let mut source = Queue { waiting: batches.into(), lent: None };
+                trainer.step_unless(&mut source, step, lr, &|| false)?;
+                // the first device has the same reports
+                while trainer.report(false)?.is_some() {}
+            }
+            Order::Evaluate { mut rows, count } => drop(trainer.evaluate_unless(&mut rows, count, &|| false)?),
+            Order::Answer(questions) => drop(answer(&mut trainer, &questions, &|| false)?),
+            Order::Snapshot => drop(trainer.snapshot()?),
+        }
+    }
+    Ok(())
+}
+
+/// Answers a device's part of the questions; returns how many all devices answer rightly.
+fn answer(trainer: &mut Trainer, questions: &[Example], stop: &dyn Fn() -> bool) -> Result<Option<usize>> {
+    let Part { device, devices } = trainer.part();
+    let (mut correct, mut gives_up) = (0_u64, false);
+    {
+        let (gpu, params) = (trainer.gpu(), trainer.params());
+        let mut evaluator = Evaluator::within(gpu, *trainer.config(), params, trainer.activations())?;
+        for part in questions.chunks(QUESTIONS).skip(device).step_by(devices) {
+            gives_up = stop();
+            if gives_up {
+                break;
+            }
+            let (answers, _) = evaluator.answers(part, |_| ())?;
+            correct += answers.iter().filter(|answer| answer.choice == answer.label).count() as u64;
+        }
+    }
+    if trainer.any_gives_up(gives_up)? {
+        return Ok(None);
+    }
+    let all = trainer.share(&correct.to_le_bytes())?;
+    Ok(Some(all.iter().map(|bytes| bytemuck::pod_read_unaligned::<u64>(bytes) as usize).sum()))
+}

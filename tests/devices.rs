@@ -1,0 +1,308 @@
+//! Several devices share a run and get one device's bits: software Vulkan, opened as often as there are devices.
+
+use std::ops::Range;
+
+use wgpt::data::{Batch, BatchSource, Batches, LoaderConfig, Rows, TokenSource};
+use wgpt::error::{Error, Result};
+use wgpt::gpu::{Elem, Gpu, Options};
+use wgpt::measure::plan::Subject;
+use wgpt::model::{Config, Recompute, Weights, flat, init};
+use wgpt::ops::stepcontrol::Report;
+use wgpt::reference::random::Random;
+use wgpt::train::collective::{Collective, Ender, Threads};
+use wgpt::train::trainer::Part;
+use wgpt::train::{Optimizer, Sizes, Snapshot, Trainer, TrainerOptions};
+
+const BATCH: usize = 2;
+const CONTEXT: usize = 16;
+const VOCAB: usize = 61;
+
+fn config() -> Config {
+    Config::new(CONTEXT, VOCAB, 2, 2, 64).expect("config")
+}
+
+fn source(seed: u32, n: usize) -> TokenSource {
+    let tokens = Random::new(seed.into()).tokens(n, VOCAB).into_iter().map(|t| t as u16).collect();
+    TokenSource::from_tokens(format!("shard {seed}"), tokens)
+}
+
+/// The batches of one device's ranks of each step.
+struct Own {
+    batches: Batches,
+    /// Batches of a step, and those of them that are its own.
+    of_step: usize,
+    own: Range<usize>,
+    at: usize,
+}
+
+impl BatchSource for Own {
+    fn next_batch(&mut self) -> Result<&Batch> {
+        while !self.own.contains(&(self.at % self.of_step)) {
+            self.batches.next_batch()?;
+            self.at += 1;
+        }
+        self.at += 1;
+        self.batches.next_batch()
+    }
+}
+
+/// How a step is made.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    elem: Elem,
+    ranks: usize,
+    per_rank: usize,
+}
+
+impl Step {
+    const fn f32(ranks: usize) -> Self {
+        Self { elem: Elem::F32, ranks, per_rank: 1 }
+    }
+
+    fn options(self, part: Part) -> TrainerOptions {
+        let Self { elem, ranks, per_rank } = self;
+        let sizes = Sizes { batch: BATCH, context: CONTEXT, accumulation: ranks * per_rank };
+        let optimizer = Optimizer { clip: 0.5, ..Optimizer::default() };
+        TrainerOptions { elem, ranks, part, optimizer, ..TrainerOptions::new(config(), sizes) }
+    }
+
+    /// The batches of a device from a step on, counted from 1.
+    fn batches(self, part: Part, first: usize) -> Own {
+        let Self { ranks, per_rank, .. } = self;
+        let config = LoaderConfig { ranks, ..LoaderConfig::new(BATCH, CONTEXT, VOCAB, Some(42)) };
+        let sources = vec![source(1, 3000), source(2, 2000)];
+        let mut batches = Batches::in_rows(sources, config, per_rank).expect("batches");
+        let (of_step, each) = (ranks * per_rank, ranks / part.devices * per_rank);
+        (0..(first - 1) * of_step).for_each(|_| assert!(batches.next_batch().is_ok()));
+        Own { batches, of_step, own: part.device * each..(part.device + 1) * each, at: 0 }
+    }
+
+    fn open(self) -> Gpu {
+        let options = Options { matrices: self.elem == Elem::F16, ..Options::default() };
+        Gpu::open(&options).expect("these tests need an adapter; tools/run brings a software one")
+    }
+}
+
+/// Does the same on each of some devices; returns what comes of it in their order.
+fn on<T: Send>(step: Step, devices: usize, work: impl Fn(&mut Trainer, Part, &Ender) -> T + Sync) -> Vec<T> {
+    let work = &work;
+    let device = move |link: Threads| {
+        let (gpu, part, ender) = (step.open(), Part { device: link.device(), devices }, link.ender());
+        let link: Option<Box<dyn Collective>> = if devices > 1 { Some(Box::new(link)) } else { None };
+        let mut trainer = Trainer::linked(&gpu, step.options(part), link).expect("trainer");
+        trainer.load(&init::init(config(), 42)).expect("load");
+        work(&mut trainer, part, &ender)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = Threads::of(devices).into_iter().map(|link| scope.spawn(move || device(link))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a device")).collect()
+    })
+}
+
+fn reports(trainer: &mut Trainer, source: &mut Own, steps: Range<usize>) -> Vec<Report> {
+    let report = |step| {
+        trainer.step(source, step, 1e-2).expect("step");
+        trainer.report(true).expect("report").expect("a step")
+    };
+    steps.map(report).collect()
+}
+
+/// What some steps leave: their reports, a validation loss, and the state.
+#[derive(Debug, PartialEq)]
+struct Left {
+    reports: Vec<Report>,
+    loss: u64,
+    state: Snapshot,
+}
+
+/// Trains on some devices from a state on; the first of them returns what is left.
+fn train(step: Step, devices: usize, steps: Range<usize>, from: Option<&Snapshot>) -> Left {
+    let all = on(step, devices, |trainer, part, _| {
+        if let Some(from) = from {
+            trainer.restore(from).expect("restored");
+        }
+        let reports = reports(trainer, &mut step.batches(part, steps.start), steps.clone());
+        let mut rows = Rows::new(vec![source(3, 1200)], CONTEXT, VOCAB).expect("rows");
+        let loss = trainer.evaluate(&mut rows, 13).expect("validation").to_bits();
+        let weights = trainer.weights().expect("weights");
+        (trainer.snapshot().expect("snapshot").map(|state| Left { reports, loss, state }), weights)
+    });
+    assert!(all.iter().all(|(_, weights)| *weights == all[0].1), "devices have different weights");
+    assert!(all[1..].iter().all(|(left, _)| left.is_none()), "only the first device has all moments");
+    all.into_iter().find_map(|(left, _)| left).expect("a snapshot")
+}
+
+#[test]
+fn any_number_of_devices_has_one_devices_bits() {
+    let has_f16 = Step::f32(1).open().caps.f16;
+    let elems: &[Elem] = if has_f16 { &[Elem::F32, Elem::F16] } else { &[Elem::F32] };
+    if !has_f16 {
+        eprintln!("not run: f16: the adapter has none");
+    }
+    for (ranks, per_rank, numbers) in [(4, 1, &[2, 4][..]), (6, 1, &[2, 3, 6]), (4, 3, &[2])] {
+        for &elem in elems {
+            let step = Step { elem, ranks, per_rank };
+            let one = train(step, 1, 1..4, None);
+            assert!(one.state.control.updates > 0, "no step was applied");
+            for &devices in numbers {
+                let several = train(step, devices, 1..4, None);
+                let what = format!("{step:?} on {devices} devices");
+                assert_eq!(several.reports, one.reports, "{what}");
+                assert!(several == one, "{what}: weights or moments differ");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_devices() {
+    let step = Step::f32(4);
+    let whole = train(step, 1, 1..7, None);
+    let four = train(step, 4, 1..3, None);
+    let one = train(step, 1, 3..5, Some(&four.state));
+    let two = train(step, 2, 5..7, Some(&one.state));
+    assert!(two.state == whole.state && two.loss == whole.loss, "weights or moments differ");
+    assert_eq!([four.reports, one.reports, two.reports].concat(), whole.reports);
+}
+
+/// Elements of a weight that a device does not own.
+fn not_owned(device: usize, devices: usize) -> flat::Piece {
+    let (groups, buckets) = (flat::groups(&config()), flat::buckets(&config()));
+    // of a layer's matrices, which every token needs
+    let bucket = buckets.iter().find(|bucket| {
+        groups[bucket.group].members.iter().any(|member| member.param.name == "qkvw")
+            && bucket.owned(device, devices).is_empty()
+    });
+    let bucket = bucket.expect("a bucket of others");
+    groups[bucket.group].pieces(&config(), bucket.elements.clone()).next().expect("a weight")
+}
+
+#[test]
+fn a_step_that_one_rank_spoils_is_skipped_on_all() {
+    let devices = 4;
+    let all = on(Step::f32(4), devices, |trainer, part, _| {
+        if part.device == 2 {
+            let piece = not_owned(2, devices);
+            let weight = trainer.params().get(piece.name, piece.layer);
+            trainer.gpu().write(&weight.flat(0..1), &f32::NAN.to_le_bytes()).expect("written");
+        }
+        let mut batches = Step::f32(4).batches(part, 1);
+        let before = reports(trainer, &mut batches, 1..2);
+        let weights = trainer.weights().expect("weights");
+        (before, weights, reports(trainer, &mut batches, 2..3))
+    });
+    for (first, weights, second) in &all {
+        assert_eq!((first[0].skipped_now, first[0].updates), (Report::NOT_FINITE, 0));
+        assert!(*weights == init::init(config(), 42), "the weights have moved");
+        assert_eq!((second[0].skipped_now, second[0].updates), (0, 1));
+        assert_eq!(second, &all[0].2);
+    }
+}
+
+#[test]
+fn a_stop_on_one_device_gives_the_step_up_on_all() {
+    let all = on(Step { per_rank: 2, ..Step::f32(3) }, 3, |trainer, part, _| {
+        let mut batches = Step { per_rank: 2, ..Step::f32(3) }.batches(part, 1);
+        let done = reports(trainer, &mut batches, 1..2);
+        let before = trainer.weights().expect("weights");
+        let asked = std::cell::Cell::new(0);
+        // the second micro-step of one device
+        let stop = || part.device == 1 && asked.replace(asked.get() + 1) == 1;
+        assert!(!trainer.step_unless(&mut batches, 2, 1e-2, &stop).expect("step"), "the step was made");
+        assert!(trainer.weights().expect("weights") == before, "the weights have moved");
+        (done, trainer.snapshot().expect("snapshot").map(|state| state.control.updates))
+    });
+    assert_eq!(all[0].1, Some(1));
+}
+
+#[test]
+fn weights_that_differ_end_the_run_and_name_the_device() {
+    for (devices, wrong, says) in [(3, 1, "those of device 1"), (2, 1, "those of the devices")] {
+        let errors: Vec<Error> = on(Step::f32(6), devices, |trainer, part, _| {
+            trainer.compare_weights(100).expect("the same weights");
+            if part.device == wrong {
+                let weight = trainer.params().get("wpe", 0);
+                let value = trainer.gpu().read_f32(weight).expect("read")[5];
+                let bits = value.to_bits() ^ 1;
+                trainer.gpu().write(&weight.flat(5..6), &bits.to_le_bytes()).expect("written");
+            }
+            trainer.compare_weights(200).expect_err("different weights")
+        });
+        for error in errors {
+            let text = error.to_string();
+            assert_eq!(error.exit_code(), 9, "{text}");
+            assert!(text.contains(says) && text.contains("after step 200"), "{text}");
+        }
+    }
+}
+
+/// Every device gives and gets what ZeRO-1 needs, and no more: with as many ranks as devices, twice (N-1)/N of the parameters.
+#[test]
+fn a_step_exchanges_the_bytes_that_it_must() {
+    let padded: u64 = flat::groups(&config()).iter().map(|group| group.len as u64).sum();
+    for devices in [2_u64, 4] {
+        let step = Step::f32(devices as usize);
+        let copied = on(step, devices as usize, |trainer, part, ender| {
+            let mut batches = step.batches(part, 1);
+            reports(trainer, &mut batches, 1..2);
+            // so that all have what they were given
+            trainer.share(&[]).expect("shared");
+            let before = ender.copied();
+            trainer.share(&[]).expect("shared");
+            reports(trainer, &mut batches, 2..3);
+            trainer.share(&[]).expect("shared");
+            ender.copied() - before
+        });
+        let others = devices - 1;
+        // a vote, the squares of all blocks, a loss
+        let words = devices * others * (1 + 4 * flat::blocks(&config()) as u64 + 4);
+        for copied in copied {
+            assert_eq!(copied, 2 * others * 4 * padded + words, "{devices} devices");
+        }
+    }
+}
+
+#[test]
+fn a_device_takes_the_memory_of_its_plan() {
+    for (ranks, devices) in [(4, 4), (6, 2), (8, 2)] {
+        let step = Step::f32(ranks);
+        let taken = on(step, devices, |trainer, _, _| trainer.gpu().allocated_bytes());
+        let subject =
+            Subject { config: config(), context: CONTEXT, elem: Elem::F32, recompute: Recompute::None, ranks, devices };
+        let planned = subject.plan(&step.open(), BATCH).expect("plan").total();
+        let most = taken.iter().copied().max().unwrap_or(0);
+        assert!(most.abs_diff(planned) * 100 <= 3 * planned, "{taken:?} bytes, {planned} planned, {ranks} ranks");
+    }
+}
+
+/// With large models devices take the same but for a few blocks.
+#[test]
+fn moments_are_shared_by_all_devices() {
+    let gpu = Step::f32(1).open();
+    let moments = |devices: usize| {
+        let config = Config::from_descriptor("d12").expect("a model");
+        let subject = Subject { config, context: 64, elem: Elem::F32, recompute: Recompute::None, ranks: 8, devices };
+        let plan = subject.plan(&gpu, 1).expect("plan");
+        let of = |label: &str| plan.rows.iter().filter(|(row, _)| row == label).map(|(_, bytes)| bytes).sum::<u64>();
+        (of("AdamW m") + of("AdamW v"), of("gradients"))
+    };
+    let (all, four_sums) = moments(1);
+    let one_sum = four_sums / 4;
+    for (devices, sums) in [(2, 3), (4, 2), (8, 1)] {
+        let (owned, gradients) = moments(devices);
+        let share = all / devices as u64;
+        assert!(owned.abs_diff(share) * 50 <= share, "{devices} devices: {owned} bytes of {all}");
+        assert_eq!(gradients, sums * one_sum, "{devices} devices");
+    }
+}
+
+/// Weights on the host lie in the flat order as they do on devices.
+#[test]
+fn all_weights_are_in_the_flat_order() {
+    let zeros = Weights::zeros(config());
+    let pieces = flat::groups(&config()).into_iter().flat_map(|group| {
+        let len = group.len;
+        group.pieces(&config(), 0..len).map(|piece| piece.elements.len()).collect::<Vec<_>>()
+    });
+    assert_eq!(pieces.sum::<usize>(), zeros.tensors.iter().map(Vec::len).sum::<usize>());
+}
