@@ -16,6 +16,9 @@ use super::tensor::{Buffer, Tensor};
 /// Parcels in flight in either direction: while one is on the host the other is copied.
 const SLOTS: usize = 2;
 
+/// Bytes that are worth a thread of their own.
+const LEAST_SHARE: usize = 1 << 20;
+
 /// Bytes of tensors behind one another, each at a multiple of 4 bytes.
 fn size_of(tensors: &[&Tensor]) -> u64 {
     tensors.iter().map(|tensor| tensor.bytes().next_multiple_of(4)).sum()
@@ -134,17 +137,67 @@ pub struct Arrivals {
     slots: VecDeque<Slot>,
 }
 
-/// Memory that is filled on the host.
+/// Memory that is filled on the host. Pieces of it begin at multiples of 8 bytes and are multiples of 4 bytes long.
 pub struct Arrival {
     slot: Slot,
-    view: wgpu::BufferViewMut,
 }
 
 impl Arrival {
     /// Writes bytes from byte `at` on.
-    pub fn put(&mut self, at: usize, bytes: &[u8]) {
-        self.view.slice(at..at + bytes.len()).copy_from_slice(bytes);
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the memory cannot be written there.
+    pub fn put(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        write(raw(&self.slot.buffer)?, at, bytes)
     }
+
+    /// Writes several pieces, which do not overlap, on up to so many threads: one does not copy as fast as a GPU reads.
+    ///
+    /// # Errors
+    /// As [`Arrival::put`].
+    pub fn put_all(&mut self, pieces: &[(usize, &[u8])], threads: usize) -> Result<()> {
+        let bytes: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+        let threads = threads.clamp(1, bytes.div_ceil(LEAST_SHARE).max(1));
+        let share = bytes.div_ceil(threads).next_multiple_of(8).max(8);
+        let mut work: Vec<Vec<(usize, &[u8])>> = vec![Vec::new()];
+        let mut left = share;
+        for &(mut at, mut rest) in pieces {
+            while !rest.is_empty() {
+                if left == 0 {
+                    work.push(Vec::new());
+                    left = share;
+                }
+                // a cut inside a piece is at a multiple of 8 bytes of it
+                let length = if rest.len() <= left { rest.len() } else { left / 8 * 8 };
+                let (piece, later) = rest.split_at(length);
+                if let (Some(list), false) = (work.last_mut(), piece.is_empty()) {
+                    list.push((at, piece));
+                }
+                left = if length == rest.len() { left - length } else { 0 };
+                (at, rest) = (at + length, later);
+            }
+        }
+        let target = raw(&self.slot.buffer)?;
+        let copy = |list: &[(usize, &[u8])]| list.iter().try_for_each(|(at, bytes)| write(target, *at, bytes));
+        let Some((own, others)) = work.split_last() else { return Ok(()) };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = others.iter().map(|list| scope.spawn(|| copy(list))).collect();
+            let own = copy(own);
+            let failed = || Error::gpu(Fault::at("arrivals", "a thread that copies panicked"));
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(failed()))).and(own)
+        })
+    }
+}
+
+/// Writes a part of a mapped buffer.
+fn write(target: &wgpu::Buffer, at: usize, bytes: &[u8]) -> Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let view = target.slice(at as u64..(at + bytes.len()) as u64).get_mapped_range_mut();
+    let mut view = view.map_err(|e| Error::gpu(Fault::at("arrivals", format!("memory cannot be written: {e}"))))?;
+    view.slice(..).copy_from_slice(bytes);
+    Ok(())
 }
 
 impl Arrivals {
@@ -177,9 +230,7 @@ impl Arrivals {
         if !slot.mapping.is_there(gpu)? {
             gpu.span("wait for a free arrival", || slot.mapping.wait(gpu, slot.submission.take()))?;
         }
-        let view = raw(&slot.buffer)?.slice(..).get_mapped_range_mut();
-        let view = view.map_err(|e| gpu.failure(format!("an arrival cannot be written: {e}")))?;
-        Ok(Arrival { slot, view })
+        Ok(Arrival { slot })
     }
 
     /// Copies what was written to the tensors, in their order, and runs a program behind that and `reads`, in one submission.
@@ -189,13 +240,12 @@ impl Arrivals {
     pub fn land(
         &mut self,
         gpu: &Gpu,
-        Arrival { mut slot, view }: Arrival,
+        Arrival { mut slot }: Arrival,
         tensors: &[&Tensor],
         program: Option<&Program>,
         reads: &mut [&mut ReadRing],
         mut timed: Option<Timed<'_>>,
     ) -> Result<()> {
-        drop(view);
         let source = raw(&slot.buffer)?;
         source.unmap();
         let bytes = size_of(tensors);
@@ -232,5 +282,46 @@ impl Arrivals {
         (slot.mapping, slot.submission) = (mapping, Some(ticket));
         self.slots.push_back(slot);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Elem, Options};
+
+    #[test]
+    fn what_departs_arrives_however_many_threads_copy() {
+        let gpu = Gpu::open(&Options::default()).unwrap();
+        let n = 1_200_000;
+        let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
+        let [from, to] = [(); 2].map(|()| gpu.tensor("values", 1, n, Elem::F32).unwrap());
+        gpu.write(&from, bytemuck::cast_slice(&values)).unwrap();
+        let mut departures = Departures::new(&gpu, "out", from.bytes()).unwrap();
+        let mut arrivals = Arrivals::new(&gpu, "in", to.bytes()).unwrap();
+        let halves = [from.flat(0..n / 3), from.flat(n / 3..n)];
+        for threads in [1, 2, 3, 64] {
+            departures.send(&gpu, None, &[&halves[0], &halves[1]]).unwrap();
+            let parcel = departures.take(&gpu).unwrap();
+            let bytes = parcel.as_ref();
+            // with gaps that keep what was there
+            let gap = 4 * 1000;
+            let third = bytes.len() / 3;
+            let pieces = [(0, &bytes[..third - gap]), (third, &bytes[third..third]), (third, &bytes[third..])];
+            let mut arrival = arrivals.open(&gpu).unwrap();
+            arrival.put(third - gap, &vec![0; gap]).unwrap();
+            arrival.put_all(&pieces, threads).unwrap();
+            departures.give_back(parcel).unwrap();
+            gpu.write(&to, &vec![1; 4 * n]).unwrap();
+            arrivals.land(&gpu, arrival, &[&to], None, &mut [], None).unwrap();
+            let mut want = values.clone();
+            want[(third - gap) / 4..third / 4].fill(0.0);
+            assert!(gpu.read_f32(&to).unwrap() == want, "{threads} threads");
+        }
+        assert!(departures.take(&gpu).is_err());
+        departures.send(&gpu, None, &[]).unwrap();
+        departures.send(&gpu, None, &[&from]).unwrap();
+        assert!(departures.send(&gpu, None, &[&from]).is_err(), "a third parcel");
+        assert!(departures.take(&gpu).unwrap().as_ref().is_empty());
     }
 }

@@ -14,6 +14,9 @@ pub use threads::{Ender, Threads};
 /// Bytes that other devices may read while they are exchanged.
 pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
+/// Takes the bytes that each device gives.
+pub type Receive<'r> = dyn FnMut(&[&[u8]]) -> Result<()> + 'r;
+
 /// The exchange of one device with all others of its run.
 pub trait Collective: Send {
     /// Number of this device, from 0.
@@ -22,12 +25,12 @@ pub trait Collective: Send {
     /// Number of devices.
     fn devices(&self) -> usize;
 
-    /// Gives each other device d the bytes `to[d]` of `sent`, and calls `receive` with the number of each other device and the
-    /// bytes that it gives this one. Keeps no reference to `sent`.
+    /// Gives each other device d the bytes `to[d]` of `sent`, and calls `receive` once with the bytes that each device gives this
+    /// one, none from itself. Keeps no reference to `sent`.
     ///
     /// # Errors
-    /// The error that [`Collective::abort`] was called with on any device.
-    fn exchange(&mut self, sent: Shared, to: &[Range<usize>], receive: &mut dyn FnMut(usize, &[u8])) -> Result<()>;
+    /// The error of `receive`; the error that [`Collective::abort`] was called with on any device.
+    fn exchange(&mut self, sent: Shared, to: &[Range<usize>], receive: &mut Receive) -> Result<()>;
 
     /// Returns the bytes of each device, in order, this one's own included. For small numbers.
     ///
@@ -37,7 +40,12 @@ pub trait Collective: Send {
         let mut all = vec![Vec::new(); self.devices()];
         all[self.device()] = own.to_vec();
         let to = vec![0..own.len(); self.devices()];
-        self.exchange(Arc::new(own.to_vec()), &to, &mut |from, bytes| all[from] = bytes.to_vec())?;
+        let device = self.device();
+        self.exchange(Arc::new(own.to_vec()), &to, &mut |given| {
+            let others = given.iter().enumerate().filter(|(from, _)| *from != device);
+            others.for_each(|(from, bytes)| all[from] = bytes.to_vec());
+            Ok(())
+        })?;
         Ok(all)
     }
 
@@ -64,7 +72,7 @@ impl Collective for Alone {
         1
     }
 
-    fn exchange(&mut self, _: Shared, _: &[Range<usize>], _: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+    fn exchange(&mut self, _: Shared, _: &[Range<usize>], _: &mut Receive) -> Result<()> {
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{Collective, Shared};
+use super::{Collective, Receive, Shared};
 use crate::error::{Error, Fault, Result};
 
 /// What a device offers in a round.
@@ -12,6 +12,13 @@ use crate::error::{Error, Fault, Result};
 struct Offer {
     bytes: Shared,
     to: Vec<Range<usize>>,
+}
+
+impl Offer {
+    /// The bytes for a device.
+    fn to(&self, device: usize) -> &[u8] {
+        &(*self.bytes).as_ref()[self.to[device].clone()]
+    }
 }
 
 #[derive(Default)]
@@ -118,7 +125,7 @@ impl Collective for Threads {
         self.devices
     }
 
-    fn exchange(&mut self, sent: Shared, to: &[Range<usize>], receive: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+    fn exchange(&mut self, sent: Shared, to: &[Range<usize>], receive: &mut Receive) -> Result<()> {
         let mut round = self.meeting.round();
         let number = round.number;
         round.offers[self.device] = Some(Offer { bytes: sent, to: to.to_vec() });
@@ -126,16 +133,13 @@ impl Collective for Threads {
         let round = self.wait(round, |round| round.offers.iter().all(Option::is_some))?;
         let offers = round.offers.clone();
         drop(round);
-        // each begins with another one, so that not all read the same memory at once
-        for turn in 1..self.devices {
-            let from = (self.device + turn) % self.devices;
-            let Some(Offer { bytes, to }) = &offers[from] else { continue };
-            let given = &(**bytes).as_ref()[to[self.device].clone()];
-            if !given.is_empty() {
-                receive(from, given);
-                self.meeting.copied.fetch_add(given.len() as u64, Ordering::Relaxed);
-            }
-        }
+        let mut given: Vec<&[u8]> =
+            offers.iter().map(|offer| offer.as_ref().map_or(&[][..], |o| o.to(self.device))).collect();
+        given[self.device] = &[];
+        receive(&given)?;
+        let copied: usize = given.iter().map(|bytes| bytes.len()).sum();
+        self.meeting.copied.fetch_add(copied as u64, Ordering::Relaxed);
+        drop(given);
         drop(offers);
         let mut round = self.meeting.round();
         round.done += 1;
@@ -190,7 +194,11 @@ mod tests {
                             let mut got = vec![Vec::new(); devices];
                             let sent: Shared = Arc::new(sent);
                             let kept = Arc::downgrade(&sent);
-                            link.exchange(sent, &to, &mut |from, bytes| got[from] = bytes.to_vec()).unwrap();
+                            link.exchange(sent, &to, &mut |given| {
+                                got = given.iter().map(|bytes| bytes.to_vec()).collect();
+                                Ok(())
+                            })
+                            .unwrap();
                             assert!(kept.upgrade().is_none(), "someone still reads what was sent");
                             for (from, got) in got.iter().enumerate() {
                                 let want =

@@ -28,6 +28,9 @@ const IN: &str = "exchange in";
 /// Sums that other devices hold, on their owner.
 const RECEIVED: &str = "received sums";
 
+/// Threads that copy for a device at most: a few have the speed of a GPU's link.
+const MOST_COPIERS: usize = 4;
+
 /// Tensors that one device gives to others, or gets from them, for one bucket.
 #[derive(Debug, Default)]
 struct Route {
@@ -300,22 +303,23 @@ impl Exchange {
         let own: Vec<&Tensor> = [&self.squares].into_iter().chain(&self.own_losses).collect();
         words_out.send(gpu, Some(&plan.norm), &own)?;
         let parcel = words_out.take(gpu)?;
-        let all = gpu.span("exchange the norm", || link.share(parcel.as_ref()))?;
+        let own_words = parcel.as_ref().to_vec();
         words_out.give_back(parcel)?;
-        let mut arrival = words_in.open(gpu)?;
+        let all = gpu.span("exchange the norm", || link.share(&own_words))?;
+        let mut merged = own_words;
         for bucket in &self.buckets {
             for (device, words) in all.iter().enumerate() {
                 let blocks = bucket.owned_blocks(device, self.devices);
-                let at = |block: usize| 4 * (bucket.first_block + block);
-                arrival.put(at(blocks.start), &words[at(blocks.start)..at(blocks.end)]);
+                let [start, end] = [blocks.start, blocks.end].map(|block| 4 * (bucket.first_block + block));
+                merged[start..end].copy_from_slice(&words[start..end]);
             }
         }
-        let mut at = self.squares.bytes() as usize;
-        for (words, held) in all.iter().zip(&self.held) {
-            let losses = &words[self.squares.bytes() as usize..];
-            arrival.put(at, &losses[..4 * held]);
-            at += 4 * held;
-        }
+        // behind the squares the losses of all nodes
+        let losses = self.squares.bytes() as usize;
+        merged.truncate(losses);
+        all.iter().zip(&self.held).for_each(|(words, held)| merged.extend(&words[losses..losses + 4 * held]));
+        let mut arrival = words_in.open(gpu)?;
+        arrival.put(0, &merged)?;
         let words: Vec<&Tensor> = [&self.squares].into_iter().chain(&self.losses).collect();
         words_in.land(gpu, arrival, &words, Some(&plan.end), &mut [], None)
     }
@@ -358,7 +362,10 @@ impl Exchange {
             to[0] = 0..bytes.len();
             let sent: Arc<Vec<u8>> = Arc::new(bytes);
             let shared: Shared = Arc::clone(&sent) as Shared;
-            link.exchange(shared, &to, &mut |from, bytes| all[from] = bytes.to_vec())?;
+            link.exchange(shared, &to, &mut |given| {
+                all = given.iter().map(|bytes| bytes.to_vec()).collect();
+                Ok(())
+            })?;
             let Some(weights) = gathered.as_mut().map(|gathered| &mut gathered[which]) else { continue };
             all[0] = Arc::unwrap_or_clone(sent);
             for (device, bytes) in all.iter().enumerate() {
@@ -416,7 +423,13 @@ fn exchange(
 ) -> Result<crate::gpu::Arrival> {
     let parcel: Arc<Parcel> = Arc::new(out.take(gpu)?);
     let mut arrival = into.open(gpu)?;
-    link.exchange(Arc::clone(&parcel) as Shared, &route.to, &mut |from, bytes| arrival.put(route.from[from], bytes))?;
+    // cores for each device
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = (cores / link.devices()).clamp(1, MOST_COPIERS);
+    link.exchange(Arc::clone(&parcel) as Shared, &route.to, &mut |given| {
+        let pieces: Vec<(usize, &[u8])> = route.from.iter().copied().zip(given.iter().copied()).collect();
+        arrival.put_all(&pieces, threads)
+    })?;
     if let Some(parcel) = Arc::into_inner(parcel) {
         out.give_back(parcel)?;
     }
