@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::measure;
+use wgpt::measure::exchange::{self, Link, Traffic};
 use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::three;
@@ -12,6 +13,7 @@ use wgpt::measure::table::number;
 use wgpt::model::Recompute;
 use wgpt::run::records;
 use wgpt::train::settings::{Batch, Precision, RunFile};
+use wgpt::train::trainer::MOST_COPIERS;
 
 use super::predicted::{self, Cost, Predicted};
 use super::shape::Shape;
@@ -29,6 +31,7 @@ pub(super) const TOKENS: f64 = 1e9;
   wgpt plan --model d48 --recompute block --memory 80GiB
   wgpt plan --model d12 --gpu h100
   wgpt plan --model d12 --batch 64 --gpu all
+  wgpt plan --model d12 --batch 64 --gpu h100 --devices 8 --link pcie5 --tokens-per-step 524288
   wgpt plan --model d12 --batch 64 --tokens-per-second 200000 --tokens 1e10 --price-per-hour 2.5")]
 pub struct Args {
     #[command(flatten)]
@@ -51,6 +54,12 @@ pub struct Args {
     /// Bytes that the adapter binds at once [default: 2GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     binding: Option<u64>,
+    /// Devices that share the run, a rank each: memory of each, and with one --gpu the predicted efficiency
+    #[arg(long, value_name = "N", value_parser = parse_devices)]
+    devices: Option<usize>,
+    /// How devices reach the host's memory and each other: pcie4, pcie5, or 100G for one device a machine [default: pcie4]
+    #[arg(long, value_name = "LINK", requires = "devices", value_parser = parse_link)]
+    link: Option<&'static Link>,
     #[command(flatten)]
     predicted: predicted::Args,
     /// Speed, for hours
@@ -85,7 +94,8 @@ impl Args {
             let most = config.positions;
             return Err(Error::usage(format!("--context: {context}, expected 1 to the model's {most}")));
         }
-        Ok(Subject { config, context, elem: self.elem(None), recompute: self.recompute, ranks: 1, devices: 1 })
+        let devices = self.devices.unwrap_or(1);
+        Ok(Subject { config, context, elem: self.elem(None), recompute: self.recompute, ranks: devices, devices })
     }
 
     /// The element type on a card, or on GPUs as they come.
@@ -190,7 +200,65 @@ pub fn run(args: &Args) -> Result<()> {
     if cards.len() > 1 {
         return Ok(());
     }
-    cost(args, &subject, predicted.as_ref())
+    let together = shared(args, &subject, predicted.as_ref())?;
+    cost(args, &subject, predicted.as_ref(), together)
+}
+
+/// Devices of a plan at most.
+const MOST_DEVICES: usize = 1024;
+
+fn parse_devices(text: &str) -> std::result::Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=MOST_DEVICES).contains(count));
+    count.ok_or_else(|| format!("expected 1 to {MOST_DEVICES}"))
+}
+
+fn parse_link(text: &str) -> std::result::Result<&'static Link, String> {
+    let names = || exchange::LINKS.iter().map(|link| link.name).collect::<Vec<_>>().join(", ");
+    exchange::LINKS.iter().find(|link| link.name == text).ok_or_else(|| format!("expected one of {}", names()))
+}
+
+/// With several devices: the bytes that they exchange and the predicted time. Returns the tokens a second of all together, where
+/// one device's are predicted.
+fn shared(args: &Args, subject: &Subject, predicted: Option<&Predicted>) -> Result<Option<f64>> {
+    let devices = subject.devices;
+    if devices == 1 {
+        return Ok(None);
+    }
+    let link = args.link.unwrap_or(&exchange::LINKS[0]);
+    let traffic = Traffic::of(&exchange::options(subject.config, devices));
+    let ms = traffic.ms(link, MOST_COPIERS);
+    say!(
+        "devices  {devices} of one rank each; a step moves {} MiB out of a device and {} MiB in, in f32",
+        mib(traffic.out),
+        mib(traffic.into)
+    );
+    say!(
+        "exchange about {} ms a step over {} ({} GB/s out, {} in{}), {MOST_COPIERS} cores a device; predicted, not measured",
+        three(ms),
+        link.name,
+        link.out_gb,
+        link.in_gb,
+        link.network_gb.map_or(String::new(), |gb| format!(", {gb} between machines"))
+    );
+    let Some((batch, micro)) = predicted.and_then(Predicted::best) else { return Ok(None) };
+    let each = batch * subject.context * devices;
+    let tokens = args.tokens_per_step.unwrap_or(each as f64);
+    let micro_steps = tokens / each as f64;
+    if micro_steps < 1.0 || micro_steps.fract() != 0.0 {
+        let fault = Fault::at("--tokens-per-step", format!("{tokens} tokens"));
+        let fault = fault.expected(format!("a multiple of {each}: {devices} devices of batch {batch}"));
+        return Err(Error::usage(fault.advice("try another --batch")));
+    }
+    let computes = micro_steps * micro;
+    let speed = tokens / (computes + ms) * 1e3;
+    say!(
+        "step     {tokens} tokens: {} ms of kernels and {} ms of exchange, {} tokens/s, efficiency {:.0} %; predicted",
+        three(computes),
+        three(ms),
+        three(speed),
+        100.0 * computes / (computes + ms)
+    );
+    Ok(Some(speed))
 }
 
 /// The batches to show.
@@ -242,8 +310,9 @@ fn fit(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu, plans: &[
 }
 
 /// With a speed: hours, and with a price dollars.
-fn cost(args: &Args, subject: &Subject, predicted: Option<&Predicted>) -> Result<()> {
-    let Some(speed) = args.speed(subject, predicted)? else { return Ok(()) };
+fn cost(args: &Args, subject: &Subject, predicted: Option<&Predicted>, together: Option<f64>) -> Result<()> {
+    let one = args.speed(subject, predicted)?;
+    let Some(speed) = together.or(one) else { return Ok(()) };
     let asked = args.all_tokens();
     let tokens = asked.unwrap_or(TOKENS);
     let hours = tokens / speed / 3600.0;

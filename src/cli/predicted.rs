@@ -39,6 +39,12 @@ pub fn card(flag: &str, name: &str) -> Result<&'static Card> {
 pub struct Predicted(Vec<(usize, Prediction)>);
 
 impl Predicted {
+    /// The fastest batch, and the milliseconds of its micro-step.
+    pub fn best(&self) -> Option<(usize, f64)> {
+        let best = self.0.iter().max_by(|a, b| a.1.tokens_per_s().total_cmp(&b.1.tokens_per_s()));
+        best.map(|(batch, prediction)| (*batch, prediction.ms()))
+    }
+
     /// Tokens a second at the fastest batch.
     pub fn tokens_per_s(&self) -> Option<f64> {
         self.0.iter().map(|(_, prediction)| prediction.tokens_per_s()).max_by(f64::total_cmp)

@@ -2,6 +2,7 @@
 //! their texts.
 
 pub mod count;
+pub mod exchange;
 pub mod plan;
 pub mod predict;
 pub mod profile;

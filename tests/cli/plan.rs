@@ -166,3 +166,30 @@ fn recomputing_moves_no_bit_of_a_run() {
     assert!(again.out.contains("finished"), "{}", again.out);
     train(dir, "none", &["--recompute", "much"]).ends_with(2);
 }
+
+/// The bytes of ZeRO-1 in f32, and on a card the efficiency.
+#[test]
+fn devices_are_planned_and_their_exchange_is_predicted() {
+    let dir = tempfile::tempdir().expect("folder");
+    let dir = dir.path();
+    let plan = ["plan", "--model", "d12", "--batch", "16"];
+    let one = wgpt(dir, &plan).ends_with(0).out;
+    assert!(!one.contains("exchange"), "{one}");
+    let eight = wgpt(dir, &[&plan[..], &["--devices", "8", "--link", "pcie5"]].concat()).ends_with(0).out;
+    for says in ["8 of one rank each", "474.8 MiB out of a device and 83", "52.8 GB/s out", "predicted, not measured"] {
+        assert!(eight.contains(says), "{says}: {eight}");
+    }
+    assert!(!eight.contains("efficiency"), "{eight}");
+    let card = [&plan[..], &["--gpu", "rtx-4090", "--devices", "2", "--tokens-per-step"]].concat();
+    let predicted = wgpt(dir, &[&card[..], &["524288"]].concat()).ends_with(0).out;
+    assert!(predicted.contains("efficiency 9"), "{predicted}");
+    for (flags, says) in [
+        (&["--devices", "0"][..], "expected 1 to 1024"),
+        (&["--devices", "2", "--link", "usb"], "expected one of pcie4, pcie5, 100G"),
+        (&["--link", "pcie4"], "--devices"),
+        (&["--gpu", "rtx-4090", "--devices", "2", "--tokens-per-step", "40000"], "a multiple of 32768"),
+    ] {
+        let refused = wgpt(dir, &[&plan[..], flags].concat()).ends_with(2);
+        assert!(refused.err.contains(says), "{flags:?}: {}", refused.err);
+    }
+}

@@ -29,7 +29,7 @@ const IN: &str = "exchange in";
 const RECEIVED: &str = "received sums";
 
 /// Threads that copy for a device at most: a few have the speed of a GPU's link.
-const MOST_COPIERS: usize = 4;
+pub const MOST_COPIERS: usize = 4;
 
 /// Tensors that one device gives to others, or gets from them, for one bucket.
 #[derive(Debug, Default)]

@@ -20,6 +20,7 @@ use crate::train::ranks::Turn;
 
 pub use crate::train::optimizer::Optimizer;
 use exchange::Exchange;
+pub use exchange::MOST_COPIERS;
 use micro_step::{MicroStep, Model};
 pub use options::{Part, Sizes, TrainerOptions};
 
