@@ -1,7 +1,7 @@
 //! Which adapters there are, which one is taken, and what it can do.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Fault, Result};
 
@@ -246,7 +246,8 @@ pub(super) fn adapters(checked: bool) -> (wgpu::Instance, Vec<wgpu::Adapter>) {
         };
         (kind, info.device_pci_bus_id)
     });
-    let (left, _) = left_by_environment(&adapters);
+    let (left, lines) = left_by_environment(&adapters);
+    NOTES.get_or_init(|| lines);
     let mut left = left.into_iter();
     adapters.retain(|_| left.next().unwrap_or(true));
     (instance, adapters)
@@ -261,11 +262,13 @@ fn left_by_environment(adapters: &[wgpu::Adapter]) -> (Vec<bool>, Vec<String>) {
     super::devices::visible(&vendors, |name| std::env::var(name).ok())
 }
 
-/// Returns a line for each variable of the environment that leaves some GPUs only.
+/// What the environment was found to leave. An instance made for this alone would be one more that a layer sees.
+static NOTES: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Returns a line for each variable of the environment that leaves some GPUs only, once adapters were listed.
 #[must_use]
-pub fn notes() -> Vec<String> {
-    let instance = wgpu::Instance::new(instance_descriptor(false));
-    left_by_environment(&pollster::block_on(instance.enumerate_adapters(backends()))).1
+pub fn notes() -> &'static [String] {
+    NOTES.get().map_or(&[], Vec::as_slice)
 }
 
 /// Lists all adapters without opening one.
