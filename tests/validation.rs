@@ -40,7 +40,7 @@ impl Layer {
     }
 
     /// Trains a small model under the layer with more settings of its own. Returns the layer's log.
-    fn log_of_training(&self, precision: &str, settings: &str) -> String {
+    fn log_of_training(&self, precision: &str, more: &[&str], settings: &str) -> String {
         let folder = self.folder.path();
         let log = folder.join(format!("{precision}.log"));
         // information tells what the layer checks; no cache: it would pass what an older layer passed
@@ -59,6 +59,7 @@ impl Layer {
             .args(["train", "--text", "text.txt", "--tokenizer", "bytes", "--layers", "1", "--heads", "2"])
             .args(["--channels", "32", "--batch", "2", "--context", "16", "--steps", "3", "--restart"])
             .args(["--out", "run", "--precision", precision])
+            .args(more)
             .current_dir(folder)
             .env("WGPT_SOFTWARE", "1")
             // at 8 lanes Mesa's cooperative matrices work, so f16 uses them
@@ -97,17 +98,18 @@ fn training_under_the_validation_layer_prints_no_message() {
         Err(why) => return say(&format!("not run: {why}")),
     };
     let mut faults = Vec::new();
-    for precision in ["f32", "f16"] {
-        let log = layer.log_of_training(precision, "");
+    for (precision, more) in [("f32", &[][..]), ("f16", &[]), ("f16", &["--devices", "0,0", "--share-device"])] {
+        let log = layer.log_of_training(precision, more, "");
         let messages = messages(&log);
         if !messages.is_empty() {
-            faults.push(format!("{precision}: {} messages, expected none:\n{log}", messages.len()));
+            faults.push(format!("{precision} {more:?}: {} messages, expected none:\n{log}", messages.len()));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     // advice for NVIDIA's driver, which wgpu does not take: the layer's messages do reach the log
     let log = layer.log_of_training(
         "f32",
+        &[],
         "khronos_validation.validate_best_practices = true\nkhronos_validation.validate_best_practices_nvidia = true\n",
     );
     assert!(messages(&log).iter().any(|m| m.contains("BestPractices-NVIDIA-")), "no advice in the log:\n{log}");
