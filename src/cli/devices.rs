@@ -17,7 +17,7 @@ pub fn run() -> Result<()> {
     }
     for device in devices {
         let c = device.caps;
-        say!("{}: {}", device.index, c.summary());
+        say!("{}: {}{}", device.index, c.summary(), c.at_bus());
         say!(
             "   binding {} MiB, buffer {} MiB, workgroup {} KiB and {} invocations, {} storage buffers",
             c.max_binding_bytes.div_ceil(1 << 20),

@@ -92,7 +92,9 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
 }
 
 /// Prints every value and where it comes from, as a recipe.
-pub fn print_config(asked: &Asked) -> Result<()> {
+pub fn print_config(asked: &mut Asked) -> Result<()> {
+    asked.count_devices()?;
+    let asked = &*asked;
     let settings = settings_of(asked)?;
     let (given, all) = (values_of(asked.recipe())?, values_of(&every_value(asked, &settings))?);
     let value =

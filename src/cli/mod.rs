@@ -139,7 +139,7 @@ fn dispatch(command: Command) -> wgpt::error::Result<()> {
             let mut asked = args.ask()?;
             widen_for(asked.precision());
             if args.print_config {
-                dry_run::print_config(&asked)
+                dry_run::print_config(&mut asked)
             } else if args.dry_run {
                 dry_run::run(&mut asked)
             } else {

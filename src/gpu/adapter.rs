@@ -181,19 +181,28 @@ impl Caps {
         self.subgroup_control && lanes.is_power_of_two() && (least..=most).contains(&lanes)
     }
 
-    /// True if this is its place on the PCI bus, whose domain may be left out.
+    /// True if this is its place on the PCI bus. The domain may be left out, or be as long as `nvidia-smi` prints it.
     #[must_use]
     pub fn is_at(&self, bus: &str) -> bool {
-        let (own, bus) = (self.bus.to_lowercase(), bus.to_lowercase());
-        !own.is_empty() && (own == bus || own.strip_prefix("0000:").is_some_and(|own| own == bus))
+        let place = |text: &str| {
+            let text = text.to_lowercase();
+            let (domain, rest) = if text.matches(':').count() > 1 { text.split_once(':')? } else { ("0", &*text) };
+            Some((u32::from_str_radix(domain, 16).ok()?, rest.to_owned()))
+        };
+        !self.bus.is_empty() && place(&self.bus).is_some_and(|own| place(bus) == Some(own))
+    }
+
+    /// Where it is on the bus, to follow a name; empty where the backend does not say.
+    #[must_use]
+    pub fn at_bus(&self) -> String {
+        if self.bus.is_empty() { String::new() } else { format!(" at {}", self.bus) }
     }
 
     /// One line for the header of a run.
     #[must_use]
     pub fn summary(&self) -> String {
-        let bus = if self.bus.is_empty() { String::new() } else { format!(", PCI {}", self.bus) };
         let software = if self.software { ", software" } else { "" };
-        format!("{} ({}, {}{bus}{software})", self.name, self.backend, self.driver)
+        format!("{} ({}, {}{software})", self.name, self.backend, self.driver)
     }
 }
 
@@ -212,8 +221,7 @@ impl DeviceInfo {
     /// Names it by number, name and place on the bus.
     #[must_use]
     pub fn place(&self) -> String {
-        let bus = if self.caps.bus.is_empty() { String::new() } else { format!(" at {}", self.caps.bus) };
-        format!("{}: {}{bus}", self.index, self.caps.name)
+        format!("{}: {}{}", self.index, self.caps.name, self.caps.at_bus())
     }
 }
 
@@ -254,12 +262,12 @@ pub(super) fn adapters(checked: bool) -> (wgpu::Instance, Vec<wgpu::Adapter>) {
 }
 
 fn left_by_environment(adapters: &[wgpu::Adapter]) -> (Vec<bool>, Vec<String>) {
-    let vendor = |adapter: &wgpu::Adapter| {
+    let seen = |adapter: &wgpu::Adapter| {
         let info = adapter.get_info();
-        (info.device_type != wgpu::DeviceType::Cpu).then(|| Vendor::of(info.vendor, &info.name))
+        let vendor = (info.device_type != wgpu::DeviceType::Cpu).then(|| Vendor::of(info.vendor, &info.name));
+        super::devices::Seen { vendor, backend: format!("{:?}", info.backend), bus: info.device_pci_bus_id }
     };
-    let vendors: Vec<Option<Vendor>> = adapters.iter().map(vendor).collect();
-    super::devices::visible(&vendors, |name| std::env::var(name).ok())
+    super::devices::visible(&adapters.iter().map(seen).collect::<Vec<_>>(), |name| std::env::var(name).ok())
 }
 
 /// What the environment was found to leave. An instance made for this alone would be one more that a layer sees.

@@ -14,12 +14,29 @@ const VARIABLES: [(Vendor, &str); 3] = [
     (Vendor::Intel, "ZE_AFFINITY_MASK"),
 ];
 
-/// Returns for each adapter whether the environment leaves it, and a line for each variable that says so. `vendors` are in the order
-/// of the PCI bus, `None` for software.
-pub(super) fn visible(vendors: &[Option<Vendor>], read: impl Fn(&str) -> Option<String>) -> (Vec<bool>, Vec<String>) {
-    let (mut left, mut lines) = (vec![true; vendors.len()], Vec::new());
+/// An adapter as it is counted.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    /// None for software.
+    pub vendor: Option<Vendor>,
+    /// Its backend's name.
+    pub backend: String,
+    /// See [`Caps::bus`].
+    pub bus: String,
+}
+
+/// True if two adapters of a backend are one GPU by their places on the bus: one of two drivers. DX12 is told the same place for
+/// equal GPUs.
+fn is_one_gpu([a, b]: [(&str, &str); 2]) -> bool {
+    a == b && a.0 != "Dx12" && !a.1.is_empty()
+}
+
+/// Returns for each adapter whether the environment leaves it, and a line for each variable that says so. The adapters are in the
+/// order of the PCI bus; each backend counts its own.
+pub(super) fn visible(adapters: &[Seen], read: impl Fn(&str) -> Option<String>) -> (Vec<bool>, Vec<String>) {
+    let (mut left, mut lines) = (vec![true; adapters.len()], Vec::new());
     for (vendor, variable) in VARIABLES {
-        let own: Vec<usize> = (0..vendors.len()).filter(|&at| vendors[at] == Some(vendor)).collect();
+        let own: Vec<usize> = (0..adapters.len()).filter(|&at| adapters[at].vendor == Some(vendor)).collect();
         let Some(text) = read(variable).filter(|_| !own.is_empty()) else { continue };
         // Intel's may name a part of a GPU behind a point; -1 and an empty text are no GPU
         let number = |word: &str| word.trim().split('.').next().unwrap_or_default().parse::<i64>();
@@ -28,12 +45,20 @@ pub(super) fn visible(vendors: &[Option<Vendor>], read: impl Fn(&str) -> Option<
             lines.push(format!("{variable}={text} is not followed, expected numbers in the order of the PCI bus"));
             continue;
         };
-        for (number, &at) in own.iter().enumerate() {
-            left[at] = numbers.contains(&(number as i64));
+        let names = |at: usize| (&*adapters[at].backend, &*adapters[at].bus);
+        // a GPU of several drivers is counted once
+        let mut counted: Vec<(usize, i64)> = Vec::new();
+        for &at in &own {
+            let alike = counted.iter().find(|(other, _)| is_one_gpu([names(at), names(*other)]));
+            let before = counted.iter().filter(|(other, _)| adapters[*other].backend == adapters[at].backend);
+            let number =
+                alike.map_or_else(|| before.map(|(_, number)| number + 1).max().unwrap_or(0), |(_, number)| *number);
+            counted.push((at, number));
         }
+        counted.iter().for_each(|(at, number)| left[*at] = numbers.contains(number));
         let used = own.iter().filter(|&&at| left[at]).count();
         lines.push(format!(
-            "{variable}={text} leaves {used} of {} GPUs, counted in the order of the PCI bus",
+            "{variable}={text} leaves {used} of {} adapters, counted in the order of the PCI bus",
             own.len()
         ));
     }
@@ -41,7 +66,8 @@ pub(super) fn visible(vendors: &[Option<Vendor>], read: impl Fn(&str) -> Option<
 }
 
 /// Returns the numbers of the adapters in [`adapter::list`] that a list asks for: `all`, or numbers and PCI bus ids with commas
-/// between them. `all` are those of the first one's kind: GPUs with memory of their own where there are any. An adapter comes
+/// between them. `all` are those of the first one's kind and backend, each GPU once: GPUs with memory of their own
+/// where there are any. An adapter comes
 /// twice only if devices may `share` it.
 ///
 /// # Errors
@@ -58,22 +84,32 @@ fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> 
     };
     let Some(first) = there.first() else { return Err(unknown(asked)) };
     if asked.trim() == "all" {
-        let kind = |caps: &Caps| (caps.software, caps.integrated);
+        let kind = |caps: &Caps| (caps.software, caps.integrated, caps.backend.clone());
         let like = there.iter().filter(|device| kind(&device.caps) == kind(&first.caps));
-        return Ok(like.map(|device| device.index).collect());
+        let mut all: Vec<&DeviceInfo> = Vec::new();
+        for device in like {
+            if !all.iter().any(|other| are_one(device, other)) {
+                all.push(device);
+            }
+        }
+        return Ok(all.iter().map(|device| device.index).collect());
     }
-    let mut list = Vec::new();
+    let mut list: Vec<&DeviceInfo> = Vec::new();
     for word in asked.split(',').map(str::trim) {
         let of_bus = |device: &&DeviceInfo| word.contains(':') && device.caps.is_at(word);
         let by_number = || word.parse::<usize>().ok().and_then(|number| there.get(number));
         let device = there.iter().find(of_bus).or_else(by_number).ok_or_else(|| unknown(word))?;
-        if !share && list.contains(&device.index) {
+        if !share && list.iter().any(|other| other.index == device.index || are_one(device, other)) {
             let fault = Fault::at(CHOICE_OF_SEVERAL, format!("{} comes twice", device.place()));
             return Err(Error::usage(fault.expected("each once")));
         }
-        list.push(device.index);
+        list.push(device);
     }
-    Ok(list)
+    Ok(list.iter().map(|device| device.index).collect())
+}
+
+fn are_one(a: &DeviceInfo, b: &DeviceInfo) -> bool {
+    is_one_gpu([a, b].map(|device| (&*device.caps.backend, &*device.caps.bus)))
 }
 
 /// Returns what all of several adapters can do, under the name of the first: kernels that are chosen by it run on each.
@@ -120,8 +156,9 @@ mod tests {
 
     #[test]
     fn the_environment_leaves_gpus_by_their_order() {
+        let seen = |vendor, backend: &str, bus: &str| Seen { vendor, backend: backend.into(), bus: bus.into() };
         let vendors = [Vendor::Nvidia, Vendor::Amd, Vendor::Nvidia, Vendor::Nvidia].map(Some);
-        let all: Vec<Option<Vendor>> = vendors.into_iter().chain([None]).collect();
+        let all: Vec<Seen> = vendors.into_iter().chain([None]).map(|vendor| seen(vendor, "Vulkan", "")).collect();
         let left = |variable: &str, value: &str| visible(&all, |name| (name == variable).then(|| value.to_owned()));
         for (value, want) in [
             ("0,2", [true, true, false, true]),
@@ -140,6 +177,12 @@ mod tests {
         assert_eq!(left("ROCR_VISIBLE_DEVICES", "0").0, [true; 5]);
         // there is no GPU of Intel's
         assert_eq!(left("ZE_AFFINITY_MASK", "3.1"), (vec![true; 5], vec![]));
+        // two drivers of the first GPU, and another backend
+        let amd = Some(Vendor::Amd);
+        let twice = [("Vulkan", "0000:01:00.0"), ("Vulkan", "0000:01:00.0"), ("Dx12", ""), ("Vulkan", "0000:02:00.0")];
+        let twice: Vec<Seen> = twice.into_iter().map(|(backend, bus)| seen(amd, backend, bus)).collect();
+        let (left, _) = visible(&twice, |name| (name == "ROCR_VISIBLE_DEVICES").then(|| "1".to_owned()));
+        assert_eq!(left, [false, false, false, true]);
     }
 
     fn device(index: usize, bus: &str, integrated: bool) -> DeviceInfo {
@@ -155,6 +198,12 @@ mod tests {
         assert_eq!(chosen("1, 0", false, &there).unwrap(), [1, 0]);
         assert_eq!(chosen("0000:41:00.0,2", false, &there).unwrap(), [1, 2]);
         assert_eq!(chosen("41:00.0", false, &there).unwrap(), [1]);
+        assert_eq!(chosen("00000000:41:00.0", false, &there).unwrap(), [1]);
+        // a second driver of the first GPU
+        let mut twice = there.to_vec();
+        twice[1].caps.bus.clone_from(&there[0].caps.bus);
+        assert_eq!(chosen("all", false, &twice).unwrap(), [0]);
+        assert!(chosen("0,1", false, &twice).is_err());
         assert_eq!(chosen("0,0,0", true, &there).unwrap(), [0, 0, 0]);
         for wrong in ["3", "0000:42:00.0", "", "0,", "x", "-1", ":"] {
             let error = chosen(wrong, true, &there).unwrap_err();

@@ -205,8 +205,7 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
     if caps.software {
         rows.push(("weights on the host while starting".into(), host_bytes(caps, &settings.config())));
     }
-    // software devices share the machine's memory
-    let sharing = if caps.software { settings.run.device_count as u64 } else { 1 };
+    let sharing = sharing(caps, settings);
     let total: u64 = sharing * rows.iter().map(|(_, bytes)| bytes).sum::<u64>();
     if let Some((label, bytes)) = &plan.oversized {
         let largest = caps.max_buffer_bytes >> 20;
@@ -222,6 +221,11 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
     let on = if sharing > 1 { format!(" on {sharing} devices") } else { String::new() };
     table += &format!("  {:>10} MiB in all{on}", mib(total));
     Ok((total, table))
+}
+
+/// Devices that share a memory: those of software share the machine's.
+fn sharing(caps: &Caps, settings: &Settings) -> u64 {
+    if caps.software { settings.run.device_count.max(1) as u64 } else { 1 }
 }
 
 /// The advice for a run that does not fit.
@@ -262,7 +266,8 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
     let host = host_bytes(caps, &subject.config);
     let rank = settings.train.context * settings.data.ranks.max(1);
     let divides = |batch: usize| tokens_per_step.is_none_or(|tokens| tokens.is_multiple_of((batch * rank).max(1)));
-    let found = subject.largest_batch(gpu, limit.saturating_sub(host), divides)?;
+    let each = limit / sharing(caps, settings);
+    let found = subject.largest_batch(gpu, each.saturating_sub(host), divides)?;
     found.ok_or_else(|| {
         Error::memory(
             Fault::at(

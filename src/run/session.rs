@@ -251,6 +251,8 @@ impl<'a> Session<'a> {
         // while the memory is free
         let peak = if run.is_none() && self.extras.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
         self.phase.set(Phase::Compiling);
+        // until all devices have come to their end
+        let mut watchdogs = Vec::new();
         Team::with(gpus, trainer_options(settings), |team| {
             crate::kill_point!("resume: before the first weights");
             self.phase.set(Phase::Uploading);
@@ -285,7 +287,7 @@ impl<'a> Session<'a> {
                     if gpus.len() > 1 { format!("device {device} ({}): ", gpu.caps.name) } else { String::new() };
                 Some(Watchdog::new(gpu.waits(), Patience::of(gpu), move |what| hang(&dir, &format!("{name}{what}"))))
             };
-            let _watchdogs: Vec<Watchdog> = gpus.iter().enumerate().filter_map(watch).collect();
+            watchdogs.extend(gpus.iter().enumerate().filter_map(watch));
             run.go(team, screen)
         })
         .map_err(|error| with_plan(error, gpu, settings))

@@ -211,7 +211,10 @@ fn ends_all(ender: &Ender, device: usize, work: impl FnOnce() -> Result<()>) {
         Ok(Err(error)) => ender.abort(&error.on_device(device)),
         Err(panic) => {
             ender.abort(&Error::gpu(Fault::at(format!("device {device}"), "its thread panicked")));
-            std::panic::resume_unwind(panic);
+            // of another thread the first one's error tells
+            if device == 0 {
+                std::panic::resume_unwind(panic);
+            }
         }
     }
 }
@@ -245,8 +248,9 @@ fn answer(trainer: &mut Trainer, questions: &[Example], stop: &dyn Fn() -> bool)
         let (gpu, params) = (trainer.gpu(), trainer.params());
         let mut evaluator = Evaluator::within(gpu, *trainer.config(), params, trainer.activations())?;
         for part in questions.chunks(QUESTIONS).skip(device).step_by(devices) {
-            gives_up = stop();
+            gives_up = stop() || trainer.is_asked_to_stop();
             if gives_up {
+                trainer.ask_to_stop();
                 break;
             }
             let (answers, _) = evaluator.answers(part, |_| ())?;

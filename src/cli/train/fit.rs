@@ -1,6 +1,6 @@
 //! Settings that depend on the adapter: `--batch auto`, `--precision auto`. A run that is resumed keeps its own.
 
-use wgpt::error::{Error, Fault, Result};
+use wgpt::error::Result;
 use wgpt::gpu::{Gpu, devices};
 use wgpt::measure::plan::auto_batch;
 use wgpt::train::Settings;
@@ -10,16 +10,17 @@ use super::Asked;
 use crate::cli::precision;
 
 impl Asked {
-    /// Chooses the devices of `--devices`, by their numbers; none if one device is meant.
+    /// Chooses the devices of `--devices`, by their numbers; none if one device is meant. A run that begins has as many logical
+    /// ranks as devices, one that is resumed has its own, unless `--emulate-ranks` says otherwise.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is none like that; [`Error::Usage`] if one device is asked for too.
+    /// [`Error::Device`] if there is none like that; [`Error::Usage`] if one comes twice.
     pub fn choose_devices(&mut self) -> Result<Vec<usize>> {
         let run = &self.recipe().run;
-        let Some(asked) = &run.devices else { return Ok(Vec::new()) };
-        if run.device.is_some() {
-            return Err(Error::usage(Fault::at("--device", "--devices is given too").expected("one of them")));
-        }
+        let Some(asked) = &run.devices else {
+            self.default_ranks(1);
+            return Ok(Vec::new());
+        };
         let chosen = devices::choose(asked, run.share_device.unwrap_or(false))?;
         self.default_ranks(chosen.len());
         Ok(chosen)
@@ -39,12 +40,10 @@ impl Asked {
         Ok(count)
     }
 
-    /// Gives a run that begins as many logical ranks as devices unless `--emulate-ranks` says otherwise.
     fn default_ranks(&mut self, devices: usize) {
-        let ranks = &mut self.merged.recipe.data.emulate_ranks;
-        if self.there.is_none() && ranks.is_none() && devices > 1 {
-            *ranks = Some(devices);
-        }
+        let ranks = self.there.as_ref().map_or(devices, |there| there.settings.data.ranks);
+        let given = &mut self.merged.recipe.data.emulate_ranks;
+        *given = given.or((ranks > 1).then_some(ranks));
     }
 
     /// With `--batch auto` sets the largest batch that memory holds on the adapter that `dry` opens without a device: that of

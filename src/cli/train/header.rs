@@ -18,7 +18,7 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[C
     gpu::adapter::notes().iter().for_each(|note| say!("devices  {note}"));
     for (number, caps) in devices.iter().enumerate() {
         let number = if devices.len() > 1 { format!("{number}: ") } else { String::new() };
-        say!("device   {number}{}", caps.summary());
+        say!("device   {number}{}{}", caps.summary(), caps.at_bus());
     }
     if !gpu.device().is_empty() {
         say!("         {}", gpu.device());

@@ -17,7 +17,8 @@ use crate::error::{Error, Fault, Result};
 use crate::files::{bounded, open, shell};
 
 /// Settings that may not be given together.
-const CONTRADICT: [(&str, &[&str]); 3] = [
+const CONTRADICT: [(&str, &[&str]); 4] = [
+    ("devices", &["device"]),
     ("text", &["data", "val", "data-format"]),
     ("model", &["layers", "heads", "channels", "vocab", "init"]),
     ("init", &["layers", "heads", "channels", "vocab"]),

@@ -17,6 +17,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::{Arrivals, Departures, Elem, Gpu, Parcel, Pass, Program, ReadRing, Tensor, Timed};
 use crate::model::flat::{self, Bucket, Group, Piece};
 use crate::model::{Config, Weights, place};
+use crate::ops::stepcontrol::StepControl;
 use crate::ops::{gradnorm, hash, stepcontrol, tree};
 use crate::train::collective::{Collective, Shared};
 use crate::train::optimizer::{Moments, Run, UpdateRule};
@@ -27,6 +28,9 @@ const OUT: &str = "exchange out";
 const IN: &str = "exchange in";
 /// Sums that other devices hold, on their owner.
 const RECEIVED: &str = "received sums";
+
+/// Steps from one comparison of all devices to the next.
+pub const COMPARED: usize = 100;
 
 /// Threads that copy for a device at most: a few have the speed of a GPU's link.
 pub const MOST_COPIERS: usize = 4;
@@ -241,6 +245,11 @@ impl Exchange {
         present(&mut self.link)
     }
 
+    /// The same for questions that wait for nobody.
+    pub fn peek(&self) -> Option<&(dyn Collective + 'static)> {
+        self.link.as_deref()
+    }
+
     /// Ends a step: brings the sums of gradients to their owners, decides, updates, and brings the weights to all.
     pub fn finish(&mut self, gpu: &Gpu, reports: &mut ReadRing, timed: Option<Timed<'_>>) -> Result<()> {
         gpu.span("exchange gradients", || self.gradients(gpu))?;
@@ -248,34 +257,34 @@ impl Exchange {
         gpu.span("exchange weights", || self.weights(gpu, reports, timed))
     }
 
-    /// Compares the weights of all devices by a hash of 64 bits, after step `step`.
+    /// Compares the weights of all devices by a hash of 64 bits, and their step control, before the end of step `step`.
     ///
     /// # Errors
-    /// [`Error::Disagree`] naming the devices whose weights are not those of most.
-    pub fn compare_weights(&mut self, gpu: &Gpu, step: usize) -> Result<()> {
+    /// [`Error::Disagree`] naming the devices that are not like most.
+    pub fn compare(&mut self, gpu: &Gpu, control: &StepControl, step: usize) -> Result<()> {
         self.plan.hash.run(gpu)?;
-        let own = gpu.read(&self.hash)?;
+        let own = [gpu.read(&self.hash)?, gpu.read(&control.state)?].concat();
         let all = present(&mut self.link)?.share(&own)?;
-        let count = |hash: &Vec<u8>| all.iter().filter(|other| *other == hash).count();
+        let count = |words: &Vec<u8>| all.iter().filter(|other| *other == words).count();
         let most = all.iter().map(count).max().unwrap_or(0);
         if most == all.len() {
             return Ok(());
         }
-        let describe = |(device, hash): (usize, &Vec<u8>)| {
-            let word = |at: usize| u32::from_le_bytes(hash[at..at + 4].try_into().unwrap_or_default());
+        let describe = |(device, words): (usize, &Vec<u8>)| {
+            let word = |at: usize| u32::from_le_bytes(words[at..at + 4].try_into().unwrap_or_default());
             format!("device {device} {:08x}{:08x}", word(4), word(0))
         };
         let hashes: Vec<String> = all.iter().enumerate().map(describe).collect();
-        let other = |(device, hash): (usize, &Vec<u8>)| (count(hash) < most).then(|| device.to_string());
+        let other = |(device, words): (usize, &Vec<u8>)| (count(words) < most).then(|| device.to_string());
         let others: Vec<String> = all.iter().enumerate().filter_map(other).collect();
         // with as many of either kind nobody knows who is wrong
-        let who = if others.is_empty() { "the devices".to_owned() } else { format!("device {}", others.join(", ")) };
-        let fault =
-            Fault::at("weights", format!("those of {who} are not those of the other devices after step {step}"));
-        let fault = fault.expected("the same hash on all").found(hashes.join(", "));
-        Err(Error::disagree(fault.advice(
-            "a GPU or its memory computes wrongly: resume from a checkpoint before this step, without that device",
-        )))
+        let who = if others.is_empty() { "some devices".to_owned() } else { format!("device {}", others.join(", ")) };
+        let what = format!("{who} had other weights or another step control than the others in step {step}");
+        let fault = Fault::at("weights", what).expected("the same hash on all").found(hashes.join(", "));
+        let since = step.saturating_sub(COMPARED);
+        Err(Error::disagree(fault.advice(format!(
+            "a GPU or its memory computes wrongly: resume from a checkpoint of step {since} or before, without that device"
+        ))))
     }
 
     fn gradients(&mut self, gpu: &Gpu) -> Result<()> {

@@ -218,17 +218,27 @@ impl<'g> Trainer<'g> {
     /// # Errors
     /// As [`Collective::share`].
     pub fn any_gives_up(&mut self, gives_up: bool) -> Result<bool> {
-        if let (true, Finish::Shared(exchange)) = (gives_up, &mut self.finish) {
-            exchange.link()?.ask_to_stop();
+        if gives_up {
+            self.ask_to_stop();
         }
         Ok(self.share(&[u8::from(gives_up)])?.iter().any(|device| device == &[1]))
     }
 
-    /// True once another device has asked all to stop.
-    fn is_asked_to_stop(&mut self) -> Result<bool> {
-        match &mut self.finish {
-            Finish::Alone { .. } => Ok(false),
-            Finish::Shared(exchange) => Ok(exchange.link()?.is_asked_to_stop()),
+    /// True once a device has asked all to stop.
+    #[must_use]
+    pub fn is_asked_to_stop(&self) -> bool {
+        self.peek().is_some_and(Collective::is_asked_to_stop)
+    }
+
+    /// Asks all devices to end what they are at; they agree on it in [`Trainer::any_gives_up`].
+    pub fn ask_to_stop(&self) {
+        self.peek().into_iter().for_each(Collective::ask_to_stop);
+    }
+
+    fn peek(&self) -> Option<&(dyn Collective + 'static)> {
+        match &self.finish {
+            Finish::Alone { .. } => None,
+            Finish::Shared(exchange) => exchange.peek(),
         }
     }
 

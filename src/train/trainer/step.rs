@@ -1,13 +1,11 @@
 //! A step: uploads and submissions, and reports that come back later.
 
+use super::exchange::COMPARED;
 use super::{Finish, Trainer, TrainerOptions};
 use crate::data::{Batch, BatchSource};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Lap, Timed, Upload};
 use crate::ops::stepcontrol::Report;
-
-/// Steps from one comparison of all devices' weights to the next.
-const COMPARED: usize = 100;
 
 impl Trainer<'_> {
     /// Submits step `step` (from 1) on the loader's next batches, without waiting for it. Its report comes out of
@@ -37,7 +35,7 @@ impl Trainer<'_> {
         let hyper = optimizer.hyper(step, lr, sizes.tokens(), elem);
         let mut gives_up = false;
         for number in 0..count {
-            gives_up = stop() || self.is_asked_to_stop()?;
+            gives_up = stop() || self.is_asked_to_stop();
             if gives_up {
                 break;
             }
@@ -69,24 +67,25 @@ impl Trainer<'_> {
         if self.any_gives_up(gives_up)? {
             return Ok(false);
         }
+        if step.is_multiple_of(COMPARED) {
+            // before owners overwrite what others have of their weights
+            self.compare_weights(step)?;
+        }
         if let Finish::Shared(exchange) = &mut self.finish {
             let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: false, stops: true });
             exchange.finish(self.gpu, &mut self.reports, timed)?;
         }
-        if step.is_multiple_of(COMPARED) {
-            self.compare_weights(step)?;
-        }
         Ok(true)
     }
 
-    /// Compares the weights of all devices after step `step`, by a hash of 64 bits.
+    /// Compares what all devices compute step `step` with: their weights by a hash of 64 bits, and the state of step control.
     ///
     /// # Errors
-    /// [`Error::Disagree`] naming the devices whose weights are not those of most.
+    /// [`Error::Disagree`] naming the devices that are not like most.
     pub fn compare_weights(&mut self, step: usize) -> Result<()> {
         match &mut self.finish {
             Finish::Alone { .. } => Ok(()),
-            Finish::Shared(exchange) => exchange.compare_weights(self.gpu, step),
+            Finish::Shared(exchange) => exchange.compare(self.gpu, &self.model.control, step),
         }
     }
 

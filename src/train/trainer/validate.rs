@@ -26,7 +26,7 @@ impl Trainer<'_> {
         // a sum for each batch of this device
         let (mut sums, mut gives_up) = (Vec::new(), false);
         for number in (device..batches).step_by(devices) {
-            gives_up = stop() || self.is_asked_to_stop()?;
+            gives_up = stop() || self.is_asked_to_stop();
             if gives_up {
                 break;
             }
