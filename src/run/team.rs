@@ -115,24 +115,26 @@ impl<'g> Team<'g> {
         self.orders.iter().enumerate().for_each(|(other, sender)| drop(sender.send(order(other + 1))));
     }
 
-    /// Overwrites the weights of all devices.
+    /// Overwrites the weights of all devices, and waits until each has built its kernels, so that no step is timed with that.
     ///
     /// # Errors
     /// As [`Trainer::load`].
-    pub fn load(&self, weights: Weights) -> Result<()> {
+    pub fn load(&mut self, weights: Weights) -> Result<()> {
         let weights = Arc::new(weights);
         self.order(|_| Order::Load(Arc::clone(&weights)));
-        self.lead.load(&weights)
+        self.lead.load(&weights)?;
+        self.lead.share(&[]).map(drop)
     }
 
-    /// [`Trainer::restore`] on all devices.
+    /// [`Trainer::restore`] on all devices; waits as [`Team::load`] does.
     ///
     /// # Errors
     /// As there.
-    pub fn restore(&self, snapshot: Snapshot) -> Result<()> {
+    pub fn restore(&mut self, snapshot: Snapshot) -> Result<()> {
         let snapshot = Arc::new(snapshot);
         self.order(|_| Order::Restore(Arc::clone(&snapshot)));
-        self.lead.restore(&snapshot)
+        self.lead.restore(&snapshot)?;
+        self.lead.share(&[]).map(drop)
     }
 
     /// [`Trainer::step_unless`] on all devices: the batches of a step are those of its ranks in order, and each device gets those
@@ -224,8 +226,14 @@ fn follow(gpu: &Gpu, options: TrainerOptions, link: Threads, orders: Receiver<Or
     let mut trainer = Trainer::linked(gpu, options, Some(Box::new(link)))?;
     for order in orders {
         match order {
-            Order::Load(weights) => trainer.load(&weights)?,
-            Order::Restore(snapshot) => trainer.restore(&snapshot)?,
+            Order::Load(weights) => {
+                trainer.load(&weights)?;
+                trainer.share(&[])?;
+            }
+            Order::Restore(snapshot) => {
+                trainer.restore(&snapshot)?;
+                trainer.share(&[])?;
+            }
             Order::Step { step, lr, batches } => {
                 let mut source = Queue { waiting: batches.into(), lent: None };
                 trainer.step_unless(&mut source, step, lr, &|| false)?;
