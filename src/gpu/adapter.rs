@@ -270,7 +270,7 @@ fn left_by_environment(adapters: &[wgpu::Adapter]) -> (Vec<bool>, Vec<String>) {
     super::devices::visible(&adapters.iter().map(seen).collect::<Vec<_>>(), |name| std::env::var(name).ok())
 }
 
-/// What the environment was found to leave. An instance made for this alone would be one more that a layer sees.
+/// The lines of the first listing: Vulkan's layers would see an instance that is made for these alone.
 static NOTES: OnceLock<Vec<String>> = OnceLock::new();
 
 /// Returns a line for each variable of the environment that leaves some GPUs only, once adapters were listed.

@@ -25,8 +25,8 @@ pub(super) struct Seen {
     pub bus: String,
 }
 
-/// True if two adapters of a backend are one GPU by their places on the bus: one of two drivers. DX12 is told the same place for
-/// equal GPUs.
+/// Returns true if two adapters of a backend have the same place on the bus: one GPU with two drivers. On DX12 equal GPUs report the
+/// same place, so it proves nothing there.
 fn is_one_gpu([a, b]: [(&str, &str); 2]) -> bool {
     a == b && a.0 != "Dx12" && !a.1.is_empty()
 }
@@ -66,9 +66,8 @@ pub(super) fn visible(adapters: &[Seen], read: impl Fn(&str) -> Option<String>) 
 }
 
 /// Returns the numbers of the adapters in [`adapter::list`] that a list asks for: `all`, or numbers and PCI bus ids with commas
-/// between them. `all` are those of the first one's kind and backend, each GPU once: GPUs with memory of their own
-/// where there are any. An adapter comes
-/// twice only if devices may `share` it.
+/// between them. `all` are those of the first one's kind and backend, each GPU once: GPUs with memory of their own where there
+/// are any. An adapter comes twice only if devices may `share` it.
 ///
 /// # Errors
 /// [`Error::Device`] if one is unknown; [`Error::Usage`] if one comes twice.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::error::{Error, Fault, Result};
 
 use super::context::{Gpu, Ticket};
-use super::mapping::{After, Mapping, raw};
+use super::mapping::{Mapping, raw};
 use super::pass::Program;
-use super::ring::ReadRing;
+use super::ring::{ReadRing, UploadSlot};
 use super::stopwatch::Timed;
 use super::tensor::{Buffer, Tensor};
 
@@ -36,7 +36,7 @@ pub struct Departures {
     sent: VecDeque<Sent>,
 }
 
-/// What was read back, in the memory that the device wrote.
+/// Bytes that were read back, in the memory that the device wrote.
 #[derive(Debug)]
 pub struct Parcel {
     buffer: Arc<Buffer>,
@@ -126,20 +126,14 @@ impl Departures {
     }
 }
 
-struct Slot {
-    buffer: Arc<Buffer>,
-    mapping: Mapping,
-    submission: Option<Ticket>,
-}
-
 /// Brings bytes from the host to tensors.
 pub struct Arrivals {
-    slots: VecDeque<Slot>,
+    slots: VecDeque<UploadSlot>,
 }
 
 /// Memory that is filled on the host. Pieces of it begin at multiples of 8 bytes and are multiples of 4 bytes long.
 pub struct Arrival {
-    slot: Slot,
+    slot: UploadSlot,
 }
 
 impl Arrival {
@@ -154,7 +148,7 @@ impl Arrival {
     /// Writes several pieces, which do not overlap, on up to so many threads: one does not copy as fast as a GPU reads.
     ///
     /// # Errors
-    /// As [`Arrival::put`].
+    /// [`Error::Gpu`] if the memory cannot be written there.
     pub fn put_all(&mut self, pieces: &[(usize, &[u8])], threads: usize) -> Result<()> {
         let bytes: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
         let threads = threads.clamp(1, bytes.div_ceil(LEAST_SHARE).max(1));
@@ -206,16 +200,7 @@ impl Arrivals {
     /// # Errors
     /// [`Error::Memory`].
     pub fn new(gpu: &Gpu, label: &'static str, bytes: u64) -> Result<Self> {
-        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
-        let slots = (0..SLOTS).map(|_| {
-            let buffer = gpu.buffer(label, bytes, usage)?;
-            let Some(raw) = &buffer.raw else {
-                return Ok(Slot { buffer, mapping: Mapping::never(label), submission: None });
-            };
-            let (mapping, ask) = Mapping::new(gpu, label, raw, raw.size(), wgpu::MapMode::Write);
-            ask();
-            Ok(Slot { buffer, mapping, submission: None })
-        });
+        let slots = (0..SLOTS).map(|_| UploadSlot::new(gpu, label, bytes));
         Ok(Self { slots: slots.collect::<Result<_>>()? })
     }
 
@@ -226,10 +211,7 @@ impl Arrivals {
     pub fn open(&mut self, gpu: &Gpu) -> Result<Arrival> {
         let none = || Error::gpu(Fault::at("arrivals", "no memory is free"));
         let mut slot = self.slots.pop_front().ok_or_else(none)?;
-        gpu.poll()?;
-        if !slot.mapping.is_there(gpu)? {
-            gpu.span("wait for a free arrival", || slot.mapping.wait(gpu, slot.submission.take()))?;
-        }
+        slot.wait(gpu)?;
         Ok(Arrival { slot })
     }
 
@@ -244,7 +226,7 @@ impl Arrivals {
         tensors: &[&Tensor],
         program: Option<&Program>,
         reads: &mut [&mut ReadRing],
-        mut timed: Option<Timed<'_>>,
+        timed: Option<Timed<'_>>,
     ) -> Result<()> {
         let source = raw(&slot.buffer)?;
         source.unmap();
@@ -264,22 +246,7 @@ impl Arrivals {
         if let Some(program) = program {
             program.encode(&mut encoder);
         }
-        let mut after: Vec<After> = Vec::new();
-        // before the read-backs: who finds a result finds its lap there as well
-        if let Some(timed) = &mut timed {
-            after.extend(timed.end(gpu, &mut encoder)?);
-        }
-        for read in reads.iter_mut() {
-            after.push(read.encode(gpu, &mut encoder)?);
-        }
-        let (mapping, ask) = Mapping::new(gpu, "an arrival", source, source.size(), wgpu::MapMode::Write);
-        after.push(ask);
-        let ticket = gpu.submit_then(encoder, move || after.into_iter().for_each(|ask| ask()))?;
-        reads.iter_mut().for_each(|read| read.submitted(&ticket));
-        if let Some(timed) = &mut timed {
-            timed.submitted(&ticket);
-        }
-        (slot.mapping, slot.submission) = (mapping, Some(ticket));
+        slot.submit(gpu, encoder, reads, timed)?;
         self.slots.push_back(slot);
         Ok(())
     }

@@ -14,10 +14,64 @@ use super::tensor::{Buffer, Tensor};
 
 const UPLOAD: &str = "the upload ring";
 
-struct UploadSlot {
-    buffer: Arc<Buffer>,
+/// Host memory that the device reads.
+pub(super) struct UploadSlot {
+    pub(super) buffer: Arc<Buffer>,
     mapping: Mapping,
     submission: Option<Ticket>,
+}
+
+impl UploadSlot {
+    /// Makes one of `bytes` bytes, for the host to write.
+    pub(super) fn new(gpu: &Gpu, label: &'static str, bytes: u64) -> Result<Self> {
+        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
+        let buffer = gpu.buffer(label, bytes, usage)?;
+        let Some(raw) = &buffer.raw else {
+            return Ok(Self { buffer, mapping: Mapping::never(UPLOAD), submission: None });
+        };
+        let (mapping, ask) = Mapping::new(gpu, UPLOAD, raw, raw.size(), wgpu::MapMode::Write);
+        ask();
+        Ok(Self { buffer, mapping, submission: None })
+    }
+
+    /// Waits until the device does not read it any more.
+    pub(super) fn wait(&mut self, gpu: &Gpu) -> Result<()> {
+        gpu.poll()?;
+        if !self.mapping.is_there(gpu)? {
+            gpu.span("wait for a free upload slot", || self.mapping.wait(gpu, self.submission.take()))?;
+        }
+        Ok(())
+    }
+
+    /// Ends a lap, reads back and submits, behind commands that read this slot.
+    pub(super) fn submit(
+        &mut self,
+        gpu: &Gpu,
+        mut encoder: wgpu::CommandEncoder,
+        reads: &mut [&mut ReadRing],
+        mut timed: Option<Timed<'_>>,
+    ) -> Result<()> {
+        let mut after: Vec<After> = Vec::with_capacity(reads.len() + 2);
+        // before the read-backs: who finds a result finds its lap there as well
+        if let Some(timed) = &mut timed {
+            after.extend(timed.end(gpu, &mut encoder)?);
+        }
+        for read in reads.iter_mut() {
+            after.push(read.encode(gpu, &mut encoder)?);
+        }
+        // last: who finds this slot free finds the results there as well
+        let source = raw(&self.buffer)?;
+        let (mapping, ask) = Mapping::new(gpu, UPLOAD, source, source.size(), wgpu::MapMode::Write);
+        after.push(ask);
+        let ask = move || after.into_iter().for_each(|ask| ask());
+        let submission = gpu.span("submit", || gpu.submit_then(encoder, ask))?;
+        reads.iter_mut().for_each(|read| read.submitted(&submission));
+        if let Some(timed) = &mut timed {
+            timed.submitted(&submission);
+        }
+        (self.mapping, self.submission) = (mapping, Some(submission));
+        Ok(())
+    }
 }
 
 /// Tensors and the bytes that fill them, the first tensor's first.
@@ -34,18 +88,7 @@ impl UploadRing {
     /// # Errors
     /// [`Error::Memory`].
     pub fn new(gpu: &Gpu, slots: usize, bytes: u64) -> Result<Self> {
-        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
-        let slots = (0..slots)
-            .map(|_| {
-                let buffer = gpu.buffer("upload ring", bytes, usage)?;
-                let Some(raw) = &buffer.raw else {
-                    return Ok(UploadSlot { buffer, mapping: Mapping::never(UPLOAD), submission: None });
-                };
-                let (mapping, ask) = Mapping::new(gpu, UPLOAD, raw, raw.size(), wgpu::MapMode::Write);
-                ask();
-                Ok(UploadSlot { buffer, mapping, submission: None })
-            })
-            .collect::<Result<_>>()?;
+        let slots = (0..slots).map(|_| UploadSlot::new(gpu, "upload ring", bytes)).collect::<Result<_>>()?;
         Ok(Self { slots })
     }
 
@@ -75,7 +118,7 @@ impl UploadRing {
         uploads: &[Upload],
         programs: &[&Program],
         reads: &mut [&mut ReadRing],
-        mut timed: Option<Timed<'_>>,
+        timed: Option<Timed<'_>>,
     ) -> Result<()> {
         // before a slot is taken: a refused upload leaves the ring whole
         let no_lap = timed.as_ref().is_some_and(|timed| timed.stops && timed.watch.is_full());
@@ -98,10 +141,7 @@ impl UploadRing {
         let Some(mut slot) = self.slots.pop_front() else {
             return Err(Error::gpu(Fault::at("gpu", "an upload ring without slots")));
         };
-        gpu.poll()?;
-        if !slot.mapping.is_there(gpu)? {
-            gpu.span("wait for a free upload slot", || slot.mapping.wait(gpu, slot.submission.take()))?;
-        }
+        slot.wait(gpu)?;
         let mut encoder = gpu.encoder("step")?;
         let source = raw(&slot.buffer)?;
         let mut at = 0;
@@ -127,24 +167,7 @@ impl UploadRing {
             at += tensor.bytes();
         }
         gpu.span("encode", || programs.iter().for_each(|program| program.encode(&mut encoder)));
-        let mut after: Vec<After> = Vec::with_capacity(reads.len() + 2);
-        // before the read-backs: who finds a result finds its lap there as well
-        if let Some(timed) = &mut timed {
-            after.extend(timed.end(gpu, &mut encoder)?);
-        }
-        for read in reads.iter_mut() {
-            after.push(read.encode(gpu, &mut encoder)?);
-        }
-        // last: who finds this slot free finds the results there as well
-        let (mapping, ask) = Mapping::new(gpu, UPLOAD, source, source.size(), wgpu::MapMode::Write);
-        after.push(ask);
-        let ask = move || after.into_iter().for_each(|ask| ask());
-        let submission = gpu.span("submit", || gpu.submit_then(encoder, ask))?;
-        reads.iter_mut().for_each(|read| read.submitted(&submission));
-        if let Some(timed) = &mut timed {
-            timed.submitted(&submission);
-        }
-        (slot.mapping, slot.submission) = (mapping, Some(submission));
+        slot.submit(gpu, encoder, reads, timed)?;
         self.slots.push_back(slot);
         Ok(())
     }

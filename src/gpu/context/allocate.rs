@@ -20,8 +20,8 @@ impl Gpu {
     }
 
     /// Allocates groups of tensors behind one another in as few buffers as the adapter's largest allows, each tensor at a
-    /// multiple of [`ALIGNMENT`] elements. A group lies in one buffer unless it is larger than any. Returns the tensors in
-    /// order, and each buffer whole as one row.
+    /// multiple of [`ALIGNMENT`] elements. A group that fits into one buffer lies in one. Returns the tensors in order, and each
+    /// buffer as one row.
     ///
     /// # Errors
     /// [`Error::Memory`], as for [`Gpu::tensor`].
@@ -32,20 +32,18 @@ impl Gpu {
         type Member = (u64, [usize; 2]); // first element and shape
         let mut segments: Vec<(u64, Vec<Member>)> = Vec::new();
         for group in groups {
-            let whole: u64 = group.iter().map(|shape| length(*shape)).sum();
-            let fits = |used: u64, length: u64| used + if whole <= largest { whole } else { length } <= largest;
-            let mut begins = true;
-            for &shape in group {
-                // a group that fits is looked at once, at its first tensor
-                let open = |used: u64| !begins && whole <= largest || fits(used, length(shape));
-                match segments.last_mut() {
-                    Some((used, members)) if open(*used) => {
-                        members.push((*used, shape));
-                        *used += length(shape);
-                    }
-                    _ => segments.push((length(shape), vec![(0, shape)])),
+            let fits = group.iter().map(|shape| length(*shape)).sum::<u64>() <= largest;
+            // what stays together
+            for unit in group.chunks(if fits { group.len().max(1) } else { 1 }) {
+                let whole: u64 = unit.iter().map(|shape| length(*shape)).sum();
+                if segments.last().is_none_or(|(used, _)| used + whole > largest) {
+                    segments.push((0, Vec::new()));
                 }
-                begins = false;
+                let Some((used, members)) = segments.last_mut() else { continue };
+                for &shape in unit {
+                    members.push((*used, shape));
+                    *used += length(shape);
+                }
             }
         }
         let (mut tensors, mut wholes) = (Vec::new(), Vec::new());

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::TrainerOptions;
 use super::micro_step::Model;
 use crate::error::{Error, Fault, Result};
-use crate::gpu::{Arrivals, Departures, Elem, Gpu, Parcel, Pass, Program, ReadRing, Tensor, Timed};
+use crate::gpu::{Arrival, Arrivals, Departures, Elem, Gpu, Parcel, Pass, Program, ReadRing, Tensor, Timed};
 use crate::model::flat::{self, Bucket, Group, Piece};
 use crate::model::{Config, Weights, place};
 use crate::ops::stepcontrol::StepControl;
@@ -288,21 +288,15 @@ impl Exchange {
     }
 
     fn gradients(&mut self, gpu: &Gpu) -> Result<()> {
-        let Self { link, plan, out, into, .. } = self;
-        let link = present(link)?;
-        let count = plan.gradients.len();
-        let mut next = plan.gradients.iter();
-        let mut send = |out: &mut Departures| match next.next() {
-            Some((route, _)) => out.send(gpu, None, &route.out.iter().collect::<Vec<_>>()),
-            None => Ok(()),
-        };
-        send(out)?;
-        for (route, additions) in plan.gradients.iter().take(count) {
-            send(out)?;
-            let arrival = exchange(gpu, link, route, out, into)?;
-            into.land(gpu, arrival, &route.into.iter().collect::<Vec<_>>(), Some(additions), &mut [], None)?;
-        }
-        Ok(())
+        let routes: Vec<&Route> = self.plan.gradients.iter().map(|(route, _)| route).collect();
+        let additions: Vec<&Program> = self.plan.gradients.iter().map(|(_, additions)| additions).collect();
+        rounds(
+            gpu,
+            present(&mut self.link)?,
+            &routes,
+            (&mut self.out, &mut self.into),
+            |into, number, arrival, tensors| into.land(gpu, arrival, tensors, Some(additions[number]), &mut [], None),
+        )
     }
 
     /// Shares the squares of owned blocks and the losses, then lets every device decide and owners update.
@@ -335,25 +329,12 @@ impl Exchange {
 
     fn weights(&mut self, gpu: &Gpu, reports: &mut ReadRing, mut timed: Option<Timed<'_>>) -> Result<()> {
         let Self { link, plan, out, into, .. } = self;
-        let link = present(link)?;
-        let mut next = plan.weights.iter();
-        let mut send = |out: &mut Departures| match next.next() {
-            Some(route) => out.send(gpu, None, &route.out.iter().collect::<Vec<_>>()),
-            None => Ok(()),
-        };
-        send(out)?;
-        let last = plan.weights.len() - 1;
-        for (number, route) in plan.weights.iter().enumerate() {
-            send(out)?;
-            let arrival = exchange(gpu, link, route, out, into)?;
-            let tensors: Vec<&Tensor> = route.into.iter().collect();
-            if number < last {
-                into.land(gpu, arrival, &tensors, None, &mut [], None)?;
-            } else {
-                into.land(gpu, arrival, &tensors, Some(&plan.copies), &mut [&mut *reports], timed.take())?;
-            }
-        }
-        Ok(())
+        let routes: Vec<&Route> = plan.weights.iter().collect();
+        let last = routes.len() - 1;
+        rounds(gpu, present(link)?, &routes, (out, into), |into, number, arrival, tensors| match number {
+            _ if number < last => into.land(gpu, arrival, tensors, None, &mut [], None),
+            _ => into.land(gpu, arrival, tensors, Some(&plan.copies), &mut [&mut *reports], timed.take()),
+        })
     }
 
     /// The first and second moments of all parameters, on the first device; none on others.
@@ -422,6 +403,28 @@ fn present(link: &mut Option<Box<dyn Collective>>) -> Result<&mut (dyn Collectiv
     link.as_deref_mut().ok_or_else(none)
 }
 
+/// Exchanges what each route says, one after the other; `land` is given the number of a route, what came and where it goes. The
+/// next route's bytes leave the device meanwhile.
+fn rounds(
+    gpu: &Gpu,
+    link: &mut dyn Collective,
+    routes: &[&Route],
+    (out, into): (&mut Departures, &mut Arrivals),
+    mut land: impl FnMut(&mut Arrivals, usize, Arrival, &[&Tensor]) -> Result<()>,
+) -> Result<()> {
+    let send = |out: &mut Departures, number: usize| match routes.get(number) {
+        Some(route) => out.send(gpu, None, &route.out.iter().collect::<Vec<_>>()),
+        None => Ok(()),
+    };
+    send(out, 0)?;
+    for (number, route) in routes.iter().enumerate() {
+        send(out, number + 1)?;
+        let arrival = exchange(gpu, link, route, out, into)?;
+        land(into, number, arrival, &route.into.iter().collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
 /// Exchanges the oldest parcel on its way; returns what came instead.
 fn exchange(
     gpu: &Gpu,
@@ -429,7 +432,7 @@ fn exchange(
     route: &Route,
     out: &mut Departures,
     into: &mut Arrivals,
-) -> Result<crate::gpu::Arrival> {
+) -> Result<Arrival> {
     let parcel: Arc<Parcel> = Arc::new(out.take(gpu)?);
     let mut arrival = into.open(gpu)?;
     // cores for each device
