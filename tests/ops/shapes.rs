@@ -20,11 +20,12 @@ fn refusal(gpu: &Gpu, launch: impl FnOnce(&mut Pass) -> Result<()>) -> Option<St
     Some(error.to_string())
 }
 
-/// The start of a pass's messages: two passes share the checks of another.
+/// The start of a pass's messages: three passes share the checks of another.
 fn place(case: &Case) -> String {
     match (case.pass.operator, case.pass.pass) {
         ("crossentropy", _) => "crossentropy.forward: ".into(),
         ("embedding", "forward_at") => "embedding.forward".into(),
+        ("gradnorm", "forward") => "gradnorm.".into(),
         _ => format!("{}: ", case.pass),
     }
 }
