@@ -29,6 +29,12 @@ fn put(which: u32, c: u32, sum: Vec, adds: bool) {}            // out_which[c] =
 // attention_step: runs of CHANNELS invocations
 const PARTS = 4u;
 
+// wire: those of f16
+const MANTISSA = 10u;
+const BIAS = 15u;
+const TINY_STEPS = 16777216.0;
+const TINY_STEP = 1.0 / TINY_STEPS;
+
 // roof
 alias Scalar = f16;
 alias Vec4 = vec4<f16>;

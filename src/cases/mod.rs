@@ -28,6 +28,7 @@ pub mod roof;
 pub mod stepcontrol;
 pub mod sums;
 pub mod tree;
+pub mod wire;
 
 use crate::gpu::{Caps, Elem, OpPass};
 use crate::model::Config;

@@ -21,6 +21,7 @@ pub mod roof;
 pub mod stepcontrol;
 pub mod sums;
 pub mod tree;
+pub mod wire;
 
 use crate::gpu::adapter::Flexible;
 use crate::gpu::kernel::Width;
@@ -119,7 +120,7 @@ pub struct Operator {
 macro_rules! for_each_operator {
     ($then:ident) => {
         $then! {
-            adamw attention bias cast compare crossentropy embedding gelu gradnorm hash layernorm matmul residual roof stepcontrol sums tree
+            adamw attention bias cast compare crossentropy embedding gelu gradnorm hash layernorm matmul residual roof stepcontrol sums tree wire
         }
     };
 }

@@ -31,3 +31,4 @@ pub mod residual;
 pub mod roof;
 pub mod sums;
 pub mod tree;
+pub mod wire;

@@ -1,0 +1,134 @@
+//! Gradients in 16 bits, as devices send them to each other.
+
+use crate::error::{Error, Fault, Result};
+use crate::gpu::kernel::Width;
+use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
+
+use super::{Operator, group, groups};
+
+/// The pass that [`narrow`] records.
+pub const NARROW: OpPass = OpPass::new("wire", "narrow");
+/// The pass that [`widen`] records.
+pub const WIDEN: OpPass = OpPass::new("wire", "widen");
+/// The operator's entry in [`super::OPERATORS`].
+pub static OPERATOR: Operator = Operator { name: "wire", passes: &[NARROW, WIDEN], kernels, tried: super::none_tried };
+
+/// Values that an invocation takes.
+const EACH: usize = 4;
+
+/// What gradients of a mean loss are multiplied by: f16 then has them to 4, and all its bits from 4e-9 on.
+pub const SCALE: f32 = 16_384.0;
+
+crate::shared_struct! {
+    struct Params {
+        count: u32,
+        scale: f32,
+    }
+}
+
+/// A type of 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// The upper half of an f32: its range, 8 bits of precision.
+    Bf16,
+    /// IEEE's half: 11 bits of precision, to 65504.
+    F16,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Bf16, Self::F16];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
+    fn constants(self) -> &'static str {
+        match self {
+            Self::Bf16 => "const MANTISSA = 7u;\nconst BIAS = 127u;\nconst TINY_STEPS = 0.0;\nconst TINY_STEP = 0.0;\n",
+            Self::F16 => {
+                "const MANTISSA = 10u;\nconst BIAS = 15u;\nconst TINY_STEPS = 16777216.0;\nconst TINY_STEP = 1.0 / TINY_STEPS;\n"
+            }
+        }
+    }
+}
+
+fn kernel(caps: &Caps, of: OpPass, format: Format) -> KernelId {
+    let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/wire.wgsl")];
+    KernelId::shader(of, of.pass, Width::Vec4, &body)
+        .with_text(format.constants())
+        .variant(match format {
+            Format::Bf16 => ".bf16",
+            Format::F16 => ".f16",
+        })
+        .set("WORKGROUP", group(caps))
+}
+
+/// The kernels an adapter may be given.
+#[must_use]
+pub fn kernels(caps: &Caps) -> Vec<KernelId> {
+    Format::ALL.iter().flat_map(|&format| [NARROW, WIDEN].map(|of| kernel(caps, of, format))).collect()
+}
+
+/// Tensors of [`narrow`] and [`widen`].
+#[derive(Debug)]
+pub struct Wire<'a> {
+    /// The type of what is packed.
+    pub format: Format,
+    /// (1, N) f32, N a multiple of 4.
+    pub wide: &'a Tensor,
+    /// (1, N / 2) u32, the first of two values in the lower half.
+    pub packed: &'a Tensor,
+    /// A power of two: values become multiples of it.
+    pub scale: f32,
+    /// [`crate::ops::stepcontrol::State`], whose loss scale is taken out of the values meanwhile.
+    pub state: &'a Tensor,
+}
+
+impl Wire<'_> {
+    fn record(&self, pass: &mut Pass, of: OpPass) -> Result<()> {
+        let place = of.to_string();
+        let n = self.wide.len();
+        self.wide.check_shape(&place, "wide", 1, n)?;
+        self.wide.check_elem(&place, "wide", Elem::F32)?;
+        self.packed.check_shape(&place, "packed", 1, n / 2)?;
+        self.packed.check_elem(&place, "packed", Elem::U32)?;
+        if !n.is_multiple_of(EACH) {
+            let fault = Fault::at(place, format!("`wide` has {n} elements"));
+            return Err(Error::shape(fault.expected(format!("a multiple of {EACH}"))));
+        }
+        let count = n / EACH;
+        let tensors =
+            if of == NARROW { [self.wide, self.state, self.packed] } else { [self.packed, self.state, self.wide] };
+        pass.dispatch(&Dispatch {
+            kernel: &kernel(&pass.gpu.caps, of, self.format),
+            tensors: &tensors,
+            immediates: Immediates::of(&Params { count: count as u32, scale: self.scale }),
+            groups: groups(count, group(&pass.gpu.caps)),
+            flops: 0,
+            bytes: self.wide.bytes() + self.packed.bytes(),
+        })
+    }
+}
+
+/// `packed = wide · scale / loss scale`, rounded to the nearest, ties to even. What exceeds the type's range becomes its largest
+/// number; what is not finite stays so.
+///
+/// # Errors
+/// [`Error::Shape`] if shapes or types are others.
+pub fn narrow(pass: &mut Pass, io: &Wire) -> Result<()> {
+    io.record(pass, NARROW)
+}
+
+/// `wide = packed · loss scale / scale`, exactly. Overwrites `wide`.
+///
+/// # Errors
+/// [`Error::Shape`] if shapes or types are others.
+pub fn widen(pass: &mut Pass, io: &Wire) -> Result<()> {
+    io.record(pass, WIDEN)
+}
