@@ -186,7 +186,7 @@ fn measure(
     let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
     let planned = Count::new(gpu.caps.clone(), *config, *sizes, *elem, Recompute::None)?;
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
-    let facts = Facts::new(&steps, &trainer, &planned);
+    let facts = Facts::new(&steps, &trainer, planned.memory_bytes);
     let on_matrices = *elem == Elem::F16 && matmul::choose::without_matrices(&gpu.caps).is_none();
     let (roof, rate) = roofs.flops(if on_matrices { Arithmetic::Matrix } else { Arithmetic::of(*elem) });
     println!("\n{id}");

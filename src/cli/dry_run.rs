@@ -12,7 +12,7 @@ use wgpt::train::settings::{Batch, Precision, Source, UNKNOWN_STEPS};
 
 use super::model::summary;
 use super::terminal::{say, say_lines};
-use super::train::{Asked, resolve};
+use super::train::{Asked, header, resolve};
 
 /// Prints the run and its plan.
 pub fn run(asked: &mut Asked) -> Result<()> {
@@ -36,14 +36,17 @@ pub fn run(asked: &mut Asked) -> Result<()> {
     asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
     say!("model    {}", summary(&settings.config()));
     say!("data     {summary_of_data}");
-    let steps = if t.steps == UNKNOWN_STEPS { "one epoch".into() } else { format!("{} steps", t.steps) };
-    say!(
-        "step     {} tokens: batch {} x context {} x {} micro-steps; {steps}",
-        t.tokens_per_step,
-        t.batch,
-        t.context,
-        settings.sizes().accumulation
-    );
+    let is_auto = asked.recipe().training.batch == Some(Batch::Auto);
+    if !is_auto {
+        say!("step     {}", step(&settings));
+    }
+    if let Some(devices) = &settings.run.devices {
+        let which = if devices.trim() == "all" { "all of this machine" } else { "not looked for" };
+        say!("devices  {}, {which}", settings.run.device_count);
+    }
+    if let Some(line) = header::ranks(&settings, settings.run.device_count) {
+        say!("ranks    {line}");
+    }
     say!("rate     {} to {}, warm-up of {} steps, then {}", t.lr, t.lr * t.final_lr_frac, t.warmup, t.schedule.name());
     let mut refused = None;
     for elem in elements(asked.precision()) {
@@ -70,6 +73,19 @@ fn elements(precision: Precision) -> Vec<Elem> {
     }
 }
 
+/// Describes a step.
+fn step(settings: &Settings) -> String {
+    let t = &settings.train;
+    let steps = if t.steps == UNKNOWN_STEPS { "one epoch".into() } else { format!("{} steps", t.steps) };
+    format!(
+        "{} tokens: batch {} x context {} x {} micro-steps; {steps}",
+        t.tokens_per_step,
+        t.batch,
+        t.context,
+        settings.sizes().accumulation
+    )
+}
+
 /// Prints what is allocated; returns the error if it is more than there may be.
 fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Option<Error>> {
     let name = elem.name();
@@ -78,9 +94,11 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
     let dry = asked.choose_batch(settings, || Ok(Gpu::dry(caps.clone())))?.unwrap_or_else(|| Gpu::dry(caps.clone()));
     let (total, table) = plan(&dry, settings)?;
     let auto = asked.recipe().training.batch == Some(Batch::Auto);
-    let batch = if auto { format!(", batch {}", settings.train.batch) } else { String::new() };
+    if auto {
+        say!("step     in {name}: {}", step(settings));
+    }
     let each = if settings.run.device_count > 1 { ", each of several devices" } else { "" };
-    say!("memory   in {name}, on a GPU with bindings up to 2 GiB{batch}{each}:");
+    say!("memory   in {name}, on a GPU with bindings up to 2 GiB{each}:");
     say_lines!("{table}");
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     Ok(settings.run.memory.filter(|limit| total > *limit).map(|limit| {
@@ -108,7 +126,11 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
         let name = key.name.as_str();
         let origin = asked.merged.origins.get(name);
         let (line, from) = match (value(&given, name), value(&all, name)) {
-            (Some(value), _) => (format!("{name} = {value}"), origin.map_or_else(String::new, ToString::to_string)),
+            (Some(value), _) => {
+                // of ranks alone: as many as devices, or as the run has
+                let derived = || "derived: of the devices, or of the run that is there".to_owned();
+                (format!("{name} = {value}"), origin.map_or_else(derived, ToString::to_string))
+            }
             // not given, and to be given by no recipe: a value that follows from others would contradict them
             (None, Some(value)) => {
                 let from = origin.map_or_else(|| kind(name, &settings).to_owned(), ToString::to_string);

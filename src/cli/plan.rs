@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::measure;
-use wgpt::measure::exchange::{self, Link, Traffic};
+use wgpt::measure::exchange::{self, Link, Together, Traffic};
 use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::three;
 use wgpt::measure::table::number;
 use wgpt::model::Recompute;
 use wgpt::run::records;
-use wgpt::train::settings::{Batch, Precision, RunFile};
+use wgpt::train::settings::{Batch, Precision, RunFile, Wire};
 use wgpt::train::trainer::MOST_COPIERS;
 
 use super::predicted::{self, Cost, Predicted};
@@ -54,9 +54,15 @@ pub struct Args {
     /// Bytes that the adapter binds at once [default: 2GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     binding: Option<u64>,
-    /// Devices that share the run, a rank each: memory of each, and with one --gpu the predicted efficiency
+    /// Number of devices that share the run: memory of each, and with --gpu the predicted efficiency
     #[arg(long, value_name = "N", value_parser = parse_devices)]
     devices: Option<usize>,
+    /// Logical ranks of the run, a multiple of --devices [default: one a device]
+    #[arg(long, value_name = "R", value_parser = parse_devices)]
+    emulate_ranks: Option<usize>,
+    /// Element type of gradients on their way between devices
+    #[arg(long, value_enum, default_value_t = Wire::F32, requires = "devices")]
+    wire: Wire,
     /// How devices reach the host's memory and each other: pcie4, pcie5, or 100G for one device a machine [default: pcie4]
     #[arg(long, value_name = "LINK", requires = "devices", value_parser = parse_link)]
     link: Option<&'static Link>,
@@ -95,7 +101,14 @@ impl Args {
             return Err(Error::usage(format!("--context: {context}, expected 1 to the model's {most}")));
         }
         let devices = self.devices.unwrap_or(1);
-        Ok(Subject { config, context, elem: self.elem(None), recompute: self.recompute, ranks: devices, devices })
+        let ranks = self.emulate_ranks.unwrap_or(devices);
+        if !ranks.is_multiple_of(devices) {
+            let fault = Fault::at("--emulate-ranks", format!("{ranks} ranks on {devices} devices"));
+            let fault = fault.expected("as many on each device");
+            return Err(Error::usage(fault.advice(format!("try {}", ranks.next_multiple_of(devices)))));
+        }
+        let (elem, recompute, wire) = (self.elem(None), self.recompute, self.wire.format());
+        Ok(Subject { config, context, elem, recompute, ranks, devices, wire })
     }
 
     /// The element type on a card, or on GPUs as they come.
@@ -194,13 +207,21 @@ pub fn run(args: &Args) -> Result<()> {
         .filter(|(_, plan)| memory.is_none_or(|memory| plan.total() <= memory))
         .map(|(batch, _)| *batch)
         .collect();
+    if let (Some(Batch::Count(batch)), Some(tokens), 2..) = (args.batch, args.tokens_per_step, subject.ranks) {
+        exchange::micro_steps(&subject, batch, tokens)?;
+    }
+    let link = args.link.unwrap_or(&exchange::LINKS[0]);
     let costs = Cost { tokens: args.all_tokens(), price: args.price_per_hour };
     let elem = |card: &Card| args.elem(Some(card));
-    let predicted = predicted::print(&args.predicted, &cards, &subject, elem, &fitting, &costs)?;
+    let shared = (subject.devices > 1).then_some(predicted::Shared { link, tokens: args.tokens_per_step });
+    let predicted = predicted::print(&args.predicted, &cards, &subject, elem, &fitting, &costs, shared.as_ref())?;
+    if subject.devices > 1 {
+        say_exchange(args, link, &subject);
+    }
     if cards.len() > 1 {
         return Ok(());
     }
-    let together = shared(args, &subject, predicted.as_ref())?;
+    let together = together(args, link, &subject, predicted.as_ref())?;
     cost(args, &subject, predicted.as_ref(), together)
 }
 
@@ -217,48 +238,46 @@ fn parse_link(text: &str) -> std::result::Result<&'static Link, String> {
     exchange::LINKS.iter().find(|link| link.name == text).ok_or_else(|| format!("expected one of {}", names()))
 }
 
-/// With several devices: the bytes that they exchange and the predicted time. Returns the tokens a second of all together, where
-/// one device's are predicted.
-fn shared(args: &Args, subject: &Subject, predicted: Option<&Predicted>) -> Result<Option<f64>> {
-    let devices = subject.devices;
-    if devices == 1 {
-        return Ok(None);
-    }
-    let link = args.link.unwrap_or(&exchange::LINKS[0]);
-    let traffic = Traffic::of(&exchange::options(subject.config, devices));
-    let ms = traffic.ms(link, MOST_COPIERS);
+/// With several devices: the bytes that they exchange.
+fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
+    let Subject { devices, ranks, .. } = *subject;
+    let all = Traffic::of(&subject.options(1)).all();
     say!(
-        "devices  {devices} of one rank each; a step moves {} MiB out of a device and {} MiB in, in f32",
-        mib(traffic.out),
-        mib(traffic.into)
+        "devices  {devices} of {} each; a step moves {} MiB out of a device and {} MiB in, gradients in {}, weights in f32",
+        if ranks == devices { "one rank".into() } else { format!("{} ranks", ranks / devices) },
+        mib(all.out),
+        mib(all.into),
+        args.wire
     );
     say!(
-        "exchange about {} ms a step over {} ({} GB/s out, {} in{}), {MOST_COPIERS} cores a device; predicted, not measured",
-        three(ms),
+        "link     {}: {} GB/s out, {} in{}; {MOST_COPIERS} cores of the host copy for each device",
         link.name,
         link.out_gb,
         link.in_gb,
         link.network_gb.map_or(String::new(), |gb| format!(", {gb} between machines"))
     );
-    let Some((batch, micro)) = predicted.and_then(Predicted::best) else { return Ok(None) };
-    let each = batch * subject.context * devices;
-    let tokens = args.tokens_per_step.unwrap_or(each as f64);
-    let micro_steps = tokens / each as f64;
-    if micro_steps < 1.0 || micro_steps.fract() != 0.0 {
-        let fault = Fault::at("--tokens-per-step", format!("{tokens} tokens"));
-        let fault = fault.expected(format!("a multiple of {each}: {devices} devices of batch {batch}"));
-        return Err(Error::usage(fault.advice("try another --batch")));
+}
+
+/// With several devices: the predicted step. Returns the tokens a second of all together, where one device's are predicted.
+fn together(args: &Args, link: &Link, subject: &Subject, predicted: Option<&Predicted>) -> Result<Option<f64>> {
+    if subject.devices == 1 {
+        return Ok(None);
     }
-    let computes = micro_steps * micro;
-    let speed = tokens / (computes + ms) * 1e3;
+    let Some((batch, micro)) = predicted.and_then(Predicted::best) else {
+        let ms = Traffic::of(&subject.options(1)).ms(link, MOST_COPIERS, 0.0);
+        say!("exchange at most about {} ms a step; predicted, not measured", three(ms));
+        return Ok(None);
+    };
+    let step = Together::predict(subject, link, batch, micro, args.tokens_per_step)?;
     say!(
-        "step     {tokens} tokens: {} ms of kernels and {} ms of exchange, {} tokens/s, efficiency {:.0} %; predicted",
-        three(computes),
-        three(ms),
-        three(speed),
-        100.0 * computes / (computes + ms)
+        "step     {} tokens: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; predicted, not measured",
+        step.tokens,
+        three(step.kernels_ms),
+        three(step.exchange_ms),
+        three(step.tokens_per_s()),
+        100.0 * step.efficiency()
     );
-    Ok(Some(speed))
+    Ok(Some(step.tokens_per_s()))
 }
 
 /// The batches to show.
@@ -280,12 +299,10 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
 
 fn too_little(subject: &Subject, gpu: &Gpu, memory: u64, batch: usize) -> Error {
     match subject.plan(gpu, batch) {
-        Ok(plan) => Error::memory(format!(
-            "memory: batch {batch} needs {} MiB, expected at most {} MiB; try a smaller --batch or --context, or \
-             --recompute block",
-            mib(plan.total()),
-            mib(memory)
-        )),
+        Ok(plan) => Error::memory(
+            Fault::at("memory", format!("batch {batch} needs {} MiB", mib(plan.total())))
+                .expected(format!("at most {} MiB", mib(memory))),
+        ),
         Err(error) => error,
     }
 }

@@ -6,6 +6,7 @@ use wgpt::error::{Error, Result};
 use wgpt::files::{bounded, open};
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::measure::Table;
+use wgpt::measure::exchange::{Link, Together};
 use wgpt::measure::plan::{Subject, mib};
 use wgpt::measure::predict::card::{Card, cards};
 use wgpt::measure::predict::code::Codes;
@@ -73,6 +74,14 @@ pub struct Cost {
     pub price: Option<f64>,
 }
 
+/// Several devices that share each step.
+pub struct Shared<'l> {
+    /// How they reach each other.
+    pub link: &'l Link,
+    /// Tokens of a step, if that is asked for.
+    pub tokens: Option<f64>,
+}
+
 /// Predicts and prints: on one card every batch that fits, on several cards one batch on each.
 pub fn print(
     args: &Args,
@@ -81,6 +90,7 @@ pub fn print(
     elem: impl Fn(&Card) -> Elem,
     batches: &[usize],
     cost: &Cost,
+    shared: Option<&Shared>,
 ) -> Result<Option<Predicted>> {
     let read = |path: &PathBuf| {
         let place = path.display().to_string();
@@ -124,7 +134,10 @@ pub fn print(
                     Err(why) => without.push(format!("{}: not predicted: {why}", card.name)),
                 }
             }
-            say_lines!("\npredicted for batch {batch}, not measured\n{}", compare(&predictions, subject, batch, cost)?);
+            say_lines!(
+                "\npredicted for batch {batch}, not measured\n{}",
+                compare(&predictions, subject, batch, cost, shared)?
+            );
             without.iter().for_each(|line| say!("{line}"));
             for (_, prediction) in predictions.iter().filter(|_| args.kernels) {
                 say_lines!("\n{}", prediction.report());
@@ -135,9 +148,18 @@ pub fn print(
 }
 
 /// Cards side by side.
-fn compare(predictions: &[(&Card, Prediction)], subject: &Subject, batch: usize, cost: &Cost) -> Result<Table> {
+fn compare(
+    predictions: &[(&Card, Prediction)],
+    subject: &Subject,
+    batch: usize,
+    cost: &Cost,
+    shared: Option<&Shared>,
+) -> Result<Table> {
     let costs = cost.tokens.is_some() || cost.price.is_some();
     let mut heading = vec!["<card", "<type", "ms a micro-step", "tokens/s"];
+    if shared.is_some() {
+        heading.extend(["ms by the exchange", "tokens/s of all", "efficiency %"]);
+    }
     heading.extend(["hours", "dollars"].iter().take(usize::from(costs) + usize::from(cost.price.is_some())));
     heading.push("<memory");
     let mut table = Table::new(&heading);
@@ -150,8 +172,13 @@ fn compare(predictions: &[(&Card, Prediction)], subject: &Subject, batch: usize,
         } else {
             format!("does not fit: needs {} of {} MiB", mib(needed), mib(has))
         };
-        let speed = prediction.tokens_per_s();
+        let mut speed = prediction.tokens_per_s();
         let mut row = vec![card.name.clone(), prediction.precision.into(), three(prediction.ms()), three(speed)];
+        if let Some(Shared { link, tokens }) = shared {
+            let step = Together::predict(&Subject { elem, ..*subject }, link, batch, prediction.ms(), *tokens)?;
+            speed = step.tokens_per_s();
+            row.extend([three(step.exchange_ms), three(speed), format!("{:.0}", 100.0 * step.efficiency())]);
+        }
         let hours = cost.tokens.unwrap_or(super::plan::TOKENS) / speed / 3600.0;
         if costs {
             row.push(three(hours));

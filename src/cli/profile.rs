@@ -8,15 +8,18 @@ use serde_json::json;
 use wgpt::data::{Batches, LoaderConfig, Part, TokenFormat, token_paths};
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic;
-use wgpt::gpu::{Elem, Gpu, Options};
-use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS};
+use wgpt::gpu::{Elem, Gpu, Options, devices};
+use wgpt::measure::exchange::{Exchanged, Traffic};
+use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Subject};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::code::Codes;
 use wgpt::measure::predict::{self, Beside};
+use wgpt::measure::steps::Facts;
 use wgpt::measure::table::number;
 use wgpt::measure::tune;
 use wgpt::measure::{self, Count, Profile, Roofs, Steps, trace};
 use wgpt::model::{Config, Recompute, init};
+use wgpt::train::settings::Wire;
 use wgpt::train::{Sizes, Trainer, TrainerOptions};
 
 use super::precision::{self, Precision};
@@ -33,7 +36,8 @@ const MOST_MICRO_STEPS: usize = 1024;
   wgpt profile --model d12 --batch 4 --context 64
   wgpt profile --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 --context 128 --trace trace.json
   wgpt profile --count --model d12 --batch 64 --context 1024
-  wgpt profile --statistics --model d12 --batch 16")]
+  wgpt profile --statistics --model d12 --batch 16
+  wgpt profile --devices all --model d12 --batch 64 --wire bf16")]
 pub struct Args {
     #[command(flatten)]
     shape: Shape,
@@ -44,7 +48,7 @@ pub struct Args {
     /// Tokens of a sequence [default: 1024, on a software adapter 64]
     #[arg(long)]
     context: Option<usize>,
-    /// Micro-steps of a step
+    /// Micro-steps of a step, of each device
     #[arg(long, default_value_t = 1)]
     accumulation: usize,
     /// Element type of matrix operands
@@ -102,11 +106,27 @@ pub struct Args {
     /// Adapter by index or part of its name
     #[arg(long)]
     device: Option<String>,
+    /// Devices that share each step, one rank each, as `wgpt train` has them: adds the exchange
+    #[arg(long, value_name = "all|LIST", conflicts_with_all = ["device", "count", "statistics", "roofs"])]
+    devices: Option<String>,
+    /// Allow a GPU twice in --devices
+    #[arg(long, requires = "devices")]
+    share_device: bool,
+    /// Element type of gradients on their way between devices
+    #[arg(long, value_enum, default_value_t = Wire::F32, requires = "devices")]
+    wire: Wire,
 }
 
 impl Args {
-    fn sizes(&self, context: usize) -> Result<(Config, Sizes)> {
-        let sizes = Sizes { batch: self.batch, context, accumulation: self.accumulation };
+    /// The adapters to open, each by its number, or the one that is asked for.
+    fn devices(&self) -> Result<Vec<Option<String>>> {
+        let Some(asked) = &self.devices else { return Ok(vec![self.device.clone()]) };
+        let chosen = devices::choose(asked, self.share_device)?;
+        Ok(chosen.into_iter().map(|number| Some(number.to_string())).collect())
+    }
+
+    fn sizes(&self, context: usize, devices: usize) -> Result<(Config, Sizes)> {
+        let sizes = Sizes { batch: self.batch, context, accumulation: self.accumulation.saturating_mul(devices) };
         for (flag, value) in [("--batch", self.batch), ("--context", context), ("--accumulation", self.accumulation)] {
             if value == 0 {
                 return Err(Error::usage(format!("{flag}: 0, expected at least 1")));
@@ -148,53 +168,72 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
     }
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
-    let elem = precision::resolve(args.precision, args.device.as_deref())?;
+    let names = args.devices()?;
+    let elem = precision::resolve(args.precision, names[0].as_deref())?;
     let matrices = elem == Elem::F16;
     if args.experimental && args.precision == precision::Precision::F32 {
         return Err(Error::usage("--experimental: its matrices are of f16, expected --precision f16 or auto with it"));
     }
-    let mut gpu = Gpu::open(&Options {
-        device: args.device.clone(),
+    let options = |device: &Option<String>| Options {
+        device: device.clone(),
         matrices,
         checked: args.checked,
         driver_checks: args.driver_checks,
         statistics: args.statistics,
         experimental: args.experimental,
         ..Options::default()
-    })?;
-    precision::check(elem, &gpu.caps)?;
-    if args.statistics && gpu.statistics().is_none() {
-        return Err(no_statistics(&gpu));
-    }
-    let card = card.or_else(|| Card::of_adapter(&gpu.caps.name));
-    if args.roofs {
-        return rates(args, &gpu, card);
-    }
-    let found = tune::load(&mut gpu.caps);
-    let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
-    let (config, sizes) = args.sizes(context)?;
-    // before anything is made: sizes that no memory holds end here
-    let planned = Count::new(gpu.caps.clone(), config, sizes, elem, args.recompute)?;
-    let mut loader = if args.data.is_empty() {
-        measure::random_batches(&config, &sizes, 8)?
-    } else {
-        let sources = token_paths::open(&args.data, Part::Train, args.data_format)?;
-        Batches::new(sources, LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
     };
-    let options = TrainerOptions { elem, recompute: args.recompute, ..TrainerOptions::new(config, sizes) };
-    let mut trainer = Trainer::new(&gpu, options)?;
-    if args.statistics {
-        return statistics(args, &trainer, card);
+    let mut gpus = devices::open(&names.iter().map(options).collect::<Vec<_>>())?;
+    gpus.iter().try_for_each(|gpu| precision::check(elem, &gpu.caps))?;
+    if args.statistics && gpus[0].statistics().is_none() {
+        return Err(no_statistics(&gpus[0]));
     }
-    trainer.load(&init::init(config, 42))?;
-    // before the steps, so that the timed step follows them in the trace
-    let timed = gpu.caps.timestamps && !args.wall;
-    let roofs = if timed { Some(Roofs::measure(&gpu, Duration::from_millis(300))?) } else { None };
+    let card = card.or_else(|| Card::of_adapter(&gpus[0].caps.name));
+    if args.roofs {
+        return rates(args, &gpus[0], card);
+    }
+    let found = tune::load_all(&mut gpus);
+    let (gpus, gpu) = (&gpus[..], &gpus[0]);
+    let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
+    let (config, sizes) = args.sizes(context, gpus.len())?;
+    let (ranks, devices) = (gpus.len(), gpus.len());
+    let subject =
+        Subject { config, context, elem, recompute: args.recompute, ranks, devices, wire: args.wire.format() };
+    // before anything is made: sizes that no memory holds end here
+    let planned_bytes = subject.plan(gpu, sizes.batch)?.total();
+    let sources = match args.data.is_empty() {
+        true => None,
+        false => Some(token_paths::open(&args.data, Part::Train, args.data_format)?),
+    };
+    let options = TrainerOptions { sizes, ..subject.options(sizes.batch) };
+    if args.statistics {
+        return statistics(args, &Trainer::new(gpu, options)?, card);
+    }
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
-    let steps = Steps::run(&mut trainer, &mut loader, 1, args.steps, time)?;
-    say_device(&gpu);
+    let measured = measure::steps::on_devices(gpus, options, |trainer| {
+        let mut loader = match &sources {
+            None => measure::random_batches(&config, &sizes, 8)?,
+            Some(sources) => {
+                Batches::new(sources.clone(), LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
+            }
+        };
+        trainer.load(&init::init(config, 42))?;
+        let is_first = trainer.part().device == 0;
+        // before the steps, so that the timed step follows them in the trace
+        let timed = is_first && trainer.gpu().caps.timestamps && !args.wall;
+        let roofs = timed.then(|| Roofs::measure(trainer.gpu(), Duration::from_millis(300))).transpose()?;
+        let steps = Steps::run(trainer, &mut loader, 1, args.steps, time)?;
+        let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
+        let profile = roofs.map(|roofs| Ok::<_, Error>((Profile::run(trainer, runs)?, roofs))).transpose()?;
+        let facts = measure::steps::Facts::new(&steps, trainer, planned_bytes);
+        Ok(Measured { steps, facts, kernels: trainer.kernel_summary(), profile })
+    })?;
+    let [first, others @ ..] = &measured[..] else { return Ok(()) };
+    let Measured { steps, facts, kernels, profile } = first;
+    gpus.iter().for_each(say_device);
+    let several = if devices > 1 { format!(" on {devices} devices") } else { String::new() };
     say!(
-        "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}; {}",
+        "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}{several}; {}",
         config.layers,
         config.channels,
         config.vocab,
@@ -206,30 +245,28 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(line) = &tuned {
         say!("tuned   {line}");
     }
-    let facts = measure::steps::Facts::new(&steps, &trainer, &planned);
     stdout::text(&facts.report());
+    let exchanged = (devices > 1).then(|| Exchanged::new(&Traffic::of(&options), steps));
+    if let Some(exchanged) = &exchanged {
+        say_lines!("{}", exchanged.report(&args.wire.to_string()));
+    }
     let about = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "version": env!("CARGO_PKG_VERSION")});
-    let profile = if args.wall {
-        None
-    } else if let Some(roofs) = roofs {
+    let mut beside = None;
+    if let Some((profile, roofs)) = profile {
         say_lines!("roofs   {}\n", roofs.summary());
-        let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
-        let profile = Profile::run(&trainer, runs)?;
-        stdout::text(&profile.report(&roofs));
-        let beside = card.map(|card| Beside::new(card, &profile, &roofs));
+        stdout::text(&profile.report(roofs));
+        beside = card.map(|card| Beside::new(card, profile, roofs));
         if let (Some(beside), Some(card)) = (&beside, card) {
             say_lines!("\n{}", beside.report());
             if Card::of_adapter(&gpu.caps.name).is_none_or(|own| own.key != card.key) {
                 say_lines!("{} is not {}: the ratios compare two machines\n", gpu.caps.name, card.name);
             }
         }
-        Some((profile, roofs, beside))
-    } else {
+    } else if !args.wall {
         say!("kernels not timed: the adapter has no timestamps");
-        None
-    };
+    }
     if let Some(path) = &args.json {
-        let timed = profile.as_ref().map(|(profile, roofs, beside)| {
+        let timed = profile.as_ref().map(|(profile, roofs)| {
             json!({
                 "roofs": roofs, "kernels": profile.kernels(roofs), "gaps": profile.gaps(), "places": profile.places(),
                 "commands_ms": profile.commands_ms(), "gaps_ms": profile.gaps_ms(), "span_ms": profile.timings.span_ms,
@@ -241,17 +278,27 @@ pub fn run(args: &Args) -> Result<()> {
         step["batch"] = sizes.batch.into();
         step["context"] = context.into();
         step["accumulation"] = sizes.accumulation.into();
+        step["devices"] = devices.into();
         step["tuned"] = tuned.into();
-        step["kernels"] = trainer.kernel_summary().into();
-        write(path, &json!({"about": about, "step": step, "profile": timed}))?;
+        step["kernels"] = kernels.clone().into();
+        write(path, &json!({"about": about, "step": step, "profile": timed, "exchange": exchanged}))?;
     }
     if let Some(path) = &args.trace {
-        write(path, &trace::trace(&steps, profile.as_ref().map(|(profile, ..)| profile), &about))?;
+        let others: Vec<&Steps> = others.iter().map(|other| &other.steps).collect();
+        write(path, &trace::trace(steps, &others, profile.as_ref().map(|(profile, _)| profile), &about))?;
     }
-    if let Some((profile, ..)) = &profile {
+    if let Some((profile, _)) = &profile {
         say!("sum of kernels {} ms of a step's {} ms", number(profile.commands_ms()), number(steps.median_ms()));
     }
     Ok(())
+}
+
+/// Figures of one device.
+struct Measured {
+    steps: Steps,
+    facts: Facts,
+    kernels: Vec<String>,
+    profile: Option<(Profile, Roofs)>,
 }
 
 /// Measures the adapter's rates and sets them beside the card's.
@@ -328,7 +375,7 @@ fn say_device(gpu: &Gpu) {
 }
 
 fn count(args: &Args) -> Result<()> {
-    let (config, sizes) = args.sizes(args.context.unwrap_or(1024))?;
+    let (config, sizes) = args.sizes(args.context.unwrap_or(1024), 1)?;
     // no device: `auto` means a GPU with matrix units, as in `wgpt plan`
     let elem = if args.precision == Precision::F32 { Elem::F32 } else { Elem::F16 };
     let count = Count::new(plan::assumed(elem, LARGEST_BINDING), config, sizes, elem, args.recompute)?;

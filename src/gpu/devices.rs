@@ -3,6 +3,7 @@
 use crate::error::{Error, Fault, Result};
 
 use super::adapter::{self, Caps, DeviceInfo, Vendor};
+use super::context::{Gpu, Options};
 
 /// The place of an error about the devices that were asked for.
 pub const CHOICE_OF_SEVERAL: &str = "adapters";
@@ -109,6 +110,21 @@ fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> 
 
 fn are_one(a: &DeviceInfo, b: &DeviceInfo) -> bool {
     is_one_gpu([a, b].map(|device| (&*device.caps.backend, &*device.caps.bus)))
+}
+
+/// Opens adapters for a run. Kernels are then chosen for what all of them can run.
+///
+/// # Errors
+/// As [`Gpu::open`].
+pub fn open(all: &[Options]) -> Result<Vec<Gpu>> {
+    let mut gpus = all.iter().map(Gpu::open).collect::<Result<Vec<Gpu>>>()?;
+    let own: Vec<Caps> = gpus.iter().map(|gpu| gpu.caps.clone()).collect();
+    if let (Some(common), true) = (common(&own), gpus.len() > 1) {
+        for (gpu, own) in gpus.iter_mut().zip(own) {
+            gpu.caps = Caps { name: own.name, driver: own.driver, bus: own.bus, ..common.clone() };
+        }
+    }
+    Ok(gpus)
 }
 
 /// Returns what all of several adapters can do, under the name of the first: kernels that are chosen by it run on each.

@@ -361,6 +361,23 @@ impl Program {
         Self { commands: programs.into_iter().flat_map(|program| program.commands.iter().cloned()).collect() }
     }
 
+    /// Returns the number of commands until the last that may write to a tensor, that one included.
+    #[must_use]
+    pub fn written_until(&self, tensor: &Tensor) -> usize {
+        let (first, end) = (tensor.offset, tensor.offset + tensor.bytes());
+        let hits = |binding: &Binding| {
+            let is_there = binding.offset < end && first < binding.offset + binding.bytes;
+            binding.writes && binding.buffer == tensor.buffer.id && is_there
+        };
+        self.commands.iter().rposition(|command| command.bindings.iter().any(hits)).map_or(0, |last| last + 1)
+    }
+
+    /// A program of some of the commands.
+    #[must_use]
+    pub fn part(&self, commands: Range<usize>) -> Self {
+        Self { commands: self.commands[commands].to_vec() }
+    }
+
     /// Encodes all commands.
     pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
         let mut rest = self.commands.as_slice();

@@ -2,18 +2,27 @@
 //! speeds are those of data sheets and of others' measurements. It exists to be proved wrong by a measurement.
 //!
 //! # Formula
-//! A device has one queue: its copies out and in follow one another. Meanwhile the host copies, and a network carries, other
-//! buckets. So a step's exchange takes
+//! A device has one queue: its kernels and its copies out and in follow one another. Meanwhile the host copies, and a network
+//! carries, other buckets. The gradients of layers leave while the backward pass computes the layers before; those that are
+//! done last, and the weights, have nothing to hide behind. So the exchange makes a step longer by
 //!
-//! `max(out / out_gb + in / in_gb, copied / (copiers x copy_gb), out of the machine / network_gb) + one bucket through each`
+//! `max(queue of the early, host of the early - backward pass) + max(queue of the late, host of the late) + one bucket through each`
+//!
+//! where `queue` is `out / out_gb + in / in_gb`, and `host` is `max(copied / (copiers x copy_gb), copied / network_gb)`.
 //!
 //! # Left out
 //! Waits of devices for each other, the vote and the norm's small exchange, the speed of the host's memory where many devices share it,
 //! and what a smaller AdamW saves on each device.
 
-use crate::model::{Config, flat};
+use serde::Serialize;
+
+use super::plan::{Subject, mib};
+use super::steps::Steps;
+use super::table::number;
+use crate::error::{Error, Fault, Result};
+use crate::model::flat;
 use crate::train::TrainerOptions;
-use crate::train::trainer::Part;
+use crate::train::trainer::MOST_COPIERS;
 
 /// How devices reach the host's memory and each other.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,91 +47,283 @@ pub const LINKS: [Link; 3] = [
 /// GB/s that a core copies.
 pub const COPY_GB: f64 = 10.0;
 
+/// The backward pass's part of a micro-step: two of three products are its.
+const BACKWARD: f64 = 2.0 / 3.0;
+
+/// Bytes that leave a device, and that come to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// From the device to the host.
+    pub out: u64,
+    /// From the host to the device, each copied once on the host before.
+    pub into: u64,
+}
+
+impl std::ops::AddAssign for Bytes {
+    fn add_assign(&mut self, other: Self) {
+        self.out += other.out;
+        self.into += other.into;
+    }
+}
+
 /// Bytes of a step's exchange, of the device that has most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// From a device to the host.
-    pub out: u64,
-    /// From the host to a device, each copied once on the host before.
-    pub into: u64,
+    /// Of gradients that leave during the backward pass.
+    pub early: Bytes,
+    /// Of all else.
+    pub late: Bytes,
     /// The largest bucket in either direction.
     pub bucket: u64,
 }
 
 impl Traffic {
-    /// Counts the bytes of f32 that devices exchange for a model, as [`crate::train::Trainer`] moves them.
+    /// Counts the bytes that devices exchange for a model, as [`crate::train::Trainer`] moves them.
     #[must_use]
     pub fn of(options: &TrainerOptions) -> Self {
         let devices = options.part.devices;
         if devices == 1 {
             return Self::default();
         }
-        let buckets = flat::buckets(&options.config);
+        let (groups, buckets) = (flat::groups(&options.config), flat::buckets(&options.config));
+        // of the layers before the last only the first has no layer to hide behind
+        let order = flat::by_completion(&options.config);
+        let early: Vec<usize> = order[..options.config.layers.saturating_sub(1).min(groups.len())].to_vec();
         let held = |device: usize| options.nodes(device).len() as u64;
         let nodes: u64 = (0..devices).map(held).sum();
+        let element = options.wire.map_or(4, |_| 2);
         let of_device = |device: usize| {
             let mut all = Self::default();
             for bucket in &buckets {
-                let owned = 4 * bucket.owned(device, devices).len() as u64;
-                let others = 4 * bucket.elements.len() as u64 - owned;
-                let (gradients, weights) = ([others * held(device), owned * (nodes - held(device))], [owned, others]);
-                all.out += gradients[0] + weights[0];
-                all.into += gradients[1] + weights[1];
-                all.bucket = gradients.into_iter().chain(weights).fold(all.bucket, u64::max);
+                let owned = bucket.owned(device, devices).len() as u64;
+                let others = bucket.elements.len() as u64 - owned;
+                let gradients =
+                    Bytes { out: element * others * held(device), into: element * owned * (nodes - held(device)) };
+                let weights = Bytes { out: 4 * owned, into: 4 * others };
+                *(if early.contains(&bucket.group) { &mut all.early } else { &mut all.late }) += gradients;
+                all.late += weights;
+                let most = [gradients.out, gradients.into, weights.out, weights.into].into_iter().max();
+                all.bucket = all.bucket.max(most.unwrap_or(0));
             }
             all
         };
-        (0..devices).map(of_device).max_by_key(|traffic| traffic.out + traffic.into).unwrap_or_default()
+        (0..devices).map(of_device).max_by_key(|traffic| traffic.all().out + traffic.all().into).unwrap_or_default()
     }
 
-    /// Predicts the milliseconds that a step's exchange takes over a link, with so many threads that copy for a device.
+    /// Both.
     #[must_use]
-    pub fn ms(&self, link: &Link, copiers: usize) -> f64 {
+    pub fn all(&self) -> Bytes {
+        let mut all = self.early;
+        all += self.late;
+        all
+    }
+
+    /// Predicts the milliseconds by which the exchange makes a step longer over a link, with so many threads that copy for a device,
+    /// behind a backward pass of so many milliseconds.
+    #[must_use]
+    pub fn ms(&self, link: &Link, copiers: usize, backward_ms: f64) -> f64 {
         let ms = |bytes: u64, gb: f64| bytes as f64 / gb / 1e6;
         let copy_gb = COPY_GB * copiers as f64;
-        let queue = ms(self.out, link.out_gb) + ms(self.into, link.in_gb);
         let network = |bytes: u64| link.network_gb.map_or(0.0, |gb| ms(bytes, gb));
-        let longest = queue.max(ms(self.into, copy_gb)).max(network(self.into));
+        let queue = |bytes: Bytes| ms(bytes.out, link.out_gb) + ms(bytes.into, link.in_gb);
+        let host = |bytes: Bytes| ms(bytes.into, copy_gb).max(network(bytes.into));
+        let early = queue(self.early).max(host(self.early) - backward_ms);
+        let late = queue(self.late).max(host(self.late));
         let bucket = self.bucket;
-        longest + ms(bucket, link.out_gb) + ms(bucket, copy_gb) + network(bucket) + ms(bucket, link.in_gb)
+        early + late + ms(bucket, link.out_gb) + ms(bucket, copy_gb) + network(bucket) + ms(bucket, link.in_gb)
     }
 }
 
-/// Returns what [`Traffic::of`] takes for a model on devices that have a rank each.
-#[must_use]
-pub fn options(config: Config, devices: usize) -> TrainerOptions {
-    let sizes = crate::train::Sizes { batch: 1, context: 1, accumulation: devices };
-    TrainerOptions { ranks: devices, part: Part { device: 0, devices }, ..TrainerOptions::new(config, sizes) }
+/// A predicted step of several devices.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Together {
+    /// Tokens of the step.
+    pub tokens: f64,
+    /// Milliseconds of each device's micro-steps.
+    pub kernels_ms: f64,
+    /// Milliseconds by which the exchange makes it longer.
+    pub exchange_ms: f64,
+}
+
+impl Together {
+    /// Predicts a step of so many tokens, without them of one micro-step a rank, from the milliseconds of a micro-step.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the step's tokens are not as many micro-steps of each rank.
+    pub fn predict(subject: &Subject, link: &Link, batch: usize, micro_ms: f64, tokens: Option<f64>) -> Result<Self> {
+        let tokens = tokens.unwrap_or((batch * subject.context * subject.ranks) as f64);
+        let micro_steps = micro_steps(subject, batch, tokens)?;
+        let exchange_ms = Traffic::of(&subject.options(batch)).ms(link, MOST_COPIERS, BACKWARD * micro_ms);
+        Ok(Self { tokens, kernels_ms: micro_steps * micro_ms, exchange_ms })
+    }
+
+    /// Milliseconds of the step.
+    #[must_use]
+    pub fn ms(&self) -> f64 {
+        self.kernels_ms + self.exchange_ms
+    }
+
+    /// Tokens a second of all devices.
+    #[must_use]
+    pub fn tokens_per_s(&self) -> f64 {
+        self.tokens / self.ms() * 1e3
+    }
+
+    /// The part of the time in which devices compute.
+    #[must_use]
+    pub fn efficiency(&self) -> f64 {
+        self.kernels_ms / self.ms()
+    }
+}
+
+/// Returns the micro-steps of one device in a step of so many tokens.
+///
+/// # Errors
+/// [`Error::Usage`] if these are not as many for each rank.
+pub fn micro_steps(subject: &Subject, batch: usize, tokens: f64) -> Result<f64> {
+    let all = subject.context * subject.ranks;
+    let each = (batch * all) as f64;
+    if tokens >= each && (tokens / each).fract() == 0.0 {
+        return Ok(tokens / each * (subject.ranks / subject.devices) as f64);
+    }
+    let ranks = if subject.ranks > 1 { format!(" times {} ranks", subject.ranks) } else { String::new() };
+    let fault = Fault::at("--tokens-per-step", format!("{tokens} tokens"));
+    let fault = fault.expected(format!("a multiple of {each}: batch {batch} times context {}{ranks}", subject.context));
+    let divides = |batch: &usize| (tokens / (batch * all) as f64).fract() == 0.0;
+    let smaller = (1..batch).rev().find(divides).map(|batch| format!("--batch {batch} or "));
+    let next = ((tokens / each).ceil().max(1.0)) * each;
+    Err(Error::usage(fault.advice(format!("try {}--tokens-per-step {next}", smaller.unwrap_or_default()))))
+}
+
+/// A step's exchange as it was measured on the first device.
+#[derive(Debug, Clone, Serialize)]
+pub struct Exchanged {
+    /// Bytes a step from the device to the host.
+    pub out_bytes: u64,
+    /// Bytes a step from the host to the device.
+    pub into_bytes: u64,
+    /// Milliseconds a step from the last micro-step's first bucket to the last sum, the rest of the micro-step among them.
+    pub gradients_ms: f64,
+    /// Milliseconds a step in which the host waited for other devices and copied, gradients and weights.
+    pub host_ms: f64,
+    /// Milliseconds a step in which the host waited for bytes of its own device: for kernels, too.
+    pub wait_ms: f64,
+    /// Milliseconds a step of the norm's small exchange.
+    pub norm_ms: f64,
+    /// Milliseconds a step of the weights' exchange.
+    pub weights_ms: f64,
+}
+
+impl Exchanged {
+    /// Takes it from the spans of steps.
+    #[must_use]
+    pub fn new(traffic: &Traffic, steps: &Steps) -> Self {
+        let Bytes { out, into } = traffic.all();
+        Self {
+            out_bytes: out,
+            into_bytes: into,
+            gradients_ms: steps.whole_ms("exchange gradients"),
+            host_ms: steps.whole_ms("exchange a bucket"),
+            wait_ms: steps.whole_ms("wait for a departure"),
+            norm_ms: steps.whole_ms("exchange the norm"),
+            weights_ms: steps.whole_ms("exchange weights"),
+        }
+    }
+
+    /// Two lines.
+    #[must_use]
+    pub fn report(&self, wire: &str) -> String {
+        format!(
+            "exchange gradients {} ms with the end of the backward pass, norm {} ms, weights {} ms a step\n         {} MiB out and {} MiB in, \
+             gradients in {wire}; of that {} ms with other devices on the host, {} ms waiting for the own device",
+            number(self.gradients_ms),
+            number(self.norm_ms),
+            number(self.weights_ms),
+            mib(self.out_bytes),
+            mib(self.into_bytes),
+            number(self.host_ms),
+            number(self.wait_ms)
+        )
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::Elem;
+    use crate::model::{Config, Recompute};
+    use crate::ops::wire::Format;
+
+    fn subject(ranks: usize, devices: usize, wire: Option<Format>) -> Subject {
+        let config = Config::from_descriptor("d12").unwrap();
+        Subject { config, context: 1024, elem: Elem::F16, recompute: Recompute::None, ranks, devices, wire }
+    }
+
+    fn traffic(ranks: usize, devices: usize, wire: Option<Format>) -> Traffic {
+        Traffic::of(&subject(ranks, devices, wire).options(1))
+    }
 
     #[test]
     fn bytes_are_those_of_zero_1() {
-        let config = Config::from_descriptor("d12").unwrap();
-        let padded = 4 * flat::groups(&config).iter().map(|group| group.len as u64).sum::<u64>();
-        assert_eq!(Traffic::of(&options(config, 1)), Traffic::default());
+        let groups = flat::groups(&subject(1, 1, None).config);
+        let padded = groups.iter().map(|group| group.len as u64).sum::<u64>();
+        assert_eq!(traffic(1, 1, None), Traffic::default());
         for devices in [2, 4, 8] {
-            let traffic = Traffic::of(&options(config, devices));
-            // all leave once and come (N-1)/N twice, but for the blocks that do not divide
-            let come = 2 * padded * (devices as u64 - 1) / devices as u64;
-            assert!(traffic.out.abs_diff(padded) * 100 < padded, "{devices}: {traffic:?}");
-            assert!(traffic.into.abs_diff(come) * 50 < come, "{devices}: {traffic:?}");
-            assert!(traffic.bucket <= 4 * 256 * flat::BLOCK as u64);
+            for (wire, element) in [(None, 4), (Some(Format::Bf16), 2), (Some(Format::F16), 2)] {
+                let Traffic { early, late, bucket } = traffic(devices, devices, wire);
+                let others = padded * (devices as u64 - 1) / devices as u64;
+                // of gradients what others own leaves, and what is owned comes from each; of weights the reverse
+                let (out, into) = (element * others + 4 * (padded - others), (element + 4) * others);
+                let all = Bytes { out: early.out + late.out, into: early.into + late.into };
+                // but for the blocks that do not divide
+                assert!(all.out.abs_diff(out) * 50 < out, "{devices}: {all:?}, {out} out");
+                assert!(all.into.abs_diff(into) * 50 < into, "{devices}: {all:?}, {into} in");
+                // eleven of twelve layers hide behind another
+                let layers = element * others * 11 * 7_077_888 / padded;
+                assert!(early.into.abs_diff(layers) * 10 < layers, "{early:?}, {layers}");
+                assert!(bucket <= 4 * 256 * flat::BLOCK as u64);
+            }
         }
+        // two ranks a device add up before they leave; three do not make one node
+        assert_eq!(traffic(8, 4, None), traffic(4, 4, None));
+        assert!(traffic(6, 2, None).all().out > traffic(2, 2, None).all().out * 14 / 10);
     }
 
     #[test]
     fn the_slowest_of_queue_host_and_network_counts() {
-        let traffic = Traffic { out: 500_000_000, into: 900_000_000, bucket: 0 };
+        let late = Bytes { out: 500_000_000, into: 900_000_000 };
+        let traffic = Traffic { early: Bytes::default(), late, bucket: 0 };
         let [pcie4, pcie5, network] = LINKS;
-        assert!((traffic.ms(&pcie4, 4) - 56.0).abs() < 1e-9);
-        assert!((traffic.ms(&pcie5, 1) - 90.0).abs() < 1e-9);
-        assert!((traffic.ms(&pcie5, 4) - (500.0 / 52.8 + 900.0 / 45.0)).abs() < 1e-9);
-        assert!((traffic.ms(&network, 4) - 80.0).abs() < 1e-9);
+        let is = |found: f64, want: f64| assert!((found - want).abs() < 1e-9, "{found}, expected {want}");
+        is(traffic.ms(&pcie4, 4, 0.0), 56.0);
+        is(traffic.ms(&pcie5, 1, 0.0), 90.0);
+        is(traffic.ms(&pcie5, 4, 0.0), 500.0 / 52.8 + 900.0 / 45.0);
+        is(traffic.ms(&network, 4, 0.0), 80.0);
         let bucket = Traffic { bucket: 30_000_000, ..traffic };
-        assert!((bucket.ms(&pcie4, 4) - traffic.ms(&pcie4, 4) - 1.2 - 0.75 - 1.2).abs() < 1e-9);
+        is(bucket.ms(&pcie4, 4, 0.0), traffic.ms(&pcie4, 4, 0.0) + 1.2 + 0.75 + 1.2);
+        // what the host does for early buckets hides behind the backward pass, what the queue does not
+        let early = Traffic { early: late, late: Bytes::default(), bucket: 0 };
+        is(early.ms(&network, 4, 0.0), 80.0);
+        is(early.ms(&network, 4, 20.0), 60.0);
+        is(early.ms(&network, 4, 70.0), 56.0);
+    }
+
+    #[test]
+    fn a_step_is_divided_into_as_many_micro_steps_of_each_rank() {
+        let eight = subject(8, 4, None);
+        assert_eq!(micro_steps(&eight, 64, 524_288.0).unwrap(), 2.0);
+        assert_eq!(micro_steps(&eight, 16, 524_288.0).unwrap(), 8.0);
+        let error = |subject: &Subject, batch, tokens| micro_steps(subject, batch, tokens).unwrap_err().to_string();
+        let text = error(&eight, 48, 524_288.0);
+        assert!(
+            text.contains("multiple of 393216") && text.ends_with("try --batch 32 or --tokens-per-step 786432"),
+            "{text}"
+        );
+        // three do not divide it by any batch
+        let text = error(&subject(3, 3, None), 64, 524_288.0);
+        assert!(text.ends_with("try --tokens-per-step 589824"), "{text}");
+        let step = Together::predict(&eight, &LINKS[1], 64, 100.0, None).unwrap();
+        assert_eq!((step.tokens, step.kernels_ms), (524_288.0, 200.0));
+        assert!((step.efficiency() - 200.0 / step.ms()).abs() < 1e-12);
     }
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::{Caps, Elem, Gpu};
 use crate::model::activations::LOGITS_LABEL;
 use crate::model::{Config, Recompute};
+use crate::ops::wire::Format;
 
 use crate::measure::Table;
 use crate::train::settings::Settings;
@@ -43,9 +44,20 @@ pub struct Subject {
     pub ranks: usize,
     /// Devices that share the ranks; the plan is that of the one that needs most.
     pub devices: usize,
+    /// What gradients are rounded to on their way between devices.
+    pub wire: Option<Format>,
 }
 
 impl Subject {
+    /// Returns the options of a trainer of it, for B sequences a micro-step and one of those a rank.
+    #[must_use]
+    pub fn options(&self, batch: usize) -> TrainerOptions {
+        let Self { config, context, elem, recompute, ranks, devices, wire } = *self;
+        let sizes = Sizes { batch, context, accumulation: ranks };
+        let part = Part { device: 0, devices };
+        TrainerOptions { elem, recompute, ranks, part, wire, ..TrainerOptions::new(config, sizes) }
+    }
+
     /// Returns the plan for B sequences a micro-step on `gpu`, of which a dry copy is made. Micro-steps need nothing for
     /// themselves.
     ///
@@ -53,10 +65,7 @@ impl Subject {
     /// As [`Trainer::new`].
     pub fn plan(&self, gpu: &Gpu, batch: usize) -> Result<Plan> {
         let gpu = gpu.dry_copy();
-        let Self { config, context, elem, recompute, ranks, devices } = *self;
-        let sizes = Sizes { batch, context, accumulation: ranks };
-        let part = Part { device: 0, devices };
-        let options = TrainerOptions { elem, recompute, ranks, part, ..TrainerOptions::new(config, sizes) };
+        let options = self.options(batch);
         let _trainer = Trainer::new(&gpu, TrainerOptions { part: options.largest_part(), ..options })?;
         Ok(Plan { rows: gpu.ledger(), oversized: gpu.oversized() })
     }
@@ -109,12 +118,13 @@ impl Plan {
 const STAGING: usize = PARTS.len() - 1;
 
 /// Every label that a trainer allocates under, and the position of its part.
-const LABELS: [(&str, usize); 33] = [
+const LABELS: [(&str, usize); 34] = [
     ("weights", 0),
     ("weights as f16", 0),
     ("gradients", 1),
     ("loss", 1),
     ("received sums", 1),
+    ("packed sums", STAGING),
     ("weights' hash", STAGING),
     ("AdamW m", 2),
     ("AdamW v", 2),
@@ -286,7 +296,8 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
 fn subject(settings: &Settings) -> Subject {
     let (config, train) = (settings.config(), &settings.train);
     let (context, recompute, ranks) = (train.context, train.recompute, settings.data.ranks.max(1));
-    Subject { config, context, elem: settings.elem(), recompute, ranks, devices: settings.run.device_count }
+    let (devices, wire) = (settings.run.device_count, train.wire.format());
+    Subject { config, context, elem: settings.elem(), recompute, ranks, devices, wire }
 }
 
 /// Bytes of the weights on the host while a run starts, where they are in the adapter's memory.
@@ -315,8 +326,8 @@ mod tests {
         let mut labels = std::collections::BTreeSet::new();
         for elem in [Elem::F32, Elem::F16] {
             for recompute in [Recompute::None, Recompute::Gelu, Recompute::Ln, Recompute::Block] {
-                for devices in [1, 2] {
-                    let subject = Subject { config, context: 64, elem, recompute, ranks: 2, devices };
+                for (devices, wire) in [(1, None), (2, None), (2, Some(Format::Bf16))] {
+                    let subject = Subject { config, context: 64, elem, recompute, ranks: 2, devices, wire };
                     let plan = subject.plan(&Gpu::dry(assumed(elem, LARGEST_BINDING)), 4).expect("planned");
                     labels.extend(plan.rows.into_iter().map(|(label, _)| label));
                 }

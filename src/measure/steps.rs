@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::data::BatchSource;
-use crate::error::Result;
-use crate::gpu::Span;
-use crate::train::Trainer;
+use crate::error::{Error, Fault, Result};
+use crate::gpu::{Gpu, Span};
+use crate::train::collective::{Collective as _, Threads};
+use crate::train::trainer::Part;
+use crate::train::{Trainer, TrainerOptions};
 
-use crate::measure::count::Count;
+use crate::measure::flops_per_token;
 use crate::measure::table::number;
 
 /// Steps as training makes them: the host one step ahead of the device.
@@ -32,7 +34,8 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Runs `warm_up` steps, then as many as fit in `time`, between 2 and `most`. The learning rate is 0.
+    /// Runs `warm_up` steps, then as many as fit in `time`, between 2 and `most`. The learning rate is 0. Of devices that share the
+    /// steps the first one's time counts.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -55,7 +58,7 @@ impl Steps {
         let mut ends: Vec<Instant> = Vec::new();
         let mut step = 1;
         trainer.step(loader, step, 0.0)?;
-        while step < 2 || (step < most && begin.elapsed() < time) {
+        while goes_on(trainer, step < 2 || (step < most && begin.elapsed() < time))? {
             step += 1;
             trainer.step(loader, step, 0.0)?;
             trainer.report(true)?;
@@ -81,18 +84,64 @@ impl Steps {
         median(&self.ms)
     }
 
-    /// Milliseconds a step of each thing that the host did.
+    /// Milliseconds a step of each thing that the host did, without the things that it did meanwhile.
     #[must_use]
     pub fn host(&self) -> Vec<(&'static str, f64)> {
         let mut phases: Vec<(&'static str, f64)> = Vec::new();
+        // spans come in the order of their ends: those in which others lie behind these
+        let mut open: Vec<&Span> = Vec::new();
         for span in &self.spans {
+            let mut ms = span.ms();
+            while let Some(inner) = open.pop_if(|inner| inner.begin >= span.begin) {
+                ms -= inner.ms();
+            }
+            open.push(span);
             match phases.iter_mut().find(|(name, _)| *name == span.name) {
-                Some((_, ms)) => *ms += span.ms() / self.steps as f64,
-                None => phases.push((span.name, span.ms() / self.steps as f64)),
+                Some((_, sum)) => *sum += ms / self.steps as f64,
+                None => phases.push((span.name, ms / self.steps as f64)),
             }
         }
         phases
     }
+
+    /// Milliseconds a step of one thing, with all that the host did meanwhile.
+    #[must_use]
+    pub fn whole_ms(&self, name: &str) -> f64 {
+        self.spans.iter().filter(|span| span.name == name).map(Span::ms).sum::<f64>() / self.steps as f64
+    }
+}
+
+/// Returns what the first of the devices that share the steps says.
+fn goes_on(trainer: &mut Trainer, own: bool) -> Result<bool> {
+    Ok(trainer.share(&[u8::from(own)])?.first().is_some_and(|first| first == &[1]))
+}
+
+/// Makes the trainer of each of some devices, which share each step, and does the same on all; returns what comes of it in their
+/// order.
+///
+/// # Errors
+/// The first error on any device, which ends the others too.
+pub fn on_devices<T: Send>(
+    gpus: &[Gpu],
+    options: TrainerOptions,
+    work: impl Fn(&mut Trainer) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let devices = gpus.len();
+    if let [gpu] = gpus {
+        return Ok(vec![work(&mut Trainer::new(gpu, options)?)?]);
+    }
+    let on = |gpu: &Gpu, link: Threads| -> Result<T> {
+        let (part, ender) = (Part { device: link.device(), devices }, link.ender());
+        let made = Trainer::linked(gpu, TrainerOptions { part, ..options }, Some(Box::new(link)));
+        let result = made.and_then(|mut trainer| work(&mut trainer));
+        result.inspect_err(|error| ender.abort(error))
+    };
+    std::thread::scope(|scope| {
+        let link = Threads::of(devices).into_iter();
+        let threads: Vec<_> = gpus.iter().zip(link).map(|(gpu, link)| scope.spawn(|| on(gpu, link))).collect();
+        let panicked = |_| Error::gpu(Fault::at("device", "its thread panicked"));
+        threads.into_iter().map(|thread| thread.join().map_err(panicked).flatten()).collect()
+    })
 }
 
 /// The middle of some numbers; NaN of none.
@@ -152,24 +201,27 @@ pub struct Facts {
 impl Facts {
     /// Gathers them.
     #[must_use]
-    pub fn new(steps: &Steps, trainer: &Trainer, planned: &Count) -> Self {
-        let (ms, tokens) = (steps.median_ms(), trainer.sizes().tokens());
+    pub fn new(steps: &Steps, trainer: &Trainer, planned_bytes: u64) -> Self {
+        let (ms, sizes) = (steps.median_ms(), trainer.sizes());
+        let tokens = sizes.tokens();
         let host = steps.host();
         let gpu = trainer.gpu();
+        let commands = trainer.step_program().commands;
+        let dispatches = commands.iter().filter(|command| command.is_dispatch()).count() as u64;
         Self {
             tokens,
             steps: steps.steps,
             ms,
             spread: spread(&steps.ms),
             tokens_per_s: tokens as f64 / ms * 1e3,
-            flops: planned.formula_flops_per_token * tokens as f64 / ms * 1e3,
+            flops: flops_per_token(trainer.config(), sizes.context) * tokens as f64 / ms * 1e3,
             host_ms: host.iter().filter(|(name, _)| !name.starts_with("wait")).map(|(_, ms)| ms).sum(),
             host,
-            dispatches: planned.dispatches,
-            transfers: planned.transfers,
+            dispatches,
+            transfers: commands.len() as u64 - dispatches,
             submissions: steps.submissions,
             created: steps.created,
-            planned_bytes: planned.memory_bytes,
+            planned_bytes,
             allocated_bytes: gpu.allocated_bytes(),
             driver_bytes: gpu.driver_bytes(),
         }

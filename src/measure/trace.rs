@@ -25,10 +25,13 @@ fn event(name: &str, category: &str, (pid, tid): (u32, u32), begin_us: f64, end_
     json!({"ph": "X", "name": name, "cat": category, "pid": pid, "tid": tid, "ts": begin_us, "dur": duration, "args": args})
 }
 
-/// The trace of steps on the wall clock and of the step in which every command was timed. The device's clock is not
+/// Process number of the host's work for a second device.
+const OTHERS: u32 = 3;
+
+/// The trace of steps on the wall clock, of what the host did meanwhile for `others` that share them, and of the step in which every command was timed. The device's clock is not
 /// the host's: the timed step is drawn from the moment on at which the host began to encode it.
 #[must_use]
-pub fn trace(steps: &Steps, profile: Option<&Profile>, about: &Value) -> Value {
+pub fn trace(steps: &Steps, others: &[&Steps], profile: Option<&Profile>, about: &Value) -> Value {
     let us = |at: Instant| at.saturating_duration_since(steps.begin).as_secs_f64() * 1e6;
     let mut events = vec![
         named("process_name", HOST, "host"),
@@ -38,9 +41,18 @@ pub fn trace(steps: &Steps, profile: Option<&Profile>, about: &Value) -> Value {
         named("thread_name", KERNELS, "kernels"),
         named("thread_name", PLACES, "layers"),
     ];
-    for Span { name, begin, end } in &steps.spans {
-        let category = if name.starts_with("wait") { "wait" } else { "host" };
-        events.push(event(name, category, HOST, us(*begin), us(*end), json!({})));
+    let phases = |track: (u32, u32), steps: &Steps, events: &mut Vec<Value>| {
+        for Span { name, begin, end } in &steps.spans {
+            let category = ["wait", "exchange"].into_iter().find(|kind| name.starts_with(kind)).unwrap_or("host");
+            events.push(event(name, category, track, us(*begin), us(*end), json!({})));
+        }
+    };
+    phases(HOST, steps, &mut events);
+    for (number, other) in others.iter().enumerate() {
+        let track = (OTHERS + number as u32, 1);
+        events.push(named("process_name", track, &format!("host of device {}", number + 1)));
+        events.push(named("thread_name", track, "phases"));
+        phases(track, other, &mut events);
     }
     let mut begin = steps.begin;
     for (i, end) in steps.ends.iter().enumerate() {

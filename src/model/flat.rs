@@ -95,6 +95,17 @@ pub fn groups(config: &Config) -> Vec<Group> {
     embeddings.chain(layers).chain([Group::new(false, vectors, config)]).collect()
 }
 
+/// Returns the positions of a model's groups in the order in which the backward pass is done with their gradients: the last layer
+/// first, then what several layers have, and the embeddings, whose tokens come last.
+#[must_use]
+pub fn by_completion(config: &Config) -> Vec<usize> {
+    let groups = groups(config);
+    let is_layer = |position: &usize| groups[*position].decays && groups[*position].members[0].param.per_layer;
+    let (mut layers, others): (Vec<usize>, Vec<usize>) = (0..groups.len()).partition(is_layer);
+    layers.reverse();
+    layers.into_iter().chain(others.into_iter().rev()).collect()
+}
+
 /// Neighbouring blocks of a group that are exchanged together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
@@ -200,6 +211,21 @@ mod tests {
                 assert!(most - least <= unit.max(most / 10), "{devices} devices own {owned:?}");
             }
         }
+    }
+
+    #[test]
+    fn layers_are_done_from_the_last_to_the_first() {
+        let config = configs()[1];
+        let groups = groups(&config);
+        let order = by_completion(&config).into_iter().map(|position| {
+            let first = groups[position].members[0];
+            (first.param.name, first.layer, groups[position].decays)
+        });
+        let matrices = [2, 1, 0].map(|layer| ("qkvw", layer, true));
+        let last = [("wpe", 0, true), ("wte", 0, true)];
+        let order: Vec<_> = order.collect();
+        assert_eq!((&order[..3], &order[4..]), (&matrices[..], &last[..]));
+        assert!(!order[3].2);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
 use crate::run::steps::{Done, Outcome, Run, Screen};
 use crate::run::team::Team;
-use crate::run::watchdog::{Patience, Watchdog};
+use crate::run::watchdog::{self, Patience};
 use crate::train::TrainerOptions;
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Interval, RunFile, Settings, compare};
@@ -281,13 +281,9 @@ impl<'a> Session<'a> {
             }
             run.made_by = made_by;
             let dir = run.folder.dir().to_owned();
-            let watch = |(device, gpu): (usize, &Gpu)| {
-                let (hang, dir) = (self.hang?, dir.clone());
-                let name =
-                    if gpus.len() > 1 { format!("device {device} ({}): ", gpu.caps.name) } else { String::new() };
-                Some(Watchdog::new(gpu.waits(), Patience::of(gpu), move |what| hang(&dir, &format!("{name}{what}"))))
-            };
-            watchdogs.extend(gpus.iter().enumerate().filter_map(watch));
+            if let Some(hang) = self.hang {
+                watchdogs = watchdog::watch(gpus, Patience::of, move |what| hang(&dir, what));
+            }
             run.go(team, screen)
         })
         .map_err(|error| with_plan(error, gpu, settings))
@@ -372,6 +368,7 @@ fn trainer_options(settings: &Settings) -> TrainerOptions {
         elem: settings.elem(),
         recompute: settings.train.recompute,
         ranks: settings.data.ranks,
+        wire: settings.train.wire.format(),
         ..TrainerOptions::new(settings.config(), settings.sizes())
     }
 }

@@ -78,9 +78,25 @@ impl Watchdog {
     }
 }
 
+/// Watches each device of a run. `bark` gets the device's number and name with what was seen, where there are several.
+#[must_use]
+pub fn watch(
+    gpus: &[Gpu],
+    patience: impl Fn(&Gpu) -> Patience,
+    bark: impl Fn(&str) + Clone + Send + 'static,
+) -> Vec<Watchdog> {
+    let watch = |(device, gpu): (usize, &Gpu)| {
+        let (several, bark) = (gpus.len() > 1, bark.clone());
+        let name = if several { format!("device {device} ({}): ", gpu.caps.name) } else { String::new() };
+        Watchdog::new(gpu.waits(), patience(gpu), move |what| bark(&format!("{name}{what}")))
+    };
+    gpus.iter().enumerate().map(watch).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::Caps;
 
     #[test]
     fn patience_follows_what_is_usual() {
@@ -131,6 +147,18 @@ mod tests {
         kill_process(pid, Signal::CONT).unwrap();
         let text: Vec<String> = lines.collect();
         assert!(child.wait().unwrap().success(), "{text:?}");
+    }
+
+    #[test]
+    fn the_device_of_several_that_hangs_is_named() {
+        let named = |name: &str| Gpu::dry(Caps { name: name.into(), ..Caps::webgpu_defaults() });
+        let gpus = ["a card", "another", "a third"].map(named);
+        let patience = |_: &Gpu| Patience { at_first: Some(Duration::from_secs(1)), least: Duration::from_secs(1) };
+        let (sender, barks) = channel();
+        let _dogs = watch(&gpus, patience, move |text: &str| sender.send(text.to_owned()).unwrap());
+        let text = gpus[1].waits().during(|| barks.recv_timeout(Duration::from_secs(60)).unwrap());
+        assert!(text.starts_with("device 1 (another): the device has not answered for"), "{text}");
+        assert!(barks.recv_timeout(3 * LOOK).is_err(), "the others do not wait");
     }
 
     #[test]

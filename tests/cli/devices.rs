@@ -3,8 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use wgpt::data::{BatchSource as _, Loader, LoaderConfig, TokenSource};
+use wgpt::model::{Config, init};
+use wgpt::reference::gpt2::{self, Batch, Settings};
+use wgpt::reference::random::Random;
+
 use super::resume::{same, signal, start, wait_for};
-use super::{text_file, wgpt};
+use super::{metrics, text_file, wgpt};
 
 const FOUR_RANKS: [&str; 2] = ["--emulate-ranks", "4"];
 const TOKENS: [&str; 2] = ["--tokens-per-step", "128"];
@@ -46,6 +51,46 @@ fn several_devices_leave_what_one_leaves_however_they_end() {
     finish(dir, "ended", &of(&[]));
     same(&dir.join("one"), &dir.join("ended"));
     finish(dir, "four", &of(&shared("0,0,0,0")));
+}
+
+/// Two ranks on two devices take llm.c's batches: of two shards, and of a second epoch.
+#[test]
+fn devices_take_the_batches_of_their_ranks_from_shards() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path();
+    let paths = ["a.bin", "b.bin"].map(|name| dir.join(name));
+    let mut random = Random::new(5);
+    for (path, tokens) in paths.iter().zip([400, 300]) {
+        let tokens: Vec<u16> = random.tokens(tokens, 257).into_iter().map(|token| token as u16).collect();
+        wgpt::data::write_shard(path, &tokens).expect("shard");
+    }
+    let size = ["--tokenizer", "bytes", "--layers", "1", "--heads", "2", "--channels", "32", "--precision", "f32"];
+    let steps = ["--batch", "2", "--context", "16", "--steps", "12", "--lr", "1e-2", "--schedule", "constant"];
+    let run = |out: &str, more: &[&str]| {
+        let args = [&["train", "--data", "a.bin", "b.bin", "--out", out], &size[..], &steps, more].concat();
+        wgpt(dir, &args).ends_with(0);
+        metrics(&dir.join(out)).iter().filter_map(|line| line["loss"].as_f64()).collect::<Vec<f64>>()
+    };
+    let one = run("one", &["--emulate-ranks", "2"]);
+    let two = run("two", &shared("0,0"));
+    assert_eq!(one, two);
+    assert!(one.len() >= 12, "{one:?}");
+    // the batches of both ranks in an order that tests of the loader hold against llm.c's
+    let config = Config::new(16, 257, 1, 2, 32).expect("a model");
+    let sources = || paths.iter().map(|path| TokenSource::open(path).expect("tokens")).collect::<Vec<_>>();
+    let loader = |rank| LoaderConfig { ranks: 2, rank, ..LoaderConfig::new(2, 16, 257, Some(42)) };
+    let mut loaders = [0, 1].map(|rank| Loader::new(sources(), loader(rank)).expect("batches"));
+    let settings = Settings { lr: 1e-2, weight_decay: 0.1, ..Settings::default() };
+    let mut reference = gpt2::Trainer::new(&init::init(config, 42), settings);
+    for (step, found) in one.iter().enumerate().take(3) {
+        let batches = loaders.each_mut().map(|loader| {
+            let batch = loader.next_batch().expect("a batch");
+            (batch.inputs().to_vec(), batch.targets().to_vec())
+        });
+        let batches = batches.each_ref().map(|(tokens, targets)| Batch { tokens, targets, T: 16 });
+        let want = reference.step(&batches).loss;
+        assert!((found - want).abs() < 1e-4 * want, "step {}: {found}, expected {want}", step + 1);
+    }
 }
 
 #[test]

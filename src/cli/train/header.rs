@@ -11,6 +11,24 @@ use wgpt::train::settings::Settings;
 
 use crate::cli::terminal::say;
 
+/// Describes the ranks and how devices share them; none for one rank.
+pub fn ranks(settings: &Settings, devices: usize) -> Option<String> {
+    let (ranks, wire) = (settings.data.ranks, settings.train.wire);
+    match (ranks, devices) {
+        (..=1, _) => None,
+        (_, 1) => Some(format!("{ranks} on one device, one after the other")),
+        _ => {
+            let repeats = match wire.format() {
+                None => "sums of gradients and weights go through host memory".into(),
+                Some(_) => {
+                    format!("gradients go through host memory in {wire}: bits repeat only on {devices} devices")
+                }
+            };
+            Some(format!("{ranks} on {devices} devices, {} each: {repeats}", ranks / devices))
+        }
+    }
+}
+
 /// Prints device, model, data, step, kernels, memory and folder.
 pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[Caps], out: &Path, tuned: &Found) {
     let gpu = trainer.gpu();
@@ -42,13 +60,8 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[C
         settings.sizes().accumulation,
         t.steps
     );
-    let ranks = settings.data.ranks;
-    if devices.len() > 1 {
-        let each = ranks / devices.len();
-        say!(
-            "ranks    {ranks} on {} devices, {each} each: sums of gradients and weights go through host memory",
-            devices.len()
-        );
+    if let Some(line) = ranks(settings, devices.len()) {
+        say!("ranks    {line}");
     }
     say!("kernels  {}", trainer.kernel_summary().join(", "));
     if trainer.elem() == Elem::F16 {

@@ -2,7 +2,7 @@
 
 mod asked;
 mod fit;
-mod header;
+pub mod header;
 pub mod resolve;
 
 use std::cell::{Cell, RefCell};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use wgpt::data::Tokenizer;
 use wgpt::error::Result;
 use wgpt::files::atomic;
-use wgpt::gpu::{self, Caps, Elem, Gpu, Options};
+use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::measure::plan::check_memory;
 use wgpt::measure::tune::{self, Found};
 use wgpt::model::init;
@@ -159,36 +159,25 @@ pub fn run(args: &Args, mut asked: Asked) -> Result<()> {
     Ok(())
 }
 
-/// Opens the devices, once and again after a loss. Kernels are chosen for what all of them can run.
+/// Opens the devices, once and again after a loss.
 fn open(
     settings: &Settings,
     devices: &[Option<String>],
     planner: &Cell<Option<Gpu>>,
     tuned: &RefCell<Found>,
 ) -> Result<Vec<Gpu>> {
-    let open = |device: &Option<String>| {
-        let gpu = Gpu::open(&Options {
-            device: device.clone(),
-            checked: settings.run.checked,
-            matrices: settings.elem() == Elem::F16,
-            unrepaired: settings.run.no_spirv_repair,
-            // for the header, which names kernels that spill
-            statistics: true,
-            ..Options::default()
-        })?;
-        precision::check(settings.elem(), &gpu.caps)?;
-        Ok(gpu)
+    let options = |device: &Option<String>| Options {
+        device: device.clone(),
+        checked: settings.run.checked,
+        matrices: settings.elem() == Elem::F16,
+        unrepaired: settings.run.no_spirv_repair,
+        // for the header, which names kernels that spill
+        statistics: true,
+        ..Options::default()
     };
-    let mut gpus = devices.iter().map(open).collect::<Result<Vec<Gpu>>>()?;
-    let all: Vec<Caps> = gpus.iter().map(|gpu| gpu.caps.clone()).collect();
-    if let (Some(mut common), true) = (gpu::devices::common(&all), gpus.len() > 1) {
-        tuned.replace(tune::load(&mut common));
-        for (gpu, own) in gpus.iter_mut().zip(all) {
-            gpu.caps = Caps { name: own.name, driver: own.driver, bus: own.bus, ..common.clone() };
-        }
-    } else if let [gpu] = &mut gpus[..] {
-        tuned.replace(tune::load(&mut gpu.caps));
-    }
+    let mut gpus = gpu::devices::open(&devices.iter().map(options).collect::<Vec<_>>())?;
+    gpus.iter().try_for_each(|gpu| precision::check(settings.elem(), &gpu.caps))?;
+    tuned.replace(tune::load_all(&mut gpus));
     if let Some(planner) = planner.take()
         && let Some(last) = gpus.pop()
     {

@@ -45,7 +45,7 @@ use race::{Bench, NOTHING, Planted, Race};
 pub use attention::AttentionShape;
 pub use ceiling::Ceiling;
 pub use race::{Raced, Trial};
-pub use record::{Found, Record, load, path, prepare, save};
+pub use record::{Found, Record, load, load_all, path, prepare, save};
 
 /// The entry of a record: which kernel does a job.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
 use crate::files::bounded;
-use crate::gpu::Caps;
+use crate::gpu::{Caps, Gpu};
 
 /// The fastest kernels found on one adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,6 +118,14 @@ pub fn load(caps: &mut Caps) -> Found {
             Found::Kernels(caps.tuned.clone(), path)
         }
     }
+}
+
+/// [`load`] for the devices of a run, which use the same kernels: those of the first.
+pub fn load_all(gpus: &mut [Gpu]) -> Found {
+    let Some((first, others)) = gpus.split_first_mut() else { return Found::Nothing };
+    let found = load(&mut first.caps);
+    others.iter_mut().for_each(|gpu| gpu.caps.tuned = first.caps.tuned.clone());
+    found
 }
 
 /// Returns the path of the adapter's record, which [`save`] can write: a file beside it is made and removed. Makes the

@@ -56,6 +56,7 @@ fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
         ("beta2", train.beta2.to_string()),
         ("eps", train.eps.to_string()),
         ("precision", train.precision.name().to_owned()),
+        ("wire", train.wire.to_string()),
         ("seed", train.seed.to_string()),
     ]
 }

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub use compare::{Difference, differences};
 pub use file::{Record, RunFile};
 pub use recipe::Recipe;
-pub use values::{Batch, Bytes, Interval, Peak, Positive, Precision, WhenFull};
+pub use values::{Batch, Bytes, Interval, Peak, Positive, Precision, WhenFull, Wire};
 
 use crate::data::{TokenFormat, Tokenizer, TokenizerName, token_paths};
 use crate::error::{Error, Fault, Result};
@@ -130,6 +130,8 @@ pub struct TrainSettings {
     pub skip_norm_z: f32,
     /// Element type of matrix operands.
     pub precision: Elem,
+    /// Element type of gradients on their way between devices.
+    pub wire: Wire,
     /// Activations that the backward pass computes again. Moves no bit.
     pub recompute: Recompute,
     /// Seed of the first weights, the order of batches and the samples.
@@ -306,18 +308,17 @@ impl Settings {
             let place = format!("--batch {batch} times --context {context}");
             return Err(Error::usage(Fault::at(place, format!("{micro} tokens in one batch")).expected("under 2^30")));
         }
-        let next = |unit: usize| t.tokens_per_step.next_multiple_of(unit.max(1)).max(unit.max(1));
-        if t.tokens_per_step == 0 || !t.tokens_per_step.is_multiple_of(micro) {
-            let of = format!("--batch {batch} times --context {context} = {micro}");
-            let fault = Fault::at("--tokens-per-step", format!("{} is not a multiple of {of}", t.tokens_per_step));
-            return Err(Error::usage(fault.advice(format!("try {}", next(micro)))));
+        let ranks = self.data.ranks;
+        if ranks == 0 {
+            return Err(Error::usage(Fault::at("--emulate-ranks", "0").expected("at least 1")));
         }
-        let (ranks, sample) = (self.data.ranks, micro.saturating_mul(self.data.ranks));
-        if ranks == 0 || !t.tokens_per_step.is_multiple_of(sample) {
-            let of = format!("--batch {batch} times --context {context} tokens");
-            let what = format!("{ranks} ranks of {of} do not make a step of {}", t.tokens_per_step);
-            let fault = Fault::at("--emulate-ranks", what);
-            return Err(Error::usage(fault.advice(format!("try --tokens-per-step {}", next(sample)))));
+        let unit = micro.saturating_mul(ranks);
+        if t.tokens_per_step == 0 || !t.tokens_per_step.is_multiple_of(unit) {
+            let of_ranks = if ranks > 1 { format!(" times {ranks} ranks") } else { String::new() };
+            let of = format!("--batch {batch} times --context {context}{of_ranks} = {unit}");
+            let fault = Fault::at("--tokens-per-step", format!("{} is not a multiple of {of}", t.tokens_per_step));
+            let next = t.tokens_per_step.max(1).div_ceil(unit).saturating_mul(unit);
+            return Err(Error::usage(fault.advice(format!("try {next}"))));
         }
         let devices = self.run.device_count;
         if !ranks.is_multiple_of(devices.max(1)) {
@@ -422,6 +423,7 @@ impl TrainSettings {
             beta2: Some(self.beta2),
             eps: Some(self.eps),
             precision: Some(if self.precision == Elem::F16 { Precision::F16 } else { Precision::F32 }),
+            wire: Some(self.wire),
             recompute: Some(self.recompute),
             seed: Some(self.seed),
         }

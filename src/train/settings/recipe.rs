@@ -12,7 +12,7 @@ use crate::files::path_text::{list, maybe, several};
 use crate::model::Recompute;
 use crate::train::schedule::Shape;
 
-use super::values::{Batch, Bytes, Interval, Peak, Positive, Precision, Value, WhenFull, spelled};
+use super::values::{Batch, Bytes, Interval, Peak, Positive, Precision, Value, WhenFull, Wire, spelled};
 
 /// Settings as given: a recipe, or flags. Its parts are the tables of a recipe and the headings of `--help`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -180,6 +180,11 @@ pub struct Training {
     #[arg(long, value_enum)]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
+    /// Element type of gradients on their way between devices; one of 16 bits halves the bytes, and bits then repeat only on as many
+    /// devices [default: f32]
+    #[arg(long, value_enum)]
+    #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
+    pub wire: Option<Wire>,
     /// Activations that the backward pass computes again instead of keeping them: none, gelu, ln or block; bits stay the
     /// same [default: none]
     #[arg(long, value_name = "LEVEL", value_parser = Recompute::parse)]
@@ -220,7 +225,8 @@ pub struct Run {
     #[arg(long, value_parser = usize::parse)]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub sample_every: Option<usize>,
-    /// Memory that the run may use, as 24GiB or 800MB [default: what is free, on a software adapter]
+    /// Memory that the run may use on each device, as 24GiB or 800MB; devices of software share it [default: what is free, on a
+    /// software adapter]
     #[arg(long, value_name = "SIZE")]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,

@@ -250,6 +250,7 @@ impl Recipe {
             beta2: t.beta2.unwrap_or(0.95),
             eps: t.eps.unwrap_or(1e-8),
             precision: if t.precision == Some(Precision::F16) { Elem::F16 } else { Elem::F32 },
+            wire: t.wire.unwrap_or_default(),
             recompute: t.recompute.unwrap_or(Recompute::None),
             seed: t.seed.unwrap_or(42),
         }

@@ -199,7 +199,7 @@ fn only_what_moved_a_past_loss_must_be_equal() {
     for (i, change) in free.into_iter().enumerate() {
         assert_eq!(keys(change, 100), [""; 0], "change {i}");
     }
-    let fixed: [(Change, &str); 10] = [
+    let fixed: [(Change, &str); 11] = [
         (&|s| s.train.lr = 2e-3, "lr"),
         (&|s| s.train.warmup = 5, "warmup"),
         (&|s| s.train.schedule = Shape::Linear, "schedule"),
@@ -207,6 +207,7 @@ fn only_what_moved_a_past_loss_must_be_equal() {
         (&|s| s.train.seed = 1, "seed"),
         (&|s| s.train.clip = 0.5, "clip"),
         (&|s| s.train.precision = Elem::F16, "precision"),
+        (&|s| s.train.wire = Wire::Bf16, "wire"),
         (&|s| s.data.shuffle = false, "no-shuffle"),
         (&|s| s.data.ranks = 2, "emulate-ranks"),
         (&|s| s.model.shape.layers = 2, "layers"),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{TokenFormat, TokenizerName};
 use crate::formats::checkpoint::Keep;
 use crate::model::Recompute;
+use crate::ops::wire::Format;
 use crate::train::schedule::Shape;
 
 /// A value that flags and recipes spell alike.
@@ -48,7 +49,7 @@ macro_rules! read_themselves {
     )+};
 }
 
-read_themselves!(Batch, Interval, Bytes, Peak, Positive, Precision, TokenFormat, TokenizerName, WhenFull);
+read_themselves!(Batch, Interval, Bytes, Peak, Positive, Precision, TokenFormat, TokenizerName, WhenFull, Wire);
 
 impl Value for Recompute {
     fn parse(text: &str) -> Result<Self, String> {
@@ -286,6 +287,30 @@ pub enum Precision {
     Auto,
 }
 
+/// Element type of gradients on their way between devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Wire {
+    /// 32-bit floats, as they are
+    #[default]
+    F32,
+    /// The upper half of f32: half the bytes
+    Bf16,
+    /// 16-bit floats, scaled to their range: half the bytes
+    F16,
+}
+
+impl Wire {
+    /// The type of 16 bits; none for f32.
+    #[must_use]
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::F32 => None,
+            Self::Bf16 => Some(Format::Bf16),
+            Self::F16 => Some(Format::F16),
+        }
+    }
+}
+
 /// Reaction of a run to a full disk or a write error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum WhenFull {
@@ -318,7 +343,7 @@ macro_rules! named_by_clap {
     )+};
 }
 
-named_by_clap!(Precision, WhenFull);
+named_by_clap!(Precision, WhenFull, Wire);
 
 /// Returns the checkpoints to keep: at least the newest.
 pub(super) fn keep(newest: usize, every: usize) -> Keep {

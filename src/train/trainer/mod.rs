@@ -54,8 +54,8 @@ pub struct Trainer<'g> {
     micro: MicroStep,
     /// The device's ranks in their order.
     turns: Vec<Turn>,
-    /// The program behind each rank's last micro-step: additions of sums, and on a device without others, for the last
-    /// rank, the end of the step.
+    /// The program behind each rank's last micro-step: additions of sums, and for the last rank the end of the step, nothing
+    /// where an exchange is that.
     after: Vec<Program>,
     /// Norm, decision, update: the last thing of a step.
     finish: Finish,
@@ -102,18 +102,24 @@ impl<'g> Trainer<'g> {
         let model = Model::new(gpu, &options)?;
         let micro = MicroStep::record(gpu, &model, &options, &mut pool)?;
         model.start_loss_scale(gpu)?;
-        let finish = if devices > 1 {
-            Finish::Shared(Box::new(Exchange::new(gpu, &options, &model, link)?))
+        let turns = options.turns();
+        let last = turns.last().copied();
+        let finish = if let (Some(last), true) = (last, devices > 1) {
+            let last = micro.program(last.level, options.micro_steps_of_a_rank() - 1);
+            Finish::Shared(Box::new(Exchange::new(gpu, &options, &model, last, link)?))
         } else {
             let rule = UpdateRule::new(gpu, options.config)?;
             let program = model.record_end(gpu, &rule, &micro.norm)?;
             Finish::Alone { rule, program }
         };
         let eval = model.record_losses(gpu, &micro.acts)?;
-        let turns = options.turns();
-        let last = turns.last().map(|turn| turn.rank);
-        let ends = |rank: usize| finish.program().filter(|_| Some(rank) == last);
-        let after = turns.iter().map(|turn| Program::join(micro.additions(turn).chain(ends(turn.rank)))).collect();
+        let after = |turn: &Turn| match finish.program() {
+            Some(end) if Some(*turn) == last => Program::join(micro.additions(turn).chain([end])),
+            // the exchange has the last rank's additions, bucket by bucket
+            None if Some(*turn) == last => Program::default(),
+            _ => Program::join(micro.additions(turn)),
+        };
+        let after = turns.iter().map(after).collect();
         let acts = &micro.acts;
         let inputs_bytes: u64 = micro.inputs().iter().map(|tensor| tensor.bytes()).sum();
         Ok(Self {
@@ -273,7 +279,8 @@ impl<'g> Trainer<'g> {
         [self.micro.program(0, 0)].into_iter().chain(self.finish.program()).collect()
     }
 
-    /// Returns all commands of a step, its micro-steps one after the other.
+    /// Returns all commands of a step, its micro-steps one after the other. On a device that shares it, bytes leave and come
+    /// between some of them.
     #[must_use]
     pub fn step_program(&self) -> Program {
         let per_rank = self.options.micro_steps_of_a_rank();
@@ -282,7 +289,14 @@ impl<'g> Trainer<'g> {
             programs.extend((0..per_rank).map(|number| self.micro.program(turn.level, number)));
             programs.push(after);
         }
-        Program::join(programs)
+        match &self.finish {
+            Finish::Alone { .. } => Program::join(programs),
+            Finish::Shared(exchange) => {
+                // in the place of the last micro-step and of what follows it
+                programs.truncate(programs.len().saturating_sub(2));
+                Program::join(programs.into_iter().chain([&exchange.program()]))
+            }
+        }
     }
 
     /// The matrix and attention kernels of a step, each once: what decides its speed.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::gpu::Elem;
 use crate::model::{Config, Recompute, flat};
+use crate::ops::wire::Format;
 use crate::train::optimizer::Optimizer;
 use crate::train::ranks::{self, Turn};
 
@@ -60,6 +61,9 @@ pub struct TrainerOptions {
     pub ranks: usize,
     /// The device among those that share the ranks: each computes a block of them, as many as every other.
     pub part: Part,
+    /// What gradients are rounded to on their way to other devices; `None` leaves them as they are, and then any number of devices
+    /// has the same bits.
+    pub wire: Option<Format>,
     /// Lets tensors that are not needed at the same time use the same memory. Without it every tensor has a buffer of
     /// its own: results must not differ.
     pub shared: bool,
@@ -96,8 +100,11 @@ impl TrainerOptions {
         let elements = |device: usize| {
             let owned = || buckets.iter().map(|bucket| bucket.owned(device, devices).len());
             let sums = ranks::levels(&Self { part: Part { device, devices }, ..*self }.turns());
-            let received = nodes - self.nodes(device).len();
-            sums * all + 2 * owned().sum::<usize>() + received * owned().max().unwrap_or(0)
+            let held = self.nodes(device).len();
+            let most = buckets.iter().map(|bucket| bucket.elements.len()).max().unwrap_or(0);
+            let most_owned = owned().max().unwrap_or(0);
+            let packed = self.wire.map_or(0, |_| (held * most + (nodes - held) * most_owned) / 2);
+            sums * all + 2 * owned().sum::<usize>() + (nodes - held) * most_owned + packed
         };
         // the first of several
         let device = (0..devices).rev().max_by_key(|device| elements(*device)).unwrap_or(0);
@@ -129,6 +136,7 @@ impl TrainerOptions {
             recompute: Recompute::None,
             ranks: 1,
             part: Part::WHOLE,
+            wire: None,
             shared: true,
         }
     }

@@ -33,15 +33,21 @@ impl Trainer<'_> {
         let TrainerOptions { sizes, optimizer, elem, .. } = self.options;
         let (per_rank, count) = (self.options.micro_steps_of_a_rank(), self.options.micro_steps());
         let hyper = optimizer.hyper(step, lr, sizes.tokens(), elem);
-        let mut gives_up = false;
         for number in 0..count {
-            gives_up = stop() || self.is_asked_to_stop();
-            if gives_up {
-                break;
+            let (first, last) = (number == 0, number + 1 == count);
+            let gives_up = stop() || self.is_asked_to_stop();
+            // all that share the step decide before its last micro-step, which the exchange is a part of
+            if gives_up || last {
+                if self.any_gives_up(gives_up)? {
+                    return Ok(false);
+                }
+                if step.is_multiple_of(COMPARED) {
+                    // before owners overwrite what others have of their weights
+                    self.compare_weights(step)?;
+                }
             }
             let batch = self.gpu.span("read a batch", || loader.next_batch())?;
             check_batch("trainer.step", batch, self.micro.acts.rows())?;
-            let (first, last) = (number == 0, number + 1 == count);
             if last && self.reports.is_full() {
                 self.collect(true)?;
             }
@@ -49,27 +55,20 @@ impl Trainer<'_> {
             let uploads: [Upload; 2] =
                 [(&self.micro.inputs(), batch.bytes()), (&[&self.model.control.hyper], bytemuck::bytes_of(&hyper))];
             let (rank, micro) = (number / per_rank, number % per_rank);
-            let programs = [self.micro.program(self.turns[rank].level, micro), &self.after[rank]];
+            let program = match &self.finish {
+                Finish::Shared(exchange) if last => exchange.opening(),
+                _ => self.micro.program(self.turns[rank].level, micro),
+            };
             // a step that devices share ends with the exchange
             let ends = last && matches!(self.finish, Finish::Alone { .. });
             let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: first, stops: ends });
             self.uploads.submit_timed(
                 self.gpu,
                 &uploads[..1 + usize::from(last)],
-                &programs[..1 + usize::from(micro + 1 == per_rank)],
+                &[program, &self.after[rank]][..1 + usize::from(micro + 1 == per_rank)],
                 &mut [&mut self.reports][..usize::from(ends)],
                 timed,
             )?;
-        }
-        if self.options.part.devices == 1 {
-            return Ok(!gives_up);
-        }
-        if self.any_gives_up(gives_up)? {
-            return Ok(false);
-        }
-        if step.is_multiple_of(COMPARED) {
-            // before owners overwrite what others have of their weights
-            self.compare_weights(step)?;
         }
         if let Finish::Shared(exchange) = &mut self.finish {
             let timed = self.watch.as_mut().map(|watch| Timed { watch, starts: false, stops: true });

@@ -5,90 +5,33 @@
 //! squares of what they own, which all devices share, each decides alike what happens to the step. Owners update their
 //! parameters, and all get them.
 //!
-//! A device has one queue, in which copies wait for kernels and for each other. While a bucket is on the host, the next one is
-//! copied out and the one before is copied in and added.
+//! A device has one queue, in which copies wait for kernels and for each other. The last micro-step is cut where the backward pass
+//! is done with a layer's gradients: these leave, and while they are on the host the device computes the layer before. Later,
+//! while a bucket is on the host, the next one is copied out and the one before is copied in and added.
 
-use std::ops::Range;
-use std::sync::Arc;
+mod moments;
+mod plan;
+mod rounds;
 
 use super::TrainerOptions;
 use super::micro_step::Model;
 use crate::error::{Error, Fault, Result};
-use crate::gpu::{Arrival, Arrivals, Departures, Elem, Gpu, Parcel, Pass, Program, ReadRing, Tensor, Timed};
-use crate::model::flat::{self, Bucket, Group, Piece};
-use crate::model::{Config, Weights, place};
+use crate::gpu::{Arrivals, Departures, Elem, Gpu, Program, ReadRing, Tensor, Timed};
+use crate::model::Config;
+use crate::model::flat::{self, Bucket, Group};
 use crate::ops::stepcontrol::StepControl;
-use crate::ops::{gradnorm, hash, stepcontrol, tree};
-use crate::train::collective::{Collective, Shared};
-use crate::train::optimizer::{Moments, Run, UpdateRule};
-use crate::train::ranks;
+use crate::train::collective::Collective;
+use crate::train::optimizer::UpdateRule;
+use plan::{Plan, Recording, Route, Sums, Transfer};
+pub use rounds::MOST_COPIERS;
+use rounds::rounds;
 
 /// Host memory through which buckets leave and come.
 const OUT: &str = "exchange out";
 const IN: &str = "exchange in";
-/// Sums that other devices hold, on their owner.
-const RECEIVED: &str = "received sums";
 
 /// Steps from one comparison of all devices to the next.
 pub const COMPARED: usize = 100;
-
-/// Threads that copy for a device at most: a few have the speed of a GPU's link.
-pub const MOST_COPIERS: usize = 4;
-
-/// Tensors that one device gives to others, or gets from them, for one bucket.
-#[derive(Debug, Default)]
-struct Route {
-    /// What leaves, in order.
-    out: Vec<Tensor>,
-    /// For each device, its bytes of that.
-    to: Vec<Range<usize>>,
-    /// What comes, in order.
-    into: Vec<Tensor>,
-    /// For each device, where its bytes begin in that.
-    from: Vec<usize>,
-}
-
-impl Route {
-    /// Lays out what leaves for each device and comes from it.
-    fn new(
-        devices: usize,
-        mut out: impl FnMut(usize) -> Result<Vec<Tensor>>,
-        mut into: impl FnMut(usize) -> Result<Vec<Tensor>>,
-    ) -> Result<Self> {
-        let mut route = Self::default();
-        let (mut left, mut came) = (0, 0);
-        for device in 0..devices {
-            let [leaving, coming] = [out(device)?, into(device)?];
-            let bytes = |tensors: &[Tensor]| tensors.iter().map(|tensor| tensor.bytes() as usize).sum::<usize>();
-            route.to.push(left..left + bytes(&leaving));
-            route.from.push(came);
-            (left, came) = (left + bytes(&leaving), came + bytes(&coming));
-            route.out.extend(leaving.into_iter().filter(|tensor| !tensor.is_empty()));
-            route.into.extend(coming.into_iter().filter(|tensor| !tensor.is_empty()));
-        }
-        Ok(route)
-    }
-
-    fn bytes(tensors: &[Tensor]) -> u64 {
-        tensors.iter().map(Tensor::bytes).sum()
-    }
-}
-
-/// The routes of all buckets and what is computed between them.
-struct Plan {
-    /// Of gradients, with the additions that follow the arrival of each.
-    gradients: Vec<(Route, Program)>,
-    /// Of weights.
-    weights: Vec<Route>,
-    /// The squares of the owned blocks.
-    norm: Program,
-    /// Decision and update, once the squares and losses of all are there.
-    end: Program,
-    /// The f16 copies of the weights.
-    copies: Program,
-    /// The hash of the weights.
-    hash: Program,
-}
 
 /// What a device needs for the end of steps that it shares with others.
 pub(super) struct Exchange {
@@ -100,8 +43,8 @@ pub(super) struct Exchange {
     config: Config,
     device: usize,
     devices: usize,
-    /// For each device, how many sums it holds.
-    held: Vec<usize>,
+    /// Their memory is that of the programs.
+    sums: Sums,
     rule: UpdateRule,
     /// Sums of squares of all blocks.
     squares: Tensor,
@@ -118,126 +61,62 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Allocates what the exchange needs and records its programs.
-    pub fn new(gpu: &Gpu, options: &TrainerOptions, model: &Model, link: Option<Box<dyn Collective>>) -> Result<Self> {
+    /// Allocates what the exchange needs and records its programs, which take the last micro-step of the device's last rank apart.
+    pub fn new(
+        gpu: &Gpu,
+        options: &TrainerOptions,
+        model: &Model,
+        last: &Program,
+        link: Option<Box<dyn Collective>>,
+    ) -> Result<Self> {
         let config = &options.config;
         let (device, devices) = (options.part.device, options.part.devices);
-        let (groups, buckets) = (flat::groups(config), flat::buckets(config));
-        let held: Vec<usize> = (0..devices).map(|device| options.nodes(device).len()).collect();
-        let nodes: Vec<Range<usize>> = (0..devices).flat_map(|device| options.nodes(device)).collect();
-        let first_own: usize = held[..device].iter().sum();
-        let most_owned = buckets.iter().map(|bucket| bucket.owned(device, devices).len()).max().unwrap_or(0);
+        let sums = Sums::new(gpu, options)?;
         let squares = gpu.tensor("norm partials", flat::blocks(config), 1, Elem::F32)?;
-        let losses: Vec<Tensor> = nodes.iter().map(|_| gpu.tensor("loss", 1, 1, Elem::F32)).collect::<Result<_>>()?;
-        // of this device there is no copy
-        let received: Vec<Option<Tensor>> = (0..nodes.len())
-            .map(|node| {
-                let is_own = (first_own..first_own + held[device]).contains(&node);
-                (!is_own).then(|| gpu.tensor(RECEIVED, 1, most_owned, Elem::F32)).transpose()
-            })
-            .collect::<Result<_>>()?;
-        let additions = ranks::additions(&nodes, options.ranks, first_own);
-        let mut gradients = Vec::new();
-        let mut weights = Vec::new();
-        let mut runs = Vec::new();
-        for bucket in &buckets {
-            let group = &groups[bucket.group];
-            let owned = |device: usize| bucket.owned(device, devices);
-            let own_sums = &model.sums[..held[device]];
-            let sums =
-                |of: usize| own_sums.iter().map(|sum| sum.grads.flat(group, owned(of))).collect::<Result<Vec<_>>>();
-            let length = owned(device).len();
-            // a sum of the tree over the owned elements: of this device, or received
-            let sum = |node: usize| match &received[node] {
-                Some(slot) => Ok(slot.flat(0..length)),
-                None => model.sums[node - first_own].grads.flat(group, owned(device)),
-            };
-            let others = |of: usize| if of == device { Ok(Vec::new()) } else { sums(of) };
-            let first = |of: usize| held[..of].iter().sum::<usize>();
-            let coming = |of: usize| match of {
-                of if of == device => Ok(Vec::new()),
-                of => (first(of)..first(of) + held[of]).map(sum).collect::<Result<Vec<_>>>(),
-            };
-            let route = Route::new(devices, others, coming)?;
-            let mut pass = Pass::new(gpu);
-            pass.at(place::UPDATE);
-            for &[to, from] in additions.iter().filter(|_| length > 0) {
-                tree::add(&mut pass, tree::Add { left: &sum(to)?, right: &sum(from)? })?;
-            }
-            gradients.push((route, pass.finish()));
-            let of = |of: usize| model.params.flat(group, owned(of));
-            // all others get the same bytes
-            let leaving = |to: usize| Ok(if to == 0 { vec![of(device)?] } else { Vec::new() });
-            let coming = |from: usize| Ok(if from == device { Vec::new() } else { vec![of(from)?] });
-            let mut route = Route::new(devices, leaving, coming)?;
-            let whole = 0..Route::bytes(&route.out) as usize;
-            route.to = vec![whole; devices];
-            weights.push(route);
-            if length > 0 {
-                runs.push(Run { weight: of(device)?, gradient: sum(first_own)?, decays: group.decays });
-            }
-        }
-        let rule = UpdateRule::owned(gpu, &runs.iter().map(|run| run.weight.len()).collect::<Vec<_>>())?;
-        let mut norm = Pass::new(gpu);
-        norm.at(place::UPDATE);
-        for bucket in &buckets {
-            let (owned, blocks) = (bucket.owned(device, devices), bucket.owned_blocks(device, devices));
-            if !owned.is_empty() {
-                let [first, end] = [blocks.start, blocks.end].map(|block| bucket.first_block + block);
-                let grads = model.grads().flat(&groups[bucket.group], owned)?;
-                gradnorm::blocks(&mut norm, &grads, &squares.slice(0..end), first)?;
-            }
-        }
-        let mut end = Pass::new(gpu);
-        end.at(place::UPDATE);
-        for [to, from] in ranks::additions(&nodes, options.ranks, 0) {
-            tree::add(&mut end, tree::Add { left: &losses[to], right: &losses[from] })?;
-        }
-        stepcontrol::decide(&mut end, &model.control, &squares, &losses[0])?;
-        rule.record_runs(&mut end, &runs, &model.control)?;
-        let mut copies = Pass::new(gpu);
-        copies.at(place::UPDATE);
-        model.params.refresh(&mut copies)?;
+        let loss = |_| gpu.tensor("loss", 1, 1, Elem::F32);
+        let losses: Vec<Tensor> = sums.nodes.iter().map(loss).collect::<Result<_>>()?;
         let hash = gpu.tensor("weights' hash", 2, 1, Elem::U32)?;
-        let mut hashed = Pass::new(gpu);
-        hashed.clear(&hash);
-        let mut first = 0_u32;
-        for bucket in &buckets {
-            let values = &model.params.flat(&groups[bucket.group], bucket.elements.clone())?;
-            hash::forward(&mut hashed, hash::Forward { values, first, sums: &hash })?;
-            first = first.wrapping_add(bucket.elements.len() as u32);
-        }
-        let plan = Plan {
-            hash: hashed.finish(),
-            gradients,
-            weights,
-            norm: norm.finish(),
-            end: end.finish(),
-            copies: copies.finish(),
-        };
-        let routes = || plan.gradients.iter().map(|(route, _)| route).chain(&plan.weights);
-        let most = |of: fn(&Route) -> u64| routes().map(of).max().unwrap_or(0);
-        let own_losses: Vec<Tensor> = model.sums[..held[device]].iter().map(|sum| sum.loss.clone()).collect();
-        let words = squares.bytes() + 4 * nodes.len() as u64;
+        let recording =
+            Recording { gpu, options, model, last, sums: &sums, squares: &squares, losses: &losses, hash: &hash };
+        let (plan, rule) = recording.plan()?;
+        let transfers = || plan.gradients.iter().chain(&plan.weights);
+        let most = |of: fn(&Transfer) -> u64| transfers().map(of).max().unwrap_or(0);
+        let own_losses: Vec<Tensor> = model.sums[..sums.held[device]].iter().map(|sum| sum.loss.clone()).collect();
+        let words = squares.bytes() + 4 * sums.nodes.len() as u64;
         Ok(Self {
-            out: Departures::new(gpu, OUT, most(|route| Route::bytes(&route.out)))?,
-            into: Arrivals::new(gpu, IN, most(|route| Route::bytes(&route.into)))?,
+            out: Departures::new(gpu, OUT, most(|transfer| Route::bytes(&transfer.route.out)))?,
+            into: Arrivals::new(gpu, IN, most(|transfer| Route::bytes(&transfer.route.into)))?,
             words_out: Departures::new(gpu, OUT, words)?,
             words_in: Arrivals::new(gpu, IN, words)?,
             link,
             plan,
-            buckets,
-            groups,
+            buckets: flat::buckets(config),
+            groups: flat::groups(config),
             config: options.config,
             device,
             devices,
-            held,
+            sums,
             rule,
             squares,
             own_losses,
             losses,
             hash,
         })
+    }
+
+    /// The last micro-step of a step, as far as it goes before gradients leave.
+    pub fn opening(&self) -> &Program {
+        &self.plan.opening
+    }
+
+    /// All that the device computes from [`Exchange::opening`] to the end of a step.
+    pub fn program(&self) -> Program {
+        let Plan { opening, gradients, norm, end, weights, .. } = &self.plan;
+        let around = |transfers: &'_ [Transfer]| {
+            let programs = transfers.iter().flat_map(|transfer| [&transfer.before, &transfer.after]);
+            Program::join(programs)
+        };
+        Program::join([opening, &around(gradients), norm, end, &around(weights)])
     }
 
     /// The exchange with the other devices.
@@ -250,7 +129,8 @@ impl Exchange {
         self.link.as_deref()
     }
 
-    /// Ends a step: brings the sums of gradients to their owners, decides, updates, and brings the weights to all.
+    /// Ends a step behind [`Exchange::opening`]: computes the rest of the last micro-step while sums of gradients go to their
+    /// owners, decides, updates, and brings the weights to all.
     pub fn finish(&mut self, gpu: &Gpu, reports: &mut ReadRing, timed: Option<Timed<'_>>) -> Result<()> {
         gpu.span("exchange gradients", || self.gradients(gpu))?;
         self.decide(gpu)?;
@@ -288,15 +168,8 @@ impl Exchange {
     }
 
     fn gradients(&mut self, gpu: &Gpu) -> Result<()> {
-        let routes: Vec<&Route> = self.plan.gradients.iter().map(|(route, _)| route).collect();
-        let additions: Vec<&Program> = self.plan.gradients.iter().map(|(_, additions)| additions).collect();
-        rounds(
-            gpu,
-            present(&mut self.link)?,
-            &routes,
-            (&mut self.out, &mut self.into),
-            |into, number, arrival, tensors| into.land(gpu, arrival, tensors, Some(additions[number]), &mut [], None),
-        )
+        let Self { link, plan, out, into, .. } = self;
+        rounds(gpu, present(link)?, &plan.gradients, (out, into), &mut [], None)
     }
 
     /// Shares the squares of owned blocks and the losses, then lets every device decide and owners update.
@@ -320,81 +193,16 @@ impl Exchange {
         // behind the squares the losses of all nodes
         let losses = self.squares.bytes() as usize;
         merged.truncate(losses);
-        all.iter().zip(&self.held).for_each(|(words, held)| merged.extend(&words[losses..losses + 4 * held]));
+        all.iter().zip(&self.sums.held).for_each(|(words, held)| merged.extend(&words[losses..losses + 4 * held]));
         let mut arrival = words_in.open(gpu)?;
         arrival.put(0, &merged)?;
         let words: Vec<&Tensor> = [&self.squares].into_iter().chain(&self.losses).collect();
         words_in.land(gpu, arrival, &words, Some(&plan.end), &mut [], None)
     }
 
-    fn weights(&mut self, gpu: &Gpu, reports: &mut ReadRing, mut timed: Option<Timed<'_>>) -> Result<()> {
+    fn weights(&mut self, gpu: &Gpu, reports: &mut ReadRing, timed: Option<Timed<'_>>) -> Result<()> {
         let Self { link, plan, out, into, .. } = self;
-        let routes: Vec<&Route> = plan.weights.iter().collect();
-        let last = routes.len() - 1;
-        rounds(gpu, present(link)?, &routes, (out, into), |into, number, arrival, tensors| match number {
-            _ if number < last => into.land(gpu, arrival, tensors, None, &mut [], None),
-            _ => into.land(gpu, arrival, tensors, Some(&plan.copies), &mut [&mut *reports], timed.take()),
-        })
-    }
-
-    /// The first and second moments of all parameters, on the first device; none on others.
-    pub fn gather_moments(&mut self, gpu: &Gpu) -> Result<Option<[Weights; 2]>> {
-        let Moments::Owned(own) = self.rule.moments() else { return Ok(None) };
-        let link = present(&mut self.link)?;
-        let is_first = self.device == 0;
-        let mut gathered = is_first.then(|| [(); 2].map(|()| Weights::zeros(self.config)));
-        for (which, tensors) in own.iter().enumerate() {
-            let tensors: Vec<&Tensor> = tensors.iter().collect();
-            let mut bytes = Vec::new();
-            gpu.read_all(&tensors, |_, part| bytes.extend_from_slice(part))?;
-            let mut all = vec![Vec::new(); self.devices];
-            let mut to = vec![0..0; self.devices];
-            to[0] = 0..bytes.len();
-            let sent: Arc<Vec<u8>> = Arc::new(bytes);
-            let shared: Shared = Arc::clone(&sent) as Shared;
-            link.exchange(shared, &to, &mut |given| {
-                all = given.iter().map(|bytes| bytes.to_vec()).collect();
-                Ok(())
-            })?;
-            let Some(weights) = gathered.as_mut().map(|gathered| &mut gathered[which]) else { continue };
-            all[0] = Arc::unwrap_or_clone(sent);
-            for (device, bytes) in all.iter().enumerate() {
-                let mut rest = &bytes[..];
-                for bucket in &self.buckets {
-                    let owned = bucket.owned(device, self.devices);
-                    let (own, after) = rest.split_at(4 * owned.len());
-                    rest = after;
-                    for Piece { name, layer, elements, at } in self.groups[bucket.group].pieces(&self.config, owned) {
-                        let bytes = &own[4 * at..4 * (at + elements.len())];
-                        let values = &mut weights.get_mut(name, layer)[elements];
-                        bytemuck::cast_slice_mut(values).copy_from_slice(bytes);
-                    }
-                }
-            }
-        }
-        Ok(gathered)
-    }
-
-    /// Overwrites the owned moments.
-    pub fn restore_moments(&self, gpu: &Gpu, moments: &[Weights; 2]) -> Result<()> {
-        let Moments::Owned(own) = self.rule.moments() else { return Ok(()) };
-        for (tensors, weights) in own.iter().zip(moments) {
-            let mut tensors = tensors.iter();
-            for bucket in &self.buckets {
-                let owned = bucket.owned(self.device, self.devices);
-                if owned.is_empty() {
-                    continue;
-                }
-                let mut values = vec![0_f32; owned.len()];
-                for Piece { name, layer, elements, at } in self.groups[bucket.group].pieces(&self.config, owned) {
-                    values[at..at + elements.len()].copy_from_slice(&weights.get(name, layer)[elements]);
-                }
-                if let Some(tensor) = tensors.next() {
-                    gpu.write(tensor, bytemuck::cast_slice(&values))?;
-                }
-            }
-        }
-        Ok(())
+        rounds(gpu, present(link)?, &plan.weights, (out, into), &mut [reports], timed)
     }
 }
 
@@ -403,47 +211,49 @@ fn present(link: &mut Option<Box<dyn Collective>>) -> Result<&mut (dyn Collectiv
     link.as_deref_mut().ok_or_else(none)
 }
 
-/// Exchanges what each route says, one after the other; `land` is given the number of a route, what came and where it goes. The
-/// next route's bytes leave the device meanwhile.
-fn rounds(
-    gpu: &Gpu,
-    link: &mut dyn Collective,
-    routes: &[&Route],
-    (out, into): (&mut Departures, &mut Arrivals),
-    mut land: impl FnMut(&mut Arrivals, usize, Arrival, &[&Tensor]) -> Result<()>,
-) -> Result<()> {
-    let send = |out: &mut Departures, number: usize| match routes.get(number) {
-        Some(route) => out.send(gpu, None, &route.out.iter().collect::<Vec<_>>()),
-        None => Ok(()),
-    };
-    send(out, 0)?;
-    for (number, route) in routes.iter().enumerate() {
-        send(out, number + 1)?;
-        let arrival = exchange(gpu, link, route, out, into)?;
-        land(into, number, arrival, &route.into.iter().collect::<Vec<_>>())?;
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Caps, Command};
+    use crate::ops::wire::Format;
+    use crate::train::Sizes;
+    use crate::train::trainer::{Finish, Part, Trainer};
 
-/// Exchanges the oldest parcel on its way; returns what came instead.
-fn exchange(
-    gpu: &Gpu,
-    link: &mut dyn Collective,
-    route: &Route,
-    out: &mut Departures,
-    into: &mut Arrivals,
-) -> Result<Arrival> {
-    let parcel: Arc<Parcel> = Arc::new(out.take(gpu)?);
-    let mut arrival = into.open(gpu)?;
-    // cores for each device
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (cores / link.devices()).clamp(1, MOST_COPIERS);
-    link.exchange(Arc::clone(&parcel) as Shared, &route.to, &mut |given| {
-        let pieces: Vec<(usize, &[u8])> = route.from.iter().copied().zip(given.iter().copied()).collect();
-        arrival.put_all(&pieces, threads)
-    })?;
-    if let Some(parcel) = Arc::into_inner(parcel) {
-        out.give_back(parcel)?;
+    fn names(programs: &[&Program]) -> Vec<String> {
+        programs.iter().flat_map(|program| &program.commands).map(|command| command.name().to_owned()).collect()
     }
-    Ok(arrival)
+
+    /// The gradients of every layer but the first leave while the backward pass goes on, and no command is lost on the way.
+    #[test]
+    fn gradients_leave_as_soon_as_the_backward_pass_is_done_with_them() {
+        let config = Config::new(64, 257, 4, 2, 64).unwrap();
+        for (ranks, wire) in [(2, None), (6, None), (2, Some(Format::Bf16))] {
+            let sizes = Sizes { batch: 1, context: 64, accumulation: ranks };
+            let part = Part { device: 1, devices: 2 };
+            let gpu = Gpu::dry(Caps::webgpu_defaults());
+            let options = TrainerOptions { ranks, part, wire, ..TrainerOptions::new(config, sizes) };
+            let trainer = Trainer::new(&gpu, options).unwrap();
+            let Finish::Shared(exchange) = &trainer.finish else { panic!("not shared") };
+            let Plan { opening, gradients, norm, .. } = &exchange.plan;
+            let whole = trainer.micro.program(trainer.turns.last().unwrap().level, 0);
+            let before: Vec<&Program> = gradients.iter().map(|transfer| &transfer.before).collect();
+            let mut all = names(&[&[opening], &before[..], &[norm]].concat());
+            // sums over ranks and what makes 16 bits come between
+            all.retain(|name| !["tree.", "wire.", "gradnorm."].iter().any(|other| name.starts_with(other)));
+            assert_eq!(all, names(&[whole]), "{ranks} ranks, {wire:?}");
+            let layers = |program: &Program| -> Vec<u32> {
+                let mut layers: Vec<u32> =
+                    program.commands.iter().filter_map(|command: &Command| command.place.layer).collect();
+                layers.dedup();
+                layers
+            };
+            assert_eq!(layers(opening), [0, 1, 2, 3], "{ranks} ranks");
+            // the end of a layer, which has no matrices, and the one before
+            let between: Vec<Vec<u32>> = before[..4].iter().map(|before| layers(before)).collect();
+            assert_eq!(between, [vec![], vec![3, 2], vec![2, 1], vec![1, 0]], "{ranks} ranks");
+            let added = |start: &str| names(&before).iter().filter(|name| name.starts_with(start)).count();
+            assert_eq!(added("tree."), if ranks == 6 { gradients.len() } else { 0 }, "{ranks} ranks");
+            assert_eq!(added("wire.narrow"), wire.map_or(0, |_| gradients.len()));
+        }
+    }
 }

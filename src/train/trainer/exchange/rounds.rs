@@ -1,0 +1,67 @@
+//! Buckets that leave and come, one after the other.
+
+use std::sync::Arc;
+
+use super::plan::{Route, Transfer};
+use crate::error::Result;
+use crate::gpu::{Arrival, Arrivals, Departures, Gpu, Parcel, ReadRing, Tensor, Timed};
+use crate::train::collective::{Collective, Shared};
+
+/// Threads that copy for a device at most: a few have the speed of a GPU's link.
+pub const MOST_COPIERS: usize = 4;
+
+/// Makes some transfers. While one is on the host, the device computes what comes before the next, and its bytes leave. `reads`
+/// and `timed` belong to the last.
+pub fn rounds(
+    gpu: &Gpu,
+    link: &mut dyn Collective,
+    transfers: &[Transfer],
+    (out, into): (&mut Departures, &mut Arrivals),
+    reads: &mut [&mut ReadRing],
+    mut timed: Option<Timed<'_>>,
+) -> Result<()> {
+    let send = |out: &mut Departures, number: usize| match transfers.get(number) {
+        Some(Transfer { before, route, .. }) => {
+            let before = (!before.commands.is_empty()).then_some(before);
+            out.send(gpu, before, &route.out.iter().collect::<Vec<_>>())
+        }
+        None => Ok(()),
+    };
+    send(out, 0)?;
+    for (number, Transfer { route, after, .. }) in transfers.iter().enumerate() {
+        send(out, number + 1)?;
+        let arrival = exchange(gpu, link, route, out, into)?;
+        let tensors: Vec<&Tensor> = route.into.iter().collect();
+        if number + 1 < transfers.len() {
+            into.land(gpu, arrival, &tensors, Some(after), &mut [], None)?;
+        } else {
+            into.land(gpu, arrival, &tensors, Some(after), reads, timed.take())?;
+        }
+    }
+    Ok(())
+}
+
+/// Exchanges the oldest parcel on its way; returns what came instead.
+fn exchange(
+    gpu: &Gpu,
+    link: &mut dyn Collective,
+    route: &Route,
+    out: &mut Departures,
+    into: &mut Arrivals,
+) -> Result<Arrival> {
+    let parcel: Arc<Parcel> = Arc::new(out.take(gpu)?);
+    let mut arrival = into.open(gpu)?;
+    // cores for each device
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = (cores / link.devices()).clamp(1, MOST_COPIERS);
+    gpu.span("exchange a bucket", || {
+        link.exchange(Arc::clone(&parcel) as Shared, &route.to, &mut |given| {
+            let pieces: Vec<(usize, &[u8])> = route.from.iter().copied().zip(given.iter().copied()).collect();
+            arrival.put_all(&pieces, threads)
+        })
+    })?;
+    if let Some(parcel) = Arc::into_inner(parcel) {
+        out.give_back(parcel)?;
+    }
+    Ok(arrival)
+}
