@@ -3,12 +3,11 @@
 //   narrow   packed = wide * scale / loss scale, rounded to the nearest, ties to even;  wide (count vec4);  packed (count vec2)
 //   widen    the way back;  one invocation per vec4
 // All but products with powers of two is arithmetic of integers: adapters differ in what they make of tiny numbers, of those that
-// are none, and of divisions. What is too large becomes the largest number; what is not finite stays so: the norm must see it.
+// are none, and of divisions. What is too large becomes infinite and what is not finite stays so: the norm must see it.
 // A kernel's constants: MANTISSA and BIAS of the exponent; TINY_STEPS, 1 / TINY_STEP, of the numbers below the least normal
 // one, 0 where f32 has these no better.
 const SHIFT = 23u - MANTISSA;                              // bits of an f32 that are cut off
 const LEAST = (128u - BIAS) << 23u;                        // the least normal number, as f32
-const MOST = ((BIAS + 127u) << 23u) | (((1u << MANTISSA) - 1u) << SHIFT); // the largest
 const REBASE = (127u - BIAS) << MANTISSA;
 const NOT_FINITE = (2u * BIAS + 1u) << MANTISSA;           // the exponent of infinity
 
@@ -30,10 +29,10 @@ fn to_half(value: f32, factor: f32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let size = bits & 0x7fffffffu;
     if size >= 0x7f800000u { return sign | NOT_FINITE | select(0u, 1u << (MANTISSA - 1u), size > 0x7f800000u); }
-    let scaled = min(bitcast<u32>(value * factor) & 0x7fffffffu, MOST);
+    let scaled = bitcast<u32>(value * factor) & 0x7fffffffu;
     let tiny = u32(round(bitcast<f32>(scaled) * TINY_STEPS));
     let rounded = (scaled + (1u << (SHIFT - 1u)) - 1u + ((scaled >> SHIFT) & 1u)) >> SHIFT;
-    return sign | select(rounded - REBASE, tiny, scaled < LEAST);
+    return sign | select(min(rounded - REBASE, NOT_FINITE), tiny, scaled < LEAST);
 }
 
 @compute @workgroup_size(WORKGROUP)

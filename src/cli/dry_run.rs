@@ -131,6 +131,9 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
                 let derived = || "derived: of the devices, or of the run that is there".to_owned();
                 (format!("{name} = {value}"), origin.map_or_else(derived, ToString::to_string))
             }
+            (None, _) if name == "tokens-per-step" && asked.recipe().training.batch == Some(Batch::Auto) => {
+                (format!("# {name}"), "derived: of the batch that is chosen".to_owned())
+            }
             // not given, and to be given by no recipe: a value that follows from others would contradict them
             (None, Some(value)) => {
                 let from = origin.map_or_else(|| kind(name, &settings).to_owned(), ToString::to_string);

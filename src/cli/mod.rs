@@ -220,10 +220,11 @@ fn in_flags(error: Error, command: &clap::Command) -> Error {
     let has = |flag: &str| command.get_arguments().any(|argument| argument.get_long() == Some(flag));
     let flag = match (&error, error.fault().place.as_str()) {
         (Error::Device(_), wgpt::gpu::CHOICE) => "device".to_owned(),
-        (Error::Usage(_), CHOICE_OF_SEVERAL) => {
+        (Error::Usage(_), CHOICE_OF_SEVERAL) if error.fault().what.ends_with("comes twice") => {
             let advice = "with --share-device the devices of a run may share a GPU";
             return error.with_place("--devices").with_advice(advice);
         }
+        (Error::Usage(_), CHOICE_OF_SEVERAL) => return error.with_place("--devices"),
         (Error::Device(_), CHOICE_OF_SEVERAL) => "devices".to_owned(),
         (Error::Usage(_), place) => place.to_owned(),
         (Error::Memory(_), _) if has("batch") => return error.with_advice(SMALLER),

@@ -68,13 +68,13 @@ pub struct Args {
     link: Option<&'static Link>,
     #[command(flatten)]
     predicted: predicted::Args,
-    /// Speed, for hours
+    /// Speed of one device, for hours
     #[arg(long, value_name = "TOKENS", value_parser = parse_positive, conflicts_with_all = ["tflops", "like"])]
     tokens_per_second: Option<f64>,
-    /// Speed as TFLOP/s by llm.c's formula, for hours
+    /// Speed of one device as TFLOP/s by llm.c's formula, for hours
     #[arg(long, value_parser = parse_positive, conflicts_with = "like")]
     tflops: Option<f64>,
-    /// Folder of a run whose measured speed is taken: the median of its steps
+    /// Folder of a run whose measured speed is taken: the median of its steps, over its devices
     #[arg(long, value_name = "RUN")]
     like: Option<PathBuf>,
     /// Tokens to train on [default: 1e9]
@@ -125,17 +125,19 @@ impl Args {
         self.tokens.or(self.steps.zip(self.tokens_per_step).map(|(steps, tokens)| steps * tokens))
     }
 
-    /// Tokens a second, if anything says so.
+    /// Tokens a second of one device, if anything says so.
     fn speed(&self, subject: &Subject, predicted: Option<&Predicted>) -> Result<Option<f64>> {
         if let Some(speed) = predicted.and_then(Predicted::tokens_per_s) {
             return Ok(Some(speed));
         }
         if let Some(run) = &self.like {
             // as many FLOP a second as that run, whose model may be another
-            let settings = RunFile::read(run)?.settings;
+            let file = RunFile::read(run)?;
+            let settings = &file.settings;
             let there = measure::flops_per_token(&settings.config(), settings.train.context);
             let here = measure::flops_per_token(&subject.config, subject.context);
-            return Ok(Some(median_speed(run)? * there / here));
+            let devices = file.record.devices.unwrap_or(1) as f64;
+            return Ok(Some(median_speed(run)? / devices * there / here));
         }
         let of_tflops = |tflops: f64| 1e12 * tflops / measure::flops_per_token(&subject.config, subject.context);
         Ok(self.tokens_per_second.or(self.tflops.map(of_tflops)))
@@ -179,6 +181,9 @@ pub fn run(args: &Args) -> Result<()> {
         Some(card) => Caps { max_binding_bytes: binding, ..card.caps() },
         None => plan::assumed(subject.elem, binding),
     };
+    if let (Some(Batch::Count(batch @ 1..)), Some(tokens), 2..) = (args.batch, args.tokens_per_step, subject.ranks) {
+        exchange::micro_steps(&subject, batch, tokens)?;
+    }
     let gpu = Gpu::dry(caps);
     let memory = args.memory.or(card.map(Card::memory_bytes));
     let batches = batches(args, memory, &subject, &gpu)?;
@@ -207,9 +212,6 @@ pub fn run(args: &Args) -> Result<()> {
         .filter(|(_, plan)| memory.is_none_or(|memory| plan.total() <= memory))
         .map(|(batch, _)| *batch)
         .collect();
-    if let (Some(Batch::Count(batch)), Some(tokens), 2..) = (args.batch, args.tokens_per_step, subject.ranks) {
-        exchange::micro_steps(&subject, batch, tokens)?;
-    }
     let link = args.link.unwrap_or(&exchange::LINKS[0]);
     let costs = Cost { tokens: args.all_tokens(), price: args.price_per_hour };
     let elem = |card: &Card| args.elem(Some(card));
@@ -217,12 +219,15 @@ pub fn run(args: &Args) -> Result<()> {
     let predicted = predicted::print(&args.predicted, &cards, &subject, elem, &fitting, &costs, shared.as_ref())?;
     if subject.devices > 1 {
         say_exchange(args, link, &subject);
+    } else if subject.ranks > 1 {
+        say!("ranks    {} on one device, one after the other", subject.ranks);
     }
     if cards.len() > 1 {
         return Ok(());
     }
-    let together = together(args, link, &subject, predicted.as_ref())?;
-    cost(args, &subject, predicted.as_ref(), together)
+    let one = args.speed(&subject, predicted.as_ref())?;
+    let together = together(args, link, &subject, predicted.as_ref(), one.zip(fitting.last().copied()))?;
+    cost(args, predicted.is_some(), together.or(one))
 }
 
 /// Devices of a plan at most.
@@ -230,12 +235,15 @@ const MOST_DEVICES: usize = 1024;
 
 fn parse_devices(text: &str) -> std::result::Result<usize, String> {
     let count = text.parse().ok().filter(|count| (1..=MOST_DEVICES).contains(count));
-    count.ok_or_else(|| format!("expected 1 to {MOST_DEVICES}"))
+    count.ok_or_else(|| format!("expected a number from 1 to {MOST_DEVICES}"))
 }
 
 fn parse_link(text: &str) -> std::result::Result<&'static Link, String> {
     let names = || exchange::LINKS.iter().map(|link| link.name).collect::<Vec<_>>().join(", ");
-    exchange::LINKS.iter().find(|link| link.name == text).ok_or_else(|| format!("expected one of {}", names()))
+    exchange::LINKS
+        .iter()
+        .find(|link| link.name.eq_ignore_ascii_case(text))
+        .ok_or_else(|| format!("expected one of {}", names()))
 }
 
 /// With several devices: the bytes that they exchange.
@@ -258,19 +266,31 @@ fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
     );
 }
 
-/// With several devices: the predicted step. Returns the tokens a second of all together, where one device's are predicted.
-fn together(args: &Args, link: &Link, subject: &Subject, predicted: Option<&Predicted>) -> Result<Option<f64>> {
+/// With several devices: the predicted step. Returns the tokens a second of all together, where one device's are predicted, or
+/// `given` with a batch.
+fn together(
+    args: &Args,
+    link: &Link,
+    subject: &Subject,
+    predicted: Option<&Predicted>,
+    given: Option<(f64, usize)>,
+) -> Result<Option<f64>> {
     if subject.devices == 1 {
         return Ok(None);
     }
-    let Some((batch, micro)) = predicted.and_then(Predicted::best) else {
+    let divides =
+        |batch: usize| args.tokens_per_step.is_none_or(|tokens| exchange::micro_steps(subject, batch, tokens).is_ok());
+    let of_speed = |(speed, batch): (f64, usize)| (batch, (batch * subject.context) as f64 / speed * 1e3);
+    let best = predicted.and_then(|predicted| predicted.best(divides));
+    let Some((batch, micro)) = best.or(given.map(of_speed)) else {
         let ms = Traffic::of(&subject.options(1)).ms(link, MOST_COPIERS, 0.0);
         say!("exchange at most about {} ms a step; predicted, not measured", three(ms));
         return Ok(None);
     };
     let step = Together::predict(subject, link, batch, micro, args.tokens_per_step)?;
     say!(
-        "step     {} tokens: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; predicted, not measured",
+        "step     {} tokens of batch {batch}: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; \
+         predicted, not measured",
         step.tokens,
         three(step.kernels_ms),
         three(step.exchange_ms),
@@ -290,7 +310,13 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
             Err(Error::usage("--batch auto: expected --memory, such as --memory 24GiB, or one --gpu"))
         }
         (Some(Batch::Auto), Some(memory)) => {
-            let found = subject.largest_batch(gpu, memory, |_| true)?;
+            // one that steps can be made of, as `wgpt train` takes it, if there is one
+            let divides =
+                |batch| args.tokens_per_step.is_none_or(|all| exchange::micro_steps(subject, batch, all).is_ok());
+            let found = match subject.largest_batch(gpu, memory, divides)? {
+                None => subject.largest_batch(gpu, memory, |_| true)?,
+                found => found,
+            };
             found.map(|batch| vec![batch]).ok_or_else(|| too_little(subject, gpu, memory, 1))
         }
         (None, _) => Ok(BATCHES.into_iter().filter(|batch| *batch <= most).collect()),
@@ -327,13 +353,12 @@ fn fit(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu, plans: &[
 }
 
 /// With a speed: hours, and with a price dollars.
-fn cost(args: &Args, subject: &Subject, predicted: Option<&Predicted>, together: Option<f64>) -> Result<()> {
-    let one = args.speed(subject, predicted)?;
-    let Some(speed) = together.or(one) else { return Ok(()) };
+fn cost(args: &Args, is_predicted: bool, speed: Option<f64>) -> Result<()> {
+    let Some(speed) = speed else { return Ok(()) };
     let asked = args.all_tokens();
     let tokens = asked.unwrap_or(TOKENS);
     let hours = tokens / speed / 3600.0;
-    if predicted.is_none() {
+    if !is_predicted {
         let dollars = args.price_per_hour.map_or(String::new(), |price| format!(", {:.2} dollars", hours * price));
         say!("{tokens:e} tokens at {} tokens/s: {} hours{dollars}", number(speed), number(hours));
     } else if asked.is_some() || args.price_per_hour.is_some() {

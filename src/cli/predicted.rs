@@ -40,9 +40,12 @@ pub fn card(flag: &str, name: &str) -> Result<&'static Card> {
 pub struct Predicted(Vec<(usize, Prediction)>);
 
 impl Predicted {
-    /// The fastest batch, and the milliseconds of its micro-step.
-    pub fn best(&self) -> Option<(usize, f64)> {
-        let best = self.0.iter().max_by(|a, b| a.1.tokens_per_s().total_cmp(&b.1.tokens_per_s()));
+    /// The fastest batch that is good, else the fastest, and the milliseconds of its micro-step.
+    pub fn best(&self, good: impl Fn(usize) -> bool) -> Option<(usize, f64)> {
+        let is_good = |all: &&(usize, Prediction)| good(all.0);
+        let by_speed =
+            |a: &&(usize, Prediction), b: &&(usize, Prediction)| a.1.tokens_per_s().total_cmp(&b.1.tokens_per_s());
+        let best = self.0.iter().filter(is_good).max_by(by_speed).or_else(|| self.0.iter().max_by(by_speed));
         best.map(|(batch, prediction)| (*batch, prediction.ms()))
     }
 

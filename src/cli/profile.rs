@@ -230,7 +230,9 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     let [first, others @ ..] = &measured[..] else { return Ok(()) };
     let Measured { steps, facts, kernels, profile } = first;
-    gpus.iter().for_each(say_device);
+    for (number, gpu) in gpus.iter().enumerate() {
+        say_device(gpu, (devices > 1).then_some(number));
+    }
     let several = if devices > 1 { format!(" on {devices} devices") } else { String::new() };
     say!(
         "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}{several}; {}",
@@ -246,14 +248,15 @@ pub fn run(args: &Args) -> Result<()> {
         say!("tuned   {line}");
     }
     stdout::text(&facts.report());
-    let exchanged = (devices > 1).then(|| Exchanged::new(&Traffic::of(&options), steps));
+    let exchanged = (devices > 1).then(|| Exchanged::new(&Traffic::of_device(&options, 0), steps));
     if let Some(exchanged) = &exchanged {
         say_lines!("{}", exchanged.report(&args.wire.to_string()));
     }
     let about = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "version": env!("CARGO_PKG_VERSION")});
     let mut beside = None;
     if let Some((profile, roofs)) = profile {
-        say_lines!("roofs   {}\n", roofs.summary());
+        let first = if devices > 1 { "\nof device 0:" } else { "" };
+        say_lines!("roofs   {}\n{first}", roofs.summary());
         stdout::text(&profile.report(roofs));
         beside = card.map(|card| Beside::new(card, profile, roofs));
         if let (Some(beside), Some(card)) = (&beside, card) {
@@ -277,8 +280,9 @@ pub fn run(args: &Args) -> Result<()> {
         step["precision"] = elem.name().into();
         step["batch"] = sizes.batch.into();
         step["context"] = context.into();
-        step["accumulation"] = sizes.accumulation.into();
+        step["accumulation"] = args.accumulation.into();
         step["devices"] = devices.into();
+        step["wire"] = args.wire.to_string().into();
         step["tuned"] = tuned.into();
         step["kernels"] = kernels.clone().into();
         write(path, &json!({"about": about, "step": step, "profile": timed, "exchange": exchanged}))?;
@@ -303,7 +307,7 @@ struct Measured {
 
 /// Measures the adapter's rates and sets them beside the card's.
 fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
-    say_device(gpu);
+    say_device(gpu, None);
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0) / 20.0);
     let roofs = Roofs::measure(gpu, time)?;
     say!("roofs   {}", roofs.summary());
@@ -329,7 +333,7 @@ fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
 /// Prints the driver's figures on the kernels that the trainer has built, the heaviest first by the prediction for a card.
 fn statistics(args: &Args, trainer: &Trainer, card: Option<&Card>) -> Result<()> {
     let gpu = trainer.gpu();
-    say_device(gpu);
+    say_device(gpu, None);
     let kernels = gpu.statistics().filter(|kernels| kernels.iter().any(|(_, figures)| !figures.is_empty()));
     let Some(mut kernels) = kernels else { return Err(no_statistics(gpu)) };
     if let Some(card) = card.or_else(|| args.heaviest.and_then(|_| predict::card::cards().first())) {
@@ -367,8 +371,8 @@ fn no_statistics(gpu: &Gpu) -> Error {
     ))
 }
 
-fn say_device(gpu: &Gpu) {
-    say!("device  {}", gpu.caps.summary());
+fn say_device(gpu: &Gpu, number: Option<usize>) {
+    say!("device  {}{}", number.map_or(String::new(), |number| format!("{number}: ")), gpu.caps.summary());
     if !gpu.device().is_empty() {
         say!("        {}", gpu.device());
     }

@@ -76,7 +76,29 @@ pub fn choose(asked: &str, share: bool) -> Result<Vec<usize>> {
     chosen(asked, share, &adapter::found())
 }
 
+/// Returns the number of adapters in a list, of which none need be here; `None` for `all`.
+///
+/// # Errors
+/// [`Error::Usage`] if it is no list, or has one twice that devices may not `share`.
+pub fn count(asked: &str, share: bool) -> Result<Option<usize>> {
+    if asked.trim() == "all" {
+        return Ok(None);
+    }
+    let words: Vec<&str> = asked.split(',').map(str::trim).collect();
+    let is_place = |word: &&str| word.parse::<usize>().is_ok() || word.contains(':');
+    if let Some(word) = words.iter().find(|word| !is_place(word)) {
+        let fault = Fault::at(CHOICE_OF_SEVERAL, format!("`{word}` is no number and no PCI bus id"));
+        return Err(Error::usage(fault.expected("all, or a list such as 0,1")));
+    }
+    if let Some(twice) = words.iter().enumerate().find(|(at, word)| !share && words[..*at].contains(word)) {
+        let fault = Fault::at(CHOICE_OF_SEVERAL, format!("{} comes twice", twice.1));
+        return Err(Error::usage(fault.expected("each once")));
+    }
+    Ok(Some(words.len()))
+}
+
 fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> {
+    count(asked, share)?;
     let known = || there.iter().map(DeviceInfo::place).collect::<Vec<_>>().join(", ");
     let unknown = |word: &str| {
         let fault = Fault::at(CHOICE_OF_SEVERAL, format!("no adapter is `{word}`"));

@@ -78,9 +78,17 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts the bytes that devices exchange for a model, as [`crate::train::Trainer`] moves them.
+    /// Counts the bytes that devices exchange for a model, as [`crate::train::Trainer`] moves them: of the device that has most.
     #[must_use]
     pub fn of(options: &TrainerOptions) -> Self {
+        let devices = options.part.devices;
+        let all = (0..devices).map(|device| Self::of_device(options, device));
+        all.max_by_key(|traffic| traffic.all().out + traffic.all().into).unwrap_or_default()
+    }
+
+    /// The same of one of them.
+    #[must_use]
+    pub fn of_device(options: &TrainerOptions, device: usize) -> Self {
         let devices = options.part.devices;
         if devices == 1 {
             return Self::default();
@@ -92,22 +100,19 @@ impl Traffic {
         let held = |device: usize| options.nodes(device).len() as u64;
         let nodes: u64 = (0..devices).map(held).sum();
         let element = options.wire.map_or(4, |_| 2);
-        let of_device = |device: usize| {
-            let mut all = Self::default();
-            for bucket in &buckets {
-                let owned = bucket.owned(device, devices).len() as u64;
-                let others = bucket.elements.len() as u64 - owned;
-                let gradients =
-                    Bytes { out: element * others * held(device), into: element * owned * (nodes - held(device)) };
-                let weights = Bytes { out: 4 * owned, into: 4 * others };
-                *(if early.contains(&bucket.group) { &mut all.early } else { &mut all.late }) += gradients;
-                all.late += weights;
-                let most = [gradients.out, gradients.into, weights.out, weights.into].into_iter().max();
-                all.bucket = all.bucket.max(most.unwrap_or(0));
-            }
-            all
-        };
-        (0..devices).map(of_device).max_by_key(|traffic| traffic.all().out + traffic.all().into).unwrap_or_default()
+        let mut all = Self::default();
+        for bucket in &buckets {
+            let owned = bucket.owned(device, devices).len() as u64;
+            let others = bucket.elements.len() as u64 - owned;
+            let gradients =
+                Bytes { out: element * others * held(device), into: element * owned * (nodes - held(device)) };
+            let weights = Bytes { out: 4 * owned, into: 4 * others };
+            *(if early.contains(&bucket.group) { &mut all.early } else { &mut all.late }) += gradients;
+            all.late += weights;
+            let most = [gradients.out, gradients.into, weights.out, weights.into].into_iter().max();
+            all.bucket = all.bucket.max(most.unwrap_or(0));
+        }
+        all
     }
 
     /// Both.
@@ -183,13 +188,22 @@ impl Together {
 pub fn micro_steps(subject: &Subject, batch: usize, tokens: f64) -> Result<f64> {
     let all = subject.context * subject.ranks;
     let each = (batch * all) as f64;
+    let most = (1_u64 << 50) as f64;
+    if tokens > most {
+        return Err(Error::usage(
+            Fault::at("--tokens-per-step", format!("{tokens:e} tokens")).expected("at most 2^50"),
+        ));
+    }
     if tokens >= each && (tokens / each).fract() == 0.0 {
         return Ok(tokens / each * (subject.ranks / subject.devices) as f64);
     }
     let ranks = if subject.ranks > 1 { format!(" times {} ranks", subject.ranks) } else { String::new() };
     let fault = Fault::at("--tokens-per-step", format!("{tokens} tokens"));
     let fault = fault.expected(format!("a multiple of {each}: batch {batch} times context {}{ranks}", subject.context));
-    let divides = |batch: &usize| (tokens / (batch * all) as f64).fract() == 0.0;
+    let divides = |batch: &usize| {
+        let each = (batch * all) as f64;
+        tokens >= each && (tokens / each).fract() == 0.0
+    };
     let smaller = (1..batch).rev().find(divides).map(|batch| format!("--batch {batch} or "));
     let next = ((tokens / each).ceil().max(1.0)) * each;
     Err(Error::usage(fault.advice(format!("try {}--tokens-per-step {next}", smaller.unwrap_or_default()))))
@@ -204,10 +218,12 @@ pub struct Exchanged {
     pub into_bytes: u64,
     /// Milliseconds a step from the last micro-step's first bucket to the last sum, the rest of the micro-step among them.
     pub gradients_ms: f64,
-    /// Milliseconds a step in which the host waited for other devices and copied, gradients and weights.
-    pub host_ms: f64,
-    /// Milliseconds a step in which the host waited for bytes of its own device: for kernels, too.
-    pub wait_ms: f64,
+    /// Milliseconds a step in which the host copied what other devices gave, gradients and weights.
+    pub copies_ms: f64,
+    /// Milliseconds a step in which it waited for other devices.
+    pub others_ms: f64,
+    /// Milliseconds a step in which it waited for bytes of its own device: for kernels, too.
+    pub own_ms: f64,
     /// Milliseconds a step of the norm's small exchange.
     pub norm_ms: f64,
     /// Milliseconds a step of the weights' exchange.
@@ -219,13 +235,15 @@ impl Exchanged {
     #[must_use]
     pub fn new(traffic: &Traffic, steps: &Steps) -> Self {
         let Bytes { out, into } = traffic.all();
+        let copies_ms = steps.whole_ms("copy from other devices");
         Self {
             out_bytes: out,
             into_bytes: into,
             gradients_ms: steps.whole_ms("exchange gradients"),
-            host_ms: steps.whole_ms("exchange a bucket"),
-            wait_ms: steps.whole_ms("wait for a departure"),
-            norm_ms: steps.whole_ms("exchange the norm"),
+            copies_ms,
+            others_ms: steps.whole_ms("wait for other devices") - copies_ms,
+            own_ms: steps.whole_ms("wait for a departure"),
+            norm_ms: steps.whole_ms("wait for the norm"),
             weights_ms: steps.whole_ms("exchange weights"),
         }
     }
@@ -235,14 +253,16 @@ impl Exchanged {
     pub fn report(&self, wire: &str) -> String {
         format!(
             "exchange gradients {} ms with the end of the backward pass, norm {} ms, weights {} ms a step\n         {} MiB out and {} MiB in, \
-             gradients in {wire}; of that {} ms with other devices on the host, {} ms waiting for the own device",
+             gradients in {wire}; of that {} ms of copies on the host, {} ms waiting for other devices, {} ms for the \
+             own",
             number(self.gradients_ms),
             number(self.norm_ms),
             number(self.weights_ms),
             mib(self.out_bytes),
             mib(self.into_bytes),
-            number(self.host_ms),
-            number(self.wait_ms)
+            number(self.copies_ms),
+            number(self.others_ms),
+            number(self.own_ms)
         )
     }
 }

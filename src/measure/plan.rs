@@ -267,10 +267,8 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
     let caps = &gpu.caps;
     // what is free now may be a little less when the run begins
     let Some(limit) = limit.or_else(|| free_memory(caps).map(|free| free / 10 * 9)) else {
-        return Err(Error::usage(format!(
-            "--batch auto: {} does not say how much memory it has; try --memory 24GiB",
-            caps.name
-        )));
+        let fault = Fault::at("--batch auto", "nothing says how much memory there is");
+        return Err(Error::usage(fault.advice("try --memory 24GiB")));
     };
     let subject = subject(settings);
     let host = host_bytes(caps, &subject.config);

@@ -16,8 +16,8 @@ pub static OPERATOR: Operator = Operator { name: "wire", passes: &[NARROW, WIDEN
 /// Values that an invocation takes.
 const EACH: usize = 4;
 
-/// What gradients of a mean loss are multiplied by: f16 then has them to 4, and all its bits from 4e-9 on.
-pub const SCALE: f32 = 16_384.0;
+/// What gradients of a mean loss are multiplied by: f16 then has them to 32, all its bits from 3e-8 on, and steps of 3e-11 below.
+pub const SCALE: f32 = 2048.0;
 
 crate::shared_struct! {
     struct Params {
@@ -116,8 +116,8 @@ impl Wire<'_> {
     }
 }
 
-/// `packed = wide · scale / loss scale`, rounded to the nearest, ties to even. What exceeds the type's range becomes its largest
-/// number; what is not finite stays so.
+/// `packed = wide · scale / loss scale`, rounded to the nearest, ties to even. What exceeds the type's range becomes infinite,
+/// what is below bf16's least normal number zero.
 ///
 /// # Errors
 /// [`Error::Shape`] if shapes or types are others.
@@ -125,7 +125,7 @@ pub fn narrow(pass: &mut Pass, io: &Wire) -> Result<()> {
     io.record(pass, NARROW)
 }
 
-/// `wide = packed · loss scale / scale`, exactly. Overwrites `wide`.
+/// `wide = packed · loss scale / scale`, exactly where that is a normal f32. Overwrites `wide`.
 ///
 /// # Errors
 /// [`Error::Shape`] if shapes or types are others.

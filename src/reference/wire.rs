@@ -2,14 +2,12 @@
 
 use half::{bf16, f16};
 
-/// The bits of values times `factor` as bf16, or as f16: the nearest, ties to even. The largest number stands for what is larger,
-/// zero for what is below bf16's least normal number.
+/// The bits of values times `factor` as bf16, or as f16: the nearest, ties to even. Zero stands for what is below bf16's least
+/// normal number.
 #[must_use]
 pub fn narrow(values: &[f32], factor: f64, is_bf16: bool) -> Vec<u16> {
-    let most = if is_bf16 { bf16::MAX.to_f64() } else { f16::MAX.to_f64() };
     let bits = |value: &f32| {
         let scaled = f64::from(*value) * factor;
-        let scaled = if value.is_finite() { scaled.clamp(-most, most) } else { scaled };
         match is_bf16 {
             true if scaled.abs() < bf16::MIN_POSITIVE.to_f64() => bf16::from_f64(0.0_f64.copysign(scaled)).to_bits(),
             true if scaled.is_nan() => bf16::NAN.to_bits() | u16::from(value.is_sign_negative()) << 15,

@@ -129,6 +129,9 @@ pub struct MadeBy {
     /// How kernels are built, where it is not as usual.
     #[serde(default)]
     pub built: String,
+    /// What gradients are rounded to between how many devices, as `bf16 on 2 devices`; empty if they are not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rounded: String,
 }
 
 impl MadeBy {
@@ -142,6 +145,10 @@ impl MadeBy {
             precision: precision.into(),
             kernels: trainer.kernel_summary(),
             built: gpu.built().into(),
+            rounded: match (trainer.wire(), trainer.part().devices) {
+                (Some(format), devices @ 2..) => format!("{} on {devices} devices", format.name()),
+                _ => String::new(),
+            },
         }
     }
 
@@ -150,9 +157,10 @@ impl MadeBy {
     pub fn differences(&self, there: &Self) -> Vec<String> {
         let words = |m: &Self| {
             let kernels = m.kernels.join(", ");
-            [m.version.clone(), m.adapter.clone(), m.lanes.to_string(), m.precision.clone(), kernels, m.built.clone()]
+            let rounded = if m.rounded.is_empty() { "not rounded" } else { &m.rounded };
+            [&m.version, &m.adapter, &m.lanes.to_string(), &m.precision, &kernels, &m.built, rounded].map(str::to_owned)
         };
-        let names = ["version", "adapter", "lanes", "precision", "kernels", "built"];
+        let names = ["version", "adapter", "lanes", "precision", "kernels", "built", "gradients between devices"];
         let pairs = names.into_iter().zip(words(there).into_iter().zip(words(self)));
         pairs.filter(|(_, (a, b))| a != b).map(|(name, (a, b))| format!("{name}: {a} there, {b} here")).collect()
     }

@@ -94,6 +94,79 @@ fn devices_take_the_batches_of_their_ranks_from_shards() {
 }
 
 #[test]
+fn a_run_says_on_how_many_devices_its_bits_repeat() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path();
+    text_file(dir, "text.txt", 3000);
+    let bf16 = |list| [&shared(list)[..], &["--wire", "bf16", "--tokens-per-step", "64"]].concat();
+    let run = |out: &str, more: &[&str]| {
+        let done = start(dir, out, more).wait_with_output().expect("waited for");
+        (
+            done.status.code(),
+            String::from_utf8_lossy(&done.stdout).into_owned(),
+            String::from_utf8_lossy(&done.stderr).into_owned(),
+        )
+    };
+    let (code, out, err) = run("a", &[&bf16("0,0")[..], &["--steps", "3"]].concat());
+    assert!(
+        code == Some(0) && out.contains("gradients go through host memory in bf16: bits repeat only on 2 devices"),
+        "{out}{err}"
+    );
+    // it may go on on one device, but not as it would have
+    let (code, out, err) =
+        run("a", &["--set", "devices=", "--steps", "4", "--wire", "bf16", "--tokens-per-step", "64"]);
+    let says = |text: &str| out.contains(text);
+    assert!(code == Some(0) && says("bf16 on 2 devices there, not rounded here"), "{out}{err}");
+    assert!(says("2 on one device, one after the other, which rounds no gradient to bf16"), "{out}");
+    let (code, _, err) = run("a", &["--set", "devices=", "--steps", "5", "--tokens-per-step", "64", "--wire", "f32"]);
+    assert!(code == Some(2) && err.contains("wire: bf16 there, f32 here"), "{err}");
+    // what is left over of shared devices is no mistake
+    let resumed = wgpt(dir, &["train", "--resume", "a", "--device", "0", "--steps", "5"]);
+    assert_eq!(resumed.code, 0, "{}", resumed.err);
+}
+
+#[test]
+fn a_profile_of_devices_shows_and_draws_their_exchange() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path();
+    let size =
+        ["--layers", "2", "--heads", "2", "--channels", "64", "--vocab", "257", "--batch", "2", "--context", "32"];
+    let args = [
+        "--devices",
+        "0,0",
+        "--share-device",
+        "--wire",
+        "f16",
+        "--steps",
+        "4",
+        "--trace",
+        "t.json",
+        "--json",
+        "f.json",
+    ];
+    let done = wgpt(dir, &[&["profile"], &size[..], &args].concat()).ends_with(0);
+    assert!(done.out.contains("exchange gradients ") && done.out.contains("gradients in f16"), "{}", done.out);
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(dir.join(name)).expect("written")).expect("JSON")
+    };
+    let (figures, trace) = (json("f.json"), json("t.json"));
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let (step, exchange) = (number(&figures["step"]["ms"]), &figures["exchange"]);
+    let parts = number(&exchange["gradients_ms"]) + number(&exchange["weights_ms"]);
+    // both are parts of a step, on a machine with other work
+    assert!(parts > 0.0 && parts < 3.0 * step, "{figures:#}");
+    assert_eq!(figures["step"]["tokens"], 128);
+    let events = trace["traceEvents"].as_array().expect("events");
+    for process in [1, 3] {
+        for name in ["exchange gradients", "wait for other devices", "copy from other devices", "exchange weights"] {
+            assert!(events.iter().any(|event| event["pid"] == process && event["name"] == name), "{process}: {name}");
+        }
+    }
+    let kernels = figures["profile"]["kernels"].as_array().expect("kernels");
+    assert!(kernels.iter().any(|row| row["name"] == "wire.widen.f16"), "{figures:#}");
+}
+
+#[test]
 fn devices_that_cannot_be_are_refused_with_one_line() {
     let dir = tempfile::tempdir().expect("a folder");
     let dir = dir.path();
@@ -105,8 +178,11 @@ fn devices_that_cannot_be_are_refused_with_one_line() {
         (&["--devices", "0,0"][..], 2, "comes twice"),
         (&["--devices", "97"], 4, "no adapter is `97`"),
         (&["--devices", "0000:ff:1f.7"], 4, "no adapter is `0000:ff:1f.7`"),
-        (&["--devices", ""], 4, "no adapter is ``"),
+        (&["--devices", ""], 2, "`` is no number"),
+        (&["--devices", "0-1"], 2, "a list such as 0,1"),
+        (&["--dry-run", "--devices", "0,0"], 2, "comes twice"),
         (&["--devices", "0", "--device", "0"], 2, "--devices"),
+        (&["--share-device"], 2, "needs --devices"),
         (
             &["--devices", "0,0,0", "--share-device", "--emulate-ranks", "4", "--tokens-per-step", "32"],
             2,
@@ -134,5 +210,5 @@ fn a_run_keeps_its_ranks_on_other_devices() {
     let done = start(dir, "one", &[&["--steps", "3"][..], &shared("0,0")].concat()).wait_with_output().expect("waited");
     let text = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(2), "{text}");
-    assert!(text.contains("2 devices do not share 1 ranks"), "{text}");
+    assert!(text.contains("2 devices do not share 1 rank evenly"), "{text}");
 }

@@ -183,11 +183,37 @@ fn devices_are_planned_and_their_exchange_is_predicted() {
     let card = [&plan[..], &["--gpu", "rtx-4090", "--devices", "2", "--tokens-per-step"]].concat();
     let predicted = wgpt(dir, &[&card[..], &["524288"]].concat()).ends_with(0).out;
     assert!(predicted.contains("efficiency 9"), "{predicted}");
+    let number = |text: &str, before: &str| -> f64 {
+        let (head, _) = text.split_once(before).unwrap_or_else(|| panic!("{before}: {text}"));
+        head.split_whitespace().next_back().and_then(|word| word.parse().ok()).expect("a number")
+    };
+    let more_by = " ms more by the exchange";
+    // half of the gradients' bytes, and what they take
+    let bf16 = wgpt(dir, &[&card[..], &["524288", "--wire", "bf16"]].concat()).ends_with(0).out;
+    assert!(
+        bf16.contains("gradients in bf16") && bf16.contains("356.2 MiB out of a device and 356.1 MiB in"),
+        "{bf16}"
+    );
+    assert!(number(&bf16, more_by) < 0.8 * number(&predicted, more_by), "{bf16}");
+    let ranks = wgpt(dir, &[&card[..], &["524288", "--emulate-ranks", "8"]].concat()).ends_with(0).out;
+    assert!(ranks.contains("2 of 4 ranks each") && ranks.contains("524288 tokens of batch 16"), "{ranks}");
+    // all cards, and of several batches one that divides the step
+    let all = ["plan", "--model", "d12", "--batch", "16", "--gpu", "all", "--devices", "2"];
+    let cards = wgpt(dir, &all).ends_with(0).out;
+    assert!(cards.contains("tokens/s of all") && cards.contains("2 of one rank each"), "{cards}");
+    let table = ["plan", "--model", "d12", "--gpu", "h100", "--devices", "16", "--tokens-per-step", "524288"];
+    let chosen = wgpt(dir, &table).ends_with(0).out;
+    assert!(chosen.contains("tokens of batch 32"), "{chosen}");
     for (flags, says) in [
-        (&["--devices", "0"][..], "expected 1 to 1024"),
+        (&["--devices", "0"][..], "expected a number from 1 to 1024"),
         (&["--devices", "2", "--link", "usb"], "expected one of pcie4, pcie5, 100G"),
         (&["--link", "pcie4"], "--devices"),
         (&["--gpu", "rtx-4090", "--devices", "2", "--tokens-per-step", "40000"], "a multiple of 32768"),
+        (&["--devices", "2", "--tokens-per-step", "40960"], "try --batch 10 or --tokens-per-step 65536"),
+        (&["--devices", "2", "--tokens-per-step", "1e-320"], "try --tokens-per-step 32768"),
+        (&["--devices", "2", "--tokens-per-step", "1e300"], "at most 2^50"),
+        (&["--devices", "4", "--emulate-ranks", "6"], "6 ranks on 4 devices, expected as many on each device; try 8"),
+        (&["--wire", "bf16"], "--devices"),
     ] {
         let refused = wgpt(dir, &[&plan[..], flags].concat()).ends_with(2);
         assert!(refused.err.contains(says), "{flags:?}: {}", refused.err);

@@ -1,9 +1,10 @@
 //! Settings that depend on the adapter: `--batch auto`, `--precision auto`. A run that is resumed keeps its own.
 
-use wgpt::error::Result;
+use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Gpu, devices};
 use wgpt::measure::plan::auto_batch;
 use wgpt::train::Settings;
+use wgpt::train::settings::layers::Origin;
 use wgpt::train::settings::{Batch, Precision};
 
 use super::Asked;
@@ -18,6 +19,10 @@ impl Asked {
     pub fn choose_devices(&mut self) -> Result<Vec<usize>> {
         let run = &self.recipe().run;
         let Some(asked) = &run.devices else {
+            // in a run's configuration it may be left over
+            if run.share_device == Some(true) && self.merged.origins.get("share-device") == Some(&Origin::Flag) {
+                return Err(Error::usage(Fault::at("--share-device", "needs --devices")));
+            }
             self.default_ranks(1);
             return Ok(Vec::new());
         };
@@ -31,10 +36,13 @@ impl Asked {
     /// # Errors
     /// [`Error::Device`] if all are asked for and there is none.
     pub fn count_devices(&mut self) -> Result<usize> {
-        let count = match self.recipe().run.devices.as_deref().map(str::trim) {
+        let run = &self.recipe().run;
+        let count = match run.devices.as_deref().map(|asked| devices::count(asked, run.share_device.unwrap_or(false))) {
             None => 1,
-            Some("all") => devices::choose("all", false)?.len(),
-            Some(list) => list.split(',').count(),
+            Some(count) => match count? {
+                Some(count) => count,
+                None => devices::choose("all", false)?.len(),
+            },
         };
         self.default_ranks(count);
         Ok(count)

@@ -14,9 +14,11 @@ use crate::cli::terminal::say;
 /// Describes the ranks and how devices share them; none for one rank.
 pub fn ranks(settings: &Settings, devices: usize) -> Option<String> {
     let (ranks, wire) = (settings.data.ranks, settings.train.wire);
+    let alone = if wire.format().is_some() { format!(", which rounds no gradient to {wire}") } else { String::new() };
     match (ranks, devices) {
-        (..=1, _) => None,
-        (_, 1) => Some(format!("{ranks} on one device, one after the other")),
+        (..=1, _) if alone.is_empty() => None,
+        (..=1, _) => Some(format!("1 on one device{alone}")),
+        (_, 1) => Some(format!("{ranks} on one device, one after the other{alone}")),
         _ => {
             let repeats = match wire.format() {
                 None => "sums of gradients and weights go through host memory".into(),
@@ -79,7 +81,8 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[C
     for (kernel, figures) in measure::statistics::spilling(gpu, &step) {
         say!("         {} is slow, its registers do not suffice ({figures}): try wgpt tune", kernel.name());
     }
-    say!("memory   {:.1} MiB", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
+    let first = if devices.len() > 1 { format!(" on the first of {} devices", devices.len()) } else { String::new() };
+    say!("memory   {:.1} MiB{first}", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
     let sizes = [t.batch, t.context];
     if let Some(line) = measure::tuned_jobs(tuned, &gpu.caps, config, trainer.elem(), sizes) {

@@ -24,8 +24,7 @@ const CONTRADICT: [(&str, &[&str]); 4] = [
     ("init", &["layers", "heads", "channels", "vocab"]),
 ];
 /// Settings that mean nothing without others.
-const NEED: [(&str, &[&str]); 9] = [
-    ("share-device", &["devices"]),
+const NEED: [(&str, &[&str]); 8] = [
     ("val", &["data"]),
     ("data-format", &["data"]),
     ("split-on", &["text"]),

@@ -322,11 +322,14 @@ impl Settings {
         }
         let devices = self.run.device_count;
         if !ranks.is_multiple_of(devices.max(1)) {
-            let fault = Fault::at("--devices", format!("{devices} devices do not share {ranks} ranks evenly"));
+            let ranks_of = if ranks == 1 { "1 rank".into() } else { format!("{ranks} ranks") };
+            let fault = Fault::at("--devices", format!("{devices} devices do not share {ranks_of} evenly"));
             let numbers: Vec<String> =
                 (1..=ranks).filter(|n| ranks.is_multiple_of(*n)).map(|n| n.to_string()).collect();
             let fault = fault.expected(format!("a number of devices among {}", numbers.join(", ")));
-            return Err(Error::usage(fault.advice("a run that begins anew may have other ranks: --emulate-ranks")));
+            let advice =
+                "a run keeps the ranks that it began with; one that begins anew may have more: --emulate-ranks";
+            return Err(Error::usage(fault.advice(advice)));
         }
         Ok(())
     }

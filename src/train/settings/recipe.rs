@@ -268,7 +268,7 @@ pub struct Run {
     pub device: Option<String>,
     /// Devices that share the run: all, or numbers and PCI bus ids of `wgpt devices`, as 0,1 or 0000:41:00.0
     #[arg(long, value_name = "all|LIST")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub devices: Option<String>,
     /// Allow a GPU twice in --devices: to try several devices where there is one
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", value_parser = bool::parse)]

@@ -51,6 +51,12 @@ macro_rules! read_themselves {
 
 read_themselves!(Batch, Interval, Bytes, Peak, Positive, Precision, TokenFormat, TokenizerName, WhenFull, Wire);
 
+impl Value for String {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+}
+
 impl Value for Recompute {
     fn parse(text: &str) -> Result<Self, String> {
         one_of(text, &Self::ALL)

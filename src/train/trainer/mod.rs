@@ -13,6 +13,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::{Command, Elem, Gpu, Lap, Pass, Program, ReadRing, Stopwatch, UploadRing};
 use crate::model::{Activations, Backward, Config, Params, Weights};
 use crate::ops::stepcontrol::{Report, StepControl};
+use crate::ops::wire::Format;
 use crate::ops::{attention, matmul};
 use crate::train::collective::Collective;
 use crate::train::optimizer::UpdateRule;
@@ -227,7 +228,9 @@ impl<'g> Trainer<'g> {
         if gives_up {
             self.ask_to_stop();
         }
-        Ok(self.share(&[u8::from(gives_up)])?.iter().any(|device| device == &[1]))
+        let gpu = self.gpu;
+        let votes = gpu.span("wait for the vote", || self.share(&[u8::from(gives_up)]))?;
+        Ok(votes.iter().any(|device| device == &[1]))
     }
 
     /// True once a device has asked all to stop.
@@ -252,6 +255,12 @@ impl<'g> Trainer<'g> {
     #[must_use]
     pub fn part(&self) -> Part {
         self.options.part
+    }
+
+    /// What gradients are rounded to on their way to other devices.
+    #[must_use]
+    pub fn wire(&self) -> Option<Format> {
+        self.options.wire
     }
 
     /// The activations on the GPU.

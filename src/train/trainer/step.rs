@@ -36,6 +36,10 @@ impl Trainer<'_> {
         for number in 0..count {
             let (first, last) = (number == 0, number + 1 == count);
             let gives_up = stop() || self.is_asked_to_stop();
+            let batch = match gives_up {
+                true => None,
+                false => Some(self.gpu.span("read a batch", || loader.next_batch())?),
+            };
             // all that share the step decide before its last micro-step, which the exchange is a part of
             if gives_up || last {
                 if self.any_gives_up(gives_up)? {
@@ -46,7 +50,7 @@ impl Trainer<'_> {
                     self.compare_weights(step)?;
                 }
             }
-            let batch = self.gpu.span("read a batch", || loader.next_batch())?;
+            let Some(batch) = batch else { return Ok(false) };
             check_batch("trainer.step", batch, self.micro.acts.rows())?;
             if last && self.reports.is_full() {
                 self.collect(true)?;

@@ -22,6 +22,16 @@ var<immediate> params: Params;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 
+// four steps of k, one after the other
+fn add_steps(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
+fn store(row: u32, column: u32, sum: f32) {
+    if row >= params.m { return; }
+    out[params.out_offset + row * params.out_stride + column] = sum;
+}
+
 @compute @workgroup_size(4)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -357,1859 +367,579 @@ fn main(
         let b7_0 = b[b_start7 + (k + 0u) / 4u];
         if row + 0u < params.m {
             let a0_0 = a[a_start0 + (k + 0u) / 4u];
-            acc0_0 = fma(a0_0.x, b0_0.x, acc0_0);
-            acc0_1 = fma(a0_0.x, b1_0.x, acc0_1);
-            acc0_2 = fma(a0_0.x, b2_0.x, acc0_2);
-            acc0_3 = fma(a0_0.x, b3_0.x, acc0_3);
-            acc0_4 = fma(a0_0.x, b4_0.x, acc0_4);
-            acc0_5 = fma(a0_0.x, b5_0.x, acc0_5);
-            acc0_6 = fma(a0_0.x, b6_0.x, acc0_6);
-            acc0_7 = fma(a0_0.x, b7_0.x, acc0_7);
-            acc0_0 = fma(a0_0.y, b0_0.y, acc0_0);
-            acc0_1 = fma(a0_0.y, b1_0.y, acc0_1);
-            acc0_2 = fma(a0_0.y, b2_0.y, acc0_2);
-            acc0_3 = fma(a0_0.y, b3_0.y, acc0_3);
-            acc0_4 = fma(a0_0.y, b4_0.y, acc0_4);
-            acc0_5 = fma(a0_0.y, b5_0.y, acc0_5);
-            acc0_6 = fma(a0_0.y, b6_0.y, acc0_6);
-            acc0_7 = fma(a0_0.y, b7_0.y, acc0_7);
-            acc0_0 = fma(a0_0.z, b0_0.z, acc0_0);
-            acc0_1 = fma(a0_0.z, b1_0.z, acc0_1);
-            acc0_2 = fma(a0_0.z, b2_0.z, acc0_2);
-            acc0_3 = fma(a0_0.z, b3_0.z, acc0_3);
-            acc0_4 = fma(a0_0.z, b4_0.z, acc0_4);
-            acc0_5 = fma(a0_0.z, b5_0.z, acc0_5);
-            acc0_6 = fma(a0_0.z, b6_0.z, acc0_6);
-            acc0_7 = fma(a0_0.z, b7_0.z, acc0_7);
-            acc0_0 = fma(a0_0.w, b0_0.w, acc0_0);
-            acc0_1 = fma(a0_0.w, b1_0.w, acc0_1);
-            acc0_2 = fma(a0_0.w, b2_0.w, acc0_2);
-            acc0_3 = fma(a0_0.w, b3_0.w, acc0_3);
-            acc0_4 = fma(a0_0.w, b4_0.w, acc0_4);
-            acc0_5 = fma(a0_0.w, b5_0.w, acc0_5);
-            acc0_6 = fma(a0_0.w, b6_0.w, acc0_6);
-            acc0_7 = fma(a0_0.w, b7_0.w, acc0_7);
+            acc0_0 = add_steps(acc0_0, a0_0, b0_0);
+            acc0_1 = add_steps(acc0_1, a0_0, b1_0);
+            acc0_2 = add_steps(acc0_2, a0_0, b2_0);
+            acc0_3 = add_steps(acc0_3, a0_0, b3_0);
+            acc0_4 = add_steps(acc0_4, a0_0, b4_0);
+            acc0_5 = add_steps(acc0_5, a0_0, b5_0);
+            acc0_6 = add_steps(acc0_6, a0_0, b6_0);
+            acc0_7 = add_steps(acc0_7, a0_0, b7_0);
             let a1_0 = a[a_start1 + (k + 0u) / 4u];
-            acc1_0 = fma(a1_0.x, b0_0.x, acc1_0);
-            acc1_1 = fma(a1_0.x, b1_0.x, acc1_1);
-            acc1_2 = fma(a1_0.x, b2_0.x, acc1_2);
-            acc1_3 = fma(a1_0.x, b3_0.x, acc1_3);
-            acc1_4 = fma(a1_0.x, b4_0.x, acc1_4);
-            acc1_5 = fma(a1_0.x, b5_0.x, acc1_5);
-            acc1_6 = fma(a1_0.x, b6_0.x, acc1_6);
-            acc1_7 = fma(a1_0.x, b7_0.x, acc1_7);
-            acc1_0 = fma(a1_0.y, b0_0.y, acc1_0);
-            acc1_1 = fma(a1_0.y, b1_0.y, acc1_1);
-            acc1_2 = fma(a1_0.y, b2_0.y, acc1_2);
-            acc1_3 = fma(a1_0.y, b3_0.y, acc1_3);
-            acc1_4 = fma(a1_0.y, b4_0.y, acc1_4);
-            acc1_5 = fma(a1_0.y, b5_0.y, acc1_5);
-            acc1_6 = fma(a1_0.y, b6_0.y, acc1_6);
-            acc1_7 = fma(a1_0.y, b7_0.y, acc1_7);
-            acc1_0 = fma(a1_0.z, b0_0.z, acc1_0);
-            acc1_1 = fma(a1_0.z, b1_0.z, acc1_1);
-            acc1_2 = fma(a1_0.z, b2_0.z, acc1_2);
-            acc1_3 = fma(a1_0.z, b3_0.z, acc1_3);
-            acc1_4 = fma(a1_0.z, b4_0.z, acc1_4);
-            acc1_5 = fma(a1_0.z, b5_0.z, acc1_5);
-            acc1_6 = fma(a1_0.z, b6_0.z, acc1_6);
-            acc1_7 = fma(a1_0.z, b7_0.z, acc1_7);
-            acc1_0 = fma(a1_0.w, b0_0.w, acc1_0);
-            acc1_1 = fma(a1_0.w, b1_0.w, acc1_1);
-            acc1_2 = fma(a1_0.w, b2_0.w, acc1_2);
-            acc1_3 = fma(a1_0.w, b3_0.w, acc1_3);
-            acc1_4 = fma(a1_0.w, b4_0.w, acc1_4);
-            acc1_5 = fma(a1_0.w, b5_0.w, acc1_5);
-            acc1_6 = fma(a1_0.w, b6_0.w, acc1_6);
-            acc1_7 = fma(a1_0.w, b7_0.w, acc1_7);
+            acc1_0 = add_steps(acc1_0, a1_0, b0_0);
+            acc1_1 = add_steps(acc1_1, a1_0, b1_0);
+            acc1_2 = add_steps(acc1_2, a1_0, b2_0);
+            acc1_3 = add_steps(acc1_3, a1_0, b3_0);
+            acc1_4 = add_steps(acc1_4, a1_0, b4_0);
+            acc1_5 = add_steps(acc1_5, a1_0, b5_0);
+            acc1_6 = add_steps(acc1_6, a1_0, b6_0);
+            acc1_7 = add_steps(acc1_7, a1_0, b7_0);
             let a2_0 = a[a_start2 + (k + 0u) / 4u];
-            acc2_0 = fma(a2_0.x, b0_0.x, acc2_0);
-            acc2_1 = fma(a2_0.x, b1_0.x, acc2_1);
-            acc2_2 = fma(a2_0.x, b2_0.x, acc2_2);
-            acc2_3 = fma(a2_0.x, b3_0.x, acc2_3);
-            acc2_4 = fma(a2_0.x, b4_0.x, acc2_4);
-            acc2_5 = fma(a2_0.x, b5_0.x, acc2_5);
-            acc2_6 = fma(a2_0.x, b6_0.x, acc2_6);
-            acc2_7 = fma(a2_0.x, b7_0.x, acc2_7);
-            acc2_0 = fma(a2_0.y, b0_0.y, acc2_0);
-            acc2_1 = fma(a2_0.y, b1_0.y, acc2_1);
-            acc2_2 = fma(a2_0.y, b2_0.y, acc2_2);
-            acc2_3 = fma(a2_0.y, b3_0.y, acc2_3);
-            acc2_4 = fma(a2_0.y, b4_0.y, acc2_4);
-            acc2_5 = fma(a2_0.y, b5_0.y, acc2_5);
-            acc2_6 = fma(a2_0.y, b6_0.y, acc2_6);
-            acc2_7 = fma(a2_0.y, b7_0.y, acc2_7);
-            acc2_0 = fma(a2_0.z, b0_0.z, acc2_0);
-            acc2_1 = fma(a2_0.z, b1_0.z, acc2_1);
-            acc2_2 = fma(a2_0.z, b2_0.z, acc2_2);
-            acc2_3 = fma(a2_0.z, b3_0.z, acc2_3);
-            acc2_4 = fma(a2_0.z, b4_0.z, acc2_4);
-            acc2_5 = fma(a2_0.z, b5_0.z, acc2_5);
-            acc2_6 = fma(a2_0.z, b6_0.z, acc2_6);
-            acc2_7 = fma(a2_0.z, b7_0.z, acc2_7);
-            acc2_0 = fma(a2_0.w, b0_0.w, acc2_0);
-            acc2_1 = fma(a2_0.w, b1_0.w, acc2_1);
-            acc2_2 = fma(a2_0.w, b2_0.w, acc2_2);
-            acc2_3 = fma(a2_0.w, b3_0.w, acc2_3);
-            acc2_4 = fma(a2_0.w, b4_0.w, acc2_4);
-            acc2_5 = fma(a2_0.w, b5_0.w, acc2_5);
-            acc2_6 = fma(a2_0.w, b6_0.w, acc2_6);
-            acc2_7 = fma(a2_0.w, b7_0.w, acc2_7);
+            acc2_0 = add_steps(acc2_0, a2_0, b0_0);
+            acc2_1 = add_steps(acc2_1, a2_0, b1_0);
+            acc2_2 = add_steps(acc2_2, a2_0, b2_0);
+            acc2_3 = add_steps(acc2_3, a2_0, b3_0);
+            acc2_4 = add_steps(acc2_4, a2_0, b4_0);
+            acc2_5 = add_steps(acc2_5, a2_0, b5_0);
+            acc2_6 = add_steps(acc2_6, a2_0, b6_0);
+            acc2_7 = add_steps(acc2_7, a2_0, b7_0);
             let a3_0 = a[a_start3 + (k + 0u) / 4u];
-            acc3_0 = fma(a3_0.x, b0_0.x, acc3_0);
-            acc3_1 = fma(a3_0.x, b1_0.x, acc3_1);
-            acc3_2 = fma(a3_0.x, b2_0.x, acc3_2);
-            acc3_3 = fma(a3_0.x, b3_0.x, acc3_3);
-            acc3_4 = fma(a3_0.x, b4_0.x, acc3_4);
-            acc3_5 = fma(a3_0.x, b5_0.x, acc3_5);
-            acc3_6 = fma(a3_0.x, b6_0.x, acc3_6);
-            acc3_7 = fma(a3_0.x, b7_0.x, acc3_7);
-            acc3_0 = fma(a3_0.y, b0_0.y, acc3_0);
-            acc3_1 = fma(a3_0.y, b1_0.y, acc3_1);
-            acc3_2 = fma(a3_0.y, b2_0.y, acc3_2);
-            acc3_3 = fma(a3_0.y, b3_0.y, acc3_3);
-            acc3_4 = fma(a3_0.y, b4_0.y, acc3_4);
-            acc3_5 = fma(a3_0.y, b5_0.y, acc3_5);
-            acc3_6 = fma(a3_0.y, b6_0.y, acc3_6);
-            acc3_7 = fma(a3_0.y, b7_0.y, acc3_7);
-            acc3_0 = fma(a3_0.z, b0_0.z, acc3_0);
-            acc3_1 = fma(a3_0.z, b1_0.z, acc3_1);
-            acc3_2 = fma(a3_0.z, b2_0.z, acc3_2);
-            acc3_3 = fma(a3_0.z, b3_0.z, acc3_3);
-            acc3_4 = fma(a3_0.z, b4_0.z, acc3_4);
-            acc3_5 = fma(a3_0.z, b5_0.z, acc3_5);
-            acc3_6 = fma(a3_0.z, b6_0.z, acc3_6);
-            acc3_7 = fma(a3_0.z, b7_0.z, acc3_7);
-            acc3_0 = fma(a3_0.w, b0_0.w, acc3_0);
-            acc3_1 = fma(a3_0.w, b1_0.w, acc3_1);
-            acc3_2 = fma(a3_0.w, b2_0.w, acc3_2);
-            acc3_3 = fma(a3_0.w, b3_0.w, acc3_3);
-            acc3_4 = fma(a3_0.w, b4_0.w, acc3_4);
-            acc3_5 = fma(a3_0.w, b5_0.w, acc3_5);
-            acc3_6 = fma(a3_0.w, b6_0.w, acc3_6);
-            acc3_7 = fma(a3_0.w, b7_0.w, acc3_7);
+            acc3_0 = add_steps(acc3_0, a3_0, b0_0);
+            acc3_1 = add_steps(acc3_1, a3_0, b1_0);
+            acc3_2 = add_steps(acc3_2, a3_0, b2_0);
+            acc3_3 = add_steps(acc3_3, a3_0, b3_0);
+            acc3_4 = add_steps(acc3_4, a3_0, b4_0);
+            acc3_5 = add_steps(acc3_5, a3_0, b5_0);
+            acc3_6 = add_steps(acc3_6, a3_0, b6_0);
+            acc3_7 = add_steps(acc3_7, a3_0, b7_0);
         }
         if row + 4u < params.m {
             let a4_0 = a[a_start4 + (k + 0u) / 4u];
-            acc4_0 = fma(a4_0.x, b0_0.x, acc4_0);
-            acc4_1 = fma(a4_0.x, b1_0.x, acc4_1);
-            acc4_2 = fma(a4_0.x, b2_0.x, acc4_2);
-            acc4_3 = fma(a4_0.x, b3_0.x, acc4_3);
-            acc4_4 = fma(a4_0.x, b4_0.x, acc4_4);
-            acc4_5 = fma(a4_0.x, b5_0.x, acc4_5);
-            acc4_6 = fma(a4_0.x, b6_0.x, acc4_6);
-            acc4_7 = fma(a4_0.x, b7_0.x, acc4_7);
-            acc4_0 = fma(a4_0.y, b0_0.y, acc4_0);
-            acc4_1 = fma(a4_0.y, b1_0.y, acc4_1);
-            acc4_2 = fma(a4_0.y, b2_0.y, acc4_2);
-            acc4_3 = fma(a4_0.y, b3_0.y, acc4_3);
-            acc4_4 = fma(a4_0.y, b4_0.y, acc4_4);
-            acc4_5 = fma(a4_0.y, b5_0.y, acc4_5);
-            acc4_6 = fma(a4_0.y, b6_0.y, acc4_6);
-            acc4_7 = fma(a4_0.y, b7_0.y, acc4_7);
-            acc4_0 = fma(a4_0.z, b0_0.z, acc4_0);
-            acc4_1 = fma(a4_0.z, b1_0.z, acc4_1);
-            acc4_2 = fma(a4_0.z, b2_0.z, acc4_2);
-            acc4_3 = fma(a4_0.z, b3_0.z, acc4_3);
-            acc4_4 = fma(a4_0.z, b4_0.z, acc4_4);
-            acc4_5 = fma(a4_0.z, b5_0.z, acc4_5);
-            acc4_6 = fma(a4_0.z, b6_0.z, acc4_6);
-            acc4_7 = fma(a4_0.z, b7_0.z, acc4_7);
-            acc4_0 = fma(a4_0.w, b0_0.w, acc4_0);
-            acc4_1 = fma(a4_0.w, b1_0.w, acc4_1);
-            acc4_2 = fma(a4_0.w, b2_0.w, acc4_2);
-            acc4_3 = fma(a4_0.w, b3_0.w, acc4_3);
-            acc4_4 = fma(a4_0.w, b4_0.w, acc4_4);
-            acc4_5 = fma(a4_0.w, b5_0.w, acc4_5);
-            acc4_6 = fma(a4_0.w, b6_0.w, acc4_6);
-            acc4_7 = fma(a4_0.w, b7_0.w, acc4_7);
+            acc4_0 = add_steps(acc4_0, a4_0, b0_0);
+            acc4_1 = add_steps(acc4_1, a4_0, b1_0);
+            acc4_2 = add_steps(acc4_2, a4_0, b2_0);
+            acc4_3 = add_steps(acc4_3, a4_0, b3_0);
+            acc4_4 = add_steps(acc4_4, a4_0, b4_0);
+            acc4_5 = add_steps(acc4_5, a4_0, b5_0);
+            acc4_6 = add_steps(acc4_6, a4_0, b6_0);
+            acc4_7 = add_steps(acc4_7, a4_0, b7_0);
             let a5_0 = a[a_start5 + (k + 0u) / 4u];
-            acc5_0 = fma(a5_0.x, b0_0.x, acc5_0);
-            acc5_1 = fma(a5_0.x, b1_0.x, acc5_1);
-            acc5_2 = fma(a5_0.x, b2_0.x, acc5_2);
-            acc5_3 = fma(a5_0.x, b3_0.x, acc5_3);
-            acc5_4 = fma(a5_0.x, b4_0.x, acc5_4);
-            acc5_5 = fma(a5_0.x, b5_0.x, acc5_5);
-            acc5_6 = fma(a5_0.x, b6_0.x, acc5_6);
-            acc5_7 = fma(a5_0.x, b7_0.x, acc5_7);
-            acc5_0 = fma(a5_0.y, b0_0.y, acc5_0);
-            acc5_1 = fma(a5_0.y, b1_0.y, acc5_1);
-            acc5_2 = fma(a5_0.y, b2_0.y, acc5_2);
-            acc5_3 = fma(a5_0.y, b3_0.y, acc5_3);
-            acc5_4 = fma(a5_0.y, b4_0.y, acc5_4);
-            acc5_5 = fma(a5_0.y, b5_0.y, acc5_5);
-            acc5_6 = fma(a5_0.y, b6_0.y, acc5_6);
-            acc5_7 = fma(a5_0.y, b7_0.y, acc5_7);
-            acc5_0 = fma(a5_0.z, b0_0.z, acc5_0);
-            acc5_1 = fma(a5_0.z, b1_0.z, acc5_1);
-            acc5_2 = fma(a5_0.z, b2_0.z, acc5_2);
-            acc5_3 = fma(a5_0.z, b3_0.z, acc5_3);
-            acc5_4 = fma(a5_0.z, b4_0.z, acc5_4);
-            acc5_5 = fma(a5_0.z, b5_0.z, acc5_5);
-            acc5_6 = fma(a5_0.z, b6_0.z, acc5_6);
-            acc5_7 = fma(a5_0.z, b7_0.z, acc5_7);
-            acc5_0 = fma(a5_0.w, b0_0.w, acc5_0);
-            acc5_1 = fma(a5_0.w, b1_0.w, acc5_1);
-            acc5_2 = fma(a5_0.w, b2_0.w, acc5_2);
-            acc5_3 = fma(a5_0.w, b3_0.w, acc5_3);
-            acc5_4 = fma(a5_0.w, b4_0.w, acc5_4);
-            acc5_5 = fma(a5_0.w, b5_0.w, acc5_5);
-            acc5_6 = fma(a5_0.w, b6_0.w, acc5_6);
-            acc5_7 = fma(a5_0.w, b7_0.w, acc5_7);
+            acc5_0 = add_steps(acc5_0, a5_0, b0_0);
+            acc5_1 = add_steps(acc5_1, a5_0, b1_0);
+            acc5_2 = add_steps(acc5_2, a5_0, b2_0);
+            acc5_3 = add_steps(acc5_3, a5_0, b3_0);
+            acc5_4 = add_steps(acc5_4, a5_0, b4_0);
+            acc5_5 = add_steps(acc5_5, a5_0, b5_0);
+            acc5_6 = add_steps(acc5_6, a5_0, b6_0);
+            acc5_7 = add_steps(acc5_7, a5_0, b7_0);
             let a6_0 = a[a_start6 + (k + 0u) / 4u];
-            acc6_0 = fma(a6_0.x, b0_0.x, acc6_0);
-            acc6_1 = fma(a6_0.x, b1_0.x, acc6_1);
-            acc6_2 = fma(a6_0.x, b2_0.x, acc6_2);
-            acc6_3 = fma(a6_0.x, b3_0.x, acc6_3);
-            acc6_4 = fma(a6_0.x, b4_0.x, acc6_4);
-            acc6_5 = fma(a6_0.x, b5_0.x, acc6_5);
-            acc6_6 = fma(a6_0.x, b6_0.x, acc6_6);
-            acc6_7 = fma(a6_0.x, b7_0.x, acc6_7);
-            acc6_0 = fma(a6_0.y, b0_0.y, acc6_0);
-            acc6_1 = fma(a6_0.y, b1_0.y, acc6_1);
-            acc6_2 = fma(a6_0.y, b2_0.y, acc6_2);
-            acc6_3 = fma(a6_0.y, b3_0.y, acc6_3);
-            acc6_4 = fma(a6_0.y, b4_0.y, acc6_4);
-            acc6_5 = fma(a6_0.y, b5_0.y, acc6_5);
-            acc6_6 = fma(a6_0.y, b6_0.y, acc6_6);
-            acc6_7 = fma(a6_0.y, b7_0.y, acc6_7);
-            acc6_0 = fma(a6_0.z, b0_0.z, acc6_0);
-            acc6_1 = fma(a6_0.z, b1_0.z, acc6_1);
-            acc6_2 = fma(a6_0.z, b2_0.z, acc6_2);
-            acc6_3 = fma(a6_0.z, b3_0.z, acc6_3);
-            acc6_4 = fma(a6_0.z, b4_0.z, acc6_4);
-            acc6_5 = fma(a6_0.z, b5_0.z, acc6_5);
-            acc6_6 = fma(a6_0.z, b6_0.z, acc6_6);
-            acc6_7 = fma(a6_0.z, b7_0.z, acc6_7);
-            acc6_0 = fma(a6_0.w, b0_0.w, acc6_0);
-            acc6_1 = fma(a6_0.w, b1_0.w, acc6_1);
-            acc6_2 = fma(a6_0.w, b2_0.w, acc6_2);
-            acc6_3 = fma(a6_0.w, b3_0.w, acc6_3);
-            acc6_4 = fma(a6_0.w, b4_0.w, acc6_4);
-            acc6_5 = fma(a6_0.w, b5_0.w, acc6_5);
-            acc6_6 = fma(a6_0.w, b6_0.w, acc6_6);
-            acc6_7 = fma(a6_0.w, b7_0.w, acc6_7);
+            acc6_0 = add_steps(acc6_0, a6_0, b0_0);
+            acc6_1 = add_steps(acc6_1, a6_0, b1_0);
+            acc6_2 = add_steps(acc6_2, a6_0, b2_0);
+            acc6_3 = add_steps(acc6_3, a6_0, b3_0);
+            acc6_4 = add_steps(acc6_4, a6_0, b4_0);
+            acc6_5 = add_steps(acc6_5, a6_0, b5_0);
+            acc6_6 = add_steps(acc6_6, a6_0, b6_0);
+            acc6_7 = add_steps(acc6_7, a6_0, b7_0);
             let a7_0 = a[a_start7 + (k + 0u) / 4u];
-            acc7_0 = fma(a7_0.x, b0_0.x, acc7_0);
-            acc7_1 = fma(a7_0.x, b1_0.x, acc7_1);
-            acc7_2 = fma(a7_0.x, b2_0.x, acc7_2);
-            acc7_3 = fma(a7_0.x, b3_0.x, acc7_3);
-            acc7_4 = fma(a7_0.x, b4_0.x, acc7_4);
-            acc7_5 = fma(a7_0.x, b5_0.x, acc7_5);
-            acc7_6 = fma(a7_0.x, b6_0.x, acc7_6);
-            acc7_7 = fma(a7_0.x, b7_0.x, acc7_7);
-            acc7_0 = fma(a7_0.y, b0_0.y, acc7_0);
-            acc7_1 = fma(a7_0.y, b1_0.y, acc7_1);
-            acc7_2 = fma(a7_0.y, b2_0.y, acc7_2);
-            acc7_3 = fma(a7_0.y, b3_0.y, acc7_3);
-            acc7_4 = fma(a7_0.y, b4_0.y, acc7_4);
-            acc7_5 = fma(a7_0.y, b5_0.y, acc7_5);
-            acc7_6 = fma(a7_0.y, b6_0.y, acc7_6);
-            acc7_7 = fma(a7_0.y, b7_0.y, acc7_7);
-            acc7_0 = fma(a7_0.z, b0_0.z, acc7_0);
-            acc7_1 = fma(a7_0.z, b1_0.z, acc7_1);
-            acc7_2 = fma(a7_0.z, b2_0.z, acc7_2);
-            acc7_3 = fma(a7_0.z, b3_0.z, acc7_3);
-            acc7_4 = fma(a7_0.z, b4_0.z, acc7_4);
-            acc7_5 = fma(a7_0.z, b5_0.z, acc7_5);
-            acc7_6 = fma(a7_0.z, b6_0.z, acc7_6);
-            acc7_7 = fma(a7_0.z, b7_0.z, acc7_7);
-            acc7_0 = fma(a7_0.w, b0_0.w, acc7_0);
-            acc7_1 = fma(a7_0.w, b1_0.w, acc7_1);
-            acc7_2 = fma(a7_0.w, b2_0.w, acc7_2);
-            acc7_3 = fma(a7_0.w, b3_0.w, acc7_3);
-            acc7_4 = fma(a7_0.w, b4_0.w, acc7_4);
-            acc7_5 = fma(a7_0.w, b5_0.w, acc7_5);
-            acc7_6 = fma(a7_0.w, b6_0.w, acc7_6);
-            acc7_7 = fma(a7_0.w, b7_0.w, acc7_7);
+            acc7_0 = add_steps(acc7_0, a7_0, b0_0);
+            acc7_1 = add_steps(acc7_1, a7_0, b1_0);
+            acc7_2 = add_steps(acc7_2, a7_0, b2_0);
+            acc7_3 = add_steps(acc7_3, a7_0, b3_0);
+            acc7_4 = add_steps(acc7_4, a7_0, b4_0);
+            acc7_5 = add_steps(acc7_5, a7_0, b5_0);
+            acc7_6 = add_steps(acc7_6, a7_0, b6_0);
+            acc7_7 = add_steps(acc7_7, a7_0, b7_0);
         }
         if row + 8u < params.m {
             let a8_0 = a[a_start8 + (k + 0u) / 4u];
-            acc8_0 = fma(a8_0.x, b0_0.x, acc8_0);
-            acc8_1 = fma(a8_0.x, b1_0.x, acc8_1);
-            acc8_2 = fma(a8_0.x, b2_0.x, acc8_2);
-            acc8_3 = fma(a8_0.x, b3_0.x, acc8_3);
-            acc8_4 = fma(a8_0.x, b4_0.x, acc8_4);
-            acc8_5 = fma(a8_0.x, b5_0.x, acc8_5);
-            acc8_6 = fma(a8_0.x, b6_0.x, acc8_6);
-            acc8_7 = fma(a8_0.x, b7_0.x, acc8_7);
-            acc8_0 = fma(a8_0.y, b0_0.y, acc8_0);
-            acc8_1 = fma(a8_0.y, b1_0.y, acc8_1);
-            acc8_2 = fma(a8_0.y, b2_0.y, acc8_2);
-            acc8_3 = fma(a8_0.y, b3_0.y, acc8_3);
-            acc8_4 = fma(a8_0.y, b4_0.y, acc8_4);
-            acc8_5 = fma(a8_0.y, b5_0.y, acc8_5);
-            acc8_6 = fma(a8_0.y, b6_0.y, acc8_6);
-            acc8_7 = fma(a8_0.y, b7_0.y, acc8_7);
-            acc8_0 = fma(a8_0.z, b0_0.z, acc8_0);
-            acc8_1 = fma(a8_0.z, b1_0.z, acc8_1);
-            acc8_2 = fma(a8_0.z, b2_0.z, acc8_2);
-            acc8_3 = fma(a8_0.z, b3_0.z, acc8_3);
-            acc8_4 = fma(a8_0.z, b4_0.z, acc8_4);
-            acc8_5 = fma(a8_0.z, b5_0.z, acc8_5);
-            acc8_6 = fma(a8_0.z, b6_0.z, acc8_6);
-            acc8_7 = fma(a8_0.z, b7_0.z, acc8_7);
-            acc8_0 = fma(a8_0.w, b0_0.w, acc8_0);
-            acc8_1 = fma(a8_0.w, b1_0.w, acc8_1);
-            acc8_2 = fma(a8_0.w, b2_0.w, acc8_2);
-            acc8_3 = fma(a8_0.w, b3_0.w, acc8_3);
-            acc8_4 = fma(a8_0.w, b4_0.w, acc8_4);
-            acc8_5 = fma(a8_0.w, b5_0.w, acc8_5);
-            acc8_6 = fma(a8_0.w, b6_0.w, acc8_6);
-            acc8_7 = fma(a8_0.w, b7_0.w, acc8_7);
+            acc8_0 = add_steps(acc8_0, a8_0, b0_0);
+            acc8_1 = add_steps(acc8_1, a8_0, b1_0);
+            acc8_2 = add_steps(acc8_2, a8_0, b2_0);
+            acc8_3 = add_steps(acc8_3, a8_0, b3_0);
+            acc8_4 = add_steps(acc8_4, a8_0, b4_0);
+            acc8_5 = add_steps(acc8_5, a8_0, b5_0);
+            acc8_6 = add_steps(acc8_6, a8_0, b6_0);
+            acc8_7 = add_steps(acc8_7, a8_0, b7_0);
             let a9_0 = a[a_start9 + (k + 0u) / 4u];
-            acc9_0 = fma(a9_0.x, b0_0.x, acc9_0);
-            acc9_1 = fma(a9_0.x, b1_0.x, acc9_1);
-            acc9_2 = fma(a9_0.x, b2_0.x, acc9_2);
-            acc9_3 = fma(a9_0.x, b3_0.x, acc9_3);
-            acc9_4 = fma(a9_0.x, b4_0.x, acc9_4);
-            acc9_5 = fma(a9_0.x, b5_0.x, acc9_5);
-            acc9_6 = fma(a9_0.x, b6_0.x, acc9_6);
-            acc9_7 = fma(a9_0.x, b7_0.x, acc9_7);
-            acc9_0 = fma(a9_0.y, b0_0.y, acc9_0);
-            acc9_1 = fma(a9_0.y, b1_0.y, acc9_1);
-            acc9_2 = fma(a9_0.y, b2_0.y, acc9_2);
-            acc9_3 = fma(a9_0.y, b3_0.y, acc9_3);
-            acc9_4 = fma(a9_0.y, b4_0.y, acc9_4);
-            acc9_5 = fma(a9_0.y, b5_0.y, acc9_5);
-            acc9_6 = fma(a9_0.y, b6_0.y, acc9_6);
-            acc9_7 = fma(a9_0.y, b7_0.y, acc9_7);
-            acc9_0 = fma(a9_0.z, b0_0.z, acc9_0);
-            acc9_1 = fma(a9_0.z, b1_0.z, acc9_1);
-            acc9_2 = fma(a9_0.z, b2_0.z, acc9_2);
-            acc9_3 = fma(a9_0.z, b3_0.z, acc9_3);
-            acc9_4 = fma(a9_0.z, b4_0.z, acc9_4);
-            acc9_5 = fma(a9_0.z, b5_0.z, acc9_5);
-            acc9_6 = fma(a9_0.z, b6_0.z, acc9_6);
-            acc9_7 = fma(a9_0.z, b7_0.z, acc9_7);
-            acc9_0 = fma(a9_0.w, b0_0.w, acc9_0);
-            acc9_1 = fma(a9_0.w, b1_0.w, acc9_1);
-            acc9_2 = fma(a9_0.w, b2_0.w, acc9_2);
-            acc9_3 = fma(a9_0.w, b3_0.w, acc9_3);
-            acc9_4 = fma(a9_0.w, b4_0.w, acc9_4);
-            acc9_5 = fma(a9_0.w, b5_0.w, acc9_5);
-            acc9_6 = fma(a9_0.w, b6_0.w, acc9_6);
-            acc9_7 = fma(a9_0.w, b7_0.w, acc9_7);
+            acc9_0 = add_steps(acc9_0, a9_0, b0_0);
+            acc9_1 = add_steps(acc9_1, a9_0, b1_0);
+            acc9_2 = add_steps(acc9_2, a9_0, b2_0);
+            acc9_3 = add_steps(acc9_3, a9_0, b3_0);
+            acc9_4 = add_steps(acc9_4, a9_0, b4_0);
+            acc9_5 = add_steps(acc9_5, a9_0, b5_0);
+            acc9_6 = add_steps(acc9_6, a9_0, b6_0);
+            acc9_7 = add_steps(acc9_7, a9_0, b7_0);
             let a10_0 = a[a_start10 + (k + 0u) / 4u];
-            acc10_0 = fma(a10_0.x, b0_0.x, acc10_0);
-            acc10_1 = fma(a10_0.x, b1_0.x, acc10_1);
-            acc10_2 = fma(a10_0.x, b2_0.x, acc10_2);
-            acc10_3 = fma(a10_0.x, b3_0.x, acc10_3);
-            acc10_4 = fma(a10_0.x, b4_0.x, acc10_4);
-            acc10_5 = fma(a10_0.x, b5_0.x, acc10_5);
-            acc10_6 = fma(a10_0.x, b6_0.x, acc10_6);
-            acc10_7 = fma(a10_0.x, b7_0.x, acc10_7);
-            acc10_0 = fma(a10_0.y, b0_0.y, acc10_0);
-            acc10_1 = fma(a10_0.y, b1_0.y, acc10_1);
-            acc10_2 = fma(a10_0.y, b2_0.y, acc10_2);
-            acc10_3 = fma(a10_0.y, b3_0.y, acc10_3);
-            acc10_4 = fma(a10_0.y, b4_0.y, acc10_4);
-            acc10_5 = fma(a10_0.y, b5_0.y, acc10_5);
-            acc10_6 = fma(a10_0.y, b6_0.y, acc10_6);
-            acc10_7 = fma(a10_0.y, b7_0.y, acc10_7);
-            acc10_0 = fma(a10_0.z, b0_0.z, acc10_0);
-            acc10_1 = fma(a10_0.z, b1_0.z, acc10_1);
-            acc10_2 = fma(a10_0.z, b2_0.z, acc10_2);
-            acc10_3 = fma(a10_0.z, b3_0.z, acc10_3);
-            acc10_4 = fma(a10_0.z, b4_0.z, acc10_4);
-            acc10_5 = fma(a10_0.z, b5_0.z, acc10_5);
-            acc10_6 = fma(a10_0.z, b6_0.z, acc10_6);
-            acc10_7 = fma(a10_0.z, b7_0.z, acc10_7);
-            acc10_0 = fma(a10_0.w, b0_0.w, acc10_0);
-            acc10_1 = fma(a10_0.w, b1_0.w, acc10_1);
-            acc10_2 = fma(a10_0.w, b2_0.w, acc10_2);
-            acc10_3 = fma(a10_0.w, b3_0.w, acc10_3);
-            acc10_4 = fma(a10_0.w, b4_0.w, acc10_4);
-            acc10_5 = fma(a10_0.w, b5_0.w, acc10_5);
-            acc10_6 = fma(a10_0.w, b6_0.w, acc10_6);
-            acc10_7 = fma(a10_0.w, b7_0.w, acc10_7);
+            acc10_0 = add_steps(acc10_0, a10_0, b0_0);
+            acc10_1 = add_steps(acc10_1, a10_0, b1_0);
+            acc10_2 = add_steps(acc10_2, a10_0, b2_0);
+            acc10_3 = add_steps(acc10_3, a10_0, b3_0);
+            acc10_4 = add_steps(acc10_4, a10_0, b4_0);
+            acc10_5 = add_steps(acc10_5, a10_0, b5_0);
+            acc10_6 = add_steps(acc10_6, a10_0, b6_0);
+            acc10_7 = add_steps(acc10_7, a10_0, b7_0);
             let a11_0 = a[a_start11 + (k + 0u) / 4u];
-            acc11_0 = fma(a11_0.x, b0_0.x, acc11_0);
-            acc11_1 = fma(a11_0.x, b1_0.x, acc11_1);
-            acc11_2 = fma(a11_0.x, b2_0.x, acc11_2);
-            acc11_3 = fma(a11_0.x, b3_0.x, acc11_3);
-            acc11_4 = fma(a11_0.x, b4_0.x, acc11_4);
-            acc11_5 = fma(a11_0.x, b5_0.x, acc11_5);
-            acc11_6 = fma(a11_0.x, b6_0.x, acc11_6);
-            acc11_7 = fma(a11_0.x, b7_0.x, acc11_7);
-            acc11_0 = fma(a11_0.y, b0_0.y, acc11_0);
-            acc11_1 = fma(a11_0.y, b1_0.y, acc11_1);
-            acc11_2 = fma(a11_0.y, b2_0.y, acc11_2);
-            acc11_3 = fma(a11_0.y, b3_0.y, acc11_3);
-            acc11_4 = fma(a11_0.y, b4_0.y, acc11_4);
-            acc11_5 = fma(a11_0.y, b5_0.y, acc11_5);
-            acc11_6 = fma(a11_0.y, b6_0.y, acc11_6);
-            acc11_7 = fma(a11_0.y, b7_0.y, acc11_7);
-            acc11_0 = fma(a11_0.z, b0_0.z, acc11_0);
-            acc11_1 = fma(a11_0.z, b1_0.z, acc11_1);
-            acc11_2 = fma(a11_0.z, b2_0.z, acc11_2);
-            acc11_3 = fma(a11_0.z, b3_0.z, acc11_3);
-            acc11_4 = fma(a11_0.z, b4_0.z, acc11_4);
-            acc11_5 = fma(a11_0.z, b5_0.z, acc11_5);
-            acc11_6 = fma(a11_0.z, b6_0.z, acc11_6);
-            acc11_7 = fma(a11_0.z, b7_0.z, acc11_7);
-            acc11_0 = fma(a11_0.w, b0_0.w, acc11_0);
-            acc11_1 = fma(a11_0.w, b1_0.w, acc11_1);
-            acc11_2 = fma(a11_0.w, b2_0.w, acc11_2);
-            acc11_3 = fma(a11_0.w, b3_0.w, acc11_3);
-            acc11_4 = fma(a11_0.w, b4_0.w, acc11_4);
-            acc11_5 = fma(a11_0.w, b5_0.w, acc11_5);
-            acc11_6 = fma(a11_0.w, b6_0.w, acc11_6);
-            acc11_7 = fma(a11_0.w, b7_0.w, acc11_7);
+            acc11_0 = add_steps(acc11_0, a11_0, b0_0);
+            acc11_1 = add_steps(acc11_1, a11_0, b1_0);
+            acc11_2 = add_steps(acc11_2, a11_0, b2_0);
+            acc11_3 = add_steps(acc11_3, a11_0, b3_0);
+            acc11_4 = add_steps(acc11_4, a11_0, b4_0);
+            acc11_5 = add_steps(acc11_5, a11_0, b5_0);
+            acc11_6 = add_steps(acc11_6, a11_0, b6_0);
+            acc11_7 = add_steps(acc11_7, a11_0, b7_0);
         }
         if row + 12u < params.m {
             let a12_0 = a[a_start12 + (k + 0u) / 4u];
-            acc12_0 = fma(a12_0.x, b0_0.x, acc12_0);
-            acc12_1 = fma(a12_0.x, b1_0.x, acc12_1);
-            acc12_2 = fma(a12_0.x, b2_0.x, acc12_2);
-            acc12_3 = fma(a12_0.x, b3_0.x, acc12_3);
-            acc12_4 = fma(a12_0.x, b4_0.x, acc12_4);
-            acc12_5 = fma(a12_0.x, b5_0.x, acc12_5);
-            acc12_6 = fma(a12_0.x, b6_0.x, acc12_6);
-            acc12_7 = fma(a12_0.x, b7_0.x, acc12_7);
-            acc12_0 = fma(a12_0.y, b0_0.y, acc12_0);
-            acc12_1 = fma(a12_0.y, b1_0.y, acc12_1);
-            acc12_2 = fma(a12_0.y, b2_0.y, acc12_2);
-            acc12_3 = fma(a12_0.y, b3_0.y, acc12_3);
-            acc12_4 = fma(a12_0.y, b4_0.y, acc12_4);
-            acc12_5 = fma(a12_0.y, b5_0.y, acc12_5);
-            acc12_6 = fma(a12_0.y, b6_0.y, acc12_6);
-            acc12_7 = fma(a12_0.y, b7_0.y, acc12_7);
-            acc12_0 = fma(a12_0.z, b0_0.z, acc12_0);
-            acc12_1 = fma(a12_0.z, b1_0.z, acc12_1);
-            acc12_2 = fma(a12_0.z, b2_0.z, acc12_2);
-            acc12_3 = fma(a12_0.z, b3_0.z, acc12_3);
-            acc12_4 = fma(a12_0.z, b4_0.z, acc12_4);
-            acc12_5 = fma(a12_0.z, b5_0.z, acc12_5);
-            acc12_6 = fma(a12_0.z, b6_0.z, acc12_6);
-            acc12_7 = fma(a12_0.z, b7_0.z, acc12_7);
-            acc12_0 = fma(a12_0.w, b0_0.w, acc12_0);
-            acc12_1 = fma(a12_0.w, b1_0.w, acc12_1);
-            acc12_2 = fma(a12_0.w, b2_0.w, acc12_2);
-            acc12_3 = fma(a12_0.w, b3_0.w, acc12_3);
-            acc12_4 = fma(a12_0.w, b4_0.w, acc12_4);
-            acc12_5 = fma(a12_0.w, b5_0.w, acc12_5);
-            acc12_6 = fma(a12_0.w, b6_0.w, acc12_6);
-            acc12_7 = fma(a12_0.w, b7_0.w, acc12_7);
+            acc12_0 = add_steps(acc12_0, a12_0, b0_0);
+            acc12_1 = add_steps(acc12_1, a12_0, b1_0);
+            acc12_2 = add_steps(acc12_2, a12_0, b2_0);
+            acc12_3 = add_steps(acc12_3, a12_0, b3_0);
+            acc12_4 = add_steps(acc12_4, a12_0, b4_0);
+            acc12_5 = add_steps(acc12_5, a12_0, b5_0);
+            acc12_6 = add_steps(acc12_6, a12_0, b6_0);
+            acc12_7 = add_steps(acc12_7, a12_0, b7_0);
             let a13_0 = a[a_start13 + (k + 0u) / 4u];
-            acc13_0 = fma(a13_0.x, b0_0.x, acc13_0);
-            acc13_1 = fma(a13_0.x, b1_0.x, acc13_1);
-            acc13_2 = fma(a13_0.x, b2_0.x, acc13_2);
-            acc13_3 = fma(a13_0.x, b3_0.x, acc13_3);
-            acc13_4 = fma(a13_0.x, b4_0.x, acc13_4);
-            acc13_5 = fma(a13_0.x, b5_0.x, acc13_5);
-            acc13_6 = fma(a13_0.x, b6_0.x, acc13_6);
-            acc13_7 = fma(a13_0.x, b7_0.x, acc13_7);
-            acc13_0 = fma(a13_0.y, b0_0.y, acc13_0);
-            acc13_1 = fma(a13_0.y, b1_0.y, acc13_1);
-            acc13_2 = fma(a13_0.y, b2_0.y, acc13_2);
-            acc13_3 = fma(a13_0.y, b3_0.y, acc13_3);
-            acc13_4 = fma(a13_0.y, b4_0.y, acc13_4);
-            acc13_5 = fma(a13_0.y, b5_0.y, acc13_5);
-            acc13_6 = fma(a13_0.y, b6_0.y, acc13_6);
-            acc13_7 = fma(a13_0.y, b7_0.y, acc13_7);
-            acc13_0 = fma(a13_0.z, b0_0.z, acc13_0);
-            acc13_1 = fma(a13_0.z, b1_0.z, acc13_1);
-            acc13_2 = fma(a13_0.z, b2_0.z, acc13_2);
-            acc13_3 = fma(a13_0.z, b3_0.z, acc13_3);
-            acc13_4 = fma(a13_0.z, b4_0.z, acc13_4);
-            acc13_5 = fma(a13_0.z, b5_0.z, acc13_5);
-            acc13_6 = fma(a13_0.z, b6_0.z, acc13_6);
-            acc13_7 = fma(a13_0.z, b7_0.z, acc13_7);
-            acc13_0 = fma(a13_0.w, b0_0.w, acc13_0);
-            acc13_1 = fma(a13_0.w, b1_0.w, acc13_1);
-            acc13_2 = fma(a13_0.w, b2_0.w, acc13_2);
-            acc13_3 = fma(a13_0.w, b3_0.w, acc13_3);
-            acc13_4 = fma(a13_0.w, b4_0.w, acc13_4);
-            acc13_5 = fma(a13_0.w, b5_0.w, acc13_5);
-            acc13_6 = fma(a13_0.w, b6_0.w, acc13_6);
-            acc13_7 = fma(a13_0.w, b7_0.w, acc13_7);
+            acc13_0 = add_steps(acc13_0, a13_0, b0_0);
+            acc13_1 = add_steps(acc13_1, a13_0, b1_0);
+            acc13_2 = add_steps(acc13_2, a13_0, b2_0);
+            acc13_3 = add_steps(acc13_3, a13_0, b3_0);
+            acc13_4 = add_steps(acc13_4, a13_0, b4_0);
+            acc13_5 = add_steps(acc13_5, a13_0, b5_0);
+            acc13_6 = add_steps(acc13_6, a13_0, b6_0);
+            acc13_7 = add_steps(acc13_7, a13_0, b7_0);
             let a14_0 = a[a_start14 + (k + 0u) / 4u];
-            acc14_0 = fma(a14_0.x, b0_0.x, acc14_0);
-            acc14_1 = fma(a14_0.x, b1_0.x, acc14_1);
-            acc14_2 = fma(a14_0.x, b2_0.x, acc14_2);
-            acc14_3 = fma(a14_0.x, b3_0.x, acc14_3);
-            acc14_4 = fma(a14_0.x, b4_0.x, acc14_4);
-            acc14_5 = fma(a14_0.x, b5_0.x, acc14_5);
-            acc14_6 = fma(a14_0.x, b6_0.x, acc14_6);
-            acc14_7 = fma(a14_0.x, b7_0.x, acc14_7);
-            acc14_0 = fma(a14_0.y, b0_0.y, acc14_0);
-            acc14_1 = fma(a14_0.y, b1_0.y, acc14_1);
-            acc14_2 = fma(a14_0.y, b2_0.y, acc14_2);
-            acc14_3 = fma(a14_0.y, b3_0.y, acc14_3);
-            acc14_4 = fma(a14_0.y, b4_0.y, acc14_4);
-            acc14_5 = fma(a14_0.y, b5_0.y, acc14_5);
-            acc14_6 = fma(a14_0.y, b6_0.y, acc14_6);
-            acc14_7 = fma(a14_0.y, b7_0.y, acc14_7);
-            acc14_0 = fma(a14_0.z, b0_0.z, acc14_0);
-            acc14_1 = fma(a14_0.z, b1_0.z, acc14_1);
-            acc14_2 = fma(a14_0.z, b2_0.z, acc14_2);
-            acc14_3 = fma(a14_0.z, b3_0.z, acc14_3);
-            acc14_4 = fma(a14_0.z, b4_0.z, acc14_4);
-            acc14_5 = fma(a14_0.z, b5_0.z, acc14_5);
-            acc14_6 = fma(a14_0.z, b6_0.z, acc14_6);
-            acc14_7 = fma(a14_0.z, b7_0.z, acc14_7);
-            acc14_0 = fma(a14_0.w, b0_0.w, acc14_0);
-            acc14_1 = fma(a14_0.w, b1_0.w, acc14_1);
-            acc14_2 = fma(a14_0.w, b2_0.w, acc14_2);
-            acc14_3 = fma(a14_0.w, b3_0.w, acc14_3);
-            acc14_4 = fma(a14_0.w, b4_0.w, acc14_4);
-            acc14_5 = fma(a14_0.w, b5_0.w, acc14_5);
-            acc14_6 = fma(a14_0.w, b6_0.w, acc14_6);
-            acc14_7 = fma(a14_0.w, b7_0.w, acc14_7);
+            acc14_0 = add_steps(acc14_0, a14_0, b0_0);
+            acc14_1 = add_steps(acc14_1, a14_0, b1_0);
+            acc14_2 = add_steps(acc14_2, a14_0, b2_0);
+            acc14_3 = add_steps(acc14_3, a14_0, b3_0);
+            acc14_4 = add_steps(acc14_4, a14_0, b4_0);
+            acc14_5 = add_steps(acc14_5, a14_0, b5_0);
+            acc14_6 = add_steps(acc14_6, a14_0, b6_0);
+            acc14_7 = add_steps(acc14_7, a14_0, b7_0);
             let a15_0 = a[a_start15 + (k + 0u) / 4u];
-            acc15_0 = fma(a15_0.x, b0_0.x, acc15_0);
-            acc15_1 = fma(a15_0.x, b1_0.x, acc15_1);
-            acc15_2 = fma(a15_0.x, b2_0.x, acc15_2);
-            acc15_3 = fma(a15_0.x, b3_0.x, acc15_3);
-            acc15_4 = fma(a15_0.x, b4_0.x, acc15_4);
-            acc15_5 = fma(a15_0.x, b5_0.x, acc15_5);
-            acc15_6 = fma(a15_0.x, b6_0.x, acc15_6);
-            acc15_7 = fma(a15_0.x, b7_0.x, acc15_7);
-            acc15_0 = fma(a15_0.y, b0_0.y, acc15_0);
-            acc15_1 = fma(a15_0.y, b1_0.y, acc15_1);
-            acc15_2 = fma(a15_0.y, b2_0.y, acc15_2);
-            acc15_3 = fma(a15_0.y, b3_0.y, acc15_3);
-            acc15_4 = fma(a15_0.y, b4_0.y, acc15_4);
-            acc15_5 = fma(a15_0.y, b5_0.y, acc15_5);
-            acc15_6 = fma(a15_0.y, b6_0.y, acc15_6);
-            acc15_7 = fma(a15_0.y, b7_0.y, acc15_7);
-            acc15_0 = fma(a15_0.z, b0_0.z, acc15_0);
-            acc15_1 = fma(a15_0.z, b1_0.z, acc15_1);
-            acc15_2 = fma(a15_0.z, b2_0.z, acc15_2);
-            acc15_3 = fma(a15_0.z, b3_0.z, acc15_3);
-            acc15_4 = fma(a15_0.z, b4_0.z, acc15_4);
-            acc15_5 = fma(a15_0.z, b5_0.z, acc15_5);
-            acc15_6 = fma(a15_0.z, b6_0.z, acc15_6);
-            acc15_7 = fma(a15_0.z, b7_0.z, acc15_7);
-            acc15_0 = fma(a15_0.w, b0_0.w, acc15_0);
-            acc15_1 = fma(a15_0.w, b1_0.w, acc15_1);
-            acc15_2 = fma(a15_0.w, b2_0.w, acc15_2);
-            acc15_3 = fma(a15_0.w, b3_0.w, acc15_3);
-            acc15_4 = fma(a15_0.w, b4_0.w, acc15_4);
-            acc15_5 = fma(a15_0.w, b5_0.w, acc15_5);
-            acc15_6 = fma(a15_0.w, b6_0.w, acc15_6);
-            acc15_7 = fma(a15_0.w, b7_0.w, acc15_7);
+            acc15_0 = add_steps(acc15_0, a15_0, b0_0);
+            acc15_1 = add_steps(acc15_1, a15_0, b1_0);
+            acc15_2 = add_steps(acc15_2, a15_0, b2_0);
+            acc15_3 = add_steps(acc15_3, a15_0, b3_0);
+            acc15_4 = add_steps(acc15_4, a15_0, b4_0);
+            acc15_5 = add_steps(acc15_5, a15_0, b5_0);
+            acc15_6 = add_steps(acc15_6, a15_0, b6_0);
+            acc15_7 = add_steps(acc15_7, a15_0, b7_0);
         }
         if row + 16u < params.m {
             let a16_0 = a[a_start16 + (k + 0u) / 4u];
-            acc16_0 = fma(a16_0.x, b0_0.x, acc16_0);
-            acc16_1 = fma(a16_0.x, b1_0.x, acc16_1);
-            acc16_2 = fma(a16_0.x, b2_0.x, acc16_2);
-            acc16_3 = fma(a16_0.x, b3_0.x, acc16_3);
-            acc16_4 = fma(a16_0.x, b4_0.x, acc16_4);
-            acc16_5 = fma(a16_0.x, b5_0.x, acc16_5);
-            acc16_6 = fma(a16_0.x, b6_0.x, acc16_6);
-            acc16_7 = fma(a16_0.x, b7_0.x, acc16_7);
-            acc16_0 = fma(a16_0.y, b0_0.y, acc16_0);
-            acc16_1 = fma(a16_0.y, b1_0.y, acc16_1);
-            acc16_2 = fma(a16_0.y, b2_0.y, acc16_2);
-            acc16_3 = fma(a16_0.y, b3_0.y, acc16_3);
-            acc16_4 = fma(a16_0.y, b4_0.y, acc16_4);
-            acc16_5 = fma(a16_0.y, b5_0.y, acc16_5);
-            acc16_6 = fma(a16_0.y, b6_0.y, acc16_6);
-            acc16_7 = fma(a16_0.y, b7_0.y, acc16_7);
-            acc16_0 = fma(a16_0.z, b0_0.z, acc16_0);
-            acc16_1 = fma(a16_0.z, b1_0.z, acc16_1);
-            acc16_2 = fma(a16_0.z, b2_0.z, acc16_2);
-            acc16_3 = fma(a16_0.z, b3_0.z, acc16_3);
-            acc16_4 = fma(a16_0.z, b4_0.z, acc16_4);
-            acc16_5 = fma(a16_0.z, b5_0.z, acc16_5);
-            acc16_6 = fma(a16_0.z, b6_0.z, acc16_6);
-            acc16_7 = fma(a16_0.z, b7_0.z, acc16_7);
-            acc16_0 = fma(a16_0.w, b0_0.w, acc16_0);
-            acc16_1 = fma(a16_0.w, b1_0.w, acc16_1);
-            acc16_2 = fma(a16_0.w, b2_0.w, acc16_2);
-            acc16_3 = fma(a16_0.w, b3_0.w, acc16_3);
-            acc16_4 = fma(a16_0.w, b4_0.w, acc16_4);
-            acc16_5 = fma(a16_0.w, b5_0.w, acc16_5);
-            acc16_6 = fma(a16_0.w, b6_0.w, acc16_6);
-            acc16_7 = fma(a16_0.w, b7_0.w, acc16_7);
+            acc16_0 = add_steps(acc16_0, a16_0, b0_0);
+            acc16_1 = add_steps(acc16_1, a16_0, b1_0);
+            acc16_2 = add_steps(acc16_2, a16_0, b2_0);
+            acc16_3 = add_steps(acc16_3, a16_0, b3_0);
+            acc16_4 = add_steps(acc16_4, a16_0, b4_0);
+            acc16_5 = add_steps(acc16_5, a16_0, b5_0);
+            acc16_6 = add_steps(acc16_6, a16_0, b6_0);
+            acc16_7 = add_steps(acc16_7, a16_0, b7_0);
             let a17_0 = a[a_start17 + (k + 0u) / 4u];
-            acc17_0 = fma(a17_0.x, b0_0.x, acc17_0);
-            acc17_1 = fma(a17_0.x, b1_0.x, acc17_1);
-            acc17_2 = fma(a17_0.x, b2_0.x, acc17_2);
-            acc17_3 = fma(a17_0.x, b3_0.x, acc17_3);
-            acc17_4 = fma(a17_0.x, b4_0.x, acc17_4);
-            acc17_5 = fma(a17_0.x, b5_0.x, acc17_5);
-            acc17_6 = fma(a17_0.x, b6_0.x, acc17_6);
-            acc17_7 = fma(a17_0.x, b7_0.x, acc17_7);
-            acc17_0 = fma(a17_0.y, b0_0.y, acc17_0);
-            acc17_1 = fma(a17_0.y, b1_0.y, acc17_1);
-            acc17_2 = fma(a17_0.y, b2_0.y, acc17_2);
-            acc17_3 = fma(a17_0.y, b3_0.y, acc17_3);
-            acc17_4 = fma(a17_0.y, b4_0.y, acc17_4);
-            acc17_5 = fma(a17_0.y, b5_0.y, acc17_5);
-            acc17_6 = fma(a17_0.y, b6_0.y, acc17_6);
-            acc17_7 = fma(a17_0.y, b7_0.y, acc17_7);
-            acc17_0 = fma(a17_0.z, b0_0.z, acc17_0);
-            acc17_1 = fma(a17_0.z, b1_0.z, acc17_1);
-            acc17_2 = fma(a17_0.z, b2_0.z, acc17_2);
-            acc17_3 = fma(a17_0.z, b3_0.z, acc17_3);
-            acc17_4 = fma(a17_0.z, b4_0.z, acc17_4);
-            acc17_5 = fma(a17_0.z, b5_0.z, acc17_5);
-            acc17_6 = fma(a17_0.z, b6_0.z, acc17_6);
-            acc17_7 = fma(a17_0.z, b7_0.z, acc17_7);
-            acc17_0 = fma(a17_0.w, b0_0.w, acc17_0);
-            acc17_1 = fma(a17_0.w, b1_0.w, acc17_1);
-            acc17_2 = fma(a17_0.w, b2_0.w, acc17_2);
-            acc17_3 = fma(a17_0.w, b3_0.w, acc17_3);
-            acc17_4 = fma(a17_0.w, b4_0.w, acc17_4);
-            acc17_5 = fma(a17_0.w, b5_0.w, acc17_5);
-            acc17_6 = fma(a17_0.w, b6_0.w, acc17_6);
-            acc17_7 = fma(a17_0.w, b7_0.w, acc17_7);
+            acc17_0 = add_steps(acc17_0, a17_0, b0_0);
+            acc17_1 = add_steps(acc17_1, a17_0, b1_0);
+            acc17_2 = add_steps(acc17_2, a17_0, b2_0);
+            acc17_3 = add_steps(acc17_3, a17_0, b3_0);
+            acc17_4 = add_steps(acc17_4, a17_0, b4_0);
+            acc17_5 = add_steps(acc17_5, a17_0, b5_0);
+            acc17_6 = add_steps(acc17_6, a17_0, b6_0);
+            acc17_7 = add_steps(acc17_7, a17_0, b7_0);
             let a18_0 = a[a_start18 + (k + 0u) / 4u];
-            acc18_0 = fma(a18_0.x, b0_0.x, acc18_0);
-            acc18_1 = fma(a18_0.x, b1_0.x, acc18_1);
-            acc18_2 = fma(a18_0.x, b2_0.x, acc18_2);
-            acc18_3 = fma(a18_0.x, b3_0.x, acc18_3);
-            acc18_4 = fma(a18_0.x, b4_0.x, acc18_4);
-            acc18_5 = fma(a18_0.x, b5_0.x, acc18_5);
-            acc18_6 = fma(a18_0.x, b6_0.x, acc18_6);
-            acc18_7 = fma(a18_0.x, b7_0.x, acc18_7);
-            acc18_0 = fma(a18_0.y, b0_0.y, acc18_0);
-            acc18_1 = fma(a18_0.y, b1_0.y, acc18_1);
-            acc18_2 = fma(a18_0.y, b2_0.y, acc18_2);
-            acc18_3 = fma(a18_0.y, b3_0.y, acc18_3);
-            acc18_4 = fma(a18_0.y, b4_0.y, acc18_4);
-            acc18_5 = fma(a18_0.y, b5_0.y, acc18_5);
-            acc18_6 = fma(a18_0.y, b6_0.y, acc18_6);
-            acc18_7 = fma(a18_0.y, b7_0.y, acc18_7);
-            acc18_0 = fma(a18_0.z, b0_0.z, acc18_0);
-            acc18_1 = fma(a18_0.z, b1_0.z, acc18_1);
-            acc18_2 = fma(a18_0.z, b2_0.z, acc18_2);
-            acc18_3 = fma(a18_0.z, b3_0.z, acc18_3);
-            acc18_4 = fma(a18_0.z, b4_0.z, acc18_4);
-            acc18_5 = fma(a18_0.z, b5_0.z, acc18_5);
-            acc18_6 = fma(a18_0.z, b6_0.z, acc18_6);
-            acc18_7 = fma(a18_0.z, b7_0.z, acc18_7);
-            acc18_0 = fma(a18_0.w, b0_0.w, acc18_0);
-            acc18_1 = fma(a18_0.w, b1_0.w, acc18_1);
-            acc18_2 = fma(a18_0.w, b2_0.w, acc18_2);
-            acc18_3 = fma(a18_0.w, b3_0.w, acc18_3);
-            acc18_4 = fma(a18_0.w, b4_0.w, acc18_4);
-            acc18_5 = fma(a18_0.w, b5_0.w, acc18_5);
-            acc18_6 = fma(a18_0.w, b6_0.w, acc18_6);
-            acc18_7 = fma(a18_0.w, b7_0.w, acc18_7);
+            acc18_0 = add_steps(acc18_0, a18_0, b0_0);
+            acc18_1 = add_steps(acc18_1, a18_0, b1_0);
+            acc18_2 = add_steps(acc18_2, a18_0, b2_0);
+            acc18_3 = add_steps(acc18_3, a18_0, b3_0);
+            acc18_4 = add_steps(acc18_4, a18_0, b4_0);
+            acc18_5 = add_steps(acc18_5, a18_0, b5_0);
+            acc18_6 = add_steps(acc18_6, a18_0, b6_0);
+            acc18_7 = add_steps(acc18_7, a18_0, b7_0);
             let a19_0 = a[a_start19 + (k + 0u) / 4u];
-            acc19_0 = fma(a19_0.x, b0_0.x, acc19_0);
-            acc19_1 = fma(a19_0.x, b1_0.x, acc19_1);
-            acc19_2 = fma(a19_0.x, b2_0.x, acc19_2);
-            acc19_3 = fma(a19_0.x, b3_0.x, acc19_3);
-            acc19_4 = fma(a19_0.x, b4_0.x, acc19_4);
-            acc19_5 = fma(a19_0.x, b5_0.x, acc19_5);
-            acc19_6 = fma(a19_0.x, b6_0.x, acc19_6);
-            acc19_7 = fma(a19_0.x, b7_0.x, acc19_7);
-            acc19_0 = fma(a19_0.y, b0_0.y, acc19_0);
-            acc19_1 = fma(a19_0.y, b1_0.y, acc19_1);
-            acc19_2 = fma(a19_0.y, b2_0.y, acc19_2);
-            acc19_3 = fma(a19_0.y, b3_0.y, acc19_3);
-            acc19_4 = fma(a19_0.y, b4_0.y, acc19_4);
-            acc19_5 = fma(a19_0.y, b5_0.y, acc19_5);
-            acc19_6 = fma(a19_0.y, b6_0.y, acc19_6);
-            acc19_7 = fma(a19_0.y, b7_0.y, acc19_7);
-            acc19_0 = fma(a19_0.z, b0_0.z, acc19_0);
-            acc19_1 = fma(a19_0.z, b1_0.z, acc19_1);
-            acc19_2 = fma(a19_0.z, b2_0.z, acc19_2);
-            acc19_3 = fma(a19_0.z, b3_0.z, acc19_3);
-            acc19_4 = fma(a19_0.z, b4_0.z, acc19_4);
-            acc19_5 = fma(a19_0.z, b5_0.z, acc19_5);
-            acc19_6 = fma(a19_0.z, b6_0.z, acc19_6);
-            acc19_7 = fma(a19_0.z, b7_0.z, acc19_7);
-            acc19_0 = fma(a19_0.w, b0_0.w, acc19_0);
-            acc19_1 = fma(a19_0.w, b1_0.w, acc19_1);
-            acc19_2 = fma(a19_0.w, b2_0.w, acc19_2);
-            acc19_3 = fma(a19_0.w, b3_0.w, acc19_3);
-            acc19_4 = fma(a19_0.w, b4_0.w, acc19_4);
-            acc19_5 = fma(a19_0.w, b5_0.w, acc19_5);
-            acc19_6 = fma(a19_0.w, b6_0.w, acc19_6);
-            acc19_7 = fma(a19_0.w, b7_0.w, acc19_7);
+            acc19_0 = add_steps(acc19_0, a19_0, b0_0);
+            acc19_1 = add_steps(acc19_1, a19_0, b1_0);
+            acc19_2 = add_steps(acc19_2, a19_0, b2_0);
+            acc19_3 = add_steps(acc19_3, a19_0, b3_0);
+            acc19_4 = add_steps(acc19_4, a19_0, b4_0);
+            acc19_5 = add_steps(acc19_5, a19_0, b5_0);
+            acc19_6 = add_steps(acc19_6, a19_0, b6_0);
+            acc19_7 = add_steps(acc19_7, a19_0, b7_0);
         }
         if row + 20u < params.m {
             let a20_0 = a[a_start20 + (k + 0u) / 4u];
-            acc20_0 = fma(a20_0.x, b0_0.x, acc20_0);
-            acc20_1 = fma(a20_0.x, b1_0.x, acc20_1);
-            acc20_2 = fma(a20_0.x, b2_0.x, acc20_2);
-            acc20_3 = fma(a20_0.x, b3_0.x, acc20_3);
-            acc20_4 = fma(a20_0.x, b4_0.x, acc20_4);
-            acc20_5 = fma(a20_0.x, b5_0.x, acc20_5);
-            acc20_6 = fma(a20_0.x, b6_0.x, acc20_6);
-            acc20_7 = fma(a20_0.x, b7_0.x, acc20_7);
-            acc20_0 = fma(a20_0.y, b0_0.y, acc20_0);
-            acc20_1 = fma(a20_0.y, b1_0.y, acc20_1);
-            acc20_2 = fma(a20_0.y, b2_0.y, acc20_2);
-            acc20_3 = fma(a20_0.y, b3_0.y, acc20_3);
-            acc20_4 = fma(a20_0.y, b4_0.y, acc20_4);
-            acc20_5 = fma(a20_0.y, b5_0.y, acc20_5);
-            acc20_6 = fma(a20_0.y, b6_0.y, acc20_6);
-            acc20_7 = fma(a20_0.y, b7_0.y, acc20_7);
-            acc20_0 = fma(a20_0.z, b0_0.z, acc20_0);
-            acc20_1 = fma(a20_0.z, b1_0.z, acc20_1);
-            acc20_2 = fma(a20_0.z, b2_0.z, acc20_2);
-            acc20_3 = fma(a20_0.z, b3_0.z, acc20_3);
-            acc20_4 = fma(a20_0.z, b4_0.z, acc20_4);
-            acc20_5 = fma(a20_0.z, b5_0.z, acc20_5);
-            acc20_6 = fma(a20_0.z, b6_0.z, acc20_6);
-            acc20_7 = fma(a20_0.z, b7_0.z, acc20_7);
-            acc20_0 = fma(a20_0.w, b0_0.w, acc20_0);
-            acc20_1 = fma(a20_0.w, b1_0.w, acc20_1);
-            acc20_2 = fma(a20_0.w, b2_0.w, acc20_2);
-            acc20_3 = fma(a20_0.w, b3_0.w, acc20_3);
-            acc20_4 = fma(a20_0.w, b4_0.w, acc20_4);
-            acc20_5 = fma(a20_0.w, b5_0.w, acc20_5);
-            acc20_6 = fma(a20_0.w, b6_0.w, acc20_6);
-            acc20_7 = fma(a20_0.w, b7_0.w, acc20_7);
+            acc20_0 = add_steps(acc20_0, a20_0, b0_0);
+            acc20_1 = add_steps(acc20_1, a20_0, b1_0);
+            acc20_2 = add_steps(acc20_2, a20_0, b2_0);
+            acc20_3 = add_steps(acc20_3, a20_0, b3_0);
+            acc20_4 = add_steps(acc20_4, a20_0, b4_0);
+            acc20_5 = add_steps(acc20_5, a20_0, b5_0);
+            acc20_6 = add_steps(acc20_6, a20_0, b6_0);
+            acc20_7 = add_steps(acc20_7, a20_0, b7_0);
             let a21_0 = a[a_start21 + (k + 0u) / 4u];
-            acc21_0 = fma(a21_0.x, b0_0.x, acc21_0);
-            acc21_1 = fma(a21_0.x, b1_0.x, acc21_1);
-            acc21_2 = fma(a21_0.x, b2_0.x, acc21_2);
-            acc21_3 = fma(a21_0.x, b3_0.x, acc21_3);
-            acc21_4 = fma(a21_0.x, b4_0.x, acc21_4);
-            acc21_5 = fma(a21_0.x, b5_0.x, acc21_5);
-            acc21_6 = fma(a21_0.x, b6_0.x, acc21_6);
-            acc21_7 = fma(a21_0.x, b7_0.x, acc21_7);
-            acc21_0 = fma(a21_0.y, b0_0.y, acc21_0);
-            acc21_1 = fma(a21_0.y, b1_0.y, acc21_1);
-            acc21_2 = fma(a21_0.y, b2_0.y, acc21_2);
-            acc21_3 = fma(a21_0.y, b3_0.y, acc21_3);
-            acc21_4 = fma(a21_0.y, b4_0.y, acc21_4);
-            acc21_5 = fma(a21_0.y, b5_0.y, acc21_5);
-            acc21_6 = fma(a21_0.y, b6_0.y, acc21_6);
-            acc21_7 = fma(a21_0.y, b7_0.y, acc21_7);
-            acc21_0 = fma(a21_0.z, b0_0.z, acc21_0);
-            acc21_1 = fma(a21_0.z, b1_0.z, acc21_1);
-            acc21_2 = fma(a21_0.z, b2_0.z, acc21_2);
-            acc21_3 = fma(a21_0.z, b3_0.z, acc21_3);
-            acc21_4 = fma(a21_0.z, b4_0.z, acc21_4);
-            acc21_5 = fma(a21_0.z, b5_0.z, acc21_5);
-            acc21_6 = fma(a21_0.z, b6_0.z, acc21_6);
-            acc21_7 = fma(a21_0.z, b7_0.z, acc21_7);
-            acc21_0 = fma(a21_0.w, b0_0.w, acc21_0);
-            acc21_1 = fma(a21_0.w, b1_0.w, acc21_1);
-            acc21_2 = fma(a21_0.w, b2_0.w, acc21_2);
-            acc21_3 = fma(a21_0.w, b3_0.w, acc21_3);
-            acc21_4 = fma(a21_0.w, b4_0.w, acc21_4);
-            acc21_5 = fma(a21_0.w, b5_0.w, acc21_5);
-            acc21_6 = fma(a21_0.w, b6_0.w, acc21_6);
-            acc21_7 = fma(a21_0.w, b7_0.w, acc21_7);
+            acc21_0 = add_steps(acc21_0, a21_0, b0_0);
+            acc21_1 = add_steps(acc21_1, a21_0, b1_0);
+            acc21_2 = add_steps(acc21_2, a21_0, b2_0);
+            acc21_3 = add_steps(acc21_3, a21_0, b3_0);
+            acc21_4 = add_steps(acc21_4, a21_0, b4_0);
+            acc21_5 = add_steps(acc21_5, a21_0, b5_0);
+            acc21_6 = add_steps(acc21_6, a21_0, b6_0);
+            acc21_7 = add_steps(acc21_7, a21_0, b7_0);
             let a22_0 = a[a_start22 + (k + 0u) / 4u];
-            acc22_0 = fma(a22_0.x, b0_0.x, acc22_0);
-            acc22_1 = fma(a22_0.x, b1_0.x, acc22_1);
-            acc22_2 = fma(a22_0.x, b2_0.x, acc22_2);
-            acc22_3 = fma(a22_0.x, b3_0.x, acc22_3);
-            acc22_4 = fma(a22_0.x, b4_0.x, acc22_4);
-            acc22_5 = fma(a22_0.x, b5_0.x, acc22_5);
-            acc22_6 = fma(a22_0.x, b6_0.x, acc22_6);
-            acc22_7 = fma(a22_0.x, b7_0.x, acc22_7);
-            acc22_0 = fma(a22_0.y, b0_0.y, acc22_0);
-            acc22_1 = fma(a22_0.y, b1_0.y, acc22_1);
-            acc22_2 = fma(a22_0.y, b2_0.y, acc22_2);
-            acc22_3 = fma(a22_0.y, b3_0.y, acc22_3);
-            acc22_4 = fma(a22_0.y, b4_0.y, acc22_4);
-            acc22_5 = fma(a22_0.y, b5_0.y, acc22_5);
-            acc22_6 = fma(a22_0.y, b6_0.y, acc22_6);
-            acc22_7 = fma(a22_0.y, b7_0.y, acc22_7);
-            acc22_0 = fma(a22_0.z, b0_0.z, acc22_0);
-            acc22_1 = fma(a22_0.z, b1_0.z, acc22_1);
-            acc22_2 = fma(a22_0.z, b2_0.z, acc22_2);
-            acc22_3 = fma(a22_0.z, b3_0.z, acc22_3);
-            acc22_4 = fma(a22_0.z, b4_0.z, acc22_4);
-            acc22_5 = fma(a22_0.z, b5_0.z, acc22_5);
-            acc22_6 = fma(a22_0.z, b6_0.z, acc22_6);
-            acc22_7 = fma(a22_0.z, b7_0.z, acc22_7);
-            acc22_0 = fma(a22_0.w, b0_0.w, acc22_0);
-            acc22_1 = fma(a22_0.w, b1_0.w, acc22_1);
-            acc22_2 = fma(a22_0.w, b2_0.w, acc22_2);
-            acc22_3 = fma(a22_0.w, b3_0.w, acc22_3);
-            acc22_4 = fma(a22_0.w, b4_0.w, acc22_4);
-            acc22_5 = fma(a22_0.w, b5_0.w, acc22_5);
-            acc22_6 = fma(a22_0.w, b6_0.w, acc22_6);
-            acc22_7 = fma(a22_0.w, b7_0.w, acc22_7);
+            acc22_0 = add_steps(acc22_0, a22_0, b0_0);
+            acc22_1 = add_steps(acc22_1, a22_0, b1_0);
+            acc22_2 = add_steps(acc22_2, a22_0, b2_0);
+            acc22_3 = add_steps(acc22_3, a22_0, b3_0);
+            acc22_4 = add_steps(acc22_4, a22_0, b4_0);
+            acc22_5 = add_steps(acc22_5, a22_0, b5_0);
+            acc22_6 = add_steps(acc22_6, a22_0, b6_0);
+            acc22_7 = add_steps(acc22_7, a22_0, b7_0);
             let a23_0 = a[a_start23 + (k + 0u) / 4u];
-            acc23_0 = fma(a23_0.x, b0_0.x, acc23_0);
-            acc23_1 = fma(a23_0.x, b1_0.x, acc23_1);
-            acc23_2 = fma(a23_0.x, b2_0.x, acc23_2);
-            acc23_3 = fma(a23_0.x, b3_0.x, acc23_3);
-            acc23_4 = fma(a23_0.x, b4_0.x, acc23_4);
-            acc23_5 = fma(a23_0.x, b5_0.x, acc23_5);
-            acc23_6 = fma(a23_0.x, b6_0.x, acc23_6);
-            acc23_7 = fma(a23_0.x, b7_0.x, acc23_7);
-            acc23_0 = fma(a23_0.y, b0_0.y, acc23_0);
-            acc23_1 = fma(a23_0.y, b1_0.y, acc23_1);
-            acc23_2 = fma(a23_0.y, b2_0.y, acc23_2);
-            acc23_3 = fma(a23_0.y, b3_0.y, acc23_3);
-            acc23_4 = fma(a23_0.y, b4_0.y, acc23_4);
-            acc23_5 = fma(a23_0.y, b5_0.y, acc23_5);
-            acc23_6 = fma(a23_0.y, b6_0.y, acc23_6);
-            acc23_7 = fma(a23_0.y, b7_0.y, acc23_7);
-            acc23_0 = fma(a23_0.z, b0_0.z, acc23_0);
-            acc23_1 = fma(a23_0.z, b1_0.z, acc23_1);
-            acc23_2 = fma(a23_0.z, b2_0.z, acc23_2);
-            acc23_3 = fma(a23_0.z, b3_0.z, acc23_3);
-            acc23_4 = fma(a23_0.z, b4_0.z, acc23_4);
-            acc23_5 = fma(a23_0.z, b5_0.z, acc23_5);
-            acc23_6 = fma(a23_0.z, b6_0.z, acc23_6);
-            acc23_7 = fma(a23_0.z, b7_0.z, acc23_7);
-            acc23_0 = fma(a23_0.w, b0_0.w, acc23_0);
-            acc23_1 = fma(a23_0.w, b1_0.w, acc23_1);
-            acc23_2 = fma(a23_0.w, b2_0.w, acc23_2);
-            acc23_3 = fma(a23_0.w, b3_0.w, acc23_3);
-            acc23_4 = fma(a23_0.w, b4_0.w, acc23_4);
-            acc23_5 = fma(a23_0.w, b5_0.w, acc23_5);
-            acc23_6 = fma(a23_0.w, b6_0.w, acc23_6);
-            acc23_7 = fma(a23_0.w, b7_0.w, acc23_7);
+            acc23_0 = add_steps(acc23_0, a23_0, b0_0);
+            acc23_1 = add_steps(acc23_1, a23_0, b1_0);
+            acc23_2 = add_steps(acc23_2, a23_0, b2_0);
+            acc23_3 = add_steps(acc23_3, a23_0, b3_0);
+            acc23_4 = add_steps(acc23_4, a23_0, b4_0);
+            acc23_5 = add_steps(acc23_5, a23_0, b5_0);
+            acc23_6 = add_steps(acc23_6, a23_0, b6_0);
+            acc23_7 = add_steps(acc23_7, a23_0, b7_0);
         }
         if row + 24u < params.m {
             let a24_0 = a[a_start24 + (k + 0u) / 4u];
-            acc24_0 = fma(a24_0.x, b0_0.x, acc24_0);
-            acc24_1 = fma(a24_0.x, b1_0.x, acc24_1);
-            acc24_2 = fma(a24_0.x, b2_0.x, acc24_2);
-            acc24_3 = fma(a24_0.x, b3_0.x, acc24_3);
-            acc24_4 = fma(a24_0.x, b4_0.x, acc24_4);
-            acc24_5 = fma(a24_0.x, b5_0.x, acc24_5);
-            acc24_6 = fma(a24_0.x, b6_0.x, acc24_6);
-            acc24_7 = fma(a24_0.x, b7_0.x, acc24_7);
-            acc24_0 = fma(a24_0.y, b0_0.y, acc24_0);
-            acc24_1 = fma(a24_0.y, b1_0.y, acc24_1);
-            acc24_2 = fma(a24_0.y, b2_0.y, acc24_2);
-            acc24_3 = fma(a24_0.y, b3_0.y, acc24_3);
-            acc24_4 = fma(a24_0.y, b4_0.y, acc24_4);
-            acc24_5 = fma(a24_0.y, b5_0.y, acc24_5);
-            acc24_6 = fma(a24_0.y, b6_0.y, acc24_6);
-            acc24_7 = fma(a24_0.y, b7_0.y, acc24_7);
-            acc24_0 = fma(a24_0.z, b0_0.z, acc24_0);
-            acc24_1 = fma(a24_0.z, b1_0.z, acc24_1);
-            acc24_2 = fma(a24_0.z, b2_0.z, acc24_2);
-            acc24_3 = fma(a24_0.z, b3_0.z, acc24_3);
-            acc24_4 = fma(a24_0.z, b4_0.z, acc24_4);
-            acc24_5 = fma(a24_0.z, b5_0.z, acc24_5);
-            acc24_6 = fma(a24_0.z, b6_0.z, acc24_6);
-            acc24_7 = fma(a24_0.z, b7_0.z, acc24_7);
-            acc24_0 = fma(a24_0.w, b0_0.w, acc24_0);
-            acc24_1 = fma(a24_0.w, b1_0.w, acc24_1);
-            acc24_2 = fma(a24_0.w, b2_0.w, acc24_2);
-            acc24_3 = fma(a24_0.w, b3_0.w, acc24_3);
-            acc24_4 = fma(a24_0.w, b4_0.w, acc24_4);
-            acc24_5 = fma(a24_0.w, b5_0.w, acc24_5);
-            acc24_6 = fma(a24_0.w, b6_0.w, acc24_6);
-            acc24_7 = fma(a24_0.w, b7_0.w, acc24_7);
+            acc24_0 = add_steps(acc24_0, a24_0, b0_0);
+            acc24_1 = add_steps(acc24_1, a24_0, b1_0);
+            acc24_2 = add_steps(acc24_2, a24_0, b2_0);
+            acc24_3 = add_steps(acc24_3, a24_0, b3_0);
+            acc24_4 = add_steps(acc24_4, a24_0, b4_0);
+            acc24_5 = add_steps(acc24_5, a24_0, b5_0);
+            acc24_6 = add_steps(acc24_6, a24_0, b6_0);
+            acc24_7 = add_steps(acc24_7, a24_0, b7_0);
             let a25_0 = a[a_start25 + (k + 0u) / 4u];
-            acc25_0 = fma(a25_0.x, b0_0.x, acc25_0);
-            acc25_1 = fma(a25_0.x, b1_0.x, acc25_1);
-            acc25_2 = fma(a25_0.x, b2_0.x, acc25_2);
-            acc25_3 = fma(a25_0.x, b3_0.x, acc25_3);
-            acc25_4 = fma(a25_0.x, b4_0.x, acc25_4);
-            acc25_5 = fma(a25_0.x, b5_0.x, acc25_5);
-            acc25_6 = fma(a25_0.x, b6_0.x, acc25_6);
-            acc25_7 = fma(a25_0.x, b7_0.x, acc25_7);
-            acc25_0 = fma(a25_0.y, b0_0.y, acc25_0);
-            acc25_1 = fma(a25_0.y, b1_0.y, acc25_1);
-            acc25_2 = fma(a25_0.y, b2_0.y, acc25_2);
-            acc25_3 = fma(a25_0.y, b3_0.y, acc25_3);
-            acc25_4 = fma(a25_0.y, b4_0.y, acc25_4);
-            acc25_5 = fma(a25_0.y, b5_0.y, acc25_5);
-            acc25_6 = fma(a25_0.y, b6_0.y, acc25_6);
-            acc25_7 = fma(a25_0.y, b7_0.y, acc25_7);
-            acc25_0 = fma(a25_0.z, b0_0.z, acc25_0);
-            acc25_1 = fma(a25_0.z, b1_0.z, acc25_1);
-            acc25_2 = fma(a25_0.z, b2_0.z, acc25_2);
-            acc25_3 = fma(a25_0.z, b3_0.z, acc25_3);
-            acc25_4 = fma(a25_0.z, b4_0.z, acc25_4);
-            acc25_5 = fma(a25_0.z, b5_0.z, acc25_5);
-            acc25_6 = fma(a25_0.z, b6_0.z, acc25_6);
-            acc25_7 = fma(a25_0.z, b7_0.z, acc25_7);
-            acc25_0 = fma(a25_0.w, b0_0.w, acc25_0);
-            acc25_1 = fma(a25_0.w, b1_0.w, acc25_1);
-            acc25_2 = fma(a25_0.w, b2_0.w, acc25_2);
-            acc25_3 = fma(a25_0.w, b3_0.w, acc25_3);
-            acc25_4 = fma(a25_0.w, b4_0.w, acc25_4);
-            acc25_5 = fma(a25_0.w, b5_0.w, acc25_5);
-            acc25_6 = fma(a25_0.w, b6_0.w, acc25_6);
-            acc25_7 = fma(a25_0.w, b7_0.w, acc25_7);
+            acc25_0 = add_steps(acc25_0, a25_0, b0_0);
+            acc25_1 = add_steps(acc25_1, a25_0, b1_0);
+            acc25_2 = add_steps(acc25_2, a25_0, b2_0);
+            acc25_3 = add_steps(acc25_3, a25_0, b3_0);
+            acc25_4 = add_steps(acc25_4, a25_0, b4_0);
+            acc25_5 = add_steps(acc25_5, a25_0, b5_0);
+            acc25_6 = add_steps(acc25_6, a25_0, b6_0);
+            acc25_7 = add_steps(acc25_7, a25_0, b7_0);
             let a26_0 = a[a_start26 + (k + 0u) / 4u];
-            acc26_0 = fma(a26_0.x, b0_0.x, acc26_0);
-            acc26_1 = fma(a26_0.x, b1_0.x, acc26_1);
-            acc26_2 = fma(a26_0.x, b2_0.x, acc26_2);
-            acc26_3 = fma(a26_0.x, b3_0.x, acc26_3);
-            acc26_4 = fma(a26_0.x, b4_0.x, acc26_4);
-            acc26_5 = fma(a26_0.x, b5_0.x, acc26_5);
-            acc26_6 = fma(a26_0.x, b6_0.x, acc26_6);
-            acc26_7 = fma(a26_0.x, b7_0.x, acc26_7);
-            acc26_0 = fma(a26_0.y, b0_0.y, acc26_0);
-            acc26_1 = fma(a26_0.y, b1_0.y, acc26_1);
-            acc26_2 = fma(a26_0.y, b2_0.y, acc26_2);
-            acc26_3 = fma(a26_0.y, b3_0.y, acc26_3);
-            acc26_4 = fma(a26_0.y, b4_0.y, acc26_4);
-            acc26_5 = fma(a26_0.y, b5_0.y, acc26_5);
-            acc26_6 = fma(a26_0.y, b6_0.y, acc26_6);
-            acc26_7 = fma(a26_0.y, b7_0.y, acc26_7);
-            acc26_0 = fma(a26_0.z, b0_0.z, acc26_0);
-            acc26_1 = fma(a26_0.z, b1_0.z, acc26_1);
-            acc26_2 = fma(a26_0.z, b2_0.z, acc26_2);
-            acc26_3 = fma(a26_0.z, b3_0.z, acc26_3);
-            acc26_4 = fma(a26_0.z, b4_0.z, acc26_4);
-            acc26_5 = fma(a26_0.z, b5_0.z, acc26_5);
-            acc26_6 = fma(a26_0.z, b6_0.z, acc26_6);
-            acc26_7 = fma(a26_0.z, b7_0.z, acc26_7);
-            acc26_0 = fma(a26_0.w, b0_0.w, acc26_0);
-            acc26_1 = fma(a26_0.w, b1_0.w, acc26_1);
-            acc26_2 = fma(a26_0.w, b2_0.w, acc26_2);
-            acc26_3 = fma(a26_0.w, b3_0.w, acc26_3);
-            acc26_4 = fma(a26_0.w, b4_0.w, acc26_4);
-            acc26_5 = fma(a26_0.w, b5_0.w, acc26_5);
-            acc26_6 = fma(a26_0.w, b6_0.w, acc26_6);
-            acc26_7 = fma(a26_0.w, b7_0.w, acc26_7);
+            acc26_0 = add_steps(acc26_0, a26_0, b0_0);
+            acc26_1 = add_steps(acc26_1, a26_0, b1_0);
+            acc26_2 = add_steps(acc26_2, a26_0, b2_0);
+            acc26_3 = add_steps(acc26_3, a26_0, b3_0);
+            acc26_4 = add_steps(acc26_4, a26_0, b4_0);
+            acc26_5 = add_steps(acc26_5, a26_0, b5_0);
+            acc26_6 = add_steps(acc26_6, a26_0, b6_0);
+            acc26_7 = add_steps(acc26_7, a26_0, b7_0);
             let a27_0 = a[a_start27 + (k + 0u) / 4u];
-            acc27_0 = fma(a27_0.x, b0_0.x, acc27_0);
-            acc27_1 = fma(a27_0.x, b1_0.x, acc27_1);
-            acc27_2 = fma(a27_0.x, b2_0.x, acc27_2);
-            acc27_3 = fma(a27_0.x, b3_0.x, acc27_3);
-            acc27_4 = fma(a27_0.x, b4_0.x, acc27_4);
-            acc27_5 = fma(a27_0.x, b5_0.x, acc27_5);
-            acc27_6 = fma(a27_0.x, b6_0.x, acc27_6);
-            acc27_7 = fma(a27_0.x, b7_0.x, acc27_7);
-            acc27_0 = fma(a27_0.y, b0_0.y, acc27_0);
-            acc27_1 = fma(a27_0.y, b1_0.y, acc27_1);
-            acc27_2 = fma(a27_0.y, b2_0.y, acc27_2);
-            acc27_3 = fma(a27_0.y, b3_0.y, acc27_3);
-            acc27_4 = fma(a27_0.y, b4_0.y, acc27_4);
-            acc27_5 = fma(a27_0.y, b5_0.y, acc27_5);
-            acc27_6 = fma(a27_0.y, b6_0.y, acc27_6);
-            acc27_7 = fma(a27_0.y, b7_0.y, acc27_7);
-            acc27_0 = fma(a27_0.z, b0_0.z, acc27_0);
-            acc27_1 = fma(a27_0.z, b1_0.z, acc27_1);
-            acc27_2 = fma(a27_0.z, b2_0.z, acc27_2);
-            acc27_3 = fma(a27_0.z, b3_0.z, acc27_3);
-            acc27_4 = fma(a27_0.z, b4_0.z, acc27_4);
-            acc27_5 = fma(a27_0.z, b5_0.z, acc27_5);
-            acc27_6 = fma(a27_0.z, b6_0.z, acc27_6);
-            acc27_7 = fma(a27_0.z, b7_0.z, acc27_7);
-            acc27_0 = fma(a27_0.w, b0_0.w, acc27_0);
-            acc27_1 = fma(a27_0.w, b1_0.w, acc27_1);
-            acc27_2 = fma(a27_0.w, b2_0.w, acc27_2);
-            acc27_3 = fma(a27_0.w, b3_0.w, acc27_3);
-            acc27_4 = fma(a27_0.w, b4_0.w, acc27_4);
-            acc27_5 = fma(a27_0.w, b5_0.w, acc27_5);
-            acc27_6 = fma(a27_0.w, b6_0.w, acc27_6);
-            acc27_7 = fma(a27_0.w, b7_0.w, acc27_7);
+            acc27_0 = add_steps(acc27_0, a27_0, b0_0);
+            acc27_1 = add_steps(acc27_1, a27_0, b1_0);
+            acc27_2 = add_steps(acc27_2, a27_0, b2_0);
+            acc27_3 = add_steps(acc27_3, a27_0, b3_0);
+            acc27_4 = add_steps(acc27_4, a27_0, b4_0);
+            acc27_5 = add_steps(acc27_5, a27_0, b5_0);
+            acc27_6 = add_steps(acc27_6, a27_0, b6_0);
+            acc27_7 = add_steps(acc27_7, a27_0, b7_0);
         }
         if row + 28u < params.m {
             let a28_0 = a[a_start28 + (k + 0u) / 4u];
-            acc28_0 = fma(a28_0.x, b0_0.x, acc28_0);
-            acc28_1 = fma(a28_0.x, b1_0.x, acc28_1);
-            acc28_2 = fma(a28_0.x, b2_0.x, acc28_2);
-            acc28_3 = fma(a28_0.x, b3_0.x, acc28_3);
-            acc28_4 = fma(a28_0.x, b4_0.x, acc28_4);
-            acc28_5 = fma(a28_0.x, b5_0.x, acc28_5);
-            acc28_6 = fma(a28_0.x, b6_0.x, acc28_6);
-            acc28_7 = fma(a28_0.x, b7_0.x, acc28_7);
-            acc28_0 = fma(a28_0.y, b0_0.y, acc28_0);
-            acc28_1 = fma(a28_0.y, b1_0.y, acc28_1);
-            acc28_2 = fma(a28_0.y, b2_0.y, acc28_2);
-            acc28_3 = fma(a28_0.y, b3_0.y, acc28_3);
-            acc28_4 = fma(a28_0.y, b4_0.y, acc28_4);
-            acc28_5 = fma(a28_0.y, b5_0.y, acc28_5);
-            acc28_6 = fma(a28_0.y, b6_0.y, acc28_6);
-            acc28_7 = fma(a28_0.y, b7_0.y, acc28_7);
-            acc28_0 = fma(a28_0.z, b0_0.z, acc28_0);
-            acc28_1 = fma(a28_0.z, b1_0.z, acc28_1);
-            acc28_2 = fma(a28_0.z, b2_0.z, acc28_2);
-            acc28_3 = fma(a28_0.z, b3_0.z, acc28_3);
-            acc28_4 = fma(a28_0.z, b4_0.z, acc28_4);
-            acc28_5 = fma(a28_0.z, b5_0.z, acc28_5);
-            acc28_6 = fma(a28_0.z, b6_0.z, acc28_6);
-            acc28_7 = fma(a28_0.z, b7_0.z, acc28_7);
-            acc28_0 = fma(a28_0.w, b0_0.w, acc28_0);
-            acc28_1 = fma(a28_0.w, b1_0.w, acc28_1);
-            acc28_2 = fma(a28_0.w, b2_0.w, acc28_2);
-            acc28_3 = fma(a28_0.w, b3_0.w, acc28_3);
-            acc28_4 = fma(a28_0.w, b4_0.w, acc28_4);
-            acc28_5 = fma(a28_0.w, b5_0.w, acc28_5);
-            acc28_6 = fma(a28_0.w, b6_0.w, acc28_6);
-            acc28_7 = fma(a28_0.w, b7_0.w, acc28_7);
+            acc28_0 = add_steps(acc28_0, a28_0, b0_0);
+            acc28_1 = add_steps(acc28_1, a28_0, b1_0);
+            acc28_2 = add_steps(acc28_2, a28_0, b2_0);
+            acc28_3 = add_steps(acc28_3, a28_0, b3_0);
+            acc28_4 = add_steps(acc28_4, a28_0, b4_0);
+            acc28_5 = add_steps(acc28_5, a28_0, b5_0);
+            acc28_6 = add_steps(acc28_6, a28_0, b6_0);
+            acc28_7 = add_steps(acc28_7, a28_0, b7_0);
             let a29_0 = a[a_start29 + (k + 0u) / 4u];
-            acc29_0 = fma(a29_0.x, b0_0.x, acc29_0);
-            acc29_1 = fma(a29_0.x, b1_0.x, acc29_1);
-            acc29_2 = fma(a29_0.x, b2_0.x, acc29_2);
-            acc29_3 = fma(a29_0.x, b3_0.x, acc29_3);
-            acc29_4 = fma(a29_0.x, b4_0.x, acc29_4);
-            acc29_5 = fma(a29_0.x, b5_0.x, acc29_5);
-            acc29_6 = fma(a29_0.x, b6_0.x, acc29_6);
-            acc29_7 = fma(a29_0.x, b7_0.x, acc29_7);
-            acc29_0 = fma(a29_0.y, b0_0.y, acc29_0);
-            acc29_1 = fma(a29_0.y, b1_0.y, acc29_1);
-            acc29_2 = fma(a29_0.y, b2_0.y, acc29_2);
-            acc29_3 = fma(a29_0.y, b3_0.y, acc29_3);
-            acc29_4 = fma(a29_0.y, b4_0.y, acc29_4);
-            acc29_5 = fma(a29_0.y, b5_0.y, acc29_5);
-            acc29_6 = fma(a29_0.y, b6_0.y, acc29_6);
-            acc29_7 = fma(a29_0.y, b7_0.y, acc29_7);
-            acc29_0 = fma(a29_0.z, b0_0.z, acc29_0);
-            acc29_1 = fma(a29_0.z, b1_0.z, acc29_1);
-            acc29_2 = fma(a29_0.z, b2_0.z, acc29_2);
-            acc29_3 = fma(a29_0.z, b3_0.z, acc29_3);
-            acc29_4 = fma(a29_0.z, b4_0.z, acc29_4);
-            acc29_5 = fma(a29_0.z, b5_0.z, acc29_5);
-            acc29_6 = fma(a29_0.z, b6_0.z, acc29_6);
-            acc29_7 = fma(a29_0.z, b7_0.z, acc29_7);
-            acc29_0 = fma(a29_0.w, b0_0.w, acc29_0);
-            acc29_1 = fma(a29_0.w, b1_0.w, acc29_1);
-            acc29_2 = fma(a29_0.w, b2_0.w, acc29_2);
-            acc29_3 = fma(a29_0.w, b3_0.w, acc29_3);
-            acc29_4 = fma(a29_0.w, b4_0.w, acc29_4);
-            acc29_5 = fma(a29_0.w, b5_0.w, acc29_5);
-            acc29_6 = fma(a29_0.w, b6_0.w, acc29_6);
-            acc29_7 = fma(a29_0.w, b7_0.w, acc29_7);
+            acc29_0 = add_steps(acc29_0, a29_0, b0_0);
+            acc29_1 = add_steps(acc29_1, a29_0, b1_0);
+            acc29_2 = add_steps(acc29_2, a29_0, b2_0);
+            acc29_3 = add_steps(acc29_3, a29_0, b3_0);
+            acc29_4 = add_steps(acc29_4, a29_0, b4_0);
+            acc29_5 = add_steps(acc29_5, a29_0, b5_0);
+            acc29_6 = add_steps(acc29_6, a29_0, b6_0);
+            acc29_7 = add_steps(acc29_7, a29_0, b7_0);
             let a30_0 = a[a_start30 + (k + 0u) / 4u];
-            acc30_0 = fma(a30_0.x, b0_0.x, acc30_0);
-            acc30_1 = fma(a30_0.x, b1_0.x, acc30_1);
-            acc30_2 = fma(a30_0.x, b2_0.x, acc30_2);
-            acc30_3 = fma(a30_0.x, b3_0.x, acc30_3);
-            acc30_4 = fma(a30_0.x, b4_0.x, acc30_4);
-            acc30_5 = fma(a30_0.x, b5_0.x, acc30_5);
-            acc30_6 = fma(a30_0.x, b6_0.x, acc30_6);
-            acc30_7 = fma(a30_0.x, b7_0.x, acc30_7);
-            acc30_0 = fma(a30_0.y, b0_0.y, acc30_0);
-            acc30_1 = fma(a30_0.y, b1_0.y, acc30_1);
-            acc30_2 = fma(a30_0.y, b2_0.y, acc30_2);
-            acc30_3 = fma(a30_0.y, b3_0.y, acc30_3);
-            acc30_4 = fma(a30_0.y, b4_0.y, acc30_4);
-            acc30_5 = fma(a30_0.y, b5_0.y, acc30_5);
-            acc30_6 = fma(a30_0.y, b6_0.y, acc30_6);
-            acc30_7 = fma(a30_0.y, b7_0.y, acc30_7);
-            acc30_0 = fma(a30_0.z, b0_0.z, acc30_0);
-            acc30_1 = fma(a30_0.z, b1_0.z, acc30_1);
-            acc30_2 = fma(a30_0.z, b2_0.z, acc30_2);
-            acc30_3 = fma(a30_0.z, b3_0.z, acc30_3);
-            acc30_4 = fma(a30_0.z, b4_0.z, acc30_4);
-            acc30_5 = fma(a30_0.z, b5_0.z, acc30_5);
-            acc30_6 = fma(a30_0.z, b6_0.z, acc30_6);
-            acc30_7 = fma(a30_0.z, b7_0.z, acc30_7);
-            acc30_0 = fma(a30_0.w, b0_0.w, acc30_0);
-            acc30_1 = fma(a30_0.w, b1_0.w, acc30_1);
-            acc30_2 = fma(a30_0.w, b2_0.w, acc30_2);
-            acc30_3 = fma(a30_0.w, b3_0.w, acc30_3);
-            acc30_4 = fma(a30_0.w, b4_0.w, acc30_4);
-            acc30_5 = fma(a30_0.w, b5_0.w, acc30_5);
-            acc30_6 = fma(a30_0.w, b6_0.w, acc30_6);
-            acc30_7 = fma(a30_0.w, b7_0.w, acc30_7);
+            acc30_0 = add_steps(acc30_0, a30_0, b0_0);
+            acc30_1 = add_steps(acc30_1, a30_0, b1_0);
+            acc30_2 = add_steps(acc30_2, a30_0, b2_0);
+            acc30_3 = add_steps(acc30_3, a30_0, b3_0);
+            acc30_4 = add_steps(acc30_4, a30_0, b4_0);
+            acc30_5 = add_steps(acc30_5, a30_0, b5_0);
+            acc30_6 = add_steps(acc30_6, a30_0, b6_0);
+            acc30_7 = add_steps(acc30_7, a30_0, b7_0);
             let a31_0 = a[a_start31 + (k + 0u) / 4u];
-            acc31_0 = fma(a31_0.x, b0_0.x, acc31_0);
-            acc31_1 = fma(a31_0.x, b1_0.x, acc31_1);
-            acc31_2 = fma(a31_0.x, b2_0.x, acc31_2);
-            acc31_3 = fma(a31_0.x, b3_0.x, acc31_3);
-            acc31_4 = fma(a31_0.x, b4_0.x, acc31_4);
-            acc31_5 = fma(a31_0.x, b5_0.x, acc31_5);
-            acc31_6 = fma(a31_0.x, b6_0.x, acc31_6);
-            acc31_7 = fma(a31_0.x, b7_0.x, acc31_7);
-            acc31_0 = fma(a31_0.y, b0_0.y, acc31_0);
-            acc31_1 = fma(a31_0.y, b1_0.y, acc31_1);
-            acc31_2 = fma(a31_0.y, b2_0.y, acc31_2);
-            acc31_3 = fma(a31_0.y, b3_0.y, acc31_3);
-            acc31_4 = fma(a31_0.y, b4_0.y, acc31_4);
-            acc31_5 = fma(a31_0.y, b5_0.y, acc31_5);
-            acc31_6 = fma(a31_0.y, b6_0.y, acc31_6);
-            acc31_7 = fma(a31_0.y, b7_0.y, acc31_7);
-            acc31_0 = fma(a31_0.z, b0_0.z, acc31_0);
-            acc31_1 = fma(a31_0.z, b1_0.z, acc31_1);
-            acc31_2 = fma(a31_0.z, b2_0.z, acc31_2);
-            acc31_3 = fma(a31_0.z, b3_0.z, acc31_3);
-            acc31_4 = fma(a31_0.z, b4_0.z, acc31_4);
-            acc31_5 = fma(a31_0.z, b5_0.z, acc31_5);
-            acc31_6 = fma(a31_0.z, b6_0.z, acc31_6);
-            acc31_7 = fma(a31_0.z, b7_0.z, acc31_7);
-            acc31_0 = fma(a31_0.w, b0_0.w, acc31_0);
-            acc31_1 = fma(a31_0.w, b1_0.w, acc31_1);
-            acc31_2 = fma(a31_0.w, b2_0.w, acc31_2);
-            acc31_3 = fma(a31_0.w, b3_0.w, acc31_3);
-            acc31_4 = fma(a31_0.w, b4_0.w, acc31_4);
-            acc31_5 = fma(a31_0.w, b5_0.w, acc31_5);
-            acc31_6 = fma(a31_0.w, b6_0.w, acc31_6);
-            acc31_7 = fma(a31_0.w, b7_0.w, acc31_7);
+            acc31_0 = add_steps(acc31_0, a31_0, b0_0);
+            acc31_1 = add_steps(acc31_1, a31_0, b1_0);
+            acc31_2 = add_steps(acc31_2, a31_0, b2_0);
+            acc31_3 = add_steps(acc31_3, a31_0, b3_0);
+            acc31_4 = add_steps(acc31_4, a31_0, b4_0);
+            acc31_5 = add_steps(acc31_5, a31_0, b5_0);
+            acc31_6 = add_steps(acc31_6, a31_0, b6_0);
+            acc31_7 = add_steps(acc31_7, a31_0, b7_0);
         }
     }
     if column0 < params.n {
-        if row + 0u < params.m {
-            out[params.out_offset + (row + 0u) * params.out_stride + column0] = acc0_0;
-        }
-        if row + 1u < params.m {
-            out[params.out_offset + (row + 1u) * params.out_stride + column0] = acc1_0;
-        }
-        if row + 2u < params.m {
-            out[params.out_offset + (row + 2u) * params.out_stride + column0] = acc2_0;
-        }
-        if row + 3u < params.m {
-            out[params.out_offset + (row + 3u) * params.out_stride + column0] = acc3_0;
-        }
-        if row + 4u < params.m {
-            out[params.out_offset + (row + 4u) * params.out_stride + column0] = acc4_0;
-        }
-        if row + 5u < params.m {
-            out[params.out_offset + (row + 5u) * params.out_stride + column0] = acc5_0;
-        }
-        if row + 6u < params.m {
-            out[params.out_offset + (row + 6u) * params.out_stride + column0] = acc6_0;
-        }
-        if row + 7u < params.m {
-            out[params.out_offset + (row + 7u) * params.out_stride + column0] = acc7_0;
-        }
-        if row + 8u < params.m {
-            out[params.out_offset + (row + 8u) * params.out_stride + column0] = acc8_0;
-        }
-        if row + 9u < params.m {
-            out[params.out_offset + (row + 9u) * params.out_stride + column0] = acc9_0;
-        }
-        if row + 10u < params.m {
-            out[params.out_offset + (row + 10u) * params.out_stride + column0] = acc10_0;
-        }
-        if row + 11u < params.m {
-            out[params.out_offset + (row + 11u) * params.out_stride + column0] = acc11_0;
-        }
-        if row + 12u < params.m {
-            out[params.out_offset + (row + 12u) * params.out_stride + column0] = acc12_0;
-        }
-        if row + 13u < params.m {
-            out[params.out_offset + (row + 13u) * params.out_stride + column0] = acc13_0;
-        }
-        if row + 14u < params.m {
-            out[params.out_offset + (row + 14u) * params.out_stride + column0] = acc14_0;
-        }
-        if row + 15u < params.m {
-            out[params.out_offset + (row + 15u) * params.out_stride + column0] = acc15_0;
-        }
-        if row + 16u < params.m {
-            out[params.out_offset + (row + 16u) * params.out_stride + column0] = acc16_0;
-        }
-        if row + 17u < params.m {
-            out[params.out_offset + (row + 17u) * params.out_stride + column0] = acc17_0;
-        }
-        if row + 18u < params.m {
-            out[params.out_offset + (row + 18u) * params.out_stride + column0] = acc18_0;
-        }
-        if row + 19u < params.m {
-            out[params.out_offset + (row + 19u) * params.out_stride + column0] = acc19_0;
-        }
-        if row + 20u < params.m {
-            out[params.out_offset + (row + 20u) * params.out_stride + column0] = acc20_0;
-        }
-        if row + 21u < params.m {
-            out[params.out_offset + (row + 21u) * params.out_stride + column0] = acc21_0;
-        }
-        if row + 22u < params.m {
-            out[params.out_offset + (row + 22u) * params.out_stride + column0] = acc22_0;
-        }
-        if row + 23u < params.m {
-            out[params.out_offset + (row + 23u) * params.out_stride + column0] = acc23_0;
-        }
-        if row + 24u < params.m {
-            out[params.out_offset + (row + 24u) * params.out_stride + column0] = acc24_0;
-        }
-        if row + 25u < params.m {
-            out[params.out_offset + (row + 25u) * params.out_stride + column0] = acc25_0;
-        }
-        if row + 26u < params.m {
-            out[params.out_offset + (row + 26u) * params.out_stride + column0] = acc26_0;
-        }
-        if row + 27u < params.m {
-            out[params.out_offset + (row + 27u) * params.out_stride + column0] = acc27_0;
-        }
-        if row + 28u < params.m {
-            out[params.out_offset + (row + 28u) * params.out_stride + column0] = acc28_0;
-        }
-        if row + 29u < params.m {
-            out[params.out_offset + (row + 29u) * params.out_stride + column0] = acc29_0;
-        }
-        if row + 30u < params.m {
-            out[params.out_offset + (row + 30u) * params.out_stride + column0] = acc30_0;
-        }
-        if row + 31u < params.m {
-            out[params.out_offset + (row + 31u) * params.out_stride + column0] = acc31_0;
-        }
+        store(row + 0u, column0, acc0_0);
+        store(row + 1u, column0, acc1_0);
+        store(row + 2u, column0, acc2_0);
+        store(row + 3u, column0, acc3_0);
+        store(row + 4u, column0, acc4_0);
+        store(row + 5u, column0, acc5_0);
+        store(row + 6u, column0, acc6_0);
+        store(row + 7u, column0, acc7_0);
+        store(row + 8u, column0, acc8_0);
+        store(row + 9u, column0, acc9_0);
+        store(row + 10u, column0, acc10_0);
+        store(row + 11u, column0, acc11_0);
+        store(row + 12u, column0, acc12_0);
+        store(row + 13u, column0, acc13_0);
+        store(row + 14u, column0, acc14_0);
+        store(row + 15u, column0, acc15_0);
+        store(row + 16u, column0, acc16_0);
+        store(row + 17u, column0, acc17_0);
+        store(row + 18u, column0, acc18_0);
+        store(row + 19u, column0, acc19_0);
+        store(row + 20u, column0, acc20_0);
+        store(row + 21u, column0, acc21_0);
+        store(row + 22u, column0, acc22_0);
+        store(row + 23u, column0, acc23_0);
+        store(row + 24u, column0, acc24_0);
+        store(row + 25u, column0, acc25_0);
+        store(row + 26u, column0, acc26_0);
+        store(row + 27u, column0, acc27_0);
+        store(row + 28u, column0, acc28_0);
+        store(row + 29u, column0, acc29_0);
+        store(row + 30u, column0, acc30_0);
+        store(row + 31u, column0, acc31_0);
     }
     if column1 < params.n {
-        if row + 0u < params.m {
-            out[params.out_offset + (row + 0u) * params.out_stride + column1] = acc0_1;
-        }
-        if row + 1u < params.m {
-            out[params.out_offset + (row + 1u) * params.out_stride + column1] = acc1_1;
-        }
-        if row + 2u < params.m {
-            out[params.out_offset + (row + 2u) * params.out_stride + column1] = acc2_1;
-        }
-        if row + 3u < params.m {
-            out[params.out_offset + (row + 3u) * params.out_stride + column1] = acc3_1;
-        }
-        if row + 4u < params.m {
-            out[params.out_offset + (row + 4u) * params.out_stride + column1] = acc4_1;
-        }
-        if row + 5u < params.m {
-            out[params.out_offset + (row + 5u) * params.out_stride + column1] = acc5_1;
-        }
-        if row + 6u < params.m {
-            out[params.out_offset + (row + 6u) * params.out_stride + column1] = acc6_1;
-        }
-        if row + 7u < params.m {
-            out[params.out_offset + (row + 7u) * params.out_stride + column1] = acc7_1;
-        }
-        if row + 8u < params.m {
-            out[params.out_offset + (row + 8u) * params.out_stride + column1] = acc8_1;
-        }
-        if row + 9u < params.m {
-            out[params.out_offset + (row + 9u) * params.out_stride + column1] = acc9_1;
-        }
-        if row + 10u < params.m {
-            out[params.out_offset + (row + 10u) * params.out_stride + column1] = acc10_1;
-        }
-        if row + 11u < params.m {
-            out[params.out_offset + (row + 11u) * params.out_stride + column1] = acc11_1;
-        }
-        if row + 12u < params.m {
-            out[params.out_offset + (row + 12u) * params.out_stride + column1] = acc12_1;
-        }
-        if row + 13u < params.m {
-            out[params.out_offset + (row + 13u) * params.out_stride + column1] = acc13_1;
-        }
-        if row + 14u < params.m {
-            out[params.out_offset + (row + 14u) * params.out_stride + column1] = acc14_1;
-        }
-        if row + 15u < params.m {
-            out[params.out_offset + (row + 15u) * params.out_stride + column1] = acc15_1;
-        }
-        if row + 16u < params.m {
-            out[params.out_offset + (row + 16u) * params.out_stride + column1] = acc16_1;
-        }
-        if row + 17u < params.m {
-            out[params.out_offset + (row + 17u) * params.out_stride + column1] = acc17_1;
-        }
-        if row + 18u < params.m {
-            out[params.out_offset + (row + 18u) * params.out_stride + column1] = acc18_1;
-        }
-        if row + 19u < params.m {
-            out[params.out_offset + (row + 19u) * params.out_stride + column1] = acc19_1;
-        }
-        if row + 20u < params.m {
-            out[params.out_offset + (row + 20u) * params.out_stride + column1] = acc20_1;
-        }
-        if row + 21u < params.m {
-            out[params.out_offset + (row + 21u) * params.out_stride + column1] = acc21_1;
-        }
-        if row + 22u < params.m {
-            out[params.out_offset + (row + 22u) * params.out_stride + column1] = acc22_1;
-        }
-        if row + 23u < params.m {
-            out[params.out_offset + (row + 23u) * params.out_stride + column1] = acc23_1;
-        }
-        if row + 24u < params.m {
-            out[params.out_offset + (row + 24u) * params.out_stride + column1] = acc24_1;
-        }
-        if row + 25u < params.m {
-            out[params.out_offset + (row + 25u) * params.out_stride + column1] = acc25_1;
-        }
-        if row + 26u < params.m {
-            out[params.out_offset + (row + 26u) * params.out_stride + column1] = acc26_1;
-        }
-        if row + 27u < params.m {
-            out[params.out_offset + (row + 27u) * params.out_stride + column1] = acc27_1;
-        }
-        if row + 28u < params.m {
-            out[params.out_offset + (row + 28u) * params.out_stride + column1] = acc28_1;
-        }
-        if row + 29u < params.m {
-            out[params.out_offset + (row + 29u) * params.out_stride + column1] = acc29_1;
-        }
-        if row + 30u < params.m {
-            out[params.out_offset + (row + 30u) * params.out_stride + column1] = acc30_1;
-        }
-        if row + 31u < params.m {
-            out[params.out_offset + (row + 31u) * params.out_stride + column1] = acc31_1;
-        }
+        store(row + 0u, column1, acc0_1);
+        store(row + 1u, column1, acc1_1);
+        store(row + 2u, column1, acc2_1);
+        store(row + 3u, column1, acc3_1);
+        store(row + 4u, column1, acc4_1);
+        store(row + 5u, column1, acc5_1);
+        store(row + 6u, column1, acc6_1);
+        store(row + 7u, column1, acc7_1);
+        store(row + 8u, column1, acc8_1);
+        store(row + 9u, column1, acc9_1);
+        store(row + 10u, column1, acc10_1);
+        store(row + 11u, column1, acc11_1);
+        store(row + 12u, column1, acc12_1);
+        store(row + 13u, column1, acc13_1);
+        store(row + 14u, column1, acc14_1);
+        store(row + 15u, column1, acc15_1);
+        store(row + 16u, column1, acc16_1);
+        store(row + 17u, column1, acc17_1);
+        store(row + 18u, column1, acc18_1);
+        store(row + 19u, column1, acc19_1);
+        store(row + 20u, column1, acc20_1);
+        store(row + 21u, column1, acc21_1);
+        store(row + 22u, column1, acc22_1);
+        store(row + 23u, column1, acc23_1);
+        store(row + 24u, column1, acc24_1);
+        store(row + 25u, column1, acc25_1);
+        store(row + 26u, column1, acc26_1);
+        store(row + 27u, column1, acc27_1);
+        store(row + 28u, column1, acc28_1);
+        store(row + 29u, column1, acc29_1);
+        store(row + 30u, column1, acc30_1);
+        store(row + 31u, column1, acc31_1);
     }
     if column2 < params.n {
-        if row + 0u < params.m {
-            out[params.out_offset + (row + 0u) * params.out_stride + column2] = acc0_2;
-        }
-        if row + 1u < params.m {
-            out[params.out_offset + (row + 1u) * params.out_stride + column2] = acc1_2;
-        }
-        if row + 2u < params.m {
-            out[params.out_offset + (row + 2u) * params.out_stride + column2] = acc2_2;
-        }
-        if row + 3u < params.m {
-            out[params.out_offset + (row + 3u) * params.out_stride + column2] = acc3_2;
-        }
-        if row + 4u < params.m {
-            out[params.out_offset + (row + 4u) * params.out_stride + column2] = acc4_2;
-        }
-        if row + 5u < params.m {
-            out[params.out_offset + (row + 5u) * params.out_stride + column2] = acc5_2;
-        }
-        if row + 6u < params.m {
-            out[params.out_offset + (row + 6u) * params.out_stride + column2] = acc6_2;
-        }
-        if row + 7u < params.m {
-            out[params.out_offset + (row + 7u) * params.out_stride + column2] = acc7_2;
-        }
-        if row + 8u < params.m {
-            out[params.out_offset + (row + 8u) * params.out_stride + column2] = acc8_2;
-        }
-        if row + 9u < params.m {
-            out[params.out_offset + (row + 9u) * params.out_stride + column2] = acc9_2;
-        }
-        if row + 10u < params.m {
-            out[params.out_offset + (row + 10u) * params.out_stride + column2] = acc10_2;
-        }
-        if row + 11u < params.m {
-            out[params.out_offset + (row + 11u) * params.out_stride + column2] = acc11_2;
-        }
-        if row + 12u < params.m {
-            out[params.out_offset + (row + 12u) * params.out_stride + column2] = acc12_2;
-        }
-        if row + 13u < params.m {
-            out[params.out_offset + (row + 13u) * params.out_stride + column2] = acc13_2;
-        }
-        if row + 14u < params.m {
-            out[params.out_offset + (row + 14u) * params.out_stride + column2] = acc14_2;
-        }
-        if row + 15u < params.m {
-            out[params.out_offset + (row + 15u) * params.out_stride + column2] = acc15_2;
-        }
-        if row + 16u < params.m {
-            out[params.out_offset + (row + 16u) * params.out_stride + column2] = acc16_2;
-        }
-        if row + 17u < params.m {
-            out[params.out_offset + (row + 17u) * params.out_stride + column2] = acc17_2;
-        }
-        if row + 18u < params.m {
-            out[params.out_offset + (row + 18u) * params.out_stride + column2] = acc18_2;
-        }
-        if row + 19u < params.m {
-            out[params.out_offset + (row + 19u) * params.out_stride + column2] = acc19_2;
-        }
-        if row + 20u < params.m {
-            out[params.out_offset + (row + 20u) * params.out_stride + column2] = acc20_2;
-        }
-        if row + 21u < params.m {
-            out[params.out_offset + (row + 21u) * params.out_stride + column2] = acc21_2;
-        }
-        if row + 22u < params.m {
-            out[params.out_offset + (row + 22u) * params.out_stride + column2] = acc22_2;
-        }
-        if row + 23u < params.m {
-            out[params.out_offset + (row + 23u) * params.out_stride + column2] = acc23_2;
-        }
-        if row + 24u < params.m {
-            out[params.out_offset + (row + 24u) * params.out_stride + column2] = acc24_2;
-        }
-        if row + 25u < params.m {
-            out[params.out_offset + (row + 25u) * params.out_stride + column2] = acc25_2;
-        }
-        if row + 26u < params.m {
-            out[params.out_offset + (row + 26u) * params.out_stride + column2] = acc26_2;
-        }
-        if row + 27u < params.m {
-            out[params.out_offset + (row + 27u) * params.out_stride + column2] = acc27_2;
-        }
-        if row + 28u < params.m {
-            out[params.out_offset + (row + 28u) * params.out_stride + column2] = acc28_2;
-        }
-        if row + 29u < params.m {
-            out[params.out_offset + (row + 29u) * params.out_stride + column2] = acc29_2;
-        }
-        if row + 30u < params.m {
-            out[params.out_offset + (row + 30u) * params.out_stride + column2] = acc30_2;
-        }
-        if row + 31u < params.m {
-            out[params.out_offset + (row + 31u) * params.out_stride + column2] = acc31_2;
-        }
+        store(row + 0u, column2, acc0_2);
+        store(row + 1u, column2, acc1_2);
+        store(row + 2u, column2, acc2_2);
+        store(row + 3u, column2, acc3_2);
+        store(row + 4u, column2, acc4_2);
+        store(row + 5u, column2, acc5_2);
+        store(row + 6u, column2, acc6_2);
+        store(row + 7u, column2, acc7_2);
+        store(row + 8u, column2, acc8_2);
+        store(row + 9u, column2, acc9_2);
+        store(row + 10u, column2, acc10_2);
+        store(row + 11u, column2, acc11_2);
+        store(row + 12u, column2, acc12_2);
+        store(row + 13u, column2, acc13_2);
+        store(row + 14u, column2, acc14_2);
+        store(row + 15u, column2, acc15_2);
+        store(row + 16u, column2, acc16_2);
+        store(row + 17u, column2, acc17_2);
+        store(row + 18u, column2, acc18_2);
+        store(row + 19u, column2, acc19_2);
+        store(row + 20u, column2, acc20_2);
+        store(row + 21u, column2, acc21_2);
+        store(row + 22u, column2, acc22_2);
+        store(row + 23u, column2, acc23_2);
+        store(row + 24u, column2, acc24_2);
+        store(row + 25u, column2, acc25_2);
+        store(row + 26u, column2, acc26_2);
+        store(row + 27u, column2, acc27_2);
+        store(row + 28u, column2, acc28_2);
+        store(row + 29u, column2, acc29_2);
+        store(row + 30u, column2, acc30_2);
+        store(row + 31u, column2, acc31_2);
     }
     if column3 < params.n {
-        if row + 0u < params.m {
-            out[params.out_offset + (row + 0u) * params.out_stride + column3] = acc0_3;
-        }
-        if row + 1u < params.m {
-            out[params.out_offset + (row + 1u) * params.out_stride + column3] = acc1_3;
-        }
-        if row + 2u < params.m {
-            out[params.out_offset + (row + 2u) * params.out_stride + column3] = acc2_3;
-        }
-        if row + 3u < params.m {
-            out[params.out_offset + (row + 3u) * params.out_stride + column3] = acc3_3;
-        }
-        if row + 4u < params.m {
-            out[params.out_offset + (row + 4u) * params.out_stride + column3] = acc4_3;
-        }
-        if row + 5u < params.m {
-            out[params.out_offset + (row + 5u) * params.out_stride + column3] = acc5_3;
-        }
-        if row + 6u < params.m {
-            out[params.out_offset + (row + 6u) * params.out_stride + column3] = acc6_3;
-        }
-        if row + 7u < params.m {
-            out[params.out_offset + (row + 7u) * params.out_stride + column3] = acc7_3;
-        }
-        if row + 8u < params.m {
-            out[params.out_offset + (row + 8u) * params.out_stride + column3] = acc8_3;
-        }
-        if row + 9u < params.m {
-            out[params.out_offset + (row + 9u) * params.out_stride + column3] = acc9_3;
-        }
-        if row + 10u < params.m {
-            out[params.out_offset + (row + 10u) * params.out_stride + column3] = acc10_3;
-        }
-        if row + 11u < params.m {
-            out[params.out_offset + (row + 11u) * params.out_stride + column3] = acc11_3;
-        }
-        if row + 12u < params.m {
-            out[params.out_offset + (row + 12u) * params.out_stride + column3] = acc12_3;
-        }
-        if row + 13u < params.m {
-            out[params.out_offset + (row + 13u) * params.out_stride + column3] = acc13_3;
-        }
-        if row + 14u < params.m {
-            out[params.out_offset + (row + 14u) * params.out_stride + column3] = acc14_3;
-        }
-        if row + 15u < params.m {
-            out[params.out_offset + (row + 15u) * params.out_stride + column3] = acc15_3;
-        }
-        if row + 16u < params.m {
-            out[params.out_offset + (row + 16u) * params.out_stride + column3] = acc16_3;
-        }
-        if row + 17u < params.m {
-            out[params.out_offset + (row + 17u) * params.out_stride + column3] = acc17_3;
-        }
-        if row + 18u < params.m {
-            out[params.out_offset + (row + 18u) * params.out_stride + column3] = acc18_3;
-        }
-        if row + 19u < params.m {
-            out[params.out_offset + (row + 19u) * params.out_stride + column3] = acc19_3;
-        }
-        if row + 20u < params.m {
-            out[params.out_offset + (row + 20u) * params.out_stride + column3] = acc20_3;
-        }
-        if row + 21u < params.m {
-            out[params.out_offset + (row + 21u) * params.out_stride + column3] = acc21_3;
-        }
-        if row + 22u < params.m {
-            out[params.out_offset + (row + 22u) * params.out_stride + column3] = acc22_3;
-        }
-        if row + 23u < params.m {
-            out[params.out_offset + (row + 23u) * params.out_stride + column3] = acc23_3;
-        }
-        if row + 24u < params.m {
-            out[params.out_offset + (row + 24u) * params.out_stride + column3] = acc24_3;
-        }
-        if row + 25u < params.m {
-            out[params.out_offset + (row + 25u) * params.out_stride + column3] = acc25_3;
-        }
-        if row + 26u < params.m {
-            out[params.out_offset + (row + 26u) * params.out_stride + column3] = acc26_3;
-        }
-        if row + 27u < params.m {
-            out[params.out_offset + (row + 27u) * params.out_stride + column3] = acc27_3;
-        }
-        if row + 28u < params.m {
-            out[params.out_offset + (row + 28u) * params.out_stride + column3] = acc28_3;
-        }
-        if row + 29u < params.m {
-            out[params.out_offset + (row + 29u) * params.out_stride + column3] = acc29_3;
-        }
-        if row + 30u < params.m {
-            out[params.out_offset + (row + 30u) * params.out_stride + column3] = acc30_3;
-        }
-        if row + 31u < params.m {
-            out[params.out_offset + (row + 31u) * params.out_stride + column3] = acc31_3;
-        }
+        store(row + 0u, column3, acc0_3);
+        store(row + 1u, column3, acc1_3);
+        store(row + 2u, column3, acc2_3);
+        store(row + 3u, column3, acc3_3);
+        store(row + 4u, column3, acc4_3);
+        store(row + 5u, column3, acc5_3);
+        store(row + 6u, column3, acc6_3);
+        store(row + 7u, column3, acc7_3);
+        store(row + 8u, column3, acc8_3);
+        store(row + 9u, column3, acc9_3);
+        store(row + 10u, column3, acc10_3);
+        store(row + 11u, column3, acc11_3);
+        store(row + 12u, column3, acc12_3);
+        store(row + 13u, column3, acc13_3);
+        store(row + 14u, column3, acc14_3);
+        store(row + 15u, column3, acc15_3);
+        store(row + 16u, column3, acc16_3);
+        store(row + 17u, column3, acc17_3);
+        store(row + 18u, column3, acc18_3);
+        store(row + 19u, column3, acc19_3);
+        store(row + 20u, column3, acc20_3);
+        store(row + 21u, column3, acc21_3);
+        store(row + 22u, column3, acc22_3);
+        store(row + 23u, column3, acc23_3);
+        store(row + 24u, column3, acc24_3);
+        store(row + 25u, column3, acc25_3);
+        store(row + 26u, column3, acc26_3);
+        store(row + 27u, column3, acc27_3);
+        store(row + 28u, column3, acc28_3);
+        store(row + 29u, column3, acc29_3);
+        store(row + 30u, column3, acc30_3);
+        store(row + 31u, column3, acc31_3);
     }
     if column4 < params.n {
-        if row + 0u < params.m {
-            out[params.out_offset + (row + 0u) * params.out_stride + column4] = acc0_4;
-        }
-        if row + 1u < params.m {
-            out[params.out_offset + (row + 1u) * params.out_stride + column4] = acc1_4;
-        }
-        if row + 2u < params.m {
-            out[params.out_offset + (row + 2u) * params.out_stride + column4] = acc2_4;
-        }
-        if row + 3u < params.m {
-            out[params.out_offset + (row + 3u) * params.out_stride + column4] = acc3_4;
-        }
-        if row + 4u < params.m {
-            out[params.out_offset + (row + 4u) * params.out_stride + column4] = acc4_4;
-        }
-        if row + 5u < params.m {
-            out[params.out_offset + (row + 5u) * params.out_stride + column4] = acc5_4;
-        }
-        if row + 6u < params.m {
-            out[params.out_offset + (row + 6u) * params.out_stride + column4] = acc6_4;
-        }
-        if row + 7u < params.m {
-            out[params.out_offset + (row + 7u) * params.out_stride + column4] = acc7_4;
-        }
-        if row + 8u < params.m {
-            out[params.out_offset + (row + 8u) * params.out_stride + column4] = acc8_4;
-        }
-        if row + 9u < params.m {
-            out[params.out_offset + (row + 9u) * params.out_stride + column4] = acc9_4;
-        }
-        if row + 10u < params.m {
-            out[params.out_offset + (row + 10u) * params.out_stride + column4] = acc10_4;
-        }
-        if row + 11u < params.m {
-            out[params.out_offset + (row + 11u) * params.out_stride + column4] = acc11_4;
-        }
-        if row + 12u < params.m {
-            out[params.out_offset + (row + 12u) * params.out_stride + column4] = acc12_4;
-        }
-        if row + 13u < params.m {
-            out[params.out_offset + (row + 13u) * params.out_stride + column4] = acc13_4;
-        }
-        if row + 14u < params.m {
-            out[params.out_offset + (row + 14u) * params.out_stride + column4] = acc14_4;
-        }
-        if row + 15u < params.m {
-            out[params.out_offset + (row + 15u) * params.out_stride + column4] = acc15_4;
-        }
-        if row + 16u < params.m {
-            out[params.out_offset + (row + 16u) * params.out_stride + column4] = acc16_4;
-        }
-        if row + 17u < params.m {
-            out[params.out_offset + (row + 17u) * params.out_stride + column4] = acc17_4;
-        }
-        if row + 18u < params.m {
-            out[params.out_offset + (row + 18u) * params.out_stride + column4] = acc18_4;
-        }
-        if row + 19u < params.m {
-            out[params.out_offset + (row + 19u) * params.out_stride + column4] = acc19_4;
-        }
-        if row + 20u < params.m {
-            out[params.out_offset + (row + 20u) * params.out_stride + column4] = acc20_4;
-        }
-        if row + 21u < params.m {
-            out[params.out_offset + (row + 21u) * params.out_stride + column4] = acc21_4;
-        }
-        if row + 22u < params.m {
-            out[params.out_offset + (row + 22u) * params.out_stride + column4] = acc22_4;
-        }
-        if row + 23u < params.m {
-            out[params.out_offset + (row + 23u) * params.out_stride + column4] = acc23_4;
-        }
-        if row + 24u < params.m {
-            out[params.out_offset + (row + 24u) * params.out_stride + column4] = acc24_4;
-        }
-        if row + 25u < params.m {
-            out[params.out_offset + (row + 25u) * params.out_stride + column4] = acc25_4;
-        }
-        if row + 26u < params.m {
-            out[params.out_offset + (row + 26u) * params.out_stride + column4] = acc26_4;
-        }
-        if row + 27u < params.m {
-            out[params.out_offset + (row + 27u) * params.out_stride + column4] = acc27_4;
-        }
-        if row + 28u < params.m {
-            out[params.out_offset + (row + 28u) * params.out_stride + column4] = acc28_4;
-        }
-        if row + 29u < params.m {
-            out[params.out_offset + (row + 29u) * params.out_stride + column4] = acc29_4;
-        }
-        if row + 30u < params.m {
-            out[params.out_offset + (row + 30u) * params.out_stride + column4] = acc30_4;
-        }
-        if row + 31u < params.m {
-            out[params.out_offset + (row + 31u) * params.out_stride + column4] = acc31_4;
-        }
+        store(row + 0u, column4, acc0_4);
+        store(row + 1u, column4, acc1_4);
+        store(row + 2u, column4, acc2_4);
+        store(row + 3u, column4, acc3_4);
+        store(row + 4u, column4, acc4_4);
+        store(row + 5u, column4, acc5_4);
+        store(row + 6u, column4, acc6_4);
+        store(row + 7u, column4, acc7_4);
+        store(row + 8u, column4, acc8_4);
+        store(row + 9u, column4, acc9_4);
+        store(row + 10u, column4, acc10_4);
+        store(row + 11u, column4, acc11_4);
+        store(row + 12u, column4, acc12_4);
+        store(row + 13u, column4, acc13_4);
+        store(row + 14u, column4, acc14_4);
+        store(row + 15u, column4, acc15_4);
+        store(row + 16u, column4, acc16_4);
+        store(row + 17u, column4, acc17_4);
+        store(row + 18u, column4, acc18_4);
+        store(row + 19u, column4, acc19_4);
+        store(row + 20u, column4, acc20_4);
+        store(row + 21u, column4, acc21_4);
+        store(row + 22u, column4, acc22_4);
+        store(row + 23u, column4, acc23_4);
+        store(row + 24u, column4, acc24_4);
+        store(row + 25u, column4, acc25_4);
+        store(row + 26u, column4, acc26_4);
+        store(row + 27u, column4, acc27_4);
+        store(row + 28u, column4, acc28_4);
+        store(row + 29u, column4, acc29_4);
+        store(row + 30u, column4, acc30_4);
+        store(row + 31u, column4, acc31_4);
     }
     if column5 < params.n {
-        if row + 0u < params.m {
-            out[params.out_offset + (row + 0u) * params.out_stride + column5] = acc0_5;
-        }
-        if row + 1u < params.m {
-            out[params.out_offset + (row + 1u) * params.out_stride + column5] = acc1_5;
-        }
-        if row + 2u < params.m {
-            out[params.out_offset + (row + 2u) * params.out_stride + column5] = acc2_5;
-        }
-        if row + 3u < params.m {
-            out[params.out_offset + (row + 3u) * params.out_stride + column5] = acc3_5;
-        }
-        if row + 4u < params.m {
-            out[params.out_offset + (row + 4u) * params.out_stride + column5] = acc4_5;
-        }
-        if row + 5u < params.m {
-            out[params.out_offset + (row + 5u) * params.out_stride + column5] = acc5_5;
-        }
-        if row + 6u < params.m {
-            out[params.out_offset + (row + 6u) * params.out_stride + column5] = acc6_5;
-        }
-        if row + 7u < params.m {
-            out[params.out_offset + (row + 7u) * params.out_stride + column5] = acc7_5;
-        }
-        if row + 8u < params.m {
-            out[params.out_offset + (row + 8u) * params.out_stride + column5] = acc8_5;
-        }
-        if row + 9u < params.m {
-            out[params.out_offset + (row + 9u) * params.out_stride + column5] = acc9_5;
-        }
-        if row + 10u < params.m {
-            out[params.out_offset + (row + 10u) * params.out_stride + column5] = acc10_5;
-        }
-        if row + 11u < params.m {
-            out[params.out_offset + (row + 11u) * params.out_stride + column5] = acc11_5;
-        }
-        if row + 12u < params.m {
-            out[params.out_offset + (row + 12u) * params.out_stride + column5] = acc12_5;
-        }
-        if row + 13u < params.m {
-            out[params.out_offset + (row + 13u) * params.out_stride + column5] = acc13_5;
-        }
-        if row + 14u < params.m {
-            out[params.out_offset + (row + 14u) * params.out_stride + column5] = acc14_5;
-        }
-        if row + 15u < params.m {
-            out[params.out_offset + (row + 15u) * params.out_stride + column5] = acc15_5;
-        }
-        if row + 16u < params.m {
-            out[params.out_offset + (row + 16u) * params.out_stride + column5] = acc16_5;
-        }
-        if row + 17u < params.m {
-            out[params.out_offset + (row + 17u) * params.out_stride + column5] = acc17_5;
-        }
-        if row + 18u < params.m {
-            out[params.out_offset + (row + 18u) * params.out_stride + column5] = acc18_5;
-        }
-        if row + 19u < params.m {
-            out[params.out_offset + (row + 19u) * params.out_stride + column5] = acc19_5;
-        }
-        if row + 20u < params.m {
-            out[params.out_offset + (row + 20u) * params.out_stride + column5] = acc20_5;
-        }
-        if row + 21u < params.m {
-            out[params.out_offset + (row + 21u) * params.out_stride + column5] = acc21_5;
-        }
-        if row + 22u < params.m {
-            out[params.out_offset + (row + 22u) * params.out_stride + column5] = acc22_5;
-        }
-        if row + 23u < params.m {
-            out[params.out_offset + (row + 23u) * params.out_stride + column5] = acc23_5;
-        }
-        if row + 24u < params.m {
-            out[params.out_offset + (row + 24u) * params.out_stride + column5] = acc24_5;
-        }
-        if row + 25u < params.m {
-            out[params.out_offset + (row + 25u) * params.out_stride + column5] = acc25_5;
-        }
-        if row + 26u < params.m {
-            out[params.out_offset + (row + 26u) * params.out_stride + column5] = acc26_5;
-        }
-        if row + 27u < params.m {
-            out[params.out_offset + (row + 27u) * params.out_stride + column5] = acc27_5;
-        }
-        if row + 28u < params.m {
-            out[params.out_offset + (row + 28u) * params.out_stride + column5] = acc28_5;
-        }
-        if row + 29u < params.m {
-            out[params.out_offset + (row + 29u) * params.out_stride + column5] = acc29_5;
-        }
-        if row + 30u < params.m {
-            out[params.out_offset + (row + 30u) * params.out_stride + column5] = acc30_5;
-        }
-        if row + 31u < params.m {
-            out[params.out_offset + (row + 31u) * params.out_stride + column5] = acc31_5;
-        }
+        store(row + 0u, column5, acc0_5);
+        store(row + 1u, column5, acc1_5);
+        store(row + 2u, column5, acc2_5);
+        store(row + 3u, column5, acc3_5);
+        store(row + 4u, column5, acc4_5);
+        store(row + 5u, column5, acc5_5);
+        store(row + 6u, column5, acc6_5);
+        store(row + 7u, column5, acc7_5);
+        store(row + 8u, column5, acc8_5);
+        store(row + 9u, column5, acc9_5);
+        store(row + 10u, column5, acc10_5);
+        store(row + 11u, column5, acc11_5);
+        store(row + 12u, column5, acc12_5);
+        store(row + 13u, column5, acc13_5);
+        store(row + 14u, column5, acc14_5);
+        store(row + 15u, column5, acc15_5);
+        store(row + 16u, column5, acc16_5);
+        store(row + 17u, column5, acc17_5);
+        store(row + 18u, column5, acc18_5);
+        store(row + 19u, column5, acc19_5);
+        store(row + 20u, column5, acc20_5);
+        store(row + 21u, column5, acc21_5);
+        store(row + 22u, column5, acc22_5);
+        store(row + 23u, column5, acc23_5);
+        store(row + 24u, column5, acc24_5);
+        store(row + 25u, column5, acc25_5);
+        store(row + 26u, column5, acc26_5);
+        store(row + 27u, column5, acc27_5);
+        store(row + 28u, column5, acc28_5);
+        store(row + 29u, column5, acc29_5);
+        store(row + 30u, column5, acc30_5);
+        store(row + 31u, column5, acc31_5);
     }
     if column6 < params.n {
-        if row + 0u < params.m {
-            out[params.out_offset + (row + 0u) * params.out_stride + column6] = acc0_6;
-        }
-        if row + 1u < params.m {
-            out[params.out_offset + (row + 1u) * params.out_stride + column6] = acc1_6;
-        }
-        if row + 2u < params.m {
-            out[params.out_offset + (row + 2u) * params.out_stride + column6] = acc2_6;
-        }
-        if row + 3u < params.m {
-            out[params.out_offset + (row + 3u) * params.out_stride + column6] = acc3_6;
-        }
-        if row + 4u < params.m {
-            out[params.out_offset + (row + 4u) * params.out_stride + column6] = acc4_6;
-        }
-        if row + 5u < params.m {
-            out[params.out_offset + (row + 5u) * params.out_stride + column6] = acc5_6;
-        }
-        if row + 6u < params.m {
-            out[params.out_offset + (row + 6u) * params.out_stride + column6] = acc6_6;
-        }
-        if row + 7u < params.m {
-            out[params.out_offset + (row + 7u) * params.out_stride + column6] = acc7_6;
-        }
-        if row + 8u < params.m {
-            out[params.out_offset + (row + 8u) * params.out_stride + column6] = acc8_6;
-        }
-        if row + 9u < params.m {
-            out[params.out_offset + (row + 9u) * params.out_stride + column6] = acc9_6;
-        }
-        if row + 10u < params.m {
-            out[params.out_offset + (row + 10u) * params.out_stride + column6] = acc10_6;
-        }
-        if row + 11u < params.m {
-            out[params.out_offset + (row + 11u) * params.out_stride + column6] = acc11_6;
-        }
-        if row + 12u < params.m {
-            out[params.out_offset + (row + 12u) * params.out_stride + column6] = acc12_6;
-        }
-        if row + 13u < params.m {
-            out[params.out_offset + (row + 13u) * params.out_stride + column6] = acc13_6;
-        }
-        if row + 14u < params.m {
-            out[params.out_offset + (row + 14u) * params.out_stride + column6] = acc14_6;
-        }
-        if row + 15u < params.m {
-            out[params.out_offset + (row + 15u) * params.out_stride + column6] = acc15_6;
-        }
-        if row + 16u < params.m {
-            out[params.out_offset + (row + 16u) * params.out_stride + column6] = acc16_6;
-        }
-        if row + 17u < params.m {
-            out[params.out_offset + (row + 17u) * params.out_stride + column6] = acc17_6;
-        }
-        if row + 18u < params.m {
-            out[params.out_offset + (row + 18u) * params.out_stride + column6] = acc18_6;
-        }
-        if row + 19u < params.m {
-            out[params.out_offset + (row + 19u) * params.out_stride + column6] = acc19_6;
-        }
-        if row + 20u < params.m {
-            out[params.out_offset + (row + 20u) * params.out_stride + column6] = acc20_6;
-        }
-        if row + 21u < params.m {
-            out[params.out_offset + (row + 21u) * params.out_stride + column6] = acc21_6;
-        }
-        if row + 22u < params.m {
-            out[params.out_offset + (row + 22u) * params.out_stride + column6] = acc22_6;
-        }
-        if row + 23u < params.m {
-            out[params.out_offset + (row + 23u) * params.out_stride + column6] = acc23_6;
-        }
-        if row + 24u < params.m {
-            out[params.out_offset + (row + 24u) * params.out_stride + column6] = acc24_6;
-        }
-        if row + 25u < params.m {
-            out[params.out_offset + (row + 25u) * params.out_stride + column6] = acc25_6;
-        }
-        if row + 26u < params.m {
-            out[params.out_offset + (row + 26u) * params.out_stride + column6] = acc26_6;
-        }
-        if row + 27u < params.m {
-            out[params.out_offset + (row + 27u) * params.out_stride + column6] = acc27_6;
-        }
-        if row + 28u < params.m {
-            out[params.out_offset + (row + 28u) * params.out_stride + column6] = acc28_6;
-        }
-        if row + 29u < params.m {
-            out[params.out_offset + (row + 29u) * params.out_stride + column6] = acc29_6;
-        }
-        if row + 30u < params.m {
-            out[params.out_offset + (row + 30u) * params.out_stride + column6] = acc30_6;
-        }
-        if row + 31u < params.m {
-            out[params.out_offset + (row + 31u) * params.out_stride + column6] = acc31_6;
-        }
+        store(row + 0u, column6, acc0_6);
+        store(row + 1u, column6, acc1_6);
+        store(row + 2u, column6, acc2_6);
+        store(row + 3u, column6, acc3_6);
+        store(row + 4u, column6, acc4_6);
+        store(row + 5u, column6, acc5_6);
+        store(row + 6u, column6, acc6_6);
+        store(row + 7u, column6, acc7_6);
+        store(row + 8u, column6, acc8_6);
+        store(row + 9u, column6, acc9_6);
+        store(row + 10u, column6, acc10_6);
+        store(row + 11u, column6, acc11_6);
+        store(row + 12u, column6, acc12_6);
+        store(row + 13u, column6, acc13_6);
+        store(row + 14u, column6, acc14_6);
+        store(row + 15u, column6, acc15_6);
+        store(row + 16u, column6, acc16_6);
+        store(row + 17u, column6, acc17_6);
+        store(row + 18u, column6, acc18_6);
+        store(row + 19u, column6, acc19_6);
+        store(row + 20u, column6, acc20_6);
+        store(row + 21u, column6, acc21_6);
+        store(row + 22u, column6, acc22_6);
+        store(row + 23u, column6, acc23_6);
+        store(row + 24u, column6, acc24_6);
+        store(row + 25u, column6, acc25_6);
+        store(row + 26u, column6, acc26_6);
+        store(row + 27u, column6, acc27_6);
+        store(row + 28u, column6, acc28_6);
+        store(row + 29u, column6, acc29_6);
+        store(row + 30u, column6, acc30_6);
+        store(row + 31u, column6, acc31_6);
     }
     if column7 < params.n {
-        if row + 0u < params.m {
-            out[params.out_offset + (row + 0u) * params.out_stride + column7] = acc0_7;
-        }
-        if row + 1u < params.m {
-            out[params.out_offset + (row + 1u) * params.out_stride + column7] = acc1_7;
-        }
-        if row + 2u < params.m {
-            out[params.out_offset + (row + 2u) * params.out_stride + column7] = acc2_7;
-        }
-        if row + 3u < params.m {
-            out[params.out_offset + (row + 3u) * params.out_stride + column7] = acc3_7;
-        }
-        if row + 4u < params.m {
-            out[params.out_offset + (row + 4u) * params.out_stride + column7] = acc4_7;
-        }
-        if row + 5u < params.m {
-            out[params.out_offset + (row + 5u) * params.out_stride + column7] = acc5_7;
-        }
-        if row + 6u < params.m {
-            out[params.out_offset + (row + 6u) * params.out_stride + column7] = acc6_7;
-        }
-        if row + 7u < params.m {
-            out[params.out_offset + (row + 7u) * params.out_stride + column7] = acc7_7;
-        }
-        if row + 8u < params.m {
-            out[params.out_offset + (row + 8u) * params.out_stride + column7] = acc8_7;
-        }
-        if row + 9u < params.m {
-            out[params.out_offset + (row + 9u) * params.out_stride + column7] = acc9_7;
-        }
-        if row + 10u < params.m {
-            out[params.out_offset + (row + 10u) * params.out_stride + column7] = acc10_7;
-        }
-        if row + 11u < params.m {
-            out[params.out_offset + (row + 11u) * params.out_stride + column7] = acc11_7;
-        }
-        if row + 12u < params.m {
-            out[params.out_offset + (row + 12u) * params.out_stride + column7] = acc12_7;
-        }
-        if row + 13u < params.m {
-            out[params.out_offset + (row + 13u) * params.out_stride + column7] = acc13_7;
-        }
-        if row + 14u < params.m {
-            out[params.out_offset + (row + 14u) * params.out_stride + column7] = acc14_7;
-        }
-        if row + 15u < params.m {
-            out[params.out_offset + (row + 15u) * params.out_stride + column7] = acc15_7;
-        }
-        if row + 16u < params.m {
-            out[params.out_offset + (row + 16u) * params.out_stride + column7] = acc16_7;
-        }
-        if row + 17u < params.m {
-            out[params.out_offset + (row + 17u) * params.out_stride + column7] = acc17_7;
-        }
-        if row + 18u < params.m {
-            out[params.out_offset + (row + 18u) * params.out_stride + column7] = acc18_7;
-        }
-        if row + 19u < params.m {
-            out[params.out_offset + (row + 19u) * params.out_stride + column7] = acc19_7;
-        }
-        if row + 20u < params.m {
-            out[params.out_offset + (row + 20u) * params.out_stride + column7] = acc20_7;
-        }
-        if row + 21u < params.m {
-            out[params.out_offset + (row + 21u) * params.out_stride + column7] = acc21_7;
-        }
-        if row + 22u < params.m {
-            out[params.out_offset + (row + 22u) * params.out_stride + column7] = acc22_7;
-        }
-        if row + 23u < params.m {
-            out[params.out_offset + (row + 23u) * params.out_stride + column7] = acc23_7;
-        }
-        if row + 24u < params.m {
-            out[params.out_offset + (row + 24u) * params.out_stride + column7] = acc24_7;
-        }
-        if row + 25u < params.m {
-            out[params.out_offset + (row + 25u) * params.out_stride + column7] = acc25_7;
-        }
-        if row + 26u < params.m {
-            out[params.out_offset + (row + 26u) * params.out_stride + column7] = acc26_7;
-        }
-        if row + 27u < params.m {
-            out[params.out_offset + (row + 27u) * params.out_stride + column7] = acc27_7;
-        }
-        if row + 28u < params.m {
-            out[params.out_offset + (row + 28u) * params.out_stride + column7] = acc28_7;
-        }
-        if row + 29u < params.m {
-            out[params.out_offset + (row + 29u) * params.out_stride + column7] = acc29_7;
-        }
-        if row + 30u < params.m {
-            out[params.out_offset + (row + 30u) * params.out_stride + column7] = acc30_7;
-        }
-        if row + 31u < params.m {
-            out[params.out_offset + (row + 31u) * params.out_stride + column7] = acc31_7;
-        }
+        store(row + 0u, column7, acc0_7);
+        store(row + 1u, column7, acc1_7);
+        store(row + 2u, column7, acc2_7);
+        store(row + 3u, column7, acc3_7);
+        store(row + 4u, column7, acc4_7);
+        store(row + 5u, column7, acc5_7);
+        store(row + 6u, column7, acc6_7);
+        store(row + 7u, column7, acc7_7);
+        store(row + 8u, column7, acc8_7);
+        store(row + 9u, column7, acc9_7);
+        store(row + 10u, column7, acc10_7);
+        store(row + 11u, column7, acc11_7);
+        store(row + 12u, column7, acc12_7);
+        store(row + 13u, column7, acc13_7);
+        store(row + 14u, column7, acc14_7);
+        store(row + 15u, column7, acc15_7);
+        store(row + 16u, column7, acc16_7);
+        store(row + 17u, column7, acc17_7);
+        store(row + 18u, column7, acc18_7);
+        store(row + 19u, column7, acc19_7);
+        store(row + 20u, column7, acc20_7);
+        store(row + 21u, column7, acc21_7);
+        store(row + 22u, column7, acc22_7);
+        store(row + 23u, column7, acc23_7);
+        store(row + 24u, column7, acc24_7);
+        store(row + 25u, column7, acc25_7);
+        store(row + 26u, column7, acc26_7);
+        store(row + 27u, column7, acc27_7);
+        store(row + 28u, column7, acc28_7);
+        store(row + 29u, column7, acc29_7);
+        store(row + 30u, column7, acc30_7);
+        store(row + 31u, column7, acc31_7);
     }
 }

@@ -54,6 +54,7 @@ impl Rows {
         let idea =
             format!("{rows} rows, {columns} columns an invocation; rows and k are uniform over the {width} lanes.");
         let t = &mut prologue(spec, &idea, &self.bindings);
+        self.functions(t);
         entry(t, spec);
         t.line("// row tiles are innermost: a panel of b stays in cache while all rows pass over it");
         t.line("let tile = group.y * groups.x + group.x;");
@@ -80,6 +81,54 @@ impl Rows {
         self.stores(t);
         t.close();
         std::mem::take(&mut t.text)
+    }
+
+    /// What is said thousands of times is a function, which compilers put in its place: naga takes far longer than in proportion for
+    /// long functions, and each program reads its kernels anew.
+    fn functions(&self, t: &mut Text) {
+        let slot = self.slot;
+        if self.takes_four_steps() {
+            let b: Vec<String> = match self.spec.product {
+                Product::Forward => vec!["b: vec4<f32>".into()],
+                _ => (0..4).map(|j| format!("b{j}: {slot}")).collect(),
+            };
+            t.line("// four steps of k, one after the other");
+            t.open(format_args!("fn add_steps(sum: {slot}, a: vec4<f32>, {}) -> {slot}", b.join(", ")));
+            let mut sum = "sum".to_owned();
+            for j in 0..4 {
+                let (a, b) = (self.factor(format!("a.{}", component(j))), self.step_of_b(j));
+                sum = format!("fma({a}, {b}, {sum})");
+            }
+            t.line(format_args!("return {sum};"));
+            t.close();
+            t.line("");
+        }
+        let Bindings { out, .. } = self.bindings;
+        t.open(format_args!("fn store(row: u32, column: u32, sum: {slot})"));
+        t.line("if row >= params.m { return; }");
+        let at = out.units("params.out_offset + row * params.out_stride + column");
+        let bias_at = out.value().units("params.bias_offset + column");
+        store(t, &self.spec, out, &at, &bias_at, "sum");
+        t.close();
+        t.line("");
+    }
+
+    /// True if one read of `a` brings four steps of k.
+    fn takes_four_steps(&self) -> bool {
+        self.spec.product != Product::BackwardWeight && self.bindings.a.width() == 4
+    }
+
+    /// A number of `a` as a factor of a slot.
+    fn factor(&self, a: String) -> String {
+        if self.slot == Element::Vec4 { format!("vec4({a})") } else { a }
+    }
+
+    /// What `add_steps` calls step `j` of `b`.
+    fn step_of_b(&self, j: u32) -> String {
+        match self.spec.product {
+            Product::Forward => format!("b.{}", component(j)),
+            _ => format!("b{j}"),
+        }
     }
 
     /// The column of each slot, and the nearest one inside the matrix, for reads.
@@ -127,8 +176,10 @@ impl Rows {
             t.open(format_args!("if row + {first}u < params.m"));
             for r in first..(first + BLOCK_ROWS).min(self.rows) {
                 self.reads_of_a(t, r, count);
-                for j in 0..count {
-                    self.multiply(t, r, j);
+                if self.takes_four_steps() {
+                    (0..count).step_by(4).for_each(|j| self.multiply_four(t, r, j));
+                } else {
+                    (0..count).for_each(|j| self.multiply(t, r, j));
                 }
             }
             t.close();
@@ -167,34 +218,34 @@ impl Rows {
         }
     }
 
+    /// Four multiplications and additions for every slot of row `r`.
+    fn multiply_four(&self, t: &mut Text, r: u32, j: u32) {
+        for s in 0..self.slots() {
+            let b: Vec<String> = match self.spec.product {
+                Product::Forward => vec![format!("b{s}_{j}")],
+                _ => (j..j + 4).map(|j| format!("b{s}_{j}")).collect(),
+            };
+            t.line(format_args!("acc{r}_{s} = add_steps(acc{r}_{s}, a{r}_{j}, {});", b.join(", ")));
+        }
+    }
+
     /// One multiplication and addition for every slot of row `r`.
     fn multiply(&self, t: &mut Text, r: u32, j: u32) {
-        let a = match (self.spec.product, self.bindings.a.width()) {
-            (_, 1) => format!("a{r}_{j}"),
-            (Product::BackwardWeight, _) => format!("a{}_{j}.{}", r / 4 * 4, component(r)),
-            _ => format!("a{r}_{}.{}", j / 4 * 4, component(j)),
+        let a = match self.bindings.a.width() {
+            1 => format!("a{r}_{j}"),
+            _ => format!("a{}_{j}.{}", r / 4 * 4, component(r)),
         };
-        let a = if self.slot == Element::Vec4 { format!("vec4({a})") } else { a };
+        let a = self.factor(a);
         for s in 0..self.slots() {
-            let b = match (self.spec.product, self.bindings.b.width()) {
-                (Product::Forward, 4) => format!("b{s}_{}.{}", j / 4 * 4, component(j)),
-                _ => format!("b{s}_{j}"),
-            };
-            t.line(format_args!("acc{r}_{s} = fma({a}, {b}, acc{r}_{s});"));
+            t.line(format_args!("acc{r}_{s} = fma({a}, b{s}_{j}, acc{r}_{s});"));
         }
     }
 
     fn stores(&self, t: &mut Text) {
-        let Bindings { out, .. } = self.bindings;
-        let bias = out.value();
         for s in 0..self.slots() {
-            let bias_at = bias.units(format_args!("params.bias_offset + column{s}"));
             t.open(format_args!("if column{s} < params.n"));
             for r in 0..self.rows {
-                let at = out.units(format_args!("params.out_offset + (row + {r}u) * params.out_stride + column{s}"));
-                t.open(format_args!("if row + {r}u < params.m"));
-                store(t, &self.spec, out, &at, &bias_at, &format!("acc{r}_{s}"));
-                t.close();
+                t.line(format_args!("store(row + {r}u, column{s}, acc{r}_{s});"));
             }
             t.close();
         }

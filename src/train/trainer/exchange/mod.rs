@@ -181,7 +181,7 @@ impl Exchange {
         let parcel = words_out.take(gpu)?;
         let own_words = parcel.as_ref().to_vec();
         words_out.give_back(parcel)?;
-        let all = gpu.span("exchange the norm", || link.share(&own_words))?;
+        let all = gpu.span("wait for the norm", || link.share(&own_words))?;
         let mut merged = own_words;
         for bucket in &self.buckets {
             for (device, words) in all.iter().enumerate() {

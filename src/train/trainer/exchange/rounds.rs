@@ -54,10 +54,10 @@ fn exchange(
     // cores for each device
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = (cores / link.devices()).clamp(1, MOST_COPIERS);
-    gpu.span("exchange a bucket", || {
+    gpu.span("wait for other devices", || {
         link.exchange(Arc::clone(&parcel) as Shared, &route.to, &mut |given| {
             let pieces: Vec<(usize, &[u8])> = route.from.iter().copied().zip(given.iter().copied()).collect();
-            arrival.put_all(&pieces, threads)
+            gpu.span("copy from other devices", || arrival.put_all(&pieces, threads))
         })
     })?;
     if let Some(parcel) = Arc::into_inner(parcel) {
