@@ -84,10 +84,11 @@ pub fn listen(answer: impl Fn() -> Answer + Send + 'static) -> Result<impl Fn() 
         match name_of(noted.load(Ordering::SeqCst) as i32) {
             None => {
                 let Answer { text, ends } = answer();
-                noted.store(signal as usize, Ordering::SeqCst);
                 if ends {
+                    // before the command can see the signal and end with words of its own
                     end(&format!("{name}: {text}"), STOPPED);
                 }
+                noted.store(signal as usize, Ordering::SeqCst);
                 say(format!("{name}: {text}; a second signal ends the run without saving"));
             }
             Some(_) if signal == SIGXCPU => {}

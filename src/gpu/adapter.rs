@@ -282,25 +282,20 @@ pub fn notes() -> &'static [String] {
 /// Lists all adapters without opening one.
 #[must_use]
 pub fn found() -> Vec<DeviceInfo> {
-    let (_instance, adapters) = adapters(false);
-    let caps = |adapter: &wgpu::Adapter| caps(adapter, &adapter.limits(), adapter.features());
-    let of = |(index, adapter)| DeviceInfo { index, caps: caps(adapter), kind: String::new() };
-    adapters.iter().enumerate().map(of).collect()
+    listed(|_| String::new())
 }
 
-/// Lists all adapters.
+/// Lists all adapters, each opened to see how.
 #[must_use]
 pub fn list() -> Vec<DeviceInfo> {
+    listed(super::context::kind)
+}
+
+fn listed(kind: impl Fn(&wgpu::Adapter) -> String) -> Vec<DeviceInfo> {
     let (_instance, adapters) = adapters(false);
-    adapters
-        .iter()
-        .enumerate()
-        .map(|(index, adapter)| DeviceInfo {
-            index,
-            caps: caps(adapter, &adapter.limits(), adapter.features()),
-            kind: super::context::kind(adapter),
-        })
-        .collect()
+    let caps = |adapter: &wgpu::Adapter| caps(adapter, &adapter.limits(), adapter.features());
+    let of = |(index, adapter)| DeviceInfo { index, caps: caps(adapter), kind: kind(adapter) };
+    adapters.iter().enumerate().map(of).collect()
 }
 
 /// What the adapter that [`super::Gpu::open`] would take can do, without opening it.

@@ -242,13 +242,19 @@ mod tests {
         assert_eq!(chosen("all", false, &twice).unwrap(), [0]);
         assert!(chosen("0,1", false, &twice).is_err());
         assert_eq!(chosen("0,0,0", true, &there).unwrap(), [0, 0, 0]);
-        for wrong in ["3", "0000:42:00.0", "", "0,", "x", "-1", ":"] {
-            let error = chosen(wrong, true, &there).unwrap_err();
+        for missing in ["3", "0000:42:00.0", "0,7", ":"] {
+            let error = chosen(missing, true, &there).unwrap_err();
             assert!(
                 matches!(error, Error::Device(_)) && error.to_string().contains("0000:41:00.0"),
-                "{wrong}: {error}"
+                "{missing}: {error}"
             );
         }
+        for no_list in ["", "0,", "x", "-1", "0-1", "0 0"] {
+            let error = chosen(no_list, true, &there).unwrap_err();
+            assert!(matches!(error, Error::Usage(_)) && count(no_list, true).is_err(), "{no_list}: {error}");
+        }
+        assert_eq!([count("all", false).unwrap(), count("0,0", true).unwrap()], [None, Some(2)]);
+        assert!(count("0,1,0", false).is_err());
         let twice = chosen("0,01:00.0", false, &there).unwrap_err();
         assert!(matches!(twice, Error::Usage(_)) && twice.to_string().contains("comes twice"), "{twice}");
         assert!(chosen("all", false, &[]).is_err());
