@@ -149,7 +149,7 @@ fn of_case(gpu: &Gpu, definition: &Case, (case, variant): (usize, usize), caps: 
     let mut rows: Vec<Row> = Vec::new();
     for command in &program.commands {
         if rows.iter().all(|row| row.kernel != command.name()) {
-            let of = |f: fn(&wgpt::gpu::pass::Command) -> u64| {
+            let of = |f: fn(&wgpt::gpu::Command) -> u64| {
                 program.commands.iter().filter(|c| c.name() == command.name()).map(f).sum()
             };
             let (flops, bytes) = (of(|c| c.flops), of(|c| c.bytes));

@@ -1,17 +1,16 @@
-//! Recording: a step is a flat list of dispatches, made once and encoded anew for every submission.
+//! Recording: operators add dispatches to a pass, which becomes a program.
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use crate::error::{Error, Fault, Result};
 
 use super::context::{Gpu, lock};
-use super::kernel::{Arithmetic, KernelId, OpPass, Pipeline, Purpose};
+use super::kernel::{KernelId, Pipeline};
 use super::layout::Immediates;
-use super::tensor::{Buffer, Tensor, row_windows};
+use super::program::{Action, Binding, Command, Place, Program};
+use super::tensor::{Tensor, row_windows};
 use super::zeros::{Region, Zeros};
 
 /// One dispatch as an operator asks for it.
@@ -29,104 +28,6 @@ pub struct Dispatch<'a> {
     pub flops: u64,
     /// Bytes that the operator must move at least: each operand once.
     pub bytes: u64,
-}
-
-/// A window of a buffer that a command uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Binding {
-    /// Which buffer: see [`Tensor::buffer_id`].
-    pub buffer: u64,
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub bytes: u64,
-    /// Elements that a kernel may index: of 2 or 4 bytes.
-    pub elements: u64,
-    /// True if the command may write to it.
-    pub writes: bool,
-}
-
-impl Binding {
-    fn new(tensor: &Tensor, writes: bool) -> Self {
-        let (buffer, offset) = (tensor.buffer.id, tensor.offset);
-        Self { buffer, offset, bytes: tensor.bytes(), elements: tensor.len() as u64, writes }
-    }
-}
-
-/// A part of the model, or of a step, that commands belong to: `head`, or the layer `h.3`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Place {
-    /// The part's name.
-    pub part: &'static str,
-    /// Its number, of parts that there are several of.
-    pub layer: Option<u32>,
-}
-
-impl Place {
-    /// A part that there is one of.
-    #[must_use]
-    pub const fn new(part: &'static str) -> Self {
-        Self { part, layer: None }
-    }
-
-    /// One of several parts.
-    #[must_use]
-    pub const fn layer(part: &'static str, layer: usize) -> Self {
-        Self { part, layer: Some(layer as u32) }
-    }
-}
-
-impl serde::Serialize for Place {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.layer {
-            None => f.write_str(self.part),
-            Some(layer) => write!(f, "{}.{layer}", self.part),
-        }
-    }
-}
-
-/// One recorded command.
-#[derive(Debug, Clone)]
-pub struct Command {
-    /// The part of the model or of the step that it belongs to.
-    pub place: Place,
-    /// Workgroups in x, y, z.
-    pub grid: [u32; 3],
-    /// See [`Dispatch::flops`].
-    pub flops: u64,
-    /// See [`Dispatch::bytes`].
-    pub bytes: u64,
-    /// What it reads and writes, bindings 0, 1, 2, ... of a dispatch.
-    pub bindings: Vec<Binding>,
-    action: Action,
-}
-
-#[derive(Debug, Clone)]
-enum Action {
-    /// The pipeline knows operator, purpose and printed name.
-    Dispatch {
-        pipeline: Arc<Pipeline>,
-        bind_group: Option<wgpu::BindGroup>,
-        immediates: Vec<u8>,
-    },
-    Clear {
-        buffer: Arc<Buffer>,
-        offset: u64,
-        size: u64,
-    },
-    Copy {
-        source: Arc<Buffer>,
-        from: u64,
-        target: Arc<Buffer>,
-        to: u64,
-        size: u64,
-    },
 }
 
 /// A recording in progress.
@@ -345,160 +246,6 @@ fn fold(groups: u64, limit: u64) -> Option<[u32; 3]> {
     }
     let rows = groups.div_ceil(limit);
     (rows <= limit).then(|| [groups.div_ceil(rows) as u32, rows as u32, 1])
-}
-
-/// A recorded list of commands, ready to be run again and again.
-#[derive(Debug, Clone, Default)]
-pub struct Program {
-    /// The commands in order.
-    pub commands: Vec<Command>,
-}
-
-impl Program {
-    /// One program that does what several do, one after the other.
-    #[must_use]
-    pub fn join<'p>(programs: impl IntoIterator<Item = &'p Self>) -> Self {
-        Self { commands: programs.into_iter().flat_map(|program| program.commands.iter().cloned()).collect() }
-    }
-
-    /// Returns the number of commands until the last that may write to a tensor, that one included.
-    #[must_use]
-    pub fn written_until(&self, tensor: &Tensor) -> usize {
-        let (first, end) = (tensor.offset, tensor.offset + tensor.bytes());
-        let hits = |binding: &Binding| {
-            let is_there = binding.offset < end && first < binding.offset + binding.bytes;
-            binding.writes && binding.buffer == tensor.buffer.id && is_there
-        };
-        self.commands.iter().rposition(|command| command.bindings.iter().any(hits)).map_or(0, |last| last + 1)
-    }
-
-    /// A program of some of the commands.
-    #[must_use]
-    pub fn part(&self, commands: Range<usize>) -> Self {
-        Self { commands: self.commands[commands].to_vec() }
-    }
-
-    /// Encodes all commands.
-    pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        let mut rest = self.commands.as_slice();
-        while let Some(first) = rest.first() {
-            let run = rest.iter().take_while(|c| matches!(c.action, Action::Dispatch { .. })).count();
-            if run == 0 {
-                first.encode_transfer(encoder);
-                rest = &rest[1..];
-                continue;
-            }
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for command in &rest[..run] {
-                command.encode_dispatch(&mut pass);
-            }
-            rest = &rest[run..];
-        }
-    }
-
-    /// Encodes and finishes all commands for nothing: how long the host takes for them.
-    ///
-    /// # Errors
-    /// As [`Gpu::check`].
-    pub fn time_encoding(&self, gpu: &Gpu) -> Result<Duration> {
-        let begin = Instant::now();
-        let mut encoder = gpu.encoder("timed")?;
-        self.encode(&mut encoder);
-        let buffer = encoder.finish();
-        let time = begin.elapsed();
-        drop(buffer);
-        gpu.check()?;
-        Ok(time)
-    }
-
-    /// Runs the program once, without waiting for it.
-    ///
-    /// # Errors
-    /// As [`Gpu::check`].
-    pub fn run(&self, gpu: &Gpu) -> Result<()> {
-        let mut encoder = gpu.encoder("program")?;
-        self.encode(&mut encoder);
-        gpu.submit(encoder).map(|_| ())
-    }
-}
-
-impl Command {
-    /// Returns the kernel; `None` for a clear or copy.
-    #[must_use]
-    pub fn kernel(&self) -> Option<&KernelId> {
-        let Action::Dispatch { pipeline, .. } = &self.action else { return None };
-        Some(&pipeline.id)
-    }
-
-    /// Returns the operator's pass that it serves; `None` for a clear or copy.
-    #[must_use]
-    pub fn operator(&self) -> Option<OpPass> {
-        self.kernel().map(|kernel| kernel.operator)
-    }
-
-    /// Returns the arithmetic that bounds it.
-    #[must_use]
-    pub fn arithmetic(&self) -> Arithmetic {
-        self.kernel().map_or(Arithmetic::F32, KernelId::arithmetic)
-    }
-
-    /// Returns the kind of work.
-    #[must_use]
-    pub fn purpose(&self) -> Purpose {
-        self.kernel().map_or(Purpose::Transfer, |kernel| kernel.purpose)
-    }
-
-    /// Returns the printed name: the kernel's, `clear` or `copy`.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match &self.action {
-            Action::Dispatch { pipeline, .. } => &pipeline.name,
-            Action::Clear { .. } => "clear",
-            Action::Copy { .. } => "copy",
-        }
-    }
-
-    /// True for a kernel, false for a clear or copy.
-    #[must_use]
-    pub fn is_dispatch(&self) -> bool {
-        matches!(self.action, Action::Dispatch { .. })
-    }
-
-    /// Returns invocations and bytes of workgroup memory of a workgroup; `None` for a clear or copy.
-    #[must_use]
-    pub fn workgroup(&self) -> Option<(u32, u32)> {
-        let Action::Dispatch { pipeline, .. } = &self.action else { return None };
-        let reflection = &pipeline.reflection;
-        Some((reflection.workgroup_size.iter().product(), reflection.workgroup_bytes))
-    }
-
-    pub(super) fn encode_dispatch(&self, pass: &mut wgpu::ComputePass) {
-        let Action::Dispatch { pipeline, bind_group, immediates } = &self.action else { return };
-        // what a dry device has recorded runs nowhere, though a device may have built its kernels
-        let (Some((raw, _)), Some(bind_group)) = (pipeline.built(), bind_group) else { return };
-        pass.set_pipeline(raw);
-        pass.set_bind_group(0, bind_group, &[]);
-        if !immediates.is_empty() {
-            pass.set_immediates(0, immediates);
-        }
-        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
-    }
-
-    pub(super) fn encode_transfer(&self, encoder: &mut wgpu::CommandEncoder) {
-        match &self.action {
-            Action::Dispatch { .. } => {}
-            Action::Clear { buffer, offset, size } => {
-                if let Some(raw) = &buffer.raw {
-                    encoder.clear_buffer(raw, *offset, Some(*size));
-                }
-            }
-            Action::Copy { source, from, target, to, size } => {
-                if let (Some(source), Some(target)) = (&source.raw, &target.raw) {
-                    encoder.copy_buffer_to_buffer(source, *from, target, *to, *size);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::error::Result;
 
 use super::context::Gpu;
-use super::pass::Program;
+use super::program::Program;
 use super::tensor::{Elem, Tensor};
 
 /// Hands out tensors, in an order that is the same each time. First each gets a buffer of its own, on a device without

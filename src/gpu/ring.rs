@@ -8,7 +8,7 @@ use crate::error::{Error, Fault, Result};
 
 use super::context::{Gpu, Ticket};
 use super::mapping::{After, Mapping, raw};
-use super::pass::Program;
+use super::program::Program;
 use super::stopwatch::Timed;
 use super::tensor::{Buffer, Tensor};
 

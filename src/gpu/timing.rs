@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Fault, Result};
 
 use super::context::Gpu;
-use super::pass::{Command, Program};
+use super::program::{Command, Program};
 
 /// Timestamps that one query set holds at most.
 const QUERIES: usize = 4096;

@@ -170,7 +170,7 @@ impl Profile {
         })
     }
 
-    fn command(&self, at: usize) -> Option<&crate::gpu::pass::Command> {
+    fn command(&self, at: usize) -> Option<&crate::gpu::Command> {
         self.timings.commands.get(at).map(|timing| &self.program.commands[timing.command])
     }
 

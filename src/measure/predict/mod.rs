@@ -37,7 +37,7 @@ pub mod code;
 use serde::Serialize;
 
 use crate::error::{Error, Fault, Result};
-use crate::gpu::pass::Command;
+use crate::gpu::Command;
 use crate::gpu::{Elem, Gpu, KernelId, Program, Purpose};
 use crate::model::{Config, Recompute};
 use crate::train::{Sizes, Trainer, TrainerOptions};
