@@ -2,10 +2,10 @@
 // wire.wgsl: gradients in 16 bits, as devices send them: bf16, or f16 of their multiples that fit its range
 //   narrow   packed = wide * scale / loss scale, rounded to the nearest, ties to even;  wide (count vec4);  packed (count vec2)
 //   widen    the way back;  one invocation per vec4
-// All but products with powers of two is arithmetic of integers: adapters differ in what they make of tiny numbers, of those that
-// are none, and of divisions. What is too large becomes infinite and what is not finite stays so: the norm must see it.
-// A kernel's constants: MANTISSA and BIAS of the exponent; TINY_STEPS, 1 / TINY_STEP, of the numbers below the least normal
-// one, 0 where f32 has these no better.
+// The arithmetic is that of integers but for products with powers of two, because adapters differ in denormal numbers, NaN and
+// division. A value beyond the format's range becomes infinite, and infinity and NaN are kept, so that the norm shows them.
+// Each format sets MANTISSA (bits), BIAS (of the exponent), and TINY_STEP, the distance of its denormal numbers, with its
+// inverse TINY_STEPS; both are 0 in bf16, whose denormal numbers become zero.
 const SHIFT = 23u - MANTISSA;                              // bits of an f32 that are cut off
 const LEAST = (128u - BIAS) << 23u;                        // the least normal number, as f32
 const REBASE = (127u - BIAS) << MANTISSA;
@@ -21,7 +21,7 @@ var<immediate> params: Params;
 @group(0) @binding(1) var<storage, read> state: State;
 @group(0) @binding(2) var<storage, read_write> packed: array<vec2<u32>>;
 
-// Of powers of two, exactly.
+// a / b of powers of two, exactly: a division may round.
 fn quotient(a: f32, b: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a) - bitcast<u32>(b) + 0x3f800000u); }
 
 fn to_half(value: f32, factor: f32) -> u32 {

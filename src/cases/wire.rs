@@ -13,7 +13,7 @@ use super::*;
 /// The operator's cases.
 pub static CASES: Cases = Cases { operator: &wire::OPERATOR, tests, benches, least: nothing_needed };
 
-/// What the values of all cases are multiples of.
+/// The factor of the values of all cases.
 const SCALE: f32 = 64.0;
 
 fn words(bits: &[u16]) -> Vec<u32> {
@@ -61,7 +61,7 @@ pub fn widen(format: Format, sent: Arc<Vec<u16>>, loss_scale: f32) -> Case {
     })
 }
 
-/// Values at the edges of what 16 bits hold, to be multiplied by 1/16: ties, the largest and the least, and those that are none.
+/// Values that reach the limits of both formats when multiplied by 1/16: ties, the largest, the least, infinity and NaN.
 fn hard() -> Vec<f32> {
     let f16 = [65_504.0, 65_519.0, 65_520.0, 1e9, 6.0e-8, 2.9e-8, 3.1e-8, 6.1035e-5, 6.097e-5, 1.0 + 1.0 / 2048.0];
     let bf16 = [1.0 + 3.0 / 256.0, 1.0 + 1.0 / 256.0, 3.3895e38, 2.9e-39, 1.3e-38, 0.0, f32::INFINITY, f32::NAN];

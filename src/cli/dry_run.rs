@@ -8,7 +8,7 @@ use wgpt::gpu::{Elem, Gpu};
 use wgpt::measure::plan::{LARGEST_BINDING, assumed, plan};
 use wgpt::train::Settings;
 use wgpt::train::settings::layers::{KEYS, values_of};
-use wgpt::train::settings::{Batch, Precision, Source, UNKNOWN_STEPS};
+use wgpt::train::settings::{Batch, Precision, Source};
 
 use super::model::summary;
 use super::terminal::{say, say_lines};
@@ -36,9 +36,8 @@ pub fn run(asked: &mut Asked) -> Result<()> {
     asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
     say!("model    {}", summary(&settings.config()));
     say!("data     {summary_of_data}");
-    let is_auto = asked.recipe().training.batch == Some(Batch::Auto);
-    if !is_auto {
-        say!("step     {}", step(&settings));
+    if !is_auto(asked) {
+        say!("step     {}", header::step(&settings));
     }
     if let Some(devices) = &settings.run.devices {
         let which = if devices.trim() == "all" { "all of this machine" } else { "not looked for" };
@@ -73,17 +72,9 @@ fn elements(precision: Precision) -> Vec<Elem> {
     }
 }
 
-/// Describes a step.
-fn step(settings: &Settings) -> String {
-    let t = &settings.train;
-    let steps = if t.steps == UNKNOWN_STEPS { "one epoch".into() } else { format!("{} steps", t.steps) };
-    format!(
-        "{} tokens: batch {} x context {} x {} micro-steps; {steps}",
-        t.tokens_per_step,
-        t.batch,
-        t.context,
-        settings.sizes().accumulation
-    )
+/// True if the batch is yet to be chosen, by memory.
+fn is_auto(asked: &Asked) -> bool {
+    asked.recipe().training.batch == Some(Batch::Auto)
 }
 
 /// Prints what is allocated; returns the error if it is more than there may be.
@@ -93,9 +84,8 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
     let caps = assumed(elem, LARGEST_BINDING);
     let dry = asked.choose_batch(settings, || Ok(Gpu::dry(caps.clone())))?.unwrap_or_else(|| Gpu::dry(caps.clone()));
     let (total, table) = plan(&dry, settings)?;
-    let auto = asked.recipe().training.batch == Some(Batch::Auto);
-    if auto {
-        say!("step     in {name}: {}", step(settings));
+    if is_auto(asked) {
+        say!("step     in {name}: {}", header::step(settings));
     }
     let each = if settings.run.device_count > 1 { ", each of several devices" } else { "" };
     say!("memory   in {name}, on a GPU with bindings up to 2 GiB{each}:");
@@ -131,7 +121,7 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
                 let derived = || "derived: of the devices, or of the run that is there".to_owned();
                 (format!("{name} = {value}"), origin.map_or_else(derived, ToString::to_string))
             }
-            (None, _) if name == "tokens-per-step" && asked.recipe().training.batch == Some(Batch::Auto) => {
+            (None, _) if name == "tokens-per-step" && is_auto(asked) => {
                 (format!("# {name}"), "derived: of the batch that is chosen".to_owned())
             }
             // not given, and to be given by no recipe: a value that follows from others would contradict them

@@ -216,16 +216,15 @@ fn spell(error: &mut clap::Error) {
 /// Says an error of the floors below, which know no flags, in those of a command: the flag that a setting came from, and
 /// which flags make a run smaller.
 fn in_flags(error: Error, command: &clap::Command) -> Error {
-    use wgpt::gpu::devices::CHOICE_OF_SEVERAL;
+    use wgpt::gpu::devices::{CHOICE_OF_SEVERAL, CHOSEN_TWICE};
     let has = |flag: &str| command.get_arguments().any(|argument| argument.get_long() == Some(flag));
     let flag = match (&error, error.fault().place.as_str()) {
         (Error::Device(_), wgpt::gpu::CHOICE) => "device".to_owned(),
-        (Error::Usage(_), CHOICE_OF_SEVERAL) if error.fault().what.ends_with("comes twice") => {
+        (Error::Usage(_), CHOSEN_TWICE) => {
             let advice = "with --share-device the devices of a run may share a GPU";
             return error.with_place("--devices").with_advice(advice);
         }
-        (Error::Usage(_), CHOICE_OF_SEVERAL) => return error.with_place("--devices"),
-        (Error::Device(_), CHOICE_OF_SEVERAL) => "devices".to_owned(),
+        (Error::Device(_) | Error::Usage(_), CHOICE_OF_SEVERAL) => "devices".to_owned(),
         (Error::Usage(_), place) => place.to_owned(),
         (Error::Memory(_), _) if has("batch") => return error.with_advice(SMALLER),
         (Error::Memory(_), _) => return error.with_advice("try a smaller model"),

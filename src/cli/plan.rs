@@ -125,7 +125,12 @@ impl Args {
         self.tokens.or(self.steps.zip(self.tokens_per_step).map(|(steps, tokens)| steps * tokens))
     }
 
-    /// Tokens a second of one device, if anything says so.
+    /// True if steps of the tokens that are asked for can be made of micro-steps of `batch` sequences.
+    fn divides(&self, subject: &Subject, batch: usize) -> bool {
+        self.tokens_per_step.is_none_or(|tokens| exchange::micro_steps(subject, batch, tokens).is_ok())
+    }
+
+    /// Returns the tokens a second of one device, if a flag gives or predicts them.
     fn speed(&self, subject: &Subject, predicted: Option<&Predicted>) -> Result<Option<f64>> {
         if let Some(speed) = predicted.and_then(Predicted::tokens_per_s) {
             return Ok(Some(speed));
@@ -278,10 +283,8 @@ fn together(
     if subject.devices == 1 {
         return Ok(None);
     }
-    let divides =
-        |batch: usize| args.tokens_per_step.is_none_or(|tokens| exchange::micro_steps(subject, batch, tokens).is_ok());
     let of_speed = |(speed, batch): (f64, usize)| (batch, (batch * subject.context) as f64 / speed * 1e3);
-    let best = predicted.and_then(|predicted| predicted.best(divides));
+    let best = predicted.and_then(|predicted| predicted.best(|batch| args.divides(subject, batch)));
     let Some((batch, micro)) = best.or(given.map(of_speed)) else {
         let ms = Traffic::of(&subject.options(1)).ms(link, MOST_COPIERS, 0.0);
         say!("exchange at most about {} ms a step; predicted, not measured", three(ms));
@@ -311,9 +314,7 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
         }
         (Some(Batch::Auto), Some(memory)) => {
             // one that steps can be made of, as `wgpt train` takes it, if there is one
-            let divides =
-                |batch| args.tokens_per_step.is_none_or(|all| exchange::micro_steps(subject, batch, all).is_ok());
-            let found = match subject.largest_batch(gpu, memory, divides)? {
+            let found = match subject.largest_batch(gpu, memory, |batch| args.divides(subject, batch))? {
                 None => subject.largest_batch(gpu, memory, |_| true)?,
                 found => found,
             };

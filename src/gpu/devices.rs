@@ -8,6 +8,9 @@ use super::context::{Gpu, Options};
 /// The place of an error about the devices that were asked for.
 pub const CHOICE_OF_SEVERAL: &str = "adapters";
 
+/// The place of an error about an adapter that is chosen twice, by devices that may not share it.
+pub const CHOSEN_TWICE: &str = "adapters, each once";
+
 /// Variables that leave some of a vendor's GPUs. Vulkan does not know them.
 const VARIABLES: [(Vendor, &str); 3] = [
     (Vendor::Nvidia, "CUDA_VISIBLE_DEVICES"),
@@ -71,7 +74,7 @@ pub(super) fn visible(adapters: &[Seen], read: impl Fn(&str) -> Option<String>) 
 /// are any. An adapter comes twice only if devices may `share` it.
 ///
 /// # Errors
-/// [`Error::Device`] if one is unknown; [`Error::Usage`] if one comes twice.
+/// [`Error::Device`] if one is unknown; [`Error::Usage`] if one comes twice, or `asked` is no list.
 pub fn choose(asked: &str, share: bool) -> Result<Vec<usize>> {
     chosen(asked, share, &adapter::found())
 }
@@ -81,6 +84,15 @@ pub fn choose(asked: &str, share: bool) -> Result<Vec<usize>> {
 /// # Errors
 /// [`Error::Usage`] if it is no list, or has one twice that devices may not `share`.
 pub fn count(asked: &str, share: bool) -> Result<Option<usize>> {
+    let Some(words) = words(asked)? else { return Ok(None) };
+    match words.iter().enumerate().find(|(at, word)| !share && words[..*at].contains(word)) {
+        Some((_, word)) => Err(twice(word)),
+        None => Ok(Some(words.len())),
+    }
+}
+
+/// Returns the numbers and bus ids of a list; `None` for `all`.
+fn words(asked: &str) -> Result<Option<Vec<&str>>> {
     if asked.trim() == "all" {
         return Ok(None);
     }
@@ -90,22 +102,22 @@ pub fn count(asked: &str, share: bool) -> Result<Option<usize>> {
         let fault = Fault::at(CHOICE_OF_SEVERAL, format!("`{word}` is no number and no PCI bus id"));
         return Err(Error::usage(fault.expected("all, or a list such as 0,1")));
     }
-    if let Some(twice) = words.iter().enumerate().find(|(at, word)| !share && words[..*at].contains(word)) {
-        let fault = Fault::at(CHOICE_OF_SEVERAL, format!("{} comes twice", twice.1));
-        return Err(Error::usage(fault.expected("each once")));
-    }
-    Ok(Some(words.len()))
+    Ok(Some(words))
+}
+
+fn twice(adapter: &str) -> Error {
+    Error::usage(Fault::at(CHOSEN_TWICE, format!("{adapter} comes twice")).expected("each once"))
 }
 
 fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> {
-    count(asked, share)?;
+    let words = words(asked)?;
     let known = || there.iter().map(DeviceInfo::place).collect::<Vec<_>>().join(", ");
     let unknown = |word: &str| {
         let fault = Fault::at(CHOICE_OF_SEVERAL, format!("no adapter is `{word}`"));
         Error::device(fault.expected(format!("all, or some of {}", known())))
     };
     let Some(first) = there.first() else { return Err(unknown(asked)) };
-    if asked.trim() == "all" {
+    let Some(words) = words else {
         let kind = |caps: &Caps| (caps.software, caps.integrated, caps.backend.clone());
         let like = there.iter().filter(|device| kind(&device.caps) == kind(&first.caps));
         let mut all: Vec<&DeviceInfo> = Vec::new();
@@ -115,15 +127,14 @@ fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> 
             }
         }
         return Ok(all.iter().map(|device| device.index).collect());
-    }
+    };
     let mut list: Vec<&DeviceInfo> = Vec::new();
-    for word in asked.split(',').map(str::trim) {
+    for word in words {
         let of_bus = |device: &&DeviceInfo| word.contains(':') && device.caps.is_at(word);
         let by_number = || word.parse::<usize>().ok().and_then(|number| there.get(number));
         let device = there.iter().find(of_bus).or_else(by_number).ok_or_else(|| unknown(word))?;
         if !share && list.iter().any(|other| other.index == device.index || are_one(device, other)) {
-            let fault = Fault::at(CHOICE_OF_SEVERAL, format!("{} comes twice", device.place()));
-            return Err(Error::usage(fault.expected("each once")));
+            return Err(twice(&device.place()));
         }
         list.push(device);
     }
@@ -134,10 +145,10 @@ fn are_one(a: &DeviceInfo, b: &DeviceInfo) -> bool {
     is_one_gpu([a, b].map(|device| (&*device.caps.backend, &*device.caps.bus)))
 }
 
-/// Opens adapters for a run. Kernels are then chosen for what all of them can run.
+/// Opens the adapters of a run. Each gets the capabilities that all of them have, so that all run the same kernels.
 ///
 /// # Errors
-/// As [`Gpu::open`].
+/// The first error of [`Gpu::open`].
 pub fn open(all: &[Options]) -> Result<Vec<Gpu>> {
     let mut gpus = all.iter().map(Gpu::open).collect::<Result<Vec<Gpu>>>()?;
     let own: Vec<Caps> = gpus.iter().map(|gpu| gpu.caps.clone()).collect();

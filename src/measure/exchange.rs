@@ -69,9 +69,9 @@ impl std::ops::AddAssign for Bytes {
 /// Bytes of a step's exchange, of the device that has most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Of gradients that leave during the backward pass.
+    /// Gradients that leave before the backward pass ends.
     pub early: Bytes,
-    /// Of all else.
+    /// All other gradients, and all weights.
     pub late: Bytes,
     /// The largest bucket in either direction.
     pub bucket: u64,
@@ -93,15 +93,14 @@ impl Traffic {
         if devices == 1 {
             return Self::default();
         }
-        let (groups, buckets) = (flat::groups(&options.config), flat::buckets(&options.config));
-        // of the layers before the last only the first has no layer to hide behind
         let order = flat::by_completion(&options.config);
-        let early: Vec<usize> = order[..options.config.layers.saturating_sub(1).min(groups.len())].to_vec();
+        // the backward pass computes the first layer last: all other layers leave before
+        let early = &order[..options.config.layers.saturating_sub(1)];
         let held = |device: usize| options.nodes(device).len() as u64;
         let nodes: u64 = (0..devices).map(held).sum();
         let element = options.wire.map_or(4, |_| 2);
         let mut all = Self::default();
-        for bucket in &buckets {
+        for bucket in flat::buckets(&options.config) {
             let owned = bucket.owned(device, devices).len() as u64;
             let others = bucket.elements.len() as u64 - owned;
             let gradients =
@@ -115,7 +114,7 @@ impl Traffic {
         all
     }
 
-    /// Both.
+    /// Returns the sum of early and late bytes.
     #[must_use]
     pub fn all(&self) -> Bytes {
         let mut all = self.early;
@@ -186,25 +185,22 @@ impl Together {
 /// # Errors
 /// [`Error::Usage`] if these are not as many for each rank.
 pub fn micro_steps(subject: &Subject, batch: usize, tokens: f64) -> Result<f64> {
-    let all = subject.context * subject.ranks;
-    let each = (batch * all) as f64;
+    let each_of = |batch: usize| (batch * subject.context * subject.ranks) as f64;
+    let divides = |batch: usize| tokens >= each_of(batch) && (tokens / each_of(batch)).fract() == 0.0;
+    let each = each_of(batch);
     let most = (1_u64 << 50) as f64;
     if tokens > most {
         return Err(Error::usage(
             Fault::at("--tokens-per-step", format!("{tokens:e} tokens")).expected("at most 2^50"),
         ));
     }
-    if tokens >= each && (tokens / each).fract() == 0.0 {
+    if divides(batch) {
         return Ok(tokens / each * (subject.ranks / subject.devices) as f64);
     }
     let ranks = if subject.ranks > 1 { format!(" times {} ranks", subject.ranks) } else { String::new() };
     let fault = Fault::at("--tokens-per-step", format!("{tokens} tokens"));
     let fault = fault.expected(format!("a multiple of {each}: batch {batch} times context {}{ranks}", subject.context));
-    let divides = |batch: &usize| {
-        let each = (batch * all) as f64;
-        tokens >= each && (tokens / each).fract() == 0.0
-    };
-    let smaller = (1..batch).rev().find(divides).map(|batch| format!("--batch {batch} or "));
+    let smaller = (1..batch).rev().find(|batch| divides(*batch)).map(|batch| format!("--batch {batch} or "));
     let next = ((tokens / each).ceil().max(1.0)) * each;
     Err(Error::usage(fault.advice(format!("try {}--tokens-per-step {next}", smaller.unwrap_or_default()))))
 }

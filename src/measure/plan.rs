@@ -44,7 +44,7 @@ pub struct Subject {
     pub ranks: usize,
     /// Devices that share the ranks; the plan is that of the one that needs most.
     pub devices: usize,
-    /// What gradients are rounded to on their way between devices.
+    /// The 16-bit format in which devices send gradients; `None` for f32.
     pub wire: Option<Format>,
 }
 

@@ -58,18 +58,23 @@ impl Steps {
         let mut ends: Vec<Instant> = Vec::new();
         let mut step = 1;
         trainer.step(loader, step, 0.0)?;
-        // a step that devices share is over when the call is, but for what the device does alone
+        // a step that devices share ends with the call, which waits for the exchange; another one with its report
         let shared = trainer.part().devices > 1;
-        ends.extend(shared.then(Instant::now));
-        while goes_on(trainer, step < 2 || (step < most && begin.elapsed() < time))? {
+        let mut note = |has_report: bool| {
+            if has_report != shared {
+                ends.push(Instant::now());
+            }
+        };
+        note(false);
+        while first_says(trainer, step < 2 || (step < most && begin.elapsed() < time))? {
             step += 1;
             trainer.step(loader, step, 0.0)?;
-            ends.extend(shared.then(Instant::now));
+            note(false);
             trainer.report(true)?;
-            ends.extend((!shared).then(Instant::now));
+            note(true);
         }
         trainer.report(true)?;
-        ends.extend((!shared).then(Instant::now));
+        note(true);
         let ms = ends.windows(2).map(|w| w[1].duration_since(w[0]).as_secs_f64() * 1e3).collect();
         Ok(Self {
             ms,
@@ -88,11 +93,11 @@ impl Steps {
         median(&self.ms)
     }
 
-    /// Milliseconds a step of each thing that the host did, without the things that it did meanwhile.
+    /// Returns the milliseconds a step of each kind of span, without the spans inside it.
     #[must_use]
     pub fn host(&self) -> Vec<(&'static str, f64)> {
         let mut phases: Vec<(&'static str, f64)> = Vec::new();
-        // spans come in the order of their ends: those in which others lie behind these
+        // spans are sorted by their ends, so the spans inside one come before it
         let mut open: Vec<&Span> = Vec::new();
         for span in &self.spans {
             let mut ms = span.ms();
@@ -108,23 +113,22 @@ impl Steps {
         phases
     }
 
-    /// Milliseconds a step of one thing, with all that the host did meanwhile.
+    /// Returns the milliseconds a step of one kind of span, with the spans inside it.
     #[must_use]
     pub fn whole_ms(&self, name: &str) -> f64 {
         self.spans.iter().filter(|span| span.name == name).map(Span::ms).sum::<f64>() / self.steps as f64
     }
 }
 
-/// Returns what the first of the devices that share the steps says.
-fn goes_on(trainer: &mut Trainer, own: bool) -> Result<bool> {
+/// Returns the answer of the first of the devices that share the steps.
+fn first_says(trainer: &mut Trainer, own: bool) -> Result<bool> {
     Ok(trainer.share(&[u8::from(own)])?.first().is_some_and(|first| first == &[1]))
 }
 
-/// Makes the trainer of each of some devices, which share each step, and does the same on all; returns what comes of it in their
-/// order.
+/// Calls `work` with a trainer on each of some devices, which share each step. Returns the results in the order of the devices.
 ///
 /// # Errors
-/// The first error on any device, which ends the others too.
+/// The first error on any device; it ends the others too.
 pub fn on_devices<T: Send>(
     gpus: &[Gpu],
     options: TrainerOptions,

@@ -28,8 +28,8 @@ fn event(name: &str, category: &str, (pid, tid): (u32, u32), begin_us: f64, end_
 /// Process number of the host's work for a second device.
 const OTHERS: u32 = 3;
 
-/// The trace of steps on the wall clock, of what the host did meanwhile for `others` that share them, and of the step in which every command was timed. The device's clock is not
-/// the host's: the timed step is drawn from the moment on at which the host began to encode it.
+/// Returns the trace of steps on the wall clock, with the host's work for `others` that share them, and of the step in which every
+/// command was timed. The device's clock is not the host's: the timed step begins where the host began to encode it.
 #[must_use]
 pub fn trace(steps: &Steps, others: &[&Steps], profile: Option<&Profile>, about: &Value) -> Value {
     let us = |at: Instant| at.saturating_duration_since(steps.begin).as_secs_f64() * 1e6;

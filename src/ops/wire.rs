@@ -16,7 +16,7 @@ pub static OPERATOR: Operator = Operator { name: "wire", passes: &[NARROW, WIDEN
 /// Values that an invocation takes.
 const EACH: usize = 4;
 
-/// What gradients of a mean loss are multiplied by: f16 then has them to 32, all its bits from 3e-8 on, and steps of 3e-11 below.
+/// The factor of the gradients of a mean loss: f16 then holds them up to 32, with all its bits from 3e-8 and in steps of 3e-11 below.
 pub const SCALE: f32 = 2048.0;
 
 crate::shared_struct! {
@@ -42,9 +42,14 @@ impl Format {
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
+        &self.variant()[1..]
+    }
+
+    /// The end of its kernels' names.
+    fn variant(self) -> &'static str {
         match self {
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
+            Self::Bf16 => ".bf16",
+            Self::F16 => ".f16",
         }
     }
 
@@ -62,10 +67,7 @@ fn kernel(caps: &Caps, of: OpPass, format: Format) -> KernelId {
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/wire.wgsl")];
     KernelId::shader(of, of.pass, Width::Vec4, &body)
         .with_text(format.constants())
-        .variant(match format {
-            Format::Bf16 => ".bf16",
-            Format::F16 => ".f16",
-        })
+        .variant(format.variant())
         .set("WORKGROUP", group(caps))
 }
 

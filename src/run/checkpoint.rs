@@ -129,7 +129,7 @@ pub struct MadeBy {
     /// How kernels are built, where it is not as usual.
     #[serde(default)]
     pub built: String,
-    /// What gradients are rounded to between how many devices, as `bf16 on 2 devices`; empty if they are not.
+    /// The 16-bit format in which devices send gradients and the number of devices, as `bf16 on 2 devices`; empty for f32.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rounded: String,
 }

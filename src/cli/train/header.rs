@@ -7,9 +7,22 @@ use wgpt::measure;
 use wgpt::measure::tune::Found;
 use wgpt::ops::{attention, matmul};
 use wgpt::train::Trainer;
-use wgpt::train::settings::Settings;
+use wgpt::train::settings::{Settings, UNKNOWN_STEPS};
 
 use crate::cli::terminal::say;
+
+/// Describes a step and the number of steps.
+pub fn step(settings: &Settings) -> String {
+    let t = &settings.train;
+    let steps = if t.steps == UNKNOWN_STEPS { "one epoch".into() } else { format!("{} steps", t.steps) };
+    format!(
+        "{} tokens: batch {} x context {} x {} micro-steps; {steps}",
+        t.tokens_per_step,
+        t.batch,
+        t.context,
+        settings.sizes().accumulation
+    )
+}
 
 /// Describes the ranks and how devices share them; none for one rank.
 pub fn ranks(settings: &Settings, devices: usize) -> Option<String> {
@@ -54,14 +67,7 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[C
         t.precision.name()
     );
     say!("data     {summary}");
-    say!(
-        "step     {} tokens: batch {} x context {} x {} micro-steps; {} steps",
-        t.tokens_per_step,
-        t.batch,
-        t.context,
-        settings.sizes().accumulation,
-        t.steps
-    );
+    say!("step     {}", step(settings));
     if let Some(line) = ranks(settings, devices.len()) {
         say!("ranks    {line}");
     }

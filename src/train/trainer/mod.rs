@@ -257,7 +257,7 @@ impl<'g> Trainer<'g> {
         self.options.part
     }
 
-    /// What gradients are rounded to on their way to other devices.
+    /// Returns the 16-bit format in which devices send gradients; `None` for f32.
     #[must_use]
     pub fn wire(&self) -> Option<Format> {
         self.options.wire

@@ -61,8 +61,7 @@ pub struct TrainerOptions {
     pub ranks: usize,
     /// The device among those that share the ranks: each computes a block of them, as many as every other.
     pub part: Part,
-    /// What gradients are rounded to on their way to other devices; `None` leaves them as they are, and then any number of devices
-    /// has the same bits.
+    /// The 16-bit format in which devices send gradients. With `None` they send f32, and any number of devices computes the same bits.
     pub wire: Option<Format>,
     /// Lets tensors that are not needed at the same time use the same memory. Without it every tensor has a buffer of
     /// its own: results must not differ.

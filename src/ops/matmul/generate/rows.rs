@@ -83,8 +83,8 @@ impl Rows {
         std::mem::take(&mut t.text)
     }
 
-    /// What is said thousands of times is a function, which compilers put in its place: naga takes far longer than in proportion for
-    /// long functions, and each program reads its kernels anew.
+    /// Writes the functions of the code that the kernel repeats hundreds of times; compilers inline them. naga's time grows with the
+    /// square of a function's length, and every program parses its kernels when it starts.
     fn functions(&self, t: &mut Text) {
         let slot = self.slot;
         if self.takes_four_steps() {

@@ -43,7 +43,7 @@ pub(super) struct Exchange {
     config: Config,
     device: usize,
     devices: usize,
-    /// Their memory is that of the programs.
+    /// Keeps the memory that the programs use.
     sums: Sums,
     rule: UpdateRule,
     /// Sums of squares of all blocks.
@@ -76,8 +76,19 @@ impl Exchange {
         let loss = |_| gpu.tensor("loss", 1, 1, Elem::F32);
         let losses: Vec<Tensor> = sums.nodes.iter().map(loss).collect::<Result<_>>()?;
         let hash = gpu.tensor("weights' hash", 2, 1, Elem::U32)?;
-        let recording =
-            Recording { gpu, options, model, last, sums: &sums, squares: &squares, losses: &losses, hash: &hash };
+        let (groups, buckets) = (flat::groups(config), flat::buckets(config));
+        let recording = Recording {
+            gpu,
+            options,
+            model,
+            groups: &groups,
+            buckets: &buckets,
+            last,
+            sums: &sums,
+            squares: &squares,
+            losses: &losses,
+            hash: &hash,
+        };
         let (plan, rule) = recording.plan()?;
         let transfers = || plan.gradients.iter().chain(&plan.weights);
         let most = |of: fn(&Transfer) -> u64| transfers().map(of).max().unwrap_or(0);
@@ -90,8 +101,8 @@ impl Exchange {
             words_in: Arrivals::new(gpu, IN, words)?,
             link,
             plan,
-            buckets: flat::buckets(config),
-            groups: flat::groups(config),
+            buckets,
+            groups,
             config: options.config,
             device,
             devices,
@@ -223,7 +234,7 @@ mod tests {
         programs.iter().flat_map(|program| &program.commands).map(|command| command.name().to_owned()).collect()
     }
 
-    /// The gradients of every layer but the first leave while the backward pass goes on, and no command is lost on the way.
+    /// The gradients of every layer but the first leave before the backward pass ends, and no command is lost.
     #[test]
     fn gradients_leave_as_soon_as_the_backward_pass_is_done_with_them() {
         let config = Config::new(64, 257, 4, 2, 64).unwrap();

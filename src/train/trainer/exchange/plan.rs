@@ -94,14 +94,26 @@ struct Packed {
     into: Vec<Option<Tensor>>,
 }
 
-/// Where the sums over ranks are that a device adds up.
+impl Packed {
+    fn wire<'t>(&self, model: &'t Model, wide: &'t Tensor, packed: &'t Tensor) -> Wire<'t> {
+        Wire { format: self.format, wide, packed, scale: self.scale, state: &model.control.state }
+    }
+}
+
+/// Positions of a device's nodes among those of all devices, of which each holds as many as `held` says.
+fn nodes_of(held: &[usize], device: usize) -> Range<usize> {
+    let first = held[..device].iter().sum();
+    first..first + held[device]
+}
+
+/// The tensors that contain the sums over ranks that a device adds up.
 pub struct Sums {
     /// The nodes of the tree, those of the first device first.
     pub nodes: Vec<Range<usize>>,
     /// For each device, how many of them it holds.
     pub held: Vec<usize>,
-    /// The device's first.
-    first_own: usize,
+    /// Positions of the device's own nodes.
+    own: Range<usize>,
     /// What the device owns of the others.
     received: Vec<Option<Tensor>>,
     packed: Option<Packed>,
@@ -114,16 +126,15 @@ impl Sums {
         let buckets = flat::buckets(&options.config);
         let held: Vec<usize> = (0..devices).map(|device| options.nodes(device).len()).collect();
         let nodes: Vec<Range<usize>> = (0..devices).flat_map(|device| options.nodes(device)).collect();
-        let first_own: usize = held[..device].iter().sum();
+        let own = nodes_of(&held, device);
         let most_owned = buckets.iter().map(|bucket| bucket.owned(device, devices).len()).max().unwrap_or(0);
         let most = buckets.iter().map(|bucket| bucket.elements.len()).max().unwrap_or(0);
         let others = |label: &str, length: usize, elem: Elem| -> Result<Vec<Option<Tensor>>> {
-            let is_own = |node: usize| (first_own..first_own + held[device]).contains(&node);
-            let slot = |node| (!is_own(node)).then(|| gpu.tensor(label, 1, length, elem)).transpose();
+            let slot = |node| (!own.contains(&node)).then(|| gpu.tensor(label, 1, length, elem)).transpose();
             (0..nodes.len()).map(slot).collect()
         };
         let packed = |format| -> Result<Packed> {
-            let out = (0..held[device]).map(|_| gpu.tensor(PACKED, 1, most / 2, Elem::U32)).collect::<Result<_>>()?;
+            let out = own.clone().map(|_| gpu.tensor(PACKED, 1, most / 2, Elem::U32)).collect::<Result<_>>()?;
             let into = others(PACKED, most_owned / 2, Elem::U32)?;
             // of a sum's gradient in f16, of a mean's in f32
             let unit = if options.elem == Elem::F16 { options.sizes.tokens().next_power_of_two() } else { 1 };
@@ -131,14 +142,14 @@ impl Sums {
         };
         let received = others(RECEIVED, most_owned, Elem::F32)?;
         let packed = options.wire.map(packed).transpose()?;
-        Ok(Self { nodes, held, first_own, received, packed })
+        Ok(Self { nodes, held, own, received, packed })
     }
 
     /// The owned elements of a bucket of one sum: on this device, or received.
     fn owned(&self, model: &Model, group: &Group, owned: Range<usize>, node: usize) -> Result<Tensor> {
         match &self.received[node] {
             Some(slot) => Ok(slot.flat(0..owned.len())),
-            None => model.sums[node - self.first_own].grads.flat(group, owned),
+            None => model.sums[node - self.own.start].grads.flat(group, owned),
         }
     }
 
@@ -160,37 +171,27 @@ impl Sums {
                 Ok(out.iter().map(|out| out.flat(words.clone())).collect())
             }
             None => {
-                let held = &model.sums[..self.own().len()];
-                held.iter().map(|sum| sum.grads.flat(group, elements.clone())).collect()
+                let own = &model.sums[..self.own.len()];
+                own.iter().map(|sum| sum.grads.flat(group, elements.clone())).collect()
             }
         }
     }
 
-    /// The device's nodes.
-    fn own(&self) -> Range<usize> {
-        let others = self.received.iter().filter(|slot| slot.is_some()).count();
-        self.first_own..self.first_own + self.nodes.len() - others
-    }
-
     /// Records what makes a bucket ready to leave, in 16 bits.
     fn pack(&self, pass: &mut Pass, model: &Model, group: &Group, bucket: &Bucket) -> Result<()> {
-        let Some(Packed { format, scale, out, .. }) = &self.packed else { return Ok(()) };
-        for (sum, out) in model.sums.iter().zip(out) {
+        let Some(packed) = &self.packed else { return Ok(()) };
+        for (sum, out) in model.sums.iter().zip(&packed.out) {
             let wide = &sum.grads.flat(group, bucket.elements.clone())?;
-            let packed = &out.flat(0..wide.len() / 2);
-            let (format, scale, state) = (*format, *scale, &model.control.state);
-            wire::narrow(pass, &Wire { format, wide, packed, scale, state })?;
+            wire::narrow(pass, &packed.wire(model, wide, &out.flat(0..wide.len() / 2)))?;
         }
         Ok(())
     }
 
     /// Records what makes f32 of the sums that have come.
     fn unpack(&self, pass: &mut Pass, model: &Model, length: usize) -> Result<()> {
-        let Some(Packed { format, scale, into, .. }) = &self.packed else { return Ok(()) };
-        for (packed, wide) in into.iter().flatten().zip(self.received.iter().flatten()) {
-            let (packed, wide) = (&packed.flat(0..length / 2), &wide.flat(0..length));
-            let (format, scale, state) = (*format, *scale, &model.control.state);
-            wire::widen(pass, &Wire { format, wide, packed, scale, state })?;
+        let Some(packed) = &self.packed else { return Ok(()) };
+        for (from, wide) in packed.into.iter().flatten().zip(self.received.iter().flatten()) {
+            wire::widen(pass, &packed.wire(model, &wide.flat(0..length), &from.flat(0..length / 2)))?;
         }
         Ok(())
     }
@@ -201,6 +202,9 @@ pub struct Recording<'r> {
     pub gpu: &'r Gpu,
     pub options: &'r TrainerOptions,
     pub model: &'r Model,
+    /// The model's flat order.
+    pub groups: &'r [Group],
+    pub buckets: &'r [Bucket],
     /// The last micro-step of the device's last rank.
     pub last: &'r Program,
     pub sums: &'r Sums,
@@ -226,22 +230,21 @@ impl Recording<'_> {
 
     /// Records all; returns the rule of the update, with the moments of what the device owns.
     pub fn plan(&self) -> Result<(Plan, UpdateRule)> {
-        let (groups, buckets) = (flat::groups(&self.options.config), flat::buckets(&self.options.config));
-        let (opening, gradients, rest) = self.gradients(&groups, &buckets)?;
-        let (end, rule) = self.end(&groups, &buckets)?;
+        let (opening, gradients, rest) = self.gradients()?;
+        let (end, rule) = self.end()?;
         let plan = Plan {
             opening,
             gradients,
-            norm: Program::join([&rest, &self.norm(&groups, &buckets)?]),
+            norm: Program::join([&rest, &self.norm()?]),
             end,
-            weights: self.weights(&groups, &buckets)?,
-            hash: self.hash(&groups, &buckets)?,
+            weights: self.weights()?,
+            hash: self.hash()?,
         };
         Ok((plan, rule))
     }
 
     /// The last micro-step up to the first bucket, the buckets of gradients, and the rest of the micro-step.
-    fn gradients(&self, groups: &[Group], buckets: &[Bucket]) -> Result<(Program, Vec<Transfer>, Program)> {
+    fn gradients(&self) -> Result<(Program, Vec<Transfer>, Program)> {
         let Self { options, model, last, sums, .. } = self;
         let turn = options.turns().pop();
         let last_sum = turn.map_or(0, |turn| turn.level);
@@ -250,14 +253,14 @@ impl Recording<'_> {
         let mut transfers = Vec::new();
         let mut done = 0;
         for position in flat::by_completion(&options.config) {
-            let group = &groups[position];
+            let group = &self.groups[position];
             let until = last.written_until(&model.sums[last_sum].grads.flat(group, 0..group.len)?).max(done);
             let mut commands = last.part(done..until);
             done = until;
             if opening.is_none() {
                 opening = Some(std::mem::take(&mut commands));
             }
-            for bucket in buckets.iter().filter(|bucket| bucket.group == position) {
+            for bucket in self.buckets.iter().filter(|bucket| bucket.group == position) {
                 let mut before = self.pass();
                 for into in (last_sum - own_additions..last_sum).rev() {
                     let [left, right] =
@@ -287,45 +290,41 @@ impl Recording<'_> {
             _ if to == device => Ok(Vec::new()),
             _ => sums.leaving(model, group, bucket, self.owned(bucket, to)),
         };
-        let first = |of: usize| sums.held[..of].iter().sum::<usize>();
         let coming = |from: usize| match from {
             _ if from == device => Ok(Vec::new()),
-            _ => {
-                let nodes = first(from)..first(from) + sums.held[from];
-                nodes.map(|node| sums.coming(model, group, own.clone(), node)).collect()
-            }
+            _ => nodes_of(&sums.held, from).map(|node| sums.coming(model, group, own.clone(), node)).collect(),
         };
         let route = Route::new(devices, leaving, coming)?;
         let mut after = self.pass();
         if !own.is_empty() {
             sums.unpack(&mut after, model, own.len())?;
             let sum = |node: usize| sums.owned(model, group, own.clone(), node);
-            for [to, from] in ranks::additions(&sums.nodes, options.ranks, sums.first_own) {
+            for [to, from] in ranks::additions(&sums.nodes, options.ranks, sums.own.start) {
                 tree::add(&mut after, tree::Add { left: &sum(to)?, right: &sum(from)? })?;
             }
         }
         Ok((route, after.finish()))
     }
 
-    fn norm(&self, groups: &[Group], buckets: &[Bucket]) -> Result<Program> {
+    fn norm(&self) -> Result<Program> {
         let mut pass = self.pass();
         let (device, devices) = (self.options.part.device, self.options.part.devices);
-        for bucket in buckets {
+        for bucket in self.buckets {
             let (owned, blocks) = (self.owned(bucket, device), bucket.owned_blocks(device, devices));
             if !owned.is_empty() {
                 let [first, end] = [blocks.start, blocks.end].map(|block| bucket.first_block + block);
-                let grads = self.model.grads().flat(&groups[bucket.group], owned)?;
+                let grads = self.model.grads().flat(&self.groups[bucket.group], owned)?;
                 gradnorm::blocks(&mut pass, &grads, &self.squares.slice(0..end), first)?;
             }
         }
         Ok(pass.finish())
     }
 
-    fn end(&self, groups: &[Group], buckets: &[Bucket]) -> Result<(Program, UpdateRule)> {
+    fn end(&self) -> Result<(Program, UpdateRule)> {
         let Self { gpu, options, model, sums, losses, .. } = self;
         let mut runs = Vec::new();
-        for bucket in buckets {
-            let (group, owned) = (&groups[bucket.group], self.owned(bucket, options.part.device));
+        for bucket in self.buckets {
+            let (group, owned) = (&self.groups[bucket.group], self.owned(bucket, options.part.device));
             if !owned.is_empty() {
                 let weight = model.params.flat(group, owned.clone())?;
                 runs.push(Run { weight, gradient: model.grads().flat(group, owned)?, decays: group.decays });
@@ -341,12 +340,12 @@ impl Recording<'_> {
         Ok((pass.finish(), rule))
     }
 
-    fn weights(&self, groups: &[Group], buckets: &[Bucket]) -> Result<Vec<Transfer>> {
+    fn weights(&self) -> Result<Vec<Transfer>> {
         let Self { options, model, .. } = self;
         let (device, devices) = (options.part.device, options.part.devices);
         let mut transfers = Vec::new();
-        for bucket in buckets {
-            let of = |of: usize| model.params.flat(&groups[bucket.group], self.owned(bucket, of));
+        for bucket in self.buckets {
+            let of = |of: usize| model.params.flat(&self.groups[bucket.group], self.owned(bucket, of));
             // all others get the same bytes
             let leaving = |to: usize| Ok(if to == 0 { vec![of(device)?] } else { Vec::new() });
             let coming = |from: usize| Ok(if from == device { Vec::new() } else { vec![of(from)?] });
@@ -363,12 +362,12 @@ impl Recording<'_> {
         Ok(transfers)
     }
 
-    fn hash(&self, groups: &[Group], buckets: &[Bucket]) -> Result<Program> {
+    fn hash(&self) -> Result<Program> {
         let mut pass = Pass::new(self.gpu);
         pass.clear(self.hash);
         let mut first = 0_u32;
-        for bucket in buckets {
-            let values = &self.model.params.flat(&groups[bucket.group], bucket.elements.clone())?;
+        for bucket in self.buckets {
+            let values = &self.model.params.flat(&self.groups[bucket.group], bucket.elements.clone())?;
             hash::forward(&mut pass, hash::Forward { values, first, sums: self.hash })?;
             first = first.wrapping_add(bucket.elements.len() as u32);
         }
