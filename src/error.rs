@@ -119,6 +119,16 @@ macro_rules! errors {
                 }
             }
 
+            /// Makes the error of an exit code: of several variants with that code the first one.
+            #[must_use]
+            pub fn of_code(code: u8, fault: impl Into<Fault>) -> Self {
+                let fault = Box::new(fault.into());
+                $(if code == $code {
+                    return Self::$variant(fault);
+                })+
+                Self::Gpu(fault)
+            }
+
             /// Returns the fields.
             #[must_use]
             pub fn fault(&self) -> &Fault {
@@ -175,9 +185,15 @@ impl Error {
 
     /// Names the device of several on which it came up.
     #[must_use]
-    pub fn on_device(mut self, device: usize) -> Self {
+    pub fn on_device(self, device: usize) -> Self {
+        self.within(format!("device {device}"))
+    }
+
+    /// Names what the place is part of.
+    #[must_use]
+    pub fn within(mut self, whole: impl fmt::Display) -> Self {
         let fault = self.fault_mut();
-        *fault = std::mem::take(fault).within(format!("device {device}"));
+        *fault = std::mem::take(fault).within(whole);
         self
     }
 

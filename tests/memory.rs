@@ -33,6 +33,7 @@ fn subject(name: &str, context: usize, elem: Elem, recompute: Recompute) -> Subj
         recompute,
         ranks: 1,
         devices: 1,
+        machines: 1,
         wire: None,
     }
 }
@@ -79,7 +80,7 @@ fn plans_hold_within_three_percent_of_what_is_allocated() {
             return;
         };
         let config = Config::new(context, vocab, layers, heads, channels).expect("config");
-        let plan = Subject { config, context, elem, recompute, ranks: 1, devices: 1, wire: None }
+        let plan = Subject { config, context, elem, recompute, ranks: 1, devices: 1, machines: 1, wire: None }
             .plan(&Gpu::dry(gpu.caps.clone()), batch)
             .expect("planned");
         let sizes = sizes(batch, context);
@@ -185,7 +186,7 @@ fn commands(elem: Elem, recompute: Recompute) -> Vec<Command> {
 
 /// Names, elements that kernels index and bytes they bind, for every dispatch of a step.
 fn dispatches(caps: &Caps, subject: &Subject, batch: usize) -> Vec<Command> {
-    let Subject { config, context, elem, recompute, ranks: _, devices: _, wire: _ } = *subject;
+    let Subject { config, context, elem, recompute, ranks: _, devices: _, machines: _, wire: _ } = *subject;
     let gpu = Gpu::dry(caps.clone());
     let options = TrainerOptions { elem, recompute, ..TrainerOptions::new(config, sizes(batch, context)) };
     let trainer = Trainer::new(&gpu, options).expect("planned");

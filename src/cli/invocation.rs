@@ -5,6 +5,8 @@ use std::path::Path;
 
 use wgpt::files::shell;
 
+use super::train::ranks;
+
 /// Returns a command of this program with these arguments.
 pub fn command(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> String {
     let words: Vec<OsString> = started_with().into_iter().chain(arguments.into_iter().map(Into::into)).collect();
@@ -31,7 +33,14 @@ pub fn continued(out: &Path, names_folder: bool) -> String {
         let at = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
         arguments.splice(at..at, flag("--out", out));
     }
-    command(arguments)
+    launched(arguments)
+}
+
+/// Returns a command of as many processes as this one's run has.
+pub fn launched(arguments: Vec<OsString>) -> String {
+    let launcher = ranks::launcher();
+    let line = command(arguments);
+    if launcher.is_empty() { line } else { format!("{} {line}", launcher.join(" ")) }
 }
 
 fn own_arguments() -> Vec<OsString> {

@@ -9,6 +9,7 @@ mod eval;
 mod generate;
 mod invocation;
 mod model;
+mod nodes;
 mod plan;
 mod precision;
 mod predicted;
@@ -85,12 +86,15 @@ pub fn main() -> ExitCode {
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let command = Cli::command();
-            let command = matches.subcommand_name().and_then(|name| command.find_subcommand(name));
-            tell(&command.map_or(error.clone(), |command| in_flags(error, command)))
-        }
+        Err(error) => tell_of(error, matches.subcommand_name().unwrap_or_default(), |error| error),
     }
+}
+
+/// Says an error in the flags of a command, with what `name` adds to it; returns its exit code.
+fn tell_of(error: Error, command: &str, name: impl FnOnce(Error) -> Error) -> ExitCode {
+    let cli = Cli::command();
+    let error = cli.find_subcommand(command).map_or(error.clone(), |command| in_flags(error, command));
+    tell(&name(error))
 }
 
 /// Runs a command.

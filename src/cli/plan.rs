@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::measure;
-use wgpt::measure::exchange::{self, Link, Together, Traffic};
+use wgpt::measure::exchange::{self, BUSES, Bus, Link, NETWORKS, Network, Together, Traffic};
 use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::three;
@@ -15,6 +15,7 @@ use wgpt::run::records;
 use wgpt::train::settings::{Batch, Precision, RunFile, Wire};
 use wgpt::train::trainer::MOST_COPIERS;
 
+use super::nodes::Scaling;
 use super::predicted::{self, Cost, Predicted};
 use super::shape::Shape;
 use super::terminal::{say, say_lines};
@@ -32,6 +33,7 @@ pub(super) const TOKENS: f64 = 1e9;
   wgpt plan --model d12 --gpu h100
   wgpt plan --model d12 --batch 64 --gpu all
   wgpt plan --model d12 --batch 64 --gpu h100 --devices 8 --link pcie5 --tokens-per-step 524288
+  wgpt plan --model d12 --batch 64 --gpu h100 --nodes 8 --devices 8 --link pcie5,100G
   wgpt plan --model d12 --batch 64 --tokens-per-second 200000 --tokens 1e10 --price-per-hour 2.5")]
 pub struct Args {
     #[command(flatten)]
@@ -54,18 +56,22 @@ pub struct Args {
     /// Bytes that the adapter binds at once [default: 2GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     binding: Option<u64>,
-    /// Number of devices that share the run: memory of each, and with --gpu the predicted efficiency
+    /// Number of devices of a machine that share the run: memory of each, and with --gpu the predicted efficiency
     #[arg(long, value_name = "N", value_parser = parse_devices)]
     devices: Option<usize>,
-    /// Logical ranks of the run, a multiple of --devices [default: one a device]
+    /// Number of machines, each with --devices devices: also shows the efficiency of fewer, over several networks
+    #[arg(long, value_name = "M", requires = "devices", value_parser = parse_devices)]
+    nodes: Option<usize>,
+    /// Logical ranks of the run, a multiple of all devices [default: one a device]
     #[arg(long, value_name = "R", value_parser = parse_devices)]
     emulate_ranks: Option<usize>,
     /// Element type of gradients on their way between devices
     #[arg(long, value_enum, default_value_t = Wire::F32, requires = "devices")]
     wire: Wire,
-    /// How devices reach the host's memory and each other: pcie4, pcie5, or 100G for one device a machine [default: pcie4]
+    /// How devices reach the host's memory, pcie4 or pcie5, and machines each other, 10G to 400G, or both as pcie5,100G; a network
+    /// without --nodes has one device a machine [default: pcie4,100G]
     #[arg(long, value_name = "LINK", requires = "devices", value_parser = parse_link)]
-    link: Option<&'static Link>,
+    link: Option<Links>,
     #[command(flatten)]
     predicted: predicted::Args,
     /// Speed of one device, for hours
@@ -100,7 +106,17 @@ impl Args {
             let most = config.positions;
             return Err(Error::usage(format!("--context: {context}, expected 1 to the model's {most}")));
         }
-        let devices = self.devices.unwrap_or(1);
+        let each = self.devices.unwrap_or(1);
+        let is_networked = self.link.is_some_and(|link| link.network.is_some());
+        let (devices, machines) = match self.nodes {
+            None if is_networked => (each, each),
+            None => (each, 1),
+            Some(nodes) => (each * nodes, nodes),
+        };
+        if devices > MOST_DEVICES {
+            let fault = Fault::at("--nodes", format!("{devices} devices in all"));
+            return Err(Error::usage(fault.expected(format!("at most {MOST_DEVICES}"))));
+        }
         let ranks = self.emulate_ranks.unwrap_or(devices);
         if !ranks.is_multiple_of(devices) {
             let fault = Fault::at("--emulate-ranks", format!("{ranks} ranks on {devices} devices"));
@@ -108,7 +124,7 @@ impl Args {
             return Err(Error::usage(fault.advice(format!("try {}", ranks.next_multiple_of(devices)))));
         }
         let (elem, recompute, wire) = (self.elem(None), self.recompute, self.wire.format());
-        Ok(Subject { config, context, elem, recompute, ranks, devices, wire })
+        Ok(Subject { config, context, elem, recompute, ranks, devices, machines, wire })
     }
 
     /// The element type on a card, or on GPUs as they come.
@@ -217,7 +233,7 @@ pub fn run(args: &Args) -> Result<()> {
         .filter(|(_, plan)| memory.is_none_or(|memory| plan.total() <= memory))
         .map(|(batch, _)| *batch)
         .collect();
-    let link = args.link.unwrap_or(&exchange::LINKS[0]);
+    let link = &args.link.unwrap_or_default().link();
     let costs = Cost { tokens: args.all_tokens(), price: args.price_per_hour };
     let elem = |card: &Card| args.elem(Some(card));
     let shared = (subject.devices > 1).then_some(predicted::Shared { link, tokens: args.tokens_per_step });
@@ -243,12 +259,35 @@ fn parse_devices(text: &str) -> std::result::Result<usize, String> {
     count.ok_or_else(|| format!("expected a number from 1 to {MOST_DEVICES}"))
 }
 
-fn parse_link(text: &str) -> std::result::Result<&'static Link, String> {
-    let names = || exchange::LINKS.iter().map(|link| link.name).collect::<Vec<_>>().join(", ");
-    exchange::LINKS
-        .iter()
-        .find(|link| link.name.eq_ignore_ascii_case(text))
-        .ok_or_else(|| format!("expected one of {}", names()))
+/// The links that are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Links {
+    bus: Option<Bus>,
+    network: Option<Network>,
+}
+
+impl Links {
+    fn link(self) -> Link {
+        Link { bus: self.bus.unwrap_or(BUSES[0]), network: self.network.unwrap_or(NETWORKS[2]) }
+    }
+}
+
+fn parse_link(text: &str) -> std::result::Result<Links, String> {
+    let mut links = Links::default();
+    for word in text.split(',') {
+        let bus = BUSES.iter().find(|bus| bus.name.eq_ignore_ascii_case(word.trim()));
+        let network = NETWORKS.iter().find(|network| network.name.eq_ignore_ascii_case(word.trim()));
+        match (bus, network) {
+            (Some(bus), _) if links.bus.is_none() => links.bus = Some(*bus),
+            (_, Some(network)) if links.network.is_none() => links.network = Some(*network),
+            _ => {
+                let buses = BUSES.map(|bus| bus.name).join(", ");
+                let networks = NETWORKS.map(|network| network.name).join(", ");
+                return Err(format!("expected one of {buses}, one of {networks}, or both with a comma"));
+            }
+        }
+    }
+    Ok(links)
 }
 
 /// With several devices: the bytes that they exchange.
@@ -256,7 +295,8 @@ fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
     let Subject { devices, ranks, .. } = *subject;
     let all = Traffic::of(&subject.options(1)).all();
     say!(
-        "devices  {devices} of {} each; a step moves {} MiB out of a device and {} MiB in, gradients in {}, weights in f32",
+        "devices  {devices}{} of {} each; a step moves {} MiB out of a device and {} MiB in, gradients in {}, weights in f32",
+        if subject.machines > 1 { format!(" on {} machines", subject.machines) } else { String::new() },
         if ranks == devices { "one rank".into() } else { format!("{} ranks", ranks / devices) },
         mib(all.out),
         mib(all.into),
@@ -264,10 +304,18 @@ fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
     );
     say!(
         "link     {}: {} GB/s out, {} in{}; {MOST_COPIERS} cores of the host copy for each device",
-        link.name,
-        link.out_gb,
-        link.in_gb,
-        link.network_gb.map_or(String::new(), |gb| format!(", {gb} between machines"))
+        link.bus.name,
+        link.bus.out_gb,
+        link.bus.in_gb,
+        match subject.machines {
+            1 => String::new(),
+            _ => format!(
+                "; {}: {} GB/s between machines, {} MiB to each device",
+                link.network.name,
+                link.network.gb,
+                mib(all.far)
+            ),
+        }
     );
 }
 
@@ -290,7 +338,19 @@ fn together(
         say!("exchange at most about {} ms a step; predicted, not measured", three(ms));
         return Ok(None);
     };
-    let step = Together::predict(subject, link, batch, micro, args.tokens_per_step)?;
+    let tokens = args.tokens_per_step;
+    if args.nodes.is_some() {
+        let divides = |subject: &Subject, batch: usize| match tokens {
+            Some(tokens) => exchange::micro_steps(subject, batch, tokens).is_ok(),
+            None => true,
+        };
+        let micro = |subject: &Subject| {
+            let best = predicted.and_then(|predicted| predicted.best(|batch| divides(subject, batch)));
+            best.or(given.map(of_speed)).filter(|(batch, _)| divides(subject, *batch))
+        };
+        Scaling { subject, ranks: args.emulate_ranks, micro: &micro, tokens, link: *link }.print();
+    }
+    let step = Together::predict(subject, link, batch, micro, tokens)?;
     say!(
         "step     {} tokens of batch {batch}: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; \
          predicted, not measured",

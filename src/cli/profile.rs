@@ -197,8 +197,16 @@ pub fn run(args: &Args) -> Result<()> {
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
     let (config, sizes) = args.sizes(context, gpus.len())?;
     let (ranks, devices) = (gpus.len(), gpus.len());
-    let subject =
-        Subject { config, context, elem, recompute: args.recompute, ranks, devices, wire: args.wire.format() };
+    let subject = Subject {
+        config,
+        context,
+        elem,
+        recompute: args.recompute,
+        ranks,
+        devices,
+        machines: 1,
+        wire: args.wire.format(),
+    };
     // before anything is made: sizes that no memory holds end here
     let planned_bytes = subject.plan(gpu, sizes.batch)?.total();
     let sources = match args.data.is_empty() {

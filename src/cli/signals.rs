@@ -52,6 +52,11 @@ impl Answer {
         Self { text, ends: false }
     }
 
+    /// Nothing is said.
+    pub fn silent() -> Self {
+        Self { text: "", ends: false }
+    }
+
     /// Returns the reaction of a run in its current phase.
     pub fn of(phase: &CurrentPhase) -> Self {
         let phase = phase.get();
@@ -89,6 +94,9 @@ pub fn listen(answer: impl Fn() -> Answer + Send + 'static) -> Result<impl Fn() 
                     end(&format!("{name}: {text}"), STOPPED);
                 }
                 noted.store(signal as usize, Ordering::SeqCst);
+                if text.is_empty() {
+                    return;
+                }
                 say(format!("{name}: {text}; a second signal ends the run without saving"));
             }
             Some(_) if signal == SIGXCPU => {}

@@ -1,6 +1,7 @@
 //! Training batches read ahead of the GPU, of one rank or of several in turn. A thread reads, checks, widens and sorts;
 //! who trains gets blocks that only need to be uploaded, and their memory goes back to the thread.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -57,6 +58,8 @@ pub struct Batches {
     turn: Turn,
     /// Each rank's place.
     places: Vec<Place>,
+    /// The ranks whose batches are read; those of others are empty.
+    own: Range<usize>,
     reader: Option<Reader>,
     /// The batch that is lent.
     lent: Option<Batch>,
@@ -151,12 +154,23 @@ impl Batches {
             batches_per_epoch: loaders[0].batches_per_epoch() * loaders.len(),
             turn: Turn { rank: 0, taken: 0, in_a_row: in_a_row.max(1) },
             places: loaders.iter().map(place).collect(),
+            own: 0..loaders.len(),
             reader: None,
             lent: None,
             broken: None,
         };
         batches.start(loaders)?;
         Ok(batches)
+    }
+
+    /// Reads the batches of some ranks alone from now on: those of others, which other processes read, are handed out empty.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the reader cannot be started again.
+    pub fn read_only(&mut self, ranks: Range<usize>) -> Result<()> {
+        let state = self.state();
+        self.own = ranks;
+        self.restore(state)
     }
 
     /// The settings it was made with.
@@ -251,11 +265,11 @@ impl Batches {
         let (sender, ready) = sync_channel(depth);
         // one more is in the thread's hands and one is lent: there are never more
         let (spent, returned) = sync_channel(depth + 2);
-        let (first, mut places) = (self.turn, self.places.clone());
+        let (first, mut places, own) = (self.turn, self.places.clone(), self.own.clone());
         let thread = std::thread::Builder::new()
             .name("data".into())
             .spawn(move || {
-                read_ahead(&mut loaders, &mut places, first, &sender, &returned);
+                read_ahead(&mut loaders, &mut places, (first, own), &sender, &returned);
                 loaders
             })
             .map_err(|e| Error::data(Fault::at("loader", format!("no thread can be started ({e})"))))?;
@@ -305,7 +319,7 @@ impl Drop for Batches {
 }
 
 /// BLAKE3 of each source's length and of tokens at its start, middle and end: all of a terabyte takes too long to read.
-fn fingerprint(sources: &[TokenSource]) -> Result<String> {
+pub(super) fn fingerprint(sources: &[TokenSource]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for source in sources {
         let n = source.len();
@@ -329,7 +343,7 @@ fn place(loader: &Loader) -> Place {
 fn read_ahead(
     loaders: &mut [Loader],
     places: &mut [Place],
-    first: Turn,
+    (first, own): (Turn, Range<usize>),
     sender: &SyncSender<Ready>,
     returned: &Receiver<Batch>,
 ) {
@@ -338,7 +352,14 @@ fn read_ahead(
         let rank = turn.rank;
         let loader = &mut loaders[rank];
         let mut batch = returned.try_recv().unwrap_or_default();
-        let ready = loader.fill(&mut batch).map(|()| {
+        let filled = if own.contains(&rank) {
+            loader.fill(&mut batch)
+        } else {
+            loader.skip();
+            batch.resize(0);
+            Ok(())
+        };
+        let ready = filled.map(|()| {
             let place = &mut places[rank];
             let (epoch, shard, sample) = loader.place();
             if (place.shard.epoch, place.shard.shard) != (epoch, shard) {
@@ -386,6 +407,26 @@ mod tests {
                     assert_eq!(next(&mut batches), next(&mut loaders[i % ranks]), "batch {i} of {ranks} ranks");
                 }
             }
+        }
+    }
+
+    /// A process reads its own ranks' batches and stands where one that reads all stands.
+    #[test]
+    fn batches_of_others_are_empty_and_move_the_place_alike() {
+        for own in [0..1, 1..3, 0..3] {
+            let open = || Batches::in_rows(sources(), config(3, Some(42)), 2).unwrap();
+            let (mut all, mut some) = (open(), open());
+            some.read_only(own.clone()).unwrap();
+            for i in 0..3 * all.batches_per_epoch() {
+                let (want, got) = (next(&mut all), next(&mut some));
+                let is_own = own.contains(&(i / 2 % 3));
+                assert_eq!(got, if is_own { want } else { (vec![], vec![]) }, "batch {i} of {own:?}");
+                assert_eq!(some.state(), all.state(), "batch {i} of {own:?}");
+            }
+            let state = all.state();
+            next(&mut some);
+            some.restore(state).unwrap();
+            assert_eq!(some.state(), all.state());
         }
     }
 

@@ -119,6 +119,18 @@ impl Loader {
         Ok(loader)
     }
 
+    /// Stands behind the next batch without reading it.
+    pub(super) fn skip(&mut self) {
+        self.advance_to_sample();
+        self.sample += 1;
+    }
+
+    fn advance_to_sample(&mut self) {
+        if self.sample >= self.samples_in(self.source()) {
+            self.advance();
+        }
+    }
+
     /// Overwrites `batch` with the next batch. An error leaves the position where it was.
     ///
     /// # Errors
@@ -138,9 +150,7 @@ impl Loader {
     /// Reads the batch at hand.
     fn advance_to_batch(&mut self) -> Result<()> {
         let n = self.config.batch * self.config.context;
-        if self.sample >= self.samples_in(self.source()) {
-            self.advance();
-        }
+        self.advance_to_sample();
         let at = self.sample_index() * self.config.sample_tokens() + self.config.rank * n;
         self.sources[self.source()].read_checked(at, &mut self.tokens, self.config.vocab)
     }

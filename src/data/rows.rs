@@ -66,6 +66,14 @@ impl Rows {
         self.sources.iter().flat_map(TokenSource::files)
     }
 
+    /// Returns a hash of what the rows are cut from, wherever it lies.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        super::batches::fingerprint(&self.sources)
+    }
+
     /// Tokens of a row, T.
     #[must_use]
     pub fn context(&self) -> usize {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Fault, Result};
 
 /// Who made a GPU: what compilers make of a kernel differs more between vendors than between their GPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Vendor {
     /// NVIDIA.
     Nvidia,
@@ -40,7 +42,7 @@ impl Vendor {
 }
 
 /// Cooperative matrices of f16 with f32 sums whose dimensions a kernel chooses: Vulkan's flexible ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flexible {
     /// M, N and K are multiples of these.
     pub granularity: [u32; 3],
@@ -54,7 +56,7 @@ pub struct Flexible {
 
 /// What an adapter can do, gathered once. Kernels are chosen from this alone, so that choosing is testable without
 /// a GPU.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Caps {
     /// The adapter's name.
     pub name: String,
@@ -120,6 +122,7 @@ pub struct Caps {
     pub emulated_edge: Option<u32>,
     /// The fastest kernels on this adapter: for an operator and shape, as the operator words it, the kernel to take.
     /// Empty unless somebody loads a record.
+    #[serde(skip)]
     pub tuned: Arc<BTreeMap<String, String>>,
 }
 

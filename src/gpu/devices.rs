@@ -1,5 +1,7 @@
 //! The devices of a run: which adapters the environment leaves, which of them are chosen, and what all of them can do.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Fault, Result};
 
 use super::adapter::{self, Caps, DeviceInfo, Vendor};
@@ -151,13 +153,26 @@ fn are_one(a: &DeviceInfo, b: &DeviceInfo) -> bool {
 /// The first error of [`Gpu::open`].
 pub fn open(all: &[Options]) -> Result<Vec<Gpu>> {
     let mut gpus = all.iter().map(Gpu::open).collect::<Result<Vec<Gpu>>>()?;
-    let own: Vec<Caps> = gpus.iter().map(|gpu| gpu.caps.clone()).collect();
-    if let (Some(common), true) = (common(&own), gpus.len() > 1) {
-        for (gpu, own) in gpus.iter_mut().zip(own) {
-            gpu.caps = Caps { name: own.name, driver: own.driver, bus: own.bus, ..common.clone() };
-        }
-    }
+    let all: Vec<Caps> = gpus.iter().map(|gpu| gpu.caps.clone()).collect();
+    restrict(&mut gpus, &all);
     Ok(gpus)
+}
+
+/// Gives each adapter the capabilities that all of `all` have, its own among them.
+pub fn restrict(gpus: &mut [Gpu], all: &[Caps]) {
+    let Some(common) = common(all).filter(|_| all.len() > 1) else { return };
+    for gpu in gpus {
+        let own = &gpu.caps;
+        let (name, driver, bus) = (own.name.clone(), own.driver.clone(), own.bus.clone());
+        gpu.caps = Caps { name, driver, bus, tuned: Arc::clone(&own.tuned), ..common.clone() };
+    }
+}
+
+/// Returns true if two adapters of a machine are, by all that they tell, one GPU.
+#[must_use]
+pub fn are_same(a: &Caps, b: &Caps) -> bool {
+    let named = |caps: &Caps| (caps.backend.clone(), caps.name.clone(), caps.bus.clone());
+    if a.bus.is_empty() || b.bus.is_empty() { named(a) == named(b) } else { a.bus == b.bus }
 }
 
 /// Returns what all of several adapters can do, under the name of the first: kernels that are chosen by it run on each.

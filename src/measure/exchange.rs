@@ -8,7 +8,8 @@
 //!
 //! `max(queue of the early, host of the early - backward pass) + max(queue of the late, host of the late) + one bucket through each`
 //!
-//! where `queue` is `out / out_gb + in / in_gb`, and `host` is `max(copied / (copiers x copy_gb), copied / network_gb)`.
+//! where `queue` is `out / out_gb + in / in_gb`, and `host` is `max(copied / (copiers x copy_gb), network)`. Devices of a machine
+//! share its network: `network` is `devices of a machine x from other machines / network_gb + messages x latency`.
 //!
 //! # Left out
 //! Waits of devices for each other, the vote and the norm's small exchange, the speed of the host's memory where many devices share it,
@@ -20,29 +21,55 @@ use super::plan::{Subject, mib};
 use super::steps::Steps;
 use super::table::number;
 use crate::error::{Error, Fault, Result};
-use crate::model::flat;
+use crate::model::flat::{self, Part};
 use crate::train::TrainerOptions;
-use crate::train::trainer::MOST_COPIERS;
+use crate::train::collective::Scope;
+use crate::train::trainer::{MOST_COPIERS, stages};
 
-/// How devices reach the host's memory and each other.
+/// How devices reach the host's memory and other machines.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Link {
+    /// The bus of a device.
+    pub bus: Bus,
+    /// The network of a machine.
+    pub network: Network,
+}
+
+/// How a device reaches the host's memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bus {
     /// Its name, as flags have it.
     pub name: &'static str,
     /// GB/s from a device to the host.
     pub out_gb: f64,
     /// GB/s from the host to a device.
     pub in_gb: f64,
-    /// GB/s between hosts that have a device each; none if all devices are in one.
-    pub network_gb: Option<f64>,
 }
 
-/// The links: PCIe 4 as measured on an A100, PCIe 5 as on an H100 (NVIDIA's nvbandwidth, issues 42 and 24), 100 Gb/s at 90 %.
-pub const LINKS: [Link; 3] = [
-    Link { name: "pcie4", out_gb: 25.0, in_gb: 25.0, network_gb: None },
-    Link { name: "pcie5", out_gb: 52.8, in_gb: 45.0, network_gb: None },
-    Link { name: "100G", out_gb: 25.0, in_gb: 25.0, network_gb: Some(11.25) },
+/// How a machine reaches others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Network {
+    /// Its name, as flags have it.
+    pub name: &'static str,
+    /// GB/s in each direction.
+    pub gb: f64,
+}
+
+/// PCIe 4 as measured on an A100, PCIe 5 as on an H100 (NVIDIA's nvbandwidth, issues 42 and 24).
+pub const BUSES: [Bus; 2] =
+    [Bus { name: "pcie4", out_gb: 25.0, in_gb: 25.0 }, Bus { name: "pcie5", out_gb: 52.8, in_gb: 45.0 }];
+
+/// Networks by their Gb/s, of which 90 % are assumed.
+pub const NETWORKS: [Network; 5] = [
+    Network { name: "10G", gb: 1.125 },
+    Network { name: "25G", gb: 2.8125 },
+    Network { name: "100G", gb: 11.25 },
+    Network { name: "200G", gb: 22.5 },
+    Network { name: "400G", gb: 45.0 },
 ];
+
+/// Milliseconds from one machine to another that a bucket takes beside its bytes: assumed, mostly sleep between two looks.
+pub const LATENCY_MS: f64 = 0.1;
 
 /// GB/s that a core copies.
 pub const COPY_GB: f64 = 10.0;
@@ -57,12 +84,18 @@ pub struct Bytes {
     pub out: u64,
     /// From the host to the device, each copied once on the host before.
     pub into: u64,
+    /// Those of `into` that come from other machines.
+    pub far: u64,
+    /// Buckets that come from other machines.
+    pub messages: u64,
 }
 
 impl std::ops::AddAssign for Bytes {
     fn add_assign(&mut self, other: Self) {
         self.out += other.out;
         self.into += other.into;
+        self.far += other.far;
+        self.messages += other.messages;
     }
 }
 
@@ -75,43 +108,56 @@ pub struct Traffic {
     pub late: Bytes,
     /// The largest bucket in either direction.
     pub bucket: u64,
+    /// The largest that comes from other machines.
+    pub far_bucket: u64,
+    /// Devices of a machine.
+    pub each: u64,
 }
 
 impl Traffic {
     /// Counts the bytes that devices exchange for a model, as [`crate::train::Trainer`] moves them: of the device that has most.
     #[must_use]
     pub fn of(options: &TrainerOptions) -> Self {
-        let devices = options.part.devices;
-        let all = (0..devices).map(|device| Self::of_device(options, device));
+        // machines are alike
+        let all = (0..options.part.each()).map(|device| Self::of_device(options, device));
         all.max_by_key(|traffic| traffic.all().out + traffic.all().into).unwrap_or_default()
     }
 
     /// The same of one of them.
     #[must_use]
     pub fn of_device(options: &TrainerOptions, device: usize) -> Self {
-        let devices = options.part.devices;
-        if devices == 1 {
-            return Self::default();
-        }
+        let part = Part { device, ..options.part };
+        let mut all = Self { each: part.each() as u64, ..Self::default() };
         let order = flat::by_completion(&options.config);
         // the backward pass computes the first layer last: all other layers leave before
         let early = &order[..options.config.layers.saturating_sub(1)];
-        let held = |device: usize| options.nodes(device).len() as u64;
-        let nodes: u64 = (0..devices).map(held).sum();
         let element = options.wire.map_or(4, |_| 2);
-        let mut all = Self::default();
+        let stages = stages(&TrainerOptions { part, ..*options });
         for bucket in flat::buckets(&options.config) {
-            let owned = bucket.owned(device, devices).len() as u64;
-            let others = bucket.elements.len() as u64 - owned;
-            let gradients =
-                Bytes { out: element * others * held(device), into: element * owned * (nodes - held(device)) };
-            let weights = Bytes { out: 4 * owned, into: 4 * others };
-            *(if early.contains(&bucket.group) { &mut all.early } else { &mut all.late }) += gradients;
-            all.late += weights;
-            let most = [gradients.out, gradients.into, weights.out, weights.into].into_iter().max();
-            all.bucket = all.bucket.max(most.unwrap_or(0));
+            for stage in &stages {
+                let (held, summed) = (stage.held(&bucket).len() as u64, stage.summed(&bucket, part).len() as u64);
+                let (own, nodes) = (stage.own.len() as u64, stage.nodes.len() as u64);
+                let gradients = Bytes {
+                    out: element * (held - summed) * own,
+                    into: element * summed * (nodes - own),
+                    ..Bytes::default()
+                };
+                let weights = Bytes { out: 4 * summed, into: 4 * (held - summed), ..Bytes::default() };
+                for (bytes, is_early) in [(gradients, early.contains(&bucket.group)), (weights, false)] {
+                    all.add(bytes, stage.scope, is_early);
+                }
+            }
         }
         all
+    }
+
+    fn add(&mut self, mut bytes: Bytes, scope: Scope, is_early: bool) {
+        if scope == Scope::Machines {
+            (bytes.far, bytes.messages) = (bytes.into, 1);
+            self.far_bucket = self.far_bucket.max(bytes.into);
+        }
+        *(if is_early { &mut self.early } else { &mut self.late }) += bytes;
+        self.bucket = self.bucket.max(bytes.out).max(bytes.into);
     }
 
     /// Returns the sum of early and late bytes.
@@ -126,15 +172,20 @@ impl Traffic {
     /// behind a backward pass of so many milliseconds.
     #[must_use]
     pub fn ms(&self, link: &Link, copiers: usize, backward_ms: f64) -> f64 {
+        if self.all() == Bytes::default() {
+            return 0.0;
+        }
+        let Link { bus, network } = link;
         let ms = |bytes: u64, gb: f64| bytes as f64 / gb / 1e6;
         let copy_gb = COPY_GB * copiers as f64;
-        let network = |bytes: u64| link.network_gb.map_or(0.0, |gb| ms(bytes, gb));
-        let queue = |bytes: Bytes| ms(bytes.out, link.out_gb) + ms(bytes.into, link.in_gb);
-        let host = |bytes: Bytes| ms(bytes.into, copy_gb).max(network(bytes.into));
+        let carried = |bytes: u64| ms(bytes * self.each, network.gb);
+        let queue = |bytes: Bytes| ms(bytes.out, bus.out_gb) + ms(bytes.into, bus.in_gb);
+        let far = |bytes: Bytes| carried(bytes.far) + bytes.messages as f64 * LATENCY_MS;
+        let host = |bytes: Bytes| ms(bytes.into, copy_gb).max(far(bytes));
         let early = queue(self.early).max(host(self.early) - backward_ms);
         let late = queue(self.late).max(host(self.late));
         let bucket = self.bucket;
-        early + late + ms(bucket, link.out_gb) + ms(bucket, copy_gb) + network(bucket) + ms(bucket, link.in_gb)
+        early + late + ms(bucket, bus.out_gb) + ms(bucket, copy_gb) + carried(self.far_bucket) + ms(bucket, bus.in_gb)
     }
 }
 
@@ -171,6 +222,13 @@ impl Together {
     #[must_use]
     pub fn tokens_per_s(&self) -> f64 {
         self.tokens / self.ms() * 1e3
+    }
+
+    /// Returns the fewest tokens of a step, in micro-steps of as many tokens, at which devices compute this part of the time.
+    #[must_use]
+    pub fn tokens_for(&self, efficiency: f64, tokens_of_a_micro_step: f64, micro_ms: f64) -> f64 {
+        let micro_steps = (efficiency / (1.0 - efficiency) * self.exchange_ms / micro_ms).ceil().max(1.0);
+        micro_steps * tokens_of_a_micro_step
     }
 
     /// The part of the time in which devices compute.
@@ -230,7 +288,7 @@ impl Exchanged {
     /// Takes it from the spans of steps.
     #[must_use]
     pub fn new(traffic: &Traffic, steps: &Steps) -> Self {
-        let Bytes { out, into } = traffic.all();
+        let Bytes { out, into, .. } = traffic.all();
         let copies_ms = steps.whole_ms("copy from other devices");
         Self {
             out_bytes: out,
@@ -272,7 +330,16 @@ mod tests {
 
     fn subject(ranks: usize, devices: usize, wire: Option<Format>) -> Subject {
         let config = Config::from_descriptor("d12").unwrap();
-        Subject { config, context: 1024, elem: Elem::F16, recompute: Recompute::None, ranks, devices, wire }
+        Subject {
+            config,
+            context: 1024,
+            elem: Elem::F16,
+            recompute: Recompute::None,
+            ranks,
+            devices,
+            machines: 1,
+            wire,
+        }
     }
 
     fn traffic(ranks: usize, devices: usize, wire: Option<Format>) -> Traffic {
@@ -283,14 +350,14 @@ mod tests {
     fn bytes_are_those_of_zero_1() {
         let groups = flat::groups(&subject(1, 1, None).config);
         let padded = groups.iter().map(|group| group.len as u64).sum::<u64>();
-        assert_eq!(traffic(1, 1, None), Traffic::default());
+        assert_eq!(traffic(1, 1, None).all(), Bytes::default());
         for devices in [2, 4, 8] {
             for (wire, element) in [(None, 4), (Some(Format::Bf16), 2), (Some(Format::F16), 2)] {
-                let Traffic { early, late, bucket } = traffic(devices, devices, wire);
+                let Traffic { early, late, bucket, .. } = traffic(devices, devices, wire);
                 let others = padded * (devices as u64 - 1) / devices as u64;
                 // of gradients what others own leaves, and what is owned comes from each; of weights the reverse
                 let (out, into) = (element * others + 4 * (padded - others), (element + 4) * others);
-                let all = Bytes { out: early.out + late.out, into: early.into + late.into };
+                let all = Bytes { out: early.out + late.out, into: early.into + late.into, ..Bytes::default() };
                 // but for the blocks that do not divide
                 assert!(all.out.abs_diff(out) * 50 < out, "{devices}: {all:?}, {out} out");
                 assert!(all.into.abs_diff(into) * 50 < into, "{devices}: {all:?}, {into} in");
@@ -305,23 +372,47 @@ mod tests {
         assert!(traffic(6, 2, None).all().out > traffic(2, 2, None).all().out * 14 / 10);
     }
 
+    /// Two machines of four devices: within, three quarters of all gradients leave; between, half of a shard does.
+    #[test]
+    fn a_machine_exchanges_its_sum_once_with_others() {
+        let on = |machines: usize, each: usize| {
+            let devices = machines * each;
+            Traffic::of(&Subject { machines, ..subject(devices, devices, None) }.options(1))
+        };
+        let padded: u64 = flat::groups(&subject(1, 1, None).config).iter().map(|group| group.len as u64).sum();
+        let near = |found: u64, want: u64| assert!(found.abs_diff(want) * 30 < want, "{found}, expected {want}");
+        assert_eq!(on(1, 8).all().far, 0);
+        for (machines, each) in [(2_u64, 4_u64), (4, 2), (8, 1)] {
+            let all = on(machines as usize, each as usize).all();
+            // gradients and weights, each of the others' machines
+            near(all.far, 8 * padded / each * (machines - 1) / machines);
+            near(all.into, all.far + 8 * padded * (each - 1) / each);
+        }
+        // as many devices each for itself send each other more
+        assert!(on(8, 1).all().far > 4 * on(2, 4).all().far);
+    }
+
     #[test]
     fn the_slowest_of_queue_host_and_network_counts() {
-        let late = Bytes { out: 500_000_000, into: 900_000_000 };
-        let traffic = Traffic { early: Bytes::default(), late, bucket: 0 };
-        let [pcie4, pcie5, network] = LINKS;
+        let bytes = |far: u64| Bytes { out: 500_000_000, into: 900_000_000, far, messages: 0 };
+        let traffic = |far: u64| Traffic { late: bytes(far), each: 1, ..Traffic::default() };
+        let [pcie4, pcie5] = BUSES.map(|bus| Link { bus, network: NETWORKS[2] });
         let is = |found: f64, want: f64| assert!((found - want).abs() < 1e-9, "{found}, expected {want}");
-        is(traffic.ms(&pcie4, 4, 0.0), 56.0);
-        is(traffic.ms(&pcie5, 1, 0.0), 90.0);
-        is(traffic.ms(&pcie5, 4, 0.0), 500.0 / 52.8 + 900.0 / 45.0);
-        is(traffic.ms(&network, 4, 0.0), 80.0);
-        let bucket = Traffic { bucket: 30_000_000, ..traffic };
-        is(bucket.ms(&pcie4, 4, 0.0), traffic.ms(&pcie4, 4, 0.0) + 1.2 + 0.75 + 1.2);
+        is(traffic(0).ms(&pcie4, 4, 0.0), 56.0);
+        is(traffic(0).ms(&pcie5, 1, 0.0), 90.0);
+        is(traffic(0).ms(&pcie5, 4, 0.0), 500.0 / 52.8 + 900.0 / 45.0);
+        is(traffic(900_000_000).ms(&pcie4, 4, 0.0), 80.0);
+        // two devices share the machine's network
+        is(Traffic { each: 2, ..traffic(900_000_000) }.ms(&pcie4, 4, 0.0), 160.0);
+        let slow = Traffic { late: Bytes { messages: 100, ..bytes(900_000_000) }, ..traffic(0) };
+        is(slow.ms(&pcie4, 4, 0.0), 80.0 + 100.0 * LATENCY_MS);
+        let bucket = Traffic { bucket: 30_000_000, ..traffic(0) };
+        is(bucket.ms(&pcie4, 4, 0.0), traffic(0).ms(&pcie4, 4, 0.0) + 1.2 + 0.75 + 1.2);
         // what the host does for early buckets hides behind the backward pass, what the queue does not
-        let early = Traffic { early: late, late: Bytes::default(), bucket: 0 };
-        is(early.ms(&network, 4, 0.0), 80.0);
-        is(early.ms(&network, 4, 20.0), 60.0);
-        is(early.ms(&network, 4, 70.0), 56.0);
+        let early = Traffic { early: bytes(900_000_000), each: 1, ..Traffic::default() };
+        is(early.ms(&pcie4, 4, 0.0), 80.0);
+        is(early.ms(&pcie4, 4, 20.0), 60.0);
+        is(early.ms(&pcie4, 4, 70.0), 56.0);
     }
 
     #[test]
@@ -338,7 +429,7 @@ mod tests {
         // three do not divide it by any batch
         let text = error(&subject(3, 3, None), 64, 524_288.0);
         assert!(text.ends_with("try --tokens-per-step 589824"), "{text}");
-        let step = Together::predict(&eight, &LINKS[1], 64, 100.0, None).unwrap();
+        let step = Together::predict(&eight, &Link { bus: BUSES[1], network: NETWORKS[2] }, 64, 100.0, None).unwrap();
         assert_eq!((step.tokens, step.kernels_ms), (524_288.0, 200.0));
         assert!((step.efficiency() - 200.0 / step.ms()).abs() < 1e-12);
     }

@@ -42,8 +42,10 @@ pub struct Subject {
     pub recompute: Recompute,
     /// Logical ranks: with several, partial sums of gradients are there at once.
     pub ranks: usize,
-    /// Devices that share the ranks; the plan is that of the one that needs most.
+    /// Devices that share the ranks, on all machines; the plan is that of the one that needs most.
     pub devices: usize,
+    /// Machines, each with as many devices.
+    pub machines: usize,
     /// The 16-bit format in which devices send gradients; `None` for f32.
     pub wire: Option<Format>,
 }
@@ -52,9 +54,9 @@ impl Subject {
     /// Returns the options of a trainer of it, for B sequences a micro-step and one of those a rank.
     #[must_use]
     pub fn options(&self, batch: usize) -> TrainerOptions {
-        let Self { config, context, elem, recompute, ranks, devices, wire } = *self;
+        let Self { config, context, elem, recompute, ranks, devices, machines, wire } = *self;
         let sizes = Sizes { batch, context, accumulation: ranks };
-        let part = Part { device: 0, devices };
+        let part = Part { device: 0, devices, machines };
         TrainerOptions { elem, recompute, ranks, part, wire, ..TrainerOptions::new(config, sizes) }
     }
 
@@ -235,7 +237,8 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
 
 /// Devices that share a memory: those of software share the machine's.
 fn sharing(caps: &Caps, settings: &Settings) -> u64 {
-    if caps.software { settings.run.device_count.max(1) as u64 } else { 1 }
+    let here = settings.run.device_count / settings.run.machines.max(1);
+    if caps.software { here.max(1) as u64 } else { 1 }
 }
 
 /// The advice for a run that does not fit.
@@ -294,8 +297,8 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
 fn subject(settings: &Settings) -> Subject {
     let (config, train) = (settings.config(), &settings.train);
     let (context, recompute, ranks) = (train.context, train.recompute, settings.data.ranks.max(1));
-    let (devices, wire) = (settings.run.device_count, train.wire.format());
-    Subject { config, context, elem: settings.elem(), recompute, ranks, devices, wire }
+    let (devices, machines, wire) = (settings.run.device_count, settings.run.machines, train.wire.format());
+    Subject { config, context, elem: settings.elem(), recompute, ranks, devices, machines, wire }
 }
 
 /// Bytes of the weights on the host while a run starts, where they are in the adapter's memory.
@@ -325,7 +328,8 @@ mod tests {
         for elem in [Elem::F32, Elem::F16] {
             for recompute in [Recompute::None, Recompute::Gelu, Recompute::Ln, Recompute::Block] {
                 for (devices, wire) in [(1, None), (2, None), (2, Some(Format::Bf16))] {
-                    let subject = Subject { config, context: 64, elem, recompute, ranks: 2, devices, wire };
+                    let subject =
+                        Subject { config, context: 64, elem, recompute, ranks: 2, devices, machines: 1, wire };
                     let plan = subject.plan(&Gpu::dry(assumed(elem, LARGEST_BINDING)), 4).expect("planned");
                     labels.extend(plan.rows.into_iter().map(|(label, _)| label));
                 }

@@ -7,8 +7,7 @@ use serde::Serialize;
 use crate::data::BatchSource;
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Gpu, Span};
-use crate::train::collective::{Collective as _, Threads};
-use crate::train::trainer::Part;
+use crate::train::collective::{Collective as _, Link};
 use crate::train::{Trainer, TrainerOptions};
 
 use crate::measure::flops_per_token;
@@ -138,14 +137,14 @@ pub fn on_devices<T: Send>(
     if let [gpu] = gpus {
         return Ok(vec![work(&mut Trainer::new(gpu, options)?)?]);
     }
-    let on = |gpu: &Gpu, link: Threads| -> Result<T> {
-        let (part, ender) = (Part { device: link.device(), devices }, link.ender());
+    let on = |gpu: &Gpu, link: Link| -> Result<T> {
+        let (part, ender) = (link.part(), link.ender());
         let made = Trainer::linked(gpu, TrainerOptions { part, ..options }, Some(Box::new(link)));
         let result = made.and_then(|mut trainer| work(&mut trainer));
         result.inspect_err(|error| ender.abort(error))
     };
     std::thread::scope(|scope| {
-        let link = Threads::of(devices).into_iter();
+        let link = Link::threads(devices).into_iter();
         let threads: Vec<_> = gpus.iter().zip(link).map(|(gpu, link)| scope.spawn(|| on(gpu, link))).collect();
         let panicked = |_| Error::gpu(Fault::at("device", "its thread panicked"));
         threads.into_iter().map(|thread| thread.join().map_err(panicked).flatten()).collect()

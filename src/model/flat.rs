@@ -14,6 +14,46 @@ pub use crate::ops::gradnorm::BLOCK;
 /// Blocks of a bucket at most: 32 MiB of f32.
 const BUCKET: usize = 256;
 
+/// One device of those that share a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Its number, from 0: those of the first machine come first.
+    pub device: usize,
+    /// Number of devices.
+    pub devices: usize,
+    /// Number of machines, each with as many of the devices.
+    pub machines: usize,
+}
+
+impl Part {
+    /// A device without others.
+    pub const WHOLE: Self = Self::on_one_machine(0, 1);
+
+    /// Returns one of several devices of one machine.
+    #[must_use]
+    pub const fn on_one_machine(device: usize, devices: usize) -> Self {
+        Self { device, devices, machines: 1 }
+    }
+
+    /// Devices of a machine.
+    #[must_use]
+    pub fn each(self) -> usize {
+        self.devices / self.machines
+    }
+
+    /// The device's position on its machine.
+    #[must_use]
+    pub fn place(self) -> usize {
+        self.device % self.each()
+    }
+
+    /// The device's machine.
+    #[must_use]
+    pub fn machine(self) -> usize {
+        self.device / self.each()
+    }
+}
+
 /// One copy of a parameter in its group.
 #[derive(Debug, Clone, Copy)]
 pub struct Member {
@@ -126,18 +166,39 @@ impl Bucket {
         self.elements.len().div_ceil(BLOCK)
     }
 
-    /// Returns the blocks that a device owns, counted from the bucket's first. Each block has one owner; where they do not
-    /// divide evenly, other devices own more in the next bucket.
+    /// Returns the blocks of the parts `parts` of `of` equal ones, counted from the bucket's first.
+    fn cut(&self, parts: Range<usize>, of: usize) -> Range<usize> {
+        parts.start * self.blocks() / of..parts.end * self.blocks() / of
+    }
+
+    /// The device's position on its machine, and its machine, as they own blocks: where these do not divide evenly, others own
+    /// more in the next bucket.
+    fn turned(&self, part: Part) -> [usize; 2] {
+        [(part.place() + self.number) % part.each(), (part.machine() + self.number) % part.machines]
+    }
+
+    /// Returns the blocks that a device owns, counted from the bucket's first. Each block has one owner.
     #[must_use]
-    pub fn owned_blocks(&self, device: usize, devices: usize) -> Range<usize> {
-        let place = (device + self.number) % devices;
-        place * self.blocks() / devices..(place + 1) * self.blocks() / devices
+    pub fn owned_blocks(&self, part: Part) -> Range<usize> {
+        let [place, machine] = self.turned(part);
+        let number = place * part.machines + machine;
+        self.cut(number..number + 1, part.devices)
     }
 
     /// Returns the elements of the group that a device owns.
     #[must_use]
-    pub fn owned(&self, device: usize, devices: usize) -> Range<usize> {
-        let blocks = self.owned_blocks(device, devices);
+    pub fn owned(&self, part: Part) -> Range<usize> {
+        self.elements_of(self.owned_blocks(part))
+    }
+
+    /// Returns the elements that the devices at one position of all machines own: they lie behind one another.
+    #[must_use]
+    pub fn shard(&self, part: Part) -> Range<usize> {
+        let [place, _] = self.turned(part);
+        self.elements_of(self.cut(place * part.machines..(place + 1) * part.machines, part.devices))
+    }
+
+    fn elements_of(&self, blocks: Range<usize>) -> Range<usize> {
         let at = |block: usize| (self.elements.start + block * BLOCK).min(self.elements.end);
         at(blocks.start)..at(blocks.end)
     }
@@ -183,7 +244,9 @@ mod tests {
         for config in configs() {
             let (groups, buckets) = (groups(&config), buckets(&config));
             assert!(buckets.iter().enumerate().all(|(number, bucket)| bucket.number == number));
-            for devices in 1..10 {
+            let layouts = (1..10).map(|devices| (1, devices)).chain([(2, 2), (2, 6), (3, 6), (4, 4), (64, 512)]);
+            for (machines, devices) in layouts {
+                let of = |device| Part { device, devices, machines };
                 let mut owned = vec![0; devices];
                 let mut ends = vec![0; groups.len()];
                 let mut blocks = 0;
@@ -193,7 +256,7 @@ mod tests {
                     ends[bucket.group] = bucket.elements.end;
                     blocks += bucket.blocks();
                     let mut shares: Vec<(Range<usize>, usize)> =
-                        (0..devices).map(|device| (bucket.owned(device, devices), device)).collect();
+                        (0..devices).map(|device| (bucket.owned(of(device)), device)).collect();
                     shares.sort_by_key(|(share, _)| (share.start, share.end));
                     let mut at = bucket.elements.start;
                     for (share, device) in shares {
@@ -202,13 +265,24 @@ mod tests {
                         owned[device] += share.len();
                     }
                     assert_eq!(at, bucket.elements.end);
+                    // a shard is what its devices own, and each machine has all shards
+                    for device in 0..devices {
+                        let shard = bucket.shard(of(device));
+                        let there = (0..devices).filter(|other| of(*other).place() == of(device).place());
+                        let lengths = there.map(|other| {
+                            let owned = bucket.owned(of(other));
+                            assert!(owned.is_empty() || shard.start <= owned.start && owned.end <= shard.end);
+                            owned.len()
+                        });
+                        assert_eq!(lengths.sum::<usize>(), shard.len());
+                    }
                 }
                 assert_eq!(ends, groups.iter().map(|group| group.len).collect::<Vec<_>>());
                 assert_eq!(blocks, super::blocks(&config));
                 // no device has much more to do than others
                 let (least, most) = (owned.iter().min().unwrap(), owned.iter().max().unwrap());
                 let unit = BLOCK * buckets.len();
-                assert!(most - least <= unit.max(most / 10), "{devices} devices own {owned:?}");
+                assert!(most - least <= unit.max(most / 10), "{devices} devices on {machines} machines own {owned:?}");
             }
         }
     }

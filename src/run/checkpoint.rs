@@ -28,7 +28,7 @@ use crate::run::home::Home;
 use crate::train::schedule::Schedule;
 use crate::train::settings::Interval;
 use crate::train::snapshot::Snapshot;
-use crate::train::trainer::Trainer;
+use crate::train::trainer::{Part, Trainer};
 
 /// The layout of [`WEIGHTS`] with `m.` and `v.` before the names: AdamW's moments, never sharded.
 const MOMENTS: &str = "optimizer.safetensors";
@@ -145,8 +145,11 @@ impl MadeBy {
             precision: precision.into(),
             kernels: trainer.kernel_summary(),
             built: gpu.built().into(),
-            rounded: match (trainer.wire(), trainer.part().devices) {
-                (Some(format), devices @ 2..) => format!("{} on {devices} devices", format.name()),
+            rounded: match (trainer.wire(), trainer.part()) {
+                (Some(format), Part { devices: devices @ 2.., machines, .. }) => {
+                    let on = if machines > 1 { format!(" of {machines} machines") } else { String::new() };
+                    format!("{} on {devices} devices{on}", format.name())
+                }
                 _ => String::new(),
             },
         }

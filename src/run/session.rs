@@ -1,6 +1,6 @@
 //! A run from its folder to its end: what is there already, the device it needs, and the same again when that is lost.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +20,15 @@ use crate::run::data_files::{self, DataFiles, Keeper};
 use crate::run::folder::{self, Folder, Vouched};
 use crate::run::inspect::{self, State, inspect, other_data_than};
 use crate::run::lock::FolderLock;
+use crate::run::orders::{Crew, Message};
 use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
 use crate::run::steps::{Done, Outcome, Run, Screen};
 use crate::run::team::Team;
 use crate::run::watchdog::{self, Patience};
-use crate::train::TrainerOptions;
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Interval, RunFile, Settings, compare};
+use crate::train::{Trainer, TrainerOptions};
 
 /// Optional extras of a run; none by default.
 #[derive(Debug, Default)]
@@ -71,6 +72,8 @@ pub struct Session<'a> {
     pub hang: Option<fn(&Path, &str)>,
     /// Returns the command that continues the run in a folder, for a person to copy.
     pub continues: &'a dyn Fn(&Path) -> String,
+    /// The processes of the run, of which this is the first; none for a process that is alone.
+    pub crew: Option<&'a Crew<'a>>,
 }
 
 /// How a run begins in a folder.
@@ -216,10 +219,14 @@ impl<'a> Session<'a> {
                 let tuned = Arc::new(saved.state.tuned.clone());
                 gpus.iter_mut().for_each(|gpu| gpu.caps.tuned = Arc::clone(&tuned));
             }
+            if let (Some(crew), [gpu, ..]) = (self.crew, &gpus[..]) {
+                crew.tell(&Message::Begin(gpu.caps.tuned.as_ref().clone()))?;
+            }
             let result = self.attempt(&gpus, &mut run, &mut saved, &mut lock, there.as_ref(), screen);
             let is_lost = gpus.iter().any(Gpu::is_lost);
             match result {
-                Err(error) if is_lost && !rebuilt => {
+                // others cannot take a step back while they wait: all begin again
+                Err(error) if is_lost && !rebuilt && self.crew.is_none() => {
                     screen.line(&format!(
                         "{error}; it is opened once more, and the run resumes from its last checkpoint"
                     ));
@@ -229,7 +236,8 @@ impl<'a> Session<'a> {
                 }
                 Err(error) if is_lost => {
                     let advice = (self.continues)(run.as_ref().map_or(&parent, |run| run.folder.dir()));
-                    return Err(Error::lost(format!("{error}, the second time; to continue: {advice}")));
+                    let again = if rebuilt { ", the second time" } else { "" };
+                    return Err(Error::lost(format!("{error}{again}; to continue: {advice}")));
                 }
                 done => return done.map(Some),
             }
@@ -253,7 +261,10 @@ impl<'a> Session<'a> {
         self.phase.set(Phase::Compiling);
         // until all devices have come to their end
         let mut watchdogs = Vec::new();
-        Team::with(gpus, trainer_options(settings), |team| {
+        Team::with(gpus, trainer_options(settings), self.crew, |team| {
+            if let Some(crew) = self.crew {
+                crew.compare(&BTreeMap::from([("kernels".to_owned(), kernels_of(team.lead()))]))?;
+            }
             crate::kill_point!("resume: before the first weights");
             self.phase.set(Phase::Uploading);
             let state = match saved.take() {
@@ -270,8 +281,20 @@ impl<'a> Session<'a> {
             let made_by = MadeBy::new(gpu, team.lead(), settings.train.precision.name());
             let run = match run {
                 Some(run) => run,
-                None => run.insert(self.run(lock, state.as_ref(), there, (&made_by, peak, gpus.len()), screen)?),
+                None => run.insert(self.run(
+                    lock,
+                    state.as_ref(),
+                    there,
+                    (&made_by, peak, team.lead().part().devices),
+                    screen,
+                )?),
             };
+            if let Some(crew) = self.crew {
+                crew.tell(&Message::Folder(
+                    std::path::absolute(run.folder.dir()).unwrap_or_else(|_| run.folder.dir().into()),
+                ))?;
+                state.as_ref().map_or(Ok(()), |state| crew.tell(&Message::Batches(state.batches.clone())))?;
+            }
             run.done = state.as_ref().map(|state| done(state, there, settings));
             screen.begins(team.lead(), run.folder.dir());
             if there.is_some() || run.rebuilt {
@@ -361,8 +384,20 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Names the kernels of a step, for the processes of a run to compare: they must compute alike.
+pub(super) fn kernels_of(trainer: &Trainer) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for program in trainer.programs() {
+        names.extend(program.commands.iter().map(|command| command.name().to_owned()));
+    }
+    names.sort();
+    names.dedup();
+    let hash = blake3::hash(names.join("\n").as_bytes()).to_hex();
+    format!("{} ({})", &hash[..8], trainer.kernel_summary().join(", "))
+}
+
 /// Returns what a run's settings make its trainer of.
-fn trainer_options(settings: &Settings) -> TrainerOptions {
+pub(super) fn trainer_options(settings: &Settings) -> TrainerOptions {
     TrainerOptions {
         optimizer: settings.optimizer(),
         elem: settings.elem(),

@@ -104,6 +104,7 @@ fn train_on(
         stop,
         phase: CurrentPhase::default(),
         hang: None,
+        crew: None,
         continues: &|dir| format!("wgpt train --resume {}", dir.display()),
     };
     let mut lines = Lines::default();
@@ -494,6 +495,7 @@ fn a_restart_puts_no_run_aside_that_began_meanwhile() {
         stop: &|| None,
         phase: CurrentPhase::default(),
         hang: None,
+        crew: None,
         continues: &|_| String::new(),
     };
     assert_eq!(session.train(&mut Lines::default()).unwrap_err().exit_code(), 7);

@@ -1,8 +1,10 @@
-//! The devices of a run. The first is the run's own thread's; each other one has a thread, which does what it is ordered to.
+//! The devices of a run. The first of a process is the process's own thread's; each other one has a thread, which does what it is
+//! ordered to. What the first process of several orders, the others read as messages ([`super::follow`]).
 //!
 //! All devices make the same calls on their trainers, in which they exchange what they need. What ends one ends all, with its error.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +16,8 @@ use crate::gpu::{Gpu, Lap};
 use crate::infer::evaluate::Evaluator;
 use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
-use crate::train::collective::{Collective, Ender, Threads};
+use crate::run::orders::{Crew, Message};
+use crate::train::collective::{Collective, Ender, Link};
 use crate::train::trainer::Part;
 use crate::train::{Snapshot, Trainer, TrainerOptions};
 
@@ -37,6 +40,8 @@ pub struct Team<'g> {
     orders: Vec<Sender<Order>>,
     /// The lead's batches of a step that it shares.
     own: Queue,
+    /// The processes of the run, if there are several: they do as the first one.
+    crew: Option<&'g Crew<'g>>,
 }
 
 /// Batches that were read for a device.
@@ -54,30 +59,43 @@ impl BatchSource for Queue {
 }
 
 impl<'g> Team<'g> {
-    /// Makes a trainer on each device, and lets `work` have them until it ends.
+    /// Makes a trainer on each device of this process, which share the run with those of the other processes of `crew`, and lets
+    /// `work` have them until it ends.
     ///
     /// # Errors
     /// The first error of `work` or of any device; of a device but the first with its number.
-    pub fn with<T>(gpus: &'g [Gpu], options: TrainerOptions, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let devices = gpus.len();
-        let [lead, others @ ..] = gpus else { return Err(Error::device("devices: none was opened")) };
-        if others.is_empty() {
-            return work(&mut Self { lead: Trainer::new(lead, options)?, orders: Vec::new(), own: Queue::default() });
+    pub fn with<T>(
+        gpus: &'g [Gpu],
+        options: TrainerOptions,
+        crew: Option<&'g Crew<'g>>,
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let [lead, rest @ ..] = gpus else { return Err(Error::device("devices: none was opened")) };
+        let (own, orders) = (Queue::default(), Vec::new());
+        let mut links = match crew {
+            None if rest.is_empty() => {
+                return work(&mut Self { lead: Trainer::new(lead, options)?, orders, own, crew });
+            }
+            None => Link::threads(gpus.len()),
+            Some(crew) => crew.links()?,
+        };
+        if links.len() != gpus.len() {
+            let fault = Fault::at("devices", format!("{} for {} links", gpus.len(), links.len()));
+            return Err(Error::device(fault.expected("as many")));
         }
-        let mut links = Threads::of(devices);
-        let own = links.remove(0);
-        let ender = own.ender();
+        let first = links.remove(0);
+        let ender = first.ender();
         std::thread::scope(|scope| {
             let mut orders = Vec::new();
-            for (gpu, link) in others.iter().zip(links) {
+            for (gpu, link) in rest.iter().zip(links) {
                 let (sender, receiver) = channel();
                 orders.push(sender);
-                let device = link.device();
-                let thread = std::thread::Builder::new().name(format!("device {device}"));
-                let options = TrainerOptions { part: Part { device, devices }, ..options };
+                let part = link.part();
+                let thread = std::thread::Builder::new().name(format!("device {}", part.device));
+                let options = TrainerOptions { part, ..options };
                 let started = thread.spawn_scoped(scope, move || {
                     let ender = link.ender();
-                    ends_all(&ender, device, || follow(gpu, options, link, receiver));
+                    ends_all(&ender, part.device, || follow(gpu, options, link, receiver));
                 });
                 if let Err(error) = started {
                     let error = Error::device(Fault::at("device", format!("no thread can be started: {error}")));
@@ -87,12 +105,13 @@ impl<'g> Team<'g> {
             }
             let mut result = None;
             ends_all(&ender, 0, || {
-                let options = TrainerOptions { part: Part { device: 0, devices }, ..options };
-                let made = Trainer::linked(lead, options, Some(Box::new(own)))
-                    .and_then(|lead| work(&mut Self { lead, orders, own: Queue::default() }));
+                let options = TrainerOptions { part: first.part(), ..options };
+                let made = Trainer::linked(lead, options, Some(Box::new(first)))
+                    .and_then(|lead| work(&mut Self { lead, orders, own, crew }));
                 let error = made.as_ref().err().cloned();
                 result = Some(made);
-                error.map_or(Ok(()), Err)
+                // one that is stopped and saved ends when the others are told
+                error.filter(|error| !matches!(error, Error::Stopped(_))).map_or(Ok(()), Err)
             });
             result.unwrap_or_else(|| Err(Error::gpu("devices: the first one ended without an error")))
         })
@@ -104,22 +123,29 @@ impl<'g> Team<'g> {
         &self.lead
     }
 
-    /// Number of devices.
-    #[must_use]
-    pub fn devices(&self) -> usize {
-        1 + self.orders.len()
+    /// The devices of this process, by their number in the run.
+    fn here(&self) -> Range<usize> {
+        let first = self.lead.part().device;
+        first..first + 1 + self.orders.len()
     }
 
-    /// Lets the other devices make a call. One that is gone tells why in the exchange.
+    /// Lets the other devices of this process make a call. One that is gone tells why in the exchange.
     fn order(&self, mut order: impl FnMut(usize) -> Order) {
         self.orders.iter().enumerate().for_each(|(other, sender)| drop(sender.send(order(other + 1))));
+    }
+
+    /// Lets the other processes make a call.
+    fn tell(&self, message: &Message) -> Result<()> {
+        self.crew.map_or(Ok(()), |crew| crew.tell(message))
     }
 
     /// Overwrites the weights of all devices, and waits until each has built its kernels, so that no step is timed with that.
     ///
     /// # Errors
     /// As [`Trainer::load`].
-    pub fn load(&mut self, weights: Weights) -> Result<()> {
+    pub fn load(&mut self, mut weights: Weights) -> Result<()> {
+        self.tell(&Message::Load)?;
+        self.crew.map_or(Ok(()), |crew| crew.fill(&mut weights))?;
         let weights = Arc::new(weights);
         self.order(|_| Order::Load(Arc::clone(&weights)));
         self.lead.load(&weights)?;
@@ -130,7 +156,9 @@ impl<'g> Team<'g> {
     ///
     /// # Errors
     /// As there.
-    pub fn restore(&mut self, snapshot: Snapshot) -> Result<()> {
+    pub fn restore(&mut self, mut snapshot: Snapshot) -> Result<()> {
+        self.tell(&Message::Restore)?;
+        self.crew.map_or(Ok(()), |crew| crew.fill_snapshot(&mut snapshot))?;
         let snapshot = Arc::new(snapshot);
         self.order(|_| Order::Restore(Arc::clone(&snapshot)));
         self.lead.restore(&snapshot)?;
@@ -149,14 +177,28 @@ impl<'g> Team<'g> {
         lr: f32,
         stop: &dyn Fn() -> bool,
     ) -> Result<bool> {
-        if self.orders.is_empty() {
+        self.tell(&Message::Step { step, lr: lr.to_bits() })?;
+        let devices = self.lead.part().devices;
+        if devices == 1 {
             return self.lead.step_unless(source, step, lr, stop);
         }
-        let each = self.lead.sizes().accumulation / self.devices();
-        let mut shares = (0..self.devices()).map(|_| (0..each).map(|_| source.next_batch().cloned()).collect());
-        let own: Vec<Batch> = shares.next().unwrap_or_else(|| Ok(Vec::new()))?;
-        let mut others = shares.collect::<Result<Vec<Vec<Batch>>>>()?;
-        self.order(|device| Order::Step { step, lr, batches: std::mem::take(&mut others[device - 1]) });
+        let each = self.lead.sizes().accumulation / devices;
+        let here = self.here();
+        let mut shares: VecDeque<Vec<Batch>> = VecDeque::new();
+        for device in 0..devices {
+            let is_here = here.contains(&device);
+            let mut share = Vec::new();
+            for _ in 0..each {
+                // each process reads the whole step, so that all have the same place in the data
+                let batch = source.next_batch()?;
+                if is_here {
+                    share.push(batch.clone());
+                }
+            }
+            shares.extend(is_here.then_some(share));
+        }
+        let own = shares.pop_front().unwrap_or_default();
+        self.order(|device| Order::Step { step, lr, batches: std::mem::take(&mut shares[device - 1]) });
         self.own = Queue { waiting: own.into(), lent: None };
         self.lead.step_unless(&mut self.own, step, lr, stop)
     }
@@ -180,6 +222,7 @@ impl<'g> Team<'g> {
     /// # Errors
     /// As there.
     pub fn evaluate_unless(&mut self, rows: &mut Rows, count: usize, stop: &dyn Fn() -> bool) -> Result<Option<f64>> {
+        self.tell(&Message::Evaluate { count })?;
         self.order(|_| Order::Evaluate { rows: rows.clone(), count });
         self.lead.evaluate_unless(rows, count, stop)
     }
@@ -190,18 +233,28 @@ impl<'g> Team<'g> {
     /// # Errors
     /// As [`Evaluator::answers`].
     pub fn answer(&mut self, questions: &Arc<[Example]>, stop: &dyn Fn() -> bool) -> Result<Option<usize>> {
+        self.tell(&Message::Answer)?;
         self.order(|_| Order::Answer(Arc::clone(questions)));
         answer(&mut self.lead, questions, stop)
     }
 
-    /// [`Trainer::snapshot`] of all devices.
+    /// [`Trainer::snapshot`] of all devices; the first process of several has it, none other.
     ///
     /// # Errors
     /// As there.
-    pub fn snapshot(&mut self) -> Result<Snapshot> {
+    pub fn snapshot(&mut self) -> Result<Option<Snapshot>> {
+        self.tell(&Message::Snapshot)?;
         self.order(|_| Order::Snapshot);
-        let none = || Error::gpu(Fault::at("snapshot", "the first device has none"));
-        self.lead.snapshot()?.ok_or_else(none)
+        self.lead.snapshot()
+    }
+
+    /// Takes the reports of steps that are there already, of which another process writes the records.
+    ///
+    /// # Errors
+    /// As [`Trainer::report`].
+    pub fn drop_reports(&mut self) -> Result<()> {
+        while self.lead.report(false)?.is_some() {}
+        Ok(())
     }
 }
 
@@ -222,7 +275,7 @@ fn ends_all(ender: &Ender, device: usize, work: impl FnOnce() -> Result<()>) {
 }
 
 /// A device's thread, until nobody orders anything any more.
-fn follow(gpu: &Gpu, options: TrainerOptions, link: Threads, orders: Receiver<Order>) -> Result<()> {
+fn follow(gpu: &Gpu, options: TrainerOptions, link: Link, orders: Receiver<Order>) -> Result<()> {
     let mut trainer = Trainer::linked(gpu, options, Some(Box::new(link)))?;
     for order in orders {
         match order {
@@ -250,7 +303,7 @@ fn follow(gpu: &Gpu, options: TrainerOptions, link: Threads, orders: Receiver<Or
 
 /// Answers a device's part of the questions; returns how many all devices answer rightly.
 fn answer(trainer: &mut Trainer, questions: &[Example], stop: &dyn Fn() -> bool) -> Result<Option<usize>> {
-    let Part { device, devices } = trainer.part();
+    let Part { device, devices, .. } = trainer.part();
     let (mut correct, mut gives_up) = (0_u64, false);
     {
         let (gpu, params) = (trainer.gpu(), trainer.params());

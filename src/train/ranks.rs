@@ -45,11 +45,11 @@ fn last_two(sums: &[Range<usize>], ranks: usize) -> Option<Range<usize>> {
     (is_left && right.start == left.end && right.end == end).then_some(left.start..end)
 }
 
-/// Returns the additions that make the sum over all ranks out of the sums of `nodes`, which together hold each rank once: each adds
-/// the second to the first, by position. The result is at position `into`. Additions commute bit by bit, so that it may be
-/// any of them.
+/// Returns the additions that make the sums of `targets` out of the sums of `nodes`, which together hold each of their ranks once:
+/// each adds the second to the first, by position. Also returns the positions of the results; of the target that holds the
+/// node at `into` it is `into`. Additions commute bit by bit, so that it may be any of them.
 #[must_use]
-pub fn additions(nodes: &[Range<usize>], ranks: usize, into: usize) -> Vec<[usize; 2]> {
+pub fn additions(nodes: &[Range<usize>], targets: &[Range<usize>], into: usize) -> (Vec<[usize; 2]>, Vec<usize>) {
     fn sum(node: Range<usize>, nodes: &[Range<usize>], into: usize, list: &mut Vec<[usize; 2]>) -> usize {
         if let Some(position) = nodes.iter().position(|other| *other == node) {
             return position;
@@ -62,8 +62,8 @@ pub fn additions(nodes: &[Range<usize>], ranks: usize, into: usize) -> Vec<[usiz
         to
     }
     let mut list = Vec::new();
-    sum(0..ranks, nodes, into, &mut list);
-    list
+    let results = targets.iter().map(|target| sum(target.clone(), nodes, into, &mut list)).collect();
+    (list, results)
 }
 
 /// Sums that are there at once while a block of ranks is computed.
@@ -154,7 +154,7 @@ mod tests {
                 (0..devices).flat_map(|d| turns(d * per_device..(d + 1) * per_device, ranks).1).collect();
             for into in 0..nodes.len() {
                 let mut sums: Vec<f32> = nodes.iter().map(|node| tree(&values[node.clone()])).collect();
-                for [to, from] in additions(&nodes, ranks, into) {
+                for [to, from] in additions(&nodes, std::slice::from_ref(&(0..ranks)), into).0 {
                     sums[to] += sums[from];
                 }
                 assert_eq!(sums[into].to_bits(), tree(&values).to_bits(), "{ranks} ranks on {devices} into {into}");

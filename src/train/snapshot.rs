@@ -1,7 +1,7 @@
 //! A trainer's tensors on the host, and back.
 
 use crate::error::{Error, Result};
-use crate::model::Weights;
+use crate::model::{Config, Weights};
 use crate::ops::stepcontrol;
 
 use super::trainer::Trainer;
@@ -17,6 +17,20 @@ pub struct Snapshot {
     pub control: stepcontrol::State,
     /// The last losses and gradient norms.
     pub windows: [stepcontrol::Window; 2],
+}
+
+impl Snapshot {
+    /// All zeros, to be overwritten.
+    #[must_use]
+    pub fn zeros(config: Config) -> Self {
+        let zeros = || Weights::zeros(config);
+        Self {
+            weights: zeros(),
+            moments: [zeros(), zeros()],
+            control: bytemuck::Zeroable::zeroed(),
+            windows: bytemuck::Zeroable::zeroed(),
+        }
+    }
 }
 
 impl Trainer<'_> {

@@ -7,7 +7,7 @@ use wgpt::train::Settings;
 use wgpt::train::settings::layers::Origin;
 use wgpt::train::settings::{Batch, Precision};
 
-use super::Asked;
+use super::{Asked, ranks};
 use crate::cli::precision;
 
 impl Asked {
@@ -18,17 +18,46 @@ impl Asked {
     /// [`Error::Device`] if there is none like that; [`Error::Usage`] if one comes twice.
     pub fn choose_devices(&mut self) -> Result<Vec<usize>> {
         let run = &self.recipe().run;
-        let Some(asked) = &run.devices else {
+        let chosen = match &run.devices {
+            Some(asked) => devices::choose(asked, run.share_device.unwrap_or(false))?,
             // in a run's configuration it may be left over
-            if run.share_device == Some(true) && self.merged.origins.get("share-device") == Some(&Origin::Flag) {
+            None if !ranks::is_launched()
+                && run.share_device == Some(true)
+                && self.merged.origins.get("share-device") == Some(&Origin::Flag) =>
+            {
                 return Err(Error::usage(Fault::at("--share-device", "needs --devices")));
             }
-            self.default_ranks(1);
-            return Ok(Vec::new());
+            None => Vec::new(),
         };
-        let chosen = devices::choose(asked, run.share_device.unwrap_or(false))?;
-        self.default_ranks(chosen.len());
+        self.default_ranks(chosen.len().max(1));
         Ok(chosen)
+    }
+
+    /// The same for a process among `local` ones of its machine, at position `at`: without `--devices` and `--device` each takes a
+    /// GPU of its own. The number of devices of the run is known later, and so are its ranks: see [`Asked::default_ranks`].
+    ///
+    /// # Errors
+    /// As [`Asked::choose_devices`]; [`Error::Usage`] if there are fewer GPUs than processes.
+    pub fn choose_devices_of_rank(&self, (at, local): (usize, usize)) -> Result<Vec<usize>> {
+        let run = &self.recipe().run;
+        let share = run.share_device.unwrap_or(false);
+        if let Some(asked) = &run.devices {
+            return devices::choose(asked, share);
+        }
+        if run.device.is_some() {
+            return Ok(Vec::new());
+        }
+        let all = devices::choose("all", false)?;
+        match &all[..] {
+            // a batch system may leave each process one, its own
+            [only] => Ok(vec![*only]),
+            all if at < all.len() || share => Ok(vec![all[at % all.len()]]),
+            all => {
+                let fault = Fault::at("ranks", format!("{local} processes on this machine, {} GPUs", all.len()));
+                let advice = "start as many processes as there are GPUs, or one with --devices all; --share-device lets them share";
+                Err(Error::usage(fault.expected("a GPU for each").advice(advice)))
+            }
+        }
     }
 
     /// Returns the number of devices of `--devices`, which may be those of another machine if they are listed.
@@ -48,7 +77,8 @@ impl Asked {
         Ok(count)
     }
 
-    fn default_ranks(&mut self, devices: usize) {
+    /// Gives a run that begins as many logical ranks as there are devices; one that is resumed keeps its own.
+    pub fn default_ranks(&mut self, devices: usize) {
         let ranks = self.there.as_ref().map_or(devices, |there| there.settings.data.ranks);
         let given = &mut self.merged.recipe.data.emulate_ranks;
         *given = given.or((ranks > 1).then_some(ranks));

@@ -33,19 +33,28 @@ pub fn ranks(settings: &Settings, devices: usize) -> Option<String> {
         (..=1, _) => Some(format!("1 on one device{alone}")),
         (_, 1) => Some(format!("{ranks} on one device, one after the other{alone}")),
         _ => {
+            let machines = settings.run.machines;
+            let on = if machines > 1 { format!(" of {machines} machines") } else { String::new() };
             let repeats = match wire.format() {
                 None => "sums of gradients and weights go through host memory".into(),
                 Some(_) => {
-                    format!("gradients go through host memory in {wire}: bits repeat only on {devices} devices")
+                    format!("gradients go through host memory in {wire}: bits repeat only on {devices} devices{on}")
                 }
             };
-            Some(format!("{ranks} on {devices} devices, {} each: {repeats}", ranks / devices))
+            Some(format!("{ranks} on {devices} devices{on}, {} each: {repeats}", ranks / devices))
         }
     }
 }
 
 /// Prints device, model, data, step, kernels, memory and folder.
-pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[Caps], out: &Path, tuned: &Found) {
+pub fn print(
+    settings: &Settings,
+    summary: &str,
+    trainer: &Trainer,
+    devices: &[Caps],
+    out: &Path,
+    (tuned, processes): (&Found, Option<&str>),
+) {
     let gpu = trainer.gpu();
     let (m, t, config) = (settings.config(), &settings.train, trainer.config());
     gpu::adapter::notes().iter().for_each(|note| say!("devices  {note}"));
@@ -68,7 +77,10 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[C
     );
     say!("data     {summary}");
     say!("step     {}", step(settings));
-    if let Some(line) = ranks(settings, devices.len()) {
+    if let Some(processes) = processes {
+        say!("mpi      {processes}");
+    }
+    if let Some(line) = ranks(settings, settings.run.device_count) {
         say!("ranks    {line}");
     }
     say!("kernels  {}", trainer.kernel_summary().join(", "));
@@ -87,7 +99,8 @@ pub fn print(settings: &Settings, summary: &str, trainer: &Trainer, devices: &[C
     for (kernel, figures) in measure::statistics::spilling(gpu, &step) {
         say!("         {} is slow, its registers do not suffice ({figures}): try wgpt tune", kernel.name());
     }
-    let first = if devices.len() > 1 { format!(" on the first of {} devices", devices.len()) } else { String::new() };
+    let all = settings.run.device_count;
+    let first = if all > 1 { format!(" on the first of {all} devices") } else { String::new() };
     say!("memory   {:.1} MiB{first}", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
     let sizes = [t.batch, t.context];

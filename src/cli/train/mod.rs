@@ -3,24 +3,29 @@
 mod asked;
 mod fit;
 pub mod header;
+pub mod ranks;
 pub mod resolve;
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use wgpt::data::Tokenizer;
-use wgpt::error::Result;
+use wgpt::error::{Error, Fault, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::measure::plan::check_memory;
 use wgpt::measure::tune::{self, Found};
 use wgpt::model::init;
 use wgpt::run::contents::HANG;
+use wgpt::run::follow::{Follower, Log};
 use wgpt::run::model::{self, Description};
+use wgpt::run::orders::{Crew, Message};
 use wgpt::run::report::{History, REPORT};
 use wgpt::run::session::Extras;
 use wgpt::run::steps::{Outcome, known_words};
 use wgpt::run::{CurrentPhase, Phase, Session};
+use wgpt::train::collective::mpi::World;
 use wgpt::train::dataset::Baseline;
 use wgpt::train::settings::{Peak, Recipe};
 use wgpt::train::{Settings, Trainer};
@@ -64,37 +69,85 @@ pub struct Args {
     /// Print the run and what it needs of memory, without its data and without a device, and end
     #[arg(long)]
     pub dry_run: bool,
+    /// MPI library of the launcher that started this process [default: the first that it serves of libmpi_abi.so.1,
+    /// libmpi.so.12, libmpi.so.40]; none trains alone
+    #[arg(long, value_name = "PATH|none")]
+    mpi: Option<PathBuf>,
+    /// Seconds without a sign of life after which a process of an MPI run is taken for lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
+    rank_timeout: u64,
     #[command(flatten)]
     given: Recipe,
 }
 
-/// Trains.
-pub fn run(args: &Args, mut asked: Asked) -> Result<()> {
+/// Trains, alone or with the processes that a launcher has started with this one.
+pub fn run(args: &Args, asked: Asked) -> Result<()> {
     let phase = CurrentPhase::default();
     let current = phase.clone();
-    let stop = signals::listen(move || signals::Answer::of(&current))?;
+    let stop = signals::listen(move || {
+        // that of a launcher which ends all processes
+        if ranks::is_over() { signals::Answer::silent() } else { signals::Answer::of(&current) }
+    })?;
     phase.set(Phase::Reading);
-    let chosen = asked.choose_devices()?;
+    let Some(world) = ranks::join(args.mpi.as_ref(), Duration::from_secs(args.rank_timeout))? else {
+        return train(args, asked, &stop, phase, None).map(drop);
+    };
+    let result = train(args, asked, &stop, phase, Some(world));
+    if !world.is_first() {
+        ranks::follow_out(world, result);
+    }
+    ranks::leave(world, result.map(drop))
+}
+
+/// Trains in one process of `world`. Returns the exit code that the first process has told this one, 0 in that one.
+fn train(
+    args: &Args,
+    mut asked: Asked,
+    stop: &dyn Fn() -> Option<&'static str>,
+    phase: CurrentPhase,
+    world: Option<&'static World>,
+) -> Result<u8> {
+    let speaks = ranks::is_first(world);
+    if !speaks {
+        // what the first process warns of is said once
+        log::set_max_level(log::max_level().min(log::LevelFilter::Error));
+    }
+    let chosen = match world {
+        None => asked.choose_devices()?,
+        Some(world) => asked.choose_devices_of_rank(world.local())?,
+    };
+    // each by its number, or the one that is asked for
+    let devices: Vec<Option<String>> = match &chosen[..] {
+        [] => vec![asked.recipe().run.device.clone()],
+        several => several.iter().map(|number| Some(number.to_string())).collect(),
+    };
+    let shares = asked.recipe().run.share_device.unwrap_or(false);
+    let layout = world.map(|world| ranks::lay_out(world, &devices, shares)).transpose()?;
+    if let Some(layout) = &layout {
+        asked.default_ranks(layout.processes.len());
+    }
+    let crew = world.zip(layout.as_ref()).map(|(world, layout)| Crew::new(world, layout));
     let recipe = asked.recipe();
     // a run that has checkpoints does without the weights it began with, which may be gone
     let known = asked.known_start();
     let init = if known.is_some() { None } else { resolve::init(recipe)? };
     let mut settings = recipe.resolve(known.unwrap_or_else(|| resolve::start(init.as_ref())))?;
     asked.keep_horizon(&mut settings);
-    // each by its number, or the one that is asked for
-    let devices: Vec<Option<String>> = match &chosen[..] {
-        [] => vec![settings.run.device.clone()],
-        several => several.iter().map(|number| Some(number.to_string())).collect(),
-    };
     settings.run.device_count = devices.len();
+    if let Some(layout) = &layout {
+        (settings.run.device_count, settings.run.machines) = (layout.processes.len(), layout.machines);
+    }
     settings.check()?;
     let device = devices[0].clone();
     asked.choose_precision(&mut settings, device.as_deref())?;
     let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device.as_deref()).map(Gpu::dry))?;
-    asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
+    if speaks {
+        asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
+    }
     let assumption =
         init.as_ref().filter(|_| recipe.data.tokenizer.is_none()).and_then(|model| model.tokenizer.assumption());
     match (assumption, &settings.data.tokenizer) {
+        _ if !speaks => {}
         (Some(assumption), _) => say!("tokens   {assumption}"),
         (None, Some(own @ Tokenizer::Own(_))) => say!("tokens   {own}"),
         _ if resolve::assumes_gpt2(recipe, &settings)? => {
@@ -107,22 +160,48 @@ pub fn run(args: &Args, mut asked: Asked) -> Result<()> {
     // the weights are checked before anything else is made
     let loaded = init.as_ref().map(Description::weights).transpose()?;
 
-    let DataSummary { loader, rows, baseline, summary } = resolve::look(&mut settings)?;
+    let DataSummary { mut loader, rows, baseline, summary } = resolve::look(&mut settings)?;
     let extras = Extras {
         questions: resolve::questions(&settings)?,
         reference: settings.run.compare.as_deref().map(History::read).transpose()?,
         measures_peak: settings.run.peak_tflops == Some(Peak::Measure),
     };
 
+    if let Some(crew) = &crew {
+        ranks::compare(crew, &settings, &loader, rows.as_ref(), extras.questions.len())?;
+        loader.read_only(crew.ranks(settings.data.ranks))?;
+    }
     let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
     let opened = RefCell::new(Vec::new());
     // what was read for the plan the first device need not read again
     let planner = Cell::new(planner);
     let open = || {
-        let gpus = open(&settings, &devices, &planner, &tuned)?;
+        let mut gpus = open(&settings, &devices, &planner, &tuned)?;
+        // the first process says when
+        if let (Some(crew), true) = (&crew, speaks) {
+            crew.tell(&Message::Open)?;
+            crew.restrict(&mut gpus)?;
+        }
         opened.replace(gpus.iter().map(|gpu| gpu.caps.clone()).collect());
         Ok(gpus)
     };
+    if let (Some(crew), false) = (&crew, speaks) {
+        let follower = Follower {
+            settings: &settings,
+            loader,
+            rows,
+            questions: extras.questions,
+            open: &open,
+            stop,
+            phase,
+            hang: Some(|what| ranks::end_all(&Error::lost(Fault::at("device", what)))),
+            crew,
+        };
+        let world = crew.world();
+        let mut log = Log::new(world.rank());
+        log.line(&format!("{} of {}, {}", world.name(world.rank()), world.size(), world.library()));
+        return follower.follow(&mut log).inspect_err(|error| log.line(&error.to_string()));
+    }
     // what was read for its shape, once; after that it is read again
     let loaded = Cell::new(loaded);
     let first = || match (loaded.take(), &settings.model.init) {
@@ -132,7 +211,9 @@ pub fn run(args: &Args, mut asked: Asked) -> Result<()> {
     };
     let header = |trainer: &Trainer, dir: &Path| {
         folder.replace(dir.to_owned());
-        header::print(&settings, &summary, trainer, &opened.borrow(), dir, &tuned.replace(Found::Nothing));
+        let processes = world.map(World::summary);
+        let found = tuned.replace(Found::Nothing);
+        header::print(&settings, &summary, trainer, &opened.borrow(), dir, (&found, processes.as_deref()));
     };
     let mut terminal = Terminal::new(settings.train.steps, &header);
     let session = Session {
@@ -146,17 +227,18 @@ pub fn run(args: &Args, mut asked: Asked) -> Result<()> {
         restart: args.restart,
         open: &open,
         weights: &first,
-        stop: &stop,
+        stop,
         phase,
         hang: Some(hang),
         continues: &|dir| invocation::continued(dir, asked.names_folder),
+        crew: crew.as_ref(),
     };
-    let Some(outcome) = session.train(&mut terminal)? else { return stdout::finish() };
+    let Some(outcome) = session.train(&mut terminal)? else { return stdout::finish().map(|()| 0) };
     drop(terminal);
     // a text can be generated only with a tokenizer
     let speaks = settings.data.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.check().is_ok());
     conclude(&folder.take(), &outcome, baseline, speaks);
-    Ok(())
+    Ok(0)
 }
 
 /// Opens the devices, once and again after a loss.
@@ -215,13 +297,14 @@ fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>, speaks: b
 
 /// Ends the process: the thread that waits for the device may never come back.
 fn hang(dir: &Path, what: &str) {
-    let again = invocation::command([vec!["train".into()], invocation::flag("--resume", dir)].concat());
+    let again = invocation::launched([vec!["train".into()], invocation::flag("--resume", dir)].concat());
     let text = format!("train: {what}; to continue from the last checkpoint: {again}");
     let (path, note) = (dir.join(HANG), format!("{text}\n"));
     // on a thread of its own: the disk may hang too
     let noted = std::thread::spawn(move || atomic::write(&path, |out| out.write_all(note.as_bytes())));
     std::thread::sleep(std::time::Duration::from_secs(1));
     drop(noted);
+    ranks::end_all(&Error::lost(text.clone()));
     // a reader that has gone away must not keep the process
     remark!("error: {text}");
     std::process::exit(4);

@@ -449,7 +449,7 @@ impl Run<'_> {
         }
         // a signal has come: no waiting for a disk that is full
         self.saver.wait()?;
-        let (signal, dir) = ((self.stop)().unwrap_or("a signal"), self.folder.dir());
+        let (signal, dir) = ((self.stop)().unwrap_or("a signal to another rank"), self.folder.dir());
         let fault = Fault::at(signal, format!("stopped after step {step}, saved in {}", dir.display()));
         Ok(Error::stopped(fault.advice(format!("to continue: {}", (self.continues)(dir)))))
     }
@@ -464,7 +464,8 @@ impl Run<'_> {
         mark: &Mark,
     ) -> Result<()> {
         crate::kill_point!("run: before a snapshot");
-        let snapshot = team.snapshot()?;
+        let none = || Error::gpu(Fault::at("snapshot", "the first device has none"));
+        let snapshot = team.snapshot()?.ok_or_else(none)?;
         let control = snapshot.control;
         let (records, metric_lines) = self.folder.written();
         let state = StateFile {

@@ -1,52 +1,101 @@
-//! How the devices of a run exchange bytes through host memory.
+//! How the devices of a run exchange bytes through host memory, on one machine or on several.
 //!
-//! Every device calls the same functions in the same order, each on a thread of its own: a call returns when all have made it.
+//! Every device calls the same functions in the same order, each on a thread of its own: a call returns when all members of its
+//! scope have made it. Devices of one process copy out of each other's memory ([`Link`]); between processes the bytes go through
+//! MPI ([`mpi`]).
 
-mod threads;
+mod link;
+pub mod mpi;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+pub use crate::model::flat::Part;
 
-pub use threads::{Ender, Threads};
+pub use link::{Ender, Link};
 
 /// Bytes that other devices may read while they are exchanged.
 pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Takes the bytes that each device gives.
+/// Takes the bytes that each member of a scope gives.
 pub type Receive<'r> = dyn FnMut(&[&[u8]]) -> Result<()> + 'r;
+
+/// Bytes of a small message that travel with its length, so that a vote takes one message and not two.
+const INLINE: usize = 56;
+
+/// Devices that exchange with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the device's machine.
+    Machine,
+    /// One of each machine: those with the device's position on theirs.
+    Machines,
+}
+
+impl Scope {
+    /// Both scopes.
+    pub const ALL: [Self; 2] = [Self::Machine, Self::Machines];
+
+    /// Returns the members of a device's scope, in order; the device is one of them.
+    #[must_use]
+    pub fn members(self, part: Part) -> Vec<Part> {
+        let (each, machine, place) = (part.each(), part.machine(), part.place());
+        let devices: Vec<usize> = match self {
+            Self::Machine => (machine * each..(machine + 1) * each).collect(),
+            Self::Machines => (0..part.machines).map(|machine| machine * each + place).collect(),
+        };
+        devices.into_iter().map(|device| Part { device, ..part }).collect()
+    }
+
+    /// Returns a device's position among the members of its scope.
+    #[must_use]
+    pub fn seat(self, part: Part) -> usize {
+        match self {
+            Self::Machine => part.place(),
+            Self::Machines => part.machine(),
+        }
+    }
+}
 
 /// The exchange of one device with all others of its run.
 pub trait Collective: Send {
-    /// Number of this device, from 0.
-    fn device(&self) -> usize;
+    /// The device.
+    fn part(&self) -> Part;
 
-    /// Number of devices.
-    fn devices(&self) -> usize;
-
-    /// Gives each other device d the bytes `to[d]` of `sent`, and calls `receive` once with the bytes that each device gives this
-    /// one, none from itself. Keeps no reference to `sent`.
+    /// Gives each other member m of a scope the bytes `to[m]` of `sent`, and calls `receive` once with the bytes that each member
+    /// gives this one: `coming[m]` of them, none from itself. Keeps no reference to `sent`.
     ///
     /// # Errors
-    /// The error of `receive`; the error that [`Collective::abort`] was called with on any device.
-    fn exchange(&mut self, sent: Shared, to: &[Range<usize>], receive: &mut Receive) -> Result<()>;
+    /// The error of `receive`; the error that [`Collective::abort`] was called with on any device; [`Error::Gpu`] if a member gives
+    /// another number of bytes than is expected; [`Error::Lost`] if a machine does not answer any more.
+    fn exchange(
+        &mut self,
+        scope: Scope,
+        sent: Shared,
+        to: &[Range<usize>],
+        coming: &[usize],
+        receive: &mut Receive,
+    ) -> Result<()>;
 
     /// Returns the bytes of each device, in order, this one's own included. For small numbers.
     ///
     /// # Errors
     /// As [`Collective::exchange`].
     fn share(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let mut all = vec![Vec::new(); self.devices()];
-        all[self.device()] = own.to_vec();
-        let to = vec![0..own.len(); self.devices()];
-        let device = self.device();
-        self.exchange(Arc::new(own.to_vec()), &to, &mut |given| {
-            let others = given.iter().enumerate().filter(|(from, _)| *from != device);
-            others.for_each(|(from, bytes)| all[from] = bytes.to_vec());
-            Ok(())
-        })?;
-        Ok(all)
+        let Part { devices, machines, .. } = self.part();
+        if machines == 1 {
+            return share_among(self, Scope::Machine, own);
+        }
+        // between machines first: there each device's bytes go once
+        let places = share_among(self, Scope::Machines, own)?;
+        if devices == machines {
+            return Ok(places);
+        }
+        let all = share_among(self, Scope::Machine, &framed(&places))?;
+        let all: Vec<Vec<Vec<u8>>> = all.iter().map(|bytes| unframed(bytes)).collect();
+        // of each place those of all machines
+        Ok((0..machines).flat_map(|machine| all.iter().map(move |place| place[machine].clone())).collect())
     }
 
     /// Asks all devices to end what they are at as soon as they can. They agree on whether they have in [`Collective::share`].
@@ -59,28 +108,58 @@ pub trait Collective: Send {
     fn abort(&self, error: &Error);
 }
 
-/// A device without others.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Alone;
-
-impl Collective for Alone {
-    fn device(&self) -> usize {
-        0
-    }
-
-    fn devices(&self) -> usize {
-        1
-    }
-
-    fn exchange(&mut self, _: Shared, _: &[Range<usize>], _: &mut Receive) -> Result<()> {
+/// Returns the bytes of each member of a scope, which may give different numbers of them.
+fn share_among<C: Collective + ?Sized>(link: &mut C, scope: Scope, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let part = link.part();
+    let (members, seat) = (scope.members(part).len(), scope.seat(part));
+    let mut all = vec![Vec::new(); members];
+    // the length, and what fits beside it
+    let mut head = (own.len() as u64).to_le_bytes().to_vec();
+    let (first, rest) = own.split_at(own.len().min(INLINE));
+    head.extend_from_slice(first);
+    head.resize(8 + INLINE, 0);
+    let mut lengths = vec![0; members];
+    let (to, coming) = (vec![0..head.len(); members], lengths_but(seat, vec![head.len(); members]));
+    link.exchange(scope, Arc::new(head), &to, &coming, &mut |given| {
+        for (from, bytes) in given.iter().enumerate().filter(|(from, _)| *from != seat) {
+            let (length, bytes) = bytes.split_at(8);
+            let length = u64::from_le_bytes(length.try_into().unwrap_or_default()) as usize;
+            all[from] = bytes[..length.min(INLINE)].to_vec();
+            lengths[from] = length;
+        }
         Ok(())
+    })?;
+    lengths[seat] = own.len();
+    // all members know all lengths, and so whether there is more
+    if lengths.iter().any(|length| *length > INLINE) {
+        let coming = lengths_but(seat, lengths.iter().map(|length| length.saturating_sub(INLINE)).collect());
+        link.exchange(scope, Arc::new(rest.to_vec()), &vec![0..rest.len(); members], &coming, &mut |given| {
+            given.iter().zip(&mut all).for_each(|(bytes, all)| all.extend_from_slice(bytes));
+            Ok(())
+        })?;
     }
+    all[seat] = own.to_vec();
+    Ok(all)
+}
 
-    fn ask_to_stop(&self) {}
+/// Some lengths, with none of one's own.
+fn lengths_but(seat: usize, mut lengths: Vec<usize>) -> Vec<usize> {
+    lengths[seat] = 0;
+    lengths
+}
 
-    fn is_asked_to_stop(&self) -> bool {
-        false
+/// Makes one text of bytes of several texts.
+fn framed(texts: &[Vec<u8>]) -> Vec<u8> {
+    texts.iter().flat_map(|text| [&(text.len() as u64).to_le_bytes()[..], text].concat()).collect()
+}
+
+/// The texts that [`framed`] put together.
+fn unframed(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut texts = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<8>() {
+        let (text, rest) = rest.split_at((u64::from_le_bytes(*length) as usize).min(rest.len()));
+        texts.push(text.to_vec());
+        bytes = rest;
     }
-
-    fn abort(&self, _: &Error) {}
+    texts
 }

@@ -36,7 +36,7 @@ const NEED: [(&str, &[&str]); 8] = [
 ];
 
 /// Flags of `wgpt train` that say what the command does with a run. They are no settings of it, so no recipe has them.
-pub const COMMAND_FLAGS: [&str; 5] = ["restart", "resume", "set", "print-config", "dry-run"];
+pub const COMMAND_FLAGS: [&str; 7] = ["restart", "resume", "set", "print-config", "dry-run", "mpi", "rank-timeout"];
 
 /// A setting: its flag without the dashes, its table in a recipe.
 #[derive(Debug)]

@@ -171,8 +171,10 @@ pub struct RunSettings {
     pub devices: Option<String>,
     /// True if devices may share a GPU.
     pub share_device: bool,
-    /// Number of devices.
+    /// Number of devices, on all machines.
     pub device_count: usize,
+    /// Number of machines, each with as many devices.
+    pub machines: usize,
     /// Bounds checks in all kernels and in the driver.
     pub checked: bool,
     /// Kernels go to Vulkan as naga writes them.

@@ -216,6 +216,7 @@ impl Recipe {
                 devices: run.devices.clone(),
                 share_device: run.share_device.unwrap_or(false),
                 device_count: 1,
+                machines: 1,
                 checked: run.checked.unwrap_or(false),
                 no_spirv_repair: run.no_spirv_repair.unwrap_or(false),
             },

@@ -22,6 +22,7 @@ use crate::train::ranks::Turn;
 pub use crate::train::optimizer::Optimizer;
 use exchange::Exchange;
 pub use exchange::MOST_COPIERS;
+pub use exchange::stages::{Stage, stages};
 use micro_step::{MicroStep, Model};
 pub use options::{Part, Sizes, TrainerOptions};
 

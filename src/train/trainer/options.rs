@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
+use super::exchange::stages;
 use crate::gpu::Elem;
+pub use crate::model::flat::Part;
 use crate::model::{Config, Recompute, flat};
 use crate::ops::wire::Format;
 use crate::train::optimizer::Optimizer;
@@ -25,20 +27,6 @@ impl Sizes {
     pub fn tokens(&self) -> usize {
         self.batch * self.context * self.accumulation
     }
-}
-
-/// One device of those that share a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    /// Its number, from 0.
-    pub device: usize,
-    /// Number of devices.
-    pub devices: usize,
-}
-
-impl Part {
-    /// A device without others.
-    pub const WHOLE: Self = Self { device: 0, devices: 1 };
 }
 
 /// Options of a [`super::Trainer`].
@@ -92,22 +80,16 @@ impl TrainerOptions {
     /// that it owns and the sums that it gets of others for these differ.
     #[must_use]
     pub fn largest_part(&self) -> Part {
-        let devices = self.part.devices;
         let buckets = flat::buckets(&self.config);
         let all: usize = buckets.iter().map(|bucket| bucket.elements.len()).sum();
-        let nodes: usize = (0..devices).map(|device| self.nodes(device).len()).sum();
-        let elements = |device: usize| {
-            let owned = || buckets.iter().map(|bucket| bucket.owned(device, devices).len());
-            let sums = ranks::levels(&Self { part: Part { device, devices }, ..*self }.turns());
-            let held = self.nodes(device).len();
-            let most = buckets.iter().map(|bucket| bucket.elements.len()).max().unwrap_or(0);
-            let most_owned = owned().max().unwrap_or(0);
-            let packed = self.wire.map_or(0, |_| (held * most + (nodes - held) * most_owned) / 2);
-            sums * all + 2 * owned().sum::<usize>() + (nodes - held) * most_owned + packed
+        let elements = |part: Part| {
+            let options = Self { part, ..*self };
+            let owned = buckets.iter().map(|bucket| bucket.owned(part).len()).sum::<usize>();
+            ranks::levels(&options.turns()) * all + 2 * owned + stages::elements(&options)
         };
+        let parts = (0..self.part.devices).map(|device| Part { device, ..self.part });
         // the first of several
-        let device = (0..devices).rev().max_by_key(|device| elements(*device)).unwrap_or(0);
-        Part { device, devices }
+        parts.rev().max_by_key(|part| elements(*part)).unwrap_or(self.part)
     }
 
     /// Micro-steps of a step that the device computes.

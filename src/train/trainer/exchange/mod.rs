@@ -12,13 +12,16 @@
 mod moments;
 mod plan;
 mod rounds;
+pub(super) mod stages;
+
+use std::ops::Range;
 
 use super::TrainerOptions;
 use super::micro_step::Model;
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Arrivals, Departures, Elem, Gpu, Program, ReadRing, Tensor, Timed};
 use crate::model::Config;
-use crate::model::flat::{self, Bucket, Group};
+use crate::model::flat::{self, Bucket, Group, Part};
 use crate::ops::stepcontrol::StepControl;
 use crate::train::collective::Collective;
 use crate::train::optimizer::UpdateRule;
@@ -41,10 +44,11 @@ pub(super) struct Exchange {
     buckets: Vec<Bucket>,
     groups: Vec<Group>,
     config: Config,
-    device: usize,
-    devices: usize,
+    part: Part,
+    /// For each device, how many sums it holds when it has computed its ranks.
+    held: Vec<usize>,
     /// Keeps the memory that the programs use.
-    sums: Sums,
+    _sums: Sums,
     rule: UpdateRule,
     /// Sums of squares of all blocks.
     squares: Tensor,
@@ -70,11 +74,14 @@ impl Exchange {
         link: Option<Box<dyn Collective>>,
     ) -> Result<Self> {
         let config = &options.config;
-        let (device, devices) = (options.part.device, options.part.devices);
+        let part = options.part;
         let sums = Sums::new(gpu, options)?;
+        let nodes: Vec<Vec<Range<usize>>> = (0..part.devices).map(|device| options.nodes(device)).collect();
+        let held: Vec<usize> = nodes.iter().map(Vec::len).collect();
+        let nodes = nodes.concat();
         let squares = gpu.tensor("norm partials", flat::blocks(config), 1, Elem::F32)?;
         let loss = |_| gpu.tensor("loss", 1, 1, Elem::F32);
-        let losses: Vec<Tensor> = sums.nodes.iter().map(loss).collect::<Result<_>>()?;
+        let losses: Vec<Tensor> = nodes.iter().map(loss).collect::<Result<_>>()?;
         let hash = gpu.tensor("weights' hash", 2, 1, Elem::U32)?;
         let (groups, buckets) = (flat::groups(config), flat::buckets(config));
         let recording = Recording {
@@ -86,14 +93,15 @@ impl Exchange {
             last,
             sums: &sums,
             squares: &squares,
+            nodes: &nodes,
             losses: &losses,
             hash: &hash,
         };
         let (plan, rule) = recording.plan()?;
         let transfers = || plan.gradients.iter().chain(&plan.weights);
         let most = |of: fn(&Transfer) -> u64| transfers().map(of).max().unwrap_or(0);
-        let own_losses: Vec<Tensor> = model.sums[..sums.held[device]].iter().map(|sum| sum.loss.clone()).collect();
-        let words = squares.bytes() + 4 * sums.nodes.len() as u64;
+        let own_losses: Vec<Tensor> = model.sums[..held[part.device]].iter().map(|sum| sum.loss.clone()).collect();
+        let words = squares.bytes() + 4 * nodes.len() as u64;
         Ok(Self {
             out: Departures::new(gpu, OUT, most(|transfer| Route::bytes(&transfer.route.out)))?,
             into: Arrivals::new(gpu, IN, most(|transfer| Route::bytes(&transfer.route.into)))?,
@@ -104,9 +112,9 @@ impl Exchange {
             buckets,
             groups,
             config: options.config,
-            device,
-            devices,
-            sums,
+            part,
+            held,
+            _sums: sums,
             rule,
             squares,
             own_losses,
@@ -185,29 +193,38 @@ impl Exchange {
 
     /// Shares the squares of owned blocks and the losses, then lets every device decide and owners update.
     fn decide(&mut self, gpu: &Gpu) -> Result<()> {
-        let Self { link, plan, words_out, words_in, .. } = self;
+        let Self { link, plan, words_out, words_in, squares, buckets, part, held, .. } = self;
         let link = present(link)?;
-        let own: Vec<&Tensor> = [&self.squares].into_iter().chain(&self.own_losses).collect();
+        let own: Vec<&Tensor> = [&*squares].into_iter().chain(&self.own_losses).collect();
         words_out.send(gpu, Some(&plan.norm), &own)?;
         let parcel = words_out.take(gpu)?;
         let own_words = parcel.as_ref().to_vec();
         words_out.give_back(parcel)?;
-        let all = gpu.span("wait for the norm", || link.share(&own_words))?;
-        let mut merged = own_words;
-        for bucket in &self.buckets {
-            for (device, words) in all.iter().enumerate() {
-                let blocks = bucket.owned_blocks(device, self.devices);
-                let [start, end] = [blocks.start, blocks.end].map(|block| 4 * (bucket.first_block + block));
-                merged[start..end].copy_from_slice(&words[start..end]);
+        // the squares of owned blocks, and behind them the losses
+        let losses = squares.bytes() as usize;
+        let owned = |part: Part| {
+            let of = |bucket: &Bucket| {
+                let blocks = bucket.owned_blocks(part);
+                4 * (bucket.first_block + blocks.start)..4 * (bucket.first_block + blocks.end)
+            };
+            buckets.iter().map(of).collect::<Vec<Range<usize>>>()
+        };
+        let mut words: Vec<u8> = owned(*part).into_iter().flat_map(|range| own_words[range].to_vec()).collect();
+        words.extend(&own_words[losses..]);
+        let all = gpu.span("wait for the norm", || link.share(&words))?;
+        let mut merged = vec![0; losses];
+        for (device, words) in all.iter().enumerate() {
+            let mut rest = &words[..];
+            for range in owned(Part { device, ..*part }) {
+                let (squares, behind) = rest.split_at(range.len().min(rest.len()));
+                merged[range.start..range.start + squares.len()].copy_from_slice(squares);
+                rest = behind;
             }
+            merged.extend(&rest[..(4 * held[device]).min(rest.len())]);
         }
-        // behind the squares the losses of all nodes
-        let losses = self.squares.bytes() as usize;
-        merged.truncate(losses);
-        all.iter().zip(&self.sums.held).for_each(|(words, held)| merged.extend(&words[losses..losses + 4 * held]));
         let mut arrival = words_in.open(gpu)?;
         arrival.put(0, &merged)?;
-        let words: Vec<&Tensor> = [&self.squares].into_iter().chain(&self.losses).collect();
+        let words: Vec<&Tensor> = [&*squares].into_iter().chain(&self.losses).collect();
         words_in.land(gpu, arrival, &words, Some(&plan.end), &mut [], None)
     }
 
@@ -240,7 +257,7 @@ mod tests {
         let config = Config::new(64, 257, 4, 2, 64).unwrap();
         for (ranks, wire) in [(2, None), (6, None), (2, Some(Format::Bf16))] {
             let sizes = Sizes { batch: 1, context: 64, accumulation: ranks };
-            let part = Part { device: 1, devices: 2 };
+            let part = Part::on_one_machine(1, 2);
             let gpu = Gpu::dry(Caps::webgpu_defaults());
             let options = TrainerOptions { ranks, part, wire, ..TrainerOptions::new(config, sizes) };
             let trainer = Trainer::new(&gpu, options).unwrap();

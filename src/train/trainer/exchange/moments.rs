@@ -6,8 +6,8 @@ use super::{Exchange, present};
 use crate::error::Result;
 use crate::gpu::{Gpu, Tensor};
 use crate::model::Weights;
-use crate::model::flat::Piece;
-use crate::train::collective::Shared;
+use crate::model::flat::{Bucket, Part, Piece};
+use crate::train::collective::{Collective, Scope};
 use crate::train::optimizer::Moments;
 
 impl Exchange {
@@ -15,30 +15,29 @@ impl Exchange {
     pub fn gather_moments(&mut self, gpu: &Gpu) -> Result<Option<[Weights; 2]>> {
         let Moments::Owned(own) = self.rule.moments() else { return Ok(None) };
         let link = present(&mut self.link)?;
-        let is_first = self.device == 0;
-        let mut gathered = is_first.then(|| [(); 2].map(|()| Weights::zeros(self.config)));
+        let (config, part, buckets, groups) = (self.config, self.part, &self.buckets, &self.groups);
+        let length = |member: &Part| -> usize {
+            let bytes = |bucket: &Bucket| 4 * bucket.owned(*member).len();
+            buckets.iter().map(bytes).sum()
+        };
+        let mut gathered = (part.device == 0).then(|| [(); 2].map(|()| Weights::zeros(config)));
         for (which, tensors) in own.iter().enumerate() {
             let tensors: Vec<&Tensor> = tensors.iter().collect();
             let mut bytes = Vec::new();
             gpu.read_all(&tensors, |_, part| bytes.extend_from_slice(part))?;
-            let mut all = vec![Vec::new(); self.devices];
-            let mut to = vec![0..0; self.devices];
-            to[0] = 0..bytes.len();
-            let sent: Arc<Vec<u8>> = Arc::new(bytes);
-            let shared: Shared = Arc::clone(&sent) as Shared;
-            link.exchange(shared, &to, &mut |given| {
-                all = given.iter().map(|bytes| bytes.to_vec()).collect();
-                Ok(())
-            })?;
+            // to the first machine, and there to the first device
+            let column = gather(link, Scope::Machines, bytes, true, length)?;
+            let column_length = |member: &Part| Scope::Machines.members(*member).iter().map(length).sum();
+            let bytes = gather(link, Scope::Machine, column, part.machine() == 0, column_length)?;
             let Some(weights) = gathered.as_mut().map(|gathered| &mut gathered[which]) else { continue };
-            all[0] = Arc::unwrap_or_clone(sent);
-            for (device, bytes) in all.iter().enumerate() {
-                let mut rest = &bytes[..];
-                for bucket in &self.buckets {
-                    let owned = bucket.owned(device, self.devices);
+            let columns = Scope::Machine.members(part);
+            let mut rest = &bytes[..];
+            for member in columns.into_iter().flat_map(|member| Scope::Machines.members(member)) {
+                for bucket in buckets {
+                    let owned = bucket.owned(member);
                     let (own, after) = rest.split_at(4 * owned.len());
                     rest = after;
-                    for Piece { name, layer, elements, at } in self.groups[bucket.group].pieces(&self.config, owned) {
+                    for Piece { name, layer, elements, at } in groups[bucket.group].pieces(&config, owned) {
                         let bytes = &own[4 * at..4 * (at + elements.len())];
                         let values = &mut weights.get_mut(name, layer)[elements];
                         bytemuck::cast_slice_mut(values).copy_from_slice(bytes);
@@ -55,7 +54,7 @@ impl Exchange {
         for (tensors, weights) in own.iter().zip(moments) {
             let mut tensors = tensors.iter();
             for bucket in &self.buckets {
-                let owned = bucket.owned(self.device, self.devices);
+                let owned = bucket.owned(self.part);
                 if owned.is_empty() {
                     continue;
                 }
@@ -70,4 +69,29 @@ impl Exchange {
         }
         Ok(())
     }
+}
+
+/// Gives the bytes of all members of a scope to the first of them, if `is_wanted` there; returns them there in order, and elsewhere
+/// nothing. `length` says how many bytes a member gives.
+fn gather(
+    link: &mut dyn Collective,
+    scope: Scope,
+    own: Vec<u8>,
+    is_wanted: bool,
+    length: impl Fn(&Part) -> usize,
+) -> Result<Vec<u8>> {
+    let part = link.part();
+    let (members, seat) = (scope.members(part), scope.seat(part));
+    let takes = is_wanted && seat == 0;
+    let mut to = vec![0..0; members.len()];
+    to[0] = 0..if is_wanted { own.len() } else { 0 };
+    let others = members.iter().enumerate();
+    let coming: Vec<usize> =
+        others.map(|(other, member)| if takes && other != seat { length(member) } else { 0 }).collect();
+    let mut all = if takes { own.clone() } else { Vec::new() };
+    link.exchange(scope, Arc::new(own), &to, &coming, &mut |given| {
+        given.iter().for_each(|bytes| all.extend_from_slice(bytes));
+        Ok(())
+    })?;
+    Ok(all)
 }

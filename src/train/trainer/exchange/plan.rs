@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
+use super::stages::{Stage, stages};
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Program, Tensor};
-use crate::model::flat::{self, Bucket, Group};
+use crate::model::flat::{self, Bucket, Group, Part};
 use crate::model::place;
 use crate::ops::wire::{self, Format, Wire};
 use crate::ops::{gradnorm, hash, stepcontrol, tree};
+use crate::train::collective::Scope;
 use crate::train::optimizer::{Run, UpdateRule};
 use crate::train::ranks;
 use crate::train::trainer::TrainerOptions;
@@ -19,32 +21,35 @@ const RECEIVED: &str = "received sums";
 const PACKED: &str = "packed sums";
 
 /// Tensors that one device gives to others, or gets from them, for one bucket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Route {
+    /// The devices that exchange.
+    pub scope: Scope,
     /// What leaves, in order.
     pub out: Vec<Tensor>,
-    /// For each device, its bytes of that.
+    /// For each member, its bytes of that.
     pub to: Vec<Range<usize>>,
     /// What comes, in order.
     pub into: Vec<Tensor>,
-    /// For each device, where its bytes begin in that.
-    pub from: Vec<usize>,
+    /// For each member, where its bytes lie in that.
+    pub from: Vec<Range<usize>>,
 }
 
 impl Route {
-    /// Lays out what leaves for each device and comes from it.
+    /// Lays out what leaves for each member and comes from it.
     fn new(
-        devices: usize,
+        scope: Scope,
+        members: &[Part],
         mut out: impl FnMut(usize) -> Result<Vec<Tensor>>,
         mut into: impl FnMut(usize) -> Result<Vec<Tensor>>,
     ) -> Result<Self> {
-        let mut route = Self::default();
+        let mut route = Self { scope, out: Vec::new(), to: Vec::new(), into: Vec::new(), from: Vec::new() };
         let (mut left, mut came) = (0, 0);
-        for device in 0..devices {
-            let [leaving, coming] = [out(device)?, into(device)?];
+        for member in 0..members.len() {
+            let [leaving, coming] = [out(member)?, into(member)?];
             let bytes = |tensors: &[Tensor]| tensors.iter().map(|tensor| tensor.bytes() as usize).sum::<usize>();
             route.to.push(left..left + bytes(&leaving));
-            route.from.push(came);
+            route.from.push(came..came + bytes(&coming));
             (left, came) = (left + bytes(&leaving), came + bytes(&coming));
             route.out.extend(leaving.into_iter().filter(|tensor| !tensor.is_empty()));
             route.into.extend(coming.into_iter().filter(|tensor| !tensor.is_empty()));
@@ -59,7 +64,7 @@ impl Route {
 }
 
 /// A bucket's way over the host, and what is computed around it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Transfer {
     /// Before it leaves.
     pub before: Program,
@@ -90,7 +95,7 @@ struct Packed {
     scale: f32,
     /// A bucket of each sum that the device holds.
     out: Vec<Tensor>,
-    /// What the device owns of others' sums.
+    /// What the device sums up of others' sums.
     into: Vec<Option<Tensor>>,
 }
 
@@ -100,101 +105,167 @@ impl Packed {
     }
 }
 
-/// Positions of a device's nodes among those of all devices, of which each holds as many as `held` says.
-fn nodes_of(held: &[usize], device: usize) -> Range<usize> {
-    let first = held[..device].iter().sum();
-    first..first + held[device]
+/// Memory for what comes in one stage, by the position of the sum.
+struct Room {
+    stage: Stage,
+    /// Sets, of which each bucket takes the next.
+    received: Vec<Vec<Option<Tensor>>>,
+    packed: Option<Packed>,
 }
 
 /// The tensors that contain the sums over ranks that a device adds up.
 pub struct Sums {
-    /// The nodes of the tree, those of the first device first.
-    pub nodes: Vec<Range<usize>>,
-    /// For each device, how many of them it holds.
-    pub held: Vec<usize>,
-    /// Positions of the device's own nodes.
-    own: Range<usize>,
-    /// What the device owns of the others.
-    received: Vec<Option<Tensor>>,
-    packed: Option<Packed>,
+    rooms: Vec<Room>,
 }
 
 impl Sums {
     /// Allocates memory for what is received.
     pub fn new(gpu: &Gpu, options: &TrainerOptions) -> Result<Self> {
-        let (device, devices) = (options.part.device, options.part.devices);
         let buckets = flat::buckets(&options.config);
-        let held: Vec<usize> = (0..devices).map(|device| options.nodes(device).len()).collect();
-        let nodes: Vec<Range<usize>> = (0..devices).flat_map(|device| options.nodes(device)).collect();
-        let own = nodes_of(&held, device);
-        let most_owned = buckets.iter().map(|bucket| bucket.owned(device, devices).len()).max().unwrap_or(0);
-        let most = buckets.iter().map(|bucket| bucket.elements.len()).max().unwrap_or(0);
-        let others = |label: &str, length: usize, elem: Elem| -> Result<Vec<Option<Tensor>>> {
-            let slot = |node| (!own.contains(&node)).then(|| gpu.tensor(label, 1, length, elem)).transpose();
-            (0..nodes.len()).map(slot).collect()
+        let room = |stage: Stage| {
+            let (leaving, received) = (stage.leaving(&buckets), stage.received(&buckets));
+            let others = |label: &str, length: usize, elem: Elem| -> Result<Vec<Option<Tensor>>> {
+                let slot = |node| (!stage.own.contains(&node)).then(|| gpu.tensor(label, 1, length, elem)).transpose();
+                (0..stage.nodes.len()).map(slot).collect()
+            };
+            let packed = |format| -> Result<Packed> {
+                let out =
+                    stage.own.clone().map(|_| gpu.tensor(PACKED, 1, leaving / 2, Elem::U32)).collect::<Result<_>>()?;
+                let into = others(PACKED, received / 2, Elem::U32)?;
+                // of a sum's gradient in f16, of a mean's in f32
+                let unit = if options.elem == Elem::F16 { options.sizes.tokens().next_power_of_two() } else { 1 };
+                Ok(Packed { format, scale: wire::SCALE / unit as f32, out, into })
+            };
+            let sets = (0..stage.sets()).map(|_| others(RECEIVED, received, Elem::F32)).collect::<Result<_>>()?;
+            let packed = options.wire.map(packed).transpose()?;
+            Ok(Room { stage, received: sets, packed })
         };
-        let packed = |format| -> Result<Packed> {
-            let out = own.clone().map(|_| gpu.tensor(PACKED, 1, most / 2, Elem::U32)).collect::<Result<_>>()?;
-            let into = others(PACKED, most_owned / 2, Elem::U32)?;
-            // of a sum's gradient in f16, of a mean's in f32
-            let unit = if options.elem == Elem::F16 { options.sizes.tokens().next_power_of_two() } else { 1 };
-            Ok(Packed { format, scale: wire::SCALE / unit as f32, out, into })
-        };
-        let received = others(RECEIVED, most_owned, Elem::F32)?;
-        let packed = options.wire.map(packed).transpose()?;
-        Ok(Self { nodes, held, own, received, packed })
+        Ok(Self { rooms: stages(options).into_iter().map(room).collect::<Result<_>>()? })
     }
+}
 
-    /// The owned elements of a bucket of one sum: on this device, or received.
-    fn owned(&self, model: &Model, group: &Group, owned: Range<usize>, node: usize) -> Result<Tensor> {
-        match &self.received[node] {
-            Some(slot) => Ok(slot.flat(0..owned.len())),
-            None => model.sums[node - self.own.start].grads.flat(group, owned),
+/// A bucket of a group.
+#[derive(Clone, Copy)]
+struct Piece<'p> {
+    group: &'p Group,
+    bucket: &'p Bucket,
+}
+
+/// The sums of a bucket in the memory of one device.
+struct Held<'h> {
+    model: &'h Model,
+    rooms: &'h [Room],
+    piece: Piece<'h>,
+}
+
+impl Held<'_> {
+    /// Elements of the sum at a position of a stage, which lie among those that the device then has of it.
+    fn sum(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
+        let Piece { group, bucket } = self.piece;
+        let Room { stage: Stage { own, .. }, received, .. } = &self.rooms[stage];
+        let there = &received[bucket.number % received.len()];
+        if let Some(slot) = &there[position] {
+            let start = self.rooms[stage].stage.summed(bucket, self.rooms[stage].stage.part).start;
+            return Ok(slot.flat(elements.start - start..elements.end - start));
+        }
+        let own = position - own.start;
+        match stage.checked_sub(1) {
+            None => self.model.sums[own].grads.flat(group, elements),
+            Some(before) => self.sum(before, self.rooms[before].stage.results[own], elements),
         }
     }
 
-    /// What others send, in the place of that.
-    fn coming(&self, model: &Model, group: &Group, owned: Range<usize>, node: usize) -> Result<Tensor> {
-        let packed = self.packed.as_ref().and_then(|packed| packed.into[node].as_ref());
+    /// What comes of the sum at a position of a stage.
+    fn coming(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
+        let packed = self.rooms[stage].packed.as_ref().and_then(|packed| packed.into[position].as_ref());
         match packed {
-            Some(slot) => Ok(slot.flat(0..owned.len() / 2)),
-            None => self.owned(model, group, owned, node),
+            Some(slot) => Ok(slot.flat(0..elements.len() / 2)),
+            None => self.sum(stage, position, elements),
         }
     }
 
-    /// What the device sends of some elements of a bucket, of each of its sums.
-    fn leaving(&self, model: &Model, group: &Group, bucket: &Bucket, elements: Range<usize>) -> Result<Vec<Tensor>> {
-        let start = bucket.elements.start;
-        match &self.packed {
+    /// What leaves of some elements in a stage, of each of the device's sums.
+    fn leaving(&self, stage: usize, elements: Range<usize>) -> Result<Vec<Tensor>> {
+        let Room { stage: of, packed, .. } = &self.rooms[stage];
+        match packed {
             Some(Packed { out, .. }) => {
+                let start = of.held(self.piece.bucket).start;
                 let words = (elements.start - start) / 2..(elements.end - start) / 2;
                 Ok(out.iter().map(|out| out.flat(words.clone())).collect())
             }
-            None => {
-                let own = &model.sums[..self.own.len()];
-                own.iter().map(|sum| sum.grads.flat(group, elements.clone())).collect()
+            None => of.own.clone().map(|position| self.sum(stage, position, elements.clone())).collect(),
+        }
+    }
+
+    /// Records what makes a stage's sums ready to leave, in 16 bits.
+    fn pack(&self, pass: &mut Pass, stage: usize) -> Result<()> {
+        let Room { stage: of, packed, .. } = &self.rooms[stage];
+        let Some(packed) = packed else { return Ok(()) };
+        for (position, out) in of.own.clone().zip(&packed.out) {
+            let wide = &self.sum(stage, position, of.held(self.piece.bucket))?;
+            if !wide.is_empty() {
+                wire::narrow(pass, &packed.wire(self.model, wide, &out.flat(0..wide.len() / 2)))?;
             }
         }
+        Ok(())
     }
 
-    /// Records what makes a bucket ready to leave, in 16 bits.
-    fn pack(&self, pass: &mut Pass, model: &Model, group: &Group, bucket: &Bucket) -> Result<()> {
-        let Some(packed) = &self.packed else { return Ok(()) };
-        for (sum, out) in model.sums.iter().zip(&packed.out) {
-            let wide = &sum.grads.flat(group, bucket.elements.clone())?;
-            wire::narrow(pass, &packed.wire(model, wide, &out.flat(0..wide.len() / 2)))?;
+    /// Records what makes f32 of a stage's sums that have come.
+    fn unpack(&self, pass: &mut Pass, stage: usize, elements: &Range<usize>) -> Result<()> {
+        let Room { packed: Some(packed), .. } = &self.rooms[stage] else { return Ok(()) };
+        for (position, from) in packed.into.iter().enumerate() {
+            let Some(from) = from else { continue };
+            let wide = &self.sum(stage, position, elements.clone())?;
+            wire::widen(pass, &packed.wire(self.model, wide, &from.flat(0..elements.len() / 2)))?;
         }
         Ok(())
     }
 
-    /// Records what makes f32 of the sums that have come.
-    fn unpack(&self, pass: &mut Pass, model: &Model, length: usize) -> Result<()> {
-        let Some(packed) = &self.packed else { return Ok(()) };
-        for (from, wide) in packed.into.iter().flatten().zip(self.received.iter().flatten()) {
-            wire::widen(pass, &packed.wire(model, &wide.flat(0..length), &from.flat(0..length / 2)))?;
+    /// A stage of the bucket behind `before`: what leaves and comes, and the additions to the scope's sums.
+    fn transfer(&self, gpu: &Gpu, stage: usize, before: Pass) -> Result<Transfer> {
+        let of = &self.rooms[stage].stage;
+        let (members, seat) = (of.scope.members(of.part), of.scope.seat(of.part));
+        let bucket = self.piece.bucket;
+        let own = of.summed(bucket, of.part);
+        let mut before = before;
+        self.pack(&mut before, stage)?;
+        let leaving = |to: usize| match to {
+            _ if to == seat => Ok(Vec::new()),
+            _ => self.leaving(stage, of.summed(bucket, members[to])),
+        };
+        let coming = |from: usize| match from {
+            _ if from == seat => Ok(Vec::new()),
+            _ => of.of(from).map(|position| self.coming(stage, position, own.clone())).collect(),
+        };
+        let route = Route::new(of.scope, &members, leaving, coming)?;
+        let mut after = Pass::new(gpu);
+        after.at(place::UPDATE);
+        if !own.is_empty() {
+            self.unpack(&mut after, stage, &own)?;
+            for [to, from] in &of.additions {
+                let [left, right] = [to, from].map(|position| self.sum(stage, *position, own.clone()));
+                tree::add(&mut after, tree::Add { left: &left?, right: &right? })?;
+            }
         }
-        Ok(())
+        Ok(Transfer { before: before.finish(), route, after: after.finish() })
     }
+}
+
+/// Puts transfers of two stages in an order in which a bucket's second stage begins when its first one has ended, with another
+/// transfer between them.
+fn interleaved(first: Vec<Transfer>, second: Vec<Transfer>) -> Vec<Transfer> {
+    if first.is_empty() || second.is_empty() {
+        return first.into_iter().chain(second).collect();
+    }
+    let mut order = Vec::new();
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    order.extend(first.next());
+    for transfer in first {
+        order.push(transfer);
+        order.extend(second.next());
+    }
+    order.extend(second);
+    order
 }
 
 /// What the end of a step is recorded for.
@@ -210,7 +281,8 @@ pub struct Recording<'r> {
     pub sums: &'r Sums,
     /// Sums of squares of all blocks.
     pub squares: &'r Tensor,
-    /// The sums of losses of all nodes.
+    /// The nodes of the tree that all devices hold, and the sums of losses of each.
+    pub nodes: &'r [Range<usize>],
     pub losses: &'r [Tensor],
     /// The two halves of the weights' hash.
     pub hash: &'r Tensor,
@@ -221,11 +293,6 @@ impl Recording<'_> {
         let mut pass = Pass::new(self.gpu);
         pass.at(place::UPDATE);
         pass
-    }
-
-    /// Elements of a group that the device owns of a bucket.
-    fn owned(&self, bucket: &Bucket, device: usize) -> Range<usize> {
-        bucket.owned(device, self.options.part.devices)
     }
 
     /// Records all; returns the rule of the update, with the moments of what the device owns.
@@ -250,7 +317,7 @@ impl Recording<'_> {
         let last_sum = turn.map_or(0, |turn| turn.level);
         let own_additions = turn.map_or(0, |turn| turn.additions);
         let mut opening = None;
-        let mut transfers = Vec::new();
+        let mut transfers: Vec<Vec<Transfer>> = sums.rooms.iter().map(|_| Vec::new()).collect();
         let mut done = 0;
         for position in flat::by_completion(&options.config) {
             let group = &self.groups[position];
@@ -267,10 +334,13 @@ impl Recording<'_> {
                         [into, into + 1].map(|sum| model.sums[sum].grads.flat(group, bucket.elements.clone()));
                     tree::add(&mut before, tree::Add { left: &left?, right: &right? })?;
                 }
-                sums.pack(&mut before, model, group, bucket)?;
-                let before = Program::join([&std::mem::take(&mut commands), &before.finish()]);
-                let (route, after) = self.bucket(group, bucket)?;
-                transfers.push(Transfer { before, route, after });
+                let held = Held { model, rooms: &sums.rooms, piece: Piece { group, bucket } };
+                for (stage, transfers) in transfers.iter_mut().enumerate() {
+                    let before = std::mem::replace(&mut before, self.pass());
+                    let mut transfer = held.transfer(self.gpu, stage, before)?;
+                    transfer.before = Program::join([&std::mem::take(&mut commands), &transfer.before]);
+                    transfers.push(transfer);
+                }
             }
         }
         let mut rest = self.pass();
@@ -278,39 +348,16 @@ impl Recording<'_> {
             tree::add(&mut rest, tree::Add { left: &model.sums[into].loss, right: &model.sums[into + 1].loss })?;
         }
         let rest = Program::join([&last.part(done..last.commands.len()), &rest.finish()]);
+        let mut stages = transfers.into_iter();
+        let transfers = interleaved(stages.next().unwrap_or_default(), stages.next().unwrap_or_default());
         Ok((opening.unwrap_or_default(), transfers, rest))
-    }
-
-    /// A bucket of gradients: what leaves for its owners and comes to this one, and the additions to the whole tree's sum.
-    fn bucket(&self, group: &Group, bucket: &Bucket) -> Result<(Route, Program)> {
-        let Self { options, model, sums, .. } = self;
-        let (device, devices) = (options.part.device, options.part.devices);
-        let own = self.owned(bucket, device);
-        let leaving = |to: usize| match to {
-            _ if to == device => Ok(Vec::new()),
-            _ => sums.leaving(model, group, bucket, self.owned(bucket, to)),
-        };
-        let coming = |from: usize| match from {
-            _ if from == device => Ok(Vec::new()),
-            _ => nodes_of(&sums.held, from).map(|node| sums.coming(model, group, own.clone(), node)).collect(),
-        };
-        let route = Route::new(devices, leaving, coming)?;
-        let mut after = self.pass();
-        if !own.is_empty() {
-            sums.unpack(&mut after, model, own.len())?;
-            let sum = |node: usize| sums.owned(model, group, own.clone(), node);
-            for [to, from] in ranks::additions(&sums.nodes, options.ranks, sums.own.start) {
-                tree::add(&mut after, tree::Add { left: &sum(to)?, right: &sum(from)? })?;
-            }
-        }
-        Ok((route, after.finish()))
     }
 
     fn norm(&self) -> Result<Program> {
         let mut pass = self.pass();
-        let (device, devices) = (self.options.part.device, self.options.part.devices);
+        let part = self.options.part;
         for bucket in self.buckets {
-            let (owned, blocks) = (self.owned(bucket, device), bucket.owned_blocks(device, devices));
+            let (owned, blocks) = (bucket.owned(part), bucket.owned_blocks(part));
             if !owned.is_empty() {
                 let [first, end] = [blocks.start, blocks.end].map(|block| bucket.first_block + block);
                 let grads = self.model.grads().flat(&self.groups[bucket.group], owned)?;
@@ -321,10 +368,10 @@ impl Recording<'_> {
     }
 
     fn end(&self) -> Result<(Program, UpdateRule)> {
-        let Self { gpu, options, model, sums, losses, .. } = self;
+        let Self { gpu, options, model, nodes, losses, .. } = self;
         let mut runs = Vec::new();
         for bucket in self.buckets {
-            let (group, owned) = (&self.groups[bucket.group], self.owned(bucket, options.part.device));
+            let (group, owned) = (&self.groups[bucket.group], bucket.owned(options.part));
             if !owned.is_empty() {
                 let weight = model.params.flat(group, owned.clone())?;
                 runs.push(Run { weight, gradient: model.grads().flat(group, owned)?, decays: group.decays });
@@ -332,7 +379,7 @@ impl Recording<'_> {
         }
         let rule = UpdateRule::owned(gpu, &runs.iter().map(|run| run.weight.len()).collect::<Vec<_>>())?;
         let mut pass = self.pass();
-        for [to, from] in ranks::additions(&sums.nodes, options.ranks, 0) {
+        for [to, from] in ranks::additions(nodes, std::slice::from_ref(&(0..options.ranks)), 0).0 {
             tree::add(&mut pass, tree::Add { left: &losses[to], right: &losses[from] })?;
         }
         stepcontrol::decide(&mut pass, &model.control, self.squares, &losses[0])?;
@@ -340,20 +387,34 @@ impl Recording<'_> {
         Ok((pass.finish(), rule))
     }
 
+    /// The buckets of weights: from each owner to the devices at its position on other machines, and from these to all of their
+    /// machine.
     fn weights(&self) -> Result<Vec<Transfer>> {
         let Self { options, model, .. } = self;
-        let (device, devices) = (options.part.device, options.part.devices);
-        let mut transfers = Vec::new();
-        for bucket in self.buckets {
-            let of = |of: usize| model.params.flat(&self.groups[bucket.group], self.owned(bucket, of));
-            // all others get the same bytes
-            let leaving = |to: usize| Ok(if to == 0 { vec![of(device)?] } else { Vec::new() });
-            let coming = |from: usize| Ok(if from == device { Vec::new() } else { vec![of(from)?] });
-            let mut route = Route::new(devices, leaving, coming)?;
-            let whole = 0..Route::bytes(&route.out) as usize;
-            route.to = vec![whole; devices];
-            transfers.push(Transfer { route, ..Transfer::default() });
-        }
+        let stage = |scope: Scope| -> Result<Vec<Transfer>> {
+            let (members, seat) = (scope.members(options.part), scope.seat(options.part));
+            if members.len() == 1 {
+                return Ok(Vec::new());
+            }
+            let transfer = |bucket: &Bucket| {
+                let of = |member: usize| {
+                    let elements = match scope {
+                        Scope::Machines => bucket.owned(members[member]),
+                        Scope::Machine => bucket.shard(members[member]),
+                    };
+                    model.params.flat(&self.groups[bucket.group], elements)
+                };
+                // all others get the same bytes
+                let leaving = |to: usize| Ok(if to == 0 { vec![of(seat)?] } else { Vec::new() });
+                let coming = |from: usize| Ok(if from == seat { Vec::new() } else { vec![of(from)?] });
+                let mut route = Route::new(scope, &members, leaving, coming)?;
+                let whole = 0..Route::bytes(&route.out) as usize;
+                route.to = vec![whole; members.len()];
+                Ok(Transfer { before: Program::default(), route, after: Program::default() })
+            };
+            self.buckets.iter().map(transfer).collect()
+        };
+        let mut transfers = interleaved(stage(Scope::Machines)?, stage(Scope::Machine)?);
         let mut copies = self.pass();
         model.params.refresh(&mut copies)?;
         if let Some(last) = transfers.last_mut() {

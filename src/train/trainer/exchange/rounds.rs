@@ -1,5 +1,6 @@
 //! Buckets that leave and come, one after the other.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::plan::{Route, Transfer};
@@ -53,10 +54,12 @@ fn exchange(
     let mut arrival = into.open(gpu)?;
     // cores for each device
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (cores / link.devices()).clamp(1, MOST_COPIERS);
+    let threads = (cores / link.part().each()).clamp(1, MOST_COPIERS);
     gpu.span("wait for other devices", || {
-        link.exchange(Arc::clone(&parcel) as Shared, &route.to, &mut |given| {
-            let pieces: Vec<(usize, &[u8])> = route.from.iter().copied().zip(given.iter().copied()).collect();
+        let coming: Vec<usize> = route.from.iter().map(Range::len).collect();
+        link.exchange(route.scope, Arc::clone(&parcel) as Shared, &route.to, &coming, &mut |given| {
+            let starts = route.from.iter().map(|range| range.start);
+            let pieces: Vec<(usize, &[u8])> = starts.zip(given.iter().copied()).collect();
             gpu.span("copy from other devices", || arrival.put_all(&pieces, threads))
         })
     })?;

@@ -1,0 +1,112 @@
+//! `wgpt plan --nodes`: predicted efficiency by the number of machines, their network and the wire.
+
+use wgpt::measure::exchange::{Link, NETWORKS, Network, Together};
+use wgpt::measure::plan::Subject;
+use wgpt::measure::table::Table;
+use wgpt::ops::wire::Format;
+
+use super::terminal::{say, say_lines};
+
+/// A batch and the milliseconds of a micro-step of it, for steps of a run that such batches make up.
+pub type Micro<'m> = dyn Fn(&Subject) -> Option<(usize, f64)> + 'm;
+
+/// What the devices of the table compute.
+pub struct Scaling<'s> {
+    /// The run on all machines.
+    pub subject: &'s Subject,
+    /// Logical ranks, if they are not one a device.
+    pub ranks: Option<usize>,
+    /// The batch of a micro-step.
+    pub micro: &'s Micro<'s>,
+    /// Tokens of a step; without them one micro-step a rank, so that more machines take larger steps.
+    pub tokens: Option<f64>,
+    /// How devices reach the host's memory.
+    pub link: Link,
+}
+
+/// The efficiency that a cluster should have.
+const AIM: f64 = 0.9;
+/// The wires of the table.
+const WIRES: [(&str, Option<Format>); 2] = [("f32", None), ("bf16", Some(Format::Bf16))];
+/// The networks of the table: 200G lies between two of them.
+const SHOWN: [&str; 4] = ["10G", "25G", "100G", "400G"];
+
+impl Scaling<'_> {
+    /// Prints the table, and what would mend it where it falls below the aim.
+    pub fn print(&self) {
+        let most = self.subject.machines;
+        let mut numbers: Vec<usize> =
+            std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < most).collect();
+        numbers.push(most);
+        let networks: Vec<&Network> = NETWORKS.iter().filter(|network| SHOWN.contains(&network.name)).collect();
+        let columns = networks.iter().flat_map(|network| WIRES.map(|(wire, _)| format!("{} {wire}", network.name)));
+        let heading: Vec<String> =
+            ["nodes", "devices", "batch"].map(str::to_owned).into_iter().chain(columns).collect();
+        let mut table = Table::new(&heading.iter().map(String::as_str).collect::<Vec<_>>());
+        for &nodes in &numbers {
+            let of = |network: &Network, wire| self.step(nodes, network, wire);
+            let batch = of(networks[0], None).map_or_else(|| "-".into(), |(batch, _)| batch.to_string());
+            let mut row = vec![nodes.to_string(), (nodes * self.each()).to_string(), batch];
+            for network in &networks {
+                row.extend(WIRES.map(|(_, wire)| {
+                    of(network, wire)
+                        .map_or_else(|| "-".into(), |(_, step)| format!("{:.0}", 100.0 * step.efficiency()))
+                }));
+            }
+            table.row_of(row);
+        }
+        let steps = match self.tokens {
+            Some(tokens) => format!("steps of {tokens} tokens"),
+            None => "one micro-step of each rank a step".to_owned(),
+        };
+        say_lines!("\nefficiency in %, {steps}, {}; predicted, not measured\n{table}", self.link.bus.name);
+        networks.iter().for_each(|network| self.mend(&numbers, network));
+    }
+
+    fn each(&self) -> usize {
+        self.subject.devices / self.subject.machines
+    }
+
+    /// The step on so many machines, and its batch; none if there is none of so many tokens.
+    fn step(&self, nodes: usize, network: &Network, wire: Option<Format>) -> Option<(usize, Together)> {
+        let devices = nodes * self.each();
+        let subject = Subject { devices, ranks: self.ranks.unwrap_or(devices), machines: nodes, wire, ..*self.subject };
+        if !subject.ranks.is_multiple_of(devices) {
+            return None;
+        }
+        let link = Link { network: *network, ..self.link };
+        let (batch, ms) = (self.micro)(&subject)?;
+        Together::predict(&subject, &link, batch, ms, self.tokens).ok().map(|step| (batch, step))
+    }
+
+    /// Says from how many machines on a network falls below the aim, and what would mend it on all of them.
+    fn mend(&self, numbers: &[usize], network: &Network) {
+        let efficiency =
+            |nodes: usize, network: &Network, wire| self.step(nodes, network, wire).map(|(_, step)| step.efficiency());
+        let is_below = |nodes: &&usize| efficiency(**nodes, network, None).is_some_and(|found| found < AIM);
+        let reached = numbers.iter().rfind(|nodes| self.step(**nodes, network, None).is_some());
+        let (Some(first), Some(&last)) = (numbers.iter().find(is_below), reached) else { return };
+        let mut mends = Vec::new();
+        for (name, wire) in WIRES {
+            let Some((batch, step)) = self.step(last, network, wire) else { continue };
+            if wire.is_some() {
+                mends.push(format!("--wire {name}: {:.0} %", 100.0 * step.efficiency()));
+            }
+            if step.efficiency() < AIM {
+                let tokens = (batch * self.subject.context * last * self.each()) as f64;
+                let micro_ms = step.kernels_ms * tokens / step.tokens;
+                let million = step.tokens_for(AIM, tokens, micro_ms) / 1e6;
+                mends.push(format!("steps of {million:.1} M tokens in {name}"));
+            }
+        }
+        let is_enough = |other: &&Network| efficiency(last, other, None).is_some_and(|found| found >= AIM);
+        let faster = NETWORKS.iter().filter(|other| other.gb > network.gb).find(is_enough);
+        mends.extend(faster.map(|other| format!("{} instead", other.name)));
+        say!(
+            "{:<8} below {:.0} % from {first} nodes in f32; on {last}: {}",
+            network.name,
+            100.0 * AIM,
+            mends.join(", ")
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! A process of a run but the first: it makes the calls on its devices that the first one makes, on data of its own, and writes
+//! nothing but a log.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::data::hellaswag::Example;
+use crate::data::{BatchSource, Batches, Repeat, Rows};
+use crate::error::{Error, Fault, Result};
+use crate::files::{open, visible};
+use crate::gpu::Gpu;
+use crate::model::Weights;
+use crate::run::orders::{Crew, Message, RANKS, log_of};
+use crate::run::phase::{CurrentPhase, Phase};
+use crate::run::session::{kernels_of, trainer_options};
+use crate::run::team::Team;
+use crate::run::watchdog::{self, Patience};
+use crate::train::Snapshot;
+use crate::train::settings::Settings;
+
+/// Steps between two lines of the log.
+const LOGGED: usize = 100;
+
+/// What such a process needs.
+pub struct Follower<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// Batches, at the start of the first epoch.
+    pub loader: Batches,
+    /// Validation, if there is any.
+    pub rows: Option<Rows>,
+    /// HellaSwag's questions, if the run is measured on them.
+    pub questions: Vec<Example>,
+    /// Opens the devices.
+    pub open: &'a dyn Fn() -> Result<Vec<Gpu>>,
+    /// The name of a signal that asks the run to end, once there is one.
+    pub stop: &'a dyn Fn() -> Option<&'static str>,
+    /// The part of the run that is at work, for the answer to a signal.
+    pub phase: CurrentPhase,
+    /// Called when a device has not answered for far too long. It should end the process.
+    pub hang: Option<fn(&str)>,
+    /// The processes.
+    pub crew: &'a Crew<'a>,
+}
+
+impl Follower<'_> {
+    /// Does what the first process orders, until that says to leave; returns the exit code that it says.
+    ///
+    /// # Errors
+    /// The first error in any process.
+    pub fn follow(mut self, log: &mut Log) -> Result<u8> {
+        self.phase.set(Phase::Opening);
+        let mut gpus = (self.open)()?;
+        for gpu in &gpus {
+            log.line(&format!("device {}{}", gpu.caps.summary(), gpu.caps.at_bus()));
+        }
+        let crew = self.crew;
+        let first = match crew.next()? {
+            Message::Open => {
+                crew.restrict(&mut gpus)?;
+                crew.next()?
+            }
+            other => other,
+        };
+        match first {
+            Message::Begin(tuned) => {
+                let tuned = Arc::new(tuned);
+                gpus.iter_mut().for_each(|gpu| gpu.caps.tuned = Arc::clone(&tuned));
+            }
+            // the first process has found the run finished
+            Message::End(code) => return Ok(code),
+            other => return Err(unexpected(&other)),
+        }
+        self.phase.set(Phase::Compiling);
+        let mut watchdogs = Vec::new();
+        Team::with(&gpus, trainer_options(self.settings), Some(crew), |team| {
+            crew.compare(&BTreeMap::from([("kernels".to_owned(), kernels_of(team.lead()))]))?;
+            log.line(&format!("memory {} MiB", team.lead().gpu().allocated_bytes() >> 20));
+            if let Some(hang) = self.hang {
+                watchdogs = watchdog::watch(&gpus, Patience::of, hang);
+            }
+            self.obey(team, log)
+        })
+    }
+
+    fn obey(&mut self, team: &mut Team, log: &mut Log) -> Result<u8> {
+        let Self { settings, loader, rows, questions, stop, crew, .. } = self;
+        let config = settings.config();
+        let accumulation = settings.sizes().accumulation;
+        let mut repeat = if settings.data.overfit_one_batch { Some(Repeat::new(loader, accumulation)?) } else { None };
+        let questions: Arc<[Example]> = std::mem::take(questions).into();
+        loop {
+            match crew.next()? {
+                Message::Folder(dir) => log.begin(dir),
+                Message::Load => {
+                    self.phase.set(Phase::Uploading);
+                    let weights = Weights::zeros(config);
+                    team.load(weights)?;
+                    log.line("weights loaded");
+                    self.phase.set(Phase::Training);
+                }
+                Message::Restore => {
+                    self.phase.set(Phase::Uploading);
+                    team.restore(Snapshot::zeros(config))?;
+                    log.line("snapshot loaded");
+                    self.phase.set(Phase::Training);
+                }
+                Message::Batches(state) => loader.restore(state)?,
+                Message::Step { step, lr } => {
+                    let source: &mut dyn BatchSource = match &mut repeat {
+                        Some(repeat) => {
+                            repeat.rewind();
+                            repeat
+                        }
+                        None => &mut *loader,
+                    };
+                    let is_done = team.step_unless(source, step, f32::from_bits(lr), &|| stop().is_some())?;
+                    team.drop_reports()?;
+                    if !is_done {
+                        log.line(&format!(
+                            "step {step} given up: {}",
+                            stop().unwrap_or("another rank was asked to stop")
+                        ));
+                    } else if step == 1 || step.is_multiple_of(LOGGED) {
+                        log.line(&format!("step {step}"));
+                    }
+                }
+                Message::Evaluate { count } => {
+                    let none = || Error::data(Fault::at("validation", "there are no rows here"));
+                    let rows = rows.as_mut().ok_or_else(none)?;
+                    team.evaluate_unless(rows, count, &|| stop().is_some())?;
+                }
+                Message::Answer => drop(team.answer(&questions, &|| stop().is_some())?),
+                Message::Snapshot => drop(team.snapshot()?),
+                Message::End(code) => {
+                    log.line(&format!("ended with exit code {code}"));
+                    return Ok(code);
+                }
+                other @ (Message::Open | Message::Begin(_)) => return Err(unexpected(&other)),
+            }
+        }
+    }
+}
+
+fn unexpected(message: &Message) -> Error {
+    Error::gpu(Fault::at("orders", format!("{message:?} comes at the wrong time")))
+}
+
+/// The log of a process. Lines wait until the run's folder is known.
+#[derive(Debug)]
+pub struct Log {
+    rank: usize,
+    waiting: Vec<String>,
+    path: Option<PathBuf>,
+}
+
+impl Log {
+    /// Makes the log of a rank.
+    #[must_use]
+    pub fn new(rank: usize) -> Self {
+        Self { rank, waiting: Vec::new(), path: None }
+    }
+
+    /// Writes a line. One that cannot be written is left out: the run goes on.
+    pub fn line(&mut self, text: &str) {
+        self.waiting.push(format!(
+            "{} {}\n",
+            jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            visible::line(text)
+        ));
+        let Some(path) = &self.path else { return };
+        let lines = std::mem::take(&mut self.waiting).concat();
+        let file = open::own(path, OpenOptions::new().append(true).create(true));
+        let written = file.and_then(|mut file| file.write_all(lines.as_bytes()));
+        if let Err(error) = written {
+            log::warn!("{}: cannot be written ({error}); the run goes on without this log", path.display());
+            self.path = None;
+        }
+    }
+
+    /// Writes what waits, and from now on, into the run's folder, which is made where machines do not share it.
+    fn begin(&mut self, dir: PathBuf) {
+        let made = std::fs::create_dir_all(&dir).and_then(|()| open::make_own_folder(&dir.join(RANKS)));
+        match made {
+            Ok(()) => self.path = Some(log_of(&dir, self.rank)),
+            Err(error) => log::warn!("{}: no log of this rank ({error})", dir.join(RANKS).display()),
+        }
+        self.line(&format!("folder {}", dir.display()));
+    }
+}

@@ -1,0 +1,447 @@
+//! A device's end of the exchange: with other devices of its process, whose threads copy out of each other's memory, and with those
+//! of other processes, over MPI.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::mpi::hub::{Expected, Hub, Letter};
+use super::{Collective, Part, Receive, Scope, Shared};
+use crate::error::{Error, Fault, Result};
+
+/// What a device offers in a round.
+#[derive(Clone)]
+struct Offer {
+    bytes: Shared,
+    /// For each member of the round.
+    to: Vec<Range<usize>>,
+}
+
+impl Offer {
+    /// The bytes for a member.
+    fn to(&self, member: usize) -> &[u8] {
+        &(*self.bytes).as_ref()[self.to[member].clone()]
+    }
+}
+
+/// The devices of one scope that are threads of this process.
+#[derive(Default)]
+struct Round {
+    number: u64,
+    /// Of each member, once it has come.
+    offers: Vec<Option<Offer>>,
+    /// Members that have what they were given.
+    done: usize,
+}
+
+#[derive(Default)]
+struct State {
+    rounds: Vec<Round>,
+    aborted: Option<Error>,
+}
+
+struct Meeting {
+    state: Mutex<State>,
+    moved: Condvar,
+    stop: AtomicBool,
+    /// Bytes that a receiver took.
+    copied: AtomicU64,
+    /// The way to other processes.
+    hub: Option<Hub>,
+}
+
+/// A device's place in one of its scopes.
+struct Seat {
+    own: usize,
+    members: usize,
+    /// The round of those in this process; none if the device is alone there.
+    round: Option<usize>,
+    /// The members of the round, by their position in the scope, this one included.
+    local: Vec<usize>,
+    /// The members in other processes.
+    remote: Vec<Remote>,
+    /// Memory for what these give.
+    buffers: Vec<Vec<u8>>,
+}
+
+/// A member in another process.
+struct Remote {
+    position: usize,
+    process: usize,
+    /// Tags of messages to it and from it.
+    tags: [i32; 2],
+}
+
+/// One device's part of the exchange. A panic of its thread ends all.
+pub struct Link {
+    part: Part,
+    meeting: Arc<Meeting>,
+    /// In the order of [`Scope::ALL`].
+    seats: [Seat; 2],
+}
+
+/// Looks at the exchange of a process's devices from outside, and ends it.
+#[derive(Clone)]
+pub struct Ender(Arc<Meeting>);
+
+impl Ender {
+    /// As [`Collective::abort`].
+    pub fn abort(&self, error: &Error) {
+        self.0.abort(error);
+    }
+
+    /// Bytes that the process's devices together have received from others so far.
+    #[must_use]
+    pub fn copied(&self) -> u64 {
+        self.0.copied.load(Ordering::Relaxed)
+    }
+}
+
+impl Meeting {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // what is guarded is set in single assignments
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn abort(&self, error: &Error) {
+        self.end(error);
+        if let Some(hub) = &self.hub {
+            hub.abort(error);
+        }
+    }
+
+    /// Ends the rounds of this process.
+    fn end(&self, error: &Error) {
+        self.state().aborted.get_or_insert_with(|| error.clone());
+        self.moved.notify_all();
+    }
+
+    /// Waits until `ready`, or for the error that ends all.
+    fn wait<'m>(
+        &'m self,
+        state: MutexGuard<'m, State>,
+        ready: impl Fn(&State) -> bool,
+    ) -> Result<MutexGuard<'m, State>> {
+        let waits = |state: &mut State| state.aborted.is_none() && !ready(state);
+        let state = self.moved.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+        match &state.aborted {
+            // a device may leave as soon as a round is done
+            Some(error) if !ready(&state) => Err(error.clone()),
+            _ => Ok(state),
+        }
+    }
+
+    /// Gives each other member of a round its part of `offer`, and calls `receive` with the bytes that each member gives the one
+    /// at `own`, none from itself.
+    fn exchange(&self, round: usize, own: usize, offer: Offer, receive: &mut Receive) -> Result<()> {
+        let mut state = self.state();
+        let members = state.rounds[round].offers.len();
+        let number = state.rounds[round].number;
+        state.rounds[round].offers[own] = Some(offer);
+        self.moved.notify_all();
+        let state = self.wait(state, |state| state.rounds[round].offers.iter().all(Option::is_some))?;
+        let offers = state.rounds[round].offers.clone();
+        drop(state);
+        let mut given: Vec<&[u8]> =
+            offers.iter().map(|offer| offer.as_ref().map_or(&[][..], |offer| offer.to(own))).collect();
+        given[own] = &[];
+        receive(&given)?;
+        drop(given);
+        drop(offers);
+        let mut state = self.state();
+        let this = &mut state.rounds[round];
+        this.done += 1;
+        if this.done == members {
+            this.offers.iter_mut().for_each(|offer| *offer = None);
+            (this.done, this.number) = (0, number + 1);
+            self.moved.notify_all();
+        }
+        self.wait(state, |state| state.rounds[round].number > number).map(drop)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let device = format!("device {}", self.part.device);
+            self.meeting.abort(&Error::gpu(Fault::at(device, "its thread panicked")));
+        }
+    }
+}
+
+impl Link {
+    /// Makes the parts of the devices of one machine, all of them in this process, in their order.
+    #[must_use]
+    pub fn threads(devices: usize) -> Vec<Self> {
+        Self::on_machines(1, devices)
+    }
+
+    /// The same of several machines, which are threads of this process too: their devices exchange as those of machines do.
+    #[must_use]
+    pub fn on_machines(machines: usize, each: usize) -> Vec<Self> {
+        let devices = machines * each;
+        let parts = (0..devices).map(|device| Part { device, devices, machines });
+        Self::of(parts.collect(), &vec![0; devices], None)
+    }
+
+    /// Makes the parts of this process's devices. `processes` says in which process each device of the run is; those in other
+    /// processes are reached through `hub`.
+    pub(super) fn of(own: Vec<Part>, processes: &[usize], hub: Option<Hub>) -> Vec<Self> {
+        let is_local = |device: usize| own.iter().any(|part| part.device == device);
+        // of each scope in which several devices are here, the first of them has the round
+        let mut rounds: Vec<(Scope, usize, Round)> = Vec::new();
+        let mut seats = Vec::new();
+        for part in &own {
+            seats.push(Scope::ALL.map(|scope| {
+                let members = scope.members(*part);
+                let local: Vec<usize> = (0..members.len()).filter(|at| is_local(members[*at].device)).collect();
+                let round = (local.len() > 1).then(|| {
+                    let first = members[local[0]].device;
+                    let there = rounds.iter().position(|(other, of, _)| (*other, *of) == (scope, first));
+                    there.unwrap_or_else(|| {
+                        let offers = vec![None; local.len()];
+                        rounds.push((scope, first, Round { offers, ..Round::default() }));
+                        rounds.len() - 1
+                    })
+                });
+                let far = (0..members.len()).filter(|at| !is_local(members[*at].device));
+                let remote: Vec<Remote> = far
+                    .map(|position| {
+                        let (own, other) = (part.device, members[position].device);
+                        let tags = [tag(scope, own, other, processes), tag(scope, other, own, processes)];
+                        Remote { position, process: processes[other], tags }
+                    })
+                    .collect();
+                let buffers = vec![Vec::new(); remote.len()];
+                Seat { own: scope.seat(*part), members: members.len(), round, local, remote, buffers }
+            }));
+        }
+        let state = State { rounds: rounds.into_iter().map(|(.., round)| round).collect(), aborted: None };
+        let meeting = Arc::new(Meeting {
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+            stop: AtomicBool::new(false),
+            copied: AtomicU64::new(0),
+            hub,
+        });
+        if let Some(hub) = &meeting.hub {
+            let (ends, stops) = (Arc::downgrade(&meeting), Arc::downgrade(&meeting));
+            hub.on_end(
+                Box::new(move |error| ends.upgrade().into_iter().for_each(|meeting| meeting.end(error))),
+                Box::new(move || {
+                    stops.upgrade().into_iter().for_each(|meeting| meeting.stop.store(true, Ordering::SeqCst));
+                }),
+            );
+        }
+        own.into_iter().zip(seats).map(|(part, seats)| Self { part, meeting: Arc::clone(&meeting), seats }).collect()
+    }
+
+    /// Returns what ends the exchange from outside.
+    #[must_use]
+    pub fn ender(&self) -> Ender {
+        Ender(Arc::clone(&self.meeting))
+    }
+}
+
+/// The tag of messages from one device to another: messages between two processes of one tag arrive in order.
+fn tag(scope: Scope, from: usize, to: usize, processes: &[usize]) -> i32 {
+    let position = |device: usize| processes[..device].iter().filter(|process| **process == processes[device]).count();
+    let of_scope = usize::from(scope == Scope::Machines);
+    i32::try_from(
+        super::mpi::hub::FIRST_TAG + (position(from) * super::mpi::hub::MOST_DEVICES + position(to)) * 2 + of_scope,
+    )
+    .unwrap_or(i32::MAX)
+}
+
+impl Collective for Link {
+    fn part(&self) -> Part {
+        self.part
+    }
+
+    fn exchange(
+        &mut self,
+        scope: Scope,
+        sent: Shared,
+        to: &[Range<usize>],
+        coming: &[usize],
+        receive: &mut Receive,
+    ) -> Result<()> {
+        let Self { meeting, seats, .. } = self;
+        let Seat { own, members, round, local, remote, buffers } = &mut seats[scope as usize];
+        let own = *own;
+        // what others give is copied out of `given` alone
+        let mut check = |given: &[&[u8]]| {
+            let other = given.iter().zip(coming).position(|(bytes, length)| bytes.len() != *length);
+            if let Some(from) = other.filter(|from| *from != own) {
+                let fault = Fault::at("exchange", format!("member {from} gives another number of bytes"));
+                return Err(Error::gpu(fault.expected(coming[from]).found(given[from].len())));
+            }
+            receive(given)?;
+            let bytes: usize = given.iter().map(|bytes| bytes.len()).sum();
+            meeting.copied.fetch_add(bytes as u64, Ordering::Relaxed);
+            Ok(())
+        };
+        let pending = match &meeting.hub {
+            Some(hub) if !remote.is_empty() => {
+                let letter = |other: &Remote| Letter {
+                    process: other.process,
+                    tag: other.tags[0],
+                    bytes: Arc::clone(&sent),
+                    range: to[other.position].clone(),
+                };
+                let expected = |(other, buffer): (&Remote, Vec<u8>)| Expected {
+                    process: other.process,
+                    tag: other.tags[1],
+                    length: coming[other.position],
+                    buffer,
+                };
+                let expected = remote.iter().zip(buffers.drain(..)).map(expected).collect();
+                Some(hub.exchange(remote.iter().map(letter).collect(), expected))
+            }
+            _ => None,
+        };
+        let mut came = Vec::new();
+        let mut with_remote = |near: &[&[u8]]| {
+            if let Some(pending) = &pending {
+                came = pending.wait()?;
+            }
+            let mut given: Vec<&[u8]> = vec![&[]; *members];
+            near.iter().zip(local.iter()).for_each(|(bytes, position)| given[*position] = bytes);
+            came.iter().zip(remote.iter()).for_each(|(bytes, other)| given[other.position] = bytes);
+            check(&given)
+        };
+        match round {
+            Some(round) => {
+                let to = local.iter().map(|position| to[*position].clone()).collect();
+                let position = local.iter().position(|position| *position == own).unwrap_or(0);
+                meeting.exchange(*round, position, Offer { bytes: sent, to }, &mut with_remote)?;
+            }
+            None => {
+                drop(sent);
+                with_remote(&[])?;
+            }
+        }
+        *buffers = came;
+        Ok(())
+    }
+
+    fn ask_to_stop(&self) {
+        if !self.meeting.stop.swap(true, Ordering::SeqCst)
+            && let Some(hub) = &self.meeting.hub
+        {
+            hub.ask_to_stop();
+        }
+    }
+
+    fn is_asked_to_stop(&self) -> bool {
+        self.meeting.stop.load(Ordering::SeqCst)
+    }
+
+    fn abort(&self, error: &Error) {
+        self.meeting.abort(error);
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn every_device_gets_what_the_others_of_a_scope_give_it() {
+        for (machines, each) in [(1, 1), (1, 2), (1, 5), (2, 1), (2, 3), (3, 2)] {
+            let all = machines * each;
+            std::thread::scope(|scope| {
+                for mut link in Link::on_machines(machines, each) {
+                    scope.spawn(move || {
+                        for round in 0..100_usize {
+                            for scope in Scope::ALL {
+                                trade(&mut link, scope, round);
+                            }
+                            let me = link.part().device;
+                            // some fit into one message, some do not
+                            let own = |device: usize| {
+                                vec![device as u8; if device.is_multiple_of(2) { device } else { 50 + round }]
+                            };
+                            let shared = link.share(&own(me)).unwrap();
+                            assert_eq!(shared, (0..all).map(own).collect::<Vec<_>>());
+                        }
+                    });
+                }
+            });
+        }
+    }
+
+    /// Member m gets m + 1 bytes of each; nobody gets anything from member 1 in every third round.
+    fn trade(link: &mut Link, scope: Scope, round: usize) {
+        let (members, me) = (scope.members(link.part), scope.seat(link.part));
+        if (round + me).is_multiple_of(17) {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        let length = |from: usize, to: usize| {
+            if from == to || (from == 1 && round.is_multiple_of(3)) { 0 } else { to + 1 }
+        };
+        let value = |from: Part, to: Part| (round * 7 + from.device * 31 + to.device) as u8;
+        let mut sent = Vec::new();
+        let give = |(to, other): (usize, &Part)| {
+            let start = sent.len();
+            sent.resize(start + length(me, to), value(link.part, *other));
+            start..sent.len()
+        };
+        let to: Vec<Range<usize>> = members.iter().enumerate().map(give).collect();
+        let coming: Vec<usize> = (0..members.len()).map(|from| length(from, me)).collect();
+        let mut got = Vec::new();
+        let sent: Shared = Arc::new(sent);
+        let kept = Arc::downgrade(&sent);
+        link.exchange(scope, sent, &to, &coming, &mut |given| {
+            got = given.iter().map(|bytes| bytes.to_vec()).collect();
+            Ok(())
+        })
+        .unwrap();
+        assert!(kept.upgrade().is_none(), "someone still reads what was sent");
+        let want: Vec<Vec<u8>> =
+            members.iter().enumerate().map(|(from, other)| vec![value(*other, link.part); length(from, me)]).collect();
+        assert_eq!(got, want, "round {round}, {scope:?}");
+    }
+
+    #[test]
+    fn another_number_of_bytes_than_is_expected_is_an_error() {
+        std::thread::scope(|scope| {
+            for mut link in Link::threads(2) {
+                scope.spawn(move || {
+                    let me = link.part().device;
+                    let mut coming = vec![3; 2];
+                    coming[me] = 0;
+                    let to = vec![0..2 + me; 2];
+                    let result = link.exchange(Scope::Machine, Arc::new(vec![0_u8; 3]), &to, &coming, &mut |_| Ok(()));
+                    let error = result.and_then(|()| link.share(&[]).map(drop)).unwrap_err();
+                    link.abort(&error);
+                    assert!(error.to_string().contains("expected 3, got 2"), "{error}");
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn an_error_of_one_ends_all() {
+        let error = Error::lost("device 2 fell off the bus");
+        for (machines, each) in [(1, 3), (3, 1), (2, 2)] {
+            std::thread::scope(|scope| {
+                let mut links = Link::on_machines(machines, each);
+                let last = links.pop().unwrap();
+                let waiting: Vec<_> = links
+                    .into_iter()
+                    .map(|mut link| scope.spawn(move || (link.share(&[1]), link.share(&[2]))))
+                    .collect();
+                std::thread::sleep(Duration::from_millis(50));
+                assert!(!last.is_asked_to_stop());
+                last.ask_to_stop();
+                last.abort(&error);
+                last.abort(&Error::gpu("a later one"));
+                for thread in waiting {
+                    let (first, second) = thread.join().unwrap();
+                    assert_eq!((first.unwrap_err(), second.unwrap_err()), (error.clone(), error.clone()));
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Processes of a run, on one machine or on several, that an MPI launcher started.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`launcher`] | what the environment says of a launcher |
+//! | [`library`] | an MPI library, opened at run time, and its functions |
+//! | [`hub`] | the one thread that calls them |
+
+pub mod hub;
+pub mod launcher;
+pub mod library;
+
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use crate::error::{Error, Fault, Result};
+use crate::train::collective::{Link, Part};
+use hub::{Expected, Hub, Letter, MOST_DEVICES, Place};
+use launcher::{Launch, Launcher};
+use library::Library;
+
+/// Bytes of a broadcast that are on their way at once.
+const PIECE: usize = 64 << 20;
+/// The tag of what processes share.
+const SHARED: i32 = 2;
+/// Processes with the same value of this variable count as one machine. Without it those do that run under one kernel, or by MPI's
+/// word share memory.
+const MACHINE: &str = "WGPT_MACHINE";
+/// Linux's random id of a start of the kernel: MPICH with UCX says of no two processes that they share memory.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+/// How long the first process has to save its records when another one ends the run.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long the last words of an error are on their way.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Settings of [`World::join`].
+#[derive(Debug, Clone)]
+pub struct WorldOptions {
+    /// The library; without it the first one that the launcher can have meant.
+    pub library: Option<PathBuf>,
+    /// How long another process may give no sign of life.
+    pub patience: Duration,
+}
+
+/// One process among those of a run.
+pub struct World {
+    hub: Hub,
+    rank: usize,
+    /// For each process, its host.
+    hosts: Vec<String>,
+    /// For each process, its machine, in the order of their first processes.
+    machines: Vec<usize>,
+    library: String,
+    launcher: Launcher,
+}
+
+/// What a process tells the others of itself as soon as it can.
+struct Facts {
+    rank: usize,
+    size: usize,
+    machine: usize,
+    host: String,
+    library: String,
+}
+
+/// Where the devices of a run are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// For each device, its process. Those of a machine come one after the other.
+    pub processes: Vec<usize>,
+    /// Number of machines, each with as many devices; 1 where they have unequal numbers.
+    pub machines: usize,
+    /// Number of machines that there are.
+    pub hosts: usize,
+}
+
+impl Layout {
+    /// Lays out devices of processes: `machines` says on which machine each process is, `devices` how many it has.
+    #[must_use]
+    pub fn new(machines: &[usize], devices: &[usize]) -> Self {
+        let hosts = machines.iter().max().map_or(1, |last| last + 1);
+        let of = |machine: usize| (0..machines.len()).filter(move |process| machines[*process] == machine);
+        let on = |machine: usize| -> Vec<usize> {
+            of(machine).flat_map(|process| std::iter::repeat_n(process, devices[process])).collect()
+        };
+        let all: Vec<Vec<usize>> = (0..hosts).map(on).collect();
+        let is_even = all.iter().all(|one| one.len() == all[0].len());
+        Self { processes: all.concat(), machines: if is_even { hosts } else { 1 }, hosts }
+    }
+
+    /// Returns the devices of a process.
+    #[must_use]
+    pub fn parts(&self, process: usize) -> Vec<Part> {
+        let (devices, machines) = (self.processes.len(), self.machines);
+        let own = (0..devices).filter(|device| self.processes[*device] == process);
+        own.map(|device| Part { device, devices, machines }).collect()
+    }
+}
+
+impl World {
+    /// Joins the processes that the launcher started with this one; waits for all of them.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if no library can be opened, or not the launcher's; [`Error::Lost`] if MPI fails.
+    pub fn join(launch: Launch, options: WorldOptions) -> Result<Self> {
+        let host = host();
+        let (hub, serve) = Hub::new();
+        let (tell, told) = channel();
+        let start = move || {
+            let WorldOptions { library, patience } = options;
+            let begun = Library::open(library.as_deref(), launch, &host).and_then(|library| {
+                let all = library.start()?;
+                Ok((facts(&library, all, host, launch)?, library, all))
+            });
+            match begun {
+                Ok((facts, library, all)) => {
+                    let (rank, size) = (facts.rank, facts.size);
+                    let _ = tell.send(Ok(facts));
+                    serve(&library, all, Place { rank, size, patience });
+                }
+                Err(error) => drop(tell.send(Err(error))),
+            }
+        };
+        let thread = std::thread::Builder::new().name("mpi".into()).spawn(start);
+        thread.map_err(|error| Error::device(Fault::at("mpi", format!("no thread can be started: {error}"))))?;
+        let ended = || Error::device(Fault::at("mpi", "the thread that calls it has ended"));
+        let Facts { rank, size, machine, host, library } = told.recv().unwrap_or_else(|_| Err(ended()))?;
+        let mut world = Self {
+            hub,
+            rank,
+            hosts: vec![String::new(); size],
+            machines: vec![0; size],
+            library,
+            launcher: launch.launcher,
+        };
+        let boot = || std::fs::read_to_string(BOOT).map(|id| id.trim().to_owned());
+        let named = std::env::var(MACHINE).or_else(|_| boot()).unwrap_or_else(|_| format!("with rank {machine}"));
+        let all = world.share(format!("{host}\n{named}").as_bytes())?;
+        let mut names: Vec<String> = Vec::new();
+        for (process, text) in all.iter().enumerate() {
+            let text = String::from_utf8_lossy(text).into_owned();
+            let (host, machine) = text.split_once('\n').unwrap_or_default();
+            world.hosts[process] = host.to_owned();
+            let known = names.iter().position(|name| name == machine);
+            world.machines[process] = known.unwrap_or_else(|| {
+                names.push(machine.to_owned());
+                names.len() - 1
+            });
+        }
+        world.hub.name(world.hosts.clone());
+        Ok(world)
+    }
+
+    /// This process's rank.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// True for the process that writes the run's folder.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Number of processes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Returns a process's name for messages.
+    #[must_use]
+    pub fn name(&self, process: usize) -> String {
+        format!("rank {process} on {}", self.hosts[process])
+    }
+
+    /// Returns a line on the processes.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let machines = self.machines.iter().max().map_or(1, |last| last + 1);
+        let on = if machines == 1 { format!("on {}", self.hosts[0]) } else { format!("on {machines} machines") };
+        format!("{} processes {on}, {}", self.size(), self.library)
+    }
+
+    /// Returns for each process the number of its machine.
+    #[must_use]
+    pub fn machines(&self) -> &[usize] {
+        &self.machines
+    }
+
+    /// Returns this process's position among those of its machine, and their number.
+    #[must_use]
+    pub fn local(&self) -> (usize, usize) {
+        let here = |process: &usize| self.machines[*process] == self.machines[self.rank];
+        ((0..self.rank).filter(here).count(), (0..self.size()).filter(here).count())
+    }
+
+    /// Returns the library's name and version.
+    #[must_use]
+    pub fn library(&self) -> &str {
+        &self.library
+    }
+
+    /// Returns the bytes of each process, in order, this one's own included. All processes call this in the same order.
+    ///
+    /// # Errors
+    /// The error that ended the run.
+    pub fn share(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let lengths = self.give_all(&(own.len() as u64).to_le_bytes(), |_| 8)?;
+        let length = |process: usize| {
+            let bytes: [u8; 8] = lengths[process][..].try_into().unwrap_or_default();
+            u64::from_le_bytes(bytes) as usize
+        };
+        self.give_all(own, length)
+    }
+
+    fn give_all(&self, own: &[u8], length: impl Fn(usize) -> usize) -> Result<Vec<Vec<u8>>> {
+        let bytes: std::sync::Arc<Vec<u8>> = std::sync::Arc::new(own.to_vec());
+        let others: Vec<usize> = (0..self.size()).filter(|process| *process != self.rank).collect();
+        let letter = |process: &usize| Letter {
+            process: *process,
+            tag: SHARED,
+            bytes: std::sync::Arc::clone(&bytes) as super::Shared,
+            range: 0..own.len(),
+        };
+        let expected =
+            |process: &usize| Expected { process: *process, tag: SHARED, length: length(*process), buffer: Vec::new() };
+        let pending = self.hub.exchange(others.iter().map(letter).collect(), others.iter().map(expected).collect());
+        let mut all = vec![own.to_vec(); self.size()];
+        others.iter().zip(pending.wait()?).for_each(|(process, bytes)| all[*process] = bytes);
+        Ok(all)
+    }
+
+    /// Gives bytes of the first process to all others: these bring none. All processes call this in the same order.
+    ///
+    /// # Errors
+    /// The error that ended the run.
+    pub fn broadcast(&self, bytes: Option<&[u8]>) -> Result<Vec<u8>> {
+        let length = (bytes.map_or(0, <[u8]>::len) as u64).to_le_bytes();
+        let length = self.hub.broadcast(length.to_vec())?;
+        let length = u64::from_le_bytes(length[..].try_into().unwrap_or_default()) as usize;
+        let mut all = bytes.map_or_else(|| vec![0; length], <[u8]>::to_vec);
+        self.fill(&mut all)?;
+        Ok(all)
+    }
+
+    /// Overwrites memory with that of the first process, where it is as long.
+    ///
+    /// # Errors
+    /// The error that ended the run.
+    pub fn fill(&self, memory: &mut [u8]) -> Result<()> {
+        for piece in memory.chunks_mut(PIECE) {
+            let came = self.hub.broadcast(piece.to_vec())?;
+            piece.copy_from_slice(&came);
+        }
+        Ok(())
+    }
+
+    /// Makes the parts of this process's devices in the exchange of all.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there are more than a process may have.
+    pub fn links(&self, layout: &Layout) -> Result<Vec<Link>> {
+        let own = layout.parts(self.rank);
+        if own.len() > MOST_DEVICES {
+            let fault = Fault::at("mpi", format!("{} devices in one process", own.len()));
+            return Err(Error::device(fault.expected(format!("at most {MOST_DEVICES}"))));
+        }
+        Ok(Link::of(own, &layout.processes, Some(self.hub.clone())))
+    }
+
+    /// Ends the run of all processes with an error of this one: what they wait for returns it.
+    pub fn abort(&self, error: &Error) {
+        self.hub.abort(error);
+    }
+
+    /// Returns who started the processes.
+    #[must_use]
+    pub fn launcher(&self) -> Launcher {
+        self.launcher
+    }
+
+    /// True once an error has ended the run.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.hub.end().is_some()
+    }
+
+    /// Returns the error that ended the run early, if it came up in another process.
+    #[must_use]
+    pub fn far_error(&self) -> Option<Error> {
+        self.hub.end().filter(|end| end.is_far).map(|end| end.error)
+    }
+
+    /// Ends MPI. All processes call this at the end of a run that has gone well, or was stopped and saved.
+    ///
+    /// # Errors
+    /// The error that ended the run meanwhile.
+    pub fn finish(&self) -> Result<()> {
+        self.hub.finish()
+    }
+
+    /// Ends all processes with the exit code of an error, which was said here or in another process. The first process does it;
+    /// others give it some seconds to save its records.
+    pub fn die(&self, error: &Error) -> ! {
+        self.hub.abort(error);
+        let after = if self.is_first() { LAST_WORDS } else { GRACE };
+        self.hub.die(error.exit_code(), after);
+        // the launcher ends this process
+        std::thread::sleep(after + GRACE);
+        std::process::exit(error.exit_code().into())
+    }
+}
+
+/// Learns what others need to know of this process.
+fn facts(library: &Library, all: library::Communicator, host: String, launch: Launch) -> Result<Facts> {
+    let (rank, size) = library.place(all)?;
+    if size != launch.size {
+        let what = format!("{} sees {size} processes, the launcher started {}", library.version(), launch.size);
+        let fault = Fault::at("mpi", what).expected("the launcher's own library");
+        return Err(Error::device(fault.advice("name it: --mpi PATH")));
+    }
+    let machine = library.machine(all)?;
+    let (local, _) = library.place(machine)?;
+    // its machine is known by the first process on it
+    let mut first = (rank as u64).to_le_bytes();
+    if local > 0 {
+        first = [0; 8];
+    }
+    // SAFETY: `first` stays where it is, and nobody uses it until the request is done
+    let mut request = unsafe { library.broadcast(&mut first, 0, machine) }?;
+    while !library.is_done(&mut request)? {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    Ok(Facts { rank, size, machine: u64::from_le_bytes(first) as usize, host, library: library.version().to_owned() })
+}
+
+/// The name of this machine.
+fn host() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").unwrap_or_default();
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_a_machine_are_neighbours() {
+        let layout = Layout::new(&[0, 0], &[2, 2]);
+        assert_eq!(layout, Layout { processes: vec![0, 0, 1, 1], machines: 1, hosts: 1 });
+        // processes were dealt in turn
+        let layout = Layout::new(&[0, 1, 0, 1], &[1, 1, 1, 1]);
+        assert_eq!(layout, Layout { processes: vec![0, 2, 1, 3], machines: 2, hosts: 2 });
+        assert_eq!(layout.parts(2), [Part { device: 1, devices: 4, machines: 2 }]);
+        assert_eq!(Layout::new(&[0, 1], &[4, 4]).machines, 2);
+    }
+
+    #[test]
+    fn machines_with_unequal_numbers_are_as_one() {
+        let layout = Layout::new(&[0, 1, 1], &[1, 1, 1]);
+        assert_eq!(layout, Layout { processes: vec![0, 1, 2], machines: 1, hosts: 2 });
+    }
+}

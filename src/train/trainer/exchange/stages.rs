@@ -1,0 +1,201 @@
+//! Which sums of gradients devices exchange, and with whom: on a machine first, whose devices then hold the sums of all its ranks,
+//! each of a shard; then between machines, each device with those that hold the same shard elsewhere. So a network carries each
+//! machine's sum once, and not once for each of its devices.
+
+use std::ops::Range;
+
+use crate::model::flat::{self, Bucket, Part};
+use crate::train::collective::Scope;
+use crate::train::ranks;
+use crate::train::trainer::TrainerOptions;
+
+/// One exchange of a bucket of gradients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// The devices that exchange.
+    pub scope: Scope,
+    /// The device.
+    pub part: Part,
+    /// The nodes of the tree that they hold, those of the first member first.
+    pub nodes: Vec<Range<usize>>,
+    /// For each member, how many of them it holds.
+    held: Vec<usize>,
+    /// Positions of the device's own nodes.
+    pub own: Range<usize>,
+    /// What is added to what afterwards, by position.
+    pub additions: Vec<[usize; 2]>,
+    /// Positions of the sums that this makes.
+    pub results: Vec<usize>,
+}
+
+impl Stage {
+    /// Returns the elements of a bucket whose sums the device holds before.
+    #[must_use]
+    pub fn held(&self, bucket: &Bucket) -> Range<usize> {
+        match self.scope {
+            Scope::Machine => bucket.elements.clone(),
+            Scope::Machines => bucket.shard(self.part),
+        }
+    }
+
+    /// Returns the elements of a bucket that a member sums up.
+    #[must_use]
+    pub fn summed(&self, bucket: &Bucket, member: Part) -> Range<usize> {
+        match self.scope {
+            Scope::Machine => bucket.shard(member),
+            Scope::Machines => bucket.owned(member),
+        }
+    }
+
+    /// Positions of a member's nodes.
+    pub(super) fn of(&self, seat: usize) -> Range<usize> {
+        let first = self.held[..seat].iter().sum();
+        first..first + self.held[seat]
+    }
+
+    /// Sets of memory for what is received. Sums that leave again in the next stage stay while the next bucket comes; one of
+    /// them is in the device's own gradients.
+    pub(super) fn sets(&self) -> usize {
+        if self.results.len() > 1 { 2 } else { 1 }
+    }
+
+    /// Elements of the largest bucket that are held before, and that are summed up.
+    fn most(&self, buckets: &[Bucket]) -> [usize; 2] {
+        let most = |of: &dyn Fn(&Bucket) -> usize| buckets.iter().map(of).max().unwrap_or(0);
+        [most(&|bucket| self.held(bucket).len()), most(&|bucket| self.summed(bucket, self.part).len())]
+    }
+
+    /// Elements of each sum that is received.
+    pub(super) fn received(&self, buckets: &[Bucket]) -> usize {
+        self.most(buckets)[1]
+    }
+
+    /// Elements of each sum that leaves.
+    pub(super) fn leaving(&self, buckets: &[Bucket]) -> usize {
+        self.most(buckets)[0]
+    }
+
+    /// Elements of 32 bits that are allocated for what is received, with a wire of 16 bits also for what is on its way.
+    fn elements(&self, buckets: &[Bucket], packs: bool) -> usize {
+        let (own, others) = (self.own.len(), self.nodes.len() - self.own.len());
+        let [leaving, received] = self.most(buckets);
+        let packed = if packs { (own * leaving + others * received) / 2 } else { 0 };
+        self.sets() * others * received + packed
+    }
+}
+
+/// Returns the stages of a device's exchange: none, one or both.
+#[must_use]
+pub fn stages(options: &TrainerOptions) -> Vec<Stage> {
+    let (part, ranks) = (options.part, options.ranks.max(1));
+    let each = ranks / part.machines;
+    // the nodes of a machine's ranks
+    let of_machine = |machine: usize| ranks::turns(machine * each..(machine + 1) * each, ranks).1;
+    let mut stages = Vec::new();
+    // where the device's first sum is among those that the next stage begins with
+    let mut first = 0;
+    for scope in Scope::ALL {
+        let members = scope.members(part);
+        if members.len() == 1 {
+            continue;
+        }
+        let of = |member: &Part| match scope {
+            Scope::Machine => options.nodes(member.device),
+            Scope::Machines => of_machine(member.machine()),
+        };
+        let each: Vec<Vec<Range<usize>>> = members.iter().map(of).collect();
+        let held: Vec<usize> = each.iter().map(Vec::len).collect();
+        let nodes = each.concat();
+        let seat = scope.seat(part);
+        let start: usize = held[..seat].iter().sum();
+        let own = start..start + held[seat];
+        let targets = match scope {
+            Scope::Machine => of_machine(part.machine()),
+            Scope::Machines => std::iter::once(0..ranks).collect(),
+        };
+        let (additions, results) = ranks::additions(&nodes, &targets, own.start + first);
+        first = results.iter().position(|result| *result == own.start + first).unwrap_or(0);
+        stages.push(Stage { scope, part, nodes, held, own, additions, results });
+    }
+    stages
+}
+
+/// Elements of 32 bits that a device allocates for what it receives.
+pub(crate) fn elements(options: &TrainerOptions) -> usize {
+    let buckets = flat::buckets(&options.config);
+    stages(options).iter().map(|stage| stage.elements(&buckets, options.wire.is_some())).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Config;
+    use crate::train::Sizes;
+
+    fn options(ranks: usize, part: Part) -> TrainerOptions {
+        let sizes = Sizes { batch: 1, context: 16, accumulation: ranks };
+        TrainerOptions { ranks, part, ..TrainerOptions::new(Config::new(16, 61, 2, 2, 64).expect("a model"), sizes) }
+    }
+
+    /// Every device's stages, run over text, leave the tree's sum in its own first sum.
+    #[test]
+    fn stages_make_the_sum_of_the_whole_tree() {
+        fn text(node: &Range<usize>) -> String {
+            if node.len() == 1 {
+                return node.start.to_string();
+            }
+            let half = node.len().next_power_of_two() / 2;
+            format!("({}+{})", text(&(node.start..node.start + half)), text(&(node.start + half..node.end)))
+        }
+        for (ranks, machines, each) in [
+            (4, 1, 4),
+            (4, 2, 2),
+            (4, 4, 1),
+            (6, 2, 3),
+            (6, 3, 2),
+            (6, 2, 1),
+            (12, 2, 3),
+            (24, 4, 3),
+            (8, 1, 1),
+            (10, 5, 2),
+        ] {
+            for device in 0..machines * each {
+                let options = options(ranks, Part { device, devices: machines * each, machines });
+                let mut own: Vec<Range<usize>> = options.nodes(device);
+                let mut of_first: Vec<bool> = (0..own.len()).map(|at| at == 0).collect();
+                for stage in stages(&options) {
+                    assert_eq!(stage.nodes[stage.own.clone()], own, "{ranks} ranks on {machines} x {each}");
+                    let mut sums = stage.nodes.clone();
+                    let mut is_first = vec![false; sums.len()];
+                    is_first[stage.own.clone()].copy_from_slice(&of_first);
+                    for [to, from] in &stage.additions {
+                        let [a, b] = [sums[*to].clone(), sums[*from].clone()];
+                        let (left, right) = if a.start < b.start { (a, b) } else { (b, a) };
+                        assert_eq!(left.end, right.start);
+                        let node = left.start..right.end;
+                        let half = node.start + node.len().next_power_of_two() / 2;
+                        assert_eq!(half, right.start, "{} is no node", text(&node));
+                        sums[*to] = node;
+                    }
+                    own = stage.results.iter().map(|result| sums[*result].clone()).collect();
+                    of_first = stage.results.iter().map(|result| is_first[*result]).collect();
+                }
+                let [whole] = &own[..] else { panic!("{own:?}") };
+                assert_eq!(*whole, 0..ranks);
+                assert!(of_first.first().is_none_or(|first| *first), "the sum is elsewhere");
+            }
+        }
+    }
+
+    #[test]
+    fn a_machine_sends_its_sum_once() {
+        let stages = stages(&options(8, Part { device: 5, devices: 8, machines: 2 }));
+        let [within, between] = &stages[..] else { panic!("{stages:?}") };
+        assert_eq!((within.scope, within.nodes.len(), within.own.clone()), (Scope::Machine, 4, 1..2));
+        assert_eq!(
+            (between.scope, &between.nodes[..], between.own.clone()),
+            (Scope::Machines, &[0..4, 4..8][..], 1..2)
+        );
+        assert_eq!(within.sets(), 1);
+    }
+}
