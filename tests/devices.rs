@@ -57,16 +57,25 @@ struct Step {
     recompute: Recompute,
     /// The model's vocabulary and channels.
     shape: [usize; 2],
+    layers: usize,
 }
 
 impl Step {
     const fn f32(ranks: usize) -> Self {
-        Self { elem: Elem::F32, ranks, per_rank: 1, wire: None, recompute: Recompute::None, shape: [VOCAB, 64] }
+        Self {
+            elem: Elem::F32,
+            ranks,
+            per_rank: 1,
+            wire: None,
+            recompute: Recompute::None,
+            shape: [VOCAB, 64],
+            layers: 2,
+        }
     }
 
     fn config(self) -> Config {
         let [vocab, channels] = self.shape;
-        Config::new(CONTEXT, vocab, 2, 2, channels).expect("config")
+        Config::new(CONTEXT, vocab, self.layers, 2, channels).expect("config")
     }
 
     fn options(self, part: Part) -> TrainerOptions {
@@ -160,18 +169,23 @@ fn any_number_of_devices_has_one_devices_bits() {
     if !has_f16 {
         eprintln!("not run: f16: the adapter has none");
     }
-    let one = |devices: &[usize]| devices.iter().map(|devices| Many::from(*devices)).collect::<Vec<_>>();
-    for (ranks, per_rank, numbers) in [
-        (4, 1, [one(&[2, 4]), vec![Many(2, 2), Many(4, 1)]].concat()),
-        (6, 1, [one(&[2, 3, 6]), vec![Many(2, 3), Many(3, 2), Many(2, 1)]].concat()),
-        (4, 3, one(&[2])),
-        (12, 1, vec![Many(2, 3)]),
+    let one = |ranks: usize| Step::f32(ranks);
+    let three_layers = Step { layers: 3, ..one(12) };
+    for (step, numbers, in_f16) in [
+        (one(4), &[Many(1, 2), Many(2, 2)][..], true),
+        (one(6), &[Many(1, 3)], true),
+        (one(4), &[Many(1, 4), Many(4, 1)], false),
+        // blocks of ranks that make up no whole tree: sums that come in one stage leave in the next
+        (one(6), &[Many(1, 6), Many(2, 3), Many(2, 1)], false),
+        (one(12), &[Many(2, 2)], false),
+        (three_layers, &[Many(2, 2)], false),
+        (Step { per_rank: 3, ..one(4) }, &[Many(1, 2)], false),
     ] {
-        for &elem in elems {
-            let step = Step { elem, per_rank, ..Step::f32(ranks) };
+        for &elem in &elems[..if in_f16 { elems.len() } else { 1 }] {
+            let step = Step { elem, ..step };
             let one = train(step, 1, 1..4, None);
             assert!(one.state.control.updates > 0, "no step was applied");
-            for &many in &numbers {
+            for &many in numbers {
                 let several = train(step, many, 1..4, None);
                 let what = format!("{step:?} on {many:?}");
                 assert_eq!(several.reports, one.reports, "{what}");

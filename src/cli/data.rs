@@ -159,12 +159,9 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let waiting = Arc::clone(&waits);
     let stop = signals::listen(move || {
         if waiting.load(Ordering::SeqCst) {
-            return signals::Answer {
-                text: "ended while waiting for another process, with nothing to save",
-                ends: true,
-            };
+            return signals::Answer::Ends("ended while waiting for another process, with nothing to save");
         }
-        signals::Answer::stops("stopping after this part of the data, then saving")
+        signals::Answer::Stops("stopping after this part of the data, then saving")
     })?;
     let begin = Instant::now();
     let mut meter = Meter::new();

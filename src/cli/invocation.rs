@@ -5,7 +5,7 @@ use std::path::Path;
 
 use wgpt::files::shell;
 
-use super::train::ranks;
+use super::ranks;
 
 /// Returns a command of this program with these arguments.
 pub fn command(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> String {

@@ -14,6 +14,7 @@ mod plan;
 mod precision;
 mod predicted;
 mod profile;
+mod ranks;
 mod report;
 mod shader;
 mod shape;
@@ -82,6 +83,13 @@ pub fn main() -> ExitCode {
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
+        Err(shown) if shown.use_stderr() && ranks::launched_size() > 1 => {
+            let (text, code) = (shown.to_string(), shown.exit_code());
+            ranks::refuse(text, || {
+                show(shown);
+            });
+            return ExitCode::from(u8::try_from(code).unwrap_or(1));
+        }
         Err(shown) => return show(shown),
     };
     match run(cli) {
@@ -139,17 +147,11 @@ fn widen_for(precision: Precision) {
 
 fn dispatch(command: Command) -> wgpt::error::Result<()> {
     match command {
-        Command::Train(args) => {
-            let mut asked = args.ask()?;
-            widen_for(asked.precision());
-            if args.print_config {
-                dry_run::print_config(&mut asked)
-            } else if args.dry_run {
-                dry_run::run(&mut asked)
-            } else {
-                train::run(&args, asked)
-            }
-        }
+        // one process of several says what all would
+        Command::Train(args) if (args.print_config || args.dry_run) && ranks::is_other() => Ok(()),
+        Command::Train(args) if args.print_config => dry_run::print_config(&mut args.ask()?),
+        Command::Train(args) if args.dry_run => dry_run::run(&mut args.ask()?),
+        Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Eval(args) => eval::run(&args),

@@ -56,10 +56,11 @@ impl Scaling<'_> {
             table.row_of(row);
         }
         let steps = match self.tokens {
-            Some(tokens) => format!("steps of {tokens} tokens"),
+            Some(tokens) => format!("steps of {tokens} tokens, which smaller batches keep on more devices"),
             None => "one micro-step of each rank a step".to_owned(),
         };
         say_lines!("\nefficiency in %, {steps}, {}; predicted, not measured\n{table}", self.link.bus.name);
+        self.say_of_one();
         networks.iter().for_each(|network| self.mend(&numbers, network));
     }
 
@@ -79,34 +80,41 @@ impl Scaling<'_> {
         Together::predict(&subject, &link, batch, ms, self.tokens).ok().map(|step| (batch, step))
     }
 
-    /// Says from how many machines on a network falls below the aim, and what would mend it on all of them.
+    /// Says from how many machines on the efficiency falls below the aim over a network, and what would mend it on all of them.
     fn mend(&self, numbers: &[usize], network: &Network) {
         let efficiency =
             |nodes: usize, network: &Network, wire| self.step(nodes, network, wire).map(|(_, step)| step.efficiency());
         let is_below = |nodes: &&usize| efficiency(**nodes, network, None).is_some_and(|found| found < AIM);
-        let reached = numbers.iter().rfind(|nodes| self.step(**nodes, network, None).is_some());
-        let (Some(first), Some(&last)) = (numbers.iter().find(is_below), reached) else { return };
-        let mut mends = Vec::new();
+        // on one machine there is no network
+        let several = numbers.iter().filter(|nodes| **nodes > 1);
+        let reached = several.clone().rfind(|nodes| self.step(**nodes, network, None).is_some());
+        let (Some(first), Some(&last)) = (several.clone().find(is_below), reached) else { return };
+        let (aim, mut larger, mut mends) = (100.0 * AIM, Vec::new(), Vec::new());
         for (name, wire) in WIRES {
             let Some((batch, step)) = self.step(last, network, wire) else { continue };
             if wire.is_some() {
-                mends.push(format!("--wire {name}: {:.0} %", 100.0 * step.efficiency()));
+                mends.push(format!("--wire {name} gives {:.0} %", 100.0 * step.efficiency()));
             }
             if step.efficiency() < AIM {
                 let tokens = (batch * self.subject.context * last * self.each()) as f64;
                 let micro_ms = step.kernels_ms * tokens / step.tokens;
-                let million = step.tokens_for(AIM, tokens, micro_ms) / 1e6;
-                mends.push(format!("steps of {million:.1} M tokens in {name}"));
+                larger.push(format!("{:.1} M tokens in {name}", step.tokens_for(AIM, tokens, micro_ms) / 1e6));
             }
+        }
+        if !larger.is_empty() {
+            mends.push(format!("steps of {} reach {aim:.0} %", larger.join(" or ")));
         }
         let is_enough = |other: &&Network| efficiency(last, other, None).is_some_and(|found| found >= AIM);
         let faster = NETWORKS.iter().filter(|other| other.gb > network.gb).find(is_enough);
-        mends.extend(faster.map(|other| format!("{} instead", other.name)));
-        say!(
-            "{:<8} below {:.0} % from {first} nodes in f32; on {last}: {}",
-            network.name,
-            100.0 * AIM,
-            mends.join(", ")
-        );
+        mends.extend(faster.map(|other| format!("{} reaches it too", other.name)));
+        say!("{}: below {aim:.0} % from {first} machines on; on {last}, {}", network.name, mends.join(", "));
+    }
+
+    /// Says that one machine, which needs no network, is below the aim already.
+    fn say_of_one(&self) {
+        let one = self.step(1, &NETWORKS[0], None).map(|(_, step)| step.efficiency());
+        if let Some(one) = one.filter(|one| *one < AIM) {
+            say!("1 machine: {:.0} % in f32, by {} to the host, not by the network", 100.0 * one, self.link.bus.name);
+        }
     }
 }

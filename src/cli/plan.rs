@@ -68,8 +68,8 @@ pub struct Args {
     /// Element type of gradients on their way between devices
     #[arg(long, value_enum, default_value_t = Wire::F32, requires = "devices")]
     wire: Wire,
-    /// How devices reach the host's memory, pcie4 or pcie5, and machines each other, 10G to 400G, or both as pcie5,100G; a network
-    /// without --nodes has one device a machine [default: pcie4,100G]
+    /// Bus and network: pcie4 or pcie5, and 10G, 25G, 100G, 200G or 400G (Gb/s), as pcie5,100G. With a network and no --nodes each
+    /// device is on a machine of its own [default: pcie4,100G]
     #[arg(long, value_name = "LINK", requires = "devices", value_parser = parse_link)]
     link: Option<Links>,
     #[command(flatten)]
@@ -92,7 +92,7 @@ pub struct Args {
     /// Tokens of a step
     #[arg(long, value_parser = parse_positive)]
     tokens_per_step: Option<f64>,
-    /// Price of the machine, for what hours cost
+    /// Dollars an hour of all machines together, for what hours cost
     #[arg(long, value_name = "DOLLARS", value_parser = parse_positive)]
     price_per_hour: Option<f64>,
 }
@@ -120,7 +120,7 @@ impl Args {
         let ranks = self.emulate_ranks.unwrap_or(devices);
         if !ranks.is_multiple_of(devices) {
             let fault = Fault::at("--emulate-ranks", format!("{ranks} ranks on {devices} devices"));
-            let fault = fault.expected("as many on each device");
+            let fault = fault.expected(format!("a multiple of {devices}"));
             return Err(Error::usage(fault.advice(format!("try {}", ranks.next_multiple_of(devices)))));
         }
         let (elem, recompute, wire) = (self.elem(None), self.recompute, self.wire.format());
@@ -295,8 +295,12 @@ fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
     let Subject { devices, ranks, .. } = *subject;
     let all = Traffic::of(&subject.options(1)).all();
     say!(
-        "devices  {devices}{} of {} each; a step moves {} MiB out of a device and {} MiB in, gradients in {}, weights in f32",
-        if subject.machines > 1 { format!(" on {} machines", subject.machines) } else { String::new() },
+        "devices  {devices}{}, {} each; a step moves {} MiB out of a device and {} MiB in, gradients in {}, weights in f32",
+        if subject.machines > 1 {
+            format!(", {} on each of {} machines", devices / subject.machines, subject.machines)
+        } else {
+            String::new()
+        },
         if ranks == devices { "one rank".into() } else { format!("{} ranks", ranks / devices) },
         mib(all.out),
         mib(all.into),

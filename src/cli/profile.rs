@@ -19,11 +19,14 @@ use wgpt::measure::table::number;
 use wgpt::measure::tune;
 use wgpt::measure::{self, Count, Profile, Roofs, Steps, trace};
 use wgpt::model::{Config, Recompute, init};
+use wgpt::run::orders::Crew;
+use wgpt::train::collective::mpi::World;
 use wgpt::train::settings::Wire;
 use wgpt::train::{Sizes, Trainer, TrainerOptions};
 
 use super::precision::{self, Precision};
 use super::predicted;
+use super::ranks;
 use super::shape::Shape;
 use super::stdout;
 use super::terminal::{say, say_lines};
@@ -37,7 +40,8 @@ const MOST_MICRO_STEPS: usize = 1024;
   wgpt profile --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 --context 128 --trace trace.json
   wgpt profile --count --model d12 --batch 64 --context 1024
   wgpt profile --statistics --model d12 --batch 16
-  wgpt profile --devices all --model d12 --batch 64 --wire bf16")]
+  wgpt profile --devices all --model d12 --batch 64 --wire bf16
+  mpirun --map-by ppr:1:node wgpt profile --devices all --model d12 --batch 64")]
 pub struct Args {
     #[command(flatten)]
     shape: Shape,
@@ -106,22 +110,29 @@ pub struct Args {
     /// Adapter by index or part of its name
     #[arg(long)]
     device: Option<String>,
-    /// Devices that share each step, one rank each, as `wgpt train` has them: adds the exchange
+    /// Devices that share each step, one rank each, as `wgpt train` has them: adds the exchange. Processes that an MPI launcher
+    /// starts share it too
     #[arg(long, value_name = "all|LIST", conflicts_with_all = ["device", "count", "statistics", "roofs"])]
     devices: Option<String>,
     /// Allow a GPU twice in --devices
-    #[arg(long, requires = "devices")]
+    #[arg(long)]
     share_device: bool,
     /// Element type of gradients on their way between devices
-    #[arg(long, value_enum, default_value_t = Wire::F32, requires = "devices")]
+    #[arg(long, value_enum, default_value_t = Wire::F32)]
     wire: Wire,
+    #[command(flatten)]
+    processes: ranks::Args,
 }
 
 impl Args {
-    /// The adapters to open, each by its number, or the one that is asked for.
-    fn devices(&self) -> Result<Vec<Option<String>>> {
-        let Some(asked) = &self.devices else { return Ok(vec![self.device.clone()]) };
-        let chosen = devices::choose(asked, self.share_device)?;
+    /// The adapters to open, each by its number, or the one that is asked for. Of several processes each takes one of its own if
+    /// none is asked for.
+    fn devices(&self, world: Option<&World>) -> Result<Vec<Option<String>>> {
+        let chosen = match (&self.devices, world) {
+            (Some(asked), _) => devices::choose(asked, self.share_device)?,
+            (None, Some(world)) if self.device.is_none() => vec![ranks::own_device(world.local(), self.share_device)?],
+            _ => return Ok(vec![self.device.clone()]),
+        };
         Ok(chosen.into_iter().map(|number| Some(number.to_string())).collect())
     }
 
@@ -164,11 +175,22 @@ pub fn run(args: &Args) -> Result<()> {
     if args.count {
         return count(args);
     }
+    if args.statistics || args.roofs {
+        return profile(args, None);
+    }
+    match ranks::join(&args.processes)? {
+        None => profile(args, None),
+        Some(world) => ranks::part(world, profile(args, Some(world))),
+    }
+}
+
+fn profile(args: &Args, world: Option<&World>) -> Result<()> {
     if !args.seconds.is_finite() || args.seconds < 0.0 {
         return Err(Error::usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
     }
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
-    let names = args.devices()?;
+    let names = args.devices(world)?;
+    let layout = world.map(|world| ranks::lay_out(world, &names, args.share_device)).transpose()?;
     let elem = precision::resolve(args.precision, names[0].as_deref())?;
     let matrices = elem == Elem::F16;
     if args.experimental && args.precision == precision::Precision::F32 {
@@ -193,18 +215,21 @@ pub fn run(args: &Args) -> Result<()> {
         return rates(args, &gpus[0], card);
     }
     let found = tune::load_all(&mut gpus);
+    let crew = world.zip(layout.as_ref()).map(|(world, layout)| Crew::new(world, layout));
+    crew.map_or(Ok(()), |crew| crew.restrict(&mut gpus))?;
     let (gpus, gpu) = (&gpus[..], &gpus[0]);
     let context = args.context.unwrap_or(if gpu.caps.software { 64 } else { 1024 });
-    let (config, sizes) = args.sizes(context, gpus.len())?;
-    let (ranks, devices) = (gpus.len(), gpus.len());
+    let (devices, machines) =
+        layout.as_ref().map_or((gpus.len(), 1), |layout| (layout.processes.len(), layout.machines));
+    let (config, sizes) = args.sizes(context, devices)?;
     let subject = Subject {
         config,
         context,
         elem,
         recompute: args.recompute,
-        ranks,
+        ranks: devices,
         devices,
-        machines: 1,
+        machines,
         wire: args.wire.format(),
     };
     // before anything is made: sizes that no memory holds end here
@@ -218,7 +243,8 @@ pub fn run(args: &Args) -> Result<()> {
         return statistics(args, &Trainer::new(gpu, options)?, card);
     }
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
-    let measured = measure::steps::on_devices(gpus, options, |trainer| {
+    let links = crew.map(|crew| crew.links()).transpose()?;
+    let measured = measure::steps::on_devices(gpus, links, options, |trainer| {
         let mut loader = match &sources {
             None => measure::random_batches(&config, &sizes, 8)?,
             Some(sources) => {
@@ -237,11 +263,21 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(Measured { steps, facts, kernels: trainer.kernel_summary(), profile })
     })?;
     let [first, others @ ..] = &measured[..] else { return Ok(()) };
+    if !ranks::is_first(world) {
+        return Ok(());
+    }
     let Measured { steps, facts, kernels, profile } = first;
     for (number, gpu) in gpus.iter().enumerate() {
         say_device(gpu, (devices > 1).then_some(number));
     }
-    let several = if devices > 1 { format!(" on {devices} devices") } else { String::new() };
+    if let Some(world) = world {
+        say!("mpi     {}", world.summary());
+    }
+    let several = match (devices, machines) {
+        (1, _) => String::new(),
+        (_, 1) => format!(" on {devices} devices"),
+        _ => format!(" on {devices} devices of {machines} machines"),
+    };
     say!(
         "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}{several}; {}",
         config.layers,
@@ -290,6 +326,7 @@ pub fn run(args: &Args) -> Result<()> {
         step["context"] = context.into();
         step["accumulation"] = args.accumulation.into();
         step["devices"] = devices.into();
+        step["machines"] = machines.into();
         step["wire"] = args.wire.to_string().into();
         step["tuned"] = tuned.into();
         step["kernels"] = kernels.clone().into();

@@ -39,28 +39,31 @@ const AT_ONCE: i32 = 130;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A command's reaction to a signal.
-pub struct Answer {
-    /// In words that follow the signal's name.
-    pub text: &'static str,
-    /// True if the process may end at once.
-    pub ends: bool,
+#[derive(Debug, Clone, Copy)]
+pub enum Answer {
+    /// It stops when it next can, and saves; in words that follow the signal's name, none to say nothing.
+    Stops(&'static str),
+    /// The process ends at once.
+    Ends(&'static str),
+    /// It goes on: the signal is of no concern.
+    None,
 }
 
 impl Answer {
-    /// The command stops when it next can, and saves.
-    pub fn stops(text: &'static str) -> Self {
-        Self { text, ends: false }
-    }
-
-    /// Nothing is said.
-    pub fn silent() -> Self {
-        Self { text: "", ends: false }
-    }
-
     /// Returns the reaction of a run in its current phase.
     pub fn of(phase: &CurrentPhase) -> Self {
         let phase = phase.get();
-        Self { text: phase.answer(), ends: phase.has_nothing_to_save() }
+        if phase.has_nothing_to_save() { Self::Ends(phase.answer()) } else { Self::Stops(phase.answer()) }
+    }
+
+    /// The same without a word.
+    #[must_use]
+    pub fn silent(self) -> Self {
+        match self {
+            Self::Stops(_) => Self::Stops(""),
+            Self::Ends(_) => Self::Ends(""),
+            Self::None => Self::None,
+        }
     }
 }
 
@@ -86,26 +89,29 @@ pub fn listen(answer: impl Fn() -> Answer + Send + 'static) -> Result<impl Fn() 
     let heard: Vec<i32> = SIGNALS.iter().map(|(signal, _)| *signal).filter(|signal| !is_ignored(*signal)).collect();
     deliver(heard, move |signal| {
         let Some(name) = name_of(signal) else { return };
-        match name_of(noted.load(Ordering::SeqCst) as i32) {
-            None => {
-                let Answer { text, ends } = answer();
-                if ends {
-                    // before the command can see the signal and end with words of its own
-                    end(&format!("{name}: {text}"), STOPPED);
-                }
+        let first = name_of(noted.load(Ordering::SeqCst) as i32);
+        match (first, answer()) {
+            (_, Answer::None) => {}
+            // before the command can see the signal and end with words of its own
+            (None, Answer::Ends(text)) => end(&said(name, text), STOPPED),
+            (None, Answer::Stops(text)) => {
                 noted.store(signal as usize, Ordering::SeqCst);
-                if text.is_empty() {
-                    return;
+                if !text.is_empty() {
+                    say(format!("{}; a second signal ends the run without saving", said(name, text)));
                 }
-                say(format!("{name}: {text}; a second signal ends the run without saving"));
             }
-            Some(_) if signal == SIGXCPU => {}
-            Some(first) if first == name => end(&format!("{name} again: ended without saving"), AT_ONCE),
-            Some(first) => end(&format!("{name} after {first}: ended without saving"), AT_ONCE),
+            (Some(_), _) if signal == SIGXCPU => {}
+            (Some(first), _) if first == name => end(&format!("{name} again: ended without saving"), AT_ONCE),
+            (Some(first), _) => end(&format!("{name} after {first}: ended without saving"), AT_ONCE),
         }
     })
     .map_err(|e| Error::output(format!("signals: cannot be listened for ({e})")))?;
     Ok(move || name_of(which.load(Ordering::SeqCst) as i32))
+}
+
+/// What is said of a signal; nothing if there is no word for it.
+fn said(name: &str, text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("{name}: {text}") }
 }
 
 fn name_of(signal: i32) -> Option<&'static str> {
@@ -152,7 +158,9 @@ fn say(text: String) -> Receiver<()> {
 
 /// Ends the process, whatever its other threads are in the middle of.
 fn end(text: &str, code: i32) {
-    let _ = say(text.to_owned()).recv_timeout(PATIENCE);
+    if !text.is_empty() {
+        let _ = say(text.to_owned()).recv_timeout(PATIENCE);
+    }
     signal_hook::low_level::exit(code);
 }
 

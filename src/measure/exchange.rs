@@ -112,6 +112,8 @@ pub struct Traffic {
     pub far_bucket: u64,
     /// Devices of a machine.
     pub each: u64,
+    /// The weights among the late.
+    pub weights: Bytes,
 }
 
 impl Traffic {
@@ -143,6 +145,7 @@ impl Traffic {
                     ..Bytes::default()
                 };
                 let weights = Bytes { out: 4 * summed, into: 4 * (held - summed), ..Bytes::default() };
+                all.weights += weights;
                 for (bytes, is_early) in [(gradients, early.contains(&bucket.group)), (weights, false)] {
                     all.add(bytes, stage.scope, is_early);
                 }
@@ -282,6 +285,8 @@ pub struct Exchanged {
     pub norm_ms: f64,
     /// Milliseconds a step of the weights' exchange.
     pub weights_ms: f64,
+    /// Bytes of weights that come to the device.
+    pub weights_bytes: u64,
 }
 
 impl Exchanged {
@@ -299,16 +304,23 @@ impl Exchanged {
             own_ms: steps.whole_ms("wait for a departure"),
             norm_ms: steps.whole_ms("wait for the norm"),
             weights_ms: steps.whole_ms("exchange weights"),
+            weights_bytes: traffic.weights.into,
         }
     }
 
-    /// Two lines.
+    /// Bytes a second of weights, from one device to another: over both buses, the host and the network.
+    #[must_use]
+    pub fn weights_rate(&self) -> f64 {
+        self.weights_bytes as f64 / self.weights_ms * 1e3
+    }
+
+    /// Three lines.
     #[must_use]
     pub fn report(&self, wire: &str) -> String {
         format!(
             "exchange gradients {} ms with the end of the backward pass, norm {} ms, weights {} ms a step\n         {} MiB out and {} MiB in, \
              gradients in {wire}; of that {} ms of copies on the host, {} ms waiting for other devices, {} ms for the \
-             own",
+             own\n         {} MiB of weights come at {} GB/s, from other devices to this one",
             number(self.gradients_ms),
             number(self.norm_ms),
             number(self.weights_ms),
@@ -316,7 +328,9 @@ impl Exchanged {
             mib(self.into_bytes),
             number(self.copies_ms),
             number(self.others_ms),
-            number(self.own_ms)
+            number(self.own_ms),
+            mib(self.weights_bytes),
+            number(self.weights_rate() / 1e9)
         )
     }
 }

@@ -124,19 +124,22 @@ fn first_says(trainer: &mut Trainer, own: bool) -> Result<bool> {
     Ok(trainer.share(&[u8::from(own)])?.first().is_some_and(|first| first == &[1]))
 }
 
-/// Calls `work` with a trainer on each of some devices, which share each step. Returns the results in the order of the devices.
+/// Calls `work` with a trainer on each of some devices, which share each step: with each other, or over `links` with all others of
+/// several processes. Returns the results in the order of the devices.
 ///
 /// # Errors
 /// The first error on any device; it ends the others too.
 pub fn on_devices<T: Send>(
     gpus: &[Gpu],
+    links: Option<Vec<Link>>,
     options: TrainerOptions,
     work: impl Fn(&mut Trainer) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let devices = gpus.len();
-    if let [gpu] = gpus {
-        return Ok(vec![work(&mut Trainer::new(gpu, options)?)?]);
-    }
+    let links = match (gpus, links) {
+        ([gpu], None) => return Ok(vec![work(&mut Trainer::new(gpu, options)?)?]),
+        (gpus, None) => Link::threads(gpus.len()),
+        (_, Some(links)) => links,
+    };
     let on = |gpu: &Gpu, link: Link| -> Result<T> {
         let (part, ender) = (link.part(), link.ender());
         let made = Trainer::linked(gpu, TrainerOptions { part, ..options }, Some(Box::new(link)));
@@ -144,8 +147,7 @@ pub fn on_devices<T: Send>(
         result.inspect_err(|error| ender.abort(error))
     };
     std::thread::scope(|scope| {
-        let link = Link::threads(devices).into_iter();
-        let threads: Vec<_> = gpus.iter().zip(link).map(|(gpu, link)| scope.spawn(|| on(gpu, link))).collect();
+        let threads: Vec<_> = gpus.iter().zip(links).map(|(gpu, link)| scope.spawn(|| on(gpu, link))).collect();
         let panicked = |_| Error::gpu(Fault::at("device", "its thread panicked"));
         threads.into_iter().map(|thread| thread.join().map_err(panicked).flatten()).collect()
     })

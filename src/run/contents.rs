@@ -18,6 +18,7 @@ use crate::formats::checkpoint::{CHECKPOINTS, SAVED};
 use crate::run::data_files::NOTE;
 use crate::run::folder::{LOG, SAMPLES, UNSAVED};
 use crate::run::lock::LOCK;
+use crate::run::orders::RANKS;
 use crate::run::records::METRICS;
 use crate::run::report::REPORT;
 use crate::run::tensorboard;
@@ -63,7 +64,7 @@ pub fn check_files(dir: &Path) -> Result<()> {
 /// As [`check_files`].
 pub fn check(dir: &Path) -> Result<()> {
     check_files(dir)?;
-    for name in [tensorboard::FOLDER, MODEL, TOKENIZER, UNSAVED] {
+    for name in [tensorboard::FOLDER, MODEL, TOKENIZER, UNSAVED, RANKS] {
         refuse(dir, name, open::own_folder(&dir.join(name)))?;
         if name == UNSAVED {
             continue;

@@ -75,10 +75,14 @@ impl Follower<'_> {
             other => return Err(unexpected(&other)),
         }
         self.phase.set(Phase::Compiling);
+        log.line("kernels are built");
         let mut watchdogs = Vec::new();
         Team::with(&gpus, trainer_options(self.settings), Some(crew), |team| {
             crew.compare(&BTreeMap::from([("kernels".to_owned(), kernels_of(team.lead()))]))?;
-            log.line(&format!("memory {} MiB", team.lead().gpu().allocated_bytes() >> 20));
+            log.line(&format!(
+                "ready, memory {:.1} MiB",
+                team.lead().gpu().allocated_bytes() as f64 / f64::from(1 << 20)
+            ));
             if let Some(hang) = self.hang {
                 watchdogs = watchdog::watch(&gpus, Patience::of, hang);
             }
@@ -92,6 +96,7 @@ impl Follower<'_> {
         let accumulation = settings.sizes().accumulation;
         let mut repeat = if settings.data.overfit_one_batch { Some(Repeat::new(loader, accumulation)?) } else { None };
         let questions: Arc<[Example]> = std::mem::take(questions).into();
+        let mut reached = 0;
         loop {
             match crew.next()? {
                 Message::Folder(dir) => log.begin(dir),
@@ -119,6 +124,7 @@ impl Follower<'_> {
                     };
                     let is_done = team.step_unless(source, step, f32::from_bits(lr), &|| stop().is_some())?;
                     team.drop_reports()?;
+                    reached = if is_done { step } else { step - 1 };
                     if !is_done {
                         log.line(&format!(
                             "step {step} given up: {}",
@@ -136,7 +142,7 @@ impl Follower<'_> {
                 Message::Answer => drop(team.answer(&questions, &|| stop().is_some())?),
                 Message::Snapshot => drop(team.snapshot()?),
                 Message::End(code) => {
-                    log.line(&format!("ended with exit code {code}"));
+                    log.line(&format!("ended after step {reached} with exit code {code}"));
                     return Ok(code);
                 }
                 other @ (Message::Open | Message::Begin(_)) => return Err(unexpected(&other)),
@@ -168,15 +174,15 @@ impl Log {
     pub fn line(&mut self, text: &str) {
         self.waiting.push(format!(
             "{} {}\n",
-            jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"),
             visible::line(text)
         ));
         let Some(path) = &self.path else { return };
         let lines = std::mem::take(&mut self.waiting).concat();
-        let file = open::own(path, OpenOptions::new().append(true).create(true));
+        let file = open::alone(path, OpenOptions::new().append(true).create(true));
         let written = file.and_then(|mut file| file.write_all(lines.as_bytes()));
         if let Err(error) = written {
-            log::warn!("{}: cannot be written ({error}); the run goes on without this log", path.display());
+            log::error!("{}: cannot be written ({error}); the run goes on without this log", path.display());
             self.path = None;
         }
     }
@@ -186,8 +192,40 @@ impl Log {
         let made = std::fs::create_dir_all(&dir).and_then(|()| open::make_own_folder(&dir.join(RANKS)));
         match made {
             Ok(()) => self.path = Some(log_of(&dir, self.rank)),
-            Err(error) => log::warn!("{}: no log of this rank ({error})", dir.join(RANKS).display()),
+            Err(error) => log::error!("{}: no log of this rank ({error})", dir.join(RANKS).display()),
         }
         self.line(&format!("folder {}", dir.display()));
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_log_is_written_into_the_runs_folder_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let mut log = Log::new(3);
+        log.line("before");
+        log.begin(dir.join("new/run"));
+        log.line("a\nb");
+        let text = fs::read_to_string(dir.join("new/run/ranks/3.log")).unwrap();
+        let words: Vec<&str> = text.lines().filter_map(|line| line.split_once(' ')).map(|(_, text)| text).collect();
+        assert_eq!((words.len(), words[0], words[2]), (3, "before", "a\\nb"), "{text}");
+        // what somebody has put there is not followed, and ends nothing
+        fs::write(dir.join("victim"), "precious").unwrap();
+        for (linked, to) in [("a/ranks/3.log", "victim"), ("b/ranks", "elsewhere")] {
+            fs::create_dir_all(dir.join(linked).parent().unwrap()).unwrap();
+            fs::create_dir_all(dir.join("elsewhere")).unwrap();
+            symlink(dir.join(to), dir.join(linked)).unwrap();
+            let mut log = Log::new(3);
+            log.begin(dir.join(&linked[..1]));
+            log.line("lost");
+            assert_eq!(fs::read_to_string(dir.join("victim")).unwrap(), "precious");
+            assert_eq!(fs::read_dir(dir.join("elsewhere")).unwrap().count(), 0);
+        }
     }
 }

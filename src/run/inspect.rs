@@ -9,6 +9,7 @@ use crate::files::disk::System;
 use crate::files::shell;
 use crate::formats::checkpoint::{CHECKPOINTS, Checkpoints};
 use crate::run::lock::LOCK;
+use crate::run::orders::RANKS;
 use crate::train::settings::file::{CONFIG, TOKENIZER};
 use crate::train::settings::{Difference, RunFile, Settings, Source, differences};
 
@@ -53,6 +54,7 @@ pub fn inspect(dir: &Path, settings: &Settings, data: Option<&str>) -> Result<St
             name == LOCK
                 || is_temporary(name)
                 || name.starts_with(PROBE)
+                || name == RANKS
                 || [CHECKPOINTS, TOKENIZER].contains(&name) && no_checkpoint()
         };
         let mut names = fs::read_dir(dir).map_err(|e| output_error(dir, &e))?.flatten().map(|entry| entry.file_name());

@@ -77,6 +77,7 @@ fn a_stranger_s_run_folder_writes_nothing_outside_itself() {
         "model",
         "tokenizer",
         "unsaved",
+        "ranks",
         "checkpoints",
     ];
     let newest = fs::read_dir(run.join("checkpoints")).unwrap().flatten().map(|entry| entry.path());

@@ -182,7 +182,6 @@ fn devices_that_cannot_be_are_refused_with_one_line() {
         (&["--devices", "0-1"], 2, "a list such as 0,1"),
         (&["--dry-run", "--devices", "0,0"], 2, "comes twice"),
         (&["--devices", "0", "--device", "0"], 2, "--devices"),
-        (&["--share-device"], 2, "needs --devices"),
         (
             &["--devices", "0,0,0", "--share-device", "--emulate-ranks", "4", "--tokens-per-step", "32"],
             2,

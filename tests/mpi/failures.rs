@@ -42,6 +42,19 @@ fn an_error_on_one_rank_is_one_line() {
         let refused = [ranks(2, &["--share-device=false"])];
         let line = fails(mpi, dir, &out("shared"), &refused, 2);
         says(line, &["rank 0 on ", "and rank 1 on ", "have the same GPU"]);
+        // before anything but the launcher is known
+        let line = fails(mpi, dir, &out("key"), &both(&["--set", "bogus=1"]), 2);
+        says(line, &["rank 1 on ", "bogus"]);
+        // what all ranks have found is said once
+        let all = [ranks(3, &[])];
+        let line = fails(mpi, dir, &out("uneven"), &all, 2);
+        says(line, &["3 devices do not share 4 ranks evenly"]);
+        // no rank waits for one that never came
+        let lost = both(&["--mpi", "/nowhere/libmpi.so"])
+            .map(|ranks| Ranks { more: [&ranks.more[..], &["--rank-timeout".into(), "5".into()]].concat(), ..ranks });
+        let done = mpi.run(dir, &out("library"), &lost);
+        assert_eq!(done.status.code(), Some(4), "{}", String::from_utf8_lossy(&done.stderr));
+        assert!(errors(&done).iter().any(|line| line.contains("rank 1 of 2")), "{:?}", errors(&done));
         // a disk that is full for the first rank, which writes the run
         let mut run = mpi.start(dir, &out("disk"), &[ranks(2, &["--steps", "4000", "--on-disk-full", "stop"])]);
         assert!(reaches(dir, &out("disk"), 2, &mut run));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use wgpt::data::ModelTokenizer;
 use wgpt::error::{Error, Fault, Result};
 use wgpt::run::folder;
+use wgpt::train::collective::mpi::World;
 use wgpt::train::settings::file::CONFIG;
 use wgpt::train::settings::layers::{Layers, Merged};
 use wgpt::train::settings::resolve::{Known, Start};
@@ -85,6 +86,17 @@ impl Asked {
     /// The settings as given.
     pub fn recipe(&self) -> &Recipe {
         &self.merged.recipe
+    }
+
+    /// Gives all processes the run that the first one has in its folder: on other machines there may be none, or an old one.
+    pub fn share_run(&mut self, world: &World) -> Result<()> {
+        let out = self.out.clone().unwrap_or_default();
+        let text = self.there.as_ref().and_then(|_| std::fs::read_to_string(out.join(CONFIG)).ok());
+        let text = world.broadcast(world.is_first().then(|| text.unwrap_or_default()).as_deref().map(str::as_bytes))?;
+        if !world.is_first() {
+            self.there = RunFile::parse(&String::from_utf8_lossy(&text), &out).ok().filter(|_| !text.is_empty());
+        }
+        Ok(())
     }
 
     /// The precision as given.

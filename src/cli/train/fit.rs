@@ -1,14 +1,13 @@
 //! Settings that depend on the adapter: `--batch auto`, `--precision auto`. A run that is resumed keeps its own.
 
-use wgpt::error::{Error, Fault, Result};
+use wgpt::error::Result;
 use wgpt::gpu::{Gpu, devices};
 use wgpt::measure::plan::auto_batch;
 use wgpt::train::Settings;
-use wgpt::train::settings::layers::Origin;
 use wgpt::train::settings::{Batch, Precision};
 
-use super::{Asked, ranks};
-use crate::cli::precision;
+use super::Asked;
+use crate::cli::{precision, ranks};
 
 impl Asked {
     /// Chooses the devices of `--devices`, by their numbers; none if one device is meant. A run that begins has as many logical
@@ -20,13 +19,6 @@ impl Asked {
         let run = &self.recipe().run;
         let chosen = match &run.devices {
             Some(asked) => devices::choose(asked, run.share_device.unwrap_or(false))?,
-            // in a run's configuration it may be left over
-            None if !ranks::is_launched()
-                && run.share_device == Some(true)
-                && self.merged.origins.get("share-device") == Some(&Origin::Flag) =>
-            {
-                return Err(Error::usage(Fault::at("--share-device", "needs --devices")));
-            }
             None => Vec::new(),
         };
         self.default_ranks(chosen.len().max(1));
@@ -47,20 +39,11 @@ impl Asked {
         if run.device.is_some() {
             return Ok(Vec::new());
         }
-        let all = devices::choose("all", false)?;
-        match &all[..] {
-            // a batch system may leave each process one, its own
-            [only] => Ok(vec![*only]),
-            all if at < all.len() || share => Ok(vec![all[at % all.len()]]),
-            all => {
-                let fault = Fault::at("ranks", format!("{local} processes on this machine, {} GPUs", all.len()));
-                let advice = "start as many processes as there are GPUs, or one with --devices all; --share-device lets them share";
-                Err(Error::usage(fault.expected("a GPU for each").advice(advice)))
-            }
-        }
+        Ok(vec![ranks::own_device((at, local), share)?])
     }
 
-    /// Returns the number of devices of `--devices`, which may be those of another machine if they are listed.
+    /// Returns the number of devices of `--devices`, which may be those of another machine if they are listed, in as many processes
+    /// as a launcher has started.
     ///
     /// # Errors
     /// [`Error::Device`] if all are asked for and there is none.
@@ -73,6 +56,7 @@ impl Asked {
                 None => devices::choose("all", false)?.len(),
             },
         };
+        let count = count * ranks::launched_size();
         self.default_ranks(count);
         Ok(count)
     }

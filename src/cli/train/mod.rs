@@ -3,12 +3,10 @@
 mod asked;
 mod fit;
 pub mod header;
-pub mod ranks;
 pub mod resolve;
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use wgpt::data::Tokenizer;
 use wgpt::error::{Error, Fault, Result};
@@ -31,7 +29,7 @@ use wgpt::train::settings::{Peak, Recipe};
 use wgpt::train::{Settings, Trainer};
 
 use super::terminal::{Terminal, remark, say, say_lines};
-use super::{invocation, precision, signals, stdout};
+use super::{invocation, precision, ranks, signals, stdout};
 pub use asked::Asked;
 use resolve::DataSummary;
 
@@ -69,30 +67,32 @@ pub struct Args {
     /// Print the run and what it needs of memory, without its data and without a device, and end
     #[arg(long)]
     pub dry_run: bool,
-    /// MPI library of the launcher that started this process [default: the first that it serves of libmpi_abi.so.1,
-    /// libmpi.so.12, libmpi.so.40]; none trains alone
-    #[arg(long, value_name = "PATH|none")]
-    mpi: Option<PathBuf>,
-    /// Seconds without a sign of life after which a process of an MPI run is taken for lost
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
-    rank_timeout: u64,
+    #[command(flatten)]
+    processes: ranks::Args,
     #[command(flatten)]
     given: Recipe,
 }
 
 /// Trains, alone or with the processes that a launcher has started with this one.
-pub fn run(args: &Args, asked: Asked) -> Result<()> {
+pub fn run(args: &Args) -> Result<()> {
     let phase = CurrentPhase::default();
     let current = phase.clone();
-    let stop = signals::listen(move || {
-        // that of a launcher which ends all processes
-        if ranks::is_over() { signals::Answer::silent() } else { signals::Answer::of(&current) }
+    let own = signals::listen(move || {
+        let answer = signals::Answer::of(&current);
+        match () {
+            // that of a launcher which ends all processes
+            () if ranks::is_over() => signals::Answer::None,
+            () if ranks::is_other() => answer.silent(),
+            () => answer,
+        }
     })?;
     phase.set(Phase::Reading);
-    let Some(world) = ranks::join(args.mpi.as_ref(), Duration::from_secs(args.rank_timeout))? else {
-        return train(args, asked, &stop, phase, None).map(drop);
+    // before anything is read that other machines may lack: none waits for one that has ended
+    let Some(world) = ranks::join(&args.processes)? else {
+        return train(args, &own, phase, None).map(drop);
     };
-    let result = train(args, asked, &stop, phase, Some(world));
+    let stop = || own().inspect(|name| world.note_signal(name)).or_else(ranks::signal);
+    let result = train(args, &stop, phase, Some(world));
     if !world.is_first() {
         ranks::follow_out(world, result);
     }
@@ -102,11 +102,12 @@ pub fn run(args: &Args, asked: Asked) -> Result<()> {
 /// Trains in one process of `world`. Returns the exit code that the first process has told this one, 0 in that one.
 fn train(
     args: &Args,
-    mut asked: Asked,
     stop: &dyn Fn() -> Option<&'static str>,
     phase: CurrentPhase,
     world: Option<&'static World>,
 ) -> Result<u8> {
+    let mut asked = args.ask()?;
+    super::widen_for(asked.precision());
     let speaks = ranks::is_first(world);
     if !speaks {
         // what the first process warns of is said once
@@ -123,6 +124,7 @@ fn train(
     };
     let shares = asked.recipe().run.share_device.unwrap_or(false);
     let layout = world.map(|world| ranks::lay_out(world, &devices, shares)).transpose()?;
+    world.map_or(Ok(()), |world| asked.share_run(world))?;
     if let Some(layout) = &layout {
         asked.default_ranks(layout.processes.len());
     }
@@ -137,7 +139,10 @@ fn train(
     if let Some(layout) = &layout {
         (settings.run.device_count, settings.run.machines) = (layout.processes.len(), layout.machines);
     }
-    settings.check()?;
+    settings.check().map_err(|error| match (world, error.fault().place.as_str()) {
+        (Some(world), "--devices") => error.with_place(world.summary()),
+        _ => error,
+    })?;
     let device = devices[0].clone();
     asked.choose_precision(&mut settings, device.as_deref())?;
     let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device.as_deref()).map(Gpu::dry))?;
@@ -163,12 +168,12 @@ fn train(
     let DataSummary { mut loader, rows, baseline, summary } = resolve::look(&mut settings)?;
     let extras = Extras {
         questions: resolve::questions(&settings)?,
-        reference: settings.run.compare.as_deref().map(History::read).transpose()?,
+        reference: settings.run.compare.as_deref().filter(|_| speaks).map(History::read).transpose()?,
         measures_peak: settings.run.peak_tflops == Some(Peak::Measure),
     };
 
     if let Some(crew) = &crew {
-        ranks::compare(crew, &settings, &loader, rows.as_ref(), extras.questions.len())?;
+        ranks::compare(crew, &settings, &loader, rows.as_ref(), &extras.questions)?;
         loader.read_only(crew.ranks(settings.data.ranks))?;
     }
     let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));

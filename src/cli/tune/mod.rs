@@ -63,7 +63,7 @@ pub struct Args {
 
 /// Tries kernels and keeps a record.
 pub fn run(args: &Args) -> Result<()> {
-    let stop = signals::listen(|| signals::Answer::stops("stopping after this kernel, then saving what was found"))?;
+    let stop = signals::listen(|| signals::Answer::Stops("stopping after this kernel, then saving what was found"))?;
     let listed = gpu::adapter::find(args.device.as_deref())?;
     let elem = precision::on(args.precision, &listed);
     let mixed = elem == Elem::F16;

@@ -48,6 +48,8 @@ struct Meeting {
     copied: AtomicU64,
     /// The way to other processes.
     hub: Option<Hub>,
+    /// For each device of the run, its process.
+    processes: Vec<usize>,
 }
 
 /// A device's place in one of its scopes.
@@ -223,6 +225,7 @@ impl Link {
             stop: AtomicBool::new(false),
             copied: AtomicU64::new(0),
             hub,
+            processes: processes.to_vec(),
         });
         if let Some(hub) = &meeting.hub {
             let (ends, stops) = (Arc::downgrade(&meeting), Arc::downgrade(&meeting));
@@ -256,6 +259,11 @@ fn tag(scope: Scope, from: usize, to: usize, processes: &[usize]) -> i32 {
 impl Collective for Link {
     fn part(&self) -> Part {
         self.part
+    }
+
+    fn name(&self, device: usize) -> String {
+        let of = |hub: &Hub| format!("device {device} ({})", hub.name_of(self.meeting.processes[device]));
+        self.meeting.hub.as_ref().map_or_else(|| format!("device {device}"), of)
     }
 
     fn exchange(

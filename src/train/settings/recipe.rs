@@ -266,11 +266,12 @@ pub struct Run {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// Devices that share the run: all, or numbers and PCI bus ids of `wgpt devices`, as 0,1 or 0000:41:00.0
+    /// Devices that share the run: all, or numbers and PCI bus ids of `wgpt devices`, as 0,1 or 0000:41:00.0; under MPI those of
+    /// each process, which takes one GPU without this
     #[arg(long, value_name = "all|LIST")]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub devices: Option<String>,
-    /// Allow a GPU twice in --devices: to try several devices where there is one
+    /// Let several entries of --devices, or several processes of an MPI run, use the same GPU: to try them where there is one
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", value_parser = bool::parse)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_device: Option<bool>,

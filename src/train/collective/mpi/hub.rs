@@ -96,7 +96,19 @@ struct Heard {
     hosts: Vec<String>,
     end: Option<End>,
     stop: bool,
+    /// The signal that has come to this process.
+    own_signal: String,
+    /// The signal that has come to another one, and to which.
+    signal: Option<String>,
+    finished: bool,
     calls: Vec<(OnEnd, OnStop)>,
+}
+
+impl Heard {
+    fn name(&self, process: usize) -> String {
+        let host = self.hosts.get(process).map_or_else(String::new, |host| format!(" on {host}"));
+        format!("rank {process}{host}")
+    }
 }
 
 /// The way to the thread. Answers come when it has done what it was asked for.
@@ -182,6 +194,29 @@ impl Hub {
     /// Tells the hosts of all processes, for messages.
     pub fn name(&self, hosts: Vec<String>) {
         self.heard().hosts = hosts;
+    }
+
+    /// Returns a process's name for messages.
+    #[must_use]
+    pub fn name_of(&self, process: usize) -> String {
+        self.heard().name(process)
+    }
+
+    /// Notes a signal that has come to this process.
+    pub fn note_signal(&self, name: &str) {
+        name.clone_into(&mut self.heard().own_signal);
+    }
+
+    /// Returns the signal that another process has told of, and which process that is.
+    #[must_use]
+    pub fn signal(&self) -> Option<String> {
+        self.heard().signal.clone()
+    }
+
+    /// True once MPI has ended as it should.
+    #[must_use]
+    pub fn has_finished(&self) -> bool {
+        self.heard().finished
     }
 
     /// Asks all processes to stop.
@@ -346,6 +381,7 @@ impl<'l> Desk<'l> {
                     None => self.library.finish(),
                 };
                 let went_well = result.is_ok();
+                self.heard().finished = went_well;
                 self.finishing.take().into_iter().for_each(|answer| drop(answer.send(result.clone())));
                 if went_well {
                     return;
@@ -380,8 +416,12 @@ impl<'l> Desk<'l> {
                 result.unwrap_or_else(|error| self.end(&error, false));
             }
             Task::Stop => {
-                self.heard().stop = true;
-                self.tell(Kind::Stop, 0, "");
+                let name = {
+                    let mut heard = self.heard();
+                    heard.stop = true;
+                    heard.own_signal.clone()
+                };
+                self.tell(Kind::Stop, 0, &name);
             }
             Task::Abort(error) => self.end(&error, false),
             Task::Finish(answer) => {
@@ -518,10 +558,12 @@ impl<'l> Desk<'l> {
                 Some(Kind::Stop) => {
                     let mut heard = self.heard();
                     heard.stop = true;
+                    let from = heard.name(process);
+                    heard.signal.get_or_insert(if text.is_empty() { from } else { format!("{text} to {from}") });
                     heard.calls.iter().for_each(|(_, stop)| stop());
                 }
                 Some(Kind::Abort) => {
-                    let fault = Fault::from(text).within(self.name(process));
+                    let fault = Fault::from(text).within(self.heard().name(process));
                     self.end(&Error::of_code(code, fault), true);
                 }
                 Some(Kind::End) => continue,
@@ -537,7 +579,8 @@ impl<'l> Desk<'l> {
         let silent = self.peers.iter().find(|peer| peer.listening.is_some() && peer.silent > patience);
         let silent = silent.map(|peer| peer.process).filter(|_| self.ended().is_none());
         silent.map_or(Ok(()), |process| {
-            let what = format!("{} has given no sign of life for {:.0} s", self.name(process), patience.as_secs_f64());
+            let what =
+                format!("{} has given no sign of life for {:.0} s", self.heard().name(process), patience.as_secs_f64());
             let fault = Fault::at("mpi", what).expected("one a second");
             Err(Error::lost(
                 fault.advice("see whether the machine, the process and the network are well, and resume the run"),
@@ -562,13 +605,6 @@ impl<'l> Desk<'l> {
         if !is_far {
             self.tell(Kind::Abort, error.exit_code(), &error.to_string());
         }
-    }
-
-    /// A process's name for messages.
-    fn name(&self, process: usize) -> String {
-        let heard = self.heard();
-        let host = heard.hosts.get(process).map_or_else(String::new, |host| format!(" on {host}"));
-        format!("rank {process}{host}")
     }
 
     fn ended(&self) -> Option<End> {

@@ -106,6 +106,7 @@ impl World {
     pub fn join(launch: Launch, options: WorldOptions) -> Result<Self> {
         let host = host();
         let (hub, serve) = Hub::new();
+        let limit = options.patience;
         let (tell, told) = channel();
         let start = move || {
             let WorldOptions { library, patience } = options;
@@ -124,8 +125,16 @@ impl World {
         };
         let thread = std::thread::Builder::new().name("mpi".into()).spawn(start);
         thread.map_err(|error| Error::device(Fault::at("mpi", format!("no thread can be started: {error}"))))?;
-        let ended = || Error::device(Fault::at("mpi", "the thread that calls it has ended"));
-        let Facts { rank, size, machine, host, library } = told.recv().unwrap_or_else(|_| Err(ended()))?;
+        // MPI itself would wait for ever for a process that has ended
+        let most = 2 * limit;
+        let waited = |_| {
+            let seconds = most.as_secs();
+            let what =
+                format!("rank {} of {} has waited {seconds} s for the other ranks to start", launch.rank, launch.size);
+            let fault = Fault::at("mpi", what).advice("see what they say; --rank-timeout SECONDS waits longer");
+            Err(Error::device(fault))
+        };
+        let Facts { rank, size, machine, host, library } = told.recv_timeout(most).unwrap_or_else(waited)?;
         let mut world = Self {
             hub,
             rank,
@@ -282,10 +291,21 @@ impl World {
         self.launcher
     }
 
-    /// True once an error has ended the run.
+    /// True once an error has ended the run, or MPI has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.hub.end().is_some()
+        self.hub.end().is_some() || self.hub.has_finished()
+    }
+
+    /// Notes a signal that has come to this process, for the others to be told.
+    pub fn note_signal(&self, name: &str) {
+        self.hub.note_signal(name);
+    }
+
+    /// Returns which signal has asked which other process to stop, as `SIGUSR1 to rank 1 on node7`.
+    #[must_use]
+    pub fn signal(&self) -> Option<String> {
+        self.hub.signal()
     }
 
     /// Returns the error that ended the run early, if it came up in another process.

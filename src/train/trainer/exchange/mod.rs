@@ -169,15 +169,16 @@ impl Exchange {
         if most == all.len() {
             return Ok(());
         }
+        let link = present(&mut self.link)?;
         let describe = |(device, words): (usize, &Vec<u8>)| {
             let word = |at: usize| u32::from_le_bytes(words[at..at + 4].try_into().unwrap_or_default());
-            format!("device {device} {:08x}{:08x}", word(4), word(0))
+            format!("{} {:08x}{:08x}", link.name(device), word(4), word(0))
         };
         let hashes: Vec<String> = all.iter().enumerate().map(describe).collect();
-        let other = |(device, words): (usize, &Vec<u8>)| (count(words) < most).then(|| device.to_string());
+        let other = |(device, words): (usize, &Vec<u8>)| (count(words) < most).then(|| link.name(device));
         let others: Vec<String> = all.iter().enumerate().filter_map(other).collect();
         // with as many of either kind nobody knows who is wrong
-        let who = if others.is_empty() { "some devices".to_owned() } else { format!("device {}", others.join(", ")) };
+        let who = if others.is_empty() { "some devices".to_owned() } else { others.join(", ") };
         let what = format!("{who} had other weights or another step control than the others in step {step}");
         let fault = Fault::at("weights", what).expected("the same hash on all").found(hashes.join(", "));
         let since = step.saturating_sub(COMPARED);

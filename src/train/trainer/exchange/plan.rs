@@ -108,7 +108,7 @@ impl Packed {
 /// Memory for what comes in one stage, by the position of the sum.
 struct Room {
     stage: Stage,
-    /// Sets, of which each bucket takes the next.
+    /// Sets, of which each transfer takes the next.
     received: Vec<Vec<Option<Tensor>>>,
     packed: Option<Packed>,
 }
@@ -149,6 +149,8 @@ impl Sums {
 struct Piece<'p> {
     group: &'p Group,
     bucket: &'p Bucket,
+    /// Its position in the order in which gradients are exchanged, which is not that of memory.
+    position: usize,
 }
 
 /// The sums of a bucket in the memory of one device.
@@ -161,9 +163,9 @@ struct Held<'h> {
 impl Held<'_> {
     /// Elements of the sum at a position of a stage, which lie among those that the device then has of it.
     fn sum(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
-        let Piece { group, bucket } = self.piece;
+        let Piece { group, bucket, position: turn } = self.piece;
         let Room { stage: Stage { own, .. }, received, .. } = &self.rooms[stage];
-        let there = &received[bucket.number % received.len()];
+        let there = &received[turn % received.len()];
         if let Some(slot) = &there[position] {
             let start = self.rooms[stage].stage.summed(bucket, self.rooms[stage].stage.part).start;
             return Ok(slot.flat(elements.start - start..elements.end - start));
@@ -252,11 +254,16 @@ impl Held<'_> {
 }
 
 /// Puts transfers of two stages in an order in which a bucket's second stage begins when its first one has ended, with another
-/// transfer between them.
+/// transfer between them: `rounds` sends one while the one before is on the host. A bucket's second stage ends before the first
+/// stage of the next but one, whose sums take the memory of its own.
+///
+/// # Panics
+/// If a model has one bucket: it has several groups.
 fn interleaved(first: Vec<Transfer>, second: Vec<Transfer>) -> Vec<Transfer> {
     if first.is_empty() || second.is_empty() {
         return first.into_iter().chain(second).collect();
     }
+    assert!(first.len() == second.len() && first.len() > 1, "a stage of {} buckets", first.len());
     let mut order = Vec::new();
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     order.extend(first.next());
@@ -334,7 +341,11 @@ impl Recording<'_> {
                         [into, into + 1].map(|sum| model.sums[sum].grads.flat(group, bucket.elements.clone()));
                     tree::add(&mut before, tree::Add { left: &left?, right: &right? })?;
                 }
-                let held = Held { model, rooms: &sums.rooms, piece: Piece { group, bucket } };
+                let held = Held {
+                    model,
+                    rooms: &sums.rooms,
+                    piece: Piece { group, bucket, position: transfers[..].first().map_or(0, Vec::len) },
+                };
                 for (stage, transfers) in transfers.iter_mut().enumerate() {
                     let before = std::mem::replace(&mut before, self.pass());
                     let mut transfer = held.transfer(self.gpu, stage, before)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use wgpt::data::hellaswag::Example;
 use wgpt::data::{Batches, Rows};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, adapter, devices};
@@ -14,31 +15,56 @@ use wgpt::train::collective::mpi::launcher::launched;
 use wgpt::train::collective::mpi::{Layout, World, WorldOptions};
 use wgpt::train::settings::compare;
 
-use crate::cli::tell_of;
+use super::tell_of;
+use super::terminal::remark;
 
 /// The word for a process that is to train alone, whatever has started it.
 const NONE: &str = "none";
 
+/// How long a process waits for the first one to say an error that both may have.
+const PATIENCE: Duration = Duration::from_millis(200);
+
 /// The processes of this one's run: for whoever has to end them all, from any thread.
 static WORLD: OnceLock<World> = OnceLock::new();
+
+/// How processes find each other, and how long they wait for each other.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// MPI library of the launcher that started this process [default: the first of libmpi_abi.so.1, libmpi.so.12 and libmpi.so.40
+    /// that belongs to it]; with none this process ignores the launcher
+    #[arg(long, value_name = "PATH|none")]
+    mpi: Option<PathBuf>,
+    /// Seconds without a sign of life of another process after which an MPI run ends with exit code 4
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
+    rank_timeout: u64,
+}
 
 /// Joins the processes that a launcher has started with this one, if it has.
 ///
 /// # Errors
 /// As [`World::join`].
-pub fn join(mpi: Option<&PathBuf>, patience: Duration) -> Result<Option<&'static World>> {
+pub fn join(args: &Args) -> Result<Option<&'static World>> {
+    let (mpi, patience) = (args.mpi.as_ref(), Duration::from_secs(args.rank_timeout));
     if mpi.is_some_and(|library| library.as_os_str() == NONE) {
         return Ok(None);
     }
     let launch = launched(|name| std::env::var(name).ok())?.filter(|launch| launch.size > 1);
-    let Some(launch) = launch else { return Ok(None) };
+    let Some(launch) = launch else {
+        let size = std::env::var("WORLD_SIZE").ok().and_then(|size| size.parse::<usize>().ok());
+        if let (Some(size @ 2..), Ok(_)) = (size, std::env::var("RANK")) {
+            remark!(
+                "WORLD_SIZE={size}: torchrun does not connect processes of wgpt, each trains alone; try --devices all, or mpirun"
+            );
+        }
+        return Ok(None);
+    };
     let world = World::join(launch, WorldOptions { library: mpi.cloned(), patience })?;
     Ok(Some(WORLD.get_or_init(|| world)))
 }
 
-/// True if a launcher has started this process, be it alone.
-pub fn is_launched() -> bool {
-    launched(|name| std::env::var(name).ok()).is_ok_and(|launch| launch.is_some())
+/// Returns how many processes a launcher has started, this one among them.
+pub fn launched_size() -> usize {
+    launched(|name| std::env::var(name).ok()).ok().flatten().map_or(1, |launch| launch.size)
 }
 
 /// True once the run of several processes has ended: a signal is then the launcher's, and of no concern.
@@ -54,9 +80,40 @@ pub fn launcher() -> Vec<String> {
     })
 }
 
+/// Returns true for a process that a launcher has started behind the first one.
+pub fn is_other() -> bool {
+    launched(|name| std::env::var(name).ok()).is_ok_and(|launch| launch.is_some_and(|launch| launch.rank > 0))
+}
+
+/// Returns which signal has asked which other process of the run to stop.
+pub fn signal() -> Option<&'static str> {
+    static SIGNAL: OnceLock<String> = OnceLock::new();
+    let told = WORLD.get().and_then(World::signal)?;
+    Some(SIGNAL.get_or_init(|| told))
+}
+
 /// Returns true for the process that talks: the first, or the only one.
 pub fn is_first(world: Option<&World>) -> bool {
     world.is_none_or(World::is_first)
+}
+
+/// Returns the number of the GPU that a process takes, at position `at` among `local` ones of its machine, if none is asked for.
+///
+/// # Errors
+/// [`Error::Usage`] if there are fewer GPUs than processes, which may not `share` them.
+pub fn own_device((at, local): (usize, usize), share: bool) -> Result<usize> {
+    let all = devices::choose("all", false)?;
+    match &all[..] {
+        // a batch system may leave each process one, its own
+        [only] => Ok(*only),
+        all if at < all.len() || share => Ok(all[at % all.len()]),
+        all => {
+            let fault = Fault::at("ranks", format!("{local} processes on this machine, {} GPUs", all.len()));
+            let advice =
+                "start as many processes as there are GPUs, or one with --devices all; --share-device lets them share";
+            Err(Error::usage(fault.expected("a GPU for each").advice(advice)))
+        }
+    }
 }
 
 /// Lays out the devices that all processes have chosen, each by its number or name.
@@ -88,8 +145,8 @@ pub fn lay_out(world: &World, chosen: &[Option<String>], share: bool) -> Result<
                 let fault =
                     Fault::at("ranks", what).expected("each its own").found(device.name.clone() + &device.at_bus());
                 return Err(Error::usage(fault.advice(
-                    "start one process for each GPU, without --devices, or one for each machine: mpirun --map-by ppr:1:node \
-                     wgpt train --devices all; --share-device lets processes share a GPU",
+                    "start no more processes than there are GPUs, or one for each machine with --devices all (mpirun --map-by \
+                     ppr:1:node); to try several on one GPU: --share-device",
                 )));
             }
         }
@@ -106,7 +163,7 @@ pub fn compare(
     settings: &Settings,
     loader: &Batches,
     rows: Option<&Rows>,
-    questions: usize,
+    questions: &[Example],
 ) -> Result<()> {
     let mut own: BTreeMap<String, String> = compare::noted(settings);
     let t = &settings.train;
@@ -124,7 +181,7 @@ pub fn compare(
             "validation".into(),
             rows.map_or_else(|| Ok("none".to_owned()), |rows| rows.fingerprint().map(|hash| short(&hash)))?,
         ),
-        ("hellaswag".into(), format!("{questions} questions")),
+        ("hellaswag".into(), if questions.is_empty() { "none".into() } else { short(&format!("{questions:?}")) }),
     ]);
     crew.compare(&own)
 }
@@ -160,12 +217,44 @@ pub fn follow_out(world: &World, result: Result<u8>) -> ! {
     }
 }
 
+/// Ends a process of which all do the same: those but the first end here.
+///
+/// # Errors
+/// None: an error ends the process here, too.
+pub fn part(world: &World, result: Result<()>) -> Result<()> {
+    if let Err(error) = result.and_then(|()| world.finish()) {
+        die(world, &error);
+    }
+    if world.is_first() { Ok(()) } else { std::process::exit(0) }
+}
+
+/// Ends a process whose arguments are wrong, and with it all others, which would wait for it: `say` says why.
+pub fn refuse(text: String, say: impl FnOnce()) {
+    let args = Args { mpi: None, rank_timeout: 60 };
+    match join(&args) {
+        Ok(Some(world)) => die_saying(world, &Error::usage(text), say),
+        _ => say(),
+    }
+}
+
 /// Says an error of this process, and ends all.
 fn die(world: &World, error: &Error) -> ! {
-    // an error that came from elsewhere was said there; before others hear of this one and end the process
-    if world.far_error().is_none_or(|far| far != *error) {
-        let place = |error: Error| if world.is_first() { error } else { error.within(world.name(world.rank())) };
+    let place = |error: Error| if world.is_first() { error } else { error.within(world.name(world.rank())) };
+    die_saying(world, error, || {
         tell_of(error.clone(), "train", place);
+    })
+}
+
+fn die_saying(world: &World, error: &Error, say: impl FnOnce()) -> ! {
+    // what all have found the first process says
+    let is_said =
+        || world.far_error().is_some_and(|far| far == *error || far.to_string().ends_with(&error.to_string()));
+    if !world.is_first() && !is_said() {
+        std::thread::sleep(PATIENCE);
+    }
+    // before others hear of this error and end the process
+    if !is_said() {
+        say();
     }
     world.die(error)
 }
