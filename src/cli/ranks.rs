@@ -217,10 +217,10 @@ pub fn follow_out(world: &World, result: Result<u8>) -> ! {
     }
 }
 
-/// Ends a process of which all do the same: those but the first end here.
+/// Ends a process where all do the same. Only the first comes back from here, and only without an error.
 ///
 /// # Errors
-/// None: an error ends the process here, too.
+/// None.
 pub fn part(world: &World, result: Result<()>) -> Result<()> {
     if let Err(error) = result.and_then(|()| world.finish()) {
         die(world, &error);
