@@ -27,7 +27,7 @@ pub enum Message {
     Folder(#[serde(with = "path_text::one")] PathBuf),
     /// Take weights, which follow.
     Load,
-    /// Take a snapshot, which follows, and batches from a place on.
+    /// Take a snapshot, which follows.
     Restore,
     /// Take batches from a place on.
     Batches(BatchesState),

@@ -116,6 +116,14 @@ impl Mpi {
         command(mpirun, dir).spawn().expect("mpirun starts")
     }
 
+    /// The command that starts another command of the program in some processes.
+    pub fn command(&self, dir: &Path, count: usize, args: &str) -> Command {
+        let mut mpirun = Command::new(&self.words[0]);
+        mpirun.args(&self.words[1..]).args(["-n", &count.to_string()]);
+        mpirun.arg(root().join("tools/run")).arg(env!("CARGO_BIN_EXE_wgpt")).args(args.split_whitespace());
+        command(mpirun, dir)
+    }
+
     /// Runs to the end.
     pub fn run(&self, dir: &Path, out: &str, all: &[Ranks]) -> Output {
         self.start(dir, out, all).wait_with_output().expect("waited for")

@@ -85,3 +85,19 @@ fn a_signal_stops_all_ranks_at_one_step() {
         assert!(done.status.success() && String::from_utf8_lossy(&done.stdout).contains("finished after 24 steps"));
     }
 }
+
+/// A profile measures the exchange of all processes, and is printed once.
+#[test]
+fn a_profile_is_of_all_processes() {
+    let dir = folder();
+    for mpi in libraries() {
+        let size = "--layers 1 --heads 2 --channels 32 --vocab 257 --batch 1 --context 16";
+        let args = format!("profile {size} --wall --steps 3 --seconds 1 --share-device");
+        let done = mpi.command(dir.path(), 2, &args).output().expect("mpirun starts");
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{mpi:?}: {err}");
+        for line in ["mpi     2 processes on ", "x 2 on 2 devices; f32", " MiB of weights come at "] {
+            assert_eq!(out.matches(line).count(), 1, "{line}: {out}");
+        }
+    }
+}

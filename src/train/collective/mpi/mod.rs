@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`launcher`] | what the environment says of a launcher |
 //! | [`library`] | an MPI library, opened at run time, and its functions |
-//! | [`hub`] | the one thread that calls them |
+//! | `desk` | the one thread that calls them |
+//! | [`hub`] | the way to that thread |
 
+mod desk;
 pub mod hub;
 pub mod launcher;
 pub mod library;

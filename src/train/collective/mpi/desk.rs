@@ -1,0 +1,401 @@
+//! The thread of a process that calls MPI. Others hand it what is to be sent and received, and wait for its answer ([`super::hub`]).
+//!
+//! MPI itself waits by computing, and hears neither signals nor the silence of another machine. So nothing here waits in MPI: the
+//! thread asks what has arrived, sleeps a little, and asks again. Every second it gives each other process a sign of life; from one
+//! that is silent for too long the run ends.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::hub::{Answer, End, Expected, Heard, Letter, Place, Task, gone};
+use super::library::{Communicator, Library, Request};
+use crate::error::{Error, Fault, Result};
+
+/// Bytes of a message at most; what is longer goes in pieces. MPI counts to 2^31.
+const LONGEST: usize = 1 << 30;
+/// The tag of signs of life, stops and errors.
+const CONTROL: i32 = 1;
+/// Bytes of a control message: a kind, an exit code, the length of a text, the text.
+const NOTE: usize = 2048;
+/// Between two signs of life.
+const BEAT: Duration = Duration::from_secs(1);
+/// As long as it has just moved bytes, the thread asks without sleeping.
+const EAGER: Duration = Duration::from_micros(200);
+/// Sleep between two looks at messages on their way, at first, and at most.
+const SLEEP: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(1)];
+/// Sleep between two looks when only signs of life are awaited.
+const IDLE: Duration = Duration::from_millis(5);
+/// Between two looks of a process that runs; a longer gap is a suspension, of which others' silence is no proof.
+const GAP: Duration = Duration::from_secs(2);
+
+/// Messages that belong together.
+struct Posted {
+    requests: Vec<Request>,
+    /// Is read until they are done.
+    letters: Vec<Letter>,
+    /// Is written until they are done.
+    buffers: Vec<Vec<u8>>,
+    answer: Option<Answer>,
+}
+
+/// What another process wants everyone to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Beat,
+    Stop,
+    Abort,
+    End,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Beat, Self::Stop, Self::Abort, Self::End];
+}
+
+/// One other process.
+struct Peer {
+    process: usize,
+    note: Box<[u8; NOTE]>,
+    /// None once it has said its last.
+    listening: Option<Request>,
+    silent: Duration,
+    /// Notes to it that are on their way.
+    notes: Vec<(Request, Vec<u8>)>,
+}
+
+/// The thread's state.
+pub struct Desk<'l> {
+    library: &'l Library,
+    all: Communicator,
+    place: Place,
+    heard: Arc<Mutex<Heard>>,
+    posted: Vec<Posted>,
+    /// Messages of a run that has ended, whose memory MPI may still use.
+    abandoned: Vec<Posted>,
+    peers: Vec<Peer>,
+    last_beat: Instant,
+    last_look: Instant,
+    finishing: Option<Sender<Result<()>>>,
+    dying: Option<(u8, Instant)>,
+}
+
+impl<'l> Desk<'l> {
+    /// Makes it for a library that has been started on this thread.
+    pub fn new(library: &'l Library, all: Communicator, place: Place, heard: Arc<Mutex<Heard>>) -> Self {
+        let peer = |process| Peer {
+            process,
+            note: Box::new([0; NOTE]),
+            listening: None,
+            silent: Duration::ZERO,
+            notes: Vec::new(),
+        };
+        let peers = (0..place.size).filter(|process| *process != place.rank).map(peer).collect();
+        let now = Instant::now();
+        Self {
+            library,
+            all,
+            place,
+            heard,
+            posted: Vec::new(),
+            abandoned: Vec::new(),
+            peers,
+            last_beat: now,
+            last_look: now,
+            finishing: None,
+            dying: None,
+        }
+    }
+
+    /// Serves what is asked for until the run ends.
+    pub fn serve(&mut self, tasks: &Receiver<Task>) {
+        for at in 0..self.peers.len() {
+            if let Err(error) = self.listen(at) {
+                self.end(&error, false);
+            }
+        }
+        let mut moved = Instant::now();
+        let mut sleep = SLEEP[0];
+        loop {
+            let is_busy = !self.posted.is_empty() || self.finishing.is_some() || self.dying.is_some();
+            let task = if !is_busy {
+                tasks.recv_timeout(IDLE)
+            } else if moved.elapsed() < EAGER {
+                std::thread::yield_now();
+                tasks.try_recv().map_err(|error| match error {
+                    std::sync::mpsc::TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                })
+            } else {
+                let task = tasks.recv_timeout(sleep);
+                sleep = (sleep * 5 / 4).min(SLEEP[1]);
+                task
+            };
+            match task {
+                Ok(task) => {
+                    (moved, sleep) = (Instant::now(), SLEEP[0]);
+                    self.take(task);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // nobody asks any more, and nobody has ended MPI: the process is about to end
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            match self.look() {
+                Ok(true) => (moved, sleep) = (Instant::now(), SLEEP[0]),
+                Ok(false) => {}
+                Err(error) => self.end(&error, false),
+            }
+            if let Some((code, at)) = self.dying
+                && Instant::now() >= at
+            {
+                self.library.abort(code);
+                // it does not come back from that
+                return;
+            }
+            if self.is_finished() {
+                let result = match self.ended() {
+                    Some(end) => Err(end.error),
+                    None => self.library.finish(),
+                };
+                let went_well = result.is_ok();
+                self.heard().finished = went_well;
+                self.finishing.take().into_iter().for_each(|answer| drop(answer.send(result.clone())));
+                if went_well {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, task: Task) {
+        let ended = self.ended();
+        match task {
+            Task::Exchange(_, _, answer) | Task::Broadcast(_, answer) if ended.is_some() => {
+                let error = ended.map_or_else(gone, |end| end.error);
+                let _ = answer.send(Err(error));
+            }
+            Task::Exchange(letters, expected, answer) => {
+                let result = self.post(letters, expected, answer);
+                result.unwrap_or_else(|error| self.end(&error, false));
+            }
+            Task::Broadcast(bytes, answer) => {
+                let mut posted =
+                    Posted { requests: Vec::new(), letters: Vec::new(), buffers: vec![bytes], answer: Some(answer) };
+                let mut result = Ok(());
+                for piece in posted.buffers[0].chunks_mut(LONGEST) {
+                    // SAFETY: `posted` keeps the bytes, which nobody uses until all requests are done
+                    match unsafe { self.library.broadcast(piece, 0, self.all) } {
+                        Ok(request) => posted.requests.push(request),
+                        Err(error) => result = result.and(Err(error)),
+                    }
+                }
+                self.posted.push(posted);
+                result.unwrap_or_else(|error| self.end(&error, false));
+            }
+            Task::Stop => {
+                let name = {
+                    let mut heard = self.heard();
+                    heard.stop = true;
+                    heard.own_signal.clone()
+                };
+                self.tell(Kind::Stop, 0, &name);
+            }
+            Task::Abort(error) => self.end(&error, false),
+            Task::Finish(answer) => {
+                if ended.is_none() {
+                    self.tell(Kind::End, 0, "");
+                }
+                self.finishing = Some(answer);
+            }
+            Task::Die(code, after) => self.dying = Some((code, Instant::now() + after)),
+        }
+    }
+
+    fn post(&mut self, letters: Vec<Letter>, expected: Vec<Expected>, answer: Answer) -> Result<()> {
+        let mut posted = Posted { requests: Vec::new(), letters, buffers: Vec::new(), answer: Some(answer) };
+        let mut result = Ok(());
+        for Expected { process, tag, length, mut buffer } in expected {
+            buffer.resize(length, 0);
+            posted.buffers.push(buffer);
+            let Some(buffer) = posted.buffers.last_mut() else { continue };
+            for piece in buffer.chunks_mut(LONGEST) {
+                // SAFETY: `posted` keeps the memory, which nobody uses until all requests are done
+                match unsafe { self.library.receive(piece, process, tag, self.all) } {
+                    Ok(request) => posted.requests.push(request),
+                    Err(error) => result = result.and(Err(error)),
+                }
+            }
+        }
+        for letter in &posted.letters {
+            for piece in letter.bytes().chunks(LONGEST) {
+                // SAFETY: `posted` keeps the bytes, which nobody writes while they are shared
+                match unsafe { self.library.send(piece, letter.process, letter.tag, self.all) } {
+                    Ok(request) => posted.requests.push(request),
+                    Err(error) => result = result.and(Err(error)),
+                }
+            }
+        }
+        self.posted.push(posted);
+        result
+    }
+
+    /// Waits for the next note of a peer.
+    fn listen(&mut self, at: usize) -> Result<()> {
+        let peer = &mut self.peers[at];
+        // SAFETY: the note is the peer's, and looked at when the request is done
+        let request = unsafe { self.library.receive(&mut peer.note[..], peer.process, CONTROL, self.all) }?;
+        peer.listening = Some(request);
+        Ok(())
+    }
+
+    /// Sends a note to all peers.
+    fn tell(&mut self, kind: Kind, code: u8, text: &str) {
+        let mut end = text.len().min(NOTE - 4);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = &text.as_bytes()[..end];
+        let length = u16::try_from(text.len()).unwrap_or(0).to_le_bytes();
+        let note = [&[kind as u8, code, length[0], length[1]], text].concat();
+        let mut failed = None;
+        for peer in &mut self.peers {
+            // a beat that has not left says enough
+            if kind == Kind::Beat && !peer.notes.is_empty() {
+                continue;
+            }
+            let note = note.clone();
+            // SAFETY: the note is kept with its request until that is done
+            match unsafe { self.library.send(&note, peer.process, CONTROL, self.all) } {
+                Ok(request) => peer.notes.push((request, note)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed {
+            self.end(&error, false);
+        }
+    }
+
+    /// Looks at everything that is on its way; true if something has arrived or left.
+    fn look(&mut self) -> Result<bool> {
+        let Self { library, posted, abandoned, .. } = self;
+        let (mut moved, mut failed) = (false, None);
+        for posted in posted.iter_mut().chain(abandoned.iter_mut()) {
+            posted.requests.retain_mut(|request| match library.is_done(request) {
+                Ok(false) => true,
+                Ok(true) => {
+                    moved = true;
+                    false
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    false
+                }
+            });
+        }
+        // before any answer: what has failed has not arrived
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        abandoned.retain(|posted| !posted.requests.is_empty());
+        for Posted { letters, buffers, answer, .. } in posted.extract_if(.., |posted| posted.requests.is_empty()) {
+            // who waits may write there again
+            drop(letters);
+            if let Some(answer) = answer {
+                let _ = answer.send(Ok(buffers));
+            }
+        }
+        self.look_at_peers()?;
+        Ok(moved)
+    }
+
+    fn look_at_peers(&mut self) -> Result<()> {
+        let gap = self.last_look.elapsed().min(GAP);
+        self.last_look = Instant::now();
+        for at in 0..self.peers.len() {
+            let (library, peer) = (self.library, &mut self.peers[at]);
+            let mut sent = 0;
+            while let Some((request, _)) = peer.notes.get_mut(sent) {
+                if library.is_done(request)? {
+                    peer.notes.remove(sent);
+                } else {
+                    sent += 1;
+                }
+            }
+            let Some(request) = &mut peer.listening else { continue };
+            if !library.is_done(request)? {
+                peer.silent += gap;
+                continue;
+            }
+            (peer.listening, peer.silent) = (None, Duration::ZERO);
+            let [kind, code, low, high] = [0, 1, 2, 3].map(|at| peer.note[at]);
+            let length = usize::from(u16::from_le_bytes([low, high])).min(NOTE - 4);
+            let text = String::from_utf8_lossy(&peer.note[4..4 + length]).into_owned();
+            let process = peer.process;
+            match Kind::ALL.into_iter().find(|other| *other as u8 == kind) {
+                Some(Kind::Stop) => {
+                    let mut heard = self.heard();
+                    heard.stop = true;
+                    let from = heard.name(process);
+                    heard.signal.get_or_insert(if text.is_empty() { from } else { format!("{text} to {from}") });
+                    heard.calls.iter().for_each(|(_, stop)| stop());
+                }
+                Some(Kind::Abort) => {
+                    let fault = Fault::from(text).within(self.heard().name(process));
+                    self.end(&Error::of_code(code, fault), true);
+                }
+                Some(Kind::End) => continue,
+                _ => {}
+            }
+            self.listen(at)?;
+        }
+        if self.last_beat.elapsed() >= BEAT && self.finishing.is_none() {
+            self.last_beat = Instant::now();
+            self.tell(Kind::Beat, 0, "");
+        }
+        let patience = self.place.patience;
+        let silent = self.peers.iter().find(|peer| peer.listening.is_some() && peer.silent > patience);
+        let silent = silent.map(|peer| peer.process).filter(|_| self.ended().is_none());
+        silent.map_or(Ok(()), |process| {
+            let what =
+                format!("{} has given no sign of life for {:.0} s", self.heard().name(process), patience.as_secs_f64());
+            let fault = Fault::at("mpi", what).expected("one a second");
+            Err(Error::lost(
+                fault.advice("see whether the machine, the process and the network are well, and resume the run"),
+            ))
+        })
+    }
+
+    /// Ends the run: of this process, and of all others unless they have said so.
+    fn end(&mut self, error: &Error, is_far: bool) {
+        {
+            let mut heard = self.heard();
+            if heard.end.is_some() {
+                return;
+            }
+            heard.end = Some(End { error: error.clone(), is_far });
+            heard.calls.iter().for_each(|(end, _)| end(error));
+        }
+        for mut posted in std::mem::take(&mut self.posted) {
+            posted.answer.take().into_iter().for_each(|answer| drop(answer.send(Err(error.clone()))));
+            self.abandoned.push(posted);
+        }
+        if !is_far {
+            self.tell(Kind::Abort, error.exit_code(), &error.to_string());
+        }
+    }
+
+    fn ended(&self) -> Option<End> {
+        self.heard().end.clone()
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True when MPI may end: everybody has said so, and nothing is on its way.
+    fn is_finished(&self) -> bool {
+        self.finishing.is_some()
+            && (self.ended().is_some()
+                || self.posted.is_empty()
+                    && self.peers.iter().all(|peer| peer.listening.is_none() && peer.notes.is_empty()))
+    }
+}
