@@ -29,6 +29,7 @@ static WORLD: OnceLock<World> = OnceLock::new();
 
 /// How processes find each other, and how long they wait for each other.
 #[derive(Debug, clap::Args)]
+#[group(id = "processes")]
 pub struct Args {
     /// MPI library of the launcher that started this process [default: the first of libmpi_abi.so.1, libmpi.so.12 and libmpi.so.40
     /// that belongs to it]; with none this process ignores the launcher

@@ -12,17 +12,19 @@ fn every_layout_leaves_what_one_device_leaves() {
     alone(dir, "one", &[]);
     let machine = |machine, count, more: &[&str]| Ranks { machine: Some(machine), ..ranks(count, more) };
     for (number, mpi) in libraries().iter().enumerate() {
-        for (name, all) in [
+        let layouts = [
             ("two", vec![ranks(2, &[])]),
             ("four", vec![ranks(4, &[])]),
-            ("two-of-two", vec![ranks(2, &["--devices", "0,0"])]),
             ("machines", vec![machine("a", 1, &["--devices", "0,0"]), machine("b", 1, &["--devices", "0,0"])]),
             // as many processes as devices, and dealt out in turn
             ("turns", vec![machine("a", 1, &[]), machine("b", 1, &[]), machine("a", 1, &[]), machine("b", 1, &[])]),
+            // which layouts there are is no matter of the library
+            ("two-of-two", vec![ranks(2, &["--devices", "0,0"])]),
             ("uneven", vec![machine("a", 1, &["--devices", "0,0,0"]), machine("b", 1, &[])]),
-        ] {
+        ];
+        for (name, all) in &layouts[..if number == 0 { layouts.len() } else { 4 }] {
             let out = format!("{name}-{number}");
-            mpi.finish(dir, &out, &all);
+            mpi.finish(dir, &out, all);
             same(dir, "one", &out);
             let logs = fs::read_dir(dir.join(&out).join("ranks")).expect("logs").count();
             assert_eq!(logs, all.iter().map(|ranks| ranks.count).sum::<usize>() - 1, "{out}");
