@@ -176,7 +176,9 @@ fn devices_are_planned_and_their_exchange_is_predicted() {
     let one = wgpt(dir, &plan).ends_with(0).out;
     assert!(!one.contains("exchange"), "{one}");
     let eight = wgpt(dir, &[&plan[..], &["--devices", "8", "--link", "pcie5"]].concat()).ends_with(0).out;
-    for says in ["8 of one rank each", "474.8 MiB out of a device and 83", "52.8 GB/s out", "predicted, not measured"] {
+    for says in
+        ["devices  8, one rank each;", "474.8 MiB out of a device and 83", "52.8 GB/s out", "predicted, not measured"]
+    {
         assert!(eight.contains(says), "{says}: {eight}");
     }
     assert!(!eight.contains("efficiency"), "{eight}");
@@ -196,23 +198,51 @@ fn devices_are_planned_and_their_exchange_is_predicted() {
     );
     assert!(number(&bf16, more_by) < 0.8 * number(&predicted, more_by), "{bf16}");
     let ranks = wgpt(dir, &[&card[..], &["524288", "--emulate-ranks", "8"]].concat()).ends_with(0).out;
-    assert!(ranks.contains("2 of 4 ranks each") && ranks.contains("524288 tokens of batch 16"), "{ranks}");
+    assert!(ranks.contains("devices  2, 4 ranks each;") && ranks.contains("524288 tokens of batch 16"), "{ranks}");
     // all cards, and of several batches one that divides the step
     let all = ["plan", "--model", "d12", "--batch", "16", "--gpu", "all", "--devices", "2"];
     let cards = wgpt(dir, &all).ends_with(0).out;
-    assert!(cards.contains("tokens/s of all") && cards.contains("2 of one rank each"), "{cards}");
+    assert!(cards.contains("tokens/s of all") && cards.contains("devices  2, one rank each;"), "{cards}");
     let table = ["plan", "--model", "d12", "--gpu", "h100", "--devices", "16", "--tokens-per-step", "524288"];
     let chosen = wgpt(dir, &table).ends_with(0).out;
     assert!(chosen.contains("tokens of batch 32"), "{chosen}");
+    // machines: fewer of them too, by network and wire, and what would mend it
+    let nodes = ["--gpu", "h100", "--devices", "8", "--link", "pcie5,100G", "--nodes"];
+    let four = wgpt(dir, &[&plan[..], &nodes, &["4"]].concat()).ends_with(0).out;
+    for says in [
+        "devices  32, 8 on each of 4 machines, one rank each;",
+        "100G: 11.25 GB/s between machines",
+        "nodes  devices  batch  10G f32  10G bf16",
+        "10G: below 90 % from 2 machines on; on 4, --wire bf16 gives ",
+        "1 machine: ",
+    ] {
+        assert!(four.contains(says), "{says}: {four}");
+    }
+    let rows: Vec<Vec<f64>> = four
+        .lines()
+        .map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<f64>>())
+        .filter(|row| row.len() == 11)
+        .collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), [1.0, 2.0, 4.0], "{four}");
+    for row in &rows[1..] {
+        // a faster network and fewer bytes help
+        assert!(row[3] < row[5] && row[5] < row[7] && row[7] <= row[9] && row[3] <= row[4], "{row:?}");
+    }
     for (flags, says) in [
         (&["--devices", "0"][..], "expected a number from 1 to 1024"),
-        (&["--devices", "2", "--link", "usb"], "expected one of pcie4, pcie5, 100G"),
+        (
+            &["--devices", "2", "--link", "usb"],
+            "expected one of pcie4, pcie5, one of 10G, 25G, 100G, 200G, 400G, or both",
+        ),
+        (&["--devices", "2", "--link", "pcie5,pcie4"], "or both with a comma"),
+        (&["--nodes", "2"], "--devices"),
+        (&["--nodes", "300", "--devices", "8"], "2400 devices in all, expected at most 1024"),
         (&["--link", "pcie4"], "--devices"),
         (&["--gpu", "rtx-4090", "--devices", "2", "--tokens-per-step", "40000"], "a multiple of 32768"),
         (&["--devices", "2", "--tokens-per-step", "40960"], "try --batch 10 or --tokens-per-step 65536"),
         (&["--devices", "2", "--tokens-per-step", "1e-320"], "try --tokens-per-step 32768"),
         (&["--devices", "2", "--tokens-per-step", "1e300"], "at most 2^50"),
-        (&["--devices", "4", "--emulate-ranks", "6"], "6 ranks on 4 devices, expected as many on each device; try 8"),
+        (&["--devices", "4", "--emulate-ranks", "6"], "6 ranks on 4 devices, expected a multiple of 4; try 8"),
         (&["--wire", "bf16"], "--devices"),
     ] {
         let refused = wgpt(dir, &[&plan[..], flags].concat()).ends_with(2);
