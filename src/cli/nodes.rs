@@ -10,7 +10,7 @@ use super::terminal::{say, say_lines};
 /// A batch and the milliseconds of a micro-step of it, for steps of a run that such batches make up.
 pub type Micro<'m> = dyn Fn(&Subject) -> Option<(usize, f64)> + 'm;
 
-/// What the devices of the table compute.
+/// A run whose efficiency is predicted for several numbers of machines.
 pub struct Scaling<'s> {
     /// The run on all machines.
     pub subject: &'s Subject,

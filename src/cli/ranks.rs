@@ -11,7 +11,7 @@ use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, adapter, devices};
 use wgpt::run::orders::{self, Crew, Message, VERSION};
 use wgpt::train::Settings;
-use wgpt::train::collective::mpi::launcher::launched;
+use wgpt::train::collective::mpi::launcher::{Launch, launched};
 use wgpt::train::collective::mpi::{Layout, World, WorldOptions};
 use wgpt::train::settings::compare;
 
@@ -49,7 +49,7 @@ pub fn join(args: &Args) -> Result<Option<&'static World>> {
     if mpi.is_some_and(|library| library.as_os_str() == NONE) {
         return Ok(None);
     }
-    let launch = launched(|name| std::env::var(name).ok())?.filter(|launch| launch.size > 1);
+    let launch = launch()?.filter(|launch| launch.size > 1);
     let Some(launch) = launch else {
         let size = std::env::var("WORLD_SIZE").ok().and_then(|size| size.parse::<usize>().ok());
         if let (Some(size @ 2..), Ok(_)) = (size, std::env::var("RANK")) {
@@ -63,9 +63,14 @@ pub fn join(args: &Args) -> Result<Option<&'static World>> {
     Ok(Some(WORLD.get_or_init(|| world)))
 }
 
+/// Reads this process's place among those that a launcher has started.
+fn launch() -> Result<Option<Launch>> {
+    launched(|name| std::env::var(name).ok())
+}
+
 /// Returns how many processes a launcher has started, this one among them.
 pub fn launched_size() -> usize {
-    launched(|name| std::env::var(name).ok()).ok().flatten().map_or(1, |launch| launch.size)
+    launch().ok().flatten().map_or(1, |launch| launch.size)
 }
 
 /// True once the run of several processes has ended: a signal is then the launcher's, and of no concern.
@@ -83,7 +88,7 @@ pub fn launcher() -> Vec<String> {
 
 /// Returns true for a process that a launcher has started behind the first one.
 pub fn is_other() -> bool {
-    launched(|name| std::env::var(name).ok()).is_ok_and(|launch| launch.is_some_and(|launch| launch.rank > 0))
+    launch().is_ok_and(|launch| launch.is_some_and(|launch| launch.rank > 0))
 }
 
 /// Returns which signal has asked which other process of the run to stop.
@@ -195,7 +200,7 @@ fn short(fingerprint: &str) -> String {
 /// Ends the first process of a run: all others leave with it.
 ///
 /// # Errors
-/// What the run has ended with, if it was stopped and saved; after any other error the process ends here.
+/// [`Error::Stopped`] of a run that was saved. After any other error the process ends here.
 pub fn leave(world: &World, result: Result<()>) -> Result<()> {
     let code = match &result {
         Ok(()) => 0,

@@ -45,7 +45,7 @@ pub enum Answer {
     Stops(&'static str),
     /// The process ends at once.
     Ends(&'static str),
-    /// It goes on: the signal is of no concern.
+    /// The command ignores the signal.
     None,
 }
 
@@ -109,7 +109,7 @@ pub fn listen(answer: impl Fn() -> Answer + Send + 'static) -> Result<impl Fn() 
     Ok(move || name_of(which.load(Ordering::SeqCst) as i32))
 }
 
-/// What is said of a signal; nothing if there is no word for it.
+/// Returns the line about a signal: its name and `text`, or nothing without a text.
 fn said(name: &str, text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{name}: {text}") }
 }

@@ -119,7 +119,7 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Stands behind the next batch without reading it.
+    /// Moves past the next batch without reading it.
     pub(super) fn skip(&mut self) {
         self.advance_to_sample();
         self.sample += 1;

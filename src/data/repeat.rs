@@ -21,6 +21,17 @@ impl Repeat {
         Ok(Self { batches, next: 0 })
     }
 
+    /// Returns the source of a step's batches: the kept ones from the first on, where there are some, else `source`.
+    pub fn or<'s>(repeat: &'s mut Option<Self>, source: &'s mut dyn BatchSource) -> &'s mut dyn BatchSource {
+        match repeat {
+            Some(repeat) => {
+                repeat.rewind();
+                repeat
+            }
+            None => source,
+        }
+    }
+
     /// Goes back to the first.
     pub fn rewind(&mut self) {
         self.next = 0;

@@ -1,21 +1,20 @@
 //! A process of a run but the first: it makes the calls on its devices that the first one makes, on data of its own, and writes
 //! nothing but a log.
 
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::data::hellaswag::Example;
-use crate::data::{BatchSource, Batches, Repeat, Rows};
+use crate::data::{Batches, Repeat, Rows};
 use crate::error::{Error, Fault, Result};
 use crate::files::{open, visible};
 use crate::gpu::Gpu;
 use crate::model::Weights;
 use crate::run::orders::{Crew, Message, RANKS, log_of};
 use crate::run::phase::{CurrentPhase, Phase};
-use crate::run::session::{kernels_of, trainer_options};
+use crate::run::session::trainer_options;
 use crate::run::team::Team;
 use crate::run::watchdog::{self, Patience};
 use crate::train::Snapshot;
@@ -24,7 +23,7 @@ use crate::train::settings::Settings;
 /// Steps between two lines of the log.
 const LOGGED: usize = 100;
 
-/// What such a process needs.
+/// A process that follows the first one.
 pub struct Follower<'a> {
     /// The settings.
     pub settings: &'a Settings,
@@ -78,7 +77,7 @@ impl Follower<'_> {
         log.line("kernels are built");
         let mut watchdogs = Vec::new();
         Team::with(&gpus, trainer_options(self.settings), Some(crew), |team| {
-            crew.compare(&BTreeMap::from([("kernels".to_owned(), kernels_of(team.lead()))]))?;
+            crew.compare_kernels(team.lead())?;
             log.line(&format!(
                 "ready, memory {:.1} MiB",
                 team.lead().gpu().allocated_bytes() as f64 / f64::from(1 << 20)
@@ -115,13 +114,7 @@ impl Follower<'_> {
                 }
                 Message::Batches(state) => loader.restore(state)?,
                 Message::Step { step, lr } => {
-                    let source: &mut dyn BatchSource = match &mut repeat {
-                        Some(repeat) => {
-                            repeat.rewind();
-                            repeat
-                        }
-                        None => &mut *loader,
-                    };
+                    let source = Repeat::or(&mut repeat, loader);
                     let is_done = team.step_unless(source, step, f32::from_bits(lr), &|| stop().is_some())?;
                     team.drop_reports()?;
                     reached = if is_done { step } else { step - 1 };

@@ -12,9 +12,9 @@ use crate::error::{Error, Fault, Result};
 use crate::files::path_text;
 use crate::gpu::{Caps, Gpu, devices};
 use crate::model::Weights;
-use crate::train::Snapshot;
 use crate::train::collective::mpi::{Layout, World};
 use crate::train::collective::{Link, Part};
+use crate::train::{Snapshot, Trainer};
 
 /// One message, in the order in which they come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,12 +69,6 @@ impl<'w> Crew<'w> {
     #[must_use]
     pub fn world(&self) -> &'w World {
         self.world
-    }
-
-    /// Where the run's devices are.
-    #[must_use]
-    pub fn layout(&self) -> &'w Layout {
-        self.layout
     }
 
     /// Returns the ranks, of `ranks` in all, that this process's devices compute.
@@ -152,6 +146,26 @@ impl<'w> Crew<'w> {
         }
         difference(&all, |process| self.world.name(process)).map_or(Ok(()), |fault| Err(Error::disagree(fault)))
     }
+
+    /// [`Crew::compare`] of the kernels of a step.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compare_kernels(&self, trainer: &Trainer) -> Result<()> {
+        self.compare(&BTreeMap::from([("kernels".to_owned(), kernels_of(trainer))]))
+    }
+}
+
+/// Names the kernels of a step, for the processes of a run to compare: they must compute alike.
+fn kernels_of(trainer: &Trainer) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for program in trainer.programs() {
+        names.extend(program.commands.iter().map(|command| command.name().to_owned()));
+    }
+    names.sort();
+    names.dedup();
+    let hash = blake3::hash(names.join("\n").as_bytes()).to_hex();
+    format!("{} ({})", &hash[..8], trainer.kernel_summary().join(", "))
 }
 
 /// Tells all other processes, from the first one.

@@ -1,6 +1,6 @@
 //! A run from its folder to its end: what is there already, the device it needs, and the same again when that is lost.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,9 @@ use crate::run::report::{History, Reporter};
 use crate::run::steps::{Done, Outcome, Run, Screen};
 use crate::run::team::Team;
 use crate::run::watchdog::{self, Patience};
+use crate::train::TrainerOptions;
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Interval, RunFile, Settings, compare};
-use crate::train::{Trainer, TrainerOptions};
 
 /// Optional extras of a run; none by default.
 #[derive(Debug, Default)]
@@ -262,9 +262,7 @@ impl<'a> Session<'a> {
         // until all devices have come to their end
         let mut watchdogs = Vec::new();
         Team::with(gpus, trainer_options(settings), self.crew, |team| {
-            if let Some(crew) = self.crew {
-                crew.compare(&BTreeMap::from([("kernels".to_owned(), kernels_of(team.lead()))]))?;
-            }
+            self.crew.map_or(Ok(()), |crew| crew.compare_kernels(team.lead()))?;
             crate::kill_point!("resume: before the first weights");
             self.phase.set(Phase::Uploading);
             let state = match saved.take() {
@@ -382,18 +380,6 @@ impl<'a> Session<'a> {
             rebuilt: false,
         })
     }
-}
-
-/// Names the kernels of a step, for the processes of a run to compare: they must compute alike.
-pub(super) fn kernels_of(trainer: &Trainer) -> String {
-    let mut names: Vec<String> = Vec::new();
-    for program in trainer.programs() {
-        names.extend(program.commands.iter().map(|command| command.name().to_owned()));
-    }
-    names.sort();
-    names.dedup();
-    let hash = blake3::hash(names.join("\n").as_bytes()).to_hex();
-    format!("{} ({})", &hash[..8], trainer.kernel_summary().join(", "))
 }
 
 /// Returns what a run's settings make its trainer of.

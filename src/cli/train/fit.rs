@@ -29,7 +29,7 @@ impl Asked {
     /// GPU of its own. The number of devices of the run is known later, and so are its ranks: see [`Asked::default_ranks`].
     ///
     /// # Errors
-    /// As [`Asked::choose_devices`]; [`Error::Usage`] if there are fewer GPUs than processes.
+    /// Those of [`Asked::choose_devices`], and [`wgpt::error::Error::Usage`] if the machine has fewer GPUs than processes.
     pub fn choose_devices_of_rank(&self, (at, local): (usize, usize)) -> Result<Vec<usize>> {
         let run = &self.recipe().run;
         let share = run.share_device.unwrap_or(false);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::data::hellaswag::Example;
-use crate::data::{BatchSource, Batches, Mark, Repeat, Rows, Tokenizer};
+use crate::data::{Batches, Mark, Repeat, Rows, Tokenizer};
 use crate::error::{Error, Fault, Result};
 
 use crate::infer::generator::Generator;
@@ -181,13 +181,7 @@ impl Run<'_> {
         *clock = Clock::new(first, Instant::now());
         for step in first..=steps {
             let (mark, stop) = (self.loader.mark(), self.stop);
-            let source: &mut dyn BatchSource = match &mut self.repeat {
-                Some(repeat) => {
-                    repeat.rewind();
-                    repeat
-                }
-                None => &mut self.loader,
-            };
+            let source = Repeat::or(&mut self.repeat, &mut self.loader);
             if !team.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
                 return Err(self.leave(team, step - 1, None, &mark, clock, screen)?);
             }

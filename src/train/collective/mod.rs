@@ -64,9 +64,7 @@ pub trait Collective: Send {
     fn part(&self) -> Part;
 
     /// Returns a device's name for messages.
-    fn name(&self, device: usize) -> String {
-        format!("device {device}")
-    }
+    fn name(&self, device: usize) -> String;
 
     /// Gives each other member m of a scope the bytes `to[m]` of `sent`, and calls `receive` once with the bytes that each member
     /// gives this one: `coming[m]` of them, none from itself. Keeps no reference to `sent`.
