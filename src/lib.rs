@@ -1,6 +1,6 @@
 //! wgpt: a portable GPT-2 trainer. Every operator is a WGSL compute shader dispatched through wgpu.
 //!
-//! Floors, from the lowest: `error`; `files` and `random`; `gpu`; `ops`; `model`; `cases` (a table of cases per operator, for
+//! Floors, from the lowest: `error` and `units`; `files` and `random`; `gpu`; `ops`; `model`; `cases` (a table of cases per operator, for
 //! tests and benches); `formats`; `data`; `train`; `infer` and `measure`; `run`; and in the program `cli`. Each uses only
 //! floors below it. `reference` is the f64 meaning of every operator.
 
@@ -33,3 +33,4 @@ pub mod random;
 pub mod reference;
 pub mod run;
 pub mod train;
+pub mod units;

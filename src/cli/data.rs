@@ -18,11 +18,11 @@ use wgpt::data::separators::SPELLED_END;
 use wgpt::data::{Part, TokenFormat, TokenizerName, inspect, token_paths};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::visible;
+use wgpt::units;
 
 use super::stdout;
 use super::terminal::{remark, say};
 use super::{invocation, signals};
-use wgpt::run::clock_text;
 
 /// Time between two lines where no bar is shown.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -415,7 +415,7 @@ impl Meter {
         let gone = now.duration_since(self.begin).as_secs_f64();
         let left = total.saturating_sub(done) as f64 * gone / done.saturating_sub(first).max(1) as f64;
         let eta = if done > first {
-            format!(" | ETA {}", clock_text(Duration::from_secs_f64(left.min(1e8))))
+            format!(" | ETA {}", units::clock(Duration::from_secs_f64(left.min(1e8))))
         } else {
             String::new()
         };

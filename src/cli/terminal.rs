@@ -7,8 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use wgpt::run::Screen;
-use wgpt::run::clock_text;
 use wgpt::train::Trainer;
+use wgpt::units;
 
 /// Prints one line. What cannot be written is an error at the command's end and no panic: see [`super::stdout`].
 macro_rules! say {
@@ -70,7 +70,7 @@ impl Screen for Terminal<'_> {
         let Some(bar) = &self.bar else { return };
         bar.set_position(step as u64);
         if let Some(eta) = eta {
-            bar.set_message(format!("{} left", clock_text(eta)));
+            bar.set_message(format!("{} left", units::clock(eta)));
         }
     }
 }

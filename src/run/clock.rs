@@ -191,16 +191,6 @@ impl Clock {
     }
 }
 
-/// A duration as `1:02:03` or `2:03`.
-#[must_use]
-pub fn clock_text(duration: Duration) -> String {
-    let s = duration.as_secs_f64().round() as u64;
-    match s / 3600 {
-        0 => format!("{}:{:02}", s / 60, s % 60),
-        h => format!("{h}:{:02}:{:02}", s / 60 % 60, s % 60),
-    }
-}
-
 #[cfg(test)]
 #[path = "clock_tests.rs"]
 mod tests;

@@ -21,7 +21,6 @@ pub mod team;
 pub mod tensorboard;
 pub mod watchdog;
 
-pub use clock::clock_text;
 pub use phase::{CurrentPhase, Phase, PhaseGuard};
 pub use session::Session;
 pub use steps::{Run, Screen};

@@ -14,10 +14,10 @@ pub use sheet::Sheet;
 
 use crate::error::Result;
 use crate::files::atomic;
-use crate::run::clock::clock_text;
 use crate::run::home::Home;
 use crate::run::records::Metric;
 use crate::train::settings::RunFile;
+use crate::units;
 
 /// The page's name in a run's folder.
 pub const REPORT: &str = "report.html";
@@ -75,9 +75,9 @@ impl Reporter {
         if let Some(part) = self.sheet.utilisation_of_a_token_a_second() {
             line += &format!(" | {:.1} % MFU", 100.0 * part * tokens_per_s);
         }
-        line += &format!(" | {} so far", clock_text(Duration::from_secs_f64(so_far.clamp(0.0, 1e10))));
+        line += &format!(" | {} so far", units::clock(Duration::from_secs_f64(so_far.clamp(0.0, 1e10))));
         if let Some(eta) = eta {
-            line += &format!(" | ETA {}", clock_text(eta));
+            line += &format!(" | ETA {}", units::clock(eta));
         }
         let price = self.sheet.file.as_ref().and_then(|file| file.settings.run.price_per_hour);
         if let Some(price) = price {

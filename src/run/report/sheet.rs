@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::files::{bounded, open};
 use crate::measure::flops_per_token;
-use crate::run::clock::clock_text;
 use crate::run::contents;
 use crate::run::report::history::History;
 use crate::train::settings::RunFile;
 use crate::train::settings::file::CONFIG;
+use crate::units;
 
 /// Samples that a report shows, the newest.
 const MOST_SAMPLES: usize = 5;
@@ -122,7 +122,7 @@ impl Sheet {
                 add("MFU", format!("{:.1} %", 100.0 * part * speed), peak);
             }
         }
-        let clock = |seconds: f64| clock_text(Duration::from_secs_f64(seconds.clamp(0.0, 1e10)));
+        let clock = |seconds: f64| units::clock(Duration::from_secs_f64(seconds.clamp(0.0, 1e10)));
         if history.seconds > 0.0 {
             add("time so far", clock(history.seconds), "steps and what came between".into());
         }
