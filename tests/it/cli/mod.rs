@@ -1,0 +1,36 @@
+//! The program from outside: what it prints, writes and ends with. It is started through tools/run, as a user's is.
+
+mod bad_input;
+#[cfg(unix)]
+mod changed_data;
+mod data_files;
+#[cfg(unix)]
+mod devices;
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(unix)]
+mod longer;
+mod mixed;
+mod models;
+mod named_data;
+#[cfg(unix)]
+mod names;
+#[cfg(target_os = "linux")]
+mod no_files;
+#[cfg(target_os = "linux")]
+mod outputs;
+mod plan;
+mod recipes;
+mod report;
+#[cfg(unix)]
+mod resume;
+mod runs;
+mod shader;
+mod speed;
+mod stories;
+#[cfg(unix)]
+mod texts;
+mod tokenizers;
+
+use crate::common::program::*;
+use crate::data::server;
