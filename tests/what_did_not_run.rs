@@ -1,5 +1,5 @@
-//! Not a test: lists what the tests of this `cargo test` did not run, and fails on a reason that `tests/not-run.txt` does
-//! not list. Cargo runs test programs in the order of their names, so this one is the last.
+//! Not a test: lists what the tests of this `cargo test` did not run, and fails on a reason that `tests/not-run.txt`
+//! does not list. Cargo runs test programs in the order of their names, so this one is the last.
 
 #[path = "common/not_run.rs"]
 #[allow(dead_code, reason = "this program only reads")]
@@ -74,8 +74,8 @@ fn ignored(root: &Path) -> BTreeSet<Line> {
     found
 }
 
-/// Reads the patterns of the accepted reasons: lines that are neither empty, nor begin with `#` or a space. The indented
-/// lines below a pattern say why it is accepted, and each pattern needs some.
+/// Reads the patterns of the accepted reasons: lines that are neither empty, nor begin with `#` or a space. The
+/// indented lines below a pattern say why it is accepted, and each pattern needs some.
 fn accepted(text: &str) -> Result<Vec<Regex>, String> {
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     let mut patterns = Vec::new();

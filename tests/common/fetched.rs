@@ -1,13 +1,14 @@
-//! Programs that tests need and most machines lack, from tools/fetch.
+//! Programs that tests need and that most machines lack. tools/fetch brings them.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Fetches a package, or finds it fetched. Returns its folder, the loader of its C library and the folders of its
-/// libraries; `Err` is one line that says why there is none: the caller's test is then not run.
+/// Fetches a package unless it is already fetched. Returns its folder, the loader of its C library and the folders of
+/// its libraries. `Err` is one line that states why the package is missing: the caller then records its test as not
+/// run.
 ///
 /// # Panics
-/// If tools/fetch fails otherwise than by not reaching Debian.
+/// If tools/fetch fails for any other reason than that it cannot reach Debian.
 pub fn fetched(who: &str, size: &str, what: &str, package: &str) -> Result<[String; 3], String> {
     if !cfg!(target_os = "linux") {
         return Err(format!("{what} not found"));

@@ -4,7 +4,7 @@ use wgpt::gpu::{Gpu, Options};
 use wgpt::infer::sampler::Coins;
 use wgpt::model::{Config, Params, Weights, init};
 
-/// A model whose logits differ enough to be told apart: the first weights of training, ten times as large.
+/// Returns a model whose logits differ enough to be told apart: the initial weights of training, ten times as large.
 pub fn model(config: Config) -> Weights {
     let mut weights = init::init(config, 42);
     for name in ["wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw"] {

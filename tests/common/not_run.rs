@@ -1,16 +1,17 @@
 //! The record of what tests leave out. Every test that cannot run, or cannot run a part of itself, calls [`not_run`].
-//! `tests/what_did_not_run.rs` prints the record at the end of `cargo test` and fails on a reason that `tests/not-run.txt`
-//! does not list. The library's own tests include this file too.
+//! `tests/what_did_not_run.rs` prints the record at the end of `cargo test` and fails on a reason that
+//! `tests/not-run.txt` does not list. The library's own tests include this file too.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Names the folder of the record. Set it for a child process that is a test program itself: otherwise the folder follows
-/// from the parent process.
+/// Names the folder of the record. Set it for a child process that is a test program itself: otherwise the folder
+/// follows from the parent process.
 pub const VARIABLE: &str = "WGPT_NOT_RUN";
 
-/// Records that `what` did not run, and why. The line also appears on standard error, past the capture of the test harness.
+/// Records that `what` did not run, and why. The line also appears on standard error, past the capture of the test
+/// harness.
 pub fn not_run(what: &str, why: &str) {
     let line = format!("{what}: {why}").replace('\n', " ");
     say(&format!("not run: {line}"));

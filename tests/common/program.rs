@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a run of the program left.
+/// The exit code, the output and the duration of a finished process.
 pub struct Outcome {
     pub code: i32,
     pub out: String,
@@ -18,13 +18,13 @@ pub fn wgpt(dir: &Path, args: &[&str]) -> Outcome {
     wgpt_with(dir, &[], args)
 }
 
-/// The same with arguments that need be no text.
+/// Starts `wgpt` with arguments that need not be valid UTF-8.
 #[cfg(unix)]
 pub fn wgpt_os(dir: &Path, args: &[&OsStr]) -> Outcome {
     started(dir, &[], args)
 }
 
-/// Starts `wgpt` with variables of the environment.
+/// Starts `wgpt` with additional environment variables.
 pub fn wgpt_with(dir: &Path, environment: &[(&str, &Path)], args: &[&str]) -> Outcome {
     started(dir, environment, &args.iter().map(OsStr::new).collect::<Vec<_>>())
 }
@@ -40,7 +40,7 @@ fn started(dir: &Path, environment: &[(&str, &Path)], args: &[&OsStr]) -> Outcom
         Command::new(program)
     };
     let begin = std::time::Instant::now();
-    // no record of a user's own tuning, but one of the test's
+    // never the user's own record of tuning, but the test's
     command.args(args).current_dir(dir).env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
     command.env_remove("WGPT_TUNING").envs(environment.iter().copied());
     let output = command.output().expect("the program starts");
@@ -61,30 +61,31 @@ impl Outcome {
     }
 }
 
-/// Words to train on: any text will do.
+/// Writes words to train on. Any text will do.
 pub fn text_file(dir: &Path, name: &str, bytes: usize) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, wgpt::data::Stories::new(7).text(bytes)).expect("the test's folder can be written");
     path
 }
 
-/// A small model's flags.
+/// The flags of a small model.
 pub const SMALL: [&str; 8] = ["--tokenizer", "bytes", "--layers", "1", "--heads", "2", "--channels", "32"];
 
-/// `wgpt train` on a text with a small model, batch 2, context 16 and more flags.
+/// Runs `wgpt train` on `text.txt` with a small model, batch 2, context 16 and more flags.
 pub fn train(dir: &Path, more: &[&str]) -> Outcome {
     let base = ["train", "--text", "text.txt", "--batch", "2", "--context", "16"];
     let args: Vec<&str> = base.iter().chain(&SMALL).chain(more).copied().collect();
     wgpt(dir, &args)
 }
 
-/// The lines of a run's metrics.
+/// Returns the lines of a run's metrics.jsonl.
 pub fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
-/// The scalars of a run's event files in order, as (step, name, value), read without regard to our own writer.
+/// Returns the scalars of a run's event files in order, as (step, name, value). The reader shares no code with our
+/// writer.
 pub fn scalars(run: &Path) -> Vec<(u64, String, f32)> {
     let mut files: Vec<_> = fs::read_dir(run.join("tb")).expect("tb").flatten().map(|entry| entry.path()).collect();
     files.sort();
@@ -110,7 +111,7 @@ pub fn scalars(run: &Path) -> Vec<(u64, String, f32)> {
     found
 }
 
-/// The fields of a protocol buffer: number, and the value as a number or as bytes.
+/// Returns the fields of a protocol buffer: the field's number, and its value as a number or as bytes.
 fn fields(mut bytes: &[u8]) -> Vec<(u8, (u64, Vec<u8>))> {
     fn varint(bytes: &mut &[u8]) -> u64 {
         let end = bytes.iter().position(|byte| *byte < 0x80).expect("an end");

@@ -1,4 +1,4 @@
-//! Training steps in tests: PyTorch's golden runs, weights in which no term hides, and a run that collects its reports.
+//! Training steps in tests: PyTorch's golden runs, weights in which every term shows, and a loop that collects reports.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ pub fn steps_json(case: &str) -> serde_json::Value {
     serde_json::from_str(&text).expect("golden file")
 }
 
-/// Twelve steps that PyTorch made.
+/// Twelve training steps that PyTorch made.
 pub struct GoldenRun {
     pub json: serde_json::Value,
     pub weights: Weights,
@@ -49,12 +49,12 @@ impl GoldenRun {
         }
     }
 
-    /// A trainer in f32 for it.
+    /// Returns the options of a trainer in f32 for this run.
     pub fn options(&self) -> TrainerOptions {
         TrainerOptions { optimizer: self.optimizer, ..TrainerOptions::new(self.weights.config, self.sizes) }
     }
 
-    /// Its batches, from the first.
+    /// Returns the run's batches, from the first.
     pub fn loader(&self, case: &str) -> Loader {
         let source = TokenSource::open(golden(case).join("tokens.bin")).expect("golden tokens");
         let config = LoaderConfig::new(self.sizes.batch, self.sizes.context, self.weights.config.vocab, None);
@@ -76,7 +76,7 @@ pub fn run(trainer: &mut Trainer, loader: &mut dyn BatchSource, schedule: &Sched
     reports
 }
 
-/// Weights that are not small and biases that are not zero, so that no term hides.
+/// Returns weights that are not small and biases that are not zero, so that every term of a formula shows.
 pub fn lively(config: Config, seed: u64) -> Weights {
     let mut weights = init::init(config, 42);
     let mut random = Random::new(seed);

@@ -1,4 +1,4 @@
-//! Several devices share a run and get one device's bits: software Vulkan, opened as often as there are devices.
+//! Several devices share a run and get the bits of one device. Software Vulkan is opened once per device.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -110,14 +110,14 @@ impl Step {
     }
 }
 
-/// Devices that a test has done with, and that have built their kernels.
+/// Devices that no test uses now and that have compiled their kernels.
 static UNUSED: Mutex<Vec<(Elem, Gpu)>> = Mutex::new(Vec::new());
 
 fn unused() -> MutexGuard<'static, Vec<(Elem, Gpu)>> {
     UNUSED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A device that the next test takes when this one has done with it.
+/// A device that the next test takes over when this test is finished.
 struct Device {
     elem: Elem,
     gpu: Option<Gpu>,
@@ -382,8 +382,8 @@ fn weights_that_differ_end_the_run_and_name_the_device() {
     }
 }
 
-/// Every device gives and gets what ZeRO-1 needs, and no more: with as many ranks as devices, (N-1)/N of the gradients and as
-/// much of the weights on a machine; between machines the same of each device's shard.
+/// Every device gives and gets what ZeRO-1 needs, and no more: with as many ranks as devices, (N-1)/N of the gradients
+/// and as much of the weights on a machine; between machines the same of each device's shard.
 #[test]
 fn a_step_exchanges_the_bytes_that_it_must() {
     let padded: u64 = flat::groups(&config()).iter().map(|group| group.len as u64).sum();

@@ -1,4 +1,4 @@
-//! Measuring: the same losses whatever the batches, and answers that padding does not change.
+//! Evaluation: losses do not depend on the batches, and padding does not change answers.
 
 use std::path::Path;
 

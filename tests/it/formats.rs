@@ -1,5 +1,5 @@
-//! Models in broken files: a stored corpus of them, and any number of others that proptest makes up. And names, paths and
-//! memory, which are seen from outside only.
+//! Models in broken files: a stored corpus of them, and any number of others that proptest makes up. And names, paths
+//! and memory, which are seen from outside only.
 //!
 //! The stored ones were written once by `cargo test --release --test it -- --ignored make_the_broken_models`.
 
@@ -355,8 +355,8 @@ fn paths_that_are_not_utf8() {
     }
 }
 
-/// A model of 40 MB, read and written: what was decoded is given back, so that the file and the weights are never both in
-/// memory. The program's own needs are below the 64 MB.
+/// A model of 40 MB, read and written: what was decoded is given back, so that the file and the weights are never both
+/// in memory. The program's own needs are below the 64 MB.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_stays_near_the_size_of_the_file() {

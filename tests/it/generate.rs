@@ -1,4 +1,4 @@
-//! Generation: keeping keys and values changes nothing but the work.
+//! Generation: kept keys and values save work and change no result.
 
 use wgpt::gpu::{Elem, Gpu, Pool};
 use wgpt::infer::sampler::{Coins, draw};
@@ -7,7 +7,7 @@ use wgpt::model::{Activations, Config, Recompute};
 
 use crate::common::generator::{load, model, open, tokens};
 
-/// What cached logits may be off.
+/// The largest difference of logits with kept keys and values.
 const TOLERANCE: f32 = 1e-4;
 
 /// Runs `test` with a generator in the memory of a forward pass, and in that of a training batch.

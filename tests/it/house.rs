@@ -1,6 +1,6 @@
-//! The house's rules that no lint can hold: which floor imports which, who may name what, which files belong together.
-//! ARCHITECTURE.md gives the reasons, and the floors are read from its drawing. A rule takes files and returns faults;
-//! `planted` shows each some.
+//! Rules of this codebase that no lint can check: which floor imports which, which files may name what, and which files
+//! belong together. ARCHITECTURE.md gives the reasons, and the floors are read from its drawing. A rule takes files and
+//! returns faults; `planted` tests each rule with some.
 
 mod planted;
 
@@ -10,8 +10,8 @@ use std::path::Path;
 
 use regex::Regex;
 
-/// A file that an operator's stem asks for and that is missing on purpose: stepcontrol decides about a step and computes
-/// no tensor; src/cases/stepcontrol.rs writes the decisions out.
+/// A file that an operator's stem asks for and that is missing on purpose: stepcontrol decides about a step and
+/// computes no tensor; src/cases/stepcontrol.rs writes the decisions out.
 const NO_FILE: &str = "src/reference/stepcontrol.rs";
 /// Operators that import stepcontrol on purpose: they bind the step's state and numbers, which it keeps.
 const BIND_THE_STEP: [&str; 2] = ["adamw", "crossentropy"];
@@ -99,8 +99,8 @@ fn operators(files: &[File]) -> Vec<String> {
     faults
 }
 
-/// Only `gpu` names wgpu, and only one file of it calls Vulkan. `gpu` holds no word of transformers; `gpu` and `model` hold
-/// no flag and no command of the program, comments included.
+/// Only `gpu` names wgpu, and only one file of it calls Vulkan. `gpu` holds no word of transformers; `gpu` and `model`
+/// hold no flag and no command of the program, comments included.
 fn words(files: &[File]) -> Vec<String> {
     let transformers = regex("(?i)attention|layernorm|token|vocab|(^|[^w])gpt");
     let (commands, wgpu, ash) = (regex(r"(^|[^-\w])--[a-z]|\bwgpt [a-z]"), regex(r"\bwgpu\b"), regex(r"\bash::"));

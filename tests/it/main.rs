@@ -1,8 +1,8 @@
-//! The integration tests, in one program: kernels are compiled once for all of them, and both cores are busy to the end.
-//! Tests that assert a duration, or that neighbours would disturb, are in `tests/timing`.
+//! The integration tests, in one program: kernels are compiled once for all of them, and both cores are busy to the
+//! end. Tests that assert a duration, or that neighbours would disturb, are in `tests/timing`.
 //!
 //! ```text
-//! cargo test --release --test it ops::                one module
+//! cargo test --release --test it ops::                    one module
 //! cargo test --release --test it ops::cases::layernorm    one test
 //! ```
 

@@ -1,4 +1,4 @@
-//! What a step needs of memory: which tensors share buffers, what is computed again, and that neither moves a bit.
+//! The memory of a step: which tensors share buffers, what is recomputed, and that neither changes a bit.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,8 @@ use wgpt::train::{Schedule, Sizes, Trainer, TrainerOptions};
 use crate::common::not_run::not_run;
 use crate::common::training::{lively, run};
 
-/// A GPU with matrix units that binds 2 GiB, of which there is only the bookkeeping.
+/// Returns the capabilities of a GPU with matrix units that binds 2 GiB. Only the bookkeeping of such a device exists
+/// here.
 fn nvidia() -> Caps {
     plan::assumed(Elem::F16, (1 << 31) - 256)
 }
@@ -36,7 +37,7 @@ fn subject(name: &str, context: usize, elem: Elem, recompute: Recompute) -> Subj
     }
 }
 
-/// Bytes a sequence of activations and all scratch of the backward pass, the chunk of logits aside.
+/// Returns the bytes per sequence of activations and of the backward pass's scratch, without the chunk of logits.
 fn kept_a_sequence(elem: Elem, recompute: Recompute, batch: usize) -> f64 {
     let plan = subject("d12", 1024, elem, recompute).plan(&Gpu::dry(nvidia()), batch).expect("planned");
     let [.., activations, logits, _] = plan.parts();
@@ -55,7 +56,7 @@ fn a_sequence_of_124m_in_f16_keeps_at_most_299_mib() {
     }
 }
 
-/// The plan against what the driver's allocator says after two steps.
+/// Compares the plan with the figures of the driver's allocator after two steps.
 #[test]
 fn plans_hold_within_three_percent_of_what_is_allocated() {
     // small heads, which drivers of the CPU compile fastest: bytes do not depend on them but for the rows' statistics

@@ -1,7 +1,7 @@
-//! Runs of the program that are killed from outside, again and again, at any time: they end with the bits of an
-//! undisturbed run, no line of their records lost or doubled.
+//! Runs of the program that are killed from outside, again and again, at any time. They end with the bits of an
+//! undisturbed run, and no line of their records is lost or doubled.
 //!
-//! `WGPT_KILLS=10000` makes a soak of it (tools/soak): a kill costs more than half a second.
+//! `WGPT_KILLS=10000` makes this a soak test (tools/soak). A kill takes more than half a second.
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -21,7 +21,7 @@ const STEPS: usize = 400;
 /// Kills that must fall inside the save of a checkpoint, of [`KILLS`].
 const IN_SAVES: u32 = 12;
 
-/// A model as small as it can be, with everything that a run does beside its steps.
+/// The smallest model, with everything that a run does in addition to its steps.
 const FLAGS: [&str; 24] = [
     "--text",
     "text.txt",
@@ -63,13 +63,13 @@ fn start(dir: &Path, out: &str) -> Child {
     command.current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }
 
-/// How a process that was to be killed ended.
+/// The end of a process that was to be killed.
 enum End {
     Killed,
     Done,
 }
 
-/// What the time of a kill is counted from.
+/// The event from which the time of a kill is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum When {
     FromStart,
@@ -78,7 +78,7 @@ enum When {
     InSave,
 }
 
-/// True if a checkpoint has not got its name yet: it is being written, or its save was cut off.
+/// Returns whether a checkpoint does not have its final name yet: it is being written, or its save was interrupted.
 fn saves(run: &Path) -> bool {
     let names = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
     names.into_iter().any(|name| name.file_name().to_string_lossy().ends_with(".tmp"))
@@ -212,8 +212,8 @@ fn kills_at_any_time_change_no_bit() {
     }
 }
 
-/// Fills a small disk under a run, waits until it says so, makes room again; then starts on one that is too small, and on
-/// one that cannot be written.
+/// Fills a small disk under a run, waits until it says so, makes room again; then starts on one that is too small, and
+/// on one that cannot be written.
 const DISKS: &str = r#"
 mkdir disk small || exit 98
 mount -t tmpfs -o size=8m none disk && mount -t tmpfs -o size=256k none small || exit 99

@@ -86,7 +86,7 @@ fn a_steps_gradient_is_the_tree_over_its_ranks() {
                     (trainer(&gpu, elem, 1, per_rank), Loader::new(sources(), config).expect("loader"))
                 })
                 .collect();
-            // the second step begins its sums anew
+            // the second step begins its sums from scratch
             for number in 1..=2 {
                 let report = step(&mut all, &mut batches, number);
                 let apart: Vec<(Vec<f32>, f32)> = ones
@@ -108,7 +108,7 @@ fn a_steps_gradient_is_the_tree_over_its_ranks() {
     }
 }
 
-/// A sum is there for each level of the tree, not for each rank.
+/// There is one buffer for each level of the tree, not for each rank.
 #[test]
 fn ranks_take_few_buffers() {
     let gpu = open();

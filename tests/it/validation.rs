@@ -1,5 +1,5 @@
-//! Training under Khronos' validation layer with synchronization validation: no message. It runs on software Vulkan,
-//! with which the layer, Debian forky's, shares its C library.
+//! Training under Khronos' validation layer, with synchronization validation, prints no message. It runs on software
+//! Vulkan: the layer comes from Debian forky and shares its C library with that driver.
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +15,7 @@ struct Layer {
 }
 
 impl Layer {
-    /// `Err` if there is none to be had.
+    /// `Err` if the layer cannot be fetched.
     fn new() -> Result<Self, String> {
         let [home, _, libraries] = crate::common::fetched::fetched(
             "validation",

@@ -1,5 +1,5 @@
-//! Batches travel from a shard to the trainer in the same few blocks of memory, which are filled again and again. The test
-//! runs alone, because it counts the allocations of the whole process.
+//! Batches travel from a shard to the trainer in the same few blocks of memory, which are filled again and again. The
+//! test runs alone, because it counts the allocations of the whole process.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

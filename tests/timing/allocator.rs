@@ -1,5 +1,5 @@
-//! The system's allocator, with two counts: of allocations, for `allocations.rs`, and of the bytes that all threads hold, which
-//! `fuzz` limits.
+//! The system's allocator, with two counts: of allocations, for `allocations.rs`, and of the bytes that all threads
+//! hold, which `fuzz` limits.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -17,8 +17,8 @@ fn a_late_token_costs_hardly_more_than_an_early_one() {
     let acts = Activations::inference(&gpu, &config, [1, 1024], true, 1).expect("memory");
     let mut generator = Generator::new(&gpu, config, &params, &acts, 1024).expect("recorded");
     let text = tokens(1010, 257);
-    // the quickest of ten tokens at each of the two places, in turn, until the machine has let some through undisturbed:
-    // what else it does only ever adds
+    // the quickest of ten tokens at each of the two places, in turn, until the machine has let some through
+    // undisturbed: what else it does only ever adds
     let mut quickest = |kept: usize| {
         generator.logits(&text[..kept]).expect("logits");
         let one = |generator: &mut Generator| {

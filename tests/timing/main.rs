@@ -1,4 +1,5 @@
-//! Tests that assert a duration, or that count what the whole process does. Those that neighbours would disturb run alone.
+//! Tests that assert a duration, or that count what the whole process does. Those that neighbours would disturb run
+//! alone.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! No idle GPU: the host is ahead of the device, and what may run at once shares no written buffer.
+//! The GPU is never idle: the host is ahead of the device, and commands that may run at once share no written buffer.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn commands(elem: Elem) -> Vec<Command> {
     trainer.programs()[0].commands.clone()
 }
 
-/// A product writes its result and what its fused end makes, and nothing else: operands are bound to be read.
+/// A product writes its result and what its fused end computes, and nothing else. Operands are bound as read-only.
 #[test]
 fn products_bind_what_they_read_as_read_only() {
     for elem in [Elem::F32, Elem::F16] {
@@ -123,8 +123,8 @@ fn both_gradients_of_a_layer_may_run_at_once() {
     }
 }
 
-/// wgpu puts a barrier between two commands that use one buffer, if one of them writes it. Neighbours that do not depend on each
-/// other share none, but for the embeddings' gradients: these lie in one buffer.
+/// wgpu puts a barrier between two commands that use one buffer, if one of them writes it. Neighbours that do not
+/// depend on each other share none, but for the embeddings' gradients: these lie in one buffer.
 #[test]
 fn independent_neighbours_have_no_barrier_between_them() {
     for elem in [Elem::F32, Elem::F16] {

@@ -1,4 +1,4 @@
-//! Signals in all phases of a run: answered within a second, and nothing is lost.
+//! A signal in any phase of a run is answered within a second, and nothing is lost.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -41,7 +41,7 @@ fn files(dir: &Path) {
     fs::write(dir.join("q.jsonl"), question.repeat(192)).expect("write");
 }
 
-/// A run at work, and the lines of its standard error with the time when they came.
+/// A running process, and the lines of its standard error with the times at which they arrived.
 struct Started {
     id: u32,
     lines: Receiver<(Instant, String)>,
@@ -49,7 +49,7 @@ struct Started {
 }
 
 impl Started {
-    /// Starts a command that tells its phases.
+    /// Starts a command that prints its phases.
     fn new(dir: &Path, args: &[&str]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(root.join("tools/run"));
@@ -88,7 +88,7 @@ impl Started {
         begin
     }
 
-    /// Sends a signal in a phase, and returns what is said within a second.
+    /// Sends a signal in a phase. Returns the answer, which must come within a second.
     #[track_caller]
     fn answer(&self, phase: &str, signal: &str) -> String {
         self.line(&format!("phase: {phase}"));

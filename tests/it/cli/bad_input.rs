@@ -1,4 +1,4 @@
-//! Each mistake gets one clear line, its exit code, no long wait, and nothing is overwritten.
+//! Each mistake of a user gets one clear line and its exit code, without a long wait, and nothing is overwritten.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Data that changed between a run's end and its resume, in places that no sample of tokens looks at.
+//! Data that changes between a run's end and its resume, in places that no sample of tokens covers.
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Files of tokens as people have and name them: other layouts, lists that a shell made, folders, odd paths.
+//! Files of tokens as users have and name them: other layouts, lists that a shell expanded, folders, odd paths.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Runs on several devices: with one device's records and weights, whatever ends them in between.
+//! Runs on several devices have the records and weights of one device, whatever ends them in between.
 
 use std::fs;
 use std::path::Path;
@@ -53,7 +53,7 @@ fn several_devices_leave_what_one_leaves_however_they_end() {
     finish(dir, "four", &of(&shared("0,0,0,0")));
 }
 
-/// Two ranks on two devices take llm.c's batches: of two shards, and of a second epoch.
+/// Two ranks on two devices read llm.c's batches from two shards and a second epoch.
 #[test]
 fn devices_take_the_batches_of_their_ranks_from_shards() {
     let dir = tempfile::tempdir().expect("a folder");

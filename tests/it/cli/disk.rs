@@ -1,4 +1,4 @@
-//! Runs whose disk takes no more, or whose folder is changed under them.
+//! Runs whose disk is full, or whose folder changes while they run.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -38,8 +38,8 @@ impl Started {
         Self(command.stdout(file("log")).stderr(file("errors")).spawn().expect("the program starts"))
     }
 
-    /// Limits the size of files that the run may write from now on, a number of bytes or `unlimited`. Not before its first
-    /// step: software Vulkan keeps its memory in a file.
+    /// Limits the size of files that the run may write from now on, a number of bytes or `unlimited`. Not before its
+    /// first step: software Vulkan keeps its memory in a file.
     fn limit(&self, bytes: &str) {
         let (id, limit) = (self.0.id().to_string(), format!("--fsize={bytes}:unlimited"));
         assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().expect("prlimit").success());

@@ -1,4 +1,4 @@
-//! Mixed precision and tuning from outside.
+//! Mixed precision and tuning through the command line.
 
 use std::path::Path;
 

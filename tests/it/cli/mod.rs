@@ -1,4 +1,5 @@
-//! The program from outside: what it prints, writes and ends with. It is started through tools/run, as a user's is.
+//! The program from outside: its output, its files and its exit codes. It is started through tools/run, as users start
+//! it.
 
 mod bad_input;
 #[cfg(unix)]

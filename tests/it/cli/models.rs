@@ -1,4 +1,4 @@
-//! A trained model's ways: into other layouts, measured, and gone on with.
+//! A trained model is converted to other layouts, evaluated, and trained further.
 
 use std::fs;
 use std::path::Path;

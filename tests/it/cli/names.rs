@@ -1,5 +1,5 @@
-//! Names that hold escape sequences, line ends and bytes that are no text: every command that prints one shows its characters
-//! and lets none of them act.
+//! File names that contain escape sequences, line ends and bytes that are no text. Every command that prints such a
+//! name shows its characters, and none of them has an effect on the terminal.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

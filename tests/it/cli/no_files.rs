@@ -1,5 +1,5 @@
-//! Things in the place of a file: pipes that nobody writes to, devices without end, sockets, folders, files that become
-//! shorter while they are read.
+//! Paths that are no regular files: pipes that nobody writes to, endless devices, sockets, folders; and files that
+//! become shorter while they are read.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! Standard output on a full device, and into a pipe that nobody reads.
+//! Standard output that goes to a full device, and to a pipe that nobody reads.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! `wgpt plan`, `--batch auto` and `--recompute` from outside.
+//! `wgpt plan`, `--batch auto` and `--recompute` through the command line.
 
 use std::path::Path;
 
@@ -148,7 +148,7 @@ fn an_automatic_batch_fits_is_noted_and_used_again() {
     train(dir, "d", &["--batch", "auto", "--memory", "300KiB"]).ends_with(5);
 }
 
-/// Every level trains with the same bits, and a run may go on at another.
+/// Every level trains with the same bits, and a run may resume at another level.
 #[test]
 fn recomputing_moves_no_bit_of_a_run() {
     let dir = tempfile::tempdir().expect("folder");

@@ -1,4 +1,4 @@
-//! Recipes, `--set`, what is printed of them, and runs that follow them.
+//! Recipes and `--set`: how they are printed, and runs that follow them.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a run leaves for its readers: `main.log`, TensorBoard's event files, `report.html`.
+//! The files of a run that people read: `main.log`, TensorBoard's event files, `report.html`.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Runs that end before their end, and go on when the same command is given again.
+//! Runs that are stopped early, and resume when the same command is given again.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -32,7 +32,7 @@ pub fn start(dir: &Path, out: &str, more: &[&str]) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }
 
-/// Reads a run's lines until one begins with `text`; false if it ends before that.
+/// Reads a run's lines until one begins with `text`. Returns false if the run ends first.
 pub fn wait_for(child: &mut Child, text: &str) -> bool {
     let out = BufReader::new(child.stdout.take().expect("piped"));
     let mut lines = out.lines().map_while(std::io::Result::ok);

@@ -1,4 +1,4 @@
-//! `wgpt shader` from outside.
+//! `wgpt shader` through the command line.
 
 use super::wgpt;
 

@@ -1,4 +1,4 @@
-//! What records say of a run's speed.
+//! The speed of a run in its records.
 
 use super::{metrics, text_file, train};
 

@@ -1,4 +1,4 @@
-//! The embedded default: `wgpt train` with nothing else.
+//! The built-in demo: `wgpt train` without arguments.
 
 use super::{metrics, wgpt};
 

@@ -1,4 +1,4 @@
-//! Models and data whose tokenizer is their own, or not the one that somebody says.
+//! Models and data that bring their own tokenizer, or whose tokenizer is not the one on the command line.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Small files that unpack to more than the memory that the program is given.
+//! Small files that unpack to more memory than the program may use.
 
 use std::path::Path;
 use std::process::Output;

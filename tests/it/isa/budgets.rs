@@ -111,8 +111,8 @@ impl Table {
         if mesa == self.mesa { 10 } else { 11 }
     }
 
-    /// Returns kernels that cost more than their line allows, kernels without a line, and lines without a kernel. Another Mesa than the
-    /// table's may take a tenth more: what a compiler changed is no fault of a kernel.
+    /// Returns kernels that cost more than their line allows, kernels without a line, and lines without a kernel.
+    /// Another Mesa than the table's may take a tenth more: what a compiler changed is no fault of a kernel.
     pub fn check(&self, rows: &[Row], mesa: &str) -> Vec<String> {
         let more = |most: u64| most * self.tenths(mesa) / 10;
         let mut faults = Vec::new();

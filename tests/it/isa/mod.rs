@@ -1,6 +1,6 @@
-//! Budgets of machine code: tools/isa compiles d12's kernels for GPUs that the machine lacks, and what the compilers
-//! make of them is held against tests/it/isa/budgets.txt and the rules of [`rules`]. Nothing here needs a GPU; where Debian
-//! cannot be reached the test says that it was not run.
+//! Budgets of machine code: tools/isa compiles d12's kernels for GPUs that the machine lacks, and the machine code is
+//! compared with tests/it/isa/budgets.txt and the rules of [`rules`]. Nothing here needs a GPU. Where Debian cannot be
+//! reached, the test is recorded as not run.
 
 mod budgets;
 #[path = "../../../tools/machine-code/kernel.rs"]
@@ -37,8 +37,8 @@ struct Printed {
     out: tempfile::TempDir,
 }
 
-/// Runs tools/isa with this program and a folder for what it writes, and returns what it printed. `None`, and a line that says
-/// why, where there are no compilers for other GPUs.
+/// Runs tools/isa with this program and a folder for its files. Returns its output, or `None` where the compilers for
+/// other GPUs cannot be had, which is recorded as not run.
 fn isa(arguments: &[&str], out: &Path) -> Result<Option<String>, String> {
     if !cfg!(target_os = "linux") {
         not_run("machine code", "not Linux, for which Mesa's stand-ins for GPUs are");
@@ -209,8 +209,8 @@ fn a_prediction_from_fresh_machine_code_is_the_committed_one() -> Result<(), Str
     Ok(())
 }
 
-/// Statistics on NVIDIA's own driver are seen through `wgpt profile --statistics` alone, so its table must have what the
-/// compiler says; and the driver's bounds checks, which a device of our own switches off, must show in it.
+/// Statistics on NVIDIA's own driver are seen through `wgpt profile --statistics` alone, so its table must have what
+/// the compiler says; and the driver's bounds checks, which a device of our own switches off, must show in it.
 #[test]
 fn profile_prints_the_drivers_statistics_with_and_without_its_checks() -> Result<(), String> {
     let sizes = "--layers 1 --heads 1 --channels 64 --vocab 257 --batch 1 --context 64 --precision f32";
@@ -241,7 +241,7 @@ fn profile_prints_the_drivers_statistics_with_and_without_its_checks() -> Result
     Ok(())
 }
 
-/// A stand-in takes every submission and computes nothing: tuning must say so in one line and keep no record.
+/// A stand-in accepts every submission and computes nothing: tuning must say so in one line and keep no record.
 #[test]
 fn tuning_on_a_stand_in_ends_with_one_line_and_no_record() -> Result<(), String> {
     let command = ["tune", "--model", "d6", "--batch", "1", "--precision", "f16"];

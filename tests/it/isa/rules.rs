@@ -8,8 +8,8 @@ use serde_json::Value;
 /// NVIDIA's GPUs whose main loops have limits.
 const LIMITED: [&str; 3] = ["ampere", "ada", "hopper"];
 
-/// Tenths of an instruction for each product of matrices in the main loop, register moves left out, by what is in a kernel's
-/// name: the first that fits. Mesa's register allocator writes moves that no other compiler needs.
+/// Tenths of an instruction for each product of matrices in the main loop, register moves left out, by what is in a
+/// kernel's name: the first that fits. Mesa's register allocator writes moves that no other compiler needs.
 const A_PRODUCT: [(&str, &str, u64); 5] = [
     (".64x64x", "", 65),
     ("forward", "", 32),
@@ -17,8 +17,8 @@ const A_PRODUCT: [(&str, &str, u64); 5] = [
     ("backward_weight", ".column_sums", 68),
     ("backward_weight", "", 60),
 ];
-/// Tenths of an instruction for each product of matrices in the main loops of attention, register moves left out: on NVIDIA's
-/// GPUs and on RDNA3.
+/// Tenths of an instruction for each product of matrices in the main loops of attention, register moves left out: on
+/// NVIDIA's GPUs and on RDNA3.
 const A_PRODUCT_OF_ATTENTION: [(&str, u64, u64); 3] =
     [(".forward.", 95, 180), (".backward_q.", 62, 95), (".backward_kv.", 67, 130)];
 /// Instructions outside the main loop for each of an invocation's 64 results.
@@ -33,9 +33,9 @@ const STATISTICS_ALONE: [&str; 2] = ["apple-m1", "adreno740"];
 const COUNTS: [&str; 5] = ["instructions", "moves", "matrix", "fma", "barriers"];
 
 /// Instructions of a GPU's kernels together that their names have in common. Parts of a kernel that is split keep its
-/// name, so that they count together. These numbers only go down, but where a step takes less time for it: attention has a loop
-/// of its own for diagonal blocks, and the first product of the head's gradient overwrites (22,750 before); one dispatch adds
-/// parts, their squares and rows of sums (23,000 before).
+/// name, so that they count together. These numbers only go down, but where a step takes less time for it: attention
+/// has a loop of its own for diagonal blocks, and the first product of the head's gradient overwrites (22,750 before);
+/// one dispatch adds parts, their squares and rows of sums (23,000 before).
 const TOGETHER: [(&str, &str, u64); 2] = [("ampere", "", 23_500), ("ampere", "bias_gelu", 1_550)];
 
 /// A kernel on a GPU, as tools/isa's JSON has it.
@@ -137,7 +137,8 @@ impl Row {
         format!("{}: {}: {what}: expected at most {most}, found {found}", self.gpu, self.kernel)
     }
 
-    /// A fault if the main loop has more than so many tenths of an instruction for each product of matrices, moves left out.
+    /// A fault if the main loop has more than so many tenths of an instruction for each product of matrices, moves left
+    /// out.
     fn above_limit(&self, main_loop: &Loop, most: u64) -> Option<String> {
         let net = main_loop.instructions - main_loop.moves;
         let found = format!("{:.2}", net as f64 / main_loop.matrix as f64);
@@ -186,8 +187,8 @@ pub fn check(rows: &[Row]) -> Vec<String> {
     faults
 }
 
-/// Faults of products of matrices: instructions in the main loop and behind it, registers, barriers, words gathered one by
-/// one, and in f32 the share of multiply-adds.
+/// Faults of products of matrices: instructions in the main loop and behind it, registers, barriers, words gathered one
+/// by one, and in f32 the share of multiply-adds.
 pub fn check_products(rows: &[Row]) -> Vec<String> {
     let mut faults = Vec::new();
     for row in rows {

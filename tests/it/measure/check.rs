@@ -1,4 +1,4 @@
-//! `tools/gpu-check`: that every stage is reported in time, whatever becomes of it.
+//! `tools/gpu-check` reports every stage in time, whether the stage succeeds, fails or hangs.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::common::not_run::not_run;
 const STAGES: [&str; 8] = ["adapter", "statistics", "roofs", "races", "tune", "steps", "pytorch", "kernels"];
 const OTHERS: [&str; 4] = ["races-unrepaired", "pytorch-batches", "products", "peers"];
 
-/// A program of this project, through tools/run where that is how programs start.
+/// Returns the command of a program of this project, through tools/run on Linux.
 pub fn started(program: &Path) -> Command {
     if cfg!(target_os = "linux") {
         let mut command = Command::new(root().join("tools/run"));
@@ -24,7 +24,7 @@ pub fn started(program: &Path) -> Command {
     }
 }
 
-/// What a stage came to: status, note, result.
+/// Returns a stage's status, note and result.
 fn stage(record: &Value, name: &str) -> (String, String, Value) {
     let stages = record["stages"].as_array().expect("stages");
     let stage = stages.iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("no stage {name} in {record:#}"));
@@ -32,7 +32,7 @@ fn stage(record: &Value, name: &str) -> (String, String, Value) {
     (word("status"), word("note"), stage["result"].clone())
 }
 
-/// What a run of gpu-check came to.
+/// The outcome of a run of gpu-check.
 struct Checked {
     record: Value,
     printed: String,
@@ -56,7 +56,7 @@ fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Runs gpu-check, whose record has to have these stages.
+/// Runs gpu-check and checks that its record has these stages.
 fn check(dir: &Path, stages: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Checked {
     let out = dir.join("record");
     _ = fs::remove_dir_all(&out);
@@ -83,7 +83,7 @@ fn check(dir: &Path, stages: &[&str], arguments: &[&str], environment: &[(&str, 
     Checked { record, printed, well: output.status.success(), seconds }
 }
 
-/// Programs of shell that say what the real ones would: for how the script deals with them.
+/// Makes shell scripts that print what the real programs would, to test how gpu-check handles them.
 fn stubs(dir: &Path) -> String {
     let bin = dir.join("bin");
     fs::create_dir(&bin).expect("folder");
@@ -106,7 +106,7 @@ fn script(path: &Path, body: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("script");
 }
 
-/// tools/run starts a program as it is where the user names a driver.
+/// Where the user names a driver, tools/run starts a program directly.
 const AS_IT_IS: (&str, &str) = ("VK_DRIVER_FILES", "stub");
 
 #[test]
@@ -219,7 +219,8 @@ fn stages_are_chosen_and_a_record_of_tuning_is_taken_along() {
     }
 }
 
-/// The rehearsal of a first visit to a GPU: the programs as a machine without Rust gets them, every stage, on software Vulkan.
+/// Rehearses a first visit to a GPU on software Vulkan: every stage, with the programs as a machine without Rust gets
+/// them.
 #[test]
 fn the_rehearsal_runs_every_stage_to_its_end() {
     if cfg!(debug_assertions) {
@@ -250,7 +251,8 @@ fn the_rehearsal_runs_every_stage_to_its_end() {
     assert!(stage(&found.record, "tune").2.is_object() && stage(&found.record, "roofs").2.is_object());
 }
 
-/// The same kernel on one thread and a quarter of the lanes, which software Vulkan can be told: slower several times over.
+/// Runs the same kernel on one thread and a quarter of the lanes, through variables of software Vulkan: several times
+/// slower.
 fn a_slowed_kernel_shows_against_a_baseline(bin: &Path) {
     let devices = succeeded(&started(&bin.join("wgpt")).arg("devices").output().expect("the program starts"));
     if !devices.lines().any(|line| line.starts_with("0: ") && line.contains(", software)")) {

@@ -1,4 +1,4 @@
-//! What measures: `wgpt profile`, with and without a device, and `tools/gpu-check`.
+//! Tests of measuring: `wgpt profile`, with and without a device, `tools/gpu-check` and `tools/peers`.
 
 mod check;
 mod peers;
@@ -30,7 +30,7 @@ fn read_json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).expect("the file is there")).expect("JSON")
 }
 
-/// Started as it is, with nothing that could be a driver.
+/// The program is started without tools/run and without anything that could be a driver.
 #[test]
 fn counting_needs_no_device() {
     let dir = tempfile::tempdir().expect("folder");

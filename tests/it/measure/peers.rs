@@ -1,4 +1,4 @@
-//! `tools/peers`: what ran is named, ours and theirs take turns, a busy machine has no ratios, and no peer can hang the rest.
+//! `tools/peers`: it names what ran, ours and theirs take turns, a busy machine gets no ratios, and no peer can hang the others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ fn script(path: &Path, body: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("script");
 }
 
-/// Our program as a script: logs its calls and says what the real one does. `ms` is a shell expression that sees `$batch`
-/// and the `$call`.
+/// Our program as a script: logs its calls and says what the real one does. `ms` is a shell expression that sees
+/// `$batch` and the `$call`.
 fn wgpt(dir: &Path, ms: &str) -> PathBuf {
     let log = dir.join("log");
     let body = format!(

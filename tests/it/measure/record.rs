@@ -1,4 +1,4 @@
-//! That what measures takes the kernels of an adapter's record of `wgpt tune`, and says so.
+//! Commands that measure take the kernels of the adapter's record of `wgpt tune`, and print that they do.
 
 use std::collections::BTreeMap;
 use std::path::Path;

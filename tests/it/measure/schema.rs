@@ -1,8 +1,8 @@
-//! As much of JSON Schema as `trace.schema.json` uses; a word that is not known here is a fault.
+//! The part of JSON Schema that `trace.schema.json` uses. An unknown keyword is a fault.
 
 use serde_json::Value;
 
-/// Everything in which `value` departs from `schema`.
+/// Returns every fault of `value` under `schema`.
 pub fn faults(schema: &Value, value: &Value, place: &str) -> Vec<String> {
     let mut found = Vec::new();
     let Some(rules) = schema.as_object() else { return vec![format!("{place}: the schema is no object")] };

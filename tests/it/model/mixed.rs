@@ -14,8 +14,8 @@ use super::{follow_pytorch, loader, the_same_seed_gives_the_same_bits};
 use crate::common::not_run::not_run;
 use crate::common::training::{GoldenRun, lively, run};
 
-/// Devices with f16: on matrix units where there are some, once as naga writes the kernels, and without matrix units.
-/// What an adapter lacks is recorded as not run.
+/// Returns devices with f16: with matrix units if the adapter has any, once more with the kernels as naga writes them,
+/// and without matrix units. What an adapter lacks is recorded as not run.
 fn devices() -> Vec<Gpu> {
     let open = |matrices, unrepaired| {
         Gpu::open(&Options { matrices, unrepaired, ..Options::default() })
@@ -34,8 +34,8 @@ fn devices() -> Vec<Gpu> {
     vec![matrices, open(true, true), plain]
 }
 
-/// [`devices`], and one that takes the kernels of GPUs with matrices of 16, attention's among them: software adapters by
-/// themselves keep attention off their matrix units.
+/// Returns [`devices`] and one more, which takes the kernels of GPUs with matrices of 16, including attention's: by
+/// default software adapters do not run attention on matrix units.
 fn devices_and_gpu_kernels() -> Vec<Gpu> {
     let mut list = devices();
     if list.first().is_some_and(|gpu| gpu.caps.matrix_edges == [8]) {
@@ -91,7 +91,7 @@ fn twelve_steps_of_odd_follow_pytorch() {
     twelve_steps_follow_pytorch("odd");
 }
 
-/// Every gradient of odd shapes: each tensor as a whole within 1 % of the reference's.
+/// Compares every gradient of odd shapes: each tensor as a whole is within 1 % of the reference's.
 #[test]
 fn gradients_of_odd_shapes_match_the_reference() {
     for (positions, vocab, layers, heads, channels, batch, context) in
@@ -126,8 +126,8 @@ fn gradients_of_odd_shapes_match_the_reference() {
     }
 }
 
-/// The norm comes from squares that are left where parts of products are added, and from reading the other gradients: each
-/// gradient counts once, in the last micro-step's sum.
+/// The norm adds the squares that are left where parts of products are added, and the squares of the other gradients,
+/// which it reads. Each gradient counts once, in the sum of the last micro-step.
 #[test]
 fn the_norm_is_that_of_the_gradients() {
     for (heads, channels, accumulation) in [(3, 36, 1), (3, 39, 2), (2, 64, 2)] {
@@ -155,7 +155,8 @@ fn the_norm_is_that_of_the_gradients() {
     }
 }
 
-/// Shapes whose sums of squares end where no binding may begin, and more of them than one binding holds: recorded alone.
+/// Shapes whose sums of squares end where no binding may begin, and more of them than one binding holds. The steps are
+/// only recorded.
 #[test]
 fn sums_of_squares_may_end_anywhere() {
     for (layers, heads, channels) in [(5, 5, 320), (3, 3, 96), (1, 1, 64), (2, 2, 36), (12, 12, 780), (1, 3, 39)] {
@@ -224,7 +225,7 @@ fn an_overflow_halves_the_scale_skips_the_update_and_training_goes_on() {
     assert!(held(&trainer).0 != before.0, "training did not go on");
 }
 
-/// NaN in a weight is the model's fault: at the floor of the scale every skipped step counts.
+/// A NaN in a weight is the model's fault: once the scale is at its floor, every skipped step counts.
 #[test]
 fn overflows_at_the_floor_count() {
     let Some(gpu) = first_device() else { return };
@@ -241,7 +242,7 @@ fn overflows_at_the_floor_count() {
     assert_eq!(reports.iter().map(|r| r.skipped_in_a_row).collect::<Vec<_>>(), [0, 1, 2]);
 }
 
-/// A step whose gradients are so small that f16 would lose them unscaled: a model that is sure of every next token.
+/// A step whose gradients are so small that f16 would lose them unscaled: the model is sure of every next token.
 #[test]
 fn a_scale_of_4096_keeps_gradients_that_unscaled_f16_loses() {
     let Some(gpu) = first_device() else { return };
@@ -269,7 +270,7 @@ fn a_scale_of_4096_keeps_gradients_that_unscaled_f16_loses() {
     assert!(kept > 100, "{kept} gradients are kept, expected those of 8 rows by 16 columns at least");
 }
 
-/// The order-2 structure of generated stories, learnt in both precisions.
+/// Both precisions learn the order-2 structure of generated stories.
 #[test]
 fn a_hundred_steps_end_where_those_of_f32_end() {
     let Some(gpu) = first_device() else { return };

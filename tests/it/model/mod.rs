@@ -1,6 +1,6 @@
 //! The whole model on the GPU: logits, loss, every gradient and twelve training steps against PyTorch's golden files
-//! (tools/reference/make_golden.py), and against the f64 reference on shapes that have none. This file trains in f32, and
-//! `mixed.rs` in f16.
+//! (tools/reference/make_golden.py), and against the f64 reference on shapes that have none. This file trains in f32,
+//! and `mixed.rs` in f16.
 
 mod mixed;
 
@@ -20,7 +20,7 @@ fn gpu() -> Gpu {
     Gpu::open(&Options::default()).expect("these tests need an adapter; tools/run brings a software one")
 }
 
-/// Largest difference over the largest value of the two.
+/// Returns the largest difference, divided by the largest value of `want`.
 fn relative(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let scale = want.iter().fold(0f64, |m, x| m.max(x.abs())).max(1e-30);
@@ -35,7 +35,7 @@ fn relative(got: &[f32], want: &[f64]) -> f64 {
     worst
 }
 
-/// Budget for a sum of products as deep as these models: some hundred roundings of f32.
+/// Budget for a sum of products as deep as these models: about a hundred roundings of f32.
 const TOLERANCE: f64 = 2e-5;
 
 struct GoldenTensors(Vec<u8>);
@@ -56,7 +56,8 @@ impl GoldenTensors {
         bytemuck::pod_collect_to_vec(file.tensor(name).expect(name).data())
     }
 
-    /// A gradient in our layout: Hugging Face keeps linear weights transposed, and the vocabulary unpadded.
+    /// Returns a gradient in our layout: Hugging Face stores linear weights transposed, and the vocabulary without
+    /// padding.
     fn gradient(&self, config: &Config, name: &str, layer: usize) -> Vec<f64> {
         let (theirs, transposed) = match name {
             "wte" => ("wte.weight", false),

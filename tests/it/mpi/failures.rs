@@ -1,4 +1,4 @@
-//! What goes wrong on one rank ends all, with one clear line and its exit code.
+//! An error on one rank ends all ranks, with one clear line and its exit code.
 
 use std::process::Command;
 use std::time::Instant;

@@ -1,7 +1,8 @@
-//! Runs of several processes, started by MPICH and by Open MPI on software Vulkan: with one device's bits, whoever ends them.
+//! Runs of several processes on software Vulkan, started by MPICH and by Open MPI. They have the bits of one device,
+//! whatever ends them.
 //!
-//! Debian's packages are fetched as the driver is. Other libraries are tried by hand: `WGPT_TEST_MPI` names commands that start a
-//! program under each, with commas between them.
+//! Debian's packages are fetched as the driver is. Other libraries are tried by hand: `WGPT_TEST_MPI` names the
+//! commands that start a program under each, separated by commas.
 
 mod failures;
 mod runs;
@@ -54,18 +55,18 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Some processes with the same arguments.
+/// Several processes with the same arguments.
 #[derive(Debug, Clone, Default)]
 pub struct Ranks {
-    /// How many.
+    /// The number of processes.
     pub count: usize,
-    /// The machine that they count as, if not the one that they are on.
+    /// The name of the machine on which they pretend to run, if any.
     pub machine: Option<&'static str>,
-    /// Arguments of their own.
+    /// Additional arguments.
     pub more: Vec<String>,
 }
 
-/// Makes some processes with arguments of their own.
+/// Returns several processes with additional arguments.
 pub fn ranks(count: usize, more: &[&str]) -> Ranks {
     Ranks { count, more: more.iter().map(|&word| word.to_owned()).collect(), ..Ranks::default() }
 }
@@ -75,7 +76,7 @@ const RUN: &str = "train --text text.txt --tokenizer bytes --layers 1 --heads 2 
                    --tokens-per-step 128 --emulate-ranks 4 --steps 24 --lr 1e-2 --val-every 8 --val-steps 3 \
                    --checkpoint-every 5 --sample-every 0 --share-device --precision f32";
 
-/// Words to train on, in a folder of the test's own.
+/// Makes a folder with words to train on.
 pub fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join("text.txt"), wgpt::data::Stories::new(7).text(6000)).expect("a text");
@@ -90,7 +91,7 @@ fn command(mut command: Command, dir: &Path) -> Command {
     command
 }
 
-/// The run of one process and one device.
+/// Trains in one process on one device.
 #[track_caller]
 pub fn alone(dir: &Path, out: &str, more: &[&str]) {
     let mut alone = Command::new(root().join("tools/run"));
@@ -101,7 +102,7 @@ pub fn alone(dir: &Path, out: &str, more: &[&str]) {
 }
 
 impl Mpi {
-    /// Starts the run in some processes.
+    /// Starts the run in several processes.
     pub fn start(&self, dir: &Path, out: &str, all: &[Ranks]) -> Child {
         let mut mpirun = Command::new(&self.words[0]);
         mpirun.args(&self.words[1..]);
@@ -119,7 +120,7 @@ impl Mpi {
         command(mpirun, dir).spawn().expect("mpirun starts")
     }
 
-    /// The command that starts another command of the program in some processes.
+    /// Returns the command that starts any command of the program in several processes.
     pub fn command(&self, dir: &Path, count: usize, args: &str) -> Command {
         let mut mpirun = Command::new(&self.words[0]);
         mpirun.args(&self.words[1..]).args(["-n", &count.to_string()]);
@@ -163,7 +164,7 @@ pub fn same(dir: &Path, a: &str, b: &str) {
     assert!(weights(a) == weights(b), "{a} and {b} have other weights");
 }
 
-/// The processes of a run by their rank.
+/// Returns the processes of a run by their rank.
 pub fn processes(out: &str) -> BTreeMap<usize, u32> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
@@ -193,7 +194,7 @@ pub fn signal(id: u32, name: &str) {
     assert!(sent.success(), "kill {name} {id}");
 }
 
-/// Waits until a run has written the line of a step; false if it ends before.
+/// Waits until a run has written the line of a step. Returns false if the run ends first.
 pub fn reaches(dir: &Path, out: &str, step: usize, run: &mut Child) -> bool {
     let begin = Instant::now();
     loop {
@@ -209,7 +210,7 @@ pub fn reaches(dir: &Path, out: &str, step: usize, run: &mut Child) -> bool {
     }
 }
 
-/// What a process of a launcher says on standard error, without the launcher's own lines.
+/// Returns the errors that the program printed, without the launcher's own lines.
 pub fn errors(done: &Output) -> Vec<String> {
     let err = String::from_utf8_lossy(&done.stderr);
     err.lines().filter(|line| line.starts_with("error: ")).map(str::to_owned).collect()

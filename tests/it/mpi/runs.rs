@@ -1,4 +1,4 @@
-//! Layouts, deaths and stops: the records and weights are always those of one device.
+//! Layouts, killed ranks and stops: records and weights are always those of one device.
 
 use std::fs;
 
@@ -88,7 +88,7 @@ fn a_signal_stops_all_ranks_at_one_step() {
     }
 }
 
-/// A profile measures the exchange of all processes, and is printed once.
+/// A profile measures the exchange between all processes and is printed once.
 #[test]
 fn a_profile_is_of_all_processes() {
     let dir = folder();

@@ -1,4 +1,4 @@
-//! Blocks of candidates of `wgpt tune`, and what takes drivers of the CPU minutes.
+//! Blocks of candidates of `wgpt tune`, and kernels that CPU drivers take minutes to compile.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ fn run_candidates(device: &Device, edge: u32, number: usize) {
     }
 }
 
-/// Eight subgroups along the rows, which no table has. The others by hand, with `--ignored`.
+/// Eight subgroups along the rows, which no table has. The other candidates run by hand, with `--ignored`.
 #[test]
 fn candidates_of_eight_subgroups() {
     let Some(device) = matrix_device() else { return };
@@ -51,8 +51,8 @@ fn all_candidates() {
     }
 }
 
-/// The cases with heads of this size that are too slow for each run. Drivers of the CPU take the longer over a kernel the larger its
-/// heads are.
+/// Runs the cases with heads of this size that are too slow for each run. The larger the heads, the longer a CPU driver
+/// takes to compile a kernel.
 fn slow_cases_with_heads_of(size: usize) {
     let mut count = 0;
     for mode in modes().into_iter().filter(|mode| mode.breadth >= Breadth::Full) {

@@ -1,4 +1,4 @@
-//! No operator, pass or kernel is without a test: the plan of what runs is recorded on devices without memory.
+//! Every operator, pass and kernel has a test. The plan of what runs is recorded on devices without memory.
 
 use std::collections::BTreeSet;
 
@@ -36,14 +36,14 @@ fn plan(modes: &[Mode]) -> Plan {
     plan
 }
 
-/// The adapter as the processes of `lanes.rs` find it.
+/// Returns the adapter as the processes of `lanes.rs` find it.
 fn with_other_lanes(modes: &[Mode]) -> Vec<Caps> {
     let release = &modes[0].device.caps;
     let others = [4, 16].into_iter().filter(|lanes| release.software && *lanes != release.lanes);
     others.map(|lanes| Caps { lanes, ..release.clone() }).collect()
 }
 
-/// Adapters of every kind that kernels are chosen by. All cases are recorded for them.
+/// Returns an adapter of every kind that the choice of kernels distinguishes. All cases are recorded for them.
 fn adapters() -> Vec<Caps> {
     let plain = Caps { f16: true, ..Caps::webgpu_defaults() };
     let mut list = vec![plain.clone()];
@@ -72,7 +72,8 @@ fn adapters() -> Vec<Caps> {
     list
 }
 
-/// A matrix kernel's name without its tiles, edge, lanes and number of parts, and its algorithm with its tiles.
+/// Returns the name of a matrix kernel without its tiles, edge, lanes and number of parts, and its algorithm with its
+/// tiles.
 fn without_tiles(name: &str) -> (String, String) {
     let is_number = |part: &str| part.parse::<u32>().is_ok();
     let is_tile = |part: &str| is_number(part) || part.contains('x') && part.split('x').all(is_number);
@@ -82,8 +83,8 @@ fn without_tiles(name: &str) -> (String, String) {
     (text.join("."), format!("{} {}", name.split('.').next().unwrap_or_default(), tiles.join(".")))
 }
 
-/// Which of `all` kernels are not among those that run: every kernel must, but matrix kernels of one text and several tile
-/// shapes once, and every tile shape once.
+/// Returns the kernels of `all` that do not run. Every kernel must run; but of matrix kernels that share a text and
+/// differ in tile shapes one must run, and every tile shape must run once.
 fn missing<'a>(all: &BTreeSet<String>, run: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
     let (texts, shapes): (BTreeSet<String>, BTreeSet<String>) = run.map(|name| without_tiles(name)).unzip();
     let has_not = |name: &&String| {
@@ -97,7 +98,7 @@ fn kernels_of(plan: &Plan) -> impl Iterator<Item = &String> {
     plan.iter().flatten()
 }
 
-/// Every kernel that this adapter may be given.
+/// Returns every kernel that this adapter may be given.
 fn own_kernels(modes: &[Mode]) -> BTreeSet<String> {
     let full = modes.iter().filter(|mode| mode.breadth >= Breadth::Full);
     let of = |mode: &Mode| -> Vec<KernelId> {
@@ -112,7 +113,7 @@ fn own_kernels(modes: &[Mode]) -> BTreeSet<String> {
     full.flat_map(of).chain(tiles).map(|kernel| kernel.name()).collect()
 }
 
-/// Why a kernel does not run, though its operator lists it for this adapter.
+/// Returns why a kernel does not run although its operator lists it for this adapter.
 fn excuse(name: &str, caps: &Caps) -> Option<&'static str> {
     let units = name.split('.').find_map(|part| part.strip_prefix("hsv")?.parse::<u32>().ok());
     let of_attention = name.starts_with("attention.") || name.starts_with("attention_tiled.");
@@ -156,7 +157,7 @@ fn every_kernel_of_this_adapter_is_run_against_its_reference() {
     assert!(missing.is_empty(), "no case runs {missing:#?}");
 }
 
-/// On adapters that are not here the cases would run every kernel that there is.
+/// On all kinds of adapters together the cases would run every kernel.
 #[test]
 fn every_kernel_of_any_adapter_has_a_case() {
     let (mut plan, gpu) = (Vec::new(), &Gpu::dry(Caps::webgpu_defaults()));
@@ -169,7 +170,7 @@ fn every_kernel_of_any_adapter_has_a_case() {
     assert!(missing.is_empty(), "no case of any adapter runs {missing:#?}");
 }
 
-/// A planted fault: without the cases that run a kernel of a text of its own, the kernel is missing by its name.
+/// A planted fault: without the cases that run it, a kernel whose text no other kernel has is reported by its name.
 #[test]
 fn a_case_left_out_of_the_plan_is_found_by_its_kernel() {
     if with_other_vectors() {

@@ -1,4 +1,4 @@
-//! The modes that the suite runs in: each device is opened once a process and shared by all tests.
+//! The modes that the suite runs in. Each device is opened once per process, and all tests share it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use wgpt::gpu::{Caps, Gpu, Options, Vendor};
 
 use crate::common::not_run::not_run;
 
-/// How a device is opened, as far as tests differ in it.
+/// The options with which a device is opened, as far as tests differ in them.
 type Key = [bool; 5];
 
 /// An open device, and its capabilities as the adapter has them.
@@ -15,10 +15,10 @@ type Open = (Key, Caps, Arc<Mutex<Gpu>>);
 
 static OPEN: Mutex<Vec<Open>> = Mutex::new(Vec::new());
 
-/// A device in one mode: several may share one that is open, and with it the kernels that were built.
+/// A device in one mode. Several modes may share one open device, and with it the compiled kernels.
 #[derive(Clone)]
 pub struct Device {
-    /// Which mode.
+    /// The mode's name.
     pub mode: &'static str,
     /// The capabilities from which kernels and windows are chosen.
     pub caps: Caps,
@@ -27,7 +27,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens the default adapter, or takes it if it is open. None at all is a failure.
+    /// Opens the default adapter unless it is open already. Panics if there is no adapter.
     pub fn open(mode: &'static str, options: &Options) -> Self {
         let key = [options.checked, options.webgpu_limits, options.matrices, options.unrepaired, options.experimental];
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,29 +42,30 @@ impl Device {
         Self { mode, caps, key, gpu }
     }
 
-    /// The same with other capabilities.
+    /// Returns the same device with other capabilities.
     pub fn with(mut self, mode: &'static str, change: impl FnOnce(&mut Caps)) -> Self {
         self.mode = mode;
         change(&mut self.caps);
         self
     }
 
-    /// Uses the device under such capabilities. Others that share it wait.
+    /// Runs `work` on the device under `caps`. Modes that share the device wait.
     pub fn run<T>(&self, caps: &Caps, work: impl FnOnce(&Gpu) -> T) -> T {
         let gpu = self.gpu.lock().unwrap_or_else(PoisonError::into_inner);
         work(&gpu.with_caps(caps.clone()))
     }
 
-    /// True if both work on one open device.
+    /// Returns whether both use the same open device.
     pub fn shares(&self, other: &Self) -> bool {
         self.key == other.key
     }
 }
 
-/// Set in the processes that `lanes.rs` starts: their vectors have another width, their modes are fewer.
+/// The variable that is set in the processes that `lanes.rs` starts. Their vectors have another width, and they run
+/// fewer modes.
 pub const CHILD: &str = "WGPT_TEST_LANES";
 
-/// True in a process that [`CHILD`] is set for.
+/// Returns whether [`CHILD`] is set for this process.
 pub fn with_other_vectors() -> bool {
     std::env::var_os(CHILD).is_some()
 }
@@ -88,7 +89,7 @@ impl Mode {
         Self { device, breadth, takes }
     }
 
-    /// The cases that an operator runs in this mode.
+    /// Returns the cases that an operator runs in this mode.
     pub fn cases(&self, cases: &wgpt::cases::Cases) -> Vec<Case> {
         let mut list = (cases.tests)(&self.device.caps, self.breadth);
         list.retain(|case| (self.takes)(case));
@@ -100,7 +101,7 @@ fn all(_: &Case) -> bool {
     true
 }
 
-/// Cases whose kernels are other ones on matrix units.
+/// Returns whether a case uses other kernels on matrix units.
 fn on_matrices(case: &Case) -> bool {
     match case.pass.operator {
         "attention" | "matmul" => case.has_half(),
@@ -109,22 +110,23 @@ fn on_matrices(case: &Case) -> bool {
     }
 }
 
-/// Cases whose kernels read pairs of numbers as one 64-bit integer.
+/// Returns whether the kernels of a case read pairs of numbers as one 64-bit integer.
 fn in_pairs(case: &Case) -> bool {
     case.pass.operator == "matmul" && !case.has_half()
 }
 
-/// All but products of f16 without matrices, whose kernels do not depend on the adapter.
+/// Returns whether a case is anything but a product of f16 without matrices, whose kernels do not depend on the
+/// adapter.
 fn no_half_products(case: &Case) -> bool {
     case.pass.operator != "matmul" || !case.has_half()
 }
 
-/// Drivers of the CPU take minutes over some kernels, which run with `--ignored`.
+/// CPU drivers take minutes to compile some kernels, which run with `--ignored`.
 fn full(release: &Device) -> Breadth {
     if release.caps.software { Breadth::Full } else { Breadth::All }
 }
 
-/// Every mode that the suite runs in. In processes with other vectors one alone.
+/// Returns every mode that the suite runs in. A process with other vectors has one mode.
 pub fn modes() -> Vec<Mode> {
     let release = Device::open("release", &Options::default());
     if with_other_vectors() {
@@ -150,8 +152,8 @@ pub fn modes() -> Vec<Mode> {
     list
 }
 
-/// The kernels for GPUs of operators that add up over subgroups, on a software adapter's subgroups and in its largest workgroups.
-/// A GPU has them in the first mode.
+/// Runs the GPU kernels of operators that add up over subgroups, on a software adapter's subgroups and in its largest
+/// workgroups. A GPU runs them in the first mode.
 fn by_subgroups(release: &Device) -> Option<Mode> {
     let caps = &release.caps;
     let able = caps.subgroups && caps.subgroup_sizes.0 >= 8 && caps.subgroup_sizes.0 == caps.subgroup_sizes.1;
@@ -163,8 +165,9 @@ fn by_subgroups(release: &Device) -> Option<Mode> {
     (caps.software && able).then(|| Mode::new(device, full(release), takes))
 }
 
-/// The modes on matrix units: release; SPIR-V as naga writes it; checked; Metal's tiles; subgroups that may be smaller than
-/// they are; and matrices of 16 put together from 8. None where the adapter has none.
+/// Returns the modes on matrix units: release; SPIR-V as naga writes it; checked; Metal's tiles; subgroups that may be
+/// smaller than they are; and matrices of 16 that are composed of matrices of 8. Returns none if the adapter has no
+/// matrix units.
 fn with_matrices() -> Vec<Mode> {
     let options = Options { matrices: true, ..Options::default() };
     let release = Device::open("matrices", &options);
@@ -194,14 +197,14 @@ fn with_matrices() -> Vec<Mode> {
     list
 }
 
-/// The devices that run everything but what needs matrices: one in processes with other vectors, else two, of which one
-/// takes the kernels of other adapters.
+/// Returns the devices that run everything but what needs matrices: one in a process with other vectors, otherwise two,
+/// of which the second takes the kernels of other adapters.
 pub fn devices() -> Vec<Device> {
     let whole = |mode: &Mode| mode.breadth != Breadth::Narrow && mode.device.mode != "matrices";
     modes().into_iter().filter(whole).map(|mode| mode.device).take(2).collect()
 }
 
-/// The device with matrices, if the adapter has any.
+/// Returns the device with matrices if the adapter has any.
 pub fn matrix_device() -> Option<Device> {
     let found = modes().into_iter().find(|mode| mode.device.mode == "matrices");
     if found.is_none() {

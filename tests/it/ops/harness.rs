@@ -1,11 +1,11 @@
 //! The only code that runs an operator in tests.
 //!
-//! [`verify`] records a case once and runs the recording twice. Inputs are f32 or f16 numbers of a fixed seed, which the f64
-//! reference sees as they are. Overwritten outputs begin as NaN, accumulated ones as numbers other than zero. Every tensor
-//! lies between guard words, NaN too, that must keep their bits. Both runs must give the same bits. Comparisons are
-//! `!(difference <= tolerance)`, so that NaN fails.
+//! [`verify`] records a case once and runs the recording twice. Inputs are f32 or f16 numbers of a fixed seed, and the
+//! f64 reference gets the same numbers. Overwritten outputs begin as NaN, accumulated ones as numbers other than zero.
+//! Every tensor is surrounded by guard words, which are NaN too and must keep their bits. Both runs must give the same
+//! bits. Comparisons are `!(difference <= tolerance)`, so that NaN fails.
 //!
-//! Tolerances are budgets, stated in `src/cases`. `planted.rs` holds the harness itself to account.
+//! Tolerances are budgets, which `src/cases` states. `planted.rs` tests the harness itself.
 
 use wgpt::cases::{Case, Cases, Contents, Role, Slot, Want, float, from_bytes, to_bytes, unwritten};
 use wgpt::error::{Error, Result};
@@ -13,14 +13,14 @@ use wgpt::gpu::{Elem, Gpu, Pass, Program, Tensor};
 
 pub use super::devices::*;
 
-/// Bits of the elements round every tensor: a NaN.
+/// Returns the bits of the elements around every tensor: a NaN.
 fn guard(elem: Elem) -> u32 {
     if elem == Elem::F16 { 0x7e5a } else { 0x7fc0_5afe }
 }
 
-/// Guard elements before a tensor: what alignment asks for.
+/// Guard elements before a tensor: as many as alignment requires.
 const HEAD: usize = 128;
-/// Guard elements after a tensor, at least.
+/// The least number of guard elements after a tensor.
 const TAIL: usize = 256;
 
 /// Runs a case on every device.
@@ -32,7 +32,7 @@ pub fn check(devices: &[Device], case: &Case) {
     }
 }
 
-/// Runs an operator's cases in every mode, those of each open device in a thread of its own: a driver of the CPU compiles the
+/// Runs an operator's cases in every mode. Each open device has its own thread, because a CPU driver compiles the
 /// kernels of one device one after the other.
 #[track_caller]
 pub fn run(cases: &Cases) {
@@ -72,8 +72,8 @@ struct Guarded {
     tensor: Tensor,
 }
 
-/// Guard words before and after a slot's tensor that the operator is handed with it as one row, so that a planted fault can
-/// reach them on drivers that clamp accesses to what is bound.
+/// Guard words before and after a slot's tensor that are bound together with it as one row, so that a planted fault can
+/// reach them on drivers that clamp accesses to the bound range.
 pub struct Reach {
     pub slot: usize,
     pub head: bool,
@@ -89,7 +89,7 @@ fn allocate(gpu: &Gpu, slot: &Slot, reach: Option<&Reach>) -> Result<Guarded> {
     Ok(Guarded { whole, tensor })
 }
 
-/// The case, the adapter, the mode, and the kernels that were chosen.
+/// Describes the case, the adapter, the mode, and the chosen kernels.
 fn place(device: &Device, case: &Case, program: Option<&Program>) -> String {
     let caps = &device.caps;
     let kind = if caps.software { format!("{} lanes", caps.lanes) } else { "GPU kernels".into() };
@@ -99,12 +99,12 @@ fn place(device: &Device, case: &Case, program: Option<&Program>) -> String {
     format!("{case} on {} ({}, {kind}{names})", caps.name, device.mode)
 }
 
-/// Runs a case on one device; returns a report of what is wrong.
+/// Runs a case on one device. Returns a report if something is wrong.
 pub fn verify(device: &Device, case: &Case) -> Result<(), String> {
     verify_with(device, case, &case.contents(), None)
 }
 
-/// The same with given contents, and perhaps a slot that reaches into its guards.
+/// Runs a case with given contents, and optionally with a slot that reaches into its guards.
 pub fn verify_with(device: &Device, case: &Case, contents: &[Contents], reach: Option<&Reach>) -> Result<(), String> {
     device.run(&case.caps(&device.caps), |gpu| {
         let fault = |e: Error| format!("{}: {e}", place(device, case, None));

@@ -1,13 +1,13 @@
-//! Software Vulkan with vectors of other widths. The driver reads the width when it starts, so each gets a process:
-//! this very program, started again.
+//! Software Vulkan with vectors of other widths. The driver reads the width when it starts, so each width gets a
+//! process: this program, started again.
 
 use std::process::Command;
 
 use super::harness::{CHILD, Device};
 use crate::common::not_run;
 
-/// The tests that run with other widths: each operator's cases, of which one of each family of kernels runs there. The number
-/// of lanes changes nothing in the harness, windows, programs, the queue, rings, nor in kernels for GPUs.
+/// The tests that run with other widths: the cases of each operator, one for each family of kernels. The number of
+/// lanes changes nothing in the harness, windows, programs, the queue, rings or kernels for GPUs.
 const RUN: [&str; 2] = ["ops::cases::", "ops::lanes::the_width_is_the_one_asked_for"];
 
 fn again_with(lanes: u32) {
@@ -22,7 +22,7 @@ fn again_with(lanes: u32) {
         // all tests run with the other width
         return;
     }
-    // started through tools/run, /proc/self/exe is the dynamic loader: the first argument names this program
+    // under tools/run /proc/self/exe is the dynamic loader: the first argument names this program
     let program = std::env::args().next().expect("a program has a name");
     let runner = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/run");
     let mut command = if cfg!(target_os = "linux") { Command::new(runner) } else { Command::new(&program) };
@@ -53,7 +53,7 @@ fn software_vulkan_at_4_and_16_lanes() {
     [4, 16].into_iter().for_each(again_with);
 }
 
-/// In the processes above: that the environment arrived.
+/// Checks in the processes above that the variable took effect.
 #[test]
 fn the_width_is_the_one_asked_for() {
     let Ok(lanes) = std::env::var(CHILD) else { return };

@@ -1,4 +1,4 @@
-//! Cases that the table has no room for: large tiles, edges of f16, candidates of tuning.
+//! Cases that do not fit the table: large tiles, the limits of f16, candidates of tuning.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::harness::{check, devices, matrix_device};
 
 type Shape = [usize; 3];
 
-/// The products of a block of 1558M on 64 tokens, which is too large a model to train here.
+/// The products of a block of the 1558M model on 64 tokens. The model is too large to train here.
 #[test]
 fn products_of_1558m() {
     let devices = &devices()[..1];
@@ -22,7 +22,7 @@ fn products_of_1558m() {
     }
 }
 
-/// Products near f16's largest number, and beyond: results that do not fit are infinite, never a wrong number.
+/// Products near the largest f16 number, and beyond it: results that do not fit are infinite, never a wrong number.
 #[test]
 fn results_past_the_largest_f16_are_infinite() {
     let mut devices = devices();
@@ -49,8 +49,8 @@ fn results_past_the_largest_f16_are_infinite() {
     }
 }
 
-/// A case of a candidate of `wgpt tune`, chosen as a record chooses it, on an adapter with 48 KiB of workgroup memory and
-/// an edge of 16.
+/// A case of a candidate of `wgpt tune`, chosen as a record chooses it, on an adapter with 48 KiB of workgroup memory
+/// and an edge of 16.
 fn of_candidate(case: Case, product: Product, shape: Shape, coop: Coop) -> Case {
     let text = serde_json::to_string(&Algorithm::Coop(coop)).expect("serialises");
     case.on(move |caps| {
@@ -83,8 +83,8 @@ fn candidates() -> Vec<Coop> {
     coops.collect()
 }
 
-/// A tile with lines of 96, which do not divide evenly among a workgroup's invocations and whose indices divide by 12. A
-/// driver of the CPU takes ten seconds over each kernel: one here, the others by hand, with `--ignored`.
+/// A tile with lines of 96, which do not divide evenly among a workgroup's invocations and whose indices divide by 12.
+/// A driver of the CPU takes ten seconds over each kernel: one here, the others by hand, with `--ignored`.
 #[test]
 fn candidates_with_lines_of_96() {
     let coops = candidates();
@@ -93,8 +93,8 @@ fn candidates_with_lines_of_96() {
     coop.iter().for_each(|coop| run_candidate(**coop, false));
 }
 
-/// A case on an adapter that is no software, but in the smallest tiles: with the form of GPUs' kernels, whose steps are written
-/// out and whose first tile is multiplied before the loop.
+/// A case on an adapter that is no software, but in the smallest tiles: with the form of GPUs' kernels, whose steps are
+/// written out and whose first tile is multiplied before the loop.
 fn in_small_tiles(case: Case, product: Product, shape: Shape, (vendor, buffers, edge): (Vendor, u32, u32)) -> Case {
     case.on(move |caps| {
         (caps.software, caps.vendor) = (false, vendor);
@@ -111,8 +111,8 @@ fn in_small_tiles(case: Case, product: Product, shape: Shape, (vendor, buffers, 
     })
 }
 
-/// Tiles in one buffer and in two, as they lie in memory and transposed while they are filled, on the adapter's matrices and on
-/// larger ones: ends from registers, all of them in the first form, and a kernel for ragged tiles.
+/// Tiles in one buffer and in two, as they lie in memory and transposed while they are filled, on the adapter's
+/// matrices and on larger ones: ends from registers, all of them in the first form, and a kernel for ragged tiles.
 #[test]
 fn kernels_of_gpus_in_small_tiles() {
     let Some(device) = matrix_device() else { return };
@@ -147,8 +147,8 @@ fn kernels_of_gpus_in_small_tiles() {
     }
 }
 
-/// GELU must be of the f16 that is kept, or it cannot be computed again from it with the same bits. A driver that drops a conversion
-/// there and back gives a quarter of other results.
+/// GELU must be of the f16 that is kept, or it cannot be computed again from it with the same bits. A driver that drops
+/// a conversion there and back gives a quarter of other results.
 #[test]
 fn gelu_is_of_what_is_kept() {
     let Some(device) = matrix_device() else { return };

@@ -1,9 +1,9 @@
-//! Every operator on the GPU against its f64 reference, from the case tables of `src/cases`, through one harness: see
-//! [`harness`].
+//! Compares every operator on the GPU with its f64 reference. The cases are the tables of `src/cases`, and one harness
+//! runs them: see [`harness`].
 //!
-//! `devices.rs` lists the modes. Two run all shapes: `release`, and the kernels for GPUs (on a GPU: those for software
-//! adapters) under WebGPU's limits. The others run one shape of each product, attention and norm. `coverage.rs` records what
-//! runs and names each kernel that does not.
+//! `devices.rs` lists the modes. Two modes run all shapes: `release`, and the kernels for GPUs (on a GPU: the kernels for
+//! software adapters) under WebGPU's limits. The other modes run one shape of each product, attention and norm.
+//! `coverage.rs` records what runs and names each kernel that does not.
 //!
 //! | family | shapes, and the branch that each covers |
 //! |---|---|
@@ -16,11 +16,11 @@
 //! | checked, dialects | 68x124x132, 68x120x136, one row; heads of 16, of 8 in f16; rows of 132, of 136 in f16; each product with its widest end |
 //! | 4 and 16 lanes | the first shapes of each operator |
 //!
-//! Left out, since the same texts run or the same branches are taken:
+//! Left out, because the same texts run or the same branches are taken:
 //! - lengths of rows, products and positions between those above; tiles of 128 in windows;
-//! - in checked mode and in the dialects all further shapes and the narrower ends: bounds checks and dialects change accesses,
-//!   of which the widest end has all;
-//! - at 4 and 16 lanes all else: those texts differ from that of 8 in the width and in tiles, each of which runs;
+//! - in checked mode and in the dialects all further shapes and the narrower ends: bounds checks and dialects change accesses
+//!   to memory, and the widest end has all of them;
+//! - at 4 and 16 lanes all other shapes: those texts differ from the text for 8 lanes in the width and in tiles, and each runs;
 //! - heads of 64 on matrices of 16 (`--ignored`): large heads and matrices of 16 each run apart.
 
 mod adamw;
@@ -41,7 +41,7 @@ mod roof;
 mod shapes;
 mod stepcontrol;
 
-/// One test for each operator, which runs its cases in every mode.
+/// Makes one test for each operator, which runs its cases in every mode.
 macro_rules! operators {
     ($($name:ident)*) => {
         mod cases {

@@ -1,4 +1,4 @@
-//! What is handed over reaches the device in order, whatever way it goes: programs, writes, uploads, read-backs.
+//! Programs, writes, uploads and read-backs reach the device in the order in which they are submitted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use wgpt::gpu::{Elem, Gpu, Options, Pass, Program, ReadRing, Tensor, UploadRing};
 use wgpt::ops::residual;
 
-/// Enough that a program is still running when the host has handed over the next.
+/// Enough that a program is still running when the host has submitted the next.
 const N: usize = 1 << 18;
 
 fn open() -> Gpu {
@@ -32,7 +32,7 @@ fn all(value: f32) -> Vec<u8> {
     bytemuck::cast_slice(&vec![value; N]).to_vec()
 }
 
-/// A program that is queued reads what was there before the write that comes after it, the next reads what was written.
+/// A queued program reads the values from before a later write, and the next program reads what was written.
 #[test]
 fn a_write_overtakes_no_program_that_is_queued() {
     let gpu = open();
@@ -51,7 +51,7 @@ fn a_write_overtakes_no_program_that_is_queued() {
     assert!(got.iter().all(|x| *x == want as f32), "{} to {}, expected {want}", got[0], got[N - 1]);
 }
 
-/// Results that are waited for while the device is busy and others are queued behind them.
+/// Waits for results while the device is busy and other results are queued behind them.
 #[test]
 fn results_waited_for_under_load_are_those_of_their_submission() {
     let gpu = open();
@@ -89,7 +89,7 @@ fn results_waited_for_under_load_are_those_of_their_submission() {
     assert_eq!((taken, seen), (submissions, submissions as usize * N));
 }
 
-/// One device for several threads, each with rings of its own.
+/// Several threads share one device. Each thread has its own rings.
 #[test]
 fn threads_with_rings_of_their_own_share_a_device() {
     let gpu = open();
@@ -122,7 +122,7 @@ fn threads_with_rings_of_their_own_share_a_device() {
     std::thread::scope(|scope| (1..=3).for_each(|seed| drop(scope.spawn(move || work(seed)))));
 }
 
-/// A device that is dropped finishes what was handed over, and tells so.
+/// A dropped device finishes the submitted work and calls back.
 #[test]
 fn a_device_dropped_with_work_queued_finishes_it() {
     let called = Arc::new(AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! The harness itself: deliberately wrong kernels must turn it red, and the report must say what is wrong.
+//! Tests of the harness itself: it must fail on deliberately wrong kernels, and the report must state what is wrong.
 
 use wgpt::cases::{Case, Contents, FULL, Inputs, Slot, Want, absolute, rounding, wide};
 use wgpt::gpu::kernel::Width;

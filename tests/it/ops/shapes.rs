@@ -45,7 +45,8 @@ const FREE_ROWS: [&str; 9] = [
 /// Slots with one column more: of padding, of values that are all hashed.
 const FREE_COLUMNS: [&str; 3] =
     ["crossentropy.forward logits", "crossentropy.forward_backward logits", "hash.forward values"];
-/// Slots with either: structs, of which the first words are read, sums over all that there is, and memory that may be too large.
+/// Slots with either: structs, of which the first words are read, sums over all that there is, and memory that may be
+/// too large.
 const FREE: [&str; 9] = [
     " state",
     " hyper",

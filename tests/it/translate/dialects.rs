@@ -85,8 +85,8 @@ impl Form {
         Ok(form)
     }
 
-    /// The newest and the oldest version that wgpu asks for, by Vulkan 1.3 and 1.0. Cooperative matrices need the memory
-    /// model of 1.2, subgroups 1.1, of which wgpu asks SPIR-V 1.3.
+    /// The newest and the oldest version that wgpu asks for, by Vulkan 1.3 and 1.0. Cooperative matrices need the
+    /// memory model of 1.2, subgroups 1.1, of which wgpu asks SPIR-V 1.3.
     pub fn spirv_versions(&self) -> &'static [((u8, u8), &'static str)] {
         if self.claims.contains(Capabilities::COOPERATIVE_MATRIX) {
             &[((1, 6), "vulkan1.3"), ((1, 5), "vulkan1.2")]

@@ -1,4 +1,4 @@
-//! Other programs that read what naga writes.
+//! Other programs that read naga's output.
 
 use std::collections::HashMap;
 use std::env;
@@ -41,7 +41,7 @@ impl Outcome {
         }
     }
 
-    /// Somebody named a program that cannot be used: that is no reason to pass.
+    /// The user named a program that cannot be used: that must not pass.
     pub fn unusable(variable: &str, why: &str) -> Self {
         let summary = format!("{variable}: {why}");
         Self { faults: vec![summary.clone()], summary, ran: false }

@@ -1,13 +1,14 @@
-//! Every kernel in every dialect, without a GPU: WGSL parsed and validated as wgpu does it, translated to SPIR-V, MSL
-//! and HLSL by naga's writers with wgpu's options, and held against the rules of the platforms that are not here.
+//! Translates every kernel to every dialect, without a GPU: naga parses and validates WGSL as in wgpu, its writers
+//! produce SPIR-V, MSL and HLSL with wgpu's options, and [`rules`] checks the rules of platforms that the machine
+//! lacks.
 //!
-//! Two more front ends read the results where they are found, and are listed as *not run* where they are not:
+//! More front ends read the results where they are installed. Where they are not, that is recorded as not run:
 //! - SPIR-V: `spirv-val` of 2025 or newer: the one that `SPIRV_VAL` names, else Debian forky's, which `tools/fetch` brings,
 //!   else the one on PATH.
 //! - HLSL: `dxc` on PATH or named by `DXC`; and Slang through `tools/check-hlsl.py`, run by `python3` or by the Python
 //!   that `WGPT_SLANG_PYTHON` names, if that has the package `slangpy`.
 //!
-//! For MSL there is no compiler outside Apple's systems: naga's success and [`rules`] are all that is checked.
+//! For MSL there is no compiler outside Apple's systems: only naga's success and [`rules`] are checked.
 
 mod dialects;
 mod frontends;
@@ -27,7 +28,7 @@ use wgpt::gpu::{Caps, Kernel, KernelId};
 
 use crate::common::not_run::{not_run, say};
 
-/// The kernels that differ in more than their name.
+/// Returns the kernels that differ in more than their name.
 fn kernels() -> Vec<Kernel> {
     let mut seen = HashSet::new();
     let identities = [wgpt::ops::all_kernels(), wgpt::ops::tried_kernels()].concat();
@@ -49,15 +50,15 @@ enum Text {
     Hlsl { text: String, entry: String, model: &'static str },
 }
 
-/// A kernel in all dialects that it is for.
+/// A kernel in all its dialects.
 struct Translated {
     name: String,
     texts: Vec<Translation>,
-    /// The platforms that it is not for.
+    /// The platforms that are never given the kernel.
     lacks: Vec<&'static str>,
 }
 
-/// Translates a kernel to every dialect it is for, or says all that is wrong with it.
+/// Translates a kernel to all its dialects, or returns everything that is wrong with it.
 fn translate(kernel: &Kernel) -> Result<Translated, Vec<String>> {
     let form = Form::new(kernel).map_err(|e| vec![format!("{}: {e}", kernel.name)])?;
     let mut texts = Vec::new();

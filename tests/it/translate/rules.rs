@@ -1,4 +1,5 @@
-//! What a platform refuses although naga writes it: rules over naga's module, so that they bind for kernels to come.
+//! Constructs that a platform refuses although naga writes them. The rules read naga's module, so they apply to future
+//! kernels too.
 
 use naga::proc::Layouter;
 use naga::{AddressSpace, Expression, Handle, Module, ScalarKind, Statement, Type, TypeInner};

@@ -1,13 +1,13 @@
-//! What NVIDIA's compiler has been seen to get wrong, held against all SPIR-V with cooperative matrices as it is handed to
-//! the driver without checks of its own. With checks every division goes through one function of naga's.
+//! What NVIDIA's compiler has been seen to get wrong, held against all SPIR-V with cooperative matrices as it is handed
+//! to the driver without checks of its own. With checks every division goes through one function of naga's.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use spirv::{Op, StorageClass};
 
-/// A division by a number that is no power of two must not find an index into workgroup memory: the compiler has stored to
-/// wrong places there. Arrays in workgroup memory take whole pieces of 16 bytes: the compiler has taken those behind one that
-/// does not to be aligned.
+/// A division by a number that is no power of two must not find an index into workgroup memory: the compiler has stored
+/// to wrong places there. Arrays in workgroup memory take whole pieces of 16 bytes: the compiler has taken those behind
+/// one that does not to be aligned.
 pub fn faults(words: &[u32]) -> Vec<String> {
     let module = Module::new(words);
     if !module.has_matrices {

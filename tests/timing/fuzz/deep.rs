@@ -1,10 +1,10 @@
-//! Nesting without end, on a thread of 2 MiB, the smallest stack that the program has.
+//! Deep nesting, on a thread of 2 MiB, the smallest stack in the program.
 
 use serde_json::{Value, json};
 
 use super::{TARGETS, Target, scratch};
 
-/// What may stand around and inside of nesting: before, again and again, in the middle.
+/// The texts around and inside nesting: before it, repeated, in the middle.
 const NESTS: [(&str, &str, &str); 18] = [
     ("", "[", ""),
     ("", "{\"a\":", "1"),

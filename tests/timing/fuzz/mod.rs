@@ -1,15 +1,15 @@
-//! Every parser of a stranger's file, fed with files that were changed at random: no panic, no abort, no endless work, no
-//! memory beyond a limit, and errors that are one line with the exit code of bad input.
+//! Every parser of files from users is fed files that were changed at random. It must not panic, abort, run forever or
+//! exceed a limit of memory, and its errors are one line with the exit code of bad input.
 //!
 //! ```text
-//! cargo test --release --test timing fuzz::                            the fixed budget of CI
+//! cargo test --release --test timing fuzz::                          the fixed budget of CI
 //! WGPT_FUZZ=50000 cargo test --release --test timing fuzz::parquet    so many executions of a target
-//! WGPT_SEED=7 WGPT_FUZZ=1000 cargo test ...                   other changes; a failure prints its seed
-//! WGPT_FUZZ_FILE=FILE cargo test ... parquet                  one file, as it is
+//! WGPT_SEED=7 WGPT_FUZZ=1000 cargo test ...                          other changes; a failure prints its seed
+//! WGPT_FUZZ_FILE=FILE cargo test ... fuzz::parquet                   one file, as it is
 //! ```
 //!
-//! Inputs begin as a file of `corpus/TARGET`, which [`seeds`] makes; a file that once did harm is added there. Each input
-//! lies in a file before it is tried, so that also one that ends the process is there to look at.
+//! An input begins as a file of `corpus/TARGET`, which [`seeds`] makes. A file that once did harm is added there. Each
+//! input is written to a file before it is tried, so that an input that ends the process can be examined.
 
 mod deep;
 pub mod memory;
@@ -41,7 +41,7 @@ struct Target {
     run: fn(&Path, &[u8]),
 }
 
-/// Fails for an error that a stranger's file should not bring about.
+/// Panics if a user's file should not cause this error.
 fn refused<T>(result: Result<T, Error>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
@@ -61,7 +61,7 @@ fn number(variable: &str) -> Option<u32> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}: `{text}` is no number")))
 }
 
-/// A folder in memory, where there is one.
+/// Makes a folder, in memory if possible.
 fn scratch() -> tempfile::TempDir {
     let shared = Path::new("/dev/shm");
     if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }.expect("a folder")
@@ -76,7 +76,7 @@ fn corpus(name: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).expect("a file")).collect()
 }
 
-/// Ends the process, with the place of the input, if nothing is told for too long.
+/// Ends the process, and prints the path of the input, if no message arrives for too long.
 fn watch(name: &'static str, input: PathBuf) -> mpsc::Sender<()> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -95,7 +95,7 @@ fn watch(name: &'static str, input: PathBuf) -> mpsc::Sender<()> {
     sender
 }
 
-/// Copies an input to where it stays.
+/// Copies an input to a file that is kept.
 fn keep(name: &str, input: &Path) -> PathBuf {
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/fuzz-{name}"));
     let _ = fs::copy(input, &kept);

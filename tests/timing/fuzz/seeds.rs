@@ -1,4 +1,5 @@
-//! Files of the corpus that are not written by hand. `WGPT_BLESS=1 cargo test --release --test timing seeds` writes them.
+//! Files of the corpus that are not written by hand. `WGPT_BLESS=1 cargo test --release --test timing seeds` writes
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs;
