@@ -10,6 +10,8 @@ mod devices;
 mod disk;
 #[cfg(unix)]
 mod longer;
+#[cfg(unix)]
+mod messages;
 mod mixed;
 mod models;
 mod named_data;
