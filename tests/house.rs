@@ -2,6 +2,8 @@
 //! ARCHITECTURE.md gives the reasons, and the floors are read from its drawing. A rule takes files and returns faults;
 //! `planted` shows each some.
 
+#[path = "house/documents.rs"]
+mod documents;
 #[path = "house/planted.rs"]
 mod planted;
 
