@@ -329,7 +329,7 @@ mod tests {
     /// Started by the test below: dies.
     #[cfg(unix)]
     #[test]
-    #[ignore = "the child of the next test"]
+    #[ignore = "is started by the next test"]
     fn reads_beside_the_maps() {
         let dir = tempfile::tempdir().unwrap();
         let (path, _) = file(dir.path());

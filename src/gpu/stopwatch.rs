@@ -138,7 +138,7 @@ mod tests {
     fn laps_count_from_the_first_and_a_clock_that_starts_again_gives_none() {
         let gpu = Gpu::open(&Options::default()).unwrap();
         let Some(mut watch) = Stopwatch::new(&gpu, 2).unwrap() else {
-            eprintln!("not run: laps: {} has no timestamps between passes", gpu.caps.name);
+            crate::not_run::not_run("laps of the stopwatch", "the adapter has no timestamps between passes");
             return;
         };
         watch.tick_ms = 0.5;

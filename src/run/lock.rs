@@ -116,7 +116,7 @@ mod tests {
     fn a_removed_lock_file_lets_no_second_run_in() {
         let dir = tempfile::tempdir().unwrap();
         let Some(probe) = Lock::take_folder(dir.path()).unwrap() else {
-            println!("not run: the file system here locks no folders");
+            crate::not_run::not_run("locks of folders", "the file system here locks no folders");
             return;
         };
         drop(probe);

@@ -403,7 +403,7 @@ fn checkpoints_on_another_disk_are_saved_there_and_waited_for() {
     let dir = undisturbed();
     let dir = dir.path();
     let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
-        println!("not run: there is no second file system here");
+        crate::not_run::not_run("checkpoints on another disk", "there is no second file system here");
         return;
     };
     fs::create_dir(dir.join("run")).unwrap();

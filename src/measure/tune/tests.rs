@@ -9,7 +9,7 @@ fn device() -> Option<Gpu> {
     let options = Options { matrices: true, ..Options::default() };
     let gpu = Gpu::open(&options).unwrap_or_else(|e| panic!("{e}"));
     if !gpu.caps.f16 || gpu.caps.matrix_edges.is_empty() {
-        eprintln!("not run: planted faults of tuning: {} has no matrices of f16", gpu.caps.name);
+        crate::not_run::not_run("planted faults of tuning", "the adapter has no matrices of f16");
         return None;
     }
     Some(gpu)
