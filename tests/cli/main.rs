@@ -33,6 +33,8 @@ mod stories;
 #[cfg(unix)]
 mod texts;
 mod tokenizers;
+#[cfg(unix)]
+mod tutorial;
 
 #[path = "../data/server.rs"]
 #[allow(dead_code, reason = "tests of fetching use the rest of it")]
