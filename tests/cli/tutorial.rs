@@ -116,8 +116,9 @@ fn run(block: &Block, dir: &Path, programs: &Path) -> Vec<String> {
     let group = rustix::process::Pid::from_child(&child);
     let mut interrupt = block.interrupt.as_ref();
     let mut printed = Vec::new();
-    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
-        let line = line.expect("text");
+    for line in BufReader::new(child.stdout.take().expect("piped")).split(b'\n') {
+        // a sample may be no UTF-8
+        let line = String::from_utf8_lossy(&line.expect("output")).into_owned();
         if interrupt.take_if(|(text, _)| line.contains(text.as_str())).is_some() {
             rustix::process::kill_process_group(group, rustix::process::Signal::INT).expect("a signal");
         }
