@@ -9,7 +9,8 @@
 //! | other blocks | are not run: they build, download or train for hours |
 //!
 //! In a block `text`, `...` alone stands for any number of lines, and at the end of a line for any rest. A number
-//! matches one that differs by at most 15 %, because other adapters round otherwise. All else must be equal.
+//! matches one that differs by at most 15 %, because other adapters round otherwise, and spaces match any number of
+//! spaces. All else must be equal.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -81,11 +82,13 @@ fn blocks(document: &str) -> Vec<Block> {
 fn is_line(shown: &str, printed: &str) -> bool {
     let number = Regex::new(NUMBER).expect("a pattern");
     let (shown, rest) = shown.strip_suffix("...").map_or((shown, ""), |shown| (shown.trim_end(), ".*"));
-    let texts: Vec<String> = number.split(shown).map(regex::escape).collect();
+    let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    let texts: Vec<String> = number.split(&shown).map(regex::escape).collect();
     let pattern = Regex::new(&format!("^{}{rest}$", texts.join(NUMBER))).expect("a pattern");
-    let Some(found) = pattern.captures(printed.trim_end()) else { return false };
+    let printed = printed.split_whitespace().collect::<Vec<_>>().join(" ");
+    let Some(found) = pattern.captures(&printed) else { return false };
     let value = |text: &str| text.replace(',', "").parse::<f64>().expect("a number");
-    number.find_iter(shown).zip(found.iter().skip(1).flatten()).all(|(shown, printed)| {
+    number.find_iter(&shown).zip(found.iter().skip(1).flatten()).all(|(shown, printed)| {
         let [shown, printed] = [shown, printed].map(|found| value(found.as_str()));
         (shown - printed).abs() <= TOLERANCE * shown.max(printed)
     })
@@ -184,6 +187,7 @@ fn the_plans_of_the_tutorial() {
 fn output_is_compared_with_what_is_shown() {
     for (shown, printed, is_same) in [
         ("a\nb", "a\nb", true),
+        ("a  b", " a b", true),
         ("a\nb", "a\nc\nb", false),
         ("a\n...\nb", "a\nc\nd\nb", true),
         ("a\n...\nb", "a\nb", true),
