@@ -1,12 +1,13 @@
 //! TUTORIAL.md does what it says: its commands run as they are, and print what it shows.
 //!
-//! | in TUTORIAL.md | the test |
-//! |---|---|
-//! | a block `sh` of "Ten minutes" | is run by `sh -e`, in order, in one folder that is empty at first, with `wgpt` in `PATH` |
-//! | a block `sh` of a later section | is run in the root of the repository: it needs neither data nor a device and writes nothing |
-//! | `<!-- test: Ctrl-C at "TEXT", exit code N -->` before such a block | interrupts it when a line with TEXT is printed; without this comment the exit code is 0 |
-//! | a block `text` after such a block | is all of its standard output, in order |
-//! | other blocks | are not run: they build, download or train for hours |
+//! - A block `sh` of "Ten minutes" is run by `sh -e`, in order, with `wgpt` in `PATH`, in one folder that is empty at
+//!   first.
+//! - A block `sh` of a later section is run in the root of the repository. It needs neither data nor a device, and
+//!   writes nothing.
+//! - `<!-- test: Ctrl-C at "TEXT", exit code N -->` before a block interrupts it when a line with TEXT is printed.
+//!   Without this comment the exit code is 0.
+//! - A block `text` after a block `sh` is all of its standard output.
+//! - Other blocks are not run: they build, download or train for hours.
 //!
 //! In a block `text`, `...` alone stands for any number of lines, and at the end of a line for any rest. A number
 //! matches one that differs by at most 15 %, because other adapters round otherwise, and spaces match any number of
