@@ -34,6 +34,8 @@ mod stories;
 #[cfg(unix)]
 mod texts;
 mod tokenizers;
+#[cfg(unix)]
+mod tutorial;
 
 use crate::common::program::*;
 use crate::data::server;
