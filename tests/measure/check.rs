@@ -263,7 +263,7 @@ fn a_slowed_kernel_shows_against_a_baseline(bin: &Path) {
         succeeded(&command.envs(environment.iter().copied()).output().expect("the program starts"))
     };
     let before = bench("--save-baseline", &[]);
-    assert!(before.contains("1 rows in") && !before.contains("regressed"), "{before}");
+    assert!(before.contains("1 row in") && !before.contains("regressed"), "{before}");
     let slow = bench("--baseline", &[("LP_NATIVE_VECTOR_WIDTH", "128"), ("LP_NUM_THREADS", "1")]);
     assert!(slow.contains("Performance has regressed"), "{before}\n{slow}");
 }
