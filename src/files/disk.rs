@@ -32,19 +32,19 @@ pub trait Disk: Send + Sync {
     /// Opens a plain file for reading from its start.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none, [`io::ErrorKind::InvalidInput`] if it is a link or a special file.
+    /// [`io::ErrorKind::NotFound`] if it does not exist, [`io::ErrorKind::InvalidInput`] if it is a link or a special file.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>>;
 
     /// Forces to disk a file that other code writes.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn sync_file(&self, path: &Path) -> io::Result<()>;
 
     /// Forces the names in a folder to disk, where the system supports it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
 
     /// Renames a file or folder within its file system, atomically.
@@ -56,7 +56,7 @@ pub trait Disk: Send + Sync {
     /// Removes a folder with the files in it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
 
     /// Checks that `path` is a folder, not a link to one.
@@ -68,7 +68,7 @@ pub trait Disk: Send + Sync {
     /// Returns the names in a folder, sorted.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
 }
 

@@ -86,7 +86,7 @@ impl Lock {
         let metadata = file.metadata().map_err(Refusal::Failed)?;
         // a write to it would change the file under its other name too
         if open::names(&metadata) > 1 {
-            let text = "has another name (a hard link), expected a file of its own: try removing it";
+            let text = "has a second name (a hard link), expected a file with one name: try removing it";
             return Err(Refusal::Failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
         Self::hold(path, file, patience)

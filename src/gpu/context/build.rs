@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, Fault, Result};
-use crate::gpu::kernel::{Built, Kernel, KernelId, OfText, Pipeline, Reflection};
+use crate::gpu::kernel::{Built, Kernel, KernelBody, KernelId, Pipeline, Reflection};
 use crate::gpu::{spirv, vulkan};
 
 use super::{Gpu, Raw, lock};
@@ -24,7 +24,7 @@ impl Gpu {
         if let (Some(raw), None) = (&self.raw, pipeline.built()) {
             // a driver may crash on a module whose features it lacks; tests may have added features to `caps`
             reflection.needs.check(name, &self.granted)?;
-            pipeline.build(|shared, module| self.build(raw, shared, module))?;
+            pipeline.build(|body, module| self.build(raw, body, module))?;
         }
         if let Some(all) = lock(&self.statistics).as_mut()
             && !all.iter().any(|(known, _)| **known == **name)
@@ -37,8 +37,8 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    fn build(&self, raw: &Raw, shared: &OfText, parsed: naga::Module) -> Result<Built> {
-        let OfText { kernel, reflection, .. } = shared;
+    fn build(&self, raw: &Raw, body: &KernelBody, parsed: naga::Module) -> Result<Built> {
+        let KernelBody { kernel, reflection, .. } = body;
         let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
             .bindings
             .iter()

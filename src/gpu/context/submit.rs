@@ -146,7 +146,7 @@ impl Gpu {
                     "device",
                     format!("{} computes nothing: its waits end before a submission is done", self.caps.name),
                 )
-                .advice("the adapter may be a stand-in without a GPU, or its driver broken"),
+                .advice("try another adapter: this one may be a stand-in for a GPU, or its driver broken"),
             )),
             Ok(Err(wgpu::PollError::Timeout)) => Err(self.hangs()),
             // wgpu does not know this submission: either it refused it and reported an error, or it dropped it
