@@ -104,8 +104,7 @@ pub struct Caps {
     pub subgroups: bool,
     /// Smallest and largest subgroup size.
     pub subgroup_sizes: (u32, u32),
-    /// Whether a kernel can require a subgroup size. Only a device that wgpt opens itself can: see
-    /// [`super::Gpu::device_kind`].
+    /// Whether a kernel can require a subgroup size. wgpu's own devices cannot: see [`super::Gpu::device_kind`].
     pub subgroup_control: bool,
     /// Whether passes can be timed on the GPU.
     pub timestamps: bool,

@@ -86,8 +86,8 @@ pub struct Gpu {
     spirv: Option<(u8, u8)>,
     /// See [`Options::unrepaired`].
     unrepaired: bool,
-    /// Whether the driver checks bounds, by [`Options::driver_checks`] or because wgpt could not open the device
-    /// itself.
+    /// Whether the driver checks bounds, by [`Options::driver_checks`] or because we could not open the device
+    /// ourselves.
     driver_checks: bool,
     /// See [`Gpu::device_kind`].
     device_kind: String,
@@ -210,7 +210,7 @@ impl Gpu {
         }
     }
 
-    /// Returns a line that states whether wgpt or wgpu opened the device, and why; empty on backends other than Vulkan,
+    /// Returns a line that states whether we or wgpu opened the device, and why; empty on backends other than Vulkan,
     /// where only wgpu opens devices.
     #[must_use]
     pub fn device_kind(&self) -> &str {

@@ -1,5 +1,5 @@
-//! Opens an adapter with all its limits and the features that we use. On Vulkan wgpt opens the device itself where it
-//! can.
+//! Opens an adapter with all its limits and the features that we use. On Vulkan we open the device ourselves if
+//! possible, otherwise wgpu does.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use crate::gpu::{spirv, vulkan};
 use super::submitter::Submitter;
 use super::{Gpu, Options, Raw, lock};
 
-/// An open device, opened by wgpt or by wgpu.
+/// An open device, opened by us or by wgpu.
 struct Opened {
     device: wgpu::Device,
     queue: wgpu::Queue,
