@@ -17,9 +17,9 @@ pub fn read(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
 /// Does what [`read`] does, for a file in a folder that may come from elsewhere: a link in its place is refused.
 ///
 /// # Errors
-/// Those of [`open::own`]; an error with the limit if the file is longer.
-pub fn read_own(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
-    whole(&open::own(path, OpenOptions::new().read(true))?, most, expected)
+/// Those of [`open::no_follow`]; an error with the limit if the file is longer.
+pub fn read_no_follow(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
+    whole(&open::no_follow(path, OpenOptions::new().read(true))?, most, expected)
 }
 
 fn whole(file: &File, most: u64, expected: &str) -> io::Result<Vec<u8>> {

@@ -32,7 +32,8 @@ pub trait Disk: Send + Sync {
     /// Opens a plain file for reading from its start.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if it does not exist, [`io::ErrorKind::InvalidInput`] if it is a link or a special file.
+    /// [`io::ErrorKind::NotFound`] if it does not exist, [`io::ErrorKind::InvalidInput`] if it is a link or a special
+    /// file.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>>;
 
     /// Forces to disk a file that other code writes.
@@ -63,7 +64,7 @@ pub trait Disk: Send + Sync {
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] if nothing exists there, [`io::ErrorKind::NotADirectory`] if it is something else.
-    fn own_folder(&self, path: &Path) -> io::Result<()>;
+    fn check_folder(&self, path: &Path) -> io::Result<()>;
 
     /// Returns the names in a folder, sorted.
     ///
@@ -92,12 +93,12 @@ impl Disk for System {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>> {
-        Ok(Box::new(BufReader::with_capacity(1 << 20, open::own(path, OpenOptions::new().read(true))?)))
+        Ok(Box::new(BufReader::with_capacity(1 << 20, open::no_follow(path, OpenOptions::new().read(true))?)))
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         // Windows flushes only files that are open for writing
-        open::own(path, OpenOptions::new().append(true))?.sync_all()
+        open::no_follow(path, OpenOptions::new().append(true))?.sync_all()
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
@@ -113,8 +114,8 @@ impl Disk for System {
         fs::remove_dir_all(path)
     }
 
-    fn own_folder(&self, path: &Path) -> io::Result<()> {
-        open::own_folder(path)
+    fn check_folder(&self, path: &Path) -> io::Result<()> {
+        open::check_folder(path)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {

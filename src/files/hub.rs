@@ -106,8 +106,8 @@ impl Repository {
     #[must_use]
     pub fn main(&self) -> Option<String> {
         let refs = self.folder.join("refs");
-        open::own_folder(&refs).ok()?;
-        let file = open::own(&refs.join("main"), OpenOptions::new().read(true)).ok()?;
+        open::check_folder(&refs).ok()?;
+        let file = open::no_follow(&refs.join("main"), OpenOptions::new().read(true)).ok()?;
         let mut text = String::new();
         file.take(REF_BYTES + 1).read_to_string(&mut text).ok()?;
         let name = text.trim();
@@ -170,7 +170,7 @@ impl Repository {
     pub fn link(&self, checksum: &str, commit: &str, path: &str) -> Result<()> {
         let pointer = self.pointer(commit, path);
         let blob = self.blob(checksum);
-        self.make_own_folders(pointer.parent().unwrap_or(&self.folder))?;
+        self.make_folders(pointer.parent().unwrap_or(&self.folder))?;
         // from snapshots/COMMIT/a/b the blobs are four folders up
         let target = format!("{}blobs/{checksum}", "../".repeat(2 + path.matches('/').count()));
         atomic::place(&pointer, |temporary| {
@@ -186,17 +186,17 @@ impl Repository {
     /// [`crate::error::Error::Output`].
     pub fn set_main(&self, commit: &str) -> Result<()> {
         let folder = self.folder.join("refs");
-        self.make_own_folders(&folder)?;
+        self.make_folders(&folder)?;
         atomic::write(&folder.join("main"), |out| out.write_all(commit.as_bytes()))
     }
 
     /// Makes a folder of the repository and its parents. A link in the place of any of them is not followed.
-    fn make_own_folders(&self, folder: &Path) -> Result<()> {
+    fn make_folders(&self, folder: &Path) -> Result<()> {
         make_folder(&self.folder)?;
         let mut made = self.folder.clone();
         for name in folder.strip_prefix(&self.folder).unwrap_or(Path::new("")) {
             made.push(name);
-            open::make_own_folder(&made).map_err(|e| output_error(&made, &e))?;
+            open::make_folder(&made).map_err(|e| output_error(&made, &e))?;
         }
         Ok(())
     }

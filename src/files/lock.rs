@@ -51,7 +51,7 @@ impl Lock {
     /// # Errors
     /// See [`Refusal`].
     pub fn take(path: &Path, patience: Duration) -> Result<Self, Refusal> {
-        let file = open::own(path, OpenOptions::new().read(true).write(true).create(true).truncate(false));
+        let file = open::no_follow(path, OpenOptions::new().read(true).write(true).create(true).truncate(false));
         Self::hold_file(path, file.map_err(Refusal::Failed)?, patience)
     }
 
@@ -59,8 +59,8 @@ impl Lock {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn take_known(path: &Path) -> Result<Option<Self>, Refusal> {
-        match open::own(path, OpenOptions::new().read(true).write(true)) {
+    pub fn take_existing(path: &Path) -> Result<Option<Self>, Refusal> {
+        match open::no_follow(path, OpenOptions::new().read(true).write(true)) {
             Ok(file) => Self::hold_file(path, file, Duration::ZERO).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Refusal::Failed(error)),
@@ -160,7 +160,7 @@ mod tests {
     fn a_second_process_learns_who_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        assert!(Lock::take_known(&path).unwrap().is_none());
+        assert!(Lock::take_existing(&path).unwrap().is_none());
         let lock = Lock::take(&path, Duration::ZERO).unwrap();
         let refused = || Lock::take(&path, Duration::ZERO).unwrap_err();
         assert!(matches!(refused(), Refusal::Held(holder) if holder == "another process"));
@@ -172,7 +172,7 @@ mod tests {
         assert!(holder.starts_with(&format!("process {} on ", std::process::id())), "{holder}");
         assert!(holder.contains(" since 20") && holder.ends_with(" UTC"), "{holder}");
         drop(lock);
-        Lock::take_known(&path).unwrap().unwrap();
+        Lock::take_existing(&path).unwrap().unwrap();
         let error = Lock::take(dir.path(), Duration::ZERO).unwrap_err().error(&path, |holder| Fault::from(holder));
         assert_eq!(error.exit_code(), 6);
     }

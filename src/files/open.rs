@@ -47,7 +47,7 @@ pub fn refusal(place: impl fmt::Display, error: &io::Error) -> Option<Fault> {
 ///
 /// # Errors
 /// Those of [`input`]; [`io::ErrorKind::InvalidInput`] for a link.
-pub fn own(path: &Path, how: &OpenOptions) -> io::Result<File> {
+pub fn no_follow(path: &Path, how: &OpenOptions) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(there) => plain(&there)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -62,7 +62,7 @@ pub fn own(path: &Path, how: &OpenOptions) -> io::Result<File> {
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] if nothing exists there, [`io::ErrorKind::NotADirectory`] if it is not a folder.
-pub fn own_folder(path: &Path) -> io::Result<()> {
+pub fn check_folder(path: &Path) -> io::Result<()> {
     let there = fs::symlink_metadata(path)?.file_type();
     if there.is_dir() {
         return Ok(());
@@ -71,13 +71,13 @@ pub fn own_folder(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::NotADirectory, format!("is {what}, expected a folder")))
 }
 
-/// Makes a folder unless it exists. An existing one must pass [`own_folder`].
+/// Makes a folder unless it exists. An existing one must pass [`check_folder`].
 ///
 /// # Errors
-/// Those of [`own_folder`]; the system's error.
-pub fn make_own_folder(path: &Path) -> io::Result<()> {
+/// Those of [`check_folder`]; the system's error.
+pub fn make_folder(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => own_folder(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_folder(path),
         made => made,
     }
 }
@@ -95,19 +95,19 @@ pub fn plain(there: &Metadata) -> io::Result<()> {
     Err(io::Error::new(error, NoFile(kind(there))))
 }
 
-/// Opens a file as [`own`] does, to change it. If the file has a second name (a hard link), which may be outside its
-/// folder, it is first replaced by a copy, so that the change does not reach the other name.
+/// Opens a file as [`no_follow`] does, to change it. If the file has a second name (a hard link), which may be outside
+/// its folder, it is first replaced by a copy, so that the change does not reach the other name.
 ///
 /// # Errors
-/// Those of [`own`]; the system's error if the copy cannot be written.
-pub fn alone(path: &Path, how: &OpenOptions) -> io::Result<File> {
-    let file = own(path, how)?;
+/// Those of [`no_follow`]; the system's error if the copy cannot be written.
+pub fn unshared(path: &Path, how: &OpenOptions) -> io::Result<File> {
+    let file = no_follow(path, how)?;
     if names(&file.metadata()?) <= 1 {
         return Ok(file);
     }
-    let mut source = own(path, OpenOptions::new().read(true))?;
+    let mut source = no_follow(path, OpenOptions::new().read(true))?;
     atomic::try_write(path, |out| io::copy(&mut source, out).map(drop))?;
-    own(path, how)
+    no_follow(path, how)
 }
 
 /// Returns the number of names (hard links) of an open file: 0 once it was removed, 1 where the system does not report
@@ -226,17 +226,17 @@ mod tests {
         let all = things(dir.path()).map(|(name, _)| name);
         for how in &hows {
             for name in all.into_iter().chain(["link"]) {
-                assert!(own(&dir.path().join(name), how).is_err(), "{name} {how:?}");
+                assert!(no_follow(&dir.path().join(name), how).is_err(), "{name} {how:?}");
             }
-            own(&dir.path().join("file"), how).unwrap();
+            no_follow(&dir.path().join("file"), how).unwrap();
         }
-        let error = own(&dir.path().join("link"), &hows[0]).unwrap_err();
+        let error = no_follow(&dir.path().join("link"), &hows[0]).unwrap_err();
         assert_eq!(error.to_string(), "is a link, expected a file");
         assert!(!dir.path().join("nowhere").exists());
-        own_folder(&dir.path().join("folder")).unwrap();
+        check_folder(&dir.path().join("folder")).unwrap();
         symlink("folder", dir.path().join("to")).unwrap();
-        assert_eq!(make_own_folder(&dir.path().join("to")).unwrap_err().to_string(), "is a link, expected a folder");
-        make_own_folder(&dir.path().join("new")).unwrap();
-        make_own_folder(&dir.path().join("new")).unwrap();
+        assert_eq!(make_folder(&dir.path().join("to")).unwrap_err().to_string(), "is a link, expected a folder");
+        make_folder(&dir.path().join("new")).unwrap();
+        make_folder(&dir.path().join("new")).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
-        || turns(c)
+        || changes_direction(c)
         || matches!(c, '\u{ad}' | '\u{34f}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}')
         || matches!(c, '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
         || matches!(c, '\u{e0000}'..='\u{e007f}')
@@ -16,7 +16,7 @@ pub fn is_hidden(c: char) -> bool {
 
 /// Returns whether a character changes the direction of the text around it, which can reach past the text's end.
 #[must_use]
-pub fn turns(c: char) -> bool {
+pub fn changes_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

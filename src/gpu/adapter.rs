@@ -316,7 +316,7 @@ pub fn find(device: Option<&str>) -> Result<Caps> {
 }
 
 /// Place of an error about the requested adapter.
-pub const CHOICE: &str = "adapter";
+pub const ADAPTER_CHOICE: &str = "adapter";
 
 /// Picks an adapter by index or by part of its name, else by `WGPU_ADAPTER_NAME`, else the first.
 pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<usize> {
@@ -327,7 +327,7 @@ pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<u
         ));
     }
     let wanted = match device {
-        Some(device) => (CHOICE, device.to_owned()),
+        Some(device) => (ADAPTER_CHOICE, device.to_owned()),
         None => match std::env::var("WGPU_ADAPTER_NAME") {
             Ok(name) if !name.is_empty() => ("WGPU_ADAPTER_NAME", name),
             _ => return Ok(0),
@@ -339,7 +339,7 @@ pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<u
         let fault = Fault::at(wanted.0, format!("no adapter is `{}`", wanted.1));
         Error::device(fault.expected(format!("one of {}", known.join(", "))))
     };
-    if wanted.0 == CHOICE
+    if wanted.0 == ADAPTER_CHOICE
         && let Ok(index) = wanted.1.parse::<usize>()
     {
         return if index < names.len() { Ok(index) } else { Err(unknown()) };

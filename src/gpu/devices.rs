@@ -10,10 +10,10 @@ use super::adapter::{self, Caps, DeviceInfo, Vendor};
 use super::context::{Gpu, Options};
 
 /// Place of an error about the requested list of adapters.
-pub const CHOICE_OF_SEVERAL: &str = "adapters";
+pub const ADAPTERS_CHOICE: &str = "adapters";
 
 /// Place of an error about an adapter that is listed twice although devices may not share it.
-pub const CHOSEN_TWICE: &str = "adapters, each once";
+pub const ADAPTER_TWICE: &str = "adapters, each once";
 
 /// Environment variables that hide some of a vendor's GPUs. Vulkan itself ignores them.
 const VARIABLES: [(Vendor, &str); 3] = [
@@ -104,21 +104,21 @@ fn words(asked: &str) -> Result<Option<Vec<&str>>> {
     let words: Vec<&str> = asked.split(',').map(str::trim).collect();
     let is_place = |word: &&str| word.parse::<usize>().is_ok() || word.contains(':');
     if let Some(word) = words.iter().find(|word| !is_place(word)) {
-        let fault = Fault::at(CHOICE_OF_SEVERAL, format!("`{word}` is neither a number nor a PCI bus id"));
+        let fault = Fault::at(ADAPTERS_CHOICE, format!("`{word}` is neither a number nor a PCI bus id"));
         return Err(Error::usage(fault.expected("all, or a list such as 0,1")));
     }
     Ok(Some(words))
 }
 
 fn twice(adapter: &str) -> Error {
-    Error::usage(Fault::at(CHOSEN_TWICE, format!("{adapter} is listed twice")).expected("each once"))
+    Error::usage(Fault::at(ADAPTER_TWICE, format!("{adapter} is listed twice")).expected("each once"))
 }
 
 fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> {
     let words = words(asked)?;
     let known = || there.iter().map(DeviceInfo::place).collect::<Vec<_>>().join(", ");
     let unknown = |word: &str| {
-        let fault = Fault::at(CHOICE_OF_SEVERAL, format!("no adapter is `{word}`"));
+        let fault = Fault::at(ADAPTERS_CHOICE, format!("no adapter is `{word}`"));
         Error::device(fault.expected(format!("all, or some of {}", known())))
     };
     let Some(first) = there.first() else { return Err(unknown(asked)) };

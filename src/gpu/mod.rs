@@ -32,7 +32,7 @@ mod vulkan;
 pub mod wgsl_text;
 mod zeros;
 
-pub use adapter::{CHOICE, Caps, DeviceInfo, Vendor, use_wide_vectors};
+pub use adapter::{ADAPTER_CHOICE, Caps, DeviceInfo, Vendor, use_wide_vectors};
 pub use bulk::{BulkRead, BulkReads, BulkUpload, BulkUploads};
 pub use context::{Gpu, Options};
 pub use host_spans::Span;

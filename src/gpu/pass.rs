@@ -89,20 +89,20 @@ impl<'g> Pass<'g> {
     }
 
     /// Declares a tensor to be all zeros from here on, without writing it. The first dispatch that would add to it may
-    /// overwrite it instead (see [`Pass::begins`]); regions that nothing overwrites are cleared before their first use,
-    /// or at the end.
-    pub fn zero(&mut self, tensor: &Tensor) {
+    /// overwrite it instead (see [`Pass::take_zero`]); regions that nothing overwrites are cleared before their first
+    /// use, or at the end.
+    pub fn declare_zero(&mut self, tensor: &Tensor) {
         self.zeros.add(tensor);
     }
 
-    /// Returns whether a tensor was declared zero by [`Pass::zero`] and is still unwritten. If so, the next dispatch
-    /// must overwrite all of it.
-    pub fn begins(&mut self, tensor: &Tensor) -> bool {
-        let begins = self.zeros.contains(tensor);
-        if begins {
+    /// Returns whether a tensor was declared zero by [`Pass::declare_zero`] and is still unwritten. If so, the next
+    /// dispatch must overwrite all of it.
+    pub fn take_zero(&mut self, tensor: &Tensor) -> bool {
+        let is_zero = self.zeros.contains(tensor);
+        if is_zero {
             self.zeros.take(tensor);
         }
-        begins
+        is_zero
     }
 
     /// Clears the regions of a tensor that are declared zero and still unwritten.
