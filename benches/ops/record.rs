@@ -1,5 +1,5 @@
-//! Kernels of an adapter's record of `wgpt tune`, which are raced too: a record takes any kernel that was fastest, and a
-//! kernel that races may be.
+//! Adds the kernels of an adapter's record of `wgpt tune` to the races: a record takes whichever kernel was fastest,
+//! which may be one with a data race.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use wgpt::ops::matmul::choose;
 
 use crate::{Row, of_case};
 
-/// Layers whose shapes a product's kernels run at, so that the time stays bounded: one of a block, and the head.
+/// Layers at whose shapes the kernels of products run, so that the time stays bounded: one of a block, and the head.
 const LAYERS: [&str; 2] = ["qkv", "head"];
 
-/// Makes a case for an adapter that takes a kernel, `None` where the bench has none.
+/// Makes a case for an adapter that uses a kernel; `None` if the bench has no such case.
 type MakeCase = dyn Fn(&Caps) -> Option<Case>;
 
-/// One kernel of the record at one of the bench's shapes.
+/// A kernel of the record at one of the bench's shapes.
 struct Trial {
     /// The record's key for that shape.
     key: String,
     /// The kernel as JSON.
     kernel: String,
-    /// True if the adapter takes it there without a record.
+    /// Whether the adapter uses it there without a record.
     is_default: bool,
     case: Box<MakeCase>,
 }
 
-/// Adds a variant of the adapter for each kernel of its record, which takes it at the bench's shapes, and the cases and
-/// rows of that, which come first. Returns a line for each kernel that it cannot race.
+/// Adds, for each kernel of the adapter's record, a variant of the adapter that uses it at the bench's shapes, with its
+/// cases and rows. Their rows come first. Returns a line for each kernel that cannot be raced.
 pub fn add(
     gpu: &Gpu,
     shape: &BenchShape,
@@ -52,8 +52,8 @@ pub fn add(
         let differs = |row: &Row| without.iter().all(|other| other.kernel != row.kernel);
         let changed = new.iter().any(differs);
         if !changed && !trial.is_default {
-            // a product in windows of its operands is of another shape, and blocks may be for another adapter
-            left_out.push(format!("{} is not taken for {}: {}", trial.key, case.what, trial.kernel));
+            // a product that is cut into windows has another shape, and blocks may be for another adapter
+            left_out.push(format!("{} is not used for {}: {}", trial.key, case.what, trial.kernel));
             continue;
         }
         new.iter_mut().for_each(|row| row.from_record = !changed || differs(row));
@@ -65,7 +65,8 @@ pub fn add(
     Ok(left_out)
 }
 
-/// The record's products, each algorithm once for a product and element type, at one layer's shape and the head's.
+/// Returns the record's products: each algorithm once per product and element type, at one layer's shape and the
+/// head's.
 fn products(shape: &BenchShape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for (product, elem, algorithm) in choose::algorithms(own) {
@@ -85,7 +86,8 @@ fn products(shape: &BenchShape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> 
     Ok(trials)
 }
 
-/// The record's attention kernels for heads as the bench's, whatever number of positions they were found for.
+/// Returns the record's attention kernels for heads of the bench's size, whatever number of positions they were found
+/// for.
 fn attentions(shape: &BenchShape, own: &Caps, plain: &Caps) -> Vec<Trial> {
     let (head_size, positions) = (shape.config.head_size(), shape.context);
     let mut trials = Vec::new();

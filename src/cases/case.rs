@@ -186,7 +186,7 @@ impl Case {
         begun.iter().for_each(|&i| self.slots[i].role = Role::Overwritten);
         let (launch, fill, zeros) = (self.launch, self.fill, begun.clone());
         self.launch = Box::new(move |pass, tensors| {
-            zeros.iter().for_each(|&i| pass.zero(&tensors[i]));
+            zeros.iter().for_each(|&i| pass.declare_zero(&tensors[i]));
             launch(pass, tensors)
         });
         self.fill = Box::new(move || {

@@ -418,8 +418,8 @@ fn no_statistics(gpu: &Gpu) -> Error {
 
 fn say_device(gpu: &Gpu, number: Option<usize>) {
     say!("device  {}{}", number.map_or(String::new(), |number| format!("{number}: ")), gpu.caps.summary());
-    if !gpu.device().is_empty() {
-        say!("        {}", gpu.device());
+    if !gpu.device_kind().is_empty() {
+        say!("        {}", gpu.device_kind());
     }
 }
 

@@ -127,7 +127,7 @@ pub fn own_device((at, local): (usize, usize), share: bool) -> Result<usize> {
 /// # Errors
 /// [`Error::Device`] if one is unknown; [`Error::Usage`] if two processes have chosen the same GPU and may not `share` it.
 pub fn lay_out(world: &World, chosen: &[Option<String>], share: bool) -> Result<Layout> {
-    let found = adapter::found();
+    let found = adapter::list();
     let caps = |device: &Option<String>| -> Result<Caps> {
         let number = device.as_ref().and_then(|device| device.parse::<usize>().ok());
         match number.and_then(|number| found.get(number)) {

@@ -365,7 +365,7 @@ impl<'d> Checkpoints<'d> {
     /// Reads the manifest of a step's checkpoint; returns it with its length.
     fn manifest(&self, step: usize) -> Result<(Manifest, u64)> {
         let dir = self.path(step);
-        self.disk.own_folder(&dir).map_err(|e| unread(&dir, &e))?;
+        self.disk.check_folder(&dir).map_err(|e| unread(&dir, &e))?;
         let (path, mut text) = (dir.join(MANIFEST), Vec::new());
         let opened = self.disk.open(&path).map_err(|e| unread(&path, &e))?;
         opened.take(MANIFEST_BYTES).read_to_end(&mut text).map_err(|e| unread(&path, &e))?;

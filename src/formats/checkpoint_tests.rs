@@ -155,7 +155,7 @@ impl Disk for Memory {
         Ok(())
     }
 
-    fn own_folder(&self, path: &Path) -> io::Result<()> {
+    fn check_folder(&self, path: &Path) -> io::Result<()> {
         self.inner().call(Op::Read)?;
         self.has(path)
     }

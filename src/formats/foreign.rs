@@ -143,7 +143,7 @@ mod tests {
     fn files_in_place_of_weights_are_named() {
         let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 548105171\n";
         for (name, start, what, advice) in [
-            ("model.safetensors", &pointer[..], "a pointer of Git LFS", "git lfs pull"),
+            ("model.safetensors", &pointer[..], "a Git LFS pointer", "git lfs pull"),
             ("model.safetensors", b"", "an empty file", "copying"),
             ("model.safetensors", b"Entry not found", "only the text `Entry not found`", "downloading"),
             ("m.bin", b"{\"error\":\n \"Repository not found\"}", "only the text `{\"error\": \"Rep", "downloading"),

@@ -202,10 +202,7 @@ fn missing_files() {
     refused(load(dir.path()), &["model.safetensors: missing; try"]);
     for (bytes, words) in [
         (&b"PK\x03\x04"[..], ["model.safetensors: missing, and pytorch_model.bin is a pickle file", "save_pretrained"]),
-        (
-            &b"version https://git-lfs.github.com/spec/v1\n"[..],
-            ["pytorch_model.bin is a pointer of Git LFS", "git lfs"],
-        ),
+        (&b"version https://git-lfs.github.com/spec/v1\n"[..], ["pytorch_model.bin is a Git LFS pointer", "git lfs"]),
     ] {
         fs::write(dir.path().join("pytorch_model.bin"), bytes).unwrap();
         refused(load(dir.path()), &words);

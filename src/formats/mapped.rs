@@ -40,7 +40,7 @@ impl Mapped {
     /// # Errors
     /// As [`Mapped::open`].
     pub fn open_own(path: &Path) -> Result<Self> {
-        Self::new(path, open::own(path, OpenOptions::new().read(true)))
+        Self::new(path, open::no_follow(path, OpenOptions::new().read(true)))
     }
 
     fn new(path: &Path, file: io::Result<File>) -> Result<Self> {

@@ -301,7 +301,7 @@ impl Exchanged {
             gradients_ms: steps.whole_ms("exchange gradients"),
             copies_ms,
             others_ms: steps.whole_ms("wait for other devices") - copies_ms,
-            own_ms: steps.whole_ms("wait for a departure"),
+            own_ms: steps.whole_ms("wait for a bulk read"),
             norm_ms: steps.whole_ms("wait for the norm"),
             weights_ms: steps.whole_ms("exchange weights"),
             weights_bytes: traffic.weights.into,

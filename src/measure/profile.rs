@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::{Arithmetic, Gpu, Place, Program, Timings};
+use crate::gpu::{Arithmetic, Gpu, Program, Section, Timings};
 use crate::train::Trainer;
 
 use crate::measure::roofs::Roofs;
@@ -64,8 +64,8 @@ pub struct GapRow {
 /// One place in the model: a block, the head.
 #[derive(Debug, Clone, Serialize)]
 pub struct PlaceRow {
-    /// Place.
-    pub place: Place,
+    /// The section.
+    pub place: Section,
     /// Milliseconds of its commands.
     pub ms: f64,
     /// Milliseconds before its commands in which nothing ran.
@@ -195,8 +195,8 @@ impl Profile {
         let mut rows: Vec<PlaceRow> = Vec::new();
         for (gap_ms, i) in self.stretches() {
             let Some(command) = self.command(i) else { continue };
-            let make = || PlaceRow { place: command.place, ms: 0.0, gaps_ms: 0.0 };
-            let row = entry(&mut rows, |row| row.place == command.place, make);
+            let make = || PlaceRow { place: command.section, ms: 0.0, gaps_ms: 0.0 };
+            let row = entry(&mut rows, |row| row.place == command.section, make);
             row.ms += self.timings.commands[i].ms();
             row.gaps_ms += gap_ms;
         }

@@ -74,7 +74,7 @@ fn kernels(profile: &Profile, origin: f64, events: &mut Vec<Value>) {
         let seconds = timing.ms() / 1e3;
         let rate = |amount: u64| if seconds > 0.0 { amount as f64 / 1e9 / seconds } else { 0.0 };
         let args = json!({
-            "layer": command.place.to_string(),
+            "layer": command.section.to_string(),
             "grid": command.grid,
             "flops": command.flops,
             "bytes": command.bytes,
@@ -88,7 +88,7 @@ fn kernels(profile: &Profile, origin: f64, events: &mut Vec<Value>) {
 
 /// A run of commands at the same place is one event.
 fn places(profile: &Profile, origin: f64, events: &mut Vec<Value>) {
-    let place = |timing: &crate::gpu::Timing| profile.program.commands[timing.command].place;
+    let place = |timing: &crate::gpu::Timing| profile.program.commands[timing.command].section;
     for run in profile.timings.commands.chunk_by(|a, b| place(a) == place(b)) {
         let (first, last) = (&run[0], &run[run.len() - 1]);
         let (begin, end) = (origin + 1e3 * first.begin_ms, origin + 1e3 * last.end_ms);

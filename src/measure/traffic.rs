@@ -43,7 +43,7 @@ impl Beside {
     pub(super) fn of(config: &Config, sizes: &Sizes, elem: Elem, step: &Program, micro: &Program) -> Self {
         let all: u64 = step.commands.iter().map(|command| command.bytes).sum();
         let layer = place::block(config.layers / 2);
-        let launches = micro.commands.iter().filter(|c| c.place == layer && c.is_dispatch()).count();
+        let launches = micro.commands.iter().filter(|c| c.section == layer && c.is_dispatch()).count();
         Self { bytes: all.saturating_sub(products(config, sizes, elem)), layer_launches: launches as u64 }
     }
 

@@ -52,7 +52,7 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 pub struct Backward<'a> {
     /// (N, C), f32 or f16.
     pub dout: &'a Tensor,
-    /// (1, C), accumulated, or overwritten where it [begins](Pass::begins).
+    /// (1, C), accumulated, or overwritten where it [begins](Pass::take_zero).
     pub dbias: &'a Tensor,
 }
 

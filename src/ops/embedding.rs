@@ -231,7 +231,7 @@ pub struct Backward<'a> {
     pub dout: &'a Tensor,
     /// (V, C), accumulated.
     pub dwte: &'a Tensor,
-    /// At least T rows of C; the first T are accumulated, or overwritten where they [begin](Pass::begins).
+    /// At least T rows of C; the first T are accumulated, or overwritten where they [begin](Pass::take_zero).
     pub dwpe: &'a Tensor,
     /// T.
     pub positions: usize,
@@ -308,7 +308,7 @@ fn backward_wpe(pass: &mut Pass, io: &Backward) -> Result<()> {
     let dwpe = io.dwpe.slice(0..io.positions);
     for rows in pass.row_windows(n, io.dout.row_bytes()) {
         let dout = io.dout.slice(rows.clone());
-        let adds = !pass.begins(&dwpe);
+        let adds = !pass.take_zero(&dwpe);
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&dout, &dwpe],

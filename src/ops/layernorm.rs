@@ -288,7 +288,7 @@ pub struct Backward<'a> {
     /// (N, C) of f32, overwritten by what would become of `dinp`, which stays as it is: the gradient ends here. Only where
     /// `dinp` is f16, and not where it begins.
     pub wide: Option<&'a Tensor>,
-    /// (1, C), accumulated, or overwritten where it [begins](Pass::begins).
+    /// (1, C), accumulated, or overwritten where it [begins](Pass::take_zero).
     pub dweight: &'a Tensor,
     /// The same.
     pub dbias: &'a Tensor,

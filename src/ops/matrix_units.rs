@@ -20,7 +20,7 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::gpu::{Caps, Vendor};
 
 /// First lines of a kernel with matrices of f16.

@@ -23,7 +23,7 @@ pub mod sums;
 pub mod tree;
 pub mod wire;
 
-use crate::gpu::adapter::Flexible;
+use crate::gpu::adapter::FlexibleMatrices;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, OpPass, Vendor};
 
@@ -83,7 +83,7 @@ fn sample_adapters() -> Vec<Caps> {
     };
     adapters.push(matrices(16, (32, 32)));
     for (workgroup, granularity) in [(true, [16; 3]), (false, [8; 3])] {
-        let flexible = Some(Flexible { granularity, largest: 1024, workgroup, invocations: 256 });
+        let flexible = Some(FlexibleMatrices { granularity, largest: 1024, workgroup, invocations: 256 });
         adapters.push(Caps { flexible, ..matrices(16, (32, 32)) });
     }
     for vendor in [Vendor::Nvidia, Vendor::Amd] {

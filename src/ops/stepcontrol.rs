@@ -182,12 +182,12 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     [ACCUMULATE, DECIDE].map(|of| kernel(caps, of)).into()
 }
 
-/// `loss += sum of losses`, or `loss = ` where it [begins](Pass::begins). `loss` is (1, 1), `losses` (N, 1).
+/// `loss += sum of losses`, or `loss = ` where it [begins](Pass::take_zero). `loss` is (1, 1), `losses` (N, 1).
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
 pub fn accumulate(pass: &mut Pass, loss: &Tensor, losses: &Tensor) -> Result<()> {
-    let adds = !pass.begins(loss);
+    let adds = !pass.take_zero(loss);
     let kernel = kernel(&pass.gpu.caps, ACCUMULATE);
     pass.dispatch(&Dispatch {
         kernel: &kernel,

@@ -138,7 +138,7 @@ pub struct Parts<'a> {
     pub partials: &'a Tensor,
     /// Number of parts.
     pub parts: u32,
-    /// Accumulated, or overwritten where it [begins](Pass::begins).
+    /// Accumulated, or overwritten where it [begins](Pass::take_zero).
     pub dweight: &'a Tensor,
     /// These parts are all of the product: nothing else is added.
     pub whole: bool,
@@ -300,7 +300,7 @@ fn dispatch(
         gradients.extend(&rows.outs);
     }
     let kernel = kernel(caps, width, parts.is_some(), rows.map_or(0, |(rows, _)| rows.outs.len()));
-    let begins: Vec<bool> = gradients.iter().map(|gradient| pass.begins(gradient)).collect();
+    let begins: Vec<bool> = gradients.iter().map(|gradient| pass.take_zero(gradient)).collect();
     let first_bit = u32::from(parts.is_none());
     p.adds = begins.iter().zip(first_bit..).map(|(&begins, bit)| u32::from(!begins) << bit).sum();
     let moved = |(gradient, &begins): (&&Tensor, &bool)| if begins { gradient.bytes() } else { 2 * gradient.bytes() };

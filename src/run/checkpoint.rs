@@ -144,7 +144,7 @@ impl MadeBy {
             lanes: gpu.caps.lanes,
             precision: precision.into(),
             kernels: trainer.kernel_summary(),
-            built: gpu.built().into(),
+            built: gpu.codegen_mode().into(),
             rounded: match (trainer.wire(), trainer.part()) {
                 (Some(format), Part { devices: devices @ 2.., machines, .. }) => {
                     let on = if machines > 1 { format!(" of {machines} machines") } else { String::new() };

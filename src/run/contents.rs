@@ -65,7 +65,7 @@ pub fn check_files(dir: &Path) -> Result<()> {
 pub fn check(dir: &Path) -> Result<()> {
     check_files(dir)?;
     for name in [tensorboard::FOLDER, MODEL, TOKENIZER, UNSAVED, RANKS] {
-        refuse(dir, name, open::own_folder(&dir.join(name)))?;
+        refuse(dir, name, open::check_folder(&dir.join(name)))?;
         if name == UNSAVED {
             continue;
         }
@@ -157,7 +157,7 @@ pub fn still_own_checkpoints(dir: &Path, run: &str) -> Result<()> {
 }
 
 fn owner(checkpoints: &Path) -> io::Result<Owner> {
-    let text = bounded::read_own(&checkpoints.join(OWNER), OWNER_BYTES, "the owner of checkpoints")?;
+    let text = bounded::read_no_follow(&checkpoints.join(OWNER), OWNER_BYTES, "the owner of checkpoints")?;
     Ok(serde_json::from_slice(&text)?)
 }
 

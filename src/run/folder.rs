@@ -153,7 +153,7 @@ impl Folder {
         atomic::sweep(dir);
         if let Some(Tokenizer::Own(own)) = &file.settings.data.tokenizer {
             let kept = dir.join(TOKENIZER);
-            open::make_own_folder(&kept).map_err(|e| output_error(&kept, &e))?;
+            open::make_folder(&kept).map_err(|e| output_error(&kept, &e))?;
             own.files().write(&kept)?;
         }
         let (metric_lines, metrics) = records::vouched_lines(dir, &run, vouched.metric_lines, vouched.below)?;
@@ -360,7 +360,7 @@ fn put_records_aside(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let unsaved = dir.join(UNSAVED);
-    open::make_own_folder(&unsaved).map_err(|e| output_error(&unsaved, &e))?;
+    open::make_folder(&unsaved).map_err(|e| output_error(&unsaved, &e))?;
     let to = next_free(&unsaved);
     fs::create_dir(&to).map_err(|e| output_error(&to, &e))?;
     // the metrics last: after a kill the others are found by them again

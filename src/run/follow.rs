@@ -172,7 +172,7 @@ impl Log {
         ));
         let Some(path) = &self.path else { return };
         let lines = std::mem::take(&mut self.waiting).concat();
-        let file = open::alone(path, OpenOptions::new().append(true).create(true));
+        let file = open::unshared(path, OpenOptions::new().append(true).create(true));
         let written = file.and_then(|mut file| file.write_all(lines.as_bytes()));
         if let Err(error) = written {
             log::error!("{}: cannot be written ({error}); the run goes on without this log", path.display());
@@ -182,7 +182,7 @@ impl Log {
 
     /// Writes what waits, and from now on, into the run's folder, which is made where machines do not share it.
     fn begin(&mut self, dir: PathBuf) {
-        let made = std::fs::create_dir_all(&dir).and_then(|()| open::make_own_folder(&dir.join(RANKS)));
+        let made = std::fs::create_dir_all(&dir).and_then(|()| open::make_folder(&dir.join(RANKS)));
         match made {
             Ok(()) => self.path = Some(log_of(&dir, self.rank)),
             Err(error) => log::error!("{}: no log of this rank ({error})", dir.join(RANKS).display()),

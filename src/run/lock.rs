@@ -36,7 +36,7 @@ impl FolderLock {
     /// [`Error::Locked`] naming the holder; [`Error::Output`] if the file or the folder cannot be opened or locked.
     pub fn take_as_it_is(dir: &Path) -> Result<Self> {
         let folder = Lock::take_folder(dir);
-        let file = Lock::take_known(&dir.join(LOCK)).map_err(|refusal| refused(dir, refusal))?;
+        let file = Lock::take_existing(&dir.join(LOCK)).map_err(|refusal| refused(dir, refusal))?;
         let folder = folder.map_err(|refusal| refused(dir, refusal))?;
         Ok(Self { _folder: folder, file })
     }

@@ -121,7 +121,7 @@ impl Record {
 
     fn reopen(&mut self) -> io::Result<()> {
         self.file = None;
-        let mut file = open::alone(&self.path, how().create(true))?;
+        let mut file = open::unshared(&self.path, how().create(true))?;
         crate::kill_point!("resume: before a record is cut back");
         let (there, expected) = (file.metadata()?.len(), self.bytes);
         // a file that somebody has changed is cut at a line's end too

@@ -136,7 +136,7 @@ pub fn open(run: &Path) -> Result<impl Iterator<Item = Metric> + use<>> {
 }
 
 pub(super) fn reader(run: &Path) -> io::Result<Lines<BufReader<File>>> {
-    let file = open::own(&run.join(METRICS), OpenOptions::new().read(true))?;
+    let file = open::no_follow(&run.join(METRICS), OpenOptions::new().read(true))?;
     Ok(Lines::new(BufReader::new(file), LINE_BYTES))
 }
 

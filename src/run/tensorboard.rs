@@ -36,7 +36,7 @@ impl Events {
     /// [`Error::Output`].
     pub fn begin(run: &Path, records: &BTreeMap<String, u64>) -> Result<Self> {
         let folder = run.join(FOLDER);
-        open::make_own_folder(&folder).map_err(|e| output_error(&folder, &e))?;
+        open::make_folder(&folder).map_err(|e| output_error(&folder, &e))?;
         let mut kept = BTreeMap::new();
         for entry in fs::read_dir(&folder).map_err(|e| output_error(&folder, &e))?.flatten() {
             let Some(file) = entry
@@ -104,7 +104,7 @@ impl Events {
 
 /// Cuts a file to `bytes` at most and returns how many it has.
 fn cut(path: &Path, bytes: u64) -> std::io::Result<u64> {
-    let file = open::alone(path, OpenOptions::new().write(true))?;
+    let file = open::unshared(path, OpenOptions::new().write(true))?;
     let there = file.metadata()?.len();
     file.set_len(there.min(bytes))?;
     Ok(there.min(bytes))

@@ -57,13 +57,13 @@ pub fn print(
 ) {
     let gpu = trainer.gpu();
     let (m, t, config) = (settings.config(), &settings.train, trainer.config());
-    gpu::adapter::notes().iter().for_each(|note| say!("devices  {note}"));
+    gpu::adapter::environment_notes().iter().for_each(|note| say!("devices  {note}"));
     for (number, caps) in devices.iter().enumerate() {
         let number = if devices.len() > 1 { format!("{number}: ") } else { String::new() };
         say!("device   {number}{}{}", caps.summary(), caps.at_bus());
     }
-    if !gpu.device().is_empty() {
-        say!("         {}", gpu.device());
+    if !gpu.device_kind().is_empty() {
+        say!("         {}", gpu.device_kind());
     }
     say!(
         "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",

@@ -269,7 +269,7 @@ fn open(
         && let Some(last) = gpus.pop()
     {
         // any of several devices: all of them record alike
-        gpus.push(last.adopting(planner));
+        gpus.push(last.adopting_kernels(planner));
     }
     check_memory(&gpus[0], settings, settings.run.memory)?;
     Ok(gpus)

@@ -74,7 +74,7 @@ impl Download<'_> {
     fn attempt(&self, path: &Path, received: &mut u64, watch: &mut dyn Watch) -> Result<Result<(), Failure>> {
         let write_error = |e: &std::io::Error| output_error(path, e);
         let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
-        let mut file = open::own(path, &options).map_err(|e| write_error(&e))?;
+        let mut file = open::no_follow(path, &options).map_err(|e| write_error(&e))?;
         let mut at = file.seek(SeekFrom::End(0)).map_err(|e| write_error(&e))?;
         let empty = |file: &mut File| file.set_len(0).and_then(|()| file.rewind()).map_err(|e| write_error(&e));
         if at > self.size {
@@ -149,7 +149,7 @@ fn range_start(response: &ureq::http::Response<ureq::Body>) -> Option<u64> {
 
 /// A file's checksum, of the kind that `like` is: SHA-256, or git's SHA-1 over a length and the contents.
 fn checksum(path: &Path, like: &str, size: u64) -> Result<String> {
-    let mut file = open::own(path, OpenOptions::new().read(true)).map_err(|e| output_error(path, &e))?;
+    let mut file = open::no_follow(path, OpenOptions::new().read(true)).map_err(|e| output_error(path, &e))?;
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut digest = |update: &mut dyn FnMut(&[u8])| -> Result<()> {
         loop {

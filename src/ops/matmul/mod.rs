@@ -367,7 +367,7 @@ pub struct BackwardWeight<'a> {
     pub dout: &'a Tensor,
     /// (M, K).
     pub inp: &'a Tensor,
-    /// (N, K), of any size; accumulated, or overwritten where it [begins](Pass::begins).
+    /// (N, K), of any size; accumulated, or overwritten where it [begins](Pass::take_zero).
     pub dweight: &'a Tensor,
 }
 
@@ -438,7 +438,7 @@ fn backward_weight_with(
             let product = Product::BackwardWeight;
             let (a, b, epilogue) = (&dout, &inp, Epilogue::None);
             let (Some(partials), Some(sums)) = (partials.filter(|_| parts > 1), sums.as_mut()) else {
-                let accumulate = !pass.begins(&dweight);
+                let accumulate = !pass.take_zero(&dweight);
                 let all = Window { product, a, b, out: &dweight, more: &[], epilogue, accumulate, parts: 1, params };
                 dispatch(pass, &all)?;
                 continue;

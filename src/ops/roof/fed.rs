@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Generator;
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
 use crate::ops::matrix_units::{self, DIRECTIVES, Tile, Units, grid};
 

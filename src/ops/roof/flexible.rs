@@ -6,9 +6,9 @@
 //! [`crate::gpu::spirv::for_driver`] gives them their dimensions.
 
 use crate::error::{Error, Fault, Result};
-use crate::gpu::adapter::Flexible;
+use crate::gpu::adapter::FlexibleMatrices;
 use crate::gpu::kernel::{Dimensions, Generator};
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
 use crate::ops::matrix_units::{self, DIRECTIVES, Units};
 
@@ -103,7 +103,7 @@ pub fn matrix_flexible(pass: &mut Pass, io: MatrixFlexible) -> Result<()> {
 
 /// The kernel of such a shape, on an adapter that has it.
 pub(super) fn kernel(caps: &Caps, [m, n, k]: [u32; 3]) -> KernelId {
-    let Flexible { workgroup, invocations, .. } = caps.flexible.unwrap_or_default();
+    let FlexibleMatrices { workgroup, invocations, .. } = caps.flexible.unwrap_or_default();
     let units = Units::of(caps).unwrap_or_else(|| Units::of_edge(caps, 16));
     let threads = if workgroup { invocations } else { super::matrix_group(caps) };
     let spec = Spec { units, dimensions: Dimensions { m, n, k, workgroup }, threads };

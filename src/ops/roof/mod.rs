@@ -6,7 +6,7 @@ mod flexible;
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Generator;
-use crate::gpu::text::without_directive;
+use crate::gpu::wgsl_text::without_directive;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
 use super::matrix_units::subgroup_sizes;

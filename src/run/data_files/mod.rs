@@ -59,7 +59,7 @@ impl DataFiles {
             Error::data(fault.advice("bring it back, or --restart to begin anew"))
         };
         let mut text = Vec::new();
-        match open::own(&path, OpenOptions::new().read(true)) {
+        match open::no_follow(&path, OpenOptions::new().read(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(wrong(format!("cannot be read ({error})"))),
             Ok(file) => file.take(NOTE_BYTES + 1).read_to_end(&mut text),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::files::visible::turns;
+use crate::files::visible::changes_direction;
 use crate::run::report::history::{History, Point};
 use crate::run::report::plot::{Curve, Scale, Style, chart, short};
 use crate::run::report::sheet::Sheet;
@@ -23,7 +23,7 @@ pub fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\n' | '\t' => out.push(c),
-            c if c.is_control() || turns(c) => out.push('\u{fffd}'),
+            c if c.is_control() || changes_direction(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }

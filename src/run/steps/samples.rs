@@ -65,7 +65,7 @@ impl Run<'_> {
         let info = tokenizer.map_or_else(ModelInfo::default, |t| t.info(weights.config.vocab));
         self.folder.home().check()?;
         let dir = self.folder.dir().join(MODEL);
-        open::make_own_folder(&dir).map_err(|e| output_error(&dir, &e))?;
+        open::make_folder(&dir).map_err(|e| output_error(&dir, &e))?;
         hf::save(&dir, weights, &info)?;
         tokenizer.map_or(Ok(false), |t| t.write_files(&dir, &weights.config)).map(drop)
     }

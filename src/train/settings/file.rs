@@ -99,7 +99,7 @@ impl RunFile {
     pub fn read(run: &Path) -> Result<Self> {
         let path = run.join(CONFIG);
         let wrong = |what: String| Error::data(Fault::at(path.display(), what));
-        let text = open::own(&path, OpenOptions::new().read(true)).and_then(|file| {
+        let text = open::no_follow(&path, OpenOptions::new().read(true)).and_then(|file| {
             let mut text = String::new();
             file.take(CONFIG_BYTES + 1).read_to_string(&mut text)?;
             if text.len() as u64 <= CONFIG_BYTES { Ok(text) } else { Err(io::ErrorKind::FileTooLarge.into()) }

@@ -239,8 +239,8 @@ impl MicroStep {
         let Model { config, elem, params, control, .. } = model;
         let mut pass = Pass::new(gpu);
         if begins {
-            grads.in_memory_order().for_each(|(param, layer)| pass.zero(grads.get(param.name, layer)));
-            pass.zero(loss);
+            grads.in_memory_order().for_each(|(param, layer)| pass.declare_zero(grads.get(param.name, layer)));
+            pass.declare_zero(loss);
         }
         // a mean's gradient in f32; in f16 a sum's, so that the right loss scale does not depend on the batch
         let scale = if *elem == Elem::F16 { 1.0 } else { 1.0 / options.sizes.tokens() as f32 };

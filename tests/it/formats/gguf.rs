@@ -292,7 +292,7 @@ fn folders_of_pointers_are_not_converted() {
         let output = convert(dir.path(), "m", "out");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{name}: {text}");
-        assert!(text.contains(&format!("{name}: a pointer of Git LFS")) && text.contains("`git lfs pull`"), "{text}");
+        assert!(text.contains(&format!("{name}: a Git LFS pointer")) && text.contains("`git lfs pull`"), "{text}");
         assert!(!dir.path().join("out").exists(), "{name}");
         match whole {
             Some(bytes) => fs::write(from.join(name), bytes).expect("written"),

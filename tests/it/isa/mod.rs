@@ -268,7 +268,7 @@ fn wrong_arguments_of_the_tool_end_with_one_line() {
     for (arguments, what) in [
         (&["--guess", "h100"][..], "unknown option `--guess`"),
         (&["--predict", "voodoo2"], "--predict: unknown GPU `voodoo2`, expected one of h100 h200"),
-        (&["--predict", "h100", "--gpu", "ada"], "--predict goes with --json alone"),
+        (&["--predict", "h100", "--gpu", "ada"], "--predict accepts only --json"),
         (&["--predict"], "--predict needs a value"),
         (&["--gpu", "hopper,voodoo2"], "unknown GPU `voodoo2`"),
         (&["--gpu"], "--gpu needs a value"),

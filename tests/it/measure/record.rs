@@ -106,12 +106,12 @@ pub fn is_raced(bin: &Path) {
     let file =
         std::fs::read_dir(dir.path().join("tune")).expect("folder").next().expect("a file").expect("a file").path();
     let (out, tuned) = races("WGPT_TUNING", &file);
-    assert!(out.contains("not run: attention Forward F16 64 16 is not taken for "), "{out}");
+    assert!(out.contains("not run: attention Forward F16 64 16 is not used for "), "{out}");
     let found = of_record(&tuned);
     let shapes: Vec<&str> = found.iter().filter_map(|case| case["shape"].as_str()).collect();
     assert_eq!(shapes[0], "qkv 16x2304x768", "{out}");
     // software Vulkan computes the head in windows of its weights, which are other shapes
-    let left_out = out.contains("not run: matmul Forward F32 16 50304 768 is not taken for head 16x50304x768: ");
+    let left_out = out.contains("not run: matmul Forward F32 16 50304 768 is not used for head 16x50304x768: ");
     assert!(shapes.len() == 2 || left_out, "{out}");
     for case in &found {
         assert_eq!((&case["operator"], &case["fault"]), (&json!("matmul.forward"), &Value::Null), "{out}");

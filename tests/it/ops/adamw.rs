@@ -35,7 +35,7 @@ impl<'g> Training<'g> {
         let partials = tensor("partials", count).reshape(count, 1);
         let mut pass = Pass::new(gpu);
         let loss = tensor("loss", 1);
-        pass.zero(&loss);
+        pass.declare_zero(&loss);
         stepcontrol::accumulate(&mut pass, &loss, &losses).expect("recorded");
         gradnorm::forward(&mut pass, gradnorm::Forward { grads: &grads, partials: &partials, first: 0 })
             .expect("recorded");

@@ -8,7 +8,7 @@
 //! A row or column has one reference. A load with a stride of 0 makes a matrix of references: all its columns, or all its rows,
 //! are the same numbers.
 
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::ops::matrix_units::{By, grid, store};
 
 use super::super::coop::{Coop, Entry};

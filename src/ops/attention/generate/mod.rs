@@ -9,7 +9,7 @@ mod products;
 mod sums;
 mod tiles;
 
-use crate::gpu::text::{Text, without_directive};
+use crate::gpu::wgsl_text::{Text, without_directive};
 use crate::ops::matrix_units::{DIRECTIVES, HALF8, Tile, UNIFORM_SUBGROUPS, divided, grid, guarded};
 
 use super::coop::{Coop, Entry};

@@ -1,6 +1,6 @@
 //! The products of matrices.
 
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::ops::matrix_units::By;
 
 use super::super::coop::{Coop, Entry};

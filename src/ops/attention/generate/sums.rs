@@ -1,7 +1,7 @@
 //! From scores to weights by way of workgroup memory, where matrices are opaque: products go there as f32, invocations turn them
 //! into weights, and those are loaded as f16 matrices of the next product. All of it stays within a subgroup.
 
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::ops::matrix_units::{By, grid};
 
 use super::super::coop::{Coop, Entry};

@@ -1,6 +1,6 @@
 //! How rows and columns come into the tiles.
 
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::ops::matrix_units::{By, Rounds, grid, guarded};
 
 use super::super::coop::{Coop, Entry};

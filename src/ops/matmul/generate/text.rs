@@ -1,6 +1,6 @@
 //! Text that all matrix kernels share: lines, the prologue, the workgroup's place, the fused ends.
 
-pub(super) use crate::gpu::text::{Text, without_directive};
+pub(super) use crate::gpu::wgsl_text::{Text, without_directive};
 use crate::ops::matrix_units::{DIRECTIVES, HALF8, UNIFORM_SUBGROUPS};
 
 use super::{Algorithm, Element, Epilogue, Product, Spec, name, workgroup_size};

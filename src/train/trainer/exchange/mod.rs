@@ -19,7 +19,7 @@ use std::ops::Range;
 use super::TrainerOptions;
 use super::micro_step::Model;
 use crate::error::{Error, Fault, Result};
-use crate::gpu::{Arrivals, Departures, Elem, Gpu, Program, ReadRing, Tensor, Timed};
+use crate::gpu::{BulkReads, BulkUploads, Elem, Gpu, Program, ReadRing, Tensor, Timed};
 use crate::model::Config;
 use crate::model::flat::{self, Bucket, Group, Part};
 use crate::ops::stepcontrol::StepControl;
@@ -58,10 +58,10 @@ pub(super) struct Exchange {
     losses: Vec<Tensor>,
     /// The two halves of the weights' hash.
     hash: Tensor,
-    out: Departures,
-    into: Arrivals,
-    words_out: Departures,
-    words_in: Arrivals,
+    out: BulkReads,
+    into: BulkUploads,
+    words_out: BulkReads,
+    words_in: BulkUploads,
 }
 
 impl Exchange {
@@ -103,10 +103,10 @@ impl Exchange {
         let own_losses: Vec<Tensor> = model.sums[..held[part.device]].iter().map(|sum| sum.loss.clone()).collect();
         let words = squares.bytes() + 4 * nodes.len() as u64;
         Ok(Self {
-            out: Departures::new(gpu, OUT, most(|transfer| Route::bytes(&transfer.route.out)))?,
-            into: Arrivals::new(gpu, IN, most(|transfer| Route::bytes(&transfer.route.into)))?,
-            words_out: Departures::new(gpu, OUT, words)?,
-            words_in: Arrivals::new(gpu, IN, words)?,
+            out: BulkReads::new(gpu, OUT, most(|transfer| Route::bytes(&transfer.route.out)))?,
+            into: BulkUploads::new(gpu, IN, most(|transfer| Route::bytes(&transfer.route.into)))?,
+            words_out: BulkReads::new(gpu, OUT, words)?,
+            words_in: BulkUploads::new(gpu, IN, words)?,
             link,
             plan,
             buckets,
@@ -198,9 +198,9 @@ impl Exchange {
         let link = present(link)?;
         let own: Vec<&Tensor> = [&*squares].into_iter().chain(&self.own_losses).collect();
         words_out.send(gpu, Some(&plan.norm), &own)?;
-        let parcel = words_out.take(gpu)?;
-        let own_words = parcel.as_ref().to_vec();
-        words_out.give_back(parcel)?;
+        let read = words_out.take(gpu)?;
+        let own_words = read.as_ref().to_vec();
+        words_out.give_back(read)?;
         // the squares of owned blocks, and behind them the losses
         let losses = squares.bytes() as usize;
         let owned = |part: Part| {
@@ -223,10 +223,10 @@ impl Exchange {
             }
             merged.extend(&rest[..(4 * held[device]).min(rest.len())]);
         }
-        let mut arrival = words_in.open(gpu)?;
-        arrival.put(0, &merged)?;
+        let mut upload = words_in.begin(gpu)?;
+        upload.put(0, &merged)?;
         let words: Vec<&Tensor> = [&*squares].into_iter().chain(&self.losses).collect();
-        words_in.land(gpu, arrival, &words, Some(&plan.end), &mut [], None)
+        words_in.submit(gpu, upload, &words, Some(&plan.end), &mut [], None)
     }
 
     fn weights(&mut self, gpu: &Gpu, reports: &mut ReadRing, timed: Option<Timed<'_>>) -> Result<()> {
@@ -272,7 +272,7 @@ mod tests {
             assert_eq!(all, names(&[whole]), "{ranks} ranks, {wire:?}");
             let layers = |program: &Program| -> Vec<u32> {
                 let mut layers: Vec<u32> =
-                    program.commands.iter().filter_map(|command: &Command| command.place.layer).collect();
+                    program.commands.iter().filter_map(|command: &Command| command.section.layer).collect();
                 layers.dedup();
                 layers
             };

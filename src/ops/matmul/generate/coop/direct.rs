@@ -5,7 +5,7 @@
 
 use super::{Coop, CoopKernel, Epilogue, Rounds, Text, Tile, workgroup_size};
 use crate::gpu::Elem;
-use crate::gpu::text::without_directive;
+use crate::gpu::wgsl_text::without_directive;
 use crate::ops::matrix_units::{divided, guarded, store};
 
 /// Matrices of the pre-activation that are fetched at once: more would take more registers than the main loop.
