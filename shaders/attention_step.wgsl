@@ -8,12 +8,12 @@
 //             lanes share is one scalar load there, any other is a slow gather; four keys at a time share two exponentials
 //   The head size arrives as `const HSV`, its number of Vec; CHANNELS is a power of two, PARTS = WORKGROUP / CHANNELS,
 //   and a lane has OUTS Vec of the output.
-struct Params {
+struct AttentionStepImmediates {
     positions: u32,   // T, rows of the cache
     heads: u32,
     scale: f32,       // 1 / sqrt(HS)
 }
-var<immediate> params: Params;
+var<immediate> params: AttentionStepImmediates;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 

@@ -9,10 +9,10 @@
 override HALF: bool = false;    // got holds f16, two in a word
 const EACH = 64u;
 
-struct Params { count: u32 }
-var<immediate> params: Params;
+struct CompareImmediates { count: u32 }
+var<immediate> params: CompareImmediates;
 
-struct Near {
+struct CompareNearImmediates {
     count: u32,           // elements of this window
     base: u32,            // index of its first
     line: u32,            // elements of a row
@@ -21,7 +21,7 @@ struct Near {
     tolerance: f32,       // |got - want| may be this
     stored: f32,          // and this times |want|
 }
-var<immediate> near_params: Near;
+var<immediate> near_params: CompareNearImmediates;
 
 @group(0) @binding(0) var<storage, read> first: array<u32>;
 @group(0) @binding(1) var<storage, read> again: array<u32>;

@@ -4,13 +4,13 @@
 //   forward            one workgroup per row, so large where rows are long that the rows in flight fit in the L2: a row is
 //                      read twice; losses only
 //   forward_backward   the same, and logits become dlogits in place; the padded columns become 0
-struct Params {
+struct CrossentropyImmediates {
     rows: u32,
     vocab: u32,    // V
     stride: u32,   // Stored of a row
     scale: f32,    // times the state's loss scale: what the gradient is multiplied by
 }
-var<immediate> params: Params;
+var<immediate> params: CrossentropyImmediates;
 
 const IGNORED = 0xffffffffu;
 

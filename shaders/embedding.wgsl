@@ -7,7 +7,7 @@
 //                  A token's only run goes to dwte, runs of a token with several to run_sums
 //   backward_split one workgroup per token with several runs: adds their sums, in order, to dwte
 //   backward_wpe   one invocation per Vec of dwpe; sums over the batch
-struct Params {
+struct EmbeddingImmediates {
     rows: u32,        // N of this window
     row0: u32,        // first n of this window, for the position
     positions: u32,   // T
@@ -16,7 +16,7 @@ struct Params {
     tokens: u32,      // tokens in the wte window
     adds: u32,        // backward_wpe: 0 where dwpe begins
 }
-var<immediate> params: Params;
+var<immediate> params: EmbeddingImmediates;
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read> wte: array<Vec>;

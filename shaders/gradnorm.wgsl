@@ -1,13 +1,13 @@
 // tools/join-shader adds: shared/stub.wgsl
 // gradnorm.wgsl: the sum of squares of gradients, in two stages; stepcontrol.wgsl does the second.
 //   grads (count Vec);  partials (groups): one sum per workgroup, from `first` on
-struct Params {
+struct GradnormImmediates {
     count: u32,    // number of Vec
     first: u32,    // where this window's sums begin
     groups: u32,   // workgroups of this window
     share: u32,    // number of Vec that a workgroup sums
 }
-var<immediate> params: Params;
+var<immediate> params: GradnormImmediates;
 
 @group(0) @binding(0) var<storage, read> grads: array<Vec>;
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;

@@ -4,11 +4,11 @@
 //   An invocation takes EACH words. Integers add up alike in any order, so atomics do no harm here.
 const EACH = 256u;
 
-struct Params {
+struct HashImmediates {
     count: u32,    // words
     first: u32,    // position of the first one
 }
-var<immediate> params: Params;
+var<immediate> params: HashImmediates;
 
 @group(0) @binding(0) var<storage, read> values: array<u32>;
 @group(0) @binding(1) var<storage, read_write> sums: array<atomic<u32>, 2>;

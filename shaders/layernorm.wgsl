@@ -8,14 +8,14 @@
 //   backward          one workgroup per block of rows; dinp += : the gradient of the residual stream runs on through it; in
 //                     variants dinp = , where it begins, and dinp_f32 = dinp + , where it ends; partial sums of dweight, dbias
 //                     and of dinp before it is rounded, which sums.wgsl adds
-struct Params {
+struct LayernormImmediates {
     rows: u32,
     columns: u32,      // Stored of a row
     inverse: f32,      // 1 / C
     block_rows: u32,   // rows of a block
     blocks: u32,
 }
-var<immediate> params: Params;
+var<immediate> params: LayernormImmediates;
 
 const VECS_KEPT = COLS * VECS_PER_STORED; // Vec that an invocation keeps of a row
 

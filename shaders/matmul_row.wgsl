@@ -3,7 +3,7 @@
 //   forward        one workgroup per element of out. Lanes read b along k, then their sums are added in a tree
 //   forward_bias, forward_bias_gelu, forward_bias_residual   the same with a bias and what comes after it
 //   Parameters and bindings are those of every matrix kernel: see src/ops/matmul/generate.rs. m is 1.
-struct Params {
+struct MatmulImmediates {
     m: u32,
     n: u32,
     k: u32,
@@ -16,7 +16,7 @@ struct Params {
     bias_offset: u32,
     part_depth: u32,
 }
-var<immediate> params: Params;
+var<immediate> params: MatmulImmediates;
 
 @group(0) @binding(0) var<storage, read> a: array<Vec>;
 @group(0) @binding(1) var<storage, read> b: array<Vec>;

@@ -4,8 +4,8 @@
 //   fused  out[i] (f32) = the sum of 16 numbers that each went 8 ROUNDS times through x = x a + b;  one invocation per
 //          element; the 16 begin at 0, 1/16, 2/16, ... and change in as many independent chains
 //   Scalar is f32 or f16, Vec4 four of them.
-struct Params { count: u32, rounds: u32, a: f32, b: f32 }
-var<immediate> params: Params;
+struct RoofImmediates { count: u32, rounds: u32, a: f32, b: f32 }
+var<immediate> params: RoofImmediates;
 
 @group(0) @binding(0) var<storage, read> inp: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;

@@ -28,11 +28,11 @@ struct Window {
     next: u32,             // where the next one goes: the oldest is there
     values: array<f32, 128>,
 }
-struct Params {
+struct StepcontrolImmediates {
     count: u32,            // losses, or partials
     adds: u32,             // 0 where the loss begins
 }
-var<immediate> params: Params;
+var<immediate> params: StepcontrolImmediates;
 
 @group(0) @binding(0) var<storage, read> values: array<f32>; // losses, or the norm's partials
 @group(0) @binding(1) var<storage, read_write> loss_out: f32;

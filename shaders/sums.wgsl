@@ -7,7 +7,7 @@
 //   add_rows    out_k
 //   add_parts   dweight: sums_parts.wgsl
 //   add_both    dweight, and in workgroups of their own out_k: sums_parts.wgsl
-struct Params {
+struct SumsImmediates {
     count: u32,        // Vec of dweight
     parts: u32,
     blocks: u32,       // workgroups that write dweight
@@ -17,7 +17,7 @@ struct Params {
     columns: u32,      // Vec of an out
     adds: u32,         // bits for dweight, out0, out1 and out2: 0 where they begin
 }
-var<immediate> params: Params;
+var<immediate> params: SumsImmediates;
 
 var<workgroup> shares: array<Vec, WORKGROUP>;
 

@@ -11,11 +11,11 @@ const LEAST = (128u - BIAS) << 23u;                        // the least normal n
 const REBASE = (127u - BIAS) << MANTISSA;
 const NOT_FINITE = (2u * BIAS + 1u) << MANTISSA;           // the exponent of infinity
 
-struct Params {
+struct WireImmediates {
     count: u32,    // number of vec4
     scale: f32,    // a power of two
 }
-var<immediate> params: Params;
+var<immediate> params: WireImmediates;
 
 @group(0) @binding(0) var<storage, read> wide: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> state: State;

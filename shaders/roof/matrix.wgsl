@@ -3,8 +3,8 @@
 //   operands (4 EDGE, EDGE) f16: a0, a1, b0, b1, each EDGE x EDGE;  out (4 groups EDGE, EDGE) f32
 //   matrix   one workgroup of one subgroup per four tiles of out: ROUNDS times a0 b0, a0 b1, a1 b0, a1 b1
 // MatrixA, MatrixB and MatrixC are matrices of EDGE x EDGE. src/ops/roof/fed.rs feeds the same products from workgroup memory.
-struct Params { groups: u32, rounds: u32 }
-var<immediate> params: Params;
+struct RoofMatrixImmediates { groups: u32, rounds: u32 }
+var<immediate> params: RoofMatrixImmediates;
 
 @group(0) @binding(0) var<storage, read> operands: array<f16>;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;

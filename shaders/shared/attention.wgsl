@@ -1,5 +1,5 @@
 // shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
-struct Params {
+struct AttentionImmediates {
     positions: u32,    // T
     heads: u32,
     scale: f32,        // 1 / sqrt(HS)
@@ -7,7 +7,7 @@ struct Params {
     end: u32,
     first_head: u32,   // of lse and delta, which may begin before the sequences at hand
 }
-var<immediate> params: Params;
+var<immediate> params: AttentionImmediates;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 

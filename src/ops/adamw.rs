@@ -12,7 +12,7 @@ pub const FORWARD: OpPass = OpPass::new("adamw", "forward");
 pub static OPERATOR: Operator = Operator { name: "adamw", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct AdamwImmediates {
         count: u32,
         decays: u32,
     }
@@ -81,7 +81,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
-        immediates: Immediates::of(&Params { count: count as u32, decays: u32::from(io.decays) }),
+        immediates: Immediates::of(&AdamwImmediates { count: count as u32, decays: u32::from(io.decays) }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: 14 * n as u64,
         bytes: 7 * io.param.bytes() + io.copy.map_or(0, Tensor::bytes),

@@ -13,7 +13,7 @@ pub const BACKWARD: OpPass = OpPass::new("bias", "backward");
 pub static OPERATOR: Operator = Operator { name: "bias", passes: &[BACKWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct BiasImmediates {
         rows: u32,
         columns: u32,
         block_rows: u32,
@@ -74,7 +74,7 @@ pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&dout, &scratch],
-            immediates: Immediates::of(&Params {
+            immediates: Immediates::of(&BiasImmediates {
                 rows: dout.rows() as u32,
                 columns: units as u32,
                 block_rows: block_rows as u32,

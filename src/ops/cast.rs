@@ -14,7 +14,7 @@ pub const WIDEN: OpPass = OpPass::new("cast", "widen");
 pub static OPERATOR: Operator = Operator { name: "cast", passes: &[FORWARD, WIDEN], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct CastImmediates {
         count: u32,
         first: u32,
     }
@@ -50,7 +50,7 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel(&pass.gpu.caps, FORWARD, width),
         tensors: &[inp, out],
-        immediates: Immediates::of(&Params { count: count as u32, first: 0 }),
+        immediates: Immediates::of(&CastImmediates { count: count as u32, first: 0 }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: inp.len() as u64,
         bytes: inp.bytes() + out.bytes(),
@@ -76,7 +76,7 @@ pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<
     pass.dispatch(&Dispatch {
         kernel: &kernel(&pass.gpu.caps, WIDEN, width),
         tensors: &[inp, out],
-        immediates: Immediates::of(&Params { count: count as u32, first: (row * count) as u32 }),
+        immediates: Immediates::of(&CastImmediates { count: count as u32, first: (row * count) as u32 }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: 0,
         bytes: inp.row_bytes() + out.bytes(),

@@ -24,7 +24,7 @@ pub const NONE_FAR: [u32; 3] = [0, u32::MAX, 0];
 const EACH: u32 = 64;
 
 crate::shared_struct! {
-    struct NearParams {
+    struct CompareNearImmediates {
         count: u32,
         base: u32,
         line: u32,
@@ -38,7 +38,7 @@ crate::shared_struct! {
 const BODY: [&str; 1] = [include_str!("../../shaders/compare.wgsl")];
 
 crate::shared_struct! {
-    struct Params {
+    struct CompareImmediates {
         count: u32,
     }
 }
@@ -89,7 +89,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&first, &again, io.result],
-            immediates: Immediates::of(&Params { count: count as u32 }),
+            immediates: Immediates::of(&CompareImmediates { count: count as u32 }),
             groups: groups(count, group(&pass.gpu.caps)),
             flops: 0,
             bytes: 2 * first.bytes(),
@@ -137,7 +137,7 @@ pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
     let kernel = near_kernel(&pass.gpu.caps, io.got.elem());
     for window in pass.row_windows(rows, io.want.row_bytes()) {
         let (got, want) = (io.got.slice(window.clone()), io.want.slice(window.clone()));
-        let params = NearParams {
+        let params = CompareNearImmediates {
             count: want.len() as u32,
             base: (window.start * line) as u32,
             line: line as u32,

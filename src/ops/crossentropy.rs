@@ -16,7 +16,7 @@ pub static OPERATOR: Operator =
     Operator { name: "crossentropy", passes: &[FORWARD, FORWARD_BACKWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct CrossentropyImmediates {
         rows: u32,
         vocab: u32,
         stride: u32,
@@ -119,7 +119,7 @@ fn run(pass: &mut Pass, of: OpPass, io: &Forward, scale: f32, state: Option<&Ten
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
-        immediates: Immediates::of(&Params {
+        immediates: Immediates::of(&CrossentropyImmediates {
             rows: n as u32,
             vocab: io.vocab as u32,
             stride: (stride / width.elements()) as u32,

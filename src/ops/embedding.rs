@@ -19,7 +19,7 @@ pub static OPERATOR: Operator =
     Operator { name: "embedding", passes: &[FORWARD, FORWARD_AT, BACKWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct EmbeddingImmediates {
         rows: u32,
         row0: u32,
         positions: u32,
@@ -104,7 +104,7 @@ fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<
         for window in pass.row_windows(io.wte.rows(), io.wte.row_bytes()) {
             let (tokens, out) = (io.tokens.slice(rows.clone()), io.out.slice(rows.clone()));
             let wte = io.wte.slice(window.clone());
-            let params = Params {
+            let params = EmbeddingImmediates {
                 rows: out.rows() as u32,
                 row0: rows.start as u32,
                 positions: io.positions as u32,
@@ -268,7 +268,7 @@ fn backward_wte(pass: &mut Pass, io: &Backward, window: Range<usize>) -> Result<
     let width = Width::of(&[c]);
     let [runs, split] = [BACKWARD_WTE, BACKWARD_SPLIT].map(|entry| kernel(&pass.gpu.caps, (BACKWARD, entry), width));
     let (dwte, scratch) = (io.dwte.slice(window.clone()), io.scratch.reshape(scratch_rows(n), c));
-    let params = |rows: Range<usize>| Params {
+    let params = |rows: Range<usize>| EmbeddingImmediates {
         rows: rows.len() as u32,
         row0: rows.start as u32,
         positions: io.positions as u32,
@@ -312,7 +312,7 @@ fn backward_wpe(pass: &mut Pass, io: &Backward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&dout, &dwpe],
-            immediates: Immediates::of(&Params {
+            immediates: Immediates::of(&EmbeddingImmediates {
                 rows: dout.rows() as u32,
                 row0: rows.start as u32,
                 positions: io.positions as u32,

@@ -18,7 +18,7 @@ pub static OPERATOR: Operator =
 const FLOPS: u64 = 10;
 
 crate::shared_struct! {
-    struct Params {
+    struct GeluImmediates {
         count: u32,
     }
 }
@@ -86,7 +86,7 @@ fn elementwise(pass: &mut Pass, of: OpPass, a: &Tensor, b: &Tensor, accesses: u6
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&a, &b],
-            immediates: Immediates::of(&Params { count: count as u32 }),
+            immediates: Immediates::of(&GeluImmediates { count: count as u32 }),
             groups: groups(count, group(&pass.gpu.caps)),
             flops: FLOPS * a.len() as u64,
             bytes: accesses * a.bytes(),

@@ -12,7 +12,7 @@ pub const FORWARD: OpPass = OpPass::new("gradnorm", "forward");
 pub static OPERATOR: Operator = Operator { name: "gradnorm", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct GradnormImmediates {
         count: u32,
         first: u32,
         groups: u32,
@@ -96,7 +96,7 @@ fn dispatch(
     share: usize,
 ) -> Result<()> {
     let width = Width::of(&[grads.len()]);
-    let params = Params {
+    let params = GradnormImmediates {
         count: (grads.len() / width.elements()) as u32,
         first: first as u32,
         groups: groups as u32,

@@ -15,7 +15,7 @@ pub static OPERATOR: Operator = Operator { name: "hash", passes: &[FORWARD], ker
 const EACH: usize = 256;
 
 crate::shared_struct! {
-    struct Params {
+    struct HashImmediates {
         count: u32,
         first: u32,
     }
@@ -54,7 +54,7 @@ pub fn forward(pass: &mut Pass, Forward { values, first, sums }: Forward) -> Res
     pass.dispatch(&Dispatch {
         kernel: &kernel(&pass.gpu.caps),
         tensors: &[values, sums],
-        immediates: Immediates::of(&Params { count: count as u32, first }),
+        immediates: Immediates::of(&HashImmediates { count: count as u32, first }),
         groups: groups(count.div_ceil(EACH), group(&pass.gpu.caps)),
         flops: 0,
         bytes: values.bytes(),

@@ -19,7 +19,7 @@ pub static OPERATOR: Operator =
     Operator { name: "layernorm", passes: &[FORWARD, AFFINE, BACKWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct LayernormImmediates {
         rows: u32,
         columns: u32,
         inverse: f32,
@@ -171,9 +171,9 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 }
 
 /// Of a kernel whose elements are stored as `elem`.
-fn params(rows: usize, c: usize, elem: Elem) -> Params {
+fn params(rows: usize, c: usize, elem: Elem) -> LayernormImmediates {
     let (block_rows, blocks) = blocks(rows);
-    Params {
+    LayernormImmediates {
         rows: rows as u32,
         columns: (c / Width::stored(elem, &[c]).elements()) as u32,
         inverse: 1.0 / c as f32,

@@ -12,7 +12,7 @@ pub const FORWARD: OpPass = OpPass::new("residual", "forward");
 pub static OPERATOR: Operator = Operator { name: "residual", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct ResidualImmediates {
         count: u32,
     }
 }
@@ -55,7 +55,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&inp, &branch, &out],
-            immediates: Immediates::of(&Params { count: count as u32 }),
+            immediates: Immediates::of(&ResidualImmediates { count: count as u32 }),
             groups: groups(count, group(&pass.gpu.caps)),
             flops: inp.len() as u64,
             bytes: 3 * inp.bytes(),

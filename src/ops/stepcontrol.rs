@@ -163,7 +163,7 @@ impl StepControl {
 }
 
 crate::shared_struct! {
-    struct Params {
+    struct StepcontrolImmediates {
         count: u32,
         adds: u32,
     }
@@ -192,7 +192,7 @@ pub fn accumulate(pass: &mut Pass, loss: &Tensor, losses: &Tensor) -> Result<()>
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &[losses, loss],
-        immediates: Immediates::of(&Params { count: losses.len() as u32, adds: adds.into() }),
+        immediates: Immediates::of(&StepcontrolImmediates { count: losses.len() as u32, adds: adds.into() }),
         groups: 1,
         flops: losses.len() as u64,
         bytes: losses.bytes(),
@@ -209,7 +209,7 @@ pub fn decide(pass: &mut Pass, control: &StepControl, partials: &Tensor, loss: &
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &[partials, &control.state, &control.hyper, &control.report, &control.windows, loss],
-        immediates: Immediates::of(&Params { count: partials.len() as u32, adds: 0 }),
+        immediates: Immediates::of(&StepcontrolImmediates { count: partials.len() as u32, adds: 0 }),
         groups: 1,
         flops: partials.len() as u64,
         bytes: partials.bytes(),

@@ -16,7 +16,7 @@ pub const ADD: OpPass = OpPass::new("sums", "add");
 pub static OPERATOR: Operator = Operator { name: "sums", passes: &[ADD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct SumsImmediates {
         count: u32,
         parts: u32,
         blocks: u32,
@@ -269,7 +269,7 @@ fn dispatch(
 ) -> Result<()> {
     let caps = &pass.gpu.caps;
     let width = width(parts.map(|(parts, ..)| parts), rows);
-    let mut p = Params { first_square: NO_SQUARES, ..bytemuck::Zeroable::zeroed() };
+    let mut p = SumsImmediates { first_square: NO_SQUARES, ..bytemuck::Zeroable::zeroed() };
     let (mut tensors, mut gradients) = (Vec::new(), Vec::new());
     let (mut row_groups, mut added, mut squared) = (0, 0, 0);
     if let Some((parts, squares, first)) = parts {

@@ -12,7 +12,7 @@ pub const ADD: OpPass = OpPass::new("tree", "add");
 pub static OPERATOR: Operator = Operator { name: "tree", passes: &[ADD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct TreeImmediates {
         count: u32,
     }
 }
@@ -48,7 +48,7 @@ pub fn add(pass: &mut Pass, Add { left, right }: Add) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel(&pass.gpu.caps, width),
         tensors: &[left, right],
-        immediates: Immediates::of(&Params { count: count as u32 }),
+        immediates: Immediates::of(&TreeImmediates { count: count as u32 }),
         groups: groups(count, group(&pass.gpu.caps)),
         flops: left.len() as u64,
         bytes: 2 * left.bytes() + right.bytes(),

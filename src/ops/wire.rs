@@ -20,7 +20,7 @@ const EACH: usize = 4;
 pub const SCALE: f32 = 2048.0;
 
 crate::shared_struct! {
-    struct Params {
+    struct WireImmediates {
         count: u32,
         scale: f32,
     }
@@ -110,7 +110,7 @@ impl Wire<'_> {
         pass.dispatch(&Dispatch {
             kernel: &kernel(&pass.gpu.caps, of, self.format),
             tensors: &tensors,
-            immediates: Immediates::of(&Params { count: count as u32, scale: self.scale }),
+            immediates: Immediates::of(&WireImmediates { count: count as u32, scale: self.scale }),
             groups: groups(count, group(&pass.gpu.caps)),
             flops: 0,
             bytes: self.wide.bytes() + self.packed.bytes(),

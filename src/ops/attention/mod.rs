@@ -24,7 +24,7 @@ pub static OPERATOR: Operator =
     Operator { name: "attention", passes: &[FORWARD, BACKWARD, STEP], kernels, tried: tried_kernels };
 
 crate::shared_struct! {
-    struct Params {
+    struct AttentionImmediates {
         positions: u32,
         heads: u32,
         scale: f32,
@@ -35,7 +35,7 @@ crate::shared_struct! {
 }
 
 crate::shared_struct! {
-    struct StepParams {
+    struct AttentionStepImmediates {
         positions: u32,
         heads: u32,
         scale: f32,
@@ -207,7 +207,7 @@ fn gcd(a: usize, b: usize) -> usize {
 
 /// One run of sequences: everything cut to it.
 struct Cut {
-    params: Params,
+    params: AttentionImmediates,
     rows: Range<usize>,
     /// Heads of lse and delta that are bound.
     stats: Range<usize>,
@@ -249,7 +249,11 @@ impl Cut {
             pass.dispatch(&Dispatch {
                 kernel: launch.kernel,
                 tensors: launch.tensors,
-                immediates: Immediates::of(&Params { first: first as u32, end: end as u32, ..self.params }),
+                immediates: Immediates::of(&AttentionImmediates {
+                    first: first as u32,
+                    end: end as u32,
+                    ..self.params
+                }),
                 groups: (end - first) as u64,
                 flops: part(head * self.heads as u64),
                 bytes: part(launch.bytes),
@@ -274,7 +278,7 @@ impl Shape {
             .step_by(step)
             .map(|first| first..(first + step).min(batch))
             .map(|b| Cut {
-                params: Params {
+                params: AttentionImmediates {
                     positions: t as u32,
                     heads: heads as u32,
                     scale: 1.0 / (head_size as f32).sqrt(),
@@ -351,7 +355,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
             pass.dispatch(&Dispatch {
                 kernel: &delta_kernel,
                 tensors: &[&dout, &out, &delta],
-                immediates: Immediates::of(&Params { end: all as u32, ..cut.params }),
+                immediates: Immediates::of(&AttentionImmediates { end: all as u32, ..cut.params }),
                 groups: groups(all, group(&pass.gpu.caps)),
                 flops: 2 * out.len() as u64,
                 bytes: 2 * out.bytes() + cut.stats_bytes(),
@@ -397,7 +401,8 @@ pub fn step(pass: &mut Pass, io: Step) -> Result<()> {
     io.at.check_shape(place, "at", 1, 1)?;
     io.cache.check_shape(place, "cache", t.max(1), 3 * c)?;
     let head_size = head_size(place, c, io.heads)?;
-    let params = StepParams { positions: t as u32, heads: io.heads as u32, scale: 1.0 / (head_size as f32).sqrt() };
+    let params =
+        AttentionStepImmediates { positions: t as u32, heads: io.heads as u32, scale: 1.0 / (head_size as f32).sqrt() };
     pass.dispatch(&Dispatch {
         kernel: &step_kernel(&pass.gpu.caps, head_size),
         tensors: &[io.qkv, io.at, io.cache, io.out],

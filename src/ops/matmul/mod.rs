@@ -36,7 +36,7 @@ pub static OPERATOR: Operator = Operator {
 
 crate::shared_struct! {
     /// Immediates of every matrix kernel, in elements: see [`generate`].
-    struct Params {
+    struct MatmulImmediates {
         m: u32,
         n: u32,
         k: u32,
@@ -112,7 +112,7 @@ struct Window<'a> {
     accumulate: bool,
     /// Parts of the depth, whose sums lie behind one another in `out`.
     parts: u32,
-    params: Params,
+    params: MatmulImmediates,
 }
 
 fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
@@ -257,7 +257,7 @@ fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option
         for columns in pass.row_windows_of(n, io.weight.row_bytes(), operations(rows.len(), 1, k)) {
             let (inp, out) = (io.inp.slice(rows.clone()), io.out.slice(rows.clone()));
             let weight = io.weight.slice(columns.clone());
-            let params = Params {
+            let params = MatmulImmediates {
                 m: count(rows.len())?,
                 n: count(columns.len())?,
                 k: count(k)?,
@@ -331,7 +331,7 @@ fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) ->
         for (i, depth) in pieces.into_iter().enumerate() {
             let (dout, dinp) = (io.dout.slice(rows.clone()), io.dinp.slice(rows.clone()));
             let weight = io.weight.slice(depth.clone());
-            let params = Params {
+            let params = MatmulImmediates {
                 m: count(rows.len())?,
                 n: count(k)?,
                 k: count(depth.len())?,
@@ -421,7 +421,7 @@ fn backward_weight_with(
             let Range { start, .. } = window;
             let (dout, inp) = (io.dout.slice(rows.clone()), io.inp.slice(rows.clone()));
             let dweight = io.dweight.slice(window.clone());
-            let params = Params {
+            let params = MatmulImmediates {
                 m: count(window.len())?,
                 n: count(k)?,
                 k: count(rows.len())?,

@@ -5,11 +5,11 @@ use crate::gpu::{Caps, Elem, KernelId, Purpose};
 use crate::ops::reduce_group;
 
 use super::generate::{Epilogue, Product, Spec};
-use super::{FORWARD, Params, Window};
+use super::{FORWARD, MatmulImmediates, Window};
 
 /// The kernel for a single row, where tiles of rows would compute mostly nothing, and its workgroups; `None` for any
 /// other product.
-pub(super) fn choose(caps: &Caps, window: &Window, spec: &Spec, p: &Params) -> Option<(KernelId, u64)> {
+pub(super) fn choose(caps: &Caps, window: &Window, spec: &Spec, p: &MatmulImmediates) -> Option<(KernelId, u64)> {
     let single = p.m == 1 && window.parts == 1 && spec.product == Product::Forward && !spec.accumulate;
     if !single || spec.epilogue == Epilogue::GeluBackward || spec.operands != Elem::F32 || spec.out != Elem::F32 {
         return None;

@@ -33,7 +33,7 @@ pub static OPERATOR: Operator = Operator {
 };
 
 crate::shared_struct! {
-    struct Params {
+    struct RoofImmediates {
         count: u32,
         rounds: u32,
         a: f32,
@@ -42,7 +42,7 @@ crate::shared_struct! {
 }
 
 crate::shared_struct! {
-    struct MatrixParams {
+    struct RoofMatrixImmediates {
         groups: u32,
         rounds: u32,
     }
@@ -201,7 +201,7 @@ pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel(&pass.gpu.caps, COPY, Scalar::F32),
         tensors: &[io.inp, io.out],
-        immediates: Immediates::of(&Params { count: count as u32, rounds: io.each, a: 0.0, b: 0.0 }),
+        immediates: Immediates::of(&RoofImmediates { count: count as u32, rounds: io.each, a: 0.0, b: 0.0 }),
         groups: groups(count, io.each * group(&pass.gpu.caps)),
         flops: 0,
         bytes: 2 * io.inp.bytes(),
@@ -235,7 +235,7 @@ pub fn fused(pass: &mut Pass, io: Fused) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel(&pass.gpu.caps, FUSED, io.scalar),
         tensors: &[io.out],
-        immediates: Immediates::of(&Params { count: n as u32, rounds: io.rounds, a: io.a, b: io.b }),
+        immediates: Immediates::of(&RoofImmediates { count: n as u32, rounds: io.rounds, a: io.a, b: io.b }),
         groups: groups(n, group(&pass.gpu.caps)),
         flops: 2 * FUSED_A_ROUND * u64::from(io.rounds) * n as u64,
         bytes: io.out.bytes(),
@@ -277,7 +277,7 @@ pub fn matrix(pass: &mut Pass, io: Matrix) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &matrix_kernel(&pass.gpu.caps, io.edge),
         tensors: &[io.operands, io.out],
-        immediates: Immediates::of(&MatrixParams { groups: count as u32, rounds: io.rounds }),
+        immediates: Immediates::of(&RoofMatrixImmediates { groups: count as u32, rounds: io.rounds }),
         groups: count as u64,
         flops: 2 * (e * e * e * TILES * count) as u64 * u64::from(io.rounds),
         bytes: io.operands.bytes() + io.out.bytes(),

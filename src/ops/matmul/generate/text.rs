@@ -50,7 +50,7 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     if [a, b, out].contains(&&Element::Half8) {
         HALF8.lines().for_each(|line| t.line(line));
     }
-    t.open("struct Params");
+    t.open("struct MatmulImmediates");
     for field in [
         "m",
         "n",
@@ -67,7 +67,7 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
         t.line(format_args!("{field}: u32,"));
     }
     t.close();
-    t.line("var<immediate> params: Params;");
+    t.line("var<immediate> params: MatmulImmediates;");
     t.line("");
     t.line(format_args!("@group(0) @binding(0) var<storage, read> a: array<{a}>;"));
     t.line(format_args!("@group(0) @binding(1) var<storage, read> b: array<{b}>;"));
