@@ -23,7 +23,7 @@ struct Report {
     norm_z: f32,
 }
 const WINDOW = 128u;
-struct Window {
+struct OutlierWindow {
     count: u32,            // values so far, at most WINDOW
     next: u32,             // where the next one goes: the oldest is there
     values: array<f32, 128>,
@@ -39,7 +39,7 @@ var<immediate> params: StepcontrolImmediates;
 @group(0) @binding(1) var<storage, read_write> state: State;
 @group(0) @binding(2) var<storage, read> hyper: Hyper;
 @group(0) @binding(3) var<storage, read_write> report: Report;
-@group(0) @binding(4) var<storage, read_write> windows: array<Window, 2>; // of losses, of norms
+@group(0) @binding(4) var<storage, read_write> windows: array<OutlierWindow, 2>; // of losses, of norms
 @group(0) @binding(5) var<storage, read> loss_sum: f32;
 
 const LEAST_SCALE = 1.0;

@@ -12,7 +12,7 @@ use super::stepcontrol::{HYPER, STATE, control, hyper_slot, state_slot};
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &adamw::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &adamw::OPERATOR, tests, benches, minimum_cost };
 
 /// An update of parameters.
 #[derive(Debug, Clone, Copy)]
@@ -107,15 +107,15 @@ fn contents(update: &Update) -> Vec<Contents> {
         contents.wanting(if applied { updated } else { same })
     };
     let mut contents = vec![
-        output(FULL, &param, &p, &p_off),
+        output(STORED_F32, &param, &p, &p_off),
         Contents::floats(&if applied { grad } else { vec![f32::NAN; n] }),
-        output(FULL, &m, &first, &m_off),
-        output(FULL, &v, &second, &v_off),
+        output(STORED_F32, &m, &first, &m_off),
+        output(STORED_F32, &v, &second, &v_off),
         Contents::integers(words(&update.state)),
         Contents::integers(words(&HYPER)),
     ];
     // the f16 copy of a skipped step stays as it was, even if it was no copy
-    contents.extend(update.copied.then(|| output(HALF, &HALF.values(&mut inputs, n), &p, &p_off)));
+    contents.extend(update.copied.then(|| output(STORED_F16, &STORED_F16.values(&mut inputs, n), &p, &p_off)));
     contents
 }
 
@@ -138,10 +138,10 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
 }
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    vec![forward(Update { sample: Sample::Some, ..Update::third(shape.flat) })]
+    vec![forward(Update { sample: Sample::Subset, ..Update::third(shape.flat) })]
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let (config, f) = (&shape.config, Elem::F32.bytes());
     let matrices: u64 =
         PARAMS.iter().filter(|p| p.decays).map(|p| (p.elements(config) * p.copies(config)) as u64).sum();

@@ -88,7 +88,7 @@ impl Contents {
 
     /// Contents of a tensor of f32 that is read.
     pub fn floats(values: &[f32]) -> Self {
-        super::FULL.contents(values)
+        super::STORED_F32.contents(values)
     }
 
     /// Contents of a tensor that is overwritten.

@@ -11,7 +11,7 @@ use super::stepcontrol::{STATE, control, state_slot};
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &crossentropy::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &crossentropy::OPERATOR, tests, benches, minimum_cost };
 
 /// The weight of a row, as in a step of 500 tokens with a loss scale of 2; in f16 with one of 4,096 as well.
 const SCALE: f32 = 1e-3;
@@ -37,7 +37,7 @@ impl Chunk {
     }
 
     fn loss_scale(&self) -> f32 {
-        LOSS_SCALE[usize::from(self.stored == HALF)]
+        LOSS_SCALE[usize::from(self.stored == STORED_F16)]
     }
 
     /// Padded logits and targets. Padding is NaN, so that reading it shows.
@@ -98,7 +98,7 @@ fn wanted(chunk: &Chunk, padded: &[f32], targets: &[u32]) -> [Want; 2] {
     let exact = |kind: Stored, want, off: Vec<f64>| kind.within(want, off.clone()).exact_where_zero(&off);
     let at = positions(&rows, &all(vp), vp);
     let dlogits = exact(chunk.stored, dlogits, dlogits_off).at(at, n * vp);
-    [exact(FULL, losses, losses_off).at(rows, n), dlogits]
+    [exact(STORED_F32, losses, losses_off).at(rows, n), dlogits]
 }
 
 /// The losses.
@@ -138,9 +138,9 @@ fn passes(chunk: &Chunk) -> [Case; 2] {
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let mut cases = Vec::new();
-    for kind in stored(caps) {
+    for kind in storage_types(caps) {
         // rows shorter than a workgroup, one over it, many rows, and GPT-2's; the same with 4, 8 and 1 elements an access
-        let shapes = if kind == FULL {
+        let shapes = if kind == STORED_F32 {
             breadth
                 .of([1, 2], &[[4, 129, 256], [1, 1, 1], [3, 7, 8], [5, 127, 128], [33, 257, 384], [2, 50_257, 50_304]])
         } else {
@@ -149,7 +149,7 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         cases.extend(shapes.into_iter().flat_map(|shape| passes(&Chunk::new(kind, shape))));
     }
     if breadth >= Breadth::Full {
-        cases.extend(passes(&Chunk::new(FULL, [131, 67, 68])).map(Case::folded));
+        cases.extend(passes(&Chunk::new(STORED_F32, [131, 67, 68])).map(Case::folded));
         cases.extend(hard());
     }
     cases
@@ -173,7 +173,7 @@ fn hard() -> Vec<Case> {
     let logits: Vec<f32> = (0..9 * v).map(|i| logit(i / v, i % v)).collect();
     let of = |targets: [u32; 9]| {
         let given = Some(Arc::new((logits.clone(), targets.to_vec())));
-        passes(&Chunk { given, ..Chunk::new(FULL, [9, v, vp]) })
+        passes(&Chunk { given, ..Chunk::new(STORED_F32, [9, v, vp]) })
     };
     [of([0, 300, 1, 0, 300, 300, 0, 3, IGNORED]), of([IGNORED; 9])].into_iter().flatten().collect()
 }
@@ -181,10 +181,10 @@ fn hard() -> Vec<Case> {
 fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
     let (v, vp) = (shape.config.vocab, shape.config.padded_vocab());
     let chunk = [shape.chunk(caps, Elem::F32), v, vp];
-    passes(&Chunk { sample: Sample::Some, ..Chunk::new(FULL, chunk) }).into()
+    passes(&Chunk { sample: Sample::Subset, ..Chunk::new(STORED_F32, chunk) }).into()
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, _, _, _, v, f, s] = shape.counts();
     vec![(FORWARD_BACKWARD, micro * (s * 2 * n * v + f * 2 * n), micro * 6 * n * v)]
 }

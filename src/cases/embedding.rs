@@ -9,7 +9,7 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &embedding::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &embedding::OPERATOR, tests, benches, minimum_cost };
 
 /// A batch of tokens.
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ pub fn forward(batch: Batch) -> Case {
         let (wte_rows, wpe_rows) = (of(&wte, &token_rows), of(&wpe, &position_rows));
         let out = reference::embedding::forward(&own, &wte_rows, &wpe_rows, rows.len(), c);
         let magnitude = absolute(&out);
-        let want = FULL.near(out, 1.0, &magnitude).at(positions(&rows, &all(c), c), n * c);
+        let want = STORED_F32.near(out, 1.0, &magnitude).at(positions(&rows, &all(c), c), n * c);
         let tables = [Contents::floats(&wte), Contents::floats(&wpe)];
         [vec![Contents::integers(tokens)], tables.into(), vec![Contents::unwritten(want)]].concat()
     })
@@ -102,7 +102,7 @@ pub fn forward_at([v, t, n, c]: [usize; 4], at: usize) -> Case {
             Contents::floats(&wte),
             Contents::floats(&wpe),
             Contents::integers(vec![at as u32]),
-            Contents::unwritten(FULL.near(out, 1.0, &magnitude)),
+            Contents::unwritten(STORED_F32.near(out, 1.0, &magnitude)),
         ]
     })
 }
@@ -135,10 +135,10 @@ pub fn backward(batch: Batch) -> Case {
         let at = |rows: usize| positions(&all(rows), &columns, c);
         let (rows, more) = (v, t + batch.more);
         // a token comes as often as it is drawn, at most n times; a position b times
-        let wte = FULL.near(wte, rounding(n + 1), &wte_sizes).at(at(rows), rows * c);
-        let wpe = FULL.near(wpe, rounding(b + 1), &wpe_sizes).at(at(more), more * c);
+        let wte = STORED_F32.near(wte, rounding(n + 1), &wte_sizes).at(at(rows), rows * c);
+        let wpe = STORED_F32.near(wpe, rounding(b + 1), &wpe_sizes).at(at(more), more * c);
         let (mut table, mut order) = (vec![0; words], vec![0; n]);
-        embedding::sort(&tokens, &mut table, &mut order);
+        embedding::sort_tokens(&tokens, &mut table, &mut order);
         vec![
             Contents::integers(table),
             Contents::integers(order),
@@ -200,10 +200,10 @@ fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     let sizes = [shape.config.padded_vocab(), shape.context, shape.batch, shape.config.channels];
     // padded rows are never drawn
     let tokens = Inputs::new().tokens(shape.rows(), shape.config.vocab);
-    passes(&Batch { shape: sizes, more: 0, tokens: Some(Arc::new(tokens)), sample: Sample::Some }).into()
+    passes(&Batch { shape: sizes, more: 0, tokens: Some(Arc::new(tokens)), sample: Sample::Subset }).into()
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, t, _, c, v, f, _] = shape.counts();
     vec![
         (FORWARD, micro * f * (n + 2 * n * c + t * c), micro * n * c),

@@ -9,7 +9,7 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &gelu::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &gelu::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
 /// Rounding errors of the tanh in units of EPS: WGSL allows exp(u) 3 + 2 |u| of them, of which those at |u| > 9 count
 /// for nothing since exp(-2 |u|) is below EPS there; then the argument's own, one division and some multiplications.
@@ -64,8 +64,8 @@ pub fn passes(stored: Stored, shape: [usize; 2], inp: Option<Arc<Vec<f32>>>, sam
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let of = |kind, shape| passes(kind, shape, None, Sample::All);
     let mut cases = Vec::new();
-    for kind in stored(caps) {
-        let shapes = if kind == FULL {
+    for kind in storage_types(caps) {
+        let shapes = if kind == STORED_F32 {
             breadth.of([1, 2], &[[65, 4], [3, 5], [1, 1], [63, 1], [65, 3072]])
         } else {
             breadth.of([0, 3], &[[65, 4], [3, 5], [65, 24], [1, 1]])
@@ -74,22 +74,22 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     }
     if breadth >= Breadth::Full {
         let bound = [([257, 13], 64 * 13 * 4), ([257, 64], 100 * 256)];
-        cases.extend(bound.into_iter().flat_map(|(shape, bytes)| of(FULL, shape).map(|case| case.bound(bytes))));
-        cases.extend([[401, 13], [401, 44]].into_iter().flat_map(|shape| of(FULL, shape).map(Case::folded)));
+        cases.extend(bound.into_iter().flat_map(|(shape, bytes)| of(STORED_F32, shape).map(|case| case.bound(bytes))));
+        cases.extend([[401, 13], [401, 44]].into_iter().flat_map(|shape| of(STORED_F32, shape).map(Case::folded)));
         // far from zero and at it
         let mut values = vec![0.0, -0.0, 1e-30, -1e-30, 1e-4, -1e-4, 1e4, -1e4, 1e9, -1e9];
         values.extend((-80..80).map(|i| i as f32 / 8.0 + 0.01));
         let hard = |kind, values: &[f32]| passes(kind, [1, values.len()], Some(Arc::new(values.into())), Sample::All);
-        cases.extend(hard(FULL, &values));
-        cases.extend(hard(FULL, &values[1..]));
+        cases.extend(hard(STORED_F32, &values));
+        cases.extend(hard(STORED_F32, &values[1..]));
         if caps.f16 {
             // to the largest f16 and the smallest
-            cases.extend(hard(HALF, &HALF.round(&[65_504.0, -65_504.0, 6e-8, -6e-8, 1e3, -1e3, 0.0])));
+            cases.extend(hard(STORED_F16, &STORED_F16.round(&[65_504.0, -65_504.0, 6e-8, -6e-8, 1e3, -1e3, 0.0])));
         }
     }
     cases
 }
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    passes(FULL, [shape.rows(), 4 * shape.config.channels], None, Sample::Some).into()
+    passes(STORED_F32, [shape.rows(), 4 * shape.config.channels], None, Sample::Subset).into()
 }

@@ -8,7 +8,7 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &gradnorm::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &gradnorm::OPERATOR, tests, benches, minimum_cost };
 
 /// Partial sums that windows of these lengths make: a share of 16,384 elements each, at most 1,024.
 fn partials(lengths: &[usize]) -> usize {
@@ -43,7 +43,7 @@ pub fn forward(lengths: &[usize], scale: f64) -> Case {
 pub fn blocks(n: usize, first: usize) -> Case {
     let count = n.div_ceil(BLOCK);
     let slots = vec![Slot::accumulated("partials", [first + count, 1]), Slot::input("grads", [1, n])];
-    let launch = move |pass: &mut Pass, t: &[Tensor]| gradnorm::blocks(pass, &t[1], &t[0], first);
+    let launch = move |pass: &mut Pass, t: &[Tensor]| gradnorm::forward_blocks(pass, &t[1], &t[0], first);
     Case::new(FORWARD, format!("{n} blocks"), slots, launch, move || {
         let mut inputs = Inputs::new();
         let grads = inputs.values(n);
@@ -55,7 +55,7 @@ pub fn blocks(n: usize, first: usize) -> Case {
         let magnitude = absolute(&want);
         // all terms are positive
         let terms = rounding(n.min(BLOCK)) + 8.0;
-        vec![Contents::floats(&before).wanting(FULL.near(want, terms, &magnitude)), Contents::floats(&grads)]
+        vec![Contents::floats(&before).wanting(STORED_F32.near(want, terms, &magnitude)), Contents::floats(&grads)]
     })
 }
 
@@ -81,6 +81,6 @@ pub(super) fn parameters(shape: &StepShape) -> u64 {
     PARAMS.iter().map(|p| (p.elements(&shape.config) * p.copies(&shape.config)) as u64).sum()
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     vec![(FORWARD, Elem::F32.bytes() * parameters(shape), 2 * parameters(shape))]
 }

@@ -7,7 +7,7 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &hash::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &hash::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
 /// Values from a position on, of which one may be another in its last bit.
 pub fn forward(n: usize, first: u32, other: Option<usize>) -> Case {

@@ -10,7 +10,7 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &layernorm::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &layernorm::OPERATOR, tests, benches, minimum_cost };
 
 /// The rows that are normalised.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl Rows {
     fn kept(&self, data: &Data) -> (Vec<f32>, Vec<f32>) {
         let want =
             reference::layernorm::forward(&wide(&data.inp), &wide(&data.weight), &wide(&data.bias), self.shape[1]);
-        (self.stored.round(&want.xhat), FULL.round(&want.rstd))
+        (self.stored.round(&want.xhat), STORED_F32.round(&want.rstd))
     }
 }
 
@@ -92,7 +92,8 @@ fn budgets(kind: Stored, inp: &[f64], weight: &[f64], want: &reference::layernor
             let xhat = (x - mean) * rstd;
             let xhat_off = rstd * off(x) + xhat.abs() * (rstd_off + 2.0 * EPS);
             // the result comes from the normalised value as it is stored
-            let stored = (xhat.abs() + xhat_off) * kind.rounding() + if kind == HALF { 2f64.powi(-25) } else { 0.0 };
+            let stored =
+                (xhat.abs() + xhat_off) * kind.rounding() + if kind == STORED_F16 { 2f64.powi(-25) } else { 0.0 };
             xhats.push(xhat_off);
             outs.push(weight[i].abs() * (xhat_off + stored + EPS * xhat.abs()) + EPS * want.out[n * c + i].abs());
         }
@@ -128,7 +129,7 @@ pub fn forward(rows: Rows) -> Case {
             Contents::floats(&data.bias),
             Contents::unwritten(kind.within(want.xhat, xhat_off).at(at.clone(), n * c)),
             Contents::unwritten(kind.within(want.out, out_off).at(at, n * c)),
-            Contents::unwritten(FULL.within(want.rstd, rstd_off).at(sampled, n)),
+            Contents::unwritten(STORED_F32.within(want.rstd, rstd_off).at(sampled, n)),
         ]
     })
 }
@@ -171,7 +172,7 @@ pub enum End {
     Plain,
     /// `dinp` is overwritten, and summed.
     First,
-    /// The result goes to `wide` as f32, and is summed: only where `dinp` is f16.
+    /// The result goes to `dinp_f32` as f32, and is summed: only where `dinp` is f16.
     Last,
 }
 
@@ -198,13 +199,13 @@ pub fn backward(rows: Rows, end: End) -> Case {
         slots.push(Slot::accumulated("dsum", [1, c]));
     }
     if end == End::Last {
-        slots.push(Slot::overwritten("wide", [n, c]));
+        slots.push(Slot::overwritten("dinp_f32", [n, c]));
     }
     let launch = move |pass: &mut Pass, t: &[Tensor]| {
         let [dout, xhat, weight, rstd, dinp, dweight, dbias, scratch] = each(t);
-        let (first, dsum, wide) = (end == End::First, t.get(8), t.get(9));
+        let (overwrite_dinp, dsum, dinp_f32) = (end == End::First, t.get(8), t.get(9));
         let mut sums = Sums::new(None, scratch);
-        let io = Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum };
+        let io = Backward { dout, xhat, weight, rstd, dinp, overwrite_dinp, dinp_f32, dweight, dbias, dsum };
         layernorm::backward(pass, io, &mut sums)?;
         sums.finish(pass).map(|_| ())
     };
@@ -252,7 +253,7 @@ fn backward_contents(rows: &Rows, end: End) -> Vec<Contents> {
     let (wanted, magnitudes) = (sums(|x| x), sums(f64::abs));
     let [dweight_want, dbias_want] = [0, 1].map(|i| {
         let off = magnitudes[i].iter().map(|m| column * m).collect();
-        FULL.within(wanted[i].clone(), off).at(columns.clone(), c)
+        STORED_F32.within(wanted[i].clone(), off).at(columns.clone(), c)
     });
     // sums of `dinp` need it of every row
     let sampled = if end == End::Plain { rows.sample.rows(n, c) } else { all(n) };
@@ -268,7 +269,7 @@ fn backward_contents(rows: &Rows, end: End) -> Vec<Contents> {
     let at = positions(&sampled, &all(c), c);
     let before = kind.contents(&data.dinp);
     let (dinp, wide_out) = match end {
-        End::Last => (before.clone().wanting(bits(&before.before)), Some(FULL.within(want, off).at(at, n * c))),
+        End::Last => (before.clone().wanting(bits(&before.before)), Some(STORED_F32.within(want, off).at(at, n * c))),
         End::First => (Contents::unwritten(kind.within(want, off).at(at, n * c)), None),
         _ => (before.wanting(kind.within(want, off).at(at, n * c)), None),
     };
@@ -283,7 +284,7 @@ fn backward_contents(rows: &Rows, end: End) -> Vec<Contents> {
         Contents::scratch(),
     ];
     if end != End::Plain {
-        contents.push(Contents::floats(&data.dsum).wanting(FULL.within(dsum, dsum_off)));
+        contents.push(Contents::floats(&data.dsum).wanting(STORED_F32.within(dsum, dsum_off)));
     }
     contents.extend(wide_out.map(Contents::unwritten));
     contents
@@ -293,7 +294,7 @@ fn backward_contents(rows: &Rows, end: End) -> Vec<Contents> {
 pub fn passes(rows: &Rows) -> Vec<Case> {
     let mut cases = vec![forward(rows.clone()), affine(rows.clone())];
     let ends = [End::Summed, End::Plain, End::First, End::Last];
-    let possible = ends.into_iter().filter(|end| *end != End::Last || rows.stored == HALF);
+    let possible = ends.into_iter().filter(|end| *end != End::Last || rows.stored == STORED_F16);
     cases.extend(possible.map(|end| backward(rows.clone(), end)));
     cases
 }
@@ -303,33 +304,33 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let full = [[7, 132], [31, 129], [3, 5], [2049, 7], [65, 768], [64, 1600]];
     let half = [[3, 136], [7, 132], [31, 129], [3, 5], [65, 768]];
     let mut cases = Vec::new();
-    for kind in stored(caps) {
-        let shapes = if kind == FULL { breadth.of([1, 1], &full) } else { breadth.of([0, 1], &half) };
+    for kind in storage_types(caps) {
+        let shapes = if kind == STORED_F32 { breadth.of([1, 1], &full) } else { breadth.of([0, 1], &half) };
         cases.extend(shapes.into_iter().flat_map(|shape| passes(&Rows::new(kind, shape))));
     }
     if breadth >= Breadth::Full {
-        let full = |shape| passes(&Rows::new(FULL, shape));
+        let full = |shape| passes(&Rows::new(STORED_F32, shape));
         cases.extend(full([161, 129]).into_iter().map(|case| case.bound(64 * 129 * 4)));
         // rows whose windows might begin at any of them, beside `rstd` with 4 bytes a row
         cases.extend(full([257, 132]).into_iter().map(|case| case.bound(100 * 132 * 4)));
         cases.extend([[401, 129], [401, 132]].into_iter().flat_map(full).map(Case::folded));
         // gradients that begin, in one window and in several
-        let begins = |end, names| backward(Rows::new(FULL, [161, 132]), end).beginning(names);
+        let begins = |end, names| backward(Rows::new(STORED_F32, [161, 132]), end).beginning(names);
         cases.push(begins(End::Plain, &["dweight", "dbias"]));
         cases.push(begins(End::Summed, &["dweight", "dbias", "dsum"]));
         cases.push(begins(End::Plain, &["dweight"]).bound(64 * 132 * 4));
-        let half = if caps.f16 { passes(&Rows::new(HALF, [261, 129])) } else { Vec::new() };
+        let half = if caps.f16 { passes(&Rows::new(STORED_F16, [261, 129])) } else { Vec::new() };
         cases.extend(half.into_iter().map(|case| case.bound(128 * 129 * 4)));
     }
     cases
 }
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    let rows = Rows { sample: Sample::Some, ..Rows::new(FULL, [shape.rows(), shape.config.channels]) };
+    let rows = Rows { sample: Sample::Subset, ..Rows::new(STORED_F32, [shape.rows(), shape.config.channels]) };
     vec![forward(rows.clone()), backward(rows, End::Plain)]
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, _, l, c, _, f, s] = shape.counts();
     let norms = 2 * l + 1;
     let forward = norms * (f * (n * c + n + 2 * c) + s * 2 * n * c);

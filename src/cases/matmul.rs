@@ -4,13 +4,13 @@ use crate::gpu::{Pass, Tensor};
 use crate::ops::matmul::{
     self, BACKWARD_INP, BACKWARD_WEIGHT, BackwardInp, BackwardWeight, FORWARD, Forward, Product, choose, parts,
 };
-use crate::ops::sums::{Room, Sums};
+use crate::ops::sums::{PartialsMemory, Sums};
 use crate::reference;
 
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &matmul::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &matmul::OPERATOR, tests, benches, minimum_cost };
 
 /// The largest slope of GELU is 1.13; a value's error passes on by it, and the formula adds a few roundings.
 const SLOPE: f64 = 1.2;
@@ -99,7 +99,7 @@ impl End {
 /// `out = inp weightᵀ` and its end.
 pub fn forward(layer: Layer, end: End) -> Case {
     let ([m, n, k], kind) = (layer.shape, layer.stored);
-    let out = if matches!(end, End::ToF32 | End::Residual) { FULL } else { kind };
+    let out = if matches!(end, End::ToF32 | End::Residual) { STORED_F32 } else { kind };
     let mut slots = vec![layer.input("inp", [m, k]), layer.input("weight", [n, k])];
     slots.push(Slot::overwritten("out", [m, n]).of(out.0));
     if end.has_bias() {
@@ -139,7 +139,7 @@ fn forward_contents(layer: &Layer, end: End, out: Stored) -> Vec<Contents> {
     let terms = k + usize::from(end.has_bias()) + usize::from(end == End::Residual);
     let gelu = (end == End::Gelu).then(|| {
         // GELU of what is kept: f16 adds its own rounding, half a unit, to the argument
-        let argument = if kind == HALF { 2f64.powi(-11) / f64::from(f32::EPSILON) } else { 0.0 };
+        let argument = if kind == STORED_F16 { 2f64.powi(-11) / f64::from(f32::EPSILON) } else { 0.0 };
         kind.near(reference::gelu::forward(&sum), SLOPE * (rounding(terms) + argument) + 16.0, &size)
     });
     if end == End::Residual {
@@ -191,7 +191,7 @@ pub fn backward_inp(layer: Layer, gelu: bool, windows: usize) -> Case {
         let product = |a: &[f64], b: &[f64]| reference::matmul::backward_inp(a, b, rows.len(), n, columns.len());
         let (want, magnitude) = (product(&a, &b), product(&absolute(&a), &absolute(&b)));
         let kept = windows.saturating_sub(1) as f64;
-        let kept = if kind == HALF { kept * 2f64.powi(-11) / f64::from(f32::EPSILON) } else { kept };
+        let kept = if kind == STORED_F16 { kept * 2f64.powi(-11) / f64::from(f32::EPSILON) } else { kept };
         let budget = rounding(n) + kept;
         let want = if gelu {
             let back = reference::gelu::backward(&want, &wide(&gather(&pre, &at)));
@@ -243,7 +243,7 @@ pub fn backward_weight(layer: Layer, depth: Depth) -> Case {
         let [partials, squares, scratch, more @ ..] = &t[3..] else {
             return matmul::backward_weight(pass, io);
         };
-        let mut sums = Sums::new(Some(Room { partials, squares }), scratch);
+        let mut sums = Sums::new(Some(PartialsMemory { partials, squares }), scratch);
         match more.first() {
             Some(dbias) => {
                 let done = matmul::backward_weight_and_bias(pass, io, dbias, &mut sums)?;
@@ -271,7 +271,7 @@ fn backward_weight_contents(layer: &Layer, depth: Depth) -> Vec<Contents> {
     };
     let start = wide(&gather(&before, &at));
     let magnitude = accumulate(&absolute(&a), &absolute(&b), absolute(&start));
-    let want = FULL.near(accumulate(&a, &b, start), rounding(m + 1), &magnitude).at(at, n * k);
+    let want = STORED_F32.near(accumulate(&a, &b, start), rounding(m + 1), &magnitude).at(at, n * k);
     let dweight = Contents::floats(&before).wanting(want);
     let mut contents = vec![kind.contents(&dout), kind.contents(&inp), dweight];
     if depth != Depth::Whole {
@@ -282,7 +282,7 @@ fn backward_weight_contents(layer: &Layer, depth: Depth) -> Vec<Contents> {
         let (mut want, mut size) = (wide(&bias), absolute(&wide(&bias)));
         reference::bias::backward(&wide(&dout), &mut want);
         reference::bias::backward(&absolute(&wide(&dout)), &mut size);
-        let want = FULL.near(want, rounding(m + 1), &size);
+        let want = STORED_F32.near(want, rounding(m + 1), &size);
         contents.push(Contents::floats(&bias).wanting(want));
     }
     contents
@@ -296,7 +296,7 @@ pub fn products(layer: Layer, caps: &Caps, all_ends: bool) -> Vec<Case> {
     cases.extend(weights(layer, caps, all_ends));
     if all_ends {
         let others =
-            End::ALL.into_iter().filter(|end| *end != End::Gelu && (layer.stored == HALF || *end != End::ToF32));
+            End::ALL.into_iter().filter(|end| *end != End::Gelu && (layer.stored == STORED_F16 || *end != End::ToF32));
         cases.extend(others.map(|end| forward(layer, end)));
         cases.push(backward_inp(layer, false, windows));
     }
@@ -306,7 +306,7 @@ pub fn products(layer: Layer, caps: &Caps, all_ends: bool) -> Vec<Case> {
 /// The weight's gradient, at once and in parts where the adapter has such kernels.
 pub fn weights(layer: Layer, caps: &Caps, in_parts: bool) -> Vec<Case> {
     let [m, n, k] = layer.shape;
-    let room = matmul::partials(caps, layer.stored.0, m, n, k);
+    let room = matmul::partial_sums_len(caps, layer.stored.0, m, n, k);
     let mut cases = vec![backward_weight(layer, Depth::Whole)];
     if in_parts {
         cases.push(begins(backward_weight(layer, Depth::Whole)));
@@ -324,32 +324,32 @@ pub fn weights(layer: Layer, caps: &Caps, in_parts: bool) -> Vec<Case> {
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let mut cases = Vec::new();
-    for kind in stored(caps) {
+    for kind in storage_types(caps) {
         let shapes = match kind {
-            FULL => breadth.of([2, 2], &[&FULLS[..], &EDGES].concat()),
-            _ => breadth.of([0, 1], &[&HALVES[..], &DEEP].concat()),
+            STORED_F32 => breadth.of([2, 2], &[&F32_SHAPES[..], &EDGES].concat()),
+            _ => breadth.of([0, 1], &[&F16_SHAPES[..], &DEEP].concat()),
         };
         let all_ends = breadth >= Breadth::Full;
         cases.extend(shapes.into_iter().flat_map(|shape| products(Layer::new(kind, shape), caps, all_ends)));
         if all_ends {
             cases.extend(in_windows(caps, kind));
-            let folded: &[Shape] = if kind == FULL { &[[1030, 66, 7], [516, 260, 12]] } else { &[[4224, 64, 7]] };
+            let folded: &[Shape] = if kind == STORED_F32 { &[[1030, 66, 7], [516, 260, 12]] } else { &[[4224, 64, 7]] };
             let of = |shape: &Shape| products(Layer::new(kind, *shape), caps, false);
             cases.extend(folded.iter().flat_map(of).map(Case::folded));
             cases.extend(of_large_tiles(caps, kind));
             // whole, and in windows of rows and of depth: those that come later add
             let weight = || begins(backward_weight(Layer::new(kind, [200, 36, 20]), Depth::Whole));
             cases.extend([weight(), weight().bound(64 * 36 * kind.0.bytes())]);
-            if kind == FULL && !caps.software {
+            if kind == STORED_F32 && !caps.software {
                 cases.extend(DEEP.iter().flat_map(|shape| weights(Layer::new(kind, *shape), caps, true)));
             }
         }
     }
     if caps.f16 && caps.emulated_edge.is_some() {
         // a driver of the CPU takes long over these: the parts, and one kernel of large tiles
-        cases.extend(weights(Layer::new(HALF, [1088, 64, 64]), caps, true));
-        cases.extend(weights(Layer::new(HALF, [1088, 64, 64]), caps, true).into_iter().map(begins));
-        cases.push(backward_weight(Layer::new(HALF, [9, 1028, 2052]), Depth::Whole));
+        cases.extend(weights(Layer::new(STORED_F16, [1088, 64, 64]), caps, true));
+        cases.extend(weights(Layer::new(STORED_F16, [1088, 64, 64]), caps, true).into_iter().map(begins));
+        cases.push(backward_weight(Layer::new(STORED_F16, [9, 1028, 2052]), Depth::Whole));
     }
     cases
 }
@@ -365,7 +365,7 @@ fn in_windows(caps: &Caps, stored: Stored) -> Vec<Case> {
         let (layer, caps) = (Layer::new(stored, shape), Caps { max_binding_bytes: bytes, ..caps.clone() });
         let windows = windows(&caps, &layer);
         let cases = match stored {
-            FULL => products(layer, &caps, true),
+            STORED_F32 => products(layer, &caps, true),
             // the sums alone: drivers of the CPU take long over each end
             _ => vec![
                 forward(layer, End::Plain),
@@ -375,17 +375,18 @@ fn in_windows(caps: &Caps, stored: Stored) -> Vec<Case> {
         };
         cases.into_iter().map(move |case| case.bound(bytes))
     };
-    if stored == FULL { WINDOWS.iter().flat_map(of).collect() } else { HALF_WINDOWS.iter().flat_map(of).collect() }
+    if stored == STORED_F32 { WINDOWS.iter().flat_map(of).collect() } else { F16_WINDOWS.iter().flat_map(of).collect() }
 }
 
 /// Results so large that GPUs take their largest tiles. On matrix units software adapters take small ones.
 fn of_large_tiles(caps: &Caps, stored: Stored) -> Vec<Case> {
-    let matrices = stored == HALF && !caps.matrix_edges.is_empty();
-    if caps.software && (stored == FULL || matrices) {
+    let matrices = stored == STORED_F16 && !caps.matrix_edges.is_empty();
+    if caps.software && (stored == STORED_F32 || matrices) {
         return Vec::new();
     }
     let mut cases = Vec::new();
-    for (m, n, depth) in [(1028, 2052, 12), (1030, 2050, 9)].into_iter().take(if stored == FULL { 2 } else { 1 }) {
+    for (m, n, depth) in [(1028, 2052, 12), (1030, 2050, 9)].into_iter().take(if stored == STORED_F32 { 2 } else { 1 })
+    {
         // of each layer the product with the large result
         for (pass, shape) in [(FORWARD, [m, n, depth]), (BACKWARD_INP, [m, depth, n]), (BACKWARD_WEIGHT, [depth, m, n])]
         {
@@ -398,12 +399,12 @@ fn of_large_tiles(caps: &Caps, stored: Stored) -> Vec<Case> {
 
 type Shape = [usize; 3];
 /// Ragged tiles with 4 elements an access, single rows, ragged tiles with 1; whole tiles; a real depth.
-const FULLS: [Shape; 7] =
+const F32_SHAPES: [Shape; 7] =
     [[68, 124, 132], [1, 12, 20], [13, 17, 19], [1, 1, 1], [1, 68, 132], [64, 64, 64], [33, 768, 768]];
 /// One under and one over tiles of 32, 64 and 128, and all remainders of 4.
 const EDGES: [Shape; 4] = [[31, 33, 32], [63, 65, 6], [127, 129, 6], [131, 6, 127]];
 /// Ragged tiles with 8 elements an access, with 4 and with 1; whole tiles.
-const HALVES: [Shape; 5] = [[68, 120, 136], [68, 124, 132], [13, 17, 19], [64, 128, 64], [127, 129, 6]];
+const F16_SHAPES: [Shape; 5] = [[68, 120, 136], [68, 124, 132], [13, 17, 19], [64, 128, 64], [127, 129, 6]];
 /// Depths of many parts.
 const DEEP: [Shape; 4] = [[1100, 60, 36], [1100, 64, 64], [1088, 64, 64], [1027, 7, 13]];
 /// Weights and batches in windows of so many bytes, of which all but the first add to a sum; rows of 256 bytes, whose windows
@@ -417,13 +418,13 @@ const WINDOWS: [(Shape, u64); 6] = [
     ([64, 128, 128], 32_768),
 ];
 /// The same in f16.
-const HALF_WINDOWS: [(Shape, u64); 4] =
+const F16_WINDOWS: [(Shape, u64); 4] =
     [([5, 200, 64], 16_384), ([5, 260, 60], 16_384), ([3, 300, 33], 16_384), ([64, 128, 128], 16_384)];
 
 /// The linear layers of a block, and the head on one chunk of rows.
 pub fn layers(shape: &BenchShape, caps: &Caps, stored: Stored) -> [Layer; 5] {
     let (n, c) = (shape.rows(), shape.config.channels);
-    let layer = |name, shape| Layer { name, stored, shape, sample: Sample::Some };
+    let layer = |name, shape| Layer { name, stored, shape, sample: Sample::Subset };
     [
         layer("qkv", [n, 3 * c, c]),
         layer("attproj", [n, c, c]),
@@ -436,11 +437,11 @@ pub fn layers(shape: &BenchShape, caps: &Caps, stored: Stored) -> [Layer; 5] {
 /// One product of a layer as benches measure it, `None` where they do not.
 pub fn bench(layer: Layer, product: Product, caps: &Caps) -> Option<Case> {
     // software Vulkan multiplies f16 slowly: one layer of it there
-    if layer.stored == HALF && (!caps.f16 || caps.software && layer.name != "qkv") {
+    if layer.stored == STORED_F16 && (!caps.f16 || caps.software && layer.name != "qkv") {
         return None;
     }
     let [m, n, k] = layer.shape;
-    let partials = || matmul::partials(caps, layer.stored.0, m, n, k);
+    let partials = || matmul::partial_sums_len(caps, layer.stored.0, m, n, k);
     Some(match product {
         Product::Forward => forward(layer, if layer.name == "head" { End::Plain } else { End::Bias }),
         Product::BackwardInp => backward_inp(layer, false, windows(caps, &layer)),
@@ -449,7 +450,7 @@ pub fn bench(layer: Layer, product: Product, caps: &Caps) -> Option<Case> {
 }
 
 fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
-    let [full, half] = [FULL, HALF].map(|kind| layers(shape, caps, kind));
+    let [full, half] = [STORED_F32, STORED_F16].map(|kind| layers(shape, caps, kind));
     let layers = full.into_iter().zip(half).flat_map(|(full, half)| [full, half]);
     layers
         .flat_map(|layer| matmul::PRODUCTS.into_iter().filter_map(move |product| bench(layer, product, caps)))
@@ -457,7 +458,7 @@ fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
 }
 
 /// `forward` is the sum over all linear layers and the head.
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, _, l, c, v, f, s] = shape.counts();
     // (outputs, inputs, how many) of every product with a weight; the last is the head
     let layers = [(3 * c, c, l), (c, c, l), (4 * c, c, l), (c, 4 * c, l), (v, c, 1)];

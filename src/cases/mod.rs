@@ -38,7 +38,7 @@ use crate::ops::Operator;
 pub use case::{Case, Contents, FOLD, Role, Slot, each};
 pub use judge::{float, from_bytes, to_bytes, unwritten};
 pub use sample::{Sample, all, gather, gather_columns, gather_rows, positions};
-pub use values::{EPS, FULL, HALF, Inputs, Stored, Want, Word, absolute, bits, rounding, wide, words};
+pub use values::{EPS, Inputs, STORED_F16, STORED_F32, Stored, Want, Word, absolute, bits, rounding, wide, words};
 
 /// How many of an operator's cases run on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +91,7 @@ impl BenchShape {
     }
 }
 
-/// A training step, for [`least`].
+/// A training step, for [`minimum_cost`].
 #[derive(Debug, Clone, Copy)]
 pub struct StepShape {
     /// The model.
@@ -117,7 +117,7 @@ impl StepShape {
 }
 
 /// A pass with the least bytes and operations that it needs in a step.
-pub type Least = (OpPass, u64, u64);
+pub type MinimumCost = (OpPass, u64, u64);
 
 /// An operator's cases.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ pub struct Cases {
     /// Returns the cases that benches measure on such an adapter.
     pub benches: fn(&BenchShape, &Caps) -> Vec<Case>,
     /// Returns the least that its passes need in a step.
-    pub least: fn(&StepShape) -> Vec<Least>,
+    pub minimum_cost: fn(&StepShape) -> Vec<MinimumCost>,
 }
 
 macro_rules! list {
@@ -142,8 +142,8 @@ crate::for_each_operator!(list);
 
 /// Returns the least that the passes need in one step: every tensor is moved once a micro-step, operations are those of
 /// the formula. What a better program would not do at all, as clearing, needs nothing.
-pub fn least(shape: &StepShape) -> Vec<Least> {
-    ALL.iter().flat_map(|cases| (cases.least)(shape)).collect()
+pub fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
+    ALL.iter().flat_map(|cases| (cases.minimum_cost)(shape)).collect()
 }
 
 /// The benches of an operator that no bench measures: none.
@@ -151,14 +151,14 @@ fn no_benches(_shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     Vec::new()
 }
 
-/// The least of an operator that a step does without, or that [`least`] does not list: nothing.
-fn nothing_needed(_shape: &StepShape) -> Vec<Least> {
+/// The least of an operator that a step does without, or that [`minimum_cost`] does not list: nothing.
+fn nothing_needed(_shape: &StepShape) -> Vec<MinimumCost> {
     Vec::new()
 }
 
 /// The element types that activations have on an adapter.
-fn stored(caps: &Caps) -> Vec<Stored> {
-    crate::ops::stored(caps).into_iter().map(Stored).collect()
+fn storage_types(caps: &Caps) -> Vec<Stored> {
+    crate::ops::storage_types(caps).into_iter().map(Stored).collect()
 }
 
 #[cfg(test)]
@@ -177,7 +177,7 @@ mod tests {
     fn the_least_of_a_step_counts_each_pass_once() {
         let config = Config::from_descriptor("d12").expect("a model");
         for elem in [Elem::F32, Elem::F16] {
-            let list = least(&StepShape { config, batch: 2, context: 1024, accumulation: 3, elem });
+            let list = minimum_cost(&StepShape { config, batch: 2, context: 1024, accumulation: 3, elem });
             for (i, (pass, bytes, flops)) in list.iter().enumerate() {
                 assert!(*bytes > 0 && *flops > 0, "{pass}");
                 assert!(list[..i].iter().all(|(other, ..)| other != pass), "{pass} is counted twice");
@@ -190,7 +190,7 @@ mod tests {
     /// The wanted values of a sample are those that the whole result has there, with the same tolerances.
     #[test]
     fn a_sample_wants_what_all_want() {
-        let [all, some] = [Sample::All, Sample::Some].map(sampled_cases);
+        let [all, some] = [Sample::All, Sample::Subset].map(sampled_cases);
         for (all, some) in all.iter().zip(&some) {
             let mut samples = 0;
             for (all_of, some_of) in all.contents().into_iter().zip(some.contents()) {
@@ -210,17 +210,17 @@ mod tests {
     }
 
     fn sampled_cases(sample: Sample) -> Vec<Case> {
-        let rows = layernorm::Rows { sample, ..layernorm::Rows::new(HALF, [100, 300]) };
-        let layer = matmul::Layer { sample, ..matmul::Layer::new(FULL, [100, 110, 60]) };
-        let heads = attention::Heads { sample, ..attention::Heads::new(FULL, [3, 5, 3, 8]) };
+        let rows = layernorm::Rows { sample, ..layernorm::Rows::new(STORED_F16, [100, 300]) };
+        let layer = matmul::Layer { sample, ..matmul::Layer::new(STORED_F32, [100, 110, 60]) };
+        let heads = attention::Heads { sample, ..attention::Heads::new(STORED_F32, [3, 5, 3, 8]) };
         let batch = embedding::Batch { sample, ..embedding::Batch::new([30, 50, 2, 90]) };
-        let chunk = crossentropy::Chunk { sample, ..crossentropy::Chunk::new(FULL, [100, 70, 72]) };
+        let chunk = crossentropy::Chunk { sample, ..crossentropy::Chunk::new(STORED_F32, [100, 70, 72]) };
         let update = adamw::Update { sample, ..adamw::Update::third(10_000) };
-        let mut cases = vec![residual::forward([100, 100], sample), bias::backward(FULL, [50, 200], sample)];
+        let mut cases = vec![residual::forward([100, 100], sample), bias::backward(STORED_F32, [50, 200], sample)];
         cases.extend([adamw::forward(update), embedding::forward(batch.clone()), embedding::backward(batch)]);
         cases.extend([crossentropy::forward(chunk.clone()), crossentropy::forward_backward(chunk)]);
         cases.extend(attention::passes(&heads));
-        cases.extend(gelu::passes(FULL, [100, 100], None, sample));
+        cases.extend(gelu::passes(STORED_F32, [100, 100], None, sample));
         cases.extend(layernorm::passes(&rows));
         cases.extend(matmul::products(layer, &Caps::webgpu_defaults(), true));
         cases

@@ -8,7 +8,7 @@ pub enum Sample {
     /// All of them.
     All,
     /// Some rows, columns or heads, and always the first and the last.
-    Some,
+    Subset,
 }
 
 impl Sample {

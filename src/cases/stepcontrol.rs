@@ -3,12 +3,12 @@
 use bytemuck::Zeroable;
 
 use crate::gpu::{Pass, Tensor};
-use crate::ops::stepcontrol::{self, ACCUMULATE, DECIDE, Hyper, Report, State, StepControl, Window};
+use crate::ops::stepcontrol::{self, ACCUMULATE, DECIDE, Hyper, OutlierWindow, Report, State, StepControl};
 
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &stepcontrol::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &stepcontrol::OPERATOR, tests, benches, minimum_cost };
 
 /// The numbers of a step in the middle of a run.
 pub const HYPER: Hyper = Hyper {
@@ -71,7 +71,7 @@ pub fn accumulate(losses: Vec<f32>) -> Case {
         let (total, before): (f64, _) = (wide(&losses).iter().sum(), f64::from(LOSS));
         let magnitude: f64 = wide(&losses).iter().map(|x| x.abs()).sum::<f64>() + before;
         let want = if total.is_finite() {
-            FULL.near(vec![before + total], rounding(n + 1), &[magnitude])
+            STORED_F32.near(vec![before + total], rounding(n + 1), &[magnitude])
         } else {
             Want::Words(vec![Word::NonFinite])
         };
@@ -87,7 +87,7 @@ pub fn decide(partials: Vec<f32>, loss: f32, before: State, hyper: Hyper) -> Cas
         state_slot(Role::Accumulated),
         hyper_slot(),
         Slot::words("report", size_of::<Report>() / 4, Role::Accumulated),
-        Slot::words("windows", size_of::<[Window; 2]>() / 4, Role::Accumulated),
+        Slot::words("windows", size_of::<[OutlierWindow; 2]>() / 4, Role::Accumulated),
         Slot::input("loss", [1, 1]),
     ];
     let launch = |pass: &mut Pass, t: &[Tensor]| {
@@ -103,7 +103,7 @@ pub fn decide(partials: Vec<f32>, loss: f32, before: State, hyper: Hyper) -> Cas
             Contents::integers(words(&before)).wanting(Want::Words(outcome.state(&before, &hyper))),
             Contents::integers(words(&hyper)),
             Contents::integers(words(&report)).wanting(Want::Words(outcome.report(&before, &hyper))),
-            Contents::integers(words(&[Window::zeroed(); 2])).wanting(Want::Words(outcome.windows())),
+            Contents::integers(words(&[OutlierWindow::zeroed(); 2])).wanting(Want::Words(outcome.windows())),
             Contents::floats(&[loss]),
         ]
     })
@@ -194,7 +194,7 @@ impl Outcome {
     /// Both windows were empty: a finite value is their first.
     fn windows(&self) -> Vec<Word> {
         let entered = |value: f64, off: f64| {
-            let mut window = vec![Word::Bits(0); size_of::<Window>() / 4];
+            let mut window = vec![Word::Bits(0); size_of::<OutlierWindow>() / 4];
             if value.is_finite() {
                 (window[0], window[1], window[2]) = (Word::Bits(1), Word::Bits(1), number(value, off));
             }
@@ -268,7 +268,7 @@ fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     vec![accumulate(positive(shape.rows())), decide(squares(PARTIALS), LOSS, STATE, HYPER)]
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let losses = (shape.accumulation * shape.batch * shape.context) as u64;
     vec![(ACCUMULATE, Elem::F32.bytes() * losses, losses)]
 }

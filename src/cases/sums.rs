@@ -1,13 +1,13 @@
 //! Cases of what is summed apart.
 
 use crate::gpu::{Pass, Tensor};
-use crate::ops::sums::{self, ADD, Parts, Room, Sums};
+use crate::ops::sums::{self, ADD, PartialsMemory, Parts, Sums};
 use crate::reference;
 
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &sums::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &sums::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
 /// Sizes of a dispatch.
 #[derive(Debug, Clone, Copy)]
@@ -72,11 +72,11 @@ pub fn add(sizes: Sizes, squares: Squares, begins: bool) -> Case {
     let outs = sizes.outs();
     slots.extend(ALL[1..=outs].iter().map(|name| Slot::accumulated(name, [1, c])));
     let launch = move |pass: &mut Pass, t: &[Tensor]| {
-        let (scratch, room) = (&t[0], (parts > 0).then(|| Room { partials: &t[1], squares: &t[3] }));
+        let (scratch, room) = (&t[0], (parts > 0).then(|| PartialsMemory { partials: &t[1], squares: &t[3] }));
         let mut sums = Sums::new(room, scratch);
         if rows > 0 {
             let gradients: Vec<&Tensor> = t[if parts > 0 { 4 } else { 1 }..].iter().collect();
-            sums.leave(rows, sizes.stride(), &gradients)?;
+            sums.queue_rows(rows, sizes.stride(), &gradients)?;
         }
         if parts > 0 {
             sums.add(pass, Parts { partials: &t[1], parts: parts as u32, dweight: &t[2], whole: true })?;
@@ -119,7 +119,7 @@ fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
         let off = |(want, size): (&f64, &f64)| 2.0 * want.abs() * rounding(parts + 1) * EPS * size;
         let inherited: f64 = want.iter().zip(&magnitude).map(off).sum();
         let tolerance = inherited + total * (rounding(n) + 8.0) * EPS;
-        let dweight = Contents::floats(&start).wanting(FULL.near(want, rounding(parts + 1), &magnitude));
+        let dweight = Contents::floats(&start).wanting(STORED_F32.near(want, rounding(parts + 1), &magnitude));
         let total = Contents::unwritten(Want::Total { want: total, tolerance });
         all.extend([Contents::floats(&partials), dweight, if squares { total } else { Contents::scratch() }]);
     }
@@ -128,7 +128,7 @@ fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
         let row = |row: usize| &scratch[row * sizes.stride() + out * c..][..c];
         let from: Vec<f64> = (0..rows).flat_map(|r| wide(row(r))).collect();
         let ([want, magnitude], _) = summed(&from, &wide(&start));
-        all.push(Contents::floats(&start).wanting(FULL.near(want, rounding(rows + 1), &magnitude)));
+        all.push(Contents::floats(&start).wanting(STORED_F32.near(want, rounding(rows + 1), &magnitude)));
     }
     all
 }

@@ -126,14 +126,14 @@ pub fn words<T: bytemuck::Pod>(value: &T) -> Vec<u32> {
 pub struct Stored(pub Elem);
 
 /// Activations in f32.
-pub const FULL: Stored = Stored(Elem::F32);
+pub const STORED_F32: Stored = Stored(Elem::F32);
 /// Activations in f16.
-pub const HALF: Stored = Stored(Elem::F16);
+pub const STORED_F16: Stored = Stored(Elem::F16);
 
 impl Stored {
     /// True for f16.
     pub fn is_half(self) -> bool {
-        self == HALF
+        self == STORED_F16
     }
 
     /// ` f16` or nothing, as benches and reports end a case's sizes.
@@ -234,7 +234,7 @@ impl Inputs {
 
     /// `n` bell-shaped f32 in (-scale, scale).
     pub fn scaled(&mut self, n: usize, scale: f64) -> Vec<f32> {
-        FULL.scaled(self, n, scale)
+        STORED_F32.scaled(self, n, scale)
     }
 
     /// `n` tokens below `vocab`.

@@ -11,7 +11,7 @@ use super::stepcontrol::{STATE, state_slot};
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &wire::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &wire::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
 /// The factor of the values of all cases.
 const SCALE: f32 = 64.0;

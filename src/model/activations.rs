@@ -61,7 +61,7 @@ impl FromStr for Recompute {
 /// What the forward pass makes of one block. N = B T rows; all but statistics and the residual stream are f16 in mixed
 /// precision.
 #[derive(Debug, Clone)]
-pub struct Block {
+pub struct BlockActivations {
     /// (N, C): the normalised input.
     pub ln1_xhat: Tensor,
     /// (N, C).
@@ -92,7 +92,7 @@ pub struct Block {
 
 /// The sizes that all activations follow.
 #[derive(Debug, Clone, Copy)]
-struct Shape {
+struct ActivationShape {
     /// B.
     batch: usize,
     /// T.
@@ -105,7 +105,7 @@ struct Shape {
     elem: Elem,
 }
 
-impl Shape {
+impl ActivationShape {
     fn new(config: &Config, [batch, positions]: [usize; 2], elem: Elem) -> Self {
         Self { batch, positions, channels: config.channels, heads: config.heads, elem }
     }
@@ -131,8 +131,8 @@ impl Shape {
     }
 
     /// A block's tensors but for the residual stream after it.
-    fn block(self, pool: &mut Pool, residual3: Tensor) -> Result<Block> {
-        Ok(Block {
+    fn block(self, pool: &mut Pool, residual3: Tensor) -> Result<BlockActivations> {
+        Ok(BlockActivations {
             ln1_xhat: self.stored(pool, "activations: ln1", 1)?,
             ln1: self.stored(pool, "activations: ln1", 1)?,
             ln1_rstd: self.column(pool)?,
@@ -166,7 +166,7 @@ pub struct Activations {
     /// (N, C).
     pub encoded: Tensor,
     /// Block by block.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<BlockActivations>,
     /// (N, C): the normalised input.
     pub lnf_xhat: Tensor,
     /// (N, C).
@@ -194,7 +194,7 @@ impl Activations {
         recompute: Recompute,
     ) -> Result<Self> {
         let gpu = pool.gpu();
-        let shape = Shape::new(config, [batch, positions], elem);
+        let shape = ActivationShape::new(config, [batch, positions], elem);
         let (n, vp) = (batch * positions, config.padded_vocab());
         let chunk = logits_rows(&gpu.caps, n, vp, elem);
         let residual3 = (0..config.layers).map(|_| shape.residual(pool)).collect::<Result<Vec<_>>>()?;
@@ -228,17 +228,17 @@ impl Activations {
         logits_rows: usize,
     ) -> Result<Self> {
         let (n, vp) = (batch * positions, config.padded_vocab());
-        let (shape, pool) = (Shape::new(config, [batch, positions], Elem::F32), &mut Pool::separate(gpu));
+        let (shape, pool) = (ActivationShape::new(config, [batch, positions], Elem::F32), &mut Pool::separate(gpu));
         let residual3 = shape.residual(pool)?;
         let shared = shape.block(pool, residual3)?;
         // the first norm is done with when the second comes
         let (ln2_xhat, ln2, ln2_rstd) = (shared.ln1_xhat.clone(), shared.ln1.clone(), shared.ln1_rstd.clone());
-        let shared = Block { ln2_xhat, ln2, ln2_rstd, ..shared };
+        let shared = BlockActivations { ln2_xhat, ln2, ln2_rstd, ..shared };
         let blocks = (0..config.layers)
             .map(|l| {
                 let own = keep_qkv && l > 0;
                 let qkv = if own { shape.stored(pool, "activations: qkv", 3)? } else { shared.qkv.clone() };
-                Ok(Block { qkv, ..shared.clone() })
+                Ok(BlockActivations { qkv, ..shared.clone() })
             })
             .collect::<Result<_>>()?;
         let chunk = self::logits_rows(&gpu.caps, n, vp, Elem::F32).min(logits_rows);
@@ -266,7 +266,7 @@ impl Activations {
     pub fn shrink(&self, config: &Config, batch: usize, positions: usize) -> Self {
         let n = batch * positions;
         let rows = |tensor: &Tensor| tensor.slice(0..n);
-        let blocks = self.blocks.iter().map(|b| Block {
+        let blocks = self.blocks.iter().map(|b| BlockActivations {
             ln1_xhat: rows(&b.ln1_xhat),
             ln1: rows(&b.ln1),
             ln1_rstd: rows(&b.ln1_rstd),
@@ -323,9 +323,9 @@ pub fn logits_rows(caps: &Caps, n: usize, vp: usize, elem: Elem) -> usize {
 /// The backward pass of one block: what it reads of the forward pass, and its gradients. All but `delta` are f16 in
 /// mixed precision.
 #[derive(Debug)]
-pub struct BlockBackward {
+pub struct BlockBackwardBuffers {
     /// What the forward pass made: kept, or room to compute it again.
-    pub forward: Block,
+    pub forward: BlockActivations,
     /// (N, 4 C).
     pub dfch: Tensor,
     /// (N, C).
@@ -342,7 +342,7 @@ pub struct BlockBackward {
 
 /// Gradients of activations and the scratch of the backward pass.
 #[derive(Debug)]
-pub struct Backward {
+pub struct BackwardBuffers {
     /// (N, C), f16 in mixed precision: the gradient of the residual stream.
     pub dresidual: Tensor,
     /// (N, C) of f32, in mixed precision: what it is at the embedding, where it is largest and would be the first to overflow.
@@ -350,7 +350,7 @@ pub struct Backward {
     /// (N, C), f16 in mixed precision.
     pub dlnf: Tensor,
     /// Block by block.
-    pub blocks: Vec<BlockBackward>,
+    pub blocks: Vec<BlockBackwardBuffers>,
     /// Partial sums of bias, layernorm and embedding gradients.
     pub scratch: Tensor,
     /// Partial sums of the weights' gradients, where kernels sum in parts.
@@ -359,13 +359,13 @@ pub struct Backward {
     pub squares: Tensor,
 }
 
-impl Backward {
+impl BackwardBuffers {
     /// Partial sums of the weights' gradients that a product leaves at most, 0 where kernels do not sum in parts.
     #[must_use]
     pub fn partials(caps: &Caps, config: &Config, acts: &Activations) -> usize {
         let (n, c, vp) = (acts.rows(), config.channels, config.padded_vocab());
         [(n, 3 * c, c), (n, c, c), (n, 4 * c, c), (n, c, 4 * c), (acts.logits.rows(), vp, c)]
-            .map(|(rows, out, inp)| matmul::partials(caps, acts.lnf.elem(), rows, out, inp))
+            .map(|(rows, out, inp)| matmul::partial_sums_len(caps, acts.lnf.elem(), rows, out, inp))
             .into_iter()
             .max()
             .unwrap_or(0)
@@ -377,12 +377,12 @@ impl Backward {
     /// [`crate::error::Error::Memory`].
     pub fn new(pool: &mut Pool, config: &Config, acts: &Activations, squares: Tensor) -> Result<Self> {
         let elem = acts.lnf.elem();
-        let shape = Shape::new(config, [acts.batch, acts.positions], elem);
+        let shape = ActivationShape::new(config, [acts.batch, acts.positions], elem);
         let (n, c) = (acts.rows(), config.channels);
         let parts = Some(Self::partials(&pool.gpu().caps, config, acts)).filter(|most| *most > 0);
         let label = "gradients of activations";
         let blocks = acts.blocks.iter().map(|block| {
-            Ok(BlockBackward {
+            Ok(BlockBackwardBuffers {
                 forward: Self::kept(pool, shape, block, acts.recompute)?,
                 dfch: shape.stored(pool, label, 4)?,
                 dln2: shape.stored(pool, label, 1)?,
@@ -406,7 +406,12 @@ impl Backward {
     }
 
     /// A block's tensors as the backward pass finds them: those of the forward pass where they are kept.
-    fn kept(pool: &mut Pool, shape: Shape, block: &Block, recompute: Recompute) -> Result<Block> {
+    fn kept(
+        pool: &mut Pool,
+        shape: ActivationShape,
+        block: &BlockActivations,
+        recompute: Recompute,
+    ) -> Result<BlockActivations> {
         let mut kept = match recompute {
             Recompute::Block => shape.block(pool, block.residual3.clone())?,
             _ => block.clone(),

@@ -2,10 +2,10 @@
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
-use crate::ops::sums::{Room, Squared, Sums};
+use crate::ops::sums::{PartialsMemory, SquaredGradients, Sums};
 use crate::ops::{attention, bias, crossentropy, embedding, gelu, layernorm, matmul, stepcontrol};
 
-use super::activations::{Activations, Backward, BlockBackward, Recompute};
+use super::activations::{Activations, BackwardBuffers, BlockBackwardBuffers, Recompute};
 use super::config::Config;
 use super::forward;
 use super::place;
@@ -23,7 +23,7 @@ pub fn head(
     p: &Params,
     grads: &Params,
     a: &Activations,
-    d: &Backward,
+    d: &BackwardBuffers,
     (control, scale): (&stepcontrol::StepControl, f32),
 ) -> Result<()> {
     pass.at(place::HEAD);
@@ -54,10 +54,10 @@ pub fn body(
     p: &Params,
     grads: &Params,
     a: &Activations,
-    d: &Backward,
+    d: &BackwardBuffers,
     buckets: &embedding::Buckets,
-) -> Result<Squared> {
-    let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
+) -> Result<SquaredGradients> {
+    let shape = attention::AttentionSizes { batch: a.batch, positions: a.positions, heads: config.heads };
     let mut sums = sums_in(d);
     pass.at(place::FINAL);
     let lnf = Norm {
@@ -69,8 +69,10 @@ pub fn body(
     };
     // the last projection before a norm gets its bias's gradient from there
     let last = config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last));
-    norm(pass, d, &mut sums, &d.dlnf, Along::Begins, lnf, last)?;
-    for (l, BlockBackward { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in d.blocks.iter().enumerate().rev() {
+    norm(pass, d, &mut sums, &d.dlnf, ResidualGrad::Overwrite, lnf, last)?;
+    for (l, BlockBackwardBuffers { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in
+        d.blocks.iter().enumerate().rev()
+    {
         pass.at(place::block(l));
         let w = |name| p.get(name, l);
         let dw = |name| grads.get(name, l);
@@ -78,7 +80,7 @@ pub fn body(
         let dresidual = &d.dresidual;
         if a.recompute == Recompute::Block {
             let inp = if l == 0 { &a.encoded } else { &a.blocks[l - 1].residual3 };
-            forward::again(pass, shape, p, (l, b), inp)?;
+            forward::recompute_block(pass, shape, p, (l, b), inp)?;
         } else if a.recompute >= Recompute::Gelu {
             gelu::forward(pass, gelu::Forward { inp: &b.fch, out: &b.fch_gelu })?;
         }
@@ -96,7 +98,7 @@ pub fn body(
         parameters(pass, &mut sums, dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
         let (xhat, rstd) = (&b.ln2_xhat, &b.ln2_rstd);
         let ln2 = Norm { xhat, rstd, weight: w("ln2w"), dweight: dw("ln2w"), dbias: dw("ln2b") };
-        norm(pass, d, &mut sums, dln2, Along::Runs, ln2, Some(dw("attprojb")))?;
+        norm(pass, d, &mut sums, dln2, ResidualGrad::Accumulate, ln2, Some(dw("attprojb")))?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: datty })?;
         let attprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.atty, dweight: dw("attprojw") };
         matmul::backward_weight_in_parts(pass, attprojw, &mut sums)?;
@@ -108,8 +110,8 @@ pub fn body(
         let (xhat, rstd) = (&b.ln1_xhat, &b.ln1_rstd);
         let ln1 = Norm { xhat, rstd, weight: w("ln1w"), dweight: dw("ln1w"), dbias: dw("ln1b") };
         let before = l.checked_sub(1).map(|before| grads.get("fcprojb", before));
-        let along = if l == 0 { Along::Ends } else { Along::Runs };
-        norm(pass, d, &mut sums, dln1, along, ln1, before)?;
+        let residual_grad = if l == 0 { ResidualGrad::AccumulateAndWiden } else { ResidualGrad::Accumulate };
+        norm(pass, d, &mut sums, dln1, residual_grad, ln1, before)?;
     }
     pass.at(place::EMBEDDING);
     let scratch = sums.scratch(pass)?;
@@ -128,9 +130,9 @@ pub fn body(
 }
 
 /// Sums in the scratch of the backward pass.
-fn sums_in(d: &Backward) -> Sums<'_> {
+fn sums_in(d: &BackwardBuffers) -> Sums<'_> {
     let squares = &d.squares;
-    Sums::new(d.partials.as_ref().map(|partials| Room { partials, squares }), &d.scratch)
+    Sums::new(d.partials.as_ref().map(|partials| PartialsMemory { partials, squares }), &d.scratch)
 }
 
 /// A linear layer's `dweight` and `dbias`, accumulated.
@@ -159,25 +161,25 @@ struct Norm<'a> {
 
 /// Where the gradient of the residual stream is.
 #[derive(Clone, Copy, PartialEq)]
-enum Along {
-    Begins,
-    Runs,
-    Ends,
+enum ResidualGrad {
+    Overwrite,
+    Accumulate,
+    AccumulateAndWiden,
 }
 
 /// A layernorm whose output's gradient is `dout`: `d.dresidual`, or `d.dencoded` in the end, and accumulated the gradients of
 /// its parameters and of the bias in `dsum`, which was added to its input last.
 fn norm(
     pass: &mut Pass,
-    d: &Backward,
+    d: &BackwardBuffers,
     sums: &mut Sums,
     dout: &Tensor,
-    along: Along,
+    residual_grad: ResidualGrad,
     Norm { xhat, rstd, weight, dweight, dbias }: Norm,
     dsum: Option<&Tensor>,
 ) -> Result<()> {
-    let (dinp, first) = (&d.dresidual, along == Along::Begins);
-    let wide = d.dencoded.as_ref().filter(|_| along == Along::Ends);
-    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum };
+    let (dinp, overwrite_dinp) = (&d.dresidual, residual_grad == ResidualGrad::Overwrite);
+    let dinp_f32 = d.dencoded.as_ref().filter(|_| residual_grad == ResidualGrad::AccumulateAndWiden);
+    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, overwrite_dinp, dinp_f32, dweight, dbias, dsum };
     layernorm::backward(pass, io, sums)
 }

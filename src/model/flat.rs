@@ -16,7 +16,7 @@ const BUCKET: usize = 256;
 
 /// One device of those that share a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct DeviceSlot {
     /// Its number, from 0: those of the first machine come first.
     pub device: usize,
     /// Number of devices.
@@ -25,7 +25,7 @@ pub struct Part {
     pub machines: usize,
 }
 
-impl Part {
+impl DeviceSlot {
     /// A device without others.
     pub const WHOLE: Self = Self::on_one_machine(0, 1);
 
@@ -37,20 +37,20 @@ impl Part {
 
     /// Devices of a machine.
     #[must_use]
-    pub fn each(self) -> usize {
+    pub fn devices_per_machine(self) -> usize {
         self.devices / self.machines
     }
 
     /// The device's position on its machine.
     #[must_use]
-    pub fn place(self) -> usize {
-        self.device % self.each()
+    pub fn position_on_machine(self) -> usize {
+        self.device % self.devices_per_machine()
     }
 
     /// The device's machine.
     #[must_use]
     pub fn machine(self) -> usize {
-        self.device / self.each()
+        self.device / self.devices_per_machine()
     }
 }
 
@@ -138,7 +138,7 @@ pub fn groups(config: &Config) -> Vec<Group> {
 /// Returns the positions of a model's groups in the order in which the backward pass is done with their gradients: the last layer
 /// first, then what several layers have, and the embeddings, whose tokens come last.
 #[must_use]
-pub fn by_completion(config: &Config) -> Vec<usize> {
+pub fn groups_by_completion(config: &Config) -> Vec<usize> {
     let groups = groups(config);
     let is_layer = |position: &usize| groups[*position].decays && groups[*position].members[0].param.per_layer;
     let (mut layers, others): (Vec<usize>, Vec<usize>) = (0..groups.len()).partition(is_layer);
@@ -173,13 +173,16 @@ impl Bucket {
 
     /// The device's position on its machine, and its machine, as they own blocks: where these do not divide evenly, others own
     /// more in the next bucket.
-    fn turned(&self, part: Part) -> [usize; 2] {
-        [(part.place() + self.number) % part.each(), (part.machine() + self.number) % part.machines]
+    fn turned(&self, part: DeviceSlot) -> [usize; 2] {
+        [
+            (part.position_on_machine() + self.number) % part.devices_per_machine(),
+            (part.machine() + self.number) % part.machines,
+        ]
     }
 
     /// Returns the blocks that a device owns, counted from the bucket's first. Each block has one owner.
     #[must_use]
-    pub fn owned_blocks(&self, part: Part) -> Range<usize> {
+    pub fn owned_blocks(&self, part: DeviceSlot) -> Range<usize> {
         let [place, machine] = self.turned(part);
         let number = place * part.machines + machine;
         self.cut(number..number + 1, part.devices)
@@ -187,13 +190,13 @@ impl Bucket {
 
     /// Returns the elements of the group that a device owns.
     #[must_use]
-    pub fn owned(&self, part: Part) -> Range<usize> {
+    pub fn owned(&self, part: DeviceSlot) -> Range<usize> {
         self.elements_of(self.owned_blocks(part))
     }
 
     /// Returns the elements that the devices at one position of all machines own: they lie behind one another.
     #[must_use]
-    pub fn shard(&self, part: Part) -> Range<usize> {
+    pub fn shard(&self, part: DeviceSlot) -> Range<usize> {
         let [place, _] = self.turned(part);
         self.elements_of(self.cut(place * part.machines..(place + 1) * part.machines, part.devices))
     }
@@ -246,7 +249,7 @@ mod tests {
             assert!(buckets.iter().enumerate().all(|(number, bucket)| bucket.number == number));
             let layouts = (1..10).map(|devices| (1, devices)).chain([(2, 2), (2, 6), (3, 6), (4, 4), (64, 512)]);
             for (machines, devices) in layouts {
-                let of = |device| Part { device, devices, machines };
+                let of = |device| DeviceSlot { device, devices, machines };
                 let mut owned = vec![0; devices];
                 let mut ends = vec![0; groups.len()];
                 let mut blocks = 0;
@@ -268,7 +271,8 @@ mod tests {
                     // a shard is what its devices own, and each machine has all shards
                     for device in 0..devices {
                         let shard = bucket.shard(of(device));
-                        let there = (0..devices).filter(|other| of(*other).place() == of(device).place());
+                        let there = (0..devices)
+                            .filter(|other| of(*other).position_on_machine() == of(device).position_on_machine());
                         let lengths = there.map(|other| {
                             let owned = bucket.owned(of(other));
                             assert!(owned.is_empty() || shard.start <= owned.start && owned.end <= shard.end);
@@ -291,7 +295,7 @@ mod tests {
     fn layers_are_done_from_the_last_to_the_first() {
         let config = configs()[1];
         let groups = groups(&config);
-        let order = by_completion(&config).into_iter().map(|position| {
+        let order = groups_by_completion(&config).into_iter().map(|position| {
             let first = groups[position].members[0];
             (first.param.name, first.layer, groups[position].decays)
         });

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::{attention, crossentropy, embedding, layernorm, matmul};
 
-use super::activations::{Activations, Block};
+use super::activations::{Activations, BlockActivations};
 use super::config::Config;
 use super::place;
 use super::tensors::Params;
@@ -14,7 +14,7 @@ use super::tensors::Params;
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
 pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Result<()> {
-    let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
+    let shape = attention::AttentionSizes { batch: a.batch, positions: a.positions, heads: config.heads };
     pass.at(place::EMBEDDING);
     embedding::forward(
         pass,
@@ -26,7 +26,7 @@ pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Re
             positions: a.positions,
         },
     )?;
-    blocks(pass, p, a, |pass, _, b| whole(pass, shape, b))
+    blocks(pass, p, a, |pass, _, b| attend_sequence(pass, shape, b))
 }
 
 /// From `tokens` to `lnf` for one position, `at` (1, 1) u32, after the positions whose `qkv` the blocks of `kept` hold.
@@ -34,7 +34,7 @@ pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Re
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
-pub fn step(
+pub fn decode_one(
     pass: &mut Pass,
     config: &Config,
     p: &Params,
@@ -57,12 +57,12 @@ fn blocks(
     pass: &mut Pass,
     p: &Params,
     a: &Activations,
-    attend: impl Fn(&mut Pass, usize, &Block) -> Result<()>,
+    attend: impl Fn(&mut Pass, usize, &BlockActivations) -> Result<()>,
 ) -> Result<()> {
     let mut inp = &a.encoded;
     for (l, b) in a.blocks.iter().enumerate() {
         pass.at(place::block(l));
-        inside(pass, p, (l, b), inp, &attend)?;
+        block_until_fch_gelu(pass, p, (l, b), inp, &attend)?;
         let fcproj = linear(p, l, &b.fch_gelu, ("fcprojw", "fcprojb"), &b.residual3);
         matmul::forward_residual(pass, fcproj, &b.residual2)?;
         inp = &b.residual3;
@@ -72,12 +72,12 @@ fn blocks(
 }
 
 /// From a block's input to its `fch_gelu`.
-fn inside(
+fn block_until_fch_gelu(
     pass: &mut Pass,
     p: &Params,
-    (l, b): (usize, &Block),
+    (l, b): (usize, &BlockActivations),
     inp: &Tensor,
-    attend: impl Fn(&mut Pass, usize, &Block) -> Result<()>,
+    attend: impl Fn(&mut Pass, usize, &BlockActivations) -> Result<()>,
 ) -> Result<()> {
     let w = |name| p.get(name, l);
     norm(pass, inp, w("ln1w"), w("ln1b"), [&b.ln1_xhat, &b.ln1, &b.ln1_rstd])?;
@@ -92,18 +92,18 @@ fn inside(
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
-pub fn again(
+pub fn recompute_block(
     pass: &mut Pass,
-    shape: attention::Shape,
+    shape: attention::AttentionSizes,
     p: &Params,
-    (l, b): (usize, &Block),
+    (l, b): (usize, &BlockActivations),
     inp: &Tensor,
 ) -> Result<()> {
-    inside(pass, p, (l, b), inp, |pass, _, b| whole(pass, shape, b))
+    block_until_fch_gelu(pass, p, (l, b), inp, |pass, _, b| attend_sequence(pass, shape, b))
 }
 
 /// Attention over whole sequences.
-fn whole(pass: &mut Pass, shape: attention::Shape, b: &Block) -> Result<()> {
+fn attend_sequence(pass: &mut Pass, shape: attention::AttentionSizes, b: &BlockActivations) -> Result<()> {
     attention::forward(pass, attention::Forward { shape, qkv: &b.qkv, out: &b.atty, lse: &b.lse })
 }
 

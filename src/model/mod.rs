@@ -10,7 +10,7 @@ pub mod params;
 pub mod place;
 pub mod tensors;
 
-pub use activations::{Activations, Backward, Recompute};
+pub use activations::{Activations, BackwardBuffers, Recompute};
 pub use config::Config;
 pub use params::{PARAMS, Param, Weights};
 pub use tensors::Params;

@@ -19,17 +19,17 @@ pub struct Params {
     /// For entry i of [`PARAMS`], its copies.
     tensors: Vec<Vec<Tensor>>,
     /// The buffers, each whole, and whether weight decay applies to it.
-    wholes: Vec<(Tensor, bool)>,
+    buffers: Vec<(Tensor, bool)>,
     /// A copy of all that decays in f16, laid out alike, for the matrix products of mixed precision.
-    copy: Option<Copy>,
+    copy: Option<HalfCopy>,
 }
 
 /// See [`Params::with_copy`].
 #[derive(Debug)]
-struct Copy {
+struct HalfCopy {
     /// As [`Params::tensors`]; empty for what does not decay.
     tensors: Vec<Vec<Tensor>>,
-    wholes: Vec<Tensor>,
+    buffers: Vec<Tensor>,
 }
 
 impl Params {
@@ -39,12 +39,12 @@ impl Params {
     /// [`crate::error::Error::Memory`].
     pub fn new(gpu: &Gpu, label: &str, config: Config) -> Result<Self> {
         let mut tensors: Vec<Vec<Tensor>> = PARAMS.iter().map(|_| Vec::new()).collect();
-        let mut wholes = Vec::new();
+        let mut buffers = Vec::new();
         for decays in [true, false] {
             let buffers = arena(gpu, label, &config, decays, Elem::F32, &mut tensors)?;
-            wholes.extend(buffers.into_iter().map(|buffer| (buffer, decays)));
+            buffers.extend(buffers.into_iter().map(|buffer| (buffer, decays)));
         }
-        Ok(Self { config, tensors, wholes, copy: None })
+        Ok(Self { config, tensors, buffers, copy: None })
     }
 
     /// The same with an f16 copy of every matrix, which [`Params::matrix`] then returns. Whoever writes parameters
@@ -54,8 +54,8 @@ impl Params {
     /// [`crate::error::Error::Memory`].
     pub fn with_copy(gpu: &Gpu, label: &str, config: Config) -> Result<Self> {
         let mut tensors: Vec<Vec<Tensor>> = PARAMS.iter().map(|_| Vec::new()).collect();
-        let wholes = arena(gpu, &format!("{label} as f16"), &config, true, Elem::F16, &mut tensors)?;
-        Ok(Self { copy: Some(Copy { tensors, wholes }), ..Self::new(gpu, label, config)? })
+        let buffers = arena(gpu, &format!("{label} as f16"), &config, true, Elem::F16, &mut tensors)?;
+        Ok(Self { copy: Some(HalfCopy { tensors, buffers }), ..Self::new(gpu, label, config)? })
     }
 
     /// A matrix as the products take it: its f16 copy if there is one.
@@ -113,7 +113,7 @@ impl Params {
 
     /// For every one of [`Params::windows`] its f16 copy, if it has one.
     fn copy_windows(&self, gpu: &Gpu) -> Vec<Option<Tensor>> {
-        let mut copies = self.copy.iter().flat_map(|copy| &copy.wholes).flat_map(|whole| flat_windows(gpu, whole));
+        let mut copies = self.copy.iter().flat_map(|copy| &copy.buffers).flat_map(|whole| flat_windows(gpu, whole));
         self.windows(gpu).iter().map(|(_, decays)| if *decays { copies.next() } else { None }).collect()
     }
 
@@ -137,15 +137,15 @@ impl Params {
     /// are cut alike.
     #[must_use]
     pub fn windows(&self, gpu: &Gpu) -> Vec<(Tensor, bool)> {
-        self.wholes
+        self.buffers
             .iter()
             .flat_map(|(whole, decays)| flat_windows(gpu, whole).into_iter().map(|w| (w, *decays)))
             .collect()
     }
 
     /// The buffers, each whole.
-    pub fn wholes(&self) -> impl Iterator<Item = &Tensor> {
-        self.wholes.iter().map(|(whole, _)| whole)
+    pub fn buffers(&self) -> impl Iterator<Item = &Tensor> {
+        self.buffers.iter().map(|(whole, _)| whole)
     }
 
     /// Overwrites all from the host.

@@ -4,7 +4,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups, stepcontrol::StepControl, widths};
+use super::{ELEMENTWISE_WORKGROUP, Operator, stepcontrol::StepControl, widths, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("adamw", "forward");
@@ -23,17 +23,17 @@ fn stored_copy(copied: bool) -> Elem {
     if copied { Elem::F16 } else { Elem::F32 }
 }
 
-fn kernel(caps: &Caps, width: Width, copied: bool) -> KernelId {
+fn kernel(width: Width, copied: bool) -> KernelId {
     let entry = if copied { "forward_copied" } else { "forward" };
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/adamw.wgsl")];
-    KernelId::shader(FORWARD, entry, width, &body).stored(stored_copy(copied)).set("WORKGROUP", group(caps))
+    KernelId::shader(FORWARD, entry, width, &body).stored(stored_copy(copied)).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let copied: &[bool] = if caps.f16 { &[false, true] } else { &[false] };
-    let of = |&c: &bool| widths(stored_copy(c)).iter().map(move |&width| kernel(caps, width, c));
+    let of = |&c: &bool| widths(stored_copy(c)).iter().map(move |&width| kernel(width, c));
     copied.iter().flat_map(of).collect()
 }
 
@@ -75,14 +75,14 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     }
     let width = Width::stored(stored_copy(io.copy.is_some()), &[n]);
     let count = n / width.elements();
-    let kernel = kernel(&pass.gpu.caps, width, io.copy.is_some());
+    let kernel = kernel(width, io.copy.is_some());
     let mut tensors = vec![io.param, io.grad, io.m, io.v, &io.control.state, &io.control.hyper];
     tensors.extend(io.copy);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
         immediates: Immediates::of(&AdamwImmediates { count: count as u32, decays: u32::from(io.decays) }),
-        groups: groups(count, group(&pass.gpu.caps)),
+        groups: workgroups(count, ELEMENTWISE_WORKGROUP),
         flops: 14 * n as u64,
         bytes: 7 * io.param.bytes() + io.copy.map_or(0, Tensor::bytes),
     })

@@ -5,7 +5,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::sums::Sums;
-use super::{Operator, group, groups, stored, widths};
+use super::{ELEMENTWISE_WORKGROUP, Operator, storage_types, widths, workgroups};
 
 /// The pass that [`backward`] records.
 pub const BACKWARD: OpPass = OpPass::new("bias", "backward");
@@ -32,17 +32,17 @@ fn blocks(rows: usize) -> (usize, usize) {
     (block_rows, rows.div_ceil(block_rows))
 }
 
-fn kernel(caps: &Caps, width: Width, elem: Elem) -> KernelId {
+fn kernel(width: Width, elem: Elem) -> KernelId {
     let body = [include_str!("../../shaders/bias.wgsl")];
-    KernelId::shader(BACKWARD, "backward", width, &body).stored(elem).set("WORKGROUP", group(caps))
+    KernelId::shader(BACKWARD, "backward", width, &body).stored(elem).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
-    for elem in stored(caps) {
-        list.extend(widths(elem).iter().map(|&width| kernel(caps, width, elem)));
+    for elem in storage_types(caps) {
+        list.extend(widths(elem).iter().map(|&width| kernel(width, elem)));
     }
     list
 }
@@ -65,7 +65,7 @@ pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
     let c = io.dout.columns();
     io.dbias.check_shape("bias.backward", "dbias", 1, c)?;
     let width = Width::stored(io.dout.elem(), &[c]);
-    let kernel = kernel(&pass.gpu.caps, width, io.dout.elem());
+    let kernel = kernel(width, io.dout.elem());
     let units = c / width.elements();
     for rows in pass.row_windows(io.dout.rows(), io.dout.row_bytes()) {
         let dout = io.dout.slice(rows);
@@ -80,11 +80,11 @@ pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
                 block_rows: block_rows as u32,
                 blocks: blocks as u32,
             }),
-            groups: groups(blocks * units, group(&pass.gpu.caps)),
+            groups: workgroups(blocks * units, ELEMENTWISE_WORKGROUP),
             flops: dout.len() as u64,
             bytes: dout.bytes() + scratch.bytes(),
         })?;
-        sums.leave(blocks, c, &[io.dbias])?;
+        sums.queue_rows(blocks, c, &[io.dbias])?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups, widths};
+use super::{ELEMENTWISE_WORKGROUP, Operator, widths, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("cast", "forward");
@@ -20,9 +20,9 @@ crate::shared_struct! {
     }
 }
 
-fn kernel(caps: &Caps, of: OpPass, width: Width) -> KernelId {
+fn kernel(of: OpPass, width: Width) -> KernelId {
     let body = [include_str!("../../shaders/cast.wgsl")];
-    KernelId::shader(of, of.pass, width, &body).stored(Elem::F16).set("WORKGROUP", group(caps))
+    KernelId::shader(of, of.pass, width, &body).stored(Elem::F16).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
 /// The kernels an adapter may be given.
@@ -31,7 +31,7 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     if !caps.f16 {
         return Vec::new();
     }
-    widths(Elem::F16).iter().flat_map(|&width| [FORWARD, WIDEN].map(|of| kernel(caps, of, width))).collect()
+    widths(Elem::F16).iter().flat_map(|&width| [FORWARD, WIDEN].map(|of| kernel(of, width))).collect()
 }
 
 /// `out = inp`, f32 rounded to the nearest f16, of flat windows of equal length. Overwrites `out`.
@@ -48,10 +48,10 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     let width = Width::stored(Elem::F16, &[inp.len()]);
     let count = inp.len() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, FORWARD, width),
+        kernel: &kernel(FORWARD, width),
         tensors: &[inp, out],
         immediates: Immediates::of(&CastImmediates { count: count as u32, first: 0 }),
-        groups: groups(count, group(&pass.gpu.caps)),
+        groups: workgroups(count, ELEMENTWISE_WORKGROUP),
         flops: inp.len() as u64,
         bytes: inp.bytes() + out.bytes(),
     })
@@ -74,10 +74,10 @@ pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<
     let width = Width::stored(Elem::F16, &[inp.columns()]);
     let count = inp.columns() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, WIDEN, width),
+        kernel: &kernel(WIDEN, width),
         tensors: &[inp, out],
         immediates: Immediates::of(&CastImmediates { count: count as u32, first: (row * count) as u32 }),
-        groups: groups(count, group(&pass.gpu.caps)),
+        groups: workgroups(count, ELEMENTWISE_WORKGROUP),
         flops: 0,
         bytes: inp.row_bytes() + out.bytes(),
     })

@@ -6,7 +6,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("compare", "forward");
@@ -17,9 +17,9 @@ pub static OPERATOR: Operator =
     Operator { name: "compare", passes: &[FORWARD, NEAR], kernels, tried: super::none_tried };
 
 /// What `result` must hold before the first comparison.
-pub const NONE: [u32; 2] = [0, u32::MAX];
+pub const NO_DIFFERENCE: [u32; 2] = [0, u32::MAX];
 /// The same for [`near`].
-pub const NONE_FAR: [u32; 3] = [0, u32::MAX, 0];
+pub const NONE_FAR_YET: [u32; 3] = [0, u32::MAX, 0];
 /// Elements that an invocation of [`near`] compares: the shader's `EACH`.
 const EACH: u32 = 64;
 
@@ -43,20 +43,20 @@ crate::shared_struct! {
     }
 }
 
-fn kernel(caps: &Caps) -> KernelId {
-    KernelId::shader(FORWARD, "forward", Width::Vec4, &BODY).set("WORKGROUP", group(caps))
+fn kernel() -> KernelId {
+    KernelId::shader(FORWARD, "forward", Width::Vec4, &BODY).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-fn near_kernel(caps: &Caps, elem: Elem) -> KernelId {
+fn near_kernel(elem: Elem) -> KernelId {
     let (variant, half) = if elem == Elem::F16 { (".f16", 1) } else { ("", 0) };
     let kernel = KernelId::shader(NEAR, "near", Width::Vec4, &BODY).variant(variant);
-    kernel.set("WORKGROUP", group(caps)).set("HALF", half)
+    kernel.set("WORKGROUP", ELEMENTWISE_WORKGROUP).set("HALF", half)
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<KernelId> {
-    vec![kernel(caps), near_kernel(caps, Elem::F32), near_kernel(caps, Elem::F16)]
+pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
+    vec![kernel(), near_kernel(Elem::F32), near_kernel(Elem::F16)]
 }
 
 /// Tensors of [`forward`].
@@ -66,7 +66,7 @@ pub struct Forward<'a> {
     pub first: &'a Tensor,
     /// As many bytes, of another buffer.
     pub again: &'a Tensor,
-    /// (2, 1) u32, accumulated: words that differ, and the lowest position among them; begins as [`NONE`].
+    /// (2, 1) u32, accumulated: words that differ, and the lowest position among them; begins as [`NO_DIFFERENCE`].
     pub result: &'a Tensor,
 }
 
@@ -82,7 +82,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
         ));
     }
     io.result.check_shape("compare.forward", "result", 2, 1)?;
-    let kernel = kernel(&pass.gpu.caps);
+    let kernel = kernel();
     for rows in pass.row_windows(io.first.rows(), io.first.row_bytes()) {
         let (first, again) = (io.first.slice(rows.clone()), io.again.slice(rows));
         let count = (first.bytes() / 4) as usize;
@@ -90,7 +90,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             kernel: &kernel,
             tensors: &[&first, &again, io.result],
             immediates: Immediates::of(&CompareImmediates { count: count as u32 }),
-            groups: groups(count, group(&pass.gpu.caps)),
+            groups: workgroups(count, ELEMENTWISE_WORKGROUP),
             flops: 0,
             bytes: 2 * first.bytes(),
         })?;
@@ -112,7 +112,7 @@ pub struct Near<'a> {
     /// How much farther, as a multiple of what is wanted.
     pub stored: f32,
     /// (3, 1) u32, accumulated: elements that are far, the lowest position among them, and elements that are not zero;
-    /// begins as [`NONE_FAR`].
+    /// begins as [`NONE_FAR_YET`].
     pub result: &'a Tensor,
 }
 
@@ -134,7 +134,7 @@ pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
                 .expected("fewer than 2^32 of f32 or f16"),
         ));
     }
-    let kernel = near_kernel(&pass.gpu.caps, io.got.elem());
+    let kernel = near_kernel(io.got.elem());
     for window in pass.row_windows(rows, io.want.row_bytes()) {
         let (got, want) = (io.got.slice(window.clone()), io.want.slice(window.clone()));
         let params = CompareNearImmediates {
@@ -150,7 +150,7 @@ pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
             kernel: &kernel,
             tensors: &[&got, &want, io.result],
             immediates: Immediates::of(&params),
-            groups: groups(want.len(), EACH * group(&pass.gpu.caps)),
+            groups: workgroups(want.len(), EACH * ELEMENTWISE_WORKGROUP),
             flops: 0,
             bytes: got.bytes() + want.bytes(),
         })?;

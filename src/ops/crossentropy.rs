@@ -5,7 +5,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::stepcontrol::StepControl;
-use super::{Operator, reduce_group, stored, subgroup_lanes, widths};
+use super::{Operator, reduction_workgroup, storage_types, subgroup_lanes, widths};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("crossentropy", "forward");
@@ -37,20 +37,20 @@ const ACCESSES: usize = 4;
 const SAMPLE_COLUMNS: usize = 384;
 
 /// Invocations of a row of so many accesses: a power of two.
-fn group(caps: &Caps, accesses: usize) -> u32 {
+fn row_workgroup(caps: &Caps, accesses: usize) -> u32 {
     if caps.software {
-        return reduce_group(caps);
+        return reduction_workgroup(caps);
     }
     // two numbers of workgroup memory an invocation
     let most = MOST.min(caps.max_invocations).min(caps.max_workgroup_bytes / 8);
     let wanted = ((accesses / ACCESSES) as u32).next_power_of_two();
-    wanted.min((most + 1).next_power_of_two() / 2).max(reduce_group(caps))
+    wanted.min((most + 1).next_power_of_two() / 2).max(reduction_workgroup(caps))
 }
 
 fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem, columns: usize) -> KernelId {
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/crossentropy.wgsl")];
-    let group = group(caps, columns / width.elements());
-    let kernel = KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", group);
+    let workgroup = row_workgroup(caps, columns / width.elements());
+    let kernel = KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", workgroup);
     match subgroup_lanes(caps) {
         None => kernel.with_text(include_str!("../../shaders/shared/group_tree.wgsl")),
         Some(lanes) => kernel
@@ -64,7 +64,7 @@ fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem, columns: usize) -> 
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
-    for elem in stored(caps) {
+    for elem in storage_types(caps) {
         for &width in widths(elem) {
             list.extend([FORWARD, FORWARD_BACKWARD].map(|of| kernel(caps, of, width, elem, SAMPLE_COLUMNS)));
         }
@@ -138,11 +138,12 @@ mod tests {
     #[test]
     fn long_rows_have_large_workgroups_where_the_adapter_has_them() {
         let gpu = Caps { max_invocations: 1024, ..Caps::webgpu_defaults() };
-        let groups = |caps: &Caps| [1, 48, 512, 2048, 6288, 12_576, 50_257].map(|accesses| group(caps, accesses));
-        assert_eq!(groups(&gpu), [128, 128, 128, 512, 1024, 1024, 1024]);
-        assert_eq!(groups(&Caps::webgpu_defaults())[3..], [256; 4]);
-        assert_eq!(group(&Caps { max_invocations: 768, ..gpu.clone() }, 6288), 512);
-        assert_eq!(group(&Caps { max_workgroup_bytes: 4 << 10, ..gpu.clone() }, 6288), 512);
-        assert_eq!(groups(&Caps { software: true, lanes: 8, ..gpu }), [8; 7]);
+        let workgroups =
+            |caps: &Caps| [1, 48, 512, 2048, 6288, 12_576, 50_257].map(|accesses| row_workgroup(caps, accesses));
+        assert_eq!(workgroups(&gpu), [128, 128, 128, 512, 1024, 1024, 1024]);
+        assert_eq!(workgroups(&Caps::webgpu_defaults())[3..], [256; 4]);
+        assert_eq!(row_workgroup(&Caps { max_invocations: 768, ..gpu.clone() }, 6288), 512);
+        assert_eq!(row_workgroup(&Caps { max_workgroup_bytes: 4 << 10, ..gpu.clone() }, 6288), 512);
+        assert_eq!(workgroups(&Caps { software: true, lanes: 8, ..gpu }), [8; 7]);
     }
 }

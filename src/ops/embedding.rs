@@ -6,7 +6,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Gpu, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups, reduce_group};
+use super::{ELEMENTWISE_WORKGROUP, Operator, reduction_workgroup, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("embedding", "forward");
@@ -43,7 +43,8 @@ const ENTRIES: [(OpPass, &str); 5] = [
 ];
 
 fn kernel(caps: &Caps, (of, entry): (OpPass, &'static str), width: Width) -> KernelId {
-    let wg = if [BACKWARD_WTE, BACKWARD_SPLIT].contains(&entry) { reduce_group(caps) } else { group(caps) };
+    let wg =
+        if [BACKWARD_WTE, BACKWARD_SPLIT].contains(&entry) { reduction_workgroup(caps) } else { ELEMENTWISE_WORKGROUP };
     KernelId::shader(of, entry, width, &[include_str!("../../shaders/embedding.wgsl")]).set("WORKGROUP", wg)
 }
 
@@ -119,7 +120,7 @@ fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<
                 kernel: &kernel,
                 tensors: &tensors,
                 immediates: Immediates::of(&params),
-                groups: groups(out.len() / width.elements(), group(&pass.gpu.caps)),
+                groups: workgroups(out.len() / width.elements(), ELEMENTWISE_WORKGROUP),
                 flops: out.len() as u64,
                 bytes: 2 * out.bytes() + wpe.bytes(),
             })?;
@@ -186,7 +187,7 @@ pub fn scratch_rows(rows: usize) -> usize {
 ///
 /// # Panics
 /// If a slice has another length.
-pub fn sort(tokens: &[u32], table: &mut [u32], order: &mut [u32]) {
+pub fn sort_tokens(tokens: &[u32], table: &mut [u32], order: &mut [u32]) {
     let right = table.len() == table_words(tokens.len()) && order.len() == tokens.len();
     assert!(right, "embedding.sort: wrong lengths");
     order.iter_mut().zip(0..).for_each(|(row, n)| *row = n);
@@ -321,7 +322,7 @@ fn backward_wpe(pass: &mut Pass, io: &Backward) -> Result<()> {
                 tokens: 0,
                 adds: adds.into(),
             }),
-            groups: groups(dwpe.len() / width.elements(), group(&pass.gpu.caps)),
+            groups: workgroups(dwpe.len() / width.elements(), ELEMENTWISE_WORKGROUP),
             flops: dout.len() as u64,
             bytes: dout.bytes() + (1 + u64::from(adds)) * dwpe.bytes(),
         })?;
@@ -336,7 +337,7 @@ mod tests {
     #[test]
     fn buckets_hold_every_row_once_in_order() {
         let (mut table, mut order) = ([9; 21], [9; 6]);
-        sort(&[7, 3, 7, 7, 0, 3], &mut table, &mut order);
+        sort_tokens(&[7, 3, 7, 7, 0, 3], &mut table, &mut order);
         assert_eq!(order, [4, 1, 5, 0, 2, 3]);
         assert_eq!(&table[..12], &[3, 0, 0, 0, 0, 1, 3, 1, 3, 7, 3, 6]);
         assert_eq!(table[12..], [0; 9]);
@@ -344,7 +345,7 @@ mod tests {
 
     fn sorted(tokens: &[u32]) -> (Vec<u32>, Vec<u32>) {
         let (mut table, mut order) = (vec![9; table_words(tokens.len())], vec![9; tokens.len()]);
-        sort(tokens, &mut table, &mut order);
+        sort_tokens(tokens, &mut table, &mut order);
         (table, order)
     }
 

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, reduce_group};
+use super::{Operator, reduction_workgroup};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("gradnorm", "forward");
@@ -20,7 +20,7 @@ crate::shared_struct! {
     }
 }
 
-/// Elements of a block of [`blocks`], a multiple of four.
+/// Elements of a block of [`forward_blocks`], a multiple of four.
 pub const BLOCK: usize = 32_768;
 /// Elements that a workgroup sums at least.
 const SHARE: usize = 16_384;
@@ -29,7 +29,7 @@ const MOST: usize = 1024;
 
 fn kernel(caps: &Caps, width: Width) -> KernelId {
     KernelId::shader(FORWARD, "forward", width, &[include_str!("../../shaders/gradnorm.wgsl")])
-        .set("WORKGROUP", reduce_group(caps))
+        .set("WORKGROUP", reduction_workgroup(caps))
 }
 
 /// The kernels an adapter may be given.
@@ -44,7 +44,7 @@ fn groups_of(elements: usize) -> usize {
 
 /// Partial sums that windows of these many elements make.
 #[must_use]
-pub fn partials(windows: &[Tensor]) -> usize {
+pub fn partial_count(windows: &[Tensor]) -> usize {
     windows.iter().map(|w| groups_of(w.len())).sum()
 }
 
@@ -53,7 +53,7 @@ pub fn partials(windows: &[Tensor]) -> usize {
 pub struct Forward<'a> {
     /// Flat windows of gradients that together hold each of them once, each small enough to bind.
     pub grads: &'a [Tensor],
-    /// (P, 1), overwritten from row `first` on: so many rows as [`partials`] says.
+    /// (P, 1), overwritten from row `first` on: so many rows as [`partial_count`] says.
     pub partials: &'a Tensor,
     /// Rows before, which hold sums of other gradients.
     pub first: usize,
@@ -64,7 +64,7 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`crate::error::Error::Shape`] if `partials` ends elsewhere.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
-    io.partials.check_shape("gradnorm.forward", "partials", io.first + partials(io.grads), 1)?;
+    io.partials.check_shape("gradnorm.forward", "partials", io.first + partial_count(io.grads), 1)?;
     let mut first = io.first;
     for grads in io.grads {
         let groups = groups_of(grads.len());
@@ -81,7 +81,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] if `partials` ends elsewhere.
-pub fn blocks(pass: &mut Pass, grads: &Tensor, partials: &Tensor, first: usize) -> Result<()> {
+pub fn forward_blocks(pass: &mut Pass, grads: &Tensor, partials: &Tensor, first: usize) -> Result<()> {
     let groups = grads.len().div_ceil(BLOCK);
     partials.check_shape("gradnorm.blocks", "partials", first + groups, 1)?;
     dispatch(pass, grads, partials, first, groups, BLOCK / Width::of(&[grads.len()]).elements())

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("hash", "forward");
@@ -21,15 +21,15 @@ crate::shared_struct! {
     }
 }
 
-fn kernel(caps: &Caps) -> KernelId {
+fn kernel() -> KernelId {
     KernelId::shader(FORWARD, "forward", Width::Vec4, &[include_str!("../../shaders/hash.wgsl")])
-        .set("WORKGROUP", group(caps))
+        .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<KernelId> {
-    vec![kernel(caps)]
+pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
+    vec![kernel()]
 }
 
 /// Tensors of [`forward`].
@@ -52,10 +52,10 @@ pub fn forward(pass: &mut Pass, Forward { values, first, sums }: Forward) -> Res
     values.check_shape("hash.forward", "values", 1, values.len())?;
     let count = values.len();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps),
+        kernel: &kernel(),
         tensors: &[values, sums],
         immediates: Immediates::of(&HashImmediates { count: count as u32, first }),
-        groups: groups(count.div_ceil(EACH), group(&pass.gpu.caps)),
+        groups: workgroups(count.div_ceil(EACH), ELEMENTWISE_WORKGROUP),
         flops: 0,
         bytes: values.bytes(),
     })

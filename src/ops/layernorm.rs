@@ -6,7 +6,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::sums::Sums;
-use super::{Operator, group, groups, reduce_group, stored, subgroup_lanes};
+use super::{ELEMENTWISE_WORKGROUP, Operator, reduction_workgroup, storage_types, subgroup_lanes, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("layernorm", "forward");
@@ -75,7 +75,7 @@ impl Team {
     }
 
     fn tree(caps: &Caps, c: usize) -> Self {
-        let (group, units) = (reduce_group(caps), c / Width::of(&[c]).elements());
+        let (group, units) = (reduction_workgroup(caps), c / Width::of(&[c]).elements());
         let wanted = units.div_ceil(MOST_KEPT) as u32;
         let size = if caps.software { group } else { wanted.next_power_of_two().clamp(32, group) };
         Self { size, lanes: None, group }
@@ -111,41 +111,41 @@ fn shader(team: Team, of: OpPass, entry: &'static str, c: usize, elem: Elem) -> 
 
 /// The differences between the variants of the backward.
 #[derive(Clone, Copy, Default)]
-struct Ends {
+struct DinpMode {
     /// `dinp` is overwritten, not added to.
-    first: bool,
-    /// What would be stored in `dinp` goes to `wide`.
-    last: bool,
+    overwrite: bool,
+    /// What would be stored in `dinp` goes to `dinp_f32`.
+    widen: bool,
 }
 
 fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
     let team = Team::of(caps, c);
-    with_ends(shader(team, FORWARD, "forward", c, elem), Ends::default()).set("WORKGROUP", team.group)
+    with_dinp_access(shader(team, FORWARD, "forward", c, elem), DinpMode::default()).set("WORKGROUP", team.group)
 }
 
 fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
     let kernel = shader(Team::tree(caps, c), AFFINE, "affine", c, elem);
-    with_ends(kernel, Ends::default()).set("WORKGROUP", group(caps))
+    with_dinp_access(kernel, DinpMode::default()).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
-    let label = match (ends.first, ends.last) {
+fn backward_kernel(caps: &Caps, c: usize, elem: Elem, mode: DinpMode) -> KernelId {
+    let label = match (mode.overwrite, mode.widen) {
         (true, _) => "backward_first",
         (_, true) => "backward_last",
         _ => "backward",
     };
     let team = Team::of(caps, c);
     let kernel = shader(team, BACKWARD, "backward", c, elem).printed("layernorm", label);
-    with_ends(kernel, ends).set("WORKGROUP", team.group)
+    with_dinp_access(kernel, mode).set("WORKGROUP", team.group)
 }
 
 /// The functions through which the shader reads and stores what the variants differ in.
-fn with_ends(kernel: KernelId, Ends { first, last }: Ends) -> KernelId {
-    let before = match first {
+fn with_dinp_access(kernel: KernelId, DinpMode { overwrite, widen }: DinpMode) -> KernelId {
+    let before = match overwrite {
         true => "fn load_dinp(i: u32) -> Stored { return pack(Vec(), Vec()); }\n",
         false => "fn load_dinp(i: u32) -> Stored { return dinp[i]; }\n",
     };
-    let put = match last {
+    let put = match widen {
         true => {
             "fn store_dinp(i: u32, first: Vec, last: Vec) { dinp_f32[i * VECS_PER_STORED] = first; \
              dinp_f32[i * VECS_PER_STORED + VECS_PER_STORED - 1u] = last; }\n"
@@ -160,11 +160,12 @@ fn with_ends(kernel: KernelId, Ends { first, last }: Ends) -> KernelId {
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
     for c in SAMPLE_COLUMNS {
-        for elem in stored(caps) {
+        for elem in storage_types(caps) {
             list.extend([forward_kernel, affine_kernel].map(|kernel| kernel(caps, c, elem)));
-            let ends = [(false, false), (true, false), (false, true)].map(|(first, last)| Ends { first, last });
-            let possible = ends.into_iter().filter(|ends| elem == Elem::F16 || !ends.last);
-            list.extend(possible.map(|ends| backward_kernel(caps, c, elem, ends)));
+            let modes =
+                [(false, false), (true, false), (false, true)].map(|(overwrite, widen)| DinpMode { overwrite, widen });
+            let possible = modes.into_iter().filter(|mode| elem == Elem::F16 || !mode.widen);
+            list.extend(possible.map(|mode| backward_kernel(caps, c, elem, mode)));
         }
     }
     list
@@ -217,7 +218,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             kernel: &kernel,
             tensors: &[&inp, io.weight, io.bias, &xhat, &out, &rstd],
             immediates: Immediates::of(&params(inp.rows(), c, out.elem())),
-            groups: groups(inp.rows(), rows_a_group),
+            groups: workgroups(inp.rows(), rows_a_group),
             flops: 8 * inp.len() as u64,
             bytes: inp.bytes() + xhat.bytes() + out.bytes() + rstd.bytes() + 2 * io.weight.bytes(),
         })?;
@@ -262,7 +263,7 @@ pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
             kernel: &kernel,
             tensors: &[&xhat, io.weight, io.bias, &out],
             immediates: Immediates::of(&params(xhat.rows(), c, out.elem())),
-            groups: groups(xhat.len() / width.elements(), group(&pass.gpu.caps)),
+            groups: workgroups(xhat.len() / width.elements(), ELEMENTWISE_WORKGROUP),
             flops: 2 * xhat.len() as u64,
             bytes: xhat.bytes() + out.bytes() + 2 * io.weight.bytes(),
         })?;
@@ -284,10 +285,10 @@ pub struct Backward<'a> {
     /// (N, C), of the elements of `dout`, accumulated: the gradient of the residual stream.
     pub dinp: &'a Tensor,
     /// `dinp` is overwritten: the gradient begins here.
-    pub first: bool,
+    pub overwrite_dinp: bool,
     /// (N, C) of f32, overwritten by what would become of `dinp`, which stays as it is: the gradient ends here. Only where
     /// `dinp` is f16, and not where it begins.
-    pub wide: Option<&'a Tensor>,
+    pub dinp_f32: Option<&'a Tensor>,
     /// (1, C), accumulated, or overwritten where it [begins](Pass::begins).
     pub dweight: &'a Tensor,
     /// The same.
@@ -317,24 +318,29 @@ pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
     let elem = io.dout.elem();
     io.xhat.check_elem(place, "xhat", elem)?;
     io.dinp.check_elem(place, "dinp", elem)?;
-    if let Some(wide) = io.wide {
-        wide.check_shape(place, "wide", n, c)?;
-        wide.check_elem(place, "wide", Elem::F32)?;
+    if let Some(dinp_f32) = io.dinp_f32 {
+        dinp_f32.check_shape(place, "dinp_f32", n, c)?;
+        dinp_f32.check_elem(place, "dinp_f32", Elem::F32)?;
         io.dinp.check_elem(place, "dinp", Elem::F16)?;
-        if io.first {
-            return Err(Error::shape(Fault::at(place, "the gradient begins and ends here, `wide` is `dinp` then")));
+        if io.overwrite_dinp {
+            return Err(Error::shape(Fault::at(place, "the gradient begins and ends here, `dinp_f32` is `dinp` then")));
         }
     }
-    let kernel = backward_kernel(&pass.gpu.caps, c, elem, Ends { first: io.first, last: io.wide.is_some() });
+    let kernel = backward_kernel(
+        &pass.gpu.caps,
+        c,
+        elem,
+        DinpMode { overwrite: io.overwrite_dinp, widen: io.dinp_f32.is_some() },
+    );
     let gradients: Vec<&Tensor> = [io.dweight, io.dbias].into_iter().chain(io.dsum).collect();
-    for rows in pass.row_windows(n, io.wide.unwrap_or(io.dinp).row_bytes()) {
+    for rows in pass.row_windows(n, io.dinp_f32.unwrap_or(io.dinp).row_bytes()) {
         let [dout, xhat, rstd, dinp] = [io.dout, io.xhat, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));
         let p = params(xhat.rows(), c, elem);
         let scratch = sums.scratch(pass)?.reshape(3 * p.blocks as usize, c);
-        let wide = io.wide.map(|t| t.slice(rows.clone()));
+        let dinp_f32 = io.dinp_f32.map(|t| t.slice(rows.clone()));
         let mut tensors = vec![&dout, &xhat, io.weight, &rstd, &dinp, &scratch];
-        tensors.extend(&wide);
-        let stored = wide.as_ref().unwrap_or(&dinp).bytes();
+        tensors.extend(&dinp_f32);
+        let stored = dinp_f32.as_ref().unwrap_or(&dinp).bytes();
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &tensors,
@@ -344,12 +350,12 @@ pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
             bytes: dout.bytes()
                 + xhat.bytes()
                 + stored
-                + if io.first { 0 } else { dinp.bytes() }
+                + if io.overwrite_dinp { 0 } else { dinp.bytes() }
                 + rstd.bytes()
                 + io.weight.bytes()
                 + scratch.bytes(),
         })?;
-        sums.leave(p.blocks as usize, 3 * c, &gradients)?;
+        sums.queue_rows(p.blocks as usize, 3 * c, &gradients)?;
     }
     Ok(())
 }

@@ -5,14 +5,14 @@
 //! single invocations finish them.
 //!
 //! # Starting a new kernel
-//! 1. [`Units::of`] gives the adapter's matrices, or `None` without matrix units.
-//! 2. [`DIRECTIVES`] open the text; [`Units::aliases`] declares `MatrixA`, `MatrixB` (f16 operands), `MatrixC` (f32 sums).
-//! 3. A [`Tile`] for each array in workgroup memory: [`Units::declare`] writes it, [`Tile::bytes`] sizes it. Its lines are
+//! 1. [`MatrixUnits::of`] gives the adapter's matrices, or `None` without matrix units.
+//! 2. [`DIRECTIVES`] open the text; [`MatrixUnits::aliases`] declares `MatrixA`, `MatrixB` (f16 operands), `MatrixC` (f32 sums).
+//! 3. A [`Tile`] for each array in workgroup memory: [`MatrixUnits::declare`] writes it, [`Tile::bytes`] sizes it. Its lines are
 //!    padded, its elements vectors or scalars as the adapter wants. Every other function takes indices and strides in
 //!    elements and converts them.
-//! 4. Invocations fill the tiles by [`Units::write_fours`], each its share of [`Rounds`]; then a barrier.
-//! 5. Inside [`Units::on_grid`]: [`Units::load`], `coopMultiplyAdd`, [`Units::spill_accumulator`]; then a barrier.
-//! 6. Invocations read sums by [`Units::read_four`] and store them.
+//! 4. Invocations fill the tiles by [`MatrixUnits::write_fours`], each its share of [`Rounds`]; then a barrier.
+//! 5. Inside [`MatrixUnits::on_grid`]: [`MatrixUnits::load`], `coopMultiplyAdd`, [`MatrixUnits::spill_accumulator`]; then a barrier.
+//! 6. Invocations read sums by [`MatrixUnits::read_four`] and store them.
 //!
 //! `Generator::subgroup_size` returns `units.lanes`: full subgroups are required where the device can.
 
@@ -36,7 +36,7 @@ pub(super) const SUM_PAD: u32 = 4;
 
 /// The matrices of an adapter, as a kernel uses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Units {
+pub struct MatrixUnits {
     /// Edge of a matrix: 8 or 16.
     pub edge: u32,
     /// Edge of the adapter's matrices. If it is smaller than `edge`, several of them form one of ours: a dialect for tests
@@ -56,7 +56,7 @@ pub struct Units {
 
 /// How a matrix is loaded from a tile.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum By {
+pub(super) enum LoadBy {
     /// A line of the tile is a row of the matrix.
     Rows,
     /// A line of the tile is a column of the matrix: the transpose.
@@ -110,7 +110,7 @@ pub(super) fn gathers(caps: &Caps) -> bool {
     caps.vendor == Vendor::Amd && !["GFX12", "NAVI4", "RX 9", "R9700"].iter().any(|word| caps.name.contains(word))
 }
 
-impl Units {
+impl MatrixUnits {
     /// Returns the largest square matrices of f16 that the adapter has, or `None`.
     pub(super) fn of(caps: &Caps) -> Option<Self> {
         let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
@@ -167,20 +167,20 @@ impl Units {
     }
 
     /// Loads `Matrix{role}` from element `at` of a tile on.
-    pub(super) fn load(&self, by: By, role: &str, tile: &str, at: impl Display, stride: impl Display) -> String {
+    pub(super) fn load(&self, by: LoadBy, role: &str, tile: &str, at: impl Display, stride: impl Display) -> String {
         self.load_from_unit(by, role, tile, self.index(at), self.index(stride))
     }
 
     /// Loads `Matrix{role}` from unit `at` of a tile on, whose lines are `stride` units apart.
     pub(super) fn load_from_unit(
         &self,
-        by: By,
+        by: LoadBy,
         role: &str,
         tile: &str,
         at: impl Display,
         stride: impl Display,
     ) -> String {
-        let function = if by == By::Rows { "coopLoadT" } else { "coopLoad" };
+        let function = if by == LoadBy::Rows { "coopLoadT" } else { "coopLoad" };
         format!("{function}<Matrix{role}>(&{tile}[{at}], {stride})")
     }
 

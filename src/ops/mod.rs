@@ -27,14 +27,12 @@ use crate::gpu::adapter::Flexible;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, OpPass, Vendor};
 
-/// Invocations of a workgroup in kernels where each computes alone.
-fn group(_caps: &Caps) -> u32 {
-    64
-}
+/// Invocations of a workgroup in kernels whose invocations do not work together.
+const ELEMENTWISE_WORKGROUP: u32 = 64;
 
 /// Invocations of a workgroup that reduces together. A software adapter computes a workgroup of one vector's width
 /// without ever switching between invocations at a barrier.
-fn reduce_group(caps: &Caps) -> u32 {
+fn reduction_workgroup(caps: &Caps) -> u32 {
     if caps.software { caps.lanes } else { 128 }
 }
 
@@ -49,7 +47,7 @@ fn subgroup_lanes(caps: &Caps) -> Option<u32> {
 }
 
 /// The types that activations may be stored as on this adapter.
-pub(crate) fn stored(caps: &Caps) -> Vec<Elem> {
+pub(crate) fn storage_types(caps: &Caps) -> Vec<Elem> {
     if caps.f16 { vec![Elem::F32, Elem::F16] } else { vec![Elem::F32] }
 }
 
@@ -59,8 +57,8 @@ fn widths(elem: Elem) -> &'static [Width] {
 }
 
 /// Workgroups of `group` invocations for `count` invocations.
-fn groups(count: usize, group: u32) -> u64 {
-    (count as u64).div_ceil(u64::from(group))
+fn workgroups(count: usize, size: u32) -> u64 {
+    (count as u64).div_ceil(u64::from(size))
 }
 
 /// Adapters of every kind that kernels are chosen by: GPUs and software adapters of every width, each with and without

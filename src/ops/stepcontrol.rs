@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Gpu, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, reduce_group};
+use super::{Operator, reduction_workgroup};
 
 /// The pass that [`accumulate`] records.
 pub const ACCUMULATE: OpPass = OpPass::new("stepcontrol", "accumulate");
@@ -83,7 +83,7 @@ crate::shared_struct! {
 
 crate::shared_struct! {
     /// The last finite losses or gradient norms, among which outliers show. Part of a checkpoint.
-    pub struct Window {
+    pub struct OutlierWindow {
         /// Values so far, at most as many as there is room for.
         pub count: u32,
         /// Where the next one goes: the oldest is there.
@@ -140,7 +140,7 @@ pub struct StepControl {
     pub hyper: Tensor,
     /// One [`Report`].
     pub report: Tensor,
-    /// Two [`Window`]s: of losses, of norms.
+    /// Two [`OutlierWindow`]s: of losses, of norms.
     pub windows: Tensor,
 }
 
@@ -155,7 +155,7 @@ impl StepControl {
             state: words("step state", size_of::<State>())?,
             hyper: words("step hyperparameters", size_of::<Hyper>())?,
             report: words("step report", size_of::<Report>())?,
-            windows: words("step windows", 2 * size_of::<Window>())?,
+            windows: words("step windows", 2 * size_of::<OutlierWindow>())?,
         };
         gpu.write(&control.state, bytemuck::bytes_of(&State::default()))?;
         Ok(control)
@@ -171,7 +171,7 @@ crate::shared_struct! {
 
 fn kernel(caps: &Caps, of: OpPass) -> KernelId {
     // one workgroup in all: as wide as every adapter allows
-    let wg = if caps.software { reduce_group(caps) } else { 256 };
+    let wg = if caps.software { reduction_workgroup(caps) } else { 256 };
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/stepcontrol.wgsl")];
     KernelId::shader(of, of.pass, Width::Vec4, &body).set("WORKGROUP", wg)
 }
@@ -238,7 +238,7 @@ mod tests {
                 kernel.check_struct::<State>("State"),
                 kernel.check_struct::<Hyper>("Hyper"),
                 kernel.check_struct::<Report>("Report"),
-                kernel.check_struct::<Window>("Window"),
+                kernel.check_struct::<OutlierWindow>("OutlierWindow"),
             ];
             for (count, have) in found.iter_mut().zip(have) {
                 *count += usize::from(have.unwrap_or_else(|e| panic!("{e}")));

@@ -8,7 +8,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
-use super::{Operator, groups, reduce_group, subgroup_lanes};
+use super::{Operator, reduction_workgroup, subgroup_lanes, workgroups};
 
 /// The pass that [`Sums`] records.
 pub const ADD: OpPass = OpPass::new("sums", "add");
@@ -86,7 +86,7 @@ fn kernel(caps: &Caps, width: Width, parts: bool, outs: usize) -> KernelId {
         .variant(variant)
         .with_hidden_const("GRADIENTS", at as u32 + 1)
         .with_hidden_const("SHARE", share)
-        .set("WORKGROUP", reduce_group(caps));
+        .set("WORKGROUP", reduction_workgroup(caps));
     if !parts {
         return kernel;
     }
@@ -112,21 +112,21 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 /// Returns how many sums of squares whoever adds the parts of a weight's gradient of so many elements leaves at most, where rows
 /// that wait have multiples of `columns`.
 #[must_use]
-pub fn squares(caps: &Caps, elements: usize, columns: usize) -> usize {
+pub fn max_square_sums(caps: &Caps, elements: usize, columns: usize) -> usize {
     blocks(caps, elements, Width::of(&[elements, columns]))
 }
 
 /// Workgroups that write so many elements.
 fn blocks(caps: &Caps, elements: usize, width: Width) -> usize {
-    elements.div_ceil(width.elements() * KEPT * reduce_group(caps) as usize)
+    elements.div_ceil(width.elements() * KEPT * reduction_workgroup(caps) as usize)
 }
 
 /// Memory for parts of products and what comes of them.
 #[derive(Debug, Clone, Copy)]
-pub struct Room<'a> {
-    /// Elements of f32, overwritten: [`super::matmul::partials`] says how many a product needs.
+pub struct PartialsMemory<'a> {
+    /// Elements of f32, overwritten: [`super::matmul::partial_sums_len`] says how many a product needs.
     pub partials: &'a Tensor,
-    /// Elements of f32, overwritten by the sums of squares of gradients, while there are enough: [`squares`] says how many each
+    /// Elements of f32, overwritten by the sums of squares of gradients, while there are enough: [`max_square_sums`] says how many each
     /// takes.
     pub squares: &'a Tensor,
 }
@@ -154,9 +154,9 @@ struct Rows {
     outs: Vec<Tensor>,
 }
 
-/// The gradients whose sums of squares were left in [`Room::squares`].
+/// The gradients whose sums of squares were left in [`PartialsMemory::squares`].
 #[derive(Debug, Default)]
-pub struct Squared {
+pub struct SquaredGradients {
     /// Sums, from the first on.
     pub count: usize,
     /// The gradients, all of each.
@@ -167,16 +167,16 @@ pub struct Squared {
 #[derive(Debug)]
 #[must_use]
 pub struct Sums<'a> {
-    room: Option<Room<'a>>,
+    room: Option<PartialsMemory<'a>>,
     scratch: &'a Tensor,
     waiting: Option<Rows>,
-    squared: Squared,
+    squared: SquaredGradients,
 }
 
 impl<'a> Sums<'a> {
     /// Sums products in parts if there is room for them, and rows in `scratch`: elements of f32, overwritten.
-    pub fn new(room: Option<Room<'a>>, scratch: &'a Tensor) -> Self {
-        Self { room, scratch, waiting: None, squared: Squared::default() }
+    pub fn new(room: Option<PartialsMemory<'a>>, scratch: &'a Tensor) -> Self {
+        Self { room, scratch, waiting: None, squared: SquaredGradients::default() }
     }
 
     /// Returns the room for parts of products, if there is any.
@@ -200,7 +200,7 @@ impl<'a> Sums<'a> {
     ///
     /// # Errors
     /// [`Error::Shape`].
-    pub fn leave(&mut self, rows: usize, stride: usize, outs: &[&Tensor]) -> Result<()> {
+    pub fn queue_rows(&mut self, rows: usize, stride: usize, outs: &[&Tensor]) -> Result<()> {
         let place = "sums.add";
         let columns = outs.first().map_or(0, |out| out.columns());
         outs.iter().try_for_each(|out| out.check_shape(place, "out", 1, columns))?;
@@ -248,7 +248,7 @@ impl<'a> Sums<'a> {
     ///
     /// # Errors
     /// [`Error::Gpu`] if a kernel cannot be built.
-    pub fn finish(mut self, pass: &mut Pass) -> Result<Squared> {
+    pub fn finish(mut self, pass: &mut Pass) -> Result<SquaredGradients> {
         self.add_waiting(pass)?;
         Ok(self.squared)
     }
@@ -293,7 +293,7 @@ fn dispatch(
         p.rows = rows.rows as u32;
         p.stride = (rows.stride / width.elements()) as u32;
         p.columns = (c / width.elements()) as u32;
-        row_groups = rows.outs.len() as u64 * groups(p.columns as usize, reduce_group(caps) / share);
+        row_groups = rows.outs.len() as u64 * workgroups(p.columns as usize, reduction_workgroup(caps) / share);
         added += rows.rows * rows.outs.len() * c;
         tensors.push(scratch.reshape(rows.rows, rows.stride));
         tensors.extend(rows.outs.iter().cloned());

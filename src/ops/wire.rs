@@ -4,7 +4,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 
 /// The pass that [`narrow`] records.
 pub const NARROW: OpPass = OpPass::new("wire", "narrow");
@@ -63,18 +63,18 @@ impl Format {
     }
 }
 
-fn kernel(caps: &Caps, of: OpPass, format: Format) -> KernelId {
+fn kernel(of: OpPass, format: Format) -> KernelId {
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/wire.wgsl")];
     KernelId::shader(of, of.pass, Width::Vec4, &body)
         .with_text(format.constants())
         .variant(format.variant())
-        .set("WORKGROUP", group(caps))
+        .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
 /// The kernels an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<KernelId> {
-    Format::ALL.iter().flat_map(|&format| [NARROW, WIDEN].map(|of| kernel(caps, of, format))).collect()
+pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
+    Format::ALL.iter().flat_map(|&format| [NARROW, WIDEN].map(|of| kernel(of, format))).collect()
 }
 
 /// Tensors of [`narrow`] and [`widen`].
@@ -108,10 +108,10 @@ impl Wire<'_> {
         let tensors =
             if of == NARROW { [self.wide, self.state, self.packed] } else { [self.packed, self.state, self.wide] };
         pass.dispatch(&Dispatch {
-            kernel: &kernel(&pass.gpu.caps, of, self.format),
+            kernel: &kernel(of, self.format),
             tensors: &tensors,
             immediates: Immediates::of(&WireImmediates { count: count as u32, scale: self.scale }),
-            groups: groups(count, group(&pass.gpu.caps)),
+            groups: workgroups(count, ELEMENTWISE_WORKGROUP),
             flops: 0,
             bytes: self.wide.bytes() + self.packed.bytes(),
         })

@@ -3,13 +3,13 @@
 mod expected;
 
 use crate::gpu::{Pass, Tensor};
-use crate::ops::attention::{self, BACKWARD, Backward, FORWARD, Forward, STEP, Shape, Step};
+use crate::ops::attention::{self, AttentionSizes, BACKWARD, Backward, FORWARD, Forward, STEP, Step};
 
 use super::*;
 use expected::{EXACT, Expected, ROUNDED, expect};
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &attention::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &attention::OPERATOR, tests, benches, minimum_cost };
 
 /// B, T, NH, HS.
 pub type Sizes = [usize; 4];
@@ -42,9 +42,9 @@ impl Heads {
         format!("{b}x{t}x{heads} heads of {hs}{}", self.stored.suffix())
     }
 
-    fn shape(&self) -> Shape {
+    fn shape(&self) -> AttentionSizes {
         let [batch, positions, heads, _] = self.sizes;
-        Shape { batch, positions, heads }
+        AttentionSizes { batch, positions, heads }
     }
 
     fn slot(&self, slot: fn(&'static str, [usize; 2]) -> Slot, name: &'static str, parts: usize) -> Slot {
@@ -128,7 +128,7 @@ pub fn forward(heads: Heads) -> Case {
         let all = heads.expected(&qkv, &heads.dout());
         let out = all.iter().map(|(head, e)| (heads.positions(*head, 1), &e.out, &e.out_off));
         let lse = all.iter().map(|(head, e)| ((head * t..(head + 1) * t).collect(), &e.lse, &e.lse_off));
-        let (out, lse) = (joined(heads.stored, sizes[0], out), joined(FULL, sizes[1], lse));
+        let (out, lse) = (joined(heads.stored, sizes[0], out), joined(STORED_F32, sizes[1], lse));
         vec![heads.stored.contents(&qkv), Contents::unwritten(out), Contents::unwritten(lse)]
     })
 }
@@ -157,7 +157,7 @@ pub fn backward(heads: Heads) -> Case {
         for (head, expected) in &all {
             let stored = heads.stored.round(&expected.out);
             heads.positions(*head, 1).into_iter().zip(stored).for_each(|(at, x)| out[at] = x);
-            lse[head * t..(head + 1) * t].copy_from_slice(&FULL.round(&expected.lse));
+            lse[head * t..(head + 1) * t].copy_from_slice(&STORED_F32.round(&expected.lse));
         }
         let dqkv = all.iter().map(|(head, e)| (heads.positions(*head, 3), &e.dqkv, &e.dqkv_off));
         vec![
@@ -191,18 +191,18 @@ pub fn step([t, positions, heads, hs]: Sizes, hard: Option<Hard>) -> Case {
         attention::step(pass, Step { heads, qkv, at, cache, out })
     };
     Case::new(STEP, format!("{t} of {positions}, {heads} heads of {hs}"), slots, launch, move || {
-        let past = Heads { hard, ..Heads::new(FULL, [1, t + 1, heads, hs]) };
+        let past = Heads { hard, ..Heads::new(STORED_F32, [1, t + 1, heads, hs]) };
         let (qkv, dout) = (past.qkv(), vec![0.0; (t + 1) * c]);
         let all = past.expected(&qkv, &dout);
         let last = |head: usize| (head * hs..(head + 1) * hs).collect();
         let ends: Vec<_> =
             all.iter().map(|(head, e)| (*head, e.out[t * hs..].to_vec(), e.out_off[t * hs..].to_vec())).collect();
-        let out = joined(FULL, c, ends.iter().map(|(head, want, off)| (last(*head), want, off)));
+        let out = joined(STORED_F32, c, ends.iter().map(|(head, want, off)| (last(*head), want, off)));
         let mut cache = qkv[..t * 3 * c].to_vec();
         cache.resize(positions * 3 * c, f32::NAN);
-        let mut after = FULL.bits(&cache);
+        let mut after = STORED_F32.bits(&cache);
         let written = t * 3 * c + c..(t + 1) * 3 * c;
-        after[written.clone()].copy_from_slice(&FULL.bits(&qkv[written]));
+        after[written.clone()].copy_from_slice(&STORED_F32.bits(&qkv[written]));
         vec![
             Contents::floats(&qkv[t * 3 * c..]),
             Contents::integers(vec![t as u32]),
@@ -220,9 +220,9 @@ const SMALL: [Sizes; 6] =
 const LARGE: [Sizes; 6] =
     [[1, 19, 1, 32], [1, 127, 12, 64], [1, 64, 25, 64], [1, 65, 1, 80], [1, 17, 2, 96], [1, 33, 1, 128]];
 /// Heads of f16 without matrix units.
-const HALVES: [Sizes; 4] = [[2, 33, 1, 8], [1, 31, 2, 16], [2, 13, 3, 11], [3, 7, 2, 13]];
+const F16_SHAPES: [Sizes; 4] = [[2, 33, 1, 8], [1, 31, 2, 16], [2, 13, 3, 11], [3, 7, 2, 13]];
 /// Those over which drivers of the CPU take minutes, element by element: the text is that of f32 but for one type.
-const SLOW_HALVES: [Sizes; 5] = [[1, 127, 2, 64], [1, 19, 1, 32], [1, 65, 1, 80], [1, 17, 2, 96], [1, 33, 1, 128]];
+const SLOW_F16_SHAPES: [Sizes; 5] = [[1, 127, 2, 64], [1, 19, 1, 32], [1, 65, 1, 80], [1, 17, 2, 96], [1, 33, 1, 128]];
 /// Position, T, NH, HS: fewer keys than lanes, as many, one more.
 const STEPS: [Sizes; 6] =
     [[16, 40, 2, 64], [0, 1, 1, 8], [1, 4, 3, 11], [15, 16, 2, 13], [9, 10, 2, 16], [300, 301, 2, 8]];
@@ -231,8 +231,8 @@ const LARGE_STEPS: [Sizes; 5] =
     [[33, 40, 1, 32], [17, 18, 1, 80], [128, 129, 2, 96], [129, 140, 1, 128], [1023, 1024, 2, 64]];
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
-    let full = |sizes| passes(&Heads::new(FULL, sizes));
-    let half = |sizes| passes(&Heads::new(HALF, sizes));
+    let full = |sizes| passes(&Heads::new(STORED_F32, sizes));
+    let half = |sizes| passes(&Heads::new(STORED_F16, sizes));
     let mut cases: Vec<Case> = breadth.of([1, 1], &[SMALL, LARGE].concat()).into_iter().flat_map(full).collect();
     cases.extend(breadth.of([1, 1], &[&STEPS[..], &LARGE_STEPS].concat()).into_iter().map(|sizes| step(sizes, None)));
     if breadth >= Breadth::Full {
@@ -245,17 +245,17 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         for most_flops in [2_000_000, 600_000, 100_000, 1] {
             cases.extend(full([2, 130, 3, 8]).map(|case| case.on(move |caps| caps.most_flops = most_flops)));
         }
-        let hard = |hard| passes(&Heads { hard: Some(hard), ..Heads::new(FULL, [1, 37, 2, 16]) });
+        let hard = |hard| passes(&Heads { hard: Some(hard), ..Heads::new(STORED_F32, [1, 37, 2, 16]) });
         cases.extend([far as Hard, equal as Hard].into_iter().flat_map(hard));
-        cases.extend(passes(&Heads { hard: Some(far), ..Heads::new(FULL, [1, 37, 2, 11]) }));
+        cases.extend(passes(&Heads { hard: Some(far), ..Heads::new(STORED_F32, [1, 37, 2, 11]) }));
         cases.push(step([50, 51, 2, 16], Some(far)));
     }
     if caps.f16 && caps.matrix_edges.is_empty() {
-        cases.extend(breadth.of([0, 1], &HALVES).into_iter().flat_map(half));
+        cases.extend(breadth.of([0, 1], &F16_SHAPES).into_iter().flat_map(half));
         if breadth >= Breadth::Full {
             cases.extend(half([9, 64, 1, 11]).map(|case| case.bound(2 * 64 * 33 * 4 + 1)));
             let slow = if breadth == Breadth::All { 5 } else { usize::from(caps.software) };
-            cases.extend(SLOW_HALVES[..slow].iter().flat_map(|&sizes| half(sizes)));
+            cases.extend(SLOW_F16_SHAPES[..slow].iter().flat_map(|&sizes| half(sizes)));
         }
     }
     if caps.f16 && !caps.matrix_edges.is_empty() && caps.emulated_edge.is_none() {
@@ -296,7 +296,10 @@ pub fn of_blocks(caps: &Caps, sizes: Sizes, hard: Option<Hard>, [edge, kib]: [u3
             (caps.emulated_edge, caps.max_workgroup_bytes) = (Some(edge), kib << 10);
         }
     };
-    passes(&Heads { hard, rounded: true, ..Heads::new(HALF, sizes) }).into_iter().map(|case| case.on(change)).collect()
+    passes(&Heads { hard, rounded: true, ..Heads::new(STORED_F16, sizes) })
+        .into_iter()
+        .map(|case| case.on(change))
+        .collect()
 }
 
 fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
@@ -338,15 +341,15 @@ fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
 fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
     let config = &shape.config;
     let sizes = [shape.batch, shape.context, config.heads, config.head_size()];
-    stored(caps).into_iter().flat_map(|kind| passes(&bench(kind, sizes))).collect()
+    storage_types(caps).into_iter().flat_map(|kind| passes(&bench(kind, sizes))).collect()
 }
 
 /// Heads as benches measure them.
 pub fn bench(stored: Stored, sizes: Sizes) -> Heads {
-    Heads { rounded: stored == HALF, sample: Sample::Some, ..Heads::new(stored, sizes) }
+    Heads { rounded: stored == STORED_F16, sample: Sample::Subset, ..Heads::new(stored, sizes) }
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, t, l, c, _, f, s] = shape.counts();
     let rows = n * shape.config.heads as u64;
     // multiply-adds of one product over the causal half, times two

@@ -42,14 +42,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::kernel::Generator;
 use crate::gpu::{Arithmetic, Caps, KernelId, OpPass, Purpose};
-use crate::ops::matrix_units::{Tile, Units, gathers};
+use crate::ops::matrix_units::{MatrixUnits, Tile, gathers};
 
 /// Sums in f32 a lane from which a subgroup has fewer rows, or two subgroups share them.
 const MANY_SUMS: u32 = 64;
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Entry {
+pub enum AttentionKernel {
     /// The output and the log-sum-exp.
     Forward,
     /// The gradient of the queries, and on matrix units the row sums of `dout out`.
@@ -58,7 +58,7 @@ pub enum Entry {
     BackwardKv,
 }
 
-impl Entry {
+impl AttentionKernel {
     /// All of them, in the order in which a step runs them.
     pub const ALL: [Self; 3] = [Self::Forward, Self::BackwardQ, Self::BackwardKv];
 
@@ -90,7 +90,7 @@ impl Entry {
 
 /// Sizes of a kernel on matrix units: its entry in a record of `wgpt tune`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Block {
+pub struct BlockSizes {
     /// Rows of a workgroup.
     pub rows: u32,
     /// Columns of a block.
@@ -99,7 +99,7 @@ pub struct Block {
     pub grid_m: u32,
 }
 
-impl Display for Block {
+impl Display for BlockSizes {
     /// `128x32 by 4 subgroups`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rows, columns, grid_m } = self;
@@ -109,8 +109,8 @@ impl Display for Block {
 
 /// One kernel: everything its text depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Coop {
-    pub(super) entry: Entry,
+pub(super) struct CoopAttention {
+    pub(super) entry: AttentionKernel,
     pub(super) head_size: u32,
     /// Rows of a workgroup.
     pub(super) rows: u32,
@@ -121,7 +121,7 @@ pub(super) struct Coop {
     /// Subgroups that share rows: each has its part of the columns, then of the head.
     pub(super) grid_n: u32,
     /// The adapter's matrices, for whose edge the sizes are made.
-    pub(super) units: Units,
+    pub(super) units: MatrixUnits,
     /// True if workgroup memory also holds q and dout transposed. Only backward_kv does, on GPUs that load a matrix across the
     /// lines of its tile element by element. In the other kernels a second copy costs more than it saves.
     pub(super) transposed: bool,
@@ -156,7 +156,7 @@ const TRIED: [Sizes; 16] = [
 ];
 
 /// How a record of `wgpt tune` names a kernel of f16 heads of `head_size` and sequences of `positions`.
-pub(super) fn key(entry: Entry, head_size: usize, positions: usize) -> String {
+pub(super) fn key(entry: AttentionKernel, head_size: usize, positions: usize) -> String {
     format!("attention {entry:?} F16 {head_size} {positions}")
 }
 
@@ -164,21 +164,21 @@ pub(super) fn key(entry: Entry, head_size: usize, positions: usize) -> String {
 /// still run it, else the table's. `None` if attention must do without matrices there: on software adapters, where the
 /// scalar kernels take a third of the time (two layers of 4 heads of 64, 512 positions: 107 ms, these 386 ms), and for heads
 /// whose size 16 does not divide.
-pub(super) fn choose(caps: &Caps, entry: Entry, head_size: usize, positions: usize) -> Option<Coop> {
+pub(super) fn choose(caps: &Caps, entry: AttentionKernel, head_size: usize, positions: usize) -> Option<CoopAttention> {
     let tuned = caps.tuned.get(&key(entry, head_size, positions)).and_then(|text| serde_json::from_str(text).ok());
     let found = tuned.and_then(|block| candidates(caps, entry, head_size).into_iter().find(|c| c.choice() == block));
     found.or_else(|| by_table(caps, entry, head_size))
 }
 
 /// The kernel that an adapter gets untuned.
-pub(super) fn by_table(caps: &Caps, entry: Entry, head_size: usize) -> Option<Coop> {
-    let units = Units::of(caps)?;
+pub(super) fn by_table(caps: &Caps, entry: AttentionKernel, head_size: usize) -> Option<CoopAttention> {
+    let units = MatrixUnits::of(caps)?;
     // subgroups of 64 take small blocks: of few workgroups with many registers a GPU would hold one at a time
     let narrow = units.functions && units.lanes > 32;
     let sizes: &[Sizes] = match entry {
-        Entry::Forward if !units.functions => &FORWARD_BY_SUMS,
-        Entry::Forward => &FORWARD,
-        Entry::BackwardQ if narrow => &FORWARD,
+        AttentionKernel::Forward if !units.functions => &FORWARD_BY_SUMS,
+        AttentionKernel::Forward => &FORWARD,
+        AttentionKernel::BackwardQ if narrow => &FORWARD,
         _ => &BACKWARD,
     };
     let mut sizes = sizes.iter().filter(|[rows, ..]| !narrow || *rows <= 32);
@@ -186,8 +186,8 @@ pub(super) fn by_table(caps: &Caps, entry: Entry, head_size: usize) -> Option<Co
 }
 
 /// Every kernel that may be tried, the table's first. All of them run on this adapter.
-pub(super) fn candidates(caps: &Caps, entry: Entry, head_size: usize) -> Vec<Coop> {
-    let mut list: Vec<Coop> = by_table(caps, entry, head_size).into_iter().collect();
+pub(super) fn candidates(caps: &Caps, entry: AttentionKernel, head_size: usize) -> Vec<CoopAttention> {
+    let mut list: Vec<CoopAttention> = by_table(caps, entry, head_size).into_iter().collect();
     for coop in TRIED.iter().filter_map(|&sizes| coop(caps, entry, head_size, sizes)) {
         if !list.contains(&coop) {
             list.push(coop);
@@ -197,8 +197,13 @@ pub(super) fn candidates(caps: &Caps, entry: Entry, head_size: usize) -> Vec<Coo
 }
 
 /// The kernel of a size, if this adapter has matrices and room for it.
-fn coop(caps: &Caps, entry: Entry, head_size: usize, [rows, columns, subgroups]: [u32; 3]) -> Option<Coop> {
-    let mut units = Units::of(caps)?;
+fn coop(
+    caps: &Caps,
+    entry: AttentionKernel,
+    head_size: usize,
+    [rows, columns, subgroups]: [u32; 3],
+) -> Option<CoopAttention> {
+    let mut units = MatrixUnits::of(caps)?;
     let slow = caps.software && caps.emulated_edge.is_none();
     if slow || !caps.f16 || !caps.subgroups || !head_size.is_multiple_of(16) || !(16..=128).contains(&head_size) {
         return None;
@@ -206,7 +211,7 @@ fn coop(caps: &Caps, entry: Entry, head_size: usize, [rows, columns, subgroups]:
     // Metal reports several sizes: these kernels keep the guard there, though its GPUs with matrix units have one
     units.varying |= caps.subgroup_sizes.0 != units.lanes && !caps.can_require_subgroups_of(units.lanes);
     let edge = units.edge;
-    let mut coop = Coop {
+    let mut coop = CoopAttention {
         entry,
         head_size: head_size as u32,
         rows,
@@ -214,16 +219,16 @@ fn coop(caps: &Caps, entry: Entry, head_size: usize, [rows, columns, subgroups]:
         grid_m: (rows / edge).min(subgroups),
         grid_n: 1,
         units,
-        transposed: units.functions && entry == Entry::BackwardKv && gathers(caps),
+        transposed: units.functions && entry == AttentionKernel::BackwardKv && gathers(caps),
     };
-    if coop.units.functions || entry == Entry::Forward {
+    if coop.units.functions || entry == AttentionKernel::Forward {
         while coop.sums_a_lane() > MANY_SUMS && coop.grid_m < rows / edge {
             coop.grid_m *= 2;
         }
     }
     let two = columns.is_multiple_of(2 * edge) && coop.head_size.is_multiple_of(2 * edge);
     // the forward's rows belong to one subgroup, which finds what is largest in them
-    if two && entry != Entry::Forward && coop.sums_a_lane() > MANY_SUMS {
+    if two && entry != AttentionKernel::Forward && coop.sums_a_lane() > MANY_SUMS {
         coop.grid_n = 2;
     }
     // a second copy only where there is room for it
@@ -234,7 +239,9 @@ fn coop(caps: &Caps, entry: Entry, head_size: usize, [rows, columns, subgroups]:
 
 /// Why attention of f16 heads of `head_size` does not run on matrix units though there are some, or `None`.
 pub(super) fn without(caps: &Caps, head_size: usize) -> Option<&'static str> {
-    if by_table(caps, Entry::Forward, head_size).is_some() && by_table(caps, Entry::BackwardKv, head_size).is_some() {
+    if by_table(caps, AttentionKernel::Forward, head_size).is_some()
+        && by_table(caps, AttentionKernel::BackwardKv, head_size).is_some()
+    {
         None
     } else if caps.software && caps.emulated_edge.is_none() {
         Some("a software adapter is faster without")
@@ -245,7 +252,7 @@ pub(super) fn without(caps: &Caps, head_size: usize) -> Option<&'static str> {
     }
 }
 
-impl Coop {
+impl CoopAttention {
     pub(super) fn threads(&self) -> u32 {
         self.grid_m * self.grid_n * self.units.lanes
     }
@@ -271,7 +278,7 @@ impl Coop {
 
     /// Numbers that matrices of scores begin as: one for each row, or for each column.
     pub(super) fn starts(&self) -> u32 {
-        if self.entry == Entry::BackwardKv { self.columns } else { self.rows }
+        if self.entry == AttentionKernel::BackwardKv { self.columns } else { self.rows }
     }
 
     /// One matrix in f32 of each row of the workgroup.
@@ -305,13 +312,13 @@ impl Coop {
         let starts = 8 * self.starts();
         // sums of a row's weights, or of parts of a row's delta
         let of_rows = match entry {
-            Entry::Forward if units.functions => 0,
-            Entry::Forward => 4 * rows,
-            Entry::BackwardQ => rows * units.native,
-            Entry::BackwardKv => 0,
+            AttentionKernel::Forward if units.functions => 0,
+            AttentionKernel::Forward => 4 * rows,
+            AttentionKernel::BackwardQ => rows * units.native,
+            AttentionKernel::BackwardKv => 0,
         };
         let products = if units.functions {
-            let spilled = if *entry == Entry::Forward { self.spill_tile("").bytes() } else { 0 };
+            let spilled = if *entry == AttentionKernel::Forward { self.spill_tile("").bytes() } else { 0 };
             spilled + self.mask_tile("").bytes() + if self.transposed { self.turned("").bytes() } else { 0 }
         } else {
             entry.products() * self.sums_tile("").bytes()
@@ -319,9 +326,9 @@ impl Coop {
         tiles + starts + of_rows + products
     }
 
-    pub(super) fn choice(&self) -> Block {
+    pub(super) fn choice(&self) -> BlockSizes {
         let Self { rows, columns, grid_m, .. } = *self;
-        Block { rows, columns, grid_m }
+        BlockSizes { rows, columns, grid_m }
     }
 
     pub(super) fn kernel(&self) -> KernelId {
@@ -329,7 +336,7 @@ impl Coop {
     }
 }
 
-impl Generator for Coop {
+impl Generator for CoopAttention {
     fn family(&self) -> String {
         format!("attention_coop.{}", self.entry.name())
     }
@@ -337,7 +344,7 @@ impl Generator for Coop {
     /// Entry, sizes, grid of subgroups and edge: `attention_coop.forward.hs64.128x32.4x1.e16`.
     fn name(&self) -> String {
         let Self { head_size, rows, columns, grid_m, grid_n, units, .. } = self;
-        let Units { edge, native, .. } = units;
+        let MatrixUnits { edge, native, .. } = units;
         let of = if edge == native { String::new() } else { format!("of{native}") };
         let turned = if self.transposed { ".transposed" } else { "" };
         format!("{}.hs{head_size}.{rows}x{columns}.{grid_m}x{grid_n}.e{edge}{of}{turned}", self.family())

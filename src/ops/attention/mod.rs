@@ -9,9 +9,9 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor, Vendor};
 
-use super::{Operator, group, groups, reduce_group, stored};
+use super::{ELEMENTWISE_WORKGROUP, Operator, reduction_workgroup, storage_types, workgroups};
 
-pub use coop::{Block, Entry};
+pub use coop::{AttentionKernel, BlockSizes};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("attention", "forward");
@@ -61,7 +61,7 @@ const TILED: [&str; 2] =
 
 /// The kernel of an entry without matrices, and the rows of a workgroup: on a software adapter one vector of rows, on a GPU
 /// as many as there are lanes for.
-fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (KernelId, usize) {
+fn kernel(caps: &Caps, entry: AttentionKernel, head_size: usize, elem: Elem) -> (KernelId, usize) {
     let width = Width::of(&[head_size]);
     let units = head_size / width.elements();
     let (file, body) = if caps.software { ("attention", &ROWS) } else { ("attention_tiled", &TILED) };
@@ -70,24 +70,24 @@ fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (KernelId,
     if caps.software {
         return (kernel.set("WORKGROUP", caps.lanes), caps.lanes as usize);
     }
-    let few = caps.vendor == Vendor::Apple && entry == Entry::BackwardKv;
+    let few = caps.vendor == Vendor::Apple && entry == AttentionKernel::BackwardKv;
     let lanes = units.div_ceil(if few { OWN_ON_APPLE } else { OWN }).next_power_of_two();
     (kernel.with_const("LANES", lanes as u32), TILED_THREADS / lanes)
 }
 
 /// The kernel that sums `dout out` over rows.
-fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> KernelId {
+fn delta_kernel(head_size: usize, elem: Elem) -> KernelId {
     let width = Width::of(&[head_size]);
     KernelId::shader(BACKWARD, "backward_delta", width, &ROWS)
         .serving(Purpose::FusedProducts)
         .stored(elem)
         .with_const("HSV", (head_size / width.elements()) as u32)
-        .set("WORKGROUP", group(caps))
+        .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
 /// The kernel of an entry and the rows that a workgroup of it has: with matrices where elements are f16 and the adapter has
 /// them.
-fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem, positions: usize) -> (KernelId, usize) {
+fn chosen(caps: &Caps, entry: AttentionKernel, head_size: usize, elem: Elem, positions: usize) -> (KernelId, usize) {
     match coop::choose(caps, entry, head_size, positions).filter(|_| elem == Elem::F16) {
         Some(coop) => (coop.kernel(), coop.rows as usize),
         None => kernel(caps, entry, head_size, elem),
@@ -98,7 +98,7 @@ fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem, positions: us
 /// software adapter one whose loads are the same for all lanes.
 fn step_kernel(caps: &Caps, head_size: usize) -> KernelId {
     let width = Width::of(&[head_size]);
-    let (wg, hsv) = (reduce_group(caps), (head_size / width.elements()) as u32);
+    let (wg, hsv) = (reduction_workgroup(caps), (head_size / width.elements()) as u32);
     let channels = hsv.next_power_of_two().min(wg);
     let entry = if caps.software { "forward_alone" } else { "forward" };
     KernelId::shader(STEP, entry, width, &[include_str!("../../../shaders/attention_step.wgsl")])
@@ -119,27 +119,27 @@ pub fn without_matrices(caps: &Caps, head_size: usize) -> Option<&'static str> {
 
 /// How a record of `wgpt tune` names a kernel of f16 heads of `head_size` and sequences of `positions`.
 #[must_use]
-pub fn key(entry: Entry, head_size: usize, positions: usize) -> String {
+pub fn key(entry: AttentionKernel, head_size: usize, positions: usize) -> String {
     coop::key(entry, head_size, positions)
 }
 
 /// Every block that may be tried for f16 heads of `head_size` on this adapter's matrix units, the table's first; none where
 /// attention does without them.
 #[must_use]
-pub fn candidates(caps: &Caps, entry: Entry, head_size: usize) -> Vec<Block> {
+pub fn candidates(caps: &Caps, entry: AttentionKernel, head_size: usize) -> Vec<BlockSizes> {
     coop::candidates(caps, entry, head_size).iter().map(coop::Coop::choice).collect()
 }
 
 /// The block that f16 heads of `head_size` get at so many positions.
 #[must_use]
-pub fn choose(caps: &Caps, entry: Entry, head_size: usize, positions: usize) -> Option<Block> {
+pub fn choose(caps: &Caps, entry: AttentionKernel, head_size: usize, positions: usize) -> Option<BlockSizes> {
     coop::choose(caps, entry, head_size, positions).map(|coop| coop.choice())
 }
 
 /// The kernels that `wgpt tune` tries on this adapter for heads of 64: for tests of translation.
 #[must_use]
 pub fn tried_kernels(caps: &Caps) -> Vec<KernelId> {
-    let coops = Entry::ALL.into_iter().flat_map(|entry| coop::candidates(caps, entry, 64));
+    let coops = AttentionKernel::ALL.into_iter().flat_map(|entry| coop::candidates(caps, entry, 64));
     coops.map(|coop| coop.kernel()).collect()
 }
 
@@ -148,18 +148,20 @@ pub fn tried_kernels(caps: &Caps) -> Vec<KernelId> {
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list: Vec<KernelId> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
     for head_size in SAMPLE_HEAD_SIZES {
-        list.extend(Entry::ALL.iter().filter_map(|&entry| Some(coop::by_table(caps, entry, head_size)?.kernel())));
+        list.extend(
+            AttentionKernel::ALL.iter().filter_map(|&entry| Some(coop::by_table(caps, entry, head_size)?.kernel())),
+        );
     }
-    for (elem, hs) in stored(caps).into_iter().flat_map(|elem| SAMPLE_HEAD_SIZES.map(|hs| (elem, hs))) {
-        list.push(delta_kernel(caps, hs, elem));
-        list.extend(Entry::ALL.map(|entry| kernel(caps, entry, hs, elem).0));
+    for (elem, hs) in storage_types(caps).into_iter().flat_map(|elem| SAMPLE_HEAD_SIZES.map(|hs| (elem, hs))) {
+        list.push(delta_kernel(hs, elem));
+        list.extend(AttentionKernel::ALL.map(|entry| kernel(caps, entry, hs, elem).0));
     }
     list
 }
 
 /// The sizes of an attention.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
+pub struct AttentionSizes {
     /// B.
     pub batch: usize,
     /// T.
@@ -172,7 +174,7 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct Forward<'a> {
     /// B, T, NH.
-    pub shape: Shape,
+    pub shape: AttentionSizes,
     /// (B T, 3 C): queries, keys and values of all heads.
     pub qkv: &'a Tensor,
     /// (B T, C), overwritten.
@@ -185,7 +187,7 @@ pub struct Forward<'a> {
 #[derive(Debug)]
 pub struct Backward<'a> {
     /// B, T, NH.
-    pub shape: Shape,
+    pub shape: AttentionSizes,
     /// (B T, C).
     pub dout: &'a Tensor,
     /// (B T, 3 C): what `forward` was given.
@@ -263,7 +265,7 @@ impl Cut {
     }
 }
 
-impl Shape {
+impl AttentionSizes {
     /// Cuts the batch so that the largest tensor stays within what one dispatch uses of it.
     fn cuts(self, pass: &Pass, qkv: &Tensor, lse: &Tensor, head_size: usize) -> Vec<Cut> {
         let Self { batch, positions: t, heads } = self;
@@ -319,7 +321,7 @@ fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
 /// [`Error::Shape`].
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let head_size = io.shape.check("attention.forward", io.qkv, io.out, io.lse)?;
-    let (kernel, rows) = chosen(&pass.gpu.caps, Entry::Forward, head_size, io.qkv.elem(), io.shape.positions);
+    let (kernel, rows) = chosen(&pass.gpu.caps, AttentionKernel::Forward, head_size, io.qkv.elem(), io.shape.positions);
     for cut in io.shape.cuts(pass, io.qkv, io.lse, head_size) {
         let (qkv, out, lse) =
             (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows.clone()), io.lse.slice(cut.stats.clone()));
@@ -342,8 +344,8 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.delta.check_shape(place, "delta", io.lse.rows(), io.lse.columns())?;
     io.dout.check_elem(place, "dout", io.qkv.elem())?;
     io.dqkv.check_elem(place, "dqkv", io.qkv.elem())?;
-    let delta_kernel = delta_kernel(&pass.gpu.caps, head_size, io.qkv.elem());
-    let [q, kv] = [Entry::BackwardQ, Entry::BackwardKv]
+    let delta_kernel = delta_kernel(head_size, io.qkv.elem());
+    let [q, kv] = [AttentionKernel::BackwardQ, AttentionKernel::BackwardKv]
         .map(|entry| chosen(&pass.gpu.caps, entry, head_size, io.qkv.elem(), io.shape.positions));
     for cut in io.shape.cuts(pass, io.qkv, io.lse, head_size) {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
@@ -356,7 +358,7 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
                 kernel: &delta_kernel,
                 tensors: &[&dout, &out, &delta],
                 immediates: Immediates::of(&AttentionImmediates { end: all as u32, ..cut.params }),
-                groups: groups(all, group(&pass.gpu.caps)),
+                groups: workgroups(all, ELEMENTWISE_WORKGROUP),
                 flops: 2 * out.len() as u64,
                 bytes: 2 * out.bytes() + cut.stats_bytes(),
             })?;

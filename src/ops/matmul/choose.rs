@@ -2,9 +2,9 @@
 
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, Vendor};
-use crate::ops::matrix_units::{Units, gathers};
+use crate::ops::matrix_units::{MatrixUnits, gathers};
 
-use super::generate::{self, Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
+use super::generate::{self, Algorithm, CoopMatmul, Epilogue, PRODUCTS, Product, Spec};
 use super::parts::PART_DEPTH;
 use super::{kernel, row};
 
@@ -80,7 +80,7 @@ pub fn candidates(caps: &Caps, elem: Elem) -> Vec<Algorithm> {
     if elem == Elem::F16 {
         for ([tile_m, tile_n, grid_m, grid_n], depths) in COOPS {
             let tiles =
-                depths.iter().map(|&(tile_k, buffers)| Tile { tile_m, tile_n, tile_k, grid_m, grid_n, buffers });
+                depths.iter().map(|&(tile_k, buffers)| CoopSizes { tile_m, tile_n, tile_k, grid_m, grid_n, buffers });
             list.extend(tiles.filter_map(|tile| coop(caps, tile)).map(Algorithm::Coop));
         }
     }
@@ -176,7 +176,7 @@ pub fn without_matrices(caps: &Caps) -> Option<&'static str> {
 
 /// Tiles and subgroups of a kernel with cooperative matrices.
 #[derive(Clone, Copy)]
-struct Tile {
+struct CoopSizes {
     tile_m: u32,
     tile_n: u32,
     tile_k: u32,
@@ -186,26 +186,26 @@ struct Tile {
 }
 
 /// For results of many tiles, and for others; 32 KiB and 16 KiB of workgroup memory hold them.
-const LARGE_COOP: Tile = Tile { tile_m: 128, tile_n: 128, tile_k: 32, grid_m: 2, grid_n: 4, buffers: 1 };
-const SMALL_COOP: Tile = Tile { tile_m: 64, tile_n: 64, tile_k: 32, grid_m: 2, grid_n: 2, buffers: 1 };
+const LARGE_COOP: CoopSizes = CoopSizes { tile_m: 128, tile_n: 128, tile_k: 32, grid_m: 2, grid_n: 4, buffers: 1 };
+const SMALL_COOP: CoopSizes = CoopSizes { tile_m: 64, tile_n: 64, tile_k: 32, grid_m: 2, grid_n: 2, buffers: 1 };
 /// What a software adapter compiles in a second or two.
-const TINY_COOP: Tile = Tile { tile_m: 32, tile_n: 32, tile_k: 32, grid_m: 2, grid_n: 2, buffers: 1 };
+const TINY_COOP: CoopSizes = CoopSizes { tile_m: 32, tile_n: 32, tile_k: 32, grid_m: 2, grid_n: 2, buffers: 1 };
 
 /// Whether the time that the driver takes to compile a kernel decides its size.
 fn by_compiler(caps: &Caps) -> bool {
     caps.software && caps.emulated_edge.is_none()
 }
 
-fn small_coop(caps: &Caps) -> Tile {
+fn small_coop(caps: &Caps) -> CoopSizes {
     if by_compiler(caps) { TINY_COOP } else { SMALL_COOP }
 }
 
 /// The kernel of a shape on this adapter, if it has room for it.
-fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
-    let units = Units::of(caps)?;
-    let Tile { tile_m, tile_n, tile_k, grid_m, grid_n, buffers } = tile;
+fn coop(caps: &Caps, tile: CoopSizes) -> Option<CoopMatmul> {
+    let units = MatrixUnits::of(caps)?;
+    let CoopSizes { tile_m, tile_n, tile_k, grid_m, grid_n, buffers } = tile;
     let (transposed, unrolled, peeled) = (gathers(caps), !caps.software, caps.vendor == Vendor::Nvidia);
-    let coop = Coop { tile_m, tile_n, tile_k, grid_m, grid_n, units, buffers, transposed, unrolled, peeled };
+    let coop = CoopMatmul { tile_m, tile_n, tile_k, grid_m, grid_n, units, buffers, transposed, unrolled, peeled };
     let whole = tile_m.is_multiple_of(grid_m * units.edge) && tile_n.is_multiple_of(grid_n * units.edge);
     let fits = PRODUCTS.iter().all(|product| generate::coop_bytes(*product, &coop) <= caps.max_workgroup_bytes);
     (caps.subgroups && whole && fits && grid_m * grid_n * units.lanes <= caps.max_invocations).then_some(coop)
@@ -246,7 +246,7 @@ fn tabled(caps: &Caps, product: Product, elem: Elem) -> Vec<Algorithm> {
     match elem {
         Elem::F16 if !caps.f16 => Vec::new(),
         Elem::F16 => {
-            let tiles: &[Tile] = if is_faster_without_matrices(caps) {
+            let tiles: &[CoopSizes] = if is_faster_without_matrices(caps) {
                 &[]
             } else if by_compiler(caps) {
                 &[TINY_COOP]

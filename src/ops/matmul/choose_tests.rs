@@ -21,13 +21,13 @@ fn f16_runs_on_matrices_where_they_are_and_f32_never() {
     let chosen = |caps: &Caps, elem| choose(caps, Product::Forward, elem, [65_536, 768, 768]);
     assert!(matches!(
         chosen(&nvidia, Elem::F16),
-        Algorithm::Coop(Coop { units: Units { edge: 16, .. }, tile_m: 128, .. })
+        Algorithm::Coop(CoopMatmul { units: MatrixUnits { edge: 16, .. }, tile_m: 128, .. })
     ));
     assert!(matches!(chosen(&nvidia, Elem::F32), Algorithm::Tiled { .. }));
     assert!(matches!(chosen(&gpu(&[], (32, 32)), Elem::F16), Algorithm::Tiled { .. }));
     assert!(without_matrices(&nvidia).is_none() && without_matrices(&gpu(&[], (32, 32))).is_some());
     let narrow = Caps { max_workgroup_bytes: 16 << 10, ..nvidia };
-    assert!(matches!(chosen(&narrow, Elem::F16), Algorithm::Coop(Coop { tile_m: 64, .. })));
+    assert!(matches!(chosen(&narrow, Elem::F16), Algorithm::Coop(CoopMatmul { tile_m: 64, .. })));
 }
 
 #[test]
@@ -222,8 +222,8 @@ fn algorithms_of_a_record_are_told_apart_by_product_and_elements() {
 fn a_record_of_an_earlier_version_loads() {
     let text = r#"{"Coop":{"tile_m":128,"tile_n":64,"tile_k":32,"grid_m":2,"grid_n":4,"edge":16,"native":8,"lanes":32,
         "varying":false,"unrolled":true,"wide_tiles":false}}"#;
-    let units = Units { edge: 16, native: 8, lanes: 32, varying: false, functions: false, wide_tiles: false };
-    let coop = Coop {
+    let units = MatrixUnits { edge: 16, native: 8, lanes: 32, varying: false, functions: false, wide_tiles: false };
+    let coop = CoopMatmul {
         tile_m: 128,
         tile_n: 64,
         tile_k: 32,

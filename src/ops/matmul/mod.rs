@@ -16,9 +16,9 @@ use super::Operator;
 use super::sums::{self, Sums};
 
 pub use choose::kernels;
-pub use generate::{Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
+pub use generate::{Algorithm, CoopMatmul, Epilogue, PRODUCTS, Product, Spec};
 use parts::part_depth;
-pub use parts::partials;
+pub use parts::partial_sums_len;
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("matmul", "forward");
@@ -101,7 +101,7 @@ fn kernel(spec: &Spec) -> KernelId {
 }
 
 /// One dispatch: a window of the product.
-struct Window<'a> {
+struct ProductWindow<'a> {
     product: Product,
     a: &'a Tensor,
     b: &'a Tensor,
@@ -115,8 +115,8 @@ struct Window<'a> {
     params: MatmulImmediates,
 }
 
-fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
-    let Window { product, a, b, out, more, epilogue, accumulate, parts, params } = window;
+fn dispatch(pass: &mut Pass, window: &ProductWindow) -> Result<()> {
+    let ProductWindow { product, a, b, out, more, epilogue, accumulate, parts, params } = window;
     let mut p = *params;
     let algorithm = choose::choose(&pass.gpu.caps, *product, a.elem(), [p.m, p.n, p.k].map(|x| x as usize));
     let strides = [p.a_stride, p.b_stride, p.out_stride, p.a_offset, p.b_offset, p.out_offset, p.bias_offset];
@@ -269,7 +269,7 @@ fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option
                 ..bytemuck::Zeroable::zeroed()
             };
             let (product, parts) = (Product::Forward, 1);
-            let window = Window {
+            let window = ProductWindow {
                 product,
                 a: &inp,
                 b: &weight,
@@ -343,7 +343,7 @@ fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) ->
             };
             // the first piece overwrites, the others add their part of the sum; the last one ends it
             let more: Vec<&Tensor> = pre.iter().filter(|_| i == last).collect();
-            let window = Window {
+            let window = ProductWindow {
                 product: Product::BackwardInp,
                 a: &dout,
                 b: &weight,
@@ -439,7 +439,8 @@ fn backward_weight_with(
             let (a, b, epilogue) = (&dout, &inp, Epilogue::None);
             let (Some(partials), Some(sums)) = (partials.filter(|_| parts > 1), sums.as_mut()) else {
                 let accumulate = !pass.begins(&dweight);
-                let all = Window { product, a, b, out: &dweight, more: &[], epilogue, accumulate, parts: 1, params };
+                let all =
+                    ProductWindow { product, a, b, out: &dweight, more: &[], epilogue, accumulate, parts: 1, params };
                 dispatch(pass, &all)?;
                 continue;
             };
@@ -455,10 +456,10 @@ fn backward_weight_with(
             };
             let more: Vec<&Tensor> = column_sums.iter().map(|(_, rows)| rows).collect();
             let epilogue = if column_sums.is_some() { Epilogue::ColumnSums } else { epilogue };
-            let apart = Window { product, a, b, out, more: &more, epilogue, accumulate: false, parts, params };
+            let apart = ProductWindow { product, a, b, out, more: &more, epilogue, accumulate: false, parts, params };
             dispatch(pass, &apart)?;
             if let Some((dbias, _)) = column_sums {
-                sums.leave(parts as usize, n, &[dbias])?;
+                sums.queue_rows(parts as usize, n, &[dbias])?;
                 summed = true;
             }
             sums.add(pass, sums::Parts { partials: out, parts, dweight: &dweight, whole })?;

@@ -6,7 +6,7 @@
 use crate::gpu::{Caps, Elem};
 
 use super::choose::{choose, compute_units};
-use super::{Algorithm, Coop, Product};
+use super::{Algorithm, CoopMatmul, Product};
 
 /// The least depth of a part: less, and writing the parts takes longer than computing them.
 pub(super) const PART_DEPTH: usize = 512;
@@ -24,7 +24,7 @@ pub fn renamed(name: &str, word: &str) -> String {
 
 /// Elements of f32 that [`super::backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
 #[must_use]
-pub fn partials(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
+pub fn partial_sums_len(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
     let parts = parts(caps, elem, n, k, m);
     if parts > 1 { parts as usize * n * k } else { 0 }
 }
@@ -43,7 +43,7 @@ pub fn parts(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> u32 {
 #[must_use]
 pub fn parts_of(caps: &Caps, algorithm: &Algorithm, [m, n, k]: [usize; 3]) -> u32 {
     let (tile_m, tile_n, subgroups) = match *algorithm {
-        Algorithm::Coop(Coop { tile_m, tile_n, grid_m, grid_n, .. }) => (tile_m, tile_n, grid_m * grid_n),
+        Algorithm::Coop(CoopMatmul { tile_m, tile_n, grid_m, grid_n, .. }) => (tile_m, tile_n, grid_m * grid_n),
         Algorithm::Tiled { tile_m, tile_n, thread_m, thread_n, .. } => {
             (tile_m, tile_n, (tile_m / thread_m) * (tile_n / thread_n) / 32)
         }
@@ -80,7 +80,7 @@ pub fn sums_columns(algorithm: &Algorithm) -> bool {
 /// Depth of each of `parts` parts but perhaps the last: a multiple of the tile's, so that no tile lies in two.
 pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
     let tile_k = match *algorithm {
-        Algorithm::Coop(Coop { tile_k, .. }) | Algorithm::Tiled { tile_k, .. } => tile_k,
+        Algorithm::Coop(CoopMatmul { tile_k, .. }) | Algorithm::Tiled { tile_k, .. } => tile_k,
         Algorithm::Rows { .. } => 1,
     };
     k.div_ceil(parts.max(1)).next_multiple_of(tile_k)

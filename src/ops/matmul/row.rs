@@ -2,14 +2,19 @@
 
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, Purpose};
-use crate::ops::reduce_group;
+use crate::ops::reduction_workgroup;
 
 use super::generate::{Epilogue, Product, Spec};
-use super::{FORWARD, MatmulImmediates, Window};
+use super::{FORWARD, MatmulImmediates, ProductWindow};
 
 /// The kernel for a single row, where tiles of rows would compute mostly nothing, and its workgroups; `None` for any
 /// other product.
-pub(super) fn choose(caps: &Caps, window: &Window, spec: &Spec, p: &MatmulImmediates) -> Option<(KernelId, u64)> {
+pub(super) fn choose(
+    caps: &Caps,
+    window: &ProductWindow,
+    spec: &Spec,
+    p: &MatmulImmediates,
+) -> Option<(KernelId, u64)> {
     let single = p.m == 1 && window.parts == 1 && spec.product == Product::Forward && !spec.accumulate;
     if !single || spec.epilogue == Epilogue::GeluBackward || spec.operands != Elem::F32 || spec.out != Elem::F32 {
         return None;
@@ -32,7 +37,7 @@ fn kernel(caps: &Caps, epilogue: Epilogue, vec4: bool) -> KernelId {
         .printed("matmul_row", "forward")
         .variant(variant)
         .serving(Purpose::Product)
-        .set("WORKGROUP", reduce_group(caps))
+        .set("WORKGROUP", reduction_workgroup(caps))
 }
 
 /// The kernels an adapter may be given.

@@ -8,7 +8,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Generator;
 use crate::gpu::text::Text;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
-use crate::ops::matrix_units::{self, DIRECTIVES, Tile, Units, grid};
+use crate::ops::matrix_units::{self, DIRECTIVES, MatrixUnits, Tile, grid};
 
 /// Rows and columns of the result that a subgroup computes.
 const SUBGROUP: (u32, u32) = (64, 32);
@@ -33,7 +33,7 @@ crate::shared_struct! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Fed {
     /// The adapter's matrices.
-    units: Units,
+    units: MatrixUnits,
     /// Invocations of a subgroup.
     lanes: u32,
     /// Rows of the result that a subgroup computes.
@@ -45,7 +45,7 @@ struct Fed {
 impl Fed {
     fn of(caps: &Caps, edge: u32) -> Self {
         let (rows, columns) = if caps.software { SUBGROUP_SOFTWARE } else { SUBGROUP };
-        Self { units: Units::of_edge(caps, edge), lanes: super::matrix_group(caps), rows, columns }
+        Self { units: MatrixUnits::of_edge(caps, edge), lanes: super::matrix_group(caps), rows, columns }
     }
 
     /// Rows and columns of a workgroup's result, and the depth of a tile.

@@ -10,7 +10,7 @@ use crate::gpu::adapter::Flexible;
 use crate::gpu::kernel::{Dimensions, Generator};
 use crate::gpu::text::Text;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
-use crate::ops::matrix_units::{self, DIRECTIVES, Units};
+use crate::ops::matrix_units::{self, DIRECTIVES, MatrixUnits};
 
 /// Rows, columns and depth of a workgroup's matrices to try on GPUs: 64 to 128 registers an invocation hold the sums.
 const SHAPES: [[u32; 3]; 4] = [[128, 128, 32], [128, 256, 32], [128, 256, 64], [256, 128, 64]];
@@ -32,7 +32,7 @@ crate::shared_struct! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Spec {
     /// The adapter's matrices, one of which stands in the text.
-    units: Units,
+    units: MatrixUnits,
     dimensions: Dimensions,
     threads: u32,
 }
@@ -41,7 +41,7 @@ struct Spec {
 /// ones.
 #[must_use]
 pub fn flexible_shapes(caps: &Caps) -> Vec<[u32; 3]> {
-    let (Some(flexible), Some(_)) = (caps.flexible, Units::of(caps)) else { return Vec::new() };
+    let (Some(flexible), Some(_)) = (caps.flexible, MatrixUnits::of(caps)) else { return Vec::new() };
     let shapes: &[[u32; 3]] = match flexible.workgroup {
         true => &SHAPES,
         false if caps.software => &SOFTWARE_SHAPES,
@@ -109,7 +109,7 @@ pub fn matrix_flexible(pass: &mut Pass, io: MatrixFlexible) -> Result<()> {
 /// The kernel of such a shape, on an adapter that has it.
 pub(super) fn kernel(caps: &Caps, [m, n, k]: [u32; 3]) -> KernelId {
     let Flexible { workgroup, invocations, .. } = caps.flexible.unwrap_or_default();
-    let units = Units::of(caps).unwrap_or_else(|| Units::of_edge(caps, 16));
+    let units = MatrixUnits::of(caps).unwrap_or_else(|| MatrixUnits::of_edge(caps, 16));
     let threads = if workgroup { invocations } else { super::matrix_group(caps) };
     let spec = Spec { units, dimensions: Dimensions { m, n, k, workgroup }, threads };
     KernelId::generated(super::MATRIX_FLEXIBLE, "main", Purpose::Elements, spec)

@@ -10,7 +10,7 @@ use crate::gpu::text::without_directive;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
 use super::matrix_units::subgroup_sizes;
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 pub use fed::{FED_TILES, MatrixFed, fed_shape, matrix_fed, without_fed};
 pub use flexible::{MatrixFlexible, flexible_shapes, matrix_flexible};
 
@@ -55,14 +55,14 @@ pub const TILES: usize = 4;
 
 /// What [`fused`] computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scalar {
+pub enum FusedScalar {
     /// 32 bits: every adapter.
     F32,
     /// 16 bits: adapters with [`Caps::f16`].
     F16,
 }
 
-impl Scalar {
+impl FusedScalar {
     fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -75,7 +75,7 @@ impl Scalar {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Spec {
     /// `copy` or `fused`.
-    Plain { entry: &'static str, scalar: Scalar, group: u32 },
+    Plain { entry: &'static str, scalar: FusedScalar, group: u32 },
     /// `matrix`, of this edge.
     Matrix { edge: u32, group: u32 },
 }
@@ -99,7 +99,7 @@ impl Generator for Spec {
     fn text(&self) -> String {
         let (head, body) = match *self {
             Self::Plain { scalar, .. } => {
-                let enable = if scalar == Scalar::F16 { "enable f16;\n" } else { "" };
+                let enable = if scalar == FusedScalar::F16 { "enable f16;\n" } else { "" };
                 let head = format!("{enable}alias Scalar = {0};\nalias Vec4 = vec4<{0}>;\n", scalar.name());
                 (head, include_str!("../../../shaders/roof.wgsl"))
             }
@@ -137,15 +137,15 @@ impl Generator for Spec {
 
     fn arithmetic(&self) -> Arithmetic {
         match self {
-            Self::Plain { scalar: Scalar::F32, .. } => Arithmetic::F32,
-            Self::Plain { scalar: Scalar::F16, .. } => Arithmetic::F16,
+            Self::Plain { scalar: FusedScalar::F32, .. } => Arithmetic::F32,
+            Self::Plain { scalar: FusedScalar::F16, .. } => Arithmetic::F16,
             Self::Matrix { .. } => Arithmetic::Matrix,
         }
     }
 }
 
-fn kernel(caps: &Caps, of: OpPass, scalar: Scalar) -> KernelId {
-    let spec = Spec::Plain { entry: of.pass, scalar, group: group(caps) };
+fn kernel(of: OpPass, scalar: FusedScalar) -> KernelId {
+    let spec = Spec::Plain { entry: of.pass, scalar, group: ELEMENTWISE_WORKGROUP };
     KernelId::generated(of, of.pass, Purpose::Elements, spec)
 }
 
@@ -163,9 +163,9 @@ fn matrix_group(caps: &Caps) -> u32 {
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = vec![
-        kernel(caps, COPY, Scalar::F32),
-        kernel(caps, FUSED, Scalar::F32),
-        kernel(caps, FUSED, Scalar::F16),
+        kernel(COPY, FusedScalar::F32),
+        kernel(FUSED, FusedScalar::F32),
+        kernel(FUSED, FusedScalar::F16),
         matrix_kernel(caps, 8),
         matrix_kernel(caps, 16),
     ];
@@ -199,10 +199,10 @@ pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
     }
     let count = (io.inp.bytes() / 16) as usize;
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, COPY, Scalar::F32),
+        kernel: &kernel(COPY, FusedScalar::F32),
         tensors: &[io.inp, io.out],
         immediates: Immediates::of(&RoofImmediates { count: count as u32, rounds: io.each, a: 0.0, b: 0.0 }),
-        groups: groups(count, io.each * group(&pass.gpu.caps)),
+        groups: workgroups(count, io.each * ELEMENTWISE_WORKGROUP),
         flops: 0,
         bytes: 2 * io.inp.bytes(),
     })
@@ -214,7 +214,7 @@ pub struct Fused<'a> {
     /// Any shape, f32, overwritten: one invocation an element.
     pub out: &'a Tensor,
     /// What is computed in.
-    pub scalar: Scalar,
+    pub scalar: FusedScalar,
     /// Turns of the loop; software Vulkan ends loops after 65,535.
     pub rounds: u32,
     /// Factor, below 1 so that numbers stay small.
@@ -228,15 +228,15 @@ pub struct Fused<'a> {
 /// # Errors
 /// [`Error::Gpu`] if the adapter lacks the type.
 pub fn fused(pass: &mut Pass, io: Fused) -> Result<()> {
-    if io.scalar == Scalar::F16 && !pass.gpu.caps.f16 {
+    if io.scalar == FusedScalar::F16 && !pass.gpu.caps.f16 {
         return Err(Error::gpu(Fault::at("roof.fused", format!("{} has no f16", pass.gpu.caps.name))));
     }
     let n = io.out.len();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, FUSED, io.scalar),
+        kernel: &kernel(FUSED, io.scalar),
         tensors: &[io.out],
         immediates: Immediates::of(&RoofImmediates { count: n as u32, rounds: io.rounds, a: io.a, b: io.b }),
-        groups: groups(n, group(&pass.gpu.caps)),
+        groups: workgroups(n, ELEMENTWISE_WORKGROUP),
         flops: 2 * FUSED_A_ROUND * u64::from(io.rounds) * n as u64,
         bytes: io.out.bytes(),
     })

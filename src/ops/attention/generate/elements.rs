@@ -9,9 +9,9 @@
 //! are the same numbers.
 
 use crate::gpu::text::Text;
-use crate::ops::matrix_units::{By, grid, store};
+use crate::ops::matrix_units::{LoadBy, grid, store};
 
-use super::super::coop::{Coop, Entry};
+use super::super::coop::{AttentionKernel, CoopAttention};
 
 /// The shaders that these kernels join to those all attention kernels share.
 pub(super) const SHADERS: [&str; 2] = [
@@ -19,7 +19,7 @@ pub(super) const SHADERS: [&str; 2] = [
     include_str!("../../../../shaders/attention_elements.wgsl"),
 ];
 
-impl Coop {
+impl CoopAttention {
     pub(super) fn declare_for_elements(&self, t: &mut Text) {
         for tile in [self.spill_tile("spilled"), self.mask_tile("mask")] {
             t.line(format_args!("const {}_STRIDE = {}u;", tile.name.to_uppercase(), tile.stride()));
@@ -36,7 +36,7 @@ impl Coop {
         let n = self.units.native;
         match self.entry {
             // equal rows
-            Entry::BackwardKv => format!("coopLoadT<MatrixC>(&{array}[score_column + {}u], 0u)", j * n),
+            AttentionKernel::BackwardKv => format!("coopLoadT<MatrixC>(&{array}[score_column + {}u], 0u)", j * n),
             // equal columns
             _ => format!("coopLoad<MatrixC>(&{array}[subgroup_row + {}u], 0u)", i * n),
         }
@@ -47,7 +47,7 @@ impl Coop {
         let ([tall, ..], n) = (self.matrices(), self.units.native);
         for i in 0..tall {
             let at = self.units.index(format!("mask_column(beyond + {})", (j * n) as i32 - (i * n) as i32));
-            let load = self.units.load_from_unit(By::Rows, "C", "mask", at, self.units.index("MASK_STRIDE"));
+            let load = self.units.load_from_unit(LoadBy::Rows, "C", "mask", at, self.units.index("MASK_STRIDE"));
             t.line(format_args!("p{i}_{j} = p{i}_{j} + {load};"));
         }
     }
@@ -80,7 +80,7 @@ impl Coop {
         self.multiply_columns(t, ("s", y_tile), "d", j);
         for i in 0..tall {
             t.line(format_args!("let w{i}_{j} = known_weights_of(p{i}_{j});"));
-            if self.entry == Entry::BackwardKv {
+            if self.entry == AttentionKernel::BackwardKv {
                 self.store_half(t, &format!("w{i}_{j}"), "weights", (i, j));
             }
             t.line(format_args!("let slopes{i}_{j} = times(w{i}_{j}, d{i}_{j});"));
@@ -145,7 +145,7 @@ impl Coop {
     /// Stores the results by way of the tiles.
     pub(super) fn finish_elements(&self, t: &mut Text) {
         let ([tall, _, wide], n, portion) = (self.matrices(), self.units.native, self.portion());
-        if self.entry == Entry::Forward {
+        if self.entry == AttentionKernel::Forward {
             self.on_grid(t, |t| {
                 for i in 0..tall {
                     let (at, stride) = self.spill_at(i);
@@ -168,7 +168,7 @@ impl Coop {
             self.on_portion(t, start, |t, i, row| {
                 for (o, j) in grid(self.entry.outs(), wide) {
                     // dq and dk are still without the scale
-                    let scale = if self.entry == Entry::Forward || o == 1 { "" } else { " * SCALE" };
+                    let scale = if self.entry == AttentionKernel::Forward || o == 1 { "" } else { " * SCALE" };
                     let name = format!("result{o}_{i}_{j}_{start}");
                     t.line(format_args!("let {name} = to_half(o{o}_{i}_{j}{scale});"));
                     let at = self.units.index(format!("{row} * TILE_STRIDE + {}u", j * n));
@@ -179,9 +179,9 @@ impl Coop {
             });
             t.line("workgroupBarrier();");
             match self.entry {
-                Entry::Forward => t.line(format_args!("finish_out(at, {start}u, thread);")),
-                Entry::BackwardQ => t.line(format_args!("finish_dqkv(at, {start}u, 0u, 0u, thread);")),
-                Entry::BackwardKv => {
+                AttentionKernel::Forward => t.line(format_args!("finish_out(at, {start}u, thread);")),
+                AttentionKernel::BackwardQ => t.line(format_args!("finish_dqkv(at, {start}u, 0u, 0u, thread);")),
+                AttentionKernel::BackwardKv => {
                     t.line(format_args!("finish_dqkv(at, {start}u, 1u, 0u, thread);"));
                     t.line(format_args!("finish_dqkv(at, {start}u, 2u, COLUMNS, thread);"));
                 }

@@ -1,4 +1,4 @@
-//! The text of [`Coop`]: constants and tiles, what the shaders have, and the entry point, whose matrices must have names.
+//! The text of [`CoopAttention`]: constants and tiles, what the shaders have, and the entry point, whose matrices must have names.
 //!
 //! A workgroup's rows come in as matrices (`tiles`), then block after block of columns, of which the next is fetched while this one
 //! is multiplied (`products`). What is between the products, from scores to weights, is in `elements` where a kernel can
@@ -12,9 +12,9 @@ mod tiles;
 use crate::gpu::text::{Text, without_directive};
 use crate::ops::matrix_units::{DIRECTIVES, HALF8, Tile, UNIFORM_SUBGROUPS, divided, grid, guarded};
 
-use super::coop::{Coop, Entry};
+use super::coop::{AttentionKernel, CoopAttention};
 
-impl Coop {
+impl CoopAttention {
     pub(super) fn write(&self) -> String {
         let mut t = Text::default();
         DIRECTIVES.iter().for_each(|line| t.line(line));
@@ -62,8 +62,8 @@ impl Coop {
             t.line(format_args!("const {name} = {value}u;"));
         }
         t.line(format_args!("const SCALE = {:?}; // 1 / sqrt(HEAD_SIZE)", 1.0 / (*head_size as f32).sqrt()));
-        t.line(format_args!("const ROWS_ARE_KEYS = {};", *entry == Entry::BackwardKv));
-        t.line(format_args!("const LAST_FIRST = {};", *entry != Entry::BackwardKv));
+        t.line(format_args!("const ROWS_ARE_KEYS = {};", *entry == AttentionKernel::BackwardKv));
+        t.line(format_args!("const LAST_FIRST = {};", *entry != AttentionKernel::BackwardKv));
         units.aliases(t);
         self.declare_pieces(t);
         self.declare(t, &self.both_tiles(), "tile");
@@ -116,23 +116,23 @@ impl Coop {
             t.line("begin_mask(thread);");
         }
         match entry {
-            Entry::Forward => t.line("begin_starts(thread);"),
-            Entry::BackwardQ => t.line("begin_delta(at, thread);"),
-            Entry::BackwardKv => {}
+            AttentionKernel::Forward => t.line("begin_starts(thread);"),
+            AttentionKernel::BackwardQ => t.line("begin_delta(at, thread);"),
+            AttentionKernel::BackwardKv => {}
         }
         self.stage_rows(t);
-        if *entry == Entry::BackwardQ {
+        if *entry == AttentionKernel::BackwardQ {
             t.line("keep_delta(at, thread);");
         }
         for (i, j) in grid(tall, wide) {
             (0..entry.outs()).for_each(|o| t.line(format_args!("var o{o}_{i}_{j} = MatrixC();")));
         }
-        if *entry == Entry::Forward && self.units.functions {
+        if *entry == AttentionKernel::Forward && self.units.functions {
             (0..tall).for_each(|i| t.line(format_args!("var total{i} = MatrixC();")));
         }
         // blocks that the diagonal cuts, and those that all rows see: behind them for keys as rows, else before
         let (start, middle, end) = match entry {
-            Entry::BackwardKv => (
+            AttentionKernel::BackwardKv => (
                 "at.first / COLUMNS * COLUMNS",
                 "min((at.first + ROWS + COLUMNS - 1u) / COLUMNS * COLUMNS, params.positions)",
                 "params.positions",
@@ -150,7 +150,7 @@ impl Coop {
             self.fill(t);
             t.line("// the tiles are complete before anyone reads them");
             t.line("workgroupBarrier();");
-            self.block(t, is_first == (*entry == Entry::BackwardKv));
+            self.block(t, is_first == (*entry == AttentionKernel::BackwardKv));
             t.line("first_column += COLUMNS;");
             t.line("// everyone has read the tiles before they are overwritten");
             t.line("workgroupBarrier();");
@@ -181,13 +181,13 @@ impl Coop {
         t.line(format_args!("let weights_base = subgroup_row * {weights}u;"));
         t.line(format_args!("let weights_to = weights_base + {};", self.units.index("score_column")));
         let part = match self.entry {
-            Entry::BackwardKv => 0,
+            AttentionKernel::BackwardKv => 0,
             _ => 1,
         };
         t.line(format_args!("let x_base = qkv_at(at, 0u, {part}u);"));
         t.line("let qkv_line = 3u * params.heads * (HEAD_SIZE / 8u);");
         match self.entry {
-            Entry::BackwardKv => {
+            AttentionKernel::BackwardKv => {
                 t.line("let y_base = out_at(at, 0u);");
                 t.line("let out_line = params.heads * (HEAD_SIZE / 8u);");
             }
@@ -199,7 +199,7 @@ impl Coop {
     fn block(&self, t: &mut Text, is_cut: bool) {
         if is_cut {
             let sees = match self.entry {
-                Entry::BackwardKv => "first_column + COLUMNS > subgroup_first",
+                AttentionKernel::BackwardKv => "first_column + COLUMNS > subgroup_first",
                 _ => "first_column < subgroup_first + SUBGROUP_ROWS",
             };
             t.line("// a subgroup that sees nothing of the block has nothing to do");
@@ -212,7 +212,7 @@ impl Coop {
         let condition = is_cut.then_some("sees");
         let busy = |t: &mut Text, body: &dyn Fn(&mut Text)| guarded(t, condition, |t| self.on_grid(t, body));
         busy(t, &|t| match (self.entry, self.units.functions) {
-            (Entry::Forward, true) => self.forward_elements(t, is_cut),
+            (AttentionKernel::Forward, true) => self.forward_elements(t, is_cut),
             (_, true) => self.backward_elements(t, is_cut),
             (_, false) => self.weights_by_sums(t, is_cut),
         });

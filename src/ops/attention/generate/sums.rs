@@ -2,14 +2,14 @@
 //! into weights, and those are loaded as f16 matrices of the next product. All of it stays within a subgroup.
 
 use crate::gpu::text::Text;
-use crate::ops::matrix_units::{By, grid};
+use crate::ops::matrix_units::{LoadBy, grid};
 
-use super::super::coop::{Coop, Entry};
+use super::super::coop::{AttentionKernel, CoopAttention};
 
 /// The shader that these kernels join to those all attention kernels share.
 pub(super) const SHADERS: [&str; 1] = [include_str!("../../../../shaders/attention_sums.wgsl")];
 
-impl Coop {
+impl CoopAttention {
     pub(super) fn declare_for_sums(&self, t: &mut Text) {
         for (name, value) in [
             ("GRID_N", self.grid_n),
@@ -48,9 +48,10 @@ impl Coop {
         }
         t.line("subgroupBarrier();");
         match self.entry {
-            Entry::Forward => self.forward_sums(t, is_cut),
+            AttentionKernel::Forward => self.forward_sums(t, is_cut),
             _ => {
-                let name = if self.entry == Entry::BackwardQ { "slopes_of_queries" } else { "slopes_of_keys" };
+                let name =
+                    if self.entry == AttentionKernel::BackwardQ { "slopes_of_queries" } else { "slopes_of_keys" };
                 let lanes = self.lanes();
                 t.line(format_args!("{name}(at, subgroup_row, score_column, first_column, {is_cut}, lane, {lanes});"));
             }
@@ -70,7 +71,7 @@ impl Coop {
             t.line("subgroupBarrier();");
             for (i, j) in grid(tall, count) {
                 let at = format!("(subgroup_row + {}u) * SUMS_STRIDE + {}u", i * n, j * n);
-                let load = self.units.load(By::Rows, "C", "sums", at, "SUMS_STRIDE");
+                let load = self.units.load(LoadBy::Rows, "C", "sums", at, "SUMS_STRIDE");
                 t.line(format_args!("o0_{i}_{} = {load};", first + j));
             }
         }
@@ -95,12 +96,12 @@ impl Coop {
     /// Stores the results by way of `sums`.
     pub(super) fn finish_sums(&self, t: &mut Text) {
         let calls: &[&str] = match self.entry {
-            Entry::Forward => &["finish_out(at"],
-            Entry::BackwardQ => &["finish_dqkv(at, 0u, SCALE"],
-            Entry::BackwardKv => &["finish_dqkv(at, 1u, SCALE", "finish_dqkv(at, 2u, 1.0"],
+            AttentionKernel::Forward => &["finish_out(at"],
+            AttentionKernel::BackwardQ => &["finish_dqkv(at, 0u, SCALE"],
+            AttentionKernel::BackwardKv => &["finish_dqkv(at, 1u, SCALE", "finish_dqkv(at, 2u, 1.0"],
         };
         let (n, head, lanes) = (self.units.native, self.head_size / self.grid_n, self.lanes());
-        if self.entry == Entry::Forward {
+        if self.entry == AttentionKernel::Forward {
             self.on_grid(t, |t| self.on_rows(t, |row| format!("finish_row(at, {row});")));
         }
         for (out, call) in (0..).zip(calls) {

@@ -1,22 +1,22 @@
 //! How rows and columns come into the tiles.
 
 use crate::gpu::text::Text;
-use crate::ops::matrix_units::{By, Rounds, grid, guarded};
+use crate::ops::matrix_units::{LoadBy, Rounds, grid, guarded};
 
-use super::super::coop::{Coop, Entry};
+use super::super::coop::{AttentionKernel, CoopAttention};
 
 /// Lines of a piece that is turned: a vec4 of each of its columns.
 const ACROSS: u32 = 4;
 
-impl Coop {
+impl CoopAttention {
     /// Loads the rows' matrices as r{i}_{k}, by way of the tiles.
     pub(super) fn stage_rows(&self, t: &mut Text) {
         let ([tall, ..], n, portion) = (self.matrices(), self.units.native, self.portion());
         let deep = self.head_size / n;
         let (x, y) = match self.entry {
-            Entry::Forward => ("qkv_piece(at, t, 0u, c)", None),
-            Entry::BackwardQ => ("qkv_piece(at, t, 0u, c)", Some("dout_piece(at, t, c)")),
-            Entry::BackwardKv => ("qkv_piece(at, t, 1u, c)", Some("qkv_piece(at, t, 2u, c)")),
+            AttentionKernel::Forward => ("qkv_piece(at, t, 0u, c)", None),
+            AttentionKernel::BackwardQ => ("qkv_piece(at, t, 0u, c)", Some("dout_piece(at, t, c)")),
+            AttentionKernel::BackwardKv => ("qkv_piece(at, t, 1u, c)", Some("qkv_piece(at, t, 2u, c)")),
         };
         let y_tile = self.units.units_of(self.columns_tile("").elements());
         let operands = [("r", 0), ("s", y_tile)];
@@ -41,7 +41,8 @@ impl Coop {
             self.on_portion(t, start, |t, i, row| {
                 for ((name, tile), k) in operands.iter().flat_map(|o| (0..deep).map(move |k| (o, k))) {
                     let at = format!("{} + {tile}u", self.units.index(format!("{row} * TILE_STRIDE + {}u", k * n)));
-                    let load = self.units.load_from_unit(By::Rows, "A", "tiles", at, self.units.index("TILE_STRIDE"));
+                    let load =
+                        self.units.load_from_unit(LoadBy::Rows, "A", "tiles", at, self.units.index("TILE_STRIDE"));
                     t.line(format_args!("{name}{i}_{k} = {load};"));
                 }
             });
@@ -76,7 +77,7 @@ impl Coop {
 
     /// The columns whose starts are loaded: a block's in backward_kv, none in the other kernels, where rows have the starts.
     fn start_rounds(&self) -> Rounds {
-        let pieces = if self.entry == Entry::BackwardKv { self.columns } else { 0 };
+        let pieces = if self.entry == AttentionKernel::BackwardKv { self.columns } else { 0 };
         Rounds { pieces, threads: self.threads() }
     }
 
@@ -142,7 +143,7 @@ impl Coop {
         let index = |t: &str, place: &str| format!("{t} * qkv_line + (x_base + {place})");
         let x = |t: &str, place: &str| format!("qkv[{}]", index(t, place));
         let y = |t: &str, place: &str| match self.entry {
-            Entry::BackwardKv => format!("dout[{t} * out_line + (y_base + {place})]"),
+            AttentionKernel::BackwardKv => format!("dout[{t} * out_line + (y_base + {place})]"),
             _ => format!("qkv[{} + part_line]", index(t, place)),
         };
         for i in 0..self.rounds().count() {

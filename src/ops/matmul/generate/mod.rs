@@ -65,10 +65,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::Elem;
 use crate::gpu::kernel::Width;
-use crate::ops::matrix_units::Units;
+use crate::ops::matrix_units::MatrixUnits;
 
 use coop::CoopKernel;
-use element::Element;
+use element::BindingElement;
 use operand::Operand;
 use rows::Rows;
 use text::{Bindings, Text, component, entry, place, prologue, store, store_wide};
@@ -103,7 +103,7 @@ pub enum Algorithm {
         thread_m: u32,
         /// Columns of `out` an invocation computes.
         thread_n: u32,
-        /// As [`Coop::peeled`].
+        /// As [`CoopMatmul::peeled`].
         #[serde(default)]
         peeled: bool,
     },
@@ -121,12 +121,12 @@ pub enum Algorithm {
         pairs: bool,
     },
     /// For adapters with matrix units: f16 operands, f32 sums.
-    Coop(Coop),
+    Coop(CoopMatmul),
 }
 
 /// The shape of a kernel with cooperative matrices. Tiles are multiples of the subgroups' grid times the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Coop {
+pub struct CoopMatmul {
     /// Rows of `out` a workgroup computes.
     pub tile_m: u32,
     /// Columns of `out` a workgroup computes.
@@ -139,7 +139,7 @@ pub struct Coop {
     pub grid_n: u32,
     /// The adapter's matrices.
     #[serde(flatten)]
-    pub units: Units,
+    pub units: MatrixUnits,
     /// Tiles of each operand in workgroup memory: with two, one is filled while the other is multiplied, and a tile takes one
     /// barrier instead of two.
     #[serde(default = "one")]
@@ -284,7 +284,8 @@ pub fn full_name(spec: &Spec) -> String {
             _ = write!(name, ".{rows}x{columns}x{unroll}.{width}");
         }
         Algorithm::Coop(coop) => {
-            let Coop { tile_m, tile_n, tile_k, grid_m, grid_n, units: Units { edge, native, .. }, .. } = coop;
+            let CoopMatmul { tile_m, tile_n, tile_k, grid_m, grid_n, units: MatrixUnits { edge, native, .. }, .. } =
+                coop;
             _ = write!(name, ".{tile_m}x{tile_n}x{tile_k}.{grid_m}x{grid_n}.e{edge}");
             if edge != native {
                 _ = write!(name, "of{native}");
@@ -319,9 +320,8 @@ pub fn full_name(spec: &Spec) -> String {
 #[must_use]
 pub fn is_ragged(algorithm: &Algorithm, m: u32, n: u32, k: u32, part_depth: u32) -> bool {
     let [tile_m, tile_n, tile_k] = match *algorithm {
-        Algorithm::Coop(Coop { tile_m, tile_n, tile_k, .. }) | Algorithm::Tiled { tile_m, tile_n, tile_k, .. } => {
-            [tile_m, tile_n, tile_k]
-        }
+        Algorithm::Coop(CoopMatmul { tile_m, tile_n, tile_k, .. })
+        | Algorithm::Tiled { tile_m, tile_n, tile_k, .. } => [tile_m, tile_n, tile_k],
         Algorithm::Rows { .. } => return false,
     };
     [(m, tile_m), (n, tile_n), (k, tile_k), (part_depth, tile_k)].iter().any(|(extent, tile)| extent % tile != 0)
@@ -329,7 +329,7 @@ pub fn is_ragged(algorithm: &Algorithm, m: u32, n: u32, k: u32, part_depth: u32)
 
 /// Bytes of workgroup memory of a kernel with cooperative matrices.
 #[must_use]
-pub fn coop_bytes(product: Product, coop: &Coop) -> u32 {
+pub fn coop_bytes(product: Product, coop: &CoopMatmul) -> u32 {
     coop::workgroup_bytes(product, coop)
 }
 
@@ -379,7 +379,7 @@ impl Display for Algorithm {
                 write!(f, "rows {rows}x{columns}, {width} lanes, {unroll} steps{pairs}")
             }
             Self::Coop(c) => {
-                let Coop { tile_m, tile_n, tile_k, grid_m, grid_n, .. } = c;
+                let CoopMatmul { tile_m, tile_n, tile_k, grid_m, grid_n, .. } = c;
                 let edge = c.units.edge;
                 write!(f, "coop {tile_m}x{tile_n}x{tile_k} by {grid_m}x{grid_n} subgroups, matrices of {edge}")?;
                 f.write_str(if c.buffers > 1 { ", two buffers" } else { "" })?;
@@ -395,7 +395,7 @@ impl Algorithm {
     pub fn has_sizes_of(&self, other: &Self) -> bool {
         match (*self, *other) {
             (Self::Coop(a), Self::Coop(b)) => {
-                let rest = Coop { units: a.units, transposed: a.transposed, peeled: a.peeled, ..b };
+                let rest = CoopMatmul { units: a.units, transposed: a.transposed, peeled: a.peeled, ..b };
                 a == rest && a.units.edge == b.units.edge && a.units.lanes == b.units.lanes
             }
             (Self::Tiled { peeled, .. }, Self::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n, .. }) => {

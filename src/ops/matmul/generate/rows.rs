@@ -1,6 +1,6 @@
 //! The kernel for software adapters.
 
-use super::{Algorithm, Bindings, Element, Product, Spec, Text, component, entry, prologue, store};
+use super::{Algorithm, BindingElement, Bindings, Product, Spec, Text, component, entry, prologue, store};
 
 /// The kernel for software adapters.
 ///
@@ -14,7 +14,7 @@ pub(super) struct Rows {
     columns: u32,
     unroll: u32,
     /// Type of one slot.
-    slot: Element,
+    slot: BindingElement,
     /// `a` is read along M for `BackwardWeight`, otherwise along K; `b` along K for `Forward`, otherwise along N.
     bindings: Bindings,
 }
@@ -30,12 +30,12 @@ impl Rows {
         let Algorithm::Rows { width, rows, columns, unroll, pairs } = spec.algorithm else {
             unreachable!("the caller matched Algorithm::Rows")
         };
-        let element = if spec.vec4() { Element::Vec4 } else { Element::F32 };
-        let operand = if spec.vec4() && pairs { Element::Pair } else { element };
+        let element = if spec.vec4() { BindingElement::Vec4 } else { BindingElement::F32 };
+        let operand = if spec.vec4() && pairs { BindingElement::Pair } else { element };
         let (slot, b, out) = match spec.product {
-            Product::Forward => (Element::F32, operand, Element::F32),
+            Product::Forward => (BindingElement::F32, operand, BindingElement::F32),
             _ if columns.is_multiple_of(4) => (element, operand, operand),
-            _ => (Element::F32, Element::F32, Element::F32),
+            _ => (BindingElement::F32, BindingElement::F32, BindingElement::F32),
         };
         Self { spec, width, rows, columns, unroll, slot, bindings: Bindings { a: operand, b, out, by_element: false } }
     }
@@ -120,7 +120,7 @@ impl Rows {
 
     /// A number of `a` as a factor of a slot.
     fn factor(&self, a: String) -> String {
-        if self.slot == Element::Vec4 { format!("vec4({a})") } else { a }
+        if self.slot == BindingElement::Vec4 { format!("vec4({a})") } else { a }
     }
 
     /// What `add_steps` calls step `j` of `b`.

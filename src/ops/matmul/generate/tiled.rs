@@ -2,7 +2,9 @@
 
 use crate::ops::matrix_units::guarded;
 
-use super::{Bindings, Element, Operand, Spec, Text, component, entry, padded, place, prologue, store, workgroup_size};
+use super::{
+    BindingElement, Bindings, Operand, Spec, Text, component, entry, padded, place, prologue, store, workgroup_size,
+};
 
 /// The kernel for GPUs.
 ///
@@ -24,8 +26,8 @@ impl Tiled {
         workgroup_size(&self.spec)
     }
 
-    fn operand(&self) -> Element {
-        Element::of(self.spec.operands, self.spec.width)
+    fn operand(&self) -> BindingElement {
+        BindingElement::of(self.spec.operands, self.spec.width)
     }
 
     /// Blocks of four vec4 (transposed tiles) or single vec4 in one tile of the operand.
@@ -49,7 +51,7 @@ impl Tiled {
             "One workgroup: {tile_m} rows, {tile_n} columns; one invocation: {thread_m} by {thread_n} of them."
         );
         let operand = self.operand();
-        let out = Element::of(spec.out, spec.width);
+        let out = BindingElement::of(spec.out, spec.width);
         let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out, by_element: false });
         for o in self.operands() {
             let length = tile_k * padded(o.tile);
@@ -247,7 +249,7 @@ impl Tiled {
 
     fn stores(&self, t: &mut Text) {
         let (m_step, n_step) = (self.tile_m / self.thread_m, self.tile_n / self.thread_n);
-        let out = Element::of(self.spec.out, self.spec.width);
+        let out = BindingElement::of(self.spec.out, self.spec.width);
         for c in 0..self.thread_n / 4 {
             t.line(format_args!("let column{c} = first_column + ({}u + thread_column) * 4u;", c * n_step));
         }

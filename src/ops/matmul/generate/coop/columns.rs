@@ -1,10 +1,10 @@
 //! Sums of the columns of `a`, the gradient of a bias, on the way of a product: done by the workgroups with the first columns of
 //! the result.
 
-use super::{ACROSS, Coop, CoopKernel, Text, Tile, component, divided, grid, guarded, workgroup_size};
+use super::{ACROSS, CoopKernel, CoopMatmul, Text, Tile, component, divided, grid, guarded, workgroup_size};
 
 /// The sums of `a`'s columns that the invocations have, as lines of the result's rows, in pieces of so many elements.
-pub(super) fn column_sums(coop: &Coop, piece: u32, transposed: bool) -> Tile {
+pub(super) fn column_sums(coop: &CoopMatmul, piece: u32, transposed: bool) -> Tile {
     let threads = coop.grid_m * coop.grid_n * coop.units.lanes;
     let lines = if transposed { coop.tile_k / ACROSS } else { threads / (coop.tile_m / piece) };
     Tile::sums("sums", lines, coop.tile_m)

@@ -3,7 +3,7 @@
 //! Results of f16 are converted, and GELU is applied element by element, by functions of whole matrices that a SPIR-V pass
 //! writes: see [`crate::gpu::Caps::matrix_functions`].
 
-use super::{Coop, CoopKernel, Epilogue, Rounds, Text, Tile, workgroup_size};
+use super::{CoopKernel, CoopMatmul, Epilogue, Rounds, Text, Tile, workgroup_size};
 use crate::gpu::Elem;
 use crate::gpu::text::without_directive;
 use crate::ops::matrix_units::{divided, guarded, store};
@@ -12,7 +12,7 @@ use crate::ops::matrix_units::{divided, guarded, store};
 const AHEAD: usize = 4;
 
 /// The bias of a tile's columns, once for each row of a matrix.
-pub(super) fn bias_lines(coop: &Coop) -> Tile {
+pub(super) fn bias_lines(coop: &CoopMatmul) -> Tile {
     Tile::sums("bias_lines", coop.units.native, coop.tile_n)
 }
 

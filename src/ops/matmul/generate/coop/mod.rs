@@ -1,7 +1,7 @@
 //! The kernel for adapters with matrix units: cooperative matrices of f16 with f32 sums.
 //!
 //! A workgroup copies tiles of `a` and `b` into workgroup memory as they lie in memory, `line` by line; whether a matrix
-//! is loaded by rows or by columns then makes the transposes, but where [`Coop::transposed`] makes them on the way. While a
+//! is loaded by rows or by columns then makes the transposes, but where [`CoopMatmul::transposed`] makes them on the way. While a
 //! tile is multiplied, the next one is on its way in registers. Lines are 8 elements longer than the tile: matrix loads start
 //! at multiples of 16 bytes, and consecutive lines fall into different banks.
 //!
@@ -13,23 +13,23 @@ mod direct;
 mod staged;
 
 use crate::gpu::kernel::Width;
-use crate::ops::matrix_units::{By, Rounds, Tile, Units, divided, grid, guarded};
+use crate::ops::matrix_units::{LoadBy, MatrixUnits, Rounds, Tile, divided, grid, guarded};
 
 use columns::column_sums;
 
 use super::{
-    Bindings, Coop, Element, Epilogue, Operand, Product, Spec, Text, component, entry, place, prologue, store,
-    store_wide, workgroup_size,
+    BindingElement, Bindings, CoopMatmul, Epilogue, Operand, Product, Spec, Text, component, entry, place, prologue,
+    store, store_wide, workgroup_size,
 };
 
 /// An operand's tile in workgroup memory, whose lines lie along K or along the operand's extent.
-fn tile(o: Operand, along_k: bool, coop: &Coop) -> Tile {
+fn tile(o: Operand, along_k: bool, coop: &CoopMatmul) -> Tile {
     let (lines, length) = if along_k { (o.tile, coop.tile_k) } else { (coop.tile_k, o.tile) };
     Tile::halves(if o.name == "a" { "a_tile" } else { "b_tile" }, lines, length)
 }
 
 /// Bytes of workgroup memory of the kernel that takes most.
-pub(super) fn workgroup_bytes(product: Product, coop: &Coop) -> u32 {
+pub(super) fn workgroup_bytes(product: Product, coop: &CoopMatmul) -> u32 {
     let operands = Operand::both(product, coop.tile_m, coop.tile_n);
     let ends = staged::sums(coop).bytes().max(match product {
         Product::Forward => direct::bias_lines(coop).bytes(),
@@ -54,11 +54,11 @@ const ACROSS: u32 = 4;
 /// See the module.
 pub(super) struct CoopKernel {
     pub(super) spec: Spec,
-    pub(super) coop: Coop,
+    pub(super) coop: CoopMatmul,
 }
 
 impl CoopKernel {
-    fn units(&self) -> Units {
+    fn units(&self) -> MatrixUnits {
         self.coop.units
     }
 
@@ -68,7 +68,7 @@ impl CoopKernel {
 
     /// Matrices of a subgroup along M and N.
     fn matrices(&self) -> (u32, u32) {
-        let Coop { tile_m, tile_n, grid_m, grid_n, units, .. } = self.coop;
+        let CoopMatmul { tile_m, tile_n, grid_m, grid_n, units, .. } = self.coop;
         (tile_m / grid_m / units.edge, tile_n / grid_n / units.edge)
     }
 
@@ -114,9 +114,9 @@ impl CoopKernel {
             coop.tile_m, coop.tile_n, coop.grid_m, coop.grid_n, coop.units.edge
         );
         let direct = self.is_direct();
-        let operand = Element::of(spec.operands, spec.width);
+        let operand = BindingElement::of(spec.operands, spec.width);
         // matrices are stored to arrays of vectors
-        let out = Element::of(spec.out, if direct { Width::Vec4 } else { spec.width });
+        let out = BindingElement::of(spec.out, if direct { Width::Vec4 } else { spec.width });
         let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out, by_element: direct });
         self.declarations(t);
         for o in self.operands() {
@@ -257,7 +257,7 @@ impl CoopKernel {
     }
 
     /// `fetch_a(line, at)`: a piece of neighbours in memory, zero outside the matrix.
-    fn fetch_function(&self, t: &mut Text, o: Operand, element: Element) {
+    fn fetch_function(&self, t: &mut Text, o: Operand, element: BindingElement) {
         let (name, piece, [line, at]) = (o.name, self.piece_type(), o.bounds());
         t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> {piece}"));
         if self.spec.width == Width::Scalar {
@@ -454,7 +454,7 @@ impl CoopKernel {
                     true => format!("{first} + {at}u"),
                     false => format!("{first} + {} + {at}u", units.index(format!("step * {deep}u"))),
                 };
-                let by = if along_k == (name == "a") { By::Rows } else { By::Columns };
+                let by = if along_k == (name == "a") { LoadBy::Rows } else { LoadBy::Columns };
                 let value = units.load_from_unit(by, role, tile.name, at, format_args!("{}u", units.units_of(stride)));
                 t.line(format_args!("let {name}{step}_{i} = {value};"));
             };

@@ -1,10 +1,12 @@
 //! Ends that go through workgroup memory, a matrix of every subgroup at a time: invocations pick up the sums, apply the
 //! epilogue and store what lies inside the result.
 
-use super::{Coop, CoopKernel, Element, Text, Tile, Width, component, grid, store, store_wide, workgroup_size};
+use super::{
+    BindingElement, CoopKernel, CoopMatmul, Text, Tile, Width, component, grid, store, store_wide, workgroup_size,
+};
 
 /// The sums of one matrix of every subgroup.
-pub(super) fn sums(coop: &Coop) -> Tile {
+pub(super) fn sums(coop: &CoopMatmul) -> Tile {
     Tile::sums("sums", coop.grid_m * coop.grid_n * coop.units.edge, coop.units.edge)
 }
 
@@ -36,7 +38,7 @@ impl CoopKernel {
 
     /// `finish(start, row, column, thread)`: stores the matrices among the sums, of which that of the first subgroup
     /// belongs at (row, column).
-    pub(super) fn finish_function(&self, t: &mut Text, out: Element) {
+    pub(super) fn finish_function(&self, t: &mut Text, out: BindingElement) {
         let Self { spec, coop } = self;
         let (units, e, stride, piece) = (coop.units, coop.units.edge, sums(coop).stride(), self.piece());
         let (pieces, threads) = (coop.grid_m * coop.grid_n * e * e / piece, workgroup_size(spec));
