@@ -18,7 +18,7 @@ crate::shared_struct! {
     }
 }
 
-/// The type of what the kernel stores at once.
+/// Returns the element type that decides how much the kernel loads and stores at once.
 fn stored_copy(copied: bool) -> Elem {
     if copied { Elem::F16 } else { Elem::F32 }
 }
@@ -29,7 +29,7 @@ fn kernel(width: Width, copied: bool) -> KernelId {
     KernelId::shader(FORWARD, entry, width, &body).stored(stored_copy(copied)).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let copied: &[bool] = if caps.f16 { &[false, true] } else { &[false] };
@@ -40,23 +40,23 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 /// Tensors of [`forward`]: flat windows of equal length.
 #[derive(Debug)]
 pub struct Forward<'a> {
-    /// Updated.
+    /// The parameters, updated in place.
     pub param: &'a Tensor,
-    /// Read.
+    /// Their gradients, read.
     pub grad: &'a Tensor,
     /// First moment, updated.
     pub m: &'a Tensor,
     /// Second moment, updated.
     pub v: &'a Tensor,
-    /// Overwritten by the parameters as f16, if given.
+    /// Overwritten with the updated parameters as f16, if given.
     pub copy: Option<&'a Tensor>,
-    /// Says whether and how.
+    /// Decides whether the step is applied, and with which gradient scale and hyperparameters.
     pub control: &'a StepControl,
-    /// True if weight decay applies.
+    /// Whether weight decay applies.
     pub decays: bool,
 }
 
-/// One AdamW update, or nothing at all in a step that is skipped; see `shaders/adamw.wgsl`.
+/// Records one AdamW update. The kernel writes nothing in a step that is skipped. `shaders/adamw.wgsl` has the formula.
 ///
 /// # Errors
 /// [`Error::Shape`] if the lengths differ.

@@ -21,12 +21,13 @@ crate::shared_struct! {
     }
 }
 
-/// Most blocks of rows that are summed apart: the rows that `scratch` must have.
+/// Largest number of row blocks that are summed separately, which is the number of rows `scratch` must have.
 pub const BLOCKS: usize = 64;
-/// Fewest rows of a block.
+/// Smallest number of rows in a block.
 const BLOCK_ROWS: usize = 32;
 
-/// Rows of a block and number of blocks for N rows: a function of the shape alone, so that sums never change.
+/// Returns the rows per block and the number of blocks for N rows. Both depend on the shape alone, so that sums never
+/// change.
 fn blocks(rows: usize) -> (usize, usize) {
     let block_rows = rows.div_ceil(BLOCKS).max(BLOCK_ROWS);
     (block_rows, rows.div_ceil(block_rows))
@@ -37,7 +38,7 @@ fn kernel(width: Width, elem: Elem) -> KernelId {
     KernelId::shader(BACKWARD, "backward", width, &body).stored(elem).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
@@ -56,8 +57,8 @@ pub struct Backward<'a> {
     pub dbias: &'a Tensor,
 }
 
-/// `dbias[c] += sum over n of dout[n,c]`, in two deterministic stages, of which `sums` does the second in its time. Its scratch
-/// has at least `BLOCKS * C` elements.
+/// `dbias[c] += sum over n of dout[n,c]`, in two deterministic stages. `sums` records the second stage later. Its
+/// scratch must have at least `BLOCKS * C` elements.
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] if `dbias` is not (1, C).

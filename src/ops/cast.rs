@@ -1,4 +1,5 @@
-//! Between f32 and f16: the working copy of weights for matrix products, and a row of activations for sampling.
+//! Conversions between f32 and f16, for the f16 copy of weights that matrix products read and for the row of
+//! activations that sampling reads.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
@@ -25,7 +26,7 @@ fn kernel(of: OpPass, width: Width) -> KernelId {
     KernelId::shader(of, of.pass, width, &body).stored(Elem::F16).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     if !caps.f16 {
@@ -34,10 +35,10 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     widths(Elem::F16).iter().flat_map(|&width| [FORWARD, WIDEN].map(|of| kernel(of, width))).collect()
 }
 
-/// `out = inp`, f32 rounded to the nearest f16, of flat windows of equal length. Overwrites `out`.
+/// `out = inp`, f32 rounded to the nearest f16. Both are flat windows of equal length. Overwrites `out`.
 ///
 /// # Errors
-/// [`Error::Shape`] if lengths or types are others.
+/// [`Error::Shape`] if the lengths differ or a tensor has the wrong element type.
 pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     inp.check_elem("cast.forward", "inp", Elem::F32)?;
     out.check_elem("cast.forward", "out", Elem::F16)?;
@@ -57,11 +58,11 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     })
 }
 
-/// `out = inp[row]`: one row of f16 (N, C) as f32 (1, C). A copy could not: rows of an odd number of f16 begin within
-/// words. Overwrites `out`.
+/// `out = inp[row]`: one row of `inp`, f16 (N, C), as f32 (1, C). Overwrites `out`. A buffer copy would not do, because
+/// rows with an odd number of f16 start in the middle of a 32-bit word.
 ///
 /// # Errors
-/// [`Error::Shape`] if shapes or types are others.
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<()> {
     inp.check_elem("cast.widen", "inp", Elem::F16)?;
     out.check_elem("cast.widen", "out", Elem::F32)?;

@@ -1,4 +1,5 @@
-//! Counted on the GPU: whether a kernel that runs again makes the same bits, and whether numbers are what they should be.
+//! Comparisons on the GPU. [`forward`] counts words whose bits differ between two runs of a kernel; [`near`] counts
+//! numbers that are farther than a tolerance from the expected values.
 
 use std::ops::Range;
 
@@ -16,9 +17,9 @@ pub const NEAR: OpPass = OpPass::new("compare", "near");
 pub static OPERATOR: Operator =
     Operator { name: "compare", passes: &[FORWARD, NEAR], kernels, tried: super::none_tried };
 
-/// What `result` must hold before the first comparison.
+/// Contents of [`Forward::result`] before the first comparison.
 pub const NO_DIFFERENCE: [u32; 2] = [0, u32::MAX];
-/// The same for [`near`].
+/// Contents of [`Near::result`] before the first comparison.
 pub const NONE_FAR_YET: [u32; 3] = [0, u32::MAX, 0];
 /// Elements that an invocation of [`near`] compares: the shader's `EACH`.
 const EACH: u32 = 64;
@@ -53,7 +54,7 @@ fn near_kernel(elem: Elem) -> KernelId {
     kernel.set("WORKGROUP", ELEMENTWISE_WORKGROUP).set("HALF", half)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
     vec![kernel(), near_kernel(Elem::F32), near_kernel(Elem::F16)]
@@ -64,14 +65,15 @@ pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
 pub struct Forward<'a> {
     /// Any shape, of 4-byte elements.
     pub first: &'a Tensor,
-    /// As many bytes, of another buffer.
+    /// The same number of bytes, in another buffer.
     pub again: &'a Tensor,
-    /// (2, 1) u32, accumulated: words that differ, and the lowest position among them; begins as [`NO_DIFFERENCE`].
+    /// (2, 1) u32, accumulated: number of words that differ, and the lowest position among them. It starts as
+    /// [`NO_DIFFERENCE`].
     pub result: &'a Tensor,
 }
 
-/// `result[0] += words that differ`, `result[1] = min(result[1], position of the first)`. The position is that within
-/// the window, of which large tensors have several.
+/// `result[0] += words that differ`, `result[1] = min(result[1], position of the first)`. The position counts from the
+/// start of a window; a tensor that is too large for one binding has several windows.
 ///
 /// # Errors
 /// [`Error::Shape`] if the sizes differ.
@@ -107,18 +109,18 @@ pub struct Near<'a> {
     pub want: &'a Tensor,
     /// The columns that are compared.
     pub columns: Range<usize>,
-    /// How far an element may be from what is wanted.
+    /// Largest absolute difference from the expected value.
     pub tolerance: f32,
-    /// How much farther, as a multiple of what is wanted.
+    /// Additional tolerance as a multiple of the expected value's magnitude.
     pub stored: f32,
-    /// (3, 1) u32, accumulated: elements that are far, the lowest position among them, and elements that are not zero;
-    /// begins as [`NONE_FAR_YET`].
+    /// (3, 1) u32, accumulated: number of elements that are out of tolerance, the lowest position among them, and
+    /// number of nonzero elements. It starts as [`NONE_FAR_YET`].
     pub result: &'a Tensor,
 }
 
-/// `result[0] += elements with |got - want| > tolerance + stored |want|`, `result[1] = min(result[1], position of the
-/// first)`, `result[2] += elements that are not 0`. What is infinite or no number is far. Positions are those in the whole
-/// tensor, row by row.
+/// `result[0] += elements with |got - want| > tolerance + stored |want|`,
+/// `result[1] = min(result[1], position of the first)`, `result[2] += elements that are not 0`. An infinite element or
+/// a NaN is always out of tolerance. Positions count from the start of the whole tensor, row by row.
 ///
 /// # Errors
 /// [`Error::Shape`] if shapes differ, or there are more elements than a u32 counts.

@@ -24,24 +24,24 @@ crate::shared_struct! {
     }
 }
 
-/// The target of a row that does not count: its loss and gradient are zero.
+/// The target that excludes a row: its loss and gradient are zero.
 pub const IGNORED: u32 = u32::MAX;
 
-/// Most invocations of a row. A GPU then has so few rows in flight that the second read of a row finds it in the L2: of
-/// GPT-2's 100 KB in f16 an H100 with 50 MB has 264.
+/// Most invocations that share a row. With that many, a GPU has few enough rows in flight that the second read of a row
+/// hits the L2 cache: an H100 has 264 rows in flight and 50 MB of L2, and a row of GPT-2's logits takes 100 KB in f16.
 const MOST: u32 = 1024;
-/// Accesses to a row that an invocation has at least, where the row has more invocations than other workgroups have.
+/// Smallest number of accesses to a row per invocation, where a row gets more invocations than a usual workgroup has.
 const ACCESSES: usize = 4;
-/// Row length whose kernels the translation test sees: those of longer rows differ in the workgroup's size alone, which not
-/// every adapter has.
+/// Row length of the kernels in the translation tests. Kernels for longer rows differ only in their workgroup size,
+/// which not every adapter supports.
 const SAMPLE_COLUMNS: usize = 384;
 
-/// Invocations of a row of so many accesses: a power of two.
+/// Returns the number of invocations that share a row of `accesses` accesses: a power of two.
 fn row_workgroup(caps: &Caps, accesses: usize) -> u32 {
     if caps.software {
         return reduction_workgroup(caps);
     }
-    // two numbers of workgroup memory an invocation
+    // each invocation uses two numbers of workgroup memory
     let most = MOST.min(caps.max_invocations).min(caps.max_workgroup_bytes / 8);
     let wanted = ((accesses / ACCESSES) as u32).next_power_of_two();
     wanted.min((most + 1).next_power_of_two() / 2).max(reduction_workgroup(caps))
@@ -60,7 +60,7 @@ fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem, columns: usize) -> 
     }
 }
 
-/// The kernels an adapter may be given, for one row length.
+/// Returns the kernels that an adapter may be given, for one sample row length.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
@@ -81,23 +81,23 @@ pub struct Forward<'a> {
     pub targets: &'a Tensor,
     /// (n, 1), overwritten.
     pub losses: &'a Tensor,
-    /// V: columns past it are padding.
+    /// V. Columns from V on are padding.
     pub vocab: usize,
 }
 
 /// `losses[n] = -log softmax(logits[n, ..V])[targets[n]]`. Overwrites `losses`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward(pass: &mut Pass, io: &Forward) -> Result<()> {
     run(pass, FORWARD, io, 0.0, None)
 }
 
-/// As [`forward`], and overwrites `logits` by their gradient `(softmax - onehot) scale loss_scale`, with the loss scale
-/// of `control`; padding becomes zero.
+/// Does the same as [`forward`], and overwrites `logits` with their gradient `(softmax - onehot) scale loss_scale`,
+/// where `loss_scale` is that of `control`. Padded columns become zero.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward_backward(pass: &mut Pass, io: &Forward, control: &StepControl, scale: f32) -> Result<()> {
     run(pass, FORWARD_BACKWARD, io, scale, Some(&control.state))
 }

@@ -14,7 +14,7 @@ pub const BACKWARD: OpPass = OpPass::new("gelu", "backward");
 pub static OPERATOR: Operator =
     Operator { name: "gelu", passes: &[FORWARD, BACKWARD], kernels, tried: super::none_tried };
 
-/// Floating-point operations an element, a transcendental one counted as one.
+/// Floating-point operations per element. A transcendental function counts as one.
 const FLOPS: u64 = 10;
 
 crate::shared_struct! {
@@ -28,7 +28,7 @@ fn kernel(of: OpPass, width: Width, elem: Elem) -> KernelId {
     KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
@@ -61,9 +61,9 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 /// Tensors of [`backward`].
 #[derive(Debug)]
 pub struct Backward<'a> {
-    /// (N, C): what `forward` was given.
+    /// (N, C): the input of [`forward`].
     pub inp: &'a Tensor,
-    /// (N, C): the gradient of the output on entry, of the input on return.
+    /// (N, C): the output's gradient on entry, the input's gradient afterwards.
     pub dout: &'a Tensor,
 }
 

@@ -1,4 +1,4 @@
-//! A hash of weights, by which devices that should hold the same ones find out.
+//! A hash of weights, which devices compare to check that they hold the same weights.
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
@@ -11,7 +11,7 @@ pub const FORWARD: OpPass = OpPass::new("hash", "forward");
 /// The operator's entry in [`super::OPERATORS`].
 pub static OPERATOR: Operator = Operator { name: "hash", passes: &[FORWARD], kernels, tried: super::none_tried };
 
-/// Words that an invocation takes: the shader's `EACH`.
+/// Words that an invocation hashes: the shader's `EACH`.
 const EACH: usize = 256;
 
 crate::shared_struct! {
@@ -26,7 +26,7 @@ fn kernel() -> KernelId {
         .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
     vec![kernel()]
@@ -35,18 +35,19 @@ pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
 /// Tensors of [`forward`].
 #[derive(Debug)]
 pub struct Forward<'a> {
-    /// (1, N) of 4-byte elements that can be bound as a whole.
+    /// (1, N) of 4-byte elements, small enough for one binding.
     pub values: &'a Tensor,
-    /// Position of the first of them among all that are hashed, modulo 2^32.
+    /// Position of the first value among all values that are hashed, modulo 2^32.
     pub first: u32,
     /// (2, 1) u32, accumulated: the two halves of the hash.
     pub sums: &'a Tensor,
 }
 
-/// `sums[k] += Σ mix(bits of value i, first + i, k)` modulo 2^32, see `shaders/hash.wgsl`. One value that differs moves the hash.
+/// `sums[k] += Σ mix(bits of value i, first + i, k)` modulo 2^32; see `shaders/hash.wgsl`. A single differing value
+/// changes the hash.
 ///
 /// # Errors
-/// [`crate::error::Error::Shape`] if `sums` has another shape.
+/// [`crate::error::Error::Shape`] if `sums` is not (2, 1) or `values` is not one row.
 pub fn forward(pass: &mut Pass, Forward { values, first, sums }: Forward) -> Result<()> {
     sums.check_shape("hash.forward", "sums", 2, 1)?;
     values.check_shape("hash.forward", "values", 1, values.len())?;

@@ -28,48 +28,50 @@ crate::shared_struct! {
     }
 }
 
-/// Most blocks of rows whose parameters' gradients are summed apart.
+/// Largest number of row blocks for which the parameters' gradients are summed separately.
 const BLOCKS: usize = 512;
-/// Fewest rows of a block.
+/// Smallest number of rows in a block.
 const BLOCK_ROWS: usize = 16;
-/// Rows of (1, C) that the scratch of [`backward`] has at most.
+/// Largest number of rows of C elements that [`backward`] needs as scratch.
 pub const SCRATCH_ROWS: usize = 3 * BLOCKS;
-/// `Vec` of a row that an invocation keeps at most, while a wider team can share the row and adds up by a tree.
+/// Most `Vec` of a row that an invocation keeps, in teams that add up by a tree. Longer rows get larger teams, up to
+/// the workgroup's size.
 const MOST_KEPT: usize = 8;
-/// Elements of a row that an invocation keeps at most, while a wider team can share the row and adds up by subgroups: of
-/// each the backward holds three sums in registers, and what it has read.
+/// Most elements of a row that an invocation keeps, in teams that add up by subgroups. Longer rows get larger teams, up
+/// to [`MOST_TEAM`]. For each element the backward pass keeps three sums and the loaded values in registers.
 const MOST_ELEMENTS: usize = 8;
-/// Invocations of a workgroup of such teams, unless one team has more.
+/// Invocations of a workgroup whose teams add up by subgroups, unless one team is larger.
 const GROUP: u32 = 256;
-/// Most invocations of such a team.
+/// Most invocations in a team that adds up by subgroups.
 const MOST_TEAM: u32 = 512;
-/// Row lengths whose kernels the translation test sees.
+/// Row lengths of the kernels in the translation tests.
 const SAMPLE_COLUMNS: [usize; 3] = [768, 132, 129];
 
-/// Rows of a block and number of blocks for N rows: a function of the shape alone, so that sums never change.
+/// Returns the rows per block and the number of blocks for N rows. Both depend on the shape alone, so that sums never
+/// change.
 fn blocks(rows: usize) -> (usize, usize) {
     let block_rows = rows.div_ceil(BLOCKS).max(BLOCK_ROWS);
     (block_rows, rows.div_ceil(block_rows))
 }
 
-/// Rows of (1, C) that the scratch of [`backward`] must have for N rows, in however many windows.
+/// Returns the rows of C elements that the scratch of [`backward`] must have for N rows, in any number of windows.
 #[must_use]
 pub fn scratch_rows(rows: usize) -> usize {
     3 * rows.div_ceil(BLOCK_ROWS).min(BLOCKS)
 }
 
-/// Invocations that share a row.
+/// A team: the invocations that share a row.
 #[derive(Clone, Copy)]
 struct Team {
     size: u32,
-    /// Invocations of a subgroup, if teams are whole subgroups and add up by them; by a tree otherwise.
+    /// Invocations of a subgroup if teams are whole subgroups and add up by them; `None` if they add up by a tree.
     lanes: Option<u32>,
-    /// Invocations of a workgroup: whole teams.
+    /// Invocations of a workgroup, a multiple of `size`.
     group: u32,
 }
 
 impl Team {
-    /// That share a row of C.
+    /// Returns the team for rows of C elements.
     fn of(caps: &Caps, c: usize) -> Self {
         subgroup_lanes(caps).map_or_else(|| Self::tree(caps, c), |lanes| Self::of_subgroups(caps, lanes, c))
     }
@@ -87,7 +89,7 @@ impl Team {
         Self { size, lanes: Some(lanes), group: (GROUP / size).max(1) * size }
     }
 
-    /// Rows of a workgroup.
+    /// Returns the rows that a workgroup computes at once.
     fn rows(self) -> u32 {
         self.group / self.size
     }
@@ -109,12 +111,12 @@ fn shader(team: Team, of: OpPass, entry: &'static str, c: usize, elem: Elem) -> 
     }
 }
 
-/// The differences between the variants of the backward.
+/// The treatment of `dinp` in a variant of the backward kernel.
 #[derive(Clone, Copy, Default)]
 struct DinpMode {
-    /// `dinp` is overwritten, not added to.
+    /// Whether `dinp` is overwritten instead of accumulated.
     overwrite: bool,
-    /// What would be stored in `dinp` goes to `dinp_f32`.
+    /// Whether the result goes to `dinp_f32` instead of `dinp`.
     widen: bool,
 }
 
@@ -139,7 +141,7 @@ fn backward_kernel(caps: &Caps, c: usize, elem: Elem, mode: DinpMode) -> KernelI
     with_dinp_access(kernel, mode).set("WORKGROUP", team.group)
 }
 
-/// The functions through which the shader reads and stores what the variants differ in.
+/// Adds the functions `load_dinp` and `store_dinp`, in which the variants differ.
 fn with_dinp_access(kernel: KernelId, DinpMode { overwrite, widen }: DinpMode) -> KernelId {
     let before = match overwrite {
         true => "fn load_dinp(i: u32) -> Stored { return pack(Vec(), Vec()); }\n",
@@ -155,7 +157,7 @@ fn with_dinp_access(kernel: KernelId, DinpMode { overwrite, widen }: DinpMode) -
     kernel.with_text(before).with_text(put)
 }
 
-/// The kernels an adapter may be given, for some row lengths.
+/// Returns the kernels that an adapter may be given, for sample row lengths.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
@@ -171,7 +173,7 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     list
 }
 
-/// Of a kernel whose elements are stored as `elem`.
+/// Returns the immediates of a kernel whose elements are stored as `elem`.
 fn params(rows: usize, c: usize, elem: Elem) -> LayernormImmediates {
     let (block_rows, blocks) = blocks(rows);
     LayernormImmediates {
@@ -192,7 +194,7 @@ pub struct Forward<'a> {
     pub weight: &'a Tensor,
     /// (1, C).
     pub bias: &'a Tensor,
-    /// (N, C), of the elements of `out`, overwritten: the normalised input.
+    /// (N, C), of the same element type as `out`, overwritten: the normalised input.
     pub xhat: &'a Tensor,
     /// (N, C), f32 or f16, overwritten.
     pub out: &'a Tensor,
@@ -200,10 +202,11 @@ pub struct Forward<'a> {
     pub rstd: &'a Tensor,
 }
 
-/// `xhat[n,c] = (inp[n,c] - mean[n]) rstd[n]`, `out[n,c] = xhat[n,c] weight[c] + bias[c]`. Overwrites `xhat`, `out`, `rstd`.
+/// `xhat[n,c] = (inp[n,c] - mean[n]) rstd[n]`, `out[n,c] = xhat[n,c] weight[c] + bias[c]`. Overwrites `xhat`, `out`,
+/// `rstd`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let (n, c) = (io.inp.rows(), io.inp.columns());
     let place = "layernorm.forward";
@@ -226,7 +229,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     Ok(())
 }
 
-/// That `weight`, `bias`, `xhat` and `out` fit (N, C) rows.
+/// Checks the shapes of `weight`, `bias`, `xhat` and `out` for (N, C) rows.
 fn check_affine(place: &str, [n, c]: [usize; 2], [weight, bias, xhat, out]: [&Tensor; 4]) -> Result<()> {
     weight.check_shape(place, "weight", 1, c)?;
     bias.check_shape(place, "bias", 1, c)?;
@@ -238,20 +241,21 @@ fn check_affine(place: &str, [n, c]: [usize; 2], [weight, bias, xhat, out]: [&Te
 /// Tensors of [`affine`].
 #[derive(Debug)]
 pub struct Affine<'a> {
-    /// (N, C): what [`forward`] kept.
+    /// (N, C): the normalised input that [`forward`] wrote.
     pub xhat: &'a Tensor,
     /// (1, C).
     pub weight: &'a Tensor,
     /// (1, C).
     pub bias: &'a Tensor,
-    /// (N, C), of the elements of `xhat`, overwritten.
+    /// (N, C), of the same element type as `xhat`, overwritten.
     pub out: &'a Tensor,
 }
 
-/// `out[n,c] = xhat[n,c] weight[c] + bias[c]`: [`forward`]'s `out` once more, bit by bit. Overwrites `out`.
+/// `out[n,c] = xhat[n,c] weight[c] + bias[c]`: computes [`forward`]'s `out` again, with the same bits. Overwrites
+/// `out`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
     let (n, c) = (io.xhat.rows(), io.xhat.columns());
     check_affine("layernorm.affine", [n, c], [io.weight, io.bias, io.xhat, io.out])?;
@@ -276,34 +280,35 @@ pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
 pub struct Backward<'a> {
     /// (N, C), f32 or f16.
     pub dout: &'a Tensor,
-    /// (N, C), of the elements of `dout`: what `forward` kept.
+    /// (N, C), of the same element type as `dout`: the normalised input that [`forward`] wrote.
     pub xhat: &'a Tensor,
     /// (1, C).
     pub weight: &'a Tensor,
-    /// (N, 1): what `forward` kept.
+    /// (N, 1): the reciprocal standard deviation that [`forward`] wrote.
     pub rstd: &'a Tensor,
-    /// (N, C), of the elements of `dout`, accumulated: the gradient of the residual stream.
+    /// (N, C), of the same element type as `dout`, accumulated: the gradient of the residual stream.
     pub dinp: &'a Tensor,
-    /// `dinp` is overwritten: the gradient begins here.
+    /// Whether `dinp` is overwritten, because the gradient begins here.
     pub overwrite_dinp: bool,
-    /// (N, C) of f32, overwritten by what would become of `dinp`, which stays as it is: the gradient ends here. Only where
-    /// `dinp` is f16, and not where it begins.
+    /// (N, C) of f32, overwritten with the result if given, because the gradient ends here; `dinp` is then only read.
+    /// `dinp` must be f16 and must not begin here.
     pub dinp_f32: Option<&'a Tensor>,
     /// (1, C), accumulated, or overwritten where it [begins](Pass::begins).
     pub dweight: &'a Tensor,
-    /// The same.
+    /// (1, C), accumulated, or overwritten where it begins.
     pub dbias: &'a Tensor,
-    /// The same, if there: the sums over n of `dinp`, which is the gradient of the bias of what was added to the
-    /// residual stream before.
+    /// (1, C), accumulated, or overwritten where it begins, if given: the sums over n of `dinp`, which are the gradient
+    /// of the bias in the projection that was last added to the residual stream.
     pub dsum: Option<&'a Tensor>,
 }
 
 /// With `g = weight dout`: `dinp += rstd (g - mean(g) - xhat mean(g xhat))`, `dweight += sum over n of dout xhat`,
-/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. With `first` it is `dinp = `. Parameters' gradients are summed in
-/// two deterministic stages, of which `sums` does the second in its time. Its scratch has at least [`scratch_rows`] * C elements.
+/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. With `overwrite_dinp` it is `dinp =`. The parameters'
+/// gradients are summed in two deterministic stages. `sums` records the second stage later. Its scratch must have at
+/// least [`scratch_rows`] * C elements.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
     let (n, c) = (io.xhat.rows(), io.xhat.columns());
     let place = "layernorm.backward";
@@ -323,7 +328,9 @@ pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
         dinp_f32.check_elem(place, "dinp_f32", Elem::F32)?;
         io.dinp.check_elem(place, "dinp", Elem::F16)?;
         if io.overwrite_dinp {
-            return Err(Error::shape(Fault::at(place, "the gradient begins and ends here, `dinp_f32` is `dinp` then")));
+            return Err(Error::shape(
+                Fault::at(place, "`overwrite_dinp` and `dinp_f32` are both set").expected("at most one of them"),
+            ));
         }
     }
     let kernel = backward_kernel(
@@ -365,7 +372,7 @@ mod tests {
     use super::*;
     use crate::gpu::Vendor;
 
-    /// Size, subgroup, workgroup and rows of a workgroup of the teams for C.
+    /// Returns team size, subgroup size, workgroup size and rows per workgroup for each of four row lengths.
     fn teams(caps: &Caps) -> Vec<(u32, Option<u32>, u32, u32)> {
         let of = |c| Team::of(caps, c);
         [129, 768, 1600, 12_288].map(of).map(|team| (team.size, team.lanes, team.group, team.rows())).into()

@@ -38,7 +38,7 @@ fn rounds_cover_every_piece_and_guard_the_last() {
     assert_eq!(Rounds { pieces: 33, threads: 32 }.guard(1).as_deref(), Some("thread + 32u < 33u"));
 }
 
-/// out = a b of one matrix, written as the module's documentation says.
+/// Returns a kernel for `out = a b` of one matrix, written by the steps in the module's documentation.
 fn product(units: MatrixUnits) -> Kernel {
     let (edge, threads) = (units.native, 2 * units.lanes);
     let tiles = ["a_tile", "b_tile"].map(|name| Tile::halves(name, edge, edge));

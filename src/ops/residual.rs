@@ -22,7 +22,7 @@ fn kernel(width: Width) -> KernelId {
         .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
     [Width::Vec4, Width::Scalar].map(kernel).into()
@@ -33,13 +33,13 @@ pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
 pub struct Forward<'a> {
     /// (N, C): the residual stream.
     pub inp: &'a Tensor,
-    /// (N, C): what is added to it.
+    /// (N, C): the branch's output, which is added to it.
     pub branch: &'a Tensor,
     /// (N, C), overwritten.
     pub out: &'a Tensor,
 }
 
-/// `out = inp + branch`. Overwrites `out`. The gradient of `out` is that of both inputs, so there is no backward.
+/// `out = inp + branch`. Overwrites `out`. There is no backward, because the gradient of both inputs is that of `out`.
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] if the shapes differ.

@@ -22,7 +22,7 @@ fn kernel(width: Width) -> KernelId {
         .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
     [Width::Vec4, Width::Scalar].map(kernel).into()
@@ -31,7 +31,7 @@ pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
 /// Tensors of [`add`].
 #[derive(Debug)]
 pub struct Add<'a> {
-    /// (1, N), accumulated: the sum over the earlier ranks. It can be bound as a whole.
+    /// (1, N), accumulated: the sum over the earlier ranks. It must fit one binding.
     pub left: &'a Tensor,
     /// (1, N): the sum over the later ranks, in another buffer.
     pub right: &'a Tensor,

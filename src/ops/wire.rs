@@ -1,4 +1,4 @@
-//! Gradients in 16 bits, as devices send them to each other.
+//! Conversion of gradients to and from 16 bits, in which devices send them to each other.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
@@ -13,10 +13,11 @@ pub const WIDEN: OpPass = OpPass::new("wire", "widen");
 /// The operator's entry in [`super::OPERATORS`].
 pub static OPERATOR: Operator = Operator { name: "wire", passes: &[NARROW, WIDEN], kernels, tried: super::none_tried };
 
-/// Values that an invocation takes.
+/// Values that an invocation converts.
 const EACH: usize = 4;
 
-/// The factor of the gradients of a mean loss: f16 then holds them up to 32, with all its bits from 3e-8 and in steps of 3e-11 below.
+/// Factor by which the gradients of a mean loss are multiplied for f16, which then holds values up to 32, with full
+/// precision from 3e-8 on and in steps of 3e-11 below.
 pub const SCALE: f32 = 2048.0;
 
 crate::shared_struct! {
@@ -29,23 +30,23 @@ crate::shared_struct! {
 /// A type of 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// The upper half of an f32: its range, 8 bits of precision.
+    /// The upper half of an f32: the range of f32, 8 bits of precision.
     Bf16,
     /// IEEE's half: 11 bits of precision, to 65504.
     F16,
 }
 
 impl Format {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 2] = [Self::Bf16, Self::F16];
 
-    /// Its name.
+    /// Returns the format's name.
     #[must_use]
     pub fn name(self) -> &'static str {
         &self.variant()[1..]
     }
 
-    /// The end of its kernels' names.
+    /// Returns the suffix of its kernels' names.
     fn variant(self) -> &'static str {
         match self {
             Self::Bf16 => ".bf16",
@@ -71,7 +72,7 @@ fn kernel(of: OpPass, format: Format) -> KernelId {
         .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
     Format::ALL.iter().flat_map(|&format| [NARROW, WIDEN].map(|of| kernel(of, format))).collect()
@@ -80,15 +81,15 @@ pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
 /// Tensors of [`narrow`] and [`widen`].
 #[derive(Debug)]
 pub struct Wire<'a> {
-    /// The type of what is packed.
+    /// Type of the packed values.
     pub format: Format,
     /// (1, N) f32, N a multiple of 4.
     pub wide: &'a Tensor,
-    /// (1, N / 2) u32, the first of two values in the lower half.
+    /// (1, N / 2) u32, two values in each, the first in the lower half.
     pub packed: &'a Tensor,
-    /// A power of two: values become multiples of it.
+    /// Factor by which values are multiplied: a power of two.
     pub scale: f32,
-    /// [`crate::ops::stepcontrol::State`], whose loss scale is taken out of the values meanwhile.
+    /// The [`crate::ops::stepcontrol::State`], whose loss scale is removed from packed values.
     pub state: &'a Tensor,
 }
 
@@ -118,19 +119,19 @@ impl Wire<'_> {
     }
 }
 
-/// `packed = wide · scale / loss scale`, rounded to the nearest, ties to even. What exceeds the type's range becomes infinite,
-/// what is below bf16's least normal number zero.
+/// `packed = wide · scale / loss scale`, rounded to the nearest, ties to even. Overwrites `packed`. Values beyond the
+/// type's range become infinite. Values below bf16's smallest normal number become zero.
 ///
 /// # Errors
-/// [`Error::Shape`] if shapes or types are others.
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn narrow(pass: &mut Pass, io: &Wire) -> Result<()> {
     io.record(pass, NARROW)
 }
 
-/// `wide = packed · loss scale / scale`, exactly where that is a normal f32. Overwrites `wide`.
+/// `wide = packed · loss scale / scale`, which is exact where it is a normal f32. Overwrites `wide`.
 ///
 /// # Errors
-/// [`Error::Shape`] if shapes or types are others.
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn widen(pass: &mut Pass, io: &Wire) -> Result<()> {
     io.record(pass, WIDEN)
 }

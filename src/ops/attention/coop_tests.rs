@@ -3,12 +3,12 @@
 use super::*;
 use crate::gpu::Vendor;
 
-/// One whose kernels compute with elements of matrices.
+/// Returns an adapter whose kernels can compute with elements of matrices.
 fn gpu(edge: u32, kib: u32) -> Caps {
     Caps { matrix_functions: true, ..opaque(edge, kib) }
 }
 
-/// One whose matrices are opaque.
+/// Returns an adapter whose matrices are opaque.
 fn opaque(edge: u32, kib: u32) -> Caps {
     Caps {
         f16: true,
@@ -98,7 +98,7 @@ fn a_tuned_block_is_taken_where_it_fits_and_only_there() {
     assert_eq!(choose(&tuned, AttentionKernel::Forward, 64, 1024), Some(other));
     assert_eq!(choose(&tuned, AttentionKernel::Forward, 64, 512), Some(table));
     assert_eq!(choose(&tuned, AttentionKernel::Forward, 80, 1024), by_table(&plain, AttentionKernel::Forward, 80));
-    // one that nobody would try, one that does not fit, and no block at all
+    // sizes that tuning never tries, sizes that do not fit, and no sizes at all
     for text in ["{\"rows\":24,\"columns\":8,\"grid_m\":3}", "{\"rows\":128,\"columns\":64,\"grid_m\":4}", "64"] {
         assert_eq!(choose(&with(text), AttentionKernel::Forward, 64, 1024), Some(table), "{text}");
     }

@@ -1,4 +1,4 @@
-//! The product of a single row: what generating a token asks for.
+//! The product of a single row, which generation computes for each token.
 
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, Purpose};
@@ -7,8 +7,8 @@ use crate::ops::reduction_workgroup;
 use super::generate::{Epilogue, Product, Spec};
 use super::{FORWARD, MatmulImmediates, ProductWindow};
 
-/// The kernel for a single row, where tiles of rows would compute mostly nothing, and its workgroups; `None` for any
-/// other product.
+/// Returns the kernel for a single row and its number of workgroups, or `None` for any other product. Kernels with
+/// tiles of rows would waste most of their work on a single row.
 pub(super) fn choose(
     caps: &Caps,
     window: &ProductWindow,
@@ -19,7 +19,7 @@ pub(super) fn choose(
     if !single || spec.epilogue == Epilogue::GeluBackward || spec.operands != Elem::F32 || spec.out != Elem::F32 {
         return None;
     }
-    // only what lies along k is read four at a time here
+    // only data along k is read four at a time here
     let vec4 = [p.k, p.b_stride, p.a_offset, p.b_offset].iter().all(|x| x % 4 == 0);
     Some((kernel(caps, spec.epilogue, vec4), u64::from(p.n)))
 }
@@ -40,7 +40,7 @@ fn kernel(caps: &Caps, epilogue: Epilogue, vec4: bool) -> KernelId {
         .set("WORKGROUP", reduction_workgroup(caps))
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 pub(super) fn kernels(caps: &Caps) -> Vec<KernelId> {
     let of = |vec4| {
         [Epilogue::None, Epilogue::Bias, Epilogue::BiasGelu, Epilogue::BiasResidual].map(|e| kernel(caps, e, vec4))

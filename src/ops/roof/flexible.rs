@@ -1,9 +1,9 @@
-//! A product of cooperative matrices of dimensions that Vulkan calls flexible, held by a whole workgroup where the adapter
-//! can: `VK_NV_cooperative_matrix2`. On NVIDIA's Hopper it may be the only road to the instructions of a warpgroup.
+//! A product of cooperative matrices with flexible dimensions (`VK_NV_cooperative_matrix2`), held by a whole workgroup
+//! where the adapter supports that. On NVIDIA's Hopper it may be the only way to use the instructions of a warpgroup.
 //!
-//! A prototype, measured beside what src/ops/matmul reaches with `wgpt profile --roofs --experimental`. Operands are loaded
-//! from buffers: the driver decides what lies in workgroup memory. WGSL declares matrices of an edge that it knows, and
-//! [`crate::gpu::spirv::for_driver`] gives them their dimensions.
+//! This is a prototype. `wgpt profile --roofs --experimental` measures it next to the kernels of src/ops/matmul.
+//! Operands are loaded from buffers, and the driver decides what to keep in workgroup memory. The WGSL text declares
+//! matrices of an edge that WGSL supports, and [`crate::gpu::spirv::for_driver`] replaces their dimensions.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::adapter::Flexible;
@@ -12,11 +12,11 @@ use crate::gpu::text::Text;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
 use crate::ops::matrix_units::{self, DIRECTIVES, MatrixUnits};
 
-/// Rows, columns and depth of a workgroup's matrices to try on GPUs: 64 to 128 registers an invocation hold the sums.
+/// Rows, columns and depth of a workgroup's matrices to try on GPUs. The sums take 64 to 128 registers per invocation.
 const SHAPES: [[u32; 3]; 4] = [[128, 128, 32], [128, 256, 32], [128, 256, 64], [256, 128, 64]];
-/// The same of a subgroup's.
+/// The same for matrices that a subgroup holds.
 const SUBGROUP_SHAPES: [[u32; 3]; 2] = [[64, 64, 16], [32, 64, 32]];
-/// What a software adapter compiles in a second.
+/// The same for a software adapter, which compiles these in a second.
 const SOFTWARE_SHAPES: [[u32; 3]; 2] = [[16, 32, 8], [24, 16, 16]];
 
 crate::shared_struct! {
@@ -28,17 +28,17 @@ crate::shared_struct! {
     }
 }
 
-/// The kernel: everything that its text depends on.
+/// Everything that the kernel's text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Spec {
-    /// The adapter's matrices, one of which stands in the text.
+    /// The adapter's matrices. The text declares one of them in place of the flexible one.
     units: MatrixUnits,
     dimensions: Dimensions,
     threads: u32,
 }
 
-/// Rows, columns and depth of the matrices that [`matrix_flexible`] can have on this adapter; none where it has no flexible
-/// ones.
+/// Returns rows, columns and depth of the matrices that [`matrix_flexible`] can use on this adapter. The list is empty
+/// where the adapter has no flexible matrices.
 #[must_use]
 pub fn flexible_shapes(caps: &Caps) -> Vec<[u32; 3]> {
     let (Some(flexible), Some(_)) = (caps.flexible, MatrixUnits::of(caps)) else { return Vec::new() };
@@ -106,7 +106,7 @@ pub fn matrix_flexible(pass: &mut Pass, io: MatrixFlexible) -> Result<()> {
     })
 }
 
-/// The kernel of such a shape, on an adapter that has it.
+/// Returns the kernel for matrices of this shape, which the adapter must support.
 pub(super) fn kernel(caps: &Caps, [m, n, k]: [u32; 3]) -> KernelId {
     let Flexible { workgroup, invocations, .. } = caps.flexible.unwrap_or_default();
     let units = MatrixUnits::of(caps).unwrap_or_else(|| MatrixUnits::of_edge(caps, 16));

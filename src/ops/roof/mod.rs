@@ -1,5 +1,5 @@
-//! The most that an adapter can do: bytes copied, multiply-adds in f32 and f16, products of cooperative matrices from
-//! registers and from workgroup memory. What every measured kernel is held against.
+//! Kernels that measure an adapter's peak rates: bytes copied, multiply-adds in f32 and f16, and products of
+//! cooperative matrices from registers and from workgroup memory. Every measured kernel is compared with these rates.
 
 mod fed;
 mod flexible;
@@ -53,7 +53,7 @@ pub const FUSED_A_ROUND: u64 = 16 * 8;
 /// Tiles that a workgroup of [`matrix`] computes.
 pub const TILES: usize = 4;
 
-/// What [`fused`] computes in.
+/// The type in which [`fused`] computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FusedScalar {
     /// 32 bits: every adapter.
@@ -71,12 +71,12 @@ impl FusedScalar {
     }
 }
 
-/// A kernel of `shaders/roof.wgsl` or `shaders/roof/matrix.wgsl`: everything that its text depends on.
+/// Everything that the text of a kernel of `shaders/roof.wgsl` or `shaders/roof/matrix.wgsl` depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Spec {
-    /// `copy` or `fused`.
+    /// The kernel of [`copy`] or [`fused`].
     Plain { entry: &'static str, scalar: FusedScalar, group: u32 },
-    /// `matrix`, of this edge.
+    /// The kernel of [`matrix`] with matrices of this edge.
     Matrix { edge: u32, group: u32 },
 }
 
@@ -153,13 +153,14 @@ fn matrix_kernel(caps: &Caps, edge: u32) -> KernelId {
     KernelId::generated(MATRIX, "matrix", Purpose::Elements, Spec::Matrix { edge, group: matrix_group(caps) })
 }
 
-/// Invocations of a workgroup of [`matrix`]: one subgroup. Where subgroups come in several sizes it is the largest; a
-/// workgroup may then be two of them that compute the same, and the rate comes out at half of what it is.
+/// Returns the invocations of a workgroup of [`matrix`], which is one subgroup. Where subgroups have several sizes this
+/// is the largest. A workgroup may then consist of two subgroups that compute the same, and the measured rate is half
+/// the real one.
 fn matrix_group(caps: &Caps) -> u32 {
     subgroup_sizes(caps).1.clamp(8, 128)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = vec![
@@ -180,9 +181,9 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 pub struct Copy<'a> {
     /// Any shape with a multiple of 16 bytes, within one binding.
     pub inp: &'a Tensor,
-    /// The same, overwritten.
+    /// The same shape, overwritten.
     pub out: &'a Tensor,
-    /// How many 16 bytes an invocation copies, each a workgroup's width from the one before.
+    /// Number of 16-byte pieces that an invocation copies, a workgroup's width apart.
     pub each: u32,
 }
 
@@ -211,11 +212,11 @@ pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
 /// Tensors and numbers of [`fused`].
 #[derive(Debug)]
 pub struct Fused<'a> {
-    /// Any shape, f32, overwritten: one invocation an element.
+    /// Any shape, f32, overwritten. Each invocation computes one element.
     pub out: &'a Tensor,
-    /// What is computed in.
+    /// Type of the computation.
     pub scalar: FusedScalar,
-    /// Turns of the loop; software Vulkan ends loops after 65,535.
+    /// Iterations of the loop. Software Vulkan ends loops after 65,535.
     pub rounds: u32,
     /// Factor, below 1 so that numbers stay small.
     pub a: f32,
@@ -223,7 +224,7 @@ pub struct Fused<'a> {
     pub b: f32,
 }
 
-/// `out[i] = sum of x`, for 16 numbers x that each go `8 rounds` times through `x = x a + b`. Overwrites `out`.
+/// `out[i] = sum of x`, over 16 numbers x to each of which `x = x a + b` is applied `8 rounds` times. Overwrites `out`.
 ///
 /// # Errors
 /// [`Error::Gpu`] if the adapter lacks the type.
@@ -251,11 +252,11 @@ pub struct Matrix<'a> {
     pub out: &'a Tensor,
     /// E: one of [`Caps::matrix_edges`].
     pub edge: u32,
-    /// Products of each tile.
+    /// Number of products for each tile.
     pub rounds: u32,
 }
 
-/// In every workgroup `rounds` times `a0 b0`, `a0 b1`, `a1 b0`, `a1 b1`. Overwrites `out`.
+/// Computes `a0 b0`, `a0 b1`, `a1 b0` and `a1 b1`, each `rounds` times, in every workgroup. Overwrites `out`.
 ///
 /// # Errors
 /// [`Error::Gpu`] if the device lacks such matrices; [`Error::Shape`].

@@ -1,8 +1,9 @@
-//! The text of [`CoopAttention`]: constants and tiles, what the shaders have, and the entry point, whose matrices must have names.
+//! The text of [`CoopAttention`]: constants, tiles, the shared shaders, and the entry point. The entry point is
+//! generated because each matrix must have a name.
 //!
-//! A workgroup's rows come in as matrices (`tiles`), then block after block of columns, of which the next is fetched while this one
-//! is multiplied (`products`). What is between the products, from scores to weights, is in `elements` where a kernel can
-//! compute with the elements of a matrix, else in `sums`.
+//! First a workgroup loads its rows as matrices (`tiles`). Then it iterates over blocks of columns and fetches the next
+//! block while it multiplies the current one (`products`). The step from scores to weights, between the products, is in
+//! `elements` where a kernel can compute with the elements of a matrix, else in `sums`.
 
 mod elements;
 mod products;
@@ -34,13 +35,14 @@ impl CoopAttention {
         t.text
     }
 
-    /// Matrices of a subgroup along its rows, along its part of a block's columns, and along its part of the head.
+    /// Returns a subgroup's matrices along its rows, along its part of a block's columns, and along its part of the
+    /// head.
     fn matrices(&self) -> [u32; 3] {
         let n = self.units.native;
         [self.rows / self.grid_m / n, self.columns / self.grid_n / n, self.head_size / self.grid_n / n]
     }
 
-    /// Rows that go through the tiles at once, on their way in and out.
+    /// Returns the number of rows that pass through the tiles at once when rows are loaded or stored.
     fn portion(&self) -> u32 {
         self.rows.min(self.columns)
     }
@@ -83,7 +85,8 @@ impl CoopAttention {
         t.close();
     }
 
-    /// Declares where a Half8 of the columns' tiles belongs.
+    /// Declares the functions that map a piece, a Half8 of the columns' tiles, to its line and its position in the
+    /// line.
     fn declare_pieces(&self, t: &mut Text) {
         let most = (self.columns * self.head_size / 8).next_multiple_of(self.threads());
         let (line, place) = divided("piece", self.head_size / 8, most);
@@ -91,7 +94,7 @@ impl CoopAttention {
         t.line(format_args!("fn place_in_line(piece: u32) -> u32 {{ return {place}; }}"));
     }
 
-    /// Text that only the subgroups of the grid run.
+    /// Writes text that only the subgroups of the grid run.
     fn on_grid(&self, t: &mut Text, body: impl FnOnce(&mut Text)) {
         self.units.on_grid(t, self.grid_m * self.grid_n, body);
     }
@@ -130,7 +133,8 @@ impl CoopAttention {
         if *entry == AttentionKernel::Forward && self.units.functions {
             (0..tall).for_each(|i| t.line(format_args!("var total{i} = MatrixC();")));
         }
-        // blocks that the diagonal cuts, and those that all rows see: behind them for keys as rows, else before
+        // blocks that the diagonal cuts, and blocks that all rows see; the latter come after the diagonal if rows are
+        // keys, else before
         let (start, middle, end) = match entry {
             AttentionKernel::BackwardKv => (
                 "at.first / COLUMNS * COLUMNS",
@@ -164,12 +168,12 @@ impl CoopAttention {
         t.close();
     }
 
-    /// Finds where a subgroup's matrices lie, in units of the tiles. Constants are added behind: compilers fold them into the
-    /// accesses.
+    /// Writes the base indices of a subgroup's matrices, in units of the tiles. Constants are added last so that
+    /// compilers fold them into the accesses.
     fn bases(&self, t: &mut Text) {
         let [tile, weights] =
             [self.columns_tile(""), self.weights_tile("")].map(|tile| self.units.units_of(tile.stride()));
-        // where several subgroups share rows, each has its part of the columns, then of the head
+        // if several subgroups share rows, each has its part of the columns, then of the head
         let part = |whole: u32| format!("(subgroup % {}u) * {}u", self.grid_n, whole / self.grid_n);
         t.line(format_args!("let score_column = {};", part(self.columns)));
         t.line(format_args!("let columns_base = score_column * {tile}u;"));
@@ -195,7 +199,7 @@ impl CoopAttention {
         }
     }
 
-    /// One block of columns, perhaps one that the diagonal cuts. The next is fetched ahead.
+    /// Writes the work on one block of columns, which the diagonal cuts if `is_cut`. The next block is fetched ahead.
     fn block(&self, t: &mut Text, is_cut: bool) {
         if is_cut {
             let sees = match self.entry {
@@ -216,13 +220,13 @@ impl CoopAttention {
             (_, true) => self.backward_elements(t, is_cut),
             (_, false) => self.weights_by_sums(t, is_cut),
         });
-        // weights stay within the subgroup that made them, if it made whole rows
+        // only the subgroup that computed weights reads them, if it computed whole rows
         t.line(if self.grid_n == 1 { "subgroupBarrier();" } else { "workgroupBarrier();" });
         self.fetch(t, "first_column + COLUMNS");
         busy(t, &|t| self.add_products(t));
     }
 
-    /// Deals a subgroup's rows out to its invocations: writes what is done with one of them.
+    /// Writes `body` for each row of a subgroup, distributed over its invocations.
     pub(super) fn on_rows(&self, t: &mut Text, body: impl Fn(&str) -> String) {
         let (rows, lanes) = (self.rows / self.grid_m, self.units.lanes);
         if self.units.varying {

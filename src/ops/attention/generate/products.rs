@@ -6,7 +6,8 @@ use crate::ops::matrix_units::By;
 use super::super::coop::{AttentionKernel, CoopAttention};
 
 impl CoopAttention {
-    /// Multiplies the rows by column matrix j of a tile; the sums {to}{i}_{j} have begun.
+    /// Multiplies the rows by column matrix j of a tile and adds to the sums `{to}{i}_{j}`, which are initialised
+    /// already.
     pub(super) fn multiply_columns(&self, t: &mut Text, (name, tile): (&str, u32), to: &str, j: u32) {
         let ([tall, ..], n, stride) = (self.matrices(), self.units.native, self.columns_tile("").stride());
         for k in 0..self.head_size / n {
@@ -19,7 +20,7 @@ impl CoopAttention {
         }
     }
 
-    /// From one row of weights to the next.
+    /// Returns the stride from one row of weights to the next, in units of the tile.
     pub(super) fn weight_stride(&self) -> String {
         format!("{}u", self.units.units_of(self.weights_tile("").stride()))
     }

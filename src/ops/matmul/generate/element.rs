@@ -1,4 +1,4 @@
-//! The element types of bindings: what one access moves, and how it is read and written.
+//! The element types of bindings, each of which is moved by one access, and the text that reads and writes them.
 
 use std::fmt::{self, Display};
 
@@ -10,13 +10,13 @@ use crate::gpu::kernel::Width;
 pub(super) enum BindingElement {
     F32,
     Vec4,
-    /// Two f32 in a u64; read as vec4 by a function of the kernel.
+    /// Two f32 in a u64; two of these are read as a vec4 by a function of the kernel.
     Pair,
-    /// f16, computed with as f32.
+    /// f16, converted to f32 for computation.
     Half,
-    /// Four of them.
+    /// Four f16.
     Half4,
-    /// Eight of them, 16 bytes: a struct of two vec4.
+    /// Eight f16, 16 bytes: a struct of two vec4.
     Half8,
 }
 
@@ -34,7 +34,7 @@ impl Display for BindingElement {
 }
 
 impl BindingElement {
-    /// `expr`, a count of f32, in the units that one read moves.
+    /// Returns `expr`, an index or a number of scalars, in units of this element.
     pub(super) fn units(self, expr: impl Display) -> String {
         match self {
             BindingElement::F32 | BindingElement::Half => format!("{expr}"),
@@ -43,7 +43,8 @@ impl BindingElement {
         }
     }
 
-    /// The element of a tensor: what a kernel of this width reads and writes at once, at most 16 bytes.
+    /// Returns the element that a kernel of this width reads and writes at once in a tensor of `elem`, at most 16
+    /// bytes.
     pub(super) fn of(elem: Elem, width: Width) -> Self {
         match (elem, width) {
             (Elem::F16, Width::Vec8) => BindingElement::Half8,
@@ -54,22 +55,24 @@ impl BindingElement {
         }
     }
 
-    /// True if it holds f16.
+    /// Returns whether the element holds f16.
     pub(super) fn half(self) -> bool {
         matches!(self, BindingElement::Half | BindingElement::Half4 | BindingElement::Half8)
     }
 
-    /// What one read brings to compute with: `f32`, or `vec4<f32>`, of which [`BindingElement::Half8`] brings two.
+    /// Returns the type in which a read value is used: `f32`, or `vec4<f32>`, of which [`BindingElement::Half8`] yields
+    /// two.
     pub(super) fn value(self) -> Self {
         if self.width() == 1 { BindingElement::F32 } else { BindingElement::Vec4 }
     }
 
-    /// The element of another tensor of the same type that is read and written without functions.
+    /// Returns the corresponding element that is read and written without functions, for other tensors of the same
+    /// type.
     pub(super) fn plain(self) -> Self {
         if self == BindingElement::Pair { BindingElement::Vec4 } else { self }
     }
 
-    /// How many f32 one read moves.
+    /// Returns the number of scalars that one read moves.
     pub(super) fn width(self) -> u32 {
         match self {
             BindingElement::F32 | BindingElement::Half => 1,
@@ -78,7 +81,7 @@ impl BindingElement {
         }
     }
 
-    /// The statement that sets element `index` of binding `name`.
+    /// Returns the statement that sets element `index` of binding `name`.
     pub(super) fn write(self, name: &str, index: impl Display, value: impl Display) -> String {
         match self {
             BindingElement::F32 | BindingElement::Vec4 => format!("{name}[{index}] = {value};"),
@@ -88,7 +91,7 @@ impl BindingElement {
         }
     }
 
-    /// Element `index` of binding `name`.
+    /// Returns the expression that reads element `index` of binding `name`.
     pub(super) fn read(self, name: &str, index: impl Display) -> String {
         match self {
             BindingElement::F32 | BindingElement::Vec4 => format!("{name}[{index}]"),

@@ -1,28 +1,29 @@
-//! Text that all matrix kernels share: lines, the prologue, the workgroup's place, the fused ends.
+//! Text that all matrix kernels share: the prologue, the workgroup's position, and the epilogues.
 
 pub(super) use crate::gpu::text::{Text, without_directive};
 use crate::ops::matrix_units::{DIRECTIVES, HALF8, UNIFORM_SUBGROUPS};
 
 use super::{Algorithm, BindingElement, Epilogue, Product, Spec, name, workgroup_size};
 
-/// Row tiles that [`Algorithm::Tiled`] walks before the next column tile: both operands' tiles stay in a GPU's L2.
+/// Row tiles that [`Algorithm::Tiled`] computes before the next column tile, so that the tiles of both operands stay in
+/// a GPU's L2.
 const BAND: u32 = 8;
 
-/// Component `i` of a vec4.
+/// Returns the name of component `i` of a vec4.
 pub(super) fn component(i: u32) -> &'static str {
     ["x", "y", "z", "w"][i as usize % 4]
 }
 
-/// How a kernel sees its bindings.
+/// The element types of a kernel's bindings.
 pub(super) struct Bindings {
     pub(super) a: BindingElement,
     pub(super) b: BindingElement,
     pub(super) out: BindingElement,
-    /// Results are computed with one by one.
+    /// Whether the epilogue computes results one by one.
     pub(super) by_element: bool,
 }
 
-/// Header comment, parameters and bindings.
+/// Writes the header comment, immediates and bindings.
 pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     let Bindings { a, b, out, by_element } = bindings;
     let mut t = Text::default();
@@ -130,7 +131,7 @@ pub(super) fn prologue(spec: &Spec, idea: &str, bindings: &Bindings) -> Text {
     t
 }
 
-/// Attributes and parameters of the entry point.
+/// Writes the attributes and parameters of the entry point.
 pub(super) fn entry(t: &mut Text, spec: &Spec) {
     t.line(format_args!("@compute @workgroup_size({})", workgroup_size(spec)));
     t.line("fn main(");
@@ -145,7 +146,7 @@ pub(super) fn entry(t: &mut Text, spec: &Spec) {
     t.open(")");
 }
 
-/// Stores the sum `value` at `index` of what has the shape of `out`.
+/// Applies the epilogue to the sum `value` and stores it at `index` of `out`.
 pub(super) fn store(t: &mut Text, spec: &Spec, out: BindingElement, index: &str, bias_index: &str, value: &str) {
     let bias = if spec.epilogue.bias() { format!(" + bias[{bias_index}]") } else { String::new() };
     let before = if spec.accumulate { format!("{} + ", out.read("out", index)) } else { String::new() };
@@ -154,7 +155,7 @@ pub(super) fn store(t: &mut Text, spec: &Spec, out: BindingElement, index: &str,
         Epilogue::None | Epilogue::Bias | Epilogue::ColumnSums => t.line(out.write("out", index, sum)),
         Epilogue::BiasResidual => t.line(out.write("out", index, format_args!("residual[{index}] + ({sum})"))),
         Epilogue::BiasGelu => {
-            // of what is kept, not of what is rounded away: so it can be computed again from it
+            // GELU of the stored value, not of the unrounded one, so that it can be recomputed from the stored value
             let kept = match out {
                 out if out.half() => format!("as_stored({sum})"),
                 _ => sum,
@@ -170,8 +171,8 @@ pub(super) fn store(t: &mut Text, spec: &Spec, out: BindingElement, index: &str,
     }
 }
 
-/// Stores eight neighbouring sums, `sum_low` and `sum_high`, from element `start` on of what has the shape of `out`; the
-/// bias is that from `bias_start` on.
+/// Applies the epilogue to eight neighbouring sums, `sum_low` and `sum_high`, and stores them at element `start` of
+/// `out`. Their biases begin at `bias_start`.
 pub(super) fn store_wide(t: &mut Text, spec: &Spec, out: BindingElement, start: &str, bias_start: &str) {
     let half = out == BindingElement::Half8;
     t.line(format_args!("let at = {};", out.units(start)));
@@ -192,7 +193,7 @@ pub(super) fn store_wide(t: &mut Text, spec: &Spec, out: BindingElement, start: 
         let value = match spec.epilogue {
             Epilogue::None | Epilogue::Bias | Epilogue::ColumnSums => sum,
             Epilogue::BiasResidual => format!("residual[at + {i}u] + ({sum})"),
-            // of what is kept, not of what is rounded away: so it can be computed again from it
+            // GELU of the stored value, not of the unrounded one, so that it can be recomputed from the stored value
             Epilogue::BiasGelu if half => format!("as_stored({sum})"),
             Epilogue::BiasGelu => sum,
             Epilogue::GeluBackward => format!("({sum}) * gelu_slope({})", of("pre", "pre_all")),
@@ -213,8 +214,9 @@ pub(super) fn store_wide(t: &mut Text, spec: &Spec, out: BindingElement, start: 
     }
 }
 
-/// Which tile a workgroup computes: `first_row`, `first_column`; in tiles of workgroup memory also which depths of which part,
-/// from `depth` to `depth_end`, and where in `out` the part's result starts, `out_start`.
+/// Writes the workgroup's position: its tile begins at `first_row`, `first_column`. In kernels with tiles in workgroup
+/// memory it also writes the depths of its part, from `depth` to `depth_end`, and the start of the part's result in
+/// `out`, `out_start`.
 pub(super) fn place(t: &mut Text, spec: &Spec, tile_m: u32, tile_n: u32) {
     let in_tiles = !matches!(spec.algorithm, Algorithm::Rows { .. });
     let parts = spec.parts > 1;
