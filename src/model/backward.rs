@@ -1,4 +1,4 @@
-//! GPT-2 backward: one line an operator, the forward's order reversed. Parameter gradients accumulate.
+//! GPT-2 backward: one line per operator, in the reverse order of the forward pass. Parameter gradients accumulate.
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
@@ -11,9 +11,9 @@ use super::forward;
 use super::place;
 use super::tensors::Params;
 
-/// From `lnf` to `losses`, `d.dlnf` and the head's part of `grads.wte`, a chunk of logits
-/// at a time: the logits of a batch never exist as a whole. Gradients are multiplied by `scale` and the loss scale of
-/// `control`.
+/// Records the head: it reads `lnf` and writes `losses`, `d.dlnf` and the head's part of the gradient of `wte`. It
+/// works on one chunk of logits at a time, so the logits of a batch never exist as a whole. Gradients are multiplied by
+/// `scale` and the loss scale of `control`.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -27,7 +27,7 @@ pub fn head(
     (control, scale): (&stepcontrol::StepControl, f32),
 ) -> Result<()> {
     pass.at(place::HEAD);
-    // squares of what is not yet all of a gradient: of no use
+    // the squares that these sums write are not used, because the gradient of wte is not complete yet
     let mut sums = sums_in(d);
     for start in (0..a.rows()).step_by(a.logits.rows()) {
         let rows = start..(start + a.logits.rows()).min(a.rows());
@@ -44,7 +44,8 @@ pub fn head(
     sums.finish(pass).map(|_| ())
 }
 
-/// From `d.dlnf` to all other gradients. Returns those whose sums of squares were left in `d.squares`: they are final.
+/// Records the rest of the backward pass, from `d.dlnf` to all other gradients. Returns the final gradients whose sums
+/// of squares are in `d.squares`.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -67,7 +68,7 @@ pub fn body(
         dweight: grads.get("lnfw", 0),
         dbias: grads.get("lnfb", 0),
     };
-    // the last projection before a norm gets its bias's gradient from there
+    // a norm also computes the bias gradient of the projection before it
     let last = config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last));
     norm(pass, d, &mut sums, &d.dlnf, ResidualGrad::Overwrite, lnf, last)?;
     for (l, BlockBackwardBuffers { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in
@@ -88,7 +89,8 @@ pub fn body(
             Recompute::Ln => layernorm::affine(pass, layernorm::Affine { xhat, weight: w(weight), bias: w(bias), out }),
             _ => Ok(()),
         };
-        // its gradient first: what it reads has no use after it, and may give its memory to what follows
+        // the gradient of fcprojw comes first: nothing later reads its operand fch_gelu, whose memory can then be
+        // reused
         let fcprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.fch_gelu, dweight: dw("fcprojw") };
         matmul::backward_weight_in_parts(pass, fcprojw, &mut sums)?;
         let fcproj = matmul::BackwardInp { dout: dresidual, weight: m("fcprojw"), dinp: dfch };
@@ -129,13 +131,13 @@ pub fn body(
     sums.finish(pass)
 }
 
-/// Sums in the scratch of the backward pass.
+/// Returns partial sums in the memory of the backward pass.
 fn sums_in(d: &BackwardBuffers) -> Sums<'_> {
     let squares = &d.squares;
     Sums::new(d.partials.as_ref().map(|partials| PartialsMemory { partials, squares }), &d.scratch)
 }
 
-/// A linear layer's `dweight` and `dbias`, accumulated.
+/// Accumulates a linear layer's `dweight` and `dbias`.
 fn parameters(
     pass: &mut Pass,
     sums: &mut Sums,
@@ -159,16 +161,20 @@ struct Norm<'a> {
     dbias: &'a Tensor,
 }
 
-/// Where the gradient of the residual stream is.
+/// The treatment of the residual stream's gradient in a norm's backward pass.
 #[derive(Clone, Copy, PartialEq)]
 enum ResidualGrad {
+    /// Overwrites `dresidual`, where the gradient begins.
     Overwrite,
+    /// Adds to `dresidual`.
     Accumulate,
+    /// Adds to `dresidual` and writes the sum to `dencoded` in f32, where there is one.
     AccumulateAndWiden,
 }
 
-/// A layernorm whose output's gradient is `dout`: `d.dresidual`, or `d.dencoded` in the end, and accumulated the gradients of
-/// its parameters and of the bias in `dsum`, which was added to its input last.
+/// Records the backward pass of a layernorm whose output has the gradient `dout`. It updates `d.dresidual`, or writes
+/// `d.dencoded` at the end. It accumulates the gradients of its parameters and, in `dsum`, of the bias in the
+/// projection that was last added to its input.
 fn norm(
     pass: &mut Pass,
     d: &BackwardBuffers,

@@ -1,4 +1,4 @@
-//! GPT-2 forward: one line an operator. Whole sequences, or one position after those that are kept.
+//! GPT-2 forward: one line per operator, for whole sequences or for one position after kept ones.
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
@@ -9,7 +9,7 @@ use super::config::Config;
 use super::place;
 use super::tensors::Params;
 
-/// From `tokens` to `lnf`, for whole sequences.
+/// Records the forward pass from `tokens` to `lnf`, for whole sequences.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -29,8 +29,8 @@ pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Re
     blocks(pass, p, a, |pass, _, b| attend_sequence(pass, shape, b))
 }
 
-/// From `tokens` to `lnf` for one position, `at` (1, 1) u32, after the positions whose `qkv` the blocks of `kept` hold.
-/// Its keys and values join them.
+/// Records the forward pass from `tokens` to `lnf` for one position, `at` (1, 1) u32. The blocks of `kept` hold the
+/// `qkv` of all earlier positions; the keys and values of the new position are added to them.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -52,7 +52,7 @@ pub fn decode_one(
     })
 }
 
-/// From `encoded` to `lnf`; `attend` makes a block's `atty` of its `qkv`.
+/// Records all blocks and the last norm, from `encoded` to `lnf`. `attend` computes a block's `atty` from its `qkv`.
 fn blocks(
     pass: &mut Pass,
     p: &Params,
@@ -71,7 +71,7 @@ fn blocks(
     norm(pass, inp, p.get("lnfw", 0), p.get("lnfb", 0), [&a.lnf_xhat, &a.lnf, &a.lnf_rstd])
 }
 
-/// From a block's input to its `fch_gelu`.
+/// Records a block from its input to its `fch_gelu`.
 fn block_until_fch_gelu(
     pass: &mut Pass,
     p: &Params,
@@ -88,7 +88,8 @@ fn block_until_fch_gelu(
     matmul::forward_gelu(pass, linear(p, l, &b.ln2, ("fcw", "fcb"), &b.fch), &b.fch_gelu)
 }
 
-/// Block `l` once more for the backward pass, from its input to its `fch_gelu`: the same kernels, the same bits.
+/// Computes block `l` again for the backward pass, from its input to its `fch_gelu`, with the same kernels and so the
+/// same bits.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -102,7 +103,7 @@ pub fn recompute_block(
     block_until_fch_gelu(pass, p, (l, b), inp, |pass, _, b| attend_sequence(pass, shape, b))
 }
 
-/// Attention over whole sequences.
+/// Records attention over whole sequences.
 fn attend_sequence(pass: &mut Pass, shape: attention::AttentionSizes, b: &BlockActivations) -> Result<()> {
     attention::forward(pass, attention::Forward { shape, qkv: &b.qkv, out: &b.atty, lse: &b.lse })
 }
@@ -117,7 +118,7 @@ fn linear<'a>(
     matmul::Forward { inp, weight: p.matrix(weight, l), bias: Some(p.get(bias, l)), out }
 }
 
-/// From `lnf` to `losses`, a chunk of logits at a time.
+/// Records the head and the losses, from `lnf` to `losses`, one chunk of logits at a time.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.

@@ -1,4 +1,4 @@
-//! GPT-2: which tensors exist, how they start, and the order of operators.
+//! GPT-2: its tensors, their initial values, and the order of operators.
 
 pub mod activations;
 pub mod backward;

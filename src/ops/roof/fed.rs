@@ -217,7 +217,7 @@ fn products(t: &mut Text, fed: &Fed) {
     let (edge, unit) = (units.native, if units.wide_tiles { 4 } else { 1 });
     let [m, n, _] = fed.shape();
     let matrices = || grid(rows / edge, columns / edge);
-    t.line("// a device that cannot require the size of subgroups may make more of them, which compute again what others do");
+    t.line("// a device that cannot require a subgroup size may make more subgroups, which repeat the work of others");
     t.line(format_args!("let own = subgroup % {}u;", GRID.0 * GRID.1));
     t.line(format_args!("let first_row = own / {}u * {rows}u;", GRID.1));
     t.line(format_args!("let first_column = own % {}u * {columns}u;", GRID.1));

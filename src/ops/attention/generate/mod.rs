@@ -209,7 +209,7 @@ impl CoopAttention {
             t.line("// a subgroup that sees nothing of the block has nothing to do");
             t.line(format_args!("let sees = {sees};"));
             if self.units.functions {
-                t.line("// how far the first column lies beyond the first row");
+                t.line("// distance of the first column from the first row");
                 t.line("let beyond = i32(first_column + score_column) - i32(subgroup_first);");
             }
         }

@@ -54,7 +54,7 @@ impl Rows {
     pub(super) fn write(&self) -> String {
         let Self { spec, width, rows, columns, unroll, .. } = self;
         let idea =
-            format!("{rows} rows, {columns} columns an invocation; rows and k are uniform over the {width} lanes.");
+            format!("{rows} rows, {columns} columns per invocation; rows and k are uniform over the {width} lanes.");
         let t = &mut prologue(spec, &idea, &self.bindings);
         self.functions(t);
         entry(t, spec);

@@ -225,7 +225,7 @@ pub(super) fn place(t: &mut Text, spec: &Spec, tile_m: u32, tile_n: u32) {
     t.line(format_args!("let column_tiles = (params.n + {}u) / {tile_n}u;", tile_n - 1));
     if parts {
         t.line("let part = group_number / (row_tiles * column_tiles);");
-        t.line("// a folded grid has groups past the end, whose part there is none of");
+        t.line("// a folded grid has groups past the end, for which there is no part");
         t.line("if part * params.part_depth >= params.k { return; }");
         t.line("let tile = group_number - part * row_tiles * column_tiles;");
     } else {

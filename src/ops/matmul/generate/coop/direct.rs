@@ -63,7 +63,7 @@ impl CoopKernel {
 
     /// Writes the subgroup's position in the result, and initialises sums that do not begin as constants.
     pub(super) fn begin_sums(&self, t: &mut Text) {
-        t.line("// in vec4: the subgroup's place in the result, and from one of its rows to the next");
+        t.line("// in vec4: the subgroup's position in the result, and the distance between rows");
         t.line("let out_line = params.out_stride / 4u;");
         t.line("let out_row = first_row + subgroup_row;");
         t.line("let out_at = (out_start + out_row * params.out_stride + first_column + subgroup_column) / 4u;");
@@ -128,7 +128,7 @@ impl CoopKernel {
     /// Writes the stores of all sums.
     pub(super) fn store_sums(&self, t: &mut Text) {
         if self.begins_in_memory() {
-            t.line("// found anew: compilers would keep the addresses of all matrices in registers through the loop. `next` is not 0");
+            t.line("// computed again: compilers would keep the addresses of all matrices in registers during the loop. `next` is not 0");
             t.line("let out_end = select(out_at, 0u, next == 0u);");
         } else {
             t.line("let out_end = out_at;");
