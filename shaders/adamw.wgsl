@@ -3,7 +3,7 @@
 //   g = grad_scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   m_hat = m / (1 - beta1^t);  denominator = sqrt(v / (1 - beta2^t)) + eps
 //   param -= lr (m_hat / denominator + weight_decay param)
-//   param, grad, m, v, copy (count Stored);  one invocation per Stored. Does nothing at all in a step that is skipped.
+//   param, grad, m, v, copy (count Stored);  one invocation per Stored. Writes nothing in a step that is skipped.
 //   forward          param, m and v
 //   forward_copied   the same, and copy = param for the matrix products
 struct AdamwImmediates {

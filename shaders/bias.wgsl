@@ -1,7 +1,7 @@
 // tools/join-shader adds: shared/stub.wgsl
 // bias.wgsl: the gradient of a bias, dbias[c] += sum over n of dout[n,c]
 //   dout (N, C);  dbias (C)
-//   backward   one invocation per Stored of a row and block of rows: partial sums, which sums.wgsl adds to dbias
+//   backward   one invocation per Stored of a row and block of rows; writes partial sums, which sums.wgsl adds to dbias
 struct BiasImmediates {
     rows: u32,
     columns: u32,      // Stored of a row

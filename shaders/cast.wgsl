@@ -1,7 +1,8 @@
 // tools/join-shader adds: shared/stub.wgsl
-// cast.wgsl: between f32 and what is stored
+// cast.wgsl: conversions between f32 and the stored type
 //   forward   out = inp, rounded;  inp, out (count Stored);  one invocation per Stored
-//   widen     wide[i] = stored[first + i];  stored (any number of Stored);  wide (count Stored);  one invocation per Stored
+//   widen     wide[i] = stored[first + i];  stored (any number of Stored);  wide (count Stored);  one invocation per
+//             Stored
 struct CastImmediates {
     count: u32,   // number of Stored
     first: u32,

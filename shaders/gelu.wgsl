@@ -1,5 +1,5 @@
 // tools/join-shader adds: shared/stub.wgsl shared/gelu.wgsl
-// gelu.wgsl: out = GELU(inp), of which shared/gelu.wgsl has the formula
+// gelu.wgsl: out = GELU(inp); shared/gelu.wgsl has the formula
 //   inp, out, dout (any number of Stored)
 //   forward    one invocation per Stored
 //   backward   one invocation per Stored; dout *= derivative(inp), in place: dout becomes dinp

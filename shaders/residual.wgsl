@@ -1,5 +1,5 @@
 // tools/join-shader adds: shared/stub.wgsl
-// residual.wgsl: out = inp + branch. Its gradient is the identity for both, so there is no backward.
+// residual.wgsl: out = inp + branch. There is no backward, because both gradients are that of out.
 //   inp, branch, out (any number of Vec);  one invocation per Vec
 struct ResidualImmediates { count: u32 } // number of Vec
 var<immediate> params: ResidualImmediates;

@@ -1,5 +1,5 @@
 // tools/join-shader adds: shared/stub.wgsl
-// tree.wgsl: left += right: one addition of the tree that sums over ranks
+// tree.wgsl: left += right, one addition of the tree that sums over ranks
 //   left, right (any number of Vec);  one invocation per Vec
 struct TreeImmediates { count: u32 } // number of Vec
 var<immediate> params: TreeImmediates;

@@ -10,7 +10,7 @@ use super::*;
 /// The operator's cases.
 pub static CASES: Cases = Cases { operator: &bias::OPERATOR, tests, benches, minimum_cost };
 
-/// `dbias[c] += sum over n of dout[n,c]`.
+/// Returns a case for `dbias[c] += sum over n of dout[n,c]`.
 pub fn backward(stored: Stored, [n, c]: [usize; 2], sample: Sample) -> Case {
     let slots = vec![
         Slot::input("dout", [n, c]).of(stored.0),
@@ -38,7 +38,7 @@ pub fn backward(stored: Stored, [n, c]: [usize; 2], sample: Sample) -> Case {
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let of = |kind, shape| backward(kind, shape, Sample::All);
-    // one block of rows and several, with one row under and over, and as many as there may be
+    // one block of rows and several, with one row less and more, and the largest number of blocks
     let full = [[33, 12], [127, 63], [1, 1], [31, 5], [32, 8], [2048, 3], [2049, 7], [257, 768]];
     let mut cases = Vec::new();
     for kind in storage_types(caps) {
@@ -63,7 +63,7 @@ fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     vec![backward(STORED_F32, [shape.rows(), 4 * shape.config.channels], Sample::Subset)]
 }
 
-/// Counts the biases of qkv and fc; layernorm's backward sums those of the projections.
+/// Returns the minimum for the biases of qkv and fc. Layernorm's backward sums those of the projections.
 fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, _, l, c, _, f, s] = shape.counts();
     vec![(BACKWARD, micro * (s * n + f * 2) * l * 7 * c, micro * n * l * 7 * c)]

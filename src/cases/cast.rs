@@ -11,7 +11,7 @@ use super::*;
 /// The operator's cases.
 pub static CASES: Cases = Cases { operator: &cast::OPERATOR, tests, benches: no_benches, minimum_cost: nothing_needed };
 
-/// The nearest f16, ties to even; past the largest, infinity.
+/// Returns a case for rounding to f16: to the nearest, ties to even, and to infinity past the largest f16.
 pub fn forward(values: Arc<Vec<f32>>) -> Case {
     let n = values.len();
     let slots = vec![Slot::input("inp", [1, n]), Slot::overwritten("out", [1, n]).of(STORED_F16.0)];
@@ -23,7 +23,7 @@ pub fn forward(values: Arc<Vec<f32>>) -> Case {
     })
 }
 
-/// Any row of any number of columns, whatever word it begins in.
+/// Returns a case for one row of a matrix, which may start in the middle of a word.
 pub fn widen([n, c]: [usize; 2], row: usize) -> Case {
     let slots = vec![Slot::input("inp", [n, c]).of(STORED_F16.0), Slot::overwritten("out", [1, c])];
     let launch = move |pass: &mut Pass, t: &[Tensor]| cast::widen(pass, &t[0], row, &t[1]);

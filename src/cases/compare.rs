@@ -12,7 +12,7 @@ use super::*;
 pub static CASES: Cases =
     Cases { operator: &compare::OPERATOR, tests, benches: no_benches, minimum_cost: nothing_needed };
 
-/// Words of which some differ. A NaN is no different from the same NaN, and 0 is from -0.
+/// Returns a case for words of which some differ. Equal NaNs do not differ; 0 and -0 do.
 pub fn forward(n: usize, differing: &'static [usize]) -> Case {
     let words = |name| Slot::words(name, n, Role::Input);
     let slots = vec![words("first"), words("again"), Slot::words("result", NO_DIFFERENCE.len(), Role::Accumulated)];
@@ -34,7 +34,7 @@ pub fn forward(n: usize, differing: &'static [usize]) -> Case {
 const TOLERANCE: f32 = 0.25;
 const STORED: f32 = 0.125;
 
-/// Numbers of which some columns are compared, near but for those planted at some positions.
+/// Returns a case that compares some columns of numbers. All are within tolerance except those that are planted.
 pub fn near(stored: Stored, [rows, line]: [usize; 2], columns: Range<usize>, planted: &'static [(usize, f32)]) -> Case {
     let what = format!("{rows}x{line}{}, columns {columns:?}, {} planted", stored.suffix(), planted.len());
     let compared = columns.clone();
@@ -44,7 +44,7 @@ pub fn near(stored: Stored, [rows, line]: [usize; 2], columns: Range<usize>, pla
         let off = |i: usize| [0.0, 0.125, -0.125][i % 3];
         let sums: Vec<f64> = want.iter().enumerate().map(|(i, x)| f64::from(x + off(i))).collect();
         let mut got = stored.round(&sums);
-        // zeros where they are near
+        // some zeros, where they are within tolerance
         got.iter_mut().zip(&want).filter(|(_, x)| x.abs() < 0.1).for_each(|(got, _)| *got = 0.0);
         planted.iter().for_each(|&(i, value)| got[i] = value);
         let tolerances = [TOLERANCE, STORED].map(f64::from);
@@ -53,7 +53,7 @@ pub fn near(stored: Stored, [rows, line]: [usize; 2], columns: Range<usize>, pla
     })
 }
 
-/// Every f16 that is a number is near itself, subnormal ones too.
+/// Returns a case in which every finite f16, including subnormal ones, is compared with itself.
 fn every_half() -> Case {
     let numbers = || (0..=u16::MAX).map(|i| half::f16::from_bits(i).to_f32()).filter(|x| x.is_finite());
     let n = numbers().count();
@@ -109,7 +109,7 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
     if breadth >= Breadth::Full {
         cases.push(forward(61 * 64 + 100, &[61 * 64 + 99, 61 * 64 + 7]).folded());
         cases.push(near(STORED_F16, [70, 4096], 0..4096, &[(69 * 4096 + 4095, 2.0)]).folded());
-        // positions are those in the whole tensor
+        // positions count from the start of the whole tensor
         let planted: Planted = &[(499 * 32 + 31, 4.0), (300 * 32, -4.0)];
         cases.extend([STORED_F32, STORED_F16].map(|kind| near(kind, [500, 32], 0..32, planted).bound(128 * 32 * 4)));
         cases.push(every_half());

@@ -1,10 +1,10 @@
-//! One table of cases per operator: tensors with their roles, inputs of a fixed seed, the values that the f64 reference
-//! wants of each output and the budget of each, and the least bytes and operations. Tests, coverage, shape checks, benches,
-//! races, tuning and counts read it.
+//! One table of cases per operator: tensors with their roles, inputs of a fixed seed, the output values that the f64
+//! reference computes with a budget for each, and the minimum of bytes and operations. Tests, coverage, shape checks,
+//! benches, races, tuning and counts read it.
 //!
-//! A constructor per pass (`layernorm::backward`) serves tests, which hold every element against the reference, and
-//! benches, which hold a [`Sample`] of a GPT-2's. Inputs and wanted values are computed when somebody asks for them, so a
-//! case that is only recorded costs nothing.
+//! Each pass has a constructor (`layernorm::backward`). Tests use it to compare every element with the reference,
+//! benches to compare a [`Sample`] at GPT-2's sizes. Inputs and wanted values are computed on demand, so a case that is
+//! only recorded costs nothing.
 
 mod case;
 mod judge;
@@ -40,16 +40,16 @@ pub use judge::{float, from_bytes, to_bytes, unwritten};
 pub use sample::{Sample, all, gather, gather_columns, gather_rows, positions};
 pub use values::{EPS, Inputs, STORED_F16, STORED_F32, Stored, Want, Word, absolute, bits, rounding, wide, words};
 
-/// How many of an operator's cases run on a device.
+/// The selection of an operator's cases that run on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Breadth {
-    /// One of each family of kernels: where only the lanes of a software adapter differ.
+    /// One case per family of kernels, for software adapters that differ only in their lanes.
     Family,
-    /// One shape of each kernel: another dialect or mode.
+    /// One shape per kernel, for another dialect or mode.
     Narrow,
     /// The fewest shapes that cover the branches of each kernel.
     Full,
-    /// Kernels too that drivers of the CPU take minutes to compile.
+    /// Also kernels that CPU drivers take minutes to compile.
     All,
 }
 
@@ -66,7 +66,7 @@ impl Breadth {
     }
 }
 
-/// The sizes that benches measure operators at.
+/// The sizes at which benches measure operators.
 #[derive(Debug, Clone, Copy)]
 pub struct BenchShape {
     /// The model.
@@ -75,17 +75,17 @@ pub struct BenchShape {
     pub batch: usize,
     /// T.
     pub context: usize,
-    /// Elements that AdamW and the gradient norm are given.
+    /// Elements for AdamW and the gradient norm.
     pub flat: usize,
 }
 
 impl BenchShape {
-    /// N = B T.
+    /// Returns N = B T.
     pub fn rows(&self) -> usize {
         self.batch * self.context
     }
 
-    /// Rows of a chunk of logits, as the model cuts them.
+    /// Returns the rows of a chunk of logits, as the model cuts them.
     pub fn chunk(&self, caps: &Caps, elem: Elem) -> usize {
         logits_rows(caps, self.rows(), self.config.padded_vocab(), elem)
     }
@@ -100,14 +100,14 @@ pub struct StepShape {
     pub batch: usize,
     /// T.
     pub context: usize,
-    /// Micro-steps.
+    /// Number of micro-steps.
     pub accumulation: usize,
-    /// The elements of activations.
+    /// Element type of activations.
     pub elem: Elem,
 }
 
 impl StepShape {
-    /// Micro-steps, N = B T, T, L, C, V, and the bytes of an f32 and of an activation.
+    /// Returns micro-steps, N = B T, T, L, C, V, and the bytes of an f32 and of an activation.
     fn counts(&self) -> [u64; 8] {
         let Config { layers, channels, vocab, .. } = self.config;
         let rows = self.batch * self.context;
@@ -116,7 +116,7 @@ impl StepShape {
     }
 }
 
-/// A pass with the least bytes and operations that it needs in a step.
+/// A pass with the minimum of bytes and operations that it needs in a step.
 pub type MinimumCost = (OpPass, u64, u64);
 
 /// An operator's cases.
@@ -128,7 +128,7 @@ pub struct Cases {
     pub tests: fn(&Caps, Breadth) -> Vec<Case>,
     /// Returns the cases that benches measure on such an adapter.
     pub benches: fn(&BenchShape, &Caps) -> Vec<Case>,
-    /// Returns the least that its passes need in a step.
+    /// Returns the minimum that its passes need in a step.
     pub minimum_cost: fn(&StepShape) -> Vec<MinimumCost>,
 }
 
@@ -140,23 +140,24 @@ macro_rules! list {
 }
 crate::for_each_operator!(list);
 
-/// Returns the least that the passes need in one step: every tensor is moved once a micro-step, operations are those of
-/// the formula. What a better program would not do at all, as clearing, needs nothing.
+/// Returns the minimum of bytes and operations that the passes need in one step. Every tensor is moved once per
+/// micro-step, and operations are those of the formula. Work that a better program could avoid, for example clearing,
+/// is not counted.
 pub fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     ALL.iter().flat_map(|cases| (cases.minimum_cost)(shape)).collect()
 }
 
-/// The benches of an operator that no bench measures: none.
+/// Returns no benches, for operators that benches do not measure.
 fn no_benches(_shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     Vec::new()
 }
 
-/// The least of an operator that a step does without, or that [`minimum_cost`] does not list: nothing.
+/// Returns no minimum, for operators that a step does not need or that [`minimum_cost`] does not list.
 fn nothing_needed(_shape: &StepShape) -> Vec<MinimumCost> {
     Vec::new()
 }
 
-/// The element types that activations have on an adapter.
+/// Returns the element types that activations can have on an adapter.
 fn storage_types(caps: &Caps) -> Vec<Stored> {
     crate::ops::storage_types(caps).into_iter().map(Stored).collect()
 }
@@ -187,7 +188,7 @@ mod tests {
         }
     }
 
-    /// The wanted values of a sample are those that the whole result has there, with the same tolerances.
+    /// The wanted values and tolerances of a sample equal those of the whole result at the same positions.
     #[test]
     fn a_sample_wants_what_all_want() {
         let [all, some] = [Sample::All, Sample::Subset].map(sampled_cases);

@@ -9,7 +9,7 @@ use super::*;
 /// The operator's cases.
 pub static CASES: Cases = Cases { operator: &residual::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
-/// `out = inp + branch` of (N, C).
+/// Returns a case for `out = inp + branch` of (N, C).
 pub fn forward(shape: [usize; 2], sample: Sample) -> Case {
     let n = shape[0] * shape[1];
     let slots = vec![Slot::input("inp", shape), Slot::input("branch", shape), Slot::overwritten("out", shape)];

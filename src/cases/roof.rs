@@ -14,10 +14,10 @@ pub static CASES: Cases = Cases { operator: &roof::OPERATOR, tests, benches: no_
 
 /// Distance from 1 to the next f16.
 const EPS16: f64 = 1.0 / 1024.0;
-/// Rounds of products: their sums of multiples of 1/64 below 2^14 are exact.
+/// Rounds of products. Their sums are multiples of 1/64 below 2^14, so they are exact.
 const ROUNDS: u32 = 3;
 
-/// n times 16 bytes, `each` of them an invocation.
+/// Returns a case that copies `n` times 16 bytes, `each` of these pieces per invocation.
 pub fn copy(n: usize, each: u32) -> Case {
     let slots = vec![Slot::input("inp", [n, 4]), Slot::overwritten("out", [n, 4])];
     let launch = move |pass: &mut Pass, t: &[Tensor]| roof::copy(pass, Copy { inp: &t[0], out: &t[1], each });
@@ -28,7 +28,7 @@ pub fn copy(n: usize, each: u32) -> Case {
     })
 }
 
-/// Chains of multiply-adds in n invocations.
+/// Returns a case for chains of multiply-adds in `n` invocations.
 pub fn fused(scalar: FusedScalar, n: usize) -> Case {
     let (a, b) = (0.75, 0.125);
     let launch = move |pass: &mut Pass, t: &[Tensor]| {
@@ -37,13 +37,14 @@ pub fn fused(scalar: FusedScalar, n: usize) -> Case {
     Case::new(FUSED, format!("{n} {scalar:?}"), vec![Slot::overwritten("out", [n, 1])], launch, move || {
         let eps = if scalar == FusedScalar::F16 { EPS16 } else { f64::from(f32::EPSILON) };
         let want = reference::roof::fused(ROUNDS, a, b);
-        // each of 16 chains settles at 1/2, where one rounding adds to what is left of those before: 1 / (1 - a) in all
+        // each of 16 chains converges to 1/2; roundings of earlier steps decay by a, so they add up to 1 / (1 - a)
+        // roundings
         let tolerance = 16.0 * eps / (1.0 - a) + 16.0 * f64::from(f32::EPSILON);
         vec![Contents::unwritten(STORED_F32.within(vec![want; n], vec![tolerance; n]))]
     })
 }
 
-/// Products of matrices of an edge from registers.
+/// Returns a case for products of matrices in registers.
 pub fn matrix(edge: u32) -> Case {
     let (e, groups) = (edge as usize, 5);
     let slots =
@@ -60,8 +61,8 @@ pub fn matrix(edge: u32) -> Case {
     })
 }
 
-/// Products from workgroup memory on such an adapter: rounds that read tiles `stride` apart, held against those `expected`
-/// apart.
+/// Returns a case for products from workgroup memory. Rounds read tiles that are `stride` apart; the wanted values are
+/// for tiles that are `expected` apart.
 pub fn matrix_fed(caps: &Caps, edge: u32, groups: usize, [stride, expected]: [u32; 2]) -> Case {
     let [m, n, k] = roof::fed_shape(caps);
     let lines = FED_TILES * (m + n);
@@ -77,7 +78,7 @@ pub fn matrix_fed(caps: &Caps, edge: u32, groups: usize, [stride, expected]: [u3
     })
 }
 
-/// A product of so many matrices of a shape along M, N and K.
+/// Returns a case for a product with `times` matrices of `shape` along M, N and K.
 pub fn matrix_flexible(shape: [u32; 3], times: [usize; 3]) -> Case {
     let [m, n, k]: [usize; 3] = std::array::from_fn(|i| shape[i] as usize * times[i]);
     let half = |name, rows| Slot::input(name, [rows, k]).of(Elem::F16);

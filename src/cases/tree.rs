@@ -9,7 +9,7 @@ use super::*;
 /// The operator's cases.
 pub static CASES: Cases = Cases { operator: &tree::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
-/// `left += right` of (1, N).
+/// Returns a case for `left += right` of (1, N).
 pub fn add(n: usize, sample: Sample) -> Case {
     let slots = vec![Slot::accumulated("left", [1, n]), Slot::input("right", [1, n])];
     let launch = |pass: &mut Pass, t: &[Tensor]| {

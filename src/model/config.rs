@@ -51,7 +51,7 @@ impl Config {
         if !self.channels.is_multiple_of(self.heads) {
             let fault = Fault::at("heads", format!("{} heads do not divide {} channels", self.heads, self.channels));
             let divisor = nearest_divisor(self.channels, self.heads);
-            return Err(Error::usage(fault.expected(format!("a divisor as {divisor}"))));
+            return Err(Error::usage(fault.expected(format!("a divisor, for example {divisor}"))));
         }
         if !(8..=128).contains(&self.head_size()) {
             let fault = Fault::at("heads", format!("{} over {} channels", self.heads, self.channels));
