@@ -4,7 +4,7 @@
 //   forward        one invocation per Vec of out. wte is bound in windows; tokens outside the window are skipped
 //   forward_at     the same for positions from `at` on; `at` is in a buffer, so that one recording serves all positions
 //   backward_wte   one workgroup per run of at most 128 rows of one token, in the order of n, so sums are reproducible
-//                  without atomics. A token's only run is added to dwte; if a token has several runs, they go to run_sums
+//                  without atomics. A token's only run is added to dwte; if it has several, they go to run_sums
 //   backward_split one workgroup per token with several runs; adds their sums, in order, to dwte
 //   backward_wpe   one invocation per Vec of dwpe; sums over the batch
 struct EmbeddingImmediates {

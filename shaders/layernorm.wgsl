@@ -2,12 +2,12 @@
 // layernorm.wgsl: out[n,c] = xhat[n,c] * weight[c] + bias[c],  xhat = (inp - mean) * rstd,
 //                 rstd = 1 / sqrt(variance + 1e-5)
 //   inp, xhat, out, dout, dinp, dinp_f32 (N, C);  weight, bias, dweight, dbias, dsum (C);  rstd (N)
-//   A team of TEAM invocations shares a row, and each keeps COLS of its Stored, so everything is read once. The sums over
-//   a team are in shared/teams_tree.wgsl or shared/teams_subgroups.wgsl.
+//   A team of TEAM invocations shares a row, and each keeps COLS of its Stored, so everything is read once. Sums over a
+//   team are in shared/teams_tree.wgsl or shared/teams_subgroups.wgsl.
 //   forward           the mean first, then the centred variance
 //   affine            one invocation per Stored; computes out from xhat, with the same bits as forward
 //   backward          one workgroup per block of rows. It accumulates dinp, the gradient of the residual stream.
-//                     Variants overwrite dinp, where the gradient begins, or write dinp_f32 = dinp + ..., where it ends.
+//                     Variants overwrite dinp where the gradient begins, or write dinp_f32 = dinp + ... where it ends.
 //                     Writes partial sums of dweight, dbias and of dinp before rounding, which sums.wgsl adds
 struct LayernormImmediates {
     rows: u32,

@@ -347,7 +347,7 @@ impl Generator for CoopAttention {
         format!("attention_coop.{}", self.entry.name())
     }
 
-    /// Entry, sizes, grid of subgroups and edge: `attention_coop.forward.hs64.128x32.4x1.e16`.
+    /// Returns kernel, sizes, grid of subgroups and edge: `attention_coop.forward.hs64.128x32.4x1.e16`.
     fn name(&self) -> String {
         let Self { head_size, rows, columns, grid_m, grid_n, units, .. } = self;
         let MatrixUnits { edge, native, .. } = units;
