@@ -128,7 +128,7 @@ pub fn key(entry: AttentionKernel, head_size: usize, positions: usize) -> String
 /// first. The list is empty where attention does not use matrix units.
 #[must_use]
 pub fn candidates(caps: &Caps, entry: AttentionKernel, head_size: usize) -> Vec<BlockSizes> {
-    coop::candidates(caps, entry, head_size).iter().map(coop::Coop::choice).collect()
+    coop::candidates(caps, entry, head_size).iter().map(coop::CoopAttention::choice).collect()
 }
 
 /// Returns the block sizes that are used for f16 heads of `head_size` and sequences of `positions`.

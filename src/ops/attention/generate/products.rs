@@ -1,7 +1,7 @@
 //! The products of matrices.
 
 use crate::gpu::text::Text;
-use crate::ops::matrix_units::By;
+use crate::ops::matrix_units::LoadBy;
 
 use super::super::coop::{AttentionKernel, CoopAttention};
 
