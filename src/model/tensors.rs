@@ -41,8 +41,8 @@ impl Params {
         let mut tensors: Vec<Vec<Tensor>> = PARAMS.iter().map(|_| Vec::new()).collect();
         let mut buffers = Vec::new();
         for decays in [true, false] {
-            let buffers = arena(gpu, label, &config, decays, Elem::F32, &mut tensors)?;
-            buffers.extend(buffers.into_iter().map(|buffer| (buffer, decays)));
+            let allocated = arena(gpu, label, &config, decays, Elem::F32, &mut tensors)?;
+            buffers.extend(allocated.into_iter().map(|buffer| (buffer, decays)));
         }
         Ok(Self { config, tensors, buffers, copy: None })
     }

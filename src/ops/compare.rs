@@ -133,7 +133,7 @@ pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
     if io.got.elem() == Elem::U32 || io.columns.end > line || u32::try_from(io.want.len()).is_err() {
         return Err(Error::shape(
             Fault::at(place, format!("{rows} x {line} elements of {:?}, columns {:?}", io.got.elem(), io.columns))
-                .expected("fewer than 2^32 of f32 or f16"),
+                .expected("fewer than 2^32 elements of f32 or f16, and columns within a row"),
         ));
     }
     let kernel = near_kernel(io.got.elem());

@@ -87,7 +87,7 @@ pub fn matrix_flexible(pass: &mut Pass, io: MatrixFlexible) -> Result<()> {
     let [rows, columns, deep] = io.shape.map(|size| size as usize);
     if m % rows != 0 || n % columns != 0 || k % deep != 0 {
         let what = format!("matrices of {:?} for a product of {m}, {n} and {k}", io.shape);
-        return Err(Error::shape(Fault::at(place, what).expected("divisors")));
+        return Err(Error::shape(Fault::at(place, what).expected("sizes that divide those of the product")));
     }
     let (rows, columns) = (m / rows, n / columns);
     let params = RoofFlexibleImmediates {
