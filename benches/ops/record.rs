@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use wgpt::cases::attention::{self as heads, bench as bench_heads};
 use wgpt::cases::matmul::{Layer, bench, layers};
-use wgpt::cases::{BenchShape, Case, FULL, HALF};
+use wgpt::cases::{BenchShape, Case, STORED_F16, STORED_F32};
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
-use wgpt::ops::attention::{self, Entry};
+use wgpt::ops::attention::{self, AttentionKernel};
 use wgpt::ops::matmul::choose;
 
 use crate::{Row, of_case};
@@ -71,7 +71,7 @@ fn products(shape: &BenchShape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> 
     let mut trials = Vec::new();
     for (product, elem, algorithm) in choose::algorithms(own) {
         let kernel = serde_json::to_string(&algorithm).map_err(|e| Error::gpu(e.to_string()))?;
-        let stored = if elem == Elem::F16 { HALF } else { FULL };
+        let stored = if elem == Elem::F16 { STORED_F16 } else { STORED_F32 };
         let wanted = |layer: &Layer| LAYERS.contains(&layer.name);
         for layer in layers(shape, own, stored).into_iter().filter(wanted) {
             let sizes = layer.shape_of(product);
@@ -91,7 +91,7 @@ fn products(shape: &BenchShape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> 
 fn attentions(shape: &BenchShape, own: &Caps, plain: &Caps) -> Vec<Trial> {
     let (head_size, positions) = (shape.config.head_size(), shape.context);
     let mut trials = Vec::new();
-    for entry in Entry::ALL {
+    for entry in AttentionKernel::ALL {
         // a key ends in the number of positions
         let any = attention::key(entry, head_size, 0);
         let start = any.trim_end_matches('0');
@@ -104,8 +104,8 @@ fn attentions(shape: &BenchShape, own: &Caps, plain: &Caps) -> Vec<Trial> {
                 kernel,
                 is_default: block.is_some() && attention::choose(plain, entry, head_size, positions) == block,
                 case: Box::new(move |caps| {
-                    let make = if entry == Entry::Forward { heads::forward } else { heads::backward };
-                    caps.f16.then(|| make(bench_heads(HALF, sizes)))
+                    let make = if entry == AttentionKernel::Forward { heads::forward } else { heads::backward };
+                    caps.f16.then(|| make(bench_heads(STORED_F16, sizes)))
                 }),
             });
         }

@@ -93,7 +93,7 @@ impl Batch {
         }
         let (pairs, buckets) = self.words.split_at_mut(2 * self.tokens);
         let (table, order) = buckets.split_at_mut(buckets.len() - self.tokens);
-        embedding::sort(&pairs[..self.tokens], table, order);
+        embedding::sort_tokens(&pairs[..self.tokens], table, order);
     }
 
     /// Takes the tokens from position `at` on out of the loss.

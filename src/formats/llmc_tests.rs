@@ -110,7 +110,7 @@ fn broken_files() {
         };
         refused(&with_word(word, MOST - 1), fault);
     }
-    refused(&with_word(5, 5), [": heads", "5 heads do not divide 36 channels", "a divisor as 4", ""]);
+    refused(&with_word(5, 5), [": heads", "5 heads do not divide 36 channels", "a divisor, for example 4", ""]);
     refused(&with_word(7, 256), [": padded_vocab_size", "too small", "at least vocab_size 257", "256"]);
 }
 

@@ -32,7 +32,7 @@ impl Cached {
         let one = Activations::inference(gpu, config, [1, 1], false, 1)?;
         let at = gpu.tensor("tokens", 1, 1, Elem::U32)?;
         let mut pass = Pass::new(gpu);
-        forward::step(&mut pass, config, params, &one, &at, &acts.shrink(config, 1, context))?;
+        forward::decode_one(&mut pass, config, params, &one, &at, &acts.shrink(config, 1, context))?;
         Ok(Self { one, at, step: pass.finish() })
     }
 }

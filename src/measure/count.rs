@@ -92,7 +92,7 @@ impl Count {
             llmc: (elem == Elem::F16).then(|| Beside::of_llmc(&config, &sizes)),
         };
         let Sizes { batch, context, accumulation } = sizes;
-        let least = cases::least(&StepShape { config, batch, context, accumulation, elem });
+        let least = cases::minimum_cost(&StepShape { config, batch, context, accumulation, elem });
         for command in &step.commands {
             let groups = command.grid.iter().map(|&g| u64::from(g)).product::<u64>();
             let at = count.kernels.iter().position(|k| k.name == command.name()).unwrap_or_else(|| {
@@ -230,7 +230,7 @@ mod tests {
     /// A pass that a step needs and no forward or backward records is named.
     fn all_recorded(count: &Count, config: Config, sizes: Sizes, elem: Elem) {
         let Sizes { batch, context, accumulation } = sizes;
-        for (pass, ..) in cases::least(&StepShape { config, batch, context, accumulation, elem }) {
+        for (pass, ..) in cases::minimum_cost(&StepShape { config, batch, context, accumulation, elem }) {
             let recorded = count.operators.iter().any(|o| o.name == pass.to_string());
             assert!(recorded, "{pass} has a least in src/cases/{}.rs, and no step records it", pass.operator);
         }

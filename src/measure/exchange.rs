@@ -21,7 +21,7 @@ use super::plan::{Subject, mib};
 use super::steps::Steps;
 use super::table::number;
 use crate::error::{Error, Fault, Result};
-use crate::model::flat::{self, Part};
+use crate::model::flat::{self, DeviceSlot};
 use crate::train::TrainerOptions;
 use crate::train::collective::Scope;
 use crate::train::trainer::{MOST_COPIERS, stages};
@@ -121,16 +121,16 @@ impl Traffic {
     #[must_use]
     pub fn of(options: &TrainerOptions) -> Self {
         // machines are alike
-        let all = (0..options.part.each()).map(|device| Self::of_device(options, device));
+        let all = (0..options.part.devices_per_machine()).map(|device| Self::of_device(options, device));
         all.max_by_key(|traffic| traffic.all().out + traffic.all().into).unwrap_or_default()
     }
 
     /// The same of one of them.
     #[must_use]
     pub fn of_device(options: &TrainerOptions, device: usize) -> Self {
-        let part = Part { device, ..options.part };
-        let mut all = Self { each: part.each() as u64, ..Self::default() };
-        let order = flat::by_completion(&options.config);
+        let part = DeviceSlot { device, ..options.part };
+        let mut all = Self { each: part.devices_per_machine() as u64, ..Self::default() };
+        let order = flat::groups_by_completion(&options.config);
         // the backward pass computes the first layer last: all other layers leave before
         let early = &order[..options.config.layers.saturating_sub(1)];
         let element = options.wire.map_or(4, |_| 2);

@@ -11,7 +11,7 @@ use crate::ops::wire::Format;
 
 use crate::measure::Table;
 use crate::train::settings::Settings;
-use crate::train::trainer::Part;
+use crate::train::trainer::DeviceSlot;
 use crate::train::{Sizes, Trainer, TrainerOptions};
 
 /// Tokens of a micro-step at most: a plan records every command of one.
@@ -56,7 +56,7 @@ impl Subject {
     pub fn options(&self, batch: usize) -> TrainerOptions {
         let Self { config, context, elem, recompute, ranks, devices, machines, wire } = *self;
         let sizes = Sizes { batch, context, accumulation: ranks };
-        let part = Part { device: 0, devices, machines };
+        let part = DeviceSlot { device: 0, devices, machines };
         TrainerOptions { elem, recompute, ranks, part, wire, ..TrainerOptions::new(config, sizes) }
     }
 

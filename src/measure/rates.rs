@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Program};
-use crate::ops::roof::{self, Scalar};
+use crate::ops::roof::{self, FusedScalar};
 
 /// Milliseconds that a kernel should take at least, so that its start does not count.
 const LONG_MS: f64 = 8.0;
@@ -36,7 +36,7 @@ pub fn warm_up(gpu: &Gpu, time: Duration) -> Result<()> {
     let begin = Instant::now();
     let out = gpu.tensor("warm-up", if gpu.caps.software { 1 << 12 } else { 1 << 20 }, 1, Elem::F32)?;
     let mut pass = Pass::new(gpu);
-    roof::fused(&mut pass, roof::Fused { out: &out, scalar: Scalar::F32, rounds: 64, a: 0.75, b: 0.125 })?;
+    roof::fused(&mut pass, roof::Fused { out: &out, scalar: FusedScalar::F32, rounds: 64, a: 0.75, b: 0.125 })?;
     let program = pass.finish();
     while begin.elapsed() < time {
         // two at once, so that the device does not wait for the host

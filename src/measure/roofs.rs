@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::gpu::{Arithmetic, Elem, Gpu, Pass};
-use crate::ops::roof::{self, Scalar, TILES};
+use crate::ops::roof::{self, FusedScalar, TILES};
 
 pub use crate::measure::rates::{WARM_UP, run_ms, warm_up};
 use crate::measure::rates::{a_second, best_ms, rate};
@@ -72,12 +72,12 @@ impl Roofs {
                 roof::fused(pass, roof::Fused { out: &lanes, scalar, rounds, a: 0.75, b: 0.125 })
             })
         };
-        let fused_f32 = fused(Scalar::F32)?;
+        let fused_f32 = fused(FusedScalar::F32)?;
         let fuses = Self::fuses(gpu)?;
         if fuses == Some(false) {
             notes.push("fma f32: the adapter makes a product and a sum of every multiply-add".into());
         }
-        let fused_f16 = if gpu.caps.f16 { Some(fused(Scalar::F16)?) } else { None };
+        let fused_f16 = if gpu.caps.f16 { Some(fused(FusedScalar::F16)?) } else { None };
         if fused_f16.is_none() {
             notes.push("f16 not run: the adapter has none".into());
         }
@@ -94,7 +94,7 @@ impl Roofs {
         let (a, b) = (0.6f32, 0.3f32);
         let out = gpu.tensor("roofs: bits", 1, 1, Elem::F32)?;
         let mut pass = Pass::new(gpu);
-        roof::fused(&mut pass, roof::Fused { out: &out, scalar: Scalar::F32, rounds: 1, a, b })?;
+        roof::fused(&mut pass, roof::Fused { out: &out, scalar: FusedScalar::F32, rounds: 1, a, b })?;
         pass.finish().run(gpu)?;
         let found: Vec<f32> = bytemuck::pod_collect_to_vec(&gpu.read(&out)?);
         let is = |step: fn(f32, f32, f32) -> f32| found == [fused_on_host(a, b, step)];

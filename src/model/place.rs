@@ -1,4 +1,4 @@
-//! The parts of the model and of a step that commands belong to, as profiles and traces list them.
+//! The parts of the model and of a step to which commands belong, as profiles and traces list them.
 
 use crate::gpu::Section;
 
@@ -11,7 +11,7 @@ pub const HEAD: Section = Section::new("head");
 /// The end of a step: the gradients' norm and the update.
 pub const UPDATE: Section = Section::new("step");
 
-/// Block `l`.
+/// Returns the place of block `l`.
 #[must_use]
 pub const fn block(l: usize) -> Section {
     Section::layer("h", l)

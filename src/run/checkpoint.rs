@@ -28,7 +28,7 @@ use crate::run::home::Home;
 use crate::train::schedule::Schedule;
 use crate::train::settings::Interval;
 use crate::train::snapshot::Snapshot;
-use crate::train::trainer::{Part, Trainer};
+use crate::train::trainer::{DeviceSlot, Trainer};
 
 /// The layout of [`WEIGHTS`] with `m.` and `v.` before the names: AdamW's moments, never sharded.
 const MOMENTS: &str = "optimizer.safetensors";
@@ -42,7 +42,7 @@ pub struct StateFile {
     pub step: usize,
     /// [`crate::ops::stepcontrol::State`] as 32-bit words: bits, since decimal numbers may round.
     pub control: Vec<u32>,
-    /// Two [`crate::ops::stepcontrol::Window`]s, likewise.
+    /// Two [`crate::ops::stepcontrol::OutlierWindow`]s, likewise.
     pub windows: Vec<u32>,
     /// For readers: updates applied, updates skipped, what gradients are multiplied by.
     pub updates: u32,
@@ -146,7 +146,7 @@ impl MadeBy {
             kernels: trainer.kernel_summary(),
             built: gpu.codegen_mode().into(),
             rounded: match (trainer.wire(), trainer.part()) {
-                (Some(format), Part { devices: devices @ 2.., machines, .. }) => {
+                (Some(format), DeviceSlot { devices: devices @ 2.., machines, .. }) => {
                     let on = if machines > 1 { format!(" of {machines} machines") } else { String::new() };
                     format!("{} on {devices} devices{on}", format.name())
                 }
@@ -237,7 +237,7 @@ pub fn load_newest(run: &Path, id: Option<&str>, config: Config) -> Result<(Opti
     }
     let control = from_words(&place, &state.control, "step control")?;
     let windows = from_words(&place, &state.windows, "windows")?;
-    let windows: [stepcontrol::Window; 2] = windows;
+    let windows: [stepcontrol::OutlierWindow; 2] = windows;
     if let Some(window) =
         windows.iter().find(|w| w.count as usize > w.values.len() || w.next as usize >= w.values.len())
     {

@@ -13,7 +13,7 @@ use crate::files::path_text;
 use crate::gpu::{Caps, Gpu, devices};
 use crate::model::Weights;
 use crate::train::collective::mpi::{Layout, World};
-use crate::train::collective::{Link, Part};
+use crate::train::collective::{DeviceSlot, Link};
 use crate::train::{Snapshot, Trainer};
 
 /// One message, in the order in which they come.
@@ -76,7 +76,7 @@ impl<'w> Crew<'w> {
     pub fn ranks(&self, ranks: usize) -> Range<usize> {
         let own = self.layout.parts(self.world.rank());
         let each = ranks / self.layout.processes.len().max(1);
-        let at = |part: Option<&Part>| part.map_or(0, |part| part.device);
+        let at = |part: Option<&DeviceSlot>| part.map_or(0, |part| part.device);
         at(own.first()) * each..(at(own.last()) + 1) * each
     }
 

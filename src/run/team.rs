@@ -18,7 +18,7 @@ use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
 use crate::run::orders::{Crew, Message};
 use crate::train::collective::{Collective, Ender, Link};
-use crate::train::trainer::Part;
+use crate::train::trainer::DeviceSlot;
 use crate::train::{Snapshot, Trainer, TrainerOptions};
 
 /// Questions of HellaSwag between two looks for a signal.
@@ -303,7 +303,7 @@ fn follow(gpu: &Gpu, options: TrainerOptions, link: Link, orders: Receiver<Order
 
 /// Answers a device's part of the questions; returns how many all devices answer rightly.
 fn answer(trainer: &mut Trainer, questions: &[Example], stop: &dyn Fn() -> bool) -> Result<Option<usize>> {
-    let Part { device, devices, .. } = trainer.part();
+    let DeviceSlot { device, devices, .. } = trainer.part();
     let (mut correct, mut gives_up) = (0_u64, false);
     {
         let (gpu, params) = (trainer.gpu(), trainer.params());

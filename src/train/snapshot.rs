@@ -16,7 +16,7 @@ pub struct Snapshot {
     /// Adam's counters, the skipped steps, the loss scale.
     pub control: stepcontrol::State,
     /// The last losses and gradient norms.
-    pub windows: [stepcontrol::Window; 2],
+    pub windows: [stepcontrol::OutlierWindow; 2],
 }
 
 impl Snapshot {

@@ -12,7 +12,7 @@ use wgpt::ops::stepcontrol::Report;
 use wgpt::ops::wire::Format;
 use wgpt::reference::random::Random;
 use wgpt::train::collective::{Collective, Ender, Link};
-use wgpt::train::trainer::Part;
+use wgpt::train::trainer::DeviceSlot;
 use wgpt::train::{Optimizer, Sizes, Snapshot, Trainer, TrainerOptions};
 
 use crate::common::not_run::not_run;
@@ -81,7 +81,7 @@ impl Step {
         Config::new(CONTEXT, vocab, self.layers, 2, channels).expect("config")
     }
 
-    fn options(self, part: Part) -> TrainerOptions {
+    fn options(self, part: DeviceSlot) -> TrainerOptions {
         let Self { elem, ranks, per_rank, wire, recompute, .. } = self;
         let sizes = Sizes { batch: BATCH, context: CONTEXT, accumulation: ranks * per_rank };
         let optimizer = Optimizer { clip: 0.5, ..Optimizer::default() };
@@ -89,7 +89,7 @@ impl Step {
     }
 
     /// The batches of a device from a step on, counted from 1.
-    fn batches(self, part: Part, first: usize) -> Own {
+    fn batches(self, part: DeviceSlot, first: usize) -> Own {
         let Self { ranks, per_rank, .. } = self;
         let config = LoaderConfig { ranks, ..LoaderConfig::new(BATCH, CONTEXT, self.shape[0], Some(42)) };
         let sources = vec![source(1, 3000), source(2, 2000)];
@@ -151,7 +151,11 @@ impl From<usize> for Many {
 }
 
 /// Does the same on each of some devices; returns what comes of it in their order. Machines are threads as devices are.
-fn on<T: Send>(step: Step, many: impl Into<Many>, work: impl Fn(&mut Trainer, Part, &Ender) -> T + Sync) -> Vec<T> {
+fn on<T: Send>(
+    step: Step,
+    many: impl Into<Many>,
+    work: impl Fn(&mut Trainer, DeviceSlot, &Ender) -> T + Sync,
+) -> Vec<T> {
     let (work, Many(machines, each)) = (&work, many.into());
     let device = move |link: Link| {
         let (gpu, part, ender) = (step.open(), link.part(), link.ender());
@@ -306,7 +310,7 @@ fn a_run_goes_on_with_another_number_of_devices() {
 }
 
 /// Elements of a weight that a device does not own.
-fn not_owned(part: Part) -> flat::Piece {
+fn not_owned(part: DeviceSlot) -> flat::Piece {
     let (groups, buckets) = (flat::groups(&config()), flat::buckets(&config()));
     // of a layer's matrices, which every token needs
     let bucket = buckets.iter().find(|bucket| {

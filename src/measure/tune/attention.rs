@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
-use crate::ops::attention::{self, Backward, Entry, Forward, Shape};
+use crate::ops::attention::{self, AttentionKernel, AttentionSizes, Backward, Forward};
 use crate::ops::cast;
 use crate::reference;
 
@@ -24,8 +24,8 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    fn shape(&self) -> Shape {
-        Shape { batch: self.batch, positions: self.positions, heads: self.heads }
+    fn shape(&self) -> AttentionSizes {
+        AttentionSizes { batch: self.batch, positions: self.positions, heads: self.heads }
     }
 
     /// The factor of a row of `dout`: 1, and for the gradients of keys `(t + 1) / T / sqrt(T - t)` at position `t`.
@@ -33,10 +33,10 @@ impl AttentionShape {
     /// A weight is one by the number of keys that a query sees, and late keys are seen by few queries: with even rows of
     /// `dout` their gradients would be T times smaller than those of the first, and than the tolerance. With this factor a
     /// term has `1 / (T sqrt(T - t))`: terms of a key at `s` come to `sqrt(log(T - s) + 1) / T`, and those of all keys matter.
-    fn factor(&self, entry: Entry, row: usize) -> f64 {
+    fn factor(&self, entry: AttentionKernel, row: usize) -> f64 {
         match entry {
-            Entry::Forward | Entry::BackwardQ => 1.0,
-            Entry::BackwardKv => {
+            AttentionKernel::Forward | AttentionKernel::BackwardQ => 1.0,
+            AttentionKernel::BackwardKv => {
                 let (t, all) = ((row % self.positions) as f64, self.positions as f64);
                 (t + 1.0) / all / (all - t).sqrt()
             }
@@ -49,10 +49,10 @@ impl AttentionShape {
 /// Those of qkv are four times as large as a product's: weights are then as uneven as a model's. The last key has a single
 /// weight in a head, which must not be small by chance: for gradients of keys they are half as large. There the factors of
 /// `dout` are small, and 256 keeps nearly all of its elements above the least that f16 holds well.
-fn scales(entry: Entry) -> [f64; 2] {
+fn scales(entry: AttentionKernel) -> [f64; 2] {
     match entry {
-        Entry::Forward | Entry::BackwardQ => [4.0, 1.0],
-        Entry::BackwardKv => [2.0, 256.0],
+        AttentionKernel::Forward | AttentionKernel::BackwardQ => [4.0, 1.0],
+        AttentionKernel::BackwardKv => [2.0, 256.0],
     }
 }
 
@@ -87,7 +87,7 @@ struct Tensors {
 
 /// Operands of an attention on the device, and its results by the plain kernel and, of two heads, in f64.
 pub(super) struct AttentionBench {
-    entry: Entry,
+    entry: AttentionKernel,
     sizes: AttentionShape,
     qkv: Repeated,
     dout: Repeated,
@@ -98,7 +98,7 @@ pub(super) struct AttentionBench {
 }
 
 impl Tensors {
-    fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape, elem: Elem, of: [&Repeated; 2]) -> Result<Self> {
+    fn new(gpu: &Gpu, entry: AttentionKernel, sizes: AttentionShape, elem: Elem, of: [&Repeated; 2]) -> Result<Self> {
         let [qkv_of, dout_of] = of;
         let AttentionShape { batch, positions, heads, head_size } = sizes;
         let (n, c) = (batch * positions, heads * head_size);
@@ -115,11 +115,11 @@ impl Tensors {
         Ok(tensors)
     }
 
-    fn forward(&self, pass: &mut Pass, shape: Shape) -> Result<()> {
+    fn forward(&self, pass: &mut Pass, shape: AttentionSizes) -> Result<()> {
         attention::forward(pass, Forward { shape, qkv: &self.qkv, out: &self.out, lse: &self.lse })
     }
 
-    fn backward(&self, pass: &mut Pass, shape: Shape) -> Result<()> {
+    fn backward(&self, pass: &mut Pass, shape: AttentionSizes) -> Result<()> {
         let Self { qkv, dout, out, lse, delta, dqkv } = self;
         attention::backward(pass, Backward { shape, dout, qkv, out, lse, delta, dqkv })
     }
@@ -130,7 +130,7 @@ impl AttentionBench {
     ///
     /// # Errors
     /// As [`super::product::ProductBench::new`].
-    pub(super) fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, entry: AttentionKernel, sizes: AttentionShape) -> Result<Self> {
         let [qkv, dout] = scales(entry);
         let (qkv, dout) = (Repeated::new(20_240_522, qkv), Repeated::new(20_240_523, dout));
         let half = Tensors::new(gpu, entry, sizes, Elem::F16, [&qkv, &dout])?;
@@ -149,7 +149,7 @@ impl AttentionBench {
         let plain = Tensors::new(gpu, self.entry, self.sizes, Elem::F32, [&self.qkv, &self.dout])?;
         let mut pass = Pass::new(gpu);
         plain.forward(&mut pass, shape)?;
-        if self.entry != Entry::Forward {
+        if self.entry != AttentionKernel::Forward {
             plain.backward(&mut pass, shape)?;
             // candidates of the backward get the plain forward's results
             cast::forward(&mut pass, &plain.out, &self.half.out)?;
@@ -161,14 +161,14 @@ impl AttentionBench {
         let c = self.sizes.heads * self.sizes.head_size;
         let (half, t) = (&self.half, self.sizes.positions);
         let list = match self.entry {
-            Entry::Forward => {
+            AttentionKernel::Forward => {
                 vec![(Of::Out, "out", &half.out, &plain.out, 0..c), (Of::Lse, "lse", &half.lse, &plain.lse, 0..t)]
             }
-            Entry::BackwardQ => vec![
+            AttentionKernel::BackwardQ => vec![
                 (Of::Delta, "delta", &half.delta, &plain.delta, 0..t),
                 (Of::Dqkv, "dq", &half.dqkv, &plain.dqkv, 0..c),
             ],
-            Entry::BackwardKv => vec![
+            AttentionKernel::BackwardKv => vec![
                 (Of::Dqkv, "dk", &half.dqkv, &plain.dqkv, c..2 * c),
                 (Of::Dqkv, "dv", &half.dqkv, &plain.dqkv, 2 * c..3 * c),
             ],
@@ -274,11 +274,11 @@ impl AttentionBench {
 /// As in a product of matrices either is off by a unit in the last place of two thirds of that for every 16 products, and
 /// by sixteen more. The difference is multiplied by an element of k or q, by one by the root of the head's size, and by a
 /// weight; with the factor of `dout` for gradients of keys that weight comes to one by the positions.
-fn cancelled(entry: Entry, sizes: AttentionShape) -> f64 {
+fn cancelled(entry: AttentionKernel, sizes: AttentionShape) -> f64 {
     let ([qkv, dout], size) = (scales(entry), sizes.head_size as f64);
     let largest = 6.0 * size.sqrt() * (dout / 3.0) * (qkv / 3.0);
     let difference = 2.0 * f64::from(f32::EPSILON) * (size / 16.0 + 16.0) * 2.0 / 3.0 * largest;
-    let weight = if entry == Entry::BackwardKv { 1.0 / sizes.positions as f64 } else { 1.0 };
+    let weight = if entry == AttentionKernel::BackwardKv { 1.0 / sizes.positions as f64 } else { 1.0 };
     difference * qkv / size.sqrt() * weight
 }
 
@@ -303,8 +303,10 @@ impl Bench for AttentionBench {
     fn record(&self, gpu: &Gpu) -> Result<Program> {
         let mut pass = Pass::new(gpu);
         match self.entry {
-            Entry::Forward => self.half.forward(&mut pass, self.sizes.shape())?,
-            Entry::BackwardQ | Entry::BackwardKv => self.half.backward(&mut pass, self.sizes.shape())?,
+            AttentionKernel::Forward => self.half.forward(&mut pass, self.sizes.shape())?,
+            AttentionKernel::BackwardQ | AttentionKernel::BackwardKv => {
+                self.half.backward(&mut pass, self.sizes.shape())?
+            }
         }
         Ok(pass.finish())
     }
@@ -314,7 +316,7 @@ impl Bench for AttentionBench {
     }
 
     fn output(&self) -> &Tensor {
-        if self.entry == Entry::Forward { &self.half.out } else { &self.half.dqkv }
+        if self.entry == AttentionKernel::Forward { &self.half.out } else { &self.half.dqkv }
     }
 
     fn check(&self, gpu: &Gpu, program: &Program) -> Result<Verdict> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
-use crate::ops::compare::{self, NONE_FAR, Near};
+use crate::ops::compare::{self, NONE_FAR_YET, Near};
 
 /// What a check says of a candidate.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,7 +103,7 @@ impl Target {
 
     /// Elements that are far, the first of them, and those that are not zero.
     fn count(&self, gpu: &Gpu, result: &Tensor, got: &Tensor, [tolerance, stored]: [f64; 2]) -> Result<[u32; 3]> {
-        gpu.write(result, bytemuck::cast_slice(&NONE_FAR))?;
+        gpu.write(result, bytemuck::cast_slice(&NONE_FAR_YET))?;
         let mut pass = Pass::new(gpu);
         let (tolerance, stored) = (tolerance as f32, stored as f32);
         let (want, columns) = (&self.want, self.columns.clone());

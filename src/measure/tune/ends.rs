@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::ops::layernorm;
 use crate::ops::matmul::{self, BackwardInp, BackwardWeight, Forward, Product};
-use crate::ops::sums::{Room, Sums};
+use crate::ops::sums::{PartialsMemory, Sums};
 use crate::ops::{bias, gelu};
 use crate::reference;
 
@@ -152,7 +152,7 @@ impl End {
         pass: &mut Pass,
         product: Product,
         [a, b, out]: [&Tensor; 3],
-        room: Option<Room>,
+        room: Option<PartialsMemory>,
     ) -> Result<()> {
         let forward = |bias| Forward { inp: a, weight: b, bias, out };
         match (product, self) {

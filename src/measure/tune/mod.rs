@@ -34,7 +34,7 @@ use crate::cases::{self, BenchShape, Stored};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Elem, Gpu};
 use crate::model::Config;
-use crate::ops::attention::{Block, Entry};
+use crate::ops::attention::{AttentionKernel, BlockSizes};
 use crate::ops::matmul::{Algorithm, PRODUCTS, Product, choose};
 
 use crate::measure::predict::card::Card;
@@ -53,7 +53,7 @@ pub enum Choice {
     /// A matrix kernel.
     Product(Algorithm),
     /// An attention kernel on matrix units.
-    Attention(Block),
+    Attention(BlockSizes),
 }
 
 impl Choice {
@@ -85,7 +85,7 @@ pub enum Work {
     /// A product with a result of so many rows and columns, and its depth.
     Product(Product, [usize; 3]),
     /// A kernel of f16 attention.
-    Attention(Entry, AttentionShape),
+    Attention(AttentionKernel, AttentionShape),
 }
 
 /// One operation of a step that several kernels can do.
@@ -195,7 +195,7 @@ pub fn jobs(caps: &Caps, config: &Config, elem: Elem, [batch, positions]: [usize
     };
     let mut jobs: Vec<Job> = cases::matmul::layers(&shape, caps, Stored(elem)).into_iter().flat_map(of).collect();
     let sizes = AttentionShape { batch, positions, heads: config.heads, head_size: config.head_size() };
-    let attention = Entry::ALL
+    let attention = AttentionKernel::ALL
         .map(|entry| Job { layer: "attention", work: Work::Attention(entry, sizes), times: config.layers })
         .into_iter()
         .filter(|job| elem == Elem::F16 && !job.candidates(caps, elem).is_empty());

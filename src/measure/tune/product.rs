@@ -83,7 +83,7 @@ impl ProductBench {
         let room = match product {
             Product::BackwardWeight if most > m * n => Some([
                 gpu.tensor("partials", 1, most, Elem::F32)?,
-                gpu.tensor("squares", sums::squares(&gpu.caps, m * n, 1), 1, Elem::F32)?,
+                gpu.tensor("squares", sums::max_square_sums(&gpu.caps, m * n, 1), 1, Elem::F32)?,
             ]),
             _ => None,
         };
@@ -136,7 +136,7 @@ impl Bench for ProductBench {
     fn record(&self, gpu: &Gpu) -> Result<Program> {
         let mut pass = Pass::new(gpu);
         let tensors = [&self.a, &self.b, &self.target.got];
-        let room = self.room.as_ref().map(|[partials, squares]| sums::Room { partials, squares });
+        let room = self.room.as_ref().map(|[partials, squares]| sums::PartialsMemory { partials, squares });
         self.end.record(&mut pass, self.operands.product, tensors, room)?;
         Ok(pass.finish())
     }

@@ -224,9 +224,9 @@ fn planted_faults_of_attention_are_found_and_named() {
         let sizes = AttentionShape { batch: 2, positions, heads: 2, head_size: 16 };
         let c = 32;
         for (entry, list) in [
-            (Entry::Forward, vec![("out", 0, c)]),
-            (Entry::BackwardQ, vec![("dq", 0, 3 * c)]),
-            (Entry::BackwardKv, vec![("dk", c, 3 * c), ("dv", 2 * c, 3 * c)]),
+            (AttentionKernel::Forward, vec![("out", 0, c)]),
+            (AttentionKernel::BackwardQ, vec![("dq", 0, 3 * c)]),
+            (AttentionKernel::BackwardKv, vec![("dk", c, 3 * c), ("dv", 2 * c, 3 * c)]),
         ] {
             let work = Work::Attention(entry, sizes);
             let candidates = small_blocks(&gpu, entry);
@@ -254,7 +254,7 @@ fn planted_faults_of_attention_are_found_and_named() {
 }
 
 /// Two blocks that drivers of CPUs compile in seconds.
-fn small_blocks(gpu: &Gpu, entry: Entry) -> Vec<Choice> {
+fn small_blocks(gpu: &Gpu, entry: AttentionKernel) -> Vec<Choice> {
     let blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
     let list: Vec<Choice> =
         blocks.into_iter().filter(|b| b.rows == 32 && b.columns < 64).take(2).map(Choice::Attention).collect();
@@ -265,7 +265,7 @@ fn small_blocks(gpu: &Gpu, entry: Entry) -> Vec<Choice> {
 /// With a single position the gradients of q and k are zero, and all kernels right.
 fn a_single_position_is_right(gpu: &mut Gpu) {
     let sizes = AttentionShape { batch: 3, positions: 1, heads: 2, head_size: 16 };
-    for entry in Entry::ALL {
+    for entry in AttentionKernel::ALL {
         let list = small_blocks(gpu, entry);
         let trials = tried(gpu, Work::Attention(entry, sizes), &list, &roofs(), NOTHING);
         assert!(trials.len() == 2 && trials.iter().all(|trial| trial.outcome.is_ok()), "{entry:?}: {trials:?}");
@@ -304,7 +304,7 @@ fn the_plain_kernel_may_be_the_wrong_one() {
 
 #[test]
 fn the_fastest_of_the_right_ones_is_best() {
-    let block = |rows| Choice::Attention(Block { rows, columns: 16, grid_m: 4 });
+    let block = |rows| Choice::Attention(BlockSizes { rows, columns: 16, grid_m: 4 });
     let trial = |rows, outcome| Trial {
         choice: block(rows),
         kernel: rows.to_string(),

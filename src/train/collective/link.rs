@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::mpi::hub::{Expected, Hub, Letter};
-use super::{Collective, Part, Receive, Scope, Shared};
+use super::{Collective, DeviceSlot, Receive, Scope, Shared};
 use crate::error::{Error, Fault, Result};
 
 /// What a device offers in a round.
@@ -76,7 +76,7 @@ struct Remote {
 
 /// One device's part of the exchange. A panic of its thread ends all.
 pub struct Link {
-    part: Part,
+    part: DeviceSlot,
     meeting: Arc<Meeting>,
     /// In the order of [`Scope::ALL`].
     seats: [Seat; 2],
@@ -182,13 +182,13 @@ impl Link {
     #[must_use]
     pub fn on_machines(machines: usize, each: usize) -> Vec<Self> {
         let devices = machines * each;
-        let parts = (0..devices).map(|device| Part { device, devices, machines });
+        let parts = (0..devices).map(|device| DeviceSlot { device, devices, machines });
         Self::of(parts.collect(), &vec![0; devices], None)
     }
 
     /// Makes the parts of this process's devices. `processes` says in which process each device of the run is; those in other
     /// processes are reached through `hub`.
-    pub(super) fn of(own: Vec<Part>, processes: &[usize], hub: Option<Hub>) -> Vec<Self> {
+    pub(super) fn of(own: Vec<DeviceSlot>, processes: &[usize], hub: Option<Hub>) -> Vec<Self> {
         let is_local = |device: usize| own.iter().any(|part| part.device == device);
         // of each scope in which several devices are here, the first of them has the round
         let mut rounds: Vec<(Scope, usize, Round)> = Vec::new();
@@ -257,7 +257,7 @@ fn tag(scope: Scope, from: usize, to: usize, processes: &[usize]) -> i32 {
 }
 
 impl Collective for Link {
-    fn part(&self) -> Part {
+    fn part(&self) -> DeviceSlot {
         self.part
     }
 
@@ -388,9 +388,9 @@ mod tests {
         let length = |from: usize, to: usize| {
             if from == to || (from == 1 && round.is_multiple_of(3)) { 0 } else { to + 1 }
         };
-        let value = |from: Part, to: Part| (round * 7 + from.device * 31 + to.device) as u8;
+        let value = |from: DeviceSlot, to: DeviceSlot| (round * 7 + from.device * 31 + to.device) as u8;
         let mut sent = Vec::new();
-        let give = |(to, other): (usize, &Part)| {
+        let give = |(to, other): (usize, &DeviceSlot)| {
             let start = sent.len();
             sent.resize(start + length(me, to), value(link.part, *other));
             start..sent.len()

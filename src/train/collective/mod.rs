@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-pub use crate::model::flat::Part;
+pub use crate::model::flat::DeviceSlot;
 
 pub use link::{Ender, Link};
 
@@ -39,20 +39,20 @@ impl Scope {
 
     /// Returns the members of a device's scope, in order; the device is one of them.
     #[must_use]
-    pub fn members(self, part: Part) -> Vec<Part> {
-        let (each, machine, place) = (part.each(), part.machine(), part.place());
+    pub fn members(self, part: DeviceSlot) -> Vec<DeviceSlot> {
+        let (each, machine, place) = (part.devices_per_machine(), part.machine(), part.position_on_machine());
         let devices: Vec<usize> = match self {
             Self::Machine => (machine * each..(machine + 1) * each).collect(),
             Self::Machines => (0..part.machines).map(|machine| machine * each + place).collect(),
         };
-        devices.into_iter().map(|device| Part { device, ..part }).collect()
+        devices.into_iter().map(|device| DeviceSlot { device, ..part }).collect()
     }
 
     /// Returns a device's position among the members of its scope.
     #[must_use]
-    pub fn seat(self, part: Part) -> usize {
+    pub fn seat(self, part: DeviceSlot) -> usize {
         match self {
-            Self::Machine => part.place(),
+            Self::Machine => part.position_on_machine(),
             Self::Machines => part.machine(),
         }
     }
@@ -61,7 +61,7 @@ impl Scope {
 /// The exchange of one device with all others of its run.
 pub trait Collective: Send {
     /// The device.
-    fn part(&self) -> Part;
+    fn part(&self) -> DeviceSlot;
 
     /// Returns a device's name for messages.
     fn name(&self, device: usize) -> String;
@@ -86,7 +86,7 @@ pub trait Collective: Send {
     /// # Errors
     /// As [`Collective::exchange`].
     fn share(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let Part { devices, machines, .. } = self.part();
+        let DeviceSlot { devices, machines, .. } = self.part();
         if machines == 1 {
             return share_among(self, Scope::Machine, own);
         }

@@ -3,9 +3,9 @@
 use super::TrainerOptions;
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Pool, Program, Tensor};
-use crate::model::{Activations, Backward, Config, Params, backward, flat, forward, place};
+use crate::model::{Activations, BackwardBuffers, Config, Params, backward, flat, forward, place};
 use crate::ops::stepcontrol::{self, StepControl};
-use crate::ops::sums::{self, Squared};
+use crate::ops::sums::{self, SquaredGradients};
 use crate::ops::{embedding, gradnorm, tree};
 use crate::train::optimizer::{Parameter, UpdateRule};
 use crate::train::ranks::{self, Turn};
@@ -78,7 +78,7 @@ impl Model {
         let partials = match norm {
             Norm::Kernels { squares, squared } => {
                 let grads = &self.grads().windows_without(gpu, &squared.of);
-                let partials = squares.slice(0..squared.count + gradnorm::partials(grads));
+                let partials = squares.slice(0..squared.count + gradnorm::partial_count(grads));
                 gradnorm::forward(&mut pass, gradnorm::Forward { grads, partials: &partials, first: squared.count })?;
                 partials
             }
@@ -87,7 +87,7 @@ impl Model {
                 for bucket in flat::buckets(&self.config) {
                     let grads = self.grads().flat(&groups[bucket.group], bucket.elements.clone())?;
                     let partials = squares.slice(0..bucket.first_block + bucket.blocks());
-                    gradnorm::blocks(&mut pass, &grads, &partials, bucket.first_block)?;
+                    gradnorm::forward_blocks(&mut pass, &grads, &partials, bucket.first_block)?;
                 }
                 squares.clone()
             }
@@ -114,7 +114,7 @@ pub(super) enum Norm {
         /// Sums left by the micro-step's kernels, then room for those of all other gradients.
         squares: Tensor,
         /// The gradients whose squares the micro-step leaves.
-        squared: Squared,
+        squared: SquaredGradients,
     },
     /// Of several ranks: of the fixed blocks of the flat order, so that any number of devices gets the same.
     Blocks(Tensor),
@@ -127,13 +127,13 @@ impl Norm {
     /// be bound as a whole: where it could not, fewer products leave theirs.
     fn room(gpu: &Gpu, config: &Config, grads: &Params, in_parts: bool) -> Result<(Tensor, usize)> {
         let matrices = grads.in_memory_order().filter(|(param, _)| in_parts && param.per_layer && param.decays);
-        let squares = |elements| sums::squares(&gpu.caps, elements, config.channels);
+        let squares = |elements| sums::max_square_sums(&gpu.caps, elements, config.channels);
         let left: usize = matrices.map(|(param, layer)| squares(grads.get(param.name, layer).len())).sum();
         // gradients that are left over come in runs of parameters, cut into windows: those have no more sums than all
         // parameters apart and all windows together
         let windows: Vec<Tensor> = grads.windows(gpu).into_iter().map(|(window, _)| window).collect();
         let each = grads.in_memory_order().map(|(param, layer)| grads.get(param.name, layer).clone());
-        let rest = gradnorm::partials(&each.collect::<Vec<_>>()) + gradnorm::partials(&windows);
+        let rest = gradnorm::partial_count(&each.collect::<Vec<_>>()) + gradnorm::partial_count(&windows);
         let left = left.min(((gpu.caps.window_bytes() / Elem::F32.bytes()) as usize).saturating_sub(rest));
         Ok((gpu.tensor("norm partials", left + rest, 1, Elem::F32)?, left))
     }
@@ -154,7 +154,7 @@ pub(super) struct MicroStep {
     /// For each of the model's sums but the first: adds it to the one before.
     additions: Vec<Program>,
     pub acts: Activations,
-    pub scratch: Backward,
+    pub scratch: BackwardBuffers,
     pub buckets: embedding::Buckets,
     pub norm: Norm,
 }
@@ -196,15 +196,15 @@ impl MicroStep {
         // of one rank's gradients squares are of no use where there are several
         let (squares, left) = match (options.ranks, options.part.devices) {
             (1, _) => {
-                let in_parts = Backward::partials(&gpu.caps, config, &acts) > 0;
+                let in_parts = BackwardBuffers::partials(&gpu.caps, config, &acts) > 0;
                 Norm::room(gpu, config, model.grads(), in_parts)?
             }
             (_, 1) => (gpu.tensor("norm partials", flat::blocks(config), 1, Elem::F32)?, 0),
             _ => (gpu.tensor("norm partials", 1, 1, Elem::F32)?, 0),
         };
-        let scratch = Backward::new(pool, config, &acts, squares.slice(0..left))?;
+        let scratch = BackwardBuffers::new(pool, config, &acts, squares.slice(0..left))?;
         let buckets = embedding::Buckets::new(gpu, acts.rows())?;
-        let mut squared = Squared::default();
+        let mut squared = SquaredGradients::default();
         let mut record = |sum, begins| -> Result<Program> {
             let tensors = (&acts, &scratch, &buckets);
             let (program, left) = Self::record_program(gpu, model, options, tensors, sum, begins)?;
@@ -232,10 +232,10 @@ impl MicroStep {
         gpu: &Gpu,
         model: &Model,
         options: &TrainerOptions,
-        (acts, scratch, buckets): (&Activations, &Backward, &embedding::Buckets),
+        (acts, scratch, buckets): (&Activations, &BackwardBuffers, &embedding::Buckets),
         Sum { grads, loss }: &Sum,
         begins: bool,
-    ) -> Result<(Program, Squared)> {
+    ) -> Result<(Program, SquaredGradients)> {
         let Model { config, elem, params, control, .. } = model;
         let mut pass = Pass::new(gpu);
         if begins {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::data::Batch;
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Command, Elem, Gpu, Lap, Pass, Program, ReadRing, Stopwatch, UploadRing};
-use crate::model::{Activations, Backward, Config, Params, Weights};
+use crate::model::{Activations, BackwardBuffers, Config, Params, Weights};
 use crate::ops::stepcontrol::{Report, StepControl};
 use crate::ops::wire::Format;
 use crate::ops::{attention, matmul};
@@ -24,7 +24,7 @@ use exchange::Exchange;
 pub use exchange::MOST_COPIERS;
 pub use exchange::stages::{Stage, stages};
 use micro_step::{MicroStep, Model};
-pub use options::{Part, Sizes, TrainerOptions};
+pub use options::{DeviceSlot, Sizes, TrainerOptions};
 
 /// Submissions in flight: the host records and reads ahead while the GPU computes.
 const IN_FLIGHT: usize = 3;
@@ -254,7 +254,7 @@ impl<'g> Trainer<'g> {
 
     /// The device among those that share the run.
     #[must_use]
-    pub fn part(&self) -> Part {
+    pub fn part(&self) -> DeviceSlot {
         self.options.part
     }
 
@@ -272,7 +272,7 @@ impl<'g> Trainer<'g> {
 
     /// The scratch of the backward pass.
     #[must_use]
-    pub fn scratch(&self) -> &Backward {
+    pub fn scratch(&self) -> &BackwardBuffers {
         &self.micro.scratch
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::exchange::stages;
 use crate::gpu::Elem;
-pub use crate::model::flat::Part;
+pub use crate::model::flat::DeviceSlot;
 use crate::model::{Config, Recompute, flat};
 use crate::ops::wire::Format;
 use crate::train::optimizer::Optimizer;
@@ -48,7 +48,7 @@ pub struct TrainerOptions {
     /// by a tree ([`crate::train::ranks`]).
     pub ranks: usize,
     /// The device among those that share the ranks: each computes a block of them, as many as every other.
-    pub part: Part,
+    pub part: DeviceSlot,
     /// The 16-bit format in which devices send gradients. With `None` they send f32, and any number of devices computes the same bits.
     pub wire: Option<Format>,
     /// Lets tensors that are not needed at the same time use the same memory. Without it every tensor has a buffer of
@@ -79,15 +79,15 @@ impl TrainerOptions {
     /// Returns the part of the device, among all of them, that needs the most memory: the sums that it holds at once, the moments
     /// that it owns and the sums that it gets of others for these differ.
     #[must_use]
-    pub fn largest_part(&self) -> Part {
+    pub fn largest_part(&self) -> DeviceSlot {
         let buckets = flat::buckets(&self.config);
         let all: usize = buckets.iter().map(|bucket| bucket.elements.len()).sum();
-        let elements = |part: Part| {
+        let elements = |part: DeviceSlot| {
             let options = Self { part, ..*self };
             let owned = buckets.iter().map(|bucket| bucket.owned(part).len()).sum::<usize>();
             ranks::levels(&options.turns()) * all + 2 * owned + stages::elements(&options)
         };
-        let parts = (0..self.part.devices).map(|device| Part { device, ..self.part });
+        let parts = (0..self.part.devices).map(|device| DeviceSlot { device, ..self.part });
         // the first of several
         parts.rev().max_by_key(|part| elements(*part)).unwrap_or(self.part)
     }
@@ -116,7 +116,7 @@ impl TrainerOptions {
             elem: Elem::F32,
             recompute: Recompute::None,
             ranks: 1,
-            part: Part::WHOLE,
+            part: DeviceSlot::WHOLE,
             wire: None,
             shared: true,
         }

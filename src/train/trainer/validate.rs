@@ -1,7 +1,7 @@
 //! Losses of a model in training, in the memory of its steps.
 
 use super::step::check_batch;
-use super::{Part, Trainer};
+use super::{DeviceSlot, Trainer};
 use crate::data::{Batch, Rows};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::Upload;
@@ -21,7 +21,7 @@ impl Trainer<'_> {
     /// As [`Trainer::evaluate`].
     pub fn evaluate_unless(&mut self, rows: &mut Rows, count: usize, stop: &dyn Fn() -> bool) -> Result<Option<f64>> {
         let (count, context) = (count.min(rows.len()), self.options.sizes.context);
-        let (each, Part { device, devices, .. }) = (self.options.sizes.batch, self.options.part);
+        let (each, DeviceSlot { device, devices, .. }) = (self.options.sizes.batch, self.options.part);
         let batches = count.div_ceil(each);
         // a sum for each batch of this device
         let (mut sums, mut gives_up) = (Vec::new(), false);

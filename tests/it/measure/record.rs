@@ -99,9 +99,9 @@ pub fn is_raced(bin: &Path) {
     };
     // found for shapes that the bench does not have; and attention on matrix units, which software adapters do without
     let mut kernels = record_of(&algorithm, [1024, 192, 64]);
-    let block = attention::Block { rows: 64, columns: 32, grid_m: 4 };
+    let block = attention::BlockSizes { rows: 64, columns: 32, grid_m: 4 };
     let block = serde_json::to_string(&block).expect("JSON");
-    kernels.insert(attention::key(attention::Entry::Forward, 64, 1024), block);
+    kernels.insert(attention::key(attention::AttentionKernel::Forward, 64, 1024), block);
     write(dir.path(), &word("adapter"), &word("driver"), kernels);
     let file =
         std::fs::read_dir(dir.path().join("tune")).expect("folder").next().expect("a file").expect("a file").path();

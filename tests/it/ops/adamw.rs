@@ -31,7 +31,7 @@ impl<'g> Training<'g> {
         let weights = ["param", "m", "v"].map(|name| tensor(name, n));
         gpu.write(&weights[0], bytemuck::cast_slice(param)).expect("written");
         let grads = [grad.clone()];
-        let count = gradnorm::partials(&grads);
+        let count = gradnorm::partial_count(&grads);
         let partials = tensor("partials", count).reshape(count, 1);
         let mut pass = Pass::new(gpu);
         let loss = tensor("loss", 1);

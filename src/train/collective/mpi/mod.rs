@@ -17,7 +17,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Fault, Result};
-use crate::train::collective::{Link, Part};
+use crate::train::collective::{DeviceSlot, Link};
 use hub::{Expected, Hub, Letter, MOST_DEVICES, Place};
 use launcher::{Launch, Launcher};
 use library::Library;
@@ -93,10 +93,10 @@ impl Layout {
 
     /// Returns the devices of a process.
     #[must_use]
-    pub fn parts(&self, process: usize) -> Vec<Part> {
+    pub fn parts(&self, process: usize) -> Vec<DeviceSlot> {
         let (devices, machines) = (self.processes.len(), self.machines);
         let own = (0..devices).filter(|device| self.processes[*device] == process);
-        own.map(|device| Part { device, devices, machines }).collect()
+        own.map(|device| DeviceSlot { device, devices, machines }).collect()
     }
 }
 
@@ -379,7 +379,7 @@ mod tests {
         // processes were dealt in turn
         let layout = Layout::new(&[0, 1, 0, 1], &[1, 1, 1, 1]);
         assert_eq!(layout, Layout { processes: vec![0, 2, 1, 3], machines: 2, hosts: 2 });
-        assert_eq!(layout.parts(2), [Part { device: 1, devices: 4, machines: 2 }]);
+        assert_eq!(layout.parts(2), [DeviceSlot { device: 1, devices: 4, machines: 2 }]);
         assert_eq!(Layout::new(&[0, 1], &[4, 4]).machines, 2);
     }
 

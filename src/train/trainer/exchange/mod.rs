@@ -21,7 +21,7 @@ use super::micro_step::Model;
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{BulkReads, BulkUploads, Elem, Gpu, Program, ReadRing, Tensor, Timed};
 use crate::model::Config;
-use crate::model::flat::{self, Bucket, Group, Part};
+use crate::model::flat::{self, Bucket, DeviceSlot, Group};
 use crate::ops::stepcontrol::StepControl;
 use crate::train::collective::Collective;
 use crate::train::optimizer::UpdateRule;
@@ -44,7 +44,7 @@ pub(super) struct Exchange {
     buckets: Vec<Bucket>,
     groups: Vec<Group>,
     config: Config,
-    part: Part,
+    part: DeviceSlot,
     /// For each device, how many sums it holds when it has computed its ranks.
     held: Vec<usize>,
     /// Keeps the memory that the programs use.
@@ -203,7 +203,7 @@ impl Exchange {
         words_out.give_back(read)?;
         // the squares of owned blocks, and behind them the losses
         let losses = squares.bytes() as usize;
-        let owned = |part: Part| {
+        let owned = |part: DeviceSlot| {
             let of = |bucket: &Bucket| {
                 let blocks = bucket.owned_blocks(part);
                 4 * (bucket.first_block + blocks.start)..4 * (bucket.first_block + blocks.end)
@@ -216,7 +216,7 @@ impl Exchange {
         let mut merged = vec![0; losses];
         for (device, words) in all.iter().enumerate() {
             let mut rest = &words[..];
-            for range in owned(Part { device, ..*part }) {
+            for range in owned(DeviceSlot { device, ..*part }) {
                 let (squares, behind) = rest.split_at(range.len().min(rest.len()));
                 merged[range.start..range.start + squares.len()].copy_from_slice(squares);
                 rest = behind;
@@ -246,7 +246,7 @@ mod tests {
     use crate::gpu::{Caps, Command};
     use crate::ops::wire::Format;
     use crate::train::Sizes;
-    use crate::train::trainer::{Finish, Part, Trainer};
+    use crate::train::trainer::{DeviceSlot, Finish, Trainer};
 
     fn names(programs: &[&Program]) -> Vec<String> {
         programs.iter().flat_map(|program| &program.commands).map(|command| command.name().to_owned()).collect()
@@ -258,7 +258,7 @@ mod tests {
         let config = Config::new(64, 257, 4, 2, 64).unwrap();
         for (ranks, wire) in [(2, None), (6, None), (2, Some(Format::Bf16))] {
             let sizes = Sizes { batch: 1, context: 64, accumulation: ranks };
-            let part = Part::on_one_machine(1, 2);
+            let part = DeviceSlot::on_one_machine(1, 2);
             let gpu = Gpu::dry(Caps::webgpu_defaults());
             let options = TrainerOptions { ranks, part, wire, ..TrainerOptions::new(config, sizes) };
             let trainer = Trainer::new(&gpu, options).unwrap();

@@ -6,7 +6,7 @@ use super::{Exchange, present};
 use crate::error::Result;
 use crate::gpu::{Gpu, Tensor};
 use crate::model::Weights;
-use crate::model::flat::{Bucket, Part, Piece};
+use crate::model::flat::{Bucket, DeviceSlot, Piece};
 use crate::train::collective::{Collective, Scope};
 use crate::train::optimizer::Moments;
 
@@ -16,7 +16,7 @@ impl Exchange {
         let Moments::Owned(own) = self.rule.moments() else { return Ok(None) };
         let link = present(&mut self.link)?;
         let (config, part, buckets, groups) = (self.config, self.part, &self.buckets, &self.groups);
-        let length = |member: &Part| -> usize {
+        let length = |member: &DeviceSlot| -> usize {
             let bytes = |bucket: &Bucket| 4 * bucket.owned(*member).len();
             buckets.iter().map(bytes).sum()
         };
@@ -27,7 +27,7 @@ impl Exchange {
             gpu.read_all(&tensors, |_, part| bytes.extend_from_slice(part))?;
             // to the first machine, and there to the first device
             let column = gather(link, Scope::Machines, bytes, true, length)?;
-            let column_length = |member: &Part| Scope::Machines.members(*member).iter().map(length).sum();
+            let column_length = |member: &DeviceSlot| Scope::Machines.members(*member).iter().map(length).sum();
             let bytes = gather(link, Scope::Machine, column, part.machine() == 0, column_length)?;
             let Some(weights) = gathered.as_mut().map(|gathered| &mut gathered[which]) else { continue };
             let columns = Scope::Machine.members(part);
@@ -78,7 +78,7 @@ fn gather(
     scope: Scope,
     own: Vec<u8>,
     is_wanted: bool,
-    length: impl Fn(&Part) -> usize,
+    length: impl Fn(&DeviceSlot) -> usize,
 ) -> Result<Vec<u8>> {
     let part = link.part();
     let (members, seat) = (scope.members(part), scope.seat(part));

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::stages::{Stage, stages};
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Program, Tensor};
-use crate::model::flat::{self, Bucket, Group, Part};
+use crate::model::flat::{self, Bucket, DeviceSlot, Group};
 use crate::model::place;
 use crate::ops::wire::{self, Format, Wire};
 use crate::ops::{gradnorm, hash, stepcontrol, tree};
@@ -39,7 +39,7 @@ impl Route {
     /// Lays out what leaves for each member and comes from it.
     fn new(
         scope: Scope,
-        members: &[Part],
+        members: &[DeviceSlot],
         mut out: impl FnMut(usize) -> Result<Vec<Tensor>>,
         mut into: impl FnMut(usize) -> Result<Vec<Tensor>>,
     ) -> Result<Self> {
@@ -326,7 +326,7 @@ impl Recording<'_> {
         let mut opening = None;
         let mut transfers: Vec<Vec<Transfer>> = sums.rooms.iter().map(|_| Vec::new()).collect();
         let mut done = 0;
-        for position in flat::by_completion(&options.config) {
+        for position in flat::groups_by_completion(&options.config) {
             let group = &self.groups[position];
             let until = last.written_until(&model.sums[last_sum].grads.flat(group, 0..group.len)?).max(done);
             let mut commands = last.part(done..until);
@@ -372,7 +372,7 @@ impl Recording<'_> {
             if !owned.is_empty() {
                 let [first, end] = [blocks.start, blocks.end].map(|block| bucket.first_block + block);
                 let grads = self.model.grads().flat(&self.groups[bucket.group], owned)?;
-                gradnorm::blocks(&mut pass, &grads, &self.squares.slice(0..end), first)?;
+                gradnorm::forward_blocks(&mut pass, &grads, &self.squares.slice(0..end), first)?;
             }
         }
         Ok(pass.finish())

@@ -54,7 +54,7 @@ fn exchange(
     let mut upload = into.begin(gpu)?;
     // cores for each device
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (cores / link.part().each()).clamp(1, MOST_COPIERS);
+    let threads = (cores / link.part().devices_per_machine()).clamp(1, MOST_COPIERS);
     gpu.span("wait for other devices", || {
         let coming: Vec<usize> = route.from.iter().map(Range::len).collect();
         link.exchange(route.scope, Arc::clone(&read) as Shared, &route.to, &coming, &mut |given| {

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::model::flat::{self, Bucket, Part};
+use crate::model::flat::{self, Bucket, DeviceSlot};
 use crate::train::collective::Scope;
 use crate::train::ranks;
 use crate::train::trainer::TrainerOptions;
@@ -15,7 +15,7 @@ pub struct Stage {
     /// The devices that exchange.
     pub scope: Scope,
     /// The device.
-    pub part: Part,
+    pub part: DeviceSlot,
     /// The nodes of the tree that they hold, those of the first member first.
     pub nodes: Vec<Range<usize>>,
     /// For each member, how many of them it holds.
@@ -40,7 +40,7 @@ impl Stage {
 
     /// Returns the elements of a bucket that a member sums up.
     #[must_use]
-    pub fn summed(&self, bucket: &Bucket, member: Part) -> Range<usize> {
+    pub fn summed(&self, bucket: &Bucket, member: DeviceSlot) -> Range<usize> {
         match self.scope {
             Scope::Machine => bucket.shard(member),
             Scope::Machines => bucket.owned(member),
@@ -99,7 +99,7 @@ pub fn stages(options: &TrainerOptions) -> Vec<Stage> {
         if members.len() == 1 {
             continue;
         }
-        let of = |member: &Part| match scope {
+        let of = |member: &DeviceSlot| match scope {
             Scope::Machine => options.nodes(member.device),
             Scope::Machines => of_machine(member.machine()),
         };
@@ -132,7 +132,7 @@ mod tests {
     use crate::model::Config;
     use crate::train::Sizes;
 
-    fn options(ranks: usize, part: Part) -> TrainerOptions {
+    fn options(ranks: usize, part: DeviceSlot) -> TrainerOptions {
         let sizes = Sizes { batch: 1, context: 16, accumulation: ranks };
         TrainerOptions { ranks, part, ..TrainerOptions::new(Config::new(16, 61, 2, 2, 64).expect("a model"), sizes) }
     }
@@ -160,7 +160,7 @@ mod tests {
             (10, 5, 2),
         ] {
             for device in 0..machines * each {
-                let options = options(ranks, Part { device, devices: machines * each, machines });
+                let options = options(ranks, DeviceSlot { device, devices: machines * each, machines });
                 let mut own: Vec<Range<usize>> = options.nodes(device);
                 let mut of_first: Vec<bool> = (0..own.len()).map(|at| at == 0).collect();
                 for stage in stages(&options) {
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_machine_sends_its_sum_once() {
-        let stages = stages(&options(8, Part { device: 5, devices: 8, machines: 2 }));
+        let stages = stages(&options(8, DeviceSlot { device: 5, devices: 8, machines: 2 }));
         let [within, between] = &stages[..] else { panic!("{stages:?}") };
         assert_eq!((within.scope, within.nodes.len(), within.own.clone()), (Scope::Machine, 4, 1..2));
         assert_eq!(
