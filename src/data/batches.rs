@@ -57,7 +57,7 @@ pub struct Batches {
     batches_per_epoch: usize,
     turn: Turn,
     /// Each rank's place.
-    places: Vec<Place>,
+    places: Vec<RankPosition>,
     /// The ranks whose batches are read; those of others are empty.
     own: Range<usize>,
     reader: Option<Reader>,
@@ -73,14 +73,14 @@ struct Turn {
     rank: usize,
     /// Batches of the rank that were handed out behind one another, of so many.
     taken: usize,
-    in_a_row: usize,
+    consecutive: usize,
 }
 
 impl Turn {
     /// The one after this of so many ranks.
     fn next(self, ranks: usize) -> Self {
         match self.taken + 1 {
-            taken if taken < self.in_a_row => Self { taken, ..self },
+            taken if taken < self.consecutive => Self { taken, ..self },
             _ => Self { rank: (self.rank + 1) % ranks, taken: 0, ..self },
         }
     }
@@ -89,12 +89,12 @@ impl Turn {
 /// A rank's place: the state at the first batch of its shard, shared by all batches of that shard, and the samples
 /// handed out since. A state holds the order of a whole shard, too much to copy for every batch.
 #[derive(Debug, Clone)]
-struct Place {
+struct RankPosition {
     shard: Arc<LoaderState>,
     sample: usize,
 }
 
-impl Place {
+impl RankPosition {
     fn state(&self) -> LoaderState {
         LoaderState { sample: self.sample, ..LoaderState::clone(&self.shard) }
     }
@@ -102,22 +102,22 @@ impl Place {
 
 /// Where [`Batches`] stood: cheap to take at every step.
 #[derive(Debug, Clone)]
-pub struct Mark {
+pub struct BatchPosition {
     turn: Turn,
-    places: Vec<Place>,
+    places: Vec<RankPosition>,
 }
 
-impl Mark {
+impl BatchPosition {
     /// The same for a checkpoint.
     #[must_use]
     pub fn state(&self) -> BatchesState {
         let Turn { rank, taken, .. } = self.turn;
-        BatchesState { rank, taken, ranks: self.places.iter().map(Place::state).collect() }
+        BatchesState { rank, taken, ranks: self.places.iter().map(RankPosition::state).collect() }
     }
 }
 
 /// A batch, and the place of the next one of its rank.
-type Ready = Result<(Batch, Place)>;
+type Ready = Result<(Batch, RankPosition)>;
 
 #[derive(Debug)]
 struct Reader {
@@ -134,14 +134,14 @@ impl Batches {
     /// # Errors
     /// As [`Loader::new`].
     pub fn new(sources: Vec<TokenSource>, config: LoaderConfig) -> Result<Self> {
-        Self::in_rows(sources, config, 1)
+        Self::with_consecutive(sources, config, 1)
     }
 
     /// [`Batches::new`] with so many batches of each rank behind one another: the micro-steps of a step.
     ///
     /// # Errors
     /// As [`Loader::new`].
-    pub fn in_rows(sources: Vec<TokenSource>, config: LoaderConfig, in_a_row: usize) -> Result<Self> {
+    pub fn with_consecutive(sources: Vec<TokenSource>, config: LoaderConfig, consecutive: usize) -> Result<Self> {
         let loaders = (0..config.ranks.max(1))
             .map(|rank| Loader::new(sources.clone(), LoaderConfig { rank, ..config }))
             .collect::<Result<Vec<_>>>()?;
@@ -152,7 +152,7 @@ impl Batches {
             names: sources.iter().map(|source| source.name().to_owned()).collect(),
             tokens: loaders[0].tokens(),
             batches_per_epoch: loaders[0].batches_per_epoch() * loaders.len(),
-            turn: Turn { rank: 0, taken: 0, in_a_row: in_a_row.max(1) },
+            turn: Turn { rank: 0, taken: 0, consecutive: consecutive.max(1) },
             places: loaders.iter().map(place).collect(),
             own: 0..loaders.len(),
             reader: None,
@@ -167,7 +167,7 @@ impl Batches {
     ///
     /// # Errors
     /// [`Error::Data`] if the reader cannot be started again.
-    pub fn read_only(&mut self, ranks: Range<usize>) -> Result<()> {
+    pub fn read_ranks(&mut self, ranks: Range<usize>) -> Result<()> {
         let state = self.state();
         self.own = ranks;
         self.restore(state)
@@ -206,25 +206,25 @@ impl Batches {
     /// Where the next batch stands.
     #[must_use]
     pub fn state(&self) -> BatchesState {
-        self.mark().state()
+        self.position().state()
     }
 
     /// Remembers where the next batch stands, without a copy of the shards' orders.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark { turn: self.turn, places: self.places.clone() }
+    pub fn position(&self) -> BatchPosition {
+        BatchPosition { turn: self.turn, places: self.places.clone() }
     }
 
-    /// The place of the batch that comes next at a mark: `sample 12 of shard 3, FILE, in epoch 2`.
+    /// The place of the batch that comes next at a position: `sample 12 of shard 3, FILE, in epoch 2`.
     #[must_use]
-    pub fn describe(&self, mark: &Mark) -> String {
-        let place = &mark.places[mark.turn.rank];
+    pub fn describe(&self, position: &BatchPosition) -> String {
+        let place = &position.places[position.turn.rank];
         let state = &place.shard;
         let shard = state.shards.get(state.shard).map_or(0, |shard| *shard as usize);
         // a shuffled shard hands its samples out in an order of its own
         let sample = state.samples.get(place.sample).map_or(place.sample, |sample| *sample as usize);
         let name = self.names.get(shard).map_or("", String::as_str);
-        let rank = if mark.places.len() > 1 { format!(", rank {}", mark.turn.rank) } else { String::new() };
+        let rank = if position.places.len() > 1 { format!(", rank {}", position.turn.rank) } else { String::new() };
         format!("its batches begin at sample {sample} of {name} in epoch {}{rank}", state.epoch + 1)
     }
 
@@ -234,11 +234,11 @@ impl Batches {
     /// [`Error::Data`] if the state does not fit these sources and settings; the position is then unchanged.
     pub fn restore(&mut self, state: BatchesState) -> Result<()> {
         let ranks = self.places.len();
-        if state.ranks.len() != ranks || state.rank >= ranks || state.taken >= self.turn.in_a_row {
+        if state.ranks.len() != ranks || state.rank >= ranks || state.taken >= self.turn.consecutive {
             return Err(Error::data(format!(
                 "loader.restore: another number of ranks, expected {ranks} with {} batches in a row, got {} (the next is {}, of \
                  which {} are taken)",
-                self.turn.in_a_row,
+                self.turn.consecutive,
                 state.ranks.len(),
                 state.rank,
                 state.taken
@@ -333,16 +333,16 @@ pub(super) fn fingerprint(sources: &[TokenSource]) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn place(loader: &Loader) -> Place {
+fn place(loader: &Loader) -> RankPosition {
     let state = loader.state();
-    Place { sample: state.sample, shard: Arc::new(state) }
+    RankPosition { sample: state.sample, shard: Arc::new(state) }
 }
 
 /// Sends batch after batch, until nobody wants them any more or one cannot be read. Memory comes from batches that were
 /// `returned`; only while there are none does it allocate.
 fn read_ahead(
     loaders: &mut [Loader],
-    places: &mut [Place],
+    places: &mut [RankPosition],
     (first, own): (Turn, Range<usize>),
     sender: &SyncSender<Ready>,
     returned: &Receiver<Batch>,

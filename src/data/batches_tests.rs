@@ -35,9 +35,9 @@ fn the_ranks_streams_come_in_turn() {
 #[test]
 fn batches_of_others_are_empty_and_move_the_place_alike() {
     for own in [0..1, 1..3, 0..3] {
-        let open = || Batches::in_rows(sources(), config(3, Some(42)), 2).unwrap();
+        let open = || Batches::with_consecutive(sources(), config(3, Some(42)), 2).unwrap();
         let (mut all, mut some) = (open(), open());
-        some.read_only(own.clone()).unwrap();
+        some.read_ranks(own.clone()).unwrap();
         for i in 0..3 * all.batches_per_epoch() {
             let (want, got) = (next(&mut all), next(&mut some));
             let is_own = own.contains(&(i / 2 % 3));
@@ -54,7 +54,7 @@ fn batches_of_others_are_empty_and_move_the_place_alike() {
 #[test]
 fn a_rank_hands_out_some_batches_in_a_row() {
     let (ranks, in_a_row) = (3, 2);
-    let open = || Batches::in_rows(sources(), config(ranks, Some(42)), in_a_row).unwrap();
+    let open = || Batches::with_consecutive(sources(), config(ranks, Some(42)), in_a_row).unwrap();
     let one = |rank| Loader::new(sources(), LoaderConfig { rank, ..config(ranks, Some(42)) }).unwrap();
     let (mut batches, mut loaders): (Batches, Vec<Loader>) = (open(), (0..ranks).map(one).collect());
     for i in 0..4 * ranks * in_a_row {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::prepare::note::{NOTE, NOTE_BYTES, ShardNote};
+use crate::data::prepare::manifest::{MANIFEST_FILE, MAX_MANIFEST_BYTES, ShardEntry};
 use crate::data::tokens::HEADER_BYTES;
 use crate::files::{bounded, open, path_text};
 
@@ -96,44 +96,45 @@ impl FileContents {
     }
 }
 
-/// Takes the hashes that `data prepare` noted beside shards, where they are still to be told. A shard that is younger than
-/// the note, or of another size, is not the one that was noted.
-pub fn take_prepared(files: &mut [FileContents]) {
-    let mut notes = BTreeMap::new();
+/// Takes the hashes that `data prepare` recorded beside shards, where they are still to be told. A shard that is younger than
+/// the manifest, or of another size, is not the one that was recorded.
+pub fn fill_prepared_hashes(files: &mut [FileContents]) {
+    let mut manifests = BTreeMap::new();
     for file in files.iter_mut().filter(|file| file.blake3.is_none()) {
         let Some(folder) = file.path.parent() else { continue };
-        let note = notes.entry(folder.to_owned()).or_insert_with(|| Prepared::read(folder).unwrap_or_default());
-        file.blake3 = note.blake3_of(file);
+        let manifest =
+            manifests.entry(folder.to_owned()).or_insert_with(|| FolderManifest::read(folder).unwrap_or_default());
+        file.blake3 = manifest.blake3_of(file);
     }
 }
 
 /// The shards of a `dataset.json`, and when it was written.
 #[derive(Default)]
-struct Prepared {
+struct FolderManifest {
     written: Option<SystemTime>,
-    shards: BTreeMap<String, ShardNote>,
+    shards: BTreeMap<String, ShardEntry>,
 }
 
-impl Prepared {
-    /// Reads a folder's note. A broken one is an error elsewhere.
+impl FolderManifest {
+    /// Reads a folder's manifest. A broken one is an error elsewhere.
     fn read(folder: &Path) -> Option<Self> {
         #[derive(Deserialize)]
         struct Shards {
-            shards: Vec<ShardNote>,
+            shards: Vec<ShardEntry>,
         }
-        let path = folder.join(NOTE);
+        let path = folder.join(MANIFEST_FILE);
         let told = std::fs::metadata(&path).ok().filter(Metadata::is_file)?;
-        let text = bounded::read(&path, NOTE_BYTES, "a note of a data set").ok()?;
+        let text = bounded::read(&path, MAX_MANIFEST_BYTES, "a manifest of a data set").ok()?;
         let Shards { shards } = serde_json::from_slice(&text).ok()?;
         let shards = shards.into_iter().map(|shard| (shard.file.clone(), shard)).collect();
         Some(Self { written: told.modified().ok(), shards })
     }
 
     fn blake3_of(&self, file: &FileContents) -> Option<String> {
-        let noted = self.shards.get(file.path.file_name()?.to_str()?)?;
-        let bytes = noted.tokens.checked_mul(2)?.checked_add(HEADER_BYTES)?;
+        let recorded = self.shards.get(file.path.file_name()?.to_str()?)?;
+        let bytes = recorded.tokens.checked_mul(2)?.checked_add(HEADER_BYTES)?;
         let changed = last_change(&std::fs::metadata(&file.path).ok()?)?;
-        let hash = noted.blake3.as_ref().filter(|hash| is_hash(hash))?;
+        let hash = recorded.blake3.as_ref().filter(|hash| is_hash(hash))?;
         (bytes == file.bytes && changed <= self.written?).then(|| hash.clone())
     }
 }
@@ -254,32 +255,33 @@ mod tests {
         let shard = dir.path().join("x_train_000001.bin");
         crate::data::write_shard(&shard, &[1, 2, 3]).unwrap();
         let hash = "0".repeat(64);
-        let note = |tokens: u32, hash: &str| {
+        let manifest = |tokens: u32, hash: &str| {
             let shards = format!(r#"[{{"file": "x_train_000001.bin", "tokens": {tokens}, "blake3": "{hash}"}}]"#);
-            fs::write(dir.path().join(NOTE), format!(r#"{{"tokenizer": "gpt2", "shards": {shards}}}"#)).unwrap();
+            fs::write(dir.path().join(MANIFEST_FILE), format!(r#"{{"tokenizer": "gpt2", "shards": {shards}}}"#))
+                .unwrap();
             let mut files = [FileContents::of(&shard).unwrap()];
-            take_prepared(&mut files);
+            fill_prepared_hashes(&mut files);
             files[0].blake3.clone()
         };
-        assert_eq!(note(3, &hash), Some(hash.clone()));
-        assert_eq!(note(4, &hash), None, "of another size");
-        assert_eq!(note(3, "z"), None, "no hash");
-        assert_eq!(note(u32::MAX, &hash), None);
-        assert_eq!(note(3, &hash), Some(hash.clone()));
+        assert_eq!(manifest(3, &hash), Some(hash.clone()));
+        assert_eq!(manifest(4, &hash), None, "of another size");
+        assert_eq!(manifest(3, "z"), None, "no hash");
+        assert_eq!(manifest(u32::MAX, &hash), None);
+        assert_eq!(manifest(3, &hash), Some(hash.clone()));
         #[cfg(unix)]
         {
-            // another shard that kept its old times, put there after the note was written
+            // another shard that kept its old times, put there after the manifest was written
             std::thread::sleep(Duration::from_millis(20));
             let other = dir.path().join("other");
             crate::data::write_shard(&other, &[4, 5, 6]).unwrap();
             File::options().write(true).open(&other).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
             fs::rename(&other, &shard).unwrap();
             let mut files = [FileContents::of(&shard).unwrap()];
-            take_prepared(&mut files);
+            fill_prepared_hashes(&mut files);
             assert_eq!(files[0].blake3, None, "another shard");
         }
         let young = SystemTime::now() + Duration::from_secs(60);
         File::options().write(true).open(&shard).unwrap().set_modified(young).unwrap();
-        assert_eq!(note(3, &hash), None, "written after the note");
+        assert_eq!(manifest(3, &hash), None, "written after the manifest");
     }
 }

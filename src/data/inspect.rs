@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::data::contents::blake3_of;
-use crate::data::noted;
-use crate::data::prepare::{Note, ShardNote};
+use crate::data::prepare::{Manifest, ShardEntry};
+use crate::data::recorded_tokenizer;
 use crate::data::tokenizer::{self, Tokenizer};
 use crate::data::tokens::{TokenSource, cannot_read};
 use crate::data::{Part, TokenFormat, token_paths};
@@ -43,12 +43,13 @@ pub struct ShardReport {
 /// What a set of shards holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The tokenizer, as the note says or was asked for.
+    /// The tokenizer, as the manifest says or was asked for.
     pub tokenizer: String,
     /// Its vocabulary.
     pub vocab: usize,
     /// Whether a `dataset.json` lies beside the shards; it agrees with them then.
-    pub noted: bool,
+    #[serde(rename = "noted")]
+    pub has_manifest: bool,
     /// Tokens in all shards.
     pub tokens: u64,
     /// Documents in all shards.
@@ -81,30 +82,34 @@ pub fn inspect(paths: &[PathBuf], tokenizer: Option<Tokenizer>) -> Result<Report
 /// vocabulary, or a `dataset.json` that says something else. [`Error::Usage`] for files of two tokenizers.
 pub fn inspect_as(paths: &[PathBuf], format: TokenFormat, tokenizer: Option<Tokenizer>) -> Result<Report> {
     let folders: BTreeSet<&Path> = paths.iter().map(|path| path.parent().unwrap_or(Path::new(""))).collect();
-    let noted = noted::agreed(noted::tokenizers(folders.iter().copied())?)?;
-    if let (Some(given), Some((place, noted))) = (&tokenizer, &noted) {
-        tokenizer::same(noted, place, given, "--tokenizer")?;
+    let recorded = recorded_tokenizer::require_one(recorded_tokenizer::of_folders(folders.iter().copied())?)?;
+    if let (Some(given), Some((place, recorded))) = (&tokenizer, &recorded) {
+        tokenizer::same(recorded, place, given, "--tokenizer")?;
     }
-    let tokenizer = tokenizer.or(noted.map(|(_, noted)| noted)).unwrap_or_default();
+    let tokenizer = tokenizer.or(recorded.map(|(_, recorded)| recorded)).unwrap_or_default();
     tokenizer.check()?;
-    let mut notes = Vec::new();
+    let mut manifests = Vec::new();
     for folder in folders {
-        notes.extend(Note::read(folder)?.map(|note| (folder, note)));
+        manifests.extend(Manifest::read(folder)?.map(|manifest| (folder, manifest)));
     }
     let results: Vec<Result<ShardReport>> = paths.par_iter().map(|path| shard(path, format, &tokenizer)).collect();
     // by name, so that the first fault is always the same one
     let shards = results.into_iter().collect::<Result<Vec<_>>>()?;
-    for (folder, note) in &notes {
+    for (folder, manifest) in &manifests {
         if format == TokenFormat::Shard {
             let mut of_folder = shards.iter().filter(|shard| shard.path.parent() == Some(folder));
-            of_folder.try_for_each(|shard| is_listed(note, folder, &shard.path))?;
+            of_folder.try_for_each(|shard| require_listed(manifest, folder, &shard.path))?;
         }
-        agree(note, folder, &shards.iter().filter(|shard| shard.path.parent() == Some(folder)).collect::<Vec<_>>())?;
+        compare_with_manifest(
+            manifest,
+            folder,
+            &shards.iter().filter(|shard| shard.path.parent() == Some(folder)).collect::<Vec<_>>(),
+        )?;
     }
     Ok(Report {
         tokenizer: tokenizer.name().into(),
         vocab: tokenizer.vocab(),
-        noted: !notes.is_empty(),
+        has_manifest: !manifests.is_empty(),
         tokens: shards.iter().map(|s| s.tokens).sum(),
         documents: shards.iter().map(|s| s.documents).sum(),
         shards,
@@ -134,69 +139,71 @@ fn shard(path: &Path, format: TokenFormat, tokenizer: &Tokenizer) -> Result<Shar
     Ok(ShardReport { path: path.to_owned(), tokens: source.len() as u64, documents, lowest, highest, first_text })
 }
 
-/// Holds the shards against what the note says of them.
-fn agree(note: &Note, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
-    let path = Note::path(folder);
-    for noted in &note.shards {
-        let there = shard_of(noted, shards);
+/// Holds the shards against what the manifest says of them.
+fn compare_with_manifest(manifest: &Manifest, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
+    let path = Manifest::path(folder);
+    for recorded in &manifest.shards {
+        let there = shard_of(recorded, shards);
         if let Some(there) = there
-            && there.tokens != noted.tokens
+            && there.tokens != recorded.tokens
         {
             return Err(Error::data(
                 Fault::at(there.path.display(), format!("not the shard that {} tells of", path.display()))
-                    .expected(format!("{} tokens", noted.tokens))
+                    .expected(format!("{} tokens", recorded.tokens))
                     .found(there.tokens),
             ));
         }
     }
-    let hashes: Vec<Result<()>> = note.shards.par_iter().map(|noted| same_bytes(noted, &path, shards)).collect();
+    let hashes: Vec<Result<()>> =
+        manifest.shards.par_iter().map(|recorded| same_bytes(recorded, &path, shards)).collect();
     hashes.into_iter().collect::<Result<()>>()?;
-    let tokens: u64 = note.shards.iter().map(|s| s.tokens).sum();
-    if tokens != note.tokens || note.train_tokens.checked_add(note.val_tokens) != Some(tokens) {
+    let tokens: u64 = manifest.shards.iter().map(|s| s.tokens).sum();
+    if tokens != manifest.tokens || manifest.train_tokens.checked_add(manifest.val_tokens) != Some(tokens) {
         return Err(Error::data(
-            Fault::at(path.display(), "counts disagree").expected(format!("{tokens} tokens")).found(note.tokens),
+            Fault::at(path.display(), "counts disagree").expected(format!("{tokens} tokens")).found(manifest.tokens),
         ));
     }
     let documents: u64 = shards.iter().map(|s| s.documents).sum();
-    if shards.len() == note.shards.len() && documents != note.counts.documents {
+    if shards.len() == manifest.shards.len() && documents != manifest.counts.documents {
         return Err(Error::data(
             Fault::at(path.display(), "counts disagree")
                 .expected(format!("{documents} documents"))
-                .found(note.counts.documents),
+                .found(manifest.counts.documents),
         ));
     }
     Ok(())
 }
 
-/// Fails for a shard that the note of its folder does not list: it is of another data set, of any tokenizer.
-fn is_listed(note: &Note, folder: &Path, path: &Path) -> Result<()> {
-    let is_it = |noted: &ShardNote| path.file_name().is_some_and(|name| name == noted.file.as_str());
-    if note.shards.iter().any(is_it) {
+/// Fails for a shard that the manifest of its folder does not list: it is of another data set, of any tokenizer.
+fn require_listed(manifest: &Manifest, folder: &Path, path: &Path) -> Result<()> {
+    let is_it = |recorded: &ShardEntry| path.file_name().is_some_and(|name| name == recorded.file.as_str());
+    if manifest.shards.iter().any(is_it) {
         return Ok(());
     }
-    let names = note.shards.iter().take(NAMED_SHARDS).map(|noted| noted.file.as_str()).collect::<Vec<_>>().join(", ");
-    let more = if note.shards.len() > NAMED_SHARDS { ", ..." } else { "" };
+    let names =
+        manifest.shards.iter().take(NAMED_SHARDS).map(|recorded| recorded.file.as_str()).collect::<Vec<_>>().join(", ");
+    let more = if manifest.shards.len() > NAMED_SHARDS { ", ..." } else { "" };
     Err(Error::data(
-        Fault::at(path.display(), format!("{} does not list it", Note::path(folder).display()))
+        Fault::at(path.display(), format!("{} does not list it", Manifest::path(folder).display()))
             .expected(format!("a shard of its data set: {names}{more}"))
             .advice("each data set wants a folder of its own"),
     ))
 }
 
-/// Returns the shard that a note is about, if it is among those that are looked at.
-fn shard_of<'a>(noted: &ShardNote, shards: &[&'a ShardReport]) -> Option<&'a ShardReport> {
-    shards.iter().copied().find(|shard| shard.path.file_name().is_some_and(|name| name == noted.file.as_str()))
+/// Returns the shard that a manifest is about, if it is among those that are looked at.
+fn shard_of<'a>(recorded: &ShardEntry, shards: &[&'a ShardReport]) -> Option<&'a ShardReport> {
+    shards.iter().copied().find(|shard| shard.path.file_name().is_some_and(|name| name == recorded.file.as_str()))
 }
 
-/// Compares a shard with its BLAKE3 in the note `note`, if that has one.
-fn same_bytes(noted: &ShardNote, note: &Path, shards: &[&ShardReport]) -> Result<()> {
-    let (Some(there), Some(expected)) = (shard_of(noted, shards), &noted.blake3) else { return Ok(()) };
+/// Compares a shard with its BLAKE3 in the manifest `manifest`, if that has one.
+fn same_bytes(recorded: &ShardEntry, manifest: &Path, shards: &[&ShardReport]) -> Result<()> {
+    let (Some(there), Some(expected)) = (shard_of(recorded, shards), &recorded.blake3) else { return Ok(()) };
     let found = blake3_of(&there.path).map_err(|e| cannot_read(&there.path.display().to_string(), &e))?;
     if found == *expected {
         return Ok(());
     }
     Err(Error::data(
-        Fault::at(there.path.display(), format!("has changed since {} was written", note.display()))
+        Fault::at(there.path.display(), format!("has changed since {} was written", manifest.display()))
             .expected(format!("BLAKE3 {expected}"))
             .found(found)
             .advice("was it copied whole?"),

@@ -466,6 +466,6 @@ mod tests {
     fn loaders_can_move_between_threads() {
         fn send<T: Send>() {}
         send::<Loader>();
-        send::<crate::data::rows::Rows>();
+        send::<crate::data::Rows>();
     }
 }

@@ -22,7 +22,7 @@ impl Repeat {
     }
 
     /// Returns the source of a step's batches: the kept ones from the first on, where there are some, else `source`.
-    pub fn or<'s>(repeat: &'s mut Option<Self>, source: &'s mut dyn BatchSource) -> &'s mut dyn BatchSource {
+    pub fn choose<'s>(repeat: &'s mut Option<Self>, source: &'s mut dyn BatchSource) -> &'s mut dyn BatchSource {
         match repeat {
             Some(repeat) => {
                 repeat.rewind();

@@ -4,27 +4,27 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fetch::names::{self, Entry, Files, Kind, Part};
+use super::fetch::catalog::{self, Entry, Files, Kind, Part};
 use crate::error::{Error, Fault, Result};
 use crate::files::hub::{self, Repository};
 use crate::files::shell;
 
 /// A name, with a number of training shards if it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named<'a> {
+pub struct NamedSet<'a> {
     entry: &'static Entry,
     count: Option<&'a str>,
 }
 
 /// Returns the set that a path names. A file or folder of that name is not asked for here: it wins.
 #[must_use]
-pub fn named(path: &Path) -> Option<Named<'_>> {
+pub fn named_set(path: &Path) -> Option<NamedSet<'_>> {
     let text = path.to_str()?;
     let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
-    names::find(name).map(|entry| Named { entry, count })
+    catalog::find(name).map(|entry| NamedSet { entry, count })
 }
 
-impl Named<'_> {
+impl NamedSet<'_> {
     /// Returns the set's token shards in the cache.
     ///
     /// # Errors
@@ -132,7 +132,7 @@ pub fn questions(path: &Path) -> Result<PathBuf> {
         let fault = Fault::at(path.display(), what).expected("questions of HellaSwag");
         Error::data(fault.advice("try `wgpt data fetch hellaswag`; a recipe does without by `--set hellaswag=`"))
     };
-    let Some(Named { entry, .. }) = named(path) else {
+    let Some(NamedSet { entry, .. }) = named_set(path) else {
         return Err(missing("no such file, and no name of `wgpt data fetch`"));
     };
     let file = entry.required(0).into_iter().find(|file| file.starts_with("hellaswag"));
@@ -150,7 +150,7 @@ mod tests {
 
     /// Puts files into a snapshot of a name's repository.
     fn put(cache: &Path, name: &str, commit: &str, files: &[&str]) -> Repository {
-        let entry = names::find(name).unwrap();
+        let entry = catalog::find(name).unwrap();
         let repository = Repository::new(cache, entry.kind, entry.repo);
         for file in files {
             let path = repository.pointer(commit, file);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn find(cache: &Path, text: &str, part: Part) -> Result<Vec<String>> {
-        let files = named(text.as_ref()).unwrap().files_in(cache, part)?;
+        let files = named_set(text.as_ref()).unwrap().files_in(cache, part)?;
         Ok(files.iter().map(|file| file.strip_prefix(cache).unwrap().display().to_string()).collect())
     }
 

@@ -7,10 +7,10 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::Pattern;
 
-use super::fetch::names::{self, Part};
+use super::fetch::catalog::{self, Part};
 use super::token_format::TokenFormat;
 use super::token_kind::ARROW_ADVICE;
-use super::token_names::named;
+use super::token_names::named_set;
 use super::tokens::{TokenSource, cannot_read};
 use crate::error::{Error, Fault, Result};
 use crate::files::shell;
@@ -54,7 +54,7 @@ pub fn open(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<To
 /// Returns a path of tokens that holds in every folder; a name of `wgpt data fetch` holds everywhere as it is.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
-    if named(path).is_some() && !is_there(path) {
+    if named_set(path).is_some() && !is_there(path) {
         return path.to_owned();
     }
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
@@ -66,7 +66,7 @@ pub fn folders(given: &[PathBuf], part: Part, format: TokenFormat) -> Vec<PathBu
     let parent = |path: &Path| path.parent().map(Path::to_owned);
     let folders: BTreeSet<PathBuf> = match find(given, part, format) {
         Ok(files) => files.iter().filter_map(|file| parent(file)).collect(),
-        Err(_) => given.iter().filter(|path| named(path).is_none()).filter_map(|path| parent(path)).collect(),
+        Err(_) => given.iter().filter(|path| named_set(path).is_none()).filter_map(|path| parent(path)).collect(),
     };
     folders.into_iter().collect()
 }
@@ -84,7 +84,7 @@ fn find_one(path: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathBuf>
         check_link(path)?;
         return Ok(vec![path.to_owned()]);
     }
-    if let Some(named) = named(path) {
+    if let Some(named) = named_set(path) {
         return named.files(part);
     }
     let mut found = Vec::new();
@@ -250,7 +250,7 @@ fn missing(path: &Path) -> Error {
     } else if is_pattern(path.as_os_str()) {
         no("no file matches").expected("at least one file of tokens").advice("try `wgpt data prepare`")
     } else if is_name(&text) {
-        let near = names::near(&text);
+        let near = catalog::nearest_names(&text);
         let fault = no("no such file, folder or name of `wgpt data fetch`").expected("files of tokens");
         if near.is_empty() {
             fault.advice("`wgpt data fetch --help` lists the names")

@@ -89,7 +89,7 @@ impl TokenSource {
 
     /// Says which files tokens in memory were read from, as they were before that.
     #[must_use]
-    pub fn read_from(self, files: Vec<FileContents>) -> Self {
+    pub fn with_files(self, files: Vec<FileContents>) -> Self {
         Self { files: files.into(), ..self }
     }
 
@@ -243,7 +243,7 @@ pub(crate) fn write_tokens(out: &mut dyn Write, tokens: &[u16]) -> io::Result<()
 
 /// Splits tokens into training, the head, and validation, the last floor(n/10).
 #[must_use]
-pub fn split(mut tokens: Vec<u16>) -> (Vec<u16>, Vec<u16>) {
+pub fn split_validation(mut tokens: Vec<u16>) -> (Vec<u16>, Vec<u16>) {
     let validation = tokens.split_off(tokens.len() - tokens.len() / 10);
     (tokens, validation)
 }
@@ -365,8 +365,8 @@ mod tests {
 
     #[test]
     fn validation_is_the_last_tenth() {
-        let (training, validation) = split((0..19).collect());
+        let (training, validation) = split_validation((0..19).collect());
         assert_eq!((training.len(), validation), (18, vec![18]));
-        assert_eq!(split(vec![1; 9]).1.len(), 0);
+        assert_eq!(split_validation(vec![1; 9]).1.len(), 0);
     }
 }

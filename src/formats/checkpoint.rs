@@ -41,7 +41,7 @@ const MANIFEST_BYTES: u64 = 1 << 20;
 const SAVED_BYTES: u64 = 1 << 12;
 
 /// What a file of a checkpoint is filled with.
-pub type Fill<'a> = &'a dyn Fn(&mut dyn Write) -> Result<()>;
+pub type WriteContents<'a> = &'a dyn Fn(&mut dyn Write) -> Result<()>;
 
 /// Size and BLAKE3 of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ pub struct Keep {
 }
 
 /// What is beside a checkpoint in its run's folder.
-pub struct Beside<'a> {
+pub struct SaveContext<'a> {
     /// Growing files that have to be on disk before the checkpoint counts.
     pub records: &'a [PathBuf],
     /// The run's random id.
@@ -182,10 +182,10 @@ impl<'d> Checkpoints<'d> {
     /// Saves a checkpoint of `step` as the module's text says.
     ///
     /// # Errors
-    /// [`Error::Output`] naming the file, after which older checkpoints are as they were; that of `beside.check`.
-    pub fn save(&self, step: usize, files: &[(&str, Fill)], beside: &Beside, keep: Keep) -> Result<()> {
-        (beside.check)()?;
-        for record in beside.records {
+    /// [`Error::Output`] naming the file, after which older checkpoints are as they were; that of `context.check`.
+    pub fn save(&self, step: usize, files: &[(&str, WriteContents)], context: &SaveContext, keep: Keep) -> Result<()> {
+        (context.check)()?;
+        for record in context.records {
             match self.disk.sync_file(record) {
                 // somebody has removed it: no reason to lose the run too
                 Err(e) if e.kind() == io::ErrorKind::NotFound => log::warn!("{}: is gone", record.display()),
@@ -201,7 +201,7 @@ impl<'d> Checkpoints<'d> {
             match self.verify(step) {
                 Ok(_) => {
                     self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))?;
-                    self.note_first(beside)?;
+                    self.note_first(context)?;
                     return self.forget(step, keep);
                 }
                 Err(Error::Data(_)) => drop(self.put_aside(step)?),
@@ -210,7 +210,7 @@ impl<'d> Checkpoints<'d> {
         }
         let result = self.write(&temporary, step, files).and_then(|()| {
             crate::kill_point!("save: before the rename");
-            (beside.check)()?;
+            (context.check)()?;
             self.disk.rename(&temporary, &path).map_err(|e| output_error(&path, &e))?;
             crate::kill_point!("save: renamed");
             self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))
@@ -222,15 +222,15 @@ impl<'d> Checkpoints<'d> {
         }
         self.verify(step).map_err(|e| Error::output(format!("{e}, right after it was written; try another disk")))?;
         crate::kill_point!("save: verified");
-        self.note_first(beside)?;
+        self.note_first(context)?;
         self.forget(step, keep)
     }
 
     /// Notes that the run has a checkpoint, unless that is noted already.
-    fn note_first(&self, beside: &Beside) -> Result<()> {
-        (beside.check)()?;
+    fn note_first(&self, context: &SaveContext) -> Result<()> {
+        (context.check)()?;
         match self.saved() {
-            Ok(Some(saved)) if saved.run == beside.run => return Ok(()),
+            Ok(Some(saved)) if saved.run == context.run => return Ok(()),
             // one that is broken is worth nothing: a sound checkpoint is there
             Ok(_) | Err(Error::Data(_)) => {}
             Err(error) => return Err(error),
@@ -238,7 +238,7 @@ impl<'d> Checkpoints<'d> {
         let path = self.run.join(SAVED);
         let fail = |e: &io::Error| output_error(&path, e);
         let first = self.steps()?.last().copied().unwrap_or(0);
-        let text = serde_json::to_vec(&Saved { run: beside.run.to_owned(), first })
+        let text = serde_json::to_vec(&Saved { run: context.run.to_owned(), first })
             .map_err(|e| Error::output(Fault::at(SAVED, format!("cannot be made ({e})"))))?;
         // beside the note: the checkpoints may be on another disk
         let temporary = self.run.join(SAVED_TEMPORARY);
@@ -296,7 +296,7 @@ impl<'d> Checkpoints<'d> {
         Ok(())
     }
 
-    fn write(&self, dir: &Path, step: usize, files: &[(&str, Fill)]) -> Result<()> {
+    fn write(&self, dir: &Path, step: usize, files: &[(&str, WriteContents)]) -> Result<()> {
         self.disk.make_folder(dir).map_err(|e| output_error(dir, &e))?;
         crate::kill_point!("save: folder made");
         let mut entries = BTreeMap::new();
@@ -311,7 +311,7 @@ impl<'d> Checkpoints<'d> {
         self.disk.sync_folder(dir).map_err(|e| output_error(dir, &e))
     }
 
-    fn write_file(&self, path: &Path, fill: Fill) -> Result<Entry> {
+    fn write_file(&self, path: &Path, fill: WriteContents) -> Result<Entry> {
         let fail = |e: &io::Error| output_error(path, e);
         let file = self.disk.create(path).map_err(|e| fail(&e))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, Hashed { file, hasher: blake3::Hasher::new(), bytes: 0 });

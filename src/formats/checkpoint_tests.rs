@@ -181,12 +181,12 @@ fn save(disk: &dyn Disk, step: usize, keep: Keep) -> Result<()> {
             out.write_all(&text).map_err(|e| output_error(Path::new("fill"), &e))
         }
     };
-    let files: [(&str, Fill); 2] = [("a", &fill(1300)), ("b", &fill(7))];
-    Checkpoints::new(disk, Path::new(RUN)).save(step, &files, &beside(&[record()]), keep)
+    let files: [(&str, WriteContents); 2] = [("a", &fill(1300)), ("b", &fill(7))];
+    Checkpoints::new(disk, Path::new(RUN)).save(step, &files, &save_context(&[record()]), keep)
 }
 
-fn beside(records: &[PathBuf]) -> Beside<'_> {
-    Beside { records, run: "ab", check: &|| Ok(()) }
+fn save_context(records: &[PathBuf]) -> SaveContext<'_> {
+    SaveContext { records, run: "ab", check: &|| Ok(()) }
 }
 
 fn newest(disk: &dyn Disk) -> Option<usize> {
@@ -420,7 +420,7 @@ fn a_checkpoint_that_is_a_link_or_holds_one_is_refused() {
     let system = crate::files::disk::System;
     let checkpoints = Checkpoints::new(&system, &run);
     let fill = |out: &mut dyn Write| out.write_all(b"some bytes").map_err(|e| output_error(Path::new("fill"), &e));
-    checkpoints.save(7, &[("a", &fill)], &beside(&[]), KEEP).unwrap();
+    checkpoints.save(7, &[("a", &fill)], &save_context(&[]), KEEP).unwrap();
     let moved = dir.path().join("moved");
     let is_link = |path: &Path| {
         std::fs::rename(path, &moved).unwrap();
@@ -438,7 +438,7 @@ fn a_checkpoint_that_is_a_link_or_holds_one_is_refused() {
     std::fs::create_dir(&moved).unwrap();
     std::fs::write(moved.join("precious"), "").unwrap();
     symlink(&moved, run.join("checkpoints/step-00000008.tmp")).unwrap();
-    checkpoints.save(8, &[("a", &fill)], &beside(&[]), KEEP).unwrap();
+    checkpoints.save(8, &[("a", &fill)], &save_context(&[]), KEEP).unwrap();
     assert!(moved.join("precious").exists());
 }
 
@@ -449,7 +449,9 @@ fn every_changed_byte_and_every_truncation_is_found() {
     let system = crate::files::disk::System;
     let checkpoints = Checkpoints::new(&system, dir.path());
     let fill = |out: &mut dyn Write| out.write_all(b"some bytes").map_err(|e| output_error(Path::new("fill"), &e));
-    checkpoints.save(7, &[("a", &fill), ("b", &fill)], &beside(&[dir.path().join("metrics.jsonl")]), KEEP).unwrap();
+    checkpoints
+        .save(7, &[("a", &fill), ("b", &fill)], &save_context(&[dir.path().join("metrics.jsonl")]), KEEP)
+        .unwrap();
     checkpoints.verify(7).unwrap();
     for name in ["a", "b", MANIFEST] {
         let path = checkpoints.path(7).join(name);

@@ -18,7 +18,7 @@ pub const WEIGHTS: &str = "model.safetensors";
 ///
 /// # Errors
 /// As [`Checkpoints::newest`]; [`Error::Data`] if there are checkpoints and none is sound.
-pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
+pub fn newest_checkpoint(run: &Path) -> Result<Option<PathBuf>> {
     let checkpoints = Checkpoints::new(&System, run);
     match checkpoints.newest()? {
         (Some(step), _) => Ok(Some(checkpoints.path(step))),
@@ -33,7 +33,7 @@ pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
 
 /// True for the folder of a checkpoint.
 #[must_use]
-pub fn is_one(dir: &Path) -> bool {
+pub fn is_checkpoint(dir: &Path) -> bool {
     dir.join(MANIFEST).exists() && dir.join(WEIGHTS).exists()
 }
 

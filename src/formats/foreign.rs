@@ -42,7 +42,7 @@ fn advice(kind: Kind) -> Option<&'static str> {
 ///
 /// # Errors
 /// As [`open::input`].
-pub fn start(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read_start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     open::input(path)?.take(START_BYTES).read_to_end(&mut start)?;
     Ok(start)

@@ -120,7 +120,7 @@ fn others(dir: &Path) -> Vec<PathBuf> {
 
 /// The error for a file that is no weights of ours by its first bytes.
 fn foreign_in(path: &Path) -> Option<crate::error::Error> {
-    foreign::start(path).ok().and_then(|start| foreign::fault(path, &start)).map(|fault| data(path, fault))
+    foreign::read_start(path).ok().and_then(|start| foreign::fault(path, &start)).map(|fault| data(path, fault))
 }
 
 /// The error for a folder without [`WEIGHTS`], by what it has instead.
@@ -138,7 +138,7 @@ fn missing(dir: &Path, single: &Path) -> crate::error::Error {
     }
     // transformers' own pickle before whatever else lies there
     let pickle = others.iter().find(|path| name(path).starts_with("pytorch_model")).or(others.first());
-    match pickle.map(|path| (name(path), foreign::start(path).unwrap_or_default(), path)) {
+    match pickle.map(|path| (name(path), foreign::read_start(path).unwrap_or_default(), path)) {
         Some((name, start, path)) => {
             let fault = foreign::fault(path, &start).unwrap_or_else(|| "not read".into());
             let advice = if fault.advice.is_empty() { foreign::SAVE_PRETRAINED } else { &fault.advice };

@@ -23,7 +23,7 @@ const GPT2_TOKENS: u32 = 50_256;
 
 /// Returns the names of the files that [`write`] writes.
 #[must_use]
-pub fn of(name: &str) -> &'static [&'static str] {
+pub fn file_names(name: &str) -> &'static [&'static str] {
     match name {
         "gpt2" => &["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"],
         "bytes" => &["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"],
@@ -259,7 +259,7 @@ mod tests {
             let config = Config::new(64, vocab, 1, 1, 8).unwrap();
             assert_eq!(write(dir.path(), name, &config).unwrap(), files > 0);
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), files);
-            assert!(files == 0 || of(name).iter().all(|file| dir.path().join(file).exists()));
+            assert!(files == 0 || file_names(name).iter().all(|file| dir.path().join(file).exists()));
             assert!(!write(dir.path(), "sentences", &config).unwrap());
         }
         let text = std::fs::read_to_string(dir.path().join("tokenizer_config.json")).unwrap();

@@ -11,7 +11,7 @@ use crate::model::Config;
 
 /// Where a model was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum ModelPath {
     /// A folder in Hugging Face's layout.
     Folder(PathBuf),
     /// A `.bin` of llm.c.
@@ -20,7 +20,7 @@ pub enum Place {
     Checkpoint(PathBuf),
 }
 
-impl Place {
+impl ModelPath {
     /// The folder or file.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -38,16 +38,16 @@ impl Place {
 ///
 /// # Errors
 /// [`Error::Data`] if there is no such model, or it is one in pickle files, which say how to convert them.
-pub fn find(from: &Path) -> Result<Place> {
+pub fn find(from: &Path) -> Result<ModelPath> {
     if from.is_dir() {
         let inner = folder(from);
         if inner.join("config.json").exists() {
-            return Ok(Place::Folder(inner));
+            return Ok(ModelPath::Folder(inner));
         }
-        if checkpoint_weights::is_one(from) {
-            return Ok(Place::Checkpoint(from.to_owned()));
+        if checkpoint_weights::is_checkpoint(from) {
+            return Ok(ModelPath::Checkpoint(from.to_owned()));
         }
-        return Ok(checkpoint_weights::newest(from)?.map_or(Place::Folder(inner), Place::Checkpoint));
+        return Ok(checkpoint_weights::newest_checkpoint(from)?.map_or(ModelPath::Folder(inner), ModelPath::Checkpoint));
     }
     if from.exists() {
         return file(from);
@@ -63,7 +63,7 @@ pub fn find(from: &Path) -> Result<Place> {
         );
     };
     match hub::model(&cache, name) {
-        Some(dir) => Ok(Place::Folder(dir)),
+        Some(dir) => Ok(ModelPath::Folder(dir)),
         None => {
             let fault =
                 Fault::from(format!("no such file or folder, and no model of this name in {}", cache.display()));
@@ -89,11 +89,11 @@ fn folder(dir: &Path) -> PathBuf {
 }
 
 /// What a file is, by its first bytes.
-fn file(path: &Path) -> Result<Place> {
+fn file(path: &Path) -> Result<ModelPath> {
     let wrong = |fault: Fault| Error::data(fault.within(path.display()));
-    let start = foreign::start(path).map_err(|e| Error::data(open::fault(path.display(), &e)))?;
+    let start = foreign::read_start(path).map_err(|e| Error::data(open::fault(path.display(), &e)))?;
     if llmc::is_magic(&start) {
-        return Ok(Place::Llmc(path.to_owned()));
+        return Ok(ModelPath::Llmc(path.to_owned()));
     }
     if let Some(fault) = foreign::fault(path, &start) {
         return Err(wrong(fault));
@@ -104,7 +104,7 @@ fn file(path: &Path) -> Result<Place> {
     let is_weights = has("safetensors") || start.get(6..9) == Some(b"\0\0{");
     let has_config = fs::exists(beside.join("config.json")).unwrap_or(false);
     if is_weights && has_config && path.ends_with("model.safetensors") {
-        return Ok(Place::Folder(if beside.as_os_str().is_empty() { ".".into() } else { beside.to_owned() }));
+        return Ok(ModelPath::Folder(if beside.as_os_str().is_empty() { ".".into() } else { beside.to_owned() }));
     }
     if is_weights && has_config {
         return Err(wrong(
@@ -120,7 +120,7 @@ fn file(path: &Path) -> Result<Place> {
     }
     if has("bin") {
         // its own reader says best what is wrong with it
-        return Ok(Place::Llmc(path.to_owned()));
+        return Ok(ModelPath::Llmc(path.to_owned()));
     }
     Err(wrong(
         Fault::from("no model that is known")

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use wgpt::data::fetch::{Entry, Fetched, Files, Hub, Kind, Watch, names};
+use wgpt::data::fetch::{Entry, FetchObserver, Fetched, Files, Hub, Kind, catalog};
 use wgpt::error::{Error, Result};
 
 use crate::made::command;
@@ -21,10 +21,10 @@ const ENTRY: Entry = Entry {
 #[derive(Default)]
 struct Log(Vec<String>);
 
-impl Watch for Log {
-    fn file(&mut self, _: &str, _: u64, _: u64) {}
-    fn bytes(&mut self, _: u64) {}
-    fn trouble(&mut self, text: &str) {
+impl FetchObserver for Log {
+    fn file_started(&mut self, _: &str, _: u64, _: u64) {}
+    fn progressed(&mut self, _: u64) {}
+    fn retrying(&mut self, text: &str) {
         self.0.push(text.to_owned());
     }
 }
@@ -363,7 +363,7 @@ fn the_program_fetches_by_name() {
         std::fs::write(by_hand.join(name), "x").unwrap();
     }
     let hub = Hub { cache: cache.path().join("hub"), ..hub(&server, cache.path()) };
-    assert_eq!(hub.cached(names::find("gpt2").unwrap(), 0), Some(by_hand));
+    assert_eq!(hub.cached(catalog::find("gpt2").unwrap(), 0), Some(by_hand));
     let (code, text) = run(&["data", "fetch", "no-such-name"], &server.address());
     assert!(code == Some(2) && text.contains("expected one of tinyshakespeare, tinystories, fineweb10B"), "{text}");
     let (code, text) = run(&["data", "fetch", "gtp2"], &server.address());

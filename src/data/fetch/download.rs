@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::Watch;
+use super::FetchObserver;
 use super::hub::{Client, Failure};
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
@@ -35,7 +35,7 @@ pub(super) struct Download<'a> {
 
 impl Download<'_> {
     /// Fetches a file until it is whole and its checksum is right; the bytes that came.
-    pub(super) fn run(&self, path: &Path, watch: &mut dyn Watch) -> Result<u64> {
+    pub(super) fn run(&self, path: &Path, watch: &mut dyn FetchObserver) -> Result<u64> {
         let (mut received, mut failures, mut best, mut wrong) = (0, 0, 0, false);
         for _ in 0..MOST_ATTEMPTS {
             let failure = match self.attempt(path, &mut received, watch)? {
@@ -64,14 +64,14 @@ impl Download<'_> {
                     "{failure} ({ATTEMPTS} times in a row; the next download resumes at byte {there})"
                 )));
             }
-            watch.trouble(&failure);
+            watch.retrying(&failure);
             std::thread::sleep(self.pause * 2_u32.pow(failures - 1));
         }
         Err(Error::network(Fault::at(&self.url, format!("broken off {MOST_ATTEMPTS} times"))))
     }
 
     /// Goes on where the file ends. The outer error is ours: the disk; the inner one is the network's.
-    fn attempt(&self, path: &Path, received: &mut u64, watch: &mut dyn Watch) -> Result<Result<(), Failure>> {
+    fn attempt(&self, path: &Path, received: &mut u64, watch: &mut dyn FetchObserver) -> Result<Result<(), Failure>> {
         let write_error = |e: &std::io::Error| output_error(path, e);
         let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
         let mut file = open::own(path, &options).map_err(|e| write_error(&e))?;
@@ -115,7 +115,7 @@ impl Download<'_> {
             Ok(body) => body,
             Err(e) => return broken(at, e.to_string()),
         };
-        watch.bytes(at);
+        watch.progressed(at);
         loop {
             let bytes = match body.next() {
                 Ok(bytes) => bytes,
@@ -131,7 +131,7 @@ impl Download<'_> {
             file.write_all(&bytes).map_err(|e| write_error(&e))?;
             at += bytes.len() as u64;
             *received += bytes.len() as u64;
-            watch.bytes(at);
+            watch.progressed(at);
         }
         if at < self.size {
             return Ok(Err(Failure::Passing(format!("{}: broken off at byte {at} of {}", self.url, self.size))));

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::address::{is_loopback, is_same_origin, joined, read};
 use super::body::{Body, Patience};
-use super::names::{Entry, Kind};
+use super::catalog::{Entry, Kind};
 use crate::error::Result;
 use crate::files::hub::is_plain_name;
 

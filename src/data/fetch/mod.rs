@@ -1,13 +1,13 @@
 //! `wgpt data fetch`: data sets and weights from the Hugging Face hub, into the cache that Python's library uses.
 //!
 //! A file grows as `blobs/CHECKSUM.incomplete`, goes on after a break with a range request, and takes its name only
-//! when size and checksum are those that the hub tells. [`names`] says which repository a name means.
+//! when size and checksum are those that the hub tells. [`catalog`] says which repository a name means.
 
 mod address;
 mod body;
+pub mod catalog;
 mod download;
 mod hub;
-pub mod names;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use body::Patience;
+pub use catalog::{Entry, Files, Kind};
 use download::Download;
 use hub::{Client, Failure, Listed, Meta};
-pub use names::{Entry, Files, Kind};
 
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
@@ -44,13 +44,13 @@ pub struct Hub {
 }
 
 /// What a fetch shows.
-pub trait Watch {
+pub trait FetchObserver {
     /// A file begins, of which `done` bytes are there already.
-    fn file(&mut self, path: &str, done: u64, size: u64);
+    fn file_started(&mut self, path: &str, done: u64, size: u64);
     /// So many bytes of it are there now.
-    fn bytes(&mut self, done: u64);
+    fn progressed(&mut self, done: u64);
     /// Something went wrong that will be tried again.
-    fn trouble(&mut self, text: &str);
+    fn retrying(&mut self, text: &str);
 }
 
 /// What was fetched.
@@ -121,7 +121,7 @@ impl Hub {
     /// [`Error::Network`] if the hub cannot be reached or does not keep its word, with the way to bring the files by
     /// hand. [`Error::Output`], also if the disk has no room for all that is to come, before the first byte.
     /// [`Error::Locked`].
-    pub fn fetch(&self, entry: &Entry, shards: usize, watch: &mut dyn Watch) -> Result<Fetched> {
+    pub fn fetch(&self, entry: &Entry, shards: usize, watch: &mut dyn FetchObserver) -> Result<Fetched> {
         if self.offline {
             return self.offline(entry, shards);
         }
@@ -140,7 +140,7 @@ impl Hub {
             let lock = repo.lock(&meta.etag)?;
             let blob = repo.blob(&meta.etag);
             let whole = fs::metadata(&blob).is_ok_and(|m| m.is_file() && m.len() == size);
-            watch.file(&file.path, if whole { size } else { 0 }, size);
+            watch.file_started(&file.path, if whole { size } else { 0 }, size);
             if !whole {
                 let (etag, pause) = (meta.etag.as_str(), self.pause);
                 let download = Download { client: &client, url: client.address(entry, &file.path), etag, size, pause };
@@ -200,10 +200,14 @@ impl Hub {
     }
 
     /// Asks up to three times.
-    fn again<T>(&self, mut ask: impl FnMut() -> Result<T, Failure>, watch: &mut dyn Watch) -> Result<T, Failure> {
+    fn again<T>(
+        &self,
+        mut ask: impl FnMut() -> Result<T, Failure>,
+        watch: &mut dyn FetchObserver,
+    ) -> Result<T, Failure> {
         for attempt in 0..2 {
             match ask() {
-                Err(Failure::Passing(text)) => watch.trouble(&text),
+                Err(Failure::Passing(text)) => watch.retrying(&text),
                 result => return result,
             }
             std::thread::sleep(self.pause * 2_u32.pow(attempt));
@@ -286,7 +290,7 @@ mod tests {
         };
         // a and its twin are one file
         let mut wanted = vec![listed("a", "a", 1000), listed("twin", "a", 1000), listed("b", "b", 500)];
-        let entry = names::find("fineweb10B").unwrap();
+        let entry = catalog::find("fineweb10B").unwrap();
         let room = |wanted: &[Listed], free| check_room(entry, &repo, wanted, Some(free));
         let error = room(&wanted, 1499).unwrap_err();
         assert_eq!(error.exit_code(), 6);

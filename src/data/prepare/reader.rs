@@ -1,14 +1,14 @@
-//! From files to units of work, one after the other, from any place between two units on.
+//! From files to batches, one after the other, from any place between two units on.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::note::Recipe;
+use super::document_batch::{Contents, CorpusPosition, DOCUMENT_BATCH_BYTES, DocumentBatch};
+use super::manifest::Recipe;
 use super::source::Source;
 use super::table::Table;
 use super::text_file::TextFile;
-use super::unit::{Place, UNIT_BYTES, Unit, Work};
 use crate::data::recognize::{Format, Input};
 use crate::data::tokenizer::Cuts;
 use crate::data::tokens::cannot_read;
@@ -23,7 +23,7 @@ pub(super) struct Reader<'a> {
     recipe: &'a Recipe,
     /// Where a text may be cut into units.
     cuts: Cuts,
-    place: Place,
+    place: CorpusPosition,
     open: Option<Open>,
     /// Bytes of the files before the current one.
     before: u64,
@@ -39,13 +39,13 @@ enum Open {
 
 impl<'a> Reader<'a> {
     /// A reader that begins at `place`.
-    pub(super) fn new(recipe: &'a Recipe, cuts: Cuts, place: Place) -> Self {
+    pub(super) fn new(recipe: &'a Recipe, cuts: Cuts, place: CorpusPosition) -> Self {
         let before = recipe.sources.iter().take(place.file).map(|s| s.bytes).sum();
         Self { recipe, cuts, place, open: None, before, taken: Arc::default() }
     }
 
     /// The next unit, none at the end of the corpus.
-    pub(super) fn next(&mut self) -> Result<Option<Unit>> {
+    pub(super) fn next(&mut self) -> Result<Option<DocumentBatch>> {
         while let Some(source) = self.recipe.sources.get(self.place.file) {
             let open = match &mut self.open {
                 Some(open) => open,
@@ -54,24 +54,30 @@ impl<'a> Reader<'a> {
                     none.insert(open_at(source, self.recipe, self.cuts, self.place, &self.taken)?)
                 }
             };
-            let work = match open {
+            let contents = match open {
                 Open::Text(text) => text.next(&mut self.place)?,
                 Open::Lines(stream) => next_lines(stream, &mut self.place)?,
                 Open::Table(table) => table.next(source, &mut self.place, &self.taken)?,
             };
-            if let Some(work) = work {
+            if let Some(contents) = contents {
                 let file_bytes = self.before + self.taken.load(Ordering::Relaxed).min(source.bytes);
-                return Ok(Some(Unit { work, end: self.place, file_bytes }));
+                return Ok(Some(DocumentBatch { contents, end: self.place, file_bytes }));
             }
             self.open = None;
             self.before += source.bytes;
-            self.place = Place { file: self.place.file + 1, ..Place::default() };
+            self.place = CorpusPosition { file: self.place.file + 1, ..CorpusPosition::default() };
         }
         Ok(None)
     }
 }
 
-fn open_at(source: &Source, recipe: &Recipe, cuts: Cuts, place: Place, taken: &Arc<AtomicU64>) -> Result<Open> {
+fn open_at(
+    source: &Source,
+    recipe: &Recipe,
+    cuts: Cuts,
+    place: CorpusPosition,
+    taken: &Arc<AtomicU64>,
+) -> Result<Open> {
     let input = Input::open(&source.path, taken.clone())?;
     let format = input.content.map_err(|foreign| foreign.refused(&source.name()))?;
     if format == Format::Parquet {
@@ -137,8 +143,8 @@ impl Stream {
     }
 }
 
-fn next_lines(stream: &mut Stream, place: &mut Place) -> Result<Option<Work>> {
-    stream.fill(UNIT_BYTES)?;
+fn next_lines(stream: &mut Stream, place: &mut CorpusPosition) -> Result<Option<Contents>> {
+    stream.fill(DOCUMENT_BATCH_BYTES)?;
     if stream.buffer.is_empty() {
         return Ok(None);
     }
@@ -147,10 +153,10 @@ fn next_lines(stream: &mut Stream, place: &mut Place) -> Result<Option<Work>> {
     let line = place.line + 1;
     place.line += bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
     place.at += end as u64;
-    Ok(Some(Work::Lines { bytes, name: stream.name.clone(), line }))
+    Ok(Some(Contents::Lines { bytes, name: stream.name.clone(), line }))
 }
 
-fn line_end(stream: &mut Stream, place: &Place) -> Result<usize> {
+fn line_end(stream: &mut Stream, place: &CorpusPosition) -> Result<usize> {
     let mut searched = 0;
     loop {
         if stream.ended {
@@ -179,19 +185,23 @@ mod tests {
     use std::io::Write;
     use std::path::PathBuf;
 
-    fn units_split(paths: &[PathBuf], split_on: Option<&str>, place: Place) -> Vec<(Vec<u16>, Place, u64)> {
+    fn units_split(
+        paths: &[PathBuf],
+        split_on: Option<&str>,
+        place: CorpusPosition,
+    ) -> Vec<(Vec<u16>, CorpusPosition, u64)> {
         let options = Options::new(paths.to_vec(), PathBuf::new(), "x");
         let recipe = Options { split_on: split_on.map(str::to_owned), ..options }.recipe().unwrap();
         let mut reader = Reader::new(&recipe, Cuts::BeforeSpace, place);
         let mut units = Vec::new();
-        while let Some(unit) = reader.next().unwrap() {
-            let (tokens, counts) = unit.work.encode(&Tokenizer::Bytes, "text").unwrap();
-            units.push((tokens, unit.end, counts.spelled_ends));
+        while let Some(batch) = reader.next().unwrap() {
+            let (tokens, counts) = batch.contents.encode(&Tokenizer::Bytes, "text").unwrap();
+            units.push((tokens, batch.end, counts.spelled_ends));
         }
         units
     }
 
-    fn units(paths: &[PathBuf], place: Place) -> Vec<(Vec<u16>, Place, u64)> {
+    fn units(paths: &[PathBuf], place: CorpusPosition) -> Vec<(Vec<u16>, CorpusPosition, u64)> {
         units_split(paths, None, place)
     }
 
@@ -200,7 +210,7 @@ mod tests {
         let (mut text, mut expected) = (String::new(), Vec::new());
         for i in 0..documents {
             // documents of 0 bytes to some 100 KB, with and without places to cut
-            let length = [0, 1, 700, UNIT_BYTES / 50 + i, UNIT_BYTES / 3][i % 5];
+            let length = [0, 1, 700, DOCUMENT_BATCH_BYTES / 50 + i, DOCUMENT_BATCH_BYTES / 3][i % 5];
             let word = if i % 2 == 0 { "word " } else { "unbroken" };
             let document = &word.repeat(length / word.len() + 1)[..length];
             if !document.is_empty() {
@@ -217,10 +227,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         for separator in ["<|endoftext|>", "\n\n\n", "—§—", "=", &"long separator ".repeat(30_000)] {
-            let (text, expected) = separated(separator, if separator.len() > UNIT_BYTES { 20 } else { 400 });
+            let (text, expected) = separated(separator, if separator.len() > DOCUMENT_BATCH_BYTES { 20 } else { 400 });
             std::fs::write(&path, text).unwrap();
             let paths = std::slice::from_ref(&path);
-            let all = units_split(paths, Some(separator), Place::default());
+            let all = units_split(paths, Some(separator), CorpusPosition::default());
             assert!(all.len() > 6, "{}", all.len());
             let tokens: Vec<u16> = all.iter().flat_map(|u| u.0.clone()).collect();
             assert!(tokens == expected, "{separator:.9}");
@@ -238,13 +248,13 @@ mod tests {
         let text = "ab<|endoftext|>".repeat(200_000);
         std::fs::write(&path, &text).unwrap();
         let paths = std::slice::from_ref(&path);
-        let all = units(paths, Place::default());
+        let all = units(paths, CorpusPosition::default());
         assert!(all.len() > 3, "{}", all.len());
         assert_eq!(all.iter().map(|u| u.2).sum::<u64>(), 200_000);
         for (i, (_, place, _)) in all.iter().enumerate() {
             assert!(units(paths, *place) == all[i + 1..], "from unit {i}");
         }
-        let split = units_split(paths, Some("<|endoftext|>"), Place::default());
+        let split = units_split(paths, Some("<|endoftext|>"), CorpusPosition::default());
         assert_eq!(split.iter().map(|u| u.2).sum::<u64>(), 0);
         let tokens: Vec<u16> = split.into_iter().flat_map(|u| u.0).collect();
         assert!(tokens == [256, 97, 98].repeat(200_000));
@@ -266,7 +276,7 @@ mod tests {
         gz.finish().unwrap();
         std::fs::write(path("d.jsonl.zst"), zstd::encode_all(lines.as_bytes(), 1).unwrap()).unwrap();
         let paths = ["a.txt", "b.txt", "c.jsonl.gz", "d.jsonl.zst"].map(path);
-        let all = units(&paths, Place::default());
+        let all = units(&paths, CorpusPosition::default());
         assert!(all.len() > 6, "{}", all.len());
         let tokens: Vec<u16> = all.iter().flat_map(|u| u.0.clone()).collect();
         let mut expected = vec![256];

@@ -11,8 +11,8 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 
+use super::document_batch::{Contents, CorpusPosition, DOCUMENT_BATCH_BYTES};
 use super::source::Source;
-use super::unit::{Place, UNIT_BYTES, Work};
 use super::values::Values;
 use super::{footer, pages};
 use crate::data::tokens::cannot_read;
@@ -154,10 +154,15 @@ impl Table {
     }
 
     /// The next documents, none at the end.
-    pub(super) fn next(&mut self, source: &Source, place: &mut Place, taken: &Arc<AtomicU64>) -> Result<Option<Work>> {
+    pub(super) fn next(
+        &mut self,
+        source: &Source,
+        place: &mut CorpusPosition,
+        taken: &Arc<AtomicU64>,
+    ) -> Result<Option<Contents>> {
         let (mut bytes, mut ends, mut missing) = (Vec::new(), Vec::new(), 0);
         // row by row: sixteen references to one entry of a dictionary are sixteen copies of it here
-        while bytes.len() < UNIT_BYTES {
+        while bytes.len() < DOCUMENT_BATCH_BYTES {
             if let Some(row) = self.pending.pop_front() {
                 place.at += 1;
                 match row {
@@ -183,7 +188,7 @@ impl Table {
         let share = u128::from(source.bytes) * u128::from(place.at) / u128::from(self.rows.max(1));
         taken.store(u64::try_from(share).unwrap_or(source.bytes), Ordering::Relaxed);
         let empty = ends.is_empty() && missing == 0;
-        Ok((!empty).then_some(Work::Documents { bytes, ends, missing }))
+        Ok((!empty).then_some(Contents::Documents { bytes, ends, missing }))
     }
 }
 

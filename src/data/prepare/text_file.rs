@@ -1,7 +1,7 @@
 //! A text file, cut into units where tokens do not change, and into documents where a separator is.
 
+use super::document_batch::{Contents, CorpusPosition, DOCUMENT_BATCH_BYTES};
 use super::reader::Stream;
-use super::unit::{Place, UNIT_BYTES, Work};
 use crate::data::separators::{SPELLED_END, Separators, spelled};
 use crate::data::tokenizer::{Cuts, UNBROKEN_BYTES};
 use crate::error::Result;
@@ -21,7 +21,7 @@ pub(super) struct TextFile {
 
 impl TextFile {
     /// Opens a file at `place`.
-    pub(super) fn open(mut stream: Stream, split_on: Option<&str>, cuts: Cuts, place: Place) -> Result<Self> {
+    pub(super) fn open(mut stream: Stream, split_on: Option<&str>, cuts: Cuts, place: CorpusPosition) -> Result<Self> {
         let separator = split_on.unwrap_or_default().as_bytes().to_vec();
         let known = place.at.min(TAIL_BYTES as u64);
         stream.skip(place.at - known)?;
@@ -46,8 +46,8 @@ impl TextFile {
     }
 
     /// The next unit, none at the end.
-    pub(super) fn next(&mut self, place: &mut Place) -> Result<Option<Work>> {
-        self.stream.fill(UNIT_BYTES)?;
+    pub(super) fn next(&mut self, place: &mut CorpusPosition) -> Result<Option<Contents>> {
+        self.stream.fill(DOCUMENT_BATCH_BYTES)?;
         if self.stream.buffer.is_empty() {
             return Ok(None);
         }
@@ -77,7 +77,7 @@ impl TextFile {
         }
         self.keep_tail(&bytes[starts.last().copied().unwrap_or(0)..], place.between);
         place.at += end as u64;
-        Ok(Some(Work::Text { bytes, starts, spelled: ends, separators }))
+        Ok(Some(Contents::Text { bytes, starts, spelled: ends, separators }))
     }
 
     /// Counts spelled ends of text in a part of a document, and those that began before it.
@@ -91,11 +91,11 @@ impl TextFile {
         if self.stream.ended {
             return Ok(self.stream.buffer.len());
         }
-        let end = self.cuts.piece_end(&self.stream.buffer, UNIT_BYTES - 1);
+        let end = self.cuts.piece_end(&self.stream.buffer, DOCUMENT_BATCH_BYTES - 1);
         if end < self.stream.buffer.len() {
             return Ok(end);
         }
         self.stream.fill(UNBROKEN_BYTES + 1)?;
-        Ok(self.cuts.piece_end(&self.stream.buffer, UNIT_BYTES - 1))
+        Ok(self.cuts.piece_end(&self.stream.buffer, DOCUMENT_BATCH_BYTES - 1))
     }
 }

@@ -132,7 +132,7 @@ impl Tokenizer {
             Self::Own(own) => own.files().write(dir).map(|()| true),
             _ => {
                 let written = tokenizer_files::write(dir, self.name(), config)?;
-                let own = |name: &str| written && tokenizer_files::of(self.name()).contains(&name);
+                let own = |name: &str| written && tokenizer_files::file_names(self.name()).contains(&name);
                 remove_others(dir, own).map(|()| written)
             }
         }

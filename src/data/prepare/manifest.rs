@@ -4,21 +4,21 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::document_batch::Counts;
 use super::source::Source;
-use super::unit::Counts;
 use crate::data::tokens::{cannot_read, describe};
 use crate::error::{Error, Fault, Result};
 use crate::files::{atomic, bounded};
 
 /// The file's name.
-pub const NOTE: &str = "dataset.json";
+pub const MANIFEST_FILE: &str = "dataset.json";
 /// The longest note that is read: it names every file of a corpus.
-pub(crate) const NOTE_BYTES: u64 = 256 << 20;
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 
 /// Sequences of a micro-step that `wgpt train` takes unasked.
-pub const BATCH: usize = 4;
+pub const DEFAULT_BATCH: usize = 4;
 /// Tokens of a sequence that `wgpt train` takes unasked, of models that have as many positions.
-pub const CONTEXT: usize = 1024;
+pub const DEFAULT_CONTEXT: usize = 1024;
 
 /// Everything that decides what the shards hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ impl Recipe {
 
 /// A shard of the data set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardNote {
+pub struct ShardEntry {
     /// Its name in the folder.
     pub file: String,
     /// Tokens in it.
@@ -89,7 +89,7 @@ pub struct ShardNote {
 
 /// The contents of `dataset.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+pub struct Manifest {
     /// The tokenizer's name: what training looks for.
     pub tokenizer: String,
     /// Vocabulary V.
@@ -104,16 +104,16 @@ pub struct Note {
     #[serde(flatten)]
     pub counts: Counts,
     /// The shards, validation first.
-    pub shards: Vec<ShardNote>,
+    pub shards: Vec<ShardEntry>,
     /// What they were made from.
     pub recipe: Recipe,
 }
 
-impl Note {
+impl Manifest {
     /// Where the note of a folder lies.
     #[must_use]
     pub fn path(folder: &Path) -> PathBuf {
-        folder.join(NOTE)
+        folder.join(MANIFEST_FILE)
     }
 
     /// The note of a folder, none if there is none.
@@ -122,7 +122,7 @@ impl Note {
     /// [`Error::Data`] if it is broken.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = Self::path(folder);
-        match bounded::read_text(&path, NOTE_BYTES, "a note of a data set") {
+        match bounded::read_text(&path, MAX_MANIFEST_BYTES, "a note of a data set") {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(cannot_read(&path.display().to_string(), &e)),
             Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {
@@ -139,12 +139,12 @@ impl Note {
     pub fn fitting(&self) -> (usize, usize) {
         let smallest = self.shards.iter().map(|shard| shard.tokens).min().unwrap_or(0);
         let inputs = usize::try_from(smallest.saturating_sub(1)).unwrap_or(usize::MAX).max(1);
-        let context = if inputs < CONTEXT { 1 << inputs.ilog2() } else { CONTEXT };
+        let context = if inputs < DEFAULT_CONTEXT { 1 << inputs.ilog2() } else { DEFAULT_CONTEXT };
         let validation = format!("{}_val_", self.recipe.name);
         let train = self.shards.iter().filter(|shard| !shard.file.starts_with(&validation));
         let train = train.map(|shard| shard.tokens).min();
         let inputs = usize::try_from(train.unwrap_or(0).saturating_sub(1)).unwrap_or(usize::MAX);
-        ((inputs / context).clamp(1, BATCH), context)
+        ((inputs / context).clamp(1, DEFAULT_BATCH), context)
     }
 
     /// Writes the note, whole or not at all.

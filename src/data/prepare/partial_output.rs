@@ -8,8 +8,8 @@ use std::time::Duration;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::note::{NOTE_BYTES, Note, Recipe, ShardNote, write_json};
-use super::unit::{Counts, Place};
+use super::document_batch::{CorpusPosition, Counts};
+use super::manifest::{MAX_MANIFEST_BYTES, Manifest, Recipe, ShardEntry, write_json};
 use crate::data::contents::blake3_of;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::{HEADER_BYTES, TokenSource, cannot_read, header, write_tokens};
@@ -29,24 +29,25 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What has to be known to go on after a break.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct ResumeState {
     /// What is being made. Anything else may not go on here.
     pub recipe: Recipe,
     /// Where reading goes on.
-    pub place: Place,
+    pub place: CorpusPosition,
     /// Tokens that are safely written.
     pub tokens: u64,
     /// Counts up to the place.
     pub counts: Counts,
     /// Set once all tokens are written: what the data set will be.
-    pub note: Option<Note>,
+    #[serde(rename = "note")]
+    pub manifest: Option<Manifest>,
 }
 
-impl State {
+impl ResumeState {
     /// Reads the state in the folder of an unfinished preparation, none if there is none.
     fn read(partial: &Path) -> Result<Option<Self>> {
-        let path = partial.join(STATE);
-        let text = match bounded::read_text(&path, NOTE_BYTES, "the state of a preparation") {
+        let path = partial.join(STATE_FILE);
+        let text = match bounded::read_text(&path, MAX_MANIFEST_BYTES, "the state of a preparation") {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(cannot_read(&path.display().to_string(), &e).with_advice("try --restart")),
             Ok(text) => text,
@@ -59,12 +60,12 @@ impl State {
 
     /// Returns the recipe of a preparation that another process may be at, if it has saved one.
     pub fn recipe_in(folder: &Path, name: &str) -> Option<Recipe> {
-        Self::read(&partial(folder, name)).ok().flatten().map(|state| state.recipe)
+        Self::read(&partial_folder(folder, name)).ok().flatten().map(|state| state.recipe)
     }
 }
 
 /// The folder in which a preparation works, held by one process.
-pub struct Stage {
+pub struct PartialOutput {
     folder: PathBuf,
     partial: PathBuf,
     _lock: Option<Lock>,
@@ -73,17 +74,17 @@ pub struct Stage {
 }
 
 /// The state's name there.
-pub const STATE: &str = "state.json";
+pub const STATE_FILE: &str = "state.json";
 
 /// The folder of an unfinished preparation.
-pub fn partial(folder: &Path, name: &str) -> PathBuf {
+pub fn partial_folder(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.partial"))
 }
 
-impl Stage {
+impl PartialOutput {
     /// Takes the folder, with what an earlier run left there; `None` if another process has it.
-    pub fn take(folder: &Path, name: &str, restart: bool) -> Result<Option<(Self, Option<State>)>> {
-        let partial = partial(folder, name);
+    pub fn acquire(folder: &Path, name: &str, restart: bool) -> Result<Option<(Self, Option<ResumeState>)>> {
+        let partial = partial_folder(folder, name);
         fs::create_dir_all(folder).map_err(|e| output_error(folder, &e))?;
         let path = folder.join(LOCK);
         // one that was removed by its last holder is no lock
@@ -103,16 +104,16 @@ impl Stage {
             Err(Refusal::Failed(e)) => return Err(output_error(&path, &e)),
         };
         fs::create_dir_all(&partial).map_err(|e| output_error(&partial, &e))?;
-        let stage = Self { folder: folder.to_owned(), partial, _lock: lock, open: None };
+        let output = Self { folder: folder.to_owned(), partial, _lock: lock, open: None };
         if restart {
-            stage.clear()?;
+            output.clear()?;
         }
-        let state = State::read(&stage.partial)?;
-        Ok(Some((stage, state)))
+        let state = ResumeState::read(&output.partial)?;
+        Ok(Some((output, state)))
     }
 
     fn state_path(&self) -> PathBuf {
-        self.partial.join(STATE)
+        self.partial.join(STATE_FILE)
     }
 
     fn file(&self, index: u64) -> PathBuf {
@@ -209,13 +210,13 @@ impl Stage {
     }
 
     /// Forces the tokens to disk, then the state that counts them.
-    pub fn save(&self, state: &State) -> Result<()> {
+    pub fn save(&self, state: &ResumeState) -> Result<()> {
         self.sync(&self.partial)?;
         write_json(&self.state_path(), state)
     }
 
     /// Cuts the tokens into training and validation and notes what will be where. Nothing has its final name yet.
-    pub fn seal(&mut self, state: &mut State, tokenizer: &Tokenizer) -> Result<()> {
+    pub fn seal(&mut self, state: &mut ResumeState, tokenizer: &Tokenizer) -> Result<()> {
         self.open = None;
         let recipe = &state.recipe;
         let split = Split::of(recipe, state.tokens)?;
@@ -237,10 +238,10 @@ impl Stage {
         let shards = sizes.into_par_iter().enumerate().map(|(i, (file, tokens))| {
             let path = staged(i);
             let blake3 = Some(blake3_of(&path).map_err(|e| output_error(&path, &e))?);
-            Ok(ShardNote { file, tokens, blake3 })
+            Ok(ShardEntry { file, tokens, blake3 })
         });
         let shards = shards.collect::<Result<Vec<_>>>()?;
-        state.note = Some(Note {
+        state.manifest = Some(Manifest {
             tokenizer: tokenizer.name().into(),
             vocab: tokenizer.vocab(),
             tokens: state.tokens,
@@ -293,9 +294,9 @@ impl Stage {
         Ok(())
     }
 
-    /// Gives the files of a sealed state their names, the note last, and removes the rest. May be done again.
-    pub fn publish(self, note: &Note) -> Result<()> {
-        for (i, shard) in note.shards.iter().enumerate() {
+    /// Gives the files of a sealed state their names, the manifest last, and removes the rest. May be done again.
+    pub fn publish(self, manifest: &Manifest) -> Result<()> {
+        for (i, shard) in manifest.shards.iter().enumerate() {
             let anew = self.partial.join(format!("new-{i}.tokens"));
             let copied = anew.exists();
             let staged = if copied { anew } else { self.file(i as u64) };
@@ -318,13 +319,13 @@ impl Stage {
                 ));
             }
         }
-        note.write(&self.folder)?;
-        self.leave();
+        manifest.write(&self.folder)?;
+        self.remove();
         Ok(())
     }
 
     /// Gives the folder back where nothing was begun, or all is done.
-    pub fn leave(self) {
+    pub fn remove(self) {
         let _ = fs::remove_dir_all(&self.partial);
         let _ = fs::remove_file(self.folder.join(LOCK));
     }
@@ -455,11 +456,11 @@ mod tests {
             let Ok(split) = Split::of(&recipe, total) else { return Ok(()) };
             let shards = split.shards(&recipe);
             prop_assert_eq!(shards.iter().map(|(_, tokens)| tokens).sum::<u64>(), total);
-            let shards = shards.into_iter().map(|(file, tokens)| ShardNote { file, tokens, blake3: None }).collect();
-            let note = Note { shards, recipe, ..Note::default() };
-            let (batch, context) = note.fitting();
+            let shards = shards.into_iter().map(|(file, tokens)| ShardEntry { file, tokens, blake3: None }).collect();
+            let manifest = Manifest { shards, recipe, ..Manifest::default() };
+            let (batch, context) = manifest.fitting();
             let sources = |part: &str| -> Vec<TokenSource> {
-                let of_part = note.shards.iter().filter(|shard| shard.file.contains(part));
+                let of_part = manifest.shards.iter().filter(|shard| shard.file.contains(part));
                 of_part.map(|shard| TokenSource::from_tokens(&*shard.file, vec![0; shard.tokens as usize])).collect()
             };
             prop_assert!(Loader::new(sources("_train_"), LoaderConfig::new(batch, context, 1, None)).is_ok());

@@ -80,7 +80,7 @@ const MODEL_FILES: Files = Files::Listed(
 ///
 /// None is verified: the table was written without a network, from the scripts of llm.c and modded-nanogpt and from
 /// what other public code fetches. Sizes and checksums come from the hub itself when a file is fetched.
-pub const NAMES: [Entry; 11] = [
+pub const CATALOG: [Entry; 11] = [
     Entry {
         name: "tinyshakespeare",
         kind: Kind::Dataset,
@@ -150,7 +150,7 @@ const fn model(name: &'static str, repo: &'static str, about: &'static str) -> E
 /// The entry of a name; weights are known by their repository too.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Entry> {
-    NAMES.iter().find(|entry| entry.name == name || (entry.kind == Kind::Model && entry.repo == name))
+    CATALOG.iter().find(|entry| entry.name == name || (entry.kind == Kind::Model && entry.repo == name))
 }
 
 /// Returns the entry of anybody's weights by their repository, `OWNER/NAME`.
@@ -166,11 +166,11 @@ pub fn of_repository(name: &str) -> Option<Entry> {
 
 /// Returns the names that somebody may have meant, the nearest first.
 #[must_use]
-pub fn near(name: &str) -> Vec<&'static str> {
+pub fn nearest_names(name: &str) -> Vec<&'static str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
     let wanted = plain(name);
     let likeness = |entry: &Entry| strsim::jaro_winkler(&wanted, &plain(entry.name));
-    let mut found: Vec<(f64, &str)> = NAMES.iter().map(|entry| (likeness(entry), entry.name)).collect();
+    let mut found: Vec<(f64, &str)> = CATALOG.iter().map(|entry| (likeness(entry), entry.name)).collect();
     found.retain(|(likeness, _)| *likeness > 0.85);
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.into_iter().map(|(_, name)| name).take(3).collect()
@@ -178,9 +178,9 @@ pub fn near(name: &str) -> Vec<&'static str> {
 
 /// The table as text, a line a name.
 #[must_use]
-pub fn table() -> String {
+pub fn help_table() -> String {
     let mut text = String::from("Names (repository on the hub, contents):\n");
-    for Entry { name, repo, about, verified, .. } in NAMES {
+    for Entry { name, repo, about, verified, .. } in CATALOG {
         let mark = if verified { "" } else { " [unverified]" };
         let _ = writeln!(text, "  {name:<16} {repo:<43} {about}{mark}");
     }
@@ -243,12 +243,12 @@ mod tests {
 
     #[test]
     fn names_are_found_and_listed() {
-        for entry in NAMES {
+        for entry in CATALOG {
             assert_eq!(find(entry.name).unwrap().name, entry.name);
             assert_eq!(find(entry.repo).is_some(), entry.kind == Kind::Model);
-            assert!(table().contains(entry.repo));
+            assert!(help_table().contains(entry.repo));
         }
-        assert_eq!(table().matches("[unverified]").count(), NAMES.iter().filter(|e| !e.verified).count());
+        assert_eq!(help_table().matches("[unverified]").count(), CATALOG.iter().filter(|e| !e.verified).count());
         let shards = find("fineweb10B").unwrap().required(2);
         assert_eq!(shards, ["fineweb_val_000000.bin", "fineweb_train_000001.bin", "fineweb_train_000002.bin"]);
     }
@@ -280,10 +280,10 @@ mod tests {
 
     #[test]
     fn a_name_that_is_mistyped_has_near_ones() {
-        assert_eq!(near("fineweb10b")[0], "fineweb10B");
-        assert_eq!(near("fine-web_10B")[0], "fineweb10B");
-        assert_eq!(near("tiny_shakespeare")[0], "tinyshakespeare");
-        assert!(near("edufineweb").is_empty() || near("edufineweb")[0].contains("edu"));
-        assert!(near("book").is_empty());
+        assert_eq!(nearest_names("fineweb10b")[0], "fineweb10B");
+        assert_eq!(nearest_names("fine-web_10B")[0], "fineweb10B");
+        assert_eq!(nearest_names("tiny_shakespeare")[0], "tinyshakespeare");
+        assert!(nearest_names("edufineweb").is_empty() || nearest_names("edufineweb")[0].contains("edu"));
+        assert!(nearest_names("book").is_empty());
     }
 }

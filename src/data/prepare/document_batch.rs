@@ -8,11 +8,11 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Fault, Result};
 
 /// Text of a unit, about: large beside the cost of handing it over, small beside memory.
-pub(super) const UNIT_BYTES: usize = 1 << 18;
+pub(super) const DOCUMENT_BATCH_BYTES: usize = 1 << 18;
 
 /// A place between two units: where reading goes on after a break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Place {
+pub struct CorpusPosition {
     /// The file, by its number in the corpus.
     pub file: usize,
     /// Bytes of the unpacked file, or rows of a table, before this place.
@@ -26,7 +26,7 @@ pub struct Place {
 
 /// What a unit holds.
 #[derive(Debug)]
-pub(super) enum Work {
+pub(super) enum Contents {
     /// A part of a text file without its separators, the places at which a document begins, how often it spells end of
     /// text, and the number of its separators.
     Text { bytes: Vec<u8>, starts: Vec<usize>, spelled: u64, separators: u64 },
@@ -38,9 +38,9 @@ pub(super) enum Work {
 
 /// A unit and the place behind it.
 #[derive(Debug)]
-pub(super) struct Unit {
-    pub work: Work,
-    pub end: Place,
+pub(super) struct DocumentBatch {
+    pub contents: Contents,
+    pub end: CorpusPosition,
     /// Bytes of all files that were read so far.
     pub file_bytes: u64,
 }
@@ -60,12 +60,12 @@ pub struct Counts {
     #[serde(default)]
     pub spelled_ends: u64,
     /// Separators in text files.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub separators: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_none(count: &u64) -> bool {
+fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
@@ -80,7 +80,7 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-impl Work {
+impl Contents {
     /// Bytes that it holds.
     pub(super) fn len(&self) -> usize {
         let (Self::Text { bytes, .. } | Self::Lines { bytes, .. } | Self::Documents { bytes, .. }) = self;
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn lines(bytes: &[u8]) -> Result<(Vec<u16>, Counts)> {
-        let work = Work::Lines { bytes: bytes.to_vec(), name: "x.jsonl".into(), line: 1 };
+        let work = Contents::Lines { bytes: bytes.to_vec(), name: "x.jsonl".into(), line: 1 };
         work.encode(&Tokenizer::Bytes, "text")
     }
 
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn invalid_text_is_replaced_and_counted() {
-        let work = Work::Lines { bytes: b"{\"text\":\"a\xff \\ud800\"}".to_vec(), name: String::new(), line: 1 };
+        let work = Contents::Lines { bytes: b"{\"text\":\"a\xff \\ud800\"}".to_vec(), name: String::new(), line: 1 };
         let (tokens, counts) = work.encode(&Tokenizer::Gpt2, "text").unwrap();
         assert!(counts.replaced >= 2, "{counts:?}");
         assert!(
