@@ -1,4 +1,4 @@
-//! `wgpt data inspect`: what lies in token shards, and whether it is sound.
+//! `wgpt data inspect`: summarises token shards and checks them from end to end.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,23 +14,24 @@ use crate::data::tokens::{TokenSource, cannot_read};
 use crate::data::{Part, TokenFormat, token_paths};
 use crate::error::{Error, Fault, Result};
 use crate::files::path_text;
+use crate::units::{count, counted};
 
-/// Tokens that are looked at together.
+/// Tokens that are read at once.
 const BLOCK_TOKENS: usize = 1 << 20;
-/// Tokens whose text is shown.
+/// Number of tokens whose text is shown.
 const SHOWN_TOKENS: usize = 40;
-/// Shards that an error names.
+/// Most shards that an error names.
 const NAMED_SHARDS: usize = 3;
 
-/// What a shard holds.
+/// Summary of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ShardReport {
-    /// Its path.
+    /// Path of the shard.
     #[serde(serialize_with = "path_text::one::serialize")]
     pub path: PathBuf,
-    /// Tokens in it.
+    /// Number of tokens.
     pub tokens: u64,
-    /// Documents that begin in it: ends of text.
+    /// Number of documents that begin in the shard: its end-of-text tokens.
     pub documents: u64,
     /// Lowest id.
     pub lowest: u16,
@@ -40,29 +41,29 @@ pub struct ShardReport {
     pub first_text: String,
 }
 
-/// What a set of shards holds.
+/// Summary of a set of shards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The tokenizer, as the manifest says or was asked for.
+    /// Name of the tokenizer: the given one, else the one that `dataset.json` records.
     pub tokenizer: String,
-    /// Its vocabulary.
+    /// Size of the tokenizer's vocabulary.
     pub vocab: usize,
-    /// Whether a `dataset.json` lies beside the shards; it agrees with them then.
+    /// Whether there is a `dataset.json` next to the shards. It agrees with them, or there is an error.
     #[serde(rename = "noted")]
     pub has_manifest: bool,
-    /// Tokens in all shards.
+    /// Number of tokens in all shards.
     pub tokens: u64,
-    /// Documents in all shards.
+    /// Number of documents in all shards.
     pub documents: u64,
-    /// The shards by name.
+    /// Summaries of the shards in the order given.
     pub shards: Vec<ShardReport>,
 }
 
-/// Returns the shards that `path` means: a file, the `.bin` files of a folder, those that match a pattern, or those of a name
-/// of `wgpt data fetch`.
+/// Returns the shards that `path` names: a file, the `.bin` files of a folder, the files that match a pattern, or the
+/// shards of a name of `wgpt data fetch`.
 ///
 /// # Errors
-/// [`Error::Data`] if there is none.
+/// [`Error::Data`] if there are none.
 pub fn shards(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     token_paths::find(&[path.as_ref().to_owned()], Part::All, TokenFormat::Shard)
 }
@@ -75,11 +76,11 @@ pub fn inspect(paths: &[PathBuf], tokenizer: Option<Tokenizer>) -> Result<Report
     inspect_as(paths, TokenFormat::Shard, tokenizer)
 }
 
-/// Reads files of tokens from end to end.
+/// Reads token files from end to end.
 ///
 /// # Errors
-/// [`Error::Data`] with the first fault: a layout that is another one, a size that does not fit, an id outside the
-/// vocabulary, or a `dataset.json` that says something else. [`Error::Usage`] for files of two tokenizers.
+/// [`Error::Data`] with the first fault: a file has another layout or a wrong size, an id is outside the vocabulary, or
+/// `dataset.json` disagrees. [`Error::Usage`] if the files have different tokenizers.
 pub fn inspect_as(paths: &[PathBuf], format: TokenFormat, tokenizer: Option<Tokenizer>) -> Result<Report> {
     let folders: BTreeSet<&Path> = paths.iter().map(|path| path.parent().unwrap_or(Path::new(""))).collect();
     let recorded = recorded_tokenizer::require_one(recorded_tokenizer::of_folders(folders.iter().copied())?)?;
@@ -93,7 +94,7 @@ pub fn inspect_as(paths: &[PathBuf], format: TokenFormat, tokenizer: Option<Toke
         manifests.extend(Manifest::read(folder)?.map(|manifest| (folder, manifest)));
     }
     let results: Vec<Result<ShardReport>> = paths.par_iter().map(|path| shard(path, format, &tokenizer)).collect();
-    // by name, so that the first fault is always the same one
+    // in order, so that the first fault is always the same one
     let shards = results.into_iter().collect::<Result<Vec<_>>>()?;
     for (folder, manifest) in &manifests {
         if format == TokenFormat::Shard {
@@ -139,7 +140,7 @@ fn shard(path: &Path, format: TokenFormat, tokenizer: &Tokenizer) -> Result<Shar
     Ok(ShardReport { path: path.to_owned(), tokens: source.len() as u64, documents, lowest, highest, first_text })
 }
 
-/// Holds the shards against what the manifest says of them.
+/// Compares the shards with the manifest of their folder.
 fn compare_with_manifest(manifest: &Manifest, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
     let path = Manifest::path(folder);
     for recorded in &manifest.shards {
@@ -148,9 +149,9 @@ fn compare_with_manifest(manifest: &Manifest, folder: &Path, shards: &[&ShardRep
             && there.tokens != recorded.tokens
         {
             return Err(Error::data(
-                Fault::at(there.path.display(), format!("not the shard that {} tells of", path.display()))
-                    .expected(format!("{} tokens", recorded.tokens))
-                    .found(there.tokens),
+                Fault::at(there.path.display(), format!("not the shard that {} records", path.display()))
+                    .expected(counted(recorded.tokens, "token"))
+                    .found(count(there.tokens)),
             ));
         }
     }
@@ -160,21 +161,24 @@ fn compare_with_manifest(manifest: &Manifest, folder: &Path, shards: &[&ShardRep
     let tokens: u64 = manifest.shards.iter().map(|s| s.tokens).sum();
     if tokens != manifest.tokens || manifest.train_tokens.checked_add(manifest.val_tokens) != Some(tokens) {
         return Err(Error::data(
-            Fault::at(path.display(), "counts disagree").expected(format!("{tokens} tokens")).found(manifest.tokens),
+            Fault::at(path.display(), "counts disagree")
+                .expected(counted(tokens, "token"))
+                .found(count(manifest.tokens)),
         ));
     }
     let documents: u64 = shards.iter().map(|s| s.documents).sum();
     if shards.len() == manifest.shards.len() && documents != manifest.counts.documents {
         return Err(Error::data(
             Fault::at(path.display(), "counts disagree")
-                .expected(format!("{documents} documents"))
-                .found(manifest.counts.documents),
+                .expected(counted(documents, "document"))
+                .found(count(manifest.counts.documents)),
         ));
     }
     Ok(())
 }
 
-/// Fails for a shard that the manifest of its folder does not list: it is of another data set, of any tokenizer.
+/// Fails for a shard that the manifest of its folder does not list. Such a shard belongs to another data set, possibly with
+/// another tokenizer.
 fn require_listed(manifest: &Manifest, folder: &Path, path: &Path) -> Result<()> {
     let is_it = |recorded: &ShardEntry| path.file_name().is_some_and(|name| name == recorded.file.as_str());
     if manifest.shards.iter().any(is_it) {
@@ -186,16 +190,16 @@ fn require_listed(manifest: &Manifest, folder: &Path, path: &Path) -> Result<()>
     Err(Error::data(
         Fault::at(path.display(), format!("{} does not list it", Manifest::path(folder).display()))
             .expected(format!("a shard of its data set: {names}{more}"))
-            .advice("each data set wants a folder of its own"),
+            .advice("try a separate folder for each data set"),
     ))
 }
 
-/// Returns the shard that a manifest is about, if it is among those that are looked at.
+/// Returns the shard that a manifest entry describes, if it is among `shards`.
 fn shard_of<'a>(recorded: &ShardEntry, shards: &[&'a ShardReport]) -> Option<&'a ShardReport> {
     shards.iter().copied().find(|shard| shard.path.file_name().is_some_and(|name| name == recorded.file.as_str()))
 }
 
-/// Compares a shard with its BLAKE3 in the manifest `manifest`, if that has one.
+/// Compares a shard with its BLAKE3 in the file `manifest`, if that records one.
 fn same_bytes(recorded: &ShardEntry, manifest: &Path, shards: &[&ShardReport]) -> Result<()> {
     let (Some(there), Some(expected)) = (shard_of(recorded, shards), &recorded.blake3) else { return Ok(()) };
     let found = blake3_of(&there.path).map_err(|e| cannot_read(&there.path.display().to_string(), &e))?;

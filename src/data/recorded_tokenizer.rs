@@ -1,4 +1,4 @@
-//! The tokenizer that `data prepare` recorded beside its shards.
+//! The tokenizer that `data prepare` recorded in the `dataset.json` next to its shards.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -12,28 +12,28 @@ use crate::error::{Error, Fault, Result};
 use crate::files::bounded;
 use crate::formats::tokenizer_folder::TokenizerFiles;
 
-/// The part of a manifest that tells the tokenizer; the rest is skipped and takes no memory.
+/// The part of a manifest that names the tokenizer. The rest is skipped and takes no memory.
 #[derive(Deserialize)]
 struct TokenizerPart {
     tokenizer: Option<String>,
     recipe: Option<Made>,
 }
 
-/// The part of a manifest's recipe that tells the tokenizer.
+/// The part of a manifest's recipe that identifies the tokenizer.
 #[derive(Deserialize)]
 struct Made {
     tokenizer: Option<String>,
 }
 
-/// Returns the tokenizers that are recorded in folders of shards, with the files that manifest them.
+/// Returns the tokenizers recorded in folders of shards, each with the path of its manifest. Skips folders without one.
 ///
 /// # Errors
-/// [`Error::Data`] if a manifest is broken, or the tokenizer files beside it are missing or others.
+/// [`Error::Data`] if a manifest is broken, or the tokenizer files next to it are missing or different.
 pub fn of_folders<'a>(folders: impl Iterator<Item = &'a Path>) -> Result<Vec<(PathBuf, Tokenizer)>> {
     folders.filter_map(|folder| tokenizer_of(folder).transpose()).collect()
 }
 
-/// Returns the one tokenizer of some manifests, none if there is no manifest.
+/// Returns the tokenizer that all manifests record, with the path of the first; `None` if there is no manifest.
 ///
 /// # Errors
 /// [`Error::Usage`] naming two manifests that differ.
@@ -48,7 +48,7 @@ pub fn require_one(recorded: Vec<(PathBuf, Tokenizer)>) -> Result<Option<(String
 
 fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
     let path = folder.join(MANIFEST_FILE);
-    let text = match bounded::read(&path, MAX_MANIFEST_BYTES, "a manifest of a data set") {
+    let text = match bounded::read(&path, MAX_MANIFEST_BYTES, "the manifest of a data set") {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         read => read.map_err(|e| cannot_read(&path.display().to_string(), &e))?,
     };
@@ -65,25 +65,25 @@ fn tokenizer_of(folder: &Path) -> Result<Option<(PathBuf, Tokenizer)>> {
             let fault = Fault::at(path.display(), format!("unknown tokenizer `{}`", name.escape_debug()));
             return Err(Error::data(fault.expected("gpt2, bytes or own")));
         }
-        None => return Err(broken("no `tokenizer`".into())),
+        None => return Err(broken("no key `tokenizer`".into())),
     };
     Ok(Some((path, tokenizer)))
 }
 
-/// The tokenizer whose files lie beside the shards, if it is the one that made them.
+/// Returns the tokenizer whose files are next to the shards, after checking that it made the shards.
 fn own(folder: &Path, manifest: &TokenizerPart) -> Result<Result<Tokenizer>, Fault> {
     let files = match TokenizerFiles::read(folder) {
         Ok(files) => files,
         Err(error) => return Ok(Err(error)),
     };
     let missing = || {
-        let fault = Fault::from("the tokenizer's files are missing beside it");
+        let fault = Fault::from("the tokenizer's files next to it are missing");
         fault.expected("tokenizer.json, or vocab.json and merges.txt").advice("try copying the whole folder")
     };
     let tokenizer = Tokenizer::of_files(files.ok_or_else(missing)?);
     match manifest.recipe.as_ref().and_then(|recipe| recipe.tokenizer.as_deref()) {
         Some(made) if made != tokenizer.identity() => {
-            let fault = Fault::from("the tokenizer's files beside it are others than those that made the shards");
+            let fault = Fault::from("the tokenizer's files next to it did not make the shards");
             Err(fault.expected(made).found(tokenizer.identity()))
         }
         _ => Ok(Ok(tokenizer)),

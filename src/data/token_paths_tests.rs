@@ -72,7 +72,7 @@ fn of_a_folder_come_the_files_of_the_part() {
         fault(find(&[dir.path().to_owned()], part, TokenFormat::Shard)).to_string()
     };
     let two = of(&["a_train_1.bin", "b_train_1.bin"], Part::Train);
-    assert!(two.contains("a folder of several sets, expected files of one set, got `a_`, `b_`; try"), "{two}");
+    assert!(two.contains("the folder has several data sets, expected one, got `a_`, `b_`; try"), "{two}");
     let none = of(&["a.bin", "b.bin"], Part::Validation);
     assert!(none.contains("expected NAME_val_*.bin, got 2 other .bin files; try '"), "{none}");
     let datasets = of(&["data-00000-of-00001.arrow"], Part::Train);
@@ -81,28 +81,28 @@ fn of_a_folder_come_the_files_of_the_part() {
 }
 
 #[test]
-fn a_file_twice_or_a_broken_link_is_named() {
+fn a_file_given_twice_or_a_dangling_link_is_named() {
     let dir = shards(&["a.bin", "b.bin"]);
     let dir = dir.path();
     for given in [&["*.bin", "b.bin"][..], &["a.bin", "a.bin"], &["a.bin", "./a.bin"]] {
         let error = found(dir, given, Part::Train).unwrap_err().to_string();
-        assert!(error.contains("is there twice"), "{given:?}: {error}");
+        assert!(error.contains("is given twice"), "{given:?}: {error}");
     }
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("gone.bin", dir.join("c.bin")).unwrap();
         for given in ["*.bin", "c.bin"] {
             let error = found(dir, &[given], Part::Train).unwrap_err().to_string();
-            assert!(error.contains("c.bin: is a broken link") && error.ends_with("a link to gone.bin"), "{error}");
+            assert!(error.contains("c.bin: is a dangling link") && error.ends_with("a link to gone.bin"), "{error}");
         }
         fs::remove_file(dir.join("c.bin")).unwrap();
         std::os::unix::fs::symlink("a.bin", dir.join("c.bin")).unwrap();
-        assert!(found(dir, &["*.bin"], Part::Train).unwrap_err().to_string().contains("c.bin: is there twice"));
+        assert!(found(dir, &["*.bin"], Part::Train).unwrap_err().to_string().contains("c.bin: is given twice"));
     }
 }
 
 #[test]
-fn what_a_shell_would_have_replaced_is_said() {
+fn patterns_that_a_shell_expands_are_named() {
     for (path, advice) in [
         ("~/nothing/*.bin", "try it without quotes, or the whole path"),
         ("/nowhere/train_{0,1}.bin", "try it without quotes, or * ? [ ]"),
@@ -150,7 +150,7 @@ fn a_pattern_of_any_depth_ends_in_an_error() {
     for folder in ["../", "**/", "*/", "./a/"] {
         let pattern = PathBuf::from(folder.repeat(100_000) + "*");
         let fault = fault(find(&[dir.path().join(pattern)], Part::Train, TokenFormat::Shard));
-        assert_eq!(fault.what, "a pattern of too many folders", "{folder}");
+        assert_eq!(fault.what, "the pattern has too many folders", "{folder}");
         assert!(fault.place.len() < 100 && fault.expected == "at most 256", "{fault:?}");
     }
 }

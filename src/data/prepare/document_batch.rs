@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::json_line;
-use crate::data::separators::spelled;
+use crate::data::separators::count_spelled_ends;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Fault, Result};
 
@@ -149,7 +149,7 @@ impl Encoded<'_> {
     fn document(&mut self, text: &[u8]) -> Result<()> {
         self.start();
         self.text(text, true)?;
-        self.counts.spelled_ends += spelled(text);
+        self.counts.spelled_ends += count_spelled_ends(text);
         Ok(())
     }
 }

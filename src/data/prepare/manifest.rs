@@ -122,7 +122,7 @@ impl Manifest {
     /// [`Error::Data`] if it is broken.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = Self::path(folder);
-        match bounded::read_text(&path, MAX_MANIFEST_BYTES, "a note of a data set") {
+        match bounded::read_text(&path, MAX_MANIFEST_BYTES, "the manifest of a data set") {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(cannot_read(&path.display().to_string(), &e)),
             Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {

@@ -2,7 +2,7 @@
 
 use super::document_batch::{Contents, CorpusPosition, DOCUMENT_BATCH_BYTES};
 use super::reader::Stream;
-use crate::data::separators::{SPELLED_END, Separators, spelled};
+use crate::data::separators::{SPELLED_END, Separators, count_spelled_ends};
 use crate::data::tokenizer::{Cuts, UNBROKEN_BYTES};
 use crate::error::Result;
 
@@ -83,7 +83,7 @@ impl TextFile {
     /// Counts spelled ends of text in a part of a document, and those that began before it.
     fn spelled(&self, part: &[u8]) -> u64 {
         let around = [&self.tail, &part[..part.len().min(TAIL_BYTES)]].concat();
-        spelled(part) + spelled(&around)
+        count_spelled_ends(part) + count_spelled_ends(&around)
     }
 
     /// Returns where a unit ends if no separator is near.
