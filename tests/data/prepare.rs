@@ -227,7 +227,7 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     std::fs::write(&text, "another text").unwrap();
     let error = prepare(&stopped, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(
-        matches!(&error, Error::Usage(fault) if fault.what.contains("changed since") && fault.advice.contains("--restart")),
+        matches!(&error, Error::Usage(fault) if fault.what.contains("the file has changed") && fault.advice.contains("--restart")),
         "{error}"
     );
     run(&Options { restart: true, ..stopped });
@@ -418,7 +418,7 @@ fn a_restart_replaces_the_tokenizer_of_the_folder() {
     // files that no data set there says to be its own
     std::fs::copy(path("first/tokenizer.json"), path("out/tokenizer.json")).unwrap();
     let error = prepare(&Options { restart: true, ..of(&second) }, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(error.to_string().contains("holds files of another tokenizer"), "{error}");
+    assert!(error.to_string().contains("contains files of another tokenizer"), "{error}");
 }
 
 #[test]
@@ -429,7 +429,7 @@ fn validation_must_leave_something_for_training() {
     let one = Options { tokenizer: Tokenizer::Bytes, val_tokens: Some(11), ..options(&[text], dir.path().join("out")) };
     let error = prepare(&one, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(&error, Error::Usage(fault) if fault.place == "--val-tokens"), "{error}");
-    assert_eq!(error.fault().expected, "at most 9 of the corpus's 11");
+    assert_eq!(error.fault().expected, "at most 9 of the corpus's 11 tokens");
 }
 
 #[test]

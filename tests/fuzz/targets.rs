@@ -121,7 +121,7 @@ pub fn dataset_json(folder: &Path, input: &[u8]) {
     put(folder, "dataset.json", input);
     refused(noted::tokenizers([folder].into_iter()).and_then(noted::agreed));
     if let Some(Some(note)) = refused(Manifest::read(folder)) {
-        let _ = note.fitting();
+        let _ = note.fitting_sizes();
     }
 }
 

@@ -1,4 +1,4 @@
-//! From files to batches, one after the other, from any place between two units on.
+//! Cuts files into batches, one after the other, from any position between two batches on.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -14,20 +14,21 @@ use crate::data::tokenizer::Cuts;
 use crate::data::tokens::cannot_read;
 use crate::data::unpack::Packing;
 use crate::error::{Error, Fault, Result};
+use crate::units::{counted, size};
 
-/// Longest line of JSON.
+/// Longest line of JSON in bytes.
 const LINE_BYTES: usize = 32 << 20;
 
-/// Reads a corpus.
+/// Reads a corpus batch by batch.
 pub(super) struct Reader<'a> {
     recipe: &'a Recipe,
-    /// Where a text may be cut into units.
+    /// Where a text may be cut into batches.
     cuts: Cuts,
     place: CorpusPosition,
     open: Option<Open>,
-    /// Bytes of the files before the current one.
+    /// Total size of the files before the current file.
     before: u64,
-    /// Bytes read of the current one.
+    /// Bytes read of the current file.
     taken: Arc<AtomicU64>,
 }
 
@@ -38,13 +39,13 @@ enum Open {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader that begins at `place`.
+    /// Returns a reader that starts at `place`.
     pub(super) fn new(recipe: &'a Recipe, cuts: Cuts, place: CorpusPosition) -> Self {
         let before = recipe.sources.iter().take(place.file).map(|s| s.bytes).sum();
         Self { recipe, cuts, place, open: None, before, taken: Arc::default() }
     }
 
-    /// The next unit, none at the end of the corpus.
+    /// Returns the next batch; `None` at the end of the corpus.
     pub(super) fn next(&mut self) -> Result<Option<DocumentBatch>> {
         while let Some(source) = self.recipe.sources.get(self.place.file) {
             let open = match &mut self.open {
@@ -96,7 +97,7 @@ pub(super) struct Stream {
     name: String,
     packing: Packing,
     input: Box<dyn Read + Send>,
-    /// Read and not yet handed out.
+    /// Bytes read and not yet handed out.
     pub(super) buffer: Vec<u8>,
     pub(super) ended: bool,
 }
@@ -113,15 +114,15 @@ impl Stream {
         }
     }
 
-    /// Passes over what an earlier run has handed out. A packed file has to be unpacked for that.
+    /// Skips bytes that an earlier run has handed out. A packed file has to be unpacked for that.
     pub(super) fn skip(&mut self, bytes: u64) -> Result<()> {
         let copied = io::copy(&mut (&mut self.input).take(bytes), &mut io::sink()).map_err(|e| self.broken(&e))?;
         if copied < bytes { Err(self.shorter(bytes)) } else { Ok(()) }
     }
 
-    /// Returns the error for a file that ends before a place that an earlier run has reached.
+    /// Returns the error for a file that ends before the position that an earlier run had reached.
     pub(super) fn shorter(&self, bytes: u64) -> Error {
-        let fault = Fault::at(&self.name, "became shorter").expected(format!("at least {bytes} bytes"));
+        let fault = Fault::at(&self.name, "became shorter").expected(format!("at least {}", counted(bytes, "byte")));
         Error::data(fault.advice("try --restart"))
     }
 
@@ -136,7 +137,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Takes the first `end` bytes out of the buffer.
+    /// Removes the first `end` bytes from the buffer and returns them.
     pub(super) fn take(&mut self, end: usize) -> Vec<u8> {
         let rest = self.buffer.split_off(end);
         std::mem::replace(&mut self.buffer, rest)
@@ -169,8 +170,8 @@ fn line_end(stream: &mut Stream, place: &CorpusPosition) -> Result<usize> {
         if searched >= LINE_BYTES {
             return Err(Error::data(
                 Fault::at(&stream.name, format!("line {}: too long", place.line + 1))
-                    .expected(format!("at most {LINE_BYTES} bytes"))
-                    .advice("is it JSON Lines, one object a line?"),
+                    .expected(format!("at most {}", size(LINE_BYTES as u64)))
+                    .advice("is it JSON Lines, with one object per line?"),
             ));
         }
         stream.fill(2 * searched)?;
@@ -205,7 +206,7 @@ mod tests {
         units_split(paths, None, place)
     }
 
-    /// A text with `separator` at places that lie around the ends of units, and what it becomes.
+    /// Returns a text with `separator` around the ends of batches, and its tokens.
     fn separated(separator: &str, documents: usize) -> (String, Vec<u16>) {
         let (mut text, mut expected) = (String::new(), Vec::new());
         for i in 0..documents {
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_are_found_across_units() {
+    fn separators_are_found_across_batches() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         for separator in ["<|endoftext|>", "\n\n\n", "—§—", "=", &"long separator ".repeat(30_000)] {
@@ -241,10 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn spelled_ends_are_counted_across_units() {
+    fn spelled_ends_are_counted_across_batches() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
-        // without whitespace, so that units are cut anywhere
+        // without whitespace, so that batches are cut anywhere
         let text = "ab<|endoftext|>".repeat(200_000);
         std::fs::write(&path, &text).unwrap();
         let paths = std::slice::from_ref(&path);
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_goes_on_from_every_place() {
+    fn reading_resumes_at_every_position() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let text: String = (0..90_000).map(|i| format!("word{i} ")).collect();

@@ -84,7 +84,7 @@ pub(crate) fn is_about_data(path: &Path) -> Option<&'static str> {
     if name.starts_with('.') {
         Some("hidden")
     } else if NOTES.contains(&name.as_str()) {
-        Some("a note of a program")
+        Some("metadata")
     } else if is_document && matches!(ending, None | Some("txt" | "md" | "rst" | "cff" | "html")) {
         Some("documentation")
     } else {
@@ -127,8 +127,8 @@ mod tests {
             ("chapter.md", None),
             ("book/intro.MD", None),
             (".gitattributes", Some("hidden")),
-            ("dataset_info.json", Some("a note of a program")),
-            ("state.json", Some("a note of a program")),
+            ("dataset_info.json", Some("metadata")),
+            ("state.json", Some("metadata")),
             ("notices.txt", None),
             ("license_texts.jsonl", None),
             ("changes.parquet", None),
