@@ -286,7 +286,7 @@ mod tests {
             "README.md (documentation)",
             "dataset_info.json (metadata)",
             "note.json (JSON without a text in `text`)",
-            "pretty.json (JSON with objects over several lines, not one a line)",
+            "pretty.json (JSON with objects over several lines, not one per line)",
             "3 .csv (a table of comma- or tab-separated values)",
             "x.zip (a zip archive)",
             "run.py (text with another extension: rename it to .txt, or give it by name)",
