@@ -239,7 +239,8 @@ impl Batches {
         if state.ranks.len() != ranks || state.rank >= ranks || state.taken >= self.turn.consecutive {
             let fault = Fault::at("loader.restore", "the state is of another number of ranks or batches per turn");
             let expected = format!("{ranks} ranks of {} consecutive batches", self.turn.consecutive);
-            let found = format!("{} ranks, of which rank {} is after batch {}", state.ranks.len(), state.rank, state.taken);
+            let found =
+                format!("{} ranks, of which rank {} is after batch {}", state.ranks.len(), state.rank, state.taken);
             return Err(Error::data(fault.expected(expected).found(found)));
         }
         let mut loaders = self.stop()?;

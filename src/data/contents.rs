@@ -83,7 +83,8 @@ impl FileContents {
     /// Returns the system's error.
     pub fn hash(&self, stop: &AtomicBool) -> io::Result<Hashed> {
         let mut file = open::input(&self.path)?;
-        let is_same = |file: &File| file.metadata().map(|metadata| self.is_untouched(&Self::new(&self.path, &metadata)));
+        let is_same =
+            |file: &File| file.metadata().map(|metadata| self.is_untouched(&Self::new(&self.path, &metadata)));
         if !is_same(&file)? {
             return Ok(Hashed::Changed);
         }

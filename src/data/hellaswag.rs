@@ -204,9 +204,8 @@ impl Reader<'_> {
                 }
             }
             let (Some(context), Some(endings), Some(label)) = (context, endings, label) else {
-                return Err(
-                    self.fault(format!("example {}: ctx or label is not text, or endings is not a list of texts", i + 1))
-                );
+                return Err(self
+                    .fault(format!("example {}: ctx or label is not text, or endings is not a list of texts", i + 1)));
             };
             set.examples.push(self.example(i + 1, &context, &endings, &label)?);
         }

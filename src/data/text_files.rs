@@ -170,7 +170,10 @@ mod tests {
             "{folder}"
         );
         let pattern = of(&dir.path().join("*.txt"));
-        assert!(pattern.contains("only the shell expands patterns") && pattern.contains("*.txt' --out OUT`"), "{pattern}");
+        assert!(
+            pattern.contains("only the shell expands patterns") && pattern.contains("*.txt' --out OUT`"),
+            "{pattern}"
+        );
         assert!(of(&dir.path().join("none")).contains("no such file"));
         assert_eq!(fault(tokens_of_text_files(&[] as &[&str], &Tokenizer::Bytes, None)).what, "no file given");
         for (name, bytes, said) in [

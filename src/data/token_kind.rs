@@ -138,7 +138,8 @@ impl Kind {
             }
             Self::Unknown if shard => {
                 let fault = Fault::from("bad magic").expected(MAGIC);
-                let fault = if let Some(magic) = magic { fault.found(magic) } else { fault.found("fewer than 4 bytes") };
+                let fault =
+                    if let Some(magic) = magic { fault.found(magic) } else { fault.found("fewer than 4 bytes") };
                 return fault.advice("was it made by `wgpt data prepare`?");
             }
             Self::Unknown => ("an unknown kind of file".to_owned(), String::new()),

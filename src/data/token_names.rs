@@ -210,7 +210,10 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let error = |text: &str| find(cache.path(), text, Part::Train).unwrap_err().to_string();
         assert_eq!(error("gpt2"), "gpt2: contains weights, expected token shards; try --init gpt2, or --from gpt2");
-        assert_eq!(error("hellaswag"), "hellaswag: contains questions, expected token shards; try --hellaswag hellaswag");
+        assert_eq!(
+            error("hellaswag"),
+            "hellaswag: contains questions, expected token shards; try --hellaswag hellaswag"
+        );
         assert!(error("tinystories").ends_with("try `wgpt data fetch tinystories`, which prints how to prepare it"));
         let repository = put(cache.path(), "tinystories", "aaa", &["data/train-0.parquet"]);
         let folder = repository.pointer("aaa", "data").display().to_string();

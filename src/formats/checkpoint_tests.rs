@@ -401,7 +401,7 @@ fn a_manifest_names_plain_files_inside_and_no_more_than_their_bytes_is_read() {
     };
     for name in ["../a", "/etc/passwd", "..", ".", "", "a/b", "a\u{1b}[31m", "a\nb", ".hidden"] {
         let text = refused(&|files| drop(files.insert(name.into(), sound.files["a"].clone())));
-        assert!(text.contains("expected names of files beside it"), "{name:?}: {text}");
+        assert!(text.contains("expected names of files next to it"), "{name:?}: {text}");
         assert!(!text.contains(['\n', '\u{1b}']), "{text:?}");
     }
     let text = refused(&|files| files.get_mut("a").unwrap().bytes = 5);

@@ -213,7 +213,7 @@ fn missing_files() {
     fs::write(dir.path().join("model.fp16.safetensors"), "").unwrap();
     refused(load(dir.path()), &["model.safetensors: missing, but there is model.fp16.safetensors; try giving it"]);
     fs::write(dir.path().join("model-00001-of-00002.safetensors"), "").unwrap();
-    refused(load(dir.path()), &["index.json: missing beside model-00001-of-00002.safetensors"]);
+    refused(load(dir.path()), &["index.json: missing next to model-00001-of-00002.safetensors"]);
     fs::remove_file(dir.path().join(CONFIG)).unwrap();
     refused(load(dir.path()), &["model-00001-of-00002.safetensors: an empty file"]);
     let folder = tempfile::tempdir().unwrap();
@@ -249,7 +249,7 @@ fn tensors_that_contradict_the_config() {
     });
     refused(deeper, &[NAME, "`transformer.h.2.ln_2.bias` is unknown, expected a plain GPT-2 of 2 layers"]);
     let twice = load_changed(|file| drop(file.insert("wte.weight".into(), file["transformer.wte.weight"].clone())));
-    refused(twice, &["wte.weight` is a twin of `", "expected one `wte.weight`"]);
+    refused(twice, &["wte.weight` duplicates `", "expected one `wte.weight`"]);
     let ints = load_changed(|file| file.get_mut(name).unwrap().0 = Dtype::I32);
     refused(ints, &[name, "has another element type, expected F64, F32, F16 or BF16, got I32"]);
 }

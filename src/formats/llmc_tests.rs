@@ -85,14 +85,14 @@ fn other_paddings_are_read() {
 fn broken_files() {
     let whole = saved(Element::F32);
     for length in [0, 4, 1023] {
-        refused(&whole[..length], ["", "header is cut short", "at least 1024 bytes", &length.to_string()]);
+        refused(&whole[..length], ["", "header is cut short", "at least 1,024 bytes", &count(length as u64)]);
     }
-    let size = format!("{} bytes for 2 layers of 36 channels", whole.len());
+    let size = format!("{} for 2 layers of 36 channels", counted(whole.len() as u64, "byte"));
     for length in [1024, 1025, whole.len() - 4, whole.len() - 1] {
-        refused(&whole[..length], ["", "wrong file size", &size, &length.to_string()]);
+        refused(&whole[..length], ["", "wrong file size", &size, &count(length as u64)]);
     }
     let longer = [whole.as_slice(), &[0]].concat();
-    refused(&longer, ["", "wrong file size", &size, &longer.len().to_string()]);
+    refused(&longer, ["", "wrong file size", &size, &count(longer.len() as u64)]);
     refused(&with_word(0, 20_240_520), ["", "bad magic", "20240326", "20240520"]);
     for version in [0, 1, 2, 4, 6, -3] {
         refused(&with_word(1, version), ["", "unknown version", "3 (f32) or 5 (bf16)", &version.to_string()]);

@@ -270,10 +270,7 @@ fn a_disk_without_room_is_told_before_the_first_byte() {
     let error = fetch(&server, cache.path()).0.unwrap_err();
     assert_eq!(error.exit_code(), 6);
     assert!(error.fault().expected == "8388608.0 TiB free", "{error}");
-    assert!(
-        error.fault().found.ends_with("B") && error.fault().place.contains("datasets--owner--name"),
-        "{error}"
-    );
+    assert!(error.fault().found.ends_with("B") && error.fault().place.contains("datasets--owner--name"), "{error}");
     assert!(server.requests().iter().all(|r| r.path.starts_with("/api/")), "{:?}", server.requests());
 }
 

@@ -201,7 +201,8 @@ impl Client {
     }
 
     fn redirected(&self, url: &str, headers: &HeaderMap) -> Result<Url, Failure> {
-        let to = header(headers, "location").ok_or_else(|| Failure::Final(format!("{url}: a redirect without a target")))?;
+        let to =
+            header(headers, "location").ok_or_else(|| Failure::Final(format!("{url}: a redirect without a target")))?;
         let to = joined(&read(url)?, to)?;
         if !(to.scheme() == "https" || (to.scheme() == "http" && self.origin.scheme() == "http")) {
             return Err(Failure::Final(format!("{url}: a redirect to `{to}`, expected https")));

@@ -51,10 +51,9 @@ pub(super) fn find(folder: &Path, field: &str, out: &Path, corpus: &mut Corpus) 
     let splits = splits(folder, &corpus.sources[before..]);
     if splits.len() > 1 && splits[0] == "train" {
         let name = folder.display();
-        corpus.remarks.push(format!(
-            "{name}: all splits are read: {}; give files or patterns to select some",
-            splits.join(", ")
-        ));
+        corpus
+            .remarks
+            .push(format!("{name}: all splits are read: {}; give files or patterns to select some", splits.join(", ")));
     }
     if !left_out.files.is_empty() {
         corpus.remarks.push(format!("{}: left out {left_out}", folder.display()));

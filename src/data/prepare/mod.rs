@@ -285,11 +285,8 @@ fn existing_data_set(options: &Options, recipe: &Recipe) -> Result<Option<Manife
         // a preparation that was killed while it renamed its files resumes renaming
         Some(entry) if !partial.join(partial_output::STATE_FILE).exists() => match recorded()? {
             None => Err(Error::usage(
-                Fault::at(
-                    "--out",
-                    format!("{} exists without a {}", entry.path().display(), manifest::MANIFEST_FILE),
-                )
-                .advice("try another --out or --name"),
+                Fault::at("--out", format!("{} exists without a {}", entry.path().display(), manifest::MANIFEST_FILE))
+                    .advice("try another --out or --name"),
             )),
             // another process has ended in the meantime
             manifest => Ok(manifest),

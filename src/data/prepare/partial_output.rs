@@ -384,7 +384,11 @@ impl Split {
         if val > 0 && val.saturating_add(2) > total {
             return Err(Error::usage(
                 Fault::at("--val-tokens", format!("{val} leaves too few tokens for training"))
-                    .expected(format!("at most {} of the corpus's {}", total.saturating_sub(2), counted(total, "token")))
+                    .expected(format!(
+                        "at most {} of the corpus's {}",
+                        total.saturating_sub(2),
+                        counted(total, "token")
+                    ))
                     .advice(format!("try {tenth}")),
             ));
         }

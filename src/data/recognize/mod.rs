@@ -119,7 +119,8 @@ fn judge(head: &[u8], packing: Packing, claim: &Claim) -> (Result<Format, Foreig
         Some(kind) => return foreign(kind),
         None => {}
     }
-    let doubt = (claim.is_packed && !is_packed).then_some("is not packed, though its name says so, and is read as it is");
+    let doubt =
+        (claim.is_packed && !is_packed).then_some("is not packed, though its name says so, and is read as it is");
     match (claim.ending, shape) {
         (Ending::Parquet, _) => foreign(foreign::NO_PARQUET),
         (Ending::Table, _) => foreign(foreign::TABLE),
