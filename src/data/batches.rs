@@ -1,5 +1,6 @@
-//! Training batches read ahead of the GPU, for one rank or for several in turn. A background thread reads, checks, widens
-//! and sorts. The training thread receives blocks that only need to be uploaded, and returns their memory for reuse.
+//! Training batches read ahead of the GPU, for one rank or for several in turn. A background thread reads, checks,
+//! widens and sorts. The training thread receives blocks that only need to be uploaded, and returns their memory for
+//! reuse.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ pub trait BatchSource {
     fn next_batch(&mut self) -> Result<&Batch>;
 }
 
-/// The position of [`Batches`] in a checkpoint: that of the next batch to be handed out, not of the last one read ahead.
+/// The position of [`Batches`] in a checkpoint: that of the next batch to be handed out, not of the last one read
+/// ahead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchesState {
     /// Rank of the next batch.
@@ -42,8 +44,8 @@ pub struct BatchesState {
     pub ranks: Vec<LoaderState>,
 }
 
-/// The batches of all ranks, read and checked by a background thread. The ranks take turns: a fixed number of consecutive
-/// batches of rank 0, then as many of rank 1, …, P−1, 0, ….
+/// The batches of all ranks, read and checked by a background thread. The ranks take turns: a fixed number of
+/// consecutive batches of rank 0, then as many of rank 1, …, P−1, 0, ….
 ///
 /// One device that uses them as micro-steps sees the same batches in a step as P devices of llm.c: rank r shuffles
 /// with seed + r and reads the r-th B·T tokens of each sample of P·B·T tokens.
@@ -87,8 +89,9 @@ impl Turn {
     }
 }
 
-/// The position of a rank: the state at the first batch of its shard, shared by all batches of that shard, and the samples
-/// of the shard handed out so far. A state holds the sample order of a whole shard, which is too large to copy per batch.
+/// The position of a rank: the state at the first batch of its shard, shared by all batches of that shard, and the
+/// samples of the shard handed out so far. A state holds the sample order of a whole shard, which is too large to copy
+/// per batch.
 #[derive(Debug, Clone)]
 struct RankPosition {
     shard: Arc<LoaderState>,
@@ -187,7 +190,7 @@ impl Batches {
         &self.files
     }
 
-    /// Returns a hash of the sources' lengths and of samples of their tokens, which tells data sets apart.
+    /// Returns a hash of the sources' lengths and of samples of their tokens, which differs between data sets.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -317,8 +320,8 @@ impl Drop for Batches {
     }
 }
 
-/// Returns the BLAKE3 of each source's length and of tokens at its start, middle and end. Reading all of a terabyte would
-/// take too long.
+/// Returns the BLAKE3 of each source's length and of tokens at its start, middle and end. Reading all of a terabyte
+/// would take too long.
 pub(super) fn fingerprint(sources: &[TokenSource]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for source in sources {

@@ -1,4 +1,4 @@
-//! Batches of one rank and of several, their order, their places and their errors.
+//! Tests of batches of one rank and of several: their order, positions and errors.
 
 use super::*;
 
@@ -70,7 +70,8 @@ fn a_rank_hands_out_some_batches_in_a_row() {
     assert!(matches!(batches.restore(broken), Err(Error::Data(_))));
 }
 
-/// FNV-1a over inputs and targets in turn, as llm.c's own loader gave it for the same shards and 2,000 batches.
+/// Compares the FNV-1a of inputs and targets in turn with that of llm.c's own loader, for the same shards and 2,000
+/// batches.
 #[test]
 fn batches_are_those_of_llmcs_loader() {
     let shard = |(s, n): (usize, usize)| {
@@ -133,7 +134,7 @@ fn batches_are_read_before_they_are_asked_for() {
     let path = dir.path().join("x.bin");
     crate::data::write_shard(&path, &[7; 1000]).unwrap();
     let mut batches = Batches::new(vec![TokenSource::open(&path).unwrap()], config(1, None)).unwrap();
-    // the file may go as soon as the first batch is here: some others have been read by then, or the error is clean
+    // the file may change once the first batch has arrived: some other batches have been read by then
     next(&mut batches);
     std::thread::sleep(std::time::Duration::from_millis(200));
     std::fs::write(&path, b"cut short").unwrap();

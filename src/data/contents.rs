@@ -24,7 +24,8 @@ pub struct FileContents {
     pub path: PathBuf,
     /// Size in bytes.
     pub bytes: u64,
-    /// Time of the last write, in seconds and nanoseconds since 1970. Programs may set it. Empty if the system has none.
+    /// Time of the last write, in seconds and nanoseconds since 1970. Programs may set it. Empty if the system has
+    /// none.
     pub modified: String,
     /// Time of the last change of contents or metadata, times included. Empty if the system has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -77,7 +78,8 @@ impl FileContents {
         self.is_as_written(other) && self.changed == other.changed
     }
 
-    /// Reads the whole file and returns the hash of its bytes. Compares the file with this description before and after.
+    /// Reads the whole file and returns the hash of its bytes. Compares the file with this description before and
+    /// after.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -97,8 +99,8 @@ impl FileContents {
     }
 }
 
-/// Fills in missing hashes from the `dataset.json` next to the shards. A shard that is younger than `dataset.json`, or of
-/// another size, is not the recorded one and gets no hash.
+/// Fills in missing hashes from the `dataset.json` next to the shards. A shard that is younger than `dataset.json`, or
+/// of another size, is not the recorded one and gets no hash.
 pub fn fill_prepared_hashes(files: &mut [FileContents]) {
     let mut manifests = BTreeMap::new();
     for file in files.iter_mut().filter(|file| file.blake3.is_none()) {
@@ -140,8 +142,9 @@ impl FolderManifest {
     }
 }
 
-/// Returns the time at which a file was last written or replaced. A copy that keeps the time of the last write still has
-/// a later time of change, which programs cannot reset. Systems other than Unix only have the time of the last write.
+/// Returns the time at which a file was last written or replaced. A copy that keeps the time of the last write still
+/// has a later time of change, which programs cannot reset. Systems other than Unix only have the time of the last
+/// write.
 fn last_change(metadata: &Metadata) -> Option<SystemTime> {
     let written = metadata.modified().ok()?;
     #[cfg(unix)]

@@ -1,7 +1,7 @@
 //! HellaSwag, and any set of the same form: a context and four endings, of which one is right (Zellers et al. 2019).
 //!
-//! Reads llm.c's `hellaswag_val.bin`, the original JSON Lines, or Parquet as Hugging Face hosts it. As in llm.c, texts are
-//! used unchanged, and a space is put before each ending before it is encoded.
+//! Reads llm.c's `hellaswag_val.bin`, the original JSON Lines, or Parquet as Hugging Face hosts it. As in llm.c, texts
+//! are used unchanged, and a space is put before each ending before it is encoded.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -52,8 +52,8 @@ pub struct Set {
     pub replaced: usize,
 }
 
-/// Reads the first `limit` examples of a file. Parquet and llm.c's file are recognised by their first bytes; anything else
-/// is read as JSON Lines. Texts are encoded with `tokenizer`; llm.c's file contains GPT-2's tokens.
+/// Reads the first `limit` examples of a file. Parquet and llm.c's file are recognised by their first bytes; anything
+/// else is read as JSON Lines. Texts are encoded with `tokenizer`; llm.c's file contains GPT-2's tokens.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file, the example and the fault; [`Error::Usage`] for llm.c's file with a tokenizer other
@@ -212,9 +212,9 @@ impl Reader<'_> {
         Ok(set)
     }
 
-    /// Reads llm.c's file: 256 i32 (magic, version 1, number of examples, bytes of the longest), then u16. Each example is
-    /// START, its size in bytes, its index, its label, its number of endings, then the length and the tokens of the context
-    /// and of each ending.
+    /// Reads llm.c's file: 256 i32 (magic, version 1, number of examples, bytes of the longest), then u16. Each example
+    /// is START, its size in bytes, its index, its label, its number of endings, then the length and the tokens of the
+    /// context and of each ending.
     fn llmc(&self, mut bytes: Vec<u8>, mut file: File) -> Result<Set> {
         file.read_to_end(&mut bytes).map_err(|e| self.fault(format!("cannot be read ({e})")))?;
         if bytes.len() < HEADER_BYTES {

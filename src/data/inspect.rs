@@ -177,8 +177,8 @@ fn compare_with_manifest(manifest: &Manifest, folder: &Path, shards: &[&ShardRep
     Ok(())
 }
 
-/// Fails for a shard that the manifest of its folder does not list. Such a shard belongs to another data set, possibly with
-/// another tokenizer.
+/// Fails for a shard that the manifest of its folder does not list. Such a shard belongs to another data set, possibly
+/// with another tokenizer.
 fn require_listed(manifest: &Manifest, folder: &Path, path: &Path) -> Result<()> {
     let is_it = |recorded: &ShardEntry| path.file_name().is_some_and(|name| name == recorded.file.as_str());
     if manifest.shards.iter().any(is_it) {

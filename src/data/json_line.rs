@@ -1,7 +1,7 @@
 //! Reads the text of one line of JSON.
 //!
-//! Lone surrogates and other invalid UTF-8 are kept: the tokenizer replaces and counts them. `NaN` and `Infinity`, which
-//! Python writes although JSON does not have them, are accepted and ignored outside of strings.
+//! Lone surrogates and other invalid UTF-8 are kept: the tokenizer replaces and counts them. `NaN` and `Infinity`,
+//! which Python writes although JSON does not have them, are accepted and ignored outside of strings.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,9 +15,9 @@ const NAMED: usize = 12;
 /// Longest line, in bytes, whose keys an error names.
 const NAMED_BYTES: usize = 1 << 20;
 
-/// Returns the bytes of the text in the field `field` of an object, `None` if it is null. If there is no key of this name,
-/// `field` is a path through nested objects: `meta.text` finds `a` in `{"meta":{"text":"a"}}`, and null if an object on the
-/// path is null.
+/// Returns the bytes of the text in the field `field` of an object, `None` if it is null. If there is no key of this
+/// name, `field` is a path through nested objects: `meta.text` finds `a` in `{"meta":{"text":"a"}}`, and null if an
+/// object on the path is null.
 ///
 /// # Errors
 /// A message if the line is not an object or has no such text.

@@ -1,8 +1,8 @@
 //! Training batches in llm.c's exact order.
 //!
 //! A *sample* is P·B·T consecutive tokens (P ranks), of which rank r reads the r-th B·T. A shard of n tokens has
-//! floor((n−1) / (P·B·T)) samples, and the tokens after them are not used. With shuffling, an epoch visits the shards in a
-//! random order, and the samples of each shard in a random order. Source: llm.c's `dataloader.h`.
+//! floor((n−1) / (P·B·T)) samples, and the tokens after them are not used. With shuffling, an epoch visits the shards
+//! in a random order, and the samples of each shard in a random order. Source: llm.c's `dataloader.h`.
 
 use crate::data::batch::Batch;
 use crate::data::batches::BatchSource;
@@ -59,7 +59,8 @@ impl LoaderConfig {
     }
 }
 
-/// The position of a [`Loader`] in a checkpoint. It fits only the same shards, B, T, P, and shuffling on or off as before.
+/// The position of a [`Loader`] in a checkpoint. It fits only the same shards, B, T, P, and shuffling on or off as
+/// before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoaderState {
     /// Epochs completed.
@@ -97,8 +98,8 @@ impl Loader {
     /// Returns a loader at the start of the first epoch.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a size is 0 or `rank` is not below `ranks`. [`Error::Data`] if there is no source, or a source
-    /// has fewer than P·B·T+1 tokens.
+    /// [`Error::Usage`] if a size is 0 or `rank` is not below `ranks`. [`Error::Data`] if there is no source, or a
+    /// source has fewer than P·B·T+1 tokens.
     pub fn new(sources: Vec<TokenSource>, config: LoaderConfig) -> Result<Self> {
         config.check()?;
         check_sources(&sources, config.sample_tokens())?;

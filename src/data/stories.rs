@@ -1,11 +1,11 @@
 //! Endless short stories for children from a seeded grammar, written for this project.
 //!
 //! They are training text that needs no download, is too large to memorise, and has a known best possible loss. A story
-//! has a hero, an animal, a thing with a look, and a place, which stay the same through its 4 to 8 sentences. A model that
-//! looks back over sentences can predict them; a model that sees two bytes cannot.
+//! has a hero, an animal, a thing with a look, and a place, which stay the same through its 4 to 8 sentences. A model
+//! that looks back over sentences can predict them; a model that sees two bytes cannot.
 //!
-//! To help a small model learn spelling quickly, no word has a double letter (the model would have to count letters), and
-//! the values of each choice that a story keeps begin with different letters.
+//! To help a small model learn spelling quickly, no word has a double letter (the model would have to count letters),
+//! and the values of each choice that a story keeps begin with different letters.
 //!
 //! Every choice is uniform and visible in the text. So the text's entropy is the sum of the choices' entropies, and
 //! [`nats_per_byte`](Stories::nats_per_byte) is exact, not measured.
@@ -141,8 +141,8 @@ impl Stories {
         out
     }
 
-    /// Returns the sum of −ln p over all choices made so far, in nats: the cost of the texts made so far for a reader who
-    /// knows the grammar.
+    /// Returns the sum of −ln p over all choices made so far, in nats: the cost of the texts made so far for a reader
+    /// who knows the grammar.
     #[must_use]
     pub fn choice_nats(&self) -> f64 {
         self.nats

@@ -16,8 +16,8 @@ use crate::units::{counted, size};
 /// Largest unpacked size of a packed file. The text is held in memory, and its size is not known beforehand.
 const UNPACKED_BYTES: u64 = 1 << 30;
 
-/// Returns the tokens of text files, with end of text before each document. A file is one document, unless `split_on` is
-/// given: then the file is cut at each occurrence of this text, which is dropped.
+/// Returns the tokens of text files, with end of text before each document. A file is one document, unless `split_on`
+/// is given: then the file is cut at each occurrence of this text, which is dropped.
 ///
 /// # Errors
 /// [`Error::Data`] if no file is given, or a file is missing, a folder, unreadable, empty or not text.

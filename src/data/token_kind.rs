@@ -11,7 +11,8 @@ use crate::files::shell;
 /// Bytes at the start of a file that decide its kind.
 pub(super) const START_BYTES: usize = 4096;
 
-/// End of the fault of a file that looks like text instead of tokens. Such a fault has no advice: each command has its own.
+/// End of the fault of a file that looks like text instead of tokens. Such a fault has no advice: each command has its
+/// own.
 pub const LOOKS_LIKE_TEXT: &str = "(it looks like text)";
 
 /// Least length of certain text in bytes: shorter text may be ids by chance.

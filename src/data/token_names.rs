@@ -18,7 +18,8 @@ pub struct NamedSet<'a> {
     count: Option<&'a str>,
 }
 
-/// Returns the data set that a path names. Callers check first for a file or folder of this name, which takes precedence.
+/// Returns the data set that a path names. Callers check first for a file or folder of this name, which takes
+/// precedence.
 #[must_use]
 pub fn named_set(path: &Path) -> Option<NamedSet<'_>> {
     let text = path.to_str()?;
@@ -179,8 +180,8 @@ mod tests {
         let some = error("fineweb10B", Part::Train).to_string();
         assert_eq!(
             some,
-            "fineweb10B: is only partly fetched, expected 103 training shards, got 2; try `wgpt data fetch fineweb10B`, or \
-             fineweb10B:2 for the first 2"
+            "fineweb10B: is only partly fetched, expected 103 training shards, got 2; try `wgpt data fetch fineweb10B`, \
+             or fineweb10B:2 for the first 2"
         );
         assert_eq!(error("fineweb10B", Part::Validation).fault().what, "its validation is not fetched");
         let snapshot = "datasets--kjj0--fineweb10B-gpt2/snapshots/aaa/fineweb_train_00000";

@@ -20,8 +20,8 @@ use crate::units::counted;
 const COMPONENTS: usize = 256;
 
 /// Finds the files of a part, sorted by name as llm.c does. Each of `given` is
-/// - a file or a folder, if there is one of exactly this name. In a folder, the files of a part have it in their names, as
-///   `NAME_train_000001.bin`;
+/// - a file or a folder, if there is one of exactly this name. In a folder, the files of a part have it in their names,
+///   as `NAME_train_000001.bin`;
 /// - else a name of `wgpt data fetch`;
 /// - else a pattern.
 ///
@@ -52,7 +52,8 @@ pub fn open(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<To
     find(given, part, format)?.iter().map(|path| TokenSource::open_as(path, format)).collect()
 }
 
-/// Returns the absolute form of a path of tokens. A name of `wgpt data fetch` stays as it is: it is valid in any folder.
+/// Returns the absolute form of a path of tokens. A name of `wgpt data fetch` stays as it is: it is valid in any
+/// folder.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
     if named_set(path).is_some() && !is_there(path) {

@@ -1,9 +1,10 @@
-//! Paths, patterns, folders and names of token files: which files they find, and the error where they find none.
+//! Tests of paths, patterns, folders and names of token files: the files that they find, and the errors if they find
+//! none.
 
 use super::*;
 use crate::data::tokens::write_shard;
 
-/// A folder with shards of these names, the length of each its place in the list.
+/// Returns a folder with shards of these names. The length of each shard is its position in the list, from 1.
 fn shards(names: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (i, name) in names.iter().enumerate() {
@@ -21,7 +22,7 @@ fn fault(result: Result<Vec<PathBuf>>) -> Fault {
     }
 }
 
-/// The files of a part under `dir`, without it.
+/// Returns the files of a part, relative to `dir`.
 fn found(dir: &Path, given: &[&str], part: Part) -> Result<Vec<String>> {
     let given: Vec<PathBuf> = given.iter().map(|path| dir.join(path)).collect();
     let files = find(&given, part, TokenFormat::Shard)?;

@@ -1,8 +1,8 @@
 //! Token ids in memory or in files.
 //!
 //! A shard is 256 little-endian i32 (magic 20240520, version 1, number of tokens, zeros) and then that many
-//! little-endian u16 ids, without further bytes. Files are read at offsets and never mapped: if another process truncated
-//! a mapped file, this process would be killed.
+//! little-endian u16 ids, without further bytes. Files are read at offsets and never mapped: if another process
+//! truncated a mapped file, this process would be killed.
 
 use crate::data::contents::FileContents;
 use crate::data::token_format::{Layout, TokenFormat};
@@ -43,8 +43,8 @@ enum Kind {
     Stored(Stored),
 }
 
-/// A file of ids whose layout has been checked. It is open only while it is in use, because a data set may have more files
-/// than a process may open.
+/// A file of ids whose layout has been checked. It is open only while it is in use, because a data set may have more
+/// files than a process may open.
 #[derive(Debug)]
 struct Stored {
     path: PathBuf,

@@ -155,8 +155,8 @@ impl<R: BufRead> Frames<R> {
         Ok(Self { input, context, inside: false, packed: 0, unpacked: 0 })
     }
 
-    /// Refuses a file of some kilobytes that fills a window of gigabytes. The first frame's header allocates the window, but
-    /// the window occupies memory only as it is filled.
+    /// Refuses a file of some kilobytes that fills a window of gigabytes. The first frame's header allocates the
+    /// window, but the window occupies memory only as it is filled.
     fn check(&self) -> io::Result<()> {
         let is_large = self.context.sizeof() > ZSTD_COMMON_BYTES && self.unpacked > 128 << 20;
         if is_large && self.unpacked / ZSTD_RATIO > self.packed {

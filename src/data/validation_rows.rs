@@ -40,12 +40,10 @@ impl Rows {
             })
             .collect();
         if total == 0 {
-            return Err(Error::data(format!(
-                "validation: too few tokens for a row, expected at least {} in a source, got {}; try a smaller --context \
-                 or more text",
-                count(context.saturating_add(1) as u64),
-                count(sources.iter().map(TokenSource::len).max().unwrap_or(0) as u64)
-            )));
+            let longest = sources.iter().map(TokenSource::len).max().unwrap_or(0);
+            let fault = Fault::at("validation", "too few tokens for a row").found(count(longest as u64));
+            let fault = fault.expected(format!("at least {} in a source", count(context.saturating_add(1) as u64)));
+            return Err(Error::data(fault.advice("try a smaller --context or more text")));
         }
         Ok(Self { sources, ends, context, vocab, current: 0, tokens: vec![0; context + 1] })
     }
@@ -84,8 +82,8 @@ impl Rows {
     /// Overwrites `inputs` and `targets`, both (T), with row `index`, counted from 0.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a slice is not T long or there is no such row. [`Error::Data`] if a file can no longer be read
-    /// or a token id is outside the vocabulary.
+    /// [`Error::Shape`] if a slice is not T long or there is no such row. [`Error::Data`] if a file can no longer be
+    /// read or a token id is outside the vocabulary.
     pub fn row(&mut self, index: usize, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
         check_slices("rows.row", self.context, inputs, targets)?;
         if index >= self.len() {
@@ -102,9 +100,9 @@ impl Rows {
         Ok(())
     }
 
-    /// Overwrites inputs and targets of `batch` with the rows from `first` on, without sorting it. Returns the number of
-    /// rows written. Rows that are missing in the last batch become zeros, which are valid ids; the caller excludes them
-    /// from the mean.
+    /// Overwrites inputs and targets of `batch` with the rows from `first` on, without sorting it. Returns the number
+    /// of rows written. Rows that are missing in the last batch become zeros, which are valid ids; the caller excludes
+    /// them from the mean.
     ///
     /// # Errors
     /// [`Error::Shape`] if the size of the batch is not a multiple of T; else those of [`row`](Self::row).

@@ -1,14 +1,14 @@
 //! Checkpoints: folders that are either complete or absent, and in which every changed byte is detected.
 //!
-//! `checkpoints/step-00000250/` contains files and `manifest.json`, which records the size and the BLAKE3 of each file and its
-//! own BLAKE3. A save has the following order, so that one complete checkpoint is on disk at every moment:
+//! `checkpoints/step-00000250/` contains files and `manifest.json`, which records the size and the BLAKE3 of each file
+//! and its own BLAKE3. A save has the following order, so that one complete checkpoint is on disk at every moment:
 //!
 //! 1. The run's growing records are synced to disk.
 //! 2. The files are written into `step-00000250.tmp/`, each synced to disk, the manifest last.
 //! 3. That folder is synced to disk and renamed, and its parent is synced to disk.
 //! 4. Everything is read back and compared with the manifest.
-//! 5. After the first save, `saved.json` is written next to `checkpoints`. From then on, a run without checkpoints has lost
-//!    them.
+//! 5. After the first save, `saved.json` is written next to `checkpoints`. From then on, a run without checkpoints has
+//!    lost them.
 //! 6. Older checkpoints that need not be kept are renamed to `….tmp` and removed.
 //!
 //! A manifest is not trusted: it may only name plain files in its folder, and no more than the listed bytes are read.
@@ -72,7 +72,8 @@ impl Manifest {
         serde_json::to_vec_pretty(self).map_err(|e| Error::output(Fault::at(MANIFEST, format!("cannot be made ({e})"))))
     }
 
-    /// Parses a manifest. Accepts only the exact bytes that [`Manifest::text`] writes, so that a changed blank is detected.
+    /// Parses a manifest. Accepts only the exact bytes that [`Manifest::text`] writes, so that a changed blank is
+    /// detected.
     fn parse(text: &[u8]) -> Result<Self> {
         let broken = |fault: Fault| Error::data(fault.within(MANIFEST));
         let found: Self =
@@ -339,8 +340,8 @@ impl<'d> Checkpoints<'d> {
     /// Compares a checkpoint with its manifest. Returns its size in bytes.
     ///
     /// # Errors
-    /// [`Error::Data`] naming a file that is missing, a link, too short, too long or changed; [`Error::Output`] if reading
-    /// fails; [`Error::Usage`] if a newer program wrote it.
+    /// [`Error::Data`] naming a file that is missing, a link, too short, too long or changed; [`Error::Output`] if
+    /// reading fails; [`Error::Usage`] if a newer program wrote it.
     pub fn verify(&self, step: usize) -> Result<u64> {
         let dir = self.path(step);
         let damaged = |name: &str, fault: Fault| Error::data(fault.within(dir.join(name).display()));
@@ -420,7 +421,8 @@ impl<'d> Checkpoints<'d> {
         Ok((None, damaged))
     }
 
-    /// Renames a step's checkpoint to `….damaged`, so that the step can be saved again. Removes an earlier one of that name.
+    /// Renames a step's checkpoint to `….damaged`, so that the step can be saved again. Removes an earlier one of that
+    /// name.
     ///
     /// # Errors
     /// [`Error::Output`] if the disk fails.

@@ -11,8 +11,8 @@ use crate::files::disk::System;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Param, Weights};
 
-/// Name of the file with the weights. Tensors have llm.c's names; the copies of a parameter in all blocks are one tensor
-/// (L, rows, columns).
+/// Name of the file with the weights. Tensors have llm.c's names; the copies of a parameter in all blocks are one
+/// tensor (L, rows, columns).
 pub const WEIGHTS: &str = "model.safetensors";
 
 /// Returns the newest checkpoint of a run that verifies; `None` if the folder is not a run or has no checkpoints.

@@ -1,5 +1,5 @@
-//! Recognises files in place of a model's files that are something else: pointers of Git LFS, responses of a server, pickles,
-//! models for other programs.
+//! Recognises files in place of a model's files that are something else: pointers of Git LFS, responses of a server,
+//! pickles, models for other programs.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -48,15 +48,15 @@ pub fn read_start(path: &Path) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// Returns a fault that names the kind of a file that begins with `start`, if it cannot contain weights. The fault has no
-/// place.
+/// Returns a fault that names the kind of a file that begins with `start`, if it cannot contain weights. The fault has
+/// no place.
 #[must_use]
 pub fn fault(path: &Path, start: &[u8]) -> Option<Fault> {
     kind(path, start).or_else(|| answer(start))
 }
 
-/// Returns a fault as [`fault`] does, if a file that begins with `start` can be neither a configuration nor a tokenizer's
-/// file. These files are texts themselves and may be short.
+/// Returns a fault as [`fault`] does, if a file that begins with `start` can be neither a configuration nor a
+/// tokenizer's file. These files are texts themselves and may be short.
 #[must_use]
 pub fn text_fault(path: &Path, start: &[u8]) -> Option<Fault> {
     let text = start.trim_ascii();

@@ -1,7 +1,8 @@
 //! Writes GGUF, the file format of llama.cpp and of programs built on it: a model's weights, shape and tokenizer.
 //!
-//! Keys, names and element types are those that llama.cpp's own converter writes for GPT-2. Vectors and positions are f32
-//! in every file. The output layer is left out; llama.cpp uses the embedding instead. Matrices are (out, in), as here.
+//! Keys, names and element types are those that llama.cpp's own converter writes for GPT-2. Vectors and positions are
+//! f32 in every file. The output layer is left out; llama.cpp uses the embedding instead. Matrices are (out, in), as
+//! here.
 
 use std::path::Path;
 
@@ -40,9 +41,9 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// Writes a model into the file `path` atomically.
 ///
 /// Matrices are stored as `storage`, vectors and positions as f32. A matrix whose row length is not a multiple of 32 is
-/// stored as f16 instead of Q8_0, with a notice. If `vocabulary` has fewer tokens than the model has rows, unused tokens fill
-/// the rest. Without a vocabulary, or with one that has more tokens than rows, the file has no tokenizer, and programs that
-/// read it accept token ids only. No tensor is copied in memory.
+/// stored as f16 instead of Q8_0, with a notice. If `vocabulary` has fewer tokens than the model has rows, unused
+/// tokens fill the rest. Without a vocabulary, or with one that has more tokens than rows, the file has no tokenizer,
+/// and programs that read it accept token ids only. No tensor is copied in memory.
 ///
 /// # Errors
 /// [`crate::error::Error::Output`] naming the file if writing fails; [`crate::error::Error::Data`] if a weight is too

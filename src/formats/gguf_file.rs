@@ -1,8 +1,8 @@
 //! Writes GGUF files, version 3, tensor by tensor, so that a model is never in memory twice.
 //!
-//! The layout, all little-endian: the magic, the version, the numbers of tensors and keys; the keys with their values; for
-//! each tensor its name, its dimensions with the fastest first, its type and its offset; then the tensors, each at a
-//! multiple of 32 bytes.
+//! The layout, all little-endian: the magic, the version, the numbers of tensors and keys; the keys with their values;
+//! for each tensor its name, its dimensions with the fastest first, its type and its offset; then the tensors, each at
+//! a multiple of 32 bytes.
 
 use std::io::{self, Write};
 use std::path::Path;

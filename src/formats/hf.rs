@@ -1,4 +1,5 @@
-//! Folders in the layout of Hugging Face's GPT-2: config.json and model.safetensors, as `transformers` reads and writes them.
+//! Folders in the layout of Hugging Face's GPT-2: config.json and model.safetensors, as `transformers` reads and writes
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,13 +24,13 @@ pub(super) const WEIGHTS: &str = "model.safetensors";
 /// Reads the model in the folder `dir`.
 ///
 /// Weights are f64 (rounded), f32, f16 or bf16, in one file or several. Their names may have any of the prefixes that
-/// wrappers of a model add. An `lm_head.weight` equal to `wte.weight` is ignored; without a `wte.weight` it takes its place.
-/// The masks of older files are ignored, and so are other heads, with a notice. Matrices are returned as (out, in), and `wte`
-/// with zero rows up to the padded vocabulary. The files must not change while they are read.
+/// wrappers of a model add. An `lm_head.weight` equal to `wte.weight` is ignored; without a `wte.weight` it takes its
+/// place. The masks of older files are ignored, and so are other heads, with a notice. Matrices are returned as (out,
+/// in), and `wte` with zero rows up to the padded vocabulary. The files must not change while they are read.
 ///
 /// # Errors
-/// [`Error::Data`] naming file and tensor if a folder or file is missing or broken, the model is not a supported GPT-2, a
-/// tensor is missing, unknown or contradicts the configuration, or a weight is not finite.
+/// [`Error::Data`] naming file and tensor if a folder or file is missing or broken, the model is not a supported GPT-2,
+/// a tensor is missing, unknown or contradicts the configuration, or a weight is not finite.
 pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
     let described = describe_all(dir)?;
     let files = Files::find(dir)?;
@@ -63,12 +64,12 @@ fn describe_all(dir: &Path) -> Result<hf_config::Described> {
 
 /// Writes `weights` as f32 into the folder `dir`, which is created if it is missing.
 ///
-/// Each file is written under a temporary name next to its final one, synced to disk and renamed, model.safetensors before
-/// config.json. The padding of the vocabulary is not written. At most one tensor at a time is copied in memory.
+/// Each file is written under a temporary name next to its final one, synced to disk and renamed, model.safetensors
+/// before config.json. The padding of the vocabulary is not written. At most one tensor at a time is copied in memory.
 ///
 /// # Errors
-/// [`Error::Output`] naming the file if writing fails; [`Error::Usage`] if a token id of `info` is outside the vocabulary;
-/// [`Error::Shape`] if a tensor of `weights` has the wrong size.
+/// [`Error::Output`] naming the file if writing fails; [`Error::Usage`] if a token id of `info` is outside the
+/// vocabulary; [`Error::Shape`] if a tensor of `weights` has the wrong size.
 pub fn save(dir: &Path, weights: &Weights, info: &ModelInfo) -> Result<()> {
     save_as(dir, weights, info, Element::F32)
 }

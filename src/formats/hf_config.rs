@@ -21,7 +21,8 @@ const EPSILON: f32 = 1e-5;
 /// Entries of config.json beyond the model's shape.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelInfo {
-    /// Value of the key `wgpt_tokenizer`: `gpt2`, `bytes`, `own` for the tokenizer files in the folder, or any other text.
+    /// Value of the key `wgpt_tokenizer`: `gpt2`, `bytes`, `own` for the tokenizer files in the folder, or any other
+    /// text.
     pub tokenizer: Option<String>,
     /// Id that begins a text, below V.
     pub bos: Option<u32>,
@@ -162,9 +163,9 @@ impl Reader<'_> {
         Ok(Described { config, info: self.info(config.vocab), tied })
     }
 
-    /// Checks that everything that changes the model's computation is as in GPT-2. Dropouts do not matter, because there are
-    /// none here. `reorder_and_upcast_attn` does not matter either: it only reorders the same maths to fit the range of f16. A
-    /// missing key has GPT-2's value.
+    /// Checks that everything that changes the model's computation is as in GPT-2. Dropouts do not matter, because
+    /// there are none here. `reorder_and_upcast_attn` does not matter either: it only reorders the same maths to fit
+    /// the range of f16. A missing key has GPT-2's value.
     fn check_kind(&self) -> Result<()> {
         if self.value.get("model_type").is_some_and(|kind| *kind != "gpt2") {
             return Err(self.refuse("model_type", "\"gpt2\""));
@@ -196,9 +197,9 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Returns a size under GPT-2's name `key` or, as transformers also accepts, under the name `general` that all models
-    /// share. A GPT-2 without either has the `usual` size. Sizes are at least 1, and small enough that the size of a matrix
-    /// does not overflow.
+    /// Returns a size under GPT-2's name `key` or, as transformers also accepts, under the name `general` that all
+    /// models share. A GPT-2 without either has the `usual` size. Sizes are at least 1, and small enough that the size
+    /// of a matrix does not overflow.
     fn size(&self, key: &str, general: &str, usual: usize) -> Result<usize> {
         let (own, other) = (self.value.get(key), self.value.get(general));
         if let (Some(own), Some(other)) = (own, other)
@@ -224,8 +225,8 @@ impl Reader<'_> {
         ModelInfo { tokenizer, bos: self.id("bos_token_id", vocab), eos: self.id("eos_token_id", vocab) }
     }
 
-    /// Returns a token id; of a list, the first one. Ignores ids outside the vocabulary: transformers writes GPT-2's 50256
-    /// into every configuration by default.
+    /// Returns a token id; of a list, the first one. Ignores ids outside the vocabulary: transformers writes GPT-2's
+    /// 50256 into every configuration by default.
     fn id(&self, key: &str, vocab: usize) -> Option<u32> {
         let value = &self.value[key];
         let id = value.as_u64().or_else(|| value[0].as_u64())?;

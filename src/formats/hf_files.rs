@@ -73,8 +73,8 @@ impl Files {
         header.map(|()| map)
     }
 
-    /// Returns the place of the error if the tensor `name` is missing, and the file that requires the tensor: the tensor's
-    /// file and the index, else the folder and config.json.
+    /// Returns the place of the error if the tensor `name` is missing, and the file that requires the tensor: the
+    /// tensor's file and the index, else the folder and config.json.
     pub fn place(&self, name: &str) -> (&Path, &'static str) {
         self.places.get(name).map_or((&self.dir, CONFIG), |path| (path, INDEX))
     }
@@ -100,7 +100,8 @@ fn indexed(dir: &Path, index: &Path) -> Result<Files> {
     Ok(Files { dir: dir.to_owned(), paths: paths.into_iter().collect(), places })
 }
 
-/// Fails for a header of absurd length, before anything is allocated. The header of a GPT-2 with 96 layers has some 150 KB.
+/// Fails for a header of absurd length, before anything is allocated. The header of a GPT-2 with 96 layers has some 150
+/// KB.
 fn check_header(path: &Path, bytes: &[u8]) -> Result<()> {
     let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
     if length > HEADER_BYTES {

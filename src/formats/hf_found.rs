@@ -157,8 +157,8 @@ impl<'a> Tensors<'a> {
         found.check_element_type()
     }
 
-    /// Checks that separate weights of the output layer are a copy of `wte`, as in GPT-2: the same numbers, or one of them
-    /// rounded to the element type of the other.
+    /// Checks that separate weights of the output layer are a copy of `wte`, as in GPT-2: the same numbers, or one of
+    /// them rounded to the element type of the other.
     fn check_head(&self, tied: bool) -> Result<()> {
         let wte = self.get(WTE)?;
         let head = self.found.get(LM_HEAD);

@@ -56,8 +56,8 @@ pub struct Slot {
     layout: Layout,
 }
 
-/// Returns every tensor that a file has for a model of this shape. The iterator is lazy, because a broken configuration may
-/// claim any number of layers.
+/// Returns every tensor that a file has for a model of this shape. The iterator is lazy, because a broken configuration
+/// may claim any number of layers.
 pub fn slots(config: &Config) -> impl Iterator<Item = Slot> + use<> {
     let config = *config;
     (0..config.layers).flat_map(move |layer| {
@@ -148,8 +148,8 @@ pub fn is_buffer(name: &str) -> bool {
     layer.is_some_and(|layer| layer.parse::<usize>().is_ok())
 }
 
-/// Returns whether a tensor belongs to a head other than GPT-2's output layer: of a classifier, of multiple choice, or of
-/// values. Without these, the model computes the same.
+/// Returns whether a tensor belongs to a head other than GPT-2's output layer: of a classifier, of multiple choice, or
+/// of values. Without these, the model computes the same.
 pub fn is_other_head(name: &str) -> bool {
     let head = name.split('.').next().unwrap_or_default();
     let ends = head.ends_with("_head") || head.ends_with("_heads");
@@ -165,7 +165,8 @@ pub const ELEMENT_TYPES: [Dtype; 4] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype
 /// Index and value of the first value that is not finite.
 ///
 /// # Panics
-/// If the length of `bytes` does not match `out` and `dtype`, or `dtype` is not one of [`ELEMENT_TYPES`]. Callers check both.
+/// If the length of `bytes` does not match `out` and `dtype`, or `dtype` is not one of [`ELEMENT_TYPES`]. Callers check
+/// both.
 pub fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
     match dtype {
         Dtype::F64 => decode_as(bytes, out, |b| f64::from_le_bytes(b) as f32),

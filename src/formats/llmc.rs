@@ -36,14 +36,14 @@ struct Header {
     element: Element,
 }
 
-/// Reads a model file. The file is mapped, and the memory of its bytes is released as weights are decoded. It must not change
-/// meanwhile.
+/// Reads a model file. The file is mapped, and the memory of its bytes is released as weights are decoded. It must not
+/// change meanwhile.
 ///
 /// Ignores the padding rows of `wte`, of which a file may have any number. The file does not record a tokenizer.
 ///
 /// # Errors
-/// [`Error::Data`] naming file and field if the file cannot be read, is of another kind, is shorter or longer than its header
-/// states, or a weight is not finite.
+/// [`Error::Data`] naming file and field if the file cannot be read, is of another kind, is shorter or longer than its
+/// header states, or a weight is not finite.
 pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
     let (map, header) = map(path)?;
     let weights = read(path, &header, &map, &map[HEADER_BYTES..])?;
@@ -165,7 +165,8 @@ fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
     Ok(Header { config, padded_vocab, element })
 }
 
-/// Returns the number of weights in the file: all of [`PARAMS`], `wte` with the file's padding. Sizes are below 2^24 each.
+/// Returns the number of weights in the file: all of [`PARAMS`], `wte` with the file's padding. Sizes are below 2^24
+/// each.
 fn elements(config: &Config, padded_vocab: usize) -> u128 {
     let padding = (padded_vocab as i128 - config.padded_vocab() as i128) * config.channels as i128;
     let ours: i128 = PARAMS

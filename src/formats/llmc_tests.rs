@@ -7,7 +7,7 @@ fn config() -> Config {
     Config::new(24, 257, 2, 3, 36).unwrap()
 }
 
-/// Weights that bf16 holds exactly.
+/// Returns weights that bf16 represents exactly.
 fn model() -> Weights {
     let mut weights = Weights::zeros(config());
     let mut random = Random::new(7);
@@ -32,7 +32,7 @@ fn load_bytes(bytes: &[u8]) -> Result<(Weights, ModelInfo)> {
     load(&path)
 }
 
-/// Checks the part of the file that is named, what is wrong, expected and found, where they are given.
+/// Checks the error's place in the file, fault, expected and found value; empty texts are not checked.
 #[track_caller]
 fn refused(bytes: &[u8], [place, what, expected, found]: [&str; 4]) {
     let error = load_bytes(bytes).expect_err("refused");
@@ -57,7 +57,7 @@ fn both_versions_come_back_bit_for_bit() {
     }
 }
 
-/// The header that llm.c's `write_model` makes, word by word.
+/// Compares the header word by word with that of llm.c's `write_model`.
 #[test]
 fn the_header_is_llmcs() {
     for (element, version) in [(Element::F32, 3), (Element::Bf16, 5)] {
@@ -125,7 +125,7 @@ fn weights_that_are_not_finite() {
     refused(&bytes, ["", "tensor `wte` holds -inf at index 0", "finite numbers", ""]);
 }
 
-/// Any bit of the header may be wrong. Only heads, and the vocabulary within its padding, do not change the size.
+/// Flips each bit of the header. Only the heads, and the vocabulary within its padding, do not change the size.
 #[test]
 fn flipped_header_bits() {
     let whole = saved(Element::Bf16);

@@ -17,9 +17,9 @@ const PIECE: usize = 1 << 22;
 
 /// A file mapped into memory. The system reads its bytes on access.
 ///
-/// The memory of decoded bytes is released, so that the file and the weights decoded from it are not in memory at the same
-/// time. If another process truncates the file, the lost bytes read as zeros. So bytes that were read are valid only after
-/// [`Mapped::check`] has succeeded.
+/// The memory of decoded bytes is released, so that the file and the weights decoded from it are not in memory at the
+/// same time. If another process truncates the file, the lost bytes read as zeros. So bytes that were read are valid
+/// only after [`Mapped::check`] has succeeded.
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,

@@ -11,8 +11,8 @@ pub const BLOCK_BYTES: usize = 2 + BLOCK;
 
 /// Writes whole blocks with the bits of ggml's reference, `quantize_row_q8_0_ref`.
 ///
-/// The scale is `max |x| / 127`. Numbers are divided by the f32 scale, before it is rounded to f16, and then rounded to the
-/// nearest whole number, halves away from zero.
+/// The scale is `max |x| / 127`. Numbers are divided by the f32 scale, before it is rounded to f16, and then rounded to
+/// the nearest whole number, halves away from zero.
 ///
 /// # Errors
 /// The error of `out`.

@@ -1,8 +1,8 @@
 //! Writes safetensors files tensor by tensor, so that a model is never in memory twice.
 //!
-//! The `safetensors` crate can write, too, but it neither syncs the bytes to disk before renaming nor makes the file readable
-//! for users other than its owner. The layout is simple: a u64 with the header's length, the header (JSON, padded with
-//! spaces to a multiple of 8 bytes), then the tensors without gaps; all little-endian.
+//! The `safetensors` crate can write, too, but it neither syncs the bytes to disk before renaming nor makes the file
+//! readable for users other than its owner. The layout is simple: a u64 with the header's length, the header (JSON,
+//! padded with spaces to a multiple of 8 bytes), then the tensors without gaps; all little-endian.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -38,8 +38,8 @@ impl Entry {
 
 /// Writes the file `path` atomically, see [`atomic::write`].
 ///
-/// The tensors are sorted by name, as Hugging Face's own writer sorts them. `data(i, out)` is called once for every entry
-/// and writes the [`Entry::bytes`] bytes of `entries[i]`, little-endian.
+/// The tensors are sorted by name, as Hugging Face's own writer sorts them. `data(i, out)` is called once for every
+/// entry and writes the [`Entry::bytes`] bytes of `entries[i]`, little-endian.
 ///
 /// # Errors
 /// [`Error::Output`] naming `path` if writing fails; [`Error::Shape`] if two entries share a name or one is called

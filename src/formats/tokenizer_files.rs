@@ -1,8 +1,9 @@
 //! Writes the files with which `AutoTokenizer` of Hugging Face's transformers reads a model's folder without a network.
 //!
-//! GPT-2's vocabulary is a list of byte strings in the order in which byte pairs were merged. Its usual files contain the
-//! same in another form: `vocab.json` maps each string, its bytes spelt as printable characters, to its id; `merges.txt`
-//! lists the pairs. The pair of a string is the two parts that remain after byte pair encoding with only the earlier merges.
+//! GPT-2's vocabulary is a list of byte strings in the order in which byte pairs were merged. Its usual files contain
+//! the same in another form: `vocab.json` maps each string, its bytes spelt as printable characters, to its id;
+//! `merges.txt` lists the pairs. The pair of a string is the two parts that remain after byte pair encoding with only
+//! the earlier merges.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -31,16 +32,16 @@ pub fn file_names(name: &str) -> &'static [&'static str] {
     }
 }
 
-/// Writes the tokenizer's files into the folder `dir` and returns true. Returns false if the name is unknown or the model's
-/// vocabulary is smaller than the tokenizer's.
+/// Writes the tokenizer's files into the folder `dir` and returns true. Returns false if the name is unknown or the
+/// model's vocabulary is smaller than the tokenizer's.
 ///
-/// - `gpt2`: tokenizer.json, vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, equivalent to those
-///   of OpenAI's model.
+/// - `gpt2`: tokenizer.json, vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, equivalent to
+///   those of OpenAI's model.
 /// - `bytes`: tokenizer.json, tokenizer_config.json and special_tokens_map.json of a byte-level encoding without
 ///   merges: ids 0 to 255 are the bytes, 256 is end of text.
 ///
-/// With these files, transformers encodes the spelling `<|endoftext|>` in a text as end of text, as all special tokens; this
-/// program encodes it as ordinary text.
+/// With these files, transformers encodes the spelling `<|endoftext|>` in a text as end of text, as all special tokens;
+/// this program encodes it as ordinary text.
 ///
 /// # Errors
 /// [`crate::error::Error::Output`] naming the file if writing fails.
@@ -86,8 +87,8 @@ pub fn vocabulary(name: &str) -> Option<Vocabulary> {
     Some(Vocabulary { tokens, kinds, merges, end: u32::try_from(end).ok(), splitting: "gpt-2".to_owned() })
 }
 
-/// Spells bytes in printable characters, as GPT-2's code does: visible characters of Latin-1 stand for themselves, the other
-/// bytes are mapped, in order, to the characters from U+0100 on.
+/// Spells bytes in printable characters, as GPT-2's code does: visible characters of Latin-1 stand for themselves, the
+/// other bytes are mapped, in order, to the characters from U+0100 on.
 #[must_use]
 pub fn spell(bytes: &[u8]) -> String {
     let shows = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
@@ -103,8 +104,8 @@ pub fn spell(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Returns the bytes that a token of a byte-level vocabulary stands for. A token with characters that [`spell`] does not
-/// return stands for itself.
+/// Returns the bytes that a token of a byte-level vocabulary stands for. A token with characters that [`spell`] does
+/// not return stands for itself.
 #[must_use]
 pub fn unspell(token: &str) -> Vec<u8> {
     static BYTES: LazyLock<HashMap<char, u8>> =
@@ -152,8 +153,8 @@ impl Gpt2 {
         .collect()
     }
 
-    /// Returns the index at which the last merge joined a token: byte pair encoding with the merges before `id` leaves two
-    /// parts.
+    /// Returns the index at which the last merge joined a token: byte pair encoding with the merges before `id` leaves
+    /// two parts.
     fn pair(&self, token: &[u8], id: u32) -> usize {
         let mut cuts: Vec<usize> = (0..=token.len()).collect();
         while cuts.len() > 3 {

@@ -36,8 +36,8 @@ pub const FOREIGN: [(&str, &str); 6] = [
     ("sentencepiece.model", "SentencePiece"),
 ];
 
-/// Longest file that is read, in bytes. `tokenizer.json` with 65,536 ids has some 4 MB; parsed JSON takes many times its length
-/// in memory.
+/// Longest file that is read, in bytes. `tokenizer.json` with 65,536 ids has some 4 MB; parsed JSON takes many times
+/// its length in memory.
 const FILE_BYTES: u64 = 16 << 20;
 
 /// Returns the names of all files that may belong to a tokenizer.
@@ -56,8 +56,8 @@ pub struct TokenizerFiles {
 impl TokenizerFiles {
     /// Reads the tokenizer's files in `dir`; `None` if none of them defines a tokenizer.
     ///
-    /// If only `config.json` has the id that ends a text, adds a `generation_config.json` with this id, so that copies of the
-    /// files have it, too.
+    /// If only `config.json` has the id that ends a text, adds a `generation_config.json` with this id, so that copies
+    /// of the files have it, too.
     ///
     /// # Errors
     /// [`Error::Data`] naming a file that cannot be read or has more than 16 MiB.

@@ -31,13 +31,14 @@ impl ModelPath {
 }
 
 /// Finds the model that `from` names:
-/// - a folder: one in Hugging Face's layout, a run (its `model/`, else its newest checkpoint that verifies), a checkpoint, or
-///   a model in Hugging Face's cache;
+/// - a folder: one in Hugging Face's layout, a run (its `model/`, else its newest checkpoint that verifies), a
+///   checkpoint, or a model in Hugging Face's cache;
 /// - a file: llm.c's `.bin`, or `model.safetensors` with config.json next to it;
 /// - else a name such as `gpt2` or `OWNER/NAME` in Hugging Face's cache.
 ///
 /// # Errors
-/// [`Error::Data`] if there is no such model, or it is in an unsupported format such as a pickle, with advice on conversion.
+/// [`Error::Data`] if there is no such model, or it is in an unsupported format such as a pickle, with advice on
+/// conversion.
 pub fn find(from: &Path) -> Result<ModelPath> {
     if from.is_dir() {
         let inner = folder(from);
@@ -75,7 +76,8 @@ pub fn find(from: &Path) -> Result<ModelPath> {
     }
 }
 
-/// Returns the folder with the model's files: for a run its `model/`, for a repository in the cache its snapshot, else `dir`.
+/// Returns the folder with the model's files: for a run its `model/`, for a repository in the cache its snapshot, else
+/// `dir`.
 fn folder(dir: &Path) -> PathBuf {
     let inner = dir.join("model");
     if inner.join("config.json").exists() {

@@ -120,7 +120,7 @@ mod tests {
             ("b.bin", &[7; 2000], "bad magic"),
             ("model.safetensors", &[0; 9], "weights without a shape"),
             ("notes.txt", b"hello", "only the text `hello`"),
-            ("notes", &[b'a'; 999], "no model that is known"),
+            ("notes", &[b'a'; 999], "not a known kind of model"),
             ("empty", b"", "an empty file"),
             ("pointer.bin", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
             ("a.gguf", b"GGUF\x03\0\0\0", "a GGUF model"),

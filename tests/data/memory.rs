@@ -131,5 +131,5 @@ fn an_allocation_that_fails_ends_with_one_line_and_the_exit_code_of_memory() {
         assert!(text.starts_with("error: ") && text.contains(what) && text.lines().count() == 1, "{text}");
     };
     ends(500_000, "bytes left; try a smaller --batch");
-    ends(200_000, "a.bin: there is no memory to map it");
+    ends(200_000, "a.bin: there is not enough address space to map it");
 }

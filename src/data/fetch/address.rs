@@ -9,8 +9,8 @@ pub(super) fn read(address: &str) -> Result<Url, Failure> {
     Url::parse(address).map_err(|e| Failure::Final(format!("{address}: not an address ({e})")))
 }
 
-/// Returns the target of a redirect from `from` to `to` by RFC 3986. `to` may be relative, and its query may contain other
-/// addresses. The fragment is dropped, because servers do not see it.
+/// Returns the target of a redirect from `from` to `to` by RFC 3986. `to` may be relative, and its query may contain
+/// other addresses. The fragment is dropped, because servers do not see it.
 pub(super) fn joined(from: &Url, to: &str) -> Result<Url, Failure> {
     let mut url = from.join(to).map_err(|e| Failure::Final(format!("{from}: a redirect to `{to}` ({e})")))?;
     url.set_fragment(None);

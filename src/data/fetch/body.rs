@@ -89,8 +89,8 @@ impl Drop for Body {
     }
 }
 
-/// Measures the rate of received bytes over a sliding window. Its clock runs only while a caller waits for bytes, so that
-/// neither a slow disk nor a suspended process makes a server look slow.
+/// Measures the rate of received bytes over a sliding window. Its clock runs only while a caller waits for bytes, so
+/// that neither a slow disk nor a suspended process makes a server look slow.
 #[derive(Debug)]
 struct Pace {
     patience: Patience,

@@ -18,8 +18,8 @@ pub enum Part {
 
 impl Part {
     /// Returns the beginning of a file's name, up to the last word that names a part: `fineweb_` for
-    /// `fineweb_train_000001.bin`. `None` if that word names another part or there is none. For [`Part::All`], every file
-    /// has the empty prefix.
+    /// `fineweb_train_000001.bin`. `None` if that word names another part or there is none. For [`Part::All`], every
+    /// file has the empty prefix.
     #[must_use]
     pub fn prefix_of(self, file: &str) -> Option<&str> {
         const WORDS: [(&str, Part); 5] = [

@@ -155,8 +155,8 @@ impl Client {
         format!("{}/{kind}{}/resolve/main/{path}", self.endpoint, entry.repo)
     }
 
-    /// Returns the hub's description of a file. Does not follow redirects to other hosts, because those lead to the file's
-    /// bytes, not to its description.
+    /// Returns the hub's description of a file. Does not follow redirects to other hosts, because those lead to the
+    /// file's bytes, not to its description.
     pub(super) fn head(&self, entry: &Entry, path: &str) -> Result<Meta, Failure> {
         let mut url = self.address(entry, path);
         for _ in 0..REDIRECTS {

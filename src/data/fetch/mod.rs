@@ -1,7 +1,8 @@
-//! `wgpt data fetch`: downloads data sets and weights from the Hugging Face hub into the cache that Python's library uses.
+//! `wgpt data fetch`: downloads data sets and weights from the Hugging Face hub into the cache that Python's library
+//! uses.
 //!
-//! A file grows as `blobs/CHECKSUM.incomplete`, resumes after an interruption with a range request, and gets its final name
-//! only when its size and checksum are those that the hub reports. [`catalog`] lists the repository of each name.
+//! A file grows as `blobs/CHECKSUM.incomplete`, resumes after an interruption with a range request, and gets its final
+//! name only when its size and checksum are those that the hub reports. [`catalog`] lists the repository of each name.
 
 mod address;
 mod body;
@@ -70,7 +71,8 @@ impl Hub {
     /// `HF_HUB_OFFLINE`.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is neither a home folder nor a variable for the cache, or `HF_ENDPOINT` is not a web address.
+    /// [`Error::Usage`] if there is neither a home folder nor a variable for the cache, or `HF_ENDPOINT` is not a web
+    /// address.
     pub fn from_env() -> Result<Self> {
         Self::from_vars(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()), std::env::home_dir())
     }
@@ -99,7 +101,8 @@ impl Hub {
         })
     }
 
-    /// Returns the folder in the cache with an entry's files, if all required files are present. Does not use the network.
+    /// Returns the folder in the cache with an entry's files, if all required files are present. Does not use the
+    /// network.
     #[must_use]
     pub fn cached(&self, entry: &Entry, shards: usize) -> Option<PathBuf> {
         let required = entry.required(shards);
@@ -232,8 +235,8 @@ fn choose(entry: &Entry, shards: usize, listed: Vec<Listed>) -> Result<Vec<Liste
     Ok(wanted)
 }
 
-/// Fails unless everything still to be downloaded fits into `free` bytes. Bytes that are present already, including those of
-/// incomplete files, need no space.
+/// Fails unless everything still to be downloaded fits into `free` bytes. Bytes that are present already, including
+/// those of incomplete files, need no space.
 fn check_room(entry: &Entry, repo: &Repository, wanted: &[Listed], free: Option<u64>) -> Result<()> {
     let there =
         |path: PathBuf| fs::symlink_metadata(path).map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });

@@ -27,8 +27,8 @@ pub struct CorpusPosition {
 /// The text of a batch.
 #[derive(Debug)]
 pub(super) enum Contents {
-    /// Part of a text file without its separators, the offsets at which documents begin, how often it spells end of text,
-    /// and the number of removed separators.
+    /// Part of a text file without its separators, the offsets at which documents begin, how often it spells end of
+    /// text, and the number of removed separators.
     Text { bytes: Vec<u8>, starts: Vec<usize>, spelled: u64, separators: u64 },
     /// Whole lines of JSON. The first is line `line` (from 1) of the file `name`.
     Lines { bytes: Vec<u8>, name: String, line: u64 },

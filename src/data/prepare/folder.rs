@@ -85,7 +85,8 @@ fn no_data(path: &Path, field: &str, input: &Input) -> Option<String> {
     }
 }
 
-/// The role of a folder in a cache of the Hugging Face hub: `NAME/{blobs,refs,snapshots/ID}`, where snapshots link to blobs.
+/// The role of a folder in a cache of the Hugging Face hub: `NAME/{blobs,refs,snapshots/ID}`, where snapshots link to
+/// blobs.
 enum Cache {
     /// The folder of a repository.
     Repository,

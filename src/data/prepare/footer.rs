@@ -1,5 +1,5 @@
-//! Checks the footer of a Parquet file before the Parquet library reads it. The library recurses into nested groups of any
-//! depth and allocates as many children as a group claims.
+//! Checks the footer of a Parquet file before the Parquet library reads it. The library recurses into nested groups of
+//! any depth and allocates as many children as a group claims.
 
 use std::fs::File;
 use std::io;

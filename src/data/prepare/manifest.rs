@@ -134,7 +134,8 @@ impl Manifest {
         }
     }
 
-    /// Returns a batch and a context for which every shard is long enough: the defaults of `wgpt train`, or smaller ones.
+    /// Returns a batch and a context for which every shard is long enough: the defaults of `wgpt train`, or smaller
+    /// ones.
     #[must_use]
     pub fn fitting_sizes(&self) -> (usize, usize) {
         let smallest = self.shards.iter().map(|shard| shard.tokens).min().unwrap_or(0);

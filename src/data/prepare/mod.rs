@@ -1,9 +1,9 @@
 //! `wgpt data prepare`: turns a corpus into shards.
 //!
-//! One thread reads the files and cuts them into [batches](document_batch) of some 256 KiB, all cores encode batches, and
-//! the calling thread writes the tokens in order. Queues of fixed length between them bound the memory. The output depends
-//! on the files alone. The state, saved every few seconds, records the last batch that is safely on disk, so that a killed
-//! preparation resumes after that batch and ends with the same bytes.
+//! One thread reads the files and cuts them into [batches](document_batch) of some 256 KiB, all cores encode batches,
+//! and the calling thread writes the tokens in order. Queues of fixed length between them bound the memory. The output
+//! depends on the files alone. The state, saved every few seconds, records the last batch that is safely on disk, so
+//! that a killed preparation resumes after that batch and ends with the same bytes.
 
 mod document_batch;
 mod folder;
@@ -161,8 +161,8 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Prepares a corpus. Calls `watch` after every batch written; `watch` may stop the preparation. If another process prepares
-/// in the folder, waits for it, then finds its data set or resumes its work.
+/// Prepares a corpus. Calls `watch` after every batch written; `watch` may stop the preparation. If another process
+/// prepares in the folder, waits for it, then finds its data set or resumes its work.
 ///
 /// # Errors
 /// [`Error::Usage`] for invalid options, or a folder with another data set. [`Error::Data`] naming a broken file, or if
@@ -331,8 +331,8 @@ fn require_same_recipe(options: &Options, here: &Recipe, there: &Recipe, what: &
 }
 
 type Encoded = Result<(Vec<u16>, Counts)>;
-/// A batch in the queue of the writer: the channel that will deliver its tokens, the position after it, and the file bytes
-/// read so far.
+/// A batch in the queue of the writer: the channel that will deliver its tokens, the position after it, and the file
+/// bytes read so far.
 type PendingBatch = Result<(Receiver<Encoded>, CorpusPosition, u64)>;
 
 /// Reads, encodes and writes the corpus from the state's position on.

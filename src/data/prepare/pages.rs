@@ -1,9 +1,9 @@
 //! Checks the sizes that the pages of a Parquet column claim, before a page is unpacked.
 //!
 //! A page is a header in Thrift's compact protocol ([`super::thrift`]) followed by the number of bytes that the header
-//! states. The Parquet library allocates whatever size a header claims; this module first compares the claim with the file.
-//! For gzip and Brotli, the library also unpacks more than the header claims, as much as there is. So these pages are
-//! unpacked here once and discarded. Source: the Parquet and Thrift format descriptions.
+//! states. The Parquet library allocates whatever size a header claims; this module first compares the claim with the
+//! file. For gzip and Brotli, the library also unpacks more than the header claims, as much as there is. So these pages
+//! are unpacked here once and discarded. Source: the Parquet and Thrift format descriptions.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -36,8 +36,8 @@ const MOST_PACKED: u64 = 1100;
 const SMALLER_PAGES: &str = "try rewriting it with smaller pages, as with pyarrow.parquet.write_table(..., \
                              write_batch_size=16), or with a smaller data_page_size";
 
-/// Opens a Parquet file whose footer [`super::footer`] has checked. For LZ4, only Hadoop's frames are accepted, which state
-/// their unpacked size: the library would also try other frames and unpack them without limit.
+/// Opens a Parquet file whose footer [`super::footer`] has checked. For LZ4, only Hadoop's frames are accepted, which
+/// state their unpacked size: the library would also try other frames and unpack them without limit.
 pub(crate) fn reader(file: File) -> Result<Values, ParquetError> {
     let size = file.metadata()?.len();
     let properties = ReaderProperties::builder().set_backward_compatible_lz4(false).build();
@@ -45,9 +45,9 @@ pub(crate) fn reader(file: File) -> Result<Values, ParquetError> {
     Ok(Values::new(SerializedFileReader::new_with_options(file, options)?, size))
 }
 
-/// Checks every page of a column in a row group. A page may unpack to `spare` bytes more than the size of the file. If it
-/// unpacks to more than [`TEXT_BYTES`] above that size, there must be memory for two such pages: a dictionary and a page of
-/// values.
+/// Checks every page of a column in a row group. A page may unpack to `spare` bytes more than the size of the file. If
+/// it unpacks to more than [`TEXT_BYTES`] above that size, there must be memory for two such pages: a dictionary and a
+/// page of values.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and the first faulty page.
@@ -106,8 +106,8 @@ pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData, spare:
     Ok(())
 }
 
-/// Returns whether the system can provide `bytes` bytes of memory, by mapping them without writing to them. Rust's allocator
-/// is not used for this, because a failed allocation would end the program.
+/// Returns whether the system can provide `bytes` bytes of memory, by mapping them without writing to them. Rust's
+/// allocator is not used for this, because a failed allocation would end the program.
 fn has_memory(bytes: u64) -> bool {
     usize::try_from(bytes).is_ok_and(|bytes| MmapOptions::new().len(bytes).map_anon().is_ok())
 }

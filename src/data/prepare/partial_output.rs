@@ -216,8 +216,8 @@ impl PartialOutput {
         write_json(&self.state_path(), state)
     }
 
-    /// Divides the tokens into training and validation shards and saves the manifest in the state. Files do not have their
-    /// final names yet.
+    /// Divides the tokens into training and validation shards and saves the manifest in the state. Files do not have
+    /// their final names yet.
     pub fn seal(&mut self, state: &mut ResumeState, tokenizer: &Tokenizer) -> Result<()> {
         self.open = None;
         let recipe = &state.recipe;
@@ -334,8 +334,8 @@ impl PartialOutput {
     }
 }
 
-/// Shortest last shard, in tokens. A shorter one is merged with the shard before, because less than a step of a large run
-/// is useless.
+/// Shortest last shard, in tokens. A shorter one is merged with the shard before, because less than a step of a large
+/// run is useless.
 const SHORT_TOKENS: u64 = 1 << 20;
 
 /// Writes the header of a complete file and syncs it to disk.
@@ -346,8 +346,8 @@ fn seal_file(path: &Path, tokens: u64) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Returns the capacity in tokens of file `index` while the corpus is read. File 0 is the validation shard, if one was asked
-/// for.
+/// Returns the capacity in tokens of file `index` while the corpus is read. File 0 is the validation shard, if one was
+/// asked for.
 fn file_tokens(recipe: &Recipe, index: u64) -> u64 {
     match (index, recipe.val_tokens) {
         (0, Some(tokens)) if tokens > 0 => tokens,

@@ -15,7 +15,8 @@ use crate::data::{Part, TokenFormat, token_paths};
 use crate::error::{Error, Fault, Result};
 use crate::files::path_text;
 
-/// A file of the corpus. A resumed preparation compares size and time of change to check that the file is still the same.
+/// A file of the corpus. A resumed preparation compares size and time of change to check that the file is still the
+/// same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Path as given, or as found in a given folder.

@@ -208,7 +208,8 @@ fn check_length(source: &Source, row: u64, bytes: u64) -> Result<()> {
     Err(Error::data(fault.advice("try splitting it into several rows")))
 }
 
-/// Calls the Parquet library and turns its panics into errors: the library assumes valid files and may panic over others.
+/// Calls the Parquet library and turns its panics into errors: the library assumes valid files and may panic over
+/// others.
 fn guard<T>(source: &Source, work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(Error::data(

@@ -1,9 +1,9 @@
 //! Checks Parquet's structures in Thrift's compact protocol before the Parquet library reads them.
 //!
-//! The library derives a field's type from its number alone, allocates as many elements as a list claims, and reads lists of
-//! booleans without consuming a byte. So this module accepts only bytes that the library reads in the same way: fields have
-//! the types that the format gives them, in ascending order, and lists are not longer than the bytes after them.
-//! Source: the Parquet and Thrift format descriptions.
+//! The library derives a field's type from its number alone, allocates as many elements as a list claims, and reads
+//! lists of booleans without consuming a byte. So this module accepts only bytes that the library reads in the same
+//! way: fields have the types that the format gives them, in ascending order, and lists are not longer than the bytes
+//! after them. Source: the Parquet and Thrift format descriptions.
 
 /// A type of the format.
 #[derive(Debug, Clone, Copy)]
@@ -203,8 +203,8 @@ impl<'a> Cursor<'a> {
         Some((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    /// Reads the header of a structure's next field; `Some(None)` at its end. `field` is the number of the previous field, 0
-    /// at first, and is set to the number of this field.
+    /// Reads the header of a structure's next field; `Some(None)` at its end. `field` is the number of the previous
+    /// field, 0 at first, and is set to the number of this field.
     pub(super) fn field(&mut self, fields: Fields, field: &mut i64) -> Option<Option<Wire>> {
         let byte = self.byte()?;
         if byte & 15 == 0 {

@@ -46,8 +46,9 @@ pub(super) fn of(head: &[u8], is_whole: bool) -> Encoding {
     if 2 * invalid > end { Encoding::Other } else { Encoding::Utf8 }
 }
 
-/// Returns whether units of two or four bytes, in one of two byte orders, are text: characters without controls, and with
-/// as many spaces as text has. Token ids in as many bytes do not look like this: GPT-2's comma is the control character 11.
+/// Returns whether units of two or four bytes, in one of two byte orders, are text: characters without controls, and
+/// with as many spaces as text has. Token ids in as many bytes do not look like this: GPT-2's comma is the control
+/// character 11.
 fn is_text_of<const N: usize>(
     units: &[[u8; N]],
     is_whole: bool,

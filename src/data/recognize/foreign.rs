@@ -100,7 +100,8 @@ fn of_kind(kind: Kind) -> Option<Foreign> {
     })
 }
 
-/// First bytes that a text may also have: a file is of this kind only if it contains a NUL. Each entry has the bytes' offset.
+/// First bytes that a text may also have: a file is of this kind only if it contains a NUL. Each entry has the bytes'
+/// offset.
 const LETTERS: [(usize, &[u8], Foreign); 10] = [
     (0, b"FEA1", ARROW),
     (0, b"ORC", TABLES),
@@ -114,7 +115,8 @@ const LETTERS: [(usize, &[u8], Foreign); 10] = [
     (0, b"MZ", PROGRAM),
 ];
 
-/// Returns the unsupported kind of a file by its first bytes, if it is one. `is_whole` means that the file ends with them.
+/// Returns the unsupported kind of a file by its first bytes, if it is one. `is_whole` means that the file ends with
+/// them.
 pub(super) fn of(head: &[u8], is_whole: bool) -> Option<Foreign> {
     let begins = |(at, bytes, _): &&(usize, &[u8], Foreign)| head.get(*at..).is_some_and(|b| b.starts_with(bytes));
     // a text may begin with these letters, but has no NUL

@@ -1,5 +1,5 @@
-//! Recognises kinds of files by their first bytes. A file's name matters only where the bytes are ambiguous: comma-separated
-//! values are also text, and so is a line of JSON.
+//! Recognises kinds of files by their first bytes. A file's name matters only where the bytes are ambiguous:
+//! comma-separated values are also text, and so is a line of JSON.
 
 mod encoding;
 mod foreign;
@@ -128,7 +128,8 @@ fn judge(head: &[u8], packing: Packing, claim: &Claim) -> (Result<Format, Foreig
         (Ending::Json | Ending::Other | Ending::None, Shape::Spread) => foreign(foreign::JSON_SPREAD),
         (Ending::Json, _) => (Ok(Format::Lines), doubt),
         (Ending::Text, Shape::Lines) => {
-            let text = "looks like JSON Lines, but is read as text because of its name; if it is JSON Lines, rename it to .jsonl";
+            let text =
+                "looks like JSON Lines but has the name of a text; to read it as JSON Lines, rename it to .jsonl";
             (Ok(Format::Text), Some(text))
         }
         (Ending::Text, _) => (Ok(Format::Text), doubt),

@@ -92,7 +92,8 @@ pub(crate) fn is_about_data(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// Returns whether a name has an extension that data files do not have. Such a file with text is a program or a web page.
+/// Returns whether a name has an extension that data files do not have. Such a file with text is a program or a web
+/// page.
 pub(crate) fn is_strange(path: &Path) -> bool {
     Claim::of(path).ending == Ending::Other
 }

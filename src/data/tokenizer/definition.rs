@@ -172,7 +172,8 @@ impl Definition {
             && self.pre_tokenizer["use_regex"].as_bool().unwrap_or(true)
     }
 
-    /// Returns a canonical text of everything that determines the ids of a text. It is the same for both forms of files.
+    /// Returns a canonical text of everything that determines the ids of a text. It is the same for both forms of
+    /// files.
     pub(super) fn canonical(&self) -> String {
         let marks = self.added.iter().map(|(id, token)| (*id, &token.content));
         let tokens: BTreeMap<u32, &String> = self.vocab.iter().map(|(token, id)| (*id, token)).chain(marks).collect();

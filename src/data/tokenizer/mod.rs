@@ -122,8 +122,8 @@ impl Tokenizer {
         }
     }
 
-    /// Writes the tokenizer's files into a model's folder and removes those of another tokenizer. Returns false, without
-    /// writing files, if the model's vocabulary is smaller than the tokenizer's.
+    /// Writes the tokenizer's files into a model's folder and removes those of another tokenizer. Returns false,
+    /// without writing files, if the model's vocabulary is smaller than the tokenizer's.
     ///
     /// # Errors
     /// [`Error::Output`] naming the file if writing fails.
@@ -164,8 +164,8 @@ impl Tokenizer {
         })
     }
 
-    /// Appends the ids of a text, or of the rest of a text that began earlier, using this thread alone. Returns the number of
-    /// replaced places.
+    /// Appends the ids of a text, or of the rest of a text that began earlier, using this thread alone. Returns the
+    /// number of replaced places.
     ///
     /// # Errors
     /// Those of [`encode`](Self::encode).
@@ -188,9 +188,9 @@ impl Tokenizer {
         Ok(lost + replaced(text))
     }
 
-    /// Returns the bytes of a sequence of ids. End of text of GPT-2's and the byte tokenizer becomes `<|endoftext|>`. An id
-    /// outside the vocabulary becomes U+FFFD: a model may have more rows than its tokenizer has ids, and a sample should not
-    /// fail because of that.
+    /// Returns the bytes of a sequence of ids. End of text of GPT-2's and the byte tokenizer becomes `<|endoftext|>`.
+    /// An id outside the vocabulary becomes U+FFFD: a model may have more rows than its tokenizer has ids, and a sample
+    /// should not fail because of that.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         let mut out = Vec::with_capacity(ids.len() * 4);

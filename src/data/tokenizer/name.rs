@@ -33,7 +33,8 @@ impl TokenizerName {
         }
     }
 
-    /// Returns the name for a run's configuration, where `own` replaces a folder because the run keeps a copy of the files.
+    /// Returns the name for a run's configuration, where `own` replaces a folder because the run keeps a copy of the
+    /// files.
     #[must_use]
     pub fn kept(self) -> Self {
         if matches!(self, Self::Folder(_)) { Self::Own } else { self }

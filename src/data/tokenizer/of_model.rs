@@ -19,8 +19,8 @@ pub enum ModelTokenizer {
 }
 
 impl ModelTokenizer {
-    /// Returns the tokenizer of the model in `dir`, whose config.json gives `info`: the tokenizer that the files in the folder
-    /// define, else the one that `info` names, else GPT-2's if `vocab` is 50,257.
+    /// Returns the tokenizer of the model in `dir`, whose config.json gives `info`: the tokenizer that the files in the
+    /// folder define, else the one that `info` names, else GPT-2's if `vocab` is 50,257.
     ///
     /// # Errors
     /// [`Error::Data`] naming a file that cannot be read.
@@ -57,8 +57,8 @@ impl ModelTokenizer {
     /// Returns the tokenizer for texts of the model at `place` with `vocab` ids: the `given` one, else the model's.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the model has another tokenizer than the given one, or fewer ids; [`Error::Data`] if no tokenizer
-    /// is known, or it is unusable.
+    /// [`Error::Usage`] if the model has another tokenizer than the given one, or fewer ids; [`Error::Data`] if no
+    /// tokenizer is known, or it is unusable.
     pub fn for_text(&self, place: &str, given: Option<&Tokenizer>, vocab: usize) -> Result<Tokenizer> {
         if let Some(given) = given {
             self.agree(given, "--tokenizer", place)?;
@@ -81,8 +81,8 @@ impl ModelTokenizer {
         }
     }
 
-    /// Fails if the model at `place` is known to have another tokenizer than `other`, whose place `whose` is named in the
-    /// error.
+    /// Fails if the model at `place` is known to have another tokenizer than `other`, whose place `whose` is named in
+    /// the error.
     ///
     /// # Errors
     /// [`Error::Usage`] with both names.
@@ -93,8 +93,8 @@ impl ModelTokenizer {
         }
     }
 
-    /// Fails if the model at `place` and data have different tokenizers. The file `recorded_at` records the tokenizer of the
-    /// data. An assumed tokenizer counts like a known one, until `--tokenizer` overrides it.
+    /// Fails if the model at `place` and data have different tokenizers. The file `recorded_at` records the tokenizer
+    /// of the data. An assumed tokenizer counts like a known one, until `--tokenizer` overrides it.
     ///
     /// # Errors
     /// [`Error::Usage`] with both names.

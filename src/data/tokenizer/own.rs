@@ -59,7 +59,8 @@ impl Own {
         &self.files
     }
 
-    /// Returns 16 hexadecimal digits that identify the tokenizer by its definition, independently of the form of its files.
+    /// Returns 16 hexadecimal digits that identify the tokenizer by its definition, independently of the form of its
+    /// files.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
@@ -93,8 +94,8 @@ impl Own {
         self.usable.as_ref().map_or(Cuts::Nowhere, |usable| usable.cuts)
     }
 
-    /// Encodes a text, or the rest of a text that began earlier, in parallel. Returns the ids and the number of replaced
-    /// places.
+    /// Encodes a text, or the rest of a text that began earlier, in parallel. Returns the ids and the number of
+    /// replaced places.
     pub(super) fn encode(&self, text: &str, begins: bool) -> Result<(Vec<u16>, usize)> {
         let usable = self.usable()?;
         let pieces = usable.cuts.pieces(text, PIECE_BYTES);

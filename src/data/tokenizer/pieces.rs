@@ -3,12 +3,12 @@
 /// Bytes that one task encodes: enough to make the cost of a task small, but a small part of a file.
 pub(super) const PIECE_BYTES: usize = 1 << 16;
 
-/// Longest stretch without a cut, in bytes, that is encoded as a whole. Beyond a million characters of whitespace, GPT-2's
-/// splitting pattern would fail.
+/// Longest stretch without a cut, in bytes, that is encoded as a whole. Beyond a million characters of whitespace,
+/// GPT-2's splitting pattern would fail.
 pub(crate) const UNBROKEN_BYTES: usize = 1 << 19;
 
-/// A rule for cuts that do not change ids. A stretch without such a place is cut after [`UNBROKEN_BYTES`]: this splits a
-/// word that no model needs whole, and bounds memory.
+/// A rule for cuts that do not change ids. A stretch without such a place is cut after [`UNBROKEN_BYTES`]: this splits
+/// a word that no model needs whole, and bounds memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cuts {
     /// Cuts before whitespace that follows non-whitespace: no word of GPT-2's splitting pattern contains non-whitespace
@@ -55,8 +55,8 @@ impl Cuts {
     }
 }
 
-/// Returns whether there is ASCII whitespace at `at` after a character that is not whitespace. Cuts before other whitespace
-/// are not needed.
+/// Returns whether there is ASCII whitespace at `at` after a character that is not whitespace. Cuts before other
+/// whitespace are not needed.
 fn is_before_space(text: &[u8], at: usize) -> bool {
     let space = |byte: u8| byte.is_ascii_whitespace() || byte == 0x0b;
     if at == 0 || at >= text.len() || !space(text[at]) || space(text[at - 1]) {
