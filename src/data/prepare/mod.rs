@@ -202,10 +202,10 @@ pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlo
         }
         if state.counts.text_bytes == 0 {
             output.remove();
-            return Err(Error::data(
-                Fault::at(options.inputs[0].display(), "the corpus is empty")
-                    .expected(format!("at least one byte of text in {} files", state.recipe.sources.len())),
-            ));
+            return Err(Error::data(Fault::at(options.inputs[0].display(), "the corpus is empty").expected(format!(
+                "at least one byte of text in {}",
+                counted(state.recipe.sources.len() as u64, "file")
+            ))));
         }
         output.seal(&mut state, &options.tokenizer)?;
     }
@@ -372,7 +372,7 @@ fn read(
     loop {
         match reader.next() {
             Ok(None) => return,
-            Ok(Some(document_batch)) => {
+            Ok(Some(batch)) => {
                 let (sender, receiver) = sync_channel(1);
                 let next = (receiver, batch.end, batch.file_bytes);
                 if pending.send(Ok(next)).is_err() || batches.send((batch, sender)).is_err() {
