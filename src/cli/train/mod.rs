@@ -174,7 +174,7 @@ fn train(
 
     if let Some(crew) = &crew {
         ranks::compare(crew, &settings, &loader, rows.as_ref(), &extras.questions)?;
-        loader.read_only(crew.ranks(settings.data.ranks))?;
+        loader.read_ranks(crew.ranks(settings.data.ranks))?;
     }
     let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
     let opened = RefCell::new(Vec::new());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::data::hellaswag::Example;
-use crate::data::{Batches, Mark, Repeat, Rows, Tokenizer};
+use crate::data::{BatchPosition, Batches, Repeat, Rows, Tokenizer};
 use crate::error::{Error, Fault, Result};
 
 use crate::infer::generator::Generator;
@@ -78,7 +78,7 @@ pub struct Run<'a> {
     /// The part of the run that is at work, for the answer to a signal.
     pub phase: CurrentPhase,
     /// Where the batches of the last steps begin.
-    pub places: VecDeque<(usize, Mark)>,
+    pub places: VecDeque<(usize, BatchPosition)>,
     /// True if the device was lost and opened again.
     pub rebuilt: bool,
 }
@@ -180,8 +180,8 @@ impl Run<'_> {
         crate::kill_point!("run: first step");
         *clock = Clock::new(first, Instant::now());
         for step in first..=steps {
-            let (mark, stop) = (self.loader.mark(), self.stop);
-            let source = Repeat::or(&mut self.repeat, &mut self.loader);
+            let (mark, stop) = (self.loader.position(), self.stop);
+            let source = Repeat::choose(&mut self.repeat, &mut self.loader);
             if !team.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
                 return Err(self.leave(team, step - 1, None, &mark, clock, screen)?);
             }
@@ -297,7 +297,7 @@ impl Run<'_> {
             crate::kill_point!("run: sampled");
         }
         if after.saves {
-            let mark = self.loader.mark();
+            let mark = self.loader.position();
             let _phase = self.phase.enter(Phase::Saving);
             self.patiently(clock, screen, |run| run.saver.wait())?;
             clock.pause(|| self.checkpoint(team, step, None, after.last, &mark))?;
@@ -379,7 +379,7 @@ impl Run<'_> {
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
-        let mark = self.loader.mark();
+        let mark = self.loader.position();
         Err(self.leave(team, step, Some(pending), &mark, clock, screen)?)
     }
 
@@ -427,7 +427,7 @@ impl Run<'_> {
         team: &mut Team,
         step: usize,
         pending: Option<Pending>,
-        mark: &Mark,
+        mark: &BatchPosition,
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<Error> {
@@ -455,7 +455,7 @@ impl Run<'_> {
         step: usize,
         pending: Option<Pending>,
         ended: bool,
-        mark: &Mark,
+        mark: &BatchPosition,
     ) -> Result<()> {
         crate::kill_point!("run: before a snapshot");
         let none = || Error::gpu(Fault::at("snapshot", "the first device has none"));

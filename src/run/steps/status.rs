@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::data::Mark;
+use crate::data::BatchPosition;
 use crate::error::{Error, Result};
 use crate::gpu::Elem;
 use crate::ops::stepcontrol::Report;
@@ -128,7 +128,7 @@ impl Run<'_> {
     }
 
     /// Remembers where a step's batches begin, until its report is there.
-    pub(super) fn note_place(&mut self, step: usize, mark: &Mark) {
+    pub(super) fn note_place(&mut self, step: usize, mark: &BatchPosition) {
         self.places.push_back((step, mark.clone()));
         while self.places.len() > PLACES {
             self.places.pop_front();
