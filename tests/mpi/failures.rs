@@ -48,7 +48,7 @@ fn an_error_on_one_rank_is_one_line() {
         // what all ranks have found is said once
         let all = [ranks(3, &[])];
         let line = fails(mpi, dir, &out("uneven"), &all, 2);
-        says(line, &["3 devices do not share 4 ranks evenly"]);
+        says(line, &["3 devices cannot share 4 ranks evenly"]);
         // a disk that is full for the first rank, which writes the run
         let mut run = mpi.start(dir, &out("disk"), &[ranks(2, &["--steps", "4000", "--on-disk-full", "stop"])]);
         assert!(reaches(dir, &out("disk"), 2, &mut run));

@@ -1,4 +1,4 @@
-//! Sources over one another, `config.toml` there and back, and what a run may be resumed with.
+//! Tests of precedence, of `config.toml` round trips, and of the settings that a run may be resumed with.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ fn settings(recipe: &str) -> Settings {
     toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(resolve::Start::Random).unwrap()
 }
 
-/// Puts `--set` and flags over a recipe.
+/// Merges a recipe, `--set` and flags.
 fn merged(recipe: &str, sets: &[&str], flags: &Recipe) -> Result<Merged> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.toml");
@@ -50,7 +50,7 @@ fn a_weaker_value_gives_way_and_one_source_may_not_contradict_itself() {
     flags.model.model = Some("d12".into());
     let found = merged(RECIPE, &[], &flags).unwrap();
     assert_eq!((found.recipe.model.layers, found.aside.len()), (None, 3));
-    assert!(found.aside[0].ends_with("r.toml:5: layers gives way to --model"), "{:?}", found.aside);
+    assert!(found.aside[0].ends_with("r.toml:5: layers is overridden by --model"), "{:?}", found.aside);
     for (recipe, sets, place, what) in [
         ("[model]\nmodel = \"d12\"\nlayers = 1\nheads = 1\nchannels = 8\n", &[][..], "model", "contradicts"),
         ("layers = 1\nheads = 1\n", &[], "layers", "needs --channels"),
@@ -145,7 +145,7 @@ fn settings_are_the_same_after_their_file_is_read_as_a_run_and_as_a_recipe() {
         assert_eq!(RunFile::parse(&text, Path::new("run")).unwrap(), file, "{text}");
         assert_eq!(merge(&text), settings.with_absolute_paths(), "{text}");
     }
-    // weights that are gone: the shape is a fact of the run
+    // the initial weights are gone; the shape comes from the run's facts
     let known = resolve::Known {
         place: "weights".into(),
         shape: Config::new(64, 300, 2, 2, 32).unwrap(),
@@ -171,7 +171,7 @@ fn files_of_earlier_versions_are_read() {
     expected.run.val_rows = Some(4);
     assert_eq!(found, expected);
     assert!(record.finished && record.adapter.as_deref() == Some("llvmpipe") && record.data.is_none());
-    // stories, and settings that such a version did not know
+    // stories, and settings that such a version did not have
     let stories = old.replace("text = [\"a.txt\"]", "stories_bytes = 2097152").replace("keep = 2\n", "keep = 0\n");
     let stories = stories.replace("checkpoint_every = \"250\"", "checkpoint_every = \"\"");
     let found = RunFile::parse(&stories, Path::new("run")).unwrap().settings;
@@ -215,12 +215,12 @@ fn only_what_moved_a_past_loss_must_be_equal() {
     for (change, key) in &fixed {
         assert_eq!(keys(change, 100), [*key]);
     }
-    // rates that are still to come: the decay of wsd has not begun
+    // later rates may differ: the decay of wsd has not begun
     let wsd = Settings { train: TrainSettings { schedule: Shape::Wsd, ..there.train.clone() }, ..there.clone() };
     let lower = Settings { train: TrainSettings { final_lr_frac: 0.5, ..wsd.train.clone() }, ..wsd.clone() };
     assert!(differences(&wsd, &lower, 240).is_empty());
     assert_eq!(differences(&wsd, &lower, 242)[0].key, "final-lr-frac");
-    // a run that became longer: its first steps had the rates of the shorter one
+    // an extended run: its first steps had the rates of the shorter one
     let saved = Schedule { steps: 20, ..wsd.schedule() };
     let noted = compare::noted(&wsd);
     let found = |seed: u32, here: &Settings, reached: usize| -> Vec<&str> {
@@ -231,13 +231,13 @@ fn only_what_moved_a_past_loss_must_be_equal() {
     assert_eq!(found(42, &lower, 16), [""; 0]);
     assert!(found(42, &lower, 20).contains(&"final-lr-frac"));
     assert_eq!(found(7, &wsd, 20), ["seed"]);
-    // a configuration that was changed by hand is held against the checkpoint
+    // a configuration that was edited by hand is compared with the checkpoint
     for (change, key) in fixed.iter().skip(3).filter(|(_, key)| *key != "seed") {
         let mut here = wsd.clone();
         change(&mut here);
         assert_eq!(found(42, &here, 20), [*key]);
     }
-    // a checkpoint of an earlier version notes the seed alone
+    // a checkpoint of an earlier version records only the seed
     assert!(compare::saved_differences(&saved, 42, &BTreeMap::new(), &wsd, 20).is_empty());
     assert_eq!(
         differences(&there, &Settings { train: TrainSettings { seed: 7, ..there.train.clone() }, ..there.clone() }, 1)
