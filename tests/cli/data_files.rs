@@ -64,7 +64,7 @@ fn bare_ids_and_numpy_arrays_train_as_the_shard_of_the_same_tokens() {
     {
         let files = ["train", "--data", train, "--val", val, "--data-format", format, "--out", format];
         let out = wgpt(dir, &[&files[..], &SMALL].concat()).ends_with(0).out;
-        assert!(out.contains("900 tokens in 1 shards, 200 for validation"), "{out}");
+        assert!(out.contains("900 tokens in 1 shard, 200 for validation"), "{out}");
         all.push(losses(&dir.join(format)));
     }
     assert!(all[0].len() == 4 && all.iter().all(|losses| *losses == all[0]), "{all:?}");
