@@ -361,7 +361,9 @@ fn a_stop_on_one_device_gives_the_step_up_on_all() {
 
 #[test]
 fn weights_that_differ_end_the_run_and_name_the_device() {
-    for (devices, wrong, says) in [(3, 1, "device 1 had other weights"), (2, 1, "some devices had other weights")] {
+    for (devices, wrong, says) in
+        [(3, 1, "weights or step control of device 1 differ"), (2, 1, "weights or step control of some devices differ")]
+    {
         let errors: Vec<Error> = on(Step::f32(6), devices, |trainer, part, _| {
             trainer.compare_weights(100).expect("the same weights");
             if part.device == wrong {

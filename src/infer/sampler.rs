@@ -1,37 +1,38 @@
-//! Drawing a token from logits.
+//! Draws tokens from logits.
 
-/// How tokens are drawn.
+/// Parameters of drawing tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 always takes the likeliest token.
+    /// Divisor of the logits; 0 always takes the likeliest token.
     pub temperature: f32,
-    /// Only the k likeliest tokens are drawn from; 0 allows all.
+    /// Number of likeliest tokens to draw from; 0 for all.
     pub top_k: usize,
-    /// Of those only the likeliest that together have this probability; 1 allows all.
+    /// Probability mass of the likeliest of those tokens to draw from; 1 for all.
     pub top_p: f32,
     /// Seed of the draws.
     pub seed: u64,
 }
 
 impl Default for Sampling {
-    /// From the whole distribution.
+    /// Draws from the whole distribution.
     fn default() -> Self {
         Self { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 42 }
     }
 }
 
-/// xorshift64*, as llm.c's sampler: Vigna, "An experimental exploration of Marsaglia's xorshift generators".
+/// xorshift64*, the generator of llm.c's sampler: Vigna, "An experimental exploration of Marsaglia's xorshift
+/// generators".
 #[derive(Debug, Clone)]
 pub struct Coins(u64);
 
 impl Coins {
-    /// Starts from a seed. The generator's only forbidden state, zero, is replaced.
+    /// Starts from a seed. Zero, which xorshift does not allow, is replaced.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(if seed == 0 { 0x9e37_79b9_7f4a_7c15 } else { seed })
     }
 
-    /// The next number in [0, 1).
+    /// Returns the next number in [0, 1).
     pub fn toss(&mut self) -> f32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -44,13 +45,13 @@ impl Coins {
 /// A token and its logit.
 type Candidate = (u32, f32);
 
-/// The likelier first, of equals the smaller id.
+/// Orders the likelier candidate first; of equals, the smaller id.
 fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-/// Draws a token from logits: softmax of logits over temperature, cut to the k likeliest, then to the likeliest that
-/// together have probability p. One coin is tossed for every token that is not simply the likeliest.
+/// Draws a token from the softmax of the logits divided by the temperature, cut to the k likeliest tokens, then to the
+/// likeliest that together have probability p. Uses one random number per token, and none at temperature 0.
 #[must_use]
 pub fn draw(logits: &[f32], sampling: &Sampling, coins: &mut Coins) -> u32 {
     let mut list: Vec<Candidate> = (0..).zip(logits.iter().copied()).collect();
@@ -68,7 +69,7 @@ pub fn draw(logits: &[f32], sampling: &Sampling, coins: &mut Coins) -> u32 {
         let count = nucleus(&mut list, f64::from(sampling.top_p) * total, weight);
         list.truncate(count);
     }
-    // by id: the order in which they were selected is no one's business
+    // sorted by id, so that the result does not depend on the order of selection
     list.sort_unstable_by_key(|candidate| candidate.0);
     let total: f64 = list.iter().map(weight).sum();
     let mut left = f64::from(coins.toss()) * total;
@@ -78,12 +79,12 @@ pub fn draw(logits: &[f32], sampling: &Sampling, coins: &mut Coins) -> u32 {
             return candidate.0;
         }
     }
-    // rounding left a rest: the last that can be drawn at all
+    // rounding left a remainder: take the last token with a weight above zero
     list.iter().rev().find(|candidate| weight(candidate) > 0.0).map_or(best, |candidate| candidate.0)
 }
 
-/// Sorts as many of the likeliest to the front as reach `goal` together, and returns how many: at least one. Seldom
-/// needs more than a few of the whole list, so only those are sorted.
+/// Sorts the likeliest candidates to the front until their weights reach `goal` together; returns their number, at
+/// least one. Only a prefix of the list is sorted, because few candidates usually suffice.
 fn nucleus(list: &mut [Candidate], goal: f64, weight: impl Fn(&Candidate) -> f64) -> usize {
     let mut sorted = 64;
     loop {

@@ -1,4 +1,4 @@
-//! The commands of the end of a step that devices share, and the bytes that leave and come between them.
+//! The commands at the end of a step that devices share, and the bytes that are sent and received between them.
 
 use std::ops::Range;
 
@@ -15,28 +15,28 @@ use crate::train::ranks;
 use crate::train::trainer::TrainerOptions;
 use crate::train::trainer::micro_step::Model;
 
-/// Sums that other devices hold, on their owner.
+/// Label of the sums that an owner receives from other devices.
 const RECEIVED: &str = "received sums";
-/// Sums in 16 bits, on their way.
+/// Label of sums in 16 bits that are sent or received.
 const PACKED: &str = "packed sums";
 
-/// Tensors that one device gives to others, or gets from them, for one bucket.
+/// The tensors of one bucket that a device sends and receives.
 #[derive(Debug)]
 pub struct Route {
     /// The devices that exchange.
     pub scope: Scope,
-    /// What leaves, in order.
+    /// Tensors to send, in order.
     pub out: Vec<Tensor>,
-    /// For each member, its bytes of that.
+    /// The bytes of `out` for each member.
     pub to: Vec<Range<usize>>,
-    /// What comes, in order.
+    /// Tensors to receive, in order.
     pub into: Vec<Tensor>,
-    /// For each member, where its bytes lie in that.
+    /// The bytes of `into` from each member.
     pub from: Vec<Range<usize>>,
 }
 
 impl Route {
-    /// Lays out what leaves for each member and comes from it.
+    /// Lays out the tensors that are sent to each member and received from it.
     fn new(
         scope: Scope,
         members: &[Part],
@@ -57,45 +57,45 @@ impl Route {
         Ok(route)
     }
 
-    /// Bytes of some of its tensors.
+    /// Returns the bytes of some of its tensors.
     pub fn bytes(tensors: &[Tensor]) -> u64 {
         tensors.iter().map(Tensor::bytes).sum()
     }
 }
 
-/// A bucket's way over the host, and what is computed around it.
+/// The exchange of a bucket over the host, and the commands around it.
 #[derive(Debug)]
 pub struct Transfer {
-    /// Before it leaves.
+    /// Commands before it is sent.
     pub before: Program,
     pub route: Route,
-    /// After others' bytes have come.
+    /// Commands after the bytes of others have arrived.
     pub after: Program,
 }
 
-/// All that a device computes in the end of a step.
+/// All commands of a device at the end of a step.
 pub struct Plan {
-    /// The last micro-step, until the first bucket of gradients may leave.
+    /// The last micro-step, up to the point where the first bucket of gradients is finished.
     pub opening: Program,
-    /// Of gradients, in the order in which the backward pass is done with them, with what is left of it in between.
+    /// Transfers of gradients, in the order in which the backward pass finishes them, with the rest of it in between.
     pub gradients: Vec<Transfer>,
-    /// The squares of the owned blocks.
+    /// Sums of squares of the owned blocks.
     pub norm: Program,
-    /// Decision and update, once the squares and losses of all are there.
+    /// Decision and update, after the squares and losses of all devices have arrived.
     pub end: Program,
-    /// Of weights; behind the last the f16 copies.
+    /// Transfers of weights; the f16 copies follow the last one.
     pub weights: Vec<Transfer>,
     /// The hash of the weights.
     pub hash: Program,
 }
 
-/// Sums in 16 bits on their way.
+/// Memory for sums in 16 bits.
 struct Packed {
     format: Format,
     scale: f32,
-    /// A bucket of each sum that the device holds.
+    /// A bucket of each sum that the device sends.
     out: Vec<Tensor>,
-    /// What the device sums up of others' sums.
+    /// Parts of others' sums that the device receives.
     into: Vec<Option<Tensor>>,
 }
 
@@ -105,10 +105,10 @@ impl Packed {
     }
 }
 
-/// Memory for what comes in one stage, by the position of the sum.
+/// Memory of one stage for received sums, by the position of the sum.
 struct Room {
     stage: Stage,
-    /// Sets, of which each transfer takes the next.
+    /// Sets of buffers, which transfers use in turn.
     received: Vec<Vec<Option<Tensor>>>,
     packed: Option<Packed>,
 }
@@ -119,7 +119,7 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Allocates memory for what is received.
+    /// Allocates memory for received sums.
     pub fn new(gpu: &Gpu, options: &TrainerOptions) -> Result<Self> {
         let buckets = flat::buckets(&options.config);
         let room = |stage: Stage| {
@@ -132,7 +132,7 @@ impl Sums {
                 let out =
                     stage.own.clone().map(|_| gpu.tensor(PACKED, 1, leaving / 2, Elem::U32)).collect::<Result<_>>()?;
                 let into = others(PACKED, received / 2, Elem::U32)?;
-                // of a sum's gradient in f16, of a mean's in f32
+                // f16 sends the gradient of a sum of losses, f32 that of a mean
                 let unit = if options.elem == Elem::F16 { options.sizes.tokens().next_power_of_two() } else { 1 };
                 Ok(Packed { format, scale: wire::SCALE / unit as f32, out, into })
             };
@@ -149,7 +149,7 @@ impl Sums {
 struct Piece<'p> {
     group: &'p Group,
     bucket: &'p Bucket,
-    /// Its position in the order in which gradients are exchanged, which is not that of memory.
+    /// Its position in the order of exchange, which is not memory order.
     position: usize,
 }
 
@@ -161,7 +161,7 @@ struct Held<'h> {
 }
 
 impl Held<'_> {
-    /// Elements of the sum at a position of a stage, which lie among those that the device then has of it.
+    /// Returns elements of the sum at a position of a stage. The device must hold these elements at that stage.
     fn sum(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
         let Piece { group, bucket, position: turn } = self.piece;
         let Room { stage: Stage { own, .. }, received, .. } = &self.rooms[stage];
@@ -177,7 +177,7 @@ impl Held<'_> {
         }
     }
 
-    /// What comes of the sum at a position of a stage.
+    /// Returns the tensor that receives elements of the sum at a position of a stage.
     fn coming(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
         let packed = self.rooms[stage].packed.as_ref().and_then(|packed| packed.into[position].as_ref());
         match packed {
@@ -186,7 +186,7 @@ impl Held<'_> {
         }
     }
 
-    /// What leaves of some elements in a stage, of each of the device's sums.
+    /// Returns the tensors that are sent in a stage: these elements of each of the device's sums.
     fn leaving(&self, stage: usize, elements: Range<usize>) -> Result<Vec<Tensor>> {
         let Room { stage: of, packed, .. } = &self.rooms[stage];
         match packed {
@@ -199,7 +199,7 @@ impl Held<'_> {
         }
     }
 
-    /// Records what makes a stage's sums ready to leave, in 16 bits.
+    /// Records the conversion to 16 bits of the sums that a stage sends.
     fn pack(&self, pass: &mut Pass, stage: usize) -> Result<()> {
         let Room { stage: of, packed, .. } = &self.rooms[stage];
         let Some(packed) = packed else { return Ok(()) };
@@ -212,7 +212,7 @@ impl Held<'_> {
         Ok(())
     }
 
-    /// Records what makes f32 of a stage's sums that have come.
+    /// Records the conversion to f32 of the sums that a stage has received.
     fn unpack(&self, pass: &mut Pass, stage: usize, elements: &Range<usize>) -> Result<()> {
         let Room { packed: Some(packed), .. } = &self.rooms[stage] else { return Ok(()) };
         for (position, from) in packed.into.iter().enumerate() {
@@ -223,7 +223,8 @@ impl Held<'_> {
         Ok(())
     }
 
-    /// A stage of the bucket behind `before`: what leaves and comes, and the additions to the scope's sums.
+    /// Records one stage of the bucket after `before`: the tensors to send and receive, and the additions to the
+    /// scope's sums.
     fn transfer(&self, gpu: &Gpu, stage: usize, before: Pass) -> Result<Transfer> {
         let of = &self.rooms[stage].stage;
         let (members, seat) = (of.scope.members(of.part), of.scope.seat(of.part));
@@ -253,12 +254,12 @@ impl Held<'_> {
     }
 }
 
-/// Puts transfers of two stages in an order in which a bucket's second stage begins when its first one has ended, with another
-/// transfer between them: `rounds` sends one while the one before is on the host. A bucket's second stage ends before the first
-/// stage of the next but one, whose sums take the memory of its own.
+/// Orders the transfers of two stages. A bucket's second stage begins after its first one has ended, with another
+/// transfer in between, because `rounds` sends one transfer while the one before is on the host. A bucket's second
+/// stage ends before the first stage of the bucket after the next, which uses the same memory.
 ///
 /// # Panics
-/// If a model has one bucket: it has several groups.
+/// If there is only one bucket; every model has several groups, and so several buckets.
 fn interleaved(first: Vec<Transfer>, second: Vec<Transfer>) -> Vec<Transfer> {
     if first.is_empty() || second.is_empty() {
         return first.into_iter().chain(second).collect();
@@ -275,7 +276,7 @@ fn interleaved(first: Vec<Transfer>, second: Vec<Transfer>) -> Vec<Transfer> {
     order
 }
 
-/// What the end of a step is recorded for.
+/// Arguments for recording the end of a step.
 pub struct Recording<'r> {
     pub gpu: &'r Gpu,
     pub options: &'r TrainerOptions,
@@ -286,9 +287,9 @@ pub struct Recording<'r> {
     /// The last micro-step of the device's last rank.
     pub last: &'r Program,
     pub sums: &'r Sums,
-    /// Sums of squares of all blocks.
+    /// Sums of squares, one per block of the model.
     pub squares: &'r Tensor,
-    /// The nodes of the tree that all devices hold, and the sums of losses of each.
+    /// The nodes of the tree that all devices together hold, and the sum of losses of each node.
     pub nodes: &'r [Range<usize>],
     pub losses: &'r [Tensor],
     /// The two halves of the weights' hash.
@@ -302,7 +303,7 @@ impl Recording<'_> {
         pass
     }
 
-    /// Records all; returns the rule of the update, with the moments of what the device owns.
+    /// Records all programs; also returns the update rule, with the moments that the device owns.
     pub fn plan(&self) -> Result<(Plan, UpdateRule)> {
         let (opening, gradients, rest) = self.gradients()?;
         let (end, rule) = self.end()?;
@@ -317,7 +318,7 @@ impl Recording<'_> {
         Ok((plan, rule))
     }
 
-    /// The last micro-step up to the first bucket, the buckets of gradients, and the rest of the micro-step.
+    /// Returns the last micro-step up to the first bucket, the transfers of gradients, and the rest of the micro-step.
     fn gradients(&self) -> Result<(Program, Vec<Transfer>, Program)> {
         let Self { options, model, last, sums, .. } = self;
         let turn = options.turns().pop();
@@ -398,8 +399,8 @@ impl Recording<'_> {
         Ok((pass.finish(), rule))
     }
 
-    /// The buckets of weights: from each owner to the devices at its position on other machines, and from these to all of their
-    /// machine.
+    /// Returns the transfers of weights: from each owner to the devices at its position on other machines, and from
+    /// these to all devices of their machines.
     fn weights(&self) -> Result<Vec<Transfer>> {
         let Self { options, model, .. } = self;
         let stage = |scope: Scope| -> Result<Vec<Transfer>> {
@@ -415,7 +416,7 @@ impl Recording<'_> {
                     };
                     model.params.flat(&self.groups[bucket.group], elements)
                 };
-                // all others get the same bytes
+                // all other members receive the same bytes
                 let leaving = |to: usize| Ok(if to == 0 { vec![of(seat)?] } else { Vec::new() });
                 let coming = |from: usize| Ok(if from == seat { Vec::new() } else { vec![of(from)?] });
                 let mut route = Route::new(scope, &members, leaving, coming)?;
