@@ -60,8 +60,8 @@ impl Subject {
         TrainerOptions { elem, recompute, ranks, part, wire, ..TrainerOptions::new(config, sizes) }
     }
 
-    /// Returns the plan for B sequences a micro-step on `gpu`, of which a dry copy is made. Micro-steps need nothing for
-    /// themselves.
+    /// Returns the plan for B sequences a micro-step on `gpu`, of which a dry copy is made. Micro-steps need nothing
+    /// for themselves.
     ///
     /// # Errors
     /// As [`Trainer::new`].
@@ -72,8 +72,8 @@ impl Subject {
         Ok(Plan { rows: gpu.ledger(), oversized: gpu.oversized() })
     }
 
-    /// The largest batch among those that `fits` holds good, whose plan takes at most `limit` bytes; `None` if not even the
-    /// least does. Plans grow with the batch.
+    /// The largest batch among those that `fits` holds good, whose plan takes at most `limit` bytes; `None` if not even
+    /// the least does. Plans grow with the batch.
     ///
     /// # Errors
     /// As [`Subject::plan`].

@@ -133,7 +133,7 @@ fn a_record_of_tuning_is_counted_by_a_run_and_one_that_is_of_no_use_is_named() {
     let applies = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok());
     assert!(applies.is_some_and(|count| (1..=15).contains(&count)), "{text}");
     let of = |what: &str| format!("of 15 products{what} {}", file.display());
-    says("3", &format!("{} is of other shapes; wgpt tune --batch 3 --context 16\n", of(": the record")));
+    says("3", &format!("{} is for other shapes; try wgpt tune --batch 3 --context 16\n", of(": the record")));
     let text = header(dir.path(), &absent, "2");
     has(&text, &format!("tuned    no: {} does not exist\n", absent.display()));
     // its folder is not made for it
