@@ -142,7 +142,7 @@ fn a_record_of_tuning_is_counted_by_a_run_and_one_that_is_of_no_use_is_named() {
     std::fs::write(&notes, "important").expect("written");
     let named = [("WGPT_TUNING", notes.as_path())];
     let refused = wgpt_with(dir.path(), &named, &[&["tune", "--precision", "f32"], &SHAPE[..]].concat()).ends_with(6);
-    assert!(refused.err.contains("holds no record of wgpt tune"), "{}", refused.err);
+    assert!(refused.err.contains("is not a record of wgpt tune"), "{}", refused.err);
     assert_eq!(std::fs::read_to_string(&notes).expect("a file"), "important");
     let named = [("WGPT_TUNING", absent.as_path())];
     let refused = wgpt_with(dir.path(), &named, &[&["tune", "--precision", "f32"], &SHAPE[..]].concat()).ends_with(6);

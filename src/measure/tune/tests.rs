@@ -1,10 +1,10 @@
-//! Planted faults: each is found, and the kernel that has it is named.
+//! Planted faults. Each must be found, and the faulty kernel must be named.
 
 use super::*;
 use crate::gpu::{Arithmetic, Options, Pass, Program, Tensor};
 use crate::measure::Roofs;
 
-/// A device with matrices of f16, if the adapter has them.
+/// Opens a device with matrices of f16, if the adapter has them.
 fn device() -> Option<Gpu> {
     let options = Options { matrices: true, ..Options::default() };
     let gpu = Gpu::open(&options).unwrap_or_else(|e| panic!("{e}"));
@@ -30,12 +30,12 @@ fn roofs() -> Roofs {
     }
 }
 
-/// The trials of some candidates, with planted faults.
+/// Returns the trials of candidates with planted faults.
 fn tried(gpu: &mut Gpu, work: Work, list: &[Choice], roofs: &Roofs, planted: Planted) -> Vec<Trial> {
     tried_in(gpu, "planted", work, list, roofs, planted)
 }
 
-/// The same of a layer that a model has.
+/// Like [`tried`], for a layer of a model.
 fn tried_in(
     gpu: &mut Gpu,
     layer: &'static str,
@@ -50,7 +50,8 @@ fn tried_in(
     attempt.run(gpu, Some(list.to_vec())).expect("trials").trials
 }
 
-/// Candidates that drivers of CPUs compile in seconds: with matrices of two depths, and without.
+/// Returns candidates that CPU drivers compile in seconds: two with matrices of different depths, and one without
+/// matrices.
 fn small(gpu: &Gpu) -> Vec<Choice> {
     let is_small = |algorithm: &Algorithm| match algorithm {
         Algorithm::Coop(c) => c.tile_m == 32 && c.tile_k < 64 && c.buffers == 1,
@@ -63,7 +64,7 @@ fn small(gpu: &Gpu) -> Vec<Choice> {
     list
 }
 
-/// The one that is refused, and why. All others are right.
+/// Returns the one kernel that is refused, and the reason. All others must be correct.
 fn refused(trials: &[Trial]) -> (&str, &str) {
     let mut refused = trials.iter().filter_map(|trial| Some((trial.kernel.as_str(), trial.outcome.as_ref().err()?)));
     let (kernel, why) = refused.next().expect("one is refused");
@@ -72,7 +73,7 @@ fn refused(trials: &[Trial]) -> (&str, &str) {
     (kernel, why)
 }
 
-/// A program behind which a part of its output is cleared.
+/// Returns a program that also clears a part of its output.
 fn clearing(gpu: &Gpu, program: &Program, part: &Tensor) -> Program {
     let mut pass = Pass::new(gpu);
     pass.clear(part);
@@ -126,7 +127,7 @@ fn planted_faults_of_products_are_found_and_named() {
     }
 }
 
-/// A layer's products end as in training, and what the ends make is compared too.
+/// Products have the same ends as in training, and the results of the ends are compared too.
 #[test]
 fn kernels_that_train_are_those_that_are_tried() {
     let Some(mut gpu) = device() else { return };
@@ -149,7 +150,7 @@ fn kernels_that_train_are_those_that_are_tried() {
     }
 }
 
-/// A bench of the candidate `choice`, and its program.
+/// Returns a bench and the program of the candidate `choice`.
 fn bench(gpu: &mut Gpu, layer: &str, product: Product, shape: [usize; 3], choice: Choice) -> (ProductBench, Program) {
     let bench = ProductBench::new(gpu, layer, product, shape, Elem::F16).expect("a bench");
     let record = [(choose::key(product, Elem::F16, shape), choice.text().expect("JSON"))];
@@ -172,7 +173,7 @@ fn planted_faults_of_second_results_are_found() {
         let verdict = bench.check(&gpu, &faulty).expect("checked");
         assert!(matches!(&verdict, Verdict::Wrong(text) if text.starts_with("`gelu` row 617, column ")), "{verdict:?}");
     }
-    // 1024 deep: kernels with matrices work in parts, and sum columns on the way; the others leave it to another kernel
+    // at depth 1024, kernels with matrices work in parts and also sum columns; the others leave that to another kernel
     for (choice, fused) in [(list[0], true), (list[2], false)] {
         let shape = [64, 48, 1024];
         let (bench, program) = bench(&mut gpu, "qkv", Product::BackwardWeight, shape, choice);
@@ -188,7 +189,7 @@ fn planted_faults_of_second_results_are_found() {
     }
 }
 
-/// Integrated GPUs cut deep products into pieces, and store the sum so far as f16 between them.
+/// Integrated GPUs cut deep products into pieces and store the sum as f16 in between.
 #[test]
 fn products_in_pieces_are_right() {
     use check::Verdict;
@@ -200,7 +201,7 @@ fn products_in_pieces_are_right() {
         let added = program.commands.iter().filter(|c| c.kernel().is_some_and(crate::ops::matmul::accumulates)).count();
         assert_eq!((program.commands.len(), added), (32, 30));
         assert_eq!(bench.check(&gpu, &program).expect("checked"), Verdict::Right);
-        // without what is lost between pieces the right kernel would be refused
+        // without the tolerance for pieces a correct kernel would be refused
         let alone = bench.target.all(&gpu, &gpu.tensor("counts", 3, 1, Elem::U32).expect("memory"), &|_, _| 0.0);
         assert!(matches!(alone.expect("compared"), Verdict::Wrong(_)));
         for row in [0, 140] {
@@ -216,10 +217,10 @@ fn products_in_pieces_are_right() {
 fn planted_faults_of_attention_are_found_and_named() {
     let Some(mut gpu) = device() else { return };
     if gpu.caps.software {
-        // as if a driver of the CPU were fast with matrices
+        // pretend that a CPU driver is fast with matrices
         gpu.caps.emulated_edge = Some(8);
     }
-    // early and late rows of either batch, of sequences that fill no block
+    // early and late rows of both batches, of sequences that do not fill a block
     for (positions, rows) in [(150, [1, 77, 149, 299]), (530, [3, 265, 529, 1059]), (1024, [1, 512, 1023, 2047])] {
         let sizes = AttentionShape { batch: 2, positions, heads: 2, head_size: 16 };
         let c = 32;
@@ -249,11 +250,11 @@ fn planted_faults_of_attention_are_found_and_named() {
             }
         }
     }
-    // here, for it builds the same kernels
+    // called here, because it needs the same kernels
     a_single_position_is_right(&mut gpu);
 }
 
-/// Two blocks that drivers of CPUs compile in seconds.
+/// Returns two blocks that CPU drivers compile in seconds.
 fn small_blocks(gpu: &Gpu, entry: Entry) -> Vec<Choice> {
     let blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
     let list: Vec<Choice> =
@@ -262,7 +263,7 @@ fn small_blocks(gpu: &Gpu, entry: Entry) -> Vec<Choice> {
     list
 }
 
-/// With a single position the gradients of q and k are zero, and all kernels right.
+/// With a single position the gradients of q and k are zero, and all kernels must be accepted.
 fn a_single_position_is_right(gpu: &mut Gpu) {
     let sizes = AttentionShape { batch: 3, positions: 1, heads: 2, head_size: 16 };
     for entry in Entry::ALL {
@@ -272,7 +273,7 @@ fn a_single_position_is_right(gpu: &mut Gpu) {
     }
 }
 
-/// Where a candidate and the plain kernel disagree, f64 decides.
+/// If a candidate and the plain kernel disagree, f64 decides.
 #[test]
 fn the_plain_kernel_may_be_the_wrong_one() {
     use check::{Target, Tolerance, Verdict};
@@ -324,7 +325,7 @@ fn the_fastest_of_the_right_ones_is_best() {
     assert_eq!(best_of(1.03, 1.0), Some(("32".into(), 1.0)));
 }
 
-/// In an empty time the first is tried alone; what a record names is tried second.
+/// Without time only the first kernel is tried; the recorded kernel is tried second.
 #[test]
 fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
     let mut gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
@@ -340,7 +341,7 @@ fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
     let record = std::collections::BTreeMap::from([(job.key(elem), last.text().expect("JSON"))]);
     gpu.caps.tuned = std::sync::Arc::new(record);
     assert_eq!(job.recorded(&gpu.caps, elem), Some(last));
-    // the table's, and one more: the stop comes when the second is done
+    // the default and one more: stop after the second
     let asked = std::cell::Cell::new(0);
     let stop = || asked.replace(asked.get() + 1) > 0;
     let two = try_all(&mut gpu, &job, elem, (&ceiling, None), Duration::from_secs(600), &stop).expect("trials");
@@ -348,7 +349,7 @@ fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
     assert!(two.is_a_race() && two.left == list.len() - 2, "{two:?}");
 }
 
-/// A roof that was measured on a busy machine is measured again before anything is refused.
+/// A roof that was measured on a busy machine is measured again before a kernel is refused.
 #[test]
 fn a_roof_that_is_too_low_is_measured_again() {
     let gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
@@ -356,7 +357,7 @@ fn a_roof_that_is_too_low_is_measured_again() {
     assert_eq!(ceiling.refuses(&gpu, Arithmetic::F32, 1e6, 1.25).expect("measured"), None);
     let roof = ceiling.roofs().fused_f32;
     assert!(roof > 1e6 && !ceiling.exceeded());
-    // once only
+    // only once
     let mut low = Ceiling { roofs: Roofs { fused_f32: 1.0, ..roofs() }, ..ceiling.clone() };
     assert_eq!(low.refuses(&gpu, Arithmetic::F32, 2.0, 1.25).expect("not measured"), Some(1.0));
     assert_eq!(ceiling.refuses(&gpu, Arithmetic::F32, roof * 1.1, 1.25).expect("not measured"), None);
