@@ -227,7 +227,7 @@ pub fn run(args: &Args) -> Result<()> {
         mib(binding)
     );
     say_lines!("{}", plan::table(&plans));
-    fit(args, memory, &subject, &gpu, &plans)?;
+    fit(args, card, memory, &subject, &gpu, &plans)?;
     let fitting: Vec<usize> = plans
         .iter()
         .filter(|(_, plan)| memory.is_none_or(|memory| plan.total() <= memory))
@@ -389,18 +389,30 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
 }
 
 fn too_little(subject: &Subject, gpu: &Gpu, memory: u64, batch: usize) -> Error {
-    match subject.plan(gpu, batch) {
-        Ok(plan) => Error::memory(
-            Fault::at("memory", format!("batch {batch} needs {} MiB", mib(plan.total())))
-                .expected(format!("at most {} MiB", mib(memory))),
+    let largest = || subject.largest_batch(gpu, memory, |smaller| smaller < batch);
+    match subject.plan(gpu, batch).and_then(|planned| Ok((planned, largest()?))) {
+        Ok((planned, largest)) => Error::memory(
+            Fault::at("memory", format!("batch {batch} needs {} MiB", mib(planned.total())))
+                .expected(format!("at most {} MiB", mib(memory)))
+                .advice(plan::largest_batch_advice(largest, subject.recompute)),
         ),
         Err(error) => error,
     }
 }
 
 /// With --memory or --gpu: what fits.
-fn fit(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu, plans: &[(usize, Plan)]) -> Result<()> {
+fn fit(
+    args: &Args,
+    card: Option<&Card>,
+    memory: Option<u64>,
+    subject: &Subject,
+    gpu: &Gpu,
+    plans: &[(usize, Plan)],
+) -> Result<()> {
     let Some(memory) = memory else { return Ok(()) };
+    if let (Some(card), None) = (card, args.memory) {
+        say!("{}", card.memory_summary());
+    }
     if let Some(Batch::Count(batch)) = args.batch {
         if plans[0].1.total() > memory {
             return Err(too_little(subject, gpu, memory, batch));

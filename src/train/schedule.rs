@@ -85,6 +85,20 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// Returns the peak and the final rate as a person writes them: `6e-4` and `6e-5`.
+    #[must_use]
+    pub fn rate_texts(&self) -> [String; 2] {
+        // multiplied as decimal numbers, and rounded once: in f32, 6e-4 times 0.1 would be 6.0000002e-5
+        let decimal = |value: f32| value.to_string().parse::<f64>().unwrap_or(f64::from(value));
+        let last = if self.shape == Shape::Constant { 1.0 } else { self.final_frac };
+        [self.lr, (decimal(self.lr) * decimal(last)) as f32].map(|rate| match rate {
+            0.0 | 1e-3..1e3 => rate.to_string(),
+            _ => format!("{rate:e}"),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Schedule, Shape};
@@ -122,6 +136,17 @@ mod tests {
                 let (got, budget) = (schedule.at(step), 4.0 * f32::EPSILON * lr);
                 assert!((got - want).abs() <= budget, "{shape:?} of {steps}, step {step}: {got:e}, expected {want:e}");
             }
+        }
+    }
+
+    #[test]
+    fn rates_are_printed_as_a_person_writes_them() {
+        for (lr, final_frac, texts) in
+            [(6e-4, 0.1, ["6e-4", "6e-5"]), (2.5e-4, 0.0, ["2.5e-4", "0"]), (5e-3, 0.3, ["0.005", "0.0015"])]
+        {
+            let schedule = Schedule { shape: Shape::Cosine, lr, warmup: 0, final_frac, steps: 10 };
+            assert_eq!(schedule.rate_texts(), texts);
+            assert_eq!(Schedule { shape: Shape::Constant, ..schedule }.rate_texts()[1], texts[0]);
         }
     }
 

@@ -181,7 +181,7 @@ fn train(
     // what was read for the plan the first device need not read again
     let planner = Cell::new(planner);
     let open = || {
-        let mut gpus = open(&settings, &devices, &planner, &tuned)?;
+        let mut gpus = open(&settings, &devices, &planner, &tuned, asked.recipe().training.tokens_per_step)?;
         // the first process says when
         if let (Some(crew), true) = (&crew, speaks) {
             crew.tell(&Message::Open)?;
@@ -252,6 +252,7 @@ fn open(
     devices: &[Option<String>],
     planner: &Cell<Option<Gpu>>,
     tuned: &RefCell<Found>,
+    tokens_per_step: Option<usize>,
 ) -> Result<Vec<Gpu>> {
     let options = |device: &Option<String>| Options {
         device: device.clone(),
@@ -271,7 +272,7 @@ fn open(
         // any of several devices: all of them record alike
         gpus.push(last.adopting(planner));
     }
-    check_memory(&gpus[0], settings, settings.run.memory)?;
+    check_memory(&gpus[0], settings, settings.run.memory, tokens_per_step)?;
     Ok(gpus)
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Caps, Elem, Vendor};
 use crate::measure::plan::{LARGEST_BINDING, assumed};
+use crate::units;
 
 /// Constants that are the same for all cards; see `cards.toml`.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -71,8 +72,8 @@ pub struct Card {
     pub subgroups: f64,
     /// Largest number of resident workgroups per unit.
     pub workgroups: f64,
-    /// GiB of memory that a program gets.
-    pub memory_gib: f64,
+    /// MiB of memory that the driver reports in total.
+    pub memory_mib: u64,
     /// Invocations of a subgroup.
     #[serde(default = "thirty_two")]
     pub subgroup_size: u32,
@@ -98,6 +99,10 @@ struct File {
     model: Constants,
     card: Vec<Card>,
 }
+
+/// MiB of a card's memory that plans leave to others: to the driver itself, to the context of the program with its
+/// queues and compiled kernels, and to the allocator, which pads buffers. Assumed, not measured.
+pub const RESERVED_MIB: u64 = 1024;
 
 /// The file, which is compiled in. A test parses it.
 static FILE: LazyLock<File> =
@@ -147,10 +152,17 @@ impl Card {
         cards().iter().find(|card| card.adapters.iter().any(|known| known == adapter))
     }
 
-    /// Returns the bytes of memory that a program gets.
+    /// Returns the bytes of memory for a run: the card's total less [`RESERVED_MIB`].
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        (self.memory_gib * f64::from(1 << 30)) as u64
+        self.memory_mib.saturating_sub(RESERVED_MIB) << 20
+    }
+
+    /// Returns a line about the card's memory and the reserve.
+    #[must_use]
+    pub fn memory_summary(&self) -> String {
+        let [total, reserved] = [self.memory_mib, RESERVED_MIB].map(units::count);
+        format!("memory   {}: {total} MiB, of which {reserved} MiB are reserved for driver and context", self.name)
     }
 
     /// Returns capabilities for which the same kernels are chosen as on the card.
@@ -194,6 +206,15 @@ mod tests {
             );
         }
         assert!(Card::of_adapter("Apple M1").is_some() && Card::of_adapter("Apple M1 Max").is_none());
+    }
+
+    /// An 80 GB H100 has 81,559 MiB by its driver, and a plan must not fill them.
+    #[test]
+    fn plans_leave_a_reserve_of_the_memory_that_the_driver_reports() {
+        let card = Card::find("h100").expect("a card");
+        assert_eq!((card.memory_mib, card.memory_bytes() >> 20), (81_559, 80_535));
+        assert!(card.memory_summary().ends_with("81,559 MiB, of which 1,024 MiB are reserved for driver and context"));
+        assert!(cards().iter().all(|card| card.memory_bytes() > 8 << 30));
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn card() -> Card {
         group_kib: 48,
         subgroups: 64.0,
         workgroups: 32.0,
-        memory_gib: 16.0,
+        memory_mib: 16 << 10,
         subgroup_size: 32,
         pytorch_tokens_per_s: None,
         batch: 64,
