@@ -33,7 +33,7 @@ pub fn run(asked: &mut Asked) -> Result<()> {
         }
     };
     let t = &settings.train;
-    asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
+    asked.merged.notices.iter().for_each(|text| say!("recipe   {text}"));
     say!("model    {}", summary(&settings.config()));
     say!("data     {summary_of_data}");
     if !is_auto(asked) {
@@ -134,8 +134,8 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
         // a file may have any name, also one with a line in it
         let _ = writeln!(text, "{line:<40} # {}", visible::line(&from));
     }
-    for aside in &asked.merged.aside {
-        let _ = writeln!(text, "\n# {}", visible::line(aside));
+    for notice in &asked.merged.notices {
+        let _ = writeln!(text, "\n# {}", visible::line(notice));
     }
     say_lines!("{}", text.trim_end());
     Ok(())

@@ -6,7 +6,7 @@ use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, Upload, UploadRing}
 use crate::model::{Activations, Config, Params, forward};
 use crate::ops::{cast, matmul};
 
-use crate::infer::sampler::{Coins, Sampling, draw};
+use crate::infer::sampler::{SampleRng, Sampling, draw};
 
 /// Length of the shortest recorded forward pass.
 const SHORTEST: usize = 16;
@@ -205,7 +205,7 @@ impl<'a> Generator<'a> {
         sampling: &Sampling,
         mut emit: impl FnMut(u32) -> Result<()>,
     ) -> Result<()> {
-        let mut coins = Coins::new(sampling.seed);
+        let mut rng = SampleRng::new(sampling.seed);
         let mut tokens = self.prompt.0.clone();
         if !self.prompt.2 {
             self.prompt(&tokens)?;
@@ -222,7 +222,7 @@ impl<'a> Generator<'a> {
                     self.next_logits(last)?
                 };
             }
-            let token = draw(&logits, sampling, &mut coins);
+            let token = draw(&logits, sampling, &mut rng);
             if Some(token) == stop {
                 break;
             }

@@ -23,9 +23,9 @@ impl Default for Sampling {
 /// xorshift64*, the generator of llm.c's sampler: Vigna, "An experimental exploration of Marsaglia's xorshift
 /// generators".
 #[derive(Debug, Clone)]
-pub struct Coins(u64);
+pub struct SampleRng(u64);
 
-impl Coins {
+impl SampleRng {
     /// Starts from a seed. Zero, which xorshift does not allow, is replaced.
     #[must_use]
     pub fn new(seed: u64) -> Self {
@@ -33,7 +33,7 @@ impl Coins {
     }
 
     /// Returns the next number in [0, 1).
-    pub fn toss(&mut self) -> f32 {
+    pub fn next_f32(&mut self) -> f32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -53,7 +53,7 @@ fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
 /// Draws a token from the softmax of the logits divided by the temperature, cut to the k likeliest tokens, then to the
 /// likeliest that together have probability p. Uses one random number per token, and none at temperature 0.
 #[must_use]
-pub fn draw(logits: &[f32], sampling: &Sampling, coins: &mut Coins) -> u32 {
+pub fn draw(logits: &[f32], sampling: &Sampling, rng: &mut SampleRng) -> u32 {
     let mut list: Vec<Candidate> = (0..).zip(logits.iter().copied()).collect();
     let Some(&(best, most)) = list.iter().min_by(|a, b| order(a, b)) else { return 0 };
     if sampling.temperature <= 0.0 {
@@ -72,7 +72,7 @@ pub fn draw(logits: &[f32], sampling: &Sampling, coins: &mut Coins) -> u32 {
     // sorted by id, so that the result does not depend on the order of selection
     list.sort_unstable_by_key(|candidate| candidate.0);
     let total: f64 = list.iter().map(weight).sum();
-    let mut left = f64::from(coins.toss()) * total;
+    let mut left = f64::from(rng.next_f32()) * total;
     for candidate in &list {
         left -= weight(candidate);
         if left < 0.0 {
@@ -117,27 +117,27 @@ mod tests {
     }
 
     #[test]
-    fn coins_are_those_of_llmc() {
-        let mut coins = Coins::new(1337);
+    fn random_numbers_are_those_of_llmc() {
+        let mut rng = SampleRng::new(1337);
         for want in [0.230_317_24, 0.190_518_26, 0.310_865_16, 0.902_659_5] {
-            assert!((coins.toss() - want).abs() < 1e-7);
+            assert!((rng.next_f32() - want).abs() < 1e-7);
         }
     }
 
     #[test]
     fn zero_temperature_takes_the_likeliest_and_top_k_limits() {
         let logits = [0.0, 3.0, 1.0, 3.0];
-        let mut coins = Coins::new(1);
-        assert_eq!(draw(&logits, &sampling(0.0, 0, 1.0), &mut coins), 1);
+        let mut rng = SampleRng::new(1);
+        assert_eq!(draw(&logits, &sampling(0.0, 0, 1.0), &mut rng), 1);
         let two = sampling(5.0, 2, 1.0);
-        assert!((0..200).all(|_| [1, 3].contains(&draw(&logits, &two, &mut coins))));
-        assert!((0..50).all(|_| draw(&logits, &sampling(5.0, 1, 1.0), &mut coins) == 1));
+        assert!((0..200).all(|_| [1, 3].contains(&draw(&logits, &two, &mut rng))));
+        assert!((0..50).all(|_| draw(&logits, &sampling(5.0, 1, 1.0), &mut rng) == 1));
     }
 
     #[test]
     fn draws_follow_the_softmax() {
-        let (logits, mut coins) = ([1.0f32.ln(), 3.0f32.ln()], Coins::new(7));
-        let ones = (0..4000).filter(|_| draw(&logits, &sampling(1.0, 0, 1.0), &mut coins) == 1).count();
+        let (logits, mut rng) = ([1.0f32.ln(), 3.0f32.ln()], SampleRng::new(7));
+        let ones = (0..4000).filter(|_| draw(&logits, &sampling(1.0, 0, 1.0), &mut rng) == 1).count();
         assert!((2850..3150).contains(&ones), "{ones} of 4000, expected about 3000");
     }
 
@@ -145,15 +145,15 @@ mod tests {
     fn top_p_keeps_the_fewest_that_reach_it() {
         // probabilities 0.5, 0.3, 0.15, 0.05 under ids 2, 0, 3, 1
         let logits = [0.3f32.ln(), 0.05f32.ln(), 0.5f32.ln(), 0.15f32.ln()];
-        let mut coins = Coins::new(3);
+        let mut rng = SampleRng::new(3);
         for (p, kept) in [(0.0, &[2][..]), (0.49, &[2]), (0.6, &[0, 2]), (0.81, &[0, 2, 3]), (0.96, &[0, 1, 2, 3])] {
-            let mut seen: Vec<u32> = (0..400).map(|_| draw(&logits, &sampling(1.0, 0, p), &mut coins)).collect();
+            let mut seen: Vec<u32> = (0..400).map(|_| draw(&logits, &sampling(1.0, 0, p), &mut rng)).collect();
             seen.sort_unstable();
             seen.dedup();
             assert_eq!(seen, kept, "p {p}");
         }
         // top-k first: of the two likeliest, the first alone has 0.625
-        assert!((0..100).all(|_| draw(&logits, &sampling(1.0, 2, 0.6), &mut coins) == 2));
+        assert!((0..100).all(|_| draw(&logits, &sampling(1.0, 2, 0.6), &mut rng) == 2));
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn impossible_tokens_are_never_drawn() {
         let logits = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
-        let mut coins = Coins::new(5);
-        assert!((0..100).all(|_| draw(&logits, &sampling(1.0, 0, 1.0), &mut coins) == 1));
+        let mut rng = SampleRng::new(5);
+        assert!((0..100).all(|_| draw(&logits, &sampling(1.0, 0, 1.0), &mut rng) == 1));
     }
 }

@@ -12,7 +12,7 @@ use crate::train::{Sizes, Trainer, TrainerOptions};
 use crate::units;
 
 use crate::measure::table::{Table, number};
-use crate::measure::traffic::Beside;
+use crate::measure::traffic::NonProductTraffic;
 
 /// All dispatches of one kernel in a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,9 +66,10 @@ pub struct Count {
     /// Bytes of partial products, written by the products and read by the kernels that add them.
     pub parts_bytes: u64,
     /// Traffic that is not operands or results of matrix products.
-    pub beside: Beside,
+    #[serde(rename = "beside")]
+    pub non_product: NonProductTraffic,
     /// The same traffic in llm.c; only for mixed precision, the only precision that it was counted for.
-    pub llmc: Option<Beside>,
+    pub llmc: Option<NonProductTraffic>,
 }
 
 impl Count {
@@ -90,8 +91,8 @@ impl Count {
             formula_flops_per_token: super::flops_per_token(&config, sizes.context),
             tokens: sizes.tokens(),
             parts_bytes: step.commands.iter().map(parts_bytes).sum(),
-            beside: Beside::of(&config, &sizes, elem, &step, trainer.programs()[0]),
-            llmc: (elem == Elem::F16).then(|| Beside::of_llmc(&config, &sizes)),
+            non_product: NonProductTraffic::of(&config, &sizes, elem, &step, trainer.programs()[0]),
+            llmc: (elem == Elem::F16).then(|| NonProductTraffic::of_llmc(&config, &sizes)),
         };
         let Sizes { batch, context, accumulation } = sizes;
         let least = cases::least(&StepShape { config, batch, context, accumulation, elem });
@@ -157,13 +158,14 @@ impl Count {
                 ratio(o.flops, o.least_flops),
             ]);
         }
-        let llmc =
-            |of: fn(&Beside) -> String| self.llmc.as_ref().map_or(String::new(), |b| format!(", llm.c {}", of(b)));
+        let llmc = |of: fn(&NonProductTraffic) -> String| {
+            self.llmc.as_ref().map_or(String::new(), |b| format!(", llm.c {}", of(b)))
+        };
         let beside = format!(
             "without products' operands and results {} GB{}; {} dispatches per layer{}",
-            giga(self.beside.bytes),
+            giga(self.non_product.bytes),
             llmc(|b| number(b.bytes as f64 / 1e9)),
-            self.beside.layer_launches,
+            self.non_product.layer_launches,
             llmc(|b| b.layer_launches.to_string())
         );
         format!(

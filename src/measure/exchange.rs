@@ -27,11 +27,11 @@ use crate::error::{Error, Fault, Result};
 use crate::model::flat::{self, Part};
 use crate::train::TrainerOptions;
 use crate::train::collective::Scope;
-use crate::train::trainer::{MOST_COPIERS, stages};
+use crate::train::trainer::{MAX_COPY_THREADS, stages};
 
 /// The connections of devices to the host's memory and to other machines.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Link {
+pub struct LinkSpeed {
     /// The bus of a device.
     pub bus: Bus,
     /// The network of a machine.
@@ -82,7 +82,7 @@ const BACKWARD: f64 = 2.0 / 3.0;
 
 /// Bytes that a device sends and receives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bytes {
+pub struct ExchangeBytes {
     /// Bytes from the device to the host.
     pub out: u64,
     /// Bytes from the host to the device; the host copies each of them once before.
@@ -93,7 +93,7 @@ pub struct Bytes {
     pub messages: u64,
 }
 
-impl std::ops::AddAssign for Bytes {
+impl std::ops::AddAssign for ExchangeBytes {
     fn add_assign(&mut self, other: Self) {
         self.out += other.out;
         self.into += other.into;
@@ -106,9 +106,9 @@ impl std::ops::AddAssign for Bytes {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Gradients that are sent before the backward pass ends.
-    pub early: Bytes,
+    pub early: ExchangeBytes,
     /// All other gradients, and all weights.
-    pub late: Bytes,
+    pub late: ExchangeBytes,
     /// Bytes of the largest bucket in either direction.
     pub bucket: u64,
     /// Bytes of the largest bucket from other machines.
@@ -116,7 +116,7 @@ pub struct Traffic {
     /// Devices per machine.
     pub each: u64,
     /// The weights among the late bytes.
-    pub weights: Bytes,
+    pub weights: ExchangeBytes,
 }
 
 impl Traffic {
@@ -142,12 +142,12 @@ impl Traffic {
             for stage in &stages {
                 let (held, summed) = (stage.held(&bucket).len() as u64, stage.summed(&bucket, part).len() as u64);
                 let (own, nodes) = (stage.own.len() as u64, stage.nodes.len() as u64);
-                let gradients = Bytes {
+                let gradients = ExchangeBytes {
                     out: element * (held - summed) * own,
                     into: element * summed * (nodes - own),
-                    ..Bytes::default()
+                    ..ExchangeBytes::default()
                 };
-                let weights = Bytes { out: 4 * summed, into: 4 * (held - summed), ..Bytes::default() };
+                let weights = ExchangeBytes { out: 4 * summed, into: 4 * (held - summed), ..ExchangeBytes::default() };
                 all.weights += weights;
                 for (bytes, is_early) in [(gradients, early.contains(&bucket.group)), (weights, false)] {
                     all.add(bytes, stage.scope, is_early);
@@ -157,7 +157,7 @@ impl Traffic {
         all
     }
 
-    fn add(&mut self, mut bytes: Bytes, scope: Scope, is_early: bool) {
+    fn add(&mut self, mut bytes: ExchangeBytes, scope: Scope, is_early: bool) {
         if scope == Scope::Machines {
             (bytes.far, bytes.messages) = (bytes.into, 1);
             self.far_bucket = self.far_bucket.max(bytes.into);
@@ -168,7 +168,7 @@ impl Traffic {
 
     /// Returns the sum of early and late bytes.
     #[must_use]
-    pub fn all(&self) -> Bytes {
+    pub fn all(&self) -> ExchangeBytes {
         let mut all = self.early;
         all += self.late;
         all
@@ -177,17 +177,17 @@ impl Traffic {
     /// Predicts the milliseconds by which the exchange over a link makes a step longer, with `copiers` copying threads
     /// per device and a backward pass of `backward_ms`.
     #[must_use]
-    pub fn ms(&self, link: &Link, copiers: usize, backward_ms: f64) -> f64 {
-        if self.all() == Bytes::default() {
+    pub fn ms(&self, link: &LinkSpeed, copiers: usize, backward_ms: f64) -> f64 {
+        if self.all() == ExchangeBytes::default() {
             return 0.0;
         }
-        let Link { bus, network } = link;
+        let LinkSpeed { bus, network } = link;
         let ms = |bytes: u64, gb: f64| bytes as f64 / gb / 1e6;
         let copy_gb = COPY_GB * copiers as f64;
         let carried = |bytes: u64| ms(bytes * self.each, network.gb);
-        let queue = |bytes: Bytes| ms(bytes.out, bus.out_gb) + ms(bytes.into, bus.in_gb);
-        let far = |bytes: Bytes| carried(bytes.far) + bytes.messages as f64 * LATENCY_MS;
-        let host = |bytes: Bytes| ms(bytes.into, copy_gb).max(far(bytes));
+        let queue = |bytes: ExchangeBytes| ms(bytes.out, bus.out_gb) + ms(bytes.into, bus.in_gb);
+        let far = |bytes: ExchangeBytes| carried(bytes.far) + bytes.messages as f64 * LATENCY_MS;
+        let host = |bytes: ExchangeBytes| ms(bytes.into, copy_gb).max(far(bytes));
         let early = queue(self.early).max(host(self.early) - backward_ms);
         let late = queue(self.late).max(host(self.late));
         let bucket = self.bucket;
@@ -197,7 +197,7 @@ impl Traffic {
 
 /// The prediction of a step that several devices share.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Together {
+pub struct SharedStep {
     /// Tokens per step.
     pub tokens: f64,
     /// Milliseconds of each device's micro-steps.
@@ -206,16 +206,22 @@ pub struct Together {
     pub exchange_ms: f64,
 }
 
-impl Together {
+impl SharedStep {
     /// Predicts a step of `tokens` tokens, or of one micro-step per rank without them, from the milliseconds of a
     /// micro-step.
     ///
     /// # Errors
     /// [`Error::Usage`] if the tokens cannot be divided into the same number of micro-steps for each rank.
-    pub fn predict(subject: &Subject, link: &Link, batch: usize, micro_ms: f64, tokens: Option<f64>) -> Result<Self> {
+    pub fn predict(
+        subject: &Subject,
+        link: &LinkSpeed,
+        batch: usize,
+        micro_ms: f64,
+        tokens: Option<f64>,
+    ) -> Result<Self> {
         let tokens = tokens.unwrap_or((batch * subject.context * subject.ranks) as f64);
         let micro_steps = micro_steps(subject, batch, tokens)?;
-        let exchange_ms = Traffic::of(&subject.options(batch)).ms(link, MOST_COPIERS, BACKWARD * micro_ms);
+        let exchange_ms = Traffic::of(&subject.options(batch)).ms(link, MAX_COPY_THREADS, BACKWARD * micro_ms);
         Ok(Self { tokens, kernels_ms: micro_steps * micro_ms, exchange_ms })
     }
 
@@ -273,7 +279,7 @@ pub fn micro_steps(subject: &Subject, batch: usize, tokens: f64) -> Result<f64> 
 
 /// The measured exchange of a step on the first device.
 #[derive(Debug, Clone, Serialize)]
-pub struct Exchanged {
+pub struct MeasuredExchange {
     /// Bytes per step from the device to the host.
     pub out_bytes: u64,
     /// Bytes per step from the host to the device.
@@ -295,11 +301,11 @@ pub struct Exchanged {
     pub weights_bytes: u64,
 }
 
-impl Exchanged {
+impl MeasuredExchange {
     /// Computes the times from the spans of steps.
     #[must_use]
     pub fn new(traffic: &Traffic, steps: &Steps) -> Self {
-        let Bytes { out, into, .. } = traffic.all();
+        let ExchangeBytes { out, into, .. } = traffic.all();
         let copies_ms = steps.whole_ms("copy from other devices");
         Self {
             out_bytes: out,
@@ -370,14 +376,18 @@ mod tests {
     fn bytes_are_those_of_zero_1() {
         let groups = flat::groups(&subject(1, 1, None).config);
         let padded = groups.iter().map(|group| group.len as u64).sum::<u64>();
-        assert_eq!(traffic(1, 1, None).all(), Bytes::default());
+        assert_eq!(traffic(1, 1, None).all(), ExchangeBytes::default());
         for devices in [2, 4, 8] {
             for (wire, element) in [(None, 4), (Some(Format::Bf16), 2), (Some(Format::F16), 2)] {
                 let Traffic { early, late, bucket, .. } = traffic(devices, devices, wire);
                 let others = padded * (devices as u64 - 1) / devices as u64;
                 // gradients of other owners leave and those of owned blocks come; weights go the other way
                 let (out, into) = (element * others + 4 * (padded - others), (element + 4) * others);
-                let all = Bytes { out: early.out + late.out, into: early.into + late.into, ..Bytes::default() };
+                let all = ExchangeBytes {
+                    out: early.out + late.out,
+                    into: early.into + late.into,
+                    ..ExchangeBytes::default()
+                };
                 // up to blocks that do not divide evenly
                 assert!(all.out.abs_diff(out) * 50 < out, "{devices}: {all:?}, {out} out");
                 assert!(all.into.abs_diff(into) * 50 < into, "{devices}: {all:?}, {into} in");
@@ -415,9 +425,9 @@ mod tests {
 
     #[test]
     fn the_slowest_of_queue_host_and_network_counts() {
-        let bytes = |far: u64| Bytes { out: 500_000_000, into: 900_000_000, far, messages: 0 };
+        let bytes = |far: u64| ExchangeBytes { out: 500_000_000, into: 900_000_000, far, messages: 0 };
         let traffic = |far: u64| Traffic { late: bytes(far), each: 1, ..Traffic::default() };
-        let [pcie4, pcie5] = BUSES.map(|bus| Link { bus, network: NETWORKS[2] });
+        let [pcie4, pcie5] = BUSES.map(|bus| LinkSpeed { bus, network: NETWORKS[2] });
         let is = |found: f64, want: f64| assert!((found - want).abs() < 1e-9, "{found}, expected {want}");
         is(traffic(0).ms(&pcie4, 4, 0.0), 56.0);
         is(traffic(0).ms(&pcie5, 1, 0.0), 90.0);
@@ -425,7 +435,7 @@ mod tests {
         is(traffic(900_000_000).ms(&pcie4, 4, 0.0), 80.0);
         // two devices share the machine's network
         is(Traffic { each: 2, ..traffic(900_000_000) }.ms(&pcie4, 4, 0.0), 160.0);
-        let slow = Traffic { late: Bytes { messages: 100, ..bytes(900_000_000) }, ..traffic(0) };
+        let slow = Traffic { late: ExchangeBytes { messages: 100, ..bytes(900_000_000) }, ..traffic(0) };
         is(slow.ms(&pcie4, 4, 0.0), 80.0 + 100.0 * LATENCY_MS);
         let bucket = Traffic { bucket: 30_000_000, ..traffic(0) };
         is(bucket.ms(&pcie4, 4, 0.0), traffic(0).ms(&pcie4, 4, 0.0) + 1.2 + 0.75 + 1.2);
@@ -450,7 +460,8 @@ mod tests {
         // three do not divide it by any batch
         let text = error(&subject(3, 3, None), 64, 524_288.0);
         assert!(text.ends_with("try --tokens-per-step 589824"), "{text}");
-        let step = Together::predict(&eight, &Link { bus: BUSES[1], network: NETWORKS[2] }, 64, 100.0, None).unwrap();
+        let step =
+            SharedStep::predict(&eight, &LinkSpeed { bus: BUSES[1], network: NETWORKS[2] }, 64, 100.0, None).unwrap();
         assert_eq!((step.tokens, step.kernels_ms), (524_288.0, 200.0));
         assert!((step.efficiency() - 200.0 / step.ms()).abs() < 1e-12);
     }

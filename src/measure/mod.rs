@@ -20,7 +20,7 @@ pub use profile::Profile;
 pub use roofs::Roofs;
 pub use steps::Steps;
 pub use table::Table;
-pub use traffic::Beside;
+pub use traffic::NonProductTraffic;
 
 use crate::data::{Batches, LoaderConfig, TokenSource};
 use crate::error::Result;
@@ -29,7 +29,7 @@ use crate::model::Config;
 use crate::random::mt19937::Mt19937;
 use crate::units;
 
-use self::tune::{Found, Job};
+use self::tune::{Job, LoadedRecord};
 use crate::train::Sizes;
 
 /// Returns the floating-point operations per token by llm.c's formula, `6 N + 6 L C T`, for comparison with other
@@ -54,23 +54,23 @@ pub fn random_batches(config: &Config, sizes: &Sizes, batches: usize) -> Result<
 
 /// Returns a line about the adapter's record of `wgpt tune`, if it has one, for callers without a model.
 #[must_use]
-pub fn tuned(found: &Found) -> Option<String> {
+pub fn record_summary(found: &LoadedRecord) -> Option<String> {
     match found {
-        Found::Nothing => None,
-        Found::Missing(file) => Some(format!("no: {} does not exist", file.display())),
-        Found::Kernels(kernels, file) => {
+        LoadedRecord::Nothing => None,
+        LoadedRecord::Missing(file) => Some(format!("no: {} does not exist", file.display())),
+        LoadedRecord::Kernels(kernels, file) => {
             let (count, file) = (kernels.len(), file.display());
             Some(format!("{} of the record {file}, for equal shapes", units::counted(count as u64, "kernel")))
         }
-        Found::Ignored(why) => Some(format!("no: {why}")),
+        LoadedRecord::Ignored(why) => Some(format!("no: {why}")),
     }
 }
 
 /// Returns a line about the number of a run's jobs that are in the record, if there is one. `caps` belongs to the run,
 /// because a resumed run keeps the kernels of its checkpoint.
 #[must_use]
-pub fn tuned_jobs(
-    found: &Found,
+pub fn tuned_jobs_summary(
+    found: &LoadedRecord,
     caps: &Caps,
     config: &Config,
     elem: Elem,
@@ -78,9 +78,9 @@ pub fn tuned_jobs(
 ) -> Option<String> {
     let jobs = tune::jobs(caps, config, elem, [batch, context]);
     let named = |job: &Job| job.recorded(caps, elem).is_some();
-    let (count, any) = (count(&jobs, named), jobs.iter().any(named));
+    let (count, any) = (count_jobs(&jobs, named), jobs.iter().any(named));
     match found {
-        Found::Kernels(kernels, file) if *kernels == caps.tuned && any => {
+        LoadedRecord::Kernels(kernels, file) if *kernels == caps.tuned && any => {
             let useless = jobs.iter().filter(|job| caps.tuned.contains_key(&job.key(elem)) && !named(job)).count();
             let others = match useless {
                 0 => String::new(),
@@ -88,20 +88,20 @@ pub fn tuned_jobs(
             };
             Some(format!("{count}, from {}{others}", file.display()))
         }
-        Found::Kernels(kernels, file) if *kernels == caps.tuned => {
+        LoadedRecord::Kernels(kernels, file) if *kernels == caps.tuned => {
             let file = file.display();
             let again = format!("wgpt tune --batch {batch} --context {context}");
             Some(format!("{count}: the record {file} is for other shapes; try {again}"))
         }
         _ if any => Some(format!("{count}, from the run's checkpoint")),
-        Found::Kernels(..) => Some(format!("{count}: a resumed run keeps its kernels")),
-        _ => tuned(found),
+        LoadedRecord::Kernels(..) => Some(format!("{count}: a resumed run keeps its kernels")),
+        _ => record_summary(found),
     }
 }
 
 /// Returns the number of products and attention kernels for which `is` is true, as text: `2 of 15 products`.
 #[must_use]
-pub fn count(jobs: &[Job], is: impl Fn(&Job) -> bool) -> String {
+pub fn count_jobs(jobs: &[Job], is: impl Fn(&Job) -> bool) -> String {
     let (products, attention): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.is_product());
     let of = |list: &[&Job]| format!("{} of {}", list.iter().filter(|job| is(job)).count(), list.len());
     let mut text = format!("{} products", of(&products));

@@ -16,7 +16,7 @@ use crate::train::trainer::Part;
 use crate::train::{Sizes, Trainer, TrainerOptions};
 
 /// Largest number of tokens per micro-step in a plan, because a plan records every command of one.
-pub const MOST_TOKENS: usize = 1 << 20;
+pub const MAX_TOKENS: usize = 1 << 20;
 
 /// Names of the parts of a plan.
 pub const PARTS: [&str; 6] = ["weights", "gradients", "moments", "activations", "logits chunk", "staging"];
@@ -79,7 +79,7 @@ impl Subject {
     /// # Errors
     /// As [`Subject::plan`].
     pub fn largest_batch(&self, gpu: &Gpu, limit: u64, accept: impl Fn(usize) -> bool) -> Result<Option<usize>> {
-        let candidates: Vec<usize> = (1..=MOST_TOKENS / self.context.max(1)).filter(|&batch| accept(batch)).collect();
+        let candidates: Vec<usize> = (1..=MAX_TOKENS / self.context.max(1)).filter(|&batch| accept(batch)).collect();
         let fits = |at: usize| {
             let plan = self.plan(gpu, candidates[at])?;
             Ok(plan.oversized.is_none() && plan.total() <= limit)

@@ -66,7 +66,7 @@ impl Steps {
             }
         };
         note(false);
-        while first_says(trainer, step < 2 || (step < most && begin.elapsed() < time))? {
+        while first_device_answers(trainer, step < 2 || (step < most && begin.elapsed() < time))? {
             step += 1;
             trainer.step(loader, step, 0.0)?;
             note(false);
@@ -121,7 +121,7 @@ impl Steps {
 }
 
 /// Returns `own` of the first of the devices that share the steps.
-fn first_says(trainer: &mut Trainer, own: bool) -> Result<bool> {
+fn first_device_answers(trainer: &mut Trainer, own: bool) -> Result<bool> {
     Ok(trainer.share(&[u8::from(own)])?.first().is_some_and(|first| first == &[1]))
 }
 
@@ -142,10 +142,10 @@ pub fn on_devices<T: Send>(
         (_, Some(links)) => links,
     };
     let on = |gpu: &Gpu, link: Link| -> Result<T> {
-        let (part, ender) = (link.part(), link.ender());
+        let (part, handle) = (link.part(), link.abort_handle());
         let made = Trainer::linked(gpu, TrainerOptions { part, ..options }, Some(Box::new(link)));
         let result = made.and_then(|mut trainer| work(&mut trainer));
-        result.inspect_err(|error| ender.abort(error))
+        result.inspect_err(|error| handle.abort(error))
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = gpus.iter().zip(links).map(|(gpu, link)| scope.spawn(|| on(gpu, link))).collect();
@@ -175,7 +175,7 @@ pub fn spread(values: &[f64]) -> f64 {
 
 /// The figures of a step that `wgpt profile` and the step bench show.
 #[derive(Debug, Clone, Serialize)]
-pub struct Facts {
+pub struct StepFigures {
     /// Tokens per step.
     pub tokens: usize,
     /// Steps measured.
@@ -208,7 +208,7 @@ pub struct Facts {
     pub driver_bytes: Option<(u64, u64)>,
 }
 
-impl Facts {
+impl StepFigures {
     /// Collects the figures of measured steps.
     #[must_use]
     pub fn new(steps: &Steps, trainer: &Trainer, planned_bytes: u64) -> Self {

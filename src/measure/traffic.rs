@@ -9,7 +9,7 @@ use crate::train::Sizes;
 
 /// The traffic of a step without its matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Beside {
+pub struct NonProductTraffic {
     /// Bytes per step of all dispatches, clears and copies, less the operands and result of each product once.
     pub bytes: u64,
     /// Launches for one layer per micro-step, forward and backward.
@@ -38,7 +38,7 @@ fn products(config: &Config, sizes: &Sizes, elem: Elem) -> u64 {
     sizes.accumulation as u64 * linear(config).into_iter().enumerate().map(of).sum::<u64>()
 }
 
-impl Beside {
+impl NonProductTraffic {
     /// Counts the traffic of a recorded step and of the micro-step in it.
     pub(super) fn of(config: &Config, sizes: &Sizes, elem: Elem, step: &Program, micro: &Program) -> Self {
         let all: u64 = step.commands.iter().map(|command| command.bytes).sum();
@@ -85,12 +85,12 @@ mod tests {
     use crate::measure::plan::{LARGEST_BINDING, assumed};
     use crate::model::Recompute;
 
-    fn both(name: &str, batch: usize, accumulation: usize) -> (Beside, Beside) {
+    fn both(name: &str, batch: usize, accumulation: usize) -> (NonProductTraffic, NonProductTraffic) {
         let config = Config::from_descriptor(name).expect("a model");
         let sizes = Sizes { batch, context: 1024, accumulation };
         let caps = assumed(Elem::F16, LARGEST_BINDING);
-        let ours = Count::new(caps, config, sizes, Elem::F16, Recompute::None).expect("counted").beside;
-        let llmc = Beside::of_llmc(&config, &sizes);
+        let ours = Count::new(caps, config, sizes, Elem::F16, Recompute::None).expect("counted").non_product;
+        let llmc = NonProductTraffic::of_llmc(&config, &sizes);
         println!("{name}, batch {batch} x {accumulation}: {ours:?}, llm.c {llmc:?}");
         assert!(ours.layer_launches <= llmc.layer_launches, "{name}: {ours:?}, llm.c {llmc:?}");
         (ours, llmc)

@@ -35,7 +35,7 @@ pub struct Dataset {
 const STORIES_BYTES: usize = 2 << 20;
 
 /// Number of tokens per source that are checked before the device is opened.
-const LOOK: usize = 1 << 16;
+const CHECKED_TOKENS: usize = 1 << 16;
 
 fn source_tokens(sources: &[TokenSource]) -> usize {
     sources.iter().map(TokenSource::len).sum()
@@ -45,7 +45,7 @@ fn source_tokens(sources: &[TokenSource]) -> usize {
 ///
 /// # Errors
 /// [`Error::Data`] if a record is invalid; [`Error::Usage`] if two records name different tokenizers.
-pub fn noted_tokenizer(given: &[(&[PathBuf], Part)], format: TokenFormat) -> Result<Option<(String, Tokenizer)>> {
+pub fn recorded_tokenizer(given: &[(&[PathBuf], Part)], format: TokenFormat) -> Result<Option<(String, Tokenizer)>> {
     let folders = given.iter().flat_map(|(given, part)| token_paths::folders(given, *part, format));
     let folders: BTreeSet<PathBuf> = folders.collect();
     noted::agreed(noted::tokenizers(folders.iter().map(PathBuf::as_path))?)
@@ -126,9 +126,9 @@ impl Dataset {
         (ranks, micro_steps): (usize, usize),
     ) -> Result<(Batches, Option<Rows>)> {
         // check the start of every shard first; the rest is checked batch by batch
-        let mut head = vec![0u16; LOOK];
+        let mut head = vec![0u16; CHECKED_TOKENS];
         for source in self.train.iter().chain(&self.validation) {
-            let n = source.len().min(LOOK);
+            let n = source.len().min(CHECKED_TOKENS);
             source.read_checked(0, &mut head[..n], vocab)?;
             source.release();
         }

@@ -31,9 +31,9 @@
 //! blocks; the dependence of the clock on power; the tail of common tokens in the embedding. NVK's compiler is not
 //! NVIDIA's, nor is Honeykrisp's Apple's. Only measurements can show these effects.
 
-pub mod beside;
 pub mod card;
 pub mod code;
+pub mod comparison;
 
 use serde::Serialize;
 
@@ -45,9 +45,9 @@ use crate::train::{Sizes, Trainer, TrainerOptions};
 use crate::units;
 
 use crate::measure::table::{Table, number};
-pub use beside::Beside;
 use card::{Card, Constants};
 use code::{Code, Codes, Counts, code_name};
+pub use comparison::Comparison;
 
 /// The work of one dispatch.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,8 +6,8 @@ use crate::ops::attention::{self, Backward, Entry, Forward, Shape};
 use crate::ops::cast;
 use crate::reference;
 
-use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
-use crate::measure::tune::operands::{Repeated, in_parallel};
+use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, root_mean_square};
+use crate::measure::tune::operands::{RepeatedBlock, in_parallel};
 use crate::measure::tune::race::Bench;
 
 /// The shape of an attention: B, T, NH, HS.
@@ -61,7 +61,7 @@ fn scales(entry: Entry) -> [f64; 2] {
 
 /// The result that an element belongs to.
 #[derive(Clone, Copy, PartialEq)]
-enum Of {
+enum ResultKind {
     Out,
     Lse,
     Delta,
@@ -92,16 +92,16 @@ struct Tensors {
 pub(super) struct AttentionBench {
     entry: Entry,
     sizes: AttentionShape,
-    qkv: Repeated,
-    dout: Repeated,
+    qkv: RepeatedBlock,
+    dout: RepeatedBlock,
     half: Tensors,
-    targets: Vec<(Of, Target)>,
+    targets: Vec<(ResultKind, Target)>,
     result: Tensor,
     heads: Vec<Head>,
 }
 
 impl Tensors {
-    fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape, elem: Elem, of: [&Repeated; 2]) -> Result<Self> {
+    fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape, elem: Elem, of: [&RepeatedBlock; 2]) -> Result<Self> {
         let [qkv_of, dout_of] = of;
         let AttentionShape { batch, positions, heads, head_size } = sizes;
         let (n, c) = (batch * positions, heads * head_size);
@@ -135,7 +135,7 @@ impl AttentionBench {
     /// As [`super::product::ProductBench::new`].
     pub(super) fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape) -> Result<Self> {
         let [qkv, dout] = scales(entry);
-        let (qkv, dout) = (Repeated::new(20_240_522, qkv), Repeated::new(20_240_523, dout));
+        let (qkv, dout) = (RepeatedBlock::new(20_240_522, qkv), RepeatedBlock::new(20_240_523, dout));
         let half = Tensors::new(gpu, entry, sizes, Elem::F16, [&qkv, &dout])?;
         let result = gpu.tensor("counts", 3, 1, Elem::U32)?;
         let mut bench = Self { entry, sizes, qkv, dout, half, targets: Vec::new(), result, heads: Vec::new() };
@@ -165,15 +165,18 @@ impl AttentionBench {
         let (half, t) = (&self.half, self.sizes.positions);
         let list = match self.entry {
             Entry::Forward => {
-                vec![(Of::Out, "out", &half.out, &plain.out, 0..c), (Of::Lse, "lse", &half.lse, &plain.lse, 0..t)]
+                vec![
+                    (ResultKind::Out, "out", &half.out, &plain.out, 0..c),
+                    (ResultKind::Lse, "lse", &half.lse, &plain.lse, 0..t),
+                ]
             }
             Entry::BackwardQ => vec![
-                (Of::Delta, "delta", &half.delta, &plain.delta, 0..t),
-                (Of::Dqkv, "dq", &half.dqkv, &plain.dqkv, 0..c),
+                (ResultKind::Delta, "delta", &half.delta, &plain.delta, 0..t),
+                (ResultKind::Dqkv, "dq", &half.dqkv, &plain.dqkv, 0..c),
             ],
             Entry::BackwardKv => vec![
-                (Of::Dqkv, "dk", &half.dqkv, &plain.dqkv, c..2 * c),
-                (Of::Dqkv, "dv", &half.dqkv, &plain.dqkv, 2 * c..3 * c),
+                (ResultKind::Dqkv, "dk", &half.dqkv, &plain.dqkv, c..2 * c),
+                (ResultKind::Dqkv, "dv", &half.dqkv, &plain.dqkv, 2 * c..3 * c),
             ],
         };
         for (of, name, got, want, columns) in list {
@@ -181,11 +184,11 @@ impl AttentionBench {
             let values = || self.heads.iter().flat_map(|head| self.values(head, of, part));
             let largest = values().fold(0.0, |most: f64, x| most.max(x.abs()));
             // gradients of q and k are computed from differences, which cancel
-            let floor = if of == Of::Dqkv && part < 2 { cancelled(self.entry, self.sizes) } else { 0.0 };
+            let floor = if of == ResultKind::Dqkv && part < 2 { cancelled(self.entry, self.sizes) } else { 0.0 };
             let tolerance = tolerance(of, largest, floor);
-            let about = usual(values());
-            let target = Target { name, got: got.clone(), want: want.clone(), columns, tolerance, about };
-            target.plain_is_there(gpu, &self.result, &kernel)?;
+            let typical = root_mean_square(values());
+            let target = Target { name, got: got.clone(), want: want.clone(), columns, tolerance, typical };
+            target.check_plain_is_nonzero(gpu, &self.result, &kernel)?;
             if let Some(fault) = self.sampled(gpu, of, &target, true)? {
                 return Err(plain_error(gpu, &kernel, &fault));
             }
@@ -214,30 +217,30 @@ impl AttentionBench {
     }
 
     /// Returns a result of a head, position by position. Of gradients `part` selects q (0), k (1) or v (2).
-    fn values<'a>(&self, head: &'a Head, of: Of, part: usize) -> impl Iterator<Item = f64> + Clone + use<'a> {
+    fn values<'a>(&self, head: &'a Head, of: ResultKind, part: usize) -> impl Iterator<Item = f64> + Clone + use<'a> {
         let hs = self.sizes.head_size;
         let (all, line, start, length) = match of {
-            Of::Out => (&head.out, hs, 0, hs),
-            Of::Lse => (&head.lse, 1, 0, 1),
-            Of::Delta => (&head.delta, 1, 0, 1),
-            Of::Dqkv => (&head.dqkv, 3 * hs, part * hs, hs),
+            ResultKind::Out => (&head.out, hs, 0, hs),
+            ResultKind::Lse => (&head.lse, 1, 0, 1),
+            ResultKind::Delta => (&head.delta, 1, 0, 1),
+            ResultKind::Dqkv => (&head.dqkv, 3 * hs, part * hs, hs),
         };
         all.chunks(line).flat_map(move |row| row[start..start + length].iter().copied())
     }
 
     /// Returns one element of a result in f64. Computes the element's head if it was not sampled.
-    fn element(&self, of: Of, row: usize, column: usize) -> f64 {
+    fn element(&self, of: ResultKind, row: usize, column: usize) -> f64 {
         let AttentionShape { positions: t, heads, head_size: hs, .. } = self.sizes;
         let c = heads * hs;
         let (batch, head, position, part, e) = match of {
-            Of::Out | Of::Dqkv => (row / t, column % c / hs, row % t, column / c, column % hs),
-            Of::Lse | Of::Delta => (row / heads, row % heads, column, 0, 0),
+            ResultKind::Out | ResultKind::Dqkv => (row / t, column % c / hs, row % t, column / c, column % hs),
+            ResultKind::Lse | ResultKind::Delta => (row / heads, row % heads, column, 0, 0),
         };
         let value = |of_head: &Head| match of {
-            Of::Out => of_head.out[position * hs + e],
-            Of::Lse => of_head.lse[position],
-            Of::Delta => of_head.delta[position],
-            Of::Dqkv => of_head.dqkv[position * 3 * hs + part * hs + e],
+            ResultKind::Out => of_head.out[position * hs + e],
+            ResultKind::Lse => of_head.lse[position],
+            ResultKind::Delta => of_head.delta[position],
+            ResultKind::Dqkv => of_head.dqkv[position * 3 * hs + part * hs + e],
         };
         match self.heads.iter().find(|known| (known.batch, known.head) == (batch, head)) {
             Some(known) => value(known),
@@ -246,15 +249,15 @@ impl AttentionBench {
     }
 
     /// Compares the sampled heads of the plain kernel or of a candidate with f64; returns the first fault.
-    fn sampled(&self, gpu: &Gpu, of: Of, target: &Target, plain: bool) -> Result<Option<String>> {
+    fn sampled(&self, gpu: &Gpu, of: ResultKind, target: &Target, plain: bool) -> Result<Option<String>> {
         let AttentionShape { positions: t, heads, head_size: hs, .. } = self.sizes;
         let tensor = if plain { &target.want } else { &target.got };
         for known in &self.heads {
             let (rows, first, length) = match of {
-                Of::Out | Of::Dqkv => {
+                ResultKind::Out | ResultKind::Dqkv => {
                     (known.batch * t..(known.batch + 1) * t, target.columns.start + known.head * hs, hs)
                 }
-                Of::Lse | Of::Delta => {
+                ResultKind::Lse | ResultKind::Delta => {
                     let row = known.batch * heads + known.head;
                     (row..row + 1, 0, t)
                 }
@@ -296,12 +299,14 @@ fn cancelled(entry: Entry, sizes: AttentionShape) -> f64 {
 /// sizes. Twice that is allowed: 2^-9 of the largest. The error of the log-sum-exp is the relative error of a sum of
 /// weights, at most 2^-10. The plain kernels compute in f32, whose exp may be off by 3 + 2 |score| units; 2^-15 of the
 /// largest is 256 units.
-fn tolerance(of: Of, largest: f64, floor: f64) -> Tolerance {
+fn tolerance(of: ResultKind, largest: f64, floor: f64) -> Tolerance {
     let plain = 2f64.powi(-15) * largest + floor;
     match of {
-        Of::Lse => Tolerance { sums: 2f64.powi(-10) + plain, plain, stored: 0.0 },
-        Of::Delta => Tolerance { sums: 2f64.powi(-9) * largest, plain, stored: 0.0 },
-        Of::Out | Of::Dqkv => Tolerance { sums: 2f64.powi(-9) * largest + floor, plain, stored: 2f64.powi(-10) },
+        ResultKind::Lse => Tolerance { sums: 2f64.powi(-10) + plain, plain, stored: 0.0 },
+        ResultKind::Delta => Tolerance { sums: 2f64.powi(-9) * largest, plain, stored: 0.0 },
+        ResultKind::Out | ResultKind::Dqkv => {
+            Tolerance { sums: 2f64.powi(-9) * largest + floor, plain, stored: 2f64.powi(-10) }
+        }
     }
 }
 

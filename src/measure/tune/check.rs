@@ -52,7 +52,7 @@ pub(super) struct Target {
     pub(super) columns: Range<usize>,
     pub(super) tolerance: Tolerance,
     /// Typical size of an element.
-    pub(super) about: f64,
+    pub(super) typical: f64,
 }
 
 /// Returns the position of an element as text.
@@ -72,10 +72,10 @@ impl Target {
     pub(super) fn all(&self, gpu: &Gpu, result: &Tensor, exact: &dyn Fn(usize, usize) -> f64) -> Result<Verdict> {
         let Tolerance { sums, plain, stored } = self.tolerance;
         let [far, first, nonzero] = self.count(gpu, result, &self.got, [sums + plain, stored])?;
-        if nonzero == 0 && self.is_there() {
+        if nonzero == 0 && self.must_be_nonzero() {
             return Ok(Verdict::Wrong(format!(
                 "all results are zero: `{}`, expected about {:.1e}",
-                self.name, self.about
+                self.name, self.typical
             )));
         }
         if far == 0 {
@@ -98,8 +98,8 @@ impl Target {
 
     /// Returns whether the result must differ from zero. With a single position the gradients of queries and keys are
     /// zero.
-    fn is_there(&self) -> bool {
-        self.about > self.tolerance.plain
+    fn must_be_nonzero(&self) -> bool {
+        self.typical > self.tolerance.plain
     }
 
     /// Returns the number of elements outside the tolerance, the first of them, and the number of nonzero elements.
@@ -117,14 +117,14 @@ impl Target {
     }
 
     /// Fails if all results of the plain kernel are zero, because the device then computes nothing.
-    pub(super) fn plain_is_there(&self, gpu: &Gpu, result: &Tensor, kernel: &str) -> Result<()> {
+    pub(super) fn check_plain_is_nonzero(&self, gpu: &Gpu, result: &Tensor, kernel: &str) -> Result<()> {
         let [_, _, nonzero] = self.count(gpu, result, &self.want, [self.tolerance.plain, 0.0])?;
-        if nonzero > 0 || !self.is_there() {
+        if nonzero > 0 || !self.must_be_nonzero() {
             return Ok(());
         }
         Err(Error::device(
             Fault::at("tune", format!("{} computes nothing: all results of {kernel} are zero", gpu.caps.name))
-                .expected(format!("about {:.1e}", self.about))
+                .expected(format!("about {:.1e}", self.typical))
                 .advice("check whether it is a stand-in for a GPU, or its driver is broken"),
         ))
     }
@@ -166,7 +166,7 @@ pub(super) fn plain_error(gpu: &Gpu, kernel: &str, fault: &str) -> Error {
 }
 
 /// Returns the square root of the mean square.
-pub(super) fn usual(values: impl Iterator<Item = f64> + Clone) -> f64 {
+pub(super) fn root_mean_square(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let count = values.clone().count().max(1) as f64;
     (values.map(|x| x * x).sum::<f64>() / count).sqrt()
 }

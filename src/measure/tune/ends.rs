@@ -9,8 +9,8 @@ use crate::ops::sums::{Room, Sums};
 use crate::ops::{bias, gelu};
 use crate::reference;
 
-use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
-use crate::measure::tune::operands::{Operands, Repeated};
+use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, root_mean_square};
+use crate::measure::tune::operands::{Operands, RepeatedBlock};
 
 /// An input at which GELU's slope is 1 up to f32 rounding. It multiplies an error of `tanh` by 14; at 10 it would be
 /// 57.
@@ -24,7 +24,7 @@ const GELU_UNITS: f64 = 16.0;
 
 /// The operation of a layer on a product's result, in the same kernel if possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum EndKind {
     Plain,
     Bias,
     Residual,
@@ -33,7 +33,7 @@ pub(super) enum Form {
     ColumnSums,
 }
 
-impl Form {
+impl EndKind {
     /// Returns the form that `model::forward` and `model::backward` record.
     pub(super) fn of(layer: &str, product: Product) -> Self {
         match (product, layer) {
@@ -59,7 +59,7 @@ impl Form {
 }
 
 /// Operands of a form, and its second result.
-pub(super) enum End {
+pub(super) enum FusedEnd {
     Plain,
     Bias(Tensor),
     Residual { bias: Tensor, residual: Tensor },
@@ -68,7 +68,7 @@ pub(super) enum End {
     ColumnSums { dbias: Tensor, scratch: Tensor, exact: Vec<f64> },
 }
 
-/// A product whose plain kernel was checked, for making and checking its [`End`].
+/// A product whose plain kernel was checked, for making and checking its [`FusedEnd`].
 pub(super) struct Checked<'a> {
     pub(super) operands: &'a Operands,
     pub(super) target: &'a Target,
@@ -106,12 +106,12 @@ fn column_tolerance(depth: usize) -> f64 {
     4.0 * f64::from(f32::EPSILON) * depth as f64
 }
 
-impl End {
+impl FusedEnd {
     /// Makes the operands, and computes the second result by the plain kernel.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`]; [`crate::error::Error::Device`] if the plain GELU is wrong.
-    pub(super) fn new(gpu: &Gpu, form: Form, elem: Elem, product: &Checked) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, form: EndKind, elem: Elem, product: &Checked) -> Result<Self> {
         let [m, n, k] = product.operands.shape;
         let zeros = |label, rows, columns| -> Result<Tensor> {
             let tensor = gpu.tensor(label, rows, columns, Elem::F32)?;
@@ -121,19 +121,19 @@ impl End {
             Ok(tensor)
         };
         Ok(match form {
-            Form::Plain => Self::Plain,
-            Form::Bias => Self::Bias(zeros("bias", 1, n)?),
-            Form::Residual => Self::Residual { bias: zeros("bias", 1, n)?, residual: zeros("residual", m, n)? },
-            Form::Gelu => {
+            EndKind::Plain => Self::Plain,
+            EndKind::Bias => Self::Bias(zeros("bias", 1, n)?),
+            EndKind::Residual => Self::Residual { bias: zeros("bias", 1, n)?, residual: zeros("residual", m, n)? },
+            EndKind::Gelu => {
                 let (gelu, exact) = plain_gelu(gpu, elem, product)?;
                 Self::Gelu { bias: zeros("bias", 1, n)?, gelu, exact }
             }
-            Form::GeluBackward => {
+            EndKind::GeluBackward => {
                 let pre = gpu.tensor("pre", m, n, elem)?;
-                Repeated::constant(SLOPE_OF_ONE).write(gpu, &pre)?;
+                RepeatedBlock::constant(SLOPE_OF_ONE).write(gpu, &pre)?;
                 Self::GeluBackward { pre }
             }
-            Form::ColumnSums => Self::ColumnSums {
+            EndKind::ColumnSums => Self::ColumnSums {
                 dbias: zeros("dbias", 1, m)?,
                 // the size of a model's scratch
                 scratch: gpu.tensor(
@@ -244,8 +244,8 @@ fn plain_gelu(gpu: &Gpu, elem: Elem, product: &Checked) -> Result<(Target, Vec<V
     let exact: Vec<Vec<f64>> = product.exact.iter().map(|row| reference::gelu::forward(row)).collect();
     // the largest element: six standard deviations of a product
     let tolerance = gelu_tolerance(product.target.tolerance, 2.0 / 3.0 * (k as f64).sqrt());
-    let about = usual(exact.iter().flatten().copied());
-    let target = Target { name: "gelu", got, want, columns: 0..n, tolerance, about };
+    let typical = root_mean_square(exact.iter().flatten().copied());
+    let target = Target { name: "gelu", got, want, columns: 0..n, tolerance, typical };
     match target.rows(gpu, true, product.rows, &exact)? {
         Some(fault) => Err(plain_error(gpu, "gelu.forward", &fault)),
         None => Ok((target, exact)),

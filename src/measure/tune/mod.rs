@@ -42,12 +42,12 @@ use crate::ops::matmul::{Algorithm, PRODUCTS, Product, choose};
 use crate::measure::predict::card::Card;
 use attention::AttentionBench;
 use product::ProductBench;
-use race::{Bench, NOTHING, Planted, Race};
+use race::{Bench, NO_FAULTS, Planted, Race};
 
 pub use attention::AttentionShape;
 pub use ceiling::Ceiling;
-pub use race::{Raced, Trial};
-pub use record::{Found, Record, load, load_all, path, prepare, save};
+pub use race::{RaceResult, Trial};
+pub use record::{LoadedRecord, Record, load, load_all, path, prepare, save};
 
 /// An entry of a record: the kernel for a job.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -231,8 +231,8 @@ pub fn try_all(
     (ceiling, card): (&RefCell<Ceiling>, Option<&Card>),
     time: Duration,
     stop: &dyn Fn() -> bool,
-) -> Result<Raced> {
-    Attempt { job, elem, ceiling, card, time, stop, planted: NOTHING }.run(gpu, None)
+) -> Result<RaceResult> {
+    Attempt { job, elem, ceiling, card, time, stop, planted: NO_FAULTS }.run(gpu, None)
 }
 
 /// The arguments of [`try_all`], and the faults that tests plant.
@@ -248,7 +248,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Tries these candidates, or all of the job's.
-    fn run(self, gpu: &mut Gpu, candidates: Option<Vec<Choice>>) -> Result<Raced> {
+    fn run(self, gpu: &mut Gpu, candidates: Option<Vec<Choice>>) -> Result<RaceResult> {
         let begin = Instant::now();
         let recorded = self.job.recorded(&gpu.caps, self.elem);
         // without its record the adapter uses the plain kernels
@@ -283,14 +283,14 @@ impl Attempt<'_> {
 /// The clocks of NVIDIA's GPUs change in steps of 15 MHz, about 1 %. Two kernels that are timed one after the other may
 /// be a step apart in either direction. A smaller difference may be noise, and the default kernel is the one that most
 /// machines run.
-pub const LEAST_GAIN: f64 = 1.02;
+pub const MIN_GAIN: f64 = 1.02;
 
 /// Returns the fastest correct trial and its milliseconds, or the default one, which is the first, if it is less than
-/// [`LEAST_GAIN`] times slower.
+/// [`MIN_GAIN`] times slower.
 #[must_use]
 pub fn best(trials: &[Trial]) -> Option<(&Trial, f64)> {
     let right = || trials.iter().filter_map(|trial| trial.outcome.as_ref().ok().map(|ms| (trial, *ms)));
     let fastest = right().min_by(|a, b| a.1.total_cmp(&b.1))?;
     let table = trials.first().and_then(|trial| trial.outcome.as_ref().ok().map(|ms| (trial, *ms)));
-    table.filter(|table| table.1 < LEAST_GAIN * fastest.1).or(Some(fastest))
+    table.filter(|table| table.1 < MIN_GAIN * fastest.1).or(Some(fastest))
 }

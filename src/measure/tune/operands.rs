@@ -16,14 +16,14 @@ const LENGTH: usize = 65_521;
 const UPLOADED: usize = 64;
 
 /// A block of numbers. Element `i` of a tensor is number `i % LENGTH` of the block.
-pub(super) struct Repeated {
+pub(super) struct RepeatedBlock {
     /// The numbers, rounded to f16.
     block: Vec<half::f16>,
     /// The block twice, so that every run of its length is a slice.
     twice: Vec<f64>,
 }
 
-impl Repeated {
+impl RepeatedBlock {
     /// Makes bell-shaped numbers in (-scale, scale) with a standard deviation of a third of `scale`, from sums of three
     /// uniform numbers.
     pub(super) fn new(seed: u32, scale: f64) -> Self {
@@ -107,13 +107,13 @@ pub(super) struct Operands {
     pub(super) product: Product,
     /// Rows and columns of the result, and the depth.
     pub(super) shape: [usize; 3],
-    pub(super) a: Repeated,
-    pub(super) b: Repeated,
+    pub(super) a: RepeatedBlock,
+    pub(super) b: RepeatedBlock,
 }
 
 impl Operands {
     pub(super) fn new(product: Product, shape: [usize; 3]) -> Self {
-        Self { product, shape, a: Repeated::new(20_240_520, 1.0), b: Repeated::new(20_240_521, 1.0) }
+        Self { product, shape, a: RepeatedBlock::new(20_240_520, 1.0), b: RepeatedBlock::new(20_240_521, 1.0) }
     }
 
     /// Returns the shapes of `a` and `b` in memory.
@@ -233,7 +233,7 @@ mod tests {
         {
             let operands = Operands::new(product, shape);
             let [m, n, k] = shape;
-            let all = |of: &Repeated, [rows, columns]: [usize; 2]| -> Vec<f64> {
+            let all = |of: &RepeatedBlock, [rows, columns]: [usize; 2]| -> Vec<f64> {
                 (0..rows * columns).map(|i| of.at(i)).collect()
             };
             let [a_shape, b_shape] = operands.shapes();

@@ -5,8 +5,8 @@ use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
 use crate::ops::matmul::{self, Product, choose, parts};
 use crate::ops::sums;
 
-use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
-use crate::measure::tune::ends::{Checked, End, Form};
+use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, root_mean_square};
+use crate::measure::tune::ends::{Checked, EndKind, FusedEnd};
 use crate::measure::tune::operands::{Operands, sample};
 use crate::measure::tune::race::Bench;
 
@@ -17,7 +17,7 @@ pub(super) struct ProductBench {
     b: Tensor,
     /// Memory for partial sums and for squares.
     room: Option<[Tensor; 2]>,
-    pub(super) end: End,
+    pub(super) end: FusedEnd,
     pub(super) target: Target,
     result: Tensor,
     /// Rows that are known in f64.
@@ -69,7 +69,7 @@ impl ProductBench {
     /// [`crate::error::Error::Device`] if the device computes nothing, or if the plain kernel is wrong.
     pub(super) fn new(gpu: &Gpu, layer: &str, product: Product, shape: [usize; 3], elem: Elem) -> Result<Self> {
         let [m, n, k] = shape;
-        let form = Form::of(layer, product);
+        let form = EndKind::of(layer, product);
         let operands = Operands::new(product, shape);
         let [[ar, ac], [br, bc]] = operands.shapes();
         let (a, b) = (gpu.tensor("a", ar, ac, elem)?, gpu.tensor("b", br, bc, elem)?);
@@ -101,12 +101,12 @@ impl ProductBench {
             want: gpu.tensor("plain", m, n, Elem::F32)?,
             columns: 0..n,
             tolerance,
-            about: usual(exact.iter().flatten().copied()),
+            typical: root_mean_square(exact.iter().flatten().copied()),
         };
         let result = gpu.tensor("counts", 3, 1, Elem::U32)?;
-        let mut bench = Self { operands, a, b, room, end: End::Plain, target, result, rows, exact };
+        let mut bench = Self { operands, a, b, room, end: FusedEnd::Plain, target, result, rows, exact };
         bench.plain(gpu)?;
-        bench.end = End::new(gpu, form, elem, &bench.checked())?;
+        bench.end = FusedEnd::new(gpu, form, elem, &bench.checked())?;
         Ok(bench)
     }
 
@@ -121,11 +121,11 @@ impl ProductBench {
         self.operands.a.write(gpu, &a)?;
         self.operands.b.write(gpu, &b)?;
         let mut pass = Pass::new(gpu);
-        End::Plain.record(&mut pass, self.operands.product, [&a, &b, &self.target.want], None)?;
+        FusedEnd::Plain.record(&mut pass, self.operands.product, [&a, &b, &self.target.want], None)?;
         let program = pass.finish();
         program.run(gpu)?;
         let kernel = self.name(&program);
-        self.target.plain_is_there(gpu, &self.result, &kernel)?;
+        self.target.check_plain_is_nonzero(gpu, &self.result, &kernel)?;
         match self.target.rows(gpu, true, &self.rows, &self.exact)? {
             Some(fault) => Err(plain_error(gpu, &kernel, &fault)),
             None => Ok(()),

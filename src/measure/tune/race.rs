@@ -66,18 +66,18 @@ pub struct Trial {
 
 /// The results of trying the kernels of one job.
 #[derive(Debug, Clone)]
-pub struct Raced {
+pub struct RaceResult {
     /// The tried kernels, the default one first.
     pub trials: Vec<Trial>,
     /// Number of candidates that were not tried because time ran out.
     pub left: usize,
 }
 
-impl Raced {
+impl RaceResult {
     /// Returns whether the best kernel may be recorded. It may not if time ran out after the default one, because the
     /// record of an earlier tuning is then more reliable.
     #[must_use]
-    pub fn is_a_race(&self) -> bool {
+    pub fn may_be_recorded(&self) -> bool {
         self.left == 0 || self.trials.len() > 1
     }
 }
@@ -89,7 +89,7 @@ pub(super) struct Planted<'a> {
 }
 
 /// No faults.
-pub(super) const NOTHING: Planted = Planted { program: &|_, _, program, _| program, ms: &|_, ms| ms };
+pub(super) const NO_FAULTS: Planted = Planted { program: &|_, _, program, _| program, ms: &|_, ms| ms };
 
 /// One job's candidates on an adapter.
 pub(super) struct Race<'a> {
@@ -107,7 +107,7 @@ impl Race<'_> {
     ///
     /// # Errors
     /// [`Error::Device`] if the plain kernel is wrong; [`Error::Lost`], [`Error::Memory`].
-    pub(super) fn run(&self, gpu: &mut Gpu, time: Duration, stop: &dyn Fn() -> bool) -> Result<Raced> {
+    pub(super) fn run(&self, gpu: &mut Gpu, time: Duration, stop: &dyn Fn() -> bool) -> Result<RaceResult> {
         let (begin, mut trials, mut programs) = (Instant::now(), Vec::<Trial>::new(), Vec::new());
         let mut left = 0;
         warm(gpu)?;
@@ -154,7 +154,7 @@ impl Race<'_> {
                 trial.outcome = self.timed(gpu, &trial.kernel, program)?.map(|ms| ms.min(before));
             }
         }
-        Ok(Raced { trials, left })
+        Ok(RaceResult { trials, left })
     }
 
     /// Records a candidate's program, with the kernel chosen as in a run.

@@ -70,7 +70,7 @@ pub fn path(caps: &Caps) -> Option<PathBuf> {
 
 /// The result of [`load`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum LoadedRecord {
     /// There is no record.
     Nothing,
     /// The file that `WGPT_TUNING` names does not exist.
@@ -96,17 +96,17 @@ fn shown(name: &str) -> String {
 
 /// Reads the adapter's record into `caps.tuned`. Ignores a record that is invalid or for another driver or version, and
 /// returns the reason.
-pub fn load(caps: &mut Caps) -> Found {
-    let Some(path) = path(caps) else { return Found::Nothing };
+pub fn load(caps: &mut Caps) -> LoadedRecord {
+    let Some(path) = path(caps) else { return LoadedRecord::Nothing };
     let text = match read(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named().is_some() => return Found::Missing(path),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Found::Nothing,
-        Err(e) => return Found::Ignored(format!("{}: {e}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named().is_some() => return LoadedRecord::Missing(path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return LoadedRecord::Nothing,
+        Err(e) => return LoadedRecord::Ignored(format!("{}: {e}", path.display())),
     };
     match serde_json::from_str::<Record>(&text) {
-        Err(e) => Found::Ignored(format!("{}: {e}; wgpt tune replaces it", path.display())),
-        Ok(record) if !record.is_for(caps) => Found::Ignored(format!(
+        Err(e) => LoadedRecord::Ignored(format!("{}: {e}; wgpt tune replaces it", path.display())),
+        Ok(record) if !record.is_for(caps) => LoadedRecord::Ignored(format!(
             "{}: it is for {}, {}, wgpt {}; wgpt tune replaces it",
             path.display(),
             shown(&record.adapter),
@@ -115,14 +115,14 @@ pub fn load(caps: &mut Caps) -> Found {
         )),
         Ok(record) => {
             caps.tuned = Arc::new(record.kernels);
-            Found::Kernels(caps.tuned.clone(), path)
+            LoadedRecord::Kernels(caps.tuned.clone(), path)
         }
     }
 }
 
 /// Calls [`load`] for the first device of a run, and gives the others the same kernels.
-pub fn load_all(gpus: &mut [Gpu]) -> Found {
-    let Some((first, others)) = gpus.split_first_mut() else { return Found::Nothing };
+pub fn load_all(gpus: &mut [Gpu]) -> LoadedRecord {
+    let Some((first, others)) = gpus.split_first_mut() else { return LoadedRecord::Nothing };
     let found = load(&mut first.caps);
     others.iter_mut().for_each(|gpu| gpu.caps.tuned = first.caps.tuned.clone());
     found

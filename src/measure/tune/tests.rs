@@ -88,7 +88,7 @@ fn planted_faults_of_products_are_found_and_named() {
     let list = small(&gpu);
     for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
         let work = Work::Product(product, SHAPE);
-        let sound = tried(&mut gpu, work, &list, &roofs(), NOTHING);
+        let sound = tried(&mut gpu, work, &list, &roofs(), NO_FAULTS);
         assert!(sound.iter().all(|trial| trial.outcome.is_ok()), "{sound:?}");
         let names: Vec<String> = sound.into_iter().map(|trial| trial.kernel).collect();
         assert!(names.len() == 3 && names[0] != names[1] && names[1] != names[2], "{names:?}");
@@ -99,7 +99,7 @@ fn planted_faults_of_products_are_found_and_named() {
             let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
                 if name == names[wrong] { clearing(gpu, &program, &out.slice(row..row + 1)) } else { program }
             };
-            let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NOTHING });
+            let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NO_FAULTS });
             let (kernel, why) = refused(&trials);
             assert_eq!(kernel, names[wrong]);
             assert!(why.contains(&format!("row {row}, column 0: 0e0, expected ")), "{why}");
@@ -111,18 +111,18 @@ fn planted_faults_of_products_are_found_and_named() {
         let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
             if name == names[0] { clearing(gpu, &program, out) } else { program }
         };
-        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NOTHING });
+        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NO_FAULTS });
         let (kernel, why) = refused(&trials);
         assert!(kernel == names[0] && why.starts_with("all results are zero: `out`, expected about 9."), "{why}");
 
         let stopped = |name: &str, ms: f64| if name == names[1] { 0.0 } else { ms };
-        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { ms: &stopped, ..NOTHING });
+        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { ms: &stopped, ..NO_FAULTS });
         assert_eq!(refused(&trials), (names[1].as_str(), "0 ms by the device's clock"));
 
         // 9,216,000 operations in a microsecond are 9.216 TFLOP/s
         let fast = |name: &str, ms: f64| if name == names[1] { 1e-3 } else { ms };
         let low = Roofs { matrix: Some(2e12), ..roofs() };
-        let trials = tried(&mut gpu, work, &list, &low, Planted { ms: &fast, ..NOTHING });
+        let trials = tried(&mut gpu, work, &list, &low, Planted { ms: &fast, ..NO_FAULTS });
         assert_eq!(refused(&trials), (names[1].as_str(), "9.216 TFLOP/s, the measured roof is 2.000"));
     }
 }
@@ -141,7 +141,7 @@ fn kernels_that_train_are_those_that_are_tried() {
         ("fcproj", Product::BackwardInp, ".gelu_backward"),
         ("fc", Product::BackwardInp, ""),
     ] {
-        let trials = tried_in(&mut gpu, layer, Work::Product(product, SHAPE), &list[1..], &roofs(), NOTHING);
+        let trials = tried_in(&mut gpu, layer, Work::Product(product, SHAPE), &list[1..], &roofs(), NO_FAULTS);
         for trial in &trials {
             assert!(trial.outcome.is_ok(), "{layer}: {trial:?}");
             let found = trial.kernel.split('.').find(|part| part.starts_with("bias") || part.starts_with("gelu"));
@@ -231,7 +231,7 @@ fn planted_faults_of_attention_are_found_and_named() {
         ] {
             let work = Work::Attention(entry, sizes);
             let candidates = small_blocks(&gpu, entry);
-            let sound = tried(&mut gpu, work, &candidates, &roofs(), NOTHING);
+            let sound = tried(&mut gpu, work, &candidates, &roofs(), NO_FAULTS);
             assert!(sound.len() == 2 && sound.iter().all(|trial| trial.outcome.is_ok()), "{sound:?}");
             let wrong = &sound[1].kernel;
             assert!(wrong.contains(&format!(".{}.", entry.name())), "{wrong}");
@@ -241,7 +241,7 @@ fn planted_faults_of_attention_are_found_and_named() {
                     let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
                         if name == wrong { clearing(gpu, &program, &out.flat(start..start + c)) } else { program }
                     };
-                    let trials = tried(&mut gpu, work, &candidates, &roofs(), Planted { program: &plant, ..NOTHING });
+                    let trials = tried(&mut gpu, work, &candidates, &roofs(), Planted { program: &plant, ..NO_FAULTS });
                     let (kernel, why) = refused(&trials);
                     let column = why.strip_prefix(&format!("`{name}` row {row}, column "));
                     let column = column.and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
@@ -268,7 +268,7 @@ fn a_single_position_is_right(gpu: &mut Gpu) {
     let sizes = AttentionShape { batch: 3, positions: 1, heads: 2, head_size: 16 };
     for entry in Entry::ALL {
         let list = small_blocks(gpu, entry);
-        let trials = tried(gpu, Work::Attention(entry, sizes), &list, &roofs(), NOTHING);
+        let trials = tried(gpu, Work::Attention(entry, sizes), &list, &roofs(), NO_FAULTS);
         assert!(trials.len() == 2 && trials.iter().all(|trial| trial.outcome.is_ok()), "{entry:?}: {trials:?}");
     }
 }
@@ -289,7 +289,7 @@ fn the_plain_kernel_may_be_the_wrong_one() {
     let verdict = |got: &[f32], want: &[f32]| {
         let tolerance = Tolerance { sums: 1e-3, plain: 1e-4, stored: 1e-3 };
         let (got, want) = (tensor("got", got), tensor("want", want));
-        let target = Target { name: "out", got, want, columns: 0..5, tolerance, about: 1.0 };
+        let target = Target { name: "out", got, want, columns: 0..5, tolerance, typical: 1.0 };
         target.all(&gpu, &result, &|_, _| 1.0).expect("compared")
     };
     assert_eq!(verdict(&right, &right), Verdict::Right);
@@ -336,7 +336,7 @@ fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
     assert!(list.len() > 2, "{list:?}");
     let ceiling = RefCell::new(Ceiling::new(roofs()));
     let none = try_all(&mut gpu, &job, elem, (&ceiling, None), Duration::ZERO, &|| false).expect("trials");
-    assert!(none.trials.len() == 1 && none.left == list.len() - 1 && !none.is_a_race(), "{none:?}");
+    assert!(none.trials.len() == 1 && none.left == list.len() - 1 && !none.may_be_recorded(), "{none:?}");
 
     let record = std::collections::BTreeMap::from([(job.key(elem), last.text().expect("JSON"))]);
     gpu.caps.tuned = std::sync::Arc::new(record);
@@ -346,7 +346,7 @@ fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
     let stop = || asked.replace(asked.get() + 1) > 0;
     let two = try_all(&mut gpu, &job, elem, (&ceiling, None), Duration::from_secs(600), &stop).expect("trials");
     assert_eq!(two.trials.iter().map(|trial| trial.choice).collect::<Vec<_>>(), [list[0], last]);
-    assert!(two.is_a_race() && two.left == list.len() - 2, "{two:?}");
+    assert!(two.may_be_recorded() && two.left == list.len() - 2, "{two:?}");
 }
 
 /// A roof that was measured on a busy machine is measured again before a kernel is refused.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::mpi::hub::{Expected, Hub, Letter};
+use super::mpi::client::{Client, Incoming, Outgoing};
 use super::{Collective, Part, Receive, Scope, Shared};
 use crate::error::{Error, Fault, Result};
 
@@ -47,7 +47,7 @@ struct Meeting {
     /// Bytes that receivers have copied.
     copied: AtomicU64,
     /// The connection to other processes.
-    hub: Option<Hub>,
+    client: Option<Client>,
     /// The process of each device of the run.
     processes: Vec<usize>,
 }
@@ -84,9 +84,9 @@ pub struct Link {
 
 /// Aborts the exchange of a process's devices from outside, and counts its bytes.
 #[derive(Clone)]
-pub struct Ender(Arc<Meeting>);
+pub struct AbortHandle(Arc<Meeting>);
 
-impl Ender {
+impl AbortHandle {
     /// Aborts the run of all devices, as [`Collective::abort`] does.
     pub fn abort(&self, error: &Error) {
         self.0.abort(error);
@@ -107,8 +107,8 @@ impl Meeting {
 
     fn abort(&self, error: &Error) {
         self.end(error);
-        if let Some(hub) = &self.hub {
-            hub.abort(error);
+        if let Some(client) = &self.client {
+            client.abort(error);
         }
     }
 
@@ -188,8 +188,8 @@ impl Link {
     }
 
     /// Makes the links of this process's devices. `processes` contains the process of each device of the run; devices
-    /// in other processes are reached through `hub`.
-    pub(super) fn of(own: Vec<Part>, processes: &[usize], hub: Option<Hub>) -> Vec<Self> {
+    /// in other processes are reached through `client`.
+    pub(super) fn of(own: Vec<Part>, processes: &[usize], client: Option<Client>) -> Vec<Self> {
         let is_local = |device: usize| own.iter().any(|part| part.device == device);
         // a scope with several devices in this process has one round, made for the first of them
         let mut rounds: Vec<(Scope, usize, Round)> = Vec::new();
@@ -225,12 +225,12 @@ impl Link {
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
             copied: AtomicU64::new(0),
-            hub,
+            client,
             processes: processes.to_vec(),
         });
-        if let Some(hub) = &meeting.hub {
+        if let Some(client) = &meeting.client {
             let (ends, stops) = (Arc::downgrade(&meeting), Arc::downgrade(&meeting));
-            hub.on_end(
+            client.on_end(
                 Box::new(move |error| ends.upgrade().into_iter().for_each(|meeting| meeting.end(error))),
                 Box::new(move || {
                     stops.upgrade().into_iter().for_each(|meeting| meeting.stop.store(true, Ordering::SeqCst));
@@ -242,8 +242,8 @@ impl Link {
 
     /// Returns a handle that can abort the exchange from outside.
     #[must_use]
-    pub fn ender(&self) -> Ender {
-        Ender(Arc::clone(&self.meeting))
+    pub fn abort_handle(&self) -> AbortHandle {
+        AbortHandle(Arc::clone(&self.meeting))
     }
 }
 
@@ -253,7 +253,9 @@ fn tag(scope: Scope, from: usize, to: usize, processes: &[usize]) -> i32 {
     let position = |device: usize| processes[..device].iter().filter(|process| **process == processes[device]).count();
     let of_scope = usize::from(scope == Scope::Machines);
     i32::try_from(
-        super::mpi::hub::FIRST_TAG + (position(from) * super::mpi::hub::MOST_DEVICES + position(to)) * 2 + of_scope,
+        super::mpi::client::FIRST_TAG
+            + (position(from) * super::mpi::client::MAX_DEVICES + position(to)) * 2
+            + of_scope,
     )
     .unwrap_or(i32::MAX)
 }
@@ -264,8 +266,8 @@ impl Collective for Link {
     }
 
     fn name(&self, device: usize) -> String {
-        let of = |hub: &Hub| format!("device {device} ({})", hub.name_of(self.meeting.processes[device]));
-        self.meeting.hub.as_ref().map_or_else(|| format!("device {device}"), of)
+        let of = |client: &Client| format!("device {device} ({})", client.name_of(self.meeting.processes[device]));
+        self.meeting.client.as_ref().map_or_else(|| format!("device {device}"), of)
     }
 
     fn exchange(
@@ -291,22 +293,22 @@ impl Collective for Link {
             meeting.copied.fetch_add(bytes as u64, Ordering::Relaxed);
             Ok(())
         };
-        let pending = match &meeting.hub {
-            Some(hub) if !remote.is_empty() => {
-                let letter = |other: &Remote| Letter {
+        let pending = match &meeting.client {
+            Some(client) if !remote.is_empty() => {
+                let message = |other: &Remote| Outgoing {
                     process: other.process,
                     tag: other.tags[0],
                     bytes: Arc::clone(&sent),
                     range: to[other.position].clone(),
                 };
-                let expected = |(other, buffer): (&Remote, Vec<u8>)| Expected {
+                let expected = |(other, buffer): (&Remote, Vec<u8>)| Incoming {
                     process: other.process,
                     tag: other.tags[1],
                     length: coming[other.position],
                     buffer,
                 };
                 let expected = remote.iter().zip(buffers.drain(..)).map(expected).collect();
-                Some(hub.exchange(remote.iter().map(letter).collect(), expected))
+                Some(client.exchange(remote.iter().map(message).collect(), expected))
             }
             _ => None,
         };
@@ -337,9 +339,9 @@ impl Collective for Link {
 
     fn ask_to_stop(&self) {
         if !self.meeting.stop.swap(true, Ordering::SeqCst)
-            && let Some(hub) = &self.meeting.hub
+            && let Some(client) = &self.meeting.client
         {
-            hub.ask_to_stop();
+            client.ask_to_stop();
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 pub use crate::model::flat::Part;
 
-pub use link::{Ender, Link};
+pub use link::{AbortHandle, Link};
 
 /// Bytes that other devices may read during an exchange.
 pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;

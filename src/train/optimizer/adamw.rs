@@ -1,7 +1,7 @@
 //! AdamW over many parameters. One dispatch updates parameters that are adjacent in memory, so a model takes few
 //! dispatches.
 
-use super::{Parameter, Run};
+use super::{Parameter, ParameterRun};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::model::{Config, Params, tensors};
@@ -13,7 +13,7 @@ use crate::ops::stepcontrol::StepControl;
 pub enum Moments {
     /// Moments of all parameters.
     Whole(Box<[Params; 2]>),
-    /// Moments of each [`Run`] that a device owns.
+    /// Moments of each [`ParameterRun`] that a device owns.
     Owned([Vec<Tensor>; 2]),
 }
 
@@ -46,7 +46,7 @@ impl AdamW {
         Ok(Self { moments: Moments::Whole(Box::new([m?, v?])) })
     }
 
-    /// Allocates moments of zeros for [`Run`]s of these lengths.
+    /// Allocates moments of zeros for [`ParameterRun`]s of these lengths.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -62,15 +62,15 @@ impl AdamW {
         &self.moments
     }
 
-    /// Records the update of the [`Run`]s that the moments were allocated for.
+    /// Records the update of the [`ParameterRun`]s that the moments were allocated for.
     ///
     /// # Errors
     /// [`crate::error::Error::Gpu`] if a kernel cannot be built; [`crate::error::Error::Shape`] if the
     /// moments belong to other parameters.
-    pub fn record_runs(&self, pass: &mut Pass, runs: &[Run], control: &StepControl) -> Result<()> {
+    pub fn record_runs(&self, pass: &mut Pass, runs: &[ParameterRun], control: &StepControl) -> Result<()> {
         let Moments::Owned([m, v]) = &self.moments else { return Err(other("runs")) };
         for ((run, m), v) in runs.iter().zip(m).zip(v) {
-            let Run { weight: param, gradient: grad, decays } = run;
+            let ParameterRun { weight: param, gradient: grad, decays } = run;
             adamw::forward(pass, adamw::Forward { param, grad, m, v, copy: None, control, decays: *decays })?;
         }
         Ok(())

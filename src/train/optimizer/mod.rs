@@ -104,7 +104,7 @@ impl<'a> Parameter<'a> {
 
 /// Adjacent elements of parameters that a device owns, as rows.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct ParameterRun {
     /// f32 weights, which the rule updates.
     pub weight: Tensor,
     /// Their gradients.
@@ -130,7 +130,7 @@ impl UpdateRule {
         Ok(Self::AdamW(AdamW::new(gpu, config)?))
     }
 
-    /// Allocates the state of [`Run`]s of these lengths and fills it with zeros. The rule must be elementwise.
+    /// Allocates the state of [`ParameterRun`]s of these lengths and fills it with zeros. The rule must be elementwise.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -148,12 +148,12 @@ impl UpdateRule {
         }
     }
 
-    /// Records the update of the [`Run`]s that the state was allocated for.
+    /// Records the update of the [`ParameterRun`]s that the state was allocated for.
     ///
     /// # Errors
     /// [`crate::error::Error::Gpu`] if a kernel cannot be built; [`crate::error::Error::Shape`] if the state belongs to
     /// other parameters.
-    pub fn record_runs(&self, pass: &mut Pass, runs: &[Run], control: &StepControl) -> Result<()> {
+    pub fn record_runs(&self, pass: &mut Pass, runs: &[ParameterRun], control: &StepControl) -> Result<()> {
         match self {
             Self::AdamW(adamw) => adamw.record_runs(pass, runs, control),
         }

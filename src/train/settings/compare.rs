@@ -29,7 +29,7 @@ impl fmt::Display for Difference {
 const SUM: &str = "sum over ranks";
 
 /// Returns the settings that affect the loss, by key, except the schedule and the data, which have a fingerprint.
-fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
+fn loss_settings(settings: &Settings) -> Vec<(&'static str, String)> {
     let Settings { model, data, train, .. } = settings;
     let (shape, none) = (&model.shape, || "none".to_owned());
     let switch = |on: bool| on.to_string();
@@ -74,7 +74,7 @@ fn rates(schedule: &Schedule) -> [(&'static str, String); 4] {
 /// folder, and `here`, the resume. A schedule may differ in later rates.
 #[must_use]
 pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Difference> {
-    let (mut old, mut new) = (decisive(there), decisive(here));
+    let (mut old, mut new) = (loss_settings(there), loss_settings(here));
     let init = |settings: &Settings| settings.model.init.clone().unwrap_or_else(|| "none".into());
     if !same_path(&init(there), &init(here)) {
         old.push(("init", init(there).display().to_string()));
@@ -93,9 +93,9 @@ pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Dif
 /// separately. A tokenizer that cannot be used is left out: it has encoded nothing, and only its files identify it, of
 /// which a run keeps a part.
 #[must_use]
-pub fn noted(settings: &Settings) -> BTreeMap<String, String> {
+pub fn recorded(settings: &Settings) -> BTreeMap<String, String> {
     let encodes = settings.data.tokenizer.as_ref().is_none_or(|tokenizer| tokenizer.check().is_ok());
-    let all = decisive(settings).into_iter().filter(|(key, _)| encodes || *key != "tokenizer");
+    let all = loss_settings(settings).into_iter().filter(|(key, _)| encodes || *key != "tokenizer");
     all.chain(sum(settings)).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
@@ -105,7 +105,7 @@ fn sum(settings: &Settings) -> Option<(&'static str, String)> {
 }
 
 /// Returns the settings that a checkpoint of step `reached` records and that differ `here`. `saved` is the schedule at
-/// that time: a run that was extended had other rates before. `settings` come from [`noted`]; keys that only one side
+/// that time: a run that was extended had other rates before. `settings` come from [`recorded`]; keys that only one side
 /// has belong to another version and are skipped.
 #[must_use]
 pub fn saved_differences(
@@ -121,7 +121,7 @@ pub fn saved_differences(
         old.extend(rates(saved));
         new.extend(rates(&now));
     }
-    for (key, value) in decisive(here).into_iter().filter(|(key, _)| *key != "seed") {
+    for (key, value) in loss_settings(here).into_iter().filter(|(key, _)| *key != "seed") {
         if let Some(there) = settings.get(key) {
             old.push((key, there.clone()));
             new.push((key, value));

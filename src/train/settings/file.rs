@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::layers::Layers;
 use super::recipe::Recipe;
-use super::resolve::Start;
+use super::resolve::InitWeights;
 use super::{Settings, old};
 use crate::data::TokenizerName;
 use crate::error::{Error, Fault, Result};
@@ -144,7 +144,7 @@ impl RunFile {
             return Err(Error::data(fault.advice(format!("try copying those of {} there", model.display()))));
         }
         recipe.data.tokenizer = recipe.data.tokenizer.map(|name| name.in_folder(&kept));
-        let settings = recipe.resolve(Start::AsGiven(shape))?;
+        let settings = recipe.resolve(InitWeights::AsGiven(shape))?;
         Ok(Self { settings, record })
     }
 

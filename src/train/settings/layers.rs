@@ -123,7 +123,7 @@ pub struct Merged {
     /// Source of each given setting, by key.
     pub origins: BTreeMap<&'static str, Origin>,
     /// A notice for each value that was ignored because a stronger one contradicts it.
-    pub aside: Vec<String>,
+    pub notices: Vec<String>,
 }
 
 impl Layers {
@@ -278,28 +278,28 @@ impl Layers {
     /// # Errors
     /// [`Error::Usage`] if one source contradicts itself, or a setting lacks another that it needs.
     pub fn merge(mut self) -> Result<Merged> {
-        let mut aside = Vec::new();
+        let mut notices = Vec::new();
         for (one, others) in CONTRADICT {
             for other in others {
-                self.settle(one, other, &mut aside)?;
+                self.settle(one, other, &mut notices)?;
             }
         }
         // a limit in tokens overrides a number of batches, unless a stronger source gave the latter
         if let (Some(limit), Some(steps)) = (self.given("val-limit"), self.given("val-steps"))
             && steps.origin.strength() > limit.origin.strength()
         {
-            self.settle("val-limit", "val-steps", &mut aside)?;
+            self.settle("val-limit", "val-steps", &mut notices)?;
         }
         for (key, needed) in NEED {
-            self.need(key, needed, &mut aside)?;
+            self.need(key, needed, &mut notices)?;
         }
         let values = self.0.iter().filter_map(|(key, given)| Some((*key, given.value.clone()?)));
         let recipe = recipe_of(values).map_err(|why| Error::usage(Fault::at("settings", why)))?;
-        Ok(Merged { recipe, origins: self.0.into_iter().map(|(key, given)| (key, given.origin)).collect(), aside })
+        Ok(Merged { recipe, origins: self.0.into_iter().map(|(key, given)| (key, given.origin)).collect(), notices })
     }
 
     /// Removes a setting that needs others which `--set KEY=` has unset.
-    fn need(&mut self, key: &'static str, needed: &[&str], aside: &mut Vec<String>) -> Result<()> {
+    fn need(&mut self, key: &'static str, needed: &[&str], notices: &mut Vec<String>) -> Result<()> {
         let Some(given) = self.given(key) else { return Ok(()) };
         let missing: Vec<&&str> = needed.iter().filter(|other| self.given(other).is_none()).collect();
         if missing.is_empty() {
@@ -312,7 +312,7 @@ impl Layers {
             let fault = Fault::at(given.origin.name(key), format!("needs {}", list.join(" and ")));
             return Err(Error::usage(fault));
         }
-        aside.push(format!("{} is ignored without {}", given.origin.name(key), missing[0]));
+        notices.push(format!("{} is ignored without {}", given.origin.name(key), missing[0]));
         self.0.remove(key);
         Ok(())
     }
@@ -322,7 +322,7 @@ impl Layers {
     }
 
     /// Removes the weaker of two values that contradict each other.
-    fn settle(&mut self, one: &'static str, other: &'static str, aside: &mut Vec<String>) -> Result<()> {
+    fn settle(&mut self, one: &'static str, other: &'static str, notices: &mut Vec<String>) -> Result<()> {
         let (Some(a), Some(b)) = (self.given(one), self.given(other)) else { return Ok(()) };
         let (weak, strong) = match a.origin.strength().cmp(&b.origin.strength()) {
             std::cmp::Ordering::Less => ((one, a), (other, b)),
@@ -333,7 +333,7 @@ impl Layers {
             }
         };
         let (weaker, names) = (weak.0, [weak, strong].map(|(key, given)| given.origin.name(key)));
-        aside.push(names.join(" is overridden by "));
+        notices.push(names.join(" is overridden by "));
         self.0.remove(weaker);
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::data::{ModelTokenizer, Part, Tokenizer, TokenizerName};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::Elem;
 use crate::model::{Config, Recompute};
-use crate::train::dataset::noted_tokenizer;
+use crate::train::dataset::recorded_tokenizer;
 use crate::train::schedule::Shape;
 
 /// Defaults of `wgpt train` without data: a run that takes two CPU cores about three minutes.
@@ -34,7 +34,7 @@ const VAL_TOKENS: usize = 10_485_760;
 
 /// The model that a run starts from. The recipe contains only its name.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct KnownWeights {
     /// Its path or name, for messages.
     pub place: String,
     /// The model's shape.
@@ -45,11 +45,11 @@ pub struct Known {
 
 /// The initial weights of a run.
 #[derive(Debug, Clone)]
-pub enum Start {
+pub enum InitWeights {
     /// Weights drawn at random.
     Random,
     /// Existing weights.
-    Weights(Known),
+    Weights(KnownWeights),
     /// The recorded shape of a run whose settings were resolved when it began; nothing is looked up again.
     AsGiven(Config),
 }
@@ -66,7 +66,7 @@ impl Recipe {
     ///
     /// # Errors
     /// [`Error::Usage`] naming the flag.
-    pub fn resolve(&self, start: Start) -> Result<Settings> {
+    pub fn resolve(&self, start: InitWeights) -> Result<Settings> {
         let tokenizer = self.tokenizer(&start)?;
         let shape = self.shape(&start, tokenizer.as_ref())?;
         if self.run.keep == Some(0) {
@@ -79,9 +79,9 @@ impl Recipe {
         settings.check()?;
         // a model may have fewer ids than its own tokenizer; then each id of a text is checked
         let is_free = |tokenizer: &&Tokenizer| match &start {
-            Start::Random => true,
-            Start::Weights(known) => known.tokenizer != ModelTokenizer::Known((*tokenizer).clone()),
-            Start::AsGiven(_) => false,
+            InitWeights::Random => true,
+            InitWeights::Weights(known) => known.tokenizer != ModelTokenizer::Known((*tokenizer).clone()),
+            InitWeights::AsGiven(_) => false,
         };
         let of_text = settings.data.tokenizer.as_ref().filter(|_| self.data.data.is_empty()).filter(is_free);
         if let Some(tokenizer) = of_text.filter(|t| t.vocab() > shape.vocab) {
@@ -90,7 +90,7 @@ impl Recipe {
                 format!("{tokenizer} has {} ids, but the model's vocabulary has {}", tokenizer.vocab(), shape.vocab),
             );
             return Err(Error::usage(match start {
-                Start::Random => fault.advice(format!("try --vocab {}", tokenizer.vocab())),
+                InitWeights::Random => fault.advice(format!("try --vocab {}", tokenizer.vocab())),
                 _ => fault.advice("try the tokenizer that the weights were trained with"),
             }));
         }
@@ -98,22 +98,22 @@ impl Recipe {
     }
 
     /// Returns the tokenizer that is given, or that follows from the model or the data. All of these must agree.
-    fn tokenizer(&self, start: &Start) -> Result<Option<Tokenizer>> {
+    fn tokenizer(&self, start: &InitWeights) -> Result<Option<Tokenizer>> {
         let given = self.data.tokenizer.as_ref().map(TokenizerName::open).transpose()?;
-        if let Start::AsGiven(_) = start {
+        if let InitWeights::AsGiven(_) = start {
             return Ok(given);
         }
         if let Some(given) = given.as_ref().filter(|_| self.data.data.is_empty()) {
             given.check()?;
         }
         let shards: [(&[PathBuf], Part); 2] = [(&self.data.data, Part::Train), (&self.data.val, Part::Validation)];
-        let noted = noted_tokenizer(&shards, self.data.data_format.unwrap_or_default())?;
-        if let (Some(given), Some((place, noted))) = (&given, &noted) {
-            same(noted, place, given, "--tokenizer")?;
+        let recorded = recorded_tokenizer(&shards, self.data.data_format.unwrap_or_default())?;
+        if let (Some(given), Some((place, recorded))) = (&given, &recorded) {
+            same(recorded, place, given, "--tokenizer")?;
         }
-        let chosen = given.or(noted.as_ref().map(|(_, noted)| noted.clone()));
-        if let Start::Weights(known) = start {
-            return self.tokenizer_of_weights(known, chosen, noted);
+        let chosen = given.or(recorded.as_ref().map(|(_, recorded)| recorded.clone()));
+        if let InitWeights::Weights(known) = start {
+            return self.tokenizer_of_weights(known, chosen, recorded);
         }
         if chosen.is_some() {
             return Ok(chosen);
@@ -128,9 +128,9 @@ impl Recipe {
     /// Returns the tokenizer of the weights, which must agree with `chosen`.
     fn tokenizer_of_weights(
         &self,
-        known: &Known,
+        known: &KnownWeights,
         chosen: Option<Tokenizer>,
-        noted: Option<(String, Tokenizer)>,
+        recorded: Option<(String, Tokenizer)>,
     ) -> Result<Option<Tokenizer>> {
         let Some(chosen) = chosen else {
             let own = known.tokenizer.get();
@@ -139,17 +139,17 @@ impl Recipe {
             }
             return Ok(own);
         };
-        match noted.filter(|_| self.data.tokenizer.is_none()) {
-            Some((noted_at, _)) => known.tokenizer.agree_with_data(&chosen, &noted_at, &known.place)?,
+        match recorded.filter(|_| self.data.tokenizer.is_none()) {
+            Some((recorded_at, _)) => known.tokenizer.agree_with_data(&chosen, &recorded_at, &known.place)?,
             None => known.tokenizer.agree(&chosen, "--tokenizer", &known.place)?,
         }
         Ok(Some(chosen))
     }
 
-    fn shape(&self, start: &Start, tokenizer: Option<&Tokenizer>) -> Result<Config> {
+    fn shape(&self, start: &InitWeights, tokenizer: Option<&Tokenizer>) -> Result<Config> {
         match start {
-            Start::Weights(Known { shape, .. }) | Start::AsGiven(shape) => return Ok(*shape),
-            Start::Random => {}
+            InitWeights::Weights(KnownWeights { shape, .. }) | InitWeights::AsGiven(shape) => return Ok(*shape),
+            InitWeights::Random => {}
         }
         let (model, context) = (&self.model, self.training.context);
         if let (Some(layers), Some(heads), Some(channels)) = (model.layers, model.heads, model.channels) {

@@ -15,7 +15,7 @@ const RECIPE: &str = "[data]\ntext = [\"a.txt\"]\ntokenizer = \"bytes\"\n[model]
 type Change<'a> = &'a dyn Fn(&mut Settings);
 
 fn settings(recipe: &str) -> Settings {
-    toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(resolve::Start::Random).unwrap()
+    toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(resolve::InitWeights::Random).unwrap()
 }
 
 /// Merges a recipe, `--set` and flags.
@@ -41,7 +41,7 @@ fn a_stronger_source_wins_and_each_value_knows_its_own() {
     assert_eq!(merged.origins["batch"], Origin::Flag);
     assert_eq!(merged.origins["lr"].to_string(), "--set lr");
     assert!(matches!(&merged.origins["val-every"], Origin::File(place) if place.ends_with("r.toml:14")));
-    assert!(merged.aside.is_empty());
+    assert!(merged.notices.is_empty());
 }
 
 #[test]
@@ -49,8 +49,8 @@ fn a_weaker_value_gives_way_and_one_source_may_not_contradict_itself() {
     let mut flags = Recipe::default();
     flags.model.model = Some("d12".into());
     let found = merged(RECIPE, &[], &flags).unwrap();
-    assert_eq!((found.recipe.model.layers, found.aside.len()), (None, 3));
-    assert!(found.aside[0].ends_with("r.toml:5: layers is overridden by --model"), "{:?}", found.aside);
+    assert_eq!((found.recipe.model.layers, found.notices.len()), (None, 3));
+    assert!(found.notices[0].ends_with("r.toml:5: layers is overridden by --model"), "{:?}", found.notices);
     for (recipe, sets, place, what) in [
         ("[model]\nmodel = \"d12\"\nlayers = 1\nheads = 1\nchannels = 8\n", &[][..], "model", "contradicts"),
         ("layers = 1\nheads = 1\n", &[], "layers", "needs --channels"),
@@ -62,7 +62,7 @@ fn a_weaker_value_gives_way_and_one_source_may_not_contradict_itself() {
         assert!(error.fault().place.ends_with(place) && error.fault().what.contains(what), "{error}");
     }
     let taken = merged("hellaswag = \"q\"\nhellaswag-every = 3\n", &["hellaswag="], &Recipe::default()).unwrap();
-    assert_eq!((taken.recipe.run.hellaswag_every, taken.aside.len()), (None, 1));
+    assert_eq!((taken.recipe.run.hellaswag_every, taken.notices.len()), (None, 1));
 }
 
 #[test]
@@ -136,8 +136,9 @@ fn settings_are_the_same_after_their_file_is_read_as_a_run_and_as_a_recipe() {
                   channels = 32\nbatch = 2\ncontext = 64\nprecision = \"f16\"\nrecompute = \"block\"\nskip-loss-z = 2.5\n\
                   checkpoint-every = \"10m\"\nmemory = \"24GiB\"\npeak-tflops = 312\nprice-per-hour = 1.5\n\
                   hellaswag = \"q.jsonl\"\nsteps = 9\neps = 1e-7\nseed = 4294967295";
-    let merge =
-        |text: &str| merged(text, &[], &Recipe::default()).unwrap().recipe.resolve(resolve::Start::Random).unwrap();
+    let merge = |text: &str| {
+        merged(text, &[], &Recipe::default()).unwrap().recipe.resolve(resolve::InitWeights::Random).unwrap()
+    };
     for recipe in [RECIPE, shards, "steps = 7", "model = \"d12\"\ntext = \"a b.txt\"\nsteps = 3\nlr = 3.0000001e-4"] {
         let settings = merge(recipe);
         let file = RunFile::new(&settings, Some("abc".into()));
@@ -146,14 +147,14 @@ fn settings_are_the_same_after_their_file_is_read_as_a_run_and_as_a_recipe() {
         assert_eq!(merge(&text), settings.with_absolute_paths(), "{text}");
     }
     // the initial weights are gone; the shape comes from the run's facts
-    let known = resolve::Known {
+    let known = resolve::KnownWeights {
         place: "weights".into(),
         shape: Config::new(64, 300, 2, 2, 32).unwrap(),
         tokenizer: ModelTokenizer::Known(Tokenizer::Bytes),
     };
     let recipe: Recipe =
         toml::from_str("[model]\ninit = \"gone\"\n[data]\ntext = [\"a\"]\n[training]\nsteps = 2").unwrap();
-    let file = RunFile::new(&recipe.resolve(resolve::Start::Weights(known)).unwrap(), None);
+    let file = RunFile::new(&recipe.resolve(resolve::InitWeights::Weights(known)).unwrap(), None);
     assert_eq!(RunFile::parse(&file.to_toml().unwrap(), Path::new("run")).unwrap().settings, file.settings);
     assert!(matches!(RunFile::parse("[record]\nlayers = 1\n", Path::new("run")), Err(Error::Usage(_))));
 }
@@ -222,9 +223,9 @@ fn only_what_moved_a_past_loss_must_be_equal() {
     assert_eq!(differences(&wsd, &lower, 242)[0].key, "final-lr-frac");
     // an extended run: its first steps had the rates of the shorter one
     let saved = Schedule { steps: 20, ..wsd.schedule() };
-    let noted = compare::noted(&wsd);
+    let recorded = compare::recorded(&wsd);
     let found = |seed: u32, here: &Settings, reached: usize| -> Vec<&str> {
-        let found = compare::saved_differences(&saved, seed, &noted, here, reached);
+        let found = compare::saved_differences(&saved, seed, &recorded, here, reached);
         found.iter().map(|difference| difference.key).collect()
     };
     assert_eq!(found(42, &wsd, 20), [""; 0]);

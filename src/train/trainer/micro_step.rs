@@ -91,7 +91,7 @@ impl Model {
                 }
                 squares.clone()
             }
-            Norm::Elsewhere => return Ok(Program::default()),
+            Norm::InExchange => return Ok(Program::default()),
         };
         stepcontrol::decide(&mut pass, control, &partials, &self.sums[0].loss)?;
         rule.record(&mut pass, &Parameter::all(&self.params, self.grads()), control)?;
@@ -120,14 +120,14 @@ pub(super) enum Norm {
     /// of devices.
     Blocks(Tensor),
     /// With several devices: the exchange holds them.
-    Elsewhere,
+    InExchange,
 }
 
 impl Norm {
     /// Allocates memory for the sums of squares of a model's gradients. Also returns how many of the sums matrix
     /// products may write; 0 unless `in_parts`. The memory fits into one binding; if it would not, fewer products write
     /// theirs.
-    fn room(gpu: &Gpu, config: &Config, grads: &Params, in_parts: bool) -> Result<(Tensor, usize)> {
+    fn allocate(gpu: &Gpu, config: &Config, grads: &Params, in_parts: bool) -> Result<(Tensor, usize)> {
         let matrices = grads.in_memory_order().filter(|(param, _)| in_parts && param.per_layer && param.decays);
         let squares = |elements| sums::squares(&gpu.caps, elements, config.channels);
         let left: usize = matrices.map(|(param, layer)| squares(grads.get(param.name, layer).len())).sum();
@@ -199,7 +199,7 @@ impl MicroStep {
         let (squares, left) = match (options.ranks, options.part.devices) {
             (1, _) => {
                 let in_parts = Backward::partials(&gpu.caps, config, &acts) > 0;
-                Norm::room(gpu, config, model.grads(), in_parts)?
+                Norm::allocate(gpu, config, model.grads(), in_parts)?
             }
             (_, 1) => (gpu.tensor("norm partials", flat::blocks(config), 1, Elem::F32)?, 0),
             _ => (gpu.tensor("norm partials", 1, 1, Elem::F32)?, 0),
@@ -224,7 +224,7 @@ impl MicroStep {
         let norm = match (options.ranks, options.part.devices) {
             (1, _) => Norm::Kernels { squares, squared },
             (_, 1) => Norm::Blocks(squares),
-            _ => Norm::Elsewhere,
+            _ => Norm::InExchange,
         };
         Ok(Self { programs, additions, acts, scratch, buckets, norm })
     }

@@ -21,7 +21,7 @@ use crate::train::ranks::Turn;
 
 pub use crate::train::optimizer::Optimizer;
 use exchange::Exchange;
-pub use exchange::MOST_COPIERS;
+pub use exchange::MAX_COPY_THREADS;
 pub use exchange::stages::{Stage, stages};
 use micro_step::{MicroStep, Model};
 pub use options::{Part, Sizes, TrainerOptions};
@@ -237,18 +237,18 @@ impl<'g> Trainer<'g> {
     /// Returns whether a device has asked all devices to stop.
     #[must_use]
     pub fn is_asked_to_stop(&self) -> bool {
-        self.peek().is_some_and(Collective::is_asked_to_stop)
+        self.collective().is_some_and(Collective::is_asked_to_stop)
     }
 
     /// Asks all devices to stop early; they agree on it in [`Trainer::any_gives_up`].
     pub fn ask_to_stop(&self) {
-        self.peek().into_iter().for_each(Collective::ask_to_stop);
+        self.collective().into_iter().for_each(Collective::ask_to_stop);
     }
 
-    fn peek(&self) -> Option<&(dyn Collective + 'static)> {
+    fn collective(&self) -> Option<&(dyn Collective + 'static)> {
         match &self.finish {
             Finish::Alone { .. } => None,
-            Finish::Shared(exchange) => exchange.peek(),
+            Finish::Shared(exchange) => exchange.collective(),
         }
     }
 

@@ -87,7 +87,7 @@ impl TrainerOptions {
         let elements = |part: Part| {
             let options = Self { part, ..*self };
             let owned = buckets.iter().map(|bucket| bucket.owned(part).len()).sum::<usize>();
-            ranks::levels(&options.turns()) * all + 2 * owned + stages::elements(&options)
+            ranks::levels(&options.turns()) * all + 2 * owned + stages::allocated_elements(&options)
         };
         let parts = (0..self.part.devices).map(|device| Part { device, ..self.part });
         // `max_by_key` returns the last of equals: with `rev` the first device

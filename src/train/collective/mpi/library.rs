@@ -10,7 +10,7 @@ use super::launcher::Launch;
 use crate::error::{Error, Fault, Result};
 
 /// Length of the longest text that any of the libraries writes, in bytes.
-const LONGEST: usize = 8192;
+const MAX_BYTES: usize = 8192;
 
 /// Names of libraries, the standard ABI first. Debian has another name for MPICH's.
 #[cfg(not(target_os = "macos"))]
@@ -261,7 +261,7 @@ fn name_of(version: &str) -> String {
 
 /// Calls a function that writes a text and its length; returns the text.
 fn text(write: impl FnOnce(*mut u8, *mut c_int) -> c_int) -> Option<String> {
-    let (mut text, mut length) = (vec![0_u8; LONGEST + 1], 0);
+    let (mut text, mut length) = (vec![0_u8; MAX_BYTES + 1], 0);
     if write(text.as_mut_ptr(), &raw mut length) != 0 {
         return None;
     }

@@ -4,13 +4,13 @@
 //! |---|---|
 //! | [`launcher`] | detection of a launcher from the environment |
 //! | [`library`] | an MPI library, opened at run time, and its functions |
-//! | `desk` | the one thread that calls MPI |
-//! | [`hub`] | requests to that thread |
+//! | `worker` | the one thread that calls MPI |
+//! | [`client`] | requests to that thread |
 
-mod desk;
-pub mod hub;
+pub mod client;
 pub mod launcher;
 pub mod library;
+mod worker;
 
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Fault, Result};
 use crate::train::collective::{Link, Part};
-use hub::{Expected, Hub, Letter, MOST_DEVICES, Place};
+use client::{Client, Incoming, MAX_DEVICES, Outgoing, Process};
 use launcher::{Launch, Launcher};
 use library::Library;
 
@@ -42,12 +42,12 @@ pub struct WorldOptions {
     /// Path of the library; without it the first one that the launcher supports.
     pub library: Option<PathBuf>,
     /// Longest time without a heartbeat from another process.
-    pub patience: Duration,
+    pub silence_limit: Duration,
 }
 
 /// This process and the other processes of a run.
 pub struct World {
-    hub: Hub,
+    client: Client,
     rank: usize,
     /// The host of each process.
     hosts: Vec<String>,
@@ -58,7 +58,7 @@ pub struct World {
 }
 
 /// What the MPI thread reports after it has started.
-struct Facts {
+struct ProcessFacts {
     rank: usize,
     size: usize,
     machine: usize,
@@ -108,11 +108,11 @@ impl World {
     /// [`Error::Device`] if the launcher's library cannot be opened; [`Error::Lost`] if MPI fails.
     pub fn join(launch: Launch, options: WorldOptions) -> Result<Self> {
         let host = host();
-        let (hub, serve) = Hub::new();
-        let limit = options.patience;
+        let (client, serve) = Client::new();
+        let limit = options.silence_limit;
         let (tell, told) = channel();
         let start = move || {
-            let WorldOptions { library, patience } = options;
+            let WorldOptions { library, silence_limit } = options;
             let begun = Library::open(library.as_deref(), launch, &host).and_then(|library| {
                 let all = library.start()?;
                 Ok((facts(&library, all, host, launch)?, library, all))
@@ -121,7 +121,7 @@ impl World {
                 Ok((facts, library, all)) => {
                     let (rank, size) = (facts.rank, facts.size);
                     let _ = tell.send(Ok(facts));
-                    serve(&library, all, Place { rank, size, patience });
+                    serve(&library, all, Process { rank, size, silence_limit });
                 }
                 Err(error) => drop(tell.send(Err(error))),
             }
@@ -137,9 +137,9 @@ impl World {
             let fault = Fault::at("mpi", what).advice("check their output; --rank-timeout SECONDS waits longer");
             Err(Error::device(fault))
         };
-        let Facts { rank, size, machine, host, library } = told.recv_timeout(most).unwrap_or_else(waited)?;
+        let ProcessFacts { rank, size, machine, host, library } = told.recv_timeout(most).unwrap_or_else(waited)?;
         let mut world = Self {
-            hub,
+            client,
             rank,
             hosts: vec![String::new(); size],
             machines: vec![0; size],
@@ -160,7 +160,7 @@ impl World {
                 names.len() - 1
             });
         }
-        world.hub.name(world.hosts.clone());
+        world.client.name(world.hosts.clone());
         Ok(world)
     }
 
@@ -232,15 +232,15 @@ impl World {
     fn give_all(&self, own: &[u8], length: impl Fn(usize) -> usize) -> Result<Vec<Vec<u8>>> {
         let bytes: std::sync::Arc<Vec<u8>> = std::sync::Arc::new(own.to_vec());
         let others: Vec<usize> = (0..self.size()).filter(|process| *process != self.rank).collect();
-        let letter = |process: &usize| Letter {
+        let message = |process: &usize| Outgoing {
             process: *process,
             tag: SHARED,
             bytes: std::sync::Arc::clone(&bytes) as super::Shared,
             range: 0..own.len(),
         };
         let expected =
-            |process: &usize| Expected { process: *process, tag: SHARED, length: length(*process), buffer: Vec::new() };
-        let pending = self.hub.exchange(others.iter().map(letter).collect(), others.iter().map(expected).collect());
+            |process: &usize| Incoming { process: *process, tag: SHARED, length: length(*process), buffer: Vec::new() };
+        let pending = self.client.exchange(others.iter().map(message).collect(), others.iter().map(expected).collect());
         let mut all = vec![own.to_vec(); self.size()];
         others.iter().zip(pending.wait()?).for_each(|(process, bytes)| all[*process] = bytes);
         Ok(all)
@@ -253,7 +253,7 @@ impl World {
     /// The error that ended the run.
     pub fn broadcast(&self, bytes: Option<&[u8]>) -> Result<Vec<u8>> {
         let length = (bytes.map_or(0, <[u8]>::len) as u64).to_le_bytes();
-        let length = self.hub.broadcast(length.to_vec())?;
+        let length = self.client.broadcast(length.to_vec())?;
         let length = u64::from_le_bytes(length[..].try_into().unwrap_or_default()) as usize;
         let mut all = bytes.map_or_else(|| vec![0; length], <[u8]>::to_vec);
         self.fill(&mut all)?;
@@ -266,7 +266,7 @@ impl World {
     /// The error that ended the run.
     pub fn fill(&self, memory: &mut [u8]) -> Result<()> {
         for piece in memory.chunks_mut(PIECE) {
-            let came = self.hub.broadcast(piece.to_vec())?;
+            let came = self.client.broadcast(piece.to_vec())?;
             piece.copy_from_slice(&came);
         }
         Ok(())
@@ -278,16 +278,16 @@ impl World {
     /// [`Error::Device`] if the process has too many devices.
     pub fn links(&self, layout: &Layout) -> Result<Vec<Link>> {
         let own = layout.parts(self.rank);
-        if own.len() > MOST_DEVICES {
+        if own.len() > MAX_DEVICES {
             let fault = Fault::at("mpi", format!("{} devices in one process", own.len()));
-            return Err(Error::device(fault.expected(format!("at most {MOST_DEVICES}"))));
+            return Err(Error::device(fault.expected(format!("at most {MAX_DEVICES}"))));
         }
-        Ok(Link::of(own, &layout.processes, Some(self.hub.clone())))
+        Ok(Link::of(own, &layout.processes, Some(self.client.clone())))
     }
 
     /// Ends the run of all processes with an error of this one, which all pending calls return.
     pub fn abort(&self, error: &Error) {
-        self.hub.abort(error);
+        self.client.abort(error);
     }
 
     /// Returns the launcher that started the processes.
@@ -299,24 +299,24 @@ impl World {
     /// Returns whether an error has ended the run or MPI was finalized.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.hub.end().is_some() || self.hub.has_finished()
+        self.client.end().is_some() || self.client.has_finished()
     }
 
     /// Records a signal that this process received, to be sent to the others with the request to stop.
     pub fn note_signal(&self, name: &str) {
-        self.hub.note_signal(name);
+        self.client.note_signal(name);
     }
 
     /// Returns the signal that asked another process to stop: `SIGUSR1 to rank 1 on node7`.
     #[must_use]
     pub fn signal(&self) -> Option<String> {
-        self.hub.signal()
+        self.client.signal()
     }
 
     /// Returns the error that ended the run early, if it occurred in another process.
     #[must_use]
     pub fn far_error(&self) -> Option<Error> {
-        self.hub.end().filter(|end| end.is_far).map(|end| end.error)
+        self.client.end().filter(|end| end.is_far).map(|end| end.error)
     }
 
     /// Finalizes MPI. All processes call this at the end of a run that finished, or that was stopped and saved.
@@ -324,15 +324,15 @@ impl World {
     /// # Errors
     /// The error that ended the run in the meantime.
     pub fn finish(&self) -> Result<()> {
-        self.hub.finish()
+        self.client.finish()
     }
 
     /// Ends all processes with the exit code of an error that was printed here or in another process. The first process
     /// does this; other processes give it a few seconds to save its records.
     pub fn die(&self, error: &Error) -> ! {
-        self.hub.abort(error);
+        self.client.abort(error);
         let after = if self.is_first() { LAST_WORDS } else { GRACE };
-        self.hub.die(error.exit_code(), after);
+        self.client.die(error.exit_code(), after);
         // the launcher ends this process
         std::thread::sleep(after + GRACE);
         std::process::exit(error.exit_code().into())
@@ -340,7 +340,7 @@ impl World {
 }
 
 /// Collects the facts that other processes need about this one.
-fn facts(library: &Library, all: library::Communicator, host: String, launch: Launch) -> Result<Facts> {
+fn facts(library: &Library, all: library::Communicator, host: String, launch: Launch) -> Result<ProcessFacts> {
     let (rank, size) = library.place(all)?;
     if size != launch.size {
         let what = format!("{} sees {size} processes, but the launcher started {}", library.version(), launch.size);
@@ -359,7 +359,13 @@ fn facts(library: &Library, all: library::Communicator, host: String, launch: La
     while !library.is_done(&mut request)? {
         std::thread::sleep(Duration::from_micros(50));
     }
-    Ok(Facts { rank, size, machine: u64::from_le_bytes(first) as usize, host, library: library.version().to_owned() })
+    Ok(ProcessFacts {
+        rank,
+        size,
+        machine: u64::from_le_bytes(first) as usize,
+        host,
+        library: library.version().to_owned(),
+    })
 }
 
 /// Returns the name of this machine.

@@ -26,8 +26,8 @@ use crate::model::flat::{self, Bucket, Group, Part};
 use crate::ops::stepcontrol::StepControl;
 use crate::train::collective::Collective;
 use crate::train::optimizer::UpdateRule;
-use plan::{Plan, Recording, Route, Sums, Transfer};
-pub use rounds::MOST_COPIERS;
+use plan::{Plan, ReceivedSums, Recording, Route, Transfer};
+pub use rounds::MAX_COPY_THREADS;
 use rounds::rounds;
 
 /// Labels of the host memory through which buckets are sent and received.
@@ -49,9 +49,9 @@ pub(super) struct Exchange {
     /// Number of sums that each device holds after it has computed its ranks.
     held: Vec<usize>,
     /// Keeps the memory that the programs use alive.
-    _sums: Sums,
+    _sums: ReceivedSums,
     rule: UpdateRule,
-    /// Sums of squares, one per block of the model.
+    /// ReceivedSums of squares, one per block of the model.
     squares: Tensor,
     /// This device's sums of losses.
     own_losses: Vec<Tensor>,
@@ -77,7 +77,7 @@ impl Exchange {
     ) -> Result<Self> {
         let config = &options.config;
         let part = options.part;
-        let sums = Sums::new(gpu, options)?;
+        let sums = ReceivedSums::new(gpu, options)?;
         let nodes: Vec<Vec<Range<usize>>> = (0..part.devices).map(|device| options.nodes(device)).collect();
         let held: Vec<usize> = nodes.iter().map(Vec::len).collect();
         let nodes = nodes.concat();
@@ -146,7 +146,7 @@ impl Exchange {
     }
 
     /// Returns the link for calls that do not wait; `None` on a dry device.
-    pub fn peek(&self) -> Option<&(dyn Collective + 'static)> {
+    pub fn collective(&self) -> Option<&(dyn Collective + 'static)> {
         self.link.as_deref()
     }
 

@@ -10,7 +10,7 @@ use crate::model::place;
 use crate::ops::wire::{self, Format, Wire};
 use crate::ops::{gradnorm, hash, stepcontrol, tree};
 use crate::train::collective::Scope;
-use crate::train::optimizer::{Run, UpdateRule};
+use crate::train::optimizer::{ParameterRun, UpdateRule};
 use crate::train::ranks;
 use crate::train::trainer::TrainerOptions;
 use crate::train::trainer::micro_step::Model;
@@ -79,7 +79,7 @@ pub struct Plan {
     pub opening: Program,
     /// Transfers of gradients, in the order in which the backward pass finishes them, with the rest of it in between.
     pub gradients: Vec<Transfer>,
-    /// Sums of squares of the owned blocks.
+    /// ReceivedSums of squares of the owned blocks.
     pub norm: Program,
     /// Decision and update, after the squares and losses of all devices have arrived.
     pub end: Program,
@@ -106,7 +106,7 @@ impl Packed {
 }
 
 /// Memory of one stage for received sums, by the position of the sum.
-struct Room {
+struct StageMemory {
     stage: Stage,
     /// Sets of buffers, which transfers use in turn.
     received: Vec<Vec<Option<Tensor>>>,
@@ -114,15 +114,15 @@ struct Room {
 }
 
 /// The tensors that contain the sums over ranks that a device adds up.
-pub struct Sums {
-    rooms: Vec<Room>,
+pub struct ReceivedSums {
+    stages: Vec<StageMemory>,
 }
 
-impl Sums {
+impl ReceivedSums {
     /// Allocates memory for received sums.
     pub fn new(gpu: &Gpu, options: &TrainerOptions) -> Result<Self> {
         let buckets = flat::buckets(&options.config);
-        let room = |stage: Stage| {
+        let memory_of = |stage: Stage| {
             let (leaving, received) = (stage.leaving(&buckets), stage.received(&buckets));
             let others = |label: &str, length: usize, elem: Elem| -> Result<Vec<Option<Tensor>>> {
                 let slot = |node| (!stage.own.contains(&node)).then(|| gpu.tensor(label, 1, length, elem)).transpose();
@@ -136,17 +136,18 @@ impl Sums {
                 let unit = if options.elem == Elem::F16 { options.sizes.tokens().next_power_of_two() } else { 1 };
                 Ok(Packed { format, scale: wire::SCALE / unit as f32, out, into })
             };
-            let sets = (0..stage.sets()).map(|_| others(RECEIVED, received, Elem::F32)).collect::<Result<_>>()?;
+            let sets =
+                (0..stage.buffer_sets()).map(|_| others(RECEIVED, received, Elem::F32)).collect::<Result<_>>()?;
             let packed = options.wire.map(packed).transpose()?;
-            Ok(Room { stage, received: sets, packed })
+            Ok(StageMemory { stage, received: sets, packed })
         };
-        Ok(Self { rooms: stages(options).into_iter().map(room).collect::<Result<_>>()? })
+        Ok(Self { stages: stages(options).into_iter().map(memory_of).collect::<Result<_>>()? })
     }
 }
 
 /// A bucket of a group.
 #[derive(Clone, Copy)]
-struct Piece<'p> {
+struct BucketPlace<'p> {
     group: &'p Group,
     bucket: &'p Bucket,
     /// Its position in the order of exchange, which is not memory order.
@@ -154,32 +155,32 @@ struct Piece<'p> {
 }
 
 /// The sums of a bucket in the memory of one device.
-struct Held<'h> {
+struct HeldSums<'h> {
     model: &'h Model,
-    rooms: &'h [Room],
-    piece: Piece<'h>,
+    stages: &'h [StageMemory],
+    piece: BucketPlace<'h>,
 }
 
-impl Held<'_> {
+impl HeldSums<'_> {
     /// Returns elements of the sum at a position of a stage. The device must hold these elements at that stage.
     fn sum(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
-        let Piece { group, bucket, position: turn } = self.piece;
-        let Room { stage: Stage { own, .. }, received, .. } = &self.rooms[stage];
+        let BucketPlace { group, bucket, position: turn } = self.piece;
+        let StageMemory { stage: Stage { own, .. }, received, .. } = &self.stages[stage];
         let there = &received[turn % received.len()];
         if let Some(slot) = &there[position] {
-            let start = self.rooms[stage].stage.summed(bucket, self.rooms[stage].stage.part).start;
+            let start = self.stages[stage].stage.summed(bucket, self.stages[stage].stage.part).start;
             return Ok(slot.flat(elements.start - start..elements.end - start));
         }
         let own = position - own.start;
         match stage.checked_sub(1) {
             None => self.model.sums[own].grads.flat(group, elements),
-            Some(before) => self.sum(before, self.rooms[before].stage.results[own], elements),
+            Some(before) => self.sum(before, self.stages[before].stage.results[own], elements),
         }
     }
 
     /// Returns the tensor that receives elements of the sum at a position of a stage.
     fn coming(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
-        let packed = self.rooms[stage].packed.as_ref().and_then(|packed| packed.into[position].as_ref());
+        let packed = self.stages[stage].packed.as_ref().and_then(|packed| packed.into[position].as_ref());
         match packed {
             Some(slot) => Ok(slot.flat(0..elements.len() / 2)),
             None => self.sum(stage, position, elements),
@@ -188,7 +189,7 @@ impl Held<'_> {
 
     /// Returns the tensors that are sent in a stage: these elements of each of the device's sums.
     fn leaving(&self, stage: usize, elements: Range<usize>) -> Result<Vec<Tensor>> {
-        let Room { stage: of, packed, .. } = &self.rooms[stage];
+        let StageMemory { stage: of, packed, .. } = &self.stages[stage];
         match packed {
             Some(Packed { out, .. }) => {
                 let start = of.held(self.piece.bucket).start;
@@ -201,7 +202,7 @@ impl Held<'_> {
 
     /// Records the conversion to 16 bits of the sums that a stage sends.
     fn pack(&self, pass: &mut Pass, stage: usize) -> Result<()> {
-        let Room { stage: of, packed, .. } = &self.rooms[stage];
+        let StageMemory { stage: of, packed, .. } = &self.stages[stage];
         let Some(packed) = packed else { return Ok(()) };
         for (position, out) in of.own.clone().zip(&packed.out) {
             let wide = &self.sum(stage, position, of.held(self.piece.bucket))?;
@@ -214,7 +215,7 @@ impl Held<'_> {
 
     /// Records the conversion to f32 of the sums that a stage has received.
     fn unpack(&self, pass: &mut Pass, stage: usize, elements: &Range<usize>) -> Result<()> {
-        let Room { packed: Some(packed), .. } = &self.rooms[stage] else { return Ok(()) };
+        let StageMemory { packed: Some(packed), .. } = &self.stages[stage] else { return Ok(()) };
         for (position, from) in packed.into.iter().enumerate() {
             let Some(from) = from else { continue };
             let wide = &self.sum(stage, position, elements.clone())?;
@@ -226,7 +227,7 @@ impl Held<'_> {
     /// Records one stage of the bucket after `before`: the tensors to send and receive, and the additions to the
     /// scope's sums.
     fn transfer(&self, gpu: &Gpu, stage: usize, before: Pass) -> Result<Transfer> {
-        let of = &self.rooms[stage].stage;
+        let of = &self.stages[stage].stage;
         let (members, seat) = (of.scope.members(of.part), of.scope.seat(of.part));
         let bucket = self.piece.bucket;
         let own = of.summed(bucket, of.part);
@@ -238,7 +239,7 @@ impl Held<'_> {
         };
         let coming = |from: usize| match from {
             _ if from == seat => Ok(Vec::new()),
-            _ => of.of(from).map(|position| self.coming(stage, position, own.clone())).collect(),
+            _ => of.nodes_of(from).map(|position| self.coming(stage, position, own.clone())).collect(),
         };
         let route = Route::new(of.scope, &members, leaving, coming)?;
         let mut after = Pass::new(gpu);
@@ -286,8 +287,8 @@ pub struct Recording<'r> {
     pub buckets: &'r [Bucket],
     /// The last micro-step of the device's last rank.
     pub last: &'r Program,
-    pub sums: &'r Sums,
-    /// Sums of squares, one per block of the model.
+    pub sums: &'r ReceivedSums,
+    /// ReceivedSums of squares, one per block of the model.
     pub squares: &'r Tensor,
     /// The nodes of the tree that all devices together hold, and the sum of losses of each node.
     pub nodes: &'r [Range<usize>],
@@ -325,7 +326,7 @@ impl Recording<'_> {
         let last_sum = turn.map_or(0, |turn| turn.level);
         let own_additions = turn.map_or(0, |turn| turn.additions);
         let mut opening = None;
-        let mut transfers: Vec<Vec<Transfer>> = sums.rooms.iter().map(|_| Vec::new()).collect();
+        let mut transfers: Vec<Vec<Transfer>> = sums.stages.iter().map(|_| Vec::new()).collect();
         let mut done = 0;
         for position in flat::by_completion(&options.config) {
             let group = &self.groups[position];
@@ -342,10 +343,10 @@ impl Recording<'_> {
                         [into, into + 1].map(|sum| model.sums[sum].grads.flat(group, bucket.elements.clone()));
                     tree::add(&mut before, tree::Add { left: &left?, right: &right? })?;
                 }
-                let held = Held {
+                let held = HeldSums {
                     model,
-                    rooms: &sums.rooms,
-                    piece: Piece { group, bucket, position: transfers[..].first().map_or(0, Vec::len) },
+                    stages: &sums.stages,
+                    piece: BucketPlace { group, bucket, position: transfers[..].first().map_or(0, Vec::len) },
                 };
                 for (stage, transfers) in transfers.iter_mut().enumerate() {
                     let before = std::mem::replace(&mut before, self.pass());
@@ -386,7 +387,7 @@ impl Recording<'_> {
             let (group, owned) = (&self.groups[bucket.group], bucket.owned(options.part));
             if !owned.is_empty() {
                 let weight = model.params.flat(group, owned.clone())?;
-                runs.push(Run { weight, gradient: model.grads().flat(group, owned)?, decays: group.decays });
+                runs.push(ParameterRun { weight, gradient: model.grads().flat(group, owned)?, decays: group.decays });
             }
         }
         let rule = UpdateRule::owned(gpu, &runs.iter().map(|run| run.weight.len()).collect::<Vec<_>>())?;

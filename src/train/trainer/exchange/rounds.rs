@@ -9,7 +9,7 @@ use crate::gpu::{Arrival, Arrivals, Departures, Gpu, Parcel, ReadRing, Tensor, T
 use crate::train::collective::{Collective, Shared};
 
 /// Largest number of copying threads per device; a few saturate a GPU's link.
-pub const MOST_COPIERS: usize = 4;
+pub const MAX_COPY_THREADS: usize = 4;
 
 /// Runs transfers in order. While one is on the host, the device runs the commands before the next one and copies its
 /// bytes out. `reads` and `timed` belong to the last transfer.
@@ -54,7 +54,7 @@ fn exchange(
     let mut arrival = into.open(gpu)?;
     // the cores of the machine are divided among its devices
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (cores / link.part().each()).clamp(1, MOST_COPIERS);
+    let threads = (cores / link.part().each()).clamp(1, MAX_COPY_THREADS);
     gpu.span("wait for other devices", || {
         let coming: Vec<usize> = route.from.iter().map(Range::len).collect();
         link.exchange(route.scope, Arc::clone(&parcel) as Shared, &route.to, &coming, &mut |given| {

@@ -49,39 +49,39 @@ impl Stage {
     }
 
     /// Returns the positions of a member's nodes.
-    pub(super) fn of(&self, seat: usize) -> Range<usize> {
+    pub(super) fn nodes_of(&self, seat: usize) -> Range<usize> {
         let first = self.held[..seat].iter().sum();
         first..first + self.held[seat]
     }
 
     /// Returns the number of buffer sets for received sums. Two are needed if sums are sent again in the next stage,
     /// because they must stay while the next bucket arrives; one of the sums is in the device's own gradients.
-    pub(super) fn sets(&self) -> usize {
+    pub(super) fn buffer_sets(&self) -> usize {
         if self.results.len() > 1 { 2 } else { 1 }
     }
 
     /// Returns the largest numbers of elements of a bucket that are held before the stage, and that are summed in it.
-    fn most(&self, buckets: &[Bucket]) -> [usize; 2] {
+    fn largest(&self, buckets: &[Bucket]) -> [usize; 2] {
         let most = |of: &dyn Fn(&Bucket) -> usize| buckets.iter().map(of).max().unwrap_or(0);
         [most(&|bucket| self.held(bucket).len()), most(&|bucket| self.summed(bucket, self.part).len())]
     }
 
     /// Returns the most elements of a received sum.
     pub(super) fn received(&self, buckets: &[Bucket]) -> usize {
-        self.most(buckets)[1]
+        self.largest(buckets)[1]
     }
 
     /// Returns the most elements of a sum that is sent.
     pub(super) fn leaving(&self, buckets: &[Bucket]) -> usize {
-        self.most(buckets)[0]
+        self.largest(buckets)[0]
     }
 
     /// Returns the number of 32-bit elements that are allocated for received sums and, if `packs`, for sums in 16 bits.
     fn elements(&self, buckets: &[Bucket], packs: bool) -> usize {
         let (own, others) = (self.own.len(), self.nodes.len() - self.own.len());
-        let [leaving, received] = self.most(buckets);
+        let [leaving, received] = self.largest(buckets);
         let packed = if packs { (own * leaving + others * received) / 2 } else { 0 };
-        self.sets() * others * received + packed
+        self.buffer_sets() * others * received + packed
     }
 }
 
@@ -122,7 +122,7 @@ pub fn stages(options: &TrainerOptions) -> Vec<Stage> {
 }
 
 /// Returns the number of 32-bit elements that a device allocates for the exchange's sums.
-pub(crate) fn elements(options: &TrainerOptions) -> usize {
+pub(crate) fn allocated_elements(options: &TrainerOptions) -> usize {
     let buckets = flat::buckets(&options.config);
     stages(options).iter().map(|stage| stage.elements(&buckets, options.wire.is_some())).sum()
 }
@@ -197,6 +197,6 @@ mod tests {
             (between.scope, &between.nodes[..], between.own.clone()),
             (Scope::Machines, &[0..4, 4..8][..], 1..2)
         );
-        assert_eq!(within.sets(), 1);
+        assert_eq!(within.buffer_sets(), 1);
     }
 }

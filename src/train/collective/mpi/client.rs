@@ -1,21 +1,21 @@
-//! Requests to the thread that calls MPI ([`super::desk`]), from other threads, and its answers.
+//! Requests to the thread that calls MPI ([`super::worker`]), from other threads, and its answers.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::desk::Desk;
 use super::library::{Communicator, Library};
+use super::worker::Worker;
 use crate::error::{Error, Fault, Result};
 use crate::train::collective::Shared;
 
 /// First tag of the devices' messages. MPI guarantees tags up to 32,767.
 pub const FIRST_TAG: usize = 16;
 /// Largest number of devices per process, so that every pair has a tag.
-pub const MOST_DEVICES: usize = 64;
+pub const MAX_DEVICES: usize = 64;
 
 /// Bytes to send to a device of another process.
-pub struct Letter {
+pub struct Outgoing {
     /// The receiving process.
     pub process: usize,
     /// Distinguishes messages between the same two processes.
@@ -26,17 +26,17 @@ pub struct Letter {
     pub range: std::ops::Range<usize>,
 }
 
-impl Letter {
+impl Outgoing {
     pub(super) fn bytes(&self) -> &[u8] {
         &(*self.bytes).as_ref()[self.range.clone()]
     }
 }
 
 /// Bytes to receive from a device of another process.
-pub struct Expected {
+pub struct Incoming {
     /// The sending process.
     pub process: usize,
-    /// As [`Letter::tag`].
+    /// As [`Outgoing::tag`].
     pub tag: i32,
     /// Number of bytes.
     pub length: usize,
@@ -57,7 +57,7 @@ pub(super) type Answer = Sender<Result<Vec<Vec<u8>>>>;
 
 /// A request to the thread.
 pub(super) enum Task {
-    Exchange(Vec<Letter>, Vec<Expected>, Answer),
+    Exchange(Vec<Outgoing>, Vec<Incoming>, Answer),
     Broadcast(Vec<u8>, Answer),
     Stop,
     Abort(Error),
@@ -72,7 +72,7 @@ pub type OnEnd = Box<dyn Fn(&Error) + Send>;
 pub type OnStop = Box<dyn Fn() + Send>;
 
 #[derive(Default)]
-pub(super) struct Heard {
+pub(super) struct RunState {
     /// The host of each process, once it is known.
     pub hosts: Vec<String>,
     pub end: Option<End>,
@@ -85,7 +85,7 @@ pub(super) struct Heard {
     pub calls: Vec<(OnEnd, OnStop)>,
 }
 
-impl Heard {
+impl RunState {
     pub fn name(&self, process: usize) -> String {
         let host = self.hosts.get(process).map_or_else(String::new, |host| format!(" on {host}"));
         format!("rank {process}{host}")
@@ -94,9 +94,9 @@ impl Heard {
 
 /// Sends requests to the thread. An answer arrives when the request is done.
 #[derive(Clone)]
-pub struct Hub {
+pub struct Client {
     tasks: Sender<Task>,
-    heard: Arc<Mutex<Heard>>,
+    heard: Arc<Mutex<RunState>>,
 }
 
 /// Pending messages.
@@ -117,32 +117,32 @@ pub(super) fn gone() -> Error {
 }
 
 /// The process's rank and limits, for the thread.
-pub struct Place {
+pub struct Process {
     /// Rank of this process.
     pub rank: usize,
     /// Number of processes.
     pub size: usize,
     /// Longest time without a heartbeat from another process.
-    pub patience: Duration,
+    pub silence_limit: Duration,
 }
 
-impl Hub {
-    /// Makes a hub, and the function that serves its requests until the run ends. The function runs on the thread that
+impl Client {
+    /// Makes a client, and the function that serves its requests until the run ends. The function runs on the thread that
     /// started the library.
-    pub fn new() -> (Self, impl FnOnce(&Library, Communicator, Place)) {
+    pub fn new() -> (Self, impl FnOnce(&Library, Communicator, Process)) {
         let (tasks, receiver) = channel();
-        let heard: Arc<Mutex<Heard>> = Arc::default();
-        let hub = Self { tasks, heard: Arc::clone(&heard) };
-        let serve = move |library: &Library, all: Communicator, place: Place| {
-            Desk::new(library, all, place, heard).serve(&receiver);
+        let heard: Arc<Mutex<RunState>> = Arc::default();
+        let client = Self { tasks, heard: Arc::clone(&heard) };
+        let serve = move |library: &Library, all: Communicator, place: Process| {
+            Worker::new(library, all, place, heard).serve(&receiver);
         };
-        (hub, serve)
+        (client, serve)
     }
 
     /// Begins to send and to receive messages.
     #[must_use]
-    pub fn exchange(&self, letters: Vec<Letter>, expected: Vec<Expected>) -> Pending {
-        self.ask(|answer| Task::Exchange(letters, expected, answer))
+    pub fn exchange(&self, outgoing: Vec<Outgoing>, expected: Vec<Incoming>) -> Pending {
+        self.ask(|answer| Task::Exchange(outgoing, expected, answer))
     }
 
     /// Sends the bytes of the first process to all others and returns them. All processes pass the same number of bytes
@@ -235,7 +235,7 @@ impl Hub {
         let _ = self.tasks.send(Task::Die(code, after));
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+    fn heard(&self) -> std::sync::MutexGuard<'_, RunState> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The thread of a process that calls MPI. Other threads send it requests through [`super::hub`] and wait for its
+//! The thread of a process that calls MPI. Other threads send it requests through [`super::client`] and wait for its
 //! answers.
 //!
 //! MPI waits in a busy loop and notices neither signals nor the silence of another machine. So this thread never waits
@@ -9,18 +9,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::hub::{Answer, End, Expected, Heard, Letter, Place, Task, gone};
+use super::client::{Answer, End, Incoming, Outgoing, Process, RunState, Task, gone};
 use super::library::{Communicator, Library, Request};
 use crate::error::{Error, Fault, Result};
 
 /// Largest message in bytes; longer ones are sent in pieces. MPI counts up to 2^31.
-const LONGEST: usize = 1 << 30;
+const MAX_BYTES: usize = 1 << 30;
 /// Tag of heartbeats, stops and errors.
 const CONTROL: i32 = 1;
 /// Bytes of a control message: kind, exit code, length of the text, text.
-const NOTE: usize = 2048;
+const NOTE_BYTES: usize = 2048;
 /// Time between two heartbeats.
-const BEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Time after the last transfer during which the thread polls without sleeping.
 const EAGER: Duration = Duration::from_micros(200);
 /// Shortest and longest sleep between two polls while messages are pending.
@@ -35,7 +35,7 @@ const GAP: Duration = Duration::from_secs(2);
 struct Posted {
     requests: Vec<Request>,
     /// Memory that MPI reads until the requests are done.
-    letters: Vec<Letter>,
+    outgoing: Vec<Outgoing>,
     /// Memory that MPI writes until the requests are done.
     buffers: Vec<Vec<u8>>,
     answer: Option<Answer>,
@@ -43,21 +43,21 @@ struct Posted {
 
 /// The kind of a control message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Beat,
+enum NoteKind {
+    Heartbeat,
     Stop,
     Abort,
     End,
 }
 
-impl Kind {
-    const ALL: [Self; 4] = [Self::Beat, Self::Stop, Self::Abort, Self::End];
+impl NoteKind {
+    const ALL: [Self; 4] = [Self::Heartbeat, Self::Stop, Self::Abort, Self::End];
 }
 
 /// One other process.
 struct Peer {
     process: usize,
-    note: Box<[u8; NOTE]>,
+    note: Box<[u8; NOTE_BYTES]>,
     /// The pending receive; `None` after the peer's last message.
     listening: Option<Request>,
     silent: Duration,
@@ -66,11 +66,11 @@ struct Peer {
 }
 
 /// State of the thread that calls MPI.
-pub struct Desk<'l> {
+pub struct Worker<'l> {
     library: &'l Library,
     all: Communicator,
-    place: Place,
-    heard: Arc<Mutex<Heard>>,
+    place: Process,
+    heard: Arc<Mutex<RunState>>,
     posted: Vec<Posted>,
     /// Messages of a run that has ended; MPI may still use their memory.
     abandoned: Vec<Posted>,
@@ -81,12 +81,12 @@ pub struct Desk<'l> {
     dying: Option<(u8, Instant)>,
 }
 
-impl<'l> Desk<'l> {
+impl<'l> Worker<'l> {
     /// Makes the state for a library that was started on this thread.
-    pub fn new(library: &'l Library, all: Communicator, place: Place, heard: Arc<Mutex<Heard>>) -> Self {
+    pub fn new(library: &'l Library, all: Communicator, place: Process, heard: Arc<Mutex<RunState>>) -> Self {
         let peer = |process| Peer {
             process,
-            note: Box::new([0; NOTE]),
+            note: Box::new([0; NOTE_BYTES]),
             listening: None,
             silent: Duration::ZERO,
             notes: Vec::new(),
@@ -141,7 +141,7 @@ impl<'l> Desk<'l> {
                 // all senders are gone and MPI was not finished: the process is about to exit
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            match self.look() {
+            match self.poll() {
                 Ok(true) => (moved, sleep) = (Instant::now(), SLEEP[0]),
                 Ok(false) => {}
                 Err(error) => self.end(&error, false),
@@ -175,15 +175,15 @@ impl<'l> Desk<'l> {
                 let error = ended.map_or_else(gone, |end| end.error);
                 let _ = answer.send(Err(error));
             }
-            Task::Exchange(letters, expected, answer) => {
-                let result = self.post(letters, expected, answer);
+            Task::Exchange(outgoing, expected, answer) => {
+                let result = self.post(outgoing, expected, answer);
                 result.unwrap_or_else(|error| self.end(&error, false));
             }
             Task::Broadcast(bytes, answer) => {
                 let mut posted =
-                    Posted { requests: Vec::new(), letters: Vec::new(), buffers: vec![bytes], answer: Some(answer) };
+                    Posted { requests: Vec::new(), outgoing: Vec::new(), buffers: vec![bytes], answer: Some(answer) };
                 let mut result = Ok(());
-                for piece in posted.buffers[0].chunks_mut(LONGEST) {
+                for piece in posted.buffers[0].chunks_mut(MAX_BYTES) {
                     // SAFETY: `posted` keeps the bytes, and nothing uses them until all requests are done
                     match unsafe { self.library.broadcast(piece, 0, self.all) } {
                         Ok(request) => posted.requests.push(request),
@@ -199,12 +199,12 @@ impl<'l> Desk<'l> {
                     heard.stop = true;
                     heard.own_signal.clone()
                 };
-                self.tell(Kind::Stop, 0, &name);
+                self.broadcast_note(NoteKind::Stop, 0, &name);
             }
             Task::Abort(error) => self.end(&error, false),
             Task::Finish(answer) => {
                 if ended.is_none() {
-                    self.tell(Kind::End, 0, "");
+                    self.broadcast_note(NoteKind::End, 0, "");
                 }
                 self.finishing = Some(answer);
             }
@@ -212,14 +212,14 @@ impl<'l> Desk<'l> {
         }
     }
 
-    fn post(&mut self, letters: Vec<Letter>, expected: Vec<Expected>, answer: Answer) -> Result<()> {
-        let mut posted = Posted { requests: Vec::new(), letters, buffers: Vec::new(), answer: Some(answer) };
+    fn post(&mut self, outgoing: Vec<Outgoing>, expected: Vec<Incoming>, answer: Answer) -> Result<()> {
+        let mut posted = Posted { requests: Vec::new(), outgoing, buffers: Vec::new(), answer: Some(answer) };
         let mut result = Ok(());
-        for Expected { process, tag, length, mut buffer } in expected {
+        for Incoming { process, tag, length, mut buffer } in expected {
             buffer.resize(length, 0);
             posted.buffers.push(buffer);
             let Some(buffer) = posted.buffers.last_mut() else { continue };
-            for piece in buffer.chunks_mut(LONGEST) {
+            for piece in buffer.chunks_mut(MAX_BYTES) {
                 // SAFETY: `posted` keeps the memory, and nothing uses it until all requests are done
                 match unsafe { self.library.receive(piece, process, tag, self.all) } {
                     Ok(request) => posted.requests.push(request),
@@ -227,10 +227,10 @@ impl<'l> Desk<'l> {
                 }
             }
         }
-        for letter in &posted.letters {
-            for piece in letter.bytes().chunks(LONGEST) {
+        for message in &posted.outgoing {
+            for piece in message.bytes().chunks(MAX_BYTES) {
                 // SAFETY: `posted` keeps the bytes, and nothing writes them while they are shared
-                match unsafe { self.library.send(piece, letter.process, letter.tag, self.all) } {
+                match unsafe { self.library.send(piece, message.process, message.tag, self.all) } {
                     Ok(request) => posted.requests.push(request),
                     Err(error) => result = result.and(Err(error)),
                 }
@@ -250,8 +250,8 @@ impl<'l> Desk<'l> {
     }
 
     /// Sends a control message to all peers.
-    fn tell(&mut self, kind: Kind, code: u8, text: &str) {
-        let mut end = text.len().min(NOTE - 4);
+    fn broadcast_note(&mut self, kind: NoteKind, code: u8, text: &str) {
+        let mut end = text.len().min(NOTE_BYTES - 4);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
@@ -261,7 +261,7 @@ impl<'l> Desk<'l> {
         let mut failed = None;
         for peer in &mut self.peers {
             // no second heartbeat while one is pending
-            if kind == Kind::Beat && !peer.notes.is_empty() {
+            if kind == NoteKind::Heartbeat && !peer.notes.is_empty() {
                 continue;
             }
             let note = note.clone();
@@ -277,7 +277,7 @@ impl<'l> Desk<'l> {
     }
 
     /// Polls all pending messages; returns whether one has arrived or left.
-    fn look(&mut self) -> Result<bool> {
+    fn poll(&mut self) -> Result<bool> {
         let Self { library, posted, abandoned, .. } = self;
         let (mut moved, mut failed) = (false, None);
         for posted in posted.iter_mut().chain(abandoned.iter_mut()) {
@@ -298,18 +298,18 @@ impl<'l> Desk<'l> {
             return Err(error);
         }
         abandoned.retain(|posted| !posted.requests.is_empty());
-        for Posted { letters, buffers, answer, .. } in posted.extract_if(.., |posted| posted.requests.is_empty()) {
+        for Posted { outgoing, buffers, answer, .. } in posted.extract_if(.., |posted| posted.requests.is_empty()) {
             // the waiting thread may overwrite the sent bytes after the answer
-            drop(letters);
+            drop(outgoing);
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(buffers));
             }
         }
-        self.look_at_peers()?;
+        self.poll_peers()?;
         Ok(moved)
     }
 
-    fn look_at_peers(&mut self) -> Result<()> {
+    fn poll_peers(&mut self) -> Result<()> {
         let gap = self.last_look.elapsed().min(GAP);
         self.last_look = Instant::now();
         for at in 0..self.peers.len() {
@@ -329,35 +329,36 @@ impl<'l> Desk<'l> {
             }
             (peer.listening, peer.silent) = (None, Duration::ZERO);
             let [kind, code, low, high] = [0, 1, 2, 3].map(|at| peer.note[at]);
-            let length = usize::from(u16::from_le_bytes([low, high])).min(NOTE - 4);
+            let length = usize::from(u16::from_le_bytes([low, high])).min(NOTE_BYTES - 4);
             let text = String::from_utf8_lossy(&peer.note[4..4 + length]).into_owned();
             let process = peer.process;
-            match Kind::ALL.into_iter().find(|other| *other as u8 == kind) {
-                Some(Kind::Stop) => {
+            match NoteKind::ALL.into_iter().find(|other| *other as u8 == kind) {
+                Some(NoteKind::Stop) => {
                     let mut heard = self.heard();
                     heard.stop = true;
                     let from = heard.name(process);
                     heard.signal.get_or_insert(if text.is_empty() { from } else { format!("{text} to {from}") });
                     heard.calls.iter().for_each(|(_, stop)| stop());
                 }
-                Some(Kind::Abort) => {
+                Some(NoteKind::Abort) => {
                     let fault = Fault::from(text).within(self.heard().name(process));
                     self.end(&Error::of_code(code, fault), true);
                 }
-                Some(Kind::End) => continue,
+                Some(NoteKind::End) => continue,
                 _ => {}
             }
             self.listen(at)?;
         }
-        if self.last_beat.elapsed() >= BEAT && self.finishing.is_none() {
+        if self.last_beat.elapsed() >= HEARTBEAT && self.finishing.is_none() {
             self.last_beat = Instant::now();
-            self.tell(Kind::Beat, 0, "");
+            self.broadcast_note(NoteKind::Heartbeat, 0, "");
         }
-        let patience = self.place.patience;
-        let silent = self.peers.iter().find(|peer| peer.listening.is_some() && peer.silent > patience);
+        let silence_limit = self.place.silence_limit;
+        let silent = self.peers.iter().find(|peer| peer.listening.is_some() && peer.silent > silence_limit);
         let silent = silent.map(|peer| peer.process).filter(|_| self.ended().is_none());
         silent.map_or(Ok(()), |process| {
-            let what = format!("no heartbeat from {} for {:.0} s", self.heard().name(process), patience.as_secs_f64());
+            let what =
+                format!("no heartbeat from {} for {:.0} s", self.heard().name(process), silence_limit.as_secs_f64());
             let fault = Fault::at("mpi", what).expected("one per second");
             Err(Error::lost(fault.advice("check the machine, the process and the network, then resume the run")))
         })
@@ -378,7 +379,7 @@ impl<'l> Desk<'l> {
             self.abandoned.push(posted);
         }
         if !is_far {
-            self.tell(Kind::Abort, error.exit_code(), &error.to_string());
+            self.broadcast_note(NoteKind::Abort, error.exit_code(), &error.to_string());
         }
     }
 
@@ -386,7 +387,7 @@ impl<'l> Desk<'l> {
         self.heard().end.clone()
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+    fn heard(&self) -> std::sync::MutexGuard<'_, RunState> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
