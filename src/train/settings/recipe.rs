@@ -33,7 +33,7 @@ pub struct Recipe {
     pub run: Run,
 }
 
-/// Where tokens come from.
+/// The source of the tokens.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[command(next_help_heading = "Data")]

@@ -20,7 +20,7 @@ pub trait Value: Sized + fmt::Display {
     fn parse(text: &str) -> Result<Self, String>;
 }
 
-/// Implements [`Value`] for numbers; the text is what an error says is expected.
+/// Implements [`Value`] for numbers; the text names the expected values in an error.
 macro_rules! numbers {
     ($($number:ty: $expected:literal;)+) => {$(
         impl Value for $number {

@@ -36,7 +36,7 @@ impl Outgoing {
 pub struct Incoming {
     /// The sending process.
     pub process: usize,
-    /// As [`Outgoing::tag`].
+    /// Tag of the message; see [`Outgoing::tag`].
     pub tag: i32,
     /// Number of bytes.
     pub length: usize,

@@ -57,7 +57,7 @@ pub struct World {
     launcher: Launcher,
 }
 
-/// What the MPI thread reports after it has started.
+/// Facts that the MPI thread reports after it has started.
 struct ProcessFacts {
     rank: usize,
     size: usize,
