@@ -172,12 +172,20 @@ impl Job {
     }
 }
 
+/// Writes layer, operation and shape: `qkv forward 4096x2304x768`.
 impl Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.work {
-            Work::Product(product, shape) => write!(f, "{} {product:?} {shape:?}", self.layer),
+            Work::Product(product, [rows, columns, depth]) => {
+                let product = match product {
+                    Product::Forward => "forward",
+                    Product::BackwardInp => "backward_inp",
+                    Product::BackwardWeight => "backward_weight",
+                };
+                write!(f, "{} {product} {rows}x{columns}x{depth}", self.layer)
+            }
             Work::Attention(entry, AttentionShape { batch, positions, heads, head_size }) => {
-                write!(f, "{} {entry:?} [{batch}, {positions}, {heads}, {head_size}]", self.layer)
+                write!(f, "{} {} {batch}x{positions}x{heads}x{head_size}", self.layer, entry.name())
             }
         }
     }
