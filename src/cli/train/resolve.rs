@@ -56,7 +56,7 @@ pub fn assumes_gpt2(recipe: &Recipe, settings: &Settings) -> Result<bool> {
     }
     let format = recipe.data.data_format.unwrap_or_default();
     let is_named = recipe.data.data.iter().all(|path| token_names::named_set(path).is_some());
-    Ok(!is_named && recorded_tokenizer(&[(&recipe.data.data, DeviceSlot::Train)], format)?.is_none())
+    Ok(!is_named && recorded_tokenizer(&[(&recipe.data.data, Part::Train)], format)?.is_none())
 }
 
 /// Names the data, for a line.

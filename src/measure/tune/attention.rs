@@ -101,7 +101,13 @@ pub(super) struct AttentionBench {
 }
 
 impl Tensors {
-    fn new(gpu: &Gpu, entry: AttentionKernel, sizes: AttentionShape, elem: Elem, of: [&RepeatedBlock; 2]) -> Result<Self> {
+    fn new(
+        gpu: &Gpu,
+        entry: AttentionKernel,
+        sizes: AttentionShape,
+        elem: Elem,
+        of: [&RepeatedBlock; 2],
+    ) -> Result<Self> {
         let [qkv_of, dout_of] = of;
         let AttentionShape { batch, positions, heads, head_size } = sizes;
         let (n, c) = (batch * positions, heads * head_size);

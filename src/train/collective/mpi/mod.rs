@@ -17,7 +17,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Fault, Result};
-use crate::train::collective::{Link, DeviceSlot};
+use crate::train::collective::{DeviceSlot, Link};
 use client::{Client, Incoming, MAX_DEVICES, Outgoing, Process};
 use launcher::{Launch, Launcher};
 use library::Library;

@@ -201,9 +201,9 @@ impl Exchange {
         let link = present(link)?;
         let own: Vec<&Tensor> = [&*squares].into_iter().chain(&self.own_losses).collect();
         words_out.send(gpu, Some(&plan.norm), &own)?;
-        let parcel = words_out.take(gpu)?;
-        let own_words = parcel.as_ref().to_vec();
-        words_out.give_back(parcel)?;
+        let read = words_out.take(gpu)?;
+        let own_words = read.as_ref().to_vec();
+        words_out.give_back(read)?;
         // the sums of squares of owned blocks, followed by the losses
         let losses = squares.bytes() as usize;
         let owned = |part: DeviceSlot| {

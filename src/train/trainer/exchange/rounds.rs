@@ -42,7 +42,7 @@ pub fn rounds(
     Ok(())
 }
 
-/// Exchanges the oldest pending parcel with the other devices; returns the received bytes.
+/// Exchanges the oldest pending read-back with the other devices. Returns the upload of the received bytes.
 fn exchange(
     gpu: &Gpu,
     link: &mut dyn Collective,
@@ -50,8 +50,8 @@ fn exchange(
     out: &mut BulkReads,
     into: &mut BulkUploads,
 ) -> Result<BulkUpload> {
-    let parcel: Arc<BulkRead> = Arc::new(out.take(gpu)?);
-    let mut arrival = into.begin(gpu)?;
+    let read: Arc<BulkRead> = Arc::new(out.take(gpu)?);
+    let mut upload = into.begin(gpu)?;
     // the cores of the machine are divided among its devices
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = (cores / link.part().devices_per_machine()).clamp(1, MAX_COPY_THREADS);
