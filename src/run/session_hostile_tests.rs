@@ -1,4 +1,4 @@
-//! Runs whose folder is moved, replaced, forged or robbed.
+//! Runs whose folder is moved, replaced or forged, or loses files.
 
 use std::os::unix::fs::symlink;
 
@@ -11,7 +11,7 @@ fn stopped(dir: &Path, name: &str) -> PathBuf {
     stopped_after(dir, name, &|_| (), 14)
 }
 
-/// Answers a run that asks whether it is to stop: `answer` takes the number of the question.
+/// Answers a run that asks whether to stop. `answer` gets the number of the question.
 fn answering(answer: impl Fn(usize) -> Option<&'static str>) -> impl Fn() -> Option<&'static str> {
     let asked = Cell::new(0);
     move || {
@@ -20,7 +20,7 @@ fn answering(answer: impl Fn(usize) -> Option<&'static str>) -> impl Fn() -> Opt
     }
 }
 
-/// A run that is stopped when it has asked so often whether it is to stop.
+/// A run that is stopped once it has asked that many times whether to stop.
 fn stopped_after(dir: &Path, name: &str, change: &dyn Fn(&mut Settings), asks: usize) -> PathBuf {
     let stop = answering(|asked| (asked > asks).then_some("SIGTERM"));
     let error = train_with(dir, name, change, &open, &stop).0.unwrap_err();
@@ -28,7 +28,7 @@ fn stopped_after(dir: &Path, name: &str, change: &dyn Fn(&mut Settings), asks: u
     dir.join(name)
 }
 
-/// Everything in a folder and below, with contents.
+/// All files in a folder and below it, with their contents.
 fn everything(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     let mut folders = vec![dir.to_owned()];
@@ -178,7 +178,7 @@ fn a_run_whose_checkpoints_are_gone_is_no_new_run() {
     let moved: Vec<(PathBuf, PathBuf)> =
         steps().into_iter().map(|path| (path.clone(), dir.join("aside").join(path.file_name().unwrap()))).collect();
     moved.iter().for_each(|(path, aside)| fs::rename(path, aside).unwrap());
-    refused(dir, "run", 3, "those that the run saved from step 2 on");
+    refused(dir, "run", 3, "those that the run saved, the first after step 2");
     fs::remove_dir_all(run.join("checkpoints")).unwrap();
     refused(dir, "run", 3, "holds no checkpoint");
     assert!(records() == before, "records were cut without a checkpoint");
@@ -223,7 +223,7 @@ fn a_moved_run_and_the_new_run_in_its_place_do_not_mix() {
         None
     });
     let error = train_with(dir, "run", &|_| (), &open, &stop).0.unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("holds another run now"), "{error}");
+    assert!(error.exit_code() == 2 && error.to_string().contains("now holds another run"), "{error}");
     let there = everything(&run);
     // the moved run is resumed where it is; the new one is as it ended
     train(dir, "moved").0.unwrap().unwrap();
@@ -242,7 +242,7 @@ fn a_moved_run_and_the_new_run_in_its_place_do_not_mix() {
     );
     let longer = |settings: &mut Settings| (settings.train.seed, settings.train.steps) = (7, 8);
     let error = train_with(dir, "run", &longer, &open, &|| None).0.unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("is a checkpoint of another run"), "{error}");
+    assert!(error.exit_code() == 2 && error.to_string().contains("belongs to another run"), "{error}");
     // and so are its records
     fs::remove_dir_all(run.join("checkpoints")).unwrap();
     fs::remove_file(run.join("saved.json")).unwrap();
@@ -253,7 +253,7 @@ fn a_moved_run_and_the_new_run_in_its_place_do_not_mix() {
     .unwrap();
     fs::copy(dir.join("moved/metrics.jsonl"), run.join("metrics.jsonl")).unwrap();
     let error = train_with(dir, "run", &|s| s.train.seed = 7, &open, &|| None).0.unwrap_err();
-    assert!(error.exit_code() == 3 && error.to_string().contains("is the record of another run"), "{error}");
+    assert!(error.exit_code() == 3 && error.to_string().contains("belongs to another run"), "{error}");
 }
 
 #[test]
