@@ -210,13 +210,18 @@ pub fn load_newest(run: &Path, id: Option<&str>, config: Config) -> Result<(Opti
     let mut passed = Vec::new();
     for Damaged { step, error } in damaged {
         let to = checkpoints.put_aside(step)?;
-        passed
-            .push(format!("the checkpoint of step {step} is damaged and is skipped: {error}; it is now {}", to.display()));
+        passed.push(format!(
+            "the checkpoint of step {step} is damaged and is skipped: {error}; it is now {}",
+            to.display()
+        ));
     }
     let Some(step) = newest else { return Ok((None, passed)) };
     let place = checkpoints.path(step);
     let state: StateFile = serde_json::from_slice(&checkpoints.read(step, STATE)?).map_err(|e| {
-        Error::data(format!("{}: {STATE} is not the state of a run ({e}); try the version of wgpt that wrote it", place.display()))
+        Error::data(format!(
+            "{}: {STATE} is not the state of a run ({e}); try the version of wgpt that wrote it",
+            place.display()
+        ))
     })?;
     let wrong = |what: String| Err(Error::data(format!("{}: {STATE}: {what}", place.display())));
     if let (Some(id), Some(other)) = (id, &state.run)

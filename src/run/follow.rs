@@ -186,7 +186,9 @@ impl Log {
         let made = std::fs::create_dir_all(&dir).and_then(|()| open::make_own_folder(&dir.join(RANKS)));
         match made {
             Ok(()) => self.path = Some(log_of(&dir, self.rank)),
-            Err(error) => log::error!("{}: the log of this rank cannot be created ({error})", dir.join(RANKS).display()),
+            Err(error) => {
+                log::error!("{}: the log of this rank cannot be created ({error})", dir.join(RANKS).display())
+            }
         }
         self.line(&format!("folder {}", dir.display()));
     }

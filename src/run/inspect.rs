@@ -113,8 +113,7 @@ fn compare(dir: &Path, there: &RunFile, settings: &Settings, data: Option<&str>,
 
 /// Returns the error for a resume on data other than those with which the run began.
 pub(super) fn other_data_than(dir: &Path) -> Error {
-    let fault =
-        Fault::at("--text or --data", format!("the tokens are not those with which {} began", dir.display()));
+    let fault = Fault::at("--text or --data", format!("the tokens are not those with which {} began", dir.display()));
     Error::data(fault.expected("the same").advice("restore them, or use --restart to start over"))
 }
 

@@ -275,7 +275,7 @@ fn a_folder_that_goes_away_and_comes_back_costs_time_and_nothing_else() {
     let (done, lines) = train_with(dir, "run", &|_| (), &open, &stop);
     done.unwrap().unwrap();
     let told = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
-    assert!(told("paused: ") >= 1 && told("goes on: ") >= 1, "{lines:?}");
+    assert!(told("paused: ") >= 1 && told("resumed: ") >= 1, "{lines:?}");
     same(dir, "run", "away");
 }
 

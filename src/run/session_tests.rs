@@ -461,7 +461,7 @@ fn a_disk_that_fails_pauses_the_run() {
             train(dir, policy).0.unwrap();
         } else {
             done.unwrap();
-            assert!(told == 1 && lines.iter().any(|line| line.starts_with("goes on: ")), "{lines:?}");
+            assert!(told == 1 && lines.iter().any(|line| line.starts_with("resumed: ")), "{lines:?}");
         }
         same(dir, policy, policy);
     }

@@ -146,7 +146,7 @@ fn a_finished_run_becomes_longer_with_the_bits_of_one_that_was_as_long_from_the_
     wgpt(dir, &cosine).ends_with(0);
     let out = wgpt(dir, &["train", "--resume", "cosine", "--steps", "24"]).ends_with(0).out;
     // half of the peak in the middle of 24 steps, nothing at the end of 12
-    assert!(out.contains("rate     of step 13: 0.00e0 before, 3.00e-4 now (12 steps before, 24 now)"), "{out}");
+    assert!(out.contains("rate     at step 13: 0.00e0 before, 3.00e-4 now (12 steps before, 24 now)"), "{out}");
 }
 
 #[test]
