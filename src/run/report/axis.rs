@@ -102,8 +102,8 @@ pub fn ticks(from: f64, to: f64, count: usize) -> Vec<f64> {
     (first..=last).map(|i| i as f64 * step).collect()
 }
 
-/// Returns the numbers within a range that are 1, 2 or 5 times a power of ten, or only powers of ten if there would be too
-/// many.
+/// Returns the numbers within a range that are 1, 2 or 5 times a power of ten; only powers of ten if these are too many, and
+/// [`ticks`] if they are too few.
 fn log_ticks(from: f64, to: f64) -> Vec<f64> {
     let (low, high) = (from.log10().floor() as i32, to.log10().ceil() as i32);
     let within = |factors: &[f64]| -> Vec<f64> {
@@ -112,8 +112,8 @@ fn log_ticks(from: f64, to: f64) -> Vec<f64> {
     };
     let all = within(&[1.0, 2.0, 5.0]);
     match all.len() {
-        0 | 1 => ticks(from, to, 4),
-        2..=7 => all,
+        0..=2 => ticks(from, to, 6),
+        3..=7 => all,
         _ => within(&[1.0]),
     }
 }

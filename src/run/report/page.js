@@ -57,7 +57,7 @@
       return found.filter(tick => tick >= from * 0.999 && tick <= to * 1.001);
     };
     const all = within([1, 2, 5]);
-    return all.length < 2 ? ticks(from, to, 4) : all.length <= 7 ? all : within([1]);
+    return all.length < 3 ? ticks(from, to, 6) : all.length <= 7 ? all : within([1]);
   };
   const short = value => {
     const digits = (value, places) => {
@@ -99,12 +99,12 @@
   };
 
   const layout = chart => {
-    const unknown = [], items = [];
+    const unknown = new Set(), items = [];
     for (const curve of chart.curves) {
       let points = curve.run.series.get(curve.key) ?? [];
       const place = list => list.map(p => ({ ...p, x: p[view.axis] })).filter(p => !view.log || p.x > 0);
       if (view.axis === 'tokens' && points.some(p => p.tokens === null)) {
-        unknown.push(curve.name || curve.run.name);
+        unknown.add(curve.run.name);
         points = [];
       }
       const before = curve.measured && points[0]?.step === 0 ? points[0] : null;
@@ -152,11 +152,13 @@
     const found = [];
     if (hidden.length) {
       const [low, high] = range(hidden.map(item => item.hidden), 'value').map(short);
-      found.push(`before training: ${low === high ? low : `${low} to ${high}`}${view.log ? '' : ' (▲)'}`);
+      const [{ curve }] = hidden, all = curve.key === 'val_loss' ? 'validation' : '';
+      const name = hidden.length === 1 && curve.name || all, what = name && name + ' ';
+      found.push(`${what}before training: ${low === high ? low : `${low} to ${high}`}${view.log ? '' : ' (▲)'}`);
     }
     if (outside.length) found.push(`outside the plot: ${outside.join(', ')}`);
-    if (unknown.length) found.push(`tokens per step unknown: ${unknown.join(', ')}`);
-    if (empty && !unknown.length) found.push('no values on these axes');
+    if (unknown.size) found.push(`tokens per step unknown: ${[...unknown].join(', ')}`);
+    if (empty && !unknown.size) found.push('no values on these axes');
     return found.join(' · ');
   };
 
@@ -205,7 +207,7 @@
     }
     for (const { curve, hidden } of view.log ? [] : drawn.hidden) {
       const up = hidden.value > frame.y[1], left = (frame.across(hidden.x) * 100).toFixed(2);
-      const attributes = { class: `${curve.colour} ${up ? 'up' : 'down'}`, style: `left:${left}%;${curve.style}` };
+      const attributes = { class: `${curve.colour} ${up ? 'up' : 'down'}`, style: `left:${left}%${curve.style && ';' + curve.style}` };
       labels.push(element('b', attributes, up ? '▲' : '▼'));
     }
     plot.querySelector('.xname').before(...labels);
@@ -324,7 +326,8 @@
     const middle = number(top + height / 2);
     const yName = chart.plot.querySelector('.yname').textContent;
     labels.append(node('text', { x: 20, y: middle, transform: `rotate(-90 20 ${middle})`, 'text-anchor': 'middle' }, yName));
-    // an inner svg cuts off what is outside the frame
+    // an inner svg cuts off what is outside the frame; dots at its edge stay whole
+    const over = node('g', {});
     const inner = node('svg', { x: left, y: top, width, height, viewBox: `0 0 ${width} ${height}`, overflow: 'hidden' });
     for (const { curve, line, smooth, dots } of frame ? drawn.items : []) {
       const stroke = colour(curve.colour, curve.style);
@@ -333,14 +336,15 @@
       if (line.length > 1) add(line, curve.bold ? { 'stroke-width': 2.4 } : curve.dashed ? { 'stroke-width': 1.6, 'stroke-dasharray': '5 4' }
         : smooth ? { 'stroke-width': 1, 'stroke-opacity': 0.28 } : drawn.thin ? { 'stroke-width': 1, 'stroke-opacity': 0.8 } : { 'stroke-width': 1.6 });
       if (smooth) add(smooth, { 'stroke-width': 2 });
-      for (const p of dots) inner.append(node('circle', { cx: number(frame.across(p.x) * width), cy: number(frame.down(p.value) * height), r: 3, fill: stroke }));
+      const inside = dots.filter(frame.contains);
+      for (const p of inside) over.append(node('circle', { cx: number(left + frame.across(p.x) * width), cy: number(y(p.value)), r: 3, fill: stroke }));
     }
     for (const { curve, hidden } of view.log ? [] : drawn.hidden) {
       const up = hidden.value > frame.y[1], at = frame.across(hidden.x) * width;
       const d = up ? `M${number(at)} 12l5 -9l5 9z` : `M${number(at)} ${number(height - 12)}l5 9l5 -9z`;
       inner.append(node('path', { d, fill: colour(curve.colour, curve.style) }));
     }
-    svg.append(lines, inner, node('rect', { x: left, y: top, width, height, fill: 'none', stroke: '#b6bcc6' }), labels);
+    svg.append(lines, inner, node('rect', { x: left, y: top, width, height, fill: 'none', stroke: '#b6bcc6' }), over, labels);
     light.remove();
     return new XMLSerializer().serializeToString(svg);
   };

@@ -204,7 +204,7 @@ fn drawn(curve: &Curve, frame: &Frame, thin: &str) -> String {
     );
     let with_dots = line.len() == 1 || curve.style == Style::Measured && line.len() <= MAX_DOTS;
     let mut dots = dot_path(frame, if with_dots { line } else { &[] });
-    if let Some(before) = before {
+    if let Some(before) = before.filter(|(step, value)| frame.contains(f64::from(*step), f64::from(*value))) {
         dots += &dot_path(frame, &[before]);
     }
     if !dots.is_empty() {
@@ -213,19 +213,20 @@ fn drawn(curve: &Curve, frame: &Frame, thin: &str) -> String {
     paths
 }
 
-/// Returns the measurements before training that are outside the frame, with their colours.
-fn hidden_measurements(frame: &Frame, curves: &[&Curve]) -> Vec<(usize, Point)> {
-    let before = curves.iter().filter_map(|curve| Some((curve.colour, curve.parts().1?)));
+/// Returns the measurements before training that are outside the frame, with their curves.
+fn hidden_measurements<'c>(frame: &Frame, curves: &[&'c Curve]) -> Vec<(&'c Curve<'c>, Point)> {
+    let before = curves.iter().filter_map(|curve| Some((*curve, curve.parts().1?)));
     before.filter(|(_, (step, value))| !frame.contains(f64::from(*step), f64::from(*value))).collect()
 }
 
 /// Returns triangles at the edge of the plot that point to measurements outside it.
 fn marks(frame: &Frame, curves: &[&Curve]) -> String {
     let mut html = String::new();
-    for (colour, (step, value)) in hidden_measurements(frame, curves) {
+    for (curve, (step, value)) in hidden_measurements(frame, curves) {
         let left = frame.across(f64::from(step)) * 100.0;
         let (classes, triangle) = if f64::from(value) > frame.y[1] { (" up", '▲') } else { (" down", '▼') };
-        let attributes = colour_attributes(colour, classes).replace("style=\"", &format!("style=\"left:{left:.2}%;"));
+        let attributes =
+            colour_attributes(curve.colour, classes).replace("style=\"", &format!("style=\"left:{left:.2}%;"));
         let position =
             if attributes.contains("style=") { String::new() } else { format!(" style=\"left:{left:.2}%\"") };
         let _ = write!(html, "<b {attributes}{position}>{triangle}</b>");
@@ -239,10 +240,15 @@ fn note(frame: &Frame, curves: &[&Curve]) -> String {
     let hidden = hidden_measurements(frame, curves);
     let values = || hidden.iter().map(|(_, (_, value))| f64::from(*value));
     let (low, high) = (values().fold(f64::MAX, f64::min), values().fold(f64::MIN, f64::max));
+    let what = match hidden.as_slice() {
+        [(curve, _)] if !curve.name.is_empty() => format!("{} ", curve.name),
+        [(Curve { series: Series::ValLoss, .. }, _), ..] => "validation ".to_owned(),
+        _ => String::new(),
+    };
     match (short(low), short(high)) {
         _ if hidden.is_empty() => {}
-        (low, high) if low == high => parts.push(format!("before training: {low} (▲)")),
-        (low, high) => parts.push(format!("before training: {low} to {high} (▲)")),
+        (low, high) if low == high => parts.push(format!("{what}before training: {low} (▲)")),
+        (low, high) => parts.push(format!("{what}before training: {low} to {high} (▲)")),
     }
     let is_hidden = |curve: &&&Curve| {
         let (line, before) = curve.parts();
@@ -261,7 +267,7 @@ mod tests {
     use super::*;
 
     fn curve<'a>(points: &'a [Point], style: Style) -> Curve<'a> {
-        Curve { run: 0, series: Series::Loss, name: "a<b".into(), colour: 1, style, points }
+        Curve { run: 0, series: Series::ValLoss, name: "a<b".into(), colour: 1, style, points }
     }
 
     fn chart(curves: Vec<Curve>, scale: Scale) -> Chart {
@@ -309,7 +315,7 @@ mod tests {
         // the line begins in the middle, and a triangle at the left edge points to 5.5
         assert!(html.contains("data-name=\"a&lt;b\" d=\"M500 "), "{html}");
         assert!(html.contains("<b class=\"c1 up\" style=\"left:0.00%\">▲</b>"), "{html}");
-        assert!(html.contains("<p class=note>before training: 5.5 (▲)</p>"), "{html}");
+        assert!(html.contains("<p class=note>a&lt;b before training: 5.5 (▲)</p>"), "{html}");
         // on an axis that has room for it, it is a dot
         let html = chart(curves(), Scale::Log).html();
         assert!(html.contains("<p class=note></p>") && !html.contains('▲'), "{html}");
