@@ -39,8 +39,8 @@ impl Frame {
     /// Returns the frame for steps from `x[0]` to `x[1]` and for these points. `None` if no point can be drawn in it.
     #[must_use]
     pub fn new(x: [f64; 2], points: impl Iterator<Item = (f64, f64)>, scale: Scale) -> Option<Self> {
-        let x = [x[0], x[1].max(x[0] + 1.0)];
         let settled = if scale == Scale::Near { x[0] + (x[1] - x[0]) / 40.0 } else { x[0] };
+        let x = [x[0], x[1].max(x[0] + 1.0)];
         let log = scale == Scale::Log;
         let drawn = points.filter(|(step, y)| (settled..=x[1]).contains(step) && (!log || *y > 0.0));
         let (low, high) = drawn.fold((f64::MAX, f64::MIN), |(low, high), (_, y)| (low.min(y), high.max(y)));

@@ -12,6 +12,8 @@ use crate::units;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
+/// The most runs that the title names.
+const MAX_NAMES_IN_TITLE: usize = 4;
 /// Marks a file, in its first bytes, as a page that may be overwritten.
 pub const MARK: &str = "<meta name=generator content=\"wgpt report\">";
 
@@ -39,7 +41,10 @@ pub fn page(runs: &[RunSummary], reference: Option<&History>) -> String {
     let histories: Vec<&History> = runs.iter().map(|run| &run.history).chain(reference).collect();
     let names = distinct_names(&histories);
     let own = &names[..runs.len()];
-    let title = escape(&own.join(", "));
+    let title = match own.len() {
+        0..=MAX_NAMES_IN_TITLE => escape(&own.join(", ")),
+        several => format!("Comparison of {several} runs"),
+    };
     let mut html = format!(
         "<!doctype html><html lang=en><head><meta charset=utf-8>{MARK}<meta name=viewport content=\"width=device-width\"><title>\
          {title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"

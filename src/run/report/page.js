@@ -88,14 +88,22 @@
 
   // --- layout: what a chart shows in the present view ---
 
-  // An exponential moving average over steps, corrected for its start.
+  // A mean whose weights fall exponentially on both sides, so that the curve does not lag behind its values.
   const smoothed = points => {
-    let sum = 0, weight = 0, last = points[0]?.step;
-    return points.map(point => {
-      const decay = Math.exp((last - point.step) / view.smooth);
-      [sum, weight, last] = [sum * decay + point.value, weight * decay + 1, point.step];
-      return { ...point, value: sum / weight };
-    });
+    const sums = points.map(() => 0), weights = points.map(() => 0);
+    const add = order => {
+      let sum = 0, weight = 0, last = null;
+      for (const i of order) {
+        const { step, value } = points[i], decay = last === null ? 0 : Math.exp(-Math.abs(step - last) * 2 / view.smooth);
+        [sum, weight, last] = [sum * decay, weight * decay, step];
+        [sums[i], weights[i]] = [sums[i] + sum, weights[i] + weight];
+        [sum, weight] = [sum + value, weight + 1];
+      }
+    };
+    const order = [...points.keys()];
+    add(order);
+    add(order.reverse());
+    return points.map((point, i) => ({ ...point, value: (sums[i] + point.value) / (weights[i] + 1) }));
   };
 
   const layout = chart => {
@@ -117,9 +125,9 @@
     const own = items.filter(item => item.curve.own).flatMap(item => item.before && !view.log ? [item.before, ...item.line] : item.line);
     let [x0, x1] = range(own.length ? own : all, 'x');
     if (!(x0 <= x1)) return { items, unknown, hidden: [], notes: notes([], [], unknown, true) };
-    if (view.log ? x1 <= x0 : x1 < x0 + 1) x1 = view.log ? x0 * 1.1 : x0 + 1;
     const near = chart.scale === 'near' && !chart.log && !view.log;
     const settled = near ? x0 + (x1 - x0) / 40 : x0;
+    if (view.log ? x1 <= x0 : x1 < x0 + 1) x1 = view.log ? x0 * 1.1 : x0 + 1;
     const [low, high] = range(all.filter(p => p.x >= settled && p.x <= x1 && (!chart.log || p.value > 0)), 'value');
     if (!(low <= high)) return { items, unknown, hidden: [], notes: notes([], [], unknown, true) };
     const room = low === high ? Math.max(Math.abs(low), 1e-6) * 0.1 : (high - low) * 0.05;
