@@ -298,7 +298,7 @@ impl Saver {
     /// Makes a saver for a run's folder. `last` is the step that already has a checkpoint.
     #[must_use]
     pub fn new(home: Arc<Home>, interval: Interval, keep: Keep, last: Option<usize>) -> Self {
-        Self { home, keep, interval, at_work: None, failed: None, last, since: Instant::now() }
+        Self { home, keep, interval, running: None, failed: None, last, since: Instant::now() }
     }
 
     /// Returns whether a checkpoint is due after `step`.

@@ -216,9 +216,10 @@ fn reports_of_runs_and_logs() {
         assert!(page.contains(&format!("data-name=\"{curve}\"")), "{curve}");
     }
     // one colour per run, whatever is drawn
+    let curves: Vec<&str> = page.split("<path ").skip(1).filter_map(|path| path.split("/>").next()).collect();
     for (run, colour) in [("a", "c1"), ("b", "c2"), ("c.log", "c3")] {
         let paths: Vec<&str> =
-            page.split("<path ").filter(|path| path.contains(&format!("data-name=\"{run}"))).collect();
+            curves.iter().copied().filter(|path| path.contains(&format!("data-name=\"{run}"))).collect();
         let own = paths.iter().filter(|path| path.starts_with(&format!("class=\"{colour} "))).count();
         let reference = paths.iter().filter(|path| path.starts_with("class=\"c0 ")).count();
         assert!(own >= 3 && own + reference == paths.len() && (reference == 0 || run == "c.log"), "{run}: {paths:?}");
