@@ -13,9 +13,9 @@ use crate::run::report::html::escape;
 const EDGE: f64 = 1000.0;
 /// The most points that get a dot each.
 const MAX_DOTS: usize = 80;
-/// Curves of a chart are thin if one of them has more points.
+/// Lines of a chart are thin if one of its curves has more points than this.
 const MAX_THICK: usize = 400;
-/// Colours of the page's style, beside that of references.
+/// Number of colours in the page's style, without that of references.
 const COLOURS: usize = 8;
 
 /// The way a curve is drawn.
