@@ -103,7 +103,7 @@ fn one_letter_changed_in_a_text_is_found_at_a_resume() {
     unknown["training"][0].as_object_mut().expect("file").remove("blake3");
     fs::write(dir.join("run/data.json"), unknown.to_string()).expect("write");
     File::options().write(true).open(&text).expect("text").set_modified(SystemTime::now()).expect("time");
-    refused(resume(dir, "7", &[]), 3, &["text.txt: was written to since run read it, before its contents were noted"]);
+    refused(resume(dir, "7", &[]), 3, &["text.txt: was modified after run read it and before its hash was recorded"]);
 }
 
 #[test]
