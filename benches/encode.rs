@@ -1,13 +1,13 @@
-//! What the host takes to encode and finish one micro-step of GPT-2 124M, nothing of it submitted: the median. An adapter
-//! that binds less than a GPU cuts operators into more dispatches, so the batch is the least one that makes as many of
-//! them as batch 64 makes on a GPU. Buffers are made and never touched.
+//! Measures the median time that the host takes to encode and finish one micro-step of GPT-2 124M. Nothing is
+//! submitted. An adapter with smaller bindings than a GPU cuts operators into more dispatches, so the batch is the
+//! smallest one with as many dispatches as batch 64 has on a GPU. Buffers are made but never used.
 
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::measure::plan::assumed;
 use wgpt::model::Config;
 use wgpt::train::{Sizes, Trainer, TrainerOptions};
 
-/// Command buffers that are timed.
+/// Number of command buffers that are timed.
 const SAMPLES: usize = 101;
 
 fn sizes(batch: usize) -> Sizes {
@@ -19,7 +19,7 @@ fn dispatches(trainer: &Trainer) -> usize {
 }
 
 fn main() -> wgpt::error::Result<()> {
-    // cargo test gives benches its own flags
+    // `cargo test` starts benches with this flag
     if std::env::args().any(|arg| arg == "--test") {
         return Ok(());
     }
@@ -28,7 +28,7 @@ fn main() -> wgpt::error::Result<()> {
     println!("device  {}", gpu.caps.summary());
     for elem in [Elem::F32, Elem::F16] {
         if elem == Elem::F16 && !gpu.caps.f16 {
-            println!("f16     not run: the adapter has none");
+            println!("f16     not run: the adapter has no f16");
             continue;
         }
         let options = |batch| TrainerOptions { elem, ..TrainerOptions::new(config, sizes(batch)) };
@@ -46,8 +46,8 @@ fn main() -> wgpt::error::Result<()> {
         let mut times = (0..SAMPLES).map(|_| micro.time_encoding(&gpu)).collect::<wgpt::error::Result<Vec<_>>>()?;
         times.sort();
         println!(
-            "{elem:?}     {} dispatches at batch {batch} (a GPU at batch 64: {goal}): median {:.3} ms, least {:.3}, most {:.3}; \
-             {:.2} us a dispatch",
+            "{elem:?}     {} dispatches at batch {batch} (a GPU at batch 64: {goal}): median {:.3} ms, smallest {:.3}, \
+             largest {:.3}; {:.2} us per dispatch",
             dispatches(&trainer),
             1e3 * times[SAMPLES / 2].as_secs_f64(),
             1e3 * times[0].as_secs_f64(),

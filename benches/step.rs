@@ -1,12 +1,12 @@
-//! Whole training steps of GPT-2 124M, on a software adapter of a small model too: tokens a second, where the time goes,
-//! memory. Criterion times them on the wall clock, so that baselines can be saved and compared.
+//! Measures whole training steps of GPT-2 124M, on a software adapter also of a small model: tokens/s, where the time
+//! goes, memory. Criterion times them on the wall clock, so that baselines can be saved and compared.
 //!
-//! Environment: `WGPT_PRECISION` (`auto`: f16 on GPUs with matrix units, else f32; `f16`; `f32`; `both`, the default on a
-//! GPU: `auto` first), `WGPT_BATCH` (a number, or `best`: doubles it until tokens a second fall or memory ends),
-//! `WGPT_CONTEXT`, `WGPT_DEVICE`, `WGPT_AGAINST` (a card of `wgpt plan --gpu`, whose prediction steps are set beside),
-//! `WGPT_TUNING` (a record of `wgpt tune`), `WGPT_SMALL` (on a software adapter the small model alone),
-//! `WGPT_BENCH_SECONDS` (for all; without criterion, which always takes ten samples), `WGPT_BENCH_JSON` (a file for all
-//! figures, or a folder for step.json).
+//! Environment: `WGPT_PRECISION` (`auto`: f16 on GPUs with matrix units, else f32; `f16`; `f32`; `both`, the default on
+//! a GPU: `auto` first), `WGPT_BATCH` (a number, or `best`: doubles it until tokens/s fall or memory runs out),
+//! `WGPT_CONTEXT`, `WGPT_DEVICE`, `WGPT_AGAINST` (a card of `wgpt plan --gpu`, whose prediction steps are compared
+//! with), `WGPT_TUNING` (a record of `wgpt tune`), `WGPT_SMALL` (on a software adapter only the small model),
+//! `WGPT_BENCH_SECONDS` (for everything; then criterion, which always takes ten samples, is not used),
+//! `WGPT_BENCH_JSON` (a file for all figures, or a folder for step.json).
 
 #[path = "common/mod.rs"]
 mod common;
@@ -20,20 +20,21 @@ use wgpt::data::Batches;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Arithmetic, Caps, Elem, Gpu};
 use wgpt::measure::predict::code::Codes;
-use wgpt::measure::predict::{self, Beside};
-use wgpt::measure::steps::Facts;
+use wgpt::measure::predict::{self, Comparison};
+use wgpt::measure::steps::StepFigures;
 use wgpt::measure::table::number;
 use wgpt::measure::{Count, Profile, Roofs, Steps, random_batches};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::ops::matmul;
 use wgpt::train::{Sizes, Trainer, TrainerOptions};
+use wgpt::units::counted;
 
 use common::Batch;
 
-/// Samples of a row.
+/// Number of samples of a row.
 const SAMPLES: usize = 10;
 
-/// Returns the element types to measure steps in, the one of `auto` on this adapter first.
+/// Returns the element types to measure steps in. That of `auto` on this adapter comes first.
 fn precisions(caps: &Caps) -> Result<Vec<Elem>> {
     let asked = common::text("WGPT_PRECISION");
     let on_matrices = caps.f16 && matmul::choose::without_matrices(caps).is_none();
@@ -48,14 +49,14 @@ fn precisions(caps: &Caps) -> Result<Vec<Elem>> {
         other => return Err(common::wrong("WGPT_PRECISION", other, "auto, both, f16 or f32")),
     };
     if !runs_f16 && list.contains(&Elem::F16) {
-        println!("f16     not run: {}", if caps.f16 { NO_MATRICES } else { "the adapter has none" });
+        println!("f16     not run: {}", if caps.f16 { NO_MATRICES } else { "the adapter has no f16" });
         list.retain(|elem| *elem != Elem::F16);
     }
     Ok(list)
 }
 
-/// Why software Vulkan runs no f16 by itself.
-const NO_MATRICES: &str = "cooperative matrices need LP_NATIVE_VECTOR_WIDTH=256, f32 is faster with more";
+/// The reason why software Vulkan does not run f16 by default.
+const NO_MATRICES: &str = "cooperative matrices need LP_NATIVE_VECTOR_WIDTH=256, but f32 is faster with wider vectors";
 
 struct Job {
     name: String,
@@ -64,7 +65,7 @@ struct Job {
     elem: Elem,
 }
 
-/// Tokens a second of two steps after one to warm up.
+/// Returns the tokens/s of a few steps after one to warm up.
 fn try_out(gpu: &Gpu, config: Config, sizes: Sizes, elem: Elem) -> Result<f64> {
     let mut trainer = Trainer::new(gpu, TrainerOptions { elem, ..TrainerOptions::new(config, sizes) })?;
     let mut loader = random_batches(&config, &sizes, 2)?;
@@ -72,7 +73,7 @@ fn try_out(gpu: &Gpu, config: Config, sizes: Sizes, elem: Elem) -> Result<f64> {
     Ok(sizes.tokens() as f64 / steps.median_ms() * 1e3)
 }
 
-/// The batch with the most tokens a second, by doubling.
+/// Finds the batch with the most tokens/s by doubling.
 fn best_batch(gpu: &Gpu, config: Config, context: usize, elem: Elem) -> Result<usize> {
     let (mut best, mut rate, mut batch) = (4, 0.0, 4);
     while batch <= 128 {
@@ -121,7 +122,7 @@ fn jobs(gpu: &Gpu, elem: Elem) -> Result<Vec<Job>> {
         });
     }
     let sizes = Sizes { batch, context, accumulation: 1 };
-    // in f16 software Vulkan would take minutes for a step
+    // software Vulkan would take minutes for a step in f16
     let small = software && common::text("WGPT_SMALL").is_some();
     if !small && (!software || elem == Elem::F32) {
         jobs.push(Job { name: "d12".into(), config: d12, sizes, elem });
@@ -129,7 +130,7 @@ fn jobs(gpu: &Gpu, elem: Elem) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// A trainer after its first step, and its batches.
+/// Returns a trainer after its first step, and its batches.
 fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Batches)> {
     let options = TrainerOptions { elem: job.elem, ..TrainerOptions::new(job.config, job.sizes) };
     let mut trainer = Trainer::new(gpu, options)?;
@@ -140,7 +141,8 @@ fn ready<'g>(gpu: &'g Gpu, job: &Job) -> Result<(Trainer<'g>, Batches)> {
     Ok((trainer, loader))
 }
 
-/// Ten samples by criterion, so that a baseline can be saved and compared with. `None` if its filter leaves the job out.
+/// Takes ten samples with criterion, so that a baseline can be saved and compared with. `None` if criterion's filter
+/// leaves the job out.
 fn sample<'g>(gpu: &'g Gpu, job: &Job, id: &str, criterion: &mut Criterion) -> Result<Option<(Trainer<'g>, Batches)>> {
     let mut state = None;
     let mut fault = None;
@@ -181,34 +183,35 @@ fn measure(
     let id = format!("{name} {precision}/{}x{}", sizes.batch, sizes.context);
     let state = if time.is_some() { Some(ready(gpu, job)?) } else { sample(gpu, job, &id, criterion)? };
     let Some((mut trainer, mut loader)) = state else { return Ok(None) };
-    // a third for the profile's runs
+    // the rest of the time is for the profile's runs
     let limit = time;
     let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
     let planned = Count::new(gpu.caps.clone(), *config, *sizes, *elem, Recompute::None)?;
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
-    let facts = Facts::new(&steps, &trainer, planned.memory_bytes);
+    let facts = StepFigures::new(&steps, &trainer, planned.memory_bytes);
     let on_matrices = *elem == Elem::F16 && matmul::choose::without_matrices(&gpu.caps).is_none();
     let (roof, rate) = roofs.flops(if on_matrices { Arithmetic::Matrix } else { Arithmetic::of(*elem) });
     println!("\n{id}");
     print!("{}", facts.report());
     println!("rate    {:.1} % of the roof {roof}", 100.0 * facts.flops / rate);
-    // a profile runs the step four times, some of them slowly
+    // a profile runs the step four times, some of these slower than usual
     let no_time = limit.is_some_and(|limit| begin.elapsed() + Duration::from_secs_f64(facts.ms * 5e-3) > limit);
     let card = common::card(&gpu.caps)?;
     let predicted = card.and_then(|card| {
         let (rows, missing) = predict::rows(card, Codes::committed(), &trainer.step_program());
         if !missing.is_empty() {
-            println!("beside  not predicted for {}: no machine code of {}", card.name, missing.join(", "));
+            println!("card    not predicted for {}: no machine code of {}", card.name, missing.join(", "));
             return None;
         }
         let foreign = rows.iter().filter(|row| row.nearest.is_some()).count();
         if foreign > 0 {
-            println!("beside  {foreign} of {} kernels are predicted by the machine code of others", rows.len());
+            let all = counted(rows.len() as u64, "kernel");
+            println!("card    {foreign} of {all} predicted by the machine code of a similar kernel");
         }
         let ms: f64 = rows.iter().map(|row| row.ms).sum();
         let tokens_per_s = sizes.tokens() as f64 / ms * 1e3;
         println!(
-            "beside  predicted for {}: {} ms, {} tokens/s; measured {:.3} of that speed",
+            "card    predicted for {}: {} ms, {} tokens/s; measured {:.3} of that speed",
             card.name,
             number(ms),
             number(tokens_per_s),
@@ -219,7 +222,7 @@ fn measure(
     });
     let tokens_per_s = |p: &Value| p["tokens_per_s"].as_f64().unwrap_or_default();
     let quoted = card.and_then(|card| card.pytorch_tokens_per_s).unwrap_or_default();
-    // for tools/gpu-check: measured, predicted, and PyTorch's by the figures of others
+    // for tools/gpu-check: measured, predicted, and published figures of PyTorch
     println!(
         "summary\t{name}\t{precision}\t{}\t{}\t{:.0}\t{:.0}\t{quoted:.0}",
         sizes.batch,
@@ -228,18 +231,18 @@ fn measure(
         predicted.as_ref().map_or(0.0, tokens_per_s)
     );
     let kernels_ms = if no_time {
-        println!("device  not timed: no time is left");
+        println!("device  not timed: no time left");
         None
     } else if gpu.caps.timestamps {
         let profile = Profile::run(&trainer, 1)?;
         println!(
-            "device  kernels {} ms, gaps {} ms, of {} ms a step",
+            "device  kernels {} ms, gaps {} ms, of {} ms per step",
             number(profile.commands_ms()),
             number(profile.gaps_ms()),
             number(facts.ms)
         );
         if let Some(card) = card {
-            println!("\n{}", Beside::new(card, &profile, roofs).report());
+            println!("\n{}", Comparison::new(card, &profile, roofs).report());
         }
         Some((profile.commands_ms(), profile.gaps_ms(), profile.plain_ms))
     } else {
@@ -281,11 +284,11 @@ fn run() -> Result<()> {
             let time = end.map(|end| end.saturating_duration_since(Instant::now()) / left as u32);
             match measure(&gpu, &roofs, job, &mut criterion, time) {
                 Ok(figure) => figures.extend(figure),
-                // what does not fit must not lose what does
+                // a job that does not fit must not lose the figures of the others
                 Err(Error::Memory(why)) => println!("{} {} not run: {why}", job.name, elem.name()),
                 Err(error) => return Err(error),
             }
-            // after each: who is ended by others keeps what there is
+            // after each job, so that its figures are kept if the bench is killed
             common::write(
                 "step",
                 &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "tuned": tuned, "roofs": roofs, "steps": figures}),

@@ -3,14 +3,14 @@
 //   g = grad_scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   m_hat = m / (1 - beta1^t);  denominator = sqrt(v / (1 - beta2^t)) + eps
 //   param -= lr (m_hat / denominator + weight_decay param)
-//   param, grad, m, v, copy (count Stored);  one invocation per Stored. Does nothing at all in a step that is skipped.
+//   param, grad, m, v, copy (count Stored);  one invocation per Stored. Writes nothing in a step that is skipped.
 //   forward          param, m and v
 //   forward_copied   the same, and copy = param for the matrix products
-struct Params {
+struct AdamwImmediates {
     count: u32,    // number of Stored
     decays: u32,   // 1 if weight decay applies
 }
-var<immediate> params: Params;
+var<immediate> params: AdamwImmediates;
 
 @group(0) @binding(0) var<storage, read_write> param: array<Vec>;
 @group(0) @binding(1) var<storage, read> grad: array<Vec>;

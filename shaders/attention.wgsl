@@ -1,15 +1,15 @@
 // tools/join-shader adds: shared/stub.wgsl shared/attention.wgsl
-// attention.wgsl: causal attention, fused: no (T, T) matrix is ever in memory (Dao et al., FlashAttention)
+// attention.wgsl: causal attention, fused: no (T, T) matrix is ever stored (Dao et al., FlashAttention)
 //   score[t,s] = scale q[t] . k[s] for s <= t;  out[t] = sum over s of softmax(score)[t,s] v[s]
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T): log-sum-exp of a row's scores,
 //   and dout . out of a row
-//   One lane per row, one workgroup per run of rows of one head. The other sequence index is uniform in a workgroup:
-//   its rows are read once for all lanes.
+//   One lane per row, one workgroup per block of rows of one head. The other sequence index is uniform in a workgroup,
+//   so its rows are read once for all lanes.
 //   forward         lanes are queries; online softmax over four keys at a time
 //   backward_delta  one invocation per row and head
 //   backward_q      lanes are queries: dq
-//   backward_kv     lanes are keys: dk and dv. Two kernels and not one, so that no sum needs atomics
-// The head size arrives as `const HSV`, its number of Vec. qkv, out and their gradients are stored as Stored.
+//   backward_kv     lanes are keys: dk and dv. It is separate from backward_q so that no sum needs atomics
+// `const HSV` is the head size in Vec. qkv, out and their gradients are stored as Stored.
 
 // Index of the first Vec of one head's q (part 0), k (1) or v (2) at a position.
 fn qkv_at(b: u32, t: u32, part: u32, h: u32) -> u32 {
@@ -27,7 +27,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = place(group_index(group, groups), WORKGROUP, false);
     if !at.valid { return; }
     let t = at.first + lane;
-    let row = min(t, params.positions - 1u); // lanes past the end compute the last row and write nothing
+    let row = min(t, params.positions - 1u); // lanes past the end compute the last row and do not store it
     var q: array<Vec, HSV>;
     var o: array<Vec, HSV>;
     let q0 = qkv_at(at.b, row, 0u, at.h);
@@ -39,7 +39,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     var sum = 0.0;
     let end = min(at.first + WORKGROUP, params.positions);
     for (var s = 0u; s < end; s += 4u) {
-        // past the end the last key is read again and masked away
+        // past the end the last key is read again and masked
         let k0 = qkv_at(at.b, s, 1u, at.h);
         let k1 = qkv_at(at.b, min(s + 1u, params.positions - 1u), 1u, at.h);
         let k2 = qkv_at(at.b, min(s + 2u, params.positions - 1u), 1u, at.h);
@@ -58,12 +58,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let score = select(vec4(LOW), vec4(sum_elements(a0), sum_elements(a1), sum_elements(a2), sum_elements(a3)),
                            key <= vec4(row));
         let above = max(most, max(max(score.x, score.y), max(score.z, score.w)));
-        // a masked score must weigh nothing even while no score has been seen
+        // the weight of a masked score must be 0 even before any other score was read
         let weight = select(vec4(0.0), exp(score - above), key <= vec4(row));
         let shrink = exp(most - above);
         sum = sum * shrink + ((weight.x + weight.y) + (weight.z + weight.w));
         most = above;
-        let parts = params.heads * HSV; // from a key to its value
+        let parts = params.heads * HSV; // distance from a key to its value
         for (var i = 0u; i < HSV; i++) {
             o[i] = o[i] * shrink + weight.x * Vec(qkv[k0 + parts + i]) + weight.y * Vec(qkv[k1 + parts + i])
                 + weight.z * Vec(qkv[k2 + parts + i]) + weight.w * Vec(qkv[k3 + parts + i]);

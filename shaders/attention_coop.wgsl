@@ -1,14 +1,14 @@
 // tools/join-shader adds: shared/stub_matrices.wgsl shared/attention.wgsl
-// attention_coop.wgsl: causal attention of f16 on matrix units: what its kernels have in common. src/ops/attention/coop.rs
-// explains the method, src/ops/attention/generate writes the entry points, their sizes and tiles (see
-// shared/stub_matrices.wgsl)
-//   A workgroup has ROWS of one head, whose f16 matrices stay in registers, and walks over blocks of COLUMNS:
+// attention_coop.wgsl: causal attention of f16 on matrix units: the shared part of its kernels.
+// src/ops/attention/coop.rs explains the method. src/ops/attention/generate writes the entry points, their sizes and
+// tiles (see shared/stub_matrices.wgsl).
+//   A workgroup has ROWS rows of one head, whose f16 matrices stay in registers, and iterates over blocks of COLUMNS:
 //   forward       rows are queries, columns keys;  weights = exp(score - most);  out += weights v
 //   backward_q    rows are queries, columns keys;  dscores = weights (dout v - delta);  dq += dscores k;  before that
 //                 delta = dout . out
 //   backward_kv   rows are keys, columns queries;  dv += weights dout;  dk += dscores q
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T)
-//   Positions past the end are loaded as the last one: no row sees such keys but rows that are not stored, and weights of
+//   Positions past the end are loaded as the last one. Only rows that are not stored see such keys, and the weights of
 //   such queries are 0.
 @group(0) @binding(0) var<storage, read> qkv: array<Half8>;
 @group(0) @binding(1) var<storage, read_write> out: array<Half8>;
@@ -24,17 +24,18 @@
 
 const EXPONENT = 1.4426950408889634 * SCALE; // exp(SCALE x) = exp2(EXPONENT x)
 const INVERSE_SCALE = 1.0 / SCALE;
-const LAZY_GROWTH = 8.0; // how far scores may outgrow their row's reference: exp(8) is far below f16's largest
+const LAZY_GROWTH = 8.0; // largest excess of a score over its row's reference; exp(8) is far below the largest f16
 
-// Products of scores begin at `score_starts`: minus the reference of each query, in the forward a score near the row's largest,
-// in the backward lse. Products of dout v begin at `slope_starts`: minus delta. Queries are rows, or columns where rows are keys.
-// Scores are without their scale, which the exponent has.
+// Sums of scores begin with `score_starts`, minus the reference of each query. The reference is a score near the row's
+// largest in the forward pass and lse in the backward pass. Sums of dout v begin with `slope_starts`, minus delta.
+// Queries are rows, or columns where rows are keys. Scores are not scaled; the scale is in EXPONENT.
 var<workgroup> score_starts: array<f32, STARTS>;
 var<workgroup> slope_starts: array<f32, STARTS>;
 var<workgroup> delta_parts: array<f32, ROWS * DELTA_PARTS>;
 
-// A loop over `count` pieces, a workgroup's width of them a turn: how many turns, and whether the last is not full. A
-// constant number of turns lets drivers write them out; of `piece < count` they write the body twice and branch.
+// For a loop over `count` pieces, one per invocation in each iteration: the number of iterations, and whether the last
+// is incomplete. Drivers unroll a constant number of iterations; for `piece < count` they emit the body twice, with
+// branches.
 fn turns(count: u32) -> u32 { return (count + THREADS - 1u) / THREADS; }
 fn uneven(count: u32) -> bool { return count % THREADS != 0u; }
 
@@ -49,7 +50,7 @@ fn qkv_piece(at: Place, t: u32, part: u32, c: u32) -> Half8 {
 }
 fn dout_piece(at: Place, t: u32, c: u32) -> Half8 { return dout[out_at(at, min(t, params.positions - 1u)) + c]; }
 
-// Returns what invocation `part` of DELTA_PARTS adds to a row's sum of dout out.
+// Returns the part of a row's sum of dout out that invocation `part` of DELTA_PARTS computes.
 fn delta_part(at: Place, row: u32, part: u32) -> vec4<f32> {
     let start = out_at(at, min(at.first + row, params.positions - 1u));
     var sum = vec4(0.0);
@@ -63,7 +64,7 @@ fn delta_part(at: Place, row: u32, part: u32) -> vec4<f32> {
     return sum;
 }
 
-// Sums of dout out over a row: DELTA_PARTS invocations a row leave theirs in `delta_parts`, then one adds them.
+// Sums dout out over rows: DELTA_PARTS invocations per row store their parts in `delta_parts`, then one adds them.
 fn begin_delta(at: Place, thread: u32) {
     for (var turn = 0u; turn < turns(ROWS * DELTA_PARTS); turn++) {
         let item = thread + turn * THREADS;
@@ -85,20 +86,20 @@ fn keep_delta(at: Place, thread: u32) {
     }
 }
 
-// Returns how far a row's reference grows, from how far its largest score lies above it: 0 until a score has outgrown it by
-// LAZY_GROWTH. In the first block it moves to the largest score, but not to what hides keys: a row whose visible scores are all
-// minus infinity has no weights.
+// Returns the growth of a row's reference, given the excess of its largest score: 0 unless the excess is above
+// LAZY_GROWTH. In the first block the reference becomes the largest score, but never the value that masks keys: a row
+// whose visible scores are all minus infinity has no weights.
 fn growth_of(above: f32, begins: bool) -> f32 {
     return select(0.0, above, begins && above > 0.5 * LOW || above > LAZY_GROWTH * INVERSE_SCALE);
 }
 
-// Returns the starts of a query's column: of its scores and of dout v.
+// Returns the initial values for a query's column: of its scores and of dout v.
 fn column_starts(at: Place, t: u32) -> vec2<f32> {
     let index = at.statistics + min(t, params.positions - 1u);
     return vec2(select(LOW, -lse[index] * INVERSE_SCALE, t < params.positions), -delta[index]);
 }
 
-// One piece of a line of the tiles: x, then from line COLUMNS on y.
+// Stores one piece of a line of the tiles: x, then y from line COLUMNS on.
 fn put_piece(line: u32, c: u32, eight: Half8) {
     let i = line * TILE_STRIDE + c * 8u;
     put_tile(i, eight.low);

@@ -1,13 +1,12 @@
 // tools/join-shader adds: shared/stub_matrices.wgsl shared/matrices.wgsl shared/attention.wgsl attention_coop.wgsl
-// attention_elements.wgsl: from scores to weights where elements of matrices can be computed with, as
-// src/ops/attention/generate/elements.rs says. A matrix of scores begins as what its rows or columns are compared
-// to, with the sign changed.
+// attention_elements.wgsl: the step from scores to weights where kernels can compute with elements of matrices; see
+// src/ops/attention/generate/elements.rs. A matrix of scores begins with minus the references of its rows or columns.
 
-var<workgroup> growths: array<f32, STARTS>; // of what rows are compared to; at the end what their results are multiplied by
+var<workgroup> growths: array<f32, STARTS>; // growth of rows' references; at the end factors of rows' results
 
-// The mask's window of EDGE columns for a matrix whose first column lies so far beyond its first row, a multiple of EDGE: it
-// hides nothing, half or all of it. Chosen, not computed: where a workgroup is comes from a division, and NVIDIA's compiler has
-// been wrong about indices that do.
+// Returns the mask's window of EDGE columns for a matrix, given the distance of its first column from its first row, a
+// multiple of EDGE. The window hides nothing, half or all of the matrix. It is selected instead of computed, because a
+// workgroup's position comes from a division, and NVIDIA's compiler has miscompiled indices that do.
 fn mask_column(beyond: i32) -> u32 { return select(select(0u, EDGE, beyond == 0), 2u * EDGE, beyond > 0); }
 fn begin_mask(thread: u32) {
     for (var turn = 0u; turn < turns(EDGE * EDGE); turn++) {
@@ -22,7 +21,7 @@ fn begin_mask(thread: u32) {
     }
 }
 
-// Functions of elements, and of the matrices that the SPIR-V pass `matrices` applies them to.
+// Functions of elements, and functions of matrices, in which the SPIR-V pass `matrices` applies them to every element.
 fn larger(x: f32, y: f32) -> f32 { return max(x, y); }
 fn larger_of(m: MatrixC, other: MatrixC) -> MatrixC { _ = larger(0.0, 0.0); return m; }
 fn largest(m: MatrixC) -> f32 { return larger(LOW, 0.0); }
@@ -35,7 +34,7 @@ fn weights_of(m: MatrixC) -> MatrixC { _ = weight(0.0); return m; }
 fn factor(growth: f32) -> f32 { return exp2(-growth * EXPONENT); }
 fn factors_of(m: MatrixC) -> MatrixC { _ = factor(0.0); return m; }
 
-// backward: the log-sum-exp is known
+// backward, where the log-sum-exp is known
 fn known_weight(score: f32) -> f32 { return saturate(exp2(score * EXPONENT)); }
 fn known_weights_of(m: MatrixC) -> MatrixC { _ = known_weight(0.0); return m; }
 
@@ -47,8 +46,8 @@ fn begin_starts(thread: u32) {
     }
 }
 
-// From EDGE of a row's largest scores, spilled, to how far its reference grows: in the first block to the largest; later when a
-// score has outgrown it by far.
+// Computes the growth of a row's reference from EDGE spilled maxima of its scores. In the first block the reference
+// becomes the largest score; later it changes only if a score exceeds it by far.
 fn grow(row: u32, begins: bool) {
     var four = spilled_at(row * SPILLED_STRIDE);
     for (var c = 4u; c < EDGE; c += 4u) { four = max(four, spilled_at(row * SPILLED_STRIDE + c)); }
@@ -58,7 +57,7 @@ fn grow(row: u32, begins: bool) {
     score_starts[row] -= growth;
 }
 
-// From EDGE sums of a row's weights, spilled, to its log-sum-exp, and to what its results must be multiplied by.
+// Computes a row's log-sum-exp, and the factor of its results, from EDGE spilled sums of its weights.
 fn finish_row(at: Place, row: u32) {
     var four = spilled_at(row * SPILLED_STRIDE);
     for (var c = 4u; c < EDGE; c += 4u) { four += spilled_at(row * SPILLED_STRIDE + c); }
@@ -68,13 +67,13 @@ fn finish_row(at: Place, row: u32) {
     if t < params.positions { lse_out[at.statistics + t] = log(total) - score_starts[row] * SCALE; }
 }
 
-// One piece of a line of the tiles.
+// Stores one piece of a line of the tiles.
 fn piece_at(line: u32, c: u32) -> Half8 {
     let i = line * TILE_STRIDE + c * 8u;
     return Half8(tile_at(i), tile_at(i + 4u));
 }
 
-// Results leave through the tiles.
+// Results are stored through the tiles.
 fn finish_out(at: Place, first_row: u32, thread: u32) {
     for (var turn = 0u; turn < turns(PORTION * (HEAD_SIZE / 8u)); turn++) {
         let piece = thread + turn * THREADS;

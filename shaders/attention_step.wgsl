@@ -1,19 +1,21 @@
 // tools/join-shader adds: shared/stub.wgsl
-// attention_step.wgsl: attention of one new position, whose keys and values join those kept of all before it
+// attention_step.wgsl: attention of one new position, whose keys and values are added to the cache of all earlier ones
 //   fresh (3, NH, HS): q, k, v of position t;  cache (T, 3, NH, HS): rows 0..t-1 are read, k and v of row t written
 //   out (NH, HS): out = sum over s <= t of softmax(scale q . k[s]) v[s];  at (1) u32: t
-//   forward   one workgroup per head. WORKGROUP keys at a time: a lane is a key for the scores, then a Vec of the output
-//             for the sums. With more lanes than the output has Vec, each run of CHANNELS lanes sums every PARTS-th key.
-//   forward_alone   the same for software adapters: every lane does all the work of a head. A load at an address that all
-//             lanes share is one scalar load there, any other is a slow gather; four keys at a time share two exponentials
-//   The head size arrives as `const HSV`, its number of Vec; CHANNELS is a power of two, PARTS = WORKGROUP / CHANNELS,
+//   forward   one workgroup per head, WORKGROUP keys at a time. A lane has one key for the scores, then one Vec of the
+//             output for the sums. If there are more lanes than Vec, each run of CHANNELS lanes sums every
+//             PARTS-th key.
+//   forward_alone   the same for software adapters: every lane does all the work of a head. There a load at an address
+//             that all lanes share is one scalar load, and any other is a slow gather. Four keys share two
+//             exponentials.
+//   `const HSV` is the head size in Vec; CHANNELS is a power of two, PARTS = WORKGROUP / CHANNELS,
 //   and a lane has OUTS Vec of the output.
-struct Params {
+struct AttentionStepImmediates {
     positions: u32,   // T, rows of the cache
     heads: u32,
     scale: f32,       // 1 / sqrt(HS)
 }
-var<immediate> params: Params;
+var<immediate> params: AttentionStepImmediates;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
@@ -30,12 +32,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
            @builtin(local_invocation_index) lane: u32) {
     let h = group_index(group, groups);
     if h >= params.heads { return; }
-    let part = params.heads * HSV; // from q to k, and from k to v
+    let part = params.heads * HSV; // distance from q to k, and from k to v
     let row = 3u * part;
     let head = h * HSV;
     let t = min(at[0], params.positions - 1u);
 
-    // The new position is never read back from the cache: no other lane has to see what is written here.
+    // The new position is never read back from the cache, so other lanes need not see these writes.
     for (var turn = 0u; turn < (HSV + WORKGROUP - 1u) / WORKGROUP; turn++) {
         let i = lane + turn * WORKGROUP;
         if i < HSV {

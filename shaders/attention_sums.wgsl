@@ -1,10 +1,11 @@
 // tools/join-shader adds: shared/stub_matrices.wgsl shared/attention.wgsl attention_coop.wgsl
-// attention_sums.wgsl: from scores to weights where matrices are opaque, as src/ops/attention/generate/sums.rs says. A subgroup's
-// rows of `sums` and `slopes` hold its products in f32; invocations of that subgroup alone read and write them.
+// attention_sums.wgsl: the step from scores to weights where matrices are opaque; see
+// src/ops/attention/generate/sums.rs. A subgroup's rows of `sums` and `slopes` hold its products in f32. Only
+// invocations of that subgroup read and write them.
 
 var<workgroup> totals: array<f32, ROWS>; // sums of a row's weights
 
-// Four columns from `column` on of a row: those that it sees, a query's row or a key's.
+// Returns which of the four columns from `column` on a row sees, where the row is a query or a key.
 fn seen(row: u32, column: u32) -> vec4<bool> {
     let columns = vec4(column) + vec4(0u, 1u, 2u, 3u);
     return select(columns <= vec4(row), columns >= vec4(row), vec4(ROWS_ARE_KEYS));
@@ -19,7 +20,7 @@ fn begin_starts(thread: u32) {
     }
 }
 
-// From a row's scores in `sums` to weights. Says whether its results must shrink.
+// Turns a row's scores in `sums` into weights. Returns whether its results must be rescaled.
 fn weigh(at: Place, row: u32, first_column: u32, is_cut: bool) -> bool {
     var scores: array<vec4<f32>, COLUMNS / 4u>;
     var largest = vec4(LOW);
@@ -58,7 +59,7 @@ fn finish_row(at: Place, row: u32) {
     if t < params.positions { lse_out[at.statistics + t] = log(totals[row]) - score_starts[row] * SCALE; }
 }
 
-// From scores in `sums` and dout v in `slopes` of a subgroup's rows and columns to dscores, for queries as rows.
+// Computes dscores from a subgroup's scores in `sums` and dout v in `slopes`, where rows are queries.
 fn slopes_of_queries(at: Place, first_row: u32, start: u32, first_column: u32, is_cut: bool, lane: u32, lanes: u32) {
     for (var piece = lane; piece < SUBGROUP_ROWS * (COLUMNS / GRID_N / 4u); piece += lanes) {
         let row = first_row + piece % SUBGROUP_ROWS;
@@ -69,7 +70,7 @@ fn slopes_of_queries(at: Place, first_row: u32, start: u32, first_column: u32, i
     }
 }
 
-// The same, and the weights, for keys as rows.
+// Computes dscores and weights, where rows are keys.
 fn slopes_of_keys(at: Place, first_row: u32, start: u32, first_column: u32, is_cut: bool, lane: u32, lanes: u32) {
     for (var piece = lane; piece < SUBGROUP_ROWS * (COLUMNS / GRID_N / 4u); piece += lanes) {
         let row = first_row + piece % SUBGROUP_ROWS;
@@ -84,12 +85,12 @@ fn slopes_of_keys(at: Place, first_row: u32, start: u32, first_column: u32, is_c
 }
 fn known_weights(exponents: vec4<f32>) -> vec4<f32> { return exp2(min(exponents, vec4(0.0))); }
 
-// Eight of `sums` from element i on, times `factor`.
+// Returns eight elements of `sums` from element i on, times `factor`.
 fn eight_sums(i: u32, factor: f32) -> Half8 {
     return Half8(vec4<f16>(sum_at(i) * factor), vec4<f16>(sum_at(i + 4u) * factor));
 }
 
-// Columns `to` to `to + width` of the results of a subgroup's rows, from column `start` of `sums` on.
+// Stores columns `to` to `to + width` of the results of a subgroup's rows, from column `start` of `sums` on.
 fn finish_out(at: Place, first_row: u32, start: u32, to: u32, width: u32, lane: u32, lanes: u32) {
     for (var piece = lane; piece < SUBGROUP_ROWS * (width / 8u); piece += lanes) {
         let row = first_row + piece % SUBGROUP_ROWS;

@@ -1,8 +1,9 @@
 // tools/join-shader adds: shared/stub.wgsl shared/attention.wgsl
 // attention_tiled.wgsl: attention.wgsl's forward and backward for GPUs without matrix units, and for f32
 //   LANES invocations share a row, and each keeps VECS_PER_LANE of its Vec, so none needs an array as long as a head.
-//   Keys and values of COLUMNS positions, in backward_kv queries and gradients, lie in workgroup memory for all rows of a
-//   workgroup. What the lanes of a row have of its dot products goes through workgroup memory, where every lane adds all.
+//   Workgroup memory holds keys and values of COLUMNS positions, in backward_kv queries and gradients, for all rows of
+//   a workgroup. The lanes of a row store their parts of its dot products in workgroup memory, where every lane adds
+//   all parts.
 //   forward, backward_q   rows are queries
 //   backward_kv           rows are keys
 const THREADS = 128u;
@@ -10,7 +11,7 @@ const ROWS = THREADS / LANES;
 const COLUMNS = 8u;
 const VECS_PER_LANE = (HSV + LANES - 1u) / LANES;
 
-// Two tiles of columns, X and Y, and what lanes have of their dot products, four columns each.
+// Two tiles of columns, X and Y, and the lanes' parts of dot products with them, for four columns each.
 const X = 0u;
 const Y = 1u;
 var<workgroup> tiles: array<Vec, 2u * COLUMNS * HSV>;
@@ -22,7 +23,7 @@ fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
 }
 fn out_at(at: Place, t: u32) -> u32 { return ((at.b * params.positions + t) * params.heads + at.h) * HSV; }
 
-// Which Vec of the head is an invocation's number i, and whether there is such a one.
+// Returns which Vec of the head is an invocation's i-th, and whether it exists.
 fn vec_of_lane(lane: u32, i: u32) -> u32 { return lane % LANES + i * LANES; }
 fn in_head(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
 
@@ -35,7 +36,7 @@ fn in_head(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dqkv: array<Stored>;
 
-// Past the end the last position comes again and is masked away.
+// Past the end the last position is loaded again and masked.
 fn fill_keys(at: Place, first: u32, lane: u32) {
     for (var turn = 0u; turn < (COLUMNS * HSV + THREADS - 1u) / THREADS; turn++) {
         let i = lane + turn * THREADS;
@@ -78,7 +79,7 @@ fn dot_with(tile: u32, own: ptr<function, LaneVecs>, lane: u32) {
     }
 }
 
-// The dot products of a row with four columns: what its lanes have, in order.
+// Returns the dot products of a row with four columns, adding the lanes' parts in order.
 fn dots_of(tile: u32, four: u32, lane: u32) -> vec4<f32> {
     let first = (tile * 2u + four) * THREADS + lane / LANES * LANES;
     var sum = vec4(0.0);
@@ -86,7 +87,7 @@ fn dots_of(tile: u32, four: u32, lane: u32) -> vec4<f32> {
     return sum;
 }
 
-// The sum over four columns of their weight times Vec j of theirs.
+// Returns the sum over four columns of weight times Vec j.
 fn weighed(weight: vec4<f32>, tile: u32, four: u32, j: u32) -> Vec {
     let at = (tile * COLUMNS + four * 4u) * HSV + j;
     return weight.x * tiles[at] + weight.y * tiles[at + HSV] + weight.z * tiles[at + 2u * HSV]
@@ -99,7 +100,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let t = at.first + lane / LANES;
-    let row = min(t, params.positions - 1u); // rows past the end compute the last one and write nothing
+    let row = min(t, params.positions - 1u); // rows past the end compute the last one and do not store it
     var q: LaneVecs;
     var o: LaneVecs;
     for (var i = 0u; i < VECS_PER_LANE; i++) {
@@ -129,7 +130,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                 if in_head(j) { o[i] = o[i] * shrink + weighed(weight, Y, four, j); }
             }
         }
-        // everyone has read the tiles before they are overwritten
+        // all invocations must have read the tiles before they are overwritten
         workgroupBarrier();
     }
     if t >= params.positions { return; }

@@ -1,14 +1,14 @@
 // tools/join-shader adds: shared/stub.wgsl
 // bias.wgsl: the gradient of a bias, dbias[c] += sum over n of dout[n,c]
 //   dout (N, C);  dbias (C)
-//   backward   one invocation per Stored of a row and block of rows: partial sums, which sums.wgsl adds to dbias
-struct Params {
+//   backward   one invocation per Stored of a row and block of rows; writes partial sums, which sums.wgsl adds to dbias
+struct BiasImmediates {
     rows: u32,
     columns: u32,      // Stored of a row
     block_rows: u32,
     blocks: u32,
 }
-var<immediate> params: Params;
+var<immediate> params: BiasImmediates;
 
 @group(0) @binding(0) var<storage, read> dout: array<Stored>;
 @group(0) @binding(1) var<storage, read_write> block_sums: array<Vec>; // (blocks, C)

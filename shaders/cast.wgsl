@@ -1,12 +1,13 @@
 // tools/join-shader adds: shared/stub.wgsl
-// cast.wgsl: between f32 and what is stored
+// cast.wgsl: conversions between f32 and the stored type
 //   forward   out = inp, rounded;  inp, out (count Stored);  one invocation per Stored
-//   widen     wide[i] = stored[first + i];  stored (any number of Stored);  wide (count Stored);  one invocation per Stored
-struct Params {
+//   widen     wide[i] = stored[first + i];  stored (any number of Stored);  wide (count Stored);  one invocation per
+//             Stored
+struct CastImmediates {
     count: u32,   // number of Stored
     first: u32,
 }
-var<immediate> params: Params;
+var<immediate> params: CastImmediates;
 
 @group(0) @binding(0) var<storage, read> inp: array<Vec>;
 @group(0) @binding(1) var<storage, read_write> out: array<Stored>;

@@ -1,27 +1,28 @@
 // tools/join-shader adds: shared/stub.wgsl
-// compare.wgsl: two tensors against each other
-//   forward   bits, for runs that must repeat: one invocation per word
-//             first, again (any number of words);  result: words that differ so far, and the lowest index among them
-//   near      numbers within a tolerance: one invocation per EACH elements
-//             got (rows, LINE) f32 or f16, want (rows, LINE) f32;  result: elements so far that are far from what is wanted,
-//             the lowest index among them, and elements that are not zero
-//   Counting is exact in any order, so atomics on integers do no harm here.
+// compare.wgsl: comparisons of two tensors
+//   forward   compares bits, for runs that must be reproducible: one invocation per word
+//             first, again (any number of words);  result: number of words that differ so far, and the lowest index
+//             among them
+//   near      compares numbers within a tolerance: one invocation per EACH elements
+//             got (rows, LINE) f32 or f16, want (rows, LINE) f32;  result: number of elements so far that are out of
+//             tolerance, the lowest index among them, and number of nonzero elements
+//   Counts are exact in any order, so integer atomics do no harm here.
 override HALF: bool = false;    // got holds f16, two in a word
 const EACH = 64u;
 
-struct Params { count: u32 }
-var<immediate> params: Params;
+struct CompareImmediates { count: u32 }
+var<immediate> params: CompareImmediates;
 
-struct Near {
-    count: u32,           // elements of this window
-    base: u32,            // index of its first
-    line: u32,            // elements of a row
-    first_column: u32,    // of the columns that are compared
+struct CompareNearImmediates {
+    count: u32,           // number of elements in this window
+    base: u32,            // index of its first element
+    line: u32,            // elements per row
+    first_column: u32,    // first of the columns that are compared
     end_column: u32,
-    tolerance: f32,       // |got - want| may be this
-    stored: f32,          // and this times |want|
+    tolerance: f32,       // largest |got - want|, to which
+    stored: f32,          // this times |want| is added
 }
-var<immediate> near_params: Near;
+var<immediate> near_params: CompareNearImmediates;
 
 @group(0) @binding(0) var<storage, read> first: array<u32>;
 @group(0) @binding(1) var<storage, read> again: array<u32>;
@@ -41,7 +42,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
 }
 
-// An f16 as f32, all of whose numbers but subnormal ones are whole there; infinity and NaN become large numbers.
+// Converts an f16 to f32, which is exact except for subnormal numbers; infinity and NaN become large numbers.
 fn wide(half: u32) -> f32 {
     let exponent = (half >> 10u) & 31u;
     let mantissa = half & 1023u;
@@ -64,7 +65,7 @@ fn near(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         if column < near_params.first_column || column >= near_params.end_column { continue; }
         let wanted = want[i];
         var value = 0.0;
-        // compilers may assume that no number is infinite or NaN: their bits say so
+        // the test is on bits, because compilers may assume that no number is infinite or NaN
         var finite = (wanted & 0x7f800000u) != 0x7f800000u;
         if HALF {
             let half = (first[i / 2u] >> (16u * (i % 2u))) & 0xffffu;

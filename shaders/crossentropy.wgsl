@@ -1,16 +1,16 @@
 // tools/join-shader adds: shared/stub.wgsl shared/step.wgsl shared/group_tree.wgsl
 // crossentropy.wgsl: losses[n] = -log softmax(logits[n, 0..V])[target[n]];  dlogits = (softmax - onehot) * scale
-//   logits (N, Vp), of which the first V columns count;  targets (N) u32, 0xffffffff for a row that does not count
-//   forward            one workgroup per row, so large where rows are long that the rows in flight fit in the L2: a row is
-//                      read twice; losses only
+//   logits (N, Vp), of which the first V columns count;  targets (N) u32, 0xffffffff for an ignored row
+//   forward            one workgroup per row; losses only. A row is read twice, so workgroups for long rows are large
+//                      enough that the rows in flight fit the L2
 //   forward_backward   the same, and logits become dlogits in place; the padded columns become 0
-struct Params {
+struct CrossentropyImmediates {
     rows: u32,
     vocab: u32,    // V
-    stride: u32,   // Stored of a row
-    scale: f32,    // times the state's loss scale: what the gradient is multiplied by
+    stride: u32,   // Stored per row
+    scale: f32,    // factor of the gradient, in addition to the state's loss scale
 }
-var<immediate> params: Params;
+var<immediate> params: CrossentropyImmediates;
 
 const IGNORED = 0xffffffffu;
 
@@ -20,11 +20,11 @@ const IGNORED = 0xffffffffu;
 @group(0) @binding(3) var<storage, read> state: State;
 
 const LOW = -3.0e38; // stands for minus infinity, which fast math may drop
-const ELEMENTS_PER_STORED = ELEMENTS_PER_VEC * VECS_PER_STORED; // of a Stored
+const ELEMENTS_PER_STORED = ELEMENTS_PER_VEC * VECS_PER_STORED; // elements per Stored
 
 // The row's largest logit, and the sum of exponentials below it.
 fn softmax_row(row: u32, lane: u32) -> vec2<f32> {
-    // one pass: each lane keeps its own maximum and rescales its sum when that grows
+    // one pass: each lane keeps its own maximum and rescales its sum when the maximum grows
     var most = LOW;
     var sum = 0.0;
     for (var c = lane; c * ELEMENTS_PER_STORED < params.vocab; c += WORKGROUP) {

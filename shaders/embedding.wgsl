@@ -1,13 +1,13 @@
 // tools/join-shader adds: shared/stub.wgsl
 // embedding.wgsl: out[n,c] = wte[token[n],c] + wpe[n % T,c]
 //   tokens (N) u32;  wte rows first.. of (V, C);  wpe (T, C);  out, dout (N, C);  dwte like wte;  dwpe like wpe
-//   forward        one invocation per Vec of out. wte comes in windows of rows: a token outside the window is left alone
-//   forward_at     the same for positions from `at` on, which the GPU knows and the recording does not
-//   backward_wte   one workgroup per run of at most 128 rows of one token, in the order of n: no atomics, same sum every time.
-//                  A token's only run goes to dwte, runs of a token with several to run_sums
-//   backward_split one workgroup per token with several runs: adds their sums, in order, to dwte
+//   forward        one invocation per Vec of out. wte is bound in windows; tokens outside the window are skipped
+//   forward_at     the same for positions from `at` on; `at` is in a buffer, so that one recording serves all positions
+//   backward_wte   one workgroup per run of at most 128 rows of one token, in the order of n, so sums are reproducible
+//                  without atomics. A token's only run is added to dwte; if it has several, they go to run_sums
+//   backward_split one workgroup per token with several runs; adds their sums, in order, to dwte
 //   backward_wpe   one invocation per Vec of dwpe; sums over the batch
-struct Params {
+struct EmbeddingImmediates {
     rows: u32,        // N of this window
     row0: u32,        // first n of this window, for the position
     positions: u32,   // T
@@ -16,7 +16,7 @@ struct Params {
     tokens: u32,      // tokens in the wte window
     adds: u32,        // backward_wpe: 0 where dwpe begins
 }
-var<immediate> params: Params;
+var<immediate> params: EmbeddingImmediates;
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read> wte: array<Vec>;
@@ -51,9 +51,9 @@ fn forward_at(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     out[i] = wte[(token - params.first) * params.columns + c] + wpe[t * params.columns + c];
 }
 
-// buckets[0..3] = how many runs, how many of them belong to split buckets, how many split buckets.
-// Then for each run its token, its first and its past-the-last entry in order[], those of split buckets first.
-// Then for each split bucket its token, its first and its past-the-last run.
+// buckets[0..3] = number of runs, number of runs in split buckets, number of split buckets.
+// Then for each run its token, and its begin and end in order[], the runs of split buckets first.
+// Then for each split bucket its token, its first run and the run after its last.
 // order[] holds all n, sorted by token, equal tokens by n.
 @group(0) @binding(0) var<storage, read> buckets: array<u32>;
 @group(0) @binding(1) var<storage, read> order: array<u32>;
@@ -62,7 +62,7 @@ fn forward_at(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
 @group(0) @binding(4) var<storage, read_write> run_sums: array<Vec>; // (runs of split buckets, C)
 
 const HEADING = 3u; // words before the entries of buckets[]
-const AT_ONCE = 2u; // rows that an invocation asks for before it waits for one
+const AT_ONCE = 2u; // rows whose loads an invocation issues before it uses the first
 
 struct Entry { token: u32, begin: u32, end: u32 }
 fn entry(i: u32) -> Entry {
@@ -76,7 +76,7 @@ fn add_rows(before: Vec, run: Entry, c: u32) -> Vec {
     for (var first = run.begin; first < run.end; first += AT_ONCE) {
         var n: array<u32, AT_ONCE>;
         var rows: array<Vec, AT_ONCE>;
-        // past the end the last row is read again and nothing comes of it
+        // past the end the last row is read again and not used
         for (var i = 0u; i < AT_ONCE; i++) { n[i] = order[min(first + i, run.end - 1u)] - params.row0; }
         for (var i = 0u; i < AT_ONCE; i++) { rows[i] = dout[select(0u, n[i], n[i] < params.rows) * params.columns + c]; }
         for (var i = 0u; i < AT_ONCE; i++) {
@@ -95,7 +95,7 @@ fn backward_wte(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let run = entry(number);
     if run.token < params.first || run.token >= params.first + params.tokens { return; }
     let is_split = number < buckets[1];
-    let begins = order[run.begin] >= params.row0; // not in a window before this one
+    let begins = order[run.begin] >= params.row0; // not in an earlier window
     for (var c = lane; c < params.columns; c += WORKGROUP) {
         if is_split {
             let to = number * params.columns + c;

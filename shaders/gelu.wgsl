@@ -1,10 +1,10 @@
 // tools/join-shader adds: shared/stub.wgsl shared/gelu.wgsl
-// gelu.wgsl: out = GELU(inp), of which shared/gelu.wgsl has the formula
+// gelu.wgsl: out = GELU(inp); shared/gelu.wgsl has the formula
 //   inp, out, dout (any number of Stored)
 //   forward    one invocation per Stored
 //   backward   one invocation per Stored; dout *= derivative(inp), in place: dout becomes dinp
-struct Params { count: u32 } // number of Stored
-var<immediate> params: Params;
+struct GeluImmediates { count: u32 } // number of Stored
+var<immediate> params: GeluImmediates;
 
 @group(0) @binding(0) var<storage, read> inp: array<Stored>;
 @group(0) @binding(1) var<storage, read_write> out: array<Stored>;

@@ -1,13 +1,13 @@
 // tools/join-shader adds: shared/stub.wgsl
-// gradnorm.wgsl: the sum of squares of gradients, in two stages; stepcontrol.wgsl does the second.
+// gradnorm.wgsl: the sum of squares of gradients, first stage of two; stepcontrol.wgsl has the second.
 //   grads (count Vec);  partials (groups): one sum per workgroup, from `first` on
-struct Params {
+struct GradnormImmediates {
     count: u32,    // number of Vec
-    first: u32,    // where this window's sums begin
-    groups: u32,   // workgroups of this window
+    first: u32,    // index of this window's first sum
+    groups: u32,   // number of workgroups of this window
     share: u32,    // number of Vec that a workgroup sums
 }
-var<immediate> params: Params;
+var<immediate> params: GradnormImmediates;
 
 @group(0) @binding(0) var<storage, read> grads: array<Vec>;
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;
@@ -17,9 +17,9 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
            @builtin(local_invocation_index) lane: u32) {
     let g = group_index(group, groups);
     if g >= params.groups { return; }
-    // a workgroup's share is one run of memory: pages and caches like that on every machine
+    // a workgroup's share is contiguous in memory, for pages and caches
     let end = min(params.count, (g + 1u) * params.share);
-    // two sums: shorter chains of additions, smaller rounding error
+    // two sums, for shorter chains of additions and a smaller rounding error
     var s0 = Vec();
     var s1 = Vec();
     var i = g * params.share + lane;

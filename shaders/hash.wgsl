@@ -1,19 +1,19 @@
 // tools/join-shader adds: shared/stub.wgsl
 // hash.wgsl: a hash of words and their positions, the same in any order of additions
 //   values (count words, from position first on);  sums (2): sums[k] += sum of mix(word, position, k), modulo 2^32
-//   An invocation takes EACH words. Integers add up alike in any order, so atomics do no harm here.
+//   An invocation hashes EACH words. Sums of integers do not depend on the order, so atomics do no harm here.
 const EACH = 256u;
 
-struct Params {
-    count: u32,    // words
-    first: u32,    // position of the first one
+struct HashImmediates {
+    count: u32,    // number of words
+    first: u32,    // position of the first word
 }
-var<immediate> params: Params;
+var<immediate> params: HashImmediates;
 
 @group(0) @binding(0) var<storage, read> values: array<u32>;
 @group(0) @binding(1) var<storage, read_write> sums: array<atomic<u32>, 2>;
 
-// The last steps of MurmurHash3 with 32 bits: every bit of x moves about half of the result's.
+// The last steps of MurmurHash3 with 32 bits: every bit of x changes about half of the result's bits.
 fn scramble(x: u32) -> u32 {
     var h = x;
     h = (h ^ (h >> 16u)) * 0x85ebca6bu;

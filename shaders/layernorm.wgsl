@@ -1,25 +1,27 @@
 // tools/join-shader adds: shared/stub.wgsl shared/teams_tree.wgsl
-// layernorm.wgsl: out[n,c] = xhat[n,c] * weight[c] + bias[c],  xhat = (inp - mean) * rstd,  rstd = 1 / sqrt(variance + 1e-5)
+// layernorm.wgsl: out[n,c] = xhat[n,c] * weight[c] + bias[c],  xhat = (inp - mean) * rstd,
+//                 rstd = 1 / sqrt(variance + 1e-5)
 //   inp, xhat, out, dout, dinp, dinp_f32 (N, C);  weight, bias, dweight, dbias, dsum (C);  rstd (N)
-//   A row belongs to a team of TEAM invocations, each of which keeps COLS of its Stored: everything is read once. How teams
-//   add up is in shared/teams_tree.wgsl or shared/teams_subgroups.wgsl.
+//   A team of TEAM invocations shares a row, and each keeps COLS of its Stored, so everything is read once. Sums over a
+//   team are in shared/teams_tree.wgsl or shared/teams_subgroups.wgsl.
 //   forward           the mean first, then the centred variance
-//   affine            one invocation per Stored: out from xhat, with the bits of forward's
-//   backward          one workgroup per block of rows; dinp += : the gradient of the residual stream runs on through it; in
-//                     variants dinp = , where it begins, and dinp_f32 = dinp + , where it ends; partial sums of dweight, dbias
-//                     and of dinp before it is rounded, which sums.wgsl adds
-struct Params {
+//   affine            one invocation per Stored; computes out from xhat, with the same bits as forward
+//   backward          one workgroup per block of rows. It accumulates dinp, the gradient of the residual stream.
+//                     Variants overwrite dinp where the gradient begins, or write dinp_f32 = dinp + ... where it ends.
+//                     Writes partial sums of dweight, dbias and of dinp before rounding, which sums.wgsl adds
+struct LayernormImmediates {
     rows: u32,
-    columns: u32,      // Stored of a row
+    columns: u32,      // Stored per row
     inverse: f32,      // 1 / C
     block_rows: u32,   // rows of a block
     blocks: u32,
 }
-var<immediate> params: Params;
+var<immediate> params: LayernormImmediates;
 
-const VECS_KEPT = COLS * VECS_PER_STORED; // Vec that an invocation keeps of a row
+const VECS_KEPT = COLS * VECS_PER_STORED; // Vec of a row that an invocation keeps
 
-// The column, in Vec, of what member `member` of a team keeps i-th: VECS_PER_STORED neighbours of every Stored.
+// Returns the column, in Vec, of the i-th Vec that member `member` of a team keeps: VECS_PER_STORED neighbours of every
+// Stored.
 fn column(member: u32, i: u32) -> u32 {
     return (member + i / VECS_PER_STORED * TEAM) * VECS_PER_STORED + i % VECS_PER_STORED;
 }
@@ -36,7 +38,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let lane = lane_of(invocation);
     let team = team_of(lane);
     let n = group_index(group, groups) * (WORKGROUP / TEAM) + team;
-    let row = min(n, params.rows - 1u) * params.columns; // past the end the last row is read and nothing written
+    let row = min(n, params.rows - 1u) * params.columns; // past the end the last row is read and not stored
     let member = lane - team * TEAM;
     var x: array<Vec, VECS_KEPT>;
     var sum = 0.0;
@@ -61,7 +63,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     for (var i = 0u; i < COLS; i++) {
         let c = member + i * TEAM;
         if c < params.columns {
-            // from the normalised value as it is stored, so that affine gives the same
+            // from the stored, rounded normalised value, so that affine computes the same
             var xhat: array<Vec, VECS_PER_STORED>;
             var y: array<Vec, VECS_PER_STORED>;
             for (var k = 0u; k < VECS_PER_STORED; k++) {
@@ -102,7 +104,7 @@ fn affine(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
 
 var<workgroup> team_sums: array<Vec, WORKGROUP>;
 
-// Adds what the teams have of one column, in order; their first member gets the sum.
+// Adds the teams' sums of one column, in order. The first member gets the total.
 fn over_teams(lane: u32, member: u32, x: Vec) -> Vec {
     if WORKGROUP == TEAM { return x; }
     workgroupBarrier();
@@ -113,7 +115,7 @@ fn over_teams(lane: u32, member: u32, x: Vec) -> Vec {
     return sum;
 }
 
-// An invocation has the same columns in every row of the block, so it sums them on the way.
+// An invocation has the same columns in every row of the block, so it sums them while it reads rows.
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
     let block = group_index(group, groups);
@@ -133,13 +135,13 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     var slot = 0u;
     for (var first = block * params.block_rows; first < end; first += WORKGROUP / TEAM) {
         let n = first + team;
-        let last = min(n, params.rows - 1u); // past the end a row is read again and nothing comes of it
+        let last = min(n, params.rows - 1u); // past the end a row is read again and not used
         let row = last * params.columns;
         let rstd = rstd_in[last];
         var d: array<Stored, COLS>;
         var xhat: array<Stored, COLS>;
         var before: array<Stored, COLS>;
-        // the whole row is asked for before its sums wait for any of it
+        // all loads of the row are issued before its sums wait for any of them
         for (var i = 0u; i < COLS; i++) {
             let c = member + i * TEAM;
             let at = row + select(0u, c, c < params.columns && n < end);
@@ -169,7 +171,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
             if c < params.columns && n < end {
                 var y: array<Vec, VECS_PER_STORED>;
                 for (var k = 0u; k < VECS_PER_STORED; k++) {
-                    // g once more: as it is stored it takes fewer registers than in f32
+                    // g is computed again, because in its stored form it takes fewer registers than in f32
                     let g = weight_b[c * VECS_PER_STORED + k] * unpack(d[i], k);
                     y[k] = unpack(before[i], k) + (g - Vec(means.x) - unpack(xhat[i], k) * means.y) * rstd;
                     dsum[i * VECS_PER_STORED + k] += y[k];

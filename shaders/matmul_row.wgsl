@@ -1,9 +1,9 @@
 // tools/join-shader adds: shared/stub.wgsl shared/gelu.wgsl
-// matmul_row.wgsl: out(1,N) = a(1,K) b(N,K)ᵀ + bias(N): the product of a single row, as fast as b can be read
+// matmul_row.wgsl: out(1,N) = a(1,K) b(N,K)ᵀ + bias(N): the product of a single row, limited by reading b
 //   forward        one workgroup per element of out. Lanes read b along k, then their sums are added in a tree
-//   forward_bias, forward_bias_gelu, forward_bias_residual   the same with a bias and what comes after it
-//   Parameters and bindings are those of every matrix kernel: see src/ops/matmul/generate.rs. m is 1.
-struct Params {
+//   forward_bias, forward_bias_gelu, forward_bias_residual   the same with a bias and an epilogue
+//   Immediates and bindings are those of every matrix kernel; see src/ops/matmul/generate/mod.rs. m is 1.
+struct MatmulImmediates {
     m: u32,
     n: u32,
     k: u32,
@@ -16,7 +16,7 @@ struct Params {
     bias_offset: u32,
     part_depth: u32,
 }
-var<immediate> params: Params;
+var<immediate> params: MatmulImmediates;
 
 @group(0) @binding(0) var<storage, read> a: array<Vec>;
 @group(0) @binding(1) var<storage, read> b: array<Vec>;
@@ -60,7 +60,7 @@ fn forward_bias_gelu(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     let x = element(lane, column) + bias[params.bias_offset + column];
     if lane == 0u {
         out[params.out_offset + column] = x;
-        // of ELEMENTS_PER_VEC equal values: their sum over ELEMENTS_PER_VEC is one of them, exactly
+        // ELEMENTS_PER_VEC equal values: their sum divided by ELEMENTS_PER_VEC is exactly one of them
         gelu_out[params.out_offset + column] = sum_elements(gelu(Vec(x))) / f32(ELEMENTS_PER_VEC);
     }
 }

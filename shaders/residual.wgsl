@@ -1,8 +1,8 @@
 // tools/join-shader adds: shared/stub.wgsl
-// residual.wgsl: out = inp + branch. Its gradient is the identity for both, so there is no backward.
+// residual.wgsl: out = inp + branch. There is no backward, because both gradients are that of out.
 //   inp, branch, out (any number of Vec);  one invocation per Vec
-struct Params { count: u32 } // number of Vec
-var<immediate> params: Params;
+struct ResidualImmediates { count: u32 } // number of Vec
+var<immediate> params: ResidualImmediates;
 
 @group(0) @binding(0) var<storage, read> inp: array<Vec>;
 @group(0) @binding(1) var<storage, read> branch: array<Vec>;

@@ -1,14 +1,15 @@
 // tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
-// stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
+// stepcontrol.wgsl: decisions about a step, made on the GPU from the gradient norm and the loss.
 //   accumulate   one workgroup; loss += sum of a micro-step's losses (N)
 //   decide       one workgroup; sums the partials of the gradients' squares, tests for non-finite values, sets the clip
-//                factor, counts skipped steps, advances Adam's powers, moves the loss scale, and writes the step's report
-// Outliers are skipped as llm.c does: z = (x - mean) / deviation over the last 128 values, x among them, taken only once
-// there are 128. Two passes over values less x: sums of squares of raw values would cancel in f32. Values that are not
-// finite do not enter, or they would stay for 128 steps.
-// The loss scale is halved when a step overflows and doubled after a run of clean steps. A step that overflowed above
-// the floor is skipped but does not count among those that end a run: its scale was wrong, not the model.
-// Non-finite is tested on the exponent bits: Metal compiles with fast math, which may drop comparisons with NaN.
+//                factor, counts skipped steps, advances Adam's powers, updates the loss scale, and writes the step's
+//                report
+// Outliers are skipped as in llm.c: z = (x - mean) / deviation over the last 128 values, including x, once there are
+// 128. It is computed in two passes over values minus x, because sums of squares of raw values would cancel in f32.
+// Values that are not finite are left out, or they would stay for 128 steps. The loss scale is halved when a step
+// overflows and doubled after a run of clean steps. If a step overflows while the scale is above its minimum, it is
+// skipped but does not count towards the limit of skipped steps, because only the scale was wrong. Non-finite values
+// are detected by their exponent bits, because Metal's fast math may remove comparisons with NaN.
 struct Report {
     step: u32,
     loss: f32,
@@ -18,33 +19,33 @@ struct Report {
     skipped_in_a_row: u32,
     updates: u32,
     lr: f32,
-    loss_scale: f32,       // what this step's gradients were multiplied by
+    loss_scale: f32,       // loss scale of this step's gradients
     loss_z: f32,           // 0 while the window fills
     norm_z: f32,
 }
 const WINDOW = 128u;
-struct Window {
-    count: u32,            // values so far, at most WINDOW
-    next: u32,             // where the next one goes: the oldest is there
+struct OutlierWindow {
+    count: u32,            // number of values so far, at most WINDOW
+    next: u32,             // position of the next value, where the oldest is overwritten
     values: array<f32, 128>,
 }
-struct Params {
-    count: u32,            // losses, or partials
+struct StepcontrolImmediates {
+    count: u32,            // number of losses, or of partials
     adds: u32,             // 0 where the loss begins
 }
-var<immediate> params: Params;
+var<immediate> params: StepcontrolImmediates;
 
 @group(0) @binding(0) var<storage, read> values: array<f32>; // losses, or the norm's partials
 @group(0) @binding(1) var<storage, read_write> loss_out: f32;
 @group(0) @binding(1) var<storage, read_write> state: State;
 @group(0) @binding(2) var<storage, read> hyper: Hyper;
 @group(0) @binding(3) var<storage, read_write> report: Report;
-@group(0) @binding(4) var<storage, read_write> windows: array<Window, 2>; // of losses, of norms
+@group(0) @binding(4) var<storage, read_write> windows: array<OutlierWindow, 2>; // of losses, of norms
 @group(0) @binding(5) var<storage, read> loss_sum: f32;
 
 const LEAST_SCALE = 1.0;
 const LARGEST_SCALE = 32768.0;
-const CLEAN_STEPS = 2000u; // before the scale is doubled
+const CLEAN_STEPS = 2000u; // clean steps before the scale is doubled
 
 fn move_scale(good: bool) {
     if !good {
@@ -61,7 +62,7 @@ fn move_scale(good: bool) {
 
 fn finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 
-// The z-scores of x in their windows, of losses and of norms, which they enter if they are finite.
+// Returns the z-scores of x, a loss and a norm, in their windows. Finite values are added to the windows.
 fn enter(lane: u32, x: vec2<f32>) -> vec2<f32> {
     let slots = vec2(windows[0].next, windows[1].next);
     let full = vec2(windows[0].count, windows[1].count) == vec2(WINDOW);
@@ -70,7 +71,7 @@ fn enter(lane: u32, x: vec2<f32>) -> vec2<f32> {
         let i = lane + turn * WORKGROUP;
         if i < WINDOW { sums += less(i, slots, x); }
     }
-    let means = reduce_pairs(lane, WORKGROUP, sums) / f32(WINDOW); // less x
+    let means = reduce_pairs(lane, WORKGROUP, sums) / f32(WINDOW); // minus x
     var squares = vec2(0.0);
     for (var turn = 0u; turn < (WINDOW + WORKGROUP - 1u) / WORKGROUP; turn++) {
         let i = lane + turn * WORKGROUP;
@@ -93,12 +94,12 @@ fn enter(lane: u32, x: vec2<f32>) -> vec2<f32> {
     return scores;
 }
 
-// The i-th values less x, or 0 in the slots that x takes.
+// Returns the i-th values minus x, or 0 at the positions where x is stored.
 fn less(i: u32, slots: vec2<u32>, x: vec2<f32>) -> vec2<f32> {
     return select(vec2(windows[0].values[i], windows[1].values[i]) - x, vec2(0.0), vec2(i) == slots);
 }
 
-// The loads of four sums do not wait for one another.
+// Four sums, so that their loads overlap.
 fn sum_values(lane: u32) -> f32 {
     var sums = vec4(0.0);
     var i = lane;
@@ -120,7 +121,7 @@ fn accumulate(@builtin(local_invocation_index) lane: u32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn decide(@builtin(local_invocation_index) lane: u32) {
-    // gradients are multiples of what they stand for
+    // gradients are scaled by these factors
     let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     let squares = sum_values(lane);
     let norm = sqrt(squares) * unscale;

@@ -1,27 +1,27 @@
 // tools/join-shader adds: shared/stub.wgsl
-// sums.wgsl: adds what was summed apart to gradients, in a fixed order
+// sums.wgsl: adds partial sums to gradients, in a fixed order
 //   parts (parts, count Vec);  dweight (count Vec): dweight[i] += sum over parts of parts[part, i]
-//   squares: the sum of squares of what each workgroup wrote to dweight
+//   squares: for each workgroup the sum of squares of the elements that it wrote to dweight
 //   rows (rows, stride Vec), of which the first GRADIENTS * columns are used;  out0, out1, out2 (columns Vec):
 //                                                   out_k[c] += sum over rows of rows[row, k * columns + c]
 //   add_rows    out_k
 //   add_parts   dweight: sums_parts.wgsl
-//   add_both    dweight, and in workgroups of their own out_k: sums_parts.wgsl
-struct Params {
+//   add_both    dweight, and out_k in additional workgroups: sums_parts.wgsl
+struct SumsImmediates {
     count: u32,        // Vec of dweight
     parts: u32,
     blocks: u32,       // workgroups that write dweight
-    first_square: u32, // where their sums of squares begin; NO_SQUARES where nobody wants them
+    first_square: u32, // index of their first sum of squares, or NO_SQUARES if none are wanted
     rows: u32,
-    stride: u32,       // Vec from row to row
+    stride: u32,       // Vec from a row to the next
     columns: u32,      // Vec of an out
     adds: u32,         // bits for dweight, out0, out1 and out2: 0 where they begin
 }
-var<immediate> params: Params;
+var<immediate> params: SumsImmediates;
 
 var<workgroup> shares: array<Vec, WORKGROUP>;
 
-// SHARE invocations share a column: each adds every so many rows, then one adds what they have.
+// SHARE invocations share a column. Each adds every SHARE-th row, then one adds their sums.
 fn sum_rows(number: u32, lane: u32) {
     let across = WORKGROUP / SHARE;
     let runs = (params.columns + across - 1u) / across;

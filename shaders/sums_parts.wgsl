@@ -14,8 +14,8 @@ fn sum_parts(block: u32, lane: u32) {
         before[k] = Vec();
         sums[k] = Vec();
     }
-    let last = params.count - 1u; // read instead of what lies past the end
-    // read first: it need not wait for the parts
+    let last = params.count - 1u; // read in place of elements past the end
+    // read first, so that this load overlaps those of the parts
     if (params.adds & 1u) != 0u {
         for (var k = 0u; k < KEPT; k++) { before[k] = dweight[min(first + k * WORKGROUP, last)]; }
     }

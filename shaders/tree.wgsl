@@ -1,8 +1,8 @@
 // tools/join-shader adds: shared/stub.wgsl
-// tree.wgsl: left += right: one addition of the tree that sums over ranks
+// tree.wgsl: left += right, one addition of the tree that sums over ranks
 //   left, right (any number of Vec);  one invocation per Vec
-struct Params { count: u32 } // number of Vec
-var<immediate> params: Params;
+struct TreeImmediates { count: u32 } // number of Vec
+var<immediate> params: TreeImmediates;
 
 @group(0) @binding(0) var<storage, read_write> left: array<Vec>;
 @group(0) @binding(1) var<storage, read> right: array<Vec>;

@@ -1,27 +1,28 @@
 // tools/join-shader adds: shared/stub.wgsl shared/step.wgsl
-// wire.wgsl: gradients in 16 bits, as devices send them: bf16, or f16 of their multiples that fit its range
-//   narrow   packed = wide * scale / loss scale, rounded to the nearest, ties to even;  wide (count vec4);  packed (count vec2)
-//   widen    the way back;  one invocation per vec4
-// The arithmetic is that of integers but for products with powers of two, because adapters differ in denormal numbers, NaN and
-// division. A value beyond the format's range becomes infinite, and infinity and NaN are kept, so that the norm shows them.
-// Each format sets MANTISSA (bits), BIAS (of the exponent), and TINY_STEP, the distance of its denormal numbers, with its
-// inverse TINY_STEPS; both are 0 in bf16, whose denormal numbers become zero.
-const SHIFT = 23u - MANTISSA;                              // bits of an f32 that are cut off
-const LEAST = (128u - BIAS) << 23u;                        // the least normal number, as f32
+// wire.wgsl: conversion of gradients to the 16 bits that devices send: bf16, or f16 after scaling to its range
+//   narrow   packed = wide * scale / loss scale, rounded to the nearest, ties to even;
+//            wide (count vec4);  packed (count vec2)
+//   widen    the conversion back;  one invocation per vec4
+// Except for products with powers of two the arithmetic is on integers, because adapters differ in denormal numbers,
+// NaN and division. Values beyond the format's range become infinite, and infinity and NaN are kept, so that the norm
+// becomes non-finite. Each format sets MANTISSA (bits), BIAS (of the exponent), and TINY_STEP, the distance of its
+// denormal numbers, with its inverse TINY_STEPS; both are 0 in bf16, whose denormal numbers become zero.
+const SHIFT = 23u - MANTISSA;                              // number of bits of an f32 that are dropped
+const LEAST = (128u - BIAS) << 23u;                        // bits of the smallest normal number, as f32
 const REBASE = (127u - BIAS) << MANTISSA;
 const NOT_FINITE = (2u * BIAS + 1u) << MANTISSA;           // the exponent of infinity
 
-struct Params {
+struct WireImmediates {
     count: u32,    // number of vec4
     scale: f32,    // a power of two
 }
-var<immediate> params: Params;
+var<immediate> params: WireImmediates;
 
 @group(0) @binding(0) var<storage, read> wide: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> state: State;
 @group(0) @binding(2) var<storage, read_write> packed: array<vec2<u32>>;
 
-// a / b of powers of two, exactly: a division may round.
+// Returns a / b of powers of two exactly, because a division may round.
 fn quotient(a: f32, b: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a) - bitcast<u32>(b) + 0x3f800000u); }
 
 fn to_half(value: f32, factor: f32) -> u32 {

@@ -1,14 +1,14 @@
 //! The one error type of the library.
 //!
-//! A variant says which exit code the command line ends with, so that scripts can tell a bad flag from a full disk. The
-//! fields say where, what, expected, found and what to do, so that tests compare them and no sentence.
+//! Each variant has an exit code of the command line, so that scripts can tell a bad flag from a full disk. The fields
+//! hold where, what, expected, found and what to do, so that tests compare fields instead of sentences.
 
 use std::fmt;
 
 /// Shorthand for a result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Characters of a field that are displayed: as many as a path may have.
+/// Largest number of characters displayed per field: the longest path that Linux allows.
 const MOST_SHOWN: usize = 4096;
 
 /// The fields of an [`Error`]. Displayed as `place: what, expected X, got Y; advice`; empty fields are left out.
@@ -22,36 +22,36 @@ pub struct Fault {
     pub expected: String,
     /// The value that was found.
     pub found: String,
-    /// An action that helps, as `try --batch 4`.
+    /// An action that helps, such as `try --batch 4`.
     pub advice: String,
 }
 
 impl Fault {
-    /// A fault of which place and kind are known.
+    /// Makes a fault from its place and what is wrong there.
     #[must_use]
     pub fn at(place: impl fmt::Display, what: impl Into<String>) -> Self {
         Self { place: place.to_string(), what: what.into(), ..Self::default() }
     }
 
-    /// Says what would have been right.
+    /// Sets the correct value.
     #[must_use]
     pub fn expected(self, expected: impl fmt::Display) -> Self {
         Self { expected: expected.to_string(), ..self }
     }
 
-    /// Says what was there instead.
+    /// Sets the value that was found instead.
     #[must_use]
     pub fn found(self, found: impl fmt::Display) -> Self {
         Self { found: found.to_string(), ..self }
     }
 
-    /// Says what to do, as `try --batch 4`.
+    /// Sets what to do, such as `try --batch 4`.
     #[must_use]
     pub fn advice(self, advice: impl fmt::Display) -> Self {
         Self { advice: advice.to_string(), ..self }
     }
 
-    /// Names what the place is part of: `heads` of `config.json` becomes `config.json: heads`.
+    /// Puts the name of the whole before the place: `heads` within `config.json` becomes `config.json: heads`.
     #[must_use]
     pub fn within(self, whole: impl fmt::Display) -> Self {
         let place = if self.place.is_empty() { whole.to_string() } else { format!("{whole}: {}", self.place) };
@@ -71,7 +71,7 @@ impl fmt::Display for Fault {
         ] {
             if !part.is_empty() {
                 let before = if text.is_empty() { before.trim_start_matches([':', ';', ',', ' ']) } else { before };
-                // a stranger's file may have a value of megabytes where a word is expected
+                // a file from elsewhere may have a value of megabytes where a word is expected
                 let end = part.char_indices().nth(MOST_SHOWN).map(|(end, _)| end);
                 text = text + before + &part[..end.unwrap_or(part.len())] + if end.is_some() { "..." } else { "" };
             }
@@ -92,7 +92,8 @@ impl From<&str> for Fault {
     }
 }
 
-/// Defines the variants with their exit codes, and for each a function that makes it of a [`Fault`] or a text.
+/// Defines the variants with their exit codes, and for each variant a function that makes it from a [`Fault`] or a
+/// text.
 macro_rules! errors {
     ($($(#[doc = $doc:literal])+ $variant:ident $make:ident $code:literal;)+) => {
         /// An error, grouped by who has to act.
@@ -119,7 +120,8 @@ macro_rules! errors {
                 }
             }
 
-            /// Makes the error of an exit code: of several variants with that code the first one.
+            /// Makes the error of an exit code. If several variants share the code, this is the first of them; for an
+            /// unknown code it is [`Error::Gpu`].
             #[must_use]
             pub fn of_code(code: u8, fault: impl Into<Fault>) -> Self {
                 let fault = Box::new(fault.into());
@@ -151,9 +153,9 @@ errors! {
     Usage usage 2;
     /// An input file is missing, broken or too short.
     Data data 3;
-    /// There is no adapter, the one asked for is unknown, or it is lost for good.
+    /// No adapter exists, the requested one is unknown, or the device is lost for good.
     Device device 4;
-    /// The device went away while it was used.
+    /// The device was lost while it was in use. The caller may open it again.
     Lost lost 4;
     /// The model or a batch does not fit.
     Memory memory 5;
@@ -176,20 +178,20 @@ errors! {
 }
 
 impl Error {
-    /// Gives the place another name: a floor above knows the flag that the place came from.
+    /// Replaces the place. A caller uses it to name the flag or file that a value came from.
     #[must_use]
     pub fn with_place(mut self, place: impl fmt::Display) -> Self {
         self.fault_mut().place = place.to_string();
         self
     }
 
-    /// Names the device of several on which it came up.
+    /// Adds the number of the device that reported the error, for runs with several devices.
     #[must_use]
     pub fn on_device(self, device: usize) -> Self {
         self.within(format!("device {device}"))
     }
 
-    /// Names what the place is part of.
+    /// Puts the name of the whole before the place, as [`Fault::within`] does.
     #[must_use]
     pub fn within(mut self, whole: impl fmt::Display) -> Self {
         let fault = self.fault_mut();
@@ -197,7 +199,7 @@ impl Error {
         self
     }
 
-    /// Says what to do if nothing says so yet.
+    /// Sets what to do, unless the error already has an advice.
     #[must_use]
     pub fn with_advice(mut self, advice: impl fmt::Display) -> Self {
         let fault = self.fault_mut();

@@ -1,4 +1,4 @@
-//! Numbers as people read them: counts, sizes and durations in one style for every message.
+//! Formats numbers for people: counts, sizes and durations in one style for every message.
 
 use std::time::Duration;
 

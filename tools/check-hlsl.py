@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Compiles HLSL compute shaders with Slang: a second front end for what naga writes for DX12.
+"""Compiles HLSL compute shaders with Slang: a second front end for the HLSL that naga writes for DX12.
 
-tools/check-hlsl.py FILE:ENTRY...     or --probe, which only says whether Slang is there
+tools/check-hlsl.py FILE:ENTRY...     or --probe, which only checks whether Slang is installed
 
-Each file is parsed, checked and compiled to SPIR-V, with no GPU and no device. Files over 64 KiB are parsed and checked
-only: the unrolled matrix kernels would take Slang minutes. Needs Slang's library: the package `slangpy` in the Python
-that runs this (pip install slangpy), or the path of libslang in SLANG_LIBRARY.
-Prints the diagnostics of the files that fail, then the version and the counts. Exit status: 0 all compile, 1 some do
-not, 2 wrong usage, 3 no Slang.
+Each file is parsed, checked and compiled to SPIR-V, without a GPU or a device. Files over 64 KiB are only parsed and
+checked, because the unrolled matrix kernels would take Slang minutes. Needs Slang's library: the package `slangpy` in
+the Python that runs this script (pip install slangpy), or the path of libslang in SLANG_LIBRARY.
+Prints the diagnostics of the files that fail, then the library's name and the counts. Exit status: 0 all compile, 1
+some do not, 2 wrong usage, 3 no Slang.
 """
 import ctypes
 import glob
@@ -21,7 +21,7 @@ LARGE = 64 << 10  # bytes
 
 
 def library():
-    """The path of Slang's library, or None."""
+    """Returns the path of Slang's library, or None."""
     if os.environ.get("SLANG_LIBRARY"):
         return os.environ["SLANG_LIBRARY"]
     spec = importlib.util.find_spec("slangpy")
@@ -35,7 +35,7 @@ def library():
 
 
 def load(path):
-    """Slang's C interface, with the types of the functions used here."""
+    """Loads Slang's C interface, and sets the types of the functions used here."""
     slang = ctypes.CDLL(path)
     pointer, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
     for name, result, arguments in (
@@ -61,7 +61,7 @@ def load(path):
 
 
 def check(slang, session, profile, path, entry):
-    """None if the file compiles, else the diagnostics."""
+    """Returns None if the file compiles, else the diagnostics."""
     with open(path, "rb") as file:
         source = file.read()
     request = slang.spCreateCompileRequest(session)
@@ -76,7 +76,7 @@ def check(slang, session, profile, path, entry):
         index = slang.spAddEntryPoint(request, unit, entry.encode(), STAGE_COMPUTE)
         if slang.spCompile(request) >= 0:
             size = ctypes.c_size_t(0)
-            # more than SPIR-V's header of five words
+            # code is more than SPIR-V's header of five words (20 bytes)
             if len(source) > LARGE or (slang.spGetEntryPointCode(request, index, ctypes.byref(size)) and size.value > 20):
                 return None
         return (slang.spGetDiagnosticOutput(request) or b"").decode(errors="replace") or "no diagnostics and no code"

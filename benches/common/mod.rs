@@ -1,4 +1,4 @@
-//! What both benches take from the environment, and where their figures go.
+//! Settings that the benches read from the environment, and the file that their figures go to.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use wgpt::measure;
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::tune;
 
-/// A variable that is set to something.
+/// Returns a variable that is set and not empty.
 pub fn text(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
@@ -21,7 +21,7 @@ pub fn wrong(name: &str, text: &str, expected: &str) -> Error {
     Error::usage(format!("{name}: `{text}`, expected {expected}"))
 }
 
-/// A whole number from 1 to `most`.
+/// Reads a variable that is a whole number from 1 to `most`.
 fn number(name: &str, most: usize) -> Result<Option<usize>> {
     let Some(text) = text(name) else { return Ok(None) };
     match text.parse() {
@@ -30,17 +30,17 @@ fn number(name: &str, most: usize) -> Result<Option<usize>> {
     }
 }
 
-/// `WGPT_BATCH`.
+/// Value of `WGPT_BATCH`.
 pub enum Batch {
     /// Not set.
     Unset,
-    /// `best`: the step bench looks for it, for kernels it is the same as not set.
+    /// `best`: the step bench searches for it. The bench of kernels treats it as not set.
     Best,
     /// A number.
     Fixed(usize),
 }
 
-/// B, as the environment says.
+/// Returns B as set by `WGPT_BATCH`.
 pub fn batch() -> Result<Batch> {
     if text("WGPT_BATCH").as_deref() == Some("best") {
         return Ok(Batch::Best);
@@ -48,12 +48,13 @@ pub fn batch() -> Result<Batch> {
     Ok(number("WGPT_BATCH", 1 << 16)?.map_or(Batch::Unset, Batch::Fixed))
 }
 
-/// T, as the environment says: at most the model's positions.
+/// Returns T as set by `WGPT_CONTEXT`: at most the model's positions.
 pub fn context(positions: usize) -> Result<Option<usize>> {
     number("WGPT_CONTEXT", positions)
 }
 
-/// The card whose prediction figures are set beside: the one that `WGPT_AGAINST` names, else the adapter's own, if there is one.
+/// Returns the card whose prediction figures are compared with: the one that `WGPT_AGAINST` names, else the adapter's
+/// own if it is known.
 pub fn card(caps: &Caps) -> Result<Option<&'static Card>> {
     match text("WGPT_AGAINST") {
         Some(name) => Card::find(&name).map(Some),
@@ -61,27 +62,28 @@ pub fn card(caps: &Caps) -> Result<Option<&'static Card>> {
     }
 }
 
-/// The time for the whole bench.
+/// Returns the time limit of the whole bench, set by `WGPT_BENCH_SECONDS`.
 pub fn seconds() -> Result<Option<Duration>> {
     const DAY: f64 = 86_400.0;
     let Some(text) = text("WGPT_BENCH_SECONDS") else { return Ok(None) };
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=DAY).contains(&seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
-        _ => Err(wrong("WGPT_BENCH_SECONDS", &text, "seconds, a day at most")),
+        _ => Err(wrong("WGPT_BENCH_SECONDS", &text, "a number of seconds, at most a day")),
     }
 }
 
-/// The adapter that `WGPT_DEVICE` names, with everything that it offers, and a line on its record of `wgpt tune`.
+/// Opens the adapter that `WGPT_DEVICE` names with all its features. Also returns a line about its record of
+/// `wgpt tune`.
 pub fn open() -> Result<(Gpu, Option<String>)> {
-    // as naga writes kernels with matrix units, to compare: see src/gpu/spirv.rs
+    // with kernels as naga writes them, for comparison: see src/gpu/spirv/mod.rs
     let unrepaired = text("WGPT_NO_SPIRV_REPAIR").is_some();
     let device = text("WGPT_DEVICE");
     let mut gpu = Gpu::open(&Options { device, matrices: true, unrepaired, ..Options::default() })?;
-    let tuned = measure::tuned(&tune::load(&mut gpu.caps));
+    let tuned = measure::record_summary(&tune::load(&mut gpu.caps));
     Ok((gpu, tuned))
 }
 
-/// Writes a bench's figures to the file that `WGPT_BENCH_JSON` names, or as `BENCH.json` into the folder.
+/// Writes a bench's figures to the file that `WGPT_BENCH_JSON` names, or as `BENCH.json` into the folder that it names.
 pub fn write(bench: &str, value: &Value) -> Result<()> {
     let Some(path) = text("WGPT_BENCH_JSON").map(PathBuf::from) else { return Ok(()) };
     let path = if path.is_dir() { path.join(bench).with_extension("json") } else { path };
@@ -90,7 +92,7 @@ pub fn write(bench: &str, value: &Value) -> Result<()> {
         // a device or a pipe is written to, not replaced
         std::fs::write(&path, text)
     } else {
-        // renamed into place: who is ended by others leaves whole figures
+        // renamed into place, so that the file is complete even if the bench is killed
         let part = path.with_extension("part");
         std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path))
     };

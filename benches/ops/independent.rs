@@ -1,5 +1,5 @@
-//! The same rates by other means in the same run: on a software adapter a threaded copy and a threaded loop of
-//! multiply-adds, on a GPU PyTorch's copy and matrix product.
+//! Measures the roofs' rates independently in the same run: on a software adapter by a threaded copy and a threaded
+//! loop of multiply-adds, on a GPU by PyTorch's copy and matrix products.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,30 +10,32 @@ use wgpt::gpu::Caps;
 use wgpt::measure::table::number;
 use wgpt::measure::{Roofs, Table};
 
-/// One roof beside its independent figure.
+/// A roof and its independent figure.
 #[derive(Debug, Serialize)]
 pub struct Pair {
     pub roof: &'static str,
-    /// Bytes or operations a second, as the adapter's kernel reached them.
+    /// Bytes or operations per second that our kernel reached.
     pub ours: f64,
-    /// By other means, and which.
+    /// The independent rate.
     pub theirs: Option<f64>,
+    /// Name of the independent program.
     pub means: String,
-    /// That they agree within 20 %, or why not.
+    /// Whether the two agree within 20 %, and if not, the likeliest reason.
     pub verdict: String,
 }
 
-/// The rates of other means: (copy, f32, f16 matrices), and what they are.
+/// Independent rates: copy, f32 and f16 matrices.
 struct Others {
     copy: Option<f64>,
     f32: Option<f64>,
     matrix: Option<f64>,
+    /// Names of the programs that measured them.
     means: [&'static str; 3],
-    /// Why each is missing, if it is.
+    /// The reason for each missing rate; empty for the others.
     missing: [String; 3],
 }
 
-/// Sets every roof beside its independent figure.
+/// Measures an independent figure for every roof.
 pub fn pairs(caps: &Caps, roofs: &Roofs, time: Duration) -> Vec<Pair> {
     let others = if caps.software { host(time, roofs.fuses) } else { pytorch(&caps.name) };
     let mut pairs = vec![pair(caps.software, "copy", roofs.copy, others.copy, others.means[0], &others.missing[0])];
@@ -45,7 +47,7 @@ pub fn pairs(caps: &Caps, roofs: &Roofs, time: Duration) -> Vec<Pair> {
             rate,
             None,
             "none",
-            "nobody else here makes plain multiply-adds in f16",
+            "no independent program here does plain multiply-adds in f16",
         ));
     }
     if let Some(rate) = roofs.matrix {
@@ -63,30 +65,30 @@ fn pair(software: bool, roof: &'static str, ours: f64, theirs: Option<f64>, mean
     Pair { roof, ours, theirs, means: means.into(), verdict }
 }
 
-/// The likeliest cause of a difference of more than a fifth.
+/// Returns the likeliest cause of a difference of more than 20 %.
 fn reason(roof: &str, ratio: f64, software: bool) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let load =
         std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     if let Some(load) = load.filter(|load| *load > cores + 0.5) {
-        return format!("other programs kept the processor busy meanwhile (load {load:.1} on {cores} cores)");
+        return format!("other programs kept the CPU busy (load {load:.1} on {cores} cores)");
     }
     match roof {
         "copy" if ratio < 1.0 => {
-            "nothing that the adapter offers, no kernel and no copy command, uses all threads on memory as the loop does".into()
+            "neither a kernel nor a copy command of the adapter uses all threads on memory, as the loop does".into()
         }
         "matrix" if ratio < 1.0 => {
-            "a GPU may have matrix instructions for more than one subgroup, which the library uses and WGSL has not".into()
+            "a GPU may have matrix instructions for several subgroups, which the library uses and WGSL lacks".into()
         }
         "fma f32" if software => {
-            "the driver's code for a loop of multiply-adds is slower than the same loop written for this processor".into()
+            "the driver's code for a loop of multiply-adds is slower than the same loop written for this CPU".into()
         }
         "fma f32" if ratio > 1.0 => "a whole matrix product also loads and stores".into(),
-        _ => "for no reason known to this program: look into it before trusting percentages of this roof".into(),
+        _ => "for an unknown reason; find it before trusting percentages of this roof".into(),
     }
 }
 
-/// The table of the pairs.
+/// Returns the table of the pairs.
 pub fn report(pairs: &[Pair]) -> Table {
     let mut table = Table::new(&["<roof", "here", "<", "independent", "<by", "ratio", "<"]);
     for p in pairs {
@@ -104,7 +106,7 @@ pub fn report(pairs: &[Pair]) -> Table {
     table
 }
 
-/// The best rate of `work`, which returns how much it did.
+/// Returns the best rate of `work`, which returns the amount it did.
 fn best(time: Duration, mut work: impl FnMut() -> f64) -> f64 {
     let begin = Instant::now();
     let mut best = 0.0f64;
@@ -137,13 +139,13 @@ fn host(time: Duration, fuses: Option<bool>) -> Others {
         means: ["threaded copy", f32.map_or("none", |(name, _)| name), "none"],
         missing: [
             String::new(),
-            "no loop of this kind was written for this processor".into(),
-            "nothing else here multiplies matrices of f16".into(),
+            "there is no such loop for this CPU".into(),
+            "no independent program here multiplies matrices of f16".into(),
         ],
     }
 }
 
-/// Bytes a second of a copy that the compiler may not make a call of memcpy, whose stores go round the caches.
+/// Returns the bytes/s of a copy that the compiler cannot turn into a call of memcpy, whose stores bypass the caches.
 fn copy(time: Duration, threads: usize) -> f64 {
     const WORDS: usize = 8 << 20;
     let inp = vec![1u64; WORDS];
@@ -163,8 +165,8 @@ fn copy(time: Duration, threads: usize) -> f64 {
 
 type Loop = (&'static str, f64, fn(usize) -> f32);
 
-/// A loop of multiply-adds for this processor, each one instruction or a product and a sum as the adapter makes them: its
-/// name, its operations a round, and itself.
+/// Returns a loop of multiply-adds for this CPU: its name, its operations per round, and the function. Each
+/// multiply-add is one instruction if `fused`, else a product and a sum, as on the adapter.
 #[cfg(target_arch = "x86_64")]
 fn arithmetic(fused: bool) -> Option<Loop> {
     use std::arch::x86_64::{
@@ -200,7 +202,7 @@ fn arithmetic(fused: bool) -> Option<Loop> {
     const NARROW: f64 = 12.0 * 8.0 * 2.0;
     if std::arch::is_x86_feature_detected!("avx512f") {
         return Some(match fused {
-            // SAFETY: the processor has what the function was compiled for
+            // SAFETY: the CPU has the features that the function was compiled for
             true => ("threaded AVX-512 loop", WIDE, |rounds| unsafe { wide::<true>(rounds) }),
             // SAFETY: as above
             false => ("threaded AVX-512 loop of products and sums", WIDE, |rounds| unsafe { wide::<false>(rounds) }),
@@ -208,7 +210,7 @@ fn arithmetic(fused: bool) -> Option<Loop> {
     }
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         return Some(match fused {
-            // SAFETY: the processor has what the function was compiled for
+            // SAFETY: the CPU has the features that the function was compiled for
             true => ("threaded AVX2 loop", NARROW, |rounds| unsafe { narrow::<true>(rounds) }),
             // SAFETY: as above
             false => ("threaded AVX2 loop of products and sums", NARROW, |rounds| unsafe { narrow::<false>(rounds) }),
@@ -222,16 +224,16 @@ fn arithmetic(_fused: bool) -> Option<Loop> {
     None
 }
 
-/// Time for PyTorch, which takes its own to start.
+/// Time limit for PyTorch, including its start.
 const PYTORCH: Duration = Duration::from_secs(60);
 
-/// PyTorch's copy and matrix products, where there is a Python with PyTorch that sees the same GPU.
+/// Measures PyTorch's copy and matrix products, if there is a Python with PyTorch that sees the same GPU.
 fn pytorch(adapter: &str) -> Others {
     let means = ["PyTorch copy", "PyTorch f32 product", "PyTorch f16 product"];
     match figures(adapter) {
         Ok(figures) => {
             let [copy, f32, matrix] = ["copy", "f32", "f16"].map(|name| figures[name].as_f64());
-            let missing = std::array::from_fn(|_| "PyTorch gave no such figure".into());
+            let missing = std::array::from_fn(|_| "PyTorch reported no such figure".into());
             Others { copy, f32, matrix, means, missing }
         }
         Err(why) => {
@@ -241,7 +243,7 @@ fn pytorch(adapter: &str) -> Others {
     }
 }
 
-/// What tools/peers/roofs.py prints, or why there is nothing.
+/// Runs tools/peers/roofs.py and returns its figures, or the reason why there are none.
 fn figures(adapter: &str) -> Result<Value, String> {
     let python = std::env::var("WGPT_PYTHON").unwrap_or_else(|_| "python3".into());
     let mut command = Command::new(&python);
@@ -265,7 +267,8 @@ fn figures(adapter: &str) -> Result<Value, String> {
     Ok(figures)
 }
 
-/// Names differ by what drivers append to them; a machine may have a second GPU that PyTorch sees and we do not use.
+/// Checks that PyTorch measured the same GPU: a machine may have a second one that we do not use. Drivers append
+/// different words to a name, so it is enough that one name contains the other.
 fn same_device(adapter: &str, theirs: &str) -> Result<(), String> {
     let (a, b) = (adapter.to_lowercase(), theirs.to_lowercase());
     let same = !b.is_empty() && (a.contains(&b) || b.contains(&a));

@@ -1,15 +1,15 @@
-//! `cargo bench`: one row per kernel that the adapter is given at the shapes of GPT-2 124M, each held against its f64
-//! reference before it is timed, and against roofs measured in the same run.
+//! `cargo bench`: one row per kernel that the adapter uses at the shapes of GPT-2 124M. Each kernel is checked against
+//! its f64 reference before it is timed, and its rate is compared with roofs measured in the same run.
 //!
 //! `cargo bench -- matmul` filters. `cargo bench -- --save-baseline before`, then `cargo bench -- --baseline before`,
-//! compares. `cargo bench --bench ops -- --races 1000` runs every kernel a thousand times on the same data and counts on
-//! the GPU the words that differ from the first run: every kernel of the adapter's record of `wgpt tune` too, whatever
-//! shape it was found for.
+//! compares. `cargo bench --bench ops -- --races 1000` runs every kernel a thousand times on the same data and counts
+//! on the GPU the words that differ from the first run. This includes every kernel of the adapter's record of
+//! `wgpt tune`, whatever shape it was found for.
 //!
 //! Environment: `WGPT_BATCH`, `WGPT_CONTEXT` (default 8 x 1024, on a software adapter 1 x 64); `WGPT_DEVICE` (as
-//! `--device`); `WGPT_AGAINST` (a card of `wgpt plan --gpu`, whose prediction rows are set beside); `WGPT_TUNING` (a record
-//! of `wgpt tune`); `WGPT_BENCH_SECONDS` (rows past it are listed as not run); `WGPT_BENCH_JSON` (a file for all figures, or
-//! a folder for ops.json).
+//! `--device`); `WGPT_AGAINST` (a card of `wgpt plan --gpu`, whose prediction rows are compared with); `WGPT_TUNING` (a
+//! record of `wgpt tune`); `WGPT_BENCH_SECONDS` (rows past this time are listed as not run); `WGPT_BENCH_JSON` (a file
+//! for all figures, or a folder for ops.json).
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -37,16 +37,17 @@ use wgpt::measure::steps::{median, spread};
 use wgpt::measure::table::number;
 use wgpt::measure::{Roofs, Table};
 use wgpt::model::Config;
+use wgpt::units::counted;
 
 use common::Batch;
 use set::Set;
 
-/// Samples of a row.
+/// Number of samples of a row.
 const SAMPLES: usize = 10;
-/// Copies of a row's tensors, so that small ones are not copied without end.
+/// Largest number of copies of a row's tensors: copies of small tensors would never fill the caches.
 const MOST_SETS: u64 = 16;
 
-/// The sizes that rows are measured at.
+/// Returns the sizes at which rows are measured.
 fn shape(caps: &Caps) -> Result<BenchShape> {
     let config = Config::from_descriptor("d12")?;
     let small = caps.software;
@@ -66,23 +67,24 @@ fn shape(caps: &Caps) -> Result<BenchShape> {
     Ok(BenchShape { config, batch, context, flat })
 }
 
-/// Bytes that the copies of a row's tensors exceed together, and whether that is more than this adapter's caches hold.
+/// Returns the bytes that all copies of a row's tensors should fill, and a text that compares them with the size of the
+/// adapter's caches.
 fn rotation(caps: &Caps) -> (u64, String) {
     if !caps.software {
-        return (256 << 20, "256 MiB, more than the caches of GPUs known so far".into());
+        return (256 << 20, "256 MiB, more than the caches of any known GPU".into());
     }
     let size = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size").ok();
     let Some(kib) = size.and_then(|text| text.trim().trim_end_matches('K').parse::<u64>().ok()) else {
-        return (64 << 20, "64 MiB; the size of the last cache is not known".into());
+        return (64 << 20, "64 MiB; the size of the last-level cache is unknown".into());
     };
-    // software Vulkan would take minutes to fill a large server's cache
+    // limited, because software Vulkan would take minutes to fill a large server's cache
     let bytes = (2 * kib * 1024).min(128 << 20);
     let than = if bytes > kib * 1024 { "more" } else { "not more" };
-    (bytes, format!("{} MiB, {than} than the last cache's {} MiB", bytes >> 20, kib >> 10))
+    (bytes, format!("{} MiB, {than} than the last-level cache of {} MiB", bytes >> 20, kib >> 10))
 }
 
-/// Capabilities under which an operator may choose another kernel: the adapter's own first. A variant that is made for
-/// something an adapter may lack joins the rows by being chosen under one of these.
+/// Returns the capabilities under which an operator may choose different kernels, the adapter's own first. A kernel
+/// that is the fallback for a missing feature gets its row by being chosen under one of these.
 fn variants(caps: &Caps) -> Vec<Caps> {
     let change = |change: fn(&mut Caps)| {
         let mut caps = caps.clone();
@@ -98,13 +100,13 @@ fn variants(caps: &Caps) -> Vec<Caps> {
         }),
     ];
     if caps.software {
-        // the kernels for GPUs, which run here too
+        // the kernels for GPUs, which also run on software adapters
         list.push(change(|caps| (caps.software, caps.lanes) = (false, 0)));
     }
     list
 }
 
-/// One kernel of one case.
+/// A kernel of a case.
 pub struct Row {
     kernel: String,
     arithmetic: Arithmetic,
@@ -114,23 +116,23 @@ pub struct Row {
     variant: usize,
     flops: u64,
     bytes: u64,
-    /// True if the adapter's record names the kernel for this shape or another.
+    /// Whether the adapter's record names the kernel, for this shape or another.
     from_record: bool,
-    /// Milliseconds that are predicted for the card that figures are set beside.
+    /// Milliseconds predicted for the card that figures are compared with.
     predicted_ms: Option<f64>,
 }
 
-/// Every kernel once at every shape.
+/// Returns a row for every kernel at every shape, each once.
 fn rows(gpu: &Gpu, cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut seen = HashSet::new();
     for (case, definition) in cases.iter().enumerate() {
         for (variant, caps) in variants.iter().enumerate() {
-            // of products one layer's
+            // for the other variants one layer's products are enough
             if variant > 0 && definition.pass.operator == "matmul" && !definition.what.starts_with("qkv") {
                 continue;
             }
-            // kernels of f16 need it, and those for GPUs take software adapters minutes to compile
+            // kernels in f16 need f16; on software adapters those for GPUs take minutes to compile
             if definition.has_half() && (!caps.f16 || caps.software != variants[0].software) {
                 continue;
             }
@@ -141,7 +143,7 @@ fn rows(gpu: &Gpu, cases: &[Case], variants: &[Caps]) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A case's own kernels under one variant.
+/// Returns the rows of a case under one variant.
 fn of_case(gpu: &Gpu, definition: &Case, (case, variant): (usize, usize), caps: &Caps) -> Result<Vec<Row>> {
     let program = definition.dry(gpu, caps)?;
     let predicted = common::card(caps)?.map(|card| predict::rows(card, Codes::committed(), &program).0);
@@ -169,14 +171,14 @@ fn of_case(gpu: &Gpu, definition: &Case, (case, variant): (usize, usize), caps: 
     Ok(rows)
 }
 
-/// What a row came to.
+/// The figures of a row.
 #[derive(Debug, Serialize)]
 struct Figure {
     operator: String,
     shape: String,
     kernel: String,
     element: &'static str,
-    /// True if the adapter takes this kernel by itself.
+    /// Whether the adapter uses this kernel by default.
     chosen: bool,
     median_ms: f64,
     spread: f64,
@@ -185,11 +187,11 @@ struct Figure {
     flops: u64,
     reached: f64,
     roof: &'static str,
-    /// Sets that the runs went round.
+    /// Number of sets that the runs alternated between.
     sets: usize,
 }
 
-/// A case in memory with its checked sets, under one variant.
+/// A case and its checked sets in memory, under one variant.
 struct Prepared {
     key: (usize, usize),
     sets: Vec<Set>,
@@ -203,14 +205,14 @@ fn prepare(gpu: &Gpu, case: &Case) -> Result<Vec<Set>> {
     let mut sets = vec![first];
     for _ in 1..count {
         let set = Set::new(gpu, case, &contents)?;
-        // what a later kernel reads of an earlier one is there in every set
+        // run each set once, because a later kernel of the case reads results of an earlier one
         set.program.run(gpu)?;
         sets.push(set);
     }
     Ok(sets)
 }
 
-/// The time of `iterations` runs of one kernel, round and round the sets.
+/// Returns the time of `iterations` runs of one kernel, which use the sets in turn.
 fn sample(gpu: &Gpu, sets: &[Set], kernel: &str, iterations: u64) -> Result<Duration> {
     for set in sets {
         set.restore.run(gpu)?;
@@ -240,11 +242,11 @@ struct Bench {
 }
 
 impl Bench {
-    /// Verifies the row's case if that was not just done, and times one sample.
+    /// Prepares and verifies the row's case unless the previous row was of the same case, and times one sample.
     fn sample(&mut self, row: &Row, iterations: u64) -> Result<Duration> {
         let key = (row.case, row.variant);
         if self.prepared.as_ref().is_none_or(|p| p.key != key) {
-            // first, so that two cases never lie in memory at once
+            // dropped first, so that two cases are never in memory at the same time
             self.prepared = None;
             self.gpu.caps = self.variants[row.variant].clone();
             let sets = prepare(&self.gpu, &self.cases[row.case]);
@@ -276,7 +278,7 @@ impl Bench {
         });
     }
 
-    /// All figures so far.
+    /// Writes all figures so far.
     fn write(&self) -> Result<()> {
         let mut value = self.about.clone();
         value["rows"] = json!(self.figures);
@@ -309,7 +311,7 @@ impl Bench {
     }
 }
 
-/// Name of a row for criterion: no more slashes than the one between kernel and shape.
+/// Returns the name of a row for criterion. It has only one slash, between kernel and shape.
 fn id(row: &Row, case: &Case) -> String {
     format!("{}/{}", row.kernel, case.what)
 }
@@ -342,8 +344,11 @@ fn run() -> Result<()> {
         println!("tuned   {line}");
     }
     println!("shapes  GPT-2 124M, batch {} x context {}", shape.batch, shape.context);
-    println!("memory  each row goes round at most {MOST_SETS} copies of its tensors, up to {}", rotation(&gpu.caps).1);
-    // on a shared processor the best run is a matter of patience; but most of the time is for the rows
+    println!(
+        "memory  each row alternates between up to {MOST_SETS} copies of its tensors, at most {}",
+        rotation(&gpu.caps).1
+    );
+    // on a shared CPU the best run takes many tries, but most of the time is for the rows
     let patience = Duration::from_millis(if gpu.caps.software { 1000 } else { 400 });
     let time = common::seconds()?.map_or(patience, |all| patience.min(all / 60));
     let roofs = Roofs::measure(&gpu, time)?;
@@ -363,16 +368,16 @@ fn run() -> Result<()> {
     let bench = bench.borrow();
     println!("\n{}", bench.report());
     bench.faults.iter().for_each(|fault| println!("{fault}"));
-    println!("{} rows in {:.0} s", bench.figures.len(), begin.elapsed().as_secs_f64());
+    println!("{} in {:.0} s", counted(bench.figures.len() as u64, "row"), begin.elapsed().as_secs_f64());
     bench.write()?;
     if bench.faults.iter().any(|fault| !fault.starts_with("not run")) {
         let failed = bench.faults.iter().filter(|fault| !fault.starts_with("not run")).count();
-        return Err(Error::gpu(format!("{failed} rows failed")));
+        return Err(Error::gpu(format!("{} failed", counted(failed as u64, "row"))));
     }
     Ok(())
 }
 
-/// Hands every row to criterion, which calls for samples if the row passes its filter.
+/// Passes every row to criterion, which takes samples of the rows that pass its filter.
 fn all(mut criterion: Criterion, bench: &Rc<RefCell<Bench>>, rows: &[Row]) {
     let mut group = criterion.benchmark_group("ops");
     group.sampling_mode(SamplingMode::Flat);
@@ -405,10 +410,10 @@ fn all(mut criterion: Criterion, bench: &Rc<RefCell<Bench>>, rows: &[Row]) {
         if let Some(fault) = fault {
             bench.faults.push(format!("failed: {name}: {fault}"));
         } else if !samples.is_empty() {
-            // the warm-up's come first
+            // the samples of the warm-up come first
             let own = &samples[samples.len().saturating_sub(SAMPLES)..];
             bench.figure(row, own);
-            // after each: who is ended by others keeps what there is
+            // after each row, so that its figures are kept if the bench is killed
             if let Err(error) = bench.write() {
                 bench.faults.push(format!("failed: {error}"));
             }

@@ -1,4 +1,4 @@
-//! Every kernel again and again on the same data: what two runs make must be the same bits, or something races.
+//! Runs every kernel repeatedly on the same data. If the bits of two runs differ, the kernel has a data race.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,24 +11,25 @@ use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu, Pass, Program};
 use wgpt::measure::Table;
 use wgpt::ops::compare;
+use wgpt::units::counted;
 
 use crate::Row;
 use crate::common;
 use crate::set::{Set, is_output};
 
-/// What the repeats of a case came to.
+/// The result of a case's repeats.
 #[derive(Debug, Serialize)]
 struct Outcome {
     operator: String,
     shape: String,
     kernels: Vec<String>,
-    /// True if the kernels come from the adapter's record.
+    /// Whether kernels come from the adapter's record.
     from_record: bool,
-    /// Runs after the first.
+    /// Number of runs after the first.
     repeats: usize,
-    /// Words that differed, over all of them.
+    /// Number of words that differed, in all repeats together.
     differing: u32,
-    /// What is wrong.
+    /// The error, if the case failed.
     fault: Option<String>,
 }
 
@@ -53,13 +54,16 @@ impl Outcome {
         match &self.fault {
             Some(fault) => fault.clone(),
             None if self.repeats == 0 => "not run: out of time".into(),
-            None => format!("{} repeats, {} words differ", self.repeats, self.differing),
+            None => {
+                let repeats = counted(self.repeats as u64, "repeat");
+                format!("{repeats}, {} differ", counted(self.differing.into(), "word"))
+            }
         }
     }
 }
 
-/// Checks every case once against the reference, then `repeats` times against its first run; a case that takes too long
-/// gets fewer, and says so.
+/// Checks every case once against the reference, then `repeats` times against its first run. If time is short, a case
+/// gets fewer repeats, and its line shows how many.
 pub fn run(
     mut gpu: Gpu,
     tuned: Option<&str>,
@@ -69,16 +73,17 @@ pub fn run(
 ) -> Result<()> {
     println!("adapter {}", gpu.caps.summary());
     println!("tuned   {}", tuned.unwrap_or("no: this adapter has no record of wgpt tune"));
-    println!("races   {repeats} repeats of every case, compared with its first run word by word on the device");
+    let repetitions = counted(repeats as u64, "repeat");
+    println!("races   {repetitions} of every case, compared with its first run word by word on the device");
     let mut seen = HashSet::new();
     let mut jobs: Vec<(usize, usize)> =
         rows.iter().map(|r| (r.case, r.variant)).filter(|job| seen.insert(*job)).collect();
-    // kernels with barriers between tiles first: time may run out
+    // kernels with barriers between tiles first, because time may run out
     jobs.sort_by_key(|job| !["matmul", "attention"].contains(&cases[job.0].pass.operator));
     let begin = Instant::now();
     let mut outcomes = Vec::new();
     for (done, &(case, variant)) in jobs.iter().enumerate() {
-        // what is left of the time, shared by what is left of the cases
+        // the remaining time in equal shares for the remaining cases
         let share = seconds.map(|s| s.saturating_sub(begin.elapsed()) / (jobs.len() - done) as u32);
         let own: Vec<&Row> = rows.iter().filter(|r| (r.case, r.variant) == (case, variant)).collect();
         let mut outcome = Outcome::not_run(&cases[case], &own);
@@ -108,22 +113,23 @@ pub fn run(
     }
     println!("\n{table}");
     let wrong = outcomes.iter().filter(|o| o.fault.is_some() || o.differing > 0).count();
-    println!("{} cases, {wrong} wrong, in {:.0} s", outcomes.len(), begin.elapsed().as_secs_f64());
+    let all = counted(outcomes.len() as u64, "case");
+    println!("{all}, {wrong} wrong, in {:.0} s", begin.elapsed().as_secs_f64());
     common::write(
         "races",
         &json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "tuned": tuned, "cases": outcomes}),
     )?;
-    if wrong == 0 { Ok(()) } else { Err(Error::gpu(format!("{wrong} cases are wrong"))) }
+    if wrong == 0 { Ok(()) } else { Err(Error::gpu(format!("races: {wrong} of {all} wrong"))) }
 }
 
-/// Returns how often it was repeated, and how many words differed.
+/// Repeats a case. Returns the number of repeats and of words that differed.
 fn repeat(gpu: &Gpu, case: &Case, repeats: usize, time: Option<Duration>) -> Result<(usize, u32)> {
     let begin = Instant::now();
     let contents = case.contents();
     let set = Set::new(gpu, case, &contents)?;
     set.verify(gpu, case, &contents)?;
     let result = gpu.tensor("result", 2, 1, Elem::U32)?;
-    gpu.write(&result, bytemuck::cast_slice(&compare::NONE))?;
+    gpu.write(&result, bytemuck::cast_slice(&compare::NO_DIFFERENCE))?;
     let (mut keep, mut against) = (Pass::new(gpu), Pass::new(gpu));
     for (slot, tensor) in case.slots.iter().zip(&set.tensors) {
         if is_output(slot) {
@@ -136,7 +142,7 @@ fn repeat(gpu: &Gpu, case: &Case, repeats: usize, time: Option<Duration>) -> Res
     let again = Program::join([&set.restore, &set.program, &against.finish()]);
     let mut done = 0;
     while done < repeats {
-        // two at once: the device never waits for the host, and time is still looked at
+        // submits two at a time: the device does not wait for the host, and the time limit is still checked
         for _ in 0..2.min(repeats - done) {
             again.run(gpu)?;
             done += 1;

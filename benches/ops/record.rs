@@ -1,38 +1,38 @@
-//! Kernels of an adapter's record of `wgpt tune`, which are raced too: a record takes any kernel that was fastest, and a
-//! kernel that races may be.
+//! Adds the kernels of an adapter's record of `wgpt tune` to the races: a record takes whichever kernel was fastest,
+//! which may be one with a data race.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wgpt::cases::attention::{self as heads, bench as bench_heads};
 use wgpt::cases::matmul::{Layer, bench, layers};
-use wgpt::cases::{BenchShape, Case, FULL, HALF};
+use wgpt::cases::{BenchShape, Case, STORED_F16, STORED_F32};
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
-use wgpt::ops::attention::{self, Entry};
+use wgpt::ops::attention::{self, AttentionKernel};
 use wgpt::ops::matmul::choose;
 
 use crate::{Row, of_case};
 
-/// Layers whose shapes a product's kernels run at, so that the time stays bounded: one of a block, and the head.
+/// Layers at whose shapes the kernels of products run, so that the time stays bounded: one of a block, and the head.
 const LAYERS: [&str; 2] = ["qkv", "head"];
 
-/// Makes a case for an adapter that takes a kernel, `None` where the bench has none.
+/// Makes a case for an adapter that uses a kernel; `None` if the bench has no such case.
 type MakeCase = dyn Fn(&Caps) -> Option<Case>;
 
-/// One kernel of the record at one of the bench's shapes.
+/// A kernel of the record at one of the bench's shapes.
 struct Trial {
     /// The record's key for that shape.
     key: String,
     /// The kernel as JSON.
     kernel: String,
-    /// True if the adapter takes it there without a record.
+    /// Whether the adapter uses it there without a record.
     is_default: bool,
     case: Box<MakeCase>,
 }
 
-/// Adds a variant of the adapter for each kernel of its record, which takes it at the bench's shapes, and the cases and
-/// rows of that, which come first. Returns a line for each kernel that it cannot race.
+/// Adds, for each kernel of the adapter's record, a variant of the adapter that uses it at the bench's shapes, with its
+/// cases and rows. Their rows come first. Returns a line for each kernel that cannot be raced.
 pub fn add(
     gpu: &Gpu,
     shape: &BenchShape,
@@ -52,8 +52,8 @@ pub fn add(
         let differs = |row: &Row| without.iter().all(|other| other.kernel != row.kernel);
         let changed = new.iter().any(differs);
         if !changed && !trial.is_default {
-            // a product in windows of its operands is of another shape, and blocks may be for another adapter
-            left_out.push(format!("{} is not taken for {}: {}", trial.key, case.what, trial.kernel));
+            // a product that is cut into windows has another shape, and blocks may be for another adapter
+            left_out.push(format!("{} is not used for {}: {}", trial.key, case.what, trial.kernel));
             continue;
         }
         new.iter_mut().for_each(|row| row.from_record = !changed || differs(row));
@@ -65,12 +65,13 @@ pub fn add(
     Ok(left_out)
 }
 
-/// The record's products, each algorithm once for a product and element type, at one layer's shape and the head's.
+/// Returns the record's products: each algorithm once per product and element type, at one layer's shape and the
+/// head's.
 fn products(shape: &BenchShape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for (product, elem, algorithm) in choose::algorithms(own) {
         let kernel = serde_json::to_string(&algorithm).map_err(|e| Error::gpu(e.to_string()))?;
-        let stored = if elem == Elem::F16 { HALF } else { FULL };
+        let stored = if elem == Elem::F16 { STORED_F16 } else { STORED_F32 };
         let wanted = |layer: &Layer| LAYERS.contains(&layer.name);
         for layer in layers(shape, own, stored).into_iter().filter(wanted) {
             let sizes = layer.shape_of(product);
@@ -85,11 +86,12 @@ fn products(shape: &BenchShape, own: &Caps, plain: &Caps) -> Result<Vec<Trial>> 
     Ok(trials)
 }
 
-/// The record's attention kernels for heads as the bench's, whatever number of positions they were found for.
+/// Returns the record's attention kernels for heads of the bench's size, whatever number of positions they were found
+/// for.
 fn attentions(shape: &BenchShape, own: &Caps, plain: &Caps) -> Vec<Trial> {
     let (head_size, positions) = (shape.config.head_size(), shape.context);
     let mut trials = Vec::new();
-    for entry in Entry::ALL {
+    for entry in AttentionKernel::ALL {
         // a key ends in the number of positions
         let any = attention::key(entry, head_size, 0);
         let start = any.trim_end_matches('0');
@@ -102,8 +104,8 @@ fn attentions(shape: &BenchShape, own: &Caps, plain: &Caps) -> Vec<Trial> {
                 kernel,
                 is_default: block.is_some() && attention::choose(plain, entry, head_size, positions) == block,
                 case: Box::new(move |caps| {
-                    let make = if entry == Entry::Forward { heads::forward } else { heads::backward };
-                    caps.f16.then(|| make(bench_heads(HALF, sizes)))
+                    let make = if entry == AttentionKernel::Forward { heads::forward } else { heads::backward };
+                    caps.f16.then(|| make(bench_heads(STORED_F16, sizes)))
                 }),
             });
         }

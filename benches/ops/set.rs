@@ -1,4 +1,4 @@
-//! A case in memory: its tensors, its recording, and its outputs against the reference.
+//! A case in memory: its tensors and its recorded program. Checks its outputs against the reference.
 
 use wgpt::cases::{Case, Contents, Role, Slot, from_bytes, to_bytes, unwritten};
 use wgpt::error::{Error, Result};
@@ -8,23 +8,23 @@ use wgpt::gpu::{Gpu, Pass, Program, Tensor};
 pub struct Set {
     pub tensors: Vec<Tensor>,
     pub program: Program,
-    /// Puts back what accumulated tensors held at first.
+    /// Restores the initial contents of accumulated tensors.
     pub restore: Program,
 }
 
-/// Bytes of one set.
+/// Returns the bytes of one set.
 pub fn bytes(case: &Case) -> u64 {
     let of = |slot: &Slot| slot.elements() as u64 * slot.elem.bytes();
     case.slots.iter().map(|slot| if slot.role == Role::Accumulated { 2 } else { 1 } * of(slot)).sum()
 }
 
-/// True for tensors that a case is judged by.
+/// Returns whether a case is judged by this tensor.
 pub fn is_output(slot: &Slot) -> bool {
     matches!(slot.role, Role::Overwritten | Role::Accumulated)
 }
 
 impl Set {
-    /// Allocates and records a set on a device whose capabilities say which kernels are taken.
+    /// Allocates and records a set. The device's capabilities determine the kernels.
     pub fn new(gpu: &Gpu, case: &Case, contents: &[Contents]) -> Result<Self> {
         let tensors = case.allocate(gpu)?;
         let mut restore = Pass::new(gpu);
@@ -46,7 +46,7 @@ impl Set {
         Ok(Self { tensors, program: pass.finish(), restore })
     }
 
-    /// Runs the set once and holds its outputs against the reference.
+    /// Runs the set once and compares its outputs with the reference.
     pub fn verify(&self, gpu: &Gpu, case: &Case, contents: &[Contents]) -> Result<()> {
         self.program.run(gpu)?;
         for ((slot, tensor), contents) in case.slots.iter().zip(&self.tensors).zip(contents) {

@@ -1,17 +1,19 @@
 // tools/join-shader adds: shared/stub_matrices.wgsl shared/reduce.wgsl
-// roof/matrix.wgsl: the most that an adapter multiplies in cooperative matrices, all operands in registers.
+// roof/matrix.wgsl: measures an adapter's peak rate of products of cooperative matrices, with all operands in
+// registers.
 //   operands (4 EDGE, EDGE) f16: a0, a1, b0, b1, each EDGE x EDGE;  out (4 groups EDGE, EDGE) f32
 //   matrix   one workgroup of one subgroup per four tiles of out: ROUNDS times a0 b0, a0 b1, a1 b0, a1 b1
-// MatrixA, MatrixB and MatrixC are matrices of EDGE x EDGE. src/ops/roof/fed.rs feeds the same products from workgroup memory.
-struct Params { groups: u32, rounds: u32 }
-var<immediate> params: Params;
+// MatrixA, MatrixB and MatrixC are matrices of EDGE x EDGE. src/ops/roof/fed.rs feeds the same products from workgroup
+// memory.
+struct RoofMatrixImmediates { groups: u32, rounds: u32 }
+var<immediate> params: RoofMatrixImmediates;
 
 @group(0) @binding(0) var<storage, read> operands: array<f16>;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
 
 @compute @workgroup_size(WORKGROUP)
 fn matrix(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    // not by group_index(): naga takes a function's arguments for different in each invocation
+    // group_index() cannot be used: naga assumes that a function's arguments differ between invocations
     let index = group.y * groups.x + group.x;
     if index >= params.groups { return; }
     let a0 = coopLoadT<MatrixA>(&operands[0], EDGE);
@@ -28,7 +30,7 @@ fn matrix(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
         c10 = coopMultiplyAdd(a1, b0, c10);
         c11 = coopMultiplyAdd(a1, b1, c11);
     }
-    // naga writes a store's arguments in the wrong order unless each has a name
+    // naga emits the arguments of a store in the wrong order unless each has a name
     let first = 4u * index * EDGE * EDGE;
     let second = first + EDGE * EDGE;
     let third = second + EDGE * EDGE;

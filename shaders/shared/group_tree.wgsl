@@ -3,6 +3,6 @@
 struct Invocation { @builtin(local_invocation_index) lane: u32 }
 fn lane_of(invocation: Invocation) -> u32 { return invocation.lane; }
 
-// Every invocation must call these: they hold barriers.
+// Every invocation must call these, because they contain barriers.
 fn group_max(lane: u32, x: f32) -> f32 { return reduce_max(lane, x); }
 fn group_sum(lane: u32, x: f32) -> f32 { return reduce_sum(lane, x); }

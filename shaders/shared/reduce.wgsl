@@ -1,8 +1,9 @@
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -27,7 +28,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;

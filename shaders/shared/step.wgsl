@@ -1,5 +1,5 @@
-// shared/step.wgsl: what lives on the GPU from step to step, and what the host says of a step; src/ops/stepcontrol.rs has
-// the same structs.
+// shared/step.wgsl: the state that stays on the GPU from step to step, and a step's hyperparameters from the host.
+// src/ops/stepcontrol.rs has the same structs.
 struct State {
     beta1_power: f32,      // beta1 ^ updates applied
     beta2_power: f32,
@@ -7,9 +7,9 @@ struct State {
     skipped: u32,          // updates skipped in all
     skipped_in_a_row: u32,
     apply: u32,            // 1 if this step's update is applied
-    grad_scale: f32,       // what gradients are multiplied by: their unit taken out, then clipped
+    grad_scale: f32,       // factor of gradients: removes their unit and clips them
     reserved: u32,         // keeps the layout of checkpoints
-    loss_scale: f32,       // a power of two that the gradients are multiplied by; 1 in f32
+    loss_scale: f32,       // factor of gradients, a power of two; 1 in f32
     clean_steps: u32,      // updates since the loss scale last changed
 }
 struct Hyper {
@@ -18,11 +18,11 @@ struct Hyper {
     beta2: f32,
     eps: f32,
     weight_decay: f32,
-    clip: f32,             // largest gradient norm; 0 switches clipping off
-    inverse_tokens: f32,   // 1 / tokens of a step: from a sum of losses to their mean
+    clip: f32,             // largest gradient norm; 0 disables clipping
+    inverse_tokens: f32,   // 1 / tokens of a step, which turns the sum of losses into the mean
     step: u32,
-    grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
-    dynamic: u32,          // 1 if the state's loss scale follows overflows
-    skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
-    skip_norm_z: f32,      // the same of its gradient norm
+    grad_unit: f32,        // factor of gradients, in addition to the state's loss scale
+    dynamic: u32,          // 1 if the loss scale is dynamic: overflows halve it
+    skip_loss_z: f32,      // largest z-score of a loss, above which a step is skipped; 0 disables it
+    skip_norm_z: f32,      // the same for the gradient norm
 }

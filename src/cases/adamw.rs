@@ -12,25 +12,25 @@ use super::stepcontrol::{HYPER, STATE, control, hyper_slot, state_slot};
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &adamw::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &adamw::OPERATOR, tests, benches, minimum_cost };
 
 /// An update of parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct Update {
     /// Number of parameters.
     pub n: usize,
-    /// Decides whether the step is applied.
+    /// State of step control, which decides whether the step is applied.
     pub state: State,
-    /// Weight decay applies.
+    /// Whether weight decay applies.
     pub decays: bool,
-    /// The parameters are copied as f16.
+    /// Whether the parameters are also copied as f16.
     pub copied: bool,
-    /// The elements held against the reference.
+    /// The elements that are compared with the reference.
     pub sample: Sample,
 }
 
 impl Update {
-    /// The third update of `n` parameters, with weight decay.
+    /// Returns the third update of `n` parameters, with weight decay.
     pub fn third(n: usize) -> Self {
         let power = |beta: f32| beta * beta * beta;
         let (beta1_power, beta2_power) = (power(HYPER.beta1), power(HYPER.beta2));
@@ -39,7 +39,7 @@ impl Update {
     }
 }
 
-/// The reference's settings.
+/// Returns the reference's settings.
 pub fn settings(hyper: &Hyper, grad_scale: f64, decays: bool, t: u32) -> Settings {
     Settings {
         lr: hyper.lr.into(),
@@ -52,7 +52,7 @@ pub fn settings(hyper: &Hyper, grad_scale: f64, decays: bool, t: u32) -> Setting
     }
 }
 
-/// One update in the middle of a run, or none if the state says so.
+/// Returns a case for one update in the middle of a run, or for a skipped one if the state demands it.
 pub fn forward(update: Update) -> Case {
     let Update { n, decays, copied, .. } = update;
     let flat = |name| Slot::accumulated(name, [1, n]);
@@ -89,11 +89,11 @@ fn contents(update: &Update) -> Vec<Contents> {
     let [mut p_off, mut m_off, mut v_off] = [vec![], vec![], vec![]];
     for i in 0..p.len() {
         let g = (g[i] * settings.grad_scale).abs();
-        // four multiplications and additions of parts of one sign, so to speak; of squares for v
+        // four multiplications and additions, treated as if all terms had one sign; for v of squares
         let m_abs = settings.beta1 * m_before[i].abs() + (1.0 - settings.beta1) * g;
         m_off.push(4.0 * EPS * m_abs);
         v_off.push(5.0 * EPS * second[i]);
-        // the powers of t = 3 come as f32 rounded thrice, and what is left of 1 magnifies that
+        // the powers for t = 3 are f32 that were rounded three times; 1 - power magnifies that error
         let magnify = 3.0 * EPS / left1 + 3.0 * EPS / left2;
         let spread = (second[i] / left2).sqrt() + settings.eps;
         let step = settings.lr * m_abs / left1 / spread;
@@ -107,15 +107,15 @@ fn contents(update: &Update) -> Vec<Contents> {
         contents.wanting(if applied { updated } else { same })
     };
     let mut contents = vec![
-        output(FULL, &param, &p, &p_off),
+        output(STORED_F32, &param, &p, &p_off),
         Contents::floats(&if applied { grad } else { vec![f32::NAN; n] }),
-        output(FULL, &m, &first, &m_off),
-        output(FULL, &v, &second, &v_off),
+        output(STORED_F32, &m, &first, &m_off),
+        output(STORED_F32, &v, &second, &v_off),
         Contents::integers(words(&update.state)),
         Contents::integers(words(&HYPER)),
     ];
-    // the f16 copy of a skipped step stays as it was, even if it was no copy
-    contents.extend(update.copied.then(|| output(HALF, &HALF.values(&mut inputs, n), &p, &p_off)));
+    // a skipped step leaves the f16 copy unchanged, even if it differs from the parameters
+    contents.extend(update.copied.then(|| output(STORED_F16, &STORED_F16.values(&mut inputs, n), &p, &p_off)));
     contents
 }
 
@@ -138,14 +138,14 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
 }
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    vec![forward(Update { sample: Sample::Some, ..Update::third(shape.flat) })]
+    vec![forward(Update { sample: Sample::Subset, ..Update::third(shape.flat) })]
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let (config, f) = (&shape.config, Elem::F32.bytes());
     let matrices: u64 =
         PARAMS.iter().filter(|p| p.decays).map(|p| (p.elements(config) * p.copies(config)) as u64).sum();
-    // a copy of the matrices, in mixed precision
+    // in mixed precision also the f16 copy of the matrices
     let copy = if shape.elem == Elem::F16 { shape.elem.bytes() * matrices } else { 0 };
     vec![(FORWARD, 7 * f * parameters(shape) + copy, 14 * parameters(shape))]
 }

@@ -8,9 +8,9 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &bias::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &bias::OPERATOR, tests, benches, minimum_cost };
 
-/// `dbias[c] += sum over n of dout[n,c]`.
+/// Returns a case for `dbias[c] += sum over n of dout[n,c]`.
 pub fn backward(stored: Stored, [n, c]: [usize; 2], sample: Sample) -> Case {
     let slots = vec![
         Slot::input("dout", [n, c]).of(stored.0),
@@ -31,18 +31,18 @@ pub fn backward(stored: Stored, [n, c]: [usize; 2], sample: Sample) -> Case {
         let (mut want, mut magnitude) = (start.clone(), absolute(&start));
         reference::bias::backward(&g, &mut want);
         reference::bias::backward(&absolute(&g), &mut magnitude);
-        let want = FULL.near(want, rounding(n + 1), &magnitude).at(columns, c);
+        let want = STORED_F32.near(want, rounding(n + 1), &magnitude).at(columns, c);
         vec![stored.contents(&dout), Contents::floats(&before).wanting(want), Contents::scratch()]
     })
 }
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let of = |kind, shape| backward(kind, shape, Sample::All);
-    // one block of rows and several, with one row under and over, and as many as there may be
+    // one block of rows and several, with one row less and more, and the largest number of blocks
     let full = [[33, 12], [127, 63], [1, 1], [31, 5], [32, 8], [2048, 3], [2049, 7], [257, 768]];
     let mut cases = Vec::new();
-    for kind in stored(caps) {
-        let shapes = if kind == FULL {
+    for kind in storage_types(caps) {
+        let shapes = if kind == STORED_F32 {
             breadth.of([1, 2], &full)
         } else {
             breadth.of([0, 3], &[[33, 12], [127, 63], [33, 16], [257, 768]])
@@ -50,21 +50,21 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         cases.extend(shapes.into_iter().map(|shape| of(kind, shape)));
     }
     if breadth >= Breadth::Full {
-        cases.extend([of(FULL, [257, 13]).bound(64 * 13 * 4), of(FULL, [257, 64]).bound(100 * 256)]);
-        cases.extend(caps.f16.then(|| of(HALF, [257, 13]).bound(128 * 13 * 4)));
-        cases.push(of(FULL, [2049, 401]).folded());
-        cases.push(of(FULL, [257, 13]).beginning(&["dbias"]));
-        cases.push(of(FULL, [257, 13]).beginning(&["dbias"]).bound(64 * 13 * 4));
+        cases.extend([of(STORED_F32, [257, 13]).bound(64 * 13 * 4), of(STORED_F32, [257, 64]).bound(100 * 256)]);
+        cases.extend(caps.f16.then(|| of(STORED_F16, [257, 13]).bound(128 * 13 * 4)));
+        cases.push(of(STORED_F32, [2049, 401]).folded());
+        cases.push(of(STORED_F32, [257, 13]).beginning(&["dbias"]));
+        cases.push(of(STORED_F32, [257, 13]).beginning(&["dbias"]).bound(64 * 13 * 4));
     }
     cases
 }
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    vec![backward(FULL, [shape.rows(), 4 * shape.config.channels], Sample::Some)]
+    vec![backward(STORED_F32, [shape.rows(), 4 * shape.config.channels], Sample::Subset)]
 }
 
-/// Counts the biases of qkv and fc; layernorm's backward sums those of the projections.
-fn least(shape: &StepShape) -> Vec<Least> {
+/// Returns the minimum for the biases of qkv and fc. Layernorm's backward sums those of the projections.
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, _, l, c, _, f, s] = shape.counts();
     vec![(BACKWARD, micro * (s * n + f * 2) * l * 7 * c, micro * n * l * 7 * c)]
 }

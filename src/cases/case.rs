@@ -1,4 +1,4 @@
-//! One pass of an operator at one shape.
+//! A case: one pass of an operator at one shape.
 
 use std::fmt;
 
@@ -12,11 +12,11 @@ use super::values::{Stored, Want};
 pub enum Role {
     /// Read.
     Input,
-    /// Overwritten: holds NaN before.
+    /// Overwritten; it holds NaN before.
     Overwritten,
-    /// Read and written: accumulated into, or changed in place.
+    /// Read and written: accumulated, or changed in place.
     Accumulated,
-    /// Overwritten by intermediate results, and perhaps larger than need be.
+    /// Overwritten with intermediate results. It may be larger than necessary.
     Scratch,
 }
 
@@ -24,48 +24,48 @@ pub enum Role {
 #[must_use]
 #[derive(Debug, Clone, Copy)]
 pub struct Slot {
-    /// Its name, as the operator's messages have it.
+    /// Name, as in the operator's messages.
     pub name: &'static str,
     /// Rows and columns.
     pub shape: [usize; 2],
-    /// The type of its elements.
+    /// Element type.
     pub elem: Elem,
-    /// Its use.
+    /// Use.
     pub role: Role,
 }
 
 impl Slot {
-    /// A tensor of f32 that is read.
+    /// Returns the slot of an f32 tensor that is read.
     pub fn input(name: &'static str, shape: [usize; 2]) -> Self {
         Self { name, shape, elem: Elem::F32, role: Role::Input }
     }
 
-    /// A tensor of f32 that is overwritten.
+    /// Returns the slot of an f32 tensor that is overwritten.
     pub fn overwritten(name: &'static str, shape: [usize; 2]) -> Self {
         Self { role: Role::Overwritten, ..Self::input(name, shape) }
     }
 
-    /// A tensor of f32 that is accumulated into.
+    /// Returns the slot of an f32 tensor that is accumulated.
     pub fn accumulated(name: &'static str, shape: [usize; 2]) -> Self {
         Self { role: Role::Accumulated, ..Self::input(name, shape) }
     }
 
-    /// Room for f32 that nobody reads later.
+    /// Returns the slot of f32 scratch, which nothing reads after the run.
     pub fn scratch(name: &'static str, shape: [usize; 2]) -> Self {
         Self { role: Role::Scratch, ..Self::input(name, shape) }
     }
 
-    /// A struct of so many words.
+    /// Returns the slot of a struct of `count` words.
     pub fn words(name: &'static str, count: usize, role: Role) -> Self {
         Self { name, shape: [count, 1], elem: Elem::U32, role }
     }
 
-    /// The same of elements of a type.
+    /// Returns the slot with another element type.
     pub fn of(self, elem: Elem) -> Self {
         Self { elem, ..self }
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn elements(&self) -> usize {
         self.shape[0] * self.shape[1]
     }
@@ -74,41 +74,41 @@ impl Slot {
 /// The contents of one tensor before a run and the values wanted after it.
 #[derive(Debug, Clone)]
 pub struct Contents {
-    /// The bits of each element; empty where nothing may be read: then it holds NaN.
+    /// Bits of each element. Empty if nothing may be read; the tensor then holds NaN.
     pub before: Vec<u32>,
-    /// The wanted values, of every slot that is no input.
+    /// Wanted values, for every slot that is not an input.
     pub want: Option<Want>,
 }
 
 impl Contents {
-    /// Contents of a tensor of integers that is read.
+    /// Returns the contents of an integer tensor that is read.
     pub fn integers(before: Vec<u32>) -> Self {
         Self { before, want: None }
     }
 
-    /// Contents of a tensor of f32 that is read.
+    /// Returns the contents of an f32 tensor that is read.
     pub fn floats(values: &[f32]) -> Self {
-        super::FULL.contents(values)
+        super::STORED_F32.contents(values)
     }
 
-    /// Contents of a tensor that is overwritten.
+    /// Returns the contents of a tensor that is overwritten.
     pub fn unwritten(want: Want) -> Self {
         Self { before: Vec::new(), want: Some(want) }
     }
 
-    /// Contents of scratch, whose values no case compares.
+    /// Returns the contents of scratch, whose values are not compared.
     pub fn scratch() -> Self {
         Self::unwritten(Want::Anything)
     }
 
-    /// Contents of a tensor that is read and written.
+    /// Returns the contents with wanted values, for a tensor that is read and written.
     pub fn wanting(self, want: Want) -> Self {
         Self { want: Some(want), ..self }
     }
 }
 
 impl Stored {
-    /// Contents of a tensor of such elements.
+    /// Returns the contents of a tensor of this element type that is read.
     pub fn contents(self, values: &[f32]) -> Contents {
         Contents::integers(self.bits(values))
     }
@@ -122,7 +122,7 @@ type Launch = dyn Fn(&mut Pass, &[Tensor]) -> Result<()> + Send + Sync;
 type Fill = dyn Fn() -> Vec<Contents> + Send + Sync;
 type Change = dyn Fn(&mut Caps) + Send + Sync;
 
-/// Workgroups that one dimension of a grid has in cases that are [`Case::folded`].
+/// Largest number of workgroups in one dimension of a grid, in cases that are [`Case::folded`].
 pub const FOLD: u32 = 61;
 
 /// One pass of an operator at one shape.
@@ -130,11 +130,11 @@ pub const FOLD: u32 = 61;
 pub struct Case {
     /// The pass.
     pub pass: OpPass,
-    /// The variant of the pass, for reports: ` with bias`.
+    /// Variant of the pass, for reports: ` with bias`.
     pub variant: &'static str,
-    /// The sizes, for reports and names of benches: `qkv 64x768x2304`.
+    /// Sizes, for reports and names of benches: `qkv 64x768x2304`.
     pub what: String,
-    /// The tensors in the order that the recording takes them.
+    /// Tensors, in the order in which the launcher takes them.
     pub slots: Vec<Slot>,
     launch: Box<Launch>,
     fill: Box<Fill>,
@@ -142,14 +142,14 @@ pub struct Case {
 }
 
 impl fmt::Display for Case {
-    /// `matmul.forward with bias 31x33x32`.
+    /// Writes pass, variant and sizes: `matmul.forward with bias 31x33x32`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{} {}", self.pass, self.variant, self.what)
     }
 }
 
 impl Case {
-    /// A case that `launch` records on tensors of `slots`, which hold what `fill` returns.
+    /// Creates a case that `launch` records on tensors for `slots`. `fill` returns their contents.
     pub fn new(
         pass: OpPass,
         what: String,
@@ -160,12 +160,12 @@ impl Case {
         Self { pass, variant: "", what, slots, launch: Box::new(launch), fill: Box::new(fill), change: None }
     }
 
-    /// The same under the name of a variant.
+    /// Sets the name of the variant.
     pub fn variant(self, variant: &'static str) -> Self {
         Self { variant, ..self }
     }
 
-    /// The same for an adapter that differs from the one at hand.
+    /// Changes the capabilities of the adapter for which the case is recorded.
     pub fn on(self, change: impl Fn(&mut Caps) + Send + Sync + 'static) -> Self {
         let before = self.change;
         let both = move |caps: &mut Caps| {
@@ -175,7 +175,7 @@ impl Case {
         Self { change: Some(Box::new(both)), ..self }
     }
 
-    /// The same with accumulated tensors of f32 that begin here: they are zero, whatever they hold.
+    /// Makes accumulated f32 tensors begin here: they count as zero, whatever they hold.
     ///
     /// # Panics
     /// If there is no such slot.
@@ -186,7 +186,7 @@ impl Case {
         begun.iter().for_each(|&i| self.slots[i].role = Role::Overwritten);
         let (launch, fill, zeros) = (self.launch, self.fill, begun.clone());
         self.launch = Box::new(move |pass, tensors| {
-            zeros.iter().for_each(|&i| pass.zero(&tensors[i]));
+            zeros.iter().for_each(|&i| pass.declare_zero(&tensors[i]));
             launch(pass, tensors)
         });
         self.fill = Box::new(move || {
@@ -201,19 +201,19 @@ impl Case {
         Self { what: format!("{} that begins", self.what), ..self }
     }
 
-    /// The same where a binding holds few bytes, so that operators work in windows.
+    /// Limits the bytes of a binding, so that operators work in windows.
     pub fn bound(self, bytes: u64) -> Self {
         let what = format!("{} in bindings of {bytes} bytes", self.what);
         Self { what, ..self }.on(move |caps| caps.max_binding_bytes = bytes)
     }
 
-    /// The same where a dimension of a grid ends at [`FOLD`] workgroups.
+    /// Limits a dimension of a grid to [`FOLD`] workgroups.
     pub fn folded(self) -> Self {
         let what = format!("{} in folded grids", self.what);
         Self { what, ..self }.on(|caps| caps.max_groups = FOLD)
     }
 
-    /// The capabilities that the case is recorded under on an adapter.
+    /// Returns the capabilities for which the case is recorded on an adapter.
     pub fn caps(&self, adapter: &Caps) -> Caps {
         let mut caps = adapter.clone();
         if let Some(change) = &self.change {
@@ -222,15 +222,15 @@ impl Case {
         caps
     }
 
-    /// True if a tensor holds f16.
+    /// Returns whether a tensor holds f16.
     pub fn has_half(&self) -> bool {
         self.slots.iter().any(|slot| slot.elem == Elem::F16)
     }
 
-    /// Computes the inputs and the wanted values, one for each slot.
+    /// Computes the inputs and the wanted values, one entry per slot.
     ///
     /// # Panics
-    /// If the case contradicts its slots: a defect of the table.
+    /// If the contents do not fit the slots, which is a bug in the table.
     pub fn contents(&self) -> Vec<Contents> {
         let all = (self.fill)();
         assert_eq!(all.len(), self.slots.len(), "cases: {self}: contents and slots");
@@ -262,7 +262,7 @@ impl Case {
         self.slots.iter().map(|slot| gpu.tensor(slot.name, slot.shape[0], slot.shape[1], slot.elem)).collect()
     }
 
-    /// Records the pass for an adapter on a dry copy of a device, which keeps the kernels that were read.
+    /// Records the pass for an adapter on a dry copy of a device. The copy shares the device's cache of parsed kernels.
     ///
     /// # Errors
     /// Those of the pass.
@@ -276,7 +276,7 @@ impl Case {
     }
 }
 
-/// The tensors of a case by name.
+/// Returns references to the first `N` tensors of a case, for destructuring by name.
 pub fn each<const N: usize>(tensors: &[Tensor]) -> [&Tensor; N] {
     std::array::from_fn(|i| &tensors[i])
 }

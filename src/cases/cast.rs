@@ -9,12 +9,12 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &cast::OPERATOR, tests, benches: no_benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &cast::OPERATOR, tests, benches: no_benches, minimum_cost: nothing_needed };
 
-/// The nearest f16, ties to even; past the largest, infinity.
+/// Returns a case for rounding to f16: to the nearest, ties to even, and to infinity past the largest f16.
 pub fn forward(values: Arc<Vec<f32>>) -> Case {
     let n = values.len();
-    let slots = vec![Slot::input("inp", [1, n]), Slot::overwritten("out", [1, n]).of(HALF.0)];
+    let slots = vec![Slot::input("inp", [1, n]), Slot::overwritten("out", [1, n]).of(STORED_F16.0)];
     let launch = |pass: &mut Pass, t: &[Tensor]| cast::forward(pass, &t[0], &t[1]);
     Case::new(FORWARD, format!("{n}"), slots, launch, move || {
         let want = reference::cast::forward(&wide(&values)).into_iter();
@@ -23,14 +23,14 @@ pub fn forward(values: Arc<Vec<f32>>) -> Case {
     })
 }
 
-/// Any row of any number of columns, whatever word it begins in.
+/// Returns a case for one row of a matrix, which may start in the middle of a word.
 pub fn widen([n, c]: [usize; 2], row: usize) -> Case {
-    let slots = vec![Slot::input("inp", [n, c]).of(HALF.0), Slot::overwritten("out", [1, c])];
+    let slots = vec![Slot::input("inp", [n, c]).of(STORED_F16.0), Slot::overwritten("out", [1, c])];
     let launch = move |pass: &mut Pass, t: &[Tensor]| cast::widen(pass, &t[0], row, &t[1]);
     Case::new(WIDEN, format!("row {row} of {n}x{c}"), slots, launch, move || {
-        let values = HALF.values(&mut Inputs::new(), n * c);
+        let values = STORED_F16.values(&mut Inputs::new(), n * c);
         let want: Vec<u32> = values[row * c..(row + 1) * c].iter().map(|x| x.to_bits()).collect();
-        vec![HALF.contents(&values), Contents::unwritten(bits(&want))]
+        vec![STORED_F16.contents(&values), Contents::unwritten(bits(&want))]
     })
 }
 

@@ -11,36 +11,36 @@ use super::stepcontrol::{STATE, control, state_slot};
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &crossentropy::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &crossentropy::OPERATOR, tests, benches, minimum_cost };
 
-/// The weight of a row, as in a step of 500 tokens with a loss scale of 2; in f16 with one of 4,096 as well.
+/// The weight of a row, as in a step of 500 tokens with a loss scale of 2; in f16 also with a loss scale of 4,096.
 const SCALE: f32 = 1e-3;
 const LOSS_SCALE: [f32; 2] = [2.0, 4096.0];
 
 /// A chunk of logits.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    /// The elements of the logits.
+    /// Element type of the logits.
     pub stored: Stored,
     /// n, V, Vp.
     pub shape: [usize; 3],
     /// Logits (n, V) and targets; random if not given.
     pub given: Option<Arc<(Vec<f32>, Vec<u32>)>>,
-    /// The rows held against the reference.
+    /// The rows that are compared with the reference.
     pub sample: Sample,
 }
 
 impl Chunk {
-    /// Random logits in (-8, 8), of which every third row does not count.
+    /// Returns random logits in (-8, 8), in which every third row is ignored.
     pub fn new(stored: Stored, shape: [usize; 3]) -> Self {
         Self { stored, shape, given: None, sample: Sample::All }
     }
 
     fn loss_scale(&self) -> f32 {
-        LOSS_SCALE[usize::from(self.stored == HALF)]
+        LOSS_SCALE[usize::from(self.stored == STORED_F16)]
     }
 
-    /// Padded logits and targets. Padding is NaN, so that reading it shows.
+    /// Returns padded logits and targets. Padding is NaN, so that a kernel that reads it fails.
     fn inputs(&self) -> (Vec<f32>, Vec<u32>) {
         let [n, v, vp] = self.shape;
         let random = || {
@@ -69,7 +69,7 @@ impl Chunk {
     }
 }
 
-/// The wanted losses and gradients.
+/// Returns the wanted losses and gradients.
 fn wanted(chunk: &Chunk, padded: &[f32], targets: &[u32]) -> [Want; 2] {
     let [n, v, vp] = chunk.shape;
     let rows = chunk.sample.rows(n, vp);
@@ -77,8 +77,8 @@ fn wanted(chunk: &Chunk, padded: &[f32], targets: &[u32]) -> [Want; 2] {
     let losses = reference::crossentropy::forward(&x, &targets, v, vp);
     let scale = f64::from(SCALE) * f64::from(chunk.loss_scale());
     let dlogits = reference::crossentropy::backward(&x, &targets, scale, v, vp);
-    // The sum of exponentials: its additions, and in each term the errors of its argument d and of exp, which WGSL
-    // allows 3 + 2 |d|. Weighted by the terms themselves the mean of |d| is at most ln V.
+    // Errors of the sum of exponentials: those of its additions, and in each term those of its argument d and of exp,
+    // for which WGSL allows 3 + 2 |d|. Weighted by the terms themselves, the mean of |d| is at most ln V.
     let spread = (v as f64).ln();
     let sum = rounding(v) + 16.0 + 3.0 * spread;
     let (mut losses_off, mut dlogits_off) = (vec![0.0; rows.len()], vec![0.0; rows.len() * vp]);
@@ -94,14 +94,14 @@ fn wanted(chunk: &Chunk, padded: &[f32], targets: &[u32]) -> [Want; 2] {
             dlogits_off[r * vp + c] = EPS * scale * off + 1e-30;
         }
     }
-    // rows that do not count are exactly 0, and so are padded columns
+    // ignored rows and padded columns are exactly 0
     let exact = |kind: Stored, want, off: Vec<f64>| kind.within(want, off.clone()).exact_where_zero(&off);
     let at = positions(&rows, &all(vp), vp);
     let dlogits = exact(chunk.stored, dlogits, dlogits_off).at(at, n * vp);
-    [exact(FULL, losses, losses_off).at(rows, n), dlogits]
+    [exact(STORED_F32, losses, losses_off).at(rows, n), dlogits]
 }
 
-/// The losses.
+/// Returns a case for the losses.
 pub fn forward(chunk: Chunk) -> Case {
     let vocab = chunk.shape[1];
     let launch = move |pass: &mut Pass, t: &[Tensor]| {
@@ -114,7 +114,7 @@ pub fn forward(chunk: Chunk) -> Case {
     })
 }
 
-/// The losses and their gradient in place of the logits.
+/// Returns a case for the losses and their gradient in place of the logits.
 pub fn forward_backward(chunk: Chunk) -> Case {
     let vocab = chunk.shape[1];
     let mut slots = chunk.slots(Role::Accumulated);
@@ -138,9 +138,10 @@ fn passes(chunk: &Chunk) -> [Case; 2] {
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let mut cases = Vec::new();
-    for kind in stored(caps) {
-        // rows shorter than a workgroup, one over it, many rows, and GPT-2's; the same with 4, 8 and 1 elements an access
-        let shapes = if kind == FULL {
+    for kind in storage_types(caps) {
+        // rows shorter than a workgroup, rows one longer, many rows, and GPT-2's; each with 4, 8 and 1 elements per
+        // access
+        let shapes = if kind == STORED_F32 {
             breadth
                 .of([1, 2], &[[4, 129, 256], [1, 1, 1], [3, 7, 8], [5, 127, 128], [33, 257, 384], [2, 50_257, 50_304]])
         } else {
@@ -149,14 +150,14 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         cases.extend(shapes.into_iter().flat_map(|shape| passes(&Chunk::new(kind, shape))));
     }
     if breadth >= Breadth::Full {
-        cases.extend(passes(&Chunk::new(FULL, [131, 67, 68])).map(Case::folded));
+        cases.extend(passes(&Chunk::new(STORED_F32, [131, 67, 68])).map(Case::folded));
         cases.extend(hard());
     }
     cases
 }
 
-/// Logits that are far apart, equal, rising so that every lane rescales at every step, falling; and targets of which none
-/// counts.
+/// Returns cases with logits that are far apart, equal, rising (so that every lane rescales at every step) or falling,
+/// and with targets that are all ignored.
 fn hard() -> Vec<Case> {
     let (v, vp) = (301, 384);
     let logit = |row: usize, c: usize| match row {
@@ -173,7 +174,7 @@ fn hard() -> Vec<Case> {
     let logits: Vec<f32> = (0..9 * v).map(|i| logit(i / v, i % v)).collect();
     let of = |targets: [u32; 9]| {
         let given = Some(Arc::new((logits.clone(), targets.to_vec())));
-        passes(&Chunk { given, ..Chunk::new(FULL, [9, v, vp]) })
+        passes(&Chunk { given, ..Chunk::new(STORED_F32, [9, v, vp]) })
     };
     [of([0, 300, 1, 0, 300, 300, 0, 3, IGNORED]), of([IGNORED; 9])].into_iter().flatten().collect()
 }
@@ -181,10 +182,10 @@ fn hard() -> Vec<Case> {
 fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
     let (v, vp) = (shape.config.vocab, shape.config.padded_vocab());
     let chunk = [shape.chunk(caps, Elem::F32), v, vp];
-    passes(&Chunk { sample: Sample::Some, ..Chunk::new(FULL, chunk) }).into()
+    passes(&Chunk { sample: Sample::Subset, ..Chunk::new(STORED_F32, chunk) }).into()
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, _, _, _, v, f, s] = shape.counts();
     vec![(FORWARD_BACKWARD, micro * (s * 2 * n * v + f * 2 * n), micro * 6 * n * v)]
 }

@@ -9,23 +9,23 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &embedding::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &embedding::OPERATOR, tests, benches, minimum_cost };
 
 /// A batch of tokens.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// V, T, B, C.
     pub shape: [usize; 4],
-    /// Rows of the table of positions past T.
+    /// Additional rows of the position table from T on.
     pub more: usize,
-    /// (B T); random if not given.
+    /// (B T); random by default.
     pub tokens: Option<Arc<Vec<u32>>>,
-    /// The rows or columns held against the reference.
+    /// The rows or columns that are compared with the reference.
     pub sample: Sample,
 }
 
 impl Batch {
-    /// Random tokens, and three rows more of `wpe` than there are positions.
+    /// Returns random tokens, and a `wpe` with three more rows than there are positions.
     pub fn new(shape: [usize; 4]) -> Self {
         Self { shape, more: 3, tokens: None, sample: Sample::All }
     }
@@ -43,14 +43,14 @@ impl Batch {
         format!("{}x{}", self.rows(), self.shape[3])
     }
 
-    /// `wte` or its gradient, and `wpe` or its gradient.
+    /// Returns the slots of `wte` and `wpe`, or of their gradients.
     fn tables(&self, slot: fn(&'static str, [usize; 2]) -> Slot, names: [&'static str; 2]) -> [Slot; 2] {
         let [v, t, _, c] = self.shape;
         [slot(names[0], [v, c]), slot(names[1], [t + self.more, c])]
     }
 }
 
-/// Rows of both tables, added.
+/// Returns a case for the sum of rows from both tables.
 pub fn forward(batch: Batch) -> Case {
     let [v, t, _, c] = batch.shape;
     let n = batch.rows();
@@ -65,7 +65,7 @@ pub fn forward(batch: Batch) -> Case {
         let (tokens, mut inputs) = (batch.tokens(), Inputs::new());
         let (wte, wpe) = (inputs.values(v * c), inputs.values((t + batch.more) * c));
         let rows = batch.sample.rows(n, c);
-        // of each sampled row its own token and position
+        // token and position of each sampled row
         let token_rows: Vec<usize> = rows.iter().map(|&row| tokens[row] as usize).collect();
         let position_rows: Vec<usize> = rows.iter().map(|&row| row % t).collect();
         let of = |table: &[f32], rows: &[usize]| wide(&gather_rows(table, rows, c));
@@ -73,13 +73,13 @@ pub fn forward(batch: Batch) -> Case {
         let (wte_rows, wpe_rows) = (of(&wte, &token_rows), of(&wpe, &position_rows));
         let out = reference::embedding::forward(&own, &wte_rows, &wpe_rows, rows.len(), c);
         let magnitude = absolute(&out);
-        let want = FULL.near(out, 1.0, &magnitude).at(positions(&rows, &all(c), c), n * c);
+        let want = STORED_F32.near(out, 1.0, &magnitude).at(positions(&rows, &all(c), c), n * c);
         let tables = [Contents::floats(&wte), Contents::floats(&wpe)];
         [vec![Contents::integers(tokens)], tables.into(), vec![Contents::unwritten(want)]].concat()
     })
 }
 
-/// The same with B = 1: rows are positions from `at` on.
+/// Returns a case for B = 1, in which rows are positions from `at` on.
 pub fn forward_at([v, t, n, c]: [usize; 4], at: usize) -> Case {
     let slots = vec![
         Slot::words("tokens", n, Role::Input),
@@ -102,12 +102,12 @@ pub fn forward_at([v, t, n, c]: [usize; 4], at: usize) -> Case {
             Contents::floats(&wte),
             Contents::floats(&wpe),
             Contents::integers(vec![at as u32]),
-            Contents::unwritten(FULL.near(out, 1.0, &magnitude)),
+            Contents::unwritten(STORED_F32.near(out, 1.0, &magnitude)),
         ]
     })
 }
 
-/// The gradients of both tables.
+/// Returns a case for the gradients of both tables.
 pub fn backward(batch: Batch) -> Case {
     let [v, t, b, c] = batch.shape;
     let n = batch.rows();
@@ -134,11 +134,11 @@ pub fn backward(batch: Batch) -> Case {
         let ([wte, wpe], [wte_sizes, wpe_sizes]) = (sums(&of), sums(&|x| absolute(&of(x))));
         let at = |rows: usize| positions(&all(rows), &columns, c);
         let (rows, more) = (v, t + batch.more);
-        // a token comes as often as it is drawn, at most n times; a position b times
-        let wte = FULL.near(wte, rounding(n + 1), &wte_sizes).at(at(rows), rows * c);
-        let wpe = FULL.near(wpe, rounding(b + 1), &wpe_sizes).at(at(more), more * c);
+        // a token occurs as often as it is drawn, at most n times; a position occurs b times
+        let wte = STORED_F32.near(wte, rounding(n + 1), &wte_sizes).at(at(rows), rows * c);
+        let wpe = STORED_F32.near(wpe, rounding(b + 1), &wpe_sizes).at(at(more), more * c);
         let (mut table, mut order) = (vec![0; words], vec![0; n]);
-        embedding::sort(&tokens, &mut table, &mut order);
+        embedding::sort_tokens(&tokens, &mut table, &mut order);
         vec![
             Contents::integers(table),
             Contents::integers(order),
@@ -154,7 +154,8 @@ fn passes(batch: &Batch) -> [Case; 2] {
     [forward(batch.clone()), backward(batch.clone())]
 }
 
-/// 2,600 rows, of which one token has half, one has a full run, one a row more, and the others are rare.
+/// Returns a batch of 2,600 rows. One token has half of them, one has a full run, one has a full run and one row, and
+/// the others are rare.
 pub fn common_and_rare(c: usize) -> Batch {
     let counts = [(0, 1300), (9, 128), (40, 129)];
     let common = counts.into_iter().flat_map(|(token, count)| vec![token; count]);
@@ -178,7 +179,7 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
         for (t, b) in [(1, 1), (127, 1), (128, 1), (129, 1), (100, 10), (130, 20)] {
             cases.push(backward(Batch { tokens: Some(Arc::new(vec![1; t * b])), ..Batch::new([3, t, b, 20]) }));
         }
-        // gradients that begin: rows of no token and of no position become zero
+        // gradients that begin: rows without a token or position become zero
         let begins = || backward(Batch::new([200, 13, 10, 16])).beginning(&["dwte", "dwpe"]);
         cases.extend([begins(), begins().bound(64 * 16 * 4)]);
         // whole, in three windows of each table that cut runs, and in folded grids
@@ -188,7 +189,7 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
         }
         // windows of 64 rows: 4 of `wte`, 3 of the batch, which begin in the middle of sequences
         cases.extend(of([200, 13, 10, 16]).map(|case| case.bound(64 * 16 * 4)));
-        // rows of 256 bytes would allow windows of any number of rows; those of `tokens` have 4 bytes
+        // rows of 256 bytes would allow windows of any number of rows, but rows of `tokens` have 4 bytes
         cases.extend(of([150, 13, 10, 64]).map(|case| case.bound(100 * 256)));
         cases.push(forward_at([200, 61, 58, 12], 3).bound(64 * 12 * 4));
         cases.extend([[300, 67, 3, 44], [300, 67, 3, 43]].into_iter().flat_map(of).map(Case::folded));
@@ -200,10 +201,10 @@ fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     let sizes = [shape.config.padded_vocab(), shape.context, shape.batch, shape.config.channels];
     // padded rows are never drawn
     let tokens = Inputs::new().tokens(shape.rows(), shape.config.vocab);
-    passes(&Batch { shape: sizes, more: 0, tokens: Some(Arc::new(tokens)), sample: Sample::Some }).into()
+    passes(&Batch { shape: sizes, more: 0, tokens: Some(Arc::new(tokens)), sample: Sample::Subset }).into()
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, t, _, c, v, f, _] = shape.counts();
     vec![
         (FORWARD, micro * f * (n + 2 * n * c + t * c), micro * n * c),

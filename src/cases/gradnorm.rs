@@ -8,14 +8,14 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &gradnorm::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &gradnorm::OPERATOR, tests, benches, minimum_cost };
 
-/// Partial sums that windows of these lengths make: a share of 16,384 elements each, at most 1,024.
+/// Returns the number of partial sums for windows of these lengths: one per 16,384 elements, at most 1,024 per window.
 fn partials(lengths: &[usize]) -> usize {
     lengths.iter().map(|n| n.div_ceil(16_384).clamp(1, 1024)).sum()
 }
 
-/// Windows of these lengths: the sum of the partial sums is the squared norm.
+/// Returns a case for windows of these lengths. The sum of the partial sums must be the squared norm.
 pub fn forward(lengths: &[usize], scale: f64) -> Case {
     let groups = partials(lengths);
     let mut slots = vec![Slot::overwritten("partials", [groups, 1])];
@@ -29,7 +29,7 @@ pub fn forward(lengths: &[usize], scale: f64) -> Case {
         let grads: Vec<Vec<f32>> = lengths.iter().map(|&n| inputs.scaled(n, scale)).collect();
         let norm = reference::gradnorm::forward(&grads.iter().map(|g| wide(g)).collect::<Vec<_>>());
         let want = norm.powi(2);
-        // a workgroup sums its share in chains of a lane each; all terms are positive
+        // each lane sums its part of a workgroup's share in a chain; all terms are positive
         let longest = lengths.iter().copied().max().unwrap_or(1);
         let tolerance = want * (rounding(longest) + 8.0) * EPS;
         let partials = Contents::unwritten(Want::Total { want, tolerance });
@@ -39,11 +39,12 @@ pub fn forward(lengths: &[usize], scale: f64) -> Case {
     })
 }
 
-/// Blocks of a run of so many elements, behind rows that stay as they are: each is the sum of squares of its own elements.
+/// Returns a case for the blocks of `n` elements. Each result is the sum of squares of a block's own elements; the
+/// first `first` rows stay unchanged.
 pub fn blocks(n: usize, first: usize) -> Case {
     let count = n.div_ceil(BLOCK);
     let slots = vec![Slot::accumulated("partials", [first + count, 1]), Slot::input("grads", [1, n])];
-    let launch = move |pass: &mut Pass, t: &[Tensor]| gradnorm::blocks(pass, &t[1], &t[0], first);
+    let launch = move |pass: &mut Pass, t: &[Tensor]| gradnorm::forward_blocks(pass, &t[1], &t[0], first);
     Case::new(FORWARD, format!("{n} blocks"), slots, launch, move || {
         let mut inputs = Inputs::new();
         let grads = inputs.values(n);
@@ -55,7 +56,7 @@ pub fn blocks(n: usize, first: usize) -> Case {
         let magnitude = absolute(&want);
         // all terms are positive
         let terms = rounding(n.min(BLOCK)) + 8.0;
-        vec![Contents::floats(&before).wanting(FULL.near(want, terms, &magnitude)), Contents::floats(&grads)]
+        vec![Contents::floats(&before).wanting(STORED_F32.near(want, terms, &magnitude)), Contents::floats(&grads)]
     })
 }
 
@@ -76,11 +77,11 @@ fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     vec![forward(&[shape.flat], 1.0)]
 }
 
-/// Parameters of the model.
+/// Returns the number of parameters of the model.
 pub(super) fn parameters(shape: &StepShape) -> u64 {
     PARAMS.iter().map(|p| (p.elements(&shape.config) * p.copies(&shape.config)) as u64).sum()
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     vec![(FORWARD, Elem::F32.bytes() * parameters(shape), 2 * parameters(shape))]
 }

@@ -7,9 +7,10 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &hash::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &hash::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
-/// Values from a position on, of which one may be another in its last bit.
+/// Returns a case for values from position `first` on. One value may differ in its last bit, and the hash must differ
+/// then.
 pub fn forward(n: usize, first: u32, other: Option<usize>) -> Case {
     let slots = vec![Slot::input("values", [1, n]), Slot::words("sums", 2, Role::Accumulated)];
     let launch = move |pass: &mut Pass, t: &[Tensor]| {

@@ -1,16 +1,16 @@
-//! Compares what a tensor holds after a run with the wanted values.
+//! Comparison of a tensor's contents after a run with the wanted values.
 
 use crate::gpu::Elem;
 
 use super::case::{Role, Slot};
 use super::values::{Want, Word};
 
-/// The bits of an element that is not written yet: a NaN.
+/// Returns the bits of an element that is not written yet: a NaN.
 pub fn unwritten(elem: Elem) -> u32 {
     if elem == Elem::F16 { 0x7ead } else { 0x7fc0_0bad }
 }
 
-/// The number that an element's bits mean.
+/// Converts an element's bits to the number that they represent.
 pub fn float(elem: Elem, bits: u32) -> f64 {
     match elem {
         Elem::F16 => half::f16::from_bits(bits as u16).to_f64(),
@@ -18,7 +18,7 @@ pub fn float(elem: Elem, bits: u32) -> f64 {
     }
 }
 
-/// Elements as memory holds them.
+/// Converts elements to the bytes in memory.
 pub fn to_bytes(elem: Elem, elements: &[u32]) -> Vec<u8> {
     match elem {
         Elem::F16 => elements.iter().flat_map(|&e| (e as u16).to_le_bytes()).collect(),
@@ -26,7 +26,7 @@ pub fn to_bytes(elem: Elem, elements: &[u32]) -> Vec<u8> {
     }
 }
 
-/// The bits of each element, from memory.
+/// Converts bytes in memory to the bits of each element.
 pub fn from_bytes(elem: Elem, bytes: &[u8]) -> Vec<u32> {
     match elem {
         Elem::F16 => bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))).collect(),
@@ -35,10 +35,11 @@ pub fn from_bytes(elem: Elem, bytes: &[u8]) -> Vec<u32> {
 }
 
 impl Slot {
-    /// Compares the bits of all elements with the wanted values. An overwritten tensor must have no element left as it was.
+    /// Compares the bits of all elements with the wanted values. Every element of an overwritten tensor must have been
+    /// written.
     ///
     /// # Errors
-    /// A report that names the first wrong element.
+    /// A report with the first wrong element.
     pub fn judge(&self, want: &Want, got: &[u32]) -> Result<(), String> {
         let slot = self;
         let (positions, want) = match want {

@@ -10,23 +10,23 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &layernorm::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &layernorm::OPERATOR, tests, benches, minimum_cost };
 
 /// The rows that are normalised.
 #[derive(Debug, Clone)]
 pub struct Rows {
-    /// The elements of all but `inp`, `rstd` and parameters.
+    /// Element type of all tensors except `inp`, `rstd` and parameters.
     pub stored: Stored,
     /// N, C.
     pub shape: [usize; 2],
-    /// (N, C): bell-shaped if not given.
+    /// (N, C); by default bell-shaped.
     pub inp: Option<Arc<Vec<f32>>>,
-    /// The rows and columns held against the reference.
+    /// The rows and columns that are compared with the reference.
     pub sample: Sample,
 }
 
 impl Rows {
-    /// Random rows, all of them held against the reference.
+    /// Returns random rows, all of which are compared with the reference.
     pub fn new(stored: Stored, shape: [usize; 2]) -> Self {
         Self { stored, shape, inp: None, sample: Sample::All }
     }
@@ -52,15 +52,15 @@ impl Rows {
         Data { inp, weight, bias, dweight, dbias, dsum, dout, dinp }
     }
 
-    /// The values that the forward keeps, as they are stored: `xhat` and `rstd` of all rows.
+    /// Returns the values that the forward pass keeps, as they are stored: `xhat` and `rstd` of all rows.
     fn kept(&self, data: &Data) -> (Vec<f32>, Vec<f32>) {
         let want =
             reference::layernorm::forward(&wide(&data.inp), &wide(&data.weight), &wide(&data.bias), self.shape[1]);
-        (self.stored.round(&want.xhat), FULL.round(&want.rstd))
+        (self.stored.round(&want.xhat), STORED_F32.round(&want.rstd))
     }
 }
 
-/// All that goes into the passes.
+/// All inputs of the passes.
 struct Data {
     inp: Vec<f32>,
     weight: Vec<f32>,
@@ -76,7 +76,7 @@ fn average(values: impl Iterator<Item = f64>, c: usize) -> f64 {
     values.sum::<f64>() / c as f64
 }
 
-/// Budgets of the forward: of `xhat`, of `out`, of `rstd`.
+/// Returns the budgets of the forward pass for `xhat`, `out` and `rstd`.
 fn budgets(kind: Stored, inp: &[f64], weight: &[f64], want: &reference::layernorm::Forward, c: usize) -> [Vec<f64>; 3] {
     let (sum, [mut xhats, mut outs, mut rstds]) = (rounding(c) * EPS, [vec![], vec![], vec![]]);
     for (n, row) in inp.chunks(c).enumerate() {
@@ -85,14 +85,15 @@ fn budgets(kind: Stored, inp: &[f64], weight: &[f64], want: &reference::layernor
         let off = |x: f64| mean_off + EPS * (x - mean).abs();
         let variance = average(row.iter().map(|x| (x - mean).powi(2)), c);
         let variance_off = average(row.iter().map(|&x| (2.0 * (x - mean).abs() + off(x)) * off(x)), c) + sum * variance;
-        // WGSL allows 2.5 ulp for a division and some for the root
+        // WGSL allows 2.5 ulp for the division and some ulp for the root
         let rstd_off = 0.5 * variance_off * rstd * rstd + 6.0 * EPS;
         rstds.push(rstd_off * rstd);
         for (i, &x) in row.iter().enumerate() {
             let xhat = (x - mean) * rstd;
             let xhat_off = rstd * off(x) + xhat.abs() * (rstd_off + 2.0 * EPS);
-            // the result comes from the normalised value as it is stored
-            let stored = (xhat.abs() + xhat_off) * kind.rounding() + if kind == HALF { 2f64.powi(-25) } else { 0.0 };
+            // the result is computed from the stored, rounded normalised value
+            let stored =
+                (xhat.abs() + xhat_off) * kind.rounding() + if kind == STORED_F16 { 2f64.powi(-25) } else { 0.0 };
             xhats.push(xhat_off);
             outs.push(weight[i].abs() * (xhat_off + stored + EPS * xhat.abs()) + EPS * want.out[n * c + i].abs());
         }
@@ -100,7 +101,7 @@ fn budgets(kind: Stored, inp: &[f64], weight: &[f64], want: &reference::layernor
     [xhats, outs, rstds]
 }
 
-/// `xhat`, `out` and `rstd` from `inp`.
+/// Returns a case for `xhat`, `out` and `rstd` from `inp`.
 pub fn forward(rows: Rows) -> Case {
     let [n, c] = rows.shape;
     let slots = vec![
@@ -128,12 +129,12 @@ pub fn forward(rows: Rows) -> Case {
             Contents::floats(&data.bias),
             Contents::unwritten(kind.within(want.xhat, xhat_off).at(at.clone(), n * c)),
             Contents::unwritten(kind.within(want.out, out_off).at(at, n * c)),
-            Contents::unwritten(FULL.within(want.rstd, rstd_off).at(sampled, n)),
+            Contents::unwritten(STORED_F32.within(want.rstd, rstd_off).at(sampled, n)),
         ]
     })
 }
 
-/// `out` from `xhat`.
+/// Returns a case for `out` from `xhat`.
 pub fn affine(rows: Rows) -> Case {
     let [n, c] = rows.shape;
     let slots = vec![
@@ -162,7 +163,7 @@ pub fn affine(rows: Rows) -> Case {
     })
 }
 
-/// The end of a backward: the differences between its variants.
+/// A variant of the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// `dinp` accumulates, and its sums are a bias's gradient.
@@ -171,11 +172,11 @@ pub enum End {
     Plain,
     /// `dinp` is overwritten, and summed.
     First,
-    /// The result goes to `wide` as f32, and is summed: only where `dinp` is f16.
+    /// The result goes to `dinp_f32` as f32, and is summed: only where `dinp` is f16.
     Last,
 }
 
-/// `dinp`, `dweight`, `dbias` and, but for [`End::Plain`], `dsum`.
+/// Returns a case for `dinp`, `dweight`, `dbias` and, except for [`End::Plain`], `dsum`.
 pub fn backward(rows: Rows, end: End) -> Case {
     let [n, c] = rows.shape;
     let variant = match end {
@@ -198,20 +199,20 @@ pub fn backward(rows: Rows, end: End) -> Case {
         slots.push(Slot::accumulated("dsum", [1, c]));
     }
     if end == End::Last {
-        slots.push(Slot::overwritten("wide", [n, c]));
+        slots.push(Slot::overwritten("dinp_f32", [n, c]));
     }
     let launch = move |pass: &mut Pass, t: &[Tensor]| {
         let [dout, xhat, weight, rstd, dinp, dweight, dbias, scratch] = each(t);
-        let (first, dsum, wide) = (end == End::First, t.get(8), t.get(9));
+        let (overwrite_dinp, dsum, dinp_f32) = (end == End::First, t.get(8), t.get(9));
         let mut sums = Sums::new(None, scratch);
-        let io = Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum };
+        let io = Backward { dout, xhat, weight, rstd, dinp, overwrite_dinp, dinp_f32, dweight, dbias, dsum };
         layernorm::backward(pass, io, &mut sums)?;
         sums.finish(pass).map(|_| ())
     };
     Case::new(BACKWARD, rows.what(), slots, launch, move || backward_contents(&rows, end)).variant(variant)
 }
 
-/// `dinp` of some rows, and its budget.
+/// Returns `dinp` of some rows, and its budget.
 fn dinp(end: End, data: &Data, kept: (&[f32], &[f32]), sampled: &[usize], c: usize) -> [Vec<f64>; 2] {
     let of = |x: &[f32]| wide(&gather_rows(x, sampled, c));
     let (g, xhat, w, rstd) = (of(&data.dout), of(kept.0), wide(&data.weight), wide(&gather(kept.1, sampled)));
@@ -237,7 +238,7 @@ fn backward_contents(rows: &Rows, end: End) -> Vec<Contents> {
     let ([n, c], kind, data) = (rows.shape, rows.stored, rows.data());
     let (xhat, rstd) = rows.kept(&data);
     let column = rounding(n + 8) * EPS;
-    // parameters' gradients depend on a column alone
+    // each of the parameters' gradients depends on one column alone
     let columns = rows.sample.of(c, 64);
     let of = |x: &[f32]| wide(&gather_columns(x, &columns, c));
     let (g, kept) = (of(&data.dout), of(&xhat));
@@ -252,9 +253,9 @@ fn backward_contents(rows: &Rows, end: End) -> Vec<Contents> {
     let (wanted, magnitudes) = (sums(|x| x), sums(f64::abs));
     let [dweight_want, dbias_want] = [0, 1].map(|i| {
         let off = magnitudes[i].iter().map(|m| column * m).collect();
-        FULL.within(wanted[i].clone(), off).at(columns.clone(), c)
+        STORED_F32.within(wanted[i].clone(), off).at(columns.clone(), c)
     });
-    // sums of `dinp` need it of every row
+    // sums of `dinp` need every row
     let sampled = if end == End::Plain { rows.sample.rows(n, c) } else { all(n) };
     let [want, off] = dinp(end, &data, (&xhat, &rstd), &sampled, c);
     let mut dsum = wide(&data.dsum);
@@ -268,7 +269,7 @@ fn backward_contents(rows: &Rows, end: End) -> Vec<Contents> {
     let at = positions(&sampled, &all(c), c);
     let before = kind.contents(&data.dinp);
     let (dinp, wide_out) = match end {
-        End::Last => (before.clone().wanting(bits(&before.before)), Some(FULL.within(want, off).at(at, n * c))),
+        End::Last => (before.clone().wanting(bits(&before.before)), Some(STORED_F32.within(want, off).at(at, n * c))),
         End::First => (Contents::unwritten(kind.within(want, off).at(at, n * c)), None),
         _ => (before.wanting(kind.within(want, off).at(at, n * c)), None),
     };
@@ -283,57 +284,57 @@ fn backward_contents(rows: &Rows, end: End) -> Vec<Contents> {
         Contents::scratch(),
     ];
     if end != End::Plain {
-        contents.push(Contents::floats(&data.dsum).wanting(FULL.within(dsum, dsum_off)));
+        contents.push(Contents::floats(&data.dsum).wanting(STORED_F32.within(dsum, dsum_off)));
     }
     contents.extend(wide_out.map(Contents::unwritten));
     contents
 }
 
-/// All passes on some rows.
+/// Returns cases for all passes on some rows.
 pub fn passes(rows: &Rows) -> Vec<Case> {
     let mut cases = vec![forward(rows.clone()), affine(rows.clone())];
     let ends = [End::Summed, End::Plain, End::First, End::Last];
-    let possible = ends.into_iter().filter(|end| *end != End::Last || rows.stored == HALF);
+    let possible = ends.into_iter().filter(|end| *end != End::Last || rows.stored == STORED_F16);
     cases.extend(possible.map(|end| backward(rows.clone(), end)));
     cases
 }
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
-    // rows of one V a lane and one more; fewer columns than lanes; many blocks of rows; teams of 32 and of 64
+    // rows of one Vec per lane, and one more; fewer columns than lanes; many blocks of rows; teams of 32 and of 64
     let full = [[7, 132], [31, 129], [3, 5], [2049, 7], [65, 768], [64, 1600]];
     let half = [[3, 136], [7, 132], [31, 129], [3, 5], [65, 768]];
     let mut cases = Vec::new();
-    for kind in stored(caps) {
-        let shapes = if kind == FULL { breadth.of([1, 1], &full) } else { breadth.of([0, 1], &half) };
+    for kind in storage_types(caps) {
+        let shapes = if kind == STORED_F32 { breadth.of([1, 1], &full) } else { breadth.of([0, 1], &half) };
         cases.extend(shapes.into_iter().flat_map(|shape| passes(&Rows::new(kind, shape))));
     }
     if breadth >= Breadth::Full {
-        let full = |shape| passes(&Rows::new(FULL, shape));
+        let full = |shape| passes(&Rows::new(STORED_F32, shape));
         cases.extend(full([161, 129]).into_iter().map(|case| case.bound(64 * 129 * 4)));
-        // rows whose windows might begin at any of them, beside `rstd` with 4 bytes a row
+        // windows of these tensors could begin at any row, but `rstd` has only 4 bytes per row
         cases.extend(full([257, 132]).into_iter().map(|case| case.bound(100 * 132 * 4)));
         cases.extend([[401, 129], [401, 132]].into_iter().flat_map(full).map(Case::folded));
         // gradients that begin, in one window and in several
-        let begins = |end, names| backward(Rows::new(FULL, [161, 132]), end).beginning(names);
+        let begins = |end, names| backward(Rows::new(STORED_F32, [161, 132]), end).beginning(names);
         cases.push(begins(End::Plain, &["dweight", "dbias"]));
         cases.push(begins(End::Summed, &["dweight", "dbias", "dsum"]));
         cases.push(begins(End::Plain, &["dweight"]).bound(64 * 132 * 4));
-        let half = if caps.f16 { passes(&Rows::new(HALF, [261, 129])) } else { Vec::new() };
+        let half = if caps.f16 { passes(&Rows::new(STORED_F16, [261, 129])) } else { Vec::new() };
         cases.extend(half.into_iter().map(|case| case.bound(128 * 129 * 4)));
     }
     cases
 }
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    let rows = Rows { sample: Sample::Some, ..Rows::new(FULL, [shape.rows(), shape.config.channels]) };
+    let rows = Rows { sample: Sample::Subset, ..Rows::new(STORED_F32, [shape.rows(), shape.config.channels]) };
     vec![forward(rows.clone()), backward(rows, End::Plain)]
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, _, l, c, _, f, s] = shape.counts();
     let norms = 2 * l + 1;
     let forward = norms * (f * (n * c + n + 2 * c) + s * 2 * n * c);
-    // the first does not read the gradient, the last writes it as f32
+    // the first norm does not read the gradient, the last writes it as f32
     let backward = norms * (f * (n + 7 * c) + 4 * s * n * c) + f * n * c - 2 * s * n * c;
     vec![
         (FORWARD, micro * forward, micro * norms * 8 * n * c),

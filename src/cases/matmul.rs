@@ -4,39 +4,40 @@ use crate::gpu::{Pass, Tensor};
 use crate::ops::matmul::{
     self, BACKWARD_INP, BACKWARD_WEIGHT, BackwardInp, BackwardWeight, FORWARD, Forward, Product, choose, parts,
 };
-use crate::ops::sums::{Room, Sums};
+use crate::ops::sums::{PartialsMemory, Sums};
 use crate::reference;
 
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &matmul::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &matmul::OPERATOR, tests, benches, minimum_cost };
 
-/// The largest slope of GELU is 1.13; a value's error passes on by it, and the formula adds a few roundings.
+/// Factor by which GELU propagates the error of its argument: its largest slope is 1.13, and the formula adds a few
+/// roundings.
 const SLOPE: f64 = 1.2;
-/// Rows and columns of a result that a sample holds against the reference.
+/// Rows and columns of a result that a sample compares with the reference.
 const SAMPLED: usize = 48;
 
 /// A linear layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer {
-    /// Its name in a block: `qkv`, or nothing.
+    /// Name in a block, `qkv`, or empty.
     pub name: &'static str,
-    /// The elements of operands.
+    /// Element type of operands.
     pub stored: Stored,
     /// M rows, N outputs, K inputs.
     pub shape: [usize; 3],
-    /// The rows and columns of results held against the reference.
+    /// The rows and columns of results that are compared with the reference.
     pub sample: Sample,
 }
 
 impl Layer {
-    /// A layer all of whose results are held against the reference.
+    /// Returns a layer whose results are all compared with the reference.
     pub fn new(stored: Stored, shape: [usize; 3]) -> Self {
         Self { name: "", stored, shape, sample: Sample::All }
     }
 
-    /// Rows, columns and depth of one of its products, as a record of `wgpt tune` names them.
+    /// Returns rows, columns and depth of one of its products, as in the keys of `wgpt tune`'s records.
     pub fn shape_of(&self, product: Product) -> [usize; 3] {
         let [m, n, k] = self.shape;
         match product {
@@ -56,18 +57,18 @@ impl Layer {
         Slot::input(name, shape).of(self.stored.0)
     }
 
-    /// Sampled rows and columns of an (m, n) result.
+    /// Returns sampled rows and columns of an (m, n) result.
     fn sampled(&self, m: usize, n: usize) -> [Vec<usize>; 2] {
         [m, n].map(|size| self.sample.of(size, SAMPLED))
     }
 }
 
-/// The work fused to the end of a product.
+/// The epilogue of a forward product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Nothing.
+    /// No epilogue.
     Plain,
-    /// Operands of f16, the result as f32.
+    /// No epilogue; operands are f16 and the result is f32.
     ToF32,
     /// A bias is added.
     Bias,
@@ -78,7 +79,7 @@ pub enum End {
 }
 
 impl End {
-    /// All ends of the forward.
+    /// All epilogues.
     pub const ALL: [Self; 5] = [Self::Plain, Self::ToF32, Self::Bias, Self::Gelu, Self::Residual];
 
     fn variant(self) -> &'static str {
@@ -96,10 +97,10 @@ impl End {
     }
 }
 
-/// `out = inp weightᵀ` and its end.
+/// Returns a case for `out = inp weightᵀ` with an epilogue.
 pub fn forward(layer: Layer, end: End) -> Case {
     let ([m, n, k], kind) = (layer.shape, layer.stored);
-    let out = if matches!(end, End::ToF32 | End::Residual) { FULL } else { kind };
+    let out = if matches!(end, End::ToF32 | End::Residual) { STORED_F32 } else { kind };
     let mut slots = vec![layer.input("inp", [m, k]), layer.input("weight", [n, k])];
     slots.push(Slot::overwritten("out", [m, n]).of(out.0));
     if end.has_bias() {
@@ -138,8 +139,8 @@ fn forward_contents(layer: &Layer, end: End, out: Stored) -> Vec<Contents> {
     let mut size = product(&absolute(&a), &absolute(&b), &absolute(&added));
     let terms = k + usize::from(end.has_bias()) + usize::from(end == End::Residual);
     let gelu = (end == End::Gelu).then(|| {
-        // GELU of what is kept: f16 adds its own rounding, half a unit, to the argument
-        let argument = if kind == HALF { 2f64.powi(-11) / f64::from(f32::EPSILON) } else { 0.0 };
+        // GELU reads the stored value: with f16 its rounding, half a unit, is added to the argument's error
+        let argument = if kind == STORED_F16 { 2f64.powi(-11) / f64::from(f32::EPSILON) } else { 0.0 };
         kind.near(reference::gelu::forward(&sum), SLOPE * (rounding(terms) + argument) + 16.0, &size)
     });
     if end == End::Residual {
@@ -160,13 +161,14 @@ fn forward_contents(layer: &Layer, end: End, out: Stored) -> Vec<Contents> {
     contents
 }
 
-/// Windows of the weight's rows, of which all but the last leave their part of the sum in `dinp`, rounded.
+/// Returns the number of windows of the weight's rows. All but the last store their part of the sum in `dinp`, rounded.
 pub fn windows(caps: &Caps, layer: &Layer) -> usize {
     let [_, n, k] = layer.shape;
     (n * k * layer.stored.0.bytes() as usize).div_ceil(caps.max_binding_bytes as usize)
 }
 
-/// `dinp = dout weight`, with GELU's derivative at `pre` if wanted; the weight comes in so many windows.
+/// Returns a case for `dinp = dout weight`, with GELU's derivative at `pre` if `gelu`. The weight is bound in `windows`
+/// windows.
 pub fn backward_inp(layer: Layer, gelu: bool, windows: usize) -> Case {
     let ([m, n, k], kind) = (layer.shape, layer.stored);
     let mut slots = vec![layer.input("dout", [m, n]), layer.input("weight", [n, k])];
@@ -191,7 +193,7 @@ pub fn backward_inp(layer: Layer, gelu: bool, windows: usize) -> Case {
         let product = |a: &[f64], b: &[f64]| reference::matmul::backward_inp(a, b, rows.len(), n, columns.len());
         let (want, magnitude) = (product(&a, &b), product(&absolute(&a), &absolute(&b)));
         let kept = windows.saturating_sub(1) as f64;
-        let kept = if kind == HALF { kept * 2f64.powi(-11) / f64::from(f32::EPSILON) } else { kept };
+        let kept = if kind == STORED_F16 { kept * 2f64.powi(-11) / f64::from(f32::EPSILON) } else { kept };
         let budget = rounding(n) + kept;
         let want = if gelu {
             let back = reference::gelu::backward(&want, &wide(&gather(&pre, &at)));
@@ -208,18 +210,19 @@ pub fn backward_inp(layer: Layer, gelu: bool, windows: usize) -> Case {
     if gelu { case.variant(" through GELU") } else { case }
 }
 
-/// How the depth of a weight's gradient is summed.
+/// The method of summing over the depth of a weight's gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// At once.
+    /// In one sum.
     Whole,
-    /// In parts, if the adapter has such kernels: so many elements of partial sums.
+    /// In parts, if the adapter has kernels for that. The number is that of the elements for partial sums.
     Parts(usize),
-    /// In so many parts of so many elements in all, and the bias's gradient with it.
+    /// In parts, together with the bias's gradient. The numbers are those of parts and of all elements for partial
+    /// sums.
     PartsAndBias(usize, usize),
 }
 
-/// `dweight += doutᵀ inp`.
+/// Returns a case for `dweight += doutᵀ inp`.
 pub fn backward_weight(layer: Layer, depth: Depth) -> Case {
     let [m, n, k] = layer.shape;
     let mut slots = vec![layer.input("dout", [m, n]), layer.input("inp", [m, k]), Slot::accumulated("dweight", [n, k])];
@@ -243,11 +246,11 @@ pub fn backward_weight(layer: Layer, depth: Depth) -> Case {
         let [partials, squares, scratch, more @ ..] = &t[3..] else {
             return matmul::backward_weight(pass, io);
         };
-        let mut sums = Sums::new(Some(Room { partials, squares }), scratch);
+        let mut sums = Sums::new(Some(PartialsMemory { partials, squares }), scratch);
         match more.first() {
             Some(dbias) => {
                 let done = matmul::backward_weight_and_bias(pass, io, dbias, &mut sums)?;
-                assert!(done, "the bias was left out");
+                assert!(done, "the bias's gradient was not summed");
             }
             None => matmul::backward_weight_in_parts(pass, io, &mut sums)?,
         }
@@ -271,7 +274,7 @@ fn backward_weight_contents(layer: &Layer, depth: Depth) -> Vec<Contents> {
     };
     let start = wide(&gather(&before, &at));
     let magnitude = accumulate(&absolute(&a), &absolute(&b), absolute(&start));
-    let want = FULL.near(accumulate(&a, &b, start), rounding(m + 1), &magnitude).at(at, n * k);
+    let want = STORED_F32.near(accumulate(&a, &b, start), rounding(m + 1), &magnitude).at(at, n * k);
     let dweight = Contents::floats(&before).wanting(want);
     let mut contents = vec![kind.contents(&dout), kind.contents(&inp), dweight];
     if depth != Depth::Whole {
@@ -282,31 +285,31 @@ fn backward_weight_contents(layer: &Layer, depth: Depth) -> Vec<Contents> {
         let (mut want, mut size) = (wide(&bias), absolute(&wide(&bias)));
         reference::bias::backward(&wide(&dout), &mut want);
         reference::bias::backward(&absolute(&wide(&dout)), &mut size);
-        let want = FULL.near(want, rounding(m + 1), &size);
+        let want = STORED_F32.near(want, rounding(m + 1), &size);
         contents.push(Contents::floats(&bias).wanting(want));
     }
     contents
 }
 
-/// The products of a layer as they occur on an adapter, with all of their ends or with the one of each that reads and
-/// writes most.
+/// Returns cases for the products of a layer as they occur on an adapter, with all epilogues or, for each product, with
+/// the one that reads and writes most.
 pub fn products(layer: Layer, caps: &Caps, all_ends: bool) -> Vec<Case> {
     let windows = windows(caps, &layer);
     let mut cases = vec![forward(layer, End::Gelu), backward_inp(layer, true, windows)];
     cases.extend(weights(layer, caps, all_ends));
     if all_ends {
         let others =
-            End::ALL.into_iter().filter(|end| *end != End::Gelu && (layer.stored == HALF || *end != End::ToF32));
+            End::ALL.into_iter().filter(|end| *end != End::Gelu && (layer.stored == STORED_F16 || *end != End::ToF32));
         cases.extend(others.map(|end| forward(layer, end)));
         cases.push(backward_inp(layer, false, windows));
     }
     cases
 }
 
-/// The weight's gradient, at once and in parts where the adapter has such kernels.
+/// Returns cases for the weight's gradient, in one sum and, where the adapter has kernels for that, in parts.
 pub fn weights(layer: Layer, caps: &Caps, in_parts: bool) -> Vec<Case> {
     let [m, n, k] = layer.shape;
-    let room = matmul::partials(caps, layer.stored.0, m, n, k);
+    let room = matmul::partial_sums_len(caps, layer.stored.0, m, n, k);
     let mut cases = vec![backward_weight(layer, Depth::Whole)];
     if in_parts {
         cases.push(begins(backward_weight(layer, Depth::Whole)));
@@ -324,37 +327,37 @@ pub fn weights(layer: Layer, caps: &Caps, in_parts: bool) -> Vec<Case> {
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let mut cases = Vec::new();
-    for kind in stored(caps) {
+    for kind in storage_types(caps) {
         let shapes = match kind {
-            FULL => breadth.of([2, 2], &[&FULLS[..], &EDGES].concat()),
-            _ => breadth.of([0, 1], &[&HALVES[..], &DEEP].concat()),
+            STORED_F32 => breadth.of([2, 2], &[&F32_SHAPES[..], &EDGES].concat()),
+            _ => breadth.of([0, 1], &[&F16_SHAPES[..], &DEEP].concat()),
         };
         let all_ends = breadth >= Breadth::Full;
         cases.extend(shapes.into_iter().flat_map(|shape| products(Layer::new(kind, shape), caps, all_ends)));
         if all_ends {
             cases.extend(in_windows(caps, kind));
-            let folded: &[Shape] = if kind == FULL { &[[1030, 66, 7], [516, 260, 12]] } else { &[[4224, 64, 7]] };
+            let folded: &[Shape] = if kind == STORED_F32 { &[[1030, 66, 7], [516, 260, 12]] } else { &[[4224, 64, 7]] };
             let of = |shape: &Shape| products(Layer::new(kind, *shape), caps, false);
             cases.extend(folded.iter().flat_map(of).map(Case::folded));
             cases.extend(of_large_tiles(caps, kind));
-            // whole, and in windows of rows and of depth: those that come later add
+            // whole, and in windows of rows and of depth, of which later ones accumulate
             let weight = || begins(backward_weight(Layer::new(kind, [200, 36, 20]), Depth::Whole));
             cases.extend([weight(), weight().bound(64 * 36 * kind.0.bytes())]);
-            if kind == FULL && !caps.software {
+            if kind == STORED_F32 && !caps.software {
                 cases.extend(DEEP.iter().flat_map(|shape| weights(Layer::new(kind, *shape), caps, true)));
             }
         }
     }
     if caps.f16 && caps.emulated_edge.is_some() {
-        // a driver of the CPU takes long over these: the parts, and one kernel of large tiles
-        cases.extend(weights(Layer::new(HALF, [1088, 64, 64]), caps, true));
-        cases.extend(weights(Layer::new(HALF, [1088, 64, 64]), caps, true).into_iter().map(begins));
-        cases.push(backward_weight(Layer::new(HALF, [9, 1028, 2052]), Depth::Whole));
+        // CPU drivers take long for these: products in parts, and one kernel with large tiles
+        cases.extend(weights(Layer::new(STORED_F16, [1088, 64, 64]), caps, true));
+        cases.extend(weights(Layer::new(STORED_F16, [1088, 64, 64]), caps, true).into_iter().map(begins));
+        cases.push(backward_weight(Layer::new(STORED_F16, [9, 1028, 2052]), Depth::Whole));
     }
     cases
 }
 
-/// The same with gradients that begin.
+/// Returns the case with gradients that begin.
 fn begins(case: Case) -> Case {
     let with_bias = case.slots.iter().any(|slot| slot.name == "dbias");
     case.beginning(if with_bias { &["dweight", "dbias"] } else { &["dweight"] })
@@ -365,8 +368,8 @@ fn in_windows(caps: &Caps, stored: Stored) -> Vec<Case> {
         let (layer, caps) = (Layer::new(stored, shape), Caps { max_binding_bytes: bytes, ..caps.clone() });
         let windows = windows(&caps, &layer);
         let cases = match stored {
-            FULL => products(layer, &caps, true),
-            // the sums alone: drivers of the CPU take long over each end
+            STORED_F32 => products(layer, &caps, true),
+            // without epilogues, because CPU drivers take long for each
             _ => vec![
                 forward(layer, End::Plain),
                 backward_inp(layer, false, windows),
@@ -375,18 +378,20 @@ fn in_windows(caps: &Caps, stored: Stored) -> Vec<Case> {
         };
         cases.into_iter().map(move |case| case.bound(bytes))
     };
-    if stored == FULL { WINDOWS.iter().flat_map(of).collect() } else { HALF_WINDOWS.iter().flat_map(of).collect() }
+    if stored == STORED_F32 { WINDOWS.iter().flat_map(of).collect() } else { F16_WINDOWS.iter().flat_map(of).collect() }
 }
 
-/// Results so large that GPUs take their largest tiles. On matrix units software adapters take small ones.
+/// Returns cases with results so large that GPUs use their largest tiles. Software adapters with matrix units use small
+/// ones.
 fn of_large_tiles(caps: &Caps, stored: Stored) -> Vec<Case> {
-    let matrices = stored == HALF && !caps.matrix_edges.is_empty();
-    if caps.software && (stored == FULL || matrices) {
+    let matrices = stored == STORED_F16 && !caps.matrix_edges.is_empty();
+    if caps.software && (stored == STORED_F32 || matrices) {
         return Vec::new();
     }
     let mut cases = Vec::new();
-    for (m, n, depth) in [(1028, 2052, 12), (1030, 2050, 9)].into_iter().take(if stored == FULL { 2 } else { 1 }) {
-        // of each layer the product with the large result
+    for (m, n, depth) in [(1028, 2052, 12), (1030, 2050, 9)].into_iter().take(if stored == STORED_F32 { 2 } else { 1 })
+    {
+        // of each layer only the product with the large result
         for (pass, shape) in [(FORWARD, [m, n, depth]), (BACKWARD_INP, [m, depth, n]), (BACKWARD_WEIGHT, [depth, m, n])]
         {
             let all = products(Layer::new(stored, shape), caps, matrices);
@@ -397,17 +402,19 @@ fn of_large_tiles(caps: &Caps, stored: Stored) -> Vec<Case> {
 }
 
 type Shape = [usize; 3];
-/// Ragged tiles with 4 elements an access, single rows, ragged tiles with 1; whole tiles; a real depth.
-const FULLS: [Shape; 7] =
+/// Ragged tiles with 4 elements per access, single rows, ragged tiles with 1 element per access, whole tiles, a real
+/// depth.
+const F32_SHAPES: [Shape; 7] =
     [[68, 124, 132], [1, 12, 20], [13, 17, 19], [1, 1, 1], [1, 68, 132], [64, 64, 64], [33, 768, 768]];
-/// One under and one over tiles of 32, 64 and 128, and all remainders of 4.
+/// One less and one more than tiles of 32, 64 and 128, and all remainders modulo 4.
 const EDGES: [Shape; 4] = [[31, 33, 32], [63, 65, 6], [127, 129, 6], [131, 6, 127]];
-/// Ragged tiles with 8 elements an access, with 4 and with 1; whole tiles.
-const HALVES: [Shape; 5] = [[68, 120, 136], [68, 124, 132], [13, 17, 19], [64, 128, 64], [127, 129, 6]];
+/// Ragged tiles with 8, 4 and 1 elements per access, and whole tiles.
+const F16_SHAPES: [Shape; 5] = [[68, 120, 136], [68, 124, 132], [13, 17, 19], [64, 128, 64], [127, 129, 6]];
 /// Depths of many parts.
 const DEEP: [Shape; 4] = [[1100, 60, 36], [1100, 64, 64], [1088, 64, 64], [1027, 7, 13]];
-/// Weights and batches in windows of so many bytes, of which all but the first add to a sum; rows of 256 bytes, whose windows
-/// might begin at any of them, beside rows of 20 bytes, which begin aligned only every 64; whole tiles.
+/// Weights and batches in windows of the given bytes, of which all but the first add to a sum. Some have rows of 256
+/// bytes, whose windows could begin at any row, next to rows of 20 bytes, which are aligned only every 64 rows. One has
+/// whole tiles.
 const WINDOWS: [(Shape, u64); 6] = [
     ([5, 200, 13], 4096),
     ([5, 200, 12], 4096),
@@ -417,13 +424,13 @@ const WINDOWS: [(Shape, u64); 6] = [
     ([64, 128, 128], 32_768),
 ];
 /// The same in f16.
-const HALF_WINDOWS: [(Shape, u64); 4] =
+const F16_WINDOWS: [(Shape, u64); 4] =
     [([5, 200, 64], 16_384), ([5, 260, 60], 16_384), ([3, 300, 33], 16_384), ([64, 128, 128], 16_384)];
 
-/// The linear layers of a block, and the head on one chunk of rows.
+/// Returns the linear layers of a block, and the head on one chunk of rows.
 pub fn layers(shape: &BenchShape, caps: &Caps, stored: Stored) -> [Layer; 5] {
     let (n, c) = (shape.rows(), shape.config.channels);
-    let layer = |name, shape| Layer { name, stored, shape, sample: Sample::Some };
+    let layer = |name, shape| Layer { name, stored, shape, sample: Sample::Subset };
     [
         layer("qkv", [n, 3 * c, c]),
         layer("attproj", [n, c, c]),
@@ -433,14 +440,14 @@ pub fn layers(shape: &BenchShape, caps: &Caps, stored: Stored) -> [Layer; 5] {
     ]
 }
 
-/// One product of a layer as benches measure it, `None` where they do not.
+/// Returns one product of a layer as benches measure it, or `None` where they do not.
 pub fn bench(layer: Layer, product: Product, caps: &Caps) -> Option<Case> {
-    // software Vulkan multiplies f16 slowly: one layer of it there
-    if layer.stored == HALF && (!caps.f16 || caps.software && layer.name != "qkv") {
+    // software Vulkan multiplies f16 slowly, so only one layer is measured there
+    if layer.stored == STORED_F16 && (!caps.f16 || caps.software && layer.name != "qkv") {
         return None;
     }
     let [m, n, k] = layer.shape;
-    let partials = || matmul::partials(caps, layer.stored.0, m, n, k);
+    let partials = || matmul::partial_sums_len(caps, layer.stored.0, m, n, k);
     Some(match product {
         Product::Forward => forward(layer, if layer.name == "head" { End::Plain } else { End::Bias }),
         Product::BackwardInp => backward_inp(layer, false, windows(caps, &layer)),
@@ -449,22 +456,22 @@ pub fn bench(layer: Layer, product: Product, caps: &Caps) -> Option<Case> {
 }
 
 fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
-    let [full, half] = [FULL, HALF].map(|kind| layers(shape, caps, kind));
+    let [full, half] = [STORED_F32, STORED_F16].map(|kind| layers(shape, caps, kind));
     let layers = full.into_iter().zip(half).flat_map(|(full, half)| [full, half]);
     layers
         .flat_map(|layer| matmul::PRODUCTS.into_iter().filter_map(move |product| bench(layer, product, caps)))
         .collect()
 }
 
-/// `forward` is the sum over all linear layers and the head.
-fn least(shape: &StepShape) -> Vec<Least> {
+/// Returns the minimum of each product, summed over all linear layers and the head.
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, _, l, c, v, f, s] = shape.counts();
-    // (outputs, inputs, how many) of every product with a weight; the last is the head
+    // (outputs, inputs, count) of every product with a weight; the last is the head
     let layers = [(3 * c, c, l), (c, c, l), (4 * c, c, l), (c, 4 * c, l), (v, c, 1)];
     let sum = |f: &dyn Fn(u64, u64) -> u64| layers.iter().map(|&(o, i, times)| times * f(o, i)).sum::<u64>();
     let flops = micro * sum(&|o, i| 2 * n * o * i);
-    // operands and results are stored as activations are, the residual stream and parameters' gradients as f32; attproj
-    // and fcproj add their results to the residual stream; fc keeps its GELU too
+    // operands and results have the element type of activations, the residual stream and parameters' gradients are f32;
+    // attproj and fcproj add their results to the residual stream; fc also stores its GELU
     let operands = sum(&|o, i| n * i + o * i);
     let stored = l * n * (3 * c + 4 * c + 4 * c) + n * v;
     let residual = l * 2 * n * (2 * c);

@@ -1,10 +1,10 @@
-//! One table of cases per operator: tensors with their roles, inputs of a fixed seed, the values that the f64 reference
-//! wants of each output and the budget of each, and the least bytes and operations. Tests, coverage, shape checks, benches,
-//! races, tuning and counts read it.
+//! One table of cases per operator: tensors with their roles, inputs of a fixed seed, the output values that the f64
+//! reference computes with a budget for each, and the minimum of bytes and operations. Tests, coverage, shape checks,
+//! benches, races, tuning and counts read it.
 //!
-//! A constructor per pass (`layernorm::backward`) serves tests, which hold every element against the reference, and
-//! benches, which hold a [`Sample`] of a GPT-2's. Inputs and wanted values are computed when somebody asks for them, so a
-//! case that is only recorded costs nothing.
+//! Each pass has a constructor (`layernorm::backward`). Tests use it to compare every element with the reference,
+//! benches to compare a [`Sample`] at GPT-2's sizes. Inputs and wanted values are computed on demand, so a case that is
+//! only recorded costs nothing.
 
 mod case;
 mod judge;
@@ -38,18 +38,18 @@ use crate::ops::Operator;
 pub use case::{Case, Contents, FOLD, Role, Slot, each};
 pub use judge::{float, from_bytes, to_bytes, unwritten};
 pub use sample::{Sample, all, gather, gather_columns, gather_rows, positions};
-pub use values::{EPS, FULL, HALF, Inputs, Stored, Want, Word, absolute, bits, rounding, wide, words};
+pub use values::{EPS, Inputs, STORED_F16, STORED_F32, Stored, Want, Word, absolute, bits, rounding, wide, words};
 
-/// How many of an operator's cases run on a device.
+/// The selection of an operator's cases that run on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Breadth {
-    /// One of each family of kernels: where only the lanes of a software adapter differ.
+    /// One case per family of kernels, for software adapters that differ only in their lanes.
     Family,
-    /// One shape of each kernel: another dialect or mode.
+    /// One shape per kernel, for another dialect or mode.
     Narrow,
     /// The fewest shapes that cover the branches of each kernel.
     Full,
-    /// Kernels too that drivers of the CPU take minutes to compile.
+    /// Also kernels that CPU drivers take minutes to compile.
     All,
 }
 
@@ -66,7 +66,7 @@ impl Breadth {
     }
 }
 
-/// The sizes that benches measure operators at.
+/// The sizes at which benches measure operators.
 #[derive(Debug, Clone, Copy)]
 pub struct BenchShape {
     /// The model.
@@ -75,23 +75,23 @@ pub struct BenchShape {
     pub batch: usize,
     /// T.
     pub context: usize,
-    /// Elements that AdamW and the gradient norm are given.
+    /// Elements for AdamW and the gradient norm.
     pub flat: usize,
 }
 
 impl BenchShape {
-    /// N = B T.
+    /// Returns N = B T.
     pub fn rows(&self) -> usize {
         self.batch * self.context
     }
 
-    /// Rows of a chunk of logits, as the model cuts them.
+    /// Returns the rows of a chunk of logits, as the model cuts them.
     pub fn chunk(&self, caps: &Caps, elem: Elem) -> usize {
         logits_rows(caps, self.rows(), self.config.padded_vocab(), elem)
     }
 }
 
-/// A training step, for [`least`].
+/// A training step, for [`minimum_cost`].
 #[derive(Debug, Clone, Copy)]
 pub struct StepShape {
     /// The model.
@@ -100,14 +100,14 @@ pub struct StepShape {
     pub batch: usize,
     /// T.
     pub context: usize,
-    /// Micro-steps.
+    /// Number of micro-steps.
     pub accumulation: usize,
-    /// The elements of activations.
+    /// Element type of activations.
     pub elem: Elem,
 }
 
 impl StepShape {
-    /// Micro-steps, N = B T, T, L, C, V, and the bytes of an f32 and of an activation.
+    /// Returns micro-steps, N = B T, T, L, C, V, and the bytes of an f32 and of an activation.
     fn counts(&self) -> [u64; 8] {
         let Config { layers, channels, vocab, .. } = self.config;
         let rows = self.batch * self.context;
@@ -116,8 +116,8 @@ impl StepShape {
     }
 }
 
-/// A pass with the least bytes and operations that it needs in a step.
-pub type Least = (OpPass, u64, u64);
+/// A pass with the minimum of bytes and operations that it needs in a step.
+pub type MinimumCost = (OpPass, u64, u64);
 
 /// An operator's cases.
 #[derive(Debug)]
@@ -128,8 +128,8 @@ pub struct Cases {
     pub tests: fn(&Caps, Breadth) -> Vec<Case>,
     /// Returns the cases that benches measure on such an adapter.
     pub benches: fn(&BenchShape, &Caps) -> Vec<Case>,
-    /// Returns the least that its passes need in a step.
-    pub least: fn(&StepShape) -> Vec<Least>,
+    /// Returns the minimum that its passes need in a step.
+    pub minimum_cost: fn(&StepShape) -> Vec<MinimumCost>,
 }
 
 macro_rules! list {
@@ -140,25 +140,26 @@ macro_rules! list {
 }
 crate::for_each_operator!(list);
 
-/// Returns the least that the passes need in one step: every tensor is moved once a micro-step, operations are those of
-/// the formula. What a better program would not do at all, as clearing, needs nothing.
-pub fn least(shape: &StepShape) -> Vec<Least> {
-    ALL.iter().flat_map(|cases| (cases.least)(shape)).collect()
+/// Returns the minimum of bytes and operations that the passes need in one step. Every tensor is moved once per
+/// micro-step, and operations are those of the formula. Work that a better program could avoid, for example clearing,
+/// is not counted.
+pub fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
+    ALL.iter().flat_map(|cases| (cases.minimum_cost)(shape)).collect()
 }
 
-/// The benches of an operator that no bench measures: none.
+/// Returns no benches, for operators that benches do not measure.
 fn no_benches(_shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     Vec::new()
 }
 
-/// The least of an operator that a step does without, or that [`least`] does not list: nothing.
-fn nothing_needed(_shape: &StepShape) -> Vec<Least> {
+/// Returns no minimum, for operators that a step does not need or that [`minimum_cost`] does not list.
+fn nothing_needed(_shape: &StepShape) -> Vec<MinimumCost> {
     Vec::new()
 }
 
-/// The element types that activations have on an adapter.
-fn stored(caps: &Caps) -> Vec<Stored> {
-    crate::ops::stored(caps).into_iter().map(Stored).collect()
+/// Returns the element types that activations can have on an adapter.
+fn storage_types(caps: &Caps) -> Vec<Stored> {
+    crate::ops::storage_types(caps).into_iter().map(Stored).collect()
 }
 
 #[cfg(test)]
@@ -177,7 +178,7 @@ mod tests {
     fn the_least_of_a_step_counts_each_pass_once() {
         let config = Config::from_descriptor("d12").expect("a model");
         for elem in [Elem::F32, Elem::F16] {
-            let list = least(&StepShape { config, batch: 2, context: 1024, accumulation: 3, elem });
+            let list = minimum_cost(&StepShape { config, batch: 2, context: 1024, accumulation: 3, elem });
             for (i, (pass, bytes, flops)) in list.iter().enumerate() {
                 assert!(*bytes > 0 && *flops > 0, "{pass}");
                 assert!(list[..i].iter().all(|(other, ..)| other != pass), "{pass} is counted twice");
@@ -187,10 +188,10 @@ mod tests {
         }
     }
 
-    /// The wanted values of a sample are those that the whole result has there, with the same tolerances.
+    /// The wanted values and tolerances of a sample equal those of the whole result at the same positions.
     #[test]
     fn a_sample_wants_what_all_want() {
-        let [all, some] = [Sample::All, Sample::Some].map(sampled_cases);
+        let [all, some] = [Sample::All, Sample::Subset].map(sampled_cases);
         for (all, some) in all.iter().zip(&some) {
             let mut samples = 0;
             for (all_of, some_of) in all.contents().into_iter().zip(some.contents()) {
@@ -210,17 +211,17 @@ mod tests {
     }
 
     fn sampled_cases(sample: Sample) -> Vec<Case> {
-        let rows = layernorm::Rows { sample, ..layernorm::Rows::new(HALF, [100, 300]) };
-        let layer = matmul::Layer { sample, ..matmul::Layer::new(FULL, [100, 110, 60]) };
-        let heads = attention::Heads { sample, ..attention::Heads::new(FULL, [3, 5, 3, 8]) };
+        let rows = layernorm::Rows { sample, ..layernorm::Rows::new(STORED_F16, [100, 300]) };
+        let layer = matmul::Layer { sample, ..matmul::Layer::new(STORED_F32, [100, 110, 60]) };
+        let heads = attention::Heads { sample, ..attention::Heads::new(STORED_F32, [3, 5, 3, 8]) };
         let batch = embedding::Batch { sample, ..embedding::Batch::new([30, 50, 2, 90]) };
-        let chunk = crossentropy::Chunk { sample, ..crossentropy::Chunk::new(FULL, [100, 70, 72]) };
+        let chunk = crossentropy::Chunk { sample, ..crossentropy::Chunk::new(STORED_F32, [100, 70, 72]) };
         let update = adamw::Update { sample, ..adamw::Update::third(10_000) };
-        let mut cases = vec![residual::forward([100, 100], sample), bias::backward(FULL, [50, 200], sample)];
+        let mut cases = vec![residual::forward([100, 100], sample), bias::backward(STORED_F32, [50, 200], sample)];
         cases.extend([adamw::forward(update), embedding::forward(batch.clone()), embedding::backward(batch)]);
         cases.extend([crossentropy::forward(chunk.clone()), crossentropy::forward_backward(chunk)]);
         cases.extend(attention::passes(&heads));
-        cases.extend(gelu::passes(FULL, [100, 100], None, sample));
+        cases.extend(gelu::passes(STORED_F32, [100, 100], None, sample));
         cases.extend(layernorm::passes(&rows));
         cases.extend(matmul::products(layer, &Caps::webgpu_defaults(), true));
         cases

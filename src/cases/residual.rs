@@ -7,9 +7,9 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &residual::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &residual::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
-/// `out = inp + branch` of (N, C).
+/// Returns a case for `out = inp + branch` of (N, C).
 pub fn forward(shape: [usize; 2], sample: Sample) -> Case {
     let n = shape[0] * shape[1];
     let slots = vec![Slot::input("inp", shape), Slot::input("branch", shape), Slot::overwritten("out", shape)];
@@ -23,7 +23,7 @@ pub fn forward(shape: [usize; 2], sample: Sample) -> Case {
         let at = sample.elements(n);
         let out = reference::residual::forward(&wide(&gather(&inp, &at)), &wide(&gather(&branch, &at)));
         let magnitude = absolute(&out);
-        let want = FULL.near(out, 1.0, &magnitude).at(at, n);
+        let want = STORED_F32.near(out, 1.0, &magnitude).at(at, n);
         vec![Contents::floats(&inp), Contents::floats(&branch), Contents::unwritten(want)]
     })
 }
@@ -40,5 +40,5 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
 }
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    vec![forward([shape.rows(), shape.config.channels], Sample::Some)]
+    vec![forward([shape.rows(), shape.config.channels], Sample::Subset)]
 }

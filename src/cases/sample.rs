@@ -1,14 +1,14 @@
-//! Which elements of a result are held against the reference: all in tests, a sample where f64 would take minutes.
+//! The elements of a result that are compared with the reference: all in tests, a sample where f64 would take minutes.
 
 use crate::reference::random::Random;
 
 /// Elements of a result that a case computes in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sample {
-    /// All of them.
+    /// All elements.
     All,
     /// Some rows, columns or heads, and always the first and the last.
-    Some,
+    Subset,
 }
 
 impl Sample {
@@ -25,38 +25,38 @@ impl Sample {
         positions
     }
 
-    /// Elements of a result whose elements do not depend on others.
+    /// Returns positions in a result whose elements do not depend on each other.
     pub fn elements(self, n: usize) -> Vec<usize> {
         self.of(n, 4096)
     }
 
-    /// Rows of a result, fewer where they are long.
+    /// Returns rows of a result, fewer where rows are long.
     pub fn rows(self, n: usize, columns: usize) -> Vec<usize> {
         self.of(n, ((1 << 20) / columns.max(1)).clamp(4, 64))
     }
 }
 
-/// The elements at `positions`.
+/// Returns the elements at `positions`.
 pub fn gather<T: Copy>(values: &[T], positions: &[usize]) -> Vec<T> {
     positions.iter().map(|&at| values[at]).collect()
 }
 
-/// Some rows of a matrix with so many columns.
+/// Returns some rows of a matrix with `columns` columns.
 pub fn gather_rows<T: Copy>(values: &[T], rows: &[usize], columns: usize) -> Vec<T> {
     rows.iter().flat_map(|&row| &values[row * columns..(row + 1) * columns]).copied().collect()
 }
 
-/// Some columns of a matrix that has `width`.
+/// Returns some columns of a matrix that has `width` columns.
 pub fn gather_columns<T: Copy>(values: &[T], columns: &[usize], width: usize) -> Vec<T> {
     values.chunks(width).flat_map(|row| columns.iter().map(|&c| row[c])).collect()
 }
 
-/// Positions of the elements of some rows and columns in a matrix that has `width` columns.
+/// Returns the positions of the elements of some rows and columns in a matrix that has `width` columns.
 pub fn positions(rows: &[usize], columns: &[usize], width: usize) -> Vec<usize> {
     rows.iter().flat_map(|&row| columns.iter().map(move |&column| row * width + column)).collect()
 }
 
-/// All positions below `n`.
+/// Returns all positions below `n`.
 pub fn all(n: usize) -> Vec<usize> {
     (0..n).collect()
 }

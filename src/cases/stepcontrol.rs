@@ -1,16 +1,16 @@
-//! Cases of step control. It has no reference: its decisions are written out here, by the rules in words.
+//! Cases of step control. It has no reference; the expected decisions are computed here from the documented rules.
 
 use bytemuck::Zeroable;
 
 use crate::gpu::{Pass, Tensor};
-use crate::ops::stepcontrol::{self, ACCUMULATE, DECIDE, Hyper, Report, State, StepControl, Window};
+use crate::ops::stepcontrol::{self, ACCUMULATE, DECIDE, Hyper, OutlierWindow, Report, State, StepControl};
 
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &stepcontrol::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &stepcontrol::OPERATOR, tests, benches, minimum_cost };
 
-/// The numbers of a step in the middle of a run.
+/// The hyperparameters of a step in the middle of a run.
 pub const HYPER: Hyper = Hyper {
     lr: 3e-4,
     beta1: 0.9,
@@ -40,17 +40,17 @@ pub const STATE: State = State {
     clean_steps: 5,
 };
 
-/// A slot for a [`State`].
+/// Returns a slot for a [`State`].
 pub(super) fn state_slot(role: Role) -> Slot {
     Slot::words("state", size_of::<State>() / 4, role)
 }
 
-/// A slot for [`Hyper`].
+/// Returns a slot for a [`Hyper`].
 pub(super) fn hyper_slot() -> Slot {
     Slot::words("hyper", size_of::<Hyper>() / 4, Role::Input)
 }
 
-/// Step control for passes that read no more than state and hyperparameters.
+/// Returns step control for passes that read only state and hyperparameters.
 pub(super) fn control(state: &Tensor, hyper: &Tensor) -> StepControl {
     StepControl { state: state.clone(), hyper: hyper.clone(), report: hyper.clone(), windows: hyper.clone() }
 }
@@ -62,7 +62,7 @@ fn exact(value: f32) -> Word {
 /// The sum of a step's losses.
 const LOSS: f32 = 2560.0;
 
-/// `loss += sum of losses`.
+/// Returns a case for `loss += sum of losses`.
 pub fn accumulate(losses: Vec<f32>) -> Case {
     let n = losses.len();
     let slots = vec![Slot::input("losses", [n, 1]), Slot::accumulated("loss", [1, 1])];
@@ -71,7 +71,7 @@ pub fn accumulate(losses: Vec<f32>) -> Case {
         let (total, before): (f64, _) = (wide(&losses).iter().sum(), f64::from(LOSS));
         let magnitude: f64 = wide(&losses).iter().map(|x| x.abs()).sum::<f64>() + before;
         let want = if total.is_finite() {
-            FULL.near(vec![before + total], rounding(n + 1), &[magnitude])
+            STORED_F32.near(vec![before + total], rounding(n + 1), &[magnitude])
         } else {
             Want::Words(vec![Word::NonFinite])
         };
@@ -79,7 +79,7 @@ pub fn accumulate(losses: Vec<f32>) -> Case {
     })
 }
 
-/// The decision about a step with these partial sums of the squared norm.
+/// Returns a case for the decision about a step with these partial sums of the squared norm.
 pub fn decide(partials: Vec<f32>, loss: f32, before: State, hyper: Hyper) -> Case {
     let n = partials.len();
     let slots = vec![
@@ -87,7 +87,7 @@ pub fn decide(partials: Vec<f32>, loss: f32, before: State, hyper: Hyper) -> Cas
         state_slot(Role::Accumulated),
         hyper_slot(),
         Slot::words("report", size_of::<Report>() / 4, Role::Accumulated),
-        Slot::words("windows", size_of::<[Window; 2]>() / 4, Role::Accumulated),
+        Slot::words("windows", size_of::<[OutlierWindow; 2]>() / 4, Role::Accumulated),
         Slot::input("loss", [1, 1]),
     ];
     let launch = |pass: &mut Pass, t: &[Tensor]| {
@@ -103,7 +103,7 @@ pub fn decide(partials: Vec<f32>, loss: f32, before: State, hyper: Hyper) -> Cas
             Contents::integers(words(&before)).wanting(Want::Words(outcome.state(&before, &hyper))),
             Contents::integers(words(&hyper)),
             Contents::integers(words(&report)).wanting(Want::Words(outcome.report(&before, &hyper))),
-            Contents::integers(words(&[Window::zeroed(); 2])).wanting(Want::Words(outcome.windows())),
+            Contents::integers(words(&[OutlierWindow::zeroed(); 2])).wanting(Want::Words(outcome.windows())),
             Contents::floats(&[loss]),
         ]
     })
@@ -113,7 +113,7 @@ fn number(value: f64, off: f64) -> Word {
     if value.is_finite() { Word::Near(value, off * value) } else { Word::NonFinite }
 }
 
-/// A step, decided.
+/// The expected decision about a step.
 struct Outcome {
     loss: f64,
     norm: f64,
@@ -128,18 +128,18 @@ struct Outcome {
 impl Outcome {
     fn of(partials: &[f32], loss: f32, before: &State, hyper: &Hyper) -> Self {
         let squares: f64 = wide(partials).iter().sum();
-        // f32 holds no more
+        // an f32 cannot hold more
         let squares = if squares > f64::from(f32::MAX) { f64::INFINITY } else { squares };
         let loss = f64::from(loss) * f64::from(hyper.inverse_tokens);
         let good = squares.is_finite() && loss.is_finite();
-        // an overflow above the floor is the scale's fault, not the model's
+        // an overflow while the loss scale is above its minimum is not counted
         let blamed = u32::from(!(hyper.dynamic == 1 && before.loss_scale > 1.0));
         let (updates, skipped, in_a_row) = if good {
             (before.updates + 1, before.skipped, 0)
         } else {
             (before.updates, before.skipped + 1, before.skipped_in_a_row + blamed)
         };
-        // the root halves the relative error; WGSL allows it and the divisions some ulp
+        // the root halves the relative error; WGSL allows some ulp for it and for the divisions
         let norm_off = (0.5 * rounding(partials.len()) + 8.0) * EPS;
         let unit = f64::from(hyper.grad_unit) * f64::from(before.loss_scale);
         Self { loss, norm: squares.sqrt() / unit, norm_off, good, skipped, in_a_row, updates }
@@ -191,10 +191,10 @@ impl Outcome {
         ]
     }
 
-    /// Both windows were empty: a finite value is their first.
+    /// Returns the windows after the step. Both were empty, so a finite value is their first.
     fn windows(&self) -> Vec<Word> {
         let entered = |value: f64, off: f64| {
-            let mut window = vec![Word::Bits(0); size_of::<Window>() / 4];
+            let mut window = vec![Word::Bits(0); size_of::<OutlierWindow>() / 4];
             if value.is_finite() {
                 (window[0], window[1], window[2]) = (Word::Bits(1), Word::Bits(1), number(value, off));
             }
@@ -204,12 +204,12 @@ impl Outcome {
     }
 }
 
-/// Losses.
+/// Returns positive losses.
 fn positive(n: usize) -> Vec<f32> {
     Inputs::new().values(n).iter().map(|x| x.abs()).collect()
 }
 
-/// Partial sums of squares of gradients, which are multiples as [`HYPER`] and [`STATE`] say.
+/// Returns partial sums of squares of gradients that are scaled by the factors in [`HYPER`] and [`STATE`].
 fn squares(n: usize) -> Vec<f32> {
     let unit = HYPER.grad_unit * STATE.loss_scale;
     positive(n).iter().map(|x| x * unit * unit).collect()
@@ -225,8 +225,8 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
         cases.push(decide(squares(n), 1.5, State::default(), Hyper { step: 1, ..HYPER }));
     }
     if breadth >= Breadth::Full {
-        // a norm of exactly the limit is not clipped; no gradient at all is fine; squares that overflow only in their sum
-        // of gradients that are multiples by 4 * 64
+        // a norm of exactly the limit, which is not clipped; gradients of zero; squares whose sum alone overflows, of
+        // gradients that are scaled by 4 * 64
         let hard: [&[f32]; 3] = [&[16_384.0, 49_152.0], &[0.0; 5], &[3e38, 3e38]];
         cases.extend(hard.map(|partials| decide(partials.into(), LOSS, STATE, Hyper { grad_unit: 4.0, ..HYPER })));
         cases.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().flat_map(not_finite));
@@ -235,7 +235,7 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
     cases
 }
 
-/// A loss, a gradient and both that are no number are kept and skipped.
+/// Returns cases in which the loss, a gradient or both are not finite, so that the step is skipped.
 fn not_finite(bad: f32) -> Vec<Case> {
     let with = |mut values: Vec<f32>| {
         values[271] = bad;
@@ -249,7 +249,8 @@ fn not_finite(bad: f32) -> Vec<Case> {
     ]
 }
 
-/// Halved by an overflow, doubled after 2,000 clean steps, within its limits.
+/// Returns cases in which the loss scale is halved by an overflow, doubled after 2,000 clean steps, or kept at its
+/// limits.
 fn loss_scales() -> Vec<Case> {
     let mut cases = Vec::new();
     for second in [0.5, f32::INFINITY] {
@@ -261,14 +262,15 @@ fn loss_scales() -> Vec<Case> {
     cases
 }
 
-/// The sums of squares of a 124M model: one for each 1,024 elements of a block's weights, and those of the rest.
+/// Number of sums of squares in a 124M model: one per 1,024 elements of the blocks' weights, and those of other
+/// parameters.
 const PARTIALS: usize = 84_000;
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     vec![accumulate(positive(shape.rows())), decide(squares(PARTIALS), LOSS, STATE, HYPER)]
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let losses = (shape.accumulation * shape.batch * shape.context) as u64;
     vec![(ACCUMULATE, Elem::F32.bytes() * losses, losses)]
 }

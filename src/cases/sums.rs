@@ -1,20 +1,20 @@
-//! Cases of what is summed apart.
+//! Cases of adding partial sums.
 
 use crate::gpu::{Pass, Tensor};
-use crate::ops::sums::{self, ADD, Parts, Room, Sums};
+use crate::ops::sums::{self, ADD, PartialsMemory, Parts, Sums};
 use crate::reference;
 
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &sums::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &sums::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
 /// Sizes of a dispatch.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
-    /// Parts of a weight's gradient, 0 for rows alone, and its elements.
+    /// Number of parts of a weight's gradient (0 for rows alone), and its elements.
     pub parts: [usize; 2],
-    /// Rows of sums, 0 for parts alone, columns of a gradient, and number of gradients.
+    /// Number of rows of sums (0 for parts alone), columns of a gradient, and number of gradients.
     pub rows: [usize; 3],
     /// Columns of a row that belong to no gradient.
     pub unused: usize,
@@ -25,7 +25,7 @@ impl Sizes {
         Self { parts, rows, unused }
     }
 
-    /// Gradients that the rows hold the sums of.
+    /// Returns the number of gradients whose sums the rows hold.
     fn outs(&self) -> usize {
         if self.rows[0] > 0 { self.rows[2] } else { 0 }
     }
@@ -34,7 +34,8 @@ impl Sizes {
         self.rows[1] * self.rows[2] + self.unused
     }
 
-    /// Sums of squares: one of each workgroup, which writes two elements or vectors of four an invocation.
+    /// Returns the number of sums of squares: one per workgroup. An invocation writes two elements, or two vectors of
+    /// four.
     fn squares(&self, caps: &Caps) -> usize {
         let [parts, n] = self.parts;
         let lengths = [n, self.rows[1], self.stride()];
@@ -46,18 +47,18 @@ impl Sizes {
 
 const ALL: [&str; 4] = ["dweight", "out0", "out1", "out2"];
 
-/// The squares that are wanted.
+/// The sums of squares that a case wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Squares {
-    /// So many sums, whose total is checked.
+    /// This number of sums, whose total is checked.
     All(usize),
-    /// Any number of sums, unchecked: the same case for every adapter.
+    /// Any number of unchecked sums, so that the case is the same for every adapter.
     Unchecked,
-    /// None: there is no room for them.
+    /// None, because there is no memory for them.
     NoRoom,
 }
 
-/// `dweight += sum over parts`, with sums of its squares, and `out_k += sum over rows`.
+/// Returns a case for `dweight += sum over parts`, with sums of its squares, and `out_k += sum over rows`.
 pub fn add(sizes: Sizes, squares: Squares, begins: bool) -> Case {
     let Sizes { parts: [parts, n], rows: [rows, c, _], .. } = sizes;
     let mut slots = vec![Slot::input("scratch", [rows.max(1), sizes.stride().max(1)])];
@@ -72,11 +73,11 @@ pub fn add(sizes: Sizes, squares: Squares, begins: bool) -> Case {
     let outs = sizes.outs();
     slots.extend(ALL[1..=outs].iter().map(|name| Slot::accumulated(name, [1, c])));
     let launch = move |pass: &mut Pass, t: &[Tensor]| {
-        let (scratch, room) = (&t[0], (parts > 0).then(|| Room { partials: &t[1], squares: &t[3] }));
+        let (scratch, room) = (&t[0], (parts > 0).then(|| PartialsMemory { partials: &t[1], squares: &t[3] }));
         let mut sums = Sums::new(room, scratch);
         if rows > 0 {
             let gradients: Vec<&Tensor> = t[if parts > 0 { 4 } else { 1 }..].iter().collect();
-            sums.leave(rows, sizes.stride(), &gradients)?;
+            sums.queue_rows(rows, sizes.stride(), &gradients)?;
         }
         if parts > 0 {
             sums.add(pass, Parts { partials: &t[1], parts: parts as u32, dweight: &t[2], whole: true })?;
@@ -110,7 +111,7 @@ fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
     let mut inputs = Inputs::new();
     let scratch = inputs.values(rows.max(1) * sizes.stride().max(1));
     let partials = inputs.values(parts * n);
-    // squares are of the sum: where it begins, of the sum without what was there
+    // squares are those of the new value: if the gradient begins, without its previous contents
     let mut before = |n: usize| if begins { vec![0.0; n] } else { inputs.values(n) };
     let mut all = vec![Contents::floats(&scratch)];
     if parts > 0 {
@@ -119,7 +120,7 @@ fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
         let off = |(want, size): (&f64, &f64)| 2.0 * want.abs() * rounding(parts + 1) * EPS * size;
         let inherited: f64 = want.iter().zip(&magnitude).map(off).sum();
         let tolerance = inherited + total * (rounding(n) + 8.0) * EPS;
-        let dweight = Contents::floats(&start).wanting(FULL.near(want, rounding(parts + 1), &magnitude));
+        let dweight = Contents::floats(&start).wanting(STORED_F32.near(want, rounding(parts + 1), &magnitude));
         let total = Contents::unwritten(Want::Total { want: total, tolerance });
         all.extend([Contents::floats(&partials), dweight, if squares { total } else { Contents::scratch() }]);
     }
@@ -128,13 +129,13 @@ fn contents(sizes: &Sizes, squares: bool, begins: bool) -> Vec<Contents> {
         let row = |row: usize| &scratch[row * sizes.stride() + out * c..][..c];
         let from: Vec<f64> = (0..rows).flat_map(|r| wide(row(r))).collect();
         let ([want, magnitude], _) = summed(&from, &wide(&start));
-        all.push(Contents::floats(&start).wanting(FULL.near(want, rounding(rows + 1), &magnitude)));
+        all.push(Contents::floats(&start).wanting(STORED_F32.near(want, rounding(rows + 1), &magnitude)));
     }
     all
 }
 
-/// Parts with rows of each number of gradients, parts alone and rows alone, in vectors and in elements: every kernel once; then
-/// lengths around what a workgroup writes.
+/// First sizes that need every kernel once: parts with rows of each number of gradients, parts alone and rows alone,
+/// each in vectors and in elements. Then lengths around the number of elements that a workgroup writes.
 const SIZES: [Sizes; 20] = [
     Sizes::new([3, 1028], [17, 36, 3], 0),
     Sizes::new([7, 600], [0, 0, 1], 0),
@@ -167,18 +168,18 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let mut cases: Vec<Case> = sizes.iter().map(|&sizes| of(sizes, false)).collect();
     if breadth >= Breadth::Full {
         cases.extend(sizes.iter().map(|&sizes| of(sizes, true)));
-        // some gradients begin, others do not
+        // one gradient begins, the others do not
         cases.push(of(SIZES[0], false).beginning(&["out1"]));
         cases.push(of(SIZES[0], false).beginning(&["out0", "out2"]));
         cases.push(of(SIZES[2], false).beginning(&["out0"]));
         cases.push(of(Sizes::new([2, 60_000], [9, 5000, 3], 0), false).folded());
-        // no room for squares: whoever wants the norm reads the gradient
+        // no memory for squares: the norm must then read the gradient
         cases.push(add(Sizes::new([2, 100_004], [3, 4, 1], 0), Squares::NoRoom, false));
     }
     cases
 }
 
-/// A layer's two sums at its largest weights: with the bias's, and with those of a norm.
+/// Returns a layer's two dispatches for its largest weights: with a bias's rows, and with a norm's.
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
     let c = shape.config.channels;
     let of = |rows| add(Sizes::new([7, 4 * c * c], rows, 0), Squares::Unchecked, false);

@@ -7,9 +7,9 @@ use crate::reference;
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &tree::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &tree::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
-/// `left += right` of (1, N).
+/// Returns a case for `left += right` of (1, N).
 pub fn add(n: usize, sample: Sample) -> Case {
     let slots = vec![Slot::accumulated("left", [1, n]), Slot::input("right", [1, n])];
     let launch = |pass: &mut Pass, t: &[Tensor]| {
@@ -23,7 +23,7 @@ pub fn add(n: usize, sample: Sample) -> Case {
         let mut want = wide(&gather(&left, &at));
         reference::tree::add(&mut want, &wide(&gather(&right, &at)));
         let magnitude = absolute(&want);
-        let left = Contents::floats(&left).wanting(FULL.near(want, 1.0, &magnitude).at(at, n));
+        let left = Contents::floats(&left).wanting(STORED_F32.near(want, 1.0, &magnitude).at(at, n));
         vec![left, Contents::floats(&right)]
     })
 }
@@ -38,5 +38,5 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
 }
 
 fn benches(shape: &BenchShape, _caps: &Caps) -> Vec<Case> {
-    vec![add(shape.flat, Sample::Some)]
+    vec![add(shape.flat, Sample::Subset)]
 }

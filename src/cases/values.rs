@@ -1,6 +1,6 @@
 //! Inputs of a fixed seed, wanted values, and budgets for rounding errors.
 //!
-//! A budget is a multiple of [`EPS`] times a magnitude: the sum without cancellation.
+//! A budget is a multiple of [`EPS`] times a magnitude, which is the sum of absolute values.
 
 use crate::gpu::Elem;
 use crate::reference::random::Random;
@@ -9,13 +9,13 @@ use crate::reference::random::Random;
 pub const EPS: f64 = f32::EPSILON as f64;
 /// Absolute part of every budget: GPUs may flush values below 1e-38 to zero before they multiply them.
 const FLOOR: f64 = 1e-30;
-/// Values after which [`Inputs`] repeats itself: a prime, so that no two rows are alike.
+/// Number of values after which [`Inputs`] repeats itself: a prime, so that no two rows are equal.
 const PERIOD: usize = 1_048_573;
 
 /// Returns the relative error that `n` additions may make, in units of [`EPS`].
 ///
-/// The certain bound is n. A long sum's errors have random signs and stay below 8 sqrt(n) with odds of 1 - 1e-13
-/// (Higham and Mary 2019, doi:10.1137/18M1226312).
+/// A guaranteed bound is n. The errors of a long sum have random signs and stay below 8 sqrt(n) with a probability of 1
+/// - 1e-13 (Higham and Mary 2019, doi:10.1137/18M1226312).
 pub fn rounding(n: usize) -> f64 {
     let n = n.max(1) as f64;
     n.min(8.0 * n.sqrt())
@@ -38,11 +38,11 @@ pub enum Want {
         /// The largest distance from it.
         tolerance: f64,
     },
-    /// Integers and floats mixed: a struct.
+    /// The words of a struct, integers and floats mixed.
     Words(Vec<Word>),
-    /// The elements at these positions alone.
+    /// Only the elements at these positions.
     At(Vec<usize>, Box<Want>),
-    /// Anything: scratch.
+    /// Anything, for scratch.
     Anything,
 }
 
@@ -58,7 +58,7 @@ pub enum Word {
 }
 
 impl Want {
-    /// The number of elements that it speaks of, if of all.
+    /// Returns the number of elements, if all elements of the tensor have wanted values.
     pub(super) fn count(&self) -> Option<usize> {
         match self {
             Self::Near { want, tolerance } => Some(if want.len() == tolerance.len() { want.len() } else { usize::MAX }),
@@ -70,16 +70,16 @@ impl Want {
     /// Restricts wanted values to the elements at `positions` of a tensor of `n`.
     ///
     /// # Panics
-    /// If there is not one value for each.
+    /// If the number of values is not the number of positions.
     pub fn at(self, positions: Vec<usize>, n: usize) -> Self {
         assert!(self.count().is_none_or(|count| count == positions.len()), "cases: positions");
         if positions.len() == n { self } else { Self::At(positions, Box::new(self)) }
     }
 
-    /// Subtracts a value of each element of the tensor from what is wanted.
+    /// Subtracts the values, one per element of the tensor, from the wanted values.
     ///
     /// # Panics
-    /// If not floats are wanted, element by element.
+    /// If the wanted values are not floats for single elements.
     pub fn subtract(&mut self, values: &[f64]) {
         match self {
             Self::Near { want, .. } => want.iter_mut().zip(values).for_each(|(want, value)| *want -= value),
@@ -92,7 +92,7 @@ impl Want {
         }
     }
 
-    /// Allows no tolerance where the budget is 0.
+    /// Sets the tolerance to 0 where the budget is 0.
     pub fn exact_where_zero(mut self, budgets: &[f64]) -> Self {
         if let Self::Near { tolerance, .. } = &mut self {
             tolerance.iter_mut().zip(budgets).filter(|(_, b)| **b == 0.0).for_each(|(tolerance, _)| *tolerance = 0.0);
@@ -101,7 +101,7 @@ impl Want {
     }
 }
 
-/// Exactly these bits.
+/// Returns a [`Want`] of exactly these bits.
 pub fn bits(want: &[u32]) -> Want {
     Want::Words(want.iter().map(|&w| Word::Bits(w)).collect())
 }
@@ -111,47 +111,47 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// Absolute values.
+/// Returns the absolute values.
 pub fn absolute(values: &[f64]) -> Vec<f64> {
     values.iter().map(|x| x.abs()).collect()
 }
 
-/// The words of a struct.
+/// Returns the words of a struct.
 pub fn words<T: bytemuck::Pod>(value: &T) -> Vec<u32> {
     bytemuck::pod_collect_to_vec(bytemuck::bytes_of(value))
 }
 
-/// The element type that activations are stored as: it decides on inputs, bits and budgets.
+/// The element type of activations, which determines inputs, bits and budgets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored(pub Elem);
 
 /// Activations in f32.
-pub const FULL: Stored = Stored(Elem::F32);
+pub const STORED_F32: Stored = Stored(Elem::F32);
 /// Activations in f16.
-pub const HALF: Stored = Stored(Elem::F16);
+pub const STORED_F16: Stored = Stored(Elem::F16);
 
 impl Stored {
-    /// True for f16.
+    /// Returns whether the type is f16.
     pub fn is_half(self) -> bool {
-        self == HALF
+        self == STORED_F16
     }
 
-    /// ` f16` or nothing, as benches and reports end a case's sizes.
+    /// Returns the suffix of a case's sizes in benches and reports: ` f16` or nothing.
     pub fn suffix(self) -> &'static str {
         if self.is_half() { " f16" } else { "" }
     }
 
-    /// The largest relative error of storing a number.
+    /// Returns the largest relative error of storing a number.
     pub fn rounding(self) -> f64 {
         if self.is_half() { 2f64.powi(-11) } else { 2f64.powi(-24) }
     }
 
-    /// `n` bell-shaped numbers in (-1, 1).
+    /// Returns `n` bell-shaped numbers in (-1, 1).
     pub fn values(self, inputs: &mut Inputs, n: usize) -> Vec<f32> {
         self.scaled(inputs, n, 1.0)
     }
 
-    /// `n` bell-shaped numbers in (-scale, scale).
+    /// Returns `n` bell-shaped numbers in (-scale, scale).
     pub fn scaled(self, inputs: &mut Inputs, n: usize, scale: f64) -> Vec<f32> {
         inputs.drawn(n, |x| self.nearest(x * scale))
     }
@@ -160,41 +160,42 @@ impl Stored {
         if self.is_half() { half::f16::from_f64(x).to_f32() } else { x as f32 }
     }
 
-    /// Numbers as they are stored.
+    /// Rounds numbers as storing them does.
     pub fn round(self, values: &[f64]) -> Vec<f32> {
         values.iter().map(|&x| self.nearest(x)).collect()
     }
 
-    /// The bits of numbers that can be stored.
+    /// Returns the bits of numbers that this type can hold.
     ///
     /// # Panics
-    /// If a number is no f16 where f16 is stored.
+    /// If the type is f16 and a number is not an f16.
     pub fn bits(self, values: &[f32]) -> Vec<u32> {
         if !self.is_half() {
             return values.iter().map(|x| x.to_bits()).collect();
         }
         let exact = |x: f32| {
             let half = half::f16::from_f32(x);
-            assert!(half.to_f32() == x || x.is_nan(), "cases: {x:e} is no f16");
+            assert!(half.to_f32() == x || x.is_nan(), "cases: {x:e} is not an f16");
             u32::from(half.to_bits())
         };
         values.iter().map(|&x| exact(x)).collect()
     }
 
-    /// `want` within `budget` times [`EPS`] times the magnitude of each element, then stored.
+    /// Returns a [`Want`] of `want` within `budget` times [`EPS`] times the magnitude of each element, plus the
+    /// rounding of storing it.
     ///
     /// # Panics
-    /// If there is not one magnitude for each value.
+    /// If the number of magnitudes is not the number of values.
     pub fn near(self, want: Vec<f64>, budget: f64, magnitude: &[f64]) -> Want {
         self.within(want, magnitude.iter().map(|m| budget * EPS * m).collect())
     }
 
-    /// `want` within an absolute tolerance of each element's own, then stored. Storing as f16 adds half a unit in the last
-    /// place, or of the smallest f16; the value that is rounded is itself off by the tolerance, which may carry it over
-    /// the middle.
+    /// Returns a [`Want`] of `want` within an absolute tolerance for each element, plus the rounding of storing it.
+    /// Storing as f16 adds half a unit in the last place, or half the smallest f16. The error of the unrounded value
+    /// may move it past the middle between two f16, which the tolerance includes.
     ///
     /// # Panics
-    /// If there is not one tolerance for each value.
+    /// If the number of tolerances is not the number of values.
     pub fn within(self, want: Vec<f64>, mut tolerance: Vec<f64>) -> Want {
         assert_eq!(want.len(), tolerance.len(), "cases: tolerances");
         tolerance.iter_mut().for_each(|t| *t += FLOOR);
@@ -206,7 +207,7 @@ impl Stored {
     }
 }
 
-/// Repeatable inputs, rounded before anyone sees them.
+/// Repeatable inputs, which are rounded to the element type before use.
 #[derive(Debug)]
 pub struct Inputs(Random);
 
@@ -217,7 +218,7 @@ impl Default for Inputs {
 }
 
 impl Inputs {
-    /// The fixed seed.
+    /// Returns the inputs of the fixed seed.
     pub fn new() -> Self {
         Self(Random::new(20_240_520))
     }
@@ -227,17 +228,17 @@ impl Inputs {
         if n <= PERIOD { block } else { block.into_iter().cycle().take(n).collect() }
     }
 
-    /// `n` bell-shaped f32 in (-1, 1).
+    /// Returns `n` bell-shaped f32 in (-1, 1).
     pub fn values(&mut self, n: usize) -> Vec<f32> {
         self.scaled(n, 1.0)
     }
 
-    /// `n` bell-shaped f32 in (-scale, scale).
+    /// Returns `n` bell-shaped f32 in (-scale, scale).
     pub fn scaled(&mut self, n: usize, scale: f64) -> Vec<f32> {
-        FULL.scaled(self, n, scale)
+        STORED_F32.scaled(self, n, scale)
     }
 
-    /// `n` tokens below `vocab`.
+    /// Returns `n` tokens below `vocab`.
     pub fn tokens(&mut self, n: usize, vocab: usize) -> Vec<u32> {
         self.0.tokens(n, vocab)
     }

@@ -1,4 +1,4 @@
-//! Cases of gradients in 16 bits.
+//! Cases of the conversion of gradients to and from 16 bits.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use super::stepcontrol::{STATE, state_slot};
 use super::*;
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &wire::OPERATOR, tests, benches, least: nothing_needed };
+pub static CASES: Cases = Cases { operator: &wire::OPERATOR, tests, benches, minimum_cost: nothing_needed };
 
-/// The factor of the values of all cases.
+/// Factor of the values in all cases.
 const SCALE: f32 = 64.0;
 
 fn words(bits: &[u16]) -> Vec<u32> {
@@ -28,7 +28,7 @@ fn what(format: Format, n: usize, loss_scale: f32) -> String {
     format!("{} {n} of loss scale {loss_scale}", format.name())
 }
 
-/// Values to the nearest of 16 bits.
+/// Returns a case that rounds values to the nearest in 16 bits.
 pub fn narrow(format: Format, values: Arc<Vec<f32>>, loss_scale: f32) -> Case {
     let n = values.len();
     let packed = Slot::overwritten("packed", [1, n / 2]).of(Elem::U32);
@@ -44,7 +44,7 @@ pub fn narrow(format: Format, values: Arc<Vec<f32>>, loss_scale: f32) -> Case {
     })
 }
 
-/// The way back, bit by bit.
+/// Returns a case for the conversion back to f32, whose bits must be exact.
 pub fn widen(format: Format, sent: Arc<Vec<u16>>, loss_scale: f32) -> Case {
     let n = sent.len();
     let packed = Slot::input("packed", [1, n / 2]).of(Elem::U32);
@@ -61,7 +61,8 @@ pub fn widen(format: Format, sent: Arc<Vec<u16>>, loss_scale: f32) -> Case {
     })
 }
 
-/// Values that reach the limits of both formats when multiplied by 1/16: ties, the largest, the least, infinity and NaN.
+/// Returns values that reach the limits of both formats when multiplied by 1/16: ties, the largest, the smallest,
+/// infinity and NaN.
 fn hard() -> Vec<f32> {
     let f16 = [65_504.0, 65_519.0, 65_520.0, 1e9, 6.0e-8, 2.9e-8, 3.1e-8, 6.1035e-5, 6.097e-5, 1.0 + 1.0 / 2048.0];
     let bf16 = [1.0 + 3.0 / 256.0, 1.0 + 1.0 / 256.0, 3.3895e38, 2.9e-39, 1.3e-38, 0.0, f32::INFINITY, f32::NAN];
@@ -78,9 +79,9 @@ fn tests(_caps: &Caps, breadth: Breadth) -> Vec<Case> {
             cases.extend([narrow(format, random(n), 1.0), widen(format, sent(n), 1.0)]);
         }
         if breadth >= Breadth::Full {
-            // SCALE over this is 1/16
+            // SCALE / 1024 is 1/16
             cases.push(narrow(format, Arc::new(hard()), 1024.0));
-            // all that are numbers or infinite, as f32 has them
+            // all values except NaN, whose bits may change in f32
             let is_nan = |bits: &u16| reference::wire::widen(&[*bits], 1.0, format == Format::Bf16)[0].is_nan();
             let is_tiny = |bits: &u16| format == Format::Bf16 && (1..128).contains(&(bits & 0x7fff));
             let mut all: Vec<u16> = (0..=u16::MAX).filter(|bits| !is_nan(bits) && !is_tiny(bits)).collect();

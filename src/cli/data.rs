@@ -12,8 +12,8 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use wgpt::data::fetch::{Entry, Files, Hub, Kind, Watch, names};
-use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
+use wgpt::data::fetch::{Entry, FetchObserver, Files, Hub, Kind, catalog};
+use wgpt::data::prepare::{self, Manifest, Options, Outcome, Progress};
 use wgpt::data::separators::SPELLED_END;
 use wgpt::data::{Part, TokenFormat, TokenizerName, inspect, token_paths};
 use wgpt::error::{Error, Fault, Result};
@@ -62,7 +62,7 @@ fn fetch_help() -> String {
     format!(
         "{}\n\nFiles go into the cache that Python's huggingface_hub uses too. HF_HOME or HF_HUB_CACHE says where it is, \
          HF_ENDPOINT names a mirror, HF_TOKEN opens repositories that want one, HF_HUB_OFFLINE=1 uses the cache alone.",
-        names::table()
+        catalog::help_table()
     )
 }
 
@@ -167,10 +167,10 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let mut meter = Meter::new();
     let mut now = 0;
     let outcome = prepare::prepare(&options, &mut |progress: &Progress| {
-        if progress.waits != waits.swap(progress.waits, Ordering::SeqCst) && progress.waits {
+        if progress.waiting != waits.swap(progress.waiting, Ordering::SeqCst) && progress.waiting {
             meter.line(&format!("{}: another `wgpt data prepare` works here, waiting for it", options.out.display()));
         }
-        if progress.waits {
+        if progress.waiting {
             return if stop().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         now = progress.text_bytes_now;
@@ -187,7 +187,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
             let again = invocation::continued(&options.out, true);
             return Err(Error::stopped(fault.advice(format!("to continue: {again}"))));
         }
-        Outcome::There(note) => {
+        Outcome::AlreadyPrepared(note) => {
             say!("{} holds this data set already; --restart prepares it anew", options.out.display());
             note
         }
@@ -216,7 +216,7 @@ fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn summary(note: &Note, out: &Path) {
+fn summary(note: &Manifest, out: &Path) {
     say!(
         "{} ({}) of {}: {} for training, {} for validation, in {}",
         count(note.tokens, "token"),
@@ -243,7 +243,7 @@ fn summary(note: &Note, out: &Path) {
 }
 
 /// Returns the command that trains on a data set, with smaller sizes where its shards want them.
-fn next_command(note: &Note, out: &Path) -> Vec<OsString> {
+fn next_command(note: &Manifest, out: &Path) -> Vec<OsString> {
     let pattern = |part: &str| {
         let file = format!("{}_{part}_*.bin", note.recipe.name);
         out.join(file)
@@ -253,10 +253,11 @@ fn next_command(note: &Note, out: &Path) -> Vec<OsString> {
     if note.val_tokens > 0 {
         words.extend(invocation::flag("--val", &pattern("val")));
     }
-    let (batch, context) = note.fitting();
-    for (flag, size, default) in
-        [("--batch", batch, prepare::note::BATCH), ("--context", context, prepare::note::CONTEXT)]
-    {
+    let (batch, context) = note.fitting_sizes();
+    for (flag, size, default) in [
+        ("--batch", batch, prepare::manifest::DEFAULT_BATCH),
+        ("--context", context, prepare::manifest::DEFAULT_CONTEXT),
+    ] {
         if size < default {
             words.extend([flag.into(), size.to_string().into()]);
         }
@@ -265,12 +266,12 @@ fn next_command(note: &Note, out: &Path) -> Vec<OsString> {
 }
 
 fn fetch(args: &FetchArgs) -> Result<()> {
-    let entry = names::find(&args.name).copied().or_else(|| names::of_repository(&args.name));
+    let entry = catalog::find(&args.name).copied().or_else(|| catalog::of_repository(&args.name));
     let entry = &entry.ok_or_else(|| {
-        let known: Vec<&str> = names::NAMES.iter().map(|e| e.name).collect();
+        let known: Vec<&str> = catalog::CATALOG.iter().map(|e| e.name).collect();
         let fault = Fault::at("fetch", format!("unknown name `{}`", args.name.escape_debug()));
         let fault = fault.expected(format!("one of {}", known.join(", ")));
-        let near = names::near(&args.name);
+        let near = catalog::nearest_names(&args.name);
         Error::usage(if near.is_empty() { fault } else { fault.advice(format!("try {}", near.join(" or "))) })
     })?;
     let most = match (entry.files, args.shards) {
@@ -328,8 +329,8 @@ struct FetchScreen {
     size: u64,
 }
 
-impl Watch for FetchScreen {
-    fn file(&mut self, path: &str, done: u64, size: u64) {
+impl FetchObserver for FetchScreen {
+    fn file_started(&mut self, path: &str, done: u64, size: u64) {
         self.meter.line(&format!(
             "{path} ({:.1} MB){}",
             size as f64 / 1e6,
@@ -338,7 +339,7 @@ impl Watch for FetchScreen {
         (self.path, self.size) = (path.to_owned(), size);
     }
 
-    fn bytes(&mut self, done: u64) {
+    fn progressed(&mut self, done: u64) {
         self.meter.at(
             done,
             self.size,
@@ -346,7 +347,7 @@ impl Watch for FetchScreen {
         );
     }
 
-    fn trouble(&mut self, text: &str) {
+    fn retrying(&mut self, text: &str) {
         self.meter.line(&format!("trying again: {text}"));
     }
 }
@@ -377,7 +378,7 @@ fn show(args: &InspectArgs) -> Result<()> {
         report.documents,
         report.shards.len(),
         report.tokenizer,
-        if report.noted { "dataset.json agrees" } else { "no dataset.json" },
+        if report.has_manifest { "dataset.json agrees" } else { "no dataset.json" },
         report.vocab
     );
     Ok(())

@@ -7,8 +7,8 @@ use super::terminal::say;
 
 /// Lists the adapters; the first is the one that is taken by default. GPUs of a kind are in the order of the PCI bus.
 pub fn run() -> Result<()> {
-    let devices = adapter::list();
-    adapter::notes().iter().for_each(|note| say!("{note}"));
+    let devices = adapter::list_opened();
+    adapter::environment_notes().iter().for_each(|note| say!("{note}"));
     if devices.is_empty() {
         return Err(Error::device(
             "devices: no adapter found, expected a GPU with a Vulkan, Metal or DX12 driver; install one, or on Linux start \

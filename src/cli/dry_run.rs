@@ -5,7 +5,7 @@ use std::fmt::Write;
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::visible;
 use wgpt::gpu::{Elem, Gpu};
-use wgpt::measure::plan::{LARGEST_BINDING, assumed, plan};
+use wgpt::measure::plan::{LARGEST_BINDING, assumed, plan, smaller_batch};
 use wgpt::train::Settings;
 use wgpt::train::settings::layers::{KEYS, values_of};
 use wgpt::train::settings::{Batch, Precision, Source};
@@ -33,7 +33,7 @@ pub fn run(asked: &mut Asked) -> Result<()> {
         }
     };
     let t = &settings.train;
-    asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
+    asked.merged.notices.iter().for_each(|text| say!("recipe   {text}"));
     say!("model    {}", summary(&settings.config()));
     say!("data     {summary_of_data}");
     if !is_auto(asked) {
@@ -46,7 +46,8 @@ pub fn run(asked: &mut Asked) -> Result<()> {
     if let Some(line) = header::ranks(&settings, settings.run.device_count) {
         say!("ranks    {line}");
     }
-    say!("rate     {} to {}, warm-up of {} steps, then {}", t.lr, t.lr * t.final_lr_frac, t.warmup, t.schedule.name());
+    let [peak, last] = settings.schedule().rate_texts();
+    say!("rate     {peak} to {last}, warm-up of {} steps, then {}", t.warmup, t.schedule.name());
     let mut refused = None;
     for elem in elements(asked.precision()) {
         refused = refused.or(print_plan(asked, &mut settings, elem)?);
@@ -91,12 +92,10 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
     say!("memory   in {name}, on a GPU with bindings up to 2 GiB{each}:");
     say_lines!("{table}");
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-    Ok(settings.run.memory.filter(|limit| total > *limit).map(|limit| {
-        let fault = Fault::at("memory", format!("the run needs {} in {name}", mib(total)));
-        Error::memory(
-            fault.expected(format!("at most {}", mib(limit))).advice("try a smaller --batch, --context or model"),
-        )
-    }))
+    let Some(limit) = settings.run.memory.filter(|limit| total > *limit) else { return Ok(None) };
+    let fault = Fault::at("memory", format!("the run needs {} in {name}", mib(total)));
+    let advice = smaller_batch(&dry, settings, limit, asked.recipe().training.tokens_per_step)?;
+    Ok(Some(Error::memory(fault.expected(format!("at most {}", mib(limit))).advice(advice))))
 }
 
 /// Prints every value and where it comes from, as a recipe.
@@ -135,8 +134,8 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
         // a file may have any name, also one with a line in it
         let _ = writeln!(text, "{line:<40} # {}", visible::line(&from));
     }
-    for aside in &asked.merged.aside {
-        let _ = writeln!(text, "\n# {}", visible::line(aside));
+    for notice in &asked.merged.notices {
+        let _ = writeln!(text, "\n# {}", visible::line(notice));
     }
     say_lines!("{}", text.trim_end());
     Ok(())

@@ -33,8 +33,9 @@ use std::process::ExitCode;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use wgpt::data::token_format::LOOKS_LIKE_TEXT;
 use wgpt::error::Error;
-use wgpt::files::visible;
+use wgpt::files::{shell, visible};
 use wgpt::measure::plan::SMALLER;
 use wgpt::train::settings::Precision;
 
@@ -222,15 +223,21 @@ fn spell(error: &mut clap::Error) {
 /// Says an error of the floors below, which know no flags, in those of a command: the flag that a setting came from, and
 /// which flags make a run smaller.
 fn in_flags(error: Error, command: &clap::Command) -> Error {
-    use wgpt::gpu::devices::{CHOICE_OF_SEVERAL, CHOSEN_TWICE};
+    use wgpt::gpu::devices::{ADAPTER_TWICE, ADAPTERS_CHOICE};
     let has = |flag: &str| command.get_arguments().any(|argument| argument.get_long() == Some(flag));
     let flag = match (&error, error.fault().place.as_str()) {
-        (Error::Device(_), wgpt::gpu::CHOICE) => "device".to_owned(),
-        (Error::Usage(_), CHOSEN_TWICE) => {
+        (Error::Data(fault), file) if fault.what.ends_with(LOOKS_LIKE_TEXT) => {
+            let file = shell::word(file);
+            let prepare = || format!("try `wgpt data prepare {file} --out DIR`");
+            let advice = if has("text") { format!("try --text {file}") } else { prepare() };
+            return error.with_advice(advice);
+        }
+        (Error::Device(_), wgpt::gpu::ADAPTER_CHOICE) => "device".to_owned(),
+        (Error::Usage(_), ADAPTER_TWICE) => {
             let advice = "with --share-device the devices of a run may share a GPU";
             return error.with_place("--devices").with_advice(advice);
         }
-        (Error::Device(_) | Error::Usage(_), CHOICE_OF_SEVERAL) => "devices".to_owned(),
+        (Error::Device(_) | Error::Usage(_), ADAPTERS_CHOICE) => "devices".to_owned(),
         (Error::Usage(_), place) => place.to_owned(),
         (Error::Memory(_), _) if has("batch") => return error.with_advice(SMALLER),
         (Error::Memory(_), _) => return error.with_advice("try a smaller model"),
@@ -297,12 +304,16 @@ mod tests {
         let heads = Error::usage(Fault::at("heads", "too many"));
         assert_eq!(say("train", &heads), "--heads: too many");
         assert_eq!(say("generate", &heads), "heads: too many");
-        let adapter = Error::device(Fault::at(wgpt::gpu::CHOICE, "unknown"));
+        let adapter = Error::device(Fault::at(wgpt::gpu::ADAPTER_CHOICE, "unknown"));
         assert_eq!(say("train", &adapter), "--device: unknown");
         let memory = Error::memory(Fault::at("memory", "full"));
         assert_eq!(say("train", &memory), "memory: full; try a smaller --batch or --context");
         assert_eq!(say("generate", &memory), "memory: full; try a smaller model");
         let data = Error::data(Fault::at("heads", "wrong"));
         assert_eq!(say("train", &data), "heads: wrong");
+        let text = Error::data(Fault::at("my book", format!("not a token shard {LOOKS_LIKE_TEXT}")));
+        let fault = "my book: not a token shard (it looks like text)";
+        assert_eq!(say("train", &text), format!("{fault}; try --text 'my book'"));
+        assert_eq!(say("eval", &text), format!("{fault}; try `wgpt data prepare 'my book' --out DIR`"));
     }
 }

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::measure;
-use wgpt::measure::exchange::{self, BUSES, Bus, Link, NETWORKS, Network, Together, Traffic};
-use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
+use wgpt::measure::exchange::{self, BUSES, Bus, LinkSpeed, NETWORKS, Network, SharedStep, Traffic};
+use wgpt::measure::plan::{self, LARGEST_BINDING, MAX_TOKENS, Plan, Subject, mib};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::three;
 use wgpt::measure::table::number;
 use wgpt::model::Recompute;
 use wgpt::run::records;
 use wgpt::train::settings::{Batch, Precision, RunFile, Wire};
-use wgpt::train::trainer::MOST_COPIERS;
+use wgpt::train::trainer::MAX_COPY_THREADS;
 
 use super::nodes::Scaling;
 use super::predicted::{self, Cost, Predicted};
@@ -227,7 +227,7 @@ pub fn run(args: &Args) -> Result<()> {
         mib(binding)
     );
     say_lines!("{}", plan::table(&plans));
-    fit(args, memory, &subject, &gpu, &plans)?;
+    fit(args, card, memory, &subject, &gpu, &plans)?;
     let fitting: Vec<usize> = plans
         .iter()
         .filter(|(_, plan)| memory.is_none_or(|memory| plan.total() <= memory))
@@ -267,8 +267,8 @@ struct Links {
 }
 
 impl Links {
-    fn link(self) -> Link {
-        Link { bus: self.bus.unwrap_or(BUSES[0]), network: self.network.unwrap_or(NETWORKS[2]) }
+    fn link(self) -> LinkSpeed {
+        LinkSpeed { bus: self.bus.unwrap_or(BUSES[0]), network: self.network.unwrap_or(NETWORKS[2]) }
     }
 }
 
@@ -291,7 +291,7 @@ fn parse_link(text: &str) -> std::result::Result<Links, String> {
 }
 
 /// With several devices: the bytes that they exchange.
-fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
+fn say_exchange(args: &Args, link: &LinkSpeed, subject: &Subject) {
     let Subject { devices, ranks, .. } = *subject;
     let all = Traffic::of(&subject.options(1)).all();
     say!(
@@ -307,7 +307,7 @@ fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
         args.wire
     );
     say!(
-        "link     {}: {} GB/s out, {} in{}; {MOST_COPIERS} cores of the host copy for each device",
+        "link     {}: {} GB/s out, {} in{}; {MAX_COPY_THREADS} cores of the host copy for each device",
         link.bus.name,
         link.bus.out_gb,
         link.bus.in_gb,
@@ -327,7 +327,7 @@ fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
 /// `given` with a batch.
 fn together(
     args: &Args,
-    link: &Link,
+    link: &LinkSpeed,
     subject: &Subject,
     predicted: Option<&Predicted>,
     given: Option<(f64, usize)>,
@@ -338,7 +338,7 @@ fn together(
     let of_speed = |(speed, batch): (f64, usize)| (batch, (batch * subject.context) as f64 / speed * 1e3);
     let best = predicted.and_then(|predicted| predicted.best(|batch| args.divides(subject, batch)));
     let Some((batch, micro)) = best.or(given.map(of_speed)) else {
-        let ms = Traffic::of(&subject.options(1)).ms(link, MOST_COPIERS, 0.0);
+        let ms = Traffic::of(&subject.options(1)).ms(link, MAX_COPY_THREADS, 0.0);
         say!("exchange at most about {} ms a step; predicted, not measured", three(ms));
         return Ok(None);
     };
@@ -354,7 +354,7 @@ fn together(
         };
         Scaling { subject, ranks: args.emulate_ranks, micro: &micro, tokens, link: *link }.print();
     }
-    let step = Together::predict(subject, link, batch, micro, tokens)?;
+    let step = SharedStep::predict(subject, link, batch, micro, tokens)?;
     say!(
         "step     {} tokens of batch {batch}: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; \
          predicted, not measured",
@@ -369,7 +369,7 @@ fn together(
 
 /// The batches to show.
 fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Result<Vec<usize>> {
-    let most = MOST_TOKENS / subject.context;
+    let most = MAX_TOKENS / subject.context;
     match (args.batch, memory) {
         (Some(Batch::Count(batch)), _) if (1..=most).contains(&batch) => Ok(vec![batch]),
         (Some(Batch::Count(batch)), _) => Err(Error::usage(format!("--batch: {batch}, expected 1 to {most}"))),
@@ -389,18 +389,30 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
 }
 
 fn too_little(subject: &Subject, gpu: &Gpu, memory: u64, batch: usize) -> Error {
-    match subject.plan(gpu, batch) {
-        Ok(plan) => Error::memory(
-            Fault::at("memory", format!("batch {batch} needs {} MiB", mib(plan.total())))
-                .expected(format!("at most {} MiB", mib(memory))),
+    let largest = || subject.largest_batch(gpu, memory, |smaller| smaller < batch);
+    match subject.plan(gpu, batch).and_then(|planned| Ok((planned, largest()?))) {
+        Ok((planned, largest)) => Error::memory(
+            Fault::at("memory", format!("batch {batch} needs {} MiB", mib(planned.total())))
+                .expected(format!("at most {} MiB", mib(memory)))
+                .advice(plan::largest_batch_advice(largest, subject.recompute)),
         ),
         Err(error) => error,
     }
 }
 
 /// With --memory or --gpu: what fits.
-fn fit(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu, plans: &[(usize, Plan)]) -> Result<()> {
+fn fit(
+    args: &Args,
+    card: Option<&Card>,
+    memory: Option<u64>,
+    subject: &Subject,
+    gpu: &Gpu,
+    plans: &[(usize, Plan)],
+) -> Result<()> {
     let Some(memory) = memory else { return Ok(()) };
+    if let (Some(card), None) = (card, args.memory) {
+        say!("{}", card.memory_summary());
+    }
     if let Some(Batch::Count(batch)) = args.batch {
         if plans[0].1.total() > memory {
             return Err(too_little(subject, gpu, memory, batch));

@@ -6,7 +6,7 @@ use wgpt::error::{Error, Result};
 use wgpt::files::{bounded, open};
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::measure::Table;
-use wgpt::measure::exchange::{Link, Together};
+use wgpt::measure::exchange::{LinkSpeed, SharedStep};
 use wgpt::measure::plan::{Subject, mib};
 use wgpt::measure::predict::card::{Card, cards};
 use wgpt::measure::predict::code::Codes;
@@ -80,7 +80,7 @@ pub struct Cost {
 /// Several devices that share each step.
 pub struct Shared<'l> {
     /// How they reach each other.
-    pub link: &'l Link,
+    pub link: &'l LinkSpeed,
     /// Tokens of a step, if that is asked for.
     pub tokens: Option<f64>,
 }
@@ -178,7 +178,7 @@ fn compare(
         let mut speed = prediction.tokens_per_s();
         let mut row = vec![card.name.clone(), prediction.precision.into(), three(prediction.ms()), three(speed)];
         if let Some(Shared { link, tokens }) = shared {
-            let step = Together::predict(&Subject { elem, ..*subject }, link, batch, prediction.ms(), *tokens)?;
+            let step = SharedStep::predict(&Subject { elem, ..*subject }, link, batch, prediction.ms(), *tokens)?;
             speed = step.tokens_per_s();
             row.extend([three(step.exchange_ms), three(speed), format!("{:.0}", 100.0 * step.efficiency())]);
         }

@@ -45,7 +45,7 @@ pub struct Args {
 /// # Errors
 /// As [`World::join`].
 pub fn join(args: &Args) -> Result<Option<&'static World>> {
-    let (mpi, patience) = (args.mpi.as_ref(), Duration::from_secs(args.rank_timeout));
+    let (mpi, silence_limit) = (args.mpi.as_ref(), Duration::from_secs(args.rank_timeout));
     if mpi.is_some_and(|library| library.as_os_str() == NONE) {
         return Ok(None);
     }
@@ -59,7 +59,7 @@ pub fn join(args: &Args) -> Result<Option<&'static World>> {
         }
         return Ok(None);
     };
-    let world = World::join(launch, WorldOptions { library: mpi.cloned(), patience })?;
+    let world = World::join(launch, WorldOptions { library: mpi.cloned(), silence_limit })?;
     Ok(Some(WORLD.get_or_init(|| world)))
 }
 
@@ -127,7 +127,7 @@ pub fn own_device((at, local): (usize, usize), share: bool) -> Result<usize> {
 /// # Errors
 /// [`Error::Device`] if one is unknown; [`Error::Usage`] if two processes have chosen the same GPU and may not `share` it.
 pub fn lay_out(world: &World, chosen: &[Option<String>], share: bool) -> Result<Layout> {
-    let found = adapter::found();
+    let found = adapter::list();
     let caps = |device: &Option<String>| -> Result<Caps> {
         let number = device.as_ref().and_then(|device| device.parse::<usize>().ok());
         match number.and_then(|number| found.get(number)) {
@@ -171,7 +171,7 @@ pub fn compare(
     rows: Option<&Rows>,
     questions: &[Example],
 ) -> Result<()> {
-    let mut own: BTreeMap<String, String> = compare::noted(settings);
+    let mut own: BTreeMap<String, String> = compare::recorded(settings);
     let t = &settings.train;
     own.extend([
         (VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
@@ -207,7 +207,7 @@ pub fn leave(world: &World, result: Result<()>) -> Result<()> {
         Err(error @ Error::Stopped(_)) => error.exit_code(),
         Err(error) => die(world, error),
     };
-    let told = orders::tell(world, &Message::End(code));
+    let told = orders::send(world, &Message::End(code));
     if let Err(error) = told.and_then(|()| world.finish()) {
         die(world, &error);
     }

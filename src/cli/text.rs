@@ -67,7 +67,7 @@ pub fn harmless(text: &str) -> String {
             '\0'..='\u{1f}' => char::from_u32(0x2400 + c as u32).unwrap_or(char::REPLACEMENT_CHARACTER),
             '\u{7f}' => '\u{2421}',
             '\u{80}'..='\u{9f}' => char::REPLACEMENT_CHARACTER,
-            c if visible::turns(c) => char::REPLACEMENT_CHARACTER,
+            c if visible::changes_direction(c) => char::REPLACEMENT_CHARACTER,
             c => c,
         });
     }

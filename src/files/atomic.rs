@@ -1,4 +1,4 @@
-//! Files that are either whole or not there: written beside the target, forced to disk, then renamed.
+//! Writes files that are either whole or absent: each is written next to its target, forced to disk, then renamed.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -9,20 +9,21 @@ use crate::error::{Error, Fault, Result};
 /// Bytes gathered before a write reaches the system.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// How the name of a file begins that is not whole yet; random letters follow.
+/// Beginning of the name of an unfinished file; random letters follow.
 const BEGIN: &str = ".wgpt-";
-/// How it ends.
+/// End of that name.
 const END: &str = ".tmp";
 
-/// True for the name of a file that a killed process may have left behind.
+/// Returns whether `name` is that of a temporary file, which a killed process may have left behind.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with(BEGIN) && name.ends_with(END)
 }
 
-/// Removes the files and folders in `folder` that killed processes have left behind. Nobody else may write there meanwhile.
+/// Removes the temporary files and folders in `folder` that killed processes have left behind. No other process may
+/// write there meanwhile.
 pub fn sweep(folder: &Path) {
-    // what cannot be removed, or listed, is only litter
+    // entries that cannot be listed or removed only take space, so errors are ignored
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(is_temporary) {
             let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
@@ -30,11 +31,12 @@ pub fn sweep(folder: &Path) {
     }
 }
 
-/// Writes the file `path` with what `fill` puts out, replacing one that is there.
+/// Writes the file `path` with the bytes that `fill` writes, and replaces an existing file.
 ///
-/// A reader sees the old file or the new one, never a part: the bytes go to a new file of a random name in the same folder,
-/// are forced to disk, and take the name last. The name is never opened: a link there is replaced, not followed. On an
-/// error the temporary file is removed; a killed process leaves it behind (see [`is_temporary`]).
+/// A reader sees the old file or the new one, never a part: the bytes go to a new file with a random name in the same
+/// folder, are forced to disk, and that file is renamed to `path` last. `path` itself is never opened, so a link there
+/// is replaced, not followed. On an error the temporary file is removed; a killed process leaves it behind (see
+/// [`is_temporary`]).
 ///
 /// # Errors
 /// [`Error::Output`] naming `path` if the folder is missing or read-only, the disk is full, or `fill` fails.
@@ -42,7 +44,7 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
     try_write(path, fill).map_err(|e| output_error(path, &e))
 }
 
-/// [`write`] with the system's error.
+/// Does what [`write`] does, but returns the system's error.
 pub(super) fn try_write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let written = builder().tempfile_in(folder_of(path)).and_then(|temporary| {
         fill_file(temporary.as_file(), fill)?;
@@ -53,8 +55,8 @@ pub(super) fn try_write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Re
     Ok(())
 }
 
-/// Puts what `make` makes under a temporary name, be it a file or a link, in the place of `path`, as [`write`] does.
-/// `make` finds nothing under that name.
+/// Replaces `path` with the file or link that `make` makes at the temporary path it gets. Nothing exists at that path
+/// before the call. The replacement is atomic, as in [`write`].
 ///
 /// # Errors
 /// [`Error::Output`] naming `path`.
@@ -70,18 +72,18 @@ pub fn place(path: &Path, make: impl FnMut(&Path) -> io::Result<()>) -> Result<(
 fn builder() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(BEGIN).suffix(END);
-    // as any new file: the user's mask says who may read it
+    // the same permissions as any new file: the user's mask decides who may read it
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder
 }
 
-/// The folder of a file: the same file system, so that the rename is one step.
+/// Returns the folder of a file. A temporary file there is on the same file system, so the rename is atomic.
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The system's error without the temporary name, which says nothing to a user and is another one each time.
+/// Removes the temporary name from the system's error: it means nothing to a user and differs each time.
 fn plain(error: io::Error) -> io::Error {
     match error.get_ref() {
         Some(inner) => {
@@ -93,7 +95,7 @@ fn plain(error: io::Error) -> io::Error {
     }
 }
 
-/// Gives a file that is whole and forced to disk its name, replacing one that is there.
+/// Renames the file `whole`, which is complete and forced to disk, to `path`, and replaces an existing file.
 ///
 /// # Errors
 /// [`Error::Output`] naming `path`.
@@ -103,16 +105,17 @@ pub fn publish(whole: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless a file can be made in `folder`: makes and removes one whose name begins with `name`.
+/// Checks that a file can be made in `folder`: makes and removes one whose name begins with `name`.
 ///
 /// # Errors
-/// Returns the system's error if the folder takes no file.
+/// Returns the system's error if no file can be made there.
 pub fn probe(folder: &Path, name: &str) -> io::Result<()> {
-    // permissions do not tell: the superuser, read-only mounts and special file systems have rules of their own
+    // permissions do not answer this: the superuser, read-only mounts and special file systems have their own rules
     builder().prefix(name).tempfile_in(folder).and_then(tempfile::NamedTempFile::close).map_err(plain)
 }
 
-/// [`write`] for a file that a user names: a device or a pipe is written to, not replaced.
+/// Writes `text` to a file that the user names. A device or a pipe is written to; any other file is replaced as by
+/// [`write`].
 ///
 /// # Errors
 /// [`Error::Output`] naming the file.
@@ -123,7 +126,7 @@ pub fn write_named(path: &Path, text: &str) -> Result<()> {
     write(path, |file| file.write_all(text.as_bytes()))
 }
 
-/// The error for an output that failed.
+/// Returns the error for a failed write to `path`, with advice by the kind of the system's error.
 #[must_use]
 pub fn output_error(path: &Path, error: &io::Error) -> Error {
     let hint = match error.kind() {
@@ -140,11 +143,11 @@ fn fill_file(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
     fill(&mut out)?;
     out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    // without this a crash soon after the rename can leave the new name with old or no bytes
+    // without this a crash soon after the rename can leave old or no bytes under the new name
     file.sync_all()
 }
 
-/// Forces the rename itself to disk where folders can be synced. A failure loses nothing that is not lost anyway.
+/// Forces the rename itself to disk where folders can be synced. A failure is ignored: nothing more could be done.
 fn sync_folder(path: &Path) {
     if cfg!(unix) {
         let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
@@ -212,14 +215,14 @@ mod tests {
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        // readable by whom the mask lets read, as the file that a shell makes
+        // has the permissions that the mask allows, like a file that a shell makes
         fs::write(dir.path().join("usual"), "").unwrap();
         let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode("a"), mode("usual"));
     }
 
     #[test]
-    fn what_killed_processes_left_is_swept() {
+    fn leftovers_of_killed_processes_are_swept() {
         let dir = tempfile::tempdir().unwrap();
         for name in [".wgpt-a1B2c3.tmp", "a.tmp", ".wgpt-notes"] {
             fs::write(dir.path().join(name), "").unwrap();
@@ -239,7 +242,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_an_error() {
-        // /dev/full takes no byte
+        // every write to /dev/full fails
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let error = fill_file(&full, |out| out.write_all(&[0; 10])).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);

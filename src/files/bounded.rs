@@ -1,4 +1,4 @@
-//! Files that are read as a whole, if they are not too long.
+//! Reads whole files up to a size limit.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -6,20 +6,20 @@ use std::path::Path;
 
 use super::open;
 
-/// Reads a file of at most `most` bytes; `expected` says what it should be.
+/// Reads a file of at most `most` bytes. `expected` names what it should be, for the error.
 ///
 /// # Errors
-/// Those of [`open::input`]; an error that gives the limit if the file is longer.
+/// Those of [`open::input`]; an error with the limit if the file is longer.
 pub fn read(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
     whole(&open::input(path)?, most, expected)
 }
 
-/// [`read`] for a file in a folder that may come from a stranger: a link in its place is refused.
+/// Does what [`read`] does, for a file in a folder that may come from elsewhere: a link in its place is refused.
 ///
 /// # Errors
-/// Those of [`open::own`]; an error that gives the limit if the file is longer.
-pub fn read_own(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
-    whole(&open::own(path, OpenOptions::new().read(true))?, most, expected)
+/// Those of [`open::no_follow`]; an error with the limit if the file is longer.
+pub fn read_no_follow(path: &Path, most: u64, expected: &str) -> io::Result<Vec<u8>> {
+    whole(&open::no_follow(path, OpenOptions::new().read(true))?, most, expected)
 }
 
 fn whole(file: &File, most: u64, expected: &str) -> io::Result<Vec<u8>> {
@@ -31,7 +31,7 @@ fn whole(file: &File, most: u64, expected: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// [`read`] for a file of text.
+/// Does what [`read`] does, for a file of text.
 ///
 /// # Errors
 /// Those of [`read`]; [`io::ErrorKind::InvalidData`] if it is not UTF-8.

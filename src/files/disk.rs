@@ -1,4 +1,4 @@
-//! File operations behind one small trait, so that tests can record each of them and let each of them fail.
+//! File operations behind one small trait, so that tests can record each operation and make each one fail.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
@@ -8,71 +8,72 @@ use crate::files::open;
 
 /// A file being written.
 pub trait DiskFile: Write {
-    /// Forces what was written to disk. After an error nothing is known of the file any more.
+    /// Forces the written bytes to disk. After an error the state of the file is unknown.
     ///
     /// # Errors
-    /// Whatever the system tells.
+    /// The system's error.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// Where checkpoints are written and read. Every call may fail, and says so.
+/// The file operations by which checkpoints are written and read. Every call may fail and returns its error.
 pub trait Disk: Send + Sync {
-    /// Makes one folder, whose parent is there.
+    /// Makes one folder. Its parent must exist.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if the name is taken; else whatever the system tells, here and below.
+    /// [`io::ErrorKind::AlreadyExists`] if the name is taken; otherwise the system's error, here and below.
     fn make_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes a file that is not there yet.
+    /// Makes a file that does not exist yet.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if it is.
+    /// [`io::ErrorKind::AlreadyExists`] if it exists.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile + '_>>;
 
-    /// Opens a plain file to be read from its start.
+    /// Opens a plain file for reading from its start.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none, [`io::ErrorKind::InvalidInput`] if it is a link or a special file.
+    /// [`io::ErrorKind::NotFound`] if it does not exist, [`io::ErrorKind::InvalidInput`] if it is a link or a special
+    /// file.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>>;
 
-    /// Forces a file that somebody else writes to disk.
+    /// Forces to disk a file that other code writes.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn sync_file(&self, path: &Path) -> io::Result<()>;
 
-    /// Forces the names in a folder to disk, where the system can.
+    /// Forces the names in a folder to disk, where the system supports it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// Gives a file or folder another name in the same file system, in one step.
+    /// Renames a file or folder within its file system, atomically.
     ///
     /// # Errors
-    /// If the new name is taken by a folder that is not empty.
+    /// If the new name belongs to a folder that is not empty.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a folder with the files in it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// Fails unless there is a folder of that name, not a link to one.
+    /// Checks that `path` is a folder, not a link to one.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none, [`io::ErrorKind::NotADirectory`] if it is something else.
-    fn own_folder(&self, path: &Path) -> io::Result<()>;
+    /// [`io::ErrorKind::NotFound`] if nothing exists there, [`io::ErrorKind::NotADirectory`] if it is something else.
+    fn check_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// The names in a folder, in order.
+    /// Returns the names in a folder, sorted.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
 }
 
-/// The system's own files.
+/// The operating system's files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct System;
 
@@ -92,16 +93,16 @@ impl Disk for System {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>> {
-        Ok(Box::new(BufReader::with_capacity(1 << 20, open::own(path, OpenOptions::new().read(true))?)))
+        Ok(Box::new(BufReader::with_capacity(1 << 20, open::no_follow(path, OpenOptions::new().read(true))?)))
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
-        // Windows flushes only what was opened for writing
-        open::own(path, OpenOptions::new().append(true))?.sync_all()
+        // Windows flushes only files that are open for writing
+        open::no_follow(path, OpenOptions::new().append(true))?.sync_all()
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        // elsewhere folders cannot be opened, and renames are journalled
+        // on other systems folders cannot be opened, and renames are journalled
         if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
     }
 
@@ -113,8 +114,8 @@ impl Disk for System {
         fs::remove_dir_all(path)
     }
 
-    fn own_folder(&self, path: &Path) -> io::Result<()> {
-        open::own_folder(path)
+    fn check_folder(&self, path: &Path) -> io::Result<()> {
+        open::check_folder(path)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -125,7 +126,8 @@ impl Disk for System {
     }
 }
 
-/// Bytes that may still be written where `path` is or is to be, where the system tells.
+/// Returns the free bytes of the file system that contains `path` or will contain it; `None` if the system does not
+/// report them.
 #[must_use]
 pub fn free_bytes(path: &Path) -> Option<u64> {
     let absolute = std::path::absolute(path).ok()?;

@@ -1,6 +1,6 @@
-//! Hugging Face's cache on disk, in the layout that Python's library uses, so that both share what is there.
+//! Hugging Face's cache on disk, in the layout of the Python library, so that both share its files.
 //!
-//! `models--OWNER--NAME/`, and `datasets--OWNER--NAME/` likewise, holds `blobs/CHECKSUM`, `refs/main` (the commit that the
+//! `models--OWNER--NAME/` and `datasets--OWNER--NAME/` contain `blobs/CHECKSUM`, `refs/main` (the commit that the
 //! branch points to) and `snapshots/COMMIT/FILE`, which are links into `blobs`.
 
 use std::env;
@@ -14,24 +14,24 @@ use crate::files::atomic::{self, output_error};
 use crate::files::lock::{Lock, Refusal};
 use crate::files::open;
 
-/// OpenAI's models by the names that everybody calls them by.
+/// OpenAI's models by their short names.
 const OPENAI: [&str; 4] = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"];
 
-/// Bytes of a file of `refs`: a commit has 40.
+/// Largest size of a file in `refs`: a commit has 40 bytes.
 const REF_BYTES: u64 = 200;
 
-/// Snapshot for files that somebody brings by hand.
+/// Snapshot for files that the user adds by hand.
 pub const BY_HAND: &str = "by-hand";
 
 /// Returns the cache's folder: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `XDG_CACHE_HOME/huggingface`, else in
-/// `~/.cache/huggingface`. `None` if nothing says where the home folder is.
+/// `~/.cache/huggingface`. `None` if the home folder is unknown.
 #[must_use]
 pub fn cache() -> Option<PathBuf> {
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     cache_by(&variable, env::home_dir())
 }
 
-/// Returns the same by variables and a home folder that are given.
+/// Does what [`cache`] does, with the given environment variables and home folder.
 #[must_use]
 pub fn cache_by(variable: &dyn Fn(&str) -> Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
     if let Some(cache) = variable("HF_HUB_CACHE") {
@@ -43,14 +43,15 @@ pub fn cache_by(variable: &dyn Fn(&str) -> Option<PathBuf>, home: Option<PathBuf
     home.map(|home| home.join("hub"))
 }
 
-/// True for a name that can only be a file in a folder: letters, digits, `-`, `_` and `.`, which it does not begin with.
+/// Returns whether `name` can only be a file in a folder: it consists of letters, digits, `-`, `_` and `.`, and does
+/// not begin with `.`.
 #[must_use]
 pub fn is_plain_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && name.chars().all(plain)
 }
 
-/// True if `name` may be a model on the hub: `NAME` or `OWNER/NAME`.
+/// Returns whether `name` may be a model on the hub: `NAME` or `OWNER/NAME`.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     name.split('/').count() <= 2 && name.split('/').all(is_plain_name)
@@ -68,13 +69,13 @@ pub enum Kind {
 /// A repository in the cache.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    /// The cache.
+    /// The cache's folder.
     root: PathBuf,
     folder: PathBuf,
 }
 
 impl Repository {
-    /// Names the repository `OWNER/NAME`, or `NAME`, in the cache `root`. Nothing need be there.
+    /// Names the repository `OWNER/NAME`, or `NAME`, in the cache `root`. It need not exist.
     #[must_use]
     pub fn new(root: &Path, kind: Kind, name: &str) -> Self {
         let kind = if kind == Kind::Model { "models" } else { "datasets" };
@@ -82,14 +83,14 @@ impl Repository {
         Self { root: root.to_owned(), folder }
     }
 
-    /// Names the repository whose folder is known.
+    /// Names the repository with this folder.
     #[must_use]
     pub fn at(folder: &Path) -> Self {
         Self { root: folder.parent().unwrap_or(folder).to_owned(), folder: folder.to_owned() }
     }
 
-    /// Returns the snapshot's folder for which `is_whole` holds: the one that `refs/main` names, else the youngest, be it
-    /// one that was put there by hand.
+    /// Returns the folder of a snapshot for which `is_whole` holds: the one that `refs/main` names, else the youngest,
+    /// including those added by hand.
     #[must_use]
     pub fn snapshot(&self, is_whole: impl Fn(&Path) -> bool) -> Option<PathBuf> {
         let snapshots = self.folder.join("snapshots");
@@ -100,54 +101,54 @@ impl Repository {
         all.max_by_key(|dir| (fs::metadata(dir).and_then(|meta| meta.modified()).ok(), dir.clone()))
     }
 
-    /// Returns the snapshot's name that `refs/main` holds. A ref is no reason to read elsewhere, so `None` unless it is a
-    /// plain name in a plain file, of at most 200 bytes; neither the file nor `refs` may be a link.
+    /// Returns the name of the snapshot in `refs/main`. A ref must not lead out of the cache, so this is `None` unless
+    /// it is a plain name in a plain file of at most 200 bytes; neither the file nor `refs` may be a link.
     #[must_use]
     pub fn main(&self) -> Option<String> {
         let refs = self.folder.join("refs");
-        open::own_folder(&refs).ok()?;
-        let file = open::own(&refs.join("main"), OpenOptions::new().read(true)).ok()?;
+        open::check_folder(&refs).ok()?;
+        let file = open::no_follow(&refs.join("main"), OpenOptions::new().read(true)).ok()?;
         let mut text = String::new();
         file.take(REF_BYTES + 1).read_to_string(&mut text).ok()?;
         let name = text.trim();
         (text.len() as u64 <= REF_BYTES && is_plain_name(name)).then(|| name.to_owned())
     }
 
-    /// Returns the folder for files that are brought by hand.
+    /// Returns the folder for files that the user adds by hand.
     #[must_use]
     pub fn by_hand(&self) -> PathBuf {
         self.folder.join("snapshots").join(BY_HAND)
     }
 
-    /// Returns the folder of contents. It may be a link of the user's, to a disk with more room.
+    /// Returns the folder of file contents. It may be a link that the user made to a disk with more space.
     #[must_use]
     pub fn blobs(&self) -> PathBuf {
         self.folder.join("blobs")
     }
 
-    /// Returns the file that holds, or will hold, contents of this checksum.
+    /// Returns the file that contains, or will contain, the contents with this checksum.
     #[must_use]
     pub fn blob(&self, checksum: &str) -> PathBuf {
         self.blobs().join(checksum)
     }
 
-    /// Returns the file in which they grow.
+    /// Returns the file in which a download of these contents grows.
     #[must_use]
     pub fn incomplete(&self, checksum: &str) -> PathBuf {
         self.blobs().join(format!("{checksum}.incomplete"))
     }
 
-    /// Returns a file's place in a snapshot.
+    /// Returns a file's path in a snapshot.
     #[must_use]
     pub fn pointer(&self, commit: &str, path: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit).join(path)
     }
 
-    /// Holds a blob against other processes until the result is dropped, and makes the folder for it. On a file system
-    /// without locks two processes only do the work twice.
+    /// Locks a blob against other processes until the result is dropped, and makes the folder for it. Returns `None` on
+    /// a file system without locks, where two processes may do the same work twice.
     ///
     /// # Errors
-    /// [`crate::error::Error::Locked`] if another process fetches it, [`crate::error::Error::Output`].
+    /// [`crate::error::Error::Locked`] if another process fetches the blob; [`crate::error::Error::Output`].
     pub fn lock(&self, checksum: &str) -> Result<Option<Lock>> {
         let folder = self.root.join(".locks").join(self.folder.file_name().unwrap_or_default());
         make_folder(&folder)?;
@@ -162,14 +163,14 @@ impl Repository {
         }
     }
 
-    /// Puts a blob that is there into a snapshot.
+    /// Adds an existing blob to a snapshot.
     ///
     /// # Errors
     /// [`crate::error::Error::Output`].
     pub fn link(&self, checksum: &str, commit: &str, path: &str) -> Result<()> {
         let pointer = self.pointer(commit, path);
         let blob = self.blob(checksum);
-        self.make_own_folders(pointer.parent().unwrap_or(&self.folder))?;
+        self.make_folders(pointer.parent().unwrap_or(&self.folder))?;
         // from snapshots/COMMIT/a/b the blobs are four folders up
         let target = format!("{}blobs/{checksum}", "../".repeat(2 + path.matches('/').count()));
         atomic::place(&pointer, |temporary| {
@@ -179,23 +180,23 @@ impl Repository {
         })
     }
 
-    /// Notes which snapshot is the newest.
+    /// Records which snapshot is the newest.
     ///
     /// # Errors
     /// [`crate::error::Error::Output`].
     pub fn set_main(&self, commit: &str) -> Result<()> {
         let folder = self.folder.join("refs");
-        self.make_own_folders(&folder)?;
+        self.make_folders(&folder)?;
         atomic::write(&folder.join("main"), |out| out.write_all(commit.as_bytes()))
     }
 
-    /// Makes a folder of the repository, with those that it is in. A link in the place of one is not followed.
-    fn make_own_folders(&self, folder: &Path) -> Result<()> {
+    /// Makes a folder of the repository and its parents. A link in the place of any of them is not followed.
+    fn make_folders(&self, folder: &Path) -> Result<()> {
         make_folder(&self.folder)?;
         let mut made = self.folder.clone();
         for name in folder.strip_prefix(&self.folder).unwrap_or(Path::new("")) {
             made.push(name);
-            open::make_own_folder(&made).map_err(|e| output_error(&made, &e))?;
+            open::make_folder(&made).map_err(|e| output_error(&made, &e))?;
         }
         Ok(())
     }
@@ -262,7 +263,7 @@ mod tests {
                 repository.set_main(main).unwrap();
                 assert_eq!(find().as_ref(), Some(dir), "{main}");
             }
-            // where such refs lead the file is too
+            // the file exists at the places that these refs lead to
             let astray = put(&Repository::at(&cache.path().join("other")), "x", "a.bin");
             fs::write(repository.folder.join("snapshots/a.bin"), "").unwrap();
             for main in ["../../other/snapshots/x", astray.to_str().unwrap(), "..", ".", "", "aaa/../bbb"] {
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(fs::read_to_string(outside.join("main")).unwrap(), "bbb");
         fs::remove_file(refs.join("main")).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(refs.join("main")).status().unwrap().success());
-        assert_eq!(repository.main(), None, "a pipe in the place of the ref blocks nobody");
+        assert_eq!(repository.main(), None, "a pipe in the place of the ref does not block");
         symlink(&outside, repository.folder.join("snapshots/ddd")).unwrap();
         assert_eq!(repository.link("abc", "ddd", "a.bin").unwrap_err().exit_code(), 6);
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);

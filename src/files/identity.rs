@@ -1,12 +1,13 @@
-//! Tells whether a path still leads to the file or folder that was opened there.
+//! Checks whether a path still leads to the file or folder that was opened there.
 
 use std::fs::Metadata;
 use std::io;
 use std::path::Path;
 
-/// The number of a file or folder, which it keeps when it is renamed.
+/// The device and inode number of a file or folder, which it keeps when it is renamed.
 ///
-/// Windows does not let a folder with open files be renamed, nor does it tell numbers: there all are equal.
+/// On Windows all identities are equal: the system reports no such numbers, nor can a folder with open files be
+/// renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     #[cfg(unix)]
@@ -16,7 +17,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns the number of an open file or a path that was looked at.
+    /// Returns the identity of the file or folder with this metadata.
     #[must_use]
     pub fn of(there: &Metadata) -> Self {
         #[cfg(unix)]
@@ -31,7 +32,7 @@ impl Identity {
         }
     }
 
-    /// Returns the number of the folder that a path leads to, through links too.
+    /// Returns the identity of the folder that a path leads to. Links are followed.
     ///
     /// # Errors
     /// The system's error.
@@ -39,7 +40,7 @@ impl Identity {
         std::fs::metadata(path).map(|there| Self::of(&there))
     }
 
-    /// Returns the number of the file of a name; of a link its own.
+    /// Returns the identity of the file at `path`. For a link it is the link's own.
     ///
     /// # Errors
     /// The system's error.
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_renamed_folder_keeps_its_number_and_another_one_has_its_own() {
+    fn a_renamed_folder_keeps_its_identity_and_another_folder_has_a_different_one() {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("a"), dir.path().join("b"));
         fs::create_dir(&first).unwrap();

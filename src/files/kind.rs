@@ -1,4 +1,4 @@
-//! Kinds of files, told by their first bytes.
+//! Kinds of files, recognised by their first bytes.
 
 /// A kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum Kind {
     Bzip2,
     /// lz4.
     Lz4,
-    /// Another packing.
+    /// Another compression, which is not read.
     Packed,
     /// Parquet.
     Parquet,
@@ -43,9 +43,9 @@ pub enum Kind {
     Document,
     /// An image, sound or film.
     Media,
-    /// A pickle of Python.
+    /// A Python pickle.
     Pickle,
-    /// A program.
+    /// An executable.
     Program,
     /// A GGUF model.
     Gguf,
@@ -53,9 +53,9 @@ pub enum Kind {
     Safetensors,
     /// An index of Megatron's token files.
     Megatron,
-    /// A file of llm.c, by its first word.
+    /// A file of llm.c, with its first word.
     Llmc(i32),
-    /// A pointer of Git LFS in place of a file.
+    /// A Git LFS pointer in place of a file.
     LfsPointer,
 }
 
@@ -64,7 +64,7 @@ pub const LLMC_SHARD: i32 = 20_240_520;
 /// First word of llm.c's weights.
 pub const LLMC_WEIGHTS: i32 = 20_240_326;
 
-/// First words of llm.c's files, and what they are.
+/// First words of llm.c's files, and the names of those files in messages.
 pub const LLMC: [(i32, &str); 7] = [
     (LLMC_SHARD, "a token shard"),
     (LLMC_WEIGHTS, "llm.c's weights"),
@@ -75,7 +75,7 @@ pub const LLMC: [(i32, &str); 7] = [
     (20_240_801, "tokens of Llama 3, 32 bits each"),
 ];
 
-/// Bytes that ids without a header begin with by no likely chance, and where they stand.
+/// Byte sequences, with their offsets, with which a file of token ids without a header is very unlikely to begin.
 const SURE: [(usize, &[u8], Kind); 34] = [
     (0, b"PK\x03\x04", Kind::Zip),
     (0, b"PK\x05\x06", Kind::Zip),
@@ -113,7 +113,7 @@ const SURE: [(usize, &[u8], Kind); 34] = [
     (0, b"version https://hawser.github.com/spec/", Kind::LfsPointer),
 ];
 
-/// Bytes that no text begins with, but ids may.
+/// Byte sequences, with their offsets, with which no text begins, but a file of token ids may.
 const NO_TEXT: [(usize, &[u8], Kind); 12] = [
     (0, b"\x1f\x8b", Kind::Gzip),
     (0, b"\x1f\x9d", Kind::Packed),
@@ -130,8 +130,8 @@ const NO_TEXT: [(usize, &[u8], Kind); 12] = [
 ];
 
 impl Kind {
-    /// Tells the kind of a file of `size` bytes that begins with `start`, where that is sure: a file of ids without a
-    /// header is taken for no other kind.
+    /// Returns the kind of a file of `size` bytes that begins with `start`, if it is certain: a file of token ids
+    /// without a header is not mistaken for another kind.
     #[must_use]
     pub fn sure(start: &[u8], size: u64) -> Option<Self> {
         let word = start.first_chunk().map(|word| i32::from_le_bytes(*word));
@@ -141,13 +141,13 @@ impl Kind {
         find(&SURE, start).or_else(|| by_fields(start, size))
     }
 
-    /// Tells the kind of a file that should be text, or have a header of its own.
+    /// Returns the kind of a file that should be text or have its own header.
     #[must_use]
     pub fn of(start: &[u8]) -> Option<Self> {
         Self::sure(start, u64::MAX).or_else(|| find(&NO_TEXT, start))
     }
 
-    /// Returns what a file of this kind is, as in "is a zip archive".
+    /// Returns the phrase that follows "is" in a message about a file of this kind, as in "is a zip archive".
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -160,7 +160,7 @@ impl Kind {
             Self::Xz => "packed with xz",
             Self::Bzip2 => "packed with bzip2",
             Self::Lz4 => "packed with lz4",
-            Self::Packed => "packed in a way that is not read",
+            Self::Packed => "packed in a format that is not supported",
             Self::Parquet => "a Parquet file",
             Self::EncryptedParquet => "encrypted Parquet",
             Self::Arrow => "an Arrow file, as the `datasets` library saves",
@@ -171,7 +171,7 @@ impl Kind {
             Self::Hdf5 => "an HDF5 file",
             Self::Document => "a document for reading or printing",
             Self::Media => "an image, sound or film",
-            Self::Pickle => "a pickle of Python or PyTorch",
+            Self::Pickle => "a Python or PyTorch pickle",
             Self::Program => "a program",
             Self::Gguf => "a GGUF model",
             Self::Safetensors => "a model in safetensors",
@@ -179,12 +179,12 @@ impl Kind {
             Self::Llmc(word) => {
                 LLMC.iter().find(|(magic, _)| *magic == word).map_or("a file of llm.c", |(_, name)| name)
             }
-            Self::LfsPointer => "a pointer of Git LFS in place of the file",
+            Self::LfsPointer => "a Git LFS pointer in place of the file",
         }
     }
 }
 
-/// Returns a text without the mark of UTF-8 with which some programs begin it.
+/// Returns a text without the byte order mark with which some programs begin UTF-8.
 #[must_use]
 pub fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
@@ -195,7 +195,7 @@ fn find(table: &[(usize, &[u8], Kind)], start: &[u8]) -> Option<Kind> {
     table.iter().find(begins).map(|(_, _, kind)| *kind)
 }
 
-/// Kinds that several fields tell, of which no single one would do.
+/// Recognises the kinds that take several header fields, none of which suffices alone.
 fn by_fields(start: &[u8], size: u64) -> Option<Kind> {
     let long = |at: usize| {
         let bytes = start.get(at..at + 8)?;
@@ -209,9 +209,9 @@ fn by_fields(start: &[u8], size: u64) -> Option<Kind> {
         {
             Some(Kind::Bzip2)
         }
-        // a frame that is skipped, before those that hold something
+        // a skippable frame, before the frames with data
         [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Kind::Zstd),
-        // a stream of Arrow: a mark, the length of its schema, a table of flatbuffers
+        // an Arrow stream: a marker, the length of its schema, a FlatBuffers table
         [0xff, 0xff, 0xff, 0xff, a, b, c, d, ..] => {
             let length = u32::from_le_bytes([*a, *b, *c, *d]);
             (length.is_multiple_of(8) && within(length.into())).then_some(Kind::Arrow)

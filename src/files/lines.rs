@@ -1,9 +1,9 @@
-//! Lines of text files, none of which may be without end.
+//! Reads text files by line, with a limit on the length of a line.
 
 use std::io::{self, BufRead, Read};
 
-/// The lines of a reader as bytes, without their ends. A line longer than the limit is an error, after which there are no
-/// more lines.
+/// Iterator over the lines of a reader, as bytes without newlines. A line longer than the limit is an error and ends
+/// the iteration.
 #[derive(Debug)]
 pub struct Lines<R> {
     reader: R,
@@ -12,12 +12,12 @@ pub struct Lines<R> {
     ended: bool,
 }
 
-/// A line, and whether a newline ends it: the last line of a file that grows may have been written in part.
+/// A line. The last line of a growing file may have been written in part, so `ends` reports its newline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// Its bytes without the newline.
     pub bytes: Vec<u8>,
-    /// True if a newline follows.
+    /// Whether a newline follows.
     pub ends: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Locked files, which the system frees when their process ends, however it ends.
+//! File locks. The system releases them when their process ends, however it ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek, Write};
@@ -12,20 +12,20 @@ use crate::files::open;
 
 /// Wait between two tries.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Bytes that are read of what a lock says of its holder.
+/// Largest number of bytes read of a lock file's note about its holder.
 const HOLDER_BYTES: u64 = 1 << 10;
 
-/// A file that is ours until this is dropped.
+/// A file that this process has locked until the value is dropped.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
     file: File,
 }
 
-/// Why a file could not be locked.
+/// The reason that a file could not be locked.
 #[derive(Debug)]
 pub enum Refusal {
-    /// Another process holds it: what the file says of that one, else `another process`.
+    /// Another process holds it. The text is the file's note about that process, or `another process`.
     Held(String),
     /// The file cannot be opened.
     Failed(io::Error),
@@ -34,7 +34,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the error for the file `path`: of a lock that is held the fault that `held` makes of its holder.
+    /// Returns the error for the file `path`. If the lock is held, `held` makes the fault from the holder's
+    /// description.
     #[must_use]
     pub fn error(self, path: &Path, held: impl FnOnce(&str) -> Fault) -> Error {
         match self {
@@ -45,29 +46,29 @@ impl Refusal {
 }
 
 impl Lock {
-    /// Locks the file `path`, which is made if it is not there, and tries again for as long as `patience` says.
+    /// Locks the file `path`, which is made if it does not exist. Retries for at most `patience`.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn take(path: &Path, patience: Duration) -> Result<Self, Refusal> {
-        let file = open::own(path, OpenOptions::new().read(true).write(true).create(true).truncate(false));
+        let file = open::no_follow(path, OpenOptions::new().read(true).write(true).create(true).truncate(false));
         Self::hold_file(path, file.map_err(Refusal::Failed)?, patience)
     }
 
-    /// Locks the file `path` at once; `None` if it is not there.
+    /// Locks the file `path` without waiting; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn take_known(path: &Path) -> Result<Option<Self>, Refusal> {
-        match open::own(path, OpenOptions::new().read(true).write(true)) {
+    pub fn take_existing(path: &Path) -> Result<Option<Self>, Refusal> {
+        match open::no_follow(path, OpenOptions::new().read(true).write(true)) {
             Ok(file) => Self::hold_file(path, file, Duration::ZERO).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Refusal::Failed(error)),
         }
     }
 
-    /// Locks a folder itself, so that it stays locked when a file in it is removed. `None` where the system locks no folders:
-    /// on Windows and on some network file systems.
+    /// Locks a folder itself, so that it stays locked when a file in it is removed. `None` where the system cannot lock
+    /// folders: on Windows and on some network file systems.
     ///
     /// # Errors
     /// [`Refusal::Held`].
@@ -82,10 +83,10 @@ impl Lock {
     }
 
     fn hold_file(path: &Path, file: File, patience: Duration) -> Result<Self, Refusal> {
-        let told = file.metadata().map_err(Refusal::Failed)?;
-        // what is written to it would be written to another file
-        if open::names(&told) > 1 {
-            let text = "has another name (a hard link), expected a file of its own: try removing it";
+        let metadata = file.metadata().map_err(Refusal::Failed)?;
+        // a write to it would change the file under its other name too
+        if open::names(&metadata) > 1 {
+            let text = "has a second name (a hard link), expected a file with one name: try removing it";
             return Err(Refusal::Failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
         Self::hold(path, file, patience)
@@ -109,7 +110,7 @@ impl Lock {
         }
     }
 
-    /// Writes who holds it, for those who come second, and a line of `more` behind it.
+    /// Writes who holds the lock into its file, for processes that find it locked, and `more` as the second line.
     ///
     /// # Errors
     /// [`Error::Output`].
@@ -121,10 +122,10 @@ impl Lock {
         result.map_err(|e| output_error(&self.path, &e))
     }
 
-    /// True if the locked file still has its name: nobody has removed or replaced it.
+    /// Returns whether the locked file still has its name: nobody has removed or replaced it.
     ///
     /// # Errors
-    /// The system's error, unless it is that there is no such file.
+    /// The system's error, except that a missing file is `false`.
     pub fn is_in_place(&self) -> io::Result<bool> {
         let own = Identity::of(&self.file.metadata()?);
         match Identity::of_file(&self.path) {
@@ -137,12 +138,13 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // closing it is not enough: a child that another thread has just started holds a copy of it until its own program runs
+        // closing the file is not enough: a child process that another thread has just started holds a copy of it until
+        // the child's own program runs
         drop(self.file.unlock());
     }
 }
 
-/// The machine's name, where it tells.
+/// Returns the machine's name, or `this machine` if it is unknown.
 fn host() -> String {
     let file = fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let names = [file, std::env::var("HOSTNAME").ok(), std::env::var("COMPUTERNAME").ok()];
@@ -155,10 +157,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_one_is_told_who_holds_it() {
+    fn a_second_process_learns_who_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        assert!(Lock::take_known(&path).unwrap().is_none());
+        assert!(Lock::take_existing(&path).unwrap().is_none());
         let lock = Lock::take(&path, Duration::ZERO).unwrap();
         let refused = || Lock::take(&path, Duration::ZERO).unwrap_err();
         assert!(matches!(refused(), Refusal::Held(holder) if holder == "another process"));
@@ -170,7 +172,7 @@ mod tests {
         assert!(holder.starts_with(&format!("process {} on ", std::process::id())), "{holder}");
         assert!(holder.contains(" since 20") && holder.ends_with(" UTC"), "{holder}");
         drop(lock);
-        Lock::take_known(&path).unwrap().unwrap();
+        Lock::take_existing(&path).unwrap().unwrap();
         let error = Lock::take(dir.path(), Duration::ZERO).unwrap_err().error(&path, |holder| Fault::from(holder));
         assert_eq!(error.exit_code(), 6);
     }

@@ -1,9 +1,9 @@
-//! Files as bytes in memory that end in an error, and not in a signal, when another process makes them shorter.
+//! Maps files into memory. If another process truncates a mapped file, the reader gets an error instead of a signal.
 //!
-//! A read of a mapped page that the file no longer has is answered by SIGBUS, which ends a process. Here a handler puts
-//! zeros in the place of such pages and notes it, so that the reader goes to the end of what it does and then learns from
-//! [`Map::check`] that it read no file. Reads with checks would do without a handler, but hold a file's bytes and the
-//! weights made of them at once. On Windows a mapped file cannot be made shorter.
+//! A read of a mapped page that the file no longer has raises SIGBUS, which ends a process. Here a signal handler maps
+//! zeros in the place of such pages and records it. The reader finishes its work and then learns from [`Map::check`]
+//! that the bytes were not the file's. Ordinary reads would need no handler, but would hold a file's bytes and the
+//! weights made from them in memory at the same time. On Windows a mapped file cannot be truncated.
 
 use std::fs::File;
 use std::io;
@@ -15,8 +15,8 @@ use memmap2::Mmap;
 /// A mapped file.
 #[derive(Debug)]
 pub struct Map {
-    /// The handler's note of the map. Before the map, so that it is dropped first: the handler knows no address that
-    /// may have become another's.
+    /// The handler's record of the map. It is declared before the map so that it is dropped first: the handler must not
+    /// know an address range that may already belong to something else.
     #[cfg(unix)]
     watched: handler::Watched,
     map: Mmap,
@@ -25,14 +25,14 @@ pub struct Map {
 }
 
 impl Map {
-    /// Maps a file. What is read of it counts only once [`Map::check`] has found nothing.
+    /// Maps a file. The bytes read from it are valid only once [`Map::check`] has returned `Ok`.
     ///
     /// # Errors
     /// The system's error.
     pub fn new(file: File) -> io::Result<Self> {
         let modified = file.metadata()?.modified().ok();
-        // SAFETY: the map is only read, as plain bytes of which every value is one; a page that the file loses becomes
-        // zeros by the handler below, and `check` tells of it, as of every other change
+        // SAFETY: the map is only read, as bytes, for which every value is valid. The handler below replaces a page
+        // that the file loses by zeros, and `check` reports it, as it does every other change
         let map = unsafe { Mmap::map(&file) }?;
         Ok(Self {
             #[cfg(unix)]
@@ -43,10 +43,12 @@ impl Map {
         })
     }
 
-    /// Fails if the file changed since it was mapped: what was read then may be of two files, or zeros.
+    /// Checks that the file has not changed since it was mapped. If it has, the bytes read may mix two versions of it
+    /// or be zeros.
     ///
     /// # Errors
-    /// One that says whether the file became shorter or was changed; the system's, if it no longer tells.
+    /// An error that states whether the file became shorter or changed; the system's error if its metadata cannot be
+    /// read.
     pub fn check(&self) -> io::Result<()> {
         #[cfg(unix)]
         let is_lost = self.watched.is_lost();
@@ -63,16 +65,16 @@ impl Map {
         Err(io::Error::other(what))
     }
 
-    /// Gives the memory of `part`, a part of this map, back to the system. Touched again it is read again.
+    /// Returns the memory of `part`, a part of this map, to the system. A later access reads it from the file again.
     pub fn release(&self, part: &[u8]) {
         #[cfg(unix)]
         if let Some(offset) = (part.as_ptr() as usize).checked_sub(self.as_ptr() as usize)
             && offset + part.len() <= self.len()
         {
-            // SAFETY: of a map that nobody writes to, the same bytes come back from the file.
+            // SAFETY: nobody writes to the map, so the same bytes come back from the file
             let advice =
                 unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len()) };
-            // a system that does not take the advice only holds more
+            // if the system refuses the advice, it only keeps more memory
             advice.unwrap_or_default();
         }
         #[cfg(not(unix))]
@@ -90,8 +92,8 @@ impl Deref for Map {
 
 #[cfg(unix)]
 mod handler {
-    //! The handler of SIGBUS, and the list of maps that it knows. It does nothing but read atomics, map pages and set a
-    //! flag, and so may interrupt anything.
+    //! The handler of SIGBUS, and the list of maps that it knows. The handler only reads atomics, maps pages and sets a
+    //! flag, so it may interrupt any code.
 
     use std::io;
     use std::mem;
@@ -99,31 +101,31 @@ mod handler {
     use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
     use std::sync::{Mutex, OnceLock, PoisonError};
 
-    /// A place for the note of one map. It stays in the list for ever, and is used again.
+    /// A record of one map. It stays in the list for ever and is reused.
     #[derive(Debug)]
     struct Slot {
-        /// The map's first address; 0 where there is none.
+        /// The map's first address; 0 if the slot is free.
         start: AtomicUsize,
         end: AtomicUsize,
         is_lost: AtomicBool,
         next: Option<&'static Self>,
     }
 
-    /// The first of the list.
+    /// The first slot of the list.
     static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
     /// Held while a slot is taken.
     static TAKING: Mutex<()> = Mutex::new(());
     /// The process's handler of SIGBUS before ours.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
-    /// Returns the list from its first slot on.
+    /// Iterates over the list from its first slot.
     fn slots() -> impl Iterator<Item = &'static Slot> {
-        // SAFETY: null, or a slot that was leaked
+        // SAFETY: the pointer is null or that of a leaked slot
         let first = unsafe { SLOTS.load(Ordering::Acquire).as_ref() };
         std::iter::successors(first, |slot| slot.next)
     }
 
-    /// A map that the handler knows, until this is dropped.
+    /// A map that the handler knows until this value is dropped.
     #[derive(Debug)]
     pub(super) struct Watched(&'static Slot);
 
@@ -159,13 +161,13 @@ mod handler {
     fn install() -> io::Result<()> {
         static INSTALLED: OnceLock<Result<(), io::ErrorKind>> = OnceLock::new();
         let installed = INSTALLED.get_or_init(|| {
-            // SAFETY: zeros are a `sigaction`, and the calls get whole ones
+            // SAFETY: all zeros are a valid `sigaction`, and both calls get pointers to whole ones
             unsafe {
                 let mut before: libc::sigaction = mem::zeroed();
                 if libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut before) != 0 {
                     return Err(io::Error::last_os_error().kind());
                 }
-                // known before the handler can ask for it
+                // set before the handler is installed, because the handler reads it
                 let _ = BEFORE.set(before);
                 let mut own: libc::sigaction = mem::zeroed();
                 let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
@@ -181,7 +183,7 @@ mod handler {
     }
 
     extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-        // SAFETY: the system hands over a whole `siginfo_t`
+        // SAFETY: the system passes a valid `siginfo_t`
         let address = unsafe { (*info).si_addr() } as usize;
         let around = |slot: &&Slot| {
             let start = slot.start.load(Ordering::Acquire);
@@ -196,25 +198,27 @@ mod handler {
         elsewhere(signal, info, context);
     }
 
-    /// Puts zeros from the page of `address` up to `end`, where a map ends: a file that lost a page lost those behind it.
+    /// Maps zeros from the page of `address` up to `end`, the end of the map: a file that lost a page has lost all
+    /// pages after it.
     fn put_zeros(address: usize, end: usize) -> bool {
-        // SAFETY: `sysconf` may be called anywhere
+        // SAFETY: `sysconf` is safe to call in a signal handler
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let Ok(page) = usize::try_from(page) else { return false };
         let start = address - address % page;
         let (pages, how) = (start as *mut libc::c_void, libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_FIXED);
-        // SAFETY: `errno` is this thread's
+        // `errno` belongs to this thread
         let errno = io::Error::last_os_error();
-        // SAFETY: the range belongs to one map, which the interrupted thread reads and nobody gives back meanwhile
+        // SAFETY: the range belongs to one map, which the interrupted thread is reading, so it is not unmapped
+        // meanwhile
         let put = unsafe { libc::mmap(pages, end - start, libc::PROT_READ, how, -1, 0) };
         restore(&errno);
         put != libc::MAP_FAILED
     }
 
-    /// Gives the interrupted code the error number back that it may be about to look at.
+    /// Restores `errno`, which the interrupted code may be about to read.
     fn restore(errno: &io::Error) {
         let number = errno.raw_os_error().unwrap_or(0);
-        // SAFETY: the address is that of this thread's own number
+        // SAFETY: the address is that of this thread's own `errno`
         #[cfg(any(target_os = "linux", target_os = "emscripten"))]
         unsafe {
             *libc::__errno_location() = number;
@@ -234,25 +238,25 @@ mod handler {
         let _ = number;
     }
 
-    /// A fault that is none of ours has the end that it had before.
+    /// Handles a fault outside the known maps as the process did before: by its earlier handler or the default action.
     fn elsewhere(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         let before = BEFORE.get();
         let is_handler = |action: &&libc::sigaction| ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction);
         match before.filter(is_handler) {
             Some(action) if action.sa_flags & libc::SA_SIGINFO != 0 => {
                 type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
-                // SAFETY: with this flag the number is the address of such a function
+                // SAFETY: with this flag the value is the address of a function of this type
                 let handler = unsafe { mem::transmute::<libc::sighandler_t, Handler>(action.sa_sigaction) };
                 handler(signal, info, context);
             }
             Some(action) => {
-                // SAFETY: without the flag the number is the address of a function of the signal alone
+                // SAFETY: without the flag the value is the address of a function that takes only the signal
                 let handler =
                     unsafe { mem::transmute::<libc::sighandler_t, extern "C" fn(libc::c_int)>(action.sa_sigaction) };
                 handler(signal);
             }
-            // back in the code that faulted the signal comes again, and ends the process
-            // SAFETY: the default action asks for nothing
+            // when the handler returns, the faulting code raises the signal again, which then ends the process
+            // SAFETY: the default action has no preconditions
             None => unsafe {
                 libc::signal(signal, libc::SIG_DFL);
             },
@@ -281,13 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn a_map_reads_as_its_file_and_what_was_given_back_is_still_there() {
+    fn a_map_reads_as_its_file_and_released_parts_are_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let (path, bytes) = file(dir.path());
         let map = Map::new(File::open(&path).unwrap()).unwrap();
         assert!(*map == *bytes);
         map.release(&map[5000..250_000]);
-        map.release(&[1, 2, 3]); // no part of it
+        map.release(&[1, 2, 3]); // not a part of the map
         assert!(*map == *bytes);
         map.check().unwrap();
     }
@@ -296,7 +300,7 @@ mod tests {
     #[test]
     fn a_file_that_becomes_shorter_ends_in_an_error_and_not_in_sigbus() {
         let dir = tempfile::tempdir().unwrap();
-        // also within a page, where no signal comes, and to nothing
+        // includes a cut within a page, where no signal is raised, and a cut to nothing
         for bytes in [0, 4096, 100_000, BYTES as u64 - 10] {
             let (path, whole) = file(dir.path());
             let (map, other) = (Map::new(File::open(&path).unwrap()).unwrap(), Map::new(File::open(&path).unwrap()));
@@ -314,7 +318,7 @@ mod tests {
                 }
             });
             assert_eq!(map.check().unwrap_err().to_string(), "became shorter while it was read");
-            // one that grew back is another file
+            // a file that grew back counts as changed
             std::fs::write(&path, &whole).unwrap();
             assert_eq!(map.check().unwrap_err().to_string(), "changed while it was read");
             drop(map);
@@ -326,7 +330,7 @@ mod tests {
         }
     }
 
-    /// Started by the test below: dies.
+    /// Started as a child process by the test below; dies.
     #[cfg(unix)]
     #[test]
     #[ignore = "is started by the next test"]
@@ -335,7 +339,7 @@ mod tests {
         let (path, _) = file(dir.path());
         let _map = Map::new(File::open(&path).unwrap()).unwrap();
         let file = File::open(&path).unwrap();
-        // SAFETY: it is meant to be cut
+        // SAFETY: the map is meant to be truncated, which ends the process
         let beside = unsafe { Mmap::map(&file) }.unwrap();
         shorten(&path, 0);
         println!("lived: {}", beside[BYTES / 2]);

@@ -1,20 +1,21 @@
-//! Bytes on disk: whole files or none, folders that a test can break, locks, Hugging Face's cache. No GPU, no model.
+//! Bytes on disk: atomic writes, file operations that tests can make fail, locks, Hugging Face's cache. No GPU, no
+//! model.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`atomic`] | writes a file as a whole or not at all |
-//! | [`bounded`] | reads files that are not too long |
-//! | [`disk`] | file operations behind a trait, so that tests record them and let each fail |
-//! | [`hub`] | where Hugging Face's cache keeps models and data sets |
-//! | [`identity`] | tells whether a path still leads to what was opened there |
-//! | [`kind`] | kinds of files, told by their first bytes |
-//! | [`lines`] | lines of files, none of which may be without end |
-//! | [`lock`] | locked files, which the system frees when their process ends |
-//! | [`map`] | files as bytes in memory; one that is cut meanwhile is an error |
-//! | [`open`] | opens plain files: links, pipes and devices in their place are refused |
+//! | [`bounded`] | reads whole files up to a size limit |
+//! | [`disk`] | file operations behind a trait, so that tests record them and make each fail |
+//! | [`hub`] | paths of models and data sets in Hugging Face's cache |
+//! | [`identity`] | checks whether a path still leads to the file that was opened there |
+//! | [`kind`] | kinds of files, recognised by their first bytes |
+//! | [`lines`] | reads files by line, with a limit on the length of a line |
+//! | [`lock`] | file locks, which the system releases when their process ends |
+//! | [`map`] | files mapped into memory; a file that is truncated meanwhile is an error |
+//! | [`open`] | opens plain files; refuses links, pipes and devices in their place |
 //! | [`path_text`] | paths as text that reads back, whatever bytes they have |
-//! | [`shell`] | words of commands that are shown, quoted for a shell |
-//! | [`visible`] | text of strangers with every character visible |
+//! | [`shell`] | words of displayed commands, quoted for a shell |
+//! | [`visible`] | makes every character of untrusted text visible |
 
 pub mod atomic;
 pub mod bounded;

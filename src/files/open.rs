@@ -1,5 +1,5 @@
-//! Opens files of the kind that is expected: a link, a pipe or a device in the place of a file is refused before anything
-//! is read from it or written to it.
+//! Opens files of the expected kind: a link, a pipe or a device in the place of a file is refused before anything is
+//! read from it or written to it.
 
 use std::fmt;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
@@ -9,17 +9,17 @@ use std::path::Path;
 use crate::error::Fault;
 use crate::files::atomic;
 
-/// Another kind of thing in the place of a file, with its name: `a pipe`.
+/// Error for something other than a plain file in the place of a file. Holds its name: `a pipe`.
 #[derive(Debug, thiserror::Error)]
 #[error("is {0}, expected a file")]
 struct NoFile(&'static str);
 
-/// Opens a file that the user or a model names, for reading. Links are followed, since the user's data may lie anywhere and
-/// the hub's cache is made of them.
+/// Opens a file that the user or a model names, for reading. Links are followed, because the user's data may be
+/// anywhere and the hub's cache consists of links.
 ///
 /// # Errors
-/// The system's error; [`io::ErrorKind::IsADirectory`] for a folder and [`io::ErrorKind::InvalidInput`] for a pipe, a socket
-/// or a device, which says so. None of them is opened, so that a pipe without a writer blocks nobody.
+/// The system's error; [`io::ErrorKind::IsADirectory`] for a folder and [`io::ErrorKind::InvalidInput`] for a pipe, a
+/// socket or a device, which the error names. None of these is opened, so a pipe without a writer does not block.
 pub fn input(path: &Path) -> io::Result<File> {
     plain(&fs::metadata(path)?)?;
     let file = options(OpenOptions::new().read(true), false).open(path)?;
@@ -27,13 +27,13 @@ pub fn input(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Returns the fault of an input at `place` that [`input`] could not open or that cannot be read.
+/// Returns the fault for an input at `place` that [`input`] could not open or that cannot be read.
 #[must_use]
 pub fn fault(place: impl fmt::Display, error: &io::Error) -> Fault {
     refusal(&place, error).unwrap_or_else(|| Fault::at(place, format!("cannot be read ({error})")))
 }
 
-/// Returns the fault of an input at `place` that was refused by its kind, if it was.
+/// Returns the fault for an input at `place` that was refused because of its kind; `None` for any other error.
 #[must_use]
 pub fn refusal(place: impl fmt::Display, error: &io::Error) -> Option<Fault> {
     let NoFile(what) = error.get_ref()?.downcast_ref()?;
@@ -42,12 +42,12 @@ pub fn refusal(place: impl fmt::Display, error: &io::Error) -> Option<Fault> {
     Some(if is_folder { fault } else { fault.advice("try storing its contents in a file first") })
 }
 
-/// Opens a file in a folder that may come from a stranger, with `how`. The file is expected to be a plain one: a link in its
-/// place is not followed, wherever it leads.
+/// Opens a file in a folder that may come from elsewhere, with the options `how`. It must be a plain file: a link in
+/// its place is not followed, wherever it leads.
 ///
 /// # Errors
 /// Those of [`input`]; [`io::ErrorKind::InvalidInput`] for a link.
-pub fn own(path: &Path, how: &OpenOptions) -> io::Result<File> {
+pub fn no_follow(path: &Path, how: &OpenOptions) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(there) => plain(&there)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -58,11 +58,11 @@ pub fn own(path: &Path, how: &OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
-/// Fails unless `path` is a folder itself: not a link to one. Nothing there is [`io::ErrorKind::NotFound`].
+/// Checks that `path` is a folder itself, not a link to one.
 ///
 /// # Errors
-/// As [`own`], and [`io::ErrorKind::NotADirectory`] for a file.
-pub fn own_folder(path: &Path) -> io::Result<()> {
+/// [`io::ErrorKind::NotFound`] if nothing exists there, [`io::ErrorKind::NotADirectory`] if it is not a folder.
+pub fn check_folder(path: &Path) -> io::Result<()> {
     let there = fs::symlink_metadata(path)?.file_type();
     if there.is_dir() {
         return Ok(());
@@ -71,21 +71,21 @@ pub fn own_folder(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::NotADirectory, format!("is {what}, expected a folder")))
 }
 
-/// Makes a folder unless it is there, as [`own_folder`] wants it.
+/// Makes a folder unless it exists. An existing one must pass [`check_folder`].
 ///
 /// # Errors
-/// As [`own_folder`].
-pub fn make_own_folder(path: &Path) -> io::Result<()> {
+/// Those of [`check_folder`]; the system's error.
+pub fn make_folder(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => own_folder(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_folder(path),
         made => made,
     }
 }
 
-/// Fails unless a file that was looked at is a plain one: no folder, link, pipe, socket or device.
+/// Checks that the metadata is that of a plain file: not of a folder, link, pipe, socket or device.
 ///
 /// # Errors
-/// As [`own`].
+/// [`io::ErrorKind::IsADirectory`] for a folder, [`io::ErrorKind::InvalidInput`] for anything else.
 pub fn plain(there: &Metadata) -> io::Result<()> {
     let there = there.file_type();
     if there.is_file() {
@@ -95,22 +95,23 @@ pub fn plain(there: &Metadata) -> io::Result<()> {
     Err(io::Error::new(error, NoFile(kind(there))))
 }
 
-/// [`own`] for a file that is to be changed. One that has a second name (a hard link), which may be outside of its folder, is
-/// first replaced by a copy, so that the change reaches no other name.
+/// Opens a file as [`no_follow`] does, to change it. If the file has a second name (a hard link), which may be outside
+/// its folder, it is first replaced by a copy, so that the change does not reach the other name.
 ///
 /// # Errors
-/// As [`own`].
-pub fn alone(path: &Path, how: &OpenOptions) -> io::Result<File> {
-    let file = own(path, how)?;
+/// Those of [`no_follow`]; the system's error if the copy cannot be written.
+pub fn unshared(path: &Path, how: &OpenOptions) -> io::Result<File> {
+    let file = no_follow(path, how)?;
     if names(&file.metadata()?) <= 1 {
         return Ok(file);
     }
-    let mut source = own(path, OpenOptions::new().read(true))?;
+    let mut source = no_follow(path, OpenOptions::new().read(true))?;
     atomic::try_write(path, |out| io::copy(&mut source, out).map(drop))?;
-    own(path, how)
+    no_follow(path, how)
 }
 
-/// Returns the number of names that an open file has: none once it was removed. 1 where the system does not tell.
+/// Returns the number of names (hard links) of an open file: 0 once it was removed, 1 where the system does not report
+/// it.
 #[must_use]
 pub fn names(there: &Metadata) -> u64 {
     #[cfg(unix)]
@@ -125,7 +126,7 @@ pub fn names(there: &Metadata) -> u64 {
     }
 }
 
-/// Names what is no file.
+/// Returns the name, for messages, of something that is not a plain file.
 fn kind(there: FileType) -> &'static str {
     #[cfg(unix)]
     {
@@ -143,12 +144,12 @@ fn kind(there: FileType) -> &'static str {
     } else if there.is_dir() {
         "a folder"
     } else {
-        "no plain file"
+        "not a plain file"
     }
 }
 
-/// Adds what keeps the system from following a link at the path's end and from waiting for a pipe that has taken the
-/// file's place since it was looked at.
+/// Adds the flags with which the system does not follow a link at the path's end (if `own`), and does not wait for a
+/// pipe that has taken the file's place since the check.
 #[cfg(unix)]
 fn options(how: &mut OpenOptions, own: bool) -> &OpenOptions {
     use rustix::fs::OFlags;
@@ -160,7 +161,7 @@ fn options(how: &mut OpenOptions, own: bool) -> &OpenOptions {
 #[cfg(windows)]
 fn options(how: &mut OpenOptions, own: bool) -> &OpenOptions {
     use std::os::windows::fs::OpenOptionsExt as _;
-    /// `FILE_FLAG_OPEN_REPARSE_POINT`: opens a link itself, which is then refused as no plain file.
+    /// `FILE_FLAG_OPEN_REPARSE_POINT`: opens the link itself, which is then refused because it is not a plain file.
     const THE_LINK_ITSELF: u32 = 0x0020_0000;
     if own { how.custom_flags(THE_LINK_ITSELF) } else { how }
 }
@@ -178,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with a thing of each kind, and how errors call what is no file.
+    /// Fills a folder with an entry of each kind. Returns each that is not a file and its name in errors.
     fn things(dir: &Path) -> [(&'static str, &'static str); 5] {
         fs::write(dir.join("file"), "text").unwrap();
         fs::create_dir(dir.join("folder")).unwrap();
@@ -225,17 +226,17 @@ mod tests {
         let all = things(dir.path()).map(|(name, _)| name);
         for how in &hows {
             for name in all.into_iter().chain(["link"]) {
-                assert!(own(&dir.path().join(name), how).is_err(), "{name} {how:?}");
+                assert!(no_follow(&dir.path().join(name), how).is_err(), "{name} {how:?}");
             }
-            own(&dir.path().join("file"), how).unwrap();
+            no_follow(&dir.path().join("file"), how).unwrap();
         }
-        let error = own(&dir.path().join("link"), &hows[0]).unwrap_err();
+        let error = no_follow(&dir.path().join("link"), &hows[0]).unwrap_err();
         assert_eq!(error.to_string(), "is a link, expected a file");
         assert!(!dir.path().join("nowhere").exists());
-        own_folder(&dir.path().join("folder")).unwrap();
+        check_folder(&dir.path().join("folder")).unwrap();
         symlink("folder", dir.path().join("to")).unwrap();
-        assert_eq!(make_own_folder(&dir.path().join("to")).unwrap_err().to_string(), "is a link, expected a folder");
-        make_own_folder(&dir.path().join("new")).unwrap();
-        make_own_folder(&dir.path().join("new")).unwrap();
+        assert_eq!(make_folder(&dir.path().join("to")).unwrap_err().to_string(), "is a link, expected a folder");
+        make_folder(&dir.path().join("new")).unwrap();
+        make_folder(&dir.path().join("new")).unwrap();
     }
 }

@@ -1,7 +1,7 @@
-//! Paths as text that reads back: TOML and JSON hold text, and a path of Unix is any bytes.
+//! Writes any path as text that reads back: TOML and JSON hold text, but a Unix path may be any bytes.
 //!
-//! A path that is text is written as it is. Any other is written as a `file:` address, whose `%E9` is the byte 0xE9; so is a
-//! path that begins with `file:` itself. The serde modules here write and read fields of this kind.
+//! A path that is valid text is written as it is. Any other path, and one that itself begins with `file:`, is written
+//! as a `file:` address, in which `%E9` is the byte 0xE9. The serde modules here write and read such fields.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Beginning of a path that is written as an address.
 const SCHEME: &str = "file:";
 
-/// Returns a path as text; `None` for a path that no text can spell, which Unix does not have.
+/// Returns a path as text; `None` for a path that cannot be written as text, which does not happen on Unix.
 #[must_use]
 pub fn spelled(path: &Path) -> Option<String> {
     match path.to_str() {
@@ -18,7 +18,7 @@ pub fn spelled(path: &Path) -> Option<String> {
     }
 }
 
-/// Returns the path that [`spelled`] wrote. Other text is a path as it is.
+/// Returns the path of a text that [`spelled`] wrote. Any other text is itself the path.
 #[must_use]
 pub fn read(text: &str) -> PathBuf {
     text.strip_prefix(SCHEME).and_then(unescaped).unwrap_or_else(|| text.into())
@@ -51,7 +51,7 @@ fn escaped(path: &Path) -> Option<String> {
 }
 
 /// Returns the path of an address without its scheme; `None` if a `%` is not followed by two hexadecimal digits, or the
-/// bytes are no path here.
+/// bytes are not a valid path on this system.
 fn unescaped(text: &str) -> Option<PathBuf> {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let [first, later @ ..] = rest {
@@ -79,9 +79,9 @@ fn path_of(bytes: Vec<u8>) -> Option<PathBuf> {
     String::from_utf8(bytes).ok().map(PathBuf::from)
 }
 
-/// Returns the text of a path, or the error that serde reports.
+/// Returns the text of a path, or an error for serde.
 fn text<E: serde::ser::Error>(path: &Path) -> Result<String, E> {
-    spelled(path).ok_or_else(|| E::custom(format!("{}: a path that is no text cannot be stored", path.display())))
+    spelled(path).ok_or_else(|| E::custom(format!("{}: a path that is not text cannot be stored", path.display())))
 }
 
 /// Serde for a path.
@@ -100,13 +100,13 @@ pub mod one {
     /// Reads a path.
     ///
     /// # Errors
-    /// If it is no text.
+    /// If the value is not a string.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
         String::deserialize(from).map(|text| read(&text))
     }
 }
 
-/// Serde for a path that may not be given.
+/// Serde for an optional path.
 pub mod maybe {
     use super::{PathBuf, read, text};
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
@@ -122,13 +122,13 @@ pub mod maybe {
     /// Reads a path.
     ///
     /// # Errors
-    /// If it is no text.
+    /// If the value is not a string.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
         Ok(Option::<String>::deserialize(from)?.map(|text| read(&text)))
     }
 }
 
-/// Serde for paths: one alone is written without a list.
+/// Serde for paths: a single path is written without a list.
 pub mod several {
     use super::{PathBuf, read, text};
     use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
@@ -152,7 +152,7 @@ pub mod several {
     /// Reads paths.
     ///
     /// # Errors
-    /// If it is neither text nor a list of texts.
+    /// If the value is neither a string nor a list of strings.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
         let texts = match Written::deserialize(from)? {
             Written::One(text) => vec![text],
@@ -189,7 +189,7 @@ mod tests {
         }
         let odd = Path::new("file:a b%.bin");
         assert_eq!(read(&spelled(odd).unwrap()), odd);
-        // no address that was written here: a path as it is
+        // not an address that `spelled` writes: the text is the path
         for text in ["file:100%", "file:%zz", "file:%f"] {
             assert_eq!(read(text), Path::new(text));
         }

@@ -1,12 +1,12 @@
-//! Words for a shell: commands that are shown can be copied, whatever the names in them hold.
+//! Quotes words for a shell, so that displayed commands can be copied, whatever characters their names have.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 
 use super::visible::is_hidden;
 
-/// Returns a word as a shell reads it, in quotes where it needs them. One that is no text, or has characters that nothing
-/// shows, is spelled byte by byte as bash, zsh and ksh read it: `$'caf\xe9'`.
+/// Returns a word as a shell reads it, in quotes where it needs them. A word that is not text, or has hidden
+/// characters, is spelled byte by byte as bash, zsh and ksh read it: `$'caf\xe9'`.
 #[must_use]
 pub fn word(word: impl AsRef<OsStr>) -> String {
     let word = word.as_ref();
@@ -14,7 +14,7 @@ pub fn word(word: impl AsRef<OsStr>) -> String {
     text.and_then(|text| shlex::try_quote(text).ok()).map_or_else(|| spelled(word), std::borrow::Cow::into_owned)
 }
 
-/// Returns the same, in quotes in any case.
+/// Returns the same as [`word`], always in quotes.
 #[must_use]
 pub fn quoted(name: impl AsRef<OsStr>) -> String {
     let word = word(name);

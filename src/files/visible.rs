@@ -1,22 +1,22 @@
-//! Text of strangers with every character visible. Names of files, keys of recipes, names of tensors and answers of servers
-//! may hold characters that make a terminal act, begin a line of their own or turn what follows around.
+//! Makes every character of untrusted text visible. File names, recipe keys, tensor names and server responses may
+//! contain characters that control a terminal, begin a new line or reverse the direction of the text after them.
 
 use std::fmt::Write as _;
 
-/// True for a character that nothing shows: controls of ASCII, of Latin-1 and of Unicode's directions, separators of lines,
-/// and what has no width.
+/// Returns whether a character is invisible: a control of ASCII, Latin-1 or Unicode's text direction, a line separator,
+/// or a character without width.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
-        || turns(c)
+        || changes_direction(c)
         || matches!(c, '\u{ad}' | '\u{34f}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}')
         || matches!(c, '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
         || matches!(c, '\u{e0000}'..='\u{e007f}')
 }
 
-/// True for a character that changes the direction of the text around it, past its end.
+/// Returns whether a character changes the direction of the text around it, which can reach past the text's end.
 #[must_use]
-pub fn turns(c: char) -> bool {
+pub fn changes_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -34,7 +34,7 @@ pub fn line(text: &str) -> String {
     out
 }
 
-/// Returns JSON with the hidden characters that its strings may hold spelled as `\u202e`. Its meaning stays the same.
+/// Returns JSON with the hidden characters of its strings spelled as `\u202e`. The values stay the same.
 #[must_use]
 pub fn json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -50,7 +50,7 @@ pub fn json(text: &str) -> String {
     out
 }
 
-/// Returns a value as TOML in one line, with its hidden characters spelled as `\u202E`.
+/// Returns a value as one line of TOML, with its hidden characters spelled as `\u202E`.
 #[must_use]
 pub fn toml(value: &::toml::Value) -> String {
     match value {
@@ -80,7 +80,7 @@ pub fn toml(value: &::toml::Value) -> String {
 mod tests {
     use super::*;
 
-    /// Characters that no terminal may get from a name.
+    /// Characters that must not reach a terminal from a name.
     const HIDDEN: &str = "\0\u{7}\u{8}\t\n\u{b}\r\u{1b}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{ad}\u{61c}\u{180e}\u{200b}\u{200d}\u{200e}\
                           \u{2028}\u{2029}\u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{206f}\u{feff}\u{fffb}\u{e0041}";
 

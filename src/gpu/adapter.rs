@@ -1,4 +1,4 @@
-//! Which adapters there are, which one is taken, and what it can do.
+//! Lists the adapters, picks one, and gathers its capabilities.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
 
-/// Who made a GPU: what compilers make of a kernel differs more between vendors than between their GPUs.
+/// Vendor of a GPU. Compiled kernels differ more between vendors than between the GPUs of one vendor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Vendor {
     /// NVIDIA.
@@ -18,12 +18,13 @@ pub enum Vendor {
     Intel,
     /// Apple.
     Apple,
-    /// Anyone else, and software.
+    /// Any other vendor, and software adapters.
     Other,
 }
 
 impl Vendor {
-    /// Returns the vendor by its number on the PCI bus, which not every backend tells, or else by an adapter's name.
+    /// Returns the vendor by its PCI vendor id. Not every backend reports the id, so the adapter's name is the
+    /// fallback.
     #[must_use]
     pub fn of(id: u32, name: &str) -> Self {
         let named = |word: &str| name.contains(word);
@@ -41,21 +42,21 @@ impl Vendor {
     }
 }
 
-/// Cooperative matrices of f16 with f32 sums whose dimensions a kernel chooses: Vulkan's flexible ones.
+/// Cooperative matrices with f16 operands, f32 sums and dimensions that a kernel chooses (`VK_NV_cooperative_matrix2`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flexible {
-    /// M, N and K are multiples of these.
+pub struct FlexibleMatrices {
+    /// Numbers of which M, N and K must be multiples.
     pub granularity: [u32; 3],
-    /// The largest of any dimension.
+    /// Largest value of any dimension.
     pub largest: u32,
-    /// A workgroup holds a matrix, not a subgroup.
+    /// Whether a workgroup holds a matrix; otherwise a subgroup does.
     pub workgroup: bool,
-    /// Invocations that such a workgroup has; 0 for a subgroup's matrices.
+    /// Invocations of a workgroup that holds matrices; 0 for a subgroup's matrices.
     pub invocations: u32,
 }
 
-/// What an adapter can do, gathered once. Kernels are chosen from this alone, so that choosing is testable without
-/// a GPU.
+/// Capabilities of an adapter, gathered once. Kernels are chosen from these alone, so that the choice can be tested
+/// without a GPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Caps {
     /// The adapter's name.
@@ -66,68 +67,68 @@ pub struct Caps {
     pub backend: String,
     /// The driver's name and version.
     pub driver: String,
-    /// Its place on the PCI bus, as `0000:41:00.0`; empty where the backend does not say.
+    /// Its PCI bus id, such as `0000:41:00.0`; empty if the backend does not report it.
     pub bus: String,
-    /// True for adapters that compute on the CPU, such as Mesa's lavapipe.
+    /// Whether the adapter computes on the CPU, as Mesa's lavapipe does.
     pub software: bool,
-    /// True where the GPU shares the system's memory and the display.
+    /// Whether the GPU shares the system's memory and drives the display.
     pub integrated: bool,
-    /// Invocations that a software adapter computes at once; 0 where it does not matter.
+    /// Invocations that a software adapter computes at once; 0 for GPUs, where it does not matter.
     pub lanes: u32,
     /// Largest storage binding in bytes.
     pub max_binding_bytes: u64,
-    /// Floating-point operations that one dispatch should not exceed: on adapters that draw the screen too, where a
-    /// system takes a long one for a hung one (Windows after two seconds).
+    /// Largest number of floating-point operations in one dispatch. It is limited on adapters that also draw the
+    /// screen, where the system takes a long dispatch for a hung one (Windows after two seconds).
     pub most_flops: u64,
-    /// Bytes that one dispatch should not move more of, on the same adapters.
+    /// Largest number of bytes that one dispatch should move. It is limited on the same adapters.
     pub most_bytes: u64,
     /// Largest buffer in bytes.
     pub max_buffer_bytes: u64,
-    /// Storage buffers that one kernel may bind.
+    /// Largest number of storage buffers that one kernel may bind.
     pub max_storage_buffers: u32,
     /// Workgroup memory in bytes.
     pub max_workgroup_bytes: u32,
-    /// Invocations in a workgroup.
+    /// Largest number of invocations in a workgroup.
     pub max_invocations: u32,
-    /// Workgroups in one dimension of a dispatch.
+    /// Largest number of workgroups in one dimension of a dispatch.
     pub max_groups: u32,
     /// Alignment of a binding's offset in bytes.
     pub offset_alignment: u64,
-    /// SMs or compute units, where the driver tells.
+    /// SMs or compute units, if the driver reports them.
     pub compute_units: Option<u32>,
-    /// True if kernels may use f16.
+    /// Whether kernels may use f16.
     pub f16: bool,
-    /// True if kernels may use 64-bit integers.
+    /// Whether kernels may use 64-bit integers.
     pub int64: bool,
-    /// True if kernels may use subgroup operations.
+    /// Whether kernels may use subgroup operations.
     pub subgroups: bool,
-    /// Smallest and largest subgroup.
+    /// Smallest and largest subgroup size.
     pub subgroup_sizes: (u32, u32),
-    /// True if a kernel can require a subgroup size: on a device of our own, see [`super::Gpu::device`].
+    /// Whether a kernel can require a subgroup size. wgpu's own devices cannot: see [`super::Gpu::device_kind`].
     pub subgroup_control: bool,
-    /// True if passes can be timed on the GPU.
+    /// Whether passes can be timed on the GPU.
     pub timestamps: bool,
-    /// True if what lies between passes, clears and copies, can be timed too.
+    /// Whether clears and copies, which are between passes, can be timed too.
     pub encoder_timestamps: bool,
-    /// Square cooperative matrix shapes with f16 operands and f32 results: their edges. Of an open device those that
-    /// kernels may use: none unless it was opened with [`super::Options::matrices`].
+    /// Edges of the square cooperative matrix shapes with f16 operands and f32 results. For an open device these are
+    /// the edges that kernels may use: none unless it was opened with [`super::Options::matrices`].
     pub matrix_edges: Vec<u32>,
-    /// True if kernels may have functions of whole cooperative matrices, which our SPIR-V passes write, and if matrices of
-    /// all of `matrix_edges` may be results of f16 too.
+    /// Whether kernels may have functions of whole cooperative matrices, which our SPIR-V passes write, and matrices of
+    /// all of `matrix_edges` may also have f16 results.
     pub matrix_functions: bool,
-    /// Matrices whose dimensions a kernel chooses: only on a device that was opened with [`super::Options::experimental`].
-    pub flexible: Option<Flexible>,
-    /// Put matrices of this edge together from the smaller ones that the adapter has: for tests of kernels for other
+    /// Matrices whose dimensions a kernel chooses. Only a device opened with [`super::Options::experimental`] has them.
+    pub flexible: Option<FlexibleMatrices>,
+    /// Edge of the matrices that kernels compose from the adapter's smaller ones. Tests set it to run kernels for other
     /// adapters.
     pub emulated_edge: Option<u32>,
-    /// The fastest kernels on this adapter: for an operator and shape, as the operator words it, the kernel to take.
-    /// Empty unless somebody loads a record.
+    /// Tuning record of this adapter: maps an operator and shape, in the operator's own wording, to the fastest kernel.
+    /// Empty unless a record is loaded.
     #[serde(skip)]
     pub tuned: Arc<BTreeMap<String, String>>,
 }
 
 impl Caps {
-    /// The capabilities that WebGPU promises everywhere: for tests and for plans without a device.
+    /// Returns the capabilities that WebGPU guarantees everywhere, for tests and for plans without a device.
     #[must_use]
     pub fn webgpu_defaults() -> Self {
         Self {
@@ -164,27 +165,28 @@ impl Caps {
         }
     }
 
-    /// The same where the GPU shares the display: its dispatches are short.
+    /// Returns these capabilities for a GPU that also drives the display, where dispatches must be short.
     #[must_use]
     pub fn integrated(self) -> Self {
         Self { integrated: true, most_flops: 1 << 35, most_bytes: 2 << 30, ..self }
     }
 
-    /// Bytes of a tensor that one dispatch uses: what is bound at once, and less where a dispatch of eight tensors would
-    /// move too much.
+    /// Returns the largest number of bytes of one tensor that a dispatch uses: the largest binding, or less where a
+    /// dispatch of eight such tensors would move more than `most_bytes`.
     #[must_use]
     pub fn window_bytes(&self) -> u64 {
         self.max_binding_bytes.min(self.most_bytes / 8)
     }
 
-    /// True if a kernel can require subgroups of so many invocations.
+    /// Returns whether a kernel can require subgroups of `lanes` invocations.
     #[must_use]
     pub fn can_require_subgroups_of(&self, lanes: u32) -> bool {
         let (least, most) = self.subgroup_sizes;
         self.subgroup_control && lanes.is_power_of_two() && (least..=most).contains(&lanes)
     }
 
-    /// True if this is its place on the PCI bus. The domain may be left out, or be as long as `nvidia-smi` prints it.
+    /// Returns whether the adapter has this PCI bus id. The domain may be missing, or have 8 digits as `nvidia-smi`
+    /// prints it.
     #[must_use]
     pub fn is_at(&self, bus: &str) -> bool {
         let place = |text: &str| {
@@ -195,13 +197,13 @@ impl Caps {
         !self.bus.is_empty() && place(&self.bus).is_some_and(|own| place(bus) == Some(own))
     }
 
-    /// Where it is on the bus, to follow a name; empty where the backend does not say.
+    /// Returns ` at ` and the PCI bus id, to follow a name; empty if the id is unknown.
     #[must_use]
     pub fn at_bus(&self) -> String {
         if self.bus.is_empty() { String::new() } else { format!(" at {}", self.bus) }
     }
 
-    /// One line for the header of a run.
+    /// Describes the adapter in one line, for the header of a run.
     #[must_use]
     pub fn summary(&self) -> String {
         let software = if self.software { ", software" } else { "" };
@@ -209,19 +211,19 @@ impl Caps {
     }
 }
 
-/// An adapter in the list of all.
+/// An entry in the list of adapters.
 #[derive(Debug, Clone)]
 pub struct DeviceInfo {
-    /// Its position, which [`find`] and [`super::Gpu::open`] take as its name too.
+    /// Its position in the list. [`find`] and [`super::Gpu::open`] accept it as the adapter's name.
     pub index: usize,
-    /// What it can do.
+    /// Its capabilities.
     pub caps: Caps,
-    /// See [`super::Gpu::device`].
+    /// See [`super::Gpu::device_kind`].
     pub kind: String,
 }
 
 impl DeviceInfo {
-    /// Names it by number, name and place on the bus.
+    /// Names the adapter by number, name and PCI bus id.
     #[must_use]
     pub fn place(&self) -> String {
         format!("{}: {}{}", self.index, self.caps.name, self.caps.at_bus())
@@ -230,18 +232,19 @@ impl DeviceInfo {
 
 fn instance_descriptor(checked: bool) -> wgpu::InstanceDescriptor {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    // Set, not defaulted: debug builds would otherwise compile shaders without optimisation on DX12.
+    // set explicitly: by default, debug builds compile shaders without optimisation on DX12
     descriptor.flags = if checked { wgpu::InstanceFlags::VALIDATION } else { wgpu::InstanceFlags::empty() };
     descriptor.with_env()
 }
 
-/// GL is left out unless the environment asks for it: it lists software adapters a second time.
+/// Returns the backends to use. GL is left out unless the environment asks for it, because it lists software adapters a
+/// second time.
 fn backends() -> wgpu::Backends {
     wgpu::Backends::from_env().unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12)
 }
 
-/// All adapters that the environment leaves, the one that is taken by default first: real GPUs before software ones, those of a
-/// kind in the order of the PCI bus, which is that of `nvidia-smi`.
+/// Returns the adapters that the environment does not hide. The default comes first: GPUs before software adapters, and
+/// adapters of a kind in the order of the PCI bus, which is also `nvidia-smi`'s.
 pub(super) fn adapters(checked: bool) -> (wgpu::Instance, Vec<wgpu::Adapter>) {
     let descriptor = instance_descriptor(checked);
     let instance = wgpu::Instance::new(descriptor);
@@ -273,24 +276,25 @@ fn left_by_environment(adapters: &[wgpu::Adapter]) -> (Vec<bool>, Vec<String>) {
     super::devices::visible(&adapters.iter().map(seen).collect::<Vec<_>>(), |name| std::env::var(name).ok())
 }
 
-/// The lines of the first listing: Vulkan's layers would see an instance that is made for these alone.
+/// The lines of the first listing. They are kept because listing again would make another instance, which Vulkan's
+/// layers would see.
 static NOTES: OnceLock<Vec<String>> = OnceLock::new();
 
-/// Returns a line for each variable of the environment that leaves some GPUs only, once adapters were listed.
+/// Returns a line for each environment variable that hides some GPUs. Empty until adapters have been listed.
 #[must_use]
-pub fn notes() -> &'static [String] {
+pub fn environment_notes() -> &'static [String] {
     NOTES.get().map_or(&[], Vec::as_slice)
 }
 
-/// Lists all adapters without opening one.
+/// Lists all adapters without opening them; [`DeviceInfo::kind`] is empty.
 #[must_use]
-pub fn found() -> Vec<DeviceInfo> {
+pub fn list() -> Vec<DeviceInfo> {
     listed(|_| String::new())
 }
 
-/// Lists all adapters, each opened to see how.
+/// Lists all adapters, and opens each to learn its [`DeviceInfo::kind`].
 #[must_use]
-pub fn list() -> Vec<DeviceInfo> {
+pub fn list_opened() -> Vec<DeviceInfo> {
     listed(super::context::kind)
 }
 
@@ -301,20 +305,20 @@ fn listed(kind: impl Fn(&wgpu::Adapter) -> String) -> Vec<DeviceInfo> {
     adapters.iter().enumerate().map(of).collect()
 }
 
-/// What the adapter that [`super::Gpu::open`] would take can do, without opening it.
+/// Returns the capabilities of the adapter that [`super::Gpu::open`] would open, without opening it.
 ///
 /// # Errors
-/// [`Error::Device`] if there is none or the one asked for is unknown.
+/// [`Error::Device`] if there is no adapter or the requested one is unknown.
 pub fn find(device: Option<&str>) -> Result<Caps> {
     let (_instance, adapters) = adapters(false);
     let adapter = &adapters[pick(&adapters, device)?];
     Ok(caps(adapter, &adapter.limits(), adapter.features()))
 }
 
-/// The place of an error about the adapter that was asked for.
-pub const CHOICE: &str = "adapter";
+/// Place of an error about the requested adapter.
+pub const ADAPTER_CHOICE: &str = "adapter";
 
-/// Picks an adapter: by index or by part of the name, else by `WGPU_ADAPTER_NAME`, else the first.
+/// Picks an adapter by index or by part of its name, else by `WGPU_ADAPTER_NAME`, else the first.
 pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<usize> {
     if adapters.is_empty() {
         let fault = Fault::at("device", "no adapter found").expected("a GPU with a Vulkan, Metal or DX12 driver");
@@ -323,7 +327,7 @@ pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<u
         ));
     }
     let wanted = match device {
-        Some(device) => (CHOICE, device.to_owned()),
+        Some(device) => (ADAPTER_CHOICE, device.to_owned()),
         None => match std::env::var("WGPU_ADAPTER_NAME") {
             Ok(name) if !name.is_empty() => ("WGPU_ADAPTER_NAME", name),
             _ => return Ok(0),
@@ -335,7 +339,7 @@ pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<u
         let fault = Fault::at(wanted.0, format!("no adapter is `{}`", wanted.1));
         Error::device(fault.expected(format!("one of {}", known.join(", "))))
     };
-    if wanted.0 == CHOICE
+    if wanted.0 == ADAPTER_CHOICE
         && let Ok(index) = wanted.1.parse::<usize>()
     {
         return if index < names.len() { Ok(index) } else { Err(unknown()) };
@@ -344,7 +348,7 @@ pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<u
     names.iter().position(|name| name.to_lowercase().contains(&needle)).ok_or_else(unknown)
 }
 
-/// Gathers what an adapter can do under the given limits and features.
+/// Gathers the capabilities of an adapter under the given limits and features.
 pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
     let info = adapter.get_info();
     let software = info.device_type == wgpu::DeviceType::Cpu;
@@ -406,18 +410,18 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
     if integrated { caps.integrated() } else { caps }
 }
 
-/// Lanes of a software adapter: a subgroup of Mesa's software Vulkan is one vector.
+/// Returns the lanes of a software adapter. A subgroup of Mesa's software Vulkan is one vector.
 pub(super) fn software_lanes(info: &wgpu::AdapterInfo) -> u32 {
     info.subgroup_max_size.clamp(4, 16)
 }
 
-/// Lets Mesa's software Vulkan compute with vectors of 512 bits where the CPU has them, which makes f32 kernels some 1.3
-/// times as fast; by itself it uses 256. To be called first thing, before any [`super::Gpu`] is opened: whoever times or
-/// compares anything must compute alike. A value of `LP_NATIVE_VECTOR_WIDTH` that the user has set stays.
+/// Makes Mesa's software Vulkan compute with vectors of 512 bits where the CPU has them, which makes f32 kernels some
+/// 1.3 times as fast; its default is 256. Must be called first, before any [`super::Gpu`] is opened, so that all
+/// timings and comparisons use the same width. A value of `LP_NATIVE_VECTOR_WIDTH` that the user has set stays.
 pub fn use_wide_vectors() {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     {
-        // one entry a thread; this process alone may see its environment change
+        // one entry per thread: the environment may change only while the process has a single thread
         let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
         if alone
             && std::env::var_os("LP_NATIVE_VECTOR_WIDTH").is_none()
@@ -426,8 +430,8 @@ pub fn use_wide_vectors() {
             && std::arch::is_x86_feature_detected!("avx512vl")
             && std::arch::is_x86_feature_detected!("avx512bw")
         {
-            // SAFETY: writing the environment is a race only with threads that read it. There is no other thread: they
-            // were counted above, and this one starts none in between.
+            // SAFETY: writing the environment races only with threads that read it. There is no other thread: they were
+            // counted above, and this one has started none since.
             unsafe { std::env::set_var("LP_NATIVE_VECTOR_WIDTH", "512") };
         }
     }

@@ -1,58 +1,60 @@
-//! The devices of a run: which adapters the environment leaves, which of them are chosen, and what all of them can do.
+//! The devices of a run: the adapters that the environment does not hide, those that the user chooses, and the
+//! capabilities that all of them have.
 
 use std::sync::Arc;
 
 use crate::error::{Error, Fault, Result};
+use crate::units;
 
 use super::adapter::{self, Caps, DeviceInfo, Vendor};
 use super::context::{Gpu, Options};
 
-/// The place of an error about the devices that were asked for.
-pub const CHOICE_OF_SEVERAL: &str = "adapters";
+/// Place of an error about the requested list of adapters.
+pub const ADAPTERS_CHOICE: &str = "adapters";
 
-/// The place of an error about an adapter that is chosen twice, by devices that may not share it.
-pub const CHOSEN_TWICE: &str = "adapters, each once";
+/// Place of an error about an adapter that is listed twice although devices may not share it.
+pub const ADAPTER_TWICE: &str = "adapters, each once";
 
-/// Variables that leave some of a vendor's GPUs. Vulkan does not know them.
+/// Environment variables that hide some of a vendor's GPUs. Vulkan itself ignores them.
 const VARIABLES: [(Vendor, &str); 3] = [
     (Vendor::Nvidia, "CUDA_VISIBLE_DEVICES"),
     (Vendor::Amd, "ROCR_VISIBLE_DEVICES"),
     (Vendor::Intel, "ZE_AFFINITY_MASK"),
 ];
 
-/// An adapter as it is counted.
+/// The properties of an adapter by which the environment's variables count it.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
-    /// None for software.
+    /// Its vendor; `None` for software.
     pub vendor: Option<Vendor>,
-    /// Its backend's name.
+    /// Name of its backend.
     pub backend: String,
     /// See [`Caps::bus`].
     pub bus: String,
 }
 
-/// Returns true if two adapters of a backend have the same place on the bus: one GPU with two drivers. On DX12 equal GPUs report the
-/// same place, so it proves nothing there.
+/// Returns whether two adapters, each given as backend and PCI bus id, are one GPU with two drivers. On DX12 equal GPUs
+/// report the same bus id, so it proves nothing there.
 fn is_one_gpu([a, b]: [(&str, &str); 2]) -> bool {
     a == b && a.0 != "Dx12" && !a.1.is_empty()
 }
 
-/// Returns for each adapter whether the environment leaves it, and a line for each variable that says so. The adapters are in the
-/// order of the PCI bus; each backend counts its own.
+/// Returns for each adapter whether it stays visible, and a line for each environment variable that applies. The
+/// adapters are in the order of the PCI bus; each backend counts its own.
 pub(super) fn visible(adapters: &[Seen], read: impl Fn(&str) -> Option<String>) -> (Vec<bool>, Vec<String>) {
     let (mut left, mut lines) = (vec![true; adapters.len()], Vec::new());
     for (vendor, variable) in VARIABLES {
         let own: Vec<usize> = (0..adapters.len()).filter(|&at| adapters[at].vendor == Some(vendor)).collect();
         let Some(text) = read(variable).filter(|_| !own.is_empty()) else { continue };
-        // Intel's may name a part of a GPU behind a point; -1 and an empty text are no GPU
+        // Intel's variable may name a part of a GPU after a dot; -1 and an empty text mean no GPU
         let number = |word: &str| word.trim().split('.').next().unwrap_or_default().parse::<i64>();
         let words: Vec<&str> = text.split(',').filter(|word| !word.trim().is_empty()).collect();
         let Ok(numbers) = words.iter().map(|word| number(word)).collect::<std::result::Result<Vec<i64>, _>>() else {
-            lines.push(format!("{variable}={text} is not followed, expected numbers in the order of the PCI bus"));
+            lines.push(format!("{variable}={text} is ignored, expected numbers in the order of the PCI bus"));
             continue;
         };
         let names = |at: usize| (&*adapters[at].backend, &*adapters[at].bus);
-        // a GPU of several drivers is counted once
+        // a GPU with several drivers is counted once
         let mut counted: Vec<(usize, i64)> = Vec::new();
         for &at in &own {
             let alike = counted.iter().find(|(other, _)| is_one_gpu([names(at), names(*other)]));
@@ -64,27 +66,28 @@ pub(super) fn visible(adapters: &[Seen], read: impl Fn(&str) -> Option<String>) 
         counted.iter().for_each(|(at, number)| left[*at] = numbers.contains(number));
         let used = own.iter().filter(|&&at| left[at]).count();
         lines.push(format!(
-            "{variable}={text} leaves {used} of {} adapters, counted in the order of the PCI bus",
-            own.len()
+            "{variable}={text} keeps {used} of {}, counted in the order of the PCI bus",
+            units::counted(own.len() as u64, "adapter")
         ));
     }
     (left, lines)
 }
 
-/// Returns the numbers of the adapters in [`adapter::list`] that a list asks for: `all`, or numbers and PCI bus ids with commas
-/// between them. `all` are those of the first one's kind and backend, each GPU once: GPUs with memory of their own where there
-/// are any. An adapter comes twice only if devices may `share` it.
+/// Returns the numbers of the adapters in [`adapter::list`] that `asked` names: `all`, or numbers and PCI bus ids
+/// separated by commas. `all` means the adapters of the first one's kind and backend, each GPU once; discrete GPUs come
+/// first in the list, so it means these where there are any. An adapter may be listed twice only if devices may `share`
+/// it.
 ///
 /// # Errors
-/// [`Error::Device`] if one is unknown; [`Error::Usage`] if one comes twice, or `asked` is no list.
+/// [`Error::Device`] if an adapter is unknown; [`Error::Usage`] if one is listed twice, or `asked` is not a list.
 pub fn choose(asked: &str, share: bool) -> Result<Vec<usize>> {
-    chosen(asked, share, &adapter::found())
+    chosen(asked, share, &adapter::list())
 }
 
-/// Returns the number of adapters in a list, of which none need be here; `None` for `all`.
+/// Returns the number of adapters in a list, which need not exist on this machine; `None` for `all`.
 ///
 /// # Errors
-/// [`Error::Usage`] if it is no list, or has one twice that devices may not `share`.
+/// [`Error::Usage`] if `asked` is not a list, or lists an adapter twice that devices may not `share`.
 pub fn count(asked: &str, share: bool) -> Result<Option<usize>> {
     let Some(words) = words(asked)? else { return Ok(None) };
     match words.iter().enumerate().find(|(at, word)| !share && words[..*at].contains(word)) {
@@ -93,7 +96,7 @@ pub fn count(asked: &str, share: bool) -> Result<Option<usize>> {
     }
 }
 
-/// Returns the numbers and bus ids of a list; `None` for `all`.
+/// Splits a list into its numbers and PCI bus ids; `None` for `all`.
 fn words(asked: &str) -> Result<Option<Vec<&str>>> {
     if asked.trim() == "all" {
         return Ok(None);
@@ -101,21 +104,21 @@ fn words(asked: &str) -> Result<Option<Vec<&str>>> {
     let words: Vec<&str> = asked.split(',').map(str::trim).collect();
     let is_place = |word: &&str| word.parse::<usize>().is_ok() || word.contains(':');
     if let Some(word) = words.iter().find(|word| !is_place(word)) {
-        let fault = Fault::at(CHOICE_OF_SEVERAL, format!("`{word}` is no number and no PCI bus id"));
+        let fault = Fault::at(ADAPTERS_CHOICE, format!("`{word}` is neither a number nor a PCI bus id"));
         return Err(Error::usage(fault.expected("all, or a list such as 0,1")));
     }
     Ok(Some(words))
 }
 
 fn twice(adapter: &str) -> Error {
-    Error::usage(Fault::at(CHOSEN_TWICE, format!("{adapter} comes twice")).expected("each once"))
+    Error::usage(Fault::at(ADAPTER_TWICE, format!("{adapter} is listed twice")).expected("each once"))
 }
 
 fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> {
     let words = words(asked)?;
     let known = || there.iter().map(DeviceInfo::place).collect::<Vec<_>>().join(", ");
     let unknown = |word: &str| {
-        let fault = Fault::at(CHOICE_OF_SEVERAL, format!("no adapter is `{word}`"));
+        let fault = Fault::at(ADAPTERS_CHOICE, format!("no adapter is `{word}`"));
         Error::device(fault.expected(format!("all, or some of {}", known())))
     };
     let Some(first) = there.first() else { return Err(unknown(asked)) };
@@ -147,7 +150,8 @@ fn are_one(a: &DeviceInfo, b: &DeviceInfo) -> bool {
     is_one_gpu([a, b].map(|device| (&*device.caps.backend, &*device.caps.bus)))
 }
 
-/// Opens the adapters of a run. Each gets the capabilities that all of them have, so that all run the same kernels.
+/// Opens the adapters of a run. Each gets only the capabilities that all of them have, so that all run the same
+/// kernels.
 ///
 /// # Errors
 /// The first error of [`Gpu::open`].
@@ -158,7 +162,7 @@ pub fn open(all: &[Options]) -> Result<Vec<Gpu>> {
     Ok(gpus)
 }
 
-/// Gives each adapter the capabilities that all of `all` have, its own among them.
+/// Restricts each adapter to the capabilities that all of `all` have. `all` includes its own.
 pub fn restrict(gpus: &mut [Gpu], all: &[Caps]) {
     let Some(common) = common(all).filter(|_| all.len() > 1) else { return };
     for gpu in gpus {
@@ -168,14 +172,15 @@ pub fn restrict(gpus: &mut [Gpu], all: &[Caps]) {
     }
 }
 
-/// Returns true if two adapters of a machine are, by all that they tell, one GPU.
+/// Returns whether two adapters of a machine are one GPU, as far as their properties show.
 #[must_use]
 pub fn are_same(a: &Caps, b: &Caps) -> bool {
     let named = |caps: &Caps| (caps.backend.clone(), caps.name.clone(), caps.bus.clone());
     if a.bus.is_empty() || b.bus.is_empty() { named(a) == named(b) } else { a.bus == b.bus }
 }
 
-/// Returns what all of several adapters can do, under the name of the first: kernels that are chosen by it run on each.
+/// Returns the capabilities that all of several adapters have, under the name of the first. Kernels chosen by them run
+/// on each adapter. `None` if `all` is empty.
 #[must_use]
 pub fn common(all: &[Caps]) -> Option<Caps> {
     let (first, others) = all.split_first()?;
@@ -218,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_leaves_gpus_by_their_order() {
+    fn the_environment_hides_gpus_by_their_order() {
         let seen = |vendor, backend: &str, bus: &str| Seen { vendor, backend: backend.into(), bus: bus.into() };
         let vendors = [Vendor::Nvidia, Vendor::Amd, Vendor::Nvidia, Vendor::Nvidia].map(Some);
         let all: Vec<Seen> = vendors.into_iter().chain([None]).map(|vendor| seen(vendor, "Vulkan", "")).collect();
@@ -236,9 +241,9 @@ mod tests {
             assert_eq!(lines.len(), 1, "{lines:?}");
         }
         let (unread, lines) = left("CUDA_VISIBLE_DEVICES", "GPU-8932f937");
-        assert!(unread.iter().all(|left| *left) && lines[0].contains("is not followed"), "{lines:?}");
+        assert!(unread.iter().all(|left| *left) && lines[0].contains("is ignored"), "{lines:?}");
         assert_eq!(left("ROCR_VISIBLE_DEVICES", "0").0, [true; 5]);
-        // there is no GPU of Intel's
+        // there is no Intel GPU
         assert_eq!(left("ZE_AFFINITY_MASK", "3.1"), (vec![true; 5], vec![]));
         // two drivers of the first GPU, and another backend
         let amd = Some(Vendor::Amd);
@@ -282,12 +287,12 @@ mod tests {
         assert_eq!([count("all", false).unwrap(), count("0,0", true).unwrap()], [None, Some(2)]);
         assert!(count("0,1,0", false).is_err());
         let twice = chosen("0,01:00.0", false, &there).unwrap_err();
-        assert!(matches!(twice, Error::Usage(_)) && twice.to_string().contains("comes twice"), "{twice}");
+        assert!(matches!(twice, Error::Usage(_)) && twice.to_string().contains("is listed twice"), "{twice}");
         assert!(chosen("all", false, &[]).is_err());
     }
 
     #[test]
-    fn kernels_for_several_are_for_what_all_can() {
+    fn kernels_for_several_devices_use_their_common_capabilities() {
         let plain = Caps::webgpu_defaults();
         let better = Caps {
             f16: true,

@@ -1,34 +1,34 @@
-//! The seam through which tests let a device fail: the Nth allocation finds no memory, the Nth submission a device that is
-//! gone, the Nth mapping too. In the program there is nothing of it.
+//! Lets tests make a device fail: the Nth allocation runs out of memory, or the Nth submission or mapping loses the
+//! device. Outside tests these functions do nothing.
 
 use super::context::Gpu;
 
-/// Calls that may fail.
+/// Calls that tests can make fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// A buffer is made.
+    /// Creation of a buffer.
     Allocate,
-    /// Commands are handed over.
+    /// Submission of commands.
     Submit,
-    /// A buffer is mapped.
+    /// Mapping of a buffer.
     Map,
 }
 
 #[cfg(not(test))]
 #[allow(clippy::unused_self)]
 impl Gpu {
-    /// True if this call is to fail: never.
+    /// Returns whether this call must fail: never outside tests.
     pub(super) fn fails(&self, _: Call) -> bool {
         false
     }
 
-    /// Lets this call fail when it is made: never.
+    /// Returns a closure that makes this call fail: it does nothing outside tests.
     pub(super) fn fault(&self, _: Call) -> impl FnOnce() + Send + use<> {
         || ()
     }
 }
 
-/// How many calls there were, and which one fails.
+/// Counts of the calls, and the call that fails.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
@@ -38,29 +38,30 @@ pub(crate) struct Faults {
 
 #[cfg(test)]
 impl Gpu {
-    /// Lets the call with this number fail, the first being 0, counted from now; none for no failure.
+    /// Makes the call with this number fail, counted from now and from 0; `None` means no failure.
     pub(crate) fn fail_at(&self, at: Option<(Call, u64)>) {
         self.faults.calls.iter().for_each(|calls| calls.store(0, std::sync::atomic::Ordering::SeqCst));
         *super::context::lock(&self.faults.at) = at;
     }
 
-    /// The numbers of calls, which outlive the device.
+    /// Returns the counters of calls, which outlive the device.
     pub(crate) fn counters(&self) -> std::sync::Arc<[std::sync::atomic::AtomicU64; 3]> {
         std::sync::Arc::clone(&self.faults.calls)
     }
 
-    /// Calls since [`Gpu::fail_at`].
+    /// Returns the number of calls since [`Gpu::fail_at`].
     pub(crate) fn calls(&self, call: Call) -> u64 {
         self.faults.calls[call as usize].load(std::sync::atomic::Ordering::SeqCst)
     }
 
-    /// True if this call is to fail.
+    /// Counts a call, and returns whether it must fail.
     pub(super) fn fails(&self, call: Call) -> bool {
         let number = self.faults.calls[call as usize].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         *super::context::lock(&self.faults.at) == Some((call, number))
     }
 
-    /// Counts a call now; what is returned loses the device, if the call is to fail, where the call is really made.
+    /// Counts a call now. The returned closure is run where the call is really made, and loses the device if the call
+    /// must fail.
     pub(super) fn fault(&self, call: Call) -> impl FnOnce() + Send + use<> {
         let fails = self.fails(call);
         let device = self.raw.as_ref().filter(|_| fails).map(|raw| raw.device.clone());

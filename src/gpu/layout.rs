@@ -1,6 +1,6 @@
-//! Structs that Rust and WGSL share, member by member: immediates, the step's state and its numbers. Rust's side is written
-//! with [`shared_struct!`](crate::shared_struct); naga's reflection of a kernel is compared with it, so that a member that was
-//! moved, renamed or retyped on one side is an error that names it.
+//! Layout of the structs that Rust and WGSL share: immediates, the step's state and its numbers. Rust declares them
+//! with [`shared_struct!`](crate::shared_struct). naga's reflection of a kernel is compared with that declaration
+//! member by member, so that a member that is moved, renamed or retyped on one side is an error that names it.
 
 use crate::error::{Error, Fault, Result};
 
@@ -11,7 +11,7 @@ pub enum Scalar {
     U32,
     /// `f32`.
     F32,
-    /// Anything else, which no shared struct has.
+    /// Anything else. No shared struct has such members.
     Other,
 }
 
@@ -20,25 +20,25 @@ pub enum Scalar {
 pub struct Member<Name = &'static str> {
     /// Its name.
     pub name: Name,
-    /// Its first byte.
+    /// Offset of its first byte.
     pub offset: u32,
-    /// Its scalar, or its elements'.
+    /// Its scalar type, or that of its elements.
     pub scalar: Scalar,
-    /// Elements of an array; 1 for a scalar.
+    /// Number of elements of an array; 1 for a scalar.
     pub count: u32,
 }
 
-/// A struct whose members are known: see [`shared_struct!`](crate::shared_struct).
+/// A struct that lists its members: see [`shared_struct!`](crate::shared_struct).
 pub trait Shared: bytemuck::Pod {
-    /// The members in order.
+    /// The members, in order.
     const MEMBERS: &'static [Member];
 }
 
-/// The type of a member.
+/// A type that a member may have.
 pub trait MemberType {
-    /// Its scalar.
+    /// Its scalar type.
     const SCALAR: Scalar;
-    /// Elements of an array; 1 for a scalar.
+    /// Number of elements of an array; 1 for a scalar.
     const COUNT: u32;
 }
 
@@ -83,7 +83,7 @@ macro_rules! shared_struct {
 #[derive(Debug, Clone, Copy)]
 pub struct Immediates<'a> {
     pub(super) bytes: &'a [u8],
-    /// The members that the kernel's struct must have; `None` where nobody says.
+    /// The members that the kernel's struct must have; `None` if they are not checked.
     members: Option<&'static [Member]>,
 }
 
@@ -91,18 +91,18 @@ impl<'a> Immediates<'a> {
     /// The immediates of a kernel without parameters.
     pub const NONE: Self = Self { bytes: &[], members: None };
 
-    /// A struct, whose members the kernel's must equal.
+    /// Takes a struct, whose members the kernel's struct must equal.
     pub fn of<T: Shared>(params: &'a T) -> Self {
         Self { bytes: bytemuck::bytes_of(params), members: Some(T::MEMBERS) }
     }
 
-    /// Bytes whose members nobody compares: for kernels that tests write.
+    /// Takes bytes whose members are not checked, for kernels in tests.
     #[must_use]
     pub fn unchecked(bytes: &'a [u8]) -> Self {
         Self { bytes, members: None }
     }
 
-    /// Compares with the members that a kernel reads.
+    /// Checks the number of bytes and the members against those that a kernel reads.
     pub(super) fn check(&self, kernel: &str, found: &[Member<String>], bytes: u32) -> Result<()> {
         if bytes as usize != self.bytes.len() {
             let given = self.bytes.len();
@@ -167,7 +167,7 @@ mod tests {
     use crate::gpu::Kernel;
 
     crate::shared_struct! {
-        /// Of the tests.
+        /// Parameters of the tests' kernels.
         struct Params {
             count: u32,
             scale: f32,

@@ -1,4 +1,5 @@
-//! Mappings of buffers for the host: asked for behind the submission that uses the buffer, waited for or looked after.
+//! Maps buffers for the host. A mapping is requested after the submission that uses the buffer, and can be polled or
+//! waited for.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,13 @@ use super::context::{Gpu, HANG, Ticket};
 use super::faults::Call;
 use super::tensor::Buffer;
 
-/// How long a callback takes that has begun.
+/// Pause between looks for a callback that is already running.
 const SOON: Duration = Duration::from_micros(100);
 
-/// What is left to do when a submission is with the driver.
+/// The work that remains once the driver has a submission.
 pub(super) type After = Box<dyn FnOnce() + Send>;
 
-/// The memory of a buffer.
+/// Returns wgpu's buffer, or an error on a dry device.
 pub(super) fn raw(buffer: &Buffer) -> Result<&wgpu::Buffer> {
     buffer
         .raw
@@ -24,17 +25,18 @@ pub(super) fn raw(buffer: &Buffer) -> Result<&wgpu::Buffer> {
         .ok_or_else(|| Error::gpu(Fault::at("gpu", format!("`{}` of a dry device was used", buffer.label))))
 }
 
-/// A mapping that comes when the device has let go of the buffer.
+/// A requested mapping. It becomes ready when the device no longer uses the buffer.
 #[derive(Debug)]
 pub(super) struct Mapping {
     what: &'static str,
-    told: oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
-    there: bool,
+    result: oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
+    ready: bool,
 }
 
 impl Mapping {
-    /// A mapping of a buffer's first `bytes` bytes, and what asks for it: to be called when all that uses the buffer is
-    /// submitted, for no submission may use what is mapped or about to be.
+    /// Makes a mapping of a buffer's first `bytes` bytes, and the closure that requests it. Call the closure when
+    /// everything that uses the buffer is submitted, because no submission may use a buffer that is mapped or about to
+    /// be.
     pub(super) fn new(
         gpu: &Gpu,
         what: &'static str,
@@ -42,47 +44,47 @@ impl Mapping {
         bytes: u64,
         mode: wgpu::MapMode,
     ) -> (Self, After) {
-        let (tell, told) = oneshot::channel();
+        let (sender, result) = oneshot::channel();
         let (fault, buffer) = (gpu.fault(Call::Map), buffer.clone());
-        let ask = move || {
+        let request = move || {
             fault();
             buffer.slice(..bytes).map_async(mode, move |result| {
-                // who does not wait any more need not know
-                let _ = tell.send(result);
+                // if the mapping was dropped, nobody needs the result
+                let _ = sender.send(result);
             });
         };
-        (Self { what, told, there: false }, Box::new(ask))
+        (Self { what, result, ready: false }, Box::new(request))
     }
 
-    /// One that never comes: dry rings only count.
+    /// Makes a mapping that never becomes ready, for dry rings, which only count.
     pub(super) fn never(what: &'static str) -> Self {
-        Self { what, told: oneshot::channel().1, there: false }
+        Self { what, result: oneshot::channel().1, ready: false }
     }
 
-    /// Looks without waiting.
-    pub(super) fn is_there(&mut self, gpu: &Gpu) -> Result<bool> {
-        if !self.there {
-            match self.told.try_recv() {
+    /// Returns whether the buffer is mapped, without waiting.
+    pub(super) fn is_ready(&mut self, gpu: &Gpu) -> Result<bool> {
+        if !self.ready {
+            match self.result.try_recv() {
                 Ok(None) => return Ok(false),
                 Err(oneshot::Canceled) => return Err(self.failed(gpu, "was dropped")),
                 Ok(Some(Err(error))) => return Err(self.failed(gpu, &format!("failed ({error})"))),
-                Ok(Some(Ok(()))) => self.there = true,
+                Ok(Some(Ok(()))) => self.ready = true,
             }
         }
         Ok(true)
     }
 
-    /// Waits for it. `used` is the last submission that uses the buffer, none if there was none since the mapping
-    /// before.
+    /// Waits until the buffer is mapped. `used` is the last submission that uses the buffer, `None` if there was none
+    /// since the previous mapping.
     pub(super) fn wait(&mut self, gpu: &Gpu, used: Option<Ticket>) -> Result<()> {
         match used {
-            Some(ticket) => gpu.wait_until(&ticket, || self.is_there(gpu))?,
+            Some(ticket) => gpu.wait_until(&ticket, || self.is_ready(gpu))?,
             None => gpu.drain().and_then(|()| gpu.poll())?,
         }
-        // the submitting thread polls too: what it has found it may be about to tell
+        // the submitting thread polls too: its callback may still be running
         let begin = Instant::now();
         gpu.waits().during(|| {
-            while !self.is_there(gpu)? {
+            while !self.is_ready(gpu)? {
                 if begin.elapsed() > HANG {
                     return Err(self.failed(gpu, "did not come"));
                 }
@@ -92,7 +94,8 @@ impl Mapping {
         })
     }
 
-    /// A mistake of ours was told to the device; all else is a loss.
+    /// Returns the error of a failed mapping. If wgpu has reported a mistake of ours, it is that; anything else is a
+    /// loss.
     fn failed(&self, gpu: &Gpu, how: &str) -> Error {
         gpu.check().err().unwrap_or_else(|| gpu.loss(&format!("mapping {} {how}", self.what)))
     }
@@ -104,20 +107,20 @@ mod tests {
     use crate::gpu::Options;
 
     #[test]
-    fn a_callback_on_its_way_is_waited_for_and_one_that_is_lost_is_a_loss() {
+    fn a_running_callback_is_waited_for_and_a_dropped_one_is_a_loss() {
         let gpu = Gpu::open(&Options::default()).unwrap();
         let ticket = gpu.submit(gpu.encoder("before").unwrap()).unwrap();
-        let (tell, told) = oneshot::channel();
-        let mut mapping = Mapping { what: "a read-back", told, there: false };
-        assert!(!mapping.is_there(&gpu).unwrap());
-        // the device is done, the thread that found it so is not
+        let (sender, result) = oneshot::channel();
+        let mut mapping = Mapping { what: "a read-back", result, ready: false };
+        assert!(!mapping.is_ready(&gpu).unwrap());
+        // the device is done, the thread that runs the callback is not
         gpu.wait_for(&ticket).unwrap();
         let late = std::thread::spawn(move || {
             std::thread::sleep(std::time::Duration::from_millis(50));
-            tell.send(Ok(())).unwrap();
+            sender.send(Ok(())).unwrap();
         });
         mapping.wait(&gpu, Some(ticket.clone())).unwrap();
-        assert!(mapping.is_there(&gpu).unwrap());
+        assert!(mapping.is_ready(&gpu).unwrap());
         late.join().unwrap();
 
         let error = Mapping::never("a read-back").wait(&gpu, Some(ticket)).unwrap_err();

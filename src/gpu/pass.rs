@@ -1,42 +1,43 @@
-//! Recording: operators add dispatches to a pass, which becomes a program.
+//! Recording: operators add commands to a pass, which becomes a program.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Fault, Result};
+use crate::units;
 
 use super::context::{Gpu, lock};
 use super::kernel::{KernelId, Pipeline};
 use super::layout::Immediates;
-use super::program::{Action, Binding, Command, Place, Program};
+use super::program::{Action, Binding, Command, Program, Section};
 use super::tensor::{Tensor, row_windows};
 use super::zeros::{Region, Zeros};
 
-/// One dispatch as an operator asks for it.
+/// A dispatch that an operator records.
 #[derive(Debug)]
 pub struct Dispatch<'a> {
     /// The kernel.
     pub kernel: &'a KernelId,
-    /// Bindings 0, 1, 2, ...
+    /// The tensors of bindings 0, 1, 2, ...
     pub tensors: &'a [&'a Tensor],
     /// The kernel's parameters, at most 64 bytes.
     pub immediates: Immediates<'a>,
-    /// Number of workgroups. More than one dimension holds are folded into two: see `shared/grid.wgsl`.
+    /// Number of workgroups. If one dimension cannot hold them, they are folded into two: see `shared/grid.wgsl`.
     pub groups: u64,
     /// Floating-point operations that the operator needs.
     pub flops: u64,
-    /// Bytes that the operator must move at least: each operand once.
+    /// Smallest number of bytes that the operator must move: each operand once.
     pub bytes: u64,
 }
 
 /// A recording in progress.
 #[derive(Debug)]
 pub struct Pass<'g> {
-    /// The device that is recorded for.
+    /// The device that the program is for.
     pub gpu: &'g Gpu,
     commands: Vec<Command>,
-    place: Place,
+    section: Section,
     zeros: Zeros,
 }
 
@@ -44,12 +45,12 @@ impl<'g> Pass<'g> {
     /// Starts a recording.
     #[must_use]
     pub fn new(gpu: &'g Gpu) -> Self {
-        Self { gpu, commands: Vec::new(), place: Place::default(), zeros: Zeros::default() }
+        Self { gpu, commands: Vec::new(), section: Section::default(), zeros: Zeros::default() }
     }
 
-    /// Sets the part of the model that the following commands belong to.
-    pub fn at(&mut self, place: Place) {
-        self.place = place;
+    /// Sets the section that the following commands belong to.
+    pub fn at(&mut self, section: Section) {
+        self.section = section;
     }
 
     /// Records a dispatch.
@@ -77,7 +78,7 @@ impl<'g> Pass<'g> {
             )
         })?;
         self.commands.push(Command {
-            place: self.place,
+            section: self.section,
             grid,
             flops: dispatch.flops,
             bytes: dispatch.bytes,
@@ -87,23 +88,24 @@ impl<'g> Pass<'g> {
         Ok(())
     }
 
-    /// Takes a tensor to be all zeros from here on without writing it: what is added to it first may overwrite it, and what is
-    /// not overwritten is cleared before it is used, or at the end.
-    pub fn zero(&mut self, tensor: &Tensor) {
+    /// Declares a tensor to be all zeros from here on, without writing it. The first dispatch that would add to it may
+    /// overwrite it instead (see [`Pass::take_zero`]); regions that nothing overwrites are cleared before their first
+    /// use, or at the end.
+    pub fn declare_zero(&mut self, tensor: &Tensor) {
         self.zeros.add(tensor);
     }
 
-    /// True if a tensor that [`Pass::zero`] was told of is still all zeros, unwritten: then the dispatch that comes next must
-    /// overwrite all of it.
-    pub fn begins(&mut self, tensor: &Tensor) -> bool {
-        let begins = self.zeros.contains(tensor);
-        if begins {
+    /// Returns whether a tensor was declared zero by [`Pass::declare_zero`] and is still unwritten. If so, the next
+    /// dispatch must overwrite all of it.
+    pub fn take_zero(&mut self, tensor: &Tensor) -> bool {
+        let is_zero = self.zeros.contains(tensor);
+        if is_zero {
             self.zeros.take(tensor);
         }
-        begins
+        is_zero
     }
 
-    /// Clears what of a tensor is zero and unwritten.
+    /// Clears the regions of a tensor that are declared zero and still unwritten.
     fn clear_zeros(&mut self, tensor: &Tensor) {
         let zeros = self.zeros.take(tensor);
         zeros.into_iter().for_each(|region| self.clear_region(region));
@@ -118,7 +120,7 @@ impl<'g> Pass<'g> {
     /// Records that a tensor becomes all zeros.
     pub fn clear(&mut self, tensor: &Tensor) {
         self.zeros.take(tensor);
-        // no clear ends within a word: behind an odd number of f16 there is only padding
+        // clears are whole words of 4 bytes: after an odd number of f16 there is only padding
         let (buffer, offset, size) = (Arc::clone(&tensor.buffer), tensor.offset, tensor.bytes().next_multiple_of(4));
         self.push(size, vec![Binding::new(tensor, true)], Action::Clear { buffer, offset, size });
     }
@@ -155,16 +157,18 @@ impl<'g> Pass<'g> {
     }
 
     fn push(&mut self, bytes: u64, bindings: Vec<Binding>, action: Action) {
-        self.commands.push(Command { place: self.place, grid: [0; 3], flops: 0, bytes, bindings, action });
+        self.commands.push(Command { section: self.section, grid: [0; 3], flops: 0, bytes, bindings, action });
     }
 
-    /// Cuts `rows` rows so that a tensor with the longest row given stays within what one dispatch uses of it.
+    /// Cuts `rows` rows into windows, so that a tensor whose rows have `row_bytes` bytes stays within
+    /// [`Caps::window_bytes`](super::Caps::window_bytes). Pass the longest row of all tensors of the dispatch.
     #[must_use]
     pub fn row_windows(&self, rows: usize, row_bytes: u64) -> Vec<Range<usize>> {
         row_windows(rows, row_bytes, self.gpu.caps.window_bytes())
     }
 
-    /// The same, of at most so many rows that they hold no more operations than a dispatch may; 128 it may in any case.
+    /// Does what [`Pass::row_windows`] does, and also limits the rows so that a dispatch has no more operations than
+    /// [`Caps::most_flops`](super::Caps::most_flops). 128 rows are always allowed.
     #[must_use]
     pub fn row_windows_of(&self, rows: usize, row_bytes: u64, row_flops: u64) -> Vec<Range<usize>> {
         let caps = &self.gpu.caps;
@@ -172,7 +176,7 @@ impl<'g> Pass<'g> {
         row_windows(rows, row_bytes, caps.window_bytes().min(most))
     }
 
-    /// Ends the recording.
+    /// Ends the recording and returns the program.
     #[must_use]
     pub fn finish(mut self) -> Program {
         let zeros = self.zeros.take_all();
@@ -185,14 +189,14 @@ impl<'g> Pass<'g> {
         if tensors.len() != pipeline.reflection.bindings.len() {
             return Err(Error::gpu(Fault::at(
                 name,
-                format!("{} tensors given, the kernel binds {}", tensors.len(), pipeline.reflection.bindings.len()),
+                format!("{} tensors given, but the kernel binds {}", tensors.len(), pipeline.reflection.bindings.len()),
             )));
         }
         for tensor in tensors {
             if tensor.bytes() > caps.max_binding_bytes {
                 let fault = Fault::at(name, format!("`{}` is too large for {}", tensor.label(), caps.name));
-                let most = format!("at most {} MiB bound at once", caps.max_binding_bytes >> 20);
-                return Err(Error::memory(fault.expected(most).found(format!("{} MiB", tensor.bytes() >> 20))));
+                let most = format!("at most {} per binding", units::size(caps.max_binding_bytes));
+                return Err(Error::memory(fault.expected(most).found(units::size(tensor.bytes()))));
             }
             if !tensor.offset.is_multiple_of(caps.offset_alignment) {
                 return Err(Error::gpu(
@@ -202,7 +206,7 @@ impl<'g> Pass<'g> {
             }
         }
         let Some(raw) = &self.gpu.raw else { return Ok(None) };
-        // before the look-up: ids of a dry device's buffers are also ids of this one's
+        // checked before the look-up, because a dry device's buffers may have the same ids as this device's
         if let Some(tensor) = tensors.iter().find(|tensor| tensor.buffer.raw.is_none()) {
             return Err(Error::gpu(Fault::at(name, format!("`{}` is a tensor of a dry device", tensor.label()))));
         }
@@ -238,8 +242,8 @@ impl<'g> Pass<'g> {
     }
 }
 
-/// Folds a number of workgroups into two dimensions of at most `limit`, as square as needed to waste few. `None` if
-/// they do not fit. Kernels ignore the groups past the end.
+/// Folds a number of workgroups into two dimensions of at most `limit`: as few rows as possible, of a length that
+/// wastes few groups. `None` if they do not fit. Kernels ignore the groups past the end.
 fn fold(groups: u64, limit: u64) -> Option<[u32; 3]> {
     if groups <= limit {
         return Some([groups as u32, 1, 1]);

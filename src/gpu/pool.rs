@@ -1,4 +1,5 @@
-//! Buffers that tensors share one after the other: a program says from its recording which tensors never live at once.
+//! Lets tensors share buffers, one after another. The recording of a program shows which tensors never live at the same
+//! time.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,32 +10,33 @@ use super::context::Gpu;
 use super::program::Program;
 use super::tensor::{Elem, Tensor};
 
-/// Hands out tensors, in an order that is the same each time. First each gets a buffer of its own, on a device without
-/// memory; once the program that uses them is recorded there, [`Pool::share`] gives the same tensors on a real device,
-/// those that are not in use at the same time in one buffer.
+/// Makes tensors, which must be requested in the same order each time. On a dry device each tensor first gets its own
+/// buffer. Once the program that uses them is recorded there, [`Pool::share`] returns a pool that makes the same
+/// tensors on a real device, where tensors that are not in use at the same time share buffers.
 ///
-/// Every command uses only tensors that live, so none ever finds two of its bindings in one buffer by chance.
+/// All tensors that a command uses live at that command, so no two of its bindings ever share a buffer.
 #[derive(Debug)]
 pub struct Pool<'g> {
     gpu: &'g Gpu,
-    /// Handed out so far.
+    /// The tensors made so far.
     tensors: Vec<Tensor>,
-    /// Those of them that have a buffer of their own, which others only borrow.
+    /// Indices of the tensors whose buffer is as large as themselves; see [`Pool::owner`].
     owners: Vec<usize>,
-    /// The buffers, and for each tensor to come which of them; absent while each has its own.
+    /// The buffers and, for each tensor, the index of its buffer; absent while each tensor has its own.
     plan: Option<(Vec<Tensor>, Vec<usize>)>,
 }
 
 /// A buffer of a plan.
 struct Slot {
-    /// The tensor that it is as large as.
+    /// Index of the tensor whose size it has.
     like: usize,
-    /// First and last commands of the tensors that lie in it, one after the other.
+    /// First and last commands of the tensors that share it.
     lives: Vec<(usize, usize)>,
 }
 
 impl Slot {
-    /// Commands between the use of what lay here before and `life`; none if something lies here then.
+    /// Returns the number of commands between the previous tensor's last use and `life`; `None` if a tensor of this
+    /// buffer lives during `life`.
     fn idle_before(&self, (first, last): (usize, usize)) -> Option<usize> {
         let before = self.lives.iter().filter(|life| life.1 < first).map(|life| life.1 + 1).max().unwrap_or(0);
         self.lives.iter().all(|life| life.1 < first || last < life.0).then_some(first - before)
@@ -42,14 +44,14 @@ impl Slot {
 }
 
 impl<'g> Pool<'g> {
-    /// A pool in which every tensor has a buffer of its own.
+    /// Makes a pool in which every tensor has its own buffer.
     #[must_use]
     pub fn separate(gpu: &'g Gpu) -> Self {
         Self { gpu, tensors: Vec::new(), owners: Vec::new(), plan: None }
     }
 
-    /// A pool on `gpu` that hands out what this one did, in buffers shared by tensors of which `program` uses one only
-    /// after it has done with the other. Buffers are made here.
+    /// Makes a pool on `gpu` for the same tensors as this one. Tensors share a buffer if `program` uses one only after
+    /// its last use of the other. The buffers are allocated here.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -65,19 +67,19 @@ impl<'g> Pool<'g> {
         Ok(Pool { plan: Some((buffers, places)), ..Pool::separate(gpu) })
     }
 
-    /// The device that tensors are made on.
+    /// Returns the device of the tensors.
     #[must_use]
     pub fn gpu(&self) -> &'g Gpu {
         self.gpu
     }
 
-    /// The next tensor: zeros where it has a buffer of its own, else whatever lies there.
+    /// Makes the next tensor. It is zero if it has its own buffer; in a shared buffer its contents are undefined.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
     ///
     /// # Panics
-    /// If a shared pool is asked for other tensors than the one it was planned from: a bug of the caller.
+    /// If a shared pool is asked for other tensors than the pool it was planned from: a bug of the caller.
     pub fn tensor(&mut self, label: &str, rows: usize, columns: usize, elem: Elem) -> Result<Tensor> {
         let tensor = match &self.plan {
             None => self.gpu.tensor(label, rows, columns, elem)?,
@@ -92,22 +94,23 @@ impl<'g> Pool<'g> {
         Ok(tensor)
     }
 
-    /// The same for a tensor that is to be found in tables of memory: its buffer is as large as itself, and others lie in
-    /// it only while it is not in use.
+    /// Does what [`Pool::tensor`] does, for a tensor that tables of memory list under its own label: its buffer is
+    /// exactly as large as the tensor, and other tensors use the buffer only while this one is not in use.
     ///
     /// # Errors
-    /// As [`Pool::tensor`].
+    /// Those of [`Pool::tensor`].
     ///
     /// # Panics
-    /// As [`Pool::tensor`].
+    /// As [`Pool::tensor`] does.
     pub fn owner(&mut self, label: &str, rows: usize, columns: usize, elem: Elem) -> Result<Tensor> {
         self.owners.push(self.tensors.len());
         self.tensor(label, rows, columns, elem)
     }
 
-    /// Buffers, and for each tensor which one: owners have theirs, then the largest tensors first, each goes where nothing lies while it lives,
-    /// into the smallest such buffer, of equals the one that is idle for longest before, so that commands that are near
-    /// to each other write to different ones and may run at once.
+    /// Returns the buffers and, for each tensor, the index of its buffer. Owners get their own buffers first. The
+    /// others follow, largest first: each goes into the smallest buffer in which no tensor lives at the same time.
+    /// Among buffers of equal size it takes the one that has been idle longest, so that neighbouring commands write to
+    /// different buffers and may run at the same time.
     fn plan(&self, program: &Program) -> (Vec<Slot>, Vec<usize>) {
         let mut lives: Vec<Option<(usize, usize)>> = vec![None; self.tensors.len()];
         let index: HashMap<u64, usize> = self.tensors.iter().enumerate().map(|(i, t)| (t.buffer.id, i)).collect();
@@ -116,7 +119,7 @@ impl<'g> Pool<'g> {
                 lives[*i] = Some((lives[*i].map_or(at, |(first, _)| first), at));
             }
         }
-        // what the program does not use may be used by another: it keeps a buffer to itself
+        // another program may use a tensor that this one does not: it keeps its own buffer
         let lives: Vec<(usize, usize)> = lives.into_iter().map(|life| life.unwrap_or((0, usize::MAX))).collect();
         let bytes = |i: usize| self.tensors[i].bytes();
         let mut order: Vec<usize> = (0..lives.len()).collect();
@@ -144,7 +147,7 @@ mod tests {
     use super::*;
     use crate::gpu::{Caps, Pass};
 
-    /// Copies down a chain of tensors, each of which is done with after the next is written.
+    /// Records copies down a chain of tensors, each of which is no longer used once the next is written.
     fn chain(gpu: &Gpu, pool: &mut Pool, sizes: &[usize]) -> (Vec<Tensor>, Program) {
         let tensors: Vec<Tensor> = sizes.iter().map(|&n| pool.tensor("link", n, 1, Elem::F32).expect("made")).collect();
         let mut pass = Pass::new(gpu);
@@ -167,19 +170,19 @@ mod tests {
         for command in &program.commands {
             assert_ne!(command.bindings[0].buffer, command.bindings[1].buffer);
         }
-        assert_eq!(tensors[0].buffer_id(), tensors[3].buffer_id(), "a small one lies where a large one comes later");
+        assert_eq!(tensors[0].buffer_id(), tensors[3].buffer_id(), "a small tensor shares with a later large one");
         assert_eq!(
             tensors[1].buffer_id(),
             tensors[4].buffer_id(),
-            "the fifth is written after the second is done with"
+            "the fifth is written after the last use of the second"
         );
         assert!(tensors.iter().zip(sizes).all(|(tensor, n)| tensor.rows() == n));
-        // two small buffers take turns; of large ones there is one
+        // two small buffers alternate, and there is one large buffer
         assert_eq!(real.allocated_bytes(), 4 * (64 + 64 + 256));
     }
 
     #[test]
-    fn what_a_program_does_not_use_keeps_its_buffer() {
+    fn a_tensor_that_the_program_does_not_use_keeps_its_own_buffer() {
         let gpu = Gpu::dry(Caps::webgpu_defaults());
         let mut separate = Pool::separate(&gpu);
         let (_, program) = chain(&gpu, &mut separate, &[16, 16]);

@@ -1,4 +1,4 @@
-//! Programs: flat lists of commands, recorded once and encoded anew for every submission.
+//! Programs: flat lists of commands, recorded once and encoded again for every submission.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,15 +14,15 @@ use super::tensor::{Buffer, Tensor};
 /// A window of a buffer that a command uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Binding {
-    /// Which buffer: see [`Tensor::buffer_id`].
+    /// Id of the buffer: see [`Tensor::buffer_id`].
     pub buffer: u64,
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// Bytes.
+    /// Number of bytes.
     pub bytes: u64,
-    /// Elements that a kernel may index: of 2 or 4 bytes.
+    /// Number of elements, of 2 or 4 bytes, that a kernel may index.
     pub elements: u64,
-    /// True if the command may write to it.
+    /// Whether the command may write to it.
     pub writes: bool,
 }
 
@@ -33,36 +33,36 @@ impl Binding {
     }
 }
 
-/// A part of the model, or of a step, that commands belong to: `head`, or the layer `h.3`.
+/// The section of a step that a command belongs to: `head`, or the layer `h.3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Place {
-    /// The part's name.
+pub struct Section {
+    /// Its name.
     pub part: &'static str,
-    /// Its number, of parts that there are several of.
+    /// Its number, if several sections have this name.
     pub layer: Option<u32>,
 }
 
-impl Place {
-    /// A part that there is one of.
+impl Section {
+    /// Names a section that exists once.
     #[must_use]
     pub const fn new(part: &'static str) -> Self {
         Self { part, layer: None }
     }
 
-    /// One of several parts.
+    /// Names one of several numbered sections.
     #[must_use]
     pub const fn layer(part: &'static str, layer: usize) -> Self {
         Self { part, layer: Some(layer as u32) }
     }
 }
 
-impl serde::Serialize for Place {
+impl serde::Serialize for Section {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.layer {
             None => f.write_str(self.part),
@@ -71,25 +71,25 @@ impl fmt::Display for Place {
     }
 }
 
-/// One recorded command.
+/// A recorded command.
 #[derive(Debug, Clone)]
 pub struct Command {
-    /// The part of the model or of the step that it belongs to.
-    pub place: Place,
+    /// The section that it belongs to.
+    pub section: Section,
     /// Workgroups in x, y, z.
     pub grid: [u32; 3],
     /// See [`Dispatch::flops`].
     pub flops: u64,
     /// See [`Dispatch::bytes`].
     pub bytes: u64,
-    /// What it reads and writes, bindings 0, 1, 2, ... of a dispatch.
+    /// The windows that it reads and writes; for a dispatch bindings 0, 1, 2, ...
     pub bindings: Vec<Binding>,
     pub(super) action: Action,
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum Action {
-    /// The pipeline knows operator, purpose and printed name.
+    /// A kernel. Its pipeline knows the operator, the purpose and the printed name.
     Dispatch {
         pipeline: Arc<Pipeline>,
         bind_group: Option<wgpu::BindGroup>,
@@ -109,21 +109,21 @@ pub(super) enum Action {
     },
 }
 
-/// A recorded list of commands, ready to be run again and again.
+/// A recorded list of commands, which can run any number of times.
 #[derive(Debug, Clone, Default)]
 pub struct Program {
-    /// The commands in order.
+    /// The commands, in order.
     pub commands: Vec<Command>,
 }
 
 impl Program {
-    /// One program that does what several do, one after the other.
+    /// Joins several programs into one that runs them one after another.
     #[must_use]
     pub fn join<'p>(programs: impl IntoIterator<Item = &'p Self>) -> Self {
         Self { commands: programs.into_iter().flat_map(|program| program.commands.iter().cloned()).collect() }
     }
 
-    /// Returns the number of commands until the last that may write to a tensor, that one included.
+    /// Returns the number of commands up to and including the last that may write to a tensor; 0 if none does.
     #[must_use]
     pub fn written_until(&self, tensor: &Tensor) -> usize {
         let (first, end) = (tensor.offset, tensor.offset + tensor.bytes());
@@ -134,7 +134,7 @@ impl Program {
         self.commands.iter().rposition(|command| command.bindings.iter().any(hits)).map_or(0, |last| last + 1)
     }
 
-    /// A program of some of the commands.
+    /// Returns a program of a range of the commands.
     #[must_use]
     pub fn part(&self, commands: Range<usize>) -> Self {
         Self { commands: self.commands[commands].to_vec() }
@@ -158,10 +158,10 @@ impl Program {
         }
     }
 
-    /// Encodes and finishes all commands for nothing: how long the host takes for them.
+    /// Returns the time that the host takes to encode all commands. Nothing is submitted.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// Those of [`Gpu::check`].
     pub fn time_encoding(&self, gpu: &Gpu) -> Result<Duration> {
         let begin = Instant::now();
         let mut encoder = gpu.encoder("timed")?;
@@ -173,10 +173,10 @@ impl Program {
         Ok(time)
     }
 
-    /// Runs the program once, without waiting for it.
+    /// Submits the program once, without waiting for it.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// Those of [`Gpu::check`].
     pub fn run(&self, gpu: &Gpu) -> Result<()> {
         let mut encoder = gpu.encoder("program")?;
         self.encode(&mut encoder);
@@ -198,7 +198,7 @@ impl Command {
         self.kernel().map(|kernel| kernel.operator)
     }
 
-    /// Returns the arithmetic that bounds it.
+    /// Returns the arithmetic that limits it.
     #[must_use]
     pub fn arithmetic(&self) -> Arithmetic {
         self.kernel().map_or(Arithmetic::F32, KernelId::arithmetic)
@@ -220,13 +220,13 @@ impl Command {
         }
     }
 
-    /// True for a kernel, false for a clear or copy.
+    /// Returns whether it is a kernel, not a clear or copy.
     #[must_use]
     pub fn is_dispatch(&self) -> bool {
         matches!(self.action, Action::Dispatch { .. })
     }
 
-    /// Returns invocations and bytes of workgroup memory of a workgroup; `None` for a clear or copy.
+    /// Returns the invocations and the bytes of workgroup memory of a workgroup; `None` for a clear or copy.
     #[must_use]
     pub fn workgroup(&self) -> Option<(u32, u32)> {
         let Action::Dispatch { pipeline, .. } = &self.action else { return None };
@@ -236,7 +236,7 @@ impl Command {
 
     pub(super) fn encode_dispatch(&self, pass: &mut wgpu::ComputePass) {
         let Action::Dispatch { pipeline, bind_group, immediates } = &self.action else { return };
-        // what a dry device has recorded runs nowhere, though a device may have built its kernels
+        // a program recorded on a dry device does not run, even if a device has built its kernels
         let (Some((raw, _)), Some(bind_group)) = (pipeline.built(), bind_group) else { return };
         pass.set_pipeline(raw);
         pass.set_bind_group(0, bind_group, &[]);

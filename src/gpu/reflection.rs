@@ -1,24 +1,24 @@
-//! A kernel's demands on the adapter, read from its text before a driver sees it.
+//! A kernel's requirements on the adapter, read from its text before a driver sees it.
 
 use crate::error::{Error, Fault, Result};
 
 use super::adapter::Caps;
 use super::layout::{self, Member};
 
-/// A kernel's sizes, bindings and features, as its text has them.
+/// A kernel's sizes, bindings and features, read from its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reflection {
-    /// Invocations in x, y, z.
+    /// Invocations of a workgroup in x, y, z.
     pub workgroup_size: [u32; 3],
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u32,
     /// Bytes of immediates.
     pub immediate_bytes: u32,
-    /// Their members.
+    /// Members of the immediates.
     pub immediates: Vec<Member<String>>,
-    /// Binding number, and whether the kernel writes to it.
+    /// Number of each binding, and whether the kernel writes to it.
     pub bindings: Vec<(u32, bool)>,
-    /// Features of the device.
+    /// Features of the device that the kernel needs.
     pub needs: Needs,
 }
 
@@ -73,7 +73,8 @@ impl Reflection {
         Ok(reflection)
     }
 
-    /// wgpu checks neither workgroup memory nor sizes that come from overrides; a driver may crash on them.
+    /// Checks the sizes and features against an adapter's. wgpu checks neither workgroup memory nor sizes that come
+    /// from overrides, and a driver may crash on them.
     ///
     /// # Errors
     /// [`Error::Gpu`] naming the limit.
@@ -88,7 +89,7 @@ impl Reflection {
             if need > limit {
                 return Err(Error::gpu(Fault::at(
                     format!("kernel {name}"),
-                    format!("{need} {what}, {} allows {limit}", caps.name),
+                    format!("{need} {what}, but {} allows {limit}", caps.name),
                 )));
             }
         }
@@ -96,19 +97,21 @@ impl Reflection {
     }
 }
 
-/// Features of the device that a kernel needs. wgpu lets cooperative matrices of any shape through to drivers that know
-/// none, which crash, and looks into no SPIR-V that it is handed.
+/// Features of the device that a kernel needs. They are checked here because wgpu passes cooperative matrices of any
+/// shape to drivers without them, which crash, and does not check our SPIR-V.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
-    /// Numbers of 16 bits.
+    /// Whether it uses f16.
     pub f16: bool,
-    /// Integers of 64 bits.
+    /// Whether it uses 64-bit integers.
     pub int64: bool,
-    /// Subgroup operations.
+    /// Whether it uses subgroup operations.
     pub subgroups: bool,
-    /// Edges of square cooperative matrices with f16 operands and f32 sums; 0 for others, which no adapter is asked about.
+    /// Edges of its square cooperative matrices with f16 operands and f32 sums. Any other matrix is listed as 0, which
+    /// no adapter supports.
     pub matrix_edges: Vec<u32>,
-    /// Functions of whole cooperative matrices, and f16 ones that are results: see [`Caps::matrix_functions`].
+    /// Whether it has functions of whole cooperative matrices, or f16 matrices as results: see
+    /// [`Caps::matrix_functions`].
     pub matrix_functions: bool,
 }
 
@@ -134,7 +137,7 @@ impl Needs {
                 | TypeInner::Matrix { scalar, .. }
                 | TypeInner::Atomic(scalar) => scalar,
                 TypeInner::CooperativeMatrix { columns, rows, scalar, role } => {
-                    // operands of f16 and sums of f32 are what `Caps::matrix_edges` promises
+                    // `Caps::matrix_edges` promises f16 operands and f32 sums
                     let sums = role == naga::CooperativeRole::C;
                     let right = scalar.kind == ScalarKind::Float && (scalar.width == 2 || scalar.width == 4 && sums);
                     edge(columns, rows, right);
@@ -167,8 +170,10 @@ impl Needs {
         needs
     }
 
+    /// Checks that an adapter has the features.
+    ///
     /// # Errors
-    /// [`Error::Gpu`] naming what the adapter lacks.
+    /// [`Error::Gpu`] naming the first feature that the adapter lacks.
     pub fn check(&self, name: &str, caps: &Caps) -> Result<()> {
         for (what, need, have) in [
             ("f16", self.f16, caps.f16),
@@ -179,19 +184,19 @@ impl Needs {
             if need && !have {
                 return Err(Error::gpu(Fault::at(
                     format!("kernel {name}"),
-                    format!("needs {what}, {} has none", caps.name),
+                    format!("needs {what}, which {} lacks", caps.name),
                 )));
             }
         }
         match self.matrix_edges.iter().find(|edge| !caps.matrix_edges.contains(edge)) {
             Some(0) => Err(Error::gpu(Fault::at(
                 format!("kernel {name}"),
-                "needs cooperative matrices that are not square, of f16 operands and f32 sums",
+                "needs cooperative matrices that are not square or not of f16 operands and f32 sums: unsupported",
             ))),
             Some(edge) => Err(Error::gpu(Fault::at(
                 format!("kernel {name}"),
                 format!(
-                    "needs cooperative matrices of {edge}x{edge}, {} has {}",
+                    "needs cooperative matrices of {edge}x{edge}, but {} has {}",
                     caps.name,
                     if caps.matrix_edges.is_empty() { "none".into() } else { format!("edges {:?}", caps.matrix_edges) }
                 ),
@@ -201,7 +206,7 @@ impl Needs {
     }
 }
 
-/// True if a block has an operation of a subgroup, or a barrier for one.
+/// Returns whether a block contains a subgroup operation or a subgroup barrier.
 fn uses_subgroups(block: &naga::Block) -> bool {
     use naga::Statement;
     block.iter().any(|statement| match statement {
@@ -222,7 +227,7 @@ mod tests {
     use super::*;
     use crate::gpu::{Gpu, KernelId};
 
-    /// wgpu hands such a kernel to drivers without matrices, and two of them crash.
+    /// wgpu passes such a kernel to drivers without cooperative matrices, and two of them crash.
     #[test]
     fn kernels_with_matrices_never_reach_a_driver_without_them() {
         let text = "enable f16;

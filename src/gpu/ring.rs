@@ -1,5 +1,5 @@
-//! Uploads and read-backs of a running step: mapped buffers in a ring, so that a step creates nothing and never waits
-//! for its own results.
+//! Small uploads and read-backs of a running step, through rings of mapped buffers: a step creates no buffers and never
+//! waits for its own results.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::tensor::{Buffer, Tensor};
 
 const UPLOAD: &str = "the upload ring";
 
-/// Host memory that the device reads.
+/// A buffer that the host writes and the device reads.
 pub(super) struct UploadSlot {
     pub(super) buffer: Arc<Buffer>,
     mapping: Mapping,
@@ -22,28 +22,28 @@ pub(super) struct UploadSlot {
 }
 
 impl UploadSlot {
-    /// Makes one of `bytes` bytes, for the host to write.
+    /// Makes a buffer of `bytes` bytes, mapped for the host to write.
     pub(super) fn new(gpu: &Gpu, label: &'static str, bytes: u64) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let buffer = gpu.buffer(label, bytes, usage)?;
         let Some(raw) = &buffer.raw else {
             return Ok(Self { buffer, mapping: Mapping::never(UPLOAD), submission: None });
         };
-        let (mapping, ask) = Mapping::new(gpu, UPLOAD, raw, raw.size(), wgpu::MapMode::Write);
-        ask();
+        let (mapping, request) = Mapping::new(gpu, UPLOAD, raw, raw.size(), wgpu::MapMode::Write);
+        request();
         Ok(Self { buffer, mapping, submission: None })
     }
 
-    /// Waits until the device does not read it any more.
+    /// Waits until the device no longer reads it.
     pub(super) fn wait(&mut self, gpu: &Gpu) -> Result<()> {
         gpu.poll()?;
-        if !self.mapping.is_there(gpu)? {
+        if !self.mapping.is_ready(gpu)? {
             gpu.span("wait for a free upload slot", || self.mapping.wait(gpu, self.submission.take()))?;
         }
         Ok(())
     }
 
-    /// Ends a lap, reads back and submits, behind commands that read this slot.
+    /// Appends the end of a lap and the read-backs to commands that read this slot, and submits all of them.
     pub(super) fn submit(
         &mut self,
         gpu: &Gpu,
@@ -52,19 +52,19 @@ impl UploadSlot {
         mut timed: Option<Timed<'_>>,
     ) -> Result<()> {
         let mut after: Vec<After> = Vec::with_capacity(reads.len() + 2);
-        // before the read-backs: who finds a result finds its lap there as well
+        // before the read-backs, so that when a result is ready its lap is too
         if let Some(timed) = &mut timed {
             after.extend(timed.end(gpu, &mut encoder)?);
         }
         for read in reads.iter_mut() {
             after.push(read.encode(gpu, &mut encoder)?);
         }
-        // last: who finds this slot free finds the results there as well
+        // last, so that when this slot is free the results are ready too
         let source = raw(&self.buffer)?;
-        let (mapping, ask) = Mapping::new(gpu, UPLOAD, source, source.size(), wgpu::MapMode::Write);
-        after.push(ask);
-        let ask = move || after.into_iter().for_each(|ask| ask());
-        let submission = gpu.span("submit", || gpu.submit_then(encoder, ask))?;
+        let (mapping, request) = Mapping::new(gpu, UPLOAD, source, source.size(), wgpu::MapMode::Write);
+        after.push(request);
+        let requests = move || after.into_iter().for_each(|request| request());
+        let submission = gpu.span("submit", || gpu.submit_then(encoder, requests))?;
         reads.iter_mut().for_each(|read| read.submitted(&submission));
         if let Some(timed) = &mut timed {
             timed.submitted(&submission);
@@ -74,10 +74,10 @@ impl UploadSlot {
     }
 }
 
-/// Tensors and the bytes that fill them, the first tensor's first.
+/// Tensors, and the bytes that fill them in order.
 pub type Upload<'a> = (&'a [&'a Tensor], &'a [u8]);
 
-/// Sends small data ahead of a program. One slot is in use for each submission in flight.
+/// Uploads small data before a program runs. Each submission in flight uses one slot.
 pub struct UploadRing {
     slots: VecDeque<UploadSlot>,
 }
@@ -92,12 +92,12 @@ impl UploadRing {
         Ok(Self { slots })
     }
 
-    /// Uploads, then runs the programs and the read-backs, in one submission. The data of an upload are copied into the
-    /// slot as a whole, so tensors whose contents come in one block cost one copy on the host. Waits only if all slots are
-    /// in flight.
+    /// Uploads, then runs the programs and the read-backs, in one submission. The data of each upload are copied into
+    /// the slot as a whole, so tensors whose contents come in one block cost one copy on the host. Waits only if all
+    /// slots are in flight.
     ///
     /// # Errors
-    /// [`Error::Shape`] if data and tensors differ in size or the slot is too small; else as [`Gpu::check`].
+    /// [`Error::Shape`] if data and tensors differ in size or the slot is too small; otherwise those of [`Gpu::check`].
     pub fn submit(
         &mut self,
         gpu: &Gpu,
@@ -108,10 +108,10 @@ impl UploadRing {
         self.submit_timed(gpu, uploads, programs, reads, None)
     }
 
-    /// [`UploadRing::submit`] as a part of a stopwatch's lap.
+    /// Does what [`UploadRing::submit`] does, as a part of a stopwatch's lap.
     ///
     /// # Errors
-    /// [`Error::Shape`] and the others of [`UploadRing::submit`]; [`Error::Gpu`] if the stopwatch is full.
+    /// Those of [`UploadRing::submit`]; [`Error::Gpu`] if the stopwatch is full.
     pub fn submit_timed(
         &mut self,
         gpu: &Gpu,
@@ -120,10 +120,10 @@ impl UploadRing {
         reads: &mut [&mut ReadRing],
         timed: Option<Timed<'_>>,
     ) -> Result<()> {
-        // before a slot is taken: a refused upload leaves the ring whole
+        // checked before a slot is taken, so that a refused upload leaves the ring unchanged
         let no_lap = timed.as_ref().is_some_and(|timed| timed.stops && timed.watch.is_full());
         if no_lap || reads.iter().any(|read| read.is_full()) {
-            return Err(Error::gpu(Fault::at("gpu", "the read ring is full, its results must be taken first")));
+            return Err(Error::gpu(Fault::at("gpu", "the read ring is full").advice("take its results first")));
         }
         let room = self.slots.front().map_or(0, |slot| slot.buffer.size);
         let mut need = 0;
@@ -139,7 +139,7 @@ impl UploadRing {
             }
         }
         let Some(mut slot) = self.slots.pop_front() else {
-            return Err(Error::gpu(Fault::at("gpu", "an upload ring without slots")));
+            return Err(Error::gpu(Fault::at("gpu", "the upload ring has no slots")));
         };
         slot.wait(gpu)?;
         let mut encoder = gpu.encoder("step")?;
@@ -173,20 +173,20 @@ impl UploadRing {
     }
 }
 
-/// A copy on its way.
+/// A copy in flight.
 struct Flight {
     buffer: Arc<Buffer>,
     mapping: Mapping,
     submission: Ticket,
 }
 
-/// Brings one small tensor back after every submission that names the ring, in order, some steps later.
+/// Reads one small tensor back after every submission that names the ring. Results come in order, some steps later.
 pub struct ReadRing {
     tensor: Tensor,
     free: VecDeque<Arc<Buffer>>,
-    /// Encoded, not yet submitted.
+    /// The copy that is encoded but not yet submitted.
     encoded: Option<(Arc<Buffer>, Mapping)>,
-    flying: VecDeque<Flight>,
+    in_flight: VecDeque<Flight>,
 }
 
 impl ReadRing {
@@ -197,55 +197,56 @@ impl ReadRing {
     pub fn new(gpu: &Gpu, slots: usize, tensor: &Tensor) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let free = (0..slots).map(|_| gpu.buffer("read ring", tensor.bytes(), usage)).collect::<Result<_>>()?;
-        Ok(Self { tensor: tensor.clone(), free, encoded: None, flying: VecDeque::new() })
+        Ok(Self { tensor: tensor.clone(), free, encoded: None, in_flight: VecDeque::new() })
     }
 
-    /// Copies in flight or waiting to be taken.
+    /// Returns the number of copies in flight or waiting to be taken.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.flying.len()
+        self.in_flight.len()
     }
 
-    /// True if the next submission would find no free slot: take a result first.
+    /// Returns whether the next submission would find no free slot: take a result first.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.free.is_empty()
     }
 
-    /// What is returned asks for the result, once the encoder is submitted.
+    /// Encodes a copy. Returns the closure that requests the result; call it once the encoder is submitted.
     pub(super) fn encode(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) -> Result<After> {
         let buffer = self
             .free
             .pop_front()
-            .ok_or_else(|| Error::gpu(Fault::at("gpu", "the read ring is full, its results must be taken first")))?;
+            .ok_or_else(|| Error::gpu(Fault::at("gpu", "the read ring is full").advice("take its results first")))?;
         let target = raw(&buffer)?;
         encoder.copy_buffer_to_buffer(raw(&self.tensor.buffer)?, self.tensor.offset, target, 0, self.tensor.bytes());
-        let (mapping, ask) = Mapping::new(gpu, "a read-back", target, target.size(), wgpu::MapMode::Read);
+        let (mapping, request) = Mapping::new(gpu, "a read-back", target, target.size(), wgpu::MapMode::Read);
         self.encoded = Some((buffer, mapping));
-        Ok(ask)
+        Ok(request)
     }
 
     pub(super) fn submitted(&mut self, submission: &Ticket) {
         if let Some((buffer, mapping)) = self.encoded.take() {
-            self.flying.push_back(Flight { buffer, mapping, submission: submission.clone() });
+            self.in_flight.push_back(Flight { buffer, mapping, submission: submission.clone() });
         }
     }
 
-    /// The oldest result: waits for it if `wait`, else `None` while it is not there.
+    /// Takes the oldest result. If it is not ready, waits for it if `wait`, else returns `None`. Also `None` if nothing
+    /// is pending.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// Those of [`Gpu::check`].
     pub fn take(&mut self, gpu: &Gpu, wait: bool) -> Result<Option<Vec<u8>>> {
-        let Some(flight) = self.flying.front_mut() else { return Ok(None) };
+        let Some(flight) = self.in_flight.front_mut() else { return Ok(None) };
         gpu.poll()?;
-        if !flight.mapping.is_there(gpu)? {
+        if !flight.mapping.is_ready(gpu)? {
             if !wait {
                 return Ok(None);
             }
             let submission = flight.submission.clone();
             gpu.span("wait for a read-back", || flight.mapping.wait(gpu, Some(submission)))?;
         }
-        let Some(Flight { buffer, .. }) = self.flying.pop_front() else { return Ok(None) };
+        let Some(Flight { buffer, .. }) = self.in_flight.pop_front() else { return Ok(None) };
         let target = raw(&buffer)?;
         let view = target.slice(..).get_mapped_range();
         let mut bytes = view.map_err(|e| gpu.failure(format!("a read-back failed: {e}")))?.to_vec();

@@ -1,5 +1,5 @@
-//! Begin and end of work that repeats, by the device's clock. The timestamps come back with the work's results: nobody
-//! waits for them, and they take no submission of their own.
+//! Times repeated work by the device's clock. The timestamps come back with the work's results, so they need neither a
+//! wait nor a submission of their own.
 
 use std::sync::Arc;
 
@@ -10,41 +10,42 @@ use super::mapping::{After, raw};
 use super::ring::ReadRing;
 use super::tensor::{Elem, Tensor};
 
-/// Bytes between two resolved timestamps: wgpu resolves only to multiples of this.
+/// Bytes between two resolved timestamps. wgpu resolves only to multiples of this.
 const STRIDE: u64 = wgpu::QUERY_RESOLVE_BUFFER_ALIGNMENT;
 
-/// One lap, in milliseconds of the device's clock since the stopwatch's first lap began.
+/// A lap: one repetition of the work. Times are milliseconds of the device's clock since the stopwatch's first lap
+/// began.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lap {
-    /// When the device had done all that came before.
+    /// Time at which the device had finished everything before the lap.
     pub begin_ms: f64,
-    /// When it had done the lap's work.
+    /// Time at which it had finished the lap's work.
     pub end_ms: f64,
 }
 
-/// Times work of one or more submissions: see [`super::UploadRing::submit_timed`].
+/// Times laps of one or more submissions each: see [`super::UploadRing::submit_timed`].
 pub struct Stopwatch {
     /// Absent in a dry run.
     set: Option<wgpu::QuerySet>,
     resolved: Tensor,
     ring: ReadRing,
     tick_ms: f64,
-    /// The first lap's begin in ticks.
+    /// Beginning of the first lap, in ticks.
     origin: Option<u64>,
 }
 
-/// The place of a submission in its lap.
+/// The position of a submission in its lap.
 pub struct Timed<'w> {
     /// The lap's stopwatch.
     pub watch: &'w mut Stopwatch,
-    /// True for a lap's first submission.
+    /// Whether this is the lap's first submission.
     pub starts: bool,
-    /// True for its last.
+    /// Whether this is the lap's last submission.
     pub stops: bool,
 }
 
 impl Stopwatch {
-    /// Makes room for `slots` laps in flight. `None` if the adapter has no timestamps between passes.
+    /// Makes a stopwatch for up to `slots` laps in flight. `None` if the adapter has no timestamps between passes.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -71,17 +72,17 @@ impl Stopwatch {
         Ok(Some(Self { set, resolved, ring, tick_ms: f64::from(period) * 1e-6, origin: None }))
     }
 
-    /// True if no lap may end before one is taken.
+    /// Returns whether all slots are in use: take a lap before another one ends.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.ring.is_full()
     }
 
-    /// Returns the oldest lap that was not yet taken, waiting for it. `None` if there is none, or if the clock started
-    /// again from zero meanwhile.
+    /// Waits for the oldest lap that was not yet taken, and returns it. `None` if there is none, or if the clock
+    /// restarted from zero meanwhile.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// Those of [`Gpu::check`].
     pub fn take(&mut self, gpu: &Gpu) -> Result<Option<Lap>> {
         let Some(bytes) = self.ring.take(gpu, true)? else { return Ok(None) };
         let ticks = |at: u64| bytemuck::pod_read_unaligned::<u64>(&bytes[at as usize..at as usize + 8]);
@@ -94,13 +95,13 @@ impl Stopwatch {
             self.origin = None;
             return None;
         }
-        // whole ticks first: since the machine's start they may be more than an f64 holds
+        // subtract whole ticks first: ticks since the machine's start may exceed the precision of an f64
         let ms = |ticks: u64| (ticks - origin) as f64 * self.tick_ms;
         Some(Lap { begin_ms: ms(begin), end_ms: ms(end) })
     }
 
-    /// Notes the time of either end: 0 of the begin, 1 of the end. Resolved at once, so that the two may be in different
-    /// submissions.
+    /// Encodes a timestamp: `which` is 0 for the lap's beginning, 1 for its end. It is resolved at once, so that the
+    /// two may be in different submissions.
     fn mark(&self, encoder: &mut wgpu::CommandEncoder, which: u32) -> Result<()> {
         let Some(set) = &self.set else { return Ok(()) };
         encoder.write_timestamp(set, which);
@@ -110,12 +111,13 @@ impl Stopwatch {
 }
 
 impl Timed<'_> {
-    /// Encodes what comes before the submission's work.
+    /// Encodes the timestamp before the submission's work, if the submission starts the lap.
     pub(super) fn begin(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if self.starts { self.watch.mark(encoder, 0) } else { Ok(()) }
     }
 
-    /// Encodes what comes after it. What is returned asks for the lap, once the encoder is submitted.
+    /// Encodes the timestamp after the submission's work, if the submission ends the lap. Returns the closure that
+    /// requests the lap; call it once the encoder is submitted.
     pub(super) fn end(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) -> Result<Option<After>> {
         if !self.stops {
             return Ok(None);
@@ -135,7 +137,7 @@ mod tests {
     use crate::gpu::Options;
 
     #[test]
-    fn laps_count_from_the_first_and_a_clock_that_starts_again_gives_none() {
+    fn laps_count_from_the_first_and_a_clock_that_restarts_gives_none() {
         let gpu = Gpu::open(&Options::default()).unwrap();
         let Some(mut watch) = Stopwatch::new(&gpu, 2).unwrap() else {
             crate::not_run::not_run("laps of the stopwatch", "the adapter has no timestamps between passes");

@@ -19,7 +19,7 @@ pub enum Elem {
 }
 
 impl Elem {
-    /// Bytes of one element.
+    /// Returns the bytes of one element.
     #[must_use]
     pub fn bytes(self) -> u64 {
         match self {
@@ -28,7 +28,7 @@ impl Elem {
         }
     }
 
-    /// Returns its name, as WGSL has it.
+    /// Returns its name in WGSL.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Elem {
     }
 }
 
-/// A GPU buffer. Without a device (a dry run) there is only its size.
+/// A GPU buffer. On a dry device it has a size but no memory.
 #[derive(Debug)]
 pub(super) struct Buffer {
     pub(super) id: u64,
@@ -72,64 +72,64 @@ impl Tensor {
         Self { buffer, offset, rows, columns, elem }
     }
 
-    /// Name of the buffer, for messages.
+    /// Returns the name of the buffer, for messages.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.buffer.label
     }
 
-    /// Which buffer it lies in.
+    /// Returns the id of its buffer.
     #[must_use]
     pub fn buffer_id(&self) -> u64 {
         self.buffer.id
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Number of columns.
+    /// Returns the number of columns.
     #[must_use]
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows * self.columns
     }
 
-    /// True if there is no element.
+    /// Returns whether it has no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Element type.
+    /// Returns the element type.
     #[must_use]
     pub fn elem(&self) -> Elem {
         self.elem
     }
 
-    /// Bytes of the window.
+    /// Returns the bytes of the window.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.len() as u64 * self.elem.bytes()
     }
 
-    /// Bytes of one row.
+    /// Returns the bytes of one row.
     #[must_use]
     pub fn row_bytes(&self) -> u64 {
         self.columns as u64 * self.elem.bytes()
     }
 
-    /// The rows of `range`.
+    /// Returns the rows of `range`.
     ///
     /// # Panics
-    /// If the range passes the end.
+    /// If the range exceeds the tensor.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(
@@ -144,10 +144,10 @@ impl Tensor {
         window
     }
 
-    /// The first `rows * columns` elements of the same memory under another shape.
+    /// Returns the first `rows * columns` elements under another shape.
     ///
     /// # Panics
-    /// If that is more than there is.
+    /// If the tensor has fewer elements.
     #[must_use]
     pub fn reshape(&self, rows: usize, columns: usize) -> Self {
         assert!(rows * columns <= self.len(), "{}: {rows} x {columns} of {} elements", self.label(), self.len());
@@ -156,10 +156,10 @@ impl Tensor {
         window
     }
 
-    /// `columns` elements from element `start` on, as one row.
+    /// Returns the elements of `range` as one row.
     ///
     /// # Panics
-    /// If that passes the end.
+    /// If the range exceeds the tensor.
     #[must_use]
     pub fn flat(&self, range: Range<usize>) -> Self {
         let mut window = self.reshape(1, self.len());
@@ -169,26 +169,26 @@ impl Tensor {
         window
     }
 
-    /// Elements up to where [`super::Gpu::arena`] puts the next tensor.
+    /// Returns the number of elements up to the next tensor in a [`super::Gpu::arena`].
     fn padded_len(&self) -> u64 {
         (self.len() as u64).next_multiple_of(ALIGNMENT)
     }
 
-    /// Returns true if `other` is the same window of the same buffer.
+    /// Returns whether `other` is the same window of the same buffer.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         (self.buffer.id, self.offset, self.bytes()) == (other.buffer.id, other.offset, other.bytes())
     }
 
-    /// Returns true if `next` is the next tensor of the same arena.
+    /// Returns whether `next` is the next tensor of the same arena.
     #[must_use]
     pub fn is_followed_by(&self, next: &Self) -> bool {
         let end = self.offset + self.padded_len() * self.elem.bytes();
         self.buffer.id == next.buffer.id && self.elem == next.elem && next.offset == end
     }
 
-    /// Returns all from this tensor of an arena to `last`, a later one of the same buffer or the same, as one row, each
-    /// with the padding behind it.
+    /// Returns the tensors of an arena from this one to `last` as one row, with the padding after each. `last` is this
+    /// tensor or a later one in the same buffer.
     ///
     /// # Panics
     /// If `last` is in another buffer or before this one.
@@ -204,7 +204,7 @@ impl Tensor {
         Self { rows: 1, columns, ..self.clone() }
     }
 
-    /// Fails unless the shape is `(rows, columns)`; `place` and `name` say where and which.
+    /// Checks that the shape is `(rows, columns)`. The error names the operator, `place`, and the tensor, `name`.
     ///
     /// # Errors
     /// [`Error::Shape`].
@@ -217,22 +217,22 @@ impl Tensor {
         Err(Error::shape(fault.found(shape(self.rows, self.columns))))
     }
 
-    /// Fails unless the elements are of the type `elem`.
+    /// Checks that the element type is `elem`. The error names the operator, `place`, and the tensor, `name`.
     ///
     /// # Errors
-    /// [`Error::Shape`] naming what was found.
+    /// [`Error::Shape`].
     pub fn check_elem(&self, place: &str, name: &str, elem: Elem) -> Result<()> {
         if self.elem == elem {
             return Ok(());
         }
-        let fault = Fault::at(place, format!("`{name}` holds other elements"));
+        let fault = Fault::at(place, format!("`{name}` has another element type"));
         Err(Error::shape(fault.expected(elem.name()).found(self.elem.name())))
     }
 }
 
-/// Cuts `rows` rows into ranges of at most `limit` bytes each. Where 128 rows fit, every range starts at a multiple of
-/// 128: then windows of tensors with these rows start at multiples of 256 bytes, however few their columns and whatever
-/// their elements. Where 64 fit, the same holds for elements of 4 bytes.
+/// Cuts `rows` rows into ranges of at most `limit` bytes each. If 128 rows fit, every range begins at a multiple of 128
+/// rows, so that windows of tensors with these rows begin at multiples of 256 bytes, whatever their columns and element
+/// type. If only 64 rows fit, the same holds for elements of 4 bytes.
 #[must_use]
 pub fn row_windows(rows: usize, row_bytes: u64, limit: u64) -> Vec<Range<usize>> {
     let whole = (limit / row_bytes.max(1)) as usize;

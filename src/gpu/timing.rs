@@ -1,4 +1,4 @@
-//! Time of every command of a program, by timestamps round each.
+//! Times every command of a program, by timestamps before and after it.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Fault, Result};
 use super::context::Gpu;
 use super::program::{Command, Program};
 
-/// Timestamps that one query set holds at most.
+/// Largest number of timestamps in a query set.
 const QUERIES: usize = 4096;
 
 /// One command's time in a run of a program.
@@ -15,14 +15,14 @@ const QUERIES: usize = 4096;
 pub struct Timing {
     /// Position in [`Program::commands`].
     pub command: usize,
-    /// Begin in milliseconds since the run's first timestamp, time between submissions left out.
+    /// Begin in milliseconds since the run's first timestamp, without the time between submissions.
     pub begin_ms: f64,
-    /// End, likewise.
+    /// End, counted in the same way.
     pub end_ms: f64,
 }
 
 impl Timing {
-    /// Milliseconds.
+    /// Returns its duration in milliseconds.
     #[must_use]
     pub fn ms(&self) -> f64 {
         self.end_ms - self.begin_ms
@@ -32,17 +32,17 @@ impl Timing {
 /// A timed run of a program.
 #[derive(Debug, Clone, Default)]
 pub struct Timings {
-    /// Every dispatch in order, and every clear and copy where the adapter can time them.
+    /// Every dispatch in order, and every clear and copy if the adapter can time them.
     pub commands: Vec<Timing>,
-    /// Milliseconds from before the first command to after the last, by timestamps of their own where the adapter has
-    /// such. Time between submissions, of which a long program takes several, does not count.
+    /// Milliseconds from before the first command to after the last. They have their own timestamps if the adapter can
+    /// time between passes. A long program takes several submissions; the time between these does not count.
     pub span_ms: f64,
 }
 
 /// One submission's timestamps.
 struct Batch<'g> {
     set: &'g wgpu::QuerySet,
-    /// Commands timed so far, by the position of the first of two timestamps.
+    /// Commands timed so far, each with the position of the first of its two timestamps.
     timed: Vec<(usize, u32)>,
     /// Timestamps used.
     used: u32,
@@ -79,10 +79,10 @@ impl Batch<'_> {
 }
 
 impl Program {
-    /// [`Program::timings`] of the dispatches alone.
+    /// Returns [`Program::timings`] of only the dispatches, counted from the first.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Program::timings`].
     pub fn time(&self, gpu: &Gpu) -> Result<Vec<Timing>> {
         let mut timings = self.timings(gpu)?.commands;
         timings.retain(|t| self.commands[t.command].is_dispatch());
@@ -93,10 +93,11 @@ impl Program {
         Ok(timings)
     }
 
-    /// Milliseconds that the device takes for the program as it always runs, its commands not timed one by one.
+    /// Runs the program once as it always runs, without timestamps around each command, and returns the milliseconds
+    /// that the device takes.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if the adapter cannot tell; else as [`Gpu::check`].
+    /// [`Error::Gpu`] if the adapter has no timestamps between passes; otherwise those of [`Gpu::check`].
     pub fn span_ms(&self, gpu: &Gpu) -> Result<f64> {
         if !gpu.caps.encoder_timestamps {
             return Err(Error::gpu(Fault::at("timing", format!("{} has no timestamps between passes", gpu.caps.name))));
@@ -123,10 +124,10 @@ impl Program {
         Ok(ticks[1].wrapping_sub(ticks[0]) as f64 * f64::from(raw.queue.get_timestamp_period()) * 1e-6)
     }
 
-    /// Runs the program once with every dispatch in a pass of its own, waits, and returns the times of its commands.
+    /// Runs the program once with every dispatch in its own pass, waits, and returns the times of its commands.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if the adapter has no timestamps; else as [`Gpu::check`].
+    /// [`Error::Gpu`] if the adapter has no timestamps; otherwise those of [`Gpu::check`].
     pub fn timings(&self, gpu: &Gpu) -> Result<Timings> {
         if !gpu.caps.timestamps {
             return Err(Error::gpu(Fault::at("timing", format!("{} has no timestamps", gpu.caps.name))));
@@ -155,7 +156,7 @@ impl Program {
             if between {
                 batch.mark(&mut encoder);
             }
-            // room for one more command and the last mark
+            // leaves space for the timestamps of one more command and the last mark
             while at < self.commands.len() && batch.used as usize + 3 <= QUERIES {
                 let command = &self.commands[at];
                 match (command.is_dispatch(), between) {
@@ -176,7 +177,7 @@ impl Program {
             gpu.submit(encoder)?;
             let window = super::Tensor::new(Arc::clone(&resolved), 0, 1, 2 * batch.used as usize, super::Elem::U32);
             let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&gpu.read(&window)?);
-            // signed: clocks of different units of a GPU may disagree by a tick
+            // signed, because clocks of different units of a GPU may differ by a tick
             let passed = |at: u32| ticks[at as usize].wrapping_sub(ticks[0]) as i64 as f64 * period_ms;
             let before = timings.span_ms;
             timings.span_ms += passed(batch.used - 1);

@@ -1,4 +1,4 @@
-//! Tensors between host and device outside of a step, waiting for what it takes; a step has the rings.
+//! Copies tensors between host and device outside of a step, and waits for the copies. A step uses the rings instead.
 
 use crate::error::{Error, Fault, Result};
 
@@ -6,24 +6,24 @@ use super::context::Gpu;
 use super::mapping::{Mapping, raw};
 use super::tensor::{Elem, Tensor};
 
-/// Bytes moved at once between host and device outside a step.
+/// Largest number of bytes moved in one submission.
 const CHUNK: u64 = 32 << 20;
 
 impl Gpu {
-    /// Overwrites a tensor from the host. Not for the step: [`super::UploadRing`] is.
+    /// Overwrites a tensor from the host. A step uses [`super::UploadRing`] instead.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the sizes differ, else as [`Gpu::check`].
+    /// [`Error::Shape`] if the sizes differ; otherwise those of [`Gpu::check`].
     pub fn write(&self, tensor: &Tensor, data: &[u8]) -> Result<()> {
         self.write_all(&[(tensor, data)])
     }
 
-    /// [`Gpu::write`] of several tensors, in as few submissions as their bytes allow.
+    /// Overwrites several tensors, in as few submissions as their bytes allow.
     ///
     /// # Errors
-    /// As [`Gpu::write`].
+    /// Those of [`Gpu::write`].
     pub fn write_all(&self, list: &[(&Tensor, &[u8])]) -> Result<()> {
-        // wgpu puts these bytes before the next submission that it is given
+        // wgpu copies these bytes ahead of its next submission, so earlier work must have reached it
         self.drain()?;
         let mut waiting = 0;
         for (tensor, data) in list {
@@ -34,7 +34,7 @@ impl Gpu {
             let (Some(raw), Some(buffer)) = (&self.raw, &tensor.buffer.raw) else { continue };
             for (i, chunk) in data.chunks(CHUNK as usize).enumerate() {
                 if waiting > 0 && waiting + chunk.len() as u64 > CHUNK {
-                    // wgpu's staging copies are freed when they are done
+                    // wgpu frees its staging buffers when the copies are done
                     let ticket = self.submit(self.encoder("write")?)?;
                     self.wait_for(&ticket)?;
                     waiting = 0;
@@ -43,7 +43,7 @@ impl Gpu {
                 if chunk.len().is_multiple_of(4) {
                     raw.queue.write_buffer(buffer, at, chunk);
                 } else {
-                    // an odd number of f16: no copy ends within a word, and what follows is nobody's
+                    // an odd number of f16: copies are whole words of 4 bytes, and only padding follows
                     let mut padded = chunk.to_vec();
                     padded.resize(chunk.len().next_multiple_of(4), 0);
                     raw.queue.write_buffer(buffer, at, &padded);
@@ -57,29 +57,29 @@ impl Gpu {
         Ok(())
     }
 
-    /// Reads a tensor back, waiting for all work before it. Not for the step: [`super::ReadRing`] is.
+    /// Reads a tensor back, after waiting for all work before it. A step uses [`super::ReadRing`] instead.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// Those of [`Gpu::check`].
     pub fn read(&self, tensor: &Tensor) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(tensor.bytes() as usize);
         self.read_all(&[tensor], |_, part| bytes.extend_from_slice(part))?;
         Ok(bytes)
     }
 
-    /// [`Gpu::read`] of several tensors, in as few submissions as their bytes allow: `take` is given the number of a
-    /// tensor and the bytes that follow those it was given before.
+    /// Reads several tensors back, in as few submissions as their bytes allow. `take` gets the index of a tensor and
+    /// its next bytes, in order.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// Those of [`Gpu::check`].
     pub fn read_all(&self, tensors: &[&Tensor], mut take: impl FnMut(usize, &[u8])) -> Result<()> {
-        /// A part of a tensor on its way.
+        /// A part of a tensor in the staging buffer.
         struct Part {
             tensor: usize,
             first: u64,
             bytes: u64,
         }
-        // no copy ends within a word
+        // copies are whole words of 4 bytes
         let words = |bytes: u64| bytes.next_multiple_of(4);
         let total: u64 = tensors.iter().map(|tensor| words(tensor.bytes())).sum();
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
@@ -124,10 +124,10 @@ impl Gpu {
         Ok(())
     }
 
-    /// [`Gpu::read`] as f32, f16 widened.
+    /// Reads a tensor back as f32. f16 is widened; the bits of u32 are reinterpreted.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// Those of [`Gpu::check`].
     pub fn read_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         let bytes = self.read(tensor)?;
         Ok(match tensor.elem() {

@@ -1,14 +1,15 @@
-//! A Vulkan device of our own, opened through wgpu-hal and handed to wgpu. All of the project's calls into Vulkan.
+//! Opens a Vulkan device through wgpu-hal and gives it to wgpu. This file has all of the project's calls into Vulkan.
 //!
-//! wgpu-hal 30 switches `robustBufferAccess` and `robustBufferAccess2` on wherever a driver lists them. Drivers then check
-//! every access of every kernel: Mesa's compiler for NVIDIA splits a vector into its elements and branches round each,
-//! which doubles the instructions of a step. This device has both off, and `nullDescriptor`, which brings the checks back.
-//! It departs from what `device_from_raw` documents ("created using `physical_device_features()`"): wgpu still believes
-//! that the driver checks and puts no checks into any module, so that **every index in a kernel is our own
-//! responsibility**. A checked run ([`super::Options::checked`]) takes wgpu's device instead.
+//! wgpu-hal 30 switches `robustBufferAccess` and `robustBufferAccess2` on wherever a driver lists them. Drivers then
+//! check every access of every kernel: Mesa's compiler for NVIDIA splits a vector into its elements and branches around
+//! each, which doubles the instructions of a step. This device has both off, and also `nullDescriptor`, which would
+//! bring the checks back. It departs from what `device_from_raw` documents ("created using
+//! `physical_device_features()`"): wgpu still assumes that the driver checks, and puts no checks into any module, so
+//! **every index in a kernel is our own responsibility**. A checked run ([`super::Options::checked`]) uses a device
+//! opened by wgpu instead.
 //!
-//! wgpu lends out no pipeline. Required subgroup sizes and the driver's statistics therefore go through the device's
-//! function table, in which `vkCreateComputePipelines` is [`create_pipelines`].
+//! wgpu does not expose its pipelines. Required subgroup sizes and the driver's statistics therefore go through the
+//! device's function table, in which [`create_pipelines`] replaces `vkCreateComputePipelines`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,88 +19,90 @@ use std::sync::{Arc, LazyLock, Mutex};
 use ash::{khr, vk};
 use wgpu::hal;
 
-use super::adapter::Flexible;
+use super::adapter::FlexibleMatrices;
 use super::context::{KernelStatistics as Statistics, lock};
 
-/// Options for the pipelines that a call of [`ordered`] builds, beyond those that wgpu knows.
+/// Options for the pipelines of a [`build_with`] call, beyond those that wgpu knows.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Order {
-    /// Invocations that each subgroup must have, all of them active.
+pub(super) struct PipelineOptions {
+    /// Required subgroup size, with all invocations active.
     pub(super) subgroup_size: Option<u32>,
-    /// Keep the driver's statistics.
+    /// Whether to keep the driver's statistics.
     pub(super) statistics: bool,
 }
 
-/// Options of our device.
+/// Options of the device.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
-    /// Keep the bounds checks that wgpu asks for: to compare.
+pub(super) struct DeviceOptions {
+    /// Whether to keep the bounds checks that wgpu requests, for comparisons.
     pub(super) driver_checks: bool,
-    /// Pipelines can have statistics, if the driver keeps some.
+    /// Whether pipelines have statistics, if the driver keeps them.
     pub(super) statistics: bool,
-    /// Kernels can have matrices of flexible dimensions, if the driver has them.
+    /// Whether kernels may have matrices of flexible dimensions, if the driver has them.
     pub(super) experimental: bool,
 }
 
-/// Abilities of our device beyond wgpu's.
+/// Abilities of the device beyond wgpu's.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Abilities {
-    /// Pipelines may require a subgroup size.
+    /// Whether pipelines may require a subgroup size.
     pub(super) subgroup_control: bool,
-    /// Pipelines have statistics: only if they were asked for.
+    /// Whether pipelines have statistics: only if they were requested.
     pub(super) statistics: bool,
-    /// Kernels can have these matrices: only if they were asked for.
-    pub(super) flexible: Option<Flexible>,
+    /// The matrices of flexible dimensions that kernels may have: only if they were requested.
+    pub(super) flexible: Option<FlexibleMatrices>,
 }
 
-/// A device's own function, and the functions that read statistics.
+/// The driver's function that creates pipelines, and the functions that read statistics.
 struct Table {
     create: vk::PFN_vkCreateComputePipelines,
     statistics: Option<khr::pipeline_executable_properties::Device>,
 }
 
-/// The wrapper is a C function that gets a device's handle and nothing else, so what belongs to it must lie in a static.
-/// Entries of closed devices stay until another device gets the handle: wgpu-hal does not say when it closes one.
+/// The tables of all devices. [`create_pipelines`] is a C function that gets only the device's handle, so its data must
+/// be in a static. Entries of closed devices stay until another device gets the same handle: wgpu-hal does not report
+/// when it closes one.
 static TABLES: LazyLock<Mutex<HashMap<vk::Device, Arc<Table>>>> = LazyLock::new(Mutex::default);
 
 thread_local! {
-    /// wgpu builds a pipeline on the thread that asks for it, so the order for it and the report on it stay there.
-    static ORDER: RefCell<Option<(Order, Statistics)>> = const { RefCell::new(None) };
+    /// Options of the pipeline that this thread is building, and the statistics on it. wgpu builds a pipeline on the
+    /// thread that requests it.
+    static BUILDING: RefCell<Option<(PipelineOptions, Statistics)>> = const { RefCell::new(None) };
 }
 
-/// Builds pipelines by an order. Returns the result of `build`, and the statistics of the last pipeline.
-pub(super) fn ordered<T>(order: Order, build: impl FnOnce() -> T) -> (T, Statistics) {
-    /// Takes the order back, also when a driver panics, or it would hold for whatever this thread builds next.
-    struct Back;
-    impl Drop for Back {
+/// Builds pipelines with the given options. Returns the result of `build` and the statistics of the last pipeline.
+pub(super) fn build_with<T>(options: PipelineOptions, build: impl FnOnce() -> T) -> (T, Statistics) {
+    /// Resets the options, also when a driver panics; otherwise they would apply to the next pipeline of this thread.
+    struct Reset;
+    impl Drop for Reset {
         fn drop(&mut self) {
-            ORDER.with_borrow_mut(Option::take);
+            BUILDING.with_borrow_mut(Option::take);
         }
     }
-    ORDER.with_borrow_mut(|slot| *slot = Some((order, Vec::new())));
-    let _back = Back;
+    BUILDING.with_borrow_mut(|slot| *slot = Some((options, Vec::new())));
+    let _reset = Reset;
     let built = build();
-    let report = ORDER.with_borrow_mut(Option::take).unwrap_or_default().1;
+    let report = BUILDING.with_borrow_mut(Option::take).unwrap_or_default().1;
     (built, report)
 }
 
-/// The version of Vulkan `(major, minor)` that an adapter's devices have, if it is one of Vulkan.
+/// Returns the Vulkan version `(major, minor)` of an adapter's devices; `None` if it is not a Vulkan adapter.
 pub(super) fn version(adapter: &wgpu::Adapter) -> Option<(u32, u32)> {
-    // SAFETY: the guard is only read, and dropped at the end of this function.
+    // SAFETY: the guard is only read, and dropped at the end of this function
     let hal = unsafe { adapter.as_hal::<hal::api::Vulkan>() }?;
     let device = hal.physical_device_capabilities().properties().api_version;
     let version = device.min(hal.shared_instance().instance_api_version());
     Some((vk::api_version_major(version), vk::api_version_minor(version)))
 }
 
-/// `VK_NV_cooperative_matrix2`, which ash 0.38 does not know: no more of it than we use.
+/// The part that we use of `VK_NV_cooperative_matrix2`, which ash 0.38 does not know.
 mod cooperative_matrix2 {
     use std::ffi::{CStr, c_void};
 
     use ash::vk;
     use wgpu::hal;
 
-    use crate::gpu::adapter::Flexible;
+    use crate::gpu::adapter::FlexibleMatrices;
 
     pub(super) const NAME: &CStr = c"VK_NV_cooperative_matrix2";
 
@@ -114,7 +117,7 @@ mod cooperative_matrix2 {
         pub(super) p_next: *mut c_void,
         pub(super) workgroup_scope: vk::Bool32,
         pub(super) flexible_dimensions: vk::Bool32,
-        /// Reductions, conversions, operations on elements, tensor addressing, loads of blocks.
+        /// Reductions, conversions, per-element operations, tensor addressing, block loads.
         others: [vk::Bool32; 5],
     }
 
@@ -152,9 +155,9 @@ mod cooperative_matrix2 {
 
     type List = unsafe extern "system" fn(vk::PhysicalDevice, *mut u32, *mut Dimensions) -> vk::Result;
 
-    /// Returns the adapter's matrices of f16 with f32 sums: those of a workgroup if it has them, of 256 invocations if it can
-    /// choose, else those of a subgroup.
-    pub(super) fn flexible(hal: &hal::vulkan::Adapter) -> Option<Flexible> {
+    /// Returns the adapter's flexible matrices with f16 operands and f32 sums. Prefers those held by a workgroup, of
+    /// 256 invocations if several sizes are listed, to those held by a subgroup.
+    pub(super) fn flexible(hal: &hal::vulkan::Adapter) -> Option<FlexibleMatrices> {
         let (listed, shared) = (hal.physical_device_capabilities(), hal.shared_instance());
         let (instance, physical) = (shared.raw_instance(), hal.raw_physical_device());
         if !listed.supports_extension(NAME) {
@@ -170,8 +173,8 @@ mod cooperative_matrix2 {
         };
         let mut features = vk::PhysicalDeviceFeatures2 { p_next: (&raw mut can).cast(), ..Default::default() };
         let mut properties = vk::PhysicalDeviceProperties2 { p_next: (&raw mut limits).cast(), ..Default::default() };
-        // SAFETY: the handle is the adapter's, which lists the extension and so has Vulkan 1.1 or newer; both structs have the
-        // layout that the extension gives them, and live until the calls return.
+        // SAFETY: the handle is the adapter's, which lists the extension and so has Vulkan 1.1 or newer; both structs
+        // have the layout that the extension gives them, and live until the calls return.
         unsafe {
             instance.get_physical_device_features2(physical, &mut features);
             instance.get_physical_device_properties2(physical, &mut properties);
@@ -199,7 +202,7 @@ mod cooperative_matrix2 {
             invocations: 0,
         };
         let mut entries = vec![empty; count as usize];
-        // SAFETY: the array has room for `count` entries, each of the type that it names.
+        // SAFETY: the array has `count` entries, each of the type that its `s_type` names.
         unsafe { list(physical, &raw mut count, entries.as_mut_ptr()) }.result().ok()?;
         let (half, full) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
         let usable = |entry: &&Dimensions| {
@@ -213,13 +216,13 @@ mod cooperative_matrix2 {
         let best = entries.iter().take(count as usize).filter(usable).max_by_key(worth)?;
         let workgroup = best.scope == vk::ScopeKHR::WORKGROUP;
         let invocations = if workgroup { best.invocations } else { 0 };
-        Some(Flexible { granularity: best.granularity, largest: limits.largest, workgroup, invocations })
+        Some(FlexibleMatrices { granularity: best.granularity, largest: limits.largest, workgroup, invocations })
     }
 }
 
-/// Returns the SMs of NVIDIA's GPUs and the compute units of AMD's, where the driver tells.
+/// Returns the number of SMs of an NVIDIA GPU or of compute units of an AMD GPU, if the driver reports it.
 pub(super) fn compute_units(adapter: &wgpu::Adapter) -> Option<u32> {
-    // SAFETY: the guard is only read, and dropped at the end of this function.
+    // SAFETY: the guard is only read, and dropped at the end of this function
     let hal = unsafe { adapter.as_hal::<hal::api::Vulkan>() }?;
     let (listed, instance) = (hal.physical_device_capabilities(), hal.shared_instance().raw_instance());
     let mut nvidia = vk::PhysicalDeviceShaderSMBuiltinsPropertiesNV::default();
@@ -242,14 +245,14 @@ pub(super) fn compute_units(adapter: &wgpu::Adapter) -> Option<u32> {
     Some(nvidia.shader_sm_count.max(amd.active_compute_unit_count)).filter(|units| *units > 0)
 }
 
-/// Opens an adapter as the module says.
+/// Opens an adapter as the head of this file describes.
 ///
 /// # Errors
-/// The reason why not; wgpu's own device may still open.
+/// The reason for the failure. wgpu may still be able to open the device.
 pub(super) fn open(
     adapter: &wgpu::Adapter,
     descriptor: &wgpu::DeviceDescriptor,
-    wish: Wish,
+    options: DeviceOptions,
 ) -> Result<(wgpu::Device, wgpu::Queue, Abilities), String> {
     // SAFETY: the guard lives until the device is open; nothing destroys what it lends.
     let hal = unsafe { adapter.as_hal::<hal::api::Vulkan>() }.ok_or("not a Vulkan adapter")?;
@@ -258,11 +261,11 @@ pub(super) fn open(
 
     let mut extensions = hal.required_device_extensions(features);
     let listed = hal.physical_device_capabilities();
-    let statistics = wish.statistics && listed.supports_extension(khr::pipeline_executable_properties::NAME);
+    let statistics = options.statistics && listed.supports_extension(khr::pipeline_executable_properties::NAME);
     if statistics {
         extensions.push(khr::pipeline_executable_properties::NAME);
     }
-    let flexible = match wish.experimental && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+    let flexible = match options.experimental && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
         true => cooperative_matrix2::flexible(&hal),
         false => None,
     };
@@ -284,10 +287,10 @@ pub(super) fn open(
         info = info.push_next(&mut executables);
     }
 
-    // SAFETY: `enabled_features` was set from `wanted` by `add_to_device_create` and is alive. It is copied, since it is
-    // borrowed as shared there.
+    // SAFETY: `add_to_device_create` has set `enabled_features` from `wanted`, which is alive. It is copied, because it
+    // is borrowed as shared there.
     let mut core = unsafe { info.p_enabled_features.as_ref() }.copied().unwrap_or_default();
-    if !wish.driver_checks {
+    if !options.driver_checks {
         core.robust_buffer_access = vk::FALSE;
     }
     info.p_enabled_features = &raw const core;
@@ -299,7 +302,7 @@ pub(super) fn open(
         // borrows, all alive until `info` is used. Each begins with its type and the next pointer; both are copied.
         let (kind, following) = unsafe { ((*next).s_type, (*next).p_next) };
         match kind {
-            vk::StructureType::PHYSICAL_DEVICE_ROBUSTNESS_2_FEATURES_EXT if !wish.driver_checks => {
+            vk::StructureType::PHYSICAL_DEVICE_ROBUSTNESS_2_FEATURES_EXT if !options.driver_checks => {
                 // SAFETY: as above; the struct is of the type that it names, and nothing else refers to it meanwhile.
                 let robust = unsafe { &mut *next.cast::<vk::PhysicalDeviceRobustness2FeaturesEXT>() };
                 robust.robust_buffer_access2 = vk::FALSE;
@@ -308,7 +311,7 @@ pub(super) fn open(
             vk::StructureType::PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES if lanes => {
                 // SAFETY: as for the one before.
                 let control = unsafe { &mut *next.cast::<vk::PhysicalDeviceSubgroupSizeControlFeatures>() };
-                // wgpu leaves the second off, and full subgroups are what our kernels count on
+                // wgpu leaves the second feature off, but our kernels rely on full subgroups
                 control.subgroup_size_control = vk::TRUE;
                 control.compute_full_subgroups = vk::TRUE;
                 subgroup_control = true;
@@ -330,7 +333,7 @@ pub(super) fn open(
         .result()
         .map_err(|e| format!("vkCreateDevice: {e}"))?;
     let get = |name: &CStr| {
-        // SAFETY: the handle is the one just made, and the name ends in a zero.
+        // SAFETY: the handle is the one just created, and the name ends in a zero.
         unsafe { (instance.fp_v1_0().get_device_proc_addr)(device, name.as_ptr()) }
     };
     let own = |name: &CStr| match get(name) {
@@ -338,11 +341,11 @@ pub(super) fn open(
         Some(function) => function as *const c_void,
         None => std::ptr::null(),
     };
-    // SAFETY: the driver returned every function for this device, but `create_pipelines`, which has the signature of the
-    // function that it replaces.
+    // SAFETY: the driver returned every function for this device, except `create_pipelines`, which has the signature of
+    // the function that it replaces.
     let raw = unsafe { ash::Device::load_with(own, device) };
     let Some(create) = get(c"vkCreateComputePipelines") else {
-        // SAFETY: nothing was made from the device yet.
+        // SAFETY: nothing was created from the device yet.
         unsafe { raw.destroy_device(None) };
         return Err("the driver has no vkCreateComputePipelines".into());
     };
@@ -352,8 +355,9 @@ pub(super) fn open(
         statistics: statistics.then(|| khr::pipeline_executable_properties::Device::new(instance, &raw)),
     };
     lock(&TABLES).insert(device, Arc::new(table));
-    // SAFETY: the device is of this adapter, with these extensions and queue family 0. Of the features of
-    // `physical_device_features` those named at the head of this file are off, on purpose. wgpu-hal owns it from here on.
+    // SAFETY: the device belongs to this adapter, and has these extensions and queue family 0. Of the features in
+    // `physical_device_features`, those named at the head of this file are off on purpose. wgpu-hal owns it from here
+    // on.
     let open = unsafe {
         hal.device_from_raw(
             raw,
@@ -367,18 +371,18 @@ pub(super) fn open(
         )
     }
     .map_err(|e| format!("wgpu-hal: {e}"))?;
-    // SAFETY: the device was made from this adapter, with all features of the descriptor.
+    // SAFETY: the device was created from this adapter, with all features of the descriptor.
     let (device, queue) =
         unsafe { adapter.create_device_from_hal(open, descriptor) }.map_err(|e| format!("wgpu: {e}"))?;
     Ok((device, queue, Abilities { subgroup_control, statistics, flexible }))
 }
 
-/// Returns true if compute pipelines may require a subgroup size and full subgroups. Needs Vulkan 1.1.
+/// Returns whether compute pipelines may require a subgroup size and full subgroups. Needs Vulkan 1.1.
 fn subgroup_control(instance: &ash::Instance, physical: vk::PhysicalDevice) -> bool {
     let mut can = vk::PhysicalDeviceSubgroupSizeControlFeatures::default();
     let mut sizes = vk::PhysicalDeviceSubgroupSizeControlProperties::default();
-    // SAFETY: the handle is the adapter's, whose Vulkan is 1.1 at least and has both functions; drivers ignore what they do
-    // not know in the chains, which are alive.
+    // SAFETY: the handle is the adapter's, whose Vulkan is at least 1.1 and has both functions. The structs in the
+    // chains are alive, and drivers ignore those that they do not know.
     unsafe {
         let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut can);
         instance.get_physical_device_features2(physical, &mut features);
@@ -390,7 +394,7 @@ fn subgroup_control(instance: &ash::Instance, physical: vk::PhysicalDevice) -> b
         && sizes.required_subgroup_size_stages.contains(vk::ShaderStageFlags::COMPUTE)
 }
 
-/// `vkCreateComputePipelines` by this thread's order.
+/// Replaces `vkCreateComputePipelines`: creates pipelines with this thread's options.
 unsafe extern "system" fn create_pipelines(
     device: vk::Device,
     cache: vk::PipelineCache,
@@ -400,32 +404,32 @@ unsafe extern "system" fn create_pipelines(
     pipelines: *mut vk::Pipeline,
 ) -> vk::Result {
     let Some(table) = lock(&TABLES).get(&device).cloned() else { return vk::Result::ERROR_UNKNOWN };
-    // one pipeline at a time is all that wgpu-hal builds
-    let order = ORDER.with_borrow(|slot| slot.as_ref().map(|(order, _)| *order)).filter(|_| count == 1);
-    let Some(order) = order else {
-        // SAFETY: the caller's own arguments.
+    // wgpu-hal builds one pipeline at a time
+    let options = BUILDING.with_borrow(|slot| slot.as_ref().map(|(options, _)| *options)).filter(|_| count == 1);
+    let Some(options) = options else {
+        // SAFETY: these are the caller's own arguments.
         return unsafe { (table.create)(device, cache, count, infos, allocator, pipelines) };
     };
-    // SAFETY: the caller hands over one valid struct.
+    // SAFETY: the caller passes one valid struct.
     let mut info = unsafe { *infos };
     let mut required = vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default();
-    if let Some(lanes) = order.subgroup_size {
-        // the two exclude each other
+    if let Some(lanes) = options.subgroup_size {
+        // a varying and a required size exclude each other
         info.stage.flags &= !vk::PipelineShaderStageCreateFlags::ALLOW_VARYING_SUBGROUP_SIZE;
         info.stage.flags |= vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS;
         required.required_subgroup_size = lanes;
         required.p_next = info.stage.p_next.cast_mut();
         info.stage.p_next = (&raw const required).cast();
     }
-    if order.statistics && table.statistics.is_some() {
+    if options.statistics && table.statistics.is_some() {
         info.flags |= vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR;
     }
-    // SAFETY: the caller's arguments, but for a copy of the one struct, which lives until the call returns.
+    // SAFETY: these are the caller's arguments, except a copy of the one struct, which lives until the call returns.
     let result = unsafe { (table.create)(device, cache, 1, &raw const info, allocator, pipelines) };
-    if let (vk::Result::SUCCESS, true, Some(executables)) = (result, order.statistics, &table.statistics) {
-        // SAFETY: the driver has just written the pipeline, and it was made to keep statistics.
+    if let (vk::Result::SUCCESS, true, Some(executables)) = (result, options.statistics, &table.statistics) {
+        // SAFETY: the driver has just written the pipeline, which was created to keep statistics.
         let report = unsafe { read(executables, *pipelines) };
-        ORDER.with_borrow_mut(|slot| *slot = Some((order, report)));
+        BUILDING.with_borrow_mut(|slot| *slot = Some((options, report)));
     }
     result
 }
@@ -433,20 +437,20 @@ unsafe extern "system" fn create_pipelines(
 /// Reads the driver's figures on a pipeline.
 ///
 /// # Safety
-/// The pipeline must be alive and made with `CAPTURE_STATISTICS_KHR` on the device of `executables`.
+/// The pipeline must be alive, and created with `CAPTURE_STATISTICS_KHR` on the device of `executables`.
 unsafe fn read(executables: &khr::pipeline_executable_properties::Device, pipeline: vk::Pipeline) -> Statistics {
     let mut report = Statistics::new();
     let which = vk::PipelineInfoKHR::default().pipeline(pipeline);
-    // SAFETY: as the function's.
+    // SAFETY: guaranteed by the caller.
     let Ok(parts) = (unsafe { executables.get_pipeline_executable_properties(&which) }) else { return report };
     for (index, part) in (0..).zip(&parts) {
         let part_info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline).executable_index(index);
-        // SAFETY: as the function's; the index is one of the parts.
+        // SAFETY: guaranteed by the caller; the index is that of a part.
         let list = unsafe { executables.get_pipeline_executable_statistics(&part_info) }.unwrap_or_default();
         report.push(("subgroup size".into(), part.subgroup_size.to_string()));
         for statistic in list {
             let name = statistic.name_as_c_str().map_or_else(|_| "?".into(), |n| n.to_string_lossy().into_owned());
-            // SAFETY: the driver says which member of the union it has written.
+            // SAFETY: `format` states which member of the union the driver has written.
             let value = unsafe {
                 match statistic.format {
                     vk::PipelineExecutableStatisticFormatKHR::BOOL32 => (statistic.value.b32 != 0).to_string(),

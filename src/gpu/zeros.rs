@@ -1,7 +1,7 @@
-//! Tensors that are zero though nobody has written them.
+//! Regions of buffers that count as zero without having been written.
 //!
-//! A gradient begins as zero and is added to. Whoever adds first can overwrite instead, which saves a clear and a read; what nobody
-//! overwrites is cleared when it is needed.
+//! A gradient begins as zero and is added to. The first dispatch that adds to it can overwrite it instead, which saves
+//! a clear and a read. A region that nothing overwrites is cleared when it is needed.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ pub(super) struct Region {
 
 impl Region {
     fn of(tensor: &Tensor) -> Self {
-        // behind an odd number of f16 there is only padding
+        // after an odd number of f16 there is only padding
         let end = tensor.offset + tensor.bytes().next_multiple_of(4);
         Self { buffer: Arc::clone(&tensor.buffer), bytes: tensor.offset..end }
     }
 }
 
-/// Regions that are zero, none of which overlap.
+/// Regions that count as zero. They do not overlap.
 #[derive(Debug, Default)]
 pub(super) struct Zeros(Vec<Region>);
 
@@ -33,7 +33,7 @@ impl Zeros {
         self.0.push(Region::of(tensor));
     }
 
-    /// Takes a tensor out and returns what of it was zero.
+    /// Removes a tensor, and returns its regions that counted as zero.
     pub(super) fn take(&mut self, tensor: &Tensor) -> Vec<Region> {
         let wanted = Region::of(tensor);
         let (mut taken, mut rest) = (Vec::new(), Vec::new());
@@ -53,7 +53,7 @@ impl Zeros {
         taken
     }
 
-    /// True if all of a tensor is zero.
+    /// Returns whether all of a tensor counts as zero.
     pub(super) fn contains(&self, tensor: &Tensor) -> bool {
         let wanted = Region::of(tensor);
         self.0.iter().any(|region| {
@@ -62,7 +62,7 @@ impl Zeros {
         })
     }
 
-    /// Takes everything out.
+    /// Removes and returns all regions.
     pub(super) fn take_all(&mut self) -> Vec<Region> {
         std::mem::take(&mut self.0)
     }

@@ -1,5 +1,5 @@
-//! What the forward pass makes and the backward pass needs on the way: which tensors there are, and which of them are
-//! kept from one to the other.
+//! The tensors that the forward pass writes, the scratch of the backward pass, and which tensors are kept from one to
+//! the other.
 
 use std::str::FromStr;
 
@@ -10,12 +10,12 @@ use crate::ops::{bias, embedding, layernorm, matmul};
 
 use super::config::Config;
 
-/// Bytes of a chunk of logits at most, far below a batch's logits. Every chunk reads the embedding twice, and reads and writes
-/// its gradient: chunks of half the size would move 6 GB more of a step of 124M at batch 64.
+/// Largest size in bytes of a chunk of logits, far below a batch's logits. Every chunk reads the embedding twice, and
+/// reads and writes its gradient. Chunks of half the size would move 6 GB more in a step of 124M at batch 64.
 const LOGITS_BYTES: u64 = 512 << 20;
 
-/// What the backward pass computes again instead of keeping it, each including those before it: llm.c's levels and one
-/// more. None changes a bit of the gradients.
+/// The activations that the backward pass computes again instead of keeping them. Each level includes those before it.
+/// The levels are llm.c's and one more. The gradients are bit-identical at all levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Recompute {
     /// Nothing.
@@ -25,16 +25,16 @@ pub enum Recompute {
     Gelu,
     /// Outputs of layernorms from the normalised inputs.
     Ln,
-    /// Everything inside of a block from the block's input.
+    /// All activations inside a block, from the block's input.
     Block,
 }
 
 impl Recompute {
-    /// All levels with their names, the least first.
+    /// All levels with their names, from the lowest to the highest.
     pub const ALL: [(&'static str, Self); 4] =
         [("none", Self::None), ("gelu", Self::Gelu), ("ln", Self::Ln), ("block", Self::Block)];
 
-    /// `none`, `gelu`, `ln` or `block`.
+    /// Returns the level's name: `none`, `gelu`, `ln` or `block`.
     #[must_use]
     pub fn name(self) -> &'static str {
         Self::ALL[self as usize].0
@@ -58,10 +58,9 @@ impl FromStr for Recompute {
     }
 }
 
-/// What the forward pass makes of one block. N = B T rows; all but statistics and the residual stream are f16 in mixed
-/// precision.
+/// The activations of one block; N = B T. All but statistics and the residual stream are f16 in mixed precision.
 #[derive(Debug, Clone)]
-pub struct Block {
+pub struct BlockActivations {
     /// (N, C): the normalised input.
     pub ln1_xhat: Tensor,
     /// (N, C).
@@ -90,9 +89,9 @@ pub struct Block {
     pub residual3: Tensor,
 }
 
-/// The sizes that all activations follow.
+/// The sizes and the element type that determine the shapes of all activations.
 #[derive(Debug, Clone, Copy)]
-struct Shape {
+struct ActivationShape {
     /// B.
     batch: usize,
     /// T.
@@ -101,38 +100,38 @@ struct Shape {
     channels: usize,
     /// NH.
     heads: usize,
-    /// What matrix products and attention read and write is stored as.
+    /// Element type of the tensors that matrix products and attention read and write.
     elem: Elem,
 }
 
-impl Shape {
+impl ActivationShape {
     fn new(config: &Config, [batch, positions]: [usize; 2], elem: Elem) -> Self {
         Self { batch, positions, channels: config.channels, heads: config.heads, elem }
     }
 
-    /// (N, `factor` C) as stored.
+    /// Allocates a tensor (N, `factor` C) of the element type.
     fn stored(self, pool: &mut Pool, label: &str, factor: usize) -> Result<Tensor> {
         pool.tensor(label, self.batch * self.positions, factor * self.channels, self.elem)
     }
 
-    /// (N, C) of f32: the residual stream.
+    /// Allocates a tensor (N, C) of f32 for the residual stream.
     fn residual(self, pool: &mut Pool) -> Result<Tensor> {
         pool.tensor("activations: residual", self.batch * self.positions, self.channels, Elem::F32)
     }
 
-    /// (N, 1) of f32.
+    /// Allocates a tensor (N, 1) of f32.
     fn column(self, pool: &mut Pool) -> Result<Tensor> {
         pool.tensor("activations: statistics", self.batch * self.positions, 1, Elem::F32)
     }
 
-    /// (B NH, T) of f32.
+    /// Allocates a tensor (B NH, T) of f32.
     fn statistics(self, pool: &mut Pool) -> Result<Tensor> {
         pool.tensor("activations: statistics", self.batch * self.heads, self.positions, Elem::F32)
     }
 
-    /// A block's tensors but for the residual stream after it.
-    fn block(self, pool: &mut Pool, residual3: Tensor) -> Result<Block> {
-        Ok(Block {
+    /// Allocates a block's tensors, except the residual stream after it.
+    fn block(self, pool: &mut Pool, residual3: Tensor) -> Result<BlockActivations> {
+        Ok(BlockActivations {
             ln1_xhat: self.stored(pool, "activations: ln1", 1)?,
             ln1: self.stored(pool, "activations: ln1", 1)?,
             ln1_rstd: self.column(pool)?,
@@ -150,14 +149,14 @@ impl Shape {
     }
 }
 
-/// What the forward pass makes, for a batch of B sequences of T tokens; N = B T.
+/// The activations of the forward pass, for a batch of B sequences of T tokens; N = B T.
 #[derive(Debug)]
 pub struct Activations {
     /// B.
     pub batch: usize,
     /// T.
     pub positions: usize,
-    /// What of it is not there any more when the backward pass comes.
+    /// The activations that are no longer stored when the backward pass needs them.
     pub recompute: Recompute,
     /// (N, 1) u32.
     pub tokens: Tensor,
@@ -165,8 +164,8 @@ pub struct Activations {
     pub targets: Tensor,
     /// (N, C).
     pub encoded: Tensor,
-    /// Block by block.
-    pub blocks: Vec<Block>,
+    /// Activations of each block.
+    pub blocks: Vec<BlockActivations>,
     /// (N, C): the normalised input.
     pub lnf_xhat: Tensor,
     /// (N, C).
@@ -180,9 +179,9 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// For B sequences of T tokens. What matrix products and attention read and write is stored as `elem`, f32 or f16;
-    /// the residual stream, statistics and losses are f32. Tokens and losses have buffers of their own, all else comes
-    /// from the pool.
+    /// Allocates the activations for B sequences of T tokens. Tensors that matrix products and attention read and write
+    /// are stored as `elem`, f32 or f16; the residual stream, statistics and losses are f32. Tokens and losses have
+    /// their own buffers; all other tensors come from the pool.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -194,7 +193,7 @@ impl Activations {
         recompute: Recompute,
     ) -> Result<Self> {
         let gpu = pool.gpu();
-        let shape = Shape::new(config, [batch, positions], elem);
+        let shape = ActivationShape::new(config, [batch, positions], elem);
         let (n, vp) = (batch * positions, config.padded_vocab());
         let chunk = logits_rows(&gpu.caps, n, vp, elem);
         let residual3 = (0..config.layers).map(|_| shape.residual(pool)).collect::<Result<Vec<_>>>()?;
@@ -215,8 +214,9 @@ impl Activations {
         })
     }
 
-    /// The same of f32 for the forward pass alone: all blocks share one block's tensors, but for `qkv` if `keep_qkv`, so that a
-    /// sequence can be gone on with. At most `logits_rows` rows of logits are held.
+    /// Allocates activations of f32 for the forward pass alone. All blocks share one block's tensors. With `keep_qkv`
+    /// each block has its own `qkv`, so that a sequence can be continued. At most `logits_rows` rows of logits are
+    /// held.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -228,17 +228,17 @@ impl Activations {
         logits_rows: usize,
     ) -> Result<Self> {
         let (n, vp) = (batch * positions, config.padded_vocab());
-        let (shape, pool) = (Shape::new(config, [batch, positions], Elem::F32), &mut Pool::separate(gpu));
+        let (shape, pool) = (ActivationShape::new(config, [batch, positions], Elem::F32), &mut Pool::separate(gpu));
         let residual3 = shape.residual(pool)?;
         let shared = shape.block(pool, residual3)?;
-        // the first norm is done with when the second comes
+        // the second norm can reuse the first norm's tensors, which nothing reads any more
         let (ln2_xhat, ln2, ln2_rstd) = (shared.ln1_xhat.clone(), shared.ln1.clone(), shared.ln1_rstd.clone());
-        let shared = Block { ln2_xhat, ln2, ln2_rstd, ..shared };
+        let shared = BlockActivations { ln2_xhat, ln2, ln2_rstd, ..shared };
         let blocks = (0..config.layers)
             .map(|l| {
                 let own = keep_qkv && l > 0;
                 let qkv = if own { shape.stored(pool, "activations: qkv", 3)? } else { shared.qkv.clone() };
-                Ok(Block { qkv, ..shared.clone() })
+                Ok(BlockActivations { qkv, ..shared.clone() })
             })
             .collect::<Result<_>>()?;
         let chunk = self::logits_rows(&gpu.caps, n, vp, Elem::F32).min(logits_rows);
@@ -258,15 +258,15 @@ impl Activations {
         })
     }
 
-    /// The first B sequences of T tokens of these activations, for a smaller batch in the same memory.
+    /// Returns activations for a smaller batch of B sequences of T tokens, in the same memory.
     ///
     /// # Panics
-    /// If that is more than there is room for.
+    /// If the batch is larger than that of these activations.
     #[must_use]
     pub fn shrink(&self, config: &Config, batch: usize, positions: usize) -> Self {
         let n = batch * positions;
         let rows = |tensor: &Tensor| tensor.slice(0..n);
-        let blocks = self.blocks.iter().map(|b| Block {
+        let blocks = self.blocks.iter().map(|b| BlockActivations {
             ln1_xhat: rows(&b.ln1_xhat),
             ln1: rows(&b.ln1),
             ln1_rstd: rows(&b.ln1_rstd),
@@ -297,42 +297,42 @@ impl Activations {
         }
     }
 
-    /// B T.
+    /// Returns N = B T.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.batch * self.positions
     }
 
-    /// True if after the forward pass the blocks' keys and values are still there.
+    /// Returns whether each block's keys and values are still stored after the forward pass.
     #[must_use]
     pub fn holds_keys(&self) -> bool {
         self.recompute < Recompute::Block
     }
 }
 
-/// Name of the logits' buffer in tables of memory.
+/// Label of the logits' buffer in memory tables.
 pub const LOGITS_LABEL: &str = "logits chunk";
 
-/// Rows of a chunk of logits: a multiple of 64 within one binding and the budget, or all N.
+/// Returns the rows of a chunk of logits: a multiple of 64 that fits one binding and the budget, or all N.
 #[must_use]
 pub fn logits_rows(caps: &Caps, n: usize, vp: usize, elem: Elem) -> usize {
     let limit = LOGITS_BYTES.min(caps.window_bytes());
     row_windows(n, vp as u64 * elem.bytes(), limit).first().map_or(n, std::ops::Range::len)
 }
 
-/// The backward pass of one block: what it reads of the forward pass, and its gradients. All but `delta` are f16 in
-/// mixed precision.
+/// The tensors of one block's backward pass: the activations that it reads, and its gradients. All gradients are f16 in
+/// mixed precision; `delta` is f32.
 #[derive(Debug)]
-pub struct BlockBackward {
-    /// What the forward pass made: kept, or room to compute it again.
-    pub forward: Block,
+pub struct BlockBackwardBuffers {
+    /// Activations of the forward pass: kept ones, or memory to compute them again.
+    pub forward: BlockActivations,
     /// (N, 4 C).
     pub dfch: Tensor,
     /// (N, C).
     pub dln2: Tensor,
     /// (N, C).
     pub datty: Tensor,
-    /// (B NH, T): attention's row sums.
+    /// (B NH, T): the row sums of `dout out` in attention's backward pass.
     pub delta: Tensor,
     /// (N, 3 C).
     pub dqkv: Tensor,
@@ -342,47 +342,50 @@ pub struct BlockBackward {
 
 /// Gradients of activations and the scratch of the backward pass.
 #[derive(Debug)]
-pub struct Backward {
+pub struct BackwardBuffers {
     /// (N, C), f16 in mixed precision: the gradient of the residual stream.
     pub dresidual: Tensor,
-    /// (N, C) of f32, in mixed precision: what it is at the embedding, where it is largest and would be the first to overflow.
+    /// (N, C) of f32, only in mixed precision: the gradient of the residual stream at the embedding, where it is
+    /// largest and would be the first to overflow.
     pub dencoded: Option<Tensor>,
     /// (N, C), f16 in mixed precision.
     pub dlnf: Tensor,
-    /// Block by block.
-    pub blocks: Vec<BlockBackward>,
+    /// Tensors of each block.
+    pub blocks: Vec<BlockBackwardBuffers>,
     /// Partial sums of bias, layernorm and embedding gradients.
     pub scratch: Tensor,
     /// Partial sums of the weights' gradients, where kernels sum in parts.
     pub partials: Option<Tensor>,
-    /// Sums of squares of the weights' gradients that are summed in parts.
+    /// Sums of squares of those weights' gradients that are summed in parts.
     pub squares: Tensor,
 }
 
-impl Backward {
-    /// Partial sums of the weights' gradients that a product leaves at most, 0 where kernels do not sum in parts.
+impl BackwardBuffers {
+    /// Returns the largest number of partial sums that a product writes for a weight's gradient, or 0 where kernels do
+    /// not sum in parts.
     #[must_use]
     pub fn partials(caps: &Caps, config: &Config, acts: &Activations) -> usize {
         let (n, c, vp) = (acts.rows(), config.channels, config.padded_vocab());
         [(n, 3 * c, c), (n, c, c), (n, 4 * c, c), (n, c, 4 * c), (acts.logits.rows(), vp, c)]
-            .map(|(rows, out, inp)| matmul::partials(caps, acts.lnf.elem(), rows, out, inp))
+            .map(|(rows, out, inp)| matmul::partial_sums_len(caps, acts.lnf.elem(), rows, out, inp))
             .into_iter()
             .max()
             .unwrap_or(0)
     }
 
-    /// For what [`Activations::new`] made with the same model and pool. Squares of gradients go to `squares`.
+    /// Allocates the backward pass for activations that [`Activations::new`] made with the same model and pool. Sums of
+    /// squares of gradients go to `squares`.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
     pub fn new(pool: &mut Pool, config: &Config, acts: &Activations, squares: Tensor) -> Result<Self> {
         let elem = acts.lnf.elem();
-        let shape = Shape::new(config, [acts.batch, acts.positions], elem);
+        let shape = ActivationShape::new(config, [acts.batch, acts.positions], elem);
         let (n, c) = (acts.rows(), config.channels);
         let parts = Some(Self::partials(&pool.gpu().caps, config, acts)).filter(|most| *most > 0);
         let label = "gradients of activations";
         let blocks = acts.blocks.iter().map(|block| {
-            Ok(BlockBackward {
+            Ok(BlockBackwardBuffers {
                 forward: Self::kept(pool, shape, block, acts.recompute)?,
                 dfch: shape.stored(pool, label, 4)?,
                 dln2: shape.stored(pool, label, 1)?,
@@ -405,8 +408,14 @@ impl Backward {
         })
     }
 
-    /// A block's tensors as the backward pass finds them: those of the forward pass where they are kept.
-    fn kept(pool: &mut Pool, shape: Shape, block: &Block, recompute: Recompute) -> Result<Block> {
+    /// Returns a block's activations for the backward pass: those of the forward pass where they are kept, else new
+    /// tensors.
+    fn kept(
+        pool: &mut Pool,
+        shape: ActivationShape,
+        block: &BlockActivations,
+        recompute: Recompute,
+    ) -> Result<BlockActivations> {
         let mut kept = match recompute {
             Recompute::Block => shape.block(pool, block.residual3.clone())?,
             _ => block.clone(),

@@ -1,19 +1,19 @@
-//! GPT-2 backward: one line an operator, the forward's order reversed. Parameter gradients accumulate.
+//! GPT-2 backward: one line per operator, in the reverse order of the forward pass. Parameter gradients accumulate.
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
-use crate::ops::sums::{Room, Squared, Sums};
+use crate::ops::sums::{PartialsMemory, SquaredGradients, Sums};
 use crate::ops::{attention, bias, crossentropy, embedding, gelu, layernorm, matmul, stepcontrol};
 
-use super::activations::{Activations, Backward, BlockBackward, Recompute};
+use super::activations::{Activations, BackwardBuffers, BlockBackwardBuffers, Recompute};
 use super::config::Config;
 use super::forward;
 use super::place;
 use super::tensors::Params;
 
-/// From `lnf` to `losses`, `d.dlnf` and the head's part of `grads.wte`, a chunk of logits
-/// at a time: the logits of a batch never exist as a whole. Gradients are multiplied by `scale` and the loss scale of
-/// `control`.
+/// Records the head: it reads `lnf` and writes `losses`, `d.dlnf` and the head's part of the gradient of `wte`. It
+/// works on one chunk of logits at a time, so the logits of a batch never exist as a whole. Gradients are multiplied by
+/// `scale` and the loss scale of `control`.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -23,11 +23,11 @@ pub fn head(
     p: &Params,
     grads: &Params,
     a: &Activations,
-    d: &Backward,
+    d: &BackwardBuffers,
     (control, scale): (&stepcontrol::StepControl, f32),
 ) -> Result<()> {
     pass.at(place::HEAD);
-    // squares of what is not yet all of a gradient: of no use
+    // the squares that these sums write are not used, because the gradient of wte is not complete yet
     let mut sums = sums_in(d);
     for start in (0..a.rows()).step_by(a.logits.rows()) {
         let rows = start..(start + a.logits.rows()).min(a.rows());
@@ -44,7 +44,8 @@ pub fn head(
     sums.finish(pass).map(|_| ())
 }
 
-/// From `d.dlnf` to all other gradients. Returns those whose sums of squares were left in `d.squares`: they are final.
+/// Records the rest of the backward pass, from `d.dlnf` to all other gradients. Returns the final gradients whose sums
+/// of squares are in `d.squares`.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
@@ -54,10 +55,10 @@ pub fn body(
     p: &Params,
     grads: &Params,
     a: &Activations,
-    d: &Backward,
+    d: &BackwardBuffers,
     buckets: &embedding::Buckets,
-) -> Result<Squared> {
-    let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
+) -> Result<SquaredGradients> {
+    let shape = attention::AttentionSizes { batch: a.batch, positions: a.positions, heads: config.heads };
     let mut sums = sums_in(d);
     pass.at(place::FINAL);
     let lnf = Norm {
@@ -67,10 +68,12 @@ pub fn body(
         dweight: grads.get("lnfw", 0),
         dbias: grads.get("lnfb", 0),
     };
-    // the last projection before a norm gets its bias's gradient from there
+    // a norm also computes the bias gradient of the projection before it
     let last = config.layers.checked_sub(1).map(|last| grads.get("fcprojb", last));
-    norm(pass, d, &mut sums, &d.dlnf, Along::Begins, lnf, last)?;
-    for (l, BlockBackward { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in d.blocks.iter().enumerate().rev() {
+    norm(pass, d, &mut sums, &d.dlnf, ResidualGrad::Overwrite, lnf, last)?;
+    for (l, BlockBackwardBuffers { forward: b, dfch, dln2, datty, delta, dqkv, dln1 }) in
+        d.blocks.iter().enumerate().rev()
+    {
         pass.at(place::block(l));
         let w = |name| p.get(name, l);
         let dw = |name| grads.get(name, l);
@@ -78,7 +81,7 @@ pub fn body(
         let dresidual = &d.dresidual;
         if a.recompute == Recompute::Block {
             let inp = if l == 0 { &a.encoded } else { &a.blocks[l - 1].residual3 };
-            forward::again(pass, shape, p, (l, b), inp)?;
+            forward::recompute_block(pass, shape, p, (l, b), inp)?;
         } else if a.recompute >= Recompute::Gelu {
             gelu::forward(pass, gelu::Forward { inp: &b.fch, out: &b.fch_gelu })?;
         }
@@ -86,7 +89,8 @@ pub fn body(
             Recompute::Ln => layernorm::affine(pass, layernorm::Affine { xhat, weight: w(weight), bias: w(bias), out }),
             _ => Ok(()),
         };
-        // its gradient first: what it reads has no use after it, and may give its memory to what follows
+        // the gradient of fcprojw comes first: nothing later reads its operand fch_gelu, whose memory can then be
+        // reused
         let fcprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.fch_gelu, dweight: dw("fcprojw") };
         matmul::backward_weight_in_parts(pass, fcprojw, &mut sums)?;
         let fcproj = matmul::BackwardInp { dout: dresidual, weight: m("fcprojw"), dinp: dfch };
@@ -96,7 +100,7 @@ pub fn body(
         parameters(pass, &mut sums, dfch, &b.ln2, (dw("fcw"), dw("fcb")))?;
         let (xhat, rstd) = (&b.ln2_xhat, &b.ln2_rstd);
         let ln2 = Norm { xhat, rstd, weight: w("ln2w"), dweight: dw("ln2w"), dbias: dw("ln2b") };
-        norm(pass, d, &mut sums, dln2, Along::Runs, ln2, Some(dw("attprojb")))?;
+        norm(pass, d, &mut sums, dln2, ResidualGrad::Accumulate, ln2, Some(dw("attprojb")))?;
         matmul::backward_inp(pass, matmul::BackwardInp { dout: dresidual, weight: m("attprojw"), dinp: datty })?;
         let attprojw = matmul::BackwardWeight { dout: dresidual, inp: &b.atty, dweight: dw("attprojw") };
         matmul::backward_weight_in_parts(pass, attprojw, &mut sums)?;
@@ -108,8 +112,8 @@ pub fn body(
         let (xhat, rstd) = (&b.ln1_xhat, &b.ln1_rstd);
         let ln1 = Norm { xhat, rstd, weight: w("ln1w"), dweight: dw("ln1w"), dbias: dw("ln1b") };
         let before = l.checked_sub(1).map(|before| grads.get("fcprojb", before));
-        let along = if l == 0 { Along::Ends } else { Along::Runs };
-        norm(pass, d, &mut sums, dln1, along, ln1, before)?;
+        let residual_grad = if l == 0 { ResidualGrad::AccumulateAndWiden } else { ResidualGrad::Accumulate };
+        norm(pass, d, &mut sums, dln1, residual_grad, ln1, before)?;
     }
     pass.at(place::EMBEDDING);
     let scratch = sums.scratch(pass)?;
@@ -127,13 +131,13 @@ pub fn body(
     sums.finish(pass)
 }
 
-/// Sums in the scratch of the backward pass.
-fn sums_in(d: &Backward) -> Sums<'_> {
+/// Returns partial sums in the memory of the backward pass.
+fn sums_in(d: &BackwardBuffers) -> Sums<'_> {
     let squares = &d.squares;
-    Sums::new(d.partials.as_ref().map(|partials| Room { partials, squares }), &d.scratch)
+    Sums::new(d.partials.as_ref().map(|partials| PartialsMemory { partials, squares }), &d.scratch)
 }
 
-/// A linear layer's `dweight` and `dbias`, accumulated.
+/// Accumulates a linear layer's `dweight` and `dbias`.
 fn parameters(
     pass: &mut Pass,
     sums: &mut Sums,
@@ -157,27 +161,31 @@ struct Norm<'a> {
     dbias: &'a Tensor,
 }
 
-/// Where the gradient of the residual stream is.
+/// The treatment of the residual stream's gradient in a norm's backward pass.
 #[derive(Clone, Copy, PartialEq)]
-enum Along {
-    Begins,
-    Runs,
-    Ends,
+enum ResidualGrad {
+    /// Overwrites `dresidual`, where the gradient begins.
+    Overwrite,
+    /// Adds to `dresidual`.
+    Accumulate,
+    /// Adds to `dresidual` and writes the sum to `dencoded` in f32, where there is one.
+    AccumulateAndWiden,
 }
 
-/// A layernorm whose output's gradient is `dout`: `d.dresidual`, or `d.dencoded` in the end, and accumulated the gradients of
-/// its parameters and of the bias in `dsum`, which was added to its input last.
+/// Records the backward pass of a layernorm whose output has the gradient `dout`. It updates `d.dresidual`, or writes
+/// `d.dencoded` at the end. It accumulates the gradients of its parameters and, in `dsum`, of the bias in the
+/// projection that was last added to its input.
 fn norm(
     pass: &mut Pass,
-    d: &Backward,
+    d: &BackwardBuffers,
     sums: &mut Sums,
     dout: &Tensor,
-    along: Along,
+    residual_grad: ResidualGrad,
     Norm { xhat, rstd, weight, dweight, dbias }: Norm,
     dsum: Option<&Tensor>,
 ) -> Result<()> {
-    let (dinp, first) = (&d.dresidual, along == Along::Begins);
-    let wide = d.dencoded.as_ref().filter(|_| along == Along::Ends);
-    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, first, wide, dweight, dbias, dsum };
+    let (dinp, overwrite_dinp) = (&d.dresidual, residual_grad == ResidualGrad::Overwrite);
+    let dinp_f32 = d.dencoded.as_ref().filter(|_| residual_grad == ResidualGrad::AccumulateAndWiden);
+    let io = layernorm::Backward { dout, xhat, weight, rstd, dinp, overwrite_dinp, dinp_f32, dweight, dbias, dsum };
     layernorm::backward(pass, io, sums)
 }

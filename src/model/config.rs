@@ -1,4 +1,4 @@
-//! The shape of a GPT-2 model, and the names under which the usual shapes are known.
+//! The shape of a GPT-2 model, and the names of the usual shapes.
 
 use crate::error::{Error, Fault, Result};
 
@@ -31,10 +31,10 @@ impl Config {
         Ok(config)
     }
 
-    /// The checks of [`Config::new`].
+    /// Checks the configuration as [`Config::new`] does.
     ///
     /// # Errors
-    /// [`Error::Usage`], see there.
+    /// [`Error::Usage`] if a number is zero, `heads` does not divide `channels`, or a head is not 8 to 128 wide.
     pub fn check(&self) -> Result<()> {
         for (name, value, most) in [
             ("context", self.positions, 1 << 24),
@@ -51,7 +51,7 @@ impl Config {
         if !self.channels.is_multiple_of(self.heads) {
             let fault = Fault::at("heads", format!("{} heads do not divide {} channels", self.heads, self.channels));
             let divisor = nearest_divisor(self.channels, self.heads);
-            return Err(Error::usage(fault.expected(format!("a divisor as {divisor}"))));
+            return Err(Error::usage(fault.expected(format!("a divisor, for example {divisor}"))));
         }
         if !(8..=128).contains(&self.head_size()) {
             let fault = Fault::at("heads", format!("{} over {} channels", self.heads, self.channels));
@@ -64,7 +64,7 @@ impl Config {
     /// Reads a descriptor as llm.c does: `d12`, `gpt2:d12` (1,024 positions) or `gpt3:c768` (2,048 positions).
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the descriptors there are.
+    /// [`Error::Usage`], which lists the known descriptors, if the descriptor is unknown.
     pub fn from_descriptor(name: &str) -> Result<Self> {
         let unknown = || {
             let known =
@@ -73,7 +73,7 @@ impl Config {
         };
         if let Some(channels) = name.strip_prefix("gpt3:c") {
             let channels: usize = channels.parse().map_err(|_| unknown())?;
-            // depth and head size of the GPT-3 paper's table, as llm.c reads it
+            // depth and head size from the table in the GPT-3 paper, as in llm.c
             let (layers, head_size) = match channels {
                 384 => (6, 64),
                 768 => (12, 64),
@@ -103,26 +103,27 @@ impl Config {
         Self::new(1024, GPT2_VOCAB, layers, heads, channels)
     }
 
-    /// Width of one head, HS = C / NH.
+    /// Returns the width of one head, HS = C / NH.
     #[must_use]
     pub fn head_size(&self) -> usize {
         self.channels / self.heads
     }
 
-    /// Rows of the token embedding as stored: V rounded up to a multiple of 128. The rows past V stay exactly zero.
+    /// Returns the stored rows of the token embedding: V rounded up to a multiple of 128. The rows from V on stay
+    /// exactly zero.
     #[must_use]
     pub fn padded_vocab(&self) -> usize {
         self.vocab.next_multiple_of(128)
     }
 
-    /// Number of parameters, the padding of the vocabulary included (124,475,904 for d12).
+    /// Returns the number of parameters, including the padding of the vocabulary (124,475,904 for d12).
     #[must_use]
     pub fn parameters(&self) -> usize {
         super::params::PARAMS.iter().map(|p| p.elements(self) * p.copies(self)).sum()
     }
 }
 
-/// The divisor of `n` nearest to `near`, for a hint.
+/// Returns the divisor of `n` nearest to `near`, for an error's advice.
 fn nearest_divisor(n: usize, near: usize) -> usize {
     (1..=n).filter(|d| n.is_multiple_of(*d)).min_by_key(|d| d.abs_diff(near)).unwrap_or(1)
 }

@@ -1,8 +1,9 @@
-//! The flat order of a model's parameters, in which devices share norms and updates.
+//! The flat order of a model's parameters, by which devices divide norms and updates.
 //!
-//! A group is a run of parameters that lie behind one another in memory on every device: an embedding, the matrices of a layer,
-//! all parameters that do not decay. It is cut into blocks of a fixed size, over which the gradient's norm is summed, and its
-//! blocks into buckets, which devices exchange one after the other. Nothing here depends on the device.
+//! A group is a run of parameters that are contiguous in memory on every device: an embedding, the matrices of a layer,
+//! or all parameters that do not decay. A group is cut into blocks of a fixed size, for each of which the gradient's
+//! squares are summed. Blocks form buckets, which devices exchange one after the other. Nothing here depends on the
+//! kind of device.
 
 use std::ops::Range;
 
@@ -11,46 +12,46 @@ use super::params::{PARAMS, Param};
 use crate::gpu::context::ALIGNMENT;
 pub use crate::ops::gradnorm::BLOCK;
 
-/// Blocks of a bucket at most: 32 MiB of f32.
+/// Most blocks in a bucket, which is then 32 MiB of f32.
 const BUCKET: usize = 256;
 
-/// One device of those that share a run.
+/// A device's position among the devices that share a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    /// Its number, from 0: those of the first machine come first.
+pub struct DeviceSlot {
+    /// Number of the device, from 0. The devices of the first machine come first.
     pub device: usize,
     /// Number of devices.
     pub devices: usize,
-    /// Number of machines, each with as many of the devices.
+    /// Number of machines, which all have the same number of devices.
     pub machines: usize,
 }
 
-impl Part {
-    /// A device without others.
+impl DeviceSlot {
+    /// The position of a device that runs alone.
     pub const WHOLE: Self = Self::on_one_machine(0, 1);
 
-    /// Returns one of several devices of one machine.
+    /// Returns the position of one of several devices on one machine.
     #[must_use]
     pub const fn on_one_machine(device: usize, devices: usize) -> Self {
         Self { device, devices, machines: 1 }
     }
 
-    /// Devices of a machine.
+    /// Returns the number of devices per machine.
     #[must_use]
-    pub fn each(self) -> usize {
+    pub fn devices_per_machine(self) -> usize {
         self.devices / self.machines
     }
 
-    /// The device's position on its machine.
+    /// Returns the device's position on its machine.
     #[must_use]
-    pub fn place(self) -> usize {
-        self.device % self.each()
+    pub fn position_on_machine(self) -> usize {
+        self.device % self.devices_per_machine()
     }
 
-    /// The device's machine.
+    /// Returns the number of the device's machine.
     #[must_use]
     pub fn machine(self) -> usize {
-        self.device / self.each()
+        self.device / self.devices_per_machine()
     }
 }
 
@@ -59,20 +60,20 @@ impl Part {
 pub struct Member {
     /// The parameter.
     pub param: &'static Param,
-    /// The layer, 0 for what the model has once.
+    /// The layer; 0 for parameters that the model has once.
     pub layer: usize,
-    /// Its first element in the group.
+    /// First element in the group.
     pub start: usize,
 }
 
-/// Parameters that lie behind one another in memory.
+/// Parameters that are contiguous in memory.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// True if weight decay applies to them.
+    /// Whether weight decay applies to them.
     pub decays: bool,
     /// The parameters in order.
     pub members: Vec<Member>,
-    /// Elements, the padding behind each member included.
+    /// Number of elements, including the padding after each member.
     pub len: usize,
 }
 
@@ -86,13 +87,13 @@ impl Group {
         group
     }
 
-    /// Number of blocks.
+    /// Returns the number of blocks.
     #[must_use]
     pub fn blocks(&self) -> usize {
         self.len.div_ceil(BLOCK)
     }
 
-    /// Returns the parts of parameters that lie at `range` of the group, in order. Padding is left out.
+    /// Returns the parts of parameters in `range` of the group, in order, without padding.
     pub fn pieces<'g>(&'g self, config: &'g Config, range: Range<usize>) -> impl Iterator<Item = Piece> + 'g {
         self.members.iter().filter_map(move |Member { param, layer, start }| {
             let end = start + param.elements(config);
@@ -113,15 +114,15 @@ impl Group {
 pub struct Piece {
     /// The parameter's name.
     pub name: &'static str,
-    /// The layer, 0 for what the model has once.
+    /// The layer; 0 for parameters that the model has once.
     pub layer: usize,
     /// The elements.
     pub elements: Range<usize>,
-    /// Where they begin in the range that was asked for.
+    /// Position of the first element in the requested range.
     pub at: usize,
 }
 
-/// Returns the groups of a model in memory order: those that decay, then the others.
+/// Returns the groups of a model in memory order: groups that decay, then the others.
 #[must_use]
 pub fn groups(config: &Config) -> Vec<Group> {
     let of = |decays: bool, per_layer: bool| {
@@ -135,10 +136,11 @@ pub fn groups(config: &Config) -> Vec<Group> {
     embeddings.chain(layers).chain([Group::new(false, vectors, config)]).collect()
 }
 
-/// Returns the positions of a model's groups in the order in which the backward pass is done with their gradients: the last layer
-/// first, then what several layers have, and the embeddings, whose tokens come last.
+/// Returns the positions of a model's groups in the order in which the backward pass completes their gradients: the
+/// layers from last to first, then the group of parameters from several layers, then the embeddings, of which the token
+/// embedding comes last.
 #[must_use]
-pub fn by_completion(config: &Config) -> Vec<usize> {
+pub fn groups_by_completion(config: &Config) -> Vec<usize> {
     let groups = groups(config);
     let is_layer = |position: &usize| groups[*position].decays && groups[*position].members[0].param.per_layer;
     let (mut layers, others): (Vec<usize>, Vec<usize>) = (0..groups.len()).partition(is_layer);
@@ -146,40 +148,44 @@ pub fn by_completion(config: &Config) -> Vec<usize> {
     layers.into_iter().chain(others.into_iter().rev()).collect()
 }
 
-/// Neighbouring blocks of a group that are exchanged together.
+/// Consecutive blocks of a group that are exchanged together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
-    /// Its position among all buckets.
+    /// Position among all buckets.
     pub number: usize,
-    /// Its group.
+    /// Position of its group.
     pub group: usize,
-    /// Its elements in the group.
+    /// Elements in the group.
     pub elements: Range<usize>,
-    /// Its first block among all blocks of the model.
+    /// Position of the first block among all blocks of the model.
     pub first_block: usize,
 }
 
 impl Bucket {
-    /// Number of blocks.
+    /// Returns the number of blocks.
     #[must_use]
     pub fn blocks(&self) -> usize {
         self.elements.len().div_ceil(BLOCK)
     }
 
-    /// Returns the blocks of the parts `parts` of `of` equal ones, counted from the bucket's first.
+    /// Divides the bucket's blocks into `of` equal parts and returns the blocks of `parts`, counted from the bucket's
+    /// first block.
     fn cut(&self, parts: Range<usize>, of: usize) -> Range<usize> {
         parts.start * self.blocks() / of..parts.end * self.blocks() / of
     }
 
-    /// The device's position on its machine, and its machine, as they own blocks: where these do not divide evenly, others own
-    /// more in the next bucket.
-    fn turned(&self, part: Part) -> [usize; 2] {
-        [(part.place() + self.number) % part.each(), (part.machine() + self.number) % part.machines]
+    /// Returns the device's position on its machine and its machine, both rotated by the bucket's number. So if blocks
+    /// do not divide evenly, other devices own more in the next bucket.
+    fn turned(&self, part: DeviceSlot) -> [usize; 2] {
+        [
+            (part.position_on_machine() + self.number) % part.devices_per_machine(),
+            (part.machine() + self.number) % part.machines,
+        ]
     }
 
-    /// Returns the blocks that a device owns, counted from the bucket's first. Each block has one owner.
+    /// Returns the blocks that a device owns, counted from the bucket's first block. Each block has one owner.
     #[must_use]
-    pub fn owned_blocks(&self, part: Part) -> Range<usize> {
+    pub fn owned_blocks(&self, part: DeviceSlot) -> Range<usize> {
         let [place, machine] = self.turned(part);
         let number = place * part.machines + machine;
         self.cut(number..number + 1, part.devices)
@@ -187,13 +193,13 @@ impl Bucket {
 
     /// Returns the elements of the group that a device owns.
     #[must_use]
-    pub fn owned(&self, part: Part) -> Range<usize> {
+    pub fn owned(&self, part: DeviceSlot) -> Range<usize> {
         self.elements_of(self.owned_blocks(part))
     }
 
-    /// Returns the elements that the devices at one position of all machines own: they lie behind one another.
+    /// Returns the elements that the devices at this device's position on all machines own. They are contiguous.
     #[must_use]
-    pub fn shard(&self, part: Part) -> Range<usize> {
+    pub fn shard(&self, part: DeviceSlot) -> Range<usize> {
         let [place, _] = self.turned(part);
         self.elements_of(self.cut(place * part.machines..(place + 1) * part.machines, part.devices))
     }
@@ -220,7 +226,7 @@ pub fn buckets(config: &Config) -> Vec<Bucket> {
     buckets
 }
 
-/// Number of blocks of a model.
+/// Returns the number of blocks of a model.
 #[must_use]
 pub fn blocks(config: &Config) -> usize {
     groups(config).iter().map(Group::blocks).sum()
@@ -246,7 +252,7 @@ mod tests {
             assert!(buckets.iter().enumerate().all(|(number, bucket)| bucket.number == number));
             let layouts = (1..10).map(|devices| (1, devices)).chain([(2, 2), (2, 6), (3, 6), (4, 4), (64, 512)]);
             for (machines, devices) in layouts {
-                let of = |device| Part { device, devices, machines };
+                let of = |device| DeviceSlot { device, devices, machines };
                 let mut owned = vec![0; devices];
                 let mut ends = vec![0; groups.len()];
                 let mut blocks = 0;
@@ -265,10 +271,11 @@ mod tests {
                         owned[device] += share.len();
                     }
                     assert_eq!(at, bucket.elements.end);
-                    // a shard is what its devices own, and each machine has all shards
+                    // a shard consists of the blocks that its devices own, and each machine has all shards
                     for device in 0..devices {
                         let shard = bucket.shard(of(device));
-                        let there = (0..devices).filter(|other| of(*other).place() == of(device).place());
+                        let there = (0..devices)
+                            .filter(|other| of(*other).position_on_machine() == of(device).position_on_machine());
                         let lengths = there.map(|other| {
                             let owned = bucket.owned(of(other));
                             assert!(owned.is_empty() || shard.start <= owned.start && owned.end <= shard.end);
@@ -279,7 +286,7 @@ mod tests {
                 }
                 assert_eq!(ends, groups.iter().map(|group| group.len).collect::<Vec<_>>());
                 assert_eq!(blocks, super::blocks(&config));
-                // no device has much more to do than others
+                // no device owns much more than others
                 let (least, most) = (owned.iter().min().unwrap(), owned.iter().max().unwrap());
                 let unit = BLOCK * buckets.len();
                 assert!(most - least <= unit.max(most / 10), "{devices} devices on {machines} machines own {owned:?}");
@@ -291,7 +298,7 @@ mod tests {
     fn layers_are_done_from_the_last_to_the_first() {
         let config = configs()[1];
         let groups = groups(&config);
-        let order = by_completion(&config).into_iter().map(|position| {
+        let order = groups_by_completion(&config).into_iter().map(|position| {
             let first = groups[position].members[0];
             (first.param.name, first.layer, groups[position].decays)
         });

@@ -1,20 +1,20 @@
-//! GPT-2 forward: one line an operator. Whole sequences, or one position after those that are kept.
+//! GPT-2 forward: one line per operator, for whole sequences or for one position after kept ones.
 
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::{attention, crossentropy, embedding, layernorm, matmul};
 
-use super::activations::{Activations, Block};
+use super::activations::{Activations, BlockActivations};
 use super::config::Config;
 use super::place;
 use super::tensors::Params;
 
-/// From `tokens` to `lnf`, for whole sequences.
+/// Records the forward pass from `tokens` to `lnf`, for whole sequences.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
 pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Result<()> {
-    let shape = attention::Shape { batch: a.batch, positions: a.positions, heads: config.heads };
+    let shape = attention::AttentionSizes { batch: a.batch, positions: a.positions, heads: config.heads };
     pass.at(place::EMBEDDING);
     embedding::forward(
         pass,
@@ -26,15 +26,15 @@ pub fn body(pass: &mut Pass, config: &Config, p: &Params, a: &Activations) -> Re
             positions: a.positions,
         },
     )?;
-    blocks(pass, p, a, |pass, _, b| whole(pass, shape, b))
+    blocks(pass, p, a, |pass, _, b| attend_sequence(pass, shape, b))
 }
 
-/// From `tokens` to `lnf` for one position, `at` (1, 1) u32, after the positions whose `qkv` the blocks of `kept` hold.
-/// Its keys and values join them.
+/// Records the forward pass from `tokens` to `lnf` for one position, `at` (1, 1) u32. The blocks of `kept` hold the
+/// `qkv` of all earlier positions; the keys and values of the new position are added to them.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
-pub fn step(
+pub fn decode_one(
     pass: &mut Pass,
     config: &Config,
     p: &Params,
@@ -52,17 +52,17 @@ pub fn step(
     })
 }
 
-/// From `encoded` to `lnf`; `attend` makes a block's `atty` of its `qkv`.
+/// Records all blocks and the last norm, from `encoded` to `lnf`. `attend` computes a block's `atty` from its `qkv`.
 fn blocks(
     pass: &mut Pass,
     p: &Params,
     a: &Activations,
-    attend: impl Fn(&mut Pass, usize, &Block) -> Result<()>,
+    attend: impl Fn(&mut Pass, usize, &BlockActivations) -> Result<()>,
 ) -> Result<()> {
     let mut inp = &a.encoded;
     for (l, b) in a.blocks.iter().enumerate() {
         pass.at(place::block(l));
-        inside(pass, p, (l, b), inp, &attend)?;
+        block_until_fch_gelu(pass, p, (l, b), inp, &attend)?;
         let fcproj = linear(p, l, &b.fch_gelu, ("fcprojw", "fcprojb"), &b.residual3);
         matmul::forward_residual(pass, fcproj, &b.residual2)?;
         inp = &b.residual3;
@@ -71,13 +71,13 @@ fn blocks(
     norm(pass, inp, p.get("lnfw", 0), p.get("lnfb", 0), [&a.lnf_xhat, &a.lnf, &a.lnf_rstd])
 }
 
-/// From a block's input to its `fch_gelu`.
-fn inside(
+/// Records a block from its input to its `fch_gelu`.
+fn block_until_fch_gelu(
     pass: &mut Pass,
     p: &Params,
-    (l, b): (usize, &Block),
+    (l, b): (usize, &BlockActivations),
     inp: &Tensor,
-    attend: impl Fn(&mut Pass, usize, &Block) -> Result<()>,
+    attend: impl Fn(&mut Pass, usize, &BlockActivations) -> Result<()>,
 ) -> Result<()> {
     let w = |name| p.get(name, l);
     norm(pass, inp, w("ln1w"), w("ln1b"), [&b.ln1_xhat, &b.ln1, &b.ln1_rstd])?;
@@ -88,22 +88,23 @@ fn inside(
     matmul::forward_gelu(pass, linear(p, l, &b.ln2, ("fcw", "fcb"), &b.fch), &b.fch_gelu)
 }
 
-/// Block `l` once more for the backward pass, from its input to its `fch_gelu`: the same kernels, the same bits.
+/// Computes block `l` again for the backward pass, from its input to its `fch_gelu`, with the same kernels and so the
+/// same bits.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.
-pub fn again(
+pub fn recompute_block(
     pass: &mut Pass,
-    shape: attention::Shape,
+    shape: attention::AttentionSizes,
     p: &Params,
-    (l, b): (usize, &Block),
+    (l, b): (usize, &BlockActivations),
     inp: &Tensor,
 ) -> Result<()> {
-    inside(pass, p, (l, b), inp, |pass, _, b| whole(pass, shape, b))
+    block_until_fch_gelu(pass, p, (l, b), inp, |pass, _, b| attend_sequence(pass, shape, b))
 }
 
-/// Attention over whole sequences.
-fn whole(pass: &mut Pass, shape: attention::Shape, b: &Block) -> Result<()> {
+/// Records attention over whole sequences.
+fn attend_sequence(pass: &mut Pass, shape: attention::AttentionSizes, b: &BlockActivations) -> Result<()> {
     attention::forward(pass, attention::Forward { shape, qkv: &b.qkv, out: &b.atty, lse: &b.lse })
 }
 
@@ -117,7 +118,7 @@ fn linear<'a>(
     matmul::Forward { inp, weight: p.matrix(weight, l), bias: Some(p.get(bias, l)), out }
 }
 
-/// From `lnf` to `losses`, a chunk of logits at a time.
+/// Records the head and the losses, from `lnf` to `losses`, one chunk of logits at a time.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if a kernel cannot be built or bound.

@@ -1,8 +1,8 @@
-//! The random start of a model: llm.c's draws in llm.c's order, with the same bits on every system.
+//! The random initial weights of a model: llm.c's draws in llm.c's order, with the same bits on every system.
 //!
-//! llm.c takes PyTorch's mt19937 and PyTorch's way of making normals from it, so its weights for a seed are known.
-//! Its logarithm and its sine come from the system's maths library and differ in the last bit from one to the next;
-//! here they are computed in f64 by `libm` (plain Rust, the same everywhere) and rounded to f32 once.
+//! llm.c uses PyTorch's mt19937 and PyTorch's method of making normals from it, so its weights for a seed are known.
+//! llm.c's logarithm and sine come from the system's maths library, whose implementations differ in the last bit. Here
+//! they are computed in f64 by `libm` (plain Rust, the same everywhere) and rounded to f32 once.
 
 use std::f64::consts::PI;
 
@@ -12,20 +12,20 @@ use super::config::Config;
 use super::params::{Init, PARAMS, Weights};
 use crate::random::mt19937::Mt19937;
 
-/// Values that are made together: 8 radii and 8 angles give 16 normals.
+/// Values that are generated together: 8 radii and 8 angles give 16 normals.
 const BLOCK: usize = 16;
-/// Values that one task of the thread pool transforms: some 100 microseconds of work.
+/// Values that one task of the thread pool transforms, which takes some 100 microseconds.
 const TASK: usize = BLOCK * 256;
-/// Standard deviation of every matrix but the projections back into the residual stream.
+/// Standard deviation of every matrix except the projections back into the residual stream.
 const STD: f32 = 0.02;
-/// Mean of every normal. Adding it is not idle: it turns -0 into +0, as in llm.c.
+/// Mean of every normal. Adding it has an effect: it turns -0 into +0, as in llm.c.
 const MEAN: f32 = 0.0;
 
-/// The weights that `seed` gives, bit for bit the same on every system.
+/// Returns the weights for `seed`, which are bit-identical on every system.
 ///
-/// Drawn are, in this order: at layer 0 first `wte` (V rows; the padding rows stay zero) and `wpe`, then for every layer
-/// `qkvw`, `attprojw`, `fcw`, `fcprojw`; normals of mean 0 and standard deviation 0.02, for `attprojw` and `fcprojw`
-/// 0.02 / sqrt(2 L). Layer-norm weights are one, every other tensor zero.
+/// The order of draws is: at layer 0 first `wte` (V rows; the padding rows stay zero) and `wpe`, then for every layer
+/// `qkvw`, `attprojw`, `fcw` and `fcprojw`. Draws are normals of mean 0 and standard deviation 0.02, for `attprojw` and
+/// `fcprojw` 0.02 / sqrt(2 L). Layernorm weights are one, and all other tensors are zero.
 ///
 /// Source: llm.c, `gpt_build_from_descriptor` and `llmc/rand.h`.
 #[must_use]
@@ -33,10 +33,11 @@ pub fn init(config: Config, seed: u32) -> Weights {
     Normals::new(seed).weights(config)
 }
 
-/// A stream of normals, as PyTorch's CPU generator makes them.
+/// A stream of normals, as PyTorch's CPU generator produces them.
 struct Normals {
     rng: Mt19937,
-    /// Second half of the last pair that a small tensor left over. It outlives the tensor, as in PyTorch.
+    /// Second half of the last pair, if a small tensor used only the first. It is kept for the next small tensor, as in
+    /// PyTorch.
     cached: Option<f64>,
 }
 
@@ -55,7 +56,7 @@ impl Normals {
                 }
                 let n = param.elements(&config);
                 let copy = &mut values[layer * n..(layer + 1) * n];
-                // only the rows of real tokens: the padding draws nothing and stays zero
+                // only rows of real tokens are drawn; the padding stays zero
                 let drawn = if param.name == "wte" { config.vocab * config.channels } else { n };
                 match param.init {
                     Init::Zeros => {}
@@ -74,8 +75,9 @@ impl Normals {
             values.fill_with(|| self.single(std));
             return;
         }
-        // Raw draws first, in the place of the values: only the generator has to run in order, the rest runs in parallel.
-        // As bits, because a draw seen as an f32 may be a NaN, and not every processor moves those unchanged.
+        // Raw draws are first stored in place of the values, because only the generator has to run in order; the rest
+        // runs in parallel. They are stored as bits, because a draw seen as an f32 may be a NaN, which not every
+        // processor moves unchanged.
         let bits: &mut [u32] = bytemuck::cast_slice_mut(values);
         self.rng.fill_u32(bits);
         let whole = bits.len() / BLOCK * BLOCK;
@@ -84,7 +86,7 @@ impl Normals {
                 transform(block, std);
             }
         });
-        // what does not fill a block: the last 16 values, some of them done already, are drawn anew
+        // if the last block is incomplete, the last 16 values are drawn again, including some that are finished already
         if whole < bits.len()
             && let Some(last) = bits.last_chunk_mut()
         {
@@ -93,14 +95,14 @@ impl Normals {
         }
     }
 
-    /// Draws one uniform of 53 bits in [0, 1) from two draws, the high half first.
+    /// Makes one uniform of 53 bits in [0, 1) from two draws, the high half first.
     fn uniform_f64(&mut self) -> f64 {
         let (high, low) = (u64::from(self.rng.next_u32()), u64::from(self.rng.next_u32()));
         let bits = (high << 32 | low) & ((1 << 53) - 1);
         bits as f64 * (1.0 / (1_u64 << 53) as f64)
     }
 
-    /// One normal of a tensor below 16 values: PyTorch makes those in f64, in pairs.
+    /// Makes one normal for a tensor of fewer than 16 values. PyTorch makes those in f64, in pairs.
     fn single(&mut self, std: f32) -> f32 {
         let unit = self.cached.take().unwrap_or_else(|| {
             let angle = 2.0 * PI * self.uniform_f64();
@@ -113,12 +115,12 @@ impl Normals {
     }
 }
 
-/// Standard deviation of the projections back into the residual stream, with llm.c's roundings.
+/// Returns the standard deviation of the projections back into the residual stream, with llm.c's roundings.
 fn residual_std(layers: usize) -> f32 {
     STD * (1.0 / (2.0 * layers as f32).sqrt())
 }
 
-/// The uniform of 24 bits in [0, 1) that a draw stands for.
+/// Converts a draw to a uniform of 24 bits in [0, 1).
 fn uniform(draw: u32) -> f32 {
     (draw & 0x00ff_ffff) as f32 * (1.0 / 16_777_216.0)
 }
@@ -141,7 +143,7 @@ fn transform(block: &mut [u32; BLOCK], std: f32) {
 mod tests {
     use super::*;
 
-    /// Distance in units in the last place.
+    /// Returns the distance in units in the last place.
     fn ulps(a: f32, b: f32) -> u32 {
         let order = |x: f32| if x.to_bits() >> 31 == 0 { x.to_bits() as i32 } else { i32::MIN - x.to_bits() as i32 };
         order(a).abs_diff(order(b))
@@ -153,7 +155,7 @@ mod tests {
         }
     }
 
-    /// A 64-bit FNV-1a over the bits: any changed bit of any weight changes it.
+    /// Returns a 64-bit FNV-1a hash of the bits, which any changed bit of any weight changes.
     fn digest(values: &[f32]) -> u64 {
         values
             .iter()
@@ -190,7 +192,7 @@ mod tests {
         assert!(w.get("fcb", 5).iter().chain(w.get("ln1b", 0)).all(|x| x.to_bits() == 0));
     }
 
-    /// 41,220 draws, tensors among them that are no multiple of 16. A change here moves every loss curve.
+    /// 41,220 draws, including tensors whose length is not a multiple of 16. A change here changes every loss curve.
     #[test]
     fn same_bits_everywhere() {
         let w = init(Config::new(24, 257, 2, 3, 36).unwrap(), 1337);
@@ -220,11 +222,11 @@ mod tests {
                 0.009_233_144,
             ],
         );
-        // the first of these is the half of a pair that the tensor before left over
+        // the first value is the half of a pair that the previous tensor did not use
         near("second", &second, &[0.005_347_017, 0.010_698_094, 0.016_187_144]);
     }
 
-    /// The same for 20 values, of which PyTorch draws the last 16 twice; its vectorised sine is less exact than ours.
+    /// The same for 20 values, of which PyTorch draws the last 16 twice. Its vectorised sine is less exact than ours.
     #[test]
     fn a_tail_is_drawn_anew() {
         let mut values = [0.0; 20];

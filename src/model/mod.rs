@@ -1,4 +1,4 @@
-//! GPT-2: which tensors exist, how they start, and the order of operators.
+//! GPT-2: its tensors, their initial values, and the order of operators.
 
 pub mod activations;
 pub mod backward;
@@ -10,7 +10,7 @@ pub mod params;
 pub mod place;
 pub mod tensors;
 
-pub use activations::{Activations, Backward, Recompute};
+pub use activations::{Activations, BackwardBuffers, Recompute};
 pub use config::Config;
 pub use params::{PARAMS, Param, Weights};
 pub use tensors::Params;

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 
-/// How a parameter starts.
+/// Initial values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Init {
     /// All zeros.
@@ -20,25 +20,25 @@ pub enum Init {
 pub struct Param {
     /// llm.c's name.
     pub name: &'static str,
-    /// True if every block has one, else the model has one.
+    /// Whether every block has one; otherwise the model has one.
     pub per_layer: bool,
-    /// Shape of one copy: rows, columns. One-dimensional tensors have one row.
+    /// Returns the shape of one copy: rows, columns. One-dimensional tensors have one row.
     pub shape: fn(&Config) -> [usize; 2],
-    /// True if weight decay applies: the two-dimensional tensors.
+    /// Whether weight decay applies, which is so for two-dimensional tensors.
     pub decays: bool,
-    /// How it starts.
+    /// Initial values.
     pub init: Init,
 }
 
 impl Param {
-    /// Elements of one copy.
+    /// Returns the elements of one copy.
     #[must_use]
     pub fn elements(&self, config: &Config) -> usize {
         let [rows, columns] = (self.shape)(config);
         rows * columns
     }
 
-    /// Number of copies: L, or 1.
+    /// Returns the number of copies: L, or 1.
     #[must_use]
     pub fn copies(&self, config: &Config) -> usize {
         if self.per_layer { config.layers } else { 1 }
@@ -73,16 +73,17 @@ pub const PARAMS: [Param; 16] = [
     vector("lnfb", false, |c| [1, c.channels], Init::Zeros),
 ];
 
-/// Position of a name in [`PARAMS`].
+/// Returns the position of a name in [`PARAMS`].
 ///
 /// # Panics
-/// If there is no such parameter: a bug of the caller.
+/// If there is no such parameter, which is a bug of the caller.
 #[must_use]
 pub fn index(name: &str) -> usize {
     PARAMS.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no parameter is called `{name}`"))
 }
 
-/// The weights of a model on the host, one vector per entry of [`PARAMS`], the copies of a block behind one another.
+/// The weights of a model on the host: one vector per entry of [`PARAMS`], with the copies of all blocks one after the
+/// other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
     /// The model's shape.
@@ -92,14 +93,14 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// All zeros, in the right sizes.
+    /// Returns weights of the right sizes that are all zero.
     #[must_use]
     pub fn zeros(config: Config) -> Self {
         let tensors = PARAMS.iter().map(|p| vec![0.0; p.copies(&config) * p.elements(&config)]).collect();
         Self { config, tensors }
     }
 
-    /// One copy of a parameter: `layer` is 0 for those that the model has once.
+    /// Returns one copy of a parameter. `layer` is 0 for parameters that the model has once.
     #[must_use]
     pub fn get(&self, name: &str, layer: usize) -> &[f32] {
         let i = index(name);
@@ -107,7 +108,7 @@ impl Weights {
         &self.tensors[i][layer * n..(layer + 1) * n]
     }
 
-    /// The same, for writing.
+    /// Returns one copy of a parameter for writing.
     #[must_use]
     pub fn get_mut(&mut self, name: &str, layer: usize) -> &mut [f32] {
         let i = index(name);

@@ -1,18 +1,18 @@
-//! The parts of the model and of a step that commands belong to, as profiles and traces list them.
+//! The parts of the model and of a step to which commands belong, as profiles and traces list them.
 
-use crate::gpu::Place;
+use crate::gpu::Section;
 
 /// The sums of token and position embeddings, and their gradients.
-pub const EMBEDDING: Place = Place::new("embedding");
+pub const EMBEDDING: Section = Section::new("embedding");
 /// The last layernorm.
-pub const FINAL: Place = Place::new("final");
+pub const FINAL: Section = Section::new("final");
 /// The logits and losses.
-pub const HEAD: Place = Place::new("head");
+pub const HEAD: Section = Section::new("head");
 /// The end of a step: the gradients' norm and the update.
-pub const UPDATE: Place = Place::new("step");
+pub const UPDATE: Section = Section::new("step");
 
-/// Block `l`.
+/// Returns the place of block `l`.
 #[must_use]
-pub const fn block(l: usize) -> Place {
-    Place::layer("h", l)
+pub const fn block(l: usize) -> Section {
+    Section::layer("h", l)
 }

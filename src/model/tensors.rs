@@ -11,25 +11,25 @@ use super::config::Config;
 use super::flat::{self, Group};
 use super::params::{PARAMS, Param, Weights, index};
 
-/// One value for every parameter: the parameters themselves, their gradients, or a moment. All tensors that decay lie
-/// behind one another, then all that do not, block by block, so that a pass over all parameters is a few dispatches.
+/// One value for every parameter: the parameters themselves, their gradients, or a moment. In memory all tensors that
+/// decay come first, then all that do not, block by block, so that a pass over all parameters takes few dispatches.
 #[derive(Debug)]
 pub struct Params {
     config: Config,
-    /// For entry i of [`PARAMS`], its copies.
+    /// The copies of each entry of [`PARAMS`].
     tensors: Vec<Vec<Tensor>>,
-    /// The buffers, each whole, and whether weight decay applies to it.
-    wholes: Vec<(Tensor, bool)>,
-    /// A copy of all that decays in f16, laid out alike, for the matrix products of mixed precision.
-    copy: Option<Copy>,
+    /// The whole buffers, each with whether weight decay applies to it.
+    buffers: Vec<(Tensor, bool)>,
+    /// An f16 copy, with the same layout, of all parameters that decay, for the matrix products of mixed precision.
+    copy: Option<HalfCopy>,
 }
 
-/// See [`Params::with_copy`].
+/// The f16 copy of [`Params::with_copy`].
 #[derive(Debug)]
-struct Copy {
-    /// As [`Params::tensors`]; empty for what does not decay.
+struct HalfCopy {
+    /// The copies of each entry of [`PARAMS`]; empty for parameters that do not decay.
     tensors: Vec<Vec<Tensor>>,
-    wholes: Vec<Tensor>,
+    buffers: Vec<Tensor>,
 }
 
 impl Params {
@@ -39,32 +39,33 @@ impl Params {
     /// [`crate::error::Error::Memory`].
     pub fn new(gpu: &Gpu, label: &str, config: Config) -> Result<Self> {
         let mut tensors: Vec<Vec<Tensor>> = PARAMS.iter().map(|_| Vec::new()).collect();
-        let mut wholes = Vec::new();
+        let mut buffers = Vec::new();
         for decays in [true, false] {
-            let buffers = arena(gpu, label, &config, decays, Elem::F32, &mut tensors)?;
-            wholes.extend(buffers.into_iter().map(|buffer| (buffer, decays)));
+            let allocated = arena(gpu, label, &config, decays, Elem::F32, &mut tensors)?;
+            buffers.extend(allocated.into_iter().map(|buffer| (buffer, decays)));
         }
-        Ok(Self { config, tensors, wholes, copy: None })
+        Ok(Self { config, tensors, buffers, copy: None })
     }
 
-    /// The same with an f16 copy of every matrix, which [`Params::matrix`] then returns. Whoever writes parameters
-    /// writes the copy too: AdamW does; after [`Params::upload`] it takes [`Params::refresh`].
+    /// Allocates zeros for every parameter, and an f16 copy of every matrix, which [`Params::matrix`] then returns.
+    /// Code that writes parameters must update the copy: AdamW writes both; after [`Params::upload`] call
+    /// [`Params::refresh`].
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
     pub fn with_copy(gpu: &Gpu, label: &str, config: Config) -> Result<Self> {
         let mut tensors: Vec<Vec<Tensor>> = PARAMS.iter().map(|_| Vec::new()).collect();
-        let wholes = arena(gpu, &format!("{label} as f16"), &config, true, Elem::F16, &mut tensors)?;
-        Ok(Self { copy: Some(Copy { tensors, wholes }), ..Self::new(gpu, label, config)? })
+        let buffers = arena(gpu, &format!("{label} as f16"), &config, true, Elem::F16, &mut tensors)?;
+        Ok(Self { copy: Some(HalfCopy { tensors, buffers }), ..Self::new(gpu, label, config)? })
     }
 
-    /// A matrix as the products take it: its f16 copy if there is one.
+    /// Returns a matrix for the products: its f16 copy if there is one.
     #[must_use]
     pub fn matrix(&self, name: &str, layer: usize) -> &Tensor {
         self.copy.as_ref().map_or_else(|| self.get(name, layer), |copy| &copy.tensors[index(name)][layer])
     }
 
-    /// Records that the f16 copy is made anew, if there is one.
+    /// Records the conversion of all matrices to the f16 copy, if there is one.
     ///
     /// # Errors
     /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
@@ -83,8 +84,8 @@ impl Params {
         self.copy.as_ref().and_then(|copy| copy.tensors[index(name)].get(layer))
     }
 
-    /// Returns every parameter and its layer (0 for those that the model has once) in the order of the memory of all
-    /// sets: those that decay, then the others.
+    /// Returns every parameter with its layer (0 for parameters that the model has once) in memory order, which is the
+    /// same for all sets: parameters that decay, then the others.
     pub fn in_memory_order(&self) -> impl Iterator<Item = (&'static Param, usize)> {
         flat::groups(&self.config)
             .into_iter()
@@ -92,10 +93,10 @@ impl Params {
             .map(|member| (member.param, member.layer))
     }
 
-    /// Returns elements of a group of the flat order as one row.
+    /// Returns elements of a group, in the flat order, as one row.
     ///
     /// # Errors
-    /// [`Error::Memory`] if the group does not lie in one buffer.
+    /// [`Error::Memory`] if the group is not in one buffer.
     pub fn flat(&self, group: &Group, elements: Range<usize>) -> Result<Tensor> {
         let [Some(first), Some(last)] = [group.members.first(), group.members.last()]
             .map(|member| member.map(|member| self.get(member.param.name, member.layer)))
@@ -103,7 +104,7 @@ impl Params {
             return Err(Error::shape("params.flat: a group without parameters"));
         };
         if first.buffer_id() != last.buffer_id() {
-            let what = format!("`{}` does not lie in one buffer", first.label());
+            let what = format!("`{}` is not in one buffer", first.label());
             return Err(Error::memory(
                 Fault::at("memory", what).expected(format!("buffers of {} bytes", 4 * group.len)),
             ));
@@ -111,13 +112,14 @@ impl Params {
         Ok(first.through(last).flat(elements))
     }
 
-    /// For every one of [`Params::windows`] its f16 copy, if it has one.
+    /// Returns for each of [`Params::windows`] its f16 copy, if it has one.
     fn copy_windows(&self, gpu: &Gpu) -> Vec<Option<Tensor>> {
-        let mut copies = self.copy.iter().flat_map(|copy| &copy.wholes).flat_map(|whole| flat_windows(gpu, whole));
+        let mut copies = self.copy.iter().flat_map(|copy| &copy.buffers).flat_map(|whole| flat_windows(gpu, whole));
         self.windows(gpu).iter().map(|(_, decays)| if *decays { copies.next() } else { None }).collect()
     }
 
-    /// Returns the flat windows of all parameters but `others`: neighbours together, each small enough to bind.
+    /// Returns flat windows of all parameters except `others`. Neighbours share a window; each window is small enough
+    /// to bind.
     #[must_use]
     pub fn windows_without(&self, gpu: &Gpu, others: &[Tensor]) -> Vec<Tensor> {
         let tensors = self.in_memory_order().map(|(param, layer)| self.get(param.name, layer));
@@ -127,31 +129,31 @@ impl Params {
         runs.filter_map(whole).flat_map(|run| flat_windows(gpu, &run)).collect()
     }
 
-    /// A parameter by name; `layer` is 0 for those that the model has once.
+    /// Returns a parameter by name. `layer` is 0 for parameters that the model has once.
     #[must_use]
     pub fn get(&self, name: &str, layer: usize) -> &Tensor {
         &self.tensors[index(name)][layer]
     }
 
-    /// Everything, cut into flat windows that can be bound, each with whether it decays. Two sets of the same model
-    /// are cut alike.
+    /// Returns all parameters as flat windows that are small enough to bind, each with whether weight decay applies.
+    /// Two sets of the same model have the same windows.
     #[must_use]
     pub fn windows(&self, gpu: &Gpu) -> Vec<(Tensor, bool)> {
-        self.wholes
+        self.buffers
             .iter()
             .flat_map(|(whole, decays)| flat_windows(gpu, whole).into_iter().map(|w| (w, *decays)))
             .collect()
     }
 
-    /// The buffers, each whole.
-    pub fn wholes(&self) -> impl Iterator<Item = &Tensor> {
-        self.wholes.iter().map(|(whole, _)| whole)
+    /// Returns the whole buffers.
+    pub fn buffers(&self) -> impl Iterator<Item = &Tensor> {
+        self.buffers.iter().map(|(whole, _)| whole)
     }
 
-    /// Overwrites all from the host.
+    /// Overwrites all parameters from the host.
     ///
     /// # Errors
-    /// As [`Gpu::write`].
+    /// Those of [`Gpu::write`].
     pub fn upload(&self, gpu: &Gpu, weights: &Weights) -> Result<()> {
         let list: Vec<(&Tensor, &[u8])> = PARAMS
             .iter()
@@ -164,13 +166,13 @@ impl Params {
         gpu.write_all(&list)
     }
 
-    /// Reads all back.
+    /// Reads all parameters back.
     ///
     /// # Errors
-    /// As [`Gpu::read`].
+    /// Those of [`Gpu::read`].
     pub fn download(&self, gpu: &Gpu) -> Result<Weights> {
         let mut weights = Weights::zeros(self.config);
-        // those of a parameter lie behind one another in a set of weights, layer by layer
+        // in `Weights` the copies of a parameter are contiguous, layer by layer
         let all: Vec<(usize, &Tensor)> = self
             .tensors
             .iter()
@@ -189,7 +191,7 @@ impl Params {
     }
 }
 
-/// Allocates all parameters that decay, or all that do not, in the flat order. Returns the buffers, each whole.
+/// Allocates all parameters that decay, or all that do not, in the flat order. Returns the whole buffers.
 fn arena(
     gpu: &Gpu,
     label: &str,
@@ -207,8 +209,8 @@ fn arena(
     Ok(buffers)
 }
 
-/// Cuts a row of an arena's memory into flat windows that can be bound, the same elements whatever their type: counted
-/// as rows of 128 elements, 256 bytes of f16.
+/// Cuts an arena into flat windows that are small enough to bind. The windows hold the same elements whatever the
+/// element type, because they are cut at rows of 128 elements, which are 256 bytes of f16.
 #[must_use]
 pub fn flat_windows(gpu: &Gpu, whole: &Tensor) -> Vec<Tensor> {
     let ranges = row_windows(whole.len() / 128, 512, gpu.caps.window_bytes());

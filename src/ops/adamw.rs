@@ -4,7 +4,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups, stepcontrol::StepControl, widths};
+use super::{ELEMENTWISE_WORKGROUP, Operator, stepcontrol::StepControl, widths, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("adamw", "forward");
@@ -12,51 +12,51 @@ pub const FORWARD: OpPass = OpPass::new("adamw", "forward");
 pub static OPERATOR: Operator = Operator { name: "adamw", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct AdamwImmediates {
         count: u32,
         decays: u32,
     }
 }
 
-/// The type of what the kernel stores at once.
+/// Returns the element type that decides how much the kernel loads and stores at once.
 fn stored_copy(copied: bool) -> Elem {
     if copied { Elem::F16 } else { Elem::F32 }
 }
 
-fn kernel(caps: &Caps, width: Width, copied: bool) -> KernelId {
+fn kernel(width: Width, copied: bool) -> KernelId {
     let entry = if copied { "forward_copied" } else { "forward" };
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/adamw.wgsl")];
-    KernelId::shader(FORWARD, entry, width, &body).stored(stored_copy(copied)).set("WORKGROUP", group(caps))
+    KernelId::shader(FORWARD, entry, width, &body).stored(stored_copy(copied)).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let copied: &[bool] = if caps.f16 { &[false, true] } else { &[false] };
-    let of = |&c: &bool| widths(stored_copy(c)).iter().map(move |&width| kernel(caps, width, c));
+    let of = |&c: &bool| widths(stored_copy(c)).iter().map(move |&width| kernel(width, c));
     copied.iter().flat_map(of).collect()
 }
 
 /// Tensors of [`forward`]: flat windows of equal length.
 #[derive(Debug)]
 pub struct Forward<'a> {
-    /// Updated.
+    /// The parameters, updated in place.
     pub param: &'a Tensor,
-    /// Read.
+    /// Their gradients, read.
     pub grad: &'a Tensor,
     /// First moment, updated.
     pub m: &'a Tensor,
     /// Second moment, updated.
     pub v: &'a Tensor,
-    /// Overwritten by the parameters as f16, if given.
+    /// Overwritten with the updated parameters as f16, if given.
     pub copy: Option<&'a Tensor>,
-    /// Says whether and how.
+    /// Decides whether the step is applied, and with which gradient scale and hyperparameters.
     pub control: &'a StepControl,
-    /// True if weight decay applies.
+    /// Whether weight decay applies.
     pub decays: bool,
 }
 
-/// One AdamW update, or nothing at all in a step that is skipped; see `shaders/adamw.wgsl`.
+/// Records one AdamW update. The kernel writes nothing in a step that is skipped. `shaders/adamw.wgsl` has the formula.
 ///
 /// # Errors
 /// [`Error::Shape`] if the lengths differ.
@@ -75,14 +75,14 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     }
     let width = Width::stored(stored_copy(io.copy.is_some()), &[n]);
     let count = n / width.elements();
-    let kernel = kernel(&pass.gpu.caps, width, io.copy.is_some());
+    let kernel = kernel(width, io.copy.is_some());
     let mut tensors = vec![io.param, io.grad, io.m, io.v, &io.control.state, &io.control.hyper];
     tensors.extend(io.copy);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
-        immediates: Immediates::of(&Params { count: count as u32, decays: u32::from(io.decays) }),
-        groups: groups(count, group(&pass.gpu.caps)),
+        immediates: Immediates::of(&AdamwImmediates { count: count as u32, decays: u32::from(io.decays) }),
+        groups: workgroups(count, ELEMENTWISE_WORKGROUP),
         flops: 14 * n as u64,
         bytes: 7 * io.param.bytes() + io.copy.map_or(0, Tensor::bytes),
     })

@@ -1,10 +1,11 @@
-//! Between f32 and f16: the working copy of weights for matrix products, and a row of activations for sampling.
+//! Conversions between f32 and f16, for the f16 copy of weights that matrix products read and for the row of
+//! activations that sampling reads.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups, widths};
+use super::{ELEMENTWISE_WORKGROUP, Operator, widths, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("cast", "forward");
@@ -14,30 +15,30 @@ pub const WIDEN: OpPass = OpPass::new("cast", "widen");
 pub static OPERATOR: Operator = Operator { name: "cast", passes: &[FORWARD, WIDEN], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct CastImmediates {
         count: u32,
         first: u32,
     }
 }
 
-fn kernel(caps: &Caps, of: OpPass, width: Width) -> KernelId {
+fn kernel(of: OpPass, width: Width) -> KernelId {
     let body = [include_str!("../../shaders/cast.wgsl")];
-    KernelId::shader(of, of.pass, width, &body).stored(Elem::F16).set("WORKGROUP", group(caps))
+    KernelId::shader(of, of.pass, width, &body).stored(Elem::F16).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     if !caps.f16 {
         return Vec::new();
     }
-    widths(Elem::F16).iter().flat_map(|&width| [FORWARD, WIDEN].map(|of| kernel(caps, of, width))).collect()
+    widths(Elem::F16).iter().flat_map(|&width| [FORWARD, WIDEN].map(|of| kernel(of, width))).collect()
 }
 
-/// `out = inp`, f32 rounded to the nearest f16, of flat windows of equal length. Overwrites `out`.
+/// `out = inp`, f32 rounded to the nearest f16. Both are flat windows of equal length. Overwrites `out`.
 ///
 /// # Errors
-/// [`Error::Shape`] if lengths or types are others.
+/// [`Error::Shape`] if the lengths differ or a tensor has the wrong element type.
 pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     inp.check_elem("cast.forward", "inp", Elem::F32)?;
     out.check_elem("cast.forward", "out", Elem::F16)?;
@@ -48,20 +49,20 @@ pub fn forward(pass: &mut Pass, inp: &Tensor, out: &Tensor) -> Result<()> {
     let width = Width::stored(Elem::F16, &[inp.len()]);
     let count = inp.len() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, FORWARD, width),
+        kernel: &kernel(FORWARD, width),
         tensors: &[inp, out],
-        immediates: Immediates::of(&Params { count: count as u32, first: 0 }),
-        groups: groups(count, group(&pass.gpu.caps)),
+        immediates: Immediates::of(&CastImmediates { count: count as u32, first: 0 }),
+        groups: workgroups(count, ELEMENTWISE_WORKGROUP),
         flops: inp.len() as u64,
         bytes: inp.bytes() + out.bytes(),
     })
 }
 
-/// `out = inp[row]`: one row of f16 (N, C) as f32 (1, C). A copy could not: rows of an odd number of f16 begin within
-/// words. Overwrites `out`.
+/// `out = inp[row]`: one row of `inp`, f16 (N, C), as f32 (1, C). Overwrites `out`. A buffer copy would not do, because
+/// rows with an odd number of f16 start in the middle of a 32-bit word.
 ///
 /// # Errors
-/// [`Error::Shape`] if shapes or types are others.
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<()> {
     inp.check_elem("cast.widen", "inp", Elem::F16)?;
     out.check_elem("cast.widen", "out", Elem::F32)?;
@@ -74,10 +75,10 @@ pub fn widen(pass: &mut Pass, inp: &Tensor, row: usize, out: &Tensor) -> Result<
     let width = Width::stored(Elem::F16, &[inp.columns()]);
     let count = inp.columns() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, WIDEN, width),
+        kernel: &kernel(WIDEN, width),
         tensors: &[inp, out],
-        immediates: Immediates::of(&Params { count: count as u32, first: (row * count) as u32 }),
-        groups: groups(count, group(&pass.gpu.caps)),
+        immediates: Immediates::of(&CastImmediates { count: count as u32, first: (row * count) as u32 }),
+        groups: workgroups(count, ELEMENTWISE_WORKGROUP),
         flops: 0,
         bytes: inp.row_bytes() + out.bytes(),
     })

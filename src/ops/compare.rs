@@ -1,4 +1,5 @@
-//! Counted on the GPU: whether a kernel that runs again makes the same bits, and whether numbers are what they should be.
+//! Comparisons on the GPU. [`forward`] counts words whose bits differ between two runs of a kernel; [`near`] counts
+//! numbers that are farther than a tolerance from the expected values.
 
 use std::ops::Range;
 
@@ -6,7 +7,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("compare", "forward");
@@ -16,15 +17,15 @@ pub const NEAR: OpPass = OpPass::new("compare", "near");
 pub static OPERATOR: Operator =
     Operator { name: "compare", passes: &[FORWARD, NEAR], kernels, tried: super::none_tried };
 
-/// What `result` must hold before the first comparison.
-pub const NONE: [u32; 2] = [0, u32::MAX];
-/// The same for [`near`].
-pub const NONE_FAR: [u32; 3] = [0, u32::MAX, 0];
+/// Contents of [`Forward::result`] before the first comparison.
+pub const NO_DIFFERENCE: [u32; 2] = [0, u32::MAX];
+/// Contents of [`Near::result`] before the first comparison.
+pub const NONE_FAR_YET: [u32; 3] = [0, u32::MAX, 0];
 /// Elements that an invocation of [`near`] compares: the shader's `EACH`.
 const EACH: u32 = 64;
 
 crate::shared_struct! {
-    struct NearParams {
+    struct CompareNearImmediates {
         count: u32,
         base: u32,
         line: u32,
@@ -38,25 +39,25 @@ crate::shared_struct! {
 const BODY: [&str; 1] = [include_str!("../../shaders/compare.wgsl")];
 
 crate::shared_struct! {
-    struct Params {
+    struct CompareImmediates {
         count: u32,
     }
 }
 
-fn kernel(caps: &Caps) -> KernelId {
-    KernelId::shader(FORWARD, "forward", Width::Vec4, &BODY).set("WORKGROUP", group(caps))
+fn kernel() -> KernelId {
+    KernelId::shader(FORWARD, "forward", Width::Vec4, &BODY).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-fn near_kernel(caps: &Caps, elem: Elem) -> KernelId {
+fn near_kernel(elem: Elem) -> KernelId {
     let (variant, half) = if elem == Elem::F16 { (".f16", 1) } else { ("", 0) };
     let kernel = KernelId::shader(NEAR, "near", Width::Vec4, &BODY).variant(variant);
-    kernel.set("WORKGROUP", group(caps)).set("HALF", half)
+    kernel.set("WORKGROUP", ELEMENTWISE_WORKGROUP).set("HALF", half)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<KernelId> {
-    vec![kernel(caps), near_kernel(caps, Elem::F32), near_kernel(caps, Elem::F16)]
+pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
+    vec![kernel(), near_kernel(Elem::F32), near_kernel(Elem::F16)]
 }
 
 /// Tensors of [`forward`].
@@ -64,14 +65,15 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 pub struct Forward<'a> {
     /// Any shape, of 4-byte elements.
     pub first: &'a Tensor,
-    /// As many bytes, of another buffer.
+    /// The same number of bytes, in another buffer.
     pub again: &'a Tensor,
-    /// (2, 1) u32, accumulated: words that differ, and the lowest position among them; begins as [`NONE`].
+    /// (2, 1) u32, accumulated: number of words that differ, and the lowest position among them. It starts as
+    /// [`NO_DIFFERENCE`].
     pub result: &'a Tensor,
 }
 
-/// `result[0] += words that differ`, `result[1] = min(result[1], position of the first)`. The position is that within
-/// the window, of which large tensors have several.
+/// `result[0] += words that differ`, `result[1] = min(result[1], position of the first)`. The position counts from the
+/// start of a window; a tensor that is too large for one binding has several windows.
 ///
 /// # Errors
 /// [`Error::Shape`] if the sizes differ.
@@ -82,15 +84,15 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
         ));
     }
     io.result.check_shape("compare.forward", "result", 2, 1)?;
-    let kernel = kernel(&pass.gpu.caps);
+    let kernel = kernel();
     for rows in pass.row_windows(io.first.rows(), io.first.row_bytes()) {
         let (first, again) = (io.first.slice(rows.clone()), io.again.slice(rows));
         let count = (first.bytes() / 4) as usize;
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&first, &again, io.result],
-            immediates: Immediates::of(&Params { count: count as u32 }),
-            groups: groups(count, group(&pass.gpu.caps)),
+            immediates: Immediates::of(&CompareImmediates { count: count as u32 }),
+            groups: workgroups(count, ELEMENTWISE_WORKGROUP),
             flops: 0,
             bytes: 2 * first.bytes(),
         })?;
@@ -107,18 +109,18 @@ pub struct Near<'a> {
     pub want: &'a Tensor,
     /// The columns that are compared.
     pub columns: Range<usize>,
-    /// How far an element may be from what is wanted.
+    /// Largest absolute difference from the expected value.
     pub tolerance: f32,
-    /// How much farther, as a multiple of what is wanted.
+    /// Additional tolerance as a multiple of the expected value's magnitude.
     pub stored: f32,
-    /// (3, 1) u32, accumulated: elements that are far, the lowest position among them, and elements that are not zero;
-    /// begins as [`NONE_FAR`].
+    /// (3, 1) u32, accumulated: number of elements that are out of tolerance, the lowest position among them, and
+    /// number of nonzero elements. It starts as [`NONE_FAR_YET`].
     pub result: &'a Tensor,
 }
 
-/// `result[0] += elements with |got - want| > tolerance + stored |want|`, `result[1] = min(result[1], position of the
-/// first)`, `result[2] += elements that are not 0`. What is infinite or no number is far. Positions are those in the whole
-/// tensor, row by row.
+/// `result[0] += elements with |got - want| > tolerance + stored |want|`,
+/// `result[1] = min(result[1], position of the first)`, `result[2] += elements that are not 0`. An infinite element or
+/// a NaN is always out of tolerance. Positions count from the start of the whole tensor, row by row.
 ///
 /// # Errors
 /// [`Error::Shape`] if shapes differ, or there are more elements than a u32 counts.
@@ -131,13 +133,13 @@ pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
     if io.got.elem() == Elem::U32 || io.columns.end > line || u32::try_from(io.want.len()).is_err() {
         return Err(Error::shape(
             Fault::at(place, format!("{rows} x {line} elements of {:?}, columns {:?}", io.got.elem(), io.columns))
-                .expected("fewer than 2^32 of f32 or f16"),
+                .expected("fewer than 2^32 elements of f32 or f16, and columns within a row"),
         ));
     }
-    let kernel = near_kernel(&pass.gpu.caps, io.got.elem());
+    let kernel = near_kernel(io.got.elem());
     for window in pass.row_windows(rows, io.want.row_bytes()) {
         let (got, want) = (io.got.slice(window.clone()), io.want.slice(window.clone()));
-        let params = NearParams {
+        let params = CompareNearImmediates {
             count: want.len() as u32,
             base: (window.start * line) as u32,
             line: line as u32,
@@ -150,7 +152,7 @@ pub fn near(pass: &mut Pass, io: Near) -> Result<()> {
             kernel: &kernel,
             tensors: &[&got, &want, io.result],
             immediates: Immediates::of(&params),
-            groups: groups(want.len(), EACH * group(&pass.gpu.caps)),
+            groups: workgroups(want.len(), EACH * ELEMENTWISE_WORKGROUP),
             flops: 0,
             bytes: got.bytes() + want.bytes(),
         })?;

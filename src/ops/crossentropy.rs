@@ -5,7 +5,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::stepcontrol::StepControl;
-use super::{Operator, reduce_group, stored, subgroup_lanes, widths};
+use super::{Operator, reduction_workgroup, storage_types, subgroup_lanes, widths};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("crossentropy", "forward");
@@ -16,7 +16,7 @@ pub static OPERATOR: Operator =
     Operator { name: "crossentropy", passes: &[FORWARD, FORWARD_BACKWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct CrossentropyImmediates {
         rows: u32,
         vocab: u32,
         stride: u32,
@@ -24,33 +24,33 @@ crate::shared_struct! {
     }
 }
 
-/// The target of a row that does not count: its loss and gradient are zero.
+/// The target that excludes a row: its loss and gradient are zero.
 pub const IGNORED: u32 = u32::MAX;
 
-/// Most invocations of a row. A GPU then has so few rows in flight that the second read of a row finds it in the L2: of
-/// GPT-2's 100 KB in f16 an H100 with 50 MB has 264.
+/// Most invocations that share a row. With that many, a GPU has few enough rows in flight that the second read of a row
+/// hits the L2 cache: an H100 has 264 rows in flight and 50 MB of L2, and a row of GPT-2's logits takes 100 KB in f16.
 const MOST: u32 = 1024;
-/// Accesses to a row that an invocation has at least, where the row has more invocations than other workgroups have.
+/// Smallest number of accesses to a row per invocation, where a row gets more invocations than a usual workgroup has.
 const ACCESSES: usize = 4;
-/// Row length whose kernels the translation test sees: those of longer rows differ in the workgroup's size alone, which not
-/// every adapter has.
+/// Row length of the kernels in the translation tests. Kernels for longer rows differ only in their workgroup size,
+/// which not every adapter supports.
 const SAMPLE_COLUMNS: usize = 384;
 
-/// Invocations of a row of so many accesses: a power of two.
-fn group(caps: &Caps, accesses: usize) -> u32 {
+/// Returns the number of invocations that share a row of `accesses` accesses: a power of two.
+fn row_workgroup(caps: &Caps, accesses: usize) -> u32 {
     if caps.software {
-        return reduce_group(caps);
+        return reduction_workgroup(caps);
     }
-    // two numbers of workgroup memory an invocation
+    // each invocation uses two numbers of workgroup memory
     let most = MOST.min(caps.max_invocations).min(caps.max_workgroup_bytes / 8);
     let wanted = ((accesses / ACCESSES) as u32).next_power_of_two();
-    wanted.min((most + 1).next_power_of_two() / 2).max(reduce_group(caps))
+    wanted.min((most + 1).next_power_of_two() / 2).max(reduction_workgroup(caps))
 }
 
 fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem, columns: usize) -> KernelId {
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/crossentropy.wgsl")];
-    let group = group(caps, columns / width.elements());
-    let kernel = KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", group);
+    let workgroup = row_workgroup(caps, columns / width.elements());
+    let kernel = KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", workgroup);
     match subgroup_lanes(caps) {
         None => kernel.with_text(include_str!("../../shaders/shared/group_tree.wgsl")),
         Some(lanes) => kernel
@@ -60,11 +60,11 @@ fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem, columns: usize) -> 
     }
 }
 
-/// The kernels an adapter may be given, for one row length.
+/// Returns the kernels that an adapter may be given, for one sample row length.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
-    for elem in stored(caps) {
+    for elem in storage_types(caps) {
         for &width in widths(elem) {
             list.extend([FORWARD, FORWARD_BACKWARD].map(|of| kernel(caps, of, width, elem, SAMPLE_COLUMNS)));
         }
@@ -81,23 +81,23 @@ pub struct Forward<'a> {
     pub targets: &'a Tensor,
     /// (n, 1), overwritten.
     pub losses: &'a Tensor,
-    /// V: columns past it are padding.
+    /// V. Columns from V on are padding.
     pub vocab: usize,
 }
 
 /// `losses[n] = -log softmax(logits[n, ..V])[targets[n]]`. Overwrites `losses`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward(pass: &mut Pass, io: &Forward) -> Result<()> {
     run(pass, FORWARD, io, 0.0, None)
 }
 
-/// As [`forward`], and overwrites `logits` by their gradient `(softmax - onehot) scale loss_scale`, with the loss scale
-/// of `control`; padding becomes zero.
+/// Does the same as [`forward`], and overwrites `logits` with their gradient `(softmax - onehot) scale loss_scale`,
+/// where `loss_scale` is that of `control`. Padded columns become zero.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward_backward(pass: &mut Pass, io: &Forward, control: &StepControl, scale: f32) -> Result<()> {
     run(pass, FORWARD_BACKWARD, io, scale, Some(&control.state))
 }
@@ -119,7 +119,7 @@ fn run(pass: &mut Pass, of: OpPass, io: &Forward, scale: f32, state: Option<&Ten
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &tensors,
-        immediates: Immediates::of(&Params {
+        immediates: Immediates::of(&CrossentropyImmediates {
             rows: n as u32,
             vocab: io.vocab as u32,
             stride: (stride / width.elements()) as u32,
@@ -138,11 +138,12 @@ mod tests {
     #[test]
     fn long_rows_have_large_workgroups_where_the_adapter_has_them() {
         let gpu = Caps { max_invocations: 1024, ..Caps::webgpu_defaults() };
-        let groups = |caps: &Caps| [1, 48, 512, 2048, 6288, 12_576, 50_257].map(|accesses| group(caps, accesses));
-        assert_eq!(groups(&gpu), [128, 128, 128, 512, 1024, 1024, 1024]);
-        assert_eq!(groups(&Caps::webgpu_defaults())[3..], [256; 4]);
-        assert_eq!(group(&Caps { max_invocations: 768, ..gpu.clone() }, 6288), 512);
-        assert_eq!(group(&Caps { max_workgroup_bytes: 4 << 10, ..gpu.clone() }, 6288), 512);
-        assert_eq!(groups(&Caps { software: true, lanes: 8, ..gpu }), [8; 7]);
+        let workgroups =
+            |caps: &Caps| [1, 48, 512, 2048, 6288, 12_576, 50_257].map(|accesses| row_workgroup(caps, accesses));
+        assert_eq!(workgroups(&gpu), [128, 128, 128, 512, 1024, 1024, 1024]);
+        assert_eq!(workgroups(&Caps::webgpu_defaults())[3..], [256; 4]);
+        assert_eq!(row_workgroup(&Caps { max_invocations: 768, ..gpu.clone() }, 6288), 512);
+        assert_eq!(row_workgroup(&Caps { max_workgroup_bytes: 4 << 10, ..gpu.clone() }, 6288), 512);
+        assert_eq!(workgroups(&Caps { software: true, lanes: 8, ..gpu }), [8; 7]);
     }
 }

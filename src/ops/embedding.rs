@@ -6,7 +6,7 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Gpu, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups, reduce_group};
+use super::{ELEMENTWISE_WORKGROUP, Operator, reduction_workgroup, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("embedding", "forward");
@@ -19,7 +19,7 @@ pub static OPERATOR: Operator =
     Operator { name: "embedding", passes: &[FORWARD, FORWARD_AT, BACKWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct EmbeddingImmediates {
         rows: u32,
         row0: u32,
         positions: u32,
@@ -33,7 +33,7 @@ crate::shared_struct! {
 const BACKWARD_WTE: &str = "backward_wte";
 const BACKWARD_SPLIT: &str = "backward_split";
 const BACKWARD_WPE: &str = "backward_wpe";
-/// The passes and their kernels' entry points.
+/// The passes with the entry points of their kernels.
 const ENTRIES: [(OpPass, &str); 5] = [
     (FORWARD, "forward"),
     (FORWARD_AT, "forward_at"),
@@ -43,11 +43,12 @@ const ENTRIES: [(OpPass, &str); 5] = [
 ];
 
 fn kernel(caps: &Caps, (of, entry): (OpPass, &'static str), width: Width) -> KernelId {
-    let wg = if [BACKWARD_WTE, BACKWARD_SPLIT].contains(&entry) { reduce_group(caps) } else { group(caps) };
+    let wg =
+        if [BACKWARD_WTE, BACKWARD_SPLIT].contains(&entry) { reduction_workgroup(caps) } else { ELEMENTWISE_WORKGROUP };
     KernelId::shader(of, entry, width, &[include_str!("../../shaders/embedding.wgsl")]).set("WORKGROUP", wg)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
@@ -60,11 +61,11 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 /// Tensors of [`forward`].
 #[derive(Debug)]
 pub struct Forward<'a> {
-    /// (N, 1) u32, below the rows of `wte`.
+    /// (N, 1) u32, each below the number of rows of `wte`.
     pub tokens: &'a Tensor,
-    /// (V, C), of any size: it is bound in windows.
+    /// (V, C), of any size, because it is bound in windows.
     pub wte: &'a Tensor,
-    /// At least T rows of C.
+    /// (at least T, C).
     pub wpe: &'a Tensor,
     /// (N, C), overwritten. N is a multiple of T.
     pub out: &'a Tensor,
@@ -75,16 +76,16 @@ pub struct Forward<'a> {
 /// `out[n,c] = wte[tokens[n],c] + wpe[n mod T,c]`. Overwrites `out`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     run(pass, FORWARD, io, None)
 }
 
-/// `out[n,c] = wte[tokens[n],c] + wpe[at + n,c]`, with `at` a (1, 1) u32 on the GPU, so that one recording serves
-/// every position. Overwrites `out`. Positions past T are taken for the last.
+/// `out[n,c] = wte[tokens[n],c] + wpe[at + n,c]`. `at` is a (1, 1) u32 on the GPU, so that one recording serves every
+/// position. Overwrites `out`. Positions from T on are treated as the last one.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward_at(pass: &mut Pass, io: Forward, at: &Tensor) -> Result<()> {
     at.check_shape("embedding.forward_at", "at", 1, 1)?;
     run(pass, FORWARD_AT, io, Some(at))
@@ -104,7 +105,7 @@ fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<
         for window in pass.row_windows(io.wte.rows(), io.wte.row_bytes()) {
             let (tokens, out) = (io.tokens.slice(rows.clone()), io.out.slice(rows.clone()));
             let wte = io.wte.slice(window.clone());
-            let params = Params {
+            let params = EmbeddingImmediates {
                 rows: out.rows() as u32,
                 row0: rows.start as u32,
                 positions: io.positions as u32,
@@ -119,7 +120,7 @@ fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<
                 kernel: &kernel,
                 tensors: &tensors,
                 immediates: Immediates::of(&params),
-                groups: groups(out.len() / width.elements(), group(&pass.gpu.caps)),
+                groups: workgroups(out.len() / width.elements(), ELEMENTWISE_WORKGROUP),
                 flops: out.len() as u64,
                 bytes: 2 * out.bytes() + wpe.bytes(),
             })?;
@@ -128,27 +129,28 @@ fn run(pass: &mut Pass, of: OpPass, io: Forward, at: Option<&Tensor>) -> Result<
     Ok(())
 }
 
-/// Most rows of a run: one workgroup sums them.
+/// Most rows in a run, which one workgroup sums.
 const RUN_ROWS: usize = 128;
-/// Words before the entries of a table of [`Buckets`].
+/// Words before the entries of [`Buckets::table`].
 const HEADING: usize = 3;
-/// Words of an entry.
+/// Words per entry.
 const ENTRY: usize = 3;
 
-/// The rows of a batch sorted by token on the host, so that the gradient of each token is summed in a fixed order without
-/// atomics. Rows of one token are a bucket. A bucket is one run, or, with more than 128 rows, is split into runs of 128 rows
-/// and of the rest.
+/// The rows of a batch, sorted by token on the host, so that each token's gradient is summed in a fixed order without
+/// atomics. The rows of one token form a bucket. A bucket of at most 128 rows is one run; a larger one is split into
+/// runs of 128 rows and a last run with the rest.
 #[derive(Debug)]
 pub struct Buckets {
-    /// ([`table_words`], 1) u32: the numbers of runs, of split buckets' runs and of split buckets; then token, begin and end in
-    /// `order` of each run, those of split buckets first; then token, first and past-the-last run of each split bucket.
+    /// ([`table_words`], 1) u32. First the number of runs, the number of runs in split buckets and the number of split
+    /// buckets. Then for each run its token and its begin and end in `order`, the runs of split buckets first. Then for
+    /// each split bucket its token, its first run and the run after its last.
     pub table: Tensor,
     /// (N, 1) u32: all rows, sorted by token.
     pub order: Tensor,
 }
 
 impl Buckets {
-    /// Room for N rows.
+    /// Allocates buckets for batches of N rows.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -160,37 +162,37 @@ impl Buckets {
     }
 }
 
-/// Words of the table of [`Buckets`] for N rows.
+/// Returns the number of words in [`Buckets::table`] for N rows.
 #[must_use]
 pub const fn table_words(rows: usize) -> usize {
-    // a split bucket has far more rows than runs, so runs and split buckets are no more than rows
+    // a split bucket has far more rows than runs, so there are at most N runs and split buckets together
     HEADING + ENTRY * rows
 }
 
-/// Most buckets of N rows that are split.
+/// Returns the largest number of split buckets that N rows can make.
 fn most_split(rows: usize) -> usize {
     rows / (RUN_ROWS + 1)
 }
 
-/// Rows of (1, C) that the scratch of [`backward`] must have for N rows: one for each run of a split bucket, and one in any
-/// case, for a binding is never empty.
+/// Returns the rows of C elements that the scratch of [`backward`] must have for N rows: one for each run of a split
+/// bucket, and at least one, because a binding cannot be empty.
 #[must_use]
 pub fn scratch_rows(rows: usize) -> usize {
-    // two runs cost 129 rows at least; where 128 remain, one bucket has a third
+    // two runs take at least 129 rows; if 128 rows remain, one bucket can have a third run
     let third = usize::from(most_split(rows) > 0 && rows % (RUN_ROWS + 1) == RUN_ROWS);
     (2 * most_split(rows) + third).max(1)
 }
 
-/// Sorts a batch of N tokens into the contents of [`Buckets`]: `table` of [`table_words`], `order` of N. Overwrites both
-/// and allocates nothing.
+/// Sorts a batch of N tokens into the contents of [`Buckets`]: `table` of [`table_words`], `order` of N. Overwrites
+/// both and allocates nothing.
 ///
 /// # Panics
-/// If a slice has another length.
-pub fn sort(tokens: &[u32], table: &mut [u32], order: &mut [u32]) {
+/// If `table` or `order` has the wrong length.
+pub fn sort_tokens(tokens: &[u32], table: &mut [u32], order: &mut [u32]) {
     let right = table.len() == table_words(tokens.len()) && order.len() == tokens.len();
-    assert!(right, "embedding.sort: wrong lengths");
+    assert!(right, "embedding.sort_tokens: `table` or `order` has the wrong length");
     order.iter_mut().zip(0..).for_each(|(row, n)| *row = n);
-    // equal tokens stay in the order of n, as if the sort were stable; a stable one would allocate
+    // equal tokens keep the order of n, as in a stable sort, which would allocate
     order.sort_unstable_by_key(|&n| (tokens[n as usize], n));
     table.fill(0);
     let (heading, entries) = table.split_at_mut(HEADING);
@@ -198,7 +200,8 @@ pub fn sort(tokens: &[u32], table: &mut [u32], order: &mut [u32]) {
     let mut put = |entry: [u32; ENTRY]| free.next().into_iter().for_each(|to| to.copy_from_slice(&entry));
     let token = |bucket: &[u32]| tokens[bucket[0] as usize];
     let buckets = || order.chunk_by(|&a, &b| tokens[a as usize] == tokens[b as usize]);
-    // first those that take longest; and the number of such a run is its row of the scratch
+    // runs of split buckets come first because they take longest; the number of such a run is also its row of the
+    // scratch
     for split in [true, false] {
         let mut begin = 0;
         for bucket in buckets() {
@@ -231,7 +234,7 @@ pub struct Backward<'a> {
     pub dout: &'a Tensor,
     /// (V, C), accumulated.
     pub dwte: &'a Tensor,
-    /// At least T rows of C; the first T are accumulated, or overwritten where they [begin](Pass::begins).
+    /// (at least T, C). The first T rows are accumulated, or overwritten where they [begin](Pass::take_zero).
     pub dwpe: &'a Tensor,
     /// T.
     pub positions: usize,
@@ -239,11 +242,12 @@ pub struct Backward<'a> {
     pub scratch: &'a Tensor,
 }
 
-/// `dwte[tokens[n],c] += dout[n,c]` and `dwpe[n mod T,c] += dout[n,c]`. The first in two stages where a bucket can be split:
-/// runs, then the runs of each split bucket. The order of additions to `dwte` depends on the tokens alone.
+/// `dwte[tokens[n],c] += dout[n,c]` and `dwpe[n mod T,c] += dout[n,c]`. Where a bucket can be split, `dwte` takes two
+/// stages: the rows of each run, then the runs of each split bucket. The order of additions to `dwte` depends on the
+/// tokens alone.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let (n, c) = (io.dout.rows(), io.dout.columns());
     let place = "embedding.backward";
@@ -262,13 +266,13 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     backward_wpe(pass, &io)
 }
 
-/// The rows of `dwte` that a window holds.
+/// Records the gradient of the rows of `dwte` in `window`.
 fn backward_wte(pass: &mut Pass, io: &Backward, window: Range<usize>) -> Result<()> {
     let (n, c) = (io.dout.rows(), io.dout.columns());
     let width = Width::of(&[c]);
     let [runs, split] = [BACKWARD_WTE, BACKWARD_SPLIT].map(|entry| kernel(&pass.gpu.caps, (BACKWARD, entry), width));
     let (dwte, scratch) = (io.dwte.slice(window.clone()), io.scratch.reshape(scratch_rows(n), c));
-    let params = |rows: Range<usize>| Params {
+    let params = |rows: Range<usize>| EmbeddingImmediates {
         rows: rows.len() as u32,
         row0: rows.start as u32,
         positions: io.positions as u32,
@@ -277,7 +281,7 @@ fn backward_wte(pass: &mut Pass, io: &Backward, window: Range<usize>) -> Result<
         tokens: window.len() as u32,
         adds: 1,
     };
-    // that are read and written: no more than buckets, or than there are
+    // rows of dwte that are read and written: at most one per bucket, and at most all of them
     let dwte_bytes = |buckets: usize| 2 * dwte.row_bytes() * buckets.min(dwte.rows()) as u64;
     let scratch_bytes = if most_split(n) > 0 { scratch.bytes() } else { 0 };
     for rows in pass.row_windows(n, io.dout.row_bytes()) {
@@ -308,11 +312,11 @@ fn backward_wpe(pass: &mut Pass, io: &Backward) -> Result<()> {
     let dwpe = io.dwpe.slice(0..io.positions);
     for rows in pass.row_windows(n, io.dout.row_bytes()) {
         let dout = io.dout.slice(rows.clone());
-        let adds = !pass.begins(&dwpe);
+        let adds = !pass.take_zero(&dwpe);
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&dout, &dwpe],
-            immediates: Immediates::of(&Params {
+            immediates: Immediates::of(&EmbeddingImmediates {
                 rows: dout.rows() as u32,
                 row0: rows.start as u32,
                 positions: io.positions as u32,
@@ -321,7 +325,7 @@ fn backward_wpe(pass: &mut Pass, io: &Backward) -> Result<()> {
                 tokens: 0,
                 adds: adds.into(),
             }),
-            groups: groups(dwpe.len() / width.elements(), group(&pass.gpu.caps)),
+            groups: workgroups(dwpe.len() / width.elements(), ELEMENTWISE_WORKGROUP),
             flops: dout.len() as u64,
             bytes: dout.bytes() + (1 + u64::from(adds)) * dwpe.bytes(),
         })?;
@@ -336,7 +340,7 @@ mod tests {
     #[test]
     fn buckets_hold_every_row_once_in_order() {
         let (mut table, mut order) = ([9; 21], [9; 6]);
-        sort(&[7, 3, 7, 7, 0, 3], &mut table, &mut order);
+        sort_tokens(&[7, 3, 7, 7, 0, 3], &mut table, &mut order);
         assert_eq!(order, [4, 1, 5, 0, 2, 3]);
         assert_eq!(&table[..12], &[3, 0, 0, 0, 0, 1, 3, 1, 3, 7, 3, 6]);
         assert_eq!(table[12..], [0; 9]);
@@ -344,7 +348,7 @@ mod tests {
 
     fn sorted(tokens: &[u32]) -> (Vec<u32>, Vec<u32>) {
         let (mut table, mut order) = (vec![9; table_words(tokens.len())], vec![9; tokens.len()]);
-        sort(tokens, &mut table, &mut order);
+        sort_tokens(tokens, &mut table, &mut order);
         (table, order)
     }
 
@@ -359,7 +363,7 @@ mod tests {
         assert!(table[27..].iter().all(|&word| word == 0));
     }
 
-    /// The buckets that need most scratch: of 129 rows each, and the rest in one of them.
+    /// Buckets of 129 rows, with the rest in one of them, need the most scratch.
     #[test]
     fn scratch_has_room_for_the_runs_of_any_batch() {
         for rows in [1, 127, 128, 129, 256, 257, 258, 385, 386, 387, 1000, 1031, 2600] {

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups, stored, widths};
+use super::{ELEMENTWISE_WORKGROUP, Operator, storage_types, widths, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("gelu", "forward");
@@ -14,27 +14,27 @@ pub const BACKWARD: OpPass = OpPass::new("gelu", "backward");
 pub static OPERATOR: Operator =
     Operator { name: "gelu", passes: &[FORWARD, BACKWARD], kernels, tried: super::none_tried };
 
-/// Floating-point operations an element, a transcendental one counted as one.
+/// Floating-point operations per element. A transcendental function counts as one.
 const FLOPS: u64 = 10;
 
 crate::shared_struct! {
-    struct Params {
+    struct GeluImmediates {
         count: u32,
     }
 }
 
-fn kernel(caps: &Caps, of: OpPass, width: Width, elem: Elem) -> KernelId {
+fn kernel(of: OpPass, width: Width, elem: Elem) -> KernelId {
     let body = [include_str!("../../shaders/shared/gelu.wgsl"), include_str!("../../shaders/gelu.wgsl")];
-    KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", group(caps))
+    KernelId::shader(of, of.pass, width, &body).stored(elem).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
-    for elem in stored(caps) {
+    for elem in storage_types(caps) {
         for &width in widths(elem) {
-            list.extend([FORWARD, BACKWARD].map(|of| kernel(caps, of, width, elem)));
+            list.extend([FORWARD, BACKWARD].map(|of| kernel(of, width, elem)));
         }
     }
     list
@@ -61,9 +61,9 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
 /// Tensors of [`backward`].
 #[derive(Debug)]
 pub struct Backward<'a> {
-    /// (N, C): what `forward` was given.
+    /// (N, C): the input of [`forward`].
     pub inp: &'a Tensor,
-    /// (N, C): the gradient of the output on entry, of the input on return.
+    /// (N, C): the output's gradient on entry, the input's gradient afterwards.
     pub dout: &'a Tensor,
 }
 
@@ -79,15 +79,15 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
 fn elementwise(pass: &mut Pass, of: OpPass, a: &Tensor, b: &Tensor, accesses: u64) -> Result<()> {
     let width = Width::stored(a.elem(), &[a.columns()]);
     b.check_elem("gelu", b.label(), a.elem())?;
-    let kernel = kernel(&pass.gpu.caps, of, width, a.elem());
+    let kernel = kernel(of, width, a.elem());
     for rows in pass.row_windows(a.rows(), a.row_bytes()) {
         let (a, b) = (a.slice(rows.clone()), b.slice(rows));
         let count = a.len() / width.elements();
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&a, &b],
-            immediates: Immediates::of(&Params { count: count as u32 }),
-            groups: groups(count, group(&pass.gpu.caps)),
+            immediates: Immediates::of(&GeluImmediates { count: count as u32 }),
+            groups: workgroups(count, ELEMENTWISE_WORKGROUP),
             flops: FLOPS * a.len() as u64,
             bytes: accesses * a.bytes(),
         })?;

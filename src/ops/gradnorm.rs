@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, reduce_group};
+use super::{Operator, reduction_workgroup};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("gradnorm", "forward");
@@ -12,7 +12,7 @@ pub const FORWARD: OpPass = OpPass::new("gradnorm", "forward");
 pub static OPERATOR: Operator = Operator { name: "gradnorm", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct GradnormImmediates {
         count: u32,
         first: u32,
         groups: u32,
@@ -20,19 +20,19 @@ crate::shared_struct! {
     }
 }
 
-/// Elements of a block of [`blocks`], a multiple of four.
+/// Elements per block of [`forward_blocks`], a multiple of four.
 pub const BLOCK: usize = 32_768;
-/// Elements that a workgroup sums at least.
+/// Most elements that a workgroup sums, unless a window would then need more than [`MOST`] workgroups.
 const SHARE: usize = 16_384;
-/// Workgroups of one window at most.
+/// Most workgroups for one window.
 const MOST: usize = 1024;
 
 fn kernel(caps: &Caps, width: Width) -> KernelId {
     KernelId::shader(FORWARD, "forward", width, &[include_str!("../../shaders/gradnorm.wgsl")])
-        .set("WORKGROUP", reduce_group(caps))
+        .set("WORKGROUP", reduction_workgroup(caps))
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
@@ -42,9 +42,9 @@ fn groups_of(elements: usize) -> usize {
     elements.div_ceil(SHARE).clamp(1, MOST)
 }
 
-/// Partial sums that windows of these many elements make.
+/// Returns the number of partial sums that [`forward`] writes for these windows.
 #[must_use]
-pub fn partials(windows: &[Tensor]) -> usize {
+pub fn partial_count(windows: &[Tensor]) -> usize {
     windows.iter().map(|w| groups_of(w.len())).sum()
 }
 
@@ -53,18 +53,18 @@ pub fn partials(windows: &[Tensor]) -> usize {
 pub struct Forward<'a> {
     /// Flat windows of gradients that together hold each of them once, each small enough to bind.
     pub grads: &'a [Tensor],
-    /// (P, 1), overwritten from row `first` on: so many rows as [`partials`] says.
+    /// (P, 1), overwritten from row `first` on: [`partial_count`] rows.
     pub partials: &'a Tensor,
-    /// Rows before, which hold sums of other gradients.
+    /// Number of rows before these, which hold sums of other gradients.
     pub first: usize,
 }
 
 /// `partials[first + g] = sum of squares of workgroup g's share`. The sum of all rows is the squared norm.
 ///
 /// # Errors
-/// [`crate::error::Error::Shape`] if `partials` ends elsewhere.
+/// [`crate::error::Error::Shape`] if `partials` does not end with the last partial sum.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
-    io.partials.check_shape("gradnorm.forward", "partials", io.first + partials(io.grads), 1)?;
+    io.partials.check_shape("gradnorm.forward", "partials", io.first + partial_count(io.grads), 1)?;
     let mut first = io.first;
     for grads in io.grads {
         let groups = groups_of(grads.len());
@@ -75,13 +75,13 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     Ok(())
 }
 
-/// `partials[first + b] = sum of squares of block b` of `grads` (1, N), whose blocks are [`BLOCK`] elements long: the same sums on
-/// every device that adds up alike, whichever blocks it has. `partials` is (P, 1) and
-/// ends with the last block.
+/// `partials[first + b] = sum of squares of block b` of `grads` (1, N), whose blocks are [`BLOCK`] elements long. A
+/// block's sum does not depend on which other blocks a device has, so devices of one kind compute the same sums.
+/// `partials` is (P, 1) and ends with the last block.
 ///
 /// # Errors
-/// [`crate::error::Error::Shape`] if `partials` ends elsewhere.
-pub fn blocks(pass: &mut Pass, grads: &Tensor, partials: &Tensor, first: usize) -> Result<()> {
+/// [`crate::error::Error::Shape`] if `partials` does not end with the last block.
+pub fn forward_blocks(pass: &mut Pass, grads: &Tensor, partials: &Tensor, first: usize) -> Result<()> {
     let groups = grads.len().div_ceil(BLOCK);
     partials.check_shape("gradnorm.blocks", "partials", first + groups, 1)?;
     dispatch(pass, grads, partials, first, groups, BLOCK / Width::of(&[grads.len()]).elements())
@@ -96,7 +96,7 @@ fn dispatch(
     share: usize,
 ) -> Result<()> {
     let width = Width::of(&[grads.len()]);
-    let params = Params {
+    let params = GradnormImmediates {
         count: (grads.len() / width.elements()) as u32,
         first: first as u32,
         groups: groups as u32,

@@ -6,7 +6,7 @@ use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
 use super::sums::Sums;
-use super::{Operator, group, groups, reduce_group, stored, subgroup_lanes};
+use super::{ELEMENTWISE_WORKGROUP, Operator, reduction_workgroup, storage_types, subgroup_lanes, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("layernorm", "forward");
@@ -19,7 +19,7 @@ pub static OPERATOR: Operator =
     Operator { name: "layernorm", passes: &[FORWARD, AFFINE, BACKWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct LayernormImmediates {
         rows: u32,
         columns: u32,
         inverse: f32,
@@ -28,54 +28,56 @@ crate::shared_struct! {
     }
 }
 
-/// Most blocks of rows whose parameters' gradients are summed apart.
+/// Largest number of row blocks for which the parameters' gradients are summed separately.
 const BLOCKS: usize = 512;
-/// Fewest rows of a block.
+/// Smallest number of rows in a block.
 const BLOCK_ROWS: usize = 16;
-/// Rows of (1, C) that the scratch of [`backward`] has at most.
+/// Largest number of rows of C elements that [`backward`] needs as scratch.
 pub const SCRATCH_ROWS: usize = 3 * BLOCKS;
-/// `Vec` of a row that an invocation keeps at most, while a wider team can share the row and adds up by a tree.
+/// Most `Vec` of a row that an invocation keeps, in teams that add up by a tree. Longer rows get larger teams, up to
+/// the workgroup's size.
 const MOST_KEPT: usize = 8;
-/// Elements of a row that an invocation keeps at most, while a wider team can share the row and adds up by subgroups: of
-/// each the backward holds three sums in registers, and what it has read.
+/// Most elements of a row that an invocation keeps, in teams that add up by subgroups. Longer rows get larger teams, up
+/// to [`MOST_TEAM`]. For each element the backward pass keeps three sums and the loaded values in registers.
 const MOST_ELEMENTS: usize = 8;
-/// Invocations of a workgroup of such teams, unless one team has more.
+/// Invocations of a workgroup whose teams add up by subgroups, unless one team is larger.
 const GROUP: u32 = 256;
-/// Most invocations of such a team.
+/// Most invocations in a team that adds up by subgroups.
 const MOST_TEAM: u32 = 512;
-/// Row lengths whose kernels the translation test sees.
+/// Row lengths of the kernels in the translation tests.
 const SAMPLE_COLUMNS: [usize; 3] = [768, 132, 129];
 
-/// Rows of a block and number of blocks for N rows: a function of the shape alone, so that sums never change.
+/// Returns the rows per block and the number of blocks for N rows. Both depend on the shape alone, so that sums never
+/// change.
 fn blocks(rows: usize) -> (usize, usize) {
     let block_rows = rows.div_ceil(BLOCKS).max(BLOCK_ROWS);
     (block_rows, rows.div_ceil(block_rows))
 }
 
-/// Rows of (1, C) that the scratch of [`backward`] must have for N rows, in however many windows.
+/// Returns the rows of C elements that the scratch of [`backward`] must have for N rows, in any number of windows.
 #[must_use]
 pub fn scratch_rows(rows: usize) -> usize {
     3 * rows.div_ceil(BLOCK_ROWS).min(BLOCKS)
 }
 
-/// Invocations that share a row.
+/// A team: the invocations that share a row.
 #[derive(Clone, Copy)]
 struct Team {
     size: u32,
-    /// Invocations of a subgroup, if teams are whole subgroups and add up by them; by a tree otherwise.
+    /// Invocations of a subgroup if teams are whole subgroups and add up by them; `None` if they add up by a tree.
     lanes: Option<u32>,
-    /// Invocations of a workgroup: whole teams.
+    /// Invocations of a workgroup, a multiple of `size`.
     group: u32,
 }
 
 impl Team {
-    /// That share a row of C.
+    /// Returns the team for rows of C elements.
     fn of(caps: &Caps, c: usize) -> Self {
         subgroup_lanes(caps).map_or_else(|| Self::tree(caps, c), |lanes| Self::of_subgroups(caps, lanes, c))
     }
 
     fn tree(caps: &Caps, c: usize) -> Self {
-        let (group, units) = (reduce_group(caps), c / Width::of(&[c]).elements());
+        let (group, units) = (reduction_workgroup(caps), c / Width::of(&[c]).elements());
         let wanted = units.div_ceil(MOST_KEPT) as u32;
         let size = if caps.software { group } else { wanted.next_power_of_two().clamp(32, group) };
         Self { size, lanes: None, group }
@@ -87,7 +89,7 @@ impl Team {
         Self { size, lanes: Some(lanes), group: (GROUP / size).max(1) * size }
     }
 
-    /// Rows of a workgroup.
+    /// Returns the rows that a workgroup computes at once.
     fn rows(self) -> u32 {
         self.group / self.size
     }
@@ -109,43 +111,43 @@ fn shader(team: Team, of: OpPass, entry: &'static str, c: usize, elem: Elem) -> 
     }
 }
 
-/// The differences between the variants of the backward.
+/// The treatment of `dinp` in a variant of the backward kernel.
 #[derive(Clone, Copy, Default)]
-struct Ends {
-    /// `dinp` is overwritten, not added to.
-    first: bool,
-    /// What would be stored in `dinp` goes to `wide`.
-    last: bool,
+struct DinpMode {
+    /// Whether `dinp` is overwritten instead of accumulated.
+    overwrite: bool,
+    /// Whether the result goes to `dinp_f32` instead of `dinp`.
+    widen: bool,
 }
 
 fn forward_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
     let team = Team::of(caps, c);
-    with_ends(shader(team, FORWARD, "forward", c, elem), Ends::default()).set("WORKGROUP", team.group)
+    with_dinp_access(shader(team, FORWARD, "forward", c, elem), DinpMode::default()).set("WORKGROUP", team.group)
 }
 
 fn affine_kernel(caps: &Caps, c: usize, elem: Elem) -> KernelId {
     let kernel = shader(Team::tree(caps, c), AFFINE, "affine", c, elem);
-    with_ends(kernel, Ends::default()).set("WORKGROUP", group(caps))
+    with_dinp_access(kernel, DinpMode::default()).set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-fn backward_kernel(caps: &Caps, c: usize, elem: Elem, ends: Ends) -> KernelId {
-    let label = match (ends.first, ends.last) {
+fn backward_kernel(caps: &Caps, c: usize, elem: Elem, mode: DinpMode) -> KernelId {
+    let label = match (mode.overwrite, mode.widen) {
         (true, _) => "backward_first",
         (_, true) => "backward_last",
         _ => "backward",
     };
     let team = Team::of(caps, c);
     let kernel = shader(team, BACKWARD, "backward", c, elem).printed("layernorm", label);
-    with_ends(kernel, ends).set("WORKGROUP", team.group)
+    with_dinp_access(kernel, mode).set("WORKGROUP", team.group)
 }
 
-/// The functions through which the shader reads and stores what the variants differ in.
-fn with_ends(kernel: KernelId, Ends { first, last }: Ends) -> KernelId {
-    let before = match first {
+/// Adds the functions `load_dinp` and `store_dinp`, in which the variants differ.
+fn with_dinp_access(kernel: KernelId, DinpMode { overwrite, widen }: DinpMode) -> KernelId {
+    let before = match overwrite {
         true => "fn load_dinp(i: u32) -> Stored { return pack(Vec(), Vec()); }\n",
         false => "fn load_dinp(i: u32) -> Stored { return dinp[i]; }\n",
     };
-    let put = match last {
+    let put = match widen {
         true => {
             "fn store_dinp(i: u32, first: Vec, last: Vec) { dinp_f32[i * VECS_PER_STORED] = first; \
              dinp_f32[i * VECS_PER_STORED + VECS_PER_STORED - 1u] = last; }\n"
@@ -155,25 +157,26 @@ fn with_ends(kernel: KernelId, Ends { first, last }: Ends) -> KernelId {
     kernel.with_text(before).with_text(put)
 }
 
-/// The kernels an adapter may be given, for some row lengths.
+/// Returns the kernels that an adapter may be given, for sample row lengths.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = Vec::new();
     for c in SAMPLE_COLUMNS {
-        for elem in stored(caps) {
+        for elem in storage_types(caps) {
             list.extend([forward_kernel, affine_kernel].map(|kernel| kernel(caps, c, elem)));
-            let ends = [(false, false), (true, false), (false, true)].map(|(first, last)| Ends { first, last });
-            let possible = ends.into_iter().filter(|ends| elem == Elem::F16 || !ends.last);
-            list.extend(possible.map(|ends| backward_kernel(caps, c, elem, ends)));
+            let modes =
+                [(false, false), (true, false), (false, true)].map(|(overwrite, widen)| DinpMode { overwrite, widen });
+            let possible = modes.into_iter().filter(|mode| elem == Elem::F16 || !mode.widen);
+            list.extend(possible.map(|mode| backward_kernel(caps, c, elem, mode)));
         }
     }
     list
 }
 
-/// Of a kernel whose elements are stored as `elem`.
-fn params(rows: usize, c: usize, elem: Elem) -> Params {
+/// Returns the immediates of a kernel whose elements are stored as `elem`.
+fn params(rows: usize, c: usize, elem: Elem) -> LayernormImmediates {
     let (block_rows, blocks) = blocks(rows);
-    Params {
+    LayernormImmediates {
         rows: rows as u32,
         columns: (c / Width::stored(elem, &[c]).elements()) as u32,
         inverse: 1.0 / c as f32,
@@ -191,7 +194,7 @@ pub struct Forward<'a> {
     pub weight: &'a Tensor,
     /// (1, C).
     pub bias: &'a Tensor,
-    /// (N, C), of the elements of `out`, overwritten: the normalised input.
+    /// (N, C), of the same element type as `out`, overwritten: the normalised input.
     pub xhat: &'a Tensor,
     /// (N, C), f32 or f16, overwritten.
     pub out: &'a Tensor,
@@ -199,10 +202,11 @@ pub struct Forward<'a> {
     pub rstd: &'a Tensor,
 }
 
-/// `xhat[n,c] = (inp[n,c] - mean[n]) rstd[n]`, `out[n,c] = xhat[n,c] weight[c] + bias[c]`. Overwrites `xhat`, `out`, `rstd`.
+/// `xhat[n,c] = (inp[n,c] - mean[n]) rstd[n]`, `out[n,c] = xhat[n,c] weight[c] + bias[c]`. Overwrites `xhat`, `out`,
+/// `rstd`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let (n, c) = (io.inp.rows(), io.inp.columns());
     let place = "layernorm.forward";
@@ -217,7 +221,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
             kernel: &kernel,
             tensors: &[&inp, io.weight, io.bias, &xhat, &out, &rstd],
             immediates: Immediates::of(&params(inp.rows(), c, out.elem())),
-            groups: groups(inp.rows(), rows_a_group),
+            groups: workgroups(inp.rows(), rows_a_group),
             flops: 8 * inp.len() as u64,
             bytes: inp.bytes() + xhat.bytes() + out.bytes() + rstd.bytes() + 2 * io.weight.bytes(),
         })?;
@@ -225,7 +229,7 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     Ok(())
 }
 
-/// That `weight`, `bias`, `xhat` and `out` fit (N, C) rows.
+/// Checks the shapes of `weight`, `bias`, `xhat` and `out` for (N, C) rows.
 fn check_affine(place: &str, [n, c]: [usize; 2], [weight, bias, xhat, out]: [&Tensor; 4]) -> Result<()> {
     weight.check_shape(place, "weight", 1, c)?;
     bias.check_shape(place, "bias", 1, c)?;
@@ -237,20 +241,21 @@ fn check_affine(place: &str, [n, c]: [usize; 2], [weight, bias, xhat, out]: [&Te
 /// Tensors of [`affine`].
 #[derive(Debug)]
 pub struct Affine<'a> {
-    /// (N, C): what [`forward`] kept.
+    /// (N, C): the normalised input that [`forward`] wrote.
     pub xhat: &'a Tensor,
     /// (1, C).
     pub weight: &'a Tensor,
     /// (1, C).
     pub bias: &'a Tensor,
-    /// (N, C), of the elements of `xhat`, overwritten.
+    /// (N, C), of the same element type as `xhat`, overwritten.
     pub out: &'a Tensor,
 }
 
-/// `out[n,c] = xhat[n,c] weight[c] + bias[c]`: [`forward`]'s `out` once more, bit by bit. Overwrites `out`.
+/// `out[n,c] = xhat[n,c] weight[c] + bias[c]`: computes [`forward`]'s `out` again, with the same bits. Overwrites
+/// `out`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
     let (n, c) = (io.xhat.rows(), io.xhat.columns());
     check_affine("layernorm.affine", [n, c], [io.weight, io.bias, io.xhat, io.out])?;
@@ -262,7 +267,7 @@ pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
             kernel: &kernel,
             tensors: &[&xhat, io.weight, io.bias, &out],
             immediates: Immediates::of(&params(xhat.rows(), c, out.elem())),
-            groups: groups(xhat.len() / width.elements(), group(&pass.gpu.caps)),
+            groups: workgroups(xhat.len() / width.elements(), ELEMENTWISE_WORKGROUP),
             flops: 2 * xhat.len() as u64,
             bytes: xhat.bytes() + out.bytes() + 2 * io.weight.bytes(),
         })?;
@@ -275,34 +280,35 @@ pub fn affine(pass: &mut Pass, io: Affine) -> Result<()> {
 pub struct Backward<'a> {
     /// (N, C), f32 or f16.
     pub dout: &'a Tensor,
-    /// (N, C), of the elements of `dout`: what `forward` kept.
+    /// (N, C), of the same element type as `dout`: the normalised input that [`forward`] wrote.
     pub xhat: &'a Tensor,
     /// (1, C).
     pub weight: &'a Tensor,
-    /// (N, 1): what `forward` kept.
+    /// (N, 1): the reciprocal standard deviation that [`forward`] wrote.
     pub rstd: &'a Tensor,
-    /// (N, C), of the elements of `dout`, accumulated: the gradient of the residual stream.
+    /// (N, C), of the same element type as `dout`, accumulated: the gradient of the residual stream.
     pub dinp: &'a Tensor,
-    /// `dinp` is overwritten: the gradient begins here.
-    pub first: bool,
-    /// (N, C) of f32, overwritten by what would become of `dinp`, which stays as it is: the gradient ends here. Only where
-    /// `dinp` is f16, and not where it begins.
-    pub wide: Option<&'a Tensor>,
-    /// (1, C), accumulated, or overwritten where it [begins](Pass::begins).
+    /// Whether `dinp` is overwritten, because the gradient begins here.
+    pub overwrite_dinp: bool,
+    /// (N, C) of f32, overwritten with the result if given, because the gradient ends here; `dinp` is then only read.
+    /// `dinp` must be f16 and must not begin here.
+    pub dinp_f32: Option<&'a Tensor>,
+    /// (1, C), accumulated, or overwritten where it [begins](Pass::take_zero).
     pub dweight: &'a Tensor,
-    /// The same.
+    /// (1, C), accumulated, or overwritten where it begins.
     pub dbias: &'a Tensor,
-    /// The same, if there: the sums over n of `dinp`, which is the gradient of the bias of what was added to the
-    /// residual stream before.
+    /// (1, C), accumulated, or overwritten where it begins, if given: the sums over n of `dinp`, which are the gradient
+    /// of the bias in the projection that was last added to the residual stream.
     pub dsum: Option<&'a Tensor>,
 }
 
 /// With `g = weight dout`: `dinp += rstd (g - mean(g) - xhat mean(g xhat))`, `dweight += sum over n of dout xhat`,
-/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. With `first` it is `dinp = `. Parameters' gradients are summed in
-/// two deterministic stages, of which `sums` does the second in its time. Its scratch has at least [`scratch_rows`] * C elements.
+/// `dbias += sum over n of dout`, `dsum += sum over n of dinp`. With `overwrite_dinp` it is `dinp =`. The parameters'
+/// gradients are summed in two deterministic stages. `sums` records the second stage later. Its scratch must have at
+/// least [`scratch_rows`] * C elements.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
     let (n, c) = (io.xhat.rows(), io.xhat.columns());
     let place = "layernorm.backward";
@@ -317,24 +323,31 @@ pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
     let elem = io.dout.elem();
     io.xhat.check_elem(place, "xhat", elem)?;
     io.dinp.check_elem(place, "dinp", elem)?;
-    if let Some(wide) = io.wide {
-        wide.check_shape(place, "wide", n, c)?;
-        wide.check_elem(place, "wide", Elem::F32)?;
+    if let Some(dinp_f32) = io.dinp_f32 {
+        dinp_f32.check_shape(place, "dinp_f32", n, c)?;
+        dinp_f32.check_elem(place, "dinp_f32", Elem::F32)?;
         io.dinp.check_elem(place, "dinp", Elem::F16)?;
-        if io.first {
-            return Err(Error::shape(Fault::at(place, "the gradient begins and ends here, `wide` is `dinp` then")));
+        if io.overwrite_dinp {
+            return Err(Error::shape(
+                Fault::at(place, "`overwrite_dinp` and `dinp_f32` are both set").expected("at most one of them"),
+            ));
         }
     }
-    let kernel = backward_kernel(&pass.gpu.caps, c, elem, Ends { first: io.first, last: io.wide.is_some() });
+    let kernel = backward_kernel(
+        &pass.gpu.caps,
+        c,
+        elem,
+        DinpMode { overwrite: io.overwrite_dinp, widen: io.dinp_f32.is_some() },
+    );
     let gradients: Vec<&Tensor> = [io.dweight, io.dbias].into_iter().chain(io.dsum).collect();
-    for rows in pass.row_windows(n, io.wide.unwrap_or(io.dinp).row_bytes()) {
+    for rows in pass.row_windows(n, io.dinp_f32.unwrap_or(io.dinp).row_bytes()) {
         let [dout, xhat, rstd, dinp] = [io.dout, io.xhat, io.rstd, io.dinp].map(|t| t.slice(rows.clone()));
         let p = params(xhat.rows(), c, elem);
         let scratch = sums.scratch(pass)?.reshape(3 * p.blocks as usize, c);
-        let wide = io.wide.map(|t| t.slice(rows.clone()));
+        let dinp_f32 = io.dinp_f32.map(|t| t.slice(rows.clone()));
         let mut tensors = vec![&dout, &xhat, io.weight, &rstd, &dinp, &scratch];
-        tensors.extend(&wide);
-        let stored = wide.as_ref().unwrap_or(&dinp).bytes();
+        tensors.extend(&dinp_f32);
+        let stored = dinp_f32.as_ref().unwrap_or(&dinp).bytes();
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &tensors,
@@ -344,12 +357,12 @@ pub fn backward(pass: &mut Pass, io: Backward, sums: &mut Sums) -> Result<()> {
             bytes: dout.bytes()
                 + xhat.bytes()
                 + stored
-                + if io.first { 0 } else { dinp.bytes() }
+                + if io.overwrite_dinp { 0 } else { dinp.bytes() }
                 + rstd.bytes()
                 + io.weight.bytes()
                 + scratch.bytes(),
         })?;
-        sums.leave(p.blocks as usize, 3 * c, &gradients)?;
+        sums.queue_rows(p.blocks as usize, 3 * c, &gradients)?;
     }
     Ok(())
 }
@@ -359,7 +372,7 @@ mod tests {
     use super::*;
     use crate::gpu::Vendor;
 
-    /// Size, subgroup, workgroup and rows of a workgroup of the teams for C.
+    /// Returns team size, subgroup size, workgroup size and rows per workgroup for each of four row lengths.
     fn teams(caps: &Caps) -> Vec<(u32, Option<u32>, u32, u32)> {
         let of = |c| Team::of(caps, c);
         [129, 768, 1600, 12_288].map(of).map(|team| (team.size, team.lanes, team.group, team.rows())).into()

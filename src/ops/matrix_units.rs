@@ -1,62 +1,67 @@
-//! Text of kernels on matrix units: what every generator of such kernels shares.
+//! WGSL text that all generators of kernels on matrix units share.
 //!
-//! A cooperative matrix belongs to a whole subgroup and is opaque: kernels can load it, store it, multiply and add, but
-//! not touch one element. So operands come from tiles in workgroup memory, and accumulators go back there ("spill") where
-//! single invocations finish them.
+//! A cooperative matrix belongs to a whole subgroup and is opaque: kernels can load, store, multiply and add matrices,
+//! but cannot access a single element. So operands come from tiles in workgroup memory. Accumulators go back there
+//! ("spill"), and single invocations finish them.
 //!
 //! # Starting a new kernel
-//! 1. [`Units::of`] gives the adapter's matrices, or `None` without matrix units.
-//! 2. [`DIRECTIVES`] open the text; [`Units::aliases`] declares `MatrixA`, `MatrixB` (f16 operands), `MatrixC` (f32 sums).
-//! 3. A [`Tile`] for each array in workgroup memory: [`Units::declare`] writes it, [`Tile::bytes`] sizes it. Its lines are
-//!    padded, its elements vectors or scalars as the adapter wants. Every other function takes indices and strides in
-//!    elements and converts them.
-//! 4. Invocations fill the tiles by [`Units::write_fours`], each its share of [`Rounds`]; then a barrier.
-//! 5. Inside [`Units::on_grid`]: [`Units::load`], `coopMultiplyAdd`, [`Units::spill_accumulator`]; then a barrier.
-//! 6. Invocations read sums by [`Units::read_four`] and store them.
+//! 1. [`MatrixUnits::of`] returns the adapter's matrices, or `None` without matrix units.
+//! 2. [`DIRECTIVES`] begin the text; [`MatrixUnits::aliases`] declares `MatrixA`, `MatrixB` (f16 operands) and
+//!    `MatrixC` (f32 sums).
+//! 3. Each array in workgroup memory is a [`Tile`]. [`MatrixUnits::declare`] writes its declaration, [`Tile::bytes`]
+//!    returns its size. Its lines are padded, and its elements are vectors or scalars, as the adapter requires. Every
+//!    other function takes indices and strides in elements and converts them.
+//! 4. Invocations fill the tiles by [`MatrixUnits::write_fours`], each its share of [`Rounds`]. A barrier follows.
+//! 5. Inside [`MatrixUnits::on_grid`] come [`MatrixUnits::load`], `coopMultiplyAdd` and
+//!    [`MatrixUnits::spill_accumulator`]. A barrier follows.
+//! 6. Invocations read sums by [`MatrixUnits::read_four`] and store them.
 //!
-//! `Generator::subgroup_size` returns `units.lanes`: full subgroups are required where the device can.
+//! `Generator::subgroup_size` returns `units.lanes`, so that full subgroups are required where the device supports
+//! that.
 
 use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::gpu::{Caps, Vendor};
 
 /// First lines of a kernel with matrices of f16.
 pub(super) const DIRECTIVES: [&str; 2] = ["enable f16;", "enable wgpu_cooperative_matrix;"];
-/// Line that allows matrix operations under a condition on the subgroup, which naga takes for one on the invocation.
+/// Line that allows matrix operations under a condition on the subgroup, which naga mistakes for a condition on the
+/// invocation.
 pub(super) const UNIFORM_SUBGROUPS: &str = "diagnostic(off, derivative_uniformity);";
-/// Eight f16, 16 bytes, which an invocation loads and stores at once.
+/// Eight f16, 16 bytes, which an invocation loads or stores at once.
 pub(super) const HALF8: &str = include_str!("../../shaders/shared/widths/half8.wgsl");
-/// Padding of a line of f16: matrix loads start at multiples of 16 bytes, and consecutive lines fall into different banks.
+/// Padding of a line of f16 in elements, so that matrix loads start at multiples of 16 bytes and consecutive lines fall
+/// into different banks.
 pub(super) const PAD: u32 = 8;
-/// Padding of a line of f32.
+/// Padding of a line of f32 in elements.
 pub(super) const SUM_PAD: u32 = 4;
 
 /// The matrices of an adapter, as a kernel uses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Units {
+pub struct MatrixUnits {
     /// Edge of a matrix: 8 or 16.
     pub edge: u32,
-    /// Edge of the adapter's matrices. If it is smaller than `edge`, several of them form one of ours: a dialect for tests
-    /// of 16×16 where there are only 8×8.
+    /// Edge of the adapter's matrices. If it is smaller than `edge`, several of them form one matrix of a kernel. Tests
+    /// use this to run kernels for 16×16 on adapters that have only 8×8.
     pub native: u32,
-    /// Invocations of a subgroup, of the largest where there are several sizes.
+    /// Invocations of a subgroup, or of the largest where subgroups have several sizes.
     pub lanes: u32,
-    /// Subgroups may be smaller than `lanes`, which the device cannot forbid: there may then be more of them than the grid
-    /// has places.
+    /// Whether subgroups may be smaller than `lanes` because the device cannot require that size. A workgroup may then
+    /// have more subgroups than the grid has positions.
     pub varying: bool,
-    /// Kernels may convert matrices and compute with their elements: see [`Caps::matrix_functions`].
+    /// Whether kernels may convert matrices and compute with their elements: see [`Caps::matrix_functions`].
     #[serde(default)]
     pub functions: bool,
-    /// Tiles in workgroup memory are `vec4<f16>`, which Metal's matrix loads cannot take.
+    /// Whether tiles in workgroup memory are `vec4<f16>`, which Metal's matrix loads do not accept.
     pub wide_tiles: bool,
 }
 
-/// How a matrix is loaded from a tile.
+/// The direction in which a matrix is loaded from a tile.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum By {
+pub(super) enum LoadBy {
     /// A line of the tile is a row of the matrix.
     Rows,
     /// A line of the tile is a column of the matrix: the transpose.
@@ -75,17 +80,17 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Operands of products.
+    /// Makes a tile for operands of products.
     pub(super) fn halves(name: &'static str, lines: u32, length: u32) -> Self {
         Self { name, lines, length, scalar: "f16" }
     }
 
-    /// Sums of products.
+    /// Makes a tile for sums of products.
     pub(super) fn sums(name: &'static str, lines: u32, length: u32) -> Self {
         Self { name, lines, length, scalar: "f32" }
     }
 
-    /// Elements from one line to the next.
+    /// Returns the elements from one line to the next.
     pub(super) fn stride(&self) -> u32 {
         self.length + if self.scalar == "f16" { PAD } else { SUM_PAD }
     }
@@ -99,18 +104,18 @@ impl Tile {
     }
 }
 
-/// The smallest and the largest count of invocations of a subgroup.
+/// Returns the smallest and the largest number of invocations of a subgroup.
 pub(super) fn subgroup_sizes(caps: &Caps) -> (u32, u32) {
     // wgpu reports 4 to 64 on Metal, whose GPUs with matrix units have 32
     if caps.backend == "Metal" { (32, 32) } else { caps.subgroup_sizes }
 }
 
-/// True for GPUs whose matrix units load a transposed matrix element by element: AMD's before RDNA4.
+/// Returns whether the GPU's matrix units load a transposed matrix element by element, as AMD's do before RDNA4.
 pub(super) fn gathers(caps: &Caps) -> bool {
     caps.vendor == Vendor::Amd && !["GFX12", "NAVI4", "RX 9", "R9700"].iter().any(|word| caps.name.contains(word))
 }
 
-impl Units {
+impl MatrixUnits {
     /// Returns the largest square matrices of f16 that the adapter has, or `None`.
     pub(super) fn of(caps: &Caps) -> Option<Self> {
         let native = caps.matrix_edges.iter().copied().filter(|edge| [8, 16].contains(edge)).max()?;
@@ -118,7 +123,7 @@ impl Units {
         Some(Self { edge, ..Self::of_edge(caps, native) })
     }
 
-    /// Matrices of one of the adapter's edges.
+    /// Returns the adapter's matrices of this edge.
     pub(super) fn of_edge(caps: &Caps, edge: u32) -> Self {
         let (least, lanes) = subgroup_sizes(caps);
         let varying = least != lanes && !caps.can_require_subgroups_of(lanes);
@@ -127,7 +132,7 @@ impl Units {
         Self { edge, native: edge, lanes, varying, functions, wide_tiles }
     }
 
-    /// Matrices of the adapter along one side of ours.
+    /// Returns the number of the adapter's matrices along one side of a kernel's matrix.
     pub(super) fn blocks(&self) -> u32 {
         self.edge / self.native
     }
@@ -161,30 +166,30 @@ impl Units {
         }
     }
 
-    /// Elements, a multiple of 4, in units of a tile.
+    /// Converts a number of elements, a multiple of 4, to units of a tile.
     pub(super) fn units_of(&self, elements: u32) -> u32 {
         if self.wide_tiles { elements / 4 } else { elements }
     }
 
-    /// Loads `Matrix{role}` from element `at` of a tile on.
-    pub(super) fn load(&self, by: By, role: &str, tile: &str, at: impl Display, stride: impl Display) -> String {
+    /// Loads `Matrix{role}` starting at element `at` of a tile.
+    pub(super) fn load(&self, by: LoadBy, role: &str, tile: &str, at: impl Display, stride: impl Display) -> String {
         self.load_from_unit(by, role, tile, self.index(at), self.index(stride))
     }
 
-    /// Loads `Matrix{role}` from unit `at` of a tile on, whose lines are `stride` units apart.
+    /// Loads `Matrix{role}` starting at unit `at` of a tile whose lines are `stride` units apart.
     pub(super) fn load_from_unit(
         &self,
-        by: By,
+        by: LoadBy,
         role: &str,
         tile: &str,
         at: impl Display,
         stride: impl Display,
     ) -> String {
-        let function = if by == By::Rows { "coopLoadT" } else { "coopLoad" };
+        let function = if by == LoadBy::Rows { "coopLoadT" } else { "coopLoad" };
         format!("{function}<Matrix{role}>(&{tile}[{at}], {stride})")
     }
 
-    /// Stores the accumulator `matrix` at element `at` of a tile on.
+    /// Stores the accumulator `matrix` starting at element `at` of a tile.
     pub(super) fn spill_accumulator(
         &self,
         t: &mut Text,
@@ -196,12 +201,12 @@ impl Units {
         store(t, matrix, tile, &self.index(at), &self.index(stride));
     }
 
-    /// Runs what `body` writes on the subgroups of the grid only. Barriers must be outside.
+    /// Writes text that only the subgroups of the grid run. Barriers must stay outside.
     pub(super) fn on_grid(&self, t: &mut Text, subgroups: u32, body: impl FnOnce(&mut Text)) {
         guarded(t, self.varying.then(|| format!("subgroup < {subgroups}u")).as_deref(), body);
     }
 
-    /// Reads a vec4 from element `at` of a tile on.
+    /// Returns the expression that reads a vec4 starting at element `at` of a tile.
     pub(super) fn read_four(&self, tile: &str, at: &str) -> String {
         if self.wide_tiles {
             format!("{tile}[{}]", self.index(at))
@@ -210,7 +215,7 @@ impl Units {
         }
     }
 
-    /// Writes the vec4 `value`, a name where tiles are scalars, from element `at` of a tile on.
+    /// Writes the vec4 `value` starting at element `at` of a tile. Where tiles are scalars, `value` must be a name.
     pub(super) fn write_four(&self, t: &mut Text, tile: &str, at: &str, value: &str) {
         if self.wide_tiles {
             t.line(format_args!("{tile}[{}] = {value};", self.index(at)));
@@ -219,7 +224,7 @@ impl Units {
         }
     }
 
-    /// Writes the vec4 `values`, names, one after the other from unit `at` of a tile on.
+    /// Writes the vec4 `values`, which are names, one after the other starting at unit `at` of a tile.
     pub(super) fn write_fours(&self, t: &mut Text, tile: &str, at: &str, values: &[String]) {
         for (i, value) in (0..).zip(values) {
             if self.wide_tiles {
@@ -239,16 +244,16 @@ fn write_scalars(t: &mut Text, tile: &str, at: &str, first: u32, value: &str) {
 
 /// Stores the accumulator `matrix` by rows at index `at` of `array`; `at` and `stride` count the array's elements.
 pub(super) fn store(t: &mut Text, matrix: &str, array: &str, at: &str, stride: &str) {
-    // naga 30 writes a store's arguments in the wrong order unless each has a name
+    // naga 30 emits the arguments of a store in the wrong order unless each has a name
     t.line(format_args!("let spilled_{matrix} = {matrix};"));
     t.line(format_args!("let at_{matrix} = {at};"));
     t.line(format_args!("let stride_{matrix} = {stride};"));
     t.line(format_args!("coopStoreT(spilled_{matrix}, &{array}[at_{matrix}], stride_{matrix});"));
 }
 
-/// Quotient and remainder of `n`, a name of at most `most`, by `d`. NVIDIA's compiler has stored to wrong places of workgroup
-/// memory where an index came from a division by a number that is no power of two: there a product and a shift take its
-/// place.
+/// Returns expressions for the quotient and the remainder of `n` by `d`. `n` is a name whose value is at most `most`. A
+/// product and a shift replace a division by anything but a power of two, because NVIDIA's compiler has stored to wrong
+/// addresses in workgroup memory where an index came from such a division.
 pub(super) fn divided(n: &str, d: u32, most: u32) -> (String, String) {
     if d.is_power_of_two() {
         return (format!("{n} / {d}u"), format!("{n} % {d}u"));
@@ -261,7 +266,7 @@ pub(super) fn divided(n: &str, d: u32, most: u32) -> (String, String) {
     (quotient, remainder)
 }
 
-/// Writes `body` under a condition, if there is one.
+/// Writes `body`, inside an `if` where there is a condition.
 pub(super) fn guarded(t: &mut Text, condition: Option<&str>, body: impl FnOnce(&mut Text)) {
     if let Some(condition) = condition {
         t.open(format_args!("if {condition}"));
@@ -272,8 +277,8 @@ pub(super) fn guarded(t: &mut Text, condition: Option<&str>, body: impl FnOnce(&
     }
 }
 
-/// Pieces of a tile, dealt out to the invocations of a workgroup: in round i an invocation has piece
-/// `thread + i threads`. The text writes the rounds out, so their number is constant.
+/// The distribution of a tile's pieces over the invocations of a workgroup. In round i an invocation has piece
+/// `thread + i threads`. The text is unrolled over the rounds, so their number is constant.
 #[derive(Clone, Copy)]
 pub(super) struct Rounds {
     pub(super) pieces: u32,
@@ -285,18 +290,18 @@ impl Rounds {
         self.pieces.div_ceil(self.threads)
     }
 
-    /// The piece of a round.
+    /// Returns the expression for an invocation's piece in a round.
     pub(super) fn piece(self, round: u32) -> String {
         format!("thread + {}u", round * self.threads)
     }
 
-    /// The condition for taking part in a round, if not all do.
+    /// Returns the condition under which an invocation takes part in a round, or `None` if all do.
     pub(super) fn guard(self, round: u32) -> Option<String> {
         ((round + 1) * self.threads > self.pieces).then(|| format!("{} < {}u", self.piece(round), self.pieces))
     }
 }
 
-/// All (i, j) of a grid, row by row.
+/// Returns all (i, j) of a grid, row by row.
 pub(super) fn grid(rows: u32, columns: u32) -> impl Iterator<Item = (u32, u32)> {
     (0..rows).flat_map(move |i| (0..columns).map(move |j| (i, j)))
 }

@@ -9,17 +9,23 @@ fn caps(backend: &str, edge: u32, subgroup_sizes: (u32, u32)) -> Caps {
 
 #[test]
 fn units_follow_the_adapter() {
-    let units = |caps: &Caps| Units::of(caps).expect("matrices");
+    let units = |caps: &Caps| MatrixUnits::of(caps).expect("matrices");
     let vulkan = units(&caps("Vulkan", 16, (32, 32)));
-    assert_eq!(vulkan, Units { edge: 16, native: 16, lanes: 32, varying: false, functions: false, wide_tiles: true });
+    assert_eq!(
+        vulkan,
+        MatrixUnits { edge: 16, native: 16, lanes: 32, varying: false, functions: false, wide_tiles: true }
+    );
     let metal = units(&caps("Metal", 8, (4, 64)));
-    assert_eq!(metal, Units { edge: 8, native: 8, lanes: 32, varying: false, functions: false, wide_tiles: false });
+    assert_eq!(
+        metal,
+        MatrixUnits { edge: 8, native: 8, lanes: 32, varying: false, functions: false, wide_tiles: false }
+    );
     let amd = caps("Vulkan", 16, (32, 64));
     assert!(units(&amd).varying && units(&amd).lanes == 64);
     assert!(!units(&Caps { subgroup_control: true, ..amd }).varying);
     let emulated = units(&Caps { emulated_edge: Some(16), ..caps("Vulkan", 8, (8, 8)) });
     assert_eq!((emulated.edge, emulated.native, emulated.blocks()), (16, 8, 2));
-    assert!(Units::of(&Caps::webgpu_defaults()).is_none());
+    assert!(MatrixUnits::of(&Caps::webgpu_defaults()).is_none());
 }
 
 #[test]
@@ -32,8 +38,8 @@ fn rounds_cover_every_piece_and_guard_the_last() {
     assert_eq!(Rounds { pieces: 33, threads: 32 }.guard(1).as_deref(), Some("thread + 32u < 33u"));
 }
 
-/// out = a b of one matrix, written as the module's documentation says.
-fn product(units: Units) -> Kernel {
+/// Returns a kernel for `out = a b` of one matrix, written by the steps in the module's documentation.
+fn product(units: MatrixUnits) -> Kernel {
     let (edge, threads) = (units.native, 2 * units.lanes);
     let tiles = ["a_tile", "b_tile"].map(|name| Tile::halves(name, edge, edge));
     let sums = Tile::sums("sums", edge, edge);
@@ -63,8 +69,8 @@ fn product(units: Units) -> Kernel {
     t.line("workgroupBarrier();");
     units.on_grid(t, 1, |t| {
         let stride = format!("{}u", tiles[0].stride());
-        t.line(format_args!("let a = {};", units.load(By::Rows, "A", "a_tile", "0u", &stride)));
-        t.line(format_args!("let b = {};", units.load(By::Rows, "B", "b_tile", "0u", &stride)));
+        t.line(format_args!("let a = {};", units.load(LoadBy::Rows, "A", "a_tile", "0u", &stride)));
+        t.line(format_args!("let b = {};", units.load(LoadBy::Rows, "B", "b_tile", "0u", &stride)));
         t.line("let c = coopMultiplyAdd(a, b, MatrixC());");
         units.spill_accumulator(t, "c", "sums", "0u", format_args!("{}u", sums.stride()));
     });
@@ -77,7 +83,7 @@ fn product(units: Units) -> Kernel {
 #[test]
 fn a_kernel_written_as_the_documentation_says_is_valid_and_takes_the_bytes_of_its_tiles() {
     for (wide_tiles, varying, native) in [(true, false, 16), (false, false, 8), (true, true, 8)] {
-        let kernel = product(Units { edge: native, native, lanes: 32, varying, functions: false, wide_tiles });
+        let kernel = product(MatrixUnits { edge: native, native, lanes: 32, varying, functions: false, wide_tiles });
         let bytes = kernel.reflect().expect("is valid").workgroup_bytes;
         let told = 2 * Tile::halves("", native, native).bytes() + Tile::sums("", native, native).bytes();
         assert_eq!(bytes, told, "{}", kernel.source);

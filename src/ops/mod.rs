@@ -1,7 +1,8 @@
-//! One operator each: its kernels, the checks of its shapes, its grid. No operator knows another but [`sums`], which finishes
-//! what several begin, and [`stepcontrol`], whose numbers some bind; none knows a layer.
+//! Each module is one operator: its kernels, its shape checks and its grid. Operators do not use each other, with two
+//! exceptions: [`sums`] adds partial sums that several operators write, and [`stepcontrol`] owns tensors that some
+//! bind. No operator knows about layers.
 //!
-//! Parameter gradients accumulate, activation gradients overwrite, the gradient of the residual stream accumulates.
+//! Parameter gradients accumulate, activation gradients overwrite, and the gradient of the residual stream accumulates.
 
 pub mod adamw;
 pub mod attention;
@@ -23,49 +24,48 @@ pub mod sums;
 pub mod tree;
 pub mod wire;
 
-use crate::gpu::adapter::Flexible;
+use crate::gpu::adapter::FlexibleMatrices;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, OpPass, Vendor};
 
-/// Invocations of a workgroup in kernels where each computes alone.
-fn group(_caps: &Caps) -> u32 {
-    64
-}
+/// Invocations of a workgroup in kernels whose invocations are independent of each other.
+const ELEMENTWISE_WORKGROUP: u32 = 64;
 
-/// Invocations of a workgroup that reduces together. A software adapter computes a workgroup of one vector's width
-/// without ever switching between invocations at a barrier.
-fn reduce_group(caps: &Caps) -> u32 {
+/// Returns the invocations of a workgroup that computes a reduction. On a software adapter this is the width of a CPU
+/// vector, so that the driver never has to switch between invocations at a barrier.
+fn reduction_workgroup(caps: &Caps) -> u32 {
     if caps.software { caps.lanes } else { 128 }
 }
 
-/// Invocations of every subgroup, on adapters whose kernels may add up over subgroups. `None` where subgroups come in several
-/// sizes that a kernel cannot choose between, and on Intel's GPUs, whose drivers choose from 8 on by a kernel's registers.
+/// Returns the invocations of a subgroup on adapters whose kernels may add up over subgroups. Returns `None` where
+/// subgroups have several sizes and a kernel cannot choose one, and on Intel's GPUs, whose drivers choose a size of at
+/// least 8 by a kernel's registers.
 fn subgroup_lanes(caps: &Caps) -> Option<u32> {
-    // wgpu reports 4 to 64 on Metal
+    // wgpu reports 4 to 64 on Metal, but Apple's GPUs have 32
     let apple = caps.backend == "Metal" && caps.vendor == Vendor::Apple;
     let (least, most) = if apple { (32, 32) } else { caps.subgroup_sizes };
     let fixed = least == most || least >= 32 && caps.can_require_subgroups_of(least);
     (caps.subgroups && !caps.software && fixed && least >= 8).then_some(least)
 }
 
-/// The types that activations may be stored as on this adapter.
-pub(crate) fn stored(caps: &Caps) -> Vec<Elem> {
+/// Returns the types that activations may be stored as on this adapter.
+pub(crate) fn storage_types(caps: &Caps) -> Vec<Elem> {
     if caps.f16 { vec![Elem::F32, Elem::F16] } else { vec![Elem::F32] }
 }
 
-/// The widths of kernels whose elements are stored as `elem`.
+/// Returns the widths of kernels whose elements are stored as `elem`.
 fn widths(elem: Elem) -> &'static [Width] {
     if elem == Elem::F16 { &[Width::Vec8, Width::Vec4, Width::Scalar] } else { &[Width::Vec4, Width::Scalar] }
 }
 
-/// Workgroups of `group` invocations for `count` invocations.
-fn groups(count: usize, group: u32) -> u64 {
-    (count as u64).div_ceil(u64::from(group))
+/// Returns the number of workgroups of `size` invocations that make up `count` invocations.
+fn workgroups(count: usize, size: u32) -> u64 {
+    (count as u64).div_ceil(u64::from(size))
 }
 
-/// Adapters of every kind that kernels are chosen by: GPUs and software adapters of every width, each with and without
-/// f16; and with f16 those with matrix units of both edges, with much and little workgroup memory, with subgroups of one
-/// and of several sizes, which a kernel can choose between or not.
+/// Returns one adapter of every kind for which other kernels are chosen: GPUs and software adapters of every width,
+/// with and without f16. Those with f16 include matrix units of both edges, large and small workgroup memory, and
+/// subgroups of one or several sizes, where a kernel can or cannot require one.
 fn sample_adapters() -> Vec<Caps> {
     let plain = Caps::webgpu_defaults();
     let mut adapters = vec![plain.clone(), Caps { f16: true, ..plain.clone() }];
@@ -83,7 +83,7 @@ fn sample_adapters() -> Vec<Caps> {
     };
     adapters.push(matrices(16, (32, 32)));
     for (workgroup, granularity) in [(true, [16; 3]), (false, [8; 3])] {
-        let flexible = Some(Flexible { granularity, largest: 1024, workgroup, invocations: 256 });
+        let flexible = Some(FlexibleMatrices { granularity, largest: 1024, workgroup, invocations: 256 });
         adapters.push(Caps { flexible, ..matrices(16, (32, 32)) });
     }
     for vendor in [Vendor::Nvidia, Vendor::Amd] {
@@ -101,21 +101,21 @@ fn sample_adapters() -> Vec<Caps> {
     adapters
 }
 
-/// An operator: its name, which files and tests share, its passes, and its kernels.
+/// An operator: its name, its passes and its kernels.
 #[derive(Debug)]
 pub struct Operator {
-    /// The stem of its files: `layernorm`.
+    /// Name, which is also the stem of its files: `layernorm`.
     pub name: &'static str,
-    /// Its passes, as counts and benches list them.
+    /// Passes, in the order in which counts and benches list them.
     pub passes: &'static [OpPass],
     /// Returns the kernels that an adapter may be given.
     pub kernels: fn(&Caps) -> Vec<KernelId>,
-    /// Returns the kernels that `wgpt tune` tries there beside those.
+    /// Returns the kernels that `wgpt tune` tries in addition to those.
     pub tried: fn(&Caps) -> Vec<KernelId>,
 }
 
-/// Calls a macro with the names of all operators. This is the one list: kernels, cases, tests, benches and counts start from
-/// it. A name that does not resolve here lacks its `mod` line, in `src/ops/mod.rs` or in `src/cases/mod.rs`.
+/// Calls a macro with the names of all operators. This is the one list: kernels, cases, tests, benches and counts start
+/// from it. If a name does not resolve here, its `mod` line is missing in `src/ops/mod.rs` or in `src/cases/mod.rs`.
 #[macro_export]
 macro_rules! for_each_operator {
     ($then:ident) => {
@@ -133,13 +133,13 @@ macro_rules! list {
 }
 for_each_operator!(list);
 
-/// Of operators that have nothing to tune.
+/// Returns no kernels, for operators without anything to tune.
 fn none_tried(_caps: &Caps) -> Vec<KernelId> {
     Vec::new()
 }
 
-/// Kernels of which `wgpt tune` tries each, on an adapter with matrices of 16, and the forward's on Apple's, whose texts are
-/// long: for translation tests.
+/// Returns kernels that `wgpt tune` tries, for translation tests: all on an adapter with 16×16 matrices, and those of
+/// the forward passes on Apple's GPUs, where texts are long.
 #[must_use]
 pub fn tried_kernels() -> Vec<KernelId> {
     let apple = |caps: &Caps| caps.backend == "Metal";
@@ -155,14 +155,14 @@ pub fn tried_kernels() -> Vec<KernelId> {
     sample_adapters().into_iter().filter(is_sample).flat_map(tried).collect()
 }
 
-/// The kernels that an adapter may be given, and those that `wgpt tune` tries there.
+/// Returns the kernels that an adapter may be given, and those that `wgpt tune` tries on it.
 #[must_use]
 pub fn kernels_of(caps: &Caps) -> Vec<KernelId> {
     let of = |operator: &&Operator| [(operator.kernels)(caps), (operator.tried)(caps)].concat();
     each_once(OPERATORS.iter().flat_map(of).collect())
 }
 
-/// Keeps the first of equal kernels, in their order.
+/// Removes duplicates, keeping the first of equal kernels and their order.
 #[must_use]
 pub fn each_once(mut kernels: Vec<KernelId>) -> Vec<KernelId> {
     let mut seen = std::collections::HashSet::new();
@@ -170,11 +170,11 @@ pub fn each_once(mut kernels: Vec<KernelId>) -> Vec<KernelId> {
     kernels
 }
 
-/// Every kernel that any adapter may be given: for translation tests and `wgpt shader`.
+/// Returns every kernel that any adapter may be given, for translation tests and `wgpt shader`.
 #[must_use]
 pub fn all_kernels() -> Vec<KernelId> {
     let adapters = sample_adapters();
     let of_adapter = |caps| OPERATORS.iter().flat_map(move |operator| (operator.kernels)(caps));
-    // many do not depend on the adapter
+    // many kernels do not depend on the adapter
     each_once(adapters.iter().flat_map(of_adapter).collect())
 }

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("residual", "forward");
@@ -12,20 +12,20 @@ pub const FORWARD: OpPass = OpPass::new("residual", "forward");
 pub static OPERATOR: Operator = Operator { name: "residual", passes: &[FORWARD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct ResidualImmediates {
         count: u32,
     }
 }
 
-fn kernel(caps: &Caps, width: Width) -> KernelId {
+fn kernel(width: Width) -> KernelId {
     KernelId::shader(FORWARD, "forward", width, &[include_str!("../../shaders/residual.wgsl")])
-        .set("WORKGROUP", group(caps))
+        .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<KernelId> {
-    [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
+pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
+    [Width::Vec4, Width::Scalar].map(kernel).into()
 }
 
 /// Tensors of [`forward`].
@@ -33,13 +33,13 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 pub struct Forward<'a> {
     /// (N, C): the residual stream.
     pub inp: &'a Tensor,
-    /// (N, C): what is added to it.
+    /// (N, C): the branch's output, which is added to it.
     pub branch: &'a Tensor,
     /// (N, C), overwritten.
     pub out: &'a Tensor,
 }
 
-/// `out = inp + branch`. Overwrites `out`. The gradient of `out` is that of both inputs, so there is no backward.
+/// `out = inp + branch`. Overwrites `out`. There is no backward, because the gradient of both inputs is that of `out`.
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] if the shapes differ.
@@ -48,15 +48,15 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     io.branch.check_shape("residual.forward", "branch", n, c)?;
     io.out.check_shape("residual.forward", "out", n, c)?;
     let width = Width::of(&[c]);
-    let kernel = kernel(&pass.gpu.caps, width);
+    let kernel = kernel(width);
     for rows in pass.row_windows(n, io.inp.row_bytes()) {
         let (inp, branch, out) = (io.inp.slice(rows.clone()), io.branch.slice(rows.clone()), io.out.slice(rows));
         let count = inp.len() / width.elements();
         pass.dispatch(&Dispatch {
             kernel: &kernel,
             tensors: &[&inp, &branch, &out],
-            immediates: Immediates::of(&Params { count: count as u32 }),
-            groups: groups(count, group(&pass.gpu.caps)),
+            immediates: Immediates::of(&ResidualImmediates { count: count as u32 }),
+            groups: workgroups(count, ELEMENTWISE_WORKGROUP),
             flops: inp.len() as u64,
             bytes: 3 * inp.bytes(),
         })?;

@@ -1,10 +1,10 @@
-//! What happens to a step, decided on the GPU: clipping, the test for non-finite values, skipping, Adam's powers.
+//! Decisions about a step, made on the GPU: clipping, the test for non-finite values, skipping, Adam's powers of beta.
 
 use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Gpu, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, reduce_group};
+use super::{Operator, reduction_workgroup};
 
 /// The pass that [`accumulate`] records.
 pub const ACCUMULATE: OpPass = OpPass::new("stepcontrol", "accumulate");
@@ -15,11 +15,11 @@ pub static OPERATOR: Operator =
     Operator { name: "stepcontrol", passes: &[ACCUMULATE, DECIDE], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    /// What lives on the GPU from step to step. Part of a checkpoint.
+    /// The state that stays on the GPU from step to step. Part of a checkpoint.
     pub struct State {
         /// beta1 to the power of the updates applied.
         pub beta1_power: f32,
-        /// beta2 likewise.
+        /// beta2 to the power of the updates applied.
         pub beta2_power: f32,
         /// Updates applied: Adam's t.
         pub updates: u32,
@@ -29,11 +29,11 @@ crate::shared_struct! {
         pub skipped_in_a_row: u32,
         /// 1 if the current step's update is applied.
         pub apply: u32,
-        /// The factor of the current step's gradients: their unit taken out, then clipped.
+        /// Factor by which the current step's gradients are multiplied: it removes their unit and clips them.
         pub grad_scale: f32,
-        /// Nothing: it keeps the layout of checkpoints.
+        /// Unused; it keeps the layout of checkpoints.
         pub reserved: u32,
-        /// What gradients are multiplied by beside [`Hyper::grad_unit`]: a power of two, 1 in f32.
+        /// Factor by which gradients are scaled in addition to [`Hyper::grad_unit`]: a power of two, 1 in f32.
         pub loss_scale: f32,
         /// Updates applied since the loss scale last changed.
         pub clean_steps: u32,
@@ -47,12 +47,12 @@ impl Default for State {
 }
 
 impl State {
-    /// The loss scale that mixed precision starts with.
+    /// Loss scale at the start of a run in mixed precision.
     pub const FIRST_LOSS_SCALE: f32 = 1024.0;
 }
 
 crate::shared_struct! {
-    /// A step's numbers, sent from the host.
+    /// A step's hyperparameters, sent from the host.
     pub struct Hyper {
         /// Learning rate.
         pub lr: f32,
@@ -64,31 +64,32 @@ crate::shared_struct! {
         pub eps: f32,
         /// Decoupled weight decay.
         pub weight_decay: f32,
-        /// Largest gradient norm; 0 switches clipping off.
+        /// Largest gradient norm; 0 disables clipping.
         pub clip: f32,
         /// 1 / tokens of a step.
         pub inverse_tokens: f32,
         /// The step's number, from 1.
         pub step: u32,
-        /// Gradients are multiples of this and of [`State::loss_scale`].
+        /// Factor by which gradients are scaled in addition to [`State::loss_scale`].
         pub grad_unit: f32,
-        /// 1 if the loss scale follows overflows.
+        /// 1 if the loss scale is dynamic: overflows halve it.
         pub dynamic: u32,
-        /// A step is skipped if its loss's z-score is above this; 0 switches it off.
+        /// Largest z-score of the loss, above which a step is skipped; 0 disables it.
         pub skip_loss_z: f32,
-        /// The same of its gradient norm.
+        /// Largest z-score of the gradient norm, above which a step is skipped; 0 disables it.
         pub skip_norm_z: f32,
     }
 }
 
 crate::shared_struct! {
-    /// The last finite losses or gradient norms, among which outliers show. Part of a checkpoint.
-    pub struct Window {
-        /// Values so far, at most as many as there is room for.
+    /// The last finite losses or gradient norms, with which the z-scores of outliers are computed. Part of a
+    /// checkpoint.
+    pub struct OutlierWindow {
+        /// Number of values so far, at most the length of `values`.
         pub count: u32,
-        /// Where the next one goes: the oldest is there.
+        /// Position of the next value, where the oldest is overwritten.
         pub next: u32,
-        /// The values; zeros where none was yet.
+        /// Values; zero where there is none yet.
         pub values: [f32; 128],
     }
 }
@@ -98,7 +99,7 @@ crate::shared_struct! {
     pub struct Report {
         /// The step's number.
         pub step: u32,
-        /// Mean loss in nats a token.
+        /// Mean loss in nats per token.
         pub loss: f32,
         /// Gradient norm before clipping.
         pub grad_norm: f32,
@@ -107,27 +108,28 @@ crate::shared_struct! {
         pub skipped_now: u32,
         /// Updates skipped in all.
         pub skipped: u32,
-        /// Updates skipped since the last applied one, overflows of a loss scale above its floor not counted.
+        /// Updates skipped since the last applied one, not counting overflows while the loss scale is above its
+        /// minimum.
         pub skipped_in_a_row: u32,
         /// Updates applied.
         pub updates: u32,
         /// Learning rate.
         pub lr: f32,
-        /// The loss scale that the step was computed with.
+        /// Loss scale with which the step was computed.
         pub loss_scale: f32,
-        /// The loss's z-score among the last 128; 0 while there are fewer.
+        /// z-score of the loss among the last 128; 0 while there are fewer.
         pub loss_z: f32,
-        /// The gradient norm's.
+        /// z-score of the gradient norm among the last 128; 0 while there are fewer.
         pub norm_z: f32,
     }
 }
 
 impl Report {
-    /// Skipped: loss or gradient norm was not finite.
+    /// Value of [`Report::skipped_now`] if the loss or the gradient norm was not finite.
     pub const NOT_FINITE: u32 = 1;
-    /// Skipped: the loss's z-score was above [`Hyper::skip_loss_z`].
+    /// Value of [`Report::skipped_now`] if the loss's z-score was above [`Hyper::skip_loss_z`].
     pub const LOSS_OUTLIER: u32 = 2;
-    /// Skipped: the norm's was above [`Hyper::skip_norm_z`].
+    /// Value of [`Report::skipped_now`] if the norm's z-score was above [`Hyper::skip_norm_z`].
     pub const NORM_OUTLIER: u32 = 3;
 }
 
@@ -140,12 +142,12 @@ pub struct StepControl {
     pub hyper: Tensor,
     /// One [`Report`].
     pub report: Tensor,
-    /// Two [`Window`]s: of losses, of norms.
+    /// Two [`OutlierWindow`]s: of losses, of norms.
     pub windows: Tensor,
 }
 
 impl StepControl {
-    /// Allocates them, with a fresh state.
+    /// Allocates the tensors and writes a fresh state.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -155,7 +157,7 @@ impl StepControl {
             state: words("step state", size_of::<State>())?,
             hyper: words("step hyperparameters", size_of::<Hyper>())?,
             report: words("step report", size_of::<Report>())?,
-            windows: words("step windows", 2 * size_of::<Window>())?,
+            windows: words("step windows", 2 * size_of::<OutlierWindow>())?,
         };
         gpu.write(&control.state, bytemuck::bytes_of(&State::default()))?;
         Ok(control)
@@ -163,44 +165,44 @@ impl StepControl {
 }
 
 crate::shared_struct! {
-    struct Params {
+    struct StepcontrolImmediates {
         count: u32,
         adds: u32,
     }
 }
 
 fn kernel(caps: &Caps, of: OpPass) -> KernelId {
-    // one workgroup in all: as wide as every adapter allows
-    let wg = if caps.software { reduce_group(caps) } else { 256 };
+    // only one workgroup is dispatched, so it has as many invocations as every adapter allows
+    let wg = if caps.software { reduction_workgroup(caps) } else { 256 };
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/stepcontrol.wgsl")];
     KernelId::shader(of, of.pass, Width::Vec4, &body).set("WORKGROUP", wg)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     [ACCUMULATE, DECIDE].map(|of| kernel(caps, of)).into()
 }
 
-/// `loss += sum of losses`, or `loss = ` where it [begins](Pass::begins). `loss` is (1, 1), `losses` (N, 1).
+/// `loss += sum of losses`, or `loss =` where it [begins](Pass::take_zero). `loss` is (1, 1), `losses` (N, 1).
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
 pub fn accumulate(pass: &mut Pass, loss: &Tensor, losses: &Tensor) -> Result<()> {
-    let adds = !pass.begins(loss);
+    let adds = !pass.take_zero(loss);
     let kernel = kernel(&pass.gpu.caps, ACCUMULATE);
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &[losses, loss],
-        immediates: Immediates::of(&Params { count: losses.len() as u32, adds: adds.into() }),
+        immediates: Immediates::of(&StepcontrolImmediates { count: losses.len() as u32, adds: adds.into() }),
         groups: 1,
         flops: losses.len() as u64,
         bytes: losses.bytes(),
     })
 }
 
-/// Decides what happens to the step, and writes the report. `partials` (P, 1) add up to the sum of squares of all gradients, which
-/// are multiples by `grad_unit loss_scale`; `loss` (1, 1) is the sum of its losses.
+/// Decides whether the step is applied, and writes the report. `partials` (P, 1) add up to the sum of squares of all
+/// gradients, which are scaled by `grad_unit loss_scale`. `loss` (1, 1) is the sum of the step's losses.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] if the kernel cannot be built.
@@ -209,7 +211,7 @@ pub fn decide(pass: &mut Pass, control: &StepControl, partials: &Tensor, loss: &
     pass.dispatch(&Dispatch {
         kernel: &kernel,
         tensors: &[partials, &control.state, &control.hyper, &control.report, &control.windows, loss],
-        immediates: Immediates::of(&Params { count: partials.len() as u32, adds: 0 }),
+        immediates: Immediates::of(&StepcontrolImmediates { count: partials.len() as u32, adds: 0 }),
         groups: 1,
         flops: partials.len() as u64,
         bytes: partials.bytes(),
@@ -222,7 +224,8 @@ mod tests {
     use crate::gpu::Kernel;
     use crate::ops::OPERATORS;
 
-    /// The shaders that bind the state, the step's numbers, the report and the windows have them as Rust has.
+    /// Checks that the structs of the state, the hyperparameters, the report and the windows are the same in shaders
+    /// and in Rust.
     #[test]
     fn structs_are_the_same_in_rust_and_wgsl() {
         let caps = Caps { f16: true, ..Caps::webgpu_defaults() };
@@ -238,13 +241,14 @@ mod tests {
                 kernel.check_struct::<State>("State"),
                 kernel.check_struct::<Hyper>("Hyper"),
                 kernel.check_struct::<Report>("Report"),
-                kernel.check_struct::<Window>("Window"),
+                kernel.check_struct::<OutlierWindow>("OutlierWindow"),
             ];
             for (count, have) in found.iter_mut().zip(have) {
                 *count += usize::from(have.unwrap_or_else(|e| panic!("{e}")));
             }
         }
-        // AdamW, cross-entropy and step control bind them; the report and the windows are step control's alone
+        // AdamW, cross-entropy and step control bind state and hyperparameters; step control alone binds report and
+        // windows
         assert!(found[0] >= 8 && found[1] == found[0] && found[2] >= 1 && found[3] >= 1, "{found:?}");
     }
 }

@@ -1,14 +1,14 @@
 //! Adds partial sums to gradients in a fixed order.
 //!
-//! A product leaves parts of a weight's gradient; a norm's and a bias's backward leave rows of sums. These rows wait in a scratch
-//! until the next parts are added, and one dispatch adds both: apart, the short one would take a launch of its own. Whoever needs
-//! the scratch again, or is the last, has them added before.
+//! A matrix product writes parts of a weight's gradient. The backward passes of layernorm and bias write rows of sums.
+//! These rows wait in a scratch until the next parts are added, so that one dispatch adds both and the short one does
+//! not cost a launch of its own. If the scratch is needed again before that, or at the end, the rows are added alone.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
-use super::{Operator, groups, reduce_group, subgroup_lanes};
+use super::{Operator, reduction_workgroup, subgroup_lanes, workgroups};
 
 /// The pass that [`Sums`] records.
 pub const ADD: OpPass = OpPass::new("sums", "add");
@@ -16,7 +16,7 @@ pub const ADD: OpPass = OpPass::new("sums", "add");
 pub static OPERATOR: Operator = Operator { name: "sums", passes: &[ADD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct SumsImmediates {
         count: u32,
         parts: u32,
         blocks: u32,
@@ -28,16 +28,17 @@ crate::shared_struct! {
     }
 }
 
-/// `first_square` where nobody wants squares.
+/// Value of `first_square` where no sums of squares are wanted.
 const NO_SQUARES: u32 = u32::MAX;
-/// `Vec` of a weight's gradient that an invocation adds up at once.
+/// Number of `Vec` of a weight's gradient that an invocation adds up at once.
 const KEPT: usize = 2;
-/// Invocations of a GPU that share a column of rows.
+/// Invocations that share a column of the rows, on a GPU.
 const SHARE: u32 = 16;
-/// Gradients that one set of rows may hold the sums of.
+/// Most gradients whose sums one set of rows can hold.
 const MOST_OUTS: usize = 3;
 
-/// Declares the rows and the gradients that they belong to, from a binding on, and the function that adds to these.
+/// Returns the text that declares the bindings of the rows and of their gradients, and the function `put` that adds to
+/// these.
 macro_rules! rows_text {
     ($rows:literal $(, $out:literal at $binding:literal)*) => {
         concat!(
@@ -53,7 +54,7 @@ macro_rules! rows_text {
     };
 }
 
-/// The text for 1, 2 and 3 gradients, behind the bindings of parts and alone.
+/// The text for 1, 2 and 3 gradients, where the bindings of parts come first, and where there are no parts.
 const BEHIND_PARTS: [&str; MOST_OUTS] = [
     rows_text!("3", "0" at "4"),
     rows_text!("3", "0" at "4", "1" at "5"),
@@ -64,14 +65,14 @@ const ALONE: [&str; MOST_OUTS] = [
     rows_text!("0", "0" at "1", "1" at "2"),
     rows_text!("0", "0" at "1", "1" at "2", "2" at "3"),
 ];
-/// Suffixes of printed names: parts, and the number of gradients in rows.
+/// Suffixes of printed names: whether there are parts, and the number of gradients in rows.
 const PARTS_VARIANT: &str = ".parts";
 const BOTH_VARIANTS: [&str; MOST_OUTS] = [".parts.rows1", ".parts.rows2", ".parts.rows3"];
 const ROWS_VARIANTS: [&str; MOST_OUTS] = [".rows1", ".rows2", ".rows3"];
 
-/// The kernel that adds parts, if so wanted, and rows of sums of so many gradients.
+/// Returns the kernel that adds parts, if `parts`, and rows of sums for `outs` gradients.
 fn kernel(caps: &Caps, width: Width, parts: bool, outs: usize) -> KernelId {
-    // the text of an entry point that is not called must be whole too
+    // entry points that are not used must still compile
     let at = outs.clamp(1, MOST_OUTS) - 1;
     let (entry, variant, text) = match (parts, outs) {
         (true, 0) => ("add_parts", PARTS_VARIANT, BEHIND_PARTS[at]),
@@ -86,7 +87,7 @@ fn kernel(caps: &Caps, width: Width, parts: bool, outs: usize) -> KernelId {
         .variant(variant)
         .with_hidden_const("GRADIENTS", at as u32 + 1)
         .with_hidden_const("SHARE", share)
-        .set("WORKGROUP", reduce_group(caps));
+        .set("WORKGROUP", reduction_workgroup(caps));
     if !parts {
         return kernel;
     }
@@ -100,7 +101,7 @@ fn kernel(caps: &Caps, width: Width, parts: bool, outs: usize) -> KernelId {
     }
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let kinds = [(true, 0..=MOST_OUTS), (false, 1..=MOST_OUTS)];
@@ -109,42 +110,42 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     [Width::Vec4, Width::Scalar].into_iter().flat_map(of).map(|(w, parts, outs)| kernel(caps, w, parts, outs)).collect()
 }
 
-/// Returns how many sums of squares whoever adds the parts of a weight's gradient of so many elements leaves at most, where rows
-/// that wait have multiples of `columns`.
+/// Returns the largest number of sums of squares that adding the parts of a weight's gradient of `elements` elements
+/// writes, if the lengths of waiting rows are multiples of `columns`.
 #[must_use]
-pub fn squares(caps: &Caps, elements: usize, columns: usize) -> usize {
+pub fn max_square_sums(caps: &Caps, elements: usize, columns: usize) -> usize {
     blocks(caps, elements, Width::of(&[elements, columns]))
 }
 
-/// Workgroups that write so many elements.
+/// Returns the number of workgroups that write `elements` elements of a weight's gradient.
 fn blocks(caps: &Caps, elements: usize, width: Width) -> usize {
-    elements.div_ceil(width.elements() * KEPT * reduce_group(caps) as usize)
+    elements.div_ceil(width.elements() * KEPT * reduction_workgroup(caps) as usize)
 }
 
-/// Memory for parts of products and what comes of them.
+/// Memory for parts of products and for the squares of their sums.
 #[derive(Debug, Clone, Copy)]
-pub struct Room<'a> {
-    /// Elements of f32, overwritten: [`super::matmul::partials`] says how many a product needs.
+pub struct PartialsMemory<'a> {
+    /// Elements of f32, overwritten: [`super::matmul::partial_sums_len`] returns how many a product needs.
     pub partials: &'a Tensor,
-    /// Elements of f32, overwritten by the sums of squares of gradients, while there are enough: [`squares`] says how many each
-    /// takes.
+    /// Elements of f32, overwritten with the sums of squares of gradients as long as they fit. [`max_square_sums`]
+    /// returns how many each gradient takes.
     pub squares: &'a Tensor,
 }
 
 /// Parts of a weight's gradient.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
-    /// (parts, elements of `dweight`), in the room.
+    /// (parts, elements of `dweight`), in [`PartialsMemory::partials`].
     pub partials: &'a Tensor,
     /// Number of parts.
     pub parts: u32,
-    /// Accumulated, or overwritten where it [begins](Pass::begins).
+    /// Accumulated, or overwritten where it [begins](Pass::take_zero).
     pub dweight: &'a Tensor,
-    /// These parts are all of the product: nothing else is added.
+    /// Whether these parts are the whole product, so that nothing else will be added.
     pub whole: bool,
 }
 
-/// Rows of sums that wait in the scratch.
+/// Rows of sums that wait in the scratch to be added.
 #[derive(Debug)]
 struct Rows {
     rows: usize,
@@ -154,53 +155,56 @@ struct Rows {
     outs: Vec<Tensor>,
 }
 
-/// The gradients whose sums of squares were left in [`Room::squares`].
+/// The gradients whose sums of squares are in [`PartialsMemory::squares`].
 #[derive(Debug, Default)]
-pub struct Squared {
-    /// Sums, from the first on.
+pub struct SquaredGradients {
+    /// Number of sums, which begin at the first element of [`PartialsMemory::squares`].
     pub count: usize,
-    /// The gradients, all of each.
+    /// The gradients, each whole.
     pub of: Vec<Tensor>,
 }
 
-/// Memory for what is summed apart, and what waits there to be added. [`Sums::finish`] ends it: what still waits would be lost.
+/// Memory for partial sums, and the rows that wait there to be added. Call [`Sums::finish`] at the end, or waiting rows
+/// are lost.
 #[derive(Debug)]
 #[must_use]
 pub struct Sums<'a> {
-    room: Option<Room<'a>>,
+    room: Option<PartialsMemory<'a>>,
     scratch: &'a Tensor,
     waiting: Option<Rows>,
-    squared: Squared,
+    squared: SquaredGradients,
 }
 
 impl<'a> Sums<'a> {
-    /// Sums products in parts if there is room for them, and rows in `scratch`: elements of f32, overwritten.
-    pub fn new(room: Option<Room<'a>>, scratch: &'a Tensor) -> Self {
-        Self { room, scratch, waiting: None, squared: Squared::default() }
+    /// Creates sums that use `room` for parts of products, if given, and `scratch` for rows. Both are f32 and are
+    /// overwritten.
+    pub fn new(room: Option<PartialsMemory<'a>>, scratch: &'a Tensor) -> Self {
+        Self { room, scratch, waiting: None, squared: SquaredGradients::default() }
     }
 
-    /// Returns the room for parts of products, if there is any.
+    /// Returns the memory for parts of products, if there is any.
     #[must_use]
     pub fn partials(&self) -> Option<&'a Tensor> {
         self.room.map(|room| room.partials)
     }
 
-    /// Returns the scratch, of which nothing is needed any more.
+    /// Adds rows that wait in the scratch, and returns the scratch for reuse.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if a kernel cannot be built; [`Error::Shape`] if it holds other elements than f32.
+    /// [`Error::Gpu`] if a kernel cannot be built; [`Error::Shape`] if its element type is not f32.
     pub fn scratch(&mut self, pass: &mut Pass) -> Result<&'a Tensor> {
         self.scratch.check_elem("sums.add", "scratch", Elem::F32)?;
         self.add_waiting(pass)?;
         Ok(self.scratch)
     }
 
-    /// Leaves rows of sums in the scratch, to be added to `outs`, (1, C) each: `stride` elements from row to row, of each row the
-    /// columns of each of `outs` behind one another. Whoever leaves them has asked for the scratch before.
+    /// Registers `rows` rows of sums in the scratch, to be added later to `outs`, each (1, C). Rows are `stride`
+    /// elements apart. Each row has the columns of the first of `outs`, then those of the second, and so on. The caller
+    /// must have taken the scratch by [`Sums::scratch`] before.
     ///
     /// # Errors
-    /// [`Error::Shape`].
-    pub fn leave(&mut self, rows: usize, stride: usize, outs: &[&Tensor]) -> Result<()> {
+    /// [`Error::Shape`] if a gradient has the wrong shape, the rows do not fit the scratch, or other rows still wait.
+    pub fn queue_rows(&mut self, rows: usize, stride: usize, outs: &[&Tensor]) -> Result<()> {
         let place = "sums.add";
         let columns = outs.first().map_or(0, |out| out.columns());
         outs.iter().try_for_each(|out| out.check_shape(place, "out", 1, columns))?;
@@ -209,20 +213,20 @@ impl<'a> Sums<'a> {
                 self.waiting = Some(Rows { rows, stride, outs: outs.iter().map(|&out| out.clone()).collect() });
                 return Ok(());
             }
-            (_, Some(_)) => Fault::at(place, "rows that were left before still wait").expected("none"),
+            (_, Some(_)) => Fault::at(place, "rows that were queued before still wait to be added").expected("none"),
             (count, None) => Fault::at(place, format!("{count} gradients of {columns} in {rows} rows of {stride}"))
-                .expected(format!("1 to {MOST_OUTS}, within their row and the scratch")),
+                .expected(format!("1 to {MOST_OUTS} gradients that fit a row, and rows that fit the scratch")),
         };
         Err(Error::shape(fault))
     }
 
-    /// Adds parts to a weight's gradient, and rows that wait to theirs.
+    /// Adds parts to a weight's gradient, and waiting rows to their gradients.
     ///
     /// # Errors
-    /// [`Error::Shape`] without room for parts; [`Error::Gpu`] if a kernel cannot be built.
+    /// [`Error::Shape`] without memory for parts; [`Error::Gpu`] if a kernel cannot be built.
     pub fn add(&mut self, pass: &mut Pass, parts: Parts) -> Result<()> {
         let Some(room) = self.room else {
-            return Err(Error::shape(Fault::at("sums.add", "parts of a product, and no room for any")));
+            return Err(Error::shape(Fault::at("sums.add", "parts of a product, but no memory for parts")));
         };
         parts.partials.check_elem("sums.add", "partials", Elem::F32)?;
         parts.partials.check_shape("sums.add", "partials", parts.parts as usize, parts.dweight.len())?;
@@ -244,24 +248,25 @@ impl<'a> Sums<'a> {
         dispatch(pass, None, Some((&rows, self.scratch)))
     }
 
-    /// Adds what still waits, and returns the gradients whose squares were summed.
+    /// Adds rows that still wait, and returns the gradients whose squares were summed.
     ///
     /// # Errors
     /// [`Error::Gpu`] if a kernel cannot be built.
-    pub fn finish(mut self, pass: &mut Pass) -> Result<Squared> {
+    pub fn finish(mut self, pass: &mut Pass) -> Result<SquaredGradients> {
         self.add_waiting(pass)?;
         Ok(self.squared)
     }
 }
 
-/// The width that all of a dispatch's tensors can be read in.
+/// Returns the widest width in which all tensors of a dispatch can be read.
 fn width(parts: Option<&Parts>, rows: Option<(&Rows, &Tensor)>) -> Width {
     let mut lengths: Vec<usize> = parts.iter().map(|parts| parts.dweight.len()).collect();
     lengths.extend(rows.iter().flat_map(|(rows, _)| [rows.stride, rows.outs[0].len()]));
     Width::of(&lengths)
 }
 
-/// Adds parts, whose squares go to the room from a given place on if that is wanted, and rows in the scratch.
+/// Records a dispatch that adds `parts` (the parts, the tensor for sums of squares, and the position of their first sum
+/// if they are wanted) and `rows` (the rows, and the scratch that holds them).
 fn dispatch(
     pass: &mut Pass,
     parts: Option<(&Parts, &Tensor, Option<usize>)>,
@@ -269,7 +274,7 @@ fn dispatch(
 ) -> Result<()> {
     let caps = &pass.gpu.caps;
     let width = width(parts.map(|(parts, ..)| parts), rows);
-    let mut p = Params { first_square: NO_SQUARES, ..bytemuck::Zeroable::zeroed() };
+    let mut p = SumsImmediates { first_square: NO_SQUARES, ..bytemuck::Zeroable::zeroed() };
     let (mut tensors, mut gradients) = (Vec::new(), Vec::new());
     let (mut row_groups, mut added, mut squared) = (0, 0, 0);
     if let Some((parts, squares, first)) = parts {
@@ -293,14 +298,14 @@ fn dispatch(
         p.rows = rows.rows as u32;
         p.stride = (rows.stride / width.elements()) as u32;
         p.columns = (c / width.elements()) as u32;
-        row_groups = rows.outs.len() as u64 * groups(p.columns as usize, reduce_group(caps) / share);
+        row_groups = rows.outs.len() as u64 * workgroups(p.columns as usize, reduction_workgroup(caps) / share);
         added += rows.rows * rows.outs.len() * c;
         tensors.push(scratch.reshape(rows.rows, rows.stride));
         tensors.extend(rows.outs.iter().cloned());
         gradients.extend(&rows.outs);
     }
     let kernel = kernel(caps, width, parts.is_some(), rows.map_or(0, |(rows, _)| rows.outs.len()));
-    let begins: Vec<bool> = gradients.iter().map(|gradient| pass.begins(gradient)).collect();
+    let begins: Vec<bool> = gradients.iter().map(|gradient| pass.take_zero(gradient)).collect();
     let first_bit = u32::from(parts.is_none());
     p.adds = begins.iter().zip(first_bit..).map(|(&begins, bit)| u32::from(!begins) << bit).sum();
     let moved = |(gradient, &begins): (&&Tensor, &bool)| if begins { gradient.bytes() } else { 2 * gradient.bytes() };

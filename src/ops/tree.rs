@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 
 /// The pass that [`add`] records.
 pub const ADD: OpPass = OpPass::new("tree", "add");
@@ -12,25 +12,26 @@ pub const ADD: OpPass = OpPass::new("tree", "add");
 pub static OPERATOR: Operator = Operator { name: "tree", passes: &[ADD], kernels, tried: super::none_tried };
 
 crate::shared_struct! {
-    struct Params {
+    struct TreeImmediates {
         count: u32,
     }
 }
 
-fn kernel(caps: &Caps, width: Width) -> KernelId {
-    KernelId::shader(ADD, "add", width, &[include_str!("../../shaders/tree.wgsl")]).set("WORKGROUP", group(caps))
+fn kernel(width: Width) -> KernelId {
+    KernelId::shader(ADD, "add", width, &[include_str!("../../shaders/tree.wgsl")])
+        .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<KernelId> {
-    [Width::Vec4, Width::Scalar].map(|width| kernel(caps, width)).into()
+pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
+    [Width::Vec4, Width::Scalar].map(kernel).into()
 }
 
 /// Tensors of [`add`].
 #[derive(Debug)]
 pub struct Add<'a> {
-    /// (1, N), accumulated: the sum over the earlier ranks. It can be bound as a whole.
+    /// (1, N), accumulated: the sum over the earlier ranks. It must fit one binding.
     pub left: &'a Tensor,
     /// (1, N): the sum over the later ranks, in another buffer.
     pub right: &'a Tensor,
@@ -46,10 +47,10 @@ pub fn add(pass: &mut Pass, Add { left, right }: Add) -> Result<()> {
     let width = Width::of(&[left.len()]);
     let count = left.len() / width.elements();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, width),
+        kernel: &kernel(width),
         tensors: &[left, right],
-        immediates: Immediates::of(&Params { count: count as u32 }),
-        groups: groups(count, group(&pass.gpu.caps)),
+        immediates: Immediates::of(&TreeImmediates { count: count as u32 }),
+        groups: workgroups(count, ELEMENTWISE_WORKGROUP),
         flops: left.len() as u64,
         bytes: 2 * left.bytes() + right.bytes(),
     })

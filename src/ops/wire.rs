@@ -1,10 +1,10 @@
-//! Gradients in 16 bits, as devices send them to each other.
+//! Conversion of gradients to and from 16 bits, in which devices send them to each other.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Tensor};
 
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 
 /// The pass that [`narrow`] records.
 pub const NARROW: OpPass = OpPass::new("wire", "narrow");
@@ -13,14 +13,15 @@ pub const WIDEN: OpPass = OpPass::new("wire", "widen");
 /// The operator's entry in [`super::OPERATORS`].
 pub static OPERATOR: Operator = Operator { name: "wire", passes: &[NARROW, WIDEN], kernels, tried: super::none_tried };
 
-/// Values that an invocation takes.
+/// Values that an invocation converts.
 const EACH: usize = 4;
 
-/// The factor of the gradients of a mean loss: f16 then holds them up to 32, with all its bits from 3e-8 and in steps of 3e-11 below.
+/// Factor by which the gradients of a mean loss are multiplied for f16, which then holds values up to 32, with full
+/// precision from 3e-8 on and in steps of 3e-11 below.
 pub const SCALE: f32 = 2048.0;
 
 crate::shared_struct! {
-    struct Params {
+    struct WireImmediates {
         count: u32,
         scale: f32,
     }
@@ -29,23 +30,23 @@ crate::shared_struct! {
 /// A type of 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// The upper half of an f32: its range, 8 bits of precision.
+    /// The upper half of an f32: the range of f32, 8 bits of precision.
     Bf16,
     /// IEEE's half: 11 bits of precision, to 65504.
     F16,
 }
 
 impl Format {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 2] = [Self::Bf16, Self::F16];
 
-    /// Its name.
+    /// Returns the format's name.
     #[must_use]
     pub fn name(self) -> &'static str {
         &self.variant()[1..]
     }
 
-    /// The end of its kernels' names.
+    /// Returns the suffix of its kernels' names.
     fn variant(self) -> &'static str {
         match self {
             Self::Bf16 => ".bf16",
@@ -63,32 +64,32 @@ impl Format {
     }
 }
 
-fn kernel(caps: &Caps, of: OpPass, format: Format) -> KernelId {
+fn kernel(of: OpPass, format: Format) -> KernelId {
     let body = [include_str!("../../shaders/shared/step.wgsl"), include_str!("../../shaders/wire.wgsl")];
     KernelId::shader(of, of.pass, Width::Vec4, &body)
         .with_text(format.constants())
         .variant(format.variant())
-        .set("WORKGROUP", group(caps))
+        .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
-pub fn kernels(caps: &Caps) -> Vec<KernelId> {
-    Format::ALL.iter().flat_map(|&format| [NARROW, WIDEN].map(|of| kernel(caps, of, format))).collect()
+pub fn kernels(_caps: &Caps) -> Vec<KernelId> {
+    Format::ALL.iter().flat_map(|&format| [NARROW, WIDEN].map(|of| kernel(of, format))).collect()
 }
 
 /// Tensors of [`narrow`] and [`widen`].
 #[derive(Debug)]
 pub struct Wire<'a> {
-    /// The type of what is packed.
+    /// Type of the packed values.
     pub format: Format,
     /// (1, N) f32, N a multiple of 4.
     pub wide: &'a Tensor,
-    /// (1, N / 2) u32, the first of two values in the lower half.
+    /// (1, N / 2) u32, two values in each, the first in the lower half.
     pub packed: &'a Tensor,
-    /// A power of two: values become multiples of it.
+    /// Factor by which values are multiplied: a power of two.
     pub scale: f32,
-    /// [`crate::ops::stepcontrol::State`], whose loss scale is taken out of the values meanwhile.
+    /// The [`crate::ops::stepcontrol::State`], whose loss scale is removed from packed values.
     pub state: &'a Tensor,
 }
 
@@ -108,29 +109,29 @@ impl Wire<'_> {
         let tensors =
             if of == NARROW { [self.wide, self.state, self.packed] } else { [self.packed, self.state, self.wide] };
         pass.dispatch(&Dispatch {
-            kernel: &kernel(&pass.gpu.caps, of, self.format),
+            kernel: &kernel(of, self.format),
             tensors: &tensors,
-            immediates: Immediates::of(&Params { count: count as u32, scale: self.scale }),
-            groups: groups(count, group(&pass.gpu.caps)),
+            immediates: Immediates::of(&WireImmediates { count: count as u32, scale: self.scale }),
+            groups: workgroups(count, ELEMENTWISE_WORKGROUP),
             flops: 0,
             bytes: self.wide.bytes() + self.packed.bytes(),
         })
     }
 }
 
-/// `packed = wide · scale / loss scale`, rounded to the nearest, ties to even. What exceeds the type's range becomes infinite,
-/// what is below bf16's least normal number zero.
+/// `packed = wide · scale / loss scale`, rounded to the nearest, ties to even. Overwrites `packed`. Values beyond the
+/// type's range become infinite. Values below bf16's smallest normal number become zero.
 ///
 /// # Errors
-/// [`Error::Shape`] if shapes or types are others.
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn narrow(pass: &mut Pass, io: &Wire) -> Result<()> {
     io.record(pass, NARROW)
 }
 
-/// `wide = packed · loss scale / scale`, exactly where that is a normal f32. Overwrites `wide`.
+/// `wide = packed · loss scale / scale`, which is exact where it is a normal f32. Overwrites `wide`.
 ///
 /// # Errors
-/// [`Error::Shape`] if shapes or types are others.
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn widen(pass: &mut Pass, io: &Wire) -> Result<()> {
     io.record(pass, WIDEN)
 }

@@ -1,4 +1,5 @@
-//! Random numbers with a state that can be saved: those of llm.c, so that weights, orders and samples are its own.
+//! Random numbers with a state that can be saved. The generator is llm.c's, so that initial weights, orders and samples
+//! are the same as llm.c's.
 
 pub mod mt19937;
 

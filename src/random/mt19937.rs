@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 /// Words of state.
 const N: usize = 624;
-/// Distance between the two words that make a new one.
+/// Distance between the two words from which a new one is made.
 const M: usize = 397;
 
-/// The generator. Two with equal state give equal streams.
+/// The generator. Two generators with equal state give equal streams.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Mt19937 {
     state: [u32; N],
@@ -34,19 +34,19 @@ impl std::fmt::Debug for Mt19937 {
 }
 
 impl Mt19937 {
-    /// Starts the stream of a seed; `torch.manual_seed(seed)` starts the same one.
+    /// Starts the stream of a seed. `torch.manual_seed(seed)` starts the same stream.
     #[must_use]
     pub fn new(seed: u32) -> Self {
         let mut state = [seed; N];
         for i in 1..N {
             let previous = state[i - 1];
-            // i is below 624, so the cast keeps it
+            // i is below 624, so the cast is exact
             state[i] = 1_812_433_253_u32.wrapping_mul(previous ^ (previous >> 30)).wrapping_add(i as u32);
         }
         Self { state, next: N }
     }
 
-    /// The next number, uniform over all of `u32`.
+    /// Returns the next number, uniform over all of `u32`.
     pub fn next_u32(&mut self) -> u32 {
         if self.next == N {
             self.refill();
@@ -56,8 +56,8 @@ impl Mt19937 {
         temper(word)
     }
 
-    /// Overwrites `out` with the next `out.len()` numbers: the same ones as that many calls of
-    /// [`next_u32`](Self::next_u32), a block at a time because initial weights need 10⁸ of them.
+    /// Overwrites `out` with the next `out.len()` numbers, the same as that many calls of [`next_u32`](Self::next_u32).
+    /// Works a block at a time because initial weights need 10⁸ numbers.
     pub fn fill_u32(&mut self, mut out: &mut [u32]) {
         while !out.is_empty() {
             if self.next == N {
@@ -75,7 +75,7 @@ impl Mt19937 {
 
     /// Shuffles in place as llm.c does: for i = n−1 … 1 swaps `items[i]` with `items[next_u32() mod (i+1)]`.
     ///
-    /// Draws n−1 numbers. The slight bias of the remainder is llm.c's, and kept so that orders agree.
+    /// Draws n−1 numbers. The slight bias of the remainder is llm.c's and is kept so that orders agree.
     pub fn permute(&mut self, items: &mut [u32]) {
         for i in (1..items.len()).rev() {
             let j = u64::from(self.next_u32()) % (i as u64 + 1);
@@ -83,13 +83,13 @@ impl Mt19937 {
         }
     }
 
-    /// The state as plain numbers.
+    /// Returns the state as plain numbers.
     #[must_use]
     pub fn state(&self) -> Mt19937State {
         Mt19937State { words: self.state.to_vec(), next: self.next as u32 }
     }
 
-    /// A generator that goes on where `state` was taken.
+    /// Makes a generator that continues the stream from `state`.
     ///
     /// # Errors
     /// [`Error::Data`] if there are not 624 words, or `next` is above 624.
@@ -120,14 +120,14 @@ impl Mt19937 {
     }
 }
 
-/// The top bit of `a` before the other bits of `b`, times the twister's matrix.
+/// Returns the top bit of `a` followed by the other bits of `b`, times the twister's matrix.
 fn twist(a: u32, b: u32) -> u32 {
     let y = (a & 0x8000_0000) | (b & 0x7fff_ffff);
-    // the lowest bit decides whether the matrix adds its constant; a mask instead of a branch lets loops vectorise
+    // the lowest bit decides whether the matrix adds its constant; a mask instead of a branch lets the loops vectorise
     (y >> 1) ^ ((b & 1).wrapping_neg() & 0x9908_b0df)
 }
 
-/// Spreads a word's bits over the number handed out.
+/// Tempers a word: spreads its bits over the number that is returned.
 fn temper(word: u32) -> u32 {
     let mut y = word;
     y ^= y >> 11;
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_state_goes_on_identically() {
+    fn a_saved_state_continues_the_same_stream() {
         let mut rng = Mt19937::new(3);
         for _ in 0..1000 {
             rng.next_u32();

@@ -13,7 +13,7 @@ pub struct Settings {
     pub eps: f64,
     /// Decoupled weight decay; 0 for vectors.
     pub weight_decay: f64,
-    /// Multiplies every gradient: the clipping factor.
+    /// Factor of every gradient, for clipping.
     pub grad_scale: f64,
     /// Number of this update, counted from 1, for the bias correction.
     pub t: u32,

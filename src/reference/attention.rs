@@ -1,9 +1,9 @@
-//! Causal multi-head attention, through the full matrix of probabilities of one head at a time.
+//! Causal multi-head attention, computed with the full matrix of probabilities of one head at a time.
 //!
 //! `qkv` is (B, T, 3C): the first C channels of a row are the query, then the key, then the value; head h has the
 //! channels `h*HS .. (h+1)*HS` of each, `HS = C / NH`.
 
-/// What [`forward`] returns.
+/// The result of [`forward`].
 #[derive(Debug, Clone)]
 pub struct Forward {
     /// (B, T, C): the heads side by side.
@@ -12,13 +12,13 @@ pub struct Forward {
     pub lse: Vec<f64>,
 }
 
-/// Offset of channel 0 of head h in the query (`part` 0), key (1) or value (2) of row (b, t).
+/// Returns the offset of channel 0 of head h in the query (`part` 0), key (1) or value (2) of row (b, t).
 fn offset(b: usize, t: usize, part: usize, h: usize, T: usize, C: usize, HS: usize) -> usize {
     (b * T + t) * 3 * C + part * C + h * HS
 }
 
-/// Probabilities (T, T) and log-sum-exp (T) of one head: `p[i,j] = exp(s[i,j] - lse[i])` for `j <= i`, else 0, where
-/// `s[i,j] = q[i] · k[j] / sqrt(HS)`.
+/// Returns the probabilities (T, T) and the log-sum-exp (T) of one head: `p[i,j] = exp(s[i,j] - lse[i])` for `j <= i`,
+/// else 0, where `s[i,j] = q[i] · k[j] / sqrt(HS)`.
 fn probabilities(qkv: &[f64], b: usize, h: usize, T: usize, C: usize, NH: usize) -> (Vec<f64>, Vec<f64>) {
     let HS = C / NH;
     let scale = 1.0 / (HS as f64).sqrt();
@@ -31,7 +31,7 @@ fn probabilities(qkv: &[f64], b: usize, h: usize, T: usize, C: usize, NH: usize)
                 scores[j] += scale * qkv[q + e] * qkv[k + e];
             }
         }
-        // the largest score is taken out so that no exponential overflows
+        // the largest score is subtracted so that no exponential overflows
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let mut sum = 0.0;
         for j in 0..=i {

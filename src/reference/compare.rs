@@ -1,6 +1,6 @@
-//! The words in which two tensors differ, and the elements that are far from what they should be.
+//! Counts of words in which two tensors differ, and of elements that are out of tolerance.
 
-/// How many words differ, and the position of the first that does, or `u32::MAX`.
+/// Returns the number of words that differ, and the position of the first, or `u32::MAX` if none does.
 #[must_use]
 pub fn forward(first: &[u32], again: &[u32]) -> [u32; 2] {
     assert_eq!(first.len(), again.len(), "compare.forward: again");
@@ -13,8 +13,9 @@ pub fn forward(first: &[u32], again: &[u32]) -> [u32; 2] {
     result
 }
 
-/// How many elements are not within `tolerance + stored |want|` of `want`, the position of the first of them or
-/// `u32::MAX`, and how many are not zero: of those in `columns` of rows of `line` elements.
+/// Returns the number of elements that are not within `tolerance + stored |want|` of `want`, the position of the first
+/// of them or `u32::MAX`, and the number of nonzero elements. Rows have `line` elements, of which only those in
+/// `columns` are compared.
 #[must_use]
 pub fn near(
     got: &[f64],

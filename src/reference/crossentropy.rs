@@ -1,9 +1,9 @@
 //! Softmax and cross-entropy over the real columns of the logits.
 
-/// The target of a row that counts for nothing.
+/// The target that excludes a row: its loss and gradient are zero.
 pub const IGNORED: u32 = u32::MAX;
 
-/// log of the sum of exponentials, with the largest taken out so that nothing overflows.
+/// Returns the log of the sum of exponentials. The largest value is subtracted first so that nothing overflows.
 fn log_sum_exp(row: &[f64]) -> f64 {
     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;
@@ -13,7 +13,8 @@ fn log_sum_exp(row: &[f64]) -> f64 {
     max + sum.ln()
 }
 
-/// `losses[n] = -log softmax(logits[n,0..V])[targets[n]]`, in nats; 0 where the target is [`IGNORED`]. Returns `losses`.
+/// `losses[n] = -log softmax(logits[n,0..V])[targets[n]]`, in nats; 0 where the target is [`IGNORED`]. Returns
+/// `losses`.
 ///
 /// `logits`: (N, Vp), columns V.. are padding and never read. `targets`, `losses`: (N).
 #[must_use]

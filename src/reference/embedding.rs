@@ -19,7 +19,7 @@ pub fn forward(tokens: &[u32], wte: &[f64], wpe: &[f64], T: usize, C: usize) -> 
 
 /// `dwte[tokens[n],c] += dout[n,c]`, `dwpe[n % T,c] += dout[n,c]`. Accumulates into `dwte` and `dwpe`.
 ///
-/// `dout`: (N, C). `tokens`: (N). `dwte`: (Vp, C). `dwpe`: (at least T, C); its rows past T are left alone.
+/// `dout`: (N, C). `tokens`: (N). `dwte`: (Vp, C). `dwpe`: (at least T, C); its rows from T on are not changed.
 pub fn backward(dout: &[f64], tokens: &[u32], dwte: &mut [f64], dwpe: &mut [f64], T: usize, C: usize) {
     let N = tokens.len();
     assert_eq!(N % T, 0, "embedding.backward: rows are not a multiple of T");

@@ -2,7 +2,7 @@
 
 /// sqrt(2 / pi).
 const SCALE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
-/// Weight of the cube.
+/// Coefficient of the cube.
 const CUBE: f64 = 0.044715;
 
 /// `out = 0.5 * x * (1 + tanh(u))`, `u = sqrt(2/pi) * (x + 0.044715 x³)`, element by element. Returns `out`.
@@ -21,7 +21,7 @@ pub fn forward(inp: &[f64]) -> Vec<f64> {
 /// `dinp = dout * (0.5 * (1 + tanh(u)) + 0.5 * x * (1 - tanh²(u)) * sqrt(2/pi) * (1 + 3 * 0.044715 x²))`.
 /// Returns `dinp`.
 ///
-/// `dout`, `inp`, `dinp`: the same shape; `inp` is what [`forward`] was given.
+/// `dout`, `inp`, `dinp`: the same shape; `inp` is the input of [`forward`].
 #[must_use]
 pub fn backward(dout: &[f64], inp: &[f64]) -> Vec<f64> {
     assert_eq!(dout.len(), inp.len(), "gelu.backward: dout");

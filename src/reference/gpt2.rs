@@ -1,4 +1,4 @@
-//! The whole of GPT-2 in f64: forward, backward and training steps, to follow a run of the real thing.
+//! All of GPT-2 in f64: forward, backward and training steps, with which tests compare real runs.
 
 use super::{adamw, attention, bias, crossentropy, embedding, gelu, gradnorm, layernorm, matmul, residual};
 use crate::model::{Config, PARAMS, Weights, params};
@@ -8,26 +8,26 @@ use crate::model::{Config, PARAMS, Weights, params};
 pub struct Params {
     /// The model's shape.
     pub config: Config,
-    /// As in [`Weights::tensors`]: for entry i of [`PARAMS`] all copies behind one another, row-major.
+    /// For entry i of [`PARAMS`] all copies one after the other, row-major, as in [`Weights::tensors`].
     pub tensors: Vec<Vec<f64>>,
 }
 
 impl Params {
-    /// All zeros, in the right sizes.
+    /// Returns parameters of the right sizes that are all zero.
     #[must_use]
     pub fn zeros(config: Config) -> Self {
         let tensors = PARAMS.iter().map(|p| vec![0.0; p.copies(&config) * p.elements(&config)]).collect();
         Self { config, tensors }
     }
 
-    /// The same numbers in f64.
+    /// Converts weights to f64.
     #[must_use]
     pub fn from_weights(weights: &Weights) -> Self {
         let tensors = weights.tensors.iter().map(|t| t.iter().map(|&x| f64::from(x)).collect()).collect();
         Self { config: weights.config, tensors }
     }
 
-    /// One copy of a parameter: `layer` is 0 for those that the model has once.
+    /// Returns one copy of a parameter. `layer` is 0 for parameters that the model has once.
     #[must_use]
     pub fn get(&self, name: &str, layer: usize) -> &[f64] {
         let i = params::index(name);
@@ -35,7 +35,7 @@ impl Params {
         &self.tensors[i][layer * n..(layer + 1) * n]
     }
 
-    /// The same, for writing.
+    /// Returns one copy of a parameter for writing.
     #[must_use]
     pub fn get_mut(&mut self, name: &str, layer: usize) -> &mut [f64] {
         let i = params::index(name);
@@ -43,7 +43,7 @@ impl Params {
         &mut self.tensors[i][layer * n..(layer + 1) * n]
     }
 
-    /// Two different parameters at once, for writing.
+    /// Returns two different parameters for writing.
     fn pair_mut(&mut self, names: [&str; 2], layer: usize) -> [&mut [f64]; 2] {
         let config = self.config;
         let indices = names.map(params::index);
@@ -104,7 +104,7 @@ pub struct Forward {
     pub logits: Vec<f64>,
     /// (B, T), in nats; 0 for ignored targets.
     pub losses: Vec<f64>,
-    /// Sum of `losses` over all B T rows, ignored ones counted, as llm.c divides.
+    /// Sum of `losses` divided by all B T rows, including ignored ones, as in llm.c.
     pub mean_loss: f64,
 }
 
@@ -133,7 +133,7 @@ pub fn forward(p: &Params, batch: &Batch) -> Forward {
     Forward { encoded, blocks, lnf, logits, losses, mean_loss }
 }
 
-/// One block. `inp`: (B, T, C).
+/// Computes one block. `inp`: (B, T, C).
 fn block_forward(p: &Params, layer: usize, inp: &[f64], T: usize) -> Block {
     let (C, NH) = (p.config.channels, p.config.heads);
     let N = inp.len() / C;
@@ -152,10 +152,10 @@ fn block_forward(p: &Params, layer: usize, inp: &[f64], T: usize) -> Block {
     Block { ln1, qkv, atty, attproj, residual2, ln2, fch, fch_gelu, fcproj, residual3 }
 }
 
-/// The gradient of `dloss * Σ losses` by every parameter. Accumulates into `grads`; the padded rows of `wte`'s gradient
-/// get nothing.
+/// Computes the gradient of `dloss * Σ losses` with respect to every parameter. Accumulates into `grads`; nothing is
+/// added to the padded rows of `wte`'s gradient.
 ///
-/// `acts`: what [`forward`] returned for the same parameters and batch. With `dloss` = 1 / (B T) this is the gradient
+/// `acts`: the result of [`forward`] for the same parameters and batch. With `dloss` = 1 / (B T) this is the gradient
 /// of `mean_loss`.
 pub fn backward(p: &Params, batch: &Batch, acts: &Forward, dloss: f64, grads: &mut Params) {
     let (C, V, Vp) = (p.config.channels, p.config.vocab, p.config.padded_vocab());
@@ -173,7 +173,7 @@ pub fn backward(p: &Params, batch: &Batch, acts: &Forward, dloss: f64, grads: &m
     embedding::backward(&dresidual, batch.tokens, dwte, dwpe, batch.T, C);
 }
 
-/// One block: from the gradient of `residual3` to the gradient of `inp`.
+/// Computes one block, from the gradient of `residual3` to the gradient of `inp`.
 fn block_backward(
     p: &Params,
     layer: usize,
@@ -211,7 +211,7 @@ fn block_backward(
     residual::forward(&dresidual2, &through_ln1)
 }
 
-/// What stays the same over a run, unless the caller changes it between steps.
+/// The settings of a run, which the caller may change between steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// Learning rate of the next step.
@@ -229,13 +229,13 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// llm.c's: rate 3e-4, betas 0.9 and 0.95, eps 1e-8, no decay, clip 1.
+    /// Returns llm.c's defaults: rate 3e-4, betas 0.9 and 0.95, eps 1e-8, no decay, clip 1.
     fn default() -> Self {
         Self { lr: 3e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0 }
     }
 }
 
-/// What a training step reports.
+/// The report of a training step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Mean loss over all rows of all micro-batches, before the update.
@@ -257,12 +257,12 @@ pub struct Trainer {
     pub v: Params,
     /// Updates made so far.
     pub steps: u32,
-    /// The rates; may be changed between steps.
+    /// The settings, which may be changed between steps.
     pub settings: Settings,
 }
 
 impl Trainer {
-    /// Starts from these weights with moments of zero.
+    /// Creates a trainer with these weights and moments of zero.
     #[must_use]
     pub fn new(weights: &Weights, settings: Settings) -> Self {
         let zeros = Params::zeros(weights.config);
@@ -270,8 +270,8 @@ impl Trainer {
         Self { params, grads: zeros.clone(), m: zeros.clone(), v: zeros, steps: 0, settings }
     }
 
-    /// One update: gradients summed over the micro-batches, each row weighing 1 / (rows of all micro-batches), clipped
-    /// by their global norm, then AdamW. Overwrites `grads`.
+    /// Makes one update. Sums gradients over the micro-batches, each row with the weight 1 / (rows of all
+    /// micro-batches), clips them by their global norm, and applies AdamW. Overwrites `grads`.
     pub fn step(&mut self, micro_batches: &[Batch]) -> Step {
         let rows: usize = micro_batches.iter().map(|batch| batch.tokens.len()).sum();
         let dloss = 1.0 / rows as f64;
@@ -287,7 +287,7 @@ impl Trainer {
         Step { loss, norm }
     }
 
-    /// AdamW on every parameter, with the gradients times `grad_scale`.
+    /// Applies AdamW to every parameter, with the gradients times `grad_scale`.
     fn update(&mut self, grad_scale: f64) {
         self.steps += 1;
         let Settings { lr, beta1, beta2, eps, weight_decay, .. } = self.settings;

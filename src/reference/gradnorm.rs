@@ -1,6 +1,6 @@
 //! The Euclidean norm over all gradients, and the factor that clips it.
 
-/// `sqrt(Σ g²)` over all elements of all tensors.
+/// Returns `sqrt(Σ g²)` over all elements of all tensors.
 #[must_use]
 pub fn forward(grads: &[Vec<f64>]) -> f64 {
     let mut squares = 0.0;
@@ -12,7 +12,7 @@ pub fn forward(grads: &[Vec<f64>]) -> f64 {
     squares.sqrt()
 }
 
-/// The factor that brings a gradient of this norm down to `clip`: `clip / norm` if `norm > clip`, else 1.
+/// Returns the factor that scales a gradient of this norm down to `clip`: `clip / norm` if `norm > clip`, else 1.
 ///
 /// Source: llm.c's `gpt2_update`. (PyTorch's `clip_grad_norm_` divides by `norm + 1e-6` instead.)
 #[must_use]

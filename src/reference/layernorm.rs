@@ -3,7 +3,7 @@
 /// Added to the variance, as in GPT-2.
 pub const EPS: f64 = 1e-5;
 
-/// What [`forward`] returns.
+/// The result of [`forward`].
 #[derive(Debug, Clone)]
 pub struct Forward {
     /// (N, C): the normalised input, `(inp - mean) * rstd`.
@@ -16,7 +16,7 @@ pub struct Forward {
     pub rstd: Vec<f64>,
 }
 
-/// `out[n,c] = (inp[n,c] - mean[n]) * rstd[n] * weight[c] + bias[c]`. Returns what is multiplied by `weight` too.
+/// `out[n,c] = (inp[n,c] - mean[n]) * rstd[n] * weight[c] + bias[c]`. Returns the normalised input too.
 ///
 /// The variance is the biased one (divided by C), summed in a second pass over `inp - mean`.
 ///
@@ -50,7 +50,7 @@ pub fn forward(inp: &[f64], weight: &[f64], bias: &[f64], C: usize) -> Forward {
     Forward { out: affine(&xhat, weight, bias, C), xhat, mean, rstd }
 }
 
-/// `out[n,c] = xhat[n,c] * weight[c] + bias[c]`.
+/// `out[n,c] = xhat[n,c] * weight[c] + bias[c]`. Returns `out`.
 ///
 /// `xhat`: (N, C). `weight`, `bias`: (C).
 #[must_use]
@@ -61,11 +61,11 @@ pub fn affine(xhat: &[f64], weight: &[f64], bias: &[f64], C: usize) -> Vec<f64> 
 /// With `g = weight * dout`, for each row: `dinp[c] = rstd * (g[c] - avg(g) - xhat[c] * avg(g * xhat))`;
 /// `dweight[c] += Σₙ dout * xhat`; `dbias[c] += Σₙ dout`.
 ///
-/// Returns `dinp` alone: in the model it is added to the gradient of the residual stream.
+/// Returns only `dinp`, which the model adds to the gradient of the residual stream.
 /// Accumulates into `dweight` and `dbias`.
 ///
 /// `dout`, `xhat`, `dinp`: (N, C). `rstd`: (N). `weight`, `dweight`, `dbias`: (C). `xhat` and `rstd` are [`forward`]'s.
-/// Source: `avg` and `xhat` are what the mean and the variance feed back; llm.c's `layernorm_backward`.
+/// Source: llm.c's `layernorm_backward`. The terms with `avg` are the gradients through the mean and the variance.
 #[must_use]
 pub fn backward(
     dout: &[f64],

@@ -1,14 +1,15 @@
-//! The f64 meaning of every operator: the plainest loops there are, for tests and benches only.
+//! The f64 definition of every operator in the plainest loops, for tests and benches only.
 //!
-//! Conventions, said once:
+//! Conventions:
 //! - Arrays are row-major slices of f64, the last axis fastest. Sizes are upper case (`B T C V Vp NH HS`, `N = B*T`
 //!   rows), indices lower case.
 //! - An output that an operator overwrites is *returned*. An output that it adds to (`+=`, the parameter gradients) is
 //!   a `&mut` argument.
-//! - A slice of the wrong length panics: a bug of the caller.
-//! - Every backward is held to central finite differences of its forward in `tests/reference.rs`.
+//! - A slice of the wrong length is a bug of the caller and panics.
+//! - `tests/reference.rs` compares every backward with central finite differences of its forward.
 //!
-//! Imports nothing from the other floors, except that [`gpt2`] reads the parameter table of [`crate::model`].
+//! This module imports nothing from the other floors, except that [`gpt2`] reads the parameter table of
+//! [`crate::model`].
 
 #![expect(non_snake_case, reason = "sizes are spelt as in the docs and in WGSL: `for t in 0..T`")]
 #![expect(clippy::needless_range_loop, reason = "the index is the meaning here")]

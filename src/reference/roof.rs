@@ -1,6 +1,6 @@
-//! What the kernels of the roofs compute, which is nobody's business but that they do compute it.
+//! The results of the roof kernels. They are of no use except to check that the kernels compute.
 
-/// The sum of 16 numbers, 0/16 to 15/16 at first, after each went `8 * rounds` times through `x = x a + b`.
+/// Returns the sum of 16 numbers, initially 0/16 to 15/16, after `x = x a + b` was applied to each `8 * rounds` times.
 #[must_use]
 pub fn fused(rounds: u32, a: f64, b: f64) -> f64 {
     let mut sum = 0.0;
@@ -14,7 +14,7 @@ pub fn fused(rounds: u32, a: f64, b: f64) -> f64 {
     sum
 }
 
-/// `rounds` times `a0 b0`, `a0 b1`, `a1 b0` and `a1 b1`, one behind the other. Returns (4 E, E).
+/// Returns `rounds` times `a0 b0`, `a0 b1`, `a1 b0` and `a1 b1`, one after the other: (4 E, E).
 ///
 /// `operands`: (4 E, E), the matrices a0, a1, b0, b1.
 #[must_use]
@@ -36,9 +36,9 @@ pub fn matrix(operands: &[f64], rounds: u32, E: usize) -> Vec<f64> {
     out
 }
 
-/// The sum of `rounds` products a bᵀ, of the tile `r stride` modulo the number of tiles in round r. Returns (M, N).
+/// Returns the sum (M, N) of `rounds` products a bᵀ. Round r uses tile `r stride` modulo the number of tiles.
 ///
-/// `operands`: tiles one behind the other, each an a (M, K) and a b (N, K).
+/// `operands`: tiles one after the other, each with an a (M, K) and a b (N, K).
 #[must_use]
 pub fn matrix_fed(operands: &[f64], rounds: u32, stride: u32, [M, N, K]: [usize; 3]) -> Vec<f64> {
     let tile = (M + N) * K;

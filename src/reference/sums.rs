@@ -1,6 +1,6 @@
-//! Sums of what was summed apart.
+//! Sums of partial sums.
 
-/// `out[i] += Σₚ parts[p,i]`: the column sums. Accumulates into `out`, whose squares it returns the sum of.
+/// `out[i] += Σₚ parts[p,i]`: the column sums. Accumulates into `out` and returns the sum of its squares.
 ///
 /// `parts`: (P, N). `out`: (N).
 pub fn add(parts: &[f64], out: &mut [f64]) -> f64 {

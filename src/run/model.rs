@@ -1,50 +1,51 @@
-//! A model of any origin: a run's checkpoint, whose shape its settings know, or files in a layout of others.
+//! Finds and reads a model of any origin: a run's checkpoint, whose shape the run's settings give, or files in another
+//! program's layout.
 
 use std::path::Path;
 
 use crate::data::ModelTokenizer;
 use crate::error::Result;
 use crate::formats::checkpoint_weights;
-use crate::formats::weights::{Place, find};
+use crate::formats::weights::{ModelPath, find};
 use crate::formats::{ModelInfo, hf, llmc};
 use crate::model::{Config, Weights};
 use crate::train::settings::RunFile;
 
-/// A model, before its weights are read.
+/// A model whose weights are not read yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
-    /// Where it was found.
-    pub place: Place,
+    /// Its location.
+    pub place: ModelPath,
     /// Its shape.
     pub shape: Config,
-    /// Its tokenizer's key, and the ids that begin and end a text.
+    /// The key of its tokenizer, and the ids that begin and end a text.
     pub info: ModelInfo,
     /// Its tokenizer.
     pub tokenizer: ModelTokenizer,
 }
 
-/// Finds a model by path or by name, see [`find`], and reads everything but its weights.
+/// Finds a model by path or by name (see [`find`]) and reads everything but its weights.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and what is wrong with it.
 pub fn describe(from: &Path) -> Result<Description> {
     let place = find(from)?;
     let (shape, info, tokenizer) = match &place {
-        Place::Folder(dir) => {
+        ModelPath::Folder(dir) => {
             let (shape, info) = hf::describe(dir)?;
             let tokenizer = ModelTokenizer::of_folder(dir, &info, shape.vocab)?;
             (shape, info, tokenizer)
         }
-        Place::Llmc(path) => {
+        ModelPath::Llmc(path) => {
             let (shape, info) = (llmc::describe(path)?, ModelInfo::default());
             let tokenizer = ModelTokenizer::of_info(&info, shape.vocab);
             (shape, info, tokenizer)
         }
-        Place::Checkpoint(dir) => {
+        ModelPath::Checkpoint(dir) => {
             let settings = run_of(dir)?.settings;
             let shape = settings.config();
             let info = settings.data.tokenizer.as_ref().map_or_else(ModelInfo::default, |t| t.info(shape.vocab));
-            let unknown = || ModelTokenizer::Unknown("the run was made without a tokenizer".into());
+            let unknown = || ModelTokenizer::Unknown("the run has no tokenizer".into());
             (shape, info, settings.data.tokenizer.map_or_else(unknown, ModelTokenizer::Known))
         }
     };
@@ -58,24 +59,24 @@ impl Description {
     /// [`Error::Data`] naming the file and what is wrong with it.
     pub fn weights(&self) -> Result<Weights> {
         match &self.place {
-            Place::Folder(dir) => hf::load(dir).map(|(weights, _)| weights),
-            Place::Llmc(path) => llmc::load(path).map(|(weights, _)| weights),
-            Place::Checkpoint(dir) => checkpoint_weights::load(dir, self.shape),
+            ModelPath::Folder(dir) => hf::load(dir).map(|(weights, _)| weights),
+            ModelPath::Llmc(path) => llmc::load(path).map(|(weights, _)| weights),
+            ModelPath::Checkpoint(dir) => checkpoint_weights::load(dir, self.shape),
         }
     }
 }
 
-/// Finds and reads a model by path or by name: see [`find`].
+/// Finds a model by path or by name (see [`find`]) and reads it.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and what is wrong with it.
-pub fn load(from: &Path) -> Result<(Weights, ModelInfo, Place)> {
+pub fn load(from: &Path) -> Result<(Weights, ModelInfo, ModelPath)> {
     let description = describe(from)?;
     let weights = description.weights()?;
     Ok((weights, description.info, description.place))
 }
 
-/// The run that a checkpoint belongs to.
+/// Returns the run to which a checkpoint belongs.
 fn run_of(dir: &Path) -> Result<RunFile> {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     RunFile::read(absolute.parent().and_then(Path::parent).unwrap_or(&absolute))
@@ -106,7 +107,7 @@ mod tests {
         for name in ["run", "run/model", "run/model/model.safetensors", "models--a--b", "weights.any"] {
             let (read, _, place) = load(&at(name)).unwrap();
             assert_eq!(read, weights(), "{name}");
-            assert_eq!(matches!(place, Place::Llmc(_)), name == "weights.any");
+            assert_eq!(matches!(place, ModelPath::Llmc(_)), name == "weights.any");
         }
     }
 
@@ -120,7 +121,7 @@ mod tests {
             ("b.bin", &[7; 2000], "bad magic"),
             ("model.safetensors", &[0; 9], "weights without a shape"),
             ("notes.txt", b"hello", "only the text `hello`"),
-            ("notes", &[b'a'; 999], "no model that is known"),
+            ("notes", &[b'a'; 999], "not a known kind of model"),
             ("empty", b"", "an empty file"),
             ("pointer.bin", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
             ("a.gguf", b"GGUF\x03\0\0\0", "a GGUF model"),

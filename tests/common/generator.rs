@@ -1,7 +1,7 @@
 //! A model to generate with.
 
 use wgpt::gpu::{Gpu, Options};
-use wgpt::infer::sampler::Coins;
+use wgpt::infer::sampler::SampleRng;
 use wgpt::model::{Config, Params, Weights, init};
 
 /// Returns a model whose logits differ enough to be told apart: the initial weights of training, ten times as large.
@@ -25,6 +25,6 @@ pub fn load(gpu: &Gpu, weights: &Weights) -> Params {
 }
 
 pub fn tokens(n: usize, vocab: usize) -> Vec<u32> {
-    let mut coins = Coins::new(9);
-    (0..n).map(|_| (coins.toss() * vocab as f32) as u32).collect()
+    let mut rng = SampleRng::new(9);
+    (0..n).map(|_| (rng.next_f32() * vocab as f32) as u32).collect()
 }

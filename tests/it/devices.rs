@@ -11,8 +11,8 @@ use wgpt::model::{Config, Recompute, Weights, flat, init};
 use wgpt::ops::stepcontrol::Report;
 use wgpt::ops::wire::Format;
 use wgpt::reference::random::Random;
-use wgpt::train::collective::{Collective, Ender, Link};
-use wgpt::train::trainer::Part;
+use wgpt::train::collective::{AbortHandle, Collective, Link};
+use wgpt::train::trainer::DeviceSlot;
 use wgpt::train::{Optimizer, Sizes, Snapshot, Trainer, TrainerOptions};
 
 use crate::common::not_run::not_run;
@@ -81,7 +81,7 @@ impl Step {
         Config::new(CONTEXT, vocab, self.layers, 2, channels).expect("config")
     }
 
-    fn options(self, part: Part) -> TrainerOptions {
+    fn options(self, part: DeviceSlot) -> TrainerOptions {
         let Self { elem, ranks, per_rank, wire, recompute, .. } = self;
         let sizes = Sizes { batch: BATCH, context: CONTEXT, accumulation: ranks * per_rank };
         let optimizer = Optimizer { clip: 0.5, ..Optimizer::default() };
@@ -89,11 +89,11 @@ impl Step {
     }
 
     /// The batches of a device from a step on, counted from 1.
-    fn batches(self, part: Part, first: usize) -> Own {
+    fn batches(self, part: DeviceSlot, first: usize) -> Own {
         let Self { ranks, per_rank, .. } = self;
         let config = LoaderConfig { ranks, ..LoaderConfig::new(BATCH, CONTEXT, self.shape[0], Some(42)) };
         let sources = vec![source(1, 3000), source(2, 2000)];
-        let mut batches = Batches::in_rows(sources, config, per_rank).expect("batches");
+        let mut batches = Batches::with_consecutive(sources, config, per_rank).expect("batches");
         let (of_step, each) = (ranks * per_rank, ranks / part.devices * per_rank);
         (0..(first - 1) * of_step).for_each(|_| assert!(batches.next_batch().is_ok()));
         Own { batches, of_step, own: part.device * each..(part.device + 1) * each, at: 0 }
@@ -151,14 +151,18 @@ impl From<usize> for Many {
 }
 
 /// Does the same on each of some devices; returns what comes of it in their order. Machines are threads as devices are.
-fn on<T: Send>(step: Step, many: impl Into<Many>, work: impl Fn(&mut Trainer, Part, &Ender) -> T + Sync) -> Vec<T> {
+fn on<T: Send>(
+    step: Step,
+    many: impl Into<Many>,
+    work: impl Fn(&mut Trainer, DeviceSlot, &AbortHandle) -> T + Sync,
+) -> Vec<T> {
     let (work, Many(machines, each)) = (&work, many.into());
     let device = move |link: Link| {
-        let (gpu, part, ender) = (step.open(), link.part(), link.ender());
+        let (gpu, part, handle) = (step.open(), link.part(), link.abort_handle());
         let link: Option<Box<dyn Collective>> = if part.devices > 1 { Some(Box::new(link)) } else { None };
         let mut trainer = Trainer::linked(&gpu, step.options(part), link).expect("trainer");
         trainer.load(&init::init(step.config(), 42)).expect("load");
-        work(&mut trainer, part, &ender)
+        work(&mut trainer, part, &handle)
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -306,7 +310,7 @@ fn a_run_goes_on_with_another_number_of_devices() {
 }
 
 /// Elements of a weight that a device does not own.
-fn not_owned(part: Part) -> flat::Piece {
+fn not_owned(part: DeviceSlot) -> flat::Piece {
     let (groups, buckets) = (flat::groups(&config()), flat::buckets(&config()));
     // of a layer's matrices, which every token needs
     let bucket = buckets.iter().find(|bucket| {
@@ -363,7 +367,9 @@ fn a_stop_on_one_device_gives_the_step_up_on_all() {
 
 #[test]
 fn weights_that_differ_end_the_run_and_name_the_device() {
-    for (devices, wrong, says) in [(3, 1, "device 1 had other weights"), (2, 1, "some devices had other weights")] {
+    for (devices, wrong, says) in
+        [(3, 1, "weights or step control of device 1 differ"), (2, 1, "weights or step control of some devices differ")]
+    {
         let errors: Vec<Error> = on(Step::f32(6), devices, |trainer, part, _| {
             trainer.compare_weights(100).expect("the same weights");
             if part.device == wrong {
@@ -399,14 +405,14 @@ fn a_step_exchanges_the_bytes_that_it_must() {
         let devices = machines * each;
         let step = Step { wire, ..Step::f32(devices) };
         let gradient = wire.map_or(4, |_| 2);
-        let copied = on(step, many, |trainer, part, ender| {
+        let copied = on(step, many, |trainer, part, handle| {
             let mut batches = step.batches(part, 1);
             reports(trainer, &mut batches, 1..2);
             let mut counts = Vec::new();
             // all are there, so that all have what they were given before
             for number in 0..3 {
                 trainer.share(&[]).expect("shared");
-                counts.push(ender.copied());
+                counts.push(handle.copied());
                 trainer.share(&[]).expect("shared");
                 if number == 1 {
                     reports(trainer, &mut batches, 2..3);

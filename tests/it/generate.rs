@@ -1,7 +1,7 @@
 //! Generation: kept keys and values save work and change no result.
 
 use wgpt::gpu::{Elem, Gpu, Pool};
-use wgpt::infer::sampler::{Coins, draw};
+use wgpt::infer::sampler::{SampleRng, draw};
 use wgpt::infer::{Generator, Sampling};
 use wgpt::model::{Activations, Config, Recompute};
 
@@ -74,7 +74,7 @@ fn five_hundred_greedy_tokens() {
             if ranked[0] - ranked[1] <= TOLERANCE {
                 close += 1;
             } else {
-                assert_eq!(*token, draw(&logits, &greedy, &mut Coins::new(1)), "token {i}");
+                assert_eq!(*token, draw(&logits, &greedy, &mut SampleRng::new(1)), "token {i}");
             }
             window.push(*token);
         }

@@ -2,6 +2,7 @@
 //! belong together. ARCHITECTURE.md gives the reasons, and the floors are read from its drawing. A rule takes files and
 //! returns faults; `planted` tests each rule with some.
 
+mod documents;
 mod planted;
 
 use std::collections::BTreeSet;

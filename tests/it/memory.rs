@@ -218,7 +218,7 @@ fn dispatches_of_integrated_gpus_are_short() {
         let caps = nvidia().integrated();
         for command in dispatches(&caps, &subject, batch) {
             let (flops, bytes) = (command.flops, command.bytes);
-            let what = format!("{subject:?}, batch {batch}: {} at {}", command.name(), command.place);
+            let what = format!("{subject:?}, batch {batch}: {} at {}", command.name(), command.section);
             assert!(flops <= 1 << 35, "{what}: {flops} operations");
             assert!(bytes <= 2 << 30, "{what}: {bytes} bytes");
             let bound: u64 = command.bindings.iter().map(|binding| binding.bytes).sum();
@@ -240,7 +240,7 @@ fn no_index_and_no_binding_overflows() {
         for binding in [(1 << 31) - 256, 128 << 20] {
             let caps = Caps { max_binding_bytes: binding, ..nvidia() };
             for command in dispatches(&caps, &subject(name, 1024, elem, recompute), batch) {
-                let what = format!("{name}, batch {batch}, {elem:?}: {} at {}", command.name(), command.place);
+                let what = format!("{name}, batch {batch}, {elem:?}: {} at {}", command.name(), command.section);
                 for window in &command.bindings {
                     assert!(window.bytes <= binding, "{what}: {} bytes of {binding}", window.bytes);
                     assert!(window.elements < 1 << 32, "{what}: {} elements", window.elements);
@@ -269,7 +269,7 @@ fn no_dispatch_finds_a_written_buffer_twice() {
                         other.is_none() || other == Some(false) && !binding.writes || neighbours,
                         "{elem:?}, --recompute {name}: {} at {} uses one buffer twice",
                         command.name(),
-                        command.place
+                        command.section
                     );
                 }
             }

@@ -1,6 +1,6 @@
-// Preloaded before Mesa's stand-in for NVIDIA's kernel driver, for tools/isa: gives it the classes of chips that it does
-// not know (Hopper 0x18x, Ada 0x19x, Blackwell 0x1ax and 0x1bx), 80 GiB of memory, and the SMs of each kind's best-known
-// card: kernels are chosen by them.
+// Preloaded before Mesa's stand-in for NVIDIA's kernel driver, for tools/isa. Adds the classes of chips that the
+// stand-in does not know (Hopper 0x18x, Ada 0x19x, Blackwell 0x1ax and 0x1bx), 80 GiB of memory, and the number of SMs
+// of each generation's best-known card, by which kernels are chosen.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -33,7 +33,7 @@ int ioctl(int fd, unsigned long request, ...) {
         uint64_t param;
         memcpy(&param, arg, 8);
         if (param == GETPARAM_FB_SIZE && r == 0) memcpy(arg + 8, &memory, 8);
-        if (param == GETPARAM_GRAPH_UNITS) { // groups of TPCs, and from bit 8 on TPCs, of two SMs each
+        if (param == GETPARAM_GRAPH_UNITS) { // bits 0-7: groups of TPCs; from bit 8: TPCs, of two SMs each
             uint64_t tpcs = chip >= 0x1b0 ? 85 : chip >= 0x1a0 ? 74 : chip >= 0x190 ? 64 : chip >= 0x180 ? 66
                 : chip >= 0x170 ? 54 : 34;
             uint64_t units = tpcs << 8 | 8;
@@ -42,7 +42,7 @@ int ioctl(int fd, unsigned long request, ...) {
         }
         return r;
     }
-    // struct nvif_ioctl_v0 { u8 version, type; ... } of 24 bytes; behind it, for SCLASS,
+    // struct nvif_ioctl_v0 { u8 version, type; ... } of 24 bytes; after it, for SCLASS,
     // { u8 version, count, pad[6]; { s32 class; s16 least, most; } [] }
     int type = arg[1];
     int asked = arg[25];

@@ -1,4 +1,4 @@
-//! A kernel as a driver made it: what its statistics and its machine code say, read from what layer.c wrote.
+//! A kernel as a driver compiled it: figures from its statistics and its machine code, read from layer.c's files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,14 +10,14 @@ use super::parse::{self, Code};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     pub name: String,
-    /// Vector registers of an invocation: of 32 bits, on Apple of 16.
+    /// Vector registers per invocation: of 32 bits, on Apple of 16 bits.
     pub registers: u64,
-    /// Accesses to memory that takes the place of registers; its words where a driver counts no accesses.
+    /// Accesses to memory that replaces registers, or the words of that memory if the driver counts no accesses.
     pub spills: u64,
-    /// Warps (waves, subgroups) that fit at once: on an NVIDIA SM, on an AMD SIMD, on an Apple or Adreno core.
+    /// Warps (waves, subgroups) that fit at the same time on an NVIDIA SM, an AMD SIMD, or an Apple or Adreno core.
     pub warps: u64,
     pub instructions: u64,
-    /// Nothing where the driver shows statistics alone.
+    /// `None` if the driver shows only statistics.
     pub code: Option<Code>,
 }
 
@@ -25,18 +25,18 @@ impl Kernel {
     /// Reads a driver's statistics, lines of a name, a tab and a number, and its machine code.
     ///
     /// # Errors
-    /// A statistic that is missing, or machine code that nothing here reads.
+    /// If a statistic or the machine code is missing.
     pub fn new(name: &str, statistics: &str, assembly: Option<&str>) -> Result<Self, String> {
         let all: BTreeMap<&str, &str> = statistics.lines().filter_map(|line| line.split_once('\t')).collect();
         let get = |key: &str| {
-            let text = all.get(key).ok_or_else(|| format!("{name}: the driver tells no `{key}`"))?;
+            let text = all.get(key).ok_or_else(|| format!("{name}: the driver reports no `{key}`"))?;
             text.parse::<u64>().map_err(|_| format!("{name}: `{key}` is {text}, expected a whole number"))
         };
-        // drivers that show machine code: each under its own names
+        // drivers that show machine code; each has its own names
         let shown = |code: Option<Code>, [stored, loaded, bytes, registers, warps]: [&str; 5]| {
             let code = code.ok_or_else(|| format!("{name}: the driver shows no machine code"))?;
-            let told = get(stored)? + get(loaded)?;
-            let spills = spills(told.max(code.all.scratch), get(bytes)?);
+            let reported = get(stored)? + get(loaded)?;
+            let spills = spills(reported.max(code.all.scratch), get(bytes)?);
             let (registers, warps, instructions) = (get(registers)?, get(warps)?, code.all.instructions);
             Ok(Self { name: name.to_owned(), registers, spills, warps, instructions, code: Some(code) })
         };
@@ -51,7 +51,7 @@ impl Kernel {
         let name = name.to_owned();
         if all.contains_key("GPRs") {
             let spills = spills(get("Spills")? + get("Fills")?, get("Scratch")?);
-            // told in threads
+            // reported in threads
             let warps = get("Threads")? / get("subgroup size")?.max(1);
             return Ok(Self {
                 registers: get("GPRs")?,
@@ -68,12 +68,14 @@ impl Kernel {
     }
 }
 
-/// Registers may also lie in memory that no counted instruction reads: an array with a computed index.
+/// Returns the accesses, or the words of the memory if there are none: an array with a computed index is in such
+/// memory, although no counted instruction reads it.
 fn spills(accesses: u64, bytes: u64) -> u64 {
     if accesses > 0 { accesses } else { bytes.div_ceil(4) }
 }
 
-/// A kernel's name without the number of parts that its work is cut into, on which its code does not depend.
+/// Returns a kernel's name without the number of parts that its work is cut into. Its code does not depend on that
+/// number.
 pub fn code_name(name: &str) -> String {
     let part = |part: &str| {
         let number = part.strip_prefix("parts").unwrap_or_default();
@@ -82,11 +84,12 @@ pub fn code_name(name: &str) -> String {
     name.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
-/// The kernels of a GPU. Each folder in `folder` is one run of a program; a kernel that several runs compile counts
-/// once, as in the first, and where one run compiles two under one name, the second is called `name#2`.
+/// Reads the kernels of a GPU. Each folder in `folder` is one run of a program. A kernel that several runs compile is
+/// taken from the first of them. If one run compiles two different kernels under one name, the second is called
+/// `name#2`.
 ///
 /// # Errors
-/// A file that cannot be read, or [`Kernel::new`]'s.
+/// If a file cannot be read; those of [`Kernel::new`].
 pub fn read(folder: &Path) -> Result<Vec<Kernel>, String> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for run in sorted(folder)?.iter().filter(|path| path.is_dir()) {

@@ -1,12 +1,12 @@
-// A Vulkan layer that writes what a driver made of every compute pipeline into the folder $MACHINE_CODE, for tools/isa:
-// NNNN.name (its debug name), NNNN.spv (the SPIR-V), NNNN.stats (a line "NAME<tab>NUMBER" a statistic) and
-// NNNN.REPRESENTATION.txt (what the driver shows of its steps, machine code among them).
+// A Vulkan layer for tools/isa. It writes the driver's output for every compute pipeline into the folder $MACHINE_CODE:
+// NNNN.name (its debug name), NNNN.spv (the SPIR-V), NNNN.stats (one line "NAME<tab>NUMBER" per statistic) and
+// NNNN.REPRESENTATION.txt (the driver's internal representations, including machine code).
 //
 // It adds VK_KHR_pipeline_executable_properties to the device unless the program did. Bounds checks stay as the program
-// asks for them; MACHINE_CODE_UNCHECKED=1 switches the driver's off, to see what they cost.
+// requests them; MACHINE_CODE_UNCHECKED=1 switches the driver's off, to measure their cost.
 //
-// Stand-ins for kernel drivers leave the value of a timeline semaphore as they find it in memory, so this layer answers for
-// them: each submission is done as soon as it is made.
+// Stand-ins for kernel drivers never write the value of a timeline semaphore, so this layer answers for them: each
+// submission is done as soon as it is made.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,7 +140,7 @@ static void write_representations(VkDevice d, const VkPipelineExecutableInfoKHR 
     uint32_t count = 32;
     VkPipelineExecutableInternalRepresentationKHR r[32];
     for (int i = 0; i < 32; i++) r[i] = (VkPipelineExecutableInternalRepresentationKHR){VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INTERNAL_REPRESENTATION_KHR};
-    get_representations(d, executable, &count, r); // asks for sizes
+    get_representations(d, executable, &count, r); // returns only sizes
     for (uint32_t i = 0; i < count; i++) r[i].pData = calloc(1, r[i].dataSize + 1);
     get_representations(d, executable, &count, r);
     for (uint32_t i = 0; i < count; i++) {
@@ -177,7 +177,7 @@ static VKAPI_ATTR VkResult VKAPI_CALL make_pipelines(VkDevice d, VkPipelineCache
         mine.flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR | VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR;
         pthread_mutex_lock(&lock);
         int number = counter++;
-        for (size_t m = module_count; m-- > 0;) { // the newest: handles are used again
+        for (size_t m = module_count; m-- > 0;) { // the newest first, because handles are reused
             if (modules[m].handle != (uint64_t)info[i].stage.module) continue;
             FILE *f = out(number, "spv");
             fwrite(modules[m].code, 1, modules[m].size, f);
@@ -271,7 +271,7 @@ EXPORT VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL machine_code_gipa(VkInstance ins
     if (!strcmp(name, "vkCreateComputePipelines")) return (PFN_vkVoidFunction)make_pipelines;
     if (!strcmp(name, "vkQueueSubmit") || !strncmp(name, "vkGetSemaphoreCounterValue", 26) || !strncmp(name, "vkWaitSemaphores", 16))
         return gdpa(NULL, name);
-    // the loader takes this device function from here
+    // the loader queries this device function here
     if (!strcmp(name, "vkSetDebugUtilsObjectNameEXT")) return (PFN_vkVoidFunction)set_name;
     return next_gipa ? next_gipa(instance, name) : NULL;
 }

@@ -1,5 +1,5 @@
-//! Prints for tools/isa: `table FOLDER` a table of one GPU, `json FOLDER...` a list of all.
-//! A folder is named for its GPU and holds what layer.c wrote, a folder each run.
+//! Prints the results of tools/isa: `table FOLDER` prints the table of one GPU, `json FOLDER...` a list of all kernels.
+//! A folder is named after its GPU and contains a folder of layer.c's files for each run.
 
 mod kernel;
 mod parse;

@@ -1,19 +1,19 @@
-//! Machine code as Mesa's drivers print it: what its instructions do, counted, and which loop is the main one.
+//! Counts the instructions of machine code that Mesa's drivers print, by kind, and finds its main loop.
 //!
-//! - NAK, the compiler of NVK (NVIDIA): blocks `block 3 L10 [2] -> {` … `} -> [5]` with one instruction a line.
-//! - ACO, the compiler of RADV (AMD): labels `BB3:` and instructions with their words behind `;`.
+//! - NAK, the compiler of NVK (NVIDIA): blocks `block 3 L10 [2] -> {` … `} -> [5]` with one instruction per line.
+//! - ACO, the compiler of RADV (AMD): labels `BB3:` and instructions, each followed by `;` and its words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Accesses to memory by the bits that one access moves.
+/// Number of accesses to memory, by the bits that one access moves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Widths(pub [u64; 4]);
 
-/// The bits of [`Widths`]' columns.
+/// Bits of the columns of [`Widths`].
 pub const BITS: [u32; 4] = [16, 32, 64, 128];
 
 impl Widths {
-    /// Counts `times` accesses of the widest column that they fill: three words count as 64 bits, a byte as 16.
+    /// Adds `times` accesses to the widest column that they fill: three words count as 64 bits, a byte as 16.
     fn add(&mut self, bits: u32, times: u64) {
         let column = BITS.iter().rposition(|b| *b <= bits).unwrap_or(0);
         self.0[column] += times;
@@ -32,22 +32,22 @@ pub struct Counts {
     pub fma: u64,
     /// Barriers of the workgroup.
     pub barriers: u64,
-    /// Accesses to memory that takes the place of registers.
+    /// Accesses to memory that replaces registers.
     pub scratch: u64,
-    /// Accesses to buffers. AMD's scalar loads, one for a whole wave, are not among them.
+    /// Accesses to buffers, without AMD's scalar loads, each of which serves a whole wave.
     pub global: Widths,
     pub workgroup: Widths,
 }
 
-/// A kernel's machine code, counted.
+/// Counts of a kernel's machine code.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Code {
     pub all: Counts,
-    /// Empty if the kernel has no loop.
+    /// Counts of the main loop; all zero if the kernel has no loop.
     pub main_loop: Counts,
 }
 
-/// An instruction's name, `ld.global.a64.b128`, and the block or position that it is in.
+/// An instruction's name, such as `ld.global.a64.b128`, and its block or position.
 struct Instruction<'a> {
     name: &'a str,
     block: usize,
@@ -76,7 +76,7 @@ pub fn nak(text: &str) -> Code {
     Code { all: count(instructions.iter(), nak_count), main_loop: main_of(bodies) }
 }
 
-/// The name in `@!p1  r8 p1 = iadd3 r8 c[0x1][0x40] rZ`.
+/// Returns the instruction's name in a line such as `@!p1  r8 p1 = iadd3 r8 c[0x1][0x40] rZ`.
 fn nak_name(code: &str) -> &str {
     let code = code.trim();
     let code = match code.strip_prefix('@') {
@@ -87,7 +87,7 @@ fn nak_name(code: &str) -> &str {
     code.split_whitespace().next().unwrap_or("")
 }
 
-/// For each head of a loop the blocks that reach it again without passing it.
+/// Returns the blocks of each loop: those that reach the loop's head again without passing through it.
 fn natural_loops(edges: &BTreeMap<usize, Vec<usize>>) -> Vec<BTreeSet<usize>> {
     let mut before: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (from, list) in edges {
@@ -97,7 +97,7 @@ fn natural_loops(edges: &BTreeMap<usize, Vec<usize>>) -> Vec<BTreeSet<usize>> {
     }
     let mut loops: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     for (from, list) in edges {
-        // blocks are in an order in which only a loop's edge leads back
+        // blocks are ordered so that only a loop's edge leads back
         for head in list.iter().filter(|to| *to <= from) {
             let body = loops.entry(*head).or_insert_with(|| BTreeSet::from([*head]));
             let mut pending = vec![*from];
@@ -116,7 +116,7 @@ fn nak_count(name: &str, counts: &mut Counts) {
     match name.split('.').next().unwrap_or("") {
         "hmma" | "imma" | "qmma" | "dmma" => counts.matrix += 1,
         "ldsm" => {
-            // a thread gets a word of each of the 8x8 matrices
+            // each thread gets one word of each 8x8 matrix
             let matrices = name.split('.').find_map(|part| number_behind(part, &["x"])).unwrap_or(1);
             counts.workgroup.add(32 * matrices, 1);
         }
@@ -130,7 +130,7 @@ fn nak_count(name: &str, counts: &mut Counts) {
     }
 }
 
-/// 128 of `b128` with the prefix `b`.
+/// Returns the number after one of the prefixes: 128 for `b128` with the prefix `b`.
 fn number_behind(part: &str, prefixes: &[&str]) -> Option<u32> {
     prefixes.iter().find_map(|prefix| part.strip_prefix(prefix)?.parse().ok())
 }
@@ -154,7 +154,7 @@ pub fn aco(text: &str) -> Code {
         }
         instructions.push(Instruction { name, block: instructions.len() });
         if name.contains("branch") {
-            // blocks are laid out in order: a label already seen is the head of a loop that ends here
+            // blocks are in order, so a label that was seen before is the head of a loop that ends here
             if let Some(head) = words.next().and_then(|label| labels.get(label)) {
                 loops.insert(*head, instructions.len());
             }
@@ -180,14 +180,15 @@ fn aco_count(name: &str, counts: &mut Counts) {
     } else if name.starts_with("v_mov_") || name.starts_with("v_swap_") {
         counts.moves += 1;
     } else if name.starts_with("v_dual_fma") {
-        // two in one instruction, nearly always alike
+        // two operations in one instruction, nearly always both multiply-adds
         counts.fma += 2;
     } else if name.starts_with("v_fma") || name.starts_with("v_pk_fma") {
         counts.fma += 1;
     }
 }
 
-/// 128 of `buffer_load_b128` and of `buffer_load_dwordx4`, 16 of `ds_load_u16_d16_hi` and of `buffer_load_short`.
+/// Returns the bits of an access: 128 for `buffer_load_b128` and `buffer_load_dwordx4`, 16 for `ds_load_u16_d16_hi` and
+/// `buffer_load_short`.
 fn aco_bits(name: &str) -> u32 {
     for part in name.split('_').skip(1) {
         match part {
@@ -198,7 +199,7 @@ fn aco_bits(name: &str) -> u32 {
         if let Some(words) = part.strip_prefix("dwordx").and_then(|n| n.parse::<u32>().ok()) {
             return 32 * words;
         }
-        // d16 names the half of a register, not a width
+        // d16 names half of a register, not a width
         if let Some(bits) = number_behind(part, &["b", "u", "i"]) {
             return bits;
         }
@@ -215,13 +216,13 @@ fn count<'a>(instructions: impl Iterator<Item = &'a Instruction<'a>>, one: impl 
     counts
 }
 
-/// The loop with most matrix products an instruction; in a kernel without products the longest.
+/// Returns the loop with the most matrix products per instruction; in a kernel without products, the longest loop.
 fn main_of(loops: Vec<Counts>) -> Counts {
     let products = loops.iter().any(|l| l.matrix > 0);
     loops
         .into_iter()
         .max_by(|a, b| match products {
-            // a fraction compared without rounding; of equal ones the shorter, which is the inner one
+            // compares fractions without rounding; among equal ones takes the shorter loop, which is the inner one
             true => (a.matrix * b.instructions, b.instructions).cmp(&(b.matrix * a.instructions, a.instructions)),
             false => a.instructions.cmp(&b.instructions),
         })

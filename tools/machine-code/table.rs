@@ -1,4 +1,4 @@
-//! Kernels as text: a table for people, JSON for programs.
+//! Prints kernels: as a table for people, as JSON for programs.
 
 use std::fmt::Write as _;
 
@@ -21,14 +21,14 @@ const HEAD: [&str; 13] = [
     "loop global",
 ];
 
-/// `12x128 4x32`, widest first; `-` for none.
+/// Formats counts by width, widest first: `12x128 4x32`; `-` for none.
 fn widths(widths: Widths) -> String {
     let counts = BITS.iter().zip(widths.0).rev().filter(|(_, n)| *n > 0);
     let list: Vec<String> = counts.map(|(bits, n)| format!("{n}x{bits}")).collect();
     if list.is_empty() { "-".into() } else { list.join(" ") }
 }
 
-/// A line a kernel; the last four columns are the main loop's.
+/// Returns a table with a line per kernel. The last four columns are the main loop's.
 #[must_use]
 pub fn text(kernels: &[Kernel]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
@@ -72,7 +72,7 @@ fn object(widths: Widths) -> String {
     format!("{{{}}}", list.join(","))
 }
 
-/// Objects, one a line, without the brackets of a list. What only machine code tells is null where there is none.
+/// Returns a JSON object per kernel. Values that need machine code are null if the driver shows none.
 #[must_use]
 pub fn json(gpu: &str, kernels: &[Kernel]) -> Vec<String> {
     let line = |k: &Kernel| {

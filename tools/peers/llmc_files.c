@@ -1,4 +1,4 @@
-/* Files for llm.c's CPU program, of random numbers: GPT-2 124M's weights, or tokens. Only sizes matter for time.
+/* Makes files of random numbers for llm.c's CPU program: GPT-2 124M's weights, or tokens. Only sizes matter for time.
      llmc_files weights FILE
      llmc_files tokens FILE COUNT */
 #include <stdint.h>
@@ -22,7 +22,7 @@ static void fail(const char *what) {
     exit(1);
 }
 
-/* `count` values: all `fixed`, or random ones in (-0.035, 0.035) where that is not 0 or 1. */
+/* Writes `count` values: all `fixed` if that is 0 or 1, otherwise random ones in (-0.035, 0.035). */
 static void fill(FILE *file, size_t count, float fixed) {
     static float block[BLOCK];
     for (size_t i = 0; i < BLOCK; i++) {

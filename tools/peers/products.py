@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The fifteen matrix products of GPT-2 124M by PyTorch, which calls cuBLAS on CUDA: TFLOP/s each, a line as soon as it is measured.
+"""Times the fifteen matrix products of GPT-2 124M in PyTorch, which calls cuBLAS on CUDA. Prints the TFLOP/s of each.
 
     products.py [--rows N] [--chunk N] [--seconds S] [--json FILE] [--rehearse]
 
-Rows are batch times context; the head is computed on a chunk of them, as wgpt does. bf16 and f16 with sums in f32, f32 with
-TF32 and without. --rehearse takes the same way with tiny sizes, and without PyTorch with made-up times; its figures are named
-`rehearsal`.
+Rows are batch times context; the head is computed on a chunk of them, as in wgpt. The types are bf16 and f16 with sums
+in f32, and f32 with TF32 and without. --rehearse runs the same code with tiny sizes, and without PyTorch with made-up
+times; its figures are named `rehearsal`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CHANNELS, VOCAB = 768, 50304
 
 
 def products(rows, chunk, channels, vocab):
-    """(layer, product, m, n, k): an (m, n) result of depth k."""
+    """Yields (layer, product, m, n, k): the product has an (m, n) result and depth k."""
     c = channels
     layers = [("qkv", rows, 3 * c, c), ("attproj", rows, c, c), ("fc", rows, 4 * c, c), ("fcproj", rows, c, 4 * c)]
     for layer, m, n, k in [*layers, ("head", chunk, vocab, c)]:
@@ -42,10 +42,10 @@ class Torch:
             torch.cuda.synchronize()
 
     def product(self, product, kind, m, n, k):
-        """A function that multiplies operands as they lie in memory in training."""
+        """Returns a function that multiplies operands with the memory layout of training."""
         dtype = {"bf16": torch.bfloat16, "f16": torch.float16}.get(kind, torch.float32)
         torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
-        # sums in f32 all the way, as ours
+        # all sums in f32, as in wgpt
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
@@ -80,7 +80,7 @@ class StandIn:
 
 
 def rate(backend, work, flops, seconds):
-    """TFLOP/s: the best of several runs of several products each."""
+    """Returns TFLOP/s: the best of several runs of several products each."""
     work()
     backend.wait()
     begin = time.perf_counter()
@@ -125,7 +125,7 @@ def main():
         row = {"layer": layer, "product": product, "type": kind, "m": m, "n": n, "k": k, "tflops": None, "remark": ""}
         try:
             if share <= 0:
-                raise TimeoutError("no time is left")
+                raise TimeoutError("no time left")
             work = backend.product(product, kind, m, n, k)
             row["tflops"] = rate(backend, work, 2 * m * n * k, min(share / 2, 1.0))
             del work

@@ -1,13 +1,15 @@
-"""Training steps of GPT-2 124M in PyTorch: the same work as ours, for comparing times.
+"""Times training steps of GPT-2 124M in PyTorch: the same work as wgpt's, for comparison.
 
-Prints lines of: name, variant, precision, batch, milliseconds a step, remark; separated by tabs. On CUDA the first variant is
-the bar: compiled, bf16, flash attention. Then bf16 without compiling, and f32 with and without TF32. Of each variant it
-measures the batch that is asked for and the best of --batches. A batch that memory does not hold is named and left out.
+Prints lines of: name, variant, precision, batch, ms/step, remark; separated by tabs. On CUDA the first variant is the
+one to beat: compiled, bf16, flash attention. The others are bf16 without compiling, and f32 with and without TF32. Each
+variant is measured at --batch and at the best of --batches. A batch that does not fit into memory is reported and
+skipped.
 
-With --turns it builds and compiles everything once, prints READY, then measures all once for each line on standard input
-and prints DONE after each: so that another program can be measured in turn with it.
+With --turns the script builds and compiles everything once and prints READY. Then, for each line on standard input, it
+measures everything once and prints DONE, so that another program can be measured in turn with it.
 
---rehearse takes the same way with a tiny model, and without PyTorch with made-up times. Its lines begin with `rehearsal`.
+--rehearse runs the same code with a tiny model, and without PyTorch with made-up times. Its lines begin with
+`rehearsal`.
 """
 
 import argparse
@@ -21,7 +23,7 @@ except ImportError:
     torch = None
 
 HINT = "No module named 'torch'; pip install torch"
-LAYERS, HEADS, CHANNELS, POSITIONS, VOCAB = 12, 12, 768, 1024, 50304  # the vocabulary padded as ours
+LAYERS, HEADS, CHANNELS, POSITIONS, VOCAB = 12, 12, 768, 1024, 50304  # the vocabulary is padded as wgpt's
 TOKENS = 50257
 if "--rehearse" in sys.argv:
     LAYERS, HEADS, CHANNELS, VOCAB, TOKENS = 1, 2, 32, 128, 120
@@ -76,14 +78,14 @@ def model_class():
 
 
 class Steps:
-    """One model and its optimizer, which all variants and batches share: so memory is taken once."""
+    """A model and its optimizer, which all variants and batches share, so that their memory is allocated once."""
 
     def __init__(self, context):
         self.context = context
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.variants = CUDA if self.device == "cuda" else CPU
         self.about = f"PyTorch {torch.__version__}, {self.device}"
-        # every batch and precision is compiled for itself
+        # every batch and precision is compiled separately
         for limit in ("recompile_limit", "cache_size_limit"):
             if hasattr(torch._dynamo.config, limit):
                 setattr(torch._dynamo.config, limit, 64)
@@ -111,7 +113,7 @@ class Steps:
         return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION])
 
     def ms(self, variant, size, steps):
-        """Milliseconds of one step, of several that the device does without waiting for the host."""
+        """Returns the milliseconds of one step, averaged over several that run without waiting for the host."""
         _, precision, compiled, tf32 = variant
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         run = self.compiled if compiled else self.model
@@ -129,14 +131,14 @@ class Steps:
         return 1e3 * (time.perf_counter() - begin) / steps
 
     def free(self):
-        """Gives memory back that others are measured with."""
+        """Frees memory for the next measurement."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
 
 class StandIn:
-    """The same without PyTorch, for rehearsals: times are made up, batches above 32 do not fit."""
+    """Replaces Steps without PyTorch, for rehearsals: times are made up, and batches above 32 do not fit."""
 
     def __init__(self, context):
         self.context, self.device, self.variants, self.about = context, "none", CUDA[:2], "no PyTorch, made-up times"
@@ -175,13 +177,13 @@ class Peer:
         print(name, variant[0], variant[1], size, ms, remark, sep="\t", flush=True)
 
     def try_batch(self, variant, size, end):
-        """Compiles and warms up. Milliseconds of a step, or None."""
+        """Compiles and warms up. Returns the milliseconds of a step, or None on failure."""
         try:
             left = end - time.perf_counter()
             if left <= 0:
-                raise TimeoutError("no time is left")
+                raise TimeoutError("no time left")
             if variant[2] and self.steps.device == "cpu" and not self.args.rehearse and left < 60:
-                raise TimeoutError("compiling takes a minute; no time is left")
+                raise TimeoutError("no time left: compiling takes a minute")
             self.steps.ms(variant, size, 1 if self.steps.device == "cpu" else 3)
             return self.steps.ms(variant, size, self.chunk)
         except Exception as error:  # one batch's failure must not lose the others
@@ -195,7 +197,7 @@ class Peer:
         for variant in self.steps.variants:
             if self.args.variants and variant[0] not in self.args.variants and variant[1] not in self.args.variants:
                 continue
-            # the others' batch first; what is no bar is measured at that alone
+            # wgpt's batch first; only the variants to beat are measured at others too
             sizes = [self.args.batch]
             if variant[1] == "bf16" or variant is self.steps.variants[0]:
                 sizes += [size for size in self.args.batches if size != self.args.batch]
@@ -235,12 +237,12 @@ def numbers(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--batches", type=numbers, default=[], help="other batches to look for the best among: 16,32,64")
+    parser.add_argument("--batches", type=numbers, default=[], help="other batches to try, such as 16,32,64")
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--variants", default="", help="names or precisions, separated by semicolons")
-    parser.add_argument("--seconds", type=float, default=60, help="for measuring, each turn")
-    parser.add_argument("--prepare", type=float, default=240, help="seconds for compiling and looking for the best batch")
-    parser.add_argument("--turns", action="store_true", help="a turn for each line on standard input")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds per turn for measuring")
+    parser.add_argument("--prepare", type=float, default=240, help="seconds for compiling and finding the best batch")
+    parser.add_argument("--turns", action="store_true", help="measure one turn for each line on standard input")
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     args.variants = [name.strip() for name in args.variants.split(";") if name.strip()]

@@ -1,4 +1,4 @@
-"""A GPU's copy bandwidth and matrix products by PyTorch, as JSON: what `cargo bench` holds its own roofs against."""
+"""Prints a GPU's copy and matrix product rates in PyTorch as JSON. `cargo bench` compares its own roofs with them."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import torch
 
 
 def best(work, amount):
-    """The best rate of several runs, each long enough for the clock."""
+    """Returns the best rate of several runs, each long enough for the clock."""
     work()
     torch.cuda.synchronize()
     rate = 0.0

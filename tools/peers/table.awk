@@ -1,13 +1,14 @@
-# Medians over the turns, and ratios to our best row. Reads lines of name, variant, precision, batch, milliseconds, remark.
+# Prints medians over the turns, and ratios to wgpt's best row. Reads lines of name, variant, precision, batch,
+# milliseconds, remark.
 
 function quoted(s) { gsub(/[[:cntrl:]]/, "", s); gsub(/\\/, "\\\\", s); gsub(/"/, "\\\"", s); return "\"" s "\"" }
 function is_number(s) { return s ~ /^[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$/ }
 function or_null(s) { return is_number(s) ? s : "null" }
 
-$5 != "-" && !(is_number($5) && is_number($4)) { $6 = "not run: it printed no figures: " $4 " " $5; $4 = "-"; $5 = "-" }
+$5 != "-" && !(is_number($5) && is_number($4)) { $6 = "not run: its output is not a number: " $4 " " $5; $4 = "-"; $5 = "-" }
 {
     key = $1 "\t" $2 "\t" $3 "\t" $4
-    # what failed in a turn has its own row once
+    # each different failure has one row of its own
     if ($5 == "-") key = key "\t" $6
     if (!(key in count)) { order[++rows] = key; count[key] = 0 }
     if ($5 != "-") times[key, ++count[key]] = $5
@@ -23,7 +24,7 @@ function median(key, i, k, n, t) {
 }
 
 END {
-    # ours first
+    # wgpt's rows first
     for (pass = 0; pass < 2; pass++)
         for (i = 1; i <= rows; i++) if ((order[i] ~ /^wgpt\t/) == (pass == 0)) list[++listed] = order[i]
     for (i = 1; i <= rows; i++) order[i] = list[i]
@@ -56,7 +57,7 @@ END {
             i > 1 ? "," : "", quoted(f[1]), quoted(f[2]), quoted(f[3]), or_null(f[4]), known ? ms[i] : "null", known ? half[i] : "null", \
             count[order[i]], rate[i] > 0 ? rate[i] : "null", busy == "" && ratio != "-" ? ratio : "null", quoted(remark[order[i]]))
     }
-    if (means[0] != "") print "ours is " means[0] "; " (turns > 1 ? "medians of at most " turns " turns" : "one turn, no spread") ", ours and theirs one after the other"
+    if (means[0] != "") print "ours is wgpt at " means[0] "; " (turns > 1 ? "medians of at most " turns " turns" : "one turn, no spread") ", programs one after another"
     if (others != "") printf "others used %.2f of %d cores; the load was %s before the start\n", others, cores, load
     if (busy != "") print "not a result: the machine was busy (" busy ")"
     if (json != "") {

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Holds a folder that `wgpt convert` wrote against transformers: its tokenizer, and the model beside another folder's.
+"""Checks a folder that `wgpt convert` wrote with transformers: its tokenizer, and its model against another folder's.
 
-needs   as make_golden.py; tiktoken and its file of GPT-2 for a folder of that tokenizer
+needs   what make_golden.py needs; for a folder with GPT-2's tokenizer also tiktoken and its GPT-2 file
 run     python tools/reference/exported.py FOLDER [--like OTHER] [--texts 2000]
-result  exit 1 unless AutoTokenizer reads the folder without a network; its ids on random texts are those of tiktoken, or
-        the bytes; its text is what was encoded; and the logits of OTHER are bit-equal
+result  exit code 1 unless AutoTokenizer reads the folder without a network; its ids of random texts are those of
+        tiktoken, or the bytes; decoding returns the text; and the logits of OTHER are equal to the bit
 """
 
 import argparse
@@ -26,7 +26,7 @@ WORDS = ["the", " ", "  ", "\n", "\n\n", "\t", " it's", "'ll", "'S", "42", " 198
 
 
 def texts(count):
-    """Words in no language's order, then any code points but surrogates."""
+    """Yields texts of random words and texts of random code points other than surrogates, in turn."""
     rng = random.Random(20240520)
     for i in range(count):
         if i % 2:
@@ -62,7 +62,7 @@ def main():
         count += len(ids)
         wrong += ids != encode(text)
         back += tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text
-    print(f"{args.texts} texts, {count} tokens: {wrong} encoded otherwise, {back} decoded otherwise")
+    print(f"{args.texts} texts, {count} tokens: {wrong} encoded differently, {back} decoded differently")
     ok &= wrong == 0 and back == 0
     if args.like:
         tokens = torch.randint(config["vocab_size"], (2, min(config["n_positions"], 64)), generator=torch.Generator().manual_seed(1))

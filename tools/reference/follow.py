@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Repeats a training run of wgpt in PyTorch and compares loss and gradient norm, step by step.
 
-needs   as make_golden.py. d12 needs some 4 GB and, on a processor, seconds a step.
+needs   what make_golden.py needs. d12 needs some 4 GB and, on a CPU, seconds per step.
 run     wgpt train --init FOLDER --data 'DATA/*_train_*.bin' --out runs/a --batch 4 --context 64 --steps 20 ...
         python tools/reference/follow.py FOLDER runs/a/metrics.jsonl DATA/*_train_*.bin -B 4 -T 64 --steps 20 ...
-        FOLDER holds the weights the run started from, in Hugging Face's layout. Hyperparameters default to wgpt's own;
-        give those that the run was given. The schedule is cosine.
-result  one line a step, the largest relative difference last. Exit 1 if one is above --tolerance, or is missing, or is
-        not finite; 0 otherwise.
+        FOLDER contains the weights the run started from, in Hugging Face's layout. Hyperparameters default to wgpt's;
+        pass those that the run used. The schedule is cosine.
+result  one line per step, the largest relative difference last. Exit code 1 if a difference is above --tolerance, or a
+        value is missing or not finite; 0 otherwise.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import gpt2
 
 
 def read_metrics(path):
-    """The training lines of metrics.jsonl by step; a later line of the same step replaces an earlier one."""
+    """Returns the training lines of metrics.jsonl by step. A later line of a step replaces an earlier one."""
     rows = {}
     with open(path, encoding="utf-8") as file:
         for line in file:
@@ -30,12 +30,12 @@ def read_metrics(path):
             if "loss" in row:
                 rows[row["step"]] = row
     if not rows:
-        raise SystemExit(f"{path}: no line has a loss")
+        raise SystemExit(f"{path}: no line with a loss")
     return rows
 
 
 def difference(got, want):
-    """|got - want| / |want|; infinite where a value is absent or not finite."""
+    """Returns |got - want| / |want|; infinite if a value is missing or not finite."""
     if got is None or not math.isfinite(got) or not math.isfinite(want):
         return math.inf
     return abs(got - want) / max(abs(want), 1e-30)
@@ -43,14 +43,14 @@ def difference(got, want):
 
 def main():
     parser = argparse.ArgumentParser(description="Compares a run of wgpt with the same training in PyTorch.")
-    parser.add_argument("folder", help="weights at the start: a folder in Hugging Face's layout")
+    parser.add_argument("folder", help="initial weights: a folder in Hugging Face's layout")
     parser.add_argument("metrics", help="metrics.jsonl of the run")
     parser.add_argument("shards", nargs="+", help="the run's token shards")
     parser.add_argument("-B", "--batch", type=int, required=True, help="rows of a micro-batch")
     parser.add_argument("-T", "--context", type=int, required=True, help="tokens of a row")
     parser.add_argument("--steps", type=int, help="length of the schedule; default: the last step in METRICS")
-    parser.add_argument("--first", type=int, help="follow only that many steps; default: all")
-    parser.add_argument("--accumulation", type=int, default=1, help="micro-batches a step; default 1")
+    parser.add_argument("--first", type=int, help="follow only the first steps, this many; default: all")
+    parser.add_argument("--accumulation", type=int, default=1, help="micro-batches per step; default 1")
     parser.add_argument("--lr", type=float, default=6e-4, help="default 6e-4")
     parser.add_argument("--warmup", type=int, default=0, help="default 0")
     parser.add_argument("--final-lr-frac", type=float, default=0.0, help="default 0")
@@ -62,7 +62,7 @@ def main():
     parser.add_argument("--seed", type=int, default=42, help="of the shuffle, which is llm.c's; default 42")
     parser.add_argument("--file-order", action="store_true", help="no shuffle: batches in file order")
     parser.add_argument("--double", action="store_true", help="compute in float64")
-    parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument("--threads", type=int, help="torch's threads; default: torch's choice")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="relative; default 1e-4")
     args = parser.parse_args()
 

@@ -1,6 +1,6 @@
-"""What the scripts of this folder share: token shards, their order, the learning rate, and training in PyTorch.
+"""Code that the scripts of this folder share: token shards, their order, the learning rate, and training in PyTorch.
 
-Needs torch, transformers, numpy and safetensors; nothing here is needed to build, run or test wgpt.
+Needs torch, transformers, numpy and safetensors. Nothing here is needed to build, run or test wgpt.
 """
 
 import math
@@ -19,26 +19,26 @@ SHARD_HEADER_BYTES = 1024
 
 
 def write_shard(path, tokens):
-    """llm.c's token shard: 256 i32 (magic, version 1, count), then u16 tokens, all little-endian."""
+    """Writes llm.c's token shard: 256 i32 (magic, version 1, count), then u16 tokens, all little-endian."""
     header = np.zeros(256, "<i4")
     header[:3] = SHARD_MAGIC, 1, len(tokens)
     pathlib.Path(path).write_bytes(header.tobytes() + np.asarray(tokens, "<u2").tobytes())
 
 
 def read_shard(path):
-    """The tokens of a shard as i64."""
+    """Returns the tokens of a shard as i64."""
     raw = pathlib.Path(path).read_bytes()
     header = np.frombuffer(raw[:SHARD_HEADER_BYTES], "<i4")
     if len(header) != 256 or header[0] != SHARD_MAGIC or header[1] != 1:
         raise SystemExit(f"{path}: not a token shard of version 1")
     tokens = np.frombuffer(raw[SHARD_HEADER_BYTES:], "<u2")
     if len(tokens) != header[2]:
-        raise SystemExit(f"{path}: header says {header[2]} tokens, file holds {len(tokens)}")
+        raise SystemExit(f"{path}: the header has a count of {header[2]} tokens, but the file contains {len(tokens)}")
     return tokens.astype(np.int64)
 
 
 def cut(tokens, sample, B, T):
-    """Sample `sample` of a shard: inputs and targets (B, T). Row b of the inputs is tokens b*T..(b+1)*T of the sample."""
+    """Returns inputs and targets (B, T) of a sample. Row b of the inputs is tokens b*T..(b+1)*T of the sample."""
     start = sample * B * T
     window = tokens[start : start + B * T + 1]
     if len(window) != B * T + 1:
@@ -47,10 +47,10 @@ def cut(tokens, sample, B, T):
 
 
 def batches(shards, B, T, seed=None):
-    """Endless (inputs, targets). `seed` None: file order; else the order of llm.c's loader with that seed.
+    """Yields (inputs, targets) without end: in file order if `seed` is None, else in the order of llm.c's loader.
 
-    llm.c draws 32-bit words of mt19937 and takes them modulo: shards are permuted anew each epoch, starting from the
-    permutation before; the samples of a shard are permuted from the identity each time the shard is opened.
+    llm.c draws 32-bit words of mt19937 and takes them modulo. Shards are permuted again each epoch, starting from the
+    previous permutation. The samples of a shard are permuted from the identity each time the shard is opened.
     """
     rng = None if seed is None else np.random.RandomState(seed)
 
@@ -77,7 +77,7 @@ def batches(shards, B, T, seed=None):
 
 
 def load(folder, dtype=torch.float32):
-    """A Hugging Face folder as a model in `dtype`, eager attention, no dropout. Any missing or unexpected key ends."""
+    """Loads a Hugging Face folder as a model in `dtype`, with eager attention and no dropout. Exits on a wrong key."""
     model, info = GPT2LMHeadModel.from_pretrained(
         str(folder), output_loading_info=True, attn_implementation="eager", local_files_only=True, dtype=torch.float32
     )
@@ -93,9 +93,9 @@ def load(folder, dtype=torch.float32):
 
 
 def mean_loss(model, inputs, targets):
-    """Logits (B, T, V) and the mean cross-entropy over all B*T tokens.
+    """Returns logits (B, T, V) and the mean cross-entropy over all B*T tokens.
 
-    By hand: transformers' own loss shifts its labels, and ours are shifted already.
+    The loss is computed here because transformers' own loss shifts its labels, and ours are already shifted.
     """
     logits = model(input_ids=inputs, use_cache=False).logits
     return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -105,7 +105,7 @@ def mean_loss(model, inputs, targets):
 
 
 def learning_rate(step, hp):
-    """llm.c's cosine schedule; `step` counts from 0."""
+    """Returns the rate of llm.c's cosine schedule; `step` counts from 0."""
     if step < hp["warmup"]:
         return hp["lr"] * (step + 1) / hp["warmup"]
     ratio = (step - hp["warmup"]) / (hp["steps"] - hp["warmup"])
@@ -114,7 +114,7 @@ def learning_rate(step, hp):
 
 
 def train(model, source, hp):
-    """Trains and yields a row a step: step (from 1), lr, loss, grad_norm (before clipping).
+    """Trains and yields a row per step: step (from 1), lr, loss, grad_norm (before clipping).
 
     Clipping is torch's, g * min(1, clip / (norm + 1e-6)): within 1e-6 of llm.c's g / max(1, norm) for clip 1.
     """

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Answers questions of HellaSwag's form with transformers, and holds `wgpt eval --answers` against them.
+"""Answers questions in HellaSwag's form with transformers, and compares the answers of `wgpt eval --answers` with them.
 
-needs   as make_golden.py
+needs   what make_golden.py needs
 run     python tools/reference/hellaswag.py --make 240 FILE.jsonl
         wgpt eval --from FOLDER --hellaswag FILE.jsonl --answers ANSWERS.jsonl
         python tools/reference/hellaswag.py FILE.jsonl FOLDER ANSWERS.jsonl
         python tools/reference/hellaswag.py --golden tests/golden/tiny     (for tests/eval.rs)
-result  exit 1 unless every choice is the same, and every loss within 1e-4 of ours
+result  exit code 1 unless every choice is the same, and every loss within 1e-4 of wgpt's
 """
 
 import argparse
@@ -33,14 +33,14 @@ def make(count, path):
             endings = []
             while len(endings) < 4:
                 text = ending()
-                if text not in endings:  # two alike would be a tie
+                if text not in endings:  # equal endings would be a tie
                     endings.append(text)
             row = {"ind": i, "ctx": context, "endings": endings, "label": rng.randrange(4)}
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def golden(folder):
-    """Short questions, some past the context all the same, with what transformers makes of them; tokens are bytes."""
+    """Writes short questions, some longer than the context, with transformers' answers; tokens are bytes."""
     import gpt2
     model, encode = gpt2.load(folder), lambda text: list(text.encode())
     rng = random.Random(11)
@@ -55,7 +55,7 @@ def golden(folder):
 
 
 def losses(model, encode, row):
-    """Mean loss of each ending, each scored alone, without padding; what is too long loses its beginning."""
+    """Returns the mean loss of each ending, scored alone, without padding. A long question loses its beginning."""
     import torch
     context = encode(row["ctx"])
     result = []
@@ -70,7 +70,7 @@ def losses(model, encode, row):
 
 def main():
     parser = argparse.ArgumentParser(description="HellaSwag by transformers.")
-    parser.add_argument("--make", type=int, help="write so many made questions instead")
+    parser.add_argument("--make", type=int, help="write this many generated questions instead")
     parser.add_argument("--golden", type=pathlib.Path, help="a folder of tests/golden to write questions and answers into")
     parser.add_argument("file", type=pathlib.Path, nargs="?")
     parser.add_argument("folder", nargs="?")
@@ -99,7 +99,8 @@ def main():
         worst = max(worst, *(abs(a - b) for a, b in zip(want, answer["losses"])))
         first, second = sorted(want)[:2]
         close = min(close, second - first)
-    print(f"{same} of {len(rows)} choices are the same; {correct} right; largest difference of a loss {worst:.2e}; closest two {close:.2e}")
+    print(f"{same} of {len(rows)} choices are the same; {correct} correct; largest difference of a loss {worst:.2e}; "
+          f"smallest gap between two losses {close:.2e}")
     sys.exit(0 if same == len(rows) and worst < 1e-4 else 1)
 
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Logits that transformers computes from a folder; also the test that transformers can load a folder at all.
+"""Computes a folder's logits with transformers, which also checks that transformers can load the folder.
 
-needs   as make_golden.py
+needs   what make_golden.py needs
 run     python tools/reference/logits.py FOLDER --tokens 1,2,3 [--tokens 4,5,6 ...] [--out FILE] [--compare FILE]
-        Each --tokens is a row; rows are of equal length. Without --out or --compare, JSON goes to standard output.
+        Each --tokens is a row; all rows have the same length. Without --out or --compare, prints JSON.
 files   JSON {"tokens": [[...]], "logits": [[[...]]]} (B, T, V), or safetensors with `tokens` (B, T) i32 and `logits`
-        (B, T, V) f32: the ending chooses. A file to compare with needs only `logits`, with T*V or B*T*V values in any
-        nesting.
-result  exit 1 if a key is missing or unexpected, if a token is outside the vocabulary, or if --compare finds a difference
-        above --tolerance * (1 + |logit|).
+        (B, T, V) f32, depending on the file name's extension. A file to compare with needs only `logits`, with T*V or
+        B*T*V values in any nesting.
+result  exit code 1 if a key is missing or unexpected, if a token is outside the vocabulary, or if --compare finds a
+        difference above --tolerance * (1 + |logit|)
 """
 
 import argparse
@@ -25,7 +25,7 @@ import gpt2
 
 
 def read(path):
-    """The logits of a file as a flat f64 array."""
+    """Returns the logits of a file as a flat f64 array."""
     if path.suffix == ".json":
         return np.asarray(json.loads(path.read_text())["logits"], np.float64).ravel()
     return safetensors.numpy.load_file(path)["logits"].astype(np.float64).ravel()
@@ -45,14 +45,14 @@ def main():
     row = lambda text: [int(word) for word in text.replace(",", " ").split()]
     parser.add_argument("--tokens", type=row, action="append", required=True, help="a row of ids; may be repeated")
     parser.add_argument("--out", type=pathlib.Path, help="FILE.json or FILE.safetensors")
-    parser.add_argument("--compare", type=pathlib.Path, help="FILE.json or FILE.safetensors with logits of ours")
+    parser.add_argument("--compare", type=pathlib.Path, help="FILE.json or FILE.safetensors with logits to check")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="of --compare; default 1e-4")
     args = parser.parse_args()
 
     transformers.utils.logging.disable_progress_bar()
     model = gpt2.load(args.folder)
     if len({len(row) for row in args.tokens}) != 1 or not args.tokens[0]:
-        raise SystemExit("--tokens: rows must be of one length and not empty")
+        raise SystemExit("--tokens: expected rows of equal length that are not empty")
     tokens = np.array(args.tokens)
     V, positions = model.config.vocab_size, model.config.n_positions
     if tokens.min() < 0 or tokens.max() >= V or tokens.shape[1] > positions:

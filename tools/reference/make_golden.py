@@ -1,34 +1,35 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/: small GPT-2 models with the logits, gradients and training that PyTorch gives them.
+"""Makes tests/golden/: small GPT-2 models with PyTorch's logits, gradients and training results.
 
-needs   Python 3.10+ with what requirements.txt lists; a processor is enough, some ten seconds:
+needs   Python 3.10+ with the packages in requirements.txt; a CPU is enough, for some ten seconds:
             python3 -m venv target/venv && target/venv/bin/pip install -r tools/reference/requirements.txt
         steps.json records the versions that made the files.
 run     target/venv/bin/python tools/reference/make_golden.py [--out tests/golden]
-rerun   only when a case, a hyperparameter or a field changes here. Weights and tokens come from fixed seeds and are the
-        same to the bit; the last digits of results may move with torch's version, so commit all files of a run together.
+rerun   only when a case, a hyperparameter or a field changes here. Weights and tokens come from fixed seeds and are
+        always equal to the bit. The last digits of results may change with torch's version, so commit all files of a
+        run together.
 
 Each case is a folder:
   config.json, model.safetensors   as save_pretrained writes them; `bytes` names wgpt's byte tokenizer where V = 257
   tokens.bin                       an llm.c token shard, just long enough: steps * accumulation * B * T + 1 tokens
-  golden.safetensors               the first B*T tokens of tokens.bin: `inputs`, `targets` (B, T) i32, `logits` (B, T, V),
-                                   `loss` (1), and the gradient of that loss for every parameter under its Hugging Face
-                                   name and in that layout (Conv1D: in, out); `transformer.wte.weight` has the head's
-                                   part in it. f32.
-  steps.json                       hyperparameters, one row a step of training, norms of the weights afterwards
+  golden.safetensors               for the first B*T tokens of tokens.bin: `inputs`, `targets` (B, T) i32, `logits`
+                                   (B, T, V), `loss` (1), and the gradient of that loss for every parameter under its
+                                   Hugging Face name and in that layout (Conv1D: in, out); `transformer.wte.weight`
+                                   includes the head's part. f32.
+  steps.json                       hyperparameters, one row per step of training, norms of the weights afterwards
 
-Everything is computed in float64 from the f32 weights and rounded once, so that what is compared is the error of one
-side only. steps.json also holds the loss and norm of the same training in float32, and the largest errors of float32
-against float64: how far apart two correct programs may be.
+Everything is computed in float64 from the f32 weights and rounded once, so that a comparison shows the error of one
+side only. steps.json also contains the loss and norm of the same training in float32, and the largest errors of float32
+against float64, which show how far apart two correct programs may be.
 
 How sharp a test must be: over the twelve steps float32 stays within 1e-7 (loss), 3e-7 (grad norm) and 1e-7 (final
 norms) of float64, relatively. Forgetting the weight decay of wpe moves them by 8e-6, 1e-4 and 7e-4, and no decay at all
 moves the loss by only 2e-5. A tolerance of 1e-4 on the loss would pass such mistakes; 2e-6 and 1e-5 do not.
 
-The bias of the keys has no effect on the model (softmax does not see a constant added to a row), so its true gradient
-is zero and what a program computes is rounding. AdamW divides that rounding by itself, so the keys' third of
-`attn.c_attn.bias` wanders differently everywhere: compare its gradient by absolute error only, and its trained values
-not at all. `final_norms` leaves it out.
+The bias of the keys has no effect on the model (softmax ignores a constant added to a row), so its true gradient is
+zero, and the gradient that a program computes is rounding error. AdamW divides that error by itself, so the keys' third
+of `attn.c_attn.bias` moves differently in every program: compare its gradient by absolute error only, and never its
+trained values. `final_norms` leaves it out.
 """
 
 import argparse
@@ -60,16 +61,16 @@ TRAINING = {
 }
 
 CASES = {
-    # The byte tokenizer and a shape that tiles divide badly.
+    # The byte tokenizer, and a shape that is not a multiple of any tile.
     "tiny": {"V": 257, "positions": 32, "L": 2, "NH": 3, "C": 48, "B": 3, "T": 20, "seed": 1},
-    # Odd everywhere: neither V, C, T nor the heads (of 11) are even. Small logits, so that the gradient's norm
-    # crosses 1 and both sides of the clip are walked.
+    # Odd sizes: neither V, C, T nor the head size (11) is even. Small logits, so that the gradient's norm crosses 1
+    # and steps both with and without clipping occur.
     "odd": {"V": 101, "positions": 17, "L": 3, "NH": 3, "C": 33, "B": 2, "T": 13, "seed": 2, "lnf": 0.3},
 }
 
 
 def text_tokens(count, rng):
-    """Documents of made-up sentences in wgpt's byte tokens: 256 before each document, then bytes."""
+    """Returns documents of made-up sentences in wgpt's byte tokens: 256 before each document, then bytes."""
     words = "the a small grey cat dog river stone sings sleeps under over near and then again".split()
     tokens = []
     while len(tokens) < count:
@@ -79,7 +80,7 @@ def text_tokens(count, rng):
 
 
 def chain_tokens(count, vocab, rng):
-    """A walk in which low ids are far more frequent, each has two likely successors, and one step in eight is free."""
+    """Returns a random walk: low ids are more frequent, each has two likely successors, one step in eight is free."""
     skewed = lambda *size: (vocab * rng.random_sample(size) ** 3).astype(int)
     successors = skewed(vocab, 2)
     tokens = [0]
@@ -90,7 +91,7 @@ def chain_tokens(count, vocab, rng):
 
 
 def build(case, rng):
-    """A model whose every tensor matters: attention that looks somewhere, biases and layernorms away from 0 and 1."""
+    """Builds a model in which every tensor matters: attention is not uniform, biases and layernorms are not 0 and 1."""
     extra = {"wgpt_tokenizer": "bytes"} if case["V"] == 257 else {}
     end = 256 if case["V"] == 257 else 0
     config = GPT2Config(
@@ -111,7 +112,7 @@ def build(case, rng):
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            # RandomState's legacy stream is frozen: the same bits whatever the version of NumPy or torch.
+            # RandomState's legacy stream is frozen: it has the same bits in every version of NumPy and torch.
             noise = rng.standard_normal(tuple(p.shape))
             if ".ln_" in name:
                 value = 0.2 * noise + (1.0 if name.endswith("weight") else 0.0)
@@ -128,7 +129,7 @@ def build(case, rng):
 
 
 def final_norms(model):
-    """L2 norm of each parameter, without the bias of the keys."""
+    """Returns the L2 norm of each parameter, without the bias of the keys."""
     norms = {}
     for name, p in model.named_parameters():
         if name.endswith("attn.c_attn.bias"):
@@ -139,7 +140,7 @@ def final_norms(model):
 
 
 def first_batch(folder, tokens, case, dtype):
-    """Logits, loss and gradients of the first batch, computed in `dtype`."""
+    """Computes logits, loss and gradients of the first batch in `dtype`."""
     model = gpt2.load(folder, dtype)
     inputs, targets = gpt2.cut(tokens, 0, case["B"], case["T"])
     logits, loss = gpt2.mean_loss(model, inputs, targets)
@@ -164,7 +165,7 @@ def make(name, case, out):
     gpt2.write_shard(folder / "tokens.bin", tokens)
     tokens = gpt2.read_shard(folder / "tokens.bin")
 
-    # from here on everything is read back from the files, as wgpt will read it
+    # from here on everything is read back from the files, as wgpt reads it
     inputs, targets, exact = first_batch(folder, tokens, case, torch.float64)
     _, _, single = first_batch(folder, tokens, case, torch.float32)
     golden = {key: value.float().contiguous() for key, value in exact.items()}

@@ -1,2 +1,2 @@
-// shared/widths/half8.wgsl: eight neighbours of f16, 16 bytes, which an invocation loads and stores at once
+// shared/widths/half8.wgsl: eight neighbouring f16, 16 bytes, which an invocation loads or stores at once
 struct Half8 { low: vec4<f16>, high: vec4<f16> }

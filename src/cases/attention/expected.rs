@@ -1,11 +1,11 @@
-//! The reference of one head and how far rounding errors carry through its formulas.
+//! The reference of one head, and the propagation of rounding errors through its formulas.
 
 use crate::cases::{EPS, Stored, rounding};
 use crate::reference;
 
-/// Relative and absolute rounding of weights: none where they are f32.
+/// Relative and absolute rounding error of weights: zero where they are f32.
 pub const EXACT: [f64; 2] = [0.0; 2];
-/// On matrix units weights are f16.
+/// The same on matrix units, where weights are f16.
 pub const ROUNDED: [f64; 2] = [1.0 / 2048.0, 1.0 / 33_554_432.0];
 
 /// The outputs of one head, and their tolerances.
@@ -32,9 +32,10 @@ fn dot_abs(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| (x * y).abs()).sum()
 }
 
-/// Follows rounding errors through the formulas. A score is off by its own sum's rounding; its weight by that and by exp,
-/// whose error WGSL bounds by 3 + 2 |x| units; sums over positions add theirs. On matrix units weights and what they become
-/// in the backward are f16: `factor` off, and where f16 ends `least`.
+/// Computes the outputs and gradients of one head, and propagates rounding errors through the formulas. A score has the
+/// error of its own sum. Its weight has that error and the error of exp, which WGSL bounds by 3 + 2 |x| units. Sums
+/// over positions add their own errors. On matrix units weights, and the dscores computed from them, are f16: they have
+/// the relative error `factor`, and below f16's normal numbers the absolute error `least`.
 ///
 /// `qkv`: (T, 3 HS). `dout`: (T, HS).
 pub fn expect(kind: Stored, [factor, least]: [f64; 2], [t, hs]: [usize; 2], qkv: &[f64], dout: &[f64]) -> Expected {
@@ -48,7 +49,7 @@ pub fn expect(kind: Stored, [factor, least]: [f64; 2], [t, hs]: [usize; 2], qkv:
     for i in 0..t {
         let o = i * hs;
         let scores: Vec<f64> = (0..=i).map(|j| scale * dot(part(0, i), part(1, j))).collect();
-        // twice: once for the product, once for q * scale and k * scale, which differ between the passes
+        // twice the error: once for the product, once for q * scale or k * scale, which differ between the passes
         let score_off: Vec<f64> =
             (0..=i).map(|j| 2.0 * (rounding(hs) + 1.0) * EPS * scale * dot_abs(part(0, i), part(1, j))).collect();
         let worst = score_off.iter().copied().fold(0.0, f64::max);
@@ -66,13 +67,13 @@ pub fn expect(kind: Stored, [factor, least]: [f64; 2], [t, hs]: [usize; 2], qkv:
         for (j, score) in scores.iter().enumerate() {
             let below = score - lse[i];
             let weight = below.exp();
-            // of one weight: its score, its maximum or log-sum-exp, exp itself
+            // error of one weight: from its score, from the maximum or log-sum-exp, and from exp itself
             let off = (score_off[j] + lse_off[i]).exp_m1().min(1.0 / weight.max(1e-300))
                 + (3.0 + 4.0 * below.abs()) * EPS
                 + sums;
             let stored = (off + factor) * weight + least;
             let dscore = weight * (dot_abs(dout_row, part(2, j)) + delta_abs) * scale;
-            // the stored output, of which the row's sum is made, is rounded
+            // the row's sum is computed from the stored output, which is rounded
             let dscore_off =
                 dscore * (2.0 * off + sums + factor) + weight * scale * kind.rounding() * delta_abs + least * scale;
             let [q, k, v] = [at(0, i), at(1, j), at(2, j)];

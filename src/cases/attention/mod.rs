@@ -3,36 +3,37 @@
 mod expected;
 
 use crate::gpu::{Pass, Tensor};
-use crate::ops::attention::{self, BACKWARD, Backward, FORWARD, Forward, STEP, Shape, Step};
+use crate::ops::attention::{self, AttentionSizes, BACKWARD, Backward, FORWARD, Forward, STEP, Step};
 
 use super::*;
 use expected::{EXACT, Expected, ROUNDED, expect};
 
 /// The operator's cases.
-pub static CASES: Cases = Cases { operator: &attention::OPERATOR, tests, benches, least };
+pub static CASES: Cases = Cases { operator: &attention::OPERATOR, tests, benches, minimum_cost };
 
 /// B, T, NH, HS.
 pub type Sizes = [usize; 4];
-/// The value of row t, part (query, key, value) and element of a head, if it is not random.
+/// A function that returns the value at row t, part (query, key, value) and element of a head, or `None` for a random
+/// value.
 pub type Hard = fn(usize, usize, usize) -> Option<f32>;
 
 /// The heads that attend.
 #[derive(Debug, Clone)]
 pub struct Heads {
-    /// The elements of all but statistics.
+    /// Element type of all tensors except statistics.
     pub stored: Stored,
-    /// Weights and what they become in the backward may be f16: on matrix units.
+    /// Whether weights and dscores may be rounded to f16, as on matrix units.
     pub rounded: bool,
     /// B, T, NH, HS.
     pub sizes: Sizes,
     /// Values that are not random.
     pub hard: Option<Hard>,
-    /// The heads held against the reference.
+    /// The heads that are compared with the reference.
     pub sample: Sample,
 }
 
 impl Heads {
-    /// Queries, keys and values in (-2, 2), all heads held against the reference.
+    /// Returns heads with queries, keys and values in (-2, 2), all of which are compared with the reference.
     pub fn new(stored: Stored, sizes: Sizes) -> Self {
         Self { stored, rounded: false, sizes, hard: None, sample: Sample::All }
     }
@@ -42,9 +43,9 @@ impl Heads {
         format!("{b}x{t}x{heads} heads of {hs}{}", self.stored.suffix())
     }
 
-    fn shape(&self) -> Shape {
+    fn shape(&self) -> AttentionSizes {
         let [batch, positions, heads, _] = self.sizes;
-        Shape { batch, positions, heads }
+        AttentionSizes { batch, positions, heads }
     }
 
     fn slot(&self, slot: fn(&'static str, [usize; 2]) -> Slot, name: &'static str, parts: usize) -> Slot {
@@ -75,7 +76,7 @@ impl Heads {
         self.stored.values(&mut Inputs::new(), b * t * heads * hs)
     }
 
-    /// Positions of a head in a (B T, parts C) tensor, as (T, parts HS).
+    /// Returns the positions of a head in a (B T, parts C) tensor, as (T, parts HS).
     fn positions(&self, head: usize, parts: usize) -> Vec<usize> {
         let [_, t, heads, hs] = self.sizes;
         let (b, h) = (head / heads, head % heads);
@@ -89,7 +90,7 @@ impl Heads {
         self.sample.of(self.sizes[0] * self.sizes[2], 3)
     }
 
-    /// The reference of the sampled heads.
+    /// Returns the reference of the sampled heads.
     fn expected(&self, qkv: &[f32], dout: &[f32]) -> Vec<(usize, Expected)> {
         let ([_, t, _, hs], weights) = (self.sizes, if self.rounded { ROUNDED } else { EXACT });
         let of = |head: usize| {
@@ -100,7 +101,7 @@ impl Heads {
     }
 }
 
-/// Puts the values and tolerances of some heads together.
+/// Combines the values and tolerances of some heads.
 fn joined<'a>(stored: Stored, n: usize, heads: impl Iterator<Item = (Vec<usize>, &'a Vec<f64>, &'a Vec<f64>)>) -> Want {
     let mut elements: Vec<(usize, f64, f64)> = heads
         .flat_map(|(at, want, off)| at.into_iter().zip(want).zip(off).map(|((at, want), off)| (at, *want, *off)))
@@ -111,7 +112,7 @@ fn joined<'a>(stored: Stored, n: usize, heads: impl Iterator<Item = (Vec<usize>,
     stored.within(want, off).at(at, n)
 }
 
-/// `out` and `lse`.
+/// Returns a case for `out` and `lse`.
 pub fn forward(heads: Heads) -> Case {
     let slots = vec![
         heads.slot(Slot::input, "qkv", 3),
@@ -128,12 +129,12 @@ pub fn forward(heads: Heads) -> Case {
         let all = heads.expected(&qkv, &heads.dout());
         let out = all.iter().map(|(head, e)| (heads.positions(*head, 1), &e.out, &e.out_off));
         let lse = all.iter().map(|(head, e)| ((head * t..(head + 1) * t).collect(), &e.lse, &e.lse_off));
-        let (out, lse) = (joined(heads.stored, sizes[0], out), joined(FULL, sizes[1], lse));
+        let (out, lse) = (joined(heads.stored, sizes[0], out), joined(STORED_F32, sizes[1], lse));
         vec![heads.stored.contents(&qkv), Contents::unwritten(out), Contents::unwritten(lse)]
     })
 }
 
-/// `dqkv`.
+/// Returns a case for `dqkv`.
 pub fn backward(heads: Heads) -> Case {
     let slots = vec![
         heads.slot(Slot::input, "dout", 1),
@@ -151,13 +152,13 @@ pub fn backward(heads: Heads) -> Case {
     Case::new(BACKWARD, heads.what(), slots, launch, move || {
         let (qkv, dout, t) = (heads.qkv(), heads.dout(), heads.sizes[1]);
         let all = heads.expected(&qkv, &dout);
-        // heads that are not sampled are given values of the same size, and nobody asks what becomes of them
+        // heads that are not sampled have random values of the same magnitude, and their results are not checked
         let mut out = heads.stored.values(&mut Inputs::new(), sizes[0]);
         let mut lse: Vec<f32> = (0..sizes[1]).map(|i| ((i % t + 1) as f32).ln()).collect();
         for (head, expected) in &all {
             let stored = heads.stored.round(&expected.out);
             heads.positions(*head, 1).into_iter().zip(stored).for_each(|(at, x)| out[at] = x);
-            lse[head * t..(head + 1) * t].copy_from_slice(&FULL.round(&expected.lse));
+            lse[head * t..(head + 1) * t].copy_from_slice(&STORED_F32.round(&expected.lse));
         }
         let dqkv = all.iter().map(|(head, e)| (heads.positions(*head, 3), &e.dqkv, &e.dqkv_off));
         vec![
@@ -171,13 +172,13 @@ pub fn backward(heads: Heads) -> Case {
     })
 }
 
-/// Both passes.
+/// Returns cases for both passes.
 pub fn passes(heads: &Heads) -> [Case; 2] {
     [forward(heads.clone()), backward(heads.clone())]
 }
 
-/// Position t of T, NH, HS: the last of t + 1 positions. The cache holds NaN where nothing may be read: in row t, which gets
-/// its keys and values, and in the rows past it.
+/// Returns a case for position t of T, which is the last of t + 1 positions. The cache holds NaN where nothing may be
+/// read: in row t, which gets the new keys and values, and in later rows.
 pub fn step([t, positions, heads, hs]: Sizes, hard: Option<Hard>) -> Case {
     let c = heads * hs;
     let slots = vec![
@@ -191,18 +192,18 @@ pub fn step([t, positions, heads, hs]: Sizes, hard: Option<Hard>) -> Case {
         attention::step(pass, Step { heads, qkv, at, cache, out })
     };
     Case::new(STEP, format!("{t} of {positions}, {heads} heads of {hs}"), slots, launch, move || {
-        let past = Heads { hard, ..Heads::new(FULL, [1, t + 1, heads, hs]) };
+        let past = Heads { hard, ..Heads::new(STORED_F32, [1, t + 1, heads, hs]) };
         let (qkv, dout) = (past.qkv(), vec![0.0; (t + 1) * c]);
         let all = past.expected(&qkv, &dout);
         let last = |head: usize| (head * hs..(head + 1) * hs).collect();
         let ends: Vec<_> =
             all.iter().map(|(head, e)| (*head, e.out[t * hs..].to_vec(), e.out_off[t * hs..].to_vec())).collect();
-        let out = joined(FULL, c, ends.iter().map(|(head, want, off)| (last(*head), want, off)));
+        let out = joined(STORED_F32, c, ends.iter().map(|(head, want, off)| (last(*head), want, off)));
         let mut cache = qkv[..t * 3 * c].to_vec();
         cache.resize(positions * 3 * c, f32::NAN);
-        let mut after = FULL.bits(&cache);
+        let mut after = STORED_F32.bits(&cache);
         let written = t * 3 * c + c..(t + 1) * 3 * c;
-        after[written.clone()].copy_from_slice(&FULL.bits(&qkv[written]));
+        after[written.clone()].copy_from_slice(&STORED_F32.bits(&qkv[written]));
         vec![
             Contents::floats(&qkv[t * 3 * c..]),
             Contents::integers(vec![t as u32]),
@@ -212,27 +213,27 @@ pub fn step([t, positions, heads, hs]: Sizes, hard: Option<Hard>) -> Case {
     })
 }
 
-/// Small heads of each size whose kernels are listed: odd rows, whole `V`; one position, one block and several; a long
-/// sequence.
+/// Sizes with small heads, one for each size whose kernels are listed: odd rows, whole `Vec`; one position, one block
+/// and several; a long sequence.
 const SMALL: [Sizes; 6] =
     [[2, 67, 2, 16], [2, 13, 3, 11], [1, 1, 2, 16], [2, 130, 1, 8], [3, 7, 2, 13], [1, 1031, 1, 16]];
-/// Large heads, GPT-2's 12 and 1558M's 25 among them.
+/// Sizes with large heads, including GPT-2's 12 and 1558M's 25.
 const LARGE: [Sizes; 6] =
     [[1, 19, 1, 32], [1, 127, 12, 64], [1, 64, 25, 64], [1, 65, 1, 80], [1, 17, 2, 96], [1, 33, 1, 128]];
-/// Heads of f16 without matrix units.
-const HALVES: [Sizes; 4] = [[2, 33, 1, 8], [1, 31, 2, 16], [2, 13, 3, 11], [3, 7, 2, 13]];
-/// Those over which drivers of the CPU take minutes, element by element: the text is that of f32 but for one type.
-const SLOW_HALVES: [Sizes; 5] = [[1, 127, 2, 64], [1, 19, 1, 32], [1, 65, 1, 80], [1, 17, 2, 96], [1, 33, 1, 128]];
-/// Position, T, NH, HS: fewer keys than lanes, as many, one more.
+/// Sizes for f16 without matrix units.
+const F16_SHAPES: [Sizes; 4] = [[2, 33, 1, 8], [1, 31, 2, 16], [2, 13, 3, 11], [3, 7, 2, 13]];
+/// The same for which CPU drivers take minutes. Except for one type the kernels' text is that of f32.
+const SLOW_F16_SHAPES: [Sizes; 5] = [[1, 127, 2, 64], [1, 19, 1, 32], [1, 65, 1, 80], [1, 17, 2, 96], [1, 33, 1, 128]];
+/// Position, T, NH, HS: fewer keys than lanes, as many as lanes, one more.
 const STEPS: [Sizes; 6] =
     [[16, 40, 2, 64], [0, 1, 1, 8], [1, 4, 3, 11], [15, 16, 2, 13], [9, 10, 2, 16], [300, 301, 2, 8]];
-/// The same of large heads.
+/// The same with large heads.
 const LARGE_STEPS: [Sizes; 5] =
     [[33, 40, 1, 32], [17, 18, 1, 80], [128, 129, 2, 96], [129, 140, 1, 128], [1023, 1024, 2, 64]];
 
 fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
-    let full = |sizes| passes(&Heads::new(FULL, sizes));
-    let half = |sizes| passes(&Heads::new(HALF, sizes));
+    let full = |sizes| passes(&Heads::new(STORED_F32, sizes));
+    let half = |sizes| passes(&Heads::new(STORED_F16, sizes));
     let mut cases: Vec<Case> = breadth.of([1, 1], &[SMALL, LARGE].concat()).into_iter().flat_map(full).collect();
     cases.extend(breadth.of([1, 1], &[&STEPS[..], &LARGE_STEPS].concat()).into_iter().map(|sizes| step(sizes, None)));
     if breadth >= Breadth::Full {
@@ -241,21 +242,22 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         cases.extend(full([7, 64, 3, 8]).map(|case| case.bound(3 * 64 * 24 * 4 * 3)));
         cases.extend(full([5, 43, 1, 128]).map(|case| case.bound(128 * 129 * 4)));
         cases.extend(full([3, 67, 7, 8]).map(Case::folded));
-        // as on GPUs that draw the screen: some heads a dispatch, one, and runs of a head's rows
+        // limits as on GPUs that also draw the screen: dispatches of several heads, of one, and of parts of a head's
+        // rows
         for most_flops in [2_000_000, 600_000, 100_000, 1] {
             cases.extend(full([2, 130, 3, 8]).map(|case| case.on(move |caps| caps.most_flops = most_flops)));
         }
-        let hard = |hard| passes(&Heads { hard: Some(hard), ..Heads::new(FULL, [1, 37, 2, 16]) });
+        let hard = |hard| passes(&Heads { hard: Some(hard), ..Heads::new(STORED_F32, [1, 37, 2, 16]) });
         cases.extend([far as Hard, equal as Hard].into_iter().flat_map(hard));
-        cases.extend(passes(&Heads { hard: Some(far), ..Heads::new(FULL, [1, 37, 2, 11]) }));
+        cases.extend(passes(&Heads { hard: Some(far), ..Heads::new(STORED_F32, [1, 37, 2, 11]) }));
         cases.push(step([50, 51, 2, 16], Some(far)));
     }
     if caps.f16 && caps.matrix_edges.is_empty() {
-        cases.extend(breadth.of([0, 1], &HALVES).into_iter().flat_map(half));
+        cases.extend(breadth.of([0, 1], &F16_SHAPES).into_iter().flat_map(half));
         if breadth >= Breadth::Full {
             cases.extend(half([9, 64, 1, 11]).map(|case| case.bound(2 * 64 * 33 * 4 + 1)));
             let slow = if breadth == Breadth::All { 5 } else { usize::from(caps.software) };
-            cases.extend(SLOW_HALVES[..slow].iter().flat_map(|&sizes| half(sizes)));
+            cases.extend(SLOW_F16_SHAPES[..slow].iter().flat_map(|&sizes| half(sizes)));
         }
     }
     if caps.f16 && !caps.matrix_edges.is_empty() && caps.emulated_edge.is_none() {
@@ -264,7 +266,7 @@ fn tests(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     cases
 }
 
-/// `q . k` is +-1e4 before it is scaled: weights are 0 and 1, or equal. The sums are exact.
+/// Returns values for which `q . k` is +-1e4 before scaling, so that weights are 0 and 1, or equal. The sums are exact.
 pub fn far(row: usize, part: usize, e: usize) -> Option<f32> {
     match part {
         0 => Some(if e == row % 3 { 100.0 } else { 0.0 }),
@@ -273,12 +275,12 @@ pub fn far(row: usize, part: usize, e: usize) -> Option<f32> {
     }
 }
 
-/// All keys alike: every position attends evenly to those before it.
+/// Returns values with equal keys, so that every position attends equally to all before it.
 pub fn equal(_row: usize, part: usize, _e: usize) -> Option<f32> {
     (part == 1).then_some(0.25)
 }
 
-/// Scores that grow from key to key by a quarter: 32 in all.
+/// Returns values for which scores grow by a quarter from key to key, by 32 in total.
 pub fn growing(row: usize, part: usize, e: usize) -> Option<f32> {
     match part {
         0 => Some(if e == 0 { 1.0 } else { 0.0 }),
@@ -287,8 +289,8 @@ pub fn growing(row: usize, part: usize, e: usize) -> Option<f32> {
     }
 }
 
-/// Both passes on matrix units. Software adapters take the kernels for GPUs with matrices of an edge and so much workgroup
-/// memory, which they have more of than they say.
+/// Returns cases for both passes on matrix units. Software adapters run the kernels for GPUs with matrices of `edge`
+/// and `kib` KiB of workgroup memory; they have more workgroup memory than they report.
 pub fn of_blocks(caps: &Caps, sizes: Sizes, hard: Option<Hard>, [edge, kib]: [u32; 2]) -> Vec<Case> {
     let software = caps.software;
     let change = move |caps: &mut Caps| {
@@ -296,7 +298,10 @@ pub fn of_blocks(caps: &Caps, sizes: Sizes, hard: Option<Hard>, [edge, kib]: [u3
             (caps.emulated_edge, caps.max_workgroup_bytes) = (Some(edge), kib << 10);
         }
     };
-    passes(&Heads { hard, rounded: true, ..Heads::new(HALF, sizes) }).into_iter().map(|case| case.on(change)).collect()
+    passes(&Heads { hard, rounded: true, ..Heads::new(STORED_F16, sizes) })
+        .into_iter()
+        .map(|case| case.on(change))
+        .collect()
 }
 
 fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
@@ -306,15 +311,15 @@ fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         return narrow;
     }
     let mut cases = Vec::new();
-    // one position, primes, one under and one over the blocks, and a long sequence
+    // one position, primes, one less and one more than the blocks, and a long sequence
     for (b, t, heads) in [(2, 1, 3), (2, 31, 3), (2, 65, 3), (2, 257, 3), (1, 1031, 1)] {
         cases.extend(of_blocks(caps, [b, t, heads, 16], None, [8, 6]));
     }
-    // scores that outgrow those before by thousands and by a little, again and again; sums that each block rescales
+    // scores that exceed earlier ones by thousands or by a little, again and again; sums that each block rescales
     for hard in [far as Hard, growing, equal] {
         cases.extend(of_blocks(caps, [1, 131, 2, 16], Some(hard), [8, 16]));
     }
-    // GPT-2's heads, whose rows two subgroups share: drivers of the CPU take long over them, and longest over others
+    // GPT-2's heads, whose rows two subgroups share; CPU drivers take long for them, and even longer for others
     cases.extend(of_blocks(caps, [1, 67, 2, 64], None, [8, 16]));
     if caps.software {
         for blocks in [[16, 16], [8, 16]] {
@@ -322,7 +327,7 @@ fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
         }
     }
     if breadth == Breadth::All {
-        // a multiple of the blocks and a prime, as long as other models' contexts
+        // multiples of the blocks and a prime, as long as other models' contexts
         for t in [2048, 4093, 4096] {
             cases.extend(of_blocks(caps, [1, t, 1, 16], None, [8, 16]));
         }
@@ -338,18 +343,18 @@ fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
 fn benches(shape: &BenchShape, caps: &Caps) -> Vec<Case> {
     let config = &shape.config;
     let sizes = [shape.batch, shape.context, config.heads, config.head_size()];
-    stored(caps).into_iter().flat_map(|kind| passes(&bench(kind, sizes))).collect()
+    storage_types(caps).into_iter().flat_map(|kind| passes(&bench(kind, sizes))).collect()
 }
 
-/// Heads as benches measure them.
+/// Returns the heads that benches measure.
 pub fn bench(stored: Stored, sizes: Sizes) -> Heads {
-    Heads { rounded: stored == HALF, sample: Sample::Some, ..Heads::new(stored, sizes) }
+    Heads { rounded: stored == STORED_F16, sample: Sample::Subset, ..Heads::new(stored, sizes) }
 }
 
-fn least(shape: &StepShape) -> Vec<Least> {
+fn minimum_cost(shape: &StepShape) -> Vec<MinimumCost> {
     let [micro, n, t, l, c, _, f, s] = shape.counts();
     let rows = n * shape.config.heads as u64;
-    // multiply-adds of one product over the causal half, times two
+    // operations of one product over the causal half
     let half = n * (t + 1) * c;
     vec![
         (FORWARD, micro * l * (s * 4 * n * c + f * rows), micro * l * 2 * half),

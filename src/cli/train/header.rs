@@ -4,7 +4,7 @@ use std::path::Path;
 
 use wgpt::gpu::{self, Caps, Elem};
 use wgpt::measure;
-use wgpt::measure::tune::Found;
+use wgpt::measure::tune::LoadedRecord;
 use wgpt::ops::{attention, matmul};
 use wgpt::train::Trainer;
 use wgpt::train::settings::{Settings, UNKNOWN_STEPS};
@@ -53,17 +53,17 @@ pub fn print(
     trainer: &Trainer,
     devices: &[Caps],
     out: &Path,
-    (tuned, processes): (&Found, Option<&str>),
+    (tuned, processes): (&LoadedRecord, Option<&str>),
 ) {
     let gpu = trainer.gpu();
     let (m, t, config) = (settings.config(), &settings.train, trainer.config());
-    gpu::adapter::notes().iter().for_each(|note| say!("devices  {note}"));
+    gpu::adapter::environment_notes().iter().for_each(|note| say!("devices  {note}"));
     for (number, caps) in devices.iter().enumerate() {
         let number = if devices.len() > 1 { format!("{number}: ") } else { String::new() };
         say!("device   {number}{}{}", caps.summary(), caps.at_bus());
     }
-    if !gpu.device().is_empty() {
-        say!("         {}", gpu.device());
+    if !gpu.device_kind().is_empty() {
+        say!("         {}", gpu.device_kind());
     }
     say!(
         "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",
@@ -104,7 +104,7 @@ pub fn print(
     say!("memory   {:.1} MiB{first}", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
     say!("folder   {}", out.display());
     let sizes = [t.batch, t.context];
-    if let Some(line) = measure::tuned_jobs(tuned, &gpu.caps, config, trainer.elem(), sizes) {
+    if let Some(line) = measure::tuned_jobs_summary(tuned, &gpu.caps, config, trainer.elem(), sizes) {
         say!("tuned    {line}");
     }
 }

@@ -13,7 +13,7 @@ use wgpt::error::{Error, Fault, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::measure::plan::check_memory;
-use wgpt::measure::tune::{self, Found};
+use wgpt::measure::tune::{self, LoadedRecord};
 use wgpt::model::init;
 use wgpt::run::contents::HANG;
 use wgpt::run::follow::{Follower, Log};
@@ -147,7 +147,7 @@ fn train(
     asked.choose_precision(&mut settings, device.as_deref())?;
     let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device.as_deref()).map(Gpu::dry))?;
     if speaks {
-        asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
+        asked.merged.notices.iter().for_each(|text| say!("recipe   {text}"));
     }
     let assumption =
         init.as_ref().filter(|_| recipe.data.tokenizer.is_none()).and_then(|model| model.tokenizer.assumption());
@@ -174,17 +174,17 @@ fn train(
 
     if let Some(crew) = &crew {
         ranks::compare(crew, &settings, &loader, rows.as_ref(), &extras.questions)?;
-        loader.read_only(crew.ranks(settings.data.ranks))?;
+        loader.read_ranks(crew.ranks(settings.data.ranks))?;
     }
-    let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
+    let (tuned, folder) = (RefCell::new(LoadedRecord::Nothing), RefCell::new(PathBuf::new()));
     let opened = RefCell::new(Vec::new());
     // what was read for the plan the first device need not read again
     let planner = Cell::new(planner);
     let open = || {
-        let mut gpus = open(&settings, &devices, &planner, &tuned)?;
+        let mut gpus = open(&settings, &devices, &planner, &tuned, asked.recipe().training.tokens_per_step)?;
         // the first process says when
         if let (Some(crew), true) = (&crew, speaks) {
-            crew.tell(&Message::Open)?;
+            crew.send(&Message::Open)?;
             crew.restrict(&mut gpus)?;
         }
         opened.replace(gpus.iter().map(|gpu| gpu.caps.clone()).collect());
@@ -217,7 +217,7 @@ fn train(
     let header = |trainer: &Trainer, dir: &Path| {
         folder.replace(dir.to_owned());
         let processes = world.map(World::summary);
-        let found = tuned.replace(Found::Nothing);
+        let found = tuned.replace(LoadedRecord::Nothing);
         header::print(&settings, &summary, trainer, &opened.borrow(), dir, (&found, processes.as_deref()));
     };
     let mut terminal = Terminal::new(settings.train.steps, &header);
@@ -251,7 +251,8 @@ fn open(
     settings: &Settings,
     devices: &[Option<String>],
     planner: &Cell<Option<Gpu>>,
-    tuned: &RefCell<Found>,
+    tuned: &RefCell<LoadedRecord>,
+    tokens_per_step: Option<usize>,
 ) -> Result<Vec<Gpu>> {
     let options = |device: &Option<String>| Options {
         device: device.clone(),
@@ -269,9 +270,9 @@ fn open(
         && let Some(last) = gpus.pop()
     {
         // any of several devices: all of them record alike
-        gpus.push(last.adopting(planner));
+        gpus.push(last.adopting_kernels(planner));
     }
-    check_memory(&gpus[0], settings, settings.run.memory)?;
+    check_memory(&gpus[0], settings, settings.run.memory, tokens_per_step)?;
     Ok(gpus)
 }
 

@@ -1,34 +1,35 @@
-//! Builds kernels: hands modules to the driver, and turns its refusals into errors.
+//! Builds kernels: passes modules to the driver, and turns its refusals into errors.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, Fault, Result};
-use crate::gpu::kernel::{Built, Kernel, KernelId, OfText, Pipeline, Reflection};
+use crate::gpu::kernel::{Built, Kernel, KernelBody, KernelId, Pipeline, Reflection};
 use crate::gpu::{spirv, vulkan};
 
 use super::{Gpu, Raw, lock};
 
 impl Gpu {
-    /// Returns a kernel, read and on a device built, from the cache if that was done before.
+    /// Returns a kernel that is parsed and, unless this device is dry, built. Does each only once and caches the
+    /// result.
     pub(in crate::gpu) fn pipeline(&self, id: &KernelId) -> Result<Arc<Pipeline>> {
         let pipeline = self.kernels.get(id)?;
         let (name, reflection) = (&pipeline.name, &pipeline.reflection);
         reflection.check(name, &self.caps)?;
         if pipeline.kernel.dimensions.is_some() && self.caps.flexible.is_none() {
-            let what = format!("needs cooperative matrices of flexible dimensions, {} has none", self.caps.name);
+            let what = format!("needs cooperative matrices of flexible dimensions, which {} lacks", self.caps.name);
             return Err(Error::gpu(Fault::at(format!("kernel {name}"), what).expected("VK_NV_cooperative_matrix2")));
         }
         if let (Some(raw), None) = (&self.raw, pipeline.built()) {
-            // a driver may crash on a module whose features it lacks, whatever tests have made `caps` promise
+            // a driver may crash on a module whose features it lacks; tests may have added features to `caps`
             reflection.needs.check(name, &self.granted)?;
-            pipeline.build(|shared, module| self.build(raw, shared, module))?;
+            pipeline.build(|body, module| self.build(raw, body, module))?;
         }
         if let Some(all) = lock(&self.statistics).as_mut()
             && !all.iter().any(|(known, _)| **known == **name)
         {
-            // built under the name of another kernel of the same text
+            // the kernel was built under the name of another kernel with the same text
             let figures =
                 all.iter().find(|(known, _)| *known == pipeline.kernel.name).map(|(_, figures)| figures.clone());
             all.extend(figures.map(|figures| (name.to_string(), figures)));
@@ -36,8 +37,8 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    fn build(&self, raw: &Raw, shared: &OfText, parsed: naga::Module) -> Result<Built> {
-        let OfText { kernel, reflection, .. } = shared;
+    fn build(&self, raw: &Raw, body: &KernelBody, parsed: naga::Module) -> Result<Built> {
+        let KernelBody { kernel, reflection, .. } = body;
         let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection
             .bindings
             .iter()
@@ -52,7 +53,7 @@ impl Gpu {
                 count: None,
             })
             .collect();
-        let order = vulkan::Order {
+        let extra = vulkan::PipelineOptions {
             subgroup_size: self.required_subgroups(kernel),
             statistics: lock(&self.statistics).is_some(),
         };
@@ -75,13 +76,13 @@ impl Gpu {
                 module: &module,
                 entry_point: Some(kernel.entry),
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    // our SPIR-V has them in its text
+                    // in our SPIR-V the constants already have their values
                     constants: if self.spirv.is_some() { &[] } else { &kernel.constants },
                     zero_initialize_workgroup_memory: self.checked,
                 },
                 cache: None,
             };
-            let (pipeline, report) = vulkan::ordered(order, || raw.device.create_compute_pipeline(&descriptor));
+            let (pipeline, report) = vulkan::build_with(extra, || raw.device.create_compute_pipeline(&descriptor));
             if let Some(all) = lock(&self.statistics).as_mut() {
                 all.push((kernel.name.clone(), report));
             }
@@ -89,7 +90,8 @@ impl Gpu {
         }));
         let error = pollster::block_on(scope.pop());
         let fault = |what: String| {
-            Error::gpu(Fault::at(format!("kernel {}", kernel.name), format!("{} refuses it: {what}", self.caps.name)))
+            let what = format!("{} cannot build it: {what}", self.caps.name);
+            Error::gpu(Fault::at(format!("kernel {}", kernel.name), what))
         };
         match (built, error) {
             (Ok(Err(error)), _) => Err(error),
@@ -102,7 +104,7 @@ impl Gpu {
         }
     }
 
-    /// The kernel's module: on Vulkan our SPIR-V, else naga's module, which wgpu translates.
+    /// Makes the kernel's module: on Vulkan from our SPIR-V, otherwise from naga's module, which wgpu translates.
     fn module(
         &self,
         raw: &Raw,
@@ -122,8 +124,9 @@ impl Gpu {
                 spirv: Some(words.into()),
                 ..Default::default()
             };
-            // SAFETY: the words are naga's own for this kernel, and `Reflection::check` has found that the device can run
-            // it; `repair` only changes how data move. The reasons below for indices and loops hold here too.
+            // SAFETY: the words are naga's output for this kernel, and `Reflection::check` has found that the device
+            // can run it. `repair` only changes how data are moved. The reasons below for indices and loops apply here
+            // too.
             return Ok(unsafe { raw.device.create_shader_module_passthrough(descriptor) });
         }
         let checks =
@@ -132,19 +135,19 @@ impl Gpu {
             label: Some(&kernel.name),
             source: wgpu::ShaderSource::Naga(Cow::Owned(parsed)),
         };
-        // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel guards its indices
-        // by the sizes it is given, launchers check those against the tensors, and the tests run all kernels with guard
-        // words round their outputs, in both modes.
+        // SAFETY: unchecked kernels must not read or write out of bounds nor loop forever. Every kernel compares its
+        // indices with the sizes it is given, launchers check those sizes against the tensors, and the tests run all
+        // kernels with guard words around their outputs, in both modes.
         Ok(unsafe { raw.device.create_shader_module_trusted(descriptor, checks) })
     }
 
-    /// The subgroup size that a kernel requires, where the device takes such orders.
+    /// Returns the subgroup size that a kernel requires; `None` if the device cannot be asked for one.
     fn required_subgroups(&self, kernel: &Kernel) -> Option<u32> {
         kernel.subgroup_size.filter(|lanes| self.granted.can_require_subgroups_of(*lanes))
     }
 }
 
-/// The words of a caught panic.
+/// Returns the message of a caught panic.
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<String>()

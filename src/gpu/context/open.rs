@@ -1,4 +1,5 @@
-//! Opening an adapter: with all its limits, the features that we use, and on Vulkan a device of our own.
+//! Opens an adapter with all its limits and the features that we use. On Vulkan we open the device ourselves if
+//! possible, otherwise wgpu does.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,22 +11,22 @@ use crate::gpu::{spirv, vulkan};
 use super::submitter::Submitter;
 use super::{Gpu, Options, Raw, lock};
 
-/// An open device of either kind.
+/// An open device, opened by us or by wgpu.
 struct Opened {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    /// See [`Gpu::device`].
+    /// See [`Gpu::device_kind`].
     kind: String,
-    /// The driver checks bounds on Vulkan.
+    /// Whether the driver checks bounds, on Vulkan.
     driver_checks: bool,
     abilities: vulkan::Abilities,
 }
 
 impl Gpu {
-    /// Opens an adapter with all the limits it has and the features among those we use that it lists.
+    /// Opens an adapter with all its limits and those of the features we use that it lists.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is none, the one asked for is unknown, or the driver refuses.
+    /// [`Error::Device`] if there is no adapter, the requested one is unknown, or the driver refuses.
     pub fn open(options: &Options) -> Result<Self> {
         let (instance, adapters) = adapter::adapters(options.checked);
         let index = adapter::pick(&adapters, options.device.as_deref())?;
@@ -35,7 +36,7 @@ impl Gpu {
         } else {
             adapter.limits()
         };
-        // Only what the adapter lists: wgpu-hal panics on others.
+        // masked below by the features that the adapter lists: wgpu-hal panics on others
         let mut wanted = wgpu::Features::IMMEDIATES
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
@@ -43,7 +44,7 @@ impl Gpu {
             | wgpu::Features::SUBGROUP
             | wgpu::Features::SUBGROUP_BARRIER;
         let vulkan = vulkan::version(adapter);
-        // software Vulkan lists the feature at 4 lanes and refuses it; at 16 it crashes on it
+        // software Vulkan lists this feature at 4 lanes but refuses it, and crashes on it at 16 lanes
         let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
         let matrices = options.matrices && !(software && adapter::software_lanes(&adapter.get_info()) != 8);
         wanted.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, matrices);
@@ -52,9 +53,9 @@ impl Gpu {
         wanted.set(wgpu::Features::SHADER_INT64, !options.webgpu_limits);
         let features = adapter.features() & wanted;
         let experimental = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-            // SAFETY: this only says that we know of wgpu's unfinished checks of cooperative matrices. The kernels that
-            // use them keep inside their buffers and load only matrices of the element type that they declare; both
-            // are tested (tests/ops, tests/translate).
+            // SAFETY: this only acknowledges that wgpu's checks of cooperative matrices are unfinished. The kernels
+            // that use them stay inside their buffers and load only matrices of the element type that they declare;
+            // both are tested (tests/ops, tests/translate).
             unsafe { wgpu::ExperimentalFeatures::enabled() }
         } else {
             wgpu::ExperimentalFeatures::disabled()
@@ -83,7 +84,7 @@ impl Gpu {
         let lost = Arc::new(AtomicBool::new(false));
         let (flag, sink) = (Arc::clone(&lost), Arc::clone(&fault));
         device.set_device_lost_callback(move |reason, message| {
-            // Dropping the device at the end is no loss.
+            // dropping the device at the end is not a loss
             if reason != wgpu::DeviceLostReason::Destroyed || !message.is_empty() {
                 lock(&sink).get_or_insert_with(|| format!("device lost: {message}"));
             }
@@ -99,13 +100,13 @@ impl Gpu {
             spirv: vulkan.filter(|_| passthrough).map(spirv::version_for),
             unrepaired: options.unrepaired,
             driver_checks,
-            device: kind,
+            device_kind: kind,
             statistics: Arc::new(Mutex::new(abilities.statistics.then(Vec::new))),
             fault,
             lost,
             ..Self::dry(Caps {
                 subgroup_control: abilities.subgroup_control,
-                // only our own SPIR-V can have such matrices
+                // only our own SPIR-V can declare these matrices
                 flexible: abilities.flexible.filter(|_| passthrough && matrices),
                 ..caps
             })
@@ -113,9 +114,9 @@ impl Gpu {
     }
 }
 
-/// Opens a device of our own where that is possible and wanted, else wgpu's.
+/// Opens the device ourselves if that is possible and wanted, otherwise through wgpu.
 fn opened(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor, options: &Options) -> Result<Opened> {
-    let wish = vulkan::Wish {
+    let own_options = vulkan::DeviceOptions {
         driver_checks: options.driver_checks,
         statistics: options.statistics,
         experimental: options.experimental && options.matrices,
@@ -123,12 +124,12 @@ fn opened(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor, options:
     let own = match (vulkan::version(adapter), options.checked) {
         (None, _) => Err(String::new()),
         (Some(_), true) => Err("checked".into()),
-        (Some(_), false) => vulkan::open(adapter, descriptor, wish),
+        (Some(_), false) => vulkan::open(adapter, descriptor, own_options),
     };
     let reason = match own {
         Ok((device, queue, abilities)) => {
             let checks = if options.driver_checks { "on" } else { "off" };
-            let kind = format!("bounds checks by the driver: {checks} (Vulkan device of our own)");
+            let kind = format!("bounds checks by the driver: {checks} (Vulkan device opened by wgpt)");
             return Ok(Opened { device, queue, kind, driver_checks: options.driver_checks, abilities });
         }
         Err(reason) => reason,
@@ -139,12 +140,12 @@ fn opened(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor, options:
     let driver_checks = !reason.is_empty();
     let kind = match reason.as_str() {
         "" => String::new(),
-        reason => format!("bounds checks by the driver: on (wgpu's own Vulkan device: {reason})"),
+        reason => format!("bounds checks by the driver: on (Vulkan device opened by wgpu: {reason})"),
     };
     Ok(Opened { device, queue, kind, driver_checks, abilities: vulkan::Abilities::default() })
 }
 
-/// Says in one line which kind of device an adapter opens as, or why it does not open; empty where there is but one kind.
+/// Opens an adapter and returns its [`Gpu::device_kind`], or why it cannot be opened.
 pub(in crate::gpu) fn kind(adapter: &wgpu::Adapter) -> String {
     let descriptor = wgpu::DeviceDescriptor {
         required_features: adapter.features() & (wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP),

@@ -1,4 +1,4 @@
-//! Handing work to the device, waiting for it, and noticing that it is gone.
+//! Submits work to the device, waits for it, and notices that the device is lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -11,44 +11,44 @@ use crate::gpu::Waits;
 use crate::gpu::faults::Call;
 
 impl Gpu {
-    /// True once the device is lost: all calls from then on do nothing and say nothing.
+    /// Returns whether the device is lost. wgpu's calls then do nothing and report nothing.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::SeqCst)
     }
 
-    /// The waits of the host, for a [`crate::run::watchdog`].
+    /// Returns the host's waits for this device, for a watchdog.
     #[must_use]
     pub fn waits(&self) -> Waits {
         self.waits.clone()
     }
 
-    /// A loss that a call has found.
+    /// Records a loss that a call has found, and returns its error.
     pub(in crate::gpu) fn loss(&self, why: &str) -> Error {
         self.lost.store(true, Ordering::SeqCst);
         Error::lost(Fault::at("device", format!("{} was lost: {why}", self.caps.name)))
     }
 
-    /// What went wrong: a loss, if that is the reason.
+    /// Returns the error for a failure: a loss, if the device is lost.
     pub(in crate::gpu) fn failure(&self, what: String) -> Error {
         lock(&self.fault).get_or_insert_with(|| what.clone());
         self.check().err().unwrap_or_else(|| Error::gpu(Fault::at("gpu", what)))
     }
 
-    /// What looks like a mistake of ours may be a loss: wgpu tells of one only when it is polled, and only when all that
-    /// was submitted is done.
+    /// Polls for a loss, which may be the cause of an apparent mistake of ours. wgpu reports a loss only when it is
+    /// polled, and only when all submitted work is done.
     fn look_for_loss(&self) {
         let (Some(raw), false) = (&self.raw, self.is_lost()) else { return };
         let handed = raw.submitter.newest().map_or(0, |newest| newest.number);
         if raw.submitter.wait(handed, Some(LOSS)) < handed {
-            // the driver holds the thread, and would hold us
+            // the driver blocks the submitting thread, and would block this one
             return;
         }
         let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(LOSS) };
         let _ = catch_unwind(AssertUnwindSafe(|| raw.device.poll(all)));
     }
 
-    /// Fails if the device is lost or wgpu has reported an error since the last call.
+    /// Checks that the device is not lost and that wgpu has reported no error since the last call.
     ///
     /// # Errors
     /// [`Error::Lost`] after a loss, [`Error::Memory`] if the driver ran out of memory, else [`Error::Gpu`].
@@ -58,7 +58,7 @@ impl Gpu {
             self.look_for_loss();
         }
         if self.is_lost() {
-            return Err(self.loss(fault.as_deref().unwrap_or("the driver does not say why")));
+            return Err(self.loss(fault.as_deref().unwrap_or("the driver gives no reason")));
         }
         match fault {
             None => Ok(()),
@@ -74,13 +74,13 @@ impl Gpu {
         Ok(self.raw()?.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) }))
     }
 
-    /// Hands recorded commands over: they reach the device behind all that was handed over before, without the caller
-    /// waiting for that.
+    /// Queues recorded commands for the submitting thread, without waiting. They reach the device after everything that
+    /// was queued before.
     pub(in crate::gpu) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<Ticket> {
         self.submit_then(encoder, || ())
     }
 
-    /// The same; `after` is called when the driver has the commands.
+    /// Does what [`Gpu::submit`] does, and calls `after` when the driver has the commands.
     pub(in crate::gpu) fn submit_then(
         &self,
         encoder: wgpu::CommandEncoder,
@@ -96,19 +96,20 @@ impl Gpu {
             after();
             Some(index)
         };
-        // waits only if many are handed over and none is taken
-        let ticket = self.waits.during(|| raw.submitter.hand(work));
+        // waits only while the thread's queue is full
+        let ticket = self.waits.during(|| raw.submitter.enqueue(work));
         self.submissions.fetch_add(1, Ordering::Relaxed);
         self.check()?;
         Ok(ticket)
     }
 
-    /// What was handed over last.
+    /// Returns the ticket of the job that was queued last.
     pub(in crate::gpu) fn newest(&self) -> Option<Ticket> {
         self.raw.as_ref()?.submitter.newest()
     }
 
-    /// Waits until the driver has all that was handed over. What goes to wgpu's queue directly would overtake it.
+    /// Waits until the driver has everything that was queued. Writes to wgpu's queue itself would otherwise overtake
+    /// it.
     pub(in crate::gpu) fn drain(&self) -> Result<()> {
         let (Some(raw), Some(Ticket { number, .. })) = (&self.raw, self.newest()) else { return Ok(()) };
         let done = self.waits.during(|| raw.submitter.wait(number, self.patience()));
@@ -124,10 +125,10 @@ impl Gpu {
         Error::device(Fault::at("device", format!("{} did not finish a submission within {seconds} s", self.caps.name)))
     }
 
-    /// Runs callbacks that are due.
+    /// Runs the callbacks of finished work, without waiting.
     pub(in crate::gpu) fn poll(&self) -> Result<()> {
         let raw = self.raw()?;
-        // beside the thread it would wait for the driver; wgpu polls itself when the driver lets go
+        // while the thread is in the driver a poll would wait for it; wgpu polls by itself when the driver returns
         if let Some(_held) = raw.submitter.try_pause() {
             self.polled(raw, wgpu::PollType::Poll)?;
         }
@@ -139,17 +140,17 @@ impl Gpu {
         // wgpu panics when a lost device is polled
         match self.waits.during(|| catch_unwind(AssertUnwindSafe(|| raw.device.poll(how)))) {
             Ok(Ok(_)) => Ok(()),
-            // no time was given: drivers without a kernel driver report any number of done submissions
+            // the wait ended at once: drivers without a kernel driver report any number of submissions as done
             Ok(Err(wgpu::PollError::Timeout)) if begin.elapsed() < HANG / 2 => Err(Error::device(
                 Fault::at(
                     "device",
-                    format!("{} computes nothing: it reports at once that a submission is not done", self.caps.name),
+                    format!("{} computes nothing: its waits end before a submission is done", self.caps.name),
                 )
-                .advice("is it a stand-in for a GPU, or its driver broken?"),
+                .advice("try another adapter: this one may be a stand-in for a GPU, or its driver broken"),
             )),
             Ok(Err(wgpu::PollError::Timeout)) => Err(self.hangs()),
-            // submissions of ours that wgpu does not know: refused, which it has told, or dropped without a word, as
-            // it does after a loss
+            // wgpu does not know this submission: either it refused it and reported an error, or it dropped it
+            // silently, as it does after a loss
             Ok(Err(error)) => {
                 self.check()?;
                 Err(self.loss(&format!("poll failed: {error}")))
@@ -163,7 +164,7 @@ impl Gpu {
         self.wait_until(ticket, || Ok(false))
     }
 
-    /// Waits until a submission is done, or `there` says that it was.
+    /// Waits until a submission is done, or until `there` returns `true`.
     pub(in crate::gpu) fn wait_until(&self, ticket: &Ticket, mut there: impl FnMut() -> Result<bool>) -> Result<()> {
         let raw = self.raw()?;
         let last = self.newest().map_or(0, |newest| newest.number);
@@ -176,8 +177,8 @@ impl Gpu {
             if done >= last {
                 break;
             }
-            // a poll beside those that are queued would wait for the driver each time; but whenever it has taken one, the
-            // thread has told what was done until then
+            // while jobs are queued, each poll from here would wait for the driver; but whenever the driver has taken a
+            // submission, the submitting thread has run the callbacks of the work done until then
             if there()? {
                 return self.check();
             }
@@ -190,22 +191,22 @@ impl Gpu {
         self.check()
     }
 
-    /// Calls `call` once all that was submitted so far is done; the device says so when it is next polled.
+    /// Calls `call` once everything submitted so far is done. The call is made when the device is next polled.
     ///
     /// # Errors
     /// [`Error::Gpu`] on a dry device.
     pub fn when_done(&self, call: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.raw()?.submitter.hand(|driver| {
+        self.raw()?.submitter.enqueue(|driver| {
             driver.queue.on_submitted_work_done(call);
             None
         });
         Ok(())
     }
 
-    /// Waits until all that was submitted is done.
+    /// Waits until everything submitted is done.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// Those of [`Gpu::check`].
     pub fn wait(&self) -> Result<()> {
         let ticket = self.submit(self.encoder("wait")?)?;
         self.wait_for(&ticket)

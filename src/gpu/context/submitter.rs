@@ -1,5 +1,5 @@
-//! The thread that gives command buffers to the driver, in order. A driver may hold a submission up until the one before
-//! is done, as Mesa's software Vulkan does; meanwhile the host records the next.
+//! The thread that submits command buffers to the driver, in order. A driver may block a submission until the previous
+//! one is done, as Mesa's software Vulkan does; the host records the next one meanwhile.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::{lock, panic_text};
 
-/// Jobs that may wait for the thread; who hands over more waits, so that memory is bounded.
+/// Largest number of queued jobs. A caller that queues more waits, so that memory is bounded.
 const WAITING: usize = 64;
 
-/// How many jobs the thread is done with; they end in the order in which they were handed over.
+/// Number of jobs that the thread has finished. They finish in the order in which they were queued.
 #[derive(Debug, Default)]
 struct Progress {
     done: Mutex<u64>,
@@ -23,7 +23,7 @@ impl Progress {
     fn wait(&self, jobs: u64, timeout: Option<Duration>) -> u64 {
         let done = lock(&self.done);
         let fewer = |done: &mut u64| *done < jobs;
-        // a poisoned lock holds a whole number
+        // poisoning is ignored: a counter cannot be half changed
         match timeout {
             None => *self.moved.wait_while(done, fewer).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => {
@@ -33,39 +33,40 @@ impl Progress {
     }
 }
 
-/// A job that was handed over.
+/// A queued job.
 #[derive(Debug, Clone)]
 pub(in crate::gpu) struct Ticket {
-    /// Counted from 1.
+    /// Number of the job, counted from 1.
     pub(super) number: u64,
     index: Arc<OnceLock<wgpu::SubmissionIndex>>,
 }
 
 impl Ticket {
-    /// wgpu's number of what the job has submitted. If the thread is done with it and there is none, nothing of it
+    /// Returns wgpu's index of the job's submission. If the thread has finished the job and there is no index, nothing
     /// reached the driver.
     pub(super) fn index(&self) -> Option<wgpu::SubmissionIndex> {
         self.index.get().cloned()
     }
 }
 
-/// The thread's end of a ticket. Whatever becomes of a job, nobody waits for it for ever.
-struct Promise {
+/// The thread's side of a ticket. When it is dropped the job counts as finished, so that no waiter hangs whatever
+/// happens to the job.
+struct TicketState {
     index: Arc<OnceLock<wgpu::SubmissionIndex>>,
     progress: Arc<Progress>,
 }
 
-impl Drop for Promise {
+impl Drop for TicketState {
     fn drop(&mut self) {
         *lock(&self.progress.done) += 1;
         self.progress.moved.notify_all();
     }
 }
 
-/// The queue as a job sees it.
+/// The queue, as a job uses it.
 pub(super) struct Driver {
     pub(super) queue: wgpu::Queue,
-    /// Held while wgpu is in the driver.
+    /// Locked while wgpu is in the driver.
     submitting: Arc<Mutex<()>>,
 }
 
@@ -80,22 +81,22 @@ type Work = Box<dyn FnOnce(&Driver) -> Option<wgpu::SubmissionIndex> + Send>;
 
 struct Job {
     work: Work,
-    promise: Promise,
+    ticket: TicketState,
 }
 
-/// The thread and the way to it. Dropped, it finishes what was handed over.
+/// The thread and the channel to it. Dropping it waits until all queued jobs are finished.
 #[derive(Debug)]
 pub(super) struct Submitter {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     submitting: Arc<Mutex<()>>,
     progress: Arc<Progress>,
-    /// The last job that was handed over.
+    /// The job that was queued last.
     newest: Mutex<Option<Ticket>>,
 }
 
 impl Submitter {
-    /// Starts the thread. What panics in it is noted in `fault`.
+    /// Starts the thread. A panic in a job is recorded in `fault`.
     pub(super) fn new(queue: wgpu::Queue, fault: Arc<Mutex<Option<String>>>) -> std::io::Result<Self> {
         let (jobs, waiting) = sync_channel(WAITING);
         let submitting = Arc::new(Mutex::new(()));
@@ -111,32 +112,36 @@ impl Submitter {
         })
     }
 
-    /// Lets the thread do `work` after all that was handed over before; it tells what it has submitted.
-    pub(super) fn hand(&self, work: impl FnOnce(&Driver) -> Option<wgpu::SubmissionIndex> + Send + 'static) -> Ticket {
-        // held over the sending, so that several hosts' jobs are sent in the order of their numbers
+    /// Queues `work`, which runs on the thread after everything queued before and returns the index of its submission.
+    pub(super) fn enqueue(
+        &self,
+        work: impl FnOnce(&Driver) -> Option<wgpu::SubmissionIndex> + Send + 'static,
+    ) -> Ticket {
+        // locked until the job is sent, so that jobs of several callers are sent in the order of their numbers
         let mut newest = lock(&self.newest);
         let number = newest.as_ref().map_or(0, |newest| newest.number) + 1;
         let ticket = Ticket { number, index: Arc::default() };
         *newest = Some(ticket.clone());
-        let promise = Promise { index: Arc::clone(&ticket.index), progress: Arc::clone(&self.progress) };
+        let state = TicketState { index: Arc::clone(&ticket.index), progress: Arc::clone(&self.progress) };
         if let Some(jobs) = &self.jobs {
-            // a thread that is gone drops the job, which its ticket tells
-            let _ = jobs.send(Job { work: Box::new(work), promise });
+            // if the thread has ended, the job is dropped here, and its ticket then counts as finished without an index
+            let _ = jobs.send(Job { work: Box::new(work), ticket: state });
         }
         ticket
     }
 
-    /// Waits until the thread is done with so many jobs, at most for `timeout`; returns with how many it is.
+    /// Waits until the thread has finished `jobs` jobs, at most for `timeout`. Returns how many it has finished.
     pub(super) fn wait(&self, jobs: u64, timeout: Option<Duration>) -> u64 {
         self.progress.wait(jobs, timeout)
     }
 
-    /// The last job that was handed over.
+    /// Returns the ticket of the job that was queued last.
     pub(super) fn newest(&self) -> Option<Ticket> {
         lock(&self.newest).clone()
     }
 
-    /// Keeps the thread out of the driver; none if it is in there, where wgpu holds locks that a poll would wait for.
+    /// Keeps the thread out of the driver until the guard is dropped. Returns `None` if it is in the driver, where wgpu
+    /// holds locks that a poll would wait for.
     pub(super) fn try_pause(&self) -> Option<MutexGuard<'_, ()>> {
         match self.submitting.try_lock() {
             Ok(held) => Some(held),
@@ -156,11 +161,11 @@ impl Drop for Submitter {
 }
 
 fn work(driver: &Driver, jobs: &Receiver<Job>, fault: &Mutex<Option<String>>) {
-    for Job { work, promise } in jobs {
-        // wgpu and drivers panic on what they cannot do
+    for Job { work, ticket } in jobs {
+        // wgpu and drivers panic on unsupported work
         match catch_unwind(AssertUnwindSafe(|| work(driver))) {
             Ok(Some(index)) => {
-                let _ = promise.index.set(index);
+                let _ = ticket.index.set(index);
             }
             Ok(None) => {}
             Err(panic) => {
@@ -181,18 +186,18 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_waited_for_and_no_longer_than_told() {
+    fn a_job_is_waited_for_no_longer_than_the_timeout() {
         let gpu = open();
         let submitter = &gpu.raw.as_ref().unwrap().submitter;
         let (go, wait) = sync_channel::<()>(0);
-        let held = submitter.hand(move |_| {
+        let held = submitter.enqueue(move |_| {
             let _ = wait.recv();
             None
         });
         let behind = gpu.submit(gpu.encoder("behind").unwrap()).unwrap();
         assert_eq!((held.number, behind.number), (1, 2));
         assert_eq!(submitter.wait(behind.number, Some(Duration::from_millis(50))), 0);
-        // what does not wait is not held up
+        // a poll does not block behind the held job
         gpu.poll().unwrap();
         go.send(()).unwrap();
         assert_eq!(submitter.wait(behind.number, None), 2);
@@ -201,19 +206,19 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_submission_is_an_error_of_the_next_call_and_wakes_who_waits() {
+    fn a_panic_in_a_submission_is_an_error_of_the_next_call_and_wakes_waiters() {
         let gpu = open();
         let failed = gpu.submit_then(gpu.encoder("fails").unwrap(), || panic!("planted")).unwrap();
         let error = gpu.wait_for(&failed).unwrap_err();
         assert!(matches!(&error, Error::Gpu(fault) if fault.to_string().contains("submit failed: planted")), "{error}");
-        // told once; the device is as good as before
+        // the error is reported once; the device still works
         gpu.wait().unwrap();
         let error = gpu.wait_for(&failed).unwrap_err();
         assert!(matches!(error, Error::Gpu(_)), "{error}");
     }
 
     #[test]
-    fn dropping_finishes_what_was_handed_over() {
+    fn dropping_finishes_all_queued_jobs() {
         let gpu = open();
         let done = Arc::new(Mutex::new(0));
         for number in 0..3 * WAITING {

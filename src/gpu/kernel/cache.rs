@@ -1,5 +1,5 @@
-//! Kernels by identity: each is written, parsed and reflected once, and built once by the device that owns the cache. Its
-//! handles and its dry copies share it.
+//! Cache of kernels by identity. The text of each kernel is generated, parsed and reflected once, and built once by the
+//! device that owns the cache. The device's handles and dry copies share the cache.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -11,59 +11,60 @@ use crate::gpu::context::lock;
 
 use super::{Dimensions, Kernel, KernelId, Reflection};
 
-/// Kernels read, after each of which the modules that no device has built are dropped: more than a model has. They take
-/// megabytes.
+/// Number of parsed kernels after which all modules that no device has built are dropped, each time it is reached
+/// again: more than a model has. Modules take megabytes.
 const MAX_MODULES: u64 = 64;
 
-/// A compute pipeline, and the layout of its bindings.
+/// A compute pipeline and the layout of its bindings.
 pub(in crate::gpu) type Built = (wgpu::ComputePipeline, wgpu::BindGroupLayout);
 
-/// A kernel that naga has read, and that the driver has built if there is a device.
+/// A kernel that naga has parsed and, if there is a device, the driver has built.
 #[derive(Debug)]
 pub(in crate::gpu) struct Pipeline {
     pub(in crate::gpu) id: KernelId,
     /// The printed name.
     pub(in crate::gpu) name: Arc<str>,
-    shared: Arc<OfText>,
+    body: Arc<KernelBody>,
 }
 
 impl Deref for Pipeline {
-    type Target = OfText;
+    type Target = KernelBody;
 
-    fn deref(&self) -> &OfText {
-        &self.shared
+    fn deref(&self) -> &KernelBody {
+        &self.body
     }
 }
 
-/// A kernel without its name. Kernels that differ only in how many parts their work is cut into share one.
+/// A kernel without its name. Kernels whose texts are equal, because they differ only in how many parts their work is
+/// cut into, share one body.
 #[derive(Debug)]
-pub(in crate::gpu) struct OfText {
+pub(in crate::gpu) struct KernelBody {
     /// Unique in the cache.
     pub(in crate::gpu) number: u64,
-    /// Under the name of the first of them.
+    /// The text, under the name of the first kernel with this body.
     pub(in crate::gpu) kernel: Kernel,
     pub(in crate::gpu) reflection: Reflection,
-    /// For the driver. Parsing takes most of the time before a first step, since naga 30 passes over all expressions of a
-    /// function for each new one; what a dry copy has parsed the device need not parse again.
+    /// The parsed text, for the driver. Parsing takes most of the time before a first step, because naga 30 visits all
+    /// expressions of a function for each new one; so the device reuses what a dry copy has parsed.
     module: Mutex<Option<naga::Module>>,
     built: OnceLock<Built>,
     /// Held while the kernel is built, so that two threads do not both do it.
     building: Mutex<()>,
 }
 
-impl OfText {
-    /// The driver's pipeline; `None` on a dry device.
+impl KernelBody {
+    /// Returns the driver's pipeline; `None` if no device has built it.
     pub(in crate::gpu) fn built(&self) -> Option<&Built> {
         self.built.get()
     }
 
-    /// The parsed text for the driver: the one that was kept, if it still is.
+    /// Returns the parsed text for the driver. Parses it again if it was dropped.
     fn module(&self) -> Result<naga::Module> {
         let kept = lock(&self.module).take();
         kept.map_or_else(|| self.kernel.parse(), Ok)
     }
 
-    /// Builds the kernel, if that was not yet done.
+    /// Builds the kernel unless it is built already.
     pub(in crate::gpu) fn build(&self, build: impl FnOnce(&Self, naga::Module) -> Result<Built>) -> Result<()> {
         let _held = lock(&self.building);
         if self.built.get().is_none() {
@@ -74,18 +75,18 @@ impl OfText {
     }
 }
 
-/// The place of a kernel in the cache; empty until its text is read.
+/// Slot of a kernel in the cache; empty until its text is parsed.
 type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
 
-/// The cache.
+/// The cache of kernels.
 #[derive(Debug, Default)]
 pub(in crate::gpu) struct Kernels {
     by_id: Mutex<HashMap<KernelId, Slot>>,
-    by_text: Mutex<HashMap<Text, Arc<OfText>>>,
+    by_text: Mutex<HashMap<Text, Arc<KernelBody>>>,
     next: AtomicU64,
 }
 
-/// All of a kernel but its name. Values of constants by their bits.
+/// Everything about a kernel except its name, as a key. Values of constants are compared by their bits.
 type Text = (String, &'static str, Vec<(&'static str, u64)>, Option<u32>, Option<Dimensions>);
 
 fn text_of(kernel: &Kernel) -> Text {
@@ -95,7 +96,7 @@ fn text_of(kernel: &Kernel) -> Text {
 }
 
 impl Kernels {
-    /// Returns the kernel; the first time its text is written and read.
+    /// Returns a kernel. The first call generates and parses its text.
     pub(in crate::gpu) fn get(&self, id: &KernelId) -> Result<Arc<Pipeline>> {
         let slot = {
             let mut by_id = lock(&self.by_id);
@@ -111,37 +112,38 @@ impl Kernels {
         let kernel = id.kernel();
         let (name, text) = (Arc::from(kernel.name.as_str()), text_of(&kernel));
         let known = lock(&self.by_text).get(&text).cloned();
-        let shared = match known {
-            Some(shared) => shared,
+        let body = match known {
+            Some(body) => body,
             None => Arc::clone(lock(&self.by_text).entry(text).or_insert(self.read(kernel)?)),
         };
-        let pipeline = Arc::new(Pipeline { id: id.clone(), name, shared });
+        let pipeline = Arc::new(Pipeline { id: id.clone(), name, body });
         *slot = Some(Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn read(&self, kernel: Kernel) -> Result<Arc<OfText>> {
+    fn read(&self, kernel: Kernel) -> Result<Arc<KernelBody>> {
         let (reflection, module) = kernel.read()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         if number > 0 && number.is_multiple_of(MAX_MODULES) {
             self.forget_modules();
         }
         let module = Mutex::new(Some(module));
-        Ok(Arc::new(OfText { number, kernel, reflection, module, built: OnceLock::new(), building: Mutex::default() }))
+        let (built, building) = (OnceLock::new(), Mutex::default());
+        Ok(Arc::new(KernelBody { number, kernel, reflection, module, built, building }))
     }
 
-    /// True if nothing was read yet.
+    /// Returns whether no kernel has been requested yet.
     pub(in crate::gpu) fn is_empty(&self) -> bool {
         lock(&self.by_id).is_empty()
     }
 
-    /// True if a device has built one of the kernels.
+    /// Returns whether a device has built any of the kernels.
     pub(in crate::gpu) fn is_built(&self) -> bool {
         let slots: Vec<Slot> = lock(&self.by_id).values().cloned().collect();
         slots.iter().any(|slot| lock(slot).as_ref().is_some_and(|pipeline| pipeline.built().is_some()))
     }
 
-    /// Drops the modules that no device has asked for.
+    /// Drops the modules that no device has built.
     fn forget_modules(&self) {
         for slot in lock(&self.by_id).values() {
             // a slot that is locked is being filled
@@ -161,7 +163,7 @@ mod tests {
     use crate::gpu::{OpPass, kernel::Purpose};
     use std::sync::atomic::AtomicUsize;
 
-    /// How often texts of `Counted<true>` were written, which one test alone makes.
+    /// Number of texts of `Counted<true>` that were generated. Only one test uses that type.
     static WRITTEN: AtomicUsize = AtomicUsize::new(0);
 
     #[derive(Debug, PartialEq, Eq, Hash)]
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_written_once_for_each_identity() {
+    fn a_text_is_generated_once_for_each_identity() {
         let kernels = Kernels::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -197,7 +199,7 @@ mod tests {
         });
         assert_eq!(WRITTEN.load(Ordering::Relaxed), 3);
         assert_eq!(kernels.get(&id::<true>(2)).expect("read").reflection.workgroup_size, [2, 1, 1]);
-        // a text that is wrong is no entry: its fault comes again
+        // a wrong text is not cached: its error is returned each time
         let wrong = KernelId::probe("wrong", "main", "fn main(".into());
         for _ in 0..2 {
             assert!(kernels.get(&wrong).expect_err("wrong").to_string().contains("wrong"));
@@ -205,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn kernels_of_one_text_share_what_is_read_and_built() {
+    fn kernels_of_one_text_share_a_body() {
         let kernels = Kernels::default();
         let get = |name: &str, text: &str| kernels.get(&KernelId::probe(name, "main", text.into())).expect("read");
         let text = "@compute @workgroup_size(7) fn main() {}";
         let [a, b, other] = [get("a", text), get("b", text), get("c", &text.replace('7', "8"))];
         assert_eq!([&*a.name, &*b.name], ["a", "b"]);
-        assert!(a.number == b.number && Arc::ptr_eq(&a.shared, &b.shared) && other.number != a.number);
-        // an identity of its own each
+        assert!(a.number == b.number && Arc::ptr_eq(&a.body, &b.body) && other.number != a.number);
+        // each has its own identity
         assert!(!Arc::ptr_eq(&a, &b) && a.id != b.id);
     }
 

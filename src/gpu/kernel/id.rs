@@ -1,5 +1,6 @@
-//! A kernel's identity: the operator's pass that it serves, its entry, and everything else that its text depends on. The
-//! printed name and the WGSL text follow from it; it costs no text to make one, to compare two or to find one in a cache.
+//! A kernel's identity: the operator's pass that it serves, its entry, and everything else that its text depends on.
+//! The printed name and the WGSL text follow from the identity. Making, comparing and looking up identities generates
+//! no text.
 
 use std::any::Any;
 use std::fmt::{self, Debug, Write as _};
@@ -8,14 +9,14 @@ use std::sync::Arc;
 
 use super::{Dimensions, Kernel, Width};
 use crate::gpu::tensor::Elem;
-use crate::gpu::text::without_directive;
+use crate::gpu::wgsl_text::without_directive;
 
-/// A pass of an operator, as counts and benches list it: `gelu.backward`.
+/// A pass of an operator, under which counts and benches list it: `gelu.backward`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpPass {
     /// The operator's name: the stem of its files.
     pub operator: &'static str,
-    /// Which pass of it.
+    /// Name of the pass.
     pub pass: &'static str,
 }
 
@@ -33,40 +34,40 @@ impl fmt::Display for OpPass {
     }
 }
 
-/// The kind of work that a command does: predictions and tuning treat each kind in its own way.
+/// The kind of work that a command does. Predictions and tuning treat each kind differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// A product of matrices. Where it works in tiles, it fetches the next while it multiplies one.
+    /// A product of matrices. A tiled one fetches the next tile while it multiplies the current one.
     Product,
     /// Products of matrices fused with the work between them, and the sums that such kernels need.
     FusedProducts,
-    /// Adds up partial sums that a product has left.
+    /// A sum of the partial sums that a product has left.
     PartialSums,
-    /// All else: each element is moved once.
+    /// Everything else: each element is moved once.
     Elements,
     /// A clear or a copy, which needs no kernel.
     Transfer,
 }
 
-/// The arithmetic that bounds a kernel, by which its roof is chosen.
+/// The arithmetic that limits a kernel. It selects the roof that the kernel is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Arithmetic {
-    /// Multiply-adds of f32.
+    /// Multiply-adds in f32.
     F32,
-    /// Numbers stored as f16.
+    /// Arithmetic on numbers stored as f16.
     F16,
-    /// Matrix units: products of f16 with sums of f32.
+    /// Matrix units: products in f16 with sums in f32.
     Matrix,
 }
 
 impl Arithmetic {
-    /// The arithmetic of a kernel without matrix units whose elements are stored as `elem`.
+    /// Returns the arithmetic of a kernel without matrix units whose elements are stored as `elem`.
     #[must_use]
     pub fn of(elem: Elem) -> Self {
         if elem == Elem::F16 { Self::F16 } else { Self::F32 }
     }
 
-    /// Returns `f16` or `f32`: the type of operands.
+    /// Returns the type of the operands: `f16` or `f32`.
     #[must_use]
     pub fn elem(self) -> Elem {
         if self == Self::F32 { Elem::F32 } else { Elem::F16 }
@@ -78,7 +79,7 @@ impl Arithmetic {
 pub struct KernelId {
     /// The operator's pass that it serves.
     pub operator: OpPass,
-    /// Which kernel of that pass: mostly the entry point of its file.
+    /// Name of the kernel within that pass, usually the entry point of its file.
     pub entry: &'static str,
     /// The kind of work.
     pub purpose: Purpose,
@@ -86,10 +87,10 @@ pub struct KernelId {
     pub spec: Spec,
 }
 
-/// Where a kernel's text comes from, with all its parameters.
+/// The source of a kernel's text, with all its parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Spec {
-    /// A shader file behind the header of its width and element type.
+    /// A shader file after the header of its width and element type.
     Shader(Shader),
     /// A generator.
     Generated(Generated),
@@ -102,17 +103,17 @@ pub struct Shader {
     pub file: &'static str,
     /// The second part of the printed name.
     pub label: &'static str,
-    /// The part of the printed name behind it.
+    /// The part of the printed name after the label.
     pub variant: &'static str,
     /// Elements moved at once.
     pub width: Width,
-    /// The type that they are stored as: f32 or f16.
+    /// Type in which the elements are stored: f32 or f16.
     pub elem: Elem,
-    /// The texts and constants behind the header, in order.
+    /// The texts and constants after the header, in order.
     pub body: Vec<Piece>,
     /// Values of `override` constants.
     pub overrides: Vec<(&'static str, u32)>,
-    /// Invocations that each subgroup must have, if the text depends on them.
+    /// Required subgroup size, if the text depends on it.
     pub subgroup_size: Option<u32>,
 }
 
@@ -121,13 +122,14 @@ pub struct Shader {
 pub enum Piece {
     /// WGSL.
     Text(&'static str),
-    /// `const NAME: u32 = VALUE;`, for the lengths of arrays, which WGSL wants constant. Part of the printed name if `named`.
+    /// `const NAME: u32 = VALUE;`, for lengths of arrays, which must be constant in WGSL. Part of the printed name if
+    /// `named`.
     Const {
-        /// The constant.
+        /// Its name.
         name: &'static str,
         /// Its value.
         value: u32,
-        /// True if the printed name ends in it.
+        /// Whether the printed name ends in it.
         named: bool,
     },
 }
@@ -135,7 +137,7 @@ pub enum Piece {
 impl PartialEq for Piece {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            // the same file nearly always: one address
+            // nearly always the same file, so the same address
             (Self::Text(a), Self::Text(b)) => std::ptr::eq(*a, *b) || a == b,
             (Self::Const { name, value, named }, Self::Const { name: n, value: v, named: is_named }) => {
                 name == n && value == v && named == is_named
@@ -150,7 +152,7 @@ impl Eq for Piece {}
 impl Hash for Piece {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
-            // names and numbers tell kernels apart nearly always: the bytes of a file are not worth hashing
+            // names and numbers nearly always distinguish kernels: the bytes of a file are not worth hashing
             Self::Text(text) => text.len().hash(state),
             Self::Const { name, value, .. } => (name, value).hash(state),
         }
@@ -185,15 +187,16 @@ impl Shader {
     }
 }
 
-/// A kernel whose text an operator generates: the operator's own type, which holds all that the text depends on.
+/// A generator of a kernel's text. An operator implements it for its own type, which holds everything that the text
+/// depends on.
 pub trait Generator: Identity + Debug + Send + Sync {
-    /// Returns the printed name of all kernels of this kind: `matmul_coop.forward`.
+    /// Returns the common part of the printed names of all kernels of this kind: `matmul_coop.forward`.
     fn family(&self) -> String;
 
-    /// Returns the printed name: the family's, and behind a dot everything that sets this kernel apart.
+    /// Returns the printed name: the family's, a dot, and everything that distinguishes this kernel.
     fn name(&self) -> String;
 
-    /// Writes the whole WGSL module.
+    /// Returns the whole WGSL module.
     fn text(&self) -> String;
 
     /// Returns the entry point in the text.
@@ -206,25 +209,25 @@ pub trait Generator: Identity + Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Returns the invocations that each subgroup must have, if the text depends on them.
+    /// Returns the required subgroup size, if the text depends on it.
     fn subgroup_size(&self) -> Option<u32> {
         None
     }
 
-    /// Returns the dimensions of its cooperative matrices, if those in the text only stand for them.
+    /// Returns the dimensions of its cooperative matrices, if those in the text are only placeholders.
     fn dimensions(&self) -> Option<Dimensions> {
         None
     }
 
-    /// Returns the arithmetic that bounds it.
+    /// Returns the arithmetic that limits it.
     fn arithmetic(&self) -> Arithmetic;
 }
 
-/// Comparing and hashing of a [`Generator`] behind a pointer. Every type with `Eq` and `Hash` has it.
+/// Compares and hashes a [`Generator`] behind a pointer. Every type with `Eq` and `Hash` implements it.
 pub trait Identity: Any {
-    /// Returns the value for a downcast.
+    /// Returns the value as `Any`, for a downcast.
     fn as_any(&self) -> &dyn Any;
-    /// Compares with a value of any type.
+    /// Returns whether `other` has the same type and value.
     fn is_same(&self, other: &dyn Any) -> bool;
     /// Feeds the value to a hasher.
     fn feed(&self, state: &mut dyn Hasher);
@@ -263,7 +266,7 @@ impl Hash for Generated {
     }
 }
 
-/// A text that is its own identity.
+/// A given text, which is its own identity.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Probe {
     name: String,
@@ -294,7 +297,8 @@ impl Generator for Probe {
 }
 
 impl KernelId {
-    /// A kernel of f32 of a shader file: `operator.entry` where file and operator share their stem.
+    /// Identifies a kernel of a shader file with f32 elements. It is printed as `operator.entry`: the file has the
+    /// operator's name.
     #[must_use]
     pub fn shader(operator: OpPass, entry: &'static str, width: Width, body: &[&'static str]) -> Self {
         let body = body.iter().copied().map(Piece::Text).collect();
@@ -304,7 +308,7 @@ impl KernelId {
         Self { operator, entry, purpose: Purpose::Elements, spec: Spec::Shader(shader) }
     }
 
-    /// A kernel whose text comes from a generator.
+    /// Identifies a kernel whose text comes from a generator.
     #[must_use]
     pub fn generated(operator: OpPass, entry: &'static str, purpose: Purpose, spec: impl Generator) -> Self {
         Self { operator, entry, purpose, spec: Spec::Generated(Generated(Arc::new(spec))) }
@@ -323,25 +327,25 @@ impl KernelId {
         self.with(|shader| shader.elem = elem)
     }
 
-    /// Names the file, and the part of the printed name in the place of the entry.
+    /// Sets the file's name and, in place of the entry, the second part of the printed name.
     #[must_use]
     pub fn printed(self, file: &'static str, label: &'static str) -> Self {
         self.with(|shader| (shader.file, shader.label) = (file, label))
     }
 
-    /// Adds the name of a variant to the printed name.
+    /// Sets the name of the variant in the printed name.
     #[must_use]
     pub fn variant(self, variant: &'static str) -> Self {
         self.with(|shader| shader.variant = variant)
     }
 
-    /// Changes the kind of work.
+    /// Sets the kind of work.
     #[must_use]
     pub fn serving(self, purpose: Purpose) -> Self {
         Self { purpose, ..self }
     }
 
-    /// A text of its own, outside any operator: for tests and probes.
+    /// Identifies a kernel with the given text, outside any operator, for tests and probes.
     #[must_use]
     pub fn probe(name: &str, entry: &'static str, source: String) -> Self {
         let probe = Probe { name: name.into(), entry, source };
@@ -354,13 +358,13 @@ impl KernelId {
         self.with(|shader| shader.overrides.push((name, value)))
     }
 
-    /// Requires subgroups of so many invocations, where the device can.
+    /// Requires subgroups of `lanes` invocations, on devices that can.
     #[must_use]
     pub fn in_subgroups_of(self, lanes: u32) -> Self {
         self.with(|shader| shader.subgroup_size = Some(lanes))
     }
 
-    /// Appends a `const`, whose value the printed name ends in.
+    /// Appends a `const` and adds its value to the end of the printed name.
     #[must_use]
     pub fn with_const(self, name: &'static str, value: u32) -> Self {
         self.with(|shader| shader.body.push(Piece::Const { name, value, named: true }))
@@ -378,7 +382,7 @@ impl KernelId {
         self.with(|shader| shader.body.push(Piece::Text(text)))
     }
 
-    /// Returns the printed name of all kernels of its kind: file and pass.
+    /// Returns the common part of the printed names of all kernels of its kind: file and pass.
     #[must_use]
     pub fn family(&self) -> String {
         match &self.spec {
@@ -396,7 +400,7 @@ impl KernelId {
         }
     }
 
-    /// Returns the arithmetic that bounds it.
+    /// Returns the arithmetic that limits it.
     #[must_use]
     pub fn arithmetic(&self) -> Arithmetic {
         match &self.spec {
@@ -405,7 +409,7 @@ impl KernelId {
         }
     }
 
-    /// Returns the generator, if it is of this type.
+    /// Returns the generator, if it has this type.
     #[must_use]
     pub fn generator<T: Any>(&self) -> Option<&T> {
         match &self.spec {
@@ -414,7 +418,7 @@ impl KernelId {
         }
     }
 
-    /// Writes the text. Caches call this once for each identity.
+    /// Generates the kernel's text. Caches call this once for each identity.
     #[must_use]
     pub fn kernel(&self) -> Kernel {
         let (source, entry, overrides, subgroup_size, dimensions) = match &self.spec {
@@ -440,7 +444,7 @@ mod tests {
         state.finish()
     }
 
-    /// Two types that print alike.
+    /// Types with different `N` print the same names.
     #[derive(Debug, PartialEq, Eq, Hash)]
     struct Fill<const N: usize>(u32);
 
@@ -459,7 +463,7 @@ mod tests {
         }
     }
 
-    /// Whatever changes the text or the values of its constants makes another identity.
+    /// Every parameter that changes the text or the values of its constants changes the identity.
     #[test]
     fn identities_differ_in_every_parameter() {
         let plain = || KernelId::shader(FORWARD, "forward", Width::Vec4, &["a"]);

@@ -1,5 +1,5 @@
-//! Kernels: an identity, from which WGSL text follows, reflected by naga, checked against the adapter's limits, built by the
-//! driver.
+//! Kernels. WGSL text follows from a kernel's identity; naga reflects it, it is checked against the adapter's limits,
+//! and the driver builds it.
 
 mod cache;
 mod id;
@@ -9,28 +9,28 @@ use crate::error::{Error, Fault, Result};
 use super::layout::{self, Shared};
 pub use super::reflection::{Needs, Reflection};
 use super::tensor::Elem;
-use super::text::without_directive;
-pub(super) use cache::{Built, Kernels, OfText, Pipeline};
+use super::wgsl_text::without_directive;
+pub(super) use cache::{Built, KernelBody, Kernels, Pipeline};
 pub use id::{Arithmetic, Generator, KernelId, OpPass, Piece, Purpose, Shader, Spec};
 
-/// One compute kernel as text: pure data, made and translated without a GPU.
+/// A compute kernel as text. It is plain data, made and translated without a GPU.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kernel {
     /// Operator, pass and variant: `residual.forward`.
     pub name: String,
     /// The whole WGSL module.
     pub source: String,
-    /// Entry point.
+    /// Name of the entry point.
     pub entry: &'static str,
     /// Values of the module's `override` constants.
     pub constants: Vec<(&'static str, f64)>,
-    /// Invocations that each subgroup must have, all of them active, where the device can be told so.
+    /// Required subgroup size, with all invocations active. It is ignored on devices that cannot require one.
     pub subgroup_size: Option<u32>,
-    /// Dimensions of its cooperative matrices, if those in the text only stand for them.
+    /// Dimensions of its cooperative matrices, if those in the text are only placeholders.
     pub dimensions: Option<Dimensions>,
 }
 
-/// Dimensions of cooperative matrices that WGSL cannot declare: of `a` (M, K), of `b` (K, N), of sums (M, N).
+/// Dimensions of cooperative matrices that WGSL cannot declare: `a` (M, K), `b` (K, N) and sums (M, N).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dimensions {
     /// Rows of `a` and of sums.
@@ -39,36 +39,36 @@ pub struct Dimensions {
     pub n: u32,
     /// Columns of `a`, rows of `b`.
     pub k: u32,
-    /// A workgroup holds a matrix, not a subgroup.
+    /// Whether a workgroup holds a matrix; otherwise a subgroup does.
     pub workgroup: bool,
 }
 
-/// How many elements a kernel moves at once.
+/// Number of elements that a kernel moves at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Width {
     /// One element.
     Scalar,
-    /// Four elements: 16 bytes of f32, 8 of f16. Needs rows whose length 4 divides.
+    /// Four elements: 16 bytes of f32, 8 bytes of f16. Row lengths must be multiples of 4.
     Vec4,
-    /// Eight elements of f16: 16 bytes. Needs rows whose length 8 divides.
+    /// Eight elements of f16: 16 bytes. Row lengths must be multiples of 8.
     Vec8,
 }
 
 impl Width {
-    /// The widest that divides all of `lengths`.
+    /// Returns the widest of `Scalar` and `Vec4` that divides all of `lengths`.
     #[must_use]
     pub fn of(lengths: &[usize]) -> Self {
         if lengths.iter().all(|n| n.is_multiple_of(4)) { Self::Vec4 } else { Self::Scalar }
     }
 
-    /// The widest for what is stored as `elem` that divides all of `lengths`: 16 bytes where it can be.
+    /// Returns the widest for elements stored as `elem` that divides all of `lengths`: 16 bytes if possible.
     #[must_use]
     pub fn stored(elem: Elem, lengths: &[usize]) -> Self {
         let eight = elem == Elem::F16 && lengths.iter().all(|n| n.is_multiple_of(8));
         if eight { Self::Vec8 } else { Self::of(lengths) }
     }
 
-    /// Elements moved at once.
+    /// Returns the number of elements moved at once.
     #[must_use]
     pub fn elements(self) -> usize {
         match self {
@@ -78,7 +78,7 @@ impl Width {
         }
     }
 
-    /// The end of a kernel's name.
+    /// Returns the end of a kernel's name.
     fn suffix(self) -> &'static str {
         match self {
             Self::Scalar => ".scalar",
@@ -87,10 +87,13 @@ impl Width {
         }
     }
 
-    /// The header of a kernel that moves so many elements of `elem` at once, and the shared functions. The type `Stored` is
-    /// f32 or f16 in memory: `VECS_PER_STORED` neighbouring `Vec`, moved at once. `unpack(stored, k)` is one of them,
-    /// `pack(first, last)` makes a `Stored`; `as_stored(x)` rounds a `Vec` as storing and loading does. WGSL is order-free at
-    /// module scope, so joining is all that is needed.
+    /// Returns the header of a kernel that moves this many elements of `elem` at once, followed by the shared
+    /// functions.
+    ///
+    /// The header's type `Stored` is f32 or f16 in memory: `VECS_PER_STORED` neighbouring `Vec`, moved at once.
+    /// `unpack(stored, k)` returns one of these `Vec`, `pack(first, last)` makes a `Stored`, and `as_stored(x)` rounds
+    /// a `Vec` as storing and loading it does. WGSL ignores the order of declarations at module scope, so the parts are
+    /// simply joined.
     fn prologue(self, elem: Elem) -> String {
         let half = elem == Elem::F16;
         let mut parts = vec![if half { "enable f16;\n" } else { "" }, self.header()];
@@ -112,7 +115,7 @@ impl Width {
         }
     }
 
-    /// The type `Stored` of what is stored, and how it is made of `Vec`.
+    /// Returns the declaration of the type `Stored` and its conversions from and to `Vec`.
     fn unit(self, half: bool) -> &'static [&'static str] {
         const SINGLE: &str = include_str!("../../../shaders/shared/widths/single.wgsl");
         match (half, self) {
@@ -128,13 +131,13 @@ impl Width {
 }
 
 impl Kernel {
-    /// A text of its own, outside any operator: for probes of the layers below.
+    /// Makes a kernel with the given text, outside any operator, for probes of the layers below.
     #[must_use]
     pub fn probe(name: &str, entry: &'static str, source: String) -> Self {
         Self { name: name.into(), source, entry, constants: Vec::new(), subgroup_size: None, dimensions: None }
     }
 
-    /// True if the kernel needs cooperative matrices.
+    /// Returns whether the kernel needs cooperative matrices.
     #[must_use]
     pub fn uses_matrices(&self) -> bool {
         self.source.contains("enable wgpu_cooperative_matrix;")
@@ -149,10 +152,10 @@ impl Kernel {
             .map_err(|e| self.fault(&format!("does not parse: {}", e.emit_to_string(&self.source))))
     }
 
-    /// Validates a parsed text, and fills in the values of its `override` constants.
+    /// Validates a parsed text and fills in the values of its `override` constants.
     ///
     /// # Errors
-    /// As [`Kernel::reflect`].
+    /// Those of [`Kernel::reflect`].
     pub(super) fn specialize(&self, module: &naga::Module) -> Result<(naga::Module, naga::valid::ModuleInfo)> {
         let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
             .validate(module)
@@ -172,10 +175,11 @@ impl Kernel {
         Ok((module.into_owned(), info.into_owned()))
     }
 
-    /// Compares the members of a struct of the text with those of Rust's. Returns false if the text has no struct of that name.
+    /// Checks that the struct `name` of the text has the same members as `T`. Returns false if the text has no struct
+    /// of that name.
     ///
     /// # Errors
-    /// [`Error::Gpu`] naming the member; as [`Kernel::reflect`].
+    /// [`Error::Gpu`] naming the first different member; those of [`Kernel::reflect`].
     pub fn check_struct<T: Shared>(&self, name: &str) -> Result<bool> {
         let module = self.parse()?;
         let Some((ty, _)) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)) else {
@@ -185,7 +189,7 @@ impl Kernel {
         compared.map(|()| true).map_err(|what| self.fault(&format!("struct {name}: {what}")))
     }
 
-    /// An error that names the kernel.
+    /// Returns an error that names the kernel.
     pub(super) fn fault(&self, what: &str) -> Error {
         Error::gpu(Fault::at(format!("kernel {}", self.name), what))
     }
@@ -198,10 +202,10 @@ impl Kernel {
         self.read().map(|(reflection, _)| reflection)
     }
 
-    /// Parses and reflects the text, and returns the module as it was parsed.
+    /// Parses and reflects the text. Also returns the module as parsed, without values of `override` constants.
     ///
     /// # Errors
-    /// As [`Kernel::reflect`].
+    /// Those of [`Kernel::reflect`].
     pub(super) fn read(&self) -> Result<(Reflection, naga::Module)> {
         let module = self.parse()?;
         let (specialized, info) = self.specialize(&module)?;

@@ -1,20 +1,21 @@
-//! Gives cooperative matrices dimensions that WGSL has no words for: see [`Dimensions`].
+//! Gives cooperative matrices dimensions that WGSL cannot declare: see [`Dimensions`].
 
 use spirv::{CooperativeMatrixUse, Op, Scope};
 
 use super::module::{Instruction, Module};
 use crate::gpu::kernel::Dimensions;
 
-/// Makes all matrices of `a` (M, K), of `b` (K, N) and of sums (M, N), and has them held by a subgroup or a workgroup.
+/// Sets the dimensions of all matrices: `a` becomes (M, K), `b` (K, N) and sums (M, N). Also sets whether a subgroup or
+/// a workgroup holds them.
 ///
 /// # Errors
-/// A message if the module has no matrices, or ones of an unknown use.
+/// A message if the module has no matrices, or a matrix of an unknown use.
 pub fn resize(words: &[u32], dimensions: Dimensions) -> Result<Vec<u32>, String> {
     let mut module = Module::new(words);
     let constants = module.constants();
     let first = module.list.iter().position(|i| i.is(Op::TypeCooperativeMatrixKHR));
-    let first = first.ok_or("dimensions for matrices, of which there are none")?;
-    let known = |id: u32| constants.get(&id).copied().ok_or(format!("%{id} of a matrix is no constant"));
+    let first = first.ok_or("the kernel sets dimensions of matrices but has no matrices")?;
+    let known = |id: u32| constants.get(&id).copied().ok_or(format!("%{id} of a matrix is not a constant"));
     let (word, _) = known(module.list[first].operands[2])?;
     let Dimensions { m, n, k, workgroup } = dimensions;
     let scope = if workgroup { Scope::Workgroup } else { Scope::Subgroup } as u32;

@@ -1,10 +1,10 @@
-//! Takes layouts from types of memory that has none.
+//! Removes explicit layouts from the types of memory that must not have them.
 //!
 //! naga 30 decorates every array with `ArrayStride` and every member of a struct with `Offset`, and uses one type for
-//! buffers and for workgroup and function memory. Vulkan allows explicit layouts in buffers and immediates alone
-//! (VUID-StandaloneSpirv-None-10684, gfx-rs/wgpu issue 7696), and some drivers crash on others. Types that only other
-//! memory holds lose their decorations; a type that both hold is cloned for the other memory, and its values are taken
-//! apart and put together where they are loaded and stored.
+//! buffers and for workgroup and function memory. Vulkan allows explicit layouts only in buffers and immediates
+//! (VUID-StandaloneSpirv-None-10684, gfx-rs/wgpu issue 7696), and some drivers crash on others. Types that are used
+//! only in other memory lose their decorations. A type that is used in both is cloned for the other memory, and its
+//! values are converted part by part where they are loaded and stored.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,11 +12,11 @@ use spirv::{Decoration, Op, StorageClass};
 
 use super::module::{Instruction, Module, Type, with_parts};
 
-/// Leaves explicit layouts on types of buffers and immediates alone.
+/// Removes explicit layouts from all types except those of buffers and immediates.
 ///
 /// # Errors
-/// A message if a variable of a cloned type starts with a constant that is not zero, or if such a type is an array whose
-/// length is no constant of one word.
+/// A message if a variable of a cloned type is initialised with a constant other than zero, or if a cloned type is an
+/// array whose length is not a constant of one word.
 pub(super) fn strip(module: &mut Module) -> Result<(), String> {
     let laid_out = module.laid_out();
     let clones = clone_types(module, &laid_out)?;
@@ -33,13 +33,13 @@ pub(super) fn strip(module: &mut Module) -> Result<(), String> {
     Ok(())
 }
 
-/// Memory whose types must have no layout.
+/// Returns whether types in this memory must not have a layout.
 fn is_local(class: StorageClass) -> bool {
     matches!(class, StorageClass::Function | StorageClass::Private | StorageClass::Workgroup)
 }
 
-/// Declares a clone of every aggregate that buffers hold and local memory too, and lets pointers to local memory point to
-/// it. Returns clones by the original.
+/// Declares a clone of every aggregate that both buffers and local memory hold, and makes pointers to local memory
+/// point to the clone. Returns the clones by their originals.
 fn clone_types(module: &mut Module, laid_out: &HashSet<u32>) -> Result<HashMap<u32, u32>, String> {
     let (types, constants) = (module.types(), module.constants());
     let pointees = types.values().filter_map(|ty| match ty {
@@ -47,8 +47,8 @@ fn clone_types(module: &mut Module, laid_out: &HashSet<u32>) -> Result<HashMap<u
         _ => None,
     });
     let local = with_parts(&types, pointees.collect());
-    // aggregates in the order of their declaration, so that parts are cloned before the whole; an aggregate that is only
-    // local must hold the clones of parts that are both
+    // aggregates in the order of their declaration, so that parts are cloned before the whole; an aggregate that only
+    // local memory holds must contain the clones of its parts that both hold
     let mut clones = HashMap::new();
     let order: Vec<Instruction> =
         module.list.iter().filter(|i| matches!(i.op(), Op::TypeArray | Op::TypeStruct)).cloned().collect();
@@ -66,7 +66,7 @@ fn clone_types(module: &mut Module, laid_out: &HashSet<u32>) -> Result<HashMap<u
         if let Some(Type::Array(_, Some(length))) = types.get(&id)
             && !constants.contains_key(length)
         {
-            return Err("buffers and local memory share an array whose length is no constant".into());
+            return Err("buffers and local memory share an array whose length is not a constant".into());
         }
         let clone = module.id();
         let mut operands = declaration.operands.clone();
@@ -87,7 +87,7 @@ fn clone_types(module: &mut Module, laid_out: &HashSet<u32>) -> Result<HashMap<u
     Ok(clones)
 }
 
-/// Converts values between the original types, which all values keep, and the clones, which local memory holds.
+/// Converts values where they are loaded and stored: values keep the original types, local memory holds the clones.
 fn convert_values(module: &mut Module, clones: &HashMap<u32, u32>) -> Result<(), String> {
     let types = module.types();
     let originals: HashMap<u32, u32> = clones.iter().map(|(original, clone)| (*clone, *original)).collect();
@@ -122,8 +122,8 @@ fn convert_values(module: &mut Module, clones: &HashMap<u32, u32>) -> Result<(),
                 if let Some(clone) = clone_at(id) {
                     if !nulls.contains(initial) {
                         return Err(
-                            "a local variable of a type that buffers hold too starts with a constant; assign it after \
-                             its declaration"
+                            "a local variable whose type buffers also hold is initialised with a constant; assign it \
+                             after its declaration"
                                 .into(),
                         );
                     }
@@ -148,8 +148,8 @@ struct Converter<'m> {
 }
 
 impl Converter<'_> {
-    /// Appends what turns `value` of the type `from` into one of the type `to`, which has the same parts. Returns its id,
-    /// which is `result` if that is given.
+    /// Appends instructions that convert `value` from the type `from` to the type `to`, which has the same parts.
+    /// Returns the id of the converted value, which is `result` if that is given.
     fn convert(&mut self, module: &mut Module, value: u32, from: u32, to: u32, result: Option<u32>) -> u32 {
         if from == to && result.is_none() {
             return value;

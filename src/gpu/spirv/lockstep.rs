@@ -1,13 +1,14 @@
-//! Barriers of a subgroup for drivers of the CPU, whose subgroup is one vector.
+//! Subgroup barriers for CPU drivers, whose subgroup is one vector.
 //!
-//! Mesa's software Vulkan makes a barrier of a subgroup one of the whole workgroup: a kernel hangs or goes wrong where some
-//! subgroups have one that others pass by. Invocations of a vector are never apart, so ordering memory is all that is needed.
+//! Mesa's software Vulkan implements a subgroup barrier as a barrier of the whole workgroup: a kernel hangs or computes
+//! wrong results where only some subgroups reach it. The invocations of a vector always run together, so it is enough
+//! to order memory.
 
 use spirv::{Op, Scope};
 
 use super::module::{Instruction, Module};
 
-/// Turns every barrier of a subgroup into one of its memory alone.
+/// Replaces every subgroup barrier by a memory barrier.
 pub(super) fn order_memory_only(module: &mut Module) {
     let constants = module.constants();
     for i in &mut module.list {

@@ -1,19 +1,19 @@
-//! Fills in functions of whole cooperative matrices, which WGSL can declare and not write.
+//! Writes the bodies of functions of whole cooperative matrices, which WGSL can declare but not implement.
 //!
-//! naga 30 lets no kernel convert a cooperative matrix or touch an element of one; SPIR-V has both. A kernel declares a
-//! function that takes and returns matrices, and this pass writes what it does:
+//! In naga 30 a kernel can neither convert a cooperative matrix nor access one of its elements; SPIR-V can do both. A
+//! kernel declares a function that takes and returns matrices, and this pass writes its body:
 //!
 //! - `fn to_half(m: MatrixC) -> MatrixH { return MatrixH(); }` takes a matrix of one element type and returns one of
-//!   another: it converts every element.
+//!   another. The body converts every element.
 //! - `fn gelus(m: MatrixC) -> MatrixC { _ = gelu(0.0); return m; }` calls a function of as many scalars as it takes
-//!   matrices: it calls that one for every element. What is computed stays WGSL.
-//! - `fn largest(m: MatrixC) -> f32 { return larger(LOW, 0.0); }` calls a function of two scalars: an invocation folds the
-//!   elements that it holds, beginning with the first scalar.
-//! - `fn stored(x: f32, zero: u32) -> f32 { return f32(f16(x)); }` rounds, also under compilers that drop a conversion there and
-//!   back.
+//!   matrices. The body calls that function for every element. The computation itself stays WGSL.
+//! - `fn largest(m: MatrixC) -> f32 { return larger(LOW, 0.0); }` calls a function of two scalars. In the body each
+//!   invocation folds the elements that it holds, beginning with the first scalar.
+//! - `fn stored(x: f32, zero: u32) -> f32 { return f32(f16(x)); }` rounds. The body also rounds under compilers that drop
+//!   a conversion to f16 and back.
 //!
-//! Such kernels would be wrong if they ran as naga writes them, so they need [`crate::gpu::Caps::matrix_functions`], which
-//! no device has that takes naga's own output.
+//! These kernels compute wrong results if naga's output runs unchanged, so they need
+//! [`crate::gpu::Caps::matrix_functions`], which no device has that gets naga's own output.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,29 +22,31 @@ use spirv::{LoopControl, Op, StorageClass};
 
 use super::module::{Instruction, Module};
 
-/// A function of matrices: each a value and its type.
+/// A function of matrices.
 struct Function {
+    /// Type of the result.
     result: u32,
+    /// Id and type of each parameter.
     parameters: Vec<(u32, u32)>,
     /// The function of scalars that it calls.
     callee: Option<Callee>,
-    /// The scalar that a fold begins with.
+    /// For a fold, the scalar that it begins with.
     fold: Option<u32>,
 }
 
-/// A function of scalars, and the type that it returns.
+/// A function of scalars: its id and the type that it returns.
 #[derive(Clone, Copy)]
 struct Callee {
     id: u32,
     returned: u32,
 }
 
-/// Writes every function of matrices.
+/// Writes the body of every function of matrices.
 ///
 /// # Errors
-/// A message if a function takes matrices and is none of the kinds.
+/// A message if a function takes matrices but is of none of the kinds listed above.
 pub(super) fn write_functions(module: &mut Module) -> Result<(), String> {
-    // element types
+    // element types by matrix types
     let matrices: HashMap<u32, u32> = module.all(Op::TypeCooperativeMatrixKHR).map(|o| (o[0], o[1])).collect();
     let ids: Vec<u32> = module.all(Op::Function).map(|o| o[1]).collect();
     for id in ids {
@@ -60,8 +62,9 @@ pub(super) fn write_functions(module: &mut Module) -> Result<(), String> {
     Ok(())
 }
 
-/// Puts an or with `zero` between the conversions of every `fn stored(x: f32, zero: u32) -> f32 { return f32(f16(x)); }`. Mesa's
-/// compilers drop a conversion to f16 and back, which rounds; what they cannot know to be 0 keeps them from it.
+/// Inserts a bitwise or with `zero` between the two conversions of every
+/// `fn stored(x: f32, zero: u32) -> f32 { return f32(f16(x)); }`. Mesa's compilers otherwise drop a conversion to f16
+/// and back, which must round; they cannot know that `zero` is 0.
 pub(super) fn keep_halves(module: &mut Module) {
     let floats = [32, 16].map(|bits| known(module, Op::TypeFloat, &[bits]));
     let ([Some(full), Some(half)], Some(uint)) = (floats, known(module, Op::TypeInt, &[32, 0])) else { return };
@@ -93,14 +96,14 @@ pub(super) fn keep_halves(module: &mut Module) {
     }
 }
 
-/// A function's instructions, its end with them.
+/// Returns the range of a function's instructions, including its end.
 fn range(module: &Module, id: u32) -> Range<usize> {
     let start = module.list.iter().position(|i| i.is(Op::Function) && i.operands[1] == id).unwrap_or(0);
     let length = module.list[start..].iter().position(|i| i.is(Op::FunctionEnd)).unwrap_or(0);
     start..start + length + 1
 }
 
-/// Reads a function, `None` if it is none of matrices or has been written before.
+/// Reads a function. `None` if it takes no matrices or its body has been written already.
 fn find(module: &Module, matrices: &HashMap<u32, u32>, id: u32) -> Result<Option<Function>, String> {
     let body = &module.list[range(module, id)];
     let result = body[0].operands[0];
@@ -118,14 +121,14 @@ fn find(module: &Module, matrices: &HashMap<u32, u32>, id: u32) -> Result<Option
     if folds {
         let begins = call.filter(|call| call.operands.len() == 5).map(|call| call.operands[3]);
         let (Some(begins), None) = (begins, calls.next()) else {
-            return Err("a function that folds a matrix does not call one function of two scalars".into());
+            return Err("a function that folds a matrix must call one function of two scalars".into());
         };
         return Ok(Some(Function { result, parameters, callee, fold: Some(begins) }));
     }
     let converts = parameters.len() == 1 && matrices[&parameters[0].1] != matrices[&result];
     let same = parameters.iter().all(|(_, ty)| *ty == result);
     if calls.next().is_some() || converts != callee.is_none() || !(converts || same) {
-        return Err("a function of matrices neither converts one nor calls one function of their elements".into());
+        return Err("a function of matrices must either convert one or call one function of their elements".into());
     }
     Ok(Some(Function { result, parameters, callee, fold: None }))
 }
@@ -139,7 +142,8 @@ fn converting(module: &mut Module, function: &Function) -> Vec<Instruction> {
     ]
 }
 
-/// A loop over the elements that an invocation holds, with a hint to write it out: drivers know how many there are.
+/// Writes a loop over the elements that an invocation holds, with a hint to unroll it: drivers know the number of
+/// elements.
 fn calling(module: &mut Module, function: &Function, callee: Callee, scalar: u32) -> Result<Vec<Instruction>, String> {
     let called = &module.list[range(module, callee.id)];
     let taken = called.iter().filter(|i| i.is(Op::FunctionParameter));
@@ -147,7 +151,7 @@ fn calling(module: &mut Module, function: &Function, callee: Callee, scalar: u32
         || taken.clone().count() != function.parameters.len() + usize::from(function.fold.is_some())
         || taken.clone().any(|i| i.operands[0] != scalar)
     {
-        return Err("a function of matrices calls one that does not take and return an element of each".into());
+        return Err("a function of matrices must call a function that takes an element of each and returns one".into());
     }
     let matrix = function.parameters[0].1;
     let uint = declared(module, Op::TypeInt, &[32, 0]);
@@ -209,12 +213,12 @@ fn calling(module: &mut Module, function: &Function, callee: Callee, scalar: u32
     Ok(body)
 }
 
-/// The module's type that is so described.
+/// Returns the id of the module's type with these operands, if it is declared.
 fn known(module: &Module, op: Op, described: &[u32]) -> Option<u32> {
     module.all(op).find(|o| o[1..] == *described).map(|o| o[0])
 }
 
-/// The same, or a new one.
+/// Returns the id of the type with these operands, and declares the type if it is new.
 fn declared(module: &mut Module, op: Op, described: &[u32]) -> u32 {
     if let Some(id) = known(module, op, described) {
         return id;

@@ -1,8 +1,8 @@
-//! Marks memory accesses and barriers as the Vulkan memory model wants them.
+//! Marks memory accesses and barriers as the Vulkan memory model requires.
 //!
-//! A module with cooperative matrices declares that model, in which nothing is shared between invocations unless each
-//! access says so. naga 30 says it nowhere (gfx-rs/wgpu issue 8805): formally a workgroup's memory is then never
-//! synchronised, and drivers that believe it may reorder.
+//! A module with cooperative matrices declares that model, in which an access is private to its invocation unless it is
+//! marked otherwise. naga 30 marks none (gfx-rs/wgpu issue 8805): formally a workgroup's memory is then never
+//! synchronised, and drivers that rely on this may reorder accesses.
 
 use std::collections::HashMap;
 
@@ -10,11 +10,12 @@ use spirv::{MemoryAccess, MemoryModel, MemorySemantics, Op, Scope, StorageClass}
 
 use super::module::{Instruction, Module, Type};
 
-/// Marks every access to memory that invocations share as non-private, and lets every barrier make writes available and
-/// visible. Leaves modules of another memory model as they are.
+/// Marks every access to shared memory as non-private, and makes every barrier make writes available and visible.
+/// Modules with another memory model are left unchanged.
 ///
 /// # Errors
-/// A message if a barrier orders memory beyond the workgroup: that takes a capability that such modules do not declare.
+/// A message if a barrier orders memory beyond the workgroup: that needs a capability that these modules do not
+/// declare.
 pub(super) fn mark(module: &mut Module) -> Result<(), String> {
     if !module.all(Op::MemoryModel).any(|o| o.get(1) == Some(&(MemoryModel::Vulkan as u32))) {
         return Ok(());
@@ -39,7 +40,7 @@ pub(super) fn mark(module: &mut Module) -> Result<(), String> {
     let mut list = std::mem::take(&mut module.list);
     let mut new = Vec::new();
     for i in &mut list {
-        // the places of the pointer and, if there are any, of the memory operands
+        // positions of the pointer and of the memory operands, which are optional
         let places = match i.op() {
             Op::Load => Some((2, 3)),
             Op::Store => Some((0, 2)),
@@ -63,7 +64,7 @@ pub(super) fn mark(module: &mut Module) -> Result<(), String> {
         };
         let Some(&(ty, value)) = i.operands.get(semantics).and_then(|id| constants.get(id)) else { continue };
         let mut wanted = (MemorySemantics::MAKE_AVAILABLE | MemorySemantics::MAKE_VISIBLE).bits();
-        // a subgroup's barrier orders what its invocations share, which is workgroup memory
+        // the memory that a subgroup's invocations share, and its barrier must order, is workgroup memory
         if value & MemorySemantics::SUBGROUP_MEMORY.bits() != 0 {
             wanted |= MemorySemantics::WORKGROUP_MEMORY.bits();
         }

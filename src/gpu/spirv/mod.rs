@@ -1,16 +1,16 @@
-//! SPIR-V for Vulkan: naga writes it, five passes change it.
+//! SPIR-V for Vulkan: naga writes it, and five passes change it.
 //!
-//! On Vulkan every kernel is handed to the driver as SPIR-V, written here by naga with the options that wgpu would use,
-//! then changed by [`repair`]. WGSL stays the only source of what is computed: the passes move and convert data, and call
-//! functions of scalars for the elements of matrices.
+//! On Vulkan every kernel is passed to the driver as SPIR-V. naga writes it here with the options that wgpu would use,
+//! and [`repair`] changes it. WGSL remains the only source of the computation: the passes only move and convert data,
+//! and call functions of scalars for the elements of matrices.
 //!
 //! | pass | change | reason |
 //! |---|---|---|
-//! | `matrices` | functions of whole cooperative matrices are written | WGSL can neither convert one nor touch an element |
-//! | `words` | buffers of eight f16 become buffers of `vec4<u32>` | one access of 16 bytes |
-//! | `layouts` | no layout on types of workgroup and function memory | Vulkan forbids it |
-//! | `memory_model` | accesses and barriers marked, in modules with cooperative matrices | the Vulkan memory model |
-//! | `lockstep` | barriers of subgroups order memory alone, for drivers of the CPU | Mesa makes them barriers of the workgroup |
+//! | `matrices` | writes functions of whole cooperative matrices | WGSL can convert no matrix and access no element |
+//! | `words` | turns buffers of eight f16 into buffers of `vec4<u32>` | makes one access of 16 bytes |
+//! | `layouts` | removes layouts from types of workgroup and function memory | Vulkan forbids them |
+//! | `memory_model` | marks accesses and barriers in modules with matrices | the Vulkan memory model requires it |
+//! | `lockstep` | turns subgroup barriers into memory barriers, for CPU drivers | Mesa makes them workgroup barriers |
 
 mod dimensions;
 mod layouts;
@@ -30,7 +30,8 @@ use crate::error::Result;
 use super::kernel::Kernel;
 use module::Module;
 
-/// Returns a kernel's module as naga writes it: SPIR-V of `version`, bindings in group 0 by their numbers.
+/// Returns a kernel's module as naga writes it: SPIR-V of `version`, with the bindings in group 0 under their own
+/// numbers.
 ///
 /// # Errors
 /// [`crate::error::Error::Gpu`] with naga's message.
@@ -38,13 +39,13 @@ pub fn written(kernel: &Kernel, version: (u8, u8), checked: bool) -> Result<Vec<
     of_module(kernel, &kernel.parse()?, version, checked)
 }
 
-/// Returns the same of a kernel's parsed text.
+/// Does what [`written`] does, for a kernel's parsed text.
 pub(super) fn of_module(kernel: &Kernel, parsed: &naga::Module, version: (u8, u8), checked: bool) -> Result<Vec<u32>> {
     let (module, info) = kernel.specialize(parsed)?;
     write(&module, &info, kernel.entry, version, checked).map_err(|e| kernel.fault(&e))
 }
 
-/// Returns the same of a module that has been validated and whose `override` constants have values.
+/// Does what [`written`] does, for a validated module whose `override` constants have values.
 ///
 /// # Errors
 /// naga's message.
@@ -80,10 +81,10 @@ pub fn write(
     spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|e| e.to_string())
 }
 
-/// Returns the module after all passes.
+/// Returns the module after all passes but `lockstep`.
 ///
 /// # Errors
-/// A message if the module holds what a pass cannot change.
+/// A message if the module contains something that a pass cannot change.
 pub fn repair(words: &[u32]) -> std::result::Result<Vec<u32>, String> {
     let mut module = Module::new(words);
     matrices::write_functions(&mut module)?;
@@ -94,10 +95,10 @@ pub fn repair(words: &[u32]) -> std::result::Result<Vec<u32>, String> {
     Ok(module.words())
 }
 
-/// Returns a kernel's module as its driver gets it: after all passes, with matrices of the kernel's dimensions.
+/// Returns a kernel's module for the driver: after [`repair`], with matrices of the kernel's dimensions.
 ///
 /// # Errors
-/// As [`repair`]; a message if matrices cannot have the dimensions.
+/// Those of [`repair`]; a message if matrices cannot have the dimensions.
 pub fn for_driver(kernel: &Kernel, words: &[u32]) -> std::result::Result<Vec<u32>, String> {
     let words = repair(words)?;
     match kernel.dimensions {
@@ -106,7 +107,7 @@ pub fn for_driver(kernel: &Kernel, words: &[u32]) -> std::result::Result<Vec<u32
     }
 }
 
-/// Returns a module for a driver of the CPU, whose subgroups are vectors: their barriers order memory alone.
+/// Returns a module for a CPU driver, whose subgroups are vectors: subgroup barriers become memory barriers.
 #[must_use]
 pub fn in_lockstep(words: &[u32]) -> Vec<u32> {
     let mut module = Module::new(words);
@@ -114,7 +115,7 @@ pub fn in_lockstep(words: &[u32]) -> Vec<u32> {
     module.words()
 }
 
-/// Returns the SPIR-V version that wgpu uses for a device of a Vulkan version `(major, minor)`.
+/// Returns the SPIR-V version that wgpu uses for a device with a Vulkan version `(major, minor)`.
 #[must_use]
 pub fn version_for(vulkan: (u32, u32)) -> (u8, u8) {
     match vulkan {

@@ -23,29 +23,29 @@ impl Instruction {
         self.code == op as u32
     }
 
-    /// The operation, `Nop` if the `spirv` crate does not know it.
+    /// Returns the operation; `Nop` if the `spirv` crate does not know it.
     pub(super) fn op(&self) -> Op {
         Op::from_u32(self.code).unwrap_or(Op::Nop)
     }
 }
 
-/// A type that memory can hold, as far as the passes look into types.
+/// A type of memory, in the detail that the passes need.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Type {
-    /// Element and the id of the length, or no length in a runtime array.
+    /// Ids of the element type and of the length, which a runtime array lacks.
     Array(u32, Option<u32>),
     Struct(Vec<u32>),
     Pointer(StorageClass, u32),
 }
 
-/// A module, cut into instructions.
+/// A module, split into instructions.
 pub(super) struct Module {
     header: [u32; HEADER],
     pub(super) list: Vec<Instruction>,
 }
 
 impl Module {
-    /// Cuts `words` into instructions.
+    /// Splits `words` into instructions.
     pub(super) fn new(words: &[u32]) -> Self {
         let mut header = [0; HEADER];
         for (to, from) in header.iter_mut().zip(words) {
@@ -61,7 +61,7 @@ impl Module {
         Self { header, list }
     }
 
-    /// The module's words.
+    /// Returns the module's words.
     pub(super) fn words(&self) -> Vec<u32> {
         let mut words = self.header.to_vec();
         for i in &self.list {
@@ -71,18 +71,18 @@ impl Module {
         words
     }
 
-    /// A new id.
+    /// Returns a new id.
     pub(super) fn id(&mut self) -> u32 {
         self.header[3] += 1;
         self.header[3] - 1
     }
 
-    /// The operands of all instructions of one kind.
+    /// Iterates over the operands of all instructions of one kind.
     pub(super) fn all(&self, op: Op) -> impl Iterator<Item = &[u32]> {
         self.list.iter().filter(move |i| i.is(op)).map(|i| i.operands.as_slice())
     }
 
-    /// Arrays, structs and pointers by id.
+    /// Returns the array, struct and pointer types by id.
     pub(super) fn types(&self) -> HashMap<u32, Type> {
         let entry = |i: &Instruction| match (i.op(), i.operands.as_slice()) {
             (Op::TypeArray, [id, element, length]) => Some((*id, Type::Array(*element, Some(*length)))),
@@ -96,7 +96,7 @@ impl Module {
         self.list.iter().filter_map(entry).collect()
     }
 
-    /// The type of every pointer that a variable, a parameter or an access chain makes.
+    /// Returns the type of every pointer that a variable, a parameter or an access chain makes, by the pointer's id.
     pub(super) fn pointers(&self) -> HashMap<u32, u32> {
         let makes = [Op::Variable, Op::FunctionParameter, Op::AccessChain, Op::InBoundsAccessChain, Op::CopyObject];
         let entry = |i: &Instruction| match i.operands.as_slice() {
@@ -106,7 +106,7 @@ impl Module {
         self.list.iter().filter_map(entry).collect()
     }
 
-    /// Constants of one word: type and value by id.
+    /// Returns type and value of the constants of one word, by id.
     pub(super) fn constants(&self) -> HashMap<u32, (u32, u32)> {
         self.all(Op::Constant)
             .filter_map(|o| match o {
@@ -116,7 +116,8 @@ impl Module {
             .collect()
     }
 
-    /// All types that a buffer or the immediates hold, directly or within others: those with an explicit layout.
+    /// Returns all types that a buffer or the immediates hold, directly or within others. These need an explicit
+    /// layout.
     pub(super) fn laid_out(&self) -> HashSet<u32> {
         let blocks = self.all(Op::Decorate).filter_map(|o| match o {
             [id, decoration, ..] if *decoration == Decoration::Block as u32 => Some(*id),
@@ -125,19 +126,19 @@ impl Module {
         with_parts(&self.types(), blocks.collect())
     }
 
-    /// Inserts instructions where the first type is declared.
+    /// Inserts instructions before the first declaration of a type.
     pub(super) fn declare_first(&mut self, new: Vec<Instruction>) {
         let at = self.list.iter().position(is_type).unwrap_or(self.list.len());
         self.list.splice(at..at, new);
     }
 
-    /// Inserts instructions behind all declarations, before the first function.
+    /// Inserts instructions after all declarations, before the first function.
     pub(super) fn declare_last(&mut self, new: Vec<Instruction>) {
         let at = self.list.iter().position(|i| i.is(Op::Function)).unwrap_or(self.list.len());
         self.list.splice(at..at, new);
     }
 
-    /// Inserts instructions right behind the declaration of `id`.
+    /// Inserts instructions directly after the declaration of `id`.
     pub(super) fn declare_after(&mut self, id: u32, new: Vec<Instruction>) {
         let at = self.list.iter().position(|i| i.operands.first() == Some(&id) && is_type(i));
         let at = at.map_or(0, |at| at + 1);
@@ -145,7 +146,7 @@ impl Module {
     }
 }
 
-/// Returns the types in `pending` and all that they hold, directly or within others.
+/// Returns the types in `pending` and all types that they contain, directly or within others.
 pub(super) fn with_parts(types: &HashMap<u32, Type>, mut pending: Vec<u32>) -> HashSet<u32> {
     let mut found = HashSet::new();
     while let Some(id) = pending.pop() {
@@ -160,7 +161,7 @@ pub(super) fn with_parts(types: &HashMap<u32, Type>, mut pending: Vec<u32>) -> H
     found
 }
 
-/// True for declarations of types, whose first operand is their id.
+/// Returns whether an instruction declares a type. Its first operand is then the type's id.
 fn is_type(i: &Instruction) -> bool {
     (Op::TypeVoid as u32..=Op::TypePipe as u32).contains(&i.code)
 }

@@ -47,7 +47,7 @@ fn every_shared_access_and_barrier_of_matrix_kernels_is_marked_and_nothing_else_
         i.operands.get(memory).is_some_and(|mask| mask & MemoryAccess::NON_PRIVATE_POINTER.bits() != 0)
     };
     assert_eq!(count(&before, marked), 0);
-    // two loads and two stores of the tile's filling, two cooperative loads, one cooperative store
+    // two loads and two stores that fill the tile, two cooperative loads, one cooperative store
     assert_eq!(count(&after, marked), 7);
     let both = (MemorySemantics::MAKE_AVAILABLE | MemorySemantics::MAKE_VISIBLE).bits();
     let barriers: Vec<u32> = after.all(Op::ControlBarrier).map(|o| o[2]).collect();
@@ -58,7 +58,7 @@ fn every_shared_access_and_barrier_of_matrix_kernels_is_marked_and_nothing_else_
 }
 
 #[test]
-fn a_barrier_of_a_subgroup_orders_workgroup_memory_and_for_vectors_nothing_else() {
+fn a_subgroup_barrier_orders_workgroup_memory_and_for_cpu_drivers_is_a_memory_barrier() {
     let (_, after) = modules(&MATRICES.replace("workgroupBarrier();", "subgroupBarrier();"));
     let semantics = |o: &[u32], at: usize| after.constants()[&o[at]].1;
     let barriers: Vec<u32> = after.all(Op::ControlBarrier).map(|o| semantics(o, 2)).collect();
@@ -71,7 +71,7 @@ fn a_barrier_of_a_subgroup_orders_workgroup_memory_and_for_vectors_nothing_else(
 }
 
 #[test]
-fn a_matrix_kernel_with_a_barrier_over_the_device_is_refused() {
+fn a_matrix_kernel_with_a_barrier_of_the_whole_device_is_refused() {
     let text = MATRICES.replace("workgroupBarrier();", "storageBarrier();");
     let words = written(&Kernel::probe("probe", "main", text), (1, 5), false).expect("writes");
     assert!(repair(&words).expect_err("refused").contains("expected workgroupBarrier"));
@@ -144,7 +144,7 @@ fn main() {
     out[0] = Half8(eight.high, eight.low);
 }";
 
-/// The widths in bits of all loads from and stores to buffers.
+/// Returns the widths in bits of all loads from and stores to buffers.
 fn widths(module: &Module) -> Vec<u32> {
     let (types, pointers) = (module.types(), module.pointers());
     let bits = |ty: u32| {
@@ -178,19 +178,19 @@ fn eight_f16_move_as_one_access_of_16_bytes() {
     assert_eq!(widths(&before), [0, 0], "structs");
     assert_eq!(widths(&after), [128, 128]);
     // the struct stays a value and a local variable, without a layout
-    assert_eq!(strides(&after), 1, "that of both buffers");
+    assert_eq!(strides(&after), 1, "both buffers share one array type");
     let offsets = after.all(Op::MemberDecorate).filter(|o| o[2] == Decoration::Offset as u32).count();
     assert_eq!(offsets, 2, "those of the two buffers");
 }
 
 #[test]
-fn a_half_that_is_accessed_by_itself_is_an_error_and_no_slow_access() {
+fn accessing_a_half_of_eight_f16_is_an_error_instead_of_a_slow_access() {
     let words = written(&Kernel::probe("half", "main", EIGHT.into()), (1, 5), false).expect("writes");
     assert!(repair(&words).is_err_and(|e| e.contains("a half of eight f16")));
 }
 
 #[test]
-fn eight_f16_with_gaps_or_out_of_step_are_an_error_and_no_wrong_access() {
+fn eight_f16_with_gaps_or_misaligned_are_an_error_instead_of_a_wrong_access() {
     let whole = EIGHT.replace("inp[1].low.x > 0.0", "out[1].high.x > 0.0").replace("if out[1].high.x > 0.0 { ", "{ ");
     for (from, to, what) in [
         ("low: vec4<f16>, high", "@size(16) low: vec4<f16>, @size(16) high", "more than 16 bytes"),

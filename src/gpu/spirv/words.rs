@@ -1,9 +1,10 @@
-//! Moves eight f16 as one access of 16 bytes.
+//! Moves eight f16 in one access of 16 bytes.
 //!
-//! WGSL has no vector of eight f16, and naga 30 no bitcast from `vec4<u32>` to f16, so kernels say `struct { vec4<f16>,
-//! vec4<f16> }`. Mesa's compiler for NVIDIA loads such a struct as two halves of 8 bytes, with bounds checks even as
-//! eight single f16. This pass turns buffers of such structs into buffers of `vec4<u32>` and converts the bits at every
-//! load and store. The values and their order in memory stay. The `layouts` pass then strips the struct's own layout.
+//! WGSL has no vector of eight f16, and naga 30 has no bitcast from `vec4<u32>` to f16, so kernels declare
+//! `struct { vec4<f16>, vec4<f16> }`. Mesa's compiler for NVIDIA loads this struct as two halves of 8 bytes, and with
+//! bounds checks even as eight single f16. This pass turns buffers of such structs into buffers of `vec4<u32>` and
+//! converts the bits at every load and store. The values and their order in memory stay the same. The `layouts` pass
+//! then removes the struct's own layout.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,11 +12,11 @@ use spirv::{Decoration, Op, StorageClass};
 
 use super::module::{Instruction, Module, Type};
 
-/// Changes all storage arrays of two `vec4<f16>`.
+/// Turns all storage arrays of structs of two `vec4<f16>` into arrays of `vec4<u32>`.
 ///
 /// # Errors
-/// A message if memory holds such a struct otherwise than packed in an array, or if the module accesses a half by itself,
-/// which would make two accesses of one.
+/// A message if memory holds such a struct in any other way than packed in a runtime array, or if the module accesses
+/// only one half of it, which would turn one access into two.
 pub(super) fn widen(module: &mut Module) -> Result<(), String> {
     let Some((half4, pairs)) = pairs(module) else { return Ok(()) };
     let (types, pointers) = (module.types(), module.pointers());
@@ -62,7 +63,7 @@ pub(super) fn widen(module: &mut Module) -> Result<(), String> {
     Ok(())
 }
 
-/// The types `vec4<f16>` and struct of two of them, if the module has both.
+/// Returns the id of `vec4<f16>` and those of all structs of two of them, if the module declares `vec4<f16>`.
 fn pairs(module: &Module) -> Option<(u32, HashSet<u32>)> {
     let half = module.all(Op::TypeFloat).find(|o| o[1] == 16)?[0];
     let half4 = module.all(Op::TypeVector).find(|o| o[1..] == [half, 4])?[0];
@@ -70,7 +71,7 @@ fn pairs(module: &Module) -> Option<(u32, HashSet<u32>)> {
     Some((half4, pairs))
 }
 
-/// Refuses what [`widen`] cannot change.
+/// Refuses modules that [`widen`] cannot change.
 fn check(
     module: &Module,
     types: &HashMap<u32, Type>,
@@ -110,7 +111,7 @@ fn check(
     Ok(())
 }
 
-/// Refuses pairs that are not packed, and arrays of them that do not start at a multiple of 16 bytes.
+/// Refuses pairs that are not packed, and arrays of pairs that do not begin at a multiple of 16 bytes.
 fn check_layouts(module: &Module, types: &HashMap<u32, Type>, pairs: &HashSet<u32>) -> Result<(), String> {
     let is_array = |id: &u32| matches!(types.get(id), Some(Type::Array(element, None)) if pairs.contains(element));
     let loose_array = |o: &[u32]| match o {
@@ -133,12 +134,13 @@ fn check_layouts(module: &Module, types: &HashMap<u32, Type>, pairs: &HashSet<u3
     let askew = module.all(Op::MemberDecorate).any(askew);
     match (loose, askew) {
         (true, _) => Err("eight f16 take more than 16 bytes in memory, expected no @size or @align".into()),
-        (_, true) => Err("an array of eight f16 does not start at a multiple of 16 bytes, expected it to".into()),
+        (_, true) => Err("an array of eight f16 does not begin at a multiple of 16 bytes".into()),
         _ => Ok(()),
     }
 }
 
-/// `vec4<u32>` and `vec2<u32>`, declared before every other type: those that the module has, else new ones.
+/// Declares `vec4<u32>` and `vec2<u32>` before every other type, and returns their ids. Existing declarations are
+/// moved.
 fn unsigned_vectors(module: &mut Module) -> (u32, u32) {
     let mut first = Vec::new();
     let mut take = |module: &mut Module, op, described: &[u32]| {

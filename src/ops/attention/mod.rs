@@ -9,9 +9,9 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Width;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Pass, Purpose, Tensor, Vendor};
 
-use super::{Operator, group, groups, reduce_group, stored};
+use super::{ELEMENTWISE_WORKGROUP, Operator, reduction_workgroup, storage_types, workgroups};
 
-pub use coop::{Block, Entry};
+pub use coop::{AttentionKernel, BlockSizes};
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("attention", "forward");
@@ -24,7 +24,7 @@ pub static OPERATOR: Operator =
     Operator { name: "attention", passes: &[FORWARD, BACKWARD, STEP], kernels, tried: tried_kernels };
 
 crate::shared_struct! {
-    struct Params {
+    struct AttentionImmediates {
         positions: u32,
         heads: u32,
         scale: f32,
@@ -35,33 +35,34 @@ crate::shared_struct! {
 }
 
 crate::shared_struct! {
-    struct StepParams {
+    struct AttentionStepImmediates {
         positions: u32,
         heads: u32,
         scale: f32,
     }
 }
 
-/// Head sizes whose kernels the translation test sees: the least, odd ones, GPT-2's and GPT-3's.
+/// Head sizes of the kernels in the translation tests: the smallest, odd ones, GPT-2's and GPT-3's.
 const SAMPLE_HEAD_SIZES: [usize; 9] = [8, 11, 13, 16, 32, 64, 80, 96, 128];
 
-/// `Vec` of a head that an invocation of the tiled kernels has at most.
+/// Most `Vec` of a head that an invocation of the tiled kernels keeps.
 const OWN: usize = 4;
-/// The same in the backward of keys and values on Apple's GPUs, whose registers do not hold four of each of its four rows.
+/// The same for the gradients of keys and values on Apple's GPUs, whose registers cannot hold four `Vec` for each of
+/// the kernel's four row tensors.
 const OWN_ON_APPLE: usize = 2;
 /// Invocations of a workgroup of the tiled kernels.
 const TILED_THREADS: usize = 128;
 
-/// The kernels that keep a row in a lane.
+/// The shaders of kernels in which each lane has a row of its own.
 const ROWS: [&str; 2] =
     [include_str!("../../../shaders/shared/attention.wgsl"), include_str!("../../../shaders/attention.wgsl")];
-/// Those that share a row among lanes.
+/// The shaders of kernels in which several lanes share a row.
 const TILED: [&str; 2] =
     [include_str!("../../../shaders/shared/attention.wgsl"), include_str!("../../../shaders/attention_tiled.wgsl")];
 
-/// The kernel of an entry without matrices, and the rows of a workgroup: on a software adapter one vector of rows, on a GPU
-/// as many as there are lanes for.
-fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (KernelId, usize) {
+/// Returns the kernel without matrix units and its rows per workgroup. On a software adapter these are one CPU vector
+/// of rows, on a GPU as many as the workgroup's lanes suffice for.
+fn kernel(caps: &Caps, entry: AttentionKernel, head_size: usize, elem: Elem) -> (KernelId, usize) {
     let width = Width::of(&[head_size]);
     let units = head_size / width.elements();
     let (file, body) = if caps.software { ("attention", &ROWS) } else { ("attention_tiled", &TILED) };
@@ -70,35 +71,35 @@ fn kernel(caps: &Caps, entry: Entry, head_size: usize, elem: Elem) -> (KernelId,
     if caps.software {
         return (kernel.set("WORKGROUP", caps.lanes), caps.lanes as usize);
     }
-    let few = caps.vendor == Vendor::Apple && entry == Entry::BackwardKv;
+    let few = caps.vendor == Vendor::Apple && entry == AttentionKernel::BackwardKv;
     let lanes = units.div_ceil(if few { OWN_ON_APPLE } else { OWN }).next_power_of_two();
     (kernel.with_const("LANES", lanes as u32), TILED_THREADS / lanes)
 }
 
-/// The kernel that sums `dout out` over rows.
-fn delta_kernel(caps: &Caps, head_size: usize, elem: Elem) -> KernelId {
+/// Returns the kernel that computes `delta`, the sum of `dout out` over each row.
+fn delta_kernel(head_size: usize, elem: Elem) -> KernelId {
     let width = Width::of(&[head_size]);
     KernelId::shader(BACKWARD, "backward_delta", width, &ROWS)
         .serving(Purpose::FusedProducts)
         .stored(elem)
         .with_const("HSV", (head_size / width.elements()) as u32)
-        .set("WORKGROUP", group(caps))
+        .set("WORKGROUP", ELEMENTWISE_WORKGROUP)
 }
 
-/// The kernel of an entry and the rows that a workgroup of it has: with matrices where elements are f16 and the adapter has
-/// them.
-fn chosen(caps: &Caps, entry: Entry, head_size: usize, elem: Elem, positions: usize) -> (KernelId, usize) {
+/// Returns the kernel that the adapter gets and its rows per workgroup: on matrix units where elements are f16 and the
+/// adapter has matrix units.
+fn chosen(caps: &Caps, entry: AttentionKernel, head_size: usize, elem: Elem, positions: usize) -> (KernelId, usize) {
     match coop::choose(caps, entry, head_size, positions).filter(|_| elem == Elem::F16) {
         Some(coop) => (coop.kernel(), coop.rows as usize),
         None => kernel(caps, entry, head_size, elem),
     }
 }
 
-/// The kernel of [`step`]: as many lanes as reduce together, spread over the `Vec` of the output, then over keys. On a
-/// software adapter one whose loads are the same for all lanes.
+/// Returns the kernel of [`step`]. Its lanes are spread over the `Vec` of the output, then over keys. On a software
+/// adapter it is a kernel in which all lanes load the same.
 fn step_kernel(caps: &Caps, head_size: usize) -> KernelId {
     let width = Width::of(&[head_size]);
-    let (wg, hsv) = (reduce_group(caps), (head_size / width.elements()) as u32);
+    let (wg, hsv) = (reduction_workgroup(caps), (head_size / width.elements()) as u32);
     let channels = hsv.next_power_of_two().min(wg);
     let entry = if caps.software { "forward_alone" } else { "forward" };
     KernelId::shader(STEP, entry, width, &[include_str!("../../../shaders/attention_step.wgsl")])
@@ -111,55 +112,57 @@ fn step_kernel(caps: &Caps, head_size: usize) -> KernelId {
         .set("WORKGROUP", wg)
 }
 
-/// Why attention of f16 heads of `head_size` does not run on the matrix units that the adapter has, or `None` if it does.
+/// Returns why attention of f16 heads of `head_size` does not run on the adapter's matrix units, or `None` if it does.
 #[must_use]
 pub fn without_matrices(caps: &Caps, head_size: usize) -> Option<&'static str> {
     coop::without(caps, head_size)
 }
 
-/// How a record of `wgpt tune` names a kernel of f16 heads of `head_size` and sequences of `positions`.
+/// Returns the key in a record of `wgpt tune` for a kernel with f16 heads of `head_size` and sequences of `positions`.
 #[must_use]
-pub fn key(entry: Entry, head_size: usize, positions: usize) -> String {
+pub fn key(entry: AttentionKernel, head_size: usize, positions: usize) -> String {
     coop::key(entry, head_size, positions)
 }
 
-/// Every block that may be tried for f16 heads of `head_size` on this adapter's matrix units, the table's first; none where
-/// attention does without them.
+/// Returns every block size that can be tried for f16 heads of `head_size` on this adapter's matrix units, the table's
+/// first. The list is empty where attention does not use matrix units.
 #[must_use]
-pub fn candidates(caps: &Caps, entry: Entry, head_size: usize) -> Vec<Block> {
-    coop::candidates(caps, entry, head_size).iter().map(coop::Coop::choice).collect()
+pub fn candidates(caps: &Caps, entry: AttentionKernel, head_size: usize) -> Vec<BlockSizes> {
+    coop::candidates(caps, entry, head_size).iter().map(coop::CoopAttention::choice).collect()
 }
 
-/// The block that f16 heads of `head_size` get at so many positions.
+/// Returns the block sizes that are used for f16 heads of `head_size` and sequences of `positions`.
 #[must_use]
-pub fn choose(caps: &Caps, entry: Entry, head_size: usize, positions: usize) -> Option<Block> {
+pub fn choose(caps: &Caps, entry: AttentionKernel, head_size: usize, positions: usize) -> Option<BlockSizes> {
     coop::choose(caps, entry, head_size, positions).map(|coop| coop.choice())
 }
 
-/// The kernels that `wgpt tune` tries on this adapter for heads of 64: for tests of translation.
+/// Returns the kernels that `wgpt tune` tries on this adapter for heads of 64, for translation tests.
 #[must_use]
 pub fn tried_kernels(caps: &Caps) -> Vec<KernelId> {
-    let coops = Entry::ALL.into_iter().flat_map(|entry| coop::candidates(caps, entry, 64));
+    let coops = AttentionKernel::ALL.into_iter().flat_map(|entry| coop::candidates(caps, entry, 64));
     coops.map(|coop| coop.kernel()).collect()
 }
 
-/// The kernels an adapter may be given, for some head sizes.
+/// Returns the kernels that an adapter may be given, for sample head sizes.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list: Vec<KernelId> = SAMPLE_HEAD_SIZES.iter().map(|&hs| step_kernel(caps, hs)).collect();
     for head_size in SAMPLE_HEAD_SIZES {
-        list.extend(Entry::ALL.iter().filter_map(|&entry| Some(coop::by_table(caps, entry, head_size)?.kernel())));
+        list.extend(
+            AttentionKernel::ALL.iter().filter_map(|&entry| Some(coop::by_table(caps, entry, head_size)?.kernel())),
+        );
     }
-    for (elem, hs) in stored(caps).into_iter().flat_map(|elem| SAMPLE_HEAD_SIZES.map(|hs| (elem, hs))) {
-        list.push(delta_kernel(caps, hs, elem));
-        list.extend(Entry::ALL.map(|entry| kernel(caps, entry, hs, elem).0));
+    for (elem, hs) in storage_types(caps).into_iter().flat_map(|elem| SAMPLE_HEAD_SIZES.map(|hs| (elem, hs))) {
+        list.push(delta_kernel(hs, elem));
+        list.extend(AttentionKernel::ALL.map(|entry| kernel(caps, entry, hs, elem).0));
     }
     list
 }
 
-/// The sizes of an attention.
+/// Batch size, sequence length and number of heads.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
+pub struct AttentionSizes {
     /// B.
     pub batch: usize,
     /// T.
@@ -172,7 +175,7 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct Forward<'a> {
     /// B, T, NH.
-    pub shape: Shape,
+    pub shape: AttentionSizes,
     /// (B T, 3 C): queries, keys and values of all heads.
     pub qkv: &'a Tensor,
     /// (B T, C), overwritten.
@@ -181,18 +184,18 @@ pub struct Forward<'a> {
     pub lse: &'a Tensor,
 }
 
-/// Tensors of [`backward`]: all but `lse` and `delta`, which are f32, hold the same elements, f32 or f16.
+/// Tensors of [`backward`]. `lse` and `delta` are f32; all others have the same element type, f32 or f16.
 #[derive(Debug)]
 pub struct Backward<'a> {
     /// B, T, NH.
-    pub shape: Shape,
+    pub shape: AttentionSizes,
     /// (B T, C).
     pub dout: &'a Tensor,
-    /// (B T, 3 C): what `forward` was given.
+    /// (B T, 3 C): the input of [`forward`].
     pub qkv: &'a Tensor,
-    /// (B T, C): what `forward` made.
+    /// (B T, C): the output of [`forward`].
     pub out: &'a Tensor,
-    /// (B NH, T): what `forward` kept.
+    /// (B NH, T): the log-sum-exp that [`forward`] wrote.
     pub lse: &'a Tensor,
     /// (B NH, T), overwritten: scratch for the row sums of `dout out`.
     pub delta: &'a Tensor,
@@ -200,48 +203,48 @@ pub struct Backward<'a> {
     pub dqkv: &'a Tensor,
 }
 
-/// The greatest common divisor.
+/// Returns the greatest common divisor.
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// One run of sequences: everything cut to it.
+/// One run of sequences, with the ranges and immediates of its dispatches.
 struct Cut {
-    params: Params,
+    params: AttentionImmediates,
     rows: Range<usize>,
-    /// Heads of lse and delta that are bound.
+    /// Rows (heads) of `lse` and `delta` that are bound.
     stats: Range<usize>,
-    /// Heads of all sequences.
+    /// Number of heads in all sequences of the run.
     heads: usize,
-    /// Multiply-adds of one product over a head's causal half, times two.
+    /// Floating-point operations of one product over a head's causal half.
     head_flops: u64,
 }
 
-/// What [`Cut::launch`] is told of a kernel.
+/// A kernel and its costs, for [`Cut::launch`].
 struct Launch<'a> {
     kernel: &'a KernelId,
-    /// Rows of a workgroup.
+    /// Rows per workgroup.
     rows: usize,
-    /// Products over the causal half.
+    /// Number of products over the causal half.
     products: u64,
     tensors: &'a [&'a Tensor],
     bytes: u64,
 }
 
 impl Cut {
-    /// Bytes of the sequences' part of lse, or of delta.
+    /// Returns the bytes of the run's part of `lse` or `delta`.
     fn stats_bytes(&self) -> u64 {
         4 * self.heads as u64 * u64::from(self.params.positions)
     }
 
-    /// Dispatches all workgroups of a kernel, no more at once than the operations that a dispatch may have: whole heads, and
-    /// where one head has too many runs of its rows.
+    /// Dispatches all workgroups of a kernel, in several dispatches where one would exceed the adapter's limit of
+    /// operations. A dispatch has whole heads, or blocks of rows where a single head exceeds the limit.
     fn launch(&self, pass: &mut Pass, launch: &Launch) -> Result<()> {
         let blocks = (self.params.positions as usize).div_ceil(launch.rows);
         let (all, head) = (self.heads * blocks, launch.products * self.head_flops);
         let most = pass.gpu.caps.most_flops;
         let heads = (most / head.max(1)).min(self.heads as u64) as usize;
-        // the rows with the most keys have twice the mean
+        // the rows with the most keys have twice the mean number
         let step = if heads > 0 { heads * blocks } else { (blocks as u64 * (most / 2) / head) as usize };
         for first in (0..all).step_by(step.max(1)) {
             let end = (first + step.max(1)).min(all);
@@ -249,7 +252,11 @@ impl Cut {
             pass.dispatch(&Dispatch {
                 kernel: launch.kernel,
                 tensors: launch.tensors,
-                immediates: Immediates::of(&Params { first: first as u32, end: end as u32, ..self.params }),
+                immediates: Immediates::of(&AttentionImmediates {
+                    first: first as u32,
+                    end: end as u32,
+                    ..self.params
+                }),
                 groups: (end - first) as u64,
                 flops: part(head * self.heads as u64),
                 bytes: part(launch.bytes),
@@ -259,13 +266,13 @@ impl Cut {
     }
 }
 
-impl Shape {
-    /// Cuts the batch so that the largest tensor stays within what one dispatch uses of it.
+impl AttentionSizes {
+    /// Cuts the batch into runs of sequences for which the largest tensor fits one binding.
     fn cuts(self, pass: &Pass, qkv: &Tensor, lse: &Tensor, head_size: usize) -> Vec<Cut> {
         let Self { batch, positions: t, heads } = self;
         let window = pass.gpu.caps.window_bytes();
         let whole_stats = lse.bytes() <= window;
-        // runs of sequences whose rows and statistics all start at multiples of 256 bytes, 128 elements of f16
+        // rows and statistics of each run must start at multiples of 256 bytes, which are 128 elements of f16
         let aligned = |elements: usize| 128 / gcd(128, elements);
         let multiple = aligned(t * head_size * heads).max(if whole_stats { 1 } else { aligned(t * heads) });
         let whole = (window / (t as u64 * qkv.row_bytes()).max(1)) as usize;
@@ -274,7 +281,7 @@ impl Shape {
             .step_by(step)
             .map(|first| first..(first + step).min(batch))
             .map(|b| Cut {
-                params: Params {
+                params: AttentionImmediates {
                     positions: t as u32,
                     heads: heads as u32,
                     scale: 1.0 / (head_size as f32).sqrt(),
@@ -309,13 +316,13 @@ fn head_size(place: &str, channels: usize, heads: usize) -> Result<usize> {
     Ok(head_size)
 }
 
-/// `out[t] = sum over s <= t of softmax(q[t] . k[s] / sqrt(HS)) v[s]`, head by head. Overwrites `out` and `lse`.
+/// `out[t] = sum over s <= t of softmax(q[t] . k[s] / sqrt(HS)) v[s]`, for each head. Overwrites `out` and `lse`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let head_size = io.shape.check("attention.forward", io.qkv, io.out, io.lse)?;
-    let (kernel, rows) = chosen(&pass.gpu.caps, Entry::Forward, head_size, io.qkv.elem(), io.shape.positions);
+    let (kernel, rows) = chosen(&pass.gpu.caps, AttentionKernel::Forward, head_size, io.qkv.elem(), io.shape.positions);
     for cut in io.shape.cuts(pass, io.qkv, io.lse, head_size) {
         let (qkv, out, lse) =
             (io.qkv.slice(cut.rows.clone()), io.out.slice(cut.rows.clone()), io.lse.slice(cut.stats.clone()));
@@ -326,10 +333,10 @@ pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     Ok(())
 }
 
-/// The gradient of [`forward`] with the weights recomputed from `lse`. Overwrites `dqkv` and `delta`.
+/// Computes the gradient of [`forward`], recomputing the weights from `lse`. Overwrites `dqkv` and `delta`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     let place = "attention.backward";
     let head_size = io.shape.check(place, io.qkv, io.out, io.lse)?;
@@ -338,26 +345,26 @@ pub fn backward(pass: &mut Pass, io: Backward) -> Result<()> {
     io.delta.check_shape(place, "delta", io.lse.rows(), io.lse.columns())?;
     io.dout.check_elem(place, "dout", io.qkv.elem())?;
     io.dqkv.check_elem(place, "dqkv", io.qkv.elem())?;
-    let delta_kernel = delta_kernel(&pass.gpu.caps, head_size, io.qkv.elem());
-    let [q, kv] = [Entry::BackwardQ, Entry::BackwardKv]
+    let delta_kernel = delta_kernel(head_size, io.qkv.elem());
+    let [q, kv] = [AttentionKernel::BackwardQ, AttentionKernel::BackwardKv]
         .map(|entry| chosen(&pass.gpu.caps, entry, head_size, io.qkv.elem(), io.shape.positions));
     for cut in io.shape.cuts(pass, io.qkv, io.lse, head_size) {
         let [dout, qkv, out, dqkv] = [io.dout, io.qkv, io.out, io.dqkv].map(|t| t.slice(cut.rows.clone()));
         let [lse, delta] = [io.lse, io.delta].map(|t| t.slice(cut.stats.clone()));
-        // on matrix units the kernel of dq makes delta itself
+        // on matrix units the kernel of dq computes delta itself
         let by_q = q.0.arithmetic() == Arithmetic::Matrix;
         if !by_q {
             let all = cut.rows.len() * io.shape.heads;
             pass.dispatch(&Dispatch {
                 kernel: &delta_kernel,
                 tensors: &[&dout, &out, &delta],
-                immediates: Immediates::of(&Params { end: all as u32, ..cut.params }),
-                groups: groups(all, group(&pass.gpu.caps)),
+                immediates: Immediates::of(&AttentionImmediates { end: all as u32, ..cut.params }),
+                groups: workgroups(all, ELEMENTWISE_WORKGROUP),
                 flops: 2 * out.len() as u64,
                 bytes: 2 * out.bytes() + cut.stats_bytes(),
             })?;
         }
-        // scores, dweights and dq; then scores, dweights, dk and dv
+        // dq takes three products: scores, dweights and dq; dk and dv take four: scores, dweights, dk and dv
         let tensors = [&qkv, &dout, &lse, &delta, &dqkv, &out];
         let reads = qkv.bytes() + dout.bytes() + 2 * cut.stats_bytes();
         let (of_q, more) = if by_q { (&tensors[..], out.bytes()) } else { (&tensors[..5], 0) };
@@ -377,19 +384,20 @@ pub struct Step<'a> {
     pub heads: usize,
     /// (1, 3 C): query, key and value of all heads at the new position.
     pub qkv: &'a Tensor,
-    /// (1, 1) u32: the new position t, below T. On the GPU, so that one recording serves every position.
+    /// (1, 1) u32: the new position t, below T. It is on the GPU so that one recording serves every position.
     pub at: &'a Tensor,
-    /// (T, 3 C), as [`forward`]'s `qkv`: keys and values of rows 0 to t - 1 are read, those of row t written.
+    /// (T, 3 C), laid out like [`forward`]'s `qkv`: keys and values of rows 0 to t - 1 are read, those of row t are
+    /// written.
     pub cache: &'a Tensor,
     /// (1, C), overwritten.
     pub out: &'a Tensor,
 }
 
-/// The last row of [`forward`] alone: `out = sum over s <= t of softmax(q . k[s] / sqrt(HS)) v[s]`, head by head.
+/// Computes one row of [`forward`]: `out = sum over s <= t of softmax(q . k[s] / sqrt(HS)) v[s]`, for each head.
 /// Overwrites `out` and the keys and values of row t in `cache`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn step(pass: &mut Pass, io: Step) -> Result<()> {
     let (place, c, t) = ("attention.step", io.out.columns(), io.cache.rows());
     io.out.check_shape(place, "out", 1, c)?;
@@ -397,13 +405,14 @@ pub fn step(pass: &mut Pass, io: Step) -> Result<()> {
     io.at.check_shape(place, "at", 1, 1)?;
     io.cache.check_shape(place, "cache", t.max(1), 3 * c)?;
     let head_size = head_size(place, c, io.heads)?;
-    let params = StepParams { positions: t as u32, heads: io.heads as u32, scale: 1.0 / (head_size as f32).sqrt() };
+    let params =
+        AttentionStepImmediates { positions: t as u32, heads: io.heads as u32, scale: 1.0 / (head_size as f32).sqrt() };
     pass.dispatch(&Dispatch {
         kernel: &step_kernel(&pass.gpu.caps, head_size),
         tensors: &[io.qkv, io.at, io.cache, io.out],
         immediates: Immediates::of(&params),
         groups: io.heads as u64,
-        // of a full cache: how much of it is in use only the GPU knows
+        // costs of a full cache, because only the GPU knows how much of it is in use
         flops: (4 * t * c) as u64,
         bytes: io.cache.bytes() / 3 * 2,
     })

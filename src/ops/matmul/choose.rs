@@ -1,35 +1,37 @@
-//! Which kernel computes a product: a pure function of what the adapter can do, what was measured on it, and the shape.
+//! The choice of the kernel for a product: a pure function of the adapter's capabilities, its tuning records, and the
+//! shape.
 
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, Vendor};
-use crate::ops::matrix_units::{Units, gathers};
+use crate::ops::matrix_units::{MatrixUnits, gathers};
 
-use super::generate::{self, Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
+use super::generate::{self, Algorithm, CoopMatmul, Epilogue, PRODUCTS, Product, Spec};
 use super::parts::PART_DEPTH;
 use super::{kernel, row};
 
-/// Tile shapes for GPUs: the large one moves half the bytes, the small one keeps more workgroups busy; tuning also tries the
-/// small one with twice the invocations. All fit WebGPU's 16 KiB of workgroup memory and 256 invocations.
+/// Tile sizes for GPUs. The large tile moves half the bytes; the small one keeps more workgroups busy. Tuning also
+/// tries the small one with twice the invocations. All fit WebGPU's limits of 16 KiB of workgroup memory and 256
+/// invocations.
 const LARGE: [u32; 5] = [128, 128, 8, 8, 8];
 const SMALL: [u32; 5] = [64, 64, 16, 8, 4];
 const SMALL_OF_MANY: [u32; 5] = [64, 64, 16, 4, 4];
 
-/// The kernel of rows, columns and depth of a tile and rows and columns of an invocation.
+/// Returns the tiled algorithm with these rows, columns and depth of a tile, and rows and columns of an invocation.
 fn tiled(caps: &Caps, [tile_m, tile_n, tile_k, thread_m, thread_n]: [u32; 5]) -> Algorithm {
     Algorithm::Tiled { tile_m, tile_n, tile_k, thread_m, thread_n, peeled: caps.vendor == Vendor::Nvidia }
 }
 
-/// SMs or compute units of a GPU whose driver does not tell: of a discrete one, and of one in a processor.
+/// Assumed SMs or compute units of a GPU whose driver does not report them: discrete, integrated.
 const UNITS: [u32; 2] = [128, 16];
 
-/// How a record of `wgpt tune` names a product of operands of `elem` with an (m, n) result and depth k.
+/// Returns the key in a record of `wgpt tune` for a product of operands of `elem` with an (m, n) result and depth k.
 #[must_use]
 pub fn key(product: Product, elem: Elem, [m, n, k]: [usize; 3]) -> String {
     format!("matmul {product:?} {elem:?} {m} {n} {k}")
 }
 
-/// Picks the algorithm for an (m, n) result of depth k of operands of `elem`: what was found by tuning if the adapter
-/// can still run it, else the table's.
+/// Chooses the algorithm for operands of `elem` with an (m, n) result and depth k: the one that tuning found if the
+/// adapter can still run it, else the table's.
 #[must_use]
 pub fn choose(caps: &Caps, product: Product, elem: Elem, shape: [usize; 3]) -> Algorithm {
     let text = caps.tuned.get(&key(product, elem, shape));
@@ -38,19 +40,19 @@ pub fn choose(caps: &Caps, product: Product, elem: Elem, shape: [usize; 3]) -> A
     tuned.unwrap_or_else(|| by_table(caps, product, elem, shape))
 }
 
-/// The candidate of an algorithm's sizes, if this adapter can run it on operands of `elem`. Records come from disk, and from
-/// earlier versions.
+/// Returns the candidate with an algorithm's sizes, if this adapter can run it on operands of `elem`. The check is
+/// needed because records come from disk and perhaps from earlier versions.
 fn candidate_of(caps: &Caps, elem: Elem, algorithm: &Algorithm) -> Option<Algorithm> {
     candidates(caps, elem).into_iter().find(|candidate| candidate.has_sizes_of(algorithm))
 }
 
-/// Rows, columns and subgroups along both, and the depths and buffers to try.
+/// Rows, columns and subgroups along both, and the (depth, buffers) to try.
 type Shapes = ([u32; 4], &'static [(u32, u32)]);
 
-/// Rows, columns and subgroups along both of kernels with cooperative matrices, with the depths and buffers to try: those
-/// that are expected to win first, for time may run out. A subgroup with 64x64 sums reads the fewest bytes of workgroup
-/// memory an operation and has the fewest registers left for anything else; 96 rows or columns lie between. Two buffers
-/// save a barrier a tile and take twice the workgroup memory.
+/// Sizes of kernels with cooperative matrices that tuning tries. Those that are expected to win come first, because
+/// time may run out. A subgroup with 64x64 sums reads the fewest bytes of workgroup memory per operation and has the
+/// fewest registers left for anything else; 96 rows or columns are a compromise. Two buffers save a barrier per tile
+/// and take twice the workgroup memory.
 const COOPS: [Shapes; 18] = [
     ([128, 128, 2, 4], &[(32, 1), (16, 2), (16, 1), (32, 2)]),
     ([256, 128, 4, 2], &[(32, 1), (16, 2), (16, 1)]),
@@ -72,15 +74,15 @@ const COOPS: [Shapes; 18] = [
     ([32, 32, 2, 2], &[(32, 1), (64, 1), (16, 1), (16, 2)]),
 ];
 
-/// Every kernel that may be tried for products of operands of `elem` on this adapter, the most promising first. All of
-/// them run there.
+/// Returns every algorithm that tuning may try for products of operands of `elem` on this adapter, the most promising
+/// first. The adapter can run all of them.
 #[must_use]
 pub fn candidates(caps: &Caps, elem: Elem) -> Vec<Algorithm> {
     let mut list = Vec::new();
     if elem == Elem::F16 {
         for ([tile_m, tile_n, grid_m, grid_n], depths) in COOPS {
             let tiles =
-                depths.iter().map(|&(tile_k, buffers)| Tile { tile_m, tile_n, tile_k, grid_m, grid_n, buffers });
+                depths.iter().map(|&(tile_k, buffers)| CoopSizes { tile_m, tile_n, tile_k, grid_m, grid_n, buffers });
             list.extend(tiles.filter_map(|tile| coop(caps, tile)).map(Algorithm::Coop));
         }
     }
@@ -98,7 +100,7 @@ pub fn candidates(caps: &Caps, elem: Elem) -> Vec<Algorithm> {
     list
 }
 
-/// The algorithms that a record of `wgpt tune` names and this adapter runs, each once for a product and element type.
+/// Returns the algorithms in the adapter's tuning record that it can run, each once per product and element type.
 #[must_use]
 pub fn algorithms(caps: &Caps) -> Vec<(Product, Elem, Algorithm)> {
     let mut list = Vec::new();
@@ -115,8 +117,9 @@ pub fn algorithms(caps: &Caps) -> Vec<(Product, Elem, Algorithm)> {
     list
 }
 
-/// The plain kernels with cooperative matrices that `wgpt tune` tries on this adapter, of whole tiles and 16 bytes an
-/// access. Tests of translation read them beside [`kernels`]; they cannot afford all ends of all candidates.
+/// Returns the kernels with cooperative matrices that `wgpt tune` tries on this adapter, each without an epilogue, for
+/// whole tiles and with 16 bytes per access. Translation tests read them in addition to [`kernels`], because reading
+/// all epilogues of all candidates would take too long.
 #[must_use]
 pub fn tried_kernels(caps: &Caps) -> Vec<KernelId> {
     let coops = candidates(caps, Elem::F16).into_iter().filter(|algorithm| matches!(algorithm, Algorithm::Coop(_)));
@@ -131,7 +134,7 @@ pub fn tried_kernels(caps: &Caps) -> Vec<KernelId> {
 }
 
 fn by_table(caps: &Caps, product: Product, elem: Elem, [m, n, k]: [usize; 3]) -> Algorithm {
-    // a product that works in parts has as many tiles more
+    // a product in parts has that many times as many tiles
     let parts = if product == Product::BackwardWeight { k / PART_DEPTH } else { 1 };
     let tiles = m.div_ceil(128) as u64 * n.div_ceil(128) as u64;
     let busy = m >= 128 && n >= 128 && tiles * parts.max(1) as u64 >= u64::from(compute_units(caps));
@@ -147,12 +150,13 @@ fn by_table(caps: &Caps, product: Product, elem: Elem, [m, n, k]: [usize; 3]) ->
     tiled(caps, if busy { LARGE } else { SMALL })
 }
 
-/// SMs or compute units, guessed where the driver does not tell.
+/// Returns the SMs or compute units, or a guess where the driver does not report them.
 pub(super) fn compute_units(caps: &Caps) -> u32 {
     caps.compute_units.unwrap_or(UNITS[usize::from(caps.integrated)])
 }
 
-/// True for Intel's Alchemist, on which llama.cpp was slower with matrix units than without. Tuning tries them all the same.
+/// Returns whether the GPU is Intel's Alchemist, on which llama.cpp was slower with matrix units than without. Tuning
+/// tries them nevertheless.
 #[must_use]
 pub fn is_faster_without_matrices(caps: &Caps) -> bool {
     let name = caps.name.to_lowercase();
@@ -160,7 +164,7 @@ pub fn is_faster_without_matrices(caps: &Caps) -> bool {
     caps.vendor == Vendor::Intel && names.iter().any(|part| name.contains(part))
 }
 
-/// Why products of f16 cannot run on matrix units, or `None` if they can.
+/// Returns why products of f16 cannot run on matrix units, or `None` if they can.
 #[must_use]
 pub fn without_matrices(caps: &Caps) -> Option<&'static str> {
     if caps.matrix_edges.is_empty() {
@@ -174,9 +178,9 @@ pub fn without_matrices(caps: &Caps) -> Option<&'static str> {
     }
 }
 
-/// Tiles and subgroups of a kernel with cooperative matrices.
+/// Sizes of tiles and of the grid of subgroups in a kernel with cooperative matrices.
 #[derive(Clone, Copy)]
-struct Tile {
+struct CoopSizes {
     tile_m: u32,
     tile_n: u32,
     tile_k: u32,
@@ -185,33 +189,33 @@ struct Tile {
     buffers: u32,
 }
 
-/// For results of many tiles, and for others; 32 KiB and 16 KiB of workgroup memory hold them.
-const LARGE_COOP: Tile = Tile { tile_m: 128, tile_n: 128, tile_k: 32, grid_m: 2, grid_n: 4, buffers: 1 };
-const SMALL_COOP: Tile = Tile { tile_m: 64, tile_n: 64, tile_k: 32, grid_m: 2, grid_n: 2, buffers: 1 };
-/// What a software adapter compiles in a second or two.
-const TINY_COOP: Tile = Tile { tile_m: 32, tile_n: 32, tile_k: 32, grid_m: 2, grid_n: 2, buffers: 1 };
+/// Sizes for results of many tiles, which need 32 KiB of workgroup memory, and for other results, which need 16 KiB.
+const LARGE_COOP: CoopSizes = CoopSizes { tile_m: 128, tile_n: 128, tile_k: 32, grid_m: 2, grid_n: 4, buffers: 1 };
+const SMALL_COOP: CoopSizes = CoopSizes { tile_m: 64, tile_n: 64, tile_k: 32, grid_m: 2, grid_n: 2, buffers: 1 };
+/// Sizes for software adapters, which compile them in a second or two.
+const TINY_COOP: CoopSizes = CoopSizes { tile_m: 32, tile_n: 32, tile_k: 32, grid_m: 2, grid_n: 2, buffers: 1 };
 
-/// Whether the time that the driver takes to compile a kernel decides its size.
+/// Returns whether the driver's compile time limits the size of a kernel.
 fn by_compiler(caps: &Caps) -> bool {
     caps.software && caps.emulated_edge.is_none()
 }
 
-fn small_coop(caps: &Caps) -> Tile {
+fn small_coop(caps: &Caps) -> CoopSizes {
     if by_compiler(caps) { TINY_COOP } else { SMALL_COOP }
 }
 
-/// The kernel of a shape on this adapter, if it has room for it.
-fn coop(caps: &Caps, tile: Tile) -> Option<Coop> {
-    let units = Units::of(caps)?;
-    let Tile { tile_m, tile_n, tile_k, grid_m, grid_n, buffers } = tile;
+/// Returns the kernel with these sizes, if the adapter has matrix units and enough workgroup memory.
+fn coop(caps: &Caps, tile: CoopSizes) -> Option<CoopMatmul> {
+    let units = MatrixUnits::of(caps)?;
+    let CoopSizes { tile_m, tile_n, tile_k, grid_m, grid_n, buffers } = tile;
     let (transposed, unrolled, peeled) = (gathers(caps), !caps.software, caps.vendor == Vendor::Nvidia);
-    let coop = Coop { tile_m, tile_n, tile_k, grid_m, grid_n, units, buffers, transposed, unrolled, peeled };
+    let coop = CoopMatmul { tile_m, tile_n, tile_k, grid_m, grid_n, units, buffers, transposed, unrolled, peeled };
     let whole = tile_m.is_multiple_of(grid_m * units.edge) && tile_n.is_multiple_of(grid_n * units.edge);
     let fits = PRODUCTS.iter().all(|product| generate::coop_bytes(*product, &coop) <= caps.max_workgroup_bytes);
     (caps.subgroups && whole && fits && grid_m * grid_n * units.lanes <= caps.max_invocations).then_some(coop)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = row::kernels(caps);
@@ -240,13 +244,13 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     list
 }
 
-/// The algorithms that [`by_table`] may choose.
+/// Returns the algorithms that [`by_table`] may choose.
 fn tabled(caps: &Caps, product: Product, elem: Elem) -> Vec<Algorithm> {
     let plain = || [LARGE, SMALL].map(|sizes| tiled(caps, sizes)).into();
     match elem {
         Elem::F16 if !caps.f16 => Vec::new(),
         Elem::F16 => {
-            let tiles: &[Tile] = if is_faster_without_matrices(caps) {
+            let tiles: &[CoopSizes] = if is_faster_without_matrices(caps) {
                 &[]
             } else if by_compiler(caps) {
                 &[TINY_COOP]
@@ -264,7 +268,7 @@ fn tabled(caps: &Caps, product: Product, elem: Elem) -> Vec<Algorithm> {
     }
 }
 
-/// The (width, ragged) that `dispatch` chooses from.
+/// Returns the (width, ragged) from which `dispatch` chooses.
 fn kinds(algorithm: &Algorithm) -> &'static [(Width, bool)] {
     match algorithm {
         Algorithm::Coop(_) => &[(Width::Vec8, false), (Width::Vec8, true), (Width::Vec4, true), (Width::Scalar, true)],
@@ -273,7 +277,8 @@ fn kinds(algorithm: &Algorithm) -> &'static [(Width, bool)] {
     }
 }
 
-/// The (epilogue, result, accumulate, parts) that a product occurs with. The texts of all numbers of parts are alike.
+/// Returns the (epilogue, result type, accumulate, parts) with which a product occurs. Every number of parts above 1
+/// has the same text.
 fn variants(product: Product, elem: Elem, algorithm: &Algorithm) -> Vec<(Epilogue, Elem, bool, u32)> {
     match product {
         Product::Forward => vec![

@@ -21,13 +21,13 @@ fn f16_runs_on_matrices_where_they_are_and_f32_never() {
     let chosen = |caps: &Caps, elem| choose(caps, Product::Forward, elem, [65_536, 768, 768]);
     assert!(matches!(
         chosen(&nvidia, Elem::F16),
-        Algorithm::Coop(Coop { units: Units { edge: 16, .. }, tile_m: 128, .. })
+        Algorithm::Coop(CoopMatmul { units: MatrixUnits { edge: 16, .. }, tile_m: 128, .. })
     ));
     assert!(matches!(chosen(&nvidia, Elem::F32), Algorithm::Tiled { .. }));
     assert!(matches!(chosen(&gpu(&[], (32, 32)), Elem::F16), Algorithm::Tiled { .. }));
     assert!(without_matrices(&nvidia).is_none() && without_matrices(&gpu(&[], (32, 32))).is_some());
     let narrow = Caps { max_workgroup_bytes: 16 << 10, ..nvidia };
-    assert!(matches!(chosen(&narrow, Elem::F16), Algorithm::Coop(Coop { tile_m: 64, .. })));
+    assert!(matches!(chosen(&narrow, Elem::F16), Algorithm::Coop(CoopMatmul { tile_m: 64, .. })));
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_tuned_kernel_is_taken_where_it_runs_and_only_there() {
     let tuned = with(serde_json::to_string(&other).expect("serialises"));
     assert_eq!(choice(&tuned), other);
     assert_eq!(choose(&tuned, Product::Forward, Elem::F16, [16_384, 768, 769]), table);
-    // one that this adapter has no room for, one that nobody would try, and no algorithm at all
+    // an algorithm that does not fit this adapter, one that tuning never tries, and no algorithm at all
     let narrow = Caps { max_workgroup_bytes: 4 << 10, ..tuned };
     assert!(matches!(choice(&narrow), Algorithm::Tiled { .. }));
     let absurd = tiled(&plain, [4; 5]);
@@ -61,12 +61,12 @@ fn parts_cover_the_depth_once_and_keep_a_gpu_busy() {
         let depth = part_depth(&algorithm, k as u32, parts) as usize;
         assert!(depth * parts as usize >= k && depth * (parts as usize - 1) < k, "{m} {n} {k}: {parts} of {depth}");
     }
-    // the classifier's gradient, a chunk of its rows: more parts would be gigabytes
+    // the gradient of the head for a chunk of rows, where parts would take gigabytes
     assert_eq!(parts(&caps, Elem::F16, 50_304, 768, 5333), 1);
     assert_eq!(parts(&Caps { software: true, ..caps }, Elem::F32, 768, 768, 65_536), 1);
 }
 
-/// Weights' gradients of GPT-2's blocks on an H100, an RTX 4090, an A100 and an RTX 3090, of 64 sequences.
+/// Gradients of the weights in GPT-2's blocks for 64 sequences, on an H100, an RTX 4090, an A100 and an RTX 3090.
 #[test]
 fn the_last_wave_of_workgroups_is_full() {
     for (units, elem) in [132, 128, 108, 82].into_iter().flat_map(|units| [(units, Elem::F16), (units, Elem::F32)]) {
@@ -107,7 +107,7 @@ fn parts_are_never_dearer_than_one_part() {
     }
 }
 
-/// Records, budgets and refusals of `wgpt tune` tell kernels apart by their names.
+/// Records, budgets and rejections of `wgpt tune` identify kernels by name.
 #[test]
 fn kernels_of_different_texts_have_different_names() {
     let metal = Caps { backend: "Metal".into(), ..gpu(&[8], (4, 64)) };
@@ -217,13 +217,13 @@ fn algorithms_of_a_record_are_told_apart_by_product_and_elements() {
     assert_eq!(algorithms(&caps), expected);
 }
 
-/// Records on users' disks have the fields of an algorithm side by side, in any order.
+/// Records on users' disks have the fields of an algorithm on one level, in any order.
 #[test]
 fn a_record_of_an_earlier_version_loads() {
     let text = r#"{"Coop":{"tile_m":128,"tile_n":64,"tile_k":32,"grid_m":2,"grid_n":4,"edge":16,"native":8,"lanes":32,
         "varying":false,"unrolled":true,"wide_tiles":false}}"#;
-    let units = Units { edge: 16, native: 8, lanes: 32, varying: false, functions: false, wide_tiles: false };
-    let coop = Coop {
+    let units = MatrixUnits { edge: 16, native: 8, lanes: 32, varying: false, functions: false, wide_tiles: false };
+    let coop = CoopMatmul {
         tile_m: 128,
         tile_n: 64,
         tile_k: 32,

@@ -1,5 +1,6 @@
 //! The three matrix products of a linear layer: `out = inp weightᵀ + bias`, `dinp = dout weight`,
-//! `dweight += doutᵀ inp`, with what comes right before or after them done on the way. Operands are f32 or f16, sums f32.
+//! `dweight += doutᵀ inp`. Bias, GELU, residual and bias gradient are fused into them. Operands are f32 or f16, sums
+//! f32.
 
 pub mod choose;
 pub mod generate;
@@ -16,9 +17,9 @@ use super::Operator;
 use super::sums::{self, Sums};
 
 pub use choose::kernels;
-pub use generate::{Algorithm, Coop, Epilogue, PRODUCTS, Product, Spec};
+pub use generate::{Algorithm, CoopMatmul, Epilogue, PRODUCTS, Product, Spec};
 use parts::part_depth;
-pub use parts::partials;
+pub use parts::partial_sums_len;
 
 /// The pass that [`forward`] records.
 pub const FORWARD: OpPass = OpPass::new("matmul", "forward");
@@ -35,8 +36,8 @@ pub static OPERATOR: Operator = Operator {
 };
 
 crate::shared_struct! {
-    /// Immediates of every matrix kernel, in elements: see [`generate`].
-    struct Params {
+    /// The immediates of every matrix kernel, in elements; see [`generate`].
+    struct MatmulImmediates {
         m: u32,
         n: u32,
         k: u32,
@@ -79,7 +80,7 @@ impl Generator for Spec {
     }
 }
 
-/// The pass of a product.
+/// Returns the pass of a product.
 #[must_use]
 pub fn pass_of(product: Product) -> OpPass {
     match product {
@@ -89,7 +90,7 @@ pub fn pass_of(product: Product) -> OpPass {
     }
 }
 
-/// True for a kernel of a product that adds to what its result holds.
+/// Returns whether a product's kernel adds to the previous contents of its result.
 #[must_use]
 pub fn accumulates(kernel: &KernelId) -> bool {
     kernel.purpose == Purpose::PartialSums || kernel.generator::<Spec>().is_some_and(|spec| spec.accumulate)
@@ -100,27 +101,27 @@ fn kernel(spec: &Spec) -> KernelId {
     KernelId::generated(of, of.pass, Purpose::Product, *spec)
 }
 
-/// One dispatch: a window of the product.
-struct Window<'a> {
+/// The window of a product that one dispatch computes.
+struct ProductWindow<'a> {
     product: Product,
     a: &'a Tensor,
     b: &'a Tensor,
     out: &'a Tensor,
-    /// Bindings 3 and on.
+    /// Tensors of the bindings from 3 on.
     more: &'a [&'a Tensor],
     epilogue: Epilogue,
     accumulate: bool,
-    /// Parts of the depth, whose sums lie behind one another in `out`.
+    /// Number of parts of the depth, whose sums are consecutive in `out`.
     parts: u32,
-    params: Params,
+    params: MatmulImmediates,
 }
 
-fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
-    let Window { product, a, b, out, more, epilogue, accumulate, parts, params } = window;
+fn dispatch(pass: &mut Pass, window: &ProductWindow) -> Result<()> {
+    let ProductWindow { product, a, b, out, more, epilogue, accumulate, parts, params } = window;
     let mut p = *params;
     let algorithm = choose::choose(&pass.gpu.caps, *product, a.elem(), [p.m, p.n, p.k].map(|x| x as usize));
     let strides = [p.a_stride, p.b_stride, p.out_stride, p.a_offset, p.b_offset, p.out_offset, p.bias_offset];
-    // only the generator of cooperative matrices knows pieces of eight
+    // only the kernels with cooperative matrices have a width of eight
     let wide = a.elem() == Elem::F16 && matches!(algorithm, Algorithm::Coop(_));
     let mut widths = [Width::Vec8, Width::Vec4].into_iter().filter(|width| wide || *width == Width::Vec4);
     let fits = |width: &Width| generate::fits(*width, *product, [p.m, p.n, p.k], &strides);
@@ -135,7 +136,7 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
         accumulate: *accumulate,
         parts: *parts,
         width,
-        // of cooperative matrices only the widest kernel is there for whole tiles: those have rows of 16
+        // with cooperative matrices only the widest kernel exists for whole tiles, because whole tiles have rows of 16
         ragged: width == Width::Scalar
             || wide && width == Width::Vec4
             || generate::is_ragged(&algorithm, p.m, p.n, p.k, p.part_depth),
@@ -148,7 +149,7 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
     let mut tensors = vec![*a, *b, *out];
     tensors.extend(*more);
     let written = m * n * u64::from(*parts) * out.elem().bytes();
-    // a bias is read once, everything else that an epilogue wants has the shape of the result
+    // a bias is read once; every other tensor of an epilogue has the shape of the result
     let extra: u64 = match epilogue {
         Epilogue::ColumnSums => more.iter().map(|t| t.bytes()).sum(),
         _ => more.iter().map(|t| if t.rows() == 1 { n } else { m * n } * t.elem().bytes()).sum(),
@@ -163,8 +164,8 @@ fn dispatch(pass: &mut Pass, window: &Window) -> Result<()> {
     })
 }
 
-/// Windows of `rows` rows of so many bytes and operations, and on a software adapter no deeper than its caches like: for
-/// products that sum over them.
+/// Cuts `rows` rows, each of `row_bytes` bytes and `row_flops` operations, into windows for products that sum over
+/// rows. On a software adapter a window has at most [`generate::SOFTWARE_DEPTH`] rows, for its caches.
 fn depths(pass: &Pass, rows: usize, row_bytes: u64, row_flops: u64, elem: Elem) -> Vec<Range<usize>> {
     let software = pass.gpu.caps.software && elem == Elem::F32;
     let most = if software { generate::SOFTWARE_DEPTH as usize } else { rows.max(1) };
@@ -172,12 +173,12 @@ fn depths(pass: &Pass, rows: usize, row_bytes: u64, row_flops: u64, elem: Elem) 
     pass.row_windows_of(rows, row_bytes, row_flops).into_iter().flat_map(cut).collect()
 }
 
-/// Operations of an (m, n) product of depth k.
+/// Returns the operations of an (m, n) product of depth k.
 fn operations(m: usize, n: usize, k: usize) -> u64 {
     2 * m as u64 * n as u64 * k as u64
 }
 
-/// That both operands of a product have the same elements, f32 or f16.
+/// Checks that both operands of a product have the same element type, f32 or f16.
 fn same_elements(place: &str, a: &Tensor, b: &Tensor) -> Result<()> {
     if a.elem() == b.elem() && a.elem() != Elem::U32 {
         return Ok(());
@@ -191,7 +192,7 @@ fn same_elements(place: &str, a: &Tensor, b: &Tensor) -> Result<()> {
     ))
 }
 
-/// Elements as a kernel's parameter.
+/// Converts a number of elements to an immediate.
 fn count(what: usize) -> Result<u32> {
     u32::try_from(what)
         .map_err(|_| Error::shape(Fault::at("matmul", format!("{what} elements in a row")).expected("fewer than 2^32")))
@@ -202,9 +203,9 @@ fn count(what: usize) -> Result<u32> {
 pub struct Forward<'a> {
     /// (M, K).
     pub inp: &'a Tensor,
-    /// (N, K), of any size: it is bound in windows of rows.
+    /// (N, K), of any size, because it is bound in windows of rows.
     pub weight: &'a Tensor,
-    /// (1, N).
+    /// (1, N), if there is a bias.
     pub bias: Option<&'a Tensor>,
     /// (M, N), overwritten.
     pub out: &'a Tensor,
@@ -213,16 +214,16 @@ pub struct Forward<'a> {
 /// `out = inp weightᵀ + bias`. Overwrites `out`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward(pass: &mut Pass, io: Forward) -> Result<()> {
     let epilogue = if io.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
     forward_with(pass, &io, epilogue, None)
 }
 
-/// `out = inp weightᵀ + bias`, `gelu = GELU(out)`. Overwrites `out` and `gelu`, which hold the same elements.
+/// `out = inp weightᵀ + bias`, `gelu = GELU(out)`. Overwrites `out` and `gelu`, which must have the same element type.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward_gelu(pass: &mut Pass, io: Forward, gelu: &Tensor) -> Result<()> {
     forward_with(pass, &io, Epilogue::BiasGelu, Some(("gelu", gelu, io.out.elem())))
 }
@@ -230,7 +231,7 @@ pub fn forward_gelu(pass: &mut Pass, io: Forward, gelu: &Tensor) -> Result<()> {
 /// `out = residual + inp weightᵀ + bias`; `residual` (M, N) is f32. Overwrites `out`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn forward_residual(pass: &mut Pass, io: Forward, residual: &Tensor) -> Result<()> {
     forward_with(pass, &io, Epilogue::BiasResidual, Some(("residual", residual, Elem::F32)))
 }
@@ -257,7 +258,7 @@ fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option
         for columns in pass.row_windows_of(n, io.weight.row_bytes(), operations(rows.len(), 1, k)) {
             let (inp, out) = (io.inp.slice(rows.clone()), io.out.slice(rows.clone()));
             let weight = io.weight.slice(columns.clone());
-            let params = Params {
+            let params = MatmulImmediates {
                 m: count(rows.len())?,
                 n: count(columns.len())?,
                 k: count(k)?,
@@ -269,7 +270,7 @@ fn forward_with(pass: &mut Pass, io: &Forward, epilogue: Epilogue, other: Option
                 ..bytemuck::Zeroable::zeroed()
             };
             let (product, parts) = (Product::Forward, 1);
-            let window = Window {
+            let window = ProductWindow {
                 product,
                 a: &inp,
                 b: &weight,
@@ -300,16 +301,16 @@ pub struct BackwardInp<'a> {
 /// `dinp = dout weight`. Overwrites `dinp`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward_inp(pass: &mut Pass, io: BackwardInp) -> Result<()> {
     backward_inp_with(pass, &io, None)
 }
 
-/// `dinp = (dout weight) GELU'(pre)`: back through a linear layer and the GELU before it. `pre` (M, K) holds the same
-/// elements as `dinp`. Overwrites `dinp`.
+/// `dinp = (dout weight) GELU'(pre)`: the gradient through a linear layer and the GELU before it. `pre` (M, K) has the
+/// same element type as `dinp`. Overwrites `dinp`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward_inp_gelu(pass: &mut Pass, io: BackwardInp, pre: &Tensor) -> Result<()> {
     backward_inp_with(pass, &io, Some(pre))
 }
@@ -331,7 +332,7 @@ fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) ->
         for (i, depth) in pieces.into_iter().enumerate() {
             let (dout, dinp) = (io.dout.slice(rows.clone()), io.dinp.slice(rows.clone()));
             let weight = io.weight.slice(depth.clone());
-            let params = Params {
+            let params = MatmulImmediates {
                 m: count(rows.len())?,
                 n: count(k)?,
                 k: count(depth.len())?,
@@ -341,9 +342,10 @@ fn backward_inp_with(pass: &mut Pass, io: &BackwardInp, pre: Option<&Tensor>) ->
                 a_offset: count(depth.start)?,
                 ..bytemuck::Zeroable::zeroed()
             };
-            // the first piece overwrites, the others add their part of the sum; the last one ends it
+            // the first window overwrites, the others add their part of the sum, and the last one applies GELU's
+            // derivative
             let more: Vec<&Tensor> = pre.iter().filter(|_| i == last).collect();
-            let window = Window {
+            let window = ProductWindow {
                 product: Product::BackwardInp,
                 a: &dout,
                 b: &weight,
@@ -367,38 +369,40 @@ pub struct BackwardWeight<'a> {
     pub dout: &'a Tensor,
     /// (M, K).
     pub inp: &'a Tensor,
-    /// (N, K), of any size; accumulated, or overwritten where it [begins](Pass::begins).
+    /// (N, K), of any size; accumulated, or overwritten where it [begins](Pass::take_zero).
     pub dweight: &'a Tensor,
 }
 
 /// `dweight += doutᵀ inp`.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward_weight(pass: &mut Pass, io: BackwardWeight) -> Result<()> {
     backward_weight_with(pass, &io, None, None).map(|_| ())
 }
 
-/// The same with room for partial sums: where the result has too few tiles to keep a GPU busy, its depth is cut into
-/// parts that are summed apart and added in order, a function of the shape alone.
+/// `dweight += doutᵀ inp`, in parts if `sums` has memory for them. Where the result has too few tiles to keep a GPU
+/// busy, the depth is cut into parts that are summed separately and then added in order. The number of parts depends on
+/// the shape alone.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward_weight_in_parts(pass: &mut Pass, io: BackwardWeight, sums: &mut Sums) -> Result<()> {
     backward_weight_with(pass, &io, Some(sums), None).map(|_| ())
 }
 
-/// [`backward_weight_in_parts`], and `dbias += sum over m of dout` in the same reading of `dout`. Says whether it did that:
-/// where the product is not computed in parts, or `dout` not bound whole, `dbias` stays as it is.
+/// Does the same as [`backward_weight_in_parts`] and computes `dbias += sum over m of dout` while it reads `dout`.
+/// Returns whether it did the latter: if the product is not computed in parts, or `dout` does not fit one binding,
+/// `dbias` stays unchanged.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`] if a tensor has the wrong shape or element type.
 pub fn backward_weight_and_bias(pass: &mut Pass, io: BackwardWeight, dbias: &Tensor, sums: &mut Sums) -> Result<bool> {
     dbias.check_shape("matmul.backward_weight", "dbias", 1, io.dout.columns())?;
     backward_weight_with(pass, &io, Some(sums), Some(dbias))
 }
 
-/// Says whether the bias's gradient was summed too.
+/// Records the weight's gradient. Returns whether it also summed the bias's gradient.
 fn backward_weight_with(
     pass: &mut Pass,
     io: &BackwardWeight,
@@ -412,7 +416,7 @@ fn backward_weight_with(
     same_elements(place, io.dout, io.inp)?;
     let elem = io.dout.elem();
     let mut summed = false;
-    // as much of the result as leaves a depth of 128
+    // windows of the result are small enough that a dispatch can have a depth of 128
     let windows = pass.row_windows_of(n, io.dweight.row_bytes(), operations(128, 1, k));
     let widest = windows.first().map_or(0, Range::len);
     for rows in depths(pass, m, io.dout.row_bytes().max(io.inp.row_bytes()), operations(1, widest, k), elem) {
@@ -421,7 +425,7 @@ fn backward_weight_with(
             let Range { start, .. } = window;
             let (dout, inp) = (io.dout.slice(rows.clone()), io.inp.slice(rows.clone()));
             let dweight = io.dweight.slice(window.clone());
-            let params = Params {
+            let params = MatmulImmediates {
                 m: count(window.len())?,
                 n: count(k)?,
                 k: count(rows.len())?,
@@ -438,8 +442,9 @@ fn backward_weight_with(
             let product = Product::BackwardWeight;
             let (a, b, epilogue) = (&dout, &inp, Epilogue::None);
             let (Some(partials), Some(sums)) = (partials.filter(|_| parts > 1), sums.as_mut()) else {
-                let accumulate = !pass.begins(&dweight);
-                let all = Window { product, a, b, out: &dweight, more: &[], epilogue, accumulate, parts: 1, params };
+                let accumulate = !pass.take_zero(&dweight);
+                let all =
+                    ProductWindow { product, a, b, out: &dweight, more: &[], epilogue, accumulate, parts: 1, params };
                 dispatch(pass, &all)?;
                 continue;
             };
@@ -455,10 +460,10 @@ fn backward_weight_with(
             };
             let more: Vec<&Tensor> = column_sums.iter().map(|(_, rows)| rows).collect();
             let epilogue = if column_sums.is_some() { Epilogue::ColumnSums } else { epilogue };
-            let apart = Window { product, a, b, out, more: &more, epilogue, accumulate: false, parts, params };
+            let apart = ProductWindow { product, a, b, out, more: &more, epilogue, accumulate: false, parts, params };
             dispatch(pass, &apart)?;
             if let Some((dbias, _)) = column_sums {
-                sums.leave(parts as usize, n, &[dbias])?;
+                sums.queue_rows(parts as usize, n, &[dbias])?;
                 summed = true;
             }
             sums.add(pass, sums::Parts { partials: out, parts, dweight: &dweight, whole })?;

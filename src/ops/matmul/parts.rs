@@ -1,49 +1,53 @@
-//! Products in parts of their depth: how many there are.
+//! The number of parts into which a product's depth is cut.
 //!
-//! The weights' gradients have few tiles and a great depth. Parts of the depth are summed apart, into partial sums that lie
-//! behind one another, and [`crate::ops::sums`] adds them in order.
+//! The weights' gradients have few tiles and a large depth. Parts of the depth are summed separately into consecutive
+//! partial sums, and [`crate::ops::sums`] adds these in order.
 
 use crate::gpu::{Caps, Elem};
 
 use super::choose::{choose, compute_units};
-use super::{Algorithm, Coop, Product};
+use super::{Algorithm, CoopMatmul, Product};
 
-/// The least depth of a part: less, and writing the parts takes longer than computing them.
+/// Smallest depth of a part. With less, writing the parts takes longer than computing them.
 pub(super) const PART_DEPTH: usize = 512;
-/// Subgroups of matrix kernels that a unit holds at once: their invocations have up to 128 registers each.
+/// Subgroups of matrix kernels that an SM or compute unit holds at once. Their invocations have up to 128 registers
+/// each.
 const RESIDENT_SUBGROUPS: u32 = 16;
 /// Operations that a GPU computes in the time in which it moves a byte of memory.
 const OPERATIONS_PER_BYTE: f64 = 100.0;
 
-/// Returns a kernel's name with `word` in the place of its number of parts: kernels of all numbers have one text.
+/// Returns a kernel's name with its number of parts replaced by `word`. Kernels that differ only in this number have
+/// one text.
 #[must_use]
 pub fn renamed(name: &str, word: &str) -> String {
     let is_number = |part: &str| part.strip_prefix("parts").is_some_and(|number| number.parse::<u32>().is_ok());
     name.split('.').map(|part| if is_number(part) { word } else { part }).collect::<Vec<_>>().join(".")
 }
 
-/// Elements of f32 that [`super::backward_weight_in_parts`] needs for (M, N) and (M, K) of such elements.
+/// Returns the f32 elements of partial sums that [`super::backward_weight_in_parts`] needs for operands (M, N) and (M,
+/// K) of `elem`.
 #[must_use]
-pub fn partials(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
+pub fn partial_sums_len(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> usize {
     let parts = parts(caps, elem, n, k, m);
     if parts > 1 { parts as usize * n * k } else { 0 }
 }
 
-/// Parts of the depth `k` of an (m, n) result, 1 for kernels that do not work in parts.
+/// Returns the number of parts of the depth `k` of an (m, n) result, which is 1 for kernels that do not work in parts.
 #[must_use]
 pub fn parts(caps: &Caps, elem: Elem, m: usize, n: usize, k: usize) -> u32 {
     parts_of(caps, &choose(caps, Product::BackwardWeight, elem, [m, n, k]), [m, n, k])
 }
 
-/// [`parts`] for a given algorithm.
+/// Returns the number of parts for a given algorithm.
 ///
-/// A GPU computes so many workgroups at once, in waves, and the last wave should not leave units idle, but the traffic of many
-/// parts takes time too. The number with the least sum of both is taken of those that fill the last wave by 90 %, unless it
-/// costs more than one part, or a tenth more than the least of all.
+/// A GPU computes workgroups in waves, and the last wave should not leave units idle. But the traffic of many parts
+/// takes time too. The cost of a number of parts is the sum of both. Among the numbers that fill the last wave by 90 %
+/// the cheapest is chosen, unless it costs more than one part or 10 % more than the cheapest number of all. Then the
+/// latter is chosen.
 #[must_use]
 pub fn parts_of(caps: &Caps, algorithm: &Algorithm, [m, n, k]: [usize; 3]) -> u32 {
     let (tile_m, tile_n, subgroups) = match *algorithm {
-        Algorithm::Coop(Coop { tile_m, tile_n, grid_m, grid_n, .. }) => (tile_m, tile_n, grid_m * grid_n),
+        Algorithm::Coop(CoopMatmul { tile_m, tile_n, grid_m, grid_n, .. }) => (tile_m, tile_n, grid_m * grid_n),
         Algorithm::Tiled { tile_m, tile_n, thread_m, thread_n, .. } => {
             (tile_m, tile_n, (tile_m / thread_m) * (tile_n / thread_n) / 32)
         }
@@ -58,7 +62,7 @@ pub fn parts_of(caps: &Caps, algorithm: &Algorithm, [m, n, k]: [usize; 3]) -> u3
         let traffic = if parts > 1 { OPERATIONS_PER_BYTE * 4.0 * parts as f64 / k as f64 } else { 0.0 };
         groups.next_multiple_of(places) as f64 / groups as f64 + traffic
     };
-    // a part less than asked for where the last one would be empty
+    // fewer parts than wanted where the last one would be empty
     let real = |wanted: usize| k.div_ceil(part_depth(algorithm, k as u32, wanted as u32).max(1) as usize).max(1);
     let numbers = (1..=(k / PART_DEPTH).max(1)).map(real);
     let least = |a: &usize, b: &usize| cost(*a).total_cmp(&cost(*b));
@@ -67,8 +71,8 @@ pub fn parts_of(caps: &Caps, algorithm: &Algorithm, [m, n, k]: [usize; 3]) -> u3
     full.unwrap_or(best) as u32
 }
 
-/// True if a product in parts can sum the columns of its first operand on the way: an invocation must fetch the same columns
-/// throughout.
+/// Returns whether a product in parts can also sum the columns of its first operand. For this an invocation must always
+/// fetch the same columns.
 #[must_use]
 pub fn sums_columns(algorithm: &Algorithm) -> bool {
     let Algorithm::Coop(c) = algorithm else { return false };
@@ -77,10 +81,11 @@ pub fn sums_columns(algorithm: &Algorithm) -> bool {
     threads.is_multiple_of(c.tile_m / 4) && (in_one_round || !c.transposed)
 }
 
-/// Depth of each of `parts` parts but perhaps the last: a multiple of the tile's, so that no tile lies in two.
+/// Returns the depth of each of `parts` parts except perhaps the last. It is a multiple of the tile's depth, so that no
+/// tile is cut.
 pub(super) fn part_depth(algorithm: &Algorithm, k: u32, parts: u32) -> u32 {
     let tile_k = match *algorithm {
-        Algorithm::Coop(Coop { tile_k, .. }) | Algorithm::Tiled { tile_k, .. } => tile_k,
+        Algorithm::Coop(CoopMatmul { tile_k, .. }) | Algorithm::Tiled { tile_k, .. } => tile_k,
         Algorithm::Rows { .. } => 1,
     };
     k.div_ceil(parts.max(1)).next_multiple_of(tile_k)

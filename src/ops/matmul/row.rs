@@ -1,20 +1,25 @@
-//! The product of a single row: what generating a token asks for.
+//! The product of a single row, which generation computes for each token.
 
 use crate::gpu::kernel::Width;
 use crate::gpu::{Caps, Elem, KernelId, Purpose};
-use crate::ops::reduce_group;
+use crate::ops::reduction_workgroup;
 
 use super::generate::{Epilogue, Product, Spec};
-use super::{FORWARD, Params, Window};
+use super::{FORWARD, MatmulImmediates, ProductWindow};
 
-/// The kernel for a single row, where tiles of rows would compute mostly nothing, and its workgroups; `None` for any
-/// other product.
-pub(super) fn choose(caps: &Caps, window: &Window, spec: &Spec, p: &Params) -> Option<(KernelId, u64)> {
+/// Returns the kernel for a single row and its number of workgroups, or `None` for any other product. Kernels with
+/// tiles of rows would waste most of their work on a single row.
+pub(super) fn choose(
+    caps: &Caps,
+    window: &ProductWindow,
+    spec: &Spec,
+    p: &MatmulImmediates,
+) -> Option<(KernelId, u64)> {
     let single = p.m == 1 && window.parts == 1 && spec.product == Product::Forward && !spec.accumulate;
     if !single || spec.epilogue == Epilogue::GeluBackward || spec.operands != Elem::F32 || spec.out != Elem::F32 {
         return None;
     }
-    // only what lies along k is read four at a time here
+    // only data along k is read four at a time here
     let vec4 = [p.k, p.b_stride, p.a_offset, p.b_offset].iter().all(|x| x % 4 == 0);
     Some((kernel(caps, spec.epilogue, vec4), u64::from(p.n)))
 }
@@ -32,10 +37,10 @@ fn kernel(caps: &Caps, epilogue: Epilogue, vec4: bool) -> KernelId {
         .printed("matmul_row", "forward")
         .variant(variant)
         .serving(Purpose::Product)
-        .set("WORKGROUP", reduce_group(caps))
+        .set("WORKGROUP", reduction_workgroup(caps))
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 pub(super) fn kernels(caps: &Caps) -> Vec<KernelId> {
     let of = |vec4| {
         [Epilogue::None, Epilogue::Bias, Epilogue::BiasGelu, Epilogue::BiasResidual].map(|e| kernel(caps, e, vec4))

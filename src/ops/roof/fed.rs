@@ -1,65 +1,65 @@
-//! Products of cooperative matrices whose operands are loaded from workgroup memory for every product: the most that a
-//! product kernel of src/ops/matmul/generate/coop.rs can reach between two barriers.
+//! Products of cooperative matrices whose operands are loaded from workgroup memory for every product. Their rate is an
+//! upper bound for the product kernels of src/ops/matmul/generate/coop between two barriers.
 //!
-//! Two tiles of operands lie in workgroup memory; which of them a round reads depends on the round and on an immediate,
-//! so that no compiler can keep the loads out of the loop.
+//! Workgroup memory holds two tiles of operands. The tile that a round reads depends on the round and on an immediate,
+//! so that no compiler can move the loads out of the loop.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Generator;
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
-use crate::ops::matrix_units::{self, DIRECTIVES, Tile, Units, grid};
+use crate::ops::matrix_units::{self, DIRECTIVES, MatrixUnits, Tile, grid};
 
 /// Rows and columns of the result that a subgroup computes.
 const SUBGROUP: (u32, u32) = (64, 32);
-/// The same where the time that the driver takes to compile a kernel decides its size, as in the product kernels.
+/// The same where the driver's compile time limits the size of a kernel, as in the product kernels.
 const SUBGROUP_SOFTWARE: (u32, u32) = (16, 16);
 /// Subgroups along the rows, and along the columns.
 const GRID: (u32, u32) = (2, 2);
-/// Depth of a tile, and with it of a round.
+/// Depth of a tile, which is also the depth of a round.
 const DEPTH: u32 = 32;
 /// Tiles in workgroup memory.
 pub const FED_TILES: usize = 2;
 
 crate::shared_struct! {
-    struct Params {
+    struct RoofFedImmediates {
         groups: u32,
         rounds: u32,
         stride: u32,
     }
 }
 
-/// The kernel: everything that its text depends on.
+/// Everything that the kernel's text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Fed {
     /// The adapter's matrices.
-    units: Units,
+    units: MatrixUnits,
     /// Invocations of a subgroup.
     lanes: u32,
     /// Rows of the result that a subgroup computes.
     rows: u32,
-    /// Columns of it.
+    /// Columns of the result that a subgroup computes.
     columns: u32,
 }
 
 impl Fed {
     fn of(caps: &Caps, edge: u32) -> Self {
         let (rows, columns) = if caps.software { SUBGROUP_SOFTWARE } else { SUBGROUP };
-        Self { units: Units::of_edge(caps, edge), lanes: super::matrix_group(caps), rows, columns }
+        Self { units: MatrixUnits::of_edge(caps, edge), lanes: super::matrix_group(caps), rows, columns }
     }
 
-    /// Rows and columns of a workgroup's result, and the depth of a tile.
+    /// Returns the rows and columns of a workgroup's result, and the depth of a tile.
     fn shape(&self) -> [u32; 3] {
         [self.rows * GRID.0, self.columns * GRID.1, DEPTH]
     }
 
-    /// Lines of a tile: those of `a`, then those of `b`.
+    /// Returns the lines of a tile: those of `a`, then those of `b`.
     fn lines(&self) -> u32 {
         let [rows, columns, _] = self.shape();
         rows + columns
     }
 
-    /// The operands in workgroup memory.
+    /// Returns the tile of operands in workgroup memory.
     fn tiles(&self) -> Tile {
         Tile::halves("tiles", FED_TILES as u32 * self.lines(), DEPTH)
     }
@@ -69,7 +69,7 @@ impl Fed {
     }
 }
 
-/// Rows and columns of a workgroup's result, and the depth of a tile.
+/// Returns the rows and columns of a workgroup's result, and the depth of a tile.
 #[must_use]
 pub fn fed_shape(caps: &Caps) -> [usize; 3] {
     Fed::of(caps, 0).shape().map(|x| x as usize)
@@ -84,13 +84,13 @@ pub struct MatrixFed<'a> {
     pub out: &'a Tensor,
     /// Edge of the matrices: one of [`Caps::matrix_edges`].
     pub edge: u32,
-    /// Tiles multiplied.
+    /// Number of rounds, each of which multiplies one tile.
     pub rounds: u32,
-    /// Round r multiplies tile `r stride` modulo TILES.
+    /// Tiles from one round to the next: round r multiplies tile `r stride` modulo TILES.
     pub stride: u32,
 }
 
-/// Why this adapter cannot run [`matrix_fed`] with matrices of `edge`, or `None` if it can.
+/// Returns why this adapter cannot run [`matrix_fed`] with matrices of `edge`, or `None` if it can.
 #[must_use]
 pub fn without_fed(caps: &Caps, edge: u32) -> Option<String> {
     let fed = Fed::of(caps, edge);
@@ -109,8 +109,8 @@ pub fn without_fed(caps: &Caps, edge: u32) -> Option<String> {
     }
 }
 
-/// `out[m,n] = sum over r < rounds of sum_k a[m,k] b[n,k]`, with a and b of the tile of round r, in every workgroup.
-/// Overwrites `out`.
+/// `out[m,n] = sum over r < rounds of sum_k a[m,k] b[n,k]`, where a and b come from the tile of round r, in every
+/// workgroup. Overwrites `out`.
 ///
 /// M, N and K are those of [`fed_shape`].
 ///
@@ -134,14 +134,14 @@ pub fn matrix_fed(pass: &mut Pass, io: MatrixFed) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &kernel(caps, io.edge),
         tensors: &[io.operands, io.out],
-        immediates: Immediates::of(&Params { groups: groups as u32, rounds: io.rounds, stride: io.stride }),
+        immediates: Immediates::of(&RoofFedImmediates { groups: groups as u32, rounds: io.rounds, stride: io.stride }),
         groups: groups as u64,
         flops: 2 * products,
         bytes: io.operands.bytes() + io.out.bytes(),
     })
 }
 
-/// The kernel with matrices of `edge`.
+/// Returns the kernel with matrices of `edge`.
 pub(super) fn kernel(caps: &Caps, edge: u32) -> KernelId {
     KernelId::generated(super::MATRIX_FED, "matrix_fed", Purpose::Elements, Fed::of(caps, edge))
 }
@@ -175,8 +175,8 @@ fn source(fed: &Fed) -> String {
     DIRECTIVES.iter().for_each(|line| t.line(line));
     t.line("// roof.matrix_fed: out(M,N) = the sum of ROUNDS products a(M,K) b(N,K)T, loaded from workgroup memory for each");
     t.line("// Generated by src/ops/roof/fed.rs.");
-    t.line("struct Params { groups: u32, rounds: u32, stride: u32 }");
-    t.line("var<immediate> params: Params;");
+    t.line("struct RoofFedImmediates { groups: u32, rounds: u32, stride: u32 }");
+    t.line("var<immediate> params: RoofFedImmediates;");
     t.line("@group(0) @binding(0) var<storage, read> operands: array<vec4<f16>>;");
     t.line("@group(0) @binding(1) var<storage, read_write> out: array<f32>;");
     units.aliases(t);
@@ -195,7 +195,7 @@ fn source(fed: &Fed) -> String {
     std::mem::take(&mut t.text)
 }
 
-/// Copies the operands to workgroup memory, line by line.
+/// Writes the copying of operands to workgroup memory, line by line.
 fn fill(t: &mut Text, fed: &Fed) {
     let units = &fed.units;
     let (stride, across) = (fed.tiles().stride(), DEPTH / 4);
@@ -211,13 +211,13 @@ fn fill(t: &mut Text, fed: &Fed) {
     t.close();
 }
 
-/// The rounds, and the subgroup's part of the result.
+/// Writes the rounds, and the storing of the subgroup's part of the result.
 fn products(t: &mut Text, fed: &Fed) {
     let Fed { units, rows, columns, .. } = *fed;
     let (edge, unit) = (units.native, if units.wide_tiles { 4 } else { 1 });
     let [m, n, _] = fed.shape();
     let matrices = || grid(rows / edge, columns / edge);
-    t.line("// a device that cannot require the size of subgroups may make more of them, which compute again what others do");
+    t.line("// a device that cannot require a subgroup size may make more subgroups, which repeat the work of others");
     t.line(format_args!("let own = subgroup % {}u;", GRID.0 * GRID.1));
     t.line(format_args!("let first_row = own / {}u * {rows}u;", GRID.1));
     t.line(format_args!("let first_column = own % {}u * {columns}u;", GRID.1));

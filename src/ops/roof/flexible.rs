@@ -1,26 +1,26 @@
-//! A product of cooperative matrices of dimensions that Vulkan calls flexible, held by a whole workgroup where the adapter
-//! can: `VK_NV_cooperative_matrix2`. On NVIDIA's Hopper it may be the only road to the instructions of a warpgroup.
+//! A product of cooperative matrices with flexible dimensions (`VK_NV_cooperative_matrix2`), held by a whole workgroup
+//! where the adapter supports that. On NVIDIA's Hopper it may be the only way to use the instructions of a warpgroup.
 //!
-//! A prototype, measured beside what src/ops/matmul reaches with `wgpt profile --roofs --experimental`. Operands are loaded
-//! from buffers: the driver decides what lies in workgroup memory. WGSL declares matrices of an edge that it knows, and
-//! [`crate::gpu::spirv::for_driver`] gives them their dimensions.
+//! This is a prototype. `wgpt profile --roofs --experimental` measures it next to the kernels of src/ops/matmul.
+//! Operands are loaded from buffers, and the driver decides what to keep in workgroup memory. The WGSL text declares
+//! matrices of an edge that WGSL supports, and [`crate::gpu::spirv::for_driver`] replaces their dimensions.
 
 use crate::error::{Error, Fault, Result};
-use crate::gpu::adapter::Flexible;
+use crate::gpu::adapter::FlexibleMatrices;
 use crate::gpu::kernel::{Dimensions, Generator};
-use crate::gpu::text::Text;
+use crate::gpu::wgsl_text::Text;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Elem, Immediates, KernelId, Pass, Purpose, Tensor};
-use crate::ops::matrix_units::{self, DIRECTIVES, Units};
+use crate::ops::matrix_units::{self, DIRECTIVES, MatrixUnits};
 
-/// Rows, columns and depth of a workgroup's matrices to try on GPUs: 64 to 128 registers an invocation hold the sums.
+/// Rows, columns and depth of a workgroup's matrices to try on GPUs. The sums take 64 to 128 registers per invocation.
 const SHAPES: [[u32; 3]; 4] = [[128, 128, 32], [128, 256, 32], [128, 256, 64], [256, 128, 64]];
-/// The same of a subgroup's.
+/// The same for matrices that a subgroup holds.
 const SUBGROUP_SHAPES: [[u32; 3]; 2] = [[64, 64, 16], [32, 64, 32]];
-/// What a software adapter compiles in a second.
+/// The same for a software adapter, which compiles these in a second.
 const SOFTWARE_SHAPES: [[u32; 3]; 2] = [[16, 32, 8], [24, 16, 16]];
 
 crate::shared_struct! {
-    struct Params {
+    struct RoofFlexibleImmediates {
         row_groups: u32,
         column_groups: u32,
         columns: u32,
@@ -28,20 +28,20 @@ crate::shared_struct! {
     }
 }
 
-/// The kernel: everything that its text depends on.
+/// Everything that the kernel's text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Spec {
-    /// The adapter's matrices, one of which stands in the text.
-    units: Units,
+    /// The adapter's matrices. The text declares one of them in place of the flexible one.
+    units: MatrixUnits,
     dimensions: Dimensions,
     threads: u32,
 }
 
-/// Rows, columns and depth of the matrices that [`matrix_flexible`] can have on this adapter; none where it has no flexible
-/// ones.
+/// Returns rows, columns and depth of the matrices that [`matrix_flexible`] can use on this adapter. The list is empty
+/// where the adapter has no flexible matrices.
 #[must_use]
 pub fn flexible_shapes(caps: &Caps) -> Vec<[u32; 3]> {
-    let (Some(flexible), Some(_)) = (caps.flexible, Units::of(caps)) else { return Vec::new() };
+    let (Some(flexible), Some(_)) = (caps.flexible, MatrixUnits::of(caps)) else { return Vec::new() };
     let shapes: &[[u32; 3]] = match flexible.workgroup {
         true => &SHAPES,
         false if caps.software => &SOFTWARE_SHAPES,
@@ -87,10 +87,15 @@ pub fn matrix_flexible(pass: &mut Pass, io: MatrixFlexible) -> Result<()> {
     let [rows, columns, deep] = io.shape.map(|size| size as usize);
     if m % rows != 0 || n % columns != 0 || k % deep != 0 {
         let what = format!("matrices of {:?} for a product of {m}, {n} and {k}", io.shape);
-        return Err(Error::shape(Fault::at(place, what).expected("divisors")));
+        return Err(Error::shape(Fault::at(place, what).expected("sizes that divide those of the product")));
     }
     let (rows, columns) = (m / rows, n / columns);
-    let params = Params { row_groups: rows as u32, column_groups: columns as u32, columns: n as u32, depth: k as u32 };
+    let params = RoofFlexibleImmediates {
+        row_groups: rows as u32,
+        column_groups: columns as u32,
+        columns: n as u32,
+        depth: k as u32,
+    };
     pass.dispatch(&Dispatch {
         kernel: &kernel(caps, io.shape),
         tensors: &[io.a, io.b, io.out],
@@ -101,10 +106,10 @@ pub fn matrix_flexible(pass: &mut Pass, io: MatrixFlexible) -> Result<()> {
     })
 }
 
-/// The kernel of such a shape, on an adapter that has it.
+/// Returns the kernel for matrices of this shape, which the adapter must support.
 pub(super) fn kernel(caps: &Caps, [m, n, k]: [u32; 3]) -> KernelId {
-    let Flexible { workgroup, invocations, .. } = caps.flexible.unwrap_or_default();
-    let units = Units::of(caps).unwrap_or_else(|| Units::of_edge(caps, 16));
+    let FlexibleMatrices { workgroup, invocations, .. } = caps.flexible.unwrap_or_default();
+    let units = MatrixUnits::of(caps).unwrap_or_else(|| MatrixUnits::of_edge(caps, 16));
     let threads = if workgroup { invocations } else { super::matrix_group(caps) };
     let spec = Spec { units, dimensions: Dimensions { m, n, k, workgroup }, threads };
     KernelId::generated(super::MATRIX_FLEXIBLE, "main", Purpose::Elements, spec)
@@ -126,8 +131,8 @@ impl Generator for Spec {
         DIRECTIVES.iter().for_each(|line| t.line(line));
         t.line("// roof.matrix_flexible: out(M,N) = a(M,K) b(N,K)T, matrices as large as a workgroup's tile.");
         t.line("// Generated by src/ops/roof/flexible.rs; their dimensions are src/gpu/spirv/dimensions.rs's.");
-        t.line("struct Params { row_groups: u32, column_groups: u32, columns: u32, depth: u32 }");
-        t.line("var<immediate> params: Params;");
+        t.line("struct RoofFlexibleImmediates { row_groups: u32, column_groups: u32, columns: u32, depth: u32 }");
+        t.line("var<immediate> params: RoofFlexibleImmediates;");
         t.line("@group(0) @binding(0) var<storage, read> a: array<vec4<f16>>;");
         t.line("@group(0) @binding(1) var<storage, read> b: array<vec4<f16>>;");
         t.line("@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;");

@@ -1,16 +1,16 @@
-//! The most that an adapter can do: bytes copied, multiply-adds in f32 and f16, products of cooperative matrices from
-//! registers and from workgroup memory. What every measured kernel is held against.
+//! Kernels that measure an adapter's peak rates: bytes copied, multiply-adds in f32 and f16, and products of
+//! cooperative matrices from registers and from workgroup memory. Every measured kernel is compared with these rates.
 
 mod fed;
 mod flexible;
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::kernel::Generator;
-use crate::gpu::text::without_directive;
+use crate::gpu::wgsl_text::without_directive;
 use crate::gpu::{Arithmetic, Caps, Dispatch, Immediates, KernelId, OpPass, Pass, Purpose, Tensor};
 
 use super::matrix_units::subgroup_sizes;
-use super::{Operator, group, groups};
+use super::{ELEMENTWISE_WORKGROUP, Operator, workgroups};
 pub use fed::{FED_TILES, MatrixFed, fed_shape, matrix_fed, without_fed};
 pub use flexible::{MatrixFlexible, flexible_shapes, matrix_flexible};
 
@@ -33,7 +33,7 @@ pub static OPERATOR: Operator = Operator {
 };
 
 crate::shared_struct! {
-    struct Params {
+    struct RoofImmediates {
         count: u32,
         rounds: u32,
         a: f32,
@@ -42,7 +42,7 @@ crate::shared_struct! {
 }
 
 crate::shared_struct! {
-    struct MatrixParams {
+    struct RoofMatrixImmediates {
         groups: u32,
         rounds: u32,
     }
@@ -53,16 +53,16 @@ pub const FUSED_A_ROUND: u64 = 16 * 8;
 /// Tiles that a workgroup of [`matrix`] computes.
 pub const TILES: usize = 4;
 
-/// What [`fused`] computes in.
+/// The type in which [`fused`] computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scalar {
+pub enum FusedScalar {
     /// 32 bits: every adapter.
     F32,
     /// 16 bits: adapters with [`Caps::f16`].
     F16,
 }
 
-impl Scalar {
+impl FusedScalar {
     fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -71,12 +71,12 @@ impl Scalar {
     }
 }
 
-/// A kernel of `shaders/roof.wgsl` or `shaders/roof/matrix.wgsl`: everything that its text depends on.
+/// Everything that the text of a kernel of `shaders/roof.wgsl` or `shaders/roof/matrix.wgsl` depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Spec {
-    /// `copy` or `fused`.
-    Plain { entry: &'static str, scalar: Scalar, group: u32 },
-    /// `matrix`, of this edge.
+    /// The kernel of [`copy`] or [`fused`].
+    Plain { entry: &'static str, scalar: FusedScalar, group: u32 },
+    /// The kernel of [`matrix`] with matrices of this edge.
     Matrix { edge: u32, group: u32 },
 }
 
@@ -99,7 +99,7 @@ impl Generator for Spec {
     fn text(&self) -> String {
         let (head, body) = match *self {
             Self::Plain { scalar, .. } => {
-                let enable = if scalar == Scalar::F16 { "enable f16;\n" } else { "" };
+                let enable = if scalar == FusedScalar::F16 { "enable f16;\n" } else { "" };
                 let head = format!("{enable}alias Scalar = {0};\nalias Vec4 = vec4<{0}>;\n", scalar.name());
                 (head, include_str!("../../../shaders/roof.wgsl"))
             }
@@ -137,15 +137,15 @@ impl Generator for Spec {
 
     fn arithmetic(&self) -> Arithmetic {
         match self {
-            Self::Plain { scalar: Scalar::F32, .. } => Arithmetic::F32,
-            Self::Plain { scalar: Scalar::F16, .. } => Arithmetic::F16,
+            Self::Plain { scalar: FusedScalar::F32, .. } => Arithmetic::F32,
+            Self::Plain { scalar: FusedScalar::F16, .. } => Arithmetic::F16,
             Self::Matrix { .. } => Arithmetic::Matrix,
         }
     }
 }
 
-fn kernel(caps: &Caps, of: OpPass, scalar: Scalar) -> KernelId {
-    let spec = Spec::Plain { entry: of.pass, scalar, group: group(caps) };
+fn kernel(of: OpPass, scalar: FusedScalar) -> KernelId {
+    let spec = Spec::Plain { entry: of.pass, scalar, group: ELEMENTWISE_WORKGROUP };
     KernelId::generated(of, of.pass, Purpose::Elements, spec)
 }
 
@@ -153,19 +153,20 @@ fn matrix_kernel(caps: &Caps, edge: u32) -> KernelId {
     KernelId::generated(MATRIX, "matrix", Purpose::Elements, Spec::Matrix { edge, group: matrix_group(caps) })
 }
 
-/// Invocations of a workgroup of [`matrix`]: one subgroup. Where subgroups come in several sizes it is the largest; a
-/// workgroup may then be two of them that compute the same, and the rate comes out at half of what it is.
+/// Returns the invocations of a workgroup of [`matrix`], which is one subgroup. Where subgroups have several sizes this
+/// is the largest. A workgroup may then consist of two subgroups that compute the same, and the measured rate is half
+/// the real one.
 fn matrix_group(caps: &Caps) -> u32 {
     subgroup_sizes(caps).1.clamp(8, 128)
 }
 
-/// The kernels an adapter may be given.
+/// Returns the kernels that an adapter may be given.
 #[must_use]
 pub fn kernels(caps: &Caps) -> Vec<KernelId> {
     let mut list = vec![
-        kernel(caps, COPY, Scalar::F32),
-        kernel(caps, FUSED, Scalar::F32),
-        kernel(caps, FUSED, Scalar::F16),
+        kernel(COPY, FusedScalar::F32),
+        kernel(FUSED, FusedScalar::F32),
+        kernel(FUSED, FusedScalar::F16),
         matrix_kernel(caps, 8),
         matrix_kernel(caps, 16),
     ];
@@ -180,9 +181,9 @@ pub fn kernels(caps: &Caps) -> Vec<KernelId> {
 pub struct Copy<'a> {
     /// Any shape with a multiple of 16 bytes, within one binding.
     pub inp: &'a Tensor,
-    /// The same, overwritten.
+    /// The same shape, overwritten.
     pub out: &'a Tensor,
-    /// How many 16 bytes an invocation copies, each a workgroup's width from the one before.
+    /// Number of 16-byte pieces that an invocation copies, a workgroup's width apart.
     pub each: u32,
 }
 
@@ -199,10 +200,10 @@ pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
     }
     let count = (io.inp.bytes() / 16) as usize;
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, COPY, Scalar::F32),
+        kernel: &kernel(COPY, FusedScalar::F32),
         tensors: &[io.inp, io.out],
-        immediates: Immediates::of(&Params { count: count as u32, rounds: io.each, a: 0.0, b: 0.0 }),
-        groups: groups(count, io.each * group(&pass.gpu.caps)),
+        immediates: Immediates::of(&RoofImmediates { count: count as u32, rounds: io.each, a: 0.0, b: 0.0 }),
+        groups: workgroups(count, io.each * ELEMENTWISE_WORKGROUP),
         flops: 0,
         bytes: 2 * io.inp.bytes(),
     })
@@ -211,11 +212,11 @@ pub fn copy(pass: &mut Pass, io: Copy) -> Result<()> {
 /// Tensors and numbers of [`fused`].
 #[derive(Debug)]
 pub struct Fused<'a> {
-    /// Any shape, f32, overwritten: one invocation an element.
+    /// Any shape, f32, overwritten. Each invocation computes one element.
     pub out: &'a Tensor,
-    /// What is computed in.
-    pub scalar: Scalar,
-    /// Turns of the loop; software Vulkan ends loops after 65,535.
+    /// Type of the computation.
+    pub scalar: FusedScalar,
+    /// Iterations of the loop. Software Vulkan ends loops after 65,535.
     pub rounds: u32,
     /// Factor, below 1 so that numbers stay small.
     pub a: f32,
@@ -223,20 +224,20 @@ pub struct Fused<'a> {
     pub b: f32,
 }
 
-/// `out[i] = sum of x`, for 16 numbers x that each go `8 rounds` times through `x = x a + b`. Overwrites `out`.
+/// `out[i] = sum of x`, over 16 numbers x to each of which `x = x a + b` is applied `8 rounds` times. Overwrites `out`.
 ///
 /// # Errors
 /// [`Error::Gpu`] if the adapter lacks the type.
 pub fn fused(pass: &mut Pass, io: Fused) -> Result<()> {
-    if io.scalar == Scalar::F16 && !pass.gpu.caps.f16 {
+    if io.scalar == FusedScalar::F16 && !pass.gpu.caps.f16 {
         return Err(Error::gpu(Fault::at("roof.fused", format!("{} has no f16", pass.gpu.caps.name))));
     }
     let n = io.out.len();
     pass.dispatch(&Dispatch {
-        kernel: &kernel(&pass.gpu.caps, FUSED, io.scalar),
+        kernel: &kernel(FUSED, io.scalar),
         tensors: &[io.out],
-        immediates: Immediates::of(&Params { count: n as u32, rounds: io.rounds, a: io.a, b: io.b }),
-        groups: groups(n, group(&pass.gpu.caps)),
+        immediates: Immediates::of(&RoofImmediates { count: n as u32, rounds: io.rounds, a: io.a, b: io.b }),
+        groups: workgroups(n, ELEMENTWISE_WORKGROUP),
         flops: 2 * FUSED_A_ROUND * u64::from(io.rounds) * n as u64,
         bytes: io.out.bytes(),
     })
@@ -251,11 +252,11 @@ pub struct Matrix<'a> {
     pub out: &'a Tensor,
     /// E: one of [`Caps::matrix_edges`].
     pub edge: u32,
-    /// Products of each tile.
+    /// Number of products for each tile.
     pub rounds: u32,
 }
 
-/// In every workgroup `rounds` times `a0 b0`, `a0 b1`, `a1 b0`, `a1 b1`. Overwrites `out`.
+/// Computes `a0 b0`, `a0 b1`, `a1 b0` and `a1 b1`, each `rounds` times, in every workgroup. Overwrites `out`.
 ///
 /// # Errors
 /// [`Error::Gpu`] if the device lacks such matrices; [`Error::Shape`].
@@ -277,7 +278,7 @@ pub fn matrix(pass: &mut Pass, io: Matrix) -> Result<()> {
     pass.dispatch(&Dispatch {
         kernel: &matrix_kernel(&pass.gpu.caps, io.edge),
         tensors: &[io.operands, io.out],
-        immediates: Immediates::of(&MatrixParams { groups: count as u32, rounds: io.rounds }),
+        immediates: Immediates::of(&RoofMatrixImmediates { groups: count as u32, rounds: io.rounds }),
         groups: count as u64,
         flops: 2 * (e * e * e * TILES * count) as u64 * u64::from(io.rounds),
         bytes: io.operands.bytes() + io.out.bytes(),

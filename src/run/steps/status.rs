@@ -1,8 +1,8 @@
-//! What a run writes of a step, and says of it.
+//! The records and the status line of a step.
 
 use std::time::{Duration, Instant};
 
-use crate::data::Mark;
+use crate::data::BatchPosition;
 use crate::error::{Error, Result};
 use crate::gpu::Elem;
 use crate::ops::stepcontrol::Report;
@@ -11,20 +11,20 @@ use crate::run::records::Metric;
 use crate::run::steps::{Measured, Run, Screen};
 use crate::run::team::Team;
 
-/// Skipped steps in a row that end a run.
+/// Number of skipped steps in a row that ends a run.
 const MOST_SKIPPED: u32 = 8;
-/// Steps whose place in the data is remembered: more than are in flight.
-const PLACES: usize = 16;
+/// Number of steps whose position in the data is remembered. More than are in flight.
+const REMEMBERED_STEPS: usize = 16;
 
 impl Run<'_> {
-    /// What a loss stands beside, for generated stories.
-    pub(super) fn beside(&self) -> String {
+    /// Returns the reference losses that follow a loss in a line, for generated stories.
+    pub(super) fn baseline_text(&self) -> String {
         self.baseline
             .map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
     }
 
-    /// Takes the reports that are there, waiting for one if `wait`, and writes the steps that can be timed; never the
-    /// newest step, which may be waiting for its validation.
+    /// Takes the reports that have arrived, waits for one if `wait`, and writes the steps that can be timed. Leaves out the newest
+    /// step, which may still be due for validation.
     pub(super) fn record(
         &mut self,
         team: &mut Team,
@@ -41,7 +41,7 @@ impl Run<'_> {
         self.write_timed(clock, screen)
     }
 
-    /// Writes the steps that are timed.
+    /// Writes the timed steps.
     pub(super) fn write_timed(&mut self, clock: &mut Clock, screen: &mut dyn Screen) -> Result<()> {
         while let Some((report, ms)) = clock.oldest() {
             self.write(&report, Measured::default(), ms, clock, screen)?;
@@ -49,6 +49,7 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Writes a step to the records and prints its status line. `ms` is its time.
     pub(super) fn write(
         &mut self,
         report: &Report,
@@ -59,7 +60,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let Measured { val_loss, hellaswag } = measured;
         let train = &self.settings.train;
-        // printed and drawn as recorded, so that no reader sees another rounding
+        // rounded to f32 first, so that the screen, the report and the records show the same value
         let tokens_per_s = (train.tokens_per_step as f64 * 1e3 / ms.max(1e-6)) as f32;
         let ms = ms as f32;
         let skipped = report.skipped_now != 0;
@@ -82,11 +83,11 @@ impl Run<'_> {
         };
         let left = train.steps - report.step as usize;
         let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
-        self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+        self.retry_while_disk_full(clock, screen, |run| run.folder.step(&metric))?;
         self.reporter.push(&metric);
         let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
         if let Some(loss) = val_loss {
-            line += &format!(" | val {loss:.4}{}", self.beside());
+            line += &format!(" | val {loss:.4}{}", self.baseline_text());
         }
         if let Some(accuracy) = hellaswag {
             line += &format!(" | hellaswag {accuracy:.4}");
@@ -95,7 +96,7 @@ impl Run<'_> {
             &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
         line += &self.reporter.status(f64::from(tokens_per_s), eta);
         if let Some(why) = self.why_skipped(report) {
-            line += &format!(" | skipped: {why}; {}", self.place_of(report.step as usize));
+            line += &format!(" | skipped: {why}; {}", self.batches_of(report.step as usize));
         }
         screen.line(&line);
         screen.progress(report.step as usize, train.steps, eta);
@@ -111,7 +112,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Why a step's update was skipped, if it was.
+    /// Returns why a step's update was skipped, if it was.
     pub(super) fn why_skipped(&self, report: &Report) -> Option<String> {
         let train = &self.settings.train;
         Some(match report.skipped_now {
@@ -127,16 +128,16 @@ impl Run<'_> {
         })
     }
 
-    /// Remembers where a step's batches begin, until its report is there.
-    pub(super) fn note_place(&mut self, step: usize, mark: &Mark) {
+    /// Remembers the position of a step's batches until its report has arrived.
+    pub(super) fn remember_batches(&mut self, step: usize, mark: &BatchPosition) {
         self.places.push_back((step, mark.clone()));
-        while self.places.len() > PLACES {
+        while self.places.len() > REMEMBERED_STEPS {
             self.places.pop_front();
         }
     }
 
-    /// Where a step's batches begin, in words.
-    pub(super) fn place_of(&self, step: usize) -> String {
+    /// Returns the position of a step's batches, in words.
+    pub(super) fn batches_of(&self, step: usize) -> String {
         let mark = self.places.iter().find(|(s, _)| *s == step).map(|(_, mark)| mark);
         mark.map_or_else(|| "its batches are those of the step before".into(), |mark| self.loader.describe(mark))
     }

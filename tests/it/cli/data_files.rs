@@ -64,7 +64,7 @@ fn bare_ids_and_numpy_arrays_train_as_the_shard_of_the_same_tokens() {
     {
         let files = ["train", "--data", train, "--val", val, "--data-format", format, "--out", format];
         let out = wgpt(dir, &[&files[..], &SMALL].concat()).ends_with(0).out;
-        assert!(out.contains("900 tokens in 1 shards, 200 for validation"), "{out}");
+        assert!(out.contains("900 tokens in 1 shard, 200 for validation"), "{out}");
         all.push(losses(&dir.join(format)));
     }
     assert!(all[0].len() == 4 && all.iter().all(|losses| *losses == all[0]), "{all:?}");
@@ -126,7 +126,7 @@ fn a_pattern_that_the_shell_has_replaced_is_what_it_was() {
     assert_eq!(summary(&["r.toml", "--set", "emulate-ranks=1"]), "data     80 tokens in 2 shards, 0 for validation");
     let two = wgpt(dir, &[&["train", "r.toml", "--data", "t_0.bin", "r.toml"][..], &SMALL].concat());
     refused(two, 2, &["several recipes or runs"]);
-    refused(wgpt(dir, &["train", "t_0.bin"]), 3, &["t_0.bin: is no recipe", "--data 't_0.bin'"]);
+    refused(wgpt(dir, &["train", "t_0.bin"]), 3, &["t_0.bin: is not a recipe", "--data 't_0.bin'"]);
     // a run keeps its files, and is resumed with them from elsewhere
     let run = [&["train"][..], &list, &SMALL, &["--out", "run"]].concat();
     wgpt(dir, &run).ends_with(0);
@@ -146,13 +146,10 @@ fn text_in_the_place_of_shards_is_named() {
     text_file(dir, "book.txt", 4000);
     shard(&dir.join("a.bin"), 200);
     let train = |args: &[&str]| wgpt(dir, &[&["train"][..], args, &SMALL].concat());
-    refused(
-        train(&["--data", "book.txt"]),
-        3,
-        &["book.txt", "got text", "--text 'book.txt'", "wgpt data prepare 'book.txt'"],
-    );
-    refused(train(&["--data", "a.bin", "--val", "book.txt"]), 3, &["book.txt", "got text"]);
-    refused(wgpt(dir, &["data", "inspect", "book.txt"]), 3, &["book.txt", "got text"]);
+    let fault = "book.txt: not a token shard (it looks like text); try ";
+    refused(train(&["--data", "book.txt"]), 3, &[fault, "try --text book.txt\n"]);
+    refused(train(&["--data", "a.bin", "--val", "book.txt"]), 3, &[fault, "try --text book.txt\n"]);
+    refused(wgpt(dir, &["data", "inspect", "book.txt"]), 3, &[fault, "try `wgpt data prepare book.txt --out DIR`"]);
     fs::write(dir.join("lfs.bin"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
         .expect("write");
     refused(train(&["--data", "lfs.bin"]), 3, &["a pointer of Git LFS", "git lfs pull"]);

@@ -175,12 +175,12 @@ fn devices_that_cannot_be_are_refused_with_one_line() {
         ["train", "--text", "text.txt", "--tokenizer", "bytes", "--batch", "1", "--context", "8", "--steps", "1"];
     let size = ["--layers", "1", "--heads", "1", "--channels", "8"];
     for (flags, code, says) in [
-        (&["--devices", "0,0"][..], 2, "comes twice"),
+        (&["--devices", "0,0"][..], 2, "is listed twice"),
         (&["--devices", "97"], 4, "no adapter is `97`"),
         (&["--devices", "0000:ff:1f.7"], 4, "no adapter is `0000:ff:1f.7`"),
         (&["--devices", ""], 2, "`` is no number"),
         (&["--devices", "0-1"], 2, "a list such as 0,1"),
-        (&["--dry-run", "--devices", "0,0"], 2, "comes twice"),
+        (&["--dry-run", "--devices", "0,0"], 2, "is listed twice"),
         (&["--devices", "0", "--device", "0"], 2, "--devices"),
         (
             &["--devices", "0,0,0", "--share-device", "--emulate-ranks", "4", "--tokens-per-step", "32"],
@@ -209,5 +209,5 @@ fn a_run_keeps_its_ranks_on_other_devices() {
     let done = start(dir, "one", &[&["--steps", "3"][..], &shared("0,0")].concat()).wait_with_output().expect("waited");
     let text = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(2), "{text}");
-    assert!(text.contains("2 devices do not share 1 rank evenly"), "{text}");
+    assert!(text.contains("2 devices cannot share 1 rank evenly"), "{text}");
 }

@@ -11,6 +11,8 @@ mod devices;
 mod disk;
 #[cfg(unix)]
 mod longer;
+#[cfg(unix)]
+mod messages;
 mod mixed;
 mod models;
 mod named_data;
@@ -32,6 +34,8 @@ mod stories;
 #[cfg(unix)]
 mod texts;
 mod tokenizers;
+#[cfg(unix)]
+mod tutorial;
 
 use crate::common::program::*;
 use crate::data::server;

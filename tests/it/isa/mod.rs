@@ -255,7 +255,10 @@ fn tuning_on_a_stand_in_ends_with_one_line_and_no_record() -> Result<(), String>
     {
         assert!(error.contains(part), "expected {part:?} in {error}");
     }
-    assert!(error.ends_with("expected about 9.4e-1; is it a stand-in for a GPU, or its driver broken?"), "{error}");
+    assert!(
+        error.ends_with("expected about 9.4e-1; check whether it is a stand-in for a GPU, or its driver is broken"),
+        "{error}"
+    );
     let record = folder.join("cache/tune");
     assert!(!record.exists(), "{} was made", record.display());
     Ok(())
@@ -268,7 +271,7 @@ fn wrong_arguments_of_the_tool_end_with_one_line() {
     for (arguments, what) in [
         (&["--guess", "h100"][..], "unknown option `--guess`"),
         (&["--predict", "voodoo2"], "--predict: unknown GPU `voodoo2`, expected one of h100 h200"),
-        (&["--predict", "h100", "--gpu", "ada"], "--predict goes with --json alone"),
+        (&["--predict", "h100", "--gpu", "ada"], "--predict accepts only --json"),
         (&["--predict"], "--predict needs a value"),
         (&["--gpu", "hopper,voodoo2"], "unknown GPU `voodoo2`"),
         (&["--gpu"], "--gpu needs a value"),

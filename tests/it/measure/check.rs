@@ -204,7 +204,7 @@ fn stages_are_chosen_and_a_record_of_tuning_is_taken_along() {
     // what was recorded is not overwritten
     let out = dir.path().join("record").to_string_lossy().into_owned();
     for (wrong, code, what) in [
-        (&["--out", &out, "--stages", "adapter"][..], 2, "holds a record, expected a new folder"),
+        (&["--out", &out, "--stages", "adapter"][..], 2, "contains a record, expected a new folder"),
         (&["--stages", "tune,speed"], 2, "unknown stage speed"),
         (&["--seconds", "0"], 2, "--seconds: 0"),
         (&["--seconds"], 2, "--seconds needs a value"),
@@ -245,7 +245,7 @@ fn the_rehearsal_runs_every_stage_to_its_end() {
         let without = name == "statistics" && status == "not run" && note.contains("tools/isa");
         assert!(status == "ok" || without, "{name}: {status}: {note}\n{}", found.printed);
     }
-    assert!(found.well && found.printed.contains("none of its figures is a result"), "{}", found.printed);
+    assert!(found.well && found.printed.contains("its figures are not results"), "{}", found.printed);
     assert_eq!(found.record["rehearsal"], true);
     assert!(stage(&found.record, "pytorch").2[0]["ms"].is_f64(), "{:#}", found.record);
     assert!(stage(&found.record, "tune").2.is_object() && stage(&found.record, "roofs").2.is_object());
@@ -266,7 +266,7 @@ fn a_slowed_kernel_shows_against_a_baseline(bin: &Path) {
         succeeded(&command.envs(environment.iter().copied()).output().expect("the program starts"))
     };
     let before = bench("--save-baseline", &[]);
-    assert!(before.contains("1 rows in") && !before.contains("regressed"), "{before}");
+    assert!(before.contains("1 row in") && !before.contains("regressed"), "{before}");
     let slow = bench("--baseline", &[("LP_NATIVE_VECTOR_WIDTH", "128"), ("LP_NUM_THREADS", "1")]);
     assert!(slow.contains("Performance has regressed"), "{before}\n{slow}");
 }

@@ -88,7 +88,7 @@ fn ours_and_theirs_take_turns_and_say_what_ran() {
     let plain = row(&figures, "wgpt", "f32");
     assert_eq!(plain["remark"], "Stub GPU; 3 kernels of this adapter", "{printed}");
     assert_eq!((&figures["busy"], &figures["batch"], &figures["turns"]), (&json!(false), &json!(8), &json!(2)));
-    assert!(printed.contains("ours is f16, batch 8; medians of at most 2 turns"), "{printed}");
+    assert!(printed.contains("ours is wgpt at f16, batch 8; medians of at most 2 turns"), "{printed}");
 }
 
 #[test]

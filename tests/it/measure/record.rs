@@ -99,19 +99,19 @@ pub fn is_raced(bin: &Path) {
     };
     // found for shapes that the bench does not have; and attention on matrix units, which software adapters do without
     let mut kernels = record_of(&algorithm, [1024, 192, 64]);
-    let block = attention::Block { rows: 64, columns: 32, grid_m: 4 };
+    let block = attention::BlockSizes { rows: 64, columns: 32, grid_m: 4 };
     let block = serde_json::to_string(&block).expect("JSON");
-    kernels.insert(attention::key(attention::Entry::Forward, 64, 1024), block);
+    kernels.insert(attention::key(attention::AttentionKernel::Forward, 64, 1024), block);
     write(dir.path(), &word("adapter"), &word("driver"), kernels);
     let file =
         std::fs::read_dir(dir.path().join("tune")).expect("folder").next().expect("a file").expect("a file").path();
     let (out, tuned) = races("WGPT_TUNING", &file);
-    assert!(out.contains("not run: attention Forward F16 64 16 is not taken for "), "{out}");
+    assert!(out.contains("not run: attention Forward F16 64 16 is not used for "), "{out}");
     let found = of_record(&tuned);
     let shapes: Vec<&str> = found.iter().filter_map(|case| case["shape"].as_str()).collect();
     assert_eq!(shapes[0], "qkv 16x2304x768", "{out}");
     // software Vulkan computes the head in windows of its weights, which are other shapes
-    let left_out = out.contains("not run: matmul Forward F32 16 50304 768 is not taken for head 16x50304x768: ");
+    let left_out = out.contains("not run: matmul Forward F32 16 50304 768 is not used for head 16x50304x768: ");
     assert!(shapes.len() == 2 || left_out, "{out}");
     for case in &found {
         assert_eq!((&case["operator"], &case["fault"]), (&json!("matmul.forward"), &Value::Null), "{out}");

@@ -31,11 +31,11 @@ impl<'g> Training<'g> {
         let weights = ["param", "m", "v"].map(|name| tensor(name, n));
         gpu.write(&weights[0], bytemuck::cast_slice(param)).expect("written");
         let grads = [grad.clone()];
-        let count = gradnorm::partials(&grads);
+        let count = gradnorm::partial_count(&grads);
         let partials = tensor("partials", count).reshape(count, 1);
         let mut pass = Pass::new(gpu);
         let loss = tensor("loss", 1);
-        pass.zero(&loss);
+        pass.declare_zero(&loss);
         stepcontrol::accumulate(&mut pass, &loss, &losses).expect("recorded");
         gradnorm::forward(&mut pass, gradnorm::Forward { grads: &grads, partials: &partials, first: 0 })
             .expect("recorded");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wgpt::cases::attention::{CASES, of_blocks};
 use wgpt::cases::{Breadth, Case};
-use wgpt::ops::attention::{self, Entry};
+use wgpt::ops::attention::{self, AttentionKernel};
 
 use super::harness::{Device, Mode, check, matrix_device, modes, verify};
 
@@ -12,13 +12,13 @@ use super::harness::{Device, Mode, check, matrix_device, modes, verify};
 fn of_candidates(case: Case, edge: u32, number: usize, [positions, hs]: [usize; 2]) -> Case {
     case.on(move |caps| {
         (caps.emulated_edge, caps.max_workgroup_bytes) = (Some(edge), 48 << 10);
-        let record = Entry::ALL.into_iter().filter_map(|entry| {
+        let record = AttentionKernel::ALL.into_iter().filter_map(|entry| {
             let block = *attention::candidates(caps, entry, hs).get(number)?;
             Some((attention::key(entry, hs, positions), serde_json::to_string(&block).expect("serialises")))
         });
         caps.tuned = Arc::new(record.collect());
         for (key, text) in caps.tuned.iter() {
-            let entry = Entry::ALL.into_iter().find(|entry| *key == attention::key(*entry, hs, positions));
+            let entry = AttentionKernel::ALL.into_iter().find(|entry| *key == attention::key(*entry, hs, positions));
             let block = attention::choose(caps, entry.expect("an entry"), hs, positions);
             assert_eq!(serde_json::to_string(&block).expect("serialises"), *text);
         }
@@ -37,7 +37,7 @@ fn candidates_of_eight_subgroups() {
     let Some(device) = matrix_device() else { return };
     let mut caps = device.caps.clone();
     (caps.emulated_edge, caps.max_workgroup_bytes) = (Some(8), 48 << 10);
-    let candidates = attention::candidates(&caps, Entry::Forward, 16);
+    let candidates = attention::candidates(&caps, AttentionKernel::Forward, 16);
     let number = candidates.iter().position(|block| block.grid_m == 8);
     run_candidates(&device, 8, number.expect("a candidate"));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use wgpt::cases::{self, Breadth, Case};
-use wgpt::gpu::adapter::Flexible;
+use wgpt::gpu::adapter::FlexibleMatrices;
 use wgpt::gpu::{Caps, Gpu, KernelId, Vendor};
 use wgpt::ops;
 use wgpt::ops::matmul::{Algorithm, Spec};
@@ -62,7 +62,7 @@ fn adapters() -> Vec<Caps> {
     for kib in [16, 32, 48] {
         list.extend([8, 16].map(|edge| matrices(edge, kib)));
     }
-    let flexible = |workgroup| Flexible { granularity: [8; 3], largest: 1024, workgroup, invocations: 256 };
+    let flexible = |workgroup| FlexibleMatrices { granularity: [8; 3], largest: 1024, workgroup, invocations: 256 };
     list.extend([true, false].map(|workgroup| Caps { flexible: Some(flexible(workgroup)), ..matrices(16, 32) }));
     list.extend([32, 48].map(|kib| Caps { vendor: Vendor::Amd, ..matrices(16, kib) }));
     list.push(Caps { vendor: Vendor::Amd, subgroup_sizes: (32, 64), ..matrices(16, 64) });

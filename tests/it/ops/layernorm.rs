@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use wgpt::cases::layernorm::{Rows, passes};
-use wgpt::cases::{FULL, Inputs};
+use wgpt::cases::{Inputs, STORED_F32};
 
 use super::harness::{check, devices};
 
@@ -20,7 +20,7 @@ fn constant_rows_and_rows_far_from_zero() {
                 _ => *x *= 1e-6,
             }
         }
-        let rows = Rows { inp: Some(Arc::new(inp)), ..Rows::new(FULL, [6, c]) };
+        let rows = Rows { inp: Some(Arc::new(inp)), ..Rows::new(STORED_F32, [6, c]) };
         passes(&rows).iter().for_each(|case| check(&devices, case));
     }
 }

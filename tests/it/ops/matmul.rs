@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use wgpt::cases::matmul::{Depth, End, Layer, backward_inp, backward_weight, forward};
-use wgpt::cases::{Case, Contents, FULL, HALF, Sample, Slot, bits};
+use wgpt::cases::{Case, Contents, STORED_F16, STORED_F32, Sample, Slot, bits};
 use wgpt::gpu::{Caps, Gpu, Vendor};
-use wgpt::ops::matmul::{self, Algorithm, Coop, Forward, Product, choose};
+use wgpt::ops::matmul::{self, Algorithm, CoopMatmul, Forward, Product, choose};
 
 use super::harness::{check, devices, matrix_device};
 
@@ -16,7 +16,7 @@ type Shape = [usize; 3];
 fn products_of_1558m() {
     let devices = &devices()[..1];
     for [n, k] in [[4800, 1600], [1600, 1600], [6400, 1600], [1600, 6400]] {
-        let layer = Layer { sample: Sample::Some, ..Layer::new(FULL, [64, n, k]) };
+        let layer = Layer { sample: Sample::Subset, ..Layer::new(STORED_F32, [64, n, k]) };
         let cases = [forward(layer, End::Bias), backward_inp(layer, false, 1), backward_weight(layer, Depth::Whole)];
         cases.iter().for_each(|case| check(devices, case));
     }
@@ -31,8 +31,8 @@ fn results_past_the_largest_f16_are_infinite() {
     let [m, n, k]: Shape = [3, 8, 64];
     // 64 products of 30 and 34 are 65,280, of 32 and 32 are 65,536: 65,504 is the largest f16
     for (a, b, want) in [(30.0, 34.0, 65_280.0), (32.0, 32.0, f64::INFINITY), (-32.0, 33.0, f64::NEG_INFINITY)] {
-        let slot = |name, shape| Slot::input(name, shape).of(HALF.0);
-        let out = Slot::overwritten("out", [m, n]).of(HALF.0);
+        let slot = |name, shape| Slot::input(name, shape).of(STORED_F16.0);
+        let out = Slot::overwritten("out", [m, n]).of(STORED_F16.0);
         let case = Case::new(
             matmul::FORWARD,
             format!("{a} {b}"),
@@ -40,7 +40,7 @@ fn results_past_the_largest_f16_are_infinite() {
             |pass, t| matmul::forward(pass, Forward { inp: &t[0], weight: &t[1], bias: None, out: &t[2] }),
             move || {
                 let infinite = u32::from(half::f16::from_f64(want).to_bits());
-                let operands = [vec![a; m * k], vec![b; n * k]].map(|values| HALF.contents(&values));
+                let operands = [vec![a; m * k], vec![b; n * k]].map(|values| STORED_F16.contents(&values));
                 let [inp, weight] = operands;
                 vec![inp, weight, Contents::unwritten(bits(&vec![infinite; m * n]))]
             },
@@ -49,34 +49,34 @@ fn results_past_the_largest_f16_are_infinite() {
     }
 }
 
-/// A case of a candidate of `wgpt tune`, chosen as a record chooses it, on an adapter with 48 KiB of workgroup memory
-/// and an edge of 16.
-fn of_candidate(case: Case, product: Product, shape: Shape, coop: Coop) -> Case {
+/// A case of a candidate of `wgpt tune`, chosen as a record chooses it, on an adapter with 48 KiB of workgroup memory and
+/// an edge of 16.
+fn of_candidate(case: Case, product: Product, shape: Shape, coop: CoopMatmul) -> Case {
     let text = serde_json::to_string(&Algorithm::Coop(coop)).expect("serialises");
     case.on(move |caps| {
         (caps.emulated_edge, caps.max_workgroup_bytes) = (Some(16), 48 << 10);
-        caps.tuned = Arc::new([(choose::key(product, HALF.0, shape), text.clone())].into());
-        assert_eq!(choose::choose(caps, product, HALF.0, shape), Algorithm::Coop(coop));
+        caps.tuned = Arc::new([(choose::key(product, STORED_F16.0, shape), text.clone())].into());
+        assert_eq!(choose::choose(caps, product, STORED_F16.0, shape), Algorithm::Coop(coop));
     })
 }
 
-fn run_candidate(coop: Coop, all: bool) {
+fn run_candidate(coop: CoopMatmul, all: bool) {
     let Some(device) = matrix_device() else { return };
     let [m, n, k] = [coop.tile_m + 12, coop.tile_n + 8, 2 * coop.tile_k + 8].map(|x| x as usize);
     let of = |case, product| of_candidate(case, product, [m, n, k], coop);
-    let mut cases = vec![of(backward_weight(Layer::new(HALF, [k, m, n]), Depth::Whole), Product::BackwardWeight)];
+    let mut cases = vec![of(backward_weight(Layer::new(STORED_F16, [k, m, n]), Depth::Whole), Product::BackwardWeight)];
     if all {
-        cases.push(of(forward(Layer::new(HALF, [m, n, k]), End::Plain), Product::Forward));
-        cases.push(of(backward_inp(Layer::new(HALF, [m, k, n]), false, 1), Product::BackwardInp));
+        cases.push(of(forward(Layer::new(STORED_F16, [m, n, k]), End::Plain), Product::Forward));
+        cases.push(of(backward_inp(Layer::new(STORED_F16, [m, k, n]), false, 1), Product::BackwardInp));
     }
     cases.iter().for_each(|case| check(std::slice::from_ref(&device), case));
 }
 
-fn candidates() -> Vec<Coop> {
+fn candidates() -> Vec<CoopMatmul> {
     let Some(device) = matrix_device() else { return Vec::new() };
     let mut caps = device.caps;
     (caps.emulated_edge, caps.max_workgroup_bytes) = (Some(16), 48 << 10);
-    let coops = choose::candidates(&caps, HALF.0).into_iter().filter_map(|algorithm| match algorithm {
+    let coops = choose::candidates(&caps, STORED_F16.0).into_iter().filter_map(|algorithm| match algorithm {
         Algorithm::Coop(coop) => Some(coop),
         _ => None,
     });
@@ -99,15 +99,16 @@ fn in_small_tiles(case: Case, product: Product, shape: Shape, (vendor, buffers, 
     case.on(move |caps| {
         (caps.software, caps.vendor) = (false, vendor);
         caps.emulated_edge = (edge == 16).then_some(16);
-        let is_wanted = |coop: &&Coop| [coop.tile_m, coop.tile_n, coop.tile_k, coop.buffers] == [32, 32, 16, buffers];
-        let candidates = choose::candidates(caps, HALF.0);
+        let is_wanted =
+            |coop: &&CoopMatmul| [coop.tile_m, coop.tile_n, coop.tile_k, coop.buffers] == [32, 32, 16, buffers];
+        let candidates = choose::candidates(caps, STORED_F16.0);
         let coops = candidates.iter().filter_map(|a| if let Algorithm::Coop(coop) = a { Some(coop) } else { None });
         let coop = *coops.into_iter().find(is_wanted).expect("a candidate of these tiles");
         assert!(coop.unrolled && coop.units.functions);
         assert_eq!([coop.peeled, coop.transposed], [Vendor::Nvidia, Vendor::Amd].map(|of| vendor == of));
         let text = serde_json::to_string(&Algorithm::Coop(coop)).expect("serialises");
-        caps.tuned = Arc::new([(choose::key(product, HALF.0, shape), text)].into());
-        assert_eq!(choose::choose(caps, product, HALF.0, shape), Algorithm::Coop(coop));
+        caps.tuned = Arc::new([(choose::key(product, STORED_F16.0, shape), text)].into());
+        assert_eq!(choose::choose(caps, product, STORED_F16.0, shape), Algorithm::Coop(coop));
     })
 }
 
@@ -120,23 +121,23 @@ fn kernels_of_gpus_in_small_tiles() {
     let (nvidia, amd, other) = (Vendor::Nvidia, Vendor::Amd, Vendor::Other);
     let forms = [(nvidia, 1, 8), (nvidia, 2, 8), (amd, 1, 8), (amd, 2, 8), (nvidia, 1, 16), (other, 1, 8)];
     for (at, form) in forms.into_iter().enumerate() {
-        let layer = Layer::new(HALF, [m, n, k]);
+        let layer = Layer::new(STORED_F16, [m, n, k]);
         let ends = if at == 0 { &End::ALL[..] } else { &[End::Gelu] };
         let mut cases: Vec<Case> =
             ends.iter().map(|end| in_small_tiles(forward(layer, *end), Product::Forward, [m, n, k], form)).collect();
         cases.push(in_small_tiles(backward_inp(layer, true, 1), Product::BackwardInp, [m, k, n], form));
         if at == 0 {
             // two windows of the weight, the second of which adds to what the first one left
-            let windows = backward_inp(Layer::new(HALF, [64, 128, 128]), false, 2);
+            let windows = backward_inp(Layer::new(STORED_F16, [64, 128, 128]), false, 2);
             let windows = in_small_tiles(windows, Product::BackwardInp, [64, 128, 64], form);
             cases.push(windows.on(|caps| caps.max_binding_bytes = 16_384));
             cases.push(in_small_tiles(backward_weight(layer, Depth::Whole), Product::BackwardWeight, [n, k, m], form));
         }
         // parts of 528 and 512
-        let deep = Layer::new(HALF, [1040, n, k]);
+        let deep = Layer::new(STORED_F16, [1040, n, k]);
         let parts = Depth::PartsAndBias(2, 2 * n * k);
         cases.push(in_small_tiles(backward_weight(deep, parts), Product::BackwardWeight, [n, k, 1040], form));
-        let ragged = Layer::new(HALF, [40, 72, 104]);
+        let ragged = Layer::new(STORED_F16, [40, 72, 104]);
         cases.push(in_small_tiles(forward(ragged, End::Bias), Product::Forward, [40, 72, 104], form));
         for case in &cases {
             let program = case.dry(&Gpu::dry(Caps::webgpu_defaults()), &device.caps).expect("records");
@@ -158,7 +159,7 @@ fn gelu_is_of_what_is_kept() {
             let value = |i: usize| ((i * 7919 + seed) % 509) as f32 / 509.0 - 0.5;
             (0..count).flat_map(|i| half::f16::from_f32(value(i)).to_le_bytes()).collect()
         };
-        let tensor = |name, rows, columns| gpu.tensor(name, rows, columns, HALF.0).expect("a tensor");
+        let tensor = |name, rows, columns| gpu.tensor(name, rows, columns, STORED_F16.0).expect("a tensor");
         let (inp, weight) = (tensor("inp", m, k), tensor("weight", n, k));
         let (out, gelu) = (tensor("out", m, n), tensor("gelu", m, n));
         let bias = gpu.tensor("bias", 1, n, wgpt::gpu::Elem::F32).expect("a tensor");

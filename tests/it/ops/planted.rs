@@ -1,6 +1,6 @@
 //! Tests of the harness itself: it must fail on deliberately wrong kernels, and the report must state what is wrong.
 
-use wgpt::cases::{Case, Contents, FULL, Inputs, Slot, Want, absolute, rounding, wide};
+use wgpt::cases::{Case, Contents, Inputs, STORED_F32, Slot, Want, absolute, rounding, wide};
 use wgpt::gpu::kernel::Width;
 use wgpt::gpu::{Caps, Dispatch, Elem, Immediates, KernelId, OpPass, Options, Pass, Tensor};
 use wgpt::ops::matmul::{self, Epilogue, Product, Spec, generate};
@@ -35,7 +35,7 @@ fn planted(
 /// Numbers within `budget` of `want`, of the magnitude `size`.
 fn near(want: Vec<f64>, budget: f64, size: f64) -> Want {
     let magnitude = vec![size; want.len()];
-    FULL.near(want, budget, &magnitude)
+    STORED_F32.near(want, budget, &magnitude)
 }
 
 /// A shader file's kernel with another text, under a name that says so. Texts of tests live until the end.
@@ -55,7 +55,7 @@ fn residual(device: &Device, from: &str, to: &str) -> Result<(), String> {
     let magnitude = absolute(&want);
     let shape = [ROWS, COLUMNS];
     let slots = vec![Slot::input("inp", shape), Slot::input("branch", shape), Slot::overwritten("out", shape)];
-    let want = Contents::unwritten(FULL.near(want, 1.0, &magnitude));
+    let want = Contents::unwritten(STORED_F32.near(want, 1.0, &magnitude));
     let contents = vec![Contents::floats(&inp), Contents::floats(&branch), want];
     let groups = (COUNT as u64 / 4).div_ceil(64);
     verify(device, &planted(format!("{shape:?}"), slots, contents, (kernel, vec![COUNT as u32 / 4], groups)))
@@ -280,7 +280,7 @@ fn a_wrong_matrix_kernel_is_red() {
             ] {
                 let kernel = KernelId::probe("matmul.planted", "main", generate::wgsl(&spec));
                 let slots = vec![Slot::input("a", [m, k]), Slot::input("b", [n, k]), Slot::overwritten("out", [m, n])];
-                let want = Contents::unwritten(FULL.near(want.clone(), rounding(k), &magnitude));
+                let want = Contents::unwritten(STORED_F32.near(want.clone(), rounding(k), &magnitude));
                 let contents = vec![Contents::floats(&a), Contents::floats(&b), want];
                 let recorded = (kernel, params.map(|p| p as u32).to_vec(), u64::from(x) * u64::from(y));
                 let outcome = verify(&device, &planted(format!("{m}x{n}x{k}"), slots, contents, recorded));

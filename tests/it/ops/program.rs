@@ -105,7 +105,7 @@ fn a_dry_program_counts_as_a_real_one() {
             .program
             .commands
             .iter()
-            .map(|c| (c.name().to_owned(), c.place, c.grid, c.flops, c.bytes))
+            .map(|c| (c.name().to_owned(), c.section, c.grid, c.flops, c.bytes))
             .collect::<Vec<_>>()
     };
     assert_eq!(facts(&a), facts(&b));
@@ -140,13 +140,13 @@ fn a_dry_copy_shares_kernels_and_nothing_else() {
     assert!(error.contains("`inp` is a tensor of a dry device"), "{error}");
     assert_eq!(added(&gpu), 2.0);
     // what another device has built is of no use to a new one
-    let other = open().adopting(gpu.dry_copy());
+    let other = open().adopting_kernels(gpu.dry_copy());
     assert_eq!(added(&other), 2.0);
     // nor is a dry device's cache to one that has recorded: its bind groups go by numbers of its own
     let planner = Gpu::dry(gpu.caps.clone());
     let [x, y] = ["x", "y"].map(|name| planner.tensor(name, 1, 4, Elem::F32).expect("memory"));
     gelu::forward(&mut Pass::new(&planner), gelu::Forward { inp: &x, out: &y }).expect("recorded");
-    assert_eq!(added(&other.adopting(planner)), 2.0);
+    assert_eq!(added(&other.adopting_kernels(planner)), 2.0);
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn a_full_read_ring_is_an_error_with_a_remedy() {
     uploads.submit(&gpu, &[], &[&program], &mut [&mut outs]).expect("submitted");
     assert!(outs.is_full());
     let error = uploads.submit(&gpu, &[], &[&program], &mut [&mut outs]).expect_err("full");
-    assert!(error.to_string().contains("must be taken first"), "{error}");
+    assert!(error.to_string().contains("take its results first"), "{error}");
     assert!(outs.take(&gpu, true).expect("taken").is_some());
     uploads.submit(&gpu, &[], &[&program], &mut [&mut outs]).expect("submitted");
 }

@@ -96,7 +96,7 @@ fn messages_name_the_place_the_tensor_and_both_shapes() {
     assert_eq!(message.as_deref(), Some("residual.forward: `branch` has another shape, expected (6, 16), got (6, 17)"));
     let (qkv, out) = (&tensor(gpu, [6, 48]), &full);
     for heads in [4, 3, 0] {
-        let shape = attention::Shape { batch: 2, positions: 3, heads };
+        let shape = attention::AttentionSizes { batch: 2, positions: 3, heads };
         let lse = &tensor(gpu, [2 * heads, 3]);
         let message = refusal(gpu, |pass| attention::forward(pass, attention::Forward { shape, qkv, out, lse }));
         let want = format!("attention.forward: {heads} heads of 16 channels, expected heads of 8 to 128");

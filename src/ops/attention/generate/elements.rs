@@ -1,25 +1,26 @@
-//! From scores to weights where a kernel can compute with the elements of matrices.
+//! The step from scores to weights where a kernel can compute with the elements of matrices.
 //!
-//! A matrix of scores never leaves registers as f32: it begins as what its rows or columns are compared to, in diagonal blocks a
-//! mask is added, and functions of elements turn it into weights. These go as f16 through workgroup memory to be loaded as
-//! operands. Only the first block of the forward, and blocks with a score that has outgrown its row's reference, need the
-//! largest score of a row: `spilled`, a tile in workgroup memory, holds the scores while it is found.
+//! A matrix of scores never leaves registers as f32. It is initialised with minus the references of its rows or
+//! columns, a mask is added in blocks on the diagonal, and functions of elements turn it into weights. Weights go
+//! through workgroup memory as f16, to be loaded as operands. The largest score of a row is needed only in the first
+//! block of the forward kernel and in blocks with a score that exceeds its row's reference by too much. `spilled`, a
+//! tile in workgroup memory, then holds the scores for the search.
 //!
-//! A row or column has one reference. A load with a stride of 0 makes a matrix of references: all its columns, or all its rows,
-//! are the same numbers.
+//! A row or column has one reference. A load with a stride of 0 makes a matrix of references, in which all columns, or
+//! all rows, are equal.
 
-use crate::gpu::text::Text;
-use crate::ops::matrix_units::{By, grid, store};
+use crate::gpu::wgsl_text::Text;
+use crate::ops::matrix_units::{LoadBy, grid, store};
 
-use super::super::coop::{Coop, Entry};
+use super::super::coop::{AttentionKernel, CoopAttention};
 
-/// The shaders that these kernels join to those all attention kernels share.
+/// The shaders of these kernels, in addition to those that all attention kernels share.
 pub(super) const SHADERS: [&str; 2] = [
     include_str!("../../../../shaders/shared/matrices.wgsl"),
     include_str!("../../../../shaders/attention_elements.wgsl"),
 ];
 
-impl Coop {
+impl CoopAttention {
     pub(super) fn declare_for_elements(&self, t: &mut Text) {
         for tile in [self.spill_tile("spilled"), self.mask_tile("mask")] {
             t.line(format_args!("const {}_STRIDE = {}u;", tile.name.to_uppercase(), tile.stride()));
@@ -31,28 +32,28 @@ impl Coop {
         t.line(format_args!("alias MatrixH = coop_mat{0}x{0}<f16, C>;", self.units.native));
     }
 
-    /// Loads the matrix of what scores, or slopes, of rows i and columns j begin as.
+    /// Returns the load of the initial matrix of scores or slopes for rows i and columns j.
     fn load_starts(&self, array: &str, i: u32, j: u32) -> String {
         let n = self.units.native;
         match self.entry {
             // equal rows
-            Entry::BackwardKv => format!("coopLoadT<MatrixC>(&{array}[score_column + {}u], 0u)", j * n),
+            AttentionKernel::BackwardKv => format!("coopLoadT<MatrixC>(&{array}[score_column + {}u], 0u)", j * n),
             // equal columns
             _ => format!("coopLoad<MatrixC>(&{array}[subgroup_row + {}u], 0u)", i * n),
         }
     }
 
-    /// Hides what rows do not see of column matrix j.
+    /// Adds the mask for column matrix j, which hides columns that a row does not see.
     fn hide(&self, t: &mut Text, j: u32) {
         let ([tall, ..], n) = (self.matrices(), self.units.native);
         for i in 0..tall {
             let at = self.units.index(format!("mask_column(beyond + {})", (j * n) as i32 - (i * n) as i32));
-            let load = self.units.load_from_unit(By::Rows, "C", "mask", at, self.units.index("MASK_STRIDE"));
+            let load = self.units.load_from_unit(LoadBy::Rows, "C", "mask", at, self.units.index("MASK_STRIDE"));
             t.line(format_args!("p{i}_{j} = p{i}_{j} + {load};"));
         }
     }
 
-    /// Stores a matrix of operands of the next product.
+    /// Stores a matrix that is an operand of the next product.
     fn store_half(&self, t: &mut Text, from: &str, to: &str, (i, j): (u32, u32)) {
         let n = self.units.native;
         t.line(format_args!("let half_{from} = to_half({from});"));
@@ -60,7 +61,7 @@ impl Coop {
         store(t, &format!("half_{from}"), to, &at, &self.weight_stride());
     }
 
-    /// One matrix of columns after the other.
+    /// Computes the weights and dscores of the backward kernels, one matrix of columns after the other.
     pub(super) fn backward_elements(&self, t: &mut Text, is_cut: bool) {
         (0..self.matrices()[1]).for_each(|j| self.backward_matrix(t, j, is_cut));
     }
@@ -80,7 +81,7 @@ impl Coop {
         self.multiply_columns(t, ("s", y_tile), "d", j);
         for i in 0..tall {
             t.line(format_args!("let w{i}_{j} = known_weights_of(p{i}_{j});"));
-            if self.entry == Entry::BackwardKv {
+            if self.entry == AttentionKernel::BackwardKv {
                 self.store_half(t, &format!("w{i}_{j}"), "weights", (i, j));
             }
             t.line(format_args!("let slopes{i}_{j} = times(w{i}_{j}, d{i}_{j});"));
@@ -88,7 +89,7 @@ impl Coop {
         }
     }
 
-    /// Where the matrix of rows i is spilled, and its stride.
+    /// Returns the index at which the matrix of rows i is spilled, and its stride.
     fn spill_at(&self, i: u32) -> (String, String) {
         let stride = self.units.units_of(self.spill_tile("").stride());
         (format!("subgroup_row * {stride}u + {}u", i * self.units.native * stride), format!("{stride}u"))
@@ -142,10 +143,10 @@ impl Coop {
         }
     }
 
-    /// Stores the results by way of the tiles.
+    /// Stores the results through the tiles.
     pub(super) fn finish_elements(&self, t: &mut Text) {
         let ([tall, _, wide], n, portion) = (self.matrices(), self.units.native, self.portion());
-        if self.entry == Entry::Forward {
+        if self.entry == AttentionKernel::Forward {
             self.on_grid(t, |t| {
                 for i in 0..tall {
                     let (at, stride) = self.spill_at(i);
@@ -167,8 +168,8 @@ impl Coop {
         for start in (0..self.rows).step_by(portion as usize) {
             self.on_portion(t, start, |t, i, row| {
                 for (o, j) in grid(self.entry.outs(), wide) {
-                    // dq and dk are still without the scale
-                    let scale = if self.entry == Entry::Forward || o == 1 { "" } else { " * SCALE" };
+                    // dq and dk have not been scaled yet
+                    let scale = if self.entry == AttentionKernel::Forward || o == 1 { "" } else { " * SCALE" };
                     let name = format!("result{o}_{i}_{j}_{start}");
                     t.line(format_args!("let {name} = to_half(o{o}_{i}_{j}{scale});"));
                     let at = self.units.index(format!("{row} * TILE_STRIDE + {}u", j * n));
@@ -179,9 +180,9 @@ impl Coop {
             });
             t.line("workgroupBarrier();");
             match self.entry {
-                Entry::Forward => t.line(format_args!("finish_out(at, {start}u, thread);")),
-                Entry::BackwardQ => t.line(format_args!("finish_dqkv(at, {start}u, 0u, 0u, thread);")),
-                Entry::BackwardKv => {
+                AttentionKernel::Forward => t.line(format_args!("finish_out(at, {start}u, thread);")),
+                AttentionKernel::BackwardQ => t.line(format_args!("finish_dqkv(at, {start}u, 0u, 0u, thread);")),
+                AttentionKernel::BackwardKv => {
                     t.line(format_args!("finish_dqkv(at, {start}u, 1u, 0u, thread);"));
                     t.line(format_args!("finish_dqkv(at, {start}u, 2u, COLUMNS, thread);"));
                 }

@@ -1,20 +1,21 @@
-//! The text of [`Coop`]: constants and tiles, what the shaders have, and the entry point, whose matrices must have names.
+//! The text of [`CoopAttention`]: constants, tiles, the shared shaders, and the entry point. The entry point is
+//! generated because each matrix must have a name.
 //!
-//! A workgroup's rows come in as matrices (`tiles`), then block after block of columns, of which the next is fetched while this one
-//! is multiplied (`products`). What is between the products, from scores to weights, is in `elements` where a kernel can
-//! compute with the elements of a matrix, else in `sums`.
+//! First a workgroup loads its rows as matrices (`tiles`). Then it iterates over blocks of columns and fetches the next
+//! block while it multiplies the current one (`products`). The step from scores to weights, between the products, is in
+//! `elements` where a kernel can compute with the elements of a matrix, else in `sums`.
 
 mod elements;
 mod products;
 mod sums;
 mod tiles;
 
-use crate::gpu::text::{Text, without_directive};
+use crate::gpu::wgsl_text::{Text, without_directive};
 use crate::ops::matrix_units::{DIRECTIVES, HALF8, Tile, UNIFORM_SUBGROUPS, divided, grid, guarded};
 
-use super::coop::{Coop, Entry};
+use super::coop::{AttentionKernel, CoopAttention};
 
-impl Coop {
+impl CoopAttention {
     pub(super) fn write(&self) -> String {
         let mut t = Text::default();
         DIRECTIVES.iter().for_each(|line| t.line(line));
@@ -34,13 +35,14 @@ impl Coop {
         t.text
     }
 
-    /// Matrices of a subgroup along its rows, along its part of a block's columns, and along its part of the head.
+    /// Returns a subgroup's matrices along its rows, along its part of a block's columns, and along its part of the
+    /// head.
     fn matrices(&self) -> [u32; 3] {
         let n = self.units.native;
         [self.rows / self.grid_m / n, self.columns / self.grid_n / n, self.head_size / self.grid_n / n]
     }
 
-    /// Rows that go through the tiles at once, on their way in and out.
+    /// Returns the number of rows that pass through the tiles at once when rows are loaded or stored.
     fn portion(&self) -> u32 {
         self.rows.min(self.columns)
     }
@@ -62,8 +64,8 @@ impl Coop {
             t.line(format_args!("const {name} = {value}u;"));
         }
         t.line(format_args!("const SCALE = {:?}; // 1 / sqrt(HEAD_SIZE)", 1.0 / (*head_size as f32).sqrt()));
-        t.line(format_args!("const ROWS_ARE_KEYS = {};", *entry == Entry::BackwardKv));
-        t.line(format_args!("const LAST_FIRST = {};", *entry != Entry::BackwardKv));
+        t.line(format_args!("const ROWS_ARE_KEYS = {};", *entry == AttentionKernel::BackwardKv));
+        t.line(format_args!("const LAST_FIRST = {};", *entry != AttentionKernel::BackwardKv));
         units.aliases(t);
         self.declare_pieces(t);
         self.declare(t, &self.both_tiles(), "tile");
@@ -83,7 +85,8 @@ impl Coop {
         t.close();
     }
 
-    /// Declares where a Half8 of the columns' tiles belongs.
+    /// Declares the functions that map a piece, a Half8 of the columns' tiles, to its line and its position in the
+    /// line.
     fn declare_pieces(&self, t: &mut Text) {
         let most = (self.columns * self.head_size / 8).next_multiple_of(self.threads());
         let (line, place) = divided("piece", self.head_size / 8, most);
@@ -91,7 +94,7 @@ impl Coop {
         t.line(format_args!("fn place_in_line(piece: u32) -> u32 {{ return {place}; }}"));
     }
 
-    /// Text that only the subgroups of the grid run.
+    /// Writes text that only the subgroups of the grid run.
     fn on_grid(&self, t: &mut Text, body: impl FnOnce(&mut Text)) {
         self.units.on_grid(t, self.grid_m * self.grid_n, body);
     }
@@ -116,23 +119,24 @@ impl Coop {
             t.line("begin_mask(thread);");
         }
         match entry {
-            Entry::Forward => t.line("begin_starts(thread);"),
-            Entry::BackwardQ => t.line("begin_delta(at, thread);"),
-            Entry::BackwardKv => {}
+            AttentionKernel::Forward => t.line("begin_starts(thread);"),
+            AttentionKernel::BackwardQ => t.line("begin_delta(at, thread);"),
+            AttentionKernel::BackwardKv => {}
         }
         self.stage_rows(t);
-        if *entry == Entry::BackwardQ {
+        if *entry == AttentionKernel::BackwardQ {
             t.line("keep_delta(at, thread);");
         }
         for (i, j) in grid(tall, wide) {
             (0..entry.outs()).for_each(|o| t.line(format_args!("var o{o}_{i}_{j} = MatrixC();")));
         }
-        if *entry == Entry::Forward && self.units.functions {
+        if *entry == AttentionKernel::Forward && self.units.functions {
             (0..tall).for_each(|i| t.line(format_args!("var total{i} = MatrixC();")));
         }
-        // blocks that the diagonal cuts, and those that all rows see: behind them for keys as rows, else before
+        // blocks that the diagonal cuts, and blocks that all rows see; the latter come after the diagonal if rows are
+        // keys, else before
         let (start, middle, end) = match entry {
-            Entry::BackwardKv => (
+            AttentionKernel::BackwardKv => (
                 "at.first / COLUMNS * COLUMNS",
                 "min((at.first + ROWS + COLUMNS - 1u) / COLUMNS * COLUMNS, params.positions)",
                 "params.positions",
@@ -150,7 +154,7 @@ impl Coop {
             self.fill(t);
             t.line("// the tiles are complete before anyone reads them");
             t.line("workgroupBarrier();");
-            self.block(t, is_first == (*entry == Entry::BackwardKv));
+            self.block(t, is_first == (*entry == AttentionKernel::BackwardKv));
             t.line("first_column += COLUMNS;");
             t.line("// everyone has read the tiles before they are overwritten");
             t.line("workgroupBarrier();");
@@ -164,12 +168,12 @@ impl Coop {
         t.close();
     }
 
-    /// Finds where a subgroup's matrices lie, in units of the tiles. Constants are added behind: compilers fold them into the
-    /// accesses.
+    /// Writes the base indices of a subgroup's matrices, in units of the tiles. Constants are added last so that
+    /// compilers fold them into the accesses.
     fn bases(&self, t: &mut Text) {
         let [tile, weights] =
             [self.columns_tile(""), self.weights_tile("")].map(|tile| self.units.units_of(tile.stride()));
-        // where several subgroups share rows, each has its part of the columns, then of the head
+        // if several subgroups share rows, each has its part of the columns, then of the head
         let part = |whole: u32| format!("(subgroup % {}u) * {}u", self.grid_n, whole / self.grid_n);
         t.line(format_args!("let score_column = {};", part(self.columns)));
         t.line(format_args!("let columns_base = score_column * {tile}u;"));
@@ -181,13 +185,13 @@ impl Coop {
         t.line(format_args!("let weights_base = subgroup_row * {weights}u;"));
         t.line(format_args!("let weights_to = weights_base + {};", self.units.index("score_column")));
         let part = match self.entry {
-            Entry::BackwardKv => 0,
+            AttentionKernel::BackwardKv => 0,
             _ => 1,
         };
         t.line(format_args!("let x_base = qkv_at(at, 0u, {part}u);"));
         t.line("let qkv_line = 3u * params.heads * (HEAD_SIZE / 8u);");
         match self.entry {
-            Entry::BackwardKv => {
+            AttentionKernel::BackwardKv => {
                 t.line("let y_base = out_at(at, 0u);");
                 t.line("let out_line = params.heads * (HEAD_SIZE / 8u);");
             }
@@ -195,34 +199,34 @@ impl Coop {
         }
     }
 
-    /// One block of columns, perhaps one that the diagonal cuts. The next is fetched ahead.
+    /// Writes the work on one block of columns, which the diagonal cuts if `is_cut`. The next block is fetched ahead.
     fn block(&self, t: &mut Text, is_cut: bool) {
         if is_cut {
             let sees = match self.entry {
-                Entry::BackwardKv => "first_column + COLUMNS > subgroup_first",
+                AttentionKernel::BackwardKv => "first_column + COLUMNS > subgroup_first",
                 _ => "first_column < subgroup_first + SUBGROUP_ROWS",
             };
             t.line("// a subgroup that sees nothing of the block has nothing to do");
             t.line(format_args!("let sees = {sees};"));
             if self.units.functions {
-                t.line("// how far the first column lies beyond the first row");
+                t.line("// distance of the first column from the first row");
                 t.line("let beyond = i32(first_column + score_column) - i32(subgroup_first);");
             }
         }
         let condition = is_cut.then_some("sees");
         let busy = |t: &mut Text, body: &dyn Fn(&mut Text)| guarded(t, condition, |t| self.on_grid(t, body));
         busy(t, &|t| match (self.entry, self.units.functions) {
-            (Entry::Forward, true) => self.forward_elements(t, is_cut),
+            (AttentionKernel::Forward, true) => self.forward_elements(t, is_cut),
             (_, true) => self.backward_elements(t, is_cut),
             (_, false) => self.weights_by_sums(t, is_cut),
         });
-        // weights stay within the subgroup that made them, if it made whole rows
+        // only the subgroup that computed weights reads them, if it computed whole rows
         t.line(if self.grid_n == 1 { "subgroupBarrier();" } else { "workgroupBarrier();" });
         self.fetch(t, "first_column + COLUMNS");
         busy(t, &|t| self.add_products(t));
     }
 
-    /// Deals a subgroup's rows out to its invocations: writes what is done with one of them.
+    /// Writes `body` for each row of a subgroup, distributed over its invocations.
     pub(super) fn on_rows(&self, t: &mut Text, body: impl Fn(&str) -> String) {
         let (rows, lanes) = (self.rows / self.grid_m, self.units.lanes);
         if self.units.varying {

@@ -1,17 +1,18 @@
 //! The products of matrices.
 
-use crate::gpu::text::Text;
-use crate::ops::matrix_units::By;
+use crate::gpu::wgsl_text::Text;
+use crate::ops::matrix_units::LoadBy;
 
-use super::super::coop::{Coop, Entry};
+use super::super::coop::{AttentionKernel, CoopAttention};
 
-impl Coop {
-    /// Multiplies the rows by column matrix j of a tile; the sums {to}{i}_{j} have begun.
+impl CoopAttention {
+    /// Multiplies the rows by column matrix j of a tile and adds to the sums `{to}{i}_{j}`, which are initialised
+    /// already.
     pub(super) fn multiply_columns(&self, t: &mut Text, (name, tile): (&str, u32), to: &str, j: u32) {
         let ([tall, ..], n, stride) = (self.matrices(), self.units.native, self.columns_tile("").stride());
         for k in 0..self.head_size / n {
             let at = format!("columns_base + {}u", self.units.units_of(tile + j * n * stride + k * n));
-            let load = self.units.load_from_unit(By::Columns, "B", "tiles", at, self.units.index("TILE_STRIDE"));
+            let load = self.units.load_from_unit(LoadBy::Columns, "B", "tiles", at, self.units.index("TILE_STRIDE"));
             t.line(format_args!("let {to}{j}_by{k} = {load};"));
             for i in 0..tall {
                 t.line(format_args!("{to}{i}_{j} = coopMultiplyAdd({name}{i}_{k}, {to}{j}_by{k}, {to}{i}_{j});"));
@@ -19,7 +20,7 @@ impl Coop {
         }
     }
 
-    /// From one row of weights to the next.
+    /// Returns the stride from one row of weights to the next, in units of the tile.
     pub(super) fn weight_stride(&self) -> String {
         format!("{}u", self.units.units_of(self.weights_tile("").stride()))
     }
@@ -29,9 +30,9 @@ impl Coop {
         let ([tall, _, wide], n, units) = (self.matrices(), self.units.native, self.units);
         let (x_tile, y_tile) = (0, self.columns_tile("").elements());
         let products: &[(&str, u32)] = match self.entry {
-            Entry::Forward => &[("weights", y_tile)],
-            Entry::BackwardQ => &[("dscores", x_tile)],
-            Entry::BackwardKv => &[("dscores", x_tile), ("weights", y_tile)],
+            AttentionKernel::Forward => &[("weights", y_tile)],
+            AttentionKernel::BackwardQ => &[("dscores", x_tile)],
+            AttentionKernel::BackwardKv => &[("dscores", x_tile), ("weights", y_tile)],
         };
         let turned = self.turned_tile("");
         let [stride, tile_stride] = [self.weights_tile(""), self.columns_tile("")].map(|tile| tile.stride());
@@ -39,7 +40,7 @@ impl Coop {
         for (k, (o, (from, tile))) in all {
             for i in 0..tall {
                 let at = format!("weights_base + {}u", units.units_of(i * n * stride + k * n));
-                let load = units.load_from_unit(By::Rows, "A", from, at, self.weight_stride());
+                let load = units.load_from_unit(LoadBy::Rows, "A", from, at, self.weight_stride());
                 t.line(format_args!("let a{o}_{i}_{k} = {load};"));
             }
             for j in 0..wide {
@@ -49,7 +50,7 @@ impl Coop {
                         units.units_of(o as u32 * turned.elements() + j * n * turned.stride() + k * n)
                     );
                     units.load_from_unit(
-                        By::Columns,
+                        LoadBy::Columns,
                         "B",
                         "turned",
                         at,
@@ -57,7 +58,7 @@ impl Coop {
                     )
                 } else {
                     let at = format!("head_base + {}u", units.units_of(tile + k * n * tile_stride + j * n));
-                    units.load_from_unit(By::Rows, "B", "tiles", at, units.index("TILE_STRIDE"))
+                    units.load_from_unit(LoadBy::Rows, "B", "tiles", at, units.index("TILE_STRIDE"))
                 };
                 t.line(format_args!("let b{o}_{j}_{k} = {load};"));
                 for i in 0..tall {

@@ -1,15 +1,16 @@
-//! From scores to weights by way of workgroup memory, where matrices are opaque: products go there as f32, invocations turn them
-//! into weights, and those are loaded as f16 matrices of the next product. All of it stays within a subgroup.
+//! The step from scores to weights where matrices are opaque. Products go through workgroup memory as f32, invocations
+//! turn them into weights there, and weights are loaded as f16 matrices of the next product. All of this stays within a
+//! subgroup.
 
-use crate::gpu::text::Text;
-use crate::ops::matrix_units::{By, grid};
+use crate::gpu::wgsl_text::Text;
+use crate::ops::matrix_units::{LoadBy, grid};
 
-use super::super::coop::{Coop, Entry};
+use super::super::coop::{AttentionKernel, CoopAttention};
 
-/// The shader that these kernels join to those all attention kernels share.
+/// The shader of these kernels, in addition to those that all attention kernels share.
 pub(super) const SHADERS: [&str; 1] = [include_str!("../../../../shaders/attention_sums.wgsl")];
 
-impl Coop {
+impl CoopAttention {
     pub(super) fn declare_for_sums(&self, t: &mut Text) {
         for (name, value) in [
             ("GRID_N", self.grid_n),
@@ -27,12 +28,12 @@ impl Coop {
         }
     }
 
-    /// Places of the subgroup's invocations, and how many there are.
+    /// Returns the number of invocations over which a subgroup's work is distributed.
     fn lanes(&self) -> String {
         if self.units.varying { "lanes".to_owned() } else { format!("{}u", self.units.lanes) }
     }
 
-    /// Scores, and in the backward dout v, of all a subgroup's columns; then their weights.
+    /// Writes the scores of all columns of a subgroup, in the backward kernels also dout v, and then their weights.
     pub(super) fn weights_by_sums(&self, t: &mut Text, is_cut: bool) {
         let ([tall, across, _], n, y_tile) = (self.matrices(), self.units.native, self.columns_tile("").elements());
         let products = [("r", 0, "p", "sums"), ("s", y_tile, "d", "slopes")];
@@ -48,9 +49,10 @@ impl Coop {
         }
         t.line("subgroupBarrier();");
         match self.entry {
-            Entry::Forward => self.forward_sums(t, is_cut),
+            AttentionKernel::Forward => self.forward_sums(t, is_cut),
             _ => {
-                let name = if self.entry == Entry::BackwardQ { "slopes_of_queries" } else { "slopes_of_keys" };
+                let name =
+                    if self.entry == AttentionKernel::BackwardQ { "slopes_of_queries" } else { "slopes_of_keys" };
                 let lanes = self.lanes();
                 t.line(format_args!("{name}(at, subgroup_row, score_column, first_column, {is_cut}, lane, {lanes});"));
             }
@@ -70,20 +72,20 @@ impl Coop {
             t.line("subgroupBarrier();");
             for (i, j) in grid(tall, count) {
                 let at = format!("(subgroup_row + {}u) * SUMS_STRIDE + {}u", i * n, j * n);
-                let load = self.units.load(By::Rows, "C", "sums", at, "SUMS_STRIDE");
+                let load = self.units.load(LoadBy::Rows, "C", "sums", at, "SUMS_STRIDE");
                 t.line(format_args!("o0_{i}_{} = {load};", first + j));
             }
         }
         t.close();
     }
 
-    /// Matrices of a subgroup along the head that fit into `sums` at a time, as (first, count).
+    /// Returns the chunks of a subgroup's matrices along the head that fit `sums` at a time, as (first, count).
     fn chunks(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
         let [_, most, wide] = self.matrices();
         (0..wide).step_by(most as usize).map(move |first| (first, most.min(wide - first)))
     }
 
-    /// Puts a chunk of a result into the subgroup's part of `sums`.
+    /// Stores a chunk of a result in the subgroup's part of `sums`.
     fn spill_chunk(&self, t: &mut Text, out: u32, (first, count): (u32, u32)) {
         let ([tall, ..], n) = (self.matrices(), self.units.native);
         for (i, j) in grid(tall, count) {
@@ -92,15 +94,15 @@ impl Coop {
         }
     }
 
-    /// Stores the results by way of `sums`.
+    /// Stores the results through `sums`.
     pub(super) fn finish_sums(&self, t: &mut Text) {
         let calls: &[&str] = match self.entry {
-            Entry::Forward => &["finish_out(at"],
-            Entry::BackwardQ => &["finish_dqkv(at, 0u, SCALE"],
-            Entry::BackwardKv => &["finish_dqkv(at, 1u, SCALE", "finish_dqkv(at, 2u, 1.0"],
+            AttentionKernel::Forward => &["finish_out(at"],
+            AttentionKernel::BackwardQ => &["finish_dqkv(at, 0u, SCALE"],
+            AttentionKernel::BackwardKv => &["finish_dqkv(at, 1u, SCALE", "finish_dqkv(at, 2u, 1.0"],
         };
         let (n, head, lanes) = (self.units.native, self.head_size / self.grid_n, self.lanes());
-        if self.entry == Entry::Forward {
+        if self.entry == AttentionKernel::Forward {
             self.on_grid(t, |t| self.on_rows(t, |row| format!("finish_row(at, {row});")));
         }
         for (out, call) in (0..).zip(calls) {

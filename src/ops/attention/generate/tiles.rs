@@ -1,22 +1,22 @@
-//! How rows and columns come into the tiles.
+//! The loading of rows and columns into the tiles.
 
-use crate::gpu::text::Text;
-use crate::ops::matrix_units::{By, Rounds, grid, guarded};
+use crate::gpu::wgsl_text::Text;
+use crate::ops::matrix_units::{LoadBy, Rounds, grid, guarded};
 
-use super::super::coop::{Coop, Entry};
+use super::super::coop::{AttentionKernel, CoopAttention};
 
-/// Lines of a piece that is turned: a vec4 of each of its columns.
+/// Lines of a transposed piece: it becomes a vec4 for each of its columns.
 const ACROSS: u32 = 4;
 
-impl Coop {
-    /// Loads the rows' matrices as r{i}_{k}, by way of the tiles.
+impl CoopAttention {
+    /// Loads the matrices of rows as `r{i}_{k}`, through the tiles.
     pub(super) fn stage_rows(&self, t: &mut Text) {
         let ([tall, ..], n, portion) = (self.matrices(), self.units.native, self.portion());
         let deep = self.head_size / n;
         let (x, y) = match self.entry {
-            Entry::Forward => ("qkv_piece(at, t, 0u, c)", None),
-            Entry::BackwardQ => ("qkv_piece(at, t, 0u, c)", Some("dout_piece(at, t, c)")),
-            Entry::BackwardKv => ("qkv_piece(at, t, 1u, c)", Some("qkv_piece(at, t, 2u, c)")),
+            AttentionKernel::Forward => ("qkv_piece(at, t, 0u, c)", None),
+            AttentionKernel::BackwardQ => ("qkv_piece(at, t, 0u, c)", Some("dout_piece(at, t, c)")),
+            AttentionKernel::BackwardKv => ("qkv_piece(at, t, 1u, c)", Some("qkv_piece(at, t, 2u, c)")),
         };
         let y_tile = self.units.units_of(self.columns_tile("").elements());
         let operands = [("r", 0), ("s", y_tile)];
@@ -41,7 +41,8 @@ impl Coop {
             self.on_portion(t, start, |t, i, row| {
                 for ((name, tile), k) in operands.iter().flat_map(|o| (0..deep).map(move |k| (o, k))) {
                     let at = format!("{} + {tile}u", self.units.index(format!("{row} * TILE_STRIDE + {}u", k * n)));
-                    let load = self.units.load_from_unit(By::Rows, "A", "tiles", at, self.units.index("TILE_STRIDE"));
+                    let load =
+                        self.units.load_from_unit(LoadBy::Rows, "A", "tiles", at, self.units.index("TILE_STRIDE"));
                     t.line(format_args!("{name}{i}_{k} = {load};"));
                 }
             });
@@ -50,8 +51,8 @@ impl Coop {
         }
     }
 
-    /// Writes what `body` does with the rows' matrices i that lie in the portion from row `start` on, of which the tiles hold
-    /// the rows from the line that it is given on.
+    /// Writes `body` for each matrix i of rows in the portion that starts at row `start`. `body` gets the first line of
+    /// the matrix in the tiles.
     pub(super) fn on_portion(&self, t: &mut Text, start: u32, body: impl Fn(&mut Text, u32, &str)) {
         let ([tall, ..], n, portion) = (self.matrices(), self.units.native, self.portion());
         self.on_grid(t, |t| {
@@ -67,20 +68,22 @@ impl Coop {
         });
     }
 
-    /// The pieces of a block that are dealt out: a Half8 of each tile, or where they are turned those of ACROSS lines of one tile.
+    /// Returns the distribution of a block's pieces. A piece is a Half8 of each tile or, with transposed copies, ACROSS
+    /// lines of a Half8 in one tile.
     fn rounds(&self) -> Rounds {
         let pieces = self.columns * self.head_size / 8;
         let pieces = if self.transposed { 2 * pieces / ACROSS } else { pieces };
         Rounds { pieces, threads: self.threads() }
     }
 
-    /// The columns whose starts are loaded: a block's in backward_kv, none in the other kernels, where rows have the starts.
+    /// Returns the distribution of the columns whose initial values are loaded: a block's columns in backward_kv, none
+    /// in the other kernels, where rows have the initial values.
     fn start_rounds(&self) -> Rounds {
-        let pieces = if self.entry == Entry::BackwardKv { self.columns } else { 0 };
+        let pieces = if self.entry == AttentionKernel::BackwardKv { self.columns } else { 0 };
         Rounds { pieces, threads: self.threads() }
     }
 
-    /// Finds where an invocation's pieces of a block lie.
+    /// Writes the positions of an invocation's pieces of a block.
     pub(super) fn declare_fetched(&self, t: &mut Text) {
         for i in 0..self.rounds().count() {
             if self.transposed {
@@ -94,7 +97,7 @@ impl Coop {
         }
     }
 
-    /// One of each tile. Where a workgroup's width is a number of lines, all lie below the first.
+    /// Writes the position of a piece in each tile. If a workgroup covers whole lines, all pieces are below the first.
     fn declare_piece(&self, t: &mut Text, i: u32) {
         let (across, stride) = (self.head_size / 8, self.units.units_of(self.columns_tile("").stride()));
         let lines_apart = self.threads().is_multiple_of(across).then(|| self.threads() / across);
@@ -114,7 +117,8 @@ impl Coop {
         t.line(format_args!("var y_next{i} = Half8();"));
     }
 
-    /// Neighbours in ACROSS lines of x, or for the second half of the pieces of y.
+    /// Writes the position of a transposed piece: neighbours in ACROSS lines of x, or of y for the second half of the
+    /// pieces.
     fn declare_turned(&self, t: &mut Text, i: u32) {
         let (half, deep) = (self.rounds().pieces / 2, self.columns / ACROSS);
         let units = |elements: u32| self.units.units_of(elements);
@@ -137,12 +141,12 @@ impl Coop {
         (0..ACROSS).for_each(|line| t.line(format_args!("var next{i}_{line} = Half8();")));
     }
 
-    /// Loads an invocation's pieces of the block from column `from` on.
+    /// Writes the loads of an invocation's pieces of the block that starts at column `from`.
     pub(super) fn fetch(&self, t: &mut Text, from: &str) {
         let index = |t: &str, place: &str| format!("{t} * qkv_line + (x_base + {place})");
         let x = |t: &str, place: &str| format!("qkv[{}]", index(t, place));
         let y = |t: &str, place: &str| match self.entry {
-            Entry::BackwardKv => format!("dout[{t} * out_line + (y_base + {place})]"),
+            AttentionKernel::BackwardKv => format!("dout[{t} * out_line + (y_base + {place})]"),
             _ => format!("qkv[{} + part_line]", index(t, place)),
         };
         for i in 0..self.rounds().count() {
@@ -172,7 +176,7 @@ impl Coop {
         }
     }
 
-    /// Puts them into the tiles.
+    /// Writes the stores of the loaded pieces to the tiles.
     pub(super) fn fill(&self, t: &mut Text) {
         for i in 0..self.rounds().count() {
             guarded(t, self.rounds().guard(i).as_deref(), |t| {

@@ -7,16 +7,16 @@ use super::{Product, Text, component};
 pub(super) struct Operand {
     /// `a` or `b`.
     pub(super) name: &'static str,
-    /// The parameter that bounds it beside K: `m` or `n`.
+    /// The immediate that bounds the operand in addition to K: `m` or `n`.
     extent: &'static str,
-    /// Length of its tile along that extent.
+    /// Length of the tile along that extent.
     pub(super) tile: u32,
-    /// Stored (extent, K); otherwise (K, extent).
+    /// Whether the operand is stored as (extent, K); otherwise it is (K, extent).
     pub(super) along_k: bool,
 }
 
 impl Operand {
-    /// `a` and `b` of a product, whose tiles are `tile_m` and `tile_n` long.
+    /// Returns `a` and `b` of a product, whose tiles have lengths `tile_m` and `tile_n`.
     pub(super) fn both(product: Product, tile_m: u32, tile_n: u32) -> [Self; 2] {
         [
             Self { name: "a", extent: "m", tile: tile_m, along_k: product != Product::BackwardWeight },
@@ -24,22 +24,22 @@ impl Operand {
         ]
     }
 
-    /// The parameters that bound its lines in memory and the elements of a line.
+    /// Returns the immediates that bound the lines in memory, and the elements of a line.
     pub(super) fn bounds(self) -> [&'static str; 2] {
         if self.along_k { [self.extent, "k"] } else { ["k", self.extent] }
     }
 
-    /// The element at (`line`, `at`) in memory.
+    /// Returns the index of the element at (`line`, `at`) in memory.
     pub(super) fn element(self) -> String {
         format!("params.{0}_offset + line * params.{0}_stride + at", self.name)
     }
 
-    /// Where the workgroup's tile starts along the extent.
+    /// Returns the name of the tile's first position along the extent.
     pub(super) fn first(self) -> &'static str {
         if self.name == "a" { "first_row" } else { "first_column" }
     }
 
-    /// Reads four neighbours into `four` one by one, those inside the matrix.
+    /// Reads four neighbours into `four` one by one, if they are inside the matrix.
     pub(super) fn read_scalars(self, t: &mut Text, read: impl Fn(String) -> String) {
         t.line(format_args!("let start = {};", self.element()));
         for i in 0..4 {

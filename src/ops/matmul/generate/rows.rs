@@ -1,12 +1,12 @@
 //! The kernel for software adapters.
 
-use super::{Algorithm, Bindings, Element, Product, Spec, Text, component, entry, prologue, store};
+use super::{Algorithm, BindingElement, Bindings, Product, Spec, Text, component, entry, prologue, store};
 
 /// The kernel for software adapters.
 ///
-/// A *slot* is what an invocation owns of a row at once: four neighbouring columns with vec4, else one column. For
-/// `Forward` it is always one, since a read of `b` brings neighbours in k; its slots lie `width` columns apart, so that
-/// the lanes' rows of `b` fall into different sets of the CPU's cache.
+/// A *slot* is the unit in which an invocation owns columns of a row: four neighbouring columns with vec4, else one.
+/// For `Forward` it is always one column, because a read of `b` loads neighbours in k. Its slots are `width` columns
+/// apart, so that the rows of `b` that the lanes read fall into different sets of the CPU's cache.
 pub(super) struct Rows {
     spec: Spec,
     width: u32,
@@ -14,15 +14,17 @@ pub(super) struct Rows {
     columns: u32,
     unroll: u32,
     /// Type of one slot.
-    slot: Element,
-    /// `a` is read along M for `BackwardWeight`, otherwise along K; `b` along K for `Forward`, otherwise along N.
+    slot: BindingElement,
+    /// The bindings. `a` is read along M for `BackwardWeight`, otherwise along K; `b` along K for `Forward`, otherwise
+    /// along N.
     bindings: Bindings,
 }
 
-/// Rows of [`Rows`] that stand in one block of code.
+/// Rows whose code forms one block.
 ///
-/// The block's condition holds but for rows beyond the matrix. It is there for the compiler below: within a block of
-/// four rows it keeps accumulators in registers, while with all rows in one block it mixes them up and spills.
+/// The condition of a block is true except for rows beyond the matrix. Its purpose is to help the driver's compiler:
+/// within a block of four rows it keeps accumulators in registers, but with all rows in one block it interleaves and
+/// spills them.
 const BLOCK_ROWS: u32 = 4;
 
 impl Rows {
@@ -30,12 +32,12 @@ impl Rows {
         let Algorithm::Rows { width, rows, columns, unroll, pairs } = spec.algorithm else {
             unreachable!("the caller matched Algorithm::Rows")
         };
-        let element = if spec.vec4() { Element::Vec4 } else { Element::F32 };
-        let operand = if spec.vec4() && pairs { Element::Pair } else { element };
+        let element = if spec.vec4() { BindingElement::Vec4 } else { BindingElement::F32 };
+        let operand = if spec.vec4() && pairs { BindingElement::Pair } else { element };
         let (slot, b, out) = match spec.product {
-            Product::Forward => (Element::F32, operand, Element::F32),
+            Product::Forward => (BindingElement::F32, operand, BindingElement::F32),
             _ if columns.is_multiple_of(4) => (element, operand, operand),
-            _ => (Element::F32, Element::F32, Element::F32),
+            _ => (BindingElement::F32, BindingElement::F32, BindingElement::F32),
         };
         Self { spec, width, rows, columns, unroll, slot, bindings: Bindings { a: operand, b, out, by_element: false } }
     }
@@ -44,7 +46,7 @@ impl Rows {
         self.columns / self.slot.width()
     }
 
-    /// Steps of k that the reads of one operand bring at once.
+    /// Returns the steps of k that one read of an operand loads.
     fn step(&self) -> u32 {
         if self.spec.product == Product::BackwardWeight { 1 } else { self.bindings.a.width() }
     }
@@ -52,7 +54,7 @@ impl Rows {
     pub(super) fn write(&self) -> String {
         let Self { spec, width, rows, columns, unroll, .. } = self;
         let idea =
-            format!("{rows} rows, {columns} columns an invocation; rows and k are uniform over the {width} lanes.");
+            format!("{rows} rows, {columns} columns per invocation; rows and k are uniform over the {width} lanes.");
         let t = &mut prologue(spec, &idea, &self.bindings);
         self.functions(t);
         entry(t, spec);
@@ -83,8 +85,9 @@ impl Rows {
         std::mem::take(&mut t.text)
     }
 
-    /// Writes the functions of the code that the kernel repeats hundreds of times; compilers inline them. naga's time grows with the
-    /// square of a function's length, and every program parses its kernels when it starts.
+    /// Writes functions for code that the kernel repeats hundreds of times. Compilers inline them. They are needed
+    /// because naga's time grows with the square of a function's length, and every run of the program parses its
+    /// kernels.
     fn functions(&self, t: &mut Text) {
         let slot = self.slot;
         if self.takes_four_steps() {
@@ -113,17 +116,17 @@ impl Rows {
         t.line("");
     }
 
-    /// True if one read of `a` brings four steps of k.
+    /// Returns whether one read of `a` loads four steps of k.
     fn takes_four_steps(&self) -> bool {
         self.spec.product != Product::BackwardWeight && self.bindings.a.width() == 4
     }
 
-    /// A number of `a` as a factor of a slot.
+    /// Returns a scalar of `a` as a factor of a slot.
     fn factor(&self, a: String) -> String {
-        if self.slot == Element::Vec4 { format!("vec4({a})") } else { a }
+        if self.slot == BindingElement::Vec4 { format!("vec4({a})") } else { a }
     }
 
-    /// What `add_steps` calls step `j` of `b`.
+    /// Returns the name of step `j` of `b` in `add_steps`.
     fn step_of_b(&self, j: u32) -> String {
         match self.spec.product {
             Product::Forward => format!("b.{}", component(j)),
@@ -131,7 +134,7 @@ impl Rows {
         }
     }
 
-    /// The column of each slot, and the nearest one inside the matrix, for reads.
+    /// Writes the column of each slot, and the nearest column inside the matrix, which reads use.
     fn columns_of_invocation(&self, t: &mut Text) {
         let width = self.slot.width();
         for s in 0..self.slots() {
@@ -140,7 +143,7 @@ impl Rows {
         }
     }
 
-    /// Where the reads of each slot and row start.
+    /// Writes the indices at which the reads of each slot and row start.
     fn starts(&self, t: &mut Text) {
         for s in 0..self.slots() {
             let start = match self.spec.product {
@@ -167,7 +170,7 @@ impl Rows {
         }
     }
 
-    /// `count` steps of k, a multiple of [`Self::step`].
+    /// Writes `count` steps of k, a multiple of [`Self::step`].
     fn steps(&self, t: &mut Text, count: u32) {
         for s in 0..self.slots() {
             self.reads_of_b(t, s, count);
@@ -186,7 +189,7 @@ impl Rows {
         }
     }
 
-    /// Names `b{s}_{j}`: slot `s` of step k + j of `b`, or of four steps from there.
+    /// Writes the reads `b{s}_{j}`: slot `s` at step k + j of `b`, or at four steps from there.
     fn reads_of_b(&self, t: &mut Text, s: u32, count: u32) {
         let forward = self.spec.product == Product::Forward;
         let width = if forward { self.bindings.b.width() } else { 1 };
@@ -200,8 +203,8 @@ impl Rows {
         }
     }
 
-    /// Names `a{r}_{j}`: row `r` of step k + j of `a`. A vec4 brings four steps or four rows from there; the rows after
-    /// the first have nothing left to read.
+    /// Writes the reads `a{r}_{j}`: row `r` at step k + j of `a`. A vec4 loads four steps or four rows from there; in
+    /// the latter case the other three rows need no read.
     fn reads_of_a(&self, t: &mut Text, r: u32, count: u32) {
         let a = self.bindings.a;
         let along_rows = self.spec.product == Product::BackwardWeight;
@@ -218,7 +221,7 @@ impl Rows {
         }
     }
 
-    /// Four multiplications and additions for every slot of row `r`.
+    /// Writes four multiply-adds for every slot of row `r`.
     fn multiply_four(&self, t: &mut Text, r: u32, j: u32) {
         for s in 0..self.slots() {
             let b: Vec<String> = match self.spec.product {
@@ -229,7 +232,7 @@ impl Rows {
         }
     }
 
-    /// One multiplication and addition for every slot of row `r`.
+    /// Writes one multiply-add for every slot of row `r`.
     fn multiply(&self, t: &mut Text, r: u32, j: u32) {
         let a = match self.bindings.a.width() {
             1 => format!("a{r}_{j}"),

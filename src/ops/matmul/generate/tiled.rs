@@ -2,12 +2,14 @@
 
 use crate::ops::matrix_units::guarded;
 
-use super::{Bindings, Element, Operand, Spec, Text, component, entry, padded, place, prologue, store, workgroup_size};
+use super::{
+    BindingElement, Bindings, Operand, Spec, Text, component, entry, padded, place, prologue, store, workgroup_size,
+};
 
 /// The kernel for GPUs.
 ///
-/// Both tiles lie in workgroup memory k-major, `[tile_k][tile]`, as vec4 along the tile, whatever the operand's own
-/// order: the inner loop reads nothing but vec4. The next tile is fetched into registers while the current one is
+/// Workgroup memory holds both tiles k-major, `[tile_k][tile]`, as vec4 along the tile, whatever the operand's own
+/// order, so that the inner loop reads only vec4. The next tile is fetched into registers while the current one is
 /// multiplied.
 pub(super) struct Tiled {
     pub(super) spec: Spec,
@@ -24,11 +26,12 @@ impl Tiled {
         workgroup_size(&self.spec)
     }
 
-    fn operand(&self) -> Element {
-        Element::of(self.spec.operands, self.spec.width)
+    fn operand(&self) -> BindingElement {
+        BindingElement::of(self.spec.operands, self.spec.width)
     }
 
-    /// Blocks of four vec4 (transposed tiles) or single vec4 in one tile of the operand.
+    /// Returns the number of pieces in one tile of the operand: blocks of four vec4 in transposed tiles, else single
+    /// vec4.
     fn pieces(&self, o: Operand) -> u32 {
         if o.along_k { o.tile / 4 * (self.tile_k / 4) } else { o.tile / 4 * self.tile_k }
     }
@@ -37,7 +40,7 @@ impl Tiled {
         Operand::both(self.spec.product, self.tile_m, self.tile_n)
     }
 
-    /// The first thread that fetches an operand: two small fetches are done by different threads.
+    /// Returns the first thread that fetches an operand. Two small fetches are done by different threads.
     fn first_thread(&self, o: Operand) -> u32 {
         let [a, b] = self.operands().map(|o| self.pieces(o));
         if o.name == "b" && a + b <= self.threads() { a } else { 0 }
@@ -49,7 +52,7 @@ impl Tiled {
             "One workgroup: {tile_m} rows, {tile_n} columns; one invocation: {thread_m} by {thread_n} of them."
         );
         let operand = self.operand();
-        let out = Element::of(spec.out, spec.width);
+        let out = BindingElement::of(spec.out, spec.width);
         let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out, by_element: false });
         for o in self.operands() {
             let length = tile_k * padded(o.tile);
@@ -69,7 +72,7 @@ impl Tiled {
         self.places_of_pieces(t);
         self.fetches(t, "depth");
         t.line(format_args!("var next = depth + {tile_k}u;"));
-        // where neither operand is transposed on its way, sums are not copied anyhow
+        // if neither operand is transposed, the compiler does not copy sums anyway
         let peeled = *peeled && self.operands().iter().any(|o| o.along_k);
         if peeled {
             self.turn(t, true);
@@ -91,7 +94,7 @@ impl Tiled {
         std::mem::take(&mut t.text)
     }
 
-    /// Fills the tiles, and multiplies them while the next ones are fetched.
+    /// Writes one iteration: it fills the tiles, and multiplies them while it fetches the next ones.
     fn turn(&self, t: &mut Text, first: bool) {
         self.fill_tiles(t);
         t.line("// the tiles are complete before anyone reads them");
@@ -102,7 +105,7 @@ impl Tiled {
         self.multiply(t, first);
     }
 
-    /// `fetch_a(line, at)`: four neighbours in memory, zero outside the matrix.
+    /// Writes `fetch_a(line, at)`, which returns four neighbours in memory, zero outside the matrix.
     fn fetch_function(&self, t: &mut Text, o: Operand) {
         let (name, [line, at]) = (o.name, o.bounds());
         t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> vec4<f32>"));
@@ -128,7 +131,7 @@ impl Tiled {
         t.line("");
     }
 
-    /// The workgroup's tile and the invocation's place in it.
+    /// Writes the positions of the workgroup's tile and of the invocation in it.
     fn place(&self, t: &mut Text) {
         let Self { tile_m, tile_n, thread_n, .. } = self;
         place(t, &self.spec, *tile_m, *tile_n);
@@ -136,7 +139,7 @@ impl Tiled {
         t.line(format_args!("let thread_column = thread % {}u;", tile_n / thread_n));
     }
 
-    /// Pieces of the operand's tile that each thread moves, as (index, guard if not all threads take part).
+    /// Returns the pieces of the operand's tile that each thread moves, as (index, guard if not all threads take part).
     fn rounds(&self, o: Operand) -> Vec<(u32, Option<String>)> {
         let (pieces, threads) = (self.pieces(o), self.threads());
         let whole = self.first_thread(o) == 0 && pieces.is_multiple_of(threads);
@@ -145,7 +148,7 @@ impl Tiled {
             .collect()
     }
 
-    /// Where a thread's pieces lie: `line` counts vec4 along the tile, `depth` is k.
+    /// Writes the positions of a thread's pieces: `line` counts vec4 along the tile, `depth` is k.
     fn places_of_pieces(&self, t: &mut Text) {
         for o in self.operands() {
             let (name, threads) = (o.name, self.threads());
@@ -172,13 +175,14 @@ impl Tiled {
         }
     }
 
-    /// The operand whose variables hold what is fetched of an operand: where no thread has pieces of both, they share them.
+    /// Returns the operand whose variables hold fetched pieces. Both operands share variables if no thread has pieces
+    /// of both.
     fn fetched(&self, o: Operand) -> &'static str {
         let [a, b] = self.operands();
         if self.first_thread(b) > 0 && a.along_k == b.along_k { a.name } else { o.name }
     }
 
-    /// Fetches this thread's pieces of the tiles that start at `k`.
+    /// Writes the fetches of this thread's pieces of the tiles that start at `k`.
     fn fetches(&self, t: &mut Text, k: &str) {
         for o in self.operands() {
             let (name, first, fetched) = (o.name, o.first(), self.fetched(o));
@@ -198,7 +202,7 @@ impl Tiled {
         }
     }
 
-    /// Puts the fetched pieces into workgroup memory.
+    /// Writes the stores of the fetched pieces to workgroup memory.
     fn fill_tiles(&self, t: &mut Text) {
         for o in self.operands() {
             let (name, stride, fetched) = (o.name, padded(o.tile), self.fetched(o));
@@ -219,8 +223,8 @@ impl Tiled {
         }
     }
 
-    /// The product of the two tiles. A thread's rows and columns come in fours that lie apart, so that neighbouring
-    /// threads read neighbouring vec4.
+    /// Writes the product of the two tiles. A thread's rows and columns are groups of four that are not adjacent, so
+    /// that neighbouring threads read neighbouring vec4.
     fn multiply(&self, t: &mut Text, first: bool) {
         let (m_step, n_step) = (self.tile_m / self.thread_m, self.tile_n / self.thread_n);
         for j in 0..self.tile_k {
@@ -247,7 +251,7 @@ impl Tiled {
 
     fn stores(&self, t: &mut Text) {
         let (m_step, n_step) = (self.tile_m / self.thread_m, self.tile_n / self.thread_n);
-        let out = Element::of(self.spec.out, self.spec.width);
+        let out = BindingElement::of(self.spec.out, self.spec.width);
         for c in 0..self.thread_n / 4 {
             t.line(format_args!("let column{c} = first_column + ({}u + thread_column) * 4u;", c * n_step));
         }

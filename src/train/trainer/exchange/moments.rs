@@ -1,4 +1,4 @@
-//! The moments of all devices on the host: in a checkpoint there is one copy, whoever owns which.
+//! Gathers the moments of all devices on the host, because a checkpoint contains one copy, and restores them.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use super::{Exchange, present};
 use crate::error::Result;
 use crate::gpu::{Gpu, Tensor};
 use crate::model::Weights;
-use crate::model::flat::{Bucket, Part, Piece};
+use crate::model::flat::{Bucket, DeviceSlot, Piece};
 use crate::train::collective::{Collective, Scope};
 use crate::train::optimizer::Moments;
 
 impl Exchange {
-    /// The first and second moments of all parameters, on the first device; none on others.
+    /// Returns the first and second moments of all parameters on the first device, and `None` on the others.
     pub fn gather_moments(&mut self, gpu: &Gpu) -> Result<Option<[Weights; 2]>> {
         let Moments::Owned(own) = self.rule.moments() else { return Ok(None) };
         let link = present(&mut self.link)?;
         let (config, part, buckets, groups) = (self.config, self.part, &self.buckets, &self.groups);
-        let length = |member: &Part| -> usize {
+        let length = |member: &DeviceSlot| -> usize {
             let bytes = |bucket: &Bucket| 4 * bucket.owned(*member).len();
             buckets.iter().map(bytes).sum()
         };
@@ -25,9 +25,9 @@ impl Exchange {
             let tensors: Vec<&Tensor> = tensors.iter().collect();
             let mut bytes = Vec::new();
             gpu.read_all(&tensors, |_, part| bytes.extend_from_slice(part))?;
-            // to the first machine, and there to the first device
+            // first to the first machine, then to its first device
             let column = gather(link, Scope::Machines, bytes, true, length)?;
-            let column_length = |member: &Part| Scope::Machines.members(*member).iter().map(length).sum();
+            let column_length = |member: &DeviceSlot| Scope::Machines.members(*member).iter().map(length).sum();
             let bytes = gather(link, Scope::Machine, column, part.machine() == 0, column_length)?;
             let Some(weights) = gathered.as_mut().map(|gathered| &mut gathered[which]) else { continue };
             let columns = Scope::Machine.members(part);
@@ -48,7 +48,7 @@ impl Exchange {
         Ok(gathered)
     }
 
-    /// Overwrites the owned moments.
+    /// Overwrites the moments that this device owns.
     pub fn restore_moments(&self, gpu: &Gpu, moments: &[Weights; 2]) -> Result<()> {
         let Moments::Owned(own) = self.rule.moments() else { return Ok(()) };
         for (tensors, weights) in own.iter().zip(moments) {
@@ -71,14 +71,14 @@ impl Exchange {
     }
 }
 
-/// Gives the bytes of all members of a scope to the first of them, if `is_wanted` there; returns them there in order, and elsewhere
-/// nothing. `length` says how many bytes a member gives.
+/// Sends the bytes of all members of a scope to the first member if `is_wanted` there, and returns them there, in
+/// order. Returns no bytes elsewhere. `length` returns the number of bytes of a member.
 fn gather(
     link: &mut dyn Collective,
     scope: Scope,
     own: Vec<u8>,
     is_wanted: bool,
-    length: impl Fn(&Part) -> usize,
+    length: impl Fn(&DeviceSlot) -> usize,
 ) -> Result<Vec<u8>> {
     let part = link.part();
     let (members, seat) = (scope.members(part), scope.seat(part));

@@ -1,27 +1,27 @@
-//! Buckets that leave and come, one after the other.
+//! The transfers of buckets, one after the other.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::plan::{Route, Transfer};
 use crate::error::Result;
-use crate::gpu::{Arrival, Arrivals, Departures, Gpu, Parcel, ReadRing, Tensor, Timed};
+use crate::gpu::{BulkRead, BulkReads, BulkUpload, BulkUploads, Gpu, ReadRing, Tensor, Timed};
 use crate::train::collective::{Collective, Shared};
 
-/// Threads that copy for a device at most: a few have the speed of a GPU's link.
-pub const MOST_COPIERS: usize = 4;
+/// Largest number of copying threads per device; a few saturate a GPU's link.
+pub const MAX_COPY_THREADS: usize = 4;
 
-/// Makes some transfers. While one is on the host, the device computes what comes before the next, and its bytes leave. `reads`
-/// and `timed` belong to the last.
+/// Runs transfers in order. While one is on the host, the device runs the commands before the next one and copies its
+/// bytes out. `reads` and `timed` belong to the last transfer.
 pub fn rounds(
     gpu: &Gpu,
     link: &mut dyn Collective,
     transfers: &[Transfer],
-    (out, into): (&mut Departures, &mut Arrivals),
+    (out, into): (&mut BulkReads, &mut BulkUploads),
     reads: &mut [&mut ReadRing],
     mut timed: Option<Timed<'_>>,
 ) -> Result<()> {
-    let send = |out: &mut Departures, number: usize| match transfers.get(number) {
+    let send = |out: &mut BulkReads, number: usize| match transfers.get(number) {
         Some(Transfer { before, route, .. }) => {
             let before = (!before.commands.is_empty()).then_some(before);
             out.send(gpu, before, &route.out.iter().collect::<Vec<_>>())
@@ -31,40 +31,40 @@ pub fn rounds(
     send(out, 0)?;
     for (number, Transfer { route, after, .. }) in transfers.iter().enumerate() {
         send(out, number + 1)?;
-        let arrival = exchange(gpu, link, route, out, into)?;
+        let upload = exchange(gpu, link, route, out, into)?;
         let tensors: Vec<&Tensor> = route.into.iter().collect();
         if number + 1 < transfers.len() {
-            into.land(gpu, arrival, &tensors, Some(after), &mut [], None)?;
+            into.submit(gpu, upload, &tensors, Some(after), &mut [], None)?;
         } else {
-            into.land(gpu, arrival, &tensors, Some(after), reads, timed.take())?;
+            into.submit(gpu, upload, &tensors, Some(after), reads, timed.take())?;
         }
     }
     Ok(())
 }
 
-/// Exchanges the oldest parcel on its way; returns what came instead.
+/// Exchanges the oldest pending read-back with the other devices. Returns the upload of the received bytes.
 fn exchange(
     gpu: &Gpu,
     link: &mut dyn Collective,
     route: &Route,
-    out: &mut Departures,
-    into: &mut Arrivals,
-) -> Result<Arrival> {
-    let parcel: Arc<Parcel> = Arc::new(out.take(gpu)?);
-    let mut arrival = into.open(gpu)?;
-    // cores for each device
+    out: &mut BulkReads,
+    into: &mut BulkUploads,
+) -> Result<BulkUpload> {
+    let read: Arc<BulkRead> = Arc::new(out.take(gpu)?);
+    let mut upload = into.begin(gpu)?;
+    // the cores of the machine are divided among its devices
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (cores / link.part().each()).clamp(1, MOST_COPIERS);
+    let threads = (cores / link.part().devices_per_machine()).clamp(1, MAX_COPY_THREADS);
     gpu.span("wait for other devices", || {
         let coming: Vec<usize> = route.from.iter().map(Range::len).collect();
-        link.exchange(route.scope, Arc::clone(&parcel) as Shared, &route.to, &coming, &mut |given| {
+        link.exchange(route.scope, Arc::clone(&read) as Shared, &route.to, &coming, &mut |given| {
             let starts = route.from.iter().map(|range| range.start);
             let pieces: Vec<(usize, &[u8])> = starts.zip(given.iter().copied()).collect();
-            gpu.span("copy from other devices", || arrival.put_all(&pieces, threads))
+            gpu.span("copy from other devices", || upload.put_all(&pieces, threads))
         })
     })?;
-    if let Some(parcel) = Arc::into_inner(parcel) {
-        out.give_back(parcel)?;
+    if let Some(read) = Arc::into_inner(read) {
+        out.give_back(read)?;
     }
-    Ok(arrival)
+    Ok(upload)
 }

@@ -1,7 +1,7 @@
-//! The blocks of GPT-2 124M in burn on Vulkan, forward and backward: printed as tools/peers/run reads it.
+//! Times the blocks of GPT-2 124M in burn on Vulkan, forward and backward. Prints a line for tools/peers/run.
 //!
-//! burn's own transformer with the norms first, twelve blocks of 768 channels, causal mask, over one sequence, without
-//! embedding, head and optimizer. The loss is the mean of the squared output. Weights are random.
+//! The model is burn's own transformer with the norms first: twelve blocks of 768 channels with a causal mask, over one
+//! sequence, without embedding, head and optimizer. The loss is the mean of the squared output. Weights are random.
 
 use std::time::{Duration, Instant};
 
@@ -32,13 +32,13 @@ fn main() {
         device.sync().expect("the device computes");
         drop(gradients);
     };
-    // a time says nothing where nothing is computed
+    // a time would mean nothing if the device computes nothing
     let value: f32 = loss().into_scalar();
     if !(value.is_finite() && value > 0.0) {
         eprintln!("the loss is {value}, expected a positive number");
         std::process::exit(1);
     }
-    // the first steps choose kernels by trying them; on software Vulkan there is no time for many
+    // burn chooses kernels by trying them in the first steps; software Vulkan is too slow for many of these
     for _ in 0..3 {
         step();
         if begin.elapsed() > end / 2 {

@@ -1,7 +1,7 @@
-//! The blocks of GPT-2 124M in meganeura, forward and backward: printed as tools/peers/run reads it.
+//! Times the blocks of GPT-2 124M in meganeura, forward and backward. Prints a line for tools/peers/run.
 //!
-//! Twelve blocks of 768 channels over one sequence, without embedding and head. The loss is the mean of the squared
-//! output. Its session updates weights too; the learning rate is 0. Weights are random.
+//! The model is twelve blocks of 768 channels over one sequence, without embedding and head. The loss is the mean of
+//! the squared output. A session also updates weights; the learning rate is 0. Weights are random.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn graph(tokens: usize) -> Graph {
         let weight = |g: &mut Graph, name: &str| g.parameter(&format!("h.{l}.{name}"), &[CHANNELS]);
         let (ln1w, ln1b) = (weight(&mut g, "ln1w"), weight(&mut g, "ln1b"));
         let ln1 = g.layer_norm(x, ln1w, ln1b, 1e-5);
-        // three products instead of GPT-2's one of three times the width: graphs have no split
+        // three products instead of GPT-2's single one of three times the width, because graphs have no split
         let [q, k, v] = ["q", "k", "v"]
             .map(|name| Linear::new(&mut g, &format!("h.{l}.{name}"), CHANNELS, CHANNELS).forward(&mut g, ln1));
         let atty = g.causal_attention(q, k, v, HEADS, HEADS, CHANNELS as u32 / HEADS);
@@ -43,7 +43,7 @@ fn argument(name: &str, default: f64) -> f64 {
     arguments.next().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Small numbers without pattern.
+/// Returns `n` small pseudo-random numbers.
 fn values(n: usize, scale: f32) -> Vec<f32> {
     let mut state = 0x9E37_79B9u32;
     let mut next = || {
@@ -74,7 +74,7 @@ fn main() {
         session.wait();
         times.push(before.elapsed().as_secs_f64() * 1e3);
     }
-    // a time says nothing where nothing was computed
+    // a time would mean nothing if the device computed nothing
     let loss = session.read_loss();
     if !(loss.is_finite() && loss > 0.0) {
         eprintln!("the loss is {loss}, expected a positive number");

@@ -1,10 +1,11 @@
-//! Sums of the columns of `a`, the gradient of a bias, on the way of a product: done by the workgroups with the first columns of
-//! the result.
+//! Sums of the columns of `a`, which are a bias's gradient. The workgroups with the first columns of the result compute
+//! them along with the product.
 
-use super::{ACROSS, Coop, CoopKernel, Text, Tile, component, divided, grid, guarded, workgroup_size};
+use super::{ACROSS, CoopKernel, CoopMatmul, Text, Tile, component, divided, grid, guarded, workgroup_size};
 
-/// The sums of `a`'s columns that the invocations have, as lines of the result's rows, in pieces of so many elements.
-pub(super) fn column_sums(coop: &Coop, piece: u32, transposed: bool) -> Tile {
+/// Returns the tile for the column sums of all invocations. Its lines run along the result's rows; an invocation has a
+/// piece of `piece` elements.
+pub(super) fn column_sums(coop: &CoopMatmul, piece: u32, transposed: bool) -> Tile {
     let threads = coop.grid_m * coop.grid_n * coop.units.lanes;
     let lines = if transposed { coop.tile_k / ACROSS } else { threads / (coop.tile_m / piece) };
     Tile::sums("sums", lines, coop.tile_m)
@@ -16,8 +17,8 @@ impl CoopKernel {
         column_sums(&self.coop, self.piece(), self.is_transposed(a))
     }
 
-    /// Adds this invocation's pieces of `a` to the sums of their columns, all of which are the same: done by the workgroups
-    /// with the first columns of the result.
+    /// Writes the addition of this invocation's pieces of `a` to its column sums. All its pieces have the same columns.
+    /// Only the workgroups with the first columns of the result do this.
     pub(super) fn add_columns(&self, t: &mut Text) {
         let [a, _] = self.operands();
         t.open("if first_column == 0u");
@@ -30,7 +31,7 @@ impl CoopKernel {
         t.close();
     }
 
-    /// Adds what the invocations have of `a`'s columns, one line of them after the other, and stores it.
+    /// Writes the addition of all invocations' column sums, line after line, and stores the totals.
     pub(super) fn column_sums(&self, t: &mut Text) {
         let (units, piece, [a, _]) = (self.units(), self.piece(), self.operands());
         let (tile, across) = (self.column_sums_tile(), self.coop.tile_m / piece);

@@ -1,18 +1,19 @@
-//! Ends from registers: the sums begin with the bias, the residual or what the result holds, and go straight to memory.
+//! Epilogues in registers: sums begin with the bias, the residual or the previous contents of the result, and are
+//! stored directly to memory.
 //!
-//! Results of f16 are converted, and GELU is applied element by element, by functions of whole matrices that a SPIR-V pass
-//! writes: see [`crate::gpu::Caps::matrix_functions`].
+//! Results of f16 are converted, and GELU is applied element by element, by functions of whole matrices that a SPIR-V
+//! pass writes; see [`crate::gpu::Caps::matrix_functions`].
 
-use super::{Coop, CoopKernel, Epilogue, Rounds, Text, Tile, workgroup_size};
+use super::{CoopKernel, CoopMatmul, Epilogue, Rounds, Text, Tile, workgroup_size};
 use crate::gpu::Elem;
-use crate::gpu::text::without_directive;
+use crate::gpu::wgsl_text::without_directive;
 use crate::ops::matrix_units::{divided, guarded, store};
 
-/// Matrices of the pre-activation that are fetched at once: more would take more registers than the main loop.
+/// Matrices of the pre-activation that are fetched at once. More would need more registers than the main loop.
 const AHEAD: usize = 4;
 
-/// The bias of a tile's columns, once for each row of a matrix.
-pub(super) fn bias_lines(coop: &Coop) -> Tile {
+/// Returns the tile that holds the bias of a tile's columns once for each row of a matrix.
+pub(super) fn bias_lines(coop: &CoopMatmul) -> Tile {
     Tile::sums("bias_lines", coop.units.native, coop.tile_n)
 }
 
@@ -21,7 +22,7 @@ impl CoopKernel {
         self.spec.out == Elem::F16
     }
 
-    /// Functions of matrices that the end needs.
+    /// Writes the functions of matrices that the epilogue needs.
     pub(super) fn matrix_functions(&self, t: &mut Text) {
         if !self.is_half() {
             return;
@@ -44,25 +45,25 @@ impl CoopKernel {
         t.line("");
     }
 
-    /// The place in the result of the subgroup's matrix (i, j), in vec4, if its first one is at `first`.
+    /// Returns the index in the result of the subgroup's matrix (i, j), in vec4, if its first matrix is at `first`.
     fn place(&self, first: &str, i: u32, j: u32) -> String {
         let n = self.units().native;
         format!("{first} + {}u * out_line + {}u", i * n, j * n / 4)
     }
 
-    /// True if sums begin with values that are loaded from a buffer of the result's shape.
+    /// Returns whether sums begin with values that are loaded from a buffer of the result's shape.
     pub(super) fn begins_in_memory(&self) -> bool {
         self.is_direct() && (self.spec.accumulate || self.spec.epilogue == Epilogue::BiasResidual)
     }
 
-    /// True if sums begin with the bias, of which matrices one above the other share a piece.
+    /// Returns whether sums begin with the bias. Matrices in the same columns share a piece of it.
     pub(super) fn begins_with_bias(&self) -> bool {
         self.is_direct() && self.spec.epilogue.bias() && self.spec.epilogue != Epilogue::BiasResidual
     }
 
-    /// Finds the subgroup's place in the result, and begins the sums that do not begin as constants.
+    /// Writes the subgroup's position in the result, and initialises sums that do not begin as constants.
     pub(super) fn begin_sums(&self, t: &mut Text) {
-        t.line("// in vec4: the subgroup's place in the result, and from one of its rows to the next");
+        t.line("// in vec4: the subgroup's position in the result, and the distance between rows");
         t.line("let out_line = params.out_stride / 4u;");
         t.line("let out_row = first_row + subgroup_row;");
         t.line("let out_at = (out_start + out_row * params.out_stride + first_column + subgroup_column) / 4u;");
@@ -70,7 +71,8 @@ impl CoopKernel {
         if bias {
             self.fill_bias_lines(t);
         }
-        // one matrix of the bias begins several sums: they are multiplied first, behind the barrier that completes the tiles
+        // one matrix of the bias initialises several sums; the first product reads it, after the barrier that completes
+        // the tiles
         if self.is_peeled() && self.begins_with_bias() || !bias && !self.spec.accumulate {
             return;
         }
@@ -96,7 +98,7 @@ impl CoopKernel {
         });
     }
 
-    /// Loads the pieces of the bias of a row of the subgroup's matrices.
+    /// Loads the pieces of the bias for a row of the subgroup's matrices.
     pub(super) fn load_bias(&self, t: &mut Text) {
         let (n, stride) = (self.units().native, bias_lines(&self.coop).stride() / 4);
         t.line("let bias_column = subgroup_column / 4u;");
@@ -123,10 +125,10 @@ impl CoopKernel {
         }
     }
 
-    /// Stores all sums.
+    /// Writes the stores of all sums.
     pub(super) fn store_sums(&self, t: &mut Text) {
         if self.begins_in_memory() {
-            t.line("// found anew: compilers would keep the addresses of all matrices in registers through the loop. `next` is not 0");
+            t.line("// computed again: compilers would keep the addresses of all matrices in registers during the loop. `next` is not 0");
             t.line("let out_end = select(out_at, 0u, next == 0u);");
         } else {
             t.line("let out_end = out_at;");
@@ -152,7 +154,8 @@ impl CoopKernel {
                 t.line(format_args!("let h{i}_{j} = to_half({ended});"));
                 store(t, &format!("h{i}_{j}"), "out", &at, "out_line");
                 if self.spec.epilogue == Epilogue::BiasGelu {
-                    // of what is kept, not of what is rounded away: so it can be computed again from it
+                    // GELU of the stored value, not of the unrounded one, so that it can be recomputed from the stored
+                    // value
                     t.line(format_args!("let g{i}_{j} = to_half(gelus({c}));"));
                     store(t, &format!("g{i}_{j}"), "gelu_out", &at, "out_line");
                 }

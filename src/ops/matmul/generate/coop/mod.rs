@@ -1,11 +1,11 @@
 //! The kernel for adapters with matrix units: cooperative matrices of f16 with f32 sums.
 //!
-//! A workgroup copies tiles of `a` and `b` into workgroup memory as they lie in memory, `line` by line; whether a matrix
-//! is loaded by rows or by columns then makes the transposes, but where [`Coop::transposed`] makes them on the way. While a
-//! tile is multiplied, the next one is on its way in registers. Lines are 8 elements longer than the tile: matrix loads start
-//! at multiples of 16 bytes, and consecutive lines fall into different banks.
+//! A workgroup copies tiles of `a` and `b` into workgroup memory, line by line, in the order of memory. Matrices are
+//! then loaded by rows or by columns to transpose them where necessary; with [`CoopMatmul::transposed`] the copy
+//! transposes instead. While a tile is multiplied, the next one is fetched into registers. Lines are 8 elements longer
+//! than the tile, so that matrix loads start at multiples of 16 bytes and consecutive lines fall into different banks.
 //!
-//! The sums are ended in one of two ways: `direct` where the adapter can convert matrices and no tile sticks out of the
+//! There are two ways to finish the sums: `direct` where the adapter can convert matrices and no tile extends past the
 //! result, else `staged`.
 
 mod columns;
@@ -13,28 +13,28 @@ mod direct;
 mod staged;
 
 use crate::gpu::kernel::Width;
-use crate::ops::matrix_units::{By, Rounds, Tile, Units, divided, grid, guarded};
+use crate::ops::matrix_units::{LoadBy, MatrixUnits, Rounds, Tile, divided, grid, guarded};
 
 use columns::column_sums;
 
 use super::{
-    Bindings, Coop, Element, Epilogue, Operand, Product, Spec, Text, component, entry, place, prologue, store,
-    store_wide, workgroup_size,
+    BindingElement, Bindings, CoopMatmul, Epilogue, Operand, Product, Spec, Text, component, entry, place, prologue,
+    store, store_wide, workgroup_size,
 };
 
-/// An operand's tile in workgroup memory, whose lines lie along K or along the operand's extent.
-fn tile(o: Operand, along_k: bool, coop: &Coop) -> Tile {
+/// Returns an operand's tile in workgroup memory, whose lines run along K or along the operand's extent.
+fn tile(o: Operand, along_k: bool, coop: &CoopMatmul) -> Tile {
     let (lines, length) = if along_k { (o.tile, coop.tile_k) } else { (coop.tile_k, o.tile) };
     Tile::halves(if o.name == "a" { "a_tile" } else { "b_tile" }, lines, length)
 }
 
-/// Bytes of workgroup memory of the kernel that takes most.
-pub(super) fn workgroup_bytes(product: Product, coop: &Coop) -> u32 {
+/// Returns the largest number of bytes of workgroup memory that a kernel of these sizes takes.
+pub(super) fn workgroup_bytes(product: Product, coop: &CoopMatmul) -> u32 {
     let operands = Operand::both(product, coop.tile_m, coop.tile_n);
     let ends = staged::sums(coop).bytes().max(match product {
         Product::Forward => direct::bias_lines(coop).bytes(),
         Product::BackwardInp => 0,
-        // the pieces of scalars are the smallest
+        // pieces are smallest in kernels of width scalar
         Product::BackwardWeight => {
             column_sums(coop, 4, false).bytes().max(column_sums(coop, 8, coop.transposed).bytes())
         }
@@ -48,17 +48,17 @@ pub(super) fn workgroup_bytes(product: Product, coop: &Coop) -> u32 {
         + ends
 }
 
-/// Lines that an invocation fetches together for a transposed tile: as many as its vectors have elements.
+/// Lines that an invocation fetches together for a transposed tile, which is the number of elements in its vectors.
 const ACROSS: u32 = 4;
 
-/// See the module.
+/// The kernel; see the module's documentation.
 pub(super) struct CoopKernel {
     pub(super) spec: Spec,
-    pub(super) coop: Coop,
+    pub(super) coop: CoopMatmul,
 }
 
 impl CoopKernel {
-    fn units(&self) -> Units {
+    fn units(&self) -> MatrixUnits {
         self.coop.units
     }
 
@@ -66,43 +66,43 @@ impl CoopKernel {
         Operand::both(self.spec.product, self.coop.tile_m, self.coop.tile_n)
     }
 
-    /// Matrices of a subgroup along M and N.
+    /// Returns a subgroup's matrices along M and N.
     fn matrices(&self) -> (u32, u32) {
-        let Coop { tile_m, tile_n, grid_m, grid_n, units, .. } = self.coop;
+        let CoopMatmul { tile_m, tile_n, grid_m, grid_n, units, .. } = self.coop;
         (tile_m / grid_m / units.edge, tile_n / grid_n / units.edge)
     }
 
-    /// Elements that an invocation moves at once.
+    /// Returns the elements that an invocation moves at once, a piece.
     fn piece(&self) -> u32 {
         if self.spec.width == Width::Vec8 { 8 } else { 4 }
     }
 
-    /// Its type.
+    /// Returns the type of a piece.
     fn piece_type(&self) -> &'static str {
         if self.spec.width == Width::Vec8 { "Half8" } else { "vec4<f16>" }
     }
 
-    /// Suffixes of the names of its vec4.
+    /// Returns the suffixes of the names of a piece's vec4.
     fn halves(&self) -> &'static [&'static str] {
         if self.spec.width == Width::Vec8 { &["_low", "_high"] } else { &[""] }
     }
 
-    /// True if an operand's tile is transposed while it is filled.
+    /// Returns whether an operand's tile is transposed while it is filled.
     fn is_transposed(&self, o: Operand) -> bool {
         self.coop.transposed && self.spec.width == Width::Vec8 && !o.along_k
     }
 
-    /// True if the lines of an operand's tile lie along K.
+    /// Returns whether the lines of an operand's tile run along K.
     fn lies_along_k(&self, o: Operand) -> bool {
         o.along_k || self.is_transposed(o)
     }
 
-    /// An operand's tile: lines as in memory, unless it is transposed.
+    /// Returns an operand's tile. Its lines are those in memory, unless it is transposed.
     fn tile(&self, o: Operand) -> Tile {
         tile(o, self.lies_along_k(o), &self.coop)
     }
 
-    /// True if sums go from registers straight to memory.
+    /// Returns whether sums are stored directly from registers to memory.
     fn is_direct(&self) -> bool {
         self.spec.width == Width::Vec8 && !self.spec.ragged && self.units().functions
     }
@@ -114,9 +114,9 @@ impl CoopKernel {
             coop.tile_m, coop.tile_n, coop.grid_m, coop.grid_n, coop.units.edge
         );
         let direct = self.is_direct();
-        let operand = Element::of(spec.operands, spec.width);
-        // matrices are stored to arrays of vectors
-        let out = Element::of(spec.out, if direct { Width::Vec4 } else { spec.width });
+        let operand = BindingElement::of(spec.operands, spec.width);
+        // matrices are stored to an array of vec4
+        let out = BindingElement::of(spec.out, if direct { Width::Vec4 } else { spec.width });
         let t = &mut prologue(spec, &idea, &Bindings { a: operand, b: operand, out, by_element: direct });
         self.declarations(t);
         for o in self.operands() {
@@ -180,17 +180,19 @@ impl CoopKernel {
         std::mem::take(&mut t.text)
     }
 
-    /// True if the first tile is multiplied before the loop: not where sums begin with what the result holds.
+    /// Returns whether the first tile is multiplied before the loop, which is not the case where sums begin with values
+    /// from memory.
     fn is_peeled(&self) -> bool {
         self.coop.peeled && !(self.is_direct() && self.spec.accumulate)
     }
 
-    /// True if the first tile is put into workgroup memory before the loop, and each turn begins with a full one.
+    /// Returns whether the first tile is stored to workgroup memory before the loop, so that each iteration begins with
+    /// a full tile.
     fn is_filled_before_loop(&self) -> bool {
         self.is_peeled() || self.coop.buffers > 1
     }
 
-    /// Fetches the next tile while this one is multiplied.
+    /// Writes the fetch of the next tile and the multiplication of this one.
     fn fetch_and_multiply(&self, t: &mut Text, first: bool) {
         t.line(format_args!("next = k + {}u;", self.coop.tile_k));
         t.open("if next < depth_end");
@@ -204,7 +206,7 @@ impl CoopKernel {
         });
     }
 
-    /// Leaves the loop behind the last tile, or moves on to the next.
+    /// Writes the end of the loop after the last tile, or the step to the next tile.
     fn advance(&self, t: &mut Text) {
         t.line("if next >= depth_end { break; }");
         if self.coop.buffers > 1 {
@@ -239,25 +241,25 @@ impl CoopKernel {
         t.line("");
     }
 
-    /// The adapter's own matrices of a subgroup along M and N.
+    /// Returns a subgroup's matrices along M and N, counted in the adapter's own matrices.
     fn native_matrices(&self) -> (u32, u32) {
         let ((rows, columns), blocks) = (self.matrices(), self.units().blocks());
         (rows * blocks, columns * blocks)
     }
 
-    /// All of them.
+    /// Returns the positions (i, j) of all of a subgroup's native matrices.
     fn all_matrices(&self) -> impl Iterator<Item = (u32, u32)> {
         let (rows, columns) = self.native_matrices();
         grid(rows, columns)
     }
 
-    /// Text that only the subgroups of the grid run.
+    /// Writes text that only the subgroups of the grid run.
     fn on_grid(&self, t: &mut Text, body: impl FnOnce(&mut Text)) {
         self.units().on_grid(t, self.coop.grid_m * self.coop.grid_n, body);
     }
 
-    /// `fetch_a(line, at)`: a piece of neighbours in memory, zero outside the matrix.
-    fn fetch_function(&self, t: &mut Text, o: Operand, element: Element) {
+    /// Writes `fetch_a(line, at)`, which returns a piece of neighbours in memory, zero outside the matrix.
+    fn fetch_function(&self, t: &mut Text, o: Operand, element: BindingElement) {
         let (name, piece, [line, at]) = (o.name, self.piece_type(), o.bounds());
         t.open(format_args!("fn fetch_{name}(line: u32, at: u32) -> {piece}"));
         if self.spec.width == Width::Scalar {
@@ -275,33 +277,33 @@ impl CoopKernel {
         t.line("");
     }
 
-    /// The pieces of an operand's tile, dealt out to the workgroup.
+    /// Returns the distribution of the pieces of an operand's tile over the workgroup.
     fn rounds(&self, o: Operand) -> Rounds {
         let (tile, piece) = (self.tile(o), self.piece());
         let piece = if self.is_transposed(o) { ACROSS * piece } else { piece };
         Rounds { pieces: tile.lines * tile.length / piece, threads: workgroup_size(&self.spec) }
     }
 
-    /// The first invocation that fetches an operand: two small fetches are done by different ones.
+    /// Returns the first invocation that fetches an operand. Two small fetches are done by different invocations.
     fn first_thread(&self, o: Operand) -> u32 {
         let [a, b] = self.operands().map(|o| self.rounds(o).pieces);
         let apart = self.is_transposed(o) && o.name == "b" && a + b <= workgroup_size(&self.spec);
         if apart { a } else { 0 }
     }
 
-    /// The piece of a round, and the condition for there being one.
+    /// Returns an invocation's piece in a round, and the condition under which it has one.
     fn piece_of_round(&self, o: Operand, i: u32) -> (String, Option<String>) {
         let (rounds, first) = (self.rounds(o), self.first_thread(o));
         match first {
             0 => (rounds.piece(i), rounds.guard(i)),
-            // of the invocations before the first a number far beyond the last piece
+            // for invocations before the first the difference wraps to a number far beyond the last piece
             _ => (format!("thread - {first}u"), Some(format!("thread - {first}u < {}u", rounds.pieces))),
         }
     }
 
-    /// Writes where an invocation's pieces lie in memory and in the tiles, and where a subgroup's matrices start in the tiles.
-    /// All that does not change in the loop is found before it. Indices are sums in the units of the arrays: a division behind
-    /// a sum keeps compilers from folding constants into the accesses.
+    /// Writes the positions of an invocation's pieces in memory and in the tiles, and of a subgroup's matrices in the
+    /// tiles. These do not change in the loop, so they are computed before it. Indices are sums in the units of the
+    /// arrays, because a division after a sum keeps compilers from folding constants into the accesses.
     fn places(&self, t: &mut Text) {
         for o in self.operands() {
             let (name, rounds, tile) = (o.name, self.rounds(o), self.tile(o));
@@ -327,12 +329,12 @@ impl CoopKernel {
         }
     }
 
-    /// Lines in memory of which an invocation fetches a piece in a round.
+    /// Returns the number of lines in memory from which an invocation fetches a piece in a round.
     fn lines_of_piece(&self, o: Operand) -> u32 {
         if self.is_transposed(o) { ACROSS } else { 1 }
     }
 
-    /// The end of the name of such a line.
+    /// Returns the suffix of the name of such a line.
     fn nth(&self, o: Operand, j: u32) -> String {
         if self.is_transposed(o) { format!("_{j}") } else { String::new() }
     }
@@ -345,7 +347,8 @@ impl CoopKernel {
         if self.block(o) == 1 {
             t.line(format_args!("let {name}_line{i} = {line};"));
         } else {
-            // lines are an odd number of 16 bytes long, so those `across` lines apart fill up 128 bytes
+            // lines are an odd number of 16-byte units long, so lines that are `across` apart together cover all 128
+            // bytes of banks
             let (dealt, apart) = (format!("{name}_dealt{i}"), 8 / across);
             t.line(format_args!("let {dealt} = {line};"));
             t.line(format_args!(
@@ -355,28 +358,29 @@ impl CoopKernel {
         t.line(format_args!("let {name}_at{i} = ({in_line}) * {piece}u;"));
     }
 
-    /// Rounds whose places have names of their own: one where all others lie whole lines behind it, else all.
+    /// Returns the number of rounds whose positions have their own names: one if all others are whole lines after it,
+    /// else all.
     fn anchors(&self, o: Operand) -> u32 {
         let (rounds, across) = (self.rounds(o), self.tile(o).length / self.piece());
         let alike = !self.is_transposed(o) && rounds.threads.is_multiple_of(self.block(o) * across);
         if alike { 1 } else { rounds.count() }
     }
 
-    /// The round that names the place of round `i`, and how many lines lie between.
+    /// Returns the round whose position round `i` uses, and the number of lines between them.
     fn anchor(&self, o: Operand, i: u32) -> (u32, u32) {
         let across = self.tile(o).length / self.piece();
         if self.anchors(o) == 1 { (0, i * (self.rounds(o).threads / across)) } else { (i, 0) }
     }
 
-    /// Lines that are dealt out together so that the invocations that write at once, 128 bytes of them, use different banks:
-    /// 8 where a line is shorter than that, else 1.
+    /// Returns the number of lines that are distributed together, so that the invocations that write 128 bytes at once
+    /// use different banks: 8 where a line is shorter than 128 bytes, else 1.
     fn block(&self, o: Operand) -> u32 {
         let tile = self.tile(o);
         let short = self.spec.width == Width::Vec8 && [16, 32].contains(&tile.length);
         if short && tile.lines.is_multiple_of(8) { 8 } else { 1 }
     }
 
-    /// Fetches this invocation's pieces of the tiles that start at `k`.
+    /// Writes the fetches of this invocation's pieces of the tiles that start at `k`.
     fn fetches(&self, t: &mut Text, k: &str) {
         for o in self.operands() {
             let name = o.name;
@@ -394,7 +398,7 @@ impl CoopKernel {
         }
     }
 
-    /// Puts the fetched pieces into workgroup memory, and adds up their columns where those are wanted.
+    /// Writes the stores of the fetched pieces to workgroup memory, and the addition of their columns if wanted.
     fn fill_tiles(&self, t: &mut Text) {
         for o in self.operands() {
             for i in 0..self.rounds(o).count() {
@@ -428,13 +432,14 @@ impl CoopKernel {
         }
     }
 
-    /// The summand of places in an operand's tiles that leads to the buffer which is filled or multiplied.
+    /// Returns the offset that is added to indices in an operand's tiles, to select the buffer that is filled or
+    /// multiplied.
     fn stage(&self, o: Operand) -> String {
         if self.coop.buffers > 1 { format!(" + {}_stage", o.name) } else { String::new() }
     }
 
-    /// The products of the tiles' matrices, `native` deep at a time. Of the operand with fewer matrices all are held, of the
-    /// other one at a time: the fewest registers.
+    /// Writes the products of the tiles' matrices, `native` deep at a time. To use the fewest registers, all matrices
+    /// of the operand with fewer matrices are held, and those of the other operand one at a time.
     fn multiply(&self, t: &mut Text, first: bool) {
         let (units, n, (rows, columns)) = (self.units(), self.units().native, self.native_matrices());
         let steps = self.coop.tile_k / n;
@@ -445,7 +450,7 @@ impl CoopKernel {
             let load = |t: &mut Text, o: Operand, i: u32| {
                 let (name, tile, role) = (o.name, self.tile(o), if o.name == "a" { "A" } else { "B" });
                 let stride = tile.stride();
-                // elements from one matrix of the operand to the next, and from one step of k
+                // elements from one matrix of the operand to the next, and from one step of k to the next
                 let along_k = self.lies_along_k(o);
                 let (apart, deep) = if along_k { (stride, 1) } else { (1, stride) };
                 let at = units.units_of(i * n * apart + step * n * deep);
@@ -454,7 +459,7 @@ impl CoopKernel {
                     true => format!("{first} + {at}u"),
                     false => format!("{first} + {} + {at}u", units.index(format!("step * {deep}u"))),
                 };
-                let by = if along_k == (name == "a") { By::Rows } else { By::Columns };
+                let by = if along_k == (name == "a") { LoadBy::Rows } else { LoadBy::Columns };
                 let value = units.load_from_unit(by, role, tile.name, at, format_args!("{}u", units.units_of(stride)));
                 t.line(format_args!("let {name}{step}_{i} = {value};"));
             };

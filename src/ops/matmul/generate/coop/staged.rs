@@ -1,15 +1,17 @@
-//! Ends that go through workgroup memory, a matrix of every subgroup at a time: invocations pick up the sums, apply the
-//! epilogue and store what lies inside the result.
+//! Epilogues through workgroup memory, for one matrix of every subgroup at a time: invocations read the sums, apply the
+//! epilogue and store the elements that are inside the result.
 
-use super::{Coop, CoopKernel, Element, Text, Tile, Width, component, grid, store, store_wide, workgroup_size};
+use super::{
+    BindingElement, CoopKernel, CoopMatmul, Text, Tile, Width, component, grid, store, store_wide, workgroup_size,
+};
 
-/// The sums of one matrix of every subgroup.
-pub(super) fn sums(coop: &Coop) -> Tile {
+/// Returns the tile for the sums of one matrix of every subgroup.
+pub(super) fn sums(coop: &CoopMatmul) -> Tile {
     Tile::sums("sums", coop.grid_m * coop.grid_n * coop.units.edge, coop.units.edge)
 }
 
 impl CoopKernel {
-    /// Ends all sums.
+    /// Writes the epilogue of all sums.
     pub(super) fn finish_sums(&self, t: &mut Text) {
         let ((rows, columns), e) = (self.matrices(), self.coop.units.edge);
         for (i, j) in grid(rows, columns) {
@@ -23,7 +25,7 @@ impl CoopKernel {
         }
     }
 
-    /// Spills the subgroup's matrix (i, j) to its place among the sums.
+    /// Spills the subgroup's matrix (i, j) to its position in the tile of sums.
     fn spill(&self, t: &mut Text, i: u32, j: u32) {
         let (units, e, n, stride) = (self.units(), self.units().edge, self.units().native, sums(&self.coop).stride());
         let blocks = units.blocks();
@@ -34,14 +36,15 @@ impl CoopKernel {
         }
     }
 
-    /// `finish(start, row, column, thread)`: stores the matrices among the sums, of which that of the first subgroup
-    /// belongs at (row, column).
-    pub(super) fn finish_function(&self, t: &mut Text, out: Element) {
+    /// Writes `finish(start, row, column, thread)`, which stores the matrices in the tile of sums. The matrix of the
+    /// first subgroup belongs at (row, column) of the result.
+    pub(super) fn finish_function(&self, t: &mut Text, out: BindingElement) {
         let Self { spec, coop } = self;
         let (units, e, stride, piece) = (coop.units, coop.units.edge, sums(coop).stride(), self.piece());
         let (pieces, threads) = (coop.grid_m * coop.grid_n * e * e / piece, workgroup_size(spec));
         t.open("fn finish(start: u32, first_row: u32, first_column: u32, thread: u32)");
-        // a constant number of turns: of a loop until `piece < pieces` drivers write the body twice and branch
+        // a constant number of iterations, because drivers emit the body of a loop until `piece < pieces` twice, with
+        // branches
         let turns = pieces.div_ceil(threads);
         let (begin, leave) = match turns {
             1 => ("let piece = thread;".to_owned(), "return"),

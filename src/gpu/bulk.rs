@@ -1,5 +1,6 @@
-//! Large read-backs and uploads of a running step: host memory that the device fills or empties, in a ring of two, without a
-//! copy of its own on the host. What was read back stays where the device has put it until it is given back.
+//! Large read-backs and uploads of a running step: two host buffers in each direction, which the device writes or reads
+//! directly, so that the host makes no further copy. Bytes that were read back stay in the device's buffer until it is
+//! given back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,44 +14,44 @@ use super::ring::{ReadRing, UploadSlot};
 use super::stopwatch::Timed;
 use super::tensor::{Buffer, Tensor};
 
-/// Parcels in flight in either direction: while one is on the host the other is copied.
+/// Buffers in each direction: while the host uses one, the device copies the other.
 const SLOTS: usize = 2;
 
-/// Bytes that are worth a thread of their own.
+/// Smallest number of bytes that is worth another thread.
 const LEAST_SHARE: usize = 1 << 20;
 
-/// Bytes of tensors behind one another, each at a multiple of 4 bytes.
+/// Returns the bytes of tensors one after another, each padded to a multiple of 4 bytes.
 fn size_of(tensors: &[&Tensor]) -> u64 {
     tensors.iter().map(|tensor| tensor.bytes().next_multiple_of(4)).sum()
 }
 
 struct Sent {
     buffer: Arc<Buffer>,
-    /// None if nothing was sent.
+    /// The mapping, its bytes and the submission; `None` if no bytes were sent.
     mapping: Option<(Mapping, u64, Ticket)>,
 }
 
-/// Brings tensors to the host.
-pub struct Departures {
+/// Copies large tensors to the host.
+pub struct BulkReads {
     free: VecDeque<Arc<Buffer>>,
     sent: VecDeque<Sent>,
 }
 
 /// Bytes that were read back, in the memory that the device wrote.
 #[derive(Debug)]
-pub struct Parcel {
+pub struct BulkRead {
     buffer: Arc<Buffer>,
     view: Option<wgpu::BufferView>,
 }
 
-impl AsRef<[u8]> for Parcel {
+impl AsRef<[u8]> for BulkRead {
     fn as_ref(&self) -> &[u8] {
         self.view.as_deref().unwrap_or_default()
     }
 }
 
-impl Departures {
-    /// Makes room for parcels of at most `bytes` bytes.
+impl BulkReads {
+    /// Makes buffers for read-backs of at most `bytes` bytes each.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -60,23 +61,24 @@ impl Departures {
         Ok(Self { free, sent: VecDeque::new() })
     }
 
-    /// Runs a program, then reads the tensors back, in one submission.
+    /// Runs a program, then copies the tensors to the host, in one submission.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if both parcels are on their way; else as [`Gpu::check`].
+    /// [`Error::Gpu`] if both buffers are in use; [`Error::Shape`] if the tensors do not fit; otherwise those of
+    /// [`Gpu::check`].
     pub fn send(&mut self, gpu: &Gpu, program: Option<&Program>, tensors: &[&Tensor]) -> Result<()> {
-        let full = || Error::gpu(Fault::at("departures", "no parcel is free").expected("one that was given back"));
+        let full = || Error::gpu(Fault::at("bulk read", "no buffer is free").advice("give one back first"));
         let buffer = self.free.pop_front().ok_or_else(full)?;
         let bytes = size_of(tensors);
         if bytes > buffer.size {
-            let fault = Fault::at("departures", "a parcel is too large").expected(format!("{} bytes", buffer.size));
-            return Err(Error::shape(fault.found(bytes)));
+            let most = format!("at most {} bytes", buffer.size);
+            return Err(Error::shape(Fault::at("bulk read", "the tensors are too large").expected(most).found(bytes)));
         }
         if bytes == 0 && program.is_none() {
             self.sent.push_back(Sent { buffer, mapping: None });
             return Ok(());
         }
-        let mut encoder = gpu.encoder("departure")?;
+        let mut encoder = gpu.encoder("bulk read")?;
         if let Some(program) = program {
             program.encode(&mut encoder);
         }
@@ -92,31 +94,31 @@ impl Departures {
             self.sent.push_back(Sent { buffer, mapping: None });
             return Ok(());
         }
-        let (mapping, ask) = Mapping::new(gpu, "a departure", target, bytes, wgpu::MapMode::Read);
-        let ticket = gpu.submit_then(encoder, ask)?;
+        let (mapping, request) = Mapping::new(gpu, "a bulk read", target, bytes, wgpu::MapMode::Read);
+        let ticket = gpu.submit_then(encoder, request)?;
         self.sent.push_back(Sent { buffer, mapping: Some((mapping, bytes, ticket)) });
         Ok(())
     }
 
-    /// Waits for the oldest parcel.
+    /// Waits for the oldest read-back.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if none is on its way; else as [`Gpu::check`].
-    pub fn take(&mut self, gpu: &Gpu) -> Result<Parcel> {
-        let none = || Error::gpu(Fault::at("departures", "no parcel is on its way"));
+    /// [`Error::Gpu`] if there is none; otherwise those of [`Gpu::check`].
+    pub fn take(&mut self, gpu: &Gpu) -> Result<BulkRead> {
+        let none = || Error::gpu(Fault::at("bulk read", "nothing was sent"));
         let Sent { buffer, mapping } = self.sent.pop_front().ok_or_else(none)?;
-        let Some((mut mapping, bytes, ticket)) = mapping else { return Ok(Parcel { buffer, view: None }) };
-        gpu.span("wait for a departure", || mapping.wait(gpu, Some(ticket)))?;
+        let Some((mut mapping, bytes, ticket)) = mapping else { return Ok(BulkRead { buffer, view: None }) };
+        gpu.span("wait for a bulk read", || mapping.wait(gpu, Some(ticket)))?;
         let view = raw(&buffer)?.slice(..bytes).get_mapped_range();
-        let view = view.map_err(|e| gpu.failure(format!("a departure cannot be read: {e}")))?;
-        Ok(Parcel { buffer, view: Some(view) })
+        let view = view.map_err(|e| gpu.failure(format!("a bulk read failed: {e}")))?;
+        Ok(BulkRead { buffer, view: Some(view) })
     }
 
-    /// Takes a parcel back, whose memory may be used again.
+    /// Frees a read-back's buffer for the next one.
     ///
     /// # Errors
     /// [`Error::Gpu`] on a dry device.
-    pub fn give_back(&mut self, Parcel { buffer, view }: Parcel) -> Result<()> {
+    pub fn give_back(&mut self, BulkRead { buffer, view }: BulkRead) -> Result<()> {
         if view.is_some() {
             drop(view);
             raw(&buffer)?.unmap();
@@ -126,18 +128,19 @@ impl Departures {
     }
 }
 
-/// Brings bytes from the host to tensors.
-pub struct Arrivals {
+/// Copies many bytes from the host to tensors.
+pub struct BulkUploads {
     slots: VecDeque<UploadSlot>,
 }
 
-/// Memory that is filled on the host. Pieces of it begin at multiples of 8 bytes and are multiples of 4 bytes long.
-pub struct Arrival {
+/// Memory that the host fills for an upload. Its pieces begin at multiples of 8 bytes and are multiples of 4 bytes
+/// long.
+pub struct BulkUpload {
     slot: UploadSlot,
 }
 
-impl Arrival {
-    /// Writes bytes from byte `at` on.
+impl BulkUpload {
+    /// Writes bytes at byte `at`.
     ///
     /// # Errors
     /// [`Error::Gpu`] if the memory cannot be written there.
@@ -145,7 +148,8 @@ impl Arrival {
         write(raw(&self.slot.buffer)?, at, bytes)
     }
 
-    /// Writes several pieces, which do not overlap, on up to so many threads: one does not copy as fast as a GPU reads.
+    /// Writes several pieces, which do not overlap, on up to `threads` threads: one thread copies slower than a GPU
+    /// reads.
     ///
     /// # Errors
     /// [`Error::Gpu`] if the memory cannot be written there.
@@ -161,7 +165,7 @@ impl Arrival {
                     work.push(Vec::new());
                     left = share;
                 }
-                // a cut inside a piece is at a multiple of 8 bytes of it
+                // a piece is cut only at multiples of 8 bytes from its start
                 let length = if rest.len() <= left { rest.len() } else { left / 8 * 8 };
                 let (piece, later) = rest.split_at(length);
                 if let (Some(list), false) = (work.last_mut(), piece.is_empty()) {
@@ -177,7 +181,7 @@ impl Arrival {
         std::thread::scope(|scope| {
             let threads: Vec<_> = others.iter().map(|list| scope.spawn(|| copy(list))).collect();
             let own = copy(own);
-            let failed = || Error::gpu(Fault::at("arrivals", "a thread that copies panicked"));
+            let failed = || Error::gpu(Fault::at("bulk upload", "a copying thread panicked"));
             threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(failed()))).and(own)
         })
     }
@@ -189,13 +193,13 @@ fn write(target: &wgpu::Buffer, at: usize, bytes: &[u8]) -> Result<()> {
         return Ok(());
     }
     let view = target.slice(at as u64..(at + bytes.len()) as u64).get_mapped_range_mut();
-    let mut view = view.map_err(|e| Error::gpu(Fault::at("arrivals", format!("memory cannot be written: {e}"))))?;
+    let mut view = view.map_err(|e| Error::gpu(Fault::at("bulk upload", format!("cannot be written: {e}"))))?;
     view.slice(..).copy_from_slice(bytes);
     Ok(())
 }
 
-impl Arrivals {
-    /// Makes room for parcels of at most `bytes` bytes.
+impl BulkUploads {
+    /// Makes buffers for uploads of at most `bytes` bytes each.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -204,25 +208,26 @@ impl Arrivals {
         Ok(Self { slots: slots.collect::<Result<_>>()? })
     }
 
-    /// Waits for memory that the device does not read any more.
+    /// Waits for a buffer that the device no longer reads.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
-    pub fn open(&mut self, gpu: &Gpu) -> Result<Arrival> {
-        let none = || Error::gpu(Fault::at("arrivals", "no memory is free"));
+    /// [`Error::Gpu`] if all buffers are taken; otherwise those of [`Gpu::check`].
+    pub fn begin(&mut self, gpu: &Gpu) -> Result<BulkUpload> {
+        let none = || Error::gpu(Fault::at("bulk upload", "no buffer is free"));
         let mut slot = self.slots.pop_front().ok_or_else(none)?;
         slot.wait(gpu)?;
-        Ok(Arrival { slot })
+        Ok(BulkUpload { slot })
     }
 
-    /// Copies what was written to the tensors, in their order, and runs a program behind that and `reads`, in one submission.
+    /// Copies the written bytes to the tensors, in order, then runs a program and `reads`, in one submission.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the tensors are larger than the memory; [`Error::Gpu`] if a ring is full; else as [`Gpu::check`].
-    pub fn land(
+    /// [`Error::Shape`] if the tensors are larger than the buffer; [`Error::Gpu`] if a ring is full; otherwise those of
+    /// [`Gpu::check`].
+    pub fn submit(
         &mut self,
         gpu: &Gpu,
-        Arrival { mut slot }: Arrival,
+        BulkUpload { mut slot }: BulkUpload,
         tensors: &[&Tensor],
         program: Option<&Program>,
         reads: &mut [&mut ReadRing],
@@ -232,11 +237,12 @@ impl Arrivals {
         source.unmap();
         let bytes = size_of(tensors);
         if bytes > slot.buffer.size {
-            let fault =
-                Fault::at("arrivals", "the tensors are too large").expected(format!("{} bytes", slot.buffer.size));
-            return Err(Error::shape(fault.found(bytes)));
+            let most = format!("at most {} bytes", slot.buffer.size);
+            return Err(Error::shape(
+                Fault::at("bulk upload", "the tensors are too large").expected(most).found(bytes),
+            ));
         }
-        let mut encoder = gpu.encoder("arrival")?;
+        let mut encoder = gpu.encoder("bulk upload")?;
         let mut at = 0;
         for tensor in tensors {
             let bytes = tensor.bytes().next_multiple_of(4);
@@ -258,37 +264,37 @@ mod tests {
     use crate::gpu::{Elem, Options};
 
     #[test]
-    fn what_departs_arrives_however_many_threads_copy() {
+    fn bytes_read_back_and_uploaded_stay_equal_however_many_threads_copy() {
         let gpu = Gpu::open(&Options::default()).unwrap();
         let n = 1_200_000;
         let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
         let [from, to] = [(); 2].map(|()| gpu.tensor("values", 1, n, Elem::F32).unwrap());
         gpu.write(&from, bytemuck::cast_slice(&values)).unwrap();
-        let mut departures = Departures::new(&gpu, "out", from.bytes()).unwrap();
-        let mut arrivals = Arrivals::new(&gpu, "in", to.bytes()).unwrap();
+        let mut reads = BulkReads::new(&gpu, "out", from.bytes()).unwrap();
+        let mut uploads = BulkUploads::new(&gpu, "in", to.bytes()).unwrap();
         let halves = [from.flat(0..n / 3), from.flat(n / 3..n)];
         for threads in [1, 2, 3, 64] {
-            departures.send(&gpu, None, &[&halves[0], &halves[1]]).unwrap();
-            let parcel = departures.take(&gpu).unwrap();
-            let bytes = parcel.as_ref();
-            // with gaps that keep what was there
+            reads.send(&gpu, None, &[&halves[0], &halves[1]]).unwrap();
+            let read = reads.take(&gpu).unwrap();
+            let bytes = read.as_ref();
+            // the pieces leave a gap, whose bytes must stay
             let gap = 4 * 1000;
             let third = bytes.len() / 3;
             let pieces = [(0, &bytes[..third - gap]), (third, &bytes[third..third]), (third, &bytes[third..])];
-            let mut arrival = arrivals.open(&gpu).unwrap();
-            arrival.put(third - gap, &vec![0; gap]).unwrap();
-            arrival.put_all(&pieces, threads).unwrap();
-            departures.give_back(parcel).unwrap();
+            let mut upload = uploads.begin(&gpu).unwrap();
+            upload.put(third - gap, &vec![0; gap]).unwrap();
+            upload.put_all(&pieces, threads).unwrap();
+            reads.give_back(read).unwrap();
             gpu.write(&to, &vec![1; 4 * n]).unwrap();
-            arrivals.land(&gpu, arrival, &[&to], None, &mut [], None).unwrap();
+            uploads.submit(&gpu, upload, &[&to], None, &mut [], None).unwrap();
             let mut want = values.clone();
             want[(third - gap) / 4..third / 4].fill(0.0);
             assert!(gpu.read_f32(&to).unwrap() == want, "{threads} threads");
         }
-        assert!(departures.take(&gpu).is_err());
-        departures.send(&gpu, None, &[]).unwrap();
-        departures.send(&gpu, None, &[&from]).unwrap();
-        assert!(departures.send(&gpu, None, &[&from]).is_err(), "a third parcel");
-        assert!(departures.take(&gpu).unwrap().as_ref().is_empty());
+        assert!(reads.take(&gpu).is_err());
+        reads.send(&gpu, None, &[]).unwrap();
+        reads.send(&gpu, None, &[&from]).unwrap();
+        assert!(reads.send(&gpu, None, &[&from]).is_err(), "a third read");
+        assert!(reads.take(&gpu).unwrap().as_ref().is_empty());
     }
 }

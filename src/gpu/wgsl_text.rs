@@ -1,11 +1,11 @@
-//! Lines of a kernel's text, for operators that generate theirs.
+//! Writes a kernel's text line by line, for operators that generate it.
 
 use std::fmt::{Display, Write as _};
 
 /// Indented lines.
 #[derive(Debug, Default)]
 pub struct Text {
-    /// What is written so far.
+    /// The text so far.
     pub text: String,
     /// Levels of indentation.
     pub depth: usize,
@@ -30,7 +30,7 @@ impl Text {
     }
 }
 
-/// Returns the text of a shader file without its first line if that is for `tools/join-shader`.
+/// Returns the text of a shader file without its first line if that line is a directive for `tools/join-shader`.
 #[must_use]
 pub fn without_directive(file: &'static str) -> &'static str {
     match file.split_once('\n') {

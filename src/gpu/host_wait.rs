@@ -1,13 +1,13 @@
-//! When the host began to wait for the device: seen from another thread, which can tell that a driver hangs.
+//! Records when the host waits for the device. Another thread, a watchdog, reads it to notice that a driver hangs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The waits of one device. Clones see the same.
+/// The host's waits for one device. Clones share the same record.
 ///
-/// Waits are counted in time in which the process ran: a process that was suspended, by a signal or by a laptop's lid, has
-/// not waited meanwhile. The thread that watches the waits also tells the time ([`Waits::tick`]): where its ticks have a gap,
-/// nothing ran.
+/// Waits are measured in time in which the process ran: a process that is suspended, by a signal or by a laptop's lid,
+/// does not wait meanwhile. The thread that watches the waits also keeps the clock ([`Waits::tick`]): during a gap
+/// between its ticks the process did not run.
 #[derive(Debug, Clone, Default)]
 pub struct Waits {
     inner: Arc<Mutex<Inner>>,
@@ -16,7 +16,7 @@ pub struct Waits {
 #[derive(Debug, Default)]
 struct Inner {
     clock: Clock,
-    /// The running time at the begin of the wait at hand.
+    /// Running time at the beginning of the current wait.
     since: Option<Duration>,
     longest: Duration,
     ended: u64,
@@ -26,7 +26,7 @@ struct Inner {
 #[derive(Debug)]
 struct Clock {
     epoch: Instant,
-    /// The last tick, and how long it is to the next one at most.
+    /// The last tick, and the longest time to the next one.
     tick: Option<(Instant, Duration)>,
     /// Sum of the gaps between ticks.
     suspended: Duration,
@@ -39,7 +39,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// The part of the time since the last tick in which nothing can have run.
+    /// Returns the part of the time since the last tick in which the process cannot have run.
     fn gap(&self, now: Instant) -> Duration {
         self.tick.map_or(Duration::ZERO, |(last, most)| now.saturating_duration_since(last).saturating_sub(most))
     }
@@ -49,7 +49,7 @@ impl Clock {
         self.tick = Some((now, most));
     }
 
-    /// The running time since the epoch.
+    /// Returns the running time since the epoch.
     fn running(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.epoch).saturating_sub(self.suspended + self.gap(now))
     }
@@ -57,11 +57,11 @@ impl Clock {
 
 impl Waits {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // numbers that a panic cannot leave half changed
+        // poisoning is ignored: a panic cannot leave these numbers half changed
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what may wait. Only one thread does so at a time.
+    /// Does `work`, which may wait for the device, and records it as a wait. Only one thread may do so at a time.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let begin = {
             let mut inner = self.inner();
@@ -78,25 +78,25 @@ impl Waits {
         result
     }
 
-    /// Tells that the process runs; the next tick comes within `most`, unless nothing runs.
+    /// Records that the process is running. The next tick must come within `most`, unless the process is suspended.
     pub fn tick(&self, most: Duration) {
         self.inner().clock.tick(Instant::now(), most);
     }
 
-    /// Returns how long the wait at hand has lasted.
+    /// Returns the duration of the current wait so far; `None` if the host is not waiting.
     #[must_use]
     pub fn current(&self) -> Option<Duration> {
         let inner = self.inner();
         inner.since.map(|since| inner.clock.running(Instant::now()).saturating_sub(since))
     }
 
-    /// Returns how long the longest wait lasted that has ended.
+    /// Returns the duration of the longest finished wait.
     #[must_use]
     pub fn longest(&self) -> Duration {
         self.inner().longest
     }
 
-    /// Returns how many waits have ended: work got on.
+    /// Returns the number of finished waits, which grows as long as work makes progress.
     #[must_use]
     pub fn ended(&self) -> u64 {
         self.inner().ended
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_in_which_nothing_ticked_is_no_running_time() {
+    fn gaps_between_ticks_are_not_running_time() {
         let mut clock = Clock::default();
         let seconds = Duration::from_secs_f64;
         let at = |s: f64| clock_epoch(&clock) + seconds(s);
@@ -117,7 +117,7 @@ mod tests {
         clock.tick(begin, seconds(2.0));
         clock.tick(later[0], seconds(2.0));
         assert_eq!(clock.running(later[1]), seconds(2.0));
-        // seen before the tick that follows, and after it
+        // the gap is seen both before the next tick and after it
         assert_eq!(clock.running(later[2]), seconds(3.0));
         clock.tick(later[2], seconds(2.0));
         assert_eq!(clock.running(later[2]), seconds(3.0));

@@ -1,28 +1,28 @@
-//! What the host does and when, for profiles: nothing is recorded unless it was asked for.
+//! Records what the host does and when, for profiles. Nothing is recorded unless it is requested.
 
 use std::time::Instant;
 
 use super::context::{Gpu, lock};
 
-/// One thing that the host did.
+/// A piece of the host's work.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// What: `encode`, `wait for the upload ring`.
+    /// Name of the work: `encode`, `wait for a free upload slot`.
     pub name: &'static str,
-    /// When it began.
+    /// Time at which it began.
     pub begin: Instant,
-    /// When it was done.
+    /// Time at which it ended.
     pub end: Instant,
 }
 
 impl Span {
-    /// Milliseconds.
+    /// Returns its duration in milliseconds.
     #[must_use]
     pub fn ms(&self) -> f64 {
         self.end.duration_since(self.begin).as_secs_f64() * 1e3
     }
 
-    /// True for time in which the host only waits for the device.
+    /// Returns whether the host only waits for the device in it.
     #[must_use]
     pub fn is_wait(&self) -> bool {
         self.name.starts_with("wait")
@@ -30,18 +30,18 @@ impl Span {
 }
 
 impl Gpu {
-    /// Begins to record spans.
+    /// Starts recording spans.
     pub fn record_spans(&self) {
         *lock(&self.spans) = Some(Vec::new());
     }
 
-    /// The spans since [`Gpu::record_spans`], in the order in which they ended; ends the recording.
+    /// Stops recording and returns the spans since [`Gpu::record_spans`], in the order in which they ended.
     #[must_use]
     pub fn take_spans(&self) -> Vec<Span> {
         lock(&self.spans).take().unwrap_or_default()
     }
 
-    /// Does `work`, and records it under `name` if spans are recorded. Spans may lie in one another.
+    /// Does `work`, and records it under `name` if spans are being recorded. Spans may be nested.
     pub fn span<T>(&self, name: &'static str, work: impl FnOnce() -> T) -> T {
         let begin = Instant::now();
         let result = work();
