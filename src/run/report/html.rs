@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::files::visible::turns;
+use crate::files::visible::changes_direction;
 use crate::run::report::axis::Scale;
 use crate::run::report::curves::{RunCurves, Series};
 use crate::run::report::history::History;
@@ -28,7 +28,7 @@ pub fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\n' | '\t' => out.push(c),
-            c if c.is_control() || turns(c) => out.push('\u{fffd}'),
+            c if c.is_control() || changes_direction(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }
