@@ -48,6 +48,9 @@ pub struct Record {
     /// The adapter that the run was last made on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+    /// Names of the matrix and attention kernels of a step.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<String>,
     /// The adapter's TFLOP/s, if they were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_tflops: Option<f64>,

@@ -147,6 +147,8 @@ pub struct RunSettings {
     pub val_rows: Option<usize>,
     /// Steps between samples; 0 for none.
     pub sample_every: usize,
+    /// Steps between printed lines; without it at most four lines per second.
+    pub log_every: Option<usize>,
     /// HellaSwag's file, if the run is measured on it.
     pub hellaswag: Option<PathBuf>,
     /// Steps between its measurements, one more at the end.
@@ -247,6 +249,7 @@ impl Settings {
                 hellaswag: run.hellaswag.clone(),
                 hellaswag_every: run.hellaswag.is_some().then_some(run.hellaswag_every),
                 sample_every: Some(run.sample_every),
+                log_every: run.log_every,
                 memory: run.memory.map(Bytes),
                 compare: run.compare.clone(),
                 peak_tflops: run.peak_tflops,
