@@ -22,7 +22,7 @@ use crate::train::trainer::Part;
 use crate::train::{Snapshot, Trainer, TrainerOptions};
 
 /// Questions of HellaSwag between two looks for a signal.
-const QUESTIONS: usize = 64;
+pub(super) const QUESTIONS: usize = 64;
 
 /// A call that every device makes.
 enum Order {

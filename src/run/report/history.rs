@@ -8,6 +8,7 @@ use flate2::read::GzDecoder;
 use crate::error::{Error, Fault, Result};
 use crate::files::lines::Lines;
 use crate::files::open;
+use crate::run::folder;
 use crate::run::records::{self, Metric};
 
 /// Bytes of a log that are read, unpacked.
@@ -83,7 +84,8 @@ impl History {
         if path.is_dir() {
             return Ok(Self { name, ..Self::of_metrics(records::open(path)?) });
         }
-        let unread = |e: io::Error| Error::data(open::fault(&name, &e).expected(KINDS));
+        let siblings = || folder::siblings(path).unwrap_or_default();
+        let unread = |e: io::Error| Error::data(open::fault(&name, &e).expected(KINDS).advice(siblings()));
         let file = open::input(path).map_err(unread)?;
         let packed = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn Read> = if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) };

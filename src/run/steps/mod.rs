@@ -3,6 +3,7 @@
 mod samples;
 mod status;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::run::folder::Folder;
 use crate::run::phase::{CurrentPhase, Phase, PhaseGuard};
 use crate::run::records::Metric;
 use crate::run::report::Reporter;
-use crate::run::team::Team;
+use crate::run::team::{QUESTIONS, Team};
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Settings, WhenFull, compare};
 use crate::train::trainer::Trainer;
@@ -32,10 +33,44 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often a pause is told again.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
+/// The line of a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepLine {
+    /// The part that is always shown: step and losses, and why a step was skipped.
+    pub whole: String,
+    /// The rest, the most useful first.
+    pub more: Vec<String>,
+}
+
+impl StepLine {
+    /// Makes a line of the part that is always shown.
+    #[must_use]
+    pub fn new(whole: String) -> Self {
+        Self { whole, more: Vec::new() }
+    }
+
+    /// Returns the line with as many of its parts as `width` columns hold.
+    #[must_use]
+    pub fn within(&self, width: usize) -> String {
+        let mut text = self.whole.clone();
+        for part in &self.more {
+            if text.chars().count() + " | ".len() + part.chars().count() > width {
+                break;
+            }
+            text = text + " | " + part;
+        }
+        text
+    }
+}
+
 /// Where a run shows what happens.
 pub trait Screen {
     /// A line that stays.
     fn line(&mut self, text: &str);
+    /// The line of a step, which a narrow screen shortens.
+    fn step(&mut self, line: &StepLine) {
+        self.line(&line.within(usize::MAX));
+    }
     /// How far the run is: steps done, and what is known of the current speed.
     fn progress(&mut self, step: usize, steps: usize, eta: Option<Duration>);
     /// The run begins or goes on: what it computes on, and where its folder is.
@@ -79,6 +114,8 @@ pub struct Run<'a> {
     pub phase: CurrentPhase,
     /// Where the batches of the last steps begin.
     pub places: VecDeque<(usize, Mark)>,
+    /// The time of the last printed line of a step.
+    pub printed: Option<Instant>,
     /// True if the device was lost and opened again.
     pub rebuilt: bool,
 }
@@ -269,7 +306,8 @@ impl Run<'_> {
                     self.patiently(clock, screen, |run| run.folder.step(&metric))?;
                     self.reporter.push(&metric);
                     let steps = self.settings.train.steps;
-                    screen.line(&format!("step {step}/{steps} | val {loss:.4}{}", self.beside()));
+                    let whole = format!("step {step}/{steps} | val {loss:.4}");
+                    screen.step(&StepLine { whole, more: self.beside() });
                 }
                 (None, None) => {}
             }
@@ -364,8 +402,8 @@ impl Run<'_> {
         if validates || asks {
             self.patiently(clock, screen, |run| run.folder.amend(&line, validates, asks))?;
             self.reporter.rewind()?;
-            let loss = line.val_loss.map_or_else(String::new, |loss| format!(" | val {loss:.4}{}", self.beside()));
-            screen.line(&format!("step {step}/{step}{loss}"));
+            let loss = line.val_loss.map_or_else(String::new, |loss| format!(" | val {loss:.4}"));
+            screen.step(&StepLine { whole: format!("step {step}/{step}{loss}"), more: self.beside() });
         }
         Ok(true)
     }
@@ -490,15 +528,25 @@ impl Run<'_> {
         let _phase = self.phase.enter(Phase::Validating);
         let Some(rows) = &mut self.rows else { return Ok(None) };
         let count = self.settings.run.val_rows.unwrap_or(usize::MAX).min(rows.len());
-        let stop = self.stop;
-        team.evaluate_unless(rows, count, &|| stop().is_some())
+        let (stop, phase) = (self.stop, &self.phase);
+        let batches = count.div_ceil(team.lead().sizes().batch).div_ceil(team.lead().part().devices);
+        let asked = Cell::new(0);
+        team.evaluate_unless(rows, count, &|| {
+            phase.reach(asked.replace(asked.get() + 1), batches);
+            stop().is_some()
+        })
     }
 
     /// Accuracy on HellaSwag; none if a signal came first.
     fn ask(&self, team: &mut Team) -> Result<Option<f64>> {
         let _phase = self.phase.enter(Phase::Asking);
-        let stop = self.stop;
-        let correct = team.answer(&self.questions, &|| stop().is_some())?;
+        let (stop, phase, all) = (self.stop, &self.phase, self.questions.len());
+        let devices = team.lead().part().devices;
+        let asked = Cell::new(0);
+        let correct = team.answer(&self.questions, &|| {
+            phase.reach(asked.replace(asked.get() + QUESTIONS * devices), all);
+            stop().is_some()
+        })?;
         Ok(correct.map(|correct| correct as f64 / self.questions.len() as f64))
     }
 
@@ -508,5 +556,24 @@ impl Run<'_> {
             self.reporter.write(last);
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_screen_loses_the_last_parts_of_a_line() {
+        let whole = "step 7/9 | loss 1.5000".to_owned();
+        let line = StepLine {
+            whole: whole.clone(),
+            more: ["norm 1.000", "20 ms", "$0.10 of $1.20"].map(str::to_owned).to_vec(),
+        };
+        assert_eq!(line.within(80), "step 7/9 | loss 1.5000 | norm 1.000 | 20 ms | $0.10 of $1.20");
+        assert_eq!(line.within(45), "step 7/9 | loss 1.5000 | norm 1.000 | 20 ms");
+        assert_eq!(line.within(43), line.within(45));
+        assert_eq!(line.within(42), "step 7/9 | loss 1.5000 | norm 1.000");
+        assert_eq!(line.within(1), whole);
     }
 }
