@@ -13,6 +13,7 @@ use crate::measure::Table;
 use crate::train::settings::Settings;
 use crate::train::trainer::Part;
 use crate::train::{Sizes, Trainer, TrainerOptions};
+use crate::units;
 
 /// Tokens of a micro-step at most: a plan records every command of one.
 pub const MOST_TOKENS: usize = 1 << 20;
@@ -220,18 +221,20 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
     let sharing = sharing(caps, settings);
     let total: u64 = sharing * rows.iter().map(|(_, bytes)| bytes).sum::<u64>();
     if let Some((label, bytes)) = &plan.oversized {
-        let largest = caps.max_buffer_bytes >> 20;
+        let largest = units::size(caps.max_buffer_bytes);
         return Err(Error::memory(
             Fault::at(
                 "memory",
-                format!("`{label}` needs {} MiB, {} has buffers of at most {largest} MiB", bytes >> 20, caps.name),
+                format!("`{label}` needs {}, {} has buffers of at most {largest}", units::size(*bytes), caps.name),
             )
-            .advice(format!("try a smaller --batch, --context or model (the run needs {} MiB in all)", total >> 20)),
+            .advice(format!("try a smaller --batch, --context or model (the run needs {} in all)", units::size(total))),
         ));
     }
-    let mut table: String = rows.iter().map(|(label, bytes)| format!("  {:>10} MiB {label}\n", mib(*bytes))).collect();
+    // a small model has buffers of a few KiB
+    let mut table: String =
+        rows.iter().map(|(label, bytes)| format!("  {:>12} {label}\n", units::size(*bytes))).collect();
     let on = if sharing > 1 { format!(" on {sharing} devices") } else { String::new() };
-    table += &format!("  {:>10} MiB in all{on}", mib(total));
+    table += &format!("  {:>12} in all{on}", units::size(total));
     Ok((total, table))
 }
 
@@ -255,11 +258,25 @@ pub fn check_memory(gpu: &Gpu, settings: &Settings, limit: Option<u64>) -> Resul
     if total <= limit {
         return Ok(());
     }
-    Err(Error::memory(
-        Fault::at("memory", format!("the run needs {} MiB", mib(total)))
-            .expected(format!("at most {} MiB", mib(limit)))
-            .advice(format!("try a smaller --batch, --context or model, or --recompute block\n{table}")),
-    ))
+    let fault = Fault::at("memory", format!("the run needs {}", units::size(total)));
+    let fault = fault.expected(format!("at most {}", units::size(limit)));
+    Err(Error::memory(fault.advice(format!("{}\n{table}", largest_that_fits(gpu, settings, limit)))))
+}
+
+/// The advice for a run of which not even one sequence fits.
+pub const NOT_EVEN_ONE: &str = "not even --batch 1 fits: try a smaller --context or model, or --recompute block";
+
+/// Says which batch of a run fits into `limit` bytes.
+#[must_use]
+pub fn largest_that_fits(gpu: &Gpu, settings: &Settings, limit: u64) -> String {
+    let train = &settings.train;
+    let micro_step = train.batch * train.context * settings.data.ranks.max(1);
+    // a step of several micro-steps has its tokens by a flag, which the batch must divide
+    let tokens = (train.tokens_per_step > micro_step).then_some(train.tokens_per_step);
+    match auto_batch(gpu, settings, Some(limit), tokens) {
+        Ok(batch) => format!("the largest that fits is --batch {batch}"),
+        Err(_) => NOT_EVEN_ONE.to_owned(),
+    }
 }
 
 /// The largest batch of a run that fits, of which steps of its tokens are made of.
@@ -284,9 +301,9 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
             Fault::at(
                 "memory",
                 format!(
-                    "--batch auto: not even one sequence of {} tokens fits into {} MiB",
-                    settings.train.context,
-                    mib(limit)
+                    "--batch auto: not even one sequence of {} fits into {}",
+                    units::counted(settings.train.context as u64, "token"),
+                    units::size(limit)
                 ),
             )
             .advice("try a smaller --context or model, or --recompute block"),

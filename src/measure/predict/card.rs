@@ -153,6 +153,19 @@ impl Card {
         (self.memory_gib * f64::from(1 << 30)) as u64
     }
 
+    /// Returns the bytes of memory that driver and display keep: a fiftieth, at least 512 MiB. It is an allowance, not a
+    /// measurement.
+    #[must_use]
+    pub fn reserve_bytes(&self) -> u64 {
+        (self.memory_bytes() / 50).max(512 << 20)
+    }
+
+    /// Returns the bytes of memory that a plan may use.
+    #[must_use]
+    pub fn usable_bytes(&self) -> u64 {
+        self.memory_bytes() - self.reserve_bytes()
+    }
+
     /// Returns capabilities under which kernels are chosen as on the card.
     #[must_use]
     pub fn caps(&self) -> Caps {
