@@ -10,6 +10,7 @@ use crate::data::{
 use crate::error::{Error, Fault, Result};
 
 use super::settings::{DataSettings, Source};
+use crate::units::{count, counted};
 
 /// What a byte-level model of generated stories is measured against, in nats a byte.
 #[derive(Debug, Clone, Copy)]
@@ -65,14 +66,16 @@ impl Dataset {
             let both =
                 validation.iter().filter(|source| train.iter().any(|other| other.name() == source.name())).count();
             let warning = match both {
-                both if both > 0 && !overfits => format!(" ({both} shards of it are trained on too)"),
+                both if both > 0 && !overfits => {
+                    format!(" (it shares {} with the training)", counted(both as u64, "shard"))
+                }
                 _ => String::new(),
             };
             let summary = format!(
-                "{} tokens in {} shards, {} for validation{warning}",
-                source_tokens(&train),
-                train.len(),
-                source_tokens(&validation)
+                "{} in {}, {} for validation{warning}",
+                counted(source_tokens(&train) as u64, "token"),
+                counted(train.len() as u64, "shard"),
+                count(source_tokens(&validation) as u64)
             );
             return Ok(Self { train, validation, summary, baseline: None });
         }
@@ -100,7 +103,12 @@ impl Dataset {
             entropy: Stories::nats_per_byte(),
         });
         let (all, kept) = (train.len() + validation.len(), validation.len());
-        let summary = format!("{name}: {all} tokens ({}), the last {kept} for validation", tokenizer.name());
+        let summary = format!(
+            "{name}: {} ({}), the last {} for validation",
+            counted(all as u64, "token"),
+            tokenizer.name(),
+            count(kept as u64)
+        );
         let source = |tokens| TokenSource::from_tokens(name.clone(), tokens);
         // validation comes from the same files
         let train = source(train).read_from(read_from);

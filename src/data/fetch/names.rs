@@ -176,15 +176,15 @@ pub fn near(name: &str) -> Vec<&'static str> {
     found.into_iter().map(|(_, name)| name).take(3).collect()
 }
 
-/// The table as text, a line a name.
+/// Returns the table as text of at most 80 columns, two lines per name.
 #[must_use]
 pub fn table() -> String {
-    let mut text = String::from("Names (repository on the hub, contents):\n");
+    let mut text = String::from("Names, with their repository on the hub and its contents:\n");
     for Entry { name, repo, about, verified, .. } in NAMES {
         let mark = if verified { "" } else { " [unverified]" };
-        let _ = writeln!(text, "  {name:<16} {repo:<43} {about}{mark}");
+        let _ = writeln!(text, "  {name:<16} {repo}{mark}\n  {:<16} {}", "", about.replace("10^8", "100 M"));
     }
-    text += "Unverified: the repository could not be reached when this table was written.\n";
+    text += "Unverified: the repository could not be reached when this was written.\n";
     text += "Weights in safetensors of any other repository: OWNER/NAME.";
     text
 }
