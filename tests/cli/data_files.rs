@@ -64,7 +64,7 @@ fn bare_ids_and_numpy_arrays_train_as_the_shard_of_the_same_tokens() {
     {
         let files = ["train", "--data", train, "--val", val, "--data-format", format, "--out", format];
         let out = wgpt(dir, &[&files[..], &SMALL].concat()).ends_with(0).out;
-        assert!(out.contains("900 tokens in 1 shards, 200 for validation"), "{out}");
+        assert!(out.contains("900 tokens in 1 shard, 200 for validation"), "{out}");
         all.push(losses(&dir.join(format)));
     }
     assert!(all[0].len() == 4 && all.iter().all(|losses| *losses == all[0]), "{all:?}");
@@ -157,7 +157,7 @@ fn text_in_the_place_of_shards_is_named() {
         .expect("write");
     refused(train(&["--data", "lfs.bin"]), 3, &["a pointer of Git LFS", "git lfs pull"]);
     let same = train(&["--data", "a.bin", "--val", "a.bin", "--dry-run"]).ends_with(0).out;
-    assert!(same.contains("200 for validation (1 shards of it are trained on too)"), "{same}");
+    assert!(same.contains("200 for validation (it shares 1 shard with the training)"), "{same}");
     assert!(!dir.join("runs").exists());
 }
 
@@ -220,7 +220,7 @@ fn the_command_that_prepare_prints_runs_as_printed() {
         let out = format!("it's [{i}]");
         let args = ["data", "prepare", &text, "--out", &out, "--name", "my_val_set", "--tokenizer", "bytes"];
         let printed = wgpt(dir, &[&args[..], more].concat()).ends_with(0).out;
-        let line = printed.lines().find_map(|line| line.strip_prefix("go on: ")).expect("a command");
+        let line = printed.lines().find_map(|line| line.strip_prefix("next     ")).expect("a command");
         let words = shlex::split(line).expect("words of a shell");
         let at = words.iter().position(|word| word == "train").expect("train");
         let words: Vec<&str> = words[at..].iter().map(String::as_str).chain(["--dry-run"]).collect();

@@ -1,5 +1,6 @@
 //! The program from outside: what it prints, writes and ends with. It is started through tools/run, as a user's is.
 
+mod answers;
 mod bad_input;
 #[cfg(unix)]
 mod changed_data;

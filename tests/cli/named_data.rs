@@ -94,7 +94,7 @@ fn the_recipe_of_124m_trains_on_what_fetch_brought() {
     assert!(asked.contains("eval --from gpt2 --hellaswag hellaswag\n"), "{asked}");
 
     let out = train(&[]).ends_with(0).out;
-    assert!(out.contains("data     7210 tokens in 103 shards, 200 for validation"), "{out}");
+    assert!(out.contains("data     7,210 tokens in 103 shards, 200 for validation"), "{out}");
     let lines = metrics(&dir.join("run"));
     assert!(lines.len() == 3 && lines[2]["val_loss"].is_number() && lines[2]["hellaswag"].is_number(), "{lines:?}");
     let config = fs::read_to_string(dir.join("run/config.toml")).expect("config");
@@ -137,9 +137,9 @@ fn names_that_mean_no_tokens_say_what_helps() {
     refused(run("train --data fineweb10B --model d6"), 3, &["fineweb10B: is a folder without such files"]);
     fs::write(dir.join("fineweb10B/x_train_1.bin"), shard(1, 5000, 50_257)).expect("shard");
     let dry = run("train --data fineweb10B --model d6 --dry-run").ends_with(0).out;
-    assert!(dry.contains("data     5000 tokens in 1 shards"), "{dry}");
+    assert!(dry.contains("data     5,000 tokens in 1 shard,"), "{dry}");
     let weird: &OsStr = OsStr::new("fineweb10B:1");
     fs::write(dir.join(weird), shard(1, 6000, 50_257)).expect("shard");
     let dry = run("train --data fineweb10B:1 --model d6 --dry-run").ends_with(0).out;
-    assert!(dry.contains("data     6000 tokens in 1 shards"), "{dry}");
+    assert!(dry.contains("data     6,000 tokens in 1 shard,"), "{dry}");
 }
