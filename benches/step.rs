@@ -20,8 +20,8 @@ use wgpt::data::Batches;
 use wgpt::error::{Error, Result};
 use wgpt::gpu::{Arithmetic, Caps, Elem, Gpu};
 use wgpt::measure::predict::code::Codes;
-use wgpt::measure::predict::{self, Beside};
-use wgpt::measure::steps::Facts;
+use wgpt::measure::predict::{self, Comparison};
+use wgpt::measure::steps::StepFigures;
 use wgpt::measure::table::number;
 use wgpt::measure::{Count, Profile, Roofs, Steps, random_batches};
 use wgpt::model::{Config, Recompute, init};
@@ -186,7 +186,7 @@ fn measure(
     let time = time.map_or(Duration::from_secs(5), |time| time.mul_f64(0.6));
     let planned = Count::new(gpu.caps.clone(), *config, *sizes, *elem, Recompute::None)?;
     let steps = Steps::run(&mut trainer, &mut loader, 0, 50, time)?;
-    let facts = Facts::new(&steps, &trainer, planned.memory_bytes);
+    let facts = StepFigures::new(&steps, &trainer, planned.memory_bytes);
     let on_matrices = *elem == Elem::F16 && matmul::choose::without_matrices(&gpu.caps).is_none();
     let (roof, rate) = roofs.flops(if on_matrices { Arithmetic::Matrix } else { Arithmetic::of(*elem) });
     println!("\n{id}");
@@ -239,7 +239,7 @@ fn measure(
             number(facts.ms)
         );
         if let Some(card) = card {
-            println!("\n{}", Beside::new(card, &profile, roofs).report());
+            println!("\n{}", Comparison::new(card, &profile, roofs).report());
         }
         Some((profile.commands_ms(), profile.gaps_ms(), profile.plain_ms))
     } else {

@@ -11,7 +11,7 @@ use wgpt::model::{Config, Recompute, Weights, flat, init};
 use wgpt::ops::stepcontrol::Report;
 use wgpt::ops::wire::Format;
 use wgpt::reference::random::Random;
-use wgpt::train::collective::{Collective, Ender, Link};
+use wgpt::train::collective::{AbortHandle, Collective, Link};
 use wgpt::train::trainer::Part;
 use wgpt::train::{Optimizer, Sizes, Snapshot, Trainer, TrainerOptions};
 
@@ -149,14 +149,18 @@ impl From<usize> for Many {
 }
 
 /// Does the same on each of some devices; returns what comes of it in their order. Machines are threads as devices are.
-fn on<T: Send>(step: Step, many: impl Into<Many>, work: impl Fn(&mut Trainer, Part, &Ender) -> T + Sync) -> Vec<T> {
+fn on<T: Send>(
+    step: Step,
+    many: impl Into<Many>,
+    work: impl Fn(&mut Trainer, Part, &AbortHandle) -> T + Sync,
+) -> Vec<T> {
     let (work, Many(machines, each)) = (&work, many.into());
     let device = move |link: Link| {
-        let (gpu, part, ender) = (step.open(), link.part(), link.ender());
+        let (gpu, part, handle) = (step.open(), link.part(), link.abort_handle());
         let link: Option<Box<dyn Collective>> = if part.devices > 1 { Some(Box::new(link)) } else { None };
         let mut trainer = Trainer::linked(&gpu, step.options(part), link).expect("trainer");
         trainer.load(&init::init(step.config(), 42)).expect("load");
-        work(&mut trainer, part, &ender)
+        work(&mut trainer, part, &handle)
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -361,7 +365,9 @@ fn a_stop_on_one_device_gives_the_step_up_on_all() {
 
 #[test]
 fn weights_that_differ_end_the_run_and_name_the_device() {
-    for (devices, wrong, says) in [(3, 1, "device 1 had other weights"), (2, 1, "some devices had other weights")] {
+    for (devices, wrong, says) in
+        [(3, 1, "weights or step control of device 1 differ"), (2, 1, "weights or step control of some devices differ")]
+    {
         let errors: Vec<Error> = on(Step::f32(6), devices, |trainer, part, _| {
             trainer.compare_weights(100).expect("the same weights");
             if part.device == wrong {
@@ -397,14 +403,14 @@ fn a_step_exchanges_the_bytes_that_it_must() {
         let devices = machines * each;
         let step = Step { wire, ..Step::f32(devices) };
         let gradient = wire.map_or(4, |_| 2);
-        let copied = on(step, many, |trainer, part, ender| {
+        let copied = on(step, many, |trainer, part, handle| {
             let mut batches = step.batches(part, 1);
             reports(trainer, &mut batches, 1..2);
             let mut counts = Vec::new();
             // all are there, so that all have what they were given before
             for number in 0..3 {
                 trainer.share(&[]).expect("shared");
-                counts.push(ender.copied());
+                counts.push(handle.copied());
                 trainer.share(&[]).expect("shared");
                 if number == 1 {
                     reports(trainer, &mut batches, 2..3);

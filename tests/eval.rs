@@ -8,7 +8,7 @@ use wgpt::data::{Loader, LoaderConfig, Rows, TokenSource, Tokenizer};
 use wgpt::formats::hf;
 use wgpt::gpu::{Elem, Gpu, Options};
 use wgpt::infer::Evaluator;
-use wgpt::infer::sampler::Coins;
+use wgpt::infer::sampler::SampleRng;
 use wgpt::model::{Config, Params, Weights, init};
 use wgpt::train::{Optimizer, Sizes, Trainer, TrainerOptions};
 
@@ -32,8 +32,8 @@ fn weights() -> Weights {
 }
 
 fn rows(context: usize) -> Rows {
-    let mut coins = Coins::new(1);
-    let tokens = (0..40 * 17 + 1).map(|_| (coins.toss() * 257.0) as u16).collect();
+    let mut rng = SampleRng::new(1);
+    let tokens = (0..40 * 17 + 1).map(|_| (rng.next_f32() * 257.0) as u16).collect();
     Rows::new(vec![TokenSource::from_tokens("made", tokens)], context, 257).expect("rows")
 }
 
@@ -99,8 +99,8 @@ fn a_model_in_training_answers_in_the_memory_of_its_step() {
 }
 
 fn examples(lengths: &[usize]) -> Vec<Example> {
-    let mut coins = Coins::new(3);
-    let mut tokens = |n: usize| (0..n).map(|_| (coins.toss() * 257.0) as u16).collect::<Vec<u16>>();
+    let mut rng = SampleRng::new(3);
+    let mut tokens = |n: usize| (0..n).map(|_| (rng.next_f32() * 257.0) as u16).collect::<Vec<u16>>();
     let mut example = |&n: &usize| Example {
         context: tokens(n),
         endings: [tokens(3), tokens(1 + n % 7), tokens(5), tokens(9)],

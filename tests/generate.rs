@@ -4,7 +4,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use wgpt::gpu::{Elem, Gpu, Options, Pool};
-use wgpt::infer::sampler::{Coins, draw};
+use wgpt::infer::sampler::{SampleRng, draw};
 use wgpt::infer::{Generator, Sampling};
 use wgpt::model::{Activations, Config, Params, Recompute, Weights, init};
 
@@ -53,8 +53,8 @@ fn with_generators(config: Config, context: usize, test: impl Fn(&Gpu, &mut Gene
 }
 
 fn tokens(n: usize, vocab: usize) -> Vec<u32> {
-    let mut coins = Coins::new(9);
-    (0..n).map(|_| (coins.toss() * vocab as f32) as u32).collect()
+    let mut rng = SampleRng::new(9);
+    (0..n).map(|_| (rng.next_f32() * vocab as f32) as u32).collect()
 }
 
 #[track_caller]
@@ -108,7 +108,7 @@ fn five_hundred_greedy_tokens() {
             if ranked[0] - ranked[1] <= TOLERANCE {
                 close += 1;
             } else {
-                assert_eq!(*token, draw(&logits, &greedy, &mut Coins::new(1)), "token {i}");
+                assert_eq!(*token, draw(&logits, &greedy, &mut SampleRng::new(1)), "token {i}");
             }
             window.push(*token);
         }

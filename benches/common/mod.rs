@@ -77,7 +77,7 @@ pub fn open() -> Result<(Gpu, Option<String>)> {
     let unrepaired = text("WGPT_NO_SPIRV_REPAIR").is_some();
     let device = text("WGPT_DEVICE");
     let mut gpu = Gpu::open(&Options { device, matrices: true, unrepaired, ..Options::default() })?;
-    let tuned = measure::tuned(&tune::load(&mut gpu.caps));
+    let tuned = measure::record_summary(&tune::load(&mut gpu.caps));
     Ok((gpu, tuned))
 }
 

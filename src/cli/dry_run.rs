@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::visible;
 use wgpt::gpu::{Elem, Gpu};
-use wgpt::measure::plan::{LARGEST_BINDING, assumed, largest_that_fits, plan};
+use wgpt::measure::plan::{LARGEST_BINDING, assumed, plan, smaller_batch};
 use wgpt::train::Settings;
 use wgpt::train::settings::layers::{KEYS, values_of};
 use wgpt::train::settings::{Batch, Precision, Source};
@@ -37,7 +37,7 @@ pub fn run(asked: &mut Asked) -> Result<()> {
         }
     };
     let t = &settings.train;
-    asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
+    asked.merged.notices.iter().for_each(|text| say!("recipe   {text}"));
     say!("model    {}", summary(&settings.config()));
     say!("data     {summary_of_data}");
     if !is_auto(asked) {
@@ -50,15 +50,9 @@ pub fn run(asked: &mut Asked) -> Result<()> {
     if let Some(line) = header::ranks(&settings, settings.run.device_count) {
         say!("ranks    {line}");
     }
-    // in f64 the product of two f32 shows their rounding
-    let last = (f64::from(t.lr) * f64::from(t.final_lr_frac)) as f32;
-    say!(
-        "rate     {} to {:.3e}, warm-up of {}, then {}",
-        t.lr,
-        last,
-        units::counted(t.warmup as u64, "step"),
-        t.schedule.name()
-    );
+    let [peak, last] = settings.schedule().rate_texts();
+    let warmup = units::counted(t.warmup as u64, "step");
+    say!("rate     {peak} to {last}, warm-up of {warmup}, then {}", t.schedule.name());
     let mut refused = None;
     for elem in elements(asked.precision()) {
         refused = refused.or(print_plan(asked, &mut settings, elem)?);
@@ -120,11 +114,11 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
     let each = if settings.run.device_count > 1 { ", each of several devices" } else { "" };
     say!("memory   in {name}, on a GPU with bindings up to 2 GiB{each}:");
     say_lines!("{table}");
-    Ok(settings.run.memory.filter(|limit| total > *limit).map(|limit| {
-        let fault = Fault::at("memory", format!("the run needs {} in {name}", units::size(total)));
-        let fault = fault.expected(format!("at most {}", units::size(limit)));
-        Error::memory(fault.advice(largest_that_fits(&dry, settings, limit)))
-    }))
+    let Some(limit) = settings.run.memory.filter(|limit| total > *limit) else { return Ok(None) };
+    let fault = Fault::at("memory", format!("the run needs {} in {name}", units::size(total)));
+    let fault = fault.expected(format!("at most {}", units::size(limit)));
+    let advice = smaller_batch(&dry, settings, limit, asked.recipe().training.tokens_per_step)?;
+    Ok(Some(Error::memory(fault.advice(advice))))
 }
 
 /// Prints every value and where it comes from, as a recipe.
@@ -163,8 +157,8 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
         // a file's name may contain line ends
         let _ = writeln!(text, "{line:<40} # {}", visible::line(&from));
     }
-    for aside in &asked.merged.aside {
-        let _ = writeln!(text, "\n# {}", visible::line(aside));
+    for notice in &asked.merged.notices {
+        let _ = writeln!(text, "\n# {}", visible::line(notice));
     }
     say_lines!("{}", text.trim_end());
     Ok(())

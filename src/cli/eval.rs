@@ -12,7 +12,7 @@ use wgpt::gpu::{Gpu, Options};
 use wgpt::infer::evaluate::{Answer, Evaluator};
 use wgpt::model::Config;
 use wgpt::run::{CurrentPhase, Phase};
-use wgpt::train::dataset::noted_tokenizer;
+use wgpt::train::dataset::recorded_tokenizer;
 use wgpt::train::settings::values::token_count;
 use wgpt::units;
 
@@ -91,7 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::of(&phase, true);
     let (description, given) = args.from.describe()?;
     let (config, model) = (description.shape, place(&description));
-    if let Some((noted_at, noted)) = noted_tokenizer(&[(&args.data, Part::Validation)], args.data_format)? {
+    if let Some((noted_at, noted)) = recorded_tokenizer(&[(&args.data, Part::Validation)], args.data_format)? {
         match &given {
             Some(given) => same(&noted, &noted_at, given, "--tokenizer")?,
             None => description.tokenizer.agree_with_data(&noted, &noted_at, &model)?,

@@ -1,6 +1,6 @@
 //! `wgpt plan --nodes`: predicted efficiency by the number of machines, their network and the wire.
 
-use wgpt::measure::exchange::{Link, NETWORKS, Network, Together};
+use wgpt::measure::exchange::{LinkSpeed, NETWORKS, Network, SharedStep};
 use wgpt::measure::plan::Subject;
 use wgpt::measure::table::Table;
 use wgpt::ops::wire::Format;
@@ -22,7 +22,7 @@ pub struct Scaling<'s> {
     /// Tokens per step; without them a step has one micro-step of each rank, so that more machines take larger steps.
     pub tokens: Option<f64>,
     /// How devices reach the host's memory.
-    pub link: Link,
+    pub link: LinkSpeed,
 }
 
 /// The efficiency that a cluster should reach.
@@ -72,15 +72,15 @@ impl Scaling<'_> {
     }
 
     /// Returns the step on so many machines, and its batch; `None` if no batch divides the tokens of a step.
-    fn step(&self, nodes: usize, network: &Network, wire: Option<Format>) -> Option<(usize, Together)> {
+    fn step(&self, nodes: usize, network: &Network, wire: Option<Format>) -> Option<(usize, SharedStep)> {
         let devices = nodes * self.each();
         let subject = Subject { devices, ranks: self.ranks.unwrap_or(devices), machines: nodes, wire, ..*self.subject };
         if !subject.ranks.is_multiple_of(devices) {
             return None;
         }
-        let link = Link { network: *network, ..self.link };
+        let link = LinkSpeed { network: *network, ..self.link };
         let (batch, ms) = (self.micro)(&subject)?;
-        Together::predict(&subject, &link, batch, ms, self.tokens).ok().map(|step| (batch, step))
+        SharedStep::predict(&subject, &link, batch, ms, self.tokens).ok().map(|step| (batch, step))
     }
 
     /// Prints from how many machines the efficiency is below the aim over a network, and remedies for all machines.

@@ -6,8 +6,8 @@ use wgpt::data::fetch::{Files, names};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::measure;
-use wgpt::measure::exchange::{self, BUSES, Bus, Link, NETWORKS, Network, Together, Traffic};
-use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Plan, Subject, mib};
+use wgpt::measure::exchange::{self, BUSES, Bus, LinkSpeed, NETWORKS, Network, SharedStep, Traffic};
+use wgpt::measure::plan::{self, LARGEST_BINDING, MAX_TOKENS, Plan, Subject, mib};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::three;
 use wgpt::measure::table::number;
@@ -16,7 +16,7 @@ use wgpt::run::records;
 use wgpt::train::settings::file::CONFIG;
 use wgpt::train::settings::layers::Layers;
 use wgpt::train::settings::{Batch, Bytes, Positive, Precision, Recipe, RunFile, UNKNOWN_STEPS, Wire, recipe};
-use wgpt::train::trainer::MOST_COPIERS;
+use wgpt::train::trainer::MAX_COPY_THREADS;
 use wgpt::units;
 
 use super::model::summary;
@@ -325,7 +325,7 @@ pub fn run(args: &Args) -> Result<()> {
         exchange::micro_steps(&subject, batch, tokens)?;
     }
     let gpu = Gpu::dry(caps);
-    let memory = args.memory.or(card.map(Card::usable_bytes));
+    let memory = args.memory.or(card.map(Card::memory_bytes));
     let batches = batches(args, memory, &subject, &gpu)?;
     let planned = batches.iter().map(|&batch| Ok((batch, subject.plan(&gpu, batch)?)));
     let plans: Vec<(usize, Plan)> = planned.collect::<Result<_>>()?;
@@ -378,8 +378,8 @@ struct Links {
 }
 
 impl Links {
-    fn link(self) -> Link {
-        Link { bus: self.bus.unwrap_or(BUSES[0]), network: self.network.unwrap_or(NETWORKS[2]) }
+    fn link(self) -> LinkSpeed {
+        LinkSpeed { bus: self.bus.unwrap_or(BUSES[0]), network: self.network.unwrap_or(NETWORKS[2]) }
     }
 }
 
@@ -402,7 +402,7 @@ fn parse_link(text: &str) -> std::result::Result<Links, String> {
 }
 
 /// Prints the bytes that several devices exchange.
-fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
+fn say_exchange(args: &Args, link: &LinkSpeed, subject: &Subject) {
     let Subject { devices, ranks, .. } = *subject;
     let all = Traffic::of(&subject.options(1)).all();
     say!(
@@ -418,7 +418,7 @@ fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
         args.wire.unwrap_or_default()
     );
     say!(
-        "link     {}: {} GB/s out, {} in{}; {MOST_COPIERS} cores of the host copy for each device",
+        "link     {}: {} GB/s out, {} in{}; {MAX_COPY_THREADS} cores of the host copy for each device",
         link.bus.name,
         link.bus.out_gb,
         link.bus.in_gb,
@@ -438,7 +438,7 @@ fn say_exchange(args: &Args, link: &Link, subject: &Subject) {
 /// predicted, or `given` with a batch.
 fn together(
     args: &Args,
-    link: &Link,
+    link: &LinkSpeed,
     subject: &Subject,
     predicted: Option<&Predicted>,
     given: Option<(f64, usize)>,
@@ -449,7 +449,7 @@ fn together(
     let of_speed = |(speed, batch): (f64, usize)| (batch, (batch * subject.context) as f64 / speed * 1e3);
     let best = predicted.and_then(|predicted| predicted.best(|batch| args.divides(subject, batch)));
     let Some((batch, micro)) = best.or(given.map(of_speed)) else {
-        let ms = Traffic::of(&subject.options(1)).ms(link, MOST_COPIERS, 0.0);
+        let ms = Traffic::of(&subject.options(1)).ms(link, MAX_COPY_THREADS, 0.0);
         say!("exchange at most about {} ms per step; predicted, not measured", three(ms));
         return Ok(None);
     };
@@ -465,7 +465,7 @@ fn together(
         };
         Scaling { subject, ranks: args.emulate_ranks, micro: &micro, tokens, link: *link }.print();
     }
-    let step = Together::predict(subject, link, batch, micro, tokens)?;
+    let step = SharedStep::predict(subject, link, batch, micro, tokens)?;
     say!(
         "step     {} tokens of batch {batch}: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; \
          predicted, not measured",
@@ -480,7 +480,7 @@ fn together(
 
 /// Returns the batches to show.
 fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Result<Vec<usize>> {
-    let most = MOST_TOKENS / subject.context;
+    let most = MAX_TOKENS / subject.context;
     match (args.batch, memory) {
         (Some(Batch::Count(batch)), _) if (1..=most).contains(&batch) => Ok(vec![batch]),
         (Some(Batch::Count(batch)), _) => Err(Error::usage(format!("--batch: {batch}, expected 1 to {most}"))),
@@ -500,16 +500,15 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
 }
 
 fn too_little(subject: &Subject, gpu: &Gpu, memory: u64, batch: usize) -> Error {
-    let plan = match subject.plan(gpu, batch) {
-        Ok(plan) => plan,
-        Err(error) => return error,
-    };
-    let fault = Fault::at("memory", format!("batch {batch} needs {}", units::size(plan.total())));
-    let fault = fault.expected(format!("at most {}", units::size(memory)));
-    Error::memory(match subject.largest_batch(gpu, memory, |_| true) {
-        Ok(Some(largest)) => fault.advice(format!("the largest batch that fits is {largest}")),
-        _ => fault.advice(plan::NOT_EVEN_ONE),
-    })
+    let largest = || subject.largest_batch(gpu, memory, |smaller| smaller < batch);
+    match subject.plan(gpu, batch).and_then(|planned| Ok((planned, largest()?))) {
+        Ok((planned, largest)) => Error::memory(
+            Fault::at("memory", format!("batch {batch} needs {}", units::size(planned.total())))
+                .expected(format!("at most {}", units::size(memory)))
+                .advice(plan::largest_batch_advice(largest, subject.recompute)),
+        ),
+        Err(error) => error,
+    }
 }
 
 /// Prints the largest batch that fits, with --memory or --gpu.
@@ -521,18 +520,14 @@ fn fit(
     plans: &[(usize, Plan)],
 ) -> Result<()> {
     let Some(memory) = memory else { return Ok(()) };
-    let kept = match card {
-        Some(card) if args.memory.is_none() => {
-            let (all, kept) = (card.memory_bytes(), card.reserve_bytes());
-            format!(" ({} less {} for driver and display)", units::size(all), units::size(kept))
-        }
-        _ => String::new(),
-    };
+    if let (Some(card), None) = (card, args.memory) {
+        say!("{}", card.memory_summary());
+    }
     if let Some(Batch::Count(batch)) = args.batch {
         if plans[0].1.total() > memory {
             return Err(too_little(subject, gpu, memory, batch));
         }
-        say!("batch {batch} fits into {}{kept}", units::size(memory));
+        say!("batch {batch} fits into {}", units::size(memory));
         return Ok(());
     }
     let largest = match args.batch {
@@ -540,7 +535,7 @@ fn fit(
         None => subject.largest_batch(gpu, memory, |_| true)?,
     };
     let largest = largest.ok_or_else(|| too_little(subject, gpu, memory, 1))?;
-    say!("largest batch in {}{kept}: {largest}", units::size(memory));
+    say!("largest batch in {}: {largest}", units::size(memory));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use wgpt::error::{Error, Result};
 use wgpt::files::{bounded, open};
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::measure::Table;
-use wgpt::measure::exchange::{Link, Together};
+use wgpt::measure::exchange::{LinkSpeed, SharedStep};
 use wgpt::measure::plan::Subject;
 use wgpt::measure::predict::card::{Card, cards};
 use wgpt::measure::predict::code::Codes;
@@ -85,7 +85,7 @@ pub struct Cost {
 /// Several devices that share each step.
 pub struct Shared<'l> {
     /// The bus and the network between them.
-    pub link: &'l Link,
+    pub link: &'l LinkSpeed,
     /// Tokens of a step, if that is asked for.
     pub tokens: Option<f64>,
 }
@@ -174,7 +174,7 @@ fn compare(
     for (card, prediction) in predictions {
         let elem = if prediction.precision == "f16" { Elem::F16 } else { Elem::F32 };
         let needed = Subject { elem, ..*subject }.plan(&Gpu::dry(card.caps()), batch)?.total();
-        let has = card.usable_bytes();
+        let has = card.memory_bytes();
         let memory = if needed <= has {
             "fits".into()
         } else {
@@ -183,7 +183,7 @@ fn compare(
         let mut speed = prediction.tokens_per_s();
         let mut row = vec![card.name.clone(), prediction.precision.into(), three(prediction.ms()), three(speed)];
         if let Some(Shared { link, tokens }) = shared {
-            let step = Together::predict(&Subject { elem, ..*subject }, link, batch, prediction.ms(), *tokens)?;
+            let step = SharedStep::predict(&Subject { elem, ..*subject }, link, batch, prediction.ms(), *tokens)?;
             speed = step.tokens_per_s();
             row.extend([three(step.exchange_ms), three(speed), format!("{:.0}", 100.0 * step.efficiency())]);
         }

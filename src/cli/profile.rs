@@ -9,12 +9,12 @@ use wgpt::data::{Batches, LoaderConfig, Part, TokenFormat, token_paths};
 use wgpt::error::{Error, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{Elem, Gpu, Options, devices};
-use wgpt::measure::exchange::{Exchanged, Traffic};
-use wgpt::measure::plan::{self, LARGEST_BINDING, MOST_TOKENS, Subject};
+use wgpt::measure::exchange::{MeasuredExchange, Traffic};
+use wgpt::measure::plan::{self, LARGEST_BINDING, MAX_TOKENS, Subject};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::code::Codes;
-use wgpt::measure::predict::{self, Beside};
-use wgpt::measure::steps::Facts;
+use wgpt::measure::predict::{self, Comparison};
+use wgpt::measure::steps::StepFigures;
 use wgpt::measure::table::number;
 use wgpt::measure::tune;
 use wgpt::measure::{self, Count, Profile, Roofs, Steps, trace};
@@ -162,13 +162,13 @@ impl Args {
             }
         }
         // a count records every command: sizes that no machine trains would take forever
-        let tokens = self.batch.checked_mul(context).filter(|tokens| *tokens <= MOST_TOKENS);
+        let tokens = self.batch.checked_mul(context).filter(|tokens| *tokens <= MAX_TOKENS);
         if tokens.is_none() || self.accumulation > MOST_MICRO_STEPS {
             return Err(Error::usage(format!(
                 "profile: batch {} x context {context} x {} micro-steps, expected at most {} per micro-step and {} micro-steps",
                 self.batch,
                 self.accumulation,
-                units::counted(MOST_TOKENS as u64, "token"),
+                units::counted(MAX_TOKENS as u64, "token"),
                 units::count(MOST_MICRO_STEPS as u64)
             )));
         }
@@ -279,7 +279,7 @@ fn profile(args: &Args, world: Option<&World>) -> Result<()> {
         let steps = Steps::run(trainer, &mut loader, 1, args.steps, time)?;
         let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
         let profile = roofs.map(|roofs| Ok::<_, Error>((Profile::run(trainer, runs)?, roofs))).transpose()?;
-        let facts = measure::steps::Facts::new(&steps, trainer, planned_bytes);
+        let facts = measure::steps::StepFigures::new(&steps, trainer, planned_bytes);
         Ok(Measured { steps, facts, kernels: trainer.kernel_summary(), profile })
     })?;
     let [first, others @ ..] = &measured[..] else { return Ok(()) };
@@ -307,12 +307,12 @@ fn profile(args: &Args, world: Option<&World>) -> Result<()> {
         sizes.accumulation,
         elem.name()
     );
-    let tuned = measure::tuned_jobs(&found, &gpu.caps, &config, elem, [sizes.batch, context]);
+    let tuned = measure::tuned_jobs_summary(&found, &gpu.caps, &config, elem, [sizes.batch, context]);
     if let Some(line) = &tuned {
         say!("tuned   {line}");
     }
     stdout::text(&facts.report());
-    let exchanged = (devices > 1).then(|| Exchanged::new(&Traffic::of_device(&options, 0), steps));
+    let exchanged = (devices > 1).then(|| MeasuredExchange::new(&Traffic::of_device(&options, 0), steps));
     if let Some(exchanged) = &exchanged {
         say_lines!("{}", exchanged.report(&args.wire.to_string()));
     }
@@ -322,7 +322,7 @@ fn profile(args: &Args, world: Option<&World>) -> Result<()> {
         let first = if devices > 1 { "\nof device 0:" } else { "" };
         say_lines!("roofs   {}\n{first}", roofs.summary());
         stdout::text(&profile.report(roofs));
-        beside = card.map(|card| Beside::new(card, profile, roofs));
+        beside = card.map(|card| Comparison::new(card, profile, roofs));
         if let (Some(beside), Some(card)) = (&beside, card) {
             say_lines!("\n{}", beside.report());
             if Card::of_adapter(&gpu.caps.name).is_none_or(|own| own.key != card.key) {
@@ -365,7 +365,7 @@ fn profile(args: &Args, world: Option<&World>) -> Result<()> {
 /// Figures of one device.
 struct Measured {
     steps: Steps,
-    facts: Facts,
+    facts: StepFigures,
     kernels: Vec<String>,
     profile: Option<(Profile, Roofs)>,
 }
@@ -385,9 +385,9 @@ fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
         };
         say!("        matrices of flexible dimensions not run: {why}");
     }
-    let beside = card.map(|card| predict::beside::rates(card, &roofs));
+    let beside = card.map(|card| predict::comparison::rates(card, &roofs));
     if let (Some(card), Some(rows)) = (card, &beside) {
-        say_lines!("\nbeside the prediction for {}\n{}", card.name, predict::beside::table("<rate", "", rows));
+        say_lines!("\nbeside the prediction for {}\n{}", card.name, predict::comparison::table("<rate", "", rows));
     }
     match &args.json {
         Some(path) => write(path, &json!({"adapter": gpu.caps.name, "roofs": roofs, "predicted": beside})),

@@ -50,7 +50,7 @@ pub struct Args {
 /// # Errors
 /// As [`World::join`].
 pub fn join(args: &Args) -> Result<Option<&'static World>> {
-    let (mpi, patience) = (args.mpi.as_ref(), Duration::from_secs(args.rank_timeout));
+    let (mpi, silence_limit) = (args.mpi.as_ref(), Duration::from_secs(args.rank_timeout));
     if mpi.is_some_and(|library| library.as_os_str() == NONE) {
         return Ok(None);
     }
@@ -64,7 +64,7 @@ pub fn join(args: &Args) -> Result<Option<&'static World>> {
         }
         return Ok(None);
     };
-    let world = World::join(launch, WorldOptions { library: mpi.cloned(), patience })?;
+    let world = World::join(launch, WorldOptions { library: mpi.cloned(), silence_limit })?;
     Ok(Some(WORLD.get_or_init(|| world)))
 }
 
@@ -177,7 +177,7 @@ pub fn compare(
     rows: Option<&Rows>,
     questions: &[Example],
 ) -> Result<()> {
-    let mut own: BTreeMap<String, String> = compare::noted(settings);
+    let mut own: BTreeMap<String, String> = compare::recorded(settings);
     let t = &settings.train;
     own.extend([
         (VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),

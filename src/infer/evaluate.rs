@@ -1,4 +1,4 @@
-//! Measuring a model: its loss on tokens, its choices on HellaSwag.
+//! Evaluates a model: its loss on tokens and its answers to HellaSwag.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,9 +8,9 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::{Gpu, Pass, Program, ReadRing, Upload, UploadRing};
 use crate::model::{Activations, Config, Params, forward};
 
-/// Submissions in flight.
+/// Maximum number of submissions in flight.
 const IN_FLIGHT: usize = 3;
-/// Lengths of rows that share a program: rows of HellaSwag are padded to a multiple of this.
+/// Rows of HellaSwag are padded to a multiple of this length, so that few programs are recorded.
 const STEP: usize = 8;
 
 /// A recorded forward pass with losses, for one shape of batches.
@@ -19,7 +19,7 @@ struct Recorded {
     program: Program,
 }
 
-/// Runs a model forward over batches and brings their losses back.
+/// Runs forward passes of a model over batches and reads their losses back.
 pub struct Evaluator<'a> {
     gpu: &'a Gpu,
     config: Config,
@@ -31,14 +31,14 @@ pub struct Evaluator<'a> {
     batch: Batch,
 }
 
-/// What a model made of an example.
+/// A model's answer to an example.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Answer {
-    /// Mean loss of each ending's tokens, in nats.
+    /// Mean loss of each ending's tokens, in nats per token.
     pub losses: [f64; ENDINGS],
-    /// The ending of the smallest loss, of equals the first.
+    /// The ending with the smallest loss; of equals, the first.
     pub choice: usize,
-    /// The ending that is right.
+    /// The correct ending.
     pub label: usize,
 }
 
@@ -47,12 +47,12 @@ struct Row {
     example: usize,
     ending: usize,
     tokens: Vec<u16>,
-    /// Tokens of the ending that are in the row: its last ones.
+    /// Number of the ending's tokens, which are the last ones of the row.
     scored: usize,
 }
 
 impl<'a> Evaluator<'a> {
-    /// Allocates for batches of at most `batch` rows of `context` tokens.
+    /// Allocates memory for batches of at most `batch` rows of `context` tokens.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -60,7 +60,7 @@ impl<'a> Evaluator<'a> {
         Self::with(gpu, config, params, Activations::inference(gpu, &config, [batch, context], false, usize::MAX)?)
     }
 
-    /// An evaluator in the memory of `acts`, which a model in training has: what lies there is overwritten.
+    /// Makes an evaluator in the memory of `acts`, the activations of a model in training, which it overwrites.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -82,7 +82,7 @@ impl<'a> Evaluator<'a> {
         })
     }
 
-    /// Submits the batch, of B T tokens.
+    /// Submits the batch, of B·T tokens.
     fn submit(&mut self, shape: [usize; 2]) -> Result<()> {
         let [batch, positions] = shape;
         if !self.recorded.contains_key(&shape) {
@@ -101,11 +101,11 @@ impl<'a> Evaluator<'a> {
         Ok(bytemuck::pod_collect_to_vec(&self.losses.take(self.gpu, true)?.unwrap_or_default()))
     }
 
-    /// Mean loss in nats a token over the first `count` rows, which must have as many tokens as the context given.
-    /// `progress` is told the rows done.
+    /// Returns the mean loss in nats per token over the first `count` rows, which must have the evaluator's context
+    /// length. Calls `progress` with the number of rows done.
     ///
     /// # Errors
-    /// [`Error::Data`] from the rows; [`Error::Diverged`] if the loss is not finite; else as [`Gpu::check`].
+    /// [`Error::Data`] from the rows; [`Error::Diverged`] if the loss is not finite; otherwise as [`Gpu::check`].
     pub fn loss(&mut self, rows: &mut Rows, count: usize, mut progress: impl FnMut(usize)) -> Result<f64> {
         let [batch, context] = [self.acts.batch, self.acts.positions];
         self.batch.resize(batch * context);
@@ -113,7 +113,7 @@ impl<'a> Evaluator<'a> {
         let (mut sum, mut at, mut done) = (0.0, 0, 0);
         while at < count || self.losses.pending() > 0 {
             if at >= count || self.losses.is_full() {
-                // rows past the end were submitted with targets that do not count: their losses are zero
+                // rows past the end have ignored targets, so their losses are zero
                 sum += self.take()?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
                 done = (done + batch).min(count);
                 progress(done);
@@ -128,23 +128,25 @@ impl<'a> Evaluator<'a> {
         if !mean.is_finite() {
             return Err(Error::diverged(
                 Fault::at("eval", format!("the loss is {mean}"))
-                    .expected("a finite one")
-                    .advice("the weights are of no use"),
+                    .expected("a finite number")
+                    .advice("the weights are unusable"),
             ));
         }
         Ok(mean)
     }
 
-    /// The model's answers by llm.c's rule: of four endings the one whose tokens have the smallest mean loss after the
-    /// context. Rows are as long as the longest of their batch, not as the context. What is longer than the model's
-    /// context loses its beginning; the number of such examples is returned too. `progress` is told the rows done.
+    /// Returns the model's answers by llm.c's rule: of four endings, the one whose tokens have the smallest mean loss
+    /// after the context. Rows are padded to the longest row of their batch, not to the model's context. Examples that
+    /// are longer than the context lose their beginning; also returns the number of these. Calls `progress` with the
+    /// number of rows done.
     ///
     /// # Errors
-    /// [`Error::Data`] if an id is outside the vocabulary or an ending alone is longer than the context; else as
+    /// [`Error::Data`] if an id is outside the vocabulary or an ending alone is longer than the context; otherwise as
     /// [`Gpu::check`].
     pub fn answers(&mut self, examples: &[Example], mut progress: impl FnMut(usize)) -> Result<(Vec<Answer>, usize)> {
         let (mut rows, cut) = rows(examples, self.config.vocab, self.acts.positions)?;
-        // by length, so that rows of a batch are alike; the longest first, so that what does not fit fails at once
+        // sorted by length, so that rows of a batch need little padding; the longest first, so that memory errors come
+        // early
         rows.sort_by_key(|row| std::cmp::Reverse(row.tokens.len()));
         let mut losses = vec![[f64::NAN; ENDINGS]; examples.len()];
         let mut flying: VecDeque<(std::ops::Range<usize>, usize)> = VecDeque::new();
@@ -183,9 +185,9 @@ impl<'a> Evaluator<'a> {
         }
         let answer = |(mut losses, example): ([f64; ENDINGS], &Example)| {
             for i in 1..ENDINGS {
-                // the same tokens in another batch may round differently, and equals shall be equal
-                if let Some(twin) = (0..i).find(|&twin| example.endings[twin] == example.endings[i]) {
-                    losses[i] = losses[twin];
+                // equal endings in different batches may round differently, but must have equal losses
+                if let Some(equal) = (0..i).find(|&other| example.endings[other] == example.endings[i]) {
+                    losses[i] = losses[equal];
                 }
             }
             let smaller = |best: usize, i: usize| if losses[i] < losses[best] { i } else { best };
@@ -195,15 +197,15 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// That a model of `vocab` tokens can answer the examples in rows of `positions` tokens.
+/// Checks that a model with `vocab` tokens can answer the examples in rows of `positions` tokens.
 ///
 /// # Errors
-/// [`Error::Data`] naming an example whose ids are outside the vocabulary or one of whose endings alone is longer.
+/// [`Error::Data`] naming an example with an id outside the vocabulary, or with an ending that alone is longer.
 pub fn check(examples: &[Example], vocab: usize, positions: usize) -> Result<()> {
     rows(examples, vocab, positions).map(|_| ())
 }
 
-/// All endings as rows, and the number of examples that had to be cut.
+/// Returns all endings as rows, and the number of examples that were cut.
 fn rows(examples: &[Example], vocab: usize, positions: usize) -> Result<(Vec<Row>, usize)> {
     let most = positions + 1;
     let mut rows = Vec::with_capacity(examples.len() * ENDINGS);

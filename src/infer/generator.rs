@@ -1,14 +1,14 @@
-//! Continuing a text: a prompt is encoded at once, then every token costs one position's work, for the keys and values
-//! of all before it are kept.
+//! Continues a text. A prompt is encoded in one forward pass. After that every token costs the work of one position,
+//! because the keys and values of all earlier positions are kept.
 
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Program, ReadRing, Tensor, Upload, UploadRing};
 use crate::model::{Activations, Config, Params, forward};
 use crate::ops::{cast, matmul};
 
-use crate::infer::sampler::{Coins, Sampling, draw};
+use crate::infer::sampler::{SampleRng, Sampling, draw};
 
-/// Shortest sequence that a program is recorded for.
+/// Length of the shortest recorded forward pass.
 const SHORTEST: usize = 16;
 
 /// One recorded forward pass over a whole sequence.
@@ -17,11 +17,11 @@ struct Recorded {
     body: Program,
 }
 
-/// The work of one position after those that are kept.
+/// The recorded forward pass of one position after those that are kept.
 struct Cached {
-    /// Its activations.
+    /// Activations of the position.
     one: Activations,
-    /// (1, 1) u32: which position it is.
+    /// (1, 1) u32: the position's index.
     at: Tensor,
     /// From the token in `one` to its `lnf`.
     step: Program,
@@ -37,31 +37,32 @@ impl Cached {
     }
 }
 
-/// Continues sequences of tokens with a model's parameters.
+/// Continues sequences of tokens with a model.
 pub struct Generator<'a> {
     gpu: &'a Gpu,
     config: Config,
     context: usize,
-    /// One for each length that is a power of two, and the whole context: in ascending order, all in the same memory.
+    /// A forward pass for each length that is a power of two, and for the whole context, in ascending order. All share
+    /// memory.
     recorded: Vec<Recorded>,
-    /// Going on by one position; not where activations are f16.
+    /// The forward pass of one position; `None` where activations are f16.
     cached: Option<Cached>,
-    /// The normalised activations of the last position, as f32.
+    /// Normalised activations of the last position, as f32.
     last: Tensor,
     /// From `last` to logits.
     head: Program,
     uploads: UploadRing,
     logits: ReadRing,
-    /// The tokens whose keys and values are kept.
+    /// Tokens whose keys and values are kept.
     kept: Vec<u32>,
-    /// The prompt, the logits after it, and whether its keys and values are still kept.
+    /// The prompt, the logits that follow it, and whether its keys and values are still kept.
     prompt: (Vec<u32>, Vec<f32>, bool),
 }
 
 impl<'a> Generator<'a> {
-    /// Records the forward pass for sequences up to `context` tokens, in the memory of `acts` (of at least as many),
-    /// whose blocks must have a `qkv` each: there keys and values are kept. In those of mixed precision, and where blocks
-    /// are computed again in the backward pass, they are not: each token costs the work of the whole sequence.
+    /// Records the forward pass for sequences of up to `context` tokens, in the memory of `acts`, which must hold at
+    /// least as many. Keys and values are kept in the `qkv` of each block. They are not kept in mixed precision, nor
+    /// where the backward pass recomputes blocks; then each token costs the work of the whole sequence.
     ///
     /// # Errors
     /// [`Error::Memory`], [`Error::Gpu`].
@@ -78,7 +79,7 @@ impl<'a> Generator<'a> {
                 Ok(Recorded { acts, body: pass.finish() })
             })
             .collect::<Result<_>>()?;
-        // with keys and values of f32 a token costs one position's work
+        // with f32 keys and values a token costs the work of one position
         let keeps = acts.lnf.elem() == Elem::F32 && acts.holds_keys();
         let cached = if keeps { Some(Cached::new(gpu, &config, params, acts, context)?) } else { None };
         let (last, row) = match &cached {
@@ -108,11 +109,11 @@ impl<'a> Generator<'a> {
         })
     }
 
-    /// Encodes `tokens`, of which there are 1 to the context's length, and returns the logits (V) that follow. Their
-    /// keys and values are kept, all others forgotten.
+    /// Encodes 1 to `context` tokens and returns the logits (V) that follow. Keeps their keys and values and drops all
+    /// others.
     ///
     /// # Errors
-    /// [`Error::Shape`] if there are none or too many, else as [`Gpu::check`].
+    /// [`Error::Shape`] if there are no tokens or too many; otherwise as [`Gpu::check`].
     pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let n = tokens.len();
         self.prompt.2 = false;
@@ -126,7 +127,7 @@ impl<'a> Generator<'a> {
             return Err(Error::shape(Fault::at("generate", format!("no program for {n} tokens"))));
         };
         let mut padded = tokens.to_vec();
-        padded.resize(acts.positions, 0); // causal attention never looks at them
+        padded.resize(acts.positions, 0); // causal attention ignores the padding
         let mut pass = Pass::new(self.gpu);
         if acts.lnf.elem() == Elem::F16 {
             cast::widen(&mut pass, &acts.lnf, n - 1, &self.last)?;
@@ -140,10 +141,10 @@ impl<'a> Generator<'a> {
         self.take()
     }
 
-    /// Appends a token to what is kept and returns the logits (V) that follow: the work of one position.
+    /// Appends a token to those that are kept and returns the logits (V) that follow. Costs the work of one position.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the context is full or nothing was encoded, else as [`Gpu::check`].
+    /// [`Error::Shape`] if the context is full or no tokens are kept; otherwise as [`Gpu::check`].
     pub fn next_logits(&mut self, token: u32) -> Result<Vec<f32>> {
         let position = self.kept.len();
         if position == 0 || position >= self.context {
@@ -165,7 +166,7 @@ impl<'a> Generator<'a> {
         self.take()
     }
 
-    /// The logits that come back next.
+    /// Waits for the next logits.
     fn take(&mut self) -> Result<Vec<f32>> {
         let bytes = self.logits.take(self.gpu, true)?.unwrap_or_default();
         let mut logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
@@ -173,8 +174,8 @@ impl<'a> Generator<'a> {
         Ok(logits)
     }
 
-    /// Encodes a prompt (of at least one token) for [`Generator::sample`]; of one past the context the last half of the
-    /// context.
+    /// Encodes a prompt of at least one token for [`Generator::sample`]. Of a prompt longer than the context only the
+    /// end is encoded, as many tokens as half the context.
     ///
     /// # Errors
     /// As [`Generator::logits`].
@@ -184,17 +185,19 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// What of a sequence can be encoded: all of it, or its end, as long as half the context.
+    /// Returns the part of a sequence that is encoded: all of it if it fits, otherwise its end, half as long as the
+    /// context.
     fn window<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
         let keep = (self.context / 2).max(1);
         if tokens.len() > self.context { &tokens[tokens.len() - keep..] } else { tokens }
     }
 
-    /// Continues the prompt by up to `count` tokens, handing each to `emit`; ends early at `stop`. Past the context the
-    /// last half of it is encoded anew. May be called again: the prompt is not encoded again unless it was overwritten.
+    /// Continues the prompt by up to `count` tokens and passes each to `emit`; ends early at the token `stop`. When the
+    /// context is full, its last half is encoded again. May be called repeatedly: the prompt is encoded again only if
+    /// its keys and values were overwritten.
     ///
     /// # Errors
-    /// As [`Generator::logits`], and what `emit` returns.
+    /// As [`Generator::logits`]; errors of `emit`.
     pub fn sample(
         &mut self,
         count: usize,
@@ -202,7 +205,7 @@ impl<'a> Generator<'a> {
         sampling: &Sampling,
         mut emit: impl FnMut(u32) -> Result<()>,
     ) -> Result<()> {
-        let mut coins = Coins::new(sampling.seed);
+        let mut rng = SampleRng::new(sampling.seed);
         let mut tokens = self.prompt.0.clone();
         if !self.prompt.2 {
             self.prompt(&tokens)?;
@@ -219,7 +222,7 @@ impl<'a> Generator<'a> {
                     self.next_logits(last)?
                 };
             }
-            let token = draw(&logits, sampling, &mut coins);
+            let token = draw(&logits, sampling, &mut rng);
             if Some(token) == stop {
                 break;
             }
@@ -229,10 +232,10 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// [`Generator::prompt`], then [`Generator::sample`].
+    /// Calls [`Generator::prompt`], then [`Generator::sample`].
     ///
     /// # Errors
-    /// As those.
+    /// As these two.
     pub fn generate(
         &mut self,
         prompt: &[u32],

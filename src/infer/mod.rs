@@ -1,4 +1,4 @@
-//! Generates text and measures trained models.
+//! Text generation, and evaluation of trained models.
 
 pub mod evaluate;
 pub mod generator;

@@ -1,4 +1,5 @@
-//! What a step asks for, counted from the recorded commands without a device, beside the least that each operator needs.
+//! Counts the dispatches, bytes and operations of a step from its recorded commands, without a device, and compares
+//! them with the minimum that each operator needs.
 
 use serde::Serialize;
 
@@ -8,69 +9,71 @@ use crate::gpu::{Caps, Command, Elem, Gpu, KernelId, Purpose};
 use crate::model::{Config, Recompute};
 use crate::ops::matmul::Spec;
 use crate::train::{Sizes, Trainer, TrainerOptions};
+use crate::units;
 
 use crate::measure::table::{Table, number};
-use crate::measure::traffic::Beside;
+use crate::measure::traffic::NonProductTraffic;
 
 /// All dispatches of one kernel in a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KernelCount {
     /// Kernel, `clear` or `copy`.
     pub name: String,
-    /// Times a step.
+    /// Dispatches per step.
     pub count: u64,
-    /// Workgroups a step.
+    /// Workgroups per step.
     pub workgroups: u64,
-    /// Bytes a step: each kernel's operands once a dispatch.
+    /// Bytes per step; each dispatch counts its operands once.
     pub bytes: u64,
-    /// Floating-point operations a step.
+    /// Floating-point operations per step.
     pub flops: u64,
 }
 
 /// One operator's forward or backward in a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OperatorCount {
-    /// `layernorm.backward`.
+    /// Operator and pass: `layernorm.backward`.
     pub name: String,
     /// Bytes of its recorded kernels.
     pub bytes: u64,
     /// Operations of its recorded kernels.
     pub flops: u64,
-    /// Bytes if each of its tensors were moved once a micro-step.
+    /// Bytes if each of its tensors were moved once per micro-step.
     pub least_bytes: u64,
     /// Operations of its formula.
     pub least_flops: u64,
 }
 
-/// A step, counted.
+/// The counts of a step.
 #[derive(Debug, Clone, Serialize)]
 pub struct Count {
-    /// Kernels in the order in which they first come.
+    /// Kernels in the order of their first dispatch.
     pub kernels: Vec<KernelCount>,
-    /// Operators likewise.
+    /// Operators in the order of their first dispatch.
     pub operators: Vec<OperatorCount>,
-    /// Dispatches a step.
+    /// Dispatches per step.
     pub dispatches: u64,
-    /// Clears and copies a step.
+    /// Clears and copies per step.
     pub transfers: u64,
-    /// Command buffers a step.
+    /// Submissions per step.
     pub submissions: usize,
     /// Bytes of all buffers.
     pub memory_bytes: u64,
-    /// Operations a token by llm.c's formula.
+    /// Floating-point operations per token by llm.c's formula.
     pub formula_flops_per_token: f64,
-    /// Tokens a step.
+    /// Tokens per step.
     pub tokens: usize,
-    /// Bytes of parts of products, written by the products and read by whoever adds them up.
+    /// Bytes of partial products, written by the products and read by the kernels that add them.
     pub parts_bytes: u64,
-    /// Beside the matrix products.
-    pub beside: Beside,
-    /// The same of llm.c, in mixed precision, which is all it has.
-    pub llmc: Option<Beside>,
+    /// Traffic that is not operands or results of matrix products.
+    #[serde(rename = "beside")]
+    pub non_product: NonProductTraffic,
+    /// The same traffic in llm.c; only for mixed precision, the only precision that it was counted for.
+    pub llmc: Option<NonProductTraffic>,
 }
 
 impl Count {
-    /// Counts a step of a model on an adapter of these capabilities, which need not exist.
+    /// Counts a step of a model on an adapter with these capabilities, which need not exist.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`] if a tensor is larger than such an adapter binds.
@@ -88,8 +91,8 @@ impl Count {
             formula_flops_per_token: super::flops_per_token(&config, sizes.context),
             tokens: sizes.tokens(),
             parts_bytes: step.commands.iter().map(parts_bytes).sum(),
-            beside: Beside::of(&config, &sizes, elem, &step, trainer.programs()[0]),
-            llmc: (elem == Elem::F16).then(|| Beside::of_llmc(&config, &sizes)),
+            non_product: NonProductTraffic::of(&config, &sizes, elem, &step, trainer.programs()[0]),
+            llmc: (elem == Elem::F16).then(|| NonProductTraffic::of_llmc(&config, &sizes)),
         };
         let Sizes { batch, context, accumulation } = sizes;
         let least = cases::least(&StepShape { config, batch, context, accumulation, elem });
@@ -118,14 +121,14 @@ impl Count {
         Ok(count)
     }
 
-    /// Bytes and operations of a step as recorded, then the least of them.
+    /// Returns the recorded bytes and operations of a step, then their minimum.
     #[must_use]
     pub fn totals(&self) -> ([u64; 2], [u64; 2]) {
         let sum = |of: fn(&OperatorCount) -> u64| self.operators.iter().map(of).sum::<u64>();
         ([sum(|o| o.bytes), sum(|o| o.flops)], [sum(|o| o.least_bytes), sum(|o| o.least_flops)])
     }
 
-    /// The tables.
+    /// Returns the tables of kernels and operators, and the totals.
     #[must_use]
     pub fn report(&self) -> String {
         let mega = |x: u64| number(x as f64 / 1e6);
@@ -155,22 +158,24 @@ impl Count {
                 ratio(o.flops, o.least_flops),
             ]);
         }
-        let llmc =
-            |of: fn(&Beside) -> String| self.llmc.as_ref().map_or(String::new(), |b| format!(", llm.c {}", of(b)));
+        let llmc = |of: fn(&NonProductTraffic) -> String| {
+            self.llmc.as_ref().map_or(String::new(), |b| format!(", llm.c {}", of(b)))
+        };
         let beside = format!(
-            "beside products' operands and results {} GB{}; {} dispatches a layer{}",
-            giga(self.beside.bytes),
+            "without products' operands and results {} GB{}; {} dispatches per layer{}",
+            giga(self.non_product.bytes),
             llmc(|b| number(b.bytes as f64 / 1e9)),
-            self.beside.layer_launches,
+            self.non_product.layer_launches,
             llmc(|b| b.layer_launches.to_string())
         );
         format!(
-            "{kernels}\n{operators}\nstep: {} dispatches, {} clears and copies, {} submissions, {} tokens\nrecorded {} GB, of which \
-             parts of products {} GB, all else {} GB; {} TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\n{beside}\nbuffers {:.1} MiB\n{NOTES}",
+            "{kernels}\n{operators}\nstep: {} dispatches, {} clears and copies, {}, {}\nrecorded {} GB, of which \
+             partial products {} GB, all else {} GB; {} TFLOP; the operators need {} GB, {} TFLOP; llm.c's formula {} TFLOP\n{beside}\n\
+             buffers {:.1} MiB\n{NOTES}",
             self.dispatches,
             self.transfers,
-            self.submissions,
-            self.tokens,
+            units::counted(self.submissions as u64, "submission"),
+            units::counted(self.tokens as u64, "token"),
             giga(recorded[0]),
             giga(self.parts_bytes),
             giga(recorded[0] - self.parts_bytes),
@@ -183,13 +188,13 @@ impl Count {
     }
 }
 
-/// Explains words of the tables.
+/// Explanation of terms in the tables.
 const NOTES: &str = "\
-parts of products: weights' gradients that are summed in parts; the parts are written as f32, and sums.add reads them
-least: of each operator by itself; one whose work another does on the way (bias, gradnorm) moves less
+partial products: parts of weights' gradients; products write them as f32, and sums.add reads and adds them
+least: of each operator on its own; an operator whose work another kernel does in passing (bias, gradnorm) moves less
 ";
 
-/// Bytes of parts of products that a command writes or reads.
+/// Returns the bytes of partial products that a command writes or reads.
 fn parts_bytes(command: &Command) -> u64 {
     let in_parts = |kernel: &KernelId| kernel.generator::<Spec>().is_some_and(|spec| spec.parts > 1);
     match command.kernel() {
@@ -217,7 +222,7 @@ mod tests {
             all_recorded(&count, config, sizes, elem);
             agree(&count);
         }
-        // with matrix units the weights' gradients are summed in parts, which takes more but for their squares
+        // with matrix units the weights' gradients are summed in parts, which moves more bytes
         caps = Caps { matrix_edges: vec![16], subgroups: true, subgroup_sizes: (32, 32), ..caps };
         let count = Count::new(caps, config, sizes, Elem::F16, Recompute::None).expect("counted");
         let on_matrices = |k: &KernelCount| k.name.starts_with("matmul_coop.");
@@ -227,7 +232,7 @@ mod tests {
         assert!(count.parts_bytes >= least && count.parts_bytes.is_multiple_of(least / 2), "{}", count.parts_bytes);
     }
 
-    /// A pass that a step needs and no forward or backward records is named.
+    /// Fails and names a pass that a step needs but does not record.
     fn all_recorded(count: &Count, config: Config, sizes: Sizes, elem: Elem) {
         let Sizes { batch, context, accumulation } = sizes;
         for (pass, ..) in cases::least(&StepShape { config, batch, context, accumulation, elem }) {
@@ -238,7 +243,8 @@ mod tests {
 
     fn agree(count: &Count) {
         for o in count.operators.iter().filter(|o| o.least_bytes > 0) {
-            // the norm does not read weights of blocks, 12 layers of 12 C^2, whose squares whoever added their parts has summed
+            // the norm does not read weights of blocks, 12 layers of 12 C^2: the kernels that add their parts sum their
+            // squares
             let summed = if o.name == gradnorm::FORWARD.to_string() { 4 * 12 * 12 * 768 * 768 } else { 0 };
             assert!(o.bytes as f64 >= 0.995 * (o.least_bytes - summed) as f64, "{o:?}");
             if summed > 0 {

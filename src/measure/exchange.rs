@@ -1,19 +1,22 @@
-//! A prediction of what it takes devices to exchange sums of gradients and weights at the end of a step: bytes are counted, their
-//! speeds are those of data sheets and of others' measurements. It exists to be proved wrong by a measurement.
+//! Predicts the time in which devices exchange sums of gradients and weights at the end of a step. The bytes are
+//! counted; the speeds come from data sheets and published measurements. The prediction is meant to be refuted by a
+//! measurement.
 //!
 //! # Formula
-//! A device has one queue: its kernels and its copies out and in follow one another. Meanwhile the host copies, and a network
-//! carries, other buckets. The gradients of layers leave while the backward pass computes the layers before; those that are
-//! done last, and the weights, have nothing to hide behind. So the exchange makes a step longer by
+//! A device has one queue, in which kernels, copies out and copies in run one after the other. At the same time the
+//! host copies other buckets and a network carries them. The gradients of a layer are sent while the backward pass
+//! computes the layers before it. These are the early bytes. The gradients that are finished last, and the weights, are
+//! the late bytes, which cannot be hidden. The exchange makes a step longer by
 //!
-//! `max(queue of the early, host of the early - backward pass) + max(queue of the late, host of the late) + one bucket through each`
+//! `max(queue(early), host(early) - backward pass) + max(queue(late), host(late)) + one bucket through each`
 //!
-//! where `queue` is `out / out_gb + in / in_gb`, and `host` is `max(copied / (copiers x copy_gb), network)`. Devices of a machine
-//! share its network: `network` is `devices of a machine x from other machines / network_gb + messages x latency`.
+//! where `queue` is `out / out_gb + in / in_gb`, and `host` is `max(copied / (copiers x copy_gb), network)`. The
+//! devices of a machine share its network: `network` is `devices per machine x bytes from other machines / network_gb +
+//! messages x latency`.
 //!
 //! # Left out
-//! Waits of devices for each other, the vote and the norm's small exchange, the speed of the host's memory where many devices share it,
-//! and what a smaller AdamW saves on each device.
+//! Waits of devices for each other, the vote and the small exchange of the norm, the speed of the host's memory when
+//! many devices share it, and the time that the smaller AdamW update saves on each device.
 
 use serde::Serialize;
 
@@ -24,21 +27,21 @@ use crate::error::{Error, Fault, Result};
 use crate::model::flat::{self, Part};
 use crate::train::TrainerOptions;
 use crate::train::collective::Scope;
-use crate::train::trainer::{MOST_COPIERS, stages};
+use crate::train::trainer::{MAX_COPY_THREADS, stages};
 
-/// How devices reach the host's memory and other machines.
+/// The connections of devices to the host's memory and to other machines.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Link {
+pub struct LinkSpeed {
     /// The bus of a device.
     pub bus: Bus,
     /// The network of a machine.
     pub network: Network,
 }
 
-/// How a device reaches the host's memory.
+/// The connection of a device to the host's memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bus {
-    /// Its name, as flags have it.
+    /// Its name in flags.
     pub name: &'static str,
     /// GB/s from a device to the host.
     pub out_gb: f64,
@@ -46,20 +49,20 @@ pub struct Bus {
     pub in_gb: f64,
 }
 
-/// How a machine reaches others.
+/// The connection of a machine to other machines.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Network {
-    /// Its name, as flags have it.
+    /// Its name in flags.
     pub name: &'static str,
     /// GB/s in each direction.
     pub gb: f64,
 }
 
-/// PCIe 4 as measured on an A100, PCIe 5 as on an H100 (NVIDIA's nvbandwidth, issues 42 and 24).
+/// PCIe 4 as measured on an A100, and PCIe 5 as measured on an H100 (NVIDIA's nvbandwidth, issues 42 and 24).
 pub const BUSES: [Bus; 2] =
     [Bus { name: "pcie4", out_gb: 25.0, in_gb: 25.0 }, Bus { name: "pcie5", out_gb: 52.8, in_gb: 45.0 }];
 
-/// Networks by their Gb/s, of which 90 % are assumed.
+/// Networks by their Gb/s, of which 90 % are assumed to be reached.
 pub const NETWORKS: [Network; 5] = [
     Network { name: "10G", gb: 1.125 },
     Network { name: "25G", gb: 2.8125 },
@@ -68,29 +71,29 @@ pub const NETWORKS: [Network; 5] = [
     Network { name: "400G", gb: 45.0 },
 ];
 
-/// Milliseconds from one machine to another that a bucket takes beside its bytes: assumed, mostly sleep between two looks.
+/// Milliseconds of latency per bucket from one machine to another: assumed, mostly sleep between two polls.
 pub const LATENCY_MS: f64 = 0.1;
 
-/// GB/s that a core copies.
+/// GB/s that one core copies.
 pub const COPY_GB: f64 = 10.0;
 
-/// The backward pass's part of a micro-step: two of three products are its.
+/// Share of the backward pass in a micro-step, which has two of three products.
 const BACKWARD: f64 = 2.0 / 3.0;
 
-/// Bytes that leave a device, and that come to it.
+/// Bytes that a device sends and receives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bytes {
-    /// From the device to the host.
+pub struct ExchangeBytes {
+    /// Bytes from the device to the host.
     pub out: u64,
-    /// From the host to the device, each copied once on the host before.
+    /// Bytes from the host to the device; the host copies each of them once before.
     pub into: u64,
-    /// Those of `into` that come from other machines.
+    /// The part of `into` that comes from other machines.
     pub far: u64,
-    /// Buckets that come from other machines.
+    /// Number of buckets that come from other machines.
     pub messages: u64,
 }
 
-impl std::ops::AddAssign for Bytes {
+impl std::ops::AddAssign for ExchangeBytes {
     fn add_assign(&mut self, other: Self) {
         self.out += other.out;
         self.into += other.into;
@@ -99,39 +102,39 @@ impl std::ops::AddAssign for Bytes {
     }
 }
 
-/// Bytes of a step's exchange, of the device that has most.
+/// Bytes of a step's exchange, for the device with the most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Gradients that leave before the backward pass ends.
-    pub early: Bytes,
+    /// Gradients that are sent before the backward pass ends.
+    pub early: ExchangeBytes,
     /// All other gradients, and all weights.
-    pub late: Bytes,
-    /// The largest bucket in either direction.
+    pub late: ExchangeBytes,
+    /// Bytes of the largest bucket in either direction.
     pub bucket: u64,
-    /// The largest that comes from other machines.
+    /// Bytes of the largest bucket from other machines.
     pub far_bucket: u64,
-    /// Devices of a machine.
+    /// Devices per machine.
     pub each: u64,
-    /// The weights among the late.
-    pub weights: Bytes,
+    /// The weights among the late bytes.
+    pub weights: ExchangeBytes,
 }
 
 impl Traffic {
-    /// Counts the bytes that devices exchange for a model, as [`crate::train::Trainer`] moves them: of the device that has most.
+    /// Counts the bytes that [`crate::train::Trainer`] exchanges per step, for the device with the most.
     #[must_use]
     pub fn of(options: &TrainerOptions) -> Self {
-        // machines are alike
+        // all machines exchange the same bytes
         let all = (0..options.part.each()).map(|device| Self::of_device(options, device));
         all.max_by_key(|traffic| traffic.all().out + traffic.all().into).unwrap_or_default()
     }
 
-    /// The same of one of them.
+    /// Counts the bytes of one device.
     #[must_use]
     pub fn of_device(options: &TrainerOptions, device: usize) -> Self {
         let part = Part { device, ..options.part };
         let mut all = Self { each: part.each() as u64, ..Self::default() };
         let order = flat::by_completion(&options.config);
-        // the backward pass computes the first layer last: all other layers leave before
+        // the backward pass computes the first layer last; all other layers are sent before
         let early = &order[..options.config.layers.saturating_sub(1)];
         let element = options.wire.map_or(4, |_| 2);
         let stages = stages(&TrainerOptions { part, ..*options });
@@ -139,12 +142,12 @@ impl Traffic {
             for stage in &stages {
                 let (held, summed) = (stage.held(&bucket).len() as u64, stage.summed(&bucket, part).len() as u64);
                 let (own, nodes) = (stage.own.len() as u64, stage.nodes.len() as u64);
-                let gradients = Bytes {
+                let gradients = ExchangeBytes {
                     out: element * (held - summed) * own,
                     into: element * summed * (nodes - own),
-                    ..Bytes::default()
+                    ..ExchangeBytes::default()
                 };
-                let weights = Bytes { out: 4 * summed, into: 4 * (held - summed), ..Bytes::default() };
+                let weights = ExchangeBytes { out: 4 * summed, into: 4 * (held - summed), ..ExchangeBytes::default() };
                 all.weights += weights;
                 for (bytes, is_early) in [(gradients, early.contains(&bucket.group)), (weights, false)] {
                     all.add(bytes, stage.scope, is_early);
@@ -154,7 +157,7 @@ impl Traffic {
         all
     }
 
-    fn add(&mut self, mut bytes: Bytes, scope: Scope, is_early: bool) {
+    fn add(&mut self, mut bytes: ExchangeBytes, scope: Scope, is_early: bool) {
         if scope == Scope::Machines {
             (bytes.far, bytes.messages) = (bytes.into, 1);
             self.far_bucket = self.far_bucket.max(bytes.into);
@@ -165,26 +168,26 @@ impl Traffic {
 
     /// Returns the sum of early and late bytes.
     #[must_use]
-    pub fn all(&self) -> Bytes {
+    pub fn all(&self) -> ExchangeBytes {
         let mut all = self.early;
         all += self.late;
         all
     }
 
-    /// Predicts the milliseconds by which the exchange makes a step longer over a link, with so many threads that copy for a device,
-    /// behind a backward pass of so many milliseconds.
+    /// Predicts the milliseconds by which the exchange over a link makes a step longer, with `copiers` copying threads
+    /// per device and a backward pass of `backward_ms`.
     #[must_use]
-    pub fn ms(&self, link: &Link, copiers: usize, backward_ms: f64) -> f64 {
-        if self.all() == Bytes::default() {
+    pub fn ms(&self, link: &LinkSpeed, copiers: usize, backward_ms: f64) -> f64 {
+        if self.all() == ExchangeBytes::default() {
             return 0.0;
         }
-        let Link { bus, network } = link;
+        let LinkSpeed { bus, network } = link;
         let ms = |bytes: u64, gb: f64| bytes as f64 / gb / 1e6;
         let copy_gb = COPY_GB * copiers as f64;
         let carried = |bytes: u64| ms(bytes * self.each, network.gb);
-        let queue = |bytes: Bytes| ms(bytes.out, bus.out_gb) + ms(bytes.into, bus.in_gb);
-        let far = |bytes: Bytes| carried(bytes.far) + bytes.messages as f64 * LATENCY_MS;
-        let host = |bytes: Bytes| ms(bytes.into, copy_gb).max(far(bytes));
+        let queue = |bytes: ExchangeBytes| ms(bytes.out, bus.out_gb) + ms(bytes.into, bus.in_gb);
+        let far = |bytes: ExchangeBytes| carried(bytes.far) + bytes.messages as f64 * LATENCY_MS;
+        let host = |bytes: ExchangeBytes| ms(bytes.into, copy_gb).max(far(bytes));
         let early = queue(self.early).max(host(self.early) - backward_ms);
         let late = queue(self.late).max(host(self.late));
         let bucket = self.bucket;
@@ -192,59 +195,67 @@ impl Traffic {
     }
 }
 
-/// A predicted step of several devices.
+/// The prediction of a step that several devices share.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Together {
-    /// Tokens of the step.
+pub struct SharedStep {
+    /// Tokens per step.
     pub tokens: f64,
     /// Milliseconds of each device's micro-steps.
     pub kernels_ms: f64,
-    /// Milliseconds by which the exchange makes it longer.
+    /// Milliseconds by which the exchange makes the step longer.
     pub exchange_ms: f64,
 }
 
-impl Together {
-    /// Predicts a step of so many tokens, without them of one micro-step a rank, from the milliseconds of a micro-step.
+impl SharedStep {
+    /// Predicts a step of `tokens` tokens, or of one micro-step per rank without them, from the milliseconds of a
+    /// micro-step.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the step's tokens are not as many micro-steps of each rank.
-    pub fn predict(subject: &Subject, link: &Link, batch: usize, micro_ms: f64, tokens: Option<f64>) -> Result<Self> {
+    /// [`Error::Usage`] if the tokens cannot be divided into the same number of micro-steps for each rank.
+    pub fn predict(
+        subject: &Subject,
+        link: &LinkSpeed,
+        batch: usize,
+        micro_ms: f64,
+        tokens: Option<f64>,
+    ) -> Result<Self> {
         let tokens = tokens.unwrap_or((batch * subject.context * subject.ranks) as f64);
         let micro_steps = micro_steps(subject, batch, tokens)?;
-        let exchange_ms = Traffic::of(&subject.options(batch)).ms(link, MOST_COPIERS, BACKWARD * micro_ms);
+        let exchange_ms = Traffic::of(&subject.options(batch)).ms(link, MAX_COPY_THREADS, BACKWARD * micro_ms);
         Ok(Self { tokens, kernels_ms: micro_steps * micro_ms, exchange_ms })
     }
 
-    /// Milliseconds of the step.
+    /// Returns the milliseconds of the step.
     #[must_use]
     pub fn ms(&self) -> f64 {
         self.kernels_ms + self.exchange_ms
     }
 
-    /// Tokens a second of all devices.
+    /// Returns the tokens per second of all devices together.
     #[must_use]
     pub fn tokens_per_s(&self) -> f64 {
         self.tokens / self.ms() * 1e3
     }
 
-    /// Returns the fewest tokens of a step, in micro-steps of as many tokens, at which devices compute this part of the time.
+    /// Returns the fewest tokens per step, a multiple of those of a micro-step, with which devices compute this share
+    /// of the time.
     #[must_use]
     pub fn tokens_for(&self, efficiency: f64, tokens_of_a_micro_step: f64, micro_ms: f64) -> f64 {
         let micro_steps = (efficiency / (1.0 - efficiency) * self.exchange_ms / micro_ms).ceil().max(1.0);
         micro_steps * tokens_of_a_micro_step
     }
 
-    /// The part of the time in which devices compute.
+    /// Returns the share of the time in which devices compute.
     #[must_use]
     pub fn efficiency(&self) -> f64 {
         self.kernels_ms / self.ms()
     }
 }
 
-/// Returns the micro-steps of one device in a step of so many tokens.
+/// Returns the micro-steps of one device in a step of `tokens` tokens.
 ///
 /// # Errors
-/// [`Error::Usage`] if these are not as many for each rank.
+/// [`Error::Usage`] if the tokens cannot be divided into the same number of micro-steps for each rank.
 pub fn micro_steps(subject: &Subject, batch: usize, tokens: f64) -> Result<f64> {
     let each_of = |batch: usize| (batch * subject.context * subject.ranks) as f64;
     let divides = |batch: usize| tokens >= each_of(batch) && (tokens / each_of(batch)).fract() == 0.0;
@@ -266,34 +277,35 @@ pub fn micro_steps(subject: &Subject, batch: usize, tokens: f64) -> Result<f64> 
     Err(Error::usage(fault.advice(format!("try {}--tokens-per-step {next}", smaller.unwrap_or_default()))))
 }
 
-/// A step's exchange as it was measured on the first device.
+/// The measured exchange of a step on the first device.
 #[derive(Debug, Clone, Serialize)]
-pub struct Exchanged {
-    /// Bytes a step from the device to the host.
+pub struct MeasuredExchange {
+    /// Bytes per step from the device to the host.
     pub out_bytes: u64,
-    /// Bytes a step from the host to the device.
+    /// Bytes per step from the host to the device.
     pub into_bytes: u64,
-    /// Milliseconds a step from the last micro-step's first bucket to the last sum, the rest of the micro-step among them.
+    /// Milliseconds per step from the last micro-step's first bucket to the last sum, including the rest of the
+    /// micro-step.
     pub gradients_ms: f64,
-    /// Milliseconds a step in which the host copied what other devices gave, gradients and weights.
+    /// Milliseconds per step in which the host copied gradients and weights from other devices.
     pub copies_ms: f64,
-    /// Milliseconds a step in which it waited for other devices.
+    /// Milliseconds per step in which the host waited for other devices.
     pub others_ms: f64,
-    /// Milliseconds a step in which it waited for bytes of its own device: for kernels, too.
+    /// Milliseconds per step in which the host waited for bytes of its own device, and so for kernels too.
     pub own_ms: f64,
-    /// Milliseconds a step of the norm's small exchange.
+    /// Milliseconds per step of the norm's small exchange.
     pub norm_ms: f64,
-    /// Milliseconds a step of the weights' exchange.
+    /// Milliseconds per step of the exchange of weights.
     pub weights_ms: f64,
-    /// Bytes of weights that come to the device.
+    /// Bytes of weights that the device receives per step.
     pub weights_bytes: u64,
 }
 
-impl Exchanged {
-    /// Takes it from the spans of steps.
+impl MeasuredExchange {
+    /// Computes the times from the spans of steps.
     #[must_use]
     pub fn new(traffic: &Traffic, steps: &Steps) -> Self {
-        let Bytes { out, into, .. } = traffic.all();
+        let ExchangeBytes { out, into, .. } = traffic.all();
         let copies_ms = steps.whole_ms("copy from other devices");
         Self {
             out_bytes: out,
@@ -308,19 +320,19 @@ impl Exchanged {
         }
     }
 
-    /// Bytes a second of weights, from one device to another: over both buses, the host and the network.
+    /// Returns the bytes of weights per second from one device to another, over both buses, the host and the network.
     #[must_use]
     pub fn weights_rate(&self) -> f64 {
         self.weights_bytes as f64 / self.weights_ms * 1e3
     }
 
-    /// Three lines.
+    /// Returns a report of three lines.
     #[must_use]
     pub fn report(&self, wire: &str) -> String {
         format!(
-            "exchange gradients {} ms with the end of the backward pass, norm {} ms, weights {} ms a step\n         {} MiB out and {} MiB in, \
-             gradients in {wire}; of that {} ms of copies on the host, {} ms waiting for other devices, {} ms for the \
-             own\n         {} MiB of weights come at {} GB/s, from other devices to this one",
+            "exchange gradients {} ms with the end of the backward pass, norm {} ms, weights {} ms per step\n         {} MiB out and {} MiB in, \
+             gradients in {wire}; of that {} ms of copies on the host, {} ms of waiting for other devices, {} ms for \
+             this one\n         {} MiB of weights come at {} GB/s, from other devices to this one",
             number(self.gradients_ms),
             number(self.norm_ms),
             number(self.weights_ms),
@@ -364,15 +376,19 @@ mod tests {
     fn bytes_are_those_of_zero_1() {
         let groups = flat::groups(&subject(1, 1, None).config);
         let padded = groups.iter().map(|group| group.len as u64).sum::<u64>();
-        assert_eq!(traffic(1, 1, None).all(), Bytes::default());
+        assert_eq!(traffic(1, 1, None).all(), ExchangeBytes::default());
         for devices in [2, 4, 8] {
             for (wire, element) in [(None, 4), (Some(Format::Bf16), 2), (Some(Format::F16), 2)] {
                 let Traffic { early, late, bucket, .. } = traffic(devices, devices, wire);
                 let others = padded * (devices as u64 - 1) / devices as u64;
-                // of gradients what others own leaves, and what is owned comes from each; of weights the reverse
+                // gradients of other owners leave and those of owned blocks come; weights go the other way
                 let (out, into) = (element * others + 4 * (padded - others), (element + 4) * others);
-                let all = Bytes { out: early.out + late.out, into: early.into + late.into, ..Bytes::default() };
-                // but for the blocks that do not divide
+                let all = ExchangeBytes {
+                    out: early.out + late.out,
+                    into: early.into + late.into,
+                    ..ExchangeBytes::default()
+                };
+                // up to blocks that do not divide evenly
                 assert!(all.out.abs_diff(out) * 50 < out, "{devices}: {all:?}, {out} out");
                 assert!(all.into.abs_diff(into) * 50 < into, "{devices}: {all:?}, {into} in");
                 // eleven of twelve layers hide behind another
@@ -381,12 +397,13 @@ mod tests {
                 assert!(bucket <= 4 * 256 * flat::BLOCK as u64);
             }
         }
-        // two ranks a device add up before they leave; three do not make one node
+        // two ranks per device are added before they leave; three do not make one node
         assert_eq!(traffic(8, 4, None), traffic(4, 4, None));
         assert!(traffic(6, 2, None).all().out > traffic(2, 2, None).all().out * 14 / 10);
     }
 
-    /// Two machines of four devices: within, three quarters of all gradients leave; between, half of a shard does.
+    /// On two machines of four devices, three quarters of the gradients are sent within a machine and half of a shard
+    /// between machines.
     #[test]
     fn a_machine_exchanges_its_sum_once_with_others() {
         let on = |machines: usize, each: usize| {
@@ -398,19 +415,19 @@ mod tests {
         assert_eq!(on(1, 8).all().far, 0);
         for (machines, each) in [(2_u64, 4_u64), (4, 2), (8, 1)] {
             let all = on(machines as usize, each as usize).all();
-            // gradients and weights, each of the others' machines
+            // gradients and weights, from each other machine
             near(all.far, 8 * padded / each * (machines - 1) / machines);
             near(all.into, all.far + 8 * padded * (each - 1) / each);
         }
-        // as many devices each for itself send each other more
+        // the same number of devices on separate machines sends more
         assert!(on(8, 1).all().far > 4 * on(2, 4).all().far);
     }
 
     #[test]
     fn the_slowest_of_queue_host_and_network_counts() {
-        let bytes = |far: u64| Bytes { out: 500_000_000, into: 900_000_000, far, messages: 0 };
+        let bytes = |far: u64| ExchangeBytes { out: 500_000_000, into: 900_000_000, far, messages: 0 };
         let traffic = |far: u64| Traffic { late: bytes(far), each: 1, ..Traffic::default() };
-        let [pcie4, pcie5] = BUSES.map(|bus| Link { bus, network: NETWORKS[2] });
+        let [pcie4, pcie5] = BUSES.map(|bus| LinkSpeed { bus, network: NETWORKS[2] });
         let is = |found: f64, want: f64| assert!((found - want).abs() < 1e-9, "{found}, expected {want}");
         is(traffic(0).ms(&pcie4, 4, 0.0), 56.0);
         is(traffic(0).ms(&pcie5, 1, 0.0), 90.0);
@@ -418,11 +435,11 @@ mod tests {
         is(traffic(900_000_000).ms(&pcie4, 4, 0.0), 80.0);
         // two devices share the machine's network
         is(Traffic { each: 2, ..traffic(900_000_000) }.ms(&pcie4, 4, 0.0), 160.0);
-        let slow = Traffic { late: Bytes { messages: 100, ..bytes(900_000_000) }, ..traffic(0) };
+        let slow = Traffic { late: ExchangeBytes { messages: 100, ..bytes(900_000_000) }, ..traffic(0) };
         is(slow.ms(&pcie4, 4, 0.0), 80.0 + 100.0 * LATENCY_MS);
         let bucket = Traffic { bucket: 30_000_000, ..traffic(0) };
         is(bucket.ms(&pcie4, 4, 0.0), traffic(0).ms(&pcie4, 4, 0.0) + 1.2 + 0.75 + 1.2);
-        // what the host does for early buckets hides behind the backward pass, what the queue does not
+        // the backward pass hides the host's work on early buckets, but not the queue's
         let early = Traffic { early: bytes(900_000_000), each: 1, ..Traffic::default() };
         is(early.ms(&pcie4, 4, 0.0), 80.0);
         is(early.ms(&pcie4, 4, 20.0), 60.0);
@@ -443,7 +460,8 @@ mod tests {
         // three do not divide it by any batch
         let text = error(&subject(3, 3, None), 64, 524_288.0);
         assert!(text.ends_with("try --tokens-per-step 589824"), "{text}");
-        let step = Together::predict(&eight, &Link { bus: BUSES[1], network: NETWORKS[2] }, 64, 100.0, None).unwrap();
+        let step =
+            SharedStep::predict(&eight, &LinkSpeed { bus: BUSES[1], network: NETWORKS[2] }, 64, 100.0, None).unwrap();
         assert_eq!((step.tokens, step.kernels_ms), (524_288.0, 200.0));
         assert!((step.efficiency() - 200.0 / step.ms()).abs() < 1e-12);
     }

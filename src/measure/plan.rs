@@ -1,5 +1,5 @@
-//! What a run needs of memory, before anything is allocated: a dry run of the trainer, so that the plan cannot drift
-//! from what is made.
+//! Memory plans. A plan is a dry run of the trainer, before anything is allocated, so it cannot differ from the real
+//! allocations.
 
 use std::path::Path;
 
@@ -8,51 +8,51 @@ use crate::gpu::{Caps, Elem, Gpu};
 use crate::model::activations::LOGITS_LABEL;
 use crate::model::{Config, Recompute};
 use crate::ops::wire::Format;
+use crate::units;
 
 use crate::measure::Table;
 use crate::train::settings::Settings;
 use crate::train::trainer::Part;
 use crate::train::{Sizes, Trainer, TrainerOptions};
-use crate::units;
 
-/// Tokens of a micro-step at most: a plan records every command of one.
-pub const MOST_TOKENS: usize = 1 << 20;
+/// Largest number of tokens per micro-step in a plan, because a plan records every command of one.
+pub const MAX_TOKENS: usize = 1 << 20;
 
-/// What the parts of a plan are called.
+/// Names of the parts of a plan.
 pub const PARTS: [&str; 6] = ["weights", "gradients", "moments", "activations", "logits chunk", "staging"];
 
-/// What a trainer allocates.
+/// The allocations of a trainer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Bytes under each label, in the order of the first allocation.
+    /// Bytes by label, in the order of the first allocation.
     pub rows: Vec<(String, u64)>,
-    /// The first buffer that is larger than any the adapter makes.
+    /// The first buffer that exceeds the adapter's limit.
     pub oversized: Option<(String, u64)>,
 }
 
-/// What is trained: all that memory depends on but the batch.
+/// Everything that memory depends on except the batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject {
-    /// The model.
+    /// The model's shape.
     pub config: Config,
-    /// T.
+    /// T, tokens per sequence.
     pub context: usize,
-    /// What matrix operands are stored as.
+    /// Element type of matrix operands.
     pub elem: Elem,
-    /// What is computed again.
+    /// Activations that the backward pass recomputes.
     pub recompute: Recompute,
-    /// Logical ranks: with several, partial sums of gradients are there at once.
+    /// Number of logical ranks; with several, several sums of gradients are held at once.
     pub ranks: usize,
-    /// Devices that share the ranks, on all machines; the plan is that of the one that needs most.
+    /// Number of devices on all machines that share the ranks. The plan is for the device that needs the most memory.
     pub devices: usize,
-    /// Machines, each with as many devices.
+    /// Number of machines, each with the same number of devices.
     pub machines: usize,
     /// The 16-bit format in which devices send gradients; `None` for f32.
     pub wire: Option<Format>,
 }
 
 impl Subject {
-    /// Returns the options of a trainer of it, for B sequences a micro-step and one of those a rank.
+    /// Returns the options of a trainer with B sequences per micro-step and one micro-step per rank.
     #[must_use]
     pub fn options(&self, batch: usize) -> TrainerOptions {
         let Self { config, context, elem, recompute, ranks, devices, machines, wire } = *self;
@@ -61,8 +61,8 @@ impl Subject {
         TrainerOptions { elem, recompute, ranks, part, wire, ..TrainerOptions::new(config, sizes) }
     }
 
-    /// Returns the plan for B sequences a micro-step on `gpu`, of which a dry copy is made. Micro-steps need nothing for
-    /// themselves.
+    /// Returns the plan for B sequences per micro-step on a dry copy of `gpu`. Memory does not depend on the number of
+    /// micro-steps.
     ///
     /// # Errors
     /// As [`Trainer::new`].
@@ -73,18 +73,18 @@ impl Subject {
         Ok(Plan { rows: gpu.ledger(), oversized: gpu.oversized() })
     }
 
-    /// The largest batch among those that `fits` holds good, whose plan takes at most `limit` bytes; `None` if not even the
-    /// least does. Plans grow with the batch.
+    /// Returns the largest batch that `accept` allows and whose plan needs at most `limit` bytes; `None` if the
+    /// smallest one does not fit. Larger batches need more memory.
     ///
     /// # Errors
     /// As [`Subject::plan`].
-    pub fn largest_batch(&self, gpu: &Gpu, limit: u64, good: impl Fn(usize) -> bool) -> Result<Option<usize>> {
-        let candidates: Vec<usize> = (1..=MOST_TOKENS / self.context.max(1)).filter(|&batch| good(batch)).collect();
+    pub fn largest_batch(&self, gpu: &Gpu, limit: u64, accept: impl Fn(usize) -> bool) -> Result<Option<usize>> {
+        let candidates: Vec<usize> = (1..=MAX_TOKENS / self.context.max(1)).filter(|&batch| accept(batch)).collect();
         let fits = |at: usize| {
             let plan = self.plan(gpu, candidates[at])?;
             Ok(plan.oversized.is_none() && plan.total() <= limit)
         };
-        // doubling, for the plan of a far too large batch takes longest; then halves
+        // doubles the batch, because plans of far too large batches take longest; then bisects
         let (mut below, mut above) = (0, 1);
         while above <= candidates.len() && fits(above - 1)? {
             (below, above) = (above, 2 * above);
@@ -99,14 +99,14 @@ impl Subject {
 }
 
 impl Plan {
-    /// All bytes.
+    /// Returns all bytes.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.rows.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Bytes of each of [`PARTS`]: weights with their f16 copy, gradients, moments, activations with all scratch of the
-    /// backward pass, the logits' chunk, and what comes from and goes to the host.
+    /// Returns the bytes of each of [`PARTS`]: weights with their f16 copy, gradients, moments, activations with all
+    /// scratch of the backward pass, the chunk of logits, and transfers from and to the host.
     #[must_use]
     pub fn parts(&self) -> [u64; 6] {
         let mut parts = [0; 6];
@@ -120,7 +120,7 @@ impl Plan {
 /// Position of the last of [`PARTS`].
 const STAGING: usize = PARTS.len() - 1;
 
-/// Every label that a trainer allocates under, and the position of its part.
+/// Every allocation label of a trainer, and the position of its part.
 const LABELS: [(&str, usize); 34] = [
     ("weights", 0),
     ("weights as f16", 0),
@@ -158,16 +158,16 @@ const LABELS: [(&str, usize); 34] = [
     ("exchange in", STAGING),
 ];
 
-/// Returns the position in [`PARTS`] of what is allocated under a label; `None` for labels that no trainer has.
+/// Returns the position in [`PARTS`] of a label's part; `None` for labels that no trainer uses.
 fn part_of(label: &str) -> Option<usize> {
     LABELS.iter().find(|(known, _)| *known == label).map(|(_, part)| *part)
 }
 
-/// The largest binding of GPUs as they come: 2 GiB, less what keeps windows aligned.
+/// Largest binding of common GPUs: 2 GiB, less the alignment of windows.
 pub const LARGEST_BINDING: u64 = (1 << 31) - 256;
 
-/// A GPU as they come, for plans without one: WebGPU's limits but for the size of buffers, which would refuse large
-/// models, subgroups of 32, and with f16 matrix units as NVIDIA's.
+/// Returns the capabilities of a typical GPU, for plans without a device: WebGPU's limits, except for the size of
+/// buffers, which would refuse large models; subgroups of 32; with f16, matrix units like NVIDIA's.
 #[must_use]
 pub fn assumed(elem: Elem, max_binding_bytes: u64) -> Caps {
     let plain = Caps {
@@ -187,13 +187,13 @@ pub fn assumed(elem: Elem, max_binding_bytes: u64) -> Caps {
     }
 }
 
-/// Bytes in a table.
+/// Returns bytes in MiB, for a table.
 #[must_use]
 pub fn mib(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }
 
-/// Plans of several batches side by side, in MiB.
+/// Returns the plans of several batches as a table, in MiB.
 #[must_use]
 pub fn table(plans: &[(usize, Plan)]) -> Table {
     let [weights, gradients, moments, activations, logits, staging] = PARTS;
@@ -206,11 +206,12 @@ pub fn table(plans: &[(usize, Plan)]) -> Table {
     table
 }
 
-/// What a run needs, in all and as a table: its plan, and the weights on the host while it starts, which on a software
-/// adapter are in the same memory.
+/// Returns the bytes that a run needs, and their table. They include the plan and, on a software adapter, the weights
+/// on the host while the run starts, which are in the same memory. Rows that would print as 0.0 MiB are left out of the
+/// table.
 ///
 /// # Errors
-/// [`Error::Memory`] if a buffer is larger than any the adapter makes; else as [`Trainer::new`].
+/// [`Error::Memory`] if a buffer exceeds the adapter's limit; otherwise as [`Trainer::new`].
 pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
     let plan = subject(settings).plan(gpu, settings.train.batch)?;
     let caps = &gpu.caps;
@@ -221,82 +222,101 @@ pub fn plan(gpu: &Gpu, settings: &Settings) -> Result<(u64, String)> {
     let sharing = sharing(caps, settings);
     let total: u64 = sharing * rows.iter().map(|(_, bytes)| bytes).sum::<u64>();
     if let Some((label, bytes)) = &plan.oversized {
-        let largest = units::size(caps.max_buffer_bytes);
         return Err(Error::memory(
             Fault::at(
                 "memory",
-                format!("`{label}` needs {}, {} has buffers of at most {largest}", units::size(*bytes), caps.name),
+                format!("`{label}` needs {}, and the run {} in total", units::size(*bytes), units::size(total)),
             )
-            .advice(format!("try a smaller --batch, --context or model (the run needs {} in all)", units::size(total))),
+            .expected(format!(
+                "buffers of at most {}, the limit of {}",
+                units::size(caps.max_buffer_bytes),
+                caps.name
+            )),
         ));
     }
-    // a small model has buffers of a few KiB
-    let mut table: String =
-        rows.iter().map(|(label, bytes)| format!("  {:>12} {label}\n", units::size(*bytes))).collect();
+    let shown = rows.iter().filter(|(_, bytes)| mib(*bytes) != mib(0));
+    let mut table: String = shown.map(|(label, bytes)| format!("  {:>10} MiB {label}\n", mib(*bytes))).collect();
     let on = if sharing > 1 { format!(" on {sharing} devices") } else { String::new() };
-    table += &format!("  {:>12} in all{on}", units::size(total));
+    table += &format!("  {:>10} MiB in all{on}", mib(total));
     Ok((total, table))
 }
 
-/// Devices that share a memory: those of software share the machine's.
+/// Returns the number of devices that share a memory: software devices share the machine's.
 fn sharing(caps: &Caps, settings: &Settings) -> u64 {
     let here = settings.run.device_count / settings.run.machines.max(1);
     if caps.software { here.max(1) as u64 } else { 1 }
 }
 
-/// The advice for a run that does not fit.
+/// Advice for a run that does not fit.
 pub const SMALLER: &str = "try a smaller --batch or --context";
 
-/// Fails if a run does not fit: into `limit` bytes if given, else on a software adapter into what is free.
+/// Checks that a run fits into `limit` bytes or, without a limit, into the free memory if the adapter is in software.
+/// `tokens_per_step` is what the user asked for, if anything: the batch that the error suggests divides it.
 ///
 /// # Errors
-/// [`Error::Memory`] with the table.
-pub fn check_memory(gpu: &Gpu, settings: &Settings, limit: Option<u64>) -> Result<()> {
-    let (total, table) = plan(gpu, settings)?;
-    let caps = &gpu.caps;
-    let Some(limit) = limit.or_else(|| free_memory(caps)) else { return Ok(()) };
-    if total <= limit {
-        return Ok(());
+/// [`Error::Memory`] with the table and the largest batch that fits.
+pub fn check_memory(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per_step: Option<usize>) -> Result<()> {
+    let limit = limit.or_else(|| free_memory(&gpu.caps));
+    let advice = || smaller_batch(gpu, settings, limit.unwrap_or(u64::MAX), tokens_per_step);
+    let (total, table) = match plan(gpu, settings) {
+        Err(error @ Error::Memory(_)) => return Err(error.with_advice(advice()?)),
+        planned => planned?,
+    };
+    match limit {
+        Some(limit) if total > limit => Err(Error::memory(
+            Fault::at("memory", format!("the run needs {}", units::size(total)))
+                .expected(format!("at most {}", units::size(limit)))
+                .advice(format!("{}\n{table}", advice()?)),
+        )),
+        _ => Ok(()),
     }
-    let fault = Fault::at("memory", format!("the run needs {}", units::size(total)));
-    let fault = fault.expected(format!("at most {}", units::size(limit)));
-    Err(Error::memory(fault.advice(format!("{}\n{table}", largest_that_fits(gpu, settings, limit)))))
 }
 
-/// The advice for a run of which not even one sequence fits.
-pub const NOT_EVEN_ONE: &str = "not even --batch 1 fits: try a smaller --context or model, or --recompute block";
+/// Returns the advice for a run that does not fit into `limit` bytes, which names the largest batch that does.
+///
+/// # Errors
+/// As [`Subject::plan`].
+pub fn smaller_batch(gpu: &Gpu, settings: &Settings, limit: u64, tokens_per_step: Option<usize>) -> Result<String> {
+    let is_smaller = |batch: usize| batch < settings.train.batch && divides(settings, tokens_per_step, batch);
+    let largest = fitting_batch(gpu, settings, limit, is_smaller)?;
+    Ok(largest_batch_advice(largest, settings.train.recompute))
+}
 
-/// Says which batch of a run fits into `limit` bytes.
+/// Returns the advice for a run that does not fit, if `largest` is the largest batch that does.
 #[must_use]
-pub fn largest_that_fits(gpu: &Gpu, settings: &Settings, limit: u64) -> String {
-    let train = &settings.train;
-    let micro_step = train.batch * train.context * settings.data.ranks.max(1);
-    // a step of several micro-steps has its tokens by a flag, which the batch must divide
-    let tokens = (train.tokens_per_step > micro_step).then_some(train.tokens_per_step);
-    match auto_batch(gpu, settings, Some(limit), tokens) {
-        Ok(batch) => format!("the largest that fits is --batch {batch}"),
-        Err(_) => NOT_EVEN_ONE.to_owned(),
+pub fn largest_batch_advice(largest: Option<usize>, recompute: Recompute) -> String {
+    let recompute = if recompute == Recompute::Block { "" } else { ", or --recompute block" };
+    match largest {
+        Some(largest) => format!("the largest batch that fits is {largest}: try --batch {largest}{recompute}"),
+        None => format!("no batch fits: try a smaller --context or model{recompute}"),
     }
 }
 
-/// The largest batch of a run that fits, of which steps of its tokens are made of.
+/// Returns the largest batch of a run that `accept` allows and that fits into `limit` bytes; `None` if there is none.
+fn fitting_batch(gpu: &Gpu, settings: &Settings, limit: u64, accept: impl Fn(usize) -> bool) -> Result<Option<usize>> {
+    let (caps, subject) = (&gpu.caps, subject(settings));
+    let each = limit / sharing(caps, settings);
+    subject.largest_batch(gpu, each.saturating_sub(host_bytes(caps, &subject.config)), accept)
+}
+
+/// Returns whether a step of `tokens_per_step` tokens consists of whole micro-steps of `batch` sequences on every rank.
+fn divides(settings: &Settings, tokens_per_step: Option<usize>, batch: usize) -> bool {
+    let micro_steps = batch * settings.train.context * settings.data.ranks.max(1);
+    tokens_per_step.is_none_or(|tokens| tokens.is_multiple_of(micro_steps.max(1)))
+}
+
+/// Returns the largest batch of a run that fits and that divides `tokens_per_step`.
 ///
 /// # Errors
-/// [`Error::Memory`] if none does; [`Error::Usage`] if nothing says how much memory there is.
+/// [`Error::Memory`] if none does; [`Error::Usage`] if the amount of memory is unknown.
 pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per_step: Option<usize>) -> Result<usize> {
     let caps = &gpu.caps;
-    // what is free now may be a little less when the run begins
+    // a little less may be free when the run begins
     let Some(limit) = limit.or_else(|| free_memory(caps).map(|free| free / 10 * 9)) else {
-        let fault = Fault::at("--batch auto", "nothing says how much memory there is");
+        let fault = Fault::at("--batch auto", "the amount of memory is unknown");
         return Err(Error::usage(fault.advice("try --memory 24GiB")));
     };
-    let subject = subject(settings);
-    let host = host_bytes(caps, &subject.config);
-    let rank = settings.train.context * settings.data.ranks.max(1);
-    let divides = |batch: usize| tokens_per_step.is_none_or(|tokens| tokens.is_multiple_of((batch * rank).max(1)));
-    let each = limit / sharing(caps, settings);
-    let found = subject.largest_batch(gpu, each.saturating_sub(host), divides)?;
-    found.ok_or_else(|| {
+    fitting_batch(gpu, settings, limit, |batch| divides(settings, tokens_per_step, batch))?.ok_or_else(|| {
         Error::memory(
             Fault::at(
                 "memory",
@@ -318,16 +338,17 @@ fn subject(settings: &Settings) -> Subject {
     Subject { config, context, elem: settings.elem(), recompute, ranks, devices, machines, wire }
 }
 
-/// Bytes of the weights on the host while a run starts, where they are in the adapter's memory.
+/// Returns the bytes of the weights on the host while a run starts, if they are in the adapter's memory; otherwise 0.
 fn host_bytes(caps: &Caps, config: &Config) -> u64 {
     if caps.software { 4 * config.parameters() as u64 } else { 0 }
 }
 
+/// Returns the free memory of a software adapter, if the system reports it.
 fn free_memory(caps: &Caps) -> Option<u64> {
     if caps.software { available_memory() } else { None }
 }
 
-/// Bytes of memory that the system can still give, where it says so.
+/// Returns the available bytes of memory, if the system reports them.
 fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
     let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;

@@ -1,4 +1,4 @@
-//! Where the time of a step goes on the device: kernel by kernel, and what lies between them.
+//! The time of a step on the device, by kernel, and the gaps between kernels.
 
 use std::time::Instant;
 
@@ -11,20 +11,20 @@ use crate::train::Trainer;
 use crate::measure::roofs::Roofs;
 use crate::measure::table::{Table, number};
 
-/// Rows of the table of gaps; what comes after is one more.
+/// Rows of the table of gaps; one more row sums the others.
 const GAPS: usize = 12;
 
-/// One step, every command timed by itself.
+/// One step with every command timed separately.
 #[derive(Debug, Clone)]
 pub struct Profile {
     /// The step's commands: all micro-steps, one after the other.
     pub program: Program,
-    /// Their times in the run that took the shortest.
+    /// Times of the commands in the fastest run.
     pub timings: Timings,
-    /// Milliseconds of the step on the device as training runs it, its commands not timed one by one: the least of as
-    /// many runs. Where the adapter can tell.
+    /// Milliseconds of the step on the device as training runs it, without timing single commands: the fastest of the
+    /// same number of runs. `None` without timestamps in encoders.
     pub plain_ms: Option<f64>,
-    /// When the host began to encode that run, and when it had the timestamps.
+    /// Times at which the host began to encode the fastest run, and at which it had the timestamps.
     pub host: (Instant, Instant),
 }
 
@@ -33,46 +33,46 @@ pub struct Profile {
 pub struct KernelRow {
     /// Kernel, `clear` or `copy`.
     pub name: String,
-    /// The arithmetic that bounds it.
+    /// Kind of arithmetic that bounds it.
     #[serde(skip)]
     pub arithmetic: Arithmetic,
-    /// Times a step.
+    /// Dispatches per step.
     pub count: usize,
-    /// Milliseconds a step.
+    /// Milliseconds per step.
     pub ms: f64,
-    /// Bytes it ought to move a step.
+    /// Bytes per step that it needs to move.
     pub bytes: u64,
-    /// Floating-point operations it ought to make a step.
+    /// Floating-point operations per step that it needs to compute.
     pub flops: u64,
-    /// The least time by the roofs over the time that it took.
+    /// Least time by the roofs, divided by the measured time.
     pub reached: f64,
-    /// Which roof that is.
+    /// Name of that roof.
     pub bound: &'static str,
 }
 
-/// Time between commands.
+/// The gaps before one kernel.
 #[derive(Debug, Clone, Serialize)]
 pub struct GapRow {
-    /// Before which kernel; `the end` after the last.
+    /// The kernel after the gaps; `the end` after the last command.
     pub before: String,
-    /// How many.
+    /// Number of gaps.
     pub count: usize,
-    /// Milliseconds a step; negative where commands overlap.
+    /// Milliseconds per step; negative where commands overlap.
     pub ms: f64,
 }
 
-/// One place in the model: a block, the head.
+/// One place in the model, such as a block or the head.
 #[derive(Debug, Clone, Serialize)]
 pub struct PlaceRow {
-    /// Place.
+    /// The place.
     pub place: Place,
     /// Milliseconds of its commands.
     pub ms: f64,
-    /// Milliseconds before its commands in which nothing ran.
+    /// Milliseconds of the gaps before its commands.
     pub gaps_ms: f64,
 }
 
-/// The row with this key, made if it is not there: few rows, so a search will do.
+/// Returns the row for which `is` is true; adds one if there is none. There are few rows, so a linear search suffices.
 fn entry<T>(rows: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> &mut T {
     let at = rows.iter().position(is).unwrap_or_else(|| {
         rows.push(make());
@@ -82,7 +82,7 @@ fn entry<T>(rows: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T
 }
 
 impl Profile {
-    /// Runs the step that the trainer was last given `runs` times more, on the same batch.
+    /// Runs the trainer's last step `runs` more times, on the same batch.
     ///
     /// # Errors
     /// As [`Program::timings`].
@@ -115,19 +115,19 @@ impl Profile {
         &self.program
     }
 
-    /// Milliseconds of all kernels, clears and copies.
+    /// Returns the milliseconds of all kernels, clears and copies.
     #[must_use]
     pub fn commands_ms(&self) -> f64 {
         self.timings.commands.iter().map(crate::gpu::Timing::ms).sum()
     }
 
-    /// Milliseconds of all gaps.
+    /// Returns the milliseconds of all gaps.
     #[must_use]
     pub fn gaps_ms(&self) -> f64 {
         self.gaps().iter().map(|gap| gap.ms).sum()
     }
 
-    /// Kernels, most time first.
+    /// Returns the kernels, most time first.
     #[must_use]
     pub fn kernels(&self, roofs: &Roofs) -> Vec<KernelRow> {
         let mut rows: Vec<KernelRow> = Vec::new();
@@ -159,10 +159,10 @@ impl Profile {
         rows
     }
 
-    /// Every stretch without a command: its length, and the position of the command after it in the timings.
+    /// Returns the milliseconds of every gap, and the position in the timings of the command after it.
     fn stretches(&self) -> impl Iterator<Item = (f64, usize)> {
         let commands = &self.timings.commands;
-        // times count from the run's first timestamp
+        // times are relative to the run's first timestamp
         (0..=commands.len()).map(move |i| {
             let before = if i == 0 { 0.0 } else { commands[i - 1].end_ms };
             let after = commands.get(i).map_or(self.timings.span_ms, |c| c.begin_ms);
@@ -174,7 +174,8 @@ impl Profile {
         self.timings.commands.get(at).map(|timing| &self.program.commands[timing.command])
     }
 
-    /// Gaps by what comes after them, longest first. Where the adapter cannot time clears and copies they lie in here.
+    /// Returns the gaps by the kernel after them, longest first. They include clears and copies if the adapter cannot
+    /// time these.
     #[must_use]
     pub fn gaps(&self) -> Vec<GapRow> {
         let mut rows: Vec<GapRow> = Vec::new();
@@ -189,7 +190,7 @@ impl Profile {
         rows
     }
 
-    /// Places in the order in which they first come.
+    /// Returns the places in the order of their first command.
     #[must_use]
     pub fn places(&self) -> Vec<PlaceRow> {
         let mut rows: Vec<PlaceRow> = Vec::new();
@@ -203,7 +204,7 @@ impl Profile {
         rows
     }
 
-    /// The tables of kernels, gaps and places.
+    /// Returns the tables of kernels, gaps and places.
     #[must_use]
     pub fn report(&self, roofs: &Roofs) -> String {
         let all = self.commands_ms();
@@ -227,7 +228,7 @@ impl Profile {
         let mut gaps = Table::new(&["<gap before", "count", "ms", "us each"]);
         let mut rows = self.gaps();
         if rows.len() > GAPS {
-            // the table adds up, short as it is
+            // so that the shortened table still adds up
             let others = rows.split_off(GAPS);
             let (count, ms) = others.iter().fold((0, 0.0), |(count, ms), row| (count + row.count, ms + row.ms));
             rows.push(GapRow { before: format!("{} other kernels", others.len()), count, ms });
@@ -243,8 +244,8 @@ impl Profile {
         let sum = self.commands_ms() + self.gaps_ms();
         let against = |ms: f64| format!("{} ms ({:+.2} %)", number(ms), 100.0 * (sum / ms - 1.0));
         format!(
-            "{kernels}\n{gaps}\n{places}\nkernels {} ms + gaps {} ms = {} ms; between the step's own timestamps {}; not timed \
-             one by one {}\n",
+            "{kernels}\n{gaps}\n{places}\nkernels {} ms + gaps {} ms = {} ms; between the step's own timestamps {}; without \
+             timing of single commands {}\n",
             number(self.commands_ms()),
             number(self.gaps_ms()),
             number(sum),

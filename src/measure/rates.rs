@@ -1,4 +1,5 @@
-//! Rates of an adapter: kernels run until they take long enough for its clock, the best of several runs counts.
+//! Measures rates of an adapter. A kernel's work is raised until it runs long enough for the clock; the best of several
+//! runs counts.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +7,13 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Program};
 use crate::ops::roof::{self, Scalar};
 
-/// Milliseconds that a kernel should take at least, so that its start does not count.
+/// Shortest time of a measured kernel in milliseconds, so that its launch does not matter.
 const LONG_MS: f64 = 8.0;
 
-/// The time for which an adapter computes before it is measured: idle GPUs lower their clocks.
+/// Warm-up time of an adapter before a measurement, because idle GPUs lower their clocks.
 pub const WARM_UP: Duration = Duration::from_millis(200);
 
-/// Milliseconds of one run: the sum of its commands by timestamps, or the wall clock where some have none.
+/// Returns the milliseconds of one run: the sum over its commands by timestamps, or wall-clock time if some have none.
 ///
 /// # Errors
 /// As [`Gpu::check`].
@@ -39,7 +40,7 @@ pub fn warm_up(gpu: &Gpu, time: Duration) -> Result<()> {
     roof::fused(&mut pass, roof::Fused { out: &out, scalar: Scalar::F32, rounds: 64, a: 0.75, b: 0.125 })?;
     let program = pass.finish();
     while begin.elapsed() < time {
-        // two at once, so that the device does not wait for the host
+        // two submissions, so that the device does not wait for the host
         program.run(gpu)?;
         program.run(gpu)?;
         gpu.wait()?;
@@ -47,15 +48,18 @@ pub fn warm_up(gpu: &Gpu, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// `amount` a second, of what took `ms`.
+/// Returns the rate per second of `amount` in `ms` milliseconds.
 pub(super) fn a_second(what: &str, amount: f64, ms: f64) -> Result<f64> {
     if ms > 0.0 {
         return Ok(amount / ms * 1e3);
     }
-    Err(Error::device(Fault::at("roofs", format!("the device's clock says {ms} ms for {what}: it computes nothing"))))
+    Err(Error::device(Fault::at(
+        "roofs",
+        format!("the device's clock shows {ms} ms for {what}: the device computes nothing"),
+    )))
 }
 
-/// The shortest of several runs.
+/// Returns the milliseconds of the fastest of several runs.
 pub(super) fn best_ms(gpu: &Gpu, program: &Program, time: Duration) -> Result<f64> {
     let begin = Instant::now();
     run_ms(gpu, program)?;
@@ -68,7 +72,8 @@ pub(super) fn best_ms(gpu: &Gpu, program: &Program, time: Duration) -> Result<f6
     Ok(best)
 }
 
-/// FLOP/s of a kernel that `record` makes for a number of rounds, raised until it runs long enough.
+/// Returns the FLOP/s of a kernel that `record` records for a number of rounds, which is raised until it runs long
+/// enough.
 pub(super) fn rate(
     gpu: &Gpu,
     time: Duration,

@@ -1,4 +1,4 @@
-//! The most that an adapter can do, measured: what every kernel's figures are held against.
+//! Roofs: the highest rates of an adapter, measured. Kernels are compared with them.
 
 use std::time::Duration;
 
@@ -11,40 +11,40 @@ use crate::ops::roof::{self, Scalar, TILES};
 pub use crate::measure::rates::{WARM_UP, run_ms, warm_up};
 use crate::measure::rates::{a_second, best_ms, rate};
 
-/// Rates of an adapter, each the best of several runs.
+/// Highest rates of an adapter, each the best of several runs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Roofs {
-    /// Bytes read and written by a copy, a second: by the kernel or by the device's own copy, whichever is faster.
+    /// Bytes per second that a copy reads and writes, by a kernel or by the device's copy command, whichever is faster.
     pub copy: f64,
-    /// The kernel's part in that: software adapters load and store lane by lane and come nowhere near.
+    /// The same by the kernel alone. Software adapters load and store lane by lane and are much slower.
     pub copy_kernel: f64,
-    /// Floating-point operations a second, multiply-adds in f32.
+    /// FLOP/s of multiply-adds in f32.
     pub fused_f32: f64,
-    /// Likewise in f16, where the adapter has it.
+    /// FLOP/s of multiply-adds in f16, if the adapter supports it.
     pub fused_f16: Option<f64>,
-    /// Likewise in cooperative matrices of f16 with f32 sums, where the device has them; the best edge, operands in
+    /// FLOP/s of cooperative matrices of f16 with f32 sums, if the device has them: the best edge, operands in
     /// registers.
     pub matrix: Option<f64>,
-    /// Likewise with operands loaded from workgroup memory for every product.
+    /// The same with operands loaded from workgroup memory for every product.
     pub matrix_fed: Option<f64>,
-    /// Likewise of a whole product in matrices of flexible dimensions, of the best shape: on a device opened for them.
+    /// FLOP/s of a whole product in matrices of flexible dimensions, of the best shape, on a device opened for them.
     pub matrix_flexible: Option<f64>,
-    /// True if an `fma` in f32 is one instruction that rounds once, false if the adapter makes a product and a sum of it;
-    /// none if it does neither.
+    /// Whether an `fma` in f32 rounds once (`true`) or is split into a product and a sum (`false`); `None` if the
+    /// result matches neither.
     pub fuses: Option<bool>,
-    /// Why a rate is missing or what it was measured with.
+    /// Reasons for missing rates, and details of the measurements.
     pub notes: Vec<String>,
 }
 
-/// Products in a row of matrices of flexible dimensions.
+/// Consecutive products of matrices of flexible dimensions per run.
 const FLEXIBLE_PRODUCTS: usize = 4;
-/// 1/16 in f16, for every element of operands.
+/// 1/16 in f16, the value of every element of operands.
 const SIXTEENTHS: [u8; 2] = 0x2c00u16.to_le_bytes();
-/// Bytes of a buffer that is copied: several times any cache.
+/// Bytes of the copied buffer: several times any cache.
 const COPY_BYTES: u64 = 256 << 20;
 const COPY_BYTES_SOFTWARE: u64 = 64 << 20;
 
-/// What one round of [`roof::fused`] comes to with this way of making a step, its sums in the kernel's order.
+/// Returns the result of one round of [`roof::fused`] with `step` as its multiply-add, with sums in the kernel's order.
 fn fused_on_host(a: f32, b: f32, step: fn(f32, f32, f32) -> f32) -> f32 {
     let chain = |i: u8| (0..roof::FUSED_A_ROUND / 16).fold(f32::from(i) / 16.0, |x, _| step(x, a, b));
     let column = |i: u8| chain(i) + chain(4 + i) + chain(8 + i) + chain(12 + i);
@@ -52,10 +52,11 @@ fn fused_on_host(a: f32, b: f32, step: fn(f32, f32, f32) -> f32) -> f32 {
 }
 
 impl Roofs {
-    /// Measures all, some `time` each, after a warm-up.
+    /// Measures all rates, each for about `time`, after a warm-up.
     ///
     /// # Errors
-    /// [`crate::error::Error::Memory`]; [`crate::error::Error::Device`] if the device's clock stands still; as [`Gpu::check`].
+    /// [`crate::error::Error::Memory`]; [`crate::error::Error::Device`] if the device's clock does not advance;
+    /// as [`Gpu::check`].
     pub fn measure(gpu: &Gpu, time: Duration) -> Result<Self> {
         let mut notes = Vec::new();
         warm_up(gpu, WARM_UP)?;
@@ -75,21 +76,21 @@ impl Roofs {
         let fused_f32 = fused(Scalar::F32)?;
         let fuses = Self::fuses(gpu)?;
         if fuses == Some(false) {
-            notes.push("fma f32: the adapter makes a product and a sum of every multiply-add".into());
+            notes.push("fma f32: the adapter splits every multiply-add into a product and a sum".into());
         }
         let fused_f16 = if gpu.caps.f16 { Some(fused(Scalar::F16)?) } else { None };
         if fused_f16.is_none() {
-            notes.push("f16 not run: the adapter has none".into());
+            notes.push("f16 not run: the adapter does not support it".into());
         }
         let (matrix, matrix_fed) = Self::matrices(gpu, time, &mut notes)?;
         let matrix_flexible = Self::flexible(gpu, time, &mut notes)?;
         if !gpu.caps.timestamps {
-            notes.push("by the wall clock: the adapter has no timestamps".into());
+            notes.push("measured by the wall clock: the adapter has no timestamps".into());
         }
         Ok(Self { copy, copy_kernel, fused_f32, fused_f16, matrix, matrix_fed, matrix_flexible, fuses, notes })
     }
 
-    /// Whether multiply-adds round once or twice, told from the bits of one result.
+    /// Determines from the bits of one result whether multiply-adds round once or twice.
     fn fuses(gpu: &Gpu) -> Result<Option<bool>> {
         let (a, b) = (0.6f32, 0.3f32);
         let out = gpu.tensor("roofs: bits", 1, 1, Elem::F32)?;
@@ -107,7 +108,7 @@ impl Roofs {
         })
     }
 
-    /// Bytes a second of the best copying kernel and of the device's copy command.
+    /// Measures the bytes per second of the best copy kernel and of the device's copy command.
     fn copy(gpu: &Gpu, time: Duration) -> Result<(f64, f64)> {
         let bytes = if gpu.caps.software { COPY_BYTES_SOFTWARE } else { COPY_BYTES };
         let elements = (bytes.min(gpu.caps.max_binding_bytes) / 4) as usize / 4 * 4;
@@ -125,11 +126,11 @@ impl Roofs {
         Ok((kernel, rate(best_ms(gpu, &pass.finish(), time / 2)?)?))
     }
 
-    /// FLOP/s of cooperative matrices from registers and from workgroup memory, of the best edge each.
+    /// Measures the FLOP/s of cooperative matrices from registers and from workgroup memory, each of the best edge.
     fn matrices(gpu: &Gpu, time: Duration, notes: &mut Vec<String>) -> Result<(Option<f64>, Option<f64>)> {
         let caps = &gpu.caps;
         if caps.matrix_edges.is_empty() {
-            notes.push("cooperative matrices not run: the device has none of f16 with f32 sums".into());
+            notes.push("cooperative matrices not run: the device has none for f16 with f32 sums".into());
             return Ok((None, None));
         }
         if caps.software && caps.lanes > 8 {
@@ -169,7 +170,7 @@ impl Roofs {
     }
 
     fn matrix_fed(gpu: &Gpu, time: Duration, edge: u32) -> Result<f64> {
-        // some waves of workgroups on the adapter, whose results are soon stored
+        // a few waves of workgroups, so that storing results takes little time
         let groups = match &gpu.caps {
             caps if caps.software => 64,
             caps if caps.integrated => 512,
@@ -184,7 +185,7 @@ impl Roofs {
         })
     }
 
-    /// FLOP/s of a product in matrices of flexible dimensions, of the best shape.
+    /// Measures the FLOP/s of a product in matrices of flexible dimensions, of the best shape.
     fn flexible(gpu: &Gpu, time: Duration, notes: &mut Vec<String>) -> Result<Option<f64>> {
         let shapes = roof::flexible_shapes(&gpu.caps);
         let [m, n, k] = if gpu.caps.software { [96, 96, 96] } else { [8192, 3072, 1024] };
@@ -212,8 +213,7 @@ impl Roofs {
         Ok(best)
     }
 
-    /// Returns the rate that kernels of this arithmetic are held against, and its name. An adapter whose own rate of it was
-    /// not measured is held against that of f32.
+    /// Returns the roof for kernels of this arithmetic, and its name. If it was not measured, this is the roof of f32.
     #[must_use]
     pub fn flops(&self, arithmetic: Arithmetic) -> (&'static str, f64) {
         let f32 = ("fma f32", self.fused_f32);
@@ -224,8 +224,8 @@ impl Roofs {
         }
     }
 
-    /// How near to its roof a kernel came that ran `ms`: the least time that its bytes or its operations take, over what
-    /// it took, and which of the two it is.
+    /// Returns the share of its roof that a kernel reached in `ms`: the least time for its bytes or its operations,
+    /// divided by `ms`. Also returns the name of the roof that bounds it.
     #[must_use]
     pub fn reached(&self, arithmetic: Arithmetic, flops: u64, bytes: u64, ms: f64) -> (f64, &'static str) {
         let (name, rate) = self.flops(arithmetic);
@@ -234,7 +234,7 @@ impl Roofs {
         (least * 1e3 / ms, bound)
     }
 
-    /// One line.
+    /// Returns the rates on one line.
     #[must_use]
     pub fn summary(&self) -> String {
         let tera = |rate: Option<f64>| rate.map_or("-".into(), |r| format!("{:.3} TFLOP/s", r / 1e12));

@@ -1,4 +1,4 @@
-//! A table of the driver's figures on the kernels that it has built.
+//! The driver's statistics of compiled kernels: a table, and detection of register spills.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,8 @@ use crate::gpu::{Gpu, KernelId, Program};
 
 use crate::measure::table::Table;
 
-/// Parts of drivers' names for the figures that decide how many invocations are resident: registers, spills, workgroup
-/// memory, subgroups. `--json` has the rest.
+/// Parts of drivers' names of the statistics that the table shows, which determine how many invocations are resident:
+/// registers, spills, workgroup memory, subgroups. `--json` has the others.
 const SHOWN: [&str; 16] = [
     "predicted",
     "register",
@@ -28,8 +28,8 @@ const SHOWN: [&str; 16] = [
     "instruction",
 ];
 
-/// Returns a row for each kernel under the driver's own names. Leaves out figures whose names contain nothing of
-/// [`SHOWN`], unless that would leave none.
+/// Returns a table with a row per kernel, under the driver's names. Statistics whose names match nothing in [`SHOWN`]
+/// are left out, unless that would leave none.
 #[must_use]
 pub fn table(kernels: &[(String, KernelStatistics)]) -> String {
     let mut names: Vec<&str> = Vec::new();
@@ -40,7 +40,7 @@ pub fn table(kernels: &[(String, KernelStatistics)]) -> String {
     }
     let is_shown = |name: &&str| SHOWN.iter().any(|part| name.to_lowercase().contains(part));
     let shown: Vec<&str> = names.iter().copied().filter(is_shown).collect();
-    // the size of subgroups is always given, and is not what anybody asks for alone
+    // every driver gives the size of subgroups, which is not useful alone
     let columns = if shown.len() > 1 { shown } else { names };
     let mut table = Table::new(&[&["<kernel"], columns.as_slice()].concat());
     for (kernel, figures) in kernels {
@@ -50,16 +50,16 @@ pub fn table(kernels: &[(String, KernelStatistics)]) -> String {
     table.to_string()
 }
 
-/// Parts of drivers' names for memory that takes the place of registers.
+/// Parts of drivers' names of memory that replaces registers.
 const SPILLS: [&str; 5] = ["spill", "fill", "scratch", "stack", "local memory"];
-/// Parts of names that tell of registers of another kind.
+/// Parts of drivers' names of spills into other registers, which are not counted.
 const REGISTERS: [&str; 3] = ["sgpr", "to reg", "from reg"];
-/// Bytes of workgroup memory that a driver may add for itself.
+/// Bytes of workgroup memory that a driver may add for its own use.
 const OWN_BYTES: u64 = 2048;
 
-/// Returns the driver's figures that tell that a kernel's registers did not suffice, `None` if there are none. NVIDIA's driver
-/// has been seen to put matrices into workgroup memory and to show no spills, so a kernel that has more of it than the
-/// `workgroup_bytes` that it declares is one of them.
+/// Returns the driver's statistics that indicate register spills; `None` if there are none. NVIDIA's driver has been
+/// seen to put matrices into workgroup memory without reporting spills, so workgroup memory beyond the declared
+/// `workgroup_bytes` counts as a spill too.
 #[must_use]
 pub fn spills(figures: &KernelStatistics, workgroup_bytes: u64) -> Option<String> {
     let spills = |(name, value): &&(String, String)| {
@@ -71,8 +71,8 @@ pub fn spills(figures: &KernelStatistics, workgroup_bytes: u64) -> Option<String
     (!found.is_empty()).then(|| found.join(", "))
 }
 
-/// Returns the kernels of a program whose registers did not suffice, each once, with the driver's figures. None where the
-/// driver shows no figures, or nobody asked for them when the device was opened.
+/// Returns the kernels of a program that spill registers, each once, with the driver's statistics. Empty if the driver
+/// has no statistics, or if the device was opened without them.
 #[must_use]
 pub fn spilling<'p>(gpu: &Gpu, program: &'p Program) -> Vec<(&'p KernelId, String)> {
     let built = gpu.statistics().unwrap_or_default();

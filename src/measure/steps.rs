@@ -1,4 +1,4 @@
-//! Whole steps on the wall clock.
+//! Measures whole steps by the wall clock.
 
 use std::time::{Duration, Instant};
 
@@ -9,32 +9,33 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::{Gpu, Span};
 use crate::train::collective::{Collective as _, Link};
 use crate::train::{Trainer, TrainerOptions};
+use crate::units;
 
 use crate::measure::flops_per_token;
 use crate::measure::table::number;
 
-/// Steps as training makes them: the host one step ahead of the device.
+/// Measured steps, run as in training: the host is one step ahead of the device.
 #[derive(Debug, Clone)]
 pub struct Steps {
     /// Milliseconds between the ends of consecutive steps.
     pub ms: Vec<f64>,
-    /// What the host did meanwhile.
+    /// Spans of the host's work during the steps.
     pub spans: Vec<Span>,
-    /// When the first of these steps was handed in.
+    /// Time at which the first of these steps was submitted.
     pub begin: Instant,
-    /// When each was done, as the host learnt it.
+    /// Times at which the host learnt the end of each step.
     pub ends: Vec<Instant>,
-    /// Submissions a step.
+    /// Submissions per step.
     pub submissions: f64,
-    /// Buffers and bind groups created in these steps: expected none.
+    /// Buffers and bind groups created during these steps; 0 is expected.
     pub created: u64,
-    /// How many.
+    /// Number of steps.
     pub steps: usize,
 }
 
 impl Steps {
-    /// Runs `warm_up` steps, then as many as fit in `time`, between 2 and `most`. The learning rate is 0. Of devices that share the
-    /// steps the first one's time counts.
+    /// Runs `warm_up` steps, then as many steps as fit into `time`, between 2 and `most`. The learning rate is 0. If
+    /// devices share the steps, the time of the first device counts.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -57,7 +58,7 @@ impl Steps {
         let mut ends: Vec<Instant> = Vec::new();
         let mut step = 1;
         trainer.step(loader, step, 0.0)?;
-        // a step that devices share ends with the call, which waits for the exchange; another one with its report
+        // a shared step ends with the call, which waits for the exchange; a step of one device ends with its report
         let shared = trainer.part().devices > 1;
         let mut note = |has_report: bool| {
             if has_report != shared {
@@ -65,7 +66,7 @@ impl Steps {
             }
         };
         note(false);
-        while first_says(trainer, step < 2 || (step < most && begin.elapsed() < time))? {
+        while first_device_answers(trainer, step < 2 || (step < most && begin.elapsed() < time))? {
             step += 1;
             trainer.step(loader, step, 0.0)?;
             note(false);
@@ -86,13 +87,13 @@ impl Steps {
         })
     }
 
-    /// Median milliseconds of a step.
+    /// Returns the median milliseconds per step.
     #[must_use]
     pub fn median_ms(&self) -> f64 {
         median(&self.ms)
     }
 
-    /// Returns the milliseconds a step of each kind of span, without the spans inside it.
+    /// Returns the milliseconds per step of each kind of span, without the spans inside it.
     #[must_use]
     pub fn host(&self) -> Vec<(&'static str, f64)> {
         let mut phases: Vec<(&'static str, f64)> = Vec::new();
@@ -112,23 +113,23 @@ impl Steps {
         phases
     }
 
-    /// Returns the milliseconds a step of one kind of span, with the spans inside it.
+    /// Returns the milliseconds per step of one kind of span, with the spans inside it.
     #[must_use]
     pub fn whole_ms(&self, name: &str) -> f64 {
         self.spans.iter().filter(|span| span.name == name).map(Span::ms).sum::<f64>() / self.steps as f64
     }
 }
 
-/// Returns the answer of the first of the devices that share the steps.
-fn first_says(trainer: &mut Trainer, own: bool) -> Result<bool> {
+/// Returns `own` of the first of the devices that share the steps.
+fn first_device_answers(trainer: &mut Trainer, own: bool) -> Result<bool> {
     Ok(trainer.share(&[u8::from(own)])?.first().is_some_and(|first| first == &[1]))
 }
 
-/// Calls `work` with a trainer on each of some devices, which share each step: with each other, or over `links` with all others of
-/// several processes. Returns the results in the order of the devices.
+/// Calls `work` with a trainer on each device. The devices share each step, with each other or, over `links`, with the
+/// devices of other processes. Returns the results in the order of the devices.
 ///
 /// # Errors
-/// The first error on any device; it ends the others too.
+/// The first error on any device, which ends the others too.
 pub fn on_devices<T: Send>(
     gpus: &[Gpu],
     links: Option<Vec<Link>>,
@@ -141,10 +142,10 @@ pub fn on_devices<T: Send>(
         (_, Some(links)) => links,
     };
     let on = |gpu: &Gpu, link: Link| -> Result<T> {
-        let (part, ender) = (link.part(), link.ender());
+        let (part, handle) = (link.part(), link.abort_handle());
         let made = Trainer::linked(gpu, TrainerOptions { part, ..options }, Some(Box::new(link)));
         let result = made.and_then(|mut trainer| work(&mut trainer));
-        result.inspect_err(|error| ender.abort(error))
+        result.inspect_err(|error| handle.abort(error))
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = gpus.iter().zip(links).map(|(gpu, link)| scope.spawn(|| on(gpu, link))).collect();
@@ -153,7 +154,7 @@ pub fn on_devices<T: Send>(
     })
 }
 
-/// The middle of some numbers; NaN of none.
+/// Returns the median of some numbers; NaN if there are none.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -165,50 +166,50 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Half of the distance from the least to the largest, over the median.
+/// Returns half of the range of some numbers, divided by their median.
 #[must_use]
 pub fn spread(values: &[f64]) -> f64 {
     let (least, most) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)));
     (most - least) / 2.0 / median(values)
 }
 
-/// A step's figures, as `wgpt profile` and the step bench show them.
+/// The figures of a step that `wgpt profile` and the step bench show.
 #[derive(Debug, Clone, Serialize)]
-pub struct Facts {
-    /// Tokens a step.
+pub struct StepFigures {
+    /// Tokens per step.
     pub tokens: usize,
     /// Steps measured.
     pub steps: usize,
-    /// Median milliseconds of a step.
+    /// Median milliseconds per step.
     pub ms: f64,
-    /// Half of the range over the median.
+    /// Half of the range of the milliseconds, divided by the median.
     pub spread: f64,
-    /// Tokens a second.
+    /// Tokens per second.
     pub tokens_per_s: f64,
-    /// Operations a second by llm.c's formula.
+    /// Floating-point operations per second by llm.c's formula.
     pub flops: f64,
-    /// Milliseconds of a step in which the host did not wait for the device.
+    /// Milliseconds per step in which the host did not wait for the device.
     pub host_ms: f64,
-    /// Milliseconds a step of each thing that the host did.
+    /// Milliseconds per step of each kind of the host's work.
     pub host: Vec<(&'static str, f64)>,
-    /// Dispatches a step.
+    /// Dispatches per step.
     pub dispatches: u64,
-    /// Clears and copies a step.
+    /// Clears and copies per step.
     pub transfers: u64,
-    /// Submissions a step.
+    /// Submissions per step.
     pub submissions: f64,
-    /// Buffers and bind groups created in these steps.
+    /// Buffers and bind groups created during these steps.
     pub created: u64,
-    /// Bytes of the plan, made without the device.
+    /// Bytes of the memory plan, made without the device.
     pub planned_bytes: u64,
-    /// Bytes of our buffers.
+    /// Bytes of wgpt's buffers.
     pub allocated_bytes: u64,
-    /// Bytes that wgpu's allocator uses, and has reserved, where it tells.
+    /// Bytes that wgpu's allocator uses and has reserved, if it reports them.
     pub driver_bytes: Option<(u64, u64)>,
 }
 
-impl Facts {
-    /// Gathers them.
+impl StepFigures {
+    /// Collects the figures of measured steps.
     #[must_use]
     pub fn new(steps: &Steps, trainer: &Trainer, planned_bytes: u64) -> Self {
         let (ms, sizes) = (steps.median_ms(), trainer.sizes());
@@ -236,7 +237,7 @@ impl Facts {
         }
     }
 
-    /// Three lines.
+    /// Returns a report of three lines.
     #[must_use]
     pub fn report(&self) -> String {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -244,11 +245,11 @@ impl Facts {
             format!(", the allocator {:.1} of {:.1} MiB", mib(used), mib(reserved))
         });
         format!(
-            "time    {} ms +-{:.1} % over {} steps, {} tokens/s, {} TFLOP/s by llm.c's formula\nhost    {} ms ({}); {} dispatches, {} clears and copies, {} submissions a step; {} buffers and bind groups created\nmemory  \
-             planned {:.1} MiB, allocated {:.1} MiB{driver}\n",
+            "time    {} ms +-{:.1} % over {}, {} tokens/s, {} TFLOP/s by llm.c's formula\nhost    {} ms ({}); {} dispatches, \
+             {} clears and copies, {} submissions per step; {} buffers and bind groups created\nmemory  planned {:.1} MiB, allocated {:.1} MiB{driver}\n",
             number(self.ms),
             100.0 * self.spread,
-            self.steps,
+            units::counted(self.steps as u64, "step"),
             number(self.tokens_per_s),
             number(self.flops / 1e12),
             number(self.host_ms),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Rows under a heading, in columns that are as wide as they need to be. Columns of numbers keep to the right.
+/// Rows under a heading. Columns are as wide as their longest cell and aligned to the right.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     heading: Vec<String>,
@@ -10,18 +10,18 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table. A heading that begins with `<` has its column keep to the left.
+    /// Makes an empty table. A `<` at the start of a heading aligns its column to the left.
     #[must_use]
     pub fn new(heading: &[&str]) -> Self {
         Self { heading: heading.iter().map(|h| (*h).to_owned()).collect(), rows: Vec::new() }
     }
 
-    /// Adds a row, of as many cells as the heading has.
+    /// Adds a row, with one cell per column.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.row_of(cells.into());
     }
 
-    /// Adds a row of a table whose columns are counted when it runs.
+    /// Adds a row to a table whose number of columns is known only at run time.
     pub fn row_of(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.heading.len(), "table: cells of a row");
         self.rows.push(cells);
@@ -50,7 +50,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A number with a fixed count of digits that matter: `0.0123`, `12.3`, `12345`.
+/// Returns a number with about four significant digits: `0.0123`, `1.234`, `12.34`, `12345`.
 #[must_use]
 pub fn number(x: f64) -> String {
     match x.abs() {

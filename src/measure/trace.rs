@@ -1,4 +1,5 @@
-//! A step as a Chrome trace, for Perfetto or chrome://tracing: what the host did in some steps, then every kernel of one.
+//! Chrome traces of steps, for Perfetto or chrome://tracing: the host's work in several steps, and every kernel of one
+//! step.
 
 use std::time::Instant;
 
@@ -20,16 +21,17 @@ fn named(what: &str, (pid, tid): (u32, u32), name: &str) -> Value {
 }
 
 fn event(name: &str, category: &str, (pid, tid): (u32, u32), begin_us: f64, end_us: f64, args: Value) -> Value {
-    // a viewer nests events by their times: none may end before it begins
+    // viewers nest events by their times, so no event may end before it begins
     let duration = (end_us - begin_us).max(0.0);
     json!({"ph": "X", "name": name, "cat": category, "pid": pid, "tid": tid, "ts": begin_us, "dur": duration, "args": args})
 }
 
-/// Process number of the host's work for a second device.
+/// Process number in the trace of the host's work for the second device.
 const OTHERS: u32 = 3;
 
-/// Returns the trace of steps on the wall clock, with the host's work for `others` that share them, and of the step in which every
-/// command was timed. The device's clock is not the host's: the timed step begins where the host began to encode it.
+/// Returns the trace of steps by the wall clock, with the host's work for `others`, the devices that share them, and of
+/// the step whose commands were timed. The device has another clock, so the timed step is placed at the time when the
+/// host began to encode it.
 #[must_use]
 pub fn trace(steps: &Steps, others: &[&Steps], profile: Option<&Profile>, about: &Value) -> Value {
     let us = |at: Instant| at.saturating_duration_since(steps.begin).as_secs_f64() * 1e6;
@@ -86,7 +88,7 @@ fn kernels(profile: &Profile, origin: f64, events: &mut Vec<Value>) {
     }
 }
 
-/// A run of commands at the same place is one event.
+/// Adds one event for each run of commands at the same place.
 fn places(profile: &Profile, origin: f64, events: &mut Vec<Value>) {
     let place = |timing: &crate::gpu::Timing| profile.program.commands[timing.command].place;
     for run in profile.timings.commands.chunk_by(|a, b| place(a) == place(b)) {

@@ -17,7 +17,7 @@ use crate::gpu::faults::Call;
 use crate::model::init;
 use crate::train::Dataset;
 use crate::train::Trainer;
-use crate::train::settings::resolve::Start;
+use crate::train::settings::resolve::InitWeights;
 use crate::train::settings::{Recipe, WhenFull};
 
 /// A run of six steps with all that a run can do: validation, samples, checkpoints, several micro-steps.
@@ -28,7 +28,7 @@ fn settings(text: &Path) -> Settings {
          [training]\nbatch = 1\ncontext = 8\ntokens-per-step = 16\nsteps = 6\nlr = 1e-2\nwarmup = 2\n\
          [run]\nval-every = 3\nval-limit = 32\nsample-every = 4\ncheckpoint-every = 2\nkeep = 1\n"
     );
-    toml::from_str::<Recipe>(&recipe).unwrap().resolve(Start::Random).unwrap()
+    toml::from_str::<Recipe>(&recipe).unwrap().resolve(InitWeights::Random).unwrap()
 }
 
 /// Keeps what a run says.

@@ -17,7 +17,7 @@ use crate::infer::evaluate::Evaluator;
 use crate::model::Weights;
 use crate::ops::stepcontrol::Report;
 use crate::run::orders::{Crew, Message};
-use crate::train::collective::{Collective, Ender, Link};
+use crate::train::collective::{AbortHandle, Collective, Link};
 use crate::train::trainer::Part;
 use crate::train::{Snapshot, Trainer, TrainerOptions};
 
@@ -84,7 +84,7 @@ impl<'g> Team<'g> {
             return Err(Error::device(fault.expected("as many")));
         }
         let first = links.remove(0);
-        let ender = first.ender();
+        let handle = first.abort_handle();
         std::thread::scope(|scope| {
             let mut orders = Vec::new();
             for (gpu, link) in rest.iter().zip(links) {
@@ -94,17 +94,17 @@ impl<'g> Team<'g> {
                 let thread = std::thread::Builder::new().name(format!("device {}", part.device));
                 let options = TrainerOptions { part, ..options };
                 let started = thread.spawn_scoped(scope, move || {
-                    let ender = link.ender();
-                    ends_all(&ender, part.device, || follow(gpu, options, link, receiver));
+                    let handle = link.abort_handle();
+                    ends_all(&handle, part.device, || follow(gpu, options, link, receiver));
                 });
                 if let Err(error) = started {
                     let error = Error::device(Fault::at("device", format!("no thread can be started: {error}")));
-                    ender.abort(&error);
+                    handle.abort(&error);
                     return Err(error);
                 }
             }
             let mut result = None;
-            ends_all(&ender, 0, || {
+            ends_all(&handle, 0, || {
                 let options = TrainerOptions { part: first.part(), ..options };
                 let made = Trainer::linked(lead, options, Some(Box::new(first)))
                     .and_then(|lead| work(&mut Self { lead, orders, own, crew }));
@@ -259,13 +259,13 @@ impl<'g> Team<'g> {
 }
 
 /// Does a device's work; an error of it, or a panic, ends all devices.
-fn ends_all(ender: &Ender, device: usize, work: impl FnOnce() -> Result<()>) {
+fn ends_all(handle: &AbortHandle, device: usize, work: impl FnOnce() -> Result<()>) {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if device == 0 => ender.abort(&error),
-        Ok(Err(error)) => ender.abort(&error.on_device(device)),
+        Ok(Err(error)) if device == 0 => handle.abort(&error),
+        Ok(Err(error)) => handle.abort(&error.on_device(device)),
         Err(panic) => {
-            ender.abort(&Error::gpu(Fault::at(format!("device {device}"), "its thread panicked")));
+            handle.abort(&Error::gpu(Fault::at(format!("device {device}"), "its thread panicked")));
             // of another thread the first one's error tells
             if device == 0 {
                 std::panic::resume_unwind(panic);

@@ -1,4 +1,4 @@
-//! From a run's data settings to its batches and the rows of its validation.
+//! Makes batches and validation rows from a run's data settings.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -8,16 +8,16 @@ use crate::data::{
     split, token_paths, tokens_of_text_files,
 };
 use crate::error::{Error, Fault, Result};
+use crate::units;
 
 use super::settings::{DataSettings, Source};
-use crate::units::{count, counted};
 
-/// What a byte-level model of generated stories is measured against, in nats a byte.
+/// Reference losses for a byte-level model of generated stories, in nats per byte.
 #[derive(Debug, Clone, Copy)]
 pub struct Baseline {
-    /// An order-2 Markov model's validation loss.
+    /// Validation loss of an order-2 Markov model.
     pub markov: f64,
-    /// The entropy rate of the grammar: no model can do better.
+    /// Entropy rate of the grammar, a lower bound for any model.
     pub entropy: f64,
 }
 
@@ -25,68 +25,68 @@ pub struct Baseline {
 pub struct Dataset {
     train: Vec<TokenSource>,
     validation: Vec<TokenSource>,
-    /// One line for the header.
+    /// A line for the run's header.
     pub summary: String,
-    /// For generated stories.
+    /// Reference losses, for generated stories only.
     pub baseline: Option<Baseline>,
 }
 
 /// Bytes of generated stories.
 const STORIES_BYTES: usize = 2 << 20;
 
-/// Tokens of each source that are checked before the device is opened.
-const LOOK: usize = 1 << 16;
+/// Number of tokens per source that are checked before the device is opened.
+const CHECKED_TOKENS: usize = 1 << 16;
 
 fn source_tokens(sources: &[TokenSource]) -> usize {
     sources.iter().map(TokenSource::len).sum()
 }
 
-/// Returns the tokenizer that `data prepare` noted beside files of tokens, and the file that notes it.
+/// Returns the tokenizer that `data prepare` recorded next to token files, and the file that records it.
 ///
 /// # Errors
-/// [`Error::Data`] if a note is broken; [`Error::Usage`] if two are not of one tokenizer.
-pub fn noted_tokenizer(given: &[(&[PathBuf], Part)], format: TokenFormat) -> Result<Option<(String, Tokenizer)>> {
+/// [`Error::Data`] if a record is invalid; [`Error::Usage`] if two records name different tokenizers.
+pub fn recorded_tokenizer(given: &[(&[PathBuf], Part)], format: TokenFormat) -> Result<Option<(String, Tokenizer)>> {
     let folders = given.iter().flat_map(|(given, part)| token_paths::folders(given, *part, format));
     let folders: BTreeSet<PathBuf> = folders.collect();
     noted::agreed(noted::tokenizers(folders.iter().map(PathBuf::as_path))?)
 }
 
 impl Dataset {
-    /// Opens or makes the tokens.
+    /// Opens the token files, encodes the text files or generates the stories.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file and what is wrong with it.
+    /// [`Error::Data`] naming the file and its fault.
     pub fn open(settings: &DataSettings, seed: u32) -> Result<Self> {
         if let Source::Shards { train, validation, format } = &settings.source {
             let open = |given: &[PathBuf], part| token_paths::open(given, part, *format);
             let validation = open(validation, Part::Validation)?;
-            // as llm.c does: the batch to be overfitted is the first of the validation
+            // as in llm.c, the batch to overfit is the first one of the validation data
             let overfits = settings.overfit_one_batch && !validation.is_empty();
             let train = if overfits { validation.clone() } else { open(train, Part::Train)? };
             let both =
                 validation.iter().filter(|source| train.iter().any(|other| other.name() == source.name())).count();
             let warning = match both {
                 both if both > 0 && !overfits => {
-                    format!(" (it shares {} with the training)", counted(both as u64, "shard"))
+                    format!(" (training uses {} of its shards too)", units::count(both as u64))
                 }
                 _ => String::new(),
             };
             let summary = format!(
                 "{} in {}, {} for validation{warning}",
-                counted(source_tokens(&train) as u64, "token"),
-                counted(train.len() as u64, "shard"),
-                count(source_tokens(&validation) as u64)
+                units::counted(source_tokens(&train) as u64, "token"),
+                units::counted(train.len() as u64, "shard"),
+                units::count(source_tokens(&validation) as u64)
             );
             return Ok(Self { train, validation, summary, baseline: None });
         }
         let tokenizer = settings.tokenizer.as_ref().ok_or_else(|| {
-            let fault = Fault::at("--tokenizer", "the weights do not say which tokenizer they are for");
+            let fault = Fault::at("--tokenizer", "the tokenizer of the weights is unknown");
             Error::usage(fault.advice("try --tokenizer gpt2 or bytes"))
         })?;
         let mut read_from = Vec::new();
         let (tokens, name) = match &settings.source {
             Source::Text(files) => {
-                // before they are read: what changes meanwhile is seen later
+                // recorded before the files are read, so that a later check finds changes during the read
                 read_from.extend(files.iter().filter_map(|file| FileContents::of(file)));
                 let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
                 (tokens_of_text_files(files, tokenizer, settings.split_on.as_deref())?, names.join(", "))
@@ -102,25 +102,21 @@ impl Dataset {
             markov: markov::nats_per_token(&train, &validation, tokenizer.vocab()),
             entropy: Stories::nats_per_byte(),
         });
-        let (all, kept) = (train.len() + validation.len(), validation.len());
-        let summary = format!(
-            "{name}: {} ({}), the last {} for validation",
-            counted(all as u64, "token"),
-            tokenizer.name(),
-            count(kept as u64)
-        );
+        let [all, kept] = [train.len() + validation.len(), validation.len()].map(|tokens| tokens as u64);
+        let (all, kept) = (units::counted(all, "token"), units::count(kept));
+        let summary = format!("{name}: {all} ({}), the last {kept} for validation", tokenizer.name());
         let source = |tokens| TokenSource::from_tokens(name.clone(), tokens);
-        // validation comes from the same files
+        // the validation tokens come from the same files
         let train = source(train).read_from(read_from);
         Ok(Self { train: vec![train], validation: vec![source(validation)], summary, baseline })
     }
 
-    /// Cuts the tokens into batches and validation rows. A step takes `micro_steps` batches, as many of each of `ranks` ranks, one
-    /// rank's behind one another.
+    /// Cuts the tokens into batches and validation rows. A step takes `micro_steps` batches, the same number from each
+    /// of `ranks` ranks; the batches of one rank come one after the other.
     ///
     /// # Errors
-    /// [`Error::Data`] if a shard is shorter than one batch, validation shorter than one row, or a token id among the
-    /// first of a shard past the vocabulary.
+    /// [`Error::Data`] if a shard is shorter than one batch, if the validation data are shorter than one row, or if a
+    /// token id at the start of a shard is outside the vocabulary.
     pub fn cut(
         self,
         batch: usize,
@@ -129,10 +125,10 @@ impl Dataset {
         shuffle: Option<u32>,
         (ranks, micro_steps): (usize, usize),
     ) -> Result<(Batches, Option<Rows>)> {
-        // a look into every shard before anything else is made; the rest is checked batch by batch
-        let mut head = vec![0u16; LOOK];
+        // check the start of every shard first; the rest is checked batch by batch
+        let mut head = vec![0u16; CHECKED_TOKENS];
         for source in self.train.iter().chain(&self.validation) {
-            let n = source.len().min(LOOK);
+            let n = source.len().min(CHECKED_TOKENS);
             source.read_checked(0, &mut head[..n], vocab)?;
             source.release();
         }

@@ -1,4 +1,4 @@
-//! Steps, optimizers, schedules, and the settings that decide a run.
+//! Training steps, the optimizer, schedules and the settings of a run.
 
 pub mod collective;
 pub mod dataset;

@@ -1,23 +1,24 @@
-//! The tree by which gradients and losses are summed over ranks.
+//! The binary tree that sums gradients and losses over ranks.
 //!
-//! A node holds the ranks from a multiple of its size on, a power of two of them, cut off at the last rank; its sum is that of
-//! its left half plus that of its right half. Who has computed a block of ranks sums the largest nodes that lie in it.
-//! The order of additions depends on the number of ranks alone, not on who computes which.
+//! A node is a range of ranks. Its size is a power of two, and it starts at a multiple of its size; the last rank may
+//! cut it off. Its sum is the sum of its left half plus the sum of its right half. A device that has computed a block
+//! of ranks holds the sums of the largest nodes inside the block. The order of additions depends only on the number of
+//! ranks, not on which device computes which rank.
 
 use std::ops::Range;
 
-/// What follows a rank's micro-steps in a block of ranks that are computed one after the other.
+/// One rank in a block of ranks that are computed one after the other, and the additions that follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
     /// The rank.
     pub rank: usize,
-    /// Sums that lie before its own: its gradient goes behind them.
+    /// Number of sums that are held before it, which is the position of its own sum.
     pub level: usize,
-    /// How often afterwards the last sum is added to the one before.
+    /// Number of additions after its micro-steps, each of the last sum to the one before it.
     pub additions: usize,
 }
 
-/// The ranks of `block`, of `ranks` in all, each with what follows it, and the nodes whose sums are left in the end.
+/// Returns a [`Turn`] for each rank of `block`, out of `ranks` ranks, and the nodes whose sums are held at the end.
 #[must_use]
 pub fn turns(block: Range<usize>, ranks: usize) -> (Vec<Turn>, Vec<Range<usize>>) {
     let mut sums: Vec<Range<usize>> = Vec::new();
@@ -35,7 +36,7 @@ pub fn turns(block: Range<usize>, ranks: usize) -> (Vec<Turn>, Vec<Range<usize>>
     (turns.collect(), sums)
 }
 
-/// The node that the last two sums make, if they are its halves.
+/// Returns the node whose halves are the last two sums, if there is one.
 fn last_two(sums: &[Range<usize>], ranks: usize) -> Option<Range<usize>> {
     let [.., left, right] = sums else { return None };
     // only a right half may be cut off
@@ -45,9 +46,10 @@ fn last_two(sums: &[Range<usize>], ranks: usize) -> Option<Range<usize>> {
     (is_left && right.start == left.end && right.end == end).then_some(left.start..end)
 }
 
-/// Returns the additions that make the sums of `targets` out of the sums of `nodes`, which together hold each of their ranks once:
-/// each adds the second to the first, by position. Also returns the positions of the results; of the target that holds the
-/// node at `into` it is `into`. Additions commute bit by bit, so that it may be any of them.
+/// Returns the additions that make the sums of `targets` from the sums of `nodes`, which together contain each rank of
+/// the targets once. An addition `[to, from]` adds the sum at position `from` to the sum at `to`. Also returns the
+/// positions of the results. The target that contains the node at `into` has its result at `into`, which may be any
+/// node of it because additions commute bit by bit.
 #[must_use]
 pub fn additions(nodes: &[Range<usize>], targets: &[Range<usize>], into: usize) -> (Vec<[usize; 2]>, Vec<usize>) {
     fn sum(node: Range<usize>, nodes: &[Range<usize>], into: usize, list: &mut Vec<[usize; 2]>) -> usize {
@@ -66,7 +68,7 @@ pub fn additions(nodes: &[Range<usize>], targets: &[Range<usize>], into: usize) 
     (list, results)
 }
 
-/// Sums that are there at once while a block of ranks is computed.
+/// Returns the largest number of sums that are held at once while a block of ranks is computed.
 #[must_use]
 pub fn levels(turns: &[Turn]) -> usize {
     turns.iter().map(|turn| turn.level + 1).max().unwrap_or(1)
@@ -76,7 +78,7 @@ pub fn levels(turns: &[Turn]) -> usize {
 mod tests {
     use super::*;
 
-    /// The sum over ranks as text.
+    /// Returns the sum over a node's ranks as text.
     fn text(node: &Range<usize>) -> String {
         if node.len() == 1 {
             return node.start.to_string();
@@ -86,7 +88,7 @@ mod tests {
         format!("({}+{})", text(&left), text(&right))
     }
 
-    /// What the turns of a block leave, as text.
+    /// Returns the sums that the turns of a block leave, as text.
     fn summed(block: Range<usize>, ranks: usize) -> Vec<String> {
         let mut sums: Vec<String> = Vec::new();
         for turn in turns(block, ranks).0 {

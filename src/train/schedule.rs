@@ -1,20 +1,20 @@
-//! The learning rate over the steps of a run.
+//! The learning rate as a function of the step.
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate goes, as in llm.c's `schedulers.h`.
+/// Shape of the learning-rate curve, as in llm.c's `schedulers.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
-    /// Linear warm-up, then a cosine down to the final fraction.
+    /// Linear warm-up, then a cosine decay to the final rate.
     #[default]
     Cosine,
-    /// Linear warm-up, then a straight line down to the final fraction.
+    /// Linear warm-up, then a linear decay to the final rate.
     Linear,
-    /// The peak in every step; no warm-up.
+    /// The peak rate in every step, without warm-up.
     Constant,
-    /// Linear warm-up, the peak up to four fifths of the steps, then down with `1 - sqrt` of the rest's part that is over
-    /// (warm-up, stable, decay; Hägele et al. 2024).
+    /// Linear warm-up, the peak rate up to four fifths of the steps, then a decay by `1 - sqrt(r)`, where `r` runs from
+    /// 0 to 1 over the remaining steps (warm-up, stable, decay; Hägele et al. 2024).
     Wsd,
 }
 
@@ -25,10 +25,10 @@ impl std::fmt::Display for Shape {
 }
 
 impl Shape {
-    /// All, in the order of their names below.
+    /// All shapes.
     pub const ALL: [Self; 4] = [Self::Cosine, Self::Linear, Self::Constant, Self::Wsd];
 
-    /// As flags and files have it.
+    /// Returns the name in flags and files.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -43,23 +43,23 @@ impl Shape {
 /// The learning rate as a function of the step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// How it goes.
+    /// Shape of the curve.
     #[serde(default)]
     pub shape: Shape,
     /// Peak learning rate.
     pub lr: f32,
     /// Steps of linear warm-up.
     pub warmup: usize,
-    /// Final learning rate over the peak.
+    /// Final learning rate as a fraction of the peak.
     pub final_frac: f32,
     /// Steps of the run.
     pub steps: usize,
 }
 
 impl Schedule {
-    /// The learning rate of a step, counted from 0. With `min = final_frac lr` and `r` running from 0 to 1 over the
-    /// steps after the warm-up (wsd: after four fifths of all):
-    /// - warming up, but for constant: `lr (step + 1) / warmup`
+    /// Returns the learning rate of a step, counted from 0. With `min = final_frac lr`, and `r` running from 0 to 1
+    /// over the steps after the warm-up (wsd: over the last fifth of all steps):
+    /// - warm-up, except for constant: `lr (step + 1) / warmup`
     /// - cosine: `min + (lr - min) (1 + cos(pi r)) / 2`
     /// - linear: `lr - r (lr - min)`
     /// - wsd: `lr`, then `min + (lr - min) (1 - sqrt(r))`
@@ -85,12 +85,26 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// Returns the peak and the final rate as a person writes them: `6e-4` and `6e-5`.
+    #[must_use]
+    pub fn rate_texts(&self) -> [String; 2] {
+        // multiplied as decimal numbers, and rounded once: in f32, 6e-4 times 0.1 would be 6.0000002e-5
+        let decimal = |value: f32| value.to_string().parse::<f64>().unwrap_or(f64::from(value));
+        let last = if self.shape == Shape::Constant { 1.0 } else { self.final_frac };
+        [self.lr, (decimal(self.lr) * decimal(last)) as f32].map(|rate| match rate {
+            0.0 | 1e-3..1e3 => rate.to_string(),
+            _ => format!("{rate:e}"),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Schedule, Shape};
 
-    /// Peak and final fraction, warm-up and steps, and (step, rate) as llm.c's own `schedulers.h` computes it, in f32,
-    /// compiled with gcc.
+    /// Peak and final fraction, warm-up and steps, and (step, rate) pairs from llm.c's `schedulers.h`, computed in f32
+    /// and compiled with gcc.
     type Case = (Shape, [f32; 2], [usize; 2], [(usize, f32); 7]);
 
     #[test]
@@ -118,10 +132,21 @@ mod tests {
         for (shape, [lr, final_frac], [warmup, steps], rates) in cases {
             let schedule = Schedule { shape, lr, warmup, final_frac, steps };
             for (step, want) in rates {
-                // llm.c rounds every operation to f32, of numbers up to the peak
+                // llm.c rounds every operation to f32; the numbers are at most the peak
                 let (got, budget) = (schedule.at(step), 4.0 * f32::EPSILON * lr);
                 assert!((got - want).abs() <= budget, "{shape:?} of {steps}, step {step}: {got:e}, expected {want:e}");
             }
+        }
+    }
+
+    #[test]
+    fn rates_are_printed_as_a_person_writes_them() {
+        for (lr, final_frac, texts) in
+            [(6e-4, 0.1, ["6e-4", "6e-5"]), (2.5e-4, 0.0, ["2.5e-4", "0"]), (5e-3, 0.3, ["0.005", "0.0015"])]
+        {
+            let schedule = Schedule { shape: Shape::Cosine, lr, warmup: 0, final_frac, steps: 10 };
+            assert_eq!(schedule.rate_texts(), texts);
+            assert_eq!(Schedule { shape: Shape::Constant, ..schedule }.rate_texts()[1], texts[0]);
         }
     }
 

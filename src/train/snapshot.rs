@@ -1,4 +1,4 @@
-//! A trainer's tensors on the host, and back.
+//! Copies a trainer's state to the host and back.
 
 use crate::error::{Error, Result};
 use crate::model::{Config, Weights};
@@ -6,7 +6,7 @@ use crate::ops::stepcontrol;
 
 use super::trainer::Trainer;
 
-/// What a trainer has learnt: enough to go on with the same bits.
+/// A trainer's state on the host: enough to resume with the same bits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// The parameters.
@@ -15,12 +15,12 @@ pub struct Snapshot {
     pub moments: [Weights; 2],
     /// Adam's counters, the skipped steps, the loss scale.
     pub control: stepcontrol::State,
-    /// The last losses and gradient norms.
+    /// The most recent losses and gradient norms.
     pub windows: [stepcontrol::Window; 2],
 }
 
 impl Snapshot {
-    /// All zeros, to be overwritten.
+    /// Returns a snapshot of zeros, to be overwritten.
     #[must_use]
     pub fn zeros(config: Config) -> Self {
         let zeros = || Weights::zeros(config);
@@ -34,9 +34,9 @@ impl Snapshot {
 }
 
 impl Trainer<'_> {
-    /// Everything that the next step depends on beside its batches, after all whole steps that were submitted: of a
-    /// step that [`Trainer::step_unless`] gave up nothing is in it. All devices that share a run call this; only the first
-    /// gets the snapshot.
+    /// Returns everything that the next step depends on except its batches, after all complete steps that were
+    /// submitted. A step that [`Trainer::step_unless`] gave up leaves no trace in it. All devices that share a run call
+    /// this; only the first gets the snapshot.
     ///
     /// # Errors
     /// As [`Gpu::read`].
@@ -52,11 +52,11 @@ impl Trainer<'_> {
         }))
     }
 
-    /// Goes on where `snapshot` was taken, with the same bits. The f16 copy of mixed precision is made anew from the
-    /// weights, as every update makes it.
+    /// Restores the state of `snapshot`, so that the next step has the same bits. The f16 copy of mixed precision is
+    /// computed from the weights, as in every update.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the snapshot is of another model; else as [`Gpu::write`].
+    /// [`Error::Shape`] if the snapshot belongs to another model; otherwise as [`Gpu::write`].
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         for part in [&snapshot.weights, &snapshot.moments[0], &snapshot.moments[1]] {
             if part.config != *self.config() {

@@ -126,7 +126,7 @@ fn a_pattern_that_the_shell_has_replaced_is_what_it_was() {
     assert_eq!(summary(&["r.toml", "--set", "emulate-ranks=1"]), "data     80 tokens in 2 shards, 0 for validation");
     let two = wgpt(dir, &[&["train", "r.toml", "--data", "t_0.bin", "r.toml"][..], &SMALL].concat());
     refused(two, 2, &["several recipes or runs"]);
-    refused(wgpt(dir, &["train", "t_0.bin"]), 3, &["t_0.bin: is no recipe", "--data 't_0.bin'"]);
+    refused(wgpt(dir, &["train", "t_0.bin"]), 3, &["t_0.bin: is not a recipe", "--data 't_0.bin'"]);
     // a run keeps its files, and is resumed with them from elsewhere
     let run = [&["train"][..], &list, &SMALL, &["--out", "run"]].concat();
     wgpt(dir, &run).ends_with(0);

@@ -209,5 +209,5 @@ fn a_run_keeps_its_ranks_on_other_devices() {
     let done = start(dir, "one", &[&["--steps", "3"][..], &shared("0,0")].concat()).wait_with_output().expect("waited");
     let text = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(2), "{text}");
-    assert!(text.contains("2 devices do not share 1 rank evenly"), "{text}");
+    assert!(text.contains("2 devices cannot share 1 rank evenly"), "{text}");
 }

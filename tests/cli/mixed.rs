@@ -134,7 +134,7 @@ fn a_record_of_tuning_is_counted_by_a_run_and_one_that_is_of_no_use_is_named() {
     let applies = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok());
     assert!(applies.is_some_and(|count| (1..=15).contains(&count)), "{text}");
     let of = |what: &str| format!("of 15 products{what} {}", file.display());
-    says("3", &format!("{} is of other shapes; wgpt tune --batch 3 --context 16\n", of(": the record")));
+    says("3", &format!("{} is for other shapes; try wgpt tune --batch 3 --context 16\n", of(": the record")));
     let text = header(dir.path(), &absent, "2");
     has(&text, &format!("tuned    no: {} does not exist\n", absent.display()));
     // its folder is not made for it
@@ -143,7 +143,7 @@ fn a_record_of_tuning_is_counted_by_a_run_and_one_that_is_of_no_use_is_named() {
     std::fs::write(&notes, "important").expect("written");
     let named = [("WGPT_TUNING", notes.as_path())];
     let refused = wgpt_with(dir.path(), &named, &[&["tune", "--precision", "f32"], &SHAPE[..]].concat()).ends_with(6);
-    assert!(refused.err.contains("holds no record of wgpt tune"), "{}", refused.err);
+    assert!(refused.err.contains("is not a record of wgpt tune"), "{}", refused.err);
     assert_eq!(std::fs::read_to_string(&notes).expect("a file"), "important");
     let named = [("WGPT_TUNING", absent.as_path())];
     let refused = wgpt_with(dir.path(), &named, &[&["tune", "--precision", "f32"], &SHAPE[..]].concat()).ends_with(6);

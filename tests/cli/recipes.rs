@@ -117,7 +117,7 @@ fn every_value_says_where_it_comes_from() {
     let other = print(&["--model", "d12", "--context", "16"]);
     assert_eq!(line(&other, "model"), "model = \"d12\" # flag");
     for key in ["layers", "heads", "channels"] {
-        assert!(other.contains(&format!("{key} gives way to --model")), "{other}");
+        assert!(other.contains(&format!("{key} is overridden by --model")), "{other}");
     }
     assert!(!dir.join("runs").exists());
 }

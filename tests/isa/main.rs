@@ -258,7 +258,10 @@ fn tuning_on_a_stand_in_ends_with_one_line_and_no_record() -> Result<(), String>
     {
         assert!(error.contains(part), "expected {part:?} in {error}");
     }
-    assert!(error.ends_with("expected about 9.4e-1; is it a stand-in for a GPU, or its driver broken?"), "{error}");
+    assert!(
+        error.ends_with("expected about 9.4e-1; check whether it is a stand-in for a GPU, or its driver is broken"),
+        "{error}"
+    );
     let record = folder.join("cache/tune");
     assert!(!record.exists(), "{} was made", record.display());
     Ok(())

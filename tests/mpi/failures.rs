@@ -48,7 +48,7 @@ fn an_error_on_one_rank_is_one_line() {
         // what all ranks have found is said once
         let all = [ranks(3, &[])];
         let line = fails(mpi, dir, &out("uneven"), &all, 2);
-        says(line, &["3 devices do not share 4 ranks evenly"]);
+        says(line, &["3 devices cannot share 4 ranks evenly"]);
         // a disk that is full for the first rank, which writes the run
         let mut run = mpi.start(dir, &out("disk"), &[ranks(2, &["--steps", "4000", "--on-disk-full", "stop"])]);
         assert!(reaches(dir, &out("disk"), 2, &mut run));
@@ -93,7 +93,7 @@ fn a_silent_rank_ends_the_run() {
             assert_eq!(done.status.code(), Some(4), "{}", String::from_utf8_lossy(&done.stderr));
             let lines = errors(&done);
             assert!(lines.len() == 1 && lines[0].contains(&format!("rank {rank} on ")), "{lines:?}");
-            assert!(lines[0].contains("no sign of life for 5 s"), "{lines:?}");
+            assert!(lines[0].contains("no heartbeat from ") && lines[0].contains(" for 5 s"), "{lines:?}");
             let begin = Instant::now();
             while !processes(&out).is_empty() {
                 assert!(begin.elapsed().as_secs() < 20, "{:?} are left", processes(&out));

@@ -11,7 +11,7 @@ use wgpt::run::folder;
 use wgpt::train::collective::mpi::World;
 use wgpt::train::settings::file::CONFIG;
 use wgpt::train::settings::layers::{Layers, Merged};
-use wgpt::train::settings::resolve::{Known, Start};
+use wgpt::train::settings::resolve::{InitWeights, KnownWeights};
 use wgpt::train::settings::{Precision, Recipe, RunFile, same_path};
 
 use super::Args;
@@ -129,7 +129,7 @@ impl Asked {
 
     /// Returns shape and tokenizer of the weights that the run in the folder began with, if it has a checkpoint: the
     /// weights themselves may be gone.
-    pub fn known_start(&self) -> Option<Start> {
+    pub fn known_start(&self) -> Option<InitWeights> {
         let (there, out) = (&self.there.as_ref()?.settings, self.out.as_ref()?);
         let init = self.recipe().model.init.as_ref()?;
         let same = there.model.init.as_ref().is_some_and(|theirs| same_path(theirs, init));
@@ -137,7 +137,7 @@ impl Asked {
         same.then(|| {
             let unknown = || ModelTokenizer::Unknown("the run was made without a tokenizer".into());
             let tokenizer = there.data.tokenizer.clone().map_or_else(unknown, ModelTokenizer::Known);
-            Start::Weights(Known { place: out.display().to_string(), shape: there.config(), tokenizer })
+            InitWeights::Weights(KnownWeights { place: out.display().to_string(), shape: there.config(), tokenizer })
         })
     }
 }

@@ -68,10 +68,10 @@ mod tests {
     use super::*;
     use wgpt::model::Config;
     use wgpt::train::settings::Recipe;
-    use wgpt::train::settings::resolve::Start;
+    use wgpt::train::settings::resolve::InitWeights;
 
     fn settings(config: Config, steps: usize) -> Settings {
-        let mut settings = Recipe::default().resolve(Start::Random).expect("settings");
+        let mut settings = Recipe::default().resolve(InitWeights::Random).expect("settings");
         settings.model.shape = config;
         (settings.train.batch, settings.train.context, settings.train.tokens_per_step) = (4, 1024, 4096);
         (settings.train.steps, settings.run.val_every, settings.run.val_rows) = (steps, 250, None);

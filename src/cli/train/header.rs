@@ -4,7 +4,7 @@ use std::path::Path;
 
 use wgpt::gpu::{self, Caps, Elem};
 use wgpt::measure;
-use wgpt::measure::tune::Found;
+use wgpt::measure::tune::LoadedRecord;
 use wgpt::ops::{attention, matmul};
 use wgpt::train::Trainer;
 use wgpt::train::settings::{Settings, UNKNOWN_STEPS};
@@ -81,7 +81,7 @@ pub fn print(
     trainer: &Trainer,
     devices: &[Caps],
     out: &Path,
-    (tuned, processes): (&Found, Option<&str>),
+    (tuned, processes): (&LoadedRecord, Option<&str>),
 ) {
     let gpu = trainer.gpu();
     let (m, t, config) = (settings.config(), &settings.train, trainer.config());
@@ -132,7 +132,7 @@ pub fn print(
     say!("memory   {}{first}", size(gpu.allocated_bytes()));
     say!("folder   {}", out.display());
     let sizes = [t.batch, t.context];
-    if let Some(line) = measure::tuned_jobs(tuned, &gpu.caps, config, trainer.elem(), sizes) {
+    if let Some(line) = measure::tuned_jobs_summary(tuned, &gpu.caps, config, trainer.elem(), sizes) {
         say!("tuned    {line}");
     }
 }
@@ -141,11 +141,11 @@ pub fn print(
 mod tests {
     use super::*;
     use wgpt::train::settings::Recipe;
-    use wgpt::train::settings::resolve::Start;
+    use wgpt::train::settings::resolve::InitWeights;
 
     #[test]
     fn a_rate_that_is_hardly_meant_is_named() {
-        let mut settings = Recipe::default().resolve(Start::Random).expect("settings");
+        let mut settings = Recipe::default().resolve(InitWeights::Random).expect("settings");
         let mut line = |lr: f32, warmup: usize| {
             (settings.train.lr, settings.train.warmup, settings.train.steps) = (lr, warmup, 100);
             rate(&settings)

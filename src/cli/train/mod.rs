@@ -14,7 +14,7 @@ use wgpt::error::{Error, Fault, Result};
 use wgpt::files::atomic;
 use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::measure::plan::check_memory;
-use wgpt::measure::tune::{self, Found};
+use wgpt::measure::tune::{self, LoadedRecord};
 use wgpt::model::init;
 use wgpt::run::contents::HANG;
 use wgpt::run::follow::{Follower, Log};
@@ -172,7 +172,7 @@ fn train(
     asked.choose_precision(&mut settings, device.as_deref())?;
     let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device.as_deref()).map(Gpu::dry))?;
     if speaks {
-        asked.merged.aside.iter().for_each(|text| say!("recipe   {text}"));
+        asked.merged.notices.iter().for_each(|text| say!("recipe   {text}"));
     }
     let assumption =
         init.as_ref().filter(|_| recipe.data.tokenizer.is_none()).and_then(|model| model.tokenizer.assumption());
@@ -201,13 +201,13 @@ fn train(
         ranks::compare(crew, &settings, &loader, rows.as_ref(), &extras.questions)?;
         loader.read_only(crew.ranks(settings.data.ranks))?;
     }
-    let (tuned, folder) = (RefCell::new(Found::Nothing), RefCell::new(PathBuf::new()));
+    let (tuned, folder) = (RefCell::new(LoadedRecord::Nothing), RefCell::new(PathBuf::new()));
     let (validation_rows, warned) = (rows.as_ref().map_or(0, Rows::len), Cell::new(!speaks));
     let opened = RefCell::new(Vec::new());
     // the first device reuses the files that were read for the plan
     let planner = Cell::new(planner);
     let open = || {
-        let mut gpus = open(&settings, &devices, &planner, &tuned)?;
+        let mut gpus = open(&settings, &devices, &planner, &tuned, asked.recipe().training.tokens_per_step)?;
         // the first process decides when
         if let (Some(crew), true) = (&crew, speaks) {
             crew.tell(&Message::Open)?;
@@ -252,7 +252,7 @@ fn train(
     let header = |trainer: &Trainer, dir: &Path| {
         folder.replace(dir.to_owned());
         let processes = world.map(World::summary);
-        let found = tuned.replace(Found::Nothing);
+        let found = tuned.replace(LoadedRecord::Nothing);
         header::print(&settings, &summary, trainer, &opened.borrow(), dir, (&found, processes.as_deref()));
     };
     let mut terminal = Terminal::new(progress, &header);
@@ -286,7 +286,8 @@ fn open(
     settings: &Settings,
     devices: &[Option<String>],
     planner: &Cell<Option<Gpu>>,
-    tuned: &RefCell<Found>,
+    tuned: &RefCell<LoadedRecord>,
+    tokens_per_step: Option<usize>,
 ) -> Result<Vec<Gpu>> {
     let options = |device: &Option<String>| Options {
         device: device.clone(),
@@ -306,7 +307,7 @@ fn open(
         // any of several devices: all record the same commands
         gpus.push(last.adopting(planner));
     }
-    check_memory(&gpus[0], settings, settings.run.memory)?;
+    check_memory(&gpus[0], settings, settings.run.memory, tokens_per_step)?;
     Ok(gpus)
 }
 

@@ -8,8 +8,8 @@ use wgpt::error::{Error, Fault, Result};
 use wgpt::formats::weights;
 use wgpt::infer::evaluate;
 use wgpt::run::model::{self, Description};
-use wgpt::train::dataset::{Baseline, noted_tokenizer};
-use wgpt::train::settings::resolve::{Known, Start};
+use wgpt::train::dataset::{Baseline, recorded_tokenizer};
+use wgpt::train::settings::resolve::{InitWeights, KnownWeights};
 use wgpt::train::settings::{Recipe, Source};
 use wgpt::train::{Dataset, Settings};
 
@@ -28,20 +28,20 @@ pub fn init(recipe: &Recipe) -> Result<Option<Description>> {
 }
 
 /// Returns what is known of the first weights of a run.
-pub fn start(init: Option<&Description>) -> Start {
-    init.map_or(Start::Random, |model| {
+pub fn start(init: Option<&Description>) -> InitWeights {
+    init.map_or(InitWeights::Random, |model| {
         let (place, shape) = (model.place.path().display().to_string(), model.shape);
-        Start::Weights(Known { place, shape, tokenizer: model.tokenizer.clone() })
+        InitWeights::Weights(KnownWeights { place, shape, tokenizer: model.tokenizer.clone() })
     })
 }
 
 /// Returns what is known of the weights of `--init`, for a run without its files.
-pub fn start_without_files(recipe: &Recipe) -> Result<Start> {
-    let Some(path) = &recipe.model.init else { return Ok(Start::Random) };
+pub fn start_without_files(recipe: &Recipe) -> Result<InitWeights> {
+    let Some(path) = &recipe.model.init else { return Ok(InitWeights::Random) };
     match path.to_str().filter(|_| !path.exists()).and_then(weights::known_config) {
         Some(shape) => {
             let tokenizer = ModelTokenizer::Known(Tokenizer::Gpt2);
-            Ok(Start::Weights(Known { place: path.display().to_string(), shape, tokenizer }))
+            Ok(InitWeights::Weights(KnownWeights { place: path.display().to_string(), shape, tokenizer }))
         }
         None => init(recipe).map(|model| start(model.as_ref())),
     }
@@ -56,7 +56,7 @@ pub fn assumes_gpt2(recipe: &Recipe, settings: &Settings) -> Result<bool> {
     }
     let format = recipe.data.data_format.unwrap_or_default();
     let is_named = recipe.data.data.iter().all(|path| token_names::named(path).is_some());
-    Ok(!is_named && noted_tokenizer(&[(&recipe.data.data, Part::Train)], format)?.is_none())
+    Ok(!is_named && recorded_tokenizer(&[(&recipe.data.data, Part::Train)], format)?.is_none())
 }
 
 /// Returns the names of the data, for a line.

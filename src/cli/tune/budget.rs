@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use wgpt::error::{Error, Result};
-use wgpt::measure::tune::{Job, Raced};
+use wgpt::measure::tune::{Job, RaceResult};
 
 /// Default seconds for a job.
 const SECONDS: f64 = 10.0;
@@ -63,7 +63,7 @@ impl Budget {
     }
 
     /// Returns the flags that would give all kernels of these jobs time, by the mean time of those that were tried.
-    pub fn would_do(&self, raced: &[Raced]) -> String {
+    pub fn would_do(&self, raced: &[RaceResult]) -> String {
         let tried: usize = raced.iter().map(|raced| raced.trials.len()).sum();
         let all = tried + raced.iter().map(|raced| raced.left).sum::<usize>();
         let seconds = self.begin.elapsed().as_secs_f64() / tried.max(1) as f64 * all as f64;

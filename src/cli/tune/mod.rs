@@ -12,7 +12,7 @@ use wgpt::files::atomic;
 use wgpt::gpu::{self, Elem, Gpu, Options};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::table::number;
-use wgpt::measure::tune::{self, Ceiling, Found, Job, Raced, Trial};
+use wgpt::measure::tune::{self, Ceiling, Job, LoadedRecord, RaceResult, Trial};
 use wgpt::measure::{self, Roofs};
 use wgpt::ops::matmul::choose;
 use wgpt::units::counted;
@@ -107,7 +107,7 @@ pub fn run(args: &Args) -> Result<()> {
     tune::check_device(&mut gpu)?;
     // fail before minutes are spent if the record cannot be written
     let path = tune::prepare(&gpu.caps)?;
-    if let Found::Ignored(why) = tune::load(&mut gpu.caps) {
+    if let LoadedRecord::Ignored(why) = tune::load(&mut gpu.caps) {
         say!("record   {why}");
     }
     let ceiling = RefCell::new(Ceiling::measure(&gpu)?);
@@ -140,7 +140,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         raced.push(race);
     }
-    let count = measure::count(&jobs, |job| written.contains(&job.key(elem)));
+    let count = measure::count_jobs(&jobs, |job| written.contains(&job.key(elem)));
     match jobs.len() - written.len() {
         0 => say!("tuned    {count}"),
         left => say!("tuned    {count}; {left} had no time: {} would do", budget.would_do(&raced)),
@@ -158,7 +158,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Prints the outcome of a job. Returns the key and the kernel of its record, if there was a race.
-fn judge(gpu: &Gpu, (job, elem): (&Job, Elem), roofs: &Roofs, race: &Raced) -> Result<Option<(String, String)>> {
+fn judge(gpu: &Gpu, (job, elem): (&Job, Elem), roofs: &Roofs, race: &RaceResult) -> Result<Option<(String, String)>> {
     for trial in &race.trials {
         if let Err(why) = &trial.outcome {
             let kernel = if trial.kernel.is_empty() { trial.choice.to_string() } else { trial.kernel.clone() };
@@ -172,7 +172,7 @@ fn judge(gpu: &Gpu, (job, elem): (&Job, Elem), roofs: &Roofs, race: &Raced) -> R
         return Err(Error::gpu(format!("tune: no kernel computes {job} correctly{more}")));
     }
     match best {
-        Some((best, ms)) if race.is_a_race() => {
+        Some((best, ms)) if race.may_be_recorded() => {
             say!("{}", line(job, roofs, race, best, ms));
             Ok(Some((job.key(elem), best.choice.text()?)))
         }
@@ -200,7 +200,7 @@ fn measured(job: &Job, roofs: &Roofs, trial: &Trial, ms: f64) -> String {
 }
 
 /// Describes one job's result.
-fn line(job: &Job, roofs: &Roofs, race: &Raced, best: &Trial, ms: f64) -> String {
+fn line(job: &Job, roofs: &Roofs, race: &RaceResult, best: &Trial, ms: f64) -> String {
     let table = &race.trials[0];
     let beside = match &table.outcome {
         Ok(_) if table.kernel == best.kernel => "the table's choice".into(),
@@ -224,7 +224,7 @@ fn line(job: &Job, roofs: &Roofs, race: &Raced, best: &Trial, ms: f64) -> String
 }
 
 /// Returns one job's trials as JSON, the table's choice first.
-fn record(job: &Job, elem: Elem, share: f64, race: &Raced) -> Value {
+fn record(job: &Job, elem: Elem, share: f64, race: &RaceResult) -> Value {
     let trials = &race.trials;
     let list: Vec<Value> = trials
         .iter()
@@ -241,7 +241,7 @@ fn record(job: &Job, elem: Elem, share: f64, race: &Raced) -> Value {
     let best = tune::best(trials).map(|(trial, _)| trial.kernel.clone());
     let table = trials.first().map(|trial| trial.kernel.clone());
     json!({"job": job.to_string(), "key": job.key(elem), "flops": job.flops(), "share": share, "best": best, "table": table,
-        "trials": list, "not_tried": race.left, "kept": race.is_a_race()})
+        "trials": list, "not_tried": race.left, "kept": race.may_be_recorded()})
 }
 
 fn write(file: &Path, gpu: &Gpu, roofs: &Roofs, jobs: &[Value]) -> Result<()> {

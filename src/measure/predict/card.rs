@@ -1,4 +1,4 @@
-//! GPUs by their data sheets: `cards.toml`.
+//! GPUs and their data sheets, from `cards.toml`.
 
 use std::sync::LazyLock;
 
@@ -7,16 +7,17 @@ use serde::Deserialize;
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Caps, Elem, Vendor};
 use crate::measure::plan::{LARGEST_BINDING, assumed};
+use crate::units;
 
-/// Constants that all cards share: see `cards.toml`.
+/// Constants that are the same for all cards; see `cards.toml`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Constants {
-    /// Share of a memory's bandwidth that long streams reach.
+    /// Share of the data sheet's memory bandwidth that long streams reach.
     pub memory_share: f64,
-    /// Cycles from a load of a buffer to its value.
+    /// Latency in cycles of a load from a buffer.
     pub load_cycles: f64,
-    /// Share of a workgroup's shorter phases that its own subgroups do not hide behind the longest.
+    /// Share of a workgroup's shorter phases that its own subgroups do not hide behind the longest one.
     pub exposed: f64,
     /// Cycles that a workgroup spends at a barrier.
     pub barrier_cycles: f64,
@@ -26,7 +27,7 @@ pub struct Constants {
     pub dispatch_us: f64,
 }
 
-/// A GPU. A unit is an SM, a CU or a core.
+/// A GPU. A unit is an SM (NVIDIA), a CU (AMD) or a core (Apple).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
@@ -34,52 +35,52 @@ pub struct Card {
     pub key: String,
     /// Name for people.
     pub name: String,
-    /// Names under which drivers list it.
+    /// Adapter names that drivers report for it.
     pub adapters: Vec<String>,
-    /// The GPU of `tools/isa` whose registers and machine code are taken.
+    /// The GPU of `tools/isa` that provides registers and machine code.
     pub code: String,
-    /// The GPU whose counts of instructions are taken instead, where the driver of `code` shows none.
+    /// The GPU of `tools/isa` that provides instruction counts, if the driver of `code` shows none.
     #[serde(default)]
     pub counts_of: Option<String>,
-    /// Units.
+    /// Number of units.
     pub units: f64,
     /// Clock of the units in GHz.
     pub clock_ghz: f64,
-    /// Instructions of a subgroup that a unit issues in a cycle.
+    /// Subgroup instructions that a unit issues per cycle.
     pub issue: f64,
-    /// FLOP a cycle and unit by multiply-adds in f32.
+    /// FLOP per cycle and unit of multiply-adds in f32.
     pub fma_flops: f64,
-    /// FLOP a cycle and unit by cooperative matrices of f16 with f32 sums, where it has some.
+    /// FLOP per cycle and unit of cooperative matrices of f16 with f32 sums, if it has them.
     #[serde(default)]
     pub matrix_flops: Option<f64>,
-    /// FLOP of one instruction on matrices.
+    /// FLOP of one matrix instruction.
     #[serde(default)]
     pub matrix_instruction_flops: f64,
-    /// Bytes of workgroup memory that a unit moves in a cycle.
+    /// Bytes of workgroup memory that a unit moves per cycle.
     pub workgroup_bytes: f64,
-    /// GB/s of the last cache that all units share.
+    /// GB/s of the last-level cache that all units share.
     pub l2_gb: f64,
     /// GB/s of the memory, by the data sheet.
     pub memory_gb: f64,
-    /// Registers of a unit, of the size in which `tools/isa` counts them for `code`.
+    /// Registers of a unit, in the size that `tools/isa` counts for `code`.
     pub registers: f64,
     /// KiB of workgroup memory of a unit.
     pub workgroup_kib: f64,
     /// KiB of workgroup memory that one workgroup may have.
     pub group_kib: u32,
-    /// Subgroups resident in a unit at most.
+    /// Largest number of resident subgroups per unit.
     pub subgroups: f64,
-    /// Workgroups resident in a unit at most.
+    /// Largest number of resident workgroups per unit.
     pub workgroups: f64,
-    /// GiB of memory that a program gets.
-    pub memory_gib: f64,
+    /// MiB of memory that the driver reports in total.
+    pub memory_mib: u64,
     /// Invocations of a subgroup.
     #[serde(default = "thirty_two")]
     pub subgroup_size: u32,
-    /// Tokens a second of PyTorch, compiled, in bf16, on a model of the size of GPT-2 124M, where others published some.
+    /// Published tokens per second of compiled PyTorch in bf16 on a model of the size of GPT-2 124M, if there are any.
     #[serde(default)]
     pub pytorch_tokens_per_s: Option<f64>,
-    /// Batch of the step that all cards are compared by.
+    /// Batch of the reference step for comparing cards.
     #[serde(default = "sixty_four")]
     pub batch: usize,
 }
@@ -99,11 +100,15 @@ struct File {
     card: Vec<Card>,
 }
 
-/// The file is part of the program, and a test reads it.
+/// MiB of a card's memory that plans leave to others: to the driver itself, to the context of the program with its
+/// queues and compiled kernels, and to the allocator, which pads buffers. Assumed, not measured.
+pub const RESERVED_MIB: u64 = 1024;
+
+/// The file, which is compiled in. A test parses it.
 static FILE: LazyLock<File> =
     LazyLock::new(|| toml::from_str(include_str!("cards.toml")).unwrap_or_else(|e| panic!("cards.toml: {e}")));
 
-/// Returns the constants of the model.
+/// Returns the constants of the formula.
 #[must_use]
 pub fn constants() -> &'static Constants {
     &FILE.model
@@ -120,11 +125,11 @@ fn plain(name: &str) -> String {
 }
 
 impl Card {
-    /// Finds a card by its key, its name, a driver's name for it, or its model's number, in any spelling: `RTX 4090`, `4090`,
-    /// `NVIDIA GeForce RTX 4090`.
+    /// Finds a card by its key, its name, an adapter name or its model number. Case, spaces and punctuation are
+    /// ignored: `RTX 4090`, `4090`, `NVIDIA GeForce RTX 4090`.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the keys.
+    /// [`Error::Usage`] with the known keys.
     pub fn find(name: &str) -> Result<&'static Self> {
         let wanted = plain(name);
         let is = |card: &&Card| {
@@ -141,32 +146,26 @@ impl Card {
         })
     }
 
-    /// Returns the card that a driver lists under this name.
+    /// Returns the card with this adapter name.
     #[must_use]
     pub fn of_adapter(adapter: &str) -> Option<&'static Self> {
         cards().iter().find(|card| card.adapters.iter().any(|known| known == adapter))
     }
 
-    /// Returns the bytes of memory that a program gets.
+    /// Returns the bytes of memory for a run: the card's total less [`RESERVED_MIB`].
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        (self.memory_gib * f64::from(1 << 30)) as u64
+        self.memory_mib.saturating_sub(RESERVED_MIB) << 20
     }
 
-    /// Returns the bytes of memory that driver and display keep: a fiftieth, at least 512 MiB. It is an allowance, not a
-    /// measurement.
+    /// Returns a line about the card's memory and the reserve.
     #[must_use]
-    pub fn reserve_bytes(&self) -> u64 {
-        (self.memory_bytes() / 50).max(512 << 20)
+    pub fn memory_summary(&self) -> String {
+        let [total, reserved] = [self.memory_mib, RESERVED_MIB].map(units::count);
+        format!("memory   {}: {total} MiB, of which {reserved} MiB are reserved for driver and context", self.name)
     }
 
-    /// Returns the bytes of memory that a plan may use.
-    #[must_use]
-    pub fn usable_bytes(&self) -> u64 {
-        self.memory_bytes() - self.reserve_bytes()
-    }
-
-    /// Returns capabilities under which kernels are chosen as on the card.
+    /// Returns capabilities for which the same kernels are chosen as on the card.
     #[must_use]
     pub fn caps(&self) -> Caps {
         Caps {
@@ -181,7 +180,7 @@ impl Card {
         }
     }
 
-    /// Returns the element type that `--precision auto` takes on the card.
+    /// Returns the element type that `--precision auto` chooses on the card.
     #[must_use]
     pub fn auto(&self) -> Elem {
         if self.matrix_flops.is_some() { Elem::F16 } else { Elem::F32 }
@@ -209,9 +208,18 @@ mod tests {
         assert!(Card::of_adapter("Apple M1").is_some() && Card::of_adapter("Apple M1 Max").is_none());
     }
 
+    /// An 80 GB H100 has 81,559 MiB by its driver, and a plan must not fill them.
+    #[test]
+    fn plans_leave_a_reserve_of_the_memory_that_the_driver_reports() {
+        let card = Card::find("h100").expect("a card");
+        assert_eq!((card.memory_mib, card.memory_bytes() >> 20), (81_559, 80_535));
+        assert!(card.memory_summary().ends_with("81,559 MiB, of which 1,024 MiB are reserved for driver and context"));
+        assert!(cards().iter().all(|card| card.memory_bytes() > 8 << 30));
+    }
+
     #[test]
     fn data_sheets_agree_with_the_rates_that_vendors_name() {
-        // TFLOP/s: f32, and f16 with f32 sums; of Hopper 0.62 of the 989 that only wgmma reaches at 1.83 GHz
+        // TFLOP/s: f32, and f16 with f32 sums; for Hopper 0.62 of the 989 that only wgmma reaches at 1.83 GHz
         for (key, f32, matrix) in
             [("h100", 67.0, 588.0), ("a100", 19.5, 312.0), ("rtx-4090", 82.6, 165.0), ("rtx-3090", 35.6, 71.0)]
         {

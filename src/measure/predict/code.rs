@@ -1,4 +1,4 @@
-//! Machine code of kernels, counted: the JSON of `tools/isa`.
+//! Counts of kernels' machine code, from the JSON of `tools/isa`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::error::{Error, Fault, Result};
 use crate::ops::matmul::parts;
 
-/// Accesses to memory by their bits, of one invocation.
+/// Memory accesses of one invocation, by their width in bits.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 pub struct Widths {
     #[serde(rename = "16")]
@@ -22,7 +22,7 @@ pub struct Widths {
 }
 
 impl Widths {
-    /// Bytes that an invocation occupies the memory with: an access of 16 bits takes as long as one of 32.
+    /// Returns the bytes of an invocation's accesses. An access of 16 bits counts as 32, because it takes as long.
     fn bytes(self) -> f64 {
         4.0 * (self.bits16 + self.bits32) + 8.0 * self.bits64 + 16.0 * self.bits128
     }
@@ -57,7 +57,7 @@ struct Row {
 }
 
 impl Row {
-    /// Files come from anywhere: a count is no less than 0 and no more than a kernel can have.
+    /// Checks that the counts of an untrusted file are in a plausible range.
     fn check(&self, place: &str) -> Result<()> {
         let widths = |w: Option<Widths>| w.map_or([0.0; 4], |w| [w.bits16, w.bits32, w.bits64, w.bits128]);
         let counts = [self.moves, self.matrix, self.fma, self.barriers].map(Option::unwrap_or_default);
@@ -71,16 +71,16 @@ impl Row {
             return Ok(());
         }
         Err(Error::data(
-            Fault::at(place, format!("{} on {}: counts that no kernel has", self.kernel, self.gpu))
-                .expected("those of tools/isa --json"),
+            Fault::at(place, format!("{} on {}: implausible counts", self.kernel, self.gpu))
+                .expected("counts of tools/isa --json"),
         ))
     }
 }
 
-/// Counts of a stretch of code: instructions and barriers of one subgroup, bytes of one invocation.
+/// Counts of a section of code: instructions and barriers of one subgroup, bytes of one invocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
-    /// Instructions but copies from register to register.
+    /// Instructions without copies from register to register.
     pub instructions: f64,
     /// Products of matrices.
     pub matrix: f64,
@@ -97,7 +97,7 @@ pub struct Counts {
 impl Counts {
     fn of(listed: &Listed) -> Self {
         Self {
-            // NAK writes copies that its register allocator needs; they are half of a loop and no other compiler's
+            // NAK emits copies for its register allocator; they are half of a loop, and other compilers have none
             instructions: listed.instructions - listed.moves,
             matrix: listed.matrix,
             fma: listed.fma,
@@ -107,7 +107,7 @@ impl Counts {
         }
     }
 
-    /// Returns `self + times other`.
+    /// Returns `self + times · other`.
     #[must_use]
     pub fn plus(self, times: f64, other: Self) -> Self {
         Self {
@@ -126,36 +126,36 @@ impl Counts {
 pub struct Code {
     /// Registers of an invocation.
     pub registers: f64,
-    /// Accesses to memory in the place of registers.
+    /// Memory accesses that replace registers.
     pub spills: f64,
-    /// All of the kernel, each instruction once.
+    /// Counts of the whole kernel, each instruction once.
     pub all: Counts,
-    /// Its main loop, one turn.
+    /// Counts of one iteration of its main loop.
     pub main_loop: Counts,
 }
 
-/// Returns a kernel's name without the number of parts that its work is cut into, on which its code does not depend.
+/// Returns a kernel's name without the number of parts that its work is cut into, which does not affect its code.
 pub(super) fn code_name(name: &str) -> String {
     parts::renamed(name, "parts")
 }
 
-/// Kernels by GPU and name.
+/// Machine code by GPU and kernel name.
 #[derive(Debug, Clone, Default)]
 pub struct Codes(BTreeMap<String, BTreeMap<String, Code>>);
 
-/// The machine code of the present kernels, counted by `tools/isa`; tests/isa compares it with a fresh compilation.
+/// Counts of the present kernels by `tools/isa`. `tests/isa` compares them with a fresh compilation.
 static COMMITTED: LazyLock<Codes> = LazyLock::new(|| {
     Codes::read("machine-code.json", include_str!("machine-code.json")).unwrap_or_else(|e| panic!("{e}"))
 });
 
 impl Codes {
-    /// Returns those of the kernels of a d12 step that this program was built with.
+    /// Returns the compiled-in counts of the kernels of a d12 step.
     #[must_use]
     pub fn committed() -> &'static Self {
         &COMMITTED
     }
 
-    /// Reads the JSON of `tools/isa`.
+    /// Parses the JSON of `tools/isa`.
     ///
     /// # Errors
     /// [`Error::Data`] naming `place`.
@@ -185,8 +185,9 @@ impl Codes {
         Ok(codes)
     }
 
-    /// Returns a kernel's code on a GPU, under its own name or that of the nearest kernel: the one of the same family whose
-    /// name has most in common with its beginning and end. `None` if there is no such kernel.
+    /// Returns a kernel's code on a GPU, and the name of the kernel that it comes from: the kernel itself, or the
+    /// nearest one of the same family, whose name has the longest common beginning and end. `None` if the family has no
+    /// kernel.
     #[must_use]
     pub fn nearest(&self, gpu: &str, family: &str, kernel: &str) -> Option<(&str, Code)> {
         let kernels = self.0.get(gpu)?;

@@ -1,13 +1,14 @@
-//! A prediction of a step's time on a GPU that is not there: from each kernel's machine code, from what each dispatch has
-//! to compute and move, and from the card's data sheet. It exists to be proved wrong by a measurement.
+//! Predicts the time of a step on a GPU that is not present, from each kernel's machine code, the operations and bytes
+//! of each dispatch, and the card's data sheet. The prediction is meant to be refuted by a measurement.
 //!
 //! # Formula
-//! A dispatch has W workgroups on `units` SMs, CUs or cores. The unit with most of them runs `n = ceil(W / units)`, of which
-//! `R` are resident at once: as many as registers, workgroup memory, subgroups and places allow.
+//! A dispatch has W workgroups on `units` SMs, CUs or cores. The busiest unit runs `n = ceil(W / units)` of them, of
+//! which `R` are resident at once: as many as registers, workgroup memory and the limits on subgroups and workgroups
+//! allow.
 //!
-//! How often a kernel's main loop turns follows from the work: from the products of matrices (in `matmul` and `attention`
-//! without matrices, the multiply-adds) that the dispatch needs; in other kernels all code is taken as often as it moves the
-//! bytes that the dispatch needs. With the counts of one workgroup so found, its cycles are
+//! The number of iterations of a kernel's main loop follows from the work: from the matrix products that the dispatch
+//! needs, or from its multiply-adds in `matmul` and `attention` without matrices. In other kernels all code repeats
+//! until it has moved the bytes that the dispatch needs. These give the counts of one workgroup, whose cycles are
 //!
 //! | | cycles of a workgroup |
 //! |---|---|
@@ -16,23 +17,23 @@
 //! | matrix | FLOP / `matrix_flops` |
 //! | workgroup memory | bytes / `workgroup_bytes`; 16 bits count as 32 |
 //! | L2 | bytes of buffers and spills / (`l2_gb` / `units`) |
-//! | latency | `start` + the longest of the first four + `exposed` x the others + barriers x `barrier` + waits x `load` |
+//! | latency | `start` + longest of the first four + `exposed` x the others + barriers x `barrier` + waits x `load` |
 //!
-//! where a kernel waits for loads once at its start and once for each turn, but `matmul`, whose loop fetches ahead, twice in
-//! all. The dispatch takes
+//! where a kernel waits for loads once at its start and once per iteration; `matmul`, whose loop fetches ahead, waits
+//! twice in total. The dispatch takes
 //!
 //! `max(n x the largest of the first five, ceil(n / R) x latency, bytes / (memory_gb x memory_share)) + dispatch_us`
 //!
-//! and is limited by whichever it is.
+//! and its limiter is the largest term.
 //!
 //! # Left out
-//! Bank conflicts; hits in L1; second reads that the L2 misses; what attention computes beyond the diagonal of its blocks;
-//! the clock's dependence on power; the tail of embeddings' common tokens. NVK's
-//! compiler is not NVIDIA's, nor Honeykrisp Apple's. All of it is for measurements to show.
+//! Bank conflicts; hits in L1; second reads that the L2 misses; the work of attention beyond the diagonal of its
+//! blocks; the dependence of the clock on power; the tail of common tokens in the embedding. NVK's compiler is not
+//! NVIDIA's, nor is Honeykrisp's Apple's. Only measurements can show these effects.
 
-pub mod beside;
 pub mod card;
 pub mod code;
+pub mod comparison;
 
 use serde::Serialize;
 
@@ -41,61 +42,62 @@ use crate::gpu::Command;
 use crate::gpu::{Elem, Gpu, KernelId, Program, Purpose};
 use crate::model::{Config, Recompute};
 use crate::train::{Sizes, Trainer, TrainerOptions};
+use crate::units;
 
 use crate::measure::table::{Table, number};
-pub use beside::Beside;
 use card::{Card, Constants};
 use code::{Code, Codes, Counts, code_name};
+pub use comparison::Comparison;
 
 /// The work of one dispatch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Work {
-    /// Workgroups.
+    /// Number of workgroups.
     pub groups: f64,
-    /// Invocations of a workgroup.
+    /// Invocations per workgroup.
     pub threads: f64,
-    /// Bytes of workgroup memory of a workgroup.
+    /// Bytes of workgroup memory per workgroup.
     pub workgroup_bytes: f64,
     /// Floating-point operations.
     pub flops: f64,
-    /// Bytes that it must move.
+    /// Bytes that the dispatch must move.
     pub bytes: f64,
 }
 
-/// The work that says how often a kernel's loop turns.
+/// The kind of work that determines the iterations of a kernel's loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turns {
-    /// As products of matrices need.
+    /// Matrix products.
     Matrix,
-    /// As multiply-adds need.
+    /// Multiply-adds.
     Fma,
-    /// As bytes need.
+    /// Bytes.
     Bytes,
 }
 
-/// The time of a dispatch.
+/// The predicted time of a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Time {
     /// Milliseconds.
     pub ms: f64,
     /// The largest term of the formula.
     pub limiter: &'static str,
-    /// Workgroups resident in a unit.
+    /// Workgroups that a unit holds at once.
     pub resident: f64,
 }
 
-/// Workgroups of a kernel that a unit holds at once.
+/// Returns the number of a kernel's workgroups that a unit holds at once.
 fn resident(card: &Card, code: &Code, work: &Work) -> f64 {
     let registers = (code.registers / 8.0).ceil().max(1.0) * 8.0;
     let subgroups = (work.threads / f64::from(card.subgroup_size)).ceil();
-    // NVIDIA's driver takes a KiB of each workgroup's for itself; elsewhere it makes little difference
+    // NVIDIA's driver reserves a KiB per workgroup; on other GPUs it makes little difference
     let memory = work.workgroup_bytes + if work.workgroup_bytes > 0.0 { 1024.0 } else { 0.0 };
     let by_memory = if memory > 0.0 { card.workgroup_kib * 1024.0 / memory } else { f64::INFINITY };
     let by_registers = card.registers / (registers * work.threads);
     by_registers.min(by_memory).min(card.subgroups / subgroups).min(card.workgroups).floor().max(1.0)
 }
 
-/// Returns the counts that one workgroup executes, and how often it waits for loads.
+/// Returns the counts of one workgroup, and how often it waits for loads.
 fn executed(card: &Card, purpose: Purpose, code: &Code, work: &Work) -> (Counts, f64) {
     let tiled = matches!(purpose, Purpose::Product | Purpose::FusedProducts);
     let turns = match code.main_loop {
@@ -163,7 +165,7 @@ pub fn time(card: &Card, constants: &Constants, purpose: Purpose, code: &Code, w
     Time { ms: cycles / hertz * 1e3 + constants.dispatch_us / 1e3, limiter, resident }
 }
 
-/// All dispatches of a kernel in a step.
+/// The prediction for all dispatches of a kernel in a step.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// Kernel, `clear` or `copy`.
@@ -171,21 +173,21 @@ pub struct Row {
     /// The kernel's identity; `None` for a clear or copy.
     #[serde(skip)]
     pub id: Option<KernelId>,
-    /// The kernel whose machine code is taken instead, where it has none.
+    /// The kernel whose machine code is used if this kernel has none.
     pub nearest: Option<String>,
-    /// Dispatches.
+    /// Dispatches per step.
     pub count: usize,
-    /// Milliseconds.
+    /// Milliseconds per step.
     pub ms: f64,
-    /// The limit of most of that time.
+    /// The limiter of most of that time.
     pub limiter: &'static str,
-    /// Workgroups resident in a unit.
+    /// Workgroups that a unit holds at once.
     pub resident: f64,
-    /// Registers of an invocation.
+    /// Registers per invocation.
     pub registers: f64,
-    /// Floating-point operations.
+    /// Floating-point operations per step.
     pub flops: u64,
-    /// Bytes that it must move.
+    /// Bytes per step that the kernel must move.
     pub bytes: u64,
     /// Milliseconds by limiter.
     #[serde(skip)]
@@ -199,28 +201,28 @@ pub struct Prediction {
     pub card: String,
     /// Element type of matrix operands: `f16` or `f32`.
     pub precision: &'static str,
-    /// Tokens of a step.
+    /// Tokens per step.
     pub tokens: usize,
     /// Kernels, most time first.
     pub rows: Vec<Row>,
 }
 
-/// A model's step: what is predicted.
+/// The step to predict.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     /// The model.
     pub config: Config,
-    /// Sizes of a step.
+    /// Sizes of the step.
     pub sizes: Sizes,
-    /// Activations that the backward pass computes again.
+    /// Activations that the backward pass recomputes.
     pub recompute: Recompute,
 }
 
 impl Step {
-    /// Returns GPT-2 124M at context 1024: the step by which cards are compared.
+    /// Returns a step of GPT-2 124M at context 1024, the reference for comparing cards.
     ///
     /// # Errors
-    /// None: the model is known.
+    /// Never fails, because the model is known.
     pub fn reference(batch: usize) -> Result<Self> {
         let config = Config::from_descriptor("d12")?;
         Ok(Self { config, sizes: Sizes { batch, context: 1024, accumulation: 1 }, recompute: Recompute::None })
@@ -238,10 +240,10 @@ fn work(command: &Command) -> Option<Work> {
     })
 }
 
-/// Predicts a step of a model on a card, with kernels stored as `elem`.
+/// Predicts a step on a card, with matrix operands stored as `elem`.
 ///
 /// # Errors
-/// [`Error::Data`] if there is no machine code of an operator; as [`Trainer::new`].
+/// [`Error::Data`] if an operator has no machine code; as [`Trainer::new`].
 pub fn predict(card: &Card, codes: &Codes, step: &Step, elem: Elem) -> Result<Prediction> {
     let gpu = Gpu::dry(card.caps());
     let recompute = step.recompute;
@@ -252,14 +254,13 @@ pub fn predict(card: &Card, codes: &Codes, step: &Step, elem: Elem) -> Result<Pr
     if let Some(kernel) = missing.first() {
         return Err(Error::data(
             Fault::at(kernel, format!("no machine code of this operator for {}", card.name))
-                .expected("some")
                 .advice("try another --precision, or tools/isa --predict"),
         ));
     }
     Ok(Prediction { card: card.name.clone(), precision: elem.name(), tokens: step.sizes.tokens(), rows })
 }
 
-/// Predicts the commands of a program, by kernel, most time first. Returns also the kernels of whose operator there is no
+/// Predicts the commands of a program, by kernel, most time first. Also returns the kernels whose operators have no
 /// machine code.
 #[must_use]
 pub fn rows(card: &Card, codes: &Codes, program: &Program) -> (Vec<Row>, Vec<String>) {
@@ -320,7 +321,7 @@ fn add(sums: &mut Vec<(&'static str, f64)>, name: &'static str, ms: f64) {
     }
 }
 
-/// The machine code of a kernel on a card, and whose it is.
+/// Returns the machine code for a kernel on a card, and the name of the kernel that it comes from.
 fn find<'c>(card: &Card, codes: &'c Codes, kernel: &KernelId) -> Option<(&'c str, Code)> {
     let (family, kernel) = (kernel.family(), kernel.name());
     let (name, own) = codes.nearest(&card.code, &family, &kernel)?;
@@ -330,19 +331,19 @@ fn find<'c>(card: &Card, codes: &'c Codes, kernel: &KernelId) -> Option<(&'c str
 }
 
 impl Prediction {
-    /// Milliseconds of a step.
+    /// Returns the milliseconds per step.
     #[must_use]
     pub fn ms(&self) -> f64 {
         self.rows.iter().map(|row| row.ms).sum()
     }
 
-    /// Tokens a second.
+    /// Returns the tokens per second.
     #[must_use]
     pub fn tokens_per_s(&self) -> f64 {
         self.tokens as f64 / self.ms() * 1e3
     }
 
-    /// Milliseconds by limiter, most first.
+    /// Returns the milliseconds by limiter, most first.
     #[must_use]
     pub fn limits(&self) -> Vec<(&'static str, f64)> {
         let mut sums = Vec::new();
@@ -353,7 +354,7 @@ impl Prediction {
         sums
     }
 
-    /// One line: milliseconds, tokens a second, what the time is limited by, and how rough it is.
+    /// Returns one line: milliseconds, tokens per second, shares of the limiters, and the roughness of the prediction.
     #[must_use]
     pub fn summary(&self) -> String {
         let share = |(name, ms): &(&str, f64)| format!("{name} {:.0} %", 100.0 * ms / self.ms());
@@ -361,20 +362,20 @@ impl Prediction {
         let foreign = self.rows.iter().filter(|row| row.nearest.is_some()).count();
         let rough = match foreign {
             0 => String::new(),
-            _ => format!("; rough: {foreign} of {} kernels by the machine code of others", self.rows.len()),
+            _ => format!("; rough: {foreign} of {} kernels use the machine code of others", self.rows.len()),
         };
         format!(
-            "{} in {}: predicted, not measured: {} ms for {} tokens, {} tokens/s; shares of the time by limit: {}{rough}",
+            "{} in {}: predicted, not measured: {} ms for {}, {} tokens/s; shares of the time by limit: {}{rough}",
             self.card,
             self.precision,
             three(self.ms()),
-            self.tokens,
+            units::counted(self.tokens as u64, "token"),
             three(self.tokens_per_s()),
             limits.join(", ")
         )
     }
 
-    /// The table of kernels, and which have no machine code of their own.
+    /// Returns the table of kernels, and the kernels that have no machine code of their own.
     #[must_use]
     pub fn report(&self) -> String {
         let heading =
@@ -394,20 +395,20 @@ impl Prediction {
             ]);
         }
         let mut text = format!(
-            "{table}\nregisters of an invocation; resident: workgroups that one SM, CU or core holds at once; limiter: the largest term \
+            "{table}\nregisters: per invocation; resident: workgroups that one SM, CU or core holds at once; limiter: the largest term \
              of the formula (ARCHITECTURE.md, Prediction)\n{}\n",
             self.summary()
         );
         for row in &self.rows {
             if let Some(nearest) = &row.nearest {
-                text += &format!("{}: no machine code of its own; as {nearest}\n", row.kernel);
+                text += &format!("{}: no machine code of its own; predicted as {nearest}\n", row.kernel);
             }
         }
         text
     }
 }
 
-/// A number of three digits that matter: a prediction has no more.
+/// Returns a number with three significant digits, because a prediction has no more.
 #[must_use]
 pub fn three(x: f64) -> String {
     if x == 0.0 || !x.is_finite() {
@@ -422,7 +423,7 @@ fn number_of(x: f64) -> String {
     format!("{x:.0}")
 }
 
-/// Predicts GPT-2 124M on all cards, each in the precision that `auto` takes there and at its batch.
+/// Predicts GPT-2 124M on all cards, each in the precision that `auto` chooses there and at the card's batch.
 ///
 /// # Errors
 /// As [`predict`].
@@ -431,8 +432,8 @@ pub fn all_cards(codes: &Codes) -> Result<Vec<(&'static Card, Prediction)>> {
     card::cards().iter().map(one).collect()
 }
 
-/// Returns the rows of ARCHITECTURE.md's table, a line each: card, type, batch, milliseconds of products, attention and the
-/// rest, of a step, tokens a second, limits.
+/// Returns the rows of the table in ARCHITECTURE.md: card, element type, batch, milliseconds of products, of attention,
+/// of the rest and of the whole step, tokens per second, limiters.
 ///
 /// # Errors
 /// As [`predict`].

@@ -1,3 +1,5 @@
+//! Tests of the formula, of its limits and of the table in ARCHITECTURE.md.
+
 use super::*;
 
 fn card() -> Card {
@@ -21,7 +23,7 @@ fn card() -> Card {
         group_kib: 48,
         subgroups: 64.0,
         workgroups: 32.0,
-        memory_gib: 16.0,
+        memory_mib: 16 << 10,
         subgroup_size: 32,
         pytorch_tokens_per_s: None,
         batch: 64,
@@ -37,7 +39,7 @@ const CONSTANTS: Constants = Constants {
     dispatch_us: 5.0,
 };
 
-/// A tile of 128x128x32 by 8 subgroups: 32 products of 4096 FLOP a turn each.
+/// Returns a tile of 128x128x32 by 8 subgroups: 32 products of 4096 FLOP per iteration and subgroup.
 fn product() -> (Code, Work) {
     let main_loop =
         Counts { instructions: 160.0, matrix: 32.0, fma: 0.0, barriers: 2.0, global: 64.0, workgroup: 256.0 };
@@ -51,7 +53,7 @@ fn product() -> (Code, Work) {
 #[test]
 fn the_formula_is_the_published_one() {
     let (code, work) = product();
-    // 1000 workgroups on 100 units, each with 100 turns of its loop
+    // 1000 workgroups on 100 units, each with 100 iterations of its loop
     let (counts, waits) = executed(&card(), Purpose::Product, &code, &work);
     assert_eq!((counts.matrix, waits), (3200.0, 2.0));
     assert_eq!(counts.instructions, 800.0 + 99.0 * 160.0);
@@ -64,7 +66,7 @@ fn the_formula_is_the_published_one() {
         + (18.0 + 99.0 * 2.0) * 100.0
         + 2.0 * 500.0;
     let found = time(&card(), &CONSTANTS, Purpose::Product, &code, &work);
-    // two are resident by registers, three by workgroup memory
+    // registers allow two resident workgroups, workgroup memory three
     let cycles = (10.0 * matrix).max(5.0 * alone);
     assert!((found.ms - (cycles / 1e6 + 0.005)).abs() < 1e-9, "{found:?}, expected {cycles} cycles");
     assert_eq!((found.limiter, found.resident), ("latency", 2.0));
@@ -83,7 +85,7 @@ fn predictions_have_three_digits() {
 fn each_limit_can_be_the_one_that_binds() {
     let (code, work) = product();
     let limiter = |card: &Card, code: &Code, work: &Work| time(card, &CONSTANTS, Purpose::Product, code, work).limiter;
-    // with no latency to speak of
+    // with negligible latency
     let many = Card { registers: 1e9, workgroup_kib: 1e6, subgroups: 1e3, ..card() };
     assert_eq!(limiter(&many, &code, &work), "matrix");
     assert_eq!(limiter(&Card { issue: 0.4, ..many.clone() }, &code, &work), "issue");
@@ -138,9 +140,9 @@ fn other_models_take_the_nearest_kernels_and_say_so() {
     let step = Step { config, sizes, recompute: Recompute::None };
     let prediction = predict(card, Codes::committed(), &step, Elem::F16).expect("predicted");
     let report = prediction.report();
-    assert!(report.contains("no machine code of its own; as attention_coop.forward.hs64"), "{report}");
+    assert!(report.contains("no machine code of its own; predicted as attention_coop.forward.hs64"), "{report}");
     assert!(report.contains("predicted, not measured") && report.contains("rough: "), "{report}");
-    // a candidate of tuning: the kernel with its end, not the one with most of its beginning
+    // for a candidate of tuning: the kernel with the same end, not the one with the longest common beginning
     let nearest = Codes::committed().nearest(
         "hopper",
         "matmul_coop.forward",
@@ -163,7 +165,7 @@ fn other_models_take_the_nearest_kernels_and_say_so() {
     }
 }
 
-/// The table in ARCHITECTURE.md is the prediction that measurements are held against.
+/// The table in ARCHITECTURE.md is the prediction that measurements are compared with.
 #[test]
 fn the_table_in_architecture_md_is_what_the_model_says() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md")).expect("the file");

@@ -1,4 +1,4 @@
-//! The bench of an attention kernel on matrix units.
+//! Checks and times attention kernels on matrix units.
 
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
@@ -6,11 +6,11 @@ use crate::ops::attention::{self, Backward, Entry, Forward, Shape};
 use crate::ops::cast;
 use crate::reference;
 
-use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
-use crate::measure::tune::operands::{Repeated, in_parallel};
+use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, root_mean_square};
+use crate::measure::tune::operands::{RepeatedBlock, in_parallel};
 use crate::measure::tune::race::Bench;
 
-/// B, T, NH, HS.
+/// The shape of an attention: B, T, NH, HS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
     /// B.
@@ -28,11 +28,13 @@ impl AttentionShape {
         Shape { batch: self.batch, positions: self.positions, heads: self.heads }
     }
 
-    /// The factor of a row of `dout`: 1, and for the gradients of keys `(t + 1) / T / sqrt(T - t)` at position `t`.
+    /// Returns the factor of a row of `dout`: `(t + 1) / T / sqrt(T - t)` at position `t` for the gradients of keys and
+    /// values, and 1 otherwise.
     ///
-    /// A weight is one by the number of keys that a query sees, and late keys are seen by few queries: with even rows of
-    /// `dout` their gradients would be T times smaller than those of the first, and than the tolerance. With this factor a
-    /// term has `1 / (T sqrt(T - t))`: terms of a key at `s` come to `sqrt(log(T - s) + 1) / T`, and those of all keys matter.
+    /// A weight is about 1 divided by the number of keys that a query sees, and few queries see late keys. With rows of
+    /// `dout` of equal size, the gradients of late keys would be T times smaller than those of the first keys, and
+    /// smaller than the tolerance. With this factor a term has the size `1 / (T sqrt(T - t))`: the terms of a key at
+    /// `s` sum up to `sqrt(log(T - s) + 1) / T`, so the gradients of all keys are significant.
     fn factor(&self, entry: Entry, row: usize) -> f64 {
         match entry {
             Entry::Forward | Entry::BackwardQ => 1.0,
@@ -44,11 +46,12 @@ impl AttentionShape {
     }
 }
 
-/// What elements of qkv and of rows of `dout` with a factor of 1 are below; their standard deviations are a third of it.
+/// Returns upper bounds for the elements of qkv, and of rows of `dout` with a factor of 1. Standard deviations are a
+/// third of these.
 ///
-/// Those of qkv are four times as large as a product's: weights are then as uneven as a model's. The last key has a single
-/// weight in a head, which must not be small by chance: for gradients of keys they are half as large. There the factors of
-/// `dout` are small, and 256 keeps nearly all of its elements above the least that f16 holds well.
+/// Elements of qkv are four times as large as a product's, which makes weights as uneven as a model's. For gradients of
+/// keys they are half of that, because the last key has a single weight in a head, which must not be small by chance.
+/// There the factors of `dout` are small, and 256 keeps nearly all of its elements above the smallest normal f16.
 fn scales(entry: Entry) -> [f64; 2] {
     match entry {
         Entry::Forward | Entry::BackwardQ => [4.0, 1.0],
@@ -56,9 +59,9 @@ fn scales(entry: Entry) -> [f64; 2] {
     }
 }
 
-/// What an element of a result is.
+/// The result that an element belongs to.
 #[derive(Clone, Copy, PartialEq)]
-enum Of {
+enum ResultKind {
     Out,
     Lse,
     Delta,
@@ -75,7 +78,7 @@ struct Head {
     dqkv: Vec<f64>,
 }
 
-/// qkv, dout, out, lse, delta and dqkv of f16 or of f32.
+/// The tensors of an attention in f16 or f32.
 struct Tensors {
     qkv: Tensor,
     dout: Tensor,
@@ -85,20 +88,20 @@ struct Tensors {
     dqkv: Tensor,
 }
 
-/// Operands of an attention on the device, and its results by the plain kernel and, of two heads, in f64.
+/// Operands of an attention on the device, its results from the plain kernel and, for two heads, in f64.
 pub(super) struct AttentionBench {
     entry: Entry,
     sizes: AttentionShape,
-    qkv: Repeated,
-    dout: Repeated,
+    qkv: RepeatedBlock,
+    dout: RepeatedBlock,
     half: Tensors,
-    targets: Vec<(Of, Target)>,
+    targets: Vec<(ResultKind, Target)>,
     result: Tensor,
     heads: Vec<Head>,
 }
 
 impl Tensors {
-    fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape, elem: Elem, of: [&Repeated; 2]) -> Result<Self> {
+    fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape, elem: Elem, of: [&RepeatedBlock; 2]) -> Result<Self> {
         let [qkv_of, dout_of] = of;
         let AttentionShape { batch, positions, heads, head_size } = sizes;
         let (n, c) = (batch * positions, heads * head_size);
@@ -126,13 +129,13 @@ impl Tensors {
 }
 
 impl AttentionBench {
-    /// Makes the operands, and checks the plain f32 kernels against f64.
+    /// Makes the operands and checks the plain f32 kernels against f64.
     ///
     /// # Errors
     /// As [`super::product::ProductBench::new`].
     pub(super) fn new(gpu: &Gpu, entry: Entry, sizes: AttentionShape) -> Result<Self> {
         let [qkv, dout] = scales(entry);
-        let (qkv, dout) = (Repeated::new(20_240_522, qkv), Repeated::new(20_240_523, dout));
+        let (qkv, dout) = (RepeatedBlock::new(20_240_522, qkv), RepeatedBlock::new(20_240_523, dout));
         let half = Tensors::new(gpu, entry, sizes, Elem::F16, [&qkv, &dout])?;
         let result = gpu.tensor("counts", 3, 1, Elem::U32)?;
         let mut bench = Self { entry, sizes, qkv, dout, half, targets: Vec::new(), result, heads: Vec::new() };
@@ -143,7 +146,7 @@ impl AttentionBench {
         Ok(bench)
     }
 
-    /// Runs the plain kernels, checks their results, and keeps those that candidates are compared with.
+    /// Runs the plain kernels, checks their results, and keeps the results that candidates are compared with.
     fn plain(&mut self, gpu: &Gpu) -> Result<()> {
         let shape = self.sizes.shape();
         let plain = Tensors::new(gpu, self.entry, self.sizes, Elem::F32, [&self.qkv, &self.dout])?;
@@ -151,7 +154,7 @@ impl AttentionBench {
         plain.forward(&mut pass, shape)?;
         if self.entry != Entry::Forward {
             plain.backward(&mut pass, shape)?;
-            // candidates of the backward get the plain forward's results
+            // candidates for the backward pass use the results of the plain forward pass
             cast::forward(&mut pass, &plain.out, &self.half.out)?;
             pass.copy(&plain.lse, &self.half.lse)?;
         }
@@ -162,27 +165,30 @@ impl AttentionBench {
         let (half, t) = (&self.half, self.sizes.positions);
         let list = match self.entry {
             Entry::Forward => {
-                vec![(Of::Out, "out", &half.out, &plain.out, 0..c), (Of::Lse, "lse", &half.lse, &plain.lse, 0..t)]
+                vec![
+                    (ResultKind::Out, "out", &half.out, &plain.out, 0..c),
+                    (ResultKind::Lse, "lse", &half.lse, &plain.lse, 0..t),
+                ]
             }
             Entry::BackwardQ => vec![
-                (Of::Delta, "delta", &half.delta, &plain.delta, 0..t),
-                (Of::Dqkv, "dq", &half.dqkv, &plain.dqkv, 0..c),
+                (ResultKind::Delta, "delta", &half.delta, &plain.delta, 0..t),
+                (ResultKind::Dqkv, "dq", &half.dqkv, &plain.dqkv, 0..c),
             ],
             Entry::BackwardKv => vec![
-                (Of::Dqkv, "dk", &half.dqkv, &plain.dqkv, c..2 * c),
-                (Of::Dqkv, "dv", &half.dqkv, &plain.dqkv, 2 * c..3 * c),
+                (ResultKind::Dqkv, "dk", &half.dqkv, &plain.dqkv, c..2 * c),
+                (ResultKind::Dqkv, "dv", &half.dqkv, &plain.dqkv, 2 * c..3 * c),
             ],
         };
         for (of, name, got, want, columns) in list {
             let part = columns.start / c;
             let values = || self.heads.iter().flat_map(|head| self.values(head, of, part));
             let largest = values().fold(0.0, |most: f64, x| most.max(x.abs()));
-            // gradients of q and k are made of differences
-            let floor = if of == Of::Dqkv && part < 2 { cancelled(self.entry, self.sizes) } else { 0.0 };
+            // gradients of q and k are computed from differences, which cancel
+            let floor = if of == ResultKind::Dqkv && part < 2 { cancelled(self.entry, self.sizes) } else { 0.0 };
             let tolerance = tolerance(of, largest, floor);
-            let about = usual(values());
-            let target = Target { name, got: got.clone(), want: want.clone(), columns, tolerance, about };
-            target.plain_is_there(gpu, &self.result, &kernel)?;
+            let typical = root_mean_square(values());
+            let target = Target { name, got: got.clone(), want: want.clone(), columns, tolerance, typical };
+            target.check_plain_is_nonzero(gpu, &self.result, &kernel)?;
             if let Some(fault) = self.sampled(gpu, of, &target, true)? {
                 return Err(plain_error(gpu, &kernel, &fault));
             }
@@ -191,7 +197,7 @@ impl AttentionBench {
         Ok(())
     }
 
-    /// All results of a head in f64.
+    /// Computes all results of a head in f64.
     fn exact(&self, batch: usize, head: usize) -> Head {
         let AttentionShape { positions: t, heads, head_size: hs, .. } = self.sizes;
         let c = heads * hs;
@@ -210,31 +216,31 @@ impl AttentionBench {
         Head { batch, head, delta: delta.collect(), out, lse, dqkv }
     }
 
-    /// Results of a head, of q (part 0), k (1) or v (2) if they are gradients, position by position.
-    fn values<'a>(&self, head: &'a Head, of: Of, part: usize) -> impl Iterator<Item = f64> + Clone + use<'a> {
+    /// Returns a result of a head, position by position. Of gradients `part` selects q (0), k (1) or v (2).
+    fn values<'a>(&self, head: &'a Head, of: ResultKind, part: usize) -> impl Iterator<Item = f64> + Clone + use<'a> {
         let hs = self.sizes.head_size;
         let (all, line, start, length) = match of {
-            Of::Out => (&head.out, hs, 0, hs),
-            Of::Lse => (&head.lse, 1, 0, 1),
-            Of::Delta => (&head.delta, 1, 0, 1),
-            Of::Dqkv => (&head.dqkv, 3 * hs, part * hs, hs),
+            ResultKind::Out => (&head.out, hs, 0, hs),
+            ResultKind::Lse => (&head.lse, 1, 0, 1),
+            ResultKind::Delta => (&head.delta, 1, 0, 1),
+            ResultKind::Dqkv => (&head.dqkv, 3 * hs, part * hs, hs),
         };
         all.chunks(line).flat_map(move |row| row[start..start + length].iter().copied())
     }
 
-    /// One element of a result in f64, of a head that is computed for it if it is none of the sampled.
-    fn element(&self, of: Of, row: usize, column: usize) -> f64 {
+    /// Returns one element of a result in f64. Computes the element's head if it was not sampled.
+    fn element(&self, of: ResultKind, row: usize, column: usize) -> f64 {
         let AttentionShape { positions: t, heads, head_size: hs, .. } = self.sizes;
         let c = heads * hs;
         let (batch, head, position, part, e) = match of {
-            Of::Out | Of::Dqkv => (row / t, column % c / hs, row % t, column / c, column % hs),
-            Of::Lse | Of::Delta => (row / heads, row % heads, column, 0, 0),
+            ResultKind::Out | ResultKind::Dqkv => (row / t, column % c / hs, row % t, column / c, column % hs),
+            ResultKind::Lse | ResultKind::Delta => (row / heads, row % heads, column, 0, 0),
         };
         let value = |of_head: &Head| match of {
-            Of::Out => of_head.out[position * hs + e],
-            Of::Lse => of_head.lse[position],
-            Of::Delta => of_head.delta[position],
-            Of::Dqkv => of_head.dqkv[position * 3 * hs + part * hs + e],
+            ResultKind::Out => of_head.out[position * hs + e],
+            ResultKind::Lse => of_head.lse[position],
+            ResultKind::Delta => of_head.delta[position],
+            ResultKind::Dqkv => of_head.dqkv[position * 3 * hs + part * hs + e],
         };
         match self.heads.iter().find(|known| (known.batch, known.head) == (batch, head)) {
             Some(known) => value(known),
@@ -242,16 +248,16 @@ impl AttentionBench {
         }
     }
 
-    /// Compares the sampled heads with f64, of the plain kernel or of a candidate; the first fault.
-    fn sampled(&self, gpu: &Gpu, of: Of, target: &Target, plain: bool) -> Result<Option<String>> {
+    /// Compares the sampled heads of the plain kernel or of a candidate with f64; returns the first fault.
+    fn sampled(&self, gpu: &Gpu, of: ResultKind, target: &Target, plain: bool) -> Result<Option<String>> {
         let AttentionShape { positions: t, heads, head_size: hs, .. } = self.sizes;
         let tensor = if plain { &target.want } else { &target.got };
         for known in &self.heads {
             let (rows, first, length) = match of {
-                Of::Out | Of::Dqkv => {
+                ResultKind::Out | ResultKind::Dqkv => {
                     (known.batch * t..(known.batch + 1) * t, target.columns.start + known.head * hs, hs)
                 }
-                Of::Lse | Of::Delta => {
+                ResultKind::Lse | ResultKind::Delta => {
                     let row = known.batch * heads + known.head;
                     (row..row + 1, 0, t)
                 }
@@ -268,12 +274,14 @@ impl AttentionBench {
     }
 }
 
-/// How far gradients of q and k may be from f64 where what they are made of cancels: with a single position all of it does.
+/// Returns the error that is allowed in gradients of q and k where their terms cancel. With a single position they
+/// cancel completely.
 ///
-/// They are multiples of `dout v - delta`, two sums of `head_size` products, none of which is above six standard deviations.
-/// As in a product of matrices either is off by a unit in the last place of two thirds of that for every 16 products, and
-/// by sixteen more. The difference is multiplied by an element of k or q, by one by the root of the head's size, and by a
-/// weight; with the factor of `dout` for gradients of keys that weight comes to one by the positions.
+/// These gradients are multiples of `dout v - delta`, a difference of two sums of `head_size` products, neither of
+/// which exceeds six standard deviations. As in a matrix product, the error of each sum is a unit in the last place of
+/// two thirds of that per 16 products, and sixteen units more. The difference is multiplied by an element of k or q, by
+/// 1 / sqrt(head size), and by a weight. For gradients of keys, this weight times the factor of `dout` is about 1 /
+/// positions.
 fn cancelled(entry: Entry, sizes: AttentionShape) -> f64 {
     let ([qkv, dout], size) = (scales(entry), sizes.head_size as f64);
     let largest = 6.0 * size.sqrt() * (dout / 3.0) * (qkv / 3.0);
@@ -282,20 +290,23 @@ fn cancelled(entry: Entry, sizes: AttentionShape) -> f64 {
     difference * qkv / size.sqrt() * weight
 }
 
-/// How far results may be from f64, of which the largest is `largest`; `floor` is allowed in any case.
+/// Returns the tolerance of results against f64, if the largest result is `largest`. `floor` is always allowed.
 ///
-/// Weights, and what they become in the backward, are stored as f16 on their way, each off by 2^-11 of itself or, where a
-/// driver cuts off, by 2^-10; the output that `delta` is made of is too. A result is a sum of such terms. Their errors are
-/// independent: the sum is off by about 2^-11 of the root of the sum of their squares, which is the size of a result of that
-/// row, and by six times that in the worst of 10^9; the largest result is three such sizes. Twice that is allowed: 2^-9 of the
-/// largest. The log-sum-exp is off by what a sum of weights is off relatively, at most 2^-10. The plain kernels compute in
-/// f32, whose exp may be off by 3 + 2 |score| units: 2^-15 of the largest is 256 units.
-fn tolerance(of: Of, largest: f64, floor: f64) -> Tolerance {
+/// Weights, and their gradients in the backward pass, are stored as f16 in between, with a relative error of 2^-11, or
+/// 2^-10 if a driver truncates; so is the output from which `delta` is computed. A result is a sum of such terms. Their
+/// errors are independent: the error of the sum is about 2^-11 of the root of the sum of their squares, which is the
+/// typical size of a result in that row, and six times that in the worst of 10^9. The largest result is three such
+/// sizes. Twice that is allowed: 2^-9 of the largest. The error of the log-sum-exp is the relative error of a sum of
+/// weights, at most 2^-10. The plain kernels compute in f32, whose exp may be off by 3 + 2 |score| units; 2^-15 of the
+/// largest is 256 units.
+fn tolerance(of: ResultKind, largest: f64, floor: f64) -> Tolerance {
     let plain = 2f64.powi(-15) * largest + floor;
     match of {
-        Of::Lse => Tolerance { sums: 2f64.powi(-10) + plain, plain, stored: 0.0 },
-        Of::Delta => Tolerance { sums: 2f64.powi(-9) * largest, plain, stored: 0.0 },
-        Of::Out | Of::Dqkv => Tolerance { sums: 2f64.powi(-9) * largest + floor, plain, stored: 2f64.powi(-10) },
+        ResultKind::Lse => Tolerance { sums: 2f64.powi(-10) + plain, plain, stored: 0.0 },
+        ResultKind::Delta => Tolerance { sums: 2f64.powi(-9) * largest, plain, stored: 0.0 },
+        ResultKind::Out | ResultKind::Dqkv => {
+            Tolerance { sums: 2f64.powi(-9) * largest + floor, plain, stored: 2f64.powi(-10) }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The rates that no kernel can exceed, and the doubt in them.
+//! The highest plausible rates of kernels.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use crate::error::{Error, Result};
 use crate::gpu::{Arithmetic, Gpu};
 use crate::measure::Roofs;
 
-/// How long one rate is measured.
+/// Time of the measurement of one rate.
 const TIME: Duration = Duration::from_millis(200);
 
-/// Roofs that are measured a second time when a kernel is above them: the machine may have been busy the first time.
+/// Measured roofs. They are measured a second time if a kernel exceeds them, because the machine may have been busy the
+/// first time.
 #[derive(Debug, Clone)]
 pub struct Ceiling {
     pub(super) roofs: Roofs,
@@ -26,25 +27,25 @@ impl Ceiling {
         Ok(Self::new(Roofs::measure(gpu, TIME)?))
     }
 
-    /// Returns a ceiling of these roofs.
+    /// Makes a ceiling of these roofs.
     #[must_use]
     pub fn new(roofs: Roofs) -> Self {
         Self { roofs, measured_again: false, exceeded: false }
     }
 
-    /// Returns the roofs, the higher of both measurements.
+    /// Returns the roofs: the higher of both measurements.
     #[must_use]
     pub fn roofs(&self) -> &Roofs {
         &self.roofs
     }
 
-    /// Whether a kernel was above its roof, though within the margin, after the roofs were measured again.
+    /// Returns whether a kernel exceeded its roof, within the margin, after the roofs were measured again.
     #[must_use]
     pub fn exceeded(&self) -> bool {
         self.exceeded
     }
 
-    /// Returns the roof of a kernel of so many operations a second if the kernel is above it by more than `margin`.
+    /// Returns the roof of a kernel with `rate` operations per second if the kernel exceeds it by more than `margin`.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -54,7 +55,7 @@ impl Ceiling {
             match Roofs::measure(gpu, TIME) {
                 Ok(again) => self.raise(&again),
                 Err(error @ Error::Lost(_)) => return Err(error),
-                // the operands of the job may leave no memory for it: then the first measurement holds
+                // the operands of the job may leave too little memory: then the first measurement counts
                 Err(_) => {}
             }
         }
@@ -66,7 +67,7 @@ impl Ceiling {
         Ok(None)
     }
 
-    /// Takes the higher of both measurements of each rate.
+    /// Raises each rate to the higher of both measurements.
     fn raise(&mut self, again: &Roofs) {
         let higher = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.max(b)).or(a).or(b);
         let roofs = &mut self.roofs;

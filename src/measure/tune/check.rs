@@ -1,5 +1,5 @@
-//! Whether a kernel's results are right: all of its elements against the plain kernel's, on the device, and some rows or
-//! heads against f64, on the host, which also decides where the two kernels disagree.
+//! Checks a kernel's results. All elements are compared with the plain kernel's on the device. Some rows or heads are
+//! compared with f64 on the host. Where the two kernels disagree, f64 decides which one is wrong.
 
 use std::ops::Range;
 
@@ -7,25 +7,25 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::ops::compare::{self, NONE_FAR, Near};
 
-/// What a check says of a candidate.
+/// The result of checking a candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Verdict {
-    /// Its results are right.
+    /// The results are right.
     Right,
-    /// They are wrong, and where.
+    /// The results are wrong; the text describes the first fault.
     Wrong(String),
-    /// Those of the plain kernel are, so that nothing can be said of any candidate.
+    /// The plain kernel's results are wrong, so no candidate can be checked.
     PlainWrong(String),
 }
 
-/// How far results may be from f64.
+/// Tolerance of results against f64.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tolerance {
-    /// The candidate's sums.
+    /// Absolute tolerance of the candidate's sums.
     pub(super) sums: f64,
-    /// The plain kernel's.
+    /// Absolute tolerance of the plain kernel.
     pub(super) plain: f64,
-    /// What storing adds, as a multiple of a result.
+    /// Additional tolerance for storing, relative to a result.
     pub(super) stored: f64,
 }
 
@@ -42,25 +42,25 @@ impl Tolerance {
 /// A result of a candidate and of the plain kernel.
 #[derive(Clone)]
 pub(super) struct Target {
-    /// Its name: `dq`.
+    /// Its name, such as `dq`.
     pub(super) name: &'static str,
-    /// What the candidate writes.
+    /// The candidate's result.
     pub(super) got: Tensor,
-    /// What the plain f32 kernel wrote.
+    /// The plain f32 kernel's result.
     pub(super) want: Tensor,
-    /// The columns that are compared.
+    /// Columns to compare.
     pub(super) columns: Range<usize>,
     pub(super) tolerance: Tolerance,
-    /// The size of a usual element.
-    pub(super) about: f64,
+    /// Typical size of an element.
+    pub(super) typical: f64,
 }
 
-/// Where an element lies, in words.
+/// Returns the position of an element as text.
 fn place(name: &str, row: usize, column: usize) -> String {
     format!("`{name}` row {row}, column {column}")
 }
 
-/// A few rows as f32. Copies start at multiples of 4 bytes: of f16 the row before may have to be read too.
+/// Reads a row as f32. Copies start at multiples of 4 bytes, so with f16 the row before may be read too.
 fn read_row(gpu: &Gpu, tensor: &Tensor, row: usize) -> Result<Vec<f32>> {
     let first = if tensor.elem() == Elem::F16 { row / 2 * 2 } else { row };
     let mut values = gpu.read_f32(&tensor.slice(first..row + 1))?;
@@ -68,14 +68,14 @@ fn read_row(gpu: &Gpu, tensor: &Tensor, row: usize) -> Result<Vec<f32>> {
 }
 
 impl Target {
-    /// Compares all elements on the device. `exact` computes one in f64.
+    /// Compares all elements on the device. `exact` computes an element in f64.
     pub(super) fn all(&self, gpu: &Gpu, result: &Tensor, exact: &dyn Fn(usize, usize) -> f64) -> Result<Verdict> {
         let Tolerance { sums, plain, stored } = self.tolerance;
         let [far, first, nonzero] = self.count(gpu, result, &self.got, [sums + plain, stored])?;
-        if nonzero == 0 && self.is_there() {
+        if nonzero == 0 && self.must_be_nonzero() {
             return Ok(Verdict::Wrong(format!(
                 "all results are zero: `{}`, expected about {:.1e}",
-                self.name, self.about
+                self.name, self.typical
             )));
         }
         if far == 0 {
@@ -85,7 +85,7 @@ impl Target {
         let [got, by_plain] = [&self.got, &self.want].map(|tensor| Ok::<_, Error>(read_row(gpu, tensor, row)?[column]));
         let (got, by_plain, exact) = (f64::from(got?), f64::from(by_plain?), exact(row, column));
         let place = place(self.name, row, column);
-        // of two that are too far apart at least one is off by its own tolerance
+        // if two results are too far apart, at least one exceeds its own tolerance
         if self.tolerance.allows(got, exact) && !self.tolerance.allows_plain(by_plain, exact) {
             return Ok(Verdict::PlainWrong(format!("{place}: {by_plain:e}, expected {exact:e} within {plain:.1e}")));
         }
@@ -96,12 +96,13 @@ impl Target {
         )))
     }
 
-    /// Whether the result differs from zeros: the gradients of a query and a key that are alone do not.
-    fn is_there(&self) -> bool {
-        self.about > self.tolerance.plain
+    /// Returns whether the result must differ from zero. With a single position the gradients of queries and keys are
+    /// zero.
+    fn must_be_nonzero(&self) -> bool {
+        self.typical > self.tolerance.plain
     }
 
-    /// Elements that are far, the first of them, and those that are not zero.
+    /// Returns the number of elements outside the tolerance, the first of them, and the number of nonzero elements.
     fn count(&self, gpu: &Gpu, result: &Tensor, got: &Tensor, [tolerance, stored]: [f64; 2]) -> Result<[u32; 3]> {
         gpu.write(result, bytemuck::cast_slice(&NONE_FAR))?;
         let mut pass = Pass::new(gpu);
@@ -115,20 +116,21 @@ impl Target {
             .map_err(|_| Error::gpu(Fault::at("tune", format!("{} bytes of counts", bytes.len())).expected("12")))
     }
 
-    /// Fails if the plain kernel wrote nothing but zeros: a device that computes nothing.
-    pub(super) fn plain_is_there(&self, gpu: &Gpu, result: &Tensor, kernel: &str) -> Result<()> {
+    /// Fails if all results of the plain kernel are zero, because the device then computes nothing.
+    pub(super) fn check_plain_is_nonzero(&self, gpu: &Gpu, result: &Tensor, kernel: &str) -> Result<()> {
         let [_, _, nonzero] = self.count(gpu, result, &self.want, [self.tolerance.plain, 0.0])?;
-        if nonzero > 0 || !self.is_there() {
+        if nonzero > 0 || !self.must_be_nonzero() {
             return Ok(());
         }
         Err(Error::device(
             Fault::at("tune", format!("{} computes nothing: all results of {kernel} are zero", gpu.caps.name))
-                .expected(format!("about {:.1e}", self.about))
-                .advice("is it a stand-in for a GPU, or its driver broken?"),
+                .expected(format!("about {:.1e}", self.typical))
+                .advice("check whether it is a stand-in for a GPU, or its driver is broken"),
         ))
     }
 
-    /// Compares one row's elements from column `first` on with f64, of the candidate or of the plain kernel.
+    /// Compares elements of a row, from column `first` on, of the candidate or of the plain kernel with f64; returns
+    /// the first fault.
     pub(super) fn row(&self, plain: bool, row: usize, first: usize, got: &[f32], want: &[f64]) -> Option<String> {
         for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
             let got = f64::from(got);
@@ -143,7 +145,7 @@ impl Target {
         None
     }
 
-    /// The same of whole rows that are read from the device.
+    /// Reads whole rows from the device and compares them with f64; returns the first fault.
     pub(super) fn rows(&self, gpu: &Gpu, plain: bool, rows: &[usize], want: &[Vec<f64>]) -> Result<Option<String>> {
         let tensor = if plain { &self.want } else { &self.got };
         for (&row, want) in rows.iter().zip(want) {
@@ -155,16 +157,16 @@ impl Target {
     }
 }
 
-/// The error for a plain kernel whose results are wrong.
+/// Makes the error for a plain kernel with wrong results.
 pub(super) fn plain_error(gpu: &Gpu, kernel: &str, fault: &str) -> Error {
     Error::device(
-        Fault::at("tune", format!("{}: the plain kernel {kernel} computes something else: {fault}", gpu.caps.name))
-            .advice("is the driver broken?"),
+        Fault::at("tune", format!("{}: the plain kernel {kernel} is wrong: {fault}", gpu.caps.name))
+            .advice("check the driver"),
     )
 }
 
-/// The square root of the mean square.
-pub(super) fn usual(values: impl Iterator<Item = f64> + Clone) -> f64 {
+/// Returns the square root of the mean square.
+pub(super) fn root_mean_square(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let count = values.clone().count().max(1) as f64;
     (values.map(|x| x * x).sum::<f64>() / count).sqrt()
 }

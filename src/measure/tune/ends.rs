@@ -1,5 +1,5 @@
-//! The fused ends of a model's products, as its layers record them in training. Their other operands leave the product as it
-//! is: a bias and a residual of 0, and GELU's input where its slope is 1.
+//! The fused ends of a model's products, as training records them. Their other operands are chosen so that they do not
+//! change the product: a bias and a residual of 0, and an input of GELU at which its slope is 1.
 
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
@@ -9,21 +9,22 @@ use crate::ops::sums::{Room, Sums};
 use crate::ops::{bias, gelu};
 use crate::reference;
 
-use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
-use crate::measure::tune::operands::{Operands, Repeated};
+use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, root_mean_square};
+use crate::measure::tune::operands::{Operands, RepeatedBlock};
 
-/// GELU's slope here is 1 to the rounding of f32; an error of `tanh` counts 14 times in it, as it counts 57 times at 10.
+/// An input at which GELU's slope is 1 up to f32 rounding. It multiplies an error of `tanh` by 14; at 10 it would be
+/// 57.
 pub(super) const SLOPE_OF_ONE: f64 = 6.0;
-/// What drivers that divide within 2.5 units in the last place lose of that slope: 14 times twice that.
+/// Error of that slope with drivers that divide within 2.5 units in the last place: 14 times twice that.
 const SLOPE_ERROR: f64 = 1.0 / 131_072.0;
-/// The largest slope of GELU is 1.129.
+/// Upper bound of GELU's slope, which is at most 1.129.
 const STEEPEST: f64 = 1.13;
-/// Units of f32 of the largest argument that a kernel's GELU is off by: of an exponential, a division and six roundings.
+/// Error of a kernel's GELU, in f32 units of the largest argument: an exponential, a division and six roundings.
 const GELU_UNITS: f64 = 16.0;
 
-/// What a layer does with a product's result, in the same kernel where one can.
+/// The operation of a layer on a product's result, in the same kernel if possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum EndKind {
     Plain,
     Bias,
     Residual,
@@ -32,8 +33,8 @@ pub(super) enum Form {
     ColumnSums,
 }
 
-impl Form {
-    /// The form that `model::forward` and `model::backward` record.
+impl EndKind {
+    /// Returns the form that `model::forward` and `model::backward` record.
     pub(super) fn of(layer: &str, product: Product) -> Self {
         match (product, layer) {
             (Product::Forward, "qkv") => Self::Bias,
@@ -45,20 +46,20 @@ impl Form {
         }
     }
 
-    /// Elements of the product's result.
+    /// Returns the element type of the product's result.
     pub(super) fn out(self, product: Product, elem: Elem) -> Elem {
         if product == Product::BackwardWeight || self == Self::Residual { Elem::F32 } else { elem }
     }
 
-    /// The tolerance of a product's result with this end, from that of the product alone.
+    /// Returns the tolerance of a product's result with this end, given that of the product alone.
     pub(super) fn tolerance(self, plain: Tolerance) -> Tolerance {
         let slope = if self == Self::GeluBackward { SLOPE_ERROR } else { 0.0 };
         Tolerance { stored: plain.stored + slope, ..plain }
     }
 }
 
-/// The operands of a form, and its second result.
-pub(super) enum End {
+/// Operands of a form, and its second result.
+pub(super) enum FusedEnd {
     Plain,
     Bias(Tensor),
     Residual { bias: Tensor, residual: Tensor },
@@ -67,14 +68,14 @@ pub(super) enum End {
     ColumnSums { dbias: Tensor, scratch: Tensor, exact: Vec<f64> },
 }
 
-/// A product that was checked, whose form an [`End`] is.
+/// A product whose plain kernel was checked, for making and checking its [`FusedEnd`].
 pub(super) struct Checked<'a> {
     pub(super) operands: &'a Operands,
     pub(super) target: &'a Target,
-    /// Rows of the result in f64.
+    /// Rows of the result that are known in f64.
     pub(super) rows: &'a [usize],
     pub(super) exact: &'a [Vec<f64>],
-    /// Words for counts.
+    /// Memory for the counts of a comparison.
     pub(super) result: &'a Tensor,
 }
 
@@ -82,11 +83,11 @@ fn gelu_of(x: f64) -> f64 {
     reference::gelu::forward(&[x])[0]
 }
 
-/// The tolerance of `GELU(out)` from that of `out`, whose largest element is `largest`.
+/// Returns the tolerance of `GELU(out)`, given that of `out`, whose largest element is `largest`.
 ///
-/// An error of `out` is multiplied by at most [`STEEPEST`]. What storing `out` loses is a multiple of it, and
-/// `|x GELU'(x)| < |GELU(x)| + 0.3` for all x: half such a multiple is allowed besides that of the result. Storing the result
-/// loses as much again, and a unit of the least numbers.
+/// GELU multiplies an error of `out` by at most [`STEEPEST`]. The error of storing `out` is relative to `out`, and
+/// `|x GELU'(x)| < |GELU(x)| + 0.3` for all x. So half of that relative error is allowed in addition to the same error
+/// of the result. Storing the result adds the relative error once more, and a unit of the smallest numbers.
 fn gelu_tolerance(out: Tolerance, largest: f64) -> Tolerance {
     let own = GELU_UNITS * f64::from(f32::EPSILON) * largest;
     Tolerance {
@@ -96,21 +97,21 @@ fn gelu_tolerance(out: Tolerance, largest: f64) -> Tolerance {
     }
 }
 
-/// How far a sum of `depth` operands with a standard deviation of a third may be from f64.
+/// Returns the tolerance of a sum of `depth` operands with a standard deviation of a third.
 ///
-/// Each addition is off by 0.29 units in the last place of a partial sum in the mean square, to both sides; no partial sum is
-/// above six of its standard deviations, `2 sqrt(depth)`. `sqrt(depth)` such errors are `0.58 depth` units, and six times
-/// that in the worst of 10^9.
+/// The root mean square error of an addition is 0.29 units in the last place of a partial sum, to both sides. No
+/// partial sum exceeds six of its standard deviations, `2 sqrt(depth)`. `depth` independent errors sum up to
+/// `sqrt(depth)` such errors, `0.58 depth` units, and to six times that in the worst of 10^9.
 fn column_tolerance(depth: usize) -> f64 {
     4.0 * f64::from(f32::EPSILON) * depth as f64
 }
 
-impl End {
-    /// Makes the operands, and the second result by the plain kernel.
+impl FusedEnd {
+    /// Makes the operands, and computes the second result by the plain kernel.
     ///
     /// # Errors
-    /// [`crate::error::Error::Memory`]; [`crate::error::Error::Device`] if the plain GELU computes something else.
-    pub(super) fn new(gpu: &Gpu, form: Form, elem: Elem, product: &Checked) -> Result<Self> {
+    /// [`crate::error::Error::Memory`]; [`crate::error::Error::Device`] if the plain GELU is wrong.
+    pub(super) fn new(gpu: &Gpu, form: EndKind, elem: Elem, product: &Checked) -> Result<Self> {
         let [m, n, k] = product.operands.shape;
         let zeros = |label, rows, columns| -> Result<Tensor> {
             let tensor = gpu.tensor(label, rows, columns, Elem::F32)?;
@@ -120,21 +121,21 @@ impl End {
             Ok(tensor)
         };
         Ok(match form {
-            Form::Plain => Self::Plain,
-            Form::Bias => Self::Bias(zeros("bias", 1, n)?),
-            Form::Residual => Self::Residual { bias: zeros("bias", 1, n)?, residual: zeros("residual", m, n)? },
-            Form::Gelu => {
+            EndKind::Plain => Self::Plain,
+            EndKind::Bias => Self::Bias(zeros("bias", 1, n)?),
+            EndKind::Residual => Self::Residual { bias: zeros("bias", 1, n)?, residual: zeros("residual", m, n)? },
+            EndKind::Gelu => {
                 let (gelu, exact) = plain_gelu(gpu, elem, product)?;
                 Self::Gelu { bias: zeros("bias", 1, n)?, gelu, exact }
             }
-            Form::GeluBackward => {
+            EndKind::GeluBackward => {
                 let pre = gpu.tensor("pre", m, n, elem)?;
-                Repeated::constant(SLOPE_OF_ONE).write(gpu, &pre)?;
+                RepeatedBlock::constant(SLOPE_OF_ONE).write(gpu, &pre)?;
                 Self::GeluBackward { pre }
             }
-            Form::ColumnSums => Self::ColumnSums {
+            EndKind::ColumnSums => Self::ColumnSums {
                 dbias: zeros("dbias", 1, m)?,
-                // as large as a model's
+                // the size of a model's scratch
                 scratch: gpu.tensor(
                     "scratch",
                     1,
@@ -181,7 +182,7 @@ impl End {
                         }
                         sums.finish(pass).map(|_| ())
                     }
-                    // no rows of sums ask for a scratch
+                    // without rows of sums no scratch is needed
                     (_, Some(room)) => {
                         let mut sums = Sums::new(Some(room), room.partials);
                         matmul::backward_weight_in_parts(pass, io, &mut sums)?;
@@ -193,7 +194,7 @@ impl End {
         }
     }
 
-    /// The second result.
+    /// Returns the second result.
     pub(super) fn second(&self) -> Option<&Tensor> {
         match self {
             Self::Gelu { gelu, .. } => Some(&gelu.got),
@@ -202,7 +203,7 @@ impl End {
         }
     }
 
-    /// Compares the second result, as [`super::race::Bench::check`].
+    /// Checks the second result, like [`super::race::Bench::check`].
     pub(super) fn check(&self, gpu: &Gpu, product: &Checked) -> Result<Verdict> {
         match self {
             Self::Gelu { gelu, exact, .. } => {
@@ -219,7 +220,7 @@ impl End {
                 let got = gpu.read_f32(dbias)?;
                 let is_far = |(_, (got, want)): &(usize, (&f32, &f64))| {
                     let difference = (f64::from(**got) - **want).abs();
-                    // NaN is far
+                    // NaN counts as wrong
                     difference.is_nan() || difference > tolerance
                 };
                 let far = got.iter().zip(exact).enumerate().find(is_far);
@@ -233,7 +234,7 @@ impl End {
     }
 }
 
-/// `GELU(out)` by the plain kernels, compared with f64, and rows of it in f64.
+/// Computes `GELU(out)` by the plain kernel and compares it with f64; also returns some rows in f64.
 fn plain_gelu(gpu: &Gpu, elem: Elem, product: &Checked) -> Result<(Target, Vec<Vec<f64>>)> {
     let [m, n, k] = product.operands.shape;
     let (got, want) = (gpu.tensor("gelu", m, n, elem)?, gpu.tensor("plain gelu", m, n, Elem::F32)?);
@@ -241,10 +242,10 @@ fn plain_gelu(gpu: &Gpu, elem: Elem, product: &Checked) -> Result<(Target, Vec<V
     gelu::forward(&mut pass, gelu::Forward { inp: &product.target.want, out: &want })?;
     pass.finish().run(gpu)?;
     let exact: Vec<Vec<f64>> = product.exact.iter().map(|row| reference::gelu::forward(row)).collect();
-    // six standard deviations of a product
+    // the largest element: six standard deviations of a product
     let tolerance = gelu_tolerance(product.target.tolerance, 2.0 / 3.0 * (k as f64).sqrt());
-    let about = usual(exact.iter().flatten().copied());
-    let target = Target { name: "gelu", got, want, columns: 0..n, tolerance, about };
+    let typical = root_mean_square(exact.iter().flatten().copied());
+    let target = Target { name: "gelu", got, want, columns: 0..n, tolerance, typical };
     match target.rows(gpu, true, product.rows, &exact)? {
         Some(fault) => Err(plain_error(gpu, "gelu.forward", &fault)),
         None => Ok((target, exact)),

@@ -1,19 +1,21 @@
-//! Trying matrix and attention kernels on an adapter at a model's shapes, and the record of the fastest.
+//! Tries matrix and attention kernels on an adapter at a model's shapes, and records the fastest ones.
 //!
-//! A record holds, for every job of a model at a batch size, the fastest kernel of those whose results are right. It is a
-//! file in the user's cache, one an adapter and driver, which is read when a run starts; see
-//! [`crate::ops::matmul::choose`] and [`crate::ops::attention::choose`]. Nothing is tried unasked.
+//! A record contains, for every job of a model at a batch size, the fastest kernel with correct results. It is a file
+//! in the user's cache, one per adapter and driver, which is read when a run starts; see [`crate::ops::matmul::choose`]
+//! and [`crate::ops::attention::choose`]. Kernels are tried only by `wgpt tune`.
 //!
-//! # When a result is right
-//! 1. It is not all zeros. If the plain f32 kernel's is, the device computes nothing, and tuning ends.
-//! 2. All of its elements are within a stated tolerance of the plain f32 kernel's, compared on the device: a kernel that is
-//!    wrong in one row of a thousand is found. Where the two disagree, f64 decides for that element who is wrong.
-//! 3. Sampled rows of products, and two whole heads of attention, are within the tolerance of f64, computed on the host. So
-//!    are those of the plain kernel, before any candidate runs.
+//! # Conditions of a correct result
+//! 1. It is not all zeros. If the plain f32 kernel's result is, the device computes nothing, and tuning ends.
+//! 2. All of its elements are within a stated tolerance of the plain f32 kernel's. They are compared on the device, so
+//!    a kernel
+//!    that is wrong in one row of a thousand is found. Where they disagree, f64 decides which one is wrong there.
+//! 3. Sampled rows of products, and two whole heads of attention, are within the tolerance of f64, computed on the
+//!    host. The
+//!    plain kernel is checked in the same way before any candidate runs.
 //!
-//! Products have the fused ends that their layers train with ([`ends`]), whose second results are compared too.
+//! Products have the same fused ends as in training ([`ends`]), whose second results are compared too.
 //!
-//! A time of 0 ms, or one that would mean a rate above the measured roof, is a fault too ([`race`]).
+//! A time of 0 ms, or a time that implies a rate above the measured roof, is also a fault ([`race`]).
 
 mod attention;
 mod ceiling;
@@ -40,14 +42,14 @@ use crate::ops::matmul::{Algorithm, PRODUCTS, Product, choose};
 use crate::measure::predict::card::Card;
 use attention::AttentionBench;
 use product::ProductBench;
-use race::{Bench, NOTHING, Planted, Race};
+use race::{Bench, NO_FAULTS, Planted, Race};
 
 pub use attention::AttentionShape;
 pub use ceiling::Ceiling;
-pub use race::{Raced, Trial};
-pub use record::{Found, Record, load, load_all, path, prepare, save};
+pub use race::{RaceResult, Trial};
+pub use record::{LoadedRecord, Record, load, load_all, path, prepare, save};
 
-/// The entry of a record: which kernel does a job.
+/// An entry of a record: the kernel for a job.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Choice {
     /// A matrix kernel.
@@ -57,7 +59,7 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// The JSON that a record holds.
+    /// Returns the JSON of a record.
     ///
     /// # Errors
     /// [`Error::Gpu`] if it cannot be written.
@@ -82,31 +84,31 @@ impl Display for Choice {
 /// The operation of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// A product with a result of so many rows and columns, and its depth.
+    /// A product, and its rows, columns and depth.
     Product(Product, [usize; 3]),
     /// A kernel of f16 attention.
     Attention(Entry, AttentionShape),
 }
 
-/// One operation of a step that several kernels can do.
+/// One operation of a step for which several kernels exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// Which layer: `qkv`, `attproj`, `fc`, `fcproj`, `head`, `attention`.
+    /// The layer: `qkv`, `attproj`, `fc`, `fcproj`, `head` or `attention`.
     pub layer: &'static str,
     /// The operation.
     pub work: Work,
-    /// How often a step does it.
+    /// Number of times per step.
     pub times: usize,
 }
 
 impl Job {
-    /// Whether it is a product and no attention kernel.
+    /// Returns whether it is a product and not attention.
     #[must_use]
     pub fn is_product(&self) -> bool {
         matches!(self.work, Work::Product(..))
     }
 
-    /// Floating-point operations of one run.
+    /// Returns the floating-point operations of one run.
     #[must_use]
     pub fn flops(&self) -> f64 {
         match self.work {
@@ -118,13 +120,13 @@ impl Job {
         }
     }
 
-    /// Floating-point operations of a step.
+    /// Returns the floating-point operations per step.
     #[must_use]
     pub fn step_flops(&self) -> f64 {
         self.flops() * self.times as f64
     }
 
-    /// How a record names it.
+    /// Returns its key in a record.
     #[must_use]
     pub fn key(&self, elem: Elem) -> String {
         match self.work {
@@ -143,14 +145,15 @@ impl Job {
         };
         let recorded = choice.ok()?;
         let is_it = |candidate: &Choice| match (candidate, &recorded) {
-            // what follows from the adapter is this version's
+            // fields that follow from the adapter may differ between versions
             (Choice::Product(candidate), Choice::Product(recorded)) => candidate.has_sizes_of(recorded),
             (candidate, recorded) => candidate == recorded,
         };
         self.candidates(caps, elem).into_iter().find(is_it)
     }
 
-    /// The kernels that an adapter without a record may try, the table's first, then the most promising.
+    /// Returns the candidate kernels of an adapter without a record: the default one first, then the most promising
+    /// ones.
     #[must_use]
     pub fn candidates(&self, caps: &Caps, elem: Elem) -> Vec<Choice> {
         match self.work {
@@ -169,19 +172,27 @@ impl Job {
     }
 }
 
+/// Writes layer, operation and shape: `qkv forward 4096x2304x768`.
 impl Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.work {
-            Work::Product(product, shape) => write!(f, "{} {product:?} {shape:?}", self.layer),
+            Work::Product(product, [rows, columns, depth]) => {
+                let product = match product {
+                    Product::Forward => "forward",
+                    Product::BackwardInp => "backward_inp",
+                    Product::BackwardWeight => "backward_weight",
+                };
+                write!(f, "{} {product} {rows}x{columns}x{depth}", self.layer)
+            }
             Work::Attention(entry, AttentionShape { batch, positions, heads, head_size }) => {
-                write!(f, "{} {entry:?} [{batch}, {positions}, {heads}, {head_size}]", self.layer)
+                write!(f, "{} {} {batch}x{positions}x{heads}x{head_size}", self.layer, entry.name())
             }
         }
     }
 }
 
-/// The jobs of a step of so many sequences of so many tokens, those with the most operations first: fifteen products, and on
-/// adapters where f16 attention runs on matrix units its three kernels.
+/// Returns the jobs of a step of `batch` sequences of `positions` tokens, those with the most operations first: fifteen
+/// products, and the three attention kernels if f16 attention runs on matrix units.
 #[must_use]
 pub fn jobs(caps: &Caps, config: &Config, elem: Elem, [batch, positions]: [usize; 2]) -> Vec<Job> {
     let shape = BenchShape { config: *config, batch, context: positions, flat: 0 };
@@ -207,7 +218,7 @@ pub fn jobs(caps: &Caps, config: &Config, elem: Elem, [batch, positions]: [usize
 /// Runs a small product by the plain f32 kernel and compares it with f64.
 ///
 /// # Errors
-/// [`Error::Device`] if the device computes nothing, or something else.
+/// [`Error::Device`] if the device computes nothing, or wrong results.
 pub fn check_device(gpu: &mut Gpu) -> Result<()> {
     let before = std::mem::take(&mut gpu.caps.tuned);
     let checked = ProductBench::new(gpu, "head", Product::Forward, [64, 64, 64], Elem::F32).map(|_| ());
@@ -215,9 +226,9 @@ pub fn check_device(gpu: &mut Gpu) -> Result<()> {
     checked
 }
 
-/// Tries the kernels that this adapter runs on a job, the table's first, then the one that the adapter's record names, until
-/// `time` is over, which includes making the operands, or `stop` says so. Those that cannot be built, whose results are wrong
-/// or whose times cannot be are refused. Trials have the times that are predicted for `card`.
+/// Tries the adapter's candidate kernels on a job: the default one first, then the recorded one, then the others, until
+/// `time` is over or `stop` returns true. The time includes making the operands. Kernels that cannot be built, with
+/// wrong results or impossible times are refused. Trials include the times that are predicted for `card`.
 ///
 /// # Errors
 /// [`Error::Memory`] if the operands do not fit; [`Error::Device`] if the plain kernel is wrong; [`Error::Lost`].
@@ -228,8 +239,8 @@ pub fn try_all(
     (ceiling, card): (&RefCell<Ceiling>, Option<&Card>),
     time: Duration,
     stop: &dyn Fn() -> bool,
-) -> Result<Raced> {
-    Attempt { job, elem, ceiling, card, time, stop, planted: NOTHING }.run(gpu, None)
+) -> Result<RaceResult> {
+    Attempt { job, elem, ceiling, card, time, stop, planted: NO_FAULTS }.run(gpu, None)
 }
 
 /// The arguments of [`try_all`], and the faults that tests plant.
@@ -244,11 +255,11 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Tries these candidates, or all.
-    fn run(self, gpu: &mut Gpu, candidates: Option<Vec<Choice>>) -> Result<Raced> {
+    /// Tries these candidates, or all of the job's.
+    fn run(self, gpu: &mut Gpu, candidates: Option<Vec<Choice>>) -> Result<RaceResult> {
         let begin = Instant::now();
         let recorded = self.job.recorded(&gpu.caps, self.elem);
-        // the plain kernels are those that an adapter without a record has
+        // without its record the adapter uses the plain kernels
         let before = std::mem::take(&mut gpu.caps.tuned);
         let bench = match self.job.work {
             Work::Product(product, shape) => ProductBench::new(gpu, self.job.layer, product, shape, self.elem)
@@ -257,12 +268,12 @@ impl Attempt<'_> {
                 AttentionBench::new(gpu, entry, sizes).map(|bench| Box::new(bench) as Box<dyn Bench>)
             }
         };
-        // bind groups would keep the plain kernel's operands in the device's memory, and those of every job
+        // cached bind groups would keep the operands of the plain kernel, and of every job, in the device's memory
         gpu.forget_bindings();
         let Self { job, elem, ceiling, card, time, stop, planted } = self;
         let mut candidates = candidates.unwrap_or_else(|| job.candidates(&gpu.caps, elem));
         if let Some(at) = candidates.iter().position(|choice| Some(*choice) == recorded).filter(|at| *at > 1) {
-            // right behind the table's: what an earlier tuning found is raced even if there is time for little
+            // right after the default, so that the recorded kernel is tried even if there is little time
             candidates[1..=at].rotate_right(1);
         }
         let time = time.saturating_sub(begin.elapsed());
@@ -275,19 +286,19 @@ impl Attempt<'_> {
     }
 }
 
-/// The least gain, as a ratio of times, for which another kernel takes the place of the table's.
+/// Smallest gain, as a ratio of times, for which another kernel replaces the default.
 ///
-/// The clocks of NVIDIA's GPUs move in steps of 15 MHz, some 1 % of what they are: two kernels that are timed one after the
-/// other may be a step apart in each direction. What is less than both steps may be noise, and the table's kernel is the one
-/// that most others run.
-pub const LEAST_GAIN: f64 = 1.02;
+/// The clocks of NVIDIA's GPUs change in steps of 15 MHz, about 1 %. Two kernels that are timed one after the other may
+/// be a step apart in either direction. A smaller difference may be noise, and the default kernel is the one that most
+/// machines run.
+pub const MIN_GAIN: f64 = 1.02;
 
-/// Returns the fastest of those that are right, or the table's, which is the first, where that is less than [`LEAST_GAIN`]
-/// slower.
+/// Returns the fastest correct trial and its milliseconds, or the default one, which is the first, if it is less than
+/// [`MIN_GAIN`] times slower.
 #[must_use]
 pub fn best(trials: &[Trial]) -> Option<(&Trial, f64)> {
     let right = || trials.iter().filter_map(|trial| trial.outcome.as_ref().ok().map(|ms| (trial, *ms)));
     let fastest = right().min_by(|a, b| a.1.total_cmp(&b.1))?;
     let table = trials.first().and_then(|trial| trial.outcome.as_ref().ok().map(|ms| (trial, *ms)));
-    table.filter(|table| table.1 < LEAST_GAIN * fastest.1).or(Some(fastest))
+    table.filter(|table| table.1 < MIN_GAIN * fastest.1).or(Some(fastest))
 }

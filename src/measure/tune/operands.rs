@@ -1,5 +1,5 @@
-//! Operands that are a block of numbers repeated, so that the host keeps little and knows every element; and products of
-//! them in f64.
+//! Operands that repeat a block of numbers, so that the host knows every element with little memory, and their products
+//! in f64.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,22 +9,23 @@ use crate::gpu::{Elem, Gpu, Tensor};
 use crate::ops::matmul::Product;
 use crate::random::mt19937::Mt19937;
 
-/// Numbers of a block: a prime, so that the rows of a matrix, whose lengths have other factors, begin at different numbers.
-/// Row 65,521 is the first that equals another one, row 0.
+/// Length of a block: a prime, so that the rows of a matrix, whose lengths have other factors, begin at different
+/// numbers. Row 65,521 is the first that equals another row, row 0.
 const LENGTH: usize = 65_521;
-/// Blocks that are uploaded at once: 8 MiB of f16.
+/// Number of blocks per upload: 8 MiB of f16.
 const UPLOADED: usize = 64;
 
-/// Element `i` of a tensor is number `i % LENGTH` of the block.
-pub(super) struct Repeated {
-    /// Numbers that f16 holds exactly.
+/// A block of numbers. Element `i` of a tensor is number `i % LENGTH` of the block.
+pub(super) struct RepeatedBlock {
+    /// The numbers, rounded to f16.
     block: Vec<half::f16>,
-    /// The block twice over, so that every run of its length is a slice.
+    /// The block twice, so that every run of its length is a slice.
     twice: Vec<f64>,
 }
 
-impl Repeated {
-    /// Bell-shaped numbers in (-scale, scale) whose standard deviation is a third of that: means of three even ones.
+impl RepeatedBlock {
+    /// Makes bell-shaped numbers in (-scale, scale) with a standard deviation of a third of `scale`, from sums of three
+    /// uniform numbers.
     pub(super) fn new(seed: u32, scale: f64) -> Self {
         let mut random = Mt19937::new(seed);
         let mut value = || (0..3).map(|_| f64::from(random.next_u32()) / 6_442_450_944.0).sum::<f64>() - 1.0;
@@ -32,7 +33,7 @@ impl Repeated {
         Self::of(block)
     }
 
-    /// One number again and again.
+    /// Makes a block of one number.
     pub(super) fn constant(value: f64) -> Self {
         Self::of(vec![half::f16::from_f64(value); LENGTH])
     }
@@ -46,7 +47,7 @@ impl Repeated {
         self.twice[i % LENGTH]
     }
 
-    /// Calls `visit` with the numbers from element `start` on, in pieces, and where in the run each piece begins.
+    /// Calls `visit` with the numbers from element `start` on, in pieces, and with each piece's position in the run.
     fn pieces(&self, start: usize, length: usize, mut visit: impl FnMut(usize, &[f64])) {
         for at in (0..length).step_by(LENGTH) {
             let (first, count) = ((start + at) % LENGTH, (length - at).min(LENGTH));
@@ -54,7 +55,7 @@ impl Repeated {
         }
     }
 
-    /// Overwrites a tensor of f32 or f16.
+    /// Overwrites a tensor of f32 or f16 with the numbers.
     pub(super) fn write(&self, gpu: &Gpu, tensor: &Tensor) -> Result<()> {
         let length = tensor.len().min(UPLOADED * LENGTH);
         let numbers = self.block.iter().cycle().take(length);
@@ -65,21 +66,21 @@ impl Repeated {
         for start in (0..tensor.len()).step_by(length.max(1)) {
             let window = tensor.flat(start..(start + length).min(tensor.len()));
             gpu.write(&window, &bytes[..window.bytes() as usize])?;
-            // the driver's copies of what was written are freed
+            // lets the driver free its copy of the upload
             gpu.wait()?;
         }
         Ok(())
     }
 
-    /// Element `column` of row `row` of so many, times `factor` and rounded to f16.
+    /// Returns element `column` of row `row` of a matrix with `columns` columns, times `factor`, rounded to f16.
     pub(super) fn scaled(&self, [row, column]: [usize; 2], columns: usize, factor: f64) -> f64 {
         half::f16::from_f64(self.at(row * columns + column) * factor).to_f64()
     }
 
-    /// Overwrites a tensor of f32 or f16 with such elements; `factor` is that of a row.
+    /// Overwrites a tensor of f32 or f16 with scaled elements; `factor` returns the factor of a row.
     pub(super) fn write_scaled(&self, gpu: &Gpu, tensor: &Tensor, factor: impl Fn(usize) -> f64) -> Result<()> {
         let columns = tensor.columns();
-        // an even number, so that no write of f16 begins within a word
+        // an even number of rows, so that no write of f16 begins within a word
         let together = (UPLOADED * LENGTH / columns.max(1)).max(1).next_multiple_of(2);
         for start in (0..tensor.rows()).step_by(together) {
             let window = tensor.slice(start..(start + together).min(tensor.rows()));
@@ -106,16 +107,16 @@ pub(super) struct Operands {
     pub(super) product: Product,
     /// Rows and columns of the result, and the depth.
     pub(super) shape: [usize; 3],
-    pub(super) a: Repeated,
-    pub(super) b: Repeated,
+    pub(super) a: RepeatedBlock,
+    pub(super) b: RepeatedBlock,
 }
 
 impl Operands {
     pub(super) fn new(product: Product, shape: [usize; 3]) -> Self {
-        Self { product, shape, a: Repeated::new(20_240_520, 1.0), b: Repeated::new(20_240_521, 1.0) }
+        Self { product, shape, a: RepeatedBlock::new(20_240_520, 1.0), b: RepeatedBlock::new(20_240_521, 1.0) }
     }
 
-    /// Shapes of `a` and `b` in memory.
+    /// Returns the shapes of `a` and `b` in memory.
     pub(super) fn shapes(&self) -> [[usize; 2]; 2] {
         let [m, n, k] = self.shape;
         match self.product {
@@ -135,12 +136,12 @@ impl Operands {
         if self.product == Product::Forward { column * k + depth } else { depth * n + column }
     }
 
-    /// One element of the result in f64.
+    /// Computes one element of the result in f64.
     pub(super) fn element(&self, row: usize, column: usize) -> f64 {
         (0..self.shape[2]).map(|k| self.a.at(self.a_at(row, k)) * self.b.at(self.b_at(k, column))).sum()
     }
 
-    /// One row of the result in f64.
+    /// Computes one row of the result in f64.
     fn row(&self, row: usize) -> Vec<f64> {
         let [_, n, k] = self.shape;
         let a: Vec<f64> = (0..k).map(|depth| self.a.at(self.a_at(row, depth))).collect();
@@ -159,7 +160,7 @@ impl Operands {
         out
     }
 
-    /// The sums of the columns of `a` in f64.
+    /// Computes the sums of the columns of `a` in f64.
     pub(super) fn column_sums(&self) -> Vec<f64> {
         let [[rows, columns], _] = self.shapes();
         let mut sums = vec![0.0; columns];
@@ -169,13 +170,13 @@ impl Operands {
         sums
     }
 
-    /// Rows of the result in f64, computed by all of the machine's cores.
+    /// Computes rows of the result in f64, on all cores of the machine.
     pub(super) fn rows(&self, rows: &[usize]) -> Vec<Vec<f64>> {
         in_parallel(rows.len(), |i| self.row(rows[i]))
     }
 }
 
-/// The sum of products, eight of which a processor can have on the way.
+/// Returns the dot product, with eight partial sums that a processor can compute in parallel.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     for (a, b) in a.chunks(8).zip(b.chunks(8)) {
@@ -186,7 +187,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum()
 }
 
-/// The results of `work(0)` to `work(count - 1)`, in order, by as many threads as there are cores.
+/// Returns the results of `work(0)` to `work(count - 1)`, in order, computed by one thread per core.
 pub(super) fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count);
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(count)));
@@ -209,7 +210,7 @@ pub(super) fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Syn
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// At most eight rows of `count`: the first, the last and others between.
+/// Returns at most eight of `count` rows: the first, the last and random ones in between.
 pub(super) fn sample(count: usize) -> Vec<usize> {
     let mut random = Mt19937::new(count as u32);
     let mut rows: Vec<usize> = vec![0, count - 1];
@@ -232,7 +233,7 @@ mod tests {
         {
             let operands = Operands::new(product, shape);
             let [m, n, k] = shape;
-            let all = |of: &Repeated, [rows, columns]: [usize; 2]| -> Vec<f64> {
+            let all = |of: &RepeatedBlock, [rows, columns]: [usize; 2]| -> Vec<f64> {
                 (0..rows * columns).map(|i| of.at(i)).collect()
             };
             let [a_shape, b_shape] = operands.shapes();

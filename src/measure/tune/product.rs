@@ -1,57 +1,58 @@
-//! The bench of a matrix product.
+//! Checks and times kernels of a matrix product.
 
 use crate::error::Result;
 use crate::gpu::{Elem, Gpu, KernelId, Pass, Program, Tensor};
 use crate::ops::matmul::{self, Product, choose, parts};
 use crate::ops::sums;
 
-use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, usual};
-use crate::measure::tune::ends::{Checked, End, Form};
+use crate::measure::tune::check::{Target, Tolerance, Verdict, plain_error, root_mean_square};
+use crate::measure::tune::ends::{Checked, EndKind, FusedEnd};
 use crate::measure::tune::operands::{Operands, sample};
 use crate::measure::tune::race::Bench;
 
-/// Operands of a product on the device, and its results by the plain kernel and in f64.
+/// Operands of a product on the device, and its results from the plain kernel and in f64.
 pub(super) struct ProductBench {
     operands: Operands,
     a: Tensor,
     b: Tensor,
-    /// Room for parts and for squares.
+    /// Memory for partial sums and for squares.
     room: Option<[Tensor; 2]>,
-    pub(super) end: End,
+    pub(super) end: FusedEnd,
     pub(super) target: Target,
     result: Tensor,
-    /// Rows that are also computed in f64.
+    /// Rows that are known in f64.
     rows: Vec<usize>,
     exact: Vec<Vec<f64>>,
 }
 
-/// How far a sum of `depth` products of operands with a standard deviation of a third may be from f64.
+/// Returns the tolerance of a sum of `depth` products of operands with a standard deviation of a third.
 ///
-/// Such a sum has a standard deviation of `sqrt(depth) / 9`, the largest of 10^9 of them is six times that, and a partial
-/// sum is two thirds of it in the mean. NVIDIA's matrix units cut off after every 16 products, which loses up to one unit in
-/// the last place each time, all in one direction: `depth / 16` times `0.5 sqrt(depth)` units. Sums in f32 round to both
-/// sides, which comes to less; sixteen more roundings are for the ends of short sums.
+/// Such a sum has a standard deviation of `sqrt(depth) / 9`. The largest of 10^9 of them is six times that, and a
+/// partial sum is two thirds of it on average. NVIDIA's matrix units truncate after every 16 products, which loses up
+/// to one unit in the last place each time, always in the same direction: `depth / 16` times `0.5 sqrt(depth)` units.
+/// Sums in f32 round to both sides, which loses less. Sixteen more roundings are for the ends of short sums.
 fn rounded(depth: usize) -> f64 {
     let depth = depth as f64;
     f64::from(f32::EPSILON) * (depth / 16.0 + 16.0) * 0.5 * depth.sqrt()
 }
 
-/// Six standard deviations of a sum of `depth` products: no element of a result is larger.
+/// Returns six standard deviations of a sum of `depth` products; no element of a result is larger.
 fn largest(depth: f64) -> f64 {
     2.0 / 3.0 * depth.sqrt()
 }
 
-/// What is lost where a product of so much depth is computed in pieces, and the sum so far is stored as f16 in between.
+/// Returns the additional error of a product of this depth that is computed in pieces, with the sum stored as f16 in
+/// between.
 ///
-/// Storing cuts off at most a unit in the last place. After `i` of `pieces` pieces the sum is not larger than six standard
-/// deviations of a sum of so many products.
+/// Storing truncates at most a unit in the last place. After `i` of `pieces` pieces the sum is at most six standard
+/// deviations of a sum of that many products.
 fn between(depth: usize, pieces: usize) -> f64 {
     let unit = |x: f64| 2f64.powi(-10) * 2f64.powf(x.log2().floor());
     (1..pieces).map(|i| unit(largest(depth as f64 * i as f64 / pieces as f64))).sum()
 }
 
-/// The pieces in which a program computes an element of its result: kernels behind one another that add to it, and the
-/// first, which does not.
+/// Returns the number of pieces in which a program computes its result: the consecutive kernels that add to it, and the
+/// first one, which does not.
 fn pieces(program: &Program) -> usize {
     let (mut most, mut run) = (0, 0);
     for command in &program.commands {
@@ -62,13 +63,13 @@ fn pieces(program: &Program) -> usize {
 }
 
 impl ProductBench {
-    /// Makes the operands of a layer's product, and checks the plain f32 kernel against f64.
+    /// Makes the operands of a layer's product and checks the plain f32 kernel against f64.
     ///
     /// # Errors
-    /// [`crate::error::Error::Device`] if the device computes nothing, or the plain kernel something else.
+    /// [`crate::error::Error::Device`] if the device computes nothing, or if the plain kernel is wrong.
     pub(super) fn new(gpu: &Gpu, layer: &str, product: Product, shape: [usize; 3], elem: Elem) -> Result<Self> {
         let [m, n, k] = shape;
-        let form = Form::of(layer, product);
+        let form = EndKind::of(layer, product);
         let operands = Operands::new(product, shape);
         let [[ar, ac], [br, bc]] = operands.shapes();
         let (a, b) = (gpu.tensor("a", ar, ac, elem)?, gpu.tensor("b", br, bc, elem)?);
@@ -89,7 +90,7 @@ impl ProductBench {
         };
         let rows = sample(m);
         let exact = operands.rows(&rows);
-        // drivers may cut off a number that is stored as f16: a whole unit in the last place, and of the least ones
+        // drivers may truncate a number that is stored as f16, by a unit in the last place or of the smallest numbers
         let half = out_elem == Elem::F16;
         let least = if half { 2f64.powi(-24) } else { 0.0 };
         let stored = if half { 2f64.powi(-10) } else { 0.0 };
@@ -100,12 +101,12 @@ impl ProductBench {
             want: gpu.tensor("plain", m, n, Elem::F32)?,
             columns: 0..n,
             tolerance,
-            about: usual(exact.iter().flatten().copied()),
+            typical: root_mean_square(exact.iter().flatten().copied()),
         };
         let result = gpu.tensor("counts", 3, 1, Elem::U32)?;
-        let mut bench = Self { operands, a, b, room, end: End::Plain, target, result, rows, exact };
+        let mut bench = Self { operands, a, b, room, end: FusedEnd::Plain, target, result, rows, exact };
         bench.plain(gpu)?;
-        bench.end = End::new(gpu, form, elem, &bench.checked())?;
+        bench.end = FusedEnd::new(gpu, form, elem, &bench.checked())?;
         Ok(bench)
     }
 
@@ -120,11 +121,11 @@ impl ProductBench {
         self.operands.a.write(gpu, &a)?;
         self.operands.b.write(gpu, &b)?;
         let mut pass = Pass::new(gpu);
-        End::Plain.record(&mut pass, self.operands.product, [&a, &b, &self.target.want], None)?;
+        FusedEnd::Plain.record(&mut pass, self.operands.product, [&a, &b, &self.target.want], None)?;
         let program = pass.finish();
         program.run(gpu)?;
         let kernel = self.name(&program);
-        self.target.plain_is_there(gpu, &self.result, &kernel)?;
+        self.target.check_plain_is_nonzero(gpu, &self.result, &kernel)?;
         match self.target.rows(gpu, true, &self.rows, &self.exact)? {
             Some(fault) => Err(plain_error(gpu, &kernel, &fault)),
             None => Ok(()),

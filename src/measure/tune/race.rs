@@ -1,4 +1,4 @@
-//! Candidates of one job against each other: each is checked, then all are timed in turn.
+//! Compares the candidates of one job: checks each of them, then times all of them in turn.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,79 +17,79 @@ use crate::measure::table::number;
 use crate::measure::tune::check::{Verdict, plain_error};
 use crate::measure::tune::{Ceiling, Choice, Job};
 
-/// Runs that are timed, of which the fastest counts.
+/// Number of timed runs; the fastest one counts.
 const RUNS: usize = 5;
-/// A kernel that takes so many times as long as the fastest in its first run is not run again.
+/// A kernel whose first run takes longer than this multiple of the fastest is not run again.
 const HOPELESS: f64 = 3.0;
 
-/// A job's operands on the device, and the check of its results.
+/// A job's operands on the device, and the checks of its results.
 pub(super) trait Bench {
-    /// Records the job with the kernels that the adapter's record names.
+    /// Records the job with the kernels of the adapter's record.
     fn record(&self, gpu: &Gpu) -> Result<Program>;
-    /// Whether a kernel of the program is a part of the job.
+    /// Returns whether a kernel of the program is part of the job.
     fn is_timed(&self, kernel: &KernelId) -> bool;
-    /// A result of the job.
+    /// Returns a result of the job.
     fn output(&self) -> &Tensor;
-    /// Runs the program and compares all that it makes.
+    /// Runs the program and checks all of its results.
     fn check(&self, gpu: &Gpu, program: &Program) -> Result<Verdict>;
 
-    /// The kernel that does the job.
+    /// Returns the kernel that does the job.
     fn kernel<'p>(&self, program: &'p Program) -> Option<&'p KernelId> {
         program.commands.iter().filter_map(Command::kernel).find(|kernel| self.is_timed(kernel))
     }
 
-    /// The arithmetic that bounds that kernel.
+    /// Returns the arithmetic that bounds the job's kernel.
     fn arithmetic(&self, program: &Program) -> Arithmetic {
         self.kernel(program).map_or(Arithmetic::F32, KernelId::arithmetic)
     }
 
-    /// The name of that kernel.
+    /// Returns the name of the job's kernel.
     fn name(&self, program: &Program) -> String {
         self.kernel(program).map(KernelId::name).unwrap_or_default()
     }
 }
 
-/// The outcome of one kernel.
+/// The result of trying one kernel.
 #[derive(Debug, Clone)]
 pub struct Trial {
     /// Its entry in a record.
     pub choice: Choice,
     /// The kernel's name; empty if it could not be built.
     pub kernel: String,
-    /// The arithmetic that bounds it.
+    /// Kind of arithmetic that bounds it.
     pub arithmetic: Arithmetic,
-    /// Milliseconds that are predicted for the card that the caller names.
+    /// Predicted milliseconds on the card, if the caller names one.
     pub predicted_ms: Option<f64>,
-    /// Milliseconds of its fastest run, or why it is refused.
+    /// Milliseconds of its fastest run, or the reason for its refusal.
     pub outcome: std::result::Result<f64, String>,
 }
 
-/// The kernels of one job that were tried, the table's first, and how many were not.
+/// The results of trying the kernels of one job.
 #[derive(Debug, Clone)]
-pub struct Raced {
-    /// Those that were tried.
+pub struct RaceResult {
+    /// The tried kernels, the default one first.
     pub trials: Vec<Trial>,
-    /// Candidates for which there was no time.
+    /// Number of candidates that were not tried because time ran out.
     pub left: usize,
 }
 
-impl Raced {
-    /// Whether the best of them may go into a record. Not if time ran out behind the first, the table's: what an earlier
-    /// tuning found is better founded.
+impl RaceResult {
+    /// Returns whether the best kernel may be recorded. It may not if time ran out after the default one, because the
+    /// record of an earlier tuning is then more reliable.
     #[must_use]
-    pub fn is_a_race(&self) -> bool {
+    pub fn may_be_recorded(&self) -> bool {
         self.left == 0 || self.trials.len() > 1
     }
 }
 
-/// What tests change of a candidate, by its kernel's name: its program, which has such an output, and the time it took.
+/// Faults that tests plant into candidates, by kernel name: changes of the program, given its output, and of the time.
 pub(super) struct Planted<'a> {
     pub(super) program: &'a dyn Fn(&Gpu, &str, Program, &Tensor) -> Program,
     pub(super) ms: &'a dyn Fn(&str, f64) -> f64,
 }
 
-/// Nothing.
-pub(super) const NOTHING: Planted = Planted { program: &|_, _, program, _| program, ms: &|_, ms| ms };
+/// No faults.
+pub(super) const NO_FAULTS: Planted = Planted { program: &|_, _, program, _| program, ms: &|_, ms| ms };
 
 /// One job's candidates on an adapter.
 pub(super) struct Race<'a> {
@@ -103,11 +103,11 @@ pub(super) struct Race<'a> {
 }
 
 impl Race<'_> {
-    /// Checks the candidates until `time` is over or `stop` says so, the first in any case, and times them.
+    /// Checks candidates until `time` is over or `stop` returns true, but always the first one, and times them.
     ///
     /// # Errors
     /// [`Error::Device`] if the plain kernel is wrong; [`Error::Lost`], [`Error::Memory`].
-    pub(super) fn run(&self, gpu: &mut Gpu, time: Duration, stop: &dyn Fn() -> bool) -> Result<Raced> {
+    pub(super) fn run(&self, gpu: &mut Gpu, time: Duration, stop: &dyn Fn() -> bool) -> Result<RaceResult> {
         let (begin, mut trials, mut programs) = (Instant::now(), Vec::<Trial>::new(), Vec::new());
         let mut left = 0;
         warm(gpu)?;
@@ -126,7 +126,7 @@ impl Race<'_> {
                 }
             };
             let kernel = self.bench.name(&program);
-            // where windows or few rows decide, several candidates come to one kernel
+            // several candidates may result in the same kernel if windows or few rows decide
             if trials.iter().any(|trial| trial.kernel == kernel) {
                 continue;
             }
@@ -140,7 +140,7 @@ impl Race<'_> {
             trials.push(Trial { choice, kernel, arithmetic, predicted_ms, outcome });
             programs.push((trials.len() - 1, program));
         }
-        // while kernels were built the device had nothing to do
+        // the device was idle while kernels were built
         warm(gpu)?;
         for _ in 1..RUNS {
             for (at, program) in &programs {
@@ -154,10 +154,10 @@ impl Race<'_> {
                 trial.outcome = self.timed(gpu, &trial.kernel, program)?.map(|ms| ms.min(before));
             }
         }
-        Ok(Raced { trials, left })
+        Ok(RaceResult { trials, left })
     }
 
-    /// The program of a candidate, chosen the very way that a run chooses it.
+    /// Records a candidate's program, with the kernel chosen as in a run.
     fn program(&self, gpu: &mut Gpu, choice: Choice) -> Result<Program> {
         let record = BTreeMap::from([(self.job.key(self.elem), choice.text()?)]);
         let before = std::mem::replace(&mut gpu.caps.tuned, Arc::new(record));
@@ -166,7 +166,7 @@ impl Race<'_> {
         program
     }
 
-    /// Milliseconds that the job's kernels are predicted to take, if there is machine code of all of them.
+    /// Returns the predicted milliseconds of the job's kernels, if all of them have machine code.
     fn predicted(&self, card: &Card, program: &Program) -> Option<f64> {
         let (rows, missing) = predict::rows(card, Codes::committed(), program);
         let timed = rows.iter().filter(|row| row.id.as_ref().is_some_and(|kernel| self.bench.is_timed(kernel)));
@@ -177,7 +177,7 @@ impl Race<'_> {
     fn first(&self, gpu: &Gpu, kernel: &str, program: &Program) -> Result<std::result::Result<f64, String>> {
         match self.bench.check(gpu, program)? {
             Verdict::Right => match self.spilled(gpu, program) {
-                Some(figures) => Ok(Err(format!("its registers do not suffice: {figures}"))),
+                Some(figures) => Ok(Err(format!("spills registers: {figures}"))),
                 None => self.timed(gpu, kernel, program),
             },
             Verdict::Wrong(fault) => Ok(Err(fault)),
@@ -185,13 +185,13 @@ impl Race<'_> {
         }
     }
 
-    /// The driver's figures on spills of the job's kernels, if it shows any.
+    /// Returns the driver's statistics of register spills in the job's kernels, if there are any.
     fn spilled(&self, gpu: &Gpu, program: &Program) -> Option<String> {
         let found = spilling(gpu, program);
         found.into_iter().find(|(kernel, _)| self.bench.is_timed(kernel)).map(|(_, figures)| figures)
     }
 
-    /// Milliseconds of one run, or why no device can have been that fast.
+    /// Returns the milliseconds of one run, or the reason why the time is impossible.
     fn timed(&self, gpu: &Gpu, kernel: &str, program: &Program) -> Result<std::result::Result<f64, String>> {
         let ms = if gpu.caps.timestamps {
             let timings = program.time(gpu)?;
@@ -221,18 +221,18 @@ impl Race<'_> {
     }
 }
 
-/// Raises the clocks of a GPU; a software adapter has none of its own.
+/// Warms up a GPU to raise its clocks. Software adapters need no warm-up.
 fn warm(gpu: &Gpu) -> Result<()> {
     if gpu.caps.software { Ok(()) } else { warm_up(gpu, WARM_UP) }
 }
 
-/// How far a kernel may be above its roof: a GPU's clocks move by a quarter while the one and the other are measured; the
-/// cores of a software adapter have other work to do meanwhile.
+/// Returns the factor by which a kernel may exceed its roof. A GPU's clocks may change by a quarter between the two
+/// measurements; the cores of a software adapter may have other work during one of them.
 fn margin(software: bool) -> f64 {
     if software { 4.0 } else { 1.25 }
 }
 
-/// Why a candidate is refused, or the error that ends tuning.
+/// Returns the reason for refusing a candidate, or the error if it ends tuning.
 fn refusal(error: Error) -> Result<String> {
     match error {
         Error::Device(_) | Error::Lost(_) => Err(error),

@@ -1,4 +1,4 @@
-//! The record of an adapter's fastest kernels, a file in the user's cache.
+//! The record of an adapter's fastest kernels: a file in the user's cache.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::gpu::{Caps, Gpu};
 /// The fastest kernels found on one adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// This program's version: kernels change with it.
+    /// Version of the program that wrote it; kernels change with the version.
     pub version: String,
-    /// The adapter's name.
+    /// Name of the adapter.
     pub adapter: String,
-    /// Its driver and version.
+    /// Driver and version of the adapter.
     pub driver: String,
-    /// The kernel of each job as JSON, under [`super::Job::key`].
+    /// The kernel of each job as JSON, by [`super::Job::key`].
     pub kernels: BTreeMap<String, String>,
 }
 
@@ -40,7 +40,7 @@ impl Record {
     }
 }
 
-/// Returns the value of a variable that is set to something.
+/// Returns the value of an environment variable, if it is set and not empty.
 fn set(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
@@ -50,8 +50,8 @@ fn named() -> Option<PathBuf> {
     set("WGPT_TUNING")
 }
 
-/// Returns the path of an adapter's record: the file that `WGPT_TUNING` names; without it a file in the folder `tune` of
-/// `WGPT_CACHE`, or of `wgpt` in the user's cache. `None` if there is no such folder.
+/// Returns the path of an adapter's record: the file that `WGPT_TUNING` names; without it, a file in the folder `tune`
+/// of `WGPT_CACHE`, or of `wgpt` in the user's cache folder. `None` if the user has no cache folder.
 #[must_use]
 pub fn path(caps: &Caps) -> Option<PathBuf> {
     if let Some(file) = named() {
@@ -62,26 +62,26 @@ pub fn path(caps: &Caps) -> Option<PathBuf> {
         None => dirs::cache_dir()?.join("wgpt"),
     };
     let plain = |text: &str| text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect::<String>();
-    // two drivers of one adapter may differ in signs that names of files do not carry
+    // the hash distinguishes drivers that differ only in characters that file names replace
     let name = format!("{} {} {}", caps.name, caps.backend, caps.driver);
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     Some(cache.join("tune").join(format!("{}-{hash:016x}.json", plain(&caps.name))))
 }
 
-/// What [`load`] found.
+/// The result of [`load`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum LoadedRecord {
     /// There is no record.
     Nothing,
     /// The file that `WGPT_TUNING` names does not exist.
     Missing(PathBuf),
     /// The kernels of a record, and its file.
     Kernels(Arc<BTreeMap<String, String>>, PathBuf),
-    /// A record that is of no use, and why.
+    /// The record is not used; the text is the reason.
     Ignored(String),
 }
 
-/// Bytes of a record at most: some twenty entries of some hundred bytes a model and batch.
+/// Largest record in bytes. A model at one batch size has about twenty entries of some hundred bytes.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Reads a record's file.
@@ -89,25 +89,25 @@ fn read(path: &Path) -> std::io::Result<String> {
     bounded::read_text(path, MOST_BYTES, "a record of wgpt tune")
 }
 
-/// A name from a record, for a line of a message.
+/// Returns a name from a record, shortened and escaped for a message.
 fn shown(name: &str) -> String {
     name.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
-/// Reads the adapter's record into `caps.tuned`. A record that is broken, or of another driver or version, is ignored
-/// and named.
-pub fn load(caps: &mut Caps) -> Found {
-    let Some(path) = path(caps) else { return Found::Nothing };
+/// Reads the adapter's record into `caps.tuned`. Ignores a record that is invalid or for another driver or version, and
+/// returns the reason.
+pub fn load(caps: &mut Caps) -> LoadedRecord {
+    let Some(path) = path(caps) else { return LoadedRecord::Nothing };
     let text = match read(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named().is_some() => return Found::Missing(path),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Found::Nothing,
-        Err(e) => return Found::Ignored(format!("{}: {e}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named().is_some() => return LoadedRecord::Missing(path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return LoadedRecord::Nothing,
+        Err(e) => return LoadedRecord::Ignored(format!("{}: {e}", path.display())),
     };
     match serde_json::from_str::<Record>(&text) {
-        Err(e) => Found::Ignored(format!("{}: {e}; wgpt tune makes it anew", path.display())),
-        Ok(record) if !record.is_for(caps) => Found::Ignored(format!(
-            "{}: it is of {}, {}, wgpt {}; wgpt tune makes it anew",
+        Err(e) => LoadedRecord::Ignored(format!("{}: {e}; wgpt tune replaces it", path.display())),
+        Ok(record) if !record.is_for(caps) => LoadedRecord::Ignored(format!(
+            "{}: it is for {}, {}, wgpt {}; wgpt tune replaces it",
             path.display(),
             shown(&record.adapter),
             shown(&record.driver),
@@ -115,21 +115,21 @@ pub fn load(caps: &mut Caps) -> Found {
         )),
         Ok(record) => {
             caps.tuned = Arc::new(record.kernels);
-            Found::Kernels(caps.tuned.clone(), path)
+            LoadedRecord::Kernels(caps.tuned.clone(), path)
         }
     }
 }
 
-/// [`load`] for the devices of a run, which use the same kernels: those of the first.
-pub fn load_all(gpus: &mut [Gpu]) -> Found {
-    let Some((first, others)) = gpus.split_first_mut() else { return Found::Nothing };
+/// Calls [`load`] for the first device of a run, and gives the others the same kernels.
+pub fn load_all(gpus: &mut [Gpu]) -> LoadedRecord {
+    let Some((first, others)) = gpus.split_first_mut() else { return LoadedRecord::Nothing };
     let found = load(&mut first.caps);
     others.iter_mut().for_each(|gpu| gpu.caps.tuned = first.caps.tuned.clone());
     found
 }
 
-/// Returns the path of the adapter's record, which [`save`] can write: a file beside it is made and removed. Makes the
-/// folder in the user's cache; that of a file which `WGPT_TUNING` names must exist.
+/// Checks that [`save`] can write the adapter's record, and returns its path. Creates the folder in the user's cache;
+/// the folder of a file that `WGPT_TUNING` names must exist.
 ///
 /// # Errors
 /// [`Error::Output`] naming the file or folder.
@@ -147,15 +147,15 @@ pub fn prepare(caps: &Caps) -> Result<PathBuf> {
     if path.is_dir() {
         return Err(output_error(&path, &std::io::ErrorKind::IsADirectory.into()));
     }
-    // the user may have named something else
+    // do not overwrite a file that is not a record
     if named().is_some() && path.exists() {
         let is_record = read(&path).ok().is_some_and(|text| serde_json::from_str::<Record>(&text).is_ok());
         if !is_record {
             let path = path.display();
             return Err(Error::output(
-                Fault::at(path, "holds no record of wgpt tune")
-                    .expected("one or no file")
-                    .advice("name another in WGPT_TUNING"),
+                Fault::at(path, "is not a record of wgpt tune")
+                    .expected("a record or no file")
+                    .advice("name another file in WGPT_TUNING"),
             ));
         }
     }
@@ -165,8 +165,8 @@ pub fn prepare(caps: &Caps) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Adds kernels, as (key, JSON), to the adapter's record, and returns its path. A record that is broken or of another
-/// driver or version is replaced.
+/// Adds kernels, as (key, JSON), to the adapter's record, and returns its path. Replaces a record that is invalid or
+/// for another driver or version.
 ///
 /// # Errors
 /// [`Error::Output`] naming the file.

@@ -1,10 +1,10 @@
-//! Planted faults: each is found, and the kernel that has it is named.
+//! Planted faults. Each must be found, and the faulty kernel must be named.
 
 use super::*;
 use crate::gpu::{Arithmetic, Options, Pass, Program, Tensor};
 use crate::measure::Roofs;
 
-/// A device with matrices of f16, if the adapter has them.
+/// Opens a device with matrices of f16, if the adapter has them.
 fn device() -> Option<Gpu> {
     let options = Options { matrices: true, ..Options::default() };
     let gpu = Gpu::open(&options).unwrap_or_else(|e| panic!("{e}"));
@@ -30,12 +30,12 @@ fn roofs() -> Roofs {
     }
 }
 
-/// The trials of some candidates, with planted faults.
+/// Returns the trials of candidates with planted faults.
 fn tried(gpu: &mut Gpu, work: Work, list: &[Choice], roofs: &Roofs, planted: Planted) -> Vec<Trial> {
     tried_in(gpu, "planted", work, list, roofs, planted)
 }
 
-/// The same of a layer that a model has.
+/// Like [`tried`], for a layer of a model.
 fn tried_in(
     gpu: &mut Gpu,
     layer: &'static str,
@@ -50,7 +50,8 @@ fn tried_in(
     attempt.run(gpu, Some(list.to_vec())).expect("trials").trials
 }
 
-/// Candidates that drivers of CPUs compile in seconds: with matrices of two depths, and without.
+/// Returns candidates that CPU drivers compile in seconds: two with matrices of different depths, and one without
+/// matrices.
 fn small(gpu: &Gpu) -> Vec<Choice> {
     let is_small = |algorithm: &Algorithm| match algorithm {
         Algorithm::Coop(c) => c.tile_m == 32 && c.tile_k < 64 && c.buffers == 1,
@@ -63,7 +64,7 @@ fn small(gpu: &Gpu) -> Vec<Choice> {
     list
 }
 
-/// The one that is refused, and why. All others are right.
+/// Returns the one kernel that is refused, and the reason. All others must be correct.
 fn refused(trials: &[Trial]) -> (&str, &str) {
     let mut refused = trials.iter().filter_map(|trial| Some((trial.kernel.as_str(), trial.outcome.as_ref().err()?)));
     let (kernel, why) = refused.next().expect("one is refused");
@@ -72,7 +73,7 @@ fn refused(trials: &[Trial]) -> (&str, &str) {
     (kernel, why)
 }
 
-/// A program behind which a part of its output is cleared.
+/// Returns a program that also clears a part of its output.
 fn clearing(gpu: &Gpu, program: &Program, part: &Tensor) -> Program {
     let mut pass = Pass::new(gpu);
     pass.clear(part);
@@ -87,7 +88,7 @@ fn planted_faults_of_products_are_found_and_named() {
     let list = small(&gpu);
     for product in [Product::Forward, Product::BackwardInp, Product::BackwardWeight] {
         let work = Work::Product(product, SHAPE);
-        let sound = tried(&mut gpu, work, &list, &roofs(), NOTHING);
+        let sound = tried(&mut gpu, work, &list, &roofs(), NO_FAULTS);
         assert!(sound.iter().all(|trial| trial.outcome.is_ok()), "{sound:?}");
         let names: Vec<String> = sound.into_iter().map(|trial| trial.kernel).collect();
         assert!(names.len() == 3 && names[0] != names[1] && names[1] != names[2], "{names:?}");
@@ -98,7 +99,7 @@ fn planted_faults_of_products_are_found_and_named() {
             let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
                 if name == names[wrong] { clearing(gpu, &program, &out.slice(row..row + 1)) } else { program }
             };
-            let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NOTHING });
+            let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NO_FAULTS });
             let (kernel, why) = refused(&trials);
             assert_eq!(kernel, names[wrong]);
             assert!(why.contains(&format!("row {row}, column 0: 0e0, expected ")), "{why}");
@@ -110,23 +111,23 @@ fn planted_faults_of_products_are_found_and_named() {
         let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
             if name == names[0] { clearing(gpu, &program, out) } else { program }
         };
-        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NOTHING });
+        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { program: &plant, ..NO_FAULTS });
         let (kernel, why) = refused(&trials);
         assert!(kernel == names[0] && why.starts_with("all results are zero: `out`, expected about 9."), "{why}");
 
         let stopped = |name: &str, ms: f64| if name == names[1] { 0.0 } else { ms };
-        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { ms: &stopped, ..NOTHING });
+        let trials = tried(&mut gpu, work, &list, &roofs(), Planted { ms: &stopped, ..NO_FAULTS });
         assert_eq!(refused(&trials), (names[1].as_str(), "0 ms by the device's clock"));
 
         // 9,216,000 operations in a microsecond are 9.216 TFLOP/s
         let fast = |name: &str, ms: f64| if name == names[1] { 1e-3 } else { ms };
         let low = Roofs { matrix: Some(2e12), ..roofs() };
-        let trials = tried(&mut gpu, work, &list, &low, Planted { ms: &fast, ..NOTHING });
+        let trials = tried(&mut gpu, work, &list, &low, Planted { ms: &fast, ..NO_FAULTS });
         assert_eq!(refused(&trials), (names[1].as_str(), "9.216 TFLOP/s, the measured roof is 2.000"));
     }
 }
 
-/// A layer's products end as in training, and what the ends make is compared too.
+/// Products have the same ends as in training, and the results of the ends are compared too.
 #[test]
 fn kernels_that_train_are_those_that_are_tried() {
     let Some(mut gpu) = device() else { return };
@@ -140,7 +141,7 @@ fn kernels_that_train_are_those_that_are_tried() {
         ("fcproj", Product::BackwardInp, ".gelu_backward"),
         ("fc", Product::BackwardInp, ""),
     ] {
-        let trials = tried_in(&mut gpu, layer, Work::Product(product, SHAPE), &list[1..], &roofs(), NOTHING);
+        let trials = tried_in(&mut gpu, layer, Work::Product(product, SHAPE), &list[1..], &roofs(), NO_FAULTS);
         for trial in &trials {
             assert!(trial.outcome.is_ok(), "{layer}: {trial:?}");
             let found = trial.kernel.split('.').find(|part| part.starts_with("bias") || part.starts_with("gelu"));
@@ -149,7 +150,7 @@ fn kernels_that_train_are_those_that_are_tried() {
     }
 }
 
-/// A bench of the candidate `choice`, and its program.
+/// Returns a bench and the program of the candidate `choice`.
 fn bench(gpu: &mut Gpu, layer: &str, product: Product, shape: [usize; 3], choice: Choice) -> (ProductBench, Program) {
     let bench = ProductBench::new(gpu, layer, product, shape, Elem::F16).expect("a bench");
     let record = [(choose::key(product, Elem::F16, shape), choice.text().expect("JSON"))];
@@ -172,7 +173,7 @@ fn planted_faults_of_second_results_are_found() {
         let verdict = bench.check(&gpu, &faulty).expect("checked");
         assert!(matches!(&verdict, Verdict::Wrong(text) if text.starts_with("`gelu` row 617, column ")), "{verdict:?}");
     }
-    // 1024 deep: kernels with matrices work in parts, and sum columns on the way; the others leave it to another kernel
+    // at depth 1024, kernels with matrices work in parts and also sum columns; the others leave that to another kernel
     for (choice, fused) in [(list[0], true), (list[2], false)] {
         let shape = [64, 48, 1024];
         let (bench, program) = bench(&mut gpu, "qkv", Product::BackwardWeight, shape, choice);
@@ -188,7 +189,7 @@ fn planted_faults_of_second_results_are_found() {
     }
 }
 
-/// Integrated GPUs cut deep products into pieces, and store the sum so far as f16 between them.
+/// Integrated GPUs cut deep products into pieces and store the sum as f16 in between.
 #[test]
 fn products_in_pieces_are_right() {
     use check::Verdict;
@@ -200,7 +201,7 @@ fn products_in_pieces_are_right() {
         let added = program.commands.iter().filter(|c| c.kernel().is_some_and(crate::ops::matmul::accumulates)).count();
         assert_eq!((program.commands.len(), added), (32, 30));
         assert_eq!(bench.check(&gpu, &program).expect("checked"), Verdict::Right);
-        // without what is lost between pieces the right kernel would be refused
+        // without the tolerance for pieces a correct kernel would be refused
         let alone = bench.target.all(&gpu, &gpu.tensor("counts", 3, 1, Elem::U32).expect("memory"), &|_, _| 0.0);
         assert!(matches!(alone.expect("compared"), Verdict::Wrong(_)));
         for row in [0, 140] {
@@ -216,10 +217,10 @@ fn products_in_pieces_are_right() {
 fn planted_faults_of_attention_are_found_and_named() {
     let Some(mut gpu) = device() else { return };
     if gpu.caps.software {
-        // as if a driver of the CPU were fast with matrices
+        // pretend that a CPU driver is fast with matrices
         gpu.caps.emulated_edge = Some(8);
     }
-    // early and late rows of either batch, of sequences that fill no block
+    // early and late rows of both batches, of sequences that do not fill a block
     for (positions, rows) in [(150, [1, 77, 149, 299]), (530, [3, 265, 529, 1059]), (1024, [1, 512, 1023, 2047])] {
         let sizes = AttentionShape { batch: 2, positions, heads: 2, head_size: 16 };
         let c = 32;
@@ -230,7 +231,7 @@ fn planted_faults_of_attention_are_found_and_named() {
         ] {
             let work = Work::Attention(entry, sizes);
             let candidates = small_blocks(&gpu, entry);
-            let sound = tried(&mut gpu, work, &candidates, &roofs(), NOTHING);
+            let sound = tried(&mut gpu, work, &candidates, &roofs(), NO_FAULTS);
             assert!(sound.len() == 2 && sound.iter().all(|trial| trial.outcome.is_ok()), "{sound:?}");
             let wrong = &sound[1].kernel;
             assert!(wrong.contains(&format!(".{}.", entry.name())), "{wrong}");
@@ -240,7 +241,7 @@ fn planted_faults_of_attention_are_found_and_named() {
                     let plant = |gpu: &Gpu, name: &str, program: Program, out: &Tensor| {
                         if name == wrong { clearing(gpu, &program, &out.flat(start..start + c)) } else { program }
                     };
-                    let trials = tried(&mut gpu, work, &candidates, &roofs(), Planted { program: &plant, ..NOTHING });
+                    let trials = tried(&mut gpu, work, &candidates, &roofs(), Planted { program: &plant, ..NO_FAULTS });
                     let (kernel, why) = refused(&trials);
                     let column = why.strip_prefix(&format!("`{name}` row {row}, column "));
                     let column = column.and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
@@ -249,11 +250,11 @@ fn planted_faults_of_attention_are_found_and_named() {
             }
         }
     }
-    // here, for it builds the same kernels
+    // called here, because it needs the same kernels
     a_single_position_is_right(&mut gpu);
 }
 
-/// Two blocks that drivers of CPUs compile in seconds.
+/// Returns two blocks that CPU drivers compile in seconds.
 fn small_blocks(gpu: &Gpu, entry: Entry) -> Vec<Choice> {
     let blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
     let list: Vec<Choice> =
@@ -262,17 +263,17 @@ fn small_blocks(gpu: &Gpu, entry: Entry) -> Vec<Choice> {
     list
 }
 
-/// With a single position the gradients of q and k are zero, and all kernels right.
+/// With a single position the gradients of q and k are zero, and all kernels must be accepted.
 fn a_single_position_is_right(gpu: &mut Gpu) {
     let sizes = AttentionShape { batch: 3, positions: 1, heads: 2, head_size: 16 };
     for entry in Entry::ALL {
         let list = small_blocks(gpu, entry);
-        let trials = tried(gpu, Work::Attention(entry, sizes), &list, &roofs(), NOTHING);
+        let trials = tried(gpu, Work::Attention(entry, sizes), &list, &roofs(), NO_FAULTS);
         assert!(trials.len() == 2 && trials.iter().all(|trial| trial.outcome.is_ok()), "{entry:?}: {trials:?}");
     }
 }
 
-/// Where a candidate and the plain kernel disagree, f64 decides.
+/// If a candidate and the plain kernel disagree, f64 decides.
 #[test]
 fn the_plain_kernel_may_be_the_wrong_one() {
     use check::{Target, Tolerance, Verdict};
@@ -288,7 +289,7 @@ fn the_plain_kernel_may_be_the_wrong_one() {
     let verdict = |got: &[f32], want: &[f32]| {
         let tolerance = Tolerance { sums: 1e-3, plain: 1e-4, stored: 1e-3 };
         let (got, want) = (tensor("got", got), tensor("want", want));
-        let target = Target { name: "out", got, want, columns: 0..5, tolerance, about: 1.0 };
+        let target = Target { name: "out", got, want, columns: 0..5, tolerance, typical: 1.0 };
         target.all(&gpu, &result, &|_, _| 1.0).expect("compared")
     };
     assert_eq!(verdict(&right, &right), Verdict::Right);
@@ -324,7 +325,7 @@ fn the_fastest_of_the_right_ones_is_best() {
     assert_eq!(best_of(1.03, 1.0), Some(("32".into(), 1.0)));
 }
 
-/// In an empty time the first is tried alone; what a record names is tried second.
+/// Without time only the first kernel is tried; the recorded kernel is tried second.
 #[test]
 fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
     let mut gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
@@ -335,20 +336,20 @@ fn time_that_ran_out_makes_no_race_and_the_record_comes_second() {
     assert!(list.len() > 2, "{list:?}");
     let ceiling = RefCell::new(Ceiling::new(roofs()));
     let none = try_all(&mut gpu, &job, elem, (&ceiling, None), Duration::ZERO, &|| false).expect("trials");
-    assert!(none.trials.len() == 1 && none.left == list.len() - 1 && !none.is_a_race(), "{none:?}");
+    assert!(none.trials.len() == 1 && none.left == list.len() - 1 && !none.may_be_recorded(), "{none:?}");
 
     let record = std::collections::BTreeMap::from([(job.key(elem), last.text().expect("JSON"))]);
     gpu.caps.tuned = std::sync::Arc::new(record);
     assert_eq!(job.recorded(&gpu.caps, elem), Some(last));
-    // the table's, and one more: the stop comes when the second is done
+    // the default and one more: stop after the second
     let asked = std::cell::Cell::new(0);
     let stop = || asked.replace(asked.get() + 1) > 0;
     let two = try_all(&mut gpu, &job, elem, (&ceiling, None), Duration::from_secs(600), &stop).expect("trials");
     assert_eq!(two.trials.iter().map(|trial| trial.choice).collect::<Vec<_>>(), [list[0], last]);
-    assert!(two.is_a_race() && two.left == list.len() - 2, "{two:?}");
+    assert!(two.may_be_recorded() && two.left == list.len() - 2, "{two:?}");
 }
 
-/// A roof that was measured on a busy machine is measured again before anything is refused.
+/// A roof that was measured on a busy machine is measured again before a kernel is refused.
 #[test]
 fn a_roof_that_is_too_low_is_measured_again() {
     let gpu = Gpu::open(&Options::default()).unwrap_or_else(|e| panic!("{e}"));
@@ -356,7 +357,7 @@ fn a_roof_that_is_too_low_is_measured_again() {
     assert_eq!(ceiling.refuses(&gpu, Arithmetic::F32, 1e6, 1.25).expect("measured"), None);
     let roof = ceiling.roofs().fused_f32;
     assert!(roof > 1e6 && !ceiling.exceeded());
-    // once only
+    // only once
     let mut low = Ceiling { roofs: Roofs { fused_f32: 1.0, ..roofs() }, ..ceiling.clone() };
     assert_eq!(low.refuses(&gpu, Arithmetic::F32, 2.0, 1.25).expect("not measured"), Some(1.0));
     assert_eq!(ceiling.refuses(&gpu, Arithmetic::F32, roof * 1.1, 1.25).expect("not measured"), None);

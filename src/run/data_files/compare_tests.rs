@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::train::Trainer;
 use crate::train::settings::Recipe;
-use crate::train::settings::resolve::Start;
+use crate::train::settings::resolve::InitWeights;
 
 #[derive(Default)]
 struct Lines(Vec<String>);
@@ -70,7 +70,7 @@ impl Ran {
             "[data]\ndata = [{data:?}]\nval = [{val:?}]\ndata-format = \"{format}\"\ntokenizer = \"bytes\"\n\
              [model]\nlayers = 1\nheads = 1\nchannels = 8\n"
         );
-        toml::from_str::<Recipe>(&recipe).unwrap().resolve(Start::Random).unwrap()
+        toml::from_str::<Recipe>(&recipe).unwrap().resolve(InitWeights::Random).unwrap()
     }
 
     /// Resumes on `now`; returns the lines, and whether the note was written.

@@ -514,7 +514,7 @@ impl Run<'_> {
             schedule: self.settings.schedule(),
             seed: self.settings.train.seed,
             run: Some(self.folder.home().run().to_owned()),
-            settings: compare::noted(self.settings),
+            settings: compare::recorded(self.settings),
             made_by: self.made_by.clone(),
             tuned: team.lead().gpu().caps.tuned.as_ref().clone(),
             ended,

@@ -1,36 +1,36 @@
-//! A device's end of the exchange: with other devices of its process, whose threads copy out of each other's memory, and with those
-//! of other processes, over MPI.
+//! One device's end of the exchange. Devices of one process are threads that copy out of each other's memory; devices
+//! of other processes are reached over MPI.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::mpi::hub::{Expected, Hub, Letter};
+use super::mpi::client::{Client, Incoming, Outgoing};
 use super::{Collective, Part, Receive, Scope, Shared};
 use crate::error::{Error, Fault, Result};
 
-/// What a device offers in a round.
+/// The bytes that a device offers in a round.
 #[derive(Clone)]
 struct Offer {
     bytes: Shared,
-    /// For each member of the round.
+    /// The range for each member of the round.
     to: Vec<Range<usize>>,
 }
 
 impl Offer {
-    /// The bytes for a member.
+    /// Returns the bytes for a member.
     fn to(&self, member: usize) -> &[u8] {
         &(*self.bytes).as_ref()[self.to[member].clone()]
     }
 }
 
-/// The devices of one scope that are threads of this process.
+/// A meeting of the devices of one scope that are threads of this process.
 #[derive(Default)]
 struct Round {
     number: u64,
-    /// Of each member, once it has come.
+    /// The offer of each member, once it has arrived.
     offers: Vec<Option<Offer>>,
-    /// Members that have what they were given.
+    /// Members that have received their bytes.
     done: usize,
 }
 
@@ -44,25 +44,25 @@ struct Meeting {
     state: Mutex<State>,
     moved: Condvar,
     stop: AtomicBool,
-    /// Bytes that a receiver took.
+    /// Bytes that receivers have copied.
     copied: AtomicU64,
-    /// The way to other processes.
-    hub: Option<Hub>,
-    /// For each device of the run, its process.
+    /// The connection to other processes.
+    client: Option<Client>,
+    /// The process of each device of the run.
     processes: Vec<usize>,
 }
 
-/// A device's place in one of its scopes.
+/// A device's position in one of its scopes.
 struct Seat {
     own: usize,
     members: usize,
-    /// The round of those in this process; none if the device is alone there.
+    /// The round of the members in this process; `None` if the device is the only one.
     round: Option<usize>,
-    /// The members of the round, by their position in the scope, this one included.
+    /// Positions in the scope of the members of the round, this one included.
     local: Vec<usize>,
     /// The members in other processes.
     remote: Vec<Remote>,
-    /// Memory for what these give.
+    /// Receive buffers, one per remote member.
     buffers: Vec<Vec<u8>>,
 }
 
@@ -70,11 +70,11 @@ struct Seat {
 struct Remote {
     position: usize,
     process: usize,
-    /// Tags of messages to it and from it.
+    /// Tags of the messages to it and from it.
     tags: [i32; 2],
 }
 
-/// One device's part of the exchange. A panic of its thread ends all.
+/// One device's end of the exchange. A panic of its thread aborts the run of all devices.
 pub struct Link {
     part: Part,
     meeting: Arc<Meeting>,
@@ -82,17 +82,17 @@ pub struct Link {
     seats: [Seat; 2],
 }
 
-/// Looks at the exchange of a process's devices from outside, and ends it.
+/// Aborts the exchange of a process's devices from outside, and counts its bytes.
 #[derive(Clone)]
-pub struct Ender(Arc<Meeting>);
+pub struct AbortHandle(Arc<Meeting>);
 
-impl Ender {
-    /// As [`Collective::abort`].
+impl AbortHandle {
+    /// Aborts the run of all devices, as [`Collective::abort`] does.
     pub fn abort(&self, error: &Error) {
         self.0.abort(error);
     }
 
-    /// Bytes that the process's devices together have received from others so far.
+    /// Returns the bytes that the process's devices have received from others so far.
     #[must_use]
     pub fn copied(&self) -> u64 {
         self.0.copied.load(Ordering::Relaxed)
@@ -101,24 +101,24 @@ impl Ender {
 
 impl Meeting {
     fn state(&self) -> MutexGuard<'_, State> {
-        // what is guarded is set in single assignments
+        // a panic leaves no half-made change: the state changes by single assignments
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn abort(&self, error: &Error) {
         self.end(error);
-        if let Some(hub) = &self.hub {
-            hub.abort(error);
+        if let Some(client) = &self.client {
+            client.abort(error);
         }
     }
 
-    /// Ends the rounds of this process.
+    /// Aborts the rounds of this process.
     fn end(&self, error: &Error) {
         self.state().aborted.get_or_insert_with(|| error.clone());
         self.moved.notify_all();
     }
 
-    /// Waits until `ready`, or for the error that ends all.
+    /// Waits until `ready` returns true, or returns the error that aborts the run.
     fn wait<'m>(
         &'m self,
         state: MutexGuard<'m, State>,
@@ -127,14 +127,14 @@ impl Meeting {
         let waits = |state: &mut State| state.aborted.is_none() && !ready(state);
         let state = self.moved.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
         match &state.aborted {
-            // a device may leave as soon as a round is done
+            // a round that is complete counts, even if the run was aborted since
             Some(error) if !ready(&state) => Err(error.clone()),
             _ => Ok(state),
         }
     }
 
-    /// Gives each other member of a round its part of `offer`, and calls `receive` with the bytes that each member gives the one
-    /// at `own`, none from itself.
+    /// Gives each other member of a round its part of `offer`, and calls `receive` with the bytes that each member
+    /// gives to the member at `own`; the entry at `own` is empty.
     fn exchange(&self, round: usize, own: usize, offer: Offer, receive: &mut Receive) -> Result<()> {
         let mut state = self.state();
         let members = state.rounds[round].offers.len();
@@ -172,13 +172,14 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Makes the parts of the devices of one machine, all of them in this process, in their order.
+    /// Makes the links of the devices of one machine, all of them in this process, in order.
     #[must_use]
     pub fn threads(devices: usize) -> Vec<Self> {
         Self::on_machines(1, devices)
     }
 
-    /// The same of several machines, which are threads of this process too: their devices exchange as those of machines do.
+    /// Makes the links of several simulated machines, all of whose devices are threads of this process. They exchange
+    /// in the same stages as devices of real machines.
     #[must_use]
     pub fn on_machines(machines: usize, each: usize) -> Vec<Self> {
         let devices = machines * each;
@@ -186,11 +187,11 @@ impl Link {
         Self::of(parts.collect(), &vec![0; devices], None)
     }
 
-    /// Makes the parts of this process's devices. `processes` says in which process each device of the run is; those in other
-    /// processes are reached through `hub`.
-    pub(super) fn of(own: Vec<Part>, processes: &[usize], hub: Option<Hub>) -> Vec<Self> {
+    /// Makes the links of this process's devices. `processes` contains the process of each device of the run; devices
+    /// in other processes are reached through `client`.
+    pub(super) fn of(own: Vec<Part>, processes: &[usize], client: Option<Client>) -> Vec<Self> {
         let is_local = |device: usize| own.iter().any(|part| part.device == device);
-        // of each scope in which several devices are here, the first of them has the round
+        // a scope with several devices in this process has one round, made for the first of them
         let mut rounds: Vec<(Scope, usize, Round)> = Vec::new();
         let mut seats = Vec::new();
         for part in &own {
@@ -224,12 +225,12 @@ impl Link {
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
             copied: AtomicU64::new(0),
-            hub,
+            client,
             processes: processes.to_vec(),
         });
-        if let Some(hub) = &meeting.hub {
+        if let Some(client) = &meeting.client {
             let (ends, stops) = (Arc::downgrade(&meeting), Arc::downgrade(&meeting));
-            hub.on_end(
+            client.on_end(
                 Box::new(move |error| ends.upgrade().into_iter().for_each(|meeting| meeting.end(error))),
                 Box::new(move || {
                     stops.upgrade().into_iter().for_each(|meeting| meeting.stop.store(true, Ordering::SeqCst));
@@ -239,19 +240,22 @@ impl Link {
         own.into_iter().zip(seats).map(|(part, seats)| Self { part, meeting: Arc::clone(&meeting), seats }).collect()
     }
 
-    /// Returns what ends the exchange from outside.
+    /// Returns a handle that can abort the exchange from outside.
     #[must_use]
-    pub fn ender(&self) -> Ender {
-        Ender(Arc::clone(&self.meeting))
+    pub fn abort_handle(&self) -> AbortHandle {
+        AbortHandle(Arc::clone(&self.meeting))
     }
 }
 
-/// The tag of messages from one device to another: messages between two processes of one tag arrive in order.
+/// Returns the tag of messages from one device to another. Messages with the same tag between two processes arrive in
+/// order.
 fn tag(scope: Scope, from: usize, to: usize, processes: &[usize]) -> i32 {
     let position = |device: usize| processes[..device].iter().filter(|process| **process == processes[device]).count();
     let of_scope = usize::from(scope == Scope::Machines);
     i32::try_from(
-        super::mpi::hub::FIRST_TAG + (position(from) * super::mpi::hub::MOST_DEVICES + position(to)) * 2 + of_scope,
+        super::mpi::client::FIRST_TAG
+            + (position(from) * super::mpi::client::MAX_DEVICES + position(to)) * 2
+            + of_scope,
     )
     .unwrap_or(i32::MAX)
 }
@@ -262,8 +266,8 @@ impl Collective for Link {
     }
 
     fn name(&self, device: usize) -> String {
-        let of = |hub: &Hub| format!("device {device} ({})", hub.name_of(self.meeting.processes[device]));
-        self.meeting.hub.as_ref().map_or_else(|| format!("device {device}"), of)
+        let of = |client: &Client| format!("device {device} ({})", client.name_of(self.meeting.processes[device]));
+        self.meeting.client.as_ref().map_or_else(|| format!("device {device}"), of)
     }
 
     fn exchange(
@@ -277,11 +281,11 @@ impl Collective for Link {
         let Self { meeting, seats, .. } = self;
         let Seat { own, members, round, local, remote, buffers } = &mut seats[scope as usize];
         let own = *own;
-        // what others give is copied out of `given` alone
+        // the callback sees only the bytes of others
         let mut check = |given: &[&[u8]]| {
             let other = given.iter().zip(coming).position(|(bytes, length)| bytes.len() != *length);
             if let Some(from) = other.filter(|from| *from != own) {
-                let fault = Fault::at("exchange", format!("member {from} gives another number of bytes"));
+                let fault = Fault::at("exchange", format!("member {from} gave another number of bytes"));
                 return Err(Error::gpu(fault.expected(coming[from]).found(given[from].len())));
             }
             receive(given)?;
@@ -289,22 +293,22 @@ impl Collective for Link {
             meeting.copied.fetch_add(bytes as u64, Ordering::Relaxed);
             Ok(())
         };
-        let pending = match &meeting.hub {
-            Some(hub) if !remote.is_empty() => {
-                let letter = |other: &Remote| Letter {
+        let pending = match &meeting.client {
+            Some(client) if !remote.is_empty() => {
+                let message = |other: &Remote| Outgoing {
                     process: other.process,
                     tag: other.tags[0],
                     bytes: Arc::clone(&sent),
                     range: to[other.position].clone(),
                 };
-                let expected = |(other, buffer): (&Remote, Vec<u8>)| Expected {
+                let expected = |(other, buffer): (&Remote, Vec<u8>)| Incoming {
                     process: other.process,
                     tag: other.tags[1],
                     length: coming[other.position],
                     buffer,
                 };
                 let expected = remote.iter().zip(buffers.drain(..)).map(expected).collect();
-                Some(hub.exchange(remote.iter().map(letter).collect(), expected))
+                Some(client.exchange(remote.iter().map(message).collect(), expected))
             }
             _ => None,
         };
@@ -335,9 +339,9 @@ impl Collective for Link {
 
     fn ask_to_stop(&self) {
         if !self.meeting.stop.swap(true, Ordering::SeqCst)
-            && let Some(hub) = &self.meeting.hub
+            && let Some(client) = &self.meeting.client
         {
-            hub.ask_to_stop();
+            client.ask_to_stop();
         }
     }
 
@@ -366,7 +370,7 @@ mod tests {
                                 trade(&mut link, scope, round);
                             }
                             let me = link.part().device;
-                            // some fit into one message, some do not
+                            // some fit into one message, others do not
                             let own = |device: usize| {
                                 vec![device as u8; if device.is_multiple_of(2) { device } else { 50 + round }]
                             };
@@ -379,7 +383,7 @@ mod tests {
         }
     }
 
-    /// Member m gets m + 1 bytes of each; nobody gets anything from member 1 in every third round.
+    /// Member m gets m + 1 bytes from each member; in every third round member 1 gives nothing.
     fn trade(link: &mut Link, scope: Scope, round: usize) {
         let (members, me) = (scope.members(link.part), scope.seat(link.part));
         if (round + me).is_multiple_of(17) {

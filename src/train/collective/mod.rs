@@ -1,8 +1,8 @@
-//! How the devices of a run exchange bytes through host memory, on one machine or on several.
+//! The exchange of bytes between the devices of a run, through host memory, on one machine or several.
 //!
-//! Every device calls the same functions in the same order, each on a thread of its own: a call returns when all members of its
-//! scope have made it. Devices of one process copy out of each other's memory ([`Link`]); between processes the bytes go through
-//! MPI ([`mpi`]).
+//! Every device calls the same functions in the same order, each on its own thread. A call returns when all members of
+//! its scope have made it. Devices of one process copy out of each other's memory ([`Link`]); between processes the
+//! bytes go through MPI ([`mpi`]).
 
 mod link;
 pub mod mpi;
@@ -13,23 +13,23 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 pub use crate::model::flat::Part;
 
-pub use link::{Ender, Link};
+pub use link::{AbortHandle, Link};
 
-/// Bytes that other devices may read while they are exchanged.
+/// Bytes that other devices may read during an exchange.
 pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Takes the bytes that each member of a scope gives.
+/// Receives the bytes from each member of a scope.
 pub type Receive<'r> = dyn FnMut(&[&[u8]]) -> Result<()> + 'r;
 
-/// Bytes of a small message that travel with its length, so that a vote takes one message and not two.
+/// Bytes of a small message that are sent with its length, so that a vote takes one message instead of two.
 const INLINE: usize = 56;
 
-/// Devices that exchange with each other.
+/// A set of devices that exchange with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of the device's machine.
+    /// The devices of one machine.
     Machine,
-    /// One of each machine: those with the device's position on theirs.
+    /// One device of each machine: those with the same position on their machine.
     Machines,
 }
 
@@ -37,7 +37,7 @@ impl Scope {
     /// Both scopes.
     pub const ALL: [Self; 2] = [Self::Machine, Self::Machines];
 
-    /// Returns the members of a device's scope, in order; the device is one of them.
+    /// Returns the members of a device's scope, in order, the device included.
     #[must_use]
     pub fn members(self, part: Part) -> Vec<Part> {
         let (each, machine, place) = (part.each(), part.machine(), part.place());
@@ -58,20 +58,21 @@ impl Scope {
     }
 }
 
-/// The exchange of one device with all others of its run.
+/// The exchange of one device with all others of the run.
 pub trait Collective: Send {
-    /// The device.
+    /// Returns the device's position in the run.
     fn part(&self) -> Part;
 
     /// Returns a device's name for messages.
     fn name(&self, device: usize) -> String;
 
-    /// Gives each other member m of a scope the bytes `to[m]` of `sent`, and calls `receive` once with the bytes that each member
-    /// gives this one: `coming[m]` of them, none from itself. Keeps no reference to `sent`.
+    /// Gives each other member `m` of a scope the bytes `to[m]` of `sent`. Calls `receive` once with the bytes that
+    /// each member `m` gives to this one, `coming[m]` of them; the entry of this device is empty. Keeps no reference to
+    /// `sent`.
     ///
     /// # Errors
-    /// The error of `receive`; the error that [`Collective::abort`] was called with on any device; [`Error::Gpu`] if a member gives
-    /// another number of bytes than is expected; [`Error::Lost`] if a machine does not answer any more.
+    /// The error of `receive`; the error that any device passed to [`Collective::abort`]; [`Error::Gpu`] if a member
+    /// gives another number of bytes than expected; [`Error::Lost`] if a machine stops answering.
     fn exchange(
         &mut self,
         scope: Scope,
@@ -81,7 +82,7 @@ pub trait Collective: Send {
         receive: &mut Receive,
     ) -> Result<()>;
 
-    /// Returns the bytes of each device, in order, this one's own included. For small numbers.
+    /// Sends `own` to all devices and returns the bytes of each, in order, this one's included. For a few bytes.
     ///
     /// # Errors
     /// As [`Collective::exchange`].
@@ -90,33 +91,33 @@ pub trait Collective: Send {
         if machines == 1 {
             return share_among(self, Scope::Machine, own);
         }
-        // between machines first: there each device's bytes go once
+        // between machines first, so that the network carries each device's bytes once
         let places = share_among(self, Scope::Machines, own)?;
         if devices == machines {
             return Ok(places);
         }
         let all = share_among(self, Scope::Machine, &framed(&places))?;
         let all: Vec<Vec<Vec<u8>>> = all.iter().map(|bytes| unframed(bytes)).collect();
-        // of each place those of all machines
+        // each entry of `all` has the bytes of one position on all machines
         Ok((0..machines).flat_map(|machine| all.iter().map(move |place| place[machine].clone())).collect())
     }
 
-    /// Asks all devices to end what they are at as soon as they can. They agree on whether they have in [`Collective::share`].
+    /// Asks all devices to stop as soon as they can. They agree on the point by [`Collective::share`].
     fn ask_to_stop(&self);
 
-    /// True once a device has called [`Collective::ask_to_stop`].
+    /// Returns whether a device has called [`Collective::ask_to_stop`].
     fn is_asked_to_stop(&self) -> bool;
 
-    /// Ends the run of all devices: their calls, those that wait included, return `error`.
+    /// Aborts the run of all devices: all their calls, also those that wait, return `error`.
     fn abort(&self, error: &Error);
 }
 
-/// Returns the bytes of each member of a scope, which may give different numbers of them.
+/// Returns the bytes of each member of a scope. Members may give different numbers of bytes.
 fn share_among<C: Collective + ?Sized>(link: &mut C, scope: Scope, own: &[u8]) -> Result<Vec<Vec<u8>>> {
     let part = link.part();
     let (members, seat) = (scope.members(part).len(), scope.seat(part));
     let mut all = vec![Vec::new(); members];
-    // the length, and what fits beside it
+    // the length, and the first bytes
     let mut head = (own.len() as u64).to_le_bytes().to_vec();
     let (first, rest) = own.split_at(own.len().min(INLINE));
     head.extend_from_slice(first);
@@ -133,7 +134,7 @@ fn share_among<C: Collective + ?Sized>(link: &mut C, scope: Scope, own: &[u8]) -
         Ok(())
     })?;
     lengths[seat] = own.len();
-    // all members know all lengths, and so whether there is more
+    // all members know all lengths, so they agree whether a second message follows
     if lengths.iter().any(|length| *length > INLINE) {
         let coming = lengths_but(seat, lengths.iter().map(|length| length.saturating_sub(INLINE)).collect());
         link.exchange(scope, Arc::new(rest.to_vec()), &vec![0..rest.len(); members], &coming, &mut |given| {
@@ -145,18 +146,18 @@ fn share_among<C: Collective + ?Sized>(link: &mut C, scope: Scope, own: &[u8]) -
     Ok(all)
 }
 
-/// Some lengths, with none of one's own.
+/// Returns the lengths with that of this device set to 0.
 fn lengths_but(seat: usize, mut lengths: Vec<usize>) -> Vec<usize> {
     lengths[seat] = 0;
     lengths
 }
 
-/// Makes one text of bytes of several texts.
+/// Joins several byte strings into one, each after its length.
 fn framed(texts: &[Vec<u8>]) -> Vec<u8> {
     texts.iter().flat_map(|text| [&(text.len() as u64).to_le_bytes()[..], text].concat()).collect()
 }
 
-/// The texts that [`framed`] put together.
+/// Splits the byte strings that [`framed`] joined.
 fn unframed(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut texts = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<8>() {

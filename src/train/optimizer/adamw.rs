@@ -1,6 +1,7 @@
-//! AdamW over many parameters: neighbours in memory are updated by one dispatch, so a model takes a few.
+//! AdamW over many parameters. One dispatch updates parameters that are adjacent in memory, so a model takes few
+//! dispatches.
 
-use super::{Parameter, Run};
+use super::{Parameter, ParameterRun};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::{Elem, Gpu, Pass, Tensor};
 use crate::model::{Config, Params, tensors};
@@ -10,14 +11,14 @@ use crate::ops::stepcontrol::StepControl;
 /// AdamW's moments, m and v.
 #[derive(Debug)]
 pub enum Moments {
-    /// Of all parameters.
+    /// Moments of all parameters.
     Whole(Box<[Params; 2]>),
-    /// Of each run of parameters that a device owns.
+    /// Moments of each [`ParameterRun`] that a device owns.
     Owned([Vec<Tensor>; 2]),
 }
 
 impl Moments {
-    /// Those of all parameters.
+    /// Returns the moments of all parameters; `None` if the device owns only a part.
     #[must_use]
     pub fn whole(&self) -> Option<&[Params; 2]> {
         match self {
@@ -27,7 +28,7 @@ impl Moments {
     }
 }
 
-/// AdamW's moments, and how an update with them is recorded.
+/// AdamW's moments, and the recording of an update with them.
 #[derive(Debug)]
 pub struct AdamW {
     moments: Moments,
@@ -45,7 +46,7 @@ impl AdamW {
         Ok(Self { moments: Moments::Whole(Box::new([m?, v?])) })
     }
 
-    /// Allocates moments of zeros for runs of parameters of these lengths.
+    /// Allocates moments of zeros for [`ParameterRun`]s of these lengths.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -61,21 +62,22 @@ impl AdamW {
         &self.moments
     }
 
-    /// Records the update of the runs that the moments were made for.
+    /// Records the update of the [`ParameterRun`]s that the moments were allocated for.
     ///
     /// # Errors
-    /// [`crate::error::Error::Gpu`] if a kernel cannot be built; [`crate::error::Error::Shape`] if the runs are others.
-    pub fn record_runs(&self, pass: &mut Pass, runs: &[Run], control: &StepControl) -> Result<()> {
+    /// [`crate::error::Error::Gpu`] if a kernel cannot be built; [`crate::error::Error::Shape`] if the
+    /// moments belong to other parameters.
+    pub fn record_runs(&self, pass: &mut Pass, runs: &[ParameterRun], control: &StepControl) -> Result<()> {
         let Moments::Owned([m, v]) = &self.moments else { return Err(other("runs")) };
         for ((run, m), v) in runs.iter().zip(m).zip(v) {
-            let Run { weight: param, gradient: grad, decays } = run;
+            let ParameterRun { weight: param, gradient: grad, decays } = run;
             adamw::forward(pass, adamw::Forward { param, grad, m, v, copy: None, control, decays: *decays })?;
         }
         Ok(())
     }
 
-    /// Records the update of `parameters`, which are in the order of their memory. Neighbours that decay alike, and
-    /// the padding between them, are updated together: padding is zero everywhere and stays so.
+    /// Records the update of `parameters`, which are in memory order. One dispatch updates adjacent parameters with the
+    /// same decay, and the padding between them: padding is zero everywhere and remains zero.
     ///
     /// # Errors
     /// [`crate::error::Error::Gpu`] if a kernel cannot be built.
@@ -99,10 +101,10 @@ impl AdamW {
 }
 
 fn other(what: &str) -> Error {
-    Error::shape(Fault::at("adamw.record", format!("its moments are not those of {what}")))
+    Error::shape(Fault::at("adamw.record", format!("the moments are not those of {what}")))
 }
 
-/// True if one dispatch can update both. All sets of a model are laid out as the weights are, copies included.
+/// Returns whether one dispatch can update both. All sets of a model have the layout of the weights, copies included.
 fn are_neighbours(a: &Parameter, b: &Parameter) -> bool {
     a.decays == b.decays && a.copy.is_some() == b.copy.is_some() && a.weight.is_followed_by(b.weight)
 }
@@ -116,7 +118,7 @@ mod tests {
         Config::new(24, 257, 3, 2, 34).expect("a model")
     }
 
-    /// Returns how many elements each dispatch updates of the parameters for which `of` is true.
+    /// Returns how many elements each dispatch updates, for the parameters for which `of` is true.
     fn updates(gpu: &Gpu, of: impl Fn(&Parameter) -> bool) -> Vec<u64> {
         let [weights, gradients] =
             ["weights", "gradients"].map(|label| Params::new(gpu, label, config()).expect("memory"));
@@ -153,12 +155,12 @@ mod tests {
         let rest = |p: &Parameter| p.block.is_none() || !p.decays;
         let gpu = Gpu::dry(Caps::webgpu_defaults());
         assert_eq!(updates(&gpu, rest), [padded(384 * c) + padded(24 * c), vectors]);
-        // a matrix in each block, none of them neighbours
+        // one matrix in each block; none are adjacent
         let alone = |p: &Parameter| p.name == "attprojw";
         assert_eq!(updates(&gpu, alone), [padded(c * c); 3]);
     }
 
-    /// However small bindings and buffers are: all of the model's memory once, as the gradients' norm reads it.
+    /// For any limits on bindings and buffers, the dispatches cover the model's memory once, as those of the norm do.
     #[test]
     fn the_dispatches_are_the_windows_of_all_parameters() {
         for (max_binding_bytes, max_buffer_bytes) in [(1 << 30, 1 << 30), (16 << 10, 1 << 30), (16 << 10, 60_000)] {

@@ -1,5 +1,5 @@
-//! The optimizer: from a step's gradients to its weights. The gradients' norm, clipping and the decision to skip a step
-//! come before it and are the same for every rule.
+//! The optimizer, which updates the weights with a step's gradients. The gradients' norm, clipping and the decision to
+//! skip a step come before it and are the same for every rule.
 
 mod adamw;
 
@@ -17,15 +17,15 @@ pub struct Optimizer {
     pub beta1: f32,
     /// Decay of the second moment.
     pub beta2: f32,
-    /// Added to the root of the second moment.
+    /// Term added to the root of the second moment.
     pub eps: f32,
     /// Decoupled weight decay of the two-dimensional tensors.
     pub weight_decay: f32,
-    /// Largest gradient norm; 0 switches clipping off.
+    /// Largest gradient norm; 0 disables clipping.
     pub clip: f32,
-    /// A step is skipped if the z-score of its loss among the last 128 is above this; 0 switches it off.
+    /// Largest z-score of a step's loss among the last 128; a step above it is skipped. 0 disables this.
     pub skip_loss_z: f32,
-    /// The same of its gradient norm.
+    /// Largest z-score of a step's gradient norm; a step above it is skipped. 0 disables this.
     pub skip_norm_z: f32,
 }
 
@@ -36,7 +36,7 @@ impl Default for Optimizer {
 }
 
 impl Optimizer {
-    /// Returns the numbers of step `step` (from 1) with `tokens` tokens, as its last micro-step uploads them.
+    /// Returns the numbers that the last micro-step of step `step` (from 1) with `tokens` tokens uploads.
     #[must_use]
     pub fn hyper(&self, step: usize, lr: f32, tokens: usize, elem: Elem) -> Hyper {
         let mixed = elem == Elem::F16;
@@ -57,27 +57,27 @@ impl Optimizer {
     }
 }
 
-/// One parameter as an update rule sees it.
+/// One parameter, for an update rule.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameter<'a> {
-    /// llm.c's name.
+    /// The parameter's name in llm.c.
     pub name: &'static str,
-    /// Its block; `None` for the embeddings and the last layernorm, which the model has once.
+    /// The block that contains it; `None` for the embeddings and the last layernorm, which the model has once.
     pub block: Option<usize>,
     /// Rows and columns; one-dimensional parameters have one row.
     pub shape: [usize; 2],
-    /// True if weight decay applies: the two-dimensional parameters.
+    /// Whether weight decay applies, as for two-dimensional parameters.
     pub decays: bool,
-    /// The f32 weight, updated.
+    /// The f32 weight, which the rule updates.
     pub weight: &'a Tensor,
-    /// Its gradient: a multiple of `grad_scale` of the step's state.
+    /// Its gradient, a multiple of `grad_scale` in the step's state.
     pub gradient: &'a Tensor,
-    /// Its f16 copy in mixed precision; whoever updates the weight writes it.
+    /// Its f16 copy in mixed precision, which the rule writes when it updates the weight.
     pub copy: Option<&'a Tensor>,
 }
 
 impl<'a> Parameter<'a> {
-    /// Returns all parameters of a model in the order of their memory, so that neighbours can be updated together.
+    /// Returns all parameters of a model in memory order, so that one dispatch can update adjacent ones.
     #[must_use]
     pub fn all(weights: &'a Params, gradients: &'a Params) -> Vec<Self> {
         let of = |(param, layer): (&'static crate::model::Param, usize)| {
@@ -95,26 +95,26 @@ impl<'a> Parameter<'a> {
         weights.in_memory_order().map(of).collect()
     }
 
-    /// Returns this parameter's tensor in `set`, which was made for the same model.
+    /// Returns this parameter's tensor in `set`, which belongs to the same model.
     #[must_use]
     pub fn of<'b>(&self, set: &'b Params) -> &'b Tensor {
         set.get(self.name, self.block.unwrap_or(0))
     }
 }
 
-/// Neighbouring elements of parameters that a device owns, as rows.
+/// Adjacent elements of parameters that a device owns, as rows.
 #[derive(Debug, Clone)]
-pub struct Run {
-    /// f32, updated.
+pub struct ParameterRun {
+    /// f32 weights, which the rule updates.
     pub weight: Tensor,
     /// Their gradients.
     pub gradient: Tensor,
-    /// True if weight decay applies.
+    /// Whether weight decay applies.
     pub decays: bool,
 }
 
-/// An update rule with its state on the GPU. A rule gets a list of parameters and treats each as it likes; it may hand
-/// some of them on to another rule.
+/// An update rule with its state on the GPU. A rule receives a list of parameters and chooses the treatment of each; it
+/// may pass some of them to another rule.
 #[derive(Debug)]
 pub enum UpdateRule {
     /// AdamW for every parameter.
@@ -122,7 +122,7 @@ pub enum UpdateRule {
 }
 
 impl UpdateRule {
-    /// Allocates the state, with zeros.
+    /// Allocates the state and fills it with zeros.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -130,7 +130,7 @@ impl UpdateRule {
         Ok(Self::AdamW(AdamW::new(gpu, config)?))
     }
 
-    /// Allocates the state of runs that a device owns, with zeros. The rule must treat each element by itself.
+    /// Allocates the state of [`ParameterRun`]s of these lengths and fills it with zeros. The rule must be elementwise.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`].
@@ -138,7 +138,7 @@ impl UpdateRule {
         Ok(Self::AdamW(AdamW::owned(gpu, lengths)?))
     }
 
-    /// Records the update of `parameters`. A step that `control` skips leaves weights, copies and state alone.
+    /// Records the update of `parameters`. A step that `control` skips does not change weights, copies or state.
     ///
     /// # Errors
     /// [`crate::error::Error::Gpu`] if a kernel cannot be built.
@@ -148,11 +148,12 @@ impl UpdateRule {
         }
     }
 
-    /// Records the update of the runs that the state was made for.
+    /// Records the update of the [`ParameterRun`]s that the state was allocated for.
     ///
     /// # Errors
-    /// As [`AdamW::record_runs`].
-    pub fn record_runs(&self, pass: &mut Pass, runs: &[Run], control: &StepControl) -> Result<()> {
+    /// [`crate::error::Error::Gpu`] if a kernel cannot be built; [`crate::error::Error::Shape`] if the state belongs to
+    /// other parameters.
+    pub fn record_runs(&self, pass: &mut Pass, runs: &[ParameterRun], control: &StepControl) -> Result<()> {
         match self {
             Self::AdamW(adamw) => adamw.record_runs(pass, runs, control),
         }

@@ -1,5 +1,4 @@
-//! Compares the settings of a run with those that it is to be resumed with: everything that moved a past loss must be
-//! equal.
+//! Compares a run's settings with those of a resume. Settings that affected a past loss must be equal.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,14 +7,14 @@ use super::{Settings, same_path};
 use crate::data::Tokenizer;
 use crate::train::schedule::Schedule;
 
-/// A setting that a run cannot be resumed with.
+/// A setting that prevents a resume because it differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     /// Its key in recipes.
     pub key: &'static str,
     /// Its value in the run's folder.
     pub there: String,
-    /// Its value here.
+    /// Its value in the resume.
     pub here: String,
 }
 
@@ -25,12 +24,12 @@ impl fmt::Display for Difference {
     }
 }
 
-/// How gradients are summed over ranks. Runs of earlier versions added the micro-steps of all ranks one by one, and did not
-/// note it.
+/// Key of the order in which gradients are summed over ranks. Earlier versions added the micro-steps of all ranks one
+/// by one and did not record this.
 const SUM: &str = "sum over ranks";
 
-/// Everything that moved a past loss, by key, but for the schedule and for the data, which have a fingerprint.
-fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
+/// Returns the settings that affect the loss, by key, except the schedule and the data, which have a fingerprint.
+fn loss_settings(settings: &Settings) -> Vec<(&'static str, String)> {
     let Settings { model, data, train, .. } = settings;
     let (shape, none) = (&model.shape, || "none".to_owned());
     let switch = |on: bool| on.to_string();
@@ -61,7 +60,7 @@ fn decisive(settings: &Settings) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The schedule by key, but for the steps of the run, which may change.
+/// Returns the schedule by key, without the number of steps, which may change.
 fn rates(schedule: &Schedule) -> [(&'static str, String); 4] {
     [
         ("lr", schedule.lr.to_string()),
@@ -71,18 +70,18 @@ fn rates(schedule: &Schedule) -> [(&'static str, String); 4] {
     ]
 }
 
-/// Returns the settings that moved a loss of the first `reached` steps of the run with settings `there`, and that differ
-/// `here`. A schedule may differ in rates that are still to come.
+/// Returns the settings that affected the first `reached` steps of the run and that differ between `there`, the run's
+/// folder, and `here`, the resume. A schedule may differ in later rates.
 #[must_use]
 pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Difference> {
-    let (mut old, mut new) = (decisive(there), decisive(here));
+    let (mut old, mut new) = (loss_settings(there), loss_settings(here));
     let init = |settings: &Settings| settings.model.init.clone().unwrap_or_else(|| "none".into());
     if !same_path(&init(there), &init(here)) {
         old.push(("init", init(there).display().to_string()));
         new.push(("init", init(here).display().to_string()));
     }
     let (before, now) = (there.schedule(), Schedule { steps: there.train.steps, ..here.schedule() });
-    // a run that has computed nothing yet was begun with a schedule all the same
+    // a run without a finished step has a schedule too
     if moved(&before, &now, reached.max(1)) {
         old.extend(rates(&before));
         new.extend(rates(&now));
@@ -90,23 +89,24 @@ pub fn differences(there: &Settings, here: &Settings, reached: usize) -> Vec<Dif
     unequal(old, new)
 }
 
-/// Returns every setting that moves a loss, by key, for a checkpoint to note. Rates and seed are noted apart. A tokenizer that
-/// cannot be used has encoded nothing, and is known by its files alone, of which a run keeps a part.
+/// Returns the settings that affect the loss, by key, for a checkpoint to record. A checkpoint records rates and seed
+/// separately. A tokenizer that cannot be used is left out: it has encoded nothing, and only its files identify it, of
+/// which a run keeps a part.
 #[must_use]
-pub fn noted(settings: &Settings) -> BTreeMap<String, String> {
+pub fn recorded(settings: &Settings) -> BTreeMap<String, String> {
     let encodes = settings.data.tokenizer.as_ref().is_none_or(|tokenizer| tokenizer.check().is_ok());
-    let all = decisive(settings).into_iter().filter(|(key, _)| encodes || *key != "tokenizer");
+    let all = loss_settings(settings).into_iter().filter(|(key, _)| encodes || *key != "tokenizer");
     all.chain(sum(settings)).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// How gradients are summed, where there are several ranks.
+/// Returns the order in which gradients are summed, if there are several ranks.
 fn sum(settings: &Settings) -> Option<(&'static str, String)> {
     (settings.data.ranks > 1).then(|| (SUM, "by a tree".to_owned()))
 }
 
-/// Returns the settings that a checkpoint of step `reached` notes and that differ `here`. A run that became longer had
-/// other rates before than its present number of steps gives. `settings` are those of [`noted`]; keys that one side does not
-/// know are of another version.
+/// Returns the settings that a checkpoint of step `reached` records and that differ `here`. `saved` is the schedule at
+/// that time: a run that was extended had other rates before. `settings` come from [`recorded`]; keys that only one side
+/// has belong to another version and are skipped.
 #[must_use]
 pub fn saved_differences(
     saved: &Schedule,
@@ -121,13 +121,13 @@ pub fn saved_differences(
         old.extend(rates(saved));
         new.extend(rates(&now));
     }
-    for (key, value) in decisive(here).into_iter().filter(|(key, _)| *key != "seed") {
+    for (key, value) in loss_settings(here).into_iter().filter(|(key, _)| *key != "seed") {
         if let Some(there) = settings.get(key) {
             old.push((key, there.clone()));
             new.push((key, value));
         }
     }
-    // other ranks are a difference of their own
+    // a different number of ranks is reported as its own difference
     let same_ranks = settings.get("emulate-ranks").is_none_or(|ranks| *ranks == here.data.ranks.to_string());
     if let Some((key, value)) = sum(here).filter(|_| same_ranks) {
         old.push((key, settings.get(key).cloned().unwrap_or_else(|| "one by one".into())));
@@ -136,7 +136,7 @@ pub fn saved_differences(
     unequal(old, new)
 }
 
-/// True if two schedules differ in one of the first `steps` steps.
+/// Returns whether two schedules differ in one of the first `steps` steps.
 fn moved(before: &Schedule, now: &Schedule, steps: usize) -> bool {
     (0..steps).any(|step| before.at(step).to_bits() != now.at(step).to_bits())
 }

@@ -1,4 +1,4 @@
-//! `config.toml` of a run: a recipe of the run with every value in it, and a table of facts that recipes skip.
+//! `config.toml` of a run: a recipe with every value, and a table of facts that recipes skip.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::layers::Layers;
 use super::recipe::Recipe;
-use super::resolve::Start;
+use super::resolve::InitWeights;
 use super::{Settings, old};
 use crate::data::TokenizerName;
 use crate::error::{Error, Fault, Result};
@@ -18,34 +18,34 @@ use crate::model::Config;
 
 /// The file's name in a run's folder.
 pub const CONFIG: &str = "config.toml";
-/// The largest such file that is read.
+/// Largest `config.toml` in bytes.
 const CONFIG_BYTES: u64 = 1 << 20;
-/// The folder in a run's folder that holds the files of a tokenizer of its own.
+/// The folder of a run's own tokenizer, inside the run's folder.
 pub const TOKENIZER: &str = "tokenizer";
-/// The table of facts.
+/// The name of the table of facts.
 pub const RECORD: &str = "record";
 
 const HEAD: &str =
-    "# A run of wgpt, and a recipe of it: `wgpt train THIS_FILE` begins the same run in a folder of its own,
-# `wgpt train THIS_FOLDER` resumes it. Recipes skip the table [record].
+    "# A run of wgpt. `wgpt train THIS_FILE` starts the same run in a new folder, `wgpt train THIS_FOLDER` resumes it.
+# The table [record] holds facts of the run, not settings.
 
 ";
 
-/// Facts of a run that are no settings.
+/// Facts of a run that are not settings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Record {
-    /// The version of the program that wrote it.
+    /// Version of the program that wrote the file.
     pub version: String,
-    /// True once the run has come to its end.
+    /// Whether the run has finished.
     pub finished: bool,
-    /// The run's random id, 32 hexadecimal digits; none in a run that an earlier version began.
+    /// The run's random id, 32 hexadecimal digits; absent in runs that an earlier version began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     /// [`crate::data::Batches::fingerprint`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
-    /// The adapter that the run was last made on.
+    /// The adapter that last ran the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
     /// Names of the matrix and attention kernels of a step.
@@ -54,22 +54,22 @@ pub struct Record {
     /// The adapter's TFLOP/s, if they were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_tflops: Option<f64>,
-    /// Number of devices that the run was last made on, if there were several.
+    /// Number of devices that last ran the run, if there were several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<usize>,
-    /// The model's shape, which a recipe may only name.
+    /// Positions of the model, whose shape a recipe may give by name only.
     pub positions: usize,
-    /// See above.
+    /// Vocabulary size of the model.
     pub vocab: usize,
-    /// See above.
+    /// Blocks of the model.
     pub layers: usize,
-    /// See above.
+    /// Attention heads of the model.
     pub heads: usize,
-    /// See above.
+    /// Channels of the model.
     pub channels: usize,
 }
 
-/// A run's settings and facts.
+/// The contents of `config.toml`: a run's settings and facts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunFile {
     /// The settings.
@@ -86,7 +86,7 @@ struct Written<'a> {
 }
 
 impl RunFile {
-    /// The file of a run that begins.
+    /// Makes the file of a new run.
     #[must_use]
     pub fn new(settings: &Settings, data: Option<String>) -> Self {
         let Config { positions, vocab, layers, heads, channels } = settings.model.shape;
@@ -95,10 +95,10 @@ impl RunFile {
         Self { settings: settings.with_absolute_paths(), record }
     }
 
-    /// Reads the file of the run in `run`, also one that an earlier version wrote.
+    /// Reads the file of the run in the folder `run`. Files of earlier versions are read too.
     ///
     /// # Errors
-    /// [`Error::Data`] if there is none, or it is broken.
+    /// [`Error::Data`] if it does not exist or is invalid.
     pub fn read(run: &Path) -> Result<Self> {
         let path = run.join(CONFIG);
         let wrong = |what: String| Error::data(Fault::at(path.display(), what));
@@ -117,19 +117,19 @@ impl RunFile {
             if matches!(e, Error::Data(_)) {
                 return e;
             }
-            let fault = Fault::at(path.display(), format!("is not a run's configuration ({e})"));
+            let fault = Fault::at(path.display(), format!("is not the configuration of a run ({e})"));
             Error::data(fault.expected("the file that `wgpt train` wrote"))
         })
     }
 
-    /// Reads the file's text; `run` is the folder whose tokenizer a run's own is.
+    /// Parses the file's text. `run` is the run's folder, which contains its own tokenizer if it has one.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the key; [`Error::Data`] if a tokenizer of its own is missing or cannot be used.
+    /// [`Error::Usage`] naming the key; [`Error::Data`] if the run's own tokenizer is missing or cannot be used.
     pub fn parse(text: &str, run: &Path) -> Result<Self> {
         let table: Table = text.parse().map_err(|e: toml::de::Error| Error::usage(e.message()))?;
         let mut table = if old::is_old(&table) { old::converted(table) } else { table };
-        // once asked for, it would throw the run away at each resume
+        // an old `restart` would discard the run at each resume
         if let Some(Value::Table(run)) = table.get_mut("run") {
             run.remove("restart");
         }
@@ -147,7 +147,7 @@ impl RunFile {
             return Err(Error::data(fault.advice(format!("try copying those of {} there", model.display()))));
         }
         recipe.data.tokenizer = recipe.data.tokenizer.map(|name| name.in_folder(&kept));
-        let settings = recipe.resolve(Start::AsGiven(shape))?;
+        let settings = recipe.resolve(InitWeights::AsGiven(shape))?;
         Ok(Self { settings, record })
     }
 
@@ -163,7 +163,7 @@ impl RunFile {
         Ok(HEAD.to_owned() + &text)
     }
 
-    /// Writes the file into a run's folder, as a whole or not at all.
+    /// Writes the file into a run's folder atomically.
     ///
     /// # Errors
     /// [`Error::Output`].
@@ -172,7 +172,7 @@ impl RunFile {
         atomic::write(&run.join(CONFIG), |out| out.write_all(text.as_bytes()))
     }
 
-    /// Returns the TFLOP/s of all devices together, each one's given or measured, if they are known.
+    /// Returns the peak TFLOP/s of all devices together, given or measured, if they are known.
     #[must_use]
     pub fn peak_tflops(&self) -> Option<f64> {
         let each = match self.settings.run.peak_tflops {

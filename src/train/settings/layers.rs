@@ -1,4 +1,4 @@
-//! Settings from several sources, and the source of each value: a recipe, `--set`, flags, each stronger than those before.
+//! Settings from several sources, and the source of each value. Flags override `--set`, and `--set` overrides a recipe.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,14 +16,14 @@ use super::recipe::{self, Recipe};
 use crate::error::{Error, Fault, Result};
 use crate::files::{bounded, open, shell};
 
-/// Settings that may not be given together.
+/// Settings that cannot be given together.
 const CONTRADICT: [(&str, &[&str]); 4] = [
     ("devices", &["device"]),
     ("text", &["data", "val", "data-format"]),
     ("model", &["layers", "heads", "channels", "vocab", "init"]),
     ("init", &["layers", "heads", "channels", "vocab"]),
 ];
-/// Settings that mean nothing without others.
+/// Settings that need others.
 const NEED: [(&str, &[&str]); 8] = [
     ("val", &["data"]),
     ("data-format", &["data"]),
@@ -35,17 +35,17 @@ const NEED: [(&str, &[&str]); 8] = [
     ("hellaswag-every", &["hellaswag"]),
 ];
 
-/// Flags of `wgpt train` that say what the command does with a run. They are no settings of it, so no recipe has them.
+/// Flags of `wgpt train` that control the command and are not settings of the run, so recipes do not have them.
 pub const COMMAND_FLAGS: [&str; 7] = ["restart", "resume", "set", "print-config", "dry-run", "mpi", "rank-timeout"];
 
-/// A setting: its flag without the dashes, its table in a recipe.
+/// A setting.
 #[derive(Debug)]
 pub struct Key {
-    /// `tokens-per-step`.
+    /// The flag without its dashes: `tokens-per-step`.
     pub name: String,
-    /// `training`.
+    /// The table in a recipe: `training`.
     pub table: String,
-    /// True if its flag may be repeated.
+    /// Whether the flag may be repeated.
     repeats: bool,
 }
 
@@ -69,10 +69,10 @@ pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     keys.collect()
 });
 
-/// Source of a value. The later ones are stronger.
+/// Source of a value, weakest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A file and, where it is known, the line: `r.toml:6`.
+    /// A file and the line, if it is known: `r.toml:6`.
     File(String),
     /// `--set`, as written: `training.lr`.
     Set(String),
@@ -81,7 +81,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Returns the rank of the source: a greater one wins.
+    /// Returns the strength of the source: the greater one wins.
     fn strength(&self) -> u8 {
         match self {
             Self::File(_) => 0,
@@ -110,17 +110,17 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value and its source; no value for a setting that `--set KEY=` takes back.
+/// A value and its source. There is no value if `--set KEY=` unset it.
 #[derive(Debug)]
 struct Given {
     value: Option<Value>,
     origin: Origin,
 }
 
-/// Bytes of a recipe at most: one that sets every key has some kilobytes.
+/// Largest recipe in bytes. A recipe that sets every key has a few kilobytes.
 const RECIPE_BYTES: u64 = 1 << 20;
 
-/// Values by key.
+/// Values by key, as the sources added so far give them.
 #[derive(Debug, Default)]
 pub struct Layers(BTreeMap<&'static str, Given>);
 
@@ -129,17 +129,17 @@ pub struct Layers(BTreeMap<&'static str, Given>);
 pub struct Merged {
     /// The settings.
     pub recipe: Recipe,
-    /// Source of each setting that is given, by key.
+    /// Source of each given setting, by key.
     pub origins: BTreeMap<&'static str, Origin>,
-    /// A sentence for each value that gives way to a stronger one which contradicts it.
-    pub aside: Vec<String>,
+    /// A notice for each value that was ignored because a stronger one contradicts it.
+    pub notices: Vec<String>,
 }
 
 impl Layers {
-    /// Adds a recipe. A run's `config.toml` is one: its table of facts is skipped.
+    /// Adds a recipe. A run's `config.toml` is a recipe; its table `[record]` is skipped.
     ///
     /// # Errors
-    /// [`Error::Data`] if it cannot be read; [`Error::Usage`] with the line if it is no recipe.
+    /// [`Error::Data`] if it cannot be read; [`Error::Usage`] with the line if it is not a recipe.
     pub fn file(&mut self, path: &Path) -> Result<()> {
         let name = path.display().to_string();
         let text = bounded::read_text(path, RECIPE_BYTES, "a recipe").map_err(|e| {
@@ -149,7 +149,7 @@ impl Layers {
             let (why, advice) = match e.kind() {
                 std::io::ErrorKind::NotFound => ("no such recipe or run".into(), String::new()),
                 std::io::ErrorKind::InvalidData => (
-                    "is no recipe: it is not text".to_owned(),
+                    "is not a recipe: it is not text".to_owned(),
                     format!("to train on tokens: --data {}", shell::quoted(path)),
                 ),
                 _ => (format!("the recipe cannot be read ({e})"), String::new()),
@@ -182,7 +182,7 @@ impl Layers {
             known.cloned().unwrap_or_else(|| name.clone())
         };
         let mut values = if old::is_old(&values) { old::converted(values) } else { values };
-        // a run's configuration keeps its tokenizer beside it
+        // a run's own tokenizer is in the folder of its configuration
         if let Some(name) = values.get_mut("data").and_then(|data| data.get_mut("tokenizer"))
             && name.as_str() == Some("own")
         {
@@ -191,7 +191,7 @@ impl Layers {
         self.table(values, &place)
     }
 
-    /// Adds the tables of a recipe, of which `place` tells where a key of a table is written.
+    /// Adds the tables of a recipe. `place` returns where a key of a table is written.
     ///
     /// # Errors
     /// [`Error::Usage`] with the place.
@@ -226,7 +226,7 @@ impl Layers {
         let given = Given { value: Some(value), origin: Origin::File(place.clone()) };
         match self.0.insert(&key.name, given) {
             Some(Given { origin: Origin::File(other), .. }) => {
-                // a table's keys come in the order of the alphabet
+                // a table's keys come in alphabetical order, not in file order
                 let line = |place: &str| place.rsplit(':').next().and_then(|line| line.parse::<usize>().ok());
                 let (first, second) = if line(&other) <= line(&place) { (other, place) } else { (place, other) };
                 let fault = Fault::at(second, format!("duplicate key `{written}`"));
@@ -236,8 +236,8 @@ impl Layers {
         }
     }
 
-    /// Adds one `KEY=VALUE` of `--set`, spelled as the flag's value; without a value the setting is taken back. The last
-    /// of several counts, but for settings that may be repeated.
+    /// Adds one `KEY=VALUE` of `--set`, with the spelling of the flag's value. An empty value unsets the setting. The
+    /// last of several wins, except for settings that may be repeated.
     ///
     /// # Errors
     /// [`Error::Usage`].
@@ -282,33 +282,33 @@ impl Layers {
         Ok(())
     }
 
-    /// Settles contradictions: the weaker value gives way.
+    /// Resolves contradictions: the weaker value is ignored.
     ///
     /// # Errors
     /// [`Error::Usage`] if one source contradicts itself, or a setting lacks another that it needs.
     pub fn merge(mut self) -> Result<Merged> {
-        let mut aside = Vec::new();
+        let mut notices = Vec::new();
         for (one, others) in CONTRADICT {
             for other in others {
-                self.settle(one, other, &mut aside)?;
+                self.settle(one, other, &mut notices)?;
             }
         }
-        // a limit in tokens wins over a number of batches, unless that was given by a stronger source
+        // a limit in tokens overrides a number of batches, unless a stronger source gave the latter
         if let (Some(limit), Some(steps)) = (self.given("val-limit"), self.given("val-steps"))
             && steps.origin.strength() > limit.origin.strength()
         {
-            self.settle("val-limit", "val-steps", &mut aside)?;
+            self.settle("val-limit", "val-steps", &mut notices)?;
         }
         for (key, needed) in NEED {
-            self.need(key, needed, &mut aside)?;
+            self.need(key, needed, &mut notices)?;
         }
         let values = self.0.iter().filter_map(|(key, given)| Some((*key, given.value.clone()?)));
         let recipe = recipe_of(values).map_err(|why| Error::usage(Fault::at("settings", why)))?;
-        Ok(Merged { recipe, origins: self.0.into_iter().map(|(key, given)| (key, given.origin)).collect(), aside })
+        Ok(Merged { recipe, origins: self.0.into_iter().map(|(key, given)| (key, given.origin)).collect(), notices })
     }
 
-    /// Removes a setting that needs others which `--set KEY=` has taken back.
-    fn need(&mut self, key: &'static str, needed: &[&str], aside: &mut Vec<String>) -> Result<()> {
+    /// Removes a setting that needs others which `--set KEY=` has unset.
+    fn need(&mut self, key: &'static str, needed: &[&str], notices: &mut Vec<String>) -> Result<()> {
         let Some(given) = self.given(key) else { return Ok(()) };
         let missing: Vec<&&str> = needed.iter().filter(|other| self.given(other).is_none()).collect();
         if missing.is_empty() {
@@ -321,7 +321,7 @@ impl Layers {
             let fault = Fault::at(given.origin.name(key), format!("needs {}", list.join(" and ")));
             return Err(Error::usage(fault));
         }
-        aside.push(format!("{} is ignored without {}", given.origin.name(key), missing[0]));
+        notices.push(format!("{} is ignored without {}", given.origin.name(key), missing[0]));
         self.0.remove(key);
         Ok(())
     }
@@ -331,7 +331,7 @@ impl Layers {
     }
 
     /// Removes the weaker of two values that contradict each other.
-    fn settle(&mut self, one: &'static str, other: &'static str, aside: &mut Vec<String>) -> Result<()> {
+    fn settle(&mut self, one: &'static str, other: &'static str, notices: &mut Vec<String>) -> Result<()> {
         let (Some(a), Some(b)) = (self.given(one), self.given(other)) else { return Ok(()) };
         let (weak, strong) = match a.origin.strength().cmp(&b.origin.strength()) {
             std::cmp::Ordering::Less => ((one, a), (other, b)),
@@ -342,13 +342,13 @@ impl Layers {
             }
         };
         let (weaker, names) = (weak.0, [weak, strong].map(|(key, given)| given.origin.name(key)));
-        aside.push(names.join(" gives way to "));
+        notices.push(names.join(" is overridden by "));
         self.0.remove(weaker);
         Ok(())
     }
 }
 
-/// Returns the setting of a key, written with `-` or `_`.
+/// Returns the setting of a key. `_` and `-` are equivalent.
 fn find(written: &str, place: &str) -> Result<&'static Key> {
     let name = written.replace('_', "-");
     KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
@@ -357,7 +357,7 @@ fn find(written: &str, place: &str) -> Result<&'static Key> {
             return Error::usage(fault.expected("a setting").advice(format!("try --{name} on the command line")));
         }
         let nearest = nearest(&name, KEYS.iter().map(|key| key.name.as_str()));
-        let fault = fault.expected("a long flag of `wgpt train` without its dashes");
+        let fault = fault.expected("a long flag of `wgpt train` without dashes");
         Error::usage(fault.advice(format!("the nearest is `{nearest}`")))
     })
 }
@@ -374,24 +374,24 @@ fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> &'a str {
     words.max_by_key(near).unwrap_or_default()
 }
 
-/// Checks one value by reading a recipe of nothing else.
+/// Checks one value by parsing a recipe that contains nothing else.
 fn check(key: &'static Key, value: &Value, place: &str) -> Result<()> {
     let one = [(key.name.as_str(), value.clone())].into_iter();
     recipe_of(one).map(drop).map_err(|why| Error::usage(Fault::at(place, format!("`{}`: {why}", key.name))))
 }
 
-/// Reads a list or a string in quotes as TOML does.
+/// Parses a list or a quoted string as TOML.
 fn toml_value(text: &str) -> Option<Value> {
     let written = text.starts_with(['[', '"']).then(|| format!("value = {text}").parse::<Table>().ok())??;
     written.get("value").cloned()
 }
 
-/// Reads a value as the command line does.
+/// Parses a value as the command line does.
 fn read_flag(key: &'static Key, value: &str, place: &str) -> Result<Value> {
     let command = Recipe::augment_args(clap::Command::new("wgpt").no_binary_name(true));
     let wrong = |e: clap::Error| {
         let text = e.to_string();
-        // the last part of `error: invalid value 'x' for '--y <Y>': why`
+        // the last part of clap's `error: invalid value 'x' for '--y <Y>': why`
         let line = text.trim_start_matches("error: ").lines().next().unwrap_or_default().to_owned();
         let why = line.split_once("': ").map_or(line.as_str(), |(_, why)| why);
         Error::usage(Fault::at(place, why))
@@ -402,7 +402,7 @@ fn read_flag(key: &'static Key, value: &str, place: &str) -> Result<Value> {
     found.map(|(_, value)| value).ok_or_else(|| Error::usage(Fault::at(place, "has no value")))
 }
 
-/// Returns the values that a recipe gives, by key.
+/// Returns the values in a recipe, by key.
 ///
 /// # Errors
 /// [`Error::Usage`] for a path that is not UTF-8.
@@ -415,7 +415,7 @@ pub fn values_of(recipe: &Recipe) -> Result<Vec<(&'static str, Value)>> {
     Ok(KEYS.iter().filter_map(|key| Some((key.name.as_str(), values.remove(&key.name)?))).collect())
 }
 
-/// Reads a recipe from values by key.
+/// Makes a recipe of values by key.
 fn recipe_of<'a>(values: impl Iterator<Item = (&'a str, Value)>) -> Result<Recipe, String> {
     let mut tables = Table::new();
     for (name, value) in values {

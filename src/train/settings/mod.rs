@@ -1,13 +1,13 @@
-//! Settings of a run: one typed value, from recipes, `--set` and flags.
+//! Settings of a run, as one typed value that comes from recipes, `--set` and flags.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
-//! | [`recipe`] | each setting that a person gives, once: flag, key, help |
-//! | [`values`] | their types and spellings |
-//! | [`layers`] | several sources over one another, and the source of each value |
-//! | [`resolve`] | defaults, and what follows from other settings |
-//! | [`file`](mod@file) | `config.toml` of a run, which is a recipe too |
-//! | [`compare`] | which settings a run may be resumed with |
+//! | [`recipe`] | the definition of each setting that a user gives: flag, key, help |
+//! | [`values`] | types of settings and their spellings |
+//! | [`layers`] | precedence of sources, and the source of each value |
+//! | [`resolve`] | defaults, and values that follow from other settings |
+//! | [`file`](mod@file) | `config.toml` of a run, which is also a recipe |
+//! | [`compare`] | the settings that a run may be resumed with |
 
 pub mod compare;
 pub mod file;
@@ -29,121 +29,122 @@ use crate::error::{Error, Fault, Result};
 use crate::formats::checkpoint::Keep;
 use crate::gpu::Elem;
 use crate::model::{Config, Recompute};
+use crate::units;
 
 use super::schedule::{Schedule, Shape};
 use super::trainer::{Optimizer, Sizes};
 
-/// Steps until the data has been looked at.
+/// Number of steps before the data has been read.
 pub const UNKNOWN_STEPS: usize = u32::MAX as usize;
 
-/// A run's settings, each with a value.
+/// A run's settings; each has a value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The model.
     pub model: ModelSettings,
     /// The data.
     pub data: DataSettings,
-    /// The training.
+    /// The step sizes, the schedule and the optimizer.
     pub train: TrainSettings,
-    /// Everything that moves no loss.
+    /// Settings that do not affect the loss.
     pub run: RunSettings,
 }
 
-/// The model's shape and the weights that it starts from.
+/// The model's shape and initial weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSettings {
-    /// Its shape.
+    /// The model's shape.
     pub shape: Config,
-    /// The name of its shape, if it was given by one.
+    /// The name of the shape, if it was given by name.
     pub name: Option<String>,
-    /// First weights; without them they are drawn from the seed.
+    /// Initial weights; without them they are drawn from the seed.
     pub init: Option<PathBuf>,
 }
 
 /// Kinds of data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Stories that the program makes up.
+    /// Generated stories.
     Stories,
-    /// Text files, each one document.
+    /// Text files; each is one document unless it is split.
     Text(Vec<PathBuf>),
-    /// Files of tokens: paths, patterns, folders, names of `wgpt data fetch`.
+    /// Token files: paths, patterns, folders or names of `wgpt data fetch`.
     Shards {
-        /// For training.
+        /// Training files.
         train: Vec<PathBuf>,
-        /// For validation; empty for none.
+        /// Validation files; empty for none.
         validation: Vec<PathBuf>,
-        /// Their layout.
+        /// Layout of all files.
         format: TokenFormat,
     },
 }
 
-/// Where tokens come from.
+/// The source of the tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataSettings {
     /// The data.
     pub source: Source,
-    /// The tokenizer, where it is known.
+    /// The tokenizer, if it is known.
     pub tokenizer: Option<Tokenizer>,
-    /// The text between two documents of a text file, which is one document otherwise.
+    /// Text that separates the documents of a text file; without it a file is one document.
     pub split_on: Option<String>,
-    /// Batches in llm.c's random order, else in file order.
+    /// Whether batches come in llm.c's random order; otherwise in file order.
     pub shuffle: bool,
-    /// The batches of the first step in every step.
+    /// Whether every step repeats the batches of the first step.
     pub overfit_one_batch: bool,
-    /// Ranks whose batches are taken in turn.
+    /// Number of logical ranks, whose batches are taken in turn.
     pub ranks: usize,
 }
 
-/// The optimizer, the schedule, the sizes of a step.
+/// Step sizes, schedule and optimizer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainSettings {
-    /// Sequences of a micro-step.
+    /// Sequences per micro-step.
     pub batch: usize,
-    /// Tokens of a sequence.
+    /// Tokens per sequence.
     pub context: usize,
-    /// Tokens of a step.
+    /// Tokens per step.
     pub tokens_per_step: usize,
     /// Steps of the run.
     pub steps: usize,
-    /// Shape of the learning rate's curve.
+    /// Shape of the learning-rate curve.
     pub schedule: Shape,
     /// Peak learning rate.
     pub lr: f32,
     /// Steps of linear warm-up.
     pub warmup: usize,
-    /// Final learning rate over the peak.
+    /// Final learning rate as a fraction of the peak.
     pub final_lr_frac: f32,
     /// Decoupled weight decay of two-dimensional tensors.
     pub weight_decay: f32,
-    /// Largest gradient norm; 0 switches clipping off.
+    /// Largest gradient norm; 0 disables clipping.
     pub clip: f32,
     /// Decay of AdamW's first moment.
     pub beta1: f32,
     /// Decay of AdamW's second moment.
     pub beta2: f32,
-    /// Added to the root of AdamW's second moment.
+    /// Term added to the root of AdamW's second moment.
     pub eps: f32,
-    /// Steps whose loss has a z-score above this are skipped; 0 for none.
+    /// Largest z-score of a step's loss; a step above it is skipped. 0 disables this.
     pub skip_loss_z: f32,
-    /// The same of the gradient norm.
+    /// Largest z-score of a step's gradient norm; a step above it is skipped. 0 disables this.
     pub skip_norm_z: f32,
     /// Element type of matrix operands.
     pub precision: Elem,
-    /// Element type of gradients on their way between devices.
+    /// Element type of gradients sent between devices.
     pub wire: Wire,
-    /// Activations that the backward pass computes again. Moves no bit.
+    /// Activations that the backward pass recomputes. All levels give the same bits.
     pub recompute: Recompute,
-    /// Seed of the first weights, the order of batches and the samples.
+    /// Seed of the initial weights, the order of batches and the samples.
     pub seed: u32,
 }
 
-/// Settings that move no loss.
+/// Settings that do not affect the loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunSettings {
-    /// Steps between validations; 0 for none in between.
+    /// Steps between validations; 0 for only the first and the last.
     pub val_every: usize,
-    /// Rows of the context's length in a validation; `None` for all there are.
+    /// Number of rows per validation, each of `context` tokens; `None` for all rows.
     pub val_rows: Option<usize>,
     /// Steps between samples; 0 for none.
     pub sample_every: usize,
@@ -151,35 +152,35 @@ pub struct RunSettings {
     pub log_every: Option<usize>,
     /// HellaSwag's file, if the run is measured on it.
     pub hellaswag: Option<PathBuf>,
-    /// Steps between its measurements, one more at the end.
+    /// Steps between HellaSwag measurements; another one follows the last step.
     pub hellaswag_every: usize,
-    /// Bytes that the run may use.
+    /// Bytes that the run may use per device.
     pub memory: Option<u64>,
-    /// The run or llm.c's main.log whose curve is drawn beside this run's in its report.
+    /// Run, or main.log of llm.c, whose curve the report also draws.
     pub compare: Option<PathBuf>,
-    /// TFLOP/s of the adapter, the denominator of MFU.
+    /// Peak TFLOP/s of the adapter, the denominator of MFU.
     pub peak_tflops: Option<Peak>,
     /// Dollars per hour.
     pub price_per_hour: Option<f64>,
-    /// When checkpoints are made.
+    /// Interval between checkpoints.
     pub checkpoint_every: Interval,
     /// The checkpoints to keep.
     pub keep: Keep,
     /// Reaction to a full disk or a write error.
     pub on_disk_full: WhenFull,
-    /// The device asked for.
+    /// The adapter that the user asked for.
     pub device: Option<String>,
-    /// Several devices asked for: `all`, or numbers and PCI bus ids.
+    /// The devices that the user asked for: `all`, or numbers and PCI bus ids.
     pub devices: Option<String>,
-    /// True if devices may share a GPU.
+    /// Whether several devices may use the same GPU.
     pub share_device: bool,
-    /// Number of devices, on all machines.
+    /// Number of devices on all machines.
     pub device_count: usize,
-    /// Number of machines, each with as many devices.
+    /// Number of machines, each with the same number of devices.
     pub machines: usize,
-    /// Bounds checks in all kernels and in the driver.
+    /// Whether all kernels and the driver check bounds.
     pub checked: bool,
-    /// Kernels go to Vulkan as naga writes them.
+    /// Whether kernels are passed to Vulkan as naga writes them.
     pub no_spirv_repair: bool,
 }
 
@@ -225,7 +226,7 @@ impl Settings {
         }
     }
 
-    /// Returns a recipe that gives every value: resolved, it is these settings again.
+    /// Returns a recipe with every value. Resolving it gives these settings.
     #[must_use]
     pub fn recipe(&self) -> Recipe {
         let (m, t, run) = (&self.model, &self.train, &self.run);
@@ -268,7 +269,8 @@ impl Settings {
         }
     }
 
-    /// Returns the settings with paths that hold in every folder. What is no path here, as a name in the cache, stays.
+    /// Returns the settings with absolute paths. Names that are not existing paths, such as names in the cache, are
+    /// kept.
     #[must_use]
     pub fn with_absolute_paths(&self) -> Self {
         let mut settings = self.clone();
@@ -288,7 +290,7 @@ impl Settings {
         settings
     }
 
-    /// Checks settings that do not depend on the data.
+    /// Checks the settings that do not depend on the data.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the flag.
@@ -305,13 +307,14 @@ impl Settings {
             return Err(Error::usage(fault.expected("both to be at least 1")));
         }
         if context > positions {
-            let fault = Fault::at("--context", format!("{context} tokens, the model has {positions} positions"));
+            let fault = Fault::at("--context", format!("{context} tokens, but the model has {positions} positions"));
             return Err(Error::usage(fault.advice(format!("try --context {positions}"))));
         }
         let micro = batch.saturating_mul(context);
         if u32::try_from(micro).is_err() || micro as u64 * 3 >= 1 << 32 {
             let place = format!("--batch {batch} times --context {context}");
-            return Err(Error::usage(Fault::at(place, format!("{micro} tokens in one batch")).expected("under 2^30")));
+            let fault = Fault::at(place, format!("{} tokens in one batch", units::count(micro as u64)));
+            return Err(Error::usage(fault.expected("less than 2^30")));
         }
         let ranks = self.data.ranks;
         if ranks == 0 {
@@ -327,13 +330,12 @@ impl Settings {
         }
         let devices = self.run.device_count;
         if !ranks.is_multiple_of(devices.max(1)) {
-            let ranks_of = if ranks == 1 { "1 rank".into() } else { format!("{ranks} ranks") };
-            let fault = Fault::at("--devices", format!("{devices} devices do not share {ranks_of} evenly"));
+            let ranks_of = units::counted(ranks as u64, "rank");
+            let fault = Fault::at("--devices", format!("{devices} devices cannot share {ranks_of} evenly"));
             let numbers: Vec<String> =
                 (1..=ranks).filter(|n| ranks.is_multiple_of(*n)).map(|n| n.to_string()).collect();
-            let fault = fault.expected(format!("a number of devices among {}", numbers.join(", ")));
-            let advice =
-                "a run keeps the ranks that it began with; one that begins anew may have more: --emulate-ranks";
+            let fault = fault.expected(format!("one of {} devices", numbers.join(", ")));
+            let advice = "a run keeps its number of ranks; a new run may have more with --emulate-ranks";
             return Err(Error::usage(fault.advice(advice)));
         }
         Ok(())
@@ -355,7 +357,7 @@ impl Settings {
                 return Err(Error::usage(Fault::at(name, value.to_string()).expected(format!("{least} to 2^50"))));
             }
         }
-        // eps above zero: the padding of the vocabulary, which never moves, would become 0 / 0
+        // eps must be above zero: the padding of the vocabulary has moments of zero, and its update would be 0 / 0
         for (name, value, least, most) in [
             ("--lr", t.lr, 0.0, f32::MAX),
             ("--final-lr-frac", t.final_lr_frac, 0.0, 1.0),
@@ -376,12 +378,12 @@ impl Settings {
     }
 }
 
-/// Returns a path that holds in every folder.
+/// Returns the absolute path.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// True if two paths, or names, are the same from here.
+/// Returns whether two paths or names are the same, relative to the current directory.
 #[must_use]
 pub fn same_path(a: &Path, b: &Path) -> bool {
     a == b || absolute(a) == absolute(b)

@@ -1,15 +1,15 @@
-//! `config.toml` as versions before recipes wrote it.
+//! Conversion of `config.toml` files from versions that had no recipes.
 
 use toml::{Table, Value};
 
 use super::file::RECORD;
 
-/// True for a file of such a version: it has a table `train`, which no recipe has.
+/// Returns whether a file is of such a version: it has a table `train`, which recipes do not have.
 pub(super) fn is_old(file: &Table) -> bool {
     file.get("train").is_some_and(Value::is_table)
 }
 
-/// Takes a table out of a file, empty if it is not there.
+/// Removes a table from a file and returns it; empty if the file has none.
 fn take(file: &mut Table, name: &str) -> Table {
     match file.remove(name) {
         Some(Value::Table(table)) => table,
@@ -17,7 +17,7 @@ fn take(file: &mut Table, name: &str) -> Table {
     }
 }
 
-/// Returns the same run as a recipe and its facts.
+/// Returns the same run in the present format: a recipe and a table of facts.
 pub(super) fn converted(mut file: Table) -> Table {
     let [mut model, mut data, mut training, mut run] =
         ["model", "data", "train", "run"].map(|name| take(&mut file, name));
@@ -51,7 +51,7 @@ pub(super) fn converted(mut file: Table) -> Table {
     if run.get("keep").and_then(Value::as_integer) == Some(0) {
         run.remove("keep");
     }
-    // settings that were not known yet were empty
+    // settings that did not exist yet are empty
     run.retain(|_, value| value.as_str() != Some(""));
     training.retain(|_, value| value.as_str() != Some(""));
     let tables = [("data", data), ("model", model), ("training", training), ("run", run), (RECORD, record)];

@@ -1,6 +1,7 @@
-//! The settings that a person gives, each once: its doc comment is its help, its name its flag and its key in recipes.
+//! The settings that a user gives. Each is defined once: its doc comment is its help text, its name is its flag and its
+//! key in recipes.
 //!
-//! A value that is not given is `None`; [`super::Settings`] has a value for each.
+//! A setting that is not given is `None`; [`super::Settings`] has a value for each.
 
 use std::path::PathBuf;
 
@@ -34,7 +35,7 @@ pub struct Recipe {
     pub run: Run,
 }
 
-/// Where tokens come from.
+/// The source of the tokens.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[command(next_help_heading = "Data")]
@@ -98,7 +99,7 @@ pub struct Data {
     pub emulate_ranks: Option<usize>,
 }
 
-/// The model's shape, and the weights that it starts from.
+/// The model's shape and initial weights.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[command(next_help_heading = "Model")]
@@ -135,7 +136,7 @@ pub struct Model {
     pub init: Option<PathBuf>,
 }
 
-/// Sizes of a step, the schedule, the optimizer.
+/// Step sizes, schedule and optimizer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[command(next_help_heading = "Training")]
@@ -246,7 +247,7 @@ pub struct Training {
     pub seed: Option<u32>,
 }
 
-/// Everything that moves no loss.
+/// Settings that do not affect the loss.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[command(next_help_heading = "Run")]

@@ -1,4 +1,4 @@
-//! From settings as given to all settings: the defaults, and what follows from other settings.
+//! Makes complete settings of the given ones: defaults, and values that follow from other settings.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use crate::data::{ModelTokenizer, Part, Tokenizer, TokenizerName};
 use crate::error::{Error, Fault, Result};
 use crate::gpu::Elem;
 use crate::model::{Config, Recompute};
-use crate::train::dataset::noted_tokenizer;
+use crate::train::dataset::recorded_tokenizer;
 use crate::train::schedule::Shape;
 
-/// The run that `wgpt train` makes with no data given: small enough for two CPU cores and three minutes.
+/// Defaults of `wgpt train` without data: a run that takes two CPU cores about three minutes.
 mod stories {
     pub const LAYERS: usize = 3;
     pub const HEADS: usize = 4;
@@ -27,46 +27,46 @@ mod stories {
     pub const VAL_STEPS: usize = 16;
 }
 
-/// Positions of a free model when --context does not say.
+/// Default number of positions of a custom model.
 const FREE_CONTEXT: usize = 256;
-/// Validation tokens of shards by default: llm.c's 20 steps of 524,288.
+/// Default number of validation tokens of shards: llm.c's 20 steps of 524,288.
 const VAL_TOKENS: usize = 10_485_760;
 
-/// The model that a run starts from, of which its recipe holds a name only.
+/// The model that a run starts from. The recipe contains only its name.
 #[derive(Debug, Clone)]
-pub struct Known {
-    /// Where it is, for messages.
+pub struct KnownWeights {
+    /// Its path or name, for messages.
     pub place: String,
-    /// Its shape.
+    /// The model's shape.
     pub shape: Config,
-    /// Its tokenizer.
+    /// The model's tokenizer.
     pub tokenizer: ModelTokenizer,
 }
 
-/// The first weights of a run.
+/// The initial weights of a run.
 #[derive(Debug, Clone)]
-pub enum Start {
-    /// First weights drawn at random.
+pub enum InitWeights {
+    /// Weights drawn at random.
     Random,
-    /// Weights that exist.
-    Weights(Known),
-    /// A shape, in a run whose settings were resolved when it began: nothing is looked up for them.
+    /// Existing weights.
+    Weights(KnownWeights),
+    /// The recorded shape of a run whose settings were resolved when it began; nothing is looked up again.
     AsGiven(Config),
 }
 
 impl Recipe {
-    /// True if the data are yet to be made up.
+    /// Returns whether the data are generated stories.
     #[must_use]
     pub fn uses_stories(&self) -> bool {
         self.data.text.is_empty() && self.data.data.is_empty()
     }
 
-    /// Returns all settings, checked. Not known yet are the steps of an epoch ([`UNKNOWN_STEPS`]), a batch of `auto` (1),
-    /// and a precision of `auto` (f32).
+    /// Returns all settings, checked. Three values are placeholders: the steps of an epoch ([`UNKNOWN_STEPS`]), a batch
+    /// of `auto` (1) and a precision of `auto` (f32).
     ///
     /// # Errors
     /// [`Error::Usage`] naming the flag.
-    pub fn resolve(&self, start: Start) -> Result<Settings> {
+    pub fn resolve(&self, start: InitWeights) -> Result<Settings> {
         let tokenizer = self.tokenizer(&start)?;
         let shape = self.shape(&start, tokenizer.as_ref())?;
         if self.run.keep == Some(0) {
@@ -77,44 +77,43 @@ impl Recipe {
         }
         let settings = self.settings(shape, tokenizer);
         settings.check()?;
-        // a model may have fewer ids than its own tokenizer: its texts are checked id by id
+        // a model may have fewer ids than its own tokenizer; then each id of a text is checked
         let is_free = |tokenizer: &&Tokenizer| match &start {
-            Start::Random => true,
-            Start::Weights(known) => known.tokenizer != ModelTokenizer::Known((*tokenizer).clone()),
-            Start::AsGiven(_) => false,
+            InitWeights::Random => true,
+            InitWeights::Weights(known) => known.tokenizer != ModelTokenizer::Known((*tokenizer).clone()),
+            InitWeights::AsGiven(_) => false,
         };
         let of_text = settings.data.tokenizer.as_ref().filter(|_| self.data.data.is_empty()).filter(is_free);
         if let Some(tokenizer) = of_text.filter(|t| t.vocab() > shape.vocab) {
             let fault = Fault::at(
                 "--tokenizer",
-                format!("{tokenizer} has {} ids, the model's vocabulary {}", tokenizer.vocab(), shape.vocab),
+                format!("{tokenizer} has {} ids, but the model's vocabulary has {}", tokenizer.vocab(), shape.vocab),
             );
             return Err(Error::usage(match start {
-                Start::Random => fault.advice(format!("try --vocab {}", tokenizer.vocab())),
+                InitWeights::Random => fault.advice(format!("try --vocab {}", tokenizer.vocab())),
                 _ => fault.advice("try the tokenizer that the weights were trained with"),
             }));
         }
         Ok(settings)
     }
 
-    /// The tokenizer that is asked for or follows from model or data.
-    /// Those that are known must be one.
-    fn tokenizer(&self, start: &Start) -> Result<Option<Tokenizer>> {
+    /// Returns the tokenizer that is given, or that follows from the model or the data. All of these must agree.
+    fn tokenizer(&self, start: &InitWeights) -> Result<Option<Tokenizer>> {
         let given = self.data.tokenizer.as_ref().map(TokenizerName::open).transpose()?;
-        if let Start::AsGiven(_) = start {
+        if let InitWeights::AsGiven(_) = start {
             return Ok(given);
         }
         if let Some(given) = given.as_ref().filter(|_| self.data.data.is_empty()) {
             given.check()?;
         }
         let shards: [(&[PathBuf], Part); 2] = [(&self.data.data, Part::Train), (&self.data.val, Part::Validation)];
-        let noted = noted_tokenizer(&shards, self.data.data_format.unwrap_or_default())?;
-        if let (Some(given), Some((place, noted))) = (&given, &noted) {
-            same(noted, place, given, "--tokenizer")?;
+        let recorded = recorded_tokenizer(&shards, self.data.data_format.unwrap_or_default())?;
+        if let (Some(given), Some((place, recorded))) = (&given, &recorded) {
+            same(recorded, place, given, "--tokenizer")?;
         }
-        let chosen = given.or(noted.as_ref().map(|(_, noted)| noted.clone()));
-        if let Start::Weights(known) = start {
-            return self.tokenizer_of_weights(known, chosen, noted);
+        let chosen = given.or(recorded.as_ref().map(|(_, recorded)| recorded.clone()));
+        if let InitWeights::Weights(known) = start {
+            return self.tokenizer_of_weights(known, chosen, recorded);
         }
         if chosen.is_some() {
             return Ok(chosen);
@@ -126,12 +125,12 @@ impl Recipe {
         Ok(Some(if small { Tokenizer::Bytes } else { Tokenizer::Gpt2 }))
     }
 
-    /// The tokenizer of weights, which must be the one that is `chosen`.
+    /// Returns the tokenizer of the weights, which must agree with `chosen`.
     fn tokenizer_of_weights(
         &self,
-        known: &Known,
+        known: &KnownWeights,
         chosen: Option<Tokenizer>,
-        noted: Option<(String, Tokenizer)>,
+        recorded: Option<(String, Tokenizer)>,
     ) -> Result<Option<Tokenizer>> {
         let Some(chosen) = chosen else {
             let own = known.tokenizer.get();
@@ -140,22 +139,22 @@ impl Recipe {
             }
             return Ok(own);
         };
-        match noted.filter(|_| self.data.tokenizer.is_none()) {
-            Some((noted_at, _)) => known.tokenizer.agree_with_data(&chosen, &noted_at, &known.place)?,
+        match recorded.filter(|_| self.data.tokenizer.is_none()) {
+            Some((recorded_at, _)) => known.tokenizer.agree_with_data(&chosen, &recorded_at, &known.place)?,
             None => known.tokenizer.agree(&chosen, "--tokenizer", &known.place)?,
         }
         Ok(Some(chosen))
     }
 
-    fn shape(&self, start: &Start, tokenizer: Option<&Tokenizer>) -> Result<Config> {
+    fn shape(&self, start: &InitWeights, tokenizer: Option<&Tokenizer>) -> Result<Config> {
         match start {
-            Start::Weights(Known { shape, .. }) | Start::AsGiven(shape) => return Ok(*shape),
-            Start::Random => {}
+            InitWeights::Weights(KnownWeights { shape, .. }) | InitWeights::AsGiven(shape) => return Ok(*shape),
+            InitWeights::Random => {}
         }
         let (model, context) = (&self.model, self.training.context);
         if let (Some(layers), Some(heads), Some(channels)) = (model.layers, model.heads, model.channels) {
             let vocab = model.vocab.or(tokenizer.map(Tokenizer::vocab)).ok_or_else(|| {
-                let fault = Fault::at("--vocab", "nothing says how many tokens there are");
+                let fault = Fault::at("--vocab", "the vocabulary size is unknown");
                 Error::usage(fault.advice("try --vocab N"))
             })?;
             let default = if self.uses_stories() { stories::CONTEXT } else { FREE_CONTEXT };
@@ -179,7 +178,7 @@ impl Recipe {
         let train = self.train(&shape, own);
         let val_every = run.val_every.unwrap_or(if own { stories::VAL_EVERY } else { 250 });
         let overfit_one_batch = data.overfit_one_batch.unwrap_or(false);
-        // `steps` may be unknown, the samples of stories are not
+        // stories are sampled after the last step, whose number is known here
         let sample_every = if own { self.training.steps.unwrap_or(stories::STEPS) } else { 0 };
         Settings {
             model: ModelSettings { shape, name: self.model.model.clone(), init: self.model.init.clone() },
@@ -258,7 +257,7 @@ impl Recipe {
         }
     }
 
-    /// Returns the rows of a validation of `context` tokens each; `None` for all there are.
+    /// Returns the number of rows per validation, each of `context` tokens; `None` for all rows.
     #[must_use]
     pub fn val_rows(&self, context: usize, batch: usize) -> Option<usize> {
         let steps = self.run.val_steps.or(self.uses_stories().then_some(stories::VAL_STEPS));

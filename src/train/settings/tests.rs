@@ -1,4 +1,4 @@
-//! Sources over one another, `config.toml` there and back, and what a run may be resumed with.
+//! Tests of precedence, of `config.toml` round trips, and of the settings that a run may be resumed with.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ const RECIPE: &str = "[data]\ntext = [\"a.txt\"]\ntokenizer = \"bytes\"\n[model]
 type Change<'a> = &'a dyn Fn(&mut Settings);
 
 fn settings(recipe: &str) -> Settings {
-    toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(resolve::Start::Random).unwrap()
+    toml::from_str::<Recipe>(&recipe.replace('_', "-")).unwrap().resolve(resolve::InitWeights::Random).unwrap()
 }
 
-/// Puts `--set` and flags over a recipe.
+/// Merges a recipe, `--set` and flags.
 fn merged(recipe: &str, sets: &[&str], flags: &Recipe) -> Result<Merged> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.toml");
@@ -41,7 +41,7 @@ fn a_stronger_source_wins_and_each_value_knows_its_own() {
     assert_eq!(merged.origins["batch"], Origin::Flag);
     assert_eq!(merged.origins["lr"].to_string(), "--set lr");
     assert!(matches!(&merged.origins["val-every"], Origin::File(place) if place.ends_with("r.toml:14")));
-    assert!(merged.aside.is_empty());
+    assert!(merged.notices.is_empty());
 }
 
 #[test]
@@ -49,8 +49,8 @@ fn a_weaker_value_gives_way_and_one_source_may_not_contradict_itself() {
     let mut flags = Recipe::default();
     flags.model.model = Some("d12".into());
     let found = merged(RECIPE, &[], &flags).unwrap();
-    assert_eq!((found.recipe.model.layers, found.aside.len()), (None, 3));
-    assert!(found.aside[0].ends_with("r.toml:5: layers gives way to --model"), "{:?}", found.aside);
+    assert_eq!((found.recipe.model.layers, found.notices.len()), (None, 3));
+    assert!(found.notices[0].ends_with("r.toml:5: layers is overridden by --model"), "{:?}", found.notices);
     for (recipe, sets, place, what) in [
         ("[model]\nmodel = \"d12\"\nlayers = 1\nheads = 1\nchannels = 8\n", &[][..], "model", "contradicts"),
         ("layers = 1\nheads = 1\n", &[], "layers", "needs --channels"),
@@ -62,7 +62,7 @@ fn a_weaker_value_gives_way_and_one_source_may_not_contradict_itself() {
         assert!(error.fault().place.ends_with(place) && error.fault().what.contains(what), "{error}");
     }
     let taken = merged("hellaswag = \"q\"\nhellaswag-every = 3\n", &["hellaswag="], &Recipe::default()).unwrap();
-    assert_eq!((taken.recipe.run.hellaswag_every, taken.aside.len()), (None, 1));
+    assert_eq!((taken.recipe.run.hellaswag_every, taken.notices.len()), (None, 1));
 }
 
 #[test]
@@ -136,8 +136,9 @@ fn settings_are_the_same_after_their_file_is_read_as_a_run_and_as_a_recipe() {
                   channels = 32\nbatch = 2\ncontext = 64\nprecision = \"f16\"\nrecompute = \"block\"\nskip-loss-z = 2.5\n\
                   checkpoint-every = \"10m\"\nmemory = \"24GiB\"\npeak-tflops = 312\nprice-per-hour = 1.5\n\
                   hellaswag = \"q.jsonl\"\nsteps = 9\neps = 1e-7\nseed = 4294967295";
-    let merge =
-        |text: &str| merged(text, &[], &Recipe::default()).unwrap().recipe.resolve(resolve::Start::Random).unwrap();
+    let merge = |text: &str| {
+        merged(text, &[], &Recipe::default()).unwrap().recipe.resolve(resolve::InitWeights::Random).unwrap()
+    };
     for recipe in [RECIPE, shards, "steps = 7", "model = \"d12\"\ntext = \"a b.txt\"\nsteps = 3\nlr = 3.0000001e-4"] {
         let settings = merge(recipe);
         let file = RunFile::new(&settings, Some("abc".into()));
@@ -145,15 +146,15 @@ fn settings_are_the_same_after_their_file_is_read_as_a_run_and_as_a_recipe() {
         assert_eq!(RunFile::parse(&text, Path::new("run")).unwrap(), file, "{text}");
         assert_eq!(merge(&text), settings.with_absolute_paths(), "{text}");
     }
-    // weights that are gone: the shape is a fact of the run
-    let known = resolve::Known {
+    // the initial weights are gone; the shape comes from the run's facts
+    let known = resolve::KnownWeights {
         place: "weights".into(),
         shape: Config::new(64, 300, 2, 2, 32).unwrap(),
         tokenizer: ModelTokenizer::Known(Tokenizer::Bytes),
     };
     let recipe: Recipe =
         toml::from_str("[model]\ninit = \"gone\"\n[data]\ntext = [\"a\"]\n[training]\nsteps = 2").unwrap();
-    let file = RunFile::new(&recipe.resolve(resolve::Start::Weights(known)).unwrap(), None);
+    let file = RunFile::new(&recipe.resolve(resolve::InitWeights::Weights(known)).unwrap(), None);
     assert_eq!(RunFile::parse(&file.to_toml().unwrap(), Path::new("run")).unwrap().settings, file.settings);
     assert!(matches!(RunFile::parse("[record]\nlayers = 1\n", Path::new("run")), Err(Error::Usage(_))));
 }
@@ -171,7 +172,7 @@ fn files_of_earlier_versions_are_read() {
     expected.run.val_rows = Some(4);
     assert_eq!(found, expected);
     assert!(record.finished && record.adapter.as_deref() == Some("llvmpipe") && record.data.is_none());
-    // stories, and settings that such a version did not know
+    // stories, and settings that such a version did not have
     let stories = old.replace("text = [\"a.txt\"]", "stories_bytes = 2097152").replace("keep = 2\n", "keep = 0\n");
     let stories = stories.replace("checkpoint_every = \"250\"", "checkpoint_every = \"\"");
     let found = RunFile::parse(&stories, Path::new("run")).unwrap().settings;
@@ -215,29 +216,29 @@ fn only_what_moved_a_past_loss_must_be_equal() {
     for (change, key) in &fixed {
         assert_eq!(keys(change, 100), [*key]);
     }
-    // rates that are still to come: the decay of wsd has not begun
+    // later rates may differ: the decay of wsd has not begun
     let wsd = Settings { train: TrainSettings { schedule: Shape::Wsd, ..there.train.clone() }, ..there.clone() };
     let lower = Settings { train: TrainSettings { final_lr_frac: 0.5, ..wsd.train.clone() }, ..wsd.clone() };
     assert!(differences(&wsd, &lower, 240).is_empty());
     assert_eq!(differences(&wsd, &lower, 242)[0].key, "final-lr-frac");
-    // a run that became longer: its first steps had the rates of the shorter one
+    // an extended run: its first steps had the rates of the shorter one
     let saved = Schedule { steps: 20, ..wsd.schedule() };
-    let noted = compare::noted(&wsd);
+    let recorded = compare::recorded(&wsd);
     let found = |seed: u32, here: &Settings, reached: usize| -> Vec<&str> {
-        let found = compare::saved_differences(&saved, seed, &noted, here, reached);
+        let found = compare::saved_differences(&saved, seed, &recorded, here, reached);
         found.iter().map(|difference| difference.key).collect()
     };
     assert_eq!(found(42, &wsd, 20), [""; 0]);
     assert_eq!(found(42, &lower, 16), [""; 0]);
     assert!(found(42, &lower, 20).contains(&"final-lr-frac"));
     assert_eq!(found(7, &wsd, 20), ["seed"]);
-    // a configuration that was changed by hand is held against the checkpoint
+    // a configuration that was edited by hand is compared with the checkpoint
     for (change, key) in fixed.iter().skip(3).filter(|(_, key)| *key != "seed") {
         let mut here = wsd.clone();
         change(&mut here);
         assert_eq!(found(42, &here, 20), [*key]);
     }
-    // a checkpoint of an earlier version notes the seed alone
+    // a checkpoint of an earlier version records only the seed
     assert!(compare::saved_differences(&saved, 42, &BTreeMap::new(), &wsd, 20).is_empty());
     assert_eq!(
         differences(&there, &Settings { train: TrainSettings { seed: 7, ..there.train.clone() }, ..there.clone() }, 1)

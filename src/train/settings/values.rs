@@ -1,4 +1,4 @@
-//! Values of settings, each with one spelling that flags and recipes share.
+//! Types of settings. Flags and recipes share one spelling of each value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,16 +11,16 @@ use crate::model::Recompute;
 use crate::ops::wire::Format;
 use crate::train::schedule::Shape;
 
-/// A value that flags and recipes spell alike.
+/// A value with the same spelling in flags and in recipes.
 pub trait Value: Sized + fmt::Display {
-    /// Reads the spelling; an error says what is expected.
+    /// Parses the spelling.
     ///
     /// # Errors
-    /// A sentence for a person.
+    /// A message that names the expected values.
     fn parse(text: &str) -> Result<Self, String>;
 }
 
-/// [`Value`] for numbers, with what is expected of them.
+/// Implements [`Value`] for numbers; the text names the expected values in an error.
 macro_rules! numbers {
     ($($number:ty: $expected:literal;)+) => {$(
         impl Value for $number {
@@ -102,7 +102,7 @@ impl Value for Shape {
     }
 }
 
-/// Returns the value of a name.
+/// Returns the value with this name.
 fn one_of<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, String> {
     let found = names.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     found.ok_or_else(|| {
@@ -111,7 +111,8 @@ fn one_of<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
-/// Serde for optional [`Value`]s: recipes write numbers bare and all else in quotes, and may do either.
+/// Serde for optional [`Value`]s. Numbers and booleans are written bare, everything else in quotes; both forms are
+/// read.
 pub(super) mod spelled {
     use serde::de::Error as _;
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
@@ -155,7 +156,7 @@ enum Written {
 
 impl Written {
     fn of(text: &str) -> Self {
-        // a whole number that TOML does not hold must not become a rounded one
+        // a whole number beyond TOML's range must not become a rounded float
         let whole = text.chars().all(|c| c.is_ascii_digit());
         let real = || text.parse().ok().filter(|number: &f64| number.is_finite() && !whole).map(Self::Real);
         let number = || text.parse().ok().map(Self::Whole).or_else(real);
@@ -175,12 +176,12 @@ impl fmt::Display for Written {
     }
 }
 
-/// Sequences of a micro-step.
+/// Sequences per micro-step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
-    /// The most that memory holds.
+    /// As many as memory holds.
     Auto,
-    /// So many.
+    /// This many.
     Count(usize),
 }
 
@@ -204,19 +205,19 @@ impl fmt::Display for Batch {
     }
 }
 
-/// When checkpoints are made.
+/// The interval between checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Interval {
-    /// Every so many steps; 0 for none but at the end and on a signal.
+    /// A number of steps; 0 for checkpoints only at the end and on a signal.
     Steps(usize),
-    /// When so many minutes have gone by since the last.
+    /// Minutes since the last checkpoint.
     Minutes(f64),
 }
 
 impl FromStr for Interval {
     type Err = String;
 
-    /// Reads `250` as steps, `10m` as minutes.
+    /// Parses `250` as steps and `10m` as minutes.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}`, expected steps, such as 250, or minutes, such as 10m");
         match text.strip_suffix('m') {
@@ -304,12 +305,12 @@ impl fmt::Display for Positive {
     }
 }
 
-/// The adapter's peak, the denominator of MFU.
+/// Peak rate of the adapter, the denominator of MFU.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Peak {
-    /// So many TFLOP/s.
+    /// TFLOP/s.
     Given(f64),
-    /// To be measured before the run.
+    /// Measured before the run.
     Measure,
 }
 
@@ -344,20 +345,20 @@ pub enum Precision {
     Auto,
 }
 
-/// Element type of gradients on their way between devices.
+/// Element type of gradients sent between devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Wire {
-    /// 32-bit floats, as they are
+    /// 32-bit floats, unchanged
     #[default]
     F32,
-    /// The upper half of f32: half the bytes
+    /// The upper 16 bits of f32: half the bytes
     Bf16,
-    /// 16-bit floats, scaled to their range: half the bytes
+    /// 16-bit floats, scaled into their range: half the bytes
     F16,
 }
 
 impl Wire {
-    /// The type of 16 bits; none for f32.
+    /// Returns the 16-bit format; `None` for f32.
     #[must_use]
     pub fn format(self) -> Option<Format> {
         match self {
@@ -378,7 +379,7 @@ pub enum WhenFull {
     Stop,
 }
 
-/// Spelling of enums whose names clap knows.
+/// Implements the spelling of enums by their clap names.
 macro_rules! named_by_clap {
     ($($name:ty),+) => {$(
         impl FromStr for $name {
@@ -402,7 +403,7 @@ macro_rules! named_by_clap {
 
 named_by_clap!(Precision, WhenFull, Wire);
 
-/// Returns the checkpoints to keep: at least the newest.
+/// Returns the checkpoints to keep: at least the newest one.
 pub(super) fn keep(newest: usize, every: usize) -> Keep {
     Keep { newest: newest.max(1), every }
 }

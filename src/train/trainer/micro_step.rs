@@ -1,4 +1,4 @@
-//! A model in training and its recorded micro-step.
+//! A model in training, and its recorded micro-step.
 
 use super::TrainerOptions;
 use crate::error::Result;
@@ -10,7 +10,7 @@ use crate::ops::{embedding, gradnorm, tree};
 use crate::train::optimizer::{Parameter, UpdateRule};
 use crate::train::ranks::{self, Turn};
 
-/// A sum over ranks, or one rank's: of gradients and of losses.
+/// Gradients and losses of one rank, or their sums over several ranks.
 pub(super) struct Sum {
     pub grads: Params,
     /// (1, 1).
@@ -22,7 +22,7 @@ impl Sum {
         Ok(Self { grads: Params::new(gpu, "gradients", config)?, loss: gpu.tensor("loss", 1, 1, Elem::F32)? })
     }
 
-    /// Records the addition of a sum over later ranks.
+    /// Records the addition of `later`, a sum over later ranks, to this sum.
     fn record_addition(&self, gpu: &Gpu, later: &Self) -> Result<Program> {
         let mut pass = Pass::new(gpu);
         pass.at(place::UPDATE);
@@ -39,7 +39,7 @@ pub(super) struct Model {
     pub config: Config,
     pub elem: Elem,
     pub params: Params,
-    /// Those that are there at once, at least one: in the end the first is that over all ranks.
+    /// The sums that are held at once, at least one. After the last rank, the first one is the sum over all ranks.
     pub sums: Vec<Sum>,
     pub control: StepControl,
 }
@@ -56,12 +56,12 @@ impl Model {
         Ok(Self { config, elem, params, sums, control: StepControl::new(gpu)? })
     }
 
-    /// The gradients of a whole step.
+    /// Returns the gradients of a whole step.
     pub fn grads(&self) -> &Params {
         &self.sums[0].grads
     }
 
-    /// Writes the loss scale that mixed precision starts with.
+    /// Writes the initial loss scale of mixed precision.
     pub fn start_loss_scale(&self, gpu: &Gpu) -> Result<()> {
         if self.elem != Elem::F16 {
             return Ok(());
@@ -70,7 +70,7 @@ impl Model {
         gpu.write(&self.control.state, bytemuck::bytes_of(&state))
     }
 
-    /// Records the end of a step: what the norm still lacks, decision, update.
+    /// Records the end of a step: the remaining squares of the norm, the decision and the update.
     pub fn record_end(&self, gpu: &Gpu, rule: &UpdateRule, norm: &Norm) -> Result<Program> {
         let control = &self.control;
         let mut pass = Pass::new(gpu);
@@ -91,14 +91,14 @@ impl Model {
                 }
                 squares.clone()
             }
-            Norm::Elsewhere => return Ok(Program::default()),
+            Norm::InExchange => return Ok(Program::default()),
         };
         stepcontrol::decide(&mut pass, control, &partials, &self.sums[0].loss)?;
         rule.record(&mut pass, &Parameter::all(&self.params, self.grads()), control)?;
         Ok(pass.finish())
     }
 
-    /// Records forward and losses alone.
+    /// Records the forward pass and the losses, without a backward pass.
     pub fn record_losses(&self, gpu: &Gpu, acts: &Activations) -> Result<Program> {
         let mut pass = Pass::new(gpu);
         forward::body(&mut pass, &self.config, &self.params, acts)?;
@@ -107,30 +107,32 @@ impl Model {
     }
 }
 
-/// The sums of squares from which a step's gradient norm comes.
+/// The sums of squares that make up a step's gradient norm.
 pub(super) enum Norm {
-    /// Of one rank: the micro-step's kernels leave some, the rest is read again.
+    /// With one rank: kernels of the micro-step compute some of the sums, and the norm reads the other gradients.
     Kernels {
-        /// Sums left by the micro-step's kernels, then room for those of all other gradients.
+        /// Sums from the micro-step's kernels, followed by space for those of all other gradients.
         squares: Tensor,
-        /// The gradients whose squares the micro-step leaves.
+        /// The gradients whose squares the micro-step sums.
         squared: Squared,
     },
-    /// Of several ranks: of the fixed blocks of the flat order, so that any number of devices gets the same.
+    /// With several ranks: a sum for each fixed block of the flat order, so that the bits do not depend on the number
+    /// of devices.
     Blocks(Tensor),
-    /// Of several devices: the exchange has them.
-    Elsewhere,
+    /// With several devices: the exchange holds them.
+    InExchange,
 }
 
 impl Norm {
-    /// Returns memory for the sums of a model's gradients, and how many of them products may leave, none unless `in_parts`. It can
-    /// be bound as a whole: where it could not, fewer products leave theirs.
-    fn room(gpu: &Gpu, config: &Config, grads: &Params, in_parts: bool) -> Result<(Tensor, usize)> {
+    /// Allocates memory for the sums of squares of a model's gradients. Also returns how many of the sums matrix
+    /// products may write; 0 unless `in_parts`. The memory fits into one binding; if it would not, fewer products write
+    /// theirs.
+    fn allocate(gpu: &Gpu, config: &Config, grads: &Params, in_parts: bool) -> Result<(Tensor, usize)> {
         let matrices = grads.in_memory_order().filter(|(param, _)| in_parts && param.per_layer && param.decays);
         let squares = |elements| sums::squares(&gpu.caps, elements, config.channels);
         let left: usize = matrices.map(|(param, layer)| squares(grads.get(param.name, layer).len())).sum();
-        // gradients that are left over come in runs of parameters, cut into windows: those have no more sums than all
-        // parameters apart and all windows together
+        // the other gradients form runs of parameters, cut into windows: these have at most as many sums as all single
+        // parameters and all windows together
         let windows: Vec<Tensor> = grads.windows(gpu).into_iter().map(|(window, _)| window).collect();
         let each = grads.in_memory_order().map(|(param, layer)| grads.get(param.name, layer).clone());
         let rest = gradnorm::partials(&each.collect::<Vec<_>>()) + gradnorm::partials(&windows);
@@ -139,19 +141,19 @@ impl Norm {
     }
 }
 
-/// A micro-step of a rank, whose gradients go to one of the model's sums.
+/// The recorded micro-steps of a rank whose gradients go to one of the model's sums.
 struct Programs {
-    /// The rank's first: gradients begin.
+    /// The rank's first micro-step, which overwrites the sum.
     first: Program,
-    /// Those that add to them, if a rank has several.
+    /// Its later micro-steps, which add to the sum, if a rank has several.
     others: Option<Program>,
 }
 
-/// A recorded micro-step, forward and backward, and the tensors it goes through.
+/// A recorded micro-step, forward and backward, and its tensors.
 pub(super) struct MicroStep {
-    /// For each of the model's sums.
+    /// One entry per sum of the model.
     programs: Vec<Programs>,
-    /// For each of the model's sums but the first: adds it to the one before.
+    /// For each of the model's sums except the first, its addition to the one before.
     additions: Vec<Program>,
     pub acts: Activations,
     pub scratch: Backward,
@@ -160,30 +162,30 @@ pub(super) struct MicroStep {
 }
 
 impl MicroStep {
-    /// Allocates the memory of a micro-step's activations and scratch, as the options want it.
+    /// Allocates the memory of a micro-step's activations and scratch.
     pub fn pool<'g>(gpu: &'g Gpu, options: &TrainerOptions) -> Result<Pool<'g>> {
         if !options.shared {
             return Ok(Pool::separate(gpu));
         }
-        // recorded once without a device, to see which tensors may lie in the same memory
+        // recorded once without a device, to find out which tensors may share memory
         let dry = gpu.dry_copy();
         let mut apart = Pool::separate(&dry);
         let planned = Self::record(&dry, &Model::new(&dry, options)?, options, &mut apart)?;
         apart.share(planned.program(0, 0), gpu)
     }
 
-    /// Returns the tensors that a [`crate::data::Batch`] fills, in its order.
+    /// Returns the tensors that a [`crate::data::Batch`] fills, in the order of its bytes.
     pub fn inputs(&self) -> [&Tensor; 4] {
         [&self.acts.tokens, &self.acts.targets, &self.buckets.table, &self.buckets.order]
     }
 
-    /// Returns a rank's micro-step of a number, from 0, whose gradients go to the model's sum of a level.
+    /// Returns micro-step `number` of a rank, from 0, whose gradients go to the model's sum at `level`.
     pub fn program(&self, level: usize, number: usize) -> &Program {
         let Programs { first, others } = &self.programs[level];
         others.as_ref().filter(|_| number > 0).unwrap_or(first)
     }
 
-    /// Returns what comes after the last micro-step of a rank.
+    /// Returns the additions after the last micro-step of a rank.
     pub fn additions(&self, turn: &Turn) -> impl Iterator<Item = &Program> {
         (0..turn.additions).map(|done| &self.additions[turn.level - done - 1])
     }
@@ -193,11 +195,11 @@ impl MicroStep {
         let Model { config, elem, .. } = model;
         let shape = [options.sizes.batch, options.sizes.context];
         let acts = Activations::new(pool, config, shape, *elem, options.recompute)?;
-        // of one rank's gradients squares are of no use where there are several
+        // with several ranks, the squares of one rank's gradients are not needed
         let (squares, left) = match (options.ranks, options.part.devices) {
             (1, _) => {
                 let in_parts = Backward::partials(&gpu.caps, config, &acts) > 0;
-                Norm::room(gpu, config, model.grads(), in_parts)?
+                Norm::allocate(gpu, config, model.grads(), in_parts)?
             }
             (_, 1) => (gpu.tensor("norm partials", flat::blocks(config), 1, Elem::F32)?, 0),
             _ => (gpu.tensor("norm partials", 1, 1, Elem::F32)?, 0),
@@ -208,7 +210,7 @@ impl MicroStep {
         let mut record = |sum, begins| -> Result<Program> {
             let tensors = (&acts, &scratch, &buckets);
             let (program, left) = Self::record_program(gpu, model, options, tensors, sum, begins)?;
-            // each micro-step leaves squares, the last one's stay
+            // each micro-step overwrites the squares; those of the last one count
             squared = left;
             Ok(program)
         };
@@ -222,12 +224,12 @@ impl MicroStep {
         let norm = match (options.ranks, options.part.devices) {
             (1, _) => Norm::Kernels { squares, squared },
             (_, 1) => Norm::Blocks(squares),
-            _ => Norm::Elsewhere,
+            _ => Norm::InExchange,
         };
         Ok(Self { programs, additions, acts, scratch, buckets, norm })
     }
 
-    /// Records one whose gradients begin, or are added to.
+    /// Records a micro-step that overwrites the sum if `begins`, and adds to it otherwise.
     fn record_program(
         gpu: &Gpu,
         model: &Model,
@@ -242,7 +244,8 @@ impl MicroStep {
             grads.in_memory_order().for_each(|(param, layer)| pass.zero(grads.get(param.name, layer)));
             pass.zero(loss);
         }
-        // a mean's gradient in f32; in f16 a sum's, so that the right loss scale does not depend on the batch
+        // f32 takes the gradient of the mean loss; f16 that of the sum, so that the loss scale does not depend on the
+        // batch
         let scale = if *elem == Elem::F16 { 1.0 } else { 1.0 / options.sizes.tokens() as f32 };
         forward::body(&mut pass, config, params, acts)?;
         backward::head(&mut pass, config, params, grads, acts, scratch, (control, scale))?;

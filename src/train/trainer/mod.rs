@@ -1,4 +1,4 @@
-//! One training step on the GPU: recorded once, then only uploads and read-backs.
+//! Training steps on the GPU. A step is recorded once; after that, only uploads and read-backs are needed.
 
 mod exchange;
 mod micro_step;
@@ -21,24 +21,24 @@ use crate::train::ranks::Turn;
 
 pub use crate::train::optimizer::Optimizer;
 use exchange::Exchange;
-pub use exchange::MOST_COPIERS;
+pub use exchange::MAX_COPY_THREADS;
 pub use exchange::stages::{Stage, stages};
 use micro_step::{MicroStep, Model};
 pub use options::{Part, Sizes, TrainerOptions};
 
-/// Submissions in flight: the host records and reads ahead while the GPU computes.
+/// Maximum number of submissions in flight: the host prepares the next ones while the GPU computes.
 const IN_FLIGHT: usize = 3;
 
 /// The end of a step.
 enum Finish {
-    /// Of a device without others.
+    /// On a single device.
     Alone { rule: UpdateRule, program: Program },
-    /// Of one that shares it.
+    /// On a device that shares the step with others.
     Shared(Box<Exchange>),
 }
 
 impl Finish {
-    /// What is computed behind the last micro-step without a word from others.
+    /// Returns the program that follows the last micro-step; `None` if it depends on other devices.
     fn program(&self) -> Option<&Program> {
         match self {
             Self::Alone { program, .. } => Some(program),
@@ -54,29 +54,29 @@ pub struct Trainer<'g> {
     model: Model,
     /// One micro-step: forward and backward.
     micro: MicroStep,
-    /// The device's ranks in their order.
+    /// The device's ranks in order.
     turns: Vec<Turn>,
-    /// The program behind each rank's last micro-step: additions of sums, and for the last rank the end of the step, nothing
-    /// where an exchange is that.
+    /// The program after each rank's last micro-step: additions of sums, and for the last rank the end of the step.
+    /// Empty for the last rank if the step ends with an exchange.
     after: Vec<Program>,
-    /// Norm, decision, update: the last thing of a step.
+    /// The end of a step: norm, decision and update.
     finish: Finish,
-    /// Forward and losses.
+    /// Forward pass and losses, for validation.
     eval: Program,
     uploads: UploadRing,
     reports: ReadRing,
-    /// Times the steps, where the adapter can.
+    /// Timestamps of steps, if the adapter supports them.
     watch: Option<Stopwatch>,
     losses: ReadRing,
     /// Validation rows.
     rows: Batch,
-    /// Reports that came back and were not yet asked for.
+    /// Reports that have arrived and were not yet returned.
     done: VecDeque<(Report, Option<Lap>)>,
 }
 
 impl<'g> Trainer<'g> {
-    /// Allocates everything and records the programs; after this a step creates nothing. On a dry device this is the
-    /// plan: [`Gpu::allocated_bytes`] and [`Gpu::ledger`] tell what it takes.
+    /// Allocates everything and records the programs. After this, a step creates nothing. On a dry device this makes
+    /// the memory plan, which [`Gpu::allocated_bytes`] and [`Gpu::ledger`] return.
     ///
     /// # Errors
     /// [`crate::error::Error::Memory`] naming the tensor that does not fit; [`crate::error::Error::Gpu`] if a kernel
@@ -85,8 +85,8 @@ impl<'g> Trainer<'g> {
         Self::linked(gpu, options, None)
     }
 
-    /// [`Trainer::new`] for one of several devices, which exchange sums and weights over `link`. Each calls the same functions
-    /// in the same order. Without a link, such a trainer is only planned.
+    /// Like [`Trainer::new`], for one of several devices, which exchange sums and weights over `link`. All devices call
+    /// the same functions in the same order. Without a link, such a trainer can only be planned.
     ///
     /// # Errors
     /// As [`Trainer::new`].
@@ -94,11 +94,11 @@ impl<'g> Trainer<'g> {
         let (ranks, micro_steps, devices) = (options.ranks, options.sizes.accumulation, options.part.devices);
         if ranks == 0 || !micro_steps.is_multiple_of(ranks) {
             let fault = Fault::at("trainer", format!("{micro_steps} micro-steps of {ranks} ranks"));
-            return Err(Error::shape(fault.expected("as many of each rank")));
+            return Err(Error::shape(fault.expected("the same number for each rank")));
         }
         if devices == 0 || !ranks.is_multiple_of(devices) {
             let fault = Fault::at("trainer", format!("{ranks} ranks on {devices} devices"));
-            return Err(Error::shape(fault.expected("as many on each device")));
+            return Err(Error::shape(fault.expected("the same number on each device")));
         }
         let mut pool = MicroStep::pool(gpu, &options)?;
         let model = Model::new(gpu, &options)?;
@@ -117,7 +117,7 @@ impl<'g> Trainer<'g> {
         let eval = model.record_losses(gpu, &micro.acts)?;
         let after = |turn: &Turn| match finish.program() {
             Some(end) if Some(*turn) == last => Program::join(micro.additions(turn).chain([end])),
-            // the exchange has the last rank's additions, bucket by bucket
+            // the exchange makes the last rank's additions, bucket by bucket
             None if Some(*turn) == last => Program::default(),
             _ => Program::join(micro.additions(turn)),
         };
@@ -128,7 +128,7 @@ impl<'g> Trainer<'g> {
             gpu,
             options,
             uploads: UploadRing::new(gpu, IN_FLIGHT, inputs_bytes + model.control.hyper.bytes())?,
-            // one more than uploads: the host, far ahead, waits for an upload's slot and never for a result
+            // one more than the uploads, so that a host that is far ahead waits for an upload slot and not for a result
             reports: ReadRing::new(gpu, IN_FLIGHT + 1, &model.control.report)?,
             watch: Stopwatch::new(gpu, IN_FLIGHT + 1)?,
             losses: ReadRing::new(gpu, IN_FLIGHT, &acts.losses)?,
@@ -143,43 +143,43 @@ impl<'g> Trainer<'g> {
         })
     }
 
-    /// The device.
+    /// Returns the GPU.
     #[must_use]
     pub fn gpu(&self) -> &'g Gpu {
         self.gpu
     }
 
-    /// The model's shape.
+    /// Returns the model's shape.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.options.config
     }
 
-    /// Type of matrix operands: f16 in mixed precision.
+    /// Returns the element type of matrix operands: f16 in mixed precision.
     #[must_use]
     pub fn elem(&self) -> Elem {
         self.options.elem
     }
 
-    /// The sizes of a step.
+    /// Returns the sizes of a step.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         self.options.sizes
     }
 
-    /// The parameters on the GPU.
+    /// Returns the parameters on the GPU.
     #[must_use]
     pub fn params(&self) -> &Params {
         &self.model.params
     }
 
-    /// The gradients on the GPU, as the last micro-step left them.
+    /// Returns the gradients on the GPU after the last micro-step.
     #[must_use]
     pub fn grads(&self) -> &Params {
         self.model.grads()
     }
 
-    /// AdamW's first and second moments on the GPU; none on a device that holds only a part of them.
+    /// Returns AdamW's first and second moments on the GPU; `None` on a device that holds only a part of them.
     #[must_use]
     pub fn moments(&self) -> Option<&[Params; 2]> {
         match &self.finish {
@@ -188,7 +188,7 @@ impl<'g> Trainer<'g> {
         }
     }
 
-    /// Reads the moments of all parameters back; none on a device but the first of several.
+    /// Reads the moments of all parameters back; `None` on all devices but the first of several.
     pub(super) fn read_moments(&mut self) -> Result<Option<[Weights; 2]>> {
         match &mut self.finish {
             Finish::Alone { rule, .. } => {
@@ -210,7 +210,7 @@ impl<'g> Trainer<'g> {
         }
     }
 
-    /// Returns the bytes of each device, this one's own included.
+    /// Sends `own` to all devices and returns the bytes of each, in order, this one's included.
     ///
     /// # Errors
     /// As [`Collective::share`].
@@ -221,7 +221,7 @@ impl<'g> Trainer<'g> {
         }
     }
 
-    /// True if this or any other device gives up; all devices ask this at the same place.
+    /// Returns whether this or any other device gives up. All devices call this at the same point.
     ///
     /// # Errors
     /// As [`Collective::share`].
@@ -234,25 +234,25 @@ impl<'g> Trainer<'g> {
         Ok(votes.iter().any(|device| device == &[1]))
     }
 
-    /// True once a device has asked all to stop.
+    /// Returns whether a device has asked all devices to stop.
     #[must_use]
     pub fn is_asked_to_stop(&self) -> bool {
-        self.peek().is_some_and(Collective::is_asked_to_stop)
+        self.collective().is_some_and(Collective::is_asked_to_stop)
     }
 
-    /// Asks all devices to end what they are at; they agree on it in [`Trainer::any_gives_up`].
+    /// Asks all devices to stop early; they agree on it in [`Trainer::any_gives_up`].
     pub fn ask_to_stop(&self) {
-        self.peek().into_iter().for_each(Collective::ask_to_stop);
+        self.collective().into_iter().for_each(Collective::ask_to_stop);
     }
 
-    fn peek(&self) -> Option<&(dyn Collective + 'static)> {
+    fn collective(&self) -> Option<&(dyn Collective + 'static)> {
         match &self.finish {
             Finish::Alone { .. } => None,
-            Finish::Shared(exchange) => exchange.peek(),
+            Finish::Shared(exchange) => exchange.collective(),
         }
     }
 
-    /// The device among those that share the run.
+    /// Returns this device's position among the devices that share the run.
     #[must_use]
     pub fn part(&self) -> Part {
         self.options.part
@@ -264,33 +264,33 @@ impl<'g> Trainer<'g> {
         self.options.wire
     }
 
-    /// The activations on the GPU.
+    /// Returns the activations on the GPU.
     #[must_use]
     pub fn activations(&self) -> &Activations {
         &self.micro.acts
     }
 
-    /// The scratch of the backward pass.
+    /// Returns the scratch tensors of the backward pass.
     #[must_use]
     pub fn scratch(&self) -> &Backward {
         &self.micro.scratch
     }
 
-    /// Adam's counters and the skipped steps, on the GPU.
+    /// Returns Adam's counters and the skipped steps, on the GPU.
     #[must_use]
     pub fn control(&self) -> &StepControl {
         &self.model.control
     }
 
-    /// The programs of a step of one micro-step: the micro-step, and the end, which on a device that shares it is not one
-    /// program.
+    /// Returns the programs of a step of one micro-step: the micro-step and the end of the step. On a device that
+    /// shares the step only the micro-step, because its end is not one program.
     #[must_use]
     pub fn programs(&self) -> Vec<&Program> {
         [self.micro.program(0, 0)].into_iter().chain(self.finish.program()).collect()
     }
 
-    /// Returns all commands of a step, its micro-steps one after the other. On a device that shares it, bytes leave and come
-    /// between some of them.
+    /// Returns all commands of a step, its micro-steps one after the other. On a device that shares the step, bytes are
+    /// exchanged between some of them.
     #[must_use]
     pub fn step_program(&self) -> Program {
         let per_rank = self.options.micro_steps_of_a_rank();
@@ -302,14 +302,14 @@ impl<'g> Trainer<'g> {
         match &self.finish {
             Finish::Alone { .. } => Program::join(programs),
             Finish::Shared(exchange) => {
-                // in the place of the last micro-step and of what follows it
+                // the exchange replaces the last micro-step and the program after it
                 programs.truncate(programs.len().saturating_sub(2));
                 Program::join(programs.into_iter().chain([&exchange.program()]))
             }
         }
     }
 
-    /// The matrix and attention kernels of a step, each once: what decides its speed.
+    /// Returns the names of the matrix and attention kernels of a step, which determine its speed, each once.
     #[must_use]
     pub fn kernel_summary(&self) -> Vec<String> {
         let decides = |command: &&Command| {

@@ -1,4 +1,4 @@
-//! A step: uploads and submissions, and reports that come back later.
+//! Uploads and submissions of a step, and reports that arrive later.
 
 use super::exchange::COMPARED;
 use super::{Finish, Trainer, TrainerOptions};
@@ -8,18 +8,20 @@ use crate::gpu::{Lap, Timed, Upload};
 use crate::ops::stepcontrol::Report;
 
 impl Trainer<'_> {
-    /// Submits step `step` (from 1) on the loader's next batches, without waiting for it. Its report comes out of
-    /// [`Trainer::report`] later. The ring of reports holds one more than may be in flight, so take those that are
-    /// there in between: a full one is waited for.
+    /// Submits step `step` (from 1) on the loader's next batches, without waiting for it. [`Trainer::report`] returns
+    /// its report later. The ring of reports has one slot more than there are submissions in flight, so callers take
+    /// arrived reports between steps; a step waits if the ring is full.
     ///
     /// # Errors
-    /// [`Error::Data`] from the loader; [`Error::Shape`] if its batches are not B·T long; else as [`crate::gpu::Gpu::check`].
+    /// [`Error::Data`] from the loader; [`Error::Shape`] if its batches do not have B·T tokens;
+    /// otherwise as [`crate::gpu::Gpu::check`].
     pub fn step(&mut self, loader: &mut dyn BatchSource, step: usize, lr: f32) -> Result<()> {
         self.step_unless(loader, step, lr, &|| false).map(|_| ())
     }
 
-    /// [`Trainer::step`], but before every micro-step `stop` is asked. If it says yes the step is given up and false
-    /// returned: weights, moments and Adam's counters are those after the step before, and the loader has moved.
+    /// Like [`Trainer::step`], but calls `stop` before every micro-step. If it returns true, this gives the step up and
+    /// returns false: weights, moments and Adam's counters are those after the step before, but the loader has
+    /// advanced.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -40,13 +42,13 @@ impl Trainer<'_> {
                 true => None,
                 false => Some(self.gpu.span("read a batch", || loader.next_batch())?),
             };
-            // all that share the step decide before its last micro-step, which the exchange is a part of
+            // all devices decide before the last micro-step, because the exchange includes it
             if gives_up || last {
                 if self.any_gives_up(gives_up)? {
                     return Ok(false);
                 }
                 if step.is_multiple_of(COMPARED) {
-                    // before owners overwrite what others have of their weights
+                    // before owners overwrite the weights on other devices
                     self.compare_weights(step)?;
                 }
             }
@@ -55,7 +57,7 @@ impl Trainer<'_> {
             if last && self.reports.is_full() {
                 self.collect(true)?;
             }
-            // the numbers are read by the end of a step alone
+            // only the end of a step reads these numbers
             let uploads: [Upload; 2] =
                 [(&self.micro.inputs(), batch.bytes()), (&[&self.model.control.hyper], bytemuck::bytes_of(&hyper))];
             let (rank, micro) = (number / per_rank, number % per_rank);
@@ -81,10 +83,10 @@ impl Trainer<'_> {
         Ok(true)
     }
 
-    /// Compares what all devices compute step `step` with: their weights by a hash of 64 bits, and the state of step control.
+    /// Compares the weights, by a hash of 64 bits, and the state of step control of all devices before step `step`.
     ///
     /// # Errors
-    /// [`Error::Disagree`] naming the devices that are not like most.
+    /// [`Error::Disagree`] naming the devices that differ from the majority.
     pub fn compare_weights(&mut self, step: usize) -> Result<()> {
         match &mut self.finish {
             Finish::Alone { .. } => Ok(()),
@@ -99,13 +101,14 @@ impl Trainer<'_> {
         Ok(true)
     }
 
-    /// Steps submitted whose reports were not yet returned.
+    /// Returns the number of submitted steps whose reports were not yet returned.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.done.len() + self.reports.pending()
     }
 
-    /// The oldest step's report that was not yet returned: waits for it if `wait`, else `None` while it is not there.
+    /// Returns the oldest report that was not yet returned. If it has not arrived, waits for it if `wait`, and returns
+    /// `None` otherwise.
     ///
     /// # Errors
     /// As [`crate::gpu::Gpu::check`].
@@ -113,10 +116,10 @@ impl Trainer<'_> {
         Ok(self.timed_report(wait)?.map(|(report, _)| report))
     }
 
-    /// [`Trainer::report`] with the step's begin and end by the device's clock, where the adapter has one.
+    /// Like [`Trainer::report`], with the step's begin and end by the device's clock, if the adapter has timestamps.
     ///
     /// # Errors
-    /// [`Error::Lost`] and the others of [`crate::gpu::Gpu::check`].
+    /// As [`crate::gpu::Gpu::check`], such as [`Error::Lost`].
     pub fn timed_report(&mut self, wait: bool) -> Result<Option<(Report, Option<Lap>)>> {
         if self.done.is_empty() {
             self.collect(wait)?;
@@ -125,7 +128,7 @@ impl Trainer<'_> {
     }
 }
 
-/// Checks that a batch has as many tokens as a micro-step.
+/// Checks that a batch has the number of tokens of a micro-step.
 pub(super) fn check_batch(place: &str, batch: &Batch, tokens: usize) -> Result<()> {
     if batch.len() == tokens {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Losses of a model in training, in the memory of its steps.
+//! Validation losses, computed in the memory of training steps.
 
 use super::step::check_batch;
 use super::{Part, Trainer};
@@ -7,15 +7,15 @@ use crate::error::{Error, Fault, Result};
 use crate::gpu::Upload;
 
 impl Trainer<'_> {
-    /// Mean loss in nats a token over the first `count` rows of T tokens. Waits for all steps before it.
+    /// Returns the mean loss in nats per token over the first `count` rows of T tokens. Waits for all submitted steps.
     ///
     /// # Errors
-    /// [`Error::Data`] from the rows; else as [`Gpu::check`].
+    /// [`Error::Data`] from the rows; otherwise as [`Gpu::check`].
     pub fn evaluate(&mut self, rows: &mut Rows, count: usize) -> Result<f64> {
         Ok(self.evaluate_unless(rows, count, &|| false)?.unwrap_or(f64::NAN))
     }
 
-    /// [`Trainer::evaluate`], but before every batch `stop` is asked. If it says yes, there is no loss.
+    /// Like [`Trainer::evaluate`], but calls `stop` before every batch. Returns `None` if it returns true.
     ///
     /// # Errors
     /// As [`Trainer::evaluate`].
@@ -23,7 +23,7 @@ impl Trainer<'_> {
         let (count, context) = (count.min(rows.len()), self.options.sizes.context);
         let (each, Part { device, devices, .. }) = (self.options.sizes.batch, self.options.part);
         let batches = count.div_ceil(each);
-        // a sum for each batch of this device
+        // one sum per batch of this device
         let (mut sums, mut gives_up) = (Vec::new(), false);
         for number in (device..batches).step_by(devices) {
             gives_up = stop() || self.is_asked_to_stop();
@@ -35,7 +35,7 @@ impl Trainer<'_> {
             }
             let at = number * each;
             let filled = rows.batch(at, &mut self.rows)?.min(count - at);
-            // rows past the end are computed and do not count
+            // rows past the end are computed but ignored
             self.rows.ignore_from(filled * context);
             let acts = &self.micro.acts;
             let uploads: [Upload; 1] = [(&[&acts.tokens, &acts.targets], self.rows.forward_bytes())];
@@ -49,7 +49,7 @@ impl Trainer<'_> {
         }
         let all = self.share(bytemuck::cast_slice(&sums))?;
         let all: Vec<Vec<f64>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
-        // in the order of the batches, whoever computed them
+        // in the order of the batches, so that the bits do not depend on the number of devices
         let sum: f64 = (0..batches).map(|number| all[number % devices][number / devices]).sum();
         Ok(Some(sum / (count * context).max(1) as f64))
     }
@@ -59,11 +59,11 @@ impl Trainer<'_> {
         Ok(bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).iter().map(|&loss| f64::from(loss)).sum())
     }
 
-    /// Runs one micro-step's forward and backward on a given batch and waits: gradients begin there.
-    /// For tests and tools; returns the losses.
+    /// Runs one micro-step, forward and backward, on a given batch and waits for it. Overwrites the gradients and
+    /// returns the losses. For tests and tools.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the batch is not B T long; else as [`Gpu::check`].
+    /// [`Error::Shape`] if the batch does not have B·T tokens; otherwise as [`Gpu::check`].
     pub fn probe(&mut self, inputs: &[u32], targets: &[u32]) -> Result<Vec<f32>> {
         if targets.len() != inputs.len() {
             let fault = Fault::at("trainer.probe", "a target for every input").expected(inputs.len());

@@ -1,20 +1,20 @@
-//! Tells from the environment whether an MPI launcher started this process, and as which of how many.
+//! Detects from the environment whether an MPI launcher started this process, and its rank and number of processes.
 
 use crate::error::{Error, Fault, Result};
 
-/// Who started this process.
+/// The launcher that started this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
     /// Open MPI's `mpirun`.
     OpenMpi,
-    /// `mpirun` of MPICH or of what derives from it, such as Intel's.
+    /// `mpirun` of MPICH or a derivative such as Intel MPI.
     Mpich,
-    /// Slurm's `srun` with PMIx or PMI-2, which serves several libraries.
+    /// Slurm's `srun` with PMIx or PMI-2, which supports several libraries.
     Slurm,
 }
 
 impl Launcher {
-    /// Its command.
+    /// Returns its command.
     #[must_use]
     pub fn command(self) -> &'static str {
         match self {
@@ -23,7 +23,7 @@ impl Launcher {
         }
     }
 
-    /// True if a library, by its own words, can be one that this launcher serves.
+    /// Returns whether the launcher supports a library with this version text.
     pub(super) fn serves(self, version: &str) -> bool {
         let is_open_mpi = version.contains("Open MPI");
         match self {
@@ -37,15 +37,15 @@ impl Launcher {
 /// A process among those that a launcher started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
-    /// Who started it.
+    /// The launcher.
     pub launcher: Launcher,
-    /// Its rank.
+    /// Rank of the process.
     pub rank: usize,
     /// Number of processes.
     pub size: usize,
 }
 
-/// Reads the variables that launchers set; `None` if there are none.
+/// Reads the variables that launchers set; returns `None` if none are set.
 ///
 /// # Errors
 /// [`Error::Device`] if Slurm started several processes that cannot find each other.
@@ -63,7 +63,7 @@ pub fn launched(read: impl Fn(&str) -> Option<String>) -> Result<Option<Launch>>
     {
         let fault = Fault::at("mpi", format!("srun started this as rank {rank} of {size}, without MPI"));
         return Err(Error::device(fault.advice(
-            "try srun --mpi=pmix or --mpi=pmi2 (srun --mpi=list shows what there is), or mpirun within salloc",
+            "try srun --mpi=pmix or --mpi=pmi2 (srun --mpi=list shows the choices), or mpirun within salloc",
         )));
     }
     Ok(found)

@@ -1,7 +1,7 @@
 //! An MPI library, opened at run time: the standard ABI of MPI 5, MPICH's, or Open MPI's.
 //!
-//! Handles (communicators, types, requests) are numbers of 32 bits in one library and pointers in another. They travel as `usize`:
-//! on 64-bit little-endian machines either fits, and a library that writes 32 bits leaves the rest zero.
+//! Handles (communicators, types, requests) are 32-bit numbers in one library and pointers in another. They are passed
+//! as `usize`: on 64-bit little-endian machines both fit, and a library that writes 32 bits leaves the rest zero.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use super::launcher::Launch;
 use crate::error::{Error, Fault, Result};
 
-/// Characters of the longest text that any of the libraries writes.
-const LONGEST: usize = 8192;
+/// Length of the longest text that any of the libraries writes, in bytes.
+const MAX_BYTES: usize = 8192;
 
-/// Names of libraries, of the standard ABI first. Debian has MPICH's under another name.
+/// Names of libraries, the standard ABI first. Debian has another name for MPICH's.
 #[cfg(not(target_os = "macos"))]
 const NAMES: [&str; 4] = ["libmpi_abi.so.1", "libmpi.so.12", "libmpich.so.12", "libmpi.so.40"];
 #[cfg(target_os = "macos")]
 const NAMES: [&str; 4] = ["libmpi_abi.1.dylib", "libmpi.12.dylib", "libmpi.40.dylib", "libmpi.dylib"];
 
-/// Numbers that each ABI has its own of.
+/// Constants whose values differ between ABIs.
 #[derive(Debug, Clone, Copy)]
 struct Constants {
     world: usize,
@@ -50,7 +50,7 @@ const MPICH: Constants = Constants {
     status_ignore: 1,
 };
 
-/// The functions that are called. Each returns 0 if it did what it should.
+/// The MPI functions in use. Each returns 0 on success.
 #[derive(Clone, Copy)]
 struct Functions {
     init_thread: extern "C" fn(*mut c_int, *mut c_void, c_int, *mut c_int) -> c_int,
@@ -67,27 +67,27 @@ struct Functions {
     finalize: extern "C" fn() -> c_int,
 }
 
-/// A library that is open, for the thread that calls MPI.
+/// An open library, for the thread that calls MPI.
 pub struct Library {
     constants: Constants,
     functions: Functions,
-    /// Its name and version.
+    /// Name and version.
     version: String,
 }
 
-/// Processes that can exchange.
+/// A set of processes that exchange messages.
 #[derive(Debug, Clone, Copy)]
 pub struct Communicator(usize);
 
-/// A message on its way.
+/// A pending message.
 #[derive(Debug)]
 pub struct Request(usize);
 
 impl Library {
-    /// Opens the library at `path`, or the first one that the launcher can have meant.
+    /// Opens the library at `path`, or the first one that the launcher supports.
     ///
     /// # Errors
-    /// [`Error::Device`] with rank, size, host and everything that was tried.
+    /// [`Error::Device`] with rank, size, host and all libraries that were tried.
     pub fn open(path: Option<&Path>, launch: Launch, host: &str) -> Result<Self> {
         let candidates: Vec<PathBuf> =
             path.map_or_else(|| NAMES.iter().map(PathBuf::from).collect(), |path| vec![path.to_owned()]);
@@ -110,16 +110,16 @@ impl Library {
         Err(Error::device(fault.found(tried.join("; ")).advice(advice)))
     }
 
-    /// Its name and version.
+    /// Returns the library's name and version.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Starts MPI. From then on all calls are made by this thread. Errors come back as such instead of ending the process.
+    /// Initializes MPI. All later calls must come from this thread. MPI returns errors instead of ending the process.
     ///
     /// # Errors
-    /// [`Error::Device`] in the library's words.
+    /// [`Error::Device`] with the library's error.
     pub fn start(&self) -> Result<Communicator> {
         let mut provided = 0;
         let Constants { world, funneled, errors_return, .. } = self.constants;
@@ -129,7 +129,7 @@ impl Library {
             return Err(Error::device(Fault::at("mpi", format!("{} does not start (code {code})", self.version))));
         }
         if provided < funneled {
-            let fault = Fault::at("mpi", format!("{} allows no other threads beside its own", self.version));
+            let fault = Fault::at("mpi", format!("{} does not support programs with several threads", self.version));
             return Err(Error::device(fault));
         }
         self.check("MPI_Comm_set_errhandler", (self.functions.comm_set_errhandler)(world, errors_return))?;
@@ -139,7 +139,7 @@ impl Library {
     /// Returns this process's rank and the number of processes.
     ///
     /// # Errors
-    /// [`Error::Lost`] in the library's words; as all functions below.
+    /// [`Error::Lost`] with the library's message, as in all functions below.
     pub fn place(&self, Communicator(of): Communicator) -> Result<(usize, usize)> {
         let (mut rank, mut size) = (0, 0);
         self.check("MPI_Comm_rank", (self.functions.comm_rank)(of, &raw mut rank))?;
@@ -148,7 +148,7 @@ impl Library {
         Ok((number(rank), number(size)))
     }
 
-    /// Returns those of all processes that share memory with this one.
+    /// Returns the processes of `all` that share memory with this one.
     ///
     /// # Errors
     /// See [`Library::place`].
@@ -163,7 +163,7 @@ impl Library {
     /// Begins to send bytes.
     ///
     /// # Safety
-    /// The bytes must stay where they are, unchanged, until [`Library::is_done`] says so.
+    /// The bytes must not move or change until [`Library::is_done`] returns true.
     ///
     /// # Errors
     /// See [`Library::place`].
@@ -178,7 +178,7 @@ impl Library {
     /// Begins to receive bytes.
     ///
     /// # Safety
-    /// Nobody may use the bytes until [`Library::is_done`] says so, and they must stay where they are.
+    /// The bytes must not move or be used until [`Library::is_done`] returns true.
     ///
     /// # Errors
     /// See [`Library::place`].
@@ -197,10 +197,10 @@ impl Library {
         Ok(Request(request))
     }
 
-    /// Begins to give bytes of one process to all others.
+    /// Begins to send bytes of one process to all others.
     ///
     /// # Safety
-    /// As [`Library::receive`], and of the one that gives as [`Library::send`].
+    /// As for [`Library::receive`], and in the sending process as for [`Library::send`].
     ///
     /// # Errors
     /// See [`Library::place`].
@@ -212,7 +212,7 @@ impl Library {
         Ok(Request(request))
     }
 
-    /// Lets MPI work, and returns true once a message is where it should be.
+    /// Lets MPI make progress; returns whether a message is complete.
     ///
     /// # Errors
     /// See [`Library::place`].
@@ -227,7 +227,7 @@ impl Library {
         (self.functions.abort)(self.constants.world, c_int::from(code));
     }
 
-    /// Ends MPI, after all messages have arrived.
+    /// Finalizes MPI, after all messages have arrived.
     ///
     /// # Errors
     /// See [`Library::place`].
@@ -248,20 +248,20 @@ impl Library {
     }
 }
 
-/// A number as the libraries count.
+/// Converts a number to MPI's type.
 fn count_of(number: usize) -> Result<c_int> {
-    c_int::try_from(number).map_err(|_| Error::gpu(Fault::at("mpi", format!("{number} is more than MPI counts"))))
+    c_int::try_from(number).map_err(|_| Error::gpu(Fault::at("mpi", format!("{number} is too large for MPI"))))
 }
 
-/// The name and version at the beginning of what a library says of itself, which may go on for pages.
+/// Returns name and version from a library's version text, which may have several pages.
 fn name_of(version: &str) -> String {
     let first = version.split([',', '\n']).next().unwrap_or_default();
     first.split_whitespace().filter(|word| *word != "Version:").collect::<Vec<_>>().join(" ")
 }
 
-/// Calls what writes a text and its length; returns the text.
+/// Calls a function that writes a text and its length; returns the text.
 fn text(write: impl FnOnce(*mut u8, *mut c_int) -> c_int) -> Option<String> {
-    let (mut text, mut length) = (vec![0_u8; LONGEST + 1], 0);
+    let (mut text, mut length) = (vec![0_u8; MAX_BYTES + 1], 0);
     if write(text.as_mut_ptr(), &raw mut length) != 0 {
         return None;
     }
@@ -277,23 +277,23 @@ fn open(path: &Path, launch: Launch) -> std::result::Result<Library, String> {
         let file = path.display().to_string();
         text.split_once(&format!("{file}: ")).map_or(text.clone(), |(_, why)| why.to_owned())
     };
-    // not for all to see, before it is known which it is: the libraries have functions of the same names
-    // SAFETY: a library that the user or the system names as MPI runs what it does at its start
+    // opened privately until its kind is known, because the libraries have functions of the same names
+    // SAFETY: opening a library runs its initializers; the user or the system names it as an MPI library
     let private = unsafe { Opened::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(plain)?;
     let version = {
-        // SAFETY: the function is MPI's, which may be called before MPI is started; its types are those of the standard
+        // SAFETY: MPI allows this function before initialization; its types are those of the standard
         let of = unsafe { private.get::<extern "C" fn(*mut u8, *mut c_int) -> c_int>(b"MPI_Get_library_version\0") };
-        let of = of.map_err(|_| "is no MPI library".to_owned())?;
-        text(|text, length| of(text, length)).ok_or("does not tell its version")?
+        let of = of.map_err(|_| "is not an MPI library".to_owned())?;
+        text(|text, length| of(text, length)).ok_or("does not return its version")?
     };
     if !launch.launcher.serves(&version) {
-        return Err(format!("is {}, which this launcher does not serve", name_of(&version)));
+        return Err(format!("is {}, which this launcher does not support", name_of(&version)));
     }
-    // Open MPI's plugins look for its functions among all
+    // Open MPI's plugins look up its functions globally
     // SAFETY: as above; it is open already
     let library = unsafe { Opened::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(plain)?;
     let has = |name: &[u8]| {
-        // SAFETY: the address alone is of interest
+        // SAFETY: only the address is used
         unsafe { library.get::<*mut c_void>(name) }.ok().map(|symbol| symbol.into_raw() as usize)
     };
     let names = [path.to_owned(), path.canonicalize().unwrap_or_default()];
@@ -337,14 +337,14 @@ fn open(path: &Path, launch: Launch) -> std::result::Result<Library, String> {
         abort: function!("MPI_Abort"),
         finalize: function!("MPI_Finalize"),
     };
-    // it stays open until the process ends: its threads may outlive everything else
+    // stays open until the process ends, because its threads may outlive everything else
     std::mem::forget((private, library));
     Ok(Library { constants, functions, version: name_of(&version) })
 }
 
 #[cfg(not(all(unix, target_pointer_width = "64", target_endian = "little")))]
 fn open(_: &Path, _: Launch) -> std::result::Result<Library, String> {
-    Err("MPI is opened on 64-bit Linux, macOS and other Unix systems alone".into())
+    Err("MPI is supported only on 64-bit Linux, macOS and other Unix systems".into())
 }
 
 #[cfg(test)]
@@ -370,7 +370,7 @@ mod tests {
         // a library of another kind
         if cfg!(target_os = "linux") {
             let text = library("libc.so.6").to_string();
-            assert!(text.contains("libc.so.6: is no MPI library"), "{text}");
+            assert!(text.contains("libc.so.6: is not an MPI library"), "{text}");
         }
     }
 }

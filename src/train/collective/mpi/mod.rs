@@ -1,16 +1,16 @@
 //! Processes of a run, on one machine or on several, that an MPI launcher started.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
-//! | [`launcher`] | what the environment says of a launcher |
+//! | [`launcher`] | detection of a launcher from the environment |
 //! | [`library`] | an MPI library, opened at run time, and its functions |
-//! | `desk` | the one thread that calls them |
-//! | [`hub`] | the way to that thread |
+//! | `worker` | the one thread that calls MPI |
+//! | [`client`] | requests to that thread |
 
-mod desk;
-pub mod hub;
+pub mod client;
 pub mod launcher;
 pub mod library;
+mod worker;
 
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
@@ -18,47 +18,47 @@ use std::time::Duration;
 
 use crate::error::{Error, Fault, Result};
 use crate::train::collective::{Link, Part};
-use hub::{Expected, Hub, Letter, MOST_DEVICES, Place};
+use client::{Client, Incoming, MAX_DEVICES, Outgoing, Process};
 use launcher::{Launch, Launcher};
 use library::Library;
 
-/// Bytes of a broadcast that are on their way at once.
+/// Bytes per message of a broadcast.
 const PIECE: usize = 64 << 20;
-/// The tag of what processes share.
+/// Tag of the messages of [`World::share`].
 const SHARED: i32 = 2;
-/// Processes with the same value of this variable count as one machine. Without it those do that run under one kernel, or by MPI's
-/// word share memory.
+/// Processes with the same value of this variable count as one machine. Without it, processes under one kernel do, or
+/// processes that share memory according to MPI.
 const MACHINE: &str = "WGPT_MACHINE";
-/// Linux's random id of a start of the kernel: MPICH with UCX says of no two processes that they share memory.
+/// Linux's random id of a boot. It is needed because MPICH with UCX reports that no two processes share memory.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-/// How long the first process has to save its records when another one ends the run.
+/// Time for the first process to save its records when another process ends the run.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long the last words of an error are on their way.
+/// Time for the message of an error to reach the other processes.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Settings of [`World::join`].
 #[derive(Debug, Clone)]
 pub struct WorldOptions {
-    /// The library; without it the first one that the launcher can have meant.
+    /// Path of the library; without it the first one that the launcher supports.
     pub library: Option<PathBuf>,
-    /// How long another process may give no sign of life.
-    pub patience: Duration,
+    /// Longest time without a heartbeat from another process.
+    pub silence_limit: Duration,
 }
 
-/// One process among those of a run.
+/// This process and the other processes of a run.
 pub struct World {
-    hub: Hub,
+    client: Client,
     rank: usize,
-    /// For each process, its host.
+    /// The host of each process.
     hosts: Vec<String>,
-    /// For each process, its machine, in the order of their first processes.
+    /// The machine of each process; machines are numbered in the order of their first processes.
     machines: Vec<usize>,
     library: String,
     launcher: Launcher,
 }
 
-/// What a process tells the others of itself as soon as it can.
-struct Facts {
+/// Facts that the MPI thread reports after it has started.
+struct ProcessFacts {
     rank: usize,
     size: usize,
     machine: usize,
@@ -66,19 +66,20 @@ struct Facts {
     library: String,
 }
 
-/// Where the devices of a run are.
+/// The placement of a run's devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// For each device, its process. Those of a machine come one after the other.
+    /// The process of each device. Devices of a machine are neighbours.
     pub processes: Vec<usize>,
-    /// Number of machines, each with as many devices; 1 where they have unequal numbers.
+    /// Number of machines for the exchange, each with the same number of devices; 1 if their numbers differ.
     pub machines: usize,
-    /// Number of machines that there are.
+    /// Number of real machines.
     pub hosts: usize,
 }
 
 impl Layout {
-    /// Lays out devices of processes: `machines` says on which machine each process is, `devices` how many it has.
+    /// Places the devices of processes. `machines` contains the machine of each process, `devices` its number of
+    /// devices.
     #[must_use]
     pub fn new(machines: &[usize], devices: &[usize]) -> Self {
         let hosts = machines.iter().max().map_or(1, |last| last + 1);
@@ -101,17 +102,17 @@ impl Layout {
 }
 
 impl World {
-    /// Joins the processes that the launcher started with this one; waits for all of them.
+    /// Joins the processes that the launcher started together with this one, and waits for all of them.
     ///
     /// # Errors
-    /// [`Error::Device`] if no library can be opened, or not the launcher's; [`Error::Lost`] if MPI fails.
+    /// [`Error::Device`] if the launcher's library cannot be opened; [`Error::Lost`] if MPI fails.
     pub fn join(launch: Launch, options: WorldOptions) -> Result<Self> {
         let host = host();
-        let (hub, serve) = Hub::new();
-        let limit = options.patience;
+        let (client, serve) = Client::new();
+        let limit = options.silence_limit;
         let (tell, told) = channel();
         let start = move || {
-            let WorldOptions { library, patience } = options;
+            let WorldOptions { library, silence_limit } = options;
             let begun = Library::open(library.as_deref(), launch, &host).and_then(|library| {
                 let all = library.start()?;
                 Ok((facts(&library, all, host, launch)?, library, all))
@@ -120,25 +121,25 @@ impl World {
                 Ok((facts, library, all)) => {
                     let (rank, size) = (facts.rank, facts.size);
                     let _ = tell.send(Ok(facts));
-                    serve(&library, all, Place { rank, size, patience });
+                    serve(&library, all, Process { rank, size, silence_limit });
                 }
                 Err(error) => drop(tell.send(Err(error))),
             }
         };
         let thread = std::thread::Builder::new().name("mpi".into()).spawn(start);
-        thread.map_err(|error| Error::device(Fault::at("mpi", format!("no thread can be started: {error}"))))?;
-        // MPI itself would wait for ever for a process that has ended
+        thread.map_err(|error| Error::device(Fault::at("mpi", format!("cannot start a thread: {error}"))))?;
+        // MPI would wait forever for a process that has ended
         let most = 2 * limit;
         let waited = |_| {
             let seconds = most.as_secs();
             let what =
                 format!("rank {} of {} has waited {seconds} s for the other ranks to start", launch.rank, launch.size);
-            let fault = Fault::at("mpi", what).advice("see what they say; --rank-timeout SECONDS waits longer");
+            let fault = Fault::at("mpi", what).advice("check their output; --rank-timeout SECONDS waits longer");
             Err(Error::device(fault))
         };
-        let Facts { rank, size, machine, host, library } = told.recv_timeout(most).unwrap_or_else(waited)?;
+        let ProcessFacts { rank, size, machine, host, library } = told.recv_timeout(most).unwrap_or_else(waited)?;
         let mut world = Self {
-            hub,
+            client,
             rank,
             hosts: vec![String::new(); size],
             machines: vec![0; size],
@@ -159,23 +160,23 @@ impl World {
                 names.len() - 1
             });
         }
-        world.hub.name(world.hosts.clone());
+        world.client.name(world.hosts.clone());
         Ok(world)
     }
 
-    /// This process's rank.
+    /// Returns this process's rank.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// True for the process that writes the run's folder.
+    /// Returns whether this is the process that writes the run's folder.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.rank == 0
     }
 
-    /// Number of processes.
+    /// Returns the number of processes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.hosts.len()
@@ -187,7 +188,7 @@ impl World {
         format!("rank {process} on {}", self.hosts[process])
     }
 
-    /// Returns a line on the processes.
+    /// Returns a line about the processes for the run's header.
     #[must_use]
     pub fn summary(&self) -> String {
         let machines = self.machines.iter().max().map_or(1, |last| last + 1);
@@ -195,13 +196,13 @@ impl World {
         format!("{} processes {on}, {}", self.size(), self.library)
     }
 
-    /// Returns for each process the number of its machine.
+    /// Returns the number of each process's machine.
     #[must_use]
     pub fn machines(&self) -> &[usize] {
         &self.machines
     }
 
-    /// Returns this process's position among those of its machine, and their number.
+    /// Returns this process's position among the processes of its machine, and their number.
     #[must_use]
     pub fn local(&self) -> (usize, usize) {
         let here = |process: &usize| self.machines[*process] == self.machines[self.rank];
@@ -214,7 +215,8 @@ impl World {
         &self.library
     }
 
-    /// Returns the bytes of each process, in order, this one's own included. All processes call this in the same order.
+    /// Sends `own` to all processes and returns the bytes of each, in order, this one's included. All processes call
+    /// this in the same order.
     ///
     /// # Errors
     /// The error that ended the run.
@@ -230,136 +232,143 @@ impl World {
     fn give_all(&self, own: &[u8], length: impl Fn(usize) -> usize) -> Result<Vec<Vec<u8>>> {
         let bytes: std::sync::Arc<Vec<u8>> = std::sync::Arc::new(own.to_vec());
         let others: Vec<usize> = (0..self.size()).filter(|process| *process != self.rank).collect();
-        let letter = |process: &usize| Letter {
+        let message = |process: &usize| Outgoing {
             process: *process,
             tag: SHARED,
             bytes: std::sync::Arc::clone(&bytes) as super::Shared,
             range: 0..own.len(),
         };
         let expected =
-            |process: &usize| Expected { process: *process, tag: SHARED, length: length(*process), buffer: Vec::new() };
-        let pending = self.hub.exchange(others.iter().map(letter).collect(), others.iter().map(expected).collect());
+            |process: &usize| Incoming { process: *process, tag: SHARED, length: length(*process), buffer: Vec::new() };
+        let pending = self.client.exchange(others.iter().map(message).collect(), others.iter().map(expected).collect());
         let mut all = vec![own.to_vec(); self.size()];
         others.iter().zip(pending.wait()?).for_each(|(process, bytes)| all[*process] = bytes);
         Ok(all)
     }
 
-    /// Gives bytes of the first process to all others: these bring none. All processes call this in the same order.
+    /// Sends the bytes of the first process to all others, which pass `None`. All processes call this in the same
+    /// order.
     ///
     /// # Errors
     /// The error that ended the run.
     pub fn broadcast(&self, bytes: Option<&[u8]>) -> Result<Vec<u8>> {
         let length = (bytes.map_or(0, <[u8]>::len) as u64).to_le_bytes();
-        let length = self.hub.broadcast(length.to_vec())?;
+        let length = self.client.broadcast(length.to_vec())?;
         let length = u64::from_le_bytes(length[..].try_into().unwrap_or_default()) as usize;
         let mut all = bytes.map_or_else(|| vec![0; length], <[u8]>::to_vec);
         self.fill(&mut all)?;
         Ok(all)
     }
 
-    /// Overwrites memory with that of the first process, where it is as long.
+    /// Overwrites memory with that of the first process, which must have the same length.
     ///
     /// # Errors
     /// The error that ended the run.
     pub fn fill(&self, memory: &mut [u8]) -> Result<()> {
         for piece in memory.chunks_mut(PIECE) {
-            let came = self.hub.broadcast(piece.to_vec())?;
+            let came = self.client.broadcast(piece.to_vec())?;
             piece.copy_from_slice(&came);
         }
         Ok(())
     }
 
-    /// Makes the parts of this process's devices in the exchange of all.
+    /// Makes the links of this process's devices.
     ///
     /// # Errors
-    /// [`Error::Device`] if there are more than a process may have.
+    /// [`Error::Device`] if the process has too many devices.
     pub fn links(&self, layout: &Layout) -> Result<Vec<Link>> {
         let own = layout.parts(self.rank);
-        if own.len() > MOST_DEVICES {
+        if own.len() > MAX_DEVICES {
             let fault = Fault::at("mpi", format!("{} devices in one process", own.len()));
-            return Err(Error::device(fault.expected(format!("at most {MOST_DEVICES}"))));
+            return Err(Error::device(fault.expected(format!("at most {MAX_DEVICES}"))));
         }
-        Ok(Link::of(own, &layout.processes, Some(self.hub.clone())))
+        Ok(Link::of(own, &layout.processes, Some(self.client.clone())))
     }
 
-    /// Ends the run of all processes with an error of this one: what they wait for returns it.
+    /// Ends the run of all processes with an error of this one, which all pending calls return.
     pub fn abort(&self, error: &Error) {
-        self.hub.abort(error);
+        self.client.abort(error);
     }
 
-    /// Returns who started the processes.
+    /// Returns the launcher that started the processes.
     #[must_use]
     pub fn launcher(&self) -> Launcher {
         self.launcher
     }
 
-    /// True once an error has ended the run, or MPI has ended.
+    /// Returns whether an error has ended the run or MPI was finalized.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.hub.end().is_some() || self.hub.has_finished()
+        self.client.end().is_some() || self.client.has_finished()
     }
 
-    /// Notes a signal that has come to this process, for the others to be told.
+    /// Records a signal that this process received, to be sent to the others with the request to stop.
     pub fn note_signal(&self, name: &str) {
-        self.hub.note_signal(name);
+        self.client.note_signal(name);
     }
 
-    /// Returns which signal has asked which other process to stop, as `SIGUSR1 to rank 1 on node7`.
+    /// Returns the signal that asked another process to stop: `SIGUSR1 to rank 1 on node7`.
     #[must_use]
     pub fn signal(&self) -> Option<String> {
-        self.hub.signal()
+        self.client.signal()
     }
 
-    /// Returns the error that ended the run early, if it came up in another process.
+    /// Returns the error that ended the run early, if it occurred in another process.
     #[must_use]
     pub fn far_error(&self) -> Option<Error> {
-        self.hub.end().filter(|end| end.is_far).map(|end| end.error)
+        self.client.end().filter(|end| end.is_far).map(|end| end.error)
     }
 
-    /// Ends MPI. All processes call this at the end of a run that has gone well, or was stopped and saved.
+    /// Finalizes MPI. All processes call this at the end of a run that finished, or that was stopped and saved.
     ///
     /// # Errors
-    /// The error that ended the run meanwhile.
+    /// The error that ended the run in the meantime.
     pub fn finish(&self) -> Result<()> {
-        self.hub.finish()
+        self.client.finish()
     }
 
-    /// Ends all processes with the exit code of an error, which was said here or in another process. The first process does it;
-    /// others give it some seconds to save its records.
+    /// Ends all processes with the exit code of an error that was printed here or in another process. The first process
+    /// does this; other processes give it a few seconds to save its records.
     pub fn die(&self, error: &Error) -> ! {
-        self.hub.abort(error);
+        self.client.abort(error);
         let after = if self.is_first() { LAST_WORDS } else { GRACE };
-        self.hub.die(error.exit_code(), after);
+        self.client.die(error.exit_code(), after);
         // the launcher ends this process
         std::thread::sleep(after + GRACE);
         std::process::exit(error.exit_code().into())
     }
 }
 
-/// Learns what others need to know of this process.
-fn facts(library: &Library, all: library::Communicator, host: String, launch: Launch) -> Result<Facts> {
+/// Collects the facts that other processes need about this one.
+fn facts(library: &Library, all: library::Communicator, host: String, launch: Launch) -> Result<ProcessFacts> {
     let (rank, size) = library.place(all)?;
     if size != launch.size {
-        let what = format!("{} sees {size} processes, the launcher started {}", library.version(), launch.size);
+        let what = format!("{} sees {size} processes, but the launcher started {}", library.version(), launch.size);
         let fault = Fault::at("mpi", what).expected("the launcher's own library");
         return Err(Error::device(fault.advice("name it: --mpi PATH")));
     }
     let machine = library.machine(all)?;
     let (local, _) = library.place(machine)?;
-    // its machine is known by the first process on it
+    // a machine is identified by the first process on it
     let mut first = (rank as u64).to_le_bytes();
     if local > 0 {
         first = [0; 8];
     }
-    // SAFETY: `first` stays where it is, and nobody uses it until the request is done
+    // SAFETY: `first` does not move, and nothing uses it until the request is done
     let mut request = unsafe { library.broadcast(&mut first, 0, machine) }?;
     while !library.is_done(&mut request)? {
         std::thread::sleep(Duration::from_micros(50));
     }
-    Ok(Facts { rank, size, machine: u64::from_le_bytes(first) as usize, host, library: library.version().to_owned() })
+    Ok(ProcessFacts {
+        rank,
+        size,
+        machine: u64::from_le_bytes(first) as usize,
+        host,
+        library: library.version().to_owned(),
+    })
 }
 
-/// The name of this machine.
+/// Returns the name of this machine.
 fn host() -> String {
     #[cfg(unix)]
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -376,7 +385,7 @@ mod tests {
     fn devices_of_a_machine_are_neighbours() {
         let layout = Layout::new(&[0, 0], &[2, 2]);
         assert_eq!(layout, Layout { processes: vec![0, 0, 1, 1], machines: 1, hosts: 1 });
-        // processes were dealt in turn
+        // processes alternate between machines
         let layout = Layout::new(&[0, 1, 0, 1], &[1, 1, 1, 1]);
         assert_eq!(layout, Layout { processes: vec![0, 2, 1, 3], machines: 2, hosts: 2 });
         assert_eq!(layout.parts(2), [Part { device: 1, devices: 4, machines: 2 }]);

@@ -1,13 +1,14 @@
 //! The end of a step that several devices share: ZeRO-1 through host memory.
 //!
-//! Each device owns some blocks of every bucket of parameters ([`crate::model::flat`]): it alone holds their moments. Bucket by
-//! bucket the owners get the sums of gradients that the other devices hold, and add them by the tree over ranks. From the
-//! squares of what they own, which all devices share, each decides alike what happens to the step. Owners update their
-//! parameters, and all get them.
+//! Each device owns some blocks of every bucket of parameters ([`crate::model::flat`]), and it alone holds their
+//! moments. Bucket by bucket, each owner receives the sums of gradients that the other devices hold, and adds them by
+//! the tree over ranks. All devices share the sums of squares of the blocks that they own. From these, each device
+//! makes the same decision about the step. Owners update their parameters and send them to all devices.
 //!
-//! A device has one queue, in which copies wait for kernels and for each other. The last micro-step is cut where the backward pass
-//! is done with a layer's gradients: these leave, and while they are on the host the device computes the layer before. Later,
-//! while a bucket is on the host, the next one is copied out and the one before is copied in and added.
+//! A device has one queue, in which copies wait for kernels and for each other. The last micro-step is cut at the
+//! points where the backward pass has finished a layer's gradients. These are sent, and while they are on the host the
+//! device computes the layer before. Later, while a bucket is on the host, the device copies the next one out, and
+//! copies in and adds the one before.
 
 mod moments;
 mod plan;
@@ -25,32 +26,32 @@ use crate::model::flat::{self, Bucket, Group, Part};
 use crate::ops::stepcontrol::StepControl;
 use crate::train::collective::Collective;
 use crate::train::optimizer::UpdateRule;
-use plan::{Plan, Recording, Route, Sums, Transfer};
-pub use rounds::MOST_COPIERS;
+use plan::{Plan, ReceivedSums, Recording, Route, Transfer};
+pub use rounds::MAX_COPY_THREADS;
 use rounds::rounds;
 
-/// Host memory through which buckets leave and come.
+/// Labels of the host memory through which buckets are sent and received.
 const OUT: &str = "exchange out";
 const IN: &str = "exchange in";
 
-/// Steps from one comparison of all devices to the next.
+/// Steps between two comparisons of all devices.
 pub const COMPARED: usize = 100;
 
-/// What a device needs for the end of steps that it shares with others.
+/// The end of steps that a device shares with others.
 pub(super) struct Exchange {
-    /// None on a dry device.
+    /// `None` on a dry device.
     link: Option<Box<dyn Collective>>,
     plan: Plan,
     buckets: Vec<Bucket>,
     groups: Vec<Group>,
     config: Config,
     part: Part,
-    /// For each device, how many sums it holds when it has computed its ranks.
+    /// Number of sums that each device holds after it has computed its ranks.
     held: Vec<usize>,
-    /// Keeps the memory that the programs use.
-    _sums: Sums,
+    /// Keeps the memory that the programs use alive.
+    _sums: ReceivedSums,
     rule: UpdateRule,
-    /// Sums of squares of all blocks.
+    /// ReceivedSums of squares, one per block of the model.
     squares: Tensor,
     /// This device's sums of losses.
     own_losses: Vec<Tensor>,
@@ -65,7 +66,8 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Allocates what the exchange needs and records its programs, which take the last micro-step of the device's last rank apart.
+    /// Allocates the exchange's memory and records its programs, into which the last micro-step of the device's last
+    /// rank is cut.
     pub fn new(
         gpu: &Gpu,
         options: &TrainerOptions,
@@ -75,7 +77,7 @@ impl Exchange {
     ) -> Result<Self> {
         let config = &options.config;
         let part = options.part;
-        let sums = Sums::new(gpu, options)?;
+        let sums = ReceivedSums::new(gpu, options)?;
         let nodes: Vec<Vec<Range<usize>>> = (0..part.devices).map(|device| options.nodes(device)).collect();
         let held: Vec<usize> = nodes.iter().map(Vec::len).collect();
         let nodes = nodes.concat();
@@ -123,12 +125,12 @@ impl Exchange {
         })
     }
 
-    /// The last micro-step of a step, as far as it goes before gradients leave.
+    /// Returns the part of the last micro-step that runs before the first gradients are sent.
     pub fn opening(&self) -> &Program {
         &self.plan.opening
     }
 
-    /// All that the device computes from [`Exchange::opening`] to the end of a step.
+    /// Returns all commands from [`Exchange::opening`] to the end of a step.
     pub fn program(&self) -> Program {
         let Plan { opening, gradients, norm, end, weights, .. } = &self.plan;
         let around = |transfers: &'_ [Transfer]| {
@@ -138,28 +140,29 @@ impl Exchange {
         Program::join([opening, &around(gradients), norm, end, &around(weights)])
     }
 
-    /// The exchange with the other devices.
+    /// Returns the link to the other devices.
     pub fn link(&mut self) -> Result<&mut (dyn Collective + 'static)> {
         present(&mut self.link)
     }
 
-    /// The same for questions that wait for nobody.
-    pub fn peek(&self) -> Option<&(dyn Collective + 'static)> {
+    /// Returns the link for calls that do not wait; `None` on a dry device.
+    pub fn collective(&self) -> Option<&(dyn Collective + 'static)> {
         self.link.as_deref()
     }
 
-    /// Ends a step behind [`Exchange::opening`]: computes the rest of the last micro-step while sums of gradients go to their
-    /// owners, decides, updates, and brings the weights to all.
+    /// Ends a step after [`Exchange::opening`]: computes the rest of the last micro-step while sums of gradients travel
+    /// to their owners, decides, updates, and sends the weights to all devices.
     pub fn finish(&mut self, gpu: &Gpu, reports: &mut ReadRing, timed: Option<Timed<'_>>) -> Result<()> {
         gpu.span("exchange gradients", || self.gradients(gpu))?;
         self.decide(gpu)?;
         gpu.span("exchange weights", || self.weights(gpu, reports, timed))
     }
 
-    /// Compares the weights of all devices by a hash of 64 bits, and their step control, before the end of step `step`.
+    /// Compares the weights of all devices, by a hash of 64 bits, and their step control, before the end of step
+    /// `step`.
     ///
     /// # Errors
-    /// [`Error::Disagree`] naming the devices that are not like most.
+    /// [`Error::Disagree`] naming the devices that differ from the majority.
     pub fn compare(&mut self, gpu: &Gpu, control: &StepControl, step: usize) -> Result<()> {
         self.plan.hash.run(gpu)?;
         let own = [gpu.read(&self.hash)?, gpu.read(&control.state)?].concat();
@@ -177,13 +180,13 @@ impl Exchange {
         let hashes: Vec<String> = all.iter().enumerate().map(describe).collect();
         let other = |(device, words): (usize, &Vec<u8>)| (count(words) < most).then(|| link.name(device));
         let others: Vec<String> = all.iter().enumerate().filter_map(other).collect();
-        // with as many of either kind nobody knows who is wrong
+        // without a majority the faulty device is unknown
         let who = if others.is_empty() { "some devices".to_owned() } else { others.join(", ") };
-        let what = format!("{who} had other weights or another step control than the others in step {step}");
-        let fault = Fault::at("weights", what).expected("the same hash on all").found(hashes.join(", "));
+        let what = format!("weights or step control of {who} differ from those of the other devices in step {step}");
+        let fault = Fault::at("weights", what).expected("the same hash on all devices").found(hashes.join(", "));
         let since = step.saturating_sub(COMPARED);
         Err(Error::disagree(fault.advice(format!(
-            "a GPU or its memory computes wrongly: resume from a checkpoint of step {since} or before, without that device"
+            "a GPU or its memory is faulty: resume from a checkpoint of step {since} or before, without that device"
         ))))
     }
 
@@ -192,7 +195,7 @@ impl Exchange {
         rounds(gpu, present(link)?, &plan.gradients, (out, into), &mut [], None)
     }
 
-    /// Shares the squares of owned blocks and the losses, then lets every device decide and owners update.
+    /// Shares the sums of squares of owned blocks and the losses; then every device decides, and owners update.
     fn decide(&mut self, gpu: &Gpu) -> Result<()> {
         let Self { link, plan, words_out, words_in, squares, buckets, part, held, .. } = self;
         let link = present(link)?;
@@ -201,7 +204,7 @@ impl Exchange {
         let parcel = words_out.take(gpu)?;
         let own_words = parcel.as_ref().to_vec();
         words_out.give_back(parcel)?;
-        // the squares of owned blocks, and behind them the losses
+        // the sums of squares of owned blocks, followed by the losses
         let losses = squares.bytes() as usize;
         let owned = |part: Part| {
             let of = |bucket: &Bucket| {
@@ -236,7 +239,7 @@ impl Exchange {
 }
 
 fn present(link: &mut Option<Box<dyn Collective>>) -> Result<&mut (dyn Collective + 'static)> {
-    let none = || Error::gpu(Fault::at("exchange", "a dry device was asked to exchange"));
+    let none = || Error::gpu(Fault::at("exchange", "a dry device cannot exchange"));
     link.as_deref_mut().ok_or_else(none)
 }
 
@@ -252,7 +255,7 @@ mod tests {
         programs.iter().flat_map(|program| &program.commands).map(|command| command.name().to_owned()).collect()
     }
 
-    /// The gradients of every layer but the first leave before the backward pass ends, and no command is lost.
+    /// The gradients of every layer except the first are sent before the backward pass ends, and no command is lost.
     #[test]
     fn gradients_leave_as_soon_as_the_backward_pass_is_done_with_them() {
         let config = Config::new(64, 257, 4, 2, 64).unwrap();
@@ -267,7 +270,7 @@ mod tests {
             let whole = trainer.micro.program(trainer.turns.last().unwrap().level, 0);
             let before: Vec<&Program> = gradients.iter().map(|transfer| &transfer.before).collect();
             let mut all = names(&[&[opening], &before[..], &[norm]].concat());
-            // sums over ranks and what makes 16 bits come between
+            // sums over ranks and conversions to 16 bits come in between
             all.retain(|name| !["tree.", "wire.", "gradnorm."].iter().any(|other| name.starts_with(other)));
             assert_eq!(all, names(&[whole]), "{ranks} ranks, {wire:?}");
             let layers = |program: &Program| -> Vec<u32> {

@@ -1,4 +1,4 @@
-//! The moments of all devices on the host: in a checkpoint there is one copy, whoever owns which.
+//! Gathers the moments of all devices on the host, because a checkpoint contains one copy, and restores them.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::train::collective::{Collective, Scope};
 use crate::train::optimizer::Moments;
 
 impl Exchange {
-    /// The first and second moments of all parameters, on the first device; none on others.
+    /// Returns the first and second moments of all parameters on the first device, and `None` on the others.
     pub fn gather_moments(&mut self, gpu: &Gpu) -> Result<Option<[Weights; 2]>> {
         let Moments::Owned(own) = self.rule.moments() else { return Ok(None) };
         let link = present(&mut self.link)?;
@@ -25,7 +25,7 @@ impl Exchange {
             let tensors: Vec<&Tensor> = tensors.iter().collect();
             let mut bytes = Vec::new();
             gpu.read_all(&tensors, |_, part| bytes.extend_from_slice(part))?;
-            // to the first machine, and there to the first device
+            // first to the first machine, then to its first device
             let column = gather(link, Scope::Machines, bytes, true, length)?;
             let column_length = |member: &Part| Scope::Machines.members(*member).iter().map(length).sum();
             let bytes = gather(link, Scope::Machine, column, part.machine() == 0, column_length)?;
@@ -48,7 +48,7 @@ impl Exchange {
         Ok(gathered)
     }
 
-    /// Overwrites the owned moments.
+    /// Overwrites the moments that this device owns.
     pub fn restore_moments(&self, gpu: &Gpu, moments: &[Weights; 2]) -> Result<()> {
         let Moments::Owned(own) = self.rule.moments() else { return Ok(()) };
         for (tensors, weights) in own.iter().zip(moments) {
@@ -71,8 +71,8 @@ impl Exchange {
     }
 }
 
-/// Gives the bytes of all members of a scope to the first of them, if `is_wanted` there; returns them there in order, and elsewhere
-/// nothing. `length` says how many bytes a member gives.
+/// Sends the bytes of all members of a scope to the first member if `is_wanted` there, and returns them there, in
+/// order. Returns no bytes elsewhere. `length` returns the number of bytes of a member.
 fn gather(
     link: &mut dyn Collective,
     scope: Scope,

@@ -1,4 +1,4 @@
-//! The commands of the end of a step that devices share, and the bytes that leave and come between them.
+//! The commands at the end of a step that devices share, and the bytes that are sent and received between them.
 
 use std::ops::Range;
 
@@ -10,33 +10,33 @@ use crate::model::place;
 use crate::ops::wire::{self, Format, Wire};
 use crate::ops::{gradnorm, hash, stepcontrol, tree};
 use crate::train::collective::Scope;
-use crate::train::optimizer::{Run, UpdateRule};
+use crate::train::optimizer::{ParameterRun, UpdateRule};
 use crate::train::ranks;
 use crate::train::trainer::TrainerOptions;
 use crate::train::trainer::micro_step::Model;
 
-/// Sums that other devices hold, on their owner.
+/// Label of the sums that an owner receives from other devices.
 const RECEIVED: &str = "received sums";
-/// Sums in 16 bits, on their way.
+/// Label of sums in 16 bits that are sent or received.
 const PACKED: &str = "packed sums";
 
-/// Tensors that one device gives to others, or gets from them, for one bucket.
+/// The tensors of one bucket that a device sends and receives.
 #[derive(Debug)]
 pub struct Route {
     /// The devices that exchange.
     pub scope: Scope,
-    /// What leaves, in order.
+    /// Tensors to send, in order.
     pub out: Vec<Tensor>,
-    /// For each member, its bytes of that.
+    /// The bytes of `out` for each member.
     pub to: Vec<Range<usize>>,
-    /// What comes, in order.
+    /// Tensors to receive, in order.
     pub into: Vec<Tensor>,
-    /// For each member, where its bytes lie in that.
+    /// The bytes of `into` from each member.
     pub from: Vec<Range<usize>>,
 }
 
 impl Route {
-    /// Lays out what leaves for each member and comes from it.
+    /// Lays out the tensors that are sent to each member and received from it.
     fn new(
         scope: Scope,
         members: &[Part],
@@ -57,45 +57,45 @@ impl Route {
         Ok(route)
     }
 
-    /// Bytes of some of its tensors.
+    /// Returns the bytes of some of its tensors.
     pub fn bytes(tensors: &[Tensor]) -> u64 {
         tensors.iter().map(Tensor::bytes).sum()
     }
 }
 
-/// A bucket's way over the host, and what is computed around it.
+/// The exchange of a bucket over the host, and the commands around it.
 #[derive(Debug)]
 pub struct Transfer {
-    /// Before it leaves.
+    /// Commands before it is sent.
     pub before: Program,
     pub route: Route,
-    /// After others' bytes have come.
+    /// Commands after the bytes of others have arrived.
     pub after: Program,
 }
 
-/// All that a device computes in the end of a step.
+/// All commands of a device at the end of a step.
 pub struct Plan {
-    /// The last micro-step, until the first bucket of gradients may leave.
+    /// The last micro-step, up to the point where the first bucket of gradients is finished.
     pub opening: Program,
-    /// Of gradients, in the order in which the backward pass is done with them, with what is left of it in between.
+    /// Transfers of gradients, in the order in which the backward pass finishes them, with the rest of it in between.
     pub gradients: Vec<Transfer>,
-    /// The squares of the owned blocks.
+    /// ReceivedSums of squares of the owned blocks.
     pub norm: Program,
-    /// Decision and update, once the squares and losses of all are there.
+    /// Decision and update, after the squares and losses of all devices have arrived.
     pub end: Program,
-    /// Of weights; behind the last the f16 copies.
+    /// Transfers of weights; the f16 copies follow the last one.
     pub weights: Vec<Transfer>,
     /// The hash of the weights.
     pub hash: Program,
 }
 
-/// Sums in 16 bits on their way.
+/// Memory for sums in 16 bits.
 struct Packed {
     format: Format,
     scale: f32,
-    /// A bucket of each sum that the device holds.
+    /// A bucket of each sum that the device sends.
     out: Vec<Tensor>,
-    /// What the device sums up of others' sums.
+    /// Parts of others' sums that the device receives.
     into: Vec<Option<Tensor>>,
 }
 
@@ -105,24 +105,24 @@ impl Packed {
     }
 }
 
-/// Memory for what comes in one stage, by the position of the sum.
-struct Room {
+/// Memory of one stage for received sums, by the position of the sum.
+struct StageMemory {
     stage: Stage,
-    /// Sets, of which each transfer takes the next.
+    /// Sets of buffers, which transfers use in turn.
     received: Vec<Vec<Option<Tensor>>>,
     packed: Option<Packed>,
 }
 
 /// The tensors that contain the sums over ranks that a device adds up.
-pub struct Sums {
-    rooms: Vec<Room>,
+pub struct ReceivedSums {
+    stages: Vec<StageMemory>,
 }
 
-impl Sums {
-    /// Allocates memory for what is received.
+impl ReceivedSums {
+    /// Allocates memory for received sums.
     pub fn new(gpu: &Gpu, options: &TrainerOptions) -> Result<Self> {
         let buckets = flat::buckets(&options.config);
-        let room = |stage: Stage| {
+        let memory_of = |stage: Stage| {
             let (leaving, received) = (stage.leaving(&buckets), stage.received(&buckets));
             let others = |label: &str, length: usize, elem: Elem| -> Result<Vec<Option<Tensor>>> {
                 let slot = |node| (!stage.own.contains(&node)).then(|| gpu.tensor(label, 1, length, elem)).transpose();
@@ -132,63 +132,64 @@ impl Sums {
                 let out =
                     stage.own.clone().map(|_| gpu.tensor(PACKED, 1, leaving / 2, Elem::U32)).collect::<Result<_>>()?;
                 let into = others(PACKED, received / 2, Elem::U32)?;
-                // of a sum's gradient in f16, of a mean's in f32
+                // f16 sends the gradient of a sum of losses, f32 that of a mean
                 let unit = if options.elem == Elem::F16 { options.sizes.tokens().next_power_of_two() } else { 1 };
                 Ok(Packed { format, scale: wire::SCALE / unit as f32, out, into })
             };
-            let sets = (0..stage.sets()).map(|_| others(RECEIVED, received, Elem::F32)).collect::<Result<_>>()?;
+            let sets =
+                (0..stage.buffer_sets()).map(|_| others(RECEIVED, received, Elem::F32)).collect::<Result<_>>()?;
             let packed = options.wire.map(packed).transpose()?;
-            Ok(Room { stage, received: sets, packed })
+            Ok(StageMemory { stage, received: sets, packed })
         };
-        Ok(Self { rooms: stages(options).into_iter().map(room).collect::<Result<_>>()? })
+        Ok(Self { stages: stages(options).into_iter().map(memory_of).collect::<Result<_>>()? })
     }
 }
 
 /// A bucket of a group.
 #[derive(Clone, Copy)]
-struct Piece<'p> {
+struct BucketPlace<'p> {
     group: &'p Group,
     bucket: &'p Bucket,
-    /// Its position in the order in which gradients are exchanged, which is not that of memory.
+    /// Its position in the order of exchange, which is not memory order.
     position: usize,
 }
 
 /// The sums of a bucket in the memory of one device.
-struct Held<'h> {
+struct HeldSums<'h> {
     model: &'h Model,
-    rooms: &'h [Room],
-    piece: Piece<'h>,
+    stages: &'h [StageMemory],
+    piece: BucketPlace<'h>,
 }
 
-impl Held<'_> {
-    /// Elements of the sum at a position of a stage, which lie among those that the device then has of it.
+impl HeldSums<'_> {
+    /// Returns elements of the sum at a position of a stage. The device must hold these elements at that stage.
     fn sum(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
-        let Piece { group, bucket, position: turn } = self.piece;
-        let Room { stage: Stage { own, .. }, received, .. } = &self.rooms[stage];
+        let BucketPlace { group, bucket, position: turn } = self.piece;
+        let StageMemory { stage: Stage { own, .. }, received, .. } = &self.stages[stage];
         let there = &received[turn % received.len()];
         if let Some(slot) = &there[position] {
-            let start = self.rooms[stage].stage.summed(bucket, self.rooms[stage].stage.part).start;
+            let start = self.stages[stage].stage.summed(bucket, self.stages[stage].stage.part).start;
             return Ok(slot.flat(elements.start - start..elements.end - start));
         }
         let own = position - own.start;
         match stage.checked_sub(1) {
             None => self.model.sums[own].grads.flat(group, elements),
-            Some(before) => self.sum(before, self.rooms[before].stage.results[own], elements),
+            Some(before) => self.sum(before, self.stages[before].stage.results[own], elements),
         }
     }
 
-    /// What comes of the sum at a position of a stage.
+    /// Returns the tensor that receives elements of the sum at a position of a stage.
     fn coming(&self, stage: usize, position: usize, elements: Range<usize>) -> Result<Tensor> {
-        let packed = self.rooms[stage].packed.as_ref().and_then(|packed| packed.into[position].as_ref());
+        let packed = self.stages[stage].packed.as_ref().and_then(|packed| packed.into[position].as_ref());
         match packed {
             Some(slot) => Ok(slot.flat(0..elements.len() / 2)),
             None => self.sum(stage, position, elements),
         }
     }
 
-    /// What leaves of some elements in a stage, of each of the device's sums.
+    /// Returns the tensors that are sent in a stage: these elements of each of the device's sums.
     fn leaving(&self, stage: usize, elements: Range<usize>) -> Result<Vec<Tensor>> {
-        let Room { stage: of, packed, .. } = &self.rooms[stage];
+        let StageMemory { stage: of, packed, .. } = &self.stages[stage];
         match packed {
             Some(Packed { out, .. }) => {
                 let start = of.held(self.piece.bucket).start;
@@ -199,9 +200,9 @@ impl Held<'_> {
         }
     }
 
-    /// Records what makes a stage's sums ready to leave, in 16 bits.
+    /// Records the conversion to 16 bits of the sums that a stage sends.
     fn pack(&self, pass: &mut Pass, stage: usize) -> Result<()> {
-        let Room { stage: of, packed, .. } = &self.rooms[stage];
+        let StageMemory { stage: of, packed, .. } = &self.stages[stage];
         let Some(packed) = packed else { return Ok(()) };
         for (position, out) in of.own.clone().zip(&packed.out) {
             let wide = &self.sum(stage, position, of.held(self.piece.bucket))?;
@@ -212,9 +213,9 @@ impl Held<'_> {
         Ok(())
     }
 
-    /// Records what makes f32 of a stage's sums that have come.
+    /// Records the conversion to f32 of the sums that a stage has received.
     fn unpack(&self, pass: &mut Pass, stage: usize, elements: &Range<usize>) -> Result<()> {
-        let Room { packed: Some(packed), .. } = &self.rooms[stage] else { return Ok(()) };
+        let StageMemory { packed: Some(packed), .. } = &self.stages[stage] else { return Ok(()) };
         for (position, from) in packed.into.iter().enumerate() {
             let Some(from) = from else { continue };
             let wide = &self.sum(stage, position, elements.clone())?;
@@ -223,9 +224,10 @@ impl Held<'_> {
         Ok(())
     }
 
-    /// A stage of the bucket behind `before`: what leaves and comes, and the additions to the scope's sums.
+    /// Records one stage of the bucket after `before`: the tensors to send and receive, and the additions to the
+    /// scope's sums.
     fn transfer(&self, gpu: &Gpu, stage: usize, before: Pass) -> Result<Transfer> {
-        let of = &self.rooms[stage].stage;
+        let of = &self.stages[stage].stage;
         let (members, seat) = (of.scope.members(of.part), of.scope.seat(of.part));
         let bucket = self.piece.bucket;
         let own = of.summed(bucket, of.part);
@@ -237,7 +239,7 @@ impl Held<'_> {
         };
         let coming = |from: usize| match from {
             _ if from == seat => Ok(Vec::new()),
-            _ => of.of(from).map(|position| self.coming(stage, position, own.clone())).collect(),
+            _ => of.nodes_of(from).map(|position| self.coming(stage, position, own.clone())).collect(),
         };
         let route = Route::new(of.scope, &members, leaving, coming)?;
         let mut after = Pass::new(gpu);
@@ -253,12 +255,12 @@ impl Held<'_> {
     }
 }
 
-/// Puts transfers of two stages in an order in which a bucket's second stage begins when its first one has ended, with another
-/// transfer between them: `rounds` sends one while the one before is on the host. A bucket's second stage ends before the first
-/// stage of the next but one, whose sums take the memory of its own.
+/// Orders the transfers of two stages. A bucket's second stage begins after its first one has ended, with another
+/// transfer in between, because `rounds` sends one transfer while the one before is on the host. A bucket's second
+/// stage ends before the first stage of the bucket after the next, which uses the same memory.
 ///
 /// # Panics
-/// If a model has one bucket: it has several groups.
+/// If there is only one bucket; every model has several groups, and so several buckets.
 fn interleaved(first: Vec<Transfer>, second: Vec<Transfer>) -> Vec<Transfer> {
     if first.is_empty() || second.is_empty() {
         return first.into_iter().chain(second).collect();
@@ -275,7 +277,7 @@ fn interleaved(first: Vec<Transfer>, second: Vec<Transfer>) -> Vec<Transfer> {
     order
 }
 
-/// What the end of a step is recorded for.
+/// Arguments for recording the end of a step.
 pub struct Recording<'r> {
     pub gpu: &'r Gpu,
     pub options: &'r TrainerOptions,
@@ -285,10 +287,10 @@ pub struct Recording<'r> {
     pub buckets: &'r [Bucket],
     /// The last micro-step of the device's last rank.
     pub last: &'r Program,
-    pub sums: &'r Sums,
-    /// Sums of squares of all blocks.
+    pub sums: &'r ReceivedSums,
+    /// ReceivedSums of squares, one per block of the model.
     pub squares: &'r Tensor,
-    /// The nodes of the tree that all devices hold, and the sums of losses of each.
+    /// The nodes of the tree that all devices together hold, and the sum of losses of each node.
     pub nodes: &'r [Range<usize>],
     pub losses: &'r [Tensor],
     /// The two halves of the weights' hash.
@@ -302,7 +304,7 @@ impl Recording<'_> {
         pass
     }
 
-    /// Records all; returns the rule of the update, with the moments of what the device owns.
+    /// Records all programs; also returns the update rule, with the moments that the device owns.
     pub fn plan(&self) -> Result<(Plan, UpdateRule)> {
         let (opening, gradients, rest) = self.gradients()?;
         let (end, rule) = self.end()?;
@@ -317,14 +319,14 @@ impl Recording<'_> {
         Ok((plan, rule))
     }
 
-    /// The last micro-step up to the first bucket, the buckets of gradients, and the rest of the micro-step.
+    /// Returns the last micro-step up to the first bucket, the transfers of gradients, and the rest of the micro-step.
     fn gradients(&self) -> Result<(Program, Vec<Transfer>, Program)> {
         let Self { options, model, last, sums, .. } = self;
         let turn = options.turns().pop();
         let last_sum = turn.map_or(0, |turn| turn.level);
         let own_additions = turn.map_or(0, |turn| turn.additions);
         let mut opening = None;
-        let mut transfers: Vec<Vec<Transfer>> = sums.rooms.iter().map(|_| Vec::new()).collect();
+        let mut transfers: Vec<Vec<Transfer>> = sums.stages.iter().map(|_| Vec::new()).collect();
         let mut done = 0;
         for position in flat::by_completion(&options.config) {
             let group = &self.groups[position];
@@ -341,10 +343,10 @@ impl Recording<'_> {
                         [into, into + 1].map(|sum| model.sums[sum].grads.flat(group, bucket.elements.clone()));
                     tree::add(&mut before, tree::Add { left: &left?, right: &right? })?;
                 }
-                let held = Held {
+                let held = HeldSums {
                     model,
-                    rooms: &sums.rooms,
-                    piece: Piece { group, bucket, position: transfers[..].first().map_or(0, Vec::len) },
+                    stages: &sums.stages,
+                    piece: BucketPlace { group, bucket, position: transfers[..].first().map_or(0, Vec::len) },
                 };
                 for (stage, transfers) in transfers.iter_mut().enumerate() {
                     let before = std::mem::replace(&mut before, self.pass());
@@ -385,7 +387,7 @@ impl Recording<'_> {
             let (group, owned) = (&self.groups[bucket.group], bucket.owned(options.part));
             if !owned.is_empty() {
                 let weight = model.params.flat(group, owned.clone())?;
-                runs.push(Run { weight, gradient: model.grads().flat(group, owned)?, decays: group.decays });
+                runs.push(ParameterRun { weight, gradient: model.grads().flat(group, owned)?, decays: group.decays });
             }
         }
         let rule = UpdateRule::owned(gpu, &runs.iter().map(|run| run.weight.len()).collect::<Vec<_>>())?;
@@ -398,8 +400,8 @@ impl Recording<'_> {
         Ok((pass.finish(), rule))
     }
 
-    /// The buckets of weights: from each owner to the devices at its position on other machines, and from these to all of their
-    /// machine.
+    /// Returns the transfers of weights: from each owner to the devices at its position on other machines, and from
+    /// these to all devices of their machines.
     fn weights(&self) -> Result<Vec<Transfer>> {
         let Self { options, model, .. } = self;
         let stage = |scope: Scope| -> Result<Vec<Transfer>> {
@@ -415,7 +417,7 @@ impl Recording<'_> {
                     };
                     model.params.flat(&self.groups[bucket.group], elements)
                 };
-                // all others get the same bytes
+                // all other members receive the same bytes
                 let leaving = |to: usize| Ok(if to == 0 { vec![of(seat)?] } else { Vec::new() });
                 let coming = |from: usize| Ok(if from == seat { Vec::new() } else { vec![of(from)?] });
                 let mut route = Route::new(scope, &members, leaving, coming)?;

@@ -1,4 +1,4 @@
-//! Buckets that leave and come, one after the other.
+//! The transfers of buckets, one after the other.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use crate::error::Result;
 use crate::gpu::{Arrival, Arrivals, Departures, Gpu, Parcel, ReadRing, Tensor, Timed};
 use crate::train::collective::{Collective, Shared};
 
-/// Threads that copy for a device at most: a few have the speed of a GPU's link.
-pub const MOST_COPIERS: usize = 4;
+/// Largest number of copying threads per device; a few saturate a GPU's link.
+pub const MAX_COPY_THREADS: usize = 4;
 
-/// Makes some transfers. While one is on the host, the device computes what comes before the next, and its bytes leave. `reads`
-/// and `timed` belong to the last.
+/// Runs transfers in order. While one is on the host, the device runs the commands before the next one and copies its
+/// bytes out. `reads` and `timed` belong to the last transfer.
 pub fn rounds(
     gpu: &Gpu,
     link: &mut dyn Collective,
@@ -42,7 +42,7 @@ pub fn rounds(
     Ok(())
 }
 
-/// Exchanges the oldest parcel on its way; returns what came instead.
+/// Exchanges the oldest pending parcel with the other devices; returns the received bytes.
 fn exchange(
     gpu: &Gpu,
     link: &mut dyn Collective,
@@ -52,9 +52,9 @@ fn exchange(
 ) -> Result<Arrival> {
     let parcel: Arc<Parcel> = Arc::new(out.take(gpu)?);
     let mut arrival = into.open(gpu)?;
-    // cores for each device
+    // the cores of the machine are divided among its devices
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (cores / link.part().each()).clamp(1, MOST_COPIERS);
+    let threads = (cores / link.part().each()).clamp(1, MAX_COPY_THREADS);
     gpu.span("wait for other devices", || {
         let coming: Vec<usize> = route.from.iter().map(Range::len).collect();
         link.exchange(route.scope, Arc::clone(&parcel) as Shared, &route.to, &coming, &mut |given| {

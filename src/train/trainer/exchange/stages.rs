@@ -1,6 +1,7 @@
-//! Which sums of gradients devices exchange, and with whom: on a machine first, whose devices then hold the sums of all its ranks,
-//! each of a shard; then between machines, each device with those that hold the same shard elsewhere. So a network carries each
-//! machine's sum once, and not once for each of its devices.
+//! The stages in which devices exchange sums of gradients. In the first stage the devices of a machine exchange, after
+//! which each holds a shard of the sums of all the machine's ranks. In the second stage each device exchanges with
+//! those that hold the same shard on other machines. So a network carries each machine's sum once, instead of once per
+//! device.
 
 use std::ops::Range;
 
@@ -9,27 +10,27 @@ use crate::train::collective::Scope;
 use crate::train::ranks;
 use crate::train::trainer::TrainerOptions;
 
-/// One exchange of a bucket of gradients.
+/// One stage of the exchange of gradients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     /// The devices that exchange.
     pub scope: Scope,
-    /// The device.
+    /// The device's position in the run.
     pub part: Part,
-    /// The nodes of the tree that they hold, those of the first member first.
+    /// The nodes of the tree that the members hold, those of the first member first.
     pub nodes: Vec<Range<usize>>,
-    /// For each member, how many of them it holds.
+    /// Number of nodes that each member holds.
     held: Vec<usize>,
     /// Positions of the device's own nodes.
     pub own: Range<usize>,
-    /// What is added to what afterwards, by position.
+    /// Additions after the exchange, by position: the second to the first.
     pub additions: Vec<[usize; 2]>,
-    /// Positions of the sums that this makes.
+    /// Positions of the sums after the additions.
     pub results: Vec<usize>,
 }
 
 impl Stage {
-    /// Returns the elements of a bucket whose sums the device holds before.
+    /// Returns the elements of a bucket whose sums the device holds before the stage.
     #[must_use]
     pub fn held(&self, bucket: &Bucket) -> Range<usize> {
         match self.scope {
@@ -38,7 +39,7 @@ impl Stage {
         }
     }
 
-    /// Returns the elements of a bucket that a member sums up.
+    /// Returns the elements of a bucket that a member sums in the stage.
     #[must_use]
     pub fn summed(&self, bucket: &Bucket, member: Part) -> Range<usize> {
         match self.scope {
@@ -47,52 +48,52 @@ impl Stage {
         }
     }
 
-    /// Positions of a member's nodes.
-    pub(super) fn of(&self, seat: usize) -> Range<usize> {
+    /// Returns the positions of a member's nodes.
+    pub(super) fn nodes_of(&self, seat: usize) -> Range<usize> {
         let first = self.held[..seat].iter().sum();
         first..first + self.held[seat]
     }
 
-    /// Sets of memory for what is received. Sums that leave again in the next stage stay while the next bucket comes; one of
-    /// them is in the device's own gradients.
-    pub(super) fn sets(&self) -> usize {
+    /// Returns the number of buffer sets for received sums. Two are needed if sums are sent again in the next stage,
+    /// because they must stay while the next bucket arrives; one of the sums is in the device's own gradients.
+    pub(super) fn buffer_sets(&self) -> usize {
         if self.results.len() > 1 { 2 } else { 1 }
     }
 
-    /// Elements of the largest bucket that are held before, and that are summed up.
-    fn most(&self, buckets: &[Bucket]) -> [usize; 2] {
+    /// Returns the largest numbers of elements of a bucket that are held before the stage, and that are summed in it.
+    fn largest(&self, buckets: &[Bucket]) -> [usize; 2] {
         let most = |of: &dyn Fn(&Bucket) -> usize| buckets.iter().map(of).max().unwrap_or(0);
         [most(&|bucket| self.held(bucket).len()), most(&|bucket| self.summed(bucket, self.part).len())]
     }
 
-    /// Elements of each sum that is received.
+    /// Returns the most elements of a received sum.
     pub(super) fn received(&self, buckets: &[Bucket]) -> usize {
-        self.most(buckets)[1]
+        self.largest(buckets)[1]
     }
 
-    /// Elements of each sum that leaves.
+    /// Returns the most elements of a sum that is sent.
     pub(super) fn leaving(&self, buckets: &[Bucket]) -> usize {
-        self.most(buckets)[0]
+        self.largest(buckets)[0]
     }
 
-    /// Elements of 32 bits that are allocated for what is received, with a wire of 16 bits also for what is on its way.
+    /// Returns the number of 32-bit elements that are allocated for received sums and, if `packs`, for sums in 16 bits.
     fn elements(&self, buckets: &[Bucket], packs: bool) -> usize {
         let (own, others) = (self.own.len(), self.nodes.len() - self.own.len());
-        let [leaving, received] = self.most(buckets);
+        let [leaving, received] = self.largest(buckets);
         let packed = if packs { (own * leaving + others * received) / 2 } else { 0 };
-        self.sets() * others * received + packed
+        self.buffer_sets() * others * received + packed
     }
 }
 
-/// Returns the stages of a device's exchange: none, one or both.
+/// Returns the stages of a device's exchange: none, one or two.
 #[must_use]
 pub fn stages(options: &TrainerOptions) -> Vec<Stage> {
     let (part, ranks) = (options.part, options.ranks.max(1));
     let each = ranks / part.machines;
-    // the nodes of a machine's ranks
+    // the nodes that a machine's ranks make up
     let of_machine = |machine: usize| ranks::turns(machine * each..(machine + 1) * each, ranks).1;
     let mut stages = Vec::new();
-    // where the device's first sum is among those that the next stage begins with
+    // position of the device's first sum among the sums that the next stage begins with
     let mut first = 0;
     for scope in Scope::ALL {
         let members = scope.members(part);
@@ -120,8 +121,8 @@ pub fn stages(options: &TrainerOptions) -> Vec<Stage> {
     stages
 }
 
-/// Elements of 32 bits that a device allocates for what it receives.
-pub(crate) fn elements(options: &TrainerOptions) -> usize {
+/// Returns the number of 32-bit elements that a device allocates for the exchange's sums.
+pub(crate) fn allocated_elements(options: &TrainerOptions) -> usize {
     let buckets = flat::buckets(&options.config);
     stages(options).iter().map(|stage| stage.elements(&buckets, options.wire.is_some())).sum()
 }
@@ -137,7 +138,7 @@ mod tests {
         TrainerOptions { ranks, part, ..TrainerOptions::new(Config::new(16, 61, 2, 2, 64).expect("a model"), sizes) }
     }
 
-    /// Every device's stages, run over text, leave the tree's sum in its own first sum.
+    /// The stages of every device, run on text, leave the sum of the tree in the device's first sum.
     #[test]
     fn stages_make_the_sum_of_the_whole_tree() {
         fn text(node: &Range<usize>) -> String {
@@ -196,6 +197,6 @@ mod tests {
             (between.scope, &between.nodes[..], between.own.clone()),
             (Scope::Machines, &[0..4, 4..8][..], 1..2)
         );
-        assert_eq!(within.sets(), 1);
+        assert_eq!(within.buffer_sets(), 1);
     }
 }

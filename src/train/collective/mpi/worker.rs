@@ -1,76 +1,78 @@
-//! The thread of a process that calls MPI. Others hand it what is to be sent and received, and wait for its answer ([`super::hub`]).
+//! The thread of a process that calls MPI. Other threads send it requests through [`super::client`] and wait for its
+//! answers.
 //!
-//! MPI itself waits by computing, and hears neither signals nor the silence of another machine. So nothing here waits in MPI: the
-//! thread asks what has arrived, sleeps a little, and asks again. Every second it gives each other process a sign of life; from one
-//! that is silent for too long the run ends.
+//! MPI waits in a busy loop and notices neither signals nor the silence of another machine. So this thread never waits
+//! in MPI: it polls for messages, sleeps briefly and polls again. It sends each other process a heartbeat every second.
+//! If a process is silent for too long, the run ends with an error.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::hub::{Answer, End, Expected, Heard, Letter, Place, Task, gone};
+use super::client::{Answer, End, Incoming, Outgoing, Process, RunState, Task, gone};
 use super::library::{Communicator, Library, Request};
 use crate::error::{Error, Fault, Result};
 
-/// Bytes of a message at most; what is longer goes in pieces. MPI counts to 2^31.
-const LONGEST: usize = 1 << 30;
-/// The tag of signs of life, stops and errors.
+/// Largest message in bytes; longer ones are sent in pieces. MPI counts up to 2^31.
+const MAX_BYTES: usize = 1 << 30;
+/// Tag of heartbeats, stops and errors.
 const CONTROL: i32 = 1;
-/// Bytes of a control message: a kind, an exit code, the length of a text, the text.
-const NOTE: usize = 2048;
-/// Between two signs of life.
-const BEAT: Duration = Duration::from_secs(1);
-/// As long as it has just moved bytes, the thread asks without sleeping.
+/// Bytes of a control message: kind, exit code, length of the text, text.
+const NOTE_BYTES: usize = 2048;
+/// Time between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Time after the last transfer during which the thread polls without sleeping.
 const EAGER: Duration = Duration::from_micros(200);
-/// Sleep between two looks at messages on their way, at first, and at most.
+/// Shortest and longest sleep between two polls while messages are pending.
 const SLEEP: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(1)];
-/// Sleep between two looks when only signs of life are awaited.
+/// Sleep between two polls while only heartbeats are pending.
 const IDLE: Duration = Duration::from_millis(5);
-/// Between two looks of a process that runs; a longer gap is a suspension, of which others' silence is no proof.
+/// Longest gap between two polls that counts as silence of others. A longer gap means that this process was suspended,
+/// so it has not observed the others.
 const GAP: Duration = Duration::from_secs(2);
 
-/// Messages that belong together.
+/// The messages of one request.
 struct Posted {
     requests: Vec<Request>,
-    /// Is read until they are done.
-    letters: Vec<Letter>,
-    /// Is written until they are done.
+    /// Memory that MPI reads until the requests are done.
+    outgoing: Vec<Outgoing>,
+    /// Memory that MPI writes until the requests are done.
     buffers: Vec<Vec<u8>>,
     answer: Option<Answer>,
 }
 
-/// What another process wants everyone to know.
+/// The kind of a control message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Beat,
+enum NoteKind {
+    Heartbeat,
     Stop,
     Abort,
     End,
 }
 
-impl Kind {
-    const ALL: [Self; 4] = [Self::Beat, Self::Stop, Self::Abort, Self::End];
+impl NoteKind {
+    const ALL: [Self; 4] = [Self::Heartbeat, Self::Stop, Self::Abort, Self::End];
 }
 
 /// One other process.
 struct Peer {
     process: usize,
-    note: Box<[u8; NOTE]>,
-    /// None once it has said its last.
+    note: Box<[u8; NOTE_BYTES]>,
+    /// The pending receive; `None` after the peer's last message.
     listening: Option<Request>,
     silent: Duration,
-    /// Notes to it that are on their way.
+    /// Pending control messages to it.
     notes: Vec<(Request, Vec<u8>)>,
 }
 
-/// The thread's state.
-pub struct Desk<'l> {
+/// State of the thread that calls MPI.
+pub struct Worker<'l> {
     library: &'l Library,
     all: Communicator,
-    place: Place,
-    heard: Arc<Mutex<Heard>>,
+    place: Process,
+    heard: Arc<Mutex<RunState>>,
     posted: Vec<Posted>,
-    /// Messages of a run that has ended, whose memory MPI may still use.
+    /// Messages of a run that has ended; MPI may still use their memory.
     abandoned: Vec<Posted>,
     peers: Vec<Peer>,
     last_beat: Instant,
@@ -79,12 +81,12 @@ pub struct Desk<'l> {
     dying: Option<(u8, Instant)>,
 }
 
-impl<'l> Desk<'l> {
-    /// Makes it for a library that has been started on this thread.
-    pub fn new(library: &'l Library, all: Communicator, place: Place, heard: Arc<Mutex<Heard>>) -> Self {
+impl<'l> Worker<'l> {
+    /// Makes the state for a library that was started on this thread.
+    pub fn new(library: &'l Library, all: Communicator, place: Process, heard: Arc<Mutex<RunState>>) -> Self {
         let peer = |process| Peer {
             process,
-            note: Box::new([0; NOTE]),
+            note: Box::new([0; NOTE_BYTES]),
             listening: None,
             silent: Duration::ZERO,
             notes: Vec::new(),
@@ -106,7 +108,7 @@ impl<'l> Desk<'l> {
         }
     }
 
-    /// Serves what is asked for until the run ends.
+    /// Serves requests until the run ends.
     pub fn serve(&mut self, tasks: &Receiver<Task>) {
         for at in 0..self.peers.len() {
             if let Err(error) = self.listen(at) {
@@ -136,10 +138,10 @@ impl<'l> Desk<'l> {
                     self.take(task);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                // nobody asks any more, and nobody has ended MPI: the process is about to end
+                // all senders are gone and MPI was not finished: the process is about to exit
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            match self.look() {
+            match self.poll() {
                 Ok(true) => (moved, sleep) = (Instant::now(), SLEEP[0]),
                 Ok(false) => {}
                 Err(error) => self.end(&error, false),
@@ -148,7 +150,7 @@ impl<'l> Desk<'l> {
                 && Instant::now() >= at
             {
                 self.library.abort(code);
-                // it does not come back from that
+                // MPI_Abort does not return
                 return;
             }
             if self.is_finished() {
@@ -173,16 +175,16 @@ impl<'l> Desk<'l> {
                 let error = ended.map_or_else(gone, |end| end.error);
                 let _ = answer.send(Err(error));
             }
-            Task::Exchange(letters, expected, answer) => {
-                let result = self.post(letters, expected, answer);
+            Task::Exchange(outgoing, expected, answer) => {
+                let result = self.post(outgoing, expected, answer);
                 result.unwrap_or_else(|error| self.end(&error, false));
             }
             Task::Broadcast(bytes, answer) => {
                 let mut posted =
-                    Posted { requests: Vec::new(), letters: Vec::new(), buffers: vec![bytes], answer: Some(answer) };
+                    Posted { requests: Vec::new(), outgoing: Vec::new(), buffers: vec![bytes], answer: Some(answer) };
                 let mut result = Ok(());
-                for piece in posted.buffers[0].chunks_mut(LONGEST) {
-                    // SAFETY: `posted` keeps the bytes, which nobody uses until all requests are done
+                for piece in posted.buffers[0].chunks_mut(MAX_BYTES) {
+                    // SAFETY: `posted` keeps the bytes, and nothing uses them until all requests are done
                     match unsafe { self.library.broadcast(piece, 0, self.all) } {
                         Ok(request) => posted.requests.push(request),
                         Err(error) => result = result.and(Err(error)),
@@ -197,12 +199,12 @@ impl<'l> Desk<'l> {
                     heard.stop = true;
                     heard.own_signal.clone()
                 };
-                self.tell(Kind::Stop, 0, &name);
+                self.broadcast_note(NoteKind::Stop, 0, &name);
             }
             Task::Abort(error) => self.end(&error, false),
             Task::Finish(answer) => {
                 if ended.is_none() {
-                    self.tell(Kind::End, 0, "");
+                    self.broadcast_note(NoteKind::End, 0, "");
                 }
                 self.finishing = Some(answer);
             }
@@ -210,25 +212,25 @@ impl<'l> Desk<'l> {
         }
     }
 
-    fn post(&mut self, letters: Vec<Letter>, expected: Vec<Expected>, answer: Answer) -> Result<()> {
-        let mut posted = Posted { requests: Vec::new(), letters, buffers: Vec::new(), answer: Some(answer) };
+    fn post(&mut self, outgoing: Vec<Outgoing>, expected: Vec<Incoming>, answer: Answer) -> Result<()> {
+        let mut posted = Posted { requests: Vec::new(), outgoing, buffers: Vec::new(), answer: Some(answer) };
         let mut result = Ok(());
-        for Expected { process, tag, length, mut buffer } in expected {
+        for Incoming { process, tag, length, mut buffer } in expected {
             buffer.resize(length, 0);
             posted.buffers.push(buffer);
             let Some(buffer) = posted.buffers.last_mut() else { continue };
-            for piece in buffer.chunks_mut(LONGEST) {
-                // SAFETY: `posted` keeps the memory, which nobody uses until all requests are done
+            for piece in buffer.chunks_mut(MAX_BYTES) {
+                // SAFETY: `posted` keeps the memory, and nothing uses it until all requests are done
                 match unsafe { self.library.receive(piece, process, tag, self.all) } {
                     Ok(request) => posted.requests.push(request),
                     Err(error) => result = result.and(Err(error)),
                 }
             }
         }
-        for letter in &posted.letters {
-            for piece in letter.bytes().chunks(LONGEST) {
-                // SAFETY: `posted` keeps the bytes, which nobody writes while they are shared
-                match unsafe { self.library.send(piece, letter.process, letter.tag, self.all) } {
+        for message in &posted.outgoing {
+            for piece in message.bytes().chunks(MAX_BYTES) {
+                // SAFETY: `posted` keeps the bytes, and nothing writes them while they are shared
+                match unsafe { self.library.send(piece, message.process, message.tag, self.all) } {
                     Ok(request) => posted.requests.push(request),
                     Err(error) => result = result.and(Err(error)),
                 }
@@ -238,18 +240,18 @@ impl<'l> Desk<'l> {
         result
     }
 
-    /// Waits for the next note of a peer.
+    /// Begins to receive the next control message of a peer.
     fn listen(&mut self, at: usize) -> Result<()> {
         let peer = &mut self.peers[at];
-        // SAFETY: the note is the peer's, and looked at when the request is done
+        // SAFETY: the buffer belongs to the peer, and is read only when the request is done
         let request = unsafe { self.library.receive(&mut peer.note[..], peer.process, CONTROL, self.all) }?;
         peer.listening = Some(request);
         Ok(())
     }
 
-    /// Sends a note to all peers.
-    fn tell(&mut self, kind: Kind, code: u8, text: &str) {
-        let mut end = text.len().min(NOTE - 4);
+    /// Sends a control message to all peers.
+    fn broadcast_note(&mut self, kind: NoteKind, code: u8, text: &str) {
+        let mut end = text.len().min(NOTE_BYTES - 4);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
@@ -258,12 +260,12 @@ impl<'l> Desk<'l> {
         let note = [&[kind as u8, code, length[0], length[1]], text].concat();
         let mut failed = None;
         for peer in &mut self.peers {
-            // a beat that has not left says enough
-            if kind == Kind::Beat && !peer.notes.is_empty() {
+            // no second heartbeat while one is pending
+            if kind == NoteKind::Heartbeat && !peer.notes.is_empty() {
                 continue;
             }
             let note = note.clone();
-            // SAFETY: the note is kept with its request until that is done
+            // SAFETY: the message is kept with its request until the request is done
             match unsafe { self.library.send(&note, peer.process, CONTROL, self.all) } {
                 Ok(request) => peer.notes.push((request, note)),
                 Err(error) => failed = Some(error),
@@ -274,8 +276,8 @@ impl<'l> Desk<'l> {
         }
     }
 
-    /// Looks at everything that is on its way; true if something has arrived or left.
-    fn look(&mut self) -> Result<bool> {
+    /// Polls all pending messages; returns whether one has arrived or left.
+    fn poll(&mut self) -> Result<bool> {
         let Self { library, posted, abandoned, .. } = self;
         let (mut moved, mut failed) = (false, None);
         for posted in posted.iter_mut().chain(abandoned.iter_mut()) {
@@ -291,23 +293,23 @@ impl<'l> Desk<'l> {
                 }
             });
         }
-        // before any answer: what has failed has not arrived
+        // before any answer, because a failed message has not arrived
         if let Some(error) = failed {
             return Err(error);
         }
         abandoned.retain(|posted| !posted.requests.is_empty());
-        for Posted { letters, buffers, answer, .. } in posted.extract_if(.., |posted| posted.requests.is_empty()) {
-            // who waits may write there again
-            drop(letters);
+        for Posted { outgoing, buffers, answer, .. } in posted.extract_if(.., |posted| posted.requests.is_empty()) {
+            // the waiting thread may overwrite the sent bytes after the answer
+            drop(outgoing);
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(buffers));
             }
         }
-        self.look_at_peers()?;
+        self.poll_peers()?;
         Ok(moved)
     }
 
-    fn look_at_peers(&mut self) -> Result<()> {
+    fn poll_peers(&mut self) -> Result<()> {
         let gap = self.last_look.elapsed().min(GAP);
         self.last_look = Instant::now();
         for at in 0..self.peers.len() {
@@ -327,44 +329,42 @@ impl<'l> Desk<'l> {
             }
             (peer.listening, peer.silent) = (None, Duration::ZERO);
             let [kind, code, low, high] = [0, 1, 2, 3].map(|at| peer.note[at]);
-            let length = usize::from(u16::from_le_bytes([low, high])).min(NOTE - 4);
+            let length = usize::from(u16::from_le_bytes([low, high])).min(NOTE_BYTES - 4);
             let text = String::from_utf8_lossy(&peer.note[4..4 + length]).into_owned();
             let process = peer.process;
-            match Kind::ALL.into_iter().find(|other| *other as u8 == kind) {
-                Some(Kind::Stop) => {
+            match NoteKind::ALL.into_iter().find(|other| *other as u8 == kind) {
+                Some(NoteKind::Stop) => {
                     let mut heard = self.heard();
                     heard.stop = true;
                     let from = heard.name(process);
                     heard.signal.get_or_insert(if text.is_empty() { from } else { format!("{text} to {from}") });
                     heard.calls.iter().for_each(|(_, stop)| stop());
                 }
-                Some(Kind::Abort) => {
+                Some(NoteKind::Abort) => {
                     let fault = Fault::from(text).within(self.heard().name(process));
                     self.end(&Error::of_code(code, fault), true);
                 }
-                Some(Kind::End) => continue,
+                Some(NoteKind::End) => continue,
                 _ => {}
             }
             self.listen(at)?;
         }
-        if self.last_beat.elapsed() >= BEAT && self.finishing.is_none() {
+        if self.last_beat.elapsed() >= HEARTBEAT && self.finishing.is_none() {
             self.last_beat = Instant::now();
-            self.tell(Kind::Beat, 0, "");
+            self.broadcast_note(NoteKind::Heartbeat, 0, "");
         }
-        let patience = self.place.patience;
-        let silent = self.peers.iter().find(|peer| peer.listening.is_some() && peer.silent > patience);
+        let silence_limit = self.place.silence_limit;
+        let silent = self.peers.iter().find(|peer| peer.listening.is_some() && peer.silent > silence_limit);
         let silent = silent.map(|peer| peer.process).filter(|_| self.ended().is_none());
         silent.map_or(Ok(()), |process| {
             let what =
-                format!("{} has given no sign of life for {:.0} s", self.heard().name(process), patience.as_secs_f64());
-            let fault = Fault::at("mpi", what).expected("one a second");
-            Err(Error::lost(
-                fault.advice("see whether the machine, the process and the network are well, and resume the run"),
-            ))
+                format!("no heartbeat from {} for {:.0} s", self.heard().name(process), silence_limit.as_secs_f64());
+            let fault = Fault::at("mpi", what).expected("one per second");
+            Err(Error::lost(fault.advice("check the machine, the process and the network, then resume the run")))
         })
     }
 
-    /// Ends the run: of this process, and of all others unless they have said so.
+    /// Ends the run of this process with an error, and that of all others unless the error came from one of them.
     fn end(&mut self, error: &Error, is_far: bool) {
         {
             let mut heard = self.heard();
@@ -379,7 +379,7 @@ impl<'l> Desk<'l> {
             self.abandoned.push(posted);
         }
         if !is_far {
-            self.tell(Kind::Abort, error.exit_code(), &error.to_string());
+            self.broadcast_note(NoteKind::Abort, error.exit_code(), &error.to_string());
         }
     }
 
@@ -387,11 +387,11 @@ impl<'l> Desk<'l> {
         self.heard().end.clone()
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+    fn heard(&self) -> std::sync::MutexGuard<'_, RunState> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True when MPI may end: everybody has said so, and nothing is on its way.
+    /// Returns whether MPI may be finalized: all processes are finished, and no message is pending.
     fn is_finished(&self) -> bool {
         self.finishing.is_some()
             && (self.ended().is_some()

@@ -1,108 +1,109 @@
-//! The way to the thread that calls MPI ([`super::desk`]): others hand it what is to be sent and received, and wait for its answer.
+//! Requests to the thread that calls MPI ([`super::worker`]), from other threads, and its answers.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::desk::Desk;
 use super::library::{Communicator, Library};
+use super::worker::Worker;
 use crate::error::{Error, Fault, Result};
 use crate::train::collective::Shared;
 
-/// Tags of the devices' messages begin here. MPI promises 32,767 of them.
+/// First tag of the devices' messages. MPI guarantees tags up to 32,767.
 pub const FIRST_TAG: usize = 16;
-/// Devices of a process at most, so that every pair has a tag.
-pub const MOST_DEVICES: usize = 64;
-/// Bytes for a device of another process.
-pub struct Letter {
-    /// The process.
+/// Largest number of devices per process, so that every pair has a tag.
+pub const MAX_DEVICES: usize = 64;
+
+/// Bytes to send to a device of another process.
+pub struct Outgoing {
+    /// The receiving process.
     pub process: usize,
-    /// Tells the letters of two processes from each other.
+    /// Distinguishes messages between the same two processes.
     pub tag: i32,
-    /// The bytes, and which of them.
+    /// Memory that contains the bytes.
     pub bytes: Shared,
-    /// See `bytes`.
+    /// The range of `bytes` to send.
     pub range: std::ops::Range<usize>,
 }
 
-impl Letter {
+impl Outgoing {
     pub(super) fn bytes(&self) -> &[u8] {
         &(*self.bytes).as_ref()[self.range.clone()]
     }
 }
 
-/// Bytes from a device of another process.
-pub struct Expected {
-    /// The process.
+/// Bytes to receive from a device of another process.
+pub struct Incoming {
+    /// The sending process.
     pub process: usize,
-    /// As [`Letter::tag`].
+    /// Tag of the message; see [`Outgoing::tag`].
     pub tag: i32,
-    /// How many bytes come.
+    /// Number of bytes.
     pub length: usize,
-    /// Memory for them, which may have any length.
+    /// A buffer to reuse, of any length.
     pub buffer: Vec<u8>,
 }
 
-/// What a process learns when its run ends early.
+/// The early end of a run.
 #[derive(Debug, Clone)]
 pub struct End {
-    /// The error, with rank and host if it came up in another process.
+    /// The error, with rank and host if it occurred in another process.
     pub error: Error,
-    /// True if it came up in another process, which tells it.
+    /// Whether it occurred in another process, which prints it.
     pub is_far: bool,
 }
 
 pub(super) type Answer = Sender<Result<Vec<Vec<u8>>>>;
 
-/// What the thread is asked to do.
+/// A request to the thread.
 pub(super) enum Task {
-    Exchange(Vec<Letter>, Vec<Expected>, Answer),
+    Exchange(Vec<Outgoing>, Vec<Incoming>, Answer),
     Broadcast(Vec<u8>, Answer),
     Stop,
     Abort(Error),
     Finish(Sender<Result<()>>),
-    /// Ends all processes, after a while.
+    /// Ends all processes with an exit code after a delay.
     Die(u8, Duration),
 }
 
-/// Called with the error that ends the run.
+/// A function that is called with the error that ends the run.
 pub type OnEnd = Box<dyn Fn(&Error) + Send>;
-/// Called when another process asks to stop.
+/// A function that is called when another process asks to stop.
 pub type OnStop = Box<dyn Fn() + Send>;
 
 #[derive(Default)]
-pub(super) struct Heard {
-    /// For each process, its host, once that is known.
+pub(super) struct RunState {
+    /// The host of each process, once it is known.
     pub hosts: Vec<String>,
     pub end: Option<End>,
     pub stop: bool,
-    /// The signal that has come to this process.
+    /// The signal that this process received.
     pub own_signal: String,
-    /// The signal that has come to another one, and to which.
+    /// The signal that another process received, and which process that is.
     pub signal: Option<String>,
     pub finished: bool,
     pub calls: Vec<(OnEnd, OnStop)>,
 }
 
-impl Heard {
+impl RunState {
     pub fn name(&self, process: usize) -> String {
         let host = self.hosts.get(process).map_or_else(String::new, |host| format!(" on {host}"));
         format!("rank {process}{host}")
     }
 }
 
-/// The way to the thread. Answers come when it has done what it was asked for.
+/// Sends requests to the thread. An answer arrives when the request is done.
 #[derive(Clone)]
-pub struct Hub {
+pub struct Client {
     tasks: Sender<Task>,
-    heard: Arc<Mutex<Heard>>,
+    heard: Arc<Mutex<RunState>>,
 }
 
-/// Messages on their way.
+/// Pending messages.
 pub struct Pending(Receiver<Result<Vec<Vec<u8>>>>);
 
 impl Pending {
-    /// Waits for them; returns what came, in the order in which it was expected.
+    /// Waits for the messages; returns the received bytes, in the order of the request.
     ///
     /// # Errors
     /// The error that ended the run.
@@ -112,38 +113,40 @@ impl Pending {
 }
 
 pub(super) fn gone() -> Error {
-    Error::lost(Fault::at("mpi", "the thread that calls it has ended"))
+    Error::lost(Fault::at("mpi", "the thread that calls MPI has ended"))
 }
 
-/// The process and its run, as the thread sees them.
-pub struct Place {
-    /// This process.
+/// The process's rank and limits, for the thread.
+pub struct Process {
+    /// Rank of this process.
     pub rank: usize,
     /// Number of processes.
     pub size: usize,
-    /// How long another process may be silent.
-    pub patience: Duration,
+    /// Longest time without a heartbeat from another process.
+    pub silence_limit: Duration,
 }
 
-impl Hub {
-    /// Serves what is asked for on this thread until the run ends; `library` has been started on it.
-    pub fn new() -> (Self, impl FnOnce(&Library, Communicator, Place)) {
+impl Client {
+    /// Makes a client, and the function that serves its requests until the run ends. The function runs on the thread that
+    /// started the library.
+    pub fn new() -> (Self, impl FnOnce(&Library, Communicator, Process)) {
         let (tasks, receiver) = channel();
-        let heard: Arc<Mutex<Heard>> = Arc::default();
-        let hub = Self { tasks, heard: Arc::clone(&heard) };
-        let serve = move |library: &Library, all: Communicator, place: Place| {
-            Desk::new(library, all, place, heard).serve(&receiver);
+        let heard: Arc<Mutex<RunState>> = Arc::default();
+        let client = Self { tasks, heard: Arc::clone(&heard) };
+        let serve = move |library: &Library, all: Communicator, place: Process| {
+            Worker::new(library, all, place, heard).serve(&receiver);
         };
-        (hub, serve)
+        (client, serve)
     }
 
-    /// Begins to send letters and to receive others.
+    /// Begins to send and to receive messages.
     #[must_use]
-    pub fn exchange(&self, letters: Vec<Letter>, expected: Vec<Expected>) -> Pending {
-        self.ask(|answer| Task::Exchange(letters, expected, answer))
+    pub fn exchange(&self, outgoing: Vec<Outgoing>, expected: Vec<Incoming>) -> Pending {
+        self.ask(|answer| Task::Exchange(outgoing, expected, answer))
     }
 
-    /// Gives the bytes of the first process to all others, which bring as many. All processes call this in the same order.
+    /// Sends the bytes of the first process to all others and returns them. All processes pass the same number of bytes
+    /// and call this in the same order.
     ///
     /// # Errors
     /// As [`Pending::wait`].
@@ -154,12 +157,13 @@ impl Hub {
 
     fn ask(&self, task: impl FnOnce(Answer) -> Task) -> Pending {
         let (answer, pending) = channel();
-        // a thread that has ended drops the answer
+        // if the thread has ended, the answer channel is closed
         let _ = self.tasks.send(task(answer));
         Pending(pending)
     }
 
-    /// Has functions called when the run ends early, and when another process asks to stop; at once if that was before.
+    /// Registers functions to call when the run ends early and when another process asks to stop. Calls them at once if
+    /// that has already happened.
     pub fn on_end(&self, end: OnEnd, stop: OnStop) {
         let mut heard = self.heard();
         if let Some(ended) = &heard.end {
@@ -171,7 +175,7 @@ impl Hub {
         heard.calls.push((end, stop));
     }
 
-    /// Tells the hosts of all processes, for messages.
+    /// Sets the hosts of all processes, for messages.
     pub fn name(&self, hosts: Vec<String>) {
         self.heard().hosts = hosts;
     }
@@ -182,18 +186,18 @@ impl Hub {
         self.heard().name(process)
     }
 
-    /// Notes a signal that has come to this process.
+    /// Records a signal that this process received.
     pub fn note_signal(&self, name: &str) {
         name.clone_into(&mut self.heard().own_signal);
     }
 
-    /// Returns the signal that another process has told of, and which process that is.
+    /// Returns the signal that another process received and reported, and which process that is.
     #[must_use]
     pub fn signal(&self) -> Option<String> {
         self.heard().signal.clone()
     }
 
-    /// True once MPI has ended as it should.
+    /// Returns whether MPI was finalized without an error.
     #[must_use]
     pub fn has_finished(&self) -> bool {
         self.heard().finished
@@ -209,13 +213,13 @@ impl Hub {
         let _ = self.tasks.send(Task::Abort(error.clone()));
     }
 
-    /// Returns what ended the run early.
+    /// Returns the early end of the run, if there was one.
     #[must_use]
     pub fn end(&self) -> Option<End> {
         self.heard().end.clone()
     }
 
-    /// Ends MPI when all processes have called this. After an error it does not wait for them.
+    /// Finalizes MPI when all processes have called this. After an error it does not wait for them.
     ///
     /// # Errors
     /// The error that ended the run.
@@ -225,12 +229,13 @@ impl Hub {
         pending.recv().unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Ends all processes with an exit code, this one too, after a while in which they may hear why.
+    /// Ends all processes, this one included, with an exit code after a delay, in which the others can receive the
+    /// error.
     pub fn die(&self, code: u8, after: Duration) {
         let _ = self.tasks.send(Task::Die(code, after));
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+    fn heard(&self) -> std::sync::MutexGuard<'_, RunState> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
