@@ -226,10 +226,10 @@ reached '^step 20/'
 cat /dev/zero > disk/ballast 2>/dev/null
 reached '^paused: '
 sleep 1
-grep -q '^goes on' log && { echo 'went on without room'; exit 96; }
+grep -q '^resumed: ' log && { echo 'went on without room'; exit 96; }
 rm disk/ballast
 wait $run || { echo "exit code $?"; cat errors; exit 95; }
-grep -q '^goes on: ' log || exit 94
+grep -q '^resumed: ' log || exit 94
 cp -r disk/run filled
 "$@" --out small/run > small.log 2> small.errors
 [ $? = 6 ] && grep -q 'are free, expected' small.errors || { cat small.errors; exit 93; }

@@ -155,7 +155,7 @@ pub fn run(args: &Args) -> Result<()> {
         if set.replaced > 0 {
             log::warn!("hellaswag: {} not UTF-8, replaced", units::counted(set.replaced as u64, "sequence"));
         }
-        phase.set(Phase::Asking);
+        phase.set(Phase::ScoringHellaSwag);
         let sequences = set.examples.len() * hellaswag::ENDINGS;
         let (answers, cut) = evaluator.answers(&set.examples, |done| phase.reach(done, sequences))?;
         let correct = answers.iter().filter(|answer| answer.choice == answer.label).count();

@@ -213,7 +213,7 @@ pub fn leave(world: &World, result: Result<()>) -> Result<()> {
         Err(error @ Error::Stopped(_)) => error.exit_code(),
         Err(error) => die(world, error),
     };
-    let told = orders::tell(world, &Message::End(code));
+    let told = orders::send(world, &Message::End(code));
     if let Err(error) = told.and_then(|()| world.finish()) {
         die(world, &error);
     }

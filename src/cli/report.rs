@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::{atomic, open};
-use wgpt::run::report::page::{MARK, page};
-use wgpt::run::report::{History, REPORT, Sheet};
+use wgpt::run::report::html::{MARK, page};
+use wgpt::run::report::{History, REPORT, RunSummary};
 use wgpt::train::settings::Peak;
 
 use super::terminal::say;
@@ -42,13 +42,13 @@ pub struct Args {
 
 /// Writes the page.
 pub fn run(args: &Args) -> Result<()> {
-    let mut sheets = args.runs.iter().map(|run| Sheet::read(run)).collect::<Result<Vec<_>>>()?;
-    for file in sheets.iter_mut().filter_map(|sheet| sheet.file.as_mut()) {
+    let mut runs = args.runs.iter().map(|run| RunSummary::read(run)).collect::<Result<Vec<_>>>()?;
+    for file in runs.iter_mut().filter_map(|run| run.file.as_mut()) {
         let run = &mut file.settings.run;
         run.peak_tflops = args.peak_tflops.map(Peak::Given).or(run.peak_tflops);
         run.price_per_hour = args.price_per_hour.or(run.price_per_hour);
     }
-    let theirs = match sheets.as_slice() {
+    let theirs = match runs.as_slice() {
         [one] => one.file.as_ref().and_then(|file| file.settings.run.compare.clone()),
         _ => None,
     };
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
         _ => PathBuf::from(REPORT),
     });
     replaceable(&out)?;
-    let html = page(&sheets, reference.as_ref());
+    let html = page(&runs, reference.as_ref());
     atomic::write(&out, |file| file.write_all(html.as_bytes()))?;
     say!("wrote {}", out.display());
     Ok(())

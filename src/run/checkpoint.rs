@@ -1,4 +1,4 @@
-//! What a checkpoint of a run holds, and the thread that writes it while training goes on.
+//! The contents of a run's checkpoint, and the thread that writes it while training continues.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -20,11 +20,9 @@ use crate::formats::safetensors_file::{Entry, Layout};
 use crate::gpu::Gpu;
 use crate::model::params::PARAMS;
 use crate::model::{Config, Weights};
-
 use crate::ops::stepcontrol::{self, Report};
 use crate::run::contents;
 use crate::run::home::Home;
-
 use crate::train::schedule::Schedule;
 use crate::train::settings::Interval;
 use crate::train::snapshot::Snapshot;
@@ -35,77 +33,77 @@ const MOMENTS: &str = "optimizer.safetensors";
 /// A [`StateFile`].
 const STATE: &str = "state.json";
 
-/// What is neither weight nor moment.
+/// Contents of [`STATE`]: everything in a checkpoint but weights and moments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StateFile {
     /// Steps done.
     pub step: usize,
-    /// [`crate::ops::stepcontrol::State`] as 32-bit words: bits, since decimal numbers may round.
+    /// [`crate::ops::stepcontrol::State`] as 32-bit words. Words keep the bits; decimal numbers may round.
     pub control: Vec<u32>,
-    /// Two [`crate::ops::stepcontrol::Window`]s, likewise.
+    /// Two [`crate::ops::stepcontrol::Window`]s, also as 32-bit words.
     pub windows: Vec<u32>,
-    /// For readers: updates applied, updates skipped, what gradients are multiplied by.
+    /// Updates applied. This field and the next two repeat `control`, for people who read the file.
     pub updates: u32,
-    /// See above.
+    /// Updates skipped.
     pub skipped: u32,
-    /// See above.
+    /// Factor by which gradients are multiplied.
     pub loss_scale: f32,
-    /// Where the next batch stands, in each rank's stream.
+    /// Position of the next batch in each rank's stream.
     pub batches: BatchesState,
     /// [`crate::data::Batches::fingerprint`].
     pub data: String,
     /// Bytes of each growing record that belong to these steps.
     pub records: BTreeMap<String, u64>,
-    /// Lines of `metrics.jsonl` that do.
+    /// Lines of `metrics.jsonl` that belong to these steps.
     pub metric_lines: usize,
     /// Peak learning rate, warm-up, final fraction, steps.
     pub schedule: Schedule,
     /// Seed of the run.
     pub seed: u32,
-    /// The run's random id; none in a checkpoint of an earlier version.
+    /// The run's random id. Checkpoints of earlier versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// Every other setting that moved a loss of these steps, by key; none in a checkpoint of an earlier version.
+    /// Every other setting that changed a loss of these steps, by key. Checkpoints of earlier versions have none.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
-    /// What the bits of the steps depend on beside all this.
+    /// Program, adapter and kernels, on which the bits of the steps also depend.
     pub made_by: MadeBy,
-    /// What a tuning record said of this adapter's kernels: used again, whatever it says now.
+    /// Choices of the tuning record for this adapter's kernels. A resume uses them again, even if the record has changed.
     pub tuned: BTreeMap<String, String>,
-    /// True if the end of a run came after these steps: its last validation, its model, its last sample.
+    /// Whether the run's end followed these steps: its last validation, its model and its last sample.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
-    /// What a signal has left undone after the last of these steps.
+    /// Work after the last of these steps that a signal prevented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
 }
 
-/// What is left to do after a step: its line of the records with what is measured for it, or what comes after that.
+/// Work that remains after a step: measuring for and writing its line of the records, or only what follows that line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
-    /// [`crate::ops::stepcontrol::Report`] as 32-bit words; none for what comes before the first step.
+    /// [`crate::ops::stepcontrol::Report`] as 32-bit words; empty for the work before the first step.
     report: Vec<u32>,
     /// Milliseconds of the step.
     pub ms: f64,
-    /// True if the line is written.
+    /// Whether the line is written.
     pub written: bool,
 }
 
 impl Pending {
-    /// What comes before the first step.
+    /// The work before the first step.
     pub const BEFORE_TRAINING: Self = Self { report: Vec::new(), ms: 0.0, written: false };
 
-    /// The rest of the work after a step whose line is written.
+    /// The work that remains after a step whose line is written.
     pub const WRITTEN: Self = Self { report: Vec::new(), ms: 0.0, written: true };
 
-    /// All that comes after a step with this report, which took so many milliseconds.
+    /// All work after a step that has this report and took `ms` milliseconds.
     #[must_use]
     pub fn new(report: Option<Report>, ms: f64) -> Self {
         let words = report.map_or_else(Vec::new, |r| bytemuck::cast_slice(std::slice::from_ref(&r)).to_vec());
         Self { report: words, ms, written: false }
     }
 
-    /// The step's report.
+    /// Returns the step's report.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         let bytes: &[u8] = bytemuck::cast_slice(&self.report);
@@ -113,29 +111,29 @@ impl Pending {
     }
 }
 
-/// Program, adapter and kernels: with others, steps may round differently.
+/// Program, adapter and kernels. If one of them changes, steps may round differently.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeBy {
     /// This program's version.
     pub version: String,
     /// Name, backend and driver of the adapter.
     pub adapter: String,
-    /// Invocations that a software adapter computes at once.
+    /// Invocations that a software adapter computes together.
     pub lanes: u32,
     /// `f32` or `f16`.
     pub precision: String,
     /// Matrix and attention kernels of a step.
     pub kernels: Vec<String>,
-    /// How kernels are built, where it is not as usual.
+    /// The way in which kernels are built, if it is not the default.
     #[serde(default)]
     pub built: String,
-    /// The 16-bit format in which devices send gradients and the number of devices, as `bf16 on 2 devices`; empty for f32.
+    /// The 16-bit format in which devices send gradients and the number of devices, as in `bf16 on 2 devices`; empty for f32.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rounded: String,
 }
 
 impl MadeBy {
-    /// Of this program and an open device.
+    /// Describes this program on an open device.
     #[must_use]
     pub fn new(gpu: &Gpu, trainer: &Trainer, precision: &str) -> Self {
         Self {
@@ -155,7 +153,8 @@ impl MadeBy {
         }
     }
 
-    /// What differs, as `adapter: A there, B here`; empty if a resumed run has the bits of an undisturbed one.
+    /// Returns the differences, each as `adapter: A there, B here`. If there are none, a resumed run has the bits of an
+    /// undisturbed one.
     #[must_use]
     pub fn differences(&self, there: &Self) -> Vec<String> {
         let words = |m: &Self| {
@@ -178,19 +177,20 @@ pub struct Saved {
     pub state: StateFile,
 }
 
-/// Finds the newest checkpoint of a run that verifies, and reads it. Damaged ones that are newer come as sentences, and
-/// get other names, since the run will save those steps again. `None` if there is no sound one; `id` is the run's, where it
-/// has one.
+/// Reads the newest checkpoint of a run that verifies. Returns `None` if there is none. `id` is the run's id, if it has one.
+///
+/// Newer checkpoints that are damaged are renamed, because the run will save those steps again. Each of them is described by
+/// a sentence in the second value.
 ///
 /// # Errors
-/// [`Error::Output`] if the folder cannot be read or changed; [`Error::Data`] if checkpoints were saved and are gone or
-/// damaged, or a sound one is of another model; [`Error::Usage`] if it is of another run.
+/// [`Error::Output`] if the folder cannot be read or changed; [`Error::Data`] if all saved checkpoints are missing or
+/// damaged, or a sound one belongs to another model; [`Error::Usage`] if it belongs to another run.
 pub fn load_newest(run: &Path, id: Option<&str>, config: Config) -> Result<(Option<Saved>, Vec<String>)> {
     let checkpoints = Checkpoints::new(&System, run);
     let (newest, damaged) = checkpoints.newest()?;
     if let (None, [first, ..]) = (newest, damaged.as_slice()) {
         return Err(Error::data(format!(
-            "{}: none of its {} checkpoints is sound, expected one ({}); bring one back, or --restart to begin anew",
+            "{}: none of its {} checkpoints is sound, expected one ({}); restore one, or use --restart to start over",
             run.display(),
             damaged.len(),
             first.error
@@ -203,37 +203,42 @@ pub fn load_newest(run: &Path, id: Option<&str>, config: Config) -> Result<(Opti
         let fault = Fault::at(place.display(), "holds no checkpoint");
         return Err(Error::data(
             fault
-                .expected(format!("those that the run saved from step {} on", saved.first))
-                .advice("bring them back, or --restart to begin anew"),
+                .expected(format!("those that the run saved, the first after step {}", saved.first))
+                .advice("restore them, or use --restart to start over"),
         ));
     }
     let mut passed = Vec::new();
     for Damaged { step, error } in damaged {
         let to = checkpoints.put_aside(step)?;
-        passed
-            .push(format!("checkpoint of step {step} is damaged and passed over: {error}; it is now {}", to.display()));
+        passed.push(format!(
+            "the checkpoint of step {step} is damaged and is skipped: {error}; it is now {}",
+            to.display()
+        ));
     }
     let Some(step) = newest else { return Ok((None, passed)) };
     let place = checkpoints.path(step);
     let state: StateFile = serde_json::from_slice(&checkpoints.read(step, STATE)?).map_err(|e| {
-        Error::data(format!("{}: {STATE} is not a run's state ({e}); try another wgpt", place.display()))
+        Error::data(format!(
+            "{}: {STATE} is not the state of a run ({e}); try the version of wgpt that wrote it",
+            place.display()
+        ))
     })?;
     let wrong = |what: String| Err(Error::data(format!("{}: {STATE}: {what}", place.display())));
     if let (Some(id), Some(other)) = (id, &state.run)
         && id != other
     {
-        let fault = Fault::at(place.display(), "is a checkpoint of another run").expected(format!("run {id}"));
+        let fault = Fault::at(place.display(), "belongs to another run").expected(format!("run {id}"));
         return Err(Error::usage(
-            fault.found(format!("run {other}")).advice("move it away and bring this run's checkpoints back"),
+            fault.found(format!("run {other}")).advice("move it away and restore this run's checkpoints"),
         ));
     }
     if state.step != step {
-        return wrong(format!("is of step {}, expected {step}", state.step));
+        return wrong(format!("step {}, expected {step}", state.step));
     }
     if let Some(pending) = &state.pending
         && !(pending.report.is_empty() || pending.report().is_some_and(|report| report.step as usize == step))
     {
-        return wrong(format!("what is left to do is not of step {step}"));
+        return wrong(format!("its pending work belongs to another step than {step}"));
     }
     let control = from_words(&place, &state.control, "step control")?;
     let windows = from_words(&place, &state.windows, "windows")?;
@@ -241,7 +246,7 @@ pub fn load_newest(run: &Path, id: Option<&str>, config: Config) -> Result<(Opti
     if let Some(window) =
         windows.iter().find(|w| w.count as usize > w.values.len() || w.next as usize >= w.values.len())
     {
-        return wrong(format!("a window of {} values goes on at {}", window.count, window.next));
+        return wrong(format!("a window of {} values has its next value at {}", window.count, window.next));
     }
     let weights = checkpoints.read(step, WEIGHTS)?;
     let weights = checkpoint_weights::read(&place.join(WEIGHTS), &weights, config, "")?;
@@ -251,16 +256,16 @@ pub fn load_newest(run: &Path, id: Option<&str>, config: Config) -> Result<(Opti
     Ok((Some(Saved { snapshot, state }), passed))
 }
 
-/// What was written as 32-bit words.
+/// Returns the value that `words` hold.
 fn from_words<T: bytemuck::AnyBitPattern>(place: &Path, words: &[u32], what: &str) -> Result<T> {
     let (found, expected) = (words.len(), size_of::<T>() / 4);
     if found == expected {
         return Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(words)));
     }
-    Err(Error::data(format!("{}: {STATE}: {found} words of {what}, expected {expected}", place.display())))
+    Err(Error::data(format!("{}: {STATE}: {what} has {found} words, expected {expected}", place.display())))
 }
 
-/// Puts out sets of values, each under its prefix.
+/// Writes sets of tensors to `out`, with the names of each set behind its prefix.
 fn put(path: &Path, sets: &[(&str, &Weights)], out: &mut dyn Write) -> Result<()> {
     let (mut entries, mut values): (Vec<Entry>, Vec<&[f32]>) = (Vec::new(), Vec::new());
     for (prefix, set) in sets {
@@ -277,26 +282,26 @@ fn put(path: &Path, sets: &[(&str, &Weights)], out: &mut dyn Write) -> Result<()
         .map_err(|e| output_error(path, &e))
 }
 
-/// Writes checkpoints of one run, one at a time, on a thread of its own.
+/// Writes the checkpoints of one run, one at a time, on its own thread.
 pub struct Saver {
     home: Arc<Home>,
     keep: Keep,
     interval: Interval,
-    at_work: Option<(Arc<Saved>, JoinHandle<Result<()>>)>,
-    /// Taken from the GPU and not yet on disk, though it was tried.
+    running: Option<(Arc<Saved>, JoinHandle<Result<()>>)>,
+    /// A checkpoint that was copied from the GPU and that could not be written yet.
     failed: Option<Arc<Saved>>,
     last: Option<usize>,
     since: Instant,
 }
 
 impl Saver {
-    /// For a run's folder; `last` is the step that has a checkpoint already.
+    /// Makes a saver for a run's folder. `last` is the step that already has a checkpoint.
     #[must_use]
     pub fn new(home: Arc<Home>, interval: Interval, keep: Keep, last: Option<usize>) -> Self {
-        Self { home, keep, interval, at_work: None, failed: None, last, since: Instant::now() }
+        Self { home, keep, interval, running: None, failed: None, last, since: Instant::now() }
     }
 
-    /// True if a checkpoint is to be made after `step`.
+    /// Returns whether a checkpoint is due after `step`.
     #[must_use]
     pub fn is_due(&self, step: usize) -> bool {
         match self.interval {
@@ -305,16 +310,16 @@ impl Saver {
         }
     }
 
-    /// The step saved last.
+    /// Returns the step of the last checkpoint.
     #[must_use]
     pub fn last(&self) -> Option<usize> {
         self.last
     }
 
-    /// Starts to write; waits for the checkpoint before it first.
+    /// Starts to write a checkpoint, after the one before it is on disk.
     ///
     /// # Errors
-    /// [`Error::Output`] of the checkpoint before it.
+    /// [`Error::Output`] if the checkpoint before it could not be written.
     pub fn save(&mut self, saved: Saved) -> Result<()> {
         self.wait()?;
         (self.last, self.since) = (Some(saved.state.step), Instant::now());
@@ -326,34 +331,34 @@ impl Saver {
         let thread = std::thread::Builder::new().name("checkpoint".into());
         match thread.spawn(move || write(&System, &home, keep, &own)) {
             Ok(thread) => {
-                self.at_work = Some((saved, thread));
+                self.running = Some((saved, thread));
                 Ok(())
             }
             Err(e) => {
                 self.failed = Some(saved);
-                Err(Error::output(format!("checkpoint: no thread can be started ({e})")))
+                Err(Error::output(format!("checkpoint: cannot start a thread ({e})")))
             }
         }
     }
 
-    /// Tells of a checkpoint that has failed meanwhile; if it is called again, tries it again.
+    /// Reports a checkpoint that has failed in the meantime. The next call retries it.
     ///
     /// # Errors
-    /// As [`Saver::wait`].
+    /// Those of [`Saver::wait`].
     pub fn check(&mut self) -> Result<()> {
-        let ended = self.at_work.as_ref().is_some_and(|(_, thread)| thread.is_finished());
+        let ended = self.running.as_ref().is_some_and(|(_, thread)| thread.is_finished());
         if ended || self.failed.is_some() { self.wait() } else { Ok(()) }
     }
 
-    /// Waits until the checkpoint at hand is on disk and verified; one that failed is tried again.
+    /// Waits until the current checkpoint is on disk and verified. Retries one that failed.
     ///
     /// # Errors
-    /// [`Error::Output`] if it could not be written; older ones are then as they were.
+    /// [`Error::Output`] if it could not be written; older checkpoints are unchanged.
     pub fn wait(&mut self) -> Result<()> {
         if let Some(saved) = self.failed.take() {
             self.start(saved)?;
         }
-        let Some((saved, thread)) = self.at_work.take() else { return Ok(()) };
+        let Some((saved, thread)) = self.running.take() else { return Ok(()) };
         let panicked = |_| Err(Error::output("checkpoint: the thread that writes it panicked"));
         let result = thread.join().unwrap_or_else(panicked);
         if result.is_err() {
@@ -362,13 +367,13 @@ impl Saver {
         result
     }
 
-    /// Waits for the checkpoint at hand and forgets one that failed: the run goes back to what is on disk.
+    /// Waits for the current checkpoint and drops one that failed, because the run returns to what is on disk.
     pub fn settle(&mut self) {
         let _ = self.wait();
         self.failed = None;
     }
 
-    /// Goes on from the checkpoint of a step.
+    /// Sets the step of the last checkpoint, after the run has returned to it.
     pub fn rewind(&mut self, last: Option<usize>) {
         (self.last, self.since) = (last, Instant::now());
     }
@@ -376,8 +381,8 @@ impl Saver {
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        // an error of the run is told first, and a checkpoint that failed is not tried again
-        if let Some((_, thread)) = self.at_work.take() {
+        // an error of the run is reported first, and a checkpoint that failed is not retried
+        if let Some((_, thread)) = self.running.take() {
             let _ = thread.join();
         }
     }

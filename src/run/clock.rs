@@ -1,4 +1,4 @@
-//! How long a step takes.
+//! Measures how long each step takes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -7,41 +7,41 @@ use crate::error::Result;
 use crate::gpu::Lap;
 use crate::ops::stepcontrol::Report;
 
-/// Reports that are held back at most until one comes in apart from them: more than are in flight.
+/// The most reports that are held back until one arrives apart from them. More than are in flight.
 const MOST_HELD: usize = 8;
-/// Milliseconds between reports that did not come in together, whatever a step takes.
+/// Milliseconds between two reports from which on they did not arrive together, however long a step takes.
 const SURELY_APART_MS: f64 = 20.0;
 
 /// Times steps, without validation, samples and saves.
 ///
-/// Where the device has a clock, a step's time is that between its begin and its end there, and the time that the device
-/// stood idle before it. The host learns of a step's end when it next looks, so on its clock several steps may end
-/// together: without a device's clock their reports are held until one comes in apart from them, and each gets an equal
-/// share of their time.
+/// If the device has a clock, a step's time is the time between its begin and its end on the device, plus the time for which
+/// the device was idle before it. Without a device clock, the host's clock is used. The host notices a step's end only when it
+/// next polls, so several steps may seem to end together. Their reports are held until one arrives apart from them, and each
+/// step gets an equal share of their time.
 pub(super) struct Clock {
     /// The first step of this process, which compiles and allocates.
     first: usize,
-    /// The step that is to be submitted next.
+    /// The step that is submitted next.
     next: usize,
-    /// Pauses between two submissions, by the step that follows.
+    /// Pauses between two submissions, keyed by the step that follows.
     pauses: BTreeMap<usize, Duration>,
-    /// The end of the last step that was timed: on the host's clock, and in milliseconds on the device's.
+    /// The end of the last timed step on the host's clock; the next field has it in milliseconds on the device's clock.
     last: Instant,
     last_lap: Option<f64>,
-    /// Reports of steps that the host's clock has not told apart yet; the newest came in at `held_at`.
+    /// Reports of steps that the host's clock cannot separate yet. The newest arrived at `held_at`.
     held: Vec<Report>,
     held_at: Instant,
-    /// When the first step's report came in.
+    /// Arrival of the first step's report.
     first_at: Instant,
     /// Pauses since `last` in which no step ran, and those in which steps may have run.
     idle: Duration,
     busy: Duration,
-    /// The newest step whose report is here.
+    /// The newest step whose report has arrived.
     arrived: usize,
     ready: VecDeque<(Report, f64)>,
-    /// Milliseconds of pauses that are part of no step, by the step that follows.
+    /// Milliseconds of pauses that belong to no step, keyed by the step that follows.
     left_out: BTreeMap<usize, f64>,
-    /// Milliseconds of a step, smoothed as llm.c does: an average that forgets, corrected for its start.
+    /// Milliseconds per step, smoothed as in llm.c: an exponential moving average with bias correction.
     smooth: f64,
     weight: f64,
 }
@@ -74,7 +74,7 @@ impl Clock {
         result
     }
 
-    /// Notes a pause that ends now. Steps that were submitted before it may have run meanwhile.
+    /// Records a pause that ends now. Steps that were submitted before it may have run during it.
     pub(super) fn paused(&mut self, pause: Duration) {
         *self.pauses.entry(self.next).or_default() += pause;
         if self.arrived + 1 >= self.next {
@@ -84,12 +84,12 @@ impl Clock {
         }
     }
 
-    /// Notes that a step was submitted.
+    /// Records that a step was submitted.
     pub(super) fn submitted(&mut self, step: usize) {
         self.next = step + 1;
     }
 
-    /// Takes a report that came in at `now`, and times the steps that can be told from their neighbours.
+    /// Takes a report that arrived at `now`, and times the steps that can be separated from their neighbours.
     pub(super) fn arrive(&mut self, report: Report, lap: Option<Lap>, now: Instant) {
         self.arrived = report.step as usize;
         if self.arrived == self.first {
@@ -107,7 +107,7 @@ impl Clock {
         let step = report.step as usize;
         let later = self.pauses.split_off(&(step + 1));
         let paused = std::mem::replace(&mut self.pauses, later).into_values().sum::<Duration>().as_secs_f64() * 1e3;
-        // before the first lap nothing is known of the device
+        // before the first lap nothing is known about the device
         let gap = self.last_lap.map_or(0.0, |end| (lap.begin_ms - end).max(0.0));
         let left_out = if self.last_lap.is_some() { paused.min(gap) } else { paused };
         let ms = lap.end_ms - lap.begin_ms + (gap - left_out).max(0.0);
@@ -117,20 +117,20 @@ impl Clock {
         self.timed(report, ms, step > self.first);
     }
 
-    /// True if a report that comes in at `now` is none of those that came in together before.
+    /// Returns whether a report that arrives at `now` did not arrive together with the held ones.
     fn is_apart(&self, now: Instant) -> bool {
         let gap = now.saturating_duration_since(self.held_at).as_secs_f64() * 1e3;
         let share = self.held_ms() / self.held.len().max(1) as f64;
         let apart = match self.mean_ms() {
-            // the first steps compile: their time tells nothing of those to come
+            // the first steps compile kernels, so their time says nothing about later steps
             None => gap >= SURELY_APART_MS,
-            // a share that is far too small: the report before was noticed late
+            // if a share is far too small, the report before was noticed late
             Some(usual) => gap >= 0.5 * share.max(usual) && share >= 0.25 * usual,
         };
         apart || self.held.len() >= MOST_HELD
     }
 
-    /// Milliseconds of all held steps.
+    /// Returns the milliseconds of all held steps together.
     fn held_ms(&self) -> f64 {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let passed = ms(self.held_at.saturating_duration_since(self.last).saturating_sub(self.idle));
@@ -138,10 +138,10 @@ impl Clock {
         passed - ms(self.busy).min((passed - usual).max(0.0))
     }
 
-    /// Times the held steps, each with an equal share.
+    /// Times the held steps. Each gets an equal share.
     pub(super) fn share(&mut self) {
         if self.held.len() >= MOST_HELD && self.held[0].step as usize == self.first {
-            // so many are not in flight: the first is apart from most of them
+            // fewer steps than this are in flight, so the first ended apart from most of them
             let first = self.held.remove(0);
             let ms = self.first_at.saturating_duration_since(self.last).as_secs_f64() * 1e3;
             self.last = self.first_at;
@@ -157,7 +157,7 @@ impl Clock {
         let ms = all / held.len() as f64;
         for report in held {
             self.pauses.remove(&(report.step as usize));
-            // none of those that came in with the first step
+            // steps whose reports arrived with the first one's do not count
             self.timed(report, ms, oldest > self.first);
         }
     }
@@ -170,17 +170,18 @@ impl Clock {
         self.ready.push_back((report, ms));
     }
 
-    /// Returns the oldest step that is timed, with its milliseconds, once.
+    /// Returns the oldest timed step and its milliseconds, and removes it.
     pub(super) fn oldest(&mut self) -> Option<(Report, f64)> {
         self.ready.pop_front()
     }
 
-    /// Returns the newest, likewise.
+    /// Returns the newest timed step and its milliseconds, and removes it.
     pub(super) fn newest(&mut self) -> Option<(Report, f64)> {
         self.ready.pop_back()
     }
 
-    /// Returns the milliseconds of the pauses before a step that are no part of its time, once; less than one is none.
+    /// Returns the milliseconds of the pauses before a step that are not part of its time, and removes them. Returns `None` if
+    /// they are less than one.
     pub(super) fn take_pause_ms(&mut self, step: usize) -> Option<f32> {
         let ms = self.left_out.remove(&step).unwrap_or(0.0) as f32;
         (ms >= 1.0).then_some(ms)

@@ -1,4 +1,4 @@
-//! Steps are timed from streams of instants that are given as data.
+//! Times steps from streams of instants that are given as data.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn ms(ms: f64) -> Duration {
     Duration::from_secs_f64(ms / 1e3)
 }
 
-/// Times steps whose reports come in at these milliseconds, and are shared at the end.
+/// Times steps whose reports arrive at these milliseconds and share the remaining time at the end.
 fn timed(arrivals: &[f64]) -> Vec<f64> {
     let start = Instant::now();
     let mut clock = Clock::new(1, start);
@@ -27,7 +27,7 @@ fn timed(arrivals: &[f64]) -> Vec<f64> {
     all.into_iter().map(|(_, ms)| ms).collect()
 }
 
-/// Panics unless the steps' times sum up to the last arrival and none is below a tenth of the median.
+/// Panics unless the steps' times add up to the last arrival and each is at least a tenth of the median.
 #[track_caller]
 fn even(arrivals: &[f64]) {
     let times = timed(arrivals);
@@ -59,7 +59,7 @@ fn reports_that_come_in_together_have_equal_shares() {
     assert!(timed(&apart)[10..].windows(2).any(|two| two[0] != two[1]));
 }
 
-/// Steps of 10 ms that end evenly, seen by a host that looks now and then and has at most four in flight.
+/// Steps of 10 ms that end evenly, with a host that polls now and then and has at most four in flight.
 #[test]
 fn a_host_that_looks_late_makes_no_step_fast() {
     let mut random = 1_u32;
@@ -129,7 +129,7 @@ fn the_device_s_clock_tells_steps_apart_and_leaves_out_what_it_idled() {
     let start = Instant::now();
     let mut clock = Clock::new(1, start);
     let laps = |clock: &mut Clock, step: usize, begin_ms: f64, end_ms: f64| {
-        // all reports come in together
+        // all reports arrive together
         clock.arrive(report(step), Some(Lap { begin_ms, end_ms }), start + ms(1000.0));
         let (timed, ms) = clock.oldest().expect("timed at once");
         assert_eq!(timed.step as usize, step);
@@ -140,7 +140,7 @@ fn the_device_s_clock_tells_steps_apart_and_leaves_out_what_it_idled() {
     assert_eq!(laps(&mut clock, 2, 400.0, 410.0), (10.0, None));
     // the host had no batch for it in time
     assert_eq!(laps(&mut clock, 3, 415.0, 425.0), (15.0, None));
-    // the device was idle for 60 of the 80 ms that the host took for something else
+    // the device was idle for 60 of the 80 ms that the host spent on something else
     clock.paused(ms(80.0));
     clock.submitted(4);
     assert_eq!(laps(&mut clock, 4, 485.0, 495.0), (10.0, Some(60.0)));

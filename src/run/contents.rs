@@ -1,9 +1,10 @@
-//! A run's folder may come from a stranger: nothing in it may lead a write out of it.
+//! Checks that a run's folder contains no link that would make the run write outside it. The folder may come from an
+//! untrusted source.
 //!
-//! Files and folders of a run are plain ones; a link in their place is refused, whoever has put it there. One link is
-//! allowed: `checkpoints` may lead to another disk. Its owner is known by `checkpoints/run.json`, which the run has written
-//! there itself: it has the run's id and the folder that the run had. A stranger can put a link into a folder, but not that
-//! file into a folder of yours.
+//! The files and folders of a run must be plain ones. A link in their place is refused, whoever created it. One link is
+//! allowed: `checkpoints` may lead to another disk. The file `checkpoints/run.json`, which the run itself has written there,
+//! names their owner: the run's id and the run's folder. An attacker can put a link into a folder, but cannot put that file
+//! into a folder of yours.
 
 use std::fs;
 use std::io;
@@ -24,13 +25,13 @@ use crate::run::report::REPORT;
 use crate::run::tensorboard;
 use crate::train::settings::file::{CONFIG, TOKENIZER};
 
-/// Says in `checkpoints` whose they are.
+/// The file in `checkpoints` that names the run they belong to.
 const OWNER: &str = "run.json";
 /// The largest such file that is read.
 const OWNER_BYTES: u64 = 1 << 16;
 /// The folder of the saved model.
 pub const MODEL: &str = "model";
-/// The note of a device that hangs.
+/// The file that describes a hang of the device.
 pub const HANG: &str = "hang.txt";
 
 /// Contents of [`OWNER`].
@@ -43,14 +44,14 @@ struct Owner {
     folder: PathBuf,
 }
 
-/// Fails if a file that a run writes beside its folders is a link or a special file.
+/// Checks that no file at the top of a run's folder is a link or a special file.
 ///
 /// # Errors
-/// [`Error::Data`] naming it.
+/// [`Error::Data`] naming the file that is one.
 pub fn check_files(dir: &Path) -> Result<()> {
     for name in [CONFIG, METRICS, LOG, SAMPLES, REPORT, LOCK, SAVED, NOTE, HANG] {
         match fs::symlink_metadata(dir.join(name)).and_then(|there| open::plain(&there)) {
-            // a page that cannot be written ends nothing
+            // a report page that cannot be written does not end a run
             Err(error) if name == REPORT && error.kind() == io::ErrorKind::IsADirectory => {}
             looked => refuse(dir, name, looked)?,
         }
@@ -58,10 +59,10 @@ pub fn check_files(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// [`check_files`], and the same for its folders and what is in them, but for `checkpoints`.
+/// Checks what [`check_files`] does, and also the run's folders and their files, except `checkpoints`.
 ///
 /// # Errors
-/// As [`check_files`].
+/// Those of [`check_files`].
 pub fn check(dir: &Path) -> Result<()> {
     check_files(dir)?;
     for name in [tensorboard::FOLDER, MODEL, TOKENIZER, UNSAVED, RANKS] {
@@ -72,7 +73,7 @@ pub fn check(dir: &Path) -> Result<()> {
         for entry in fs::read_dir(dir.join(name)).into_iter().flatten().flatten() {
             let looked = fs::symlink_metadata(entry.path()).and_then(|there| open::plain(&there));
             let name = Path::new(name).join(entry.file_name());
-            // folders are of no concern: nothing is written there
+            // nothing is written to these folders
             match looked {
                 Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
                 looked => refuse(dir, &name.display().to_string(), looked)?,
@@ -86,13 +87,13 @@ fn refuse(dir: &Path, name: &str, looked: io::Result<()>) -> Result<()> {
     match looked {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             let fault = Fault::at(dir.join(name).display(), error.to_string());
-            Err(Error::data(fault.advice("a run's folder holds no links: try putting the file itself there")))
+            Err(Error::data(fault.advice("links are not allowed in a run's folder; put the file itself there")))
         }
         _ => Ok(()),
     }
 }
 
-/// Fails if `checkpoints` of a run is a link that somebody else may have made.
+/// Checks that `checkpoints` in a run's folder is no link that somebody else may have made.
 ///
 /// # Errors
 /// [`Error::Data`].
@@ -104,11 +105,11 @@ pub fn check_checkpoints(dir: &Path, run: Option<&str>) -> Result<()> {
         Err(e) => return refused(format!("cannot be read ({e})"), ""),
         Ok(there) if there.is_dir() => return Ok(()),
         Ok(there) if there.is_symlink() => {}
-        Ok(_) => return refused("is no folder".into(), "move it away"),
+        Ok(_) => return refused("is not a folder".into(), "move it away"),
     }
     match fs::metadata(&path) {
-        Err(e) => return refused(format!("is a link that leads nowhere ({e})"), "bring the disk with its folder back"),
-        Ok(to) if !to.is_dir() => return refused("is a link to no folder".into(), "move it away"),
+        Err(e) => return refused(format!("is a dangling link ({e})"), "mount the disk with its folder again"),
+        Ok(to) if !to.is_dir() => return refused("is a link to something that is not a folder".into(), "move it away"),
         Ok(_) => {}
     }
     let refuse = |what: String| {
@@ -126,8 +127,8 @@ pub fn check_checkpoints(dir: &Path, run: Option<&str>) -> Result<()> {
     }
 }
 
-/// True if the folder that an owner names is `dir`, or is gone: the run was moved. A folder that cannot be looked at, or whose
-/// disk is away, is still somebody's.
+/// Returns whether the folder that an owner names is `dir`, or is gone because the run was moved. A folder that cannot be
+/// examined, or whose disk is not mounted, still belongs to somebody.
 fn is_ours(dir: &Path, folder: &Path) -> bool {
     let is_gone = || {
         let missing = fs::symlink_metadata(folder).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
@@ -139,8 +140,8 @@ fn is_ours(dir: &Path, folder: &Path) -> bool {
     }
 }
 
-/// Fails if `checkpoints` of a run at work leads to another folder than its own: its disk is away, and the place where it is
-/// mounted is empty.
+/// Checks that `checkpoints` of a running run still leads to the run's own folder. It does not if its disk is not mounted and
+/// the mount point is an empty folder.
 ///
 /// # Errors
 /// [`Error::Output`].
@@ -150,8 +151,8 @@ pub fn still_own_checkpoints(dir: &Path, run: &str) -> Result<()> {
         return Ok(());
     }
     if fs::symlink_metadata(&path).is_ok_and(|there| there.is_symlink()) {
-        let fault = Fault::at(path.display(), "leads to another folder now");
-        return Err(Error::output(fault.expected("the run's checkpoints").advice("bring their disk back")));
+        let fault = Fault::at(path.display(), "now leads to another folder");
+        return Err(Error::output(fault.expected("the run's checkpoints").advice("mount their disk again")));
     }
     own_checkpoints(dir, run)
 }
@@ -161,7 +162,7 @@ fn owner(checkpoints: &Path) -> io::Result<Owner> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Makes the folder of a run's checkpoints and notes whose they are.
+/// Creates the folder of a run's checkpoints and writes the owner file into it.
 ///
 /// # Errors
 /// [`Error::Output`].

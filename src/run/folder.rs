@@ -1,4 +1,4 @@
-//! A run's folder: whether it may be used, and the files that grow in it.
+//! A run's folder: its name, its creation and resumption, and the records that grow in it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,12 +26,12 @@ use super::records::{self, METRICS, Metric};
 
 pub(super) const LOG: &str = "main.log";
 pub(super) const SAMPLES: &str = "samples.txt";
-/// The folder of records that were put aside.
+/// The folder for records that were moved aside.
 pub(super) const UNSAVED: &str = "unsaved";
-/// How the file begins that tells whether a folder can be written.
+/// Prefix of the temporary file that tests whether a folder can be written.
 pub(super) const PROBE: &str = ".wgpt-probe-";
 
-/// The next free `runs/N`.
+/// Returns the next free `parent/N`.
 #[must_use]
 pub fn next_free(parent: &Path) -> PathBuf {
     let taken = fs::read_dir(parent).into_iter().flatten().flatten();
@@ -39,7 +39,7 @@ pub fn next_free(parent: &Path) -> PathBuf {
     parent.join((u128::from(most) + 1).to_string())
 }
 
-/// Returns the folders of runs in `parent`, in the order of their numbers.
+/// Returns the run folders in `parent`, ordered by number.
 #[must_use]
 pub fn runs(parent: &Path) -> Vec<String> {
     let found = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -64,7 +64,7 @@ pub fn siblings(missing: &Path) -> Option<String> {
     }
 }
 
-/// The next free `DIR.N`.
+/// Returns the next free `DIR.N`.
 fn aside(dir: &Path) -> PathBuf {
     let name = |n: u64| {
         let mut path = dir.as_os_str().to_owned();
@@ -78,19 +78,19 @@ fn aside(dir: &Path) -> PathBuf {
     name(n)
 }
 
-/// True if a folder holds a run.
+/// Returns whether a folder contains a run.
 #[must_use]
 pub fn is_run(dir: &Path) -> bool {
     dir.join(CONFIG).exists()
 }
 
-/// How many checkpoints a run's folder holds.
+/// Returns the number of checkpoints in a run's folder.
 #[must_use]
 pub fn checkpoints(dir: &Path) -> usize {
     Checkpoints::new(&System, dir).steps().map_or(0, |steps| steps.len())
 }
 
-/// Renames a folder to the next free `DIR.N`, and returns that name.
+/// Renames a folder to the next free `DIR.N` and returns that path.
 ///
 /// # Errors
 /// [`Error::Output`].
@@ -100,10 +100,10 @@ pub fn put_aside(dir: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Fails unless a folder can be made and written where `dir` is to be.
+/// Checks that the folder `dir` can be created and written.
 ///
 /// # Errors
-/// [`Error::Output`] naming the folder that refuses.
+/// [`Error::Output`] naming the folder that cannot be written.
 pub fn check_writable(dir: &Path) -> Result<()> {
     let absolute = std::path::absolute(dir).map_err(|e| output_error(dir, &e))?;
     let existing = absolute.ancestors().find(|a| a.exists()).unwrap_or(&absolute);
@@ -117,7 +117,7 @@ pub fn check_writable(dir: &Path) -> Result<()> {
     })
 }
 
-/// The growing files of a run, in a folder that is locked as long as this lives.
+/// The growing files of a run, in a folder that stays locked while this exists.
 #[derive(Debug)]
 pub struct Folder {
     home: Arc<Home>,
@@ -128,23 +128,23 @@ pub struct Folder {
     events: Events,
     /// [`Home::returns`] when the files were opened.
     returns: usize,
-    /// Its `config.toml`.
+    /// Contents of its `config.toml`.
     file: RunFile,
 }
 
-/// Bytes of each record and lines of `metrics.jsonl` that a checkpoint vouches for; nothing where there is none.
+/// The part of each record that belongs to the steps of a checkpoint. Empty if there is no checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Vouched {
-    /// By names seen from the run's folder.
+pub struct RecordExtents {
+    /// Bytes of each record, keyed by its path relative to the run's folder.
     pub bytes: BTreeMap<String, u64>,
-    /// The last of them may have grown since ([`Folder::amend`]).
+    /// Lines of `metrics.jsonl`. The last one may have grown since ([`Folder::amend`]).
     pub metric_lines: usize,
-    /// Their steps are below this one.
+    /// Upper bound of the lines' steps, exclusive.
     pub below: usize,
 }
 
 impl Folder {
-    /// Makes the folder with its configuration and empty records.
+    /// Creates the folder with its configuration and empty records.
     ///
     /// # Errors
     /// [`Error::Output`]; [`Error::Locked`] or [`Error::Usage`] if another run has just begun in it.
@@ -152,18 +152,18 @@ impl Folder {
         fs::create_dir_all(dir).map_err(|e| output_error(dir, &e))?;
         let lock = FolderLock::take(dir)?;
         if inspect(dir, &file.settings, file.record.data.as_deref())? != State::Free {
-            let fault = Fault::at("--out", format!("{} holds another run that has just begun", dir.display()));
+            let fault = Fault::at("--out", format!("{} holds another run, which has just begun", dir.display()));
             return Err(Error::usage(fault.advice("try another folder")));
         }
-        Self::resume(dir, file, lock, &Vouched::default())
+        Self::resume(dir, file, lock, &RecordExtents::default())
     }
 
-    /// Resumes in a folder whose records are cut back to what a checkpoint vouches for; without one they are put aside. The
-    /// configuration is written anew, since some settings may differ.
+    /// Resumes a run in its folder. Truncates the records to the extents that a checkpoint gives; without a checkpoint moves
+    /// them aside. Writes the configuration again, because some settings may have changed.
     ///
     /// # Errors
-    /// [`Error::Output`]; [`Error::Data`] if the records are not this run's.
-    pub fn resume(dir: &Path, mut file: RunFile, lock: FolderLock, vouched: &Vouched) -> Result<Self> {
+    /// [`Error::Output`]; [`Error::Data`] if the records belong to another run.
+    pub fn resume(dir: &Path, mut file: RunFile, lock: FolderLock, extents: &RecordExtents) -> Result<Self> {
         let lock = lock.with_file(dir)?;
         let run = match &file.record.run {
             Some(run) => run.clone(),
@@ -177,20 +177,20 @@ impl Folder {
             open::make_own_folder(&kept).map_err(|e| output_error(&kept, &e))?;
             own.files().write(&kept)?;
         }
-        let (metric_lines, metrics) = records::vouched_lines(dir, &run, vouched.metric_lines, vouched.below)?;
+        let (metric_lines, metrics) = records::checkpointed_lines(dir, &run, extents.metric_lines, extents.below)?;
         file.write(dir)?;
         contents::own_checkpoints(dir, &run)?;
-        if *vouched == Vouched::default() {
+        if *extents == RecordExtents::default() {
             put_records_aside(dir)?;
         }
-        let bytes = |name: &str| vouched.bytes.get(name).copied().unwrap_or(0);
+        let bytes = |name: &str| extents.bytes.get(name).copied().unwrap_or(0);
         let open = |name: &str, bytes: u64| {
             let path = dir.join(name);
             Record::open(&path, bytes).map_err(|e| output_error(&path, &e))
         };
         let metrics = open(METRICS, metrics)?;
         let (log, samples) = (open(LOG, bytes(LOG))?, open(SAMPLES, bytes(SAMPLES))?);
-        let events = Events::begin(dir, &vouched.bytes)?;
+        let events = Events::begin(dir, &extents.bytes)?;
         Ok(Self { home, metrics, metric_lines, log, samples, events, returns: 0, file })
     }
 
@@ -200,7 +200,7 @@ impl Folder {
         self.home.dir()
     }
 
-    /// Returns what tells this folder from every other one.
+    /// Returns the identity of this folder.
     #[must_use]
     pub fn home(&self) -> &Arc<Home> {
         &self.home
@@ -212,7 +212,7 @@ impl Folder {
         &self.file
     }
 
-    /// Fails unless the folder is still this run's; opens the records anew if it was away.
+    /// Checks that the folder still belongs to this run. Reopens the records if the folder was away.
     fn check(&mut self) -> Result<()> {
         self.home.check()?;
         let returns = self.home.returns();
@@ -224,10 +224,10 @@ impl Folder {
         Ok(())
     }
 
-    /// Notes in the configuration that the run has come to its end, the last thing that it does.
+    /// Records in the configuration that the run is finished. This is the last action of a run.
     ///
     /// # Errors
-    /// As [`Folder::step`].
+    /// Those of [`Folder::step`].
     pub fn finish(&mut self) -> Result<()> {
         self.sync()?;
         self.file.record.finished = true;
@@ -243,10 +243,10 @@ impl Folder {
         (bytes, self.metric_lines)
     }
 
-    /// Forces the records to disk.
+    /// Flushes the records to disk.
     ///
     /// # Errors
-    /// As [`Folder::step`].
+    /// Those of [`Folder::step`].
     pub fn sync(&mut self) -> Result<()> {
         self.check()?;
         for record in [&mut self.metrics, &mut self.log, &mut self.samples] {
@@ -255,7 +255,7 @@ impl Folder {
         self.events.sync()
     }
 
-    /// [`Folder::create`] in the next free `parent/N`, which no other run gets.
+    /// Creates the next free `parent/N` as [`Folder::create`] does. No other run gets the same number.
     ///
     /// # Errors
     /// [`Error::Output`].
@@ -271,12 +271,12 @@ impl Folder {
         }
     }
 
-    /// Appends a step to `metrics.jsonl` and, in llm.c's form with steps from 0, to `main.log`. The first line has the run's
-    /// id.
+    /// Appends a step to `metrics.jsonl`, to the event files and, in llm.c's format with steps from 0, to `main.log`. The first
+    /// line of `metrics.jsonl` contains the run's id.
     ///
     /// # Errors
-    /// [`Error::Output`], after which nothing of it counts; [`Error::Usage`] or [`Error::Locked`] if the folder is not this
-    /// run's any more.
+    /// [`Error::Output`], after which no part of the step is recorded; [`Error::Usage`] or [`Error::Locked`] if the folder no
+    /// longer belongs to this run.
     pub fn step(&mut self, metric: &Metric) -> Result<()> {
         self.check()?;
         let run = (self.metric_lines == 0).then(|| self.home.run().to_owned());
@@ -301,19 +301,19 @@ impl Folder {
     /// Returns the last line of `metrics.jsonl`.
     ///
     /// # Errors
-    /// [`Error::Output`] if the file cannot be read, which may pass.
+    /// [`Error::Output`] if the file cannot be read. The condition may be temporary.
     pub fn last_line(&mut self) -> Result<Option<Metric>> {
         self.check()?;
         let lines = records::open(self.dir()).map_err(|e| Error::output(e.fault().clone()))?;
         Ok(lines.last())
     }
 
-    /// Puts `line` in the place of the last line of `metrics.jsonl`, which is of the same step and lacks what was measured
-    /// since; the other records get that alone.
+    /// Replaces the last line of `metrics.jsonl` by `line`, which has the same step and adds later measurements: a validation
+    /// loss if `validated`, an accuracy on HellaSwag if `scored_hellaswag`. Appends only the added values to the other records.
     ///
     /// # Errors
-    /// As [`Folder::step`], after which the old line is there, or the new one.
-    pub fn amend(&mut self, line: &Metric, validated: bool, asked: bool) -> Result<()> {
+    /// Those of [`Folder::step`], after which the file has either the old line or the new one.
+    pub fn amend(&mut self, line: &Metric, validated: bool, scored_hellaswag: bool) -> Result<()> {
         self.check()?;
         let path = self.metrics.path().to_owned();
         let mut text = fs::read_to_string(&path).map_err(|e| output_error(&path, &e))?;
@@ -324,14 +324,14 @@ impl Folder {
         self.metrics.replaced(text.len() as u64);
         let added = Metric {
             val_loss: line.val_loss.filter(|_| validated),
-            hellaswag: line.hellaswag.filter(|_| asked),
+            hellaswag: line.hellaswag.filter(|_| scored_hellaswag),
             ..Metric::of_step(line.step)
         };
         let before = self.log.bytes();
         self.log.append(added.log_lines().as_bytes()).map_err(|e| output_error(self.log.path(), &e))?;
         let written = self.events.scalars(added.step, &added.scalars());
         if written.is_err() {
-            // the line is written once, however often this is tried
+            // a retry must not write the line twice
             self.log.cut(before);
         }
         written
@@ -340,38 +340,38 @@ impl Folder {
     /// Appends a sample to `samples.txt`.
     ///
     /// # Errors
-    /// As [`Folder::step`].
+    /// Those of [`Folder::step`].
     pub fn sample(&mut self, step: usize, text: &str) -> Result<()> {
         self.check()?;
         let text = format!("--- step {step} ---\n{text}\n");
         self.samples.append(text.as_bytes()).map_err(|e| output_error(self.samples.path(), &e))
     }
 
-    /// Cuts the records back, as [`Folder::resume`] does, in a run that is resumed in the same process.
+    /// Truncates the records as [`Folder::resume`] does, for a run that is resumed in the same process.
     ///
     /// # Errors
-    /// As [`Folder::resume`].
-    pub fn rewind(&mut self, vouched: &Vouched) -> Result<()> {
+    /// Those of [`Folder::resume`].
+    pub fn rewind(&mut self, extents: &RecordExtents) -> Result<()> {
         self.check()?;
         let dir = self.home.dir();
         let (metric_lines, metrics) =
-            records::vouched_lines(dir, self.home.run(), vouched.metric_lines, vouched.below)?;
+            records::checkpointed_lines(dir, self.home.run(), extents.metric_lines, extents.below)?;
         self.events.close();
-        if *vouched == Vouched::default() {
+        if *extents == RecordExtents::default() {
             [&mut self.metrics, &mut self.log, &mut self.samples].into_iter().for_each(Record::close);
             put_records_aside(dir)?;
         }
-        let bytes = |name: &str| vouched.bytes.get(name).copied().unwrap_or(0);
+        let bytes = |name: &str| extents.bytes.get(name).copied().unwrap_or(0);
         self.metrics.cut(metrics);
         self.log.cut(bytes(LOG));
         self.samples.cut(bytes(SAMPLES));
-        self.events = Events::begin(dir, &vouched.bytes)?;
+        self.events = Events::begin(dir, &extents.bytes)?;
         self.metric_lines = metric_lines;
         Ok(())
     }
 }
 
-/// Moves records with steps that no checkpoint vouches for to `unsaved/N`: the run computes these steps again.
+/// Moves records to `unsaved/N` if they contain steps. No checkpoint covers these steps, so the run computes them again.
 fn put_records_aside(dir: &Path) -> Result<()> {
     let lines = match records::reader(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -384,7 +384,7 @@ fn put_records_aside(dir: &Path) -> Result<()> {
     open::make_own_folder(&unsaved).map_err(|e| output_error(&unsaved, &e))?;
     let to = next_free(&unsaved);
     fs::create_dir(&to).map_err(|e| output_error(&to, &e))?;
-    // the metrics last: after a kill the others are found by them again
+    // the metrics move last: after a kill, their presence shows that the others must be moved too
     for name in [LOG, SAMPLES, tensorboard::FOLDER, METRICS] {
         match fs::rename(dir.join(name), to.join(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(output_error(&dir.join(name), &e)),

@@ -1,5 +1,5 @@
-//! A process of a run but the first: it makes the calls on its devices that the first one makes, on data of its own, and writes
-//! nothing but a log.
+//! Any process of a run but the first. It makes the same calls on its devices as the first process, reads its own data, and
+//! writes only a log.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use crate::run::orders::{Crew, Message, RANKS, log_of};
 use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::session::trainer_options;
 use crate::run::team::Team;
-use crate::run::watchdog::{self, Patience};
+use crate::run::watchdog::{self, HangTimeout};
 use crate::train::Snapshot;
 use crate::train::settings::Settings;
 
@@ -31,22 +31,22 @@ pub struct Follower<'a> {
     pub loader: Batches,
     /// Validation, if there is any.
     pub rows: Option<Rows>,
-    /// HellaSwag's questions, if the run is measured on them.
+    /// HellaSwag's questions, if the run is scored on them.
     pub questions: Vec<Example>,
     /// Opens the devices.
     pub open: &'a dyn Fn() -> Result<Vec<Gpu>>,
-    /// The name of a signal that asks the run to end, once there is one.
+    /// Returns the name of a signal that asks the run to end, once one has arrived.
     pub stop: &'a dyn Fn() -> Option<&'static str>,
-    /// The part of the run that is at work, for the answer to a signal.
+    /// The current phase of the run, for the answer to a signal.
     pub phase: CurrentPhase,
-    /// Called when a device has not answered for far too long. It should end the process.
+    /// Called when a device hangs. It should end the process.
     pub hang: Option<fn(&str)>,
-    /// The processes.
+    /// All processes of the run.
     pub crew: &'a Crew<'a>,
 }
 
 impl Follower<'_> {
-    /// Does what the first process orders, until that says to leave; returns the exit code that it says.
+    /// Carries out the messages of the first process until [`Message::End`], and returns its exit code.
     ///
     /// # Errors
     /// The first error in any process.
@@ -69,7 +69,7 @@ impl Follower<'_> {
                 let tuned = Arc::new(tuned);
                 gpus.iter_mut().for_each(|gpu| gpu.caps.tuned = Arc::clone(&tuned));
             }
-            // the first process has found the run finished
+            // the first process found that the run is finished
             Message::End(code) => return Ok(code),
             other => return Err(unexpected(&other)),
         }
@@ -83,7 +83,7 @@ impl Follower<'_> {
                 team.lead().gpu().allocated_bytes() as f64 / f64::from(1 << 20)
             ));
             if let Some(hang) = self.hang {
-                watchdogs = watchdog::watch(&gpus, Patience::of, hang);
+                watchdogs = watchdog::watch(&gpus, HangTimeout::of, hang);
             }
             self.obey(team, log)
         })
@@ -128,7 +128,7 @@ impl Follower<'_> {
                     }
                 }
                 Message::Evaluate { count } => {
-                    let none = || Error::data(Fault::at("validation", "there are no rows here"));
+                    let none = || Error::data(Fault::at("validation", "this process has no rows"));
                     let rows = rows.as_mut().ok_or_else(none)?;
                     team.evaluate_unless(rows, count, &|| stop().is_some())?;
                 }
@@ -145,7 +145,7 @@ impl Follower<'_> {
 }
 
 fn unexpected(message: &Message) -> Error {
-    Error::gpu(Fault::at("orders", format!("{message:?} comes at the wrong time")))
+    Error::gpu(Fault::at("orders", format!("{message:?} arrived out of order")))
 }
 
 /// The log of a process. Lines wait until the run's folder is known.
@@ -157,13 +157,13 @@ pub struct Log {
 }
 
 impl Log {
-    /// Makes the log of a rank.
+    /// Creates the log of a rank.
     #[must_use]
     pub fn new(rank: usize) -> Self {
         Self { rank, waiting: Vec::new(), path: None }
     }
 
-    /// Writes a line. One that cannot be written is left out: the run goes on.
+    /// Writes a line. If that fails, the line is dropped and the run continues.
     pub fn line(&mut self, text: &str) {
         self.waiting.push(format!(
             "{} {}\n",
@@ -175,17 +175,20 @@ impl Log {
         let file = open::alone(path, OpenOptions::new().append(true).create(true));
         let written = file.and_then(|mut file| file.write_all(lines.as_bytes()));
         if let Err(error) = written {
-            log::error!("{}: cannot be written ({error}); the run goes on without this log", path.display());
+            log::error!("{}: cannot be written ({error}); the run continues without this log", path.display());
             self.path = None;
         }
     }
 
-    /// Writes what waits, and from now on, into the run's folder, which is made where machines do not share it.
+    /// Sets the run's folder, writes the waiting lines there, and all later ones. Creates the folder if machines do not share
+    /// it.
     fn begin(&mut self, dir: PathBuf) {
         let made = std::fs::create_dir_all(&dir).and_then(|()| open::make_own_folder(&dir.join(RANKS)));
         match made {
             Ok(()) => self.path = Some(log_of(&dir, self.rank)),
-            Err(error) => log::error!("{}: no log of this rank ({error})", dir.join(RANKS).display()),
+            Err(error) => {
+                log::error!("{}: the log of this rank cannot be created ({error})", dir.join(RANKS).display())
+            }
         }
         self.line(&format!("folder {}", dir.display()));
     }
@@ -208,7 +211,7 @@ mod tests {
         let text = fs::read_to_string(dir.join("new/run/ranks/3.log")).unwrap();
         let words: Vec<&str> = text.lines().filter_map(|line| line.split_once(' ')).map(|(_, text)| text).collect();
         assert_eq!((words.len(), words[0], words[2]), (3, "before", "a\\nb"), "{text}");
-        // what somebody has put there is not followed, and ends nothing
+        // a link that somebody has put there is not followed, and does not end the run
         fs::write(dir.join("victim"), "precious").unwrap();
         for (linked, to) in [("a/ranks/3.log", "victim"), ("b/ranks", "elsewhere")] {
             fs::create_dir_all(dir.join(linked).parent().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! A run's own folder: what tells it from every other folder, also while it is moved, replaced or away.
+//! The identity of a run's folder. A run uses it to notice that its folder was moved, replaced or unmounted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::run::lock::FolderLock;
 use crate::train::settings::RunFile;
 use crate::train::settings::file::CONFIG;
 
-/// The folder of a run at work. It is locked as long as this lives, and asked for before every save and append.
+/// The folder of a running run. It stays locked while this exists. The run calls [`Home::check`] before every save and append.
 #[derive(Debug)]
 pub struct Home {
     /// The path that the run was given.
@@ -25,18 +25,18 @@ pub struct Home {
 struct State {
     lock: FolderLock,
     identity: Identity,
-    /// How often the folder came back as another one: files opened before are those of the old one.
+    /// Number of times that the folder came back with another identity. Files opened before belong to the old one.
     returns: usize,
 }
 
-/// Makes the random id of a new run: 32 hexadecimal digits.
+/// Returns a random id for a new run: 32 hexadecimal digits.
 ///
 /// # Errors
 /// [`Error::Output`] if the system gives no random bytes.
 pub fn new_run() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
-        .map_err(|e| Error::output(Fault::at("run", format!("the system gives no random bytes for an id ({e})"))))?;
+        .map_err(|e| Error::output(Fault::at("run", format!("the system returned no random bytes for an id ({e})"))))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -63,51 +63,51 @@ impl Home {
         &self.run
     }
 
-    /// Returns how often the folder came back as another one. Files that were opened before are to be opened again.
+    /// Returns the number of times that the folder came back with another identity. After each, reopen all files.
     #[must_use]
     pub fn returns(&self) -> usize {
         self.state().returns
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // a check that panicked has changed nothing in part
+        // a check that panicked leaves no half-changed state
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails unless the path still leads to this run's folder and the lock is still ours. A lock file that somebody has
-    /// removed is made again. A folder that was away and has come back under another number, as after its disk was mounted
-    /// anew, is taken if it holds this run.
+    /// Checks that the path still leads to this run's folder and that this process still holds the lock. Creates the lock file
+    /// again if somebody has removed it. A folder that comes back with another identity, as after its disk was remounted, is
+    /// accepted if it contains this run.
     ///
     /// # Errors
-    /// [`Error::Output`] if the folder is away, which may pass; [`Error::Usage`] if another run has its place;
-    /// [`Error::Locked`] if another process has it.
+    /// [`Error::Output`] if the folder is away, which may be temporary; [`Error::Usage`] if another run has taken its place;
+    /// [`Error::Locked`] if another process has locked it.
     pub fn check(&self) -> Result<()> {
         let mut state = self.state();
         let dir = &self.dir;
         let away = |what: String| {
             let fault = Fault::at(dir.display(), what).expected(format!("the folder of run {}", self.run));
-            Error::output(fault.advice("bring it back"))
+            Error::output(fault.advice("move it back, or mount its disk again"))
         };
         let there = Identity::of_folder(dir).map_err(|e| away(format!("cannot be found ({e})")))?;
         if there != state.identity {
             match fs::exists(dir.join(CONFIG)) {
                 Ok(true) => {}
-                _ => return Err(away("is another folder now".into())),
+                _ => return Err(away("is now another folder".into())),
             }
             let found = RunFile::read(dir).map_err(|e| away(format!("cannot be read ({e})")))?.record.run;
             if found.as_deref() != Some(&self.run) {
                 let found = found.map_or_else(|| "another one".to_owned(), |run| format!("run {run}"));
-                let fault = Fault::at(dir.display(), "holds another run now").expected(format!("run {}", self.run));
+                let fault = Fault::at(dir.display(), "now holds another run").expected(format!("run {}", self.run));
                 return Err(Error::usage(fault.found(found).advice(
-                    "this run's folder was moved or replaced while it ran; to continue it: wgpt train --resume with the path \
-                     that it has now",
+                    "this run's folder was moved or replaced while it ran; to continue: wgpt train --resume with its present \
+                     path",
                 )));
             }
             *state = State { lock: FolderLock::take(dir)?, identity: there, returns: state.returns + 1 };
             state.lock.sign(&self.run)?;
         }
         if !state.lock.is_in_place().map_err(|e| output_error(dir, &e))? {
-            log::warn!("{}: its lock was removed and is made again", dir.display());
+            log::warn!("{}: its lock was removed and is created again", dir.display());
             state.lock.take_file_again(dir)?;
             state.lock.sign(&self.run)?;
         }
@@ -142,13 +142,13 @@ mod tests {
         ours.check().unwrap();
         fs::rename(&run, &moved).unwrap();
         assert!(matches!(ours.check(), Err(Error::Output(fault)) if fault.what.contains("cannot be found")));
-        // the place of a disk that is not mounted
+        // the mount point of a disk that is not mounted
         fs::create_dir(&run).unwrap();
-        assert!(matches!(ours.check(), Err(Error::Output(fault)) if fault.what == "is another folder now"));
+        assert!(matches!(ours.check(), Err(Error::Output(fault)) if fault.what == "is now another folder"));
         fs::remove_dir(&run).unwrap();
         fs::rename(&moved, &run).unwrap();
         ours.check().unwrap();
-        // moved, and a new run in its place
+        // moved, with a new run in its place
         fs::rename(&run, &moved).unwrap();
         let other = home(&run, "bb");
         let error = ours.check().unwrap_err();

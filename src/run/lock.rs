@@ -1,7 +1,7 @@
-//! One run at a time in a folder.
+//! Allows only one run at a time in a folder.
 //!
-//! The file `lock` says who has the folder. The folder itself is locked too, where the system can do that, so that removing
-//! the file lets nobody in.
+//! The file `lock` names the process that has the folder. The folder itself is locked too, if the system supports that, so that
+//! removing the file does not let a second run in.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,25 +12,25 @@ use crate::files::lock::{Lock, Refusal};
 /// The locked file's name in a run's folder.
 pub const LOCK: &str = "lock";
 
-/// A run's folder that no other process uses until this is dropped.
+/// A lock on a run's folder. No other process uses the folder until this is dropped.
 #[derive(Debug)]
 pub struct FolderLock {
-    /// The folder, where the system locks folders.
+    /// Lock on the folder, if the system can lock folders.
     _folder: Option<Lock>,
-    /// The file; none before this process has written anything to the folder.
+    /// Lock on the file; none until this process has written anything to the folder.
     file: Option<Lock>,
 }
 
 impl FolderLock {
-    /// Locks a folder, with a new file if there is none.
+    /// Locks a folder and its lock file, which is created if there is none.
     ///
     /// # Errors
-    /// [`Error::Locked`] naming the holder; [`Error::Output`] if the file cannot be made or locked.
+    /// [`Error::Locked`] naming the holder; [`Error::Output`] if the file cannot be created or locked.
     pub fn take(dir: &Path) -> Result<Self> {
         Self::take_as_it_is(dir)?.with_file(dir)
     }
 
-    /// Locks a folder, and its lock file if it has one. Nothing is written.
+    /// Locks a folder, and its lock file if it has one. Writes nothing.
     ///
     /// # Errors
     /// [`Error::Locked`] naming the holder; [`Error::Output`] if the file or the folder cannot be opened or locked.
@@ -41,10 +41,10 @@ impl FolderLock {
         Ok(Self { _folder: folder, file })
     }
 
-    /// Makes the lock file unless it is there.
+    /// Creates and locks the lock file, unless it is locked already.
     ///
     /// # Errors
-    /// As [`FolderLock::take`].
+    /// Those of [`FolderLock::take`].
     pub fn with_file(mut self, dir: &Path) -> Result<Self> {
         if self.file.is_none() {
             self.take_file_again(dir)?;
@@ -52,16 +52,16 @@ impl FolderLock {
         Ok(self)
     }
 
-    /// Locks the file anew, after somebody has removed it.
+    /// Creates and locks the file again, after somebody has removed it.
     ///
     /// # Errors
-    /// As [`FolderLock::take`].
+    /// Those of [`FolderLock::take`].
     pub fn take_file_again(&mut self, dir: &Path) -> Result<()> {
         self.file = Some(Lock::take(&dir.join(LOCK), Duration::ZERO).map_err(|refusal| refused(dir, refusal))?);
         Ok(())
     }
 
-    /// True if the lock file is there and is the one that is locked.
+    /// Returns whether the lock file exists and is the one that this process has locked.
     ///
     /// # Errors
     /// The system's error.
@@ -69,7 +69,7 @@ impl FolderLock {
         self.file.as_ref().map_or(Ok(false), Lock::is_in_place)
     }
 
-    /// Writes who has the folder, and for which run.
+    /// Writes the holder and the run's id to the lock file.
     ///
     /// # Errors
     /// [`Error::Output`].

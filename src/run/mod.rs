@@ -1,4 +1,4 @@
-//! A run from its folder to its end: records, checkpoints, the report page, signals, a device that is lost.
+//! A training run: its folder, records, checkpoints and report page, and how it handles signals and lost devices.
 
 pub mod checkpoint;
 mod clock;

@@ -1,4 +1,5 @@
-//! A model of any origin: a run's checkpoint, whose shape its settings know, or files in a layout of others.
+//! Finds and reads a model of any origin: a run's checkpoint, whose shape the run's settings give, or files in another
+//! program's layout.
 
 use std::path::Path;
 
@@ -11,20 +12,20 @@ use crate::model::{Config, Weights};
 use crate::run::folder;
 use crate::train::settings::RunFile;
 
-/// A model, before its weights are read.
+/// A model whose weights are not read yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
-    /// Where it was found.
+    /// Its location.
     pub place: Place,
     /// Its shape.
     pub shape: Config,
-    /// Its tokenizer's key, and the ids that begin and end a text.
+    /// The key of its tokenizer, and the ids that begin and end a text.
     pub info: ModelInfo,
     /// Its tokenizer.
     pub tokenizer: ModelTokenizer,
 }
 
-/// Finds a model by path or by name, see [`find`], and reads everything but its weights.
+/// Finds a model by path or by name (see [`find`]) and reads everything but its weights.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and what is wrong with it.
@@ -45,7 +46,7 @@ pub fn describe(from: &Path) -> Result<Description> {
             let settings = run_of(dir)?.settings;
             let shape = settings.config();
             let info = settings.data.tokenizer.as_ref().map_or_else(ModelInfo::default, |t| t.info(shape.vocab));
-            let unknown = || ModelTokenizer::Unknown("the run was made without a tokenizer".into());
+            let unknown = || ModelTokenizer::Unknown("the run has no tokenizer".into());
             (shape, info, settings.data.tokenizer.map_or_else(unknown, ModelTokenizer::Known))
         }
     };
@@ -66,7 +67,7 @@ impl Description {
     }
 }
 
-/// Finds and reads a model by path or by name: see [`find`].
+/// Finds a model by path or by name (see [`find`]) and reads it.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and what is wrong with it.
@@ -82,7 +83,7 @@ fn missing_run(from: &Path) -> Option<Error> {
     Some(Error::data(Fault::at(from.display(), "no such run").advice(there)))
 }
 
-/// The run that a checkpoint belongs to.
+/// Returns the run to which a checkpoint belongs.
 fn run_of(dir: &Path) -> Result<RunFile> {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     RunFile::read(absolute.parent().and_then(Path::parent).unwrap_or(&absolute))

@@ -1,4 +1,4 @@
-//! What the first process of a run tells the others: calls that all devices make, and where the run is.
+//! Messages from the first process of a run to the others: the calls that all devices make, and the run's folder.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,20 +16,20 @@ use crate::train::collective::mpi::{Layout, World};
 use crate::train::collective::{Link, Part};
 use crate::train::{Snapshot, Trainer};
 
-/// One message, in the order in which they come.
+/// One message. The variants are in the order in which they arrive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// Share the capabilities of your devices.
     Open,
-    /// Make trainers, with these kernels of a tuning record.
+    /// Make trainers, with these choices of a tuning record.
     Begin(BTreeMap<String, String>),
-    /// The run's folder.
+    /// Use this as the run's folder.
     Folder(#[serde(with = "path_text::one")] PathBuf),
-    /// Take weights, which follow.
+    /// Receive the weights, which follow.
     Load,
-    /// Take a snapshot, which follows.
+    /// Receive the snapshot, which follows.
     Restore,
-    /// Take batches from a place on.
+    /// Continue with the batches at this position.
     Batches(BatchesState),
     /// Make a step on the next batches.
     Step {
@@ -38,16 +38,16 @@ pub enum Message {
         /// The learning rate's bits.
         lr: u32,
     },
-    /// Take part in a validation over so many rows.
+    /// Take part in a validation over `count` rows.
     Evaluate {
-        /// Rows.
+        /// Number of rows.
         count: usize,
     },
-    /// Take part in HellaSwag.
+    /// Take part in scoring HellaSwag.
     Answer,
-    /// Give the moments that are here.
+    /// Send this process's moments.
     Snapshot,
-    /// Leave, with an exit code.
+    /// End with this exit code.
     End(u8),
 }
 
@@ -59,19 +59,19 @@ pub struct Crew<'w> {
 }
 
 impl<'w> Crew<'w> {
-    /// Makes it of a world whose devices are laid out.
+    /// Makes a crew from the processes and the layout of their devices.
     #[must_use]
     pub fn new(world: &'w World, layout: &'w Layout) -> Self {
         Self { world, layout }
     }
 
-    /// The processes.
+    /// Returns the processes.
     #[must_use]
     pub fn world(&self) -> &'w World {
         self.world
     }
 
-    /// Returns the ranks, of `ranks` in all, that this process's devices compute.
+    /// Returns the logical ranks that this process's devices compute, of `ranks` in all.
     #[must_use]
     pub fn ranks(&self, ranks: usize) -> Range<usize> {
         let own = self.layout.parts(self.world.rank());
@@ -83,20 +83,20 @@ impl<'w> Crew<'w> {
     /// Connects this process's devices with all others.
     ///
     /// # Errors
-    /// As [`World::links`].
+    /// Those of [`World::links`].
     pub fn links(&self) -> Result<Vec<Link>> {
         self.world.links(self.layout)
     }
 
-    /// Tells all other processes, if this is the first one.
+    /// Sends a message to all other processes if this is the first one. Does nothing in others.
     ///
     /// # Errors
     /// The error that ended the run.
-    pub fn tell(&self, message: &Message) -> Result<()> {
-        if self.world.is_first() { tell(self.world, message) } else { Ok(()) }
+    pub fn send(&self, message: &Message) -> Result<()> {
+        if self.world.is_first() { send(self.world, message) } else { Ok(()) }
     }
 
-    /// Gives all devices of the run the capabilities that each has, so that all run the same kernels.
+    /// Restricts all devices of the run to the capabilities that every one has, so that all run the same kernels.
     ///
     /// # Errors
     /// The error that ended the run.
@@ -135,10 +135,11 @@ impl<'w> Crew<'w> {
         self.world.fill(bytemuck::bytes_of_mut(&mut snapshot.windows))
     }
 
-    /// Compares what all processes must have alike.
+    /// Checks that all processes have equal values, by key.
     ///
     /// # Errors
-    /// [`Error::Disagree`] in the first process, naming the first difference with rank and host; others learn it from that.
+    /// [`Error::Disagree`] in the first process, naming the first difference with rank and host. The other processes receive that
+    /// error from the first one later.
     pub fn compare(&self, own: &BTreeMap<String, String>) -> Result<()> {
         let all: Vec<BTreeMap<String, String>> = share(self.world, own)?;
         if !self.world.is_first() {
@@ -147,16 +148,16 @@ impl<'w> Crew<'w> {
         difference(&all, |process| self.world.name(process)).map_or(Ok(()), |fault| Err(Error::disagree(fault)))
     }
 
-    /// [`Crew::compare`] of the kernels of a step.
+    /// Checks that all processes run the same kernels in a step.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Crew::compare`].
     pub fn compare_kernels(&self, trainer: &Trainer) -> Result<()> {
         self.compare(&BTreeMap::from([("kernels".to_owned(), kernels_of(trainer))]))
     }
 }
 
-/// Names the kernels of a step, for the processes of a run to compare: they must compute alike.
+/// Returns a text that is equal in two processes if their steps run the same kernels.
 fn kernels_of(trainer: &Trainer) -> String {
     let mut names: Vec<String> = Vec::new();
     for program in trainer.programs() {
@@ -168,15 +169,15 @@ fn kernels_of(trainer: &Trainer) -> String {
     format!("{} ({})", &hash[..8], trainer.kernel_summary().join(", "))
 }
 
-/// Tells all other processes, from the first one.
+/// Sends a message from the first process to all others.
 ///
 /// # Errors
 /// The error that ended the run.
-pub fn tell(world: &World, message: &Message) -> Result<()> {
+pub fn send(world: &World, message: &Message) -> Result<()> {
     world.broadcast(Some(&serde_json::to_vec(message).map_err(|error| unreadable(&error))?)).map(drop)
 }
 
-/// Returns the value of each process, in order, this one's own included.
+/// Returns the values of all processes in order, including this one's.
 ///
 /// # Errors
 /// The error that ended the run.
@@ -186,13 +187,13 @@ pub fn share<T: Serialize, U: DeserializeOwned>(world: &World, own: &T) -> Resul
 }
 
 fn unreadable(error: &serde_json::Error) -> Error {
-    Error::gpu(Fault::at("ranks", format!("a message between processes is broken: {error}")))
+    Error::gpu(Fault::at("ranks", format!("cannot read a message between processes: {error}")))
 }
 
-/// Returns the first difference between the first of some processes and another.
+/// Returns the first difference between the first process and any other.
 fn difference(all: &[BTreeMap<String, String>], name: impl Fn(usize) -> String) -> Option<Fault> {
     let (first, others) = all.split_first()?;
-    // the version says why there are keys that the other side does not know
+    // the version comes first, because it explains keys that the other side does not know
     let mut keys: Vec<&String> = all.iter().flat_map(BTreeMap::keys).collect();
     keys.sort_by_key(|key| (*key != VERSION, (*key).clone()));
     keys.dedup();
@@ -236,7 +237,7 @@ mod tests {
         let other = map(&[("version", "0.1.0"), ("lr", "1e-3"), ("data", "ab")]);
         let text = difference(&[first.clone(), first.clone(), other], name).unwrap().to_string();
         assert!(text.starts_with("ranks: rank 2 on host2 has lr 1e-3, expected 6e-4 as on rank 0 on host0;"), "{text}");
-        // of two differences the version
+        // the version is named first
         let old = map(&[("version", "0.0.9"), ("lr", "1e-3"), ("data", "ab"), ("a", "b")]);
         let text = difference(&[first.clone(), old], name).unwrap().to_string();
         assert!(text.contains("has version 0.0.9, expected 0.1.0"), "{text}");

@@ -1,12 +1,12 @@
-//! The part of a run that is at work, shared with the thread that answers signals.
+//! The current phase of a run, shared with the thread that answers signals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-/// Defines the phases with what a run does after a signal in each, as the end of a sentence.
+/// Defines the phases. Each has a name and the run's reaction to a signal, worded as the end of a sentence.
 macro_rules! phases {
     ($($(#[doc = $doc:literal])+ $phase:ident $name:literal $answer:literal;)+) => {
-        /// A part of a run.
+        /// A phase of a run.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Phase {
             $($(#[doc = $doc])+ $phase,)+
@@ -23,7 +23,7 @@ macro_rules! phases {
                 }
             }
 
-            /// Returns what the run does after a signal in this phase.
+            /// Returns the run's reaction to a signal in this phase.
             #[must_use]
             pub fn answer(self) -> &'static str {
                 match self {
@@ -35,34 +35,34 @@ macro_rules! phases {
 }
 
 phases! {
-    /// Before there is a device.
+    /// Data and weights are read; no device is open yet.
     Reading "reading data and weights" "ended while reading data and weights, with nothing to save";
     /// The driver opens the device.
     Opening "opening the device" "ended while opening the device, with nothing to save";
-    /// The step is recorded: kernels are parsed and the driver compiles them.
+    /// The step is recorded; kernels are parsed and the driver compiles them.
     Compiling "compiling kernels" "ended while compiling kernels, with nothing to save";
-    /// The first weights go to the device.
+    /// The first weights are copied to the device.
     Uploading "uploading weights" "ended while uploading weights, with nothing to save";
-    /// Steps.
+    /// Steps are computed.
     Training "training" "finishing the micro-steps in flight, then saving";
-    /// The validation loss.
+    /// The validation loss is computed.
     Validating "validating" "stopping after this validation batch, then saving";
-    /// HellaSwag's questions.
-    Asking "measuring HellaSwag" "stopping after this part of HellaSwag's questions, then saving";
-    /// A sample.
+    /// HellaSwag's questions are scored.
+    ScoringHellaSwag "measuring HellaSwag" "stopping after this part of HellaSwag's questions, then saving";
+    /// A sample is generated.
     Sampling "writing a sample" "stopping after this token of the sample, then saving";
-    /// The weights leave the device for a checkpoint, or a checkpoint is waited for.
+    /// The weights are copied from the device for a checkpoint, or the run waits for a checkpoint.
     Saving "saving a checkpoint" "stopping once the checkpoint is saved";
-    /// The model at the end of a run.
+    /// The model is saved at the end of a run.
     SavingModel "saving the model" "stopping once the model is saved";
     /// Steps or kernels are timed, by commands that only measure.
     Measuring "measuring" "ended while measuring, with nothing to save";
-    /// Nothing can be written.
-    Waiting "waiting for the disk" "ending without saving, for the disk does not accept writes; earlier checkpoints are kept";
+    /// The run waits because nothing can be written.
+    Waiting "waiting for the disk" "ending without saving, because the disk does not accept writes; earlier checkpoints are kept";
 }
 
 impl Phase {
-    /// True in phases in which nothing was computed that could be saved. A process may end in them at any time, as after a
+    /// Returns whether nothing has been computed yet that could be saved. A process may end in such a phase at any time, as in a
     /// power cut.
     #[must_use]
     pub fn has_nothing_to_save(self) -> bool {
@@ -70,7 +70,7 @@ impl Phase {
     }
 }
 
-/// The phase that a run is in, and how far it is in it, shared between threads. A new one is [`Phase::Reading`].
+/// The current phase of a run, and its progress, shared between threads. Starts as [`Phase::Reading`].
 #[derive(Debug, Clone, Default)]
 pub struct CurrentPhase(Arc<Now>);
 
@@ -81,7 +81,7 @@ struct Now {
     total: AtomicUsize,
 }
 
-/// Ends a phase when it is dropped: the one before it continues.
+/// Returns to the previous phase when it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct PhaseGuard {
@@ -90,7 +90,7 @@ pub struct PhaseGuard {
 }
 
 impl CurrentPhase {
-    /// Returns the phase.
+    /// Returns the current phase.
     #[must_use]
     pub fn get(&self) -> Phase {
         Phase::ALL[usize::from(self.0.phase.load(Ordering::SeqCst)).min(Phase::ALL.len() - 1)]
@@ -109,14 +109,14 @@ impl CurrentPhase {
         (total > 0).then(|| (done.min(total), total))
     }
 
-    /// Begins a phase, until another begins.
+    /// Begins a phase. It lasts until another begins.
     pub fn set(&self, phase: Phase) {
         self.reach(0, 0);
         self.0.phase.store(phase as u8, Ordering::SeqCst);
         log::info!("phase: {}", phase.name());
     }
 
-    /// Begins a phase within this one.
+    /// Begins a phase within the current one, until the guard is dropped.
     pub fn enter(&self, phase: Phase) -> PhaseGuard {
         let before = self.get();
         self.set(phase);

@@ -1,4 +1,4 @@
-//! A file that grows line by line: every append is whole or not there.
+//! A file that grows by appends, each of which is written completely or not at all.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -6,39 +6,39 @@ use std::path::{Path, PathBuf};
 
 use crate::files::open;
 
-/// Bytes that are read at once in search of the last newline.
+/// Bytes per read in the search for the last newline.
 const PIECE: u64 = 1 << 16;
 
 /// One of a run's growing files.
 ///
-/// Its length is known here: bytes behind it are of an append that failed, and are cut off before the next one. After an
-/// error the file is opened anew, since a handle to a disk that was away is of no use any more.
+/// This keeps the file's valid length. Bytes after it come from a failed append and are cut off before the next one. After an
+/// error the file is reopened, because a handle to a disk that was unmounted is no longer valid.
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
     file: Option<File>,
     bytes: u64,
-    /// True if it holds lines.
+    /// Whether the file consists of lines.
     is_text: bool,
 }
 
-fn how() -> OpenOptions {
+fn open_options() -> OpenOptions {
     OpenOptions::new().read(true).write(true).clone()
 }
 
 impl Record {
-    /// Opens a file of a run's folder, or makes it, and cuts it to at most `bytes`, behind a newline.
+    /// Opens or creates a file in a run's folder, and truncates it to the last newline within `bytes`.
     ///
     /// # Errors
-    /// The system's error; a link is refused.
+    /// The system's error, or an error if the file is a link.
     pub fn open(path: &Path, bytes: u64) -> io::Result<Self> {
         Self { path: path.to_owned(), file: None, bytes, is_text: true }.opened()
     }
 
-    /// Makes a new file that holds no lines.
+    /// Creates an empty file whose contents are binary.
     ///
     /// # Errors
-    /// As [`Record::open`].
+    /// Those of [`Record::open`].
     pub fn create_binary(path: &Path) -> io::Result<Self> {
         Self { path: path.to_owned(), file: None, bytes: 0, is_text: false }.opened()
     }
@@ -48,7 +48,7 @@ impl Record {
         Ok(self)
     }
 
-    /// Returns the file's length without what failed to be appended.
+    /// Returns the file's length, without the bytes of a failed append.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -60,7 +60,7 @@ impl Record {
         &self.path
     }
 
-    /// Appends all of `text`. After an error nothing of it counts.
+    /// Appends `text`. After an error, no part of it belongs to the file.
     ///
     /// # Errors
     /// The system's error.
@@ -73,7 +73,7 @@ impl Record {
         written
     }
 
-    /// Drops everything behind `bytes`. What cannot be cut off now is cut off before the next append.
+    /// Truncates the file to `bytes`. If that fails now, it is done before the next append.
     pub fn cut(&mut self, bytes: u64) {
         self.bytes = self.bytes.min(bytes);
         if self.ready().is_err() {
@@ -81,12 +81,12 @@ impl Record {
         }
     }
 
-    /// Opens the file anew at the next use.
+    /// Closes the file. It is reopened at its next use.
     pub fn close(&mut self) {
         self.file = None;
     }
 
-    /// Forces the file to disk.
+    /// Flushes the file to disk.
     ///
     /// # Errors
     /// The system's error.
@@ -98,16 +98,16 @@ impl Record {
         synced
     }
 
-    /// Takes another file's place, which was written whole under this name.
+    /// Sets the length after the file was replaced by a new one of the same name.
     pub fn replaced(&mut self, bytes: u64) {
         self.bytes = bytes;
         self.close();
     }
 
-    /// Returns the file, of the length that counts and at its end.
+    /// Returns the file, truncated to its valid length and positioned at its end.
     fn ready(&mut self) -> io::Result<&File> {
         let there = self.file.as_ref().map(File::metadata).transpose()?;
-        // a file that was removed or shortened takes no more lines where nobody would find them
+        // do not append to a file that was removed, or behind the end of one that was shortened
         if there.is_none_or(|there| open::names(&there) == 0 || there.len() < self.bytes) {
             self.reopen()?;
         }
@@ -121,17 +121,17 @@ impl Record {
 
     fn reopen(&mut self) -> io::Result<()> {
         self.file = None;
-        let mut file = open::alone(&self.path, how().create(true))?;
+        let mut file = open::alone(&self.path, open_options().create(true))?;
         crate::kill_point!("resume: before a record is cut back");
         let (there, expected) = (file.metadata()?.len(), self.bytes);
-        // a file that somebody has changed is cut at a line's end too
+        // a file that somebody has changed is cut at the end of a line too
         self.bytes = there.min(expected);
         if self.is_text {
             self.bytes = last_newline(&mut file, self.bytes)?;
         }
         if self.bytes < expected {
             let (path, kept) = (self.path.display(), self.bytes);
-            log::warn!("{path}: {kept} of {expected} bytes are kept; the record continues with a gap");
+            log::warn!("{path}: {kept} of {expected} bytes are left; the record continues with a gap");
         }
         if there != self.bytes {
             file.set_len(self.bytes)?;
@@ -141,7 +141,7 @@ impl Record {
     }
 }
 
-/// Returns the end of the last line that a newline ends, among the first `bytes` of a file.
+/// Returns the position after the last newline among the first `bytes` of a file, or 0.
 fn last_newline(file: &mut File, bytes: u64) -> io::Result<u64> {
     let mut end = bytes;
     let mut piece = Vec::new();

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: a line a step, written by a run and read by reports, plans and tests.
+//! `metrics.jsonl`: one line per step, written by a run and read by reports, plans and tests.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader};
@@ -13,18 +13,18 @@ use crate::files::open;
 
 /// The file's name in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
-/// The longest line that is read of it; ours have some 300 bytes.
+/// The longest line that is read. Those that wgpt writes have some 300 bytes.
 const LINE_BYTES: u64 = 1 << 16;
 
 /// One line of `metrics.jsonl`. Non-finite numbers become null.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
-    /// From 1; 0 for the validation before training.
+    /// Step, counted from 1; 0 for the validation before training.
     pub step: usize,
-    /// The run's random id, in the first line.
+    /// The run's random id. Only the first line has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// Mean training loss in nats a token.
+    /// Mean training loss in nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f32>,
     /// Gradient norm before clipping.
@@ -33,15 +33,15 @@ pub struct Metric {
     /// Learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f32>,
-    /// Milliseconds from the end of the step before to the end of this one, by the device's clock where it has one (of a
-    /// process's first step, from its own begin); validation, samples and saves excluded. On the host's clock steps whose
-    /// reports come in together have equal shares of their time.
+    /// Milliseconds from the end of the previous step to the end of this one, without validation, samples and saves. The first
+    /// step of a process counts from its own begin. Measured by the device's clock if it has one. On the host's clock, steps
+    /// whose reports arrive together get equal shares of their time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms: Option<f32>,
-    /// Milliseconds before that, since the end of the step before, in which no step ran: validation, samples, saves.
+    /// Milliseconds between the end of the previous step and the time in `ms`, in which no step ran: validation, samples, saves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<f32>,
-    /// Tokens of the step over its time.
+    /// Tokens of the step divided by its time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_s: Option<f32>,
     /// Validation loss after the step.
@@ -50,28 +50,28 @@ pub struct Metric {
     /// Accuracy on HellaSwag after the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hellaswag: Option<f32>,
-    /// Factor of the gradients in mixed precision.
+    /// Factor by which gradients are multiplied in mixed precision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
-    /// The loss's z-score, where outliers are skipped; 0 while its window fills.
+    /// z-score of the loss, if outliers are skipped; 0 while its window fills.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_z: Option<f32>,
-    /// The gradient norm's.
+    /// z-score of the gradient norm, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub norm_z: Option<f32>,
-    /// True if the update was skipped.
+    /// Whether the update was skipped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
 }
 
 impl Metric {
-    /// A line of which only the step is known.
+    /// Returns a line that has only a step.
     #[must_use]
     pub fn of_step(step: usize) -> Self {
         Self { step, ..Self::default() }
     }
 
-    /// Returns the line of `metrics.jsonl`, with its end.
+    /// Returns the line of `metrics.jsonl`, including its newline.
     ///
     /// # Errors
     /// [`Error::Output`] if it cannot be written as JSON.
@@ -80,7 +80,7 @@ impl Metric {
         Ok(json + "\n")
     }
 
-    /// Returns the lines of `main.log`, in llm.c's form with steps from 0.
+    /// Returns the lines of `main.log`, in llm.c's format with steps from 0.
     pub(super) fn log_lines(&self) -> String {
         let mut log = String::new();
         if let (Some(loss), Some(lr), Some(norm)) = (self.loss, self.lr, self.grad_norm) {
@@ -95,7 +95,7 @@ impl Metric {
         log
     }
 
-    /// Every value with its name in TensorBoard.
+    /// Returns every value with its name in TensorBoard.
     pub(super) fn scalars(&self) -> Vec<(&'static str, f32)> {
         let all = [
             ("train/loss", self.loss),
@@ -113,8 +113,8 @@ impl Metric {
     }
 }
 
-/// Returns the metrics of a file's lines, up to one that is too long; others that are none are left out, as the last of a run
-/// at work may be.
+/// Returns the metrics in a file's lines. Stops at a line that is too long. Skips lines that are no metrics, as the last line of
+/// a running run may be.
 pub fn metrics<R: BufRead>(lines: Lines<R>) -> impl Iterator<Item = Metric> {
     lines.map_while(io::Result::ok).filter_map(|line| serde_json::from_slice(&line.bytes).ok())
 }
@@ -122,7 +122,7 @@ pub fn metrics<R: BufRead>(lines: Lines<R>) -> impl Iterator<Item = Metric> {
 /// Opens the records of the run in `run`.
 ///
 /// # Errors
-/// [`Error::Data`] if there are none, or a link is in their place.
+/// [`Error::Data`] if there are none, or the file is a link.
 pub fn open(run: &Path) -> Result<impl Iterator<Item = Metric> + use<>> {
     let file = reader(run).map_err(|e| {
         let what = match e.kind() {
@@ -141,13 +141,13 @@ pub(super) fn reader(run: &Path) -> io::Result<Lines<BufReader<File>>> {
     Ok(Lines::new(BufReader::new(file), LINE_BYTES))
 }
 
-/// Returns the lines of a run's `metrics.jsonl` that a checkpoint vouches for, and their bytes: at most `most` whole lines, of
-/// steps below `below`. Fewer are there if somebody has shortened the file.
+/// Returns the number of lines of a run's `metrics.jsonl` that belong to a checkpoint, and their bytes: at most `most` whole
+/// lines, of steps below `below`. There are fewer if somebody has shortened the file.
 ///
 /// # Errors
-/// [`Error::Data`] if the first line is of another run, or a line is longer than any of ours; [`Error::Output`] if the file
-/// cannot be read.
-pub(super) fn vouched_lines(dir: &Path, run: &str, most: usize, below: usize) -> Result<(usize, u64)> {
+/// [`Error::Data`] if the first line belongs to another run, or a line is longer than any that wgpt writes; [`Error::Output`] if
+/// the file cannot be read.
+pub(super) fn checkpointed_lines(dir: &Path, run: &str, most: usize, below: usize) -> Result<(usize, u64)> {
     let path = dir.join(METRICS);
     let failed = |e: &io::Error| match e.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => {
@@ -177,12 +177,12 @@ pub(super) fn vouched_lines(dir: &Path, run: &str, most: usize, below: usize) ->
     Ok((there, bytes))
 }
 
-/// Fails if a first line says that it is of another run. Runs of earlier versions have no id.
+/// Checks that the first line names no other run. Runs of earlier versions have no id.
 fn check_run(path: &Path, line: &[u8], run: &str) -> Result<()> {
     match serde_json::from_slice::<Metric>(line).ok().and_then(|metric| metric.run) {
         Some(other) if other != run => {
-            let fault = Fault::at(path.display(), "is the record of another run").expected(run).found(other);
-            Err(Error::data(fault.advice("bring this run's record back, or move that one away")))
+            let fault = Fault::at(path.display(), "belongs to another run").expected(run).found(other);
+            Err(Error::data(fault.advice("restore this run's file, or move that one away")))
         }
         _ => Ok(()),
     }

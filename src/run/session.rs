@@ -1,4 +1,5 @@
-//! A run from its folder to its end: what is there already, the device it needs, and the same again when that is lost.
+//! A run from start to end: inspects its folder, opens its devices, begins or resumes training, and starts again from the last
+//! checkpoint if a device is lost.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,8 @@ use crate::measure::Roofs;
 use crate::measure::plan::{SMALLER, plan};
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile, load_newest};
 use crate::run::contents;
-use crate::run::data_files::{self, DataFiles, Keeper};
-use crate::run::folder::{self, Folder, Vouched};
+use crate::run::data_files::{self, DataFiles, FileHasher};
+use crate::run::folder::{self, Folder, RecordExtents};
 use crate::run::inspect::{self, State, inspect, other_data_than};
 use crate::run::lock::FolderLock;
 use crate::run::orders::{Crew, Message};
@@ -25,7 +26,7 @@ use crate::run::phase::{CurrentPhase, Phase};
 use crate::run::report::{History, Reporter};
 use crate::run::steps::{Done, Outcome, Run, Screen};
 use crate::run::team::Team;
-use crate::run::watchdog::{self, Patience};
+use crate::run::watchdog::{self, HangTimeout};
 use crate::train::TrainerOptions;
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Interval, RunFile, Settings, compare};
@@ -33,15 +34,15 @@ use crate::train::settings::{Interval, RunFile, Settings, compare};
 /// Optional extras of a run; none by default.
 #[derive(Debug, Default)]
 pub struct Extras {
-    /// HellaSwag's questions, checked.
+    /// HellaSwag's questions, already checked.
     pub questions: Vec<Example>,
-    /// The curves that the report compares the run with.
+    /// Curves with which the report compares the run.
     pub reference: Option<History>,
-    /// Measure the adapter's peak, for MFU.
+    /// Whether to measure the adapter's peak, for MFU.
     pub measures_peak: bool,
 }
 
-/// A run that has not begun, or not begun again.
+/// Everything that a run needs before it begins or resumes.
 pub struct Session<'a> {
     /// The settings.
     pub settings: &'a Settings,
@@ -49,63 +50,63 @@ pub struct Session<'a> {
     pub loader: Option<Batches>,
     /// Validation, if there is any.
     pub rows: Option<Rows>,
-    /// For samples and the saved model.
+    /// Tokenizer for samples and the saved model.
     pub tokenizer: Option<Tokenizer>,
-    /// For generated stories.
+    /// Reference losses of generated stories.
     pub baseline: Option<Baseline>,
-    /// Questions, a curve to compare with, the adapter's peak.
+    /// Optional extras.
     pub extras: Extras,
-    /// The run's folder; without one it is the next free `runs/N`.
+    /// The run's folder; by default the next free `runs/N`.
     pub out: Option<PathBuf>,
-    /// Put aside a run that is in the folder.
+    /// Whether to move aside a run that is in the folder.
     pub restart: bool,
-    /// Opens the devices: once, and once more after a loss.
+    /// Opens the devices. Called once, and once more after a loss.
     pub open: &'a dyn Fn() -> Result<Vec<Gpu>>,
-    /// Makes or reads the weights that the run begins with.
+    /// Makes or reads the weights with which the run begins.
     pub weights: &'a dyn Fn() -> Result<Weights>,
-    /// The name of a signal that asks the run to end, once there is one.
+    /// Returns the name of a signal that asks the run to end, once one has arrived.
     pub stop: &'a dyn Fn() -> Option<&'static str>,
-    /// The part of the run that is at work, for the answer to a signal.
+    /// The current phase of the run, for the answer to a signal.
     pub phase: CurrentPhase,
-    /// Called when the device has not answered for far too long, with the run's folder and what was seen. It should end
-    /// the process: the thread that waits may never come back.
+    /// Called with the run's folder and a description when a device hangs. It should end the process, because the waiting thread
+    /// may never return.
     pub hang: Option<fn(&Path, &str)>,
-    /// Returns the command that continues the run in a folder, for a person to copy.
+    /// Returns the command that continues the run in a folder, for the user to copy.
     pub continues: &'a dyn Fn(&Path) -> String,
-    /// The processes of the run, of which this is the first; none for a process that is alone.
+    /// The processes of the run, if there are several. This is the first of them.
     pub crew: Option<&'a Crew<'a>>,
 }
 
-/// How a run begins in a folder.
+/// The way in which a run begins in a folder.
 enum Begin {
-    /// It does not: it is finished there already.
+    /// Not at all, because it is already finished there.
     Finished,
-    /// From the start; the lock is that of a run that is to be put aside.
-    Anew(Option<FolderLock>),
-    /// Where it was, from the start if nothing was saved; with the settings that it had.
+    /// From the start. The lock is on an older run there that is moved aside.
+    FromStart(Option<FolderLock>),
+    /// From its checkpoint, or from the start if it saved none; with the settings that it had.
     Resume(FolderLock, Option<Box<Saved>>, Box<RunFile>),
 }
 
-/// Looks at a folder, which nobody else may use meanwhile.
+/// Locks and inspects a folder, and returns how the run begins in it.
 fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, screen: &mut dyn Screen) -> Result<Begin> {
     // a file, or a dangling link, is refused before anything is locked
     if out.symlink_metadata().is_ok() && !out.is_dir() {
-        return inspect(out, settings, data).map(|_| Begin::Anew(None));
+        return inspect(out, settings, data).map(|_| Begin::FromStart(None));
     }
     if !out.exists() {
-        return Ok(Begin::Anew(None));
+        return Ok(Begin::FromStart(None));
     }
     if restart && folder::is_run(out) {
-        // nobody puts aside a run that is at work
-        return Ok(Begin::Anew(Some(FolderLock::take(out)?)));
+        // the lock keeps a running run from being moved aside
+        return Ok(Begin::FromStart(Some(FolderLock::take(out)?)));
     }
     contents::check(out)?;
     let lock = FolderLock::take_as_it_is(out)?;
     match inspect(out, settings, data)? {
-        State::Free => Ok(Begin::Anew(None)),
+        State::Free => Ok(Begin::FromStart(None)),
         State::Finished => {
             screen.line(&format!(
-                "{} holds this run, finished after {} steps; a larger --steps resumes it, --restart begins anew",
+                "{} holds this run, finished after {} steps; a larger --steps resumes it, --restart starts over",
                 out.display(),
                 settings.train.steps
             ));
@@ -122,7 +123,7 @@ fn begin(out: &Path, settings: &Settings, data: Option<&str>, restart: bool, scr
     }
 }
 
-/// Fails unless a checkpoint is one of this run, on these data.
+/// Checks that a checkpoint belongs to this run and its data.
 fn check_saved(out: &Path, state: &StateFile, loader: &Batches, settings: &Settings) -> Result<()> {
     if state.data != loader.fingerprint() {
         return Err(other_data_than(out));
@@ -132,7 +133,7 @@ fn check_saved(out: &Path, state: &StateFile, loader: &Batches, settings: &Setti
         let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
         let what = format!("its checkpoint of step {} was made with other settings ({})", state.step, list.join("; "));
         return Err(Error::usage(
-            Fault::at(out.display(), what).advice("try those settings, or --restart to begin anew"),
+            Fault::at(out.display(), what).advice("try those settings, or --restart to start over"),
         ));
     }
     if state.step > settings.train.steps {
@@ -142,7 +143,7 @@ fn check_saved(out: &Path, state: &StateFile, loader: &Batches, settings: &Setti
     Ok(())
 }
 
-/// Fails if a run's checkpoints cannot all lie on its disk. `there` of them lie there already.
+/// Checks that the disk has room for a run's checkpoints. `there` of them exist already.
 fn check_free(out: &Path, settings: &Settings, there: usize) -> Result<()> {
     let tensor_bytes = 4 * settings.config().parameters() as u64;
     let (steps, keep) = (settings.train.steps as u64, settings.run.keep);
@@ -157,7 +158,7 @@ fn check_free(out: &Path, settings: &Settings, there: usize) -> Result<()> {
                 0 => 0,
                 every => (steps / every).min(most),
             };
-            // one more while the newest is written
+            // one more exists while the newest is written
             (keep.newest as u64).saturating_add(1).min(most).saturating_add(kept).saturating_sub(there as u64)
         }
     };
@@ -178,24 +179,24 @@ fn check_free(out: &Path, settings: &Settings, there: usize) -> Result<()> {
 }
 
 impl<'a> Session<'a> {
-    /// Trains to the end; nothing if the folder holds this run, finished.
+    /// Trains to the end. Returns `None` if the folder holds this run and it is finished.
     ///
     /// # Errors
     /// [`Error::Usage`], [`Error::Locked`] or [`Error::Output`] if the folder cannot be used, before the device is opened;
-    /// [`Error::Lost`] if the device is lost twice; [`Error::Memory`] with the plan; else as [`Run::go`].
+    /// [`Error::Lost`] if a device is lost twice; [`Error::Memory`] with the memory plan; otherwise those of [`Run::train`].
     pub fn train(mut self, screen: &mut dyn Screen) -> Result<Option<Outcome>> {
         let data = self.loader.as_ref().map(Batches::fingerprint);
         let files = DataFiles::of(self.loader.as_ref(), self.rows.as_ref());
         let begun = match &self.out {
             Some(out) => begin(out, self.settings, data, self.restart, screen)
-                .map_err(|error| data_files::explain(out, &files, error, screen))?,
-            None => Begin::Anew(None),
+                .map_err(|error| data_files::name_changed_file(out, &files, error, screen))?,
+            None => Begin::FromStart(None),
         };
         let parent = self.out.clone().unwrap_or_else(|| "runs".into());
         folder::check_writable(&parent)?;
         let (mut lock, mut saved, there) = match begun {
             Begin::Finished => return Ok(None),
-            Begin::Anew(lock) => (lock, None, None),
+            Begin::FromStart(lock) => (lock, None, None),
             Begin::Resume(lock, saved, there) => (Some(lock), saved, Some(*there)),
         };
         let start = self.loader.as_ref().map(Batches::state);
@@ -211,7 +212,7 @@ impl<'a> Session<'a> {
             self.phase.set(Phase::Opening);
             let mut gpus = (self.open)()?;
             if run.is_none() {
-                // a model that fits no memory is told as that
+                // after opening, so that a model that does not fit in memory is reported as that
                 let kept = if there.is_some() { folder::checkpoints(&parent) } else { 0 };
                 check_free(&parent, self.settings, kept)?;
             }
@@ -220,16 +221,14 @@ impl<'a> Session<'a> {
                 gpus.iter_mut().for_each(|gpu| gpu.caps.tuned = Arc::clone(&tuned));
             }
             if let (Some(crew), [gpu, ..]) = (self.crew, &gpus[..]) {
-                crew.tell(&Message::Begin(gpu.caps.tuned.as_ref().clone()))?;
+                crew.send(&Message::Begin(gpu.caps.tuned.as_ref().clone()))?;
             }
             let result = self.attempt(&gpus, &mut run, &mut saved, &mut lock, there.as_ref(), screen);
             let is_lost = gpus.iter().any(Gpu::is_lost);
             match result {
-                // others cannot take a step back while they wait: all begin again
+                // other processes cannot return to a checkpoint while they wait, so a run of several ends here
                 Err(error) if is_lost && !rebuilt && self.crew.is_none() => {
-                    screen.line(&format!(
-                        "{error}; it is opened once more, and the run resumes from its last checkpoint"
-                    ));
+                    screen.line(&format!("{error}; it is reopened once, and the run resumes from its last checkpoint"));
                     let (Some(run), Some(start)) = (&mut run, &start) else { return Err(error) };
                     run.rebuilt = true;
                     saved = rewind(run, self.settings.config(), start, screen)?;
@@ -244,7 +243,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// All that needs a device, until it ends or the device is lost.
+    /// Does everything that needs a device, until the run ends or a device is lost.
     fn attempt(
         &mut self,
         gpus: &[Gpu],
@@ -256,10 +255,10 @@ impl<'a> Session<'a> {
     ) -> Result<Outcome> {
         let settings = self.settings;
         let [gpu, ..] = gpus else { return Err(Error::device("devices: none was opened")) };
-        // while the memory is free
+        // measured while the device's memory is free
         let peak = if run.is_none() && self.extras.measures_peak { Some(peak_tflops(gpu, settings)?) } else { None };
         self.phase.set(Phase::Compiling);
-        // until all devices have come to their end
+        // these outlive the work of all devices
         let mut watchdogs = Vec::new();
         Team::with(gpus, trainer_options(settings), self.crew, |team| {
             self.crew.map_or(Ok(()), |crew| crew.compare_kernels(team.lead()))?;
@@ -288,10 +287,10 @@ impl<'a> Session<'a> {
                 )?),
             };
             if let Some(crew) = self.crew {
-                crew.tell(&Message::Folder(
+                crew.send(&Message::Folder(
                     std::path::absolute(run.folder.dir()).unwrap_or_else(|_| run.folder.dir().into()),
                 ))?;
-                state.as_ref().map_or(Ok(()), |state| crew.tell(&Message::Batches(state.batches.clone())))?;
+                state.as_ref().map_or(Ok(()), |state| crew.send(&Message::Batches(state.batches.clone())))?;
             }
             run.done = state.as_ref().map(|state| done(state, there, settings));
             screen.begins(team.lead(), run.folder.dir());
@@ -303,14 +302,14 @@ impl<'a> Session<'a> {
             run.made_by = made_by;
             let dir = run.folder.dir().to_owned();
             if let Some(hang) = self.hang {
-                watchdogs = watchdog::watch(gpus, Patience::of, move |what| hang(&dir, what));
+                watchdogs = watchdog::watch(gpus, HangTimeout::of, move |what| hang(&dir, what));
             }
-            run.go(team, screen)
+            run.train(team, screen)
         })
         .map_err(|error| with_plan(error, gpu, settings))
     }
 
-    /// Takes the folder, and makes the run of what there is.
+    /// Takes the folder and makes the run.
     fn run(
         &mut self,
         lock: &mut Option<FolderLock>,
@@ -320,7 +319,7 @@ impl<'a> Session<'a> {
         screen: &mut dyn Screen,
     ) -> Result<Run<'a>> {
         let settings = self.settings;
-        let gone = || Error::data("session: its batches are in use by another run");
+        let gone = || Error::data("session: its batches are already in use by another run");
         let mut loader = self.loader.take().ok_or_else(gone)?;
         let sizes = settings.sizes();
         let repeat =
@@ -332,7 +331,7 @@ impl<'a> Session<'a> {
         (file.record.adapter, file.record.peak_tflops) = (Some(made_by.adapter.clone()), peak);
         file.record.kernels.clone_from(&made_by.kernels);
         file.record.devices = (devices > 1).then_some(devices);
-        // a configuration of an earlier version, or one that was written by hand, has no id
+        // a configuration that an earlier version or a person wrote has no id
         let known = there.and_then(|there| there.record.run.clone());
         file.record.run = known.or_else(|| state.and_then(|state| state.run.clone()));
         let folder = match (&self.out, lock.take()) {
@@ -344,19 +343,19 @@ impl<'a> Session<'a> {
                 }
                 Folder::create_next(parent, &file)?
             }
-            (Some(out), Some(lock)) if there.is_some() => Folder::resume(out, file, lock, &vouched(state))?,
+            (Some(out), Some(lock)) if there.is_some() => Folder::resume(out, file, lock, &record_extents(state))?,
             (Some(out), Some(old)) if self.restart && folder::is_run(out) => {
                 screen.line(&format!("{} is now {}", out.display(), folder::put_aside(out)?.display()));
                 drop(old);
                 Folder::create(out, file)?
             }
-            // a run that has begun in it meanwhile is refused, with --restart too
+            // a run that has begun there in the meantime is refused, even with --restart
             (Some(out), old) => {
                 drop(old);
                 Folder::create(out, file)?
             }
         };
-        let data_files = Keeper::begin(folder.home(), DataFiles::of(Some(&loader), self.rows.as_ref()))?;
+        let data_files = FileHasher::begin(folder.home(), DataFiles::of(Some(&loader), self.rows.as_ref()))?;
         let reporter = Reporter::new(folder.home(), folder.file().clone(), self.extras.reference.take())?;
         let (every, keep) = (settings.run.checkpoint_every, settings.run.keep);
         let saver = Saver::new(Arc::clone(folder.home()), every, keep, state.map(|state| state.step));
@@ -384,7 +383,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Returns what a run's settings make its trainer of.
+/// Returns the trainer's options for a run's settings.
 pub(super) fn trainer_options(settings: &Settings) -> TrainerOptions {
     TrainerOptions {
         optimizer: settings.optimizer(),
@@ -396,14 +395,14 @@ pub(super) fn trainer_options(settings: &Settings) -> TrainerOptions {
     }
 }
 
-/// Measures the adapter's peak in the arithmetic of the run's matrix products.
+/// Measures the adapter's peak, in TFLOP/s, in the arithmetic of the run's matrix products.
 fn peak_tflops(gpu: &Gpu, settings: &Settings) -> Result<f64> {
     let roofs = Roofs::measure(gpu, Duration::from_millis(300))?;
     let matrix = roofs.matrix.filter(|_| settings.elem() == Elem::F16);
     Ok(matrix.unwrap_or(roofs.fused_f32) / 1e12)
 }
 
-/// A plan that the driver has no room for is shown whole.
+/// Adds the whole memory plan to an error of the driver that memory is exhausted.
 fn with_plan(error: Error, gpu: &Gpu, settings: &Settings) -> Error {
     match (&error, plan(gpu, settings)) {
         (Error::Memory(_), Ok((_, table))) => error.with_advice(format!("{SMALLER}\n{table}")),
@@ -411,31 +410,32 @@ fn with_plan(error: Error, gpu: &Gpu, settings: &Settings) -> Error {
     }
 }
 
-/// Returns the parts of the records that a checkpoint vouches for, nothing at the start.
-fn vouched(state: Option<&StateFile>) -> Vouched {
-    state.map_or_else(Vouched::default, |state| Vouched {
+/// Returns the part of each record that belongs to a checkpoint, empty if there is none.
+fn record_extents(state: Option<&StateFile>) -> RecordExtents {
+    state.map_or_else(RecordExtents::default, |state| RecordExtents {
         bytes: state.records.clone(),
         metric_lines: state.metric_lines,
-        // a line that was left to be written is written again
+        // a pending line of this step is written again
         below: state.step + usize::from(state.pending.as_ref().is_none_or(|pending| pending.written)),
     })
 }
 
-/// Returns the steps that a checkpoint stands for. A run that is cut short at its step has its end to make up, and one that
-/// becomes longer does again what a signal had kept from its last step's checkpoint.
+/// Returns the steps that a checkpoint covers, with the work that remains after them. A run that is shortened to end at the
+/// checkpoint's step still has to do the work at its end. A run that becomes longer still has to do the work that a signal
+/// prevented after the checkpoint's step.
 fn done(state: &StateFile, there: Option<&RunFile>, settings: &Settings) -> Done {
     let ends_here = (state.step == settings.train.steps && !state.ended).then_some(Pending::WRITTEN);
     let was_last = there.is_some_and(|there| there.record.finished && there.settings.train.steps == state.step);
     Done { step: state.step, pending: state.pending.clone().or(ends_here), was_last }
 }
 
-/// Says how another number of steps moves the learning rate, and that validation losses are over other rows than before.
+/// Prints how a changed number of steps changes the learning rate, and that validation uses other rows than before.
 fn announce_changes(step: usize, there: Option<&Settings>, settings: &Settings, screen: &mut dyn Screen) {
     let Some(there) = there else { return };
     let (before, now) = (there.schedule(), settings.schedule());
     if before != now {
         screen.line(&format!(
-            "rate     of step {}: {:.2e} before, {:.2e} now ({} steps before, {} now)",
+            "rate     at step {}: {:.2e} before, {:.2e} now ({} steps before, {} now)",
             step + 1,
             before.at(step),
             now.at(step),
@@ -445,11 +445,15 @@ fn announce_changes(step: usize, there: Option<&Settings>, settings: &Settings, 
     }
     let rows = |settings: &Settings| settings.run.val_rows.map_or_else(|| "all".to_owned(), |rows| rows.to_string());
     if there.run.val_rows != settings.run.val_rows {
-        screen.line(&format!("validate {} rows now, {} before: losses differ by that", rows(settings), rows(there)));
+        screen.line(&format!(
+            "validate {} rows now, {} before, so losses are not comparable with earlier ones",
+            rows(settings),
+            rows(there)
+        ));
     }
 }
 
-/// Says where a run is resumed, and whether its steps keep their bits.
+/// Prints the step after which a run resumes, and whether later steps may differ in their bits.
 fn announce(state: Option<&StateFile>, made_by: &MadeBy, screen: &mut dyn Screen) {
     let Some(state) = state else {
         screen.line("resumed  from the start: no checkpoint was saved yet");
@@ -463,7 +467,7 @@ fn announce(state: Option<&StateFile>, made_by: &MadeBy, screen: &mut dyn Screen
     }
 }
 
-/// Brings a run back to its newest checkpoint, or to its start.
+/// Returns a run to its newest checkpoint, or to its start if it has none.
 fn rewind(run: &mut Run, config: Config, start: &BatchesState, screen: &mut dyn Screen) -> Result<Option<Box<Saved>>> {
     run.saver.settle();
     let home = run.folder.home();
@@ -472,7 +476,7 @@ fn rewind(run: &mut Run, config: Config, start: &BatchesState, screen: &mut dyn 
     passed.iter().for_each(|text| screen.line(text));
     let state = saved.as_ref().map(|saved| &saved.state);
     run.saver.rewind(state.map(|state| state.step));
-    run.folder.rewind(&vouched(state))?;
+    run.folder.rewind(&record_extents(state))?;
     run.reporter.rewind()?;
     run.loader.restore(state.map_or(start, |state| &state.batches).clone())?;
     Ok(saved.map(Box::new))

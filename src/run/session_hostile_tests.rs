@@ -1,4 +1,4 @@
-//! Runs whose folder is moved, replaced, forged or robbed.
+//! Runs whose folder is moved, replaced or forged, or loses files.
 
 use std::os::unix::fs::symlink;
 
@@ -11,7 +11,7 @@ fn stopped(dir: &Path, name: &str) -> PathBuf {
     stopped_after(dir, name, &|_| (), 14)
 }
 
-/// Answers a run that asks whether it is to stop: `answer` takes the number of the question.
+/// Answers a run that asks whether to stop. `answer` gets the number of the question.
 fn answering(answer: impl Fn(usize) -> Option<&'static str>) -> impl Fn() -> Option<&'static str> {
     let asked = Cell::new(0);
     move || {
@@ -20,7 +20,7 @@ fn answering(answer: impl Fn(usize) -> Option<&'static str>) -> impl Fn() -> Opt
     }
 }
 
-/// A run that is stopped when it has asked so often whether it is to stop.
+/// A run that is stopped once it has asked that many times whether to stop.
 fn stopped_after(dir: &Path, name: &str, change: &dyn Fn(&mut Settings), asks: usize) -> PathBuf {
     let stop = answering(|asked| (asked > asks).then_some("SIGTERM"));
     let error = train_with(dir, name, change, &open, &stop).0.unwrap_err();
@@ -28,7 +28,7 @@ fn stopped_after(dir: &Path, name: &str, change: &dyn Fn(&mut Settings), asks: u
     dir.join(name)
 }
 
-/// Everything in a folder and below, with contents.
+/// All files in a folder and below it, with their contents.
 fn everything(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     let mut folders = vec![dir.to_owned()];
@@ -91,7 +91,7 @@ fn a_stranger_s_run_folder_writes_nothing_outside_itself() {
             fs::rename(path, &aside).unwrap();
         }
         let name = path.strip_prefix(&run).unwrap().display().to_string();
-        // to a stranger's victim, to nothing, to what was there, and what is no file at all
+        // links to somebody else's file, to nothing and to the former contents, and special files
         let is_own = |to: &Path| name == "checkpoints" && to == aside;
         for to in [victim.join("file"), victim.clone(), victim.join("new"), aside.clone(), "/dev/zero".into()] {
             if is_own(&to) {
@@ -111,7 +111,7 @@ fn a_stranger_s_run_folder_writes_nothing_outside_itself() {
             fs::rename(&aside, path).unwrap();
         }
     }
-    // where temporary files had their names
+    // in the places of temporary files
     for name in names {
         symlink(victim.join("file"), run.join(format!("{name}.tmp"))).unwrap();
     }
@@ -134,7 +134,7 @@ fn the_user_s_own_links_to_a_scratch_disk_are_followed() {
     stopped(dir, "linked");
     train(dir, "linked").0.unwrap().unwrap();
     same(dir, "linked", "a linked folder");
-    // its checkpoints, linked before it begins
+    // its checkpoints, linked to another disk before it begins
     fs::create_dir(scratch.join("b")).unwrap();
     fs::create_dir(dir.join("before")).unwrap();
     symlink(scratch.join("b"), dir.join("before/checkpoints")).unwrap();
@@ -144,7 +144,7 @@ fn the_user_s_own_links_to_a_scratch_disk_are_followed() {
     let run = stopped(dir, "later");
     fs::rename(run.join("checkpoints"), scratch.join("c")).unwrap();
     symlink(scratch.join("c"), run.join("checkpoints")).unwrap();
-    // a stranger's copy of the run, with the same link, is not this run
+    // somebody else's copy of the run, with the same link, is not this run
     assert!(std::process::Command::new("cp").arg("-a").args([&run, &dir.join("forged")]).status().unwrap().success());
     let before = everything(&scratch.join("c"));
     refused(dir, "forged", 3, "is a link to a folder of the checkpoints of");
@@ -178,7 +178,7 @@ fn a_run_whose_checkpoints_are_gone_is_no_new_run() {
     let moved: Vec<(PathBuf, PathBuf)> =
         steps().into_iter().map(|path| (path.clone(), dir.join("aside").join(path.file_name().unwrap()))).collect();
     moved.iter().for_each(|(path, aside)| fs::rename(path, aside).unwrap());
-    refused(dir, "run", 3, "those that the run saved from step 2 on");
+    refused(dir, "run", 3, "those that the run saved, the first after step 2");
     fs::remove_dir_all(run.join("checkpoints")).unwrap();
     refused(dir, "run", 3, "holds no checkpoint");
     assert!(records() == before, "records were cut without a checkpoint");
@@ -216,20 +216,20 @@ fn a_moved_run_and_the_new_run_in_its_place_do_not_mix() {
     let stop = answering(|asked| {
         if asked == 14 {
             fs::rename(&run, dir.join("moved")).unwrap();
-            // another seed, so that the weights of the two are told apart
+            // another seed, so that the weights of the two runs differ
             let seed = |settings: &mut Settings| settings.train.seed = 7;
             train_with(dir, "run", &seed, &open, &|| None).0.unwrap().unwrap();
         }
         None
     });
     let error = train_with(dir, "run", &|_| (), &open, &stop).0.unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("holds another run now"), "{error}");
+    assert!(error.exit_code() == 2 && error.to_string().contains("now holds another run"), "{error}");
     let there = everything(&run);
     // the moved run is resumed where it is; the new one is as it ended
     train(dir, "moved").0.unwrap().unwrap();
     same(dir, "moved", "moved");
     assert!(everything(&run) == there);
-    // a checkpoint of the one among those of the other is refused
+    // a checkpoint of one run among those of the other is refused
     let newest = "checkpoints/step-00000006";
     fs::remove_dir_all(run.join(newest)).unwrap();
     assert!(
@@ -242,7 +242,7 @@ fn a_moved_run_and_the_new_run_in_its_place_do_not_mix() {
     );
     let longer = |settings: &mut Settings| (settings.train.seed, settings.train.steps) = (7, 8);
     let error = train_with(dir, "run", &longer, &open, &|| None).0.unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("is a checkpoint of another run"), "{error}");
+    assert!(error.exit_code() == 2 && error.to_string().contains("belongs to another run"), "{error}");
     // and so are its records
     fs::remove_dir_all(run.join("checkpoints")).unwrap();
     fs::remove_file(run.join("saved.json")).unwrap();
@@ -253,7 +253,7 @@ fn a_moved_run_and_the_new_run_in_its_place_do_not_mix() {
     .unwrap();
     fs::copy(dir.join("moved/metrics.jsonl"), run.join("metrics.jsonl")).unwrap();
     let error = train_with(dir, "run", &|s| s.train.seed = 7, &open, &|| None).0.unwrap_err();
-    assert!(error.exit_code() == 3 && error.to_string().contains("is the record of another run"), "{error}");
+    assert!(error.exit_code() == 3 && error.to_string().contains("belongs to another run"), "{error}");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_folder_that_goes_away_and_comes_back_costs_time_and_nothing_else() {
     let stop = answering(|asked| {
         match asked {
             14 => fs::rename(&run, dir.join("away")).unwrap(),
-            // the empty place of a disk that is not mounted
+            // the empty mount point of a disk that is not mounted
             20 => fs::create_dir(&run).unwrap(),
             30 => fs::remove_dir(&run).unwrap(),
             35 => fs::rename(dir.join("away"), &run).unwrap(),
@@ -275,7 +275,7 @@ fn a_folder_that_goes_away_and_comes_back_costs_time_and_nothing_else() {
     let (done, lines) = train_with(dir, "run", &|_| (), &open, &stop);
     done.unwrap().unwrap();
     let told = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
-    assert!(told("paused: ") >= 1 && told("goes on: ") >= 1, "{lines:?}");
+    assert!(told("paused: ") >= 1 && told("resumed: ") >= 1, "{lines:?}");
     same(dir, "run", "away");
 }
 
@@ -346,7 +346,7 @@ fn a_run_that_diverges_loses_no_record() {
             let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
             assert!(steps.iter().copied().eq(0..steps.len() as u64), "{name}: {steps:?}");
-            // the step after the eighth that was skipped was computed before anybody knew
+            // the step after the eighth skipped one was computed before the host knew
             let skipped = lines.iter().filter(|line| line["skipped"] == true).count();
             let eighth = steps[steps.len() - skipped] + 7;
             let measured = val_every > 0 && eighth.is_multiple_of(val_every as u64);
@@ -368,7 +368,7 @@ fn a_cheap_copy_of_a_run_by_hard_links_keeps_its_records() {
     assert!(error.to_string().contains("lock: cannot be written (has another name"), "{error}");
     fs::remove_file(run.join(LOCK)).unwrap();
     train(dir, "run").0.unwrap().unwrap();
-    same(dir, "run", "beside a copy");
+    same(dir, "run", "next to a copy");
     assert!(everything(&dir.join("copy")) == before);
 }
 
@@ -376,7 +376,7 @@ fn a_cheap_copy_of_a_run_by_hard_links_keeps_its_records() {
 fn a_metrics_file_that_was_lost_for_a_while_has_no_step_twice() {
     let dir = undisturbed();
     let dir = dir.path();
-    // removed behind the first steps; the run is stopped, then killed among the steps behind its checkpoint
+    // removed after the first steps; the run is stopped, then killed in the steps after its checkpoint
     let stop = answering(|asked| {
         if asked == 4 {
             fs::remove_file(dir.join("run/metrics.jsonl")).unwrap();
@@ -410,7 +410,7 @@ fn checkpoints_on_another_disk_are_saved_there_and_waited_for() {
     let (here, away) = (other.path().join("ck"), other.path().join("away"));
     fs::create_dir(&here).unwrap();
     symlink(&here, dir.join("run/checkpoints")).unwrap();
-    // the disk is away, and the place where it is mounted is empty
+    // the disk is not mounted, and its mount point is an empty folder
     let stop = answering(|asked| {
         match asked {
             8 => {
@@ -433,7 +433,7 @@ fn checkpoints_on_another_disk_are_saved_there_and_waited_for() {
     );
     same(dir, "run", "another disk");
     assert!(here.join("step-00000006").is_dir());
-    // a copy of the run is not its owner while the run is there, whatever can be read of it
+    // a copy of the run does not own the checkpoints while the run exists, even if the run cannot be read
     assert!(
         std::process::Command::new("cp").arg("-a").args(["run", "copy"]).current_dir(dir).status().unwrap().success()
     );

@@ -1,4 +1,4 @@
-//! Runs in processes of their own that end at named places.
+//! Runs in their own processes, which end at named places.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{same, this_program, train, undisturbed};
 use crate::killpoint::{POINTS, VARIABLE};
 
-/// What a process of [`every_kill_point_is_visited`] does.
+/// The work of a process of [`every_kill_point_is_visited`].
 #[test]
 #[ignore = "is started by every_kill_point_is_visited"]
 fn child() {
@@ -34,7 +34,7 @@ fn every_kill_point_is_visited() {
         for visits in ["", "#2"] {
             fs::remove_dir_all(dir.join("run")).ok();
             if point.starts_with("resume") {
-                // there must be something to go on from
+                // there must be something to resume
                 let killed = child(Some("run: sampled"));
                 assert_eq!(killed.status.signal(), Some(9), "{}", String::from_utf8_lossy(&killed.stdout));
             }
@@ -44,7 +44,7 @@ fn every_kill_point_is_visited() {
                 "" => assert_eq!(killed.status.signal(), Some(9), "{point} is never visited: {text}"),
                 _ => assert!(killed.status.signal() == Some(9) || killed.status.success(), "{point}: {text}"),
             }
-            // a run that comes by less often is done already
+            // a run that visits the point less often has already finished
             if !killed.status.success() {
                 let whole = child(None);
                 assert!(whole.status.success(), "{point}: {}", String::from_utf8_lossy(&whole.stdout));

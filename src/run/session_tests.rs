@@ -20,7 +20,7 @@ use crate::train::Trainer;
 use crate::train::settings::resolve::InitWeights;
 use crate::train::settings::{Recipe, WhenFull};
 
-/// A run of six steps with all that a run can do: validation, samples, checkpoints, several micro-steps.
+/// Settings of a run of six steps that uses every feature: validation, samples, checkpoints, several micro-steps.
 fn settings(text: &Path) -> Settings {
     let recipe = format!(
         "[data]\ntext = [{text:?}]\ntokenizer = \"bytes\"\n\
@@ -31,7 +31,7 @@ fn settings(text: &Path) -> Settings {
     toml::from_str::<Recipe>(&recipe).unwrap().resolve(InitWeights::Random).unwrap()
 }
 
-/// Keeps what a run says.
+/// Keeps the lines that a run prints.
 #[derive(Default)]
 struct Lines(Vec<String>);
 
@@ -43,9 +43,9 @@ impl Screen for Lines {
     fn begins(&mut self, _: &Trainer, _: &Path) {}
 }
 
-/// The program of these tests, to be started again.
+/// Returns a command that starts this test program again.
 pub fn this_program() -> std::process::Command {
-    // through the runner: the loader of a fetched driver stands between this process and its name
+    // through the runner, because the dynamic loader of a fetched driver hides this program's name
     let program = std::env::args().next().unwrap();
     if cfg!(target_os = "linux") {
         let mut command = std::process::Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/run"));
@@ -60,7 +60,7 @@ fn open() -> Result<Gpu> {
     Gpu::open(&Options::default())
 }
 
-/// Trains in `dir/name` on a device that `open` opens, until `stop` says so.
+/// Trains in `dir/name` on a device that `open` opens, until `stop` returns a signal.
 fn train_with(
     dir: &Path,
     name: &str,
@@ -71,7 +71,7 @@ fn train_with(
     train_on(dir, name, change, &|| open().map(|gpu| vec![gpu]), stop)
 }
 
-/// The same on several devices.
+/// Trains as [`train_with`] does, on several devices.
 fn train_on(
     dir: &Path,
     name: &str,
@@ -115,7 +115,7 @@ fn train(dir: &Path, name: &str) -> (Result<Option<Outcome>>, Vec<String>) {
     train_with(dir, name, &|_| (), &open, &|| None)
 }
 
-/// All that a run leaves and that depends neither on time nor on its random id.
+/// Returns everything that a run leaves and that depends neither on time nor on its random id.
 fn result(run: &Path) -> (Vec<String>, Vec<Vec<u8>>) {
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let lines = metrics.lines().map(|line| {
@@ -126,13 +126,13 @@ fn result(run: &Path) -> (Vec<String>, Vec<Vec<u8>>) {
         line.to_string()
     });
     let files = ["main.log", "samples.txt", "model/model.safetensors"];
-    // the values of the same steps have the same size, behind an event of forty bytes that every file begins with
+    // the values of the same steps have the same size; every file begins with an event of forty bytes
     let events = fs::read_dir(run.join("tb")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len() - 40);
     let lines = lines.chain([format!("{} bytes of events", events.sum::<u64>())]);
     (lines.collect(), files.map(|file| fs::read(run.join(file)).unwrap()).into())
 }
 
-/// Panics unless a run left what an undisturbed one left.
+/// Panics unless a run left the same as an undisturbed one.
 #[track_caller]
 fn same(dir: &Path, name: &str, what: &str) {
     let ((lines, files), (expected_lines, expected_files)) = (result(&dir.join(name)), result(&dir.join("whole")));
@@ -149,7 +149,7 @@ fn undisturbed() -> tempfile::TempDir {
     dir
 }
 
-/// The numbers of a device's calls, by kind.
+/// Numbers of a device's calls, by kind.
 type Calls = std::sync::Arc<[std::sync::atomic::AtomicU64; 3]>;
 
 /// A device whose calls are counted.
@@ -171,7 +171,8 @@ fn faulty(at: (Call, u64), opened: &Cell<u32>) -> impl Fn() -> Result<Gpu> {
     }
 }
 
-/// Every run opens a device and builds all kernels for it: each call by hand, with `--ignored`, some of them here.
+/// Every run opens a device and builds all kernels for it. So this test takes only some of the calls; run by hand with
+/// `--ignored` for each call.
 #[test]
 fn a_device_lost_at_a_submission_is_opened_again() {
     lose_at(Call::Submit, SOME);
@@ -189,7 +190,7 @@ fn a_device_lost_at_any_call_is_opened_again() {
     lose_at(Call::Map, 1);
 }
 
-/// Whichever of several devices is lost, and wherever: all are opened again, and the run leaves what an undisturbed one leaves.
+/// Whichever of several devices is lost, at whatever call, all are reopened, and the run leaves the same as an undisturbed one.
 #[test]
 fn a_device_lost_among_several_is_opened_again_with_all() {
     let dir = tempfile::tempdir().unwrap();
@@ -237,13 +238,13 @@ fn a_device_lost_among_several_is_opened_again_with_all() {
     }
 }
 
-/// Calls from one that fails to the next, so that in time all kinds of calls have their turn.
+/// Number of calls from one that fails to the next. Chosen so that over time calls of all kinds fail.
 const SOME: u64 = 3;
 
 fn lose_at(call: Call, stride: u64) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    // short, so that every call can have its turn
+    // short, so that every call can be tried
     let short = |settings: &mut Settings| {
         (settings.train.steps, settings.run.val_every) = (3, 2);
         settings.run.sample_every = 0;
@@ -263,7 +264,7 @@ fn lose_at(call: Call, stride: u64) {
         noticed += u64::from(opened.get() == 2);
         match done {
             Ok(_) => went_on += u64::from(lines.iter().any(|line| line.contains("was lost"))),
-            // before the run's folder is there, there is nothing to go on from
+            // before the run's folder exists, there is nothing to resume
             Err(error) => {
                 assert_eq!((error.exit_code(), opened.get()), (4, 1), "{name}: {error}\n{lines:?}");
                 train_with(dir, &name, &short, &open, &|| None).0.unwrap();
@@ -276,7 +277,7 @@ fn lose_at(call: Call, stride: u64) {
     assert!(noticed == went_on && went_on >= tried / 2, "{told}");
 }
 
-/// Every allocation of a run, and the largest of those that come later, finds no memory once.
+/// Every allocation of the trainer, and the largest of the later ones, fails once for want of memory.
 #[test]
 fn no_memory_at_any_allocation_is_told_with_the_plan() {
     let dir = undisturbed();
@@ -296,7 +297,7 @@ fn no_memory_at_any_allocation_is_told_with_the_plan() {
         assert!(text.contains("needs") && text.contains("in all") && text.contains("AdamW m"), "{text}");
         assert!(text.matches('`').count() >= 2, "names no tensor: {text}");
     }
-    // all of it was given back, and the device is as good as before
+    // all memory was returned, and the device still works
     gpu.fail_at(None);
     drop(trainer().unwrap());
     assert_eq!(gpu.allocated_bytes(), 0);
@@ -316,7 +317,7 @@ fn no_memory_at_any_allocation_is_told_with_the_plan() {
     }
 }
 
-/// A signal at every time it is looked for: before every micro-step, in validation, in samples.
+/// A signal at every check for one: before every micro-step, in validation, in samples.
 #[test]
 fn a_signal_anywhere_saves_and_the_run_goes_on_with_the_same_bits() {
     let dir = undisturbed();
@@ -329,7 +330,7 @@ fn a_signal_anywhere_saves_and_the_run_goes_on_with_the_same_bits() {
     counted.0.unwrap();
     let most = asked.get();
     assert!(most > 50, "{most}");
-    // in one folder, always a little further, and at single places of a whole run
+    // in one folder, each time a little further, and at single places of a whole run
     let stop_at = |name: &str, at: i32| {
         let asked = Cell::new(0);
         let stop = || {
@@ -361,7 +362,7 @@ fn a_signal_anywhere_saves_and_the_run_goes_on_with_the_same_bits() {
     same(dir, "again", "again");
 }
 
-/// NaN in every weight tensor and in every gradient: the step changes no bit of weights and moments.
+/// NaN in any weight tensor or gradient: the step changes no bit of weights and moments.
 #[test]
 fn a_nan_anywhere_changes_nothing() {
     let dir = undisturbed();
@@ -378,7 +379,7 @@ fn a_nan_anywhere_changes_nothing() {
         for (tensor, bad) in (0..good.weights.tensors.len()).zip([f32::NAN, f32::INFINITY].into_iter().cycle()) {
             let mut poisoned = good.clone();
             let middle = poisoned.weights.tensors[tensor].len() / 2;
-            // a row that the batch may not use would not show: all of the embeddings
+            // the batch may not use a single row of the embeddings, so all rows are set
             let range = if tensor < 2 { 0..poisoned.weights.tensors[tensor].len() } else { middle..middle + 1 };
             poisoned.weights.tensors[tensor][range].fill(bad);
             trainer.restore(&poisoned).unwrap();
@@ -394,10 +395,10 @@ fn a_nan_anywhere_changes_nothing() {
                 assert!(bits(after) == bits(before), "{place}: moments changed");
             }
             assert_eq!(after.control.updates, good.control.updates, "{place}");
-            // what is not finite enters neither window
+            // a value that is not finite enters neither window
             assert!(after.windows.iter().all(|w| w.values.iter().all(|v| v.is_finite())), "{place}");
         }
-        // the same of gradients alone, behind losses that are finite
+        // gradients alone, with finite losses
         trainer.restore(&good).unwrap();
         for (window, _) in trainer.grads().windows(&gpu) {
             trainer.step(&mut loader, step, 0.0).unwrap();
@@ -429,7 +430,7 @@ fn without_a_device_s_clock_every_step_is_recorded_once() {
     same(dir, "no-clock", "no-clock");
 }
 
-/// A folder that vanishes, or cannot be written, is waited for; with `stop` it ends the run with exit code 6.
+/// The run waits for a folder that vanishes or cannot be written; with `stop` it ends with exit code 6.
 #[test]
 fn a_disk_that_fails_pauses_the_run() {
     let dir = undisturbed();
@@ -437,7 +438,7 @@ fn a_disk_that_fails_pauses_the_run() {
     for (policy, when_full) in [("pause", WhenFull::Pause), ("stop", WhenFull::Stop)] {
         let run = dir.join(policy);
         let blocked = Mutex::new(0_u32);
-        // a file where checkpoints want to be is what nobody can write into
+        // a file in the place of checkpoints: nothing can be written into it
         let stop = || {
             let mut calls = blocked.lock().unwrap();
             *calls += 1;
@@ -461,13 +462,13 @@ fn a_disk_that_fails_pauses_the_run() {
             train(dir, policy).0.unwrap();
         } else {
             done.unwrap();
-            assert!(told == 1 && lines.iter().any(|line| line.starts_with("goes on: ")), "{lines:?}");
+            assert!(told == 1 && lines.iter().any(|line| line.starts_with("resumed: ")), "{lines:?}");
         }
         same(dir, policy, policy);
     }
 }
 
-/// A folder that was free when a run looked at it is taken by another one while the device is opened.
+/// Another run takes a free folder between the run's inspection of it and the opening of the device.
 #[test]
 fn a_restart_puts_no_run_aside_that_began_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
@@ -502,7 +503,7 @@ fn a_restart_puts_no_run_aside_that_began_meanwhile() {
     assert!(!dir.join("run.1").exists() && run.join("config.toml").exists());
 }
 
-/// What cannot be gone on from is told, and nothing of it is touched.
+/// A run that cannot be resumed is refused, and nothing in its folder changes.
 #[test]
 fn other_data_and_damage_everywhere_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -555,7 +556,7 @@ fn other_data_and_damage_everywhere_are_refused() {
     whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     train_with(dir, "run", &long, &open, &|| None).0.unwrap().unwrap();
 
-    // a file, and a link to nothing, are no folders
+    // neither a file nor a dangling link is a folder
     fs::write(dir.join("file"), "").unwrap();
     assert_eq!(train(dir, "file").0.unwrap_err().exit_code(), 2);
     #[cfg(unix)]

@@ -1,7 +1,8 @@
-//! The devices of a run. The first of a process is the process's own thread's; each other one has a thread, which does what it is
-//! ordered to. What the first process of several orders, the others read as messages ([`super::follow`]).
+//! The devices of a run. The process's main thread drives its first device; each other device has its own thread, which carries
+//! out orders. If there are several processes, the first one's orders reach the others as messages ([`super::follow`]).
 //!
-//! All devices make the same calls on their trainers, in which they exchange what they need. What ends one ends all, with its error.
+//! All devices make the same calls on their trainers, and exchange data within these calls. An error of one device ends all, with
+//! the same error.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -21,10 +22,10 @@ use crate::train::collective::{AbortHandle, Collective, Link};
 use crate::train::trainer::Part;
 use crate::train::{Snapshot, Trainer, TrainerOptions};
 
-/// Questions of HellaSwag between two looks for a signal.
+/// Questions of HellaSwag between two checks for a signal.
 pub(super) const QUESTIONS: usize = 64;
 
-/// A call that every device makes.
+/// A call for every device to make.
 enum Order {
     Load(Arc<Weights>),
     Restore(Arc<Snapshot>),
@@ -38,13 +39,13 @@ enum Order {
 pub struct Team<'g> {
     lead: Trainer<'g>,
     orders: Vec<Sender<Order>>,
-    /// The lead's batches of a step that it shares.
+    /// The first device's batches of the current step, if there are several devices.
     own: Queue,
-    /// The processes of the run, if there are several: they do as the first one.
+    /// The processes of the run, if there are several. They repeat the first one's calls.
     crew: Option<&'g Crew<'g>>,
 }
 
-/// Batches that were read for a device.
+/// Batches that wait for a device.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Batch>,
@@ -59,11 +60,11 @@ impl BatchSource for Queue {
 }
 
 impl<'g> Team<'g> {
-    /// Makes a trainer on each device of this process, which share the run with those of the other processes of `crew`, and lets
-    /// `work` have them until it ends.
+    /// Makes a trainer on each device of this process, linked with those of the other processes of `crew`, and calls `work` with
+    /// them.
     ///
     /// # Errors
-    /// The first error of `work` or of any device; of a device but the first with its number.
+    /// The first error of `work` or of any device. An error of a device other than the first has its number.
     pub fn with<T>(
         gpus: &'g [Gpu],
         options: TrainerOptions,
@@ -98,7 +99,7 @@ impl<'g> Team<'g> {
                     ends_all(&handle, part.device, || follow(gpu, options, link, receiver));
                 });
                 if let Err(error) = started {
-                    let error = Error::device(Fault::at("device", format!("no thread can be started: {error}")));
+                    let error = Error::device(Fault::at("device", format!("cannot start a thread: {error}")));
                     handle.abort(&error);
                     return Err(error);
                 }
@@ -110,41 +111,41 @@ impl<'g> Team<'g> {
                     .and_then(|lead| work(&mut Self { lead, orders, own, crew }));
                 let error = made.as_ref().err().cloned();
                 result = Some(made);
-                // one that is stopped and saved ends when the others are told
+                // a stopped and saved run ends the other processes by a message
                 error.filter(|error| !matches!(error, Error::Stopped(_))).map_or(Ok(()), Err)
             });
             result.unwrap_or_else(|| Err(Error::gpu("devices: the first one ended without an error")))
         })
     }
 
-    /// The first device's trainer.
+    /// Returns the first device's trainer.
     #[must_use]
     pub fn lead(&self) -> &Trainer<'g> {
         &self.lead
     }
 
-    /// The devices of this process, by their number in the run.
+    /// Returns the numbers, within the run, of this process's devices.
     fn here(&self) -> Range<usize> {
         let first = self.lead.part().device;
         first..first + 1 + self.orders.len()
     }
 
-    /// Lets the other devices of this process make a call. One that is gone tells why in the exchange.
+    /// Orders the other devices of this process to make a call. A device that has ended reports why in the next exchange.
     fn order(&self, mut order: impl FnMut(usize) -> Order) {
         self.orders.iter().enumerate().for_each(|(other, sender)| drop(sender.send(order(other + 1))));
     }
 
-    /// Lets the other processes make a call.
-    fn tell(&self, message: &Message) -> Result<()> {
-        self.crew.map_or(Ok(()), |crew| crew.tell(message))
+    /// Orders the other processes to make a call.
+    fn send(&self, message: &Message) -> Result<()> {
+        self.crew.map_or(Ok(()), |crew| crew.send(message))
     }
 
-    /// Overwrites the weights of all devices, and waits until each has built its kernels, so that no step is timed with that.
+    /// Overwrites the weights of all devices. Waits until each has built its kernels, so that no step's time includes that.
     ///
     /// # Errors
-    /// As [`Trainer::load`].
+    /// Those of [`Trainer::load`].
     pub fn load(&mut self, mut weights: Weights) -> Result<()> {
-        self.tell(&Message::Load)?;
+        self.send(&Message::Load)?;
         self.crew.map_or(Ok(()), |crew| crew.fill(&mut weights))?;
         let weights = Arc::new(weights);
         self.order(|_| Order::Load(Arc::clone(&weights)));
@@ -152,12 +153,12 @@ impl<'g> Team<'g> {
         self.lead.share(&[]).map(drop)
     }
 
-    /// [`Trainer::restore`] on all devices; waits as [`Team::load`] does.
+    /// Calls [`Trainer::restore`] on all devices. Waits as [`Team::load`] does.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Trainer::restore`].
     pub fn restore(&mut self, mut snapshot: Snapshot) -> Result<()> {
-        self.tell(&Message::Restore)?;
+        self.send(&Message::Restore)?;
         self.crew.map_or(Ok(()), |crew| crew.fill_snapshot(&mut snapshot))?;
         let snapshot = Arc::new(snapshot);
         self.order(|_| Order::Restore(Arc::clone(&snapshot)));
@@ -165,11 +166,11 @@ impl<'g> Team<'g> {
         self.lead.share(&[]).map(drop)
     }
 
-    /// [`Trainer::step_unless`] on all devices: the batches of a step are those of its ranks in order, and each device gets those
-    /// of its own.
+    /// Calls [`Trainer::step_unless`] on all devices. The batches of a step are ordered by rank, and each device gets those of its
+    /// own ranks.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Trainer::step_unless`].
     pub fn step_unless(
         &mut self,
         source: &mut dyn BatchSource,
@@ -177,7 +178,7 @@ impl<'g> Team<'g> {
         lr: f32,
         stop: &dyn Fn() -> bool,
     ) -> Result<bool> {
-        self.tell(&Message::Step { step, lr: lr.to_bits() })?;
+        self.send(&Message::Step { step, lr: lr.to_bits() })?;
         let devices = self.lead.part().devices;
         if devices == 1 {
             return self.lead.step_unless(source, step, lr, stop);
@@ -189,7 +190,7 @@ impl<'g> Team<'g> {
             let is_here = here.contains(&device);
             let mut share = Vec::new();
             for _ in 0..each {
-                // each process reads the whole step, so that all have the same place in the data
+                // each process reads the whole step, so that all have the same position in the data
                 let batch = source.next_batch()?;
                 if is_here {
                     share.push(batch.clone());
@@ -203,62 +204,62 @@ impl<'g> Team<'g> {
         self.lead.step_unless(&mut self.own, step, lr, stop)
     }
 
-    /// [`Trainer::outstanding`].
+    /// Returns [`Trainer::outstanding`] of the first device.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.lead.outstanding()
     }
 
-    /// [`Trainer::timed_report`], by the first device's clock.
+    /// Returns [`Trainer::timed_report`] of the first device, timed by its clock.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Trainer::timed_report`].
     pub fn timed_report(&mut self, wait: bool) -> Result<Option<(Report, Option<Lap>)>> {
         self.lead.timed_report(wait)
     }
 
-    /// [`Trainer::evaluate_unless`] on all devices.
+    /// Calls [`Trainer::evaluate_unless`] on all devices.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Trainer::evaluate_unless`].
     pub fn evaluate_unless(&mut self, rows: &mut Rows, count: usize, stop: &dyn Fn() -> bool) -> Result<Option<f64>> {
-        self.tell(&Message::Evaluate { count })?;
+        self.send(&Message::Evaluate { count })?;
         self.order(|_| Order::Evaluate { rows: rows.clone(), count });
         self.lead.evaluate_unless(rows, count, stop)
     }
 
-    /// Returns how many of HellaSwag's questions the model answers rightly, in the memory of the step's activations; none if
-    /// `stop` says so before a part of them.
+    /// Returns the number of HellaSwag's questions that the model answers correctly, or `None` if `stop` returned true before a
+    /// part of them. Uses the memory of the step's activations.
     ///
     /// # Errors
-    /// As [`Evaluator::answers`].
+    /// Those of [`Evaluator::answers`].
     pub fn answer(&mut self, questions: &Arc<[Example]>, stop: &dyn Fn() -> bool) -> Result<Option<usize>> {
-        self.tell(&Message::Answer)?;
+        self.send(&Message::Answer)?;
         self.order(|_| Order::Answer(Arc::clone(questions)));
         answer(&mut self.lead, questions, stop)
     }
 
-    /// [`Trainer::snapshot`] of all devices; the first process of several has it, none other.
+    /// Calls [`Trainer::snapshot`] on all devices. Only the first process gets a snapshot.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Trainer::snapshot`].
     pub fn snapshot(&mut self) -> Result<Option<Snapshot>> {
-        self.tell(&Message::Snapshot)?;
+        self.send(&Message::Snapshot)?;
         self.order(|_| Order::Snapshot);
         self.lead.snapshot()
     }
 
-    /// Takes the reports of steps that are there already, of which another process writes the records.
+    /// Discards the reports that have arrived, because another process writes the records.
     ///
     /// # Errors
-    /// As [`Trainer::report`].
+    /// Those of [`Trainer::report`].
     pub fn drop_reports(&mut self) -> Result<()> {
         while self.lead.report(false)?.is_some() {}
         Ok(())
     }
 }
 
-/// Does a device's work; an error of it, or a panic, ends all devices.
+/// Does a device's work. An error or a panic of it ends all devices.
 fn ends_all(handle: &AbortHandle, device: usize, work: impl FnOnce() -> Result<()>) {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => {}
@@ -266,7 +267,7 @@ fn ends_all(handle: &AbortHandle, device: usize, work: impl FnOnce() -> Result<(
         Ok(Err(error)) => handle.abort(&error.on_device(device)),
         Err(panic) => {
             handle.abort(&Error::gpu(Fault::at(format!("device {device}"), "its thread panicked")));
-            // of another thread the first one's error tells
+            // a panic on another thread is reported by the first device's error
             if device == 0 {
                 std::panic::resume_unwind(panic);
             }
@@ -274,7 +275,7 @@ fn ends_all(handle: &AbortHandle, device: usize, work: impl FnOnce() -> Result<(
     }
 }
 
-/// A device's thread, until nobody orders anything any more.
+/// Carries out a device's orders until their channel closes.
 fn follow(gpu: &Gpu, options: TrainerOptions, link: Link, orders: Receiver<Order>) -> Result<()> {
     let mut trainer = Trainer::linked(gpu, options, Some(Box::new(link)))?;
     for order in orders {
@@ -301,7 +302,7 @@ fn follow(gpu: &Gpu, options: TrainerOptions, link: Link, orders: Receiver<Order
     Ok(())
 }
 
-/// Answers a device's part of the questions; returns how many all devices answer rightly.
+/// Answers a device's part of the questions. Returns how many all devices together answer correctly.
 fn answer(trainer: &mut Trainer, questions: &[Example], stop: &dyn Fn() -> bool) -> Result<Option<usize>> {
     let Part { device, devices, .. } = trainer.part();
     let (mut correct, mut gives_up) = (0_u64, false);

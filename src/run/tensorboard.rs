@@ -1,8 +1,8 @@
 //! TensorBoard's event files: the scalars of a run, for `tensorboard --logdir RUN`.
 //!
-//! A file is a row of TFRecords (length, its checksum, bytes, their checksum), each an `Event` message of
-//! tensorflow/core/util/event.proto, of which four fields are used. TensorBoard reads a file to its end while it grows and
-//! then the next by name, so a run that goes on begins a new file and leaves those before it, cut back.
+//! A file is a sequence of TFRecords (length, its checksum, bytes, their checksum). Each holds an `Event` message of
+//! tensorflow/core/util/event.proto, of which four fields are used. TensorBoard reads a file to its end while the file grows,
+//! and then the next one by name. So a resumed run begins a new file, and truncates the earlier ones.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -14,23 +14,24 @@ use crate::files::atomic::output_error;
 use crate::files::open;
 use crate::run::record::Record;
 
-/// The folder of event files in a run's.
+/// The folder of event files in a run's folder.
 pub(super) const FOLDER: &str = "tb";
 const BEGIN: &str = "events.out.tfevents.";
 const END: &str = ".wgpt";
 
-/// The event files of a run, the last of which grows.
+/// The event files of a run. Only the last one grows.
 #[derive(Debug)]
 pub struct Events {
-    /// The file that grows, seen from the run's folder.
+    /// Path of the growing file, relative to the run's folder.
     name: String,
     file: Record,
-    /// Those before it with their bytes.
+    /// Earlier files with their bytes.
     kept: BTreeMap<String, u64>,
 }
 
 impl Events {
-    /// Begins a file in `run/tb`. Files there that `records` names are cut back to their bytes in it, others removed.
+    /// Begins a file in `run/tb`. Truncates the event files there to the bytes that `records` has for them, and removes those
+    /// that `records` does not name.
     ///
     /// # Errors
     /// [`Error::Output`].
@@ -71,7 +72,7 @@ impl Events {
     /// Adds the scalars of one step.
     ///
     /// # Errors
-    /// [`Error::Output`], after which nothing of them counts.
+    /// [`Error::Output`], after which none of them is recorded.
     pub fn scalars(&mut self, step: usize, scalars: &[(&str, f32)]) -> Result<()> {
         if scalars.is_empty() { Ok(()) } else { self.put(&summary(now(), step, scalars)) }
     }
@@ -80,7 +81,7 @@ impl Events {
         self.file.append(&record(event)).map_err(|e| output_error(self.file.path(), &e))
     }
 
-    /// Returns the bytes of every event file so far, by names seen from the run's folder.
+    /// Returns the bytes of every event file so far, keyed by the path relative to the run's folder.
     #[must_use]
     pub fn positions(&self) -> BTreeMap<String, u64> {
         let mut all = self.kept.clone();
@@ -88,12 +89,12 @@ impl Events {
         all
     }
 
-    /// Opens the file that grows anew at the next event.
+    /// Closes the growing file. It is reopened at the next event.
     pub fn close(&mut self) {
         self.file.close();
     }
 
-    /// Forces the file that grows to disk.
+    /// Flushes the growing file to disk.
     ///
     /// # Errors
     /// [`Error::Output`].
@@ -102,7 +103,7 @@ impl Events {
     }
 }
 
-/// Cuts a file to `bytes` at most and returns how many it has.
+/// Truncates a file to at most `bytes`, and returns its new length.
 fn cut(path: &Path, bytes: u64) -> std::io::Result<u64> {
     let file = open::alone(path, OpenOptions::new().write(true))?;
     let there = file.metadata()?.len();
@@ -114,14 +115,14 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// The first event of a file.
+/// Returns the first event of a file.
 fn version(time: f64) -> Vec<u8> {
     let mut event = double(1, time);
     bytes(&mut event, 3, b"brain.Event:2");
     event
 }
 
-/// An event with a summary: a value for each name.
+/// Returns an event with a summary, which has a value for each name.
 fn summary(time: f64, step: usize, scalars: &[(&str, f32)]) -> Vec<u8> {
     let mut values = Vec::new();
     for (tag, value) in scalars {
@@ -138,7 +139,7 @@ fn summary(time: f64, step: usize, scalars: &[(&str, f32)]) -> Vec<u8> {
     event
 }
 
-/// Protocol buffers' key of a field: its number and how its value is written.
+/// Appends the key of a protocol buffer's field: its number and its wire type.
 fn key(out: &mut Vec<u8>, field: u8, kind: u8) {
     out.push(field << 3 | kind);
 }
@@ -164,7 +165,7 @@ fn bytes(out: &mut Vec<u8>, field: u8, value: &[u8]) {
     out.extend(value);
 }
 
-/// A TFRecord.
+/// Returns `data` as a TFRecord.
 fn record(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     let mut out = length.to_vec();
@@ -174,12 +175,12 @@ fn record(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// TFRecord's checksum: a CRC that may stand among the data it is of.
+/// Returns TFRecord's checksum: a CRC-32C, masked so that data which contain CRCs can be checksummed again.
 fn masked(data: &[u8]) -> u32 {
     crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// CRC-32C, bit by bit: a record has some hundred bytes.
+/// Returns the CRC-32C, computed bit by bit, because a record has only some hundred bytes.
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!(crc32c(&ascending), 0x46dd_794e);
     }
 
-    /// The bytes that TensorBoard 2.21's `EventFileWriter` makes of the same event.
+    /// The expected bytes are those that TensorBoard 2.21's `EventFileWriter` writes for the same event.
     #[test]
     fn an_event_has_the_bytes_of_tensorboards_own_writer() {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
@@ -212,7 +213,7 @@ mod tests {
         026c721552499d399f829ecf";
 
     #[test]
-    fn a_run_that_goes_on_begins_a_new_file_and_cuts_the_old_ones() {
+    fn a_resumed_run_begins_a_new_file_and_truncates_the_old_ones() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path();
         let mut first = Events::begin(run, &BTreeMap::new()).unwrap();
@@ -223,14 +224,14 @@ mod tests {
         let name = "tb/events.out.tfevents.0000000000.wgpt";
         assert!(size(name) > saved[name] && saved.len() == 1);
         for _ in 0..2 {
-            // killed again before anything is saved: the second file is begun anew
+            // killed again before anything is saved: the second file starts again from its beginning
             let mut second = Events::begin(run, &saved).unwrap();
             assert_eq!(size(name), saved[name]);
             second.scalars(2, &[("a", 2.0)]).unwrap();
             assert_eq!(second.positions().len(), 2);
             assert_eq!(fs::read_dir(run.join("tb")).unwrap().count(), 2);
         }
-        // from the start: nothing of before is left, but what is not ours is
+        // from the start: no earlier event file is left, but files of others are
         fs::write(run.join("tb/notes"), "mine").unwrap();
         Events::begin(run, &BTreeMap::new()).unwrap();
         assert_eq!(fs::read_dir(run.join("tb")).unwrap().count(), 2);

@@ -56,8 +56,8 @@ fn one_byte_changed_in_the_middle_of_a_shard_is_found_at_a_resume() {
     for name in ["a.bin", "v.bin"] {
         let at = 1024 + 2 * FAR;
         let old = replace(&dir.join(name), at, 253);
-        let named = format!("{name}: its contents are not those that run was begun with, expected BLAKE3 ");
-        refused(resume(dir, "6", &[]), 3, &[&named, "; bring it back, or --restart to begin anew"]);
+        let named = format!("{name}: its contents are not those with which run began, expected BLAKE3 ");
+        refused(resume(dir, "6", &[]), 3, &[&named, "; restore it, or use --restart to start over"]);
         replace(&dir.join(name), at, old);
     }
     // the bytes are back, their times are not
@@ -75,7 +75,7 @@ fn one_byte_changed_in_the_middle_of_a_shard_is_found_at_a_resume() {
 
     let text = fs::read_to_string(dir.join("run/data.json")).expect("note");
     fs::write(dir.join("run/data.json"), &text[..text.len() / 2]).expect("write");
-    refused(resume(dir, "8", &[]), 3, &["run/data.json: is broken (", "--restart to begin anew"]);
+    refused(resume(dir, "8", &[]), 3, &["run/data.json: is broken (", "--restart to start over"]);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn one_letter_changed_in_a_text_is_found_at_a_resume() {
     wgpt(dir, &args(&["--text", "text.txt", "--val-steps", "1"], "4")).ends_with(0);
     for (place, at) in [("where no sample looks", FAR), ("where one looks", 10)] {
         let old = replace(&text, at, b'#');
-        let named = ["text.txt: its contents are not those that run was begun with", "expected BLAKE3 "];
+        let named = ["text.txt: its contents are not those with which run began", "expected BLAKE3 "];
         refused(resume(dir, "5", &[]), 3, &named);
         replace(&text, at, old);
         assert!(!dir.join("run/checkpoints/step-00000005").exists(), "{place}");
@@ -103,7 +103,7 @@ fn one_letter_changed_in_a_text_is_found_at_a_resume() {
     unknown["training"][0].as_object_mut().expect("file").remove("blake3");
     fs::write(dir.join("run/data.json"), unknown.to_string()).expect("write");
     File::options().write(true).open(&text).expect("text").set_modified(SystemTime::now()).expect("time");
-    refused(resume(dir, "7", &[]), 3, &["text.txt: was written to since run read it, before its contents were noted"]);
+    refused(resume(dir, "7", &[]), 3, &["text.txt: was modified after run read it and before its hash was recorded"]);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_killed_run_knows_the_hashes_that_were_noted_when_its_shards_were_prepared()
     let changed = dir.join("set/set_train_000001.bin");
     let old = replace(&changed, 1024 + 2 * FAR, 1);
     let again = wgpt(dir, &["train", "--resume", "run"]);
-    refused(again, 3, &["set_train_000001.bin: its contents are not those that run was begun with"]);
+    refused(again, 3, &["set_train_000001.bin: its contents are not those with which run began"]);
     replace(&changed, 1024 + 2 * FAR, old);
     let more = note(dir);
     wgpt(dir, &["train", "--resume", "run", "--print-config"]).ends_with(0);

@@ -92,7 +92,7 @@ fn a_limit_of_file_sizes_pauses_a_run_and_ends_none() {
     let log = fs::read_to_string(dir.join("log")).expect("log");
     assert!(log.contains("File too large") && log.contains("ulimit -f"), "{log}");
     run.limit("unlimited");
-    run.says(dir, "goes on: ");
+    run.says(dir, "resumed: ");
     run.ends_with(dir, 0);
     same(&dir.join("whole"), &dir.join("run"));
 }

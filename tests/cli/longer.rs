@@ -138,7 +138,7 @@ fn a_finished_run_becomes_longer_with_the_bits_of_one_that_was_as_long_from_the_
     assert!(weights(&dir.join("run")) == weights(&dir.join("whole")));
     // the validation after what was the last step is kept
     assert!(metrics(&dir.join("run"))[12]["val_loss"].is_number());
-    refused(wgpt(dir, &["train", "run", "--steps", "12"]), 2, &["--steps: 12, run has done 24 steps"]);
+    refused(wgpt(dir, &["train", "run", "--steps", "12"]), 2, &["--steps: 12, but run has done 24 steps"]);
 
     // a cosine's rate changes with its end, and the header says by how much
     let cosine = [&args("text.txt", "12", &[])[..], &["--schedule", "cosine", "--out", "cosine"]].concat();
@@ -148,7 +148,7 @@ fn a_finished_run_becomes_longer_with_the_bits_of_one_that_was_as_long_from_the_
     wgpt(dir, &cosine).ends_with(0);
     let out = wgpt(dir, &["train", "--resume", "cosine", "--steps", "24"]).ends_with(0).out;
     // half of the peak in the middle of 24 steps, nothing at the end of 12
-    assert!(out.contains("rate     of step 13: 0.00e0 before, 3.00e-4 now (12 steps before, 24 now)"), "{out}");
+    assert!(out.contains("rate     at step 13: 0.00e0 before, 3.00e-4 now (12 steps before, 24 now)"), "{out}");
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn intervals_and_paths_of_the_same_data_may_change() {
     refused(
         wgpt(dir, &["train", "run", "--text", "text.txt", "--steps", "60"]),
         3,
-        &["not those that run was begun with"],
+        &["not those with which run began"],
     );
 }
 

@@ -71,6 +71,12 @@ fn logged(run: &Path) -> Vec<(usize, String, f64)> {
     text.lines().map(parse).collect()
 }
 
+/// The CSV of a run or log in a page.
+fn csv_of<'p>(page: &'p str, name: &str) -> &'p str {
+    let data = page.split(&format!("<pre class=data data-name=\"{name}\"")).nth(1).expect("data");
+    data.split_once('>').and_then(|(_, rest)| rest.split_once("</pre>")).expect("an element").0
+}
+
 #[test]
 fn a_run_leaves_its_records() {
     let dir = tempfile::tempdir().expect("folder");
@@ -121,7 +127,7 @@ fn a_run_leaves_its_records() {
         "Learning rate",
         "Throughput",
         "MFU",
-        "at $3600 an hour",
+        "at $3600 per hour",
         "Sample",
     ] {
         assert!(page.contains(words), "expected `{words}`");
@@ -130,10 +136,33 @@ fn a_run_leaves_its_records() {
         assert!(page.contains(&format!("data-name=\"{curve}\"")), "{curve}");
     }
     assert!(page.contains("checkpoint-every = 3") && page.contains("software)"));
-    for word in ["http", "src=", "href", "@import", "url("] {
-        assert!(!page.contains(word), "`{word}` in a page that is to stand alone");
+    for word in ["http", "src=", "href=", "@import", "url("] {
+        assert!(!page.contains(word), "`{word}` in a page that refers to no other file");
     }
     assert!(!page.contains("NaN"));
+    // axes have names, and the validation before training is joined to no line
+    for (x, y) in [("step", "loss (nats/token)"), ("step", "learning rate"), ("step", "tokens/s")] {
+        assert!(page.contains(&format!("<b class=xname>{x}</b><b class=yname>{y}</b>")), "{x}, {y}");
+    }
+    let validation = page.split("<path ").find(|path| path.contains("data-name=\"validation\"")).expect("a curve");
+    let joined = validation.split(" d=\"").nth(1).expect("a path").matches(['M', 'L']).count();
+    assert_eq!(joined, lines.iter().filter(|m| m["val_loss"].is_number()).count() - 1, "{validation}");
+    // the values that the script draws and saves
+    let csv = csv_of(&page, "run");
+    assert!(csv.starts_with("series,step,tokens,value\n"), "{csv}");
+    let per_step =
+        csv.lines().find(|line| line.starts_with("loss,1,")).expect("step 1").split(',').nth(2).expect("tokens");
+    let per_step: u64 = per_step.parse().expect("tokens per step");
+    for m in &lines {
+        let step = m["step"].as_u64().expect("step");
+        for series in ["loss", "val_loss", "grad_norm", "lr", "tokens_per_s"] {
+            if let Some(value) = m[series].as_f64() {
+                let row = format!("\n{series},{step},{},{}\n", step * per_step, value as f32);
+                assert!(csv.contains(&row), "{row:?} in {csv}");
+            }
+        }
+    }
+    assert!(csv_of(&page, "main.log").contains("\nloss,1,,11.0091\n"));
 
     // a page that cannot be written ends nothing
     fs::remove_file(run.join("report.html")).expect("remove");
@@ -173,13 +202,27 @@ fn reports_of_runs_and_logs() {
     fs::write(dir.join("c.log"), "s:0 trl:11.0 lr:0.1 norm:1.0\ns:99 trl:4.0 lr:0.1 norm:nan\n").expect("write");
     wgpt(dir, &["report", "a"]).ends_with(0);
     let page = fs::read_to_string(dir.join("a/report.html")).expect("page");
-    assert!(page.contains("<dd>5000") && page.contains("2.0010") && page.contains("&lt;script&gt;alert"));
+    assert!(page.contains("<dd>5,000") && page.contains("2.0010") && page.contains("&lt;script&gt;alert"));
     assert!(!page.contains("<script>alert") && !page.contains('\u{1b}'));
-    assert!(page.len() < 250_000, "{} bytes", page.len());
+    assert!(page.len() < 450_000, "{} bytes", page.len());
+    // every curve has at most 2,000 points, and all of them as CSV
+    let csv = csv_of(&page, "a");
+    let rows = csv.lines().filter(|line| line.starts_with("loss,")).count();
+    assert!((1500..=2000).contains(&rows), "{rows} rows");
+    assert!(csv.contains("\nloss,1,,7\n") && csv.contains("\nloss,5000,,2.001\n"));
     wgpt(dir, &["report", "a", "b", "c.log", "--compare", "c.log", "--out", "all.html"]).ends_with(0);
     let page = fs::read_to_string(dir.join("all.html")).expect("page");
     for curve in ["a train", "b train", "c.log train"] {
         assert!(page.contains(&format!("data-name=\"{curve}\"")), "{curve}");
+    }
+    // one colour per run, whatever is drawn
+    let curves: Vec<&str> = page.split("<path ").skip(1).filter_map(|path| path.split("/>").next()).collect();
+    for (run, colour) in [("a", "c1"), ("b", "c2"), ("c.log", "c3")] {
+        let paths: Vec<&str> =
+            curves.iter().copied().filter(|path| path.contains(&format!("data-name=\"{run}"))).collect();
+        let own = paths.iter().filter(|path| path.starts_with(&format!("class=\"{colour} "))).count();
+        let reference = paths.iter().filter(|path| path.starts_with("class=\"c0 ")).count();
+        assert!(own >= 3 && own + reference == paths.len() && (reference == 0 || run == "c.log"), "{run}: {paths:?}");
     }
     // again over its own page, but over nothing else
     wgpt(dir, &["report", "c.log", "--out", "all.html"]).ends_with(0);

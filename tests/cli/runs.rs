@@ -60,7 +60,7 @@ fn a_folder_that_holds_a_run_is_respected() {
     fs::create_dir(dir.join("other")).expect("folder");
     fs::write(dir.join("other/notes.txt"), "mine").expect("write");
     let foreign = train(dir, &["--steps", "2", "--out", "other"]).ends_with(2);
-    assert!(foreign.err.contains("holds files and no run"), "{}", foreign.err);
+    assert!(foreign.err.contains("holds files but no run"), "{}", foreign.err);
     assert!(before == snapshot(&dir.join("run")), "a refused run changed the folder");
 
     // with the slash that a shell's completion adds

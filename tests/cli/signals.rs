@@ -176,6 +176,6 @@ fn a_run_that_waits_for_its_disk_can_be_ended() {
     fs::rename(dir.join("run/checkpoints"), dir.join("run/aside")).expect("rename");
     fs::write(dir.join("run/checkpoints"), "in the way").expect("write");
     let answer = run.answer("waiting for the disk", "TERM");
-    assert!(answer.contains("ending without saving, for the disk does not accept writes"), "{answer}");
+    assert!(answer.contains("ending without saving, because the disk does not accept writes"), "{answer}");
     assert_eq!(run.code(), Some(6));
 }

@@ -21,7 +21,7 @@ use wgpt::gpu::Elem;
 use wgpt::measure::plan::assumed;
 use wgpt::measure::predict::code::Codes;
 use wgpt::measure::tune::{Record, jobs};
-use wgpt::run::report::{History, Sheet, page};
+use wgpt::run::report::{History, RunSummary, page};
 use wgpt::train::settings::RunFile;
 use wgpt::train::settings::layers::Layers;
 
@@ -185,8 +185,8 @@ pub fn metrics(folder: &Path, input: &[u8]) {
     put(folder, "config.toml", TOY.as_bytes());
     put(folder, "metrics.jsonl", input);
     put(folder, "samples.txt", input);
-    if let Some(sheet) = refused(Sheet::read(folder)) {
-        let _ = page(&[sheet], None);
+    if let Some(run) = refused(RunSummary::read(folder)) {
+        let _ = page(&[run], None);
     }
 }
 
@@ -194,8 +194,8 @@ pub fn config_toml(folder: &Path, input: &[u8]) {
     put(folder, "config.toml", input);
     put(folder, "metrics.jsonl", b"{\"step\":1,\"loss\":2.5}\n");
     refused(RunFile::read(folder));
-    if let Some(sheet) = refused(Sheet::read(folder)) {
-        let _ = page(&[sheet], None);
+    if let Some(run) = refused(RunSummary::read(folder)) {
+        let _ = page(&[run], None);
     }
 }
 

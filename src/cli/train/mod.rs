@@ -210,7 +210,7 @@ fn train(
         let mut gpus = open(&settings, &devices, &planner, &tuned, asked.recipe().training.tokens_per_step)?;
         // the first process decides when
         if let (Some(crew), true) = (&crew, speaks) {
-            crew.tell(&Message::Open)?;
+            crew.send(&Message::Open)?;
             crew.restrict(&mut gpus)?;
         }
         if !warned.replace(true) {

@@ -1,4 +1,4 @@
-//! Files that were changed, touched, moved, removed and named otherwise between a run's end and its resume.
+//! Files that were changed, touched, moved, removed or renamed between a run's end and its resume.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ struct Ran {
 
 fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
-    // never the time of another file
+    // always a different time from that of any other file
     touch(path, 0);
 }
 
@@ -73,7 +73,7 @@ impl Ran {
         toml::from_str::<Recipe>(&recipe).unwrap().resolve(InitWeights::Random).unwrap()
     }
 
-    /// Resumes on `now`; returns the lines, and whether the note was written.
+    /// Resumes on `now`. Returns the lines, and whether the record was written.
     fn check(&self, now: &DataFiles) -> Result<(Vec<String>, bool)> {
         self.check_with(now, &self.settings("v.bin", "shard"))
     }
@@ -85,7 +85,7 @@ impl Ran {
         Ok((lines.0, fs::read(self.path(NOTE)).unwrap() != before))
     }
 
-    /// Panics unless a resume on the same names is refused because of `name`.
+    /// Panics unless a resume on the same paths is refused because of `name`.
     #[track_caller]
     fn is_refused(&self, name: &str, what: &str, expected: &str) {
         let error = self.check(&self.now(&["a.bin", "b.bin"], &["v.bin"])).unwrap_err();
@@ -104,7 +104,7 @@ fn untouched_files_are_not_read() {
     // it says so of a file that it does read
     now.training[1].modified = "0.000000000".into();
     let error = ran.check(&now).unwrap_err();
-    assert_eq!(error.fault().what, "changes while it is read");
+    assert_eq!(error.fault().what, "changed while it was read");
 }
 
 #[test]
@@ -112,15 +112,15 @@ fn one_byte_changed_in_any_file_is_refused_by_the_file_s_name() {
     for name in ["a.bin", "b.bin", "v.bin"] {
         let ran = Ran::new();
         fs::write(ran.path(name), b"x.bin").unwrap();
-        ran.is_refused(name, "its contents are not those that", "BLAKE3 ");
+        ran.is_refused(name, "its contents are not those with which", "BLAKE3 ");
         // with the time set back too, where the system has another one
         #[cfg(unix)]
         {
             touch(&ran.path(name), 0);
-            ran.is_refused(name, "its contents are not those that", "BLAKE3 ");
+            ran.is_refused(name, "its contents are not those with which", "BLAKE3 ");
         }
         fs::write(ran.path(name), b"longer").unwrap();
-        ran.is_refused(name, "its contents are not those that", "5 bytes");
+        ran.is_refused(name, "its contents are not those with which", "5 bytes");
     }
 }
 
@@ -200,7 +200,7 @@ fn a_file_written_to_before_its_hash_was_known_is_refused() {
     ran.check(&ran.now(&["c.bin", "b.bin"], &["v.bin"])).unwrap();
     fs::rename(ran.path("c.bin"), ran.path("a.bin")).unwrap();
     touch(&ran.path("a.bin"), 1);
-    ran.is_refused("a.bin", "before its contents were noted", "");
+    ran.is_refused("a.bin", "before its hash was recorded", "");
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! The files of a run's data, noted in its folder as `data.json`, so that a run is resumed on the bytes that it was begun
-//! with and on no others.
+//! The record of a run's data files, `data.json` in its folder. It ensures that a run is resumed on the bytes with which it
+//! began.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
-//! | this one | the note |
-//! | `compare` | whether a run may be resumed on the files that are there |
-//! | `keeper` | hashes files while the run goes, and writes the note |
+//! | this one | reads and writes `data.json` |
+//! | `compare` | decides whether a run may be resumed on the present files |
+//! | `hasher` | hashes files while the run trains, and writes `data.json` |
 
 mod compare;
-mod keeper;
+mod hasher;
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -21,25 +21,25 @@ use crate::error::{Error, Fault, Result};
 use crate::files::{atomic, open};
 
 pub use compare::check;
-pub(super) use compare::explain;
-pub use keeper::Keeper;
+pub(super) use compare::name_changed_file;
+pub use hasher::FileHasher;
 
-/// The note's name in a run's folder.
+/// The record's name in a run's folder.
 pub const NOTE: &str = "data.json";
-/// The longest note that is read: some 200 bytes a file.
+/// The longest record that is read. It has some 200 bytes per file.
 const NOTE_BYTES: u64 = 256 << 20;
 
 /// The files of a run's data, in the order of their tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataFiles {
-    /// For training; of text files the last tenth is for validation.
+    /// Training files. The last tenth of a text file's tokens is for validation.
     pub training: Vec<FileContents>,
-    /// For validation.
+    /// Validation files.
     pub validation: Vec<FileContents>,
 }
 
 impl DataFiles {
-    /// Returns the files that batches and validation rows come from.
+    /// Returns the files from which batches and validation rows come.
     #[must_use]
     pub fn of(loader: Option<&Batches>, rows: Option<&Rows>) -> Self {
         Self {
@@ -48,15 +48,15 @@ impl DataFiles {
         }
     }
 
-    /// Reads the note in a run's folder; `None` if there is none, as in runs of earlier versions.
+    /// Reads the record in a run's folder. Returns `None` if there is none, as in runs of earlier versions.
     ///
     /// # Errors
-    /// [`Error::Data`] if it is broken, or no plain file.
+    /// [`Error::Data`] if it is broken or is not a plain file.
     pub fn read(run: &Path) -> Result<Option<Self>> {
         let path = run.join(NOTE);
         let wrong = |what: String| {
-            let fault = Fault::at(path.display(), what).expected("the note that `wgpt train` wrote");
-            Error::data(fault.advice("bring it back, or --restart to begin anew"))
+            let fault = Fault::at(path.display(), what).expected("the file that `wgpt train` wrote");
+            Error::data(fault.advice("restore it, or use --restart to start over"))
         };
         let mut text = Vec::new();
         match open::own(&path, OpenOptions::new().read(true)) {
@@ -70,12 +70,12 @@ impl DataFiles {
         }
         let files: Self = serde_json::from_slice(&text).map_err(|error| wrong(format!("is broken ({error})")))?;
         if !files.all().filter_map(|file| file.blake3.as_deref()).all(contents::is_hash) {
-            return Err(wrong("is broken (a hash is none)".into()));
+            return Err(wrong("is broken (a hash is not one)".into()));
         }
         Ok(Some(files))
     }
 
-    /// Writes the note, whole or not at all.
+    /// Writes the record atomically.
     ///
     /// # Errors
     /// [`Error::Output`].
@@ -120,7 +120,7 @@ mod tests {
             assert_eq!(error.exit_code(), 3, "{error}");
             let shown = error.to_string();
             assert!(shown.contains("data.json: is broken (") && !shown.contains('\n'), "{shown}");
-            assert!(shown.ends_with("; bring it back, or --restart to begin anew"), "{shown}");
+            assert!(shown.ends_with("; restore it, or use --restart to start over"), "{shown}");
         }
     }
 

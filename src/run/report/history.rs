@@ -1,4 +1,4 @@
-//! The curves of a run: gathered as it goes, or read from its folder or from llm.c's `main.log`.
+//! The recorded values of a run: collected while it trains, or read from its folder or from llm.c's `main.log`.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -10,25 +10,30 @@ use crate::files::lines::Lines;
 use crate::files::open;
 use crate::run::folder;
 use crate::run::records::{self, Metric};
+use crate::train::settings::RunFile;
 
-/// Bytes of a log that are read, unpacked.
+/// The most bytes that are read of a log, unpacked.
 const LOG_BYTES: u64 = 1 << 30;
-/// Bytes of a line at most: what has longer ones is no log.
+/// The longest line of a log. A file with a longer one is not a log.
 const LINE_BYTES: u64 = 1 << 16;
 /// The inputs of a report, for messages.
-const KINDS: &str = "a run's folder or a main.log of llm.c's form";
+const KINDS: &str = "a run's folder or a main.log in llm.c's format";
 
-/// Step, counted from 1 (0 is before training), and value.
+/// A step, counted from 1 (0 is before training), and a value.
 pub type Point = (u32, f32);
 
-/// The curves of a run. Values that are not finite are left out.
+/// The recorded values of a run. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
-    /// What it is called.
+    /// A short name: the last two parts of its path.
     pub name: String,
-    /// Training loss, nats a token.
+    /// Its path, as it was given.
+    pub path: String,
+    /// Tokens per step, if the run's settings are there.
+    pub tokens_per_step: Option<u64>,
+    /// Training loss in nats per token.
     pub loss: Vec<Point>,
-    /// Validation loss, nats a token.
+    /// Validation loss in nats per token.
     pub val_loss: Vec<Point>,
     /// Accuracy on HellaSwag.
     pub hellaswag: Vec<Point>,
@@ -36,18 +41,18 @@ pub struct History {
     pub norm: Vec<Point>,
     /// Learning rate.
     pub lr: Vec<Point>,
-    /// Tokens a second.
+    /// Tokens per second.
     pub speed: Vec<Point>,
-    /// Steps done.
+    /// Number of the last step.
     pub step: usize,
-    /// Steps whose update was skipped.
+    /// Number of steps whose update was skipped.
     pub skipped: usize,
-    /// Seconds of all steps with what came between them; time in which no process ran is not in it.
+    /// Seconds of all steps and of the pauses between them, without the time in which no process ran.
     pub seconds: f64,
 }
 
 impl History {
-    /// Adds the line of a step.
+    /// Adds a step.
     pub fn push(&mut self, metric: &Metric) {
         let step = u32::try_from(metric.step).unwrap_or(u32::MAX);
         for (curve, value) in [
@@ -67,7 +72,7 @@ impl History {
         self.seconds += f64::from(ms) / 1e3;
     }
 
-    /// Tokens a second in the middle of the last hundred steps.
+    /// Returns the median of the tokens per second of the last hundred steps.
     #[must_use]
     pub fn recent_speed(&self) -> Option<f64> {
         let mut last: Vec<f32> = self.speed.iter().rev().take(100).map(|(_, value)| *value).collect();
@@ -75,29 +80,29 @@ impl History {
         last.get(last.len() / 2).map(|value| f64::from(*value))
     }
 
-    /// Reads a run's folder, or a log in the form of llm.c's `main.log` (`.gz` too).
+    /// Reads a run's folder, or a log in the format of llm.c's `main.log`, which may be a `.gz`.
     ///
     /// # Errors
     /// [`Error::Data`] if it is neither.
     pub fn read(path: &Path) -> Result<Self> {
-        let name = path.components().as_path().display().to_string();
+        let place = path.components().as_path().display().to_string();
+        let name = short_name(path);
         if path.is_dir() {
-            return Ok(Self { name, ..Self::of_metrics(records::open(path)?) });
+            let history = Self::of_metrics(records::open(path)?);
+            let tokens_per_step = RunFile::read(path).ok().map(|file| file.settings.train.tokens_per_step as u64);
+            return Ok(Self { name, path: place, tokens_per_step, ..history });
         }
         let siblings = || folder::siblings(path).unwrap_or_default();
-        let unread = |e: io::Error| Error::data(open::fault(&name, &e).expected(KINDS).advice(siblings()));
+        let unread = |e: io::Error| Error::data(open::fault(&place, &e).expected(KINDS).advice(siblings()));
         let file = open::input(path).map_err(unread)?;
         let packed = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn Read> = if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
         let history = Self::of_log(BufReader::new(reader)).map_err(unread)?;
         if history.loss.is_empty() && history.val_loss.is_empty() {
             let what = "has no line such as `s:250 tel:6.1710` or `s:0 trl:11.0091 lr:0.000001 norm:15.37`";
-            return Err(Error::data(Fault::at(name, what).expected(KINDS)));
+            return Err(Error::data(Fault::at(place, what).expected(KINDS)));
         }
-        // enough to tell it by: `llmc/main.log` of a long path
-        let parts: Vec<_> = path.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
-        let name = parts.iter().rev().map(|part| part.trim_matches('/')).filter(|part| !part.is_empty());
-        Ok(Self { name: name.collect::<Vec<_>>().join("/"), ..history })
+        Ok(Self { name, path: place, ..history })
     }
 
     fn of_metrics(metrics: impl Iterator<Item = Metric>) -> Self {
@@ -106,8 +111,8 @@ impl History {
         history
     }
 
-    /// The lines of a `main.log`, whose training steps count from 0. Where a step stands twice, as after llm.c resumes,
-    /// the later line counts.
+    /// Returns the values in a `main.log`, whose training steps count from 0. If a step has two lines, as after a resume of
+    /// llm.c, the later one counts.
     fn of_log(log: impl BufRead) -> io::Result<Self> {
         let mut history = Self::default();
         for line in Lines::new(log.take(LOG_BYTES), LINE_BYTES) {
@@ -145,6 +150,17 @@ impl History {
     }
 }
 
+/// Returns the last two parts of a path, as seen from the current directory if the path is in it: `runs/2`, however the
+/// path was given.
+fn short_name(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let here = std::env::current_dir().unwrap_or_default();
+    let inside = absolute.strip_prefix(here).ok().filter(|inside| inside.components().next().is_some());
+    let parts: Vec<_> = inside.unwrap_or(&absolute).components().collect();
+    let last = parts[parts.len().saturating_sub(2)..].iter().map(|part| part.as_os_str().to_string_lossy());
+    last.map(|part| part.trim_matches('/').to_owned()).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +176,23 @@ mod tests {
         assert_eq!(history.hellaswag, [(2, 0.2945)]);
         assert_eq!(history.norm, [(1, 15.37)]);
         assert_eq!(history.step, 2);
+    }
+
+    #[test]
+    fn a_name_does_not_depend_on_how_the_path_was_given() {
+        let here = std::env::current_dir().unwrap();
+        for (path, name) in [
+            ("runs/2".into(), "runs/2"),
+            ("./runs/2/".into(), "runs/2"),
+            (here.join("runs/2"), "runs/2"),
+            ("run".into(), "run"),
+            (here.join("run"), "run"),
+            ("/a/b/llmc/main.log".into(), "llmc/main.log"),
+            ("/x".into(), "x"),
+        ] {
+            assert_eq!(short_name(&path), name, "{}", path.display());
+        }
+        assert!(!short_name(Path::new(".")).is_empty());
     }
 
     #[test]

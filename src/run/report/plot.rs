@@ -1,317 +1,293 @@
-//! Curves as inline SVG with axes of HTML text, which stays as large as it is on a narrow screen.
+//! Charts as inline SVG, with labels of HTML text that keep their size on a narrow screen.
+//!
+//! `page.js` draws the same charts on other axes; its rules are the ones here.
 
 use std::fmt::Write;
 
+use crate::run::report::axis::{Frame, Scale, short};
+use crate::run::report::curves::Series;
 use crate::run::report::history::Point;
-use crate::run::report::page::escape;
+use crate::run::report::html::escape;
 
-/// Points of a curve at most.
-pub const MOST_POINTS: usize = 2000;
 /// Edge of the drawing in its own units, which the page stretches.
 const EDGE: f64 = 1000.0;
+/// The most points that get a dot each.
+const MAX_DOTS: usize = 80;
+/// Lines of a chart are thin if one of its curves has more points than this.
+const MAX_THICK: usize = 400;
+/// Number of colours in the page's style, without that of references.
+const COLOURS: usize = 8;
 
-/// How a curve is drawn.
+/// The way a curve is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// A thin line.
+    /// A line through values of every step.
     Line,
-    /// A line with a dot at every point, if there are not too many.
-    Dots,
-    /// A line of dashes.
-    Dashes,
+    /// A bold line through measurements between steps, with a dot at each. The one before training is a dot alone, because
+    /// nothing was measured between it and the next.
+    Measured,
+    /// Measurements of a reference, as a dashed line.
+    MeasuredReference,
 }
 
 impl Style {
-    /// Its class in the page, behind another.
+    /// Returns its class in the page, behind a space.
     fn class(self) -> &'static str {
         match self {
             Self::Line => "",
-            Self::Dots => " bold",
-            Self::Dashes => " dashes",
+            Self::Measured => " bold",
+            Self::MeasuredReference => " dashes",
         }
     }
 }
 
-/// A curve.
+/// A curve of a chart.
 #[derive(Debug, Clone)]
 pub struct Curve<'a> {
-    /// For the legend.
+    /// Index of its run in the page.
+    pub run: usize,
+    /// Its series.
+    pub series: Series,
+    /// Its name for the legend and the pointer.
     pub name: String,
-    /// Number of its colour; 0 is that of references.
+    /// Its colour: 0 for references, from 1 for runs.
     pub colour: usize,
-    /// How it is drawn.
+    /// The way it is drawn.
     pub style: Style,
     /// Its points, steps ascending.
     pub points: &'a [Point],
-    /// What its values are multiplied by.
-    pub factor: f64,
 }
 
-/// Where the vertical axis begins and how it goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scale {
-    /// From the least value; the first steps, of another size than all later ones, may leave the frame above.
-    Near,
-    /// From zero.
-    Zero,
-    /// By its logarithm.
-    Log,
-}
-
-/// Leaves at most about `most` points: of every stretch of steps the lowest and the highest, so that no spike is lost.
-#[must_use]
-pub fn thin(points: &[Point], most: usize) -> Vec<Point> {
-    if points.len() <= most {
-        return points.to_vec();
-    }
-    let stretch = points.len().div_ceil((most / 2).max(1));
-    let mut kept = Vec::with_capacity(most + 2);
-    for part in points.chunks(stretch) {
-        let by = |a: &&Point, b: &&Point| a.1.total_cmp(&b.1);
-        let (Some(low), Some(high)) = (part.iter().min_by(by), part.iter().max_by(by)) else { continue };
-        kept.push(*if low.0 <= high.0 { low } else { high });
-        if low.0 != high.0 {
-            kept.push(*if low.0 <= high.0 { high } else { low });
-        }
-    }
-    kept
-}
-
-/// Round numbers, some `count` of them, that lie within a range.
-#[must_use]
-pub fn ticks(from: f64, to: f64, count: usize) -> Vec<f64> {
-    let rough = (to - from) / count.max(1) as f64;
-    if rough <= 0.0 || !rough.is_finite() {
-        return vec![from];
-    }
-    let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|f| f * power).find(|step| *step >= rough).unwrap_or(rough);
-    let first = (from / step - 1e-9).ceil() as i64;
-    let last = (to / step + 1e-9).floor() as i64;
-    (first..=last).map(|i| i as f64 * step).collect()
-}
-
-/// Numbers of the form 1, 2 and 5 times a power of ten within a range; powers alone where these are too many.
-fn log_ticks(from: f64, to: f64) -> Vec<f64> {
-    let (low, high) = (from.log10().floor() as i32, to.log10().ceil() as i32);
-    let within = |factors: &[f64]| -> Vec<f64> {
-        let all = (low..=high).flat_map(|power| factors.iter().map(move |f| f * 10_f64.powi(power)));
-        all.filter(|tick| (from * 0.999..=to * 1.001).contains(tick)).collect()
-    };
-    let all = within(&[1.0, 2.0, 5.0]);
-    match all.len() {
-        0 | 1 => ticks(from, to, 4),
-        2..=7 => all,
-        _ => within(&[1.0]),
-    }
-}
-
-/// A number short enough for an axis: `2.5k`, `0.0003` as `3e-4`.
-#[must_use]
-pub fn short(value: f64) -> String {
-    let digits = |value: f64, places: usize| {
-        let text = format!("{value:.places$}");
-        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-    };
-    let size = value.abs();
-    match size {
-        0.0 => "0".into(),
-        _ if size >= 1e12 => format!("{value:.1e}"),
-        _ if size >= 1e9 => format!("{}G", digits(value / 1e9, 2)),
-        _ if size >= 1e6 => format!("{}M", digits(value / 1e6, 2)),
-        _ if size >= 1e4 => format!("{}k", digits(value / 1e3, 1)),
-        _ if size >= 100.0 => digits(value, 0),
-        _ if size >= 1e-2 => digits(value, 4),
-        _ => {
-            let power = size.log10().floor() as i32;
-            format!("{}e{power}", digits(value / 10_f64.powi(power), 2))
+impl Curve<'_> {
+    /// Returns the points that the line joins, and the measurement before training.
+    fn parts(&self) -> (&[Point], Option<Point>) {
+        match self.points.split_first() {
+            Some((first @ (0, _), rest)) if self.style != Style::Line => (rest, Some(*first)),
+            _ => (self.points, None),
         }
     }
 }
 
-/// The frame of a chart: steps across, values up.
-struct Frame {
-    x: [f64; 2],
-    y: [f64; 2],
-    log: bool,
+/// An entry of a legend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegendEntry {
+    /// Its text.
+    pub name: String,
+    /// The colour of its sample; `None` for that of text.
+    pub colour: Option<usize>,
+    /// The style of its sample.
+    pub style: Style,
 }
 
-impl Frame {
-    fn new(curves: &[Curve], scale: Scale) -> Option<Self> {
-        let steps = || curves.iter().flat_map(|c| c.points.iter().map(|p| p.0));
-        let (first, last) = (steps().min()?, steps().max()?);
-        // the frame is that of what comes after the first fortieth of the steps
-        let settled = if scale == Scale::Near { first + (last - first) / 40 } else { first };
-        let log = scale == Scale::Log;
-        let values = || {
-            let late = curves
-                .iter()
-                .flat_map(|c| c.points.iter().filter(|p| p.0 >= settled).map(|p| f64::from(p.1) * c.factor));
-            late.filter(|y| !log || *y > 0.0)
-        };
-        let (low, high) = values().fold((f64::MAX, f64::MIN), |(low, high), y| (low.min(y), high.max(y)));
-        if low > high {
-            return None;
-        }
-        let room = if low == high { low.abs().max(1e-6) * 0.1 } else { (high - low) * 0.05 };
-        let y = match scale {
-            Scale::Zero => [0.0, if high > 0.0 { high * 1.05 } else { 1.0 }],
-            Scale::Near => [low - room, high + room],
-            Scale::Log => [low / 1.1, high * 1.1],
-        };
-        Some(Self { x: [f64::from(first), f64::from(last).max(f64::from(first) + 1.0)], y, log })
-    }
-
-    fn across(&self, x: f64) -> f64 {
-        (x - self.x[0]) / (self.x[1] - self.x[0])
-    }
-
-    /// From the top, 0 to 1 within the frame.
-    fn down(&self, y: f64) -> f64 {
-        let f = |y: f64| if self.log { y.max(f64::MIN_POSITIVE).log10() } else { y };
-        1.0 - (f(y) - f(self.y[0])) / (f(self.y[1]) - f(self.y[0]))
-    }
-
-    fn path(&self, points: &[Point], factor: f64, dots: bool) -> String {
-        let mut path = String::new();
-        for (i, (step, value)) in points.iter().enumerate() {
-            let [x, y] = [self.across(f64::from(*step)), self.down(f64::from(*value) * factor)]
-                .map(|v| (v * EDGE).clamp(-9e4, 9e4));
-            let letter = if i == 0 || dots { 'M' } else { 'L' };
-            let _ = write!(path, "{letter}{x:.1} {y:.2}");
-            if dots {
-                // a line of no length has round ends, which stay round when the drawing is stretched
-                path.push_str("h0");
-            }
-        }
-        path
-    }
+/// A chart over steps.
+#[derive(Debug, Clone)]
+pub struct Chart<'a> {
+    /// Its title.
+    pub title: &'static str,
+    /// Name and unit of the vertical axis.
+    pub y_name: &'static str,
+    /// The vertical scale.
+    pub scale: Scale,
+    /// Its curves, the first one at the back.
+    pub curves: Vec<Curve<'a>>,
+    /// Its legend; may be empty.
+    pub legend: Vec<LegendEntry>,
 }
 
-/// A chart with title, legend, axes and curves; nothing if there is no point to show.
-#[must_use]
-pub fn chart(title: &str, unit: &str, curves: &[Curve], scale: Scale) -> String {
-    let curves: Vec<&Curve> = curves.iter().filter(|c| !c.points.is_empty()).collect();
-    let thinned: Vec<Vec<Point>> = curves.iter().map(|c| thin(c.points, MOST_POINTS)).collect();
-    let shown: Vec<Curve> = curves.iter().zip(&thinned).map(|(c, points)| Curve { points, ..(*c).clone() }).collect();
-    let Some(frame) = Frame::new(&shown, scale) else { return String::new() };
-    let (mut html, mut lines, mut labels) = (String::new(), String::new(), String::new());
-    let _ = write!(
-        html,
-        "<figure><figcaption>{} <small>{}</small></figcaption><p class=legend>",
-        escape(title),
-        escape(unit)
-    );
-    // one curve without a name needs no legend; references are drawn first and named last
-    let (own, others): (Vec<&Curve>, Vec<&Curve>) = shown.iter().partition(|curve| curve.colour != 0);
-    for curve in own.into_iter().chain(others).filter(|curve| !curve.name.is_empty()) {
-        let style = curve.style.class();
-        let _ = write!(html, "<span class=\"c{}{style}\"><i></i>{}</span>", curve.colour, escape(&curve.name));
+/// Returns class and style attributes for a colour. Colours beyond those of the page's style are made from a hue.
+fn colour_attributes(colour: usize, classes: &str) -> String {
+    if colour <= COLOURS {
+        return format!("class=\"c{colour}{classes}\"");
     }
-    let y_ticks = if frame.log { log_ticks(frame.y[0], frame.y[1]) } else { ticks(frame.y[0], frame.y[1], 7) };
-    for tick in y_ticks {
-        let top = frame.down(tick);
-        let _ = write!(lines, "<path class=grid d=\"M0 {0:.1}H{EDGE}\"/>", top * EDGE);
-        let _ = write!(labels, "<b class=y style=\"top:{:.2}%\">{}</b>", top * 100.0, short(tick));
+    // the golden angle, which keeps neighbours apart however many there are
+    let hue = (colour - COLOURS) * 137 % 360;
+    format!("class=\"cx{classes}\" style=\"--h:{hue}\"")
+}
+
+/// Returns a coordinate with one decimal, or none if that is zero.
+fn coordinate(part: f64) -> String {
+    let text = format!("{:.1}", (part * EDGE).clamp(-9e4, 9e4));
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
+}
+
+/// Returns the path of a line through points.
+fn line_path(frame: &Frame, points: &[Point]) -> String {
+    let mut path = String::new();
+    for (i, (step, value)) in points.iter().enumerate() {
+        let letter = if i == 0 { 'M' } else { 'L' };
+        let (x, y) = (frame.across(f64::from(*step)), frame.down(f64::from(*value)));
+        let _ = write!(path, "{letter}{} {}", coordinate(x), coordinate(y));
     }
-    for tick in ticks(frame.x[0], frame.x[1], 4).into_iter().filter(|tick| tick.fract() == 0.0) {
-        let left = frame.across(tick);
-        let _ = write!(lines, "<path class=grid d=\"M{0:.1} 0V{EDGE}\"/>", left * EDGE);
-        let _ = write!(labels, "<b class=x style=\"left:{:.2}%\">{}</b>", left * 100.0, short(tick));
+    path
+}
+
+/// Returns the path of dots at points: lines without length, whose round ends stay round when the drawing is stretched.
+fn dot_path(frame: &Frame, points: &[Point]) -> String {
+    let mut path = String::new();
+    for (step, value) in points {
+        let (x, y) = (frame.across(f64::from(*step)), frame.down(f64::from(*value)));
+        let _ = write!(path, "M{} {}h0", coordinate(x), coordinate(y));
     }
-    for curve in &shown {
-        let style = curve.style.class();
-        let thin = if curve.points.len() > 400 { " thin" } else { "" };
-        let _ = write!(
-            lines,
-            "<path class=\"curve c{}{style}{thin}\" data-name=\"{}\" d=\"{}\"/>",
-            curve.colour,
-            escape(&curve.name),
-            frame.path(curve.points, curve.factor, false)
+    path
+}
+
+impl Chart<'_> {
+    /// Returns the chart as HTML; empty if it has no point to show.
+    #[must_use]
+    pub fn html(&self) -> String {
+        let curves: Vec<&Curve> = self.curves.iter().filter(|curve| !curve.points.is_empty()).collect();
+        let Some(frame) = self.frame(&curves) else { return String::new() };
+        let mut html = format!(
+            "<figure data-scale={}><figcaption>{}</figcaption><p class=legend>",
+            self.scale.name(),
+            escape(self.title)
         );
-        if curve.points.len() == 1 || curve.style == Style::Dots && curve.points.len() <= 60 {
-            let dots = frame.path(curve.points, curve.factor, true);
-            let _ = write!(lines, "<path class=\"dots c{}\" d=\"{dots}\"/>", curve.colour);
+        for entry in &self.legend {
+            let style = entry.style.class();
+            let attributes = match entry.colour {
+                Some(colour) => colour_attributes(colour, style),
+                None => format!("class=\"key{style}\""),
+            };
+            let _ = write!(html, "<span {attributes}><i></i>{}</span>", escape(&entry.name));
         }
+        let (mut lines, mut labels) = (String::new(), String::new());
+        for tick in frame.y_ticks() {
+            let top = frame.down(tick);
+            let _ = write!(lines, "<path class=grid d=\"M0 {}H{EDGE}\"/>", coordinate(top));
+            let _ = write!(labels, "<b class=y style=\"top:{:.2}%\">{}</b>", top * 100.0, short(tick));
+        }
+        for tick in frame.x_ticks() {
+            let left = frame.across(tick);
+            let _ = write!(lines, "<path class=grid d=\"M{} 0V{EDGE}\"/>", coordinate(left));
+            let _ = write!(labels, "<b class=x style=\"left:{:.2}%\">{}</b>", left * 100.0, short(tick));
+        }
+        let thin = if curves.iter().any(|curve| curve.points.len() > MAX_THICK) { " thin" } else { "" };
+        for curve in &curves {
+            lines += &drawn(curve, &frame, if curve.style == Style::Line { thin } else { "" });
+        }
+        labels += &marks(&frame, &curves);
+        let _ = write!(
+            html,
+            "</p><p class=note>{}</p><div class=plot><svg viewBox=\"0 0 {EDGE} {EDGE}\" preserveAspectRatio=none role=img \
+             aria-label=\"{} over steps\">{lines}</svg>{labels}<b class=xname>step</b><b class=yname>{}</b><div \
+             class=line></div><div class=tip></div></div></figure>",
+            escape(&note(&frame, &curves)),
+            escape(self.title),
+            escape(self.y_name),
+        );
+        html
     }
-    let Frame { x, y, log } = frame;
-    let _ = write!(
-        html,
-        "</p><div class=plot data-x=\"{} {}\" data-y=\"{} {}\" data-log={}><svg viewBox=\"0 0 {EDGE} {EDGE}\" \
-         preserveAspectRatio=none role=img aria-label=\"{} over steps\">{lines}</svg>{labels}<div class=line></div><div \
-         class=tip></div></div></figure>",
-        x[0],
-        x[1],
-        y[0],
-        y[1],
-        u8::from(log),
-        escape(title)
+
+    /// Returns the frame of the chart: the steps of its runs, not those of references.
+    fn frame(&self, curves: &[&Curve]) -> Option<Frame> {
+        let steps = |own: bool| {
+            let curves = curves.iter().filter(move |curve| !own || curve.colour != 0);
+            curves.flat_map(|curve| curve.points.iter().map(|point| point.0))
+        };
+        let is_own = steps(true).next().is_some();
+        let x = [f64::from(steps(is_own).min()?), f64::from(steps(is_own).max()?)];
+        let points = curves.iter().flat_map(|curve| curve.points.iter());
+        Frame::new(x, points.map(|(step, value)| (f64::from(*step), f64::from(*value))), self.scale)
+    }
+}
+
+/// Returns the paths of a curve. All its points stay in one path, for the script.
+fn drawn(curve: &Curve, frame: &Frame, thin: &str) -> String {
+    let (line, before) = curve.parts();
+    let mut paths = format!(
+        "<path {} data-run={} data-series={} data-name=\"{}\" d=\"{}\"/>",
+        colour_attributes(curve.colour, &format!(" curve{}{thin}", curve.style.class())),
+        curve.run,
+        curve.series.key(),
+        escape(&curve.name),
+        line_path(frame, line)
     );
+    let with_dots = line.len() == 1 || curve.style == Style::Measured && line.len() <= MAX_DOTS;
+    let mut dots = dot_path(frame, if with_dots { line } else { &[] });
+    if let Some(before) = before.filter(|(step, value)| frame.contains(f64::from(*step), f64::from(*value))) {
+        dots += &dot_path(frame, &[before]);
+    }
+    if !dots.is_empty() {
+        let _ = write!(paths, "<path {} d=\"{dots}\"/>", colour_attributes(curve.colour, " dots"));
+    }
+    paths
+}
+
+/// Returns the measurements before training that are outside the frame, with their curves.
+fn hidden_measurements<'c>(frame: &Frame, curves: &[&'c Curve]) -> Vec<(&'c Curve<'c>, Point)> {
+    let before = curves.iter().filter_map(|curve| Some((*curve, curve.parts().1?)));
+    before.filter(|(_, (step, value))| !frame.contains(f64::from(*step), f64::from(*value))).collect()
+}
+
+/// Returns triangles at the edge of the plot that point to measurements outside it.
+fn marks(frame: &Frame, curves: &[&Curve]) -> String {
+    let mut html = String::new();
+    for (curve, (step, value)) in hidden_measurements(frame, curves) {
+        let left = frame.across(f64::from(step)) * 100.0;
+        let (classes, triangle) = if f64::from(value) > frame.y[1] { (" up", '▲') } else { (" down", '▼') };
+        let attributes =
+            colour_attributes(curve.colour, classes).replace("style=\"", &format!("style=\"left:{left:.2}%;"));
+        let position =
+            if attributes.contains("style=") { String::new() } else { format!(" style=\"left:{left:.2}%\"") };
+        let _ = write!(html, "<b {attributes}{position}>{triangle}</b>");
+    }
     html
+}
+
+/// Returns a sentence about what the plot does not show; empty if it shows everything.
+fn note(frame: &Frame, curves: &[&Curve]) -> String {
+    let mut parts = Vec::new();
+    let hidden = hidden_measurements(frame, curves);
+    let values = || hidden.iter().map(|(_, (_, value))| f64::from(*value));
+    let (low, high) = (values().fold(f64::MAX, f64::min), values().fold(f64::MIN, f64::max));
+    let what = match hidden.as_slice() {
+        [(curve, _)] if !curve.name.is_empty() => format!("{} ", curve.name),
+        [(Curve { series: Series::ValLoss, .. }, _), ..] => "validation ".to_owned(),
+        _ => String::new(),
+    };
+    match (short(low), short(high)) {
+        _ if hidden.is_empty() => {}
+        (low, high) if low == high => parts.push(format!("{what}before training: {low} (▲)")),
+        (low, high) => parts.push(format!("{what}before training: {low} to {high} (▲)")),
+    }
+    let is_hidden = |curve: &&&Curve| {
+        let (line, before) = curve.parts();
+        let is_inside = |point: &Point| frame.contains(f64::from(point.0), f64::from(point.1));
+        before.is_none() && !line.iter().any(is_inside)
+    };
+    let outside: Vec<&str> = curves.iter().filter(is_hidden).map(|curve| curve.name.as_str()).collect();
+    if !outside.is_empty() {
+        parts.push(format!("outside the plot: {}", outside.join(", ")));
+    }
+    parts.join(" · ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn ticks_are_round_and_inside() {
-        assert_eq!(ticks(0.0, 19_560.0, 4), [0.0, 5000.0, 10_000.0, 15_000.0]);
-        assert_eq!(ticks(3.1, 4.2, 5), [3.5, 4.0]);
-        assert_eq!(ticks(2.0, 2.0, 5), [2.0]);
-        for (from, to) in [(0.0, 1.0), (-3.0, 7.5), (1e-5, 6e-4), (0.3, 0.300_001)] {
-            let found = ticks(from, to, 5);
-            assert!((2..=12).contains(&found.len()), "{found:?}");
-            assert!(found.iter().all(|tick| *tick >= from - 1e-9 && *tick <= to + 1e-9), "{found:?}");
-        }
-        assert_eq!(log_ticks(0.2, 16.0), [0.2, 0.5, 1.0, 2.0, 5.0, 10.0]);
-        assert_eq!(log_ticks(1e-3, 1e3).len(), 7);
-        assert!(log_ticks(2.2, 2.4).len() >= 2);
+    fn curve<'a>(points: &'a [Point], style: Style) -> Curve<'a> {
+        Curve { run: 0, series: Series::ValLoss, name: "a<b".into(), colour: 1, style, points }
+    }
+
+    fn chart(curves: Vec<Curve>, scale: Scale) -> Chart {
+        Chart { title: "Loss", y_name: "loss (nats/token)", scale, curves, legend: Vec::new() }
     }
 
     #[test]
-    fn numbers_are_short() {
-        for (value, text) in [
-            (0.0, "0"),
-            (6e-4, "6e-4"),
-            (2.5e-4, "2.5e-4"),
-            (0.05, "0.05"),
-            (3.5, "3.5"),
-            (11.0, "11"),
-            (250.0, "250"),
-            (5000.0, "5000"),
-            (15_000.0, "15k"),
-            (177_968.0, "178k"),
-            (3_745_000.0, "3.75M"),
-            (3e38, "3.0e38"),
-            (-2.0, "-2"),
-        ] {
-            assert_eq!(short(value), text);
-        }
-    }
-
-    #[test]
-    fn long_curves_are_thinned_and_keep_their_spikes() {
-        let mut points: Vec<Point> = (0..600_000).map(|i| (i, 3.0 + (i % 7) as f32 * 0.01)).collect();
-        points[123_456].1 = 50.0;
-        points[345_678].1 = -50.0;
-        let thinned = thin(&points, MOST_POINTS);
-        assert!(thinned.len() <= MOST_POINTS, "{}", thinned.len());
-        assert!(thinned.contains(&(123_456, 50.0)) && thinned.contains(&(345_678, -50.0)));
-        assert!(thinned.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert_eq!(thin(&points[..50], MOST_POINTS), &points[..50]);
-    }
-
-    #[test]
-    fn a_chart_places_its_points() {
-        let points = [(0, 4.0), (5, 2.0), (10, 3.0)];
-        let curve = |points| Curve { name: "a<b".into(), colour: 1, style: Style::Line, points, factor: 2.0 };
-        let html = chart("Loss", "nats", &[curve(&points)], Scale::Zero);
-        // 0 to 8.4, so 8 lies 4/84 below the top, 4 at 44/84
-        assert!(html.contains("d=\"M0.0 47.62L500.0 523.81L1000.0 285.71\""), "{html}");
+    fn a_chart_places_its_points_and_names_its_axes() {
+        let points = [(0, 8.0), (5, 4.0), (10, 6.0)];
+        let html = chart(vec![curve(&points, Style::Line)], Scale::Zero).html();
+        // 0 to 8.4, so 8 is 4/84 below the top and 4 is 44/84
+        assert!(html.contains("d=\"M0 47.6L500 523.8L1000 285.7\""), "{html}");
         assert!(html.contains("a&lt;b") && !html.contains("a<b"));
         assert!(html.contains("<b class=x style=\"left:100.00%\">10</b>"), "{html}");
-        assert_eq!(chart("Loss", "nats", &[curve(&[])], Scale::Zero), "");
+        assert!(html.contains("<b class=xname>step</b><b class=yname>loss (nats/token)</b>"), "{html}");
+        assert_eq!(chart(vec![curve(&[], Style::Line)], Scale::Zero).html(), "");
+    }
+
+    #[test]
+    fn hard_values_draw_no_broken_numbers() {
         for scale in [Scale::Near, Scale::Zero, Scale::Log] {
             for points in [
                 &[(3, 0.0)][..],
@@ -322,9 +298,52 @@ mod tests {
                 &[(3, 1e-45)],
                 &[(9, 1.0), (2, 3.0)],
             ] {
-                let html = chart("x", "", &[curve(points)], scale);
-                assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
+                for style in [Style::Line, Style::Measured, Style::MeasuredReference] {
+                    let html = chart(vec![curve(points, style)], scale).html();
+                    assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn the_measurement_before_training_is_joined_to_no_line() {
+        let loss: Vec<Point> = (1..=100).map(|i| (i, 2.0 + 3.0 / i as f32)).collect();
+        let measured = [(0, 5.5), (50, 2.1), (100, 2.05)];
+        let curves = || vec![curve(&loss, Style::Line), curve(&measured, Style::Measured)];
+        let html = chart(curves(), Scale::Near).html();
+        // the line begins in the middle, and a triangle at the left edge points to 5.5
+        assert!(html.contains("data-name=\"a&lt;b\" d=\"M500 "), "{html}");
+        assert!(html.contains("<b class=\"c1 up\" style=\"left:0.00%\">▲</b>"), "{html}");
+        assert!(html.contains("<p class=note>a&lt;b before training: 5.5 (▲)</p>"), "{html}");
+        // on an axis that has room for it, it is a dot
+        let html = chart(curves(), Scale::Log).html();
+        assert!(html.contains("<p class=note></p>") && !html.contains('▲'), "{html}");
+        // alone it is all there is
+        let html = chart(vec![curve(&measured[..1], Style::Measured)], Scale::Near).html();
+        assert!(html.contains("dots\" d=\"M0 500h0\""), "{html}");
+    }
+
+    #[test]
+    fn curves_of_a_chart_are_equally_thick() {
+        let long: Vec<Point> = (1..=500).map(|i| (i, i as f32)).collect();
+        let html = chart(vec![curve(&long, Style::Line), curve(&long[..9], Style::Line)], Scale::Near).html();
+        assert_eq!(html.matches("class=\"c1 curve thin\"").count(), 2, "{html}");
+    }
+
+    #[test]
+    fn a_curve_that_is_not_in_the_frame_is_named() {
+        let (loss, other) = ([(1, 2.0), (100, 1.0)], [(1, 50.0)]);
+        let far = Curve { name: "far".into(), ..curve(&other, Style::Line) };
+        let html = chart(vec![curve(&loss, Style::Line), far], Scale::Near).html();
+        assert!(html.contains("outside the plot: far"), "{html}");
+    }
+
+    #[test]
+    fn every_colour_has_a_name_or_a_hue() {
+        assert_eq!(colour_attributes(8, " up"), "class=\"c8 up\"");
+        assert_eq!(colour_attributes(9, ""), "class=\"cx\" style=\"--h:137\"");
+        let hues: Vec<String> = (9..40).map(|colour| colour_attributes(colour, "")).collect();
+        assert!(hues.iter().enumerate().all(|(i, hue)| !hues[..i].contains(hue)), "{hues:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! A whole run: steps, validation, samples, records and the status line.
+//! The training loop of a run: steps, validation, samples, records and the status line.
 
 mod samples;
 mod status;
@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 use crate::data::hellaswag::Example;
 use crate::data::{Batches, Mark, Repeat, Rows, Tokenizer};
 use crate::error::{Error, Fault, Result};
-
 use crate::infer::generator::Generator;
 use crate::ops::stepcontrol::Report;
 use crate::run::checkpoint::{MadeBy, Pending, Saved, Saver, StateFile};
 use crate::run::clock::Clock;
-use crate::run::data_files::Keeper;
+use crate::run::data_files::FileHasher;
 use crate::run::folder::Folder;
 use crate::run::phase::{CurrentPhase, Phase, PhaseGuard};
 use crate::run::records::Metric;
@@ -28,10 +27,10 @@ use crate::train::settings::{Settings, WhenFull, compare};
 use crate::train::trainer::Trainer;
 pub use samples::known_words;
 
-/// Time between tries to write.
+/// Time between attempts to write.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often a pause is told again.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Time between two messages about the same pause.
+const REPEAT_MESSAGE: Duration = Duration::from_secs(60);
 
 /// The line of a step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,75 +62,74 @@ impl StepLine {
     }
 }
 
-/// Where a run shows what happens.
+/// The place to which a run prints its progress.
 pub trait Screen {
-    /// A line that stays.
+    /// Prints a line.
     fn line(&mut self, text: &str);
-    /// The line of a step, which a narrow screen shortens.
+    /// Prints the line of a step, which a narrow screen shortens.
     fn step(&mut self, line: &StepLine) {
         self.line(&line.within(usize::MAX));
     }
-    /// How far the run is: steps done, and what is known of the current speed.
+    /// Shows the progress of the run: steps done, all steps, and the remaining time if it is known.
     fn progress(&mut self, step: usize, steps: usize, eta: Option<Duration>);
-    /// The run begins or goes on: what it computes on, and where its folder is.
+    /// Called when the run begins or resumes, with its trainer and its folder.
     fn begins(&mut self, trainer: &Trainer, dir: &Path);
 }
 
-/// What a run needs besides its devices.
+/// A run, without its devices.
 pub struct Run<'a> {
     /// The settings.
     pub settings: &'a Settings,
-    /// Batches.
+    /// Training batches.
     pub loader: Batches,
-    /// The batches of one step, if every step takes the same.
+    /// The batches of one step, if every step uses the same ones.
     pub repeat: Option<Repeat>,
-    /// Validation, if there is any.
+    /// Validation rows, if there are any.
     pub rows: Option<Rows>,
-    /// HellaSwag's questions, if the run is measured on them.
+    /// HellaSwag's questions, if the run is scored on them.
     pub questions: Arc<[Example]>,
-    /// For samples and the saved model.
+    /// Tokenizer for samples and the saved model.
     pub tokenizer: Option<Tokenizer>,
-    /// For generated stories.
+    /// Reference losses of generated stories.
     pub baseline: Option<Baseline>,
-    /// Hashes the files of the data, until before the folder is free again.
-    pub data_files: Option<Keeper>,
-    /// The records.
+    /// Hashes the data files. Dropped before the folder's lock is released.
+    pub data_files: Option<FileHasher>,
+    /// The run's folder with its records.
     pub folder: Folder,
-    /// The status line's figures and report.html.
+    /// Figures of the status line, and `report.html`.
     pub reporter: Reporter,
     /// Writes checkpoints.
     pub saver: Saver,
-    /// Steps that this process does not compute, with what is left to do after the last of them; none for a run that
-    /// begins.
+    /// Steps that were computed before, with the work that remains after the last of them; none for a run that begins.
     pub done: Option<Done>,
-    /// What the bits of the steps depend on beside settings and data.
+    /// Program, adapter and kernels, on which the bits of the steps depend in addition to settings and data.
     pub made_by: MadeBy,
-    /// The name of a signal that asks the run to end, once there is one.
+    /// Returns the name of a signal that asks the run to end, once one has arrived.
     pub stop: &'a dyn Fn() -> Option<&'static str>,
     /// Returns the command that continues the run in a folder.
     pub continues: &'a dyn Fn(&Path) -> String,
-    /// The part of the run that is at work, for the answer to a signal.
+    /// The current phase of the run, for the answer to a signal.
     pub phase: CurrentPhase,
-    /// Where the batches of the last steps begin.
+    /// Positions in the data at which the batches of the last steps begin.
     pub places: VecDeque<(usize, Mark)>,
     /// The time of the last printed line of a step.
     pub printed: Option<Instant>,
-    /// True if the device was lost and opened again.
+    /// Whether a device was lost and reopened.
     pub rebuilt: bool,
 }
 
-/// Steps that a process does not compute, for they are in a checkpoint.
+/// Steps that a process does not compute, because a checkpoint covers them.
 #[derive(Debug, Clone)]
 pub struct Done {
     /// Their number.
     pub step: usize,
-    /// The rest of the work after the last of them.
+    /// The work that remains after the last of them.
     pub pending: Option<Pending>,
-    /// True if it was the last step of a run that is longer now.
+    /// Whether the last of them was the last step of a run that is now longer.
     pub was_last: bool,
 }
 
-/// How a run ended.
+/// The results of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
     /// Last validation loss, if there is validation.
@@ -140,18 +138,18 @@ pub struct Outcome {
     pub sample: Option<String>,
 }
 
-/// What is measured after a step, if it is its turn.
+/// Measurements after a step; none if they are not due.
 #[derive(Debug, Clone, Copy, Default)]
 struct Measured {
     val_loss: Option<f64>,
     hellaswag: Option<f64>,
 }
 
-/// What comes after a step, in this order.
+/// Work that is due after a step, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct After {
     validates: bool,
-    asks: bool,
+    scores_hellaswag: bool,
     last: bool,
     samples: bool,
     saves: bool,
@@ -159,7 +157,7 @@ struct After {
 
 impl After {
     fn any(self) -> bool {
-        self.validates || self.asks || self.last || self.samples || self.saves
+        self.validates || self.scores_hellaswag || self.last || self.samples || self.saves
     }
 }
 
@@ -167,9 +165,9 @@ impl Run<'_> {
     /// Trains to the end and saves the model.
     ///
     /// # Errors
-    /// [`Error::Diverged`] after eight skipped steps in a row; [`Error::Stopped`] after a signal; whatever data, GPU or
-    /// disk bring.
-    pub fn go(&mut self, team: &mut Team, screen: &mut dyn Screen) -> Result<Outcome> {
+    /// [`Error::Diverged`] after eight skipped steps in a row; [`Error::Stopped`] after a signal; otherwise an error of the
+    /// data, the GPU or the disk.
+    pub fn train(&mut self, team: &mut Team, screen: &mut dyn Screen) -> Result<Outcome> {
         let first = self.done.as_ref().map_or(0, |done| done.step) + 1;
         let mut clock = Clock::new(first, Instant::now());
         let result = self.steps(team, first, &mut clock, screen);
@@ -200,14 +198,20 @@ impl Run<'_> {
         let was_last = done.as_ref().is_some_and(|done| done.was_last);
         if let Some(pending) = done.map_or(Some(Pending::BEFORE_TRAINING), |done| done.pending) {
             let after = if first == 1 {
-                After { validates: self.rows.is_some(), asks: false, last: false, samples: false, saves: false }
+                After {
+                    validates: self.rows.is_some(),
+                    scores_hellaswag: false,
+                    last: false,
+                    samples: false,
+                    saves: false,
+                }
             } else {
-                // the checkpoint that this process began with stands for the one that was due
+                // the checkpoint from which this process resumed is the one that was due
                 let after = self.after(first - 1, generator.is_some());
                 After {
                     saves: false,
                     validates: after.validates || was_last && self.rows.is_some(),
-                    asks: after.asks || was_last && !self.questions.is_empty(),
+                    scores_hellaswag: after.scores_hellaswag || was_last && !self.questions.is_empty(),
                     samples: after.samples || was_last && generator.is_some(),
                     ..after
                 }
@@ -220,11 +224,11 @@ impl Run<'_> {
             let (mark, stop) = (self.loader.mark(), self.stop);
             let source = Repeat::or(&mut self.repeat, &mut self.loader);
             if !team.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
-                return Err(self.leave(team, step - 1, None, &mark, clock, screen)?);
+                return Err(self.save_and_stop(team, step - 1, None, &mark, clock, screen)?);
             }
             clock.submitted(step);
-            self.note_place(step, &mark);
-            self.patiently(clock, screen, |run| run.saver.check())?;
+            self.remember_batches(step, &mark);
+            self.retry_while_disk_full(clock, screen, |run| run.saver.check())?;
             let after = self.after(step, generator.is_some());
             self.record(team, false, clock, screen)?;
             if !after.any() {
@@ -243,34 +247,34 @@ impl Run<'_> {
             clock.share();
             let own = clock.newest();
             if let Err(error) = self.write_timed(clock, screen) {
-                // a step before this one ends the run, which has computed this one too
+                // an earlier step ends the run, but this one was computed too
                 return Err(self.write_unmeasured(own, error, clock, screen));
             }
             let pending = Pending::new(own.map(|(report, _)| report), own.map_or(0.0, |(_, ms)| ms));
             self.finish(team, &mut generator, step, after, pending, &mut outcome, clock, screen)?;
         }
-        self.patiently(clock, screen, |run| run.saver.wait())?;
-        self.patiently(clock, screen, |run| run.folder.finish())?;
+        self.retry_while_disk_full(clock, screen, |run| run.saver.wait())?;
+        self.retry_while_disk_full(clock, screen, |run| run.folder.finish())?;
         self.reporter.set_file(self.folder.file());
         self.report(true, clock)?;
         Ok(outcome)
     }
 
-    /// What comes after `step`.
+    /// Returns the work that is due after `step`.
     fn after(&self, step: usize, samples: bool) -> After {
         let every = |n: usize| n > 0 && step.is_multiple_of(n);
         let last = step == self.settings.train.steps;
         After {
             validates: self.rows.is_some() && (every(self.settings.run.val_every) || last),
-            asks: !self.questions.is_empty() && (every(self.settings.run.hellaswag_every) || last),
+            scores_hellaswag: !self.questions.is_empty() && (every(self.settings.run.hellaswag_every) || last),
             last,
             samples: samples && (every(self.settings.run.sample_every) || last),
-            // the last one too, so that a finished run can be made longer
+            // after the last step too, so that a finished run can be resumed with more steps
             saves: last || self.saver.is_due(step),
         }
     }
 
-    /// Does what comes after a step whose report is there. A signal meanwhile saves what is left of it.
+    /// Does the work that is due after a step whose report has arrived. If a signal interrupts it, saves the rest as pending.
     #[allow(clippy::too_many_arguments)]
     fn finish(
         &mut self,
@@ -303,11 +307,11 @@ impl Run<'_> {
                 }
                 (None, Some(loss)) => {
                     let metric = Metric { val_loss: Some(loss as f32), ..Metric::of_step(step) };
-                    self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+                    self.retry_while_disk_full(clock, screen, |run| run.folder.step(&metric))?;
                     self.reporter.push(&metric);
                     let steps = self.settings.train.steps;
                     let whole = format!("step {step}/{steps} | val {loss:.4}");
-                    screen.step(&StepLine { whole, more: self.beside() });
+                    screen.step(&StepLine { whole, more: self.baseline_texts() });
                 }
                 (None, None) => {}
             }
@@ -318,32 +322,32 @@ impl Run<'_> {
         }
         if after.last {
             let _phase = self.phase.enter(Phase::SavingModel);
-            // before the last sample: nothing that shows a run may cost its result
-            self.patiently(clock, screen, |run| run.saver.wait())?;
-            self.patiently(clock, screen, |run| run.folder.sync())?;
+            // before the last sample, so that a failure to show something cannot cost the result
+            self.retry_while_disk_full(clock, screen, |run| run.saver.wait())?;
+            self.retry_while_disk_full(clock, screen, |run| run.folder.sync())?;
             let weights = team.lead().weights()?;
             crate::kill_point!("run: before the model");
-            self.patiently(clock, screen, |run| run.save(&weights))?;
+            self.retry_while_disk_full(clock, screen, |run| run.save(&weights))?;
             crate::kill_point!("run: after the model");
         }
         if let (true, Some(generator)) = (after.samples, generator) {
             let Some(text) = clock.pause(|| self.sample(generator))? else {
                 return self.give_up(team, step, pending, clock, screen);
             };
-            self.patiently(clock, screen, |run| run.folder.sample(step, &text))?;
+            self.retry_while_disk_full(clock, screen, |run| run.folder.sample(step, &text))?;
             outcome.sample = Some(text);
             crate::kill_point!("run: sampled");
         }
         if after.saves {
             let mark = self.loader.mark();
             let _phase = self.phase.enter(Phase::Saving);
-            self.patiently(clock, screen, |run| run.saver.wait())?;
+            self.retry_while_disk_full(clock, screen, |run| run.saver.wait())?;
             clock.pause(|| self.checkpoint(team, step, None, after.last, &mark))?;
         }
         self.report(after.last, clock)
     }
 
-    /// Measures what is due after a step; none if a signal came first.
+    /// Makes the measurements that are due after a step. Returns `None` if a signal interrupts them.
     fn measure(&mut self, team: &mut Team, after: After, clock: &mut Clock) -> Result<Option<Measured>> {
         let mut measured = Measured::default();
         if after.validates {
@@ -352,8 +356,8 @@ impl Run<'_> {
                 return Ok(None);
             }
         }
-        if after.asks {
-            measured.hellaswag = clock.pause(|| self.ask(team))?;
+        if after.scores_hellaswag {
+            measured.hellaswag = clock.pause(|| self.score_hellaswag(team))?;
             if measured.hellaswag.is_none() {
                 return Ok(None);
             }
@@ -361,7 +365,7 @@ impl Run<'_> {
         Ok(Some(measured))
     }
 
-    /// Writes the line of a step that `error` keeps from being measured, and returns that error.
+    /// Writes the line of a step whose measurements failed with `error`, and returns that error.
     fn write_unmeasured(
         &mut self,
         own: Option<(Report, f64)>,
@@ -370,13 +374,14 @@ impl Run<'_> {
         screen: &mut dyn Screen,
     ) -> Error {
         if let Some((report, ms)) = own {
-            // the first error is the one to tell
+            // the first error is the one to report
             let _ = self.write(&report, Measured::default(), ms, clock, screen);
         }
         error
     }
 
-    /// Measures what the line of the last step lacks: it was written when the run was to be longer. False if a signal came.
+    /// Makes the measurements that the line of the last step lacks, because the run was longer when the line was written. Returns
+    /// false if a signal interrupts them.
     fn measure_last(
         &mut self,
         team: &mut Team,
@@ -386,29 +391,30 @@ impl Run<'_> {
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<bool> {
-        let line = self.patiently(clock, screen, |run| run.folder.last_line())?;
+        let line = self.retry_while_disk_full(clock, screen, |run| run.folder.last_line())?;
         let Some(mut line) = line.filter(|line| line.step == step) else { return Ok(true) };
-        let (validates, asks) = (after.validates && line.val_loss.is_none(), after.asks && line.hellaswag.is_none());
+        let validates = after.validates && line.val_loss.is_none();
+        let scores_hellaswag = after.scores_hellaswag && line.hellaswag.is_none();
         outcome.val_loss = outcome.val_loss.or(line.val_loss.map(f64::from));
         if validates {
             let Some(loss) = clock.pause(|| self.validate(team))? else { return Ok(false) };
             line.val_loss = Some(loss as f32);
             outcome.val_loss = Some(loss);
         }
-        if asks {
-            let Some(accuracy) = clock.pause(|| self.ask(team))? else { return Ok(false) };
+        if scores_hellaswag {
+            let Some(accuracy) = clock.pause(|| self.score_hellaswag(team))? else { return Ok(false) };
             line.hellaswag = Some(accuracy as f32);
         }
-        if validates || asks {
-            self.patiently(clock, screen, |run| run.folder.amend(&line, validates, asks))?;
+        if validates || scores_hellaswag {
+            self.retry_while_disk_full(clock, screen, |run| run.folder.amend(&line, validates, scores_hellaswag))?;
             self.reporter.rewind()?;
             let loss = line.val_loss.map_or_else(String::new, |loss| format!(" | val {loss:.4}"));
-            screen.step(&StepLine { whole: format!("step {step}/{step}{loss}"), more: self.beside() });
+            screen.step(&StepLine { whole: format!("step {step}/{step}{loss}"), more: self.baseline_texts() });
         }
         Ok(true)
     }
 
-    /// Ends the run in the middle of what comes after `step`.
+    /// Saves and stops the run in the middle of the work after `step`.
     fn give_up(
         &mut self,
         team: &mut Team,
@@ -418,39 +424,39 @@ impl Run<'_> {
         screen: &mut dyn Screen,
     ) -> Result<()> {
         let mark = self.loader.mark();
-        Err(self.leave(team, step, Some(pending), &mark, clock, screen)?)
+        Err(self.save_and_stop(team, step, Some(pending), &mark, clock, screen)?)
     }
 
-    /// Does what writes, until the disk takes it: a full disk, or one that is gone, costs time and no run. Ends with the
-    /// first error if that is what the settings say, or on a signal.
-    fn patiently<T>(
+    /// Runs `work`, which writes, and retries it every second while the disk is full or unmounted, so that this costs time but
+    /// not the run. Fails with the first error if the settings ask for that, and on a signal.
+    fn retry_while_disk_full<T>(
         &mut self,
         clock: &mut Clock,
         screen: &mut dyn Screen,
         mut work: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        let (begin, mut told) = (Instant::now(), None::<Instant>);
+        let (begin, mut reported) = (Instant::now(), None::<Instant>);
         let mut waits = None::<PhaseGuard>;
         loop {
             let why = match work(self) {
                 Err(Error::Output(why)) if self.settings.run.on_disk_full == WhenFull::Pause => why,
                 done => {
-                    if told.is_some() {
+                    if reported.is_some() {
                         clock.paused(begin.elapsed());
-                        screen.line("goes on: the run can write again");
+                        screen.line("resumed: the disk accepts writes again");
                     }
                     return done;
                 }
             };
             waits.get_or_insert_with(|| self.phase.enter(Phase::Waiting));
-            if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
-                screen.line(&format!("paused: {why}; it is tried again every second, Ctrl-C ends the run"));
-                told = Some(Instant::now());
+            if reported.is_none_or(|at| at.elapsed() >= REPEAT_MESSAGE) {
+                screen.line(&format!("paused: {why}; retrying every second, Ctrl-C ends the run"));
+                reported = Some(Instant::now());
             }
             for _ in 0..10 {
                 if let Some(signal) = (self.stop)() {
                     return Err(Error::output(format!(
-                        "{why}; {signal} ended the run while it waited; to continue from the last checkpoint: {}",
+                        "{why}; {signal} ended the run while it waited for the disk; to continue from the last checkpoint: {}",
                         (self.continues)(self.folder.dir())
                     )));
                 }
@@ -459,8 +465,8 @@ impl Run<'_> {
         }
     }
 
-    /// Saves what a signal interrupts, as it was after `step` with the next batch at `mark`; tells so as an error.
-    fn leave(
+    /// Saves the run after a signal, in its state after `step` with the next batch at `mark`. Returns the error that reports it.
+    fn save_and_stop(
         &mut self,
         team: &mut Team,
         step: usize,
@@ -475,18 +481,18 @@ impl Run<'_> {
         clock.share();
         self.write_timed(clock, screen)?;
         let _phase = self.phase.enter(Phase::Saving);
-        // one that is there already does as well: what is left to do after it comes out the same again
+        // an existing checkpoint of this step is as good: the work that remains after it gives the same results
         if self.saver.last() != Some(step) {
             self.checkpoint(team, step, pending, false, mark)?;
         }
-        // a signal has come: no waiting for a disk that is full
+        // after a signal, do not wait for a disk that is full
         self.saver.wait()?;
         let (signal, dir) = ((self.stop)().unwrap_or("a signal to another rank"), self.folder.dir());
         let fault = Fault::at(signal, format!("stopped after step {step}, saved in {}", dir.display()));
         Ok(Error::stopped(fault.advice(format!("to continue: {}", (self.continues)(dir)))))
     }
 
-    /// Starts to save; training waits only for the copy out of the GPU.
+    /// Starts to save a checkpoint. Training waits only for the copy from the GPU.
     fn checkpoint(
         &mut self,
         team: &mut Team,
@@ -496,7 +502,7 @@ impl Run<'_> {
         mark: &Mark,
     ) -> Result<()> {
         crate::kill_point!("run: before a snapshot");
-        let none = || Error::gpu(Fault::at("snapshot", "the first device has none"));
+        let none = || Error::gpu(Fault::at("snapshot", "the first device returned none"));
         let snapshot = team.snapshot()?.ok_or_else(none)?;
         let control = snapshot.control;
         let (records, metric_lines) = self.folder.written();
@@ -523,7 +529,7 @@ impl Run<'_> {
         self.saver.save(Saved { snapshot, state })
     }
 
-    /// The validation loss; none if a signal came first.
+    /// Returns the validation loss, or `None` if a signal interrupts it.
     fn validate(&mut self, team: &mut Team) -> Result<Option<f64>> {
         let _phase = self.phase.enter(Phase::Validating);
         let Some(rows) = &mut self.rows else { return Ok(None) };
@@ -537,9 +543,9 @@ impl Run<'_> {
         })
     }
 
-    /// Accuracy on HellaSwag; none if a signal came first.
-    fn ask(&self, team: &mut Team) -> Result<Option<f64>> {
-        let _phase = self.phase.enter(Phase::Asking);
+    /// Returns the accuracy on HellaSwag, or `None` if a signal interrupts it.
+    fn score_hellaswag(&self, team: &mut Team) -> Result<Option<f64>> {
+        let _phase = self.phase.enter(Phase::ScoringHellaSwag);
         let (stop, phase, all) = (self.stop, &self.phase, self.questions.len());
         let devices = team.lead().part().devices;
         let asked = Cell::new(0);
@@ -550,7 +556,7 @@ impl Run<'_> {
         Ok(correct.map(|correct| correct as f64 / self.questions.len() as f64))
     }
 
-    /// Writes report.html; training waits for it.
+    /// Writes `report.html`. Training waits for it.
     fn report(&mut self, last: bool, clock: &mut Clock) -> Result<()> {
         clock.pause(|| {
             self.reporter.write(last);

@@ -1,4 +1,4 @@
-//! What a run makes of its model: samples, and the model itself.
+//! Samples of a run, and its saved model.
 
 use crate::data::Stories;
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ use crate::train::Trainer;
 
 /// Tokens of a sample.
 const SAMPLE_TOKENS: usize = 300;
-/// Sharpens a sample: a small model's rare mistakes are drawn more rarely still.
+/// Temperature of a sample. Below 1, so that a small model's rare mistakes are drawn even more rarely.
 const SAMPLE_TEMPERATURE: f32 = 0.6;
 
 impl Run<'_> {
@@ -23,7 +23,7 @@ impl Run<'_> {
         Generator::new(trainer.gpu(), *trainer.config(), trainer.params(), trainer.activations(), context)
     }
 
-    /// A sample; none if a signal came first.
+    /// Returns a sample, or `None` if a signal interrupts it.
     pub(super) fn sample(&self, generator: &mut Generator) -> Result<Option<String>> {
         let Some(tokenizer) = self.tokenizer.as_ref().filter(|t| t.check().is_ok()) else {
             return Ok(Some(String::new()));
@@ -32,7 +32,7 @@ impl Run<'_> {
         let seed = u64::from(self.settings.train.seed);
         let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, seed, ..Sampling::default() };
         let end = u32::from(tokenizer.end_of_text());
-        // stories follow a blank line; other texts begin after an end of text
+        // a story follows a blank line; other texts follow an end-of-text token
         let prompt: Vec<u32> = if self.baseline.is_some() {
             tokenizer.encode("\n\n")?.into_iter().map(u32::from).collect()
         } else {
@@ -52,7 +52,7 @@ impl Run<'_> {
         }
         let mut text = String::from_utf8_lossy(&tokenizer.decode(&tokens)).into_owned();
         if self.baseline.is_some() {
-            // the last word may be cut off
+            // the last word may be incomplete
             let whole = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
             text.truncate(if whole == 0 { text.len() } else { whole });
         }
@@ -60,7 +60,7 @@ impl Run<'_> {
     }
 
     pub(super) fn save(&self, weights: &Weights) -> Result<()> {
-        // shards may use fewer ids than their tokenizer has
+        // the model may have fewer ids than the tokenizer of its shards
         let tokenizer = self.tokenizer.as_ref();
         let info = tokenizer.map_or_else(ModelInfo::default, |t| t.info(weights.config.vocab));
         self.folder.home().check()?;
@@ -71,7 +71,7 @@ impl Run<'_> {
     }
 }
 
-/// How many of a text's words are words of the stories' grammar: (known, all).
+/// Returns how many of a text's words the grammar of the stories contains, and how many words there are.
 #[must_use]
 pub fn known_words(text: &str) -> (usize, usize) {
     let words = Stories::words();

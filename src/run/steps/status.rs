@@ -1,4 +1,4 @@
-//! What a run writes of a step, and says of it.
+//! The records and the status line of a step.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,16 @@ use crate::run::steps::{Measured, Run, Screen, StepLine};
 use crate::run::team::Team;
 use crate::units;
 
-/// Skipped steps in a row that end a run.
+/// Number of skipped steps in a row that ends a run.
 const MOST_SKIPPED: u32 = 8;
 /// Time between two printed lines at least, unless `--log-every` says otherwise: steps of small models take less.
 const LINE_EVERY: Duration = Duration::from_millis(250);
-/// Steps whose place in the data is remembered: more than are in flight.
-const PLACES: usize = 16;
+/// Number of steps whose position in the data is remembered. More than are in flight.
+const REMEMBERED_STEPS: usize = 16;
 
 impl Run<'_> {
     /// Returns the figures to compare a validation loss of generated stories with.
-    pub(super) fn beside(&self) -> Vec<String> {
+    pub(super) fn baseline_texts(&self) -> Vec<String> {
         self.baseline.map_or_else(Vec::new, |b| {
             vec![format!("order-2 Markov {:.4}", b.markov), format!("entropy rate {:.4}", b.entropy)]
         })
@@ -41,8 +41,8 @@ impl Run<'_> {
         }
     }
 
-    /// Takes the reports that are there, waiting for one if `wait`, and writes the steps that can be timed; never the
-    /// newest step, which may be waiting for its validation.
+    /// Takes the reports that have arrived, waits for one if `wait`, and writes the steps that can be timed. Leaves out the newest
+    /// step, which may still be due for validation.
     pub(super) fn record(
         &mut self,
         team: &mut Team,
@@ -59,7 +59,7 @@ impl Run<'_> {
         self.write_timed(clock, screen)
     }
 
-    /// Writes the steps that are timed.
+    /// Writes the timed steps.
     pub(super) fn write_timed(&mut self, clock: &mut Clock, screen: &mut dyn Screen) -> Result<()> {
         while let Some((report, ms)) = clock.oldest() {
             self.write(&report, Measured::default(), ms, clock, screen)?;
@@ -67,6 +67,7 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Writes a step to the records and prints its status line. `ms` is its time.
     pub(super) fn write(
         &mut self,
         report: &Report,
@@ -77,7 +78,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let Measured { val_loss, hellaswag } = measured;
         let train = &self.settings.train;
-        // printed and drawn as recorded, so that no reader sees another rounding
+        // rounded to f32 first, so that the screen, the report and the records show the same value
         let tokens_per_s = (train.tokens_per_step as f64 * 1e3 / ms.max(1e-6)) as f32;
         let ms = ms as f32;
         let skipped = report.skipped_now != 0;
@@ -99,7 +100,7 @@ impl Run<'_> {
             ..Metric::of_step(report.step as usize)
         };
         let (step, steps) = (report.step as usize, train.steps);
-        self.patiently(clock, screen, |run| run.folder.step(&metric))?;
+        self.retry_while_disk_full(clock, screen, |run| run.folder.step(&metric))?;
         self.reporter.push(&metric);
         let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * (steps - step) as f64 / 1e3));
         let why = self.why_skipped(report);
@@ -108,13 +109,13 @@ impl Run<'_> {
             let mut line = StepLine::new(format!("step {step}/{steps} | loss {:.4}", report.loss));
             if let Some(loss) = val_loss {
                 line.whole += &format!(" | val {loss:.4}");
-                line.more.extend(self.beside());
+                line.more.extend(self.baseline_texts());
             }
             if let Some(accuracy) = hellaswag {
                 line.whole += &format!(" | hellaswag {accuracy:.4}");
             }
             if let Some(why) = &why {
-                line.whole += &format!(" | skipped: {why}; {}", self.place_of(step));
+                line.whole += &format!(" | skipped: {why}; {}", self.batches_of(step));
             }
             line.more.extend([
                 format!("norm {:.3}", report.grad_norm),
@@ -138,7 +139,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Why a step's update was skipped, if it was.
+    /// Returns why a step's update was skipped, if it was.
     pub(super) fn why_skipped(&self, report: &Report) -> Option<String> {
         let train = &self.settings.train;
         Some(match report.skipped_now {
@@ -154,16 +155,16 @@ impl Run<'_> {
         })
     }
 
-    /// Remembers where a step's batches begin, until its report is there.
-    pub(super) fn note_place(&mut self, step: usize, mark: &Mark) {
+    /// Remembers the position of a step's batches until its report has arrived.
+    pub(super) fn remember_batches(&mut self, step: usize, mark: &Mark) {
         self.places.push_back((step, mark.clone()));
-        while self.places.len() > PLACES {
+        while self.places.len() > REMEMBERED_STEPS {
             self.places.pop_front();
         }
     }
 
-    /// Where a step's batches begin, in words.
-    pub(super) fn place_of(&self, step: usize) -> String {
+    /// Returns the position of a step's batches, in words.
+    pub(super) fn batches_of(&self, step: usize) -> String {
         let mark = self.places.iter().find(|(s, _)| *s == step).map(|(_, mark)| mark);
         mark.map_or_else(|| "its batches are those of the step before".into(), |mark| self.loader.describe(mark))
     }

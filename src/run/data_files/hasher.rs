@@ -1,4 +1,4 @@
-//! Hashes the files of a run's data while the run goes, and keeps the note in its folder.
+//! Hashes the data files of a run while it trains, and keeps `data.json` in its folder up to date.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,32 +12,32 @@ use crate::data::contents::{self, Hashed};
 use crate::error::Result;
 use crate::run::home::Home;
 
-/// Bytes of a file that takes so long that the note is written before.
+/// Bytes of a file from which on hashing takes so long that `data.json` is written first.
 const LARGE_BYTES: u64 = 64 << 20;
-/// Time between two notes while there are more files, none of them large.
+/// Time between two writes of `data.json` while small files are hashed.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
-/// How long the end of a run waits for a piece that is being read, and for the note.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the end of a run waits for the current read and for the last write of `data.json`.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Keeps the note of a run's data until it is dropped.
+/// Hashes data files on a thread of low priority until it is dropped.
 #[derive(Debug)]
-pub struct Keeper {
-    /// Asks the thread to write what it knows, and to end.
+pub struct FileHasher {
+    /// Asks the thread to write the hashes it has, and to end.
     stop: Arc<AtomicBool>,
-    /// Set when nobody waits for the thread any more: the folder may be another run's by then.
+    /// Set when nobody waits for the thread any more, because another run may own the folder by then.
     late: Arc<AtomicBool>,
     ended: Receiver<()>,
 }
 
-impl Keeper {
-    /// Notes the files of a run that begins in its folder or is resumed there, and begins to hash those whose hash is known
-    /// neither from the note that is there nor from `data prepare`.
+impl FileHasher {
+    /// Writes `data.json` for a run that begins or resumes, and starts to hash the files whose hash is known neither from the
+    /// `data.json` that exists nor from `data prepare`. Returns `None` if there is nothing to hash.
     ///
     /// # Errors
-    /// [`crate::error::Error::Output`] if the note cannot be written.
+    /// [`crate::error::Error::Output`] if `data.json` cannot be written.
     pub fn begin(home: &Arc<Home>, mut files: DataFiles) -> Result<Option<Self>> {
         let run = home.dir();
-        // a broken one was refused, or belongs to a run that begins anew
+        // a broken one was refused already, or belongs to a run that starts over
         let noted = DataFiles::read(run).ok().flatten();
         if files.all().next().is_none() && noted.is_none() {
             return Ok(None);
@@ -72,25 +72,26 @@ impl Keeper {
             drop(end);
         });
         if let Err(error) = thread {
-            log::warn!("data: no thread can be started that hashes its files ({error})");
+            log::warn!("data: cannot start the thread that hashes its files ({error})");
         }
         Ok(Some(Self { stop, late, ended }))
     }
 }
 
-impl Drop for Keeper {
+impl Drop for FileHasher {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // a file that cannot be read for a while must not keep the run from its end
-        let _ = self.ended.recv_timeout(PATIENCE);
+        // a file that cannot be read for a while must not keep the run from ending
+        let _ = self.ended.recv_timeout(END_TIMEOUT);
         self.late.store(true, Ordering::SeqCst);
     }
 }
 
-/// The thread's.
+/// State of the hashing thread.
 struct Work {
     files: DataFiles,
-    /// Weak, since it holds the folder's lock: on a busy machine a thread of the lowest priority lives on for seconds.
+    /// Weak, because a [`Home`] holds the folder's lock, and a thread of the lowest priority may live on for seconds on a busy
+    /// machine.
     home: Weak<Home>,
     stop: Arc<AtomicBool>,
     late: Arc<AtomicBool>,
@@ -107,7 +108,7 @@ impl Work {
             if !is_noted && (file.bytes >= LARGE_BYTES || self.written.elapsed() >= WRITE_EVERY) {
                 is_noted = self.write();
             }
-            // a file of both parts is read once
+            // a file that both parts share is read once
             let hashed = match known.get(&file.path) {
                 Some(hash) => Ok(Hashed::Done(hash.clone())),
                 None => file.hash(&self.stop),
@@ -121,10 +122,10 @@ impl Work {
                 Ok(Hashed::Stopped) => break,
                 Ok(Hashed::Changed) => {
                     let name = file.path.display();
-                    log::warn!("{name}: was written to since this run opened it; the run cannot be resumed on it");
+                    log::warn!("{name}: was modified after this run opened it; the run cannot be resumed on it");
                 }
                 Err(error) => {
-                    log::warn!("{}: cannot be read ({error}), so its contents are not noted", file.path.display());
+                    log::warn!("{}: cannot be read ({error}), so its hash is not recorded", file.path.display());
                 }
             }
         }
@@ -133,7 +134,7 @@ impl Work {
         }
     }
 
-    /// Writes the note, unless the folder is no longer the run's; true if it is written.
+    /// Writes `data.json`, unless the folder no longer belongs to the run. Returns whether it was written.
     fn write(&mut self) -> bool {
         self.written = Instant::now();
         let home = self.home.upgrade().filter(|home| !self.late.load(Ordering::SeqCst) && home.check().is_ok());
@@ -146,7 +147,7 @@ impl Work {
     }
 }
 
-/// Lets the threads of the run go first. Elsewhere than on Linux this would slow the whole process down.
+/// Gives the other threads of the run priority. Only on Linux does this affect one thread and not the whole process.
 fn yield_to_others() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::nice(19);
@@ -169,7 +170,7 @@ mod tests {
         DataFiles { training: files, validation: Vec::new() }
     }
 
-    /// Waits until the note in a folder has all hashes.
+    /// Waits until `data.json` in a folder has all hashes.
     #[track_caller]
     fn hashed(run: &Path) -> DataFiles {
         let begin = Instant::now();
@@ -190,9 +191,9 @@ mod tests {
         let paths = ["a", "b"].map(|name| run.join(name));
         paths.iter().for_each(|path| fs::write(path, "abc").unwrap());
         let mut files = of(&paths);
-        // one of both parts
+        // one file is in both parts
         files.validation = vec![files.training[1].clone()];
-        let begin = |home: &Arc<Home>, files| Keeper::begin(home, files).unwrap();
+        let begin = |home: &Arc<Home>, files| FileHasher::begin(home, files).unwrap();
         let home = home(run);
         let keeper = begin(&home, files.clone());
         assert!(keeper.is_some());
@@ -214,8 +215,8 @@ mod tests {
         fs::write(&paths[0], "abc").unwrap();
         File::create(&paths[1]).unwrap().set_len(1 << 40).unwrap();
         let home = home(run);
-        let keeper = Keeper::begin(&home, of(&paths)).unwrap().unwrap();
-        // what a kill would leave
+        let keeper = FileHasher::begin(&home, of(&paths)).unwrap().unwrap();
+        // as a kill would leave it
         let noted = || DataFiles::read(run).unwrap().unwrap();
         let begin = Instant::now();
         while noted().training[0].blake3.is_none() && begin.elapsed() < Duration::from_secs(60) {
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&home), 1);
         let begin = Instant::now();
         drop(keeper);
-        assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < END_TIMEOUT, "{:?}", begin.elapsed());
         assert!(noted().training[0].blake3.is_some() && noted().training[1].blake3.is_none(), "{:?}", noted());
     }
 
@@ -241,13 +242,13 @@ mod tests {
         let files = of(&paths);
         fs::write(&paths[0], "abcd").unwrap();
         let home = home(run);
-        let keeper = Keeper::begin(&home, files).unwrap().unwrap();
+        let keeper = FileHasher::begin(&home, files).unwrap().unwrap();
         keeper.ended.recv_timeout(Duration::from_secs(60)).unwrap_err();
         let noted = DataFiles::read(run).unwrap().unwrap();
         assert!(noted.training[0].blake3.is_none() && noted.training[1].blake3.is_some(), "{noted:?}");
     }
 
-    /// Another run has begun under the path of the one that hashes.
+    /// Another run has begun under the path of the run that hashes.
     #[cfg(unix)]
     #[test]
     fn a_folder_that_takes_the_place_of_the_run_s_gets_no_note() {
