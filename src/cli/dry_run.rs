@@ -59,6 +59,9 @@ pub fn run(asked: &mut Asked) -> Result<()> {
         units::counted(t.warmup as u64, "step"),
         t.schedule.name()
     );
+    if let Some(line) = header::rate(&settings) {
+        say!("         {line}");
+    }
     let mut refused = None;
     for elem in elements(asked.precision()) {
         refused = refused.or(print_plan(asked, &mut settings, elem)?);
